@@ -1,0 +1,4612 @@
+#!/usr/bin/env -S bun --no-env-file --config=/dev/null
+/**
+ * agents.ts keeps a fleet of coding-agent TUIs (Claude Code, opencode, others by config) at work in
+ * tmux, unattended, for days: one script, one config file.
+ *
+ * Every agent, loop pair, orchestrator, assistant, one-shot task, is declared in agents.toml. The
+ * watchdog reads the SAME file, so that what runs and what is supervised cannot drift apart. Git is
+ * the only channel between the agents.
+ *
+ * Read it from the top: the nouns, the world (the one seam to the outside), then section by section
+ * in the order in which a tick passes through them. A function gathers facts, asks a pure
+ * `decide…` / `detect` / `parse…` / `is…` function that stands directly above it, and acts.
+ */
+import { appendFileSync, closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync } from "node:fs";
+import { readdirSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
+import { homedir } from "node:os";
+import { basename, dirname, isAbsolute, join, resolve } from "node:path";
+import { parseArgs, styleText } from "node:util";
+
+/** Whether this is the compiled binary: its own files are then embedded, and it calls itself. */
+const COMPILED = Bun.isStandaloneExecutable;
+/** Where the program stands; `agents.toml` and `prompts/` beside it win over the embedded ones. */
+const SCRIPT_DIR = COMPILED ? dirname(process.execPath) : import.meta.dir;
+
+// ── types ───────────────────────────────────────────────────────────────────────
+// The nouns. Durations of the config are seconds; times in memory and in events are milliseconds.
+
+export type Kind = "persistent" | "orchestrator" | "loop" | "task";
+export type Watching = "none" | "heal" | "heal+stall";
+export type BackendKind = "claude" | "opencode" | "typed";
+
+/** A coding client as data: how it is launched, spoken to and read. */
+export interface Backend {
+  name: string;
+  kind: BackendKind;
+  /** `bin`, `flags`, `preamble`: shell words of the operator. */
+  bin: string;
+  flags: string;
+  preamble: string;
+  server: string;
+  activeRe?: string;
+  limitRe?: string;
+  fatalRe?: string;
+  readyRe?: string;
+  submitKey: string;
+  connectDelay: number;
+  stallIdle: number;
+  logGrace: number;
+  nativeGrace: number;
+  supportsResume: boolean;
+  remoteControl: boolean;
+  rule: { name?: string; verdict: VerdictName; where?: string; re: string }[];
+  answer: { re: string; keys: string[]; max: number }[];
+}
+
+/** What agents and services have in common: a session in tmux that is kept alive. */
+export interface Service {
+  name: string;
+  session: string;
+  dir: string;
+  needs: string[];
+  ready: string;
+  env: Record<string, string>;
+  command: string;
+}
+
+export interface Agent extends Omit<Service, "command"> {
+  kind: Kind;
+  backend: string;
+  model: string;
+  role: string;
+  prompt: string;
+  promptFile: string;
+  enabled: boolean;
+  watch: Watching;
+  resume: boolean;
+  wake?: { interval: number; promptFile: string };
+}
+
+/** `plan` and `status` are file names: below the plan folder, and in the repository's docs_dir. */
+export interface Phase {
+  id: string;
+  plan: string;
+  status: string;
+  models: Record<string, string>;
+}
+
+export interface Handoff {
+  repo: string;
+  claimPings: string;
+  reviewPings: string;
+  /** [0] is read by `claimPings`, [1] by `reviewPings`. */
+  inboxes: string[];
+  docsDir: string;
+  branch: string;
+  remote: string;
+  claimRe: string;
+  reviewRe: string;
+}
+
+export interface Loop {
+  phases: Phase[];
+  stateFile: string;
+  autoAdvance: boolean;
+  doneMarker: string;
+  deadlockAfter: number;
+  handoff?: Handoff;
+  onComplete?: { triggerFile: string; run: string };
+}
+
+export interface Settings {
+  signalInterval: number;
+  heavyInterval: number;
+  stallGrace: number;
+  limitProbeFallback: number;
+  limitProbeFar: number;
+  limitResetSlack: number;
+  restartDelay: number;
+  restartDelayMax: number;
+  restartReset: number;
+  parkAfter: number;
+  parkWindow: number;
+  healthyAfter: number;
+  startBatch: number;
+  upWait: number;
+  logMaxMb: number;
+}
+
+export interface Notify {
+  command: string;
+  url: string;
+  events: string[];
+}
+
+/** The validated agents.toml: every path absolute, every key checked. */
+export interface Config {
+  path: string;
+  source: string;
+  planDir: string;
+  logDir: string;
+  stateDir: string;
+  sessionPrefix: string;
+  tmuxSocket: string;
+  cols: number;
+  rows: number;
+  watchdog: Settings;
+  backends: Map<string, Backend>;
+  agents: Map<string, Agent>;
+  services: Map<string, Service>;
+  loop: Loop;
+  notify: Notify;
+  /** Agents whose model or backend was overridden for this one call. */
+  overridden: Set<string>;
+  warnings: string[];
+}
+
+/** What tmux says of one pane; `phase`, `cause`, `backend` are marks that we left on it at launch. */
+export interface Pane {
+  sessionName: string;
+  sessionId: string;
+  id: string;
+  pid: number;
+  dead: boolean;
+  status: number | null;
+  signal: number | null;
+  piped: boolean;
+  inMode: boolean;
+  /** Wall ms. */
+  created: number;
+  command: string;
+  session: string;
+  backend: string;
+  phase: string;
+  cause: string;
+  /** The id of the client's conversation on its server (opencode). */
+  conversation: string;
+  title: string;
+}
+
+/** One look at the whole tmux server. `ok: false` is "could not look", which is never "gone". */
+export interface Snapshot {
+  ok: boolean;
+  why: string;
+  server: string;
+  panes: Map<string, Pane>;
+}
+
+/** A text for an agent, kept on disk until its client has received it. */
+export interface Message {
+  id: string;
+  target: string;
+  text: string;
+  cause: string;
+  /** Wall ms. */
+  made: number;
+  tries: number;
+  /** How often its beginning stood on the screen before it was last pasted; absent before that. */
+  seen?: number;
+  /** Why it still waits, for `status`. */
+  why?: string;
+}
+
+/** What the watchdog remembers of one agent or service. All but the last group is on disk. */
+export interface Memory {
+  /** Wall ms of the starts since the last healthy minute. */
+  starts: number[];
+  /** Steps up the restart ladder. */
+  failures: number;
+  /** Wall ms before which no start is made; 0 = at once. */
+  nextStart: number;
+  /** Why it is not restarted any more, "" while it is. */
+  parked: string;
+  parkedAt: number;
+  finished: boolean;
+  /** The process group of a client that was told to end, until it has. */
+  stopping: { pid: number; born: string; since: number } | null;
+  lastFatal: number;
+  restarts: { day: string; count: number };
+  verdict: VerdictName | "gone" | "booting";
+  why: string;
+  /** Wall ms since when the verdict holds. */
+  since: number;
+  bootedAt: number;
+  /** The dialog that was answered last, and how many were since the start. */
+  answered: string;
+  answers: number;
+  /** Wall ms of the newest `up` that released it. */
+  releasedAt: number;
+  // in memory only, monotonic ms
+  aliveSince: number;
+  idleSince: number;
+  sameSince: number;
+  looked: string;
+  serverDown: boolean;
+  waitingSince: number;
+  unsureLooks: number;
+}
+
+/** ALL that the watchdog remembers: `state/watch.json`, but for `volatile`. */
+export interface Watch {
+  sha: string;
+  /** Keys of commits already seen, newest last: a rewritten history repeats nothing. */
+  seen: string[];
+  inboxes: Record<string, string>;
+  /** Who claimed or reviewed last, and its subject: whose turn it is. */
+  turn: { owes: string; subject: string; at: number } | null;
+  deadlocked: string;
+  outbox: Message[];
+  /** The id of the newest queued message that was taken over from the command line. */
+  taken: string[];
+  agents: Record<string, Memory>;
+  /** A phase move under way: replayed after a crash, cleared last. */
+  intent: { id: string; from: string; to: string; run: string; at: number } | null;
+  /** Wall ms at which each wake is due. */
+  wakeDue: Record<string, number>;
+  server: string;
+  volatile: Volatile;
+}
+
+/** What dies with the watchdog, and should. */
+export interface Volatile {
+  ticks: number;
+  lastTick: number;
+  lastHeavy: number;
+  lastNow: number;
+  errors: Record<string, string>;
+  fetch: Promise<void> | null;
+  fetched: Fetched | null;
+  /** The head whose commits and inboxes were dealt with. */
+  handled: string;
+  quietSince: number;
+  saved: string;
+}
+
+/** What one fetch found: the head, or why git did not answer. */
+export interface Fetched {
+  ok: boolean;
+  why: string;
+  head: string;
+}
+
+/** One line of events.jsonl; `at` is ISO 8601 in UTC. */
+export interface AgentEvent {
+  at: string;
+  event: string;
+  agent?: string;
+  [key: string]: unknown;
+}
+
+/** What the operator asked for by hand; only the command line writes it. */
+export interface Operator {
+  held: Record<string, number>;
+  released: Record<string, number>;
+  queue: Message[];
+}
+
+/** Decisions are data; `why` is the log line. */
+export type Action =
+  | { do: "none" | "hold" | "lift"; why: string }
+  | { do: "start" | "restart" | "park" | "finish" | "wait"; why: string; fresh?: boolean; delay?: number }
+  | { do: "ping"; why: string };
+
+/** An error with a message for people and an exit code: 1 failed, 2 usage, 3 not healthy. */
+export class CliError extends Error {
+  constructor(
+    message: string,
+    readonly code = 1,
+  ) {
+    super(message);
+  }
+}
+
+// ── the world ───────────────────────────────────────────────────────────────────
+// The one seam to the outside, thirteen members. A test replaces them and turns the clock; nothing
+// else that a tick does touches a process, a file or the network.
+
+export interface Ran {
+  ok: boolean;
+  out: string;
+  err: string;
+  timedOut: boolean;
+}
+
+export interface HttpAnswer {
+  ok: boolean;
+  status: number;
+  body: string;
+}
+
+export interface World {
+  /** Wall clock, ms. */
+  now(): number;
+  /** Monotonic clock, ms. */
+  mono(): number;
+  sleep(ms: number): Promise<void>;
+  tmux(args: string[], stdin?: string): Promise<Ran>;
+  git(repo: string, args: string[]): Promise<Ran>;
+  http(request: { method: string; url: string; body?: string }): Promise<HttpAnswer>;
+  /** A negative pid is a process group; signal 0 only asks. False = no such process. */
+  signal(pid: number, signal: NodeJS.Signals | 0): boolean;
+  /** null = there is no such file; any other trouble throws. */
+  read(path: string): string | null;
+  writeAtomic(path: string, text: string): void;
+  /** Rotates to `<path>.1` once the file is over `cap` bytes; true when it did. */
+  append(path: string, text: string, cap?: number): boolean;
+  remove(path: string): void;
+  /** Wall ms of the last change, null = there is no such file. */
+  mtime(path: string): number | null;
+  log(line: string): void;
+}
+
+/** tmux answers within ms; 5 s means a stopped server. git may talk to a slow remote. */
+const TMUX_DEADLINE = 5_000;
+const GIT_DEADLINE = 20_000;
+const HTTP_DEADLINE = 5_000;
+
+/** Nothing of the caller's one-off settings, of its tmux or of Bun's own switches reaches a child. */
+export function childEnv(): Record<string, string | undefined> {
+  const dropped = /^(AGENT_(MODEL|BACKEND)_.*|BUN_OPTIONS|BUN_BE_BUN|TMUX|TMUX_PANE)$/;
+  return Object.fromEntries(Object.entries(process.env).filter(([key]) => !dropped.test(key)));
+}
+
+/** Runs a program in a process group of its own, so that its deadline ends its children too. */
+async function run(argv: string[], deadline: number, env: object = {}, stdin = ""): Promise<Ran> {
+  try {
+    const child = Bun.spawn(argv, {
+      env: { ...childEnv(), ...env },
+      stdin: stdin ? new TextEncoder().encode(stdin) : "ignore",
+      stdout: "pipe",
+      stderr: "pipe",
+      cwd: "/",
+      detached: true,
+    });
+    let timedOut = false;
+    const timer = setTimeout(() => {
+      timedOut = true;
+      world.signal(-child.pid, "SIGKILL");
+    }, deadline);
+    const [out, err, code] = await Promise.all([
+      new Response(child.stdout).text(),
+      new Response(child.stderr).text(),
+      child.exited,
+    ]).finally(() => clearTimeout(timer));
+    return { ok: code === 0 && !timedOut, out, err: timedOut ? "no answer in time" : err.trim(), timedOut };
+  } catch (error) {
+    return { ok: false, out: "", err: messageOf(error), timedOut: false };
+  }
+}
+
+/** git never asks, never hangs on a connection, and runs no housekeeping in the background. */
+const GIT_ENV = {
+  GIT_TERMINAL_PROMPT: "0",
+  GIT_ASKPASS: "",
+  SSH_ASKPASS: "",
+  GIT_SSH_COMMAND: process.env.GIT_SSH_COMMAND ?? "ssh -oBatchMode=yes -oConnectTimeout=10",
+  GIT_OPTIONAL_LOCKS: "0",
+  LC_ALL: "C",
+};
+
+/** One request with a deadline; `CONNECT tcp://host:port` only asks whether the port is open. */
+async function realHttp(request: { method: string; url: string; body?: string }): Promise<HttpAnswer> {
+  try {
+    if (request.method === "CONNECT") {
+      const { hostname, port } = new URL(request.url);
+      (await Bun.connect({ hostname, port: Number(port), socket: { data() {} } })).end();
+      return { ok: true, status: 0, body: "" };
+    }
+    const answer = await fetch(request.url, {
+      method: request.method,
+      ...(request.body === undefined ? {} : { body: request.body }),
+      headers: { "content-type": "application/json" },
+      signal: AbortSignal.timeout(HTTP_DEADLINE),
+    });
+    return { ok: answer.ok, status: answer.status, body: await answer.text() };
+  } catch {
+    return { ok: false, status: 0, body: "" };
+  }
+}
+
+function realSignal(pid: number, signal: NodeJS.Signals | 0): boolean {
+  try {
+    return process.kill(pid, signal);
+  } catch (error) {
+    return (error as { code?: string }).code === "EPERM";
+  }
+}
+
+/** Temporary file, fsync, rename: a reader sees the old text or the new, never a part of it. */
+function realWriteAtomic(path: string, text: string): void {
+  const temporary = `${path}.${process.pid}.tmp`;
+  try {
+    const file = openSync(temporary, "w", 0o600);
+    try {
+      for (let rest = Buffer.from(text); rest.length; ) rest = rest.subarray(writeSync(file, rest));
+      fsyncSync(file);
+    } finally {
+      closeSync(file);
+    }
+    renameSync(temporary, path);
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw error;
+  }
+}
+
+function realAppend(path: string, text: string, cap = Infinity): boolean {
+  const full = cap < Infinity && (statSync(path, { throwIfNoEntry: false })?.size ?? 0) > cap;
+  if (full) renameSync(path, `${path}.1`);
+  if (text) appendFileSync(path, text, { mode: 0o600 });
+  return full;
+}
+
+function realRead(path: string): string | null {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    if (["ENOENT", "ENOTDIR"].includes((error as { code?: string }).code ?? "")) return null;
+    throw error;
+  }
+}
+
+/** The running program's world; tests assign over its members. */
+export const world: World = {
+  now: () => Date.now(),
+  mono: () => performance.now(),
+  sleep: (ms) => Bun.sleep(ms),
+  tmux: (args, stdin) => run(["tmux", "-u", ...args], TMUX_DEADLINE, {}, stdin),
+  git: (repo, args) => run(["git", "-C", repo, "-c", "gc.auto=0", ...args], GIT_DEADLINE, GIT_ENV),
+  http: realHttp,
+  signal: realSignal,
+  read: realRead,
+  writeAtomic: realWriteAtomic,
+  append: realAppend,
+  remove: (path) => rmSync(path, { force: true }),
+  mtime: (path) => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? null,
+  log: (line) => void process.stderr.write(`${line}\n`),
+};
+
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+
+/** How this program is called again: the same executable, deaf to the files of any folder. */
+export function selfArgv(): string[] {
+  if (COMPILED) return [process.execPath];
+  return [process.execPath, "--no-env-file", "--config=/dev/null", import.meta.path];
+}
+
+/** A text that ships with the program, e.g. `prompts/wake.md`; null = it does not. */
+function shipped(name: string): string | null {
+  return world.read(join(SCRIPT_DIR, name)) ?? (COMPILED ? world.read(join(import.meta.dir, name)) : null);
+}
+
+export const version = (): string => JSON.parse(shipped("package.json") ?? "{}").version ?? "0";
+
+// ── config ──────────────────────────────────────────────────────────────────────
+// One table of keys says what may stand in agents.toml. All faults are found at once, each with its
+// line; what is wrong is never guessed, what is missing gets the default that stands in the table.
+
+/** null = fine, else what is allowed. */
+type Check = (value: unknown) => string | null;
+type Keys = Record<string, [check: Check, fallback?: unknown]>;
+
+const text: Check = (value) => (typeof value === "string" ? null : "a string");
+const flag: Check = (value) => (typeof value === "boolean" ? null : "true or false");
+const seconds: Check = (value) =>
+  typeof value === "number" && Number.isFinite(value) && value >= 0 ? null : "a number of seconds, 0 or more";
+const count: Check = (value) => (Number.isInteger(value) && Number(value) > 0 ? null : "a whole number, 1 or more");
+const table: Check = (value) =>
+  value !== null && typeof value === "object" && !Array.isArray(value) ? null : "a table";
+const listOf = (item: Check, what: string): Check => (value) =>
+  Array.isArray(value) && value.every((one) => item(one) === null) ? null : what;
+const texts = listOf(text, "a list of strings");
+const tables = listOf(table, "a list of tables");
+const oneOf = (...words: string[]): Check => (value) =>
+  words.includes(value as string) ? null : `one of ${words.map((word) => `"${word}"`).join(", ")}`;
+/** tmux turns `.` and `:` into `_` in silence, and then never finds the session again. */
+const sessionName: Check = (value) =>
+  typeof value === "string" && /^[A-Za-z0-9_][A-Za-z0-9_-]*$/.test(value)
+    ? null
+    : "letters, digits, _ and -, not - at the start";
+const pattern: Check = (value) => {
+  if (typeof value !== "string") return "a regular expression";
+  try {
+    parsePattern(value);
+    return null;
+  } catch (error) {
+    return `a regular expression (${messageOf(error).replace(/^Invalid regular expression: /, "")})`;
+  }
+};
+const stringTable: Check = (value) =>
+  table(value) === null && Object.values(value as object).every((one) => typeof one === "string")
+    ? null
+    : "a table of strings";
+
+const VERDICTS = ["active", "blocked", "limited", "fatal", "waiting", "idle", "unsure"] as const;
+export type VerdictName = (typeof VERDICTS)[number];
+
+const SERVICE_KEYS: Keys = {
+  name: [sessionName],
+  session: [sessionName],
+  dir: [text, "."],
+  needs: [texts, []],
+  ready: [text, ""],
+  env: [stringTable, {}],
+};
+const AGENT_KEYS: Keys = {
+  ...SERVICE_KEYS,
+  kind: [oneOf("persistent", "orchestrator", "loop", "task"), "persistent"],
+  backend: [text],
+  model: [text, ""],
+  role: [text, ""],
+  prompt: [text, ""],
+  prompt_file: [text, ""],
+  enabled: [flag, true],
+  watch: [oneOf("none", "heal", "heal+stall"), "none"],
+  resume: [flag, false],
+  wake: [table],
+};
+const KEYS = {
+  "": {
+    defaults: [table, {}],
+    watchdog: [table, {}],
+    backend: [table, {}],
+    loop: [table, {}],
+    notify: [table, {}],
+    agent: [tables, []],
+    service: [tables, []],
+  },
+  defaults: {
+    log_dir: [text, ".agents"],
+    session_prefix: [sessionName, "agents-"],
+    tmux_socket: [text, ""],
+    cols: [count, 200],
+    rows: [count, 50],
+  },
+  watchdog: {
+    signal_interval: [seconds, 30],
+    heavy_interval: [seconds, 300],
+    stall_grace: [seconds, 180],
+    limit_probe_fallback: [seconds, 300],
+    limit_probe_far: [seconds, 3600],
+    limit_reset_slack: [seconds, 45],
+    restart_delay: [seconds, 10],
+    restart_delay_max: [seconds, 300],
+    restart_reset: [seconds, 600],
+    park_after: [count, 5],
+    park_window: [seconds, 1800],
+    healthy_after: [seconds, 10],
+    start_batch: [count, 10],
+    up_wait: [seconds, 10],
+    log_max_mb: [seconds, 50],
+  },
+  backend: {
+    kind: [oneOf("claude", "opencode", "typed"), "typed"],
+    bin: [text],
+    flags: [text, ""],
+    preamble: [text, ""],
+    server: [text, ""],
+    active_re: [pattern],
+    limit_re: [pattern],
+    fatal_re: [pattern],
+    ready_re: [pattern],
+    submit_key: [text, "Enter"],
+    connect_delay: [seconds, 12],
+    stall_idle: [seconds, 300],
+    log_grace: [seconds, 180],
+    native_grace: [seconds, 180],
+    supports_resume: [flag, false],
+    remote_control: [flag, false],
+    rule: [tables, []],
+    answer: [tables, []],
+  },
+  rule: { name: [text], verdict: [oneOf(...VERDICTS)], where: [text, "screen"], re: [pattern] },
+  answer: { re: [pattern], keys: [texts], max: [count, 3] },
+  loop: {
+    phases: [tables, []],
+    state_file: [text, "phase-idx"],
+    auto_advance: [flag, true],
+    done_marker: [text, "## DONE"],
+    deadlock_after: [seconds, 900],
+    resume_phase: [flag],
+    handoff: [table],
+    on_complete: [table],
+  },
+  phase: { id: [text], plan: [text], status: [text], models: [stringTable, {}] },
+  handoff: {
+    repo: [text],
+    claim_pings: [text, "adversary"],
+    review_pings: [text, "builder"],
+    inboxes: [texts, []],
+    docs_dir: [text, "machine-docs"],
+    branch: [text, "main"],
+    remote: [text, "origin"],
+    claim_re: [pattern, "^claim\\("],
+    review_re: [pattern, "^review\\("],
+  },
+  on_complete: { trigger_file: [text, ".run-upgrade-on-complete"], run: [text, "upgrader"] },
+  wake: { interval: [seconds, 3600], prompt_file: [text, "prompts/wake.md"] },
+  service: { ...SERVICE_KEYS, command: [text] },
+  notify: {
+    command: [text, ""],
+    url: [text, ""],
+    events: [texts, ["blocked", "parked", "limited", "phase", "complete", "stalled", "deadlock", "config", "watchdog"]],
+  },
+  agent: AGENT_KEYS,
+} satisfies Record<string, Keys>;
+
+/** Built in, so that a ten-line agents.toml works; what the file says overrides it key by key. */
+const DEFAULT_BACKENDS: Record<string, object> = {
+  claude: { kind: "claude", bin: "claude", supports_resume: true },
+  opencode: {
+    kind: "opencode",
+    bin: "opencode",
+    server: "http://127.0.0.1:4096",
+    ready_re: "ctrl\\+p commands",
+    submit_key: "C-m",
+  },
+};
+
+/** Where a client comes from, for the message that says it is missing. */
+const CLIENT_SOURCES: Record<string, string> = {
+  claude: "npm install -g @anthropic-ai/claude-code",
+  opencode: "npm install -g opencode-ai",
+};
+
+/** A leading `(?ims)` becomes flags: JavaScript has no inline flags at the start. */
+export function parsePattern(source: string, flags = ""): RegExp {
+  const inline = /^\(\?([ims]+)\)/.exec(source);
+  const all = new Set([...flags, ...(inline?.[1] ?? "")]);
+  return new RegExp(inline ? source.slice(inline[0].length) : source, [...all].join(""));
+}
+
+/** Levenshtein distance, for "nearest is …". */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const swap = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(swap, row[j]! + 1, next[j - 1]! + 1));
+    }
+    row = next;
+  }
+  return row[b.length]!;
+}
+
+/** `; nearest is "watch"`, or "" where nothing is near. */
+export function nearest(word: string, words: Iterable<string>): string {
+  const near = [...words]
+    .map((other) => ({ other, far: distance(word.toLowerCase(), other.toLowerCase()) }))
+    .filter(({ other, far }) => far <= Math.max(2, other.length / 3))
+    .sort((a, b) => a.far - b.far)[0];
+  return near ? `; nearest is "${near.other}"` : "";
+}
+
+/** The line (1-based) of a key in the nth table with this header, or of the header; 0 = not found. */
+export function lineOf(source: string, header: string, nth: number, key: string): number {
+  const lines = source.split("\n");
+  let here = header === "" ? 0 : -1;
+  let inside = header === "";
+  let count = -1;
+  for (const [i, line] of lines.entries()) {
+    const head = /^\s*\[\[?\s*([^\]\s]+)\s*\]/.exec(line)?.[1];
+    if (head !== undefined) {
+      if (head === header) count += 1;
+      inside = count === nth && (head === header || head.startsWith(`${header}.`));
+      if (head === header && inside) here = i;
+    }
+    const bare = key.split(".").at(-1)!;
+    if (inside && new RegExp(`^\\s*(\\[.*\\.)?"?${bare}"?\\s*[=.\\]]`).test(line)) return i + 1;
+  }
+  return here + 1;
+}
+
+/** Where in the file a table stands: what people call it, and how its line is found. */
+interface Place {
+  label: string;
+  header: string;
+  nth: number;
+}
+
+/** Collects every fault of a file instead of stopping at the first. */
+class ConfigReader {
+  faults: string[] = [];
+  warnings: string[] = [];
+  constructor(
+    readonly path: string,
+    readonly source: string,
+  ) {}
+
+  say(list: string[], place: Place, key: string, message: string): void {
+    const line = lineOf(this.source, place.header, place.nth, key);
+    const label = place.label ? `${place.label}: ` : "";
+    list.push(`${this.path}${line > 0 ? `:${line}` : ""}: ${label}${key ? `${key}: ` : ""}${message}`);
+  }
+
+  fault(place: Place, key: string, message: string): void {
+    this.say(this.faults, place, key, message);
+  }
+
+  /** Checks one table against its keys; the result has camelCase keys and every default. */
+  read<T>(place: Place, raw: object, keys: Keys, required: string[] = []): T {
+    for (const key of Object.keys(raw)) {
+      if (!(key in keys)) this.say(this.warnings, place, key, `unknown key${nearest(key, Object.keys(keys))}`);
+    }
+    const values = Object.entries(keys).map(([key, [check, fallback]]) => {
+      const value = (raw as Record<string, unknown>)[key];
+      if (value === undefined && required.includes(key)) this.fault(place, key, `missing; ${check(undefined) ?? "needed"}`);
+      if (value === undefined) return [camelCase(key), fallback];
+      const allowed = check(value);
+      if (allowed === null) return [camelCase(key), value];
+      const words = [...allowed.matchAll(/"([^"]+)"/g)].map((match) => match[1]!);
+      this.fault(place, key, `${show(value)} is not allowed: ${allowed}${nearest(String(value), words)}`);
+      return [camelCase(key), fallback];
+    });
+    return Object.fromEntries(values.filter(([, value]) => value !== undefined)) as T;
+  }
+}
+
+const camelCase = (key: string): string => key.replace(/_(.)/g, (_, letter) => letter.toUpperCase());
+const show = (value: unknown): string => (JSON.stringify(value) ?? String(value)).slice(0, 60);
+
+/** `--config PATH`, else agents.toml beside the program; absolute at once: the watchdog lives elsewhere. */
+export function cfgPath(option?: string): string {
+  return resolve(option ?? join(SCRIPT_DIR, "agents.toml"));
+}
+
+/** smol-toml; fetched once into the program's own folder where a clean clone has no packages yet. */
+async function tomlParser(): Promise<typeof import("smol-toml")> {
+  return import("smol-toml").catch(() => {
+    const argv = [process.execPath, "install", "--frozen-lockfile", "--production"];
+    const done = Bun.spawnSync(argv, { cwd: SCRIPT_DIR, env: childEnv(), timeout: 60_000 });
+    if (done.exitCode !== 0) die(`smol-toml is not installed: run "bun install" in ${SCRIPT_DIR}`);
+    return import("smol-toml");
+  });
+}
+
+/**
+ * Reads, checks and completes an agents.toml. `env` holds one-off overrides (AGENT_MODEL_<name>,
+ * AGENT_BACKEND_<name>) of a single invocation; the watchdog passes none. Creates nothing.
+ * Throws a CliError(2) whose message has one line per fault.
+ */
+export async function loadConfig(path: string, env: Record<string, string | undefined> = {}): Promise<Config> {
+  const source = world.read(path);
+  if (source === null) die(`${path}: no such file (name one with --config, or make one with init)`, 2);
+  const { parse, TomlError } = await tomlParser();
+  let raw: Record<string, unknown>;
+  try {
+    raw = parse(source);
+  } catch (error) {
+    if (!(error instanceof TomlError)) throw error;
+    die(`${path}:${error.line}:${error.column}: ${error.message.trimEnd()}`, 2);
+  }
+  const reader = new ConfigReader(path, source);
+  const cfg = buildConfig(reader, raw, env);
+  if (reader.faults.length) die([...new Set(reader.faults)].join("\n"), 2);
+  return cfg;
+}
+
+type Raw = Record<string, unknown>;
+
+function buildConfig(reader: ConfigReader, raw: Raw, env: Record<string, string | undefined>): Config {
+  const top = reader.read<Record<string, Raw> & { agent: Raw[]; service: Raw[] }>(root(), raw, KEYS[""]);
+  const planDir = dirname(reader.path);
+  const inherited: Keys = { ...AGENT_KEYS, ...KEYS.service };
+  const own = reader.read<Pick<Config, "logDir" | "sessionPrefix" | "tmuxSocket" | "cols" | "rows">>(
+    place("defaults"), withoutKeys(top.defaults!, inherited), KEYS.defaults);
+  const defaults = Object.fromEntries(Object.entries(top.defaults!).filter(([key]) => key in inherited));
+  for (const key of ["name", "session"]) {
+    if (key in defaults) reader.fault(place("defaults"), key, "cannot be a default: each needs its own");
+  }
+  const logDir = absolute(planDir, own.logDir);
+  const cfg: Config = {
+    ...own,
+    path: reader.path,
+    source: reader.source,
+    planDir,
+    logDir,
+    stateDir: join(logDir, "state"),
+    watchdog: reader.read(place("watchdog"), top.watchdog!, KEYS.watchdog),
+    backends: readBackends(reader, top.backend!),
+    agents: new Map(),
+    services: new Map(),
+    loop: readLoop(reader, planDir, top.loop!),
+    notify: reader.read(place("notify"), top.notify!, KEYS.notify),
+    overridden: new Set(),
+    warnings: reader.warnings,
+  };
+  for (const [nth, entry] of top.agent.entries()) addAgent(reader, cfg, defaults, entry, nth, env);
+  for (const [nth, entry] of top.service.entries()) addService(reader, cfg, defaults, entry, nth);
+  if (!top.agent.length && !top.service.length) reader.fault(root(), "", "no [[agent]] and no [[service]] in it");
+  checkTogether(reader, cfg);
+  return cfg;
+}
+
+const root = (): Place => ({ label: "", header: "", nth: 0 });
+const place = (header: string, nth = 0, label = `[${header}]`): Place => ({ label, header, nth });
+const withoutKeys = (raw: object, keys: Keys): object =>
+  Object.fromEntries(Object.entries(raw).filter(([key]) => !(key in keys)));
+
+/** A path of the config: `~/` is the home folder, a relative one starts at the config file. */
+function absolute(base: string, path: string): string {
+  if (path === "~" || path.startsWith("~/")) return join(homedir(), path.slice(2));
+  return isAbsolute(path) ? path : resolve(base, path);
+}
+
+function readBackends(reader: ConfigReader, raw: Raw): Map<string, Backend> {
+  const names = new Set([...Object.keys(DEFAULT_BACKENDS), ...Object.keys(raw)]);
+  return new Map([...names].map((name) => [name, readBackend(reader, name, raw[name] ?? {})]));
+}
+
+function readBackend(reader: ConfigReader, name: string, raw: unknown): Backend {
+  const at = place(`backend.${name}`, 0, `backend "${name}"`);
+  const allowed = table(raw);
+  if (allowed) reader.fault(at, "", `${show(raw)} is not allowed: ${allowed}`);
+  const merged = { ...DEFAULT_BACKENDS[name], ...(allowed ? {} : (raw as object)) };
+  const backend = reader.read<Backend>(at, merged, KEYS.backend, ["bin"]);
+  const list = (key: "rule" | "answer", required: string[]) =>
+    backend[key].map((one, nth) =>
+      reader.read<never>(place(`backend.${name}.${key}`, nth, `backend "${name}" ${key} ${nth + 1}`),
+        one, KEYS[key], required));
+  return { ...backend, name, rule: list("rule", ["verdict", "re"]), answer: list("answer", ["re", "keys"]) };
+}
+
+function readLoop(reader: ConfigReader, planDir: string, raw: Raw): Loop {
+  const at = place("loop");
+  const { handoff, onComplete, ...loop } = reader.read<Loop & { handoff?: Raw; onComplete?: Raw }>(
+    at, withoutKeys(raw, withoutKeys(KEYS.handoff, KEYS.loop) as Keys), KEYS.loop);
+  if ("resume_phase" in raw) {
+    reader.say(reader.warnings, at, "resume_phase", 'obsolete, it has no effect once a phase is stored; use "phase set"');
+  }
+  loop.phases = loop.phases.map((phase, nth) => {
+    const label = `phase ${typeof phase.id === "string" ? `"${phase.id}"` : nth + 1}`;
+    return reader.read<Phase>(place("loop.phases", nth, label), phase, KEYS.phase, ["id", "plan", "status"]);
+  });
+  const ids = loop.phases.map((phase) => phase.id);
+  for (const id of new Set(ids.filter((id, i) => id !== undefined && ids.indexOf(id) < i))) {
+    reader.fault(at, "phases", `two phases have the id "${id}"`);
+  }
+  const shared = Object.fromEntries(Object.entries(raw).filter(([key]) => key in KEYS.handoff));
+  const hand = handoff && reader.read<Handoff>(place("loop.handoff"), { ...shared, ...handoff }, KEYS.handoff, ["repo"]);
+  return {
+    ...loop,
+    ...(hand ? { handoff: { ...hand, repo: absolute(planDir, hand.repo ?? "") } } : {}),
+    ...(onComplete ? { onComplete: reader.read(place("loop.on_complete"), onComplete, KEYS.on_complete) } : {}),
+  };
+}
+
+function addAgent(
+  reader: ConfigReader, cfg: Config, defaults: Raw, raw: Raw, nth: number, env: Record<string, string | undefined>,
+): void {
+  const name = typeof raw.name === "string" ? raw.name : "";
+  const at = place("agent", nth, name ? `agent "${name}"` : `agent ${nth + 1}`);
+  const agentDefaults = Object.fromEntries(Object.entries(defaults).filter(([key]) => key in AGENT_KEYS));
+  const read = reader.read<Agent & { wake?: Raw }>(at, { ...agentDefaults, ...raw }, AGENT_KEYS, ["name", "backend"]);
+  const { wake, ...agent } = read;
+  agent.session ??= cfg.sessionPrefix + name;
+  agent.dir = absolute(cfg.planDir, agent.dir);
+  const [model, backend] = [overrideOf(env, "MODEL", name), overrideOf(env, "BACKEND", name)];
+  if (model || backend) cfg.overridden.add(name);
+  Object.assign(agent, model ? { model } : {}, backend ? { backend } : {});
+  if (cfg.agents.has(name)) reader.fault(at, "name", `a second agent with this name`);
+  if (agent.backend !== undefined && !cfg.backends.has(agent.backend)) {
+    const known = [...cfg.backends.keys()];
+    reader.fault(at, "backend", `unknown backend ${show(agent.backend)}: one of ${known.join(", ")}` +
+      nearest(String(agent.backend), known));
+  }
+  const full: Agent = agent;
+  if (wake) full.wake = reader.read(place("agent", nth, `${at.label} wake`), wake, KEYS.wake);
+  if (name) cfg.agents.set(name, full);
+  checkTexts(reader, cfg, full, at);
+}
+
+/** A shell cannot name a variable with `-`: `AGENT_MODEL_my_agent` serves `my-agent` as well. */
+function overrideOf(env: Record<string, string | undefined>, what: string, name: string): string | undefined {
+  return env[`AGENT_${what}_${name}`] || env[`AGENT_${what}_${name.replaceAll("-", "_")}`] || undefined;
+}
+
+/** A prompt that is missing must be found now, not by the watchdog at three in the morning. */
+function checkTexts(reader: ConfigReader, cfg: Config, agent: Agent, at: Place): void {
+  const wanted: [string, string][] = [["prompt_file", agent.promptFile], ["wake.prompt_file", agent.wake?.promptFile ?? ""]];
+  if (agent.kind === "loop") {
+    if (!agent.role) reader.fault(at, "role", "missing; a loop agent needs one (its prompt is prompts/<role>.md)");
+    else wanted.push(["role", `prompts/${agent.role}.md`]);
+    if (!cfg.loop.phases.length) reader.fault(at, "kind", "a loop agent needs [loop] phases");
+  }
+  for (const [key, file] of wanted) {
+    if (file && promptText(cfg, file) === null) reader.fault(at, key, `no such file: ${absolute(cfg.planDir, file)}`);
+  }
+}
+
+function addService(reader: ConfigReader, cfg: Config, defaults: Raw, raw: Raw, nth: number): void {
+  const name = typeof raw.name === "string" ? raw.name : "";
+  const at = place("service", nth, name ? `service "${name}"` : `service ${nth + 1}`);
+  const serviceDefaults = Object.fromEntries(Object.entries(defaults).filter(([key]) => key in KEYS.service));
+  const service = reader.read<Service>(at, { ...serviceDefaults, ...raw }, KEYS.service, ["name", "command"]);
+  service.session ??= cfg.sessionPrefix + name;
+  service.dir = absolute(cfg.planDir, service.dir);
+  if (cfg.services.has(name) || cfg.agents.has(name)) reader.fault(at, "name", "an agent or service has this name already");
+  if (name) cfg.services.set(name, service);
+}
+
+/** What can only be seen once everything is read: sessions that collide, names that point nowhere. */
+function checkTogether(reader: ConfigReader, cfg: Config): void {
+  const sessions = new Map([[watchdogSession(cfg), "the watchdog"]]);
+  const all = [...[...cfg.agents.values()].map((one) => ["agent", one] as const),
+    ...[...cfg.services.values()].map((one) => ["service", one] as const)];
+  const names = all.map(([, one]) => one.name);
+  for (const [header, one] of all) {
+    const list = [...(header === "agent" ? cfg.agents : cfg.services).keys()];
+    const at = place(header, list.indexOf(one.name), `${header} "${one.name}"`);
+    if (one.name === "watchdog") reader.fault(at, "name", '"watchdog" is the watchdog\'s own name');
+    const taken = sessions.get(one.session);
+    if (taken) reader.fault(at, "session", `"${one.session}" is the session of ${taken} too`);
+    sessions.set(one.session, `${header} "${one.name}"`);
+    for (const need of one.needs) {
+      if (!names.includes(need)) reader.fault(at, "needs", `"${need}" is no agent or service${nearest(need, names)}`);
+    }
+  }
+  const targets = cfg.loop.handoff ? { claim_pings: cfg.loop.handoff.claimPings, review_pings: cfg.loop.handoff.reviewPings } : {};
+  for (const [key, name] of Object.entries(targets)) {
+    if (!cfg.agents.has(name)) {
+      reader.fault(place("loop.handoff"), key, `"${name}" is no agent${nearest(name, cfg.agents.keys())}`);
+    }
+  }
+}
+
+const watchdogSession = (cfg: Config): string => `${cfg.sessionPrefix}watchdog`;
+
+/** The backend of an agent; the config was checked, so that it exists. */
+export function backendOf(cfg: Config, agent: Agent): Backend {
+  return cfg.backends.get(agent.backend) ?? die(`agent ${agent.name}: unknown backend "${agent.backend}"`);
+}
+
+/** Readers make nothing; what writes makes its folders first, closed to others: prompts may hold secrets. */
+function makeFolders(cfg: Config): void {
+  mkdirSync(cfg.stateDir, { recursive: true, mode: 0o700 });
+}
+
+/** Agents and services alike, by name. */
+const unitsOf = (cfg: Config): Map<string, Agent | Service> => new Map<string, Agent | Service>([...cfg.services, ...cfg.agents]);
+const isAgent = (unit: Agent | Service): unit is Agent => "backend" in unit;
+
+// ── logging ─────────────────────────────────────────────────────────────────────
+// Diagnostics go to stderr with date and time; the watchdog's also to its log file. Logging never
+// throws: it is called from inside error handling, and the disk may be full just then.
+
+export function log(message: string): void {
+  try {
+    const at = new Date(world.now());
+    const clock = `${localDate(at)} ${at.toTimeString().slice(0, 8)}`;
+    world.log(message.split("\n").map((line) => `[agents ${clock}] ${line}`).join("\n"));
+  } catch {
+    // nothing is left to say it with
+  }
+}
+
+const localDate = (at: Date): string =>
+  [at.getFullYear(), at.getMonth() + 1, at.getDate()].map((n) => String(n).padStart(2, "0")).join("-");
+
+export function die(message: string, code = 1): never {
+  throw new CliError(message, code);
+}
+
+/** Events that a person or `report` asks about later; kept in memory while the disk is full. */
+function emit(cfg: Config, event: string, fields: Record<string, unknown> = {}): void {
+  const line: AgentEvent = { at: new Date(world.now()).toISOString(), event, ...fields };
+  try {
+    world.append(join(cfg.stateDir, "events.jsonl"), `${JSON.stringify(line)}\n`, EVENTS_CAP);
+  } catch (error) {
+    log(`events.jsonl: ${messageOf(error)}`);
+  }
+}
+
+/** Two files of it, with all else in the folder, stay under 1 MB. */
+const EVENTS_CAP = 400_000;
+
+// ── tmux ────────────────────────────────────────────────────────────────────────
+// ALWAYS an exact target. tmux matches a bare "-t fleet-assistant" by prefix and glob, so that it
+// would capture or kill "fleet-assistant3" (bug found 2026-06-13): "=name" names the one session,
+// and once a pane is known its own id "%n" is used: "=name:" would be whatever window a person opened.
+
+export const targetSession = (session: string): string => `=${session}`;
+export const targetPane = (session: string): string => `=${session}:`;
+
+/** One tmux client, on the configured socket; an argument that ends in `;` would end the command. */
+function tmux(cfg: Config, args: string[], stdin?: string): Promise<Ran> {
+  const socket = cfg.tmuxSocket ? ["-L", cfg.tmuxSocket] : [];
+  return world.tmux([...socket, ...args.map((arg) => (arg === ";" ? arg : arg.replace(/;$/, "\\;")))], stdin);
+}
+
+const PANE_FORMAT = [
+  "session_name", "session_id", "pane_id", "pane_pid", "pane_dead", "pane_dead_status", "pane_dead_signal",
+  "pane_pipe", "pane_in_mode", "session_created", "pane_current_command", "@agents_session",
+  "@agents_backend", "@agents_phase", "@agents_cause", "@agents_conversation", "pid", "start_time", "pane_title",
+].map((field) => `#{${field}}`).join("\t");
+
+/** Parses a line of `list-panes -F PANE_FORMAT`; the title stands last, for it may hold anything. */
+export function parsePane(line: string): Pane & { server: string } {
+  const [sessionName, sessionId, id, pid, dead, status, signal, piped, inMode, created, command, session,
+    backend, phase, cause, conversation, serverPid, serverStart, ...title] = line.split("\t") as string[];
+  const number = (value = ""): number | null => (value === "" ? null : Number(value));
+  return {
+    sessionName: sessionName!, sessionId: sessionId!, id: id!, pid: Number(pid), dead: dead === "1",
+    status: number(status), signal: number(signal), piped: piped === "1", inMode: inMode === "1",
+    created: Number(created) * 1000, command: command!, session: session!, backend: backend!, phase: phase!,
+    cause: cause!, conversation: conversation!, server: `${serverPid} ${serverStart}`, title: title.join("\t"),
+  };
+}
+
+/** The agent's own pane of each session: the marked one; in a session of the original the oldest. */
+export function ownPanes(panes: Pane[]): Map<string, Pane> {
+  const own = new Map<string, Pane>();
+  const age = (pane: Pane) => Number(pane.id.slice(1));
+  for (const pane of panes.toSorted((a, b) => age(b) - age(a))) own.set(pane.sessionName, pane);
+  for (const pane of panes) if (pane.session) own.set(pane.session, pane);
+  return own;
+}
+
+/** One look at everything that runs. "No server" is an answer (nothing runs), a timeout is none. */
+export async function snapshot(cfg: Config): Promise<Snapshot> {
+  const ran = await tmux(cfg, ["list-panes", "-a", "-F", PANE_FORMAT]);
+  const none = /no server running|\(No such file or directory\)/.test(ran.err);
+  if (!ran.ok && !none) return { ok: false, why: ran.err || "tmux did not answer", server: "", panes: new Map() };
+  const panes = ran.ok ? ran.out.split("\n").filter(Boolean).map(parsePane) : [];
+  return { ok: true, why: "", server: panes[0]?.server ?? "", panes: ownPanes(panes) };
+}
+
+/** null = could not look; a pane whose program has ended counts as not alive. */
+export function sessionAlive(snap: Snapshot, session: string): boolean | null {
+  if (!snap.ok) return null;
+  const pane = snap.panes.get(session);
+  return pane !== undefined && !pane.dead;
+}
+
+export function sessionCommand(snap: Snapshot, session: string): string {
+  return snap.panes.get(session)?.command ?? "";
+}
+
+/** By the session's id, so that a session that was renamed meanwhile is the one that ends. */
+export async function killSession(cfg: Config, pane: Pane): Promise<void> {
+  await tmux(cfg, ["kill-session", "-t", pane.sessionId]);
+}
+
+/** The pane's text with wrapped lines joined; null = could not look, which is not an empty screen. */
+export async function capturePane(cfg: Config, pane: Pane): Promise<string | null> {
+  const ran = await tmux(cfg, ["capture-pane", "-p", "-J", "-t", pane.id]);
+  return ran.ok ? ran.out : null;
+}
+
+/** All screens by one tmux client; a block that is missing is asked for again singly. */
+export async function captureAll(cfg: Config, panes: Pane[]): Promise<Map<string, string | null>> {
+  if (!panes.length) return new Map();
+  const mark = `@@${Math.random().toString(36).slice(2)}`;
+  const lines = panes.map((pane) => `display-message -p '${mark} ${pane.id}'\ncapture-pane -p -J -t '${pane.id}'\n`);
+  const ran = await tmux(cfg, ["source-file", "-"], lines.join(""));
+  const blocks = new Map(ran.out.split(`${mark} `).slice(1).map((block) => {
+    const end = block.indexOf("\n");
+    return [block.slice(0, end), block.slice(end + 1)];
+  }));
+  const texts = new Map<string, string | null>();
+  for (const pane of panes) {
+    const seen = blocks.get(pane.id);
+    texts.set(pane.id, seen ? seen : ran.timedOut ? null : await capturePane(cfg, pane));
+  }
+  return texts;
+}
+
+export const shellQuote = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
+/** tmux expands `#` and, in a pipe, `%` in what it is given. */
+const noFormat = (value: string): string => value.replaceAll("#", "##");
+const pipeCommand = (path: string): string =>
+  noFormat(`umask 077; exec cat >> ${shellQuote(path)}`).replaceAll("%", "%%");
+
+/** Logs what a pane prints. Never `-o`: called twice, that turns the logging off again. */
+export async function pipeToLog(cfg: Config, target: string, logPath: string): Promise<void> {
+  await tmux(cfg, ["pipe-pane", "-t", target, pipeCommand(logPath)]);
+}
+
+export interface NewSession {
+  session: string;
+  cwd: string;
+  argv: string[];
+  env: Record<string, string>;
+  /** "" = not logged. */
+  logPath: string;
+  /** Pane options `@agents_<key>`: they live and die with the pane. */
+  marks: Record<string, string>;
+}
+
+/**
+ * Makes a session whose pane outlives its program, with size, marks and log from the first byte: one
+ * client, so that a program that ends at once is kept too. "" = made, else why not.
+ */
+export async function newSession(cfg: Config, plan: NewSession): Promise<string> {
+  if (!existsSync(plan.cwd)) return `dir ${plan.cwd} does not exist`;
+  const target = targetPane(plan.session);
+  const set = (scope: string, key: string, value: string) => [";", "set-option", scope, "-t", target, key, value];
+  const args = [
+    "new-session", "-d", "-s", plan.session, "-x", `${cfg.cols}`, "-y", `${cfg.rows}`, "-c", noFormat(plan.cwd),
+    ...Object.entries(plan.env).flatMap(([key, value]) => ["-e", `${key}=${value}`]), ...plan.argv,
+    ...set("-w", "remain-on-exit", "on"),
+    ...Object.entries({ session: plan.session, ...plan.marks }).flatMap(([key, value]) => set("-p", `@agents_${key}`, value)),
+    ...(plan.logPath ? [";", "pipe-pane", "-t", target, pipeCommand(plan.logPath)] : []),
+  ];
+  for (let attempt = 0; ; attempt++) {
+    const ran = await tmux(cfg, args);
+    if (ran.ok) return "";
+    // within a moment of its own end the server still takes clients and then drops them
+    if (attempt || !/server exited|lost server/.test(ran.err)) return ran.err || "tmux refused";
+    await world.sleep(300);
+  }
+}
+
+/** One close look at one pane: as the detectors read it, as it is drawn, with its colours. */
+interface Screen {
+  look: Look;
+  plain: string;
+  styled: string;
+  cursorLine: string;
+}
+
+async function readScreen(cfg: Config, pane: Pane): Promise<Screen | null> {
+  const mark = `@@${Math.random().toString(36).slice(2)}`;
+  const capture = (flags: string) => `display-message -p '${mark}'\ncapture-pane -p ${flags} -t '${pane.id}'\n`;
+  const facts = `display-message -p -t '${pane.id}' '#{pane_dead} #{cursor_y} #{pane_title}'\n`;
+  const ran = await tmux(cfg, ["source-file", "-"], facts + capture("-J") + capture("") + capture("-e"));
+  const [head = "", text = "", plain = "", styled = ""] = ran.out.split(`${mark}\n`);
+  const [, dead, row, title = ""] = /^(\d) (\d+) ?(.*)/.exec(head) ?? [];
+  if (!ran.ok || dead !== "0") return null;
+  return { look: { text, title }, plain, styled, cursorLine: plain.split("\n")[Number(row)] ?? "" };
+}
+
+/** What became of a text: `waiting` is tried again, `failed` too, but somebody should know. */
+export interface Delivery {
+  state: "delivered" | "waiting" | "failed";
+  why: string;
+}
+
+/** Text beyond this goes to a file: 8 KB is more than any client shows in its box. */
+const TYPED_MAX = 8_000;
+/** Enter only after the paste was drawn; longer for opencode, whose screen lags (facts: 0.5 s). */
+const PASTE_PAUSE: Record<BackendKind, number> = { claude: 300, opencode: 500, typed: 300 };
+
+const squeeze = (value: string): string => value.replace(/[\s│┃]+/g, "");
+/** The beginning by which a text is known again on a screen that wraps and frames it. */
+const headOf = (value: string): string => squeeze(value).slice(0, 40);
+const timesIn = (screen: string, value: string): number => squeeze(screen).split(headOf(value)).length - 1;
+
+export type Typing = { do: "type" | "submit" | "done" } | { do: "wait"; why: string };
+
+/** Whether a text may be typed now. Enter answers a dialog, so that nothing is ever typed into one. */
+export function decideTyping(verdict: Verdict, message: Message, composer: string | null, screen: string): Typing {
+  const patient = message.cause === "wake" || message.cause === "nudge";
+  const { verdict: state, why } = verdict;
+  if (state === "blocked" || state === "fatal" || state === "unsure") return { do: "wait", why: `${state}: ${why}` };
+  if (state === "limited" && message.cause !== "nudge") return { do: "wait", why: `limited: ${why}` };
+  if (patient && (state === "active" || state === "waiting")) return { do: "wait", why: `${state}: ${why}` };
+  const typedBefore = message.seen !== undefined;
+  if (typedBefore && (composer ?? "") !== "" && ours(composer!, message.text)) return { do: "submit" };
+  if (composer) return { do: "wait", why: "someone's draft stands in the input box" };
+  if (typedBefore && timesIn(screen, message.text) > message.seen!) return { do: "done" };
+  return { do: "type" };
+}
+
+/** A client may show a long paste as a token such as `[Pasted text #1 +89 lines]`. */
+function ours(composer: string, value: string): boolean {
+  const shown = squeeze(composer);
+  return shown !== "" && (shown.includes(headOf(value).slice(0, 16)) || /\[Pasted/i.test(composer) ||
+    squeeze(value).includes(shown.slice(-24)));
+}
+
+/**
+ * Types a message into an agent's own pane and proves that it was taken: the text left the input box.
+ * Enter is pressed at most three times, each time after another look for a dialog; the text is pasted
+ * once. `remember` stores that it was typed before it is, for a crash may come in between.
+ */
+export async function pingSession(
+  cfg: Config, agent: Agent, pane: Pane, message: Message, remember: () => void,
+): Promise<Delivery> {
+  const backend = backendOf(cfg, agent);
+  const screen = await readScreen(cfg, pane);
+  if (!screen) return { state: "waiting", why: "tmux did not show the pane" };
+  const composer = composerText(backend.kind, screen.plain, screen.styled);
+  const verdict = detect(rulesOf(backend), screen.look, world.now());
+  const typing = decideTyping(verdict, message, composer, screen.look.text);
+  if (typing.do === "wait") return { state: "waiting", why: typing.why };
+  if (typing.do === "done") return { state: "delivered", why: "it stands on the screen already" };
+  if (typing.do === "type") {
+    message.seen = timesIn(screen.look.text, message.text);
+    message.tries += 1;
+    remember();
+    const failed = await paste(cfg, pane, message, composer !== null, backend);
+    if (failed) return { state: "failed", why: failed };
+  }
+  return submit(cfg, backend, pane, message, verdict.verdict);
+}
+
+/** The text as one bracketed paste: whole in every try, however long or however many lines. */
+async function paste(cfg: Config, pane: Pane, message: Message, boxed: boolean, backend: Backend): Promise<string> {
+  const buffer = `agents-${message.id}`;
+  const loaded = await tmux(cfg, ["load-buffer", "-b", buffer, "-"], typedText(cfg, message));
+  if (!loaded.ok) return `load-buffer: ${loaded.err}`;
+  const pasted = await tmux(cfg, ["copy-mode", "-q", "-t", pane.id, ";", "paste-buffer", "-p", "-d", "-b", buffer, "-t", pane.id]);
+  if (!pasted.ok) return `paste-buffer: ${pasted.err}`;
+  await world.sleep(PASTE_PAUSE[backend.kind]);
+  if (!boxed) return "";
+  for (let tries = 0; tries < 12; tries++) {
+    const screen = await readScreen(cfg, pane);
+    if (screen && composerText(backend.kind, screen.plain, screen.styled)) return "";
+    await world.sleep(250);
+  }
+  return "the text did not appear in the input box";
+}
+
+/** A text that is too long to type goes to a file, and the client is told to read that. */
+function typedText(cfg: Config, message: Message): string {
+  if (Buffer.byteLength(message.text) <= TYPED_MAX) return message.text;
+  const file = join(cfg.stateDir, `message-${message.id}.txt`);
+  world.writeAtomic(file, message.text);
+  return render(promptText(cfg, "prompts/boot.md") ?? "", { kickoff: file });
+}
+
+async function submit(
+  cfg: Config, backend: Backend, pane: Pane, message: Message, before: VerdictName,
+): Promise<Delivery> {
+  for (let enters = 0; enters < 3; enters++) {
+    const screen = await readScreen(cfg, pane);
+    if (!screen) return { state: "waiting", why: "tmux did not show the pane" };
+    const verdict = detect(rulesOf(backend), screen.look, world.now());
+    if (verdict.verdict === "blocked") return { state: "waiting", why: `blocked: ${verdict.why}` };
+    await tmux(cfg, ["send-keys", "-t", pane.id, backend.submitKey]);
+    for (let looks = 0; looks < 8; looks++) {
+      await world.sleep(250);
+      const after = await readScreen(cfg, pane);
+      if (after && isSubmitted(backend, screen, after, message, before)) return { state: "delivered", why: "typed" };
+    }
+  }
+  return { state: "failed", why: "the text still stands in the input box after three times Enter" };
+}
+
+/** Proof that a text was taken: it left the input box, or, where no box is known, the cursor's line. */
+function isSubmitted(backend: Backend, before: Screen, after: Screen, message: Message, was: VerdictName): boolean {
+  const composer = composerText(backend.kind, after.plain, after.styled);
+  if (composer !== null) return composer === "" || !ours(composer, message.text);
+  if (was !== "active" && detect(rulesOf(backend), after.look, world.now()).verdict === "active") return true;
+  const line = squeeze(after.cursorLine).slice(-20);
+  return line === "" || !squeeze(message.text).includes(line) || after.cursorLine !== before.cursorLine;
+}
+
+// ── activity, limit and fatal detection ─────────────────────────────────────────
+// What is believed of a pane: one verdict from one look, by rules that are data. Regions and anchors,
+// never lists of words: an agent that quotes a footer or a banner must not be taken for it.
+
+export type LimitClass = "5h" | "weekly" | "model" | "money" | "transient" | "other";
+/**
+ * Where a rule looks; a number means the last N non-blank lines. Of the drawn screen: `event`, the
+ * newest block above the input box, on one line; `box`, what stands in the input box; `foot`, what
+ * is below it; `dialog`, what has taken its place (empty while there is a box).
+ */
+export type Where = "title" | "screen" | "event" | "box" | "foot" | "dialog" | number;
+/** `whole`: the banner is the whole region, not only the line that matched. */
+export interface Rule {
+  name: string; verdict: VerdictName; where: Where; re: RegExp; whole?: boolean; why?: string;
+  /** What it matches moves while work goes on: a spinner, a counter. */
+  animated?: boolean;
+}
+/** What one look at a pane saw. `text` is captured with wrapped lines joined, blank tail uncut. */
+export interface Look { text: string; title: string }
+/** `resetAt`: wall ms, without slack. `native`: the client will go on by itself at the reset. */
+export interface Limit {
+  class: LimitClass; resetAt: number | null; banner: string; native: boolean;
+}
+/** `text`: what matched, on one line. `waitingUntil`: wall ms. `why`: a few words for a person. */
+export interface Verdict {
+  verdict: VerdictName; rule: string; where: string; text: string;
+  limit: Limit | null; waitingUntil: number | null; why: string;
+}
+
+const anyOf = (...parts: RegExp[]) => new RegExp(parts.map((part) => part.source).join("|"));
+
+const CLAUDE_BANNER = anyOf(
+  /^⎿ You've (?:hit|reached) your [^·]*?limit\b/,
+  /^⎿ You're out of (?:extra usage|usage credits)|^⎿ Your org is out of usage/,
+  /^⎿ Claude (?:AI )?usage limit reached|^⎿ [\w -]+ limit reached ∙/,
+);
+
+// A client that has ended leaves its box or its dialog on the main screen: ask this first.
+const GONE: Rule[] = [
+  { name: "wrapper", verdict: "unsure", where: 1, why: "the client has ended",
+    re: /^EXITED\b|^Pane is dead \(/ },
+  { name: "shell", verdict: "unsure", where: 1, why: "a shell prompt, no client",
+    re: /^(?:\[[^\]\n]*\]|[^\s❯┃]*)[$#]$/ },
+];
+
+/**
+ * The built-in tables; the first match wins. Measured on Claude Code 2.1.330 and 2.1.197 and on
+ * opencode 1.18.33 (facts/claude-code.md, facts/opencode.md). `typed` knows only the shell.
+ */
+export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] } = {
+  claude: [
+    { name: "no session", verdict: "fatal", where: 3, why: "no such session to resume",
+      re: /^No conversation found with session ID:/m },
+    { name: "resume hint", verdict: "unsure", where: 4, why: "the client has ended",
+      re: /^Resume this session with:\s+claude --resume/m },
+    ...GONE,
+    { name: "limit footer", verdict: "limited", where: "foot", re: /^\s*⚠ Usage limit reached\b/m },
+    { name: "limit menu", verdict: "limited", where: "dialog",
+      re: /^\s*What do you want to do\?[^]*\d\. Stop and wait for limit/ },
+    { name: "dialog hint", verdict: "blocked", where: "dialog", why: "a dialog is open",
+      re: /^\s*(?:(?:Press )?Enter to \w+\b|Esc to cancel ·).*(?:\n.*){0,2}(?![^])/m },
+    { name: "dialog choice", verdict: "blocked", where: "dialog", why: "a dialog is open",
+      re: /^\s*❯ (?:\d+\. \S|No, exit|No \(recommended\))|^\s*\d+\. Deny \(esc\)/m },
+    { name: "title", verdict: "active", where: "title", why: "busy title", animated: true, re: /^[◐◑⠁-⣿] / },
+    { name: "footer", verdict: "active", where: "foot", why: "busy footer",
+      re: /\b(?:esc|ctrl\+c)\s+to\s+interrupt\b/ },
+    { name: "spinner", verdict: "active", where: "event", why: "spinner", animated: true,
+      re: /^[·✢✳✶✻✽*∗] (?:\S.*…(?: \((?:\d+[hm] )*\d+s\b|$)|.*retrying in \d+s · attempt)/i },
+    { name: "background agents", verdict: "active", where: "event", why: "background agents work",
+      re: /^✻ Waiting for \d+ background agents? to finish/ },
+    { name: "limit banner", verdict: "limited", where: "event", whole: true, re: CLAUDE_BANNER },
+    { name: "credit", verdict: "blocked", where: "event", why: "no credit",
+      re: /^[⎿●] Credit balance (?:is )?too low/ },
+    { name: "login", verdict: "blocked", where: "event", why: "login needed",
+      re: /^[⎿●] (?:Please run \/login|Invalid API key|OAuth token |API Error: 401 )/ },
+    { name: "fix first", verdict: "blocked", where: "box", why: "a person must fix the account",
+      re: /^Once fixed, resend your message$/ },
+    { name: "poisoned", verdict: "fatal", where: "event", why: "the conversation is broken",
+      re: /^● API Error: 400 / },
+    { name: "too long", verdict: "fatal", where: "event", why: "the conversation is too long",
+      re: /^[⎿●] Prompt is too long/ },
+    { name: "rewind", verdict: "fatal", where: "box", why: "the conversation is broken",
+      re: /^Run \/rewind to go back$/ },
+  ],
+  opencode: [
+    { name: "trace", verdict: "fatal", where: 3, why: "the client crashed",
+      re: /^ +at .*\/\$bunfs\/[^]*^Pane is dead \(status [1-9]/m },
+    { name: "continue hint", verdict: "unsure", where: 3, why: "the client has ended",
+      re: /^\s*Continue {2}opencode -s ses_/m },
+    ...GONE,
+    { name: "limit retry", verdict: "limited", where: "foot", whole: true,
+      re: /^(?=[^]*(?:\bretrying\b|attempt\s+#\d))[^]*(?:usage.{0,3}(?:limit|exc)|quota)/i },
+    { name: "permission", verdict: "blocked", where: "dialog", why: "permission dialog",
+      re: /┃ +△ (?:Permission required|Always allow)|Allow once\s+Allow always\s+Reject/ },
+    { name: "question", verdict: "blocked", where: "dialog", why: "question",
+      re: /┃.*enter (?:submit|confirm)\s+esc dismiss/ },
+    { name: "bar", verdict: "active", where: "foot", why: "busy bar", animated: true, re: /^ {2,4}[⬝■]/m },
+    { name: "interrupt", verdict: "active", where: "foot", why: "busy footer",
+      re: /esc\s+(?:again to )?interrupt|\bretrying\b|attempt\s+#\d/ },
+    { name: "limit error", verdict: "limited", where: "event", whole: true,
+      re: /^(?:.{0,40}usage.{0,3}limit|Free usage exceeded|.{0,40}quota exceeded)/i },
+    { name: "credit", verdict: "blocked", where: "event", why: "no credit",
+      re: /^(?:Insufficient (?:credits|balance)|Your credit balance)/i },
+    { name: "access", verdict: "blocked", where: "event", why: "key or access refused",
+      re: /^(?:Incorrect API key|Your account does not have access|Unauthorized|Forbidden)/ },
+  ],
+  typed: [],
+};
+
+interface Drawn {
+  lines: string[]; title: string; event: string; box: string; foot: string; dialog: string;
+}
+/** Line numbers of an input box: its first and last line of content, and where its drawing is. */
+interface Box { from: number; to: number; first: number; last: number }
+
+const oneLine = (text: string) => text.replace(/\s+/g, " ").trim();
+const splitLines = (text: string) => text.split("\n").map((line) => line.trimEnd());
+
+const lastLines = (lines: string[], count: number) =>
+  lines.filter((line) => line).slice(-count).join("\n");
+
+/** The last line of `text` that is not blank, trimmed; "" when there is none. */
+export function lastNonemptyLine(text: string): string {
+  return splitLines(text).findLast((line) => line)?.trim() ?? "";
+}
+
+function claudeBox(lines: string[]): Box | null {
+  const isRule = (line: string) => /^─{8}/.test(line);
+  const last = lines.findLastIndex(isRule);
+  const first = lines.slice(0, Math.max(last, 0)).findLastIndex(isRule);
+  if (first < 0 || !lines[first + 1]!.startsWith("❯")) return null;
+  return { from: first + 1, to: last - 1, first, last };
+}
+
+// Only Claude writes these in the first column. Its transcript may quote an opencode screen.
+const drawnByClaude = (lines: string[]) => lines.some((line) => /^[●❯✻─▔]/.test(line));
+
+function opencodeBox(lines: string[]): Box | null {
+  const last = lines.findLastIndex((line) => /^ {1,6}╹▀{8}/.test(line));
+  if (last < 1 || drawnByClaude(lines)) return null;
+  const first = lines.slice(0, last).findLastIndex((line) => !/^ +┃/.test(line)) + 1;
+  return { from: first + 1, to: last - 3, first, last };
+}
+
+// What may follow a limit banner without being news: its own menu command, the line about
+// continuing, the done line of the refused turn, tips, the effort line.
+const FURNITURE = anyOf(
+  /^$|^[·✢✳✶✻✽*] [^…]* for \d+[hms]|^❯ \/rate-limit-options|^● Usage limit reached ·/,
+  /^\S \w+ · \/effort|^ +⎿\s+Tip:|Automatic continue cancelled/,
+);
+
+// An answer may quote an error from its first word on. Measured: 2.1.330 prints no `· done` line
+// after an error of its own (2.1.197 a bare one); an error is one paragraph; a banner's ⎿ hangs on
+// the prompt or a tool's output, while the ⎿ right under a ● is that tool's or sub-agent's own.
+function isQuote(block: string[], before: string, done: string): boolean {
+  if (!/^(?:●|  ⎿)/.test(block[0]!)) return false;
+  const [, ...more] = block.join("\n").split(/\n\n+/);
+  return done.includes(" · done ") || more.some((text) => !FURNITURE.test(text.trim()))
+    || (block[0]!.startsWith(" ") && /^(?:● |$)/.test(before));
+}
+
+function claudeEvent(lines: string[]): string {
+  let [end, done] = [lines.length, ""];
+  for (let at = end - 1; at >= 0; at--) {
+    if (!/^(?:\S|  ⎿)/.test(lines[at]!)) continue;
+    const block = lines.slice(at, end);
+    if (!FURNITURE.test(lines[at]!)) {
+      const quote = isQuote(block, lines[at - 1] ?? "", done);
+      return quote ? "" : oneLine(block.join("\n").split("\n\n")[0]!);
+    }
+    done += / for \d/.test(lines[at]!) ? `${lines[at]} ` : "";
+    end = at;
+  }
+  return "";
+}
+
+// A final error is a bar-led box right above a `▣` line that has no duration. A prompt is drawn
+// alike, so there must be something between it and the `▣` of the turn before.
+function opencodeEvent(lines: string[]): string {
+  const blocks = lines.join("\n").trim().split(/\n\s*\n/);
+  const [before, error, mark] = blocks.slice(-3);
+  if (!mark || !/^\s*▣(?!.* · (?:[\dhms. ]+|interrupted)$)/.test(mark)) return "";
+  if (/^\s*▣/.test(before!) || !/^\s*┃/.test(error!)) return "";
+  return oneLine(error!.replace(/┃/g, " "));
+}
+
+// No box: a dialog has its place, from the first rule below the transcript to the end. Without a
+// rule it is half drawn or scrolled, and what is above it is not trusted.
+function splitDialog(lines: string[]): { above: string[]; dialog: string[] } {
+  const mark = lines.findLastIndex((line) => /^(?:[●✻] |❯ (?!\d+\. |No))/.test(line));
+  const rule = lines.findIndex((line, at) => at > mark && /^[─▔]{8}/.test(line));
+  const above = lines.slice(0, Math.max(rule, 0));
+  return { above, dialog: lines.slice(Math.max(mark, rule) + 1) };
+}
+
+function boxContent(lines: string[], box: Box, kind: "claude" | "opencode"): string {
+  const content = lines.slice(box.from, box.to + 1);
+  const width = kind === "claude" ? Infinity : lines[box.last]!.length;
+  const frame = kind === "claude" ? /^..?/ : /^ +┃ {0,2}/;
+  return content.map((line) => line.slice(0, width).replace(frame, "")).join("\n").trim();
+}
+
+function readDrawn({ text, title }: Look): Drawn {
+  const lines = splitLines(text.trimEnd());
+  const claude = claudeBox(lines);
+  const box = claude ?? opencodeBox(lines);
+  if (!box) {
+    const { above, dialog } = splitDialog(lines);
+    return { lines, title, event: claudeEvent(above), box: "", foot: lastLines(lines, 3),
+      dialog: dialog.join("\n") };
+  }
+  const above = lines.slice(0, box.first);
+  return {
+    lines, title, event: claude ? claudeEvent(above) : opencodeEvent(above),
+    box: boxContent(lines, box, claude ? "claude" : "opencode"),
+    foot: lines.slice(box.last + 1).join("\n"), dialog: "",
+  };
+}
+
+function regionOf(screen: Drawn, where: Where): string {
+  if (typeof where === "number") return lastLines(screen.lines, where);
+  return where === "screen" ? screen.lines.join("\n") : screen[where];
+}
+
+// ── limits ───────────────────────────────────────────────────────────────────
+
+const LIMIT_CLASSES: [LimitClass, RegExp][] = [
+  ["money", /spend|credit balance|insufficient (?:credit|balance)|usage.credits? limit/i],
+  ["money", /out of usage|\borg[^·]*limit|out of extra usage(?!.*reset)/i],
+  ["5h", /\b(?:5.hour|session) (?:usage )?limit/i],
+  ["weekly", /\bweekly\b/i],
+  ["model", /\b(?:opus|sonnet|haiku|fable|fast)\b[^·]*limit/i],
+];
+const LIMIT_NAMES: Record<LimitClass, string> = {
+  "5h": "5-hour limit", weekly: "weekly limit", model: "limit of one model", money: "out of credit",
+  transient: "rate limit", other: "usage limit",
+};
+
+const classOf = (banner: string): LimitClass =>
+  LIMIT_CLASSES.find(([, re]) => re.test(banner))?.[0] ?? "other";
+
+// The matched line; two more when it tells no time, since narrow panes break the banner there.
+function bannerAt(region: string, index: number, now: number): string {
+  const from = region.lastIndexOf("\n", index) + 1;
+  const lines = region.slice(from).replace(/^\s+/, "").split("\n");
+  const count = parseResetEpoch(lines[0]!, now) === null ? 3 : 1;
+  return oneLine(lines.slice(0, count).join(" "));
+}
+
+// The footer and the menu name neither zone nor kind: the banner above them does.
+function limitOf(screen: Drawn, rule: Rule, region: string, index: number, now: number): Limit {
+  const own = rule.whole ? oneLine(region) : bannerAt(region, index, now);
+  const above = rule.where !== "event" && CLAUDE_BANNER.test(screen.event) ? screen.event : "";
+  const banner = above || own;
+  return {
+    class: classOf(banner), banner,
+    resetAt: parseResetEpoch(banner, now) ?? parseResetEpoch(own, now),
+    native: /^\s*Continuing\b/m.test(screen.foot),
+  };
+}
+
+function limitWhy(limit: Limit, now: number): string {
+  if (limit.resetAt === null) return LIMIT_NAMES[limit.class];
+  const at = new Date(limit.resetAt);
+  const pad = (value: number) => String(value).padStart(2, "0");
+  const day = limit.resetAt - now > DAY
+    ? ` ${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())}` : "";
+  return `${LIMIT_NAMES[limit.class]}, resets${day} ${pad(at.getHours())}:${pad(at.getMinutes())}`;
+}
+
+// Money comes back by no clock: a person has to pay, so it is never held for.
+function ruled(
+  screen: Drawn, rule: Rule, region: string, match: RegExpExecArray, now: number,
+): Verdict {
+  const unpaid = rule.verdict === "blocked" && classOf(match[0]) === "money";
+  const limit = rule.verdict === "limited" || unpaid
+    ? limitOf(screen, rule, region, match.index, now) : null;
+  const verdict = limit?.class === "money" ? "blocked" : rule.verdict;
+  return {
+    verdict, rule: rule.name, where: whereName(rule.where), text: oneLine(match[0]).slice(0, 200),
+    limit, waitingUntil: null, why: rule.why ?? (limit ? limitWhy(limit, now) : rule.name),
+  };
+}
+
+const whereName = (where: Where) => typeof where === "number" ? `last ${where}` : where;
+
+function unruled(screen: Drawn, now: number): Verdict {
+  const text = screen.lines.join("\n");
+  const until = parseWaitingUntil(text);
+  const rest = { where: "screen", limit: null, waitingUntil: until, text: lastNonemptyLine(text) };
+  if (!text.trim()) return { ...rest, verdict: "unsure", rule: "blank", why: "blank screen" };
+  if (until === null) return { ...rest, verdict: "idle", rule: "none", why: "at its prompt" };
+  const iso = new Date(until).toISOString();
+  const [verdict, why]: [VerdictName, string] =
+    until > now ? ["waiting", `waits until ${iso}`] : ["idle", `its wait ended ${iso}`];
+  return { ...rest, verdict, rule: "marker", why };
+}
+
+/**
+ * The one verdict of a look: the first rule that matches, else waiting (a marker in the future),
+ * idle or, on a blank screen, unsure. `now` is wall ms. Keeps nothing between looks: whoever holds
+ * for a limit keeps the `resetAt` of the first look at a banner.
+ */
+export function detect(rules: Rule[], look: Look, now: number): Verdict {
+  const screen = readDrawn(look);
+  for (const rule of rules) {
+    const region = regionOf(screen, rule.where);
+    rule.re.lastIndex = 0; // an operator's `g` would make every second look miss
+    const match = rule.re.exec(region);
+    if (match) return ruled(screen, rule, region, match, now);
+  }
+  return unruled(screen, now);
+}
+
+/**
+ * When the agent said it will go on: the last `WAITING-UNTIL: <iso>` on the screen, in wall ms;
+ * null without one or when its time cannot be read. Only the agent's own lines count: in Claude
+ * not what stands under a prompt (`❯`) or a tool's output (`⎿`), in opencode nothing behind `┃`.
+ */
+export function parseWaitingUntil(text: string): number | null {
+  let [own, stamp] = [true, ""];
+  for (const line of splitLines(text)) {
+    if (/^(?:●|❯|  ⎿)/.test(line)) own = line.startsWith("●");
+    const marker = /^[\s●⏺•◦▪*_`>+-]*WAITING-UNTIL:[*_`\s]*(\S+)/.exec(line);
+    if (marker && own) stamp = marker[1]!;
+  }
+  const iso = stamp.replace(/[*_.,)\]`]+$/, "");
+  const at = /^\d{4}-\d\d-\d\d/.test(iso) ? Date.parse(iso) : NaN;
+  return Number.isNaN(at) ? null : at;
+}
+
+// ── reset times ──────────────────────────────────────────────────────────────
+
+const MINUTE = 60_000;
+const DAY = 24 * 60 * MINUTE;
+const MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split(" ");
+const WEEKDAYS = "sun mon tue wed thu fri sat".split(" ");
+const LEAD = String.raw`(?:^|\b(?:resets?|again|automatically|until)\b)\s*(?:on |at )?\s*`;
+const DATE = String.raw`(?<month>${MONTHS.join("|")})[a-z]*\.? (?<day>\d{1,2})(?:st|nd|rd|th)?`;
+const CLOCK = String.raw`(?<hour>\d{1,2})(?::(?<minute>\d\d))?\s*(?:(?<half>[ap])m)?\b`;
+const WHEN = new RegExp(
+  LEAD + String.raw`(?:(?<weekday>${WEEKDAYS.join("|")})[a-z]*,? (?:at )?)?`
+  + `(?:${DATE}(?:,? (?<year>\\d{4}))?,? (?:at )?)?`
+  + String.raw`(?=\d{1,2}(?::\d\d|\s*[ap]m))${CLOCK}`, "i");
+const UNIT = String.raw`\d+\s*(?:d(?:ays?)?|h(?:ours?|rs?)?|m(?:in(?:ute)?s?)?)(?![a-z])`;
+const RELATIVE = new RegExp(String.raw`\bin\s+(${UNIT}(?:(?:[\s,]|and\b)*${UNIT})*)`, "i");
+const UNIT_MS: Record<string, number> = { d: DAY, h: 60 * MINUTE, m: MINUTE };
+
+const clocks = new Map<string, Intl.DateTimeFormat>();
+function clockOf(zone: string): Intl.DateTimeFormat {
+  const clock = clocks.get(zone) ?? new Intl.DateTimeFormat("en-US", {
+    timeZone: zone, hourCycle: "h23", year: "numeric", month: "numeric", day: "numeric",
+    hour: "numeric", minute: "numeric", second: "numeric",
+  });
+  clocks.set(zone, clock);
+  return clock;
+}
+
+// A wall clock reading is kept as the epoch at which UTC would show it: plain arithmetic then.
+function wallAt(epoch: number, zone: string): number {
+  const part = Object.fromEntries(
+    clockOf(zone).formatToParts(epoch).map(({ type, value }) => [type, Number(value)]));
+  return Date.UTC(part.year!, part.month! - 1, part.day, part.hour, part.minute, part.second);
+}
+
+// Twice in the hour that a zone repeats, and in the hour it skips once, moved on by the gap.
+function epochsAt(wall: number, zone: string): number[] {
+  const offsets = [wall - DAY, wall + DAY].map((epoch) => wallAt(epoch, zone) - epoch);
+  const epochs = offsets.map((offset) => wall - offset);
+  const real = epochs.filter((epoch) => wallAt(epoch, zone) === wall).sort((a, b) => a - b);
+  return real.length ? real : [epochs[0]!];
+}
+
+function knownZone(name: string | undefined): string | null {
+  try {
+    return name ? clockOf(name).resolvedOptions().timeZone : null;
+  } catch {
+    return null;
+  }
+}
+
+type Groups = Record<string, string | undefined>;
+
+function timeOfDay({ hour, minute, half }: Groups): number | null {
+  const [hours, minutes] = [Number(hour), Number(minute ?? 0)];
+  if (minutes > 59 || hours > 23 || (half && (hours < 1 || hours > 12))) return null;
+  const shown = half ? hours % 12 + (half.toLowerCase() === "p" ? 12 : 0) : hours;
+  return (shown * 60 + minutes) * MINUTE;
+}
+
+// The days, as walls, that a banner may mean, the likeliest first.
+function daysMeant(when: Groups, today: number): number[] {
+  const year = new Date(today).getUTCFullYear();
+  if (when.month) {
+    const month = MONTHS.indexOf(when.month.toLowerCase());
+    const years = when.year ? [Number(when.year)] : [year - 1, year, year + 1];
+    return years.map((each) => Date.UTC(each, month, Number(when.day)));
+  }
+  const days = Array.from({ length: 9 }, (_, ahead) => today + ahead * DAY);
+  const weekday = WEEKDAYS.indexOf(when.weekday?.toLowerCase() ?? "");
+  return weekday < 0 ? days : days.filter((day) => new Date(day).getUTCDay() === weekday);
+}
+
+function occurrence(when: Groups, now: number, zone: string): number | null {
+  const time = timeOfDay(when);
+  if (time === null) return null;
+  const today = Math.floor(wallAt(now, zone) / DAY) * DAY;
+  const found = daysMeant(when, today).map((day) => epochsAt(day + time, zone));
+  if (when.year) return found[0]!.find((epoch) => epoch > now) ?? found[0]![0]!;
+  // A date is not rolled over to next year on the day after it: its banner may still be shown.
+  const oldest = when.month ? now - DAY : now;
+  const epochs = found.find((each) => each.some((epoch) => epoch > oldest)) ?? [];
+  return epochs.find((epoch) => epoch > now) ?? epochs.at(-1) ?? null;
+}
+
+function relativeMs(span: string): number {
+  const parts = [...span.toLowerCase().matchAll(/(\d+)\s*([dhm])/g)];
+  return parts.reduce((sum, [, count, unit]) => sum + Number(count) * UNIT_MS[unit!]!, 0);
+}
+
+/**
+ * The reset a banner names, in wall ms; null when it names none. Forms: facts/claude-code.md §4
+ * and facts/other-clients.md. `zone` stands in where the banner names no IANA zone. A clock time
+ * without a date is its next occurrence after `now`, so a banner still shown after its reset reads
+ * as tomorrow: the caller keeps the first parse of a banner.
+ */
+export function parseResetEpoch(banner: string, now: number, zone?: string): number | null {
+  const epoch = /\|(\d{10})(\d{3})?(?!\d)/.exec(banner);
+  if (epoch) return Number(epoch[1]) * 1000 + Number(epoch[2] ?? 0);
+  const when = WHEN.exec(oneLine(banner))?.groups;
+  if (!when) {
+    const span = RELATIVE.exec(banner);
+    return span ? now + relativeMs(span[1]!) : null;
+  }
+  const named = [...banner.matchAll(/\(([A-Za-z][\w/+-]*)\)/g)].map((match) => match[1]);
+  const known = [...named, zone].map(knownZone).find((each) => each !== null);
+  return occurrence(when, now, known ?? Intl.DateTimeFormat().resolvedOptions().timeZone);
+}
+
+// ── the input box ────────────────────────────────────────────────────────────
+
+const PLACEHOLDER = anyOf(
+  /^(?:Press up to edit queued messages|Resend your message to try again|Try ".*")$/,
+  /^(?:Once fixed, resend your message|Run \/rewind to go back)$|^Ask anything(?:…|\.{3})? "/,
+);
+
+// SGR parameters after which text is ghost text, and those that end it (ECMA-48; 90 and the greys
+// are what clients use where a terminal has no faint).
+function dimAfter(dim: boolean, sgr: string): boolean {
+  if (/(?:^|;)(?:2|90|38;5;(?:8|23[2-9]|24\d)|38;2;(\d+);\1;\1)$/.test(sgr)) return true;
+  return /^$|(?:^|;)(?:0|22|39|3[0-7]|9[1-7])(?:;|$)/.test(sgr) ? false : dim;
+}
+
+// The screen without colours, and once more with every dim character blanked out.
+function bleach(styled: string): { plain: string; bright: string } {
+  let [dim, plain, bright] = [false, "", ""];
+  for (const piece of styled.split(/(\x1b\[[\d;:]*m)/)) {
+    if (piece.startsWith("\x1b[")) dim = dimAfter(dim, piece.slice(2, -1));
+    else {
+      plain += piece;
+      bright += dim ? piece.replace(/[^\n]/g, " ") : piece;
+    }
+  }
+  return { plain, bright };
+}
+
+/**
+ * What stands unsent in the input box: null where no box is recognised, "" when it is empty or
+ * shows only a placeholder. `styled` is the same screen captured with `-e`; without it ghost text
+ * is known by its wording alone. A `typed` client's box is unknown.
+ */
+export function composerText(
+  kind: "claude" | "opencode" | "typed", plain: string, styled?: string,
+): string | null {
+  if (kind === "typed") return null;
+  const { plain: shown, bright } = styled ? bleach(styled) : { plain, bright: plain };
+  const lines = splitLines(shown.trimEnd());
+  const box = kind === "claude" ? claudeBox(lines) : opencodeBox(lines);
+  if (!box) return null;
+  const all = boxContent(lines, box, kind);
+  const own = boxContent(splitLines(bright), box, kind);
+  // The cursor stands on the first letter of ghost text and is not dim.
+  return PLACEHOLDER.test(all) || (own.length <= 1 && all.length > 1) ? "" : own;
+}
+
+const patterns = new Map<string, RegExp>();
+
+/** A regex of the config, compiled once, case-insensitive as in the original; null = not given. */
+export function backendRe(backend: Backend, key: "activeRe" | "limitRe" | "fatalRe" | "readyRe"): RegExp | null {
+  const source = backend[key];
+  return source === undefined ? null : compiled(source, key === "readyRe" ? "" : "i");
+}
+
+function compiled(source: string, flags: string): RegExp {
+  const known = patterns.get(`${flags} ${source}`) ?? parsePattern(source, flags);
+  patterns.set(`${flags} ${source}`, known);
+  return known;
+}
+
+const compiledRules = new WeakMap<Backend, Rule[]>();
+
+/** The operator's rules, then the built-in ones, of which active_re, limit_re, fatal_re replace a verdict. */
+export function rulesOf(backend: Backend): Rule[] {
+  const known = compiledRules.get(backend);
+  if (known) return known;
+  const own = backend.rule.map((rule, i): Rule => ({
+    name: rule.name ?? `rule ${i + 1}`, verdict: rule.verdict, where: parseWhere(rule.where), re: compiled(rule.re, ""),
+  }));
+  let rules = BUILT_IN_RULES[backend.kind];
+  for (const [key, verdict] of [["activeRe", "active"], ["limitRe", "limited"], ["fatalRe", "fatal"]] as const) {
+    const re = backendRe(backend, key);
+    if (re) rules = replaceRules(rules, { name: key, verdict, where: bottomOnly(backend, key) ? 10 : "screen", re });
+  }
+  compiledRules.set(backend, [...own, ...rules]);
+  return [...own, ...rules];
+}
+
+/** Completed opencode turns leave a footer in place: only the bottom tells what goes on now. */
+const bottomOnly = (backend: Backend, key: string): boolean => backend.kind === "opencode" && key === "activeRe";
+
+/** The replacement stands where the last rule of its verdict stood, else behind all that outrank it. */
+function replaceRules(rules: Rule[], rule: Rule): Rule[] {
+  const last = rules.findLastIndex((one) => one.verdict === rule.verdict);
+  const rank = (verdict: VerdictName) => ["blocked", "active", "limited", "fatal"].indexOf(verdict);
+  const behind = rules.findLastIndex((one) => rank(one.verdict) < rank(rule.verdict)) + 1;
+  const at = last < 0 ? behind : last;
+  return rules.flatMap((one, i) => [...(i === at ? [rule] : []), ...(one.verdict === rule.verdict ? [] : [one])])
+    .concat(at >= rules.length ? [rule] : []);
+}
+
+function parseWhere(where = "screen"): Where {
+  if (where === "title" || where === "screen") return where;
+  return Number(/^last (\d+)$/.exec(where)?.[1]) || "screen";
+}
+
+export const sessionLogPath = (cfg: Config, session: string): string => join(cfg.logDir, `${session}.log`);
+
+/** Whether a session printed anything within so many seconds; only asked where no earlier look is known. */
+export function logRecentlyTouched(cfg: Config, session: string, ageSeconds: number): boolean {
+  const at = world.mtime(sessionLogPath(cfg, session));
+  return at !== null && world.now() - at <= ageSeconds * 1000;
+}
+
+/**
+ * Whether a turn is in progress. An opencode pane whose text changed within `log_grace` counts too:
+ * its content is compared, for a repaint of the same text is no sign of life.
+ */
+export function paneActive(cfg: Config, agent: Agent, verdict: Verdict, memory: Memory): boolean {
+  if (verdict.verdict === "active") return true;
+  const { kind, logGrace } = backendOf(cfg, agent);
+  if (verdict.verdict !== "idle" || kind !== "opencode") return false;
+  if (!memory.sameSince) return logRecentlyTouched(cfg, agent.session, logGrace);
+  return world.mono() - memory.sameSince < logGrace * 1000;
+}
+
+// ── phases and prompts ──────────────────────────────────────────────────────────
+// The loop pair works through a sequence of phases. What can not be read or makes no sense is an
+// error that holds the loops and says so, never silently phase 0: that would start the build again.
+
+/** A body line that puts the verdict off instead of giving it; read without its Markdown marks. */
+export const DONE_PLACEHOLDER_RE = new RegExp(
+  "^\\s*" +
+    // "This phase is still …", "Status: not yet", "Evidence: TODO"
+    "(?:(?:this|the|it|we|phase|section|status|evidence|verdict|done|build|gates?|items?|work|" +
+    "is|are|was|has|have|been)[\\s:]+)*" +
+    "(?:" +
+    [
+      "not (?:yet|done|complete|finished|ready|reached|started|verified|applicable)\\b",
+      "(?:incomplete|unfinished|unverified|pending|ongoing|blocked|partial(?:ly)?)\\b",
+      "(?:tbd|tba|tbc|to[ -]?do|fixme|xxx|wip|n/?a)\\b",
+      "in[ -]progress\\b|(?:almost|nearly)\\b|(?:still|currently) (?!all\\b)",
+      "(?:awaiting|awaits|waiting|wait for)\\b",
+      "(?:none|nothing) (?:yet|so far|here)\\b",
+      "(?:none|nothing|no|false|open|unknown|later|soon|never|empty|placeholder)\\W*$",
+      "written here only\\b|only (?:when|once|after|if)\\b|(?:when|once|until|if) all\\b",
+      "(?:do not|don['’]t|never) (?:write|add|fill|put|set)\\b",
+      "(?:to be|will be) (?:written|filled|done|added|determined|decided|verified|confirmed)\\b",
+      "(?:fill|write|add|put|insert|describe) (?:in|this|here|the|one|your|evidence)\\b",
+      "<(?!https?:)[^>]*>|\\.{3}|…",
+    ].join("|") +
+    ")",
+  "i",
+);
+
+/** Fenced code and HTML comments, whichever opens first; one that never ends hides the rest. */
+const HIDDEN_RE = new RegExp(
+  "^ {0,3}(`{3,}(?=[^`\\n]*$)|~{3,}(?!~))[^\\n]*" +
+    "(?:\\n[\\s\\S]*?^ {0,3}\\1[`~]*[ \\t]*$|[\\s\\S]*)" +
+    "|<!--[\\s\\S]*?-->|^ {0,3}<!--[\\s\\S]*",
+  "gm",
+);
+const EMPHASIS_RE = /~~.*?~~|[*_`~]+/g;
+const MARKS_RE = /^(?:\s|>|[-+•–—]|\d+[.)]\s|\[[xX✓✔]\]|[☑✅✓✔]|["“‘'(]|\[(?=\p{L}))+/u;
+const OPEN_BOX_RE = /^(?:\[\s*[-/]?\s*\]|[☐⬜❌✗✘⏳🚧])/u;
+const HEADING_RE = /^#(?:#|\s|$)/;
+const UNDERLINE_RE = /^ {0,3}(?:=+|-+)\s*$/;
+
+/** Whether a body line is evidence: words, and not a heading, an open box or a placeholder. */
+function isEvidence(line: string): boolean {
+  const said = line.replace(EMPHASIS_RE, "").replace(MARKS_RE, "");
+  if (HEADING_RE.test(said) || OPEN_BOX_RE.test(said)) return false;
+  return /[\p{L}\p{N}]/u.test(said) && !DONE_PLACEHOLDER_RE.test(said);
+}
+
+/**
+ * Whether a status file says that its phase is done: a heading that equals `marker`, and a first
+ * line below it that is evidence. Strict on purpose: a DONE overlooked costs a message to the
+ * builder, a DONE imagined ends a phase that nobody verified.
+ */
+export function isDone(text: string, marker: string): boolean {
+  const heading = marker.trim();
+  const lines = text.replace(/^\uFEFF/, "").replace(HIDDEN_RE, " ").split("\n");
+  return heading !== "" && lines.some((line, at) => {
+    if (line.trimEnd() !== heading) return false;
+    const first = lines.findIndex((next, i) => i > at && next.trim() !== "");
+    return first > 0 && isEvidence(lines[first]!) && !UNDERLINE_RE.test(lines[first + 1] ?? "");
+  });
+}
+
+export const phases = (cfg: Config): Phase[] => cfg.loop.phases;
+export const phaseIdxFile = (cfg: Config): string => join(cfg.stateDir, cfg.loop.stateFile);
+const phaseIdFile = (cfg: Config): string => join(cfg.stateDir, "phase-id");
+const completeFile = (cfg: Config): string => join(cfg.logDir, "SEQUENCE-COMPLETE");
+const isComplete = (cfg: Config): boolean => world.mtime(completeFile(cfg)) !== null;
+
+/**
+ * The index of the current phase. The id counts where it was written for the stored index (phases may
+ * have been reordered); else a hand or the original moved the index, and that counts.
+ */
+export function decidePhase(index: string | null, stored: string | null, list: Phase[]): { idx: number } | { error: string } {
+  const ids = list.map((phase) => phase.id).join(", ");
+  if (index === null) return { idx: 0 };
+  if (!/^\d+\s*$/.test(index)) return { error: `the phase file holds ${show(index)}, not a number; run "phase set" (phases: ${ids})` };
+  const idx = Number(index);
+  const [id, written] = parseStoredId(stored);
+  if (id !== undefined && written === idx && list[idx]?.id !== id) {
+    const moved = list.findIndex((phase) => phase.id === id);
+    if (moved < 0) return { error: `phase "${id}" is not in the config any more; run "phase set" (phases: ${ids})` };
+    return { idx: moved };
+  }
+  if (idx >= list.length) return { error: `phase index ${idx} is out of range; run "phase set" (phases: ${ids})` };
+  return { idx };
+}
+
+function parseStoredId(stored: string | null): [id: string | undefined, index: number] {
+  try {
+    const { id, idx } = JSON.parse(stored ?? "{}");
+    return [typeof id === "string" ? id : undefined, Number(idx)];
+  } catch {
+    return [undefined, -1];
+  }
+}
+
+/** The index into `phases`; throws what `decidePhase` found wrong. */
+export function curIdx(cfg: Config): number {
+  const found = decidePhase(world.read(phaseIdxFile(cfg)), world.read(phaseIdFile(cfg)), phases(cfg));
+  return "idx" in found ? found.idx : die(found.error);
+}
+
+/** The current phase; null where the config has none. */
+export function curPhase(cfg: Config): Phase | null {
+  return phases(cfg).length ? phases(cfg)[curIdx(cfg)]! : null;
+}
+
+/** What is wrong with the stored phase, "" = nothing. */
+function phaseTrouble(cfg: Config): string {
+  try {
+    curPhase(cfg);
+    return "";
+  } catch (error) {
+    return messageOf(error);
+  }
+}
+
+/** The id first: until the index is written too, the index is another one than the id was written for. */
+function storePhase(cfg: Config, idx: number): void {
+  world.writeAtomic(phaseIdFile(cfg), `${JSON.stringify({ id: phases(cfg)[idx]!.id, idx })}\n`);
+  world.writeAtomic(phaseIdxFile(cfg), `${idx}`);
+}
+
+/** A loop-state file in a work tree: below the docs folder, else where old repositories keep it. */
+export function resolveStateFile(repo: string, docsDir: string, name: string): string {
+  const path = join(repo, docsDir, name);
+  return world.mtime(path) === null ? join(repo, name) : path;
+}
+
+/** DONE counts once it is pushed; the work tree is only read where there is no such remote branch. */
+export async function phaseDone(cfg: Config, status: string): Promise<boolean> {
+  const hand = cfg.loop.handoff;
+  if (!hand) return false;
+  const pushed = await showPushed(hand, status);
+  if (pushed.state === "failed") return false;
+  const content = pushed.state === "found" ? pushed.text
+    : pushed.state === "no branch" ? world.read(resolveStateFile(hand.repo, hand.docsDir, status)) : null;
+  return content !== null && isDone(content, cfg.loop.doneMarker);
+}
+
+/** The phase's own model for a role wins over the agent's. */
+export function roleModel(cfg: Config, agent: Agent): string {
+  const own = agent.role && !phaseTrouble(cfg) ? curPhase(cfg)?.models[agent.role] : "";
+  return own || agent.model;
+}
+
+/** A prompt beside the config wins over one that ships with the program; null = there is none. */
+export function promptText(cfg: Config, file: string): string | null {
+  return world.read(absolute(cfg.planDir, file)) ?? (isAbsolute(file) ? null : shipped(file));
+}
+
+/** Fills `{phase.id}`-style places; braces that name no place are the text's own. */
+export function render(value: string, places: Record<string, string>): string {
+  return value.replace(/\{([a-z_.]+)\}/g, (whole, key) => places[key] ?? whole);
+}
+
+/** A one-paragraph text of `prompts/` as it is typed: on one line, its places filled. */
+function spoken(cfg: Config, file: string, places: Record<string, string>): string {
+  return render(promptText(cfg, file) ?? "", places).split(/\s+/).join(" ").trim();
+}
+
+function placesOf(cfg: Config, agent: Agent): Record<string, string> {
+  const phase = phaseTrouble(cfg) ? null : curPhase(cfg);
+  return {
+    agent: agent.name,
+    role: agent.role,
+    plan_dir: cfg.planDir,
+    docs_dir: cfg.loop.handoff?.docsDir ?? "machine-docs",
+    done_marker: cfg.loop.doneMarker,
+    ...(phase ? { "phase.id": phase.id, "phase.plan": absolute(cfg.planDir, phase.plan), "phase.status": phase.status } : {}),
+  };
+}
+
+export function buildLoopKickoff(cfg: Config, agent: Agent): string {
+  const role = promptText(cfg, `prompts/${agent.role}.md`) ?? die(`agent ${agent.name}: prompts/${agent.role}.md is missing`);
+  return render(`${promptText(cfg, "prompts/preamble.md") ?? ""}\n${role}`, placesOf(cfg, agent));
+}
+
+export function agentPrompt(cfg: Config, agent: Agent): string {
+  if (agent.kind === "loop") return buildLoopKickoff(cfg, agent);
+  if (!agent.promptFile) return agent.prompt;
+  return promptText(cfg, agent.promptFile) ?? die(`agent ${agent.name}: prompt_file ${agent.promptFile} is missing`);
+}
+
+// ── resume id ───────────────────────────────────────────────────────────────────
+// The client's own session id, so that a healed agent goes on instead of starting over. Reading is
+// pure; it is written when a launch made the id known and dropped when it turned out fatal.
+
+const idFile = (cfg: Config, agent: Agent): string => join(cfg.stateDir, `${agent.name}.id`);
+/** Where the launchers before the original left an id; `migrate` copies it. */
+const legacyIdFile = (cfg: Config, agent: Agent): string => join(cfg.logDir, `.${agent.name}-session-id`);
+
+export function resumeId(cfg: Config, agent: Agent): string | null {
+  return world.read(idFile(cfg, agent))?.trim() || world.read(legacyIdFile(cfg, agent))?.trim() || null;
+}
+
+function dropResumeId(cfg: Config, agent: Agent): void {
+  if (resumeId(cfg, agent)) log(`${agent.name}: dropping the resume id, it led to the same error again`);
+  world.remove(idFile(cfg, agent));
+  world.remove(legacyIdFile(cfg, agent));
+}
+
+// ── agent launch ────────────────────────────────────────────────────────────────
+// bin, flags, preamble and a service's command are shell words of the operator. Everything else
+// reaches the client as arguments that no shell parses; the client becomes the pane's own process.
+
+/** Above this an argument is refused by the kernel (128 KiB each): the client reads the file itself. */
+const ARGUMENT_MAX = 100_000;
+
+/** The program that a command line starts, behind its `NAME=value` words: what a shell looks up. */
+export const programOf = (bin: string): string => bin.trim().split(/\s+/).find((word) => !/^\w+=/.test(word)) ?? "";
+
+/**
+ * The pane's small shell: the operator's preamble, a look-up of the program (exit 127 where it is
+ * missing), then the client in its place. `$1` is the kickoff file; the other arguments pass through.
+ */
+export function launchScript(backend: Backend, words: string, prompt: "file" | "text" | "none"): string {
+  const missing = `agents: ${programOf(backend.bin)} was not found`;
+  const last = { file: ' -- "$(cat -- "$last")"', text: ' -- "$last"', none: "" }[prompt];
+  return [
+    backend.preamble,
+    `command -v ${programOf(backend.bin)} >/dev/null 2>&1 || { echo ${shellQuote(missing)}; exit 127; }`,
+    "last=$1; shift",
+    `exec ${/^\w+=/.test(backend.bin.trim()) ? "env " : ""}${backend.bin} ${words} ${backend.flags}${last}`,
+  ].filter(Boolean).join("\n");
+}
+
+/** The shell of the pane: bash where there is one, as preambles such as `source …` expect. */
+const SHELL = Bun.which("bash") ?? "/bin/sh";
+const inShell = (script: string, args: string[] = []): string[] => [SHELL, "-c", script, "agents", ...args];
+
+export interface Started {
+  started: boolean;
+  /** Why it was not started, "" = it was, or it runs already. */
+  why: string;
+  /** What is still to be said to the client once it is ready. */
+  boot: string;
+}
+
+interface Launch {
+  argv: string[];
+  env: Record<string, string>;
+  boot: string;
+  id: string | null;
+}
+
+/** Claude Code takes its prompt as the last argument; a resumed one is told to go on, not all again. */
+function launchClaude(cfg: Config, agent: Agent, backend: Backend, model: string, kickoff: string, prompt: string): Launch {
+  const resumes = agent.resume && backend.supportsResume;
+  const known = resumes ? resumeId(cfg, agent) : null;
+  const id = known ?? (resumes ? crypto.randomUUID() : null);
+  const args = [
+    ...(known ? ["--resume", known] : id ? ["--session-id", id] : []),
+    ...(backend.remoteControl ? ["--remote-control", agent.session] : []),
+    ...(model ? ["--model", model] : []),
+  ];
+  const short = known ? spoken(cfg, "prompts/continue.md", placesOf(cfg, agent))
+    : Buffer.byteLength(prompt) > ARGUMENT_MAX ? spoken(cfg, "prompts/boot.md", { kickoff }) : null;
+  const script = launchScript(backend, '"$@"', short !== null ? "text" : prompt ? "file" : "none");
+  return { argv: inShell(script, [short ?? kickoff, ...args]), env: {}, boot: "", id };
+}
+
+/** An opencode client attaches to its server, to a session made there where the server answers. */
+async function launchOpencode(cfg: Config, agent: Agent, backend: Backend, model: string, kickoff: string): Promise<Launch> {
+  const kept = agent.resume ? resumeId(cfg, agent) : null;
+  const id = (kept && (await opencodeKnows(backend, agent, kept)) ? kept : null) ?? (await opencodeSession(backend, agent));
+  const args = ["attach", backend.server, "--dir", agent.dir, ...(id ? ["--session", id] : [])];
+  const boot = kept && kept === id
+    ? spoken(cfg, "prompts/continue.md", placesOf(cfg, agent)) : spoken(cfg, "prompts/boot.md", { kickoff });
+  const env = { NO_COLOR: "1", ...(model ? { OPENCODE_CONFIG_CONTENT: JSON.stringify({ model }) } : {}) };
+  return { argv: inShell(launchScript(backend, '"$@"', "none"), ["", ...args]), env, boot, id };
+}
+
+/** Any other client: start it, wait until it is ready, type. */
+function launchTyped(cfg: Config, backend: Backend, model: string, kickoff: string, prompt: string): Launch {
+  const args = model ? ["--model", model] : [];
+  const boot = prompt ? spoken(cfg, "prompts/boot.md", { kickoff }) : "";
+  return { argv: inShell(launchScript(backend, '"$@"', "none"), ["", ...args]), env: {}, boot, id: null };
+}
+
+/**
+ * Starts an agent, or leaves a running one alone; `force` ends that one first and waits until its
+ * process is gone. Says why it did not start instead of throwing: others are waiting for their turn.
+ */
+export async function startAgent(
+  cfg: Config, agent: Agent, snap: Snapshot, options: { force?: boolean; cause?: string } = {},
+): Promise<Started> {
+  const alive = sessionAlive(snap, agent.session);
+  if (alive === null) return { started: false, why: `tmux: ${snap.why}`, boot: "" };
+  const pane = snap.panes.get(agent.session);
+  if (alive && !options.force) {
+    log(`${agent.session} already running, leaving it`);
+    return { started: false, why: "", boot: "" };
+  }
+  if (pane) await stopPanes(cfg, [pane]);
+  const backend = backendOf(cfg, agent);
+  const model = roleModel(cfg, agent);
+  const prompt = agentPrompt(cfg, agent);
+  const kickoff = join(cfg.stateDir, `kickoff-${agent.session}.txt`);
+  world.writeAtomic(kickoff, prompt);
+  const launch = backend.kind === "claude" ? launchClaude(cfg, agent, backend, model, kickoff, prompt)
+    : backend.kind === "opencode" ? await launchOpencode(cfg, agent, backend, model, kickoff)
+    : launchTyped(cfg, backend, model, kickoff, prompt);
+  const phase = agent.kind === "loop" ? (curPhase(cfg)?.id ?? "-") : "-";
+  log(`starting ${agent.session} (${backend.name}, kind=${agent.kind}, phase=${phase}, model=${model || "default"})`);
+  const why = await newSession(cfg, {
+    session: agent.session, cwd: agent.dir, argv: launch.argv, env: { ...agent.env, ...launch.env },
+    logPath: sessionLogPath(cfg, agent.session),
+    marks: {
+      backend: agent.backend, phase, cause: options.cause ?? "",
+      conversation: backend.kind === "opencode" ? (launch.id ?? "") : "",
+    },
+  });
+  if (why) return { started: false, why, boot: "" };
+  if (launch.id && agent.resume) world.writeAtomic(idFile(cfg, agent), `${launch.id}\n`);
+  emit(cfg, "start", { agent: agent.name, backend: backend.name, model, phase });
+  return { started: true, why: "", boot: launch.boot };
+}
+
+export async function startService(cfg: Config, service: Service, snap: Snapshot): Promise<Started> {
+  const alive = sessionAlive(snap, service.session);
+  if (alive === null) return { started: false, why: `tmux: ${snap.why}`, boot: "" };
+  if (alive) {
+    log(`${service.session} already running, leaving it`);
+    return { started: false, why: "", boot: "" };
+  }
+  const pane = snap.panes.get(service.session);
+  if (pane) await stopPanes(cfg, [pane]);
+  log(`starting service ${service.session}`);
+  const why = await newSession(cfg, {
+    session: service.session, cwd: service.dir, argv: inShell(service.command), env: service.env,
+    logPath: sessionLogPath(cfg, service.session), marks: {},
+  });
+  if (!why) emit(cfg, "start", { agent: service.name });
+  return { started: why === "", why, boot: "" };
+}
+
+/** HUP at once, TERM after 5 s, KILL after 10 s (s6, overmind: 5 s), to the whole process group. */
+export function decideStop(ageMs: number): NodeJS.Signals {
+  return ageMs < 5_000 ? "SIGHUP" : ageMs < 10_000 ? "SIGTERM" : "SIGKILL";
+}
+
+/** When a process began, in clock ticks after boot: a pid that was given out again has another one. */
+function bornOf(pid: number): string {
+  const stat = world.read(`/proc/${pid}/stat`);
+  return stat?.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? "";
+}
+
+/** Whether a client or anything in its process group still runs. */
+function groupAlive(group: { pid: number; born: string }): boolean {
+  const born = bornOf(group.pid);
+  if (born && group.born && born !== group.born) return false;
+  return world.signal(-group.pid, 0);
+}
+
+/** Ends sessions and waits until their processes are gone: two clients in one clone corrupt it. */
+async function stopPanes(cfg: Config, panes: Pane[]): Promise<void> {
+  const groups = panes.map((pane) => ({ pid: pane.pid, born: bornOf(pane.pid) }));
+  for (const pane of panes) await killSession(cfg, pane);
+  const began = world.mono();
+  let last: NodeJS.Signals = "SIGHUP";
+  for (;;) {
+    const left = groups.filter(groupAlive);
+    const age = world.mono() - began;
+    if (!left.length || age > 12_000) return;
+    const signal = decideStop(age);
+    if (signal !== last) for (const group of left) world.signal(-group.pid, signal);
+    last = signal;
+    await world.sleep(50);
+  }
+}
+
+// An opencode server is asked and told directly where it answers: it knows what no screen shows (a
+// permission raised before the client attached), and a text handed to it can not land in a dialog.
+
+async function askOpencode<T>(backend: Backend, dir: string, path: string, body?: object): Promise<T | null> {
+  const url = `${backend.server.replace(/\/$/, "")}${path}?directory=${encodeURIComponent(dir)}`;
+  const request = body ? { method: "POST", url, body: JSON.stringify(body) } : { method: "GET", url };
+  const answer = await world.http(request);
+  if (!answer.ok) return null;
+  try {
+    return JSON.parse(answer.body || "{}");
+  } catch {
+    return null;
+  }
+}
+
+const opencodeHealthy = async (backend: Backend): Promise<boolean> =>
+  (await askOpencode<{ healthy?: boolean }>(backend, "/", "/global/health"))?.healthy === true;
+
+async function opencodeSession(backend: Backend, agent: Agent): Promise<string | null> {
+  const made = await askOpencode<{ id?: string }>(backend, agent.dir, "/session", { title: agent.session });
+  return made?.id ?? null;
+}
+
+async function opencodeKnows(backend: Backend, agent: Agent, id: string): Promise<boolean> {
+  return (await askOpencode<{ id?: string }>(backend, agent.dir, `/session/${id}`))?.id === id;
+}
+
+/** Hands a text to the server, which queues it while a turn runs; false = it did not take it. */
+async function promptOpencode(cfg: Config, agent: Agent, pane: Pane, value: string): Promise<boolean> {
+  const [providerID, ...rest] = roleModel(cfg, agent).split("/");
+  const model = rest.length ? { model: { providerID, modelID: rest.join("/") } } : {};
+  const body = { parts: [{ type: "text", text: value }], ...model };
+  const path = `/session/${pane.conversation}/prompt_async`;
+  return (await askOpencode(backendOf(cfg, agent), agent.dir, path, body)) !== null;
+}
+
+interface OpencodeFacts {
+  healthy: boolean;
+  status: { type: string; message?: string; next?: number } | undefined;
+  permission: string | undefined;
+  question: boolean;
+}
+
+async function readOpencode(backend: Backend, agent: Agent, pane: Pane): Promise<OpencodeFacts> {
+  type Pending = { sessionID?: string; permission?: string }[];
+  const ask = <T>(path: string) => askOpencode<T>(backend, agent.dir, path);
+  const [statuses, permissions, questions] = await Promise.all([
+    ask<Record<string, { type: string }>>("/session/status"), ask<Pending>("/permission"), ask<Pending>("/question"),
+  ]);
+  const mine = (list: Pending | null) => (list ?? []).find((one) => one.sessionID === pane.conversation);
+  return {
+    healthy: statuses !== null,
+    status: statuses?.[pane.conversation],
+    permission: mine(permissions)?.permission,
+    question: mine(questions) !== undefined,
+  };
+}
+
+/** The server's word before the screen's: after its death the client's bar keeps moving. */
+export function decideOpencode(facts: OpencodeFacts, screen: Verdict, now: number): Verdict {
+  const say = (verdict: VerdictName, why: string): Verdict =>
+    ({ verdict, rule: "server", where: "server", text: "", limit: null, waitingUntil: null, why });
+  if (!facts.healthy) return say("unsure", "the opencode server does not answer");
+  if (facts.permission !== undefined) return say("blocked", `permission: ${facts.permission}`);
+  if (facts.question) return say("blocked", "question");
+  if (!facts.status || facts.status.type === "idle") return screen.verdict === "active" ? say("idle", "at its prompt") : screen;
+  const message = facts.status.message ?? "";
+  if (facts.status.type !== "retry" || !/usage.{0,3}limit|quota/i.test(message)) return say("active", facts.status.type);
+  const resetAt = parseResetEpoch(message, now);
+  return { ...say("limited", message), limit: { class: "other", resetAt, banner: message, native: true } };
+}
+
+// ── usage limit ─────────────────────────────────────────────────────────────────
+// An agent in a usage limit is held: no reboot can help it, and each one would burn quota. After the
+// reset one short text asks whether the window is open again. The state file is the original's.
+
+export interface LimitState {
+  /** Wall s: nothing is typed before. */
+  until: number;
+  nudges: number;
+  /** The banner as first seen and when: the same one may move the hold only earlier. */
+  banner?: string;
+  class?: LimitClass;
+  setAt?: number;
+  resetAt?: number;
+}
+
+export const limitStatePath = (cfg: Config, session: string): string => join(cfg.stateDir, `limited-${session}.json`);
+
+export function loadLimitState(cfg: Config, session: string): LimitState | null {
+  try {
+    const state = JSON.parse(world.read(limitStatePath(cfg, session)) ?? "null");
+    return state && typeof state.until === "number" ? { ...state, nudges: Number(state.nudges) || 0 } : null;
+  } catch {
+    return null;
+  }
+}
+
+export function saveLimitState(cfg: Config, session: string, state: LimitState): void {
+  world.writeAtomic(limitStatePath(cfg, session), JSON.stringify(state));
+}
+
+export function clearLimitState(cfg: Config, session: string): void {
+  if (world.mtime(limitStatePath(cfg, session)) !== null) world.remove(limitStatePath(cfg, session));
+}
+
+/** A reset further off than this is worth a look now and then: plans are changed, limits lifted. */
+const FAR_RESET = 6 * 3600;
+
+/** Until when to hold, wall s, and whether the banner named a time. */
+export function nextLimitUntil(settings: Settings, limit: Limit | null, nativeGrace: number, now: number): [until: number, parsed: boolean] {
+  if (limit?.resetAt == null) return [now / 1000 + settings.limitProbeFallback, false];
+  const reset = limit.resetAt / 1000 + settings.limitResetSlack + (limit.native ? nativeGrace : 0);
+  const far = now / 1000 + settings.limitProbeFar;
+  return [reset - now / 1000 > FAR_RESET ? Math.min(reset, far) : reset, true];
+}
+
+export function limitNudgeMsg(cfg: Config, agent: Agent): string {
+  const steady = agent.kind === "persistent" || agent.kind === "orchestrator";
+  return spoken(cfg, steady ? "prompts/limit-probe.md" : "prompts/limit-probe-loop.md", placesOf(cfg, agent));
+}
+
+/** What the limit asks for: hold, probe (ping), lift, or none where there is no limit. */
+export function decideLimit(state: LimitState | null, verdict: Verdict, now: number): Action {
+  const limited = verdict.verdict === "limited";
+  if (!state) return limited ? { do: "hold", why: verdict.why } : { do: "none", why: "" };
+  if (verdict.verdict === "active") return { do: "lift", why: "it works again" };
+  if (verdict.verdict === "unsure" || verdict.verdict === "blocked") return { do: "none", why: "" };
+  const reset = state.resetAt ?? state.until;
+  if (!limited && now / 1000 >= reset) return { do: "lift", why: "at its prompt after the reset" };
+  if (now / 1000 < state.until && now / 1000 >= (state.setAt ?? 0) - 60) return { do: "hold", why: "" };
+  return limited ? { do: "ping", why: `limit probe #${state.nudges + 1}` } : { do: "hold", why: "" };
+}
+
+/** The hold for a banner: a banner known before keeps its reset, unless a later parse is earlier. */
+function holdFor(cfg: Config, agent: Agent, verdict: Verdict, old: LimitState | null): LimitState {
+  const now = world.now();
+  const { limit } = verdict;
+  const same = old && old.banner === limit?.banner && now / 1000 >= (old.setAt ?? Infinity) - 60;
+  const known = same && old.resetAt !== undefined ? old.resetAt * 1000 : Infinity;
+  const resetAt = limit?.resetAt != null ? Math.min(limit.resetAt, known) : null;
+  const past = resetAt !== null && resetAt <= now;
+  const [until] = nextLimitUntil(cfg.watchdog, limit && { ...limit, resetAt: past && old ? null : resetAt },
+    backendOf(cfg, agent).nativeGrace, now);
+  return {
+    until, nudges: old?.nudges ?? 0, setAt: now / 1000, banner: limit?.banner ?? verdict.text,
+    class: limit?.class ?? "other", ...(resetAt !== null ? { resetAt: resetAt / 1000 } : {}),
+  };
+}
+
+/** True while the agent is inside a usage-limit window: the callers then suppress all healing. */
+export function limitTick(cfg: Config, watch: Watch, agent: Agent, verdict: Verdict): boolean {
+  const state = loadLimitState(cfg, agent.session);
+  const action = decideLimit(state, verdict, world.now());
+  if (action.do === "none") return state !== null;
+  if (action.do === "lift") {
+    log(`limit lifted on ${agent.name}: ${action.why}`);
+    emit(cfg, "lifted", { agent: agent.name });
+    clearLimitState(cfg, agent.session);
+    watch.outbox = watch.outbox.filter((message) => message.target !== agent.name || message.cause !== "nudge");
+    return false;
+  }
+  if (action.do === "hold" && state) {
+    tightenHold(cfg, agent, verdict, state);
+    return true;
+  }
+  const hold = holdFor(cfg, agent, verdict, state);
+  if (action.do === "ping") {
+    hold.nudges += 1;
+    log(`limit probe #${hold.nudges} on ${agent.name}: asking it to go on`);
+    if (hold.nudges === 3) log(`WARNING: ${agent.name} is still limited after 3 probes; it is probed on, never rebooted`);
+    say(watch, agent.name, "nudge", limitNudgeMsg(cfg, agent));
+  } else {
+    const parsed = hold.resetAt !== undefined ? `until ${localTime(hold.until * 1000)}` : "no reset time on the screen";
+    log(`limit hit on ${agent.name}: ${verdict.why}; holding ${parsed} (no reboots)`);
+    emit(cfg, "limited", { agent: agent.name, class: hold.class, until: new Date(hold.until * 1000).toISOString() });
+  }
+  saveLimitState(cfg, agent.session, hold);
+  return true;
+}
+
+/** A clock that was stepped, or a banner that names an earlier time, may end a hold sooner, never later. */
+function tightenHold(cfg: Config, agent: Agent, verdict: Verdict, state: LimitState): void {
+  if (verdict.verdict !== "limited" || !verdict.limit || state.nudges > 0) return;
+  const fresh = holdFor(cfg, agent, verdict, state);
+  if (fresh.until < state.until - 1) saveLimitState(cfg, agent.session, { ...fresh, setAt: state.setAt ?? fresh.setAt! });
+}
+
+const localTime = (ms: number): string => {
+  const at = new Date(ms);
+  const clock = at.toTimeString().slice(0, 5);
+  return Math.abs(ms - world.now()) < 20 * 3600_000 ? clock : `${localDate(at)} ${clock}`;
+};
+
+// ── stall detection ─────────────────────────────────────────────────────────────
+// Idle without having said until when it waits: something went wrong, the agent is started afresh.
+// Every branch wants `stall_idle` of idleness on the monotonic clock; one look is never enough.
+
+/** A frozen picture of work in progress is only believed dead after a minute at least. */
+const FROZEN_MIN = 60;
+
+export interface StallFacts {
+  verdict: VerdictName;
+  /** s of unbroken idleness, and of an unchanged screen. */
+  idle: number;
+  same: number;
+  /** The matched rule draws something that moves: a spinner, a counter. */
+  animated: boolean;
+  /** s since the WAITING-UNTIL passed; null = no marker. */
+  past: number | null;
+  stallIdle: number;
+  grace: number;
+}
+
+export function decideStall(facts: StallFacts): Action {
+  const { verdict, idle, same, past, stallIdle, grace } = facts;
+  if (verdict === "active" && facts.animated && same >= Math.max(stallIdle, FROZEN_MIN)) {
+    return { do: "restart", why: `its screen shows work but has not moved for ${Math.round(same)} s` };
+  }
+  if (verdict !== "idle") return { do: "none", why: "" };
+  if (past !== null) {
+    if (past <= grace || Math.min(idle, past) < stallIdle) return { do: "none", why: "" };
+    return { do: "restart", why: `past its WAITING-UNTIL by ${Math.round(past)} s, it did not go on by itself` };
+  }
+  if (idle < stallIdle) return { do: "none", why: "" };
+  return { do: "restart", why: `idle ${Math.round(idle)} s with no WAITING-UNTIL marker` };
+}
+
+/** Stall care of one agent; `true` = it is being restarted. */
+export async function stallCheckOne(cfg: Config, watch: Watch, agent: Agent, sight: Sight): Promise<boolean> {
+  const memory = memoryOf(watch, agent.name);
+  const mono = world.mono();
+  const { verdict } = sight;
+  if (verdict.verdict !== "idle") memory.idleSince = 0;
+  else memory.idleSince ||= mono;
+  const backend = backendOf(cfg, agent);
+  const action = decideStall({
+    verdict: verdict.verdict,
+    idle: memory.idleSince ? (mono - memory.idleSince) / 1000 : 0,
+    same: memory.sameSince ? (mono - memory.sameSince) / 1000 : 0,
+    animated: rulesOf(backend).some((rule) => rule.name === verdict.rule && rule.animated),
+    past: verdict.waitingUntil === null ? null : (world.now() - verdict.waitingUntil) / 1000,
+    stallIdle: backend.stallIdle,
+    grace: cfg.watchdog.stallGrace,
+  });
+  if (action.do !== "restart") return false;
+  log(`stall: ${agent.name} (${agent.session}) ${action.why}; ending and restarting it`);
+  emit(cfg, "stalled", { agent: agent.name, why: action.why });
+  await endForRestart(cfg, watch, agent, sight.pane!, action.why);
+  return true;
+}
+
+// ── healing ─────────────────────────────────────────────────────────────────────
+// What died is started again, by a ladder: at once where it had been healthy, then 10 s doubling to
+// 5 min (Kubernetes), parked when it never stays up (supervisord FATAL, systemd's burst of five).
+
+/** A minute alive counts as healthy for the parking rule (promises: "without a healthy minute"). */
+const HEALTHY_MINUTE = 60_000;
+/** s6: a program that exits with 125 asks not to be restarted; a shell exits with 127 for a missing one. */
+const EXIT_PERMANENT = 125;
+const EXIT_MISSING = 127;
+
+/** The backend that a running pane was launched with; sessions of the original show it by their command. */
+export function expectedBackendCmd(cfg: Config, agent: Agent): string {
+  return basename(programOf(backendOf(cfg, agent).bin));
+}
+
+/** Only a definite OTHER backend is a mismatch: a shell during start-up is not. */
+export function backendMismatch(cfg: Config, agent: Agent, pane: Pane): boolean {
+  if (pane.backend) return pane.cause !== "override" && pane.backend !== agent.backend;
+  const others = [...cfg.backends.values()].filter((one) => one.name !== agent.backend).map((one) => basename(programOf(one.bin)));
+  return others.includes(pane.command) && pane.command !== expectedBackendCmd(cfg, agent);
+}
+
+export interface DeathFacts {
+  kind: Kind | "service";
+  status: number | null;
+  /** ms that it lived. */
+  lived: number;
+  failures: number;
+  /** Starts within `park_window` without a healthy minute between them. */
+  starts: number;
+  /** It died together with others: one event, no fault of its own. */
+  massDeath: boolean;
+  program: string;
+}
+
+/** What to do about a client that has ended. */
+export function decideDeath(facts: DeathFacts, settings: Settings): Action & { failures: number } {
+  const { failures, starts, status, lived } = facts;
+  if (facts.kind === "task" && status === 0) return { do: "finish", why: "done (exit 0)", failures };
+  if (status === EXIT_MISSING) return { do: "park", why: `${facts.program} not found`, failures };
+  if (status === EXIT_PERMANENT) return { do: "park", why: "exit 125 (do not restart)", failures };
+  if (facts.massDeath) return { do: "wait", why: "ended together with others", delay: 0, failures };
+  if (starts >= settings.parkAfter) {
+    return { do: "park", why: `${starts} starts in ${minutes(settings.parkWindow)} without a healthy minute`, failures };
+  }
+  const healthy = lived >= settings.healthyAfter * 1000;
+  const step = lived >= settings.restartReset * 1000 ? 0 : Math.max(failures, healthy ? 0 : 1);
+  const delay = step === 0 ? 0 : Math.min(settings.restartDelay * 2 ** (step - 1), settings.restartDelayMax);
+  const how = status === null ? "gone" : `ended (exit ${status})`;
+  return { do: "wait", why: how, delay, failures: step + 1 };
+}
+
+const minutes = (seconds: number): string => (seconds >= 60 ? `${Math.round(seconds / 60)} min` : `${seconds} s`);
+
+/** Ends a client for a restart; the start itself waits, tick by tick, until its process is gone. */
+async function endForRestart(cfg: Config, watch: Watch, agent: Agent | Service, pane: Pane, why: string): Promise<void> {
+  const memory = memoryOf(watch, agent.name);
+  memory.stopping = { pid: pane.pid, born: bornOf(pane.pid), since: world.now() };
+  memory.idleSince = 0;
+  memory.sameSince = 0;
+  noteDeath(cfg, watch, agent, null, why);
+  save(cfg, watch);
+  await killSession(cfg, pane);
+}
+
+/** Goes up the ladder for one death, and says so. */
+function noteDeath(cfg: Config, watch: Watch, unit: Agent | Service, status: number | null, why = "", massDeath = false): void {
+  const memory = memoryOf(watch, unit.name);
+  const now = world.now();
+  const lived = memory.aliveSince ? world.mono() - memory.aliveSince : 0;
+  if (lived >= HEALTHY_MINUTE) memory.starts = [];
+  memory.starts = memory.starts.filter((at) => at > now - cfg.watchdog.parkWindow * 1000 && at <= now + 1000);
+  const action = decideDeath({
+    kind: isAgent(unit) ? unit.kind : "service", status, lived, failures: memory.failures,
+    starts: memory.starts.length, massDeath, program: isAgent(unit) ? programOf(backendOf(cfg, unit).bin) : "its program",
+  }, cfg.watchdog);
+  memory.failures = action.failures;
+  memory.aliveSince = 0;
+  if (action.do === "finish") memory.finished = true;
+  else if (action.do === "park") park(cfg, watch, unit, action.why);
+  else {
+    memory.nextStart = now + ("delay" in action ? (action.delay ?? 0) : 0) * 1000;
+    const wait = memory.nextStart > now ? `restarting in ${Math.round((memory.nextStart - now) / 1000)} s` : "restarting";
+    log(`${unit.name} (${unit.session}) ${why || action.why}; ${wait}`);
+  }
+  emit(cfg, "down", { agent: unit.name, why: why || action.why, status });
+}
+
+function park(cfg: Config, watch: Watch, unit: Agent | Service, why: string): void {
+  const memory = memoryOf(watch, unit.name);
+  memory.parked = why;
+  memory.parkedAt = world.now();
+  log(`${unit.name} (${unit.session}) is parked: ${why}; "up ${unit.name}" releases it`);
+  emit(cfg, "parked", { agent: unit.name, why });
+}
+
+/** Whether a start may be made now. */
+export function decideHeal(memory: Memory, held: boolean, gone: boolean, now: number): Action {
+  if (held) return { do: "hold", why: "stopped by you" };
+  if (memory.parked) return { do: "hold", why: `parked: ${memory.parked}` };
+  if (memory.finished) return { do: "hold", why: "done" };
+  if (memory.stopping && !gone) return { do: "wait", why: "its old process is still ending" };
+  if (memory.nextStart > now) return { do: "wait", why: "backoff" };
+  return { do: "start", why: "" };
+}
+
+/** Sends the next signal to a client that was told to end; true once its whole group is gone. */
+function oldProcessGone(memory: Memory): boolean {
+  const old = memory.stopping;
+  if (!old) return true;
+  if (!groupAlive(old)) {
+    memory.stopping = null;
+    return true;
+  }
+  const signal = decideStop(world.now() - old.since);
+  if (signal !== "SIGHUP") world.signal(-old.pid, signal);
+  return false;
+}
+
+/** Heals one agent or service: what is gone is started, what is broken is ended and then started. */
+export async function healOne(cfg: Config, watch: Watch, unit: Agent | Service, sight: Sight): Promise<void> {
+  const memory = memoryOf(watch, unit.name);
+  if (sight.alive === null) return;
+  if (sight.alive) {
+    if (isAgent(unit) && sight.pane) await healLiving(cfg, watch, unit, sight, sight.pane);
+    return;
+  }
+  const gone = oldProcessGone(memory);
+  if (memory.aliveSince && !memory.stopping) noteDeath(cfg, watch, unit, sight.pane?.status ?? null, "", sight.massDeath);
+  const action = decideHeal(memory, operatorOf(cfg).held[unit.name] !== undefined, gone, world.now());
+  if (action.do === "start") await startByWatchdog(cfg, watch, unit, sight);
+}
+
+async function healLiving(cfg: Config, watch: Watch, agent: Agent, sight: Sight, pane: Pane): Promise<void> {
+  const memory = memoryOf(watch, agent.name);
+  if (backendMismatch(cfg, agent, pane)) {
+    return endForRestart(cfg, watch, agent, pane, `runs ${pane.backend || pane.command}, the config says ${agent.backend}`);
+  }
+  if (memory.serverDown && sight.verdict.where === "server" && sight.verdict.verdict !== "unsure") {
+    memory.serverDown = false;
+    return endForRestart(cfg, watch, agent, pane, "its server was restarted");
+  }
+  if (sight.verdict.verdict !== "fatal") return;
+  const again = world.now() - memory.lastFatal < cfg.watchdog.parkWindow * 1000;
+  memory.lastFatal = world.now();
+  if (again) dropResumeId(cfg, agent);
+  log(`FATAL: ${agent.name} (${agent.session}): ${sight.verdict.why}`);
+  emit(cfg, "fatal", { agent: agent.name, why: sight.verdict.why });
+  await endForRestart(cfg, watch, agent, pane, `fatal: ${sight.verdict.why}`);
+}
+
+/** Starts one unit from the loop: only once what it needs is ready, and a batch at most per tick. */
+async function startByWatchdog(cfg: Config, watch: Watch, unit: Agent | Service, sight: Sight): Promise<void> {
+  const memory = memoryOf(watch, unit.name);
+  if (isAgent(unit) && unit.kind === "loop" && phaseTrouble(cfg)) return;
+  if (sight.budget.left <= 0 || (await notReady(cfg, unit, sight.snap, memory))) return;
+  sight.budget.left -= 1;
+  const day = localDate(new Date(world.now()));
+  memory.restarts = { day, count: (memory.restarts.day === day ? memory.restarts.count : 0) + 1 };
+  noteStart(watch, unit.name);
+  save(cfg, watch);
+  const done = isAgent(unit) ? await startAgent(cfg, unit, sight.snap) : await startService(cfg, unit, sight.snap);
+  if (done.boot) say(watch, unit.name, "boot", done.boot);
+  if (done.started || !done.why) return;
+  memory.aliveSince = 0;
+  log(`${unit.name}: could not be started: ${done.why}`);
+  noteDeath(cfg, watch, unit, null, done.why);
+}
+
+/** Counts a start before it is made: a crash right after it must not make it free. */
+function noteStart(watch: Watch, name: string): void {
+  const memory = memoryOf(watch, name);
+  memory.starts.push(world.now());
+  memory.bootedAt = world.now();
+  memory.aliveSince = world.mono();
+  memory.nextStart = 0;
+  memory.looked = "";
+  memory.answers = 0;
+}
+
+/** Why a unit has to wait for what it needs: "" = it does not. `connect_delay` is the upper bound. */
+async function notReady(cfg: Config, unit: Agent | Service, snap: Snapshot, memory?: Memory): Promise<string> {
+  for (const need of unit.needs) {
+    const other = unitsOf(cfg).get(need);
+    if (other && !(await isReady(cfg, other, snap))) return `waits for ${need}`;
+  }
+  if (!isAgent(unit)) return "";
+  const backend = backendOf(cfg, unit);
+  if (backend.kind !== "opencode" || (await opencodeHealthy(backend))) {
+    if (memory) memory.waitingSince = 0;
+    return "";
+  }
+  if (!memory) return "waits for the opencode server";
+  memory.waitingSince ||= world.mono();
+  return world.mono() - memory.waitingSince < backend.connectDelay * 1000 ? "waits for the opencode server" : "";
+}
+
+/** `ready` is a port, an address, or a command that exits with 0; without it, a living session. */
+export async function isReady(cfg: Config, unit: Agent | Service, snap: Snapshot): Promise<boolean> {
+  if (sessionAlive(snap, unit.session) !== true) return false;
+  const ready = unit.ready.trim();
+  if (!ready) return true;
+  if (/^\d+$/.test(ready)) return (await world.http({ method: "CONNECT", url: `tcp://127.0.0.1:${ready}` })).ok;
+  if (/^https?:\/\//.test(ready)) return (await world.http({ method: "GET", url: ready })).ok;
+  return (await tmux(cfg, ["run-shell", noFormat(ready)])).ok;
+}
+
+// ── wake ────────────────────────────────────────────────────────────────────────
+// Scheduled texts for persistent agents. A wake waits for an idle agent; those missed meanwhile, by a
+// limit, a dialog or a suspended machine, come as one.
+
+/** Whether a wake may be said now. */
+export function decideWake(due: number, now: number, alive: boolean | null, verdict: VerdictName): Action {
+  if (now < due) return { do: "none", why: "" };
+  if (!alive) return { do: "hold", why: "not running" };
+  return verdict === "idle" ? { do: "ping", why: "scheduled wake" } : { do: "hold", why: verdict };
+}
+
+/** True when the wake was queued, false to try again on the next tick. */
+export function wakeAgent(cfg: Config, watch: Watch, agent: Agent, sight: Sight): boolean {
+  if (!agent.wake) return true;
+  const now = world.now();
+  const interval = agent.wake.interval * 1000;
+  const stored = watch.wakeDue[agent.name];
+  // a clock that was stepped back must not put a wake off for longer than its interval
+  const due = stored === undefined || stored > now + interval ? now + interval : stored;
+  watch.wakeDue[agent.name] = due;
+  const action = decideWake(due, now, sight.alive, sight.verdict.verdict);
+  if (action.do !== "ping") return false;
+  const value = spoken(cfg, agent.wake.promptFile, placesOf(cfg, agent));
+  log(`waking ${agent.name} (${agent.session}) for its scheduled pass`);
+  if (value) say(watch, agent.name, "wake", value);
+  watch.wakeDue[agent.name] = now + interval;
+  save(cfg, watch);
+  return true;
+}
+
+// ── handoff signalling ──────────────────────────────────────────────────────────
+// The pair talks through commits: a claim is told to the adversary, a review to the builder, a changed
+// inbox to its reader. What was seen and what is to be said because of it are stored in one write.
+
+/** Which commits of the log are kept to know them again in a rewritten history. */
+const SEEN_MAX = 400;
+
+export interface Commit {
+  key: string;
+  subject: string;
+}
+
+export interface Ping {
+  target: string;
+  cause: string;
+  subject: string;
+}
+
+/** Forgets whose turn it was; what was seen and what is still to be said is kept, or it would be lost. */
+export function handoffReset(watch: Watch): void {
+  watch.turn = null;
+  watch.deadlocked = "";
+  watch.volatile.quietSince = 0;
+}
+
+export const git = (repo: string, args: string[]): Promise<Ran> => world.git(repo, args);
+
+type Shown = { state: "found"; text: string } | { state: "absent" | "no branch" | "failed" };
+
+/** A pushed file, below the docs folder or at the root. "Absent" and "git failed" are two answers. */
+export async function showPushed(hand: Handoff, name: string): Promise<Shown> {
+  const branch = `${hand.remote}/${hand.branch}`;
+  for (const path of [`${hand.docsDir}/${name}`, name]) {
+    const ran = await git(hand.repo, ["show", `${branch}:${path}`]);
+    if (ran.ok) return { state: "found", text: ran.out };
+    if (/invalid object name|unknown revision/.test(ran.err)) return { state: "no branch" };
+    if (!/does not exist|exists on disk, but not in/.test(ran.err)) return { state: "failed" };
+  }
+  return { state: "absent" };
+}
+
+/** The remote's head, fetched only where it moved. Runs beside the tick, with deadlines of its own. */
+async function fetchHead(hand: Handoff): Promise<Fetched> {
+  const listed = await git(hand.repo, ["ls-remote", hand.remote, `refs/heads/${hand.branch}`]);
+  if (!listed.ok) return { ok: false, why: listed.err || "git ls-remote failed", head: "" };
+  const there = listed.out.split(/\s/)[0] ?? "";
+  const ref = `refs/remotes/${hand.remote}/${hand.branch}`;
+  const here = await git(hand.repo, ["rev-parse", "-q", "--verify", ref]);
+  if (there && here.out.trim() !== there) {
+    const fetched = await git(hand.repo, ["fetch", "-q", hand.remote, `+refs/heads/${hand.branch}:${ref}`]);
+    if (!fetched.ok) return { ok: false, why: fetched.err || "git fetch failed", head: "" };
+  }
+  return { ok: true, why: "", head: there };
+}
+
+/** Author time and subject survive a rebase; the commit's own name does not. */
+const LOG_FORMAT = "--format=%at %an%x09%s";
+const parseCommits = (out: string): Commit[] => out.split("\n").filter(Boolean).reverse().map((line) => ({
+  key: Bun.hash(line).toString(36), subject: line.slice(line.indexOf("\t") + 1),
+}));
+
+/** What new commits ask to be said: the newest claim and the newest review. */
+export function decideHandoff(commits: Commit[], seen: string[], hand: Handoff): Ping[] {
+  const known = new Set(seen);
+  const fresh = commits.filter((commit) => !known.has(commit.key));
+  const newest = (re: string) => fresh.findLast((commit) => parsePattern(re, "i").test(commit.subject))?.subject;
+  const claim = newest(hand.claimRe);
+  const review = newest(hand.reviewRe);
+  return [
+    ...(claim !== undefined ? [{ target: hand.claimPings, cause: "claim", subject: claim }] : []),
+    ...(review !== undefined ? [{ target: hand.reviewPings, cause: "review", subject: review }] : []),
+  ];
+}
+
+/** The commits since the last look; where the old head is unknown or rewritten, the recent ones. */
+async function commitsSince(hand: Handoff, sha: string, head: string): Promise<Commit[] | null> {
+  const straight = sha && (await git(hand.repo, ["merge-base", "--is-ancestor", sha, head])).ok;
+  const range = straight ? [`${sha}..${head}`] : [`-${SEEN_MAX / 2}`, head];
+  const ran = await git(hand.repo, ["log", LOG_FORMAT, ...range, "--"]);
+  return ran.ok ? parseCommits(ran.out) : null;
+}
+
+/** One fetch at a time, beside the tick; none while there is nothing left to hand over. */
+function startFetch(cfg: Config, watch: Watch): void {
+  const { volatile } = watch;
+  if (!cfg.loop.handoff || isComplete(cfg) || volatile.fetch) return;
+  volatile.fetch = fetchHead(cfg.loop.handoff)
+    .then((found) => void (volatile.fetched = found))
+    .finally(() => (volatile.fetch = null));
+}
+
+/** Looks at what the last fetch brought and queues what is to be said about it. */
+export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
+  const hand = cfg.loop.handoff;
+  const { volatile } = watch;
+  const { fetched } = volatile;
+  volatile.fetched = null;
+  if (!hand || !fetched) return;
+  if (!fetched.ok) return trouble(watch, "git", `hand-off: ${fetched.why}`);
+  trouble(watch, "git", "");
+  if (!fetched.head || fetched.head === volatile.handled) return;
+  const commits = fetched.head === watch.sha ? [] : await commitsSince(hand, watch.sha, fetched.head);
+  if (!commits) return trouble(watch, "git", "hand-off: git log failed");
+  const first = watch.sha === "";
+  const pings = first ? [] : decideHandoff(commits, watch.seen, hand);
+  const inboxes = await checkInboxes(cfg, watch, hand);
+  for (const ping of pings) tellHandoff(cfg, watch, hand, ping);
+  watch.seen = [...watch.seen, ...commits.map((commit) => commit.key)].slice(-SEEN_MAX);
+  watch.sha = fetched.head;
+  save(cfg, watch);
+  if (inboxes) volatile.handled = fetched.head;
+}
+
+function tellHandoff(cfg: Config, watch: Watch, hand: Handoff, ping: Ping): void {
+  const target = cfg.agents.get(ping.target)!;
+  const from = ping.cause === "claim" ? hand.reviewPings : hand.claimPings;
+  log(`handoff: ${ping.subject} → ${ping.target}`);
+  emit(cfg, "commit", { agent: from, kind: ping.cause, subject: ping.subject });
+  const places = { ...placesOf(cfg, target), from, subject: ping.subject };
+  say(watch, ping.target, ping.cause, spoken(cfg, `prompts/${ping.cause}-ping.md`, places));
+  watch.turn = { owes: ping.target, subject: ping.subject, at: world.now() };
+}
+
+/** Queues a ping for each inbox whose content changed; false = git could not say, look again. */
+async function checkInboxes(cfg: Config, watch: Watch, hand: Handoff): Promise<boolean> {
+  let sure = true;
+  for (const [nth, file] of hand.inboxes.slice(0, 2).entries()) {
+    const shown = await showPushed(hand, file);
+    if (shown.state === "failed") sure = false;
+    if (shown.state === "absent") delete watch.inboxes[file];
+    if (shown.state !== "found" || !shown.text.trim()) continue;
+    const hash = new Bun.CryptoHasher("md5").update(shown.text).digest("hex");
+    if (watch.inboxes[file] === hash) continue;
+    const owner = nth === 0 ? hand.claimPings : hand.reviewPings;
+    log(`handoff: ${file} changed → ${owner}`);
+    const places = { ...placesOf(cfg, cfg.agents.get(owner)!), file: `${hand.docsDir}/${file}`, owner };
+    say(watch, owner, `inbox ${file}`, spoken(cfg, "prompts/inbox-ping.md", places));
+    watch.inboxes[file] = hash;
+  }
+  return sure;
+}
+
+/** Both sides rest, nothing is on its way, the phase is not done: whoever owes the next commit is told. */
+export function decideDeadlock(verdicts: VerdictName[], pending: number, quietFor: number, after: number): boolean {
+  const resting = verdicts.length > 1 && verdicts.every((verdict) => verdict === "idle" || verdict === "waiting");
+  return resting && pending === 0 && quietFor >= after;
+}
+
+function deadlockCheck(cfg: Config, watch: Watch, sights: Map<string, Sight>): void {
+  const hand = cfg.loop.handoff;
+  if (!hand || watch.intent || isComplete(cfg)) return;
+  const sides = [hand.claimPings, hand.reviewPings];
+  const verdicts = sides.map((name) => sights.get(name)?.verdict.verdict ?? "unsure");
+  const pending = watch.outbox.filter((message) => sides.includes(message.target)).length;
+  const resting = decideDeadlock(verdicts, pending, 0, 0);
+  const { volatile } = watch;
+  volatile.quietSince = resting ? volatile.quietSince || world.mono() : 0;
+  const quiet = volatile.quietSince ? (world.mono() - volatile.quietSince) / 1000 : 0;
+  if (!decideDeadlock(verdicts, pending, quiet, cfg.loop.deadlockAfter) || watch.deadlocked === watch.sha) return;
+  const owes = watch.turn?.owes ?? hand.reviewPings;
+  const subject = watch.turn?.subject ?? "nothing was claimed yet";
+  const reason = `both sides have been idle for ${minutes(Math.round(quiet))}, nothing is on its way, the last word was: ${subject}`;
+  log(`deadlock: ${reason} → ${owes}`);
+  emit(cfg, "deadlock", { agent: owes, why: reason });
+  const places = { ...placesOf(cfg, cfg.agents.get(owes)!), reason, subject };
+  say(watch, owes, "deadlock", spoken(cfg, "prompts/deadlock-ping.md", places));
+  watch.deadlocked = watch.sha;
+  save(cfg, watch);
+}
+
+// ── outbox ──────────────────────────────────────────────────────────────────────
+// Nothing said is lost: a text is on disk before it is typed and until its client has it. A target
+// that is dead, booting, blocked, limited or unsure keeps its texts waiting.
+
+/** Queues a text; a newer one of the same cause to the same target takes the place of the old. */
+export function say(watch: Watch, target: string, cause: string, value: string): void {
+  watch.outbox = watch.outbox.filter((message) => message.target !== target || message.cause !== cause);
+  watch.outbox.push({ id: newId(), target, text: value, cause, made: world.now(), tries: 0 });
+}
+
+const newId = (): string => crypto.randomUUID().slice(0, 8);
+
+/** The next text for each target: a kickoff before all else, then in the order they were made. */
+export function nextMessages(outbox: Message[]): Message[] {
+  const first = new Map<string, Message>();
+  for (const message of outbox) {
+    const before = first.get(message.target);
+    if (!before || (message.cause === "boot" && before.cause !== "boot")) first.set(message.target, message);
+  }
+  return [...first.values()];
+}
+
+/** Whether a client that was just started can not be typed to yet. */
+export function isBooting(backend: Backend, ageMs: number, screen: string): boolean {
+  if (backend.kind === "claude") return ageMs < CLAUDE_COLD;
+  if (backendRe(backend, "readyRe")?.test(screen)) return false;
+  return ageMs < backend.connectDelay * 1000;
+}
+
+/** Claude Code answers its first request about 2.8 s after its start; no keys in that window. */
+const CLAUDE_COLD = 3_000;
+
+/** Delivers what can be delivered, one text per target, the targets side by side. */
+export async function deliverAll(cfg: Config, watch: Watch, sights: Map<string, Sight>, only?: Set<string>): Promise<void> {
+  takeQueued(cfg, watch);
+  const due = nextMessages(watch.outbox).filter((message) => !only || only.has(message.target));
+  await Promise.all(due.map((message) => guard(watch, `deliver ${message.target}`, async () => {
+    const delivery = await deliver(cfg, watch, message, sights.get(message.target));
+    noteDelivery(cfg, watch, message, delivery);
+  })));
+}
+
+async function deliver(cfg: Config, watch: Watch, message: Message, sight: Sight | undefined): Promise<Delivery> {
+  const agent = cfg.agents.get(message.target);
+  if (!agent) return { state: "waiting", why: "no such agent in the config" };
+  if (operatorOf(cfg).held[agent.name] !== undefined) return { state: "waiting", why: "stopped by you" };
+  const pane = sight?.pane;
+  if (!sight?.alive || !pane) return { state: "waiting", why: "not running" };
+  const backend = backendOf(cfg, agent);
+  if (isBooting(backend, world.now() - pane.created, sight.text)) return { state: "waiting", why: "booting" };
+  if (backend.kind === "opencode" && pane.conversation && sight.verdict.rule !== "no server") {
+    const typing = decideTyping(sight.verdict, { ...message, seen: 0 }, null, "");
+    if (typing.do === "wait") return { state: "waiting", why: typing.why };
+    message.tries += 1;
+    save(cfg, watch);
+    if (await promptOpencode(cfg, agent, pane, message.text)) return { state: "delivered", why: "by the server" };
+    return { state: "waiting", why: "the opencode server did not take it" };
+  }
+  return pingSession(cfg, agent, pane, message, () => save(cfg, watch));
+}
+
+function noteDelivery(cfg: Config, watch: Watch, message: Message, delivery: Delivery): void {
+  const label = `${message.cause} to ${message.target}`;
+  if (delivery.state === "delivered") {
+    watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
+    world.remove(join(cfg.stateDir, `message-${message.id}.txt`));
+    save(cfg, watch);
+    log(`delivered: ${label} (${delivery.why})`);
+    emit(cfg, "delivered", { agent: message.target, cause: message.cause, ms: Math.round(world.now() - message.made), tries: message.tries });
+    return trouble(watch, `message ${message.id}`, "");
+  }
+  message.why = delivery.why;
+  trouble(watch, `message ${message.id}`, `${delivery.state}: ${label}: ${delivery.why}`);
+  if (delivery.state === "failed") emit(cfg, "undelivered", { agent: message.target, cause: message.cause, why: delivery.why });
+}
+
+/** Takes over what the command line queued while the watchdog ran. */
+function takeQueued(cfg: Config, watch: Watch): void {
+  const fresh = operatorOf(cfg).queue.filter((message) => !watch.taken.includes(message.id));
+  if (!fresh.length) return;
+  for (const message of fresh) {
+    if (message.cause === "boot") watch.outbox = watch.outbox.filter((one) => one.target !== message.target || one.cause !== "boot");
+    watch.outbox.push(message);
+  }
+  watch.taken = [...watch.taken, ...fresh.map((message) => message.id)].slice(-200);
+  save(cfg, watch);
+}
+
+// ── phase advance ───────────────────────────────────────────────────────────────
+// A move is an intent on disk: stop the loops, store the phase, start them with its texts. Each step
+// can be done again, so that a crash at any of them is mended by doing all of them again.
+
+export const loopAgents = (cfg: Config): Agent[] =>
+  [...cfg.agents.values()].filter((agent) => agent.kind === "loop" && agent.enabled);
+
+/** Ends the loops that do not belong to this move yet; true once all their processes are gone. */
+export async function stopLoops(cfg: Config, watch: Watch, snap: Snapshot, move: string): Promise<boolean> {
+  let gone = true;
+  for (const agent of loopAgents(cfg)) {
+    const memory = memoryOf(watch, agent.name);
+    const pane = snap.panes.get(agent.session);
+    if (pane && (pane.cause !== move || pane.dead) && !memory.stopping) {
+      log(`ending ${agent.session}`);
+      memory.stopping = { pid: pane.pid, born: bornOf(pane.pid), since: world.now() };
+      memory.aliveSince = 0;
+      save(cfg, watch);
+      await killSession(cfg, pane);
+      gone = false;
+    }
+    if (!oldProcessGone(memory)) gone = false;
+  }
+  return gone;
+}
+
+export async function startLoops(cfg: Config, watch: Watch, snap: Snapshot, move: string): Promise<void> {
+  for (const agent of loopAgents(cfg)) {
+    if (operatorOf(cfg).held[agent.name] !== undefined || sessionAlive(snap, agent.session)) continue;
+    noteStart(watch, agent.name);
+    memoryOf(watch, agent.name).failures = 0;
+    const done = await startAgent(cfg, agent, { ...snap, panes: new Map() }, { cause: move });
+    if (done.boot) say(watch, agent.name, "boot", done.boot);
+    if (!done.started) log(`${agent.name}: could not be started: ${done.why}`);
+  }
+}
+
+/** What a finished phase leads to. */
+export function decideAdvance(idx: number, total: number, done: boolean, complete: boolean): "none" | "advance" | "complete" {
+  if (!done) return "none";
+  if (idx + 1 < total) return "advance";
+  return complete ? "none" : "complete";
+}
+
+/**
+ * On the heavy tick: begins a move where the current phase is DONE. True only when one begins, so that
+ * the caller skips healing once. When the sequence is complete already it does nothing again; a phase
+ * that the operator appends after that makes the last one an inner one, and the loops go on.
+ */
+export async function phaseAdvanceCheck(cfg: Config, watch: Watch): Promise<boolean> {
+  if (!phases(cfg).length || !cfg.loop.autoAdvance || watch.intent) return false;
+  const idx = curIdx(cfg);
+  const phase = phases(cfg)[idx]!;
+  const next = decideAdvance(idx, phases(cfg).length, await phaseDone(cfg, phase.status), isComplete(cfg));
+  if (next === "none") return false;
+  const to = next === "advance" ? phases(cfg)[idx + 1]!.id : "";
+  log(to ? `PHASE ${phase.id} DONE, moving on to ${to}` : `PHASE SEQUENCE COMPLETE (${phase.id} DONE), stopping the loops`);
+  watch.intent = { id: newId(), from: phase.id, to, run: to ? "" : triggered(cfg), at: world.now() };
+  save(cfg, watch);
+  return true;
+}
+
+const triggerFile = (cfg: Config): string => absolute(cfg.logDir, cfg.loop.onComplete?.triggerFile ?? "");
+
+/** The task that is to run on completion: only where the operator asked for it by the trigger file. */
+function triggered(cfg: Config): string {
+  const { onComplete } = cfg.loop;
+  return onComplete && world.mtime(triggerFile(cfg)) !== null ? onComplete.run : "";
+}
+
+/** Does the steps of a move that are still to be done; called until it clears the intent. */
+async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<void> {
+  const { intent } = watch;
+  if (!intent || !snap.ok || !(await stopLoops(cfg, watch, snap, intent.id))) return;
+  if (intent.to) {
+    const idx = phases(cfg).findIndex((phase) => phase.id === intent.to);
+    if (idx < 0) die(`phase move to "${intent.to}": it is not in the config any more`);
+    storePhase(cfg, idx);
+    world.remove(completeFile(cfg));
+    handoffReset(watch);
+    await startLoops(cfg, watch, snap, intent.id);
+    emit(cfg, "phase", { from: intent.from, to: intent.to });
+  } else {
+    await runOnComplete(cfg, watch, snap, intent);
+    const clock = `${localDate(new Date(world.now()))} ${new Date(world.now()).toTimeString().slice(0, 8)}`;
+    world.writeAtomic(completeFile(cfg), `phase sequence complete ${clock}; the loops are stopped\n`);
+    if (intent.run) world.remove(triggerFile(cfg));
+    emit(cfg, "complete", { phase: intent.from });
+  }
+  watch.intent = null;
+  save(cfg, watch);
+}
+
+/** Starts the task once: its pane carries the move's mark, also after it has ended. */
+async function runOnComplete(cfg: Config, watch: Watch, snap: Snapshot, intent: { id: string; run: string }): Promise<void> {
+  const agent = cfg.agents.get(intent.run);
+  if (!intent.run) return;
+  if (!agent) return log(`on_complete: there is no agent "${intent.run}"`);
+  if (snap.panes.get(agent.session)?.cause === intent.id) return;
+  log(`on_complete: starting ${agent.name}`);
+  const memory = memoryOf(watch, agent.name);
+  Object.assign(memory, { finished: false, parked: "", failures: 0 });
+  noteStart(watch, agent.name);
+  const done = await startAgent(cfg, agent, snap, { force: true, cause: intent.id });
+  if (done.boot) say(watch, agent.name, "boot", done.boot);
+  if (!done.started) die(`on_complete: ${agent.name} could not be started: ${done.why}`);
+}
+
+// ── watchdog loop ───────────────────────────────────────────────────────────────
+// Two tmux clients per tick whatever the number of agents. Each agent and each stage stands behind a
+// guard of its own: an error is one agent's, it is said once, and it never ends the supervision.
+
+/** What one tick knows of one agent or service. */
+export interface Sight {
+  snap: Snapshot;
+  pane: Pane | null;
+  /** null = could not look. */
+  alive: boolean | null;
+  verdict: Verdict;
+  text: string;
+  massDeath: boolean;
+  /** A phase move was under way when this was seen: the loops are in its hands. */
+  moving: boolean;
+  /** How many starts this tick may still make. */
+  budget: { left: number };
+}
+
+const watchFile = (cfg: Config): string => join(cfg.stateDir, "watch.json");
+const operatorFile = (cfg: Config): string => join(cfg.stateDir, "operator.json");
+const heartbeatFile = (cfg: Config): string => join(cfg.stateDir, "heartbeat");
+
+const freshMemory = (): Memory => ({
+  starts: [], failures: 0, nextStart: 0, parked: "", parkedAt: 0, finished: false, stopping: null, lastFatal: 0,
+  restarts: { day: "", count: 0 }, verdict: "unsure", why: "", since: 0, bootedAt: 0,
+  aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", serverDown: false, waitingSince: 0, unsureLooks: 0, answered: "", answers: 0, releasedAt: 0,
+});
+/** What of a memory is on the monotonic clock, or only of this life. */
+const VOLATILE_KEYS = ["volatile", "aliveSince", "idleSince", "sameSince", "looked", "serverDown", "waitingSince", "unsureLooks"];
+
+export function memoryOf(watch: Watch, name: string): Memory {
+  return (watch.agents[name] ??= freshMemory());
+}
+
+export function freshWatch(): Watch {
+  return {
+    sha: "", seen: [], inboxes: {}, turn: null, deadlocked: "", outbox: [], taken: [], agents: {}, intent: null,
+    wakeDue: {}, server: "",
+    volatile: {
+      ticks: 0, lastTick: 0, lastHeavy: -Infinity, lastNow: 0, errors: {}, fetch: null, fetched: null, handled: "",
+      quietSince: 0, saved: "",
+    },
+  };
+}
+
+/** What an earlier watchdog remembered; a file that can not be read is kept aside, never overwritten. */
+export function loadWatch(cfg: Config): Watch {
+  const fresh = freshWatch();
+  const stored = world.read(watchFile(cfg));
+  if (stored === null) return fresh;
+  try {
+    const parsed = JSON.parse(stored) as Partial<Watch>;
+    const agents = Object.entries(parsed.agents ?? {}).map(([name, memory]) => [name, { ...freshMemory(), ...memory }]);
+    return { ...fresh, ...parsed, agents: Object.fromEntries(agents), volatile: fresh.volatile };
+  } catch (error) {
+    log(`${watchFile(cfg)}: ${messageOf(error)}; kept as watch.json.bad, starting without it`);
+    world.writeAtomic(`${watchFile(cfg)}.bad`, stored);
+    return fresh;
+  }
+}
+
+/** Writes what must outlive the watchdog, where it changed. Throws on a full disk: what is not stored is not done. */
+export function save(cfg: Config, watch: Watch): void {
+  const stored = JSON.stringify(watch, (key, value) => (VOLATILE_KEYS.includes(key) ? undefined : value));
+  if (stored === watch.volatile.saved) return;
+  world.writeAtomic(watchFile(cfg), stored);
+  watch.volatile.saved = stored;
+}
+
+/** What the operator wants; unreadable means "nothing special", it never stops the supervision. */
+export function operatorOf(cfg: Config): Operator {
+  try {
+    return { held: {}, released: {}, queue: [], ...JSON.parse(world.read(operatorFile(cfg)) ?? "{}") };
+  } catch {
+    return { held: {}, released: {}, queue: [] };
+  }
+}
+
+/** Says a trouble once per change, and that it is over; "" = there is none. */
+function trouble(watch: Watch, label: string, message: string): void {
+  const { errors } = watch.volatile;
+  if ((errors[label] ?? "") === message) return;
+  if (message) errors[label] = message;
+  else delete errors[label];
+  if (message) log(message);
+}
+
+/** Runs one stage; an error in it is said once per change and stays in it. */
+async function guard(watch: Watch, label: string, stage: () => unknown): Promise<void> {
+  try {
+    await stage();
+    trouble(watch, `guard ${label}`, "");
+  } catch (error) {
+    trouble(watch, `guard ${label}`, `ERROR: ${label}: ${messageOf(error)}`);
+  }
+}
+
+/** The agents that the watchdog looks after. */
+export const watched = (cfg: Config): Agent[] =>
+  [...cfg.agents.values()].filter((agent) => agent.enabled && agent.watch !== "none");
+
+const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", limit: null, waitingUntil: null, why: "" };
+
+/** One look at everything: who runs, and what stands on the screens whose verdict can matter. */
+export async function observe(cfg: Config, watch: Watch, only?: Set<string>): Promise<Map<string, Sight>> {
+  const snap = await snapshot(cfg);
+  const { held } = operatorOf(cfg);
+  const restarted = snap.ok && watch.server !== "" && snap.server !== watch.server;
+  const units = [...unitsOf(cfg).values()];
+  const died = units.filter((unit) => memoryOf(watch, unit.name).aliveSince && sessionAlive(snap, unit.session) === false &&
+    !memoryOf(watch, unit.name).stopping && world.mono() - memoryOf(watch, unit.name).aliveSince >= HEALTHY_MINUTE);
+  const massDeath = restarted || died.length >= 3;
+  if (massDeath && died.length > 1) log(`${died.length} ended together${restarted ? ": the tmux server is another one" : ""}`);
+  if (snap.ok && snap.server) watch.server = snap.server;
+  const looked = units.filter((unit): unit is Agent => isAgent(unit) && matters(unit) && held[unit.name] === undefined &&
+    sessionAlive(snap, unit.session) === true && (!only || only.has(unit.name)));
+  const screens = await captureAll(cfg, looked.map((agent) => snap.panes.get(agent.session)!));
+  const budget = { left: cfg.watchdog.startBatch };
+  const sights = new Map<string, Sight>();
+  for (const unit of units) {
+    const pane = snap.panes.get(unit.session) ?? null;
+    const text = pane ? (screens.get(pane.id) ?? "") : "";
+    const alive = sessionAlive(snap, unit.session);
+    if (alive && pane) memoryOf(watch, unit.name).aliveSince ||= Math.max(1, world.mono() - (world.now() - pane.created));
+    sights.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT, text, massDeath: massDeath && died.includes(unit), moving: watch.intent !== null, budget });
+  }
+  await Promise.all(looked.map((agent) => guard(watch, `look ${agent.name}`, async () => {
+    const sight = sights.get(agent.name)!;
+    sight.verdict = await judge(cfg, watch, agent, sight, only === undefined);
+  })));
+  return sights;
+}
+
+/** Whether anybody asks for this agent's verdict. */
+const matters = (agent: Agent): boolean => agent.enabled && (agent.watch !== "none" || agent.wake !== undefined || agent.kind === "loop");
+
+/** Digits do not count as a change: a clock in a status line is no sign of work. */
+const withoutDigits = (value: string): string => value.replace(/\d+/g, "0");
+
+/** The verdict on one agent: its rules, its server's word, and a second look before "idle". */
+async function judge(cfg: Config, watch: Watch, agent: Agent, sight: Sight, full: boolean): Promise<Verdict> {
+  const memory = memoryOf(watch, agent.name);
+  const pane = sight.pane!;
+  const backend = backendOf(cfg, agent);
+  let verdict = detect(rulesOf(backend), { text: sight.text, title: pane.title }, world.now());
+  if (backend.kind === "opencode" && pane.conversation) {
+    verdict = decideOpencode(await readOpencode(backend, agent, pane), verdict, world.now());
+    if (verdict.why.includes("does not answer")) memory.serverDown = true;
+  }
+  if (!full) return verdict;
+  const [exact, loose] = memory.looked.split(" ");
+  const now = [Bun.hash(sight.text + pane.title), Bun.hash(withoutDigits(sight.text))].map((hash) => hash.toString(36));
+  if (now[0] !== exact) memory.sameSince = exact ? world.mono() : 0;
+  memory.sameSince ||= exact ? world.mono() : 0;
+  memory.looked = now.join(" ");
+  if (paneActive(cfg, agent, verdict, memory) && verdict.verdict !== "active") {
+    verdict = { ...verdict, verdict: "active", rule: "log_grace", why: "its screen changed a moment ago" };
+  }
+  const tentative = verdict.verdict === "idle" && now[1] !== loose;
+  if (tentative) verdict = { ...verdict, verdict: "unsure", why: "one look only" };
+  else noteVerdict(cfg, watch, agent, verdict, sight.text);
+  return verdict;
+}
+
+/** Unsure for so many looks in a row: the screen is kept for a person to see. */
+const UNSURE_LOOKS = 5;
+
+function noteVerdict(cfg: Config, watch: Watch, agent: Agent, verdict: Verdict, screen: string): void {
+  const memory = memoryOf(watch, agent.name);
+  memory.unsureLooks = verdict.verdict === "unsure" ? memory.unsureLooks + 1 : 0;
+  if (memory.unsureLooks === UNSURE_LOOKS) {
+    const file = join(cfg.logDir, "unsure", `${agent.name}-${new Date(world.now()).toISOString().replace(/[:.]/g, "-")}.txt`);
+    world.writeAtomic(file, screen);
+    log(`${agent.name}: its screen is not understood (${verdict.why}); kept in ${file}, nothing is done`);
+  }
+  noteState(cfg, watch, agent.name, verdict.verdict, verdict.why);
+}
+
+/** A change of state is an event; what needs a person is said aloud, once. */
+function noteState(cfg: Config, watch: Watch, name: string, state: Memory["verdict"], why: string): void {
+  const memory = memoryOf(watch, name);
+  const same = memory.verdict === state && (state !== "blocked" || memory.why === why);
+  memory.why = why;
+  if (same && memory.since) return;
+  emit(cfg, "state", { agent: name, from: memory.since ? memory.verdict : "", to: state, why });
+  if (state === "blocked") {
+    log(`${name} is blocked: ${why}; it needs you`);
+    emit(cfg, "blocked", { agent: name, why });
+  }
+  memory.verdict = state;
+  memory.since = world.now();
+}
+
+/** Answers a dialog that the operator declared: the whole text must match, once per appearance. */
+async function answerDialog(cfg: Config, watch: Watch, agent: Agent, sight: Sight): Promise<void> {
+  const memory = memoryOf(watch, agent.name);
+  const { verdict, pane } = sight;
+  if ((verdict.verdict !== "blocked" && verdict.verdict !== "limited") || !pane) {
+    memory.answered = "";
+    return;
+  }
+  for (const answer of backendOf(cfg, agent).answer) {
+    const bottom = tailOf(sight.text, 20);
+    const match = compiled(answer.re, "m").exec(bottom)?.[0];
+    if (match === undefined || memory.answered === match) continue;
+    if (memory.answers >= answer.max) return trouble(watch, `answer ${agent.name}`, `${agent.name}: answered ${answer.max} times, not again`);
+    memory.answered = match;
+    memory.answers += 1;
+    save(cfg, watch);
+    log(`${agent.name}: answering ${show(match)} with ${answer.keys.join(" ")}, as declared`);
+    emit(cfg, "answered", { agent: agent.name, match, keys: answer.keys });
+    await tmux(cfg, ["send-keys", "-t", pane.id, ...answer.keys]);
+    return;
+  }
+}
+
+const tailOf = (value: string, lines: number): string => value.trimEnd().split("\n").filter((line) => line.trim()).slice(-lines).join("\n");
+
+/** All care for one agent: limit first, for a limited agent must not be restarted; then stall, then heal. */
+async function careFor(cfg: Config, watch: Watch, agent: Agent, sight: Sight): Promise<void> {
+  const memory = memoryOf(watch, agent.name);
+  const resting = agent.kind === "loop" && (sight.moving || watch.intent !== null || isComplete(cfg));
+  if (operatorOf(cfg).held[agent.name] !== undefined) return noteState(cfg, watch, agent.name, "gone", "stopped by you");
+  if (resting) return;
+  if (sight.alive) {
+    await answerDialog(cfg, watch, agent, sight);
+    if (limitTick(cfg, watch, agent, sight.verdict)) {
+      memory.idleSince = 0;
+      return;
+    }
+    if (agent.watch === "heal+stall" && (await stallCheckOne(cfg, watch, agent, sight))) return;
+  } else if (sight.alive === false) {
+    clearLimitState(cfg, agent.session);
+  }
+  await healOne(cfg, watch, agent, sight);
+  if (sight.alive === false) noteState(cfg, watch, agent.name, "gone", memory.parked || (memory.finished ? "done" : "restarting"));
+}
+
+/** What the operator released by `up` is no longer parked, nor done, nor on the ladder. */
+function releaseParked(cfg: Config, watch: Watch): void {
+  for (const [name, at] of Object.entries(operatorOf(cfg).released)) {
+    const memory = watch.agents[name];
+    if (!memory || at <= memory.parkedAt || at <= memory.releasedAt) continue;
+    Object.assign(memory, { parked: "", finished: false, failures: 0, nextStart: 0, starts: [], releasedAt: at });
+  }
+}
+
+/** After a suspend or a stepped clock no idleness is believed, and no wait grows by the step. */
+function noteGap(cfg: Config, watch: Watch): void {
+  const { volatile } = watch;
+  const [mono, now] = [world.mono(), world.now()];
+  const gap = Math.max(mono - volatile.lastTick, now - volatile.lastNow);
+  const step = now - volatile.lastNow - (mono - volatile.lastTick);
+  if (volatile.ticks > 0 && (gap > 3 * Math.max(cfg.watchdog.signalInterval, 1) * 1000 || step < -CLOCK_STEP)) {
+    log(`${Math.round(gap / 1000)} s since the last tick: idle clocks start anew`);
+    volatile.quietSince = 0;
+    for (const memory of Object.values(watch.agents)) {
+      Object.assign(memory, { idleSince: 0, sameSince: 0 });
+      if (step < -CLOCK_STEP && memory.nextStart) memory.nextStart += step;
+      if (step < -CLOCK_STEP && memory.stopping) memory.stopping.since += step;
+    }
+    if (step < -CLOCK_STEP) for (const name of Object.keys(watch.wakeDue)) watch.wakeDue[name]! += step;
+  }
+  volatile.lastTick = mono;
+  volatile.lastNow = now;
+  volatile.ticks += 1;
+}
+
+/** ms by which the wall clock may drift from the monotonic one before it counts as a step. */
+const CLOCK_STEP = 5_000;
+
+/** One signal tick; the heavy part (phase advance, logs) on its own, longer interval. */
+export async function tick(cfg: Config, watch: Watch): Promise<void> {
+  const { volatile } = watch;
+  noteGap(cfg, watch);
+  releaseParked(cfg, watch);
+  const sights = await observe(cfg, watch);
+  const [first] = sights.values();
+  trouble(watch, "tmux", first && !first.snap.ok ? `tmux: ${first.snap.why}` : "");
+  if (loopAgents(cfg).length) {
+    await guard(watch, "hand-off", () => handoffCheck(cfg, watch));
+    startFetch(cfg, watch);
+  }
+  if (world.mono() - volatile.lastHeavy >= cfg.watchdog.heavyInterval * 1000) {
+    volatile.lastHeavy = world.mono();
+    if (loopAgents(cfg).length) await guard(watch, "phase", () => phaseAdvanceCheck(cfg, watch));
+    await guard(watch, "logs", () => keepLogs(cfg, sights));
+  }
+  if (first) await guard(watch, "phase move", () => continueMove(cfg, watch, first.snap));
+  trouble(watch, "phase state", loopAgents(cfg).length ? phaseTrouble(cfg) : "");
+  for (const service of cfg.services.values()) {
+    await guard(watch, service.name, () => healOne(cfg, watch, service, sights.get(service.name)!));
+  }
+  for (const agent of watched(cfg)) await guard(watch, agent.name, () => careFor(cfg, watch, agent, sights.get(agent.name)!));
+  if (!isComplete(cfg)) {
+    for (const agent of cfg.agents.values()) {
+      if (agent.enabled && agent.wake) await guard(watch, `wake ${agent.name}`, () => wakeAgent(cfg, watch, agent, sights.get(agent.name)!));
+    }
+    await guard(watch, "deadlock", () => deadlockCheck(cfg, watch, sights));
+  }
+  await guard(watch, "outbox", () => deliverAll(cfg, watch, sights));
+  await guard(watch, "state", () => save(cfg, watch));
+  await guard(watch, "heartbeat", () => beat(cfg));
+}
+
+/** Proof of life for `status`: time, pid and what is running. */
+function beat(cfg: Config): void {
+  const life = { at: new Date(world.now()).toISOString(), pid: process.pid, version: version(), interval: cfg.watchdog.signalInterval };
+  world.writeAtomic(heartbeatFile(cfg), JSON.stringify(life));
+}
+
+/** Session logs are capped, rotated once; a pane whose logging stopped is logged again. */
+async function keepLogs(cfg: Config, sights: Map<string, Sight>): Promise<void> {
+  const cap = cfg.watchdog.logMaxMb * 1_000_000;
+  for (const [name, { pane, alive }] of sights) {
+    if (!alive || !pane) continue;
+    const path = sessionLogPath(cfg, unitsOf(cfg).get(name)!.session);
+    if (world.append(path, "", cap) || !pane.piped) await pipeToLog(cfg, pane.id, path);
+  }
+}
+
+/** What must not wait for the next tick: clients that are ending or starting, moves, fetched news. */
+function pendingUnits(cfg: Config, watch: Watch): Set<string> {
+  const soon = world.now() + cfg.watchdog.signalInterval * 1000;
+  const names = watch.outbox.filter((message) => message.cause === "boot").map((message) => message.target);
+  for (const [name, memory] of Object.entries(watch.agents)) {
+    const due = memory.nextStart > 0 && memory.nextStart < soon && !memory.parked && !memory.aliveSince;
+    if (memory.stopping || memory.waitingSince || due) names.push(name);
+  }
+  return new Set(names);
+}
+
+/** The small round between two ticks, for the units that wait for something. */
+async function attend(cfg: Config, watch: Watch): Promise<void> {
+  const names = pendingUnits(cfg, watch);
+  if (watch.volatile.fetched) {
+    await guard(watch, "hand-off", () => handoffCheck(cfg, watch));
+    for (const message of watch.outbox) names.add(message.target);
+  }
+  if (!names.size && !watch.intent) return;
+  const sights = await observe(cfg, watch, names);
+  const [first] = sights.values();
+  if (first && watch.intent) await guard(watch, "phase move", () => continueMove(cfg, watch, first.snap));
+  for (const name of names) {
+    const unit = unitsOf(cfg).get(name);
+    const resting = unit && isAgent(unit) && ((unit.kind === "loop" && (sights.get(name)!.moving || isComplete(cfg))) ||
+      !unit.enabled || unit.watch === "none");
+    if (unit && !resting) await guard(watch, name, () => healOne(cfg, watch, unit, sights.get(name)!));
+  }
+  await guard(watch, "outbox", () => deliverAll(cfg, watch, sights, names));
+  await guard(watch, "state", () => save(cfg, watch));
+}
+
+/** How often what waits is looked at between two ticks, ms. */
+const ATTEND_INTERVAL = 400;
+
+/**
+ * The config as it stands now; the last good one while the file is half-written, broken or gone. A
+ * change is taken when two reads agree, and what vanished from it is named, never ended.
+ */
+export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
+  try {
+    const source = world.read(cfg.path);
+    if (source === cfg.source) {
+      trouble(watch, "config", "");
+      return cfg;
+    }
+    await world.sleep(200);
+    if (world.read(cfg.path) !== source) return cfg;
+    const next = await loadConfig(cfg.path);
+    const lost = [...unitsOf(cfg).keys()].filter((name) => !unitsOf(next).has(name));
+    log(`config read again${lost.length ? `; no longer in it, left running: ${lost.join(", ")}` : ""}`);
+    for (const warning of next.warnings) log(`warning: ${warning}`);
+    trouble(watch, "config", "");
+    return next;
+  } catch (error) {
+    trouble(watch, "config", `the last good config stays in force: ${messageOf(error)}`);
+    return cfg;
+  }
+}
+
+/**
+ * The supervisor: one foreground process. Ends on SIGTERM, SIGINT or SIGHUP; exit 100 where another
+ * one holds the lock. `kept` = it was started by a keeper, and sees to it that there is one.
+ */
+export async function watchdogLoop(path: string, kept = false): Promise<number> {
+  let cfg = await loadConfig(path);
+  makeFolders(cfg);
+  if ((await takeLock(lockFile(cfg, "watchdog"))) === null) {
+    log(`another watchdog runs already (pid ${lockHolder(lockFile(cfg, "watchdog"))})`);
+    return 100;
+  }
+  logToFile(cfg);
+  let stop = false;
+  const stopped = new Promise<void>((resolve) => {
+    for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
+      process.once(signal, () => {
+        log(`watchdog ends (${signal})`);
+        stop = true;
+        resolve();
+      });
+    }
+  });
+  const watch = loadWatch(cfg);
+  for (const warning of cfg.warnings) log(`warning: ${warning}`);
+  log(`watchdog up: ${phaseLine(cfg)}, signal=${cfg.watchdog.signalInterval}s heavy=${cfg.watchdog.heavyInterval}s, ` +
+    `watching: ${watched(cfg).map((agent) => agent.name).join(", ") || "none"}`);
+  while (!stop) {
+    const began = world.mono();
+    cfg = await reloadConfig(cfg, watch);
+    await guard(watch, "tick", () => tick(cfg, watch));
+    if (kept) await guard(watch, "keeper", () => seeToKeeper(cfg));
+    const due = began + Math.max(cfg.watchdog.signalInterval * 1000, 50);
+    while (!stop && world.mono() < due) {
+      const waiting = watch.intent !== null || watch.volatile.fetch !== null || pendingUnits(cfg, watch).size > 0;
+      await Promise.race([world.sleep(Math.min(due - world.mono(), waiting ? ATTEND_INTERVAL : Infinity)), stopped]);
+      if (!stop && world.mono() < due) await guard(watch, "attend", () => attend(cfg, watch));
+    }
+  }
+  await guard(watch, "state", () => save(cfg, watch));
+  if (kept) world.signal(lockHolder(lockFile(cfg, "keeper")) ?? process.pid, lockHolder(lockFile(cfg, "keeper")) ? "SIGTERM" : 0);
+  return 0;
+}
+
+/** From here on each line also goes to the watchdog's own log, rotated at its cap. */
+function logToFile(cfg: Config): void {
+  const path = sessionLogPath(cfg, watchdogSession(cfg));
+  const print = world.log;
+  world.log = (line) => {
+    try {
+      world.append(path, `${line}\n`, cfg.watchdog.logMaxMb * 1_000_000);
+    } finally {
+      print(line);
+    }
+  };
+}
+
+function phaseLine(cfg: Config): string {
+  const list = phases(cfg);
+  if (!list.length) return "no phases";
+  return phaseTrouble(cfg) || `phase ${curPhase(cfg)!.id} [${curIdx(cfg) + 1}/${list.length}]`;
+}
+
+/** Whether any loop runs; `older` = on the kickoff of another phase than the current one. */
+export function loopSessionsAlive(cfg: Config, snap: Snapshot, older = false): Agent[] {
+  const now = phaseTrouble(cfg) ? "" : curPhase(cfg)?.id;
+  return loopAgents(cfg).filter((agent) => sessionAlive(snap, agent.session) &&
+    (!older || ![now, ""].includes(snap.panes.get(agent.session)!.phase)));
+}
+
+// One watchdog per state folder: a lock that dies with its holder, kill -9 included. The keeper waits
+// for that lock and starts a watchdog whenever it is free; the watchdog starts a keeper where none is.
+
+const lockFile = (cfg: Config, what: "watchdog" | "keeper" | "operator"): string => join(cfg.stateDir, `${what}.lock`);
+
+async function flock(path: string): Promise<number | null> {
+  const { dlopen } = await import("bun:ffi");
+  const library = process.platform === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
+  const { symbols } = dlopen(library, { flock: { args: ["int", "int"], returns: "int" } });
+  const file = openSync(path, "a+", 0o600);
+  const LOCK_EX = 2;
+  const LOCK_NB = 4;
+  if (symbols.flock(file, LOCK_EX | LOCK_NB) === 0) return file;
+  closeSync(file);
+  return null;
+}
+
+/** Takes a lock for as long as this process lives; null = somebody else holds it. */
+async function takeLock(path: string): Promise<number | null> {
+  // a look at the lock holds it for a moment too: try again before believing that it is taken
+  for (let tries = 0; tries < 10; tries++) {
+    const file = await flock(path);
+    if (file !== null) {
+      world.writeAtomic(`${path}.pid`, `${process.pid} ${bornOf(process.pid)}`);
+      return file;
+    }
+    await Bun.sleep(30);
+  }
+  return null;
+}
+
+/** The pid of the holder of a lock, null where there is none: the process must be the one that wrote it. */
+function lockHolder(path: string): number | null {
+  const [pid, born] = (world.read(`${path}.pid`) ?? "").split(" ");
+  return pid && world.signal(Number(pid), 0) && (!born || bornOf(Number(pid)) === born) ? Number(pid) : null;
+}
+
+/** Starts the keeper, detached from any terminal; it starts the watchdog. */
+function spawnKeeper(cfg: Config): void {
+  const argv = [...selfArgv(), "keep", "--config", cfg.path];
+  Bun.spawn(argv, { cwd: "/", env: childEnv(), stdio: ["ignore", "ignore", "ignore"], detached: true }).unref();
+}
+
+async function seeToKeeper(cfg: Config): Promise<void> {
+  if (lockHolder(lockFile(cfg, "keeper")) === null) {
+    log("no keeper, starting one");
+    spawnKeeper(cfg);
+  }
+  const snap = await snapshot(cfg);
+  if (snap.ok && !sessionAlive(snap, watchdogSession(cfg))) await followLog(cfg, snap);
+}
+
+/** A session that shows the watchdog's log: closing it ends nothing. */
+async function followLog(cfg: Config, snap: Snapshot): Promise<void> {
+  const pane = snap.panes.get(watchdogSession(cfg));
+  if (pane) await killSession(cfg, pane);
+  const path = sessionLogPath(cfg, watchdogSession(cfg));
+  const argv = ["tail", "-n", "200", "-F", path];
+  await newSession(cfg, { session: watchdogSession(cfg), cwd: cfg.logDir, argv, env: {}, logPath: "", marks: {} });
+}
+
+/** The hidden `keep`: as long as it lives there is a watchdog, a second after the last one died. */
+async function keep(path: string): Promise<number> {
+  const cfg = await loadConfig(path);
+  makeFolders(cfg);
+  if ((await takeLock(lockFile(cfg, "keeper"))) === null) return 100;
+  logToFile(cfg);
+  let child: Bun.Subprocess | null = null;
+  let stop = false;
+  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+    process.once(signal, () => {
+      stop = true;
+      child?.kill("SIGTERM");
+    });
+  }
+  while (!stop) {
+    if (lockHolder(lockFile(cfg, "watchdog")) === null) {
+      child = Bun.spawn([...selfArgv(), "watchdog", "--kept", "--config", path], {
+        cwd: "/", env: childEnv(), stdio: ["ignore", "ignore", "ignore"],
+      });
+      const code = await child.exited;
+      if (code === 0) return 0;
+      if (code !== 100) log(`the watchdog ended (${child.signalCode ?? `exit ${code}`}), starting another`);
+    }
+    if (!stop) await Bun.sleep(1000);
+  }
+  return 0;
+}
+
+// ── CLI commands ────────────────────────────────────────────────────────────────
+// What people type. Names are checked before anything is done; data goes to stdout, the rest to
+// stderr; exit codes: 0 done, 1 failed, 2 usage, 3 the fleet needs a human, 100 another watchdog.
+
+/** A parsed command line. */
+interface Call {
+  path: string;
+  words: string[];
+  options: Record<string, string | boolean | undefined>;
+}
+
+const print = (line: string): void => void process.stdout.write(`${line}\n`);
+/** Colour only where a person reads it; `styleText` minds NO_COLOR. */
+const paint = (style: "red" | "yellow" | "green" | "dim" | "bold", value: string): string =>
+  styleText(style, value, { stream: process.stdout });
+
+/** The config as this one call sees it: with its one-off overrides, its warnings said. */
+async function configFor(call: Call): Promise<Config> {
+  const cfg = await loadConfig(call.path, process.env);
+  for (const warning of cfg.warnings) log(`warning: ${warning}`);
+  return cfg;
+}
+
+/** Names and globs of agents, services and `watchdog`; an unknown one is a usage error, nothing is done. */
+export function expandNames(cfg: Config, words: string[]): string[] {
+  const known = [...unitsOf(cfg).keys(), "watchdog"];
+  const found = words.flatMap((word) => {
+    const glob = /[*?[]/.test(word) ? known.filter((name) => new Bun.Glob(word).match(name)) : [];
+    if (known.includes(word)) return [word];
+    if (!glob.length) die(`no agent or service "${word}"${nearest(word, known)} (there are: ${known.join(", ")})`, 2);
+    return glob;
+  });
+  return [...new Set(found)];
+}
+
+/** One agent, service or "watchdog" by name. */
+function oneName(cfg: Config, call: Call, usage: string): string {
+  if (call.words.length !== 1) die(`usage: ${usage}`, 2);
+  return expandNames(cfg, [call.words[0]!.replace(/[*?[]/g, "\\$&")])[0]!;
+}
+
+/** tmux 3.2 is the first with the formats and pane options that are used here. */
+const TMUX_OLDEST = "3.2.0";
+
+async function needTools(cfg: Config): Promise<void> {
+  const asked = await tmux(cfg, ["-V"]);
+  if (!asked.ok) die("tmux was not found: install it (apt-get install tmux, brew install tmux)");
+  const found = /(\d+)\.(\d+)/.exec(asked.out);
+  if (found && Bun.semver.order(`${found[0]}.0`, TMUX_OLDEST) < 0) die(`tmux ${found[0]} is too old: 3.2 or newer is needed`);
+  if (cfg.loop.handoff && !Bun.which("git")) die("git was not found: install it (apt-get install git, brew install git)");
+}
+
+/** Changes what the operator wants; a lock keeps two calls at once from losing each other's word. */
+async function changeOperator(cfg: Config, change: (operator: Operator) => void): Promise<void> {
+  makeFolders(cfg);
+  const lock = await takeLock(lockFile(cfg, "operator"));
+  try {
+    const operator = operatorOf(cfg);
+    const taken = loadWatch(cfg).taken;
+    operator.queue = operator.queue.filter((message) => !taken.includes(message.id));
+    change(operator);
+    world.writeAtomic(operatorFile(cfg), JSON.stringify(operator));
+  } finally {
+    if (lock !== null) closeSync(lock);
+  }
+}
+
+/** Ends a watchdog of the original, which lives in the session that now only follows the log. */
+async function endOriginalWatchdog(cfg: Config, snap: Snapshot): Promise<void> {
+  const pane = snap.panes.get(watchdogSession(cfg));
+  if (!pane || pane.dead || pane.session) return;
+  log(`ending the watchdog of the original in ${watchdogSession(cfg)}`);
+  await stopPanes(cfg, [pane]);
+}
+
+/** Starts the keeper and sees the first heartbeat; false = there is none after five seconds. */
+export async function startWatchdog(cfg: Config): Promise<boolean> {
+  const running = lockHolder(lockFile(cfg, "watchdog")) !== null;
+  if (running) log("watchdog already running");
+  else {
+    await endOriginalWatchdog(cfg, await snapshot(cfg));
+    log("starting watchdog");
+    spawnKeeper(cfg);
+  }
+  const deadline = world.mono() + 5_000;
+  while (lockHolder(lockFile(cfg, "watchdog")) === null && world.mono() < deadline) await Bun.sleep(50);
+  const snap = await snapshot(cfg);
+  if (snap.ok && sessionAlive(snap, watchdogSession(cfg)) === false) {
+    world.append(sessionLogPath(cfg, watchdogSession(cfg)), "");
+    await followLog(cfg, snap);
+  }
+  return lockHolder(lockFile(cfg, "watchdog")) !== null;
+}
+
+/** Ends keeper and watchdog, the keeper first; true = one of them was running. */
+async function stopWatchdog(cfg: Config): Promise<boolean> {
+  const locks = [lockFile(cfg, "keeper"), lockFile(cfg, "watchdog")];
+  let running = false;
+  for (let tries = 0; tries < 240; tries++) {
+    const pids = locks.map(lockHolder).filter((pid) => pid !== null);
+    if (!pids.length) break;
+    running = true;
+    if (tries % 40 === 0) for (const pid of pids) world.signal(pid, tries < 160 ? "SIGTERM" : "SIGKILL");
+    await Bun.sleep(50);
+  }
+  return running;
+}
+
+/** The last lines of a screen, for the message about what could not be started. */
+async function lastWords(cfg: Config, pane: Pane): Promise<string> {
+  const screen = (await capturePane(cfg, pane)) ?? "";
+  return tailOf(screen.replace(/^Pane is dead.*$/gm, ""), 5).split("\n").map((line) => `    ${line}`).join("\n");
+}
+
+interface Failure {
+  name: string;
+  why: string;
+}
+
+/** `up`: services first, then agents, a batch at a time; returns once every client runs. */
+export async function cmdUp(call: Call): Promise<number> {
+  const cfg = await configFor(call);
+  const names = expandNames(cfg, call.words);
+  await needTools(cfg);
+  makeFolders(cfg);
+  const wanted = [...unitsOf(cfg).values()].filter((unit) =>
+    names.length ? names.includes(unit.name) : !isAgent(unit) || unit.enabled);
+  const trouble = wanted.some((unit) => isAgent(unit) && unit.kind === "loop") ? phaseTrouble(cfg) : "";
+  if (trouble) die(trouble);
+  const withWatchdog = !names.length || names.includes("watchdog");
+  await changeOperator(cfg, (operator) => {
+    for (const unit of wanted) {
+      delete operator.held[unit.name];
+      operator.released[unit.name] = world.now();
+    }
+  });
+  const watch = freshWatch();
+  const failures = await startAll(cfg, wanted, watch);
+  const watchdog = withWatchdog ? await startWatchdog(cfg) : lockHolder(lockFile(cfg, "watchdog")) !== null;
+  if (withWatchdog && !watchdog) failures.push({ name: "watchdog", why: `did not start; see ${sessionLogPath(cfg, watchdogSession(cfg))}` });
+  if (watch.outbox.length) await bootAll(cfg, watch, watchdog);
+  failures.push(...(await awaitClients(cfg, wanted.filter((unit) => !failures.some(({ name }) => name === unit.name)))));
+  for (const { name, why } of failures) log(`${name}: ${why}`);
+  return failures.length ? 1 : 0;
+}
+
+/** Starts what does not run yet; what needs something waits for it, `up_wait` or `connect_delay` at most. */
+async function startAll(cfg: Config, wanted: (Agent | Service)[], watch: Watch): Promise<Failure[]> {
+  const failures: Failure[] = [];
+  let snap = await snapshot(cfg);
+  if (!snap.ok) die(`tmux: ${snap.why}`);
+  const started: string[] = [];
+  for (const unit of wanted) {
+    const running = sessionAlive(snap, unit.session) === true;
+    if (!running && (unit.needs.length || isAgent(unit))) {
+      const patience = world.mono() + cfg.watchdog.upWait * 1000;
+      const memory = memoryOf(watch, unit.name);
+      while ((await notReady(cfg, unit, snap, memory)) && world.mono() < patience) {
+        await world.sleep(200);
+        snap = await snapshot(cfg);
+      }
+    }
+    const cause = cfg.overridden.has(unit.name) ? "override" : "";
+    const done = isAgent(unit) ? await startAgent(cfg, unit, snap, { cause }) : await startService(cfg, unit, snap);
+    if (done.boot) say(watch, unit.name, "boot", done.boot);
+    if (done.why) failures.push({ name: unit.name, why: done.why });
+    if (done.started) started.push(unit.name);
+    showProgress(wanted.length, wanted.indexOf(unit) + 1);
+    if (started.length && started.length % cfg.watchdog.startBatch === 0) await settle(cfg, wanted, started);
+    if (done.started && !isAgent(unit)) snap = await snapshot(cfg);
+  }
+  return failures;
+}
+
+/** A bar on a terminal; in a pipe the lines of the starts themselves tell how far it is. */
+function showProgress(total: number, done: number): void {
+  if (!process.stderr.isTTY || total < 20) return;
+  const width = Math.round((30 * done) / total);
+  process.stderr.write(`\r[${"█".repeat(width)}${"·".repeat(30 - width)}] ${done}/${total}${done === total ? "\n" : ""}`);
+}
+
+/** Between two batches: until the clients of the last one run, two seconds at most. */
+async function settle(cfg: Config, wanted: (Agent | Service)[], started: string[]): Promise<void> {
+  const batch = started.slice(-cfg.watchdog.startBatch);
+  for (const deadline = world.mono() + 2_000; world.mono() < deadline; await world.sleep(50)) {
+    const snap = await snapshot(cfg);
+    if (wanted.every((unit) => !batch.includes(unit.name) || snap.panes.has(unit.session))) return;
+  }
+}
+
+/** Hands the first texts to the watchdog, or types them itself where none runs. */
+async function bootAll(cfg: Config, watch: Watch, watchdog: boolean): Promise<void> {
+  if (watchdog) return changeOperator(cfg, (operator) => void operator.queue.push(...watch.outbox));
+  const agents = watch.outbox.map((message) => cfg.agents.get(message.target)!);
+  const patience = Math.max(...agents.map((agent) => backendOf(cfg, agent).connectDelay)) + 20;
+  const deadline = world.mono() + patience * 1000;
+  const real = { ...cfg, stateDir: cfg.stateDir };
+  while (watch.outbox.length && world.mono() < deadline) {
+    await deliverAll(real, watch, await observe(real, watch, new Set(watch.outbox.map((message) => message.target))));
+    if (watch.outbox.length) await world.sleep(ATTEND_INTERVAL);
+  }
+  if (watch.outbox.length) await changeOperator(cfg, (operator) => void operator.queue.push(...watch.outbox));
+}
+
+/** How long a client must live to count as running, ms: a missing one ends within 100. */
+const RUNNING_AFTER = 1_000;
+
+/** Waits until each session's client runs; returns those whose client ended or never came. */
+async function awaitClients(cfg: Config, units: (Agent | Service)[]): Promise<Failure[]> {
+  const deadline = world.mono() + cfg.watchdog.upWait * 1000;
+  for (;;) {
+    const snap = await snapshot(cfg);
+    const late = units.filter((unit) => {
+      const pane = snap.panes.get(unit.session);
+      return !pane || (!pane.dead && world.now() - pane.created < RUNNING_AFTER);
+    });
+    if (late.length && world.mono() < deadline) {
+      await world.sleep(100);
+      continue;
+    }
+    const dead = units.filter((unit) => sessionAlive(snap, unit.session) !== true);
+    const failures = await Promise.all(dead.map((unit) => explainDeath(cfg, unit, snap.panes.get(unit.session))));
+    return failures.filter((failure) => failure !== null);
+  }
+}
+
+async function explainDeath(cfg: Config, unit: Agent | Service, pane: Pane | undefined): Promise<Failure | null> {
+  if (!pane) return { name: unit.name, why: "its session is gone" };
+  if (isAgent(unit) && unit.kind === "task" && pane.status === 0) return null;
+  if (pane.status === EXIT_MISSING && isAgent(unit)) {
+    const backend = backendOf(cfg, unit);
+    const source = CLIENT_SOURCES[basename(programOf(backend.bin))];
+    const hint = source ? `get it with: ${source}` : `see bin in [backend.${backend.name}]`;
+    return { name: unit.name, why: `${programOf(backend.bin)} was not found; ${hint}` };
+  }
+  return { name: unit.name, why: `its client ended (${endOf(pane)}):\n${await lastWords(cfg, pane)}` };
+}
+
+const endOf = (pane: Pane): string => (pane.status === null ? `signal ${pane.signal ?? "?"}` : `exit ${pane.status}`);
+
+/** `down`: the watchdog first, so that it starts nothing again; what is down stays down until `up`. */
+export async function cmdDown(call: Call): Promise<number> {
+  const cfg = await configFor(call);
+  const names = expandNames(cfg, call.words);
+  await needTools(cfg);
+  const units = [...unitsOf(cfg).values()].filter((unit) => !names.length || names.includes(unit.name));
+  if (units.length && existsSync(cfg.logDir)) {
+    await changeOperator(cfg, (operator) => {
+      for (const unit of units) operator.held[unit.name] = world.now();
+    });
+  }
+  const withWatchdog = !names.length || names.includes("watchdog");
+  if (withWatchdog) log((await stopWatchdog(cfg)) ? "watchdog ended" : "watchdog: not running");
+  const snap = await snapshot(cfg);
+  if (!snap.ok) die(`tmux: ${snap.why}`);
+  const follow = withWatchdog ? [snap.panes.get(watchdogSession(cfg))].filter((pane) => pane !== undefined) : [];
+  const panes = units.map((unit) => snap.panes.get(unit.session)).filter((pane) => pane !== undefined);
+  for (const unit of units) log(snap.panes.has(unit.session) ? `ending ${unit.session}` : `${unit.name}: not running`);
+  await stopPanes(cfg, [...panes, ...follow]);
+  return 0;
+}
+
+/** What `status` knows of one agent or service. */
+export interface StatusRow {
+  name: string;
+  kind: string;
+  backend: string;
+  model: string;
+  watch: string;
+  session: string;
+  running: boolean;
+  state: string;
+  /** ISO 8601 since when, "" = not known. */
+  since: string;
+  next: string;
+  messages: number;
+  messagesWhy: string;
+  restartsToday: number;
+  needsHuman: boolean;
+}
+
+/** The stable, versioned content of `status --json`. */
+export interface Status {
+  version: 1;
+  phase: { id: string; index: number; total: number; plan: string; done: boolean; complete: boolean; error: string } | null;
+  agents: StatusRow[];
+  services: StatusRow[];
+  watchdog: { running: boolean; pid: number | null; heartbeat: string; stale: boolean; version: string };
+  unknownSessions: string[];
+  olderPhase: string[];
+  needsHuman: boolean;
+}
+
+const ago = (ms: number): string => {
+  const s = Math.max(0, Math.round(ms / 1000));
+  return s < 60 ? `${s}s` : s < 3600 ? `${Math.floor(s / 60)}m` : s < 86400 ? `${Math.floor(s / 3600)}h` : `${Math.floor(s / 86400)}d`;
+};
+
+/** One unit's state in words: what the operator or the ladder decided, else what its screen says. */
+export function describeState(memory: Memory, facts: {
+  pane: Pane | undefined; held: boolean; enabled: boolean; fresh: boolean; limit: LimitState | null; kind: string; complete: boolean; now: number;
+}): { state: string; needsHuman: boolean } {
+  const { pane, held, fresh, limit, now } = facts;
+  const alive = pane !== undefined && !pane.dead;
+  if (!alive && held) return { state: "stopped by you", needsHuman: false };
+  if (!alive && memory.parked) return { state: `parked: ${memory.parked}`, needsHuman: true };
+  if (!alive && (memory.finished || (facts.kind === "task" && pane?.status === 0))) return { state: "done", needsHuman: false };
+  if (!alive && facts.kind === "loop" && facts.complete) return { state: "stopped (all phases done)", needsHuman: false };
+  if (!alive && memory.nextStart > now) {
+    const nth = ["1st", "2nd", "3rd"][memory.failures - 1] ?? `${memory.failures}th`;
+    return { state: `backoff ${ago(memory.nextStart - now)} (${nth})`, needsHuman: false };
+  }
+  if (!alive) return { state: pane ? `ended (${endOf(pane)})` : facts.enabled ? "stopped" : "stopped (disabled)", needsHuman: false };
+  if (limit) return { state: `limited until ${localTime((limit.resetAt ?? limit.until) * 1000)} (${limit.class ?? "other"})`, needsHuman: false };
+  if (!fresh || !memory.since || memory.verdict === "gone") return { state: "RUNNING", needsHuman: false };
+  const why = memory.verdict === "blocked" ? `: ${memory.why}` : "";
+  return { state: `${memory.verdict}${why} ${ago(now - memory.since)}`, needsHuman: memory.verdict === "blocked" };
+}
+
+async function readStatus(cfg: Config): Promise<Status> {
+  const snap = await snapshot(cfg);
+  const watch = loadWatch(cfg);
+  const operator = operatorOf(cfg);
+  const queue = [...watch.outbox, ...operator.queue.filter((message) => !watch.taken.includes(message.id))];
+  const watchdog = readWatchdog(cfg);
+  const now = world.now();
+  const row = (unit: Agent | Service): StatusRow => {
+    const memory = memoryOf(watch, unit.name);
+    const agent = isAgent(unit) ? unit : null;
+    const pane = snap.panes.get(unit.session);
+    const mine = queue.filter((message) => message.target === unit.name);
+    const limit = pane ? loadLimitState(cfg, unit.session) : null;
+    const described = snap.ok ? describeState(memory, {
+      pane, held: operator.held[unit.name] !== undefined, enabled: agent?.enabled ?? true,
+      fresh: watchdog.running && !watchdog.stale, limit, kind: agent?.kind ?? "service",
+      complete: isComplete(cfg), now,
+    }) : { state: `unknown (tmux: ${snap.why})`, needsHuman: true };
+    return {
+      name: unit.name, kind: agent?.kind ?? "service", backend: agent?.backend ?? "-",
+      model: agent ? roleModel(cfg, agent) || "default" : "-", watch: agent?.watch ?? "-", session: unit.session,
+      running: pane !== undefined && !pane.dead, ...described,
+      since: memory.since ? new Date(memory.since).toISOString() : "",
+      next: agent ? nextDue(cfg, watch, agent, limit, now) : "",
+      messages: mine.length, messagesWhy: mine[0]?.why ?? "",
+      restartsToday: memory.restarts.day === localDate(new Date(now)) ? memory.restarts.count : 0,
+    };
+  };
+  const agents = [...cfg.agents.values()].map(row);
+  const services = [...cfg.services.values()].map(row);
+  const phase = await readPhase(cfg);
+  const known = new Set([...agents, ...services].map((one) => one.session).concat(watchdogSession(cfg)));
+  const expected = agents.some((one) => one.running && one.watch !== "none");
+  return {
+    version: 1, phase, agents, services, watchdog,
+    unknownSessions: [...snap.panes.keys()].filter((name) => name.startsWith(cfg.sessionPrefix) && !known.has(name)),
+    olderPhase: loopSessionsAlive(cfg, snap, true).map((agent) => agent.name),
+    needsHuman: [...agents, ...services].some((one) => one.needsHuman) || Boolean(phase?.error) ||
+      (watchdog.running ? watchdog.stale : expected),
+  };
+}
+
+function nextDue(cfg: Config, watch: Watch, agent: Agent, limit: LimitState | null, now: number): string {
+  if (limit) return `probe ${localTime(limit.until * 1000)}`;
+  const wake = watch.wakeDue[agent.name];
+  return agent.wake && wake && !isComplete(cfg) ? `wake ${wake > now ? localTime(wake) : "when idle"}` : "";
+}
+
+/** The heartbeat is stale after three ticks without one. */
+function readWatchdog(cfg: Config): Status["watchdog"] {
+  const pid = lockHolder(lockFile(cfg, "watchdog"));
+  try {
+    const beat = JSON.parse(world.read(heartbeatFile(cfg)) ?? "{}");
+    const late = world.now() - Date.parse(beat.at ?? "") > 3 * Math.max(Number(beat.interval) || 0, 5) * 1000;
+    return { running: pid !== null, pid, heartbeat: beat.at ?? "", stale: pid !== null && late && beat.pid === pid, version: beat.version ?? "" };
+  } catch {
+    return { running: pid !== null, pid, heartbeat: "", stale: false, version: "" };
+  }
+}
+
+async function readPhase(cfg: Config): Promise<Status["phase"]> {
+  const list = phases(cfg);
+  if (!list.length) return null;
+  const error = phaseTrouble(cfg);
+  const complete = isComplete(cfg);
+  if (error) return { id: "", index: -1, total: list.length, plan: "", done: false, complete, error };
+  const phase = curPhase(cfg)!;
+  return {
+    id: phase.id, index: curIdx(cfg), total: list.length, plan: phase.plan, done: await phaseDone(cfg, phase.status), complete, error,
+  };
+}
+
+export async function cmdStatus(call: Call): Promise<number> {
+  const cfg = await configFor(call);
+  await needTools(cfg);
+  const status = await readStatus(cfg);
+  print(call.options.json ? JSON.stringify(status, null, 2) : statusText(status, process.stdout.columns || 80));
+  return status.needsHuman ? 3 : 0;
+}
+
+/** The table of `status`: what needs a human first, cut to the width of the terminal. */
+export function statusText(status: Status, width: number): string {
+  const lines: string[] = [];
+  const { phase, watchdog } = status;
+  if (phase?.error) lines.push(paint("red", `phase: ${phase.error}`));
+  else if (phase) {
+    const done = phase.complete ? "sequence complete" : phase.done ? "DONE" : "in progress";
+    lines.push(`phase: ${phase.id} [${phase.index + 1}/${phase.total}]  plan=${phase.plan}  (${done})`);
+  }
+  const rows = [...status.agents, ...status.services].toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
+  const table = rows.map((row) => [row.name, row.kind, row.backend, row.model, row.watch, row.state, rowNotes(row)]);
+  lines.push(...columns([["AGENT", "KIND", "BACKEND", "MODEL", "WATCH", "STATE", ""], ...table], width));
+  const life = watchdog.heartbeat ? `heartbeat ${ago(world.now() - Date.parse(watchdog.heartbeat))} ago, version ${watchdog.version}` : "";
+  const state = !watchdog.running ? "stopped" : watchdog.stale ? `STALE, ${life}` : `RUNNING, ${life}`;
+  lines.push(paint(watchdog.running && !watchdog.stale ? "green" : "yellow", `watchdog: ${state}`));
+  if (status.unknownSessions.length) lines.push(`sessions that no config names: ${status.unknownSessions.join(", ")}`);
+  if (status.olderPhase.length) lines.push(`still on an older phase's kickoff: ${status.olderPhase.join(", ")} ("phase set ID --restart" takes them along)`);
+  return lines.join("\n");
+}
+
+const rowNotes = (row: StatusRow): string => [
+  row.next,
+  row.messages ? `${row.messages} waiting${row.messagesWhy ? ` (${row.messagesWhy})` : ""}` : "",
+  row.restartsToday ? `${row.restartsToday} restarts today` : "",
+].filter(Boolean).join(", ");
+
+/** Columns as wide as their widest cell; the widest give way first where the line is too long. */
+export function columns(rows: string[][], width: number): string[] {
+  const wide = rows[0]!.map((_, i) => Math.max(...rows.map((row) => Bun.stringWidth(row[i]!))));
+  const gaps = 2 * (wide.filter((one) => one > 0).length - 1);
+  const floor = [14, 0, 0, 8, 0, 12, 8];
+  while (wide.reduce((sum, one) => sum + one, 0) + gaps > width) {
+    const give = wide.map((one, i) => (one > (floor[i] || one) ? one : 0));
+    const widest = give.indexOf(Math.max(...give));
+    if (give[widest] === 0) break;
+    wide[widest]! -= 1;
+  }
+  return rows.map((row) => row.map((cell, i) => fit(cell, wide[i]!)).join("  ").trimEnd());
+}
+
+function fit(cell: string, width: number): string {
+  const cut = Bun.stringWidth(cell) > width ? `${cell.slice(0, Math.max(0, width - 1))}…` : cell;
+  return cut + " ".repeat(Math.max(0, width - Bun.stringWidth(cut)));
+}
+
+/** `phase show | next | set ID-or-index`: checked before anything is written. */
+export async function cmdPhase(call: Call): Promise<number> {
+  const cfg = await configFor(call);
+  const list = phases(cfg);
+  const [verb = "show", wanted, ...rest] = call.words;
+  const verbs = ["show", "next", "set"];
+  if (!verbs.includes(verb)) die(`phase: unknown "${verb}"${nearest(verb, verbs)} (there are: ${verbs.join(", ")})`, 2);
+  if (rest.length || (verb !== "set" && wanted !== undefined)) die("usage: phase [show | next | set <id or index>] [--restart]", 2);
+  if (!list.length) die("the config has no phases");
+  if (verb === "show") {
+    print(`phase ${curPhase(cfg)!.id} [${curIdx(cfg) + 1}/${list.length}]  seq: ${list.map((phase) => phase.id).join(" ")}`);
+    return 0;
+  }
+  const ids = list.map((phase) => phase.id);
+  if (verb === "set" && wanted === undefined) die(`phase set: which one? (${ids.join(", ")}, or 0 to ${list.length - 1})`, 2);
+  const named = ids.indexOf(wanted ?? "");
+  const idx = verb === "next" ? Math.min(curIdx(cfg) + 1, list.length - 1)
+    : named >= 0 ? named : /^\d+$/.test(wanted!) ? Number(wanted) : -1;
+  if (!list[idx]) die(`phase set: no phase "${wanted}"${nearest(wanted!, ids)} (${ids.join(", ")}, or 0 to ${list.length - 1})`, 2);
+  makeFolders(cfg);
+  storePhase(cfg, idx);
+  world.remove(completeFile(cfg));
+  emit(cfg, "phase", { to: ids[idx], by: "operator" });
+  print(`phase idx now ${idx} (${ids[idx]})`);
+  const snap = await snapshot(cfg);
+  const older = loopSessionsAlive(cfg, snap, true).map((agent) => agent.name);
+  if (call.options.restart) return restartUnits(cfg, loopAgents(cfg), false);
+  if (older.length) log(`${older.join(", ")} still work on the old kickoff; "phase set ${ids[idx]} --restart" takes them along`);
+  return 0;
+}
+
+/** Ends and starts units while the watchdog holds its hands off them. */
+async function restartUnits(cfg: Config, units: (Agent | Service)[], fresh: boolean): Promise<number> {
+  await changeOperator(cfg, (operator) => {
+    for (const unit of units) operator.held[unit.name] = world.now();
+  });
+  const before = await snapshot(cfg);
+  await stopPanes(cfg, units.map((unit) => before.panes.get(unit.session)).filter((pane) => pane !== undefined));
+  if (fresh) for (const unit of units) if (isAgent(unit)) dropResumeId(cfg, unit);
+  const watch = freshWatch();
+  const failures = await startAll(cfg, units, watch);
+  await changeOperator(cfg, (operator) => {
+    for (const unit of units) {
+      delete operator.held[unit.name];
+      operator.released[unit.name] = world.now();
+    }
+  });
+  if (watch.outbox.length) await bootAll(cfg, watch, lockHolder(lockFile(cfg, "watchdog")) !== null);
+  failures.push(...(await awaitClients(cfg, units.filter((unit) => !failures.some(({ name }) => name === unit.name)))));
+  for (const { name, why } of failures) log(`${name}: ${why}`);
+  return failures.length ? 1 : 0;
+}
+
+/** Seeds state/ from what launchers before the original left behind. */
+export async function cmdMigrate(call: Call): Promise<number> {
+  const cfg = await configFor(call);
+  makeFolders(cfg);
+  const legacy = world.read(join(cfg.logDir, ".phase-idx"))?.trim();
+  const stored = world.read(phaseIdxFile(cfg));
+  if (legacy && stored === null) {
+    log(`NOTE: the old .phase-idx holds ${legacy}; numbers may have moved since, so it is not copied: run "phase set" yourself`);
+  }
+  if (stored !== null && phases(cfg).length && world.read(phaseIdFile(cfg)) === null) {
+    const trouble = phaseTrouble(cfg);
+    if (trouble) log(trouble);
+    else storePhase(cfg, curIdx(cfg));
+  }
+  for (const agent of cfg.agents.values()) {
+    const id = resumeId(cfg, agent);
+    if (id) world.writeAtomic(idFile(cfg, agent), id);
+    if (id || agent.resume) log(`${agent.name} resume id: ${id ?? "(none)"}`);
+  }
+  log(`migrate done: ${cfg.stateDir}`);
+  return 0;
+}
+
+/** Where captures with known verdicts stand: beside the program, else in the binary. */
+function fixtureFolder(): string | null {
+  const folders = [join(SCRIPT_DIR, "tests", "fixtures"), join(import.meta.dir, "fixtures"), join(import.meta.dir, "tests", "fixtures")];
+  return folders.find((folder) => existsSync(join(folder, "claude"))) ?? null;
+}
+
+export interface SelfTest {
+  file: string;
+  expected: string;
+  verdict: Verdict;
+  /** The reset that the capture's sidecar names, ISO; "" = none. */
+  reset: string;
+  ok: boolean;
+}
+
+/** Walks the captures: the first word of a file's name is the verdict that its text must get. */
+export function selftest(rulesFor: (backend: BackendKind) => Rule[], folder = fixtureFolder()): SelfTest[] {
+  if (!folder) return [];
+  const kinds = ["claude", "opencode"] as const;
+  return kinds.flatMap((kind) => readdirSync(join(folder, kind)).filter((file) => file.endsWith(".txt")).sort().map((file) => {
+    const path = join(folder, kind, file);
+    const side = JSON.parse(world.read(path.replace(/txt$/, "json")) ?? "{}");
+    const at = Date.parse(side.at ?? "") || world.now();
+    const verdict = detect(rulesFor(kind), { text: world.read(path) ?? "", title: side.title ?? "" }, at);
+    const reset = side.reset ?? "";
+    const right = !reset || (verdict.limit?.resetAt != null && Math.abs(verdict.limit.resetAt - Date.parse(reset)) < 60_000);
+    const expected = file.split("-")[0]!;
+    return { file: `${kind}/${file}`, expected, verdict, reset, ok: verdict.verdict === expected && right };
+  }));
+}
+
+/** Captures against the built-in rules; with --config the operator's own are reported as well. */
+export async function cmdSelftest(call: Call): Promise<number> {
+  const results = selftest((kind) => BUILT_IN_RULES[kind]);
+  if (!results.length) die("selftest: no fixture was found, nothing was tested");
+  const wrong = results.filter((result) => !result.ok);
+  for (const { file, expected, verdict } of wrong) print(`FAIL ${file}: ${verdict.verdict} (${verdict.rule || verdict.why}), expected ${expected}`);
+  const used = new Set(results.map((result) => result.verdict.rule));
+  const idle = [...BUILT_IN_RULES.claude, ...BUILT_IN_RULES.opencode].filter((rule) => !used.has(rule.name));
+  for (const rule of idle) print(`no fixture exercises the rule "${rule.name}" (${rule.verdict})`);
+  print(`${results.length - wrong.length} passed, ${wrong.length} failed`);
+  if (call.options.config) await reportOwnRules(await configFor(call));
+  return wrong.length ? 1 : 0;
+}
+
+/** How the operator's rules read the same captures; for information, the exit code is not theirs. */
+async function reportOwnRules(cfg: Config): Promise<void> {
+  for (const backend of cfg.backends.values()) {
+    if (backend.kind === "typed") continue;
+    const own = selftest((kind) => (kind === backend.kind ? rulesOf(backend) : BUILT_IN_RULES[kind]));
+    const mine = own.filter((result) => result.file.startsWith(`${backend.kind}/`));
+    const differ = mine.filter((result) => !result.ok);
+    print(`with the rules of backend "${backend.name}": ${mine.length - differ.length} of ${mine.length} right`);
+    for (const { file, expected, verdict } of differ) print(`  ${file}: ${verdict.verdict} (${verdict.rule}), expected ${expected}`);
+  }
+}
+
+export async function cmdLogs(call: Call): Promise<number> {
+  const cfg = await configFor(call);
+  const name = oneName(cfg, call, "logs <name>");
+  const session = name === "watchdog" ? watchdogSession(cfg) : unitsOf(cfg).get(name)!.session;
+  const path = sessionLogPath(cfg, session);
+  if (!existsSync(path)) die(`${name} has no log yet: ${path} does not exist`);
+  const lines = Number(call.options.lines ?? 50);
+  if (!Number.isInteger(lines) || lines < 0) die(`logs: --lines ${show(call.options.lines)} is not a whole number`, 2);
+  const clean = call.options.raw || name === "watchdog" ? (value: string) => value : cleanLog;
+  const text = clean((world.read(path) ?? "").slice(-LOG_TAIL)).trimEnd().split("\n");
+  if (lines > 0 && text.join("")) print(text.slice(-lines).join("\n"));
+  if (call.options.follow) await followFile(path, clean);
+  return 0;
+}
+
+/** Enough of a log's end for any number of lines that a person reads. */
+const LOG_TAIL = 2_000_000;
+
+/** A TUI's bytes as text: its cursor moves end lines, what it draws again is dropped. */
+export function cleanLog(raw: string): string {
+  // eslint-disable-next-line no-control-regex
+  const moved = raw.replace(/\x1b\[\d*;?\d*[HfABEFGd]|\x1b\[[23]?J|\r\n?/g, "\n");
+  const lines = Bun.stripANSI(moved).split("\n").map((line) => line.replace(/[\x00-\x08\x0b-\x1f\x7f]/g, "").trimEnd());
+  const recent: string[] = [];
+  return lines.filter((line) => {
+    if (!/[\p{L}\p{N}]/u.test(line) || recent.includes(line)) return false;
+    recent.push(line);
+    if (recent.length > 60) recent.shift();
+    return true;
+  }).join("\n");
+}
+
+/** Prints what is appended until Ctrl-C; a file that was rotated is read from its new beginning. */
+async function followFile(path: string, clean: (value: string) => string): Promise<void> {
+  for (let at = statSync(path).size; ; await Bun.sleep(200)) {
+    const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+    if (size < at) at = 0;
+    if (size === at) continue;
+    const text = clean(await Bun.file(path).slice(at, size).text());
+    at = size;
+    if (text.trim()) process.stdout.write(text.endsWith("\n") ? text : `${text}\n`);
+  }
+}
+
+// The demo: a fleet as anyone's, in a fresh folder, whose two clients are scripted. Everything around
+// them is real: tmux, git, the watchdog, the pings, the phase moves.
+
+const DEMO_PROMPTS: Record<string, string> = {
+  preamble: "phase={phase.id} status={phase.status} docs={docs_dir}\n",
+  builder: "You are the builder of a demonstration: claim the phase, and when it passes review write DONE.\n",
+  adversary: "You are the adversary of a demonstration: check what is claimed and say PASS or FAIL.\n",
+};
+
+function demoConfig(prefix: string): string {
+  const bin = [...selfArgv(), "tui"].map(shellQuote).join(" ");
+  return `[defaults]
+session_prefix = "${prefix}"
+backend = "scripted"
+watch = "heal+stall"
+
+[watchdog]
+signal_interval = 1
+heavy_interval = 2
+
+[backend.scripted]
+kind = "claude"
+bin = ${JSON.stringify(bin)}
+
+[[agent]]
+name = "builder"
+kind = "loop"
+role = "builder"
+dir = "builder"
+env = { TUI_SCRIPT = "builder" }
+
+[[agent]]
+name = "adversary"
+kind = "loop"
+role = "adversary"
+dir = "adversary"
+env = { TUI_SCRIPT = "adversary" }
+
+[loop]
+phases = [
+  { id = "one", plan = "one.md", status = "STATUS-one.md" },
+  { id = "two", plan = "two.md", status = "STATUS-two.md" },
+]
+
+[loop.handoff]
+repo = "watch"
+`;
+}
+
+async function demoGit(dir: string, ...args: string[]): Promise<void> {
+  const ran = await git(dir, args);
+  if (!ran.ok) die(`demo: git ${args[0]}: ${ran.err}`);
+}
+
+async function makeDemo(dir: string, prefix: string): Promise<string> {
+  mkdirSync(dir, { recursive: true });
+  if (readdirSync(dir).length) die(`demo: ${dir} is not empty; name a fresh folder`, 2);
+  await demoGit(dir, "init", "-q", "--bare", "-b", "main", "origin.git");
+  for (const clone of ["builder", "adversary", "watch"]) {
+    await demoGit(dir, "clone", "-q", "origin.git", clone);
+    await demoGit(join(dir, clone), "config", "user.name", `demo ${clone}`);
+    await demoGit(join(dir, clone), "config", "user.email", `${clone}@demo.invalid`);
+  }
+  const first = join(dir, "builder");
+  await demoGit(first, "checkout", "-q", "-B", "main");
+  await demoGit(first, "commit", "-q", "--allow-empty", "-m", "Begin the demonstration");
+  await demoGit(first, "push", "-q", "-u", "origin", "main");
+  for (const clone of ["adversary", "watch"]) await demoGit(join(dir, clone), "pull", "-q", "origin", "main");
+  mkdirSync(join(dir, "prompts"));
+  for (const [name, content] of Object.entries(DEMO_PROMPTS)) world.writeAtomic(join(dir, "prompts", `${name}.md`), content);
+  for (const phase of ["one", "two"]) world.writeAtomic(join(dir, `${phase}.md`), `Make work-${phase}.txt.\n`);
+  const path = join(dir, "agents.toml");
+  world.writeAtomic(path, demoConfig(prefix));
+  return path;
+}
+
+/** How long the demo may take, ms. */
+const DEMO_DEADLINE = 60_000;
+
+async function cmdDemo(call: Call): Promise<number> {
+  if (call.words.length > 1) die("usage: demo [DIR] [--keep]", 2);
+  const { tmpdir } = await import("node:os");
+  const { mkdtempSync } = await import("node:fs");
+  const dir = call.words[0] ? resolve(call.words[0]) : mkdtempSync(join(tmpdir(), "agents-demo-"));
+  if (!Bun.which("git")) die("git was not found: install it (apt-get install git, brew install git)");
+  const prefix = `demo-${newId().slice(0, 4)}-`;
+  print(`a fleet of two scripted agents in ${dir}`);
+  const path = await makeDemo(dir, prefix);
+  const cfg = await loadConfig(path);
+  const inDemo: Call = { path, words: [], options: {} };
+  let interrupted = false;
+  const interrupt = () => void (interrupted = true);
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, interrupt);
+  const began = world.mono();
+  try {
+    if ((await cmdUp(inDemo)) !== 0) return 1;
+    if (call.options.keep) {
+      print(`it runs on; look at it with: tmux attach -t ${prefix}builder (detach: Ctrl-b d)`);
+      print(`status: ${selfWords()} status --config ${path}; end it: ${selfWords()} down --config ${path}`);
+      return 0;
+    }
+    const complete = await showEvents(cfg, () => interrupted || world.mono() - began > DEMO_DEADLINE);
+    print(statusText(await readStatus(cfg), process.stdout.columns || 80));
+    if (!complete) log(interrupted ? "demo: interrupted" : "demo: it did not complete in time");
+    else print(`complete in ${Math.round((world.mono() - began) / 1000)} s; the commits: git -C ${join(dir, "watch")} log --oneline origin/main`);
+    return complete ? 0 : interrupted ? 130 : 1;
+  } finally {
+    if (!call.options.keep) await cmdDown(inDemo);
+  }
+}
+
+const selfWords = (): string => (COMPILED ? basename(process.execPath) : `bun ${import.meta.path}`);
+
+/** Prints each event as it comes; true once the sequence is complete. */
+async function showEvents(cfg: Config, giveUp: () => boolean): Promise<boolean> {
+  for (let shown = 0; !giveUp(); await Bun.sleep(100)) {
+    const lines = (world.read(join(cfg.stateDir, "events.jsonl")) ?? "").split("\n").slice(0, -1);
+    for (const line of lines.slice(shown)) {
+      const { at, event, ...rest } = JSON.parse(line) as AgentEvent;
+      const facts = Object.entries(rest).filter(([, value]) => value !== "" && value !== null).map(([key, value]) => `${key}=${value}`);
+      print(`${paint("dim", at.slice(11, 19))} ${event.padEnd(10)} ${facts.join(" ")}`);
+      if (event === "phase") print(statusText(await readStatus(cfg), process.stdout.columns || 80));
+    }
+    shown = lines.length;
+    if (isComplete(cfg)) return true;
+  }
+  return false;
+}
+
+/**
+ * The hidden `tui`: a scripted client that is driven by what is typed into it, drawn like Claude Code.
+ * TUI_SCRIPT = builder, adversary or echo; TUI_LEDGER keeps all that it received; the first line of
+ * the file TUI_CONTROL sets its state: busy, idle, dialog, limit <banner>, screen <file>, exit <code>.
+ */
+class ScriptedTui {
+  lines: string[] = [];
+  draft = "";
+  pasting = false;
+  state = "idle";
+  phase = { id: "", status: "", docs: "" };
+  queue: string[] = [];
+  turn = 0;
+  constructor(
+    readonly script: string,
+    readonly ledger: string,
+    readonly control: string,
+  ) {}
+
+  note(fact: object): void {
+    if (this.ledger) appendFileSync(this.ledger, `${JSON.stringify({ at: Date.now(), ...fact })}\n`);
+  }
+
+  draw(): void {
+    const rule = "─".repeat(process.stdout.columns || 80);
+    const busy = this.state === "busy";
+    const body = this.lines.slice(-Math.max(3, (process.stdout.rows || 24) - 12));
+    const [word, rest] = /^(\w+) ?(.*)$/s.exec(this.state)!.slice(1) as [string, string];
+    const box = [rule, `❯\u00a0${this.draft.replaceAll("\n", "\n  ")}`, rule, `  ⏵⏵ auto mode on${busy ? " · esc to interrupt" : " (shift+tab to cycle)"}`];
+    const dialog = ["Do you want to proceed?", " ❯ 1. Yes", "   2. No", "", " Esc to cancel · Tab to amend"];
+    const parts = word === "screen" ? [readFileSync(rest.trim(), "utf8")]
+      : [...body, "", ...(busy ? [`✻ Working… (${this.turn++}s · esc to interrupt)`, ""] : []),
+        ...(word === "limit" ? [`  ⎿  ${rest}`, ""] : []), ...(word === "dialog" ? dialog : box)];
+    process.stdout.write(`\x1b]2;${busy ? "◐" : "✳"} Claude Code\x07\x1b[2J\x1b[H${parts.join("\n").replaceAll("\n", "\r\n")}`);
+  }
+
+  /** Bytes from the terminal: framed pastes go to the draft, Enter submits, or answers a dialog. */
+  receive(bytes: string): void {
+    this.note({ bytes });
+    for (const part of bytes.split(/(\x1b\[20[01]~|[\r\x03\x15\x7f])/)) {
+      if (part === "\x1b[200~") this.pasting = true;
+      else if (part === "\x1b[201~") this.pasting = false;
+      else if (part === "\r" && !this.pasting) this.enter();
+      else if (part === "\x03") this.leave(0);
+      else if (part === "\x15") this.draft = "";
+      else if (part === "\x7f") this.draft = this.draft.slice(0, -1);
+      else if (!this.state.startsWith("dialog")) this.draft += part.replaceAll("\r", "\n");
+    }
+    this.draw();
+  }
+
+  enter(): void {
+    if (this.state.startsWith("dialog")) {
+      this.note({ approved: true });
+      this.state = "idle";
+    } else if (this.draft.trim()) {
+      this.queue.push(this.draft);
+      this.note({ submit: this.draft });
+      this.draft = "";
+    }
+  }
+
+  leave(code: number): never {
+    process.stdout.write("\x1b[?2004l");
+    process.exit(code);
+  }
+
+  readControl(): void {
+    const word = existsSync(this.control) ? readFileSync(this.control, "utf8").split("\n")[0]!.trim() : "";
+    if (!word || word === this.state) return;
+    if (word.startsWith("exit")) this.leave(Number(word.slice(5)) || 0);
+    if (word.startsWith("once ")) rmSync(this.control);
+    this.state = word.replace(/^once /, "");
+  }
+
+  async work(message: string): Promise<void> {
+    this.lines.push("", `❯ ${message.split("\n")[0]!.slice(0, 200)}`);
+    this.state = "busy";
+    this.draw();
+    await Bun.sleep(Number(process.env.TUI_WORK_MS ?? 400));
+    const said = this.script === "builder" ? await this.build(message) : this.script === "adversary" ? await this.review(message) : "OK";
+    this.lines.push("", `● ${said}`);
+    if (this.state === "busy") this.state = "idle";
+    this.draw();
+  }
+
+  /** A commit in the clone that this client stands in. */
+  async commit(subject: string, files: Record<string, string>): Promise<string> {
+    const here = process.cwd();
+    await git(here, ["pull", "-q", "--rebase", "origin", "main"]);
+    for (const [name, content] of Object.entries(files)) {
+      mkdirSync(dirname(join(here, name)), { recursive: true });
+      await Bun.write(join(here, name), content);
+    }
+    for (const args of [["add", "-A"], ["commit", "-q", "-m", subject], ["push", "-q", "origin", "HEAD:main"]]) {
+      const ran = await git(here, args);
+      if (!ran.ok) return `git ${args[0]} failed: ${ran.err}`;
+    }
+    return `pushed ${subject}`;
+  }
+
+  begin(message: string): boolean {
+    const [, id, status, docs] = /phase=(\S+) status=(\S+) docs=(\S+)/.exec(message) ?? [];
+    if (id) this.phase = { id, status: status!, docs: docs! };
+    return id !== undefined;
+  }
+
+  async build(message: string): Promise<string> {
+    const { id, status, docs } = (this.begin(message), this.phase);
+    if (message.startsWith("phase=")) return this.commit(`claim(${id}): work-${id}.txt is ready`, { [`work-${id}.txt`]: `work of phase ${id}\n` });
+    await git(process.cwd(), ["pull", "-q", "--rebase", "origin", "main"]);
+    const review = join(process.cwd(), docs, `REVIEW-${id}.md`);
+    if (!existsSync(review) || !readFileSync(review, "utf8").includes("PASS")) return "no PASS yet, waiting";
+    return this.commit(`status(${id}): done`, { [`${docs}/${status}`]: `# ${id}\n\n## DONE\n\nReviewed with PASS.\n` });
+  }
+
+  async review(message: string): Promise<string> {
+    if (this.begin(message)) return "waiting for a claim";
+    const { id, docs } = this.phase;
+    await git(process.cwd(), ["pull", "-q", "--rebase", "origin", "main"]);
+    const verdict = existsSync(join(process.cwd(), `work-${id}.txt`)) ? "PASS" : "FAIL";
+    return this.commit(`review(${id}): ${verdict}`, { [`${docs}/REVIEW-${id}.md`]: `${id}: ${verdict}\n` });
+  }
+
+  async main(prompt: string): Promise<void> {
+    if (prompt) this.queue.push(prompt);
+    this.note({ start: process.argv.slice(2), pid: process.pid });
+    process.stdin.setRawMode?.(true);
+    process.stdin.setEncoding("utf8").on("data", (bytes) => this.receive(String(bytes)));
+    process.stdout.write("\x1b[?2004h");
+    process.on("SIGHUP", () => (process.env.TUI_IGNORE_HUP ? undefined : this.leave(0)));
+    if (process.env.TUI_IGNORE_HUP) process.on("SIGTERM", () => undefined);
+    for (;;) {
+      this.readControl();
+      this.draw();
+      const next = this.state === "idle" ? this.queue.shift() : undefined;
+      if (next) await this.work(next);
+      else await Bun.sleep(100);
+    }
+  }
+}
+
+async function cmdTui(call: Call): Promise<number> {
+  const { TUI_SCRIPT = "echo", TUI_LEDGER = "", TUI_CONTROL = "" } = process.env;
+  const ddash = process.argv.indexOf("--", 2);
+  await new ScriptedTui(TUI_SCRIPT, TUI_LEDGER, TUI_CONTROL).main(ddash > 0 ? (process.argv[ddash + 1] ?? "") : (call.words[0] ?? ""));
+  return 0;
+}
+
+// ── main ────────────────────────────────────────────────────────────────────────
+// One table makes dispatch, help and the README's list of commands.
+
+interface Command {
+  name: string;
+  args: string;
+  clause: string;
+  options?: Record<string, { type: "string" | "boolean"; short?: string; clause: string; value?: string }>;
+  hidden?: boolean;
+  /** Any words and options may follow: they belong to another program. */
+  open?: boolean;
+  run(call: Call): Promise<number>;
+}
+
+const JSON_OPTION = { json: { type: "boolean", clause: "print JSON instead of text" } } as const;
+
+export const COMMANDS: Command[] = [
+  { name: "up", args: "[name…]", clause: "start the enabled agents, the services and the watchdog, or those named", run: cmdUp },
+  { name: "down", args: "[name…]", clause: "stop all, or those named; they stay down until up", run: cmdDown },
+  { name: "status", args: "", clause: "one table: every agent, its state, what needs you", options: JSON_OPTION, run: cmdStatus },
+  { name: "watchdog", args: "", clause: "the supervisor loop, in the foreground (up starts it detached)",
+    options: { kept: { type: "boolean", clause: "" } }, run: (call) => watchdogLoop(call.path, call.options.kept === true) },
+  { name: "logs", args: "<name>", clause: "what an agent, a service or the watchdog said", run: cmdLogs,
+    options: {
+      lines: { type: "string", short: "n", value: "N", clause: "how many lines (50)" },
+      follow: { type: "boolean", short: "f", clause: "go on printing what comes" },
+      raw: { type: "boolean", clause: "the bytes as the client wrote them" },
+    } },
+  { name: "phase", args: "[show | next | set <id>]", clause: "show or move the phase of the loops", run: cmdPhase,
+    options: { restart: { type: "boolean", clause: "start the loops again on the new phase" } } },
+  { name: "selftest", args: "", clause: "read the captured screens again and compare the verdicts", run: cmdSelftest },
+  { name: "migrate", args: "", clause: "seed state/ from the files of older launchers", run: cmdMigrate },
+  { name: "demo", args: "[DIR]", clause: "run a small real fleet of scripted agents, and end it", run: cmdDemo,
+    options: { keep: { type: "boolean", clause: "leave it running and say how to attach" } } },
+  { name: "keep", args: "", clause: "", hidden: true, run: (call) => keep(call.path) },
+  { name: "tui", args: "", clause: "", hidden: true, open: true, run: cmdTui },
+];
+
+function optionLines(command: Command): string[] {
+  return Object.entries(command.options ?? {}).filter(([, option]) => option.clause).map(([name, option]) => {
+    const words = `${option.short ? `-${option.short}, ` : ""}--${name}${option.value ? ` ${option.value}` : ""}`;
+    return `  ${words.padEnd(26)} ${option.clause}`;
+  });
+}
+
+export function helpText(command?: Command): string {
+  const common = ["  --config PATH              config file (default: agents.toml beside the program)", "  --help, --version"];
+  if (command) {
+    return [`usage: agents ${command.name} ${command.args}`.trim(), `  ${command.clause}`, "", ...optionLines(command), ...common].join("\n");
+  }
+  const list = COMMANDS.filter((one) => !one.hidden).map((one) => `  ${`${one.name} ${one.args}`.trim().padEnd(32)} ${one.clause}`);
+  return ["usage: agents [command] [options]", "", ...list, "", ...common, "", "exit codes: 0 done, 1 failed, 2 usage, 3 something needs a human, 100 another watchdog runs"].join("\n");
+}
+
+const GLOBAL_OPTIONS = {
+  config: { type: "string" }, help: { type: "boolean", short: "h" }, version: { type: "boolean" },
+} as const;
+
+/** The command line as a command and its call; throws a usage error. */
+export function parseCall(argv: string[]): { command: Command; call: Call } {
+  const loose = parseArgs({ args: argv, options: GLOBAL_OPTIONS, strict: false, allowPositionals: true });
+  const name = loose.positionals[0] ?? "status";
+  const command = COMMANDS.find((one) => one.name === name);
+  const names = COMMANDS.filter((one) => !one.hidden).map((one) => one.name);
+  if (!command) die(`unknown command "${name}"${nearest(name, names)} (there are: ${names.join(", ")})`, 2);
+  if (command.open) return { command, call: { path: "", words: [], options: {} } };
+  const options = { ...GLOBAL_OPTIONS, ...command.options };
+  try {
+    const { values, positionals } = parseArgs({ args: argv, options, allowPositionals: true });
+    const call = { path: cfgPath(values.config as string | undefined), words: positionals.slice(1), options: values };
+    if (!command.args && call.words.length && !values.help) die(`${name} takes no "${call.words[0]}"`, 2);
+    return { command, call };
+  } catch (error) {
+    if (error instanceof CliError) throw error;
+    const unknown = /'(--?[^'\s]+)/.exec(messageOf(error))?.[1] ?? "";
+    const known = Object.keys(options).map((option) => `--${option}`);
+    const reason = messageOf(error).split(". ")[0];
+    die(`${name}: ${reason}${unknown.startsWith("--") ? nearest(unknown, known) : ""}`, 2);
+  }
+}
+
+/** Returns the exit code; throws nothing. */
+export async function main(argv: string[]): Promise<number> {
+  try {
+    if (argv[0] === "help") argv = [...argv.slice(1), "--help"];
+    const loose = argv.includes("--") || argv[0] === "tui" ? { values: {} as Record<string, unknown>, positionals: ["tui"] }
+      : parseArgs({ args: argv, options: GLOBAL_OPTIONS, strict: false, allowPositionals: true });
+    if (loose.values.version) return print(version()), 0;
+    if (loose.values.help && !loose.positionals.length) return print(helpText()), 0;
+    const { command, call } = parseCall(argv);
+    if (call.options.help) return print(helpText(command)), 0;
+    return await command.run(call);
+  } catch (error) {
+    const code = error instanceof CliError ? error.code : 1;
+    process.stderr.write(`agents: ${error instanceof CliError ? error.message : (error as Error)?.stack ?? messageOf(error)}\n`);
+    return code;
+  }
+}
+
+if (import.meta.main) process.exitCode = await main(process.argv.slice(2));
