@@ -221,6 +221,8 @@ export interface Memory {
   /** Wall ms since when the verdict holds. */
   since: number;
   bootedAt: number;
+  /** The dead pane that was dealt with last, for a death while no watchdog ran. */
+  buried: string;
   /** The dialog that was answered last, and how many were since the start. */
   answered: string;
   answers: number;
@@ -354,9 +356,9 @@ const TMUX_DEADLINE = 5_000;
 const GIT_DEADLINE = 20_000;
 const HTTP_DEADLINE = 5_000;
 
-/** Nothing of the caller's one-off settings, of its tmux or of Bun's own switches reaches a child. */
+/** Nothing of the caller's one-off settings, its tmux, its git or Bun's own switches reaches a child. */
 export function childEnv(): Record<string, string | undefined> {
-  const dropped = /^(AGENT_(MODEL|BACKEND)_.*|BUN_OPTIONS|BUN_BE_BUN|TMUX|TMUX_PANE)$/;
+  const dropped = /^(AGENT_(MODEL|BACKEND)_.*|BUN_OPTIONS|BUN_BE_BUN|TMUX|TMUX_PANE|GIT_DIR|GIT_WORK_TREE|GIT_INDEX_FILE)$/;
   return Object.fromEntries(Object.entries(process.env).filter(([key]) => !dropped.test(key)));
 }
 
@@ -749,7 +751,7 @@ class ConfigReader {
       const allowed = check(value);
       if (allowed === null) return [camelCase(key), value];
       const words = [...allowed.matchAll(/"([^"]+)"/g)].map((match) => match[1]!);
-      this.fault(place, key, `${show(value)} is not allowed: ${allowed}${nearest(String(value), words)}`);
+      this.fault(place, key, `${show(value)} is not allowed: ${allowed}${nearest(show(value).replaceAll('"', ""), words)}`);
       return [camelCase(key), fallback];
     });
     return Object.fromEntries(values.filter(([, value]) => value !== undefined)) as T;
@@ -779,8 +781,9 @@ async function tomlParser(): Promise<typeof import("smol-toml")> {
  * AGENT_BACKEND_<name>) of a single invocation; the watchdog passes none. Creates nothing.
  * Throws a CliError(2) whose message has one line per fault.
  */
-export async function loadConfig(path: string, env: Record<string, string | undefined> = {}): Promise<Config> {
-  const source = world.read(path);
+export async function loadConfig(
+  path: string, env: Record<string, string | undefined> = {}, source = world.read(path),
+): Promise<Config> {
   if (source === null) die(`${path}: no such file (name one with --config, or make one with init)`, 2);
   const { parse, TomlError } = await tomlParser();
   let raw: Record<string, unknown>;
@@ -1132,7 +1135,7 @@ export interface NewSession {
  * client, so that a program that ends at once is kept too. "" = made, else why not.
  */
 export async function newSession(cfg: Config, plan: NewSession): Promise<string> {
-  if (!existsSync(plan.cwd)) return `dir ${plan.cwd} does not exist`;
+  if (world.mtime(plan.cwd) === null) return `dir ${plan.cwd} does not exist`;
   const target = targetPane(plan.session);
   const set = (scope: string, key: string, value: string) => [";", "set-option", scope, "-t", target, key, value];
   const args = [
@@ -1350,7 +1353,8 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
       re: /^\s*(?:(?:Press )?Enter to \w+\b|Esc to cancel ·).*(?:\n.*){0,2}(?![^])/m },
     { name: "dialog choice", verdict: "blocked", where: "dialog", why: "a dialog is open",
       re: /^\s*❯ (?:\d+\. \S|No, exit|No \(recommended\))|^\s*\d+\. Deny \(esc\)/m },
-    { name: "title", verdict: "active", where: "title", why: "busy title", animated: true, re: /^[◐◑⠁-⣿] / },
+    { name: "title", verdict: "active", where: "title", why: "busy title", animated: true,
+      re: /^[◐◑⠁-⣿] / },
     { name: "footer", verdict: "active", where: "foot", why: "busy footer",
       re: /\b(?:esc|ctrl\+c)\s+to\s+interrupt\b/ },
     { name: "spinner", verdict: "active", where: "event", why: "spinner", animated: true,
@@ -1370,6 +1374,8 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
       re: /^[⎿●] Prompt is too long/ },
     { name: "rewind", verdict: "fatal", where: "box", why: "the conversation is broken",
       re: /^Run \/rewind to go back$/ },
+    { name: "half drawn", verdict: "unsure", where: "screen", why: "Claude's screen, but no input box",
+      re: /(?<![^])(?=[^]*(?:▐▛|Claude Code v\d|^[─▔]{20}))(?![^]*^─{8}.*\n❯|[^]*^\s*│ >)/m },
   ],
   opencode: [
     { name: "trace", verdict: "fatal", where: 3, why: "the client crashed",
@@ -1392,6 +1398,8 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
       re: /^(?:Insufficient (?:credits|balance)|Your credit balance)/i },
     { name: "access", verdict: "blocked", where: "event", why: "key or access refused",
       re: /^(?:Incorrect API key|Your account does not have access|Unauthorized|Forbidden)/ },
+    { name: "half drawn", verdict: "unsure", where: "screen", why: "opencode's screen, but no input box",
+      re: /(?<![^])(?=[^]*(?:▣ |ctrl\+p commands))(?![^]*┃)/m },
   ],
   typed: [],
 };
@@ -1733,21 +1741,29 @@ const PLACEHOLDER = anyOf(
   /^(?:Once fixed, resend your message|Run \/rewind to go back)$|^Ask anything(?:…|\.{3})? "/,
 );
 
-// SGR parameters after which text is ghost text, and those that end it (ECMA-48; 90 and the greys
-// are what clients use where a terminal has no faint).
-function dimAfter(dim: boolean, sgr: string): boolean {
-  if (/(?:^|;)(?:2|90|38;5;(?:8|23[2-9]|24\d)|38;2;(\d+);\1;\1)$/.test(sgr)) return true;
-  return /^$|(?:^|;)(?:0|22|39|3[0-7]|9[1-7])(?:;|$)/.test(sgr) ? false : dim;
+// Ghost text is faint or, where a terminal has no faint, grey (ECMA-48 SGR; the greys clients use).
+// tmux resets them apart: `0;2` then `39` is still faint.
+interface Ink { faint: boolean; grey: boolean }
+const GREY = /(?:^|;)(?:90|38;5;(?:8|23[2-9]|24\d)|38;2;(\d+);\1;\1)$/;
+
+function inkAfter(ink: Ink, sgr: string): Ink {
+  const plain = sgr.replace(/[34]8;(?:5;\d+|2;\d+;\d+;\d+)/g, "").split(";");
+  const { faint, grey } = sgr === "" || plain.includes("0") ? { faint: false, grey: false } : ink;
+  return {
+    faint: plain.includes("2") || (faint && !plain.includes("22")),
+    grey: GREY.test(sgr) || (grey && !/(?:^|;)(?:3[0-9]|9[1-7])(?:;|$)/.test(sgr)),
+  };
 }
 
-// The screen without colours, and once more with every dim character blanked out.
+// The screen without colours, and once more with ghost text blanked out.
 function bleach(styled: string): { plain: string; bright: string } {
-  let [dim, plain, bright] = [false, "", ""];
-  for (const piece of styled.split(/(\x1b\[[\d;:]*m)/)) {
-    if (piece.startsWith("\x1b[")) dim = dimAfter(dim, piece.slice(2, -1));
+  let [ink, plain, bright] = [{ faint: false, grey: false }, "", ""];
+  for (const piece of styled.split(/(\x1b\[[\d;]*m)/)) {
+    const sgr = /^\x1b\[([\d;]*)m$/.exec(piece);
+    if (sgr) ink = inkAfter(ink, sgr[1]!);
     else {
       plain += piece;
-      bright += dim ? piece.replace(/[^\n]/g, " ") : piece;
+      bright += ink.faint || ink.grey ? piece.replace(/[^\n]/g, " ") : piece;
     }
   }
   return { plain, bright };
@@ -2596,9 +2612,31 @@ export async function healOne(cfg: Config, watch: Watch, unit: Agent | Service, 
     return;
   }
   const gone = oldProcessGone(memory);
-  if (memory.aliveSince && !memory.stopping) noteDeath(cfg, watch, unit, sight.pane?.status ?? null, "", sight.massDeath);
-  const action = decideHeal(memory, operatorOf(cfg).held[unit.name] !== undefined, gone, world.now());
+  const grave = sight.pane ? `${sight.snap.server} ${sight.pane.id}` : "";
+  if (!memory.stopping && (memory.aliveSince || (grave && grave !== memory.buried))) {
+    if (sight.pane && isAgent(unit)) await noteLastWords(cfg, watch, unit, sight.pane);
+    noteDeath(cfg, watch, unit, sight.pane?.status ?? null, "", sight.massDeath);
+    memory.buried = grave;
+  }
+  const action = decideHeal(memory, sight.held, gone, world.now());
   if (action.do === "start") await startByWatchdog(cfg, watch, unit, sight);
+}
+
+/** A client that ended at once may have said why: a resume id that led there twice is not used again. */
+async function noteLastWords(cfg: Config, watch: Watch, agent: Agent, pane: Pane): Promise<void> {
+  const screen = (await capturePane(cfg, pane)) ?? "";
+  const verdict = detect(rulesOf(backendOf(cfg, agent)), { text: screen, title: "" }, world.now());
+  if (verdict.verdict === "fatal") noteFatal(cfg, watch, agent, verdict.why);
+}
+
+/** The second fatal error within the window costs the resume id. */
+function noteFatal(cfg: Config, watch: Watch, agent: Agent, why: string): void {
+  const memory = memoryOf(watch, agent.name);
+  const again = world.now() - memory.lastFatal < cfg.watchdog.parkWindow * 1000;
+  memory.lastFatal = world.now();
+  if (again) dropResumeId(cfg, agent);
+  log(`FATAL: ${agent.name} (${agent.session}): ${why}`);
+  emit(cfg, "fatal", { agent: agent.name, why });
 }
 
 async function healLiving(cfg: Config, watch: Watch, agent: Agent, sight: Sight, pane: Pane): Promise<void> {
@@ -2611,11 +2649,7 @@ async function healLiving(cfg: Config, watch: Watch, agent: Agent, sight: Sight,
     return endForRestart(cfg, watch, agent, pane, "its server was restarted");
   }
   if (sight.verdict.verdict !== "fatal") return;
-  const again = world.now() - memory.lastFatal < cfg.watchdog.parkWindow * 1000;
-  memory.lastFatal = world.now();
-  if (again) dropResumeId(cfg, agent);
-  log(`FATAL: ${agent.name} (${agent.session}): ${sight.verdict.why}`);
-  emit(cfg, "fatal", { agent: agent.name, why: sight.verdict.why });
+  noteFatal(cfg, watch, agent, sight.verdict.why);
   await endForRestart(cfg, watch, agent, pane, `fatal: ${sight.verdict.why}`);
 }
 
@@ -2920,12 +2954,12 @@ export async function deliverAll(cfg: Config, watch: Watch, sights: Map<string, 
 async function deliver(cfg: Config, watch: Watch, message: Message, sight: Sight | undefined): Promise<Delivery> {
   const agent = cfg.agents.get(message.target);
   if (!agent) return { state: "waiting", why: "no such agent in the config" };
-  if (operatorOf(cfg).held[agent.name] !== undefined) return { state: "waiting", why: "stopped by you" };
+  if (sight?.held) return { state: "waiting", why: "stopped by you" };
   const pane = sight?.pane;
   if (!sight?.alive || !pane) return { state: "waiting", why: "not running" };
   const backend = backendOf(cfg, agent);
   if (isBooting(backend, world.now() - pane.created, sight.text)) return { state: "waiting", why: "booting" };
-  if (backend.kind === "opencode" && pane.conversation && sight.verdict.rule !== "no server") {
+  if (backend.kind === "opencode" && pane.conversation) {
     const typing = decideTyping(sight.verdict, { ...message, seen: 0 }, null, "");
     if (typing.do === "wait") return { state: "waiting", why: typing.why };
     message.tries += 1;
@@ -3084,6 +3118,8 @@ export interface Sight {
   verdict: Verdict;
   text: string;
   massDeath: boolean;
+  /** The operator took it down. */
+  held: boolean;
   /** A phase move was under way when this was seen: the loops are in its hands. */
   moving: boolean;
   /** How many starts this tick may still make. */
@@ -3096,7 +3132,7 @@ const heartbeatFile = (cfg: Config): string => join(cfg.stateDir, "heartbeat");
 
 const freshMemory = (): Memory => ({
   starts: [], failures: 0, nextStart: 0, parked: "", parkedAt: 0, finished: false, stopping: null, lastFatal: 0,
-  restarts: { day: "", count: 0 }, verdict: "unsure", why: "", since: 0, bootedAt: 0,
+  restarts: { day: "", count: 0 }, verdict: "unsure", why: "", since: 0, bootedAt: 0, buried: "",
   aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", serverDown: false, waitingSince: 0, unsureLooks: 0, answered: "", answers: 0, releasedAt: 0,
 });
 /** What of a memory is on the monotonic clock, or only of this life. */
@@ -3178,6 +3214,7 @@ const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", 
 /** One look at everything: who runs, and what stands on the screens whose verdict can matter. */
 export async function observe(cfg: Config, watch: Watch, only?: Set<string>): Promise<Map<string, Sight>> {
   const snap = await snapshot(cfg);
+  // read after the look: who restarts an agent by hand holds it first, and ends it then
   const { held } = operatorOf(cfg);
   const restarted = snap.ok && watch.server !== "" && snap.server !== watch.server;
   const units = [...unitsOf(cfg).values()];
@@ -3186,7 +3223,7 @@ export async function observe(cfg: Config, watch: Watch, only?: Set<string>): Pr
   const massDeath = restarted || died.length >= 3;
   if (massDeath && died.length > 1) log(`${died.length} ended together${restarted ? ": the tmux server is another one" : ""}`);
   if (snap.ok && snap.server) watch.server = snap.server;
-  const looked = units.filter((unit): unit is Agent => isAgent(unit) && matters(unit) && held[unit.name] === undefined &&
+  const looked = units.filter((unit): unit is Agent => isAgent(unit) && matters(watch, unit) && held[unit.name] === undefined &&
     sessionAlive(snap, unit.session) === true && (!only || only.has(unit.name)));
   const screens = await captureAll(cfg, looked.map((agent) => snap.panes.get(agent.session)!));
   const budget = { left: cfg.watchdog.startBatch };
@@ -3196,7 +3233,8 @@ export async function observe(cfg: Config, watch: Watch, only?: Set<string>): Pr
     const text = pane ? (screens.get(pane.id) ?? "") : "";
     const alive = sessionAlive(snap, unit.session);
     if (alive && pane) memoryOf(watch, unit.name).aliveSince ||= Math.max(1, world.mono() - (world.now() - pane.created));
-    sights.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT, text, massDeath: massDeath && died.includes(unit), moving: watch.intent !== null, budget });
+    sights.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT, text, massDeath: massDeath && died.includes(unit), moving: watch.intent !== null,
+      held: held[unit.name] !== undefined, budget });
   }
   await Promise.all(looked.map((agent) => guard(watch, `look ${agent.name}`, async () => {
     const sight = sights.get(agent.name)!;
@@ -3206,7 +3244,9 @@ export async function observe(cfg: Config, watch: Watch, only?: Set<string>): Pr
 }
 
 /** Whether anybody asks for this agent's verdict. */
-const matters = (agent: Agent): boolean => agent.enabled && (agent.watch !== "none" || agent.wake !== undefined || agent.kind === "loop");
+const matters = (watch: Watch, agent: Agent): boolean =>
+  (agent.enabled && (agent.watch !== "none" || agent.wake !== undefined || agent.kind === "loop")) ||
+  watch.outbox.some((message) => message.target === agent.name);
 
 /** Digits do not count as a change: a clock in a status line is no sign of work. */
 const withoutDigits = (value: string): string => value.replace(/\d+/g, "0");
@@ -3294,7 +3334,7 @@ const tailOf = (value: string, lines: number): string => value.trimEnd().split("
 async function careFor(cfg: Config, watch: Watch, agent: Agent, sight: Sight): Promise<void> {
   const memory = memoryOf(watch, agent.name);
   const resting = agent.kind === "loop" && (sight.moving || watch.intent !== null || isComplete(cfg));
-  if (operatorOf(cfg).held[agent.name] !== undefined) return noteState(cfg, watch, agent.name, "gone", "stopped by you");
+  if (sight.held) return noteState(cfg, watch, agent.name, "gone", "stopped by you");
   if (resting) return;
   if (sight.alive) {
     await answerDialog(cfg, watch, agent, sight);
@@ -3446,9 +3486,12 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     log(`config read again${lost.length ? `; no longer in it, left running: ${lost.join(", ")}` : ""}`);
     for (const warning of next.warnings) log(`warning: ${warning}`);
     trouble(watch, "config", "");
+    world.writeAtomic(lastGoodFile(next), next.source);
     return next;
   } catch (error) {
+    const fresh = watch.volatile.errors.config === undefined;
     trouble(watch, "config", `the last good config stays in force: ${messageOf(error)}`);
+    if (fresh) emit(cfg, "config", { why: messageOf(error) });
     return cfg;
   }
 }
@@ -3457,8 +3500,8 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
  * The supervisor: one foreground process. Ends on SIGTERM, SIGINT or SIGHUP; exit 100 where another
  * one holds the lock. `kept` = it was started by a keeper, and sees to it that there is one.
  */
-export async function watchdogLoop(path: string, kept = false): Promise<number> {
-  let cfg = await loadConfig(path);
+export async function watchdogLoop(path: string, kept = false, lastGood = ""): Promise<number> {
+  let cfg = await firstConfig(path, lastGood);
   makeFolders(cfg);
   if ((await takeLock(lockFile(cfg, "watchdog"))) === null) {
     log(`another watchdog runs already (pid ${lockHolder(lockFile(cfg, "watchdog"))})`);
@@ -3476,6 +3519,7 @@ export async function watchdogLoop(path: string, kept = false): Promise<number> 
     }
   });
   const watch = loadWatch(cfg);
+  await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(cfg), cfg.source));
   for (const warning of cfg.warnings) log(`warning: ${warning}`);
   log(`watchdog up: ${phaseLine(cfg)}, signal=${cfg.watchdog.signalInterval}s heavy=${cfg.watchdog.heavyInterval}s, ` +
     `watching: ${watched(cfg).map((agent) => agent.name).join(", ") || "none"}`);
@@ -3495,6 +3539,20 @@ export async function watchdogLoop(path: string, kept = false): Promise<number> 
   if (kept) world.signal(lockHolder(lockFile(cfg, "keeper")) ?? process.pid, lockHolder(lockFile(cfg, "keeper")) ? "SIGTERM" : 0);
   return 0;
 }
+
+/** The config at the start: a watchdog that is started anew while the file is broken takes the last good one. */
+async function firstConfig(path: string, lastGood: string): Promise<Config> {
+  try {
+    return await loadConfig(path);
+  } catch (error) {
+    const source = lastGood ? world.read(lastGood) : null;
+    if (source === null) throw error;
+    log(`the last good config is in force: ${messageOf(error)}`);
+    return loadConfig(path, {}, source);
+  }
+}
+
+const lastGoodFile = (cfg: Config): string => join(cfg.stateDir, "agents.toml");
 
 /** From here on each line also goes to the watchdog's own log, rotated at its cap. */
 function logToFile(cfg: Config): void {
@@ -3599,7 +3657,7 @@ async function keep(path: string): Promise<number> {
   }
   while (!stop) {
     if (lockHolder(lockFile(cfg, "watchdog")) === null) {
-      child = Bun.spawn([...selfArgv(), "watchdog", "--kept", "--config", path], {
+      child = Bun.spawn([...selfArgv(), "watchdog", "--kept", lastGoodFile(cfg), "--config", path], {
         cwd: "/", env: childEnv(), stdio: ["ignore", "ignore", "ignore"],
       });
       const code = await child.exited;
@@ -3622,6 +3680,7 @@ interface Call {
   options: Record<string, string | boolean | undefined>;
 }
 
+const printed = (value: string): number => (print(value), 0);
 const print = (line: string): void => void process.stdout.write(`${line}\n`);
 /** Colour only where a person reads it; `styleText` minds NO_COLOR. */
 const paint = (style: "red" | "yellow" | "green" | "dim" | "bold", value: string): string =>
@@ -3652,12 +3711,13 @@ function oneName(cfg: Config, call: Call, usage: string): string {
   return expandNames(cfg, [call.words[0]!.replace(/[*?[]/g, "\\$&")])[0]!;
 }
 
+const NO_TMUX = "tmux was not found: install it (apt-get install tmux, brew install tmux)";
 /** tmux 3.2 is the first with the formats and pane options that are used here. */
 const TMUX_OLDEST = "3.2.0";
 
 async function needTools(cfg: Config): Promise<void> {
   const asked = await tmux(cfg, ["-V"]);
-  if (!asked.ok) die("tmux was not found: install it (apt-get install tmux, brew install tmux)");
+  if (!asked.ok) die(NO_TMUX);
   const found = /(\d+)\.(\d+)/.exec(asked.out);
   if (found && Bun.semver.order(`${found[0]}.0`, TMUX_OLDEST) < 0) die(`tmux ${found[0]} is too old: 3.2 or newer is needed`);
   if (cfg.loop.handoff && !Bun.which("git")) die("git was not found: install it (apt-get install git, brew install git)");
@@ -3806,13 +3866,22 @@ async function bootAll(cfg: Config, watch: Watch, watchdog: boolean): Promise<vo
   if (watchdog) return changeOperator(cfg, (operator) => void operator.queue.push(...watch.outbox));
   const agents = watch.outbox.map((message) => cfg.agents.get(message.target)!);
   const patience = Math.max(...agents.map((agent) => backendOf(cfg, agent).connectDelay)) + 20;
-  const deadline = world.mono() + patience * 1000;
-  const real = { ...cfg, stateDir: cfg.stateDir };
-  while (watch.outbox.length && world.mono() < deadline) {
-    await deliverAll(real, watch, await observe(real, watch, new Set(watch.outbox.map((message) => message.target))));
-    if (watch.outbox.length) await world.sleep(ATTEND_INTERVAL);
+  await deliverByHand(cfg, watch.outbox, world.mono() + patience * 1000);
+}
+
+/** Delivers without a watchdog, whose memory this call then keeps; what is left over stays queued. */
+async function deliverByHand(cfg: Config, messages: Message[], deadline: number): Promise<Message[]> {
+  const watch = loadWatch(cfg);
+  const mine = new Set(messages.map((message) => message.id));
+  const targets = new Set(messages.map((message) => message.target));
+  watch.outbox.push(...messages);
+  save(cfg, watch);
+  const left = () => watch.outbox.filter((message) => mine.has(message.id));
+  while (left().length && world.mono() < deadline && lockHolder(lockFile(cfg, "watchdog")) === null) {
+    await deliverAll(cfg, watch, await observe(cfg, watch, targets), targets);
+    if (left().length) await world.sleep(ATTEND_INTERVAL);
   }
-  if (watch.outbox.length) await changeOperator(cfg, (operator) => void operator.queue.push(...watch.outbox));
+  return left();
 }
 
 /** How long a client must live to count as running, ms: a missing one ends within 100. */
@@ -3932,6 +4001,7 @@ export function describeState(memory: Memory, facts: {
 
 async function readStatus(cfg: Config): Promise<Status> {
   const snap = await snapshot(cfg);
+  if (!snap.ok && /not found/.test(snap.why)) die(NO_TMUX);
   const watch = loadWatch(cfg);
   const operator = operatorOf(cfg);
   const queue = [...watch.outbox, ...operator.queue.filter((message) => !watch.taken.includes(message.id))];
@@ -4004,7 +4074,6 @@ async function readPhase(cfg: Config): Promise<Status["phase"]> {
 
 export async function cmdStatus(call: Call): Promise<number> {
   const cfg = await configFor(call);
-  await needTools(cfg);
   const status = await readStatus(cfg);
   print(call.options.json ? JSON.stringify(status, null, 2) : statusText(status, process.stdout.columns || 80));
   return status.needsHuman ? 3 : 0;
@@ -4531,7 +4600,8 @@ export const COMMANDS: Command[] = [
   { name: "down", args: "[name…]", clause: "stop all, or those named; they stay down until up", run: cmdDown },
   { name: "status", args: "", clause: "one table: every agent, its state, what needs you", options: JSON_OPTION, run: cmdStatus },
   { name: "watchdog", args: "", clause: "the supervisor loop, in the foreground (up starts it detached)",
-    options: { kept: { type: "boolean", clause: "" } }, run: (call) => watchdogLoop(call.path, call.options.kept === true) },
+    options: { kept: { type: "string", clause: "" } },
+    run: (call) => watchdogLoop(call.path, call.options.kept !== undefined, String(call.options.kept ?? "")) },
   { name: "logs", args: "<name>", clause: "what an agent, a service or the watchdog said", run: cmdLogs,
     options: {
       lines: { type: "string", short: "n", value: "N", clause: "how many lines (50)" },
@@ -4594,18 +4664,17 @@ export function parseCall(argv: string[]): { command: Command; call: Call } {
 /** Returns the exit code; throws nothing. */
 export async function main(argv: string[]): Promise<number> {
   try {
-    if (argv[0] === "help") argv = [...argv.slice(1), "--help"];
-    const loose = argv.includes("--") || argv[0] === "tui" ? { values: {} as Record<string, unknown>, positionals: ["tui"] }
-      : parseArgs({ args: argv, options: GLOBAL_OPTIONS, strict: false, allowPositionals: true });
-    if (loose.values.version) return print(version()), 0;
-    if (loose.values.help && !loose.positionals.length) return print(helpText()), 0;
-    const { command, call } = parseCall(argv);
-    if (call.options.help) return print(helpText(command)), 0;
+    const words = argv[0] === "help" ? [...argv.slice(1), "--help"] : argv;
+    const { values, positionals } = parseArgs({ args: words, options: GLOBAL_OPTIONS, strict: false, allowPositionals: true });
+    if (values.version && !positionals.length) return printed(version());
+    if (values.help && !positionals.length) return printed(helpText());
+    const { command, call } = parseCall(words);
+    if (call.options.help) return printed(helpText(command));
     return await command.run(call);
   } catch (error) {
-    const code = error instanceof CliError ? error.code : 1;
-    process.stderr.write(`agents: ${error instanceof CliError ? error.message : (error as Error)?.stack ?? messageOf(error)}\n`);
-    return code;
+    const known = error instanceof CliError;
+    process.stderr.write(`agents: ${known ? error.message : ((error as Error)?.stack ?? messageOf(error))}\n`);
+    return known ? error.code : 1;
   }
 }
 
