@@ -198,6 +198,8 @@ export interface Message {
   seen?: number;
   /** Why it still waits, for `status`. */
   why?: string;
+  /** Wall ms after which nobody waits for it any more; absent = it waits for ever. */
+  expires?: number;
 }
 
 /** What the watchdog remembers of one agent or service. All but the last group is on disk. */
@@ -491,7 +493,8 @@ function shipped(name: string): string | null {
   return world.read(join(SCRIPT_DIR, name)) ?? (COMPILED ? world.read(join(import.meta.dir, name)) : null);
 }
 
-export const version = (): string => JSON.parse(shipped("package.json") ?? "{}").version ?? "0";
+/** Its own: a package.json beside the binary is somebody else's. */
+export const version = (): string => JSON.parse(world.read(join(import.meta.dir, "package.json")) ?? "{}").version ?? "0";
 
 // ── config ──────────────────────────────────────────────────────────────────────
 // One table of keys says what may stand in agents.toml. All faults are found at once, each with its
@@ -536,6 +539,11 @@ const stringTable: Check = (value) =>
 const VERDICTS = ["active", "blocked", "limited", "fatal", "waiting", "idle", "unsure"] as const;
 export type VerdictName = (typeof VERDICTS)[number];
 
+/** What people can be told of. */
+const NOTICE_EVENTS = [
+  "blocked", "parked", "limited", "lifted", "phase", "complete", "stalled", "deadlock", "config", "watchdog",
+];
+
 const SERVICE_KEYS: Keys = {
   name: [sessionName],
   session: [sessionName],
@@ -557,7 +565,7 @@ const AGENT_KEYS: Keys = {
   resume: [flag, false],
   wake: [table],
 };
-const KEYS = {
+export const KEYS = {
   "": {
     defaults: [table, {}],
     watchdog: [table, {}],
@@ -641,7 +649,7 @@ const KEYS = {
   notify: {
     command: [text, ""],
     url: [text, ""],
-    events: [texts, ["blocked", "parked", "limited", "phase", "complete", "stalled", "deadlock", "config", "watchdog"]],
+    events: [listOf(oneOf(...NOTICE_EVENTS), `a list of ${NOTICE_EVENTS.join(", ")}`), NOTICE_EVENTS],
   },
   agent: AGENT_KEYS,
 } satisfies Record<string, Keys>;
@@ -707,8 +715,9 @@ export function lineOf(source: string, header: string, nth: number, key: string)
       inside = count === nth && (head === header || head.startsWith(`${header}.`));
       if (head === header && inside) here = i;
     }
-    const bare = key.split(".").at(-1)!;
-    if (inside && new RegExp(`^\\s*(\\[.*\\.)?"?${bare}"?\\s*[=.\\]]`).test(line)) return i + 1;
+    const bare = RegExp.escape(key.split(".").at(-1)!);
+    const opens = head !== undefined && header === "" && head.split(".")[0] === key;
+    if (opens || (inside && new RegExp(`(^\\s*(\\[.*\\.)?|[{,]\\s*)"?${bare}"?\\s*[=.\\]]`).test(line))) return i + 1;
   }
   return here + 1;
 }
@@ -1007,12 +1016,17 @@ export function die(message: string, code = 1): never {
 /** Events that a person or `report` asks about later; kept in memory while the disk is full. */
 function emit(cfg: Config, event: string, fields: Record<string, unknown> = {}): void {
   const line: AgentEvent = { at: new Date(world.now()).toISOString(), event, ...fields };
+  if (telling && cfg.notify.events.includes(event) && (cfg.notify.command || cfg.notify.url)) toTell.push(line);
   try {
     world.append(join(cfg.stateDir, "events.jsonl"), `${JSON.stringify(line)}\n`, EVENTS_CAP);
   } catch (error) {
     log(`events.jsonl: ${messageOf(error)}`);
   }
 }
+
+/** What people are still to be told, in its order; only the watchdog fills and empties it. */
+const toTell: AgentEvent[] = [];
+let telling = false;
 
 /** Two files of it, with all else in the folder, stay under 1 MB. */
 const EVENTS_CAP = 400_000;
@@ -1260,7 +1274,7 @@ function typedText(cfg: Config, message: Message): string {
   if (Buffer.byteLength(message.text) <= TYPED_MAX) return message.text;
   const file = join(cfg.stateDir, `message-${message.id}.txt`);
   world.writeAtomic(file, message.text);
-  return render(promptText(cfg, "prompts/boot.md") ?? "", { kickoff: file });
+  return spoken(cfg, "prompts/boot.md", { kickoff: file });
 }
 
 async function submit(
@@ -2026,6 +2040,7 @@ function placesOf(cfg: Config, agent: Agent): Record<string, string> {
   return {
     agent: agent.name,
     role: agent.role,
+    supervisor: `${COMPILED ? process.execPath : import.meta.path} --config ${cfg.path}`,
     plan_dir: cfg.planDir,
     docs_dir: cfg.loop.handoff?.docsDir ?? "machine-docs",
     done_marker: cfg.loop.doneMarker,
@@ -2041,7 +2056,8 @@ export function buildLoopKickoff(cfg: Config, agent: Agent): string {
 export function agentPrompt(cfg: Config, agent: Agent): string {
   if (agent.kind === "loop") return buildLoopKickoff(cfg, agent);
   if (!agent.promptFile) return agent.prompt;
-  return promptText(cfg, agent.promptFile) ?? die(`agent ${agent.name}: prompt_file ${agent.promptFile} is missing`);
+  const value = promptText(cfg, agent.promptFile) ?? die(`agent ${agent.name}: prompt_file ${agent.promptFile} is missing`);
+  return render(value, placesOf(cfg, agent));
 }
 
 // ── resume id ───────────────────────────────────────────────────────────────────
@@ -2350,7 +2366,7 @@ export function nextLimitUntil(settings: Settings, limit: Limit | null, nativeGr
 }
 
 export function limitNudgeMsg(cfg: Config, agent: Agent): string {
-  const steady = agent.kind === "persistent" || agent.kind === "orchestrator";
+  const steady = agent.kind === "persistent" || agent.kind === "orchestrator" || !phases(cfg).length;
   return spoken(cfg, steady ? "prompts/limit-probe.md" : "prompts/limit-probe-loop.md", placesOf(cfg, agent));
 }
 
@@ -2985,16 +3001,19 @@ function noteDelivery(cfg: Config, watch: Watch, message: Message, delivery: Del
   if (delivery.state === "failed") emit(cfg, "undelivered", { agent: message.target, cause: message.cause, why: delivery.why });
 }
 
-/** Takes over what the command line queued while the watchdog ran. */
-function takeQueued(cfg: Config, watch: Watch): void {
-  const fresh = operatorOf(cfg).queue.filter((message) => !watch.taken.includes(message.id));
-  if (!fresh.length) return;
+/** Takes over what the command line queued while the watchdog ran; returns whom it is for. */
+function takeQueued(cfg: Config, watch: Watch): string[] {
+  const late = (message: Message) => (message.expires ?? Infinity) < world.now() && message.seen === undefined;
+  watch.outbox = watch.outbox.filter((message) => !late(message));
+  const fresh = operatorOf(cfg).queue.filter((message) => !watch.taken.includes(message.id) && !late(message));
+  if (!fresh.length) return [];
   for (const message of fresh) {
     if (message.cause === "boot") watch.outbox = watch.outbox.filter((one) => one.target !== message.target || one.cause !== "boot");
     watch.outbox.push(message);
   }
   watch.taken = [...watch.taken, ...fresh.map((message) => message.id)].slice(-200);
   save(cfg, watch);
+  return fresh.map((message) => message.target);
 }
 
 // ── phase advance ───────────────────────────────────────────────────────────────
@@ -3446,7 +3465,7 @@ function pendingUnits(cfg: Config, watch: Watch): Set<string> {
 
 /** The small round between two ticks, for the units that wait for something. */
 async function attend(cfg: Config, watch: Watch): Promise<void> {
-  const names = pendingUnits(cfg, watch);
+  const names = new Set([...pendingUnits(cfg, watch), ...takeQueued(cfg, watch)]);
   if (watch.volatile.fetched) {
     await guard(watch, "hand-off", () => handoffCheck(cfg, watch));
     for (const message of watch.outbox) names.add(message.target);
@@ -3464,6 +3483,9 @@ async function attend(cfg: Config, watch: Watch): Promise<void> {
   await guard(watch, "outbox", () => deliverAll(cfg, watch, sights, names));
   await guard(watch, "state", () => save(cfg, watch));
 }
+
+/** Tells a sleeping watchdog that something was queued for it. */
+const POKE = "SIGUSR2";
 
 /** How often what waits is looked at between two ticks, ms. */
 const ATTEND_INTERVAL = 400;
@@ -3509,18 +3531,20 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   }
   logToFile(cfg);
   let stop = false;
-  const stopped = new Promise<void>((resolve) => {
-    for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
-      process.once(signal, () => {
-        log(`watchdog ends (${signal})`);
-        stop = true;
-        resolve();
-      });
-    }
-  });
+  let wake = () => {};
+  for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
+    process.once(signal, () => {
+      log(`watchdog ends (${signal})`);
+      stop = true;
+      wake();
+    });
+  }
+  process.on(POKE, () => wake());
   const watch = loadWatch(cfg);
   await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(cfg), cfg.source));
   for (const warning of cfg.warnings) log(`warning: ${warning}`);
+  void tellPeople(() => cfg);
+  emit(cfg, "watchdog", { why: "started", version: version() });
   log(`watchdog up: ${phaseLine(cfg)}, signal=${cfg.watchdog.signalInterval}s heavy=${cfg.watchdog.heavyInterval}s, ` +
     `watching: ${watched(cfg).map((agent) => agent.name).join(", ") || "none"}`);
   while (!stop) {
@@ -3531,7 +3555,8 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
     const due = began + Math.max(cfg.watchdog.signalInterval * 1000, 50);
     while (!stop && world.mono() < due) {
       const waiting = watch.intent !== null || watch.volatile.fetch !== null || pendingUnits(cfg, watch).size > 0;
-      await Promise.race([world.sleep(Math.min(due - world.mono(), waiting ? ATTEND_INTERVAL : Infinity)), stopped]);
+      const pause = Math.min(due - world.mono(), waiting ? ATTEND_INTERVAL : Infinity);
+      await Promise.race([world.sleep(pause), new Promise<void>((resolve) => (wake = resolve))]);
       if (!stop && world.mono() < due) await guard(watch, "attend", () => attend(cfg, watch));
     }
   }
@@ -3578,6 +3603,70 @@ export function loopSessionsAlive(cfg: Config, snap: Snapshot, older = false): A
   const now = phaseTrouble(cfg) ? "" : curPhase(cfg)?.id;
   return loopAgents(cfg).filter((agent) => sessionAlive(snap, agent.session) &&
     (!older || ![now, ""].includes(snap.panes.get(agent.session)!.phase)));
+}
+
+// Notices to people: beside the tick, several at once as one, tried again with growing pauses.
+
+/** A notice may take so long, ms; a receiver that hangs is tried again later. */
+const NOTICE_DEADLINE = 10_000;
+
+/** One line per event, for a phone. */
+export function noticeText(events: AgentEvent[]): string {
+  return events.map(({ event, agent, why, from, to }) =>
+    [agent, event, from || to ? `${from ?? ""} → ${to ?? ""}` : "", why].filter(Boolean).join(" ")).join("\n");
+}
+
+/** A secret is named, never written: `env:NAME`, or `file:PATH` of a file that only its owner reads. */
+function secretOf(value: string): string {
+  if (value.startsWith("env:")) return process.env[value.slice(4)] ?? die(`notify: ${value} is not set`);
+  if (!value.startsWith("file:")) return value;
+  const path = absolute("/", value.slice(5));
+  if ((statSync(path).mode & 0o077) !== 0) die(`notify: ${path} is readable by others (chmod 600 it)`);
+  return readFileSync(path, "utf8").trim();
+}
+
+/** Tells by command (events as JSON on its stdin) and by URL (text; JSON where it begins with `json:`). */
+async function tell(notify: Notify, events: AgentEvent[]): Promise<void> {
+  const message = noticeText(events);
+  if (notify.command) {
+    const ran = await run([SHELL, "-c", notify.command], NOTICE_DEADLINE, { AGENTS_NOTICE: message }, `${JSON.stringify(events)}\n`);
+    if (!ran.ok) die(`notify: the command failed: ${ran.err.slice(0, 200)}`);
+  }
+  if (!notify.url) return;
+  const json = notify.url.startsWith("json:");
+  const answer = await fetch(secretOf(json ? notify.url.slice(5) : notify.url), {
+    method: "POST",
+    body: json ? JSON.stringify({ text: message, events }) : message,
+    headers: json ? { "content-type": "application/json" } : { title: "agents", "content-type": "text/plain; charset=utf-8" },
+    signal: AbortSignal.timeout(NOTICE_DEADLINE),
+  }).catch((error: Error) => die(`notify: the URL did not answer (${error.name})`));
+  if (!answer.ok) die(`notify: the URL answered ${answer.status}`);
+}
+
+/** Runs beside the watchdog for as long as it lives. */
+async function tellPeople(config: () => Config): Promise<void> {
+  telling = true;
+  for (let pause = 1; telling; ) {
+    await Bun.sleep(pause * 1000);
+    const events = toTell.splice(0, 50);
+    if (!events.length) continue;
+    try {
+      await tell(config().notify, events);
+      pause = 1;
+    } catch (error) {
+      toTell.unshift(...events.slice(-50));
+      pause = Math.min(Math.max(5, pause * 2), 300);
+      log(`${messageOf(error)}; trying again in ${pause} s`);
+    }
+  }
+}
+
+export async function cmdNotify(call: Call): Promise<number> {
+  const cfg = await configFor(call);
+  if (!call.options.test) die("usage: notify --test", 2);
+  if (!cfg.notify.command && !cfg.notify.url) die("[notify] names neither command nor url");
+  await tell(cfg.notify, [{ at: new Date().toISOString(), event: "test", why: "a test of the notices" }]);
+  return printed("told");
 }
 
 // One watchdog per state folder: a lock that dies with its holder, kill -9 included. The keeper waits
@@ -3863,10 +3952,17 @@ async function settle(cfg: Config, wanted: (Agent | Service)[], started: string[
 
 /** Hands the first texts to the watchdog, or types them itself where none runs. */
 async function bootAll(cfg: Config, watch: Watch, watchdog: boolean): Promise<void> {
-  if (watchdog) return changeOperator(cfg, (operator) => void operator.queue.push(...watch.outbox));
+  if (watchdog) return queueMessages(cfg, watch.outbox);
   const agents = watch.outbox.map((message) => cfg.agents.get(message.target)!);
   const patience = Math.max(...agents.map((agent) => backendOf(cfg, agent).connectDelay)) + 20;
   await deliverByHand(cfg, watch.outbox, world.mono() + patience * 1000);
+}
+
+/** Leaves texts to the watchdog, and wakes it. */
+async function queueMessages(cfg: Config, messages: Message[]): Promise<void> {
+  await changeOperator(cfg, (operator) => void operator.queue.push(...messages));
+  const pid = lockHolder(lockFile(cfg, "watchdog"));
+  if (pid !== null) world.signal(pid, POKE);
 }
 
 /** Delivers without a watchdog, whose memory this call then keeps; what is left over stays queued. */
@@ -4044,6 +4140,10 @@ async function readStatus(cfg: Config): Promise<Status> {
 
 function nextDue(cfg: Config, watch: Watch, agent: Agent, limit: LimitState | null, now: number): string {
   if (limit) return `probe ${localTime(limit.until * 1000)}`;
+  const memory = memoryOf(watch, agent.name);
+  if (agent.watch === "heal+stall" && memory.verdict === "idle") {
+    return `stall ${localTime(memory.since + backendOf(cfg, agent).stallIdle * 1000)}`;
+  }
   const wake = watch.wakeDue[agent.name];
   return agent.wake && wake && !isComplete(cfg) ? `wake ${wake > now ? localTime(wake) : "when idle"}` : "";
 }
@@ -4074,9 +4174,30 @@ async function readPhase(cfg: Config): Promise<Status["phase"]> {
 
 export async function cmdStatus(call: Call): Promise<number> {
   const cfg = await configFor(call);
+  if (call.options.watch) return watchStatus(cfg);
   const status = await readStatus(cfg);
   print(call.options.json ? JSON.stringify(status, null, 2) : statusText(status, process.stdout.columns || 80));
   return status.needsHuman ? 3 : 0;
+}
+
+/** Draws the table again each two seconds, over the old one; `q` or Ctrl-C ends. */
+async function watchStatus(cfg: Config): Promise<number> {
+  if (!process.stdout.isTTY) die("status --watch needs a terminal");
+  let stop = false;
+  process.stdin.setRawMode(true).resume().on("data", (keys) => (stop ||= /[q\x03]/.test(String(keys))));
+  process.stdout.write("\x1b[?1049h\x1b[?25l");
+  try {
+    while (!stop) {
+      const { columns: width = 80, rows = 24 } = process.stdout;
+      const lines = statusText(await readStatus(cfg), width).split("\n").slice(0, rows - 1);
+      process.stdout.write(`\x1b[H${lines.map((line) => `${line}\x1b[K`).join("\r\n")}\x1b[J`);
+      for (let waited = 0; waited < 2_000 && !stop; waited += 100) await Bun.sleep(100);
+    }
+  } finally {
+    process.stdout.write("\x1b[?25h\x1b[?1049l");
+    process.stdin.setRawMode(false).pause();
+  }
+  return 0;
 }
 
 /** The table of `status`: what needs a human first, cut to the width of the terminal. */
@@ -4175,6 +4296,84 @@ async function restartUnits(cfg: Config, units: (Agent | Service)[], fresh: bool
   failures.push(...(await awaitClients(cfg, units.filter((unit) => !failures.some(({ name }) => name === unit.name)))));
   for (const { name, why } of failures) log(`${name}: ${why}`);
   return failures.length ? 1 : 0;
+}
+
+export async function cmdRestart(call: Call): Promise<number> {
+  const cfg = await configFor(call);
+  if (!call.words.length) die("usage: restart <name…> [--fresh]", 2);
+  const names = expandNames(cfg, call.words);
+  await needTools(cfg);
+  makeFolders(cfg);
+  const units = [...unitsOf(cfg).values()].filter((unit) => names.includes(unit.name));
+  const code = units.length ? await restartUnits(cfg, units, call.options.fresh === true) : 0;
+  if (!names.includes("watchdog")) return code;
+  await stopWatchdog(cfg);
+  return (await startWatchdog(cfg)) ? code : 1;
+}
+
+/** Becomes tmux, attached to the session of an agent. */
+export async function cmdAttach(call: Call): Promise<number> {
+  const cfg = await configFor(call);
+  const name = oneName(cfg, call, "attach <name> [--read-only]");
+  const session = name === "watchdog" ? watchdogSession(cfg) : unitsOf(cfg).get(name)!.session;
+  const snap = await snapshot(cfg);
+  const pane = snap.panes.get(session);
+  if (!pane) die(snap.ok ? `${name} is not running` : `tmux: ${snap.why}`);
+  if (!process.stdout.isTTY) die("attach needs a terminal");
+  const socket = cfg.tmuxSocket ? ["-L", cfg.tmuxSocket] : [];
+  const only = call.options["read-only"] ? ["-r"] : [];
+  process.removeAllListeners("warning");
+  process.execve!(Bun.which("tmux")!, ["tmux", "-u", ...socket, "attach-session", ...only, "-t", pane.sessionId], childEnv() as Record<string, string>);
+  return 1;
+}
+
+/** `send`: says a text to an agent by the same way as the watchdog; 0 only when it was taken. */
+export async function cmdSend(call: Call): Promise<number> {
+  const cfg = await configFor(call);
+  const [name = "", ...words] = call.words;
+  const agent = cfg.agents.get(name);
+  if (!name || !words.length) die("usage: send <name> <text… | -> [--timeout S] [--queue]", 2);
+  if (!agent) die(`no agent "${name}"${nearest(name, cfg.agents.keys())} (there are: ${[...cfg.agents.keys()].join(", ")})`, 2);
+  const value = (words.length === 1 && words[0] === "-" ? await Bun.stdin.text() : words.join(" ")).trimEnd();
+  if (!value.trim()) die("send: the text is empty", 2);
+  const timeout = Number(call.options.timeout ?? 60);
+  if (!Number.isFinite(timeout) || timeout < 0) die(`send: --timeout ${show(call.options.timeout)} is not a number of seconds`, 2);
+  makeFolders(cfg);
+  const id = newId();
+  const message: Message = { id, target: name, text: value, cause: `send ${id}`, made: world.now(), tries: 0 };
+  if (call.options.queue) {
+    await queueMessages(cfg, [message]);
+    log(`queued for ${name}`);
+    return 0;
+  }
+  const why = await sendNow(cfg, message, timeout * 1000);
+  if (why === null) return printed(`delivered to ${name}`);
+  log(`not delivered to ${name} within ${timeout} s: ${why}`);
+  return 1;
+}
+
+/** Waits for the delivery of one text; null = delivered, else what it waited for to the end. */
+async function sendNow(cfg: Config, message: Message, patience: number): Promise<string | null> {
+  const deadline = world.mono() + patience;
+  if (lockHolder(lockFile(cfg, "watchdog")) === null) {
+    const [left] = await deliverByHand(cfg, [message], deadline);
+    if (!left) return null;
+    const watch = loadWatch(cfg);
+    watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
+    save(cfg, watch);
+    return left.why ?? "not tried yet";
+  }
+  await queueMessages(cfg, [{ ...message, expires: world.now() + patience }]);
+  let last = "the watchdog did not take it yet";
+  while (world.mono() < deadline) {
+    const watch = loadWatch(cfg);
+    const waiting = watch.outbox.find((one) => one.id === message.id);
+    if (watch.taken.includes(message.id) && !waiting) return null;
+    last = waiting?.why ?? last;
+    await world.sleep(100);
+  }
+  await changeOperator(cfg, (operator) => void (operator.queue = operator.queue.filter((one) => one.id !== message.id)));
+  return last;
 }
 
 /** Seeds state/ from what launchers before the original left behind. */
@@ -4598,7 +4797,10 @@ const JSON_OPTION = { json: { type: "boolean", clause: "print JSON instead of te
 export const COMMANDS: Command[] = [
   { name: "up", args: "[name…]", clause: "start the enabled agents, the services and the watchdog, or those named", run: cmdUp },
   { name: "down", args: "[name…]", clause: "stop all, or those named; they stay down until up", run: cmdDown },
-  { name: "status", args: "", clause: "one table: every agent, its state, what needs you", options: JSON_OPTION, run: cmdStatus },
+  { name: "restart", args: "<name…>", clause: "end and start again", run: cmdRestart,
+    options: { fresh: { type: "boolean", clause: "without the client's earlier conversation" } } },
+  { name: "status", args: "", clause: "one table: every agent, its state, what needs you", run: cmdStatus,
+    options: { ...JSON_OPTION, watch: { type: "boolean", clause: "draw it again every 2 s; q ends" } } },
   { name: "watchdog", args: "", clause: "the supervisor loop, in the foreground (up starts it detached)",
     options: { kept: { type: "string", clause: "" } },
     run: (call) => watchdogLoop(call.path, call.options.kept !== undefined, String(call.options.kept ?? "")) },
@@ -4608,8 +4810,17 @@ export const COMMANDS: Command[] = [
       follow: { type: "boolean", short: "f", clause: "go on printing what comes" },
       raw: { type: "boolean", clause: "the bytes as the client wrote them" },
     } },
+  { name: "attach", args: "<name>", clause: "attach this terminal to an agent's session", run: cmdAttach,
+    options: { "read-only": { type: "boolean", clause: "look on, type nothing" } } },
+  { name: "send", args: "<name> <text… | ->", clause: "say a text to an agent; done only when it was taken", run: cmdSend,
+    options: {
+      timeout: { type: "string", value: "S", clause: "how long to wait for the delivery (60)" },
+      queue: { type: "boolean", clause: "leave it to the watchdog" },
+    } },
   { name: "phase", args: "[show | next | set <id>]", clause: "show or move the phase of the loops", run: cmdPhase,
     options: { restart: { type: "boolean", clause: "start the loops again on the new phase" } } },
+  { name: "notify", args: "", clause: "try the notices of [notify]", run: cmdNotify,
+    options: { test: { type: "boolean", clause: "send one" } } },
   { name: "selftest", args: "", clause: "read the captured screens again and compare the verdicts", run: cmdSelftest },
   { name: "migrate", args: "", clause: "seed state/ from the files of older launchers", run: cmdMigrate },
   { name: "demo", args: "[DIR]", clause: "run a small real fleet of scripted agents, and end it", run: cmdDemo,

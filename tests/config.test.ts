@@ -1,0 +1,221 @@
+/** agents.toml: what is wrong with it is found at once, with its line; what is missing has its default. */
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { readdirSync, readFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { CliError, cfgPath, lineOf, loadConfig, nearest, parsePattern } from "../agents.ts";
+import { FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
+
+let fake: FakeWorld;
+beforeEach(() => void (fake = fakeWorld()));
+afterEach(() => fake.restore());
+
+const AGENT = '[[agent]]\nname = "a"\nbackend = "claude"\n';
+/** The error of a config, which must be one for people. */
+async function faultsOf(text: string): Promise<string> {
+  const error = await fake.config(text).then(() => null, (thrown) => thrown);
+  expect(error).toBeInstanceOf(CliError);
+  expect(error.code).toBe(2);
+  return error.message;
+}
+const at = (line: number, message: string): string => `/fleet/agents.toml:${line}: ${message}`;
+
+describe("a broken file fails with exit code 2 and says what is wrong", () => {
+  const folder = join(import.meta.dir, "fixtures", "config");
+  const names = readdirSync(folder);
+  test("there are some", () => expect(names.length).toBeGreaterThan(20));
+  test.each(names)("%s", async (name) => {
+    const text = readFileSync(join(folder, name), "utf8");
+    const wanted = /^# expect: (.*?)$/m.exec(text)![1]!;
+    expect(await faultsOf(text)).toContain(wanted);
+  });
+});
+
+describe("fault 2: a half-written file is an error for people, whatever byte it ends at", () => {
+  const shipped = readFileSync(join(import.meta.dir, "..", "agents.toml"));
+  for (const [name, bytes] of [["agents.toml", shipped], ["a fleet", Buffer.from(FLEET)]] as const) {
+    test.each(Array.from({ length: 40 }, (_, i) => Math.floor((bytes.length * i) / 40)))(`the first %i bytes of ${name}`, async (end) => {
+      const error = await fake.config(bytes.subarray(0, end).toString()).then(() => null, (thrown) => thrown);
+      if (error) expect(error).toBeInstanceOf(CliError);
+    });
+  }
+});
+
+test("the shipped agents.toml is right and warns of nothing", async () => {
+  const text = readFileSync(join(import.meta.dir, "..", "agents.toml"), "utf8");
+  expect((await fake.config(text)).warnings).toEqual([]);
+});
+
+test("a missing file says so", async () => {
+  const error = await loadConfig("/fleet/none.toml").catch((thrown) => thrown);
+  expect(error).toBeInstanceOf(CliError);
+  expect(error.message).toContain("/fleet/none.toml: no such file");
+});
+
+test("a syntax error has line and column, and a caret under the place", async () => {
+  const message = await faultsOf('[watchdog]\nsignal_interval = 30\nheavy_interval = = 3\n');
+  expect(message).toStartWith("/fleet/agents.toml:3:");
+  expect(message).toMatch(/3: +heavy_interval = = 3\n +\^/);
+});
+
+describe("each fault has its line", () => {
+  test.each<[string, string, string]>([
+    ["a key of an agent", `${AGENT}watch = "heel"\n`, at(4, 'agent "a": watch: "heel" is not allowed')],
+    ["a key of the second agent", `${AGENT}\n${AGENT.replace('"a"', '"b"')}resume = 1\n`, at(8, 'agent "b": resume: 1')],
+    ["a missing key: the line of the table", '\n[[agent]]\nname = "a"\n', at(2, 'agent "a": backend: missing')],
+    ["a table of its own", `[watchdog]\n\npark_after = 0\n${AGENT}`, at(3, "[watchdog]: park_after: 0 is not allowed: a whole number, 1 or more")],
+    ["a backend", `[backend.x]\nkind = "cloud"\nbin = "x"\n${AGENT}`, at(2, 'backend "x": kind: "cloud" is not allowed')],
+    ["an inline table", `${AGENT}wake = { interval = "1h" }\n`, at(4, 'agent "a" wake: interval: "1h"')],
+    ["needs", `${AGENT}needs = ["bb"]\n`, at(4, 'agent "a": needs: "bb" is no agent or service')],
+    ["a ping target", `[loop.handoff]\nrepo = "r"\nclaim_pings = "aa"\nreview_pings = "a"\n${AGENT}`, at(3, '[loop.handoff]: claim_pings: "aa" is no agent; nearest is "a"')],
+  ])("%s", async (_, text, wanted) => expect(await faultsOf(text)).toContain(wanted));
+
+  test("lineOf reads headers, keys and the nth table", () => {
+    const source = "[a]\nx = 1\n[[b]]\nx = 2\n[[b]]\ny = 3\nx = 4\n[b.c]\nz = 1";
+    expect(lineOf(source, "a", 0, "x")).toBe(2);
+    expect(lineOf(source, "b", 1, "x")).toBe(7);
+    expect(lineOf(source, "b", 1, "none")).toBe(5);
+    expect(lineOf(source, "none", 0, "x")).toBe(0);
+  });
+});
+
+test("all faults are found at once", async () => {
+  const message = await faultsOf(`[watchdog]\nsignal_interval = "1"\n[[agent]]\nname = "a.b"\nbackend = "cloud"\nwatch = 3\nkind = "daemon"\n`);
+  expect(message.split("\n").length).toBe(5);
+});
+
+test("a table where a scalar is wanted is a fault like any other", async () => {
+  expect(await faultsOf(`${AGENT}watch = { heal = true }\n`)).toContain('watch: {"heal":true} is not allowed: one of "none", "heal", "heal+stall"');
+  expect(await faultsOf(`${AGENT}model = { x = 1 }\nkind = [{ y = 2 }]\n`)).toContain("kind: ");
+  expect(await faultsOf(`agent = { name = "a" }\n`)).toContain("agent: ");
+  expect(await faultsOf(`[[agent]]\nname = "a"\nbackend = { x = 1 }\n`)).toContain("backend: ");
+  expect(await faultsOf(`[[agent]]\nname = { x = 1 }\nbackend = "claude"\n`)).toContain("name: ");
+  expect(await faultsOf(`[loop]\nphases = [{ id = { x = 1 }, plan = "p", status = "s" }]\n${AGENT}`)).toContain("id: ");
+  expect(await faultsOf(`[defaults]\nlog_dir = { x = 1 }\n${AGENT}`)).toContain("log_dir: ");
+  expect(await faultsOf(`[defaults]\nlog_dir = 2026-01-01\n${AGENT}`)).toContain("log_dir: ");
+  expect(await faultsOf(`[loop.handoff]\nrepo = { x = 1 }\nreview_pings = "a"\nclaim_pings = "a"\n${AGENT}`)).toContain("repo: ");
+  expect(await faultsOf(`${AGENT}dir = { x = 1 }\n`)).toContain("dir: ");
+  expect(await faultsOf(`${AGENT}session = { x = 1 }\nneeds = { x = 1 }\n`)).toContain("needs: ");
+  expect(await faultsOf(`${AGENT}[[service]]\nname = "s"\ncommand = { x = 1 }\nneeds = [{}]\n`)).toContain("command: ");
+  expect(await faultsOf(`${AGENT}prompt_file = { x = 1 }\nwake = { prompt_file = 3 }\n`)).toContain("prompt_file: ");
+  expect(await faultsOf(`[backend]\nclaude = "x"\n${AGENT}`)).toContain("claude");
+});
+
+describe("fault 59: an unknown key is a warning that names the nearest", () => {
+  test.each<[string, string, string]>([
+    ["of an agent", `${AGENT}wach = "heal"\n`, at(4, 'agent "a": wach: unknown key; nearest is "watch"')],
+    ["of the file", `${AGENT}[wachdog]\n`, at(4, 'wachdog: unknown key; nearest is "watchdog"')],
+    ["of a backend", `[backend.claude]\nactive = "x"\n${AGENT}`, at(2, 'backend "claude": active: unknown key')],
+    ["that is no name", `${AGENT}"a(b" = 1\n"x\\ny" = 2\n`, 'agent "a": a(b: unknown key'],
+    ["near nothing", `${AGENT}zzzzzzzz = 1\n`, at(4, 'agent "a": zzzzzzzz: unknown key')],
+    ["of the defaults", `[defaults]\nkolumns = 3\n${AGENT}`, at(2, "[defaults]: kolumns: unknown key")],
+    ["resume_phase has no effect (fault 35)", `[loop]\nresume_phase = false\n${AGENT}`, at(2, "[loop]: resume_phase: obsolete")],
+  ])("%s", async (_, text, wanted) => expect((await fake.config(text)).warnings.join("\n")).toContain(wanted));
+
+  test("nearest is only said of what is near", () => {
+    expect(nearest("heel", ["none", "heal", "heal+stall"])).toBe('; nearest is "heal"');
+    expect(nearest("zzzzzz", ["none", "heal"])).toBe("");
+  });
+});
+
+test("the defaults are those of the original", async () => {
+  const cfg = await fake.config(`${AGENT}wake = {}\n[loop]\n[loop.on_complete]\n`);
+  expect(cfg.watchdog).toMatchObject({
+    signalInterval: 30, heavyInterval: 300, stallGrace: 180, limitProbeFallback: 300, limitResetSlack: 45,
+    restartDelay: 10, restartDelayMax: 300, restartReset: 600, parkAfter: 5, parkWindow: 1800, healthyAfter: 10,
+    startBatch: 10, upWait: 10, limitProbeFar: 3600, logMaxMb: 50,
+  });
+  expect(cfg).toMatchObject({ sessionPrefix: "agents-", cols: 200, rows: 50, logDir: "/fleet/.agents", stateDir: "/fleet/.agents/state", planDir: "/fleet" });
+  expect(cfg.agents.get("a")).toMatchObject({
+    session: "agents-a", kind: "persistent", enabled: true, watch: "none", resume: false, dir: "/fleet", model: "",
+    wake: { interval: 3600, promptFile: "prompts/wake.md" },
+  });
+  expect(cfg.backends.get("claude")).toMatchObject({ bin: "claude", kind: "claude", submitKey: "Enter", connectDelay: 12, stallIdle: 300, logGrace: 180, supportsResume: true });
+  expect(cfg.backends.get("opencode")).toMatchObject({ bin: "opencode", kind: "opencode", submitKey: "C-m", server: "http://127.0.0.1:4096" });
+  expect(cfg.loop).toMatchObject({ autoAdvance: true, stateFile: "phase-idx", doneMarker: "## DONE", deadlockAfter: 900, onComplete: { run: "upgrader", triggerFile: ".run-upgrade-on-complete" } });
+});
+
+test("fault 72: [defaults] flow into agents and services, their own words win", async () => {
+  const cfg = await fake.config(`[defaults]\nbackend = "claude"\nmodel = "opus"\nkind = "orchestrator"\nwatch = "heal"\nenv = { A = "1" }\ndir = "/srv"\n
+[[agent]]\nname = "a"\n[[agent]]\nname = "b"\nmodel = "haiku"\nkind = "task"\nwatch = "none"\ndir = "/b"\n[[service]]\nname = "s"\ncommand = "sleep 1"\n`);
+  expect(cfg.agents.get("a")).toMatchObject({ model: "opus", kind: "orchestrator", watch: "heal", env: { A: "1" }, dir: "/srv" });
+  expect(cfg.agents.get("b")).toMatchObject({ model: "haiku", kind: "task", watch: "none", dir: "/b" });
+  expect(cfg.services.get("s")).toMatchObject({ dir: "/srv", env: { A: "1" }, session: "agents-s" });
+  expect(cfg.warnings).toEqual([]);
+  expect(await faultsOf(`[defaults]\nsession = "x"\n${AGENT}`)).toContain("session: cannot be a default");
+});
+
+test("what the file says of a built-in backend wins key by key", async () => {
+  const cfg = await fake.config(`[backend.claude]\nbin = "claude2"\n[backend.aider]\nbin = "aider"\n${AGENT}`);
+  expect(cfg.backends.get("claude")).toMatchObject({ bin: "claude2", kind: "claude", supportsResume: true });
+  expect(cfg.backends.get("aider")).toMatchObject({ kind: "typed", submitKey: "Enter" });
+});
+
+describe("fault 36: one-off overrides belong to one call", () => {
+  const text = `${AGENT}${AGENT.replace('"a"', '"my-agent"')}`;
+  test("model and backend", async () => {
+    const cfg = await fake.config(text, { AGENT_MODEL_a: "opus", AGENT_BACKEND_a: "opencode" });
+    expect(cfg.agents.get("a")).toMatchObject({ model: "opus", backend: "opencode" });
+    expect(cfg.agents.get("my-agent")).toMatchObject({ model: "", backend: "claude" });
+    expect([...cfg.overridden]).toEqual(["a"]);
+  });
+  test("a name with - is written with _, or as it is", async () => {
+    expect((await fake.config(text, { AGENT_MODEL_my_agent: "opus" })).agents.get("my-agent")!.model).toBe("opus");
+    expect((await fake.config(text, { "AGENT_MODEL_my-agent": "opus" })).agents.get("my-agent")!.model).toBe("opus");
+  });
+  test("an unknown backend is found there too", async () => {
+    const error = await fake.config(text, { AGENT_BACKEND_a: "cloud" }).catch((thrown) => thrown);
+    expect(error.message).toContain('unknown backend "cloud"');
+  });
+  test("the watchdog passes none", async () => {
+    process.env.AGENT_MODEL_a = "opus";
+    try {
+      expect((await fake.config(text)).agents.get("a")!.model).toBe("");
+    } finally {
+      delete process.env.AGENT_MODEL_a;
+    }
+  });
+});
+
+describe("fault 37: every path is absolute at once", () => {
+  test("--config from any folder", () => {
+    expect(cfgPath("x/agents.toml")).toBe(join(process.cwd(), "x/agents.toml"));
+    expect(cfgPath()).toBe(join(import.meta.dir, "..", "agents.toml"));
+  });
+  test("folders of the file", async () => {
+    fake.files.set("/fleet/wake.md", "wake");
+    const cfg = await fake.config(`[defaults]\nlog_dir = "~/logs"\n[loop.handoff]\nrepo = "../project"\nclaim_pings = "a"\nreview_pings = "a"\n${AGENT}dir = "~"\n`);
+    expect(cfg.logDir).toBe(join(homedir(), "logs"));
+    expect(cfg.agents.get("a")!.dir).toBe(homedir());
+    expect(cfg.loop.handoff!.repo).toBe("/project");
+  });
+});
+
+test("fault 42: a name that tmux would change is refused", async () => {
+  for (const name of ["cc.ci", "cc:ci", "a b", "", "-x"]) expect(await faultsOf(`[[agent]]\nname = ${JSON.stringify(name)}\nbackend = "claude"\n`)).toContain("name: ");
+});
+
+test("fault 58: two of one name, or of one session, are refused", async () => {
+  expect(await faultsOf(AGENT + AGENT)).toContain("a second agent with this name");
+  expect(await faultsOf(`${AGENT}${AGENT.replace('"a"', '"b"')}session = "agents-a"\n`)).toContain('"agents-a" is the session of agent "a" too');
+  expect(await faultsOf(`${AGENT}session = "agents-watchdog"\n`)).toContain("is the session of the watchdog too");
+});
+
+test("fault 19: hand-off targets are names of the config, not builder and adversary", async () => {
+  const text = FLEET.replaceAll('"builder"', '"maker"').replaceAll('"adversary"', '"checker"')
+    .replace('role = "maker"', 'role = "builder"').replace('role = "checker"', 'role = "adversary"')
+    .replace('repo = "project"', 'repo = "project"\nclaim_pings = "checker"\nreview_pings = "maker"');
+  expect((await fake.config(text)).loop.handoff).toMatchObject({ claimPings: "checker", reviewPings: "maker" });
+  expect(await faultsOf(FLEET.replaceAll('name = "builder"', 'name = "maker"'))).toContain('review_pings: "builder" is no agent');
+});
+
+test("fault 64: a loop without phases, or without its prompt, is refused", async () => {
+  expect(await faultsOf(`${AGENT}kind = "loop"\nrole = "builder"\n`)).toContain("a loop agent needs [loop] phases");
+  expect(await faultsOf(FLEET.replace('role = "builder"', 'role = "nobody"'))).toContain("no such file: /fleet/prompts/nobody.md");
+});
+
+test("a leading (?ims) becomes flags, an invalid regex names its key (fault 59)", async () => {
+  expect(parsePattern("(?im)^x").flags).toBe("im");
+  expect(parsePattern("x", "i").source).toBe("x");
+  expect(await faultsOf(`[backend.claude]\nlimit_re = "(("\n${AGENT}`)).toContain('backend "claude": limit_re: "((" is not allowed: a regular expression');
+});
