@@ -216,6 +216,8 @@ export interface Memory {
   finished: boolean;
   /** The process group of a client that was told to end, until it has. */
   stopping: { pid: number; born: string; since: number } | null;
+  /** The process group of the client that was seen last, until another one is. */
+  client: { pid: number; born: string } | null;
   lastFatal: number;
   restarts: { day: string; count: number };
   verdict: VerdictName | "gone" | "booting";
@@ -235,6 +237,8 @@ export interface Memory {
   idleSince: number;
   sameSince: number;
   looked: string;
+  /** What the rules said of that look. */
+  judged: Verdict | null;
   serverDown: boolean;
   waitingSince: number;
   unsureLooks: number;
@@ -364,6 +368,16 @@ export function childEnv(): Record<string, string | undefined> {
   return Object.fromEntries(Object.entries(process.env).filter(([key]) => !dropped.test(key)));
 }
 
+/** All that a pipe brings, until its end or until it is cancelled. */
+async function drain(reader: { read(): Promise<{ done: boolean; value?: Uint8Array | undefined }> }): Promise<string> {
+  const chunks: Uint8Array[] = [];
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return Buffer.concat(chunks).toString();
+    if (value) chunks.push(value);
+  }
+}
+
 /** Runs a program in a process group of its own, so that its deadline ends its children too. */
 async function run(argv: string[], deadline: number, env: object = {}, stdin = ""): Promise<Ran> {
   try {
@@ -376,15 +390,15 @@ async function run(argv: string[], deadline: number, env: object = {}, stdin = "
       detached: true,
     });
     let timedOut = false;
+    const readers = [child.stdout.getReader(), child.stderr.getReader()] as const;
     const timer = setTimeout(() => {
       timedOut = true;
       world.signal(-child.pid, "SIGKILL");
+      // a stopped tmux server holds its dead client's pipes open: their end would never come
+      for (const reader of readers) void reader.cancel();
     }, deadline);
-    const [out, err, code] = await Promise.all([
-      new Response(child.stdout).text(),
-      new Response(child.stderr).text(),
-      child.exited,
-    ]).finally(() => clearTimeout(timer));
+    const [out, err, code] = await Promise.all([drain(readers[0]), drain(readers[1]), child.exited])
+      .finally(() => clearTimeout(timer));
     return { ok: code === 0 && !timedOut, out, err: timedOut ? "no answer in time" : err.trim(), timedOut };
   } catch (error) {
     return { ok: false, out: "", err: messageOf(error), timedOut: false };
@@ -531,6 +545,8 @@ const pattern: Check = (value) => {
     return `a regular expression (${messageOf(error).replace(/^Invalid regular expression: /, "")})`;
   }
 };
+const region: Check = (value) =>
+  typeof value === "string" && /^(title|screen|last [1-9]\d*)$/.test(value) ? null : '"title", "screen" or "last N"';
 const stringTable: Check = (value) =>
   table(value) === null && Object.values(value as object).every((one) => typeof one === "string")
     ? null
@@ -619,7 +635,7 @@ export const KEYS = {
     rule: [tables, []],
     answer: [tables, []],
   },
-  rule: { name: [text], verdict: [oneOf(...VERDICTS)], where: [text, "screen"], re: [pattern] },
+  rule: { name: [text], verdict: [oneOf(...VERDICTS)], where: [region, "screen"], re: [pattern] },
   answer: { re: [pattern], keys: [texts], max: [count, 3] },
   loop: {
     phases: [tables, []],
@@ -1108,11 +1124,12 @@ export async function capturePane(cfg: Config, pane: Pane): Promise<string | nul
 export async function captureAll(cfg: Config, panes: Pane[]): Promise<Map<string, string | null>> {
   if (!panes.length) return new Map();
   const mark = `@@${Math.random().toString(36).slice(2)}`;
-  const lines = panes.map((pane) => `display-message -p '${mark} ${pane.id}'\ncapture-pane -p -J -t '${pane.id}'\n`);
+  // the id without its `%`, which display-message would take for a part of a date
+  const lines = panes.map(({ id }) => `display-message -p '${mark} ${id.slice(1)}'\ncapture-pane -p -J -t '${id}'\n`);
   const ran = await tmux(cfg, ["source-file", "-"], lines.join(""));
   const blocks = new Map(ran.out.split(`${mark} `).slice(1).map((block) => {
     const end = block.indexOf("\n");
-    return [block.slice(0, end), block.slice(end + 1)];
+    return [`%${block.slice(0, end)}`, block.slice(end + 1)];
   }));
   const texts = new Map<string, string | null>();
   for (const pane of panes) {
@@ -1198,7 +1215,7 @@ const TYPED_MAX = 8_000;
 /** Enter only after the paste was drawn; longer for opencode, whose screen lags (facts: 0.5 s). */
 const PASTE_PAUSE: Record<BackendKind, number> = { claude: 300, opencode: 500, typed: 300 };
 
-const squeeze = (value: string): string => value.replace(/[\s│┃]+/g, "");
+const squeeze = (value: string): string => value.replace(/[\s│┃`*_]+/g, "");
 /** The beginning by which a text is known again on a screen that wraps and frames it. */
 const headOf = (value: string): string => squeeze(value).slice(0, 40);
 const timesIn = (screen: string, value: string): number => squeeze(screen).split(headOf(value)).length - 1;
@@ -1235,6 +1252,7 @@ export async function pingSession(
   cfg: Config, agent: Agent, pane: Pane, message: Message, remember: () => void,
 ): Promise<Delivery> {
   const backend = backendOf(cfg, agent);
+  shorten(cfg, message);
   const screen = await readScreen(cfg, pane);
   if (!screen) return { state: "waiting", why: "tmux did not show the pane" };
   const composer = composerText(backend.kind, screen.plain, screen.styled);
@@ -1255,7 +1273,7 @@ export async function pingSession(
 /** The text as one bracketed paste: whole in every try, however long or however many lines. */
 async function paste(cfg: Config, pane: Pane, message: Message, boxed: boolean, backend: Backend): Promise<string> {
   const buffer = `agents-${message.id}`;
-  const loaded = await tmux(cfg, ["load-buffer", "-b", buffer, "-"], typedText(cfg, message));
+  const loaded = await tmux(cfg, ["load-buffer", "-b", buffer, "-"], message.text);
   if (!loaded.ok) return `load-buffer: ${loaded.err}`;
   const pasted = await tmux(cfg, ["copy-mode", "-q", "-t", pane.id, ";", "paste-buffer", "-p", "-d", "-b", buffer, "-t", pane.id]);
   if (!pasted.ok) return `paste-buffer: ${pasted.err}`;
@@ -1269,12 +1287,15 @@ async function paste(cfg: Config, pane: Pane, message: Message, boxed: boolean, 
   return "the text did not appear in the input box";
 }
 
-/** A text that is too long to type goes to a file, and the client is told to read that. */
-function typedText(cfg: Config, message: Message): string {
-  if (Buffer.byteLength(message.text) <= TYPED_MAX) return message.text;
-  const file = join(cfg.stateDir, `message-${message.id}.txt`);
+/**
+ * A text that is too long to type goes to a file, and the client is told to read that. The file stays
+ * until the next one of its cause: nobody sees when it was read.
+ */
+function shorten(cfg: Config, message: Message): void {
+  if (Buffer.byteLength(message.text) <= TYPED_MAX) return;
+  const file = join(cfg.stateDir, `message-${message.target}-${message.cause.replace(/\W+/g, "-")}.txt`);
   world.writeAtomic(file, message.text);
-  return spoken(cfg, "prompts/boot.md", { kickoff: file });
+  message.text = spoken(cfg, "prompts/boot.md", { kickoff: file });
 }
 
 async function submit(
@@ -1344,7 +1365,7 @@ const CLAUDE_BANNER = anyOf(
 // A client that has ended leaves its box or its dialog on the main screen: ask this first.
 const GONE: Rule[] = [
   { name: "wrapper", verdict: "unsure", where: 1, why: "the client has ended",
-    re: /^EXITED\b|^Pane is dead \(/ },
+    re: /^EXITED\b|Pane is dead \((?:status|signal) .*\)$/ },
   { name: "shell", verdict: "unsure", where: 1, why: "a shell prompt, no client",
     re: /^(?:\[[^\]\n]*\]|[^\s❯┃]*)[$#]$/ },
 ];
@@ -1357,6 +1378,9 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
   claude: [
     { name: "no session", verdict: "fatal", where: 3, why: "no such session to resume",
       re: /^No conversation found with session ID:/m },
+    // The line above tmux's own scrolled away: what is left of it in a narrow pane is the id.
+    { name: "died at start", verdict: "fatal", where: "screen", why: "the client ended as it started",
+      re: /^\s*(?:[\da-f-]{36}\s+)?Pane is dead \(status 1\b/ },
     { name: "resume hint", verdict: "unsure", where: 4, why: "the client has ended",
       re: /^Resume this session with:\s+claude --resume/m },
     ...GONE,
@@ -1366,7 +1390,9 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
     { name: "dialog hint", verdict: "blocked", where: "dialog", why: "a dialog is open",
       re: /^\s*(?:(?:Press )?Enter to \w+\b|Esc to cancel ·).*(?:\n.*){0,2}(?![^])/m },
     { name: "dialog choice", verdict: "blocked", where: "dialog", why: "a dialog is open",
-      re: /^\s*❯ (?:\d+\. \S|No, exit|No \(recommended\))|^\s*\d+\. Deny \(esc\)/m },
+      re: /^(?:\s*❯ (?:\d+\. \S|No, exit|No \()|\s*\d+\. Deny \(esc\)| +❯ ✔ )(?![^]*^[A-Z])/m },
+    { name: "dialog cut off", verdict: "blocked", where: "screen", why: "a dialog is open",
+      re: /^[─▔]{8}.*\n {1,2}[A-Z].*(?:\n(?: .*)?){8,}(?![^])/m },
     { name: "title", verdict: "active", where: "title", why: "busy title", animated: true,
       re: /^[◐◑⠁-⣿] / },
     { name: "footer", verdict: "active", where: "foot", why: "busy footer",
@@ -1379,13 +1405,13 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
     { name: "credit", verdict: "blocked", where: "event", why: "no credit",
       re: /^[⎿●] Credit balance (?:is )?too low/ },
     { name: "login", verdict: "blocked", where: "event", why: "login needed",
-      re: /^[⎿●] (?:Please run \/login|Invalid API key|OAuth token |API Error: 401 )/ },
+      re: /^[⎿●] (?:Please run \/login ·|Invalid API key|OAuth token |API Error: 401 )/ },
+    { name: "poisoned", verdict: "fatal", where: "event", why: "the conversation is broken",
+      re: /^● API Error: 400 (?:\S+: |.* issues\. Run \/rewind )/ },
+    { name: "too long", verdict: "fatal", where: "event", why: "the conversation is too long",
+      re: /^[⎿●] (?:Prompt is too long|Context limit reached ·)/ },
     { name: "fix first", verdict: "blocked", where: "box", why: "a person must fix the account",
       re: /^Once fixed, resend your message$/ },
-    { name: "poisoned", verdict: "fatal", where: "event", why: "the conversation is broken",
-      re: /^● API Error: 400 / },
-    { name: "too long", verdict: "fatal", where: "event", why: "the conversation is too long",
-      re: /^[⎿●] Prompt is too long/ },
     { name: "rewind", verdict: "fatal", where: "box", why: "the conversation is broken",
       re: /^Run \/rewind to go back$/ },
     { name: "half drawn", verdict: "unsure", where: "screen", why: "Claude's screen, but no input box",
@@ -1393,12 +1419,15 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
   ],
   opencode: [
     { name: "trace", verdict: "fatal", where: 3, why: "the client crashed",
-      re: /^ +at .*\/\$bunfs\/[^]*^Pane is dead \(status [1-9]/m },
+      re: /^ +at .*\/\$bunfs\/.*(?:\nPane is dead \(status [1-9].*)?(?![^])/m },
     { name: "continue hint", verdict: "unsure", where: 3, why: "the client has ended",
       re: /^\s*Continue {2}opencode -s ses_/m },
     ...GONE,
+    { name: "no server", verdict: "unsure", where: "screen", why: "its server does not answer",
+      re: /^(?:.*\n){0,7}.*┃ +Unable to connect\b[^┃\n]*┃/ },
     { name: "limit retry", verdict: "limited", where: "foot", whole: true,
-      re: /^(?=[^]*(?:\bretrying\b|attempt\s+#\d))[^]*(?:usage.{0,3}(?:limit|exc)|quota)/i },
+      re: /(?=[^]*(?:\bretrying\b|attempt\s+#\d))[^]*(?:usage.{0,3}(?:limit|exc)|quota)/i },
+
     { name: "permission", verdict: "blocked", where: "dialog", why: "permission dialog",
       re: /┃ +△ (?:Permission required|Always allow)|Allow once\s+Allow always\s+Reject/ },
     { name: "question", verdict: "blocked", where: "dialog", why: "question",
@@ -1411,15 +1440,19 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
     { name: "credit", verdict: "blocked", where: "event", why: "no credit",
       re: /^(?:Insufficient (?:credits|balance)|Your credit balance)/i },
     { name: "access", verdict: "blocked", where: "event", why: "key or access refused",
-      re: /^(?:Incorrect API key|Your account does not have access|Unauthorized|Forbidden)/ },
-    { name: "half drawn", verdict: "unsure", where: "screen", why: "opencode's screen, but no input box",
+      re: /^(?:Incorrect API key|Your account does not have|Unauthorized|Forbidden|The model .* not )/ },
+    { name: "bad request", verdict: "fatal", where: "event", why: "the conversation is broken",
+      re: /^Bad request\b/i },
+    { name: "half drawn",
+ verdict: "unsure", where: "screen", why: "opencode's screen, but no input box",
       re: /(?<![^])(?=[^]*(?:▣ |ctrl\+p commands))(?![^]*┃)/m },
   ],
   typed: [],
 };
 
 interface Drawn {
-  lines: string[]; title: string; event: string; box: string; foot: string; dialog: string;
+  lines: string[]; above: string[]; title: string;
+  event: string; box: string; foot: string; dialog: string;
 }
 /** Line numbers of an input box: its first and last line of content, and where its drawing is. */
 interface Box { from: number; to: number; first: number; last: number }
@@ -1485,6 +1518,14 @@ function claudeEvent(lines: string[]): string {
   return "";
 }
 
+// A toast lies over the transcript and a sidebar beside it.
+function opencodePage(lines: string[], box: Box): string[] {
+  const width = lines[box.last]!.length;
+  return lines.slice(0, box.first)
+    .map((line) => line.replace(/┃[^┃]*┃[^┃]*$/, "").slice(0, width).trimEnd());
+
+}
+
 // A final error is a bar-led box right above a `▣` line that has no duration. A prompt is drawn
 // alike, so there must be something between it and the `▣` of the turn before.
 function opencodeEvent(lines: string[]): string {
@@ -1517,12 +1558,12 @@ function readDrawn({ text, title }: Look): Drawn {
   const box = claude ?? opencodeBox(lines);
   if (!box) {
     const { above, dialog } = splitDialog(lines);
-    return { lines, title, event: claudeEvent(above), box: "", foot: lastLines(lines, 3),
-      dialog: dialog.join("\n") };
+    return { lines, above: lines, title, event: claudeEvent(above), box: "",
+      foot: lastLines(lines, 3), dialog: dialog.join("\n") };
   }
-  const above = lines.slice(0, box.first);
+  const above = claude ? lines.slice(0, box.first) : opencodePage(lines, box);
   return {
-    lines, title, event: claude ? claudeEvent(above) : opencodeEvent(above),
+    lines, above, title, event: claude ? claudeEvent(above) : opencodeEvent(above),
     box: boxContent(lines, box, claude ? "claude" : "opencode"),
     foot: lines.slice(box.last + 1).join("\n"), dialog: "",
   };
@@ -1597,7 +1638,7 @@ const whereName = (where: Where) => typeof where === "number" ? `last ${where}` 
 
 function unruled(screen: Drawn, now: number): Verdict {
   const text = screen.lines.join("\n");
-  const until = parseWaitingUntil(text);
+  const until = parseWaitingUntil(screen.above.join("\n"));
   const rest = { where: "screen", limit: null, waitingUntil: until, text: lastNonemptyLine(text) };
   if (!text.trim()) return { ...rest, verdict: "unsure", rule: "blank", why: "blank screen" };
   if (until === null) return { ...rest, verdict: "idle", rule: "none", why: "at its prompt" };
@@ -1624,16 +1665,18 @@ export function detect(rules: Rule[], look: Look, now: number): Verdict {
 }
 
 /**
- * When the agent said it will go on: the last `WAITING-UNTIL: <iso>` on the screen, in wall ms;
+ * When the agent said it will go on: the last `WAITING-UNTIL: <iso>` of the last turn, in wall ms;
  * null without one or when its time cannot be read. Only the agent's own lines count: in Claude
  * not what stands under a prompt (`❯`) or a tool's output (`⎿`), in opencode nothing behind `┃`.
+ * A newer prompt ends a turn in Claude, in opencode the `▣` after the marker's own.
  */
 export function parseWaitingUntil(text: string): number | null {
-  let [own, stamp] = [true, ""];
+  let [own, stamp, ends] = [true, "", 0];
   for (const line of splitLines(text)) {
     if (/^(?:●|❯|  ⎿)/.test(line)) own = line.startsWith("●");
     const marker = /^[\s●⏺•◦▪*_`>+-]*WAITING-UNTIL:[*_`\s]*(\S+)/.exec(line);
-    if (marker && own) stamp = marker[1]!;
+    if (marker && own) [stamp, ends] = [marker[1]!, 0];
+    else if (/^❯ \S/.test(line) || (/^ +▣ /.test(line) && ends++)) stamp = "";
   }
   const iso = stamp.replace(/[*_.,)\]`]+$/, "");
   const at = /^\d{4}-\d\d-\d\d/.test(iso) ? Date.parse(iso) : NaN;
@@ -1733,7 +1776,8 @@ function relativeMs(span: string): number {
  * The reset a banner names, in wall ms; null when it names none. Forms: facts/claude-code.md §4
  * and facts/other-clients.md. `zone` stands in where the banner names no IANA zone. A clock time
  * without a date is its next occurrence after `now`, so a banner still shown after its reset reads
- * as tomorrow: the caller keeps the first parse of a banner.
+ * as tomorrow: the caller keeps the first parse of a banner. A 5-hour limit is never more than 6 h
+ * ahead: such a time has just passed.
  */
 export function parseResetEpoch(banner: string, now: number, zone?: string): number | null {
   const epoch = /\|(\d{10})(\d{3})?(?!\d)/.exec(banner);
@@ -1745,7 +1789,9 @@ export function parseResetEpoch(banner: string, now: number, zone?: string): num
   }
   const named = [...banner.matchAll(/\(([A-Za-z][\w/+-]*)\)/g)].map((match) => match[1]);
   const known = [...named, zone].map(knownZone).find((each) => each !== null);
-  return occurrence(when, now, known ?? Intl.DateTimeFormat().resolvedOptions().timeZone);
+  const from = classOf(banner) === "5h" ? now - 18 * 60 * MINUTE : now;
+  return occurrence(when, from, known ?? Intl.DateTimeFormat().resolvedOptions().timeZone);
+
 }
 
 // ── the input box ────────────────────────────────────────────────────────────
@@ -2027,7 +2073,7 @@ export function promptText(cfg: Config, file: string): string | null {
 
 /** Fills `{phase.id}`-style places; braces that name no place are the text's own. */
 export function render(value: string, places: Record<string, string>): string {
-  return value.replace(/\{([a-z_.]+)\}/g, (whole, key) => places[key] ?? whole);
+  return value.replace(/\{([a-z_.]+)\}/g, (whole, key) => (Object.hasOwn(places, key) ? places[key]! : whole));
 }
 
 /** A one-paragraph text of `prompts/` as it is typed: on one line, its places filled. */
@@ -2189,10 +2235,17 @@ export async function startAgent(
       conversation: backend.kind === "opencode" ? (launch.id ?? "") : "",
     },
   });
-  if (why) return { started: false, why, boot: "" };
+  if (why) return refused(agent.session, why);
   if (launch.id && agent.resume) world.writeAtomic(idFile(cfg, agent), `${launch.id}\n`);
   emit(cfg, "start", { agent: agent.name, backend: backend.name, model, phase });
   return { started: true, why: "", boot: launch.boot };
+}
+
+/** What was not started; somebody else may have made the session since our look: then it runs. */
+function refused(session: string, why: string): Started {
+  const runs = why.startsWith("duplicate session");
+  if (runs) log(`${session} already running, leaving it`);
+  return { started: false, why: runs ? "" : why, boot: "" };
 }
 
 export async function startService(cfg: Config, service: Service, snap: Snapshot): Promise<Started> {
@@ -2209,8 +2262,9 @@ export async function startService(cfg: Config, service: Service, snap: Snapshot
     session: service.session, cwd: service.dir, argv: inShell(service.command), env: service.env,
     logPath: sessionLogPath(cfg, service.session), marks: {},
   });
-  if (!why) emit(cfg, "start", { agent: service.name });
-  return { started: why === "", why, boot: "" };
+  if (why) return refused(service.session, why);
+  emit(cfg, "start", { agent: service.name });
+  return { started: true, why: "", boot: "" };
 }
 
 /** HUP at once, TERM after 5 s, KILL after 10 s (s6, overmind: 5 s), to the whole process group. */
@@ -2218,16 +2272,20 @@ export function decideStop(ageMs: number): NodeJS.Signals {
   return ageMs < 5_000 ? "SIGHUP" : ageMs < 10_000 ? "SIGTERM" : "SIGKILL";
 }
 
-/** When a process began, in clock ticks after boot: a pid that was given out again has another one. */
+/**
+ * When a process began, in clock ticks after boot: a pid that was given out again has another one.
+ * "dead" = it has ended and nobody asked how (the first process of many containers never does).
+ */
 function bornOf(pid: number): string {
   const stat = world.read(`/proc/${pid}/stat`);
-  return stat?.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? "";
+  const [state, ...rest] = stat?.slice(stat.lastIndexOf(")") + 2).split(" ") ?? [];
+  return state === "Z" ? "dead" : (rest[18] ?? "");
 }
 
 /** Whether a client or anything in its process group still runs. */
 function groupAlive(group: { pid: number; born: string }): boolean {
   const born = bornOf(group.pid);
-  if (born && group.born && born !== group.born) return false;
+  if (born && born !== "dead" && group.born && born !== group.born) return false;
   return world.signal(-group.pid, 0);
 }
 
@@ -2579,7 +2637,7 @@ function noteDeath(cfg: Config, watch: Watch, unit: Agent | Service, status: num
   memory.failures = action.failures;
   memory.aliveSince = 0;
   if (action.do === "finish") memory.finished = true;
-  else if (action.do === "park") park(cfg, watch, unit, action.why);
+  else if (action.do === "park") park(cfg, watch, unit, why ? `${action.why} (${why})` : action.why);
   else {
     memory.nextStart = now + ("delay" in action ? (action.delay ?? 0) : 0) * 1000;
     const wait = memory.nextStart > now ? `restarting in ${Math.round((memory.nextStart - now) / 1000)} s` : "restarting";
@@ -2610,7 +2668,8 @@ export function decideHeal(memory: Memory, held: boolean, gone: boolean, now: nu
 function oldProcessGone(memory: Memory): boolean {
   const old = memory.stopping;
   if (!old) return true;
-  if (!groupAlive(old)) {
+  const buried = bornOf(old.pid) === "dead" && world.now() - old.since > 15_000;
+  if (!groupAlive(old) || buried) {
     memory.stopping = null;
     return true;
   }
@@ -2627,14 +2686,17 @@ export async function healOne(cfg: Config, watch: Watch, unit: Agent | Service, 
     if (isAgent(unit) && sight.pane) await healLiving(cfg, watch, unit, sight, sight.pane);
     return;
   }
-  const gone = oldProcessGone(memory);
+  oldProcessGone(memory);
   const grave = sight.pane ? `${sight.snap.server} ${sight.pane.id}` : "";
   if (!memory.stopping && (memory.aliveSince || (grave && grave !== memory.buried))) {
     if (sight.pane && isAgent(unit)) await noteLastWords(cfg, watch, unit, sight.pane);
     noteDeath(cfg, watch, unit, sight.pane?.status ?? null, "", sight.massDeath);
     memory.buried = grave;
   }
-  const action = decideHeal(memory, sight.held, gone, world.now());
+  // its session was closed by somebody else, or its server ended: the client may have survived that
+  const survivor = !memory.stopping && !memory.parked && !memory.finished && memory.client;
+  if (survivor && groupAlive(survivor)) memory.stopping = { ...survivor, since: world.now() };
+  const action = decideHeal(memory, sight.held, memory.stopping === null, world.now());
   if (action.do === "start") await startByWatchdog(cfg, watch, unit, sight);
 }
 
@@ -2676,10 +2738,18 @@ async function startByWatchdog(cfg: Config, watch: Watch, unit: Agent | Service,
   if (sight.budget.left <= 0 || (await notReady(cfg, unit, sight.snap, memory))) return;
   sight.budget.left -= 1;
   const day = localDate(new Date(world.now()));
+  const before = structuredClone(memory);
   memory.restarts = { day, count: (memory.restarts.day === day ? memory.restarts.count : 0) + 1 };
   noteStart(watch, unit.name);
-  save(cfg, watch);
-  const done = isAgent(unit) ? await startAgent(cfg, unit, sight.snap) : await startService(cfg, unit, sight.snap);
+  try {
+    save(cfg, watch);
+  } catch (error) {
+    // a full disk is no fault of the agent: what was not tried is not counted
+    Object.assign(memory, before);
+    throw error;
+  }
+  const done = await (isAgent(unit) ? startAgent(cfg, unit, sight.snap) : startService(cfg, unit, sight.snap))
+    .catch((error): Started => ({ started: false, why: messageOf(error), boot: "" }));
   if (done.boot) say(watch, unit.name, "boot", done.boot);
   if (done.started || !done.why) return;
   memory.aliveSince = 0;
@@ -2854,10 +2924,10 @@ export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
   volatile.fetched = null;
   if (!hand || !fetched) return;
   if (!fetched.ok) return trouble(watch, "git", `hand-off: ${fetched.why}`);
-  trouble(watch, "git", "");
-  if (!fetched.head || fetched.head === volatile.handled) return;
+  if (!fetched.head || fetched.head === volatile.handled) return trouble(watch, "git", "");
   const commits = fetched.head === watch.sha ? [] : await commitsSince(hand, watch.sha, fetched.head);
-  if (!commits) return trouble(watch, "git", "hand-off: git log failed");
+  trouble(watch, "git", commits ? "" : "hand-off: git log failed");
+  if (!commits) return;
   const first = watch.sha === "";
   const pings = first ? [] : decideHandoff(commits, watch.seen, hand);
   const inboxes = await checkInboxes(cfg, watch, hand);
@@ -2947,8 +3017,9 @@ export function nextMessages(outbox: Message[]): Message[] {
   return [...first.values()];
 }
 
-/** Whether a client that was just started can not be typed to yet. */
+/** Whether a client that was just started can not be typed to yet; a clock set back makes none young. */
 export function isBooting(backend: Backend, ageMs: number, screen: string): boolean {
+  if (ageMs < 0) return false;
   if (backend.kind === "claude") return ageMs < CLAUDE_COLD;
   if (backendRe(backend, "readyRe")?.test(screen)) return false;
   return ageMs < backend.connectDelay * 1000;
@@ -2990,7 +3061,6 @@ function noteDelivery(cfg: Config, watch: Watch, message: Message, delivery: Del
   const label = `${message.cause} to ${message.target}`;
   if (delivery.state === "delivered") {
     watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
-    world.remove(join(cfg.stateDir, `message-${message.id}.txt`));
     save(cfg, watch);
     log(`delivered: ${label} (${delivery.why})`);
     emit(cfg, "delivered", { agent: message.target, cause: message.cause, ms: Math.round(world.now() - message.made), tries: message.tries });
@@ -3029,11 +3099,13 @@ export async function stopLoops(cfg: Config, watch: Watch, snap: Snapshot, move:
   for (const agent of loopAgents(cfg)) {
     const memory = memoryOf(watch, agent.name);
     const pane = snap.panes.get(agent.session);
-    if (pane && (pane.cause !== move || pane.dead) && !memory.stopping) {
-      log(`ending ${agent.session}`);
-      memory.stopping = { pid: pane.pid, born: bornOf(pane.pid), since: world.now() };
-      memory.aliveSince = 0;
-      save(cfg, watch);
+    if (pane && (pane.cause !== move || pane.dead)) {
+      if (!memory.stopping) {
+        log(`ending ${agent.session}`);
+        memory.stopping = { pid: pane.pid, born: bornOf(pane.pid), since: world.now() };
+        memory.aliveSince = 0;
+        save(cfg, watch);
+      }
       await killSession(cfg, pane);
       gone = false;
     }
@@ -3151,11 +3223,11 @@ const heartbeatFile = (cfg: Config): string => join(cfg.stateDir, "heartbeat");
 
 const freshMemory = (): Memory => ({
   starts: [], failures: 0, nextStart: 0, parked: "", parkedAt: 0, finished: false, stopping: null, lastFatal: 0,
-  restarts: { day: "", count: 0 }, verdict: "unsure", why: "", since: 0, bootedAt: 0, buried: "",
-  aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", serverDown: false, waitingSince: 0, unsureLooks: 0, answered: "", answers: 0, releasedAt: 0,
+  restarts: { day: "", count: 0 }, verdict: "unsure", why: "", since: 0, bootedAt: 0, buried: "", client: null,
+  aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null, serverDown: false, waitingSince: 0, unsureLooks: 0, answered: "", answers: 0, releasedAt: 0,
 });
 /** What of a memory is on the monotonic clock, or only of this life. */
-const VOLATILE_KEYS = ["volatile", "aliveSince", "idleSince", "sameSince", "looked", "serverDown", "waitingSince", "unsureLooks"];
+const VOLATILE_KEYS = ["volatile", "aliveSince", "idleSince", "sameSince", "looked", "judged", "serverDown", "waitingSince", "unsureLooks"];
 
 export function memoryOf(watch: Watch, name: string): Memory {
   return (watch.agents[name] ??= freshMemory());
@@ -3178,14 +3250,21 @@ export function loadWatch(cfg: Config): Watch {
   const stored = world.read(watchFile(cfg));
   if (stored === null) return fresh;
   try {
-    const parsed = JSON.parse(stored) as Partial<Watch>;
-    const agents = Object.entries(parsed.agents ?? {}).map(([name, memory]) => [name, { ...freshMemory(), ...memory }]);
-    return { ...fresh, ...parsed, agents: Object.fromEntries(agents), volatile: fresh.volatile };
+    const parsed = Object.entries(JSON.parse(stored) ?? {}).filter(([key, value]) => sameShape(fresh[key as keyof Watch], value));
+    const known = { ...fresh, ...Object.fromEntries(parsed), volatile: fresh.volatile };
+    const agents = Object.entries(known.agents).map(([name, memory]) => [name, { ...freshMemory(), ...memory }]);
+    return { ...known, agents: Object.fromEntries(agents) };
   } catch (error) {
     log(`${watchFile(cfg)}: ${messageOf(error)}; kept as watch.json.bad, starting without it`);
     world.writeAtomic(`${watchFile(cfg)}.bad`, stored);
     return fresh;
   }
+}
+
+/** Whether a stored value can stand for a fresh one; what another version means by it is not guessed. */
+function sameShape(fresh: unknown, value: unknown): boolean {
+  if (fresh === undefined || value === null) return fresh === null;
+  return typeof (fresh ?? {}) === typeof value && Array.isArray(fresh) === Array.isArray(value);
 }
 
 /** Writes what must outlive the watchdog, where it changed. Throws on a full disk: what is not stored is not done. */
@@ -3251,7 +3330,13 @@ export async function observe(cfg: Config, watch: Watch, only?: Set<string>): Pr
     const pane = snap.panes.get(unit.session) ?? null;
     const text = pane ? (screens.get(pane.id) ?? "") : "";
     const alive = sessionAlive(snap, unit.session);
-    if (alive && pane) memoryOf(watch, unit.name).aliveSince ||= Math.max(1, world.mono() - (world.now() - pane.created));
+    if (alive && pane) {
+      const memory = memoryOf(watch, unit.name);
+      memory.aliveSince ||= Math.max(1, world.mono() - (world.now() - pane.created));
+      if (memory.client?.pid !== pane.pid) memory.client = { pid: pane.pid, born: bornOf(pane.pid) };
+      // it was to end, but the word never reached it (a crash, a full disk): by now it may be at work
+      if (memory.stopping?.pid === pane.pid && !watch.intent) memory.stopping = null;
+    }
     sights.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT, text, massDeath: massDeath && died.includes(unit), moving: watch.intent !== null,
       held: held[unit.name] !== undefined, budget });
   }
@@ -3275,21 +3360,24 @@ async function judge(cfg: Config, watch: Watch, agent: Agent, sight: Sight, full
   const memory = memoryOf(watch, agent.name);
   const pane = sight.pane!;
   const backend = backendOf(cfg, agent);
-  let verdict = detect(rulesOf(backend), { text: sight.text, title: pane.title }, world.now());
+  const [exact, loose] = memory.looked.split(" ");
+  const hashes = [sight.text + pane.title, withoutDigits(sight.text)].map((value) => Bun.hash(value).toString(36));
+  // the same picture means the same, unless its meaning hangs on the clock
+  const known = hashes[0] === exact && memory.judged?.limit === null && memory.judged.waitingUntil === null;
+  let verdict = known ? memory.judged! : detect(rulesOf(backend), { text: sight.text, title: pane.title }, world.now());
+  if (full) memory.judged = verdict;
   if (backend.kind === "opencode" && pane.conversation) {
     verdict = decideOpencode(await readOpencode(backend, agent, pane), verdict, world.now());
     if (verdict.why.includes("does not answer")) memory.serverDown = true;
   }
   if (!full) return verdict;
-  const [exact, loose] = memory.looked.split(" ");
-  const now = [Bun.hash(sight.text + pane.title), Bun.hash(withoutDigits(sight.text))].map((hash) => hash.toString(36));
-  if (now[0] !== exact) memory.sameSince = exact ? world.mono() : 0;
+  if (hashes[0] !== exact) memory.sameSince = exact ? world.mono() : 0;
   memory.sameSince ||= exact ? world.mono() : 0;
-  memory.looked = now.join(" ");
+  memory.looked = hashes.join(" ");
   if (paneActive(cfg, agent, verdict, memory) && verdict.verdict !== "active") {
     verdict = { ...verdict, verdict: "active", rule: "log_grace", why: "its screen changed a moment ago" };
   }
-  const tentative = verdict.verdict === "idle" && now[1] !== loose;
+  const tentative = verdict.verdict === "idle" && hashes[1] !== loose;
   if (tentative) verdict = { ...verdict, verdict: "unsure", why: "one look only" };
   else noteVerdict(cfg, watch, agent, verdict, sight.text);
   return verdict;
@@ -3302,7 +3390,7 @@ function noteVerdict(cfg: Config, watch: Watch, agent: Agent, verdict: Verdict, 
   const memory = memoryOf(watch, agent.name);
   memory.unsureLooks = verdict.verdict === "unsure" ? memory.unsureLooks + 1 : 0;
   if (memory.unsureLooks === UNSURE_LOOKS) {
-    const file = join(cfg.logDir, "unsure", `${agent.name}-${new Date(world.now()).toISOString().replace(/[:.]/g, "-")}.txt`);
+    const file = join(cfg.stateDir, `unsure-${agent.name}.txt`);
     world.writeAtomic(file, screen);
     log(`${agent.name}: its screen is not understood (${verdict.why}); kept in ${file}, nothing is done`);
   }
@@ -3364,6 +3452,9 @@ async function careFor(cfg: Config, watch: Watch, agent: Agent, sight: Sight): P
     if (agent.watch === "heal+stall" && (await stallCheckOne(cfg, watch, agent, sight))) return;
   } else if (sight.alive === false) {
     clearLimitState(cfg, agent.session);
+  } else {
+    // what nobody saw was no idleness
+    Object.assign(memory, { idleSince: 0, sameSince: 0 });
   }
   await healOne(cfg, watch, agent, sight);
   if (sight.alive === false) noteState(cfg, watch, agent.name, "gone", memory.parked || (memory.finished ? "done" : "restarting"));
@@ -3533,8 +3624,9 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   let stop = false;
   let wake = () => {};
   for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
-    process.once(signal, () => {
-      log(`watchdog ends (${signal})`);
+    // `on`: a second one, from a keeper that is told to end too, must not kill it before its last save
+    process.on(signal, () => {
+      if (!stop) log(`watchdog ends (${signal})`);
       stop = true;
       wake();
     });
@@ -3739,7 +3831,7 @@ async function keep(path: string): Promise<number> {
   let child: Bun.Subprocess | null = null;
   let stop = false;
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
-    process.once(signal, () => {
+    process.on(signal, () => {
       stop = true;
       child?.kill("SIGTERM");
     });
@@ -3751,7 +3843,7 @@ async function keep(path: string): Promise<number> {
       });
       const code = await child.exited;
       if (code === 0) return 0;
-      if (code !== 100) log(`the watchdog ended (${child.signalCode ?? `exit ${code}`}), starting another`);
+      if (code !== 100 && !stop) log(`the watchdog ended (${child.signalCode ?? `exit ${code}`}), starting another`);
     }
     if (!stop) await Bun.sleep(1000);
   }
@@ -4131,7 +4223,7 @@ async function readStatus(cfg: Config): Promise<Status> {
   const expected = agents.some((one) => one.running && one.watch !== "none");
   return {
     version: 1, phase, agents, services, watchdog,
-    unknownSessions: [...snap.panes.keys()].filter((name) => name.startsWith(cfg.sessionPrefix) && !known.has(name)),
+    unknownSessions: [...snap.panes.keys()].filter((name) => name.startsWith(cfg.sessionPrefix) && !known.has(name)).sort(),
     olderPhase: loopSessionsAlive(cfg, snap, true).map((agent) => agent.name),
     needsHuman: [...agents, ...services].some((one) => one.needsHuman) || Boolean(phase?.error) ||
       (watchdog.running ? watchdog.stale : expected),
@@ -4211,13 +4303,20 @@ export function statusText(status: Status, width: number): string {
   }
   const rows = [...status.agents, ...status.services].toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
   const table = rows.map((row) => [row.name, row.kind, row.backend, row.model, row.watch, row.state, rowNotes(row)]);
-  lines.push(...columns([["AGENT", "KIND", "BACKEND", "MODEL", "WATCH", "STATE", ""], ...table], width));
+  const [head, ...drawn] = columns([["AGENT", "KIND", "BACKEND", "MODEL", "WATCH", "STATE", ""], ...table], width);
+  lines.push(paint("bold", head!), ...drawn.map((line, i) => paintRow(rows[i]!, line)));
   const life = watchdog.heartbeat ? `heartbeat ${ago(world.now() - Date.parse(watchdog.heartbeat))} ago, version ${watchdog.version}` : "";
   const state = !watchdog.running ? "stopped" : watchdog.stale ? `STALE, ${life}` : `RUNNING, ${life}`;
   lines.push(paint(watchdog.running && !watchdog.stale ? "green" : "yellow", `watchdog: ${state}`));
   if (status.unknownSessions.length) lines.push(`sessions that no config names: ${status.unknownSessions.join(", ")}`);
   if (status.olderPhase.length) lines.push(`still on an older phase's kickoff: ${status.olderPhase.join(", ")} ("phase set ID --restart" takes them along)`);
   return lines.join("\n");
+}
+
+function paintRow(row: StatusRow, line: string): string {
+  if (row.needsHuman) return paint("red", line);
+  if (/^(limited|backoff|fatal|unsure|unknown)/.test(row.state)) return paint("yellow", line);
+  return row.running ? line : paint("dim", line);
 }
 
 const rowNotes = (row: StatusRow): string => [
@@ -4661,7 +4760,7 @@ class ScriptedTui {
     const dialog = ["Do you want to proceed?", " ❯ 1. Yes", "   2. No", "", " Esc to cancel · Tab to amend"];
     const parts = word === "screen" ? [readFileSync(rest.trim(), "utf8")]
       : [...body, "", ...(busy ? [`✻ Working… (${this.turn++}s · esc to interrupt)`, ""] : []),
-        ...(word === "limit" ? [`  ⎿  ${rest}`, ""] : []), ...(word === "dialog" ? dialog : box)];
+        ...(word === "limit" ? ["❯ go on", `  ⎿  ${rest}`, ""] : []), ...(word === "dialog" ? dialog : box)];
     process.stdout.write(`\x1b]2;${busy ? "◐" : "✳"} Claude Code\x07\x1b[2J\x1b[H${parts.join("\n").replaceAll("\n", "\r\n")}`);
   }
 
@@ -4803,7 +4902,8 @@ export const COMMANDS: Command[] = [
     options: { ...JSON_OPTION, watch: { type: "boolean", clause: "draw it again every 2 s; q ends" } } },
   { name: "watchdog", args: "", clause: "the supervisor loop, in the foreground (up starts it detached)",
     options: { kept: { type: "string", clause: "" } },
-    run: (call) => watchdogLoop(call.path, call.options.kept !== undefined, String(call.options.kept ?? "")) },
+    // at once: a fetch or a notice under way, or the rest of a pause, must not keep an ended watchdog
+    run: async (call) => process.exit(await watchdogLoop(call.path, call.options.kept !== undefined, String(call.options.kept ?? ""))) },
   { name: "logs", args: "<name>", clause: "what an agent, a service or the watchdog said", run: cmdLogs,
     options: {
       lines: { type: "string", short: "n", value: "N", clause: "how many lines (50)" },

@@ -4,7 +4,7 @@
  * git as a list of commits, and death at any effect one names.
  */
 import { readFileSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { type Config, loadConfig, loadWatch, type Ran, tick, type Watch, type World, world } from "../agents.ts";
 
 const REAL: World = { ...world };
@@ -310,6 +310,8 @@ export class FakeWorld {
   mono = 10_000_000;
   files = new Map<string, string>();
   times = new Map<string, number>();
+  /** Folders that can be written to: those that a watchdog makes for its config. */
+  folders = new Set<string>();
   processes = new Map<number, FakePane>();
   lines: string[] = [];
   tmux = new FakeTmux(this);
@@ -345,7 +347,7 @@ export class FakeWorld {
         files.delete(path);
         times.delete(path);
       },
-      mtime: (path) => times.get(path) ?? ([...files.keys()].some((file) => file.startsWith(`${path}/`)) ? 0 : null),
+      mtime: (path) => times.get(path) ?? ([...files.keys()].some((file) => file === path || file.startsWith(`${path}/`)) ? 0 : null),
       log: (line) => void this.lines.push(line),
     } satisfies World);
   }
@@ -383,6 +385,7 @@ export class FakeWorld {
 
   write(path: string, text: string): void {
     if (this.full) throw new Error(`ENOSPC: no space left on device, write '${path}'`);
+    if (!this.folders.has(dirname(path))) throw new Error(`ENOENT: no such file or directory, open '${path}'`);
     this.effect(`write ${path.split("/").at(-1)}`);
     this.files.set(path, text);
     this.times.set(path, this.wall);
@@ -397,10 +400,12 @@ export class FakeWorld {
   }
 
   /** A validated config from TOML; its paths are those of the fake files. */
-  config(text: string, env: Record<string, string | undefined> = {}): Promise<Config> {
+  async config(text: string, env: Record<string, string | undefined> = {}): Promise<Config> {
     const path = join(this.home, "agents.toml");
     this.files.set(path, text);
-    return loadConfig(path, env);
+    const cfg = await loadConfig(path, env);
+    for (const folder of [cfg.logDir, cfg.stateDir]) this.folders.add(folder);
+    return cfg;
   }
 
   /** The watchdog's memory, as one that starts now reads it. */
@@ -408,13 +413,14 @@ export class FakeWorld {
     return loadWatch(cfg);
   }
 
-  /** Ticks as the loop makes them: what was fetched beside a tick is there at the next one. */
+  /** Ticks as the loop makes them, one per interval: what was fetched beside one is there at the next. */
   async ticks(cfg: Config, watch: Watch, count = 1, before: (nth: number) => void = () => {}): Promise<void> {
     for (let nth = 0; nth < count; nth++) {
       before(nth);
+      const due = this.mono + cfg.watchdog.signalInterval * 1000;
       await tick(cfg, watch);
       await watch.volatile.fetch;
-      this.turn(cfg.watchdog.signalInterval * 1000);
+      this.turn(Math.max(0, due - this.mono));
     }
   }
 

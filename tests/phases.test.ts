@@ -200,7 +200,7 @@ describe("over the fake world", () => {
 
   test("a state file is below the docs folder, else at the root", () => {
     expect(resolveStateFile("/r", "docs", "S.md")).toBe("/r/S.md");
-    fake.write("/r/docs/S.md", "x");
+    fake.files.set("/r/docs/S.md", "x");
     expect(resolveStateFile("/r", "docs", "S.md")).toBe("/r/docs/S.md");
   });
 });

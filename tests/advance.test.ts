@@ -1,0 +1,167 @@
+/** A phase that is done is followed by the next, or by the end: stop the loops, move, start them. */
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { type Config, curPhase, decideAdvance, handoffReset, loopAgents, loopSessionsAlive, snapshot, type Watch } from "../agents.ts";
+import { FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
+
+const DONE = "# Status\n\n## DONE\n\nAll gates PASS.\n";
+
+describe("decideAdvance", () => {
+  test.each<[string, Parameters<typeof decideAdvance>, ReturnType<typeof decideAdvance>]>([
+    ["not done", [0, 2, false, false], "none"],
+    ["done, another follows", [0, 2, true, false], "advance"],
+    ["the last is done", [1, 2, true, false], "complete"],
+    ["complete already", [1, 2, true, true], "none"],
+    ["a phase was appended after the end", [1, 3, true, true], "advance"],
+    ["the only phase", [0, 1, true, false], "complete"],
+    ["complete, but the phase is not done any more", [1, 2, false, true], "none"],
+  ])("%s", (_, facts, wanted) => expect(decideAdvance(...facts)).toBe(wanted));
+});
+
+let fake: FakeWorld;
+let cfg: Config;
+let watch: Watch;
+beforeEach(async () => {
+  fake = fakeWorld();
+  cfg = await fake.config(FLEET);
+  watch = fake.watch(cfg);
+  fake.git.push("init", { "README.md": "r" });
+  fake.tmux.onStart = (pane) => void (pane.doing = "busy");
+  await fake.ticks(cfg, watch, 3);
+});
+afterEach(() => fake.restore());
+
+const finish = (id: string) => fake.git.push(`status(${id}): done`, { [`machine-docs/STATUS-${id}.md`]: DONE });
+const heavy = (): Promise<void> => fake.ticks(cfg, watch, 13);
+const marker = (): boolean => fake.files.has(join(cfg.logDir, "SEQUENCE-COMPLETE"));
+const kickoff = (name: string): string => fake.files.get(join(cfg.stateDir, `kickoff-agents-${name}.txt`)) ?? "";
+const starts = (name: string): number => fake.everyPane.filter((pane) => pane.session === `agents-${name}`).length;
+
+test("the loops are started again, with the texts of the next phase", async () => {
+  finish("p1");
+  await heavy();
+  expect(curPhase(cfg)!.id).toBe("p2");
+  expect(watch.intent).toBeNull();
+  for (const name of ["builder", "adversary"]) {
+    expect(starts(name)).toBe(2);
+    expect(fake.tmux.of(`agents-${name}`).marks["@agents_phase"]).toBe("p2");
+    expect(kickoff(name)).toContain("STATUS-p2.md");
+  }
+  expect(fake.tmux.of("agents-builder").argv).toContain("opus");
+  expect(starts("orchestrator")).toBe(1);
+});
+
+test("nothing moves before the phase is done, nor where the file is not pushed", async () => {
+  fake.git.push("status(p1)", { "machine-docs/STATUS-p1.md": "## DONE\n\nnot yet\n" });
+  await heavy();
+  expect([curPhase(cfg)!.id, starts("builder")]).toEqual(["p1", 1]);
+});
+
+test("auto_advance = false moves nothing", async () => {
+  cfg = await fake.config(FLEET.replace("[loop]", "[loop]\nauto_advance = false"));
+  finish("p1");
+  await heavy();
+  expect(curPhase(cfg)!.id).toBe("p1");
+});
+
+test("fault 26: the loops start only once the old processes are gone", async () => {
+  const old = fake.tmux.of("agents-builder");
+  old.ignores = ["SIGHUP", "SIGTERM"];
+  finish("p1");
+  let both = false;
+  await fake.ticks(cfg, watch, 14, () => {
+    const running = fake.tmux.panes.some((pane) => pane.session === "agents-builder" && pane !== old);
+    both ||= running && fake.processes.has(old.pid);
+  });
+  expect([both, curPhase(cfg)!.id, fake.processes.has(old.pid)]).toEqual([false, "p2", false]);
+  expect(fake.effects).toContain("signal SIGKILL");
+});
+
+test("after the last phase the loops stop and stay so, the others live on", async () => {
+  finish("p1");
+  await heavy();
+  finish("p2");
+  await heavy();
+  await heavy();
+  expect(marker()).toBe(true);
+  expect(fake.tmux.panes.map((pane) => pane.session)).toEqual(["agents-orchestrator"]);
+  expect(fake.logged("PHASE SEQUENCE COMPLETE")).toHaveLength(1);
+  fake.tmux.exit("agents-orchestrator", 1);
+  await fake.ticks(cfg, watch, 3);
+  expect(starts("orchestrator")).toBe(2);
+});
+
+test("fault 33: a phase appended after the end is entered", async () => {
+  finish("p1");
+  await heavy();
+  finish("p2");
+  await heavy();
+  cfg = await fake.config(FLEET.replace("\n]", '\n  { id = "p3", plan = "p3.md", status = "STATUS-p3.md" },\n]'));
+  await heavy();
+  expect([curPhase(cfg)!.id, marker(), starts("builder")]).toEqual(["p3", false, 3]);
+});
+
+test("on_complete runs its task once, and only where its trigger file stands", async () => {
+  const trigger = join(cfg.logDir, ".run-upgrade-on-complete");
+  fake.write(trigger, "");
+  finish("p1");
+  await heavy();
+  finish("p2");
+  await heavy();
+  await heavy();
+  expect([starts("upgrader"), fake.files.has(trigger), marker()]).toEqual([1, false, true]);
+});
+
+test("on_complete without its trigger file runs nothing", async () => {
+  finish("p1");
+  await heavy();
+  finish("p2");
+  await heavy();
+  expect([starts("upgrader"), marker()]).toEqual([0, true]);
+});
+
+test("fault 63: a claim pushed between DONE and the restart is not lost", async () => {
+  fake.tmux.onStart = (pane) => void (pane.doing = "idle");
+  finish("p1");
+  await fake.ticks(cfg, watch, 1);
+  fake.git.push("claim(p2): G1 is early");
+  await heavy();
+  expect(fake.received("agents-adversary").filter((text) => text.includes("G1 is early"))).toHaveLength(1);
+});
+
+test("fault 12: a phase that can not be read holds the loops, says so once, and no tick dies of it", async () => {
+  fake.files.set(join(cfg.stateDir, "phase-idx"), "99");
+  fake.tmux.exit("agents-builder", 1);
+  fake.tmux.exit("agents-orchestrator", 1);
+  await heavy();
+  expect(fake.logged("phase index 99 is out of range; run \"phase set\"").filter((line) => !line.includes("ERROR"))).toHaveLength(1);
+  expect([starts("builder"), starts("orchestrator")]).toEqual([1, 2]);
+  fake.files.set(join(cfg.stateDir, "phase-idx"), "1");
+  await fake.ticks(cfg, watch, 2);
+  expect(starts("builder")).toBe(2);
+});
+
+test("fault 11: the phase file is emptied: hold, never phase 0", async () => {
+  finish("p1");
+  await heavy();
+  fake.files.set(join(cfg.stateDir, "phase-idx"), "");
+  fake.tmux.exit("agents-builder", 1);
+  await heavy();
+  expect(starts("builder")).toBe(2);
+  expect(fake.logged('the phase file holds ""')).not.toBeEmpty();
+});
+
+test("loopAgents are the enabled loops; loopSessionsAlive names those on an older phase", async () => {
+  expect(loopAgents(cfg).map((agent) => agent.name)).toEqual(["builder", "adversary"]);
+  const snap = await snapshot(cfg);
+  expect(loopSessionsAlive(cfg, snap)).toHaveLength(2);
+  expect(loopSessionsAlive(cfg, snap, true)).toHaveLength(0);
+  fake.files.set(join(cfg.stateDir, "phase-idx"), "1");
+  expect(loopSessionsAlive(cfg, snap, true).map((agent) => agent.name)).toEqual(["builder", "adversary"]);
+});
+
+test("handoffReset forgets whose turn it was, not what was seen or is to be said", () => {
+  Object.assign(watch, { sha: "x", seen: ["k"], inboxes: { a: "b" }, turn: { owes: "builder", subject: "s", at: 1 }, deadlocked: "x" });
+  handoffReset(watch);
+  expect(watch).toMatchObject({ sha: "x", seen: ["k"], inboxes: { a: "b" }, turn: null, deadlocked: "" });
+});

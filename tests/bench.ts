@@ -1,0 +1,176 @@
+/**
+ * What supervision costs, on real tmux: `bun tests/bench.ts [--sizes 10,100,400] [--ticks 200]
+ * [--original agents.py]`. Each size has a tmux server of its own, whose sessions show a drawn screen
+ * over a `sleep`. One run compares our tick with (a) one tmux process per question, the original's
+ * way, and (b) the bare tmux work; with --original also with the original itself, run by python3.
+ * Ratios within one run mean something, absolute times only on the machine that printed them.
+ */
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { type Config, freshWatch, loadConfig, selfArgv, snapshot, tick, world } from "../agents.ts";
+
+const { values } = parseArgs({
+  options: {
+    sizes: { type: "string", default: "10,100,400" }, ticks: { type: "string", default: "200" },
+    original: { type: "string" }, json: { type: "boolean" },
+  },
+});
+const ROOT = mkdtempSync(join(tmpdir(), "ab-"));
+/** /proc counts CPU time in hundredths of a second. */
+const CLOCK_TICK_MS = 10;
+
+/** CPU ms that a process and the children it has waited for have used. */
+function cpuOf(pid: number | "self"): { own: number; children: number } {
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]!.split(" ").map(Number);
+  return { own: (fields[11]! + fields[12]!) * CLOCK_TICK_MS, children: (fields[13]! + fields[14]!) * CLOCK_TICK_MS };
+}
+
+interface Cost {
+  wall: number[];
+  own: number;
+  children: number;
+  server: number;
+  processes: number;
+}
+const total = (cost: Cost): number => (cost.own + cost.children + cost.server) / cost.wall.length;
+const quantile = (values: number[], q: number): number => values.toSorted((a, b) => a - b)[Math.min(values.length - 1, Math.floor(values.length * q))]!;
+
+/** Runs something so many times and says what one time costs, the tmux server's part included. */
+async function measure(server: number, times: number, work: () => Promise<unknown>): Promise<Cost> {
+  const real = world.tmux;
+  let processes = 0;
+  world.tmux = (args, stdin) => (processes++, real(args, stdin));
+  const before = [cpuOf("self"), cpuOf(server)] as const;
+  const wall: number[] = [];
+  for (let i = 0; i < times; i++) {
+    const began = performance.now();
+    await work();
+    wall.push(performance.now() - began);
+  }
+  const after = [cpuOf("self"), cpuOf(server)] as const;
+  world.tmux = real;
+  return {
+    wall, own: after[0].own - before[0].own, children: after[0].children - before[0].children,
+    server: after[1].own - before[1].own, processes: processes / times,
+  };
+}
+
+/** A fleet of sleepers under a drawn screen, started by the program's own `up`. */
+async function makeFleet(size: number): Promise<{ cfg: Config; up: number }> {
+  const dir = join(ROOT, `${size}`);
+  mkdirSync(join(dir, "tmux"), { recursive: true });
+  process.env.TMUX_TMPDIR = join(dir, "tmux");
+  const rule = "─".repeat(120);
+  const words = Array.from({ length: 30 }, (_, i) => `  line ${i} of what the agent said before it came to rest at its prompt`);
+  writeFileSync(join(dir, "screen"), [...words, "", rule, "❯\u00a0", rule, "  ⏵⏵ auto mode on (shift+tab to cycle)"].join("\n"));
+  writeFileSync(join(dir, "client"), `#!/bin/sh\ncat '${dir}/screen'\nexec sleep 100000\n`, { mode: 0o755 });
+  const agents = Array.from({ length: size }, (_, i) => `[[agent]]\nname = "a${i}"\n`).join("");
+  writeFileSync(join(dir, "agents.toml"), `[defaults]\nsession_prefix = "b-"\nbackend = "claude"\nwatch = "heal+stall"
+[watchdog]\nup_wait = 60\nsignal_interval = 30\nheavy_interval = 100000
+[backend.claude]\nbin = "${dir}/client"\nstall_idle = 1000000\n${agents}`);
+  const began = performance.now();
+  const child = Bun.spawn([...selfArgv(), "up", ...Array.from({ length: size }, (_, i) => `a${i}`), "--config", join(dir, "agents.toml")], {
+    stdio: ["ignore", "ignore", "ignore"], env: process.env,
+  });
+  if ((await child.exited) !== 0) throw new Error(`up of ${size} agents failed`);
+  return { cfg: await loadConfig(join(dir, "agents.toml")), up: performance.now() - began };
+}
+
+/** The original's way: three questions per agent and check, a process each. */
+async function perQuestion(cfg: Config): Promise<void> {
+  for (const agent of cfg.agents.values()) {
+    await world.tmux(["has-session", "-t", `=${agent.session}`]);
+    await world.tmux(["capture-pane", "-p", "-t", `=${agent.session}:`]);
+    await world.tmux(["display-message", "-p", "-t", `=${agent.session}:`, "#{pane_current_command}"]);
+  }
+}
+
+/** The least that tmux itself must do: one list and one batch of captures. */
+async function bare(cfg: Config, ids: string[]): Promise<void> {
+  await world.tmux(["list-panes", "-a", "-F", "#{pane_id} #{pane_dead} #{session_name}"]);
+  await world.tmux(["source-file", "-"], ids.map((id) => `display-message -p '@@ ${id.slice(1)}'\ncapture-pane -p -J -t '${id}'\n`).join(""));
+}
+
+/** CPU ms per tick of the original's own watchdog, its children and the tmux server, by python3. */
+async function originalCost(cfg: Config, script: string, server: number): Promise<number> {
+  const dir = join(cfg.logDir, "original");
+  mkdirSync(join(dir, "prompts"), { recursive: true });
+  writeFileSync(join(dir, "agents.py"), readFileSync(script));
+  const agents = [...cfg.agents.values()].map((agent) => `[[agent]]\nname = "${agent.name}"\nbackend = "claude"\nwatch = "heal+stall"\n`).join("");
+  writeFileSync(join(dir, "agents.toml"), `[defaults]\nlog_dir = "${dir}"\nsession_prefix = "b-"\n[watchdog]\nsignal_interval = 0\nheavy_interval = 1000000
+[backend.claude]\nbin = "true"\nactive_re = "esc to interrupt"\nlimit_re = "limit reached"\nfatal_re = "no conversation"\nstall_idle = 1000000\n${agents}`);
+  // its own loop, with a count of the sleeps between two ticks
+  writeFileSync(join(dir, "count.py"), `import sys, pathlib\nsys.path.insert(0, ${JSON.stringify(dir)})\nimport agents\nticks = 0
+def sleep(seconds):\n    global ticks\n    ticks += 1\n    pathlib.Path(${JSON.stringify(join(dir, "ticks"))}).write_text(str(ticks))
+agents.time.sleep = sleep\nagents.watchdog_loop(${JSON.stringify(join(dir, "agents.toml"))})\n`);
+  const before = cpuOf(server).own;
+  const child = Bun.spawn(["python3", join(dir, "count.py")], { stdio: ["ignore", "ignore", "inherit"], env: process.env });
+  await Bun.sleep(20_000);
+  const ticks = Number(readFileSync(join(dir, "ticks"), "utf8"));
+  const used = cpuOf(child.pid);
+  const spent = used.own + used.children + cpuOf(server).own - before;
+  child.kill();
+  await child.exited;
+  return spent / ticks;
+}
+
+/** Median ms of a whole `status`. */
+async function statusLatency(cfg: Config, argv: string[]): Promise<number> {
+  const times: number[] = [];
+  for (let i = 0; i < 15; i++) {
+    const began = performance.now();
+    await Bun.spawn([...argv, "status", "--config", cfg.path], { stdio: ["ignore", "ignore", "ignore"], env: process.env }).exited;
+    times.push(performance.now() - began);
+  }
+  return quantile(times, 0.5);
+}
+
+async function bench(size: number): Promise<Record<string, unknown>> {
+  const { cfg, up } = await makeFleet(size);
+  try {
+    const snap = await snapshot(cfg);
+    const server = Number(snap.server.split(" ")[0]);
+    const ids = [...snap.panes.values()].map((pane) => pane.id);
+    const watch = freshWatch();
+    world.log = () => {};
+    for (let i = 0; i < 5; i++) await tick(cfg, watch);
+    const ours = await measure(server, Number(values.ticks), () => tick(cfg, watch));
+    const naked = await measure(server, Number(values.ticks), () => bare(cfg, ids));
+    const asked = await measure(server, Math.max(2, Math.round(300 / size)), () => perQuestion(cfg));
+    for (let i = 0; i < 1000 - Number(values.ticks); i++) await tick(cfg, watch);
+    const original = values.original && size <= 100 ? await originalCost(cfg, resolve(values.original), server) : null;
+    const compiled = Bun.file(resolve(import.meta.dir, "../dist/agents")).size;
+    return {
+      agents: size,
+      "tick ms p50": quantile(ours.wall, 0.5).toFixed(1), "p99": quantile(ours.wall, 0.99).toFixed(1),
+      "cpu ms/tick": total(ours).toFixed(1), "own": (ours.own / ours.wall.length).toFixed(1),
+      "clients": (ours.children / ours.wall.length).toFixed(1), "server": (ours.server / ours.wall.length).toFixed(1),
+      "processes": ours.processes,
+      "bare cpu": total(naked).toFixed(1), "× bare": (total(ours) / total(naked)).toFixed(2),
+      "per question cpu": total(asked).toFixed(0), "÷ per question": (total(asked) / total(ours)).toFixed(0),
+      ...(original === null ? {} : { "original cpu": original.toFixed(0), "÷ original": (original / total(ours)).toFixed(0) }),
+      "% core at 30 s": ((total(ours) / 30_000) * 100).toFixed(2),
+      "status ms": (await statusLatency(cfg, selfArgv())).toFixed(0),
+      ...(compiled ? { "status ms (binary)": (await statusLatency(cfg, [resolve(import.meta.dir, "../dist/agents")])).toFixed(0) } : {}),
+      "RSS MB": (process.memoryUsage.rss() / 1e6).toFixed(0), "up s": (up / 1000).toFixed(1),
+    };
+  } finally {
+    await world.tmux(["kill-server"]);
+  }
+}
+
+try {
+  const results: Record<string, unknown>[] = [];
+  for (const size of values.sizes!.split(",").map(Number)) results.push(await bench(size));
+  if (values.json) console.log(JSON.stringify(results, null, 2));
+  else {
+    const rows = Object.keys(results[0]!).map((key) => ({ figure: key, ...Object.fromEntries(results.map((one) => [String(one.agents), one[key] ?? "-"])) }));
+    console.log(Bun.inspect.table(rows.slice(1)));
+    const binary = statSync(resolve(import.meta.dir, "../dist/agents"), { throwIfNoEntry: false });
+    if (binary) console.log(`binary: ${(binary.size / 1e6).toFixed(0)} MB`);
+  }
+} finally {
+  rmSync(ROOT, { recursive: true, force: true });
+}

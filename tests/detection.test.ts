@@ -1,0 +1,465 @@
+// What a pane shows against what `detect` believes: real captures, quotes, banners, clocks, markers.
+import { describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import {
+  BUILT_IN_RULES, composerText, detect, lastNonemptyLine, parseResetEpoch,
+  parseWaitingUntil, type Rule, rulesOf, selftest,
+} from "../agents.ts";
+import { fakeWorld } from "./kit.ts";
+
+const NOW = Date.parse("2026-11-22T19:30:00Z");
+const FIXTURES = `${import.meta.dir}/fixtures`;
+const at = (iso: string | null | undefined) => iso ? Date.parse(iso) : null;
+const results = selftest((kind) => BUILT_IN_RULES[kind]);
+
+describe("captures", () => {
+  test("there are some of every verdict and client", () => {
+    const kinds = new Set(results.map((each) => `${each.file.split("/")[0]} ${each.expected}`));
+    expect([results.length > 300, kinds.size]).toEqual([true, 14]);
+  });
+  for (const each of results) {
+    test(each.file, () => {
+      expect<unknown>([each.verdict.verdict, each.ok]).toEqual([each.expected, true]);
+    });
+  }
+  test("every built-in rule has a capture", () => {
+    const used = new Set(results.map((each) => `${each.file.split("/")[0]} ${each.verdict.rule}`));
+    const idle = (["claude", "opencode"] as const).flatMap((kind) => BUILT_IN_RULES[kind]
+      .map((rule) => `${kind} ${rule.name}`).filter((name) => !used.has(name)));
+    expect(idle).toEqual([]);
+  });
+});
+
+// ── quotes ──
+
+const QUOTES = [
+  "You've hit your 5-hour limit · resets 10:33pm (UTC)", "Claude AI usage limit reached|1750708800",
+  "⎿  You've hit your weekly limit · resets Nov 25, 7:34pm (UTC)",
+  "⎿  Credit balance too low · Add funds:", "Usage limit reached · set to continue automatically at 3pm",
+  "⚠ Usage limit reached · limit resets 10:33pm", "● Usage limit reached · resets 3pm",
+  "❯ 1. Stop and wait for limit to reset", "What do you want to do?", "❯ 1. Yes", "❯ No, exit",
+  "Enter to confirm · Esc to cancel", "Esc to cancel · Tab to amend", "Do you want to proceed?",
+  "⏵⏵ auto mode on (shift+tab to cycle) · esc to interrupt", "esc to interrupt",
+  "✻ Churning… (1s · ↓ 9 tokens · thinking)", "✻ 500 Internal server error · retrying in 3s · attempt 4/10",
+  "API Error: 400 messages.1.content.0: `thinking` cannot be modified", "Prompt is too long",
+  "API Error: 400 due to tool use concurrency issues. Run /rewind to recover the conversation.",
+  "Please run /login · API Error: 403 forbidden", "Credit balance too low", "Invalid API key",
+  "❯ Run /rewind to go back", "No conversation found with session ID: 1",
+  "Resume this session with:", "claude --resume 12", "EXITED rc=1", "Pane is dead (status 1, now)",
+  "root@host:~#", "△ Permission required", "Allow once   Allow always   Reject",
+  "↑↓ select  enter submit  esc dismiss", "⬝⬝■■■■ esc interrupt", "[retrying in 2s attempt #1]",
+  "The usage limit has been reached [retrying in 1s attempt #2] esc", "Insufficient credits",
+  "Incorrect API key provided.", "Continue  opencode -s ses_12", "╹▀▀▀▀▀▀▀▀▀▀▀▀▀▀▀▀▀▀▀▀",
+  "──────────────────────\n❯ \n──────────────────────\n  ⏵⏵ auto mode on · esc to interrupt",
+  "┃\n┃  Incorrect API key provided.\n┃\n\n▣  Build · Mock One", "Waiting for 1 background agent to finish",
+];
+
+// 2.1.197 draws an answer that is nothing but one of these as it draws the error itself.
+const ALIKE = /^(?:API Error: 400|Prompt is too long|Please run|Credit balance|Invalid API key)/;
+
+// As the clients draw it: words wrapped at the width, every line but the first indented.
+function wrapped(text: string, width: number, indent: string, first = indent): string {
+  const lines = text.split("\n").flatMap((line) => {
+    const rows = [""];
+    for (const word of line.split(/(?<= )/)) {
+      if ((rows.at(-1) + word).length > width - indent.length) rows.push("");
+      rows[rows.length - 1] += word;
+    }
+    return rows;
+  });
+  return lines.map((line, row) => (row ? indent : first) + line).join("\n");
+}
+
+function claudeScreen(transcript: string, width: number, draft = "", footer = "⏵⏵ auto mode on") {
+  const rule = "─".repeat(width);
+  return ` ▐▛███▛█   Claude Code\n\n${transcript}\n\n${rule}\n❯\u00a0${draft}\n${rule}\n  ${footer}\n\n`;
+}
+
+function claudeQuotes(quote: string, width: number): Record<string, string> {
+  const inside = wrapped(quote, width, "  ");
+  const prompt = wrapped(quote, width, "  ", "❯ ");
+  const answer = wrapped(quote, width, "  ", "● ");
+  const end = "\n\n✻ Baked for 3s · done 7:36 PM";
+  const short = "\n\n✻ Baked for 3s";
+  return {
+    "whole answer": claudeScreen(`❯ say it\n\n${answer}${end}`, width),
+    "whole answer, 2.1.197": claudeScreen(`❯ say it\n\n${answer}${short}`, width),
+    "end of an answer": claudeScreen(`❯ go\n\n● The pane says:\n\n${inside}${end}`, width),
+    "end of an answer, no done line": claudeScreen(`❯ go\n\n● It says:\n${inside}`, width),
+    "code block": claudeScreen(`❯ go\n\n● Look:\n\n${inside}\n\n  That is it.${end}`, width),
+    "prompt": claudeScreen(`${prompt}\n\n● OK${end}`, width),
+    "tool output": claudeScreen(`❯ go\n\n● Bash(cat it)\n  ⎿  ${inside.trim()}\n\n● Done.${end}`, width),
+    "tool output at the end": claudeScreen(`❯ go\n\n● Bash(cat it)\n  ⎿  ${inside.trim()}${end}`, width),
+    "agent's output": claudeScreen(`❯ go\n\n● Agent(look)\n  ⎿  ${inside.trim()}`, width),
+    "draft": claudeScreen(`❯ go\n\n● OK${end}`, width, inside.trim()),
+    "draft, second line": claudeScreen(`❯ go\n\n● OK${end}`, width, `look:\n${inside}`),
+  };
+}
+
+function opencodeScreen(transcript: string, width: number, draft = "  ┃") {
+  return `\n${transcript}\n\n  ┃\n${draft}\n  ┃\n  ┃  Build · Mock One Mock\n  ╹${"▀".repeat(width - 4)}\n`
+    + "   /srv/proj     12.4K (1%)  ctrl+p commands\n";
+}
+
+function opencodeQuotes(quote: string, width: number): Record<string, string> {
+  const inside = wrapped(quote, width, "     ");
+  const barred = wrapped(quote, width, "  ┃  ");
+  const mark = "\n\n     ▣  Build · Mock One · 4.7s";
+  const prompt = `  ┃\n${barred}\n  ┃`;
+  return {
+    "answer": opencodeScreen(`  ┃\n  ┃  go\n  ┃\n\n${inside}${mark}`, width),
+    "interrupted answer": opencodeScreen(
+      `  ┃\n  ┃  go\n  ┃\n\n${inside}\n\n     ▣  Build · Mock One · interrupted`, width),
+    "answer without duration": opencodeScreen(
+      `  ┃\n  ┃  go\n  ┃\n\n${inside}\n\n     ▣  Build · Mock One`, width),
+    "prompt": opencodeScreen(`${prompt}\n\n     OK${mark}`, width),
+    "aborted prompt": opencodeScreen(`     OK${mark}\n\n${prompt}\n\n     ▣  Build · Mock One`, width),
+    "tool output": opencodeScreen(`  ┃  # cat\n${barred}\n  ┃\n\n     OK${mark}`, width),
+    "draft": opencodeScreen(`  ┃\n  ┃  go\n  ┃\n\n     OK${mark}`, width, barred),
+  };
+}
+
+describe("quotes are idle", () => {
+  const drawings = { claude: claudeQuotes, opencode: opencodeQuotes };
+  for (const backend of ["claude", "opencode"] as const) {
+    for (const width of [40, 80, 200]) {
+      test(`${backend} at ${width} columns`, () => {
+        const wrong: string[] = [];
+        for (const quote of QUOTES) {
+          for (const [where, text] of Object.entries(drawings[backend](quote, width))) {
+            if (where === "whole answer, 2.1.197" && ALIKE.test(quote)) continue;
+            const title = backend === "claude" ? "Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA" : "OC | x";
+            const got = detect(BUILT_IN_RULES[backend], { text, title }, NOW);
+            if (got.verdict !== "idle") wrong.push(`${where}: ${quote} -> ${got.verdict} ${got.rule}`);
+          }
+        }
+        expect(wrong).toEqual([]);
+      });
+    }
+  }
+});
+
+// ── live banners: every width, older news above ──
+
+const BANNERS: [string, string, string | null][] = [
+  ["You've hit your 5-hour limit · resets 10:33pm (UTC)", "5h", "2026-11-22T22:33:00Z"],
+  ["You've hit your session limit · resets 9:10pm (Europe/Paris)", "5h", "2026-11-22T20:10:00Z"],
+  ["You've hit your weekly limit · resets Nov 25, 7:34pm (UTC)", "weekly", "2026-11-25T19:34:00Z"],
+  ["You've hit your Opus limit · resets Nov 27, 7:34pm (UTC)", "model", "2026-11-27T19:34:00Z"],
+  ["You've hit your fast limit · resets 9pm (UTC)", "model", "2026-11-22T21:00:00Z"],
+  ["You've reached your Fable 5 limit. Run /usage-credits to go on", "model", null],
+  ["You've hit your monthly limit · resets Dec 1 at 12:00am (UTC)", "other", "2026-12-01T00:00:00Z"],
+  ["You've hit your limit · resets 2am (Europe/Paris)", "other", "2026-11-23T01:00:00Z"],
+  ["5-hour limit reached ∙ resets 11pm (UTC)", "5h", "2026-11-22T23:00:00Z"],
+  ["Claude usage limit reached. Your limit will reset at 3pm (America/Bogota).", "other",
+    "2026-11-22T20:00:00Z"],
+  ["Claude AI usage limit reached|1795390200", "other", "2026-11-22T23:30:00Z"],
+  ["You're out of extra usage · resets 11:30am (Asia/Colombo)", "other", "2026-11-23T06:00:00Z"],
+];
+const UNPAID = [
+  "You've hit your monthly spend limit.", "You're out of usage credits", "Credit balance too low",
+  "Your org is out of usage · ask your admin", "You've hit your org's monthly limit",
+  "Credit balance is too low", "You're out of extra usage", "You've hit your usage credit limit",
+];
+const banner = (text: string, width: number, title = "✳ Claude Code") => detect(
+  BUILT_IN_RULES.claude,
+  { text: claudeScreen(`❯ go\n${wrapped(text, width, "     ", "  ⎿  ")}`, width), title }, NOW);
+
+describe("live banners", () => {
+  for (const width of [40, 80, 200]) {
+    for (const [text, kind, reset] of BANNERS) {
+      test(`${width}: ${text}`, () => {
+        const got = banner(text, width);
+        expect([got.verdict, got.limit?.class, got.limit?.resetAt ?? null])
+          .toEqual(["limited", kind as never, at(reset)]);
+      });
+    }
+    for (const text of UNPAID) {
+      test(`${width}: ${text}`, () => {
+        const got = banner(text, width);
+        expect([got.verdict, got.limit?.class]).toEqual(["blocked", "money"]);
+      });
+    }
+  }
+  for (const text of [
+    "API Error: Rate limit reached", "API Error: Request rejected (429) · Rate limited.",
+    "Server is temporarily limiting requests (not your usage limit)",
+    "API Error: Repeated 529 Overloaded errors.", "You've used 90% of your weekly limit",
+  ]) test(`no limit: ${text}`, () => expect(banner(text, 80).verdict).toBe("idle"));
+
+  test("lifted by a prompt, an answer or a finished turn below it", () => {
+    const limit = "❯ go\n  ⎿  You've hit your weekly limit · resets Nov 25, 7:34pm (UTC)\n\n";
+    for (const news of ["❯ again", "● OK\n\n✻ Baked for 1s · done 7:36 PM", "❯ /compact\n  ⎿  Compacted"]) {
+      const text = claudeScreen(limit + news, 80);
+      expect(detect(BUILT_IN_RULES.claude, { text, title: "" }, NOW).verdict).toBe("idle");
+    }
+  });
+  test("an operator's rule over the whole screen", () => {
+    const rules: Rule[] = [{ name: "limit_re", verdict: "limited", where: "screen", re: /usage limit/gi }];
+    const text = "pane 3 resets 1:00am\n! You've hit your usage limit.\nTry again in 4 days 20 hours 9 minutes.\n";
+    for (const _ of [1, 2]) {
+      const got = detect(rules, { text, title: "" }, NOW);
+      expect([got.verdict, got.limit?.resetAt]).toEqual(["limited", NOW + (4 * 1440 + 1209) * 60_000]);
+    }
+  });
+});
+
+// ── clocks ──
+
+const ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Calcutta", "Australia/Lord_Howe",
+  "America/Recife", "Pacific/Auckland"];
+const NAMES = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(" ");
+
+interface Shown { year: number; month: number; day: number; hour: number; minute: number; weekday: string }
+const clocks = new Map(ZONES.map((timeZone) => [timeZone, new Intl.DateTimeFormat("en-US", {
+  timeZone, hourCycle: "h23", year: "numeric", month: "numeric", day: "numeric", hour: "numeric",
+  minute: "numeric", weekday: "short" })]));
+function shownAt(epoch: number, zone: string): Shown {
+  const parts = Object.fromEntries(clocks.get(zone)!.formatToParts(epoch)
+    .map((part) => [part.type, part.value]));
+  const [year, month, day, hour, minute] = ["year", "month", "day", "hour", "minute"]
+    .map((part) => Number(parts[part])) as [number, number, number, number, number];
+  return { year, month, day, hour, minute, weekday: parts.weekday! };
+}
+
+// Walk the real clock minute by minute until it shows what the banner says.
+function bruteForce(zone: string, now: number, want: Partial<Shown>): number {
+  const keys = Object.keys(want) as (keyof Shown)[];
+  let epoch = Math.floor(now / 60_000) * 60_000 + 60_000;
+  for (;; epoch += 60_000) {
+    const shown = shownAt(epoch, zone);
+    if (keys.every((key) => shown[key] === want[key])) return epoch;
+    // Far from the wanted minute one may stride: no zone shifts by less than half an hour.
+    if (want.minute !== undefined && Math.abs(shown.minute - want.minute) > 2 && Math.abs(shown.minute - want.minute) < 58) epoch += 60_000;
+  }
+}
+
+const clock = ({ hour, minute }: Shown, bare: boolean) => {
+  const half = hour < 12 ? "am" : "pm";
+  return `${hour % 12 || 12}${bare ? "" : `:${String(minute).padStart(2, "0")}`}${half}`;
+};
+
+describe("200 banners in seven zones", () => {
+  let seed = 20261122;
+  const random = (below: number) => {
+    seed = (seed * 1103515245 + 12345) % 2147483648;
+    return Math.floor(seed / 65536) % below;
+  };
+  const starts = ["2026-03-08T05:30:00Z", "2026-03-29T00:10:00Z", "2026-10-25T00:20:00Z",
+    "2026-11-01T04:40:00Z", "2026-12-31T20:15:00Z", "2026-04-04T13:50:00Z", "2026-10-03T14:10:00Z",
+    "2026-09-26T12:40:00Z", "2026-06-15T11:11:00Z", "2026-12-31T10:59:30Z"];
+  for (let count = 0; count < 200; count++) {
+    const zone = ZONES[count % 7]!;
+    const now = Date.parse(starts[random(starts.length)]!) + random(90) * 60_000;
+    const kind = count % 4;
+    const target = now + (kind === 0 ? 1 + random(300) : kind === 3 ? 1500 + random(8000) : 1 + random(1438)) * 60_000;
+    const shown = shownAt(target, zone);
+    const bare = kind === 1;
+    if (bare) shown.minute = 0;
+    const zoned = `(${zone})`;
+    const [text, want]: [string, Partial<Shown>] = kind === 3
+      ? [`resets ${NAMES[shown.month - 1]} ${shown.day}, ${clock(shown, false)} ${zoned}`,
+        { month: shown.month, day: shown.day, hour: shown.hour, minute: shown.minute }]
+      : kind === 2
+        ? [`resets ${String(shown.hour).padStart(2, "0")}:${String(shown.minute).padStart(2, "0")} ${zoned}`,
+          { hour: shown.hour, minute: shown.minute }]
+        : [`resets ${clock(shown, bare)} ${zoned}`, { hour: shown.hour, minute: shown.minute }];
+    test(`${count}: ${new Date(now).toISOString()} ${text}`, () => {
+      const got = parseResetEpoch(`You've hit your limit · ${text}`, now);
+      expect(got && new Date(got).toISOString()).toBe(new Date(bruteForce(zone, now, want)).toISOString());
+    });
+  }
+});
+
+describe("reset forms", () => {
+  const forms: [string, string | null][] = [
+    ["resets 10:33pm (UTC)", "2026-11-22T22:33"], ["resets 9pm", "2026-11-22T21:00"],
+    ["resets at 3pm", "2026-11-23T15:00"], ["reset at 3pm (America/Bogota).", "2026-11-22T20:00"],
+    ["resets 22:33", "2026-11-22T22:33"], ["resets Nov 25, 7:34pm (UTC)", "2026-11-25T19:34"],
+    ["resets Apr 23 at 4pm (America/Recife)", "2027-04-23T19:00"],
+    ["resets Jul 4 at 12:30am (Asia/Calcutta)", "2027-07-03T19:00"],
+    ["resets Mon 12:00am", "2026-11-23T00:00"], ["resets Sun 12:00am", "2026-11-29T00:00"],
+    ["or try again at Feb 23rd, 2026 9:01 PM.", "2026-02-23T21:01"],
+    ["resets Jan 2, 2027, 7am (UTC)", "2027-01-02T07:00"], ["try again at 3:51 PM.", "2026-11-23T15:51"],
+    ["Claude AI usage limit reached|1750708800", "2025-06-23T20:00"],
+    ["resets in 2h5m", "2026-11-22T21:35"], ["retrying in 2h5m attempt #4", "2026-11-22T21:35"],
+    ["Try again in 4 days 20 hours 9 minutes.", "2026-11-27T15:39"],
+    ["Refreshes in 6 days and 18 hours", "2026-11-29T13:30"],
+    ["Continuing automatically at 10:33pm", "2026-11-22T22:33"],
+    ["set to continue automatically at 10:33pm", "2026-11-22T22:33"],
+    ["limit resets 10:33pm", "2026-11-22T22:33"], ["resets Nov 22, 7pm (UTC)", "2026-11-22T19:00"],
+    ["resets Nov 20, 7pm (UTC)", "2027-11-20T19:00"], ["resets 12am", "2026-11-23T00:00"],
+    ["resets 12pm", "2026-11-23T12:00"], ["5-hour limit reached ∙ resets 12:20am", "2026-11-23T00:20"],
+    ["5-hour limit reached ∙ resets 7:29pm", "2026-11-22T19:29"],
+    ["limit reached ∙ resets 7:29pm", "2026-11-23T19:29"],
+    ["resets 3pm (Mars/Olympus)", "2026-11-23T15:00"],
+    ["You've hit your monthly spend limit.", null], ["git reset 5f2a", null], ["reset 3 rows", null],
+    ["resets 25:00", null], ["resets 13pm", null], ["Try again later.", null],
+    ["retrying in 2s attempt #1", null], ["opencode 1.18.33", null],
+  ];
+  for (const [text, iso] of forms) {
+    test(text, () => {
+      const got = parseResetEpoch(text, NOW, "UTC");
+      expect(got && new Date(got).toISOString().slice(0, 16)).toBe(iso);
+    });
+  }
+  test("New Year's Eve", () => {
+    const eve = Date.parse("2026-12-31T22:30:00Z");
+    expect(parseResetEpoch("resets Jan 2, 7am (UTC)", eve)).toBe(Date.parse("2027-01-02T07:00Z"));
+    expect(parseResetEpoch("resets 2am (UTC)", eve)).toBe(Date.parse("2027-01-01T02:00Z"));
+    const after = Date.parse("2027-01-01T00:05:00Z");
+    expect(parseResetEpoch("resets Dec 31, 11pm (UTC)", after)).toBe(Date.parse("2026-12-31T23:00Z"));
+  });
+  test("the hour that is skipped, and the one that comes twice", () => {
+    const spring = Date.parse("2026-03-08T05:00:00Z");
+    expect(parseResetEpoch("resets 2:30am (America/New_York)", spring)).toBe(Date.parse("2026-03-08T07:30Z"));
+    for (const [now, want] of [["05:00", "05:30"], ["05:45", "06:30"]] as const) {
+      expect(parseResetEpoch("resets 1:30am (America/New_York)", Date.parse(`2026-11-01T${now}Z`)))
+        .toBe(Date.parse(`2026-11-01T${want}Z`));
+    }
+  });
+});
+
+// ── markers and the box ──
+
+test("WAITING-UNTIL", () => {
+  const iso = "2026-11-22T21:00:00Z";
+  const ms = Date.parse(iso);
+  for (const line of [`● WAITING-UNTIL: ${iso}`, `  WAITING-UNTIL: ${iso}.`, `     - WAITING-UNTIL: ${iso})`,
+    `  **WAITING-UNTIL: ${iso}**`, `  \`WAITING-UNTIL: ${iso}\``, `> WAITING-UNTIL: \`${iso}\`,`,
+    `● WAITING-UNTIL: 2026-11-22T10:00:00Z\n\n● WAITING-UNTIL: ${iso}\n\n  footer`]) {
+    expect(parseWaitingUntil(line)).toBe(ms);
+  }
+  for (const line of [`❯ WAITING-UNTIL: ${iso}`, `❯ end with\n  WAITING-UNTIL: ${iso}`, "no marker",
+    `  ┃  WAITING-UNTIL: ${iso}`, `● I print WAITING-UNTIL: ${iso}`, "● WAITING-UNTIL: <iso>",
+    `● Bash(cat)\n  ⎿  x\n     WAITING-UNTIL: ${iso}`, "  WAITING-UNTIL: soon"]) {
+    expect(parseWaitingUntil(line)).toBeNull();
+  }
+});
+
+test("the marker counts as long as its turn is the last one", () => {
+  const iso = "2026-11-22T21:00:00Z";
+  const verdict = (kind: "claude" | "opencode", text: string) =>
+    detect(BUILT_IN_RULES[kind], { text, title: "" }, NOW).verdict;
+  const said = `❯ go\n\n● WAITING-UNTIL: ${iso}\n\n✻ Baked for 3s · done 7:20 PM`;
+  const newer = "\n\n❯ go on\n\n● OK\n\n✻ Baked for 3s · done 7:26 PM";
+  expect(verdict("claude", claudeScreen(said, 80))).toBe("waiting");
+  expect(verdict("claude", claudeScreen(said, 80, "a draft"))).toBe("waiting");
+  expect(verdict("claude", claudeScreen(said + newer, 80))).toBe("idle");
+  expect(verdict("claude", claudeScreen(`${said}${newer}\n\n${said}`, 80))).toBe("waiting");
+  const turn = (text: string) => `  ┃\n  ┃  go\n  ┃\n\n     ${text}\n\n     ▣  Build · Mock One · 4.7s\n\n`;
+  const waits = turn(`WAITING-UNTIL: ${iso}`);
+  expect(verdict("opencode", opencodeScreen(waits, 80))).toBe("waiting");
+  expect(verdict("opencode", opencodeScreen(waits, 80, "  ┃  a draft"))).toBe("waiting");
+  expect(verdict("opencode", opencodeScreen(waits + turn("OK"), 80))).toBe("idle");
+  expect(verdict("opencode", opencodeScreen(turn("OK") + waits, 80))).toBe("waiting");
+});
+
+test("a marker that has passed is idle and keeps its time", () => {
+  const text = claudeScreen("❯ go\n\n● WAITING-UNTIL: 2026-11-22T10:00:00Z", 80);
+  const got = detect(BUILT_IN_RULES.claude, { text, title: "" }, NOW);
+  expect([got.verdict, got.waitingUntil]).toEqual(["idle", Date.parse("2026-11-22T10:00Z")]);
+});
+
+test("lastNonemptyLine", () => {
+  expect(lastNonemptyLine("a\n  b  \n\n")).toBe("b");
+  expect(lastNonemptyLine(" \n")).toBe("");
+});
+
+describe("composerText", () => {
+  const pane = (file: string) => readFileSync(`${FIXTURES}/${file}`, "utf8");
+  const drafts: ["claude" | "opencode", string, string | null][] = [
+    ["claude", "claude/idle-draft-typed-80x24.txt", "an unsent draft"],
+    ["claude", "claude/idle-after-error-529-80x24.txt", ""],
+    ["claude", "claude/active-queued-80x24.txt", ""],
+    ["claude", "claude/blocked-question-80x24.txt", null],
+    ["claude", "claude/blocked-permission-bash-80x24.txt", null],
+    ["claude", "claude/idle-v197-fresh-80x24.txt", ""],
+    ["opencode", "opencode/idle-draft-typed-80x24.txt", "some typed text not submitted"],
+    ["opencode", "opencode/idle-draft-pasted-token-200x50.txt", "[Pasted ~1 lines]"],
+    ["opencode", "opencode/idle-home-2-80x24.txt", ""],
+    ["opencode", "opencode/idle-home-missing-glyphs-80x24.txt", ""],
+    ["opencode", "opencode/idle-empty-session-200x50.txt", ""],
+    ["opencode", "opencode/blocked-permission-2-80x24.txt", null],
+  ];
+  for (const [kind, file, want] of drafts) {
+    test(file, () => expect(composerText(kind, pane(file))).toBe(want));
+  }
+  test("ghost text is dim, a draft is not", () => {
+    const styled = (text: string) => claudeScreen("● OK", 80, text);
+    const plain = styled("fix the tests");
+    for (const ghost of ["\x1b[2mfix the tests\x1b[0m", "\x1b[90mfix the tests\x1b[39m",
+      "\x1b[7mf\x1b[0;2m\x1b[39m\x1b[49mix the tests\x1b[0m", "\x1b[38;5;246mfix the tests\x1b[39m",
+      "\x1b[38;2;153;153;153mfix the tests\x1b[39m"]) {
+      expect(composerText("claude", plain, styled(ghost))).toBe("");
+    }
+    for (const own of ["fix the tests", "\x1b[31mfix\x1b[39m the tests", "\x1b[2m\x1b[22mfix the tests"]) {
+      expect(composerText("claude", plain, styled(own))).toBe("fix the tests");
+    }
+  });
+  test("no box", () => {
+    expect(composerText("typed", "› x")).toBeNull();
+    expect(composerText("claude", "$ ")).toBeNull();
+  });
+});
+
+// ── the operator's rules ──
+
+const AGENT = '[[agent]]\nname = "a"\nbackend = "claude"\n';
+/** The rules that a config's table gives its backend. */
+async function rulesFrom(table: string, name = "claude"): Promise<Rule[]> {
+  const fake = fakeWorld();
+  try {
+    return rulesOf((await fake.config(`${table}\n${AGENT}`)).backends.get(name)!);
+  } finally {
+    fake.restore();
+  }
+}
+const read = (rules: Rule[], text: string, title = "") => {
+  const { verdict, rule, where } = detect(rules, { text, title }, NOW);
+  return [verdict, rule, where];
+};
+
+describe("the operator's rules", () => {
+  const IDLE = claudeScreen("❯ go\n\n● Low on tokens\n\n✻ Baked for 3s · done 7:26 PM", 80);
+  test("come first, in their order, with their regions", async () => {
+    const rules = await rulesFrom(`[backend.claude]
+rule = [
+  { name = "tokens", verdict = "limited", where = "screen", re = "(?im)^● low on TOKENS" },
+  { verdict = "blocked", where = "title", re = "^stuck" },
+  { name = "foot", verdict = "active", where = "last 1", re = "mode on" },
+]`);
+    expect(rules.slice(3)).toEqual(BUILT_IN_RULES.claude);
+    expect(read(rules, IDLE)).toEqual(["limited", "tokens", "screen"]);
+    expect(read(rules, "nothing", "stuck")).toEqual(["blocked", "rule 2", "title"]);
+    expect(read(rules, "nothing stuck")).toEqual(["idle", "none", "screen"]);
+    expect(read(rules, "mode on\nx")[0]).toBe("idle");
+    expect(read(rules, "x\nmode on\n\n")).toEqual(["active", "foot", "last 1"]);
+  });
+  test("a place that is none, and a regex that is none, are told", async () => {
+    for (const rule of ['where = "somewhere", re = "x"', 'where = "screen", re = "(("']) {
+      const error = await rulesFrom(`[backend.claude]\nrule = [{ verdict = "idle", ${rule} }]`)
+        .then(() => null, (thrown) => thrown);
+      expect(error?.code).toBe(2);
+    }
+  });
+  for (const [key, verdict] of [["active", "active"], ["limit", "limited"], ["fatal", "fatal"]] as const) {
+    test(`${key}_re replaces the built-in rules of its verdict`, async () => {
+      const rules = await rulesFrom(`[backend.claude]\n${key}_re = "LOW on"`);
+      expect(read(rules, IDLE)).toEqual([verdict, `${key}Re`, "screen"]);
+      expect(rules.filter((rule) => rule.verdict === verdict).length).toBe(1);
+      const rest = (all: Rule[]) => all.filter((rule) => rule.verdict !== verdict);
+      expect(rest(rules)).toEqual(rest(BUILT_IN_RULES.claude));
+    });
+  }
+  test("opencode's active_re sees the bottom only", async () => {
+    const rules = await rulesFrom('[backend.opencode]\nactive_re = "busy"', "opencode");
+    const lines = "x\n".repeat(10);
+    expect(read(rules, `busy\n${lines}`)[0]).toBe("idle");
+    expect(read(rules, `${lines}busy`)).toEqual(["active", "activeRe", "last 10"]);
+  });
+  test("a client that draws nothing is idle, a blank screen is not", () => {
+    expect(read(BUILT_IN_RULES.claude, "> \nready")).toEqual(["idle", "none", "screen"]);
+    expect(read(BUILT_IN_RULES.claude, "\n \n")).toEqual(["unsure", "blank", "screen"]);
+  });
+});

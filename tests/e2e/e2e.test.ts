@@ -1,0 +1,297 @@
+/**
+ * The real Claude Code and the real opencode on models of loopback: what is said arrives whole and
+ * exactly once at the model, and nothing else is ever answered, merged or typed. Needs npm once, and
+ * then no network: AGENTS_E2E=1 bun test tests/e2e
+ */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { until } from "../kit.ts";
+import { type Clients, findClients, Fleet, freePort, note, textOf } from "./clients.ts";
+
+const clients = process.env.AGENTS_E2E ? findClients() : "AGENTS_E2E=1 is not set";
+if (typeof clients === "string") note(`SKIPPED: the tests with the real clients: ${clients}`);
+const ready = typeof clients !== "string";
+const { claude, opencode } = (ready ? clients : {}) as Clients;
+
+const PATIENCE = 60_000;
+const real = (name: string, body: () => Promise<void>) => test.skipIf(!ready)(name, body, PATIENCE);
+const SIZES = [[300, "line"], [300, "lines"], [3000, "line"], [3000, "lines"]] as const;
+/** The prompt after a restart. */
+const CONTINUE = "you were restarted and your earlier conversation was restored";
+
+/** A text that was sent is with the model, whole, and stands there once; nothing else came with it. */
+async function expectArrived(fleet: Fleet, text: string): Promise<void> {
+  const id = text.split(" ")[0]!;
+  const { said } = await fleet.arrived(id);
+  expect(said.findLast((one) => one.includes(id))).toContain(text);
+  expect(fleet.times(id)).toBe(2); // where it begins and where it ends
+}
+
+async function expectSent(fleet: Fleet, name: string, text: string): Promise<void> {
+  expect(await fleet.send(name, text)).toMatchObject({ code: 0, out: `delivered to ${name}\n` });
+  await expectArrived(fleet, text);
+}
+
+/** `send` gives up, says why, and nothing came through. */
+async function expectHeld(fleet: Fleet, name: string, why: RegExp): Promise<string> {
+  const text = textOf(300, "line");
+  const shown = () => fleet.screen(name).replace(/^●/gm, " "); // it blinks
+  const before = shown();
+  const { code, out, err } = await fleet.send(name, text, 5);
+  expect({ code, out }).toEqual({ code: 1, out: "" });
+  expect(err).toMatch(why);
+  expect(fleet.times(text.split(" ")[0]!)).toBe(0);
+  expect(shown()).toBe(before);
+  return text;
+}
+
+const turnOf = (fleet: Fleet, text: string) => fleet.asked().find(({ said }) => said.at(-1)!.includes(text))!;
+const ended = (fleet: Fleet, id: number): boolean => readFileSync(fleet.log, "utf8").includes(`"end":${id},`);
+
+/** The four sizes while a turn runs: exit 0 before it ends, the model has them all after it. */
+async function expectSentInTurn(fleet: Fleet, name: string, slow: string): Promise<void> {
+  const busy = textOf(200, "line", slow);
+  await expectSent(fleet, name, busy);
+  const turn = turnOf(fleet, busy);
+  const texts = SIZES.map(([length, lines]) => textOf(length, lines));
+  for (const text of texts) expect(await fleet.send(name, text)).toMatchObject({ code: 0 });
+  expect(ended(fleet, turn.id)).toBe(false);
+  for (const text of texts) await expectArrived(fleet, text);
+  const order = fleet.conversation(texts[0]!.split(" ")[0]!)!.said.join("\n");
+  const places = texts.map((text) => order.indexOf(text.split(" ")[0]!));
+  expect(places).toEqual(places.toSorted((a, b) => a - b));
+}
+
+describe("Claude Code", () => {
+  const fleet = new Fleet();
+  const kickoff = textOf(3000, "lines");
+
+  beforeAll(async () => {
+    if (!ready) return;
+    const port = await fleet.startModel("claude-api.mjs");
+    fleet.file("prompts/kickoff.md", `${kickoff}\n`);
+    const backend = (name: string, credential: "key" | "token", flags = "") =>
+      `[backend.${name}]\nkind = "claude"\nsupports_resume = true\nflags = "${flags}"\nbin = '''${fleet.claudeBin(claude, port, credential)}'''\n`;
+    const agent = (name: string, backend: string, more: string) =>
+      `[[agent]]\nname = "${name}"\nbackend = "${backend}"\ndir = "project"\nwatch = "heal"\nenv = { CLIENT_HOME = "${fleet.claudeHome(name)}" }\n${more}\n`;
+    fleet.file("agents.toml", [
+      "[watchdog]\nsignal_interval = 2",
+      backend("claude", "key"), backend("asking", "key", "--permission-mode default"), backend("subscriber", "token"),
+      agent("one", "claude", 'prompt_file = "prompts/kickoff.md"\nresume = true'),
+      agent("asks", "asking", ""), agent("lim", "subscriber", ""),
+    ].join("\n"));
+    expect(await fleet.run(["up"])).toMatchObject({ code: 0 });
+  }, PATIENCE);
+  afterAll(() => fleet.end(), PATIENCE);
+
+  real("the kickoff arrives as an argument, whole and once", () => expectArrived(fleet, kickoff));
+
+  for (const [length, lines] of SIZES) {
+    real(`${length} characters in ${lines === "line" ? "one line" : "many lines"} at its prompt`, () => expectSent(fleet, "one", textOf(length, lines)));
+  }
+
+  real("all four while a turn runs", () => expectSentInTurn(fleet, "one", "@@slow:9 "));
+
+  real("20,000 characters: it is told to read a file that is there", () => expectFile(fleet, "one"));
+
+  real("a human's draft: nothing is typed until it is gone", async () => {
+    fleet.tmux("send-keys", "-t", fleet.pane("one"), "-l", "half a thought");
+    await until(() => fleet.screen("one").includes("❯\u00a0half a thought"));
+    await expectHeld(fleet, "one", /draft/);
+    const text = textOf(300, "lines");
+    expect(await fleet.run(["send", "one", "--queue", text])).toMatchObject({ code: 0 });
+    await Bun.sleep(2_500);
+    expect(fleet.times(text)).toBe(0);
+    fleet.keys("one", "Enter");
+    await expectArrived(fleet, text);
+    expect(fleet.asked().some(({ said }) => said.at(-1) === "half a thought")).toBe(true);
+  });
+
+  real("copy-mode is left, a second window and a split pane get nothing", async () => {
+    const shells = [
+      fleet.tmux("new-window", "-P", "-F", "#{pane_id}", "-t", "=agents-one:", "sh").trim(),
+      fleet.tmux("split-window", "-P", "-F", "#{pane_id}", "-t", fleet.pane("one"), "sh").trim(),
+    ];
+    fleet.tmux("copy-mode", "-t", fleet.pane("one"));
+    await expectSent(fleet, "one", textOf(300, "lines"));
+    for (const shell of shells) {
+      expect(fleet.tmux("capture-pane", "-p", "-t", shell)).not.toContain("text-");
+      fleet.tmux("kill-pane", "-t", shell);
+    }
+  });
+
+  real("a pending permission is never answered; after a human did, the rest is delivered", async () => {
+    const asking = textOf(200, "line", "@@bashask ");
+    await expectSent(fleet, "asks", asking);
+    await until(() => fleet.screen("asks").includes("Do you want to proceed?"));
+    const held = await expectHeld(fleet, "asks", /blocked/);
+    const queued = textOf(3000, "lines");
+    await fleet.run(["send", "asks", "--queue", queued]);
+    await Bun.sleep(4_500);
+    expect(await fleet.state("asks")).toMatchObject({ messages: 1, messagesWhy: expect.stringContaining("blocked"), state: expect.stringContaining("blocked") });
+    expect(fleet.screen("asks")).toContain("Do you want to proceed?");
+    expect(fleet.conversation(asking)!.results).toBe(0);
+    expect(existsSync(join(fleet.project, "asked.txt"))).toBe(false);
+    fleet.keys("asks", "1");
+    await expectArrived(fleet, queued);
+    expect(fleet.conversation(asking)!.results).toBe(1);
+    expect(existsSync(join(fleet.project, "asked.txt"))).toBe(true);
+    expect(fleet.times(held)).toBe(0);
+  });
+
+  real("a usage limit holds", async () => {
+    expect(await fleet.send("lim", textOf(200, "line", "@@lim5h "))).toMatchObject({ code: 0 });
+    await until(async () => (await fleet.state("lim")).state.startsWith("limited until"), 20_000, 500);
+    expect((await fleet.state("lim")).state).toContain("(5h)");
+    await expectHeld(fleet, "lim", /limited/);
+  });
+
+  real("a killed client goes on with its conversation", async () => {
+    fleet.tmux("kill-session", "-t", "=agents-one");
+    await fleet.arrived(CONTINUE, 30_000);
+    const { said } = fleet.conversation(CONTINUE)!;
+    expect(said.join("\n")).toContain(kickoff);
+    expect(fleet.times(CONTINUE)).toBe(1);
+    expect(fleet.times(kickoff)).toBe(1);
+    await expectSent(fleet, "one", textOf(300, "line"));
+  });
+
+  real("no text ever came twice", async () => expectOnce(fleet));
+});
+
+describe("opencode", () => {
+  const fleet = new Fleet();
+  const kickoff = textOf(20_000, "lines");
+  const home = join(fleet.dir, "home");
+  let server = "";
+  let session = "";
+  const sessionOf = (name: string) => fleet.tmux("display-message", "-p", "-t", fleet.pane(name), "#{@agents_conversation}").trim();
+  const permissions = async () => (await (await fetch(`${server}/permission?directory=${encodeURIComponent(join(fleet.dir, "asking"))}`)).json()) as unknown[];
+
+  beforeAll(async () => {
+    if (!ready) return;
+    const port = await fleet.startModel("openai-api.mjs");
+    const listens = await freePort();
+    server = `http://127.0.0.1:${listens}`;
+    const model = (name: string) => ({ name, limit: { context: 1_000_000, output: 8000 } });
+    fleet.file("home/.config/opencode/opencode.json", JSON.stringify({
+      model: "mock/servers-own", provider: { mock: { npm: "@ai-sdk/openai-compatible", name: "Mock",
+        options: { baseURL: `http://127.0.0.1:${port}/v1`, apiKey: "made-up" },
+        models: { "servers-own": model("Servers Own"), "agents-own": model("Agents Own") } } },
+    }));
+    fleet.file("asking/opencode.json", JSON.stringify({ permission: { bash: "ask", edit: "ask" } }));
+    fleet.file("prompts/kickoff.md", `${kickoff}\n`);
+    const bin = fleet.opencodeBin(opencode, home);
+    const agent = (name: string, dir: string, more = "") =>
+      `[[agent]]\nname = "${name}"\nbackend = "opencode"\nmodel = "mock/agents-own"\ndir = "${dir}"\nwatch = "heal"\nneeds = ["server"]\n${more}\n`;
+    fleet.file("agents.toml", [
+      "[watchdog]\nsignal_interval = 2\nup_wait = 40",
+      `[backend.opencode]\nserver = "${server}"\nbin = '''${bin}'''\nconnect_delay = 60\nlog_grace = 0`,
+      `[[service]]\nname = "server"\ndir = "project"\nready = "${server}/global/health"\ncommand = '''exec ${bin} serve --hostname 127.0.0.1 --port ${listens}'''`,
+      agent("one", "project", 'prompt_file = "prompts/kickoff.md"\nresume = true'), agent("asks", "asking"),
+    ].join("\n"));
+    expect(await fleet.run(["up"])).toMatchObject({ code: 0 });
+  }, PATIENCE);
+  afterAll(() => fleet.end(), PATIENCE);
+
+  real("the kickoff arrives through the server, once, with the agent's own model", async () => {
+    const file = join(fleet.dir, ".agents/state/kickoff-agents-one.txt");
+    const { said, model } = await fleet.arrived(file, 40_000);
+    expect(said).toHaveLength(1);
+    expect(model).toBe("agents-own");
+    expect(readFileSync(file, "utf8").trim()).toBe(kickoff);
+    session = sessionOf("one");
+    expect(session).toMatch(/^ses_/);
+  });
+
+  for (const [length, lines] of [...SIZES, [20_000, "lines"] as const]) {
+    real(`${length} characters in ${lines === "line" ? "one line" : "many lines"} at its prompt`, () => expectSent(fleet, "one", textOf(length, lines)));
+  }
+
+  real("all four while a turn runs", () => expectSentInTurn(fleet, "one", "[[slow:9]] "));
+
+  real("a human's draft stays a draft", async () => {
+    fleet.tmux("send-keys", "-t", fleet.pane("one"), "-l", "half a thought");
+    await until(() => fleet.screen("one").includes("half a thought"));
+    await expectSent(fleet, "one", textOf(300, "lines"));
+    expect(fleet.screen("one")).toContain("half a thought");
+    expect(fleet.times("half a thought")).toBe(0);
+    fleet.keys("one", "Enter");
+    await fleet.arrived("half a thought");
+  });
+
+  real("copy-mode and a second window get nothing", async () => {
+    const shell = fleet.tmux("new-window", "-P", "-F", "#{pane_id}", "-t", "=agents-one:", "sh").trim();
+    fleet.tmux("copy-mode", "-t", fleet.pane("one"));
+    await expectSent(fleet, "one", textOf(300, "lines"));
+    expect(fleet.tmux("capture-pane", "-p", "-t", shell)).not.toContain("text-");
+    fleet.tmux("kill-pane", "-t", shell);
+    fleet.tmux("copy-mode", "-q", "-t", fleet.pane("one"));
+  });
+
+  real("a pending permission is never answered; after a human did, the rest is delivered", async () => {
+    const asking = textOf(200, "line", `[[bash:touch ${fleet.dir}/asking/asked.txt]] `);
+    await expectSent(fleet, "asks", asking);
+    await until(() => fleet.screen("asks").includes("Permission required"));
+    const held = await expectHeld(fleet, "asks", /blocked/);
+    const queued = textOf(3000, "lines");
+    await fleet.run(["send", "asks", "--queue", queued]);
+    await Bun.sleep(4_500);
+    expect(await fleet.state("asks")).toMatchObject({ messages: 1, messagesWhy: expect.stringContaining("blocked"), state: expect.stringContaining("blocked") });
+    expect(await permissions()).toHaveLength(1);
+    expect(fleet.screen("asks")).toContain("Permission required");
+    expect(fleet.conversation(asking)!.results).toBe(0);
+    fleet.keys("asks", "Enter");
+    await expectArrived(fleet, queued);
+    expect(fleet.conversation(asking)!.results).toBe(1);
+    expect(existsSync(join(fleet.dir, "asking/asked.txt"))).toBe(true);
+    expect(fleet.times(held)).toBe(0);
+  });
+
+  real("a killed client goes on in the same session", async () => {
+    fleet.tmux("kill-session", "-t", "=agents-one");
+    const { said } = await fleet.arrived(CONTINUE, 40_000);
+    expect(sessionOf("one")).toBe(session);
+    expect(said.join("\n")).toContain("kickoff-agents-one.txt");
+    expect(fleet.times("kickoff-agents-one.txt")).toBe(1);
+  });
+
+  real("a server that died: nobody is taken for active, it is restarted, its agents after it", async () => {
+    const busy = textOf(200, "line", "[[slow:30]] ");
+    await expectSent(fleet, "one", busy);
+    const panes = ["one", "asks"].map((name) => fleet.pane(name));
+    const pid = Number(fleet.tmux("display-message", "-p", "-t", fleet.pane("server"), "#{pane_pid}"));
+    process.kill(pid, "SIGKILL");
+    const seen = new Set<string>();
+    await until(async () => {
+      seen.add((await fleet.state("one")).state.split(" ")[0]!);
+      return fleet.pane("one") !== panes[0] && fleet.pane("asks") !== panes[1];
+    }, 40_000, 500);
+    note(`states: ${[...seen]}`);
+    expect(sessionOf("one")).toBe(session);
+    await until(() => fleet.times(CONTINUE) === 2, 30_000);
+    await expectSent(fleet, "one", textOf(300, "line"));
+    await expectSent(fleet, "asks", textOf(300, "line"));
+    expect(fleet.conversation(busy)!.model).toBe("agents-own");
+  });
+
+  real("no text ever came twice", async () => expectOnce(fleet));
+});
+
+/** What is too long to type lies in a file that the message names, and stays there to be read. */
+async function expectFile(fleet: Fleet, name: string): Promise<void> {
+  const text = textOf(20_000, "lines");
+  expect(await fleet.send(name, text)).toMatchObject({ code: 0 });
+  const file = join(fleet.dir, ".agents/state/message-");
+  const { said } = await fleet.arrived(file);
+  const path = /\S+\/message-[\w-]+\.txt/.exec(said.findLast((one) => one.includes(file))!)![0];
+  await Bun.sleep(2_500);
+  expect(readFileSync(path, "utf8")).toBe(text);
+}
+
+function expectOnce(fleet: Fleet): void {
+  const ids = new Set(fleet.asked().flatMap(({ said }) => said.join("\n").match(/text-\d+-\w+/g) ?? []));
+  expect(ids.size).toBeGreaterThan(8);
+  for (const id of ids) expect([id, fleet.times(id)]).toEqual([id, 2]);
+}

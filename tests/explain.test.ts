@@ -1,0 +1,159 @@
+/** `explain` and `capture` over the program: on captured screens, and on panes of a real tmux. */
+import { describe, expect, test } from "bun:test";
+import { copyFileSync, existsSync, readFileSync, symlinkSync } from "node:fs";
+import { join } from "node:path";
+import {
+  BUILT_IN_RULES, decideNext, detect, type LimitState, type NextFacts, scrub,
+} from "../agents.ts";
+import { type Fleet, PROGRAM, real, SELF, spawn, until } from "./real.ts";
+
+const FIXTURES = join(import.meta.dir, "fixtures");
+const pane = (file: string) => join(FIXTURES, `${file}.txt`);
+const LIMITED = "claude/limited-5h-autowait-80x24";
+const side = (file: string) => JSON.parse(readFileSync(join(FIXTURES, `${file}.json`), "utf8"));
+const explain = (args: string[], stdin?: string) =>
+  spawn([...SELF, "explain", ...args], { env: { PATH: process.env.PATH, HOME: "/nonexistent", TZ: "UTC" }, ...(stdin === undefined ? {} : { stdin }) });
+
+describe("explain --file", () => {
+  test("JSON has exactly these keys, times in UTC", async () => {
+    const { at, reset } = side(LIMITED);
+    const ran = await explain(["--file", pane(LIMITED), "--backend", "claude", "--at", at, "--json"]);
+    expect([ran.code, ran.err]).toEqual([0, ""]);
+    const said = JSON.parse(ran.out);
+    expect(Object.keys(said)).toEqual(["verdict", "rule", "where", "text", "limit", "waitingUntil", "why"]);
+    expect([said.verdict, said.rule, said.limit, said.waitingUntil])
+      .toEqual(["limited", "limit footer", { class: "5h", resetAt: new Date(reset).toISOString() }, null]);
+  });
+  test("the text says the rule, the place and what follows", async () => {
+    const ran = await explain(["--file", pane(LIMITED), "--backend", "claude", "--at", side(LIMITED).at]);
+    for (const part of ["verdict  limited", "limit footer (foot)", "next     holds", "resets 20"]) {
+      expect(ran.out).toContain(part);
+    }
+  });
+  test("standard input, the title, a marker", async () => {
+    const busy = await explain(["--file", "-", "--backend", "claude", "--title", "◐ x", "--json"], "> \n");
+    expect(JSON.parse(busy.out)).toMatchObject({ verdict: "active", rule: "title", where: "title", limit: null });
+    const waits = await explain(["--file", "-", "--backend", "typed", "--at", "2026-11-22T19:30:00Z", "--json"],
+      "WAITING-UNTIL: 2026-11-22T21:00:00+01:00\n");
+    expect(JSON.parse(waits.out)).toMatchObject({ verdict: "waiting", waitingUntil: "2026-11-22T20:00:00.000Z" });
+  });
+  const wrong: [string, string[], number, string][] = [
+    ["a file that is not there", ["--file", "/none/x", "--backend", "claude"], 1, "/none/x"],
+    ["a folder", ["--file", "/", "--backend", "claude"], 1, "/"],
+    ["no backend", ["--file", pane(LIMITED)], 2, "--backend"],
+    ["an unknown backend", ["--file", pane(LIMITED), "--backend", "claud"], 2, 'nearest is "claude"'],
+    ["a bad time", ["--file", pane(LIMITED), "--backend", "claude", "--at", "soon"], 2, "--at"],
+    ["a name and a file", ["a1", "--file", pane(LIMITED), "--backend", "claude"], 2, "not both"],
+    ["--at without a file", ["a1", "--at", "2026-11-22T19:30:00Z"], 2, "--file"],
+  ];
+  for (const [what, args, code, part] of wrong) {
+    test(`${what} is one line`, async () => {
+      const ran = await explain(args);
+      expect([ran.code, ran.out, ran.err.trimEnd().split("\n").length]).toEqual([code, "", 1]);
+      expect(ran.err).toContain(part);
+    });
+  }
+});
+
+describe("decideNext", () => {
+  const now = Date.parse("2026-11-22T19:30:00Z");
+  const settings = { stallGrace: 180, limitProbeFallback: 300, limitProbeFar: 3600, limitResetSlack: 45 };
+  const facts = { settings, nativeGrace: 180, stallIdle: 300, watch: "heal+stall", hold: null, idleSince: now - 60_000, now } as unknown as NextFacts;
+  const said = (verdict: string, more: Partial<NextFacts> = {}, change: object = {}) => decideNext(
+    { verdict, rule: "", where: "", text: "", limit: null, waitingUntil: null, why: "", ...change } as never, { ...facts, ...more });
+  const after = (seconds: number) => now + seconds * 1000;
+  const limit = (resetAt: number | null, native = false) => ({ limit: { class: "5h", resetAt, banner: "x", native } });
+  test("each verdict", () => {
+    for (const verdict of ["active", "blocked", "unsure"]) expect(said(verdict).at).toBeNull();
+    expect(said("fatal")).toEqual({ does: "restarts it", at: now });
+    expect(said("idle").at).toBe(after(240));
+    expect(said("idle", {}, { waitingUntil: after(-30) }).at).toBe(after(270));
+    expect(said("waiting", {}, { waitingUntil: after(600) }).at).toBe(after(900));
+    expect(said("idle", { watch: "heal" }).at).toBeNull();
+    expect(said("fatal", { watch: "none" }).at).toBeNull();
+  });
+  test("a limit: slack, grace, no time, far off", () => {
+    expect(said("limited", {}, limit(after(600))).at).toBe(after(645));
+    expect(said("limited", {}, limit(after(600), true)).at).toBe(after(825));
+    expect(said("limited", {}, limit(null)).at).toBe(after(300));
+    expect(said("limited", {}, limit(after(3 * 86_400))).at).toBe(after(3600));
+  });
+  test("a hold is kept, probed, ended", () => {
+    const hold = (until: number): LimitState => ({ until: until / 1000, nudges: 0, setAt: now / 1000 - 900 });
+    expect(said("limited", { hold: hold(after(50)) }).at).toBe(after(50));
+    expect(said("limited", { hold: hold(after(-50)) }).does).toContain("asks");
+    expect(said("active", { hold: hold(after(50)) }).does).toContain("ends the hold");
+  });
+});
+
+test("paths and keys are cut out, columns stay", () => {
+  const [dir, home] = ["/home/ann/work/proj", "/home/ann"];
+  const text = `at ${dir}/x and ${home}/y, sk-ant-REDACTED, 1b4e28ba-2fa1-41d2-883f-0016d3cca427, `
+    + "token=abcdef12345, ghp_0123456789abcdefABCDEF, ses_dfacdaa11ffe2iFiFGTrA4LtcY; ↓ 9 tokens";
+  const clean = scrub(text, [home, dir, ""]);
+  expect(clean.length).toBe(text.length);
+  for (const secret of ["ann", "abcdef", "1b4e28ba", "12345", "dfacdaa"]) expect(clean).not.toContain(secret);
+  for (const kept of ["sk-", "ghp_", "ses_", "/x and ", "↓ 9 tokens"]) expect(clean).toContain(kept);
+  expect(scrub(FIXTURES, [])).toBe(FIXTURES);
+});
+
+// ── live ──
+
+const SHOW = `if [ "$1" = --version ]; then echo 9.8.7 "(Claude Code)"; exit; fi
+cat pane.txt; exec sleep 600`;
+const plan = { agents: [{ name: "a1", watch: "heal+stall" }], backend: { kind: "claude", bin: "sh ./show.sh" } };
+
+/** The fleet with a client that shows a captured screen. */
+async function showing(f: Fleet, text: string): Promise<void> {
+  f.write("show.sh", SHOW);
+  f.write("pane.txt", text.trimEnd());
+  await f.tmux("-f", "/dev/null", "new-session", "-d", "-s", "keep", "sleep 600");
+  await f.up("a1");
+  const last = text.trimEnd().split("\n").at(-1)!.trim();
+  await until(async () => (await f.screen("a1")).includes(last));
+}
+
+real("explain reads a live pane", plan, async (f) => {
+  await showing(f, readFileSync(pane("claude/blocked-permission-bash-80x24"), "utf8"));
+  const ran = await f.run(["explain", "a1"]);
+  expect([ran.code, ran.out]).toEqual([0, expect.stringContaining("verdict  blocked: a dialog is open")]);
+  expect(JSON.parse((await f.run(["explain", "a1", "--json"])).out).verdict).toBe("blocked");
+  expect(f.read(".agents/state/watch.json")).not.toContain("explain");
+  await f.run(["down"]);
+  const down = await f.run(["explain", "a1"]);
+  expect([down.code, down.err]).toEqual([1, expect.stringContaining("not running")]);
+  const unknown = await f.run(["explain", "a2"]);
+  expect([unknown.code, unknown.err]).toEqual([2, expect.stringContaining('nearest is "a1"')]);
+});
+
+/** The program in a folder of its own: `capture` files beside it. */
+async function capture(f: Fleet, ...words: string[]) {
+  const home = f.path("program");
+  if (!existsSync(home)) {
+    f.write("program/.keep", "");
+    copyFileSync(join(PROGRAM, "agents.ts"), join(home, "agents.ts"));
+    for (const name of ["node_modules", "package.json", "prompts"]) symlinkSync(join(PROGRAM, name), join(home, name));
+  }
+  const argv = [process.execPath, "--no-env-file", join(home, "agents.ts"), "capture", ...words, "--config", f.config];
+  return spawn(argv, { env: f.env });
+}
+
+if (!process.env.AGENTS_BIN) real("capture files a live pane, without paths and keys", plan, async (f) => {
+  await showing(f, `${f.dir}\nsk-ant-REDACTED\n\n● Ready.\n\n✻ Baked for 3s\n\n${"─".repeat(40)}\n❯\u00a0\n${"─".repeat(40)}\n  ? for shortcuts`);
+  const ran = await capture(f, "a1", "idle-made-here");
+  const [text, sidecar, verdict] = ran.out.split("\n");
+  expect([ran.code, verdict]).toEqual([0, "the rules say now: idle (none): as it should be"]);
+  expect(text).toBe(f.path("program/tests/fixtures/claude/idle-made-here.txt"));
+  const shown = readFileSync(text!, "utf8");
+  expect(shown).toContain("● Ready.");
+  for (const secret of [f.dir, "abcdefgh"]) expect(shown).not.toContain(secret);
+  expect(JSON.parse(readFileSync(sidecar!, "utf8")))
+    .toMatchObject({ cols: 200, rows: 50, version: "9.8.7", reset: null, made: "real" });
+  expect(detect(BUILT_IN_RULES.claude, { text: shown, title: "" }, 0).verdict).toBe("idle");
+  const again = await capture(f, "a1", "idle-made-here");
+  expect([again.code, again.err]).toEqual([1, expect.stringContaining("exists already")]);
+  const typo = await capture(f, "a1", "idel-made-here");
+  expect([typo.code, typo.err]).toEqual([2, expect.stringContaining('nearest is "idle"')]);
+  const other = await capture(f, "a1", "active-but-it-is-not");
+  expect([other.code, other.out]).toEqual([0, expect.stringContaining("idle (none): it should be active")]);
+});

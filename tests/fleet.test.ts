@@ -1,0 +1,641 @@
+/** The commands and the care of a fleet, by the command line, on real tmux, git and processes. */
+import { expect } from "bun:test";
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type Fleet, lives, loopPlan, quote, real, signal, TUI, until } from "./real.ts";
+
+const pair = { agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }] };
+
+/** A screen as Claude Code draws it, with a last block of its transcript. */
+const screenOf = (said: string): string =>
+  ["❯ go on", "", `● ${said}`, "", "─".repeat(60), "❯\u00a0", "─".repeat(60), "  ⏵⏵ auto mode on (shift+tab to cycle)"].join("\n");
+
+// ── commands ────────────────────────────────────────────────────────────────────
+
+real("up and down by names and globs, agents and services", {
+  agents: [{ name: "web-1" }, { name: "web-2" }, { name: "other" }],
+  services: [{ name: "serve", command: "sleep 1000" }],
+}, async (f) => {
+  await f.up("web-*", "serve");
+  expect(await f.sessions()).toEqual(["t-serve", "t-web-1", "t-web-2"]);
+  expect(f.lock("watchdog")).toBe(0);
+  await f.up("watchdog");
+  expect(f.lock("watchdog")).toBeGreaterThan(0);
+  expect((await f.run(["down", "*-2", "watchdog"])).code).toBe(0);
+  expect(await f.sessions()).toEqual(["t-serve", "t-web-1"]);
+  expect([f.lock("watchdog"), f.lock("keeper")]).toEqual([0, 0]);
+  expect((await f.run(["down"])).code).toBe(0);
+  expect(await f.sessions()).toEqual([]);
+});
+
+real("fault 66: an unknown name among known ones: exit 2, the nearest is named, nothing is done", pair, async (f) => {
+  for (const words of [["up", "a1", "bb1"], ["down", "a1", "bb1"], ["up", "c*"], ["logs", "bb1"]]) {
+    const ran = await f.run(words);
+    expect([words, ran.code]).toEqual([words, 2]);
+    expect(ran.err).toMatch(words.includes("bb1") ? /"bb1"; nearest is "b1"/ : /"c\*"/);
+  }
+  expect(await f.sessions()).toEqual([]);
+  expect(existsSync(f.path(".agents"))).toBe(false);
+});
+
+real("fault 65: an unknown command or option: exit 2 with the nearest", pair, async (f) => {
+  const command = await f.run(["stauts"]);
+  expect([command.code, command.err]).toEqual([2, expect.stringContaining('nearest is "status"')]);
+  const option = await f.run(["status", "--jsno"]);
+  expect([option.code, option.err]).toEqual([2, expect.stringContaining('nearest is "--json"')]);
+});
+
+real("down of what is not running says so, exit 0", pair, async (f) => {
+  const ran = await f.run(["down"]);
+  expect([ran.code, ran.err]).toEqual([0, expect.stringContaining("a1: not running")]);
+  expect(ran.err).toContain("watchdog: not running");
+});
+
+real("up NAME starts a disabled agent; up alone does not", {
+  agents: [{ name: "a1" }, { name: "b1", enabled: false }],
+}, async (f) => {
+  await f.up();
+  expect(await f.sessions()).toEqual(["t-a1", "t-watchdog"]);
+  await f.up("b1");
+  await f.ready("b1");
+});
+
+real("a client that is not there: which, for whom, how to get it; the others start; exit 1", {
+  agents: [{ name: "a1" }, { name: "b1", backend: "gone" }, { name: "c1", backend: "gone" }, { name: "d1", backend: "mine" }],
+  toml: `[backend.gone]\nkind = "claude"\nbin = "/nowhere/claude"\n[backend.mine]\nkind = "typed"\nbin = "no-such-client"\n`,
+}, async (f) => {
+  const ran = await f.run(["up"]);
+  expect(ran.code).toBe(1);
+  expect(ran.err).toMatch(/b1: \/nowhere\/claude was not found; get it with: npm install -g @anthropic-ai\/claude-code/);
+  expect(ran.err).toMatch(/c1: \/nowhere\/claude was not found/);
+  expect(ran.err).toMatch(/d1: no-such-client was not found; see bin in \[backend\.mine\]/);
+  await f.ready("a1");
+});
+
+real("P11: a client that is put back is started by up", {
+  agents: [{ name: "a1", backend: "late", watch: "heal" }],
+}, async (f) => {
+  const bin = f.path("late-client");
+  const toml = `[backend.late]\nkind = "claude"\nbin = ${JSON.stringify(quote(bin))}\n`;
+  f.write("agents.toml", f.text({ ...f.plan, toml }));
+  expect((await f.run(["up"])).code).toBe(1);
+  await until(() => f.log.includes("is parked"));
+  const status = await f.run(["status"]);
+  expect([status.code, status.out]).toEqual([3, expect.stringContaining("parked: ")]);
+  writeFileSync(bin, `#!/bin/sh\nexec ${TUI} "$@"\n`, { mode: 0o755 });
+  await f.up("a1");
+  await f.ready("a1");
+  expect((await f.run(["status"])).code).toBe(0);
+});
+
+real("no command is status; --json is stable; a relative --config from elsewhere is this one", pair, async (f) => {
+  const started = await f.run(["up", "--config", "../agents.toml"], { cwd: f.home });
+  expect([started.code, started.err]).toEqual([0, expect.not.stringContaining("warning")]);
+  const plain = await f.run(["--config", "../agents.toml"], { cwd: f.home });
+  expect([plain.code, plain.out]).toEqual([0, expect.stringMatching(/^AGENT .*\na1 .*\nb1 .*\nwatchdog: RUNNING/)]);
+  const json = JSON.parse((await f.run(["status", "--json"])).out);
+  expect(json).toMatchObject({ version: 1, needsHuman: false, watchdog: { running: true }, agents: [{ name: "a1", running: true }, { name: "b1" }] });
+  signal(await f.pid("a1"), "SIGKILL");
+  await until(() => f.starts("a1").length === 2);
+});
+
+real("fault 71: status, logs and phase create nothing", pair, async (f) => {
+  expect((await f.run(["status"])).code).toBe(0);
+  expect((await f.run(["logs", "a1"])).code).toBe(1);
+  expect((await f.run(["phase"])).code).toBe(1);
+  expect(existsSync(f.path(".agents"))).toBe(false);
+});
+
+real("logs of an agent, a service and the watchdog; a missing one says which file", {
+  agents: [{ name: "a1", prompt: "say it" }, { name: "b1" }],
+  services: [{ name: "serve", command: "echo the service speaks; sleep 1000" }],
+}, async (f) => {
+  await f.up("a1", "serve", "watchdog");
+  await until(() => f.read(".agents/t-a1.log").includes("OK"));
+  expect((await f.run(["logs", "a1"])).out).toContain("say it");
+  expect((await f.run(["logs", "serve"])).out).toContain("the service speaks");
+  expect((await f.run(["logs", "watchdog", "-n", "1"])).out).toMatch(/^\[agents .*watchdog up/);
+  const missing = await f.run(["logs", "b1"]);
+  expect([missing.code, missing.err]).toEqual([1, expect.stringContaining(f.path(".agents", "t-b1.log"))]);
+});
+
+real("faults 12 and 67: phase is checked before it is written", loopPlan(), async (f) => {
+  const index = () => f.read(".agents/state/phase-idx");
+  expect((await f.run(["phase"])).out).toBe("phase one [1/2]  seq: one two\n");
+  expect((await f.run(["phase", "set", "two"])).code).toBe(0);
+  expect(index().trim()).toBe("1");
+  for (const bad of ["99", "-1", "--5", "²", "thre", "two "]) {
+    const ran = await f.run(["phase", "set", ...(bad.startsWith("-") ? ["--", bad] : [bad])]);
+    expect([bad, ran.code, index().trim()]).toEqual([bad, 2, "1"]);
+  }
+  expect((await f.run(["phase", "foo"])).code).toBe(2);
+  expect((await f.run(["phase", "next"])).out).toContain("two");
+  expect((await f.run(["phase", "set", "0"])).code).toBe(0);
+  expect((await f.run(["phase", "show"])).out).toContain("phase one [1/2]");
+  expect((await f.run(["status"])).code).toBe(0);
+});
+
+real("P18: a phase file that makes no sense holds the loops and says which phases there are", loopPlan(), async (f) => {
+  await f.repository("builder", "adversary");
+  mkdirSync(f.state, { recursive: true });
+  for (const bad of ["7", "", "x"]) {
+    f.write(".agents/state/phase-idx", bad);
+    const ran = await f.run(["up"]);
+    expect([ran.code, ran.err]).toEqual([1, expect.stringMatching(/phase set.*one, two/)]);
+    expect((await f.run(["status"])).code).toBe(3);
+  }
+  expect(await f.sessions()).toEqual([]);
+});
+
+real("fault 34: phase set tells that the loops work on the old kickoff; --restart takes them along", loopPlan(), async (f) => {
+  await f.repository("builder", "adversary");
+  await f.up();
+  await f.ready("builder", "adversary");
+  const moved = await f.run(["phase", "set", "two"]);
+  expect(moved.err).toContain("still work on the old kickoff");
+  expect((await f.run(["status"])).out).toContain("still on an older phase's kickoff: builder, adversary");
+  expect((await f.run(["phase", "set", "two", "--restart"])).code).toBe(0);
+  await until(() => f.starts("builder").length === 2 && f.starts("adversary").length === 2);
+  expect(f.starts("builder")[1]!.at(-1)).toContain("two.md");
+  expect((await f.run(["status"])).out).not.toContain("older phase");
+});
+
+real("migrate takes over the ids of older launchers; selftest says how many", {
+  agents: [{ name: "a1", resume: true }],
+}, async (f) => {
+  f.write(".agents/.a1-session-id", "old-id-1\n");
+  expect((await f.run(["migrate"])).code).toBe(0);
+  expect(f.read(".agents/state/a1.id").trim()).toBe("old-id-1");
+  const test = await f.run(["selftest"]);
+  expect([test.code, test.out]).toEqual([0, expect.stringMatching(/\b[1-9]\d+ passed, 0 failed/)]);
+});
+
+// ── healing ─────────────────────────────────────────────────────────────────────
+
+real("a dead session is healed within a tick or two", pair, async (f) => {
+  await f.up();
+  await f.ready("a1", "b1");
+  const other = await f.pid("b1");
+  await f.tmux("kill-session", "-t", "=t-a1");
+  await until(() => f.starts("a1").length === 2);
+  expect(await f.pid("b1")).toBe(other);
+});
+
+real("fault 43: a dead pane is healed", pair, async (f) => {
+  await f.up();
+  await f.ready("a1");
+  signal(await f.pid("a1"), "SIGKILL");
+  await until(() => f.starts("a1").length === 2);
+  expect(await f.pid("a1")).toBeGreaterThan(0);
+});
+
+real("fault 32: a service is healed, and an agent that needs it starts once it is ready", {
+  agents: [{ name: "a1", needs: ["serve"], watch: "heal" }],
+  services: [{ name: "serve", command: "date >> started; sleep 0.7; touch ready; exec sleep 1000", ready: "test -e ready" }],
+}, async (f) => {
+  const config = readFileSync(f.config, "utf8").replace("test -e ready", `test -e ${quote(f.path("ready"))}`.replaceAll("\\", "\\\\").replaceAll('"', '\\"'));
+  f.write("agents.toml", config);
+  await f.up();
+  await f.ready("a1");
+  expect(f.ledger("a1")[0]!.at).toBeGreaterThan(statSync(f.path("ready")).mtimeMs - 1);
+  signal(await f.pid("serve"), "SIGKILL");
+  await until(() => f.read("started").split("\n").length === 3);
+});
+
+real("stall: an agent that is idle for stall_idle is restarted, with its whole kickoff", {
+  agents: [{ name: "a1", watch: "heal+stall", prompt: "do the work" }, { name: "b1", watch: "heal" }], backend: { stall_idle: 2 },
+}, async (f) => {
+  await f.up();
+  await until(() => f.starts("a1").length === 2, 12_000);
+  expect(f.log).toMatch(/stall: a1 \(t-a1\) idle \d+ s with no WAITING-UNTIL marker/);
+  expect(f.starts("a1")[1]).toEqual(["tui", "--", "do the work"]);
+  expect(f.starts("b1")).toHaveLength(1);
+});
+
+real("P12: a busy agent, a dialog and a draft are never restarted", {
+  agents: [{ name: "a1", watch: "heal+stall" }, { name: "b1", watch: "heal+stall" }], backend: { stall_idle: 1 },
+}, async (f) => {
+  f.control("a1", "busy");
+  f.control("b1", "dialog");
+  await f.up();
+  await f.ready("a1", "b1");
+  await f.ticks(10);
+  expect([f.starts("a1").length, f.starts("b1").length, f.bytes("b1")]).toEqual([1, 1, ""]);
+  expect(f.log.match(/b1 is blocked/g)).toHaveLength(1);
+});
+
+real("fault 13: WAITING-UNTIL is respected, and past it the agent is restarted", {
+  agents: [{ name: "a1", watch: "heal+stall" }], backend: { stall_idle: 1 },
+}, async (f) => {
+  const due = Date.now() + 6_000;
+  const screen = f.write("waiting.txt", screenOf(`All is pushed.\n  WAITING-UNTIL: ${new Date(due).toISOString()}`));
+  f.control("a1", `screen ${screen}`);
+  await f.up();
+  await f.ready("a1");
+  await until(async () => (await f.run(["status"])).out.includes("waiting"));
+  await until(() => f.starts("a1").length === 2, 20_000);
+  expect(f.ledger("a1").filter((fact) => fact.start)[1]!.at).toBeGreaterThan(due);
+  expect(f.log).toMatch(/a1 \(t-a1\) past its WAITING-UNTIL by/);
+});
+
+real("P15: a limit is held, probed once after its reset, and lifted; no restart", {
+  agents: [{ name: "a1", watch: "heal+stall" }], backend: { stall_idle: 1 }, watchdog: { limit_probe_fallback: 30 },
+}, async (f) => {
+  await f.up();
+  await f.ready("a1");
+  const reset = Math.floor(Date.now() / 1000) + 5;
+  f.control("a1", `limit Claude usage limit reached|${reset}`);
+  await until(() => f.log.includes("limit hit on a1"));
+  const state = JSON.parse(f.read(".agents/state/limited-t-a1.json"));
+  expect(state).toMatchObject({ until: reset, nudges: 0 });
+  expect((await f.run(["status"])).out).toMatch(/^a1 .*limited until/m);
+  await until(() => f.submits("a1").length, 12_000);
+  expect(f.ledger("a1").find((fact) => fact.submit)!.at).toBeGreaterThanOrEqual(reset * 1000);
+  await f.ticks(4);
+  expect(f.submits("a1")).toEqual([expect.stringContaining("if you can work again")]);
+  f.control("a1", "busy");
+  await until(() => f.log.includes("limit lifted on a1"));
+  expect(existsSync(join(f.state, "limited-t-a1.json"))).toBe(false);
+  expect(f.starts("a1")).toHaveLength(1);
+});
+
+real("fault 60: a task that exits with 0 is done and stays so", {
+  agents: [{ name: "a1", kind: "task", watch: "heal" }],
+}, async (f) => {
+  await f.up();
+  await f.ready("a1");
+  f.control("a1", "exit 0");
+  await until(async () => /^a1 .*done/m.test((await f.run(["status"])).out));
+  await f.ticks(4);
+  expect(f.starts("a1")).toHaveLength(1);
+  expect((await f.run(["status"])).code).toBe(0);
+});
+
+real("exit 125 parks at once; up releases", pair, async (f) => {
+  await f.up();
+  await f.ready("a1");
+  f.control("a1", "exit 125");
+  await until(() => f.log.includes("is parked: exit 125"));
+  await f.ticks(3);
+  expect(f.starts("a1")).toHaveLength(1);
+  const status = await f.run(["status"]);
+  expect([status.code, status.out]).toEqual([3, expect.stringMatching(/^a1 .*parked: exit 125/m)]);
+  f.control("a1", "idle");
+  await f.up("a1");
+  await until(() => f.starts("a1").length === 2);
+  expect((await f.run(["status"])).code).toBe(0);
+});
+
+real("P9, fault 22: a crash loop is parked after park_after starts; up releases it; others go on", {
+  ...pair, watchdog: { restart_delay: 0.2, park_after: 3 },
+}, async (f) => {
+  await f.up();
+  await f.ready("a1", "b1");
+  f.control("a1", "exit 1");
+  await until(() => f.log.includes("a1 (t-a1) is parked"), 15_000);
+  const starts = f.starts("a1").length;
+  expect(starts).toBeLessThanOrEqual(4);
+  await f.ticks(4);
+  expect(f.starts("a1")).toHaveLength(starts);
+  expect((await f.run(["status"])).code).toBe(3);
+  f.control("a1", "idle");
+  await f.up("a1");
+  await until(async () => (await f.run(["status"])).code === 0);
+  signal(await f.pid("a1"), "SIGKILL");
+  await until(() => f.starts("a1").length === starts + 2);
+  expect(f.starts("b1")).toHaveLength(1);
+});
+
+real("P20, fault 29: what the operator took down stays down, across a new watchdog too, until up", pair, async (f) => {
+  await f.up();
+  await f.ready("a1", "b1");
+  await f.run(["down", "a1"]);
+  await f.ticks(3);
+  const old = f.lock("watchdog");
+  signal(old, "SIGKILL");
+  await until(() => ![0, old].includes(f.lock("watchdog")));
+  await f.ticks(3);
+  expect(f.starts("a1")).toHaveLength(1);
+  expect((await f.run(["status"])).out).toMatch(/^a1 .*stopped by you/m);
+  await f.up("a1");
+  await until(() => f.starts("a1").length === 2);
+  signal(await f.pid("a1"), "SIGKILL");
+  await until(() => f.starts("a1").length === 3);
+});
+
+real("fault 51: claude resumes by the id it was started with; the resumed one is only told to go on", {
+  agents: [{ name: "a1", watch: "heal", resume: true, prompt: "the whole kickoff" }], backend: { supports_resume: true },
+}, async (f) => {
+  await f.up();
+  await f.ready("a1");
+  const id = f.read(".agents/state/a1.id").trim();
+  expect(id).toMatch(/^[0-9a-f-]{36}$/);
+  expect(f.starts("a1")[0]).toEqual(["tui", "--session-id", id, "--", "the whole kickoff"]);
+  signal(await f.pid("a1"), "SIGKILL");
+  await until(() => f.starts("a1").length === 2);
+  expect(f.starts("a1")[1]).toEqual(["tui", "--resume", id, "--", expect.stringContaining("continue where you stopped")]);
+  expect((await f.run(["restart", "a1", "--fresh"])).code).toBe(0);
+  await until(() => f.starts("a1").length === 3);
+  expect(f.starts("a1")[2]).toEqual(["tui", "--session-id", expect.not.stringContaining(id), "--", "the whole kickoff"]);
+});
+
+real("a wake reaches an idle agent once; one that is due meanwhile waits for a busy agent, as one", {
+  agents: [{ name: "a1", wake: { interval: 3 } }, { name: "b1", wake: { interval: 3 } }],
+}, async (f) => {
+  f.control("b1", "busy");
+  await f.up();
+  await until(() => f.submits("a1").length >= 2, 20_000);
+  expect(new Set(f.submits("a1"))).toEqual(new Set([expect.stringContaining("time for your regular pass")]));
+  expect(f.bytes("b1")).toBe("");
+  f.control("b1", "idle");
+  await until(() => f.submits("b1").length);
+  expect(f.submits("b1")).toHaveLength(1);
+});
+
+// ── the original's fleet ────────────────────────────────────────────────────────
+
+for (const [what, command] of [
+  ["python", `exec python3 -c 'import time; time.sleep(1000)'`], ["shell", "sleep 1000"],
+] as const) {
+  real(`a watchdog of the original in its session (${what}) is ended before ours starts`, pair, async (f) => {
+    await f.tmux("new-session", "-d", "-s", "t-watchdog", command);
+    const old = await f.pid("watchdog");
+    const ran = await f.up();
+    expect(ran.err).toContain("ending the watchdog of the original");
+    expect(lives(old)).toBe(false);
+    expect(f.lock("watchdog")).toBeGreaterThan(0);
+    expect(await f.sessions()).toEqual(["t-a1", "t-b1", "t-watchdog"]);
+  });
+}
+
+real("a state folder of the original and a running session of it are taken over in place", loopPlan({
+  agents: [{ name: "a1", watch: "heal", resume: true }, { name: "c1", watch: "heal+stall" }], backend: { supports_resume: true, stall_idle: 1 },
+}), async (f) => {
+  await f.repository("builder", "adversary");
+  f.write(".agents/state/phase-idx", "1");
+  f.write(".agents/state/a1.id", "an-older-id");
+  f.write(".agents/state/limited-t-c1.json", JSON.stringify({ until: Math.floor(Date.now() / 1000) + 1_000, nudges: 2 }));
+  const env = Object.entries(f.clientEnv("c1")).flatMap(([key, value]) => ["-e", `${key}=${value}`]);
+  await f.tmux("new-session", "-d", "-s", "t-c1", "-x", "80", "-y", "24", ...env, `exec ${TUI} of-the-original`);
+  await f.up();
+  await f.ready("builder", "a1", "c1");
+  expect((await f.run(["phase"])).out).toContain("phase two [2/2]");
+  expect(f.starts("builder")[0]!.at(-1)).toContain("two.md");
+  expect(f.starts("a1")[0]!.slice(0, 3)).toEqual(["tui", "--resume", "an-older-id"]);
+  await f.ticks(6);
+  expect(f.starts("c1")).toEqual([["tui", "of-the-original"]]);
+  expect((await f.run(["status"])).out).toMatch(/^c1 .*limited until/m);
+  expect((await f.run(["send", "a1", "hello"])).code).toBe(0);
+});
+
+// ── hand-offs ───────────────────────────────────────────────────────────────────
+
+const inboxes = { inboxes: ["TO-ADVERSARY.md", "TO-BUILDER.md"] };
+const started = async (f: Fleet): Promise<void> => {
+  await f.repository("builder", "adversary");
+  await f.up();
+  await f.ready("builder", "adversary");
+  await until(() => JSON.parse(f.read(".agents/state/watch.json")).sha);
+};
+
+real("claims, reviews and inboxes reach their reader, once each, and nobody else", loopPlan({ handoff: inboxes }), async (f) => {
+  await started(f);
+  await f.push("builder", "claim(one): the parser; it's \"done\" $HOME;");
+  await until(() => f.submits("adversary").length);
+  await f.push("builder", "claims-parser: no claim at all");
+  await f.push("builder", "review(one): FAIL, see the notes");
+  await until(() => f.submits("builder").length);
+  await f.push("builder", "a letter", { "machine-docs/TO-BUILDER.md": "read me\n" });
+  await until(() => f.submits("builder").length === 2);
+  await f.push("builder", "a letter", { "machine-docs/TO-ADVERSARY.md": "read me\n" });
+  await until(() => f.submits("adversary").length === 2);
+  await f.ticks(3);
+  expect(f.submits("adversary")).toEqual([
+    expect.stringContaining("claim(one): the parser; it's \"done\" $HOME;"), expect.stringContaining("machine-docs/TO-ADVERSARY.md"),
+  ]);
+  expect(f.submits("builder")).toEqual([
+    expect.stringContaining("review(one): FAIL, see the notes"), expect.stringContaining("machine-docs/TO-BUILDER.md"),
+  ]);
+});
+
+real("fault 52: a rewritten history: nothing repeated, nothing lost", loopPlan(), async (f) => {
+  await started(f);
+  await f.push("builder", "claim(one): first");
+  await until(() => f.submits("adversary").length === 1);
+  await f.git("builder", "reset", "-q", "--hard", "HEAD~1");
+  await f.git("builder", "commit", "-q", "--allow-empty", "-m", "something below it");
+  await f.git("builder", "cherry-pick", "--allow-empty", "origin/main");
+  await f.git("builder", "commit", "-q", "--allow-empty", "-m", "claim(one): second");
+  await f.git("builder", "push", "-q", "--force", "origin", "HEAD:main");
+  await until(() => f.submits("adversary").length >= 2);
+  await f.ticks(3);
+  expect(f.submits("adversary")).toEqual([expect.stringContaining("claim(one): first"), expect.stringContaining("claim(one): second")]);
+});
+
+real("P16, fault 17: a remote that hangs stops nothing, and once it answers nothing is lost", loopPlan({
+  env: { GIT_SSH_COMMAND: "sleep 1000;:" },
+}), async (f) => {
+  await started(f);
+  const url = await f.git("watch", "remote", "get-url", "origin");
+  await f.git("watch", "remote", "set-url", "origin", "git@nowhere.invalid:x.git");
+  await until(() => f.processes().some(({ command }) => command.includes("sleep 1000")));
+  await f.push("builder", "claim(one): while it hangs");
+  signal(await f.pid("builder"), "SIGKILL");
+  await until(() => f.starts("builder").length === 2);
+  await f.ticks(3);
+  expect(f.submits("adversary")).toEqual([]);
+  await f.git("watch", "remote", "set-url", "origin", url);
+  await until(() => f.submits("adversary").length, 40_000);
+  expect(f.log.match(/hand-off: no answer in time/g)).toHaveLength(1);
+  expect(f.submits("adversary")).toEqual([expect.stringContaining("claim(one): while it hangs")]);
+});
+
+real("P2, fault 8: a claim for an adversary that is down waits, and is there when it is back", loopPlan(), async (f) => {
+  await started(f);
+  await f.run(["down", "adversary"]);
+  await f.push("builder", "claim(one): to nobody");
+  await until(() => f.log.includes("waiting: claim to adversary"));
+  expect((await f.run(["status"])).out).toMatch(/^adversary .*1 waiting/m);
+  await f.up("adversary");
+  await until(() => f.submits("adversary").length, 15_000);
+  expect(f.submits("adversary")).toEqual([expect.stringContaining("claim(one): to nobody")]);
+});
+
+real("fault 7: a claim that was pushed while no watchdog ran is delivered", loopPlan(), async (f) => {
+  await started(f);
+  await f.run(["down", "watchdog"]);
+  await f.push("builder", "claim(one): in the night");
+  await f.up("watchdog");
+  await until(() => f.submits("adversary").length);
+});
+
+// ── phases ──────────────────────────────────────────────────────────────────────
+
+const DONE = { "machine-docs/STATUS-one.md": "# one\n\n## DONE\n\nAll gates pass, see REVIEW-one.md.\n" };
+
+real("fault 20: DONE counts once it is pushed; then the loops start again, by the phase's own model", loopPlan({
+  phase: { models: { builder: "the big one" } }, agents: [{ name: "a1", watch: "heal" }],
+}), async (f) => {
+  await started(f);
+  f.write("builder/machine-docs/STATUS-one.md", DONE["machine-docs/STATUS-one.md"]);
+  f.write("watch/machine-docs/STATUS-one.md", DONE["machine-docs/STATUS-one.md"]);
+  await f.ticks(4);
+  expect(f.starts("builder")).toHaveLength(1);
+  await f.push("builder", "status(one): done", DONE);
+  await until(() => f.starts("builder").length === 2 && f.starts("adversary").length === 2, 15_000);
+  expect(f.starts("builder")[1]).toEqual(["tui", "--model", "the big one", "--", expect.stringContaining("two.md")]);
+  expect(f.starts("adversary")[1]!.slice(0, 2)).toEqual(["tui", "--"]);
+  expect([f.read(".agents/state/phase-idx").trim(), f.starts("a1").length]).toEqual(["1", 1]);
+  expect((await f.run(["phase"])).out).toContain("phase two [2/2]");
+});
+
+real("fault 21: a placeholder is not DONE", loopPlan(), async (f) => {
+  await started(f);
+  await f.push("builder", "status", { "machine-docs/STATUS-one.md": "## DONE\n\n- [ ] not yet\n" });
+  await f.push("builder", "claim(one): to see that it was read");
+  await until(() => f.submits("adversary").length);
+  await f.ticks(4);
+  expect(f.starts("builder")).toHaveLength(1);
+});
+
+real("fault 63: a claim that is pushed around a phase move is delivered", loopPlan(), async (f) => {
+  await started(f);
+  await f.push("builder", "status(one): done", DONE);
+  await until(() => f.log.includes("PHASE one DONE"), 8_000, 10);
+  await f.push("builder", "claim(two): at once");
+  await until(() => f.submits("adversary").some((text) => text.includes("claim(two): at once")), 20_000);
+});
+
+real("fault 30: on completion the task runs once, where its trigger file stands; a new phase goes on", loopPlan({
+  agents: [{ name: "upgrader", kind: "task", enabled: false, prompt: "upgrade" }],
+  loop: { phases: [{ id: "one", plan: "one.md", status: "STATUS-one.md" }], on_complete: { trigger_file: "run-it", run: "upgrader" } },
+}), async (f) => {
+  await started(f);
+  f.write(".agents/run-it", "");
+  await f.push("builder", "status(one): done", DONE);
+  await until(() => existsSync(f.path(".agents", "SEQUENCE-COMPLETE")), 15_000);
+  await f.ready("upgrader");
+  f.control("upgrader", "exit 0");
+  expect(existsSync(f.path(".agents", "run-it"))).toBe(false);
+  await f.ticks(4);
+  expect([f.starts("upgrader").length, f.starts("builder").length]).toEqual([1, 1]);
+  expect((await f.sessions()).filter((name) => /builder|adversary/.test(name))).toEqual([]);
+  const status = await f.run(["status"]);
+  expect([status.code, status.out]).toEqual([0, expect.stringContaining("sequence complete")]);
+  const more = { ...f.plan.loop, phases: [...(f.plan.loop!.phases as never[]), { id: "two", plan: "two.md", status: "STATUS-two.md" }] };
+  f.write("agents.toml", f.text({ ...f.plan, loop: more as never }));
+  await until(() => f.starts("builder").length === 2 && f.starts("adversary").length === 2, 15_000);
+  expect(existsSync(f.path(".agents", "SEQUENCE-COMPLETE"))).toBe(false);
+  expect([f.starts("upgrader").length, f.starts("builder")[1]!.at(-1)]).toEqual([1, expect.stringContaining("two.md")]);
+});
+
+real("without the trigger file nothing runs on completion", loopPlan({
+  agents: [{ name: "upgrader", kind: "task", enabled: false }],
+  loop: { phases: [{ id: "one", plan: "one.md", status: "STATUS-one.md" }], on_complete: { run: "upgrader" } },
+}), async (f) => {
+  await started(f);
+  await f.push("builder", "status(one): done", DONE);
+  await until(() => existsSync(f.path(".agents", "SEQUENCE-COMPLETE")), 15_000);
+  await f.ticks(3);
+  expect(f.starts("upgrader")).toEqual([]);
+});
+
+// ── opencode ────────────────────────────────────────────────────────────────────
+
+/** What an opencode server answers, as measured, and what it was asked to do. */
+function fakeServer() {
+  const facts = { permissions: [] as object[], busy: false, prompts: [] as { session: string; text: string; model: unknown }[], sessions: 0 };
+  const server = Bun.serve({
+    port: 0, hostname: "127.0.0.1",
+    async fetch(request) {
+      const { pathname } = new URL(request.url);
+      const [, , session, verb] = pathname.split("/");
+      if (pathname === "/global/health") return Response.json({ healthy: true });
+      if (pathname === "/permission") return Response.json(facts.permissions);
+      if (pathname === "/question") return Response.json([]);
+      if (pathname === "/session/status") return Response.json(facts.busy ? { ses_1: { type: "busy" } } : {});
+      if (pathname === "/session" && request.method === "POST") return Response.json({ id: `ses_${(facts.sessions += 1)}` });
+      if (verb === "prompt_async") {
+        const body = (await request.json()) as { parts: { text: string }[]; model?: unknown };
+        facts.prompts.push({ session: session!, text: body.parts[0]!.text, model: body.model });
+        return new Response(null, { status: 204 });
+      }
+      return pathname.startsWith("/session/") ? Response.json({ id: session }) : new Response("", { status: 404 });
+    },
+  });
+  return { ...facts, facts, url: `http://127.0.0.1:${server.port}`, stop: () => server.stop(true) };
+}
+
+const opencode = (f: Fleet, url: string, more = ""): void => void f.write("agents.toml", f.text({
+  ...f.plan, toml: `[backend.oc]\nkind = "opencode"\nbin = ${JSON.stringify(TUI)}\nserver = "${url}"\nready_re = "auto mode on"\nconnect_delay = 2\n${more}`,
+}));
+
+real("fault 76: opencode: a session is made, attached, and told its kickoff by the server, with the model", {
+  agents: [{ name: "a1", backend: "oc", model: "anthropic/claude-x/y", prompt: "the work", watch: "heal" }],
+}, async (f) => {
+  const server = fakeServer();
+  try {
+    opencode(f, server.url);
+    await f.up();
+    await until(() => server.facts.prompts.length);
+    expect(f.starts("a1")).toEqual([["tui", "attach", server.url, "--dir", f.dir, "--session", "ses_1"]]);
+    expect(server.facts.prompts).toEqual([{
+      session: "ses_1", text: expect.stringContaining(join(f.state, "kickoff-t-a1.txt")),
+      model: { providerID: "anthropic", modelID: "claude-x/y" },
+    }]);
+    // fault 78: a permission that waits at the server: blocked, nothing typed, no restart
+    server.facts.permissions.push({ id: "p1", sessionID: "ses_1", permission: "bash" });
+    await until(async () => /^a1 .*blocked: permission: bash/m.test((await f.run(["status"])).out));
+    const sent = await f.run(["send", "a1", "not now", "--timeout", "2"]);
+    expect([sent.code, sent.err]).toEqual([1, expect.stringContaining("permission: bash")]);
+    expect([f.bytes("a1"), server.facts.prompts.length, f.starts("a1").length]).toEqual(["", 1, 1]);
+    server.facts.permissions.length = 0;
+    expect((await f.run(["send", "a1", "now; it may"])).code).toBe(0);
+    expect(server.facts.prompts[1]).toMatchObject({ session: "ses_1", text: "now; it may" });
+    expect(f.bytes("a1")).toBe("");
+  } finally {
+    server.stop();
+  }
+});
+
+real("fault 57: an opencode server that stays silent: attached after connect_delay, the pane is used, others start at once", {
+  agents: [{ name: "a1", backend: "oc", prompt: "the work", watch: "heal" }, { name: "b1", watch: "heal" }],
+}, async (f) => {
+  const server = fakeServer();
+  server.stop();
+  opencode(f, server.url);
+  await f.up();
+  await f.ready("a1", "b1");
+  expect(f.starts("a1")).toEqual([["tui", "attach", server.url, "--dir", f.dir]]);
+  await until(() => f.submits("a1").length, 12_000);
+  expect(f.submits("a1")).toEqual([expect.stringContaining("kickoff-t-a1.txt")]);
+});
+
+real("an opencode agent resumes its session where the server knows it", {
+  agents: [{ name: "a1", backend: "oc", prompt: "the work", watch: "heal", resume: true }],
+}, async (f) => {
+  const server = fakeServer();
+  try {
+    opencode(f, server.url, "supports_resume = true\n");
+    await f.up();
+    await until(() => server.facts.prompts.length);
+    signal(await f.pid("a1"), "SIGKILL");
+    await until(() => server.facts.prompts.length === 2, 12_000);
+    expect(f.starts("a1")[1]).toContain("ses_1");
+    expect(server.facts.prompts[1]).toMatchObject({ session: "ses_1", text: expect.stringContaining("continue where you stopped") });
+  } finally {
+    server.stop();
+  }
+});
+
+real("a typed client is started, waited for, and told its kickoff through its pane", {
+  agents: [{ name: "a1", backend: "plain", prompt: "the work", watch: "heal" }],
+}, async (f) => {
+  f.write("agents.toml", f.text({
+    ...f.plan, toml: `[backend.plain]\nkind = "typed"\nbin = ${JSON.stringify(TUI)}\nready_re = "auto mode on"\n`,
+  }));
+  await f.up();
+  await until(() => f.submits("a1").length, 12_000);
+  expect(f.submits("a1")).toEqual([expect.stringContaining("kickoff-t-a1.txt")]);
+  expect(f.read(".agents/state/kickoff-t-a1.txt")).toBe("the work");
+});

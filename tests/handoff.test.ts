@@ -1,0 +1,268 @@
+/** The pair talks through commits: each claim, review and inbox is told, once, to whom it concerns. */
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { type Commit, type Config, decideDeadlock, decideHandoff, handoffCheck, showPushed, type VerdictName, type Watch } from "../agents.ts";
+import { FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
+
+let fake: FakeWorld;
+let cfg: Config;
+let watch: Watch;
+beforeEach(async () => {
+  fake = fakeWorld();
+  cfg = await fake.config(FLEET);
+  watch = fake.watch(cfg);
+});
+afterEach(() => fake.restore());
+const hand = () => cfg.loop.handoff!;
+const ticks = (count: number) => fake.ticks(cfg, watch, count);
+/** What the two received, other than nudges and wakes. */
+const told = (name: string): string[] => fake.received(`agents-${name}`);
+/** A fleet that runs, with a first commit seen. */
+const running = async (): Promise<void> => {
+  fake.git.push("init", { "README.md": "r" });
+  await ticks(4);
+};
+
+describe("decideHandoff", () => {
+  const commits = (...subjects: string[]): Commit[] => subjects.map((subject, i) => ({ key: `k${i}`, subject }));
+  test.each<[string, string[], string[]]>([
+    ["a claim", ["claim(p1): G1"], ["adversary"]],
+    ["a review", ["review(p1): FAIL"], ["builder"]],
+    ["both", ["claim(p1): G1", "fix: x", "review(p1): PASS"], ["adversary", "builder"]],
+    ["any case", ["Claim(p1): G1"], ["adversary"]],
+    ["fault 52: claims-parser is no claim", ["claims-parser: fix", "claim: no brackets", "the claim(x)"], []],
+    ["fault 52: reviewers.md is no review", ["reviewers.md: add a name", "reviewed(p1)"], []],
+    ["nothing", [], []],
+  ])("%s", (_, subjects, targets) =>
+    expect(decideHandoff(commits(...subjects), [], hand()).map((ping) => ping.target)).toEqual(targets));
+  test("the newest claim speaks for all", () =>
+    expect(decideHandoff(commits("claim(p1): G1", "claim(p1): G2"), [], hand())[0]!.subject).toBe("claim(p1): G2"));
+  test("what was seen is not said again", () =>
+    expect(decideHandoff(commits("claim(p1): G1"), ["k0"], hand())).toEqual([]));
+  test("patterns of the config", () =>
+    expect(decideHandoff(commits("gate: G1"), [], { ...hand(), claimRe: "^gate:", claimPings: "x" })).toEqual([{ target: "x", cause: "claim", subject: "gate: G1" }]));
+});
+
+describe("decideDeadlock", () => {
+  test.each<[string, VerdictName[], number, number, boolean]>([
+    ["both rest, nothing is on its way", ["idle", "idle"], 0, 900, true],
+    ["both say that they wait", ["waiting", "waiting"], 0, 900, true],
+    ["one works", ["idle", "active"], 0, 900, false],
+    ["one is limited", ["idle", "limited"], 0, 900, false],
+    ["one is not understood", ["idle", "unsure"], 0, 900, false],
+    ["something is on its way", ["idle", "idle"], 1, 900, false],
+    ["not for long enough", ["idle", "idle"], 0, 899, false],
+    ["one alone is no pair", ["idle"], 0, 900, false],
+  ])("%s", (_, verdicts, pending, quiet, wanted) => expect(decideDeadlock(verdicts, pending, quiet, 900)).toBe(wanted));
+});
+
+test("a claim goes to the adversary, a review to the builder, in our words", async () => {
+  await running();
+  fake.git.push("claim(p1): G1 is ready");
+  await ticks(3);
+  expect(told("adversary")).toEqual(["Supervisor: builder pushed claim(p1): G1 is ready. Pull, verify that gate from a clean checkout by trying to break it, and push your verdict as a review commit."]);
+  fake.git.push("review(p1): FAIL, see F1");
+  await ticks(3);
+  expect(told("builder")).toHaveLength(1);
+  expect(told("builder")[0]).toContain("adversary pushed review(p1): FAIL, see F1");
+  await ticks(20);
+  expect([told("adversary").length, told("builder").length]).toEqual([1, 1]);
+});
+
+test("the first run takes the head as its baseline and says nothing", async () => {
+  for (let nth = 0; nth < 5; nth++) fake.git.push(`claim(p1): G${nth}`);
+  await ticks(6);
+  expect(told("adversary")).toEqual([]);
+  expect(watch.sha).toBe(fake.git.remote.at(-1)!.sha);
+});
+
+test("fault 7: what was pushed while no watchdog ran is told by the next", async () => {
+  await running();
+  fake.git.push("claim(p1): G1");
+  watch = fake.watch(cfg);
+  await ticks(4);
+  expect(told("adversary")).toHaveLength(1);
+  watch = fake.watch(cfg);
+  await ticks(4);
+  expect(told("adversary")).toHaveLength(1);
+});
+
+test("fault 8: a claim waits for an adversary that is dead at that moment", async () => {
+  await running();
+  fake.tmux.exit("agents-adversary", 125);
+  await ticks(2);
+  fake.git.push("claim(p1): G1");
+  await ticks(10);
+  expect(told("adversary")).toEqual([]);
+  watch.agents.adversary!.parked = "";
+  await ticks(4);
+  expect(told("adversary").filter((text) => text.includes("G1"))).toHaveLength(1);
+});
+
+describe("P2, fault 54: a claim waits while its target can not take it", () => {
+  test.each(["dialog", "limit", "blank"] as const)("%s", async (doing) => {
+    await running();
+    const pane = fake.tmux.of("agents-adversary");
+    Object.assign(pane, { doing });
+    fake.git.push("claim(p1): G1");
+    await ticks(6);
+    expect([told("adversary"), pane.enters, pane.approved]).toEqual([[], 0, 0]);
+    pane.doing = "busy";
+    await ticks(2);
+    expect(told("adversary")).toHaveLength(1);
+  });
+  test("copy-mode is left first (fault 9)", async () => {
+    await running();
+    fake.tmux.of("agents-adversary").inMode = true;
+    fake.git.push("claim(p1): G1");
+    await ticks(3);
+    expect(told("adversary")).toHaveLength(1);
+  });
+});
+
+test("fault 52: a force-push repeats nothing and loses nothing", async () => {
+  await running();
+  fake.git.push("claim(p1): G1");
+  await ticks(3);
+  fake.git.rewrite();
+  fake.git.push("claim(p1): G2");
+  await ticks(3);
+  expect(told("adversary").map((text) => /G\d/.exec(text)![0])).toEqual(["G1", "G2"]);
+});
+
+test("fault 52: a head that vanished while no watchdog ran", async () => {
+  await running();
+  fake.git.push("claim(p1): G1");
+  await ticks(3);
+  watch.sha = "f".repeat(40);
+  fake.git.push("review(p1): PASS");
+  await ticks(3);
+  expect([told("adversary").length, told("builder").length]).toEqual([1, 1]);
+});
+
+describe("inboxes", () => {
+  const INBOXES = { adversary: "machine-docs/ADVERSARY-INBOX.md", builder: "machine-docs/BUILDER-INBOX.md" };
+  test.each(["adversary", "builder"] as const)("that of the %s is told to the %s", async (name) => {
+    await running();
+    fake.git.push("note", { [INBOXES[name]]: "Look at F1." });
+    await ticks(8);
+    expect(told(name)).toHaveLength(1);
+    expect(told(name)[0]).toContain(INBOXES[name]);
+    expect(told(name === "builder" ? "adversary" : "builder")).toEqual([]);
+  });
+  test("a change is told, a deletion is not, the same text after it is", async () => {
+    await running();
+    fake.tmux.of("agents-builder").doing = "busy";
+    for (const content of ["one", "two", null, "two", "two\n"]) {
+      fake.git.push("note", { [INBOXES.builder]: content });
+      await ticks(3);
+    }
+    expect(told("builder")).toHaveLength(4);
+  });
+  test("fault 53: git that failed is not a file that is gone", async () => {
+    await running();
+    fake.git.push("note", { [INBOXES.builder]: "one" });
+    await ticks(3);
+    fake.git.failing = ["show"];
+    fake.git.push("other");
+    await ticks(3);
+    fake.git.failing = [];
+    await ticks(3);
+    expect(told("builder")).toHaveLength(1);
+  });
+  test("one that is changed while git fails is told later", async () => {
+    await running();
+    fake.git.failing = ["show"];
+    fake.git.push("note", { [INBOXES.builder]: "one" });
+    await ticks(3);
+    expect(told("builder")).toEqual([]);
+    fake.git.failing = [];
+    await ticks(3);
+    expect(told("builder")).toHaveLength(1);
+  });
+  test("showPushed: found, absent, no branch, failed", async () => {
+    const state = async (name: string) => (await showPushed(hand(), name)).state;
+    expect(await state("X.md")).toBe("no branch");
+    fake.git.push("x", { "machine-docs/X.md": "docs", "Y.md": "root" });
+    fake.git.run(["fetch"]);
+    expect([await state("X.md"), await state("Y.md"), await state("Z.md")]).toEqual(["found", "found", "absent"]);
+    fake.git.failing = ["show"];
+    expect(await state("X.md")).toBe("failed");
+  });
+});
+
+describe("P16, fault 17: git trouble is local", () => {
+  test.each(["ls-remote", "fetch", "log", "show", "rev-parse"])("%s fails for a while: nothing is lost, and it is said once", async (command) => {
+    await running();
+    fake.git.failing = [command];
+    fake.git.push("claim(p1): G1", { "machine-docs/BUILDER-INBOX.md": "one" });
+    fake.tmux.exit("agents-orchestrator", 1);
+    await ticks(10);
+    expect(fake.everyPane.filter((pane) => pane.session === "agents-orchestrator")).toHaveLength(2);
+    expect(fake.logged("hand-off: ").length).toBeLessThanOrEqual(1);
+    fake.git.failing = [];
+    await ticks(4);
+    expect([told("adversary").filter((text) => text.includes("G1")).length, told("builder").filter((text) => text.includes("INBOX")).length]).toEqual([1, 1]);
+  });
+  test("a remote without the branch is not an error", async () => {
+    await ticks(4);
+    expect(fake.logged(/ERROR|hand-off/)).toEqual([]);
+  });
+  test("a fetch that hangs holds up no tick", async () => {
+    await running();
+    watch.volatile.fetch = new Promise(() => {});
+    const { tick } = await import("../agents.ts");
+    fake.tmux.exit("agents-orchestrator", 1);
+    for (let nth = 0; nth < 3; nth++) {
+      await tick(cfg, watch);
+      fake.turn(30_000);
+    }
+    expect(fake.everyPane.filter((pane) => pane.session === "agents-orchestrator")).toHaveLength(2);
+  });
+});
+
+test("nothing is fetched once the sequence is complete", async () => {
+  await running();
+  fake.write(`${cfg.logDir}/SEQUENCE-COMPLETE`, "x");
+  fake.git.calls = [];
+  await ticks(5);
+  expect(fake.git.calls).toEqual([]);
+});
+
+test("handoffCheck without a hand-off or a fetch does nothing", async () => {
+  await handoffCheck(cfg, watch);
+  await handoffCheck({ ...cfg, loop: { ...cfg.loop, handoff: undefined as never } }, watch);
+  expect(fake.effects).toEqual([]);
+});
+
+describe("deadlock", () => {
+  /** Both idle, stall care off, for so many minutes. */
+  const rest = async (minutes: number): Promise<void> => {
+    cfg = await fake.config(FLEET.replace('watch = "heal+stall"', 'watch = "heal"'));
+    await running();
+    await ticks(minutes * 2);
+  };
+  const nudged = () => [...told("builder"), ...told("adversary")].filter((text) => text.includes("the next commit is yours"));
+  test("both idle for deadlock_after: whoever owes the next commit is told, once per head", async () => {
+    await rest(14);
+    expect(nudged()).toHaveLength(0);
+    await ticks(10);
+    expect(told("builder")).toHaveLength(1);
+    await ticks(400);
+    expect(nudged()).toHaveLength(1);
+  });
+  test("after a claim it is the adversary's turn", async () => {
+    await rest(1);
+    fake.git.push("claim(p1): G1");
+    await ticks(50);
+    expect(told("adversary").at(-1)).toContain("the next commit is yours");
+    expect(told("builder")).toEqual([]);
+  });
+  test("work in between begins the quiet anew", async () => {
+    await rest(10);
+    fake.tmux.of("agents-builder").doing = "busy";
+    await ticks(2);
+    fake.tmux.of("agents-builder").doing = "idle";
+    await ticks(25);
+    expect(nudged()).toHaveLength(0);
+  });
+});

@@ -1,0 +1,276 @@
+/** What died is started again, by a ladder; what never stays up is parked and said. */
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import {
+  backendMismatch, type Config, type DeathFacts, decideDeath, decideHeal, decideStop, expectedBackendCmd, isReady, memoryOf,
+  parsePane, programOf, sessionAlive, sessionCommand, snapshot, type Snapshot, type Watch,
+} from "../agents.ts";
+import { FLEET, type FakePane, type FakeWorld, fakeWorld } from "./kit.ts";
+
+const TEXT = '[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal"\n';
+let fake: FakeWorld;
+let cfg: Config;
+let watch: Watch;
+beforeEach(async () => {
+  fake = fakeWorld();
+  cfg = await fake.config(TEXT);
+  watch = fake.watch(cfg);
+  fake.tmux.onStart = (pane) => void (pane.doing = "busy");
+});
+afterEach(() => fake.restore());
+const starts = (name = "a"): number => fake.everyPane.filter((pane) => pane.session === `agents-${name}`).length;
+
+describe("decideDeath", () => {
+  const facts: DeathFacts = { kind: "persistent", status: 1, lived: 3600_000, failures: 0, starts: 0, massDeath: false, program: "claude" };
+  test.each<[string, Partial<DeathFacts>, string, number | undefined]>([
+    ["healthy for long: at once", {}, "wait", 0],
+    ["the second within the reset", { lived: 20_000, failures: 1 }, "wait", 10],
+    ["the third", { lived: 20_000, failures: 2 }, "wait", 20],
+    ["the sixth", { lived: 20_000, failures: 5 }, "wait", 160],
+    ["the ladder ends at five minutes", { lived: 20_000, failures: 20 }, "wait", 300],
+    ["never healthy: not at once", { lived: 1000 }, "wait", 10],
+    ["P10: alive for more than restart_reset: anew", { lived: 660_000, failures: 9 }, "wait", 0],
+    ["P10: alive for less: it grows", { lived: 540_000, failures: 3 }, "wait", 40],
+    ["fault 22: five starts without a healthy minute", { starts: 5 }, "park", undefined],
+    ["four are not enough", { starts: 4, lived: 1000, failures: 4 }, "wait", 80],
+    ["P11: the program is missing", { status: 127 }, "park", undefined],
+    ["exit 125: do not restart", { status: 125 }, "park", undefined],
+    ["fault 60: a task that ended well is done", { kind: "task", status: 0 }, "finish", undefined],
+    ["a task that failed is not", { kind: "task", status: 1 }, "wait", 0],
+    ["exit 0 of another kind is a death", { status: 0 }, "wait", 0],
+    ["one of many that ended together: no fault of its own", { massDeath: true, failures: 7, lived: 20_000 }, "wait", 0],
+    ["killed by a signal", { status: null, lived: 20_000, failures: 1 }, "wait", 10],
+  ])("%s", (_, some, what, delay) => {
+    const action = decideDeath({ ...facts, ...some }, cfg.watchdog);
+    expect([action.do, "delay" in action ? action.delay : undefined]).toEqual([what as never, delay]);
+    expect(action.why).not.toBe("");
+  });
+});
+
+describe("decideHeal", () => {
+  const now = 1_000_000;
+  const memory = () => memoryOf(watch, "x");
+  test.each<[string, object, boolean, boolean, string]>([
+    ["start", {}, false, true, "start"],
+    ["fault 29: stopped by the operator", {}, true, true, "hold"],
+    ["parked", { parked: "x" }, false, true, "hold"],
+    ["done", { finished: true }, false, true, "hold"],
+    ["fault 26: its old process is still ending", { stopping: { pid: 1, born: "", since: 0 } }, false, false, "wait"],
+    ["on the ladder", { nextStart: now + 1 }, false, true, "wait"],
+    ["its time has come", { nextStart: now }, false, true, "start"],
+  ])("%s", (_, some, held, gone, wanted) =>
+    expect(decideHeal({ ...memory(), ...some }, held, gone, now).do).toBe(wanted as never));
+});
+
+test("decideStop: HUP, after 5 s TERM, after 10 s KILL", () =>
+  expect([0, 4999, 5000, 9999, 10_000].map(decideStop)).toEqual(["SIGHUP", "SIGHUP", "SIGTERM", "SIGTERM", "SIGKILL"]));
+
+describe("the ladder, over the fake world", () => {
+  const secondsAlive = (seconds: number | null) => (pane: FakePane): void => {
+    pane.doing = "busy";
+    if (seconds === null) return;
+    ends.push({ pane, at: fake.mono + seconds * 1000 });
+  };
+  let ends: { pane: FakePane; at: number }[] = [];
+  beforeEach(() => void (ends = []));
+  /** Ticks for so many hours; clients end when their time has come. */
+  const hours = (count: number) => fake.ticks(cfg, watch, count * 120, () => {
+    for (const { pane, at } of ends) if (!pane.dead && fake.mono >= at && fake.tmux.panes.includes(pane)) fake.tmux.exit(pane.session, 1);
+  });
+
+  test("P9, fault 22: a client that ends at once: five starts in a day, then parked and said once", async () => {
+    fake.tmux.onStart = secondsAlive(0);
+    await hours(24);
+    expect(starts()).toBe(5);
+    expect(memoryOf(watch, "a").parked).toContain("5 starts in 30 min");
+    expect(fake.logged("is parked")).toHaveLength(1);
+  });
+  test("P10: one that dies every 9 minutes: the delay grows to 5 minutes", async () => {
+    fake.tmux.onStart = secondsAlive(540);
+    await hours(24);
+    expect(memoryOf(watch, "a").parked).toBe("");
+    expect(starts()).toBeLessThan(110);
+    expect(fake.logged("restarting in 300 s").length).toBeGreaterThan(50);
+  });
+  test("P10: one that dies every 11 minutes is started at once each time", async () => {
+    fake.tmux.onStart = secondsAlive(660);
+    await hours(24);
+    expect(fake.logged("restarting in")).toHaveLength(0);
+    expect(starts()).toBeGreaterThan(115);
+  });
+  test("P11: the program is missing: parked with its name, up releases it", async () => {
+    fake.tmux.onStart = (pane) => fake.tmux.exit(pane.session, 127);
+    await hours(1);
+    expect([starts(), memoryOf(watch, "a").parked]).toEqual([1, "claude not found"]);
+    fake.tmux.onStart = (pane) => void (pane.doing = "busy");
+    fake.turn(1000);
+    fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ released: { a: fake.wall } }));
+    await hours(1);
+    expect([starts(), memoryOf(watch, "a").parked]).toEqual([2, ""]);
+  });
+  test("parked outlives the watchdog", async () => {
+    fake.tmux.onStart = secondsAlive(0);
+    await hours(2);
+    watch = fake.watch(cfg);
+    await hours(2);
+    expect(starts()).toBe(5);
+  });
+  test("fault 29: what the operator took down stays down, a new watchdog included", async () => {
+    await hours(1);
+    fake.tmux.exit("agents-a", 0);
+    fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ held: { a: fake.wall } }));
+    await hours(1);
+    watch = fake.watch(cfg);
+    await hours(1);
+    expect(starts()).toBe(1);
+  });
+});
+
+test("fault 43: a dead pane that remains is not alive", async () => {
+  await fake.ticks(cfg, watch, 2);
+  fake.tmux.exit("agents-a", 1);
+  const snap = await snapshot(cfg);
+  expect(sessionAlive(snap, "agents-a")).toBe(false);
+  expect(sessionCommand(snap, "agents-a")).toBe("claude");
+  await fake.ticks(cfg, watch, 2);
+  expect(starts()).toBe(2);
+});
+
+test("fault 44: yes, no and unknown are three answers", async () => {
+  await fake.ticks(cfg, watch, 2);
+  for (const trouble of ["hang", "fork failed: Resource temporarily unavailable"]) {
+    fake.tmux.trouble = trouble;
+    expect(sessionAlive(await snapshot(cfg), "agents-a")).toBeNull();
+    await fake.ticks(cfg, watch, 20);
+  }
+  fake.tmux.trouble = "";
+  await fake.ticks(cfg, watch, 2);
+  expect(starts()).toBe(1);
+});
+
+test("no server is an answer: nothing runs", async () => {
+  fake.tmux.killServer();
+  expect(sessionAlive(await snapshot(cfg), "agents-a")).toBe(false);
+});
+
+test("fault 26: a process that outlives its session is waited for, told TERM, then KILL", async () => {
+  cfg = await fake.config(TEXT.replace('"heal"', '"heal+stall"'));
+  fake.tmux.onStart = (pane) => void (pane.doing = "idle");
+  await fake.ticks(cfg, watch, 2);
+  const old = fake.tmux.of("agents-a");
+  old.ignores = ["SIGHUP", "SIGTERM"];
+  let both = false;
+  await fake.ticks(cfg, watch, 20, () => void (both ||= starts() > 1 && fake.processes.has(old.pid)));
+  expect([both, starts() >= 2, fake.processes.has(old.pid)]).toEqual([false, true, false]);
+  expect(fake.effects.filter((what) => what.startsWith("signal"))).toContain("signal SIGKILL");
+});
+
+test("fault 23: the second fatal error within the window costs the resume id", async () => {
+  cfg = await fake.config(`${TEXT}resume = true\n`);
+  const id = join(cfg.stateDir, "a.id");
+  fake.files.set(id, "old-id");
+  fake.tmux.onStart = (pane) => void (pane.doing = "fatal");
+  await fake.ticks(cfg, watch, 3);
+  expect(fake.everyPane[0]!.argv).toContain("--resume");
+  expect(fake.everyPane[1]!.argv).toContain("old-id");
+  await fake.ticks(cfg, watch, 3);
+  expect(starts()).toBeGreaterThanOrEqual(3);
+  expect(fake.everyPane[2]!.argv).not.toContain("old-id");
+  expect(fake.everyPane[2]!.argv).toContain("--session-id");
+});
+
+test("fault 51: the id of a new conversation is known after the launch, and resumed", async () => {
+  cfg = await fake.config(`${TEXT}resume = true\n`);
+  await fake.ticks(cfg, watch, 3);
+  const id = fake.files.get(join(cfg.stateDir, "a.id"))!.trim();
+  expect(fake.everyPane[0]!.argv).toContain(id);
+  fake.tmux.exit("agents-a", 1);
+  await fake.ticks(cfg, watch, 2);
+  expect(fake.everyPane[1]!.argv.join(" ")).toContain(`--resume ${id}`);
+  expect(fake.everyPane[1]!.argv.join(" ")).toContain("earlier conversation was restored");
+});
+
+test("fault 41: a folder that does not exist is said by name, never made", async () => {
+  cfg = await fake.config(`${TEXT}dir = "/nowhere/at/all"\n`);
+  await fake.ticks(cfg, watch, 3);
+  expect(starts()).toBe(0);
+  expect(fake.logged("dir /nowhere/at/all does not exist")).not.toBeEmpty();
+});
+
+describe("another backend than the config says", () => {
+  const pane = (some: object) => ({ ...parsePane(Array(19).fill("").join("\t")), ...some });
+  const agent = () => cfg.agents.get("a")!;
+  test.each<[string, object, boolean]>([
+    ["its mark says the same", { backend: "claude", command: "node" }, false],
+    ["fault 50: its mark says another, whatever the process is called", { backend: "opencode", command: "node" }, true],
+    ["overridden for this run", { backend: "opencode", cause: "override" }, false],
+    ["no mark (the original's): its command is another's", { backend: "", command: "opencode" }, true],
+    ["no mark: its own command", { backend: "", command: "claude" }, false],
+    ["no mark: a shell is none", { backend: "", command: "bash" }, false],
+  ])("%s", (_, some, wanted) => expect(backendMismatch(cfg, agent(), pane(some))).toBe(wanted));
+  test("it is restarted on the right one", async () => {
+    await fake.ticks(cfg, watch, 2);
+    fake.tmux.of("agents-a").marks["@agents_backend"] = "opencode";
+    await fake.ticks(cfg, watch, 3);
+    expect(starts()).toBe(2);
+  });
+  test("expectedBackendCmd and programOf", () => {
+    expect(expectedBackendCmd(cfg, agent())).toBe("claude");
+    expect(["claude", "A=1 B=2 /opt/x/claude --y", ""].map(programOf)).toEqual(["claude", "/opt/x/claude", ""]);
+  });
+});
+
+describe("services", () => {
+  beforeEach(async () => {
+    cfg = await fake.config(`${TEXT}needs = ["web"]\n[[service]]\nname = "web"\ncommand = "serve"\nready = "8080"\n`);
+    watch = fake.watch(cfg);
+  });
+  test("fault 31: an agent waits until the service that it needs is ready", async () => {
+    let open = false;
+    fake.http = async () => ({ ok: open, status: 0, body: "" });
+    await fake.ticks(cfg, watch, 5);
+    expect([starts("web"), starts()]).toEqual([1, 0]);
+    open = true;
+    await fake.ticks(cfg, watch, 2);
+    expect(starts()).toBe(1);
+  });
+  test("fault 32: a service that died is healed", async () => {
+    await fake.ticks(cfg, watch, 2);
+    fake.tmux.exit("agents-web", 1);
+    await fake.ticks(cfg, watch, 3);
+    expect(starts("web")).toBe(2);
+  });
+  test("ready is a port, an address, a command, or a living session", async () => {
+    await fake.ticks(cfg, watch, 2);
+    const asked: string[] = [];
+    fake.http = async ({ method, url }) => (asked.push(`${method} ${url}`), { ok: true, status: 200, body: "" });
+    fake.tmux.shell = (command) => command === "test -e ok";
+    const web = cfg.services.get("web")!;
+    const snap = await snapshot(cfg);
+    expect(await isReady(cfg, web, snap)).toBe(true);
+    expect(await isReady(cfg, { ...web, ready: "http://x/health" }, snap)).toBe(true);
+    expect(await isReady(cfg, { ...web, ready: "test -e ok" }, snap)).toBe(true);
+    expect(await isReady(cfg, { ...web, ready: "test -e no" }, snap)).toBe(false);
+    expect(await isReady(cfg, { ...web, ready: "" }, snap)).toBe(true);
+    expect(await isReady(cfg, { ...web, session: "agents-none" }, snap as Snapshot)).toBe(false);
+    expect(asked).toEqual(["CONNECT tcp://127.0.0.1:8080", "GET http://x/health"]);
+  });
+});
+
+test("fault 60: a task that ended well is not started again", async () => {
+  cfg = await fake.config(`${TEXT}kind = "task"\nprompt = "x"\n`);
+  await fake.ticks(cfg, watch, 3);
+  fake.tmux.exit("agents-a", 0);
+  await fake.ticks(cfg, watch, 100);
+  expect(starts()).toBe(1);
+});
+
+test("fault 10: the agent's own pane is the one that was marked, whatever else is open", async () => {
+  cfg = await fake.config(FLEET);
+  watch = fake.watch(cfg);
+  await fake.ticks(cfg, watch, 2);
+  const own = fake.tmux.of("agents-builder");
+  const other = fake.tmux.add("agents-builder");
+  expect((await snapshot(cfg)).panes.get("agents-builder")!.id).toBe(own.id);
+  expect(other.id).not.toBe(own.id);
+});

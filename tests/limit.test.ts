@@ -1,0 +1,171 @@
+/** A usage limit holds an agent: no reboot, one question per interval after the reset. */
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import {
+  clearLimitState, type Config, decideLimit, type Limit, limitNudgeMsg, type LimitState, limitStatePath, loadLimitState,
+  nextLimitUntil, saveLimitState, type Verdict, type VerdictName, type Watch,
+} from "../agents.ts";
+import { FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
+
+const NOW = Date.UTC(2026, 5, 15, 12);
+const s = (offset: number): number => NOW / 1000 + offset;
+const verdict = (name: VerdictName): Verdict =>
+  ({ verdict: name, rule: "", where: "", text: "", limit: null, waitingUntil: null, why: name });
+const limit = (resetIn: number | null, native = false): Limit =>
+  ({ class: "5h", resetAt: resetIn === null ? null : NOW + resetIn * 1000, banner: "b", native });
+
+describe("decideLimit", () => {
+  const held: LimitState = { until: s(600), nudges: 0, setAt: s(-600), resetAt: s(555) };
+  const due: LimitState = { ...held, until: s(-1), resetAt: s(-46) };
+  test.each<[string, LimitState | null, VerdictName, string]>([
+    ["no banner, no state", null, "idle", "none"],
+    ["a banner: hold", null, "limited", "hold"],
+    ["a dialog is no limit", null, "blocked", "none"],
+    ["before the reset: hold", held, "limited", "hold"],
+    ["before the reset the banner is gone: hold on", held, "idle", "hold"],
+    ["it works: lift", held, "active", "lift"],
+    ["could not look: nothing", held, "unsure", "none"],
+    ["a dialog: nothing", held, "blocked", "none"],
+    ["after the reset the banner still stands: probe", due, "limited", "ping"],
+    ["after the reset it is at its prompt: lift", due, "idle", "lift"],
+    ["after the reset it waits: lift", due, "waiting", "lift"],
+    ["a state of the original, held", { until: s(600), nudges: 0 }, "limited", "hold"],
+    ["a state of the original, due", { until: s(-1), nudges: 2 }, "limited", "ping"],
+    ["fault 47: the clock was stepped back behind its beginning: not held longer", { ...held, setAt: s(3600), until: s(7200) }, "limited", "ping"],
+  ])("%s", (_, state, name, wanted) => expect(decideLimit(state, verdict(name), NOW).do).toBe(wanted as never));
+});
+
+describe("nextLimitUntil", () => {
+  let fake: FakeWorld;
+  let cfg: Config;
+  beforeEach(async () => void (cfg = await (fake = fakeWorld()).config(FLEET)));
+  afterEach(() => fake.restore());
+  test.each<[string, Limit | null, number, boolean]>([
+    ["no limit: the fallback", null, 300, false],
+    ["no time on the screen: the fallback", limit(null), 300, false],
+    ["the reset and a slack", limit(1800), 1845, true],
+    ["a client that goes on by itself gets its grace", limit(1800, true), 2025, true],
+    ["fault 47: far off: looked at once an hour, not every 5 min", limit(3 * 86400), 3600, true],
+    ["six hours off: to the reset", limit(6 * 3600 - 60), 6 * 3600 - 15, true],
+  ])("%s", (_, one, wanted, parsed) => expect(nextLimitUntil(cfg.watchdog, one, 180, NOW)).toEqual([s(wanted), parsed]));
+
+  test("the state file is the original's, and one that can not be read is none", () => {
+    expect(loadLimitState(cfg, "x")).toBeNull();
+    fake.files.set(limitStatePath(cfg, "x"), '{"until": 1781524845.5, "nudges": 1}');
+    expect(loadLimitState(cfg, "x")).toEqual({ until: 1781524845.5, nudges: 1 });
+    for (const bad of ["", "{", "null", "3", '{"until": "x"}', "[]"]) {
+      fake.files.set(limitStatePath(cfg, "x"), bad);
+      expect(loadLimitState(cfg, "x")).toBeNull();
+    }
+    saveLimitState(cfg, "x", { until: 5, nudges: 0 });
+    expect(loadLimitState(cfg, "x")).toEqual({ until: 5, nudges: 0 });
+    clearLimitState(cfg, "x");
+    clearLimitState(cfg, "x");
+    expect(loadLimitState(cfg, "x")).toBeNull();
+  });
+
+  test("a loop is asked to go on with its loop, another with its work", () => {
+    expect(limitNudgeMsg(cfg, cfg.agents.get("builder")!)).toContain("STATUS-p1.md");
+    expect(limitNudgeMsg(cfg, cfg.agents.get("orchestrator")!)).not.toContain("STATUS");
+  });
+});
+
+describe("limitTick, over the fake world", () => {
+  const TEXT = '[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal+stall"\n';
+  let fake: FakeWorld;
+  let cfg: Config;
+  let watch: Watch;
+  beforeEach(async () => {
+    fake = fakeWorld();
+    cfg = await fake.config(TEXT);
+    watch = fake.watch(cfg);
+    await fake.ticks(cfg, watch, 2);
+  });
+  afterEach(() => fake.restore());
+  const pane = () => fake.tmux.of("agents-a");
+  const limited = (banner = "You've hit your 5-hour limit · resets 3pm (UTC)") => Object.assign(pane(), { doing: "limit", banner });
+  const minutes = (count: number) => fake.ticks(cfg, watch, count * 2);
+  const starts = () => fake.everyPane.length;
+  const state = () => loadLimitState(cfg, "agents-a");
+
+  test("held until the reset without a key, then asked once, then lifted", async () => {
+    limited();
+    await minutes(179);
+    expect([pane().enters, starts()]).toEqual([0, 1]);
+    pane().onSubmit = () => void (pane().doing = "busy");
+    await minutes(6);
+    expect(fake.received("agents-a")).toHaveLength(1);
+    expect(state()).toBeNull();
+    expect(fake.logged("limit lifted")).toHaveLength(1);
+  });
+
+  test("P15, fault 25: a banner that stays is probed at most once per interval, for ever, never rebooted", async () => {
+    limited("You've hit your limit");
+    pane().onSubmit = () => void (pane().said = "❯ go on\n  ⎿  You've hit your limit");
+    await minutes(60);
+    expect(starts()).toBe(1);
+    expect(pane().received.length).toBeGreaterThanOrEqual(9);
+    expect(pane().received.length).toBeLessThanOrEqual(12);
+    expect(fake.logged("still limited after 3 probes")).toHaveLength(1);
+  });
+
+  test("fault 48: the banner of a limit that was lifted does not hold for another day", async () => {
+    limited();
+    await minutes(181);
+    pane().doing = "busy";
+    await minutes(2);
+    Object.assign(pane(), { doing: "limit" });
+    await minutes(30);
+    expect(state() === null || state()!.until < fake.wall / 1000 + 3600 + 45).toBe(true);
+  });
+
+  test("fault 47: a weekly limit is looked at once an hour", async () => {
+    limited("You've hit your weekly limit · resets Jun 19, 10pm (UTC)");
+    pane().onSubmit = () => void limited("You've hit your weekly limit · resets Jun 19, 10pm (UTC)");
+    await minutes(5 * 60);
+    expect(pane().received.length).toBeGreaterThanOrEqual(3);
+    expect(pane().received.length).toBeLessThanOrEqual(5);
+    expect(starts()).toBe(1);
+  });
+
+  test("the same banner, read again later, never extends the hold", async () => {
+    limited("You've hit your 5-hour limit · resets 12:30pm (UTC)");
+    await minutes(1);
+    const { until } = state()!;
+    await minutes(20);
+    expect(state()!.until).toBe(until);
+  });
+
+  test("P14: a clock that goes back an hour holds no longer than the true reset", async () => {
+    limited("You've hit your 5-hour limit · resets 12:30pm (UTC)");
+    await minutes(2);
+    fake.wall -= 3600_000;
+    await minutes(40);
+    expect(pane().received.length).toBeGreaterThan(0);
+    expect(starts()).toBe(1);
+  });
+
+  test("fault 55, 54: nothing but the probe is typed into a limited agent", async () => {
+    cfg = await fake.config(`${TEXT}wake = { interval = 60 }\n`);
+    await minutes(2);
+    pane().received = [];
+    limited();
+    await minutes(60);
+    expect(pane().enters).toBe(1);
+    expect(pane().received).toEqual([]);
+  });
+
+  test("an agent that died is not held by its old limit", async () => {
+    limited();
+    await minutes(2);
+    fake.tmux.exit("agents-a", 1);
+    await minutes(2);
+    expect([starts(), state()]).toEqual([2, null]);
+  });
+
+  test("money comes back by no clock: blocked, neither probed nor rebooted", async () => {
+    limited("You've hit your monthly spend limit.");
+    await minutes(60);
+    expect([pane().enters, starts()]).toEqual([0, 1]);
+    expect(fake.logged("is blocked")).toHaveLength(1);
+  });
+});

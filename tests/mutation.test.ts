@@ -1,0 +1,76 @@
+/**
+ * Whether the captures hold the rules fast: each built-in rule removed, and each loosened in turn
+ * (its anchors dropped, its region widened, one of its alternatives cut), must turn one of them red.
+ */
+import { expect, test } from "bun:test";
+import { BUILT_IN_RULES, type Rule, selftest } from "../agents.ts";
+
+interface Mutant { name: string; rule: Rule | null }
+
+/** The characters of a regex that are syntax, each with its depth in groups; no escapes, no classes. */
+function syntaxOf(source: string): { char: string; at: number; depth: number }[] {
+  const found: { char: string; at: number; depth: number }[] = [];
+  let depth = 0;
+  for (const match of source.matchAll(/\\.|\[(?:\\.|[^\]\\])*\]|\(\?(?:<?[=!]|:)|[()^$|]/g)) {
+    const char = match[0][0]!;
+    if (char === "\\" || char === "[") continue;
+    if (char === ")") depth--;
+    found.push({ char, at: match.index, depth });
+    if (char === "(") depth++;
+  }
+  return found;
+}
+
+/** `(?![^])` is the end of the region and `(?<![^])` its start, whatever the flags. */
+function withoutAnchors(source: string): string {
+  const plain = source.replace(/\(\?<?!\[\^\]\)/g, "");
+  const anchors = syntaxOf(plain).filter(({ char }) => char === "^" || char === "$");
+  return anchors.reduceRight((rest, { at }) => rest.slice(0, at) + rest.slice(at + 1), plain);
+}
+
+/** The regex once for each alternative, without it. */
+function withoutAlternative(source: string): [cut: string, rest: string][] {
+  const marks = syntaxOf(source);
+  return marks.filter(({ char }) => char === "|").flatMap((bar) => {
+    const bounds = marks.filter(({ char, depth }) =>
+      char === "|" ? depth === bar.depth : /[()]/.test(char) && depth === bar.depth - 1);
+    const end = bounds.find(({ at, char }) => at > bar.at && char !== "(")?.at ?? source.length;
+    const before = bounds.findLast(({ at, char }) => at < bar.at && char !== ")");
+    const cuts: [string, string][] = [[source.slice(bar.at, end), source.slice(0, bar.at) + source.slice(end)]];
+    if (before?.char === "|") return cuts;
+    const head = before ? /^\((?:\?(?:<?[=!]|:))?/.exec(source.slice(before.at))![0].length + before.at : 0;
+    return [...cuts, [source.slice(head, bar.at + 1), source.slice(0, head) + source.slice(bar.at + 1)]];
+  });
+}
+
+function mutantsOf(rule: Rule): Mutant[] {
+  const { source, flags } = rule.re;
+  const with_ = (change: Partial<Rule>): Rule => ({ ...rule, ...change });
+  const loose = withoutAnchors(source);
+  return [
+    { name: "removed", rule: null },
+    ...(loose === source ? [] : [{ name: "anchors dropped", rule: with_({ re: new RegExp(loose, flags) }) }]),
+    ...(rule.where === "screen" ? [] : [{ name: "seen anywhere", rule: with_({ where: "screen" }) }]),
+    ...withoutAlternative(source).map(([cut, rest]) =>
+      ({ name: `without ${cut}`, rule: with_({ re: new RegExp(rest, flags) }) })),
+  ];
+}
+
+test("the captures notice when a rule is removed or loosened", () => {
+  const survivors: string[] = [];
+  let count = 0;
+  for (const kind of ["claude", "opencode"] as const) {
+    for (const rule of BUILT_IN_RULES[kind]) {
+      for (const mutant of mutantsOf(rule)) {
+        const rules = BUILT_IN_RULES[kind].flatMap((one) => one === rule ? mutant.rule ?? [] : one);
+        const results = selftest((each) => each === kind ? rules : BUILT_IN_RULES[each]);
+        count += 1;
+        if (results.every((each) => each.ok)) survivors.push(`${kind} "${rule.name}": ${mutant.name}`);
+      }
+    }
+  }
+  if (process.env.MUTANTS) console.log(`${survivors.length} of ${count} survive:\n${survivors.join("\n")}`);
+  expect(count).toBeGreaterThan(100);
+  expect(survivors.filter((each) => each.endsWith(": removed"))).toEqual([]);
+  expect(survivors.length / count, survivors.join("\n")).toBeLessThanOrEqual(0.05);
+}, 60_000);

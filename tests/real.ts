@@ -1,0 +1,410 @@
+/**
+ * The harness for tests with real parts: a fleet in a folder of its own, its own tmux server, real
+ * git, real processes, the scripted client of the program. Whatever a test started is known by the
+ * TMUX_TMPDIR in its environment, and is ended by pid when the test is over.
+ */
+import { afterAll, test } from "bun:test";
+import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync } from "node:fs";
+import { renameSync, rmSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+
+export const PROGRAM = resolve(import.meta.dir, "..");
+/** The program under test: the compiled binary that AGENTS_BIN names, else the script by its shebang. */
+export const SELF = process.env.AGENTS_BIN
+  ? [resolve(process.env.AGENTS_BIN)]
+  : [process.execPath, "--no-env-file", "--config=/dev/null", join(PROGRAM, "agents.ts")];
+
+export interface Ran {
+  code: number;
+  out: string;
+  err: string;
+}
+
+/** A line of a scripted client's ledger. */
+export interface Fact {
+  at: number;
+  start?: string[];
+  pid?: number;
+  bytes?: string;
+  submit?: string;
+  approved?: true;
+}
+
+type Value = string | number | boolean | Value[] | { [key: string]: Value };
+export type Table = { [key: string]: Value };
+
+export interface Plan {
+  agents?: (Table & { name: string })[];
+  services?: (Table & { name: string })[];
+  defaults?: Table;
+  watchdog?: Table;
+  backend?: Table;
+  loop?: Table;
+  /** Appended to the agents.toml as it stands. */
+  toml?: string;
+  /** In the environment of everything that the fleet runs. */
+  env?: Record<string, string>;
+}
+
+/** Waits until `fn` is truthy; an error counts as "not yet", and is what is told in the end. */
+export async function until<T>(fn: () => T | Promise<T>, ms = 8_000, every = 50): Promise<NonNullable<T>> {
+  let last: unknown;
+  for (const end = performance.now() + ms; ; await Bun.sleep(every)) {
+    try {
+      last = await fn();
+      if (last) return last as NonNullable<T>;
+    } catch (error) {
+      last = error;
+    }
+    if (performance.now() > end) throw new Error(`not within ${ms} ms: ${fn}\nlast: ${Bun.inspect(last)}`);
+  }
+}
+
+/** Runs a program to its end, by a deadline. */
+export async function spawn(argv: string[], options: {
+  cwd?: string; env?: Record<string, string | undefined>; ms?: number; stdin?: string;
+} = {}): Promise<Ran> {
+  const child = Bun.spawn(argv, {
+    cwd: options.cwd ?? "/", env: options.env ?? process.env, stdout: "pipe", stderr: "pipe",
+    stdin: options.stdin === undefined ? "ignore" : new TextEncoder().encode(options.stdin),
+    timeout: options.ms ?? 60_000, killSignal: "SIGKILL",
+  });
+  const [out, err, code] = await Promise.all([
+    new Response(child.stdout).text(), new Response(child.stderr).text(), child.exited,
+  ]);
+  return { code, out, err };
+}
+
+const toml = (value: Value): string => {
+  if (Array.isArray(value)) return `[${value.map(toml).join(", ")}]`;
+  if (typeof value !== "object") return JSON.stringify(value);
+  return `{ ${Object.entries(value).map(([key, one]) => `${JSON.stringify(key)} = ${toml(one)}`).join(", ")} }`;
+};
+const tableText = (header: string, table: Table): string =>
+  [header, ...Object.entries(table).map(([key, value]) => `${key} = ${toml(value)}`), ""].join("\n");
+
+/** A word for a POSIX shell. */
+export const quote = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
+/** The command line of the scripted client, as shell words. */
+export const TUI = [...SELF, "tui"].map(quote).join(" ");
+
+/** Whether a process lives: not a zombie that nobody waited for. */
+export function lives(pid: number): boolean {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    return stat[stat.lastIndexOf(")") + 2] !== "Z";
+  } catch {
+    return false;
+  }
+}
+
+export const signal = (pid: number, name: NodeJS.Signals): void => {
+  try {
+    process.kill(pid, name);
+  } catch {
+    // it has ended already
+  }
+};
+
+const fleets = new Set<Fleet>();
+
+export class Fleet {
+  readonly dir = mkdtempSync("/tmp/fl eet'$x#S%d-");
+  /** Short: a unix socket's path has at most 107 bytes. */
+  readonly tmuxDir = mkdtempSync("/tmp/at-");
+  readonly home = join(this.dir, "home");
+  readonly config = join(this.dir, "agents.toml");
+  readonly state = join(this.dir, ".agents", "state");
+  readonly env: Record<string, string | undefined>;
+  /** Files and folders elsewhere that go with it. */
+  private server = 0;
+
+  constructor(readonly plan: Plan) {
+    fleets.add(this);
+    mkdirSync(this.home);
+    const { PATH, LANG, TMPDIR } = process.env;
+    this.env = {
+      PATH, LANG: LANG ?? "C.UTF-8", TMPDIR, HOME: this.home, TMUX_TMPDIR: this.tmuxDir, TERM: "xterm-256color",
+      GIT_CONFIG_NOSYSTEM: "1", GIT_AUTHOR_NAME: "T", GIT_AUTHOR_EMAIL: "t@test.invalid",
+      GIT_COMMITTER_NAME: "T", GIT_COMMITTER_EMAIL: "t@test.invalid", ...plan.env,
+    };
+    this.write("agents.toml", this.text());
+  }
+
+  /** The agents.toml of the plan; a test changes it as an operator would, by writing the file again. */
+  text(plan: Plan = this.plan): string {
+    const agents = (plan.agents ?? []).map((agent) => ({ ...agent, env: { ...this.clientEnv(agent.name), ...(agent.env as Table) } }));
+    return [
+      tableText("[defaults]", { session_prefix: "t-", backend: "scripted", ...plan.defaults }),
+      tableText("[watchdog]", {
+        signal_interval: 0.5, heavy_interval: 1, stall_grace: 0.5, limit_probe_fallback: 1, limit_reset_slack: 0,
+        restart_delay: 0.5, healthy_after: 1, up_wait: 8, ...plan.watchdog,
+      }),
+      tableText("[backend.scripted]", { kind: "claude", bin: TUI, ...plan.backend }),
+      ...agents.map((agent) => tableText("[[agent]]", agent)),
+      ...(plan.services ?? []).map((service) => tableText("[[service]]", service)),
+      plan.loop ? tableText("[loop]", plan.loop) : "",
+      plan.toml ?? "",
+    ].join("\n");
+  }
+
+  clientEnv(name: string): Record<string, string> {
+    return { TUI_LEDGER: join(this.dir, `ledger-${name}`), TUI_CONTROL: join(this.dir, `control-${name}`), TUI_WORK_MS: "100" };
+  }
+
+  path(...names: string[]): string {
+    return join(this.dir, ...names);
+  }
+
+  /** Writes a file below the fleet's folder at once, never half. */
+  write(name: string, content: string): string {
+    const path = this.path(name);
+    mkdirSync(resolve(path, ".."), { recursive: true });
+    writeFileSync(`${path}.new`, content);
+    renameSync(`${path}.new`, path);
+    return path;
+  }
+
+  read(name: string): string {
+    return existsSync(this.path(name)) ? readFileSync(this.path(name), "utf8") : "";
+  }
+
+  /** The program with this fleet's config; a fleet's own `--config` among the words is left alone. */
+  run(args: string[], options: { cwd?: string; env?: Record<string, string>; ms?: number; stdin?: string } = {}): Promise<Ran> {
+    const config = args.includes("--config") ? [] : ["--config", this.config];
+    return spawn([...SELF, ...args, ...config], { ...options, env: { ...this.env, ...options.env } });
+  }
+
+  /** `up`, which must succeed. */
+  async up(...names: string[]): Promise<Ran> {
+    const ran = await this.run(["up", ...names]);
+    if (ran.code !== 0) throw new Error(`up: exit ${ran.code}\n${ran.out}${ran.err}`);
+    return ran;
+  }
+
+  /** The program in the background, for a test that ends it itself. */
+  start(args: string[], env: Record<string, string> = {}) {
+    return Bun.spawn([...SELF, ...args, "--config", this.config], {
+      cwd: "/", env: { ...this.env, ...env }, stdin: "ignore", stdout: "pipe", stderr: "pipe",
+    });
+  }
+
+  async tmux(...args: string[]): Promise<string> {
+    const ran = await spawn(["tmux", ...args], { env: this.env, ms: 8_000 });
+    if (ran.code !== 0) throw new Error(`tmux ${args.join(" ")}: ${ran.err}`);
+    return ran.out.trimEnd();
+  }
+
+  /** The sessions there are; none where there is no server. */
+  async sessions(): Promise<string[]> {
+    return (await this.tmux("list-sessions", "-F", "#{session_name}").catch(() => "")).split("\n").filter(Boolean).sort();
+  }
+
+  /** The pid of the only pane of an agent's session; 0 = it is dead or gone. */
+  async pid(name: string): Promise<number> {
+    const shown = await this.tmux("list-panes", "-s", "-t", `=t-${name}`, "-F", "#{pane_dead} #{pane_pid}").catch(() => "1 0");
+    const [dead, pid] = shown.split("\n")[0]!.split(" ");
+    return dead === "0" ? Number(pid) : 0;
+  }
+
+  async serverPid(): Promise<number> {
+    return (this.server = Number(await this.tmux("display-message", "-p", "#{pid}")));
+  }
+
+  async screen(name: string): Promise<string> {
+    return this.tmux("capture-pane", "-p", "-J", "-t", `=t-${name}:`);
+  }
+
+  ledger(name: string): Fact[] {
+    const file = this.path(`ledger-${name}`);
+    if (!existsSync(file)) return [];
+    return readFileSync(file, "utf8").split("\n").slice(0, -1).map((line) => JSON.parse(line));
+  }
+
+  /** The command lines with which a client was started, oldest first. */
+  starts(name: string): string[][] {
+    return this.ledger(name).flatMap((fact) => (fact.start ? [fact.start] : []));
+  }
+
+  /** The texts that a client was given and that were submitted. */
+  submits(name: string): string[] {
+    return this.ledger(name).flatMap((fact) => (fact.submit === undefined ? [] : [fact.submit]));
+  }
+
+  /** Every byte that a client received. */
+  bytes(name: string): string {
+    return this.ledger(name).map((fact) => fact.bytes ?? "").join("");
+  }
+
+  approvals(name: string): number {
+    return this.ledger(name).filter((fact) => fact.approved).length;
+  }
+
+  /** Sets the state of a scripted client: busy, idle, dialog, `limit <banner>`, `exit <code>`, `once …`. */
+  control(name: string, word: string): void {
+    this.write(`control-${name}`, `${word}\n`);
+  }
+
+  /** Waits until a client that runs has come to its prompt. */
+  ready(...names: string[]): Promise<unknown> {
+    return until(() => names.every((name) => this.starts(name).length));
+  }
+
+  get log(): string {
+    return this.read(".agents/t-watchdog.log");
+  }
+
+  events(kind?: string): Record<string, unknown>[] {
+    return this.read(".agents/state/events.jsonl").split("\n").filter(Boolean).map((line) => JSON.parse(line))
+      .filter((event) => !kind || event.event === kind);
+  }
+
+  /** The pid of the watchdog or its keeper, 0 = there is none. */
+  lock(what: "watchdog" | "keeper"): number {
+    const pid = Number(this.read(`.agents/state/${what}.lock.pid`).split(" ")[0]);
+    return pid && lives(pid) ? pid : 0;
+  }
+
+  /** The number of ticks that the watchdog made since; a tick ends with its heartbeat. */
+  async ticks(count: number): Promise<void> {
+    for (let nth = 0; nth < count; nth++) {
+      const before = this.read(".agents/state/heartbeat");
+      await until(() => this.read(".agents/state/heartbeat") !== before, 12_000, 20);
+    }
+  }
+
+  async git(repo: string, ...args: string[]): Promise<string> {
+    const ran = await spawn(["git", "-C", this.path(repo), ...args], { env: this.env });
+    if (ran.code !== 0) throw new Error(`git ${args.join(" ")}: ${ran.err}`);
+    return ran.out.trim();
+  }
+
+  /** A bare origin with one commit, and clones of it; `watch` is the one that the watchdog reads. */
+  async repository(...clones: string[]): Promise<void> {
+    await spawn(["git", "init", "-q", "--bare", "-b", "main", this.path("origin.git")], { env: this.env });
+    const [first = "watch", ...others] = [...clones, "watch"];
+    await spawn(["git", "clone", "-q", this.path("origin.git"), this.path(first)], { env: this.env });
+    await this.git(first, "checkout", "-q", "-B", "main");
+    await this.git(first, "commit", "-q", "--allow-empty", "-m", "Begin");
+    await this.git(first, "push", "-q", "-u", "origin", "main");
+    for (const clone of others) await spawn(["git", "clone", "-q", this.path("origin.git"), this.path(clone)], { env: this.env });
+  }
+
+  /** Commits files in a clone and pushes them. */
+  async push(clone: string, subject: string, files: Record<string, string> = {}): Promise<void> {
+    for (const [name, content] of Object.entries(files)) this.write(join(clone, name), content);
+    if (Object.keys(files).length) await this.git(clone, "add", "-A");
+    await this.git(clone, "commit", "-q", "--allow-empty", "-m", subject);
+    await this.git(clone, "push", "-q", "origin", "HEAD:main");
+  }
+
+  /** All processes that this fleet started, by the mark in their environment. */
+  processes(): { pid: number; command: string }[] {
+    const mark = `TMUX_TMPDIR=${this.tmuxDir}\0`;
+    return readdirSync("/proc").filter((name) => /^\d+$/.test(name)).flatMap((name) => {
+      try {
+        if (!`${readFileSync(`/proc/${name}/environ`, "utf8")}\0`.includes(mark)) return [];
+        return [{ pid: Number(name), command: readFileSync(`/proc/${name}/cmdline`, "utf8").replaceAll("\0", " ") }];
+      } catch {
+        return [];
+      }
+    });
+  }
+
+  /** Ends everything: as an operator would, then the tmux server, then whatever is left, by pid. */
+  async reap(): Promise<void> {
+    if (!fleets.delete(this)) return;
+    if (this.server) signal(this.server, "SIGCONT");
+    if (existsSync(this.state)) await this.run(["down"], { ms: 20_000 });
+    await spawn(["tmux", "kill-server"], { env: this.env, ms: 5_000 });
+    for (let tries = 0; tries < 40 && this.processes().length; tries++) {
+      if (tries > 2) for (const { pid } of this.processes()) signal(pid, "SIGKILL");
+      await Bun.sleep(25);
+    }
+    for (const path of [this.dir, this.tmuxDir]) rmSync(path, { recursive: true, force: true });
+  }
+
+  /** What a failed test shows. */
+  account(): string {
+    return [`--- the watchdog's log`, this.log.split("\n").slice(-40).join("\n"), "--- processes",
+      ...this.processes().map(({ pid, command }) => `${pid} ${command.slice(0, 160)}`)].join("\n");
+  }
+
+  append(name: string, content: string): void {
+    appendFileSync(this.path(name), content);
+  }
+}
+
+/** A fleet; `real` gives one to each test, other scripts reap theirs. */
+export const fleet = (plan: Plan): Fleet => new Fleet(plan);
+
+let running = 0;
+/** So many at a time: most of a test is waiting. */
+const AT_ONCE = Number(process.env.REAL_AT_ONCE ?? 4);
+
+/** A test with a fleet of its own, beside others; `alone` = nothing else runs meanwhile. */
+export function real(name: string, plan: Plan, body: (f: Fleet) => Promise<unknown>): void {
+  test.concurrent(name, async () => {
+    while (running >= AT_ONCE) await Bun.sleep(20);
+    running += 1;
+    const f = fleet(plan);
+    try {
+      await body(f);
+    } catch (error) {
+      process.stderr.write(`\n${name}\n${f.account()}\n`);
+      throw error;
+    } finally {
+      await f.reap();
+      running -= 1;
+    }
+  }, 300_000);
+}
+
+afterAll(async () => {
+  await Promise.all([...fleets].map((one) => one.reap()));
+});
+
+/** A builder, an adversary and a real repository for the two; phases "one" and "two". */
+export const loopPlan = (over: Plan & { handoff?: Table; phase?: Table; agent?: Table } = {}): Plan => ({
+  ...over,
+  agents: [
+    { name: "builder", kind: "loop", role: "builder", watch: "heal", ...over.agent },
+    { name: "adversary", kind: "loop", role: "adversary", watch: "heal", ...over.agent },
+    ...(over.agents ?? []),
+  ],
+  loop: {
+    phases: [
+      { id: "one", plan: "one.md", status: "STATUS-one.md" },
+      { id: "two", plan: "two.md", status: "STATUS-two.md", ...over.phase },
+    ],
+    handoff: { repo: "watch", ...over.handoff },
+    ...over.loop,
+  },
+});
+
+/**
+ * Pushes hand-offs one after the other and kills the watchdog by -9 at a random moment of each.
+ * Returns for each how many copies its reader received, and how long the first took, ms.
+ */
+export async function handoffStorm(f: Fleet, rounds: number, random = Math.random): Promise<{ copies: number[]; took: number[] }> {
+  await f.repository("builder", "adversary");
+  await f.up();
+  await f.ready("builder", "adversary");
+  await until(() => JSON.parse(f.read(".agents/state/watch.json")).sha);
+  const mark = (nth: number) => `claim(one): number ${nth}.`;
+  const copies = (nth: number) => f.submits("adversary").filter((text) => text.includes(mark(nth))).length;
+  const took: number[] = [];
+  for (let nth = 0; nth < rounds; nth++) {
+    const began = performance.now();
+    await f.push("builder", mark(nth));
+    await Bun.sleep(random() * 1_500);
+    const pid = f.lock("watchdog");
+    if (pid) signal(pid, "SIGKILL");
+    await until(() => copies(nth), 30_000);
+    took.push(Math.round(performance.now() - began));
+  }
+  // one more hand-off: whatever was still to be repeated came before it
+  await f.push("builder", mark(rounds));
+  await until(() => copies(rounds), 30_000);
+  return { copies: Array.from({ length: rounds }, (_, nth) => copies(nth)), took };
+}

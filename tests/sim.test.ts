@@ -1,0 +1,26 @@
+/** Eight hours of a noisy fleet, fifty times over; the soak run does it five hundred times. */
+import { describe, expect, test } from "bun:test";
+import { longRun, simulate } from "./sim.ts";
+
+const SEEDS = Array.from({ length: 50 }, (_, i) => i + 1);
+
+describe("P12, P13: nobody at work is ended, everybody who is stuck is restarted in time", () => {
+  test.each(SEEDS)("8 hours, seed %i", async (seed) => {
+    const sim = await simulate(seed);
+    expect(sim.problems).toEqual([]);
+    expect((sim.kills.stuck ?? 0) + (sim.kills.frozen ?? 0)).toBeGreaterThan(0);
+  }, 30_000);
+});
+
+test("P23: 10,000 ticks: outbox and state stay as small as they were", async () => {
+  const { sim, growth } = await longRun(10_000);
+  expect(sim.problems).toEqual([]);
+  const [early, late] = [growth[4]!, growth[9]!];
+  for (const { outbox, all } of growth) {
+    expect(outbox).toBeLessThan(12);
+    expect(all).toBeLessThan(1_000_000);
+  }
+  // the commits that are known again are kept up to a number, all else not at all
+  expect(late.state - early.state).toBeLessThan(8_000);
+  expect(Object.keys(sim.watch.agents).length).toBeLessThanOrEqual(6);
+}, 60_000);

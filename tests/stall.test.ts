@@ -1,0 +1,159 @@
+/** Idle without a word about waiting: restarted, but never on one look, one marker or one clock step. */
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { type Config, decideStall, parseWaitingUntil, type StallFacts, type Watch } from "../agents.ts";
+import { type FakeWorld, fakeWorld } from "./kit.ts";
+
+describe("decideStall", () => {
+  const facts: StallFacts = { verdict: "idle", idle: 0, same: 0, animated: false, past: null, stallIdle: 300, grace: 180 };
+  test.each<[string, Partial<StallFacts>, "none" | "restart"]>([
+    ["idle for long", { idle: 300 }, "restart"],
+    ["idle, not long enough", { idle: 299 }, "none"],
+    ["fault 13: a marker that passed, one look", { idle: 0, past: 4 * 3600 }, "none"],
+    ["fault 13: a marker that passed, idle for long", { idle: 300, past: 4 * 3600 }, "restart"],
+    ["a marker that passed a moment ago", { idle: 4000, past: 179 }, "none"],
+    ["within the grace and stall_idle after the wait", { idle: 4000, past: 299 }, "none"],
+    ["the wait passed by more than both", { idle: 4000, past: 301 }, "restart"],
+    ["waiting", { verdict: "waiting", idle: 4000 }, "none"],
+    ["limited", { verdict: "limited", idle: 4000, same: 4000 }, "none"],
+    ["fault 78: at a dialog", { verdict: "blocked", idle: 4000, same: 4000 }, "none"],
+    ["fault 44: could not look", { verdict: "unsure", idle: 4000, same: 4000 }, "none"],
+    ["active, the screen moves", { verdict: "active", same: 2, animated: true }, "none"],
+    ["P13: active by a spinner that is frozen", { verdict: "active", same: 300, animated: true }, "restart"],
+    ["active by something that does not move anyway", { verdict: "active", same: 9000, animated: false }, "none"],
+    ["a spinner is given a minute at least", { verdict: "active", same: 59, animated: true, stallIdle: 5 }, "none"],
+  ])("%s", (_, some, wanted) => expect(decideStall({ ...facts, ...some }).do).toBe(wanted));
+});
+
+describe("parseWaitingUntil", () => {
+  const at = (iso: string) => Date.parse(iso);
+  test.each<[string, string, number | null]>([
+    ["none", "● Done.", null],
+    ["the agent's own line", "● WAITING-UNTIL: 2026-06-15T14:00:00Z", at("2026-06-15T14:00:00Z")],
+    ["with an offset", "● WAITING-UNTIL: 2026-06-15T14:00:00+02:00", at("2026-06-15T12:00:00Z")],
+    ["marked and with a full stop", "● **WAITING-UNTIL: 2026-06-15T14:00:00Z**.", at("2026-06-15T14:00:00Z")],
+    ["fault 14: the last WAITING-UNTIL marker counts", "● WAITING-UNTIL: 2026-06-15T10:00:00Z\n\n● WAITING-UNTIL: 2026-06-15T18:00:00Z", at("2026-06-15T18:00:00Z")],
+    ["fault 15: above opencode's footer", "     WAITING-UNTIL: 2026-06-15T14:00:00Z\n\n     ▣ Build · gpt · 2s\n\n  ┃\n  ┃  Build\n  ╹▀▀▀▀▀▀▀▀▀\n  12.4K (1%)  ctrl+p commands", at("2026-06-15T14:00:00Z")],
+    ["a date that is none", "● WAITING-UNTIL: soon", null],
+    ["a day alone", "● WAITING-UNTIL: 2026-06-15", at("2026-06-15")],
+    ["a month that is none", "● WAITING-UNTIL: 2026-13-15T14:00:00Z", null],
+    ["quoted in a prompt", "❯ write WAITING-UNTIL: 2026-06-15T14:00:00Z\n  WAITING-UNTIL: 2026-06-15T14:00:00Z", null],
+    ["in a tool's output", "● Bash(cat x)\n  ⎿  WAITING-UNTIL: 2026-06-15T14:00:00Z\n     WAITING-UNTIL: 2026-06-15T14:00:00Z", null],
+    ["within a sentence", "● I write WAITING-UNTIL: 2026-06-15T14:00:00Z when I wait", null],
+  ])("%s", (_, text, wanted) => expect(parseWaitingUntil(text)).toBe(wanted));
+});
+
+describe("stallCheckOne, over the fake world", () => {
+  const TEXT = '[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal+stall"\n';
+  let fake: FakeWorld;
+  let cfg: Config;
+  let watch: Watch;
+  beforeEach(async () => {
+    fake = fakeWorld();
+    cfg = await fake.config(TEXT);
+    watch = fake.watch(cfg);
+    fake.tmux.onStart = (pane) => void (pane.doing = "busy");
+    await fake.ticks(cfg, watch, 4);
+  });
+  afterEach(() => fake.restore());
+  const pane = () => fake.tmux.of("agents-a");
+  const starts = () => fake.everyPane.length;
+  const iso = (offset: number) => new Date(fake.wall + offset * 1000).toISOString();
+  /** Ticks until a further start, at most `most`. */
+  const ticksToRestart = async (most = 40): Promise<number> => {
+    const before = starts();
+    for (let nth = 0; nth < most; nth++) {
+      if (starts() > before) return nth;
+      await fake.ticks(cfg, watch);
+    }
+    return Infinity;
+  };
+
+  test("P13: idle: restarted within stall_idle and two ticks", async () => {
+    pane().doing = "idle";
+    const ticks = await ticksToRestart();
+    expect(ticks).toBeGreaterThanOrEqual(10);
+    expect(ticks).toBeLessThanOrEqual(13);
+    expect(fake.logged(/stall: .*idle 300 s with no WAITING-UNTIL marker/)).toHaveLength(1);
+  });
+  test("P13: a frozen spinner: restarted within stall_idle and two ticks", async () => {
+    pane().frozen = fake.wall;
+    expect(await ticksToRestart()).toBeLessThanOrEqual(13);
+  });
+  test("P13: a dead pane is restarted at the next tick", async () => {
+    fake.tmux.exit("agents-a", 1);
+    expect(await ticksToRestart()).toBeLessThanOrEqual(2);
+  });
+  test("a busy agent is never restarted", async () => expect(await ticksToRestart(500)).toBe(Infinity));
+  test("work in between begins the idleness anew", async () => {
+    for (let round = 0; round < 5; round++) {
+      pane().doing = "idle";
+      await fake.ticks(cfg, watch, 9);
+      pane().doing = "busy";
+      await fake.ticks(cfg, watch, 1);
+    }
+    expect(starts()).toBe(1);
+  });
+  test("fault 78: at a dialog it is neither restarted nor typed to", async () => {
+    pane().doing = "dialog";
+    expect(await ticksToRestart(100)).toBe(Infinity);
+    expect([pane().enters, fake.logged("is blocked").length]).toEqual([0, 1]);
+  });
+  test("a blank screen leads to nothing", async () => {
+    pane().doing = "blank";
+    expect(await ticksToRestart(100)).toBe(Infinity);
+  });
+  test("it waits as long as it said, and is restarted when it does not go on", async () => {
+    pane().doing = "idle";
+    pane().said = `● WAITING-UNTIL: ${iso(3600)}`;
+    await fake.ticks(cfg, watch, 119);
+    expect(starts()).toBe(1);
+    expect(await ticksToRestart()).toBeLessThanOrEqual(14);
+    expect(fake.logged(/stall: .*past its WAITING-UNTIL/)).toHaveLength(1);
+  });
+  test("fault 13: an expired marker and one idle look between two tools is no stall", async () => {
+    pane().said = `● WAITING-UNTIL: ${iso(-4 * 3600)}`;
+    for (let round = 0; round < 20; round++) {
+      pane().doing = "idle";
+      await fake.ticks(cfg, watch, 2);
+      pane().doing = "busy";
+      await fake.ticks(cfg, watch, 2);
+    }
+    expect(starts()).toBe(1);
+  });
+  test("fault 14: an old marker above a new one", async () => {
+    pane().doing = "idle";
+    pane().said = `● WAITING-UNTIL: ${iso(-4 * 3600)}\n\n● WAITING-UNTIL: ${iso(4 * 3600)}`;
+    expect(await ticksToRestart(100)).toBe(Infinity);
+  });
+  test("fault 16: a suspended machine makes nobody idle", async () => {
+    pane().doing = "idle";
+    await fake.ticks(cfg, watch, 3);
+    fake.turn(8 * 3600_000);
+    await fake.ticks(cfg, watch, 9);
+    expect(starts()).toBe(1);
+    expect(await ticksToRestart()).toBeLessThanOrEqual(4);
+  });
+  test("fault 16: nor does a wall clock that was set", async () => {
+    pane().doing = "idle";
+    await fake.ticks(cfg, watch, 3);
+    for (const step of [3600_000, -3600_000, 10 * 365 * 86400_000]) {
+      fake.wall += step;
+      await fake.ticks(cfg, watch, 2);
+    }
+    expect(starts()).toBe(1);
+  });
+  test("watch = heal is not stalled", async () => {
+    cfg = await fake.config(TEXT.replace("heal+stall", "heal"));
+    pane().doing = "idle";
+    expect(await ticksToRestart(60)).toBe(Infinity);
+  });
+  test("fault 44: while tmux does not answer nobody is idle", async () => {
+    pane().doing = "idle";
+    await fake.ticks(cfg, watch, 3);
+    fake.tmux.trouble = "hang";
+    await fake.ticks(cfg, watch, 40);
+    fake.tmux.trouble = "";
+    await fake.ticks(cfg, watch, 5);
+    expect(starts()).toBe(1);
+  });
+});

@@ -1,0 +1,354 @@
+/** The tick goes on whatever one agent, the config, the disk, the clock or tmux does. */
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { type Config, curIdx, loadWatch, memoryOf, reloadConfig, watched, type Watch } from "../agents.ts";
+import { FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
+
+let fake: FakeWorld;
+let cfg: Config;
+let watch: Watch;
+beforeEach(() => {
+  fake = fakeWorld();
+  fake.tmux.onStart = (pane) => void (pane.doing = "busy");
+});
+afterEach(() => fake.restore());
+
+const agents = (...names: string[]): string => names.map((name) => `[[agent]]\nname = "${name}"\nbackend = "claude"\nwatch = "heal+stall"\n`).join("");
+const begin = async (text: string): Promise<void> => {
+  cfg = await fake.config(text);
+  watch = fake.watch(cfg);
+  await fake.ticks(cfg, watch, 3);
+};
+const ticks = (count: number) => fake.ticks(cfg, watch, count);
+const starts = (name: string): number => fake.everyPane.filter((pane) => pane.session === `agents-${name}`).length;
+
+describe("fault 1: one agent's error is its own", () => {
+  test("a prompt that vanished: the others are healed, it goes up the ladder and is parked with the reason", async () => {
+    fake.files.set("/fleet/own.md", "x");
+    await begin(`${agents("a", "b")}[[agent]]\nname = "c"\nbackend = "claude"\nwatch = "heal"\nprompt_file = "own.md"\n`);
+    fake.files.delete("/fleet/own.md");
+    for (const name of ["a", "b", "c"]) fake.tmux.exit(`agents-${name}`, 1);
+    await ticks(40);
+    expect([starts("a"), starts("b"), starts("c")]).toEqual([2, 2, 1]);
+    expect(memoryOf(watch, "c").parked).toContain("prompt_file own.md is missing");
+    expect(fake.logged("could not be started: ").length).toBeLessThanOrEqual(5);
+    fake.files.set("/fleet/own.md", "x");
+    fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ released: { c: fake.wall } }));
+    await ticks(2);
+    expect(starts("c")).toBe(2);
+  });
+  test("a limit file that can not be written", async () => {
+    await begin(agents("a", "b"));
+    const write = fake.write.bind(fake);
+    fake.write = (path, text) => {
+      if (path.includes("limited-")) throw new Error("EACCES: permission denied");
+      write(path, text);
+    };
+    fake.tmux.of("agents-a").doing = "limit";
+    fake.tmux.exit("agents-b", 1);
+    await ticks(30);
+    expect([starts("a"), starts("b")]).toEqual([1, 2]);
+    expect(fake.logged("EACCES").length).toBeLessThanOrEqual(2);
+  });
+});
+
+test("fault 27: logging never throws", async () => {
+  await begin(agents("a"));
+  const { world } = await import("../agents.ts");
+  world.log = () => {
+    throw new Error("ENOSPC");
+  };
+  fake.tmux.exit("agents-a", 1);
+  await ticks(3);
+  expect(starts("a")).toBe(2);
+});
+
+describe("the config is read again", () => {
+  /** Ticks as the loop makes them, with a look at the file before each. */
+  const live = async (count: number): Promise<void> => {
+    for (let nth = 0; nth < count; nth++) {
+      cfg = await reloadConfig(cfg, watch);
+      await ticks(1);
+    }
+  };
+  const put = (text: string | null): void => void (text === null ? fake.files.delete("/fleet/agents.toml") : fake.files.set("/fleet/agents.toml", text));
+  beforeEach(() => begin(agents("a", "b")));
+
+  test("a change is in force at the next tick", async () => {
+    put(agents("a", "b", "c"));
+    await live(2);
+    expect([starts("a"), starts("c")]).toEqual([1, 1]);
+    expect(fake.logged("config read again")).toHaveLength(1);
+  });
+  test.each<[string, string | null]>([
+    ["fault 2: a bracket is missing", '[[agent]\nname = "a"\n'],
+    ["fault 4: a typo in one backend", agents("a", "b").replace("claude", "claud")],
+    ["fault 4: a backend is missing", '[[agent]]\nname = "a"\n'],
+    ["a regex that is none", `[backend.claude]\nlimit_re = "(("\n${agents("a")}`],
+    ["emptied", ""],
+    ["deleted", null],
+  ])("P5, %s: the last good one stays in force, said once", async (_, text) => {
+    put(text);
+    await live(5);
+    fake.tmux.exit("agents-a", 1);
+    await live(5);
+    expect([starts("a"), starts("b"), cfg.agents.size]).toEqual([2, 1, 2]);
+    expect(fake.logged("the last good config stays in force")).toHaveLength(1);
+    put(agents("a", "b"));
+    await live(1);
+    expect(watch.volatile.errors.config).toBeUndefined();
+  });
+  test("P5: it can not be read", async () => {
+    const read = fake.read.bind(fake);
+    fake.read = (path) => {
+      if (path === cfg.path) throw new Error("EACCES: permission denied");
+      return read(path);
+    };
+    await live(5);
+    expect(fake.logged("EACCES")).toHaveLength(1);
+    expect(cfg.agents.size).toBe(2);
+  });
+  test("fault 3: a file that still changes is not taken", async () => {
+    put(agents("a"));
+    const { world } = await import("../agents.ts");
+    const sleep = world.sleep;
+    world.sleep = async (ms) => {
+      put(agents("a", "b", "c"));
+      await sleep(ms);
+    };
+    const before = cfg;
+    expect(await reloadConfig(cfg, watch)).toBe(before);
+    world.sleep = sleep;
+    await live(1);
+    expect([...cfg.agents.keys()]).toEqual(["a", "b", "c"]);
+  });
+  test("fault 3: who vanished from it is named and left running", async () => {
+    put(agents("a"));
+    await live(20);
+    expect(fake.logged("no longer in it, left running: b")).toHaveLength(1);
+    expect(fake.tmux.of("agents-b").dead).toBe(false);
+    fake.tmux.exit("agents-b", 1);
+    await live(5);
+    expect(starts("b")).toBe(1);
+  });
+  test("fault 56: a new interval holds at once", async () => {
+    put(`[watchdog]\nsignal_interval = 5\n${agents("a", "b")}`);
+    await live(1);
+    expect(cfg.watchdog.signalInterval).toBe(5);
+  });
+  test("40 prefixes of the fleet's file in a row: nobody is touched, no tick dies", async () => {
+    const whole = agents("a", "b");
+    for (let nth = 0; nth < 40; nth++) {
+      put(whole.slice(0, Math.floor((whole.length * nth) / 40)));
+      await live(1);
+    }
+    put(whole);
+    await live(3);
+    expect([starts("a"), starts("b"), cfg.agents.size]).toEqual([1, 1, 2]);
+    expect(fake.logged("ERROR")).toEqual([]);
+  });
+});
+
+test("five looks that are not understood: the screen is kept, once", async () => {
+  await begin(agents("a"));
+  fake.tmux.of("agents-a").text = " \n\n";
+  fake.effects = [];
+  await ticks(30);
+  expect(fake.effects.filter((what) => what.includes("unsure"))).toHaveLength(1);
+  expect(fake.logged("its screen is not understood")).toHaveLength(1);
+  expect([starts("a"), fake.logged("ERROR").length]).toEqual([1, 0]);
+});
+
+describe("P14, fault 16: clock steps kill nobody and tell nothing twice", () => {
+  const states = ["busy", "idle", "limit", "dialog", "blank"] as const;
+  const HOUR = 3600_000;
+  test.each<[string, (fake: FakeWorld) => void]>([
+    ["an hour on", (f) => void (f.wall += HOUR)],
+    ["an hour back", (f) => void (f.wall -= HOUR)],
+    ["ten years on", (f) => void (f.wall += 87_660 * HOUR)],
+    ["ten years back", (f) => void (f.wall -= 87_660 * HOUR)],
+    ["suspended for eight hours", (f) => f.turn(8 * HOUR)],
+    ["suspended, the monotonic clock stood still", (f) => void (f.wall += 8 * HOUR)],
+    ["an hour on and back again", (f) => void (f.wall += f.effects.length % 2 ? HOUR : -HOUR)],
+  ])("%s", async (_, step) => {
+    await begin(agents(...states));
+    for (const state of states) Object.assign(fake.tmux.of(`agents-${state}`), { doing: state, banner: "You've hit your 5-hour limit · resets 4pm (UTC)" });
+    await ticks(4);
+    step(fake);
+    await ticks(8);
+    expect(states.map(starts)).toEqual([1, 1, 1, 1, 1]);
+    expect(fake.everyPane.reduce((sum, pane) => sum + pane.received.length, 0)).toBeLessThanOrEqual(1);
+    expect(fake.everyPane.reduce((sum, pane) => sum + pane.approved, 0)).toBe(0);
+    expect(fake.logged("ERROR")).toEqual([]);
+  });
+  test("through a night in which the clocks change: UTC has none, local time is only printed", async () => {
+    await begin(agents("a"));
+    for (const night of [Date.UTC(2026, 2, 29, 0, 50), Date.UTC(2026, 9, 25, 0, 50)]) {
+      fake.wall = night;
+      await ticks(60);
+    }
+    expect(starts("a")).toBe(1);
+  });
+  test("a start that waits on the ladder is not put off by a clock set back", async () => {
+    await begin(agents("a"));
+    for (let nth = 0; nth < 3; nth++) {
+      fake.tmux.exit("agents-a", 1);
+      await ticks(2);
+    }
+    const before = starts("a");
+    fake.tmux.exit("agents-a", 1);
+    await ticks(1);
+    fake.wall -= 10 * 365 * 24 * HOUR;
+    await ticks(6);
+    expect(starts("a")).toBeGreaterThan(before);
+  });
+});
+
+test("P8: the tmux server is another one: all come back, start_batch per tick", async () => {
+  const names = Array.from({ length: 25 }, (_, i) => `a${i}`);
+  await begin(agents(...names));
+  expect(fake.tmux.panes).toHaveLength(25);
+  await ticks(4);
+  fake.tmux.killServer();
+  const alive: number[] = [];
+  for (let nth = 0; nth < 4; nth++) {
+    await ticks(1);
+    alive.push(fake.tmux.panes.length);
+  }
+  expect(alive).toEqual([10, 20, 25, 25]);
+  expect(names.map(starts)).toEqual(names.map(() => 2));
+});
+
+test("P22: 100 that end together are one event: spread, at most ten per tick, nobody parked", async () => {
+  const names = Array.from({ length: 100 }, (_, i) => `a${i}`);
+  await begin(agents(...names));
+  await ticks(12);
+  for (const name of names) fake.tmux.exit(`agents-${name}`, 1);
+  for (let nth = 0; nth < 11; nth++) {
+    const before = fake.everyPane.length;
+    await ticks(1);
+    expect(fake.everyPane.length - before).toBeLessThanOrEqual(10);
+  }
+  expect(fake.tmux.panes.filter((pane) => !pane.dead)).toHaveLength(100);
+});
+
+test("fault 44: tmux that does not answer for an hour: nobody is started twice, it is said once", async () => {
+  await begin(agents("a", "b"));
+  fake.tmux.trouble = "hang";
+  await ticks(120);
+  fake.tmux.trouble = "";
+  await ticks(5);
+  expect([starts("a"), starts("b")]).toEqual([1, 1]);
+  expect(fake.logged("tmux: no answer in time")).toHaveLength(1);
+});
+
+describe("P4: a full disk", () => {
+  test("every write fails for an hour: the watchdog lives, keeps the phase, recovers within one tick", async () => {
+    await begin(FLEET);
+    fake.git.push("init");
+    await ticks(3);
+    const before = new Map(fake.files);
+    fake.full = true;
+    fake.git.push("claim(p1): G1");
+    fake.tmux.exit("agents-orchestrator", 1);
+    fake.tmux.of("agents-builder").doing = "limit";
+    await ticks(120);
+    expect(fake.files).toEqual(before);
+    expect([starts("orchestrator"), starts("builder"), curIdx(cfg)]).toEqual([1, 1, 0]);
+    fake.full = false;
+    await ticks(3);
+    expect(starts("orchestrator")).toBe(2);
+    expect(fake.received("agents-adversary").filter((text) => text.includes("G1"))).toHaveLength(1);
+    expect(fake.files.has(join(cfg.stateDir, "limited-agents-builder.json"))).toBe(true);
+  });
+  test("it fills up again and again", async () => {
+    await begin(FLEET);
+    fake.git.push("init");
+    await ticks(3);
+    for (let nth = 0; nth < 30; nth++) {
+      fake.full = nth % 2 === 0;
+      if (nth % 5 === 0) fake.git.push(`claim(p1): G${nth}`);
+      await ticks(1);
+      expect(() => JSON.parse(fake.files.get(join(cfg.stateDir, "watch.json"))!)).not.toThrow();
+    }
+    fake.full = false;
+    await ticks(4);
+    expect(fake.received("agents-adversary").at(-1)).toContain("G25");
+  });
+  test("an error is said once, not each tick", async () => {
+    await begin(agents("a"));
+    fake.full = true;
+    fake.tmux.exit("agents-a", 1);
+    await ticks(100);
+    expect(fake.logged("ENOSPC").length).toBeLessThanOrEqual(8);
+  });
+});
+
+describe("what it remembers", () => {
+  test("a file that is no JSON is kept aside, the watchdog begins without it", async () => {
+    await begin(agents("a"));
+    fake.files.set(join(cfg.stateDir, "watch.json"), '{"sha": "x');
+    watch = loadWatch(cfg);
+    expect(watch.outbox).toEqual([]);
+    expect(fake.files.get(join(cfg.stateDir, "watch.json.bad"))).toBe('{"sha": "x');
+    await ticks(3);
+    expect(starts("a")).toBe(1);
+  });
+  test.each(["null", "3", "[]", '"x"', '{"outbox": null}', '{"agents": {"a": null}}', '{"agents": null, "unknown": 1}', '{"outbox": {}, "seen": 3, "wakeDue": null}'])("%s in its place stops no tick", async (text) => {
+    await begin(agents("a"));
+    fake.files.set(join(cfg.stateDir, "watch.json"), text);
+    watch = loadWatch(cfg);
+    fake.tmux.exit("agents-a", 1);
+    await ticks(4);
+    expect(starts("a")).toBe(2);
+    expect(fake.logged("ERROR")).toEqual([]);
+  });
+  test("what is on the monotonic clock is not stored", async () => {
+    await begin(agents("a"));
+    const stored = JSON.parse(fake.files.get(join(cfg.stateDir, "watch.json"))!);
+    expect(Object.keys(stored)).not.toContain("volatile");
+    expect(Object.keys(stored.agents.a)).not.toContain("idleSince");
+  });
+});
+
+test("watched: enabled, and not watch = none", async () => {
+  cfg = await fake.config(`${agents("a", "b")}enabled = false\n${agents("c").replace("heal+stall", "none")}`);
+  expect(watched(cfg).map((agent) => agent.name)).toEqual(["a"]);
+});
+
+test("a heartbeat each tick", async () => {
+  await begin(agents("a"));
+  const beat = () => JSON.parse(fake.files.get(join(cfg.stateDir, "heartbeat"))!);
+  const before = beat().at;
+  await ticks(1);
+  expect(Date.parse(beat().at) - Date.parse(before)).toBeGreaterThanOrEqual(30_000);
+});
+
+test("fault 28: a pane whose logging stopped is logged again; a log over its cap is rotated", async () => {
+  await begin(`[watchdog]\nlog_max_mb = 1\n${agents("a")}`);
+  const pane = fake.tmux.of("agents-a");
+  pane.piped = false;
+  fake.files.set(join(cfg.logDir, "agents-a.log"), "x".repeat(1_000_001));
+  await ticks(12);
+  expect(pane.piped).toBe(true);
+  expect(fake.files.get(join(cfg.logDir, "agents-a.log.1"))!.length).toBe(1_000_001);
+});
+
+test("fault 62: two tmux clients per tick, whatever the number of agents", async () => {
+  await begin(agents(...Array.from({ length: 40 }, (_, i) => `a${i}`)));
+  await ticks(3);
+  let calls = 0;
+  const run = fake.tmux.run.bind(fake.tmux);
+  fake.tmux.run = (args, stdin) => ((calls += 1), run(args, stdin));
+  await ticks(5);
+  expect(calls).toBe(10);
+});
+
+test("a tick that has nothing to do changes nothing but its heartbeat", async () => {
+  await begin(agents("a"));
+  await ticks(12);
+  fake.effects = [];
+  await ticks(20);
+  expect([...new Set(fake.effects)]).toEqual(["write heartbeat"]);
+  expect(memoryOf(watch, "a").verdict).toBe("active");
+});
