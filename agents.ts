@@ -12,8 +12,9 @@
  * `decide…` / `detect` / `parse…` / `is…` function that stands directly above it, and acts.
  */
 import { appendFileSync, closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync } from "node:fs";
+import { accessSync, constants, statfsSync } from "node:fs";
 import { readdirSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
-import { homedir } from "node:os";
+import { homedir, userInfo } from "node:os";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
 import { parseArgs, styleText } from "node:util";
 
@@ -2131,21 +2132,29 @@ function dropResumeId(cfg: Config, agent: Agent): void {
 /** Above this an argument is refused by the kernel (128 KiB each): the client reads the file itself. */
 const ARGUMENT_MAX = 100_000;
 
-/** The program that a command line starts, behind its `NAME=value` words: what a shell looks up. */
-export const programOf = (bin: string): string => bin.trim().split(/\s+/).find((word) => !/^\w+=/.test(word)) ?? "";
+/** The program that a command line starts, behind its `NAME=value` words, without its quotes. */
+export function programOf(bin: string): string {
+  const [, single, double, bare] = /^\s*(?:\w+=\S*\s+)*(?:'([^']*)'|"([^"]*)"|(\S+))/.exec(bin) ?? [];
+  return single ?? double ?? bare ?? "";
+}
+
+/** Ends the pane's shell with 127 where the program of its arguments is missing. */
+const NEED_PROGRAM = 'need() { while case $1 in *=*) :;; *) false;; esac; do shift; done; ' +
+  'command -v "$1" >/dev/null 2>&1 || { echo "agents: $1 was not found"; exit 127; }; }';
 
 /**
- * The pane's small shell: the operator's preamble, a look-up of the program (exit 127 where it is
- * missing), then the client in its place. `$1` is the kickoff file; the other arguments pass through.
+ * The pane's small shell: the operator's preamble, a look-up of the program, then the client in its
+ * place. `$1` is the kickoff, as a file or as text; the other arguments pass through.
  */
 export function launchScript(backend: Backend, words: string, prompt: "file" | "text" | "none"): string {
-  const missing = `agents: ${programOf(backend.bin)} was not found`;
   const last = { file: ' -- "$(cat -- "$last")"', text: ' -- "$last"', none: "" }[prompt];
+  const bin = backend.bin.trim();
   return [
     backend.preamble,
-    `command -v ${programOf(backend.bin)} >/dev/null 2>&1 || { echo ${shellQuote(missing)}; exit 127; }`,
+    NEED_PROGRAM,
+    `need ${bin}`,
     "last=$1; shift",
-    `exec ${/^\w+=/.test(backend.bin.trim()) ? "env " : ""}${backend.bin} ${words} ${backend.flags}${last}`,
+    `exec ${/^\w+=/.test(bin) ? "env " : ""}${bin} ${words} ${backend.flags}${last}`,
   ].filter(Boolean).join("\n");
 }
 
@@ -2161,6 +2170,16 @@ export interface Started {
   boot: string;
 }
 
+interface LaunchPlan {
+  backend: Backend;
+  model: string;
+  /** The file that holds `prompt`. */
+  kickoff: string;
+  prompt: string;
+  /** Its last start said the same: a resumed conversation needs only a word to go on. */
+  told: boolean;
+}
+
 interface Launch {
   argv: string[];
   env: Record<string, string>;
@@ -2169,7 +2188,8 @@ interface Launch {
 }
 
 /** Claude Code takes its prompt as the last argument; a resumed one is told to go on, not all again. */
-function launchClaude(cfg: Config, agent: Agent, backend: Backend, model: string, kickoff: string, prompt: string): Launch {
+function launchClaude(cfg: Config, agent: Agent, plan: LaunchPlan): Launch {
+  const { backend, model, kickoff, prompt, told } = plan;
   const resumes = agent.resume && backend.supportsResume;
   const known = resumes ? resumeId(cfg, agent) : null;
   const id = known ?? (resumes ? crypto.randomUUID() : null);
@@ -2178,25 +2198,27 @@ function launchClaude(cfg: Config, agent: Agent, backend: Backend, model: string
     ...(backend.remoteControl ? ["--remote-control", agent.session] : []),
     ...(model ? ["--model", model] : []),
   ];
-  const short = known ? spoken(cfg, "prompts/continue.md", placesOf(cfg, agent))
+  const short = known && told ? spoken(cfg, "prompts/continue.md", placesOf(cfg, agent))
     : Buffer.byteLength(prompt) > ARGUMENT_MAX ? spoken(cfg, "prompts/boot.md", { kickoff }) : null;
   const script = launchScript(backend, '"$@"', short !== null ? "text" : prompt ? "file" : "none");
   return { argv: inShell(script, [short ?? kickoff, ...args]), env: {}, boot: "", id };
 }
 
 /** An opencode client attaches to its server, to a session made there where the server answers. */
-async function launchOpencode(cfg: Config, agent: Agent, backend: Backend, model: string, kickoff: string): Promise<Launch> {
+async function launchOpencode(cfg: Config, agent: Agent, plan: LaunchPlan): Promise<Launch> {
+  const { backend, model, kickoff, prompt, told } = plan;
   const kept = agent.resume ? resumeId(cfg, agent) : null;
   const id = (kept && (await opencodeKnows(backend, agent, kept)) ? kept : null) ?? (await opencodeSession(backend, agent));
   const args = ["attach", backend.server, "--dir", agent.dir, ...(id ? ["--session", id] : [])];
-  const boot = kept && kept === id
-    ? spoken(cfg, "prompts/continue.md", placesOf(cfg, agent)) : spoken(cfg, "prompts/boot.md", { kickoff });
+  const boot = kept && kept === id && told ? spoken(cfg, "prompts/continue.md", placesOf(cfg, agent))
+    : prompt ? spoken(cfg, "prompts/boot.md", { kickoff }) : "";
   const env = { NO_COLOR: "1", ...(model ? { OPENCODE_CONFIG_CONTENT: JSON.stringify({ model }) } : {}) };
   return { argv: inShell(launchScript(backend, '"$@"', "none"), ["", ...args]), env, boot, id };
 }
 
 /** Any other client: start it, wait until it is ready, type. */
-function launchTyped(cfg: Config, backend: Backend, model: string, kickoff: string, prompt: string): Launch {
+function launchTyped(cfg: Config, plan: LaunchPlan): Launch {
+  const { backend, model, kickoff, prompt } = plan;
   const args = model ? ["--model", model] : [];
   const boot = prompt ? spoken(cfg, "prompts/boot.md", { kickoff }) : "";
   return { argv: inShell(launchScript(backend, '"$@"', "none"), ["", ...args]), env: {}, boot, id: null };
@@ -2221,10 +2243,10 @@ export async function startAgent(
   const model = roleModel(cfg, agent);
   const prompt = agentPrompt(cfg, agent);
   const kickoff = join(cfg.stateDir, `kickoff-${agent.session}.txt`);
+  const plan = { backend, model, kickoff, prompt, told: world.read(kickoff) === prompt };
   world.writeAtomic(kickoff, prompt);
-  const launch = backend.kind === "claude" ? launchClaude(cfg, agent, backend, model, kickoff, prompt)
-    : backend.kind === "opencode" ? await launchOpencode(cfg, agent, backend, model, kickoff)
-    : launchTyped(cfg, backend, model, kickoff, prompt);
+  const launch = backend.kind === "claude" ? launchClaude(cfg, agent, plan)
+    : backend.kind === "opencode" ? await launchOpencode(cfg, agent, plan) : launchTyped(cfg, plan);
   const phase = agent.kind === "loop" ? (curPhase(cfg)?.id ?? "-") : "-";
   log(`starting ${agent.session} (${backend.name}, kind=${agent.kind}, phase=${phase}, model=${model || "default"})`);
   const why = await newSession(cfg, {
@@ -3441,7 +3463,10 @@ const tailOf = (value: string, lines: number): string => value.trimEnd().split("
 async function careFor(cfg: Config, watch: Watch, agent: Agent, sight: Sight): Promise<void> {
   const memory = memoryOf(watch, agent.name);
   const resting = agent.kind === "loop" && (sight.moving || watch.intent !== null || isComplete(cfg));
-  if (sight.held) return noteState(cfg, watch, agent.name, "gone", "stopped by you");
+  if (sight.held) {
+    memory.aliveSince = 0;
+    return noteState(cfg, watch, agent.name, "gone", "stopped by you");
+  }
   if (resting) return;
   if (sight.alive) {
     await answerDialog(cfg, watch, agent, sight);
@@ -3636,7 +3661,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(cfg), cfg.source));
   for (const warning of cfg.warnings) log(`warning: ${warning}`);
   void tellPeople(() => cfg);
-  emit(cfg, "watchdog", { why: "started", version: version() });
+  emit(cfg, "watchdog", { why: "started", version: version(), last: readWatchdog(cfg).heartbeat });
   log(`watchdog up: ${phaseLine(cfg)}, signal=${cfg.watchdog.signalInterval}s heavy=${cfg.watchdog.heavyInterval}s, ` +
     `watching: ${watched(cfg).map((agent) => agent.name).join(", ") || "none"}`);
   while (!stop) {
@@ -3836,6 +3861,7 @@ async function keep(path: string): Promise<number> {
       child?.kill("SIGTERM");
     });
   }
+  let pause = 1_000;
   while (!stop) {
     if (lockHolder(lockFile(cfg, "watchdog")) === null) {
       child = Bun.spawn([...selfArgv(), "watchdog", "--kept", lastGoodFile(cfg), "--config", path], {
@@ -3844,8 +3870,10 @@ async function keep(path: string): Promise<number> {
       const code = await child.exited;
       if (code === 0) return 0;
       if (code !== 100 && !stop) log(`the watchdog ended (${child.signalCode ?? `exit ${code}`}), starting another`);
+      // one that ends by itself can not start: it is tried ever more slowly, half a minute at most
+      pause = child.signalCode || code === 100 ? 1_000 : Math.min(pause * 2, 30_000);
     }
-    if (!stop) await Bun.sleep(1000);
+    if (!stop) await Bun.sleep(pause);
   }
   return 0;
 }
@@ -4877,6 +4905,756 @@ async function cmdTui(call: Call): Promise<number> {
   return 0;
 }
 
+// What happened, for a person in the morning: from events.jsonl alone.
+
+/** What `report` counts an agent's time as; `unknown` = nobody looked, or nothing could be read. */
+const DOINGS = ["active", "idle", "limited", "blocked", "down", "unknown"] as const;
+type Doing = (typeof DOINGS)[number];
+const DOING_OF: Record<string, Doing> = {
+  active: "active", idle: "idle", waiting: "idle", limited: "limited", blocked: "blocked", fatal: "down", gone: "down",
+};
+const HOUR = 60 * MINUTE;
+
+interface Span {
+  from: number;
+  to: number;
+}
+
+/** One agent of a report. Times are ms; ISO 8601 in UTC where they name a moment. */
+export interface AgentReport {
+  agent: string;
+  spent: Record<Doing, number>;
+  /** The longest time without any activity. */
+  silence: { from: string; to: string; ms: number };
+  restarts: { count: number; why: Record<string, number> };
+  /** Texts typed into it, and how long each waited until its client had it. */
+  texts: { delivered: number; undelivered: number; medianMs: number | null; maxMs: number | null };
+  /** What it pushed, as the watchdog saw it. */
+  commits: { claim: number; review: number };
+  /** The active share of each slot, 0 to 1; null = nothing is known of it. */
+  bar: (number | null)[];
+}
+
+/**
+ * The stable content of `report --json`. `seen`: until when the watchdog looked; later is unknown.
+ * `slots` are the beginnings of the bars' parts, `slotMs` long: an hour each up to two days, else more.
+ * `silence`: the longest time in which none of the loops (without loops: no agent at all) was active.
+ * `phases`: `from` is "" where a person set the phase. `troubles`: what may have needed a person.
+ */
+export interface Report {
+  version: 1;
+  from: string;
+  to: string;
+  seen: string;
+  slotMs: number;
+  slots: string[];
+  agents: AgentReport[];
+  silence: AgentReport["silence"];
+  phases: { at: string; from: string; to: string }[];
+  /** When the last phase was done, "" = it was not. */
+  complete: string;
+  troubles: { at: string; event: string; agent: string; why: string }[];
+}
+
+/** 30m, 24h, 7d as ms; null = something else. */
+export function parseSince(value: string): number | null {
+  const [, number, unit] = /^(\d{1,5})([mhd])$/.exec(value) ?? [];
+  return Number(number) * { m: MINUTE, h: HOUR, d: DAY }[unit as "m" | "h" | "d"] || null;
+}
+
+/** The lines of events.jsonl; one that a full disk or a crash cut short is left out. */
+export function parseEvents(lines: string): AgentEvent[] {
+  return lines.split("\n").flatMap((line) => {
+    try {
+      const event = JSON.parse(line) as AgentEvent;
+      return Number.isFinite(Date.parse(event.at)) ? [event] : [];
+    } catch {
+      return [];
+    }
+  });
+}
+
+/** One agent's time as stretches without a gap. A hold outranks what the screen says, a death both. */
+function stretchesOf(events: AgentEvent[], { from, to }: Span, seen: number): (Span & { doing: Doing })[] {
+  const stretches: (Span & { doing: Doing })[] = [];
+  let state: Doing = "unknown";
+  let [limited, down, at] = [false, false, from];
+  const until = (end: number, doing: Doing = down ? "down" : limited ? "limited" : state) => {
+    if (Math.min(end, to) > at) stretches.push({ from: at, to: Math.min(end, to), doing });
+    at = Math.max(at, Math.min(end, to));
+  };
+  for (const event of events) {
+    // nobody looked between the last heartbeat of one watchdog and the start of the next
+    if (event.last) until(Math.min(Date.parse(String(event.last)), seen));
+    until(Math.min(Date.parse(event.at), seen), event.last ? "unknown" : undefined);
+    if (event.event === "limited" || event.event === "lifted") limited = event.event === "limited";
+    else if (event.event === "state") state = DOING_OF[String(event.to)] ?? "unknown";
+    // what died or was started is not limited any more: the watchdog forgets the hold too
+    if (["down", "start", "complete"].includes(event.event) || event.to === "gone") limited = false;
+    if (["down", "complete"].includes(event.event)) down = true;
+    else if (["start", "state"].includes(event.event)) down = false;
+  }
+  until(seen);
+  until(to, "unknown");
+  return stretches;
+}
+
+const isWithin = ({ at }: AgentEvent, { from, to }: Span): boolean => Date.parse(at) >= from && Date.parse(at) < to;
+const overlap = (a: Span, b: Span): number => Math.max(0, Math.min(a.to, b.to) - Math.max(a.from, b.from));
+const total = (spans: Span[], within: Span): number => spans.reduce((sum, one) => sum + overlap(one, within), 0);
+const iso = (ms: number): string => new Date(ms).toISOString();
+
+/** The longest time in `within` that no span covers. */
+export function longestGap(spans: Span[], within: Span): AgentReport["silence"] {
+  let [best, at] = [{ from: within.from, to: within.from }, within.from];
+  const end = { from: within.to, to: within.to };
+  for (const one of [...spans.toSorted((a, b) => a.from - b.from), end]) {
+    const to = Math.min(one.from, within.to);
+    if (to - at > best.to - best.from) best = { from: at, to };
+    at = Math.max(at, one.to);
+  }
+  return { from: iso(best.from), to: iso(best.to), ms: best.to - best.from };
+}
+
+/** The parts of a bar: whole hours of the local clock, more of them together where it would be too long. */
+function slotsOf({ from, to }: Span): Span[] {
+  const fits = [1, 2, 3, 4, 6, 12].find((hours) => to - from <= 48 * hours * HOUR);
+  const slot = HOUR * (fits ?? 24 * Math.ceil((to - from) / (48 * DAY)));
+  const shift = new Date(from).getTimezoneOffset() * MINUTE;
+  const first = Math.floor((from - shift) / slot) * slot + shift;
+  const starts = Array.from({ length: Math.ceil((to - first) / slot) }, (_, i) => first + i * slot);
+  return starts.map((start) => ({ from: start, to: start + slot }));
+}
+
+/** Starts that follow a death, by the reason of the death. */
+function restartsOf(events: AgentEvent[], window: Span): AgentReport["restarts"] {
+  const why: Record<string, number> = {};
+  let reason: string | null = null;
+  let count = 0;
+  for (const event of events) {
+    if (event.event === "start" && reason !== null && isWithin(event, window)) {
+      why[reason] = (why[reason] ?? 0) + 1;
+      count += 1;
+    }
+    if (["start", "down"].includes(event.event)) reason = event.event === "down" ? String(event.why) : null;
+  }
+  return { count, why };
+}
+
+function reportAgent(agent: string, mine: AgentEvent[], window: Span, known: Span, slots: Span[]): AgentReport {
+  const stretches = stretchesOf(mine, window, known.to);
+  const of = (doing: Doing) => stretches.filter((one) => one.doing === doing);
+  const recent = mine.filter((event) => isWithin(event, window));
+  const named = (event: string) => recent.filter((one) => one.event === event);
+  const waits = named("delivered").map((event) => Number(event.ms)).sort((a, b) => a - b);
+  const commits = (kind: string) => named("commit").filter((event) => event.kind === kind).length;
+  return {
+    agent,
+    spent: Object.fromEntries(DOINGS.map((doing) => [doing, total(of(doing), window)])) as Record<Doing, number>,
+    silence: longestGap(of("active"), known),
+    restarts: restartsOf(mine, window),
+    texts: {
+      delivered: waits.length,
+      undelivered: named("undelivered").length,
+      medianMs: waits.length ? (waits[(waits.length - 1) >> 1]! + waits[waits.length >> 1]!) / 2 : null,
+      maxMs: waits.at(-1) ?? null,
+    },
+    commits: { claim: commits("claim"), review: commits("review") },
+    bar: slots.map((slot) => {
+      const looked = total(stretches.filter((one) => one.doing !== "unknown"), slot);
+      return looked ? total(of("active"), slot) / looked : null;
+    }),
+  };
+}
+
+/**
+ * What happened between `from` and `to` (wall ms). `events` are in their order and reach back before
+ * `from` as far as there are any. `names` are listed even where nothing happened to them, `loops` make
+ * the common silence, `seen` is when the watchdog looked last.
+ */
+export function summariseEvents(
+  events: AgentEvent[], from: number, to: number, facts: { names?: string[]; loops?: string[]; seen?: number } = {},
+): Report {
+  const window = { from, to };
+  const seen = Math.max(from, Math.min(facts.seen ?? to, to));
+  const known = { from: Math.min(seen, Math.max(from, Date.parse(events[0]?.at ?? "") || seen)), to: seen };
+  const recent = events.filter((event) => isWithin(event, window));
+  const names = [...new Set([...(facts.names ?? []), ...recent.flatMap((event) => event.agent ?? [])])];
+  const loops = facts.loops?.length ? facts.loops : names;
+  const mine = (name: string) =>
+    events.filter((event) => event.agent === name ||
+    event.event === "watchdog" || (event.event === "complete" && facts.loops?.includes(name)));
+  const slots = slotsOf(window);
+  const busy = loops.flatMap((name) => stretchesOf(mine(name), window, seen).filter((one) => one.doing === "active"));
+  return {
+    version: 1, from: iso(from), to: iso(to), seen: iso(seen), slotMs: slots[0]!.to - slots[0]!.from,
+    slots: slots.map((slot) => iso(slot.from)),
+    agents: names.map((name) => reportAgent(name, mine(name), window, known, slots)),
+    silence: longestGap(busy, known),
+    phases: recent.filter(({ event }) => event === "phase")
+      .map((event) => ({ at: event.at, from: String(event.from ?? ""), to: String(event.to) })),
+    complete: recent.findLast(({ event }) => event === "complete")?.at ?? "",
+    troubles: recent.filter(({ event }) => TROUBLES.includes(event))
+      .map(({ at, event, agent = "", why = "" }) => ({ at, event, agent, why: String(why) })),
+  };
+}
+
+const TROUBLES = ["blocked", "parked", "stalled", "deadlock", "fatal", "undelivered"];
+
+/** 0.6s, 12s, 45m, 7h05m; a dash for nothing. */
+function spanText(ms: number): string {
+  const minutes = Math.round(ms / MINUTE);
+  if (ms < MINUTE) return ms <= 0 ? "-" : `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)}s`;
+  return minutes < 60 ? `${minutes}m` : `${Math.floor(minutes / 60)}h${String(minutes % 60).padStart(2, "0")}m`;
+}
+
+const barText = (bar: (number | null)[]): string =>
+  bar.map((share) => " ▁▂▃▄▅▆▇█"[Math.ceil((share ?? 0) * 8)]).join("");
+const moment = (at: string): string =>
+  `${localDate(new Date(at)).slice(5)} ${new Date(at).toTimeString().slice(0, 5)}`;
+const plural = (number: number, word: string): string => (number ? `${number} ${word}${number > 1 ? "s" : ""}` : "");
+
+/** Marks each third hour of the local clock above the bars, or each day where a part is longer. */
+function rulerText(report: Report): string {
+  return report.slots.reduce((line, at, i) => {
+    const [hour, day] = [new Date(at).getHours(), new Date(at).getDate()];
+    const marked = report.slotMs === HOUR ? hour % 3 === 0 : hour * HOUR < report.slotMs;
+    if (line.length > i) return line;
+    return line + (marked ? String(report.slotMs === HOUR ? hour : day).padStart(2, "0") : " ");
+  }, "");
+}
+
+/** What happened to the fleet as a whole, above the bars. */
+function reportHead({ from, to, seen, phases: moves, complete, silence }: Report): string[] {
+  const last = seen > from ? `; the watchdog looked last at ${moment(seen)}` : "; no watchdog looked in this time";
+  const advanced = moves.map((move) => `${move.from ? `${move.from} → ` : "set to "}${move.to} (${moment(move.at)})`);
+  const done = complete ? `; complete at ${moment(complete)}` : "";
+  const quiet = silence.ms ? `, from ${moment(silence.from)} to ${moment(silence.to)}` : "";
+  return [
+    paint("bold", `${moment(from)} to ${moment(to)}`) + (seen === to ? "" : paint("yellow", last)),
+    `phases: ${advanced.join(", ") || "none advanced"}${done}`,
+    `longest silence: ${spanText(silence.ms)}${quiet}`,
+  ];
+}
+
+/** How often an agent was restarted, the commonest reason first. */
+function restartsText({ restarts: { count, why } }: AgentReport): string {
+  const reasons = Object.entries(why).sort((a, b) => b[1] - a[1]);
+  const said = reasons.map(([reason, times]) => reason + (times > 1 ? ` ×${times}` : ""));
+  return count ? `${count}: ${said.join(", ")}` : "-";
+}
+
+/** How many troubles a report for people names. */
+const SHOWN = 10;
+
+/** A report for people; the bars are the night at a glance. */
+export function reportText(report: Report, width: number): string {
+  const { agents, troubles } = report;
+  const label = Math.max(5, ...agents.map((one) => Math.min(14, one.agent.length)));
+  const times = agents.map((one) =>
+    [one.agent, ...DOINGS.map((doing) => spanText(one.spent[doing])), spanText(one.silence.ms)]);
+  const deeds = agents.map((one) => [
+    one.agent, `${one.texts.delivered}${one.texts.undelivered ? ` (${one.texts.undelivered} not)` : ""}`,
+    spanText(one.texts.medianMs ?? 0), spanText(one.texts.maxMs ?? 0),
+    [plural(one.commits.claim, "claim"), plural(one.commits.review, "review")].filter(Boolean).join(", ") || "-",
+    restartsText(one),
+  ]);
+  return [
+    ...reportHead(report),
+    "", `${" ".repeat(label)}  ${rulerText(report)}`,
+    ...agents.map((one) => `${fit(one.agent, label)}  ${barText(one.bar)}`.trimEnd()),
+    "", ...columns([["AGENT", ...DOINGS.map((doing) => doing.toUpperCase()), "SILENCE"], ...times], width),
+    "", ...columns([["AGENT", "TEXTS", "MEDIAN", "LONGEST", "COMMITS", "RESTARTS"], ...deeds], width),
+    ...(troubles.length ? ["", `${plural(troubles.length, "trouble")}${troubles.length > SHOWN ? ", the last" : ""}:`] : []),
+    ...troubles.slice(-SHOWN).map(({ at, event, agent, why }) =>
+      fit(`${moment(at)}  ${event}${agent ? `  ${agent}` : ""}: ${why}`.replace(/\s+/g, " "), width).trimEnd()),
+  ].join("\n");
+}
+
+export async function cmdReport(call: Call): Promise<number> {
+  const since = parseSince(String(call.options.since ?? "24h"));
+  if (since === null) die(`report: --since ${show(call.options.since)} is not a time such as 30m, 24h or 7d`, 2);
+  const cfg = await configFor(call);
+  const path = join(cfg.stateDir, "events.jsonl");
+  const events = parseEvents(`${world.read(`${path}.1`) ?? ""}\n${world.read(path) ?? ""}`);
+  const watchdog = readWatchdog(cfg);
+  const looks = watchdog.running && !watchdog.stale;
+  const report = summariseEvents(events, world.now() - since, world.now(), {
+    names: [...cfg.agents.keys()],
+    loops: loopAgents(cfg).map((agent) => agent.name),
+    ...(looks ? {} : { seen: Date.parse(watchdog.heartbeat) || Date.parse(events.at(-1)?.at ?? "") || 0 }),
+  });
+  print(call.options.json ? JSON.stringify(report, null, 2) : reportText(report, process.stdout.columns || 80));
+  return 0;
+}
+
+// What the fleet stands on, each with its cure.
+
+export interface Finding {
+  /** What was looked at: a stable word for scripts. */
+  check: string;
+  level: "ok" | "warn" | "fail";
+  what: string;
+  cure: string;
+}
+
+type Found = Omit<Finding, "check">;
+type Examined = Found | Found[];
+const good = (what: string): Found => ({ level: "ok", what, cure: "" });
+const warn = (what: string, cure: string): Found => ({ level: "warn", what, cure });
+const fail = (what: string, cure: string): Found => ({ level: "fail", what, cure });
+
+/** `tmux -V` and, where a server runs, its own version: an upgrade leaves the old server running. */
+export function judgeTmux(client: string, server: string): Examined {
+  const [found] = /\d+\.\d+\w*/.exec(client) ?? ["?"];
+  const number = /\d+\.\d+/.exec(found)?.[0];
+  if (number && Bun.semver.order(`${number}.0`, TMUX_OLDEST) < 0) return fail(`${found} is too old`, "install 3.2 or newer");
+  if (server && server !== found) {
+    return warn(`the client is ${found}, the running server ${server}`,
+      "when it suits: agents down, end your other sessions, tmux kill-server, agents up");
+  }
+  return good(`${found}${server ? "" : ", no server runs"}`);
+}
+
+/** What /proc/<pid>/cgroup and systemd say of the tmux server: who would end it by accident. */
+export function judgeScope(
+  cgroups: string, unit: { killMode: string; oomPolicy: string }, linger: boolean | null,
+): Examined {
+  const path = cgroupOf(cgroups);
+  const last = path.split("/").at(-1)!;
+  const spared = unit.killMode === "process" && unit.oomPolicy === "continue";
+  if (last.endsWith(".service") && !spared) {
+    const how = `KillMode=${unit.killMode || "?"}, OOMPolicy=${unit.oomPolicy || "?"}`;
+    return warn(`the tmux server runs inside ${last} (${how}): it and all agents die with that unit`,
+      "KillMode=process and OOMPolicy=continue in it, or start tmux outside: systemd-run --user --scope tmux new -d");
+  }
+  if (/\/user-\d+\.slice\//.test(`${path}/`) && linger === false) {
+    return warn("the tmux server belongs to a login, which may end it at logout", "loginctl enable-linger");
+  }
+  return good(`the tmux server outlives its surroundings${path ? ` (${last || "no unit"})` : ""}`);
+}
+
+/** The path in systemd's own hierarchy; "" where systemd has none for it, as in a container. */
+const cgroupOf = (cgroups: string): string =>
+  /^(?:0:|\d+:name=systemd):(\/.*\.(?:service|scope|slice).*)$/m.exec(cgroups)?.[1] ?? "";
+
+/** Whether the detectors were tried on this version: Claude's patches change its screen, opencode's do not. */
+export function wasTried(kind: BackendKind, version: string, tried: string[]): boolean {
+  const parts = kind === "claude" ? 3 : 2;
+  const head = (value: string) => value.split(".").slice(0, parts).join(".");
+  return tried.some((one) => head(one) === head(version));
+}
+
+/** The versions that the captures of one kind of client were taken of. */
+function triedVersions(kind: BackendKind): string[] {
+  const folder = join(fixtureFolder() ?? "", kind);
+  if (!existsSync(folder)) return [];
+  const sidecars = readdirSync(folder).filter((file) => file.endsWith(".json"));
+  const versions = sidecars.map((file) => String(JSON.parse(world.read(join(folder, file)) ?? "{}").version ?? ""));
+  return [...new Set(versions)].filter((one) => /^\d+\.\d+\.\d+$/.test(one));
+}
+
+async function examineTmux(cfg: Config | null): Promise<Examined> {
+  const client = await world.tmux(["-V"]);
+  if (!client.ok) return fail(client.timedOut ? "tmux does not answer" : "not found", NO_TMUX.split(": ").at(-1)!);
+  if (!cfg) return judgeTmux(client.out, "");
+  const server = await tmux(cfg, ["list-sessions", "-F", "#{pid} #{version}"]);
+  if (server.timedOut) return fail("the tmux server does not answer", "if it was stopped: kill -CONT <its pid>");
+  const [pid, running = ""] = server.out.split("\n")[0]!.split(" ");
+  return [judgeTmux(client.out, running), ...(pid ? [await examineScope(pid)] : [])].flat();
+}
+
+async function examineScope(pid: string): Promise<Examined> {
+  const cgroups = world.read(`/proc/${pid}/cgroup`);
+  if (cgroups === null || !existsSync("/run/systemd/system")) return [];
+  const path = cgroupOf(cgroups);
+  const last = path.split("/").at(-1)!;
+  const manager = path.includes("/user@") ? ["--user"] : [];
+  const asked = last.endsWith(".service")
+    ? (await run(["systemctl", ...manager, "show", "-p", "KillMode", "-p", "OOMPolicy", last], LOOK_DEADLINE)).out : "";
+  const value = (key: string) => new RegExp(`^${key}=(.*)$`, "m").exec(asked)?.[1] ?? "";
+  const linger = existsSync(`/var/lib/systemd/linger/${userInfo().username}`);
+  return judgeScope(cgroups, { killMode: value("KillMode"), oomPolicy: value("OOMPolicy") }, linger);
+}
+
+/** How long a program that is only asked for its version may take, ms. */
+const LOOK_DEADLINE = 5_000;
+
+async function examineGit(): Promise<Examined> {
+  const asked = await run(["git", "--version"], LOOK_DEADLINE);
+  if (asked.ok) return good(asked.out.replace("git version ", "").trim());
+  return fail(asked.timedOut ? "git does not answer" : "not found", "apt-get install git, brew install git");
+}
+
+/**
+ * Looks a client up as its pane would: behind the preamble, in the same shell. A typed one is not asked
+ * for its version: it may be any script, which would go to work.
+ */
+async function examineClient(backend: Backend, needed: boolean): Promise<Examined> {
+  const program = programOf(backend.bin);
+  const look = `command -v ${program} >/dev/null 2>&1 || { echo agents-missing >&2; exit 127; }`;
+  const ask = backend.kind === "typed" ? "" : `${backend.bin} --version`;
+  const asked = await run(inShell(`${backend.preamble}\n${look}\n${ask}`), LOOK_DEADLINE);
+  if (/^agents-missing$/m.test(asked.err)) {
+    const source = CLIENT_SOURCES[basename(program)];
+    return (needed ? fail : warn)(`${program} was not found`, source ?? `see bin in [backend.${backend.name}]`);
+  }
+  const byHand = `try it by hand: ${program} --version`;
+  if (asked.timedOut) return warn(`${program} --version took longer than 5 s`, byHand);
+  if (!ask) return good(program);
+  const found = asked.out.match(/\d+\.\d+(\.\d+)?/g)?.at(-1);
+  if (!found) return asked.ok ? good(`${program}, version not known`) : warn(`${program} --version failed`, byHand);
+  const tried = triedVersions(backend.kind);
+  if (wasTried(backend.kind, found, tried)) return good(`${program} ${found}`);
+  return warn(`${program} ${found}: the detectors were not tried on it (tried: ${tried.join(", ")})`,
+    "watch it for a while; where status is wrong, run: capture");
+}
+
+/** The nearest folder above a path that exists. */
+const existing = (path: string): string => (existsSync(path) || dirname(path) === path ? path : existing(dirname(path)));
+
+/** A folder of our own, which holds prompts and screens: nobody else's business. */
+function examineFolder(path: string): Examined {
+  const there = existing(path);
+  const { uid, mode } = statSync(there);
+  if (!statSync(there).isDirectory()) return fail(`${there} is not a folder`, "move it away, or choose another log_dir");
+  try {
+    accessSync(there, constants.W_OK | constants.X_OK);
+  } catch {
+    return fail(`${there} cannot be written`, "make it yours, or choose another log_dir");
+  }
+  if (there !== path) return good(`${path} does not exist yet; up makes it`);
+  if (uid !== userInfo().uid) return fail(`${path} belongs to another user (uid ${uid})`, "run as that user, or choose another");
+  if (!(mode & 0o077)) return good(path);
+  return warn(`${path} is open to others (mode ${(mode & 0o777).toString(8)})`, `chmod 700 ${quoted(path)}`);
+}
+
+/** The folders that agents, services and the hand-off work in: nothing makes them. */
+function examineDirs(cfg: Config): Examined {
+  const dirs = new Map(cfg.loop.handoff ? [[cfg.loop.handoff.repo, true]] : []);
+  for (const unit of unitsOf(cfg).values()) {
+    dirs.set(unit.dir, Boolean(dirs.get(unit.dir)) || !isAgent(unit) || unit.enabled);
+  }
+  const missing = [...dirs].filter(([dir]) => !existsSync(dir));
+  if (!missing.length) return good(`${dirs.size} there`);
+  return missing.map(([dir, needed]) => (needed ? fail : warn)(`${dir} does not exist`, "clone it there, or mend dir"));
+}
+
+export function judgeDisk(free: number): Examined {
+  const gigabytes = `${(free / 1e9).toFixed(1)} GB free`;
+  if (free < 100e6) return fail(gigabytes, "make room: nothing can be remembered on a full disk");
+  return free < 1e9 ? warn(gigabytes, "make room, or lower log_max_mb in [watchdog]") : good(gigabytes);
+}
+
+function freeBytes(path: string): number {
+  const { bavail, bsize } = statfsSync(existing(path));
+  return bavail * bsize;
+}
+
+async function examineServer(backend: Backend): Promise<Examined> {
+  if (await opencodeHealthy(backend)) return good(backend.server);
+  return warn(`no opencode server answers at ${backend.server}`, "up starts it as a [[service]]; else: opencode serve");
+}
+
+function examineWatchdog(cfg: Config): Examined {
+  const { running, pid, stale, heartbeat, version: its } = readWatchdog(cfg);
+  if (!running) return warn("not running", "agents up watchdog");
+  if (stale) return fail(`pid ${pid} gave its last sign at ${heartbeat}`, "agents logs watchdog; then down and up watchdog");
+  if (its && its !== version()) return warn(`it runs version ${its}, this is ${version()}`, "down and up watchdog");
+  return good(`pid ${pid}, heartbeat ${heartbeat ? `${ago(world.now() - Date.parse(heartbeat))} ago` : "to come"}`);
+}
+
+export function judgeClock(now: number, zone: string): Examined {
+  if (new Date(now).getUTCFullYear() < 2025) return fail(`the clock says ${iso(now)}`, "set it: limits and wakes go by it");
+  const name = zone.replace(/^:/, "");
+  if (name && knownZone(name) === null) return warn(`TZ=${zone} is no known zone: times are read as UTC`, "TZ=Europe/Berlin, say");
+  return good(`${iso(now).slice(0, 16)}Z, zone ${name || Intl.DateTimeFormat().resolvedOptions().timeZone}`);
+}
+
+export function judgeLocale(env: Record<string, string | undefined>): Examined {
+  const locale = env.LC_ALL || env.LC_CTYPE || env.LANG || "";
+  if (/utf-?8/i.test(locale)) return good(locale);
+  return warn(`${locale || "none is set"}: clients may draw ? for lines and marks`, "export LANG=C.UTF-8");
+}
+
+type Examination = [check: string, examine: () => Examined | Promise<Examined>];
+
+/** Everything that needs a config; one that does not load was said already. */
+function examinations(cfg: Config): Examination[] {
+  const enabled = [...cfg.agents.values()].filter((agent) => agent.enabled).map((agent) => agent.backend);
+  const named = new Set([...cfg.agents.values()].map((agent) => agent.backend));
+  const used = [...cfg.backends.values()].filter((backend) => named.has(backend.name));
+  const servers = used.filter((backend) => backend.kind === "opencode" && backend.server && enabled.includes(backend.name));
+  const told = cfg.notify.command || cfg.notify.url;
+  const untold = warn("nobody is told when an agent needs a person", "command or url in [notify]");
+  return [
+    ...used.map((one) => [`client ${one.name}`, () => examineClient(one, enabled.includes(one.name))] as Examination),
+    ...servers.map((one) => [`server ${one.name}`, () => examineServer(one)] as Examination),
+    ["log_dir", () => examineFolder(cfg.logDir)],
+    ["state", () => examineFolder(cfg.stateDir)],
+    ["dirs", () => examineDirs(cfg)],
+    ["disk", () => judgeDisk(freeBytes(cfg.logDir))],
+    ["watchdog", () => examineWatchdog(cfg)],
+    ["notify", () => (told ? good("configured") : untold)],
+  ];
+}
+
+/** Looks at all that the fleet stands on; exit 0 unless something fails, 3 if it does. */
+export async function cmdDoctor(call: Call): Promise<number> {
+  const loaded = await loadConfig(call.path, process.env).catch((error: unknown) => messageOf(error));
+  const cfg = typeof loaded === "string" ? null : loaded;
+  const config = cfg
+    ? [good(cfg.path), ...cfg.warnings.map((warning) => warn(warning, "mend or remove the key"))]
+    : String(loaded).split("\n").map((fault) => fail(fault, "mend it, or name another with --config"));
+  const checks: Examination[] = [
+    ["tmux", () => examineTmux(cfg)], ["git", examineGit], ["config", () => config],
+    ...(cfg ? examinations(cfg) : []),
+    ["clock", () => judgeClock(world.now(), process.env.TZ ?? "")], ["locale", () => judgeLocale(process.env)],
+  ];
+  const findings = await Promise.all(checks.map(async ([check, examine]): Promise<Finding[]> => {
+    const found = await Promise.resolve().then(examine).catch((error: unknown) => fail(messageOf(error), "look at it by hand"));
+    return [found].flat().map((one) => ({ check, ...one }));
+  }));
+  const all = findings.flat();
+  const ok = !all.some(({ level }) => level === "fail");
+  const colour = { ok: "green", warn: "yellow", fail: "red" } as const;
+  if (call.options.json) print(JSON.stringify({ version: 1, ok, findings: all }, null, 2));
+  else print(all.map(({ check, level, what, cure }) =>
+    `${paint(colour[level], level.padEnd(4))}  ${check}: ${what}${cure ? `  — ${cure}` : ""}`).join("\n"));
+  return ok ? 0 : 3;
+}
+
+// A fleet to start from.
+
+/** The same config on another client: only `backend = "…"` changes, comments and all else stay. */
+export function preferBackend(source: string, from: string, to: string): string {
+  return source.replace(new RegExp(`^(\\s*backend\\s*=\\s*)"${from}"`, "gm"), `$1"${to}"`);
+}
+
+/** The same config without the [[agent]]s and [[service]]s that need a client: they become comments. */
+export function withoutClient(source: string, client: string): string {
+  const needs = new RegExp(`^\\[\\[(agent|service)\\]\\](?=[^]*^[^#\n]*"${client}\\b)`, "m");
+  return source.split(/^(?=\[)/m)
+    .map((table) => (needs.test(table) ? table.replace(/^(?=[^#\n])/gm, "# ") : table)).join("");
+}
+
+/** The shipped config for the clients that are there; with none it stays as it is. */
+export function configWith(source: string, found: string[]): string {
+  if (found.includes("claude")) return found.includes("opencode") ? source : withoutClient(source, "opencode");
+  return found.includes("opencode") ? preferBackend(source, "claude", "opencode") : source;
+}
+
+/** Writes a file that is not there yet; false = there is one, which stays as it is. */
+function writeNew(path: string, value: string): boolean {
+  try {
+    const file = openSync(path, "wx", 0o644);
+    writeSync(file, value);
+    closeSync(file);
+    return true;
+  } catch (error) {
+    if ((error as { code?: string }).code === "EEXIST") return false;
+    return die(`${path}: ${messageOf(error)}`);
+  }
+}
+
+/** The prompts that ship: those in the binary, and those beside the program. */
+function shippedPrompts(): string[] {
+  const folders = [join(import.meta.dir, "prompts"), join(SCRIPT_DIR, "prompts")].filter((one) => existsSync(one));
+  const files = folders.flatMap((folder) => readdirSync(folder)).filter((file) => file.endsWith(".md"));
+  return [...new Set(files)].sort();
+}
+
+export async function cmdInit(call: Call): Promise<number> {
+  if (call.words.length > 1) die("usage: init [DIR]", 2);
+  const dir = resolve(call.words[0] ?? ".");
+  const found = Object.keys(CLIENT_SOURCES).filter((client) => Bun.which(client, { PATH: process.env.PATH ?? "" }));
+  const prompts = shippedPrompts();
+  const source = shipped("agents.toml");
+  if (source === null || !prompts.length) die("this program came without its agents.toml and prompts/");
+  try {
+    mkdirSync(join(dir, "prompts"), { recursive: true });
+  } catch (error) {
+    die(`${dir}: ${messageOf(error)}`);
+  }
+  const texts = prompts.map((file) => [`prompts/${file}`, shipped(`prompts/${file}`) ?? ""] as const);
+  const files = [["agents.toml", configWith(source, found)] as const, ...texts];
+  const kept = files.filter(([name, value]) => !writeNew(join(dir, name), value)).map(([name]) => name);
+  print(`${files.length - kept.length} files written to ${dir}`);
+  for (const name of kept) log(`${join(dir, name)} exists already: kept as it is`);
+  const missing = found.length ? [] : Object.entries(CLIENT_SOURCES);
+  for (const [client, how] of missing) print(`${client} was not found; get it with: ${how}`);
+  if (kept.includes("agents.toml")) return 1;
+  if (found.join() === "opencode") print("claude was not found: the agents use opencode; a model is provider/model there");
+  if (found.join() === "claude") print("opencode was not found: what needs it became comments");
+  const path = join(dir, "agents.toml");
+  print(`next: say in ${path} where your clones and plans are, then:`);
+  for (const word of ["doctor", "up"]) print(`  ${selfWords()} ${word} --config ${quoted(path)}`);
+  return 0;
+}
+
+const quoted = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word : shellQuote(word));
+
+// Completion for shells, from the table of commands.
+
+/** What may follow a command: literal words, the names of the fleet, a folder. */
+export function completionsOf(command: Command): { words: string[]; names: boolean; folder: boolean } {
+  const bare = command.args.replace(/<[^>]*>/g, "");
+  return {
+    words: command.args.includes("|") ? (bare.match(/[a-z]+/g) ?? []) : [],
+    names: /name/.test(command.args),
+    folder: /DIR/.test(command.args),
+  };
+}
+
+const shownCommands = (): Command[] => COMMANDS.filter((one) => !one.hidden);
+const shownOptions = (command: Command): { word: string; clause: string }[] => {
+  const own = Object.entries(command.options ?? {}).map(([name, { clause }]) => ({ word: `--${name}`, clause }));
+  return [...own.filter(({ clause }) => clause), { word: "--config", clause: "config file" }, { word: "--help", clause: "usage" }];
+};
+
+/** The options that are followed by a word of their own, as a `case` pattern. */
+const valuedOptions = (): string =>
+  [...new Set(shownCommands().flatMap((command) => Object.entries(command.options ?? {})
+    .filter(([, option]) => option.type === "string" && option.clause)
+    .flatMap(([name, option]) => [`--${name}`, ...(option.short ? [`-${option.short}`] : [])])))].join("|") || "--";
+
+function bashCompletion(): string {
+  const cases = shownCommands().map((command) => {
+    const { words, names, folder } = completionsOf(command);
+    const options = shownOptions(command).map(({ word }) => word).join(" ");
+    const asks = names ? '$("$self" names ${config:+--config "$config"} 2>/dev/null)' : words.join(" ");
+    return `    ${command.name}) options="${options}" words="${asks}"${folder ? " folder=1" : ""} ;;`;
+  });
+  return `# bash completion for agents; put this line into ~/.bashrc:  source <(agents completion bash)
+_agents() {
+  local word="\${COMP_WORDS[COMP_CWORD]}" before="\${COMP_WORDS[COMP_CWORD-1]}" self="\${COMP_WORDS[0]}"
+  local command="" config="" options="--config --help --version" words="" folder="" i IFS=$' \\t\\n'
+  self="\${self/#\\~\\//$HOME/}"
+  for ((i = 1; i < \${#COMP_WORDS[@]}; i++)); do
+    case "\${COMP_WORDS[i]}" in
+      --config) [[ "\${COMP_WORDS[i+1]}" == "=" ]] && ((i++)); ((i++)); config="\${COMP_WORDS[i]}" ;;
+      ${valuedOptions()}) ((i++)) ;;
+      -*) ;;
+      *) [[ -z $command && $i -lt $COMP_CWORD ]] && command="\${COMP_WORDS[i]}" ;;
+    esac
+  done
+  config="\${config//[\\\\\\"\\']/}" config="\${config/#\\~\\//$HOME/}"
+  [[ $word == "=" ]] && word=""
+  [[ $before == "=" ]] && before="\${COMP_WORDS[COMP_CWORD-2]}"
+  case "$before" in
+    --config) compopt -o filenames 2>/dev/null; IFS=$'\\n'; COMPREPLY=($(compgen -f -- "$word")); return ;;
+    ${valuedOptions()}) COMPREPLY=(); return ;;
+  esac
+  case "$command" in
+    "") words="${shownCommands().map((one) => one.name).join(" ")}" ;;
+${cases.join("\n")}
+  esac
+  [[ $word == -* ]] && words="$options"
+  COMPREPLY=($(compgen -W "$words" -- "$word"))
+  [[ -n $folder && $word != -* ]] && { compopt -o filenames 2>/dev/null; IFS=$'\\n'; COMPREPLY=($(compgen -d -- "$word")); }
+  return 0
+}
+complete -F _agents agents agents.ts`;
+}
+
+function zshCompletion(): string {
+  const list = (items: { word: string; clause: string }[]) =>
+    items.map(({ word, clause }) => shellQuote(`${word}:${clause}`)).join(" ");
+  const cases = shownCommands().map((command) => {
+    const { words, names, folder } = completionsOf(command);
+    const offer = names ? '${(f)"$(${~words[1]} names ${config:+--config} ${config:+$config} 2>/dev/null)"}' : words.join(" ");
+    return `    ${command.name}) options=(${list(shownOptions(command))}) offer=(${offer})${folder ? " folder=1" : ""} ;;`;
+  });
+  return `#compdef agents agents.ts
+# zsh completion for agents; put this line into ~/.zshrc, after compinit:  source <(agents completion zsh)
+_agents() {
+  local command config folder i
+  local -a options offer commands
+  commands=(${list(shownCommands().map(({ name, clause }) => ({ word: name, clause })))})
+  for ((i = 2; i <= $#words; i++)); do
+    case $words[i] in
+      --config=*) config=\${~\${(Q)words[i]#--config=}} ;;
+      --config) ((i++)); config=\${~\${(Q)words[i]}} ;;
+      ${valuedOptions()}) ((i++)) ;;
+      -*) ;;
+      *) [[ -z $command && $i -lt $CURRENT ]] && command=$words[i] ;;
+    esac
+  done
+  [[ $words[CURRENT-1] == --config ]] && { _files; return }
+  [[ $words[CURRENT-1] == (${valuedOptions()}) ]] && return 1
+  compset -P '--config=' && { _files; return }
+  case $command in
+    "") options=(--config:'config file' --help:usage --version:'its version') ;;
+${cases.join("\n")}
+  esac
+  if [[ $words[CURRENT] == -* ]]; then _describe -o option options
+  elif [[ -z $command ]]; then _describe command commands
+  elif [[ -n $folder ]]; then _files -/
+  else compadd -- $offer
+  fi
+}
+if [[ $funcstack[1] == _agents ]]; then _agents "$@"
+else
+  (( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
+  compdef _agents agents agents.ts
+fi`;
+}
+
+export async function cmdCompletion(call: Call): Promise<number> {
+  const scripts: Record<string, () => string> = { bash: bashCompletion, zsh: zshCompletion };
+  const script = call.words.length === 1 ? scripts[call.words[0]!] : undefined;
+  return printed((script ?? die("usage: completion bash | zsh", 2))());
+}
+
+/** The hidden `names`, for completion: one name a line. */
+async function cmdNames(call: Call): Promise<number> {
+  return printed([...unitsOf(await loadConfig(call.path)).keys(), "watchdog"].join("\n"));
+}
+
+// Supervision across reboots.
+
+/** A word of a systemd unit: quoted, with `%` doubled, as it would else begin a specifier. */
+export const unitWord = (word: string): string => `"${word.replace(/[\\"]/g, "\\$&").replaceAll("%", "%%")}"`;
+/** An argument of ExecStart; in the program's own path a `$` stays single, variables are not read there. */
+const unitArgument = (word: string, nth: number): string => unitWord(nth ? word.replaceAll("$", "$$$$") : word);
+
+export function unitText(argv: string[], env: Record<string, string | undefined>): string {
+  const kept = ["PATH", "TMUX_TMPDIR", "LANG"].filter((key) => env[key])
+    .map((key) => `Environment=${unitWord(`${key}=${env[key]}`)}`);
+  return `# A systemd user unit for the watchdog. Save it as ~/.config/systemd/user/agents.service, then:
+#   systemctl --user daemon-reload
+#   systemctl --user enable --now agents
+#   loginctl enable-linger
+# The last one keeps your units running while you are not logged in. To stop supervision:
+# systemctl --user stop agents ("down watchdog" would be undone two seconds later).
+[Unit]
+Description=agents: keeps a fleet of coding agents at work in tmux
+# never give up starting it
+StartLimitIntervalSec=0
+
+[Service]
+# what the clients are looked up in, and the tmux server that you see
+${kept.join("\n")}
+ExecStart=${argv.map(unitArgument).join(" ")}
+# it must come back however it ended
+Restart=always
+# soon, for nobody looks after the agents meanwhile
+RestartSec=2
+# end the watchdog alone: the tmux server and the agents may live in this unit too
+KillMode=process
+# an agent that the kernel ends for its memory must not take the others along
+OOMPolicy=continue
+
+[Install]
+# at the start of your user manager; with linger that is at boot
+WantedBy=default.target`;
+}
+
+export async function cmdUnit(call: Call): Promise<number> {
+  const cfg = await configFor(call);
+  return printed(unitText([...selfArgv(), "watchdog", "--config", cfg.path], process.env));
+}
+
 // ── main ────────────────────────────────────────────────────────────────────────
 // One table makes dispatch, help and the README's list of commands.
 
@@ -4925,6 +5703,13 @@ export const COMMANDS: Command[] = [
   { name: "migrate", args: "", clause: "seed state/ from the files of older launchers", run: cmdMigrate },
   { name: "demo", args: "[DIR]", clause: "run a small real fleet of scripted agents, and end it", run: cmdDemo,
     options: { keep: { type: "boolean", clause: "leave it running and say how to attach" } } },
+  { name: "report", args: "", clause: "what happened: hours at work, restarts, texts, commits, phases", run: cmdReport,
+    options: { since: { type: "string", value: "TIME", clause: "how far back: 30m, 24h (default), 7d" }, ...JSON_OPTION } },
+  { name: "doctor", args: "", clause: "look at all that the fleet stands on, and name the cures", options: JSON_OPTION, run: cmdDoctor },
+  { name: "init", args: "[DIR]", clause: "write agents.toml and prompts/ to start from; keeps what exists", run: cmdInit },
+  { name: "completion", args: "bash | zsh", clause: "print the completion script of a shell", run: cmdCompletion },
+  { name: "unit", args: "", clause: "print a systemd user unit that runs the watchdog", run: cmdUnit },
+  { name: "names", args: "", clause: "", hidden: true, run: cmdNames },
   { name: "keep", args: "", clause: "", hidden: true, run: (call) => keep(call.path) },
   { name: "tui", args: "", clause: "", hidden: true, open: true, run: cmdTui },
 ];
@@ -4989,4 +5774,6 @@ export async function main(argv: string[]): Promise<number> {
   }
 }
 
+// a reader that has seen enough, as in `… | head`, is no error
+if (import.meta.main) process.stdout.on("error", () => process.exit(0));
 if (import.meta.main) process.exitCode = await main(process.argv.slice(2));
