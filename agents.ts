@@ -431,8 +431,9 @@ async function realHttp(request: { method: string; url: string; body?: string })
       signal: AbortSignal.timeout(HTTP_DEADLINE),
     });
     return { ok: answer.ok, status: answer.status, body: await answer.text() };
-  } catch {
-    return { ok: false, status: 0, body: "" };
+  } catch (error) {
+    // 408: somebody listens but did not answer in time; 0: nobody does
+    return { ok: false, status: (error as Error).name === "TimeoutError" ? 408 : 0, body: "" };
   }
 }
 
@@ -1091,11 +1092,16 @@ export function ownPanes(panes: Pane[]): Map<string, Pane> {
 }
 
 /** One look at everything that runs. "No server" is an answer (nothing runs), a timeout is none. */
-export async function snapshot(cfg: Config): Promise<Snapshot> {
+export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
   const ran = await tmux(cfg, ["list-panes", "-a", "-F", PANE_FORMAT]);
   const none = /no server running|\(No such file or directory\)/.test(ran.err);
   if (!ran.ok && !none) return { ok: false, why: ran.err || "tmux did not answer", server: "", panes: new Map() };
   const panes = ran.ok ? ran.out.split("\n").filter(Boolean).map(parsePane) : [];
+  // tmux 3.3 may not ask for seconds how a client ended; the end of another child makes it ask for all
+  if (first && panes.some((pane) => pane.dead && pane.status === null && bornOf(pane.pid) === "dead")) {
+    await tmux(cfg, ["run-shell", "true"]);
+    return snapshot(cfg, false);
+  }
   return { ok: true, why: "", server: panes[0]?.server ?? "", panes: ownPanes(panes) };
 }
 
@@ -1380,7 +1386,7 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
     { name: "no session", verdict: "fatal", where: 3, why: "no such session to resume",
       re: /^No conversation found with session ID:/m },
     // The line above tmux's own scrolled away: what is left of it in a narrow pane is the id.
-    { name: "died at start", verdict: "fatal", where: "screen", why: "the client ended as it started",
+    { name: "died at start", verdict: "fatal", where: "screen", why: "it ended as it started",
       re: /^\s*(?:[\da-f-]{36}\s+)?Pane is dead \(status 1\b/ },
     { name: "resume hint", verdict: "unsure", where: 4, why: "the client has ended",
       re: /^Resume this session with:\s+claude --resume/m },
@@ -1415,7 +1421,7 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
       re: /^Once fixed, resend your message$/ },
     { name: "rewind", verdict: "fatal", where: "box", why: "the conversation is broken",
       re: /^Run \/rewind to go back$/ },
-    { name: "half drawn", verdict: "unsure", where: "screen", why: "Claude's screen, but no input box",
+    { name: "half drawn", verdict: "unsure", where: "screen", why: "Claude without its box",
       re: /(?<![^])(?=[^]*(?:▐▛|Claude Code v\d|^[─▔]{20}))(?![^]*^─{8}.*\n❯|[^]*^\s*│ >)/m },
   ],
   opencode: [
@@ -1428,12 +1434,12 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
       re: /^(?:.*\n){0,7}.*┃ +Unable to connect\b[^┃\n]*┃/ },
     { name: "limit retry", verdict: "limited", where: "foot", whole: true,
       re: /(?=[^]*(?:\bretrying\b|attempt\s+#\d))[^]*(?:usage.{0,3}(?:limit|exc)|quota)/i },
-
     { name: "permission", verdict: "blocked", where: "dialog", why: "permission dialog",
       re: /┃ +△ (?:Permission required|Always allow)|Allow once\s+Allow always\s+Reject/ },
     { name: "question", verdict: "blocked", where: "dialog", why: "question",
       re: /┃.*enter (?:submit|confirm)\s+esc dismiss/ },
-    { name: "bar", verdict: "active", where: "foot", why: "busy bar", animated: true, re: /^ {2,4}[⬝■]/m },
+    { name: "bar", verdict: "active", where: "foot", why: "busy bar", animated: true,
+      re: /^ {2,4}[⬝■]/m },
     { name: "interrupt", verdict: "active", where: "foot", why: "busy footer",
       re: /esc\s+(?:again to )?interrupt|\bretrying\b|attempt\s+#\d/ },
     { name: "limit error", verdict: "limited", where: "event", whole: true,
@@ -1441,11 +1447,10 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
     { name: "credit", verdict: "blocked", where: "event", why: "no credit",
       re: /^(?:Insufficient (?:credits|balance)|Your credit balance)/i },
     { name: "access", verdict: "blocked", where: "event", why: "key or access refused",
-      re: /^(?:Incorrect API key|Your account does not have|Unauthorized|Forbidden|The model .* not )/ },
+      re: /^(?:Incorrect API key|Your account does not|Unauthorized|Forbidden|The model .* not )/ },
     { name: "bad request", verdict: "fatal", where: "event", why: "the conversation is broken",
       re: /^Bad request\b/i },
-    { name: "half drawn",
- verdict: "unsure", where: "screen", why: "opencode's screen, but no input box",
+    { name: "half drawn", verdict: "unsure", where: "screen", why: "opencode without its box",
       re: /(?<![^])(?=[^]*(?:▣ |ctrl\+p commands))(?![^]*┃)/m },
   ],
   typed: [],
@@ -1524,7 +1529,6 @@ function opencodePage(lines: string[], box: Box): string[] {
   const width = lines[box.last]!.length;
   return lines.slice(0, box.first)
     .map((line) => line.replace(/┃[^┃]*┃[^┃]*$/, "").slice(0, width).trimEnd());
-
 }
 
 // A final error is a bar-led box right above a `▣` line that has no duration. A prompt is drawn
@@ -1792,7 +1796,6 @@ export function parseResetEpoch(banner: string, now: number, zone?: string): num
   const known = [...named, zone].map(knownZone).find((each) => each !== null);
   const from = classOf(banner) === "5h" ? now - 18 * 60 * MINUTE : now;
   return occurrence(when, from, known ?? Intl.DateTimeFormat().resolvedOptions().timeZone);
-
 }
 
 // ── the input box ────────────────────────────────────────────────────────────
@@ -2132,10 +2135,13 @@ function dropResumeId(cfg: Config, agent: Agent): void {
 /** Above this an argument is refused by the kernel (128 KiB each): the client reads the file itself. */
 const ARGUMENT_MAX = 100_000;
 
+/** A word of a shell's command line, of quoted parts and bare ones. */
+const SHELL_WORD = /(?:[^\s'"\\]|'[^']*'|"(?:\\.|[^"\\])*"|\\.)+/g;
+
 /** The program that a command line starts, behind its `NAME=value` words, without its quotes. */
 export function programOf(bin: string): string {
-  const [, single, double, bare] = /^\s*(?:\w+=\S*\s+)*(?:'([^']*)'|"([^"]*)"|(\S+))/.exec(bin) ?? [];
-  return single ?? double ?? bare ?? "";
+  const word = bin.match(SHELL_WORD)?.find((one) => !/^\w+=/.test(one)) ?? "";
+  return word.replace(/'([^']*)'|"((?:\\.|[^"\\])*)"|\\(.)/g, (_, single, double, bare) => single ?? double ?? bare);
 }
 
 /** Ends the pane's shell with 127 where the program of its arguments is missing. */
@@ -2299,16 +2305,35 @@ export function decideStop(ageMs: number): NodeJS.Signals {
  * "dead" = it has ended and nobody asked how (the first process of many containers never does).
  */
 function bornOf(pid: number): string {
-  const stat = world.read(`/proc/${pid}/stat`);
-  const [state, ...rest] = stat?.slice(stat.lastIndexOf(")") + 2).split(" ") ?? [];
-  return state === "Z" ? "dead" : (rest[18] ?? "");
+  const stat = statOf(pid);
+  return stat[0] === "Z" ? "dead" : (stat[19] ?? "");
+}
+
+/** What Linux says of a process, behind its name: state, parent, group…; [] = there is none. */
+function statOf(pid: number | string): string[] {
+  try {
+    const stat = world.read(`/proc/${pid}/stat`);
+    return stat?.slice(stat.lastIndexOf(")") + 2).split(" ") ?? [];
+  } catch {
+    return []; // it ended while it was read
+  }
+}
+
+/** Whether any process of a group runs: a signal reaches the dead ones too, which tmux 3.3 may leave for seconds. */
+function anyRuns(group: number): boolean {
+  if (!statOf("self").length) return true;
+  return readdirSync("/proc").some((pid) => {
+    const [state, , member] = /^\d+$/.test(pid) ? statOf(pid) : [];
+    return member === String(group) && state !== "Z";
+  });
 }
 
 /** Whether a client or anything in its process group still runs. */
 function groupAlive(group: { pid: number; born: string }): boolean {
   const born = bornOf(group.pid);
-  if (born && born !== "dead" && group.born && born !== group.born) return false;
-  return world.signal(-group.pid, 0);
+  const leads = born !== "" && born !== "dead";
+  if (leads && group.born && born !== group.born) return false;
+  return world.signal(-group.pid, 0) && (leads || anyRuns(group.pid));
 }
 
 /** Ends sessions and waits until their processes are gone: two clients in one clone corrupt it. */
@@ -2331,10 +2356,16 @@ async function stopPanes(cfg: Config, panes: Pane[]): Promise<void> {
 // An opencode server is asked and told directly where it answers: it knows what no screen shows (a
 // permission raised before the client attached), and a text handed to it can not land in a dialog.
 
+function callOpencode(backend: Backend, dir: string, path: string, body?: object): Promise<HttpAnswer> {
+  const url = `${backend.server.replace(/\/$/, "")}${path}${path.includes("?") ? "&" : "?"}directory=${encodeURIComponent(dir)}`;
+  return world.http(body ? { method: "POST", url, body: JSON.stringify(body) } : { method: "GET", url });
+}
+
 async function askOpencode<T>(backend: Backend, dir: string, path: string, body?: object): Promise<T | null> {
-  const url = `${backend.server.replace(/\/$/, "")}${path}?directory=${encodeURIComponent(dir)}`;
-  const request = body ? { method: "POST", url, body: JSON.stringify(body) } : { method: "GET", url };
-  const answer = await world.http(request);
+  return contentOf(await callOpencode(backend, dir, path, body));
+}
+
+function contentOf<T>(answer: HttpAnswer): T | null {
   if (!answer.ok) return null;
   try {
     return JSON.parse(answer.body || "{}");
@@ -2351,8 +2382,18 @@ async function opencodeSession(backend: Backend, agent: Agent): Promise<string |
   return made?.id ?? null;
 }
 
+/** Only the server's own "not found" costs the conversation, never a slow answer. */
 async function opencodeKnows(backend: Backend, agent: Agent, id: string): Promise<boolean> {
-  return (await askOpencode<{ id?: string }>(backend, agent.dir, `/session/${id}`))?.id === id;
+  return (await callOpencode(backend, agent.dir, `/session/${id}`)).status !== 404;
+}
+
+/** Whether a text that was handed over before is there: the server's answer may have been late. null = no answer. */
+async function opencodeHas(backend: Backend, agent: Agent, pane: Pane, message: Message): Promise<boolean | null> {
+  type Said = { info?: { role?: string; time?: { created?: number } }; parts?: { text?: string }[] }[];
+  const list = await askOpencode<Said>(backend, agent.dir, `/session/${pane.conversation}/message?limit=50`);
+  if (!Array.isArray(list)) return null;
+  return list.some(({ info, parts }) => info?.role === "user" && (info.time?.created ?? 0) > message.made - CLOCK_STEP &&
+    parts?.some(({ text }) => text === message.text));
 }
 
 /** Hands a text to the server, which queues it while a turn runs; false = it did not take it. */
@@ -2366,6 +2407,8 @@ async function promptOpencode(cfg: Config, agent: Agent, pane: Pane, value: stri
 
 interface OpencodeFacts {
   healthy: boolean;
+  /** Nobody listens there: what answers later is another server. */
+  down?: boolean;
   status: { type: string; message?: string; next?: number } | undefined;
   permission: string | undefined;
   question: boolean;
@@ -2374,12 +2417,14 @@ interface OpencodeFacts {
 async function readOpencode(backend: Backend, agent: Agent, pane: Pane): Promise<OpencodeFacts> {
   type Pending = { sessionID?: string; permission?: string }[];
   const ask = <T>(path: string) => askOpencode<T>(backend, agent.dir, path);
-  const [statuses, permissions, questions] = await Promise.all([
-    ask<Record<string, { type: string }>>("/session/status"), ask<Pending>("/permission"), ask<Pending>("/question"),
+  const [answer, permissions, questions] = await Promise.all([
+    callOpencode(backend, agent.dir, "/session/status"), ask<Pending>("/permission"), ask<Pending>("/question"),
   ]);
+  const statuses = contentOf<Record<string, { type: string }>>(answer);
   const mine = (list: Pending | null) => (list ?? []).find((one) => one.sessionID === pane.conversation);
   return {
     healthy: statuses !== null,
+    down: !answer.ok && answer.status === 0,
     status: statuses?.[pane.conversation],
     permission: mine(permissions)?.permission,
     question: mine(questions) !== undefined,
@@ -2635,12 +2680,14 @@ export function decideDeath(facts: DeathFacts, settings: Settings): Action & { f
 const minutes = (seconds: number): string => (seconds >= 60 ? `${Math.round(seconds / 60)} min` : `${seconds} s`);
 
 /** Ends a client for a restart; the start itself waits, tick by tick, until its process is gone. */
-async function endForRestart(cfg: Config, watch: Watch, agent: Agent | Service, pane: Pane, why: string): Promise<void> {
+async function endForRestart(
+  cfg: Config, watch: Watch, agent: Agent | Service, pane: Pane, why: string, innocent = false,
+): Promise<void> {
   const memory = memoryOf(watch, agent.name);
   memory.stopping = { pid: pane.pid, born: bornOf(pane.pid), since: world.now() };
   memory.idleSince = 0;
   memory.sameSince = 0;
-  noteDeath(cfg, watch, agent, null, why);
+  noteDeath(cfg, watch, agent, null, why, innocent);
   save(cfg, watch);
   await killSession(cfg, pane);
 }
@@ -2690,8 +2737,7 @@ export function decideHeal(memory: Memory, held: boolean, gone: boolean, now: nu
 function oldProcessGone(memory: Memory): boolean {
   const old = memory.stopping;
   if (!old) return true;
-  const buried = bornOf(old.pid) === "dead" && world.now() - old.since > 15_000;
-  if (!groupAlive(old) || buried) {
+  if (!groupAlive(old)) {
     memory.stopping = null;
     return true;
   }
@@ -2739,14 +2785,25 @@ function noteFatal(cfg: Config, watch: Watch, agent: Agent, why: string): void {
   emit(cfg, "fatal", { agent: agent.name, why });
 }
 
+/** Whether the service that an opencode client is attached to began after it: its screen is out of date then. */
+function serverIsNewer(cfg: Config, agent: Agent, snap: Snapshot, pane: Pane): boolean {
+  const port = pane.conversation ? /:(\d+)/.exec(backendOf(cfg, agent).server)?.[1] : undefined;
+  return port !== undefined && [...cfg.services.values()].some((service) => {
+    const other = snap.panes.get(service.session);
+    return other !== undefined && !other.dead && other.created > pane.created &&
+      new RegExp(`\\b${port}\\b`).test(`${service.ready} ${service.command}`);
+  });
+}
+
 async function healLiving(cfg: Config, watch: Watch, agent: Agent, sight: Sight, pane: Pane): Promise<void> {
   const memory = memoryOf(watch, agent.name);
   if (backendMismatch(cfg, agent, pane)) {
     return endForRestart(cfg, watch, agent, pane, `runs ${pane.backend || pane.command}, the config says ${agent.backend}`);
   }
-  if (memory.serverDown && sight.verdict.where === "server" && sight.verdict.verdict !== "unsure") {
+  const answers = sight.verdict.rule !== "" && (sight.verdict.rule !== "server" || sight.verdict.verdict !== "unsure");
+  if (answers && (memory.serverDown || serverIsNewer(cfg, agent, sight.snap, pane))) {
     memory.serverDown = false;
-    return endForRestart(cfg, watch, agent, pane, "its server was restarted");
+    return endForRestart(cfg, watch, agent, pane, "its server was restarted", true);
   }
   if (sight.verdict.verdict !== "fatal") return;
   noteFatal(cfg, watch, agent, sight.verdict.why);
@@ -3067,10 +3124,16 @@ async function deliver(cfg: Config, watch: Watch, message: Message, sight: Sight
   const pane = sight?.pane;
   if (!sight?.alive || !pane) return { state: "waiting", why: "not running" };
   const backend = backendOf(cfg, agent);
-  if (isBooting(backend, world.now() - pane.created, sight.text)) return { state: "waiting", why: "booting" };
+  // a dialog hides what tells that a client is ready
+  if (sight.verdict.verdict !== "blocked" && isBooting(backend, world.now() - pane.created, sight.text)) {
+    return { state: "waiting", why: "booting" };
+  }
   if (backend.kind === "opencode" && pane.conversation) {
     const typing = decideTyping(sight.verdict, { ...message, seen: 0 }, null, "");
     if (typing.do === "wait") return { state: "waiting", why: typing.why };
+    const there = message.tries > 0 && (await opencodeHas(backend, agent, pane, message));
+    if (there === null) return { state: "waiting", why: "the opencode server does not answer" };
+    if (there) return { state: "delivered", why: "it is in the conversation already" };
     message.tries += 1;
     save(cfg, watch);
     if (await promptOpencode(cfg, agent, pane, message.text)) return { state: "delivered", why: "by the server" };
@@ -3389,8 +3452,9 @@ async function judge(cfg: Config, watch: Watch, agent: Agent, sight: Sight, full
   let verdict = known ? memory.judged! : detect(rulesOf(backend), { text: sight.text, title: pane.title }, world.now());
   if (full) memory.judged = verdict;
   if (backend.kind === "opencode" && pane.conversation) {
-    verdict = decideOpencode(await readOpencode(backend, agent, pane), verdict, world.now());
-    if (verdict.why.includes("does not answer")) memory.serverDown = true;
+    const facts = await readOpencode(backend, agent, pane);
+    verdict = decideOpencode(facts, verdict, world.now());
+    if (facts.down) memory.serverDown = true;
   }
   if (!full) return verdict;
   if (hashes[0] !== exact) memory.sameSince = exact ? world.mono() : 0;
@@ -3669,6 +3733,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
     cfg = await reloadConfig(cfg, watch);
     await guard(watch, "tick", () => tick(cfg, watch));
     if (kept) await guard(watch, "keeper", () => seeToKeeper(cfg));
+    Bun.gc(true); // the screens of a tick are garbage now: a few ms, for a third of the memory
     const due = began + Math.max(cfg.watchdog.signalInterval * 1000, 50);
     while (!stop && world.mono() < due) {
       const waiting = watch.intent !== null || watch.volatile.fetch !== null || pendingUnits(cfg, watch).size > 0;
@@ -4239,7 +4304,7 @@ async function readStatus(cfg: Config): Promise<Status> {
       model: agent ? roleModel(cfg, agent) || "default" : "-", watch: agent?.watch ?? "-", session: unit.session,
       running: pane !== undefined && !pane.dead, ...described,
       since: memory.since ? new Date(memory.since).toISOString() : "",
-      next: agent ? nextDue(cfg, watch, agent, limit, now) : "",
+      next: agent && pane && !pane.dead ? nextDue(cfg, watch, agent, limit, now) : "",
       messages: mine.length, messagesWhy: mine[0]?.why ?? "",
       restartsToday: memory.restarts.day === localDate(new Date(now)) ? memory.restarts.count : 0,
     };
@@ -4330,8 +4395,8 @@ export function statusText(status: Status, width: number): string {
     lines.push(`phase: ${phase.id} [${phase.index + 1}/${phase.total}]  plan=${phase.plan}  (${done})`);
   }
   const rows = [...status.agents, ...status.services].toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
-  const table = rows.map((row) => [row.name, row.kind, row.backend, row.model, row.watch, row.state, rowNotes(row)]);
-  const [head, ...drawn] = columns([["AGENT", "KIND", "BACKEND", "MODEL", "WATCH", "STATE", ""], ...table], width);
+  const table = rows.map((row) => [row.name, row.kind, row.backend, row.model, row.state, rowNotes(row)]);
+  const [head, ...drawn] = columns([["AGENT", "KIND", "BACKEND", "MODEL", "STATE", ""], ...table], width, STATUS_GIVE);
   lines.push(paint("bold", head!), ...drawn.map((line, i) => paintRow(rows[i]!, line)));
   const life = watchdog.heartbeat ? `heartbeat ${ago(world.now() - Date.parse(watchdog.heartbeat))} ago, version ${watchdog.version}` : "";
   const state = !watchdog.running ? "stopped" : watchdog.stale ? `STALE, ${life}` : `RUNNING, ${life}`;
@@ -4340,6 +4405,9 @@ export function statusText(status: Status, width: number): string {
   if (status.olderPhase.length) lines.push(`still on an older phase's kickoff: ${status.olderPhase.join(", ")} ("phase set ID --restart" takes them along)`);
   return lines.join("\n");
 }
+
+/** What the table of `status` gives up where it is narrow: the state goes last. */
+const STATUS_GIVE = [[2, 6], [3, 7], [1, 4], [5, 12], [0, 12], [5, 0], [4, 20]];
 
 function paintRow(row: StatusRow, line: string): string {
   if (row.needsHuman) return paint("red", line);
@@ -4353,16 +4421,18 @@ const rowNotes = (row: StatusRow): string => [
   row.restartsToday ? `${row.restartsToday} restarts today` : "",
 ].filter(Boolean).join(", ");
 
-/** Columns as wide as their widest cell; the widest give way first where the line is too long. */
-export function columns(rows: string[][], width: number): string[] {
+/**
+ * Columns as wide as their widest cell. Where a line is longer than `width`, those named in `give`
+ * get narrower, one after the other, each down to its least width.
+ */
+export function columns(rows: string[][], width: number, give = [[rows[0]!.length - 1, 8]]): string[] {
   const wide = rows[0]!.map((_, i) => Math.max(...rows.map((row) => Bun.stringWidth(row[i]!))));
-  const gaps = 2 * (wide.filter((one) => one > 0).length - 1);
-  const floor = [14, 0, 0, 8, 0, 12, 8];
-  while (wide.reduce((sum, one) => sum + one, 0) + gaps > width) {
-    const give = wide.map((one, i) => (one > (floor[i] || one) ? one : 0));
-    const widest = give.indexOf(Math.max(...give));
-    if (give[widest] === 0) break;
-    wide[widest]! -= 1;
+  const used = wide.filter((one) => one > 0);
+  let over = used.reduce((sum, one) => sum + one, 0) + 2 * (used.length - 1) - width;
+  for (const [column, least] of give as [number, number][]) {
+    const less = Math.max(0, Math.min(over, wide[column]! - least));
+    wide[column]! -= less;
+    over -= less;
   }
   return rows.map((row) => row.map((cell, i) => fit(cell, wide[i]!)).join("  ").trimEnd());
 }
@@ -4581,6 +4651,204 @@ async function reportOwnRules(cfg: Config): Promise<void> {
     print(`with the rules of backend "${backend.name}": ${mine.length - differ.length} of ${mine.length} right`);
     for (const { file, expected, verdict } of differ) print(`  ${file}: ${verdict.verdict} (${verdict.rule}), expected ${expected}`);
   }
+}
+
+/** What the watchdog does next about an agent, and when (wall ms; null = no clock decides it). */
+export interface Next { does: string; at: number | null }
+export interface NextFacts {
+  settings: Settings; nativeGrace: number; stallIdle: number; watch: Watching;
+  hold: LimitState | null;
+  /** Wall ms since when it is idle. */
+  idleSince: number;
+  now: number;
+}
+
+export function decideNext(verdict: Verdict, facts: NextFacts): Next {
+  if (facts.watch === "none") return { does: 'leaves it alone: watch is "none"', at: null };
+  return nextOfLimit(verdict, facts) ?? nextOfVerdict(verdict, facts);
+}
+
+function nextOfLimit(verdict: Verdict, { settings, nativeGrace, hold, now }: NextFacts): Next | null {
+  const action = decideLimit(hold, verdict, now);
+  if (action.do === "none") return null;
+  if (action.do === "lift") return { does: `ends the hold: ${action.why}`, at: now };
+  if (action.do === "ping") return { does: "asks whether it can go on", at: now };
+  const until = hold ? hold.until : nextLimitUntil(settings, verdict.limit, nativeGrace, now)[0];
+  return { does: "holds, then asks whether it can go on", at: until * 1000 };
+}
+
+function nextOfVerdict({ verdict, waitingUntil }: Verdict, facts: NextFacts): Next {
+  const { settings, stallIdle, watch, idleSince, now } = facts;
+  if (verdict === "blocked") return { does: "types nothing and restarts nothing: it needs you", at: null };
+  if (verdict === "fatal") return { does: "restarts it", at: now };
+  if (verdict === "unsure") return { does: `does nothing; keeps the screen after ${UNSURE_LOOKS} looks`, at: null };
+  if (verdict === "active") return { does: "leaves it alone while it works", at: null };
+  if (watch === "heal") return { does: 'leaves it alone: watch is "heal"', at: null };
+  const past = waitingUntil === null ? 0 : waitingUntil + Math.max(settings.stallGrace, stallIdle) * 1000;
+  const at = Math.max(past, idleSince + stallIdle * 1000, now);
+  return { does: verdict === "waiting" ? "waits, then restarts it" : "restarts it if it stays idle", at };
+}
+
+const isoOf = (ms: number | null): string | null => (ms === null ? null : new Date(ms).toISOString());
+
+/** A verdict as other programs read it; `resetAt` is the banner's time, without slack. */
+export function verdictJson({ verdict, rule, where, text, limit, waitingUntil, why }: Verdict): object {
+  const shown = limit && { class: limit.class, resetAt: isoOf(limit.resetAt) };
+  return { verdict, rule, where, text, limit: shown, waitingUntil: isoOf(waitingUntil), why };
+}
+
+function printVerdict(call: Call, verdict: Verdict, next: Next): number {
+  if (call.options.json) return printed(JSON.stringify(verdictJson(verdict)));
+  const { limit, waitingUntil } = verdict;
+  const lines: [string, string | null][] = [
+    ["verdict", `${verdict.verdict}: ${verdict.why}`],
+    ["rule", `${verdict.rule} (${verdict.where})`],
+    ["text", verdict.text || null],
+    ["limit", limit && `${limit.class}, ${limit.resetAt === null ? "no reset time" : `resets ${isoOf(limit.resetAt)}`}`],
+    ["waits", waitingUntil === null ? null : `until ${isoOf(waitingUntil)}`],
+    ["next", next.at === null ? next.does : `${next.does} at ${isoOf(next.at)}`],
+  ];
+  return printed(lines.flatMap(([key, value]) => (value ? [`${key.padEnd(8)} ${value}`] : [])).join("\n"));
+}
+
+/** The defaults of a table of KEYS: a captured screen needs no config. */
+const defaultsOf = <T>(keys: Keys): T =>
+  Object.fromEntries(Object.entries(keys).map(([key, [, fallback]]) => [camelCase(key), fallback])) as T;
+
+async function backendFor(call: Call, name: string): Promise<[Rule[], Backend, Settings]> {
+  const cfg = call.options.config ? await configFor(call) : null;
+  const known = cfg ? [...cfg.backends.keys()] : Object.keys(BUILT_IN_RULES);
+  if (!known.includes(name)) die(`explain: unknown backend "${name}"${nearest(name, known)} (there are: ${known.join(", ")})`, 2);
+  const backend = cfg?.backends.get(name) ?? defaultsOf<Backend>(KEYS.backend);
+  const rules = cfg ? rulesOf(backend) : BUILT_IN_RULES[name as BackendKind];
+  return [rules, backend, cfg?.watchdog ?? defaultsOf<Settings>(KEYS.watchdog)];
+}
+
+async function readPaneFile(file: string): Promise<string> {
+  if (file === "-") return Bun.stdin.text();
+  try {
+    return world.read(file) ?? die(`explain: ${file}: no such file`);
+  } catch (error) {
+    if (error instanceof CliError) throw error;
+    return die(`explain: ${file}: ${messageOf(error)}`);
+  }
+}
+
+async function explainFile(call: Call, file: string): Promise<number> {
+  const { backend: name, title = "", at } = call.options;
+  if (name === undefined) die(`explain: --file needs --backend (${Object.keys(BUILT_IN_RULES).join(", ")})`, 2);
+  const now = at === undefined ? world.now() : /^\d{4}-\d\d-\d\d/.test(String(at)) ? Date.parse(String(at)) : NaN;
+  if (Number.isNaN(now)) die(`explain: --at ${show(at)} is not an ISO 8601 time`, 2);
+  const [rules, backend, settings] = await backendFor(call, String(name));
+  const verdict = detect(rules, { text: await readPaneFile(file), title: String(title) }, now);
+  const { nativeGrace, stallIdle } = backend;
+  return printVerdict(call, verdict, decideNext(verdict, {
+    settings, nativeGrace, stallIdle, watch: "heal+stall", hold: null, idleSince: now, now,
+  }));
+}
+
+/** The agent that a command names, and its pane with a client in it. */
+async function livePane(cfg: Config, call: Call, usage: string, word = call.words[0]): Promise<[Agent, Pane]> {
+  const name = oneName(cfg, { ...call, words: word === undefined ? [] : [word] }, usage);
+  const agent = cfg.agents.get(name) ?? die(`${name} is no agent: nothing is read from its screen`, 2);
+  const snap = await snapshot(cfg);
+  if (!snap.ok) die(`tmux: ${snap.why}`);
+  const pane = snap.panes.get(agent.session);
+  if (!pane || pane.dead) die(`${name} is not running${pane ? ` (${endOf(pane)})` : ""}`);
+  return [agent, pane];
+}
+
+const screenOf = async (cfg: Config, agent: Agent, pane: Pane): Promise<Screen> =>
+  (await readScreen(cfg, pane)) ?? die(`${agent.name}: its pane could not be read`);
+
+const TWO_LOOKS = 300;
+
+/** As the watchdog reads it: idle is only believed of a screen that stays the same. */
+async function explainLive(call: Call): Promise<number> {
+  const cfg = await configFor(call);
+  const [agent, pane] = await livePane(cfg, call, "explain <name>");
+  const backend = backendOf(cfg, agent);
+  const first = await screenOf(cfg, agent, pane);
+  await world.sleep(TWO_LOOKS);
+  const { look } = await screenOf(cfg, agent, pane);
+  const now = world.now();
+  let verdict = detect(rulesOf(backend), look, now);
+  if (backend.kind === "opencode" && pane.conversation) {
+    verdict = decideOpencode(await readOpencode(backend, agent, pane), verdict, now);
+  }
+  const moves = withoutDigits(first.look.text) !== withoutDigits(look.text);
+  if (verdict.verdict === "idle" && moves) verdict = { ...verdict, verdict: "unsure", why: "its screen changes" };
+  const memory = memoryOf(loadWatch(cfg), agent.name);
+  return printVerdict(call, verdict, decideNext(verdict, {
+    settings: cfg.watchdog, nativeGrace: backend.nativeGrace, stallIdle: backend.stallIdle, watch: agent.watch,
+    hold: loadLimitState(cfg, agent.session), idleSince: memory.verdict === "idle" ? memory.since : now, now,
+  }));
+}
+
+/** What is believed of a pane, by which rule, and what follows from it. */
+export async function cmdExplain(call: Call): Promise<number> {
+  const { file, backend, title, at } = call.options;
+  if (file !== undefined && call.words.length) die("explain: a name or --file, not both", 2);
+  if (file !== undefined) return explainFile(call, String(file));
+  if (backend ?? title ?? at) die("explain: --backend, --title and --at go with --file", 2);
+  return explainLive(call);
+}
+
+/** Keys, tokens and ids; what is kept of them is the prefix by which a rule may know them. */
+const SECRET = new RegExp([
+  String.raw`\b[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}\b`,
+  String.raw`(?<=\b(?:sk-|gh[pousr]_|github_pat_|glpat-|xox[a-z]-|AKIA|ses_|eyJ|Bearer ))[\w.-]{8,}`,
+  String.raw`(?<=\b(?:token|secret|password|api[ _-]?key)\b["']?\s*[=:]\s*["']?)[^\s"']{6,}`,
+  String.raw`\b(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{32,}\b`,
+].join("|"), "gi");
+const FILLER = "/srv/fleet/agents/main/project";
+
+/** Paths and keys cut out; every column stays where it was. */
+export function scrub(value: string, paths: string[]): string {
+  const longest = paths.filter((path) => path.length > 1).sort((a, b) => b.length - a.length);
+  const filled = longest.reduce(
+    (rest, path) => rest.replaceAll(path, FILLER.padEnd(path.length, "x").slice(0, path.length)), value);
+  return filled.replace(SECRET, (secret) => secret.replace(/[A-Za-z0-9]/g, "0"));
+}
+
+async function clientVersion(screen: string, backend: Backend, agent: Agent): Promise<string> {
+  const shown = /(?:Claude Code v|OpenCode )(\d+\.\d+\.\d+)/.exec(screen)?.[1];
+  if (shown) return shown;
+  const asked = await run(["sh", "-c", `cd ${shellQuote(agent.dir)} && ${backend.bin} --version`], TMUX_DEADLINE);
+  return /\d+\.\d+\.\d+/.exec(asked.out)?.[0] ?? "";
+}
+
+/** Files what an agent shows now as a capture, so that a wrong verdict becomes a test. */
+export async function cmdCapture(call: Call): Promise<number> {
+  const usage = "capture <name> <verdict>-<what>";
+  const [name, label = ""] = call.words;
+  if (call.words.length !== 2) die(`usage: ${usage}`, 2);
+  const [, expected, what] = /^([^-]*)(?:-([\w-]+))?$/.exec(label) ?? [];
+  if (!expected || !VERDICTS.includes(expected as VerdictName)) {
+    die(`capture: "${expected ?? label}" is no verdict${nearest(expected ?? label, VERDICTS)} (there are: ${VERDICTS.join(", ")})`, 2);
+  }
+  if (!what) die(`capture: say what it shows: ${expected}-<what>, in letters, digits and -`, 2);
+  const cfg = await configFor(call);
+  const [agent, pane] = await livePane(cfg, call, usage, name);
+  const backend = backendOf(cfg, agent);
+  if (backend.kind === "typed") die(`capture: the screens of backend "${backend.name}" have no built-in rules`);
+  const path = join(SCRIPT_DIR, "tests", "fixtures", backend.kind, label);
+  if (existsSync(`${path}.txt`) || existsSync(`${path}.json`)) die(`capture: ${path}.txt exists already`);
+  const { look } = await screenOf(cfg, agent, pane);
+  const size = await tmux(cfg, ["display-message", "-p", "-t", pane.id, "#{pane_width} #{pane_height}"]);
+  const [cols, rows] = size.out.trim().split(" ").map(Number);
+  const clean = (value: string) => scrub(value, [agent.dir, cfg.planDir, homedir()]);
+  const shown = { text: clean(look.text), title: clean(look.title) };
+  const version = await clientVersion(look.text, backend, agent);
+  const at = world.now();
+  const verdict = detect(BUILT_IN_RULES[backend.kind], shown, at);
+  mkdirSync(dirname(path), { recursive: true });
+  world.writeAtomic(`${path}.txt`, shown.text);
+  const side = { title: shown.title, cols, rows, version, at: isoOf(at), made: "real" };
+  world.writeAtomic(`${path}.json`, `${JSON.stringify(side)}\n`);
+  const right = verdict.verdict === expected ? "as it should be" : `it should be ${expected}`;
+  return printed([`${path}.txt`, `${path}.json`,
+    `the rules say now: ${verdict.verdict} (${verdict.rule}): ${right}`].join("\n"));
 }
 
 export async function cmdLogs(call: Call): Promise<number> {
@@ -5699,6 +5967,15 @@ export const COMMANDS: Command[] = [
     options: { restart: { type: "boolean", clause: "start the loops again on the new phase" } } },
   { name: "notify", args: "", clause: "try the notices of [notify]", run: cmdNotify,
     options: { test: { type: "boolean", clause: "send one" } } },
+  { name: "explain", args: "[name]", clause: "what is believed of an agent's screen, why, and what follows", run: cmdExplain,
+    options: {
+      ...JSON_OPTION,
+      file: { type: "string", value: "PANE", clause: "a captured screen instead; - reads standard input" },
+      backend: { type: "string", value: "B", clause: "whose screen the file shows" },
+      title: { type: "string", value: "T", clause: "the pane's title when it was captured" },
+      at: { type: "string", value: "ISO", clause: "when it was captured (now)" },
+    } },
+  { name: "capture", args: "<name> <verdict>-<what>", clause: "keep an agent's screen as a test of the rules", run: cmdCapture },
   { name: "selftest", args: "", clause: "read the captured screens again and compare the verdicts", run: cmdSelftest },
   { name: "migrate", args: "", clause: "seed state/ from the files of older launchers", run: cmdMigrate },
   { name: "demo", args: "[DIR]", clause: "run a small real fleet of scripted agents, and end it", run: cmdDemo,

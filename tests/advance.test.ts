@@ -65,11 +65,12 @@ test("auto_advance = false moves nothing", async () => {
 });
 
 test("fault 26: the loops start only once the old processes are gone", async () => {
+  cfg = await fake.config(FLEET.replace("[watchdog]", "[watchdog]\nsignal_interval = 1\nheavy_interval = 5"));
   const old = fake.tmux.of("agents-builder");
   old.ignores = ["SIGHUP", "SIGTERM"];
   finish("p1");
   let both = false;
-  await fake.ticks(cfg, watch, 14, () => {
+  await fake.ticks(cfg, watch, 40, () => {
     const running = fake.tmux.panes.some((pane) => pane.session === "agents-builder" && pane !== old);
     both ||= running && fake.processes.has(old.pid);
   });

@@ -148,7 +148,7 @@ if (!process.env.AGENTS_BIN) real("capture files a live pane, without paths and 
   expect(shown).toContain("● Ready.");
   for (const secret of [f.dir, "abcdefgh"]) expect(shown).not.toContain(secret);
   expect(JSON.parse(readFileSync(sidecar!, "utf8")))
-    .toMatchObject({ cols: 200, rows: 50, version: "9.8.7", reset: null, made: "real" });
+    .toMatchObject({ cols: 200, rows: 50, version: "9.8.7", made: "real" });
   expect(detect(BUILT_IN_RULES.claude, { text: shown, title: "" }, 0).verdict).toBe("idle");
   const again = await capture(f, "a1", "idle-made-here");
   expect([again.code, again.err]).toEqual([1, expect.stringContaining("exists already")]);

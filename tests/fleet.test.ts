@@ -80,8 +80,7 @@ real("P11: a client that is put back is started by up", {
   f.write("agents.toml", f.text({ ...f.plan, toml }));
   expect((await f.run(["up"])).code).toBe(1);
   await until(() => f.log.includes("is parked"));
-  const status = await f.run(["status"]);
-  expect([status.code, status.out]).toEqual([3, expect.stringContaining("parked: ")]);
+  expect(await f.states()).toMatchObject({ code: 3, of: { a1: expect.stringMatching(/^parked: .*late-client not found/) } });
   writeFileSync(bin, `#!/bin/sh\nexec ${TUI} "$@"\n`, { mode: 0o755 });
   await f.up("a1");
   await f.ready("a1");
@@ -232,7 +231,7 @@ real("fault 13: WAITING-UNTIL is respected, and past it the agent is restarted",
   f.control("a1", `screen ${screen}`);
   await f.up();
   await f.ready("a1");
-  await until(async () => (await f.run(["status"])).out.includes("waiting"));
+  await until(async () => (await f.states()).of.a1!.startsWith("waiting"));
   await until(() => f.starts("a1").length === 2, 20_000);
   expect(f.ledger("a1").filter((fact) => fact.start)[1]!.at).toBeGreaterThan(due);
   expect(f.log).toMatch(/a1 \(t-a1\) past its WAITING-UNTIL by/);
@@ -248,7 +247,7 @@ real("P15: a limit is held, probed once after its reset, and lifted; no restart"
   await until(() => f.log.includes("limit hit on a1"));
   const state = JSON.parse(f.read(".agents/state/limited-t-a1.json"));
   expect(state).toMatchObject({ until: reset, nudges: 0 });
-  expect((await f.run(["status"])).out).toMatch(/^a1 .*limited until/m);
+  expect((await f.states()).of.a1).toMatch(/^limited until/);
   await until(() => f.submits("a1").length, 12_000);
   expect(f.ledger("a1").find((fact) => fact.submit)!.at).toBeGreaterThanOrEqual(reset * 1000);
   await f.ticks(4);
@@ -265,7 +264,7 @@ real("fault 60: a task that exits with 0 is done and stays so", {
   await f.up();
   await f.ready("a1");
   f.control("a1", "exit 0");
-  await until(async () => /^a1 .*done/m.test((await f.run(["status"])).out));
+  await until(async () => (await f.states()).of.a1 === "done");
   await f.ticks(4);
   expect(f.starts("a1")).toHaveLength(1);
   expect((await f.run(["status"])).code).toBe(0);
@@ -278,8 +277,7 @@ real("exit 125 parks at once; up releases", pair, async (f) => {
   await until(() => f.log.includes("is parked: exit 125"));
   await f.ticks(3);
   expect(f.starts("a1")).toHaveLength(1);
-  const status = await f.run(["status"]);
-  expect([status.code, status.out]).toEqual([3, expect.stringMatching(/^a1 .*parked: exit 125/m)]);
+  expect(await f.states()).toMatchObject({ code: 3, of: { a1: "parked: exit 125 (do not restart)" } });
   f.control("a1", "idle");
   await f.up("a1");
   await until(() => f.starts("a1").length === 2);
@@ -316,7 +314,7 @@ real("P20, fault 29: what the operator took down stays down, across a new watchd
   await until(() => ![0, old].includes(f.lock("watchdog")));
   await f.ticks(3);
   expect(f.starts("a1")).toHaveLength(1);
-  expect((await f.run(["status"])).out).toMatch(/^a1 .*stopped by you/m);
+  expect((await f.states()).of.a1).toBe("stopped by you");
   await f.up("a1");
   await until(() => f.starts("a1").length === 2);
   signal(await f.pid("a1"), "SIGKILL");
@@ -384,7 +382,7 @@ real("a state folder of the original and a running session of it are taken over 
   expect(f.starts("a1")[0]!.slice(0, 3)).toEqual(["tui", "--resume", "an-older-id"]);
   await f.ticks(6);
   expect(f.starts("c1")).toEqual([["tui", "of-the-original"]]);
-  expect((await f.run(["status"])).out).toMatch(/^c1 .*limited until/m);
+  expect((await f.states()).of.c1).toMatch(/^limited until/);
   expect((await f.run(["send", "a1", "hello"])).code).toBe(0);
 });
 
@@ -455,7 +453,7 @@ real("P2, fault 8: a claim for an adversary that is down waits, and is there whe
   await f.run(["down", "adversary"]);
   await f.push("builder", "claim(one): to nobody");
   await until(() => f.log.includes("waiting: claim to adversary"));
-  expect((await f.run(["status"])).out).toMatch(/^adversary .*1 waiting/m);
+  expect((await f.states()).messages.adversary).toBe(1);
   await f.up("adversary");
   await until(() => f.submits("adversary").length, 15_000);
   expect(f.submits("adversary")).toEqual([expect.stringContaining("claim(one): to nobody")]);
@@ -585,7 +583,7 @@ real("fault 76: opencode: a session is made, attached, and told its kickoff by t
     }]);
     // fault 78: a permission that waits at the server: blocked, nothing typed, no restart
     server.facts.permissions.push({ id: "p1", sessionID: "ses_1", permission: "bash" });
-    await until(async () => /^a1 .*blocked: permission: bash/m.test((await f.run(["status"])).out));
+    await until(async () => (await f.states()).of.a1!.startsWith("blocked: permission: bash"));
     const sent = await f.run(["send", "a1", "not now", "--timeout", "2"]);
     expect([sent.code, sent.err]).toEqual([1, expect.stringContaining("permission: bash")]);
     expect([f.bytes("a1"), server.facts.prompts.length, f.starts("a1").length]).toEqual(["", 1, 1]);

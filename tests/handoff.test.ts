@@ -210,6 +210,7 @@ describe("P16, fault 17: git trouble is local", () => {
   test("a fetch that hangs holds up no tick", async () => {
     await running();
     watch.volatile.fetch = new Promise(() => {});
+    fake.git.calls = [];
     const { tick } = await import("../agents.ts");
     fake.tmux.exit("agents-orchestrator", 1);
     for (let nth = 0; nth < 3; nth++) {
@@ -217,6 +218,7 @@ describe("P16, fault 17: git trouble is local", () => {
       fake.turn(30_000);
     }
     expect(fake.everyPane.filter((pane) => pane.session === "agents-orchestrator")).toHaveLength(2);
+    expect(fake.git.calls.filter((call) => /^(ls-remote|fetch)/.test(call))).toEqual([]);
   });
 });
 

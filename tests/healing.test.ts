@@ -3,9 +3,9 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import {
   backendMismatch, type Config, type DeathFacts, decideDeath, decideHeal, decideStop, expectedBackendCmd, isReady, memoryOf,
-  parsePane, programOf, sessionAlive, sessionCommand, snapshot, type Snapshot, type Watch,
+  ownPanes, parsePane, programOf, say, sessionAlive, sessionCommand, snapshot, type Snapshot, type Watch,
 } from "../agents.ts";
-import { FLEET, type FakePane, type FakeWorld, fakeWorld } from "./kit.ts";
+import { type FakePane, type FakeWorld, fakeWorld } from "./kit.ts";
 
 const TEXT = '[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal"\n';
 let fake: FakeWorld;
@@ -265,12 +265,27 @@ test("fault 60: a task that ended well is not started again", async () => {
   expect(starts()).toBe(1);
 });
 
-test("fault 10: the agent's own pane is the one that was marked, whatever else is open", async () => {
-  cfg = await fake.config(FLEET);
-  watch = fake.watch(cfg);
+describe("fault 10: the agent's own pane is the one that was marked", () => {
+  const panes = (...list: [id: string, sessionName: string, session: string][]) =>
+    ownPanes(list.map(([id, sessionName, session]) => ({ ...parsePane(Array(19).fill("").join("\t")), id, sessionName, session })));
+  test("whatever else is open, older ones too", () =>
+    expect(panes(["%3", "a", ""], ["%4", "a", "a"], ["%5", "a", ""]).get("a")!.id).toBe("%4"));
+  test("also in a session that was renamed", () => expect(panes(["%4", "renamed", "a"]).get("a")!.id).toBe("%4"));
+  test("in a session of the original the oldest", () => expect(panes(["%12", "a", ""], ["%9", "a", ""]).get("a")!.id).toBe("%9"));
+  test("a text goes to that pane, not to a person's", async () => {
+    await fake.ticks(cfg, watch, 2);
+    const own = fake.tmux.of("agents-a");
+    const other = fake.tmux.add("agents-a");
+    say(watch, "a", "claim", "hear this");
+    await fake.ticks(cfg, watch, 2);
+    expect([own.received, other.received, other.draft]).toEqual([["hear this"], [], ""]);
+  });
+});
+
+test("who was to end, but never got the word, is not ended hours later", async () => {
   await fake.ticks(cfg, watch, 2);
-  const own = fake.tmux.of("agents-builder");
-  const other = fake.tmux.add("agents-builder");
-  expect((await snapshot(cfg)).panes.get("agents-builder")!.id).toBe(own.id);
-  expect(other.id).not.toBe(own.id);
+  const pane = fake.tmux.of("agents-a");
+  memoryOf(watch, "a").stopping = { pid: pane.pid, born: "", since: fake.wall - 3 * 3600_000 };
+  await fake.ticks(cfg, watch, 20);
+  expect([starts(), memoryOf(watch, "a").stopping, fake.processes.has(pane.pid)]).toEqual([1, null, true]);
 });

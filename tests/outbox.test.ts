@@ -174,6 +174,16 @@ describe("over the fake world", () => {
     }
   });
 
+  test("fault 77: a client that was just started is not typed to for three seconds", async () => {
+    cfg = await fake.config(`[watchdog]\nsignal_interval = 1\n${TEXT}`);
+    fake.tmux.exit("agents-a", 1);
+    say(watch, "a", "claim", "hear this");
+    await fake.ticks(cfg, watch, 3);
+    expect([pane().dead, pane().received, waits()]).toEqual([false, [], ["booting"]]);
+    await fake.ticks(cfg, watch, 3);
+    expect(pane().received).toEqual(["hear this"]);
+  });
+
   test("fault 8: it outlives the watchdog", async () => {
     pane().doing = "dialog";
     say(watch, "a", "claim", "hear this");

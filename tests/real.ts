@@ -175,6 +175,17 @@ export class Fleet {
     return spawn([...SELF, ...args, ...config], { ...options, env: { ...this.env, ...options.env } });
   }
 
+  /** `status --json`: the exit code, and each agent's and service's state by its name. */
+  async states(): Promise<{ code: number; of: Record<string, string>; messages: Record<string, number> }> {
+    const { code, out } = await this.run(["status", "--json"]);
+    const { agents, services } = JSON.parse(out) as Record<string, { name: string; state: string; messages: number }[]>;
+    const all = [...agents!, ...services!];
+    return {
+      code, of: Object.fromEntries(all.map((one) => [one.name, one.state])),
+      messages: Object.fromEntries(all.map((one) => [one.name, one.messages])),
+    };
+  }
+
   /** `up`, which must succeed. */
   async up(...names: string[]): Promise<Ran> {
     const ran = await this.run(["up", ...names]);

@@ -86,8 +86,7 @@ real("fault 43: a client that ended leaves its pane with its exit code", { agent
   await f.ready("a1");
   f.control("a1", "exit 7");
   await until(async () => (await f.tmux("list-panes", "-t", "=t-a1", "-F", "#{pane_dead} #{pane_dead_status}")) === "1 7");
-  const status = await f.run(["status"]);
-  expect(status.out).toMatch(/^a1 .*ended \(exit 7\)/m);
+  expect((await f.states()).of.a1).toBe("ended (exit 7)");
   f.control("a1", "idle");
   await f.up("a1");
   await until(() => f.starts("a1").length === 2);
@@ -273,6 +272,21 @@ real("the operator's preamble runs first, in the pane's shell", {
   await f.up();
   await f.ready("a1");
   expect(readFileSync(`/proc/${await f.pid("a1")}/environ`, "utf8").split("\0")).toContain("FROM=preamble 1");
+});
+
+real("no code and no setting of the folder it is called in, or of an agent's folder, reaches the program", {
+  agents: [{ name: "a1", dir: "hostile", watch: "heal" }],
+}, async (f) => {
+  const folder = f.path("hostile");
+  f.write("hostile/bunfig.toml", 'preload = ["./evil.ts"]\n');
+  f.write("hostile/evil.ts", `require("fs").writeFileSync(${JSON.stringify(f.path("executed"))}, "x")\n`);
+  f.write("hostile/.env", "AGENT_MODEL_a1=from-dot-env\nTUI_SCRIPT=builder\n");
+  f.write("hostile/tsconfig.json", "{ broken");
+  expect((await f.run(["up"], { cwd: folder })).code).toBe(0);
+  await f.ready("a1");
+  expect((await f.run(["send", "a1", "hello"], { cwd: folder })).code).toBe(0);
+  expect((await f.run(["status"], { cwd: folder })).code).toBe(0);
+  expect([f.starts("a1"), existsSync(f.path("executed"))]).toEqual([[["tui"]], false]);
 });
 
 real("tmux_socket picks another server, and the default one is not touched", {

@@ -324,14 +324,21 @@ test("a heartbeat each tick", async () => {
   expect(Date.parse(beat().at) - Date.parse(before)).toBeGreaterThanOrEqual(30_000);
 });
 
-test("fault 28: a pane whose logging stopped is logged again; a log over its cap is rotated", async () => {
-  await begin(`[watchdog]\nlog_max_mb = 1\n${agents("a")}`);
-  const pane = fake.tmux.of("agents-a");
-  pane.piped = false;
-  fake.files.set(join(cfg.logDir, "agents-a.log"), "x".repeat(1_000_001));
+test("fault 28: a pane whose logging stopped is logged again", async () => {
+  await begin(agents("a"));
+  fake.tmux.of("agents-a").piped = false;
   await ticks(12);
-  expect(pane.piped).toBe(true);
-  expect(fake.files.get(join(cfg.logDir, "agents-a.log.1"))!.length).toBe(1_000_001);
+  expect(fake.tmux.of("agents-a").piped).toBe(true);
+});
+
+test("fault 28: a log over its cap is rotated, and the pane writes to the new one", async () => {
+  await begin(`[watchdog]\nlog_max_mb = 1\n${agents("a")}`);
+  const log = join(cfg.logDir, "agents-a.log");
+  fake.files.set(log, "x".repeat(1_000_001));
+  fake.effects = [];
+  await ticks(12);
+  expect(fake.files.get(`${log}.1`)!.length).toBe(1_000_001);
+  expect(fake.effects).toContain("tmux pipe-pane");
 });
 
 test("fault 62: two tmux clients per tick, whatever the number of agents", async () => {

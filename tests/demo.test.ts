@@ -1,0 +1,66 @@
+/** The demo: a real fleet from an empty folder to the completed sequence, and nothing left after it. */
+import { expect } from "bun:test";
+import { existsSync } from "node:fs";
+import { type Fleet, lives, real, until } from "./real.ts";
+
+/** The fleet's own agents.toml is not used: the demo writes one. */
+const plan = { agents: [{ name: "unused" }] };
+
+/** No identity of git, as on a fresh machine. */
+function bare(f: Fleet): void {
+  for (const name of Object.keys(f.env)) if (name.startsWith("GIT_")) delete f.env[name];
+}
+
+const nothingRuns = (f: Fleet) => until(() => f.processes().every(({ pid }) => !lives(pid)), 3_000);
+
+real("demo runs both phases to the end in under 60 s, exit 0, and leaves nothing running", plan, async (f) => {
+  bare(f);
+  const began = performance.now();
+  const ran = await f.run(["demo", f.path("de mo's")]);
+  expect([ran.code, ran.err]).toEqual([0, expect.not.stringMatching(/ERROR|warning/)]);
+  expect(performance.now() - began).toBeLessThan(60_000);
+  expect(ran.out).toContain("sequence complete");
+  const log = await f.git("de mo's/watch", "log", "--format=%s", "origin/main");
+  expect(log.split("\n").reverse()).toEqual(["Begin the demonstration", ...["one", "two"].flatMap((id) =>
+    [`claim(${id}): work-${id}.txt is ready`, `review(${id}): PASS`, `status(${id}): done`])]);
+  expect(await f.sessions()).toEqual([]);
+  await nothingRuns(f);
+});
+
+real("demo: Ctrl-C while it is still being made leaves nothing running either", plan, async (f) => {
+  bare(f);
+  const demo = f.start(["demo", f.path("demo")]);
+  await until(() => existsSync(f.path("demo", "agents.toml")), 8_000, 5);
+  demo.kill("SIGINT");
+  await until(() => demo.exitCode !== null || demo.signalCode !== null, 20_000);
+  await nothingRuns(f);
+});
+
+for (const name of ["SIGINT", "SIGTERM"] as const) {
+  real(`demo: ${name} in the middle ends it, exit 130, and nothing is left running`, plan, async (f) => {
+    bare(f);
+    const demo = f.start(["demo", f.path("demo")]);
+    await until(() => existsSync(f.path("demo", ".agents", "state", "events.jsonl")) && f.read("demo/.agents/state/events.jsonl").includes("commit"), 30_000);
+    demo.kill(name);
+    await until(() => demo.exitCode !== null, 20_000);
+    expect(demo.exitCode).toBe(130);
+    await nothingRuns(f);
+  });
+}
+
+real("demo --keep leaves it running and says how to look at it and how to end it", plan, async (f) => {
+  bare(f);
+  const ran = await f.run(["demo", f.path("demo"), "--keep"]);
+  expect([ran.code, ran.out]).toEqual([0, expect.stringMatching(/tmux attach -t demo-\w+-builder/)]);
+  expect(await f.sessions()).toHaveLength(3);
+  expect((await f.run(["status", "--config", f.path("demo", "agents.toml")])).out).toContain("watchdog: RUNNING");
+  expect((await f.run(["down", "--config", f.path("demo", "agents.toml")])).code).toBe(0);
+  await nothingRuns(f);
+});
+
+real("demo touches no folder that holds something: exit 2", plan, async (f) => {
+  f.write("full/file", "mine");
+  const ran = await f.run(["demo", f.path("full")]);
+  expect([ran.code, ran.err, f.read("full/file")]).toEqual([2, expect.stringContaining("is not empty"), "mine"]);
+  expect(await f.sessions()).toEqual([]);
+});

@@ -1,0 +1,288 @@
+/**
+ * What the fake world is made of: a pane with a scripted client in it, the tmux around the panes, and a
+ * git of one branch. They understand what agents.ts says to them, and throw at anything else.
+ */
+import type { Ran } from "../agents.ts";
+import type { FakeWorld } from "./kit.ts";
+
+const RULE = "─".repeat(80);
+const said = (out = ""): Ran => ({ ok: true, out, err: "", timedOut: false });
+const failed = (err: string): Ran => ({ ok: false, out: "", err, timedOut: false });
+
+export type Doing = "idle" | "busy" | "dialog" | "limit" | "fatal" | "blank";
+
+/** One pane with a client in it that is drawn like Claude Code and notes all that it receives. */
+export class FakePane {
+  doing: Doing = "idle";
+  /** The screen as it stands, instead of the drawn one. */
+  text: string | null = null;
+  /** The newest block of the transcript, and what a limited client shows. */
+  said = "● Ready.";
+  banner = "You've hit your 5-hour limit · resets 3pm (UTC)";
+  /** Wall ms at which its picture froze. */
+  frozen: number | null = null;
+  draft = "";
+  /** What to do with Enter: false = it is not taken. */
+  takesEnter = true;
+  dead = false;
+  status: number | null = null;
+  piped = false;
+  inMode = false;
+  command = "claude";
+  marks: Record<string, string> = {};
+  /** Texts submitted, Enters that answered a dialog, other keys. */
+  received: string[] = [];
+  approved = 0;
+  enters = 0;
+  keys: string[] = [];
+  onSubmit?: (value: string) => void;
+  /** Which of HUP and TERM its process survives. */
+  ignores: string[] = [];
+  readonly id: string;
+  constructor(
+    readonly session: string, readonly nth: number, readonly pid: number, readonly created: number, readonly argv: string[],
+  ) {
+    this.id = `%${nth}`;
+  }
+
+  title(now: number): string {
+    const busy = this.doing === "busy" && this.text === null;
+    return busy ? `${Math.floor((this.frozen ?? now) / 1000) % 2 ? "◐" : "◑"} Claude Code` : "✳ Claude Code";
+  }
+
+  screen(now: number): string {
+    if (this.text !== null) return this.text;
+    if (this.doing === "blank") return "\n\n\n";
+    const busy = this.doing === "busy";
+    const block = {
+      idle: this.said, dialog: this.said, blank: "",
+      busy: `${this.said}\n\n✻ Working… (${Math.floor((this.frozen ?? now) / 1000) % 86_400}s · ↓ 1.2k tokens)`,
+      limit: `❯ go on\n  ⎿  ${this.banner}`, fatal: "❯ go on\n  ⎿  Prompt is too long",
+    }[this.doing];
+    const foot = `  ⏵⏵ auto mode on${busy ? " · esc to interrupt" : " (shift+tab to cycle)"}`;
+    const box = this.doing === "dialog"
+      ? [RULE, " Do you want to proceed?", " ❯ 1. Yes", "   2. No", "", " Esc to cancel · Tab to amend"]
+      : [RULE, `❯\u00a0${this.draft.replaceAll("\n", "\n  ")}`, RULE, foot];
+    return ["", block, "", ...box, ""].join("\n");
+  }
+
+  /** A bracketed paste; while a dialog is open the client drops it. */
+  paste(value: string): void {
+    if (!this.dead && this.doing !== "dialog") this.draft += value;
+  }
+
+  key(name: string): void {
+    if (this.dead || this.inMode) return;
+    if (name !== "Enter" && name !== "C-m") return void this.keys.push(name);
+    this.enters += 1;
+    if (this.doing === "dialog") this.approved += 1;
+    if (this.doing === "dialog" || !this.draft || !this.takesEnter) return;
+    const value = this.draft;
+    this.draft = "";
+    this.received.push(value);
+    this.said = `❯ ${value}\n\n● OK.`;
+    this.onSubmit?.(value);
+  }
+}
+
+/** The `-x value` options of one tmux command, and the words behind them. */
+function options(args: string[], withValue: string): { opt: Record<string, string>; words: string[] } {
+  const opt: Record<string, string> = {};
+  let at = 0;
+  for (; args[at]?.startsWith("-") && args[at] !== "-"; at++) {
+    const letter = args[at]![1]!;
+    opt[letter] = withValue.includes(letter) ? args[++at]! : "on";
+  }
+  return { opt, words: args.slice(at) };
+}
+
+export class FakeTmux {
+  panes: FakePane[] = [];
+  buffers = new Map<string, string>();
+  /** "hang" = a stopped server, which uses up the deadline; any other text = its error. */
+  trouble = "";
+  server = { pid: 100, start: 1_700_000_000 };
+  onStart: (pane: FakePane) => void = () => {};
+  /** The answer to `run-shell`, by its command. */
+  shell: (command: string) => boolean = () => true;
+  version = "tmux 3.3a";
+  private last = 1000;
+  constructor(readonly fake: FakeWorld) {}
+
+  /** The living or dead pane of a session; throws where there is none. */
+  of(session: string): FakePane {
+    return this.panes.find((pane) => pane.session === session) ?? fail(`no session ${session}`);
+  }
+
+  add(session: string, argv: string[] = []): FakePane {
+    if (!this.panes.length) this.server = { pid: this.server.pid + 1, start: this.server.start + 1 };
+    const pane = new FakePane(session, (this.last += 1), this.last + 9000, this.fake.wall, argv);
+    this.panes.push(pane);
+    this.fake.everyPane.push(pane);
+    this.fake.processes.set(pane.pid, pane);
+    this.onStart(pane);
+    return pane;
+  }
+
+  /** The client ends by itself: its pane stays. */
+  exit(session: string, status = 0): void {
+    const pane = this.of(session);
+    Object.assign(pane, { dead: true, status });
+    this.fake.processes.delete(pane.pid);
+  }
+
+  kill(pane: FakePane): void {
+    this.panes = this.panes.filter((one) => one !== pane);
+    if (!pane.ignores.includes("SIGHUP")) this.fake.processes.delete(pane.pid);
+  }
+
+  killServer(): void {
+    for (const pane of this.panes) this.kill(pane);
+  }
+
+  run(args: string[], stdin = ""): Ran {
+    if (this.trouble === "hang") {
+      this.fake.turn(5_000);
+      return { ...failed("no answer in time"), timedOut: true };
+    }
+    if (this.trouble) return failed(this.trouble);
+    const commands = [[]] as string[][];
+    for (const word of args[0] === "-L" ? args.slice(2) : args) {
+      if (word === ";") commands.push([]);
+      else commands.at(-1)!.push(word.replace(/\\;$/, ";"));
+    }
+    if (commands.some(([name]) => !READS.includes(name!))) this.fake.effect(`tmux ${commands.map(([name]) => name).join(" ; ")}`);
+    let out = "";
+    for (const [name, ...rest] of commands) {
+      const ran = this.command(name!, rest, stdin);
+      out += ran.out;
+      if (!ran.ok) return { ...ran, out };
+    }
+    return said(out);
+  }
+
+  private command(name: string, args: string[], stdin: string): Ran {
+    if (name === "-V") return said(this.version);
+    if (name === "source-file") return this.source(stdin);
+    const { opt, words } = options(args, { "new-session": "sxyce", "send-keys": "t", "run-shell": "" }[name] ?? "tbFc");
+    if (name === "new-session") return this.create(opt, words);
+    if (name === "load-buffer") return this.buffers.set(opt.b!, stdin), said();
+    if (name === "run-shell") return this.shell(words[0]!) ? said() : failed("returned 1");
+    if (name === "display-message" && !opt.t) return said(`${words[0]}\n`);
+    if (name === "list-panes") {
+      const lines = this.panes.map((pane) => `${this.expand(pane, opt.F!)}\n`);
+      return lines.length ? said(lines.join("")) : failed("no server running on /tmp/tmux-0/default");
+    }
+    const pane = this.target(opt.t ?? "");
+    if (!pane) return failed(`can't find pane: ${opt.t}`);
+    if (name === "capture-pane") return said(`${pane.screen(this.fake.wall)}\n`);
+    if (name === "display-message") return said(`${this.expand(pane, words[0]!)}\n`);
+    if (name === "set-option") pane.marks[words[0]!] = words[1]!;
+    else if (name === "kill-session") this.kill(pane);
+    else if (name === "copy-mode") pane.inMode = !("q" in opt);
+    else if (name === "paste-buffer") pane.paste(this.buffers.get(opt.b!) ?? fail(`no buffer ${opt.b}`));
+    else if (name === "send-keys") for (const key of words) pane.key(key);
+    else if (name === "pipe-pane") pane.piped = true;
+    else fail(`the fake tmux does not know ${name}`);
+    if ("d" in opt && opt.b) this.buffers.delete(opt.b);
+    return said();
+  }
+
+  /** The file of commands that reads many screens at once. */
+  private source(stdin: string): Ran {
+    const outs = stdin.split("\n").filter(Boolean).map((line) => {
+      const [name, ...args] = [...line.matchAll(/'([^']*)'|(\S+)/g)].map((word) => word[1] ?? word[2]!);
+      return this.command(name!, args, "").out;
+    });
+    return said(outs.join(""));
+  }
+
+  private create(opt: Record<string, string>, argv: string[]): Ran {
+    if (this.panes.some((pane) => pane.session === opt.s)) return failed(`duplicate session: ${opt.s}`);
+    this.add(opt.s!, argv);
+    return said();
+  }
+
+  private target(name: string): FakePane | undefined {
+    return this.panes.find(({ id, nth, session }) => [id, `$${nth}`, `=${session}`, `=${session}:`].includes(name));
+  }
+
+  private expand(pane: FakePane, format: string): string {
+    const now = this.fake.wall;
+    const row = pane.screen(now).split("\n").findIndex((line) => line.startsWith("❯\u00a0"));
+    const fields: Record<string, unknown> = {
+      session_name: pane.session, session_id: `$${pane.nth}`, pane_id: pane.id, pane_pid: pane.pid,
+      pane_dead: Number(pane.dead), pane_dead_status: pane.status ?? "", pane_pipe: Number(pane.piped),
+      pane_in_mode: Number(pane.inMode), session_created: Math.floor(pane.created / 1000),
+      pane_current_command: pane.command, pane_title: pane.title(now), cursor_y: Math.max(row, 0),
+      pid: this.server.pid, start_time: this.server.start, ...pane.marks,
+    };
+    return format.replace(/#\{([^}]+)\}/g, (_, field) => String(fields[field] ?? ""));
+  }
+}
+
+const READS = ["list-panes", "source-file", "capture-pane", "display-message", "run-shell", "-V"];
+const fail = (message: string): never => {
+  throw new Error(message);
+};
+
+export interface FakeCommit {
+  sha: string;
+  subject: string;
+  at: number;
+  files: Record<string, string>;
+}
+
+/** The remote's branch, and what this machine fetched of it. */
+export class FakeGit {
+  remote: FakeCommit[] = [];
+  tracked: FakeCommit[] = [];
+  /** An error for every command that begins with one of `failing`. */
+  failing: string[] = [];
+  error = "fatal: unable to access the remote: Could not resolve host";
+  calls: string[] = [];
+  private last = 0;
+  constructor(readonly fake: FakeWorld) {}
+
+  /** Pushes a commit; a file that is null is deleted. */
+  push(subject: string, files: Record<string, string | null> = {}): FakeCommit {
+    const all = Object.entries({ ...this.remote.at(-1)?.files, ...files })
+      .filter((one): one is [string, string] => one[1] !== null);
+    const at = (this.last += 1);
+    const commit = { sha: `${at}`.padStart(40, "a"), subject, at, files: Object.fromEntries(all) };
+    this.remote = [...this.remote, commit];
+    return commit;
+  }
+
+  /** The same commits under other names, as after a rebase and a force-push. */
+  rewrite(): void {
+    this.remote = this.remote.map((commit) => ({ ...commit, sha: commit.sha.replaceAll("a", "b") }));
+  }
+
+  run(args: string[]): Ran {
+    const [name, ...rest] = args;
+    this.calls.push(args.join(" "));
+    if (this.failing.some((one) => args.join(" ").startsWith(one))) return failed(this.error);
+    const head = this.tracked.at(-1)?.sha;
+    if (name === "ls-remote") return said(this.remote.length ? `${this.remote.at(-1)!.sha}\t${rest[1]}\n` : "");
+    if (name === "rev-parse") return head ? said(`${head}\n`) : failed("");
+    if (name === "fetch") return (this.tracked = this.remote), said();
+    if (name === "merge-base") return this.tracked.some(({ sha }) => sha === rest[1]) ? said() : failed("fatal: not a commit");
+    if (name === "log") return this.log(rest.find((word) => /\.\.|^-\d+$/.test(word))!);
+    if (name === "show") return this.show(rest[0]!);
+    return fail(`the fake git does not know ${name}`);
+  }
+
+  private log(range: string): Ran {
+    const from = this.tracked.findIndex(({ sha }) => sha === range.split("..")[0]);
+    const listed = range.startsWith("-") ? this.tracked.slice(Number(range)) : this.tracked.slice(from + 1);
+    return said(listed.toReversed().map(({ at, subject }) => `${at} someone\t${subject}\n`).join(""));
+  }
+
+  private show(spec: string): Ran {
+    const [branch, path] = spec.split(":") as [string, string];
+    if (!this.tracked.length) return failed(`fatal: invalid object name '${branch}'.`);
+    const text = this.tracked.at(-1)!.files[path];
+    return text === undefined ? failed(`fatal: path '${path}' does not exist in '${branch}'`) : said(text);
+  }
+}
