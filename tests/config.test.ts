@@ -192,7 +192,7 @@ describe("fault 37: every path is absolute at once", () => {
 });
 
 test("fault 42: a name that tmux would change is refused", async () => {
-  for (const name of ["cc.ci", "cc:ci", "a b", "", "-x"]) expect(await faultsOf(`[[agent]]\nname = ${JSON.stringify(name)}\nbackend = "claude"\n`)).toContain("name: ");
+  for (const name of ["my.agent", "my:agent", "a b", "", "-x"]) expect(await faultsOf(`[[agent]]\nname = ${JSON.stringify(name)}\nbackend = "claude"\n`)).toContain("name: ");
 });
 
 test("fault 58: two of one name, or of one session, are refused", async () => {

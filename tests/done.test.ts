@@ -102,5 +102,5 @@ test("a long file is read in no time", () => {
   const long = "text <!-- `` ~~~ <b> **x** \n".repeat(4_000);
   const started = performance.now();
   expect(isDone(`${long}\n${MARKER}\n\nAll PASS.\n`, MARKER)).toBe(true);
-  expect(performance.now() - started).toBeLessThan(500);
+  expect(performance.now() - started).toBeLessThan(3_000);
 });

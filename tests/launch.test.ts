@@ -1,0 +1,136 @@
+/** How clients are started, and what an opencode server knows better than its screen. */
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { type Config, decideOpencode, launchScript, memoryOf, paneActive, say, type Verdict, type VerdictName, type Watch } from "../agents.ts";
+import { type FakeWorld, fakeWorld } from "./kit.ts";
+
+let fake: FakeWorld;
+let cfg: Config;
+let watch: Watch;
+beforeEach(() => void (fake = fakeWorld()));
+afterEach(() => fake.restore());
+const begin = async (text: string, ticks = 2): Promise<void> => {
+  cfg = await fake.config(text);
+  watch = fake.watch(cfg);
+  await fake.ticks(cfg, watch, ticks);
+};
+const agent = (some = ""): string => `[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal"\n${some}\n`;
+const argv = (): string[] => fake.everyPane.at(-1)!.argv;
+const verdict = (name: VerdictName, rule = ""): Verdict =>
+  ({ verdict: name, rule, where: "", text: "", limit: null, waitingUntil: null, why: name });
+
+describe("fault 39: what reaches the client passes through no shell", () => {
+  test("a model and a prompt with quotes are words of their own", async () => {
+    await begin(agent(`model = "it's; $(x)"\nprompt = "--not an option 'x' \\"y\\" \`z\`"`));
+    expect(argv()).toContain("it's; $(x)");
+    expect(argv()[2]).not.toContain("it's");
+    expect(argv()[2]).toContain(' -- "$(cat -- "$last")"');
+    expect(fake.files.get(join(cfg.stateDir, "kickoff-agents-a.txt"))).toBe("--not an option 'x' \"y\" `z`");
+  });
+  test("beyond 100 KB the client is told to read the file", async () => {
+    fake.files.set("/fleet/long.md", "x".repeat(100_001));
+    await begin(agent('prompt_file = "long.md"'));
+    expect(argv()[2]).toContain(' -- "$last"');
+    expect(argv().join(" ")).toContain("kickoff-agents-a.txt");
+    expect(argv().join(" ").length).toBeLessThan(2_000);
+  });
+  test("no prompt, no argument", async () => {
+    await begin(agent());
+    expect(argv()[2]).not.toContain("$last\"");
+  });
+});
+
+test("fault 38: without a preamble there is no empty command", () => {
+  const backend = { bin: "claude", flags: "", preamble: "" } as Parameters<typeof launchScript>[0];
+  const script = launchScript(backend, '"$@"', "none");
+  expect(Bun.spawnSync(["sh", "-n", "-c", script]).exitCode).toBe(0);
+  expect(script).not.toMatch(/^\s*;/m);
+  expect(launchScript({ ...backend, preamble: "source x" }, '"$@"', "none").split("\n")[0]).toBe("source x");
+});
+
+describe("decideOpencode: the server's word before the screen's", () => {
+  const facts = { healthy: true, status: { type: "idle" }, permission: undefined, question: false };
+  test.each<[string, object, Verdict, VerdictName]>([
+    ["fault 79: dead, its bar still moves", { healthy: false }, verdict("active"), "unsure"],
+    ["fault 78: a permission that no screen shows", { permission: "bash" }, verdict("idle"), "blocked"],
+    ["fault 78: a question", { question: true }, verdict("idle"), "blocked"],
+    ["busy, whatever is drawn", { status: { type: "busy" } }, verdict("idle"), "active"],
+    ["idle, the bar is still drawn", {}, verdict("active"), "idle"],
+    ["idle, the screen knows more", {}, verdict("waiting"), "waiting"],
+    ["no word about this session", { status: undefined }, verdict("fatal"), "fatal"],
+    ["a retry after an overload", { status: { type: "retry", message: "Overloaded" } }, verdict("idle"), "active"],
+    ["a retry that names a usage limit", { status: { type: "retry", message: "usage limit reached, resets in 2h" } }, verdict("active"), "limited"],
+    ["a retry that names a quota", { status: { type: "retry", message: "Quota exceeded" } }, verdict("active"), "limited"],
+  ])("%s", (_, some, screen, wanted) =>
+    expect(decideOpencode({ ...facts, ...some } as never, screen, fake.wall).verdict).toBe(wanted));
+});
+
+describe("fault 49: an opencode pane is active for log_grace after its text changed", () => {
+  test.each<[string, VerdictName, number, boolean]>([
+    ["changed a moment ago", "idle", 10_000, true],
+    ["changed long ago", "idle", 200_000, false],
+    ["at a dialog", "blocked", 10_000, false],
+    ["working", "active", 200_000, true],
+  ])("%s", async (_, name, ago, wanted) => {
+    await begin('[[agent]]\nname = "a"\nbackend = "opencode"\n');
+    const memory = { ...memoryOf(watch, "a"), sameSince: fake.mono - ago };
+    expect(paneActive(cfg, cfg.agents.get("a")!, verdict(name), memory)).toBe(wanted);
+  });
+});
+
+describe("opencode, by its server", () => {
+  const TEXT = '[[agent]]\nname = "a"\nbackend = "opencode"\nwatch = "heal"\nprompt = "Work."\n';
+  let server: { up: boolean; prompts: string[]; permission: boolean; known: string[] };
+  beforeEach(() => {
+    server = { up: true, prompts: [], permission: false, known: [] };
+    fake.http = async ({ method, url, body }) => {
+      if (!server.up) return { ok: false, status: 0, body: "" };
+      const path = new URL(url).pathname;
+      const id = `ses_${server.known.length}`;
+      if (method === "POST" && path === "/session") server.known.push(id);
+      if (path.endsWith("/prompt_async")) server.prompts.push(JSON.parse(body!).parts[0].text);
+      const answers: Record<string, unknown> = {
+        "/global/health": { healthy: true }, "/session": { id }, "/question": [], "/session/status": {},
+        "/permission": server.permission ? [{ sessionID: server.known.at(-1), permission: "bash" }] : [],
+      };
+      return { ok: true, status: 200, body: JSON.stringify(answers[path] ?? { id: path.split("/").at(-1) }) };
+    };
+    fake.tmux.onStart = (pane) => void (pane.text = "     ▣ Build · gpt · 2s\n\n  ┃\n  ┃  \n  ┃\n  ┃  Build  gpt\n  ╹▀▀▀▀▀▀▀▀▀▀▀▀\n   12K (1%)  ctrl+p commands");
+  });
+  test("fault 57, 77: the kickoff waits for a client that is ready, no tick sleeps for it, nothing is typed", async () => {
+    fake.tmux.onStart = (pane) => void (pane.text = "\n");
+    await begin(TEXT, 1);
+    expect([server.prompts, watch.outbox.map(({ cause }) => cause)]).toEqual([[], ["boot"]]);
+    fake.tmux.of("agents-a").text = "     ▣ Build · gpt · 2s\n\n  ┃\n  ┃  \n  ┃\n  ┃  Build  gpt\n  ╹▀▀▀▀▀▀▀▀▀▀▀▀\n   12K (1%)  ctrl+p commands";
+    await fake.ticks(cfg, watch, 3);
+    expect(server.prompts).toHaveLength(1);
+    expect(server.prompts[0]).toContain("kickoff-agents-a.txt");
+    expect([fake.tmux.of("agents-a").enters, watch.outbox]).toEqual([0, []]);
+  });
+  test("fault 78: at a permission that the server knows of nothing is said, the agent is not ended", async () => {
+    await begin(TEXT, 4);
+    server.permission = true;
+    say(watch, "a", "claim", "hear this");
+    await fake.ticks(cfg, watch, 40);
+    expect([server.prompts.length, fake.everyPane.length, fake.logged("is blocked: permission: bash").length]).toEqual([1, 1, 1]);
+    server.permission = false;
+    await fake.ticks(cfg, watch, 2);
+    expect(server.prompts.at(-1)).toBe("hear this");
+  });
+  test("fault 32, 79: the server dies and comes back: the client is attached anew, once", async () => {
+    await begin(TEXT, 4);
+    server.up = false;
+    await fake.ticks(cfg, watch, 10);
+    expect(fake.everyPane).toHaveLength(1);
+    server.up = true;
+    await fake.ticks(cfg, watch, 10);
+    expect(fake.everyPane).toHaveLength(2);
+  });
+  test("a server that stays silent for connect_delay is no reason to wait for ever", async () => {
+    server.up = false;
+    await begin(TEXT, 1);
+    expect(fake.everyPane).toHaveLength(0);
+    await fake.ticks(cfg, watch, 2);
+    expect(fake.everyPane).toHaveLength(1);
+  });
+});
