@@ -1003,7 +1003,7 @@ export function backendOf(cfg: Config, agent: Agent): Backend {
 
 /** Readers make nothing; what writes makes its folders first, closed to others: prompts may hold secrets. */
 function makeFolders(cfg: Config): void {
-  mkdirSync(cfg.stateDir, { recursive: true, mode: 0o700 });
+  for (const folder of [cfg.stateDir, join(cfg.logDir, "unsure")]) mkdirSync(folder, { recursive: true, mode: 0o700 });
 }
 
 /** Agents and services alike, by name. */
@@ -1579,7 +1579,7 @@ function regionOf(screen: Drawn, where: Where): string {
   return where === "screen" ? screen.lines.join("\n") : screen[where];
 }
 
-// ── limits ───────────────────────────────────────────────────────────────────
+// Limits: the class and the reset of the banner that is live.
 
 const LIMIT_CLASSES: [LimitClass, RegExp][] = [
   ["money", /spend|credit balance|insufficient (?:credit|balance)|usage.credits? limit/i],
@@ -1688,7 +1688,7 @@ export function parseWaitingUntil(text: string): number | null {
   return Number.isNaN(at) ? null : at;
 }
 
-// ── reset times ──────────────────────────────────────────────────────────────
+// Reset times, in every form that the clients have used.
 
 const MINUTE = 60_000;
 const DAY = 24 * 60 * MINUTE;
@@ -1798,7 +1798,7 @@ export function parseResetEpoch(banner: string, now: number, zone?: string): num
   return occurrence(when, from, known ?? Intl.DateTimeFormat().resolvedOptions().timeZone);
 }
 
-// ── the input box ────────────────────────────────────────────────────────────
+// The input box: what a person, or we, left unsent in it.
 
 const PLACEHOLDER = anyOf(
   /^(?:Press up to edit queued messages|Resend your message to try again|Try ".*")$/,
@@ -2705,7 +2705,8 @@ function noteDeath(cfg: Config, watch: Watch, unit: Agent | Service, status: num
   }, cfg.watchdog);
   memory.failures = action.failures;
   memory.aliveSince = 0;
-  if (action.do === "finish") memory.finished = true;
+  // from now on: an `up` that came before the end is not one that asks for another run
+  if (action.do === "finish") Object.assign(memory, { finished: true, parkedAt: now });
   else if (action.do === "park") park(cfg, watch, unit, why ? `${action.why} (${why})` : action.why);
   else {
     memory.nextStart = now + ("delay" in action ? (action.delay ?? 0) : 0) * 1000;
@@ -2851,17 +2852,28 @@ function noteStart(watch: Watch, name: string): void {
 async function notReady(cfg: Config, unit: Agent | Service, snap: Snapshot, memory?: Memory): Promise<string> {
   for (const need of unit.needs) {
     const other = unitsOf(cfg).get(need);
-    if (other && !(await isReady(cfg, other, snap))) return `waits for ${need}`;
+    if (other && !(await oncePerLook(snap, need, () => isReady(cfg, other, snap)))) return `waits for ${need}`;
   }
   if (!isAgent(unit)) return "";
   const backend = backendOf(cfg, unit);
-  if (backend.kind !== "opencode" || (await opencodeHealthy(backend))) {
+  if (backend.kind !== "opencode" || (await oncePerLook(snap, backend.server, () => opencodeHealthy(backend)))) {
     if (memory) memory.waitingSince = 0;
     return "";
   }
   if (!memory) return "waits for the opencode server";
   memory.waitingSince ||= world.mono();
   return world.mono() - memory.waitingSince < backend.connectDelay * 1000 ? "waits for the opencode server" : "";
+}
+
+const asked = new WeakMap<Snapshot, Map<string, Promise<boolean>>>();
+
+/** A server that hangs costs its deadline once per look, not once per agent that waits for it. */
+function oncePerLook(snap: Snapshot, what: string, ask: () => Promise<boolean>): Promise<boolean> {
+  const known = asked.get(snap) ?? new Map<string, Promise<boolean>>();
+  asked.set(snap, known);
+  const answer = known.get(what) ?? ask();
+  known.set(what, answer);
+  return answer;
 }
 
 /** `ready` is a port, an address, or a command that exits with 0; without it, a living session. */
@@ -3315,7 +3327,8 @@ const freshMemory = (): Memory => ({
 const VOLATILE_KEYS = ["volatile", "aliveSince", "idleSince", "sameSince", "looked", "judged", "serverDown", "waitingSince", "unsureLooks"];
 
 export function memoryOf(watch: Watch, name: string): Memory {
-  return (watch.agents[name] ??= freshMemory());
+  if (!Object.hasOwn(watch.agents, name)) watch.agents[name] = freshMemory();
+  return watch.agents[name]!;
 }
 
 export function freshWatch(): Watch {
@@ -3476,7 +3489,7 @@ function noteVerdict(cfg: Config, watch: Watch, agent: Agent, verdict: Verdict, 
   const memory = memoryOf(watch, agent.name);
   memory.unsureLooks = verdict.verdict === "unsure" ? memory.unsureLooks + 1 : 0;
   if (memory.unsureLooks === UNSURE_LOOKS) {
-    const file = join(cfg.stateDir, `unsure-${agent.name}.txt`);
+    const file = join(cfg.logDir, "unsure", `${agent.name}.txt`);
     world.writeAtomic(file, screen);
     log(`${agent.name}: its screen is not understood (${verdict.why}); kept in ${file}, nothing is done`);
   }

@@ -275,6 +275,7 @@ export class FakeGit {
 
   private log(range: string): Ran {
     const from = this.tracked.findIndex(({ sha }) => sha === range.split("..")[0]);
+    if (from < 0 && !range.startsWith("-")) return failed(`fatal: Invalid revision range ${range}`);
     const listed = range.startsWith("-") ? this.tracked.slice(Number(range)) : this.tracked.slice(from + 1);
     return said(listed.toReversed().map(({ at, subject }) => `${at} someone\t${subject}\n`).join(""));
   }

@@ -270,6 +270,20 @@ real("fault 60: a task that exits with 0 is done and stays so", {
   expect((await f.run(["status"])).code).toBe(0);
 });
 
+real("fault 60: a task that is done before the watchdog looks for the first time stays done, and up runs it again", {
+  agents: [{ name: "a1", kind: "task", watch: "heal" }],
+}, async (f) => {
+  f.control("a1", "exit 0");
+  await f.up();
+  await until(async () => (await f.states()).of.a1 === "done");
+  await f.ticks(4);
+  expect(f.starts("a1")).toHaveLength(1);
+  await f.up("a1");
+  await until(() => f.starts("a1").length === 2);
+  await f.ticks(4);
+  expect(f.starts("a1")).toHaveLength(2);
+});
+
 real("exit 125 parks at once; up releases", pair, async (f) => {
   await f.up();
   await f.ready("a1");

@@ -118,7 +118,7 @@ export class FakeWorld {
     const path = join(this.home, "agents.toml");
     this.files.set(path, text);
     const cfg = await loadConfig(path, env);
-    for (const folder of [cfg.logDir, cfg.stateDir]) this.folders.add(folder);
+    for (const folder of [cfg.logDir, cfg.stateDir, join(cfg.logDir, "unsure")]) this.folders.add(folder);
     return cfg;
   }
 

@@ -143,6 +143,23 @@ describe("over the fake world", () => {
     expect(one.received).toEqual(["hear this"]);
   });
 
+  test("fault 9: nor one that opens between the look at the paste and the Enter", async () => {
+    const one = pane();
+    const run = fake.tmux.run.bind(fake.tmux);
+    let looks = -1;
+    fake.tmux.run = (args, stdin) => {
+      if (args.includes("paste-buffer")) looks = 0;
+      else if (looks >= 0 && args[0] === "source-file" && (looks += 1) === 2) one.doing = "dialog";
+      return run(args, stdin);
+    };
+    say(watch, "a", "claim", "hear this");
+    await fake.ticks(cfg, watch, 5);
+    expect([one.doing, one.enters, one.approved]).toEqual(["dialog", 0, 0]);
+    one.doing = "idle";
+    await fake.ticks(cfg, watch, 2);
+    expect(one.received).toEqual(["hear this"]);
+  });
+
   test("fault 9: a client that ended is no proof of delivery", async () => {
     say(watch, "a", "claim", "hear this");
     fake.tmux.exit("agents-a", 1);

@@ -232,6 +232,20 @@ test("P22: 100 that end together are one event: spread, at most ten per tick, no
   expect(fake.tmux.panes.filter((pane) => !pane.dead)).toHaveLength(100);
 });
 
+test("P22: who ended with others goes no step up the ladder", async () => {
+  const names = ["a", "b", "c"];
+  await begin(agents(...names));
+  for (const name of names) {
+    fake.tmux.exit(`agents-${name}`, 1);
+    await ticks(2);
+  }
+  await ticks(4);
+  for (const name of names) fake.tmux.exit(`agents-${name}`, 1);
+  await ticks(1);
+  expect(fake.logged("restarting in")).toEqual([]);
+  expect(names.map(starts)).toEqual([3, 3, 3]);
+});
+
 test("fault 44: tmux that does not answer for an hour: nobody is started twice, it is said once", async () => {
   await begin(agents("a", "b"));
   fake.tmux.trouble = "hang";

@@ -128,7 +128,7 @@ export class Fleet {
     return { code, out, err };
   }
 
-  send(name: string, text: string, timeout = 30): Promise<Ran> {
+  send(name: string, text: string, timeout = 60): Promise<Ran> {
     return this.run(["send", name, "-", "--timeout", `${timeout}`], text);
   }
 
@@ -172,12 +172,12 @@ export class Fleet {
   }
 
   /** Waits until the model has it, whole. */
-  async arrived(text: string, ms = 20_000): Promise<Asked> {
+  async arrived(text: string, ms = 60_000): Promise<Asked> {
     await until(() => this.times(text) > 0, ms, 100);
     return this.conversation(text)!;
   }
 
-  events(): { event: string; agent?: string; cause?: string; why?: string }[] {
+  events(): { at: string; event: string; agent?: string; to?: string; why?: string }[] {
     const path = join(this.dir, ".agents/state/events.jsonl");
     return readFileSync(path, "utf8").split("\n").filter(Boolean).map((line) => JSON.parse(line));
   }
