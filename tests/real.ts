@@ -3,10 +3,15 @@
  * git, real processes, the scripted client of the program. Whatever a test started is known by the
  * TMUX_TMPDIR in its environment, and is ended by pid when the test is over.
  */
-import { afterAll, test } from "bun:test";
-import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync } from "node:fs";
 import { renameSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
+
+/** Not there for scripts such as the soak run, which use the fleet alone. */
+const runner = await import("bun:test").then((one) => {
+  one.afterAll(() => Promise.all([...fleets].map((left) => left.reap())));
+  return one;
+}).catch(() => null);
 
 export const PROGRAM = resolve(import.meta.dir, "..");
 /** The program under test: the compiled binary that AGENTS_BIN names, else the script by its shebang. */
@@ -108,6 +113,58 @@ export const signal = (pid: number, name: NodeJS.Signals): void => {
 
 const fleets = new Set<Fleet>();
 
+/** All processes that a fleet started, by the mark in their environment. */
+function markedBy(tmuxDir: string): { pid: number; command: string }[] {
+  const mark = `TMUX_TMPDIR=${tmuxDir}\0`;
+  return readdirSync("/proc").filter((name) => /^\d+$/.test(name)).flatMap((name) => {
+    try {
+      if (!`${readFileSync(`/proc/${name}/environ`, "utf8")}\0`.includes(mark)) return [];
+      return [{ pid: Number(name), command: readFileSync(`/proc/${name}/cmdline`, "utf8").replaceAll("\0", " ") }];
+    } catch {
+      return [];
+    }
+  });
+}
+
+/** Ends what a fleet started without a word, in one go: for a test run that is itself being ended. */
+function reapNow(dir: string, tmuxDir: string): void {
+  for (let tries = 0; tries < 20; tries++) {
+    const left = markedBy(tmuxDir);
+    if (!left.length) break;
+    for (const { pid } of left) signal(pid, "SIGKILL");
+    Bun.sleepSync(10);
+  }
+  for (const path of [dir, tmuxDir]) rmSync(path, { recursive: true, force: true });
+}
+
+/** Who made a fleet: its pid, when that began, and the fleet's folder. */
+const bornOf = (pid: number | string): string => readFileSync(`/proc/${pid}/stat`, "utf8").split(") ").at(-1)!.split(" ")[19]!;
+const owner = (dir: string): string => JSON.stringify({ pid: process.pid, born: bornOf(process.pid), dir });
+
+/** Ends the fleets of test runs that were killed before they could. */
+function reapStale(): void {
+  for (const name of readdirSync("/tmp").filter((one) => one.startsWith("at-"))) {
+    try {
+      const { pid, born, dir } = JSON.parse(readFileSync(join("/tmp", name, "owner"), "utf8"));
+      if (!lives(pid) || bornOf(pid) !== born) reapNow(dir, join("/tmp", name));
+    } catch {
+      // not one of ours, or being made or removed just now
+    }
+  }
+}
+
+reapStale();
+const reapAll = (): void => {
+  for (const { dir, tmuxDir } of fleets) reapNow(dir, tmuxDir);
+};
+process.on("exit", reapAll);
+for (const [name, code] of [["SIGINT", 130], ["SIGTERM", 143], ["SIGHUP", 129]] as const) {
+  process.once(name, () => {
+    reapAll();
+    process.exit(code);
+  });
+}
+
 export class Fleet {
   readonly dir = mkdtempSync("/tmp/fl eet'$x#S%d-");
   /** Short: a unix socket's path has at most 107 bytes. */
@@ -116,11 +173,12 @@ export class Fleet {
   readonly config = join(this.dir, "agents.toml");
   readonly state = join(this.dir, ".agents", "state");
   readonly env: Record<string, string | undefined>;
-  /** Files and folders elsewhere that go with it. */
+  /** The pid of the tmux server, once it was asked for: a test may have stopped it. */
   private server = 0;
 
   constructor(readonly plan: Plan) {
     fleets.add(this);
+    writeFileSync(join(this.tmuxDir, "owner"), owner(this.dir));
     mkdirSync(this.home);
     const { PATH, LANG, TMPDIR } = process.env;
     this.env = {
@@ -169,7 +227,7 @@ export class Fleet {
     return existsSync(this.path(name)) ? readFileSync(this.path(name), "utf8") : "";
   }
 
-  /** The program with this fleet's config; a fleet's own `--config` among the words is left alone. */
+  /** The program with this fleet's config, where the words name no other. */
   run(args: string[], options: { cwd?: string; env?: Record<string, string>; ms?: number; stdin?: string } = {}): Promise<Ran> {
     const config = args.includes("--config") ? [] : ["--config", this.config];
     return spawn([...SELF, ...args, ...config], { ...options, env: { ...this.env, ...options.env } });
@@ -309,17 +367,9 @@ export class Fleet {
     await this.git(clone, "push", "-q", "origin", "HEAD:main");
   }
 
-  /** All processes that this fleet started, by the mark in their environment. */
+  /** All processes that this fleet started. */
   processes(): { pid: number; command: string }[] {
-    const mark = `TMUX_TMPDIR=${this.tmuxDir}\0`;
-    return readdirSync("/proc").filter((name) => /^\d+$/.test(name)).flatMap((name) => {
-      try {
-        if (!`${readFileSync(`/proc/${name}/environ`, "utf8")}\0`.includes(mark)) return [];
-        return [{ pid: Number(name), command: readFileSync(`/proc/${name}/cmdline`, "utf8").replaceAll("\0", " ") }];
-      } catch {
-        return [];
-      }
-    });
+    return markedBy(this.tmuxDir);
   }
 
   /** Ends everything: as an operator would, then the tmux server, then whatever is left, by pid. */
@@ -340,10 +390,6 @@ export class Fleet {
     return [`--- the watchdog's log`, this.log.split("\n").slice(-40).join("\n"), "--- processes",
       ...this.processes().map(({ pid, command }) => `${pid} ${command.slice(0, 160)}`)].join("\n");
   }
-
-  append(name: string, content: string): void {
-    appendFileSync(this.path(name), content);
-  }
 }
 
 /** A fleet; `real` gives one to each test, other scripts reap theirs. */
@@ -353,9 +399,9 @@ let running = 0;
 /** So many at a time: most of a test is waiting. */
 const AT_ONCE = Number(process.env.REAL_AT_ONCE ?? 4);
 
-/** A test with a fleet of its own, beside others; `alone` = nothing else runs meanwhile. */
+/** A test with a fleet of its own, beside others; a failed one shows the watchdog's log. */
 export function real(name: string, plan: Plan, body: (f: Fleet) => Promise<unknown>): void {
-  test.concurrent(name, async () => {
+  runner?.test.concurrent(name, async () => {
     while (running >= AT_ONCE) await Bun.sleep(20);
     running += 1;
     const f = fleet(plan);
@@ -370,10 +416,6 @@ export function real(name: string, plan: Plan, body: (f: Fleet) => Promise<unkno
     }
   }, 300_000);
 }
-
-afterAll(async () => {
-  await Promise.all([...fleets].map((one) => one.reap()));
-});
 
 /** A builder, an adversary and a real repository for the two; phases "one" and "two". */
 export const loopPlan = (over: Plan & { handoff?: Table; phase?: Table; agent?: Table } = {}): Plan => ({

@@ -154,7 +154,7 @@ test("five looks that are not understood: the screen is kept, once", async () =>
   fake.tmux.of("agents-a").text = " \n\n";
   fake.effects = [];
   await ticks(30);
-  expect(fake.effects.filter((what) => what.includes("unsure"))).toHaveLength(1);
+  expect(fake.effects.filter((what) => what.endsWith("a.txt"))).toHaveLength(1);
   expect(fake.logged("its screen is not understood")).toHaveLength(1);
   expect([starts("a"), fake.logged("ERROR").length]).toEqual([1, 0]);
 });

@@ -8,7 +8,7 @@
 // prompt chooses the answer, the last one wins: "@@slow:10 go". Without one, after a tool result and
 // for side calls (no tools) the answer is short.
 //
-//   slow:SECONDS   streamed text       bashask, write   tools that ask in manual mode
+//   slow:SECONDS   streamed text       bashask   a tool that asks in manual mode
 //   lim5h          429, a 5-hour limit (shown as one only with a subscriber's token)
 import { appendFileSync } from 'node:fs';
 import http from 'node:http';
@@ -75,7 +75,6 @@ http.createServer(async (req, res) => {
     end('tool_use');
   };
   if (kind === 'bashask') return tool('Bash', { command: `touch ${project}/asked.txt && mkdir -p ${project}/asked`, description: 'Create a file' });
-  if (kind === 'write') return tool('Write', { file_path: `${project}/new${id}.txt`, content: 'hello\nworld\n' });
   event('content_block_start', { index: 0, content_block: { type: 'text', text: '' } });
   for (let i = 0; kind === 'slow' && i < Number(arg) * 2 && !res.destroyed; i++) {
     delta({ type: 'text_delta', text: `word ${i} of the slow answer goes on${i % 8 === 7 ? '.\n' : ' '}` });

@@ -19,6 +19,14 @@ export interface Clients {
 
 /** The two programs, installed where they are not yet; else why not. */
 export function findClients(): Clients | string {
+  try {
+    return install();
+  } catch (error) {
+    return String(error);
+  }
+}
+
+function install(): Clients | string {
   for (const tool of ["tmux", "npm"]) if (!Bun.which(tool)) return `${tool} is not installed`;
   const modules = join(CLIENTS, "node_modules");
   const found = (): boolean => Object.entries(PACKAGES).every(([name, wanted]) => {
@@ -29,7 +37,7 @@ export function findClients(): Clients | string {
     mkdirSync(CLIENTS, { recursive: true });
     writeFileSync(join(CLIENTS, "package.json"), '{ "private": true }\n');
     const wanted = Object.entries(PACKAGES).map(([name, version]) => `${name}@${version}`);
-    const done = Bun.spawnSync(["npm", "install", "--no-audit", "--no-fund", "--no-save", ...wanted], { cwd: CLIENTS, timeout: 300_000 });
+    const done = Bun.spawnSync(["npm", "install", "--no-audit", "--no-fund", "--no-save", "--ignore-scripts", ...wanted], { cwd: CLIENTS, timeout: 300_000 });
     if (done.exitCode !== 0 || !found()) return `npm could not install ${wanted.join(" and ")}: ${String(done.stderr).trim().split("\n").at(-1)}`;
   }
   const kind = `${process.platform}-${process.arch}`;
@@ -184,10 +192,12 @@ export class Fleet {
 
   /** Ends all that this fleet started. */
   async end(): Promise<void> {
-    if (existsSync(join(this.dir, "agents.toml"))) await this.run(["down"]);
-    this.tmux("kill-server");
+    if (existsSync(join(this.dir, "agents.toml"))) {
+      await this.run(["down"]);
+      this.tmux("kill-server");
+    }
     this.model?.kill();
-    if (process.env.AGENTS_E2E_KEEP) return void process.stderr.write(`kept: ${this.dir}\n`);
+    if (this.model && process.env.AGENTS_E2E_KEEP) return void process.stderr.write(`kept: ${this.dir}\n`);
     rmSync(this.dir, { recursive: true, force: true });
   }
 }
