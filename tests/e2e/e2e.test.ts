@@ -263,6 +263,8 @@ describe("opencode", () => {
   real("a server that died: nobody is taken for active, it is restarted, its agents after it", async () => {
     const busy = textOf(200, "line", "[[slow:30]] ");
     await expectSent(fleet, "one", busy);
+    await untilState(fleet, "one", "active");
+    await untilState(fleet, "asks", "idle");
     const panes = ["one", "asks"].map((name) => fleet.pane(name));
     const pid = Number(fleet.tmux("display-message", "-p", "-t", fleet.pane("server"), "#{pane_pid}"));
     const killed = Date.now();
