@@ -3969,6 +3969,9 @@ interface Call {
 
 const printed = (value: string): number => (print(value), 0);
 const print = (line: string): void => void process.stdout.write(`${line}\n`);
+/** Columns of the terminal, or of COLUMNS; in a pipe nothing is cut. */
+const terminalWidth = (): number =>
+  process.stdout.columns || Number(process.env.COLUMNS) || (process.stdout.isTTY ? 80 : Infinity);
 /** Colour only where a person reads it; `styleText` minds NO_COLOR. */
 const paint = (style: "red" | "yellow" | "green" | "dim" | "bold", value: string): string =>
   styleText(style, value, { stream: process.stdout });
@@ -4374,7 +4377,7 @@ export async function cmdStatus(call: Call): Promise<number> {
   const cfg = await configFor(call);
   if (call.options.watch) return watchStatus(cfg);
   const status = await readStatus(cfg);
-  print(call.options.json ? JSON.stringify(status, null, 2) : statusText(status, process.stdout.columns || 80));
+  print(call.options.json ? JSON.stringify(status, null, 2) : statusText(status, terminalWidth()));
   return status.needsHuman ? 3 : 0;
 }
 
@@ -5010,7 +5013,7 @@ async function cmdDemo(call: Call): Promise<number> {
       return 0;
     }
     const complete = await showEvents(cfg, () => interrupted || world.mono() - began > DEMO_DEADLINE);
-    print(statusText(await readStatus(cfg), process.stdout.columns || 80));
+    print(statusText(await readStatus(cfg), terminalWidth()));
     if (!complete) log(interrupted ? "demo: interrupted" : "demo: it did not complete in time");
     else print(`complete in ${Math.round((world.mono() - began) / 1000)} s; the commits: git -C ${join(dir, "watch")} log --oneline origin/main`);
     return complete ? 0 : interrupted ? 130 : 1;
@@ -5029,7 +5032,7 @@ async function showEvents(cfg: Config, giveUp: () => boolean): Promise<boolean> 
       const { at, event, ...rest } = JSON.parse(line) as AgentEvent;
       const facts = Object.entries(rest).filter(([, value]) => value !== "" && value !== null).map(([key, value]) => `${key}=${value}`);
       print(`${paint("dim", at.slice(11, 19))} ${event.padEnd(10)} ${facts.join(" ")}`);
-      if (event === "phase") print(statusText(await readStatus(cfg), process.stdout.columns || 80));
+      if (event === "phase") print(statusText(await readStatus(cfg), terminalWidth()));
     }
     shown = lines.length;
     if (isComplete(cfg)) return true;
@@ -5465,7 +5468,7 @@ export async function cmdReport(call: Call): Promise<number> {
     loops: loopAgents(cfg).map((agent) => agent.name),
     ...(looks ? {} : { seen: Date.parse(watchdog.heartbeat) || Date.parse(events.at(-1)?.at ?? "") || 0 }),
   });
-  print(call.options.json ? JSON.stringify(report, null, 2) : reportText(report, process.stdout.columns || 80));
+  print(call.options.json ? JSON.stringify(report, null, 2) : reportText(report, terminalWidth()));
   return 0;
 }
 
