@@ -203,6 +203,12 @@ export interface Message {
   expires?: number;
 }
 
+/** A client and all that it started; `born` tells it from a later process with the same number. */
+export interface Group {
+  pid: number;
+  born: string;
+}
+
 /** What the watchdog remembers of one agent or service. All but the last group is on disk. */
 export interface Memory {
   /** Wall ms of the starts since the last healthy minute. */
@@ -257,6 +263,8 @@ export interface Watch {
   outbox: Message[];
   /** The id of the newest queued message that was taken over from the command line. */
   taken: string[];
+  /** The ids of what was delivered last, newest last: the proof that `send` waits for. */
+  delivered: string[];
   agents: Record<string, Memory>;
   /** A phase move under way: replayed after a crash, cleared last. */
   intent: { id: string; from: string; to: string; run: string; at: number } | null;
@@ -299,6 +307,8 @@ export interface AgentEvent {
 /** What the operator asked for by hand; only the command line writes it. */
 export interface Operator {
   held: Record<string, number>;
+  /** Wall ms until which a command works on it: the watchdog keeps its hands off. */
+  busy: Record<string, number>;
   released: Record<string, number>;
   queue: Message[];
 }
@@ -394,9 +404,10 @@ async function run(argv: string[], deadline: number, env: object = {}, stdin = "
     const readers = [child.stdout.getReader(), child.stderr.getReader()] as const;
     const timer = setTimeout(() => {
       timedOut = true;
-      world.signal(-child.pid, "SIGKILL");
+      world.signal(-child.pid, "SIGTERM"); // git removes its lock files then
+      setTimeout(() => world.signal(-child.pid, "SIGKILL"), 500);
       // a stopped tmux server holds its dead client's pipes open: their end would never come
-      for (const reader of readers) void reader.cancel();
+      for (const reader of readers) void reader.cancel().catch(() => {});
     }, deadline);
     const [out, err, code] = await Promise.all([drain(readers[0]), drain(readers[1]), child.exited])
       .finally(() => clearTimeout(timer));
@@ -421,7 +432,9 @@ async function realHttp(request: { method: string; url: string; body?: string })
   try {
     if (request.method === "CONNECT") {
       const { hostname, port } = new URL(request.url);
-      (await Bun.connect({ hostname, port: Number(port), socket: { data() {} } })).end();
+      const socket = Bun.connect({ hostname, port: Number(port), socket: { data() {} } });
+      void socket.then((open) => open.end(), () => {});
+      await Promise.race([socket, Bun.sleep(HTTP_DEADLINE).then(() => die("no answer in time"))]);
       return { ok: true, status: 0, body: "" };
     }
     const answer = await fetch(request.url, {
@@ -432,8 +445,9 @@ async function realHttp(request: { method: string; url: string; body?: string })
     });
     return { ok: answer.ok, status: answer.status, body: await answer.text() };
   } catch (error) {
-    // 408: somebody listens but did not answer in time; 0: nobody does
-    return { ok: false, status: (error as Error).name === "TimeoutError" ? 408 : 0, body: "" };
+    // 0: nobody listens; 408: somebody may, but did not answer
+    const refused = /^(ECONNREFUSED|ConnectionRefused)$/.test((error as { code?: string }).code ?? "");
+    return { ok: false, status: refused ? 0 : 408, body: "" };
   }
 }
 
@@ -2172,8 +2186,6 @@ export interface Started {
   started: boolean;
   /** Why it was not started, "" = it was, or it runs already. */
   why: string;
-  /** What is still to be said to the client once it is ready. */
-  boot: string;
 }
 
 interface LaunchPlan {
@@ -2235,26 +2247,29 @@ function launchTyped(cfg: Config, plan: LaunchPlan): Launch {
  * process is gone. Says why it did not start instead of throwing: others are waiting for their turn.
  */
 export async function startAgent(
-  cfg: Config, agent: Agent, snap: Snapshot, options: { force?: boolean; cause?: string } = {},
+  cfg: Config, agent: Agent, snap: Snapshot,
+  options: { force?: boolean; cause?: string; say?: (boot: string) => unknown } = {},
 ): Promise<Started> {
   const alive = sessionAlive(snap, agent.session);
-  if (alive === null) return { started: false, why: `tmux: ${snap.why}`, boot: "" };
+  if (alive === null) return { started: false, why: `tmux: ${snap.why}` };
   const pane = snap.panes.get(agent.session);
   if (alive && !options.force) {
     log(`${agent.session} already running, leaving it`);
-    return { started: false, why: "", boot: "" };
+    return { started: false, why: "" };
   }
   if (pane) await stopPanes(cfg, [pane]);
   const backend = backendOf(cfg, agent);
   const model = roleModel(cfg, agent);
   const prompt = agentPrompt(cfg, agent);
   const kickoff = join(cfg.stateDir, `kickoff-${agent.session}.txt`);
-  const plan = { backend, model, kickoff, prompt, told: world.read(kickoff) === prompt };
+  const plan = { backend, model, kickoff, prompt, told: world.read(toldFile(cfg, agent.session)) === hashOf(prompt) };
   world.writeAtomic(kickoff, prompt);
   const launch = backend.kind === "claude" ? launchClaude(cfg, agent, plan)
     : backend.kind === "opencode" ? await launchOpencode(cfg, agent, plan) : launchTyped(cfg, plan);
   const phase = agent.kind === "loop" ? (curPhase(cfg)?.id ?? "-") : "-";
   log(`starting ${agent.session} (${backend.name}, kind=${agent.kind}, phase=${phase}, model=${model || "default"})`);
+  // what is to be said is on disk before there is somebody to say it to: a crash may come in between
+  if (launch.boot) await options.say?.(launch.boot);
   const why = await newSession(cfg, {
     session: agent.session, cwd: agent.dir, argv: launch.argv, env: { ...agent.env, ...launch.env },
     logPath: sessionLogPath(cfg, agent.session),
@@ -2265,23 +2280,32 @@ export async function startAgent(
   });
   if (why) return refused(agent.session, why);
   if (launch.id && agent.resume) world.writeAtomic(idFile(cfg, agent), `${launch.id}\n`);
+  if (!launch.boot) noteTold(cfg, agent.session);
   emit(cfg, "start", { agent: agent.name, backend: backend.name, model, phase });
-  return { started: true, why: "", boot: launch.boot };
+  return { started: true, why: "" };
+}
+
+const toldFile = (cfg: Config, session: string): string => join(cfg.stateDir, `told-${session}`);
+const hashOf = (value: string): string => Bun.hash(value).toString(36);
+
+/** Remembers that the client has had its kickoff: only then a resumed one needs no more than a word. */
+function noteTold(cfg: Config, session: string): void {
+  world.writeAtomic(toldFile(cfg, session), hashOf(world.read(join(cfg.stateDir, `kickoff-${session}.txt`)) ?? ""));
 }
 
 /** What was not started; somebody else may have made the session since our look: then it runs. */
 function refused(session: string, why: string): Started {
   const runs = why.startsWith("duplicate session");
   if (runs) log(`${session} already running, leaving it`);
-  return { started: false, why: runs ? "" : why, boot: "" };
+  return { started: false, why: runs ? "" : why };
 }
 
 export async function startService(cfg: Config, service: Service, snap: Snapshot): Promise<Started> {
   const alive = sessionAlive(snap, service.session);
-  if (alive === null) return { started: false, why: `tmux: ${snap.why}`, boot: "" };
+  if (alive === null) return { started: false, why: `tmux: ${snap.why}` };
   if (alive) {
     log(`${service.session} already running, leaving it`);
-    return { started: false, why: "", boot: "" };
+    return { started: false, why: "" };
   }
   const pane = snap.panes.get(service.session);
   if (pane) await stopPanes(cfg, [pane]);
@@ -2292,7 +2316,7 @@ export async function startService(cfg: Config, service: Service, snap: Snapshot
   });
   if (why) return refused(service.session, why);
   emit(cfg, "start", { agent: service.name });
-  return { started: true, why: "", boot: "" };
+  return { started: true, why: "" };
 }
 
 /** HUP at once, TERM after 5 s, KILL after 10 s (s6, overmind: 5 s), to the whole process group. */
@@ -2336,10 +2360,17 @@ function groupAlive(group: { pid: number; born: string }): boolean {
   return world.signal(-group.pid, 0) && (leads || anyRuns(group.pid));
 }
 
+/** The process group of a pane's client; of one that ended, whoever has its number now is not meant. */
+const groupOf = (pane: Pane): Group => ({ pid: pane.pid, born: pane.dead ? "dead" : bornOf(pane.pid) || "dead" });
+
 /** Ends sessions and waits until their processes are gone: two clients in one clone corrupt it. */
 async function stopPanes(cfg: Config, panes: Pane[]): Promise<void> {
-  const groups = panes.map((pane) => ({ pid: pane.pid, born: bornOf(pane.pid) }));
+  const groups = panes.map(groupOf);
   for (const pane of panes) await killSession(cfg, pane);
+  await stopGroups(groups);
+}
+
+async function stopGroups(groups: Group[]): Promise<void> {
   const began = world.mono();
   let last: NodeJS.Signals = "SIGHUP";
   for (;;) {
@@ -2532,7 +2563,7 @@ export function limitTick(cfg: Config, watch: Watch, agent: Agent, verdict: Verd
     log(`limit lifted on ${agent.name}: ${action.why}`);
     emit(cfg, "lifted", { agent: agent.name });
     clearLimitState(cfg, agent.session);
-    watch.outbox = watch.outbox.filter((message) => message.target !== agent.name || message.cause !== "nudge");
+    watch.outbox = watch.outbox.filter((message) => message.target !== agent.name || message.cause !== "nudge" || message.seen !== undefined);
     return false;
   }
   if (action.do === "hold" && state) {
@@ -2540,8 +2571,9 @@ export function limitTick(cfg: Config, watch: Watch, agent: Agent, verdict: Verd
     return true;
   }
   const hold = holdFor(cfg, agent, verdict, state);
+  hold.nudges += action.do === "ping" ? 1 : 0;
+  saveLimitState(cfg, agent.session, hold);
   if (action.do === "ping") {
-    hold.nudges += 1;
     log(`limit probe #${hold.nudges} on ${agent.name}: asking it to go on`);
     if (hold.nudges === 3) log(`WARNING: ${agent.name} is still limited after 3 probes; it is probed on, never rebooted`);
     say(watch, agent.name, "nudge", limitNudgeMsg(cfg, agent));
@@ -2550,7 +2582,6 @@ export function limitTick(cfg: Config, watch: Watch, agent: Agent, verdict: Verd
     log(`limit hit on ${agent.name}: ${verdict.why}; holding ${parsed} (no reboots)`);
     emit(cfg, "limited", { agent: agent.name, class: hold.class, until: new Date(hold.until * 1000).toISOString() });
   }
-  saveLimitState(cfg, agent.session, hold);
   return true;
 }
 
@@ -2618,7 +2649,7 @@ export async function stallCheckOne(cfg: Config, watch: Watch, agent: Agent, sig
     stallIdle: backend.stallIdle,
     grace: cfg.watchdog.stallGrace,
   });
-  if (action.do !== "restart") return false;
+  if (action.do !== "restart" || !(await isStill(cfg, agent, sight))) return false;
   log(`stall: ${agent.name} (${agent.session}) ${action.why}; ending and restarting it`);
   emit(cfg, "stalled", { agent: agent.name, why: action.why });
   await endForRestart(cfg, watch, agent, sight.pane!, action.why);
@@ -2684,7 +2715,7 @@ async function endForRestart(
   cfg: Config, watch: Watch, agent: Agent | Service, pane: Pane, why: string, innocent = false,
 ): Promise<void> {
   const memory = memoryOf(watch, agent.name);
-  memory.stopping = { pid: pane.pid, born: bornOf(pane.pid), since: world.now() };
+  memory.stopping = { ...groupOf(pane), since: world.now() };
   memory.idleSince = 0;
   memory.sameSince = 0;
   noteDeath(cfg, watch, agent, null, why, innocent);
@@ -2725,12 +2756,13 @@ function park(cfg: Config, watch: Watch, unit: Agent | Service, why: string): vo
 }
 
 /** Whether a start may be made now. */
-export function decideHeal(memory: Memory, held: boolean, gone: boolean, now: number): Action {
+export function decideHeal(memory: Memory, held: boolean, gone: boolean, now: number, longest = Infinity): Action {
   if (held) return { do: "hold", why: "stopped by you" };
   if (memory.parked) return { do: "hold", why: `parked: ${memory.parked}` };
   if (memory.finished) return { do: "hold", why: "done" };
   if (memory.stopping && !gone) return { do: "wait", why: "its old process is still ending" };
-  if (memory.nextStart > now) return { do: "wait", why: "backoff" };
+  // a pause longer than any the ladder knows was reckoned by a clock that ran ahead
+  if (memory.nextStart > now && memory.nextStart <= now + longest) return { do: "wait", why: "backoff" };
   return { do: "start", why: "" };
 }
 
@@ -2745,6 +2777,12 @@ function oldProcessGone(memory: Memory): boolean {
   const signal = decideStop(world.now() - old.since);
   if (signal !== "SIGHUP") world.signal(-old.pid, signal);
   return false;
+}
+
+/** A client outlives its session where somebody else closed that, or its server ended: it is ended first. */
+function endSurvivor(memory: Memory): void {
+  if (!memory.stopping && memory.client && groupAlive(memory.client)) memory.stopping = { ...memory.client, since: world.now() };
+  oldProcessGone(memory);
 }
 
 /** Heals one agent or service: what is gone is started, what is broken is ended and then started. */
@@ -2762,11 +2800,19 @@ export async function healOne(cfg: Config, watch: Watch, unit: Agent | Service, 
     noteDeath(cfg, watch, unit, sight.pane?.status ?? null, "", sight.massDeath);
     memory.buried = grave;
   }
-  // its session was closed by somebody else, or its server ended: the client may have survived that
-  const survivor = !memory.stopping && !memory.parked && !memory.finished && memory.client;
-  if (survivor && groupAlive(survivor)) memory.stopping = { ...survivor, since: world.now() };
-  const action = decideHeal(memory, sight.held, memory.stopping === null, world.now());
+  if (!memory.parked && !memory.finished) endSurvivor(memory);
+  const action = decideHeal(memory, sight.held, memory.stopping === null, world.now(), cfg.watchdog.restartDelayMax * 1000);
   if (action.do === "start") await startByWatchdog(cfg, watch, unit, sight);
+}
+
+/** One more look at the moment of a kill: the tick's own may be old, and the agent at work by now. */
+async function isStill(cfg: Config, agent: Agent, sight: Sight): Promise<boolean> {
+  const backend = backendOf(cfg, agent);
+  const screen = await readScreen(cfg, sight.pane!);
+  if (!screen) return false;
+  const verdict = detect(rulesOf(backend), screen.look, world.now());
+  if (backend.kind !== "opencode" || !sight.pane!.conversation) return verdict.verdict === sight.verdict.verdict;
+  return decideOpencode(await readOpencode(backend, agent, sight.pane!), verdict, world.now()).verdict === sight.verdict.verdict;
 }
 
 /** A client that ended at once may have said why: a resume id that led there twice is not used again. */
@@ -2806,7 +2852,7 @@ async function healLiving(cfg: Config, watch: Watch, agent: Agent, sight: Sight,
     memory.serverDown = false;
     return endForRestart(cfg, watch, agent, pane, "its server was restarted", true);
   }
-  if (sight.verdict.verdict !== "fatal") return;
+  if (sight.verdict.verdict !== "fatal" || !(await isStill(cfg, agent, sight))) return;
   noteFatal(cfg, watch, agent, sight.verdict.why);
   await endForRestart(cfg, watch, agent, pane, `fatal: ${sight.verdict.why}`);
 }
@@ -2816,6 +2862,7 @@ async function startByWatchdog(cfg: Config, watch: Watch, unit: Agent | Service,
   const memory = memoryOf(watch, unit.name);
   if (isAgent(unit) && unit.kind === "loop" && phaseTrouble(cfg)) return;
   if (sight.budget.left <= 0 || (await notReady(cfg, unit, sight.snap, memory))) return;
+  if (isHeld(operatorOf(cfg), unit.name)) return; // taken down since the look
   sight.budget.left -= 1;
   const day = localDate(new Date(world.now()));
   const before = structuredClone(memory);
@@ -2828,9 +2875,9 @@ async function startByWatchdog(cfg: Config, watch: Watch, unit: Agent | Service,
     Object.assign(memory, before);
     throw error;
   }
-  const done = await (isAgent(unit) ? startAgent(cfg, unit, sight.snap) : startService(cfg, unit, sight.snap))
-    .catch((error): Started => ({ started: false, why: messageOf(error), boot: "" }));
-  if (done.boot) say(watch, unit.name, "boot", done.boot);
+  const first = sayFirst(cfg, watch, unit.name);
+  const done = await (isAgent(unit) ? startAgent(cfg, unit, sight.snap, { say: first }) : startService(cfg, unit, sight.snap))
+    .catch((error): Started => ({ started: false, why: messageOf(error) }));
   if (done.started || !done.why) return;
   memory.aliveSince = 0;
   log(`${unit.name}: could not be started: ${done.why}`);
@@ -2843,9 +2890,7 @@ function noteStart(watch: Watch, name: string): void {
   memory.starts.push(world.now());
   memory.bootedAt = world.now();
   memory.aliveSince = world.mono();
-  memory.nextStart = 0;
-  memory.looked = "";
-  memory.answers = 0;
+  Object.assign(memory, { nextStart: 0, waitingSince: 0, looked: "", answers: 0 });
 }
 
 /** Why a unit has to wait for what it needs: "" = it does not. `connect_delay` is the upper bound. */
@@ -3060,7 +3105,7 @@ async function checkInboxes(cfg: Config, watch: Watch, hand: Handoff): Promise<b
 
 /** Both sides rest, nothing is on its way, the phase is not done: whoever owes the next commit is told. */
 export function decideDeadlock(verdicts: VerdictName[], pending: number, quietFor: number, after: number): boolean {
-  const resting = verdicts.length > 1 && verdicts.every((verdict) => verdict === "idle" || verdict === "waiting");
+  const resting = verdicts.length > 1 && verdicts.every((verdict) => verdict === "idle");
   return resting && pending === 0 && quietFor >= after;
 }
 
@@ -3092,9 +3137,20 @@ function deadlockCheck(cfg: Config, watch: Watch, sights: Map<string, Sight>): v
 
 /** Queues a text; a newer one of the same cause to the same target takes the place of the old. */
 export function say(watch: Watch, target: string, cause: string, value: string): void {
-  watch.outbox = watch.outbox.filter((message) => message.target !== target || message.cause !== cause);
-  watch.outbox.push({ id: newId(), target, text: value, cause, made: world.now(), tries: 0 });
+  // one that may stand typed in the input box already is not taken back: it would be held for a person's draft
+  watch.outbox = watch.outbox.filter((one) => one.target !== target || one.cause !== cause || one.seen !== undefined);
+  watch.outbox.push(messageFor(target, cause, value));
 }
+
+const messageFor = (target: string, cause: string, value: string): Message =>
+  ({ id: newId(), target, text: value, cause, made: world.now(), tries: 0 });
+
+/** The first text of a client that is about to be started: stored before there is a client. */
+const sayFirst = (cfg: Config, watch: Watch, name: string) => (boot: string): void => {
+  watch.outbox = watch.outbox.filter((one) => one.target !== name || one.cause !== "boot");
+  say(watch, name, "boot", boot);
+  save(cfg, watch);
+};
 
 const newId = (): string => crypto.randomUUID().slice(0, 8);
 
@@ -3158,6 +3214,9 @@ function noteDelivery(cfg: Config, watch: Watch, message: Message, delivery: Del
   const label = `${message.cause} to ${message.target}`;
   if (delivery.state === "delivered") {
     watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
+    const agent = cfg.agents.get(message.target);
+    if (message.cause === "boot" && agent) noteTold(cfg, agent.session);
+    watch.delivered = [...watch.delivered, message.id].slice(-200);
     save(cfg, watch);
     log(`delivered: ${label} (${delivery.why})`);
     emit(cfg, "delivered", { agent: message.target, cause: message.cause, ms: Math.round(world.now() - message.made), tries: message.tries });
@@ -3178,7 +3237,9 @@ function takeQueued(cfg: Config, watch: Watch): string[] {
     if (message.cause === "boot") watch.outbox = watch.outbox.filter((one) => one.target !== message.target || one.cause !== "boot");
     watch.outbox.push(message);
   }
-  watch.taken = [...watch.taken, ...fresh.map((message) => message.id)].slice(-200);
+  // an id is forgotten once the queue has forgotten it, or the text would come again
+  const queued = new Set(operatorOf(cfg).queue.map(({ id }) => id));
+  watch.taken = [...watch.taken, ...fresh.map(({ id }) => id)].filter((id) => queued.has(id));
   save(cfg, watch);
   return fresh.map((message) => message.target);
 }
@@ -3199,7 +3260,7 @@ export async function stopLoops(cfg: Config, watch: Watch, snap: Snapshot, move:
     if (pane && (pane.cause !== move || pane.dead)) {
       if (!memory.stopping) {
         log(`ending ${agent.session}`);
-        memory.stopping = { pid: pane.pid, born: bornOf(pane.pid), since: world.now() };
+        memory.stopping = { ...groupOf(pane), since: world.now() };
         memory.aliveSince = 0;
         save(cfg, watch);
       }
@@ -3213,11 +3274,10 @@ export async function stopLoops(cfg: Config, watch: Watch, snap: Snapshot, move:
 
 export async function startLoops(cfg: Config, watch: Watch, snap: Snapshot, move: string): Promise<void> {
   for (const agent of loopAgents(cfg)) {
-    if (operatorOf(cfg).held[agent.name] !== undefined || sessionAlive(snap, agent.session)) continue;
+    if (isHeld(operatorOf(cfg), agent.name) || sessionAlive(snap, agent.session)) continue;
     noteStart(watch, agent.name);
     memoryOf(watch, agent.name).failures = 0;
-    const done = await startAgent(cfg, agent, { ...snap, panes: new Map() }, { cause: move });
-    if (done.boot) say(watch, agent.name, "boot", done.boot);
+    const done = await startAgent(cfg, agent, { ...snap, panes: new Map() }, { cause: move, say: sayFirst(cfg, watch, agent.name) });
     if (!done.started) log(`${agent.name}: could not be started: ${done.why}`);
   }
 }
@@ -3255,13 +3315,25 @@ function triggered(cfg: Config): string {
   return onComplete && world.mtime(triggerFile(cfg)) !== null ? onComplete.run : "";
 }
 
+/** Why a move under way makes no sense any more, "" = it does. */
+export function decideDrop(intent: { from: string; to: string }, here: string, list: Phase[]): string {
+  if (here !== intent.from && here !== intent.to) return "the phase was set by hand";
+  return intent.to && !list.some((phase) => phase.id === intent.to) ? "it is not in the config any more" : "";
+}
+
 /** Does the steps of a move that are still to be done; called until it clears the intent. */
 async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<void> {
   const { intent } = watch;
-  if (!intent || !snap.ok || !(await stopLoops(cfg, watch, snap, intent.id))) return;
+  if (!intent || !snap.ok) return;
+  const dropped = decideDrop(intent, phaseTrouble(cfg) ? "" : (curPhase(cfg)?.id ?? ""), phases(cfg));
+  if (dropped) {
+    log(`phase move ${intent.from} → ${intent.to || "the end"} is dropped: ${dropped}`);
+    watch.intent = null;
+    return save(cfg, watch);
+  }
+  if (!(await stopLoops(cfg, watch, snap, intent.id))) return;
   if (intent.to) {
     const idx = phases(cfg).findIndex((phase) => phase.id === intent.to);
-    if (idx < 0) die(`phase move to "${intent.to}": it is not in the config any more`);
     storePhase(cfg, idx);
     world.remove(completeFile(cfg));
     handoffReset(watch);
@@ -3288,8 +3360,7 @@ async function runOnComplete(cfg: Config, watch: Watch, snap: Snapshot, intent: 
   const memory = memoryOf(watch, agent.name);
   Object.assign(memory, { finished: false, parked: "", failures: 0 });
   noteStart(watch, agent.name);
-  const done = await startAgent(cfg, agent, snap, { force: true, cause: intent.id });
-  if (done.boot) say(watch, agent.name, "boot", done.boot);
+  const done = await startAgent(cfg, agent, snap, { force: true, cause: intent.id, say: sayFirst(cfg, watch, agent.name) });
   if (!done.started) die(`on_complete: ${agent.name} could not be started: ${done.why}`);
 }
 
@@ -3333,7 +3404,7 @@ export function memoryOf(watch: Watch, name: string): Memory {
 
 export function freshWatch(): Watch {
   return {
-    sha: "", seen: [], inboxes: {}, turn: null, deadlocked: "", outbox: [], taken: [], agents: {}, intent: null,
+    sha: "", seen: [], inboxes: {}, turn: null, deadlocked: "", outbox: [], taken: [], delivered: [], agents: {}, intent: null,
     wakeDue: {}, server: "",
     volatile: {
       ticks: 0, lastTick: 0, lastHeavy: -Infinity, lastNow: 0, errors: {}, fetch: null, fetched: null, handled: "",
@@ -3373,14 +3444,30 @@ export function save(cfg: Config, watch: Watch): void {
   watch.volatile.saved = stored;
 }
 
-/** What the operator wants; unreadable means "nothing special", it never stops the supervision. */
+const lastOperator = new Map<string, Operator>();
+
+/** What the operator wants. Where it can not be read the last answer holds: "nothing held" would start what was taken down. */
 export function operatorOf(cfg: Config): Operator {
+  const none: Operator = { held: {}, busy: {}, released: {}, queue: [] };
   try {
-    return { held: {}, released: {}, queue: [], ...JSON.parse(world.read(operatorFile(cfg)) ?? "{}") };
+    const raw = JSON.parse(world.read(operatorFile(cfg)) ?? "{}") ?? {};
+    const found = Object.fromEntries(Object.entries(none).map(([key, empty]) =>
+      [key, Array.isArray(raw[key]) === Array.isArray(empty) && raw[key] && typeof raw[key] === "object" ? raw[key] : empty]));
+    lastOperator.set(cfg.stateDir, found as unknown as Operator);
   } catch {
-    return { held: {}, released: {}, queue: [] };
+    // half a disk error is no order to start anything
   }
+  return structuredClone(lastOperator.get(cfg.stateDir) ?? none);
 }
+
+/** Whether the watchdog must leave a unit alone; what a command works on is held for two minutes at most. */
+function isHeld(operator: Operator, name: string): boolean {
+  const left = (operator.busy[name] ?? 0) - world.now();
+  return operator.held[name] !== undefined || (left > 0 && left < 2 * BUSY_FOR);
+}
+
+/** A command that restarts a unit may take so long, ms; if it was cut short, the watchdog goes on after that. */
+const BUSY_FOR = 60_000;
 
 /** Says a trouble once per change, and that it is over; "" = there is none. */
 function trouble(watch: Watch, label: string, message: string): void {
@@ -3407,19 +3494,40 @@ export const watched = (cfg: Config): Agent[] =>
 
 const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", limit: null, waitingUntil: null, why: "" };
 
+/** What is not true of another client in the same session. */
+const NEW_CLIENT = { aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null, answered: "", answers: 0 };
+
+/** Whether the tmux server of the last look still runs: by its pid and the second it began. */
+function serverLives(server: string): boolean {
+  const [pid, started] = server.split(" ").map(Number);
+  const boot = /^btime (\d+)/m.exec(world.read("/proc/stat") ?? "")?.[1];
+  const CLOCK_TICKS = 100;
+  return pid !== undefined && Math.abs(Number(boot) + Number(bornOf(pid)) / CLOCK_TICKS - started!) < 5;
+}
+
 /** One look at everything: who runs, and what stands on the screens whose verdict can matter. */
 export async function observe(cfg: Config, watch: Watch, only?: Set<string>): Promise<Map<string, Sight>> {
   const snap = await snapshot(cfg);
+  if (snap.ok && snap.server !== watch.server && serverLives(watch.server)) {
+    // its socket was removed, or another one is asked: what runs there can not be seen, but is not gone
+    const [pid] = watch.server.split(" ");
+    Object.assign(snap, { ok: false, why: `the tmux server ${pid} lives, but not at this socket; kill -USR1 ${pid} makes it again` });
+  }
   // read after the look: who restarts an agent by hand holds it first, and ends it then
-  const { held } = operatorOf(cfg);
+  const operator = operatorOf(cfg);
   const restarted = snap.ok && watch.server !== "" && snap.server !== watch.server;
   const units = [...unitsOf(cfg).values()];
+  for (const unit of units) {
+    // nobody deals with the end of these: it must not count as news for ever
+    const cared = !isAgent(unit) || (unit.enabled && unit.watch !== "none" && !isHeld(operator, unit.name));
+    if (!cared && sessionAlive(snap, unit.session) === false) memoryOf(watch, unit.name).aliveSince = 0;
+  }
   const died = units.filter((unit) => memoryOf(watch, unit.name).aliveSince && sessionAlive(snap, unit.session) === false &&
     !memoryOf(watch, unit.name).stopping && world.mono() - memoryOf(watch, unit.name).aliveSince >= HEALTHY_MINUTE);
   const massDeath = restarted || died.length >= 3;
   if (massDeath && died.length > 1) log(`${died.length} ended together${restarted ? ": the tmux server is another one" : ""}`);
   if (snap.ok && snap.server) watch.server = snap.server;
-  const looked = units.filter((unit): unit is Agent => isAgent(unit) && matters(watch, unit) && held[unit.name] === undefined &&
+  const looked = units.filter((unit): unit is Agent => isAgent(unit) && matters(watch, unit) && !isHeld(operator, unit.name) &&
     sessionAlive(snap, unit.session) === true && (!only || only.has(unit.name)));
   const screens = await captureAll(cfg, looked.map((agent) => snap.panes.get(agent.session)!));
   const budget = { left: cfg.watchdog.startBatch };
@@ -3430,13 +3538,13 @@ export async function observe(cfg: Config, watch: Watch, only?: Set<string>): Pr
     const alive = sessionAlive(snap, unit.session);
     if (alive && pane) {
       const memory = memoryOf(watch, unit.name);
+      if (memory.client?.pid !== pane.pid) Object.assign(memory, { ...NEW_CLIENT, client: groupOf(pane) });
       memory.aliveSince ||= Math.max(1, world.mono() - (world.now() - pane.created));
-      if (memory.client?.pid !== pane.pid) memory.client = { pid: pane.pid, born: bornOf(pane.pid) };
       // it was to end, but the word never reached it (a crash, a full disk): by now it may be at work
       if (memory.stopping?.pid === pane.pid && !watch.intent) memory.stopping = null;
     }
     sights.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT, text, massDeath: massDeath && died.includes(unit), moving: watch.intent !== null,
-      held: held[unit.name] !== undefined, budget });
+      held: isHeld(operator, unit.name), budget });
   }
   await Promise.all(looked.map((agent) => guard(watch, `look ${agent.name}`, async () => {
     const sight = sights.get(agent.name)!;
@@ -3511,18 +3619,25 @@ function noteState(cfg: Config, watch: Watch, name: string, state: Memory["verdi
   memory.since = world.now();
 }
 
-/** Answers a dialog that the operator declared: the whole text must match, once per appearance. */
+/**
+ * Answers a dialog that the operator declared: on a fresh look, within the dialog alone (what an agent
+ * quotes above it must not answer), once per appearance.
+ */
 async function answerDialog(cfg: Config, watch: Watch, agent: Agent, sight: Sight): Promise<void> {
   const memory = memoryOf(watch, agent.name);
   const { verdict, pane } = sight;
+  const backend = backendOf(cfg, agent);
   if ((verdict.verdict !== "blocked" && verdict.verdict !== "limited") || !pane) {
     memory.answered = "";
     return;
   }
-  for (const answer of backendOf(cfg, agent).answer) {
-    const bottom = tailOf(sight.text, 20);
-    const match = compiled(answer.re, "m").exec(bottom)?.[0];
-    if (match === undefined || memory.answered === match) continue;
+  if (!backend.answer.length) return;
+  const screen = await readScreen(cfg, pane);
+  if (!screen || detect(rulesOf(backend), screen.look, world.now()).verdict !== verdict.verdict) return;
+  const dialog = backend.kind === "typed" ? tailOf(screen.look.text, 8) : readDrawn(screen.look).dialog;
+  for (const answer of backend.answer) {
+    const match = dialog && compiled(answer.re, "m").exec(dialog)?.[0];
+    if (!match || memory.answered === match) continue;
     if (memory.answers >= answer.max) return trouble(watch, `answer ${agent.name}`, `${agent.name}: answered ${answer.max} times, not again`);
     memory.answered = match;
     memory.answers += 1;
@@ -3542,9 +3657,14 @@ async function careFor(cfg: Config, watch: Watch, agent: Agent, sight: Sight): P
   const resting = agent.kind === "loop" && (sight.moving || watch.intent !== null || isComplete(cfg));
   if (sight.held) {
     memory.aliveSince = 0;
+    memory.nextStart = 0;
+    if (sight.alive === false) endSurvivor(memory);
     return noteState(cfg, watch, agent.name, "gone", "stopped by you");
   }
-  if (resting) return;
+  if (resting) {
+    memory.nextStart = 0;
+    return;
+  }
   if (sight.alive) {
     await answerDialog(cfg, watch, agent, sight);
     if (limitTick(cfg, watch, agent, sight.verdict)) {
@@ -3566,7 +3686,7 @@ async function careFor(cfg: Config, watch: Watch, agent: Agent, sight: Sight): P
 function releaseParked(cfg: Config, watch: Watch): void {
   for (const [name, at] of Object.entries(operatorOf(cfg).released)) {
     const memory = watch.agents[name];
-    if (!memory || at <= memory.parkedAt || at <= memory.releasedAt) continue;
+    if (!memory || at === memory.releasedAt || (at <= memory.parkedAt && memory.parkedAt <= world.now())) continue;
     Object.assign(memory, { parked: "", finished: false, failures: 0, nextStart: 0, starts: [], releasedAt: at });
   }
 }
@@ -3596,7 +3716,7 @@ function noteGap(cfg: Config, watch: Watch): void {
 const CLOCK_STEP = 5_000;
 
 /** One signal tick; the heavy part (phase advance, logs) on its own, longer interval. */
-export async function tick(cfg: Config, watch: Watch): Promise<void> {
+export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefined> {
   const { volatile } = watch;
   noteGap(cfg, watch);
   releaseParked(cfg, watch);
@@ -3627,6 +3747,7 @@ export async function tick(cfg: Config, watch: Watch): Promise<void> {
   await guard(watch, "outbox", () => deliverAll(cfg, watch, sights));
   await guard(watch, "state", () => save(cfg, watch));
   await guard(watch, "heartbeat", () => beat(cfg));
+  return first?.snap;
 }
 
 /** Proof of life for `status`: time, pid and what is running. */
@@ -3645,11 +3766,16 @@ async function keepLogs(cfg: Config, sights: Map<string, Sight>): Promise<void> 
   }
 }
 
+/** A first text that could not be said for so long, ms, waits for the ticks like any other. */
+const BOOT_PATIENCE = 120_000;
+
 /** What must not wait for the next tick: clients that are ending or starting, moves, fetched news. */
 function pendingUnits(cfg: Config, watch: Watch): Set<string> {
   const soon = world.now() + cfg.watchdog.signalInterval * 1000;
-  const names = watch.outbox.filter((message) => message.cause === "boot").map((message) => message.target);
-  for (const [name, memory] of Object.entries(watch.agents)) {
+  const young = world.now() - BOOT_PATIENCE;
+  const names = watch.outbox.filter((message) => message.cause === "boot" && message.made > young).map((message) => message.target);
+  for (const name of unitsOf(cfg).keys()) {
+    const memory = memoryOf(watch, name);
     const due = memory.nextStart > 0 && memory.nextStart < soon && !memory.parked && !memory.aliveSince;
     if (memory.stopping || memory.waitingSince || due) names.push(name);
   }
@@ -3696,11 +3822,12 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     }
     await world.sleep(200);
     if (world.read(cfg.path) !== source) return cfg;
-    const next = await loadConfig(cfg.path);
+    const next = await loadConfig(cfg.path, {}, source);
     const lost = [...unitsOf(cfg).keys()].filter((name) => !unitsOf(next).has(name));
     log(`config read again${lost.length ? `; no longer in it, left running: ${lost.join(", ")}` : ""}`);
     for (const warning of next.warnings) log(`warning: ${warning}`);
     trouble(watch, "config", "");
+    for (const memory of Object.values(watch.agents)) memory.judged = null; // by rules that may have changed
     world.writeAtomic(lastGoodFile(next), next.source);
     return next;
   } catch (error) {
@@ -3733,7 +3860,11 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
       wake();
     });
   }
-  process.on(POKE, () => wake());
+  let poked = false;
+  process.on(POKE, () => {
+    poked = true;
+    wake();
+  });
   const watch = loadWatch(cfg);
   await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(cfg), cfg.source));
   for (const warning of cfg.warnings) log(`warning: ${warning}`);
@@ -3744,13 +3875,17 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   while (!stop) {
     const began = world.mono();
     cfg = await reloadConfig(cfg, watch);
-    await guard(watch, "tick", () => tick(cfg, watch));
-    if (kept) await guard(watch, "keeper", () => seeToKeeper(cfg));
+    await guard(watch, "tick", async () => {
+      const snap = await tick(cfg, watch);
+      if (kept) seeToKeeper(cfg);
+      if (snap?.ok && lastGood && !sessionAlive(snap, watchdogSession(cfg))) await followLog(cfg, snap);
+    });
     Bun.gc(true); // the screens of a tick are garbage now: a few ms, for a third of the memory
     const due = began + Math.max(cfg.watchdog.signalInterval * 1000, 50);
     while (!stop && world.mono() < due) {
       const waiting = watch.intent !== null || watch.volatile.fetch !== null || pendingUnits(cfg, watch).size > 0;
-      const pause = Math.min(due - world.mono(), waiting ? ATTEND_INTERVAL : Infinity);
+      const pause = poked ? 0 : Math.min(due - world.mono(), waiting ? ATTEND_INTERVAL : Infinity);
+      poked = false;
       await Promise.race([world.sleep(pause), new Promise<void>((resolve) => (wake = resolve))]);
       if (!stop && world.mono() < due) await guard(watch, "attend", () => attend(cfg, watch));
     }
@@ -3867,7 +4002,7 @@ export async function cmdNotify(call: Call): Promise<number> {
 // One watchdog per state folder: a lock that dies with its holder, kill -9 included. The keeper waits
 // for that lock and starts a watchdog whenever it is free; the watchdog starts a keeper where none is.
 
-const lockFile = (cfg: Config, what: "watchdog" | "keeper" | "operator"): string => join(cfg.stateDir, `${what}.lock`);
+const lockFile = (cfg: Config, what: "watchdog" | "keeper" | "operator" | "hand"): string => join(cfg.stateDir, `${what}.lock`);
 
 async function flock(path: string): Promise<number | null> {
   const { dlopen } = await import("bun:ffi");
@@ -3881,10 +4016,9 @@ async function flock(path: string): Promise<number | null> {
   return null;
 }
 
-/** Takes a lock for as long as this process lives; null = somebody else holds it. */
-async function takeLock(path: string): Promise<number | null> {
-  // a look at the lock holds it for a moment too: try again before believing that it is taken
-  for (let tries = 0; tries < 10; tries++) {
+/** Takes a lock for as long as this process lives; null = somebody else held it for all of `patience` ms. */
+async function takeLock(path: string, patience = 300): Promise<number | null> {
+  for (const end = performance.now() + patience; performance.now() < end; ) {
     const file = await flock(path);
     if (file !== null) {
       world.writeAtomic(`${path}.pid`, `${process.pid} ${bornOf(process.pid)}`);
@@ -3907,13 +4041,10 @@ function spawnKeeper(cfg: Config): void {
   Bun.spawn(argv, { cwd: "/", env: childEnv(), stdio: ["ignore", "ignore", "ignore"], detached: true }).unref();
 }
 
-async function seeToKeeper(cfg: Config): Promise<void> {
-  if (lockHolder(lockFile(cfg, "keeper")) === null) {
-    log("no keeper, starting one");
-    spawnKeeper(cfg);
-  }
-  const snap = await snapshot(cfg);
-  if (snap.ok && !sessionAlive(snap, watchdogSession(cfg))) await followLog(cfg, snap);
+function seeToKeeper(cfg: Config): void {
+  if (lockHolder(lockFile(cfg, "keeper")) !== null) return;
+  log("no keeper, starting one");
+  spawnKeeper(cfg);
 }
 
 /** A session that shows the watchdog's log: closing it ends nothing. */
@@ -3942,7 +4073,7 @@ async function keep(path: string): Promise<number> {
   let pause = 1_000;
   while (!stop) {
     if (lockHolder(lockFile(cfg, "watchdog")) === null) {
-      child = Bun.spawn([...selfArgv(), "watchdog", "--kept", lastGoodFile(cfg), "--config", path], {
+      child = Bun.spawn([...selfArgv(), "watchdog", "--kept", "--last-good", lastGoodFile(cfg), "--config", path], {
         cwd: "/", env: childEnv(), stdio: ["ignore", "ignore", "ignore"],
       });
       const code = await child.exited;
@@ -4016,15 +4147,17 @@ async function needTools(cfg: Config): Promise<void> {
 /** Changes what the operator wants; a lock keeps two calls at once from losing each other's word. */
 async function changeOperator(cfg: Config, change: (operator: Operator) => void): Promise<void> {
   makeFolders(cfg);
-  const lock = await takeLock(lockFile(cfg, "operator"));
+  const lock = await takeLock(lockFile(cfg, "operator"), 10_000);
+  if (lock === null) die(`${lockFile(cfg, "operator")} is held by another call (pid ${lockHolder(lockFile(cfg, "operator"))})`);
   try {
     const operator = operatorOf(cfg);
-    const taken = loadWatch(cfg).taken;
-    operator.queue = operator.queue.filter((message) => !taken.includes(message.id));
+    const { taken } = loadWatch(cfg);
+    const late = (message: Message) => (message.expires ?? Infinity) < world.now();
+    operator.queue = operator.queue.filter((message) => !taken.includes(message.id) && !late(message));
     change(operator);
     world.writeAtomic(operatorFile(cfg), JSON.stringify(operator));
   } finally {
-    if (lock !== null) closeSync(lock);
+    closeSync(lock);
   }
 }
 
@@ -4088,8 +4221,8 @@ export async function cmdUp(call: Call): Promise<number> {
   makeFolders(cfg);
   const wanted = [...unitsOf(cfg).values()].filter((unit) =>
     names.length ? names.includes(unit.name) : !isAgent(unit) || unit.enabled);
-  const trouble = wanted.some((unit) => isAgent(unit) && unit.kind === "loop") ? phaseTrouble(cfg) : "";
-  if (trouble) die(trouble);
+  const stuck = phaseTrouble(cfg);
+  const held = wanted.filter((unit) => stuck && isAgent(unit) && unit.kind === "loop").map(({ name }): Failure => ({ name, why: stuck }));
   const withWatchdog = !names.length || names.includes("watchdog");
   await changeOperator(cfg, (operator) => {
     for (const unit of wanted) {
@@ -4097,18 +4230,21 @@ export async function cmdUp(call: Call): Promise<number> {
       operator.released[unit.name] = world.now();
     }
   });
-  const watch = freshWatch();
-  const failures = await startAll(cfg, wanted, watch);
-  const watchdog = withWatchdog ? await startWatchdog(cfg) : lockHolder(lockFile(cfg, "watchdog")) !== null;
-  if (withWatchdog && !watchdog) failures.push({ name: "watchdog", why: `did not start; see ${sessionLogPath(cfg, watchdogSession(cfg))}` });
-  if (watch.outbox.length) await bootAll(cfg, watch, watchdog);
-  failures.push(...(await awaitClients(cfg, wanted.filter((unit) => !failures.some(({ name }) => name === unit.name)))));
-  for (const { name, why } of failures) log(`${name}: ${why}`);
-  return failures.length ? 1 : 0;
+  const units = wanted.filter((unit) => !held.some(({ name }) => name === unit.name));
+  return startAndWait(cfg, units, held, async () => {
+    if (!withWatchdog || (await startWatchdog(cfg))) return;
+    held.push({ name: "watchdog", why: "" });
+    log(`watchdog: did not start; see ${sessionLogPath(cfg, watchdogSession(cfg))}`);
+  }).then((code) => (held.some(({ name }) => name === "watchdog") ? 1 : code));
 }
 
+/** Clients that outlived their session, or were told to end by a command that was cut short. */
+const leftOver = (memory: Memory): Group[] => [memory.stopping, memory.client].filter((group) => group !== null && groupAlive(group)) as Group[];
+
 /** Starts what does not run yet; what needs something waits for it, `up_wait` or `connect_delay` at most. */
-async function startAll(cfg: Config, wanted: (Agent | Service)[], watch: Watch): Promise<Failure[]> {
+async function startAll(cfg: Config, wanted: (Agent | Service)[], boots: Message[]): Promise<Failure[]> {
+  const memories = freshWatch();
+  const known = loadWatch(cfg);
   const failures: Failure[] = [];
   let snap = await snapshot(cfg);
   if (!snap.ok) die(`tmux: ${snap.why}`);
@@ -4117,15 +4253,21 @@ async function startAll(cfg: Config, wanted: (Agent | Service)[], watch: Watch):
     const running = sessionAlive(snap, unit.session) === true;
     if (!running && (unit.needs.length || isAgent(unit))) {
       const patience = world.mono() + cfg.watchdog.upWait * 1000;
-      const memory = memoryOf(watch, unit.name);
+      const memory = memoryOf(memories, unit.name);
       while ((await notReady(cfg, unit, snap, memory)) && world.mono() < patience) {
         await world.sleep(200);
         snap = await snapshot(cfg);
       }
     }
+    if (!running) await stopGroups(leftOver(memoryOf(known, unit.name)));
     const cause = cfg.overridden.has(unit.name) ? "override" : "";
-    const done = isAgent(unit) ? await startAgent(cfg, unit, snap, { cause }) : await startService(cfg, unit, snap);
-    if (done.boot) say(watch, unit.name, "boot", done.boot);
+    const first = async (boot: string) => {
+      const message = messageFor(unit.name, "boot", boot);
+      boots.push(message);
+      await queueMessages(cfg, [message]);
+    };
+    const done = await (isAgent(unit) ? startAgent(cfg, unit, snap, { cause, say: first }) : startService(cfg, unit, snap))
+      .catch((error): Started => ({ started: false, why: messageOf(error) }));
     if (done.why) failures.push({ name: unit.name, why: done.why });
     if (done.started) started.push(unit.name);
     showProgress(wanted.length, wanted.indexOf(unit) + 1);
@@ -4151,12 +4293,11 @@ async function settle(cfg: Config, wanted: (Agent | Service)[], started: string[
   }
 }
 
-/** Hands the first texts to the watchdog, or types them itself where none runs. */
-async function bootAll(cfg: Config, watch: Watch, watchdog: boolean): Promise<void> {
-  if (watchdog) return queueMessages(cfg, watch.outbox);
-  const agents = watch.outbox.map((message) => cfg.agents.get(message.target)!);
+/** Types the first texts itself, where no watchdog runs; what is left over stays queued for one. */
+async function bootAll(cfg: Config, boots: Message[]): Promise<void> {
+  const agents = boots.map((message) => cfg.agents.get(message.target)!);
   const patience = Math.max(...agents.map((agent) => backendOf(cfg, agent).connectDelay)) + 20;
-  await deliverByHand(cfg, watch.outbox, world.mono() + patience * 1000);
+  await deliverByHand(cfg, boots, world.mono() + patience * 1000);
 }
 
 /** Leaves texts to the watchdog, and wakes it. */
@@ -4166,19 +4307,27 @@ async function queueMessages(cfg: Config, messages: Message[]): Promise<void> {
   if (pid !== null) world.signal(pid, POKE);
 }
 
-/** Delivers without a watchdog, whose memory this call then keeps; what is left over stays queued. */
-async function deliverByHand(cfg: Config, messages: Message[], deadline: number): Promise<Message[]> {
+/**
+ * Delivers queued texts where no watchdog runs, one command at a time, until one starts: there is one
+ * writer of its memory. Returns whether all of these were delivered; what was not stays queued.
+ */
+async function deliverByHand(cfg: Config, messages: Message[], deadline: number): Promise<boolean> {
+  const alone = () => lockHolder(lockFile(cfg, "watchdog")) === null;
+  const lock = alone() ? await takeLock(lockFile(cfg, "hand"), 100) : null;
+  if (lock === null) return false;
   const watch = loadWatch(cfg);
-  const mine = new Set(messages.map((message) => message.id));
   const targets = new Set(messages.map((message) => message.target));
-  watch.outbox.push(...messages);
-  save(cfg, watch);
-  const left = () => watch.outbox.filter((message) => mine.has(message.id));
-  while (left().length && world.mono() < deadline && lockHolder(lockFile(cfg, "watchdog")) === null) {
-    await deliverAll(cfg, watch, await observe(cfg, watch, targets), targets);
-    if (left().length) await world.sleep(ATTEND_INTERVAL);
+  const done = () => messages.every(({ id }) => watch.delivered.includes(id));
+  try {
+    while (!done() && world.mono() < deadline && alone()) {
+      await deliverAll(cfg, watch, await observe(cfg, watch, targets), targets);
+      if (!done()) await world.sleep(ATTEND_INTERVAL);
+    }
+    if (alone()) save(cfg, watch);
+    return done();
+  } finally {
+    closeSync(lock);
   }
-  return left();
 }
 
 /** How long a client must live to count as running, ms: a missing one ends within 100. */
@@ -4329,7 +4478,8 @@ async function readStatus(cfg: Config): Promise<Status> {
   const services = [...cfg.services.values()].map(row);
   const phase = await readPhase(cfg);
   const known = new Set([...agents, ...services].map((one) => one.session).concat(watchdogSession(cfg)));
-  const expected = agents.some((one) => one.running && one.watch !== "none");
+  const stayed = (one: StatusRow) => cfg.agents.get(one.name)!.enabled && one.watch !== "none" && !/^(stopped by you|done|parked)/.test(one.state);
+  const expected = agents.some((one) => stayed(one) && (one.running || existsSync(watchFile(cfg))));
   return {
     version: 1, phase, agents, services, watchdog,
     unknownSessions: [...snap.panes.keys()].filter((name) => name.startsWith(cfg.sessionPrefix) && !known.has(name)).sort(),
@@ -4441,7 +4591,7 @@ const rowNotes = (row: StatusRow): string => [
  * Columns as wide as their widest cell. Where a line is longer than `width`, those named in `give`
  * get narrower, one after the other, each down to its least width.
  */
-export function columns(rows: string[][], width: number, give = [[rows[0]!.length - 1, 8]]): string[] {
+export function columns(rows: string[][], width: number, give = rows[0]!.map((_, i) => [i, 6]).reverse()): string[] {
   const wide = rows[0]!.map((_, i) => Math.max(...rows.map((row) => Bun.stringWidth(row[i]!))));
   const used = wide.filter((one) => one > 0);
   let over = used.reduce((sum, one) => sum + one, 0) + 2 * (used.length - 1) - width;
@@ -4491,21 +4641,31 @@ export async function cmdPhase(call: Call): Promise<number> {
 
 /** Ends and starts units while the watchdog holds its hands off them. */
 async function restartUnits(cfg: Config, units: (Agent | Service)[], fresh: boolean): Promise<number> {
-  await changeOperator(cfg, (operator) => {
-    for (const unit of units) operator.held[unit.name] = world.now();
-  });
-  const before = await snapshot(cfg);
-  await stopPanes(cfg, units.map((unit) => before.panes.get(unit.session)).filter((pane) => pane !== undefined));
-  if (fresh) for (const unit of units) if (isAgent(unit)) dropResumeId(cfg, unit);
-  const watch = freshWatch();
-  const failures = await startAll(cfg, units, watch);
-  await changeOperator(cfg, (operator) => {
-    for (const unit of units) {
-      delete operator.held[unit.name];
-      operator.released[unit.name] = world.now();
+  const mark = (until: number) => changeOperator(cfg, (operator) => {
+    for (const { name } of units) {
+      if (until) operator.busy[name] = until;
+      else delete operator.busy[name];
+      delete operator.held[name];
+      operator.released[name] = world.now();
     }
   });
-  if (watch.outbox.length) await bootAll(cfg, watch, lockHolder(lockFile(cfg, "watchdog")) !== null);
+  await mark(world.now() + BUSY_FOR);
+  try {
+    const before = await snapshot(cfg);
+    await stopPanes(cfg, units.map((unit) => before.panes.get(unit.session)).filter((pane) => pane !== undefined));
+    if (fresh) for (const unit of units) if (isAgent(unit)) dropResumeId(cfg, unit);
+    return await startAndWait(cfg, units, []);
+  } finally {
+    await mark(0);
+  }
+}
+
+/** Starts units, sees to their first texts, waits for their clients, and says who failed: the end of `up` and `restart`. */
+async function startAndWait(cfg: Config, units: (Agent | Service)[], earlier: Failure[], between?: () => Promise<void>): Promise<number> {
+  const boots: Message[] = [];
+  const failures = [...earlier, ...(await startAll(cfg, units, boots))];
+  await between?.();
+  if (boots.length && lockHolder(lockFile(cfg, "watchdog")) === null) await bootAll(cfg, boots);
   failures.push(...(await awaitClients(cfg, units.filter((unit) => !failures.some(({ name }) => name === unit.name)))));
   for (const { name, why } of failures) log(`${name}: ${why}`);
   return failures.length ? 1 : 0;
@@ -4568,21 +4728,13 @@ export async function cmdSend(call: Call): Promise<number> {
 /** Waits for the delivery of one text; null = delivered, else what it waited for to the end. */
 async function sendNow(cfg: Config, message: Message, patience: number): Promise<string | null> {
   const deadline = world.mono() + patience;
-  if (lockHolder(lockFile(cfg, "watchdog")) === null) {
-    const [left] = await deliverByHand(cfg, [message], deadline);
-    if (!left) return null;
-    const watch = loadWatch(cfg);
-    watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
-    save(cfg, watch);
-    return left.why ?? "not tried yet";
-  }
   await queueMessages(cfg, [{ ...message, expires: world.now() + patience }]);
   let last = "the watchdog did not take it yet";
-  while (world.mono() < deadline) {
+  for (let looked = false; !looked || world.mono() < deadline; looked = true) {
+    if (await deliverByHand(cfg, [message], deadline)) return null;
     const watch = loadWatch(cfg);
-    const waiting = watch.outbox.find((one) => one.id === message.id);
-    if (watch.taken.includes(message.id) && !waiting) return null;
-    last = waiting?.why ?? last;
+    if (watch.delivered.includes(message.id)) return null;
+    last = watch.outbox.find((one) => one.id === message.id)?.why ?? last;
     await world.sleep(100);
   }
   await changeOperator(cfg, (operator) => void (operator.queue = operator.queue.filter((one) => one.id !== message.id)));
@@ -5936,7 +6088,7 @@ WantedBy=default.target`;
 
 export async function cmdUnit(call: Call): Promise<number> {
   const cfg = await configFor(call);
-  return printed(unitText([...selfArgv(), "watchdog", "--config", cfg.path], process.env));
+  return printed(unitText([...selfArgv(), "watchdog", "--last-good", lastGoodFile(cfg), "--config", cfg.path], process.env));
 }
 
 // ── main ────────────────────────────────────────────────────────────────────────
@@ -5963,9 +6115,9 @@ export const COMMANDS: Command[] = [
   { name: "status", args: "", clause: "one table: every agent, its state, what needs you", run: cmdStatus,
     options: { ...JSON_OPTION, watch: { type: "boolean", clause: "draw it again every 2 s; q ends" } } },
   { name: "watchdog", args: "", clause: "the supervisor loop, in the foreground (up starts it detached)",
-    options: { kept: { type: "string", clause: "" } },
+    options: { kept: { type: "boolean", clause: "" }, "last-good": { type: "string", clause: "" } },
     // at once: a fetch or a notice under way, or the rest of a pause, must not keep an ended watchdog
-    run: async (call) => process.exit(await watchdogLoop(call.path, call.options.kept !== undefined, String(call.options.kept ?? ""))) },
+    run: async (call) => process.exit(await watchdogLoop(call.path, call.options.kept === true, String(call.options["last-good"] ?? ""))) },
   { name: "logs", args: "<name>", clause: "what an agent, a service or the watchdog said", run: cmdLogs,
     options: {
       lines: { type: "string", short: "n", value: "N", clause: "how many lines (50)" },

@@ -143,7 +143,7 @@ real("P18: a phase file that makes no sense holds the loops and says which phase
     expect([ran.code, ran.err]).toEqual([1, expect.stringMatching(/phase set.*one, two/)]);
     expect((await f.run(["status"])).code).toBe(3);
   }
-  expect(await f.sessions()).toEqual([]);
+  expect(await f.sessions()).toEqual(["t-watchdog"]);
 });
 
 real("fault 34: phase set tells that the loops work on the old kickoff; --restart takes them along", loopPlan(), async (f) => {

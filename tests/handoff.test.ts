@@ -45,7 +45,7 @@ describe("decideHandoff", () => {
 describe("decideDeadlock", () => {
   test.each<[string, VerdictName[], number, number, boolean]>([
     ["both rest, nothing is on its way", ["idle", "idle"], 0, 900, true],
-    ["both say that they wait", ["waiting", "waiting"], 0, 900, true],
+    ["both wait until a time of their own choosing", ["waiting", "waiting"], 0, 900, false],
     ["one works", ["idle", "active"], 0, 900, false],
     ["one is limited", ["idle", "limited"], 0, 900, false],
     ["one is not understood", ["idle", "unsure"], 0, 900, false],

@@ -435,29 +435,43 @@ export const loopPlan = (over: Plan & { handoff?: Table; phase?: Table; agent?: 
   },
 });
 
-/**
- * Pushes hand-offs one after the other and kills the watchdog by -9 at a random moment of each.
- * Returns for each how many copies its reader received, and how long the first took, ms.
- */
-export async function handoffStorm(f: Fleet, rounds: number, random = Math.random): Promise<{ copies: number[]; took: number[] }> {
+export interface Storm {
+  /** Of each hand-off: how many copies its reader received, and how long the first took, ms. */
+  copies: number[];
+  took: number[];
+  kills: number;
+  /** Copies that no kill since the one before explains. */
+  unprovoked: number;
+}
+
+/** Pushes hand-offs one after the other and kills the watchdog by -9 at a random moment of each, where there is one just then. */
+export async function handoffStorm(f: Fleet, kills: number, random = Math.random): Promise<Storm> {
   await f.repository("builder", "adversary");
   await f.up();
   await f.ready("builder", "adversary");
   await until(() => JSON.parse(f.read(".agents/state/watch.json")).sha);
   const mark = (nth: number) => `claim(one): number ${nth}.`;
-  const copies = (nth: number) => f.submits("adversary").filter((text) => text.includes(mark(nth))).length;
-  const took: number[] = [];
-  for (let nth = 0; nth < rounds; nth++) {
-    const began = performance.now();
+  const arrivals = (nth: number) => f.ledger("adversary").filter((fact) => fact.submit?.includes(mark(nth))).map((fact) => fact.at);
+  const [pushed, killed]: [number[], number[]] = [[], []];
+  while (killed.length < kills) {
+    const nth = pushed.length;
+    pushed.push(Date.now());
     await f.push("builder", mark(nth));
     await Bun.sleep(random() * 1_500);
     const pid = f.lock("watchdog");
-    if (pid) signal(pid, "SIGKILL");
-    await until(() => copies(nth), 30_000);
-    took.push(Math.round(performance.now() - began));
+    if (pid) {
+      signal(pid, "SIGKILL");
+      killed.push(Date.now());
+    }
+    await until(() => arrivals(nth).length, 30_000);
   }
   // one more hand-off: whatever was still to be repeated came before it
-  await f.push("builder", mark(rounds));
-  await until(() => copies(rounds), 30_000);
-  return { copies: Array.from({ length: rounds }, (_, nth) => copies(nth)), took };
+  await f.push("builder", mark(pushed.length));
+  await until(() => arrivals(pushed.length).length, 30_000);
+  const all = pushed.map((_, nth) => arrivals(nth));
+  const between = (from: number, to: number): boolean => killed.some((at) => at > from - 1_000 && at < to);
+  return {
+    copies: all.map((times) => times.length), took: all.map((times, nth) => times[0]! - pushed[nth]!), kills: killed.length,
+    unprovoked: all.flatMap((times) => times.slice(1).filter((at, nth) => !between(times[nth]!, at))).length,
+  };
 }

@@ -214,8 +214,8 @@ export interface Growth {
   state: number;
 }
 
-/** So many ticks in ten parts: the largest sizes of each. */
-export async function longRun(ticks: number, seed = 1): Promise<{ sim: Simulation; growth: Growth[] }> {
+/** So many ticks in ten parts: the largest sizes of each; `after` is called at the end of one. */
+export async function longRun(ticks: number, seed = 1, after: () => void = () => {}): Promise<{ sim: Simulation; growth: Growth[] }> {
   const sim = new Simulation(seed);
   const growth: Growth[] = [];
   try {
@@ -229,6 +229,7 @@ export async function longRun(ticks: number, seed = 1): Promise<{ sim: Simulatio
         most.state = Math.max(most.state, sim.stateSize(false));
       }
       growth.push(most);
+      after();
     }
     return { sim, growth };
   } finally {

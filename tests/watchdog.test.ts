@@ -1,8 +1,10 @@
 /** The tick goes on whatever one agent, the config, the disk, the clock or tmux does. */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Config, curIdx, loadWatch, memoryOf, reloadConfig, watched, type Watch } from "../agents.ts";
-import { FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
+import { FLEET, type FakeWorld, fakeWorld, until } from "./kit.ts";
 
 let fake: FakeWorld;
 let cfg: Config;
@@ -372,4 +374,40 @@ test("a tick that has nothing to do changes nothing but its heartbeat", async ()
   await ticks(20);
   expect([...new Set(fake.effects)]).toEqual(["write heartbeat"]);
   expect(memoryOf(watch, "a").verdict).toBe("active");
+});
+
+describe("P4: on a real disk", () => {
+  const program = JSON.stringify(join(import.meta.dir, "..", "agents.ts"));
+  /** A folder, and a script in a process of its own that writes its file `state` by the seam. */
+  const withFolder = async (body: (folder: string, script: (text: string) => string[]) => Promise<void>): Promise<void> => {
+    const folder = mkdtempSync(join(tmpdir(), "agents-disk-"));
+    const script = (text: string) => [process.execPath, "-e", `const { world } = await import(${program}); const path = ${JSON.stringify(join(folder, "state"))};\n${text}`];
+    await body(folder, script).finally(() => rmSync(folder, { recursive: true, force: true }));
+  };
+
+  test("no room for the whole of it: the old content stays whole, nothing else is left, the next that fits is written", () => withFolder(async (folder, script) => {
+    const text = `world.writeAtomic(path, "old");
+      let refused = 0;
+      for (const size of [3_000, 70_000]) try { world.writeAtomic(path, "n".repeat(size)); } catch { refused += 1; }
+      console.log(refused, world.read(path));
+      world.writeAtomic(path, "new");
+      console.log(world.read(path));`;
+    // a file of this process may hold one block and no more: what is written beyond it fails half-way
+    const child = Bun.spawn(["sh", "-c", `trap "" XFSZ; ulimit -f 1; exec "$@"`, "sh", ...script(text)], { stdout: "pipe", stderr: "inherit" });
+    expect(await new Response(child.stdout).text()).toBe("2 old\nnew\n");
+    expect(readdirSync(folder)).toEqual(["state"]);
+  }));
+
+  test("kill -9 of a writer, 20 times: one of its contents, whole", () => withFolder(async (folder, script) => {
+    for (let nth = 0; nth < 20; nth++) {
+      const child = Bun.spawn(script(`for (let i = 0; ; i++) world.writeAtomic(path, String(i % 10).repeat(200_000 + i % 10));`), { stdio: ["ignore", "ignore", "inherit"] });
+      const before = existsSync(join(folder, "state")) ? statSync(join(folder, "state")).ino : 0;
+      await until(() => existsSync(join(folder, "state")) && statSync(join(folder, "state")).ino !== before, 8_000, 1);
+      await Bun.sleep(Math.random() * 20);
+      child.kill("SIGKILL");
+      await child.exited;
+      const kept = readFileSync(join(folder, "state"), "utf8");
+      expect([kept.length, kept]).toEqual([200_000 + Number(kept[0]), kept[0]!.repeat(kept.length)]);
+    }
+  }), 60_000);
 });

@@ -1,0 +1,138 @@
+/** What a tick costs on real tmux: two processes for thirty agents, and a fraction of one per question. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type Config, freshWatch, loadConfig, memoryOf, snapshot, tick, type Watch, world } from "../agents.ts";
+import { type Fleet, fleet, PROGRAM, quote, spawn, until } from "./real.ts";
+
+const SIZE = 30;
+const NAMES = Array.from({ length: SIZE }, (_, i) => `a${i}`);
+const REAL = { ...world };
+const TMPDIR = process.env.TMUX_TMPDIR;
+
+let f: Fleet;
+let cfg: Config;
+let watch: Watch;
+/** What tmux was asked since, one entry for each process. */
+let asked: { args: string[]; stdin: string }[] = [];
+/** Changes what a batch of captures answers. */
+let damage = (out: string): string => out;
+
+/** The captures that one tick asks for, by pane id. */
+const captured = (): string[] => asked.flatMap(({ stdin }) => [...stdin.matchAll(/^capture-pane .*-t '(%\d+)'$/gm)].map((match) => match[1]!));
+const paneOf = async (name: string): Promise<string> => (await snapshot(cfg)).panes.get(`t-${name}`)!.id;
+const oneTick = async (): Promise<void> => {
+  asked = [];
+  await tick(cfg, watch);
+};
+
+beforeAll(async () => {
+  f = fleet({ defaults: { backend: "sleeper", watch: "heal+stall" }, agents: NAMES.map((name) => ({ name })), watchdog: { signal_interval: 30, heavy_interval: 100_000 } });
+  const rule = "─".repeat(120);
+  const said = Array.from({ length: 30 }, (_, i) => `  line ${i} of what the agent said before it came to rest at its prompt`);
+  const screen = f.write("screen", [...said, "", rule, "❯\u00a0", rule, "  ⏵⏵ auto mode on (shift+tab to cycle)"].join("\n"));
+  const client = f.write("client", `#!/bin/sh\ncat ${quote(screen)}\nexec sleep 100000\n`);
+  f.write("agents.toml", f.text({ ...f.plan, toml: `[backend.sleeper]\nkind = "claude"\nbin = ${JSON.stringify(`sh ${quote(client)}`)}\nstall_idle = 1000000\n` }));
+  await f.up(...NAMES);
+  process.env.TMUX_TMPDIR = f.tmuxDir;
+  cfg = await loadConfig(f.config);
+  watch = freshWatch();
+  Object.assign(world, {
+    log: () => {},
+    tmux: async (args: string[], stdin?: string) => {
+      asked.push({ args, stdin: stdin ?? "" });
+      const ran = await REAL.tmux(args, stdin);
+      return args[0] === "source-file" ? { ...ran, out: damage(ran.out) } : ran;
+    },
+  });
+  for (let nth = 0; nth < 3; nth++) await tick(cfg, watch);
+}, 60_000);
+
+afterAll(async () => {
+  Object.assign(world, REAL);
+  if (TMPDIR === undefined) delete process.env.TMUX_TMPDIR;
+  else process.env.TMUX_TMPDIR = TMPDIR;
+  await f.reap();
+}, 30_000);
+
+test("P22: a tick over thirty agents is two tmux processes", async () => {
+  for (let nth = 0; nth < 5; nth++) {
+    await oneTick();
+    expect(asked.map(({ args }) => args[0])).toEqual(["list-panes", "source-file"]);
+    expect(captured()).toHaveLength(SIZE);
+  }
+  expect(new Set(NAMES.map((name) => memoryOf(watch, name).verdict))).toEqual(new Set(["idle"]));
+});
+
+test("P22: a block that is lost is asked for again singly, and is no change of state", async () => {
+  const lost = await paneOf("a7");
+  damage = (out) => out.replace(new RegExp(`^(@@\\w+) ${lost.slice(1)}\\n[^]*?(?=^\\1 )`, "m"), "");
+  await oneTick();
+  damage = (out) => out;
+  expect(asked.map(({ args }) => args[0])).toEqual(["list-panes", "source-file", "capture-pane"]);
+  expect(asked[2]!.args.at(-1)).toBe(lost);
+  expect(memoryOf(watch, "a7").verdict).toBe("idle");
+});
+
+test("P22: who is held, disabled, or parked is not captured", async () => {
+  const [held, disabled, parked] = [await paneOf("a1"), await paneOf("a2"), await paneOf("a3")];
+  f.write(".agents/state/operator.json", JSON.stringify({ held: { a1: Date.now() } }));
+  cfg.agents.get("a2")!.enabled = false;
+  memoryOf(watch, "a3").parked = "a test";
+  process.kill((await snapshot(cfg)).panes.get("t-a3")!.pid, "SIGKILL");
+  await until(async () => (await snapshot(cfg)).panes.get("t-a3")!.dead);
+  // its last words are read once
+  await oneTick();
+  await oneTick();
+  expect(captured()).toHaveLength(SIZE - 3);
+  expect(captured().filter((id) => [held, disabled, parked].includes(id))).toEqual([]);
+  expect(memoryOf(watch, "a3").parked).toBe("a test");
+  expect(asked).toHaveLength(2);
+});
+
+test("P22: a tick costs less than a fifth of one process per question", async () => {
+  const questions = async (): Promise<void> => {
+    for (const { session } of cfg.agents.values()) {
+      await REAL.tmux(["has-session", "-t", `=${session}`]);
+      await REAL.tmux(["capture-pane", "-p", "-t", `=${session}:`]);
+      await REAL.tmux(["display-message", "-p", "-t", `=${session}:`, "#{pane_current_command}"]);
+    }
+  };
+  const wall = { ours: [] as number[], questions: [] as number[] };
+  const timed = async (into: number[], work: () => Promise<void>): Promise<void> => {
+    const began = performance.now();
+    await work();
+    into.push(performance.now() - began);
+  };
+  // in turns, so that whatever else the machine does meets both
+  for (let nth = 0; nth < 5; nth++) {
+    for (let inner = 0; inner < 3; inner++) await timed(wall.ours, oneTick);
+    await timed(wall.questions, questions);
+  }
+  const median = (values: number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1]!;
+  const ratio = median(wall.ours) / median(wall.questions);
+  console.log(`a tick over ${SIZE} agents: 1/${(1 / ratio).toFixed(1)} of one process per question`);
+  expect(ratio).toBeLessThan(1 / 5);
+}, 60_000);
+
+test("explain --file imports nothing from smol-toml, status does", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "agents-cost-"));
+  try {
+    for (const name of ["agents.ts", "package.json", "prompts"]) cpSync(join(PROGRAM, name), join(dir, name), { recursive: true });
+    const parser = join(dir, "node_modules", "smol-toml");
+    mkdirSync(parser, { recursive: true });
+    writeFileSync(join(parser, "package.json"), '{"name": "smol-toml", "version": "1.9.1", "type": "module", "main": "index.js"}');
+    writeFileSync(join(parser, "index.js"), `await Bun.write(${JSON.stringify(join(dir, "imported"))}, "");\nexport const parse = () => ({});\nexport class TomlError extends Error {}\n`);
+    writeFileSync(join(dir, "pane"), "❯\u00a0\n");
+    writeFileSync(join(dir, "agents.toml"), "");
+    const run = (...args: string[]) => spawn([process.execPath, "--no-env-file", "--config=/dev/null", join(dir, "agents.ts"), ...args], { cwd: dir });
+    const ran = await run("explain", "--file", join(dir, "pane"), "--backend", "claude");
+    expect([ran.code, ran.err, existsSync(join(dir, "imported"))]).toEqual([0, "", false]);
+    // the trap works: what reads a config springs it
+    await run("status", "--config", join(dir, "agents.toml"));
+    expect(existsSync(join(dir, "imported"))).toBe(true);
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
+}, 30_000);
