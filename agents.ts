@@ -2137,7 +2137,7 @@ export function resumeId(cfg: Config, agent: Agent): string | null {
 }
 
 function dropResumeId(cfg: Config, agent: Agent): void {
-  if (resumeId(cfg, agent)) log(`${agent.name}: dropping the resume id, it led to the same error again`);
+  if (resumeId(cfg, agent)) log(`${agent.name}: its resume id is dropped`);
   world.remove(idFile(cfg, agent));
   world.remove(legacyIdFile(cfg, agent));
 }
@@ -2158,9 +2158,9 @@ export function programOf(bin: string): string {
   return word.replace(/'([^']*)'|"((?:\\.|[^"\\])*)"|\\(.)/g, (_, single, double, bare) => single ?? double ?? bare);
 }
 
-/** Ends the pane's shell with 127 where the program of its arguments is missing. */
+/** Ends the pane's shell with 127 where the program of its arguments is missing; a function of the preamble is not exec'ed. */
 const NEED_PROGRAM = 'need() { while case $1 in *=*) :;; *) false;; esac; do shift; done; ' +
-  'command -v "$1" >/dev/null 2>&1 || { echo "agents: $1 was not found"; exit 127; }; }';
+  'case $(command -v "$1") in "") echo "agents: $1 was not found"; exit 127;; */*) go=exec;; *) go=;; esac; }';
 
 /**
  * The pane's small shell: the operator's preamble, a look-up of the program, then the client in its
@@ -2174,7 +2174,7 @@ export function launchScript(backend: Backend, words: string, prompt: "file" | "
     NEED_PROGRAM,
     `need ${bin}`,
     "last=$1; shift",
-    `exec ${/^\w+=/.test(bin) ? "env " : ""}${bin} ${words} ${backend.flags}${last}`,
+    `$go ${/^\w+=/.test(bin) ? "env " : ""}${bin} ${words} ${backend.flags}${last}`,
   ].filter(Boolean).join("\n");
 }
 
@@ -2887,7 +2887,7 @@ async function startByWatchdog(cfg: Config, watch: Watch, unit: Agent | Service,
 /** Counts a start before it is made: a crash right after it must not make it free. */
 function noteStart(watch: Watch, name: string): void {
   const memory = memoryOf(watch, name);
-  memory.starts.push(world.now());
+  memory.starts = [...memory.starts, world.now()].slice(-50);
   memory.bootedAt = world.now();
   memory.aliveSince = world.mono();
   Object.assign(memory, { nextStart: 0, waitingSince: 0, looked: "", answers: 0 });
@@ -3179,10 +3179,14 @@ const CLAUDE_COLD = 3_000;
 export async function deliverAll(cfg: Config, watch: Watch, sights: Map<string, Sight>, only?: Set<string>): Promise<void> {
   takeQueued(cfg, watch);
   const due = nextMessages(watch.outbox).filter((message) => !only || only.has(message.target));
-  await Promise.all(due.map((message) => guard(watch, `deliver ${message.target}`, async () => {
-    const delivery = await deliver(cfg, watch, message, sights.get(message.target));
-    noteDelivery(cfg, watch, message, delivery);
-  })));
+  for (const label of Object.keys(watch.volatile.errors)) {
+    if (label.startsWith("message ") && !watch.outbox.some(({ id }) => label.endsWith(id))) delete watch.volatile.errors[label];
+  }
+  for (let at = 0; at < due.length; at += cfg.watchdog.startBatch) {
+    await Promise.all(due.slice(at, at + cfg.watchdog.startBatch).map((message) =>
+      guard(watch, `deliver ${message.target}`, async () =>
+        noteDelivery(cfg, watch, message, await deliver(cfg, watch, message, sights.get(message.target))))));
+  }
 }
 
 async function deliver(cfg: Config, watch: Watch, message: Message, sight: Sight | undefined): Promise<Delivery> {
@@ -3340,7 +3344,7 @@ async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<
     await startLoops(cfg, watch, snap, intent.id);
     emit(cfg, "phase", { from: intent.from, to: intent.to });
   } else {
-    await runOnComplete(cfg, watch, snap, intent);
+    if (!(await runOnComplete(cfg, watch, snap, intent))) return;
     const clock = `${localDate(new Date(world.now()))} ${new Date(world.now()).toTimeString().slice(0, 8)}`;
     world.writeAtomic(completeFile(cfg), `phase sequence complete ${clock}; the loops are stopped\n`);
     if (intent.run) world.remove(triggerFile(cfg));
@@ -3351,17 +3355,22 @@ async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<
 }
 
 /** Starts the task once: its pane carries the move's mark, also after it has ended. */
-async function runOnComplete(cfg: Config, watch: Watch, snap: Snapshot, intent: { id: string; run: string }): Promise<void> {
+async function runOnComplete(
+  cfg: Config, watch: Watch, snap: Snapshot, intent: { id: string; run: string },
+): Promise<boolean> {
   const agent = cfg.agents.get(intent.run);
-  if (!intent.run) return;
-  if (!agent) return log(`on_complete: there is no agent "${intent.run}"`);
-  if (snap.panes.get(agent.session)?.cause === intent.id) return;
-  log(`on_complete: starting ${agent.name}`);
+  if (!agent || snap.panes.get(agent.session)?.cause === intent.id) return true;
   const memory = memoryOf(watch, agent.name);
+  if (memory.nextStart > world.now()) return false;
+  log(`on_complete: starting ${agent.name}`);
   Object.assign(memory, { finished: false, parked: "", failures: 0 });
   noteStart(watch, agent.name);
-  const done = await startAgent(cfg, agent, snap, { force: true, cause: intent.id, say: sayFirst(cfg, watch, agent.name) });
-  if (!done.started) die(`on_complete: ${agent.name} could not be started: ${done.why}`);
+  const options = { force: true, cause: intent.id, say: sayFirst(cfg, watch, agent.name) };
+  const done = await startAgent(cfg, agent, snap, options);
+  if (done.started) return true;
+  memory.nextStart = world.now() + cfg.watchdog.restartDelay * 1000;
+  trouble(watch, "on_complete", `on_complete: ${agent.name} could not be started: ${done.why}; it is tried again`);
+  return false;
 }
 
 // ── watchdog loop ───────────────────────────────────────────────────────────────
@@ -3585,8 +3594,9 @@ async function judge(cfg: Config, watch: Watch, agent: Agent, sight: Sight, full
     verdict = { ...verdict, verdict: "active", rule: "log_grace", why: "its screen changed a moment ago" };
   }
   const tentative = verdict.verdict === "idle" && hashes[1] !== loose;
-  if (tentative) verdict = { ...verdict, verdict: "unsure", why: "one look only" };
-  else noteVerdict(cfg, watch, agent, verdict, sight.text);
+  if (tentative) verdict = { ...verdict, verdict: "unsure", why: "its screen changes, but shows no work" };
+  if (!tentative || memory.unsureLooks >= UNSURE_LOOKS - 1) noteVerdict(cfg, watch, agent, verdict, sight.text);
+  else memory.unsureLooks += 1;
   return verdict;
 }
 
@@ -3866,6 +3876,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
     wake();
   });
   const watch = loadWatch(cfg);
+  process.on("unhandledRejection", (error) => trouble(watch, "unhandled", `ERROR: ${messageOf(error)}`));
   await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(cfg), cfg.source));
   for (const warning of cfg.warnings) log(`warning: ${warning}`);
   void tellPeople(() => cfg);
@@ -3940,6 +3951,9 @@ export function loopSessionsAlive(cfg: Config, snap: Snapshot, older = false): A
 /** A notice may take so long, ms; a receiver that hangs is tried again later. */
 const NOTICE_DEADLINE = 10_000;
 
+/** So many events at most are told in one notice, and kept for a receiver that is away. */
+const NOTICES_MAX = 50;
+
 /** One line per event, for a phone. */
 export function noticeText(events: AgentEvent[]): string {
   return events.map(({ event, agent, why, from, to }) =>
@@ -3956,11 +3970,12 @@ function secretOf(value: string): string {
 }
 
 /** Tells by command (events as JSON on its stdin) and by URL (text; JSON where it begins with `json:`). */
-async function tell(notify: Notify, events: AgentEvent[]): Promise<void> {
+async function tell(notify: Notify, events: AgentEvent[], done = new Set<string>()): Promise<void> {
   const message = noticeText(events);
-  if (notify.command) {
+  if (notify.command && !done.has("command")) {
     const ran = await run([SHELL, "-c", notify.command], NOTICE_DEADLINE, { AGENTS_NOTICE: message }, `${JSON.stringify(events)}\n`);
     if (!ran.ok) die(`notify: the command failed: ${ran.err.slice(0, 200)}`);
+    done.add("command"); // where the URL fails, that alone is tried again
   }
   if (!notify.url) return;
   const json = notify.url.startsWith("json:");
@@ -3976,15 +3991,18 @@ async function tell(notify: Notify, events: AgentEvent[]): Promise<void> {
 /** Runs beside the watchdog for as long as it lives. */
 async function tellPeople(config: () => Config): Promise<void> {
   telling = true;
+  let events: AgentEvent[] = [];
+  const done = new Set<string>();
   for (let pause = 1; telling; ) {
     await Bun.sleep(pause * 1000);
-    const events = toTell.splice(0, 50);
+    if (!events.length) events = toTell.splice(0, NOTICES_MAX);
     if (!events.length) continue;
     try {
-      await tell(config().notify, events);
-      pause = 1;
+      await tell(config().notify, events, done);
+      [events, pause] = [[], 1];
+      done.clear();
     } catch (error) {
-      toTell.unshift(...events.slice(-50));
+      toTell.splice(0, toTell.length - NOTICES_MAX); // a receiver that is away for days gets the newest
       pause = Math.min(Math.max(5, pause * 2), 300);
       log(`${messageOf(error)}; trying again in ${pause} s`);
     }
