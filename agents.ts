@@ -3748,7 +3748,9 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
     await guard(watch, service.name, () => healOne(cfg, watch, service, sights.get(service.name)!));
   }
   for (const agent of watched(cfg)) await guard(watch, agent.name, () => careFor(cfg, watch, agent, sights.get(agent.name)!));
-  if (!isComplete(cfg)) {
+  let complete = true; // where the folder can not be read nobody is woken
+  await guard(watch, "completion", () => (complete = isComplete(cfg)));
+  if (!complete) {
     for (const agent of cfg.agents.values()) {
       if (agent.enabled && agent.wake) await guard(watch, `wake ${agent.name}`, () => wakeAgent(cfg, watch, agent, sights.get(agent.name)!));
     }
@@ -4428,7 +4430,9 @@ export interface StatusRow {
 /** The stable, versioned content of `status --json`. */
 export interface Status {
   version: 1;
-  phase: { id: string; index: number; total: number; plan: string; done: boolean; complete: boolean; error: string } | null;
+  phase: { id: string; index: number; total: number; plan: string; done: boolean; complete: boolean;
+    /** The phase that a move under way leads to, "the end", or "". */
+    moving: string; error: string } | null;
   agents: StatusRow[];
   services: StatusRow[];
   watchdog: { running: boolean; pid: number | null; heartbeat: string; stale: boolean; version: string };
@@ -4494,7 +4498,7 @@ async function readStatus(cfg: Config): Promise<Status> {
   };
   const agents = [...cfg.agents.values()].map(row);
   const services = [...cfg.services.values()].map(row);
-  const phase = await readPhase(cfg);
+  const phase = await readPhase(cfg, watch);
   const known = new Set([...agents, ...services].map((one) => one.session).concat(watchdogSession(cfg)));
   const stayed = (one: StatusRow) => cfg.agents.get(one.name)!.enabled && one.watch !== "none" && !/^(stopped by you|done|parked)/.test(one.state);
   const expected = agents.some((one) => stayed(one) && (one.running || existsSync(watchFile(cfg))));
@@ -4529,15 +4533,16 @@ function readWatchdog(cfg: Config): Status["watchdog"] {
   }
 }
 
-async function readPhase(cfg: Config): Promise<Status["phase"]> {
+async function readPhase(cfg: Config, { intent }: Watch): Promise<Status["phase"]> {
   const list = phases(cfg);
   if (!list.length) return null;
   const error = phaseTrouble(cfg);
   const complete = isComplete(cfg);
-  if (error) return { id: "", index: -1, total: list.length, plan: "", done: false, complete, error };
+  const moving = intent ? intent.to || "the end" : "";
+  if (error) return { id: "", index: -1, total: list.length, plan: "", done: false, complete, moving, error };
   const phase = curPhase(cfg)!;
   return {
-    id: phase.id, index: curIdx(cfg), total: list.length, plan: phase.plan, done: await phaseDone(cfg, phase.status), complete, error,
+    id: phase.id, index: curIdx(cfg), total: list.length, plan: phase.plan, done: await phaseDone(cfg, phase.status), complete, moving, error,
   };
 }
 
@@ -4575,7 +4580,7 @@ export function statusText(status: Status, width: number): string {
   const { phase, watchdog } = status;
   if (phase?.error) lines.push(paint("red", `phase: ${phase.error}`));
   else if (phase) {
-    const done = phase.complete ? "sequence complete" : phase.done ? "DONE" : "in progress";
+    const done = phase.moving ? `moving on to ${phase.moving}` : phase.complete ? "sequence complete" : phase.done ? "DONE" : "in progress";
     lines.push(`phase: ${phase.id} [${phase.index + 1}/${phase.total}]  plan=${phase.plan}  (${done})`);
   }
   const rows = [...status.agents, ...status.services].toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
