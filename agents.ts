@@ -1238,8 +1238,11 @@ const PASTE_PAUSE: Record<BackendKind, number> = { claude: 300, opencode: 500, t
 
 const squeeze = (value: string): string => value.replace(/[\s│┃`*_]+/g, "");
 /** The beginning by which a text is known again on a screen that wraps and frames it. */
-const headOf = (value: string): string => squeeze(value).slice(0, 40);
-const timesIn = (screen: string, value: string): number => squeeze(screen).split(headOf(value)).length - 1;
+const headOf = (value: string, length = 40): string => squeeze(value).slice(0, length);
+/** Enough of it to tell two hand-offs apart, whose first words are the same. */
+const TOLD_APART = 160;
+const timesIn = (screen: string, value: string): number =>
+  squeeze(screen).split(headOf(value, TOLD_APART)).length - 1;
 
 export type Typing = { do: "type" | "submit" | "done" } | { do: "wait"; why: string };
 
@@ -3878,6 +3881,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
     wake();
   });
   const watch = loadWatch(cfg);
+  await guard(watch, "left-overs", () => sweepTemporaries(cfg));
   process.on("unhandledRejection", (error) => trouble(watch, "unhandled", `ERROR: ${messageOf(error)}`));
   await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(cfg), cfg.source));
   for (const warning of cfg.warnings) log(`warning: ${warning}`);
@@ -3906,6 +3910,13 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   await guard(watch, "state", () => save(cfg, watch));
   if (kept) world.signal(lockHolder(lockFile(cfg, "keeper")) ?? process.pid, lockHolder(lockFile(cfg, "keeper")) ? "SIGTERM" : 0);
   return 0;
+}
+
+/** What a write left behind that was killed half-way. */
+function sweepTemporaries(cfg: Config): void {
+  const old = (file: string) => world.now() - (world.mtime(join(cfg.stateDir, file)) ?? world.now()) > 60_000;
+  const files = readdirSync(cfg.stateDir).filter((file) => file.endsWith(".tmp") && old(file));
+  for (const file of files) world.remove(join(cfg.stateDir, file));
 }
 
 /** The config at the start: a watchdog that is started anew while the file is broken takes the last good one. */
