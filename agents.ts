@@ -12,7 +12,7 @@
  * `decide…` / `detect` / `parse…` / `is…` function that stands directly above it, and acts.
  */
 import { appendFileSync, closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync } from "node:fs";
-import { accessSync, constants, statfsSync } from "node:fs";
+import { accessSync, constants, fstatSync, realpathSync, statfsSync } from "node:fs";
 import { readdirSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
 import { homedir, userInfo } from "node:os";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
@@ -155,7 +155,7 @@ export interface Config {
   warnings: string[];
 }
 
-/** What tmux says of one pane; `phase`, `cause`, `backend` are marks that we left on it at launch. */
+/** What tmux says of one pane; `phase`, `cause`, `backend` are marks we left on it at launch. */
 export interface Pane {
   sessionName: string;
   sessionId: string;
@@ -173,6 +173,8 @@ export interface Pane {
   backend: string;
   phase: string;
   cause: string;
+  /** The state folder of the fleet that made it; "" = it was made by hand, or by the original. */
+  home: string;
   /** The id of the client's conversation on its server (opencode). */
   conversation: string;
   title: string;
@@ -184,6 +186,8 @@ export interface Snapshot {
   why: string;
   server: string;
   panes: Map<string, Pane>;
+  /** Sessions of other fleets, by name, and the state folders of those. */
+  foreign?: Map<string, string>;
 }
 
 /** A text for an agent, kept on disk until its client has received it. */
@@ -316,7 +320,8 @@ export interface Operator {
 /** Decisions are data; `why` is the log line. */
 export type Action =
   | { do: "none" | "hold" | "lift"; why: string }
-  | { do: "start" | "restart" | "park" | "finish" | "wait"; why: string; fresh?: boolean; delay?: number }
+  | { do: "start" | "restart" | "park" | "finish" | "wait"; why: string;
+    fresh?: boolean; delay?: number }
   | { do: "ping"; why: string };
 
 /** An error with a message for people and an exit code: 1 failed, 2 usage, 3 not healthy. */
@@ -373,14 +378,17 @@ const TMUX_DEADLINE = 5_000;
 const GIT_DEADLINE = 20_000;
 const HTTP_DEADLINE = 5_000;
 
-/** Nothing of the caller's one-off settings, its tmux, its git or Bun's own switches reaches a child. */
+/** Nothing of the caller's one-off settings, tmux, git or Bun's own switches reaches a child. */
 export function childEnv(): Record<string, string | undefined> {
-  const dropped = /^(AGENT_(MODEL|BACKEND)_.*|BUN_OPTIONS|BUN_BE_BUN|TMUX|TMUX_PANE|GIT_DIR|GIT_WORK_TREE|GIT_INDEX_FILE)$/;
+  const dropped =
+    /^(AGENT_(MODEL|BACKEND)_.*|BUN_OPTIONS|BUN_BE_BUN|TMUX|TMUX_PANE|GIT_DIR|GIT_WORK_TREE|GIT_INDEX_FILE)$/;
   return Object.fromEntries(Object.entries(process.env).filter(([key]) => !dropped.test(key)));
 }
 
 /** All that a pipe brings, until its end or until it is cancelled. */
-async function drain(reader: { read(): Promise<{ done: boolean; value?: Uint8Array | undefined }> }): Promise<string> {
+async function drain(
+  reader: { read(): Promise<{ done: boolean; value?: Uint8Array | undefined }> },
+): Promise<string> {
   const chunks: Uint8Array[] = [];
   for (;;) {
     const { done, value } = await reader.read();
@@ -411,7 +419,8 @@ async function run(argv: string[], deadline: number, env: object = {}, stdin = "
     }, deadline);
     const [out, err, code] = await Promise.all([drain(readers[0]), drain(readers[1]), child.exited])
       .finally(() => clearTimeout(timer));
-    return { ok: code === 0 && !timedOut, out, err: timedOut ? "no answer in time" : err.trim(), timedOut };
+    return { ok: code === 0 && !timedOut, out,
+      err: timedOut ? "no answer in time" : err.trim(), timedOut };
   } catch (error) {
     return { ok: false, out: "", err: messageOf(error), timedOut: false };
   }
@@ -428,7 +437,9 @@ const GIT_ENV = {
 };
 
 /** One request with a deadline; `CONNECT tcp://host:port` only asks whether the port is open. */
-async function realHttp(request: { method: string; url: string; body?: string }): Promise<HttpAnswer> {
+async function realHttp(
+  request: { method: string; url: string; body?: string },
+): Promise<HttpAnswer> {
   try {
     if (request.method === "CONNECT") {
       const { hostname, port } = new URL(request.url);
@@ -446,7 +457,8 @@ async function realHttp(request: { method: string; url: string; body?: string })
     return { ok: answer.ok, status: answer.status, body: await answer.text() };
   } catch (error) {
     // 0: nobody listens; 408: somebody may, but did not answer
-    const refused = /^(ECONNREFUSED|ConnectionRefused)$/.test((error as { code?: string }).code ?? "");
+    const refused = /^(ECONNREFUSED|ConnectionRefused)$/
+      .test((error as { code?: string }).code ?? "");
     return { ok: false, status: refused ? 0 : 408, body: "" };
   }
 }
@@ -510,7 +522,8 @@ export const world: World = {
   log: (line) => void process.stderr.write(`${line}\n`),
 };
 
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+const messageOf = (error: unknown): string =>
+  error instanceof Error ? error.message : String(error);
 
 /** How this program is called again: the same executable, deaf to the files of any folder. */
 export function selfArgv(): string[] {
@@ -520,11 +533,13 @@ export function selfArgv(): string[] {
 
 /** A text that ships with the program, e.g. `prompts/wake.md`; null = it does not. */
 function shipped(name: string): string | null {
-  return world.read(join(SCRIPT_DIR, name)) ?? (COMPILED ? world.read(join(import.meta.dir, name)) : null);
+  return world.read(join(SCRIPT_DIR, name)) ??
+    (COMPILED ? world.read(join(import.meta.dir, name)) : null);
 }
 
 /** Its own: a package.json beside the binary is somebody else's. */
-export const version = (): string => JSON.parse(world.read(join(import.meta.dir, "package.json")) ?? "{}").version ?? "0";
+export const version = (): string =>
+  JSON.parse(world.read(join(import.meta.dir, "package.json")) ?? "{}").version ?? "0";
 
 // ── config ──────────────────────────────────────────────────────────────────────
 // One table of keys says what may stand in agents.toml. All faults are found at once, each with its
@@ -537,8 +552,10 @@ type Keys = Record<string, [check: Check, fallback?: unknown]>;
 const text: Check = (value) => (typeof value === "string" ? null : "a string");
 const flag: Check = (value) => (typeof value === "boolean" ? null : "true or false");
 const seconds: Check = (value) =>
-  typeof value === "number" && Number.isFinite(value) && value >= 0 ? null : "a number of seconds, 0 or more";
-const count: Check = (value) => (Number.isInteger(value) && Number(value) > 0 ? null : "a whole number, 1 or more");
+  typeof value === "number" && Number.isFinite(value) && value >= 0
+    ? null : "a number of seconds, 0 or more";
+const count: Check = (value) =>
+  Number.isInteger(value) && Number(value) > 0 ? null : "a whole number, 1 or more";
 const table: Check = (value) =>
   value !== null && typeof value === "object" && !Array.isArray(value) ? null : "a table";
 const listOf = (item: Check, what: string): Check => (value) =>
@@ -558,11 +575,13 @@ const pattern: Check = (value) => {
     parsePattern(value);
     return null;
   } catch (error) {
-    return `a regular expression (${messageOf(error).replace(/^Invalid regular expression: /, "")})`;
+    return "a regular expression (" +
+      `${messageOf(error).replace(/^Invalid regular expression: /, "")})`;
   }
 };
 const region: Check = (value) =>
-  typeof value === "string" && /^(title|screen|last [1-9]\d*)$/.test(value) ? null : '"title", "screen" or "last N"';
+  typeof value === "string" && /^(title|screen|last [1-9]\d*)$/.test(value)
+    ? null : '"title", "screen" or "last N"';
 const stringTable: Check = (value) =>
   table(value) === null && Object.values(value as object).every((one) => typeof one === "string")
     ? null
@@ -573,7 +592,8 @@ export type VerdictName = (typeof VERDICTS)[number];
 
 /** What people can be told of. */
 const NOTICE_EVENTS = [
-  "blocked", "parked", "limited", "lifted", "phase", "complete", "stalled", "deadlock", "config", "watchdog",
+  "blocked", "parked", "limited", "lifted", "phase", "complete",
+  "stalled", "deadlock", "config", "watchdog",
 ];
 
 const SERVICE_KEYS: Keys = {
@@ -681,7 +701,8 @@ export const KEYS = {
   notify: {
     command: [text, ""],
     url: [text, ""],
-    events: [listOf(oneOf(...NOTICE_EVENTS), `a list of ${NOTICE_EVENTS.join(", ")}`), NOTICE_EVENTS],
+    events: [listOf(oneOf(...NOTICE_EVENTS), `a list of ${NOTICE_EVENTS.join(", ")}`),
+      NOTICE_EVENTS],
   },
   agent: AGENT_KEYS,
 } satisfies Record<string, Keys>;
@@ -734,7 +755,7 @@ export function nearest(word: string, words: Iterable<string>): string {
   return near ? `; nearest is "${near.other}"` : "";
 }
 
-/** The line (1-based) of a key in the nth table with this header, or of the header; 0 = not found. */
+/** The line (1-based) of a key in the nth table with this header, or of the header; 0 = none. */
 export function lineOf(source: string, header: string, nth: number, key: string): number {
   const lines = source.split("\n");
   let here = header === "" ? 0 : -1;
@@ -749,7 +770,8 @@ export function lineOf(source: string, header: string, nth: number, key: string)
     }
     const bare = RegExp.escape(key.split(".").at(-1)!);
     const opens = head !== undefined && header === "" && head.split(".")[0] === key;
-    if (opens || (inside && new RegExp(`(^\\s*(\\[.*\\.)?|[{,]\\s*)"?${bare}"?\\s*[=.\\]]`).test(line))) return i + 1;
+    if (opens || (inside &&
+      new RegExp(`(^\\s*(\\[.*\\.)?|[{,]\\s*)"?${bare}"?\\s*[=.\\]]`).test(line))) return i + 1;
   }
   return here + 1;
 }
@@ -773,7 +795,8 @@ class ConfigReader {
   say(list: string[], place: Place, key: string, message: string): void {
     const line = lineOf(this.source, place.header, place.nth, key);
     const label = place.label ? `${place.label}: ` : "";
-    list.push(`${this.path}${line > 0 ? `:${line}` : ""}: ${label}${key ? `${key}: ` : ""}${message}`);
+    list.push(`${this.path}${line > 0 ? `:${line}` : ""}: ` +
+      `${label}${key ? `${key}: ` : ""}${message}`);
   }
 
   fault(place: Place, key: string, message: string): void {
@@ -783,31 +806,35 @@ class ConfigReader {
   /** Checks one table against its keys; the result has camelCase keys and every default. */
   read<T>(place: Place, raw: object, keys: Keys, required: string[] = []): T {
     for (const key of Object.keys(raw)) {
-      if (!(key in keys)) this.say(this.warnings, place, key, `unknown key${nearest(key, Object.keys(keys))}`);
+      if (!(key in keys)) this.say(
+        this.warnings, place, key, `unknown key${nearest(key, Object.keys(keys))}`);
     }
     const values = Object.entries(keys).map(([key, [check, fallback]]) => {
       const value = (raw as Record<string, unknown>)[key];
-      if (value === undefined && required.includes(key)) this.fault(place, key, `missing; ${check(undefined) ?? "needed"}`);
+      if (value === undefined && required.includes(key)) this.fault(
+        place, key, `missing; ${check(undefined) ?? "needed"}`);
       if (value === undefined) return [camelCase(key), fallback];
       const allowed = check(value);
       if (allowed === null) return [camelCase(key), value];
       const words = [...allowed.matchAll(/"([^"]+)"/g)].map((match) => match[1]!);
-      this.fault(place, key, `${show(value)} is not allowed: ${allowed}${nearest(show(value).replaceAll('"', ""), words)}`);
+      this.fault(place, key, `${show(value)} is not allowed: ${allowed}` +
+        `${nearest(show(value).replaceAll('"', ""), words)}`);
       return [camelCase(key), fallback];
     });
     return Object.fromEntries(values.filter(([, value]) => value !== undefined)) as T;
   }
 }
 
-const camelCase = (key: string): string => key.replace(/_(.)/g, (_, letter) => letter.toUpperCase());
+const camelCase = (key: string): string =>
+  key.replace(/_(.)/g, (_, letter) => letter.toUpperCase());
 const show = (value: unknown): string => (JSON.stringify(value) ?? String(value)).slice(0, 60);
 
-/** `--config PATH`, else agents.toml beside the program; absolute at once: the watchdog lives elsewhere. */
+/** `--config PATH`, else agents.toml beside the program; absolute: the watchdog lives elsewhere. */
 export function cfgPath(option?: string): string {
   return resolve(option ?? join(SCRIPT_DIR, "agents.toml"));
 }
 
-/** smol-toml; fetched once into the program's own folder where a clean clone has no packages yet. */
+/** smol-toml; fetched once into the program's folder where a clean clone has no packages yet. */
 async function tomlParser(): Promise<typeof import("smol-toml")> {
   return import("smol-toml").catch(() => {
     const argv = [process.execPath, "install", "--frozen-lockfile", "--production"];
@@ -823,9 +850,10 @@ async function tomlParser(): Promise<typeof import("smol-toml")> {
  * Throws a CliError(2) whose message has one line per fault.
  */
 export async function loadConfig(
-  path: string, env: Record<string, string | undefined> = {}, source = world.read(path),
+  path: string, env: Record<string, string | undefined> = {}, source = readConfig(path),
 ): Promise<Config> {
-  if (source === null) die(`${path}: no such file (name one with --config, or make one with init)`, 2);
+  if (source === null) die(
+    `${path}: no such file (name one with --config, or make one with init)`, 2);
   const { parse, TomlError } = await tomlParser();
   let raw: Record<string, unknown>;
   try {
@@ -840,17 +868,31 @@ export async function loadConfig(
   return cfg;
 }
 
+function readConfig(path: string): string | null {
+  try {
+    return world.read(path);
+  } catch (error) {
+    return die(`${path}: ${messageOf(error)}`, 2);
+  }
+}
+
 type Raw = Record<string, unknown>;
 
-function buildConfig(reader: ConfigReader, raw: Raw, env: Record<string, string | undefined>): Config {
-  const top = reader.read<Record<string, Raw> & { agent: Raw[]; service: Raw[] }>(root(), raw, KEYS[""]);
+function buildConfig(
+  reader: ConfigReader, raw: Raw, env: Record<string, string | undefined>,
+): Config {
+  const top = reader.read<Record<string, Raw> & { agent: Raw[]; service: Raw[] }>(
+    root(), raw, KEYS[""]);
   const planDir = dirname(reader.path);
   const inherited: Keys = { ...AGENT_KEYS, ...KEYS.service };
-  const own = reader.read<Pick<Config, "logDir" | "sessionPrefix" | "tmuxSocket" | "cols" | "rows">>(
-    place("defaults"), withoutKeys(top.defaults!, inherited), KEYS.defaults);
-  const defaults = Object.fromEntries(Object.entries(top.defaults!).filter(([key]) => key in inherited));
+  const own =
+    reader.read<Pick<Config, "logDir" | "sessionPrefix" | "tmuxSocket" | "cols" | "rows">>(
+      place("defaults"), withoutKeys(top.defaults!, inherited), KEYS.defaults);
+  const defaults = Object.fromEntries(
+    Object.entries(top.defaults!).filter(([key]) => key in inherited));
   for (const key of ["name", "session"]) {
-    if (key in defaults) reader.fault(place("defaults"), key, "cannot be a default: each needs its own");
+    if (key in defaults) reader.fault(
+      place("defaults"), key, "cannot be a default: each needs its own");
   }
   const logDir = absolute(planDir, own.logDir);
   const cfg: Config = {
@@ -871,7 +913,8 @@ function buildConfig(reader: ConfigReader, raw: Raw, env: Record<string, string 
   };
   for (const [nth, entry] of top.agent.entries()) addAgent(reader, cfg, defaults, entry, nth, env);
   for (const [nth, entry] of top.service.entries()) addService(reader, cfg, defaults, entry, nth);
-  if (!top.agent.length && !top.service.length) reader.fault(root(), "", "no [[agent]] and no [[service]] in it");
+  if (!top.agent.length && !top.service.length) reader.fault(
+    root(), "", "no [[agent]] and no [[service]] in it");
   checkTogether(reader, cfg);
   return cfg;
 }
@@ -900,9 +943,11 @@ function readBackend(reader: ConfigReader, name: string, raw: unknown): Backend 
   const backend = reader.read<Backend>(at, merged, KEYS.backend, ["bin"]);
   const list = (key: "rule" | "answer", required: string[]) =>
     backend[key].map((one, nth) =>
-      reader.read<never>(place(`backend.${name}.${key}`, nth, `backend "${name}" ${key} ${nth + 1}`),
+      reader.read<never>(
+        place(`backend.${name}.${key}`, nth, `backend "${name}" ${key} ${nth + 1}`),
         one, KEYS[key], required));
-  return { ...backend, name, rule: list("rule", ["verdict", "re"]), answer: list("answer", ["re", "keys"]) };
+  return { ...backend, name,
+    rule: list("rule", ["verdict", "re"]), answer: list("answer", ["re", "keys"]) };
 }
 
 function readLoop(reader: ConfigReader, planDir: string, raw: Raw): Loop {
@@ -910,32 +955,39 @@ function readLoop(reader: ConfigReader, planDir: string, raw: Raw): Loop {
   const { handoff, onComplete, ...loop } = reader.read<Loop & { handoff?: Raw; onComplete?: Raw }>(
     at, withoutKeys(raw, withoutKeys(KEYS.handoff, KEYS.loop) as Keys), KEYS.loop);
   if ("resume_phase" in raw) {
-    reader.say(reader.warnings, at, "resume_phase", 'obsolete, it has no effect once a phase is stored; use "phase set"');
+    reader.say(reader.warnings, at, "resume_phase",
+      'obsolete, it has no effect once a phase is stored; use "phase set"');
   }
   loop.phases = loop.phases.map((phase, nth) => {
     const label = `phase ${typeof phase.id === "string" ? `"${phase.id}"` : nth + 1}`;
-    return reader.read<Phase>(place("loop.phases", nth, label), phase, KEYS.phase, ["id", "plan", "status"]);
+    return reader.read<Phase>(
+      place("loop.phases", nth, label), phase, KEYS.phase, ["id", "plan", "status"]);
   });
   const ids = loop.phases.map((phase) => phase.id);
   for (const id of new Set(ids.filter((id, i) => id !== undefined && ids.indexOf(id) < i))) {
     reader.fault(at, "phases", `two phases have the id "${id}"`);
   }
   const shared = Object.fromEntries(Object.entries(raw).filter(([key]) => key in KEYS.handoff));
-  const hand = handoff && reader.read<Handoff>(place("loop.handoff"), { ...shared, ...handoff }, KEYS.handoff, ["repo"]);
+  const hand = handoff && reader.read<Handoff>(
+    place("loop.handoff"), { ...shared, ...handoff }, KEYS.handoff, ["repo"]);
   return {
     ...loop,
     ...(hand ? { handoff: { ...hand, repo: absolute(planDir, hand.repo ?? "") } } : {}),
-    ...(onComplete ? { onComplete: reader.read(place("loop.on_complete"), onComplete, KEYS.on_complete) } : {}),
+    ...(onComplete
+      ? { onComplete: reader.read(place("loop.on_complete"), onComplete, KEYS.on_complete) } : {}),
   };
 }
 
 function addAgent(
-  reader: ConfigReader, cfg: Config, defaults: Raw, raw: Raw, nth: number, env: Record<string, string | undefined>,
+  reader: ConfigReader, cfg: Config, defaults: Raw, raw: Raw, nth: number,
+  env: Record<string, string | undefined>,
 ): void {
   const name = typeof raw.name === "string" ? raw.name : "";
   const at = place("agent", nth, name ? `agent "${name}"` : `agent ${nth + 1}`);
-  const agentDefaults = Object.fromEntries(Object.entries(defaults).filter(([key]) => key in AGENT_KEYS));
-  const read = reader.read<Agent & { wake?: Raw }>(at, { ...agentDefaults, ...raw }, AGENT_KEYS, ["name", "backend"]);
+  const agentDefaults = Object.fromEntries(
+    Object.entries(defaults).filter(([key]) => key in AGENT_KEYS));
+  const read = reader.read<Agent & { wake?: Raw }>(
+    at, { ...agentDefaults, ...raw }, AGENT_KEYS, ["name", "backend"]);
   const { wake, ...agent } = read;
   agent.session ??= cfg.sessionPrefix + name;
   agent.dir = absolute(cfg.planDir, agent.dir);
@@ -945,7 +997,8 @@ function addAgent(
   if (cfg.agents.has(name)) reader.fault(at, "name", `a second agent with this name`);
   if (agent.backend !== undefined && !cfg.backends.has(agent.backend)) {
     const known = [...cfg.backends.keys()];
-    reader.fault(at, "backend", `unknown backend ${show(agent.backend)}: one of ${known.join(", ")}` +
+    reader.fault(at, "backend",
+      `unknown backend ${show(agent.backend)}: one of ${known.join(", ")}` +
       nearest(String(agent.backend), known));
   }
   const full: Agent = agent;
@@ -955,35 +1008,44 @@ function addAgent(
 }
 
 /** A shell cannot name a variable with `-`: `AGENT_MODEL_my_agent` serves `my-agent` as well. */
-function overrideOf(env: Record<string, string | undefined>, what: string, name: string): string | undefined {
-  return env[`AGENT_${what}_${name}`] || env[`AGENT_${what}_${name.replaceAll("-", "_")}`] || undefined;
+function overrideOf(
+  env: Record<string, string | undefined>, what: string, name: string,
+): string | undefined {
+  return env[`AGENT_${what}_${name}`] ||
+    env[`AGENT_${what}_${name.replaceAll("-", "_")}`] || undefined;
 }
 
 /** A prompt that is missing must be found now, not by the watchdog at three in the morning. */
 function checkTexts(reader: ConfigReader, cfg: Config, agent: Agent, at: Place): void {
-  const wanted: [string, string][] = [["prompt_file", agent.promptFile], ["wake.prompt_file", agent.wake?.promptFile ?? ""]];
+  const wanted: [string, string][] = [["prompt_file", agent.promptFile],
+    ["wake.prompt_file", agent.wake?.promptFile ?? ""]];
   if (agent.kind === "loop") {
-    if (!agent.role) reader.fault(at, "role", "missing; a loop agent needs one (its prompt is prompts/<role>.md)");
+    if (!agent.role) reader.fault(
+      at, "role", "missing; a loop agent needs one (its prompt is prompts/<role>.md)");
     else wanted.push(["role", `prompts/${agent.role}.md`]);
     if (!cfg.loop.phases.length) reader.fault(at, "kind", "a loop agent needs [loop] phases");
   }
   for (const [key, file] of wanted) {
-    if (file && promptText(cfg, file) === null) reader.fault(at, key, `no such file: ${absolute(cfg.planDir, file)}`);
+    if (file && promptText(cfg, file) === null) reader.fault(
+      at, key, `no such file: ${absolute(cfg.planDir, file)}`);
   }
 }
 
 function addService(reader: ConfigReader, cfg: Config, defaults: Raw, raw: Raw, nth: number): void {
   const name = typeof raw.name === "string" ? raw.name : "";
   const at = place("service", nth, name ? `service "${name}"` : `service ${nth + 1}`);
-  const serviceDefaults = Object.fromEntries(Object.entries(defaults).filter(([key]) => key in KEYS.service));
-  const service = reader.read<Service>(at, { ...serviceDefaults, ...raw }, KEYS.service, ["name", "command"]);
+  const serviceDefaults = Object.fromEntries(
+    Object.entries(defaults).filter(([key]) => key in KEYS.service));
+  const service = reader.read<Service>(
+    at, { ...serviceDefaults, ...raw }, KEYS.service, ["name", "command"]);
   service.session ??= cfg.sessionPrefix + name;
   service.dir = absolute(cfg.planDir, service.dir);
-  if (cfg.services.has(name) || cfg.agents.has(name)) reader.fault(at, "name", "an agent or service has this name already");
+  if (cfg.services.has(name) || cfg.agents.has(name)) reader.fault(
+    at, "name", "an agent or service has this name already");
   if (name) cfg.services.set(name, service);
 }
 
-/** What can only be seen once everything is read: sessions that collide, names that point nowhere. */
+/** What only shows once everything is read: sessions that collide, names that point nowhere. */
 function checkTogether(reader: ConfigReader, cfg: Config): void {
   const sessions = new Map([[watchdogSession(cfg), "the watchdog"]]);
   const all = [...[...cfg.agents.values()].map((one) => ["agent", one] as const),
@@ -997,13 +1059,16 @@ function checkTogether(reader: ConfigReader, cfg: Config): void {
     if (taken) reader.fault(at, "session", `"${one.session}" is the session of ${taken} too`);
     sessions.set(one.session, `${header} "${one.name}"`);
     for (const need of one.needs) {
-      if (!names.includes(need)) reader.fault(at, "needs", `"${need}" is no agent or service${nearest(need, names)}`);
+      if (!names.includes(need)) reader.fault(
+        at, "needs", `"${need}" is no agent or service${nearest(need, names)}`);
     }
   }
-  const targets = cfg.loop.handoff ? { claim_pings: cfg.loop.handoff.claimPings, review_pings: cfg.loop.handoff.reviewPings } : {};
+  const targets = cfg.loop.handoff
+    ? { claim_pings: cfg.loop.handoff.claimPings, review_pings: cfg.loop.handoff.reviewPings } : {};
   for (const [key, name] of Object.entries(targets)) {
     if (!cfg.agents.has(name)) {
-      reader.fault(place("loop.handoff"), key, `"${name}" is no agent${nearest(name, cfg.agents.keys())}`);
+      reader.fault(
+        place("loop.handoff"), key, `"${name}" is no agent${nearest(name, cfg.agents.keys())}`);
     }
   }
 }
@@ -1012,16 +1077,19 @@ const watchdogSession = (cfg: Config): string => `${cfg.sessionPrefix}watchdog`;
 
 /** The backend of an agent; the config was checked, so that it exists. */
 export function backendOf(cfg: Config, agent: Agent): Backend {
-  return cfg.backends.get(agent.backend) ?? die(`agent ${agent.name}: unknown backend "${agent.backend}"`);
+  return cfg.backends.get(agent.backend) ??
+    die(`agent ${agent.name}: unknown backend "${agent.backend}"`);
 }
 
-/** Readers make nothing; what writes makes its folders first, closed to others: prompts may hold secrets. */
+/** Readers make nothing; writers make folders first, closed to others: prompts may hold secrets. */
 function makeFolders(cfg: Config): void {
-  for (const folder of [cfg.stateDir, join(cfg.logDir, "unsure")]) mkdirSync(folder, { recursive: true, mode: 0o700 });
+  for (const folder of [cfg.stateDir, join(cfg.logDir, "unsure")]) mkdirSync(
+    folder, { recursive: true, mode: 0o700 });
 }
 
 /** Agents and services alike, by name. */
-const unitsOf = (cfg: Config): Map<string, Agent | Service> => new Map<string, Agent | Service>([...cfg.services, ...cfg.agents]);
+const unitsOf = (cfg: Config): Map<string, Agent | Service> =>
+  new Map<string, Agent | Service>([...cfg.services, ...cfg.agents]);
 const isAgent = (unit: Agent | Service): unit is Agent => "backend" in unit;
 
 // ── logging ─────────────────────────────────────────────────────────────────────
@@ -1039,7 +1107,8 @@ export function log(message: string): void {
 }
 
 const localDate = (at: Date): string =>
-  [at.getFullYear(), at.getMonth() + 1, at.getDate()].map((n) => String(n).padStart(2, "0")).join("-");
+  [at.getFullYear(), at.getMonth() + 1, at.getDate()]
+    .map((n) => String(n).padStart(2, "0")).join("-");
 
 export function die(message: string, code = 1): never {
   throw new CliError(message, code);
@@ -1048,7 +1117,8 @@ export function die(message: string, code = 1): never {
 /** Events that a person or `report` asks about later; kept in memory while the disk is full. */
 function emit(cfg: Config, event: string, fields: Record<string, unknown> = {}): void {
   const line: AgentEvent = { at: new Date(world.now()).toISOString(), event, ...fields };
-  if (telling && cfg.notify.events.includes(event) && (cfg.notify.command || cfg.notify.url)) toTell.push(line);
+  if (telling && cfg.notify.events.includes(event) &&
+    (cfg.notify.command || cfg.notify.url)) toTell.push(line);
   try {
     world.append(join(cfg.stateDir, "events.jsonl"), `${JSON.stringify(line)}\n`, EVENTS_CAP);
   } catch (error) {
@@ -1066,37 +1136,38 @@ const EVENTS_CAP = 400_000;
 // ── tmux ────────────────────────────────────────────────────────────────────────
 // ALWAYS an exact target. tmux matches a bare "-t fleet-assistant" by prefix and glob, so that it
 // would capture or kill "fleet-assistant3" (bug found 2026-06-13): "=name" names the one session,
-// and once a pane is known its own id "%n" is used: "=name:" would be whatever window a person opened.
+// and once a pane is known its own id "%n" is used: "=name:" would be any window a person opened.
 
 export const targetSession = (session: string): string => `=${session}`;
 export const targetPane = (session: string): string => `=${session}:`;
 
-/** One tmux client, on the configured socket; an argument that ends in `;` would end the command. */
+/** One tmux client, on the configured socket; an argument ending in `;` would end the command. */
 function tmux(cfg: Config, args: string[], stdin?: string): Promise<Ran> {
   const socket = cfg.tmuxSocket ? ["-L", cfg.tmuxSocket] : [];
-  return world.tmux([...socket, ...args.map((arg) => (arg === ";" ? arg : arg.replace(/;$/, "\\;")))], stdin);
+  return world.tmux(
+    [...socket, ...args.map((arg) => (arg === ";" ? arg : arg.replace(/;$/, "\\;")))], stdin);
 }
 
 const PANE_FORMAT = [
   "session_name", "session_id", "pane_id", "pane_pid", "pane_dead", "pane_dead_status", "pane_dead_signal",
   "pane_pipe", "pane_in_mode", "session_created", "pane_current_command", "@agents_session",
-  "@agents_backend", "@agents_phase", "@agents_cause", "@agents_conversation", "pid", "start_time", "pane_title",
+  "@agents_backend", "@agents_phase", "@agents_cause", "@agents_conversation", "@agents_home", "pid", "start_time", "pane_title",
 ].map((field) => `#{${field}}`).join("\t");
 
-/** Parses a line of `list-panes -F PANE_FORMAT`; the title stands last, for it may hold anything. */
+/** Parses a line of `list-panes -F PANE_FORMAT`; the title stands last: it may hold anything. */
 export function parsePane(line: string): Pane & { server: string } {
   const [sessionName, sessionId, id, pid, dead, status, signal, piped, inMode, created, command, session,
-    backend, phase, cause, conversation, serverPid, serverStart, ...title] = line.split("\t") as string[];
+    backend, phase, cause, conversation, home, serverPid, serverStart, ...title] = line.split("\t") as string[];
   const number = (value = ""): number | null => (value === "" ? null : Number(value));
   return {
     sessionName: sessionName!, sessionId: sessionId!, id: id!, pid: Number(pid), dead: dead === "1",
     status: number(status), signal: number(signal), piped: piped === "1", inMode: inMode === "1",
     created: Number(created) * 1000, command: command!, session: session!, backend: backend!, phase: phase!,
-    cause: cause!, conversation: conversation!, server: `${serverPid} ${serverStart}`, title: title.join("\t"),
+    cause: cause!, conversation: conversation!, home: home!, server: `${serverPid} ${serverStart}`, title: title.join("\t"),
   };
 }
 
-/** The agent's own pane of each session: the marked one; in a session of the original the oldest. */
+/** The agent's own pane of each session: the marked one; in one of the original the oldest. */
 export function ownPanes(panes: Pane[]): Map<string, Pane> {
   const own = new Map<string, Pane>();
   const age = (pane: Pane) => Number(pane.id.slice(1));
@@ -1108,15 +1179,32 @@ export function ownPanes(panes: Pane[]): Map<string, Pane> {
 /** One look at everything that runs. "No server" is an answer (nothing runs), a timeout is none. */
 export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
   const ran = await tmux(cfg, ["list-panes", "-a", "-F", PANE_FORMAT]);
-  const none = /no server running|\(No such file or directory\)/.test(ran.err);
-  if (!ran.ok && !none) return { ok: false, why: ran.err || "tmux did not answer", server: "", panes: new Map() };
+  const none = /no server running|no current target|\(No such file or directory\)/.test(ran.err);
+  if (!ran.ok && !none) return { ok: false, why: ran.err || "tmux did not answer",
+    server: "", panes: new Map() };
   const panes = ran.ok ? ran.out.split("\n").filter(Boolean).map(parsePane) : [];
-  // tmux 3.3 may not ask for seconds how a client ended; the end of another child makes it ask for all
-  if (first && panes.some((pane) => pane.dead && pane.status === null && bornOf(pane.pid) === "dead")) {
+  // tmux 3.3 may not ask for seconds how a client ended; another child's end makes it ask for all
+  if (first && panes.some((pane) =>
+    pane.dead && pane.status === null && bornOf(pane.pid) === "dead")) {
     await tmux(cfg, ["run-shell", "true"]);
     return snapshot(cfg, false);
   }
-  return { ok: true, why: "", server: panes[0]?.server ?? "", panes: ownPanes(panes) };
+  const home = homeOf(cfg);
+  const others = panes.filter((pane) => pane.home !== "" && pane.home !== home);
+  return {
+    ok: true, why: "", server: panes[0]?.server ?? "",
+    panes: ownPanes(panes.filter((pane) => !others.includes(pane))),
+    foreign: new Map(others.map((pane) => [pane.sessionName, pane.home])),
+  };
+}
+
+/** What tells this fleet's sessions from those of another with the same prefix. */
+function homeOf(cfg: Config): string {
+  try {
+    return realpathSync(cfg.stateDir);
+  } catch {
+    return cfg.stateDir;
+  }
 }
 
 /** null = could not look; a pane whose program has ended counts as not alive. */
@@ -1135,7 +1223,7 @@ export async function killSession(cfg: Config, pane: Pane): Promise<void> {
   await tmux(cfg, ["kill-session", "-t", pane.sessionId]);
 }
 
-/** The pane's text with wrapped lines joined; null = could not look, which is not an empty screen. */
+/** The pane's text, wrapped lines joined; null = could not look, which is not an empty screen. */
 export async function capturePane(cfg: Config, pane: Pane): Promise<string | null> {
   const ran = await tmux(cfg, ["capture-pane", "-p", "-J", "-t", pane.id]);
   return ran.ok ? ran.out : null;
@@ -1146,7 +1234,8 @@ export async function captureAll(cfg: Config, panes: Pane[]): Promise<Map<string
   if (!panes.length) return new Map();
   const mark = `@@${Math.random().toString(36).slice(2)}`;
   // the id without its `%`, which display-message would take for a part of a date
-  const lines = panes.map(({ id }) => `display-message -p '${mark} ${id.slice(1)}'\ncapture-pane -p -J -t '${id}'\n`);
+  const lines = panes.map(({ id }) =>
+    `display-message -p '${mark} ${id.slice(1)}'\ncapture-pane -p -J -t '${id}'\n`);
   const ran = await tmux(cfg, ["source-file", "-"], lines.join(""));
   const blocks = new Map(ran.out.split(`${mark} `).slice(1).map((block) => {
     const end = block.indexOf("\n");
@@ -1183,18 +1272,20 @@ export interface NewSession {
 }
 
 /**
- * Makes a session whose pane outlives its program, with size, marks and log from the first byte: one
- * client, so that a program that ends at once is kept too. "" = made, else why not.
+ * Makes a session whose pane outlives its program, with size, marks and log from the first byte:
+ * one client, so that a program that ends at once is kept too. "" = made, else why not.
  */
 export async function newSession(cfg: Config, plan: NewSession): Promise<string> {
   if (world.mtime(plan.cwd) === null) return `dir ${plan.cwd} does not exist`;
   const target = targetPane(plan.session);
-  const set = (scope: string, key: string, value: string) => [";", "set-option", scope, "-t", target, key, value];
+  const set = (scope: string, key: string, value: string) =>
+    [";", "set-option", scope, "-t", target, key, value];
   const args = [
-    "new-session", "-d", "-s", plan.session, "-x", `${cfg.cols}`, "-y", `${cfg.rows}`, "-c", noFormat(plan.cwd),
+    "new-session", "-d", "-s", plan.session, "-x", `${cfg.cols}`, "-y", `${cfg.rows}`,
+    "-c", noFormat(plan.cwd),
     ...Object.entries(plan.env).flatMap(([key, value]) => ["-e", `${key}=${value}`]), ...plan.argv,
     ...set("-w", "remain-on-exit", "on"),
-    ...Object.entries({ session: plan.session, ...plan.marks }).flatMap(([key, value]) => set("-p", `@agents_${key}`, value)),
+    ...Object.entries({ session: plan.session, home: homeOf(cfg), ...plan.marks }).flatMap(([key, value]) => set("-p", `@agents_${key}`, value)),
     ...(plan.logPath ? [";", "pipe-pane", "-t", target, pipeCommand(plan.logPath)] : []),
   ];
   for (let attempt = 0; ; attempt++) {
@@ -1216,9 +1307,11 @@ interface Screen {
 
 async function readScreen(cfg: Config, pane: Pane): Promise<Screen | null> {
   const mark = `@@${Math.random().toString(36).slice(2)}`;
-  const capture = (flags: string) => `display-message -p '${mark}'\ncapture-pane -p ${flags} -t '${pane.id}'\n`;
+  const capture = (flags: string) =>
+    `display-message -p '${mark}'\ncapture-pane -p ${flags} -t '${pane.id}'\n`;
   const facts = `display-message -p -t '${pane.id}' '#{pane_dead} #{cursor_y} #{pane_title}'\n`;
-  const ran = await tmux(cfg, ["source-file", "-"], facts + capture("-J") + capture("") + capture("-e"));
+  const ran = await tmux(
+    cfg, ["source-file", "-"], facts + capture("-J") + capture("") + capture("-e"));
   const [head = "", text = "", plain = "", styled = ""] = ran.out.split(`${mark}\n`);
   const [, dead, row, title = ""] = /^(\d) (\d+) ?(.*)/.exec(head) ?? [];
   if (!ran.ok || dead !== "0") return null;
@@ -1246,15 +1339,21 @@ const timesIn = (screen: string, value: string): number =>
 
 export type Typing = { do: "type" | "submit" | "done" } | { do: "wait"; why: string };
 
-/** Whether a text may be typed now. Enter answers a dialog, so that nothing is ever typed into one. */
-export function decideTyping(verdict: Verdict, message: Message, composer: string | null, screen: string): Typing {
+/** Whether a text may be typed now. Enter answers a dialog, so nothing is ever typed into one. */
+export function decideTyping(
+  verdict: Verdict, message: Message, composer: string | null, screen: string,
+): Typing {
   const patient = message.cause === "wake" || message.cause === "nudge";
   const { verdict: state, why } = verdict;
-  if (state === "blocked" || state === "fatal" || state === "unsure") return { do: "wait", why: `${state}: ${why}` };
-  if (state === "limited" && message.cause !== "nudge") return { do: "wait", why: `limited: ${why}` };
-  if (patient && (state === "active" || state === "waiting")) return { do: "wait", why: `${state}: ${why}` };
+  if (state === "blocked" || state === "fatal" || state === "unsure") return {
+    do: "wait", why: `${state}: ${why}` };
+  if (state === "limited" && message.cause !== "nudge") return {
+    do: "wait", why: `limited: ${why}` };
+  if (patient && (state === "active" || state === "waiting")) return {
+    do: "wait", why: `${state}: ${why}` };
   const typedBefore = message.seen !== undefined;
-  if (typedBefore && (composer ?? "") !== "" && ours(composer!, message.text)) return { do: "submit" };
+  if (typedBefore && (composer ?? "") !== "" &&
+    ours(composer!, message.text)) return { do: "submit" };
   if (composer) return { do: "wait", why: "someone's draft stands in the input box" };
   if (typedBefore && timesIn(screen, message.text) > message.seen!) return { do: "done" };
   return { do: "type" };
@@ -1263,14 +1362,15 @@ export function decideTyping(verdict: Verdict, message: Message, composer: strin
 /** A client may show a long paste as a token such as `[Pasted text #1 +89 lines]`. */
 function ours(composer: string, value: string): boolean {
   const shown = squeeze(composer);
-  return shown !== "" && (shown.includes(headOf(value).slice(0, 16)) || /\[Pasted/i.test(composer) ||
+  return shown !== "" && (
+    shown.includes(headOf(value).slice(0, 16)) || /\[Pasted/i.test(composer) ||
     squeeze(value).includes(shown.slice(-24)));
 }
 
 /**
- * Types a message into an agent's own pane and proves that it was taken: the text left the input box.
- * Enter is pressed at most three times, each time after another look for a dialog; the text is pasted
- * once. `remember` stores that it was typed before it is, for a crash may come in between.
+ * Types a message into an agent's own pane and proves that it was taken: the text left the input
+ * box. Enter is pressed at most three times, each time after another look for a dialog; the text is
+ * pasted once. `remember` stores that it was typed before it is, for a crash may come in between.
  */
 export async function pingSession(
   cfg: Config, agent: Agent, pane: Pane, message: Message, remember: () => void,
@@ -1295,11 +1395,14 @@ export async function pingSession(
 }
 
 /** The text as one bracketed paste: whole in every try, however long or however many lines. */
-async function paste(cfg: Config, pane: Pane, message: Message, boxed: boolean, backend: Backend): Promise<string> {
+async function paste(
+  cfg: Config, pane: Pane, message: Message, boxed: boolean, backend: Backend,
+): Promise<string> {
   const buffer = `agents-${message.id}`;
   const loaded = await tmux(cfg, ["load-buffer", "-b", buffer, "-"], message.text);
   if (!loaded.ok) return `load-buffer: ${loaded.err}`;
-  const pasted = await tmux(cfg, ["copy-mode", "-q", "-t", pane.id, ";", "paste-buffer", "-p", "-d", "-b", buffer, "-t", pane.id]);
+  const pasted = await tmux(cfg, ["copy-mode", "-q", "-t", pane.id, ";",
+    "paste-buffer", "-p", "-d", "-b", buffer, "-t", pane.id]);
   if (!pasted.ok) return `paste-buffer: ${pasted.err}`;
   await world.sleep(PASTE_PAUSE[backend.kind]);
   if (!boxed) return "";
@@ -1312,12 +1415,13 @@ async function paste(cfg: Config, pane: Pane, message: Message, boxed: boolean, 
 }
 
 /**
- * A text that is too long to type goes to a file, and the client is told to read that. The file stays
- * until the next one of its cause: nobody sees when it was read.
+ * A text that is too long to type goes to a file, and the client is told to read that. The file
+ * stays until the next one of its cause: nobody sees when it was read.
  */
 function shorten(cfg: Config, message: Message): void {
   if (Buffer.byteLength(message.text) <= TYPED_MAX) return;
-  const file = join(cfg.stateDir, `message-${message.target}-${message.cause.replace(/\W+/g, "-")}.txt`);
+  const file = join(
+    cfg.stateDir, `message-${message.target}-${message.cause.replace(/\W+/g, "-")}.txt`);
   world.writeAtomic(file, message.text);
   message.text = spoken(cfg, "prompts/boot.md", { kickoff: file });
 }
@@ -1334,23 +1438,28 @@ async function submit(
     for (let looks = 0; looks < 8; looks++) {
       await world.sleep(250);
       const after = await readScreen(cfg, pane);
-      if (after && isSubmitted(backend, screen, after, message, before)) return { state: "delivered", why: "typed" };
+      if (after && isSubmitted(backend, screen, after, message, before)) return {
+        state: "delivered", why: "typed" };
     }
   }
   return { state: "failed", why: "the text still stands in the input box after three times Enter" };
 }
 
-/** Proof that a text was taken: it left the input box, or, where no box is known, the cursor's line. */
-function isSubmitted(backend: Backend, before: Screen, after: Screen, message: Message, was: VerdictName): boolean {
+/** Proof that a text was taken: it left the input box, or, with no box known, the cursor's line. */
+function isSubmitted(
+  backend: Backend, before: Screen, after: Screen, message: Message, was: VerdictName,
+): boolean {
   const composer = composerText(backend.kind, after.plain, after.styled);
   if (composer !== null) return composer === "" || !ours(composer, message.text);
-  if (was !== "active" && detect(rulesOf(backend), after.look, world.now()).verdict === "active") return true;
+  if (was !== "active" &&
+    detect(rulesOf(backend), after.look, world.now()).verdict === "active") return true;
   const line = squeeze(after.cursorLine).slice(-20);
-  return line === "" || !squeeze(message.text).includes(line) || after.cursorLine !== before.cursorLine;
+  return line === "" || !squeeze(message.text).includes(line) ||
+    after.cursorLine !== before.cursorLine;
 }
 
 // ── activity, limit and fatal detection ─────────────────────────────────────────
-// What is believed of a pane: one verdict from one look, by rules that are data. Regions and anchors,
+// What is believed of a pane: one verdict from one look, by rules as data. Regions and anchors,
 // never lists of words: an agent that quotes a footer or a banner must not be taken for it.
 
 export type LimitClass = "5h" | "weekly" | "model" | "money" | "transient" | "other";
@@ -1872,7 +1981,9 @@ export function composerText(
 const patterns = new Map<string, RegExp>();
 
 /** A regex of the config, compiled once, case-insensitive as in the original; null = not given. */
-export function backendRe(backend: Backend, key: "activeRe" | "limitRe" | "fatalRe" | "readyRe"): RegExp | null {
+export function backendRe(
+  backend: Backend, key: "activeRe" | "limitRe" | "fatalRe" | "readyRe",
+): RegExp | null {
   const source = backend[key];
   return source === undefined ? null : compiled(source, key === "readyRe" ? "" : "i");
 }
@@ -1885,32 +1996,37 @@ function compiled(source: string, flags: string): RegExp {
 
 const compiledRules = new WeakMap<Backend, Rule[]>();
 
-/** The operator's rules, then the built-in ones, of which active_re, limit_re, fatal_re replace a verdict. */
+/** The operator's rules, then the built-in; active_re, limit_re, fatal_re replace one verdict's. */
 export function rulesOf(backend: Backend): Rule[] {
   const known = compiledRules.get(backend);
   if (known) return known;
   const own = backend.rule.map((rule, i): Rule => ({
-    name: rule.name ?? `rule ${i + 1}`, verdict: rule.verdict, where: parseWhere(rule.where), re: compiled(rule.re, ""),
+    name: rule.name ?? `rule ${i + 1}`, verdict: rule.verdict,
+    where: parseWhere(rule.where), re: compiled(rule.re, ""),
   }));
   let rules = BUILT_IN_RULES[backend.kind];
-  for (const [key, verdict] of [["activeRe", "active"], ["limitRe", "limited"], ["fatalRe", "fatal"]] as const) {
+  for (const [key, verdict] of [
+    ["activeRe", "active"], ["limitRe", "limited"], ["fatalRe", "fatal"]] as const) {
     const re = backendRe(backend, key);
-    if (re) rules = replaceRules(rules, { name: key, verdict, where: bottomOnly(backend, key) ? 10 : "screen", re });
+    if (re) rules = replaceRules(
+      rules, { name: key, verdict, where: bottomOnly(backend, key) ? 10 : "screen", re });
   }
   compiledRules.set(backend, [...own, ...rules]);
   return [...own, ...rules];
 }
 
 /** Completed opencode turns leave a footer in place: only the bottom tells what goes on now. */
-const bottomOnly = (backend: Backend, key: string): boolean => backend.kind === "opencode" && key === "activeRe";
+const bottomOnly = (backend: Backend, key: string): boolean =>
+  backend.kind === "opencode" && key === "activeRe";
 
-/** The replacement stands where the last rule of its verdict stood, else behind all that outrank it. */
+/** The replacement stands where its verdict's last rule stood, else behind all that outrank it. */
 function replaceRules(rules: Rule[], rule: Rule): Rule[] {
   const last = rules.findLastIndex((one) => one.verdict === rule.verdict);
   const rank = (verdict: VerdictName) => ["blocked", "active", "limited", "fatal"].indexOf(verdict);
   const behind = rules.findLastIndex((one) => rank(one.verdict) < rank(rule.verdict)) + 1;
   const at = last < 0 ? behind : last;
-  return rules.flatMap((one, i) => [...(i === at ? [rule] : []), ...(one.verdict === rule.verdict ? [] : [one])])
+  return rules.flatMap((one, i) => [...(i === at ? [rule] : []),
+      ...(one.verdict === rule.verdict ? [] : [one])])
     .concat(at >= rules.length ? [rule] : []);
 }
 
@@ -1919,9 +2035,10 @@ function parseWhere(where = "screen"): Where {
   return Number(/^last (\d+)$/.exec(where)?.[1]) || "screen";
 }
 
-export const sessionLogPath = (cfg: Config, session: string): string => join(cfg.logDir, `${session}.log`);
+export const sessionLogPath = (cfg: Config, session: string): string =>
+  join(cfg.logDir, `${session}.log`);
 
-/** Whether a session printed anything within so many seconds; only asked where no earlier look is known. */
+/** Whether a session printed within so many seconds; only asked where no earlier look is known. */
 export function logRecentlyTouched(cfg: Config, session: string, ageSeconds: number): boolean {
   const at = world.mtime(sessionLogPath(cfg, session));
   return at !== null && world.now() - at <= ageSeconds * 1000;
@@ -2010,21 +2127,26 @@ const completeFile = (cfg: Config): string => join(cfg.logDir, "SEQUENCE-COMPLET
 const isComplete = (cfg: Config): boolean => world.mtime(completeFile(cfg)) !== null;
 
 /**
- * The index of the current phase. The id counts where it was written for the stored index (phases may
- * have been reordered); else a hand or the original moved the index, and that counts.
+ * The index of the current phase. The id counts where it was written for the stored index (phases
+ * may have been reordered); else a hand or the original moved the index, and that counts.
  */
-export function decidePhase(index: string | null, stored: string | null, list: Phase[]): { idx: number } | { error: string } {
+export function decidePhase(
+  index: string | null, stored: string | null, list: Phase[],
+): { idx: number } | { error: string } {
   const ids = list.map((phase) => phase.id).join(", ");
   if (index === null) return { idx: 0 };
-  if (!/^\d+\s*$/.test(index)) return { error: `the phase file holds ${show(index)}, not a number; run "phase set" (phases: ${ids})` };
+  if (!/^\d+\s*$/.test(index)) return {
+    error: `the phase file holds ${show(index)}, not a number; run "phase set" (phases: ${ids})` };
   const idx = Number(index);
   const [id, written] = parseStoredId(stored);
   if (id !== undefined && written === idx && list[idx]?.id !== id) {
     const moved = list.findIndex((phase) => phase.id === id);
-    if (moved < 0) return { error: `phase "${id}" is not in the config any more; run "phase set" (phases: ${ids})` };
+    if (moved < 0) return {
+      error: `phase "${id}" is not in the config any more; run "phase set" (phases: ${ids})` };
     return { idx: moved };
   }
-  if (idx >= list.length) return { error: `phase index ${idx} is out of range; run "phase set" (phases: ${ids})` };
+  if (idx >= list.length) return {
+    error: `phase index ${idx} is out of range; run "phase set" (phases: ${ids})` };
   return { idx };
 }
 
@@ -2039,7 +2161,8 @@ function parseStoredId(stored: string | null): [id: string | undefined, index: n
 
 /** The index into `phases`; throws what `decidePhase` found wrong. */
 export function curIdx(cfg: Config): number {
-  const found = decidePhase(world.read(phaseIdxFile(cfg)), world.read(phaseIdFile(cfg)), phases(cfg));
+  const found = decidePhase(
+    world.read(phaseIdxFile(cfg)), world.read(phaseIdFile(cfg)), phases(cfg));
   return "idx" in found ? found.idx : die(found.error);
 }
 
@@ -2058,7 +2181,7 @@ function phaseTrouble(cfg: Config): string {
   }
 }
 
-/** The id first: until the index is written too, the index is another one than the id was written for. */
+/** The id first: until the index is written too, it is not the one the id was written for. */
 function storePhase(cfg: Config, idx: number): void {
   world.writeAtomic(phaseIdFile(cfg), `${JSON.stringify({ id: phases(cfg)[idx]!.id, idx })}\n`);
   world.writeAtomic(phaseIdxFile(cfg), `${idx}`);
@@ -2070,14 +2193,15 @@ export function resolveStateFile(repo: string, docsDir: string, name: string): s
   return world.mtime(path) === null ? join(repo, name) : path;
 }
 
-/** DONE counts once it is pushed; the work tree is only read where there is no such remote branch. */
+/** DONE counts once pushed; the work tree is only read where there is no such remote branch. */
 export async function phaseDone(cfg: Config, status: string): Promise<boolean> {
   const hand = cfg.loop.handoff;
   if (!hand) return false;
   const pushed = await showPushed(hand, status);
   if (pushed.state === "failed") return false;
   const content = pushed.state === "found" ? pushed.text
-    : pushed.state === "no branch" ? world.read(resolveStateFile(hand.repo, hand.docsDir, status)) : null;
+    : pushed.state === "no branch"
+      ? world.read(resolveStateFile(hand.repo, hand.docsDir, status)) : null;
   return content !== null && isDone(content, cfg.loop.doneMarker);
 }
 
@@ -2094,7 +2218,8 @@ export function promptText(cfg: Config, file: string): string | null {
 
 /** Fills `{phase.id}`-style places; braces that name no place are the text's own. */
 export function render(value: string, places: Record<string, string>): string {
-  return value.replace(/\{([a-z_.]+)\}/g, (whole, key) => (Object.hasOwn(places, key) ? places[key]! : whole));
+  return value.replace(/\{([a-z_.]+)\}/g, (whole, key) =>
+    Object.hasOwn(places, key) ? places[key]! : whole);
 }
 
 /** A one-paragraph text of `prompts/` as it is typed: on one line, its places filled. */
@@ -2111,19 +2236,22 @@ function placesOf(cfg: Config, agent: Agent): Record<string, string> {
     plan_dir: cfg.planDir,
     docs_dir: cfg.loop.handoff?.docsDir ?? "machine-docs",
     done_marker: cfg.loop.doneMarker,
-    ...(phase ? { "phase.id": phase.id, "phase.plan": absolute(cfg.planDir, phase.plan), "phase.status": phase.status } : {}),
+    ...(phase ? { "phase.id": phase.id, "phase.plan": absolute(cfg.planDir, phase.plan),
+      "phase.status": phase.status } : {}),
   };
 }
 
 export function buildLoopKickoff(cfg: Config, agent: Agent): string {
-  const role = promptText(cfg, `prompts/${agent.role}.md`) ?? die(`agent ${agent.name}: prompts/${agent.role}.md is missing`);
+  const role = promptText(cfg, `prompts/${agent.role}.md`) ??
+    die(`agent ${agent.name}: prompts/${agent.role}.md is missing`);
   return render(`${promptText(cfg, "prompts/preamble.md") ?? ""}\n${role}`, placesOf(cfg, agent));
 }
 
 export function agentPrompt(cfg: Config, agent: Agent): string {
   if (agent.kind === "loop") return buildLoopKickoff(cfg, agent);
   if (!agent.promptFile) return agent.prompt;
-  const value = promptText(cfg, agent.promptFile) ?? die(`agent ${agent.name}: prompt_file ${agent.promptFile} is missing`);
+  const value = promptText(cfg, agent.promptFile) ??
+    die(`agent ${agent.name}: prompt_file ${agent.promptFile} is missing`);
   return render(value, placesOf(cfg, agent));
 }
 
@@ -2133,10 +2261,12 @@ export function agentPrompt(cfg: Config, agent: Agent): string {
 
 const idFile = (cfg: Config, agent: Agent): string => join(cfg.stateDir, `${agent.name}.id`);
 /** Where the launchers before the original left an id; `migrate` copies it. */
-const legacyIdFile = (cfg: Config, agent: Agent): string => join(cfg.logDir, `.${agent.name}-session-id`);
+const legacyIdFile = (cfg: Config, agent: Agent): string =>
+  join(cfg.logDir, `.${agent.name}-session-id`);
 
 export function resumeId(cfg: Config, agent: Agent): string | null {
-  return world.read(idFile(cfg, agent))?.trim() || world.read(legacyIdFile(cfg, agent))?.trim() || null;
+  return world.read(idFile(cfg, agent))?.trim() ||
+    world.read(legacyIdFile(cfg, agent))?.trim() || null;
 }
 
 function dropResumeId(cfg: Config, agent: Agent): void {
@@ -2149,7 +2279,7 @@ function dropResumeId(cfg: Config, agent: Agent): void {
 // bin, flags, preamble and a service's command are shell words of the operator. Everything else
 // reaches the client as arguments that no shell parses; the client becomes the pane's own process.
 
-/** Above this an argument is refused by the kernel (128 KiB each): the client reads the file itself. */
+/** Above this the kernel refuses an argument (128 KiB each): the client reads the file itself. */
 const ARGUMENT_MAX = 100_000;
 
 /** A word of a shell's command line, of quoted parts and bare ones. */
@@ -2158,18 +2288,22 @@ const SHELL_WORD = /(?:[^\s'"\\]|'[^']*'|"(?:\\.|[^"\\])*"|\\.)+/g;
 /** The program that a command line starts, behind its `NAME=value` words, without its quotes. */
 export function programOf(bin: string): string {
   const word = bin.match(SHELL_WORD)?.find((one) => !/^\w+=/.test(one)) ?? "";
-  return word.replace(/'([^']*)'|"((?:\\.|[^"\\])*)"|\\(.)/g, (_, single, double, bare) => single ?? double ?? bare);
+  return word.replace(/'([^']*)'|"((?:\\.|[^"\\])*)"|\\(.)/g,
+    (_, single, double, bare) => single ?? double ?? bare);
 }
 
-/** Ends the pane's shell with 127 where the program of its arguments is missing; a function of the preamble is not exec'ed. */
+/** Exits 127 where the arguments' program is missing; a function of the preamble is not exec'ed. */
 const NEED_PROGRAM = 'need() { while case $1 in *=*) :;; *) false;; esac; do shift; done; ' +
-  'case $(command -v "$1") in "") echo "agents: $1 was not found"; exit 127;; */*) go=exec;; *) go=;; esac; }';
+  'case $(command -v "$1") in "") echo "agents: $1 was not found"; exit 127;; ' +
+  '*/*) go=exec;; *) go=;; esac; }';
 
 /**
  * The pane's small shell: the operator's preamble, a look-up of the program, then the client in its
  * place. `$1` is the kickoff, as a file or as text; the other arguments pass through.
  */
-export function launchScript(backend: Backend, words: string, prompt: "file" | "text" | "none"): string {
+export function launchScript(
+  backend: Backend, words: string, prompt: "file" | "text" | "none",
+): string {
   const last = { file: ' -- "$(cat -- "$last")"', text: ' -- "$last"', none: "" }[prompt];
   const bin = backend.bin.trim();
   return [
@@ -2183,7 +2317,8 @@ export function launchScript(backend: Backend, words: string, prompt: "file" | "
 
 /** The shell of the pane: bash where there is one, as preambles such as `source …` expect. */
 const SHELL = Bun.which("bash") ?? "/bin/sh";
-const inShell = (script: string, args: string[] = []): string[] => [SHELL, "-c", script, "agents", ...args];
+const inShell = (script: string, args: string[] = []): string[] =>
+  [SHELL, "-c", script, "agents", ...args];
 
 export interface Started {
   started: boolean;
@@ -2208,7 +2343,7 @@ interface Launch {
   id: string | null;
 }
 
-/** Claude Code takes its prompt as the last argument; a resumed one is told to go on, not all again. */
+/** Claude Code takes its prompt as last argument; a resumed one is told to go on, not all again. */
 function launchClaude(cfg: Config, agent: Agent, plan: LaunchPlan): Launch {
   const { backend, model, kickoff, prompt, told } = plan;
   const resumes = agent.resume && backend.supportsResume;
@@ -2229,11 +2364,14 @@ function launchClaude(cfg: Config, agent: Agent, plan: LaunchPlan): Launch {
 async function launchOpencode(cfg: Config, agent: Agent, plan: LaunchPlan): Promise<Launch> {
   const { backend, model, kickoff, prompt, told } = plan;
   const kept = agent.resume ? resumeId(cfg, agent) : null;
-  const id = (kept && (await opencodeKnows(backend, agent, kept)) ? kept : null) ?? (await opencodeSession(backend, agent));
+  const id = (kept && (await opencodeKnows(backend, agent, kept)) ? kept : null) ??
+    (await opencodeSession(backend, agent));
   const args = ["attach", backend.server, "--dir", agent.dir, ...(id ? ["--session", id] : [])];
-  const boot = kept && kept === id && told ? spoken(cfg, "prompts/continue.md", placesOf(cfg, agent))
+  const boot = kept && kept === id && told
+    ? spoken(cfg, "prompts/continue.md", placesOf(cfg, agent))
     : prompt ? spoken(cfg, "prompts/boot.md", { kickoff }) : "";
-  const env = { NO_COLOR: "1", ...(model ? { OPENCODE_CONFIG_CONTENT: JSON.stringify({ model }) } : {}) };
+  const env = { NO_COLOR: "1",
+    ...(model ? { OPENCODE_CONFIG_CONTENT: JSON.stringify({ model }) } : {}) };
   return { argv: inShell(launchScript(backend, '"$@"', "none"), ["", ...args]), env, boot, id };
 }
 
@@ -2242,12 +2380,13 @@ function launchTyped(cfg: Config, plan: LaunchPlan): Launch {
   const { backend, model, kickoff, prompt } = plan;
   const args = model ? ["--model", model] : [];
   const boot = prompt ? spoken(cfg, "prompts/boot.md", { kickoff }) : "";
-  return { argv: inShell(launchScript(backend, '"$@"', "none"), ["", ...args]), env: {}, boot, id: null };
+  return { argv: inShell(launchScript(backend, '"$@"', "none"), ["", ...args]),
+    env: {}, boot, id: null };
 }
 
 /**
  * Starts an agent, or leaves a running one alone; `force` ends that one first and waits until its
- * process is gone. Says why it did not start instead of throwing: others are waiting for their turn.
+ * process is gone. Says why it did not start instead of throwing: others wait for their turn.
  */
 export async function startAgent(
   cfg: Config, agent: Agent, snap: Snapshot,
@@ -2255,6 +2394,8 @@ export async function startAgent(
 ): Promise<Started> {
   const alive = sessionAlive(snap, agent.session);
   if (alive === null) return { started: false, why: `tmux: ${snap.why}` };
+  const other = snap.foreign?.get(agent.session);
+  if (other) return { started: false, why: belongsTo(agent.session, other) };
   const pane = snap.panes.get(agent.session);
   if (alive && !options.force) {
     log(`${agent.session} already running, leaving it`);
@@ -2265,13 +2406,15 @@ export async function startAgent(
   const model = roleModel(cfg, agent);
   const prompt = agentPrompt(cfg, agent);
   const kickoff = join(cfg.stateDir, `kickoff-${agent.session}.txt`);
-  const plan = { backend, model, kickoff, prompt, told: world.read(toldFile(cfg, agent.session)) === hashOf(prompt) };
+  const plan = { backend, model, kickoff, prompt,
+    told: world.read(toldFile(cfg, agent.session)) === hashOf(prompt) };
   world.writeAtomic(kickoff, prompt);
   const launch = backend.kind === "claude" ? launchClaude(cfg, agent, plan)
     : backend.kind === "opencode" ? await launchOpencode(cfg, agent, plan) : launchTyped(cfg, plan);
   const phase = agent.kind === "loop" ? (curPhase(cfg)?.id ?? "-") : "-";
-  log(`starting ${agent.session} (${backend.name}, kind=${agent.kind}, phase=${phase}, model=${model || "default"})`);
-  // what is to be said is on disk before there is somebody to say it to: a crash may come in between
+  log(`starting ${agent.session} (${backend.name}, kind=${agent.kind}, phase=${phase}, ` +
+    `model=${model || "default"})`);
+  // what is to be said is on disk before there is somebody to say it to: a crash may come between
   if (launch.boot) await options.say?.(launch.boot);
   const why = await newSession(cfg, {
     session: agent.session, cwd: agent.dir, argv: launch.argv, env: { ...agent.env, ...launch.env },
@@ -2291,10 +2434,14 @@ export async function startAgent(
 const toldFile = (cfg: Config, session: string): string => join(cfg.stateDir, `told-${session}`);
 const hashOf = (value: string): string => Bun.hash(value).toString(36);
 
-/** Remembers that the client has had its kickoff: only then a resumed one needs no more than a word. */
+/** Remembers that the client had its kickoff: only then a resumed one needs no more than a word. */
 function noteTold(cfg: Config, session: string): void {
-  world.writeAtomic(toldFile(cfg, session), hashOf(world.read(join(cfg.stateDir, `kickoff-${session}.txt`)) ?? ""));
+  world.writeAtomic(toldFile(cfg, session),
+    hashOf(world.read(join(cfg.stateDir, `kickoff-${session}.txt`)) ?? ""));
 }
+
+const belongsTo = (session: string, home: string): string =>
+  `the session ${session} belongs to the fleet of ${dirname(home)}; set session_prefix in [defaults]`;
 
 /** What was not started; somebody else may have made the session since our look: then it runs. */
 function refused(session: string, why: string): Started {
@@ -2303,9 +2450,13 @@ function refused(session: string, why: string): Started {
   return { started: false, why: runs ? "" : why };
 }
 
-export async function startService(cfg: Config, service: Service, snap: Snapshot): Promise<Started> {
+export async function startService(
+  cfg: Config, service: Service, snap: Snapshot,
+): Promise<Started> {
   const alive = sessionAlive(snap, service.session);
   if (alive === null) return { started: false, why: `tmux: ${snap.why}` };
+  const other = snap.foreign?.get(service.session);
+  if (other) return { started: false, why: belongsTo(service.session, other) };
   if (alive) {
     log(`${service.session} already running, leaving it`);
     return { started: false, why: "" };
@@ -2346,7 +2497,7 @@ function statOf(pid: number | string): string[] {
   }
 }
 
-/** Whether any process of a group runs: a signal reaches the dead ones too, which tmux 3.3 may leave for seconds. */
+/** Whether any of a group runs: signals reach dead ones, which tmux 3.3 may leave for seconds. */
 function anyRuns(group: number): boolean {
   if (!statOf("self").length) return true;
   return readdirSync("/proc").some((pid) => {
@@ -2363,8 +2514,9 @@ function groupAlive(group: { pid: number; born: string }): boolean {
   return world.signal(-group.pid, 0) && (leads || anyRuns(group.pid));
 }
 
-/** The process group of a pane's client; of one that ended, whoever has its number now is not meant. */
-const groupOf = (pane: Pane): Group => ({ pid: pane.pid, born: pane.dead ? "dead" : bornOf(pane.pid) || "dead" });
+/** The process group of a pane's client; if that ended, whoever has its number now is not meant. */
+const groupOf = (pane: Pane): Group =>
+  ({ pid: pane.pid, born: pane.dead ? "dead" : bornOf(pane.pid) || "dead" });
 
 /** Ends sessions and waits until their processes are gone: two clients in one clone corrupt it. */
 async function stopPanes(cfg: Config, panes: Pane[]): Promise<void> {
@@ -2390,12 +2542,18 @@ async function stopGroups(groups: Group[]): Promise<void> {
 // An opencode server is asked and told directly where it answers: it knows what no screen shows (a
 // permission raised before the client attached), and a text handed to it can not land in a dialog.
 
-function callOpencode(backend: Backend, dir: string, path: string, body?: object): Promise<HttpAnswer> {
-  const url = `${backend.server.replace(/\/$/, "")}${path}${path.includes("?") ? "&" : "?"}directory=${encodeURIComponent(dir)}`;
-  return world.http(body ? { method: "POST", url, body: JSON.stringify(body) } : { method: "GET", url });
+function callOpencode(
+  backend: Backend, dir: string, path: string, body?: object,
+): Promise<HttpAnswer> {
+  const url = `${backend.server.replace(/\/$/, "")}${path}` +
+    `${path.includes("?") ? "&" : "?"}directory=${encodeURIComponent(dir)}`;
+  return world.http(body
+    ? { method: "POST", url, body: JSON.stringify(body) } : { method: "GET", url });
 }
 
-async function askOpencode<T>(backend: Backend, dir: string, path: string, body?: object): Promise<T | null> {
+async function askOpencode<T>(
+  backend: Backend, dir: string, path: string, body?: object,
+): Promise<T | null> {
   return contentOf(await callOpencode(backend, dir, path, body));
 }
 
@@ -2412,7 +2570,8 @@ const opencodeHealthy = async (backend: Backend): Promise<boolean> =>
   (await askOpencode<{ healthy?: boolean }>(backend, "/", "/global/health"))?.healthy === true;
 
 async function opencodeSession(backend: Backend, agent: Agent): Promise<string | null> {
-  const made = await askOpencode<{ id?: string }>(backend, agent.dir, "/session", { title: agent.session });
+  const made = await askOpencode<{ id?: string }>(
+    backend, agent.dir, "/session", { title: agent.session });
   return made?.id ?? null;
 }
 
@@ -2421,17 +2580,24 @@ async function opencodeKnows(backend: Backend, agent: Agent, id: string): Promis
   return (await callOpencode(backend, agent.dir, `/session/${id}`)).status !== 404;
 }
 
-/** Whether a text that was handed over before is there: the server's answer may have been late. null = no answer. */
-async function opencodeHas(backend: Backend, agent: Agent, pane: Pane, message: Message): Promise<boolean | null> {
-  type Said = { info?: { role?: string; time?: { created?: number } }; parts?: { text?: string }[] }[];
-  const list = await askOpencode<Said>(backend, agent.dir, `/session/${pane.conversation}/message?limit=50`);
+/** Whether a text handed over before is there: the answer may have come late. null = no answer. */
+async function opencodeHas(
+  backend: Backend, agent: Agent, pane: Pane, message: Message,
+): Promise<boolean | null> {
+  type Said =
+    { info?: { role?: string; time?: { created?: number } }; parts?: { text?: string }[] }[];
+  const list = await askOpencode<Said>(
+    backend, agent.dir, `/session/${pane.conversation}/message?limit=50`);
   if (!Array.isArray(list)) return null;
-  return list.some(({ info, parts }) => info?.role === "user" && (info.time?.created ?? 0) > message.made - CLOCK_STEP &&
+  return list.some(({ info, parts }) =>
+    info?.role === "user" && (info.time?.created ?? 0) > message.made - CLOCK_STEP &&
     parts?.some(({ text }) => text === message.text));
 }
 
 /** Hands a text to the server, which queues it while a turn runs; false = it did not take it. */
-async function promptOpencode(cfg: Config, agent: Agent, pane: Pane, value: string): Promise<boolean> {
+async function promptOpencode(
+  cfg: Config, agent: Agent, pane: Pane, value: string,
+): Promise<boolean> {
   const [providerID, ...rest] = roleModel(cfg, agent).split("/");
   const model = rest.length ? { model: { providerID, modelID: rest.join("/") } } : {};
   const body = { parts: [{ type: "text", text: value }], ...model };
@@ -2452,10 +2618,12 @@ async function readOpencode(backend: Backend, agent: Agent, pane: Pane): Promise
   type Pending = { sessionID?: string; permission?: string }[];
   const ask = <T>(path: string) => askOpencode<T>(backend, agent.dir, path);
   const [answer, permissions, questions] = await Promise.all([
-    callOpencode(backend, agent.dir, "/session/status"), ask<Pending>("/permission"), ask<Pending>("/question"),
+    callOpencode(backend, agent.dir, "/session/status"),
+    ask<Pending>("/permission"), ask<Pending>("/question"),
   ]);
   const statuses = contentOf<Record<string, { type: string }>>(answer);
-  const mine = (list: Pending | null) => (list ?? []).find((one) => one.sessionID === pane.conversation);
+  const mine = (list: Pending | null) =>
+    (list ?? []).find((one) => one.sessionID === pane.conversation);
   return {
     healthy: statuses !== null,
     down: !answer.ok && answer.status === 0,
@@ -2472,15 +2640,18 @@ export function decideOpencode(facts: OpencodeFacts, screen: Verdict, now: numbe
   if (!facts.healthy) return say("unsure", "the opencode server does not answer");
   if (facts.permission !== undefined) return say("blocked", `permission: ${facts.permission}`);
   if (facts.question) return say("blocked", "question");
-  if (!facts.status || facts.status.type === "idle") return screen.verdict === "active" ? say("idle", "at its prompt") : screen;
+  if (!facts.status || facts.status.type === "idle") return screen.verdict === "active"
+    ? say("idle", "at its prompt") : screen;
   const message = facts.status.message ?? "";
-  if (facts.status.type !== "retry" || !/usage.{0,3}limit|quota/i.test(message)) return say("active", facts.status.type);
+  if (facts.status.type !== "retry" ||
+    !/usage.{0,3}limit|quota/i.test(message)) return say("active", facts.status.type);
   const resetAt = parseResetEpoch(message, now);
-  return { ...say("limited", message), limit: { class: "other", resetAt, banner: message, native: true } };
+  return { ...say("limited", message),
+    limit: { class: "other", resetAt, banner: message, native: true } };
 }
 
 // ── usage limit ─────────────────────────────────────────────────────────────────
-// An agent in a usage limit is held: no reboot can help it, and each one would burn quota. After the
+// An agent in a usage limit is held: no reboot can help it, each one would burn quota. After the
 // reset one short text asks whether the window is open again. The state file is the original's.
 
 export interface LimitState {
@@ -2494,12 +2665,14 @@ export interface LimitState {
   resetAt?: number;
 }
 
-export const limitStatePath = (cfg: Config, session: string): string => join(cfg.stateDir, `limited-${session}.json`);
+export const limitStatePath = (cfg: Config, session: string): string =>
+  join(cfg.stateDir, `limited-${session}.json`);
 
 export function loadLimitState(cfg: Config, session: string): LimitState | null {
   try {
     const state = JSON.parse(world.read(limitStatePath(cfg, session)) ?? "null");
-    return state && typeof state.until === "number" ? { ...state, nudges: Number(state.nudges) || 0 } : null;
+    return state && typeof state.until === "number"
+      ? { ...state, nudges: Number(state.nudges) || 0 } : null;
   } catch {
     return null;
   }
@@ -2510,14 +2683,17 @@ export function saveLimitState(cfg: Config, session: string, state: LimitState):
 }
 
 export function clearLimitState(cfg: Config, session: string): void {
-  if (world.mtime(limitStatePath(cfg, session)) !== null) world.remove(limitStatePath(cfg, session));
+  if (world.mtime(limitStatePath(cfg, session)) !== null) world.remove(
+    limitStatePath(cfg, session));
 }
 
 /** A reset further off than this is worth a look now and then: plans are changed, limits lifted. */
 const FAR_RESET = 6 * 3600;
 
 /** Until when to hold, wall s, and whether the banner named a time. */
-export function nextLimitUntil(settings: Settings, limit: Limit | null, nativeGrace: number, now: number): [until: number, parsed: boolean] {
+export function nextLimitUntil(
+  settings: Settings, limit: Limit | null, nativeGrace: number, now: number,
+): [until: number, parsed: boolean] {
   if (limit?.resetAt == null) return [now / 1000 + settings.limitProbeFallback, false];
   const reset = limit.resetAt / 1000 + settings.limitResetSlack + (limit.native ? nativeGrace : 0);
   const far = now / 1000 + settings.limitProbeFar;
@@ -2525,8 +2701,10 @@ export function nextLimitUntil(settings: Settings, limit: Limit | null, nativeGr
 }
 
 export function limitNudgeMsg(cfg: Config, agent: Agent): string {
-  const steady = agent.kind === "persistent" || agent.kind === "orchestrator" || !phases(cfg).length;
-  return spoken(cfg, steady ? "prompts/limit-probe.md" : "prompts/limit-probe-loop.md", placesOf(cfg, agent));
+  const steady = agent.kind === "persistent" || agent.kind === "orchestrator" ||
+    !phases(cfg).length;
+  return spoken(
+    cfg, steady ? "prompts/limit-probe.md" : "prompts/limit-probe-loop.md", placesOf(cfg, agent));
 }
 
 /** What the limit asks for: hold, probe (ping), lift, or none where there is no limit. */
@@ -2537,11 +2715,13 @@ export function decideLimit(state: LimitState | null, verdict: Verdict, now: num
   if (verdict.verdict === "unsure" || verdict.verdict === "blocked") return { do: "none", why: "" };
   const reset = state.resetAt ?? state.until;
   if (!limited && now / 1000 >= reset) return { do: "lift", why: "at its prompt after the reset" };
-  if (now / 1000 < state.until && now / 1000 >= (state.setAt ?? 0) - 60) return { do: "hold", why: "" };
-  return limited ? { do: "ping", why: `limit probe #${state.nudges + 1}` } : { do: "hold", why: "" };
+  if (now / 1000 < state.until && now / 1000 >= (state.setAt ?? 0) - 60) return {
+    do: "hold", why: "" };
+  return limited
+    ? { do: "ping", why: `limit probe #${state.nudges + 1}` } : { do: "hold", why: "" };
 }
 
-/** The hold for a banner: a banner known before keeps its reset, unless a later parse is earlier. */
+/** The hold for a banner: a known banner keeps its reset, unless a later parse is earlier. */
 function holdFor(cfg: Config, agent: Agent, verdict: Verdict, old: LimitState | null): LimitState {
   const now = world.now();
   const { limit } = verdict;
@@ -2549,7 +2729,8 @@ function holdFor(cfg: Config, agent: Agent, verdict: Verdict, old: LimitState | 
   const known = same && old.resetAt !== undefined ? old.resetAt * 1000 : Infinity;
   const resetAt = limit?.resetAt != null ? Math.min(limit.resetAt, known) : null;
   const past = resetAt !== null && resetAt <= now;
-  const [until] = nextLimitUntil(cfg.watchdog, limit && { ...limit, resetAt: past && old ? null : resetAt },
+  const [until] = nextLimitUntil(
+    cfg.watchdog, limit && { ...limit, resetAt: past && old ? null : resetAt },
     backendOf(cfg, agent).nativeGrace, now);
   return {
     until, nudges: old?.nudges ?? 0, setAt: now / 1000, banner: limit?.banner ?? verdict.text,
@@ -2566,7 +2747,8 @@ export function limitTick(cfg: Config, watch: Watch, agent: Agent, verdict: Verd
     log(`limit lifted on ${agent.name}: ${action.why}`);
     emit(cfg, "lifted", { agent: agent.name });
     clearLimitState(cfg, agent.session);
-    watch.outbox = watch.outbox.filter((message) => message.target !== agent.name || message.cause !== "nudge" || message.seen !== undefined);
+    watch.outbox = watch.outbox.filter((message) =>
+      message.target !== agent.name || message.cause !== "nudge" || message.seen !== undefined);
     return false;
   }
   if (action.do === "hold" && state) {
@@ -2578,21 +2760,25 @@ export function limitTick(cfg: Config, watch: Watch, agent: Agent, verdict: Verd
   saveLimitState(cfg, agent.session, hold);
   if (action.do === "ping") {
     log(`limit probe #${hold.nudges} on ${agent.name}: asking it to go on`);
-    if (hold.nudges === 3) log(`WARNING: ${agent.name} is still limited after 3 probes; it is probed on, never rebooted`);
+    if (hold.nudges === 3) log(
+      `WARNING: ${agent.name} is still limited after 3 probes; it is probed on, never rebooted`);
     say(watch, agent.name, "nudge", limitNudgeMsg(cfg, agent));
   } else {
-    const parsed = hold.resetAt !== undefined ? `until ${localTime(hold.until * 1000)}` : "no reset time on the screen";
+    const parsed = hold.resetAt !== undefined
+      ? `until ${localTime(hold.until * 1000)}` : "no reset time on the screen";
     log(`limit hit on ${agent.name}: ${verdict.why}; holding ${parsed} (no reboots)`);
-    emit(cfg, "limited", { agent: agent.name, class: hold.class, until: new Date(hold.until * 1000).toISOString() });
+    emit(cfg, "limited", { agent: agent.name, class: hold.class,
+      until: new Date(hold.until * 1000).toISOString() });
   }
   return true;
 }
 
-/** A clock that was stepped, or a banner that names an earlier time, may end a hold sooner, never later. */
+/** A stepped clock, or a banner that names an earlier time, may end a hold sooner, never later. */
 function tightenHold(cfg: Config, agent: Agent, verdict: Verdict, state: LimitState): void {
   if (verdict.verdict !== "limited" || !verdict.limit || state.nudges > 0) return;
   const fresh = holdFor(cfg, agent, verdict, state);
-  if (fresh.until < state.until - 1) saveLimitState(cfg, agent.session, { ...fresh, setAt: state.setAt ?? fresh.setAt! });
+  if (fresh.until < state.until - 1) saveLimitState(
+    cfg, agent.session, { ...fresh, setAt: state.setAt ?? fresh.setAt! });
 }
 
 const localTime = (ms: number): string => {
@@ -2624,19 +2810,23 @@ export interface StallFacts {
 export function decideStall(facts: StallFacts): Action {
   const { verdict, idle, same, past, stallIdle, grace } = facts;
   if (verdict === "active" && facts.animated && same >= Math.max(stallIdle, FROZEN_MIN)) {
-    return { do: "restart", why: `its screen shows work but has not moved for ${Math.round(same)} s` };
+    return { do: "restart",
+      why: `its screen shows work but has not moved for ${Math.round(same)} s` };
   }
   if (verdict !== "idle") return { do: "none", why: "" };
   if (past !== null) {
     if (past <= grace || Math.min(idle, past) < stallIdle) return { do: "none", why: "" };
-    return { do: "restart", why: `past its WAITING-UNTIL by ${Math.round(past)} s, it did not go on by itself` };
+    return { do: "restart",
+      why: `past its WAITING-UNTIL by ${Math.round(past)} s, it did not go on by itself` };
   }
   if (idle < stallIdle) return { do: "none", why: "" };
   return { do: "restart", why: `idle ${Math.round(idle)} s with no WAITING-UNTIL marker` };
 }
 
 /** Stall care of one agent; `true` = it is being restarted. */
-export async function stallCheckOne(cfg: Config, watch: Watch, agent: Agent, sight: Sight): Promise<boolean> {
+export async function stallCheckOne(
+  cfg: Config, watch: Watch, agent: Agent, sight: Sight,
+): Promise<boolean> {
   const memory = memoryOf(watch, agent.name);
   const mono = world.mono();
   const { verdict } = sight;
@@ -2665,11 +2855,11 @@ export async function stallCheckOne(cfg: Config, watch: Watch, agent: Agent, sig
 
 /** A minute alive counts as healthy for the parking rule (promises: "without a healthy minute"). */
 const HEALTHY_MINUTE = 60_000;
-/** s6: a program that exits with 125 asks not to be restarted; a shell exits with 127 for a missing one. */
+/** s6: exit 125 asks not to be restarted; a shell exits with 127 for a missing program. */
 const EXIT_PERMANENT = 125;
 const EXIT_MISSING = 127;
 
-/** The backend that a running pane was launched with; sessions of the original show it by their command. */
+/** The backend that a pane was launched with; the original's sessions show it by their command. */
 export function expectedBackendCmd(cfg: Config, agent: Agent): string {
   return basename(programOf(backendOf(cfg, agent).bin));
 }
@@ -2677,7 +2867,8 @@ export function expectedBackendCmd(cfg: Config, agent: Agent): string {
 /** Only a definite OTHER backend is a mismatch: a shell during start-up is not. */
 export function backendMismatch(cfg: Config, agent: Agent, pane: Pane): boolean {
   if (pane.backend) return pane.cause !== "override" && pane.backend !== agent.backend;
-  const others = [...cfg.backends.values()].filter((one) => one.name !== agent.backend).map((one) => basename(programOf(one.bin)));
+  const others = [...cfg.backends.values()]
+    .filter((one) => one.name !== agent.backend).map((one) => basename(programOf(one.bin)));
   return others.includes(pane.command) && pane.command !== expectedBackendCmd(cfg, agent);
 }
 
@@ -2697,21 +2888,26 @@ export interface DeathFacts {
 /** What to do about a client that has ended. */
 export function decideDeath(facts: DeathFacts, settings: Settings): Action & { failures: number } {
   const { failures, starts, status, lived } = facts;
-  if (facts.kind === "task" && status === 0) return { do: "finish", why: "done (exit 0)", failures };
+  if (facts.kind === "task" && status === 0) {
+    return { do: "finish", why: "done (exit 0)", failures };
+  }
   if (status === EXIT_MISSING) return { do: "park", why: `${facts.program} not found`, failures };
   if (status === EXIT_PERMANENT) return { do: "park", why: "exit 125 (do not restart)", failures };
   if (facts.massDeath) return { do: "wait", why: "ended together with others", delay: 0, failures };
   if (starts >= settings.parkAfter) {
-    return { do: "park", why: `${starts} starts in ${minutes(settings.parkWindow)} without a healthy minute`, failures };
+    return { do: "park", why: `${starts} starts in ${minutes(settings.parkWindow)} ` +
+      "without a healthy minute", failures };
   }
   const healthy = lived >= settings.healthyAfter * 1000;
   const step = lived >= settings.restartReset * 1000 ? 0 : Math.max(failures, healthy ? 0 : 1);
-  const delay = step === 0 ? 0 : Math.min(settings.restartDelay * 2 ** (step - 1), settings.restartDelayMax);
+  const delay = step === 0
+    ? 0 : Math.min(settings.restartDelay * 2 ** (step - 1), settings.restartDelayMax);
   const how = status === null ? "gone" : `ended (exit ${status})`;
   return { do: "wait", why: how, delay, failures: step + 1 };
 }
 
-const minutes = (seconds: number): string => (seconds >= 60 ? `${Math.round(seconds / 60)} min` : `${seconds} s`);
+const minutes = (seconds: number): string =>
+  (seconds >= 60 ? `${Math.round(seconds / 60)} min` : `${seconds} s`);
 
 /** Ends a client for a restart; the start itself waits, tick by tick, until its process is gone. */
 async function endForRestart(
@@ -2727,24 +2923,31 @@ async function endForRestart(
 }
 
 /** Goes up the ladder for one death, and says so. */
-function noteDeath(cfg: Config, watch: Watch, unit: Agent | Service, status: number | null, why = "", massDeath = false): void {
+function noteDeath(
+  cfg: Config, watch: Watch, unit: Agent | Service, status: number | null,
+  why = "", massDeath = false,
+): void {
   const memory = memoryOf(watch, unit.name);
   const now = world.now();
   const lived = memory.aliveSince ? world.mono() - memory.aliveSince : 0;
   if (lived >= HEALTHY_MINUTE) memory.starts = [];
-  memory.starts = memory.starts.filter((at) => at > now - cfg.watchdog.parkWindow * 1000 && at <= now + 1000);
+  memory.starts = memory.starts.filter((at) =>
+    at > now - cfg.watchdog.parkWindow * 1000 && at <= now + 1000);
   const action = decideDeath({
     kind: isAgent(unit) ? unit.kind : "service", status, lived, failures: memory.failures,
-    starts: memory.starts.length, massDeath, program: isAgent(unit) ? programOf(backendOf(cfg, unit).bin) : "its program",
+    starts: memory.starts.length, massDeath,
+    program: isAgent(unit) ? programOf(backendOf(cfg, unit).bin) : "its program",
   }, cfg.watchdog);
   memory.failures = action.failures;
   memory.aliveSince = 0;
   // from now on: an `up` that came before the end is not one that asks for another run
   if (action.do === "finish") Object.assign(memory, { finished: true, parkedAt: now });
-  else if (action.do === "park") park(cfg, watch, unit, why ? `${action.why} (${why})` : action.why);
+  else if (action.do === "park") park(cfg, watch, unit,
+    why ? `${action.why} (${why})` : action.why);
   else {
     memory.nextStart = now + ("delay" in action ? (action.delay ?? 0) : 0) * 1000;
-    const wait = memory.nextStart > now ? `restarting in ${Math.round((memory.nextStart - now) / 1000)} s` : "restarting";
+    const wait = memory.nextStart > now
+      ? `restarting in ${Math.round((memory.nextStart - now) / 1000)} s` : "restarting";
     log(`${unit.name} (${unit.session}) ${why || action.why}; ${wait}`);
   }
   emit(cfg, "down", { agent: unit.name, why: why || action.why, status });
@@ -2759,13 +2962,17 @@ function park(cfg: Config, watch: Watch, unit: Agent | Service, why: string): vo
 }
 
 /** Whether a start may be made now. */
-export function decideHeal(memory: Memory, held: boolean, gone: boolean, now: number, longest = Infinity): Action {
+export function decideHeal(
+  memory: Memory, held: boolean, gone: boolean, now: number, longest = Infinity,
+): Action {
   if (held) return { do: "hold", why: "stopped by you" };
   if (memory.parked) return { do: "hold", why: `parked: ${memory.parked}` };
   if (memory.finished) return { do: "hold", why: "done" };
   if (memory.stopping && !gone) return { do: "wait", why: "its old process is still ending" };
   // a pause longer than any the ladder knows was reckoned by a clock that ran ahead
-  if (memory.nextStart > now && memory.nextStart <= now + longest) return { do: "wait", why: "backoff" };
+  if (memory.nextStart > now && memory.nextStart <= now + longest) {
+    return { do: "wait", why: "backoff" };
+  }
   return { do: "start", why: "" };
 }
 
@@ -2782,14 +2989,18 @@ function oldProcessGone(memory: Memory): boolean {
   return false;
 }
 
-/** A client outlives its session where somebody else closed that, or its server ended: it is ended first. */
+/** A client outlives its session where another closed that or its server ended: end it first. */
 function endSurvivor(memory: Memory): void {
-  if (!memory.stopping && memory.client && groupAlive(memory.client)) memory.stopping = { ...memory.client, since: world.now() };
+  if (!memory.stopping && memory.client && groupAlive(memory.client)) {
+    memory.stopping = { ...memory.client, since: world.now() };
+  }
   oldProcessGone(memory);
 }
 
-/** Heals one agent or service: what is gone is started, what is broken is ended and then started. */
-export async function healOne(cfg: Config, watch: Watch, unit: Agent | Service, sight: Sight): Promise<void> {
+/** Heals an agent or service: what is gone is started, what is broken is ended and then started. */
+export async function healOne(
+  cfg: Config, watch: Watch, unit: Agent | Service, sight: Sight,
+): Promise<void> {
   const memory = memoryOf(watch, unit.name);
   if (sight.alive === null) return;
   if (sight.alive) {
@@ -2804,21 +3015,25 @@ export async function healOne(cfg: Config, watch: Watch, unit: Agent | Service, 
     memory.buried = grave;
   }
   if (!memory.parked && !memory.finished) endSurvivor(memory);
-  const action = decideHeal(memory, sight.held, memory.stopping === null, world.now(), cfg.watchdog.restartDelayMax * 1000);
+  const action = decideHeal(memory, sight.held, memory.stopping === null, world.now(),
+    cfg.watchdog.restartDelayMax * 1000);
   if (action.do === "start") await startByWatchdog(cfg, watch, unit, sight);
 }
 
-/** One more look at the moment of a kill: the tick's own may be old, and the agent at work by now. */
+/** One more look at the moment of a kill: the tick's may be old, and the agent at work by now. */
 async function isStill(cfg: Config, agent: Agent, sight: Sight): Promise<boolean> {
   const backend = backendOf(cfg, agent);
   const screen = await readScreen(cfg, sight.pane!);
   if (!screen) return false;
   const verdict = detect(rulesOf(backend), screen.look, world.now());
-  if (backend.kind !== "opencode" || !sight.pane!.conversation) return verdict.verdict === sight.verdict.verdict;
-  return decideOpencode(await readOpencode(backend, agent, sight.pane!), verdict, world.now()).verdict === sight.verdict.verdict;
+  if (backend.kind !== "opencode" || !sight.pane!.conversation) {
+    return verdict.verdict === sight.verdict.verdict;
+  }
+  return decideOpencode(await readOpencode(backend, agent, sight.pane!), verdict, world.now())
+    .verdict === sight.verdict.verdict;
 }
 
-/** A client that ended at once may have said why: a resume id that led there twice is not used again. */
+/** A client that ended at once may say why: a resume id that led there twice is not used again. */
 async function noteLastWords(cfg: Config, watch: Watch, agent: Agent, pane: Pane): Promise<void> {
   const screen = (await capturePane(cfg, pane)) ?? "";
   const verdict = detect(rulesOf(backendOf(cfg, agent)), { text: screen, title: "" }, world.now());
@@ -2835,7 +3050,7 @@ function noteFatal(cfg: Config, watch: Watch, agent: Agent, why: string): void {
   emit(cfg, "fatal", { agent: agent.name, why });
 }
 
-/** Whether the service that an opencode client is attached to began after it: its screen is out of date then. */
+/** Whether an opencode client's service began after it did: its screen is out of date then. */
 function serverIsNewer(cfg: Config, agent: Agent, snap: Snapshot, pane: Pane): boolean {
   const port = pane.conversation ? /:(\d+)/.exec(backendOf(cfg, agent).server)?.[1] : undefined;
   return port !== undefined && [...cfg.services.values()].some((service) => {
@@ -2845,12 +3060,16 @@ function serverIsNewer(cfg: Config, agent: Agent, snap: Snapshot, pane: Pane): b
   });
 }
 
-async function healLiving(cfg: Config, watch: Watch, agent: Agent, sight: Sight, pane: Pane): Promise<void> {
+async function healLiving(
+  cfg: Config, watch: Watch, agent: Agent, sight: Sight, pane: Pane,
+): Promise<void> {
   const memory = memoryOf(watch, agent.name);
   if (backendMismatch(cfg, agent, pane)) {
-    return endForRestart(cfg, watch, agent, pane, `runs ${pane.backend || pane.command}, the config says ${agent.backend}`);
+    return endForRestart(cfg, watch, agent, pane,
+      `runs ${pane.backend || pane.command}, the config says ${agent.backend}`);
   }
-  const answers = sight.verdict.rule !== "" && (sight.verdict.rule !== "server" || sight.verdict.verdict !== "unsure");
+  const answers = sight.verdict.rule !== "" &&
+    (sight.verdict.rule !== "server" || sight.verdict.verdict !== "unsure");
   if (answers && (memory.serverDown || serverIsNewer(cfg, agent, sight.snap, pane))) {
     memory.serverDown = false;
     return endForRestart(cfg, watch, agent, pane, "its server was restarted", true);
@@ -2860,8 +3079,10 @@ async function healLiving(cfg: Config, watch: Watch, agent: Agent, sight: Sight,
   await endForRestart(cfg, watch, agent, pane, `fatal: ${sight.verdict.why}`);
 }
 
-/** Starts one unit from the loop: only once what it needs is ready, and a batch at most per tick. */
-async function startByWatchdog(cfg: Config, watch: Watch, unit: Agent | Service, sight: Sight): Promise<void> {
+/** Starts a unit from the loop: only once what it needs is ready, and a batch at most per tick. */
+async function startByWatchdog(
+  cfg: Config, watch: Watch, unit: Agent | Service, sight: Sight,
+): Promise<void> {
   const memory = memoryOf(watch, unit.name);
   if (isAgent(unit) && unit.kind === "loop" && phaseTrouble(cfg)) return;
   if (sight.budget.left <= 0 || (await notReady(cfg, unit, sight.snap, memory))) return;
@@ -2879,7 +3100,8 @@ async function startByWatchdog(cfg: Config, watch: Watch, unit: Agent | Service,
     throw error;
   }
   const first = sayFirst(cfg, watch, unit.name);
-  const done = await (isAgent(unit) ? startAgent(cfg, unit, sight.snap, { say: first }) : startService(cfg, unit, sight.snap))
+  const done = await (isAgent(unit)
+    ? startAgent(cfg, unit, sight.snap, { say: first }) : startService(cfg, unit, sight.snap))
     .catch((error): Started => ({ started: false, why: messageOf(error) }));
   if (done.started || !done.why) return;
   memory.aliveSince = 0;
@@ -2896,21 +3118,27 @@ function noteStart(watch: Watch, name: string): void {
   Object.assign(memory, { nextStart: 0, waitingSince: 0, looked: "", answers: 0 });
 }
 
-/** Why a unit has to wait for what it needs: "" = it does not. `connect_delay` is the upper bound. */
-async function notReady(cfg: Config, unit: Agent | Service, snap: Snapshot, memory?: Memory): Promise<string> {
+/** Why a unit must wait for what it needs: "" = it does not. `connect_delay` is the upper bound. */
+async function notReady(
+  cfg: Config, unit: Agent | Service, snap: Snapshot, memory?: Memory,
+): Promise<string> {
   for (const need of unit.needs) {
     const other = unitsOf(cfg).get(need);
-    if (other && !(await oncePerLook(snap, need, () => isReady(cfg, other, snap)))) return `waits for ${need}`;
+    if (other && !(await oncePerLook(snap, need, () => isReady(cfg, other, snap)))) {
+      return `waits for ${need}`;
+    }
   }
   if (!isAgent(unit)) return "";
   const backend = backendOf(cfg, unit);
-  if (backend.kind !== "opencode" || (await oncePerLook(snap, backend.server, () => opencodeHealthy(backend)))) {
+  if (backend.kind !== "opencode" ||
+      (await oncePerLook(snap, backend.server, () => opencodeHealthy(backend)))) {
     if (memory) memory.waitingSince = 0;
     return "";
   }
   if (!memory) return "waits for the opencode server";
   memory.waitingSince ||= world.mono();
-  return world.mono() - memory.waitingSince < backend.connectDelay * 1000 ? "waits for the opencode server" : "";
+  return world.mono() - memory.waitingSince < backend.connectDelay * 1000
+    ? "waits for the opencode server" : "";
 }
 
 const asked = new WeakMap<Snapshot, Map<string, Promise<boolean>>>();
@@ -2925,21 +3153,27 @@ function oncePerLook(snap: Snapshot, what: string, ask: () => Promise<boolean>):
 }
 
 /** `ready` is a port, an address, or a command that exits with 0; without it, a living session. */
-export async function isReady(cfg: Config, unit: Agent | Service, snap: Snapshot): Promise<boolean> {
+export async function isReady(
+  cfg: Config, unit: Agent | Service, snap: Snapshot,
+): Promise<boolean> {
   if (sessionAlive(snap, unit.session) !== true) return false;
   const ready = unit.ready.trim();
   if (!ready) return true;
-  if (/^\d+$/.test(ready)) return (await world.http({ method: "CONNECT", url: `tcp://127.0.0.1:${ready}` })).ok;
+  if (/^\d+$/.test(ready)) {
+    return (await world.http({ method: "CONNECT", url: `tcp://127.0.0.1:${ready}` })).ok;
+  }
   if (/^https?:\/\//.test(ready)) return (await world.http({ method: "GET", url: ready })).ok;
   return (await tmux(cfg, ["run-shell", noFormat(ready)])).ok;
 }
 
 // ── wake ────────────────────────────────────────────────────────────────────────
-// Scheduled texts for persistent agents. A wake waits for an idle agent; those missed meanwhile, by a
-// limit, a dialog or a suspended machine, come as one.
+// Scheduled texts for persistent agents. A wake waits for an idle agent; those missed meanwhile, by
+// a limit, a dialog or a suspended machine, come as one.
 
 /** Whether a wake may be said now. */
-export function decideWake(due: number, now: number, alive: boolean | null, verdict: VerdictName): Action {
+export function decideWake(
+  due: number, now: number, alive: boolean | null, verdict: VerdictName,
+): Action {
   if (now < due) return { do: "none", why: "" };
   if (!alive) return { do: "hold", why: "not running" };
   return verdict === "idle" ? { do: "ping", why: "scheduled wake" } : { do: "hold", why: verdict };
@@ -2965,8 +3199,8 @@ export function wakeAgent(cfg: Config, watch: Watch, agent: Agent, sight: Sight)
 }
 
 // ── handoff signalling ──────────────────────────────────────────────────────────
-// The pair talks through commits: a claim is told to the adversary, a review to the builder, a changed
-// inbox to its reader. What was seen and what is to be said because of it are stored in one write.
+// The pair talks through commits: a claim is told to the adversary, a review to the builder, a
+// changed inbox to its reader. What was seen and what is to be said of it are stored in one write.
 
 /** Which commits of the log are kept to know them again in a rewritten history. */
 const SEEN_MAX = 400;
@@ -2982,7 +3216,7 @@ export interface Ping {
   subject: string;
 }
 
-/** Forgets whose turn it was; what was seen and what is still to be said is kept, or it would be lost. */
+/** Forgets whose turn it was; what was seen and is still to be said is kept, not to be lost. */
 export function handoffReset(watch: Watch): void {
   watch.turn = null;
   watch.deadlocked = "";
@@ -2993,7 +3227,7 @@ export const git = (repo: string, args: string[]): Promise<Ran> => world.git(rep
 
 type Shown = { state: "found"; text: string } | { state: "absent" | "no branch" | "failed" };
 
-/** A pushed file, below the docs folder or at the root. "Absent" and "git failed" are two answers. */
+/** A pushed file, in the docs folder or at the root. "Absent" and "git failed" are two answers. */
 export async function showPushed(hand: Handoff, name: string): Promise<Shown> {
   const branch = `${hand.remote}/${hand.branch}`;
   for (const path of [`${hand.docsDir}/${name}`, name]) {
@@ -3005,7 +3239,7 @@ export async function showPushed(hand: Handoff, name: string): Promise<Shown> {
   return { state: "absent" };
 }
 
-/** The remote's head, fetched only where it moved. Runs beside the tick, with deadlines of its own. */
+/** The remote's head, fetched only where it moved. Runs beside the tick, with its own deadlines. */
 async function fetchHead(hand: Handoff): Promise<Fetched> {
   const listed = await git(hand.repo, ["ls-remote", hand.remote, `refs/heads/${hand.branch}`]);
   if (!listed.ok) return { ok: false, why: listed.err || "git ls-remote failed", head: "" };
@@ -3013,7 +3247,8 @@ async function fetchHead(hand: Handoff): Promise<Fetched> {
   const ref = `refs/remotes/${hand.remote}/${hand.branch}`;
   const here = await git(hand.repo, ["rev-parse", "-q", "--verify", ref]);
   if (there && here.out.trim() !== there) {
-    const fetched = await git(hand.repo, ["fetch", "-q", hand.remote, `+refs/heads/${hand.branch}:${ref}`]);
+    const fetched = await git(hand.repo,
+      ["fetch", "-q", hand.remote, `+refs/heads/${hand.branch}:${ref}`]);
     if (!fetched.ok) return { ok: false, why: fetched.err || "git fetch failed", head: "" };
   }
   return { ok: true, why: "", head: there };
@@ -3021,7 +3256,8 @@ async function fetchHead(hand: Handoff): Promise<Fetched> {
 
 /** Author time and subject survive a rebase; the commit's own name does not. */
 const LOG_FORMAT = "--format=%at %an%x09%s";
-const parseCommits = (out: string): Commit[] => out.split("\n").filter(Boolean).reverse().map((line) => ({
+const parseCommits = (out: string): Commit[] =>
+  out.split("\n").filter(Boolean).reverse().map((line) => ({
   key: Bun.hash(line).toString(36), subject: line.slice(line.indexOf("\t") + 1),
 }));
 
@@ -3029,12 +3265,14 @@ const parseCommits = (out: string): Commit[] => out.split("\n").filter(Boolean).
 export function decideHandoff(commits: Commit[], seen: string[], hand: Handoff): Ping[] {
   const known = new Set(seen);
   const fresh = commits.filter((commit) => !known.has(commit.key));
-  const newest = (re: string) => fresh.findLast((commit) => parsePattern(re, "i").test(commit.subject))?.subject;
+  const newest = (re: string) =>
+    fresh.findLast((commit) => parsePattern(re, "i").test(commit.subject))?.subject;
   const claim = newest(hand.claimRe);
   const review = newest(hand.reviewRe);
   return [
     ...(claim !== undefined ? [{ target: hand.claimPings, cause: "claim", subject: claim }] : []),
-    ...(review !== undefined ? [{ target: hand.reviewPings, cause: "review", subject: review }] : []),
+    ...(review !== undefined
+      ? [{ target: hand.reviewPings, cause: "review", subject: review }] : []),
   ];
 }
 
@@ -3055,6 +3293,19 @@ function startFetch(cfg: Config, watch: Watch): void {
     .finally(() => (volatile.fetch = null));
 }
 
+/** The first start ever takes the present head as its beginning: before an agent can push, not after. */
+async function takeBaseline(cfg: Config): Promise<void> {
+  const hand = cfg.loop.handoff;
+  const watch = loadWatch(cfg);
+  if (!hand || watch.sha || lockHolder(lockFile(cfg, "watchdog")) !== null) return;
+  const fetched = await fetchHead(hand);
+  const commits = fetched.head ? await commitsSince(hand, "", fetched.head) : null;
+  if (!commits) return;
+  watch.sha = fetched.head;
+  watch.seen = commits.map((commit) => commit.key);
+  save(cfg, watch);
+}
+
 /** Looks at what the last fetch brought and queues what is to be said about it. */
 export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
   const hand = cfg.loop.handoff;
@@ -3064,7 +3315,8 @@ export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
   if (!hand || !fetched) return;
   if (!fetched.ok) return trouble(watch, "git", `hand-off: ${fetched.why}`);
   if (!fetched.head || fetched.head === volatile.handled) return trouble(watch, "git", "");
-  const commits = fetched.head === watch.sha ? [] : await commitsSince(hand, watch.sha, fetched.head);
+  const commits = fetched.head === watch.sha
+    ? [] : await commitsSince(hand, watch.sha, fetched.head);
   trouble(watch, "git", commits ? "" : "hand-off: git log failed");
   if (!commits) return;
   const first = watch.sha === "";
@@ -3099,15 +3351,18 @@ async function checkInboxes(cfg: Config, watch: Watch, hand: Handoff): Promise<b
     if (watch.inboxes[file] === hash) continue;
     const owner = nth === 0 ? hand.claimPings : hand.reviewPings;
     log(`handoff: ${file} changed → ${owner}`);
-    const places = { ...placesOf(cfg, cfg.agents.get(owner)!), file: `${hand.docsDir}/${file}`, owner };
+    const places = { ...placesOf(cfg, cfg.agents.get(owner)!),
+      file: `${hand.docsDir}/${file}`, owner };
     say(watch, owner, `inbox ${file}`, spoken(cfg, "prompts/inbox-ping.md", places));
     watch.inboxes[file] = hash;
   }
   return sure;
 }
 
-/** Both sides rest, nothing is on its way, the phase is not done: whoever owes the next commit is told. */
-export function decideDeadlock(verdicts: VerdictName[], pending: number, quietFor: number, after: number): boolean {
+/** Both sides rest, nothing is on its way, the phase not done: who owes the next commit is told. */
+export function decideDeadlock(
+  verdicts: VerdictName[], pending: number, quietFor: number, after: number,
+): boolean {
   const resting = verdicts.length > 1 && verdicts.every((verdict) => verdict === "idle");
   return resting && pending === 0 && quietFor >= after;
 }
@@ -3122,10 +3377,12 @@ function deadlockCheck(cfg: Config, watch: Watch, sights: Map<string, Sight>): v
   const { volatile } = watch;
   volatile.quietSince = resting ? volatile.quietSince || world.mono() : 0;
   const quiet = volatile.quietSince ? (world.mono() - volatile.quietSince) / 1000 : 0;
-  if (!decideDeadlock(verdicts, pending, quiet, cfg.loop.deadlockAfter) || watch.deadlocked === watch.sha) return;
+  if (!decideDeadlock(verdicts, pending, quiet, cfg.loop.deadlockAfter) ||
+      watch.deadlocked === watch.sha) return;
   const owes = watch.turn?.owes ?? hand.reviewPings;
   const subject = watch.turn?.subject ?? "nothing was claimed yet";
-  const reason = `both sides have been idle for ${minutes(Math.round(quiet))}, nothing is on its way, the last word was: ${subject}`;
+  const reason = `both sides have been idle for ${minutes(Math.round(quiet))}, ` +
+    `nothing is on its way, the last word was: ${subject}`;
   log(`deadlock: ${reason} → ${owes}`);
   emit(cfg, "deadlock", { agent: owes, why: reason });
   const places = { ...placesOf(cfg, cfg.agents.get(owes)!), reason, subject };
@@ -3140,13 +3397,20 @@ function deadlockCheck(cfg: Config, watch: Watch, sights: Map<string, Sight>): v
 
 /** Queues a text; a newer one of the same cause to the same target takes the place of the old. */
 export function say(watch: Watch, target: string, cause: string, value: string): void {
-  // one that may stand typed in the input box already is not taken back: it would be held for a person's draft
-  watch.outbox = watch.outbox.filter((one) => one.target !== target || one.cause !== cause || one.seen !== undefined);
+  // one that may stand typed in the input box is not taken back: it would pass for a person's draft
+  watch.outbox = watch.outbox.filter((one) =>
+    one.target !== target || one.cause !== cause || one.seen !== undefined);
   watch.outbox.push(messageFor(target, cause, value));
 }
 
 const messageFor = (target: string, cause: string, value: string): Message =>
-  ({ id: newId(), target, text: value, cause, made: world.now(), tries: 0 });
+  ({ id: newId(), target, text: typeable(value), cause, made: world.now(), tries: 0 });
+
+/** Without what a terminal takes for keys: a commit's subject could end its reader by a Ctrl-C in it. */
+export function typeable(value: string): string {
+  // oxlint-disable-next-line no-control-regex
+  return value.replace(/\r\n?/g, "\n").replace(/\x1b\[[\d;?]*[A-Za-z~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "");
+}
 
 /** The first text of a client that is about to be started: stored before there is a client. */
 const sayFirst = (cfg: Config, watch: Watch, name: string) => (boot: string): void => {
@@ -3162,12 +3426,14 @@ export function nextMessages(outbox: Message[]): Message[] {
   const first = new Map<string, Message>();
   for (const message of outbox) {
     const before = first.get(message.target);
-    if (!before || (message.cause === "boot" && before.cause !== "boot")) first.set(message.target, message);
+    if (!before || (message.cause === "boot" && before.cause !== "boot")) {
+      first.set(message.target, message);
+    }
   }
   return [...first.values()];
 }
 
-/** Whether a client that was just started can not be typed to yet; a clock set back makes none young. */
+/** Whether a client just started can not be typed to yet; a clock set back makes none young. */
 export function isBooting(backend: Backend, ageMs: number, screen: string): boolean {
   if (ageMs < 0) return false;
   if (backend.kind === "claude") return ageMs < CLAUDE_COLD;
@@ -3179,20 +3445,27 @@ export function isBooting(backend: Backend, ageMs: number, screen: string): bool
 const CLAUDE_COLD = 3_000;
 
 /** Delivers what can be delivered, one text per target, the targets side by side. */
-export async function deliverAll(cfg: Config, watch: Watch, sights: Map<string, Sight>, only?: Set<string>): Promise<void> {
+export async function deliverAll(
+  cfg: Config, watch: Watch, sights: Map<string, Sight>, only?: Set<string>,
+): Promise<void> {
   takeQueued(cfg, watch);
   const due = nextMessages(watch.outbox).filter((message) => !only || only.has(message.target));
   for (const label of Object.keys(watch.volatile.errors)) {
-    if (label.startsWith("message ") && !watch.outbox.some(({ id }) => label.endsWith(id))) delete watch.volatile.errors[label];
+    if (label.startsWith("message ") && !watch.outbox.some(({ id }) => label.endsWith(id))) {
+      delete watch.volatile.errors[label];
+    }
   }
   for (let at = 0; at < due.length; at += cfg.watchdog.startBatch) {
     await Promise.all(due.slice(at, at + cfg.watchdog.startBatch).map((message) =>
       guard(watch, `deliver ${message.target}`, async () =>
-        noteDelivery(cfg, watch, message, await deliver(cfg, watch, message, sights.get(message.target))))));
+        noteDelivery(cfg, watch, message,
+          await deliver(cfg, watch, message, sights.get(message.target))))));
   }
 }
 
-async function deliver(cfg: Config, watch: Watch, message: Message, sight: Sight | undefined): Promise<Delivery> {
+async function deliver(
+  cfg: Config, watch: Watch, message: Message, sight: Sight | undefined,
+): Promise<Delivery> {
   const agent = cfg.agents.get(message.target);
   if (!agent) return { state: "waiting", why: "no such agent in the config" };
   if (sight?.held) return { state: "waiting", why: "stopped by you" };
@@ -3200,7 +3473,8 @@ async function deliver(cfg: Config, watch: Watch, message: Message, sight: Sight
   if (!sight?.alive || !pane) return { state: "waiting", why: "not running" };
   const backend = backendOf(cfg, agent);
   // a dialog hides what tells that a client is ready
-  if (sight.verdict.verdict !== "blocked" && isBooting(backend, world.now() - pane.created, sight.text)) {
+  if (sight.verdict.verdict !== "blocked" &&
+      isBooting(backend, world.now() - pane.created, sight.text)) {
     return { state: "waiting", why: "booting" };
   }
   if (backend.kind === "opencode" && pane.conversation) {
@@ -3211,7 +3485,9 @@ async function deliver(cfg: Config, watch: Watch, message: Message, sight: Sight
     if (there) return { state: "delivered", why: "it is in the conversation already" };
     message.tries += 1;
     save(cfg, watch);
-    if (await promptOpencode(cfg, agent, pane, message.text)) return { state: "delivered", why: "by the server" };
+    if (await promptOpencode(cfg, agent, pane, message.text)) {
+      return { state: "delivered", why: "by the server" };
+    }
     return { state: "waiting", why: "the opencode server did not take it" };
   }
   return pingSession(cfg, agent, pane, message, () => save(cfg, watch));
@@ -3226,22 +3502,27 @@ function noteDelivery(cfg: Config, watch: Watch, message: Message, delivery: Del
     watch.delivered = [...watch.delivered, message.id].slice(-200);
     save(cfg, watch);
     log(`delivered: ${label} (${delivery.why})`);
-    emit(cfg, "delivered", { agent: message.target, cause: message.cause, ms: Math.round(world.now() - message.made), tries: message.tries });
+    emit(cfg, "delivered", { agent: message.target, cause: message.cause,
+      ms: Math.round(world.now() - message.made), tries: message.tries });
     return trouble(watch, `message ${message.id}`, "");
   }
   message.why = delivery.why;
   trouble(watch, `message ${message.id}`, `${delivery.state}: ${label}: ${delivery.why}`);
-  if (delivery.state === "failed") emit(cfg, "undelivered", { agent: message.target, cause: message.cause, why: delivery.why });
+  if (delivery.state === "failed") emit(cfg, "undelivered",
+    { agent: message.target, cause: message.cause, why: delivery.why });
 }
 
 /** Takes over what the command line queued while the watchdog ran; returns whom it is for. */
 function takeQueued(cfg: Config, watch: Watch): string[] {
-  const late = (message: Message) => (message.expires ?? Infinity) < world.now() && message.seen === undefined;
+  const late = (message: Message) =>
+    (message.expires ?? Infinity) < world.now() && message.seen === undefined;
   watch.outbox = watch.outbox.filter((message) => !late(message));
-  const fresh = operatorOf(cfg).queue.filter((message) => !watch.taken.includes(message.id) && !late(message));
+  const fresh = operatorOf(cfg).queue.filter((message) =>
+    !watch.taken.includes(message.id) && !late(message));
   if (!fresh.length) return [];
   for (const message of fresh) {
-    if (message.cause === "boot") watch.outbox = watch.outbox.filter((one) => one.target !== message.target || one.cause !== "boot");
+    if (message.cause === "boot") watch.outbox = watch.outbox.filter((one) =>
+      one.target !== message.target || one.cause !== "boot");
     watch.outbox.push(message);
   }
   // an id is forgotten once the queue has forgotten it, or the text would come again
@@ -3252,14 +3533,16 @@ function takeQueued(cfg: Config, watch: Watch): string[] {
 }
 
 // ── phase advance ───────────────────────────────────────────────────────────────
-// A move is an intent on disk: stop the loops, store the phase, start them with its texts. Each step
-// can be done again, so that a crash at any of them is mended by doing all of them again.
+// A move is an intent on disk: stop the loops, store the phase, start them with its texts. Each
+// step can be done again, so that a crash at any of them is mended by doing all of them again.
 
 export const loopAgents = (cfg: Config): Agent[] =>
   [...cfg.agents.values()].filter((agent) => agent.kind === "loop" && agent.enabled);
 
 /** Ends the loops that do not belong to this move yet; true once all their processes are gone. */
-export async function stopLoops(cfg: Config, watch: Watch, snap: Snapshot, move: string): Promise<boolean> {
+export async function stopLoops(
+  cfg: Config, watch: Watch, snap: Snapshot, move: string,
+): Promise<boolean> {
   let gone = true;
   for (const agent of loopAgents(cfg)) {
     const memory = memoryOf(watch, agent.name);
@@ -3279,60 +3562,73 @@ export async function stopLoops(cfg: Config, watch: Watch, snap: Snapshot, move:
   return gone;
 }
 
-export async function startLoops(cfg: Config, watch: Watch, snap: Snapshot, move: string): Promise<void> {
+export async function startLoops(
+  cfg: Config, watch: Watch, snap: Snapshot, move: string,
+): Promise<void> {
   for (const agent of loopAgents(cfg)) {
     if (isHeld(operatorOf(cfg), agent.name) || sessionAlive(snap, agent.session)) continue;
     noteStart(watch, agent.name);
     memoryOf(watch, agent.name).failures = 0;
-    const done = await startAgent(cfg, agent, { ...snap, panes: new Map() }, { cause: move, say: sayFirst(cfg, watch, agent.name) });
+    const done = await startAgent(cfg, agent, { ...snap, panes: new Map() },
+      { cause: move, say: sayFirst(cfg, watch, agent.name) });
     if (!done.started) log(`${agent.name}: could not be started: ${done.why}`);
   }
 }
 
 /** What a finished phase leads to. */
-export function decideAdvance(idx: number, total: number, done: boolean, complete: boolean): "none" | "advance" | "complete" {
+export function decideAdvance(
+  idx: number, total: number, done: boolean, complete: boolean,
+): "none" | "advance" | "complete" {
   if (!done) return "none";
   if (idx + 1 < total) return "advance";
   return complete ? "none" : "complete";
 }
 
 /**
- * On the heavy tick: begins a move where the current phase is DONE. True only when one begins, so that
- * the caller skips healing once. When the sequence is complete already it does nothing again; a phase
+ * On the heavy tick: begins a move where the current phase is DONE. True only when one begins, so
+ * that the caller skips healing once. When the sequence is complete it does nothing again; a phase
  * that the operator appends after that makes the last one an inner one, and the loops go on.
  */
 export async function phaseAdvanceCheck(cfg: Config, watch: Watch): Promise<boolean> {
   if (!phases(cfg).length || !cfg.loop.autoAdvance || watch.intent) return false;
   const idx = curIdx(cfg);
   const phase = phases(cfg)[idx]!;
-  const next = decideAdvance(idx, phases(cfg).length, await phaseDone(cfg, phase.status), isComplete(cfg));
+  const next = decideAdvance(idx, phases(cfg).length,
+    await phaseDone(cfg, phase.status), isComplete(cfg));
   if (next === "none") return false;
   const to = next === "advance" ? phases(cfg)[idx + 1]!.id : "";
-  log(to ? `PHASE ${phase.id} DONE, moving on to ${to}` : `PHASE SEQUENCE COMPLETE (${phase.id} DONE), stopping the loops`);
-  watch.intent = { id: newId(), from: phase.id, to, run: to ? "" : triggered(cfg), at: world.now() };
+  log(to ? `PHASE ${phase.id} DONE, moving on to ${to}`
+    : `PHASE SEQUENCE COMPLETE (${phase.id} DONE), stopping the loops`);
+  watch.intent = { id: newId(), from: phase.id, to,
+    run: to ? "" : triggered(cfg), at: world.now() };
   save(cfg, watch);
   return true;
 }
 
-const triggerFile = (cfg: Config): string => absolute(cfg.logDir, cfg.loop.onComplete?.triggerFile ?? "");
+const triggerFile = (cfg: Config): string =>
+  absolute(cfg.logDir, cfg.loop.onComplete?.triggerFile ?? "");
 
-/** The task that is to run on completion: only where the operator asked for it by the trigger file. */
+/** The task to run on completion: only where the operator asked for it by the trigger file. */
 function triggered(cfg: Config): string {
   const { onComplete } = cfg.loop;
   return onComplete && world.mtime(triggerFile(cfg)) !== null ? onComplete.run : "";
 }
 
 /** Why a move under way makes no sense any more, "" = it does. */
-export function decideDrop(intent: { from: string; to: string }, here: string, list: Phase[]): string {
+export function decideDrop(
+  intent: { from: string; to: string }, here: string, list: Phase[],
+): string {
   if (here !== intent.from && here !== intent.to) return "the phase was set by hand";
-  return intent.to && !list.some((phase) => phase.id === intent.to) ? "it is not in the config any more" : "";
+  return intent.to && !list.some((phase) => phase.id === intent.to)
+    ? "it is not in the config any more" : "";
 }
 
 /** Does the steps of a move that are still to be done; called until it clears the intent. */
 async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<void> {
   const { intent } = watch;
   if (!intent || !snap.ok) return;
-  const dropped = decideDrop(intent, phaseTrouble(cfg) ? "" : (curPhase(cfg)?.id ?? ""), phases(cfg));
+  const dropped = decideDrop(intent,
+    phaseTrouble(cfg) ? "" : (curPhase(cfg)?.id ?? ""), phases(cfg));
   if (dropped) {
     log(`phase move ${intent.from} → ${intent.to || "the end"} is dropped: ${dropped}`);
     watch.intent = null;
@@ -3348,8 +3644,10 @@ async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<
     emit(cfg, "phase", { from: intent.from, to: intent.to });
   } else {
     if (!(await runOnComplete(cfg, watch, snap, intent))) return;
-    const clock = `${localDate(new Date(world.now()))} ${new Date(world.now()).toTimeString().slice(0, 8)}`;
-    world.writeAtomic(completeFile(cfg), `phase sequence complete ${clock}; the loops are stopped\n`);
+    const clock =
+      `${localDate(new Date(world.now()))} ${new Date(world.now()).toTimeString().slice(0, 8)}`;
+    world.writeAtomic(completeFile(cfg),
+      `phase sequence complete ${clock}; the loops are stopped\n`);
     if (intent.run) world.remove(triggerFile(cfg));
     emit(cfg, "complete", { phase: intent.from });
   }
@@ -3372,12 +3670,13 @@ async function runOnComplete(
   const done = await startAgent(cfg, agent, snap, options);
   if (done.started) return true;
   memory.nextStart = world.now() + cfg.watchdog.restartDelay * 1000;
-  trouble(watch, "on_complete", `on_complete: ${agent.name} could not be started: ${done.why}; it is tried again`);
+  trouble(watch, "on_complete",
+    `on_complete: ${agent.name} could not be started: ${done.why}; it is tried again`);
   return false;
 }
 
 // ── watchdog loop ───────────────────────────────────────────────────────────────
-// Two tmux clients per tick whatever the number of agents. Each agent and each stage stands behind a
+// Two tmux clients per tick whatever the number of agents. Each agent and stage stands behind a
 // guard of its own: an error is one agent's, it is said once, and it never ends the supervision.
 
 /** What one tick knows of one agent or service. */
@@ -3402,12 +3701,14 @@ const operatorFile = (cfg: Config): string => join(cfg.stateDir, "operator.json"
 const heartbeatFile = (cfg: Config): string => join(cfg.stateDir, "heartbeat");
 
 const freshMemory = (): Memory => ({
-  starts: [], failures: 0, nextStart: 0, parked: "", parkedAt: 0, finished: false, stopping: null, lastFatal: 0,
-  restarts: { day: "", count: 0 }, verdict: "unsure", why: "", since: 0, bootedAt: 0, buried: "", client: null,
-  aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null, serverDown: false, waitingSince: 0, unsureLooks: 0, answered: "", answers: 0, releasedAt: 0,
+  starts: [], failures: 0, nextStart: 0, parked: "", parkedAt: 0, finished: false, stopping: null,
+  lastFatal: 0, restarts: { day: "", count: 0 }, verdict: "unsure", why: "", since: 0, bootedAt: 0,
+  buried: "", client: null, aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null,
+  serverDown: false, waitingSince: 0, unsureLooks: 0, answered: "", answers: 0, releasedAt: 0,
 });
 /** What of a memory is on the monotonic clock, or only of this life. */
-const VOLATILE_KEYS = ["volatile", "aliveSince", "idleSince", "sameSince", "looked", "judged", "serverDown", "waitingSince", "unsureLooks"];
+const VOLATILE_KEYS = ["volatile", "aliveSince", "idleSince", "sameSince", "looked", "judged",
+  "serverDown", "waitingSince", "unsureLooks"];
 
 export function memoryOf(watch: Watch, name: string): Memory {
   if (!Object.hasOwn(watch.agents, name)) watch.agents[name] = freshMemory();
@@ -3416,25 +3717,33 @@ export function memoryOf(watch: Watch, name: string): Memory {
 
 export function freshWatch(): Watch {
   return {
-    sha: "", seen: [], inboxes: {}, turn: null, deadlocked: "", outbox: [], taken: [], delivered: [], agents: {}, intent: null,
+    sha: "", seen: [], inboxes: {}, turn: null, deadlocked: "", outbox: [], taken: [],
+    delivered: [], agents: {}, intent: null,
     wakeDue: {}, server: "",
     volatile: {
-      ticks: 0, lastTick: 0, lastHeavy: -Infinity, lastNow: 0, errors: {}, fetch: null, fetched: null, handled: "",
+      ticks: 0, lastTick: 0, lastHeavy: -Infinity, lastNow: 0, errors: {}, fetch: null,
+      fetched: null, handled: "",
       quietSince: 0, saved: "",
     },
   };
 }
 
-/** What an earlier watchdog remembered; a file that can not be read is kept aside, never overwritten. */
+/** What an earlier watchdog remembered; an unreadable file is kept aside, never overwritten. */
 export function loadWatch(cfg: Config): Watch {
   const fresh = freshWatch();
   const stored = world.read(watchFile(cfg));
   if (stored === null) return fresh;
   try {
-    const parsed = Object.entries(JSON.parse(stored) ?? {}).filter(([key, value]) => sameShape(fresh[key as keyof Watch], value));
+    const parsed = Object.entries(JSON.parse(stored) ?? {})
+      .filter(([key, value]) => sameShape(fresh[key as keyof Watch], value));
     const known = { ...fresh, ...Object.fromEntries(parsed), volatile: fresh.volatile };
-    const agents = Object.entries(known.agents).map(([name, memory]) => [name, { ...freshMemory(), ...memory }]);
-    return { ...known, agents: Object.fromEntries(agents) };
+    const agents = Object.entries(known.agents)
+      .filter(([, memory]) => memory !== null && typeof memory === "object")
+      .map(([name, memory]) => [name, { ...freshMemory(), ...memory }]);
+    const isText = (word: unknown) => typeof word === "string";
+    const outbox = known.outbox.filter((one) => [one?.id, one?.target, one?.text].every(isText));
+    const intent = isText(known.intent?.id) && isText(known.intent?.to) ? known.intent : null;
+    return { ...known, outbox, intent, agents: Object.fromEntries(agents) };
   } catch (error) {
     log(`${watchFile(cfg)}: ${messageOf(error)}; kept as watch.json.bad, starting without it`);
     world.writeAtomic(`${watchFile(cfg)}.bad`, stored);
@@ -3442,15 +3751,16 @@ export function loadWatch(cfg: Config): Watch {
   }
 }
 
-/** Whether a stored value can stand for a fresh one; what another version means by it is not guessed. */
+/** Whether a stored value can stand for a fresh one; another version's meaning is not guessed. */
 function sameShape(fresh: unknown, value: unknown): boolean {
   if (fresh === undefined || value === null) return fresh === null;
   return typeof (fresh ?? {}) === typeof value && Array.isArray(fresh) === Array.isArray(value);
 }
 
-/** Writes what must outlive the watchdog, where it changed. Throws on a full disk: what is not stored is not done. */
+/** Writes what must outlive the watchdog, if changed. Throws on a full disk: unstored is undone. */
 export function save(cfg: Config, watch: Watch): void {
-  const stored = JSON.stringify(watch, (key, value) => (VOLATILE_KEYS.includes(key) ? undefined : value));
+  const stored = JSON.stringify(watch,
+    (key, value) => (VOLATILE_KEYS.includes(key) ? undefined : value));
   if (stored === watch.volatile.saved) return;
   world.writeAtomic(watchFile(cfg), stored);
   watch.volatile.saved = stored;
@@ -3458,13 +3768,14 @@ export function save(cfg: Config, watch: Watch): void {
 
 const lastOperator = new Map<string, Operator>();
 
-/** What the operator wants. Where it can not be read the last answer holds: "nothing held" would start what was taken down. */
+/** What the operator wants; if unreadable, the last answer: else what is down would be started. */
 export function operatorOf(cfg: Config): Operator {
   const none: Operator = { held: {}, busy: {}, released: {}, queue: [] };
   try {
     const raw = JSON.parse(world.read(operatorFile(cfg)) ?? "{}") ?? {};
     const found = Object.fromEntries(Object.entries(none).map(([key, empty]) =>
-      [key, Array.isArray(raw[key]) === Array.isArray(empty) && raw[key] && typeof raw[key] === "object" ? raw[key] : empty]));
+      [key, Array.isArray(raw[key]) === Array.isArray(empty) && raw[key] &&
+        typeof raw[key] === "object" ? raw[key] : empty]));
     lastOperator.set(cfg.stateDir, found as unknown as Operator);
   } catch {
     // half a disk error is no order to start anything
@@ -3472,13 +3783,13 @@ export function operatorOf(cfg: Config): Operator {
   return structuredClone(lastOperator.get(cfg.stateDir) ?? none);
 }
 
-/** Whether the watchdog must leave a unit alone; what a command works on is held for two minutes at most. */
+/** Whether the watchdog must leave a unit alone; a command's work holds it two minutes at most. */
 function isHeld(operator: Operator, name: string): boolean {
   const left = (operator.busy[name] ?? 0) - world.now();
   return operator.held[name] !== undefined || (left > 0 && left < 2 * BUSY_FOR);
 }
 
-/** A command that restarts a unit may take so long, ms; if it was cut short, the watchdog goes on after that. */
+/** How long, ms, a command may take to restart a unit; then the watchdog goes on, if it was cut. */
 const BUSY_FOR = 60_000;
 
 /** Says a trouble once per change, and that it is over; "" = there is none. */
@@ -3504,26 +3815,32 @@ async function guard(watch: Watch, label: string, stage: () => unknown): Promise
 export const watched = (cfg: Config): Agent[] =>
   [...cfg.agents.values()].filter((agent) => agent.enabled && agent.watch !== "none");
 
-const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", limit: null, waitingUntil: null, why: "" };
+const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", limit: null,
+  waitingUntil: null, why: "" };
 
 /** What is not true of another client in the same session. */
-const NEW_CLIENT = { aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null, answered: "", answers: 0 };
+const NEW_CLIENT = { aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null,
+  answered: "", answers: 0 };
 
 /** Whether the tmux server of the last look still runs: by its pid and the second it began. */
 function serverLives(server: string): boolean {
   const [pid, started] = server.split(" ").map(Number);
   const boot = /^btime (\d+)/m.exec(world.read("/proc/stat") ?? "")?.[1];
   const CLOCK_TICKS = 100;
-  return pid !== undefined && Math.abs(Number(boot) + Number(bornOf(pid)) / CLOCK_TICKS - started!) < 5;
+  return pid !== undefined &&
+    Math.abs(Number(boot) + Number(bornOf(pid)) / CLOCK_TICKS - started!) < 5;
 }
 
 /** One look at everything: who runs, and what stands on the screens whose verdict can matter. */
-export async function observe(cfg: Config, watch: Watch, only?: Set<string>): Promise<Map<string, Sight>> {
+export async function observe(
+  cfg: Config, watch: Watch, only?: Set<string>,
+): Promise<Map<string, Sight>> {
   const snap = await snapshot(cfg);
   if (snap.ok && snap.server !== watch.server && serverLives(watch.server)) {
-    // its socket was removed, or another one is asked: what runs there can not be seen, but is not gone
+    // its socket was removed, or another is asked: what runs there can not be seen, but is not gone
     const [pid] = watch.server.split(" ");
-    Object.assign(snap, { ok: false, why: `the tmux server ${pid} lives, but not at this socket; kill -USR1 ${pid} makes it again` });
+    Object.assign(snap, { ok: false, why: `the tmux server ${pid} lives, but not at this socket` +
+      `; kill -USR1 ${pid} makes it again` });
   }
   // read after the look: who restarts an agent by hand holds it first, and ends it then
   const operator = operatorOf(cfg);
@@ -3531,15 +3848,23 @@ export async function observe(cfg: Config, watch: Watch, only?: Set<string>): Pr
   const units = [...unitsOf(cfg).values()];
   for (const unit of units) {
     // nobody deals with the end of these: it must not count as news for ever
-    const cared = !isAgent(unit) || (unit.enabled && unit.watch !== "none" && !isHeld(operator, unit.name));
-    if (!cared && sessionAlive(snap, unit.session) === false) memoryOf(watch, unit.name).aliveSince = 0;
+    const cared = !isAgent(unit) ||
+      (unit.enabled && unit.watch !== "none" && !isHeld(operator, unit.name));
+    if (!cared && sessionAlive(snap, unit.session) === false) {
+      memoryOf(watch, unit.name).aliveSince = 0;
+    }
   }
-  const died = units.filter((unit) => memoryOf(watch, unit.name).aliveSince && sessionAlive(snap, unit.session) === false &&
-    !memoryOf(watch, unit.name).stopping && world.mono() - memoryOf(watch, unit.name).aliveSince >= HEALTHY_MINUTE);
+  const died = units.filter((unit) =>
+    memoryOf(watch, unit.name).aliveSince && sessionAlive(snap, unit.session) === false &&
+    !memoryOf(watch, unit.name).stopping &&
+    world.mono() - memoryOf(watch, unit.name).aliveSince >= HEALTHY_MINUTE);
   const massDeath = restarted || died.length >= 3;
-  if (massDeath && died.length > 1) log(`${died.length} ended together${restarted ? ": the tmux server is another one" : ""}`);
+  if (massDeath && died.length > 1) {
+    log(`${died.length} ended together${restarted ? ": the tmux server is another one" : ""}`);
+  }
   if (snap.ok && snap.server) watch.server = snap.server;
-  const looked = units.filter((unit): unit is Agent => isAgent(unit) && matters(watch, unit) && !isHeld(operator, unit.name) &&
+  const looked = units.filter((unit): unit is Agent =>
+    isAgent(unit) && matters(watch, unit) && !isHeld(operator, unit.name) &&
     sessionAlive(snap, unit.session) === true && (!only || only.has(unit.name)));
   const screens = await captureAll(cfg, looked.map((agent) => snap.panes.get(agent.session)!));
   const budget = { left: cfg.watchdog.startBatch };
@@ -3550,12 +3875,14 @@ export async function observe(cfg: Config, watch: Watch, only?: Set<string>): Pr
     const alive = sessionAlive(snap, unit.session);
     if (alive && pane) {
       const memory = memoryOf(watch, unit.name);
-      if (memory.client?.pid !== pane.pid) Object.assign(memory, { ...NEW_CLIENT, client: groupOf(pane) });
+      if (memory.client?.pid !== pane.pid) Object.assign(memory,
+        { ...NEW_CLIENT, client: groupOf(pane) });
       memory.aliveSince ||= Math.max(1, world.mono() - (world.now() - pane.created));
-      // it was to end, but the word never reached it (a crash, a full disk): by now it may be at work
+      // it was to end, but the word never reached it (a crash, a full disk): it may be at work now
       if (memory.stopping?.pid === pane.pid && !watch.intent) memory.stopping = null;
     }
-    sights.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT, text, massDeath: massDeath && died.includes(unit), moving: watch.intent !== null,
+    sights.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT, text,
+      massDeath: massDeath && died.includes(unit), moving: watch.intent !== null,
       held: isHeld(operator, unit.name), budget });
   }
   await Promise.all(looked.map((agent) => guard(watch, `look ${agent.name}`, async () => {
@@ -3567,22 +3894,28 @@ export async function observe(cfg: Config, watch: Watch, only?: Set<string>): Pr
 
 /** Whether anybody asks for this agent's verdict. */
 const matters = (watch: Watch, agent: Agent): boolean =>
-  (agent.enabled && (agent.watch !== "none" || agent.wake !== undefined || agent.kind === "loop")) ||
+  (agent.enabled &&
+    (agent.watch !== "none" || agent.wake !== undefined || agent.kind === "loop")) ||
   watch.outbox.some((message) => message.target === agent.name);
 
 /** Digits do not count as a change: a clock in a status line is no sign of work. */
 const withoutDigits = (value: string): string => value.replace(/\d+/g, "0");
 
 /** The verdict on one agent: its rules, its server's word, and a second look before "idle". */
-async function judge(cfg: Config, watch: Watch, agent: Agent, sight: Sight, full: boolean): Promise<Verdict> {
+async function judge(
+  cfg: Config, watch: Watch, agent: Agent, sight: Sight, full: boolean,
+): Promise<Verdict> {
   const memory = memoryOf(watch, agent.name);
   const pane = sight.pane!;
   const backend = backendOf(cfg, agent);
   const [exact, loose] = memory.looked.split(" ");
-  const hashes = [sight.text + pane.title, withoutDigits(sight.text)].map((value) => Bun.hash(value).toString(36));
+  const hashes = [sight.text + pane.title, withoutDigits(sight.text)]
+    .map((value) => Bun.hash(value).toString(36));
   // the same picture means the same, unless its meaning hangs on the clock
-  const known = hashes[0] === exact && memory.judged?.limit === null && memory.judged.waitingUntil === null;
-  let verdict = known ? memory.judged! : detect(rulesOf(backend), { text: sight.text, title: pane.title }, world.now());
+  const known = hashes[0] === exact && memory.judged?.limit === null &&
+    memory.judged.waitingUntil === null;
+  let verdict = known ? memory.judged!
+    : detect(rulesOf(backend), { text: sight.text, title: pane.title }, world.now());
   if (full) memory.judged = verdict;
   if (backend.kind === "opencode" && pane.conversation) {
     const facts = await readOpencode(backend, agent, pane);
@@ -3594,11 +3927,16 @@ async function judge(cfg: Config, watch: Watch, agent: Agent, sight: Sight, full
   memory.sameSince ||= exact ? world.mono() : 0;
   memory.looked = hashes.join(" ");
   if (paneActive(cfg, agent, verdict, memory) && verdict.verdict !== "active") {
-    verdict = { ...verdict, verdict: "active", rule: "log_grace", why: "its screen changed a moment ago" };
+    verdict = { ...verdict, verdict: "active", rule: "log_grace",
+      why: "its screen changed a moment ago" };
   }
   const tentative = verdict.verdict === "idle" && hashes[1] !== loose;
-  if (tentative) verdict = { ...verdict, verdict: "unsure", why: "its screen changes, but shows no work" };
-  if (!tentative || memory.unsureLooks >= UNSURE_LOOKS - 1) noteVerdict(cfg, watch, agent, verdict, sight.text);
+  if (tentative) {
+    verdict = { ...verdict, verdict: "unsure", why: "its screen changes, but shows no work" };
+  }
+  if (!tentative || memory.unsureLooks >= UNSURE_LOOKS - 1) {
+    noteVerdict(cfg, watch, agent, verdict, sight.text);
+  }
   else memory.unsureLooks += 1;
   return verdict;
 }
@@ -3606,19 +3944,24 @@ async function judge(cfg: Config, watch: Watch, agent: Agent, sight: Sight, full
 /** Unsure for so many looks in a row: the screen is kept for a person to see. */
 const UNSURE_LOOKS = 5;
 
-function noteVerdict(cfg: Config, watch: Watch, agent: Agent, verdict: Verdict, screen: string): void {
+function noteVerdict(
+  cfg: Config, watch: Watch, agent: Agent, verdict: Verdict, screen: string,
+): void {
   const memory = memoryOf(watch, agent.name);
   memory.unsureLooks = verdict.verdict === "unsure" ? memory.unsureLooks + 1 : 0;
   if (memory.unsureLooks === UNSURE_LOOKS) {
     const file = join(cfg.logDir, "unsure", `${agent.name}.txt`);
     world.writeAtomic(file, screen);
-    log(`${agent.name}: its screen is not understood (${verdict.why}); kept in ${file}, nothing is done`);
+    log(`${agent.name}: its screen is not understood (${verdict.why}); ` +
+      `kept in ${file}, nothing is done`);
   }
   noteState(cfg, watch, agent.name, verdict.verdict, verdict.why);
 }
 
 /** A change of state is an event; what needs a person is said aloud, once. */
-function noteState(cfg: Config, watch: Watch, name: string, state: Memory["verdict"], why: string): void {
+function noteState(
+  cfg: Config, watch: Watch, name: string, state: Memory["verdict"], why: string,
+): void {
   const memory = memoryOf(watch, name);
   const same = memory.verdict === state && (state !== "blocked" || memory.why === why);
   memory.why = why;
@@ -3633,8 +3976,8 @@ function noteState(cfg: Config, watch: Watch, name: string, state: Memory["verdi
 }
 
 /**
- * Answers a dialog that the operator declared: on a fresh look, within the dialog alone (what an agent
- * quotes above it must not answer), once per appearance.
+ * Answers a dialog that the operator declared: on a fresh look, within the dialog alone (what an
+ * agent quotes above it must not answer), once per appearance.
  */
 async function answerDialog(cfg: Config, watch: Watch, agent: Agent, sight: Sight): Promise<void> {
   const memory = memoryOf(watch, agent.name);
@@ -3646,12 +3989,15 @@ async function answerDialog(cfg: Config, watch: Watch, agent: Agent, sight: Sigh
   }
   if (!backend.answer.length) return;
   const screen = await readScreen(cfg, pane);
-  if (!screen || detect(rulesOf(backend), screen.look, world.now()).verdict !== verdict.verdict) return;
-  const dialog = backend.kind === "typed" ? tailOf(screen.look.text, 8) : readDrawn(screen.look).dialog;
+  if (!screen ||
+      detect(rulesOf(backend), screen.look, world.now()).verdict !== verdict.verdict) return;
+  const dialog = backend.kind === "typed"
+    ? tailOf(screen.look.text, 8) : readDrawn(screen.look).dialog;
   for (const answer of backend.answer) {
     const match = dialog && compiled(answer.re, "m").exec(dialog)?.[0];
     if (!match || memory.answered === match) continue;
-    if (memory.answers >= answer.max) return trouble(watch, `answer ${agent.name}`, `${agent.name}: answered ${answer.max} times, not again`);
+    if (memory.answers >= answer.max) return trouble(watch, `answer ${agent.name}`,
+      `${agent.name}: answered ${answer.max} times, not again`);
     memory.answered = match;
     memory.answers += 1;
     save(cfg, watch);
@@ -3662,12 +4008,14 @@ async function answerDialog(cfg: Config, watch: Watch, agent: Agent, sight: Sigh
   }
 }
 
-const tailOf = (value: string, lines: number): string => value.trimEnd().split("\n").filter((line) => line.trim()).slice(-lines).join("\n");
+const tailOf = (value: string, lines: number): string =>
+  value.trimEnd().split("\n").filter((line) => line.trim()).slice(-lines).join("\n");
 
-/** All care for one agent: limit first, for a limited agent must not be restarted; then stall, then heal. */
+/** All care for an agent: limit first, as a limited one must not be restarted; then stall, heal. */
 async function careFor(cfg: Config, watch: Watch, agent: Agent, sight: Sight): Promise<void> {
   const memory = memoryOf(watch, agent.name);
-  const resting = agent.kind === "loop" && (sight.moving || watch.intent !== null || isComplete(cfg));
+  const resting = agent.kind === "loop" &&
+    (sight.moving || watch.intent !== null || isComplete(cfg));
   if (sight.held) {
     memory.aliveSince = 0;
     memory.nextStart = 0;
@@ -3692,15 +4040,18 @@ async function careFor(cfg: Config, watch: Watch, agent: Agent, sight: Sight): P
     Object.assign(memory, { idleSince: 0, sameSince: 0 });
   }
   await healOne(cfg, watch, agent, sight);
-  if (sight.alive === false) noteState(cfg, watch, agent.name, "gone", memory.parked || (memory.finished ? "done" : "restarting"));
+  if (sight.alive === false) noteState(cfg, watch, agent.name, "gone",
+    memory.parked || (memory.finished ? "done" : "restarting"));
 }
 
 /** What the operator released by `up` is no longer parked, nor done, nor on the ladder. */
 function releaseParked(cfg: Config, watch: Watch): void {
   for (const [name, at] of Object.entries(operatorOf(cfg).released)) {
     const memory = watch.agents[name];
-    if (!memory || at === memory.releasedAt || (at <= memory.parkedAt && memory.parkedAt <= world.now())) continue;
-    Object.assign(memory, { parked: "", finished: false, failures: 0, nextStart: 0, starts: [], releasedAt: at });
+    if (!memory || at === memory.releasedAt ||
+        (at <= memory.parkedAt && memory.parkedAt <= world.now())) continue;
+    Object.assign(memory,
+      { parked: "", finished: false, failures: 0, nextStart: 0, starts: [], releasedAt: at });
   }
 }
 
@@ -3710,7 +4061,8 @@ function noteGap(cfg: Config, watch: Watch): void {
   const [mono, now] = [world.mono(), world.now()];
   const gap = Math.max(mono - volatile.lastTick, now - volatile.lastNow);
   const step = now - volatile.lastNow - (mono - volatile.lastTick);
-  if (volatile.ticks > 0 && (gap > 3 * Math.max(cfg.watchdog.signalInterval, 1) * 1000 || step < -CLOCK_STEP)) {
+  if (volatile.ticks > 0 &&
+      (gap > 3 * Math.max(cfg.watchdog.signalInterval, 1) * 1000 || step < -CLOCK_STEP)) {
     log(`${Math.round(gap / 1000)} s since the last tick: idle clocks start anew`);
     volatile.quietSince = 0;
     for (const memory of Object.values(watch.agents)) {
@@ -3718,7 +4070,9 @@ function noteGap(cfg: Config, watch: Watch): void {
       if (step < -CLOCK_STEP && memory.nextStart) memory.nextStart += step;
       if (step < -CLOCK_STEP && memory.stopping) memory.stopping.since += step;
     }
-    if (step < -CLOCK_STEP) for (const name of Object.keys(watch.wakeDue)) watch.wakeDue[name]! += step;
+    if (step < -CLOCK_STEP) {
+      for (const name of Object.keys(watch.wakeDue)) watch.wakeDue[name]! += step;
+    }
   }
   volatile.lastTick = mono;
   volatile.lastNow = now;
@@ -3750,12 +4104,14 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
   for (const service of cfg.services.values()) {
     await guard(watch, service.name, () => healOne(cfg, watch, service, sights.get(service.name)!));
   }
-  for (const agent of watched(cfg)) await guard(watch, agent.name, () => careFor(cfg, watch, agent, sights.get(agent.name)!));
+  for (const agent of watched(cfg)) await guard(watch, agent.name,
+    () => careFor(cfg, watch, agent, sights.get(agent.name)!));
   let complete = true; // where the folder can not be read nobody is woken
   await guard(watch, "completion", () => (complete = isComplete(cfg)));
   if (!complete) {
     for (const agent of cfg.agents.values()) {
-      if (agent.enabled && agent.wake) await guard(watch, `wake ${agent.name}`, () => wakeAgent(cfg, watch, agent, sights.get(agent.name)!));
+      if (agent.enabled && agent.wake) await guard(watch, `wake ${agent.name}`,
+        () => wakeAgent(cfg, watch, agent, sights.get(agent.name)!));
     }
     await guard(watch, "deadlock", () => deadlockCheck(cfg, watch, sights));
   }
@@ -3767,7 +4123,8 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
 
 /** Proof of life for `status`: time, pid and what is running. */
 function beat(cfg: Config): void {
-  const life = { at: new Date(world.now()).toISOString(), pid: process.pid, version: version(), interval: cfg.watchdog.signalInterval };
+  const life = { at: new Date(world.now()).toISOString(), pid: process.pid, version: version(),
+    interval: cfg.watchdog.signalInterval };
   world.writeAtomic(heartbeatFile(cfg), JSON.stringify(life));
 }
 
@@ -3784,14 +4141,16 @@ async function keepLogs(cfg: Config, sights: Map<string, Sight>): Promise<void> 
 /** A first text that could not be said for so long, ms, waits for the ticks like any other. */
 const BOOT_PATIENCE = 120_000;
 
-/** What must not wait for the next tick: clients that are ending or starting, moves, fetched news. */
+/** What must not wait for the next tick: clients ending or starting, moves, fetched news. */
 function pendingUnits(cfg: Config, watch: Watch): Set<string> {
   const soon = world.now() + cfg.watchdog.signalInterval * 1000;
   const young = world.now() - BOOT_PATIENCE;
-  const names = watch.outbox.filter((message) => message.cause === "boot" && message.made > young).map((message) => message.target);
+  const names = watch.outbox.filter((message) => message.cause === "boot" && message.made > young)
+    .map((message) => message.target);
   for (const name of unitsOf(cfg).keys()) {
     const memory = memoryOf(watch, name);
-    const due = memory.nextStart > 0 && memory.nextStart < soon && !memory.parked && !memory.aliveSince;
+    const due = memory.nextStart > 0 && memory.nextStart < soon &&
+      !memory.parked && !memory.aliveSince;
     if (memory.stopping || memory.waitingSince || due) names.push(name);
   }
   return new Set(names);
@@ -3807,12 +4166,15 @@ async function attend(cfg: Config, watch: Watch): Promise<void> {
   if (!names.size && !watch.intent) return;
   const sights = await observe(cfg, watch, names);
   const [first] = sights.values();
-  if (first && watch.intent) await guard(watch, "phase move", () => continueMove(cfg, watch, first.snap));
+  if (first && watch.intent) await guard(watch, "phase move",
+    () => continueMove(cfg, watch, first.snap));
   for (const name of names) {
     const unit = unitsOf(cfg).get(name);
-    const resting = unit && isAgent(unit) && ((unit.kind === "loop" && (sights.get(name)!.moving || isComplete(cfg))) ||
+    const resting = unit && isAgent(unit) &&
+      ((unit.kind === "loop" && (sights.get(name)!.moving || isComplete(cfg))) ||
       !unit.enabled || unit.watch === "none");
-    if (unit && !resting) await guard(watch, name, () => healOne(cfg, watch, unit, sights.get(name)!));
+    if (unit && !resting) await guard(watch, name,
+      () => healOne(cfg, watch, unit, sights.get(name)!));
   }
   await guard(watch, "outbox", () => deliverAll(cfg, watch, sights, names));
   await guard(watch, "state", () => save(cfg, watch));
@@ -3839,10 +4201,11 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     if (world.read(cfg.path) !== source) return cfg;
     const next = await loadConfig(cfg.path, {}, source);
     const lost = [...unitsOf(cfg).keys()].filter((name) => !unitsOf(next).has(name));
-    log(`config read again${lost.length ? `; no longer in it, left running: ${lost.join(", ")}` : ""}`);
+    log("config read again" +
+      `${lost.length ? `; no longer in it, left running: ${lost.join(", ")}` : ""}`);
     for (const warning of next.warnings) log(`warning: ${warning}`);
     trouble(watch, "config", "");
-    for (const memory of Object.values(watch.agents)) memory.judged = null; // by rules that may have changed
+    for (const memory of Object.values(watch.agents)) memory.judged = null; // by the old rules
     world.writeAtomic(lastGoodFile(next), next.source);
     return next;
   } catch (error) {
@@ -3860,7 +4223,8 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
 export async function watchdogLoop(path: string, kept = false, lastGood = ""): Promise<number> {
   let cfg = await firstConfig(path, lastGood);
   makeFolders(cfg);
-  if ((await takeLock(lockFile(cfg, "watchdog"))) === null) {
+  let lock = await takeLock(lockFile(cfg, "watchdog"));
+  if (lock === null) {
     log(`another watchdog runs already (pid ${lockHolder(lockFile(cfg, "watchdog"))})`);
     return 100;
   }
@@ -3868,7 +4232,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   let stop = false;
   let wake = () => {};
   for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
-    // `on`: a second one, from a keeper that is told to end too, must not kill it before its last save
+    // `on`: a second one, from a keeper told to end too, must not kill it before its last save
     process.on(signal, () => {
       if (!stop) log(`watchdog ends (${signal})`);
       stop = true;
@@ -3882,25 +4246,34 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   });
   const watch = loadWatch(cfg);
   await guard(watch, "left-overs", () => sweepTemporaries(cfg));
-  process.on("unhandledRejection", (error) => trouble(watch, "unhandled", `ERROR: ${messageOf(error)}`));
+  process.on("unhandledRejection",
+    (error) => trouble(watch, "unhandled", `ERROR: ${messageOf(error)}`));
   await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(cfg), cfg.source));
   for (const warning of cfg.warnings) log(`warning: ${warning}`);
   void tellPeople(() => cfg);
   emit(cfg, "watchdog", { why: "started", version: version(), last: readWatchdog(cfg).heartbeat });
-  log(`watchdog up: ${phaseLine(cfg)}, signal=${cfg.watchdog.signalInterval}s heavy=${cfg.watchdog.heavyInterval}s, ` +
+  log(`watchdog up: ${phaseLine(cfg)}, ` +
+    `signal=${cfg.watchdog.signalInterval}s heavy=${cfg.watchdog.heavyInterval}s, ` +
     `watching: ${watched(cfg).map((agent) => agent.name).join(", ") || "none"}`);
   while (!stop) {
     const began = world.mono();
+    const held: number = lock;
+    lock = await keepLock(cfg, lockFile(cfg, "watchdog"), held);
+    if (lock === null) return 0; // the folder was removed, and another watchdog took its place
+    if (lock !== held) watch.volatile.saved = "";
     cfg = await reloadConfig(cfg, watch);
     await guard(watch, "tick", async () => {
       const snap = await tick(cfg, watch);
       if (kept) seeToKeeper(cfg);
-      if (snap?.ok && lastGood && !sessionAlive(snap, watchdogSession(cfg))) await followLog(cfg, snap);
+      if (snap?.ok && lastGood && !sessionAlive(snap, watchdogSession(cfg))) {
+        await followLog(cfg, snap);
+      }
     });
     Bun.gc(true); // the screens of a tick are garbage now: a few ms, for a third of the memory
     const due = began + Math.max(cfg.watchdog.signalInterval * 1000, 50);
     while (!stop && world.mono() < due) {
-      const waiting = watch.intent !== null || watch.volatile.fetch !== null || pendingUnits(cfg, watch).size > 0;
+      const waiting = watch.intent !== null || watch.volatile.fetch !== null ||
+        pendingUnits(cfg, watch).size > 0;
       const pause = poked ? 0 : Math.min(due - world.mono(), waiting ? ATTEND_INTERVAL : Infinity);
       poked = false;
       await Promise.race([world.sleep(pause), new Promise<void>((resolve) => (wake = resolve))]);
@@ -3908,18 +4281,20 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
     }
   }
   await guard(watch, "state", () => save(cfg, watch));
-  if (kept) world.signal(lockHolder(lockFile(cfg, "keeper")) ?? process.pid, lockHolder(lockFile(cfg, "keeper")) ? "SIGTERM" : 0);
+  if (kept) world.signal(lockHolder(lockFile(cfg, "keeper")) ?? process.pid,
+    lockHolder(lockFile(cfg, "keeper")) ? "SIGTERM" : 0);
   return 0;
 }
 
 /** What a write left behind that was killed half-way. */
 function sweepTemporaries(cfg: Config): void {
-  const old = (file: string) => world.now() - (world.mtime(join(cfg.stateDir, file)) ?? world.now()) > 60_000;
+  const old = (file: string) =>
+    world.now() - (world.mtime(join(cfg.stateDir, file)) ?? world.now()) > 60_000;
   const files = readdirSync(cfg.stateDir).filter((file) => file.endsWith(".tmp") && old(file));
   for (const file of files) world.remove(join(cfg.stateDir, file));
 }
 
-/** The config at the start: a watchdog that is started anew while the file is broken takes the last good one. */
+/** The config at the start: with a broken file, a watchdog started anew takes the last good one. */
 async function firstConfig(path: string, lastGood: string): Promise<Config> {
   try {
     return await loadConfig(path);
@@ -3970,23 +4345,28 @@ const NOTICES_MAX = 50;
 /** One line per event, for a phone. */
 export function noticeText(events: AgentEvent[]): string {
   return events.map(({ event, agent, why, from, to }) =>
-    [agent, event, from || to ? `${from ?? ""} → ${to ?? ""}` : "", why].filter(Boolean).join(" ")).join("\n");
+    [agent, event, from || to ? `${from ?? ""} → ${to ?? ""}` : "", why]
+      .filter(Boolean).join(" ")).join("\n");
 }
 
-/** A secret is named, never written: `env:NAME`, or `file:PATH` of a file that only its owner reads. */
+/** A secret is named, never written: `env:NAME`, or `file:PATH` that only its owner reads. */
 function secretOf(value: string): string {
-  if (value.startsWith("env:")) return process.env[value.slice(4)] ?? die(`notify: ${value} is not set`);
+  if (value.startsWith("env:")) return process.env[value.slice(4)] ??
+    die(`notify: ${value} is not set`);
   if (!value.startsWith("file:")) return value;
   const path = absolute("/", value.slice(5));
-  if ((statSync(path).mode & 0o077) !== 0) die(`notify: ${path} is readable by others (chmod 600 it)`);
+  if ((statSync(path).mode & 0o077) !== 0) {
+    die(`notify: ${path} is readable by others (chmod 600 it)`);
+  }
   return readFileSync(path, "utf8").trim();
 }
 
-/** Tells by command (events as JSON on its stdin) and by URL (text; JSON where it begins with `json:`). */
+/** Tells by command (events as JSON on its stdin) and by URL (text; JSON for `json:…`). */
 async function tell(notify: Notify, events: AgentEvent[], done = new Set<string>()): Promise<void> {
   const message = noticeText(events);
   if (notify.command && !done.has("command")) {
-    const ran = await run([SHELL, "-c", notify.command], NOTICE_DEADLINE, { AGENTS_NOTICE: message }, `${JSON.stringify(events)}\n`);
+    const ran = await run([SHELL, "-c", notify.command], NOTICE_DEADLINE,
+      { AGENTS_NOTICE: message }, `${JSON.stringify(events)}\n`);
     if (!ran.ok) die(`notify: the command failed: ${ran.err.slice(0, 200)}`);
     done.add("command"); // where the URL fails, that alone is tried again
   }
@@ -3995,7 +4375,8 @@ async function tell(notify: Notify, events: AgentEvent[], done = new Set<string>
   const answer = await fetch(secretOf(json ? notify.url.slice(5) : notify.url), {
     method: "POST",
     body: json ? JSON.stringify({ text: message, events }) : message,
-    headers: json ? { "content-type": "application/json" } : { title: "agents", "content-type": "text/plain; charset=utf-8" },
+    headers: json ? { "content-type": "application/json" }
+      : { title: "agents", "content-type": "text/plain; charset=utf-8" },
     signal: AbortSignal.timeout(NOTICE_DEADLINE),
   }).catch((error: Error) => die(`notify: the URL did not answer (${error.name})`));
   if (!answer.ok) die(`notify: the URL answered ${answer.status}`);
@@ -4015,7 +4396,7 @@ async function tellPeople(config: () => Config): Promise<void> {
       [events, pause] = [[], 1];
       done.clear();
     } catch (error) {
-      toTell.splice(0, toTell.length - NOTICES_MAX); // a receiver that is away for days gets the newest
+      toTell.splice(0, toTell.length - NOTICES_MAX); // a receiver away for days gets the newest
       pause = Math.min(Math.max(5, pause * 2), 300);
       log(`${messageOf(error)}; trying again in ${pause} s`);
     }
@@ -4026,14 +4407,16 @@ export async function cmdNotify(call: Call): Promise<number> {
   const cfg = await configFor(call);
   if (!call.options.test) die("usage: notify --test", 2);
   if (!cfg.notify.command && !cfg.notify.url) die("[notify] names neither command nor url");
-  await tell(cfg.notify, [{ at: new Date().toISOString(), event: "test", why: "a test of the notices" }]);
+  await tell(cfg.notify,
+    [{ at: new Date().toISOString(), event: "test", why: "a test of the notices" }]);
   return printed("told");
 }
 
-// One watchdog per state folder: a lock that dies with its holder, kill -9 included. The keeper waits
-// for that lock and starts a watchdog whenever it is free; the watchdog starts a keeper where none is.
+// One watchdog per state folder: a lock that dies with its holder, kill -9 included. The keeper
+// waits for it and starts a watchdog whenever it is free; that starts a keeper where none is.
 
-const lockFile = (cfg: Config, what: "watchdog" | "keeper" | "operator" | "hand"): string => join(cfg.stateDir, `${what}.lock`);
+const lockFile = (cfg: Config, what: "watchdog" | "keeper" | "operator" | "hand"): string =>
+  join(cfg.stateDir, `${what}.lock`);
 
 async function flock(path: string): Promise<number | null> {
   const { dlopen } = await import("bun:ffi");
@@ -4047,12 +4430,16 @@ async function flock(path: string): Promise<number | null> {
   return null;
 }
 
-/** Takes a lock for as long as this process lives; null = somebody else held it for all of `patience` ms. */
+/** Takes a lock for as long as this process lives; null = held by another for `patience` ms. */
 async function takeLock(path: string, patience = 300): Promise<number | null> {
   for (const end = performance.now() + patience; performance.now() < end; ) {
     const file = await flock(path);
     if (file !== null) {
-      world.writeAtomic(`${path}.pid`, `${process.pid} ${bornOf(process.pid)}`);
+      try {
+        world.writeAtomic(`${path}.pid`, `${process.pid} ${bornOf(process.pid)}`);
+      } catch (error) {
+        log(`${path}.pid: ${messageOf(error)}`); // a full disk: the lock itself holds
+      }
       return file;
     }
     await Bun.sleep(30);
@@ -4060,16 +4447,25 @@ async function takeLock(path: string, patience = 300): Promise<number | null> {
   return null;
 }
 
-/** The pid of the holder of a lock, null where there is none: the process must be the one that wrote it. */
+/** The lock where it is still ours; taken again where its file was removed, null = another has it. */
+async function keepLock(cfg: Config, path: string, held: number): Promise<number | null> {
+  if (statSync(path, { throwIfNoEntry: false })?.ino === fstatSync(held).ino) return held;
+  makeFolders(cfg);
+  return takeLock(path);
+}
+
+/** The pid of a lock's holder, null where none is: the process must be the one that wrote it. */
 function lockHolder(path: string): number | null {
   const [pid, born] = (world.read(`${path}.pid`) ?? "").split(" ");
-  return pid && world.signal(Number(pid), 0) && (!born || bornOf(Number(pid)) === born) ? Number(pid) : null;
+  return pid && world.signal(Number(pid), 0) &&
+    (!born || bornOf(Number(pid)) === born) ? Number(pid) : null;
 }
 
 /** Starts the keeper, detached from any terminal; it starts the watchdog. */
 function spawnKeeper(cfg: Config): void {
   const argv = [...selfArgv(), "keep", "--config", cfg.path];
-  Bun.spawn(argv, { cwd: "/", env: childEnv(), stdio: ["ignore", "ignore", "ignore"], detached: true }).unref();
+  Bun.spawn(argv, { cwd: "/", env: childEnv(), stdio: ["ignore", "ignore", "ignore"],
+    detached: true }).unref();
 }
 
 function seeToKeeper(cfg: Config): void {
@@ -4084,14 +4480,21 @@ async function followLog(cfg: Config, snap: Snapshot): Promise<void> {
   if (pane) await killSession(cfg, pane);
   const path = sessionLogPath(cfg, watchdogSession(cfg));
   const argv = ["tail", "-n", "200", "-F", path];
-  await newSession(cfg, { session: watchdogSession(cfg), cwd: cfg.logDir, argv, env: {}, logPath: "", marks: {} });
+  await newSession(cfg,
+    { session: watchdogSession(cfg), cwd: cfg.logDir, argv, env: {}, logPath: "", marks: {} });
 }
 
 /** The hidden `keep`: as long as it lives there is a watchdog, a second after the last one died. */
 async function keep(path: string): Promise<number> {
   const cfg = await loadConfig(path);
   makeFolders(cfg);
-  if ((await takeLock(lockFile(cfg, "keeper"))) === null) return 100;
+  let lock = await takeLock(lockFile(cfg, "keeper"));
+  if (lock === null) return 100;
+  // at once, or the watchdog, who finds no keeper, starts a second one
+  setInterval(async () => {
+    lock = lock === null ? null : await keepLock(cfg, lockFile(cfg, "keeper"), lock);
+    if (lock === null) process.exit(0);
+  }, 250);
   logToFile(cfg);
   let child: Bun.Subprocess | null = null;
   let stop = false;
@@ -4104,12 +4507,15 @@ async function keep(path: string): Promise<number> {
   let pause = 1_000;
   while (!stop) {
     if (lockHolder(lockFile(cfg, "watchdog")) === null) {
-      child = Bun.spawn([...selfArgv(), "watchdog", "--kept", "--last-good", lastGoodFile(cfg), "--config", path], {
+      child = Bun.spawn([...selfArgv(), "watchdog", "--kept",
+          "--last-good", lastGoodFile(cfg), "--config", path], {
         cwd: "/", env: childEnv(), stdio: ["ignore", "ignore", "ignore"],
       });
       const code = await child.exited;
       if (code === 0) return 0;
-      if (code !== 100 && !stop) log(`the watchdog ended (${child.signalCode ?? `exit ${code}`}), starting another`);
+      if (code !== 100 && !stop) {
+        log(`the watchdog ended (${child.signalCode ?? `exit ${code}`}), starting another`);
+      }
       // one that ends by itself can not start: it is tried ever more slowly, half a minute at most
       pause = child.signalCode || code === 100 ? 1_000 : Math.min(pause * 2, 30_000);
     }
@@ -4145,13 +4551,14 @@ async function configFor(call: Call): Promise<Config> {
   return cfg;
 }
 
-/** Names and globs of agents, services and `watchdog`; an unknown one is a usage error, nothing is done. */
+/** Names and globs of units and `watchdog`; an unknown one is a usage error, nothing is done. */
 export function expandNames(cfg: Config, words: string[]): string[] {
   const known = [...unitsOf(cfg).keys(), "watchdog"];
   const found = words.flatMap((word) => {
     const glob = /[*?[]/.test(word) ? known.filter((name) => new Bun.Glob(word).match(name)) : [];
     if (known.includes(word)) return [word];
-    if (!glob.length) die(`no agent or service "${word}"${nearest(word, known)} (there are: ${known.join(", ")})`, 2);
+    if (!glob.length) die(
+      `no agent or service "${word}"${nearest(word, known)} (there are: ${known.join(", ")})`, 2);
     return glob;
   });
   return [...new Set(found)];
@@ -4171,20 +4578,26 @@ async function needTools(cfg: Config): Promise<void> {
   const asked = await tmux(cfg, ["-V"]);
   if (!asked.ok) die(NO_TMUX);
   const found = /(\d+)\.(\d+)/.exec(asked.out);
-  if (found && Bun.semver.order(`${found[0]}.0`, TMUX_OLDEST) < 0) die(`tmux ${found[0]} is too old: 3.2 or newer is needed`);
-  if (cfg.loop.handoff && !Bun.which("git")) die("git was not found: install it (apt-get install git, brew install git)");
+  if (found && Bun.semver.order(`${found[0]}.0`, TMUX_OLDEST) < 0) {
+    die(`tmux ${found[0]} is too old: 3.2 or newer is needed`);
+  }
+  if (cfg.loop.handoff && !Bun.which("git")) {
+    die("git was not found: install it (apt-get install git, brew install git)");
+  }
 }
 
-/** Changes what the operator wants; a lock keeps two calls at once from losing each other's word. */
+/** Changes what the operator wants; a lock keeps two calls from losing each other's word. */
 async function changeOperator(cfg: Config, change: (operator: Operator) => void): Promise<void> {
   makeFolders(cfg);
   const lock = await takeLock(lockFile(cfg, "operator"), 10_000);
-  if (lock === null) die(`${lockFile(cfg, "operator")} is held by another call (pid ${lockHolder(lockFile(cfg, "operator"))})`);
+  if (lock === null) die(`${lockFile(cfg, "operator")} is held by another call ` +
+    `(pid ${lockHolder(lockFile(cfg, "operator"))})`);
   try {
     const operator = operatorOf(cfg);
     const { taken } = loadWatch(cfg);
     const late = (message: Message) => (message.expires ?? Infinity) < world.now();
-    operator.queue = operator.queue.filter((message) => !taken.includes(message.id) && !late(message));
+    operator.queue = operator.queue.filter((message) =>
+      !taken.includes(message.id) && !late(message));
     change(operator);
     world.writeAtomic(operatorFile(cfg), JSON.stringify(operator));
   } finally {
@@ -4210,7 +4623,9 @@ export async function startWatchdog(cfg: Config): Promise<boolean> {
     spawnKeeper(cfg);
   }
   const deadline = world.mono() + 5_000;
-  while (lockHolder(lockFile(cfg, "watchdog")) === null && world.mono() < deadline) await Bun.sleep(50);
+  while (lockHolder(lockFile(cfg, "watchdog")) === null && world.mono() < deadline) {
+    await Bun.sleep(50);
+  }
   const snap = await snapshot(cfg);
   if (snap.ok && sessionAlive(snap, watchdogSession(cfg)) === false) {
     world.append(sessionLogPath(cfg, watchdogSession(cfg)), "");
@@ -4227,7 +4642,9 @@ async function stopWatchdog(cfg: Config): Promise<boolean> {
     const pids = locks.map(lockHolder).filter((pid) => pid !== null);
     if (!pids.length) break;
     running = true;
-    if (tries % 40 === 0) for (const pid of pids) world.signal(pid, tries < 160 ? "SIGTERM" : "SIGKILL");
+    if (tries % 40 === 0) {
+      for (const pid of pids) world.signal(pid, tries < 160 ? "SIGTERM" : "SIGKILL");
+    }
     await Bun.sleep(50);
   }
   return running;
@@ -4236,7 +4653,8 @@ async function stopWatchdog(cfg: Config): Promise<boolean> {
 /** The last lines of a screen, for the message about what could not be started. */
 async function lastWords(cfg: Config, pane: Pane): Promise<string> {
   const screen = (await capturePane(cfg, pane)) ?? "";
-  return tailOf(screen.replace(/^Pane is dead.*$/gm, ""), 5).split("\n").map((line) => `    ${line}`).join("\n");
+  return tailOf(screen.replace(/^Pane is dead.*$/gm, ""), 5).split("\n")
+    .map((line) => `    ${line}`).join("\n");
 }
 
 interface Failure {
@@ -4253,7 +4671,8 @@ export async function cmdUp(call: Call): Promise<number> {
   const wanted = [...unitsOf(cfg).values()].filter((unit) =>
     names.length ? names.includes(unit.name) : !isAgent(unit) || unit.enabled);
   const stuck = phaseTrouble(cfg);
-  const held = wanted.filter((unit) => stuck && isAgent(unit) && unit.kind === "loop").map(({ name }): Failure => ({ name, why: stuck }));
+  const held = wanted.filter((unit) => stuck && isAgent(unit) && unit.kind === "loop")
+    .map(({ name }): Failure => ({ name, why: stuck }));
   const withWatchdog = !names.length || names.includes("watchdog");
   await changeOperator(cfg, (operator) => {
     for (const unit of wanted) {
@@ -4261,6 +4680,7 @@ export async function cmdUp(call: Call): Promise<number> {
       operator.released[unit.name] = world.now();
     }
   });
+  if (wanted.some((unit) => isAgent(unit) && unit.kind === "loop")) await takeBaseline(cfg);
   const units = wanted.filter((unit) => !held.some(({ name }) => name === unit.name));
   return startAndWait(cfg, units, held, async () => {
     if (!withWatchdog || (await startWatchdog(cfg))) return;
@@ -4270,10 +4690,13 @@ export async function cmdUp(call: Call): Promise<number> {
 }
 
 /** Clients that outlived their session, or were told to end by a command that was cut short. */
-const leftOver = (memory: Memory): Group[] => [memory.stopping, memory.client].filter((group) => group !== null && groupAlive(group)) as Group[];
+const leftOver = (memory: Memory): Group[] => [memory.stopping, memory.client]
+  .filter((group) => group !== null && groupAlive(group)) as Group[];
 
-/** Starts what does not run yet; what needs something waits for it, `up_wait` or `connect_delay` at most. */
-async function startAll(cfg: Config, wanted: (Agent | Service)[], boots: Message[]): Promise<Failure[]> {
+/** Starts what does not run; what has needs waits for them, `up_wait` or `connect_delay` long. */
+async function startAll(
+  cfg: Config, wanted: (Agent | Service)[], boots: Message[],
+): Promise<Failure[]> {
   const memories = freshWatch();
   const known = loadWatch(cfg);
   const failures: Failure[] = [];
@@ -4283,11 +4706,17 @@ async function startAll(cfg: Config, wanted: (Agent | Service)[], boots: Message
   for (const unit of wanted) {
     const running = sessionAlive(snap, unit.session) === true;
     if (!running && (unit.needs.length || isAgent(unit))) {
-      const patience = world.mono() + cfg.watchdog.upWait * 1000;
+      const connects = isAgent(unit) ? backendOf(cfg, unit).connectDelay + 1 : 0;
+      const patience = world.mono() + Math.max(cfg.watchdog.upWait, connects) * 1000;
       const memory = memoryOf(memories, unit.name);
-      while ((await notReady(cfg, unit, snap, memory)) && world.mono() < patience) {
+      let waits = "";
+      while ((waits = await notReady(cfg, unit, snap, memory)) && world.mono() < patience) {
         await world.sleep(200);
         snap = await snapshot(cfg);
+      }
+      if (waits) {
+        failures.push({ name: unit.name, why: `not started: it ${waits}, which is not ready` });
+        continue;
       }
     }
     if (!running) await stopGroups(leftOver(memoryOf(known, unit.name)));
@@ -4297,12 +4726,15 @@ async function startAll(cfg: Config, wanted: (Agent | Service)[], boots: Message
       boots.push(message);
       await queueMessages(cfg, [message]);
     };
-    const done = await (isAgent(unit) ? startAgent(cfg, unit, snap, { cause, say: first }) : startService(cfg, unit, snap))
+    const done = await (isAgent(unit)
+      ? startAgent(cfg, unit, snap, { cause, say: first }) : startService(cfg, unit, snap))
       .catch((error): Started => ({ started: false, why: messageOf(error) }));
     if (done.why) failures.push({ name: unit.name, why: done.why });
     if (done.started) started.push(unit.name);
     showProgress(wanted.length, wanted.indexOf(unit) + 1);
-    if (started.length && started.length % cfg.watchdog.startBatch === 0) await settle(cfg, wanted, started);
+    if (started.length && started.length % cfg.watchdog.startBatch === 0) {
+      await settle(cfg, wanted, started);
+    }
     if (done.started && !isAgent(unit)) snap = await snapshot(cfg);
   }
   return failures;
@@ -4312,7 +4744,8 @@ async function startAll(cfg: Config, wanted: (Agent | Service)[], boots: Message
 function showProgress(total: number, done: number): void {
   if (!process.stderr.isTTY || total < 20) return;
   const width = Math.round((30 * done) / total);
-  process.stderr.write(`\r[${"█".repeat(width)}${"·".repeat(30 - width)}] ${done}/${total}${done === total ? "\n" : ""}`);
+  process.stderr.write(`\r[${"█".repeat(width)}${"·".repeat(30 - width)}] ` +
+    `${done}/${total}${done === total ? "\n" : ""}`);
 }
 
 /** Between two batches: until the clients of the last one run, two seconds at most. */
@@ -4339,8 +4772,8 @@ async function queueMessages(cfg: Config, messages: Message[]): Promise<void> {
 }
 
 /**
- * Delivers queued texts where no watchdog runs, one command at a time, until one starts: there is one
- * writer of its memory. Returns whether all of these were delivered; what was not stays queued.
+ * Delivers queued texts where no watchdog runs, one command at a time, until one starts: there is
+ * one writer of its memory. Returns whether all of them were delivered; the others stay queued.
  */
 async function deliverByHand(cfg: Config, messages: Message[], deadline: number): Promise<boolean> {
   const alone = () => lockHolder(lockFile(cfg, "watchdog")) === null;
@@ -4378,12 +4811,15 @@ async function awaitClients(cfg: Config, units: (Agent | Service)[]): Promise<Fa
       continue;
     }
     const dead = units.filter((unit) => sessionAlive(snap, unit.session) !== true);
-    const failures = await Promise.all(dead.map((unit) => explainDeath(cfg, unit, snap.panes.get(unit.session))));
+    const failures = await Promise.all(
+      dead.map((unit) => explainDeath(cfg, unit, snap.panes.get(unit.session))));
     return failures.filter((failure) => failure !== null);
   }
 }
 
-async function explainDeath(cfg: Config, unit: Agent | Service, pane: Pane | undefined): Promise<Failure | null> {
+async function explainDeath(
+  cfg: Config, unit: Agent | Service, pane: Pane | undefined,
+): Promise<Failure | null> {
   if (!pane) return { name: unit.name, why: "its session is gone" };
   if (isAgent(unit) && unit.kind === "task" && pane.status === 0) return null;
   if (pane.status === EXIT_MISSING && isAgent(unit)) {
@@ -4392,29 +4828,40 @@ async function explainDeath(cfg: Config, unit: Agent | Service, pane: Pane | und
     const hint = source ? `get it with: ${source}` : `see bin in [backend.${backend.name}]`;
     return { name: unit.name, why: `${programOf(backend.bin)} was not found; ${hint}` };
   }
-  return { name: unit.name, why: `its client ended (${endOf(pane)}):\n${await lastWords(cfg, pane)}` };
+  if (pane.status === EXIT_MISSING && !isAgent(unit)) {
+    return { name: unit.name, why: `${programOf(unit.command)} was not found` };
+  }
+  const words = await lastWords(cfg, pane);
+  const ended = `its client ended (${endOf(pane)})`;
+  return { name: unit.name, why: words.trim() ? `${ended}:\n${words}` : ended };
 }
 
-const endOf = (pane: Pane): string => (pane.status === null ? `signal ${pane.signal ?? "?"}` : `exit ${pane.status}`);
+const endOf = (pane: Pane): string =>
+  (pane.status === null ? `signal ${pane.signal ?? "?"}` : `exit ${pane.status}`);
 
-/** `down`: the watchdog first, so that it starts nothing again; what is down stays down until `up`. */
+/** `down`: the watchdog first, so that it starts nothing again; all stays down until `up`. */
 export async function cmdDown(call: Call): Promise<number> {
   const cfg = await configFor(call);
   const names = expandNames(cfg, call.words);
   await needTools(cfg);
-  const units = [...unitsOf(cfg).values()].filter((unit) => !names.length || names.includes(unit.name));
+  const units = [...unitsOf(cfg).values()]
+    .filter((unit) => !names.length || names.includes(unit.name));
   if (units.length && existsSync(cfg.logDir)) {
+    // on a full disk above all they must be stoppable
     await changeOperator(cfg, (operator) => {
       for (const unit of units) operator.held[unit.name] = world.now();
-    });
+    }).catch((error) => log(`they will not stay down: ${messageOf(error)}`));
   }
   const withWatchdog = !names.length || names.includes("watchdog");
   if (withWatchdog) log((await stopWatchdog(cfg)) ? "watchdog ended" : "watchdog: not running");
   const snap = await snapshot(cfg);
   if (!snap.ok) die(`tmux: ${snap.why}`);
-  const follow = withWatchdog ? [snap.panes.get(watchdogSession(cfg))].filter((pane) => pane !== undefined) : [];
-  const panes = units.map((unit) => snap.panes.get(unit.session)).filter((pane) => pane !== undefined);
-  for (const unit of units) log(snap.panes.has(unit.session) ? `ending ${unit.session}` : `${unit.name}: not running`);
+  const follow = withWatchdog
+    ? [snap.panes.get(watchdogSession(cfg))].filter((pane) => pane !== undefined) : [];
+  const panes = units.map((unit) => snap.panes.get(unit.session))
+    .filter((pane) => pane !== undefined);
+  for (const unit of units) log(snap.panes.has(unit.session)
+    ? `ending ${unit.session}` : `${unit.name}: not running`);
   await stopPanes(cfg, [...panes, ...follow]);
   return 0;
 }
@@ -4446,7 +4893,8 @@ export interface Status {
     moving: string; error: string } | null;
   agents: StatusRow[];
   services: StatusRow[];
-  watchdog: { running: boolean; pid: number | null; heartbeat: string; stale: boolean; version: string };
+  watchdog: { running: boolean; pid: number | null; heartbeat: string;
+    stale: boolean; version: string };
   unknownSessions: string[];
   olderPhase: string[];
   needsHuman: boolean;
@@ -4454,28 +4902,41 @@ export interface Status {
 
 const ago = (ms: number): string => {
   const s = Math.max(0, Math.round(ms / 1000));
-  return s < 60 ? `${s}s` : s < 3600 ? `${Math.floor(s / 60)}m` : s < 86400 ? `${Math.floor(s / 3600)}h` : `${Math.floor(s / 86400)}d`;
+  return s < 60 ? `${s}s` : s < 3600 ? `${Math.floor(s / 60)}m`
+    : s < 86400 ? `${Math.floor(s / 3600)}h` : `${Math.floor(s / 86400)}d`;
 };
 
-/** One unit's state in words: what the operator or the ladder decided, else what its screen says. */
+/** A unit's state in words: what the operator or the ladder decided, else what its screen says. */
 export function describeState(memory: Memory, facts: {
-  pane: Pane | undefined; held: boolean; enabled: boolean; fresh: boolean; limit: LimitState | null; kind: string; complete: boolean; now: number;
+  pane: Pane | undefined; held: boolean; enabled: boolean; fresh: boolean; limit: LimitState | null;
+  kind: string; complete: boolean; now: number;
 }): { state: string; needsHuman: boolean } {
   const { pane, held, fresh, limit, now } = facts;
   const alive = pane !== undefined && !pane.dead;
   if (!alive && held) return { state: "stopped by you", needsHuman: false };
   if (!alive && memory.parked) return { state: `parked: ${memory.parked}`, needsHuman: true };
-  if (!alive && (memory.finished || (facts.kind === "task" && pane?.status === 0))) return { state: "done", needsHuman: false };
-  if (!alive && facts.kind === "loop" && facts.complete) return { state: "stopped (all phases done)", needsHuman: false };
+  if (!alive && (memory.finished || (facts.kind === "task" && pane?.status === 0))) {
+    return { state: "done", needsHuman: false };
+  }
+  if (!alive && facts.kind === "loop" && facts.complete) {
+    return { state: "stopped (all phases done)", needsHuman: false };
+  }
   if (!alive && memory.nextStart > now) {
     const nth = ["1st", "2nd", "3rd"][memory.failures - 1] ?? `${memory.failures}th`;
     return { state: `backoff ${ago(memory.nextStart - now)} (${nth})`, needsHuman: false };
   }
-  if (!alive) return { state: pane ? `ended (${endOf(pane)})` : facts.enabled ? "stopped" : "stopped (disabled)", needsHuman: false };
-  if (limit) return { state: `limited until ${localTime((limit.resetAt ?? limit.until) * 1000)} (${limit.class ?? "other"})`, needsHuman: false };
-  if (!fresh || !memory.since || memory.verdict === "gone") return { state: "RUNNING", needsHuman: false };
+  if (!alive) return {
+    state: pane ? `ended (${endOf(pane)})` : facts.enabled ? "stopped" : "stopped (disabled)",
+    needsHuman: false,
+  };
+  if (limit) return { state: `limited until ${localTime((limit.resetAt ?? limit.until) * 1000)} ` +
+    `(${limit.class ?? "other"})`, needsHuman: false };
+  if (!fresh || !memory.since || memory.verdict === "gone") {
+    return { state: "RUNNING", needsHuman: false };
+  }
   const why = memory.verdict === "blocked" ? `: ${memory.why}` : "";
-  return { state: `${memory.verdict}${why} ${ago(now - memory.since)}`, needsHuman: memory.verdict === "blocked" };
+  return { state: `${memory.verdict}${why} ${ago(now - memory.since)}`,
+    needsHuman: memory.verdict === "blocked" };
 }
 
 async function readStatus(cfg: Config): Promise<Status> {
@@ -4483,7 +4944,8 @@ async function readStatus(cfg: Config): Promise<Status> {
   if (!snap.ok && /not found/.test(snap.why)) die(NO_TMUX);
   const watch = loadWatch(cfg);
   const operator = operatorOf(cfg);
-  const queue = [...watch.outbox, ...operator.queue.filter((message) => !watch.taken.includes(message.id))];
+  const queue = [...watch.outbox,
+    ...operator.queue.filter((message) => !watch.taken.includes(message.id))];
   const watchdog = readWatchdog(cfg);
   const now = world.now();
   const row = (unit: Agent | Service): StatusRow => {
@@ -4499,7 +4961,8 @@ async function readStatus(cfg: Config): Promise<Status> {
     }) : { state: `unknown (tmux: ${snap.why})`, needsHuman: true };
     return {
       name: unit.name, kind: agent?.kind ?? "service", backend: agent?.backend ?? "-",
-      model: agent ? roleModel(cfg, agent) || "default" : "-", watch: agent?.watch ?? "-", session: unit.session,
+      model: agent ? roleModel(cfg, agent) || "default" : "-",
+      watch: agent?.watch ?? "-", session: unit.session,
       running: pane !== undefined && !pane.dead, ...described,
       since: memory.since ? new Date(memory.since).toISOString() : "",
       next: agent && pane && !pane.dead ? nextDue(cfg, watch, agent, limit, now) : "",
@@ -4510,26 +4973,32 @@ async function readStatus(cfg: Config): Promise<Status> {
   const agents = [...cfg.agents.values()].map(row);
   const services = [...cfg.services.values()].map(row);
   const phase = await readPhase(cfg, watch);
-  const known = new Set([...agents, ...services].map((one) => one.session).concat(watchdogSession(cfg)));
-  const stayed = (one: StatusRow) => cfg.agents.get(one.name)!.enabled && one.watch !== "none" && !/^(stopped by you|done|parked)/.test(one.state);
+  const known = new Set([...agents, ...services]
+    .map((one) => one.session).concat(watchdogSession(cfg)));
+  const stayed = (one: StatusRow) => cfg.agents.get(one.name)!.enabled && one.watch !== "none" &&
+    !/^(stopped by you|done|parked)/.test(one.state);
   const expected = agents.some((one) => stayed(one) && (one.running || existsSync(watchFile(cfg))));
   return {
     version: 1, phase, agents, services, watchdog,
-    unknownSessions: [...snap.panes.keys()].filter((name) => name.startsWith(cfg.sessionPrefix) && !known.has(name)).sort(),
+    unknownSessions: [...snap.panes.keys()]
+      .filter((name) => name.startsWith(cfg.sessionPrefix) && !known.has(name)).sort(),
     olderPhase: loopSessionsAlive(cfg, snap, true).map((agent) => agent.name),
     needsHuman: [...agents, ...services].some((one) => one.needsHuman) || Boolean(phase?.error) ||
       (watchdog.running ? watchdog.stale : expected),
   };
 }
 
-function nextDue(cfg: Config, watch: Watch, agent: Agent, limit: LimitState | null, now: number): string {
+function nextDue(
+  cfg: Config, watch: Watch, agent: Agent, limit: LimitState | null, now: number,
+): string {
   if (limit) return `probe ${localTime(limit.until * 1000)}`;
   const memory = memoryOf(watch, agent.name);
   if (agent.watch === "heal+stall" && memory.verdict === "idle") {
     return `stall ${localTime(memory.since + backendOf(cfg, agent).stallIdle * 1000)}`;
   }
   const wake = watch.wakeDue[agent.name];
-  return agent.wake && wake && !isComplete(cfg) ? `wake ${wake > now ? localTime(wake) : "when idle"}` : "";
+  return agent.wake && wake && !isComplete(cfg)
+    ? `wake ${wake > now ? localTime(wake) : "when idle"}` : "";
 }
 
 /** The heartbeat is stale after three ticks without one. */
@@ -4537,8 +5006,10 @@ function readWatchdog(cfg: Config): Status["watchdog"] {
   const pid = lockHolder(lockFile(cfg, "watchdog"));
   try {
     const beat = JSON.parse(world.read(heartbeatFile(cfg)) ?? "{}");
-    const late = world.now() - Date.parse(beat.at ?? "") > 3 * Math.max(Number(beat.interval) || 0, 5) * 1000;
-    return { running: pid !== null, pid, heartbeat: beat.at ?? "", stale: pid !== null && late && beat.pid === pid, version: beat.version ?? "" };
+    const late =
+      world.now() - Date.parse(beat.at ?? "") > 3 * Math.max(Number(beat.interval) || 0, 5) * 1000;
+    return { running: pid !== null, pid, heartbeat: beat.at ?? "",
+      stale: pid !== null && late && beat.pid === pid, version: beat.version ?? "" };
   } catch {
     return { running: pid !== null, pid, heartbeat: "", stale: false, version: "" };
   }
@@ -4550,10 +5021,12 @@ async function readPhase(cfg: Config, { intent }: Watch): Promise<Status["phase"
   const error = phaseTrouble(cfg);
   const complete = isComplete(cfg);
   const moving = intent ? intent.to || "the end" : "";
-  if (error) return { id: "", index: -1, total: list.length, plan: "", done: false, complete, moving, error };
+  if (error) return { id: "", index: -1, total: list.length, plan: "", done: false,
+    complete, moving, error };
   const phase = curPhase(cfg)!;
   return {
-    id: phase.id, index: curIdx(cfg), total: list.length, plan: phase.plan, done: await phaseDone(cfg, phase.status), complete, moving, error,
+    id: phase.id, index: curIdx(cfg), total: list.length, plan: phase.plan,
+    done: await phaseDone(cfg, phase.status), complete, moving, error,
   };
 }
 
@@ -4569,7 +5042,8 @@ export async function cmdStatus(call: Call): Promise<number> {
 async function watchStatus(cfg: Config): Promise<number> {
   if (!process.stdout.isTTY) die("status --watch needs a terminal");
   let stop = false;
-  process.stdin.setRawMode(true).resume().on("data", (keys) => (stop ||= /[q\x03]/.test(String(keys))));
+  process.stdin.setRawMode(true).resume().on("data",
+    (keys) => (stop ||= /[q\x03]/.test(String(keys))));
   process.stdout.write("\x1b[?1049h\x1b[?25l");
   try {
     while (!stop) {
@@ -4591,18 +5065,31 @@ export function statusText(status: Status, width: number): string {
   const { phase, watchdog } = status;
   if (phase?.error) lines.push(paint("red", `phase: ${phase.error}`));
   else if (phase) {
-    const done = phase.moving ? `moving on to ${phase.moving}` : phase.complete ? "sequence complete" : phase.done ? "DONE" : "in progress";
-    lines.push(`phase: ${phase.id} [${phase.index + 1}/${phase.total}]  plan=${phase.plan}  (${done})`);
+    const done = phase.moving ? `moving on to ${phase.moving}`
+      : phase.complete ? "sequence complete" : phase.done ? "DONE" : "in progress";
+    lines.push(
+      `phase: ${phase.id} [${phase.index + 1}/${phase.total}]  plan=${phase.plan}  (${done})`);
   }
-  const rows = [...status.agents, ...status.services].toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
-  const table = rows.map((row) => [row.name, row.kind, row.backend, row.model, row.state, rowNotes(row)]);
-  const [head, ...drawn] = columns([["AGENT", "KIND", "BACKEND", "MODEL", "STATE", ""], ...table], width, STATUS_GIVE);
+  const rows = [...status.agents, ...status.services]
+    .toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
+  const table = rows.map((row) =>
+    [row.name, row.kind, row.backend, row.model, row.state, rowNotes(row)]);
+  const [head, ...drawn] =
+    columns([["AGENT", "KIND", "BACKEND", "MODEL", "STATE", ""], ...table], width, STATUS_GIVE);
   lines.push(paint("bold", head!), ...drawn.map((line, i) => paintRow(rows[i]!, line)));
-  const life = watchdog.heartbeat ? `heartbeat ${ago(world.now() - Date.parse(watchdog.heartbeat))} ago, version ${watchdog.version}` : "";
-  const state = !watchdog.running ? "stopped" : watchdog.stale ? `STALE, ${life}` : `RUNNING, ${life}`;
+  const life = watchdog.heartbeat
+    ? `heartbeat ${ago(world.now() - Date.parse(watchdog.heartbeat))} ago, ` +
+      `version ${watchdog.version}` : "";
+  const state = !watchdog.running
+    ? "stopped" : watchdog.stale ? `STALE, ${life}` : `RUNNING, ${life}`;
   lines.push(paint(watchdog.running && !watchdog.stale ? "green" : "yellow", `watchdog: ${state}`));
-  if (status.unknownSessions.length) lines.push(`sessions that no config names: ${status.unknownSessions.join(", ")}`);
-  if (status.olderPhase.length) lines.push(`still on an older phase's kickoff: ${status.olderPhase.join(", ")} ("phase set ID --restart" takes them along)`);
+  if (status.unknownSessions.length) {
+    lines.push(`sessions that no config names: ${status.unknownSessions.join(", ")}`);
+  }
+  if (status.olderPhase.length) {
+    lines.push(`still on an older phase's kickoff: ${status.olderPhase.join(", ")} ` +
+      `("phase set ID --restart" takes them along)`);
+  }
   return lines.join("\n");
 }
 
@@ -4625,7 +5112,9 @@ const rowNotes = (row: StatusRow): string => [
  * Columns as wide as their widest cell. Where a line is longer than `width`, those named in `give`
  * get narrower, one after the other, each down to its least width.
  */
-export function columns(rows: string[][], width: number, give = rows[0]!.map((_, i) => [i, 6]).reverse()): string[] {
+export function columns(
+  rows: string[][], width: number, give = rows[0]!.map((_, i) => [i, 6]).reverse(),
+): string[] {
   const wide = rows[0]!.map((_, i) => Math.max(...rows.map((row) => Bun.stringWidth(row[i]!))));
   const used = wide.filter((one) => one > 0);
   let over = used.reduce((sum, one) => sum + one, 0) + 2 * (used.length - 1) - width;
@@ -4648,19 +5137,28 @@ export async function cmdPhase(call: Call): Promise<number> {
   const list = phases(cfg);
   const [verb = "show", wanted, ...rest] = call.words;
   const verbs = ["show", "next", "set"];
-  if (!verbs.includes(verb)) die(`phase: unknown "${verb}"${nearest(verb, verbs)} (there are: ${verbs.join(", ")})`, 2);
-  if (rest.length || (verb !== "set" && wanted !== undefined)) die("usage: phase [show | next | set <id or index>] [--restart]", 2);
+  if (!verbs.includes(verb)) {
+    die(`phase: unknown "${verb}"${nearest(verb, verbs)} (there are: ${verbs.join(", ")})`, 2);
+  }
+  if (rest.length || (verb !== "set" && wanted !== undefined)) {
+    die("usage: phase [show | next | set <id or index>] [--restart]", 2);
+  }
   if (!list.length) die("the config has no phases");
   if (verb === "show") {
-    print(`phase ${curPhase(cfg)!.id} [${curIdx(cfg) + 1}/${list.length}]  seq: ${list.map((phase) => phase.id).join(" ")}`);
+    print(`phase ${curPhase(cfg)!.id} [${curIdx(cfg) + 1}/${list.length}]  ` +
+      `seq: ${list.map((phase) => phase.id).join(" ")}`);
     return 0;
   }
   const ids = list.map((phase) => phase.id);
-  if (verb === "set" && wanted === undefined) die(`phase set: which one? (${ids.join(", ")}, or 0 to ${list.length - 1})`, 2);
+  if (verb === "set" && wanted === undefined) {
+    die(`phase set: which one? (${ids.join(", ")}, or 0 to ${list.length - 1})`, 2);
+  }
   const named = ids.indexOf(wanted ?? "");
   const idx = verb === "next" ? Math.min(curIdx(cfg) + 1, list.length - 1)
     : named >= 0 ? named : /^\d+$/.test(wanted!) ? Number(wanted) : -1;
-  if (!list[idx]) die(`phase set: no phase "${wanted}"${nearest(wanted!, ids)} (${ids.join(", ")}, or 0 to ${list.length - 1})`, 2);
+  if (!list[idx]) die(`phase set: no phase "${wanted}"${nearest(wanted!, ids)} ` +
+    `(${ids.join(", ")}, or 0 to ${list.length - 1})`, 2);
+  if (verb === "next" && idx === curIdx(cfg)) log(`"${ids[idx]}" is the last phase`);
   makeFolders(cfg);
   storePhase(cfg, idx);
   world.remove(completeFile(cfg));
@@ -4669,12 +5167,15 @@ export async function cmdPhase(call: Call): Promise<number> {
   const snap = await snapshot(cfg);
   const older = loopSessionsAlive(cfg, snap, true).map((agent) => agent.name);
   if (call.options.restart) return restartUnits(cfg, loopAgents(cfg), false);
-  if (older.length) log(`${older.join(", ")} still work on the old kickoff; "phase set ${ids[idx]} --restart" takes them along`);
+  if (older.length) log(`${older.join(", ")} still work on the old kickoff; ` +
+    `"phase set ${ids[idx]} --restart" takes them along`);
   return 0;
 }
 
 /** Ends and starts units while the watchdog holds its hands off them. */
-async function restartUnits(cfg: Config, units: (Agent | Service)[], fresh: boolean): Promise<number> {
+async function restartUnits(
+  cfg: Config, units: (Agent | Service)[], fresh: boolean,
+): Promise<number> {
   const mark = (until: number) => changeOperator(cfg, (operator) => {
     for (const { name } of units) {
       if (until) operator.busy[name] = until;
@@ -4686,7 +5187,8 @@ async function restartUnits(cfg: Config, units: (Agent | Service)[], fresh: bool
   await mark(world.now() + BUSY_FOR);
   try {
     const before = await snapshot(cfg);
-    await stopPanes(cfg, units.map((unit) => before.panes.get(unit.session)).filter((pane) => pane !== undefined));
+    await stopPanes(cfg,
+      units.map((unit) => before.panes.get(unit.session)).filter((pane) => pane !== undefined));
     if (fresh) for (const unit of units) if (isAgent(unit)) dropResumeId(cfg, unit);
     return await startAndWait(cfg, units, []);
   } finally {
@@ -4694,13 +5196,16 @@ async function restartUnits(cfg: Config, units: (Agent | Service)[], fresh: bool
   }
 }
 
-/** Starts units, sees to their first texts, waits for their clients, and says who failed: the end of `up` and `restart`. */
-async function startAndWait(cfg: Config, units: (Agent | Service)[], earlier: Failure[], between?: () => Promise<void>): Promise<number> {
+/** The end of `up` and `restart`: starts units, sees to first texts, waits, and says who failed. */
+async function startAndWait(
+  cfg: Config, units: (Agent | Service)[], earlier: Failure[], between?: () => Promise<void>,
+): Promise<number> {
   const boots: Message[] = [];
   const failures = [...earlier, ...(await startAll(cfg, units, boots))];
   await between?.();
   if (boots.length && lockHolder(lockFile(cfg, "watchdog")) === null) await bootAll(cfg, boots);
-  failures.push(...(await awaitClients(cfg, units.filter((unit) => !failures.some(({ name }) => name === unit.name)))));
+  failures.push(...(await awaitClients(cfg,
+    units.filter((unit) => !failures.some(({ name }) => name === unit.name)))));
   for (const { name, why } of failures) log(`${name}: ${why}`);
   return failures.length ? 1 : 0;
 }
@@ -4730,7 +5235,8 @@ export async function cmdAttach(call: Call): Promise<number> {
   const socket = cfg.tmuxSocket ? ["-L", cfg.tmuxSocket] : [];
   const only = call.options["read-only"] ? ["-r"] : [];
   process.removeAllListeners("warning");
-  process.execve!(Bun.which("tmux")!, ["tmux", "-u", ...socket, "attach-session", ...only, "-t", pane.sessionId], childEnv() as Record<string, string>);
+  process.execve!(Bun.which("tmux")!, ["tmux", "-u", ...socket, "attach-session", ...only,
+    "-t", pane.sessionId], childEnv() as Record<string, string>);
   return 1;
 }
 
@@ -4740,14 +5246,18 @@ export async function cmdSend(call: Call): Promise<number> {
   const [name = "", ...words] = call.words;
   const agent = cfg.agents.get(name);
   if (!name || !words.length) die("usage: send <name> <text… | -> [--timeout S] [--queue]", 2);
-  if (!agent) die(`no agent "${name}"${nearest(name, cfg.agents.keys())} (there are: ${[...cfg.agents.keys()].join(", ")})`, 2);
-  const value = (words.length === 1 && words[0] === "-" ? await Bun.stdin.text() : words.join(" ")).trimEnd();
-  if (!value.trim()) die("send: the text is empty", 2);
+  if (!agent) die(`no agent "${name}"${nearest(name, cfg.agents.keys())} ` +
+    `(there are: ${[...cfg.agents.keys()].join(", ")})`, 2);
+  const value = (words.length === 1 && words[0] === "-"
+    ? await Bun.stdin.text() : words.join(" ")).trimEnd();
   const timeout = Number(call.options.timeout ?? 60);
-  if (!Number.isFinite(timeout) || timeout < 0) die(`send: --timeout ${show(call.options.timeout)} is not a number of seconds`, 2);
+  if (!Number.isFinite(timeout) || timeout < 0) {
+    die(`send: --timeout ${show(call.options.timeout)} is not a number of seconds`, 2);
+  }
   makeFolders(cfg);
   const id = newId();
-  const message: Message = { id, target: name, text: value, cause: `send ${id}`, made: world.now(), tries: 0 };
+  const message: Message = { ...messageFor(name, `send ${id}`, value), id };
+  if (!message.text.trim()) die("send: the text is empty", 2);
   if (call.options.queue) {
     await queueMessages(cfg, [message]);
     log(`queued for ${name}`);
@@ -4768,10 +5278,12 @@ async function sendNow(cfg: Config, message: Message, patience: number): Promise
     if (await deliverByHand(cfg, [message], deadline)) return null;
     const watch = loadWatch(cfg);
     if (watch.delivered.includes(message.id)) return null;
-    last = watch.outbox.find((one) => one.id === message.id)?.why ?? last;
+    const ahead = watch.outbox.find((one) => one.target === message.target && one.why);
+    last = watch.outbox.find((one) => one.id === message.id)?.why ?? ahead?.why ?? last;
     await world.sleep(100);
   }
-  await changeOperator(cfg, (operator) => void (operator.queue = operator.queue.filter((one) => one.id !== message.id)));
+  await changeOperator(cfg,
+    (operator) => void (operator.queue = operator.queue.filter((one) => one.id !== message.id)));
   return last;
 }
 
@@ -4782,7 +5294,8 @@ export async function cmdMigrate(call: Call): Promise<number> {
   const legacy = world.read(join(cfg.logDir, ".phase-idx"))?.trim();
   const stored = world.read(phaseIdxFile(cfg));
   if (legacy && stored === null) {
-    log(`NOTE: the old .phase-idx holds ${legacy}; numbers may have moved since, so it is not copied: run "phase set" yourself`);
+    log(`NOTE: the old .phase-idx holds ${legacy}; numbers may have moved since, ` +
+      `so it is not copied: run "phase set" yourself`);
   }
   if (stored !== null && phases(cfg).length && world.read(phaseIdFile(cfg)) === null) {
     const trouble = phaseTrouble(cfg);
@@ -4800,7 +5313,8 @@ export async function cmdMigrate(call: Call): Promise<number> {
 
 /** Where captures with known verdicts stand: beside the program, else in the binary. */
 function fixtureFolder(): string | null {
-  const folders = [join(SCRIPT_DIR, "tests", "fixtures"), join(import.meta.dir, "fixtures"), join(import.meta.dir, "tests", "fixtures")];
+  const folders = [join(SCRIPT_DIR, "tests", "fixtures"), join(import.meta.dir, "fixtures"),
+    join(import.meta.dir, "tests", "fixtures")];
   return folders.find((folder) => existsSync(join(folder, "claude"))) ?? null;
 }
 
@@ -4814,18 +5328,24 @@ export interface SelfTest {
 }
 
 /** Walks the captures: the first word of a file's name is the verdict that its text must get. */
-export function selftest(rulesFor: (backend: BackendKind) => Rule[], folder = fixtureFolder()): SelfTest[] {
+export function selftest(
+  rulesFor: (backend: BackendKind) => Rule[], folder = fixtureFolder(),
+): SelfTest[] {
   if (!folder) return [];
   const kinds = ["claude", "opencode"] as const;
-  return kinds.flatMap((kind) => readdirSync(join(folder, kind)).filter((file) => file.endsWith(".txt")).sort().map((file) => {
+  return kinds.flatMap((kind) => readdirSync(join(folder, kind))
+      .filter((file) => file.endsWith(".txt")).sort().map((file) => {
     const path = join(folder, kind, file);
     const side = JSON.parse(world.read(path.replace(/txt$/, "json")) ?? "{}");
     const at = Date.parse(side.at ?? "") || world.now();
-    const verdict = detect(rulesFor(kind), { text: world.read(path) ?? "", title: side.title ?? "" }, at);
+    const verdict = detect(rulesFor(kind),
+      { text: world.read(path) ?? "", title: side.title ?? "" }, at);
     const reset = side.reset ?? "";
-    const right = !reset || (verdict.limit?.resetAt != null && Math.abs(verdict.limit.resetAt - Date.parse(reset)) < 60_000);
+    const right = !reset || (verdict.limit?.resetAt != null &&
+      Math.abs(verdict.limit.resetAt - Date.parse(reset)) < 60_000);
     const expected = file.split("-")[0]!;
-    return { file: `${kind}/${file}`, expected, verdict, reset, ok: verdict.verdict === expected && right };
+    return { file: `${kind}/${file}`, expected, verdict, reset,
+      ok: verdict.verdict === expected && right };
   }));
 }
 
@@ -4834,24 +5354,30 @@ export async function cmdSelftest(call: Call): Promise<number> {
   const results = selftest((kind) => BUILT_IN_RULES[kind]);
   if (!results.length) die("selftest: no fixture was found, nothing was tested");
   const wrong = results.filter((result) => !result.ok);
-  for (const { file, expected, verdict } of wrong) print(`FAIL ${file}: ${verdict.verdict} (${verdict.rule || verdict.why}), expected ${expected}`);
+  for (const { file, expected, verdict } of wrong) print(
+    `FAIL ${file}: ${verdict.verdict} (${verdict.rule || verdict.why}), expected ${expected}`);
   const used = new Set(results.map((result) => result.verdict.rule));
-  const idle = [...BUILT_IN_RULES.claude, ...BUILT_IN_RULES.opencode].filter((rule) => !used.has(rule.name));
+  const idle = [...BUILT_IN_RULES.claude, ...BUILT_IN_RULES.opencode]
+    .filter((rule) => !used.has(rule.name));
   for (const rule of idle) print(`no fixture exercises the rule "${rule.name}" (${rule.verdict})`);
   print(`${results.length - wrong.length} passed, ${wrong.length} failed`);
   if (call.options.config) await reportOwnRules(await configFor(call));
   return wrong.length ? 1 : 0;
 }
 
-/** How the operator's rules read the same captures; for information, the exit code is not theirs. */
+/** How the operator's rules read the captures; for information, the exit code is not theirs. */
 async function reportOwnRules(cfg: Config): Promise<void> {
   for (const backend of cfg.backends.values()) {
     if (backend.kind === "typed") continue;
-    const own = selftest((kind) => (kind === backend.kind ? rulesOf(backend) : BUILT_IN_RULES[kind]));
+    const own = selftest((kind) =>
+      (kind === backend.kind ? rulesOf(backend) : BUILT_IN_RULES[kind]));
     const mine = own.filter((result) => result.file.startsWith(`${backend.kind}/`));
     const differ = mine.filter((result) => !result.ok);
-    print(`with the rules of backend "${backend.name}": ${mine.length - differ.length} of ${mine.length} right`);
-    for (const { file, expected, verdict } of differ) print(`  ${file}: ${verdict.verdict} (${verdict.rule}), expected ${expected}`);
+    print(`with the rules of backend "${backend.name}": ` +
+      `${mine.length - differ.length} of ${mine.length} right`);
+    for (const { file, expected, verdict } of differ) {
+      print(`  ${file}: ${verdict.verdict} (${verdict.rule}), expected ${expected}`);
+    }
   }
 }
 
@@ -4870,7 +5396,9 @@ export function decideNext(verdict: Verdict, facts: NextFacts): Next {
   return nextOfLimit(verdict, facts) ?? nextOfVerdict(verdict, facts);
 }
 
-function nextOfLimit(verdict: Verdict, { settings, nativeGrace, hold, now }: NextFacts): Next | null {
+function nextOfLimit(
+  verdict: Verdict, { settings, nativeGrace, hold, now }: NextFacts,
+): Next | null {
   const action = decideLimit(hold, verdict, now);
   if (action.do === "none") return null;
   if (action.do === "lift") return { does: `ends the hold: ${action.why}`, at: now };
@@ -4881,20 +5409,29 @@ function nextOfLimit(verdict: Verdict, { settings, nativeGrace, hold, now }: Nex
 
 function nextOfVerdict({ verdict, waitingUntil }: Verdict, facts: NextFacts): Next {
   const { settings, stallIdle, watch, idleSince, now } = facts;
-  if (verdict === "blocked") return { does: "types nothing and restarts nothing: it needs you", at: null };
+  if (verdict === "blocked") {
+    return { does: "types nothing and restarts nothing: it needs you", at: null };
+  }
   if (verdict === "fatal") return { does: "restarts it", at: now };
-  if (verdict === "unsure") return { does: `does nothing; keeps the screen after ${UNSURE_LOOKS} looks`, at: null };
+  if (verdict === "unsure") {
+    return { does: `does nothing; keeps the screen after ${UNSURE_LOOKS} looks`, at: null };
+  }
   if (verdict === "active") return { does: "leaves it alone while it works", at: null };
   if (watch === "heal") return { does: 'leaves it alone: watch is "heal"', at: null };
-  const past = waitingUntil === null ? 0 : waitingUntil + Math.max(settings.stallGrace, stallIdle) * 1000;
+  const past = waitingUntil === null
+    ? 0 : waitingUntil + Math.max(settings.stallGrace, stallIdle) * 1000;
   const at = Math.max(past, idleSince + stallIdle * 1000, now);
-  return { does: verdict === "waiting" ? "waits, then restarts it" : "restarts it if it stays idle", at };
+  return { does: verdict === "waiting"
+    ? "waits, then restarts it" : "restarts it if it stays idle", at };
 }
 
-const isoOf = (ms: number | null): string | null => (ms === null ? null : new Date(ms).toISOString());
+const isoOf = (ms: number | null): string | null =>
+  (ms === null ? null : new Date(ms).toISOString());
 
 /** A verdict as other programs read it; `resetAt` is the banner's time, without slack. */
-export function verdictJson({ verdict, rule, where, text, limit, waitingUntil, why }: Verdict): object {
+export function verdictJson(
+  { verdict, rule, where, text, limit, waitingUntil, why }: Verdict,
+): object {
   const shown = limit && { class: limit.class, resetAt: isoOf(limit.resetAt) };
   return { verdict, rule, where, text, limit: shown, waitingUntil: isoOf(waitingUntil), why };
 }
@@ -4906,21 +5443,25 @@ function printVerdict(call: Call, verdict: Verdict, next: Next): number {
     ["verdict", `${verdict.verdict}: ${verdict.why}`],
     ["rule", `${verdict.rule} (${verdict.where})`],
     ["text", verdict.text || null],
-    ["limit", limit && `${limit.class}, ${limit.resetAt === null ? "no reset time" : `resets ${isoOf(limit.resetAt)}`}`],
+    ["limit", limit && `${limit.class}, ` +
+      `${limit.resetAt === null ? "no reset time" : `resets ${isoOf(limit.resetAt)}`}`],
     ["waits", waitingUntil === null ? null : `until ${isoOf(waitingUntil)}`],
     ["next", next.at === null ? next.does : `${next.does} at ${isoOf(next.at)}`],
   ];
-  return printed(lines.flatMap(([key, value]) => (value ? [`${key.padEnd(8)} ${value}`] : [])).join("\n"));
+  return printed(lines.flatMap(([key, value]) =>
+    (value ? [`${key.padEnd(8)} ${value}`] : [])).join("\n"));
 }
 
 /** The defaults of a table of KEYS: a captured screen needs no config. */
 const defaultsOf = <T>(keys: Keys): T =>
-  Object.fromEntries(Object.entries(keys).map(([key, [, fallback]]) => [camelCase(key), fallback])) as T;
+  Object.fromEntries(Object.entries(keys)
+    .map(([key, [, fallback]]) => [camelCase(key), fallback])) as T;
 
 async function backendFor(call: Call, name: string): Promise<[Rule[], Backend, Settings]> {
   const cfg = call.options.config ? await configFor(call) : null;
   const known = cfg ? [...cfg.backends.keys()] : Object.keys(BUILT_IN_RULES);
-  if (!known.includes(name)) die(`explain: unknown backend "${name}"${nearest(name, known)} (there are: ${known.join(", ")})`, 2);
+  if (!known.includes(name)) die(`explain: unknown backend "${name}"${nearest(name, known)} ` +
+    `(there are: ${known.join(", ")})`, 2);
   const backend = cfg?.backends.get(name) ?? defaultsOf<Backend>(KEYS.backend);
   const rules = cfg ? rulesOf(backend) : BUILT_IN_RULES[name as BackendKind];
   return [rules, backend, cfg?.watchdog ?? defaultsOf<Settings>(KEYS.watchdog)];
@@ -4938,8 +5479,11 @@ async function readPaneFile(file: string): Promise<string> {
 
 async function explainFile(call: Call, file: string): Promise<number> {
   const { backend: name, title = "", at } = call.options;
-  if (name === undefined) die(`explain: --file needs --backend (${Object.keys(BUILT_IN_RULES).join(", ")})`, 2);
-  const now = at === undefined ? world.now() : /^\d{4}-\d\d-\d\d/.test(String(at)) ? Date.parse(String(at)) : NaN;
+  if (name === undefined) {
+    die(`explain: --file needs --backend (${Object.keys(BUILT_IN_RULES).join(", ")})`, 2);
+  }
+  const now = at === undefined
+    ? world.now() : /^\d{4}-\d\d-\d\d/.test(String(at)) ? Date.parse(String(at)) : NaN;
   if (Number.isNaN(now)) die(`explain: --at ${show(at)} is not an ISO 8601 time`, 2);
   const [rules, backend, settings] = await backendFor(call, String(name));
   const verdict = detect(rules, { text: await readPaneFile(file), title: String(title) }, now);
@@ -4950,9 +5494,12 @@ async function explainFile(call: Call, file: string): Promise<number> {
 }
 
 /** The agent that a command names, and its pane with a client in it. */
-async function livePane(cfg: Config, call: Call, usage: string, word = call.words[0]): Promise<[Agent, Pane]> {
+async function livePane(
+  cfg: Config, call: Call, usage: string, word = call.words[0],
+): Promise<[Agent, Pane]> {
   const name = oneName(cfg, { ...call, words: word === undefined ? [] : [word] }, usage);
-  const agent = cfg.agents.get(name) ?? die(`${name} is no agent: nothing is read from its screen`, 2);
+  const agent = cfg.agents.get(name) ??
+    die(`${name} is no agent: nothing is read from its screen`, 2);
   const snap = await snapshot(cfg);
   if (!snap.ok) die(`tmux: ${snap.why}`);
   const pane = snap.panes.get(agent.session);
@@ -4979,11 +5526,15 @@ async function explainLive(call: Call): Promise<number> {
     verdict = decideOpencode(await readOpencode(backend, agent, pane), verdict, now);
   }
   const moves = withoutDigits(first.look.text) !== withoutDigits(look.text);
-  if (verdict.verdict === "idle" && moves) verdict = { ...verdict, verdict: "unsure", why: "its screen changes" };
+  if (verdict.verdict === "idle" && moves) {
+    verdict = { ...verdict, verdict: "unsure", why: "its screen changes" };
+  }
   const memory = memoryOf(loadWatch(cfg), agent.name);
   return printVerdict(call, verdict, decideNext(verdict, {
-    settings: cfg.watchdog, nativeGrace: backend.nativeGrace, stallIdle: backend.stallIdle, watch: agent.watch,
-    hold: loadLimitState(cfg, agent.session), idleSince: memory.verdict === "idle" ? memory.since : now, now,
+    settings: cfg.watchdog, nativeGrace: backend.nativeGrace,
+    stallIdle: backend.stallIdle, watch: agent.watch,
+    hold: loadLimitState(cfg, agent.session),
+    idleSince: memory.verdict === "idle" ? memory.since : now, now,
   }));
 }
 
@@ -5009,14 +5560,16 @@ const FILLER = "/srv/fleet/agents/main/project";
 export function scrub(value: string, paths: string[]): string {
   const longest = paths.filter((path) => path.length > 1).sort((a, b) => b.length - a.length);
   const filled = longest.reduce(
-    (rest, path) => rest.replaceAll(path, FILLER.padEnd(path.length, "x").slice(0, path.length)), value);
+    (rest, path) => rest.replaceAll(path, FILLER.padEnd(path.length, "x").slice(0, path.length)),
+    value);
   return filled.replace(SECRET, (secret) => secret.replace(/[A-Za-z0-9]/g, "0"));
 }
 
 async function clientVersion(screen: string, backend: Backend, agent: Agent): Promise<string> {
   const shown = /(?:Claude Code v|OpenCode )(\d+\.\d+\.\d+)/.exec(screen)?.[1];
   if (shown) return shown;
-  const asked = await run(["sh", "-c", `cd ${shellQuote(agent.dir)} && ${backend.bin} --version`], TMUX_DEADLINE);
+  const asked = await run(["sh", "-c",
+    `cd ${shellQuote(agent.dir)} && ${backend.bin} --version`], TMUX_DEADLINE);
   return /\d+\.\d+\.\d+/.exec(asked.out)?.[0] ?? "";
 }
 
@@ -5027,17 +5580,23 @@ export async function cmdCapture(call: Call): Promise<number> {
   if (call.words.length !== 2) die(`usage: ${usage}`, 2);
   const [, expected, what] = /^([^-]*)(?:-([\w-]+))?$/.exec(label) ?? [];
   if (!expected || !VERDICTS.includes(expected as VerdictName)) {
-    die(`capture: "${expected ?? label}" is no verdict${nearest(expected ?? label, VERDICTS)} (there are: ${VERDICTS.join(", ")})`, 2);
+    die(`capture: "${expected ?? label}" is no verdict${nearest(expected ?? label, VERDICTS)} ` +
+      `(there are: ${VERDICTS.join(", ")})`, 2);
   }
   if (!what) die(`capture: say what it shows: ${expected}-<what>, in letters, digits and -`, 2);
   const cfg = await configFor(call);
   const [agent, pane] = await livePane(cfg, call, usage, name);
   const backend = backendOf(cfg, agent);
-  if (backend.kind === "typed") die(`capture: the screens of backend "${backend.name}" have no built-in rules`);
+  if (backend.kind === "typed") {
+    die(`capture: the screens of backend "${backend.name}" have no built-in rules`);
+  }
   const path = join(SCRIPT_DIR, "tests", "fixtures", backend.kind, label);
-  if (existsSync(`${path}.txt`) || existsSync(`${path}.json`)) die(`capture: ${path}.txt exists already`);
+  if (existsSync(`${path}.txt`) || existsSync(`${path}.json`)) {
+    die(`capture: ${path}.txt exists already`);
+  }
   const { look } = await screenOf(cfg, agent, pane);
-  const size = await tmux(cfg, ["display-message", "-p", "-t", pane.id, "#{pane_width} #{pane_height}"]);
+  const size = await tmux(cfg,
+    ["display-message", "-p", "-t", pane.id, "#{pane_width} #{pane_height}"]);
   const [cols, rows] = size.out.trim().split(" ").map(Number);
   const clean = (value: string) => scrub(value, [agent.dir, cfg.planDir, homedir()]);
   const shown = { text: clean(look.text), title: clean(look.title) };
@@ -5060,7 +5619,9 @@ export async function cmdLogs(call: Call): Promise<number> {
   const path = sessionLogPath(cfg, session);
   if (!existsSync(path)) die(`${name} has no log yet: ${path} does not exist`);
   const lines = Number(call.options.lines ?? 50);
-  if (!Number.isInteger(lines) || lines < 0) die(`logs: --lines ${show(call.options.lines)} is not a whole number`, 2);
+  if (!Number.isInteger(lines) || lines < 0) {
+    die(`logs: --lines ${show(call.options.lines)} is not a whole number`, 2);
+  }
   const clean = call.options.raw || name === "watchdog" ? (value: string) => value : cleanLog;
   const text = clean((world.read(path) ?? "").slice(-LOG_TAIL)).trimEnd().split("\n");
   if (lines > 0 && text.join("")) print(text.slice(-lines).join("\n"));
@@ -5075,7 +5636,8 @@ const LOG_TAIL = 2_000_000;
 export function cleanLog(raw: string): string {
   // eslint-disable-next-line no-control-regex
   const moved = raw.replace(/\x1b\[\d*;?\d*[HfABEFGd]|\x1b\[[23]?J|\r\n?/g, "\n");
-  const lines = Bun.stripANSI(moved).split("\n").map((line) => line.replace(/[\x00-\x08\x0b-\x1f\x7f]/g, "").trimEnd());
+  const lines = Bun.stripANSI(moved).split("\n")
+    .map((line) => line.replace(/[\x00-\x08\x0b-\x1f\x7f]/g, "").trimEnd());
   const recent: string[] = [];
   return lines.filter((line) => {
     if (!/[\p{L}\p{N}]/u.test(line) || recent.includes(line)) return false;
@@ -5087,7 +5649,7 @@ export function cleanLog(raw: string): string {
 
 /** Prints what is appended until Ctrl-C; a file that was rotated is read from its new beginning. */
 async function followFile(path: string, clean: (value: string) => string): Promise<void> {
-  for (let at = statSync(path).size; ; await Bun.sleep(200)) {
+  for (let at = statSync(path).size; !readerGone; await Bun.sleep(200)) {
     const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
     if (size < at) at = 0;
     if (size === at) continue;
@@ -5097,13 +5659,15 @@ async function followFile(path: string, clean: (value: string) => string): Promi
   }
 }
 
-// The demo: a fleet as anyone's, in a fresh folder, whose two clients are scripted. Everything around
+// The demo: a fleet as anyone's, in a fresh folder, with two scripted clients. Everything around
 // them is real: tmux, git, the watchdog, the pings, the phase moves.
 
 const DEMO_PROMPTS: Record<string, string> = {
   preamble: "phase={phase.id} status={phase.status} docs={docs_dir}\n",
-  builder: "You are the builder of a demonstration: claim the phase, and when it passes review write DONE.\n",
-  adversary: "You are the adversary of a demonstration: check what is claimed and say PASS or FAIL.\n",
+  builder: "You are the builder of a demonstration: claim the phase, " +
+    "and when it passes review write DONE.\n",
+  adversary: "You are the adversary of a demonstration: " +
+    "check what is claimed and say PASS or FAIL.\n",
 };
 
 function demoConfig(prefix: string): string {
@@ -5164,10 +5728,15 @@ async function makeDemo(dir: string, prefix: string): Promise<string> {
   await demoGit(first, "checkout", "-q", "-B", "main");
   await demoGit(first, "commit", "-q", "--allow-empty", "-m", "Begin the demonstration");
   await demoGit(first, "push", "-q", "-u", "origin", "main");
-  for (const clone of ["adversary", "watch"]) await demoGit(join(dir, clone), "pull", "-q", "origin", "main");
+  for (const clone of ["adversary", "watch"]) {
+    await demoGit(join(dir, clone), "pull", "-q", "origin", "main");
+  }
   mkdirSync(join(dir, "prompts"));
-  for (const [name, content] of Object.entries(DEMO_PROMPTS)) world.writeAtomic(join(dir, "prompts", `${name}.md`), content);
-  for (const phase of ["one", "two"]) world.writeAtomic(join(dir, `${phase}.md`), `Make work-${phase}.txt.\n`);
+  for (const [name, content] of Object.entries(DEMO_PROMPTS)) {
+    world.writeAtomic(join(dir, "prompts", `${name}.md`), content);
+  }
+  for (const phase of ["one", "two"]) world.writeAtomic(join(dir, `${phase}.md`),
+    `Make work-${phase}.txt.\n`);
   const path = join(dir, "agents.toml");
   world.writeAtomic(path, demoConfig(prefix));
   return path;
@@ -5181,7 +5750,9 @@ async function cmdDemo(call: Call): Promise<number> {
   const { tmpdir } = await import("node:os");
   const { mkdtempSync } = await import("node:fs");
   const dir = call.words[0] ? resolve(call.words[0]) : mkdtempSync(join(tmpdir(), "agents-demo-"));
-  if (!Bun.which("git")) die("git was not found: install it (apt-get install git, brew install git)");
+  if (!Bun.which("git")) {
+    die("git was not found: install it (apt-get install git, brew install git)");
+  }
   const prefix = `demo-${newId().slice(0, 4)}-`;
   print(`a fleet of two scripted agents in ${dir}`);
   const path = await makeDemo(dir, prefix);
@@ -5195,13 +5766,16 @@ async function cmdDemo(call: Call): Promise<number> {
     if ((await cmdUp(inDemo)) !== 0) return 1;
     if (call.options.keep) {
       print(`it runs on; look at it with: tmux attach -t ${prefix}builder (detach: Ctrl-b d)`);
-      print(`status: ${selfWords()} status --config ${path}; end it: ${selfWords()} down --config ${path}`);
+      print(`status: ${selfWords()} status --config ${path}; ` +
+        `end it: ${selfWords()} down --config ${path}`);
       return 0;
     }
-    const complete = await showEvents(cfg, () => interrupted || world.mono() - began > DEMO_DEADLINE);
+    const complete = await showEvents(cfg,
+      () => interrupted || readerGone || world.mono() - began > DEMO_DEADLINE);
     print(statusText(await readStatus(cfg), terminalWidth()));
     if (!complete) log(interrupted ? "demo: interrupted" : "demo: it did not complete in time");
-    else print(`complete in ${Math.round((world.mono() - began) / 1000)} s; the commits: git -C ${join(dir, "watch")} log --oneline origin/main`);
+    else print(`complete in ${Math.round((world.mono() - began) / 1000)} s; ` +
+      `the commits: git -C ${join(dir, "watch")} log --oneline origin/main`);
     return complete ? 0 : interrupted ? 130 : 1;
   } finally {
     if (!call.options.keep) await cmdDown(inDemo);
@@ -5216,7 +5790,8 @@ async function showEvents(cfg: Config, giveUp: () => boolean): Promise<boolean> 
     const lines = (world.read(join(cfg.stateDir, "events.jsonl")) ?? "").split("\n").slice(0, -1);
     for (const line of lines.slice(shown)) {
       const { at, event, ...rest } = JSON.parse(line) as AgentEvent;
-      const facts = Object.entries(rest).filter(([, value]) => value !== "" && value !== null).map(([key, value]) => `${key}=${value}`);
+      const facts = Object.entries(rest).filter(([, value]) => value !== "" && value !== null)
+        .map(([key, value]) => `${key}=${value}`);
       print(`${paint("dim", at.slice(11, 19))} ${event.padEnd(10)} ${facts.join(" ")}`);
       if (event === "phase") print(statusText(await readStatus(cfg), terminalWidth()));
     }
@@ -5227,9 +5802,9 @@ async function showEvents(cfg: Config, giveUp: () => boolean): Promise<boolean> 
 }
 
 /**
- * The hidden `tui`: a scripted client that is driven by what is typed into it, drawn like Claude Code.
+ * The hidden `tui`: a scripted client driven by what is typed into it, drawn like Claude Code.
  * TUI_SCRIPT = builder, adversary or echo; TUI_LEDGER keeps all that it received; the first line of
- * the file TUI_CONTROL sets its state: busy, idle, dialog, limit <banner>, screen <file>, exit <code>.
+ * the file TUI_CONTROL sets its state: busy, idle, dialog, limit <banner>, screen <file>, exit <n>.
  */
 class ScriptedTui {
   lines: string[] = [];
@@ -5246,7 +5821,8 @@ class ScriptedTui {
   ) {}
 
   note(fact: object): void {
-    if (this.ledger) appendFileSync(this.ledger, `${JSON.stringify({ at: Date.now(), ...fact })}\n`);
+    if (this.ledger) appendFileSync(this.ledger,
+      `${JSON.stringify({ at: Date.now(), ...fact })}\n`);
   }
 
   draw(): void {
@@ -5254,12 +5830,16 @@ class ScriptedTui {
     const busy = this.state === "busy";
     const body = this.lines.slice(-Math.max(3, (process.stdout.rows || 24) - 12));
     const [word, rest] = /^(\w+) ?(.*)$/s.exec(this.state)!.slice(1) as [string, string];
-    const box = [rule, `❯\u00a0${this.draft.replaceAll("\n", "\n  ")}`, rule, `  ⏵⏵ auto mode on${busy ? " · esc to interrupt" : " (shift+tab to cycle)"}`];
-    const dialog = ["Do you want to proceed?", " ❯ 1. Yes", "   2. No", "", " Esc to cancel · Tab to amend"];
+    const box = [rule, `❯\u00a0${this.draft.replaceAll("\n", "\n  ")}`, rule,
+      `  ⏵⏵ auto mode on${busy ? " · esc to interrupt" : " (shift+tab to cycle)"}`];
+    const dialog = ["Do you want to proceed?", " ❯ 1. Yes", "   2. No", "",
+      " Esc to cancel · Tab to amend"];
     const parts = word === "screen" ? [readFileSync(rest.trim(), "utf8")]
       : [...body, "", ...(busy ? [`✻ Working… (${this.turn++}s · esc to interrupt)`, ""] : []),
-        ...(word === "limit" ? ["❯ go on", `  ⎿  ${rest}`, ""] : []), ...(word === "dialog" ? dialog : box)];
-    process.stdout.write(`\x1b]2;${busy ? "◐" : "✳"} Claude Code\x07\x1b[2J\x1b[H${parts.join("\n").replaceAll("\n", "\r\n")}`);
+        ...(word === "limit" ? ["❯ go on", `  ⎿  ${rest}`, ""] : []),
+        ...(word === "dialog" ? dialog : box)];
+    process.stdout.write(`\x1b]2;${busy ? "◐" : "✳"} Claude Code\x07\x1b[2J\x1b[H` +
+      `${parts.join("\n").replaceAll("\n", "\r\n")}`);
   }
 
   /** Bytes from the terminal: framed pastes go to the draft, Enter submits, or answers a dialog. */
@@ -5294,7 +5874,8 @@ class ScriptedTui {
   }
 
   readControl(): void {
-    const word = existsSync(this.control) ? readFileSync(this.control, "utf8").split("\n")[0]!.trim() : "";
+    const word = existsSync(this.control)
+      ? readFileSync(this.control, "utf8").split("\n")[0]!.trim() : "";
     if (!word || word === this.state) return;
     if (word.startsWith("exit")) this.leave(Number(word.slice(5)) || 0);
     if (word.startsWith("once ")) rmSync(this.control);
@@ -5306,7 +5887,8 @@ class ScriptedTui {
     this.state = "busy";
     this.draw();
     await Bun.sleep(Number(process.env.TUI_WORK_MS ?? 400));
-    const said = this.script === "builder" ? await this.build(message) : this.script === "adversary" ? await this.review(message) : "OK";
+    const said = this.script === "builder"
+      ? await this.build(message) : this.script === "adversary" ? await this.review(message) : "OK";
     this.lines.push("", `● ${said}`);
     if (this.state === "busy") this.state = "idle";
     this.draw();
@@ -5320,7 +5902,8 @@ class ScriptedTui {
       mkdirSync(dirname(join(here, name)), { recursive: true });
       await Bun.write(join(here, name), content);
     }
-    for (const args of [["add", "-A"], ["commit", "-q", "-m", subject], ["push", "-q", "origin", "HEAD:main"]]) {
+    for (const args of [["add", "-A"], ["commit", "-q", "-m", subject],
+        ["push", "-q", "origin", "HEAD:main"]]) {
       const ran = await git(here, args);
       if (!ran.ok) return `git ${args[0]} failed: ${ran.err}`;
     }
@@ -5335,11 +5918,15 @@ class ScriptedTui {
 
   async build(message: string): Promise<string> {
     const { id, status, docs } = (this.begin(message), this.phase);
-    if (message.startsWith("phase=")) return this.commit(`claim(${id}): work-${id}.txt is ready`, { [`work-${id}.txt`]: `work of phase ${id}\n` });
+    if (message.startsWith("phase=")) return this.commit(`claim(${id}): work-${id}.txt is ready`,
+      { [`work-${id}.txt`]: `work of phase ${id}\n` });
     await git(process.cwd(), ["pull", "-q", "--rebase", "origin", "main"]);
     const review = join(process.cwd(), docs, `REVIEW-${id}.md`);
-    if (!existsSync(review) || !readFileSync(review, "utf8").includes("PASS")) return "no PASS yet, waiting";
-    return this.commit(`status(${id}): done`, { [`${docs}/${status}`]: `# ${id}\n\n## DONE\n\nReviewed with PASS.\n` });
+    if (!existsSync(review) || !readFileSync(review, "utf8").includes("PASS")) {
+      return "no PASS yet, waiting";
+    }
+    return this.commit(`status(${id}): done`,
+      { [`${docs}/${status}`]: `# ${id}\n\n## DONE\n\nReviewed with PASS.\n` });
   }
 
   async review(message: string): Promise<string> {
@@ -5347,7 +5934,8 @@ class ScriptedTui {
     const { id, docs } = this.phase;
     await git(process.cwd(), ["pull", "-q", "--rebase", "origin", "main"]);
     const verdict = existsSync(join(process.cwd(), `work-${id}.txt`)) ? "PASS" : "FAIL";
-    return this.commit(`review(${id}): ${verdict}`, { [`${docs}/REVIEW-${id}.md`]: `${id}: ${verdict}\n` });
+    return this.commit(`review(${id}): ${verdict}`,
+      { [`${docs}/REVIEW-${id}.md`]: `${id}: ${verdict}\n` });
   }
 
   async main(prompt: string): Promise<void> {
@@ -5371,7 +5959,8 @@ class ScriptedTui {
 async function cmdTui(call: Call): Promise<number> {
   const { TUI_SCRIPT = "echo", TUI_LEDGER = "", TUI_CONTROL = "" } = process.env;
   const ddash = process.argv.indexOf("--", 2);
-  await new ScriptedTui(TUI_SCRIPT, TUI_LEDGER, TUI_CONTROL).main(ddash > 0 ? (process.argv[ddash + 1] ?? "") : (call.words[0] ?? ""));
+  await new ScriptedTui(TUI_SCRIPT, TUI_LEDGER, TUI_CONTROL)
+    .main(ddash > 0 ? (process.argv[ddash + 1] ?? "") : (call.words[0] ?? ""));
   return 0;
 }
 
@@ -5381,7 +5970,8 @@ async function cmdTui(call: Call): Promise<number> {
 const DOINGS = ["active", "idle", "limited", "blocked", "down", "unknown"] as const;
 type Doing = (typeof DOINGS)[number];
 const DOING_OF: Record<string, Doing> = {
-  active: "active", idle: "idle", waiting: "idle", limited: "limited", blocked: "blocked", fatal: "down", gone: "down",
+  active: "active", idle: "idle", waiting: "idle", limited: "limited", blocked: "blocked",
+  fatal: "down", gone: "down",
 };
 const HOUR = 60 * MINUTE;
 
@@ -5407,8 +5997,8 @@ export interface AgentReport {
 
 /**
  * The stable content of `report --json`. `seen`: until when the watchdog looked; later is unknown.
- * `slots` are the beginnings of the bars' parts, `slotMs` long: an hour each up to two days, else more.
- * `silence`: the longest time in which none of the loops (without loops: no agent at all) was active.
+ * `slots` are the beginnings of the bars' parts, `slotMs` long: an hour up to two days, else more.
+ * `silence`: the longest time in which none of the loops (without loops: no agent) was active.
  * `phases`: `from` is "" where a person set the phase. `troubles`: what may have needed a person.
  */
 export interface Report {
@@ -5444,8 +6034,10 @@ export function parseEvents(lines: string): AgentEvent[] {
   });
 }
 
-/** One agent's time as stretches without a gap. A hold outranks what the screen says, a death both. */
-function stretchesOf(events: AgentEvent[], { from, to }: Span, seen: number): (Span & { doing: Doing })[] {
+/** An agent's time as stretches without a gap. A hold outranks its screen, a death both. */
+function stretchesOf(
+  events: AgentEvent[], { from, to }: Span, seen: number,
+): (Span & { doing: Doing })[] {
   const stretches: (Span & { doing: Doing })[] = [];
   let state: Doing = "unknown";
   let [limited, down, at] = [false, false, from];
@@ -5469,9 +6061,12 @@ function stretchesOf(events: AgentEvent[], { from, to }: Span, seen: number): (S
   return stretches;
 }
 
-const isWithin = ({ at }: AgentEvent, { from, to }: Span): boolean => Date.parse(at) >= from && Date.parse(at) < to;
-const overlap = (a: Span, b: Span): number => Math.max(0, Math.min(a.to, b.to) - Math.max(a.from, b.from));
-const total = (spans: Span[], within: Span): number => spans.reduce((sum, one) => sum + overlap(one, within), 0);
+const isWithin = ({ at }: AgentEvent, { from, to }: Span): boolean =>
+  Date.parse(at) >= from && Date.parse(at) < to;
+const overlap = (a: Span, b: Span): number =>
+  Math.max(0, Math.min(a.to, b.to) - Math.max(a.from, b.from));
+const total = (spans: Span[], within: Span): number =>
+  spans.reduce((sum, one) => sum + overlap(one, within), 0);
 const iso = (ms: number): string => new Date(ms).toISOString();
 
 /** The longest time in `within` that no span covers. */
@@ -5486,7 +6081,7 @@ export function longestGap(spans: Span[], within: Span): AgentReport["silence"] 
   return { from: iso(best.from), to: iso(best.to), ms: best.to - best.from };
 }
 
-/** The parts of a bar: whole hours of the local clock, more of them together where it would be too long. */
+/** The parts of a bar: whole hours of the local clock, several where it would be too long. */
 function slotsOf({ from, to }: Span): Span[] {
   const fits = [1, 2, 3, 4, 6, 12].find((hours) => to - from <= 48 * hours * HOUR);
   const slot = HOUR * (fits ?? 24 * Math.ceil((to - from) / (48 * DAY)));
@@ -5506,12 +6101,16 @@ function restartsOf(events: AgentEvent[], window: Span): AgentReport["restarts"]
       why[reason] = (why[reason] ?? 0) + 1;
       count += 1;
     }
-    if (["start", "down"].includes(event.event)) reason = event.event === "down" ? String(event.why) : null;
+    if (["start", "down"].includes(event.event)) {
+      reason = event.event === "down" ? String(event.why) : null;
+    }
   }
   return { count, why };
 }
 
-function reportAgent(agent: string, mine: AgentEvent[], window: Span, known: Span, slots: Span[]): AgentReport {
+function reportAgent(
+  agent: string, mine: AgentEvent[], window: Span, known: Span, slots: Span[],
+): AgentReport {
   const stretches = stretchesOf(mine, window, known.to);
   const of = (doing: Doing) => stretches.filter((one) => one.doing === doing);
   const recent = mine.filter((event) => isWithin(event, window));
@@ -5520,13 +6119,15 @@ function reportAgent(agent: string, mine: AgentEvent[], window: Span, known: Spa
   const commits = (kind: string) => named("commit").filter((event) => event.kind === kind).length;
   return {
     agent,
-    spent: Object.fromEntries(DOINGS.map((doing) => [doing, total(of(doing), window)])) as Record<Doing, number>,
+    spent: Object.fromEntries(
+      DOINGS.map((doing) => [doing, total(of(doing), window)])) as Record<Doing, number>,
     silence: longestGap(of("active"), known),
     restarts: restartsOf(mine, window),
     texts: {
       delivered: waits.length,
       undelivered: named("undelivered").length,
-      medianMs: waits.length ? (waits[(waits.length - 1) >> 1]! + waits[waits.length >> 1]!) / 2 : null,
+      medianMs: waits.length
+        ? (waits[(waits.length - 1) >> 1]! + waits[waits.length >> 1]!) / 2 : null,
       maxMs: waits.at(-1) ?? null,
     },
     commits: { claim: commits("claim"), review: commits("review") },
@@ -5538,26 +6139,32 @@ function reportAgent(agent: string, mine: AgentEvent[], window: Span, known: Spa
 }
 
 /**
- * What happened between `from` and `to` (wall ms). `events` are in their order and reach back before
- * `from` as far as there are any. `names` are listed even where nothing happened to them, `loops` make
- * the common silence, `seen` is when the watchdog looked last.
+ * What happened between `from` and `to` (wall ms). `events` are in their order and reach back
+ * before `from` as far as there are any. `names` are listed even where nothing happened to them,
+ * `loops` make the common silence, `seen` is when the watchdog looked last.
  */
 export function summariseEvents(
-  events: AgentEvent[], from: number, to: number, facts: { names?: string[]; loops?: string[]; seen?: number } = {},
+  events: AgentEvent[], from: number, to: number,
+  facts: { names?: string[]; loops?: string[]; seen?: number } = {},
 ): Report {
   const window = { from, to };
   const seen = Math.max(from, Math.min(facts.seen ?? to, to));
-  const known = { from: Math.min(seen, Math.max(from, Date.parse(events[0]?.at ?? "") || seen)), to: seen };
+  const known = {
+    from: Math.min(seen, Math.max(from, Date.parse(events[0]?.at ?? "") || seen)), to: seen,
+  };
   const recent = events.filter((event) => isWithin(event, window));
-  const names = [...new Set([...(facts.names ?? []), ...recent.flatMap((event) => event.agent ?? [])])];
+  const names = [...new Set([...(facts.names ?? []),
+    ...recent.flatMap((event) => event.agent ?? [])])];
   const loops = facts.loops?.length ? facts.loops : names;
   const mine = (name: string) =>
     events.filter((event) => event.agent === name ||
     event.event === "watchdog" || (event.event === "complete" && facts.loops?.includes(name)));
   const slots = slotsOf(window);
-  const busy = loops.flatMap((name) => stretchesOf(mine(name), window, seen).filter((one) => one.doing === "active"));
+  const busy = loops.flatMap((name) =>
+    stretchesOf(mine(name), window, seen).filter((one) => one.doing === "active"));
   return {
-    version: 1, from: iso(from), to: iso(to), seen: iso(seen), slotMs: slots[0]!.to - slots[0]!.from,
+    version: 1, from: iso(from), to: iso(to), seen: iso(seen),
+    slotMs: slots[0]!.to - slots[0]!.from,
     slots: slots.map((slot) => iso(slot.from)),
     agents: names.map((name) => reportAgent(name, mine(name), window, known, slots)),
     silence: longestGap(busy, known),
@@ -5575,14 +6182,16 @@ const TROUBLES = ["blocked", "parked", "stalled", "deadlock", "fatal", "undelive
 function spanText(ms: number): string {
   const minutes = Math.round(ms / MINUTE);
   if (ms < MINUTE) return ms <= 0 ? "-" : `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)}s`;
-  return minutes < 60 ? `${minutes}m` : `${Math.floor(minutes / 60)}h${String(minutes % 60).padStart(2, "0")}m`;
+  return minutes < 60
+    ? `${minutes}m` : `${Math.floor(minutes / 60)}h${String(minutes % 60).padStart(2, "0")}m`;
 }
 
 const barText = (bar: (number | null)[]): string =>
   bar.map((share) => " ▁▂▃▄▅▆▇█"[Math.ceil((share ?? 0) * 8)]).join("");
 const moment = (at: string): string =>
   `${localDate(new Date(at)).slice(5)} ${new Date(at).toTimeString().slice(0, 5)}`;
-const plural = (number: number, word: string): string => (number ? `${number} ${word}${number > 1 ? "s" : ""}` : "");
+const plural = (number: number, word: string): string =>
+  (number ? `${number} ${word}${number > 1 ? "s" : ""}` : "");
 
 /** Marks each third hour of the local clock above the bars, or each day where a part is longer. */
 function rulerText(report: Report): string {
@@ -5596,8 +6205,10 @@ function rulerText(report: Report): string {
 
 /** What happened to the fleet as a whole, above the bars. */
 function reportHead({ from, to, seen, phases: moves, complete, silence }: Report): string[] {
-  const last = seen > from ? `; the watchdog looked last at ${moment(seen)}` : "; no watchdog looked in this time";
-  const advanced = moves.map((move) => `${move.from ? `${move.from} → ` : "set to "}${move.to} (${moment(move.at)})`);
+  const last = seen > from
+    ? `; the watchdog looked last at ${moment(seen)}` : "; no watchdog looked in this time";
+  const advanced = moves.map((move) =>
+    `${move.from ? `${move.from} → ` : "set to "}${move.to} (${moment(move.at)})`);
   const done = complete ? `; complete at ${moment(complete)}` : "";
   const quiet = silence.ms ? `, from ${moment(silence.from)} to ${moment(silence.to)}` : "";
   return [
@@ -5624,26 +6235,35 @@ export function reportText(report: Report, width: number): string {
   const times = agents.map((one) =>
     [one.agent, ...DOINGS.map((doing) => spanText(one.spent[doing])), spanText(one.silence.ms)]);
   const deeds = agents.map((one) => [
-    one.agent, `${one.texts.delivered}${one.texts.undelivered ? ` (${one.texts.undelivered} not)` : ""}`,
+    one.agent,
+    `${one.texts.delivered}${one.texts.undelivered ? ` (${one.texts.undelivered} not)` : ""}`,
     spanText(one.texts.medianMs ?? 0), spanText(one.texts.maxMs ?? 0),
-    [plural(one.commits.claim, "claim"), plural(one.commits.review, "review")].filter(Boolean).join(", ") || "-",
+    [plural(one.commits.claim, "claim"), plural(one.commits.review, "review")]
+      .filter(Boolean).join(", ") || "-",
     restartsText(one),
   ]);
   return [
     ...reportHead(report),
     "", `${" ".repeat(label)}  ${rulerText(report)}`,
     ...agents.map((one) => `${fit(one.agent, label)}  ${barText(one.bar)}`.trimEnd()),
-    "", ...columns([["AGENT", ...DOINGS.map((doing) => doing.toUpperCase()), "SILENCE"], ...times], width),
-    "", ...columns([["AGENT", "TEXTS", "MEDIAN", "LONGEST", "COMMITS", "RESTARTS"], ...deeds], width),
-    ...(troubles.length ? ["", `${plural(troubles.length, "trouble")}${troubles.length > SHOWN ? ", the last" : ""}:`] : []),
+    "", ...columns([["AGENT", ...DOINGS.map((doing) => doing.toUpperCase()), "SILENCE"], ...times],
+      width),
+    "",
+    ...columns([["AGENT", "TEXTS", "MEDIAN", "LONGEST", "COMMITS", "RESTARTS"], ...deeds], width),
+    ...(troubles.length
+      ? ["", `${plural(troubles.length, "trouble")}${troubles.length > SHOWN ? ", the last" : ""}:`]
+      : []),
     ...troubles.slice(-SHOWN).map(({ at, event, agent, why }) =>
-      fit(`${moment(at)}  ${event}${agent ? `  ${agent}` : ""}: ${why}`.replace(/\s+/g, " "), width).trimEnd()),
+      fit(`${moment(at)}  ${event}${agent ? `  ${agent}` : ""}: ${why}`
+        .replace(/\s+/g, " "), width).trimEnd()),
   ].join("\n");
 }
 
 export async function cmdReport(call: Call): Promise<number> {
   const since = parseSince(String(call.options.since ?? "24h"));
-  if (since === null) die(`report: --since ${show(call.options.since)} is not a time such as 30m, 24h or 7d`, 2);
+  if (since === null) {
+    die(`report: --since ${show(call.options.since)} is not a time such as 30m, 24h or 7d`, 2);
+  }
   const cfg = await configFor(call);
   const path = join(cfg.stateDir, "events.jsonl");
   const events = parseEvents(`${world.read(`${path}.1`) ?? ""}\n${world.read(path) ?? ""}`);
@@ -5652,7 +6272,8 @@ export async function cmdReport(call: Call): Promise<number> {
   const report = summariseEvents(events, world.now() - since, world.now(), {
     names: [...cfg.agents.keys()],
     loops: loopAgents(cfg).map((agent) => agent.name),
-    ...(looks ? {} : { seen: Date.parse(watchdog.heartbeat) || Date.parse(events.at(-1)?.at ?? "") || 0 }),
+    ...(looks
+      ? {} : { seen: Date.parse(watchdog.heartbeat) || Date.parse(events.at(-1)?.at ?? "") || 0 }),
   });
   print(call.options.json ? JSON.stringify(report, null, 2) : reportText(report, terminalWidth()));
   return 0;
@@ -5674,11 +6295,12 @@ const good = (what: string): Found => ({ level: "ok", what, cure: "" });
 const warn = (what: string, cure: string): Found => ({ level: "warn", what, cure });
 const fail = (what: string, cure: string): Found => ({ level: "fail", what, cure });
 
-/** `tmux -V` and, where a server runs, its own version: an upgrade leaves the old server running. */
+/** `tmux -V` and, where a server runs, its version: an upgrade leaves the old server running. */
 export function judgeTmux(client: string, server: string): Examined {
   const [found] = /\d+\.\d+\w*/.exec(client) ?? ["?"];
   const number = /\d+\.\d+/.exec(found)?.[0];
-  if (number && Bun.semver.order(`${number}.0`, TMUX_OLDEST) < 0) return fail(`${found} is too old`, "install 3.2 or newer");
+  if (number && Bun.semver.order(`${number}.0`, TMUX_OLDEST) < 0) return fail(`${found} is too old`,
+    "install 3.2 or newer");
   if (server && server !== found) {
     return warn(`the client is ${found}, the running server ${server}`,
       "when it suits: agents down, end your other sessions, tmux kill-server, agents up");
@@ -5695,11 +6317,14 @@ export function judgeScope(
   const spared = unit.killMode === "process" && unit.oomPolicy === "continue";
   if (last.endsWith(".service") && !spared) {
     const how = `KillMode=${unit.killMode || "?"}, OOMPolicy=${unit.oomPolicy || "?"}`;
-    return warn(`the tmux server runs inside ${last} (${how}): it and all agents die with that unit`,
-      "KillMode=process and OOMPolicy=continue in it, or start tmux outside: systemd-run --user --scope tmux new -d");
+    return warn(
+      `the tmux server runs inside ${last} (${how}): it and all agents die with that unit`,
+      "KillMode=process and OOMPolicy=continue in it, " +
+        "or start tmux outside: systemd-run --user --scope tmux new -d");
   }
   if (/\/user-\d+\.slice\//.test(`${path}/`) && linger === false) {
-    return warn("the tmux server belongs to a login, which may end it at logout", "loginctl enable-linger");
+    return warn("the tmux server belongs to a login, which may end it at logout",
+      "loginctl enable-linger");
   }
   return good(`the tmux server outlives its surroundings${path ? ` (${last || "no unit"})` : ""}`);
 }
@@ -5708,7 +6333,7 @@ export function judgeScope(
 const cgroupOf = (cgroups: string): string =>
   /^(?:0:|\d+:name=systemd):(\/.*\.(?:service|scope|slice).*)$/m.exec(cgroups)?.[1] ?? "";
 
-/** Whether the detectors were tried on this version: Claude's patches change its screen, opencode's do not. */
+/** Whether the detectors were tried on it: Claude patches change its screen, opencode ones do not. */
 export function wasTried(kind: BackendKind, version: string, tried: string[]): boolean {
   const parts = kind === "claude" ? 3 : 2;
   const head = (value: string) => value.split(".").slice(0, parts).join(".");
@@ -5720,16 +6345,19 @@ function triedVersions(kind: BackendKind): string[] {
   const folder = join(fixtureFolder() ?? "", kind);
   if (!existsSync(folder)) return [];
   const sidecars = readdirSync(folder).filter((file) => file.endsWith(".json"));
-  const versions = sidecars.map((file) => String(JSON.parse(world.read(join(folder, file)) ?? "{}").version ?? ""));
+  const versions = sidecars.map((file) =>
+    String(JSON.parse(world.read(join(folder, file)) ?? "{}").version ?? ""));
   return [...new Set(versions)].filter((one) => /^\d+\.\d+\.\d+$/.test(one));
 }
 
 async function examineTmux(cfg: Config | null): Promise<Examined> {
   const client = await world.tmux(["-V"]);
-  if (!client.ok) return fail(client.timedOut ? "tmux does not answer" : "not found", NO_TMUX.split(": ").at(-1)!);
+  if (!client.ok) return fail(client.timedOut ? "tmux does not answer" : "not found",
+    NO_TMUX.split(": ").at(-1)!);
   if (!cfg) return judgeTmux(client.out, "");
   const server = await tmux(cfg, ["list-sessions", "-F", "#{pid} #{version}"]);
-  if (server.timedOut) return fail("the tmux server does not answer", "if it was stopped: kill -CONT <its pid>");
+  if (server.timedOut) return fail("the tmux server does not answer",
+    "if it was stopped: kill -CONT <its pid>");
   const [pid, running = ""] = server.out.split("\n")[0]!.split(" ");
   return [judgeTmux(client.out, running), ...(pid ? [await examineScope(pid)] : [])].flat();
 }
@@ -5741,10 +6369,12 @@ async function examineScope(pid: string): Promise<Examined> {
   const last = path.split("/").at(-1)!;
   const manager = path.includes("/user@") ? ["--user"] : [];
   const asked = last.endsWith(".service")
-    ? (await run(["systemctl", ...manager, "show", "-p", "KillMode", "-p", "OOMPolicy", last], LOOK_DEADLINE)).out : "";
+    ? (await run(["systemctl", ...manager, "show", "-p", "KillMode", "-p", "OOMPolicy", last],
+      LOOK_DEADLINE)).out : "";
   const value = (key: string) => new RegExp(`^${key}=(.*)$`, "m").exec(asked)?.[1] ?? "";
   const linger = existsSync(`/var/lib/systemd/linger/${userInfo().username}`);
-  return judgeScope(cgroups, { killMode: value("KillMode"), oomPolicy: value("OOMPolicy") }, linger);
+  return judgeScope(cgroups,
+    { killMode: value("KillMode"), oomPolicy: value("OOMPolicy") }, linger);
 }
 
 /** How long a program that is only asked for its version may take, ms. */
@@ -5753,12 +6383,13 @@ const LOOK_DEADLINE = 5_000;
 async function examineGit(): Promise<Examined> {
   const asked = await run(["git", "--version"], LOOK_DEADLINE);
   if (asked.ok) return good(asked.out.replace("git version ", "").trim());
-  return fail(asked.timedOut ? "git does not answer" : "not found", "apt-get install git, brew install git");
+  return fail(asked.timedOut ? "git does not answer" : "not found",
+    "apt-get install git, brew install git");
 }
 
 /**
- * Looks a client up as its pane would: behind the preamble, in the same shell. A typed one is not asked
- * for its version: it may be any script, which would go to work.
+ * Looks a client up as its pane would: behind the preamble, in the same shell. A typed one is not
+ * asked for its version: it may be any script, which would go to work.
  */
 async function examineClient(backend: Backend, needed: boolean): Promise<Examined> {
   const program = programOf(backend.bin);
@@ -5767,36 +6398,43 @@ async function examineClient(backend: Backend, needed: boolean): Promise<Examine
   const asked = await run(inShell(`${backend.preamble}\n${look}\n${ask}`), LOOK_DEADLINE);
   if (/^agents-missing$/m.test(asked.err)) {
     const source = CLIENT_SOURCES[basename(program)];
-    return (needed ? fail : warn)(`${program} was not found`, source ?? `see bin in [backend.${backend.name}]`);
+    return (needed ? fail : warn)(`${program} was not found`,
+      source ?? `see bin in [backend.${backend.name}]`);
   }
   const byHand = `try it by hand: ${program} --version`;
   if (asked.timedOut) return warn(`${program} --version took longer than 5 s`, byHand);
   if (!ask) return good(program);
   const found = asked.out.match(/\d+\.\d+(\.\d+)?/g)?.at(-1);
-  if (!found) return asked.ok ? good(`${program}, version not known`) : warn(`${program} --version failed`, byHand);
+  if (!found) return asked.ok
+    ? good(`${program}, version not known`) : warn(`${program} --version failed`, byHand);
   const tried = triedVersions(backend.kind);
   if (wasTried(backend.kind, found, tried)) return good(`${program} ${found}`);
-  return warn(`${program} ${found}: the detectors were not tried on it (tried: ${tried.join(", ")})`,
+  return warn(
+    `${program} ${found}: the detectors were not tried on it (tried: ${tried.join(", ")})`,
     "watch it for a while; where status is wrong, run: capture");
 }
 
 /** The nearest folder above a path that exists. */
-const existing = (path: string): string => (existsSync(path) || dirname(path) === path ? path : existing(dirname(path)));
+const existing = (path: string): string =>
+  (existsSync(path) || dirname(path) === path ? path : existing(dirname(path)));
 
 /** A folder of our own, which holds prompts and screens: nobody else's business. */
 function examineFolder(path: string): Examined {
   const there = existing(path);
   const { uid, mode } = statSync(there);
-  if (!statSync(there).isDirectory()) return fail(`${there} is not a folder`, "move it away, or choose another log_dir");
+  if (!statSync(there).isDirectory()) return fail(`${there} is not a folder`,
+    "move it away, or choose another log_dir");
   try {
     accessSync(there, constants.W_OK | constants.X_OK);
   } catch {
     return fail(`${there} cannot be written`, "make it yours, or choose another log_dir");
   }
   if (there !== path) return good(`${path} does not exist yet; up makes it`);
-  if (uid !== userInfo().uid) return fail(`${path} belongs to another user (uid ${uid})`, "run as that user, or choose another");
+  if (uid !== userInfo().uid) return fail(`${path} belongs to another user (uid ${uid})`,
+    "run as that user, or choose another");
   if (!(mode & 0o077)) return good(path);
-  return warn(`${path} is open to others (mode ${(mode & 0o777).toString(8)})`, `chmod 700 ${quoted(path)}`);
+  return warn(`${path} is open to others (mode ${(mode & 0o777).toString(8)})`,
+    `chmod 700 ${quoted(path)}`);
 }
 
 /** The folders that agents, services and the hand-off work in: nothing makes them. */
@@ -5807,13 +6445,15 @@ function examineDirs(cfg: Config): Examined {
   }
   const missing = [...dirs].filter(([dir]) => !existsSync(dir));
   if (!missing.length) return good(`${dirs.size} there`);
-  return missing.map(([dir, needed]) => (needed ? fail : warn)(`${dir} does not exist`, "clone it there, or mend dir"));
+  return missing.map(([dir, needed]) =>
+    (needed ? fail : warn)(`${dir} does not exist`, "clone it there, or mend dir"));
 }
 
 export function judgeDisk(free: number): Examined {
   const gigabytes = `${(free / 1e9).toFixed(1)} GB free`;
   if (free < 100e6) return fail(gigabytes, "make room: nothing can be remembered on a full disk");
-  return free < 1e9 ? warn(gigabytes, "make room, or lower log_max_mb in [watchdog]") : good(gigabytes);
+  return free < 1e9
+    ? warn(gigabytes, "make room, or lower log_max_mb in [watchdog]") : good(gigabytes);
 }
 
 function freeBytes(path: string): number {
@@ -5823,42 +6463,54 @@ function freeBytes(path: string): number {
 
 async function examineServer(backend: Backend): Promise<Examined> {
   if (await opencodeHealthy(backend)) return good(backend.server);
-  return warn(`no opencode server answers at ${backend.server}`, "up starts it as a [[service]]; else: opencode serve");
+  return warn(`no opencode server answers at ${backend.server}`,
+    "up starts it as a [[service]]; else: opencode serve");
 }
 
 function examineWatchdog(cfg: Config): Examined {
   const { running, pid, stale, heartbeat, version: its } = readWatchdog(cfg);
   if (!running) return warn("not running", "agents up watchdog");
-  if (stale) return fail(`pid ${pid} gave its last sign at ${heartbeat}`, "agents logs watchdog; then down and up watchdog");
-  if (its && its !== version()) return warn(`it runs version ${its}, this is ${version()}`, "down and up watchdog");
-  return good(`pid ${pid}, heartbeat ${heartbeat ? `${ago(world.now() - Date.parse(heartbeat))} ago` : "to come"}`);
+  if (stale) return fail(`pid ${pid} gave its last sign at ${heartbeat}`,
+    "agents logs watchdog; then down and up watchdog");
+  if (its && its !== version()) return warn(`it runs version ${its}, this is ${version()}`,
+    "down and up watchdog");
+  return good(`pid ${pid}, heartbeat ` +
+    `${heartbeat ? `${ago(world.now() - Date.parse(heartbeat))} ago` : "to come"}`);
 }
 
 export function judgeClock(now: number, zone: string): Examined {
-  if (new Date(now).getUTCFullYear() < 2025) return fail(`the clock says ${iso(now)}`, "set it: limits and wakes go by it");
+  if (new Date(now).getUTCFullYear() < 2025) return fail(`the clock says ${iso(now)}`,
+    "set it: limits and wakes go by it");
   const name = zone.replace(/^:/, "");
-  if (name && knownZone(name) === null) return warn(`TZ=${zone} is no known zone: times are read as UTC`, "TZ=Europe/Berlin, say");
-  return good(`${iso(now).slice(0, 16)}Z, zone ${name || Intl.DateTimeFormat().resolvedOptions().timeZone}`);
+  if (name && knownZone(name) === null) {
+    return warn(`TZ=${zone} is no known zone: times are read as UTC`, "TZ=Europe/Berlin, say");
+  }
+  return good(
+    `${iso(now).slice(0, 16)}Z, zone ${name || Intl.DateTimeFormat().resolvedOptions().timeZone}`);
 }
 
 export function judgeLocale(env: Record<string, string | undefined>): Examined {
   const locale = env.LC_ALL || env.LC_CTYPE || env.LANG || "";
   if (/utf-?8/i.test(locale)) return good(locale);
-  return warn(`${locale || "none is set"}: clients may draw ? for lines and marks`, "export LANG=C.UTF-8");
+  return warn(`${locale || "none is set"}: clients may draw ? for lines and marks`,
+    "export LANG=C.UTF-8");
 }
 
 type Examination = [check: string, examine: () => Examined | Promise<Examined>];
 
 /** Everything that needs a config; one that does not load was said already. */
 function examinations(cfg: Config): Examination[] {
-  const enabled = [...cfg.agents.values()].filter((agent) => agent.enabled).map((agent) => agent.backend);
+  const enabled = [...cfg.agents.values()]
+    .filter((agent) => agent.enabled).map((agent) => agent.backend);
   const named = new Set([...cfg.agents.values()].map((agent) => agent.backend));
   const used = [...cfg.backends.values()].filter((backend) => named.has(backend.name));
-  const servers = used.filter((backend) => backend.kind === "opencode" && backend.server && enabled.includes(backend.name));
+  const servers = used.filter((backend) =>
+    backend.kind === "opencode" && backend.server && enabled.includes(backend.name));
   const told = cfg.notify.command || cfg.notify.url;
   const untold = warn("nobody is told when an agent needs a person", "command or url in [notify]");
   return [
-    ...used.map((one) => [`client ${one.name}`, () => examineClient(one, enabled.includes(one.name))] as Examination),
+    ...used.map((one) =>
+      [`client ${one.name}`, () => examineClient(one, enabled.includes(one.name))] as Examination),
     ...servers.map((one) => [`server ${one.name}`, () => examineServer(one)] as Examination),
     ["log_dir", () => examineFolder(cfg.logDir)],
     ["state", () => examineFolder(cfg.stateDir)],
@@ -5871,18 +6523,22 @@ function examinations(cfg: Config): Examination[] {
 
 /** Looks at all that the fleet stands on; exit 0 unless something fails, 3 if it does. */
 export async function cmdDoctor(call: Call): Promise<number> {
-  const loaded = await loadConfig(call.path, process.env).catch((error: unknown) => messageOf(error));
+  const loaded = await loadConfig(call.path, process.env)
+    .catch((error: unknown) => messageOf(error));
   const cfg = typeof loaded === "string" ? null : loaded;
   const config = cfg
     ? [good(cfg.path), ...cfg.warnings.map((warning) => warn(warning, "mend or remove the key"))]
-    : String(loaded).split("\n").map((fault) => fail(fault, "mend it, or name another with --config"));
+    : String(loaded).split("\n")
+      .map((fault) => fail(fault, "mend it, or name another with --config"));
   const checks: Examination[] = [
     ["tmux", () => examineTmux(cfg)], ["git", examineGit], ["config", () => config],
     ...(cfg ? examinations(cfg) : []),
-    ["clock", () => judgeClock(world.now(), process.env.TZ ?? "")], ["locale", () => judgeLocale(process.env)],
+    ["clock", () => judgeClock(world.now(), process.env.TZ ?? "")],
+    ["locale", () => judgeLocale(process.env)],
   ];
   const findings = await Promise.all(checks.map(async ([check, examine]): Promise<Finding[]> => {
-    const found = await Promise.resolve().then(examine).catch((error: unknown) => fail(messageOf(error), "look at it by hand"));
+    const found = await Promise.resolve().then(examine)
+      .catch((error: unknown) => fail(messageOf(error), "look at it by hand"));
     return [found].flat().map((one) => ({ check, ...one }));
   }));
   const all = findings.flat();
@@ -5890,7 +6546,8 @@ export async function cmdDoctor(call: Call): Promise<number> {
   const colour = { ok: "green", warn: "yellow", fail: "red" } as const;
   if (call.options.json) print(JSON.stringify({ version: 1, ok, findings: all }, null, 2));
   else print(all.map(({ check, level, what, cure }) =>
-    `${paint(colour[level], level.padEnd(4))}  ${check}: ${what}${cure ? `  — ${cure}` : ""}`).join("\n"));
+    `${paint(colour[level], level.padEnd(4))}  ${check}: ${what}${cure ? `  — ${cure}` : ""}`)
+    .join("\n"));
   return ok ? 0 : 3;
 }
 
@@ -5901,7 +6558,7 @@ export function preferBackend(source: string, from: string, to: string): string 
   return source.replace(new RegExp(`^(\\s*backend\\s*=\\s*)"${from}"`, "gm"), `$1"${to}"`);
 }
 
-/** The same config without the [[agent]]s and [[service]]s that need a client: they become comments. */
+/** The config without the [[agent]]s and [[service]]s that need a client: they become comments. */
 export function withoutClient(source: string, client: string): string {
   const needs = new RegExp(`^\\[\\[(agent|service)\\]\\](?=[^]*^[^#\n]*"${client}\\b)`, "m");
   return source.split(/^(?=\[)/m)
@@ -5910,7 +6567,8 @@ export function withoutClient(source: string, client: string): string {
 
 /** The shipped config for the clients that are there; with none it stays as it is. */
 export function configWith(source: string, found: string[]): string {
-  if (found.includes("claude")) return found.includes("opencode") ? source : withoutClient(source, "opencode");
+  if (found.includes("claude")) return found.includes("opencode")
+    ? source : withoutClient(source, "opencode");
   return found.includes("opencode") ? preferBackend(source, "claude", "opencode") : source;
 }
 
@@ -5929,32 +6587,41 @@ function writeNew(path: string, value: string): boolean {
 
 /** The prompts that ship: those in the binary, and those beside the program. */
 function shippedPrompts(): string[] {
-  const folders = [join(import.meta.dir, "prompts"), join(SCRIPT_DIR, "prompts")].filter((one) => existsSync(one));
-  const files = folders.flatMap((folder) => readdirSync(folder)).filter((file) => file.endsWith(".md"));
+  const folders = [join(import.meta.dir, "prompts"), join(SCRIPT_DIR, "prompts")]
+    .filter((one) => existsSync(one));
+  const files = folders.flatMap((folder) => readdirSync(folder))
+    .filter((file) => file.endsWith(".md"));
   return [...new Set(files)].sort();
 }
 
 export async function cmdInit(call: Call): Promise<number> {
   if (call.words.length > 1) die("usage: init [DIR]", 2);
   const dir = resolve(call.words[0] ?? ".");
-  const found = Object.keys(CLIENT_SOURCES).filter((client) => Bun.which(client, { PATH: process.env.PATH ?? "" }));
+  const found = Object.keys(CLIENT_SOURCES)
+    .filter((client) => Bun.which(client, { PATH: process.env.PATH ?? "" }));
   const prompts = shippedPrompts();
   const source = shipped("agents.toml");
-  if (source === null || !prompts.length) die("this program came without its agents.toml and prompts/");
+  if (source === null || !prompts.length) {
+    die("this program came without its agents.toml and prompts/");
+  }
   try {
     mkdirSync(join(dir, "prompts"), { recursive: true });
   } catch (error) {
     die(`${dir}: ${messageOf(error)}`);
   }
-  const texts = prompts.map((file) => [`prompts/${file}`, shipped(`prompts/${file}`) ?? ""] as const);
+  const texts = prompts.map((file) =>
+    [`prompts/${file}`, shipped(`prompts/${file}`) ?? ""] as const);
   const files = [["agents.toml", configWith(source, found)] as const, ...texts];
-  const kept = files.filter(([name, value]) => !writeNew(join(dir, name), value)).map(([name]) => name);
+  const kept = files.filter(([name, value]) => !writeNew(join(dir, name), value))
+    .map(([name]) => name);
   print(`${files.length - kept.length} files written to ${dir}`);
   for (const name of kept) log(`${join(dir, name)} exists already: kept as it is`);
   const missing = found.length ? [] : Object.entries(CLIENT_SOURCES);
   for (const [client, how] of missing) print(`${client} was not found; get it with: ${how}`);
   if (kept.includes("agents.toml")) return 1;
-  if (found.join() === "opencode") print("claude was not found: the agents use opencode; a model is provider/model there");
+  if (found.join() === "opencode") {
+    print("claude was not found: the agents use opencode; a model is provider/model there");
+  }
   if (found.join() === "claude") print("opencode was not found: what needs it became comments");
   const path = join(dir, "agents.toml");
   print(`next: say in ${path} where your clones and plans are, then:`);
@@ -5967,7 +6634,9 @@ const quoted = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word :
 // Completion for shells, from the table of commands.
 
 /** What may follow a command: literal words, the names of the fleet, a folder. */
-export function completionsOf(command: Command): { words: string[]; names: boolean; folder: boolean } {
+export function completionsOf(
+  command: Command,
+): { words: string[]; names: boolean; folder: boolean } {
   const bare = command.args.replace(/<[^>]*>/g, "");
   return {
     words: command.args.includes("|") ? (bare.match(/[a-z]+/g) ?? []) : [],
@@ -5978,22 +6647,27 @@ export function completionsOf(command: Command): { words: string[]; names: boole
 
 const shownCommands = (): Command[] => COMMANDS.filter((one) => !one.hidden);
 const shownOptions = (command: Command): { word: string; clause: string }[] => {
-  const own = Object.entries(command.options ?? {}).map(([name, { clause }]) => ({ word: `--${name}`, clause }));
-  return [...own.filter(({ clause }) => clause), { word: "--config", clause: "config file" }, { word: "--help", clause: "usage" }];
+  const own = Object.entries(command.options ?? {})
+    .map(([name, { clause }]) => ({ word: `--${name}`, clause }));
+  return [...own.filter(({ clause }) => clause), { word: "--config", clause: "config file" },
+    { word: "--help", clause: "usage" }];
 };
 
 /** The options that are followed by a word of their own, as a `case` pattern. */
 const valuedOptions = (): string =>
   [...new Set(shownCommands().flatMap((command) => Object.entries(command.options ?? {})
     .filter(([, option]) => option.type === "string" && option.clause)
-    .flatMap(([name, option]) => [`--${name}`, ...(option.short ? [`-${option.short}`] : [])])))].join("|") || "--";
+    .flatMap(([name, option]) =>
+      [`--${name}`, ...(option.short ? [`-${option.short}`] : [])])))].join("|") || "--";
 
 function bashCompletion(): string {
   const cases = shownCommands().map((command) => {
     const { words, names, folder } = completionsOf(command);
     const options = shownOptions(command).map(({ word }) => word).join(" ");
-    const asks = names ? '$("$self" names ${config:+--config "$config"} 2>/dev/null)' : words.join(" ");
-    return `    ${command.name}) options="${options}" words="${asks}"${folder ? " folder=1" : ""} ;;`;
+    const asks = names
+      ? '$("$self" names ${config:+--config "$config"} 2>/dev/null)' : words.join(" ");
+    return `    ${command.name}) options="${options}" words="${asks}"` +
+      `${folder ? " folder=1" : ""} ;;`;
   });
   return `# bash completion for agents; put this line into ~/.bashrc:  source <(agents completion bash)
 _agents() {
@@ -6021,7 +6695,8 @@ ${cases.join("\n")}
   esac
   [[ $word == -* ]] && words="$options"
   COMPREPLY=($(compgen -W "$words" -- "$word"))
-  [[ -n $folder && $word != -* ]] && { compopt -o filenames 2>/dev/null; IFS=$'\\n'; COMPREPLY=($(compgen -d -- "$word")); }
+  [[ -n $folder && $word != -* ]] && { compopt -o filenames 2>/dev/null; IFS=$'\\n'; \
+COMPREPLY=($(compgen -d -- "$word")); }
   return 0
 }
 complete -F _agents agents agents.ts`;
@@ -6032,8 +6707,11 @@ function zshCompletion(): string {
     items.map(({ word, clause }) => shellQuote(`${word}:${clause}`)).join(" ");
   const cases = shownCommands().map((command) => {
     const { words, names, folder } = completionsOf(command);
-    const offer = names ? '${(f)"$(${~words[1]} names ${config:+--config} ${config:+$config} 2>/dev/null)"}' : words.join(" ");
-    return `    ${command.name}) options=(${list(shownOptions(command))}) offer=(${offer})${folder ? " folder=1" : ""} ;;`;
+    const offer = names
+      ? '${(f)"$(${~words[1]} names ${config:+--config} ${config:+$config} 2>/dev/null)"}'
+      : words.join(" ");
+    return `    ${command.name}) options=(${list(shownOptions(command))}) ` +
+      `offer=(${offer})${folder ? " folder=1" : ""} ;;`;
   });
   return `#compdef agents agents.ts
 # zsh completion for agents; put this line into ~/.zshrc, after compinit:  source <(agents completion zsh)
@@ -6084,14 +6762,17 @@ async function cmdNames(call: Call): Promise<number> {
 // Supervision across reboots.
 
 /** A word of a systemd unit: quoted, with `%` doubled, as it would else begin a specifier. */
-export const unitWord = (word: string): string => `"${word.replace(/[\\"]/g, "\\$&").replaceAll("%", "%%")}"`;
-/** An argument of ExecStart; in the program's own path a `$` stays single, variables are not read there. */
-const unitArgument = (word: string, nth: number): string => unitWord(nth ? word.replaceAll("$", "$$$$") : word);
+export const unitWord = (word: string): string =>
+  `"${word.replace(/[\\"]/g, "\\$&").replaceAll("%", "%%")}"`;
+/** An argument of ExecStart; in the program's path a `$` stays single: variables are not read. */
+const unitArgument = (word: string, nth: number): string =>
+  unitWord(nth ? word.replaceAll("$", "$$$$") : word);
 
 export function unitText(argv: string[], env: Record<string, string | undefined>): string {
   const kept = ["PATH", "TMUX_TMPDIR", "LANG"].filter((key) => env[key])
     .map((key) => `Environment=${unitWord(`${key}=${env[key]}`)}`);
-  return `# A systemd user unit for the watchdog. Save it as ~/.config/systemd/user/agents.service, then:
+  return "# A systemd user unit for the watchdog. Save it as " +
+    `~/.config/systemd/user/agents.service, then:
 #   systemctl --user daemon-reload
 #   systemctl --user enable --now agents
 #   loginctl enable-linger
@@ -6122,7 +6803,8 @@ WantedBy=default.target`;
 
 export async function cmdUnit(call: Call): Promise<number> {
   const cfg = await configFor(call);
-  return printed(unitText([...selfArgv(), "watchdog", "--last-good", lastGoodFile(cfg), "--config", cfg.path], process.env));
+  return printed(unitText([...selfArgv(), "watchdog", "--last-good", lastGoodFile(cfg),
+    "--config", cfg.path], process.env));
 }
 
 // ── main ────────────────────────────────────────────────────────────────────────
@@ -6132,7 +6814,8 @@ interface Command {
   name: string;
   args: string;
   clause: string;
-  options?: Record<string, { type: "string" | "boolean"; short?: string; clause: string; value?: string }>;
+  options?: Record<string,
+    { type: "string" | "boolean"; short?: string; clause: string; value?: string }>;
   hidden?: boolean;
   /** Any words and options may follow: they belong to another program. */
   open?: boolean;
@@ -6142,7 +6825,8 @@ interface Command {
 const JSON_OPTION = { json: { type: "boolean", clause: "print JSON instead of text" } } as const;
 
 export const COMMANDS: Command[] = [
-  { name: "up", args: "[name…]", clause: "start the enabled agents, the services and the watchdog, or those named", run: cmdUp },
+  { name: "up", args: "[name…]",
+    clause: "start the enabled agents, the services and the watchdog, or those named", run: cmdUp },
   { name: "down", args: "[name…]", clause: "stop all, or those named; they stay down until up", run: cmdDown },
   { name: "restart", args: "<name…>", clause: "end and start again", run: cmdRestart,
     options: { fresh: { type: "boolean", clause: "without the client's earlier conversation" } } },
@@ -6150,8 +6834,9 @@ export const COMMANDS: Command[] = [
     options: { ...JSON_OPTION, watch: { type: "boolean", clause: "draw it again every 2 s; q ends" } } },
   { name: "watchdog", args: "", clause: "the supervisor loop, in the foreground (up starts it detached)",
     options: { kept: { type: "boolean", clause: "" }, "last-good": { type: "string", clause: "" } },
-    // at once: a fetch or a notice under way, or the rest of a pause, must not keep an ended watchdog
-    run: async (call) => process.exit(await watchdogLoop(call.path, call.options.kept === true, String(call.options["last-good"] ?? ""))) },
+    // at once: a fetch, a notice or the rest of a pause must not keep an ended watchdog
+    run: async (call) => process.exit(await watchdogLoop(call.path, call.options.kept === true,
+      String(call.options["last-good"] ?? ""))) },
   { name: "logs", args: "<name>", clause: "what an agent, a service or the watchdog said", run: cmdLogs,
     options: {
       lines: { type: "string", short: "n", value: "N", clause: "how many lines (50)" },
@@ -6160,7 +6845,8 @@ export const COMMANDS: Command[] = [
     } },
   { name: "attach", args: "<name>", clause: "attach this terminal to an agent's session", run: cmdAttach,
     options: { "read-only": { type: "boolean", clause: "look on, type nothing" } } },
-  { name: "send", args: "<name> <text… | ->", clause: "say a text to an agent; done only when it was taken", run: cmdSend,
+  { name: "send", args: "<name> <text… | ->",
+    clause: "say a text to an agent; done only when it was taken", run: cmdSend,
     options: {
       timeout: { type: "string", value: "S", clause: "how long to wait for the delivery (60)" },
       queue: { type: "boolean", clause: "leave it to the watchdog" },
@@ -6169,7 +6855,8 @@ export const COMMANDS: Command[] = [
     options: { restart: { type: "boolean", clause: "start the loops again on the new phase" } } },
   { name: "notify", args: "", clause: "try the notices of [notify]", run: cmdNotify,
     options: { test: { type: "boolean", clause: "send one" } } },
-  { name: "explain", args: "[name]", clause: "what is believed of an agent's screen, why, and what follows", run: cmdExplain,
+  { name: "explain", args: "[name]",
+    clause: "what is believed of an agent's screen, why, and what follows", run: cmdExplain,
     options: {
       ...JSON_OPTION,
       file: { type: "string", value: "PANE", clause: "a captured screen instead; - reads standard input" },
@@ -6177,36 +6864,49 @@ export const COMMANDS: Command[] = [
       title: { type: "string", value: "T", clause: "the pane's title when it was captured" },
       at: { type: "string", value: "ISO", clause: "when it was captured (now)" },
     } },
-  { name: "capture", args: "<name> <verdict>-<what>", clause: "keep an agent's screen as a test of the rules", run: cmdCapture },
+  { name: "capture", args: "<name> <verdict>-<what>",
+    clause: "keep an agent's screen as a test of the rules", run: cmdCapture },
   { name: "selftest", args: "", clause: "read the captured screens again and compare the verdicts", run: cmdSelftest },
   { name: "migrate", args: "", clause: "seed state/ from the files of older launchers", run: cmdMigrate },
   { name: "demo", args: "[DIR]", clause: "run a small real fleet of scripted agents, and end it", run: cmdDemo,
     options: { keep: { type: "boolean", clause: "leave it running and say how to attach" } } },
   { name: "report", args: "", clause: "what happened: hours at work, restarts, texts, commits, phases", run: cmdReport,
-    options: { since: { type: "string", value: "TIME", clause: "how far back: 30m, 24h (default), 7d" }, ...JSON_OPTION } },
-  { name: "doctor", args: "", clause: "look at all that the fleet stands on, and name the cures", options: JSON_OPTION, run: cmdDoctor },
-  { name: "init", args: "[DIR]", clause: "write agents.toml and prompts/ to start from; keeps what exists", run: cmdInit },
+    options: { since: { type: "string", value: "TIME",
+      clause: "how far back: 30m, 24h (default), 7d" }, ...JSON_OPTION } },
+  { name: "doctor", args: "", clause: "look at all that the fleet stands on, and name the cures",
+    options: JSON_OPTION, run: cmdDoctor },
+  { name: "init", args: "[DIR]",
+    clause: "write agents.toml and prompts/ to start from; keeps what exists", run: cmdInit },
   { name: "completion", args: "bash | zsh", clause: "print the completion script of a shell", run: cmdCompletion },
   { name: "unit", args: "", clause: "print a systemd user unit that runs the watchdog", run: cmdUnit },
   { name: "names", args: "", clause: "", hidden: true, run: cmdNames },
-  { name: "keep", args: "", clause: "", hidden: true, run: (call) => keep(call.path) },
+  { name: "keep", args: "", clause: "", hidden: true, run: async (call) => process.exit(await keep(call.path)) },
   { name: "tui", args: "", clause: "", hidden: true, open: true, run: cmdTui },
 ];
 
 function optionLines(command: Command): string[] {
-  return Object.entries(command.options ?? {}).filter(([, option]) => option.clause).map(([name, option]) => {
-    const words = `${option.short ? `-${option.short}, ` : ""}--${name}${option.value ? ` ${option.value}` : ""}`;
+  return Object.entries(command.options ?? {}).filter(([, option]) => option.clause)
+      .map(([name, option]) => {
+    const words = `${option.short ? `-${option.short}, ` : ""}--${name}` +
+      `${option.value ? ` ${option.value}` : ""}`;
     return `  ${words.padEnd(26)} ${option.clause}`;
   });
 }
 
 export function helpText(command?: Command): string {
-  const common = ["  --config PATH              config file (default: agents.toml beside the program)", "  --help, --version"];
+  const common = [
+    "  --config PATH              config file (default: agents.toml beside the program)",
+    "  --help, --version",
+  ];
   if (command) {
-    return [`usage: agents ${command.name} ${command.args}`.trim(), `  ${command.clause}`, "", ...optionLines(command), ...common].join("\n");
+    return [`usage: agents ${command.name} ${command.args}`.trim(), `  ${command.clause}`, "",
+      ...optionLines(command), ...common].join("\n");
   }
-  const list = COMMANDS.filter((one) => !one.hidden).map((one) => `  ${`${one.name} ${one.args}`.trim().padEnd(32)} ${one.clause}`);
-  return ["usage: agents [command] [options]", "", ...list, "", ...common, "", "exit codes: 0 done, 1 failed, 2 usage, 3 something needs a human, 100 another watchdog runs"].join("\n");
+  const list = COMMANDS.filter((one) => !one.hidden)
+    .map((one) => `  ${`${one.name} ${one.args}`.trim().padEnd(32)} ${one.clause}`);
+  return ["usage: agents [command] [options]", "", ...list, "", ...common, "",
+    "exit codes: 0 done, 1 failed, 2 usage, 3 something needs a human, " +
+      "100 another watchdog runs"].join("\n");
 }
 
 const GLOBAL_OPTIONS = {
@@ -6215,17 +6915,23 @@ const GLOBAL_OPTIONS = {
 
 /** The command line as a command and its call; throws a usage error. */
 export function parseCall(argv: string[]): { command: Command; call: Call } {
-  const loose = parseArgs({ args: argv, options: GLOBAL_OPTIONS, strict: false, allowPositionals: true });
+  const loose = parseArgs({ args: argv, options: GLOBAL_OPTIONS, strict: false,
+    allowPositionals: true });
   const name = loose.positionals[0] ?? "status";
   const command = COMMANDS.find((one) => one.name === name);
   const names = COMMANDS.filter((one) => !one.hidden).map((one) => one.name);
-  if (!command) die(`unknown command "${name}"${nearest(name, names)} (there are: ${names.join(", ")})`, 2);
+  if (!command) {
+    die(`unknown command "${name}"${nearest(name, names)} (there are: ${names.join(", ")})`, 2);
+  }
   if (command.open) return { command, call: { path: "", words: [], options: {} } };
   const options = { ...GLOBAL_OPTIONS, ...command.options };
   try {
     const { values, positionals } = parseArgs({ args: argv, options, allowPositionals: true });
-    const call = { path: cfgPath(values.config as string | undefined), words: positionals.slice(1), options: values };
-    if (!command.args && call.words.length && !values.help) die(`${name} takes no "${call.words[0]}"`, 2);
+    const call = { path: cfgPath(values.config as string | undefined),
+      words: positionals.slice(1), options: values };
+    if (!command.args && call.words.length && !values.help) {
+      die(`${name} takes no "${call.words[0]}"`, 2);
+    }
     return { command, call };
   } catch (error) {
     if (error instanceof CliError) throw error;
@@ -6240,7 +6946,8 @@ export function parseCall(argv: string[]): { command: Command; call: Call } {
 export async function main(argv: string[]): Promise<number> {
   try {
     const words = argv[0] === "help" ? [...argv.slice(1), "--help"] : argv;
-    const { values, positionals } = parseArgs({ args: words, options: GLOBAL_OPTIONS, strict: false, allowPositionals: true });
+    const { values, positionals } =
+      parseArgs({ args: words, options: GLOBAL_OPTIONS, strict: false, allowPositionals: true });
     if (values.version && !positionals.length) return printed(version());
     if (values.help && !positionals.length) return printed(helpText());
     const { command, call } = parseCall(words);
@@ -6248,11 +6955,16 @@ export async function main(argv: string[]): Promise<number> {
     return await command.run(call);
   } catch (error) {
     const known = error instanceof CliError;
-    process.stderr.write(`agents: ${known ? error.message : ((error as Error)?.stack ?? messageOf(error))}\n`);
+    // what the system refuses is said in its words; a stack is for faults of this program
+    const plain = known || typeof (error as { code?: unknown }).code === "string";
+    const said = plain ? messageOf(error) : ((error as Error)?.stack ?? messageOf(error));
+    process.stderr.write(`agents: ${said}\n`);
     return known ? error.code : 1;
   }
 }
 
-// a reader that has seen enough, as in `… | head`, is no error
-if (import.meta.main) process.stdout.on("error", () => process.exit(0));
+// a reader that has seen enough, as in `… | head`, is no error, and ends no work half-way
+let readerGone = false;
+if (import.meta.main) process.stdout.on("error", () => (readerGone = true));
+if (import.meta.main) process.stderr.on("error", () => {});
 if (import.meta.main) process.exitCode = await main(process.argv.slice(2));
