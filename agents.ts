@@ -11,7 +11,8 @@
  * in the order in which a tick passes through them. A function gathers facts, asks a pure
  * `decide…` / `detect` / `parse…` / `is…` function that stands directly above it, and acts.
  */
-import { appendFileSync, closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync } from "node:fs";
+import { appendFileSync, closeSync, existsSync, fsyncSync, mkdirSync,
+  openSync, readFileSync } from "node:fs";
 import { accessSync, constants, fstatSync, realpathSync, statfsSync } from "node:fs";
 import { readdirSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
 import { homedir, userInfo } from "node:os";
@@ -1149,21 +1150,24 @@ function tmux(cfg: Config, args: string[], stdin?: string): Promise<Ran> {
 }
 
 const PANE_FORMAT = [
-  "session_name", "session_id", "pane_id", "pane_pid", "pane_dead", "pane_dead_status", "pane_dead_signal",
-  "pane_pipe", "pane_in_mode", "session_created", "pane_current_command", "@agents_session",
-  "@agents_backend", "@agents_phase", "@agents_cause", "@agents_conversation", "@agents_home", "pid", "start_time", "pane_title",
+  "session_name", "session_id", "pane_id", "pane_pid", "pane_dead", "pane_dead_status",
+  "pane_dead_signal", "pane_pipe", "pane_in_mode", "session_created", "pane_current_command",
+  "@agents_session", "@agents_backend", "@agents_phase", "@agents_cause", "@agents_conversation",
+  "@agents_home", "pid", "start_time", "pane_title",
 ].map((field) => `#{${field}}`).join("\t");
 
 /** Parses a line of `list-panes -F PANE_FORMAT`; the title stands last: it may hold anything. */
 export function parsePane(line: string): Pane & { server: string } {
-  const [sessionName, sessionId, id, pid, dead, status, signal, piped, inMode, created, command, session,
-    backend, phase, cause, conversation, home, serverPid, serverStart, ...title] = line.split("\t") as string[];
+  const [sessionName, sessionId, id, pid, dead, status, signal, piped, inMode, created, command,
+    session, backend, phase, cause, conversation, home, serverPid, serverStart, ...title] =
+    line.split("\t") as string[];
   const number = (value = ""): number | null => (value === "" ? null : Number(value));
   return {
     sessionName: sessionName!, sessionId: sessionId!, id: id!, pid: Number(pid), dead: dead === "1",
     status: number(status), signal: number(signal), piped: piped === "1", inMode: inMode === "1",
-    created: Number(created) * 1000, command: command!, session: session!, backend: backend!, phase: phase!,
-    cause: cause!, conversation: conversation!, home: home!, server: `${serverPid} ${serverStart}`, title: title.join("\t"),
+    created: Number(created) * 1000, command: command!, session: session!, backend: backend!,
+    phase: phase!, cause: cause!, conversation: conversation!, home: home!,
+    server: `${serverPid} ${serverStart}`, title: title.join("\t"),
   };
 }
 
@@ -1285,7 +1289,8 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
     "-c", noFormat(plan.cwd),
     ...Object.entries(plan.env).flatMap(([key, value]) => ["-e", `${key}=${value}`]), ...plan.argv,
     ...set("-w", "remain-on-exit", "on"),
-    ...Object.entries({ session: plan.session, home: homeOf(cfg), ...plan.marks }).flatMap(([key, value]) => set("-p", `@agents_${key}`, value)),
+    ...Object.entries({ session: plan.session, home: homeOf(cfg), ...plan.marks })
+      .flatMap(([key, value]) => set("-p", `@agents_${key}`, value)),
     ...(plan.logPath ? [";", "pipe-pane", "-t", target, pipeCommand(plan.logPath)] : []),
   ];
   for (let attempt = 0; ; attempt++) {
@@ -2441,7 +2446,8 @@ function noteTold(cfg: Config, session: string): void {
 }
 
 const belongsTo = (session: string, home: string): string =>
-  `the session ${session} belongs to the fleet of ${dirname(home)}; set session_prefix in [defaults]`;
+  `the session ${session} belongs to the fleet of ${dirname(home)}; ` +
+  "set session_prefix in [defaults]";
 
 /** What was not started; somebody else may have made the session since our look: then it runs. */
 function refused(session: string, why: string): Started {
@@ -3293,7 +3299,7 @@ function startFetch(cfg: Config, watch: Watch): void {
     .finally(() => (volatile.fetch = null));
 }
 
-/** The first start ever takes the present head as its beginning: before an agent can push, not after. */
+/** The first start ever begins at the present head: before an agent can push, not after. */
 async function takeBaseline(cfg: Config): Promise<void> {
   const hand = cfg.loop.handoff;
   const watch = loadWatch(cfg);
@@ -3406,7 +3412,7 @@ export function say(watch: Watch, target: string, cause: string, value: string):
 const messageFor = (target: string, cause: string, value: string): Message =>
   ({ id: newId(), target, text: typeable(value), cause, made: world.now(), tries: 0 });
 
-/** Without what a terminal takes for keys: a commit's subject could end its reader by a Ctrl-C in it. */
+/** Without what a terminal takes for keys: a Ctrl-C in a commit's subject could end its reader. */
 export function typeable(value: string): string {
   // oxlint-disable-next-line no-control-regex
   return value.replace(/\r\n?/g, "\n").replace(/\x1b\[[\d;?]*[A-Za-z~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "");
@@ -4447,7 +4453,7 @@ async function takeLock(path: string, patience = 300): Promise<number | null> {
   return null;
 }
 
-/** The lock where it is still ours; taken again where its file was removed, null = another has it. */
+/** The lock where it is ours yet; taken again where its file was removed, null = another has it. */
 async function keepLock(cfg: Config, path: string, held: number): Promise<number | null> {
   if (statSync(path, { throwIfNoEntry: false })?.ino === fstatSync(held).ino) return held;
   makeFolders(cfg);
@@ -6333,7 +6339,7 @@ export function judgeScope(
 const cgroupOf = (cgroups: string): string =>
   /^(?:0:|\d+:name=systemd):(\/.*\.(?:service|scope|slice).*)$/m.exec(cgroups)?.[1] ?? "";
 
-/** Whether the detectors were tried on it: Claude patches change its screen, opencode ones do not. */
+/** Whether the detectors were tried on it: Claude's patches change screens, opencode's do not. */
 export function wasTried(kind: BackendKind, version: string, tried: string[]): boolean {
   const parts = kind === "claude" ? 3 : 2;
   const head = (value: string) => value.split(".").slice(0, parts).join(".");

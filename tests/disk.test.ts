@@ -1,0 +1,49 @@
+/** P4 on a real small file system that is full for a while; needs root to mount one. */
+import { expect } from "bun:test";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { real, until } from "./real.ts";
+
+const mounts = (...words: string[]): boolean => Bun.spawnSync(words, { stdio: ["ignore", "ignore", "ignore"] }).exitCode === 0;
+
+/** Writes until nothing more fits. */
+function fill(path: string): void {
+  try {
+    for (let nth = 0; ; nth++) writeFileSync(`${path}${nth}`, "x".repeat(4_096));
+  } catch {
+    // full: what was wanted
+  }
+}
+
+real("P4: a full disk stops no supervision, and nothing is lost or half written when there is room again", {
+  agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }],
+}, async (f) => {
+  const logs = f.path(".agents");
+  mkdirSync(logs);
+  if (process.getuid?.() !== 0 || !mounts("mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", logs)) {
+    process.stderr.write("SKIPPED: the full disk: no small file system can be mounted here\n");
+    return;
+  }
+  try {
+    await f.up();
+    await f.ready("a1", "b1");
+    const watchdog = f.lock("watchdog");
+    fill(f.path(".agents", "filler"));
+    const sent = await f.run(["send", "a1", "while it is full", "--timeout", "1"]);
+    expect([sent.code, sent.err]).toEqual([1, expect.stringMatching(/no space left/i)]);
+    expect(sent.err).not.toContain("    at ");
+    await f.tmux("kill-session", "-t", "=t-b1");
+    for (const end = performance.now() + 3_000; performance.now() < end; await Bun.sleep(100)) {
+      expect(f.lock("watchdog")).toBe(watchdog);
+    }
+    for (let nth = 0; nth < 1_000; nth++) rmSync(f.path(".agents", `filler${nth}`), { force: true });
+    await until(() => f.starts("b1").length === 2, 15_000);
+    await f.ticks(2);
+    expect(f.lock("watchdog")).toBe(watchdog);
+    expect(f.starts("a1")).toHaveLength(1);
+    expect((await f.run(["send", "b1", "after it"])).code).toBe(0);
+    expect(f.submits("b1")).toEqual(["after it"]);
+    expect((await f.run(["down"])).code).toBe(0);
+  } finally {
+    mounts("umount", "-l", logs);
+  }
+});
