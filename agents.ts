@@ -4222,6 +4222,54 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
   }
 }
 
+/** What signals tell the loop: to end, or that something was queued for it. */
+interface Life {
+  stop: boolean;
+  poked: boolean;
+  wake(): void;
+}
+
+function listen(): Life {
+  const life: Life = { stop: false, poked: false, wake() {} };
+  for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
+    // `on`: a second one, from a keeper told to end too, must not kill it before its last save
+    process.on(signal, () => {
+      if (!life.stop) log(`watchdog ends (${signal})`);
+      life.stop = true;
+      life.wake();
+    });
+  }
+  process.on(POKE, () => {
+    life.poked = true;
+    life.wake();
+  });
+  return life;
+}
+
+/** Says what begins, and mends what an earlier life left behind. */
+async function introduce(cfg: Config, watch: Watch): Promise<void> {
+  await guard(watch, "left-overs", () => sweepTemporaries(cfg));
+  await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(cfg), cfg.source));
+  for (const warning of cfg.warnings) log(`warning: ${warning}`);
+  emit(cfg, "watchdog", { why: "started", version: version(), last: readWatchdog(cfg).heartbeat });
+  log(`watchdog up: ${phaseLine(cfg)}, ` +
+    `signal=${cfg.watchdog.signalInterval}s heavy=${cfg.watchdog.heavyInterval}s, ` +
+    `watching: ${watched(cfg).map((agent) => agent.name).join(", ") || "none"}`);
+}
+
+/** Sleeps until the next tick, and in small steps while something waits for less than that. */
+async function restUntil(due: number, cfg: Config, watch: Watch, life: Life): Promise<void> {
+  while (!life.stop && world.mono() < due) {
+    const waiting = watch.intent !== null || watch.volatile.fetch !== null ||
+      pendingUnits(cfg, watch).size > 0;
+    const pause = Math.min(due - world.mono(), waiting ? ATTEND_INTERVAL : Infinity);
+    const woken = new Promise<void>((resolve) => (life.wake = resolve));
+    await Promise.race([world.sleep(life.poked ? 0 : pause), woken]);
+    life.poked = false;
+    if (!life.stop && world.mono() < due) await guard(watch, "attend", () => attend(cfg, watch));
+  }
+}
+
 /**
  * The supervisor: one foreground process. Ends on SIGTERM, SIGINT or SIGHUP; exit 100 where another
  * one holds the lock. `kept` = it was started by a keeper, and sees to it that there is one.
@@ -4229,66 +4277,39 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
 export async function watchdogLoop(path: string, kept = false, lastGood = ""): Promise<number> {
   let cfg = await firstConfig(path, lastGood);
   makeFolders(cfg);
-  let lock = await takeLock(lockFile(cfg, "watchdog"));
+  const lockPath = lockFile(cfg, "watchdog");
+  let lock = await takeLock(lockPath);
   if (lock === null) {
-    log(`another watchdog runs already (pid ${lockHolder(lockFile(cfg, "watchdog"))})`);
+    log(`another watchdog runs already (pid ${lockHolder(lockPath)})`);
     return 100;
   }
   logToFile(cfg);
-  let stop = false;
-  let wake = () => {};
-  for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
-    // `on`: a second one, from a keeper told to end too, must not kill it before its last save
-    process.on(signal, () => {
-      if (!stop) log(`watchdog ends (${signal})`);
-      stop = true;
-      wake();
-    });
-  }
-  let poked = false;
-  process.on(POKE, () => {
-    poked = true;
-    wake();
-  });
+  const life = listen();
   const watch = loadWatch(cfg);
-  await guard(watch, "left-overs", () => sweepTemporaries(cfg));
   process.on("unhandledRejection",
     (error) => trouble(watch, "unhandled", `ERROR: ${messageOf(error)}`));
-  await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(cfg), cfg.source));
-  for (const warning of cfg.warnings) log(`warning: ${warning}`);
+  await introduce(cfg, watch);
   void tellPeople(() => cfg);
-  emit(cfg, "watchdog", { why: "started", version: version(), last: readWatchdog(cfg).heartbeat });
-  log(`watchdog up: ${phaseLine(cfg)}, ` +
-    `signal=${cfg.watchdog.signalInterval}s heavy=${cfg.watchdog.heavyInterval}s, ` +
-    `watching: ${watched(cfg).map((agent) => agent.name).join(", ") || "none"}`);
-  while (!stop) {
+  while (!life.stop) {
     const began = world.mono();
     const held: number = lock;
-    lock = await keepLock(cfg, lockFile(cfg, "watchdog"), held);
+    lock = await keepLock(cfg, lockPath, held);
     if (lock === null) return 0; // the folder was removed, and another watchdog took its place
     if (lock !== held) watch.volatile.saved = "";
     cfg = await reloadConfig(cfg, watch);
     await guard(watch, "tick", async () => {
       const snap = await tick(cfg, watch);
       if (kept) seeToKeeper(cfg);
-      if (snap?.ok && lastGood && !sessionAlive(snap, watchdogSession(cfg))) {
-        await followLog(cfg, snap);
-      }
+      const hidden = snap && sessionAlive(snap, watchdogSession(cfg)) === false;
+      if (hidden && lastGood) await followLog(cfg, snap);
     });
     Bun.gc(true); // the screens of a tick are garbage now: a few ms, for a third of the memory
-    const due = began + Math.max(cfg.watchdog.signalInterval * 1000, 50);
-    while (!stop && world.mono() < due) {
-      const waiting = watch.intent !== null || watch.volatile.fetch !== null ||
-        pendingUnits(cfg, watch).size > 0;
-      const pause = poked ? 0 : Math.min(due - world.mono(), waiting ? ATTEND_INTERVAL : Infinity);
-      poked = false;
-      await Promise.race([world.sleep(pause), new Promise<void>((resolve) => (wake = resolve))]);
-      if (!stop && world.mono() < due) await guard(watch, "attend", () => attend(cfg, watch));
-    }
+    const interval = Math.max(cfg.watchdog.signalInterval * 1000, 50);
+    await restUntil(began + interval, cfg, watch, life);
   }
   await guard(watch, "state", () => save(cfg, watch));
-  if (kept) world.signal(lockHolder(lockFile(cfg, "keeper")) ?? process.pid,
-    lockHolder(lockFile(cfg, "keeper")) ? "SIGTERM" : 0);
+  const keeper = kept ? lockHolder(lockFile(cfg, "keeper")) : null;
+  if (keeper !== null) world.signal(keeper, "SIGTERM");
   return 0;
 }
 
