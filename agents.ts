@@ -3825,7 +3825,7 @@ const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", 
   waitingUntil: null, why: "" };
 
 /** What is not true of another client in the same session. */
-const NEW_CLIENT = { aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null,
+const NEW_CLIENT = { since: 0, aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null,
   answered: "", answers: 0 };
 
 /** Whether the tmux server of the last look still runs: by its pid and the second it began. */
