@@ -37,7 +37,10 @@ function install(): Clients | string {
     mkdirSync(CLIENTS, { recursive: true });
     writeFileSync(join(CLIENTS, "package.json"), '{ "private": true }\n');
     const wanted = Object.entries(PACKAGES).map(([name, version]) => `${name}@${version}`);
-    const done = Bun.spawnSync(["npm", "install", "--no-audit", "--no-fund", "--no-save", "--ignore-scripts", ...wanted], { cwd: CLIENTS, timeout: 300_000 });
+    const argv = ["npm", "install", "--no-audit", "--no-fund", "--no-save", "--ignore-scripts", ...wanted];
+    // npm refuses this setting of the README's test command in a project's folder
+    const env = { ...process.env, npm_config_allow_scripts: undefined };
+    const done = Bun.spawnSync(argv, { cwd: CLIENTS, env, timeout: 300_000 });
     if (done.exitCode !== 0 || !found()) return `npm could not install ${wanted.join(" and ")}: ${String(done.stderr).trim().split("\n").at(-1)}`;
   }
   const kind = `${process.platform}-${process.arch}`;
