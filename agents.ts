@@ -3373,7 +3373,9 @@ export function decideDeadlock(
   return resting && pending === 0 && quietFor >= after;
 }
 
-function deadlockCheck(cfg: Config, watch: Watch, sights: Map<string, Sight>): void {
+async function deadlockCheck(
+  cfg: Config, watch: Watch, sights: Map<string, Sight>,
+): Promise<void> {
   const hand = cfg.loop.handoff;
   if (!hand || watch.intent || isComplete(cfg)) return;
   const sides = [hand.claimPings, hand.reviewPings];
@@ -3385,6 +3387,8 @@ function deadlockCheck(cfg: Config, watch: Watch, sights: Map<string, Sight>): v
   const quiet = volatile.quietSince ? (world.mono() - volatile.quietSince) / 1000 : 0;
   if (!decideDeadlock(verdicts, pending, quiet, cfg.loop.deadlockAfter) ||
       watch.deadlocked === watch.sha) return;
+  const phase = curPhase(cfg);
+  if (phase && (await phaseDone(cfg, phase.status))) return;
   const owes = watch.turn?.owes ?? hand.reviewPings;
   const subject = watch.turn?.subject ?? "nothing was claimed yet";
   const reason = `both sides have been idle for ${minutes(Math.round(quiet))}, ` +

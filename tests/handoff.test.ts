@@ -259,6 +259,13 @@ describe("deadlock", () => {
     expect(told("adversary").at(-1)).toContain("the next commit is yours");
     expect(told("builder")).toEqual([]);
   });
+  test("a phase that is done needs nobody's commit", async () => {
+    cfg = await fake.config(FLEET.replace('watch = "heal+stall"', 'watch = "heal"').replace("[loop]", "[loop]\nauto_advance = false"));
+    await running();
+    fake.git.push("status(p1): done", { "machine-docs/STATUS-p1.md": "## DONE\n\nEvery gate has a fresh PASS.\n" });
+    await ticks(50);
+    expect(nudged()).toHaveLength(0);
+  });
   test("work in between begins the quiet anew", async () => {
     await rest(10);
     fake.tmux.of("agents-builder").doing = "busy";
