@@ -3418,7 +3418,6 @@ const messageFor = (target: string, cause: string, value: string): Message =>
 
 /** Without what a terminal takes for keys: a Ctrl-C in a commit's subject could end its reader. */
 export function typeable(value: string): string {
-  // oxlint-disable-next-line no-control-regex
   return value.replace(/\r\n?/g, "\n").replace(/\x1b\[[\d;?]*[A-Za-z~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "");
 }
 
@@ -4714,10 +4713,10 @@ export async function cmdUp(call: Call): Promise<number> {
   if (wanted.some((unit) => isAgent(unit) && unit.kind === "loop")) await takeBaseline(cfg);
   const units = wanted.filter((unit) => !held.some(({ name }) => name === unit.name));
   return startAndWait(cfg, units, held, async () => {
-    if (!withWatchdog || (await startWatchdog(cfg))) return;
-    held.push({ name: "watchdog", why: "" });
-    log(`watchdog: did not start; see ${sessionLogPath(cfg, watchdogSession(cfg))}`);
-  }).then((code) => (held.some(({ name }) => name === "watchdog") ? 1 : code));
+    if (!withWatchdog || (await startWatchdog(cfg))) return [];
+    const why = `did not start; see ${sessionLogPath(cfg, watchdogSession(cfg))}`;
+    return [{ name: "watchdog", why }];
+  });
 }
 
 /** Clients that outlived their session, or were told to end by a command that was cut short. */
@@ -5229,11 +5228,11 @@ async function restartUnits(
 
 /** The end of `up` and `restart`: starts units, sees to first texts, waits, and says who failed. */
 async function startAndWait(
-  cfg: Config, units: (Agent | Service)[], earlier: Failure[], between?: () => Promise<void>,
+  cfg: Config, units: (Agent | Service)[], earlier: Failure[], between?: () => Promise<Failure[]>,
 ): Promise<number> {
   const boots: Message[] = [];
   const failures = [...earlier, ...(await startAll(cfg, units, boots))];
-  await between?.();
+  failures.push(...((await between?.()) ?? []));
   if (boots.length && lockHolder(lockFile(cfg, "watchdog")) === null) await bootAll(cfg, boots);
   failures.push(...(await awaitClients(cfg,
     units.filter((unit) => !failures.some(({ name }) => name === unit.name)))));
@@ -5665,7 +5664,6 @@ const LOG_TAIL = 2_000_000;
 
 /** A TUI's bytes as text: its cursor moves end lines, what it draws again is dropped. */
 export function cleanLog(raw: string): string {
-  // eslint-disable-next-line no-control-regex
   const moved = raw.replace(/\x1b\[\d*;?\d*[HfABEFGd]|\x1b\[[23]?J|\r\n?/g, "\n");
   const lines = Bun.stripANSI(moved).split("\n")
     .map((line) => line.replace(/[\x00-\x08\x0b-\x1f\x7f]/g, "").trimEnd());
