@@ -1,11 +1,13 @@
 /**
  * What supervision costs, on real tmux: `bun tests/bench.ts [--sizes 10,100,400] [--ticks 200]
  * [--original agents.py]`. Each size has a tmux server of its own, whose sessions show a drawn screen
- * over a `sleep`. One run compares our tick with (a) one tmux process per question, the original's
- * way, and (b) the bare tmux work; with --original also with the original itself, run by python3.
- * Ratios within one run mean something, absolute times only on the machine that printed them.
+ * over a `sleep`. Two fleets are measured: one at rest, and one in which every screen changes before
+ * every tick. One run compares our tick with (a) one tmux process per question, the original's way,
+ * and (b) the bare tmux work of one look at every screen; with --original also with the original
+ * itself, run by python3. Ratios within one run mean something, absolute times only on the machine
+ * that printed them. The memory is that of a real watchdog after a thousand ticks.
  */
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
@@ -20,6 +22,9 @@ const { values } = parseArgs({
 const ROOT = mkdtempSync(join(tmpdir(), "ab-"));
 /** /proc counts CPU time in hundredths of a second. */
 const CLOCK_TICK_MS = 10;
+
+/** CPU ms that a process has used, to the nanosecond. */
+const exactCpu = (pid: number): number => Number(readFileSync(`/proc/${pid}/schedstat`, "utf8").split(" ")[0]) / 1e6;
 
 /** CPU ms that a process and the children it has waited for have used. */
 function cpuOf(pid: number | "self"): { own: number; children: number } {
@@ -37,25 +42,38 @@ interface Cost {
 const total = (cost: Cost): number => (cost.own + cost.children + cost.server) / cost.wall.length;
 const quantile = (values: number[], q: number): number => values.toSorted((a, b) => a - b)[Math.min(values.length - 1, Math.floor(values.length * q))]!;
 
-/** Runs something so many times and says what one time costs, the tmux server's part included. */
-async function measure(server: number, times: number, work: () => Promise<unknown>): Promise<Cost> {
+/**
+ * Runs something so many times and says what one time costs, the tmux server's part included; what
+ * `before` does is not counted.
+ */
+async function measure(server: number, times: number, work: () => Promise<unknown>, before: () => Promise<unknown> = async () => {}): Promise<Cost> {
   const real = world.tmux;
   let processes = 0;
   world.tmux = (args, stdin) => (processes++, real(args, stdin));
-  const before = [cpuOf("self"), cpuOf(server)] as const;
-  const wall: number[] = [];
+  const cost: Cost = { wall: [], own: 0, children: -cpuOf("self").children, server: 0, processes: 0 };
   for (let i = 0; i < times; i++) {
-    const began = performance.now();
+    await before();
+    const [began, cpu, served] = [performance.now(), process.cpuUsage(), exactCpu(server)];
     await work();
-    wall.push(performance.now() - began);
+    cost.wall.push(performance.now() - began);
+    const { user, system } = process.cpuUsage(cpu);
+    cost.own += (user + system) / 1000;
+    cost.server += exactCpu(server) - served;
   }
-  const after = [cpuOf("self"), cpuOf(server)] as const;
   world.tmux = real;
-  return {
-    wall, own: after[0].own - before[0].own, children: after[0].children - before[0].children,
-    server: after[1].own - before[1].own, processes: processes / times,
-  };
+  return { ...cost, children: cost.children + cpuOf("self").children, processes: processes / times };
 }
+
+/** Draws something new on every screen, as a client at work does, and waits until tmux has taken it. */
+async function drawAll(server: number, screens: number[]): Promise<void> {
+  drawn += 1;
+  for (const screen of screens) writeSync(screen, `\x1b7\x1b[2;3Hturn ${String.fromCharCode(97 + (drawn % 26))} \x1b8`);
+  for (let before = -1; exactCpu(server) !== before; ) {
+    before = exactCpu(server);
+    await Bun.sleep(5);
+  }
+}
+let drawn = 0;
 
 /** A fleet of sleepers under a drawn screen, started by the program's own `up`. */
 async function makeFleet(size: number): Promise<{ cfg: Config; up: number }> {
@@ -116,6 +134,25 @@ agents.time.sleep = sleep\nagents.watchdog_loop(${JSON.stringify(join(dir, "agen
   return spent / ticks;
 }
 
+/** MB in memory of a real watchdog after a thousand ticks, one behind the other, and at its peak. */
+async function memoryOf(cfg: Config, draw: () => Promise<unknown>): Promise<{ now: number; peak: number }> {
+  const config = join(cfg.planDir, "fast.toml");
+  writeFileSync(config, cfg.source.replace("signal_interval = 30", "signal_interval = 0"));
+  const child = Bun.spawn([...selfArgv(), "watchdog", "--config", config], { stdio: ["ignore", "ignore", "ignore"], env: process.env });
+  const beat = () => statSync(join(cfg.stateDir, "heartbeat"), { throwIfNoEntry: false })?.mtimeMs;
+  for (let [ticks, last] = [0, beat()]; ticks < 1000; await Bun.sleep(10)) {
+    if (child.exitCode !== null) throw new Error("the watchdog ended");
+    if (beat() === last) continue;
+    [ticks, last] = [ticks + 1, beat()];
+    await draw();
+  }
+  const status = readFileSync(`/proc/${child.pid}/status`, "utf8");
+  child.kill();
+  await child.exited;
+  const megabytes = (field: string) => (Number(new RegExp(`^${field}:\\s+(\\d+) kB`, "m").exec(status)![1]) * 1024) / 1e6;
+  return { now: megabytes("VmRSS"), peak: megabytes("VmHWM") };
+}
+
 /** Median ms of a whole `status`. */
 async function statusLatency(cfg: Config, argv: string[]): Promise<number> {
   const times: number[] = [];
@@ -133,28 +170,40 @@ async function bench(size: number): Promise<Record<string, unknown>> {
     const snap = await snapshot(cfg);
     const server = Number(snap.server.split(" ")[0]);
     const ids = [...snap.panes.values()].map((pane) => pane.id);
+    const ttys = await world.tmux(["list-panes", "-a", "-F", "#{pane_tty}"]);
+    const screens = ttys.out.trim().split("\n").map((tty) => openSync(tty, "w"));
+    const draw = () => drawAll(server, screens);
     const watch = freshWatch();
     world.log = () => {};
+    const times = Number(values.ticks);
+    await Bun.sleep(6_000); // so long tmux's own clock may leave it open whether something was drawn
     for (let i = 0; i < 5; i++) await tick(cfg, watch);
-    const ours = await measure(server, Number(values.ticks), () => tick(cfg, watch));
-    const naked = await measure(server, Number(values.ticks), () => bare(cfg, ids));
+    const ours = await measure(server, times, () => tick(cfg, watch));
+    const moving = await measure(server, times, () => tick(cfg, watch), draw);
+    const naked = await measure(server, times, () => bare(cfg, ids));
     const asked = await measure(server, Math.max(2, Math.round(300 / size)), () => perQuestion(cfg));
-    for (let i = 0; i < 1000 - Number(values.ticks); i++) await tick(cfg, watch);
     const original = values.original && size <= 100 ? await originalCost(cfg, resolve(values.original), server) : null;
     const compiled = Bun.file(resolve(import.meta.dir, "../dist/agents")).size;
+    const rest = await memoryOf(cfg, async () => {});
+    const work = await memoryOf(cfg, draw);
+    for (const screen of screens) closeSync(screen);
+    const both = (show: (cost: Cost) => string | number) => `${show(ours)} / ${show(moving)}`;
+    const each = (part: "own" | "children" | "server") => both((cost) => (cost[part] / cost.wall.length).toFixed(1));
     return {
       agents: size,
-      "tick ms p50": quantile(ours.wall, 0.5).toFixed(1), "p99": quantile(ours.wall, 0.99).toFixed(1),
-      "cpu ms/tick": total(ours).toFixed(1), "own": (ours.own / ours.wall.length).toFixed(1),
-      "clients": (ours.children / ours.wall.length).toFixed(1), "server": (ours.server / ours.wall.length).toFixed(1),
-      "processes": ours.processes,
-      "bare cpu": total(naked).toFixed(1), "× bare": (total(ours) / total(naked)).toFixed(2),
-      "per question cpu": total(asked).toFixed(0), "÷ per question": (total(asked) / total(ours)).toFixed(0),
-      ...(original === null ? {} : { "original cpu": original.toFixed(0), "÷ original": (original / total(ours)).toFixed(0) }),
-      "% core at 30 s": ((total(ours) / 30_000) * 100).toFixed(2),
+      "at rest / all at work": "",
+      "tick ms p50": both(({ wall }) => quantile(wall, 0.5).toFixed(1)), "tick ms p99": both(({ wall }) => quantile(wall, 0.99).toFixed(1)),
+      "CPU ms per tick": both((cost) => total(cost).toFixed(1)), "  ours": each("own"), "  tmux clients": each("children"), "  tmux server": each("server"),
+      "CPU ms per agent and tick": both((cost) => (total(cost) / size).toFixed(3)),
+      "processes per tick": both((cost) => cost.processes.toFixed(2)),
+      "bare tmux work, CPU ms": total(naked).toFixed(1), "× bare": both((cost) => (total(cost) / total(naked)).toFixed(2)),
+      "one process per question, CPU ms": total(asked).toFixed(0), "÷ per question": both((cost) => (total(asked) / total(cost)).toFixed(0)),
+      ...(original === null ? {} : { "the original, CPU ms": original.toFixed(0), "÷ original": both((cost) => (original / total(cost)).toFixed(0)) }),
+      "% of a core at a 30 s tick": both((cost) => ((total(cost) / 30_000) * 100).toFixed(2)),
+      "watchdog RSS MB after 1,000 ticks": `${rest.now.toFixed(0)} / ${work.now.toFixed(0)}`, "  at its peak": `${rest.peak.toFixed(0)} / ${work.peak.toFixed(0)}`,
       "status ms": (await statusLatency(cfg, selfArgv())).toFixed(0),
-      ...(compiled ? { "status ms (binary)": (await statusLatency(cfg, [resolve(import.meta.dir, "../dist/agents")])).toFixed(0) } : {}),
-      "RSS MB": (process.memoryUsage.rss() / 1e6).toFixed(0), "up s": (up / 1000).toFixed(1),
+      ...(compiled ? { "status ms, binary": (await statusLatency(cfg, [resolve(import.meta.dir, "../dist/agents")])).toFixed(0) } : {}),
+      "up s": (up / 1000).toFixed(1),
     };
   } finally {
     await world.tmux(["kill-server"]);
@@ -167,7 +216,7 @@ try {
   if (values.json) console.log(JSON.stringify(results, null, 2));
   else {
     const rows = Object.keys(results[0]!).map((key) => ({ figure: key, ...Object.fromEntries(results.map((one) => [String(one.agents), one[key] ?? "-"])) }));
-    console.log(Bun.inspect.table(rows.slice(1)));
+    console.log(Bun.inspect.table(rows.slice(1), ["figure", ...results.map((one) => String(one.agents))]));
     const binary = statSync(resolve(import.meta.dir, "../dist/agents"), { throwIfNoEntry: false });
     if (binary) console.log(`binary: ${(binary.size / 1e6).toFixed(0)} MB`);
   }

@@ -1,6 +1,6 @@
 /** What a tick costs on real tmux: two processes for thirty agents, and a fraction of one per question. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Config, freshWatch, loadConfig, memoryOf, snapshot, tick, type Watch, world } from "../agents.ts";
@@ -18,6 +18,16 @@ let watch: Watch;
 let asked: { args: string[]; stdin: string }[] = [];
 /** Changes what a batch of captures answers. */
 let damage = (out: string): string => out;
+
+/** The terminals of all panes, to draw on them as a client does. */
+let screens: number[] = [];
+let drawn = 0;
+/** Draws on every screen, and waits until tmux has taken it. */
+const drawAll = async (): Promise<void> => {
+  const word = `turn ${(drawn += 1)}`;
+  for (const screen of screens) writeSync(screen, `\x1b7\x1b[2;3H${word} \x1b8`);
+  await until(async () => (await f.tmux("capture-pane", "-p", "-t", "=t-a29:")).includes(word));
+};
 
 /** The captures that one tick asks for, by pane id. */
 const captured = (): string[] => asked.flatMap(({ stdin }) => [...stdin.matchAll(/^capture-pane .*-t '(%\d+)'$/gm)].map((match) => match[1]!));
@@ -46,6 +56,7 @@ beforeAll(async () => {
       return args[0] === "source-file" ? { ...ran, out: damage(ran.out) } : ran;
     },
   });
+  screens = (await f.tmux("list-panes", "-a", "-F", "#{pane_tty}")).trim().split("\n").filter(Boolean).map((tty) => openSync(tty, "w"));
   for (let nth = 0; nth < 3; nth++) await tick(cfg, watch);
 }, 60_000);
 
@@ -56,17 +67,34 @@ afterAll(async () => {
   await f.reap();
 }, 30_000);
 
-test("P22: a tick over thirty agents is two tmux processes", async () => {
+test("P22: a tick over thirty agents at work is two tmux processes", async () => {
   for (let nth = 0; nth < 5; nth++) {
+    await drawAll();
     await oneTick();
     expect(asked.map(({ args }) => args[0])).toEqual(["list-panes", "source-file"]);
     expect(captured()).toHaveLength(SIZE);
   }
+  for (let nth = 0; nth < 5; nth++) await oneTick();
   expect(new Set(NAMES.map((name) => memoryOf(watch, name).verdict))).toEqual(new Set(["idle"]));
 });
 
+test("P22: at rest it is one; a screen that changed is read, and no other", async () => {
+  await until(async () => (await oneTick(), captured().length === 0), 20_000);
+  await oneTick();
+  expect(asked.map(({ args }) => args[0])).toEqual(["list-panes"]);
+  const pane = (await snapshot(cfg)).panes.get("t-a7")!;
+  writeSync(openSync((await f.tmux("display-message", "-p", "-t", pane.id, "#{pane_tty}")).trim(), "w"), "\x1b[2;3Hnews ");
+  await until(async () => (await snapshot(cfg)).panes.get("t-a7")!.activity > pane.activity);
+  await oneTick();
+  expect(captured()).toEqual([pane.id]);
+  await f.tmux("resize-window", "-t", "=t-a8:", "-x", "150", "-y", "40");
+  await oneTick();
+  expect(captured()).toContain(await paneOf("a8"));
+}, 30_000);
+
 test("P22: a block that is lost is asked for again singly, and is no change of state", async () => {
   const lost = await paneOf("a7");
+  await drawAll();
   damage = (out) => out.replace(new RegExp(`^(@@\\w+) ${lost.slice(1)}\\n[^]*?(?=^\\1 )`, "m"), "");
   await oneTick();
   damage = (out) => out;
@@ -84,6 +112,7 @@ test("P22: who is held, disabled, or parked is not captured", async () => {
   await until(async () => (await snapshot(cfg)).panes.get("t-a3")!.dead);
   // its last words are read once
   await oneTick();
+  await drawAll();
   await oneTick();
   expect(captured()).toHaveLength(SIZE - 3);
   expect(captured().filter((id) => [held, disabled, parked].includes(id))).toEqual([]);
@@ -107,12 +136,15 @@ test("P22: a tick costs less than a fifth of one process per question", async ()
   };
   // in turns, so that whatever else the machine does meets both
   for (let nth = 0; nth < 5; nth++) {
-    for (let inner = 0; inner < 3; inner++) await timed(wall.ours, oneTick);
+    for (let inner = 0; inner < 3; inner++) {
+      await drawAll();
+      await timed(wall.ours, oneTick);
+    }
     await timed(wall.questions, questions);
   }
   const median = (values: number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1]!;
   const ratio = median(wall.ours) / median(wall.questions);
-  console.log(`a tick over ${SIZE} agents: 1/${(1 / ratio).toFixed(1)} of one process per question`);
+  console.log(`a tick over ${SIZE} agents at work: 1/${(1 / ratio).toFixed(1)} of one process per question`);
   expect(ratio).toBeLessThan(1 / 5);
 }, 60_000);
 

@@ -28,6 +28,7 @@ export class FakePane {
   status: number | null = null;
   piped = false;
   inMode = false;
+  cols = 200;
   command = "claude";
   marks: Record<string, string> = {};
   /** Texts submitted, Enters that answered a dialog, other keys. */
@@ -64,6 +65,20 @@ export class FakePane {
       ? [RULE, " Do you want to proceed?", " ❯ 1. Yes", "   2. No", "", " Esc to cancel · Tab to amend"]
       : [RULE, `❯\u00a0${this.draft.replaceAll("\n", "\n  ")}`, RULE, foot];
     return ["", block, "", ...box, ""].join("\n");
+  }
+
+  /** Wall ms of what was drawn last, as far as anybody asked. */
+  activity(now: number): number {
+    const picture = this.screen(now);
+    if (picture !== this.drawn.picture) this.drawn = { picture, at: now };
+    return this.drawn.at;
+  }
+  private drawn = { picture: "", at: 0 };
+
+  /** Draws a screen at a time of its own. */
+  draw(text: string, at: number): void {
+    this.text = text;
+    this.drawn = { picture: text, at };
   }
 
   /** A bracketed paste; while a dialog is open the client drops it. */
@@ -214,6 +229,7 @@ export class FakeTmux {
       session_name: pane.session, session_id: `$${pane.nth}`, pane_id: pane.id, pane_pid: pane.pid,
       pane_dead: Number(pane.dead), pane_dead_status: pane.status ?? "", pane_pipe: Number(pane.piped),
       pane_in_mode: Number(pane.inMode), session_created: Math.floor(pane.created / 1000),
+      window_activity: Math.floor(pane.activity(now) / 1000), pane_width: pane.cols, pane_height: 50,
       pane_current_command: pane.command, pane_title: pane.title(now), cursor_y: Math.max(row, 0),
       pid: this.server.pid, start_time: this.server.start, ...pane.marks,
     };

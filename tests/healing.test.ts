@@ -198,7 +198,7 @@ test("fault 41: a folder that does not exist is said by name, never made", async
 });
 
 describe("another backend than the config says", () => {
-  const pane = (some: object) => ({ ...parsePane(Array(19).fill("").join("\t")), ...some });
+  const pane = (some: object) => ({ ...parsePane(Array(22).fill("").join("\t")), ...some });
   const agent = () => cfg.agents.get("a")!;
   test.each<[string, object, boolean]>([
     ["its mark says the same", { backend: "claude", command: "node" }, false],
@@ -267,7 +267,7 @@ test("fault 60: a task that ended well is not started again", async () => {
 
 describe("fault 10: the agent's own pane is the one that was marked", () => {
   const panes = (...list: [id: string, sessionName: string, session: string][]) =>
-    ownPanes(list.map(([id, sessionName, session]) => ({ ...parsePane(Array(19).fill("").join("\t")), id, sessionName, session })));
+    ownPanes(list.map(([id, sessionName, session]) => ({ ...parsePane(Array(22).fill("").join("\t")), id, sessionName, session })));
   test("whatever else is open, older ones too", () =>
     expect(panes(["%3", "a", ""], ["%4", "a", "a"], ["%5", "a", ""]).get("a")!.id).toBe("%4"));
   test("also in a session that was renamed", () => expect(panes(["%4", "renamed", "a"]).get("a")!.id).toBe("%4"));

@@ -3,8 +3,8 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Config, curIdx, loadWatch, memoryOf, reloadConfig, watched, type Watch } from "../agents.ts";
-import { FLEET, type FakeWorld, fakeWorld, until } from "./kit.ts";
+import { type Config, curIdx, loadWatch, memoryOf, reloadConfig, say, watched, type Watch } from "../agents.ts";
+import { FLEET, type FakePane, type FakeWorld, fakeWorld, until } from "./kit.ts";
 
 let fake: FakeWorld;
 let cfg: Config;
@@ -365,6 +365,66 @@ test("fault 62: two tmux clients per tick, whatever the number of agents", async
   fake.tmux.run = (args, stdin) => ((calls += 1), run(args, stdin));
   await ticks(5);
   expect(calls).toBe(10);
+});
+
+describe("P22: a screen on which nothing was drawn is not read again", () => {
+  const BOX = `${"─".repeat(80)}\n❯\u00a0\n${"─".repeat(80)}\n  ⏵⏵ auto mode on (shift+tab to cycle)`;
+  const DIALOG = `${"─".repeat(80)}\n Do you want to proceed?\n ❯ 1. Yes\n   2. No\n\n Esc to cancel · Tab to amend`;
+  let pane: FakePane;
+  let reads = 0;
+  beforeEach(async () => {
+    await begin(`[watchdog]\nsignal_interval = 2\nheavy_interval = 3600\n[backend.claude]\nbin = "claude"\nstall_idle = 7200\n${agents("a")}`);
+    pane = fake.tmux.of("agents-a");
+    pane.draw(BOX, fake.wall);
+    const run = fake.tmux.run.bind(fake.tmux);
+    fake.tmux.run = (args, stdin = "") => ((reads += Number(stdin.includes("capture-pane -p -J"))), run(args, stdin));
+    await ticks(5);
+    reads = 0;
+  });
+
+  test("at rest a tick is one tmux client, and the verdict stays", async () => {
+    await ticks(20);
+    expect([reads, memoryOf(watch, "a").verdict]).toEqual([0, "idle"]);
+  });
+
+  test.each<[string, () => void]>([
+    ["something is drawn", () => pane.draw(DIALOG, fake.wall)],
+    ["its title changes", () => void (pane.title = () => "✳ Another title")],
+    ["it is resized", () => void (pane.cols = 120)],
+    ["a text waits for it", () => say(watch, "a", "claim", "look")],
+    ["the clock is set back, so that a time may come twice", () => void (fake.wall -= 60_000)],
+    ["its screen was not understood", () => void (memoryOf(watch, "a").verdict = "unsure")],
+    ["heavy_interval has passed", () => fake.turn(3600_000)],
+    ["the config was read again", () => void (memoryOf(watch, "a").judged = null)],
+  ])("it is read where %s", async (_, change) => {
+    change();
+    await ticks(1);
+    expect(reads).toBe(1);
+  });
+
+  test("what comes within the second of the last look is seen by the next", async () => {
+    fake.wall = Math.floor(fake.wall / 1000) * 1000 + 100;
+    pane.draw(`● One.\n\n${BOX}`, fake.wall);
+    await ticks(1);
+    pane.draw(DIALOG, fake.wall - 1_500); // tmux tells the same second of both
+    await ticks(1);
+    expect(memoryOf(watch, "a").verdict).toBe("blocked");
+  });
+
+  test("a limit and a wait hang on the clock: they are read each time", async () => {
+    pane.draw(`● On it.\n  WAITING-UNTIL: ${new Date(fake.wall + 60_000).toISOString()}\n\n${BOX}`, fake.wall);
+    await ticks(5);
+    expect(memoryOf(watch, "a").verdict).toBe("waiting");
+    reads = 0;
+    await ticks(26);
+    expect([reads, memoryOf(watch, "a").verdict]).toEqual([26, "idle"]);
+  });
+
+  test("idleness counts on while nothing is read", async () => {
+    cfg.backends.get("claude")!.stallIdle = 60;
+    await ticks(40);
+    expect(fake.logged("stall: a")).toHaveLength(1);
+  });
 });
 
 test("a tick that has nothing to do changes nothing but its heartbeat", async () => {
