@@ -1820,6 +1820,7 @@ export function detect(rules: Rule[], look: Look, now: number): Verdict {
  * A newer prompt ends a turn in Claude, in opencode the `▣` after the marker's own.
  */
 export function parseWaitingUntil(text: string): number | null {
+  if (!text.includes("WAITING-UNTIL:")) return null;
   let [own, stamp, ends] = [true, "", 0];
   for (const line of splitLines(text)) {
     if (/^(?:●|❯|  ⎿)/.test(line)) own = line.startsWith("●");
@@ -3728,7 +3729,8 @@ const freshMemory = (): Memory => ({
   starts: [], failures: 0, nextStart: 0, parked: "", parkedAt: 0, finished: false, stopping: null,
   lastFatal: 0, restarts: { day: "", count: 0 }, verdict: "unsure", why: "", since: 0, bootedAt: 0,
   buried: "", client: null, aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null,
-  readAt: 0, still: "", serverDown: false, waitingSince: 0, unsureLooks: 0, answered: "", answers: 0, releasedAt: 0,
+  readAt: 0, still: "", serverDown: false, waitingSince: 0, unsureLooks: 0, answered: "",
+  answers: 0, releasedAt: 0,
 });
 /** What of a memory is on the monotonic clock, or only of this life. */
 const VOLATILE_KEYS = ["volatile", "aliveSince", "idleSince", "sameSince", "looked", "judged",
@@ -3851,7 +3853,7 @@ const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", 
 
 /** What is not true of another client in the same session. */
 const NEW_CLIENT = { since: 0, aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null,
-  still: "", answered: "", answers: 0 };
+  answered: "", answers: 0 };
 
 /** Whether the tmux server of the last look still runs: by its pid and the second it began. */
 function serverLives(server: string): boolean {
@@ -3862,38 +3864,59 @@ function serverLives(server: string): boolean {
     Math.abs(Number(boot) + Number(bornOf(pid)) / CLOCK_TICKS - started!) < 5;
 }
 
+/** Who runs; a server that lives, but not at its socket, can not be seen, and is not gone. */
+async function lookAtSessions(cfg: Config, watch: Watch): Promise<Snapshot> {
+  const snap = await snapshot(cfg);
+  if (!snap.ok || snap.server === watch.server || !serverLives(watch.server)) return snap;
+  const [pid] = watch.server.split(" ");
+  return { ...snap, ok: false, why: `the tmux server ${pid} lives, but not at this socket` +
+    `; kill -USR1 ${pid} makes it again` };
+}
+
+/** Who ended together with others since the last look: one event, no fault of their own. */
+function endedTogether(
+  cfg: Config, watch: Watch, snap: Snapshot, operator: Operator,
+): Set<Agent | Service> {
+  const restarted = snap.ok && watch.server !== "" && snap.server !== watch.server;
+  if (snap.ok && snap.server) watch.server = snap.server;
+  const gone = [...unitsOf(cfg).values()]
+    .filter((unit) => sessionAlive(snap, unit.session) === false);
+  for (const unit of gone) {
+    // nobody deals with the end of these: it must not count as news for ever
+    const cared = !isAgent(unit) ||
+      (unit.enabled && unit.watch !== "none" && !isHeld(operator, unit.name));
+    if (!cared) memoryOf(watch, unit.name).aliveSince = 0;
+  }
+  const died = gone.filter((unit) => {
+    const { aliveSince, stopping } = memoryOf(watch, unit.name);
+    return aliveSince && !stopping && world.mono() - aliveSince >= HEALTHY_MINUTE;
+  });
+  if (!restarted && died.length < 3) return new Set();
+  if (died.length > 1) {
+    log(`${died.length} ended together${restarted ? ": the tmux server is another one" : ""}`);
+  }
+  return new Set(died);
+}
+
+/** The client in a unit's pane; one that was not there at the last look begins anew. */
+function noteClient(watch: Watch, unit: Agent | Service, pane: Pane): void {
+  const memory = memoryOf(watch, unit.name);
+  if (memory.client?.pid !== pane.pid) Object.assign(memory,
+    { ...NEW_CLIENT, client: groupOf(pane) });
+  memory.aliveSince ||= Math.max(1, world.mono() - (world.now() - pane.created));
+  // it was to end, but the word never reached it (a crash, a full disk): it may be at work now
+  if (memory.stopping?.pid === pane.pid && !watch.intent) memory.stopping = null;
+}
+
 /** One look at everything: who runs, and what stands on the screens whose verdict can matter. */
 export async function observe(
   cfg: Config, watch: Watch, only?: Set<string>,
 ): Promise<Map<string, Sight>> {
-  const snap = await snapshot(cfg);
-  if (snap.ok && snap.server !== watch.server && serverLives(watch.server)) {
-    // its socket was removed, or another is asked: what runs there can not be seen, but is not gone
-    const [pid] = watch.server.split(" ");
-    Object.assign(snap, { ok: false, why: `the tmux server ${pid} lives, but not at this socket` +
-      `; kill -USR1 ${pid} makes it again` });
-  }
+  const snap = await lookAtSessions(cfg, watch);
   // read after the look: who restarts an agent by hand holds it first, and ends it then
   const operator = operatorOf(cfg);
-  const restarted = snap.ok && watch.server !== "" && snap.server !== watch.server;
+  const innocent = endedTogether(cfg, watch, snap, operator);
   const units = [...unitsOf(cfg).values()];
-  for (const unit of units) {
-    // nobody deals with the end of these: it must not count as news for ever
-    const cared = !isAgent(unit) ||
-      (unit.enabled && unit.watch !== "none" && !isHeld(operator, unit.name));
-    if (!cared && sessionAlive(snap, unit.session) === false) {
-      memoryOf(watch, unit.name).aliveSince = 0;
-    }
-  }
-  const died = units.filter((unit) =>
-    memoryOf(watch, unit.name).aliveSince && sessionAlive(snap, unit.session) === false &&
-    !memoryOf(watch, unit.name).stopping &&
-    world.mono() - memoryOf(watch, unit.name).aliveSince >= HEALTHY_MINUTE);
-  const massDeath = restarted || died.length >= 3;
-  if (massDeath && died.length > 1) {
-    log(`${died.length} ended together${restarted ? ": the tmux server is another one" : ""}`);
-  }
-  if (snap.ok && snap.server) watch.server = snap.server;
   const looked = units.filter((unit): unit is Agent =>
     isAgent(unit) && matters(watch, unit) && !isHeld(operator, unit.name) &&
     sessionAlive(snap, unit.session) === true && (!only || only.has(unit.name)));
@@ -3905,18 +3928,11 @@ export async function observe(
   const sights = new Map<string, Sight>();
   for (const unit of units) {
     const pane = snap.panes.get(unit.session) ?? null;
-    const text = unread.has(unit) ? null : pane ? (screens.get(pane.id) ?? "") : "";
     const alive = sessionAlive(snap, unit.session);
-    if (alive && pane) {
-      const memory = memoryOf(watch, unit.name);
-      if (memory.client?.pid !== pane.pid) Object.assign(memory,
-        { ...NEW_CLIENT, client: groupOf(pane) });
-      memory.aliveSince ||= Math.max(1, world.mono() - (world.now() - pane.created));
-      // it was to end, but the word never reached it (a crash, a full disk): it may be at work now
-      if (memory.stopping?.pid === pane.pid && !watch.intent) memory.stopping = null;
-    }
-    sights.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT, text,
-      massDeath: massDeath && died.includes(unit), moving: watch.intent !== null,
+    if (alive && pane) noteClient(watch, unit, pane);
+    sights.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT,
+      text: unread.has(unit) ? null : (screens.get(pane?.id ?? "") ?? ""),
+      massDeath: innocent.has(unit), moving: watch.intent !== null,
       held: isHeld(operator, unit.name), budget });
   }
   await Promise.all(looked.map((agent) => guard(watch, `look ${agent.name}`, async () => {

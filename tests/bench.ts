@@ -12,6 +12,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { type Config, freshWatch, loadConfig, selfArgv, snapshot, tick, world } from "../agents.ts";
+import { longRun } from "./sim.ts";
 
 const { values } = parseArgs({
   options: {
@@ -19,6 +20,8 @@ const { values } = parseArgs({
     original: { type: "string" }, json: { type: "boolean" },
   },
 });
+/** Ticks of the fake world, of a fleet with hand-offs, limits and deaths. */
+const SIMULATED = 5_000;
 const ROOT = mkdtempSync(join(tmpdir(), "ab-"));
 /** /proc counts CPU time in hundredths of a second. */
 const CLOCK_TICK_MS = 10;
@@ -215,10 +218,15 @@ try {
   for (const size of values.sizes!.split(",").map(Number)) results.push(await bench(size));
   if (values.json) console.log(JSON.stringify(results, null, 2));
   else {
+    const began = performance.now();
+    await longRun(SIMULATED);
+    const simulated = (SIMULATED / (performance.now() - began)) * 1000;
+    const binary = Bun.file(resolve(import.meta.dir, "../dist/agents")).size;
     const rows = Object.keys(results[0]!).map((key) => ({ figure: key, ...Object.fromEntries(results.map((one) => [String(one.agents), one[key] ?? "-"])) }));
-    console.log(Bun.inspect.table(rows.slice(1), ["figure", ...results.map((one) => String(one.agents))]));
-    const binary = statSync(resolve(import.meta.dir, "../dist/agents"), { throwIfNoEntry: false });
-    if (binary) console.log(`binary: ${(binary.size / 1e6).toFixed(0)} MB`);
+    const sizes = results.map((one) => String(one.agents));
+    rows.push({ figure: "simulated ticks per second", [sizes[0]!]: simulated.toFixed(0) });
+    if (binary) rows.push({ figure: "binary, MB", [sizes[0]!]: (binary / 1e6).toFixed(0) });
+    console.log(Bun.inspect.table(rows.slice(1), ["figure", ...sizes]));
   }
 } finally {
   rmSync(ROOT, { recursive: true, force: true });

@@ -19,13 +19,13 @@ let asked: { args: string[]; stdin: string }[] = [];
 /** Changes what a batch of captures answers. */
 let damage = (out: string): string => out;
 
-/** The terminals of all panes, to draw on them as a client does. */
-let screens: number[] = [];
+/** The terminals of all panes by session, to draw on them as a client does. */
+let screens = new Map<string, number>();
 let drawn = 0;
 /** Draws on every screen, and waits until tmux has taken it. */
 const drawAll = async (): Promise<void> => {
   const word = `turn ${(drawn += 1)}`;
-  for (const screen of screens) writeSync(screen, `\x1b7\x1b[2;3H${word} \x1b8`);
+  for (const screen of screens.values()) writeSync(screen, `\x1b7\x1b[2;3H${word} \x1b8`);
   await until(async () => (await f.tmux("capture-pane", "-p", "-t", "=t-a29:")).includes(word));
 };
 
@@ -56,7 +56,8 @@ beforeAll(async () => {
       return args[0] === "source-file" ? { ...ran, out: damage(ran.out) } : ran;
     },
   });
-  screens = (await f.tmux("list-panes", "-a", "-F", "#{pane_tty}")).trim().split("\n").filter(Boolean).map((tty) => openSync(tty, "w"));
+  const ttys = await f.tmux("list-panes", "-a", "-f", "#{m:t-a*,#{session_name}}", "-F", "#{session_name} #{pane_tty}");
+  screens = new Map(ttys.trim().split("\n").map((line) => [line.split(" ")[0]!, openSync(line.split(" ")[1]!, "w")]));
   for (let nth = 0; nth < 3; nth++) await tick(cfg, watch);
 }, 60_000);
 
@@ -83,7 +84,7 @@ test("P22: at rest it is one; a screen that changed is read, and no other", asyn
   await oneTick();
   expect(asked.map(({ args }) => args[0])).toEqual(["list-panes"]);
   const pane = (await snapshot(cfg)).panes.get("t-a7")!;
-  writeSync(openSync((await f.tmux("display-message", "-p", "-t", pane.id, "#{pane_tty}")).trim(), "w"), "\x1b[2;3Hnews ");
+  writeSync(screens.get("t-a7")!, "\x1b[2;3Hnews ");
   await until(async () => (await snapshot(cfg)).panes.get("t-a7")!.activity > pane.activity);
   await oneTick();
   expect(captured()).toEqual([pane.id]);
@@ -109,6 +110,7 @@ test("P22: who is held, disabled, or parked is not captured", async () => {
   cfg.agents.get("a2")!.enabled = false;
   memoryOf(watch, "a3").parked = "a test";
   process.kill((await snapshot(cfg)).panes.get("t-a3")!.pid, "SIGKILL");
+  screens.delete("t-a3");
   await until(async () => (await snapshot(cfg)).panes.get("t-a3")!.dead);
   // its last words are read once
   await oneTick();

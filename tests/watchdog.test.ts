@@ -377,8 +377,8 @@ describe("P22: a screen on which nothing was drawn is not read again", () => {
     pane = fake.tmux.of("agents-a");
     pane.draw(BOX, fake.wall);
     const run = fake.tmux.run.bind(fake.tmux);
-    fake.tmux.run = (args, stdin = "") => ((reads += Number(stdin.includes("capture-pane -p -J"))), run(args, stdin));
-    await ticks(5);
+    fake.tmux.run = (args, stdin = "") => ((reads += Number(/^display-message -p '@@\w+ \d+'/.test(stdin))), run(args, stdin));
+    await ticks(10);
     reads = 0;
   });
 
@@ -392,14 +392,20 @@ describe("P22: a screen on which nothing was drawn is not read again", () => {
     ["its title changes", () => void (pane.title = () => "✳ Another title")],
     ["it is resized", () => void (pane.cols = 120)],
     ["a text waits for it", () => say(watch, "a", "claim", "look")],
-    ["the clock is set back, so that a time may come twice", () => void (fake.wall -= 60_000)],
+    ["the clock is set back, so that a time may come twice", () => void (fake.wall -= 6_000)],
+    ["another client is in the pane", () => void Object.assign(pane, { pid: pane.pid + 1 })],
     ["its screen was not understood", () => void (memoryOf(watch, "a").verdict = "unsure")],
-    ["heavy_interval has passed", () => fake.turn(3600_000)],
     ["the config was read again", () => void (memoryOf(watch, "a").judged = null)],
   ])("it is read where %s", async (_, change) => {
     change();
     await ticks(1);
     expect(reads).toBe(1);
+  });
+
+  test("and once each heavy_interval", async () => {
+    cfg.watchdog.heavyInterval = 60;
+    await ticks(60);
+    expect(reads).toBe(2);
   });
 
   test("what comes within the second of the last look is seen by the next", async () => {
