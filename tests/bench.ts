@@ -1,17 +1,18 @@
 /**
  * What supervision costs, on real tmux: `bun tests/bench.ts [--sizes 10,100,400] [--ticks 200]
  * [--original agents.py]`. Each size has a tmux server of its own, whose sessions show a drawn screen
- * over a `sleep`. Two fleets are measured: one at rest, and one in which every screen changes before
- * every tick. One run compares our tick with (a) one tmux process per question, the original's way,
- * and (b) the bare tmux work of one look at every screen; with --original also with the original
+ * over a `sleep`. Two fleets are measured: one at rest, and one at work, in which every client draws
+ * before every tick. One run compares our tick with (a) one tmux process per question, the original's
+ * way, and (b) the bare tmux work of one look at every screen; with --original also with the original
  * itself, run by python3. Ratios within one run mean something, absolute times only on the machine
- * that printed them. The memory is that of a real watchdog after a thousand ticks.
+ * that printed them. The memory is that of a real watchdog after a thousand ticks. Exits with 1 where
+ * a figure of the README's promise is not met.
  */
-import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { type Config, freshWatch, loadConfig, selfArgv, snapshot, tick, world } from "../agents.ts";
+import { collect, type Config, freshWatch, loadConfig, RARELY_RUN, selfArgv, snapshot, tick, type Watch, world } from "../agents.ts";
 import { longRun } from "./sim.ts";
 
 const { values } = parseArgs({
@@ -52,7 +53,7 @@ const quantile = (values: number[], q: number): number => values.toSorted((a, b)
 async function measure(server: number, times: number, work: () => Promise<unknown>, before: () => Promise<unknown> = async () => {}): Promise<Cost> {
   const real = world.tmux;
   let processes = 0;
-  world.tmux = (args, stdin) => (processes++, real(args, stdin));
+  world.tmux = (args, stdin, take) => (processes++, real(args, stdin, take));
   const cost: Cost = { wall: [], own: 0, children: -cpuOf("self").children, server: 0, processes: 0 };
   for (let i = 0; i < times; i++) {
     await before();
@@ -67,16 +68,28 @@ async function measure(server: number, times: number, work: () => Promise<unknow
   return { ...cost, children: cost.children + cpuOf("self").children, processes: processes / times };
 }
 
-/** Draws something new on every screen, as a client at work does, and waits until tmux has taken it. */
-async function drawAll(server: number, screens: number[]): Promise<void> {
+/** Draws on every screen what a client at work does, or one at rest, and waits until tmux has taken it. */
+async function drawAll(server: number, screens: number[], busy = true): Promise<void> {
   drawn += 1;
-  for (const screen of screens) writeSync(screen, `\x1b7\x1b[2;3Hturn ${String.fromCharCode(97 + (drawn % 26))} \x1b8`);
+  const turn = `turn ${String.fromCharCode(97 + (drawn % 26))} of the work`;
+  const picture = busy
+    ? ["◐◑"[drawn % 2], turn, `✻ Working… (${drawn}s · ↓ ${drawn} tokens)`, "· esc to interrupt    "]
+    : ["✳", turn, "", "(shift+tab to cycle)"];
+  const [title, said, spinner, foot] = picture;
+  const bytes = `\x1b]2;${title} Claude Code\x07\x1b7\x1b[2;3H${said}\x1b[30;1H${spinner}\x1b[K\x1b[35;19H${foot}\x1b8`;
+  for (const screen of screens) writeSync(screen, bytes);
   for (let before = -1; exactCpu(server) !== before; ) {
     before = exactCpu(server);
     await Bun.sleep(5);
   }
 }
 let drawn = 0;
+
+/** One tick as the watchdog makes it, what it takes back of the memory included. */
+async function wholeTick(cfg: Config, watch: Watch): Promise<void> {
+  await tick(cfg, watch);
+  collect();
+}
 
 /** A fleet of sleepers under a drawn screen, started by the program's own `up`. */
 async function makeFleet(size: number): Promise<{ cfg: Config; up: number }> {
@@ -156,18 +169,34 @@ async function memoryOf(cfg: Config, draw: () => Promise<unknown>): Promise<{ no
   return { now: megabytes("VmRSS"), peak: megabytes("VmHWM") };
 }
 
-/** Median ms of a whole `status`. */
-async function statusLatency(cfg: Config, argv: string[]): Promise<number> {
+/** Median ms of a whole run of a program. */
+async function latency(argv: string[]): Promise<string> {
   const times: number[] = [];
   for (let i = 0; i < 15; i++) {
     const began = performance.now();
-    await Bun.spawn([...argv, "status", "--config", cfg.path], { stdio: ["ignore", "ignore", "ignore"], env: process.env }).exited;
+    await Bun.spawn(argv, { stdio: ["ignore", "ignore", "ignore"], env: process.env }).exited;
     times.push(performance.now() - began);
   }
-  return quantile(times, 0.5);
+  return quantile(times, 0.5).toFixed(0);
 }
 
-async function bench(size: number): Promise<Record<string, unknown>> {
+/** What one size costs: the rows of the table, and the figures that something is promised of. */
+interface Result {
+  agents: number;
+  rows: Record<string, string>;
+  rest: Figures;
+  work: Figures;
+}
+interface Figures {
+  p99: number;
+  perAgent: number;
+  timesBare: number;
+  /** How often cheaper than the original; null = not measured. */
+  original: number | null;
+  megabytes: number;
+}
+
+async function bench(size: number): Promise<Result> {
   const { cfg, up } = await makeFleet(size);
   try {
     const snap = await snapshot(cfg);
@@ -176,57 +205,95 @@ async function bench(size: number): Promise<Record<string, unknown>> {
     const ttys = await world.tmux(["list-panes", "-a", "-F", "#{pane_tty}"]);
     const screens = ttys.out.trim().split("\n").map((tty) => openSync(tty, "w"));
     const draw = () => drawAll(server, screens);
+    const settle = async () => {
+      await drawAll(server, screens, false);
+      await Bun.sleep(6_000); // so long tmux's own clock leaves it open whether something was drawn
+    };
     const watch = freshWatch();
     world.log = () => {};
     const times = Number(values.ticks);
-    await Bun.sleep(6_000); // so long tmux's own clock may leave it open whether something was drawn
-    for (let i = 0; i < 5; i++) await tick(cfg, watch);
-    const ours = await measure(server, times, () => tick(cfg, watch));
-    const moving = await measure(server, times, () => tick(cfg, watch), draw);
+    await settle();
+    for (let i = 0; i < 5; i++) await wholeTick(cfg, watch);
+    const rest = await measure(server, times, () => wholeTick(cfg, watch));
+    const work = await measure(server, times, () => wholeTick(cfg, watch), draw);
     const naked = await measure(server, times, () => bare(cfg, ids));
     const asked = await measure(server, Math.max(2, Math.round(300 / size)), () => perQuestion(cfg));
     const original = values.original && size <= 100 ? await originalCost(cfg, resolve(values.original), server) : null;
-    const compiled = Bun.file(resolve(import.meta.dir, "../dist/agents")).size;
-    const rest = await memoryOf(cfg, async () => {});
-    const work = await memoryOf(cfg, draw);
+    await settle();
+    const resting = await memoryOf(cfg, async () => {});
+    const working = await memoryOf(cfg, draw);
     for (const screen of screens) closeSync(screen);
-    const both = (show: (cost: Cost) => string | number) => `${show(ours)} / ${show(moving)}`;
+    const figures = (cost: Cost, memory: { now: number }): Figures => ({
+      p99: quantile(cost.wall, 0.99), perAgent: total(cost) / size, timesBare: total(cost) / total(naked),
+      original: original && original / total(cost), megabytes: memory.now,
+    });
+    const both = (show: (cost: Cost) => string) => `${show(rest)} / ${show(work)}`;
     const each = (part: "own" | "children" | "server") => both((cost) => (cost[part] / cost.wall.length).toFixed(1));
+    const binary = [resolve(import.meta.dir, "../dist/agents")];
     return {
-      agents: size,
-      "at rest / all at work": "",
-      "tick ms p50": both(({ wall }) => quantile(wall, 0.5).toFixed(1)), "tick ms p99": both(({ wall }) => quantile(wall, 0.99).toFixed(1)),
-      "CPU ms per tick": both((cost) => total(cost).toFixed(1)), "  ours": each("own"), "  tmux clients": each("children"), "  tmux server": each("server"),
-      "CPU ms per agent and tick": both((cost) => (total(cost) / size).toFixed(3)),
-      "processes per tick": both((cost) => cost.processes.toFixed(2)),
-      "bare tmux work, CPU ms": total(naked).toFixed(1), "× bare": both((cost) => (total(cost) / total(naked)).toFixed(2)),
-      "one process per question, CPU ms": total(asked).toFixed(0), "÷ per question": both((cost) => (total(asked) / total(cost)).toFixed(0)),
-      ...(original === null ? {} : { "the original, CPU ms": original.toFixed(0), "÷ original": both((cost) => (original / total(cost)).toFixed(0)) }),
-      "% of a core at a 30 s tick": both((cost) => ((total(cost) / 30_000) * 100).toFixed(2)),
-      "watchdog RSS MB after 1,000 ticks": `${rest.now.toFixed(0)} / ${work.now.toFixed(0)}`, "  at its peak": `${rest.peak.toFixed(0)} / ${work.peak.toFixed(0)}`,
-      "status ms": (await statusLatency(cfg, selfArgv())).toFixed(0),
-      ...(compiled ? { "status ms, binary": (await statusLatency(cfg, [resolve(import.meta.dir, "../dist/agents")])).toFixed(0) } : {}),
-      "up s": (up / 1000).toFixed(1),
+      agents: size, rest: figures(rest, resting), work: figures(work, working),
+      rows: {
+        "tick ms p50": both(({ wall }) => quantile(wall, 0.5).toFixed(1)), "tick ms p99": both(({ wall }) => quantile(wall, 0.99).toFixed(1)),
+        "CPU ms per tick": both((cost) => total(cost).toFixed(1)), "  ours": each("own"), "  tmux clients": each("children"), "  tmux server": each("server"),
+        "CPU ms per agent and tick": both((cost) => (total(cost) / size).toFixed(3)),
+        "processes per tick": both((cost) => cost.processes.toFixed(2)),
+        "bare tmux work, CPU ms": total(naked).toFixed(1), "× bare": both((cost) => (total(cost) / total(naked)).toFixed(2)),
+        "one process per question, CPU ms": total(asked).toFixed(0), "÷ per question": both((cost) => (total(asked) / total(cost)).toFixed(0)),
+        "the original, CPU ms": original === null ? "-" : original.toFixed(0),
+        "÷ original": original === null ? "-" : both((cost) => (original / total(cost)).toFixed(0)),
+        "% of a core at a 30 s tick": both((cost) => ((total(cost) / 30_000) * 100).toFixed(2)),
+        "watchdog RSS MB after 1,000 ticks": `${resting.now.toFixed(0)} / ${working.now.toFixed(0)}`,
+        "  at its peak": `${resting.peak.toFixed(0)} / ${working.peak.toFixed(0)}`,
+        "status ms": await latency([...selfArgv(), "status", "--config", cfg.path]),
+        "status ms, binary": existsSync(binary[0]!) ? await latency([...binary, "status", "--config", cfg.path]) : "-",
+        "  of it tmux": await latency(["tmux", "list-panes", "-a", "-F", "#{pane_id} #{pane_dead} #{session_name}"]),
+        "up s": (up / 1000).toFixed(1),
+      },
     };
   } finally {
     await world.tmux(["kill-server"]);
   }
 }
 
+/** What is promised of these figures, as far as this run measured it. */
+function promises(results: Result[]): { promise: string; measured: string; met: "yes" | "NO" }[] {
+  const [hundred, most] = [100, 400].map((size) => results.find((one) => one.agents === size));
+  const said: { promise: string; measured: string; met: "yes" | "NO" }[] = [];
+  const say = (promise: string, one: Result | undefined, figure: (figures: Figures) => number | null, holds: (value: number) => boolean) => {
+    const pair = one ? [figure(one.rest), figure(one.work)] : [];
+    const measured = pair.filter((value) => value !== null);
+    if (measured.length) said.push({ promise, measured: measured.map((value) => value.toFixed(2)).join(" / "), met: measured.every(holds) ? "yes" : "NO" });
+  };
+  say("100 agents: at least 20 times less CPU than the original", hundred, (one) => one.original, (value) => value >= 20);
+  say("100 agents: at most 2 times the bare tmux work", hundred, (one) => one.timesBare, (value) => value <= 2);
+  say("400 agents: the slowest of a hundred ticks under 2,000 ms", most, (one) => one.p99, (value) => value < 2_000);
+  say("400 agents: under 10 % of a core at a 30 s tick", most, (one) => (one.perAgent * 400) / 300, (value) => value < 10);
+  say("400 agents: at most 60 MB", most, (one) => one.megabytes, (value) => value <= 60);
+  if (hundred) say("an agent of 400 costs at most 1.25 times one of 100", most,
+    (one) => one.perAgent / (one === most?.rest ? hundred.rest : hundred.work).perAgent, (value) => value <= 1.25);
+  return said;
+}
+
 try {
-  const results: Record<string, unknown>[] = [];
+  Bun.unsafe.setJITPolicy(RARELY_RUN); // as in the watchdog
+  const results: Result[] = [];
   for (const size of values.sizes!.split(",").map(Number)) results.push(await bench(size));
-  if (values.json) console.log(JSON.stringify(results, null, 2));
+  const said = promises(results);
+  if (said.some(({ met }) => met === "NO")) process.exitCode = 1;
+  if (values.json) console.log(JSON.stringify({ results, promises: said }, null, 2));
   else {
+    Bun.unsafe.setJITPolicy(1);
     const began = performance.now();
     await longRun(SIMULATED);
     const simulated = (SIMULATED / (performance.now() - began)) * 1000;
-    const binary = Bun.file(resolve(import.meta.dir, "../dist/agents")).size;
-    const rows = Object.keys(results[0]!).map((key) => ({ figure: key, ...Object.fromEntries(results.map((one) => [String(one.agents), one[key] ?? "-"])) }));
     const sizes = results.map((one) => String(one.agents));
-    rows.push({ figure: "simulated ticks per second", [sizes[0]!]: simulated.toFixed(0) });
-    if (binary) rows.push({ figure: "binary, MB", [sizes[0]!]: (binary / 1e6).toFixed(0) });
-    console.log(Bun.inspect.table(rows.slice(1), ["figure", ...sizes]));
+    const rows = Object.keys(results[0]!.rows).map((figure) =>
+      ({ figure, ...Object.fromEntries(results.map((one) => [String(one.agents), one.rows[figure]])) }));
+    const { size } = Bun.file(resolve(import.meta.dir, "../dist/agents"));
+    const all = [...rows, { figure: "simulated ticks per second", [sizes[0]!]: simulated.toFixed(0) },
+      { figure: "binary, MB", [sizes[0]!]: size ? (size / 1e6).toFixed(0) : "-" }];
+    console.log(`at rest / at work\n${Bun.inspect.table(all, ["figure", ...sizes])}`);
+    console.log(Bun.inspect.table(said, ["promise", "measured", "met"]));
   }
 } finally {
   rmSync(ROOT, { recursive: true, force: true });

@@ -50,10 +50,11 @@ beforeAll(async () => {
   watch = freshWatch();
   Object.assign(world, {
     log: () => {},
-    tmux: async (args: string[], stdin?: string) => {
+    tmux: async (args: string[], stdin?: string, take?: (part: Uint8Array) => void) => {
       asked.push({ args, stdin: stdin ?? "" });
       const ran = await REAL.tmux(args, stdin);
-      return args[0] === "source-file" ? { ...ran, out: damage(ran.out) } : ran;
+      take?.(Buffer.from(damage(ran.out)));
+      return ran;
     },
   });
   const ttys = await f.tmux("list-panes", "-a", "-f", "#{m:t-a*,#{session_name}}", "-F", "#{session_name} #{pane_tty}");

@@ -233,7 +233,10 @@ export class FakeTmux {
       pane_current_command: pane.command, pane_title: pane.title(now), cursor_y: Math.max(row, 0),
       pid: this.server.pid, start_time: this.server.start, ...pane.marks,
     };
-    return format.replace(/#\{([^}]+)\}/g, (_, field) => String(fields[field] ?? ""));
+    const value = (field: string) => String(fields[field] ?? "");
+    return format
+      .replace(/#\{\?([^,]+),([^,]*),#\{([^}]+)\}\}/g, (_, field, yes, no) => (value(field) ? yes : value(no)))
+      .replace(/#\{([^}]+)\}/g, (_, field) => value(field));
   }
 }
 

@@ -129,9 +129,11 @@ describe("the ladder, over the fake world", () => {
 test("fault 43: a dead pane that remains is not alive", async () => {
   await fake.ticks(cfg, watch, 2);
   fake.tmux.exit("agents-a", 1);
-  const snap = await snapshot(cfg);
-  expect(sessionAlive(snap, "agents-a")).toBe(false);
-  expect(sessionCommand(snap, "agents-a")).toBe("claude");
+  expect(sessionAlive(await snapshot(cfg), "agents-a")).toBe(false);
+  // the program is asked for only where no mark tells which client it is
+  expect(sessionCommand(await snapshot(cfg), "agents-a")).toBe("");
+  delete fake.tmux.of("agents-a").marks["@agents_backend"];
+  expect(sessionCommand(await snapshot(cfg), "agents-a")).toBe("claude");
   await fake.ticks(cfg, watch, 2);
   expect(starts()).toBe(2);
 });

@@ -46,7 +46,11 @@ export class FakeWorld {
       now: () => this.wall,
       mono: () => this.mono,
       sleep: async (ms) => this.turn(ms),
-      tmux: async (args, stdin) => this.tmux.run(args, stdin),
+      tmux: async (args, stdin, take) => {
+        const ran = this.tmux.run(args, stdin);
+        take?.(Buffer.from(ran.out));
+        return take ? { ...ran, out: "" } : ran;
+      },
       git: async (_repo, args) => this.git.run(args),
       http: (request) => this.http(request),
       signal: (pid, signal) => this.signal(Math.abs(pid), signal),

@@ -21,9 +21,9 @@ function syntaxOf(source: string): { char: string; at: number; depth: number }[]
   return found;
 }
 
-/** `(?![^])` is the end of the region and `(?<![^])` its start, whatever the flags. */
+/** `(?![^])` is the end of the region, whatever the flags; the flag `y` is its start. */
 function withoutAnchors(source: string): string {
-  const plain = source.replace(/\(\?<?!\[\^\]\)/g, "");
+  const plain = source.replace(/\(\?!\[\^\]\)/g, "");
   const anchors = syntaxOf(plain).filter(({ char }) => char === "^" || char === "$");
   return anchors.reduceRight((rest, { at }) => rest.slice(0, at) + rest.slice(at + 1), plain);
 }
@@ -46,10 +46,10 @@ function withoutAlternative(source: string): [cut: string, rest: string][] {
 function mutantsOf(rule: Rule): Mutant[] {
   const { source, flags } = rule.re;
   const with_ = (change: Partial<Rule>): Rule => ({ ...rule, ...change });
-  const loose = withoutAnchors(source);
+  const loose = new RegExp(withoutAnchors(source), flags.replace("y", ""));
   return [
     { name: "removed", rule: null },
-    ...(loose === source ? [] : [{ name: "anchors dropped", rule: with_({ re: new RegExp(loose, flags) }) }]),
+    ...(`${loose}` === `${rule.re}` ? [] : [{ name: "anchors dropped", rule: with_({ re: loose }) }]),
     ...(rule.where === "screen" ? [] : [{ name: "seen anywhere", rule: with_({ where: "screen" }) }]),
     ...withoutAlternative(source).map(([cut, rest]) =>
       ({ name: `without ${cut}`, rule: with_({ re: new RegExp(rest, flags) }) })),
