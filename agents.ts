@@ -302,11 +302,13 @@ export interface Volatile {
   saved: string;
 }
 
-/** What one fetch found: the head, or why git did not answer. */
+/** What one look at the remote found: its head, or why git did not answer. */
 export interface Fetched {
   ok: boolean;
   why: string;
   head: string;
+  /** What came with a head that was not dealt with before, the inboxes as they stand there. */
+  news?: { commits: Commit[]; inboxes: Map<string, Shown> };
 }
 
 /** One line of events.jsonl; `at` is ISO 8601 in UTC. */
@@ -1117,7 +1119,9 @@ const isAgent = (unit: Agent | Service): unit is Agent => "backend" in unit;
 // Diagnostics go to stderr with date and time; the watchdog's also to its log file. Logging never
 // throws: it is called from inside error handling, and the disk may be full just then.
 
-export function log(message: string): void {
+/** `routine`: a bar on the terminal tells as much, where one is drawn. */
+export function log(message: string, routine = false): void {
+  if (routine && barDrawn) return;
   try {
     const at = new Date(world.now());
     const clock = `${localDate(at)} ${at.toTimeString().slice(0, 8)}`;
@@ -1767,9 +1771,9 @@ function boxContent(lines: string[], box: Box, kind: "claude" | "opencode"): str
 
 function readDrawn({ text, title }: Look): Drawn {
   const shown = text.trimEnd();
-  const lines = splitLines(shown);
-  const length = lines.reduce((sum, line) => sum + line.length + 1, -1);
-  const screen = length === shown.length ? shown : lines.join("\n");
+  const ragged = /[^\S\n]\n/.test(shown); // most screens are not, and need no work on their lines
+  const lines = ragged ? splitLines(shown) : shown.split("\n");
+  const screen = ragged ? lines.join("\n") : shown;
   const claude = claudeBox(lines);
   const box = claude ?? opencodeBox(lines);
   if (!box) {
@@ -2485,7 +2489,7 @@ export async function startAgent(
   if (other) return { started: false, why: belongsTo(agent.session, other) };
   const pane = snap.panes.get(agent.session);
   if (alive && !options.force) {
-    log(`${agent.session} already running, leaving it`);
+    log(`${agent.session} already running, leaving it`, true);
     return { started: false, why: "" };
   }
   if (pane) await stopPanes(cfg, [pane]);
@@ -2500,7 +2504,7 @@ export async function startAgent(
     : backend.kind === "opencode" ? await launchOpencode(cfg, agent, plan) : launchTyped(cfg, plan);
   const phase = agent.kind === "loop" ? (curPhase(cfg)?.id ?? "-") : "-";
   log(`starting ${agent.session} (${backend.name}, kind=${agent.kind}, phase=${phase}, ` +
-    `model=${model || "default"})`);
+    `model=${model || "default"})`, true);
   // what is to be said is on disk before there is somebody to say it to: a crash may come between
   if (launch.boot) await options.say?.(launch.boot);
   const why = await newSession(cfg, {
@@ -2534,7 +2538,7 @@ const belongsTo = (session: string, home: string): string =>
 /** What was not started; somebody else may have made the session since our look: then it runs. */
 function refused(session: string, why: string): Started {
   const runs = why.startsWith("duplicate session");
-  if (runs) log(`${session} already running, leaving it`);
+  if (runs) log(`${session} already running, leaving it`, true);
   return { started: false, why: runs ? "" : why };
 }
 
@@ -2546,12 +2550,12 @@ export async function startService(
   const other = snap.foreign?.get(service.session);
   if (other) return { started: false, why: belongsTo(service.session, other) };
   if (alive) {
-    log(`${service.session} already running, leaving it`);
+    log(`${service.session} already running, leaving it`, true);
     return { started: false, why: "" };
   }
   const pane = snap.panes.get(service.session);
   if (pane) await stopPanes(cfg, [pane]);
-  log(`starting service ${service.session}`);
+  log(`starting service ${service.session}`, true);
   const why = await newSession(cfg, {
     session: service.session, cwd: service.dir, argv: inShell(service.command), env: service.env,
     logPath: sessionLogPath(cfg, service.session), marks: {},
@@ -3313,7 +3317,7 @@ export function handoffReset(watch: Watch): void {
 
 export const git = (repo: string, args: string[]): Promise<Ran> => world.git(repo, args);
 
-type Shown = { state: "found"; text: string } | { state: "absent" | "no branch" | "failed" };
+export type Shown = { state: "found"; text: string } | { state: "absent" | "no branch" | "failed" };
 
 /** A pushed file, in the docs folder or at the root. "Absent" and "git failed" are two answers. */
 export async function showPushed(hand: Handoff, name: string): Promise<Shown> {
@@ -3327,11 +3331,12 @@ export async function showPushed(hand: Handoff, name: string): Promise<Shown> {
   return { state: "absent" };
 }
 
-/** The remote's head, fetched only where it moved. Runs beside the tick, with its own deadlines. */
-async function fetchHead(hand: Handoff): Promise<Fetched> {
+/** The remote's head; where it is another than `known` it is fetched too, unless it is here. */
+async function fetchHead(hand: Handoff, known = ""): Promise<Fetched> {
   const listed = await git(hand.repo, ["ls-remote", hand.remote, `refs/heads/${hand.branch}`]);
   if (!listed.ok) return { ok: false, why: listed.err || "git ls-remote failed", head: "" };
   const there = listed.out.split(/\s/)[0] ?? "";
+  if (there === known) return { ok: true, why: "", head: there };
   const ref = `refs/remotes/${hand.remote}/${hand.branch}`;
   const here = await git(hand.repo, ["rev-parse", "-q", "--verify", ref]);
   if (there && here.out.trim() !== there) {
@@ -3372,11 +3377,23 @@ async function commitsSince(hand: Handoff, sha: string, head: string): Promise<C
   return ran.ok ? parseCommits(ran.out) : null;
 }
 
-/** One fetch at a time, beside the tick; none while there is nothing left to hand over. */
+/** All that a tick wants to know of the remote: one git process where nothing has changed. */
+async function readRemote(hand: Handoff, sha: string, handled: string): Promise<Fetched> {
+  const fetched = await fetchHead(hand, handled);
+  const { head } = fetched;
+  if (!head || head === handled) return fetched;
+  const commits = head === sha ? [] : await commitsSince(hand, sha, head);
+  if (!commits) return { ok: false, why: "git log failed", head };
+  const inboxes = new Map<string, Shown>();
+  for (const file of hand.inboxes.slice(0, 2)) inboxes.set(file, await showPushed(hand, file));
+  return { ...fetched, news: { commits, inboxes } };
+}
+
+/** One look at a time, beside the tick; none while there is nothing left to hand over. */
 function startFetch(cfg: Config, watch: Watch): void {
   const { volatile } = watch;
   if (!cfg.loop.handoff || isComplete(cfg) || volatile.fetch) return;
-  volatile.fetch = fetchHead(cfg.loop.handoff)
+  volatile.fetch = readRemote(cfg.loop.handoff, watch.sha, volatile.handled)
     .then((found) => void (volatile.fetched = found))
     .finally(() => (volatile.fetch = null));
 }
@@ -3395,26 +3412,22 @@ async function takeBaseline(cfg: Config): Promise<void> {
 }
 
 /** Looks at what the last fetch brought and queues what is to be said about it. */
-export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
+export function handoffCheck(cfg: Config, watch: Watch): void {
   const hand = cfg.loop.handoff;
   const { volatile } = watch;
   const { fetched } = volatile;
   volatile.fetched = null;
   if (!hand || !fetched) return;
-  if (!fetched.ok) return trouble(watch, "git", `hand-off: ${fetched.why}`);
-  if (!fetched.head || fetched.head === volatile.handled) return trouble(watch, "git", "");
-  const commits = fetched.head === watch.sha
-    ? [] : await commitsSince(hand, watch.sha, fetched.head);
-  trouble(watch, "git", commits ? "" : "hand-off: git log failed");
-  if (!commits) return;
-  const first = watch.sha === "";
-  const pings = first ? [] : decideHandoff(commits, watch.seen, hand);
-  const inboxes = await checkInboxes(cfg, watch, hand);
+  trouble(watch, "git", fetched.ok ? "" : `hand-off: ${fetched.why}`);
+  if (!fetched.news) return;
+  const { commits, inboxes } = fetched.news;
+  const pings = watch.sha === "" ? [] : decideHandoff(commits, watch.seen, hand);
+  const sure = checkInboxes(cfg, watch, hand, inboxes);
   for (const ping of pings) tellHandoff(cfg, watch, hand, ping);
   watch.seen = [...watch.seen, ...commits.map((commit) => commit.key)].slice(-SEEN_MAX);
   watch.sha = fetched.head;
   save(cfg, watch);
-  if (inboxes) volatile.handled = fetched.head;
+  if (sure) volatile.handled = fetched.head;
 }
 
 function tellHandoff(cfg: Config, watch: Watch, hand: Handoff, ping: Ping): void {
@@ -3428,10 +3441,11 @@ function tellHandoff(cfg: Config, watch: Watch, hand: Handoff, ping: Ping): void
 }
 
 /** Queues a ping for each inbox whose content changed; false = git could not say, look again. */
-async function checkInboxes(cfg: Config, watch: Watch, hand: Handoff): Promise<boolean> {
+function checkInboxes(
+  cfg: Config, watch: Watch, hand: Handoff, inboxes: Map<string, Shown>,
+): boolean {
   let sure = true;
-  for (const [nth, file] of hand.inboxes.slice(0, 2).entries()) {
-    const shown = await showPushed(hand, file);
+  for (const [nth, [file, shown]] of [...inboxes].entries()) {
     if (shown.state === "failed") sure = false;
     if (shown.state === "absent") delete watch.inboxes[file];
     if (shown.state !== "found" || !shown.text.trim()) continue;
@@ -4882,33 +4896,27 @@ export async function cmdUp(call: Call): Promise<number> {
 const leftOver = (memory: Memory): Group[] => [memory.stopping, memory.client]
   .filter((group) => group !== null && groupAlive(group)) as Group[];
 
-/** Starts what does not run; what has needs waits for them, `up_wait` or `connect_delay` long. */
+/** Starts what does not run, `start_batch` at a time. */
 async function startAll(
-  cfg: Config, wanted: (Agent | Service)[], boots: Message[],
+  cfg: Config, wanted: (Agent | Service)[], boots: Message[], step: Step,
 ): Promise<Failure[]> {
-  const memories = freshWatch();
   const known = loadWatch(cfg);
   const failures: Failure[] = [];
+  const began: number[] = [];
   let snap = await snapshot(cfg);
   if (!snap.ok) die(`tmux: ${snap.why}`);
-  const started: string[] = [];
-  for (const unit of wanted) {
+  for (const [nth, unit] of wanted.entries()) {
+    step(nth + 1, unit.name);
     const running = sessionAlive(snap, unit.session) === true;
-    if (!running && (unit.needs.length || isAgent(unit))) {
-      const connects = isAgent(unit) ? backendOf(cfg, unit).connectDelay + 1 : 0;
-      const patience = world.mono() + Math.max(cfg.watchdog.upWait, connects) * 1000;
-      const memory = memoryOf(memories, unit.name);
-      let waits = "";
-      while ((waits = await notReady(cfg, unit, snap, memory)) && world.mono() < patience) {
-        await world.sleep(200);
-        snap = await snapshot(cfg);
-      }
-      if (waits) {
-        failures.push({ name: unit.name, why: `not started: it ${waits}, which is not ready` });
-        continue;
-      }
+    let waits = "";
+    if (!running) [waits, snap] = await awaitNeeds(cfg, unit, snap);
+    if (waits) {
+      failures.push({ name: unit.name, why: `not started: it ${waits}, which is not ready` });
+      continue;
     }
     if (!running) await stopGroups(leftOver(memoryOf(known, unit.name)));
+    const before = began.at(-cfg.watchdog.startBatch) ?? -Infinity;
+    await world.sleep(Math.max(0, before + RUNNING_AFTER - world.mono()));
     const cause = cfg.overridden.has(unit.name) ? "override" : "";
     const first = async (boot: string) => {
       const message = messageFor(unit.name, "boot", boot);
@@ -4919,30 +4927,62 @@ async function startAll(
       ? startAgent(cfg, unit, snap, { cause, say: first }) : startService(cfg, unit, snap))
       .catch((error): Started => ({ started: false, why: messageOf(error) }));
     if (done.why) failures.push({ name: unit.name, why: done.why });
-    if (done.started) started.push(unit.name);
-    showProgress(wanted.length, wanted.indexOf(unit) + 1);
-    if (started.length && started.length % cfg.watchdog.startBatch === 0) {
-      await settle(cfg, wanted, started);
-    }
+    if (done.started) began.push(world.mono());
     if (done.started && !isAgent(unit)) snap = await snapshot(cfg);
   }
   return failures;
 }
 
-/** A bar on a terminal; in a pipe the lines of the starts themselves tell how far it is. */
-function showProgress(total: number, done: number): void {
-  if (!process.stderr.isTTY || total < 20) return;
-  const width = Math.round((30 * done) / total);
-  process.stderr.write(`\r[${"█".repeat(width)}${"·".repeat(30 - width)}] ` +
-    `${done}/${total}${done === total ? "\n" : ""}`);
+/** Waits for what a unit needs, `up_wait` or `connect_delay` long: what is not ready, "" = nothing. */
+async function awaitNeeds(
+  cfg: Config, unit: Agent | Service, snap: Snapshot,
+): Promise<[waits: string, snap: Snapshot]> {
+  const connects = isAgent(unit) ? backendOf(cfg, unit).connectDelay + 1 : 0;
+  const patience = world.mono() + Math.max(cfg.watchdog.upWait, connects) * 1000;
+  const memory = freshMemory();
+  for (;;) {
+    const waits = await notReady(cfg, unit, snap, memory);
+    if (!waits || world.mono() >= patience) return [waits, snap];
+    await world.sleep(200);
+    snap = await snapshot(cfg);
+  }
 }
 
-/** Between two batches: until the clients of the last one run, two seconds at most. */
-async function settle(cfg: Config, wanted: (Agent | Service)[], started: string[]): Promise<void> {
-  const batch = started.slice(-cfg.watchdog.startBatch);
-  for (const deadline = world.mono() + 2_000; world.mono() < deadline; await world.sleep(50)) {
-    const snap = await snapshot(cfg);
-    if (wanted.every((unit) => !batch.includes(unit.name) || snap.panes.has(unit.session))) return;
+/** How far a long command is, and what it is at. */
+type Step = (done: number, what: string) => void;
+
+/** Fewer lines than these are read at a glance. */
+const BAR_FROM = 20;
+let barDrawn = false;
+
+/**
+ * A bar on a terminal, below all lines but those that it stands for; in a pipe, or where there is
+ * little to do, each step has its line.
+ */
+async function withBar<T>(total: number, work: (step: Step) => Promise<T>): Promise<T> {
+  if (!process.stderr.isTTY || total < BAR_FROM) return work(() => {});
+  const print = world.log;
+  let shown = "";
+  const draw = () => void process.stderr.write(`\r${fit(shown, (process.stderr.columns || 80) - 1)}\r`);
+  barDrawn = true;
+  world.log = (line) => {
+    const bar = shown;
+    shown = "";
+    draw();
+    print(line);
+    shown = bar;
+    draw();
+  };
+  try {
+    return await work((done, what) => {
+      const full = Math.round((30 * done) / total);
+      shown = `[${"█".repeat(full)}${"·".repeat(30 - full)}] ${done}/${total} ${what}`;
+      draw();
+    });
+  } finally {
+    barDrawn = false;
+    world.log = print;
+    process.stderr.write("\n");
   }
 }
 
@@ -4987,7 +5027,9 @@ async function deliverByHand(cfg: Config, messages: Message[], deadline: number)
 const RUNNING_AFTER = 1_000;
 
 /** Waits until each session's client runs; returns those whose client ended or never came. */
-async function awaitClients(cfg: Config, units: (Agent | Service)[]): Promise<Failure[]> {
+async function awaitClients(
+  cfg: Config, units: (Agent | Service)[], step: Step,
+): Promise<Failure[]> {
   const deadline = world.mono() + cfg.watchdog.upWait * 1000;
   for (;;) {
     const snap = await snapshot(cfg);
@@ -4995,6 +5037,7 @@ async function awaitClients(cfg: Config, units: (Agent | Service)[]): Promise<Fa
       const pane = snap.panes.get(unit.session);
       return !pane || (!pane.dead && world.now() - pane.created < RUNNING_AFTER);
     });
+    step(units.length, late.length ? `started, waiting for ${late.length}` : "running");
     if (late.length && world.mono() < deadline) {
       await world.sleep(100);
       continue;
@@ -5390,11 +5433,13 @@ async function startAndWait(
   cfg: Config, units: (Agent | Service)[], earlier: Failure[], between?: () => Promise<Failure[]>,
 ): Promise<number> {
   const boots: Message[] = [];
-  const failures = [...earlier, ...(await startAll(cfg, units, boots))];
-  failures.push(...((await between?.()) ?? []));
-  if (boots.length && lockHolder(lockFile(cfg, "watchdog")) === null) await bootAll(cfg, boots);
-  failures.push(...(await awaitClients(cfg,
-    units.filter((unit) => !failures.some(({ name }) => name === unit.name)))));
+  const failures = await withBar(units.length, async (step) => {
+    const early = [...earlier, ...(await startAll(cfg, units, boots, step))];
+    early.push(...((await between?.()) ?? []));
+    if (boots.length && lockHolder(lockFile(cfg, "watchdog")) === null) await bootAll(cfg, boots);
+    const started = units.filter((unit) => !early.some(({ name }) => name === unit.name));
+    return [...early, ...(await awaitClients(cfg, started, step))];
+  });
   for (const { name, why } of failures) log(`${name}: ${why}`);
   return failures.length ? 1 : 0;
 }

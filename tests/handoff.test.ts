@@ -1,6 +1,6 @@
 /** The pair talks through commits: each claim, review and inbox is told, once, to whom it concerns. */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { type Commit, type Config, decideDeadlock, decideHandoff, handoffCheck, showPushed, type VerdictName, type Watch } from "../agents.ts";
+import { type Commit, type Config, decideDeadlock, decideHandoff, handoffCheck, showPushed, type VerdictName, type Watch, world } from "../agents.ts";
 import { FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
 
 let fake: FakeWorld;
@@ -220,6 +220,35 @@ describe("P16, fault 17: git trouble is local", () => {
     expect(fake.everyPane.filter((pane) => pane.session === "agents-orchestrator")).toHaveLength(2);
     expect(fake.git.calls.filter((call) => /^(ls-remote|fetch)/.test(call))).toEqual([]);
   });
+});
+
+test("where nothing changed a tick costs one git process, and a claim no more than it must", async () => {
+  await running();
+  await ticks(2);
+  fake.git.calls = [];
+  await ticks(5);
+  // each heavy tick, one of ten, also looks for DONE
+  expect(fake.git.calls.filter((call) => !call.includes("STATUS")).map((call) => call.split(" ")[0])).toEqual(Array(5).fill("ls-remote"));
+  fake.git.push("claim(one): news");
+  fake.git.calls = [];
+  await ticks(2);
+  expect(fake.git.calls.filter((call) => /^(fetch|log)/.test(call))).toHaveLength(2);
+  expect(fake.logged(/handoff: claim\(one\): news/)).toHaveLength(1);
+});
+
+test.each(["log", "show", "merge-base"])("no tick waits for git %s: the commits are read beside it", async (command) => {
+  await running();
+  const git = world.git;
+  world.git = (repo, args) => (args[0] === command ? new Promise(() => {}) : git(repo, args));
+  fake.git.push("claim(one): never read");
+  const { tick } = await import("../agents.ts");
+  fake.tmux.exit("agents-orchestrator", 1);
+  for (let nth = 0; nth < 3; nth++) {
+    await tick(cfg, watch);
+    fake.turn(30_000);
+  }
+  expect(fake.everyPane.filter((pane) => pane.session === "agents-orchestrator")).toHaveLength(2);
+  expect(watch.volatile.fetch).not.toBeNull();
 });
 
 test("nothing is fetched once the sequence is complete", async () => {

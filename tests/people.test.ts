@@ -432,7 +432,7 @@ describe("completion", () => {
           if (clause) expect(script).toContain(`--${name}`);
         }
       }
-      expect(Bun.spawnSync([shell, "-n"], { stdin: Buffer.from(script), env: ENV }).exitCode ?? 0).toBe(0);
+      if (Bun.which(shell)) expect(Bun.spawnSync([shell, "-n"], { stdin: Buffer.from(script), env: ENV }).exitCode).toBe(0);
     }
     expect(call(["completion", "fish"])).toEqual({ code: 2, out: "", err: "agents: usage: completion bash | zsh\n" });
     expect(completionsOf(COMMANDS.find(({ name }) => name === "phase")!)).toEqual({ words: ["show", "next", "set"], names: false, folder: false });

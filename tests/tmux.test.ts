@@ -2,7 +2,7 @@
 import { expect } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { lives, real, TUI, until } from "./real.ts";
+import { lives, quote, real, SELF, TUI, until } from "./real.ts";
 
 const pair = { agents: [{ name: "a1", prompt: "one" }, { name: "a10", prompt: "ten" }] };
 
@@ -310,4 +310,33 @@ real("a session of somebody else with a like name is never touched", { agents: [
   await f.run(["down"]);
   expect(await f.sessions()).toEqual(["t-a1-notes", "x-t-a1"]);
   expect((await f.run(["status"])).out).toContain("sessions that no config names: t-a1-notes");
+});
+
+/** A client that is there at once and costs nothing: what is under test is how many of it start, and when. */
+const SLEEPERS = (count: number) => ({
+  defaults: { backend: "sleeper" }, toml: '[backend.sleeper]\nkind = "typed"\nbin = "sleep 1000"\n',
+  agents: Array.from({ length: count }, (_, nth) => ({ name: `a${nth}` })),
+});
+
+real("up starts start_batch clients at a time, a line each in a pipe", { ...SLEEPERS(12), watchdog: { start_batch: 4 } }, async (f) => {
+  const ran = await f.up();
+  expect(ran.err.match(/starting t-a\d+ /g)).toHaveLength(12);
+  expect(ran.err).not.toMatch(/[█·\r]/);
+  const at = f.events("start").map((event) => Date.parse(String(event.at)));
+  expect(at).toHaveLength(12);
+  // the event is written once the session is there, the pause is counted from then
+  expect(at.slice(4).map((time, nth) => time - at[nth]! >= 990)).toEqual(Array(8).fill(true));
+});
+
+real("up of many agents shows a bar on a terminal, of 80 columns too, and who failed below it", { ...SLEEPERS(24), watchdog: { start_batch: 24 } }, async (f) => {
+  f.write("agents.toml", `${f.text()}[[agent]]\nname = "broken"\ndir = "nowhere"\n`);
+  const words = [...SELF, "up", "--config", f.config].map(quote).join(" ");
+  await f.tmux("new-session", "-d", "-s", "terminal", "-x", "80", "-y", "24", `${words}; echo "exit $?"; sleep 1000`);
+  const shown = () => f.tmux("capture-pane", "-p", "-t", "=terminal:");
+  await until(async () => /^exit \d/m.test(await shown()), 30_000);
+  const lines = (await shown()).split("\n").filter(Boolean);
+  expect(lines.map((line) => line.replace(/^\[agents [^\]]*\] /, ""))).toEqual([
+    "starting watchdog", `[${"█".repeat(29)}·] 24/25 running`, expect.stringContaining("broken: dir "), ...lines.slice(3, -1), "exit 1",
+  ]);
+  expect(await f.pid("a23")).toBeGreaterThan(0);
 });

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Config, curIdx, loadWatch, memoryOf, reloadConfig, say, watched, type Watch } from "../agents.ts";
+import { captureAll, type Config, curIdx, loadWatch, memoryOf, reloadConfig, say, snapshot, watched, type Watch, world } from "../agents.ts";
 import { FLEET, type FakePane, type FakeWorld, fakeWorld, until } from "./kit.ts";
 
 let fake: FakeWorld;
@@ -476,4 +476,35 @@ describe("P4: on a real disk", () => {
       expect([kept.length, kept]).toEqual([200_000 + Number(kept[0]), kept[0]!.repeat(kept.length)]);
     }
   }), 60_000);
+});
+
+test("screens arrive whole wherever the pipe's parts end, and one that was cut off is asked for again", async () => {
+  await begin(agents("a", "b", "c"));
+  await fake.ticks(cfg, watch, 2);
+  const panes = [...(await snapshot(cfg)).panes.values()];
+  const screens = new Map(panes.map(({ id, sessionName }) => [id, `${fake.tmux.of(sessionName).screen(fake.wall)}\n`]));
+  const real = world.tmux;
+  const look = async (cut: (bytes: Buffer) => Buffer): Promise<Map<string, string | null>> => {
+    const seen = new Map<string, string | null>();
+    world.tmux = async (args, stdin, take) => {
+      const ran = await real(args, stdin);
+      for (const byte of take ? cut(Buffer.from(ran.out)) : []) take!(new Uint8Array([byte]));
+      return ran;
+    };
+    await captureAll(cfg, panes, (pane, text) => void seen.set(pane.id, text));
+    world.tmux = real;
+    return seen;
+  };
+  expect(panes.length).toBeGreaterThan(1);
+  expect([...screens.values()].join("")).toContain("❯");
+  expect(await look((bytes) => bytes)).toEqual(screens);
+  expect(await look((bytes) => bytes.subarray(0, bytes.length >> 1))).toEqual(screens);
+  expect(await look(() => Buffer.from(""))).toEqual(screens);
+});
+
+test("an agent that has the name of one of the memory's fields is remembered", async () => {
+  await begin(agents("still"));
+  await fake.ticks(cfg, watch, 2);
+  expect(fake.watch(cfg).agents.still!.client).toEqual(watch.agents.still!.client);
+  expect(fake.watch(cfg).agents.still!.client).not.toBeNull();
 });
