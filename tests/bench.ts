@@ -12,7 +12,7 @@ import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, 
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { collect, type Config, freshWatch, loadConfig, RARELY_RUN, selfArgv, snapshot, tick, type Watch, world } from "../agents.ts";
+import { type Config, freshWatch, loadConfig, RARELY_RUN, selfArgv, snapshot, tick, world } from "../agents.ts";
 import { longRun } from "./sim.ts";
 
 const { values } = parseArgs({
@@ -84,12 +84,6 @@ async function drawAll(server: number, screens: number[], busy = true): Promise<
   }
 }
 let drawn = 0;
-
-/** One tick as the watchdog makes it, what it takes back of the memory included. */
-async function wholeTick(cfg: Config, watch: Watch): Promise<void> {
-  await tick(cfg, watch);
-  collect();
-}
 
 /** A fleet of sleepers under a drawn screen, started by the program's own `up`. */
 async function makeFleet(size: number): Promise<{ cfg: Config; up: number }> {
@@ -213,9 +207,9 @@ async function bench(size: number): Promise<Result> {
     world.log = () => {};
     const times = Number(values.ticks);
     await settle();
-    for (let i = 0; i < 5; i++) await wholeTick(cfg, watch);
-    const rest = await measure(server, times, () => wholeTick(cfg, watch));
-    const work = await measure(server, times, () => wholeTick(cfg, watch), draw);
+    for (let i = 0; i < 5; i++) await tick(cfg, watch);
+    const rest = await measure(server, times, () => tick(cfg, watch));
+    const work = await measure(server, times, () => tick(cfg, watch), draw);
     const naked = await measure(server, times, () => bare(cfg, ids));
     const asked = await measure(server, Math.max(2, Math.round(300 / size)), () => perQuestion(cfg));
     const original = values.original && size <= 100 ? await originalCost(cfg, resolve(values.original), server) : null;

@@ -228,7 +228,7 @@ export class FakeTmux {
     const fields: Record<string, unknown> = {
       session_name: pane.session, session_id: `$${pane.nth}`, pane_id: pane.id, pane_pid: pane.pid,
       pane_dead: Number(pane.dead), pane_dead_status: pane.status ?? "", pane_pipe: Number(pane.piped),
-      pane_in_mode: Number(pane.inMode), session_created: Math.floor(pane.created / 1000),
+      session_created: Math.floor(pane.created / 1000),
       window_activity: Math.floor(pane.activity(now) / 1000), pane_width: pane.cols, pane_height: 50,
       pane_current_command: pane.command, pane_title: pane.title(now), cursor_y: Math.max(row, 0),
       pid: this.server.pid, start_time: this.server.start, ...pane.marks,
