@@ -1174,7 +1174,7 @@ function tmux(
     [...socket, ...args.map((arg) => (arg === ";" ? arg : arg.replace(/;$/, "\\;")))], stdin, take);
 }
 
-/** The command is looked up in /proc, a third of the list's cost: only where no mark of ours tells. */
+/** The command is looked up in /proc, a third of the list's cost: only where no mark tells. */
 const PANE_FORMAT = [
   "session_name", "session_id", "pane_id", "pane_pid", "pane_dead", "pane_dead_status",
   "pane_dead_signal", "pane_pipe", "session_created", "window_activity",
@@ -3781,8 +3781,8 @@ async function runOnComplete(
 
 // ── watchdog loop ───────────────────────────────────────────────────────────────
 // Two tmux clients per tick whatever the number of agents, one while nothing is drawn. Each agent
-// and stage stands behind a guard of its own: an error is one agent's, it is said once, and it never
-// ends the supervision.
+// and stage stands behind a guard of its own: an error is one agent's, it is said once, and it
+// never ends the supervision.
 
 /** What one tick knows of one agent or service. */
 export interface Sight {
@@ -4008,7 +4008,8 @@ export async function observe(
     const pane = snap.panes.get(unit.session) ?? null;
     const alive = sessionAlive(snap, unit.session);
     const held = isHeld(operator, unit.name);
-    sights.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT, booting: false,
+    sights.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT,
+      booting: isAgent(unit) && pane !== null && isYoung(cfg, unit, pane, ""),
       massDeath: innocent.has(unit), moving: watch.intent !== null, held, budget });
     if (!alive || !pane) continue;
     noteClient(watch, unit, pane);
@@ -4020,6 +4021,9 @@ export async function observe(
   return sights;
 }
 
+const isYoung = (cfg: Config, agent: Agent, pane: Pane, screen: string): boolean =>
+  isBooting(backendOf(cfg, agent), world.now() - pane.created, screen);
+
 /** Reads the screens that may have changed and judges each as it comes; `full` is a whole tick. */
 async function lookAtScreens(
   cfg: Config, watch: Watch, agents: Agent[], sights: Map<string, Sight>, full: boolean,
@@ -4028,7 +4032,7 @@ async function lookAtScreens(
   const see = (agent: Agent, pane: Pane, text: string | null) =>
     void judged.push(guard(watch, `look ${agent.name}`, async () => {
       const sight = sights.get(agent.name)!;
-      sight.booting = isBooting(backendOf(cfg, agent), world.now() - pane.created, text ?? "");
+      sight.booting &&= isYoung(cfg, agent, pane, text ?? "");
       sight.verdict = await judge(cfg, watch, agent, pane, text, full);
     }));
   const unread = new Map<Pane, Agent>();
@@ -4077,8 +4081,8 @@ const copyOf = (verdict: Verdict): Verdict => JSON.parse(JSON.stringify(verdict)
 const withoutDigits = (value: string): string => value.replace(/\d+/g, "0");
 
 /**
- * The verdict on one agent: its rules, its server's word, and a second look before "idle". `text` is
- * null where nothing has been drawn since the last look.
+ * The verdict on one agent: its rules, its server's word, and a second look before "idle". A `text`
+ * of null says that nothing has been drawn since the last look.
  */
 async function judge(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, text: string | null, full: boolean,
@@ -4442,8 +4446,8 @@ async function restUntil(due: number, cfg: Config, watch: Watch, life: Life): Pr
 }
 
 /**
- * How much later than usual code is compiled, which is never: what runs once in 30 s does not earn a
- * compiler's 10 MB (measured at 400 agents; a tick costs a tenth more CPU for it).
+ * How much later than usual code is compiled, which is never: what runs once in 30 s does not earn
+ * a compiler's 10 MB (measured at 400 agents; a tick costs a tenth more CPU for it).
  */
 export const RARELY_RUN = 1_000_000;
 
@@ -4934,7 +4938,7 @@ async function startAll(
   return failures;
 }
 
-/** Waits for what a unit needs, `up_wait` or `connect_delay` long: what is not ready, "" = nothing. */
+/** Waits for what a unit needs, `up_wait` or `connect_delay` long; says what is still not ready. */
 async function awaitNeeds(
   cfg: Config, unit: Agent | Service, snap: Snapshot,
 ): Promise<[waits: string, snap: Snapshot]> {
@@ -4964,7 +4968,8 @@ async function withBar<T>(total: number, work: (step: Step) => Promise<T>): Prom
   if (!process.stderr.isTTY || total < BAR_FROM) return work(() => {});
   const print = world.log;
   let shown = "";
-  const draw = () => void process.stderr.write(`\r${fit(shown, (process.stderr.columns || 80) - 1)}\r`);
+  const draw = () =>
+    void process.stderr.write(`\r${fit(shown, (process.stderr.columns || 80) - 1)}\r`);
   barDrawn = true;
   world.log = (line) => {
     const bar = shown;
