@@ -5043,12 +5043,14 @@ async function awaitClients(
       const pane = snap.panes.get(unit.session);
       return !pane || (!pane.dead && world.now() - pane.created < RUNNING_AFTER);
     });
-    step(units.length, late.length ? `started, waiting for ${late.length}` : "running");
+    const dead = units.filter((unit) => sessionAlive(snap, unit.session) !== true);
+    step(units.length - dead.length,
+      late.length ? `running, waiting for ${late.length}` : "running");
     if (late.length && world.mono() < deadline) {
       await world.sleep(100);
       continue;
     }
-    const dead = units.filter((unit) => sessionAlive(snap, unit.session) !== true);
+    if (!snap.ok) die(`tmux: ${snap.why}`);
     const failures = await Promise.all(
       dead.map((unit) => explainDeath(cfg, unit, snap.panes.get(unit.session))));
     return failures.filter((failure) => failure !== null);

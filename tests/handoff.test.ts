@@ -1,6 +1,6 @@
 /** The pair talks through commits: each claim, review and inbox is told, once, to whom it concerns. */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { type Commit, type Config, decideDeadlock, decideHandoff, handoffCheck, showPushed, type VerdictName, type Watch, world } from "../agents.ts";
+import { type Commit, type Config, decideDeadlock, decideHandoff, handoffCheck, showPushed, tick, type VerdictName, type Watch, world } from "../agents.ts";
 import { FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
 
 let fake: FakeWorld;
@@ -20,6 +20,16 @@ const told = (name: string): string[] => fake.received(`agents-${name}`);
 const running = async (): Promise<void> => {
   fake.git.push("init", { "README.md": "r" });
   await ticks(4);
+};
+
+/** Ticks that nobody lets git catch up with: who dies meanwhile is healed all the same. */
+const healsBesideGit = async (): Promise<void> => {
+  fake.tmux.exit("agents-orchestrator", 1);
+  for (let nth = 0; nth < 3; nth++) {
+    await tick(cfg, watch);
+    fake.turn(30_000);
+  }
+  expect(fake.everyPane.filter((pane) => pane.session === "agents-orchestrator")).toHaveLength(2);
 };
 
 describe("decideHandoff", () => {
@@ -211,13 +221,7 @@ describe("P16, fault 17: git trouble is local", () => {
     await running();
     watch.volatile.fetch = new Promise(() => {});
     fake.git.calls = [];
-    const { tick } = await import("../agents.ts");
-    fake.tmux.exit("agents-orchestrator", 1);
-    for (let nth = 0; nth < 3; nth++) {
-      await tick(cfg, watch);
-      fake.turn(30_000);
-    }
-    expect(fake.everyPane.filter((pane) => pane.session === "agents-orchestrator")).toHaveLength(2);
+    await healsBesideGit();
     expect(fake.git.calls.filter((call) => /^(ls-remote|fetch)/.test(call))).toEqual([]);
   });
 });
@@ -241,13 +245,7 @@ test.each(["log", "show", "merge-base"])("no tick waits for git %s: the commits 
   const git = world.git;
   world.git = (repo, args) => (args[0] === command ? new Promise(() => {}) : git(repo, args));
   fake.git.push("claim(one): never read");
-  const { tick } = await import("../agents.ts");
-  fake.tmux.exit("agents-orchestrator", 1);
-  for (let nth = 0; nth < 3; nth++) {
-    await tick(cfg, watch);
-    fake.turn(30_000);
-  }
-  expect(fake.everyPane.filter((pane) => pane.session === "agents-orchestrator")).toHaveLength(2);
+  await healsBesideGit();
   expect(watch.volatile.fetch).not.toBeNull();
 });
 

@@ -329,14 +329,14 @@ real("up starts start_batch clients at a time, a line each in a pipe", { ...SLEE
 });
 
 real("up of many agents shows a bar on a terminal, of 80 columns too, and who failed below it", { ...SLEEPERS(24), watchdog: { start_batch: 24 } }, async (f) => {
-  f.write("agents.toml", `${f.text()}[[agent]]\nname = "broken"\ndir = "nowhere"\n`);
+  f.write("agents.toml", `${f.text()}[[agent]]\nname = "broken"\ndir = "nowhere"\n[[agent]]\nname = "dies"\nbackend = "short"\n[backend.short]\nkind = "typed"\nbin = "false"\n`);
   const words = [...SELF, "up", "--config", f.config].map(quote).join(" ");
   await f.tmux("new-session", "-d", "-s", "terminal", "-x", "80", "-y", "24", `${words}; echo "exit $?"; sleep 1000`);
   const shown = () => f.tmux("capture-pane", "-p", "-t", "=terminal:");
   await until(async () => /^exit \d/m.test(await shown()), 30_000);
   const lines = (await shown()).split("\n").filter(Boolean);
   expect(lines.map((line) => line.replace(/^\[agents [^\]]*\] /, ""))).toEqual([
-    "starting watchdog", `[${"█".repeat(29)}·] 24/25 running`, expect.stringContaining("broken: dir "), ...lines.slice(3, -1), "exit 1",
+    "starting watchdog", `[${"█".repeat(28)}··] 24/26 running`, expect.stringContaining("broken: dir "), ...lines.slice(3, -2), "dies: its client ended (exit 1)", "exit 1",
   ]);
   expect(await f.pid("a23")).toBeGreaterThan(0);
 });
