@@ -172,7 +172,7 @@ export interface Pane {
   activity: number;
   /** Columns and rows: a resize draws anew what stands there. */
   size: string;
-  /** The program in the foreground, of a pane that we did not launch. */
+  /** The program in the foreground, where no mark tells the client: of the original, of services. */
   command: string;
   session: string;
   backend: string;
@@ -306,6 +306,8 @@ export interface Fetched {
   ok: boolean;
   why: string;
   head: string;
+  /** By what config it was looked for. */
+  hand: Handoff;
   /** What came with a head that was not dealt with before, the inboxes as they stand there. */
   news?: { commits: Commit[]; inboxes: Map<string, Shown> };
 }
@@ -1771,10 +1773,8 @@ function boxContent(lines: string[], box: Box, kind: "claude" | "opencode"): str
 }
 
 function readDrawn({ text, title }: Look): Drawn {
-  const shown = text.trimEnd();
-  const ragged = /[^\S\n]\n/.test(shown); // most screens are not, and need no work on their lines
-  const lines = ragged ? splitLines(shown) : shown.split("\n");
-  const screen = ragged ? lines.join("\n") : shown;
+  const lines = splitLines(text.trimEnd());
+  const screen = lines.join("\n");
   const claude = claudeBox(lines);
   const box = claude ?? opencodeBox(lines);
   if (!box) {
@@ -3332,20 +3332,19 @@ export async function showPushed(hand: Handoff, name: string): Promise<Shown> {
   return { state: "absent" };
 }
 
-/** The remote's head; where it is another than `known` it is fetched too, unless it is here. */
-async function fetchHead(hand: Handoff, known = ""): Promise<Fetched> {
+/** The remote's head, fetched only where it moved. */
+async function fetchHead(hand: Handoff): Promise<Fetched> {
   const listed = await git(hand.repo, ["ls-remote", hand.remote, `refs/heads/${hand.branch}`]);
-  if (!listed.ok) return { ok: false, why: listed.err || "git ls-remote failed", head: "" };
+  if (!listed.ok) return { ok: false, why: listed.err || "git ls-remote failed", head: "", hand };
   const there = listed.out.split(/\s/)[0] ?? "";
-  if (there === known) return { ok: true, why: "", head: there };
   const ref = `refs/remotes/${hand.remote}/${hand.branch}`;
   const here = await git(hand.repo, ["rev-parse", "-q", "--verify", ref]);
   if (there && here.out.trim() !== there) {
     const fetched = await git(hand.repo,
       ["fetch", "-q", hand.remote, `+refs/heads/${hand.branch}:${ref}`]);
-    if (!fetched.ok) return { ok: false, why: fetched.err || "git fetch failed", head: "" };
+    if (!fetched.ok) return { ok: false, why: fetched.err || "git fetch failed", head: "", hand };
   }
-  return { ok: true, why: "", head: there };
+  return { ok: true, why: "", head: there, hand };
 }
 
 /** Author time and subject survive a rebase; the commit's own name does not. */
@@ -3378,13 +3377,13 @@ async function commitsSince(hand: Handoff, sha: string, head: string): Promise<C
   return ran.ok ? parseCommits(ran.out) : null;
 }
 
-/** All that a tick wants to know of the remote: one git process where nothing has changed. */
+/** All that a tick wants to know of the remote, read beside it, each command with its deadline. */
 async function readRemote(hand: Handoff, sha: string, handled: string): Promise<Fetched> {
-  const fetched = await fetchHead(hand, handled);
+  const fetched = await fetchHead(hand);
   const { head } = fetched;
   if (!head || head === handled) return fetched;
   const commits = head === sha ? [] : await commitsSince(hand, sha, head);
-  if (!commits) return { ok: false, why: "git log failed", head };
+  if (!commits) return { ...fetched, ok: false, why: "git log failed" };
   const inboxes = new Map<string, Shown>();
   for (const file of hand.inboxes.slice(0, 2)) inboxes.set(file, await showPushed(hand, file));
   return { ...fetched, news: { commits, inboxes } };
@@ -3418,7 +3417,7 @@ export function handoffCheck(cfg: Config, watch: Watch): void {
   const { volatile } = watch;
   const { fetched } = volatile;
   volatile.fetched = null;
-  if (!hand || !fetched) return;
+  if (!hand || fetched?.hand !== hand) return; // the next look goes by the config that holds now
   trouble(watch, "git", fetched.ok ? "" : `hand-off: ${fetched.why}`);
   if (!fetched.news) return;
   const { commits, inboxes } = fetched.news;
@@ -3901,14 +3900,16 @@ export function operatorOf(cfg: Config): Operator {
   }
 }
 
-/** Whether the watchdog must leave a unit alone; a command's work holds it two minutes at most. */
+/** Whether the watchdog must leave a unit alone; a command's work holds it ten minutes at most. */
 function isHeld(operator: Operator, name: string): boolean {
   const left = (operator.busy[name] ?? 0) - world.now();
-  return operator.held[name] !== undefined || (left > 0 && left < 2 * BUSY_FOR);
+  return operator.held[name] !== undefined || (left > 0 && left <= BUSY_MAX);
 }
 
 /** How long, ms, a command may take to restart a unit; then the watchdog goes on, if it was cut. */
 const BUSY_FOR = 60_000;
+/** The longest, of many units: a clock set back must not make it longer. */
+const BUSY_MAX = 10 * BUSY_FOR;
 
 /** Says a trouble once per change, and that it is over; "" = there is none. */
 function trouble(watch: Watch, label: string, message: string): void {
@@ -4042,9 +4043,17 @@ async function lookAtScreens(
     else unread.set(pane, agent);
   }
   await captureAll(cfg, [...unread.keys()], (pane, text) => {
-    if (text !== null) see(unread.get(pane)!, pane, text);
+    const agent = unread.get(pane)!;
+    if (text !== null) see(agent, pane, text);
+    else if (full) noteUnseen(cfg, watch, agent);
   });
   await Promise.all(judged);
+}
+
+/** tmux did not show a screen: nothing is believed of it, and what nobody saw was no idleness. */
+function noteUnseen(cfg: Config, watch: Watch, agent: Agent): void {
+  Object.assign(memoryOf(watch, agent.name), { idleSince: 0, sameSince: 0 });
+  noteVerdict(cfg, watch, agent, { ...NO_VERDICT, why: "tmux did not show its screen" }, "");
 }
 
 /** Whether anybody asks for this agent's verdict. */
@@ -4909,9 +4918,14 @@ async function startAll(
   const failures: Failure[] = [];
   const began: number[] = [];
   let snap = await snapshot(cfg);
+  let looked = world.mono();
   if (!snap.ok) die(`tmux: ${snap.why}`);
   for (const [nth, unit] of wanted.entries()) {
-    step(nth + 1, unit.name);
+    step(nth, unit.name);
+    const before = began.at(-cfg.watchdog.startBatch) ?? -Infinity;
+    await world.sleep(Math.max(0, before + RUNNING_AFTER - world.mono()));
+    // a watchdog may have started some of them meanwhile
+    if (world.mono() - looked > RUNNING_AFTER) [snap, looked] = [await snapshot(cfg), world.mono()];
     const running = sessionAlive(snap, unit.session) === true;
     let waits = "";
     if (!running) [waits, snap] = await awaitNeeds(cfg, unit, snap);
@@ -4920,8 +4934,6 @@ async function startAll(
       continue;
     }
     if (!running) await stopGroups(leftOver(memoryOf(known, unit.name)));
-    const before = began.at(-cfg.watchdog.startBatch) ?? -Infinity;
-    await world.sleep(Math.max(0, before + RUNNING_AFTER - world.mono()));
     const cause = cfg.overridden.has(unit.name) ? "override" : "";
     const first = async (boot: string) => {
       const message = messageFor(unit.name, "boot", boot);
@@ -4961,8 +4973,8 @@ const BAR_FROM = 20;
 let barDrawn = false;
 
 /**
- * A bar on a terminal, below all lines but those that it stands for; in a pipe, or where there is
- * little to do, each step has its line.
+ * A bar on a terminal: routine lines are not printed then, all others above it. In a pipe, or where
+ * there is little to do, each step has its line.
  */
 async function withBar<T>(total: number, work: (step: Step) => Promise<T>): Promise<T> {
   if (!process.stderr.isTTY || total < BAR_FROM) return work(() => {});
@@ -4982,13 +4994,13 @@ async function withBar<T>(total: number, work: (step: Step) => Promise<T>): Prom
   try {
     return await work((done, what) => {
       const full = Math.round((30 * done) / total);
-      shown = `[${"█".repeat(full)}${"·".repeat(30 - full)}] ${done}/${total} ${what}`;
+      shown = `${done}/${total} [${"█".repeat(full)}${"·".repeat(30 - full)}] ${what}`;
       draw();
     });
   } finally {
     barDrawn = false;
     world.log = print;
-    process.stderr.write("\n");
+    if (shown) process.stderr.write("\n");
   }
 }
 
@@ -5424,7 +5436,8 @@ async function restartUnits(
       operator.released[name] = world.now();
     }
   });
-  await mark(world.now() + BUSY_FOR);
+  const starts = (units.length / cfg.watchdog.startBatch) * RUNNING_AFTER;
+  await mark(world.now() + Math.min(BUSY_FOR + starts, BUSY_MAX));
   try {
     const before = await snapshot(cfg);
     await stopPanes(cfg,

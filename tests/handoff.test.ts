@@ -226,13 +226,14 @@ describe("P16, fault 17: git trouble is local", () => {
   });
 });
 
-test("where nothing changed a tick costs one git process, and a claim no more than it must", async () => {
+test("where nothing changed a tick asks for two heads, and a claim costs no more than it must", async () => {
   await running();
   await ticks(2);
   fake.git.calls = [];
   await ticks(5);
   // each heavy tick, one of ten, also looks for DONE
-  expect(fake.git.calls.filter((call) => !call.includes("STATUS")).map((call) => call.split(" ")[0])).toEqual(Array(5).fill("ls-remote"));
+  const words = fake.git.calls.filter((call) => !call.includes("STATUS")).map((call) => call.split(" ")[0]!);
+  expect(words).toEqual(Array(5).fill(["ls-remote", "rev-parse"]).flat());
   fake.git.push("claim(one): news");
   fake.git.calls = [];
   await ticks(2);
@@ -240,13 +241,31 @@ test("where nothing changed a tick costs one git process, and a claim no more th
   expect(fake.logged(/handoff: claim\(one\): news/)).toHaveLength(1);
 });
 
-test.each(["log", "show", "merge-base"])("no tick waits for git %s: the commits are read beside it", async (command) => {
+test.each(["fetch", "log", "merge-base"])("no tick waits for git %s: what is news is read beside it", async (command) => {
   await running();
   const git = world.git;
   world.git = (repo, args) => (args[0] === command ? new Promise(() => {}) : git(repo, args));
   fake.git.push("claim(one): never read");
   await healsBesideGit();
   expect(watch.volatile.fetch).not.toBeNull();
+});
+
+test("a remote branch that is lost here is fetched again", async () => {
+  await running();
+  fake.git.tracked = [];
+  await ticks(2);
+  expect(fake.git.tracked).toEqual(fake.git.remote);
+});
+
+test("what was read by another config is read again by the new one", async () => {
+  await running();
+  fake.git.push("inbox: news", { "machine-docs/ADVERSARY-INBOX.md": "whose is it?" });
+  await ticks(1);
+  const { inboxes } = hand();
+  expect(inboxes).toHaveLength(2);
+  cfg = await fake.config(FLEET.replace(/^inboxes = .*$/m, `inboxes = ${JSON.stringify(inboxes.toReversed())}`));
+  await ticks(4);
+  expect(fake.logged(/ADVERSARY-INBOX.md changed →/)).toEqual([expect.stringMatching(/→ builder$/)]);
 });
 
 test("nothing is fetched once the sequence is complete", async () => {

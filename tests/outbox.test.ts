@@ -201,6 +201,18 @@ describe("over the fake world", () => {
     expect(pane().received).toEqual(["hear this"]);
   });
 
+  test("fault 77: nor is one that nobody watches, whose text came after the look", async () => {
+    cfg = await fake.config('[watchdog]\nsignal_interval = 1\n[[agent]]\nname = "a"\nbackend = "claude"\n');
+    watch = fake.watch(cfg);
+    for (const one of [...fake.tmux.panes]) fake.tmux.kill(one);
+    fake.tmux.add("agents-a");
+    fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ queue: [message({ text: "hear this" })] }));
+    await fake.ticks(cfg, watch, 3);
+    expect([pane().received, waits()]).toEqual([[], ["booting"]]);
+    await fake.ticks(cfg, watch, 3);
+    expect(pane().received).toEqual(["hear this"]);
+  });
+
   test("fault 8: it outlives the watchdog", async () => {
     pane().doing = "dialog";
     say(watch, "a", "claim", "hear this");

@@ -336,7 +336,7 @@ real("up of many agents shows a bar on a terminal, of 80 columns too, and who fa
   await until(async () => /^exit \d/m.test(await shown()), 30_000);
   const lines = (await shown()).split("\n").filter(Boolean);
   expect(lines.map((line) => line.replace(/^\[agents [^\]]*\] /, ""))).toEqual([
-    "starting watchdog", `[${"█".repeat(28)}··] 24/26 running`, expect.stringContaining("broken: dir "), ...lines.slice(3, -2), "dies: its client ended (exit 1)", "exit 1",
+    "starting watchdog", `24/26 [${"█".repeat(28)}··] running`, expect.stringContaining("broken: dir "), ...lines.slice(3, -2), "dies: its client ended (exit 1)", "exit 1",
   ]);
   expect(await f.pid("a23")).toBeGreaterThan(0);
 });

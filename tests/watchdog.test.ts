@@ -508,3 +508,19 @@ test("an agent that has the name of one of the memory's fields is remembered", a
   expect(fake.watch(cfg).agents.still!.client).toEqual(watch.agents.still!.client);
   expect(fake.watch(cfg).agents.still!.client).not.toBeNull();
 });
+
+test("fault 44: a screen that tmux does not show is unsure, is no idleness, and is said once", async () => {
+  await begin(agents("a"));
+  await fake.ticks(cfg, watch, 3);
+  expect(memoryOf(watch, "a").verdict).toBe("active");
+  const real = world.tmux;
+  world.tmux = async (args, stdin, take) =>
+    (args[0] === "source-file" ? { ok: false, out: "", err: "no answer in time", timedOut: true } : real(args, stdin, take));
+  await fake.ticks(cfg, watch, 40);
+  world.tmux = real;
+  expect([memoryOf(watch, "a").verdict, memoryOf(watch, "a").sameSince]).toEqual(["unsure", 0]);
+  expect(fake.logged("tmux did not show its screen")).toHaveLength(1);
+  expect(fake.everyPane).toHaveLength(1);
+  await fake.ticks(cfg, watch, 2);
+  expect(memoryOf(watch, "a").verdict).toBe("active");
+});
