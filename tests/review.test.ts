@@ -328,6 +328,19 @@ describe("send", () => {
 });
 
 describe("up", () => {
+  test("who was started by somebody else while up paused is not told its kickoff again", async () => {
+    fake.tmux.onStart = () => {};
+    const names = ["a", "b", "c", "d"];
+    await begin(`[watchdog]\nstart_batch = 1\n[backend.typed]\nbin = "typed"\nconnect_delay = 0\n${names.map((name) =>
+      `[[agent]]\nname = "${name}"\nbackend = "typed"\nprompt = "Work."\n`).join("")}`, 0);
+    const sleep = world.sleep;
+    world.sleep = async (ms) => {
+      if (ms > 900 && !starts("d")) fake.tmux.add("agents-d");
+      await sleep(ms);
+    };
+    expect([await up(...names), ...names.map((name) => starts(name))]).toEqual([0, 1, 1, 1, 1]);
+    expect(names.map((name) => pane(name).received.length)).toEqual([1, 1, 1, 0]);
+  });
   test("one agent's error is its own: the others are started, exit 1", async () => {
     await begin(agents("a", "b"), 0);
     const write = fake.write.bind(fake);
