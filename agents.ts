@@ -5436,8 +5436,8 @@ async function restartUnits(
       operator.released[name] = world.now();
     }
   });
-  const starts = (units.length / cfg.watchdog.startBatch) * RUNNING_AFTER;
-  await mark(world.now() + Math.min(BUSY_FOR + starts, BUSY_MAX));
+  const pauses = Math.floor((units.length - 1) / cfg.watchdog.startBatch) * RUNNING_AFTER;
+  await mark(world.now() + Math.min(BUSY_FOR + pauses, BUSY_MAX));
   try {
     const before = await snapshot(cfg);
     await stopPanes(cfg,
