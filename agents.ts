@@ -1168,9 +1168,7 @@ export const targetSession = (session: string): string => `=${session}`;
 export const targetPane = (session: string): string => `=${session}:`;
 
 /** One tmux client, on the configured socket; an argument ending in `;` would end the command. */
-function tmux(
-  cfg: Config, args: string[], stdin?: string, take?: Take,
-): Promise<Ran> {
+function tmux(cfg: Config, args: string[], stdin?: string, take?: Take): Promise<Ran> {
   const socket = cfg.tmuxSocket ? ["-L", cfg.tmuxSocket] : [];
   return world.tmux(
     [...socket, ...args.map((arg) => (arg === ";" ? arg : arg.replace(/;$/, "\\;")))], stdin, take);

@@ -484,9 +484,12 @@ test("screens arrive whole wherever the pipe's parts end, and one that was cut o
   const panes = [...(await snapshot(cfg)).panes.values()];
   const screens = new Map(panes.map(({ id, sessionName }) => [id, `${fake.tmux.of(sessionName).screen(fake.wall)}\n`]));
   const real = world.tmux;
+  let asked = 0;
   const look = async (cut: (bytes: Buffer) => Buffer): Promise<Map<string, string | null>> => {
     const seen = new Map<string, string | null>();
+    asked = 0;
     world.tmux = async (args, stdin, take) => {
+      asked += 1;
       const ran = await real(args, stdin);
       for (const byte of take ? cut(Buffer.from(ran.out)) : []) take!(new Uint8Array([byte]));
       return ran;
@@ -497,9 +500,10 @@ test("screens arrive whole wherever the pipe's parts end, and one that was cut o
   };
   expect(panes.length).toBeGreaterThan(1);
   expect([...screens.values()].join("")).toContain("❯");
-  expect(await look((bytes) => bytes)).toEqual(screens);
-  expect(await look((bytes) => bytes.subarray(0, bytes.length >> 1))).toEqual(screens);
-  expect(await look(() => Buffer.from(""))).toEqual(screens);
+  expect([await look((bytes) => bytes), asked]).toEqual([screens, 1]);
+  // three screens: one came whole, one was cut off, one is missing
+  expect([await look((bytes) => bytes.subarray(0, bytes.length >> 1)), asked]).toEqual([screens, 3]);
+  expect([await look(() => Buffer.from("")), asked]).toEqual([screens, 4]);
 });
 
 test("an agent that has the name of one of the memory's fields is remembered", async () => {
