@@ -1,8 +1,10 @@
 /** A phase that is done is followed by the next, or by the end: stop the loops, move, start them. */
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { type Config, curPhase, decideAdvance, handoffReset, loopAgents, loopSessionsAlive, snapshot, type Watch } from "../agents.ts";
-import { FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
+import {
+  curPhase, decideAdvance, decideDrop, handoffReset, loopAgents, loopSessionsAlive, type Phase, phaseIdxFile, snapshot,
+} from "../agents.ts";
+import { fakeWorld, FLEET, type Scene, scene } from "./kit.ts";
 
 const DONE = "# Status\n\n## DONE\n\nAll gates PASS.\n";
 
@@ -18,24 +20,20 @@ describe("decideAdvance", () => {
   ])("%s", (_, facts, wanted) => expect(decideAdvance(...facts)).toBe(wanted));
 });
 
-let fake: FakeWorld;
-let cfg: Config;
-let watch: Watch;
-beforeEach(async () => {
+let { fake, cfg, watch, pane, starts, file } = {} as Scene;
+const begin = async (text: string, count = 3): Promise<void> => void ({ fake, cfg, watch, pane, starts, file } = await scene(text, { fake, ticks: count }));
+const ticks = (count: number) => fake.ticks(cfg, watch, count);
+beforeEach(() => {
   fake = fakeWorld();
-  cfg = await fake.config(FLEET);
-  watch = fake.watch(cfg);
   fake.git.push("init", { "README.md": "r" });
   fake.tmux.onStart = (pane) => void (pane.doing = "busy");
-  await fake.ticks(cfg, watch, 3);
+  return begin(FLEET);
 });
-afterEach(() => fake.restore());
 
 const finish = (id: string) => fake.git.push(`status(${id}): done`, { [`machine-docs/STATUS-${id}.md`]: DONE });
 const heavy = (): Promise<void> => fake.ticks(cfg, watch, 13);
 const marker = (): boolean => fake.files.has(join(cfg.logDir, "SEQUENCE-COMPLETE"));
 const kickoff = (name: string): string => fake.files.get(join(cfg.stateDir, `kickoff-agents-${name}.txt`)) ?? "";
-const starts = (name: string): number => fake.everyPane.filter((pane) => pane.session === `agents-${name}`).length;
 
 test("the loops are started again, with the texts of the next phase", async () => {
   finish("p1");
@@ -165,4 +163,43 @@ test("handoffReset forgets whose turn it was, not what was seen or is to be said
   Object.assign(watch, { sha: "x", seen: ["k"], inboxes: { a: "b" }, turn: { owes: "builder", subject: "s", at: 1 }, deadlocked: "x" });
   handoffReset(watch);
   expect(watch).toMatchObject({ sha: "x", seen: ["k"], inboxes: { a: "b" }, turn: null, deadlocked: "" });
+});
+
+describe("a phase move that makes no sense any more is dropped", () => {
+  const list = ["p1", "p2", "p3"].map((id): Phase => ({ id, plan: "", status: "", models: {} }));
+  test.each<[string, { from: string; to: string }, string, string]>([
+    ["not begun", { from: "p1", to: "p2" }, "p1", ""],
+    ["stored, not done", { from: "p1", to: "p2" }, "p2", ""],
+    ["its phase was removed", { from: "p1", to: "gone" }, "p1", "not in the config"],
+    ["another was set by hand", { from: "p1", to: "p2" }, "p3", "set by hand"],
+    ["the end of all", { from: "p3", to: "" }, "p3", ""],
+    ["the end of all, but an earlier one was set by hand", { from: "p3", to: "" }, "p1", "set by hand"],
+    ["the phase can not be read", { from: "p1", to: "p2" }, "", "set by hand"],
+  ])("%s", (_, intent, here, why) => {
+    const said = decideDrop(intent, here, list);
+    if (why) expect(said).toContain(why);
+    else expect(said).toBe("");
+  });
+  const THREE = FLEET.replace('id = "p2"', 'id = "p3", plan = "3", status = "S3" },\n  { id = "p2"');
+  const slow = async (): Promise<void> => {
+    await begin(THREE);
+    for (const name of ["builder", "adversary"]) pane(name).ignores = ["SIGHUP", "SIGTERM"];
+    watch.intent = { id: "m", from: "p1", to: "p2", run: "", at: fake.wall };
+  };
+  test("its phase is taken out of the config while the old clients end: the loops go on", async () => {
+    await slow();
+    await ticks(1);
+    cfg = await fake.config(THREE.replace(/\n.*id = "p2".*/, ""));
+    await ticks(4);
+    expect([watch.intent, curPhase(cfg)!.id, fake.logged("is dropped").length]).toEqual([null, "p1", 1]);
+    expect([starts("builder"), starts("adversary"), pane("builder").dead]).toEqual([2, 2, false]);
+  });
+  test("another phase is set by hand meanwhile: it stays", async () => {
+    await slow();
+    await ticks(1);
+    fake.files.set(phaseIdxFile(cfg), "1\n");
+    fake.files.delete(file("phase-id"));
+    await ticks(4);
+    expect([watch.intent, curPhase(cfg)!.id, pane("builder").marks["@agents_phase"]]).toEqual([null, "p3", "p3"]);
+  });
 });

@@ -1,14 +1,13 @@
 /** agents.toml: what is wrong with it is found at once, with its line; what is missing has its default. */
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { beforeEach, describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { CliError, cfgPath, lineOf, loadConfig, nearest, parsePattern } from "../agents.ts";
-import { FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
+import { cfgPath, CliError, lineOf, loadConfig, nearest, parsePattern } from "../agents.ts";
+import { type FakeWorld, fakeWorld, FLEET } from "./kit.ts";
 
 let fake: FakeWorld;
 beforeEach(() => void (fake = fakeWorld()));
-afterEach(() => fake.restore());
 
 const AGENT = '[[agent]]\nname = "a"\nbackend = "claude"\n';
 /** The error of a config, which must be one for people. */

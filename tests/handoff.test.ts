@@ -1,21 +1,12 @@
 /** The pair talks through commits: each claim, review and inbox is told, once, to whom it concerns. */
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { type Commit, type Config, decideDeadlock, decideHandoff, handoffCheck, showPushed, tick, type VerdictName, type Watch, world } from "../agents.ts";
-import { FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
+import { beforeEach, describe, expect, test } from "bun:test";
+import { type Commit, decideDeadlock, decideHandoff, handoffCheck, showPushed, tick, type VerdictName, world } from "../agents.ts";
+import { FLEET, type Scene, scene } from "./kit.ts";
 
-let fake: FakeWorld;
-let cfg: Config;
-let watch: Watch;
-beforeEach(async () => {
-  fake = fakeWorld();
-  cfg = await fake.config(FLEET);
-  watch = fake.watch(cfg);
-});
-afterEach(() => fake.restore());
+let { fake, cfg, watch, told } = {} as Scene;
+beforeEach(async () => void ({ fake, cfg, watch, told } = await scene(FLEET, { ticks: 0 })));
 const hand = () => cfg.loop.handoff!;
 const ticks = (count: number) => fake.ticks(cfg, watch, count);
-/** What the two received, other than nudges and wakes. */
-const told = (name: string): string[] => fake.received(`agents-${name}`);
 /** A fleet that runs, with a first commit seen. */
 const running = async (): Promise<void> => {
   fake.git.push("init", { "README.md": "r" });
@@ -321,3 +312,8 @@ describe("deadlock", () => {
     expect(nudged()).toHaveLength(0);
   });
 });
+
+test.each<[VerdictName[], boolean]>([
+  [["idle", "idle"], true], [["idle", "waiting"], false], [["waiting", "waiting"], false], [["idle", "active"], false], [["idle"], false],
+])("a deadlock is two that rest, not one that said until when it waits: %j", (verdicts, wanted) =>
+  expect(decideDeadlock(verdicts, 0, 900, 900)).toBe(wanted));

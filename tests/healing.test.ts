@@ -1,24 +1,23 @@
 /** What died is started again, by a ladder; what never stays up is parked and said. */
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import {
-  backendMismatch, type Config, type DeathFacts, decideDeath, decideHeal, decideStop, expectedBackendCmd, isReady, memoryOf,
-  ownPanes, parsePane, programOf, say, sessionAlive, sessionCommand, snapshot, type Snapshot, type Watch,
+  backendMismatch, cmdUp, type DeathFacts, decideDeath, decideHeal, decideStop, expectedBackendCmd, isReady, type Memory, memoryOf,
+  ownPanes, parsePane, programOf, save, say, sessionAlive, sessionCommand, snapshot, type Snapshot,
 } from "../agents.ts";
-import { type FakePane, type FakeWorld, fakeWorld } from "./kit.ts";
+import { agents, closeLook, type FakePane, fakeWorld, FLEET, realFolder, type Scene, scene } from "./kit.ts";
 
 const TEXT = '[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal"\n';
-let fake: FakeWorld;
-let cfg: Config;
-let watch: Watch;
-beforeEach(async () => {
-  fake = fakeWorld();
-  cfg = await fake.config(TEXT);
-  watch = fake.watch(cfg);
-  fake.tmux.onStart = (pane) => void (pane.doing = "busy");
+const HOUR = 3600_000;
+let { fake, cfg, watch, pane, starts, operator } = {} as Scene;
+const begin = async (text: string, count = 3): Promise<void> =>
+  void ({ fake, cfg, watch, pane, starts, operator } = await scene(text, { fake, ticks: count }));
+const ticks = (count: number) => fake.ticks(cfg, watch, count);
+beforeEach(() => {
+  fake = fakeWorld(realFolder());
+  fake.tmux.onStart = (one) => void (one.doing = "busy");
+  return begin(TEXT, 0);
 });
-afterEach(() => fake.restore());
-const starts = (name = "a"): number => fake.everyPane.filter((pane) => pane.session === `agents-${name}`).length;
 
 describe("decideDeath", () => {
   const facts: DeathFacts = { kind: "persistent", status: 1, lived: 3600_000, failures: 0, starts: 0, massDeath: false, program: "claude" };
@@ -290,4 +289,135 @@ test("who was to end, but never got the word, is not ended hours later", async (
   memoryOf(watch, "a").stopping = { pid: pane.pid, born: "", since: fake.wall - 3 * 3600_000 };
   await fake.ticks(cfg, watch, 20);
   expect([starts(), memoryOf(watch, "a").stopping, fake.processes.has(pane.pid)]).toEqual([1, null, true]);
+});
+
+describe("what is ended is the client that was meant", () => {
+  test("a stranger that was given the number of a client that ended is not touched", async () => {
+    fake.tmux.onStart = (one) => fake.stat(one.pid, 111);
+    await begin(agents("a"));
+    const old = pane();
+    fake.tmux.exit("agents-a", 1);
+    fake.processes.set(old.pid, old);
+    old.ignores = ["SIGHUP"]; // which is tmux's, and goes to the pane's terminal
+    fake.stat(old.pid, 222);
+    fake.effects = [];
+    await ticks(4);
+    expect([starts(), fake.processes.has(old.pid), fake.effects.filter((what) => what.startsWith("signal"))]).toEqual([2, true, []]);
+  });
+  test("what was taken down and outlives its session is ended by the watchdog", async () => {
+    await begin(agents("a"));
+    const old = pane();
+    old.ignores = ["SIGHUP", "SIGTERM"];
+    operator({ held: { a: fake.wall } });
+    fake.tmux.kill(old);
+    await ticks(3);
+    expect([starts(), fake.processes.has(old.pid)]).toEqual([1, false]);
+  });
+  test("up ends a client that outlived its session before it starts another", async () => {
+    await begin(agents("a"));
+    const old = pane();
+    old.ignores = ["SIGHUP", "SIGTERM"];
+    fake.tmux.kill(old);
+    let both = false;
+    fake.tmux.onStart = () => void (both ||= fake.processes.has(old.pid));
+    expect([await cmdUp({ path: cfg.path, words: ["a"], options: {} }), starts(), both]).toEqual([0, 2, false]);
+  });
+});
+
+describe("what a command works on is left alone, for as long as it may", () => {
+  beforeEach(async () => {
+    await begin(agents("a"));
+    fake.tmux.exit("agents-a", 1);
+  });
+  test("it is started after that, without a word from anybody", async () => {
+    operator({ busy: { a: fake.wall + 60_000 } });
+    await ticks(2);
+    expect(starts()).toBe(1);
+    await ticks(2);
+    expect(starts()).toBe(2);
+  });
+  test("a time that only a wrong clock can have told holds nothing", async () => {
+    operator({ busy: { a: fake.wall + 10 * HOUR } });
+    await ticks(2);
+    expect(starts()).toBe(2);
+  });
+});
+
+test("what is taken down between the look and the start is not started", async () => {
+  await begin(agents("a", "b"));
+  fake.tmux.exit("agents-a", 1);
+  fake.beforeTmux((args) => void (args[0] === "source-file" && operator({ held: { a: 1 } })));
+  await ticks(3);
+  expect(starts()).toBe(1);
+});
+
+test("agents that nobody watches are no part of a mass death: the ladder holds for the others", async () => {
+  await begin(["u", "v", "w"].map((name) => agents(name).replace("heal+stall", "none")).join("") + agents("a"), 0);
+  for (const name of ["u", "v", "w"]) fake.tmux.add(`agents-${name}`).doing = "busy";
+  await ticks(5);
+  for (const name of ["u", "v", "w"]) fake.tmux.exit(`agents-${name}`);
+  await ticks(2);
+  fake.tmux.onStart = (one) => fake.tmux.exit(one.session, 1);
+  fake.tmux.exit("agents-a", 1);
+  await ticks(120);
+  expect([fake.logged("ended together"), memoryOf(watch, "a").parked]).toEqual([[], expect.stringContaining("5 starts")]);
+});
+
+describe("an agent that is at work by the moment of its end is not ended", () => {
+  test.each<["idle" | "fatal", number]>([["idle", 60], ["fatal", 3]])("%s before", async (doing, count) => {
+    await begin(agents("a"));
+    pane().doing = doing;
+    fake.beforeTmux((_, stdin) => void (closeLook(stdin) && (pane().doing = "busy")));
+    await ticks(count);
+    expect([starts(), pane().dead, pane().doing]).toEqual([1, false, "busy"]);
+    expect(fake.logged(/stall:|FATAL/)).toEqual([]);
+  });
+});
+
+describe("times that are not of this client, or of no clock", () => {
+  test("another client in the same session has not been idle for as long as the old one", async () => {
+    await begin(agents("a"));
+    pane().doing = "idle";
+    const idleFor = cfg.backends.get("claude")!.stallIdle / 30;
+    await ticks(idleFor - 2);
+    const old = pane();
+    expect(starts()).toBe(1);
+    fake.tmux.kill(old);
+    Object.assign(fake.tmux.add("agents-a"), { doing: "idle", marks: old.marks });
+    await ticks(idleFor - 2);
+    expect([starts(), fake.logged("stall:")]).toEqual([2, []]);
+    await ticks(6);
+    expect(starts()).toBe(3);
+  });
+  const memory = (some: Partial<Memory>): Memory => ({ ...memoryOf(watch, "x"), ...some });
+  test("a pause that is longer than any is over", async () => {
+    await begin(agents("a"));
+    const of = (nextStart: number) => decideHeal(memory({ nextStart }), false, true, fake.wall, 300_000).do;
+    expect([of(fake.wall + 300_000), of(fake.wall + 10 * 8766 * HOUR), of(fake.wall)]).toEqual(["wait", "start", "start"]);
+    fake.tmux.exit("agents-a", 1);
+    memoryOf(watch, "a").nextStart = fake.wall + 10 * 8766 * HOUR;
+    memoryOf(watch, "a").aliveSince = 0;
+    memoryOf(watch, "a").buried = `${watch.server} ${pane().id}`;
+    save(cfg, watch);
+    watch = fake.watch(cfg);
+    await ticks(2);
+    expect(starts()).toBe(2);
+  });
+  test("up releases what was parked by a clock that ran ahead", async () => {
+    await begin(agents("a"));
+    fake.tmux.exit("agents-a", 1);
+    Object.assign(memoryOf(watch, "a"), { parked: "x", parkedAt: fake.wall + HOUR });
+    operator({ released: { a: fake.wall } });
+    await ticks(2);
+    expect([memoryOf(watch, "a").parked, starts()]).toEqual(["", 2]);
+  });
+  test("who is held or rests has no start before it, for which to look", async () => {
+    await begin(FLEET);
+    for (const name of ["builder", "orchestrator"]) memoryOf(watch, name).nextStart = fake.wall + 1000;
+    watch.intent = { id: "m", from: "p1", to: "p2", run: "", at: fake.wall };
+    pane("adversary").ignores = ["SIGHUP", "SIGTERM"];
+    operator({ held: { orchestrator: 1 } });
+    await ticks(1);
+    expect([memoryOf(watch, "builder").nextStart, memoryOf(watch, "orchestrator").nextStart]).toEqual([0, 0]);
+  });
 });

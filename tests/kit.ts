@@ -3,25 +3,23 @@
  * in milliseconds. A clock one turns, files as a map, tmux as panes with a scripted client in each,
  * git as a list of commits, and death at any effect one names.
  */
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { type Config, loadConfig, loadWatch, tick, type Watch, type World, world } from "../agents.ts";
-import { FakeGit, type FakePane, FakeTmux } from "./fakes.ts";
+import type { Message, Verdict, VerdictName } from "../agents.ts";
+import { type Doing, FakeGit, type FakePane, FakeTmux } from "./fakes.ts";
 
 export type { FakePane } from "./fakes.ts";
+
+/** Not there for scripts such as the soak run, which end their world themselves. */
+const { onTestFinished } = await import("bun:test").catch(() => ({ onTestFinished: () => {} }));
 
 const REAL: World = { ...world };
 const PROGRAM = resolve(import.meta.dir, "..");
 
 /** The end of the supervisor at one effect; each later one throws it too, until `revive()`. */
 export class Death extends Error {}
-
-/** Waits in real time until something is so; for the tests with real processes. */
-export async function until(so: () => unknown, ms = 8_000, every = 50): Promise<void> {
-  for (const end = performance.now() + ms; !(await so()); await Bun.sleep(every)) {
-    if (performance.now() > end) throw new Error(`not within ${ms} ms: ${so}`);
-  }
-}
 
 export class FakeWorld {
   /** Wall clock and monotonic clock, ms. */
@@ -142,6 +140,17 @@ export class FakeWorld {
     }
   }
 
+  /** Runs `act` before each call to tmux that it is told of. */
+  beforeTmux(act: (args: string[], stdin: string) => void): void {
+    const run = this.tmux.run.bind(this.tmux);
+    this.tmux.run = (args, stdin = "") => (act(args, stdin), run(args, stdin));
+  }
+
+  /** What Linux says of a process: its state and when it began. */
+  stat(pid: number, born: number, state = "S"): void {
+    this.files.set(`/proc/${pid}/stat`, `${pid} (x) ${[state, 1, pid, ...Array(16).fill(0), born].join(" ")}`);
+  }
+
   /** What the clients of all panes of a session received, the ended ones included. */
   received(session: string): string[] {
     return this.everyPane.filter((pane) => pane.session === session).flatMap((pane) => pane.received);
@@ -158,4 +167,83 @@ export class FakeWorld {
 /** The config that most tests need. */
 export const FLEET = readFileSync(join(import.meta.dir, "fixtures", "fleet.toml"), "utf8");
 
-export const fakeWorld = (home?: string): FakeWorld => new FakeWorld(home);
+/** Agents of the built-in client, watched for stalls too. */
+export const agents = (...names: string[]): string =>
+  names.map((name) => `[[agent]]\nname = "${name}"\nbackend = "claude"\nwatch = "heal+stall"\n`).join("");
+
+/** A world for one test: the real one is back when that test is over. */
+export function fakeWorld(home?: string): FakeWorld {
+  const fake = new FakeWorld(home);
+  onTestFinished(() => fake.restore());
+  return fake;
+}
+
+/** A fleet in a fake world, with a watchdog whose ticks a test makes. */
+export interface Scene {
+  fake: FakeWorld;
+  cfg: Config;
+  watch: Watch;
+  /** Ticks of the watchdog that runs now; `before` is called ahead of each. */
+  ticks(count?: number, before?: (nth: number) => void): Promise<void>;
+  /** The pane of an agent, living or dead. */
+  pane(name?: string): FakePane;
+  /** How often an agent was started. */
+  starts(name?: string): number;
+  /** What the clients of an agent received, in order. */
+  told(name?: string): string[];
+  /** The path of a file in `state/`. */
+  file(name: string): string;
+  /** What a person wants, as operator.json has it. */
+  operator(some: object | string): void;
+  /** Another watchdog goes on with the same files: its memory. */
+  again(): Watch;
+}
+
+export interface Setting {
+  /** Ticks before the test begins; the first one starts the agents. */
+  ticks?: number;
+  /** What each client does once it was started; not where `fake` says so itself. */
+  doing?: Doing;
+  /** A world that was prepared already. */
+  fake?: FakeWorld;
+}
+
+/** A real folder for one test: the locks of commands are no part of the world. */
+export function realFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), "scene-"));
+  onTestFinished(() => rmSync(folder, { recursive: true }));
+  return folder;
+}
+
+function playing(doing: Doing): FakeWorld {
+  const fake = fakeWorld();
+  fake.tmux.onStart = (pane) => void (pane.doing = doing);
+  return fake;
+}
+
+/** The set of a test: a fleet by its agents.toml, and as many ticks of a watchdog as the story wants before it begins. */
+export async function scene(text = FLEET, { ticks = 3, doing = "idle", fake = playing(doing) }: Setting = {}): Promise<Scene> {
+  const cfg = await fake.config(text);
+  const it: Scene = {
+    fake, cfg, watch: fake.watch(cfg),
+    ticks: (count = 1, before) => fake.ticks(cfg, it.watch, count, before),
+    pane: (name = "a") => fake.tmux.of(`agents-${name}`),
+    starts: (name = "a") => fake.everyPane.filter(({ session }) => session === `agents-${name}`).length,
+    told: (name = "a") => fake.received(`agents-${name}`),
+    file: (name) => join(cfg.stateDir, name),
+    operator: (some) => void fake.files.set(it.file("operator.json"), typeof some === "string" ? some : JSON.stringify(some)),
+    again: () => (it.watch = fake.watch(cfg)),
+  };
+  await it.ticks(ticks);
+  return it;
+}
+
+/** The close look at one screen, styles and all, that comes before keys are sent and clients ended. */
+export const closeLook = (stdin: string): boolean => stdin.includes("capture-pane -p -e");
+
+/** A text on its way to agent "a". */
+export const message = (some: Partial<Message> = {}): Message =>
+  ({ id: "1", target: "a", text: "Supervisor: look at the newest claim, then say PASS or FAIL.", cause: "claim", made: 0, tries: 0, ...some });
+
+export const verdict = (name: VerdictName, rule = ""): Verdict =>
+  ({ verdict: name, rule, where: "", text: "", limit: null, waitingUntil: null, why: name });

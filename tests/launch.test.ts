@@ -1,23 +1,16 @@
 /** How clients are started, and what an opencode server knows better than its screen. */
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { type Config, decideOpencode, launchScript, memoryOf, paneActive, say, type Verdict, type VerdictName, type Watch } from "../agents.ts";
-import { type FakeWorld, fakeWorld } from "./kit.ts";
+import { decideOpencode, launchScript, memoryOf, paneActive, say, type Verdict, type VerdictName, world } from "../agents.ts";
+import { fakeWorld, type Scene, scene, verdict } from "./kit.ts";
 
-let fake: FakeWorld;
-let cfg: Config;
-let watch: Watch;
+const { http } = world;
+let { fake, cfg, watch, starts } = {} as Scene;
+const begin = async (text: string, count = 2): Promise<void> => void ({ fake, cfg, watch, starts } = await scene(text, { fake, ticks: count }));
+const ticks = (count: number) => fake.ticks(cfg, watch, count);
 beforeEach(() => void (fake = fakeWorld()));
-afterEach(() => fake.restore());
-const begin = async (text: string, ticks = 2): Promise<void> => {
-  cfg = await fake.config(text);
-  watch = fake.watch(cfg);
-  await fake.ticks(cfg, watch, ticks);
-};
 const agent = (some = ""): string => `[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal"\n${some}\n`;
 const argv = (): string[] => fake.everyPane.at(-1)!.argv;
-const verdict = (name: VerdictName, rule = ""): Verdict =>
-  ({ verdict: name, rule, where: "", text: "", limit: null, waitingUntil: null, why: name });
 
 describe("fault 39: what reaches the client passes through no shell", () => {
   test("a model and a prompt with quotes are words of their own", async () => {
@@ -132,5 +125,45 @@ describe("opencode, by its server", () => {
     expect(fake.everyPane).toHaveLength(0);
     await fake.ticks(cfg, watch, 2);
     expect(fake.everyPane).toHaveLength(1);
+  });
+});
+
+describe("an opencode server", () => {
+  const OC = '[backend.oc]\nkind = "opencode"\nbin = "oc"\nserver = "http://127.0.0.1:4096"\n[[agent]]\nname = "a"\nbackend = "oc"\nwatch = "heal"\n';
+  test("nobody listens: 0; one that drops the connection is there: 408", async () => {
+    const dropping = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data: (socket) => void socket.terminate() } });
+    const { port } = dropping;
+    const get = () => http({ method: "GET", url: `http://127.0.0.1:${port}/x` });
+    expect((await get()).status).toBe(408);
+    dropping.stop(true);
+    expect((await get()).status).toBe(0);
+  });
+  const serve = () => {
+    let down: number | null = null;
+    fake.http = async ({ url }) => {
+      if (down !== null) return { ok: false, status: down, body: "" };
+      const body = url.includes("/health") ? { healthy: true } : url.includes("/session?") ? { id: "ses_1" } : url.includes("/session/status") ? {} : [];
+      return { ok: true, status: 200, body: JSON.stringify(body) };
+    };
+    return (status: number | null) => void (down = status);
+  };
+  test("one answer that is lost restarts nobody; one that nobody gave does", async () => {
+    const answer = serve();
+    await begin(OC);
+    answer(408);
+    await ticks(1);
+    answer(null);
+    await ticks(3);
+    expect(starts()).toBe(1);
+    answer(0);
+    await ticks(1);
+    answer(null);
+    await ticks(3);
+    expect(starts()).toBe(2);
+  });
+  test("a client that was started without it waits for it no more", async () => {
+    serve()(408);
+    await begin(OC, 5);
+    expect([starts(), memoryOf(watch, "a").waitingSince]).toEqual([1, 0]);
   });
 });

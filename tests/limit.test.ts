@@ -1,15 +1,13 @@
 /** A usage limit holds an agent: no reboot, one question per interval after the reset. */
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { beforeEach, describe, expect, test } from "bun:test";
 import {
-  clearLimitState, type Config, decideLimit, type Limit, limitNudgeMsg, type LimitState, limitStatePath, loadLimitState,
-  nextLimitUntil, saveLimitState, type Verdict, type VerdictName, type Watch,
+  clearLimitState, decideLimit, type Limit, limitNudgeMsg, type LimitState, limitStatePath, loadLimitState, nextLimitUntil, saveLimitState,
+  type VerdictName,
 } from "../agents.ts";
-import { FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
+import { FLEET, type Scene, scene, verdict } from "./kit.ts";
 
 const NOW = Date.UTC(2026, 5, 15, 12);
 const s = (offset: number): number => NOW / 1000 + offset;
-const verdict = (name: VerdictName): Verdict =>
-  ({ verdict: name, rule: "", where: "", text: "", limit: null, waitingUntil: null, why: name });
 const limit = (resetIn: number | null, native = false): Limit =>
   ({ class: "5h", resetAt: resetIn === null ? null : NOW + resetIn * 1000, banner: "b", native });
 
@@ -35,10 +33,8 @@ describe("decideLimit", () => {
 });
 
 describe("nextLimitUntil", () => {
-  let fake: FakeWorld;
-  let cfg: Config;
-  beforeEach(async () => void (cfg = await (fake = fakeWorld()).config(FLEET)));
-  afterEach(() => fake.restore());
+  let { fake, cfg } = {} as Scene;
+  beforeEach(async () => void ({ fake, cfg } = await scene(FLEET, { ticks: 0 })));
   test.each<[string, Limit | null, number, boolean]>([
     ["no limit: the fallback", null, 300, false],
     ["no time on the screen: the fallback", limit(null), 300, false],
@@ -71,20 +67,10 @@ describe("nextLimitUntil", () => {
 
 describe("limitTick, over the fake world", () => {
   const TEXT = '[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal+stall"\n';
-  let fake: FakeWorld;
-  let cfg: Config;
-  let watch: Watch;
-  beforeEach(async () => {
-    fake = fakeWorld();
-    cfg = await fake.config(TEXT);
-    watch = fake.watch(cfg);
-    await fake.ticks(cfg, watch, 2);
-  });
-  afterEach(() => fake.restore());
-  const pane = () => fake.tmux.of("agents-a");
+  let { fake, cfg, watch, pane, starts } = {} as Scene;
+  beforeEach(async () => void ({ fake, cfg, watch, pane, starts } = await scene(TEXT, { ticks: 2 })));
   const limited = (banner = "You've hit your 5-hour limit · resets 3pm (UTC)") => Object.assign(pane(), { doing: "limit", banner });
   const minutes = (count: number) => fake.ticks(cfg, watch, count * 2);
-  const starts = () => fake.everyPane.length;
   const state = () => loadLimitState(cfg, "agents-a");
 
   test("held until the reset without a key, then asked once, then lifted", async () => {

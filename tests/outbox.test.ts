@@ -1,15 +1,8 @@
 /** What is said to an agent is on disk until its client has it, and is never typed into a dialog. */
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import {
-  type Config, decideTyping, isBooting, type Message, nextMessages, say, type Typing, type Verdict, type VerdictName, type Watch,
-} from "../agents.ts";
-import { type FakeWorld, fakeWorld } from "./kit.ts";
-
-const message = (some: Partial<Message> = {}): Message =>
-  ({ id: "1", target: "a", text: "Supervisor: look at the newest claim, then say PASS or FAIL.", cause: "claim", made: 0, tries: 0, ...some });
-const verdict = (name: VerdictName): Verdict =>
-  ({ verdict: name, rule: "", where: "", text: "", limit: null, waitingUntil: null, why: name });
+import { decideTyping, isBooting, type Message, nextMessages, say, type Typing, type VerdictName } from "../agents.ts";
+import { agents, fakeWorld, FLEET, message, realFolder, type Scene, scene, verdict } from "./kit.ts";
 
 describe("decideTyping", () => {
   const { text } = message();
@@ -53,17 +46,8 @@ describe("nextMessages", () => {
 
 describe("over the fake world", () => {
   const TEXT = ["a", "b"].map((name) => `[[agent]]\nname = "${name}"\nbackend = "claude"\nwatch = "heal"\n`).join("");
-  let fake: FakeWorld;
-  let cfg: Config;
-  let watch: Watch;
-  beforeEach(async () => {
-    fake = fakeWorld();
-    cfg = await fake.config(TEXT);
-    watch = fake.watch(cfg);
-    await fake.ticks(cfg, watch, 3);
-  });
-  afterEach(() => fake.restore());
-  const pane = (name = "a") => fake.tmux.of(`agents-${name}`);
+  let { fake, cfg, watch, pane } = {} as Scene;
+  beforeEach(async () => void ({ fake, cfg, watch, pane } = await scene(TEXT)));
   const waits = () => watch.outbox.map(({ why }) => why);
 
   test("in the order in which they were said, one per tick and target", async () => {
@@ -238,5 +222,120 @@ describe("over the fake world", () => {
     expect([0, 2999, 3000, -3600_000].map((age) => isBooting(claude, age, ""))).toEqual([true, true, false, false]);
     expect(isBooting(opencode, 1000, "  12K (1%)  ctrl+p commands")).toBe(false);
     expect([1000, 11_999, 12_000].map((age) => isBooting(opencode, age, ""))).toEqual([true, true, false]);
+  });
+});
+
+describe("a text is said once, and never lost", () => {
+  const TYPED = '[backend.plain]\nkind = "typed"\nbin = "plain"\nready_re = "auto mode"\n';
+  let { fake, cfg, watch, pane, starts, operator } = {} as Scene;
+  const begin = async (text: string, count = 3): Promise<void> =>
+    void ({ fake, cfg, watch, pane, starts, operator } = await scene(text, { fake, ticks: count }));
+  const ticks = (count: number) => fake.ticks(cfg, watch, count);
+  beforeEach(() => {
+    fake = fakeWorld(realFolder());
+    fake.tmux.onStart = (one) => void (one.doing = "busy");
+  });
+  const queued = (count: number) => Array.from({ length: count }, (_, nth) =>
+    ({ id: `q${nth}`, target: "a", text: `text ${nth}`, cause: `send ${nth}`, made: 1, tries: 0 }));
+  test("four hundred queued ones are taken over once", async () => {
+    await begin(agents("a"));
+    pane().doing = "dialog";
+    operator({ queue: queued(400) });
+    for (let round = 0; round < 4; round++) {
+      await ticks(1);
+      expect(watch.outbox).toHaveLength(400);
+    }
+    watch = fake.watch(cfg);
+    await ticks(1);
+    expect(watch.outbox).toHaveLength(400);
+  });
+  test("what the queue has forgotten is forgotten", async () => {
+    await begin(agents("a"));
+    operator({ queue: queued(3) });
+    await ticks(1);
+    operator({ queue: [{ ...queued(4).at(-1)! }] });
+    await ticks(5);
+    expect(watch.taken).toEqual(["q3"]);
+    expect(fake.received("agents-a")).toEqual(["text 0", "text 1", "text 2", "text 3"]);
+  });
+  test("a newer one does not take back what stands typed in the box", async () => {
+    await begin(agents("a"));
+    pane().doing = "idle";
+    pane().takesEnter = false;
+    say(watch, "a", "claim", "the first claim");
+    await ticks(1);
+    say(watch, "a", "claim", "the second claim");
+    pane().takesEnter = true;
+    await ticks(3);
+    expect([pane().received, watch.outbox]).toEqual([["the first claim", "the second claim"], []]);
+  });
+  test("the end of a limit does not take back the question that stands typed in the box", async () => {
+    await begin(agents("a"));
+    Object.assign(pane(), { doing: "limit", banner: "You've hit your limit", takesEnter: false });
+    for (let nth = 0; nth < 60 && !pane().draft; nth++) await ticks(1);
+    expect(pane().draft).not.toBe("");
+    pane().doing = "busy";
+    await ticks(2);
+    expect(fake.logged("limit lifted")).toHaveLength(1);
+    Object.assign(pane(), { doing: "idle", takesEnter: true });
+    say(watch, "a", "claim", "the claim");
+    await ticks(3);
+    expect([pane().received.at(-1), watch.outbox]).toEqual(["the claim", []]);
+  });
+
+  const typedAgent = `${TYPED}[[agent]]\nname = "a"\nbackend = "plain"\nwatch = "heal"\nprompt = "the work"\n`;
+  const typedLoop = FLEET.replace(/(role = "\w+")/g, '$1\nbackend = "plain"').replace('prompt = "Upgrade everything."', '$&\nbackend = "plain"').replace("[[agent]]", `${TYPED}[[agent]]`);
+  /** For each start: whether the first text of that client was on disk when it began. */
+  const noteBoots = (): boolean[] => {
+    const there: boolean[] = [];
+    fake.tmux.onStart = (one) => {
+      const { outbox } = JSON.parse(fake.files.get(join(cfg.stateDir, "watch.json")) ?? '{"outbox":[]}');
+      there.push(outbox.some((message: { target: string; cause: string }) => message.cause === "boot" && `agents-${message.target}` === one.session));
+    };
+    return there;
+  };
+  test("the first text of a client is on disk before there is a client", async () => {
+    cfg = await fake.config(typedAgent);
+    const there = noteBoots();
+    await begin(typedAgent);
+    expect(there).toEqual([true]);
+    await ticks(1);
+    expect(fake.received("agents-a")).toEqual([expect.stringContaining("kickoff-agents-a.txt")]);
+  });
+  test("a phase move, and the task at the end of all: their first texts too", async () => {
+    await begin(typedLoop);
+    const there = noteBoots();
+    watch.intent = { id: "m1", from: "p1", to: "p2", run: "", at: fake.wall };
+    await ticks(3);
+    watch.intent = { id: "m2", from: "p2", to: "", run: "upgrader", at: fake.wall };
+    await ticks(3);
+    expect(there).toEqual([true, true, true]);
+    expect(watch.intent).toBeNull();
+  });
+  test("the first text of a client that was made in spite of an error is said", async () => {
+    cfg = await fake.config(typedAgent);
+    const run = fake.tmux.run.bind(fake.tmux);
+    fake.tmux.run = (args, stdin) => {
+      const ran = run(args, stdin);
+      return args.includes("new-session") ? { ok: false, out: "", err: "no answer in time", timedOut: true } : ran;
+    };
+    await begin(typedAgent, 5);
+    expect([starts(), fake.received("agents-a")]).toEqual([1, [expect.stringContaining("kickoff-agents-a.txt")]]);
+  });
+  test("a kickoff counts as told only once its client was started", async () => {
+    const text = `${agents("a")}resume = true\nprompt = "phase one"\n`;
+    await begin(text);
+    fake.tmux.exit("agents-a", 1);
+    cfg = await fake.config(text.replace("one", "two"));
+    const run = fake.tmux.run.bind(fake.tmux);
+    let fails = 1;
+    fake.tmux.run = (args, stdin) => args.includes("new-session") && fails-- > 0
+      ? { ok: false, out: "", err: "fork failed", timedOut: false } : run(args, stdin);
+    await ticks(4);
+    const restored = (nth: number) => fake.everyPane[nth]!.argv.join(" ").includes("conversation was restored");
+    expect([starts(), restored(1)]).toEqual([2, false]);
+    fake.tmux.exit("agents-a", 1);
+    await ticks(4);
+    expect([starts(), restored(2)]).toEqual([3, true]);
   });
 });

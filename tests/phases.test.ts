@@ -1,13 +1,11 @@
 /** Which phase it is, and what its loops are told: what can not be read holds them, it is never phase 0. */
-import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { beforeEach, describe, expect, spyOn, test } from "bun:test";
 import { join } from "node:path";
 import {
-  agentPrompt, buildLoopKickoff, CliError, cmdMigrate, cmdPhase, type Config, curIdx, curPhase, decidePhase, type Phase,
-  phaseDone, phaseIdxFile, promptText, render, resolveStateFile, roleModel,
+  agentPrompt, buildLoopKickoff, CliError, cmdMigrate, cmdPhase, curIdx, curPhase, decidePhase, type Phase, phaseDone, phaseIdxFile,
+  promptText, render, resolveStateFile, roleModel,
 } from "../agents.ts";
-import { FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
+import { fakeWorld, FLEET, realFolder, type Scene, scene } from "./kit.ts";
 
 const phase = (id: string): Phase => ({ id, plan: `${id}.md`, status: `STATUS-${id}.md`, models: {} });
 const LIST = ["a", "b", "c"].map(phase);
@@ -41,18 +39,8 @@ describe("decidePhase", () => {
 });
 
 describe("over the fake world", () => {
-  let fake: FakeWorld;
-  let cfg: Config;
-  let home: string;
-  beforeEach(async () => {
-    home = mkdtempSync(join(tmpdir(), "phases-"));
-    fake = fakeWorld(home);
-    cfg = await fake.config(FLEET);
-  });
-  afterEach(() => {
-    fake.restore();
-    rmSync(home, { recursive: true });
-  });
+  let { fake, cfg } = {} as Scene;
+  beforeEach(async () => void ({ fake, cfg } = await scene(FLEET, { fake: fakeWorld(realFolder()), ticks: 0 })));
 
   const call = async (...words: string[]): Promise<{ code: number; out: string }> => {
     const print = spyOn(process.stdout, "write").mockImplementation(() => true);
@@ -149,14 +137,14 @@ describe("over the fake world", () => {
     for (const name of ["builder", "adversary"]) {
       const text = buildLoopKickoff(cfg, cfg.agents.get(name)!);
       expect(text).toContain("STATUS-p1.md");
-      expect(text).toContain(join(home, "plan-1.md"));
+      expect(text).toContain(join(fake.home, "plan-1.md"));
       expect(text).toContain("machine-docs");
       expect(text).not.toMatch(/\{(agent|role|plan_dir|docs_dir|done_marker|phase\.\w+)\}/);
     }
   });
 
   test("a prompt beside the config wins over the one that ships", () => {
-    fake.files.set(join(home, "prompts/builder.md"), "Own words for {phase.id}.");
+    fake.files.set(join(fake.home, "prompts/builder.md"), "Own words for {phase.id}.");
     expect(buildLoopKickoff(cfg, cfg.agents.get("builder")!)).toEndWith("\nOwn words for p1.");
     expect(promptText(cfg, "prompts/none.md")).toBeNull();
   });
@@ -164,7 +152,7 @@ describe("over the fake world", () => {
   test("other agents: their prompt, or their file", () => {
     const agent = cfg.agents.get("orchestrator")!;
     expect(agentPrompt(cfg, agent)).toBe("Look after the fleet.");
-    fake.files.set(join(home, "own.md"), "From a file.");
+    fake.files.set(join(fake.home, "own.md"), "From a file.");
     expect(agentPrompt(cfg, { ...agent, promptFile: "own.md" })).toBe("From a file.");
     expect(() => agentPrompt(cfg, { ...agent, promptFile: "none.md" })).toThrow("prompt_file none.md is missing");
   });

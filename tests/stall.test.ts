@@ -1,7 +1,7 @@
 /** Idle without a word about waiting: restarted, but never on one look, one marker or one clock step. */
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { type Config, decideStall, parseWaitingUntil, type StallFacts, type Watch } from "../agents.ts";
-import { type FakeWorld, fakeWorld } from "./kit.ts";
+import { beforeEach, describe, expect, test } from "bun:test";
+import { decideStall, parseWaitingUntil, type StallFacts } from "../agents.ts";
+import { type Scene, scene } from "./kit.ts";
 
 describe("decideStall", () => {
   const facts: StallFacts = { verdict: "idle", idle: 0, same: 0, animated: false, past: null, stallIdle: 300, grace: 180 };
@@ -44,19 +44,8 @@ describe("parseWaitingUntil", () => {
 
 describe("stallCheckOne, over the fake world", () => {
   const TEXT = '[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal+stall"\n';
-  let fake: FakeWorld;
-  let cfg: Config;
-  let watch: Watch;
-  beforeEach(async () => {
-    fake = fakeWorld();
-    cfg = await fake.config(TEXT);
-    watch = fake.watch(cfg);
-    fake.tmux.onStart = (pane) => void (pane.doing = "busy");
-    await fake.ticks(cfg, watch, 4);
-  });
-  afterEach(() => fake.restore());
-  const pane = () => fake.tmux.of("agents-a");
-  const starts = () => fake.everyPane.length;
+  let { fake, cfg, watch, pane, starts } = {} as Scene;
+  beforeEach(async () => void ({ fake, cfg, watch, pane, starts } = await scene(TEXT, { ticks: 4, doing: "busy" })));
   const iso = (offset: number) => new Date(fake.wall + offset * 1000).toISOString();
   /** Ticks until a further start, at most `most`. */
   const ticksToRestart = async (most = 40): Promise<number> => {

@@ -1,6 +1,7 @@
 /** What supervises the supervisor: killed, stopped, doubled, misconfigured, on real processes. */
 import { expect } from "bun:test";
 import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { type Fleet, handoffStorm, lives, loopPlan, real, signal, until } from "./real.ts";
 
 const trio = {
@@ -250,4 +251,46 @@ real("P1: 20 hand-offs, the watchdog killed by -9 at a random moment of each: al
   console.log(`hand-offs under kill -9: copies ${copies.join(" ")}; ms median ${sorted[10]}, worst ${sorted.at(-1)}`);
   expect(Math.min(...copies)).toBeGreaterThanOrEqual(1);
   expect(Math.max(...copies)).toBeLessThanOrEqual(2);
+});
+
+const watched = { agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }] };
+
+real("the tmux socket vanishes: the agents work on, and are there again with it", watched, async (f) => {
+  await f.up();
+  await f.ready("a1", "b1");
+  await f.ticks(1);
+  const [path, server, before] = [await f.tmux("display-message", "-p", "#{socket_path}"), await f.serverPid(), [await f.pid("a1"), await f.pid("b1")]];
+  expect(path).toStartWith(f.tmuxDir);
+  rmSync(path);
+  await until(() => f.log.includes(`kill -USR1 ${server} makes it again`));
+  await f.ticks(4);
+  expect(before.map(lives)).toEqual([true, true]);
+  signal(server, "SIGUSR1");
+  await until(async () => (await f.pid("a1")) === before[0]);
+  await f.ticks(2);
+  expect([await f.pid("a1"), await f.pid("b1"), f.starts("a1").length, f.starts("b1").length]).toEqual([...before, 1, 1]);
+  expect([await f.serverPid(), f.log.match(/lives, but not at this socket/g)?.length]).toEqual([server, 1]);
+});
+
+real("a supervisor that a unit starts while the config is broken takes the last good one", watched, async (f) => {
+  await f.up("a1", "b1");
+  await f.ready("a1", "b1");
+  const unit = (await f.run(["unit"])).out;
+  expect(unit).toMatch(/^ExecStart=.*"?--last-good"? .*agents\.toml.* "?--config"? /m);
+  const once = f.start(["watchdog"]);
+  await f.ticks(1);
+  once.kill("SIGTERM");
+  await once.exited;
+  f.write("agents.toml", "[[agent]\nname = ");
+  const good = join(f.state, "agents.toml");
+  expect(readFileSync(good, "utf8")).toContain("a1");
+  const supervisor = f.start(["watchdog", "--last-good", good]);
+  await until(() => f.lock("watchdog") === supervisor.pid);
+  await f.ticks(2);
+  signal(await f.pid("a1"), "SIGKILL");
+  await until(() => f.starts("a1").length === 2);
+  await until(async () => (await f.sessions()).includes("t-watchdog"));
+  supervisor.kill("SIGTERM");
+  expect(await supervisor.exited).toBe(0);
+  f.write("agents.toml", f.text());
 });

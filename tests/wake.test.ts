@@ -1,8 +1,8 @@
 /** A scheduled text comes when its agent is idle, once, however many were missed. */
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { type Config, decideWake, type VerdictName, type Watch } from "../agents.ts";
-import { type FakeWorld, fakeWorld } from "./kit.ts";
+import { decideWake, type VerdictName } from "../agents.ts";
+import { type Scene, scene } from "./kit.ts";
 
 describe("decideWake", () => {
   test.each<[string, number, boolean | null, VerdictName, string]>([
@@ -20,17 +20,8 @@ describe("decideWake", () => {
 
 describe("over the fake world", () => {
   const TEXT = '[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal"\nwake = { interval = 3600 }\n';
-  let fake: FakeWorld;
-  let cfg: Config;
-  let watch: Watch;
-  beforeEach(async () => {
-    fake = fakeWorld();
-    cfg = await fake.config(TEXT);
-    watch = fake.watch(cfg);
-    await fake.ticks(cfg, watch, 3);
-  });
-  afterEach(() => fake.restore());
-  const pane = () => fake.tmux.of("agents-a");
+  let { fake, cfg, watch, pane } = {} as Scene;
+  beforeEach(async () => void ({ fake, cfg, watch, pane } = await scene(TEXT)));
   const wakes = (session = "agents-a") => fake.received(session).filter((text) => text.includes("time for your regular pass")).length;
   const hours = (count: number) => fake.ticks(cfg, watch, count * 120);
 

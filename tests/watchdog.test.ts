@@ -1,28 +1,19 @@
 /** The tick goes on whatever one agent, the config, the disk, the clock or tmux does. */
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { beforeEach, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { captureAll, type Config, curIdx, loadWatch, memoryOf, reloadConfig, say, snapshot, watched, type Watch, world } from "../agents.ts";
-import { FLEET, type FakePane, type FakeWorld, fakeWorld, until } from "./kit.ts";
+import { captureAll, curIdx, loadWatch, memoryOf, operatorOf, reloadConfig, say, snapshot, watched, world } from "../agents.ts";
+import { agents, closeLook, type FakePane, type FakeWorld, fakeWorld, FLEET, type Scene, scene } from "./kit.ts";
+import { until } from "./real.ts";
 
-let fake: FakeWorld;
-let cfg: Config;
-let watch: Watch;
+let { fake, cfg, watch, pane, starts, file, operator } = {} as Scene;
+const begin = async (text: string): Promise<void> => void ({ fake, cfg, watch, pane, starts, file, operator } = await scene(text, { fake }));
+const ticks = (count: number) => fake.ticks(cfg, watch, count);
 beforeEach(() => {
   fake = fakeWorld();
-  fake.tmux.onStart = (pane) => void (pane.doing = "busy");
+  fake.tmux.onStart = (one) => void (one.doing = "busy");
 });
-afterEach(() => fake.restore());
-
-const agents = (...names: string[]): string => names.map((name) => `[[agent]]\nname = "${name}"\nbackend = "claude"\nwatch = "heal+stall"\n`).join("");
-const begin = async (text: string): Promise<void> => {
-  cfg = await fake.config(text);
-  watch = fake.watch(cfg);
-  await fake.ticks(cfg, watch, 3);
-};
-const ticks = (count: number) => fake.ticks(cfg, watch, count);
-const starts = (name: string): number => fake.everyPane.filter((pane) => pane.session === `agents-${name}`).length;
 
 describe("fault 1: one agent's error is its own", () => {
   test("a prompt that vanished: the others are healed, it goes up the ladder and is parked with the reason", async () => {
@@ -527,4 +518,108 @@ test("fault 44: a screen that tmux does not show is unsure, is no idleness, and 
   expect(fake.everyPane).toHaveLength(1);
   await fake.ticks(cfg, watch, 2);
   expect(memoryOf(watch, "a").verdict).toBe("active");
+});
+
+describe("a lost socket is not the end of a server", () => {
+  const GONE = "error connecting to /tmp/tmux-0/default (No such file or directory)";
+  beforeEach(async () => {
+    await begin(agents("a", "b"));
+    const { pid, start } = fake.tmux.server;
+    fake.files.set("/proc/stat", `cpu 1 2 3\nbtime ${start - 1000}\n`);
+    fake.stat(pid, 100_000);
+  });
+  test("while the server lives nobody is ended or started, and it is said once what to do", async () => {
+    fake.effects = [];
+    fake.tmux.trouble = GONE;
+    await ticks(10);
+    fake.tmux.trouble = "";
+    await ticks(2);
+    expect([starts("a"), starts("b"), fake.processes.size]).toEqual([1, 1, 2]);
+    expect(fake.effects.filter((what) => /^(signal|tmux (new|kill))/.test(what))).toEqual([]);
+    expect(fake.logged(`kill -USR1 ${fake.tmux.server.pid} makes it again`)).toHaveLength(1);
+  });
+  test("once it is dead all come back", async () => {
+    fake.stat(fake.tmux.server.pid, 100_000, "Z");
+    fake.tmux.killServer();
+    await ticks(3);
+    expect([starts("a"), starts("b")]).toEqual([2, 2]);
+  });
+});
+
+describe("a declared answer goes to the declared dialog alone", () => {
+  const ANSWERS = `[[backend.claude.answer]]\nre = "trust the files"\nkeys = ["Enter"]\n${agents("a")}`;
+  const dialog = (question: string) => ["", "─".repeat(80), ` ${question}`, " ❯ 1. Yes", "   2. No", "", " Esc to cancel · Tab to amend", ""].join("\n");
+  beforeEach(() => begin(ANSWERS));
+  test("it is answered", async () => {
+    pane().doing = "dialog";
+    pane().text = dialog("Do you trust the files in this folder?");
+    await ticks(2);
+    expect(pane().approved).toBe(1);
+  });
+  test("an agent that quotes it above another one answers nothing", async () => {
+    pane().said = "● The README says: Do you trust the files in this folder?";
+    pane().doing = "dialog";
+    await ticks(4);
+    expect([pane().enters, pane().approved]).toEqual([0, 0]);
+  });
+  test("another one that stands there by then gets no key", async () => {
+    pane().doing = "dialog";
+    pane().text = dialog("Do you trust the files in this folder?");
+    fake.beforeTmux((_, stdin) => void (closeLook(stdin) && (pane().text = dialog("Do you want to proceed?"))));
+    await ticks(4);
+    expect([pane().enters, pane().approved]).toEqual([0, 0]);
+  });
+});
+
+describe("what the operator wants", () => {
+  beforeEach(async () => {
+    await begin(agents("a", "b"));
+    operator({ held: { a: fake.wall } });
+    fake.tmux.kill(pane());
+    await ticks(2);
+  });
+  test("a file that can not be read for a while starts nothing that was taken down", async () => {
+    const read = fake.read.bind(fake);
+    fake.read = (path) => {
+      if (path === file("operator.json")) throw new Error("EIO: i/o error");
+      return read(path);
+    };
+    await ticks(4);
+    expect(starts()).toBe(1);
+  });
+  test.each(["{half", "null", '{"held":null}', '{"queue":{},"released":null,"busy":[1]}', '"x"'])("%s in it stops no care for the others", async (text) => {
+    operator(text);
+    fake.tmux.exit("agents-b", 1);
+    await ticks(3);
+    expect([starts("b"), fake.logged("ERROR")]).toEqual([2, []]);
+    expect(operatorOf(cfg)).toEqual({ held: expect.any(Object), busy: expect.any(Object), released: expect.any(Object), queue: expect.any(Array) });
+  });
+});
+
+describe("the config is read again", () => {
+  const live = async (count: number): Promise<void> => {
+    for (let nth = 0; nth < count; nth++) {
+      cfg = await reloadConfig(cfg, watch);
+      await ticks(1);
+    }
+  };
+  test("a new rule is heard at once, also of a screen that does not change", async () => {
+    await begin(agents("a"));
+    pane().doing = "idle";
+    pane().said = "● Shall I deploy (yes/no)";
+    await live(3);
+    expect(memoryOf(watch, "a").verdict).toBe("idle");
+    fake.files.set(cfg.path, `[[backend.claude.rule]]\nverdict = "blocked"\nre = "Shall I deploy"\n${agents("a")}`);
+    await live(1);
+    expect(memoryOf(watch, "a").verdict).toBe("blocked");
+  });
+  test("what two reads agree on is taken, not what a third one finds", async () => {
+    await begin(agents("a"));
+    fake.files.set(cfg.path, agents("a", "b"));
+    const read = fake.read.bind(fake);
+    let reads = 0;
+    fake.read = (path) => (path === cfg.path && (reads += 1) > 2 ? agents("c") : read(path));
+    cfg = await reloadConfig(cfg, watch);
+    expect([[...cfg.agents.keys()], cfg.source]).toEqual([["a", "b"], agents("a", "b")]);
+  });
 });

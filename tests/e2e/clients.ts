@@ -6,7 +6,7 @@ import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSyn
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { until } from "../kit.ts";
+import { until } from "../real.ts";
 
 const PROGRAM = resolve(import.meta.dir, "../..");
 const CLIENTS = process.env.AGENTS_E2E_CLIENTS || join(PROGRAM, "node_modules/.cache/e2e");

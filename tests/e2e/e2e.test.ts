@@ -6,7 +6,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { until } from "../kit.ts";
+import { until } from "../real.ts";
 import { type Clients, findClients, Fleet, freePort, note, textOf } from "./clients.ts";
 
 const clients = process.env.AGENTS_E2E ? findClients() : "AGENTS_E2E=1 is not set";

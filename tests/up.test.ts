@@ -1,32 +1,57 @@
-/** What commands that are cut short, two at once, or a lost socket leave behind; on real processes. */
-import { expect } from "bun:test";
-import { readFileSync, rmSync } from "node:fs";
+/** What up, down and restart do, also when they are cut short, or come two at once. */
+import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { type Fleet, lives, quote, real, signal, TUI, until } from "./real.ts";
+import { cmdUp, phaseIdxFile, world } from "../agents.ts";
+import { agents, fakeWorld, FLEET, realFolder, type Scene, scene } from "./kit.ts";
+import { type Fleet, lives, quote, real, TUI, until } from "./real.ts";
+
+describe("up", () => {
+  let { fake, cfg, pane, starts } = {} as Scene;
+  const begin = async (text: string, count = 3): Promise<void> => void ({ fake, cfg, pane, starts } = await scene(text, { fake, ticks: count }));
+  beforeEach(() => {
+    fake = fakeWorld(realFolder());
+    fake.tmux.onStart = (one) => void (one.doing = "busy");
+  });
+  const up = (...words: string[]): Promise<number> => cmdUp({ path: cfg.path, words, options: {} });
+
+  test("who was started by somebody else while up paused is not told its kickoff again", async () => {
+    fake.tmux.onStart = () => {};
+    const names = ["a", "b", "c", "d"];
+    await begin(`[watchdog]\nstart_batch = 1\n[backend.typed]\nbin = "typed"\nconnect_delay = 0\n${names.map((name) =>
+      `[[agent]]\nname = "${name}"\nbackend = "typed"\nprompt = "Work."\n`).join("")}`, 0);
+    const sleep = world.sleep;
+    world.sleep = async (ms) => {
+      if (ms > 900 && !starts("d")) fake.tmux.add("agents-d");
+      await sleep(ms);
+    };
+    expect([await up(...names), ...names.map((name) => starts(name))]).toEqual([0, 1, 1, 1, 1]);
+    expect(names.map((name) => pane(name).received.length)).toEqual([1, 1, 1, 0]);
+  });
+  test("one agent's error is its own: the others are started, exit 1", async () => {
+    await begin(agents("a", "b"), 0);
+    const write = fake.write.bind(fake);
+    fake.write = (path, text) => {
+      if (path.endsWith("kickoff-agents-a.txt")) throw new Error("EACCES: permission denied");
+      write(path, text);
+    };
+    expect([await up("a", "b"), starts("a"), starts("b")]).toEqual([1, 0, 1]);
+    expect(fake.logged("a: EACCES: permission denied")).toHaveLength(1);
+  });
+  test("a phase that can not be read stops the loops alone", async () => {
+    await begin(FLEET, 0);
+    fake.files.set(phaseIdxFile(cfg), "99");
+    expect([await up("orchestrator", "builder"), starts("orchestrator"), starts("builder")]).toEqual([1, 1, 0]);
+    expect(fake.logged(/builder: .*out of range/)).toHaveLength(1);
+  });
+});
 
 const stubborn = { agents: [{ name: "a1", watch: "heal+stall", env: { TUI_IGNORE_HUP: "1" } }] };
 const watched = { agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }] };
-const operator = (f: Fleet) => JSON.parse(f.read(".agents/state/operator.json") || "{}");
+/** What operator.json says. */
+const wanted = (f: Fleet) => JSON.parse(f.read(".agents/state/operator.json") || "{}");
 /** The clients of an agent that live now. */
 const clients = (f: Fleet, name: string): number[] =>
   [...new Set(f.ledger(name).flatMap((fact) => (fact.pid && lives(fact.pid) ? [fact.pid] : [])))];
-
-real("the tmux socket vanishes: the agents work on, and are there again with it", watched, async (f) => {
-  await f.up();
-  await f.ready("a1", "b1");
-  await f.ticks(1);
-  const [path, server, before] = [await f.tmux("display-message", "-p", "#{socket_path}"), await f.serverPid(), [await f.pid("a1"), await f.pid("b1")]];
-  expect(path).toStartWith(f.tmuxDir);
-  rmSync(path);
-  await until(() => f.log.includes(`kill -USR1 ${server} makes it again`));
-  await f.ticks(4);
-  expect(before.map(lives)).toEqual([true, true]);
-  signal(server, "SIGUSR1");
-  await until(async () => (await f.pid("a1")) === before[0]);
-  await f.ticks(2);
-  expect([await f.pid("a1"), await f.pid("b1"), f.starts("a1").length, f.starts("b1").length]).toEqual([...before, 1, 1]);
-  expect([await f.serverPid(), f.log.match(/lives, but not at this socket/g)?.length]).toEqual([server, 1]);
-});
 
 real("a restart that is cut short takes nothing down for good", stubborn, async (f) => {
   await f.up();
@@ -36,12 +61,12 @@ real("a restart that is cut short takes nothing down for good", stubborn, async 
   await until(async () => !(await f.sessions()).includes("t-a1"));
   restart.kill("SIGKILL");
   await restart.exited;
-  const { held, busy } = operator(f);
+  const { held, busy } = wanted(f);
   expect([held, Object.keys(busy)]).toEqual([{}, ["a1"]]);
   expect(busy.a1 - Date.now()).toBeLessThan(60_000);
   expect((await f.states()).of.a1).not.toBe("stopped by you");
   // its time is over
-  f.write(".agents/state/operator.json", JSON.stringify({ ...operator(f), busy: { a1: Date.now() } }));
+  f.write(".agents/state/operator.json", JSON.stringify({ ...wanted(f), busy: { a1: Date.now() } }));
   await until(() => f.starts("a1").length === 2, 20_000);
   expect(clients(f, "a1")).toHaveLength(1);
 });
@@ -54,7 +79,7 @@ real("a restart that fails leaves the agent to the watchdog", watched, async (f)
   f.write("agents.toml", f.text(plan));
   const ran = await f.run(["restart", "a1"]);
   expect([ran.code, ran.err]).toEqual([1, expect.stringContaining("nowhere does not exist")]);
-  expect([operator(f).held, operator(f).busy]).toEqual([{}, {}]);
+  expect([wanted(f).held, wanted(f).busy]).toEqual([{}, {}]);
   f.write("agents.toml", f.text());
   await until(() => f.starts("a1").length === 2);
 });
@@ -107,7 +132,7 @@ real("calls that come at once wait for each other: each text is queued", watched
   expect(calls.map(({ exitCode }) => exitCode)).toEqual(texts.map(() => null));
   lock.stdin.end();
   expect(await Promise.all(calls.map(({ exited }) => exited))).toEqual(texts.map(() => 0));
-  expect(operator(f).queue.map(({ text }: { text: string }) => text).toSorted()).toEqual(texts);
+  expect(wanted(f).queue.map(({ text }: { text: string }) => text).toSorted()).toEqual(texts);
 });
 
 real("a command stores the first text of a client before it starts it", {
@@ -122,27 +147,4 @@ real("a command stores the first text of a client before it starts it", {
   expect((await f.run(["up", "a1", "b1", "web"])).code).toBe(1);
   expect(JSON.parse(f.read("seen")).queue).toEqual([expect.objectContaining({ target: "a1", cause: "boot" })]);
   expect(f.submits("a1")).toEqual([expect.stringContaining("kickoff-t-a1.txt")]);
-});
-
-real("a supervisor that a unit starts while the config is broken takes the last good one", watched, async (f) => {
-  await f.up("a1", "b1");
-  await f.ready("a1", "b1");
-  const unit = (await f.run(["unit"])).out;
-  expect(unit).toMatch(/^ExecStart=.*"?--last-good"? .*agents\.toml.* "?--config"? /m);
-  const once = f.start(["watchdog"]);
-  await f.ticks(1);
-  once.kill("SIGTERM");
-  await once.exited;
-  f.write("agents.toml", "[[agent]\nname = ");
-  const good = join(f.state, "agents.toml");
-  expect(readFileSync(good, "utf8")).toContain("a1");
-  const supervisor = f.start(["watchdog", "--last-good", good]);
-  await until(() => f.lock("watchdog") === supervisor.pid);
-  await f.ticks(2);
-  signal(await f.pid("a1"), "SIGKILL");
-  await until(() => f.starts("a1").length === 2);
-  await until(async () => (await f.sessions()).includes("t-watchdog"));
-  supervisor.kill("SIGTERM");
-  expect(await supervisor.exited).toBe(0);
-  f.write("agents.toml", f.text());
 });

@@ -1,0 +1,88 @@
+/** Completion in a real bash and a real zsh. */
+import { beforeAll, describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { COMMANDS, completionsOf } from "../agents.ts";
+import { desk, TWO } from "./desk.ts";
+
+const { scratch, env, call, fleet } = desk();
+
+/** A shell in a real terminal: types, waits until the screen shows what is awaited, returns it. */
+async function inShell(shell: string[], typed: string[][], awaited: RegExp): Promise<string> {
+  const tmux = (...args: string[]) => String(Bun.spawnSync(["tmux", "-L", "people", ...args], { env: env, timeout: 5_000 }).stdout);
+  const pane = tmux("-f", "/dev/null", "new-session", "-dP", "-F", "#{pane_id}", "-x", "150", "-y", "40", "-c", join(scratch, "shell"), ...shell).trim();
+  const screen = () => tmux("capture-pane", "-p", "-t", pane);
+  const wait = async (what: RegExp) => {
+    for (const end = Date.now() + 8_000; !what.test(screen()) && Date.now() < end; ) await Bun.sleep(50);
+  };
+  try {
+    for (const [keys, ready] of typed) {
+      tmux("send-keys", "-t", pane, "-l", keys!);
+      tmux("send-keys", "-t", pane, ready === undefined ? "Tab" : "Enter");
+      if (ready !== undefined) await wait(new RegExp(ready, "m"));
+    }
+    await wait(awaited);
+    return screen();
+  } finally {
+    tmux("kill-session", "-t", pane);
+  }
+}
+
+const SHELLS: Record<string, { argv: string[]; before: string[][] }> = {
+  bash: { argv: ["env", "PS1=> ", "INPUTRC=/dev/null", "bash", "--norc", "--noprofile", "-i"],
+    before: [["bind 'set show-all-if-ambiguous on'; bind 'set bell-style none'; clear; source <(agents completion bash); echo re''ady", "^ready"]] },
+  zsh: { argv: ["env", "zsh", "-f", "-i"],
+    before: [["PS1='> '; autoload -Uz compinit; compinit -u -D; unsetopt beep; source <(agents completion zsh); echo re''ady", "^ready"]] },
+};
+
+describe("completion", () => {
+  beforeAll(() => {
+    const toml = '[[agent]]\nname = "builder"\nbackend = "claude"\n[[agent]]\nname = "surveyor"\nbackend = "claude"\n';
+    fleet("shell", toml);
+    fleet("shell/with space", toml.replace("builder", "zebra"));
+  });
+
+  test("names lists agents, services and the watchdog", () => {
+    expect(call(["names", "--config", fleet("names", TWO)]).out.trim().split("\n").sort()).toEqual(["adversary", "builder", "server", "watchdog"]);
+    expect(call(["help"]).out).not.toMatch(/^ {2}names/m);
+  });
+
+  test("every shown command and option is in both scripts, no hidden one is", () => {
+    for (const shell of ["bash", "zsh"]) {
+      const script = call(["completion", shell]).out;
+      for (const command of COMMANDS) {
+        expect([command.name, script.includes(`\n    ${command.name}) options=`)]).toEqual([command.name, !command.hidden]);
+        for (const [name, { clause }] of Object.entries(command.hidden ? {} : (command.options ?? {}))) {
+          if (clause) expect(script).toContain(`--${name}`);
+        }
+      }
+      if (Bun.which(shell)) expect(Bun.spawnSync([shell, "-n"], { stdin: Buffer.from(script), env: env }).exitCode).toBe(0);
+    }
+    expect(call(["completion", "fish"])).toEqual({ code: 2, out: "", err: "agents: usage: completion bash | zsh\n" });
+    expect(completionsOf(COMMANDS.find(({ name }) => name === "phase")!)).toEqual({ words: ["show", "next", "set"], names: false, folder: false });
+  });
+
+  for (const [shell, { argv, before }] of Object.entries(SHELLS)) {
+    const present = Bun.which(shell, { PATH: env.PATH }) !== null;
+    if (!present) console.warn(`SKIPPED: there is no ${shell} here, its completion was NOT tried`);
+    const cases: [typed: string, shown: RegExp][] = [
+      ["agents rep", /^> agents report/m],
+      ["agents sta", /^> agents status/m],
+      ["agents status --js", /^> agents status --json/m],
+      ["agents up --config agents.toml bui", /^> agents up --config agents.toml builder/m],
+      ["agents up --config=agents.toml sur", /^> agents up --config=agents.toml surveyor/m],
+      ["agents --config agents.toml down bui", /^> agents --config agents.toml down builder/m],
+      ["agents up --config 'with space/agents.toml' ze", /^> agents up --config 'with space\/agents.toml' zebra/m],
+      ["agents up --config with\\ space/agents.toml ze", /^> agents up --config with\\ space\/agents.toml zebra/m],
+      ["agents up --config ag", /^> agents up --config agents.toml/m],
+      ["agents up --config=ag", /^> agents up --config=agents.toml/m],
+      ["agents phase ne", /^> agents phase next/m],
+      ["agents completion zs", /^> agents completion zsh/m],
+      ["agents init wi", /^> agents init with\\ space/m],
+      ["../bin/agents.ts rep", /^> ..\/bin\/agents.ts report/m],
+      ["agents up --config agents.toml ", /builder +surveyor +watchdog|builder\s+surveyor\s+watchdog/],
+    ];
+    test.skipIf(!present).each(cases)(`${shell}: %s<Tab>`, async (typed, shown) => {
+      expect(await inShell(argv, [...before, [typed]], shown)).toMatch(shown);
+    }, 20_000);
+  }
+});

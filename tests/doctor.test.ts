@@ -1,0 +1,113 @@
+/** Everything that the fleet stands on is looked at, and each finding has its cure. */
+import { describe, expect, test } from "bun:test";
+import { chmodSync, existsSync, mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { type Finding, judgeClock, judgeDisk, judgeLocale, judgeScope, judgeTmux, wasTried } from "../agents.ts";
+import { desk, TWO } from "./desk.ts";
+
+const { scratch, bin, env, script, call, fleet } = desk();
+const DAY = Date.parse("2026-03-01T00:00:00Z");
+
+const level = (found: unknown): string => [found].flat().map((one) => (one as Finding).level).join();
+const USER = "/user.slice/user-1000.slice";
+const NONE = { killMode: "control-group", oomPolicy: "stop" };
+const SAFE = { killMode: "process", oomPolicy: "continue" };
+
+describe("doctor", () => {
+  test.each([
+    ["tmux 3.3a", "", "ok"], ["tmux 3.3a", "3.3a", "ok"], ["tmux 3.4", "3.3a", "warn"], ["tmux 3.1c", "", "fail"],
+    ["tmux 2.9", "2.9", "fail"], ["tmux next-3.6", "", "ok"], ["tmux master", "", "ok"],
+  ])("%s with the server %p is %s", (client, server, expected) => expect(level(judgeTmux(client, server))).toBe(expected));
+
+  test.each([
+    ["0::/system.slice/manager.service", NONE, null, "warn"],
+    ["0::/system.slice/manager.service", SAFE, null, "ok"],
+    [`0::${USER}/user@1000.service/app.slice/agents.service`, NONE, true, "warn"],
+    [`0::${USER}/user@1000.service/app.slice/agents.service`, SAFE, true, "ok"],
+    [`0::${USER}/user@1000.service/tmux-spawn-1.scope`, NONE, true, "ok"],
+    [`0::${USER}/user@1000.service/tmux-spawn-1.scope`, NONE, false, "warn"],
+    [`0::${USER}/session-3.scope`, NONE, false, "warn"],
+    [`9:memory:/x.service\n1:name=systemd:${USER}/session-3.scope\n0::/`, NONE, true, "ok"],
+    ["0::/", NONE, false, "ok"], ["", NONE, false, "ok"], ["0::/docker/0a1b", NONE, false, "ok"],
+  ])("%s, %p, linger %p: %s", (cgroup, unit, linger, expected) => expect(level(judgeScope(cgroup, unit, linger))).toBe(expected));
+
+  test("a unit that kills is named with its cure", () => {
+    const found = judgeScope("0::/system.slice/manager.service", NONE, null) as Finding;
+    expect(found.what).toContain("manager.service");
+    expect(found.cure).toContain("systemd-run --user --scope");
+  });
+
+  test.each([
+    ["claude", "2.1.330", true], ["claude", "2.1.331", false], ["opencode", "1.18.99", true], ["opencode", "1.19.0", false],
+  ] as const)("%s %s tried: %p", (kind, version, expected) => expect(wasTried(kind, version, ["2.1.330", "2.1.197", "1.18.33"])).toBe(expected));
+
+  test("disk, clock, zone, locale", () => {
+    expect([99e6, 101e6, 999e6, 1e9].map((free) => level(judgeDisk(free)))).toEqual(["fail", "warn", "warn", "ok"]);
+    expect([judgeClock(0, ""), judgeClock(DAY, "Nowhere/City"), judgeClock(DAY, ":Europe/Berlin"), judgeClock(DAY, "")].map(level))
+      .toEqual(["fail", "warn", "ok", "ok"]);
+    expect([judgeLocale({}), judgeLocale({ LANG: "C" }), judgeLocale({ LANG: "de_DE.UTF-8" }), judgeLocale({ LANG: "C.utf8" }),
+      judgeLocale({ LANG: "C.UTF-8", LC_ALL: "POSIX" })].map(level)).toEqual(["warn", "warn", "ok", "ok", "warn"]);
+  });
+
+  /** The findings of `doctor --json`, by check. */
+  function examine(path: string, env: Record<string, string> = {}): { code: number; of: (check: string) => string } {
+    const { code, out } = call(["doctor", "--json", "--config", path], env);
+    const { findings, ok, version } = JSON.parse(out) as { version: number; ok: boolean; findings: Finding[] };
+    expect([version, ok]).toEqual([1, code === 0]);
+    return { code, of: (check) => findings.filter((one) => one.check === check).map((one) => `${one.level} ${one.what} ${one.cure}`).join("\n") };
+  }
+
+  test("a missing client fails, a tried one is fine, an unknown version warns, a hanging one does not hang it", () => {
+    const toml = (preamble = "") => `${TWO}[backend.claude]\nbin = "FOO=1 klaude"\npreamble = "${preamble}"\n`;
+    const path = fleet("doctor", toml());
+    expect(examine(path).of("client claude")).toBe("fail klaude was not found see bin in [backend.claude]");
+    expect(examine(path).code).toBe(3);
+    script("klaude", 'test "$FOO" = 1 && echo "2.1.330 (Claude Code)"');
+    expect(examine(path).of("client claude")).toStartWith("ok klaude 2.1.330");
+    expect(examine(path).code).toBe(0);
+    script("klaude", 'echo "9.9.9 (Claude Code)"');
+    expect(examine(path).of("client claude")).toMatch(/^warn klaude 9.9.9: the detectors were not tried on it .*capture$/);
+    script("klaude", "sleep 60");
+    expect(examine(path).of("client claude")).toStartWith("warn klaude --version took longer");
+    fleet("doctor", toml("klaude() { echo 2.1.197; }"));
+    expect(examine(path).of("client claude")).toStartWith("ok klaude 2.1.197");
+    script("worker", `touch '${join(scratch, "went to work")}'`);
+    const typed = fleet("doctor", '[[agent]]\nname = "x"\nbackend = "t"\n[backend.t]\nbin = "worker --go"\n');
+    expect(examine(typed).of("client t")).toBe("ok worker ");
+    expect(existsSync(join(scratch, "went to work"))).toBe(false);
+  }, 30_000);
+
+  test("folders: not there yet, open to others, a file in the way, a dir that is missing", () => {
+    const path = fleet("folders", `${TWO}[backend.claude]\nbin = "true"\n`);
+    const logs = join(scratch, "folders", ".agents");
+    expect(examine(path).of("log_dir")).toBe(`ok ${logs} does not exist yet; up makes it `);
+    mkdirSync(join(logs, "state"), { recursive: true, mode: 0o700 });
+    expect(examine(path).of("state")).toStartWith("ok");
+    chmodSync(logs, 0o755);
+    expect(examine(path).of("log_dir")).toMatch(/^warn .*mode 755.*chmod 700/);
+    fleet("folders", `[defaults]\nlog_dir = "agents.toml"\ndir = "nowhere"\n${TWO}`);
+    expect(examine(path).of("log_dir")).toContain("fail");
+    expect(examine(path).of("dirs")).toMatch(/^fail .*nowhere does not exist clone/);
+    fleet("folders", `[defaults]\nbackend = "claude"\n${TWO.replace("[[service]]", '[[agent]]\nname = "spare"\nenabled = false\ndir = "nowhere"\n[[service]]')}`);
+    expect(examine(path).of("dirs")).toStartWith("warn");
+  });
+
+  test("a config that does not load, and one with warnings", () => {
+    expect(examine(fleet("bad", '[[agent]]\nname = "x"\n')).of("config")).toMatch(/^fail .*backend.*missing/);
+    expect(examine(join(scratch, "none.toml")).of("config")).toContain("no such file");
+    expect(examine(fleet("warns", `${TWO}[watchdog]\nsignal_intervall = 3\n`)).of("config")).toMatch(/warn .*nearest is "signal_interval"/);
+  });
+
+  test("a running tmux server is looked at", () => {
+    const path = fleet("server", `[defaults]\ntmux_socket = "people"\n${TWO}`);
+    Bun.spawnSync(["tmux", "-L", "people", "-f", "/dev/null", "new-session", "-d", "sleep 60"], { env: env });
+    expect(examine(path).of("tmux")).toMatch(/^ok \d+\.\d+\w* /);
+    expect(examine(path, { PATH: bin }).of("tmux")).toContain("fail not found");
+  });
+
+  test("text: a line each, the cure behind a dash", () => {
+    const { out } = call(["doctor", "--config", join(scratch, "none.toml")], { TZ: "Nowhere/City" });
+    for (const line of out.trim().split("\n")) expect(line).toMatch(/^(ok  |warn|fail)  \w+: /);
+    expect(out).toMatch(/^warn  clock: .*  — /m);
+  });
+});

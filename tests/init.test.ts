@@ -1,0 +1,75 @@
+/** A fleet to start from: what is written, and what is left as it is. */
+import { describe, expect, test } from "bun:test";
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { configWith, loadConfig, preferBackend, withoutClient } from "../agents.ts";
+import { desk, PROGRAM, ROOT } from "./desk.ts";
+
+const { scratch, bin, env, script, call } = desk();
+
+describe("init", () => {
+  test("an empty folder gets all, a second call changes nothing", () => {
+    const dir = join(scratch, "new fleet");
+    const first = call(["init", dir]);
+    expect([first.code, first.err]).toEqual([0, ""]);
+    expect(first.out).toContain(`up --config '${join(dir, "agents.toml")}'`);
+    expect(first.out).toContain("claude was not found; get it with: npm install");
+    const shipped = readdirSync(join(ROOT, "prompts")).filter((file) => file.endsWith(".md"));
+    expect(readdirSync(join(dir, "prompts")).sort()).toEqual(shipped.sort());
+    expect(readFileSync(join(dir, "agents.toml"), "utf8")).toBe(readFileSync(join(ROOT, "agents.toml"), "utf8"));
+    writeFileSync(join(dir, "agents.toml"), "# mine");
+    rmSync(join(dir, "prompts", "wake.md"));
+    const second = call(["init", dir]);
+    expect(second.code).toBe(1);
+    expect(second.err).toContain(`${join(dir, "agents.toml")} exists already: kept`);
+    expect(second.out).toContain("1 files written");
+    expect(readFileSync(join(dir, "agents.toml"), "utf8")).toBe("# mine");
+  });
+
+  test("without a folder: here; what is in the way is said in one line", () => {
+    const dir = join(scratch, "here");
+    mkdirSync(dir);
+    expect(Bun.spawnSync([...PROGRAM, "init"], { env, cwd: dir }).exitCode).toBe(0);
+    expect(readdirSync(dir).sort()).toEqual(["agents.toml", "prompts"]);
+    const blocked = call(["init", join(dir, "agents.toml")]);
+    expect(blocked.code).toBe(1);
+    expect(blocked.err.trim().split("\n")).toHaveLength(1);
+    expect(call(["init", "a", "b"]).code).toBe(2);
+  });
+
+  test("a link that leads nowhere is a file too", () => {
+    const dir = join(scratch, "linked");
+    mkdirSync(dir);
+    symlinkSync(join(scratch, "elsewhere.toml"), join(dir, "agents.toml"));
+    expect(call(["init", dir]).code).toBe(1);
+    expect(existsSync(join(scratch, "elsewhere.toml"))).toBe(false);
+  });
+
+  test("without opencode what needs it becomes comments, and the file still loads", async () => {
+    const shipped = readFileSync(join(ROOT, "agents.toml"), "utf8");
+    const without = withoutClient(shipped, "opencode");
+    expect(without).not.toMatch(/^[^#\n]*"opencode\b/m);
+    expect(without.replace(/^# /gm, "")).toBe(shipped.replace(/^# /gm, ""));
+    expect(configWith(shipped, [])).toBe(shipped);
+    expect(configWith(shipped, ["claude", "opencode"])).toBe(shipped);
+    for (const found of [["claude"], ["opencode"], []]) {
+      const cfg = await loadConfig(join(ROOT, "agents.toml"), {}, configWith(shipped, found));
+      const enabled = [...cfg.agents.values()].filter((agent) => agent.enabled).map((agent) => agent.backend);
+      expect(new Set(enabled)).toEqual(new Set([found[0] ?? "claude"]));
+      expect([...cfg.services.keys()]).toEqual(found[0] === "claude" ? [] : ["opencode"]);
+    }
+  });
+
+  test("opencode alone becomes the backend; comments stay", () => {
+    const source = '[defaults]\nbackend = "claude" # the client\n# backend = "claude"\n[backend.claude]\nbin = "claude"\n';
+    expect(preferBackend(source, "claude", "opencode")).toBe(source.replace('backend = "claude" # the', 'backend = "opencode" # the'));
+    script("opencode", "echo 1.18.33");
+    const { code, out } = call(["init", join(scratch, "open")]);
+    rmSync(join(bin, "opencode"));
+    expect(code).toBe(0);
+    expect(out).toContain("the agents use opencode");
+    const toml = readFileSync(join(scratch, "open", "agents.toml"), "utf8");
+    expect(toml).toContain('backend = "opencode"');
+    expect(toml.split("\n")).toHaveLength(readFileSync(join(ROOT, "agents.toml"), "utf8").split("\n").length);
+  });
+});

@@ -1,0 +1,48 @@
+/** `send`: exit 0 only for what the client has. */
+import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
+import { cmdSend, operatorOf, world } from "../agents.ts";
+import { agents, fakeWorld, realFolder, type Scene, scene } from "./kit.ts";
+
+let { fake, cfg, watch, pane } = {} as Scene;
+const begin = async (text: string, count = 3): Promise<void> => void ({ fake, cfg, watch, pane } = await scene(text, { fake, ticks: count }));
+const ticks = (count: number) => fake.ticks(cfg, watch, count);
+beforeEach(() => {
+  fake = fakeWorld(realFolder());
+  fake.tmux.onStart = (one) => void (one.doing = "busy");
+});
+
+const send = (...words: string[]): Promise<number> => cmdSend({ path: cfg.path, words, options: { timeout: "3" } });
+
+describe("send", () => {
+  let printed: { mockRestore(): void };
+  beforeEach(async () => {
+    printed = spyOn(process.stdout, "write").mockImplementation(() => true);
+    await begin(agents("a"));
+    pane().doing = "idle";
+  });
+  afterEach(() => printed.mockRestore());
+  test("what nobody waits for any more was not delivered", async () => {
+    pane().doing = "dialog";
+    const { sleep } = world;
+    world.sleep = async (ms) => {
+      fake.wall += 3600_000;
+      await sleep(ms);
+    };
+    expect(await send("a", "hear this")).toBe(1);
+    expect([fake.logged("not delivered to a").length, operatorOf(cfg).queue, pane().received]).toEqual([1, [], []]);
+  });
+  test("five at once without a watchdog: each text once, and none is left to come again", async () => {
+    const { sleep } = world;
+    world.sleep = async (ms) => {
+      await sleep(ms);
+      await Bun.sleep(20); // in which the other one goes on
+    };
+    const texts = ["one", "two", "three", "four", "five"].map((word) => `${word} of the five texts`);
+    expect(await Promise.all(texts.map((text) => send("a", text)))).toEqual(texts.map(() => 0));
+    expect(pane().received.toSorted()).toEqual(texts.toSorted());
+    world.sleep = sleep;
+    watch = fake.watch(cfg);
+    await ticks(3);
+    expect([pane().received.length, watch.outbox]).toEqual([5, []]);
+  });
+});
