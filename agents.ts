@@ -4330,7 +4330,7 @@ async function keepLogs(cfg: Config, sights: Map<string, Sight>): Promise<void> 
 const BOOT_PATIENCE = 120_000;
 
 /** What must not wait for the next tick: clients ending or starting, moves, fetched news. */
-function pendingUnits(cfg: Config, watch: Watch): Set<string> {
+export function pendingUnits(cfg: Config, watch: Watch): Set<string> {
   const soon = world.now() + cfg.watchdog.signalInterval * 1000;
   const young = world.now() - BOOT_PATIENCE;
   const names = watch.outbox.filter((message) => message.cause === "boot" && message.made > young)

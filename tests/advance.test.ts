@@ -40,6 +40,7 @@ test("the loops are started again, with the texts of the next phase", async () =
   await heavy();
   expect(curPhase(cfg)!.id).toBe("p2");
   expect(watch.intent).toBeNull();
+  expect(fake.logged("could not be started")).toEqual([]);
   for (const name of ["builder", "adversary"]) {
     expect(starts(name)).toBe(2);
     expect(fake.tmux.of(`agents-${name}`).marks["@agents_phase"]).toBe("p2");
@@ -202,4 +203,20 @@ describe("a phase move that makes no sense any more is dropped", () => {
     await ticks(4);
     expect([watch.intent, curPhase(cfg)!.id, pane("builder").marks["@agents_phase"]]).toEqual([null, "p3", "p3"]);
   });
+});
+
+test("a task for the end that can not be started is tried again after restart_delay, not before", async () => {
+  const text = FLEET.replace("healthy_after = 10", "healthy_after = 10\nsignal_interval = 1\nheavy_interval = 5\nrestart_delay = 20");
+  await begin(text, 6);
+  fake.write(join(cfg.logDir, ".run-upgrade-on-complete"), "");
+  fake.files.set(phaseIdxFile(cfg), "1");
+  finish("p2");
+  const tried: number[] = [];
+  const run = fake.tmux.run.bind(fake.tmux);
+  fake.tmux.run = (args, stdin) => (tried.length < 2 && args.includes("agents-upgrader") && args[0] === "new-session"
+    ? (tried.push(fake.mono), { ok: false, out: "", err: "fork failed", timedOut: false }) : run(args, stdin));
+  await ticks(80);
+  expect([starts("upgrader"), marker()]).toEqual([1, true]);
+  expect(tried[1]! - tried[0]!).toBeGreaterThanOrEqual(20_000);
+  expect(tried[1]! - tried[0]!).toBeLessThan(23_000);
 });

@@ -366,6 +366,11 @@ test("lastNonemptyLine", () => {
   expect(lastNonemptyLine(" \n")).toBe("");
 });
 
+test("a spinner with a second paragraph below it is no quote", () => {
+  const screen = claudeScreen("❯ go\n\n✻ Thinking… (12s · ↓ 1.2k tokens)\n\n  a line of its own below", 80);
+  expect(detect(BUILT_IN_RULES.claude, { text: screen, title: "" }, NOW).rule).toBe("spinner");
+});
+
 describe("composerText", () => {
   const pane = (file: string) => readFileSync(`${FIXTURES}/${file}`, "utf8");
   const drafts: ["claude" | "opencode", string, string | null][] = [
@@ -400,6 +405,13 @@ describe("composerText", () => {
   test("no box", () => {
     expect(composerText("typed", "› x")).toBeNull();
     expect(composerText("claude", "$ ")).toBeNull();
+  });
+  test("after a reset, with or without colours behind it, a text is a person's again", () => {
+    const box = (line: string) => ["─".repeat(20), `❯ ${line}`, "─".repeat(20), "  ⏵⏵ auto mode on"].join("\n");
+    const plain = box("hint and words of mine");
+    for (const ghost of ["\x1b[2m", "\x1b[90m", "\x1b[38;5;240m"]) for (const reset of ["\x1b[0m", "\x1b[m", "\x1b[0;38;5;15m"]) {
+      expect(composerText("claude", plain, box(`${ghost}hint${reset} and words of mine`))).toBe("and words of mine");
+    }
   });
 });
 
@@ -452,6 +464,16 @@ rule = [
       expect(rest(rules)).toEqual(rest(BUILT_IN_RULES.claude));
     });
   }
+  test.each<[string, string, string]>([["active", "footer", "limit banner"], ["limit", "background agents", "credit"], ["fatal", "fix first", "half drawn"]])(
+    "%s_re stands where the last rule of its verdict stood", async (key, before, behind) => {
+      const names = (await rulesFrom(`[backend.claude]\n${key}_re = "LOW on"`)).map(({ name }) => name);
+      const at = names.indexOf(`${key}Re`);
+      expect([at > names.indexOf(before), at < names.indexOf(behind), names.length > 5]).toEqual([true, true, true]);
+    });
+  test("without rules to replace, a limit outranks an error, and work both", async () => {
+    const rules = await rulesFrom('[backend.plain]\nbin = "plain"\nfatal_re = "c"\nlimit_re = "b"\nactive_re = "a"', "plain");
+    expect(rules.map(({ name }) => name)).toEqual(["activeRe", "limitRe", "fatalRe"]);
+  });
   test("opencode's active_re sees the bottom only", async () => {
     const rules = await rulesFrom('[backend.opencode]\nactive_re = "busy"', "opencode");
     const lines = "x\n".repeat(10);

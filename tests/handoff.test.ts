@@ -172,6 +172,7 @@ describe("inboxes", () => {
   });
   test("one that is changed while git fails is told later", async () => {
     await running();
+    fake.git.push("claim(one): ready");
     fake.git.failing = ["show"];
     fake.git.push("note", { [INBOXES.builder]: "one" });
     await ticks(3);
@@ -194,6 +195,7 @@ describe("inboxes", () => {
 describe("P16, fault 17: git trouble is local", () => {
   test.each(["ls-remote", "fetch", "log", "show", "rev-parse"])("%s fails for a while: nothing is lost, and it is said once", async (command) => {
     await running();
+    fake.git.push("claim(one): ready");
     fake.git.failing = [command];
     fake.git.push("claim(p1): G1", { "machine-docs/BUILDER-INBOX.md": "one" });
     fake.tmux.exit("agents-orchestrator", 1);
@@ -317,3 +319,24 @@ test.each<[VerdictName[], boolean]>([
   [["idle", "idle"], true], [["idle", "waiting"], false], [["waiting", "waiting"], false], [["idle", "active"], false], [["idle"], false],
 ])("a deadlock is two that rest, not one that said until when it waits: %j", (verdicts, wanted) =>
   expect(decideDeadlock(verdicts, 0, 900, 900)).toBe(wanted));
+
+describe("what git says in between is told, and costs nothing", () => {
+  test.each([["fetch", "Could not resolve host"], ["log", "git log failed"]])("%s fails: it is said, and the claim is told afterwards", async (command, why) => {
+    await running();
+    fake.git.push("claim(one): ready");
+    fake.git.failing = [command];
+    await fake.ticks(cfg, watch, 3);
+    expect([fake.logged(why).length, fake.logged("ERROR"), watch.sha.endsWith("1")]).toEqual([1, [], true]);
+    fake.git.failing = [];
+    await fake.ticks(cfg, watch, 3);
+    expect(told("adversary").filter((text) => text.includes("claim(one)"))).toHaveLength(1);
+  });
+  test("what is to be told and that it was seen are on disk together, before anything else is done", async () => {
+    await running();
+    fake.git.push("claim(one): ready");
+    await ticks(1);
+    expect(watch.volatile.fetched).not.toBeNull();
+    handoffCheck(cfg, watch);
+    expect([fake.watch(cfg).sha, fake.watch(cfg).outbox.map(({ cause }) => cause)]).toEqual([watch.sha, ["claim"]]);
+  });
+});

@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import {
   backendMismatch, cmdUp, type DeathFacts, decideDeath, decideHeal, decideStop, expectedBackendCmd, isReady, type Memory, memoryOf,
-  ownPanes, parsePane, programOf, save, say, sessionAlive, sessionCommand, snapshot, type Snapshot,
+  ownPanes, parsePane, programOf, save, say, sessionAlive, sessionCommand, type Snapshot, snapshot,
 } from "../agents.ts";
 import { agents, closeLook, type FakePane, fakeWorld, FLEET, realFolder, type Scene, scene } from "./kit.ts";
 
@@ -264,6 +264,29 @@ test("fault 60: a task that ended well is not started again", async () => {
   fake.tmux.exit("agents-a", 0);
   await fake.ticks(cfg, watch, 100);
   expect(starts()).toBe(1);
+});
+
+test("of the panes of a session that nobody marked the oldest is the agent's, by number and not by letters", () => {
+  const panes = ["%19", "%21", "%9"].map((id) => ({ ...parsePane(`s\t$1\t${id}\t5`), session: "" }));
+  expect([ownPanes(panes.slice(0, 2)), ownPanes(panes.slice(0, 2).toReversed()), ownPanes(panes)].map((own) => own.get("s")!.id)).toEqual(["%19", "%19", "%9"]);
+});
+
+test("an agent whose screen tmux does not show at that moment is not ended", async () => {
+  await begin(agents("a"));
+  pane().doing = "idle";
+  const run = fake.tmux.run.bind(fake.tmux);
+  fake.tmux.run = (args, stdin = "") => closeLook(stdin) ? { ok: false, out: "", err: "no answer", timedOut: true } : run(args, stdin);
+  await ticks(60);
+  expect([starts(), pane().dead, fake.logged("stall:")]).toEqual([1, false, []]);
+  fake.tmux.run = run;
+  await ticks(4);
+  expect(starts()).toBe(2);
+});
+
+test("a client whose session was gone before anybody saw it goes up the ladder too", async () => {
+  fake.tmux.onStart = (one) => queueMicrotask(() => fake.tmux.kill(one));
+  await begin(agents("a"), 60);
+  expect([starts(), memoryOf(watch, "a").parked]).toEqual([5, expect.stringContaining("5 starts")]);
 });
 
 describe("fault 10: the agent's own pane is the one that was marked", () => {

@@ -1,8 +1,8 @@
 /** How clients are started, and what an opencode server knows better than its screen. */
 import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { decideOpencode, launchScript, memoryOf, paneActive, say, type Verdict, type VerdictName, world } from "../agents.ts";
-import { fakeWorld, type Scene, scene, verdict } from "./kit.ts";
+import { decideOpencode, launchScript, memoryOf, observe, paneActive, say, type Verdict, type VerdictName, world } from "../agents.ts";
+import { type FakePane, fakeWorld, message, type Scene, scene, verdict } from "./kit.ts";
 
 const { http } = world;
 let { fake, cfg, watch, starts } = {} as Scene;
@@ -125,6 +125,106 @@ describe("opencode, by its server", () => {
     expect(fake.everyPane).toHaveLength(0);
     await fake.ticks(cfg, watch, 2);
     expect(fake.everyPane).toHaveLength(1);
+  });
+});
+
+describe("a text that an opencode server may have taken already, before a crash", () => {
+  const OC = '[backend.oc]\nkind = "opencode"\nbin = "oc"\nserver = "http://127.0.0.1:4096"\n[[agent]]\nname = "a"\nbackend = "oc"\nwatch = "heal"\n';
+  let said: { role: string; created: number; text: string }[];
+  let answers: boolean;
+  let prompts: string[];
+  beforeEach(async () => {
+    [said, answers, prompts] = [[], true, []];
+    fake.http = async ({ method, url, body }) => {
+      const path = new URL(url).pathname;
+      if (path.endsWith("/prompt_async")) prompts.push(JSON.parse(body!).parts[0].text);
+      if (path.endsWith("/message") && !answers) return { ok: false, status: 408, body: "" };
+      const conversation = said.map(({ role, created, text }) => ({ info: { role, time: { created } }, parts: [{ text }] }));
+      const known: Record<string, unknown> = {
+        "/global/health": { healthy: true }, "/session/status": {}, "/permission": [], "/question": [], "/session/ses_1/message": conversation,
+      };
+      return { ok: true, status: 200, body: JSON.stringify(method === "POST" ? { id: "ses_1" } : known[path] ?? { id: "ses_1" }) };
+    };
+    fake.tmux.onStart = (one) => void (one.text = "     ▣ Build · gpt · 2s\n\n  ┃\n  ┃  \n  ┃\n  ┃  Build  gpt\n  ╹▀▀▀▀▀▀▀▀▀▀▀▀\n   12K (1%)  ctrl+p commands");
+    await begin(OC, 3);
+  });
+  /** A claim that was handed over `tries` times before the watchdog died. */
+  const claim = (tries: number): void => void watch.outbox.push(message({ text: "hear this", made: fake.wall, tries }));
+
+  test.each<[string, number, () => void, number]>([
+    ["it is there: not said again", 1, () => said.push({ role: "user", created: fake.wall + 800, text: "hear this" }), 0],
+    ["it is there by a server whose clock is a little behind", 1, () => said.push({ role: "user", created: fake.wall - 4_000, text: "hear this" }), 0],
+    ["the same words, but from long before: said", 1, () => said.push({ role: "user", created: fake.wall - 60_000, text: "hear this" }), 1],
+    ["other words: said", 1, () => said.push({ role: "user", created: fake.wall + 800, text: "something else" }), 1],
+    ["the agent's own words: said", 1, () => said.push({ role: "assistant", created: fake.wall + 800, text: "hear this" }), 1],
+    ["nothing is there: said", 1, () => {}, 1],
+    ["the first try does not ask at all", 0, () => (answers = false), 1],
+  ])("%s", async (_, tries, before, times) => {
+    before();
+    claim(tries);
+    await ticks(2);
+    expect([prompts, watch.outbox]).toEqual([Array(times).fill("hear this"), []]);
+  });
+  test("as long as the server does not say, it waits; each try is on disk before it is made", async () => {
+    answers = false;
+    claim(1);
+    await ticks(3);
+    expect([prompts, watch.outbox[0]?.why]).toEqual([[], "the opencode server does not answer"]);
+    answers = true;
+    const { http: ask } = fake;
+    fake.http = async (request) => {
+      if (request.url.includes("prompt_async")) expect(fake.watch(cfg).outbox[0]!.tries).toBe(2);
+      return ask(request);
+    };
+    await ticks(1);
+    expect([prompts, watch.outbox]).toEqual([["hear this"], []]);
+  });
+});
+
+describe("an opencode client and the service that is its server", () => {
+  const config = (ready: string) => '[backend.oc]\nkind = "opencode"\nbin = "oc"\nserver = "http://127.0.0.1:4096"\nconnect_delay = 60\n' +
+    `[[agent]]\nname = "a"\nbackend = "oc"\nwatch = "heal"\n[[service]]\nname = "web"\ncommand = "serve"\nready = "${ready}"\n`;
+  let up: boolean;
+  beforeEach(() => {
+    up = true;
+    fake.http = async ({ url }) => up
+      ? { ok: true, status: 200, body: JSON.stringify(url.includes("/health") ? { healthy: true } : { id: "ses_1" }) } : { ok: false, status: 0, body: "" };
+    fake.tmux.onStart = (one) => void (one.text = "     ▣ Build · gpt · 2s\n\n  ┃\n  ┃  \n  ┃\n  ┃  Build  gpt\n  ╹▀▀▀▀▀▀▀▀▀▀▀▀\n   12K (1%)  ctrl+p commands");
+  });
+  test.each<[string, string, (web: FakePane) => void, number]>([
+    ["a server of later is another one: attached anew", "4096", () => {}, 2],
+    ["another port is another server", "4097", () => {}, 1],
+    ["one that has ended serves nobody", "4096", (web) => Object.assign(web, { dead: true, status: 0 }), 1],
+  ])("%s", async (_, ready, after, wanted) => {
+    await begin(config(ready), 3);
+    expect(starts()).toBe(1);
+    fake.tmux.kill(fake.tmux.of("agents-web"));
+    fake.turn(5_000);
+    after(fake.tmux.add("agents-web"));
+    await observe(cfg, watch);
+    fake.http = async ({ url }) => ({ ok: true, status: 200, body: /permission|question/.test(url) ? "[]" : "{}" });
+    if (ready === "4096" && wanted === 1) cfg.services.clear(); // nobody starts it again
+    await ticks(4);
+    expect(starts()).toBe(wanted);
+  });
+  test("each time it is started again it waits for its server anew", async () => {
+    await begin(config("4096"), 3);
+    cfg.services.clear();
+    up = false;
+    fake.tmux.exit("agents-a", 1);
+    await ticks(2); // 30 s each: less than connect_delay
+    expect(starts()).toBe(1);
+    await ticks(2);
+    expect(starts()).toBe(2);
+  });
+  test("its word is heard in the same look", async () => {
+    await begin(config("4096"), 3);
+    fake.http = async ({ url }) => {
+      await Promise.resolve();
+      const mine = [{ sessionID: "ses_1", permission: "bash" }];
+      return { ok: true, status: 200, body: JSON.stringify(url.includes("/permission") ? mine : url.includes("/question") ? [] : {}) };
+    };
+    expect((await observe(cfg, watch)).get("a")!.verdict.why).toBe("permission: bash");
   });
 });
 

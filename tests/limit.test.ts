@@ -1,8 +1,8 @@
 /** A usage limit holds an agent: no reboot, one question per interval after the reset. */
 import { beforeEach, describe, expect, test } from "bun:test";
 import {
-  clearLimitState, decideLimit, type Limit, limitNudgeMsg, type LimitState, limitStatePath, loadLimitState, nextLimitUntil, saveLimitState,
-  type VerdictName,
+  clearLimitState, decideLimit, type Limit, limitNudgeMsg, type LimitState, limitStatePath, limitTick, loadLimitState, nextLimitUntil,
+  saveLimitState, say, type VerdictName,
 } from "../agents.ts";
 import { FLEET, type Scene, scene, verdict } from "./kit.ts";
 
@@ -43,6 +43,15 @@ describe("nextLimitUntil", () => {
     ["fault 47: far off: looked at once an hour, not every 5 min", limit(3 * 86400), 3600, true],
     ["six hours off: to the reset", limit(6 * 3600 - 60), 6 * 3600 - 15, true],
   ])("%s", (_, one, wanted, parsed) => expect(nextLimitUntil(cfg.watchdog, one, 180, NOW)).toEqual([s(wanted), parsed]));
+
+  test("the end of a limit takes back the question that nobody typed yet, and no other text", async () => {
+    const watch = fake.watch(cfg);
+    const agent = cfg.agents.get("orchestrator")!;
+    saveLimitState(cfg, agent.session, { until: fake.wall / 1000 + 600, nudges: 1 });
+    for (const [target, cause] of [["orchestrator", "nudge"], ["orchestrator", "wake"], ["builder", "nudge"]] as const) say(watch, target, cause, "x");
+    expect(limitTick(cfg, watch, agent, verdict("active"))).toBe(false);
+    expect(watch.outbox.map(({ target, cause }) => [target, cause])).toEqual([["orchestrator", "wake"], ["builder", "nudge"]]);
+  });
 
   test("the state file is the original's, and one that can not be read is none", () => {
     expect(loadLimitState(cfg, "x")).toBeNull();

@@ -18,6 +18,7 @@ describe("decidePhase", () => {
     ["a line end behind it", "1\n", null, 1],
     ["index and id agree", "1", stored("b", 1), 1],
     ["fault 12: phases reordered, the id counts", "0", stored("b", 0), 1],
+    ["reordered, and the first one now", "1", stored("a", 1), 0],
     ["a hand moved the index, it counts", "2", stored("b", 1), 2],
     ["fault 12: the phase was removed", "1", stored("gone", 1), /phase "gone" is not in the config any more.*phases: a, b, c/],
     ["fault 12: out of range", "99", null, /phase index 99 is out of range/],

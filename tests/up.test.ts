@@ -37,6 +37,24 @@ describe("up", () => {
     expect([await up("a", "b"), starts("a"), starts("b")]).toEqual([1, 0, 1]);
     expect(fake.logged("a: EACCES: permission denied")).toHaveLength(1);
   });
+  test("a start that failed is no client to be given time", async () => {
+    await begin(`[watchdog]\nstart_batch = 1\n${agents("a", "b", "c", "d")}`, 0);
+    fake.beforeTmux((args) => {
+      if (args.includes("new-session")) throw new Error("EIO: i/o error, spawn");
+    });
+    const began = fake.mono;
+    expect([await up("a", "b", "c", "d"), starts("a"), fake.mono - began]).toEqual([1, 0, 0]);
+  });
+  test("what a unit needs is asked for now and then until up_wait is over, then it is named", async () => {
+    await begin('[watchdog]\nup_wait = 10\n[[agent]]\nname = "a"\nbackend = "claude"\nneeds = ["web"]\n[[service]]\nname = "web"\ncommand = "serve"\nready = "8080"\n', 0);
+    let looks = 0;
+    fake.beforeTmux(() => {
+      if ((looks += 1) > 1_000) throw new Error("it looks without a pause");
+    });
+    expect([await up("a", "web"), starts("a"), fake.logged("a: not started: it waits for web")]).toEqual([1, 0, [expect.any(String)]]);
+    expect(looks).toBeGreaterThan(20);
+    expect(looks).toBeLessThan(150);
+  });
   test("a phase that can not be read stops the loops alone", async () => {
     await begin(FLEET, 0);
     fake.files.set(phaseIdxFile(cfg), "99");

@@ -1,7 +1,7 @@
 /** A scheduled text comes when its agent is idle, once, however many were missed. */
 import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { decideWake, type VerdictName } from "../agents.ts";
+import { decideWake, type VerdictName, world } from "../agents.ts";
 import { type Scene, scene } from "./kit.ts";
 
 describe("decideWake", () => {
@@ -25,6 +25,18 @@ describe("over the fake world", () => {
   const wakes = (session = "agents-a") => fake.received(session).filter((text) => text.includes("time for your regular pass")).length;
   const hours = (count: number) => fake.ticks(cfg, watch, count * 120);
 
+  test("where it cannot be told whether all phases are done, nobody is woken", async () => {
+    const { mtime } = world;
+    world.mtime = (path) => {
+      if (path.endsWith("SEQUENCE-COMPLETE")) throw new Error("EIO: i/o error, stat");
+      return mtime(path);
+    };
+    await hours(2);
+    expect([wakes(), fake.logged("ERROR: completion: EIO").length]).toEqual([0, 1]);
+    world.mtime = mtime;
+    await hours(1);
+    expect(wakes()).toBe(1);
+  });
   test("one each interval", async () => {
     await hours(10);
     expect(wakes()).toBeGreaterThanOrEqual(9);

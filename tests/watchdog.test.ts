@@ -3,7 +3,10 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { captureAll, curIdx, loadWatch, memoryOf, operatorOf, reloadConfig, say, snapshot, watched, world } from "../agents.ts";
+import {
+  captureAll, curIdx, loadWatch, type Memory, memoryOf, operatorOf, parseEvents, pendingUnits, reloadConfig, say, snapshot, watched,
+  world,
+} from "../agents.ts";
 import { agents, closeLook, type FakePane, type FakeWorld, fakeWorld, FLEET, type Scene, scene } from "./kit.ts";
 import { until } from "./real.ts";
 
@@ -622,4 +625,53 @@ describe("the config is read again", () => {
     cfg = await reloadConfig(cfg, watch);
     expect([[...cfg.agents.keys()], cfg.source]).toEqual([["a", "b"], agents("a", "b")]);
   });
+});
+
+describe("what must not wait for the next tick", () => {
+  const names = (some: Partial<Memory> = {}): string[] => {
+    Object.assign(memoryOf(watch, "a"), some);
+    return [...pendingUnits(cfg, watch)];
+  };
+  beforeEach(() => begin(agents("a", "b")));
+  test("nobody, while all are at work", () => expect(names()).toEqual([]));
+  test("a start that is due before it", () => expect(names({ nextStart: fake.wall + 10_000, aliveSince: 0 })).toEqual(["a"]));
+  test("not one that is due later", () => expect(names({ nextStart: fake.wall + 40_000, aliveSince: 0 })).toEqual([]));
+  test("not one that was made already", () => expect(names({ nextStart: fake.wall + 10_000 })).toEqual([]));
+  test("not the start of what is parked", () => expect(names({ nextStart: fake.wall + 10_000, aliveSince: 0, parked: "x" })).toEqual([]));
+  test("nor what is parked without one", () => expect(names({ nextStart: 0, aliveSince: 0, parked: "x" })).toEqual([]));
+  test("a client that is ending", () => expect(names({ stopping: { pid: 5, born: "1", since: fake.wall } })).toEqual(["a"]));
+  test("one that waits for its server", () => expect(names({ waitingSince: 1 })).toEqual(["a"]));
+  test("a kickoff, for two minutes", () => {
+    say(watch, "b", "boot", "read it");
+    expect(names()).toEqual(["b"]);
+    fake.turn(121_000);
+    expect(names()).toEqual([]);
+  });
+});
+
+test("a config that is broken is an event once, until it is whole again", async () => {
+  await begin(agents("a"));
+  const broken = () => parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "config").length;
+  for (const [text, events] of [["[[agent]\n", 1], [agents("a"), 1], ["name = ", 2]] as const) {
+    fake.files.set(cfg.path, text);
+    for (let nth = 0; nth < 4; nth++) cfg = await reloadConfig(cfg, watch);
+    expect(broken()).toBe(events);
+  }
+});
+
+test("a clock in an idle screen is no sign of work, other words are", async () => {
+  await begin(agents("a"));
+  const rule = "─".repeat(80);
+  const idle = (status: string) => ["● All done.", "", rule, "❯\u00a0", rule, `  ${status}`].join("\n");
+  let second = 0;
+  const still = async (words: () => string): Promise<number> => {
+    for (let nth = 0; nth < 14; nth++) {
+      const [running] = fake.tmux.panes;
+      if (running) running.text = idle(words());
+      await ticks(1);
+    }
+    return starts();
+  };
+  expect(await still(() => `tokens: ${(second += 7)}`)).toBe(2);
+  expect(await still(() => `word ${String.fromCharCode(97 + (second += 1) % 26)}`)).toBe(2);
 });
