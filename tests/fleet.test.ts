@@ -367,7 +367,7 @@ real("a wake reaches an idle agent once; one that is due meanwhile waits for a b
 // ── the original's fleet ────────────────────────────────────────────────────────
 
 for (const [what, command] of [
-  ["python", `exec python3 -c 'import time; time.sleep(1000)'`], ["shell", "sleep 1000"],
+  ["python", `exec python3 -c 'import time; time.sleep(1000)'`], ["shell", "sleep 1000"], ["one that minds no hang-up", "trap '' HUP; exec sleep 1000"],
 ] as const) {
   real(`a watchdog of the original in its session (${what}) is ended before ours starts`, pair, async (f) => {
     await f.tmux("new-session", "-d", "-s", "t-watchdog", command);

@@ -30,7 +30,30 @@ real("P6: kill -9 of the watchdog: another within 5 s, the agents untouched", tr
   await f.ticks(2);
   expect(await pids(f)).toEqual(before);
   expect(f.starts("a1")).toHaveLength(1);
+  expect(f.log).toContain("the watchdog ended (SIGKILL), starting another");
   expect((await f.run(["status"])).code).toBe(0);
+});
+
+real("the keeper belongs to no terminal and no group but its own: what ends those does not end it", trio, async (f) => {
+  await f.up();
+  const keeper = f.lock("keeper");
+  const [, , group, session, terminal] = readFileSync(`/proc/${keeper}/stat`, "utf8").split(") ").at(-1)!.split(" ");
+  expect([group, session, terminal]).toEqual([`${keeper}`, `${keeper}`, "0"]);
+});
+
+real("a keeper whose folder was removed, and another took its place, ends", trio, async (f) => {
+  await f.up();
+  const [keeper, watchdog] = [f.lock("keeper"), f.lock("watchdog")];
+  signal(keeper, "SIGSTOP");
+  signal(watchdog, "SIGKILL");
+  await until(() => !lives(watchdog));
+  rmSync(f.path(".agents"), { recursive: true });
+  await f.up();
+  const other = Number(await until(() => ![0, keeper].includes(f.lock("keeper")) && f.lock("keeper")));
+  signal(keeper, "SIGCONT");
+  await until(() => !lives(keeper));
+  await f.ticks(2);
+  expect([f.lock("keeper"), lives(other)]).toEqual([other, true]);
 });
 
 real("kill -9 of the keeper: a new one by the next tick, which keeps the watchdog", trio, async (f) => {
