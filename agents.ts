@@ -44,7 +44,13 @@ export interface Backend {
   limitRe?: string;
   fatalRe?: string;
   readyRe?: string;
+  /** A `typed` client's input box: what is unsent in it is the named group `text`. */
+  boxRe?: string;
+  /** What an empty box of a `typed` client shows: its placeholder. */
+  emptyRe?: string;
   submitKey: string;
+  /** s between a paste that was drawn and Enter; absent = what the client's kind needs. */
+  submitPause?: number;
   connectDelay: number;
   stallIdle: number;
   logGrace: number;
@@ -604,6 +610,9 @@ const pattern: Check = (value) => {
       `${messageOf(error).replace(/^Invalid regular expression: /, "")})`;
   }
 };
+const boxPattern: Check = (value) =>
+  pattern(value) ?? (/\(\?<text>/.test(String(value))
+    ? null : "a regular expression with a group (?<text>…) for what is typed in the box");
 const region: Check = (value) =>
   typeof value === "string" && /^(title|screen|last [1-9]\d*)$/.test(value)
     ? null : '"title", "screen" or "last N"';
@@ -612,7 +621,9 @@ const stringTable: Check = (value) =>
     ? null
     : "a table of strings";
 
-const VERDICTS = ["active", "blocked", "limited", "fatal", "waiting", "idle", "unsure"] as const;
+const VERDICTS = [
+  "active", "background", "blocked", "limited", "fatal", "waiting", "idle", "unsure",
+] as const;
 export type VerdictName = (typeof VERDICTS)[number];
 
 /** What people can be told of. */
@@ -686,7 +697,10 @@ export const KEYS = {
     limit_re: [pattern],
     fatal_re: [pattern],
     ready_re: [pattern],
+    box_re: [boxPattern],
+    empty_re: [pattern],
     submit_key: [text, "Enter"],
+    submit_pause: [seconds],
     connect_delay: [seconds, 12],
     stall_idle: [seconds, 300],
     log_grace: [seconds, 180],
@@ -1452,7 +1466,7 @@ export async function pingSession(
   shorten(cfg, message);
   const screen = await readScreen(cfg, pane);
   if (!screen) return { state: "waiting", why: "tmux did not show the pane" };
-  const composer = composerText(backend.kind, screen.plain, screen.styled);
+  const composer = composerText(backend.kind, screen.plain, screen.styled, backend);
   const verdict = detect(rulesOf(backend), screen.look, world.now());
   const typing = decideTyping(verdict, message, composer, screen.look.text);
   if (typing.do === "wait") return { state: "waiting", why: typing.why };
@@ -1481,7 +1495,7 @@ async function paste(
   if (!boxed) return "";
   for (let tries = 0; tries < 12; tries++) {
     const screen = await readScreen(cfg, pane);
-    if (screen && composerText(backend.kind, screen.plain, screen.styled)) return "";
+    if (screen && composerText(backend.kind, screen.plain, screen.styled, backend)) return "";
     await world.sleep(250);
   }
   return "the text did not appear in the input box";
@@ -1522,7 +1536,7 @@ async function submit(
 function isSubmitted(
   backend: Backend, before: Screen, after: Screen, message: Message, was: VerdictName,
 ): boolean {
-  const composer = composerText(backend.kind, after.plain, after.styled);
+  const composer = composerText(backend.kind, after.plain, after.styled, backend);
   if (composer !== null) return composer === "" || !ours(composer, message.text);
   if (was !== "active" &&
     detect(rulesOf(backend), after.look, world.now()).verdict === "active") return true;
@@ -2049,21 +2063,32 @@ function bleach(styled: string): { plain: string; bright: string } {
   return { plain, bright };
 }
 
+/** How an operator describes the input box of a `typed` client. */
+type TypedBox = Pick<Backend, "boxRe" | "emptyRe">;
+
+/** The lowest match counts: what an agent quotes of a box stands above the real one. */
+function typedBoxText(screen: string, box: TypedBox): string | null {
+  if (box.boxRe === undefined) return null;
+  const last = [...screen.matchAll(compiled(box.boxRe, "gm"))].at(-1);
+  const shown = last?.groups?.text?.trim() ?? (last ? "" : null);
+  return shown && box.emptyRe !== undefined && compiled(box.emptyRe, "").test(shown) ? "" : shown;
+}
+
 /**
  * What stands unsent in the input box: null where no box is recognised, "" when it is empty or
  * shows only a placeholder. `styled` is the same screen captured with `-e`; without it ghost text
- * is known by its wording alone. A `typed` client's box is unknown.
+ * is known by its wording alone. A `typed` client has the box that `box_re` describes, or none.
  */
 export function composerText(
-  kind: "claude" | "opencode" | "typed", plain: string, styled?: string,
+  kind: BackendKind, plain: string, styled?: string, box: TypedBox = {},
 ): string | null {
-  if (kind === "typed") return null;
   const { plain: shown, bright } = styled ? bleach(styled) : { plain, bright: plain };
+  if (kind === "typed") return typedBoxText(bright, box) === "" ? "" : typedBoxText(shown, box);
   const lines = splitLines(shown.trimEnd());
-  const box = kind === "claude" ? claudeBox(lines) : opencodeBox(lines);
-  if (!box) return null;
-  const all = boxContent(lines, box, kind);
-  const own = boxContent(splitLines(bright), box, kind);
+  const found = kind === "claude" ? claudeBox(lines) : opencodeBox(lines);
+  if (!found) return null;
+  const all = boxContent(lines, found, kind);
+  const own = boxContent(splitLines(bright), found, kind);
   // The cursor stands on the first letter of ghost text and is not dim.
   return PLACEHOLDER.test(all) || (own.length <= 1 && all.length > 1) ? "" : own;
 }

@@ -413,6 +413,15 @@ describe("composerText", () => {
       expect(composerText("claude", plain, box(`${ghost}hint${reset} and words of mine`))).toBe("and words of mine");
     }
   });
+  test("the operator describes the box of a typed client; the lowest one counts, its placeholder is empty", () => {
+    const box = { boxRe: "^› (?<text>.*)$", emptyRe: "^Type a message$" };
+    const read = (screen: string, styled?: string) => composerText("typed", screen, styled, box);
+    expect(read("said\n› half a thought\nfoot")).toBe("half a thought");
+    expect(read("› an old prompt\nan answer\n› \nfoot")).toBe("");
+    expect(read("› Type a message")).toBe("");
+    expect(read("a dialog: yes, no")).toBeNull();
+    expect(read("› a hint", "› \x1b[2ma hint\x1b[0m")).toBe("");
+  });
 });
 
 // ── the operator's rules ──
