@@ -11,6 +11,7 @@ import type { Message, Verdict, VerdictName } from "../agents.ts";
 import { type Doing, FakeGit, type FakePane, FakeTmux } from "./fakes.ts";
 
 export type { FakePane } from "./fakes.ts";
+export { until } from "./wait.ts";
 
 /** Not there for scripts such as the soak run, which end their world themselves. */
 const { onTestFinished } = await import("bun:test").catch(() => ({ onTestFinished: () => {} }));
@@ -236,6 +237,33 @@ export async function scene(text = FLEET, { ticks = 3, doing = "idle", fake = pl
   };
   await it.ticks(ticks);
   return it;
+}
+
+/**
+ * Runs these side by side on the one clock of the fake world, which passes while all of them sleep,
+ * to where the first one wakes. Their results, in order.
+ */
+export async function together<T>(fake: FakeWorld, runs: (() => Promise<T>)[]): Promise<T[]> {
+  const sleepers: { due: number; wake: () => void }[] = [];
+  let awake = runs.length;
+  const rest = (): void => {
+    awake -= 1;
+    if (awake > 0 || !sleepers.length) return;
+    const first = sleepers.sort((a, b) => a.due - b.due).shift()!;
+    fake.turn(Math.max(0, first.due - fake.mono));
+    awake += 1;
+    first.wake();
+  };
+  const { sleep } = world;
+  world.sleep = (ms) => new Promise((wake) => {
+    sleepers.push({ due: fake.mono + ms, wake });
+    rest();
+  });
+  try {
+    return await Promise.all(runs.map((run) => run().finally(rest)));
+  } finally {
+    world.sleep = sleep;
+  }
 }
 
 /** The close look at one screen, styles and all, that comes before keys are sent and clients ended. */

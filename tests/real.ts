@@ -3,9 +3,13 @@
  * git, real processes, the scripted client of the program. Whatever a test started is known by the
  * TMUX_TMPDIR in its environment, and is ended by pid when the test is over.
  */
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync } from "node:fs";
-import { renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
+import { markedBy, signal } from "./reaper.ts";
+import { until } from "./wait.ts";
+
+export { signal } from "./reaper.ts";
+export { allowed, until } from "./wait.ts";
 
 /** Not there for scripts such as the soak run, which use the fleet alone. */
 const runner = await import("bun:test").then((one) => {
@@ -51,20 +55,6 @@ export interface Plan {
   env?: Record<string, string>;
 }
 
-/** Waits until `fn` is truthy; an error counts as "not yet", and is what is told in the end. */
-export async function until<T>(fn: () => T | Promise<T>, ms = 8_000, every = 50): Promise<NonNullable<T>> {
-  let last: unknown;
-  for (const end = performance.now() + ms; ; await Bun.sleep(every)) {
-    try {
-      last = await fn();
-      if (last) return last as NonNullable<T>;
-    } catch (error) {
-      last = error;
-    }
-    if (performance.now() > end) throw new Error(`not within ${ms} ms: ${fn}\nlast: ${Bun.inspect(last)}`);
-  }
-}
-
 /** Runs a program to its end, by a deadline. */
 export async function spawn(argv: string[], options: {
   cwd?: string; env?: Record<string, string | undefined>; ms?: number; stdin?: string;
@@ -72,7 +62,7 @@ export async function spawn(argv: string[], options: {
   const child = Bun.spawn(argv, {
     cwd: options.cwd ?? "/", env: options.env ?? process.env, stdout: "pipe", stderr: "pipe",
     stdin: options.stdin === undefined ? "ignore" : new TextEncoder().encode(options.stdin),
-    timeout: options.ms ?? 60_000, killSignal: "SIGKILL",
+    timeout: options.ms ?? 240_000, killSignal: "SIGKILL",
   });
   const [out, err, code] = await Promise.all([
     new Response(child.stdout).text(), new Response(child.stderr).text(), child.exited,
@@ -103,66 +93,23 @@ export function lives(pid: number): boolean {
   }
 }
 
-export const signal = (pid: number, name: NodeJS.Signals): void => {
-  try {
-    process.kill(pid, name);
-  } catch {
-    // it has ended already
-  }
-};
-
 const fleets = new Set<Fleet>();
 
-/** All processes that a fleet started, by the mark in their environment. */
-function markedBy(tmuxDir: string): { pid: number; command: string }[] {
-  const mark = `TMUX_TMPDIR=${tmuxDir}\0`;
-  return readdirSync("/proc").filter((name) => /^\d+$/.test(name)).flatMap((name) => {
-    try {
-      if (!`${readFileSync(`/proc/${name}/environ`, "utf8")}\0`.includes(mark)) return [];
-      return [{ pid: Number(name), command: readFileSync(`/proc/${name}/cmdline`, "utf8").replaceAll("\0", " ") }];
-    } catch {
-      return [];
-    }
+/** The process that ends what this one leaves behind; started with the first fleet. */
+let reaper: Bun.FileSink | undefined;
+
+function startReaper(): Bun.FileSink {
+  const child = Bun.spawn([process.execPath, join(import.meta.dir, "reaper.ts")], {
+    cwd: "/", env: { PATH: process.env.PATH }, stdin: "pipe", stdout: "ignore", stderr: "ignore", detached: true,
   });
+  child.unref();
+  return child.stdin;
 }
 
-/** Ends what a fleet started without a word, in one go: for a test run that is itself being ended. */
-function reapNow(dir: string, tmuxDir: string): void {
-  for (let tries = 0; tries < 20; tries++) {
-    const left = markedBy(tmuxDir);
-    if (!left.length) break;
-    for (const { pid } of left) signal(pid, "SIGKILL");
-    Bun.sleepSync(10);
-  }
-  for (const path of [dir, tmuxDir]) rmSync(path, { recursive: true, force: true });
-}
-
-/** Who made a fleet: its pid, when that began, and the fleet's folder. */
-const bornOf = (pid: number | string): string => readFileSync(`/proc/${pid}/stat`, "utf8").split(") ").at(-1)!.split(" ")[19]!;
-const owner = (dir: string): string => JSON.stringify({ pid: process.pid, born: bornOf(process.pid), dir });
-
-/** Ends the fleets of test runs that were killed before they could. */
-function reapStale(): void {
-  for (const name of readdirSync("/tmp").filter((one) => one.startsWith("at-"))) {
-    try {
-      const { pid, born, dir } = JSON.parse(readFileSync(join("/tmp", name, "owner"), "utf8"));
-      if (!lives(pid) || bornOf(pid) !== born) reapNow(dir, join("/tmp", name));
-    } catch {
-      // not one of ours, or being made or removed just now
-    }
-  }
-}
-
-reapStale();
-const reapAll = (): void => {
-  for (const { dir, tmuxDir } of fleets) reapNow(dir, tmuxDir);
-};
-process.on("exit", reapAll);
-for (const [name, code] of [["SIGINT", 130], ["SIGTERM", 143], ["SIGHUP", 129]] as const) {
-  process.once(name, () => {
-    reapAll();
-    process.exit(code);
-  });
+function tellReaper({ dir, tmuxDir }: Fleet): void {
+  reaper ??= startReaper();
+  reaper.write(`${JSON.stringify({ dir, tmuxDir })}\n`);
+  reaper.flush();
 }
 
 export class Fleet {
@@ -178,7 +125,7 @@ export class Fleet {
 
   constructor(readonly plan: Plan) {
     fleets.add(this);
-    writeFileSync(join(this.tmuxDir, "owner"), owner(this.dir));
+    tellReaper(this);
     mkdirSync(this.home);
     const { PATH, LANG, TMPDIR } = process.env;
     this.env = {
@@ -196,7 +143,7 @@ export class Fleet {
       tableText("[defaults]", { session_prefix: "t-", backend: "scripted", ...plan.defaults }),
       tableText("[watchdog]", {
         signal_interval: 0.5, heavy_interval: 1, stall_grace: 0.5, limit_probe_fallback: 1, limit_reset_slack: 0,
-        restart_delay: 0.5, healthy_after: 1, up_wait: 8, ...plan.watchdog,
+        restart_delay: 0.5, healthy_after: 1, up_wait: 60, ...plan.watchdog,
       }),
       tableText("[backend.scripted]", { kind: "claude", bin: TUI, ...plan.backend }),
       ...agents.map((agent) => tableText("[[agent]]", agent)),
@@ -259,7 +206,7 @@ export class Fleet {
   }
 
   async tmux(...args: string[]): Promise<string> {
-    const ran = await spawn(["tmux", ...args], { env: this.env, ms: 8_000 });
+    const ran = await spawn(["tmux", ...args], { env: this.env });
     if (ran.code !== 0) throw new Error(`tmux ${args.join(" ")}: ${ran.err}`);
     return ran.out.trimEnd();
   }
@@ -376,8 +323,8 @@ export class Fleet {
   async reap(): Promise<void> {
     if (!fleets.delete(this)) return;
     if (this.server) signal(this.server, "SIGCONT");
-    if (existsSync(this.state)) await this.run(["down"], { ms: 20_000 });
-    await spawn(["tmux", "kill-server"], { env: this.env, ms: 5_000 });
+    if (existsSync(this.state)) await this.run(["down"]);
+    await spawn(["tmux", "kill-server"], { env: this.env });
     for (let tries = 0; tries < 40 && this.processes().length; tries++) {
       if (tries > 2) for (const { pid } of this.processes()) signal(pid, "SIGKILL");
       await Bun.sleep(25);
@@ -397,7 +344,7 @@ export const fleet = (plan: Plan): Fleet => new Fleet(plan);
 
 let running = 0;
 /** So many at a time: most of a test is waiting. */
-const AT_ONCE = Number(process.env.REAL_AT_ONCE ?? 4);
+const AT_ONCE = Number(process.env.REAL_AT_ONCE ?? 8);
 
 /** A test with a fleet of its own, beside others; a failed one shows the watchdog's log. */
 export function real(name: string, plan: Plan, body: (f: Fleet) => Promise<unknown>): void {
@@ -414,7 +361,7 @@ export function real(name: string, plan: Plan, body: (f: Fleet) => Promise<unkno
       await f.reap();
       running -= 1;
     }
-  }, 300_000);
+  }, 600_000);
 }
 
 /** A builder, an adversary and a real repository for the two; phases "one" and "two". */

@@ -1,7 +1,7 @@
 /** `send`: exit 0 only for what the client has. */
 import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
 import { cmdSend, operatorOf, world } from "../agents.ts";
-import { agents, fakeWorld, realFolder, type Scene, scene } from "./kit.ts";
+import { agents, fakeWorld, realFolder, type Scene, scene, together } from "./kit.ts";
 
 let { fake, cfg, watch, pane } = {} as Scene;
 const begin = async (text: string, count = 3): Promise<void> => void ({ fake, cfg, watch, pane } = await scene(text, { fake, ticks: count }));
@@ -32,15 +32,9 @@ describe("send", () => {
     expect([fake.logged("not delivered to a").length, operatorOf(cfg).queue, pane().received]).toEqual([1, [], []]);
   });
   test("five at once without a watchdog: each text once, and none is left to come again", async () => {
-    const { sleep } = world;
-    world.sleep = async (ms) => {
-      await sleep(ms);
-      await Bun.sleep(20); // in which the other one goes on
-    };
     const texts = ["one", "two", "three", "four", "five"].map((word) => `${word} of the five texts`);
-    expect(await Promise.all(texts.map((text) => send("a", text)))).toEqual(texts.map(() => 0));
+    expect(await together(fake, texts.map((text) => () => send("a", text)))).toEqual(texts.map(() => 0));
     expect(pane().received.toSorted()).toEqual(texts.toSorted());
-    world.sleep = sleep;
     watch = fake.watch(cfg);
     await ticks(3);
     expect([pane().received.length, watch.outbox]).toEqual([5, []]);

@@ -1,0 +1,33 @@
+/** Waiting for what real processes do, with limits that follow the machine. */
+import { resolve } from "node:path";
+
+/** One start of the program takes this long at rest on two cores, ms; all limits were chosen there. */
+const START_AT_REST = 40;
+const START = [process.execPath, "--no-env-file", "--config=/dev/null", resolve(import.meta.dir, "../agents.ts"), "--version"];
+
+/** What takes at most so many ms at rest may take this many on the machine as it is just now. */
+export async function allowed(ms: number): Promise<number> {
+  const began = performance.now();
+  await Bun.spawn(START, { env: process.env, stdio: ["ignore", "ignore", "ignore"] }).exited;
+  return ms * Math.max(1, (performance.now() - began) / START_AT_REST);
+}
+
+/**
+ * Waits until `fn` is truthy; an error counts as "not yet", and is what is told in the end. The limit
+ * is meant for a machine at rest: one that is slower by then gets as much more.
+ */
+export async function until<T>(fn: () => T | Promise<T>, ms = 8_000, every = 50): Promise<NonNullable<T>> {
+  const began = performance.now();
+  const passed = () => performance.now() - began;
+  let last: unknown;
+  for (let limit = ms; ; await Bun.sleep(every)) {
+    try {
+      last = await fn();
+      if (last) return last as NonNullable<T>;
+    } catch (error) {
+      last = error;
+    }
+    if (passed() > limit) limit = await allowed(ms);
+    if (passed() > limit) throw new Error(`not within ${Math.round(limit)} ms: ${fn}\nlast: ${Bun.inspect(last)}`);
+  }
+}
