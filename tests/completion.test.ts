@@ -3,17 +3,16 @@ import { beforeAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { COMMANDS, completionsOf } from "../agents.ts";
 import { desk, TWO } from "./desk.ts";
+import { until } from "./wait.ts";
 
 const { scratch, env, call, fleet } = desk();
 
 /** A shell in a real terminal: types, waits until the screen shows what is awaited, returns it. */
 async function inShell(shell: string[], typed: string[][], awaited: RegExp): Promise<string> {
-  const tmux = (...args: string[]) => String(Bun.spawnSync(["tmux", "-L", "people", ...args], { env: env, timeout: 5_000 }).stdout);
+  const tmux = (...args: string[]) => String(Bun.spawnSync(["tmux", "-L", "people", ...args], { env: env, timeout: 60_000 }).stdout);
   const pane = tmux("-f", "/dev/null", "new-session", "-dP", "-F", "#{pane_id}", "-x", "150", "-y", "40", "-c", join(scratch, "shell"), ...shell).trim();
   const screen = () => tmux("capture-pane", "-p", "-t", pane);
-  const wait = async (what: RegExp) => {
-    for (const end = Date.now() + 8_000; !what.test(screen()) && Date.now() < end; ) await Bun.sleep(50);
-  };
+  const wait = (what: RegExp) => until(() => what.test(screen())).catch(() => {}); // the screen itself says what is there
   try {
     for (const [keys, ready] of typed) {
       tmux("send-keys", "-t", pane, "-l", keys!);
@@ -83,6 +82,6 @@ describe("completion", () => {
     ];
     test.skipIf(!present).each(cases)(`${shell}: %s<Tab>`, async (typed, shown) => {
       expect(await inShell(argv, [...before, [typed]], shown)).toMatch(shown);
-    }, 20_000);
+    }, 300_000);
   }
 });

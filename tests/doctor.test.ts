@@ -75,7 +75,7 @@ describe("doctor", () => {
     const typed = fleet("doctor", '[[agent]]\nname = "x"\nbackend = "t"\n[backend.t]\nbin = "worker --go"\n');
     expect(examine(typed).of("client t")).toBe("ok worker ");
     expect(existsSync(join(scratch, "went to work"))).toBe(false);
-  }, 30_000);
+  }, 300_000);
 
   test("folders: not there yet, open to others, a file in the way, a dir that is missing", () => {
     const path = fleet("folders", `${TWO}[backend.claude]\nbin = "true"\n`);

@@ -2,7 +2,7 @@
 import { expect } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Fleet, lives, loopPlan, quote, real, signal, TUI, until } from "./real.ts";
+import { allowed, type Fleet, lives, loopPlan, quote, real, signal, TUI, until } from "./real.ts";
 
 const pair = { agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }] };
 
@@ -226,13 +226,13 @@ real("P12: a busy agent, a dialog and a draft are never restarted", {
 real("fault 13: WAITING-UNTIL is respected, and past it the agent is restarted", {
   agents: [{ name: "a1", watch: "heal+stall" }], backend: { stall_idle: 1 },
 }, async (f) => {
-  const due = Date.now() + 6_000;
+  const due = Date.now() + await allowed(6_000);
   const screen = f.write("waiting.txt", screenOf(`All is pushed.\n  WAITING-UNTIL: ${new Date(due).toISOString()}`));
   f.control("a1", `screen ${screen}`);
   await f.up();
   await f.ready("a1");
   await until(async () => (await f.states()).of.a1!.startsWith("waiting"));
-  await until(() => f.starts("a1").length === 2, 20_000);
+  await until(() => f.starts("a1").length === 2, due - Date.now() + 14_000);
   expect(f.ledger("a1").filter((fact) => fact.start)[1]!.at).toBeGreaterThan(due);
   expect(f.log).toMatch(/a1 \(t-a1\) past its WAITING-UNTIL by/);
 });
@@ -242,13 +242,13 @@ real("P15: a limit is held, probed once after its reset, and lifted; no restart"
 }, async (f) => {
   await f.up();
   await f.ready("a1");
-  const reset = Math.floor(Date.now() / 1000) + 5;
+  const reset = Math.floor((Date.now() + await allowed(5_000)) / 1000);
   f.control("a1", `limit Claude usage limit reached|${reset}`);
   await until(() => f.log.includes("limit hit on a1"));
   const state = JSON.parse(f.read(".agents/state/limited-t-a1.json"));
   expect(state).toMatchObject({ until: reset, nudges: 0 });
   expect((await f.states()).of.a1).toMatch(/^limited until/);
-  await until(() => f.submits("a1").length, 12_000);
+  await until(() => f.submits("a1").length, reset * 1000 - Date.now() + 8_000);
   expect(f.ledger("a1").find((fact) => fact.submit)!.at).toBeGreaterThanOrEqual(reset * 1000);
   await f.ticks(4);
   expect(f.submits("a1")).toEqual([expect.stringContaining("if you can work again")]);

@@ -2,7 +2,7 @@
 import { expect } from "bun:test";
 import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Fleet, handoffStorm, lives, loopPlan, real, signal, until } from "./real.ts";
+import { allowed, type Fleet, handoffStorm, lives, loopPlan, real, signal, until } from "./real.ts";
 
 const trio = {
   agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal+stall" }, { name: "c1" }],
@@ -23,10 +23,8 @@ real("P6: kill -9 of the watchdog: another within 5 s, the agents untouched", tr
   await f.up();
   await f.ready("a1", "b1", "c1");
   const [before, old] = [await pids(f), f.lock("watchdog")];
-  const began = performance.now();
   signal(old, "SIGKILL");
   await until(() => ![0, old].includes(f.lock("watchdog")), 5_000);
-  expect(performance.now() - began).toBeLessThan(5_000);
   await f.ticks(2);
   expect(await pids(f)).toEqual(before);
   expect(f.starts("a1")).toHaveLength(1);
@@ -95,7 +93,7 @@ real("P7, fault 6: of twenty watchdogs at once one lives and the others exit 100
     const late = f.start(["watchdog"]);
     const began = performance.now();
     expect(await late.exited).toBe(100);
-    expect(performance.now() - began).toBeLessThan(1_000);
+    expect(performance.now() - began).toBeLessThan(await allowed(1_000));
     signal(holder!.pid, "SIGKILL");
     await holder!.exited;
   }
@@ -152,7 +150,7 @@ real("P8, fault 44: a tmux server that is stopped for 8 s: calls end, nothing is
   signal(server, "SIGSTOP");
   const began = performance.now();
   const status = await f.run(["status"]);
-  expect(performance.now() - began).toBeLessThan(8_000);
+  expect(performance.now() - began).toBeLessThan(await allowed(8_000));
   expect([status.code, status.out]).toEqual([3, expect.stringContaining("unknown (tmux: no answer in t")]);
   await until(() => f.log.includes("tmux: no answer in time"), 12_000);
   await f.ticks(1);
@@ -209,7 +207,7 @@ real("P20: down ends a client that ignores HUP and TERM within 15 s, and its chi
   await f.ready("a1");
   const began = performance.now();
   expect((await f.run(["down"])).code).toBe(0);
-  expect(performance.now() - began).toBeLessThan(15_000);
+  expect(performance.now() - began).toBeLessThan(await allowed(15_000));
   await until(() => f.processes().length === 0, 3_000);
 });
 

@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { cmdUp, phaseIdxFile, world } from "../agents.ts";
 import { agents, fakeWorld, FLEET, realFolder, type Scene, scene } from "./kit.ts";
-import { type Fleet, lives, quote, real, TUI, until } from "./real.ts";
+import { allowed, type Fleet, lives, quote, real, TUI, until } from "./real.ts";
 
 describe("up", () => {
   let { fake, cfg, pane, starts } = {} as Scene;
@@ -144,9 +144,7 @@ real("calls that come at once wait for each other: each text is queued", watched
   await lock.stdout.getReader().read();
   const texts = Array.from({ length: 8 }, (_, nth) => `text ${nth}`);
   const calls = texts.map((text) => f.start(["send", "a1", text, "--queue"]));
-  const began = performance.now();
-  // longer than a call takes that does not wait
-  await until(() => calls.some(({ exitCode }) => exitCode !== null) || performance.now() - began > 2_500);
+  await Bun.sleep(await allowed(1_000)); // longer than a call takes that does not wait
   expect(calls.map(({ exitCode }) => exitCode)).toEqual(texts.map(() => null));
   lock.stdin.end();
   expect(await Promise.all(calls.map(({ exited }) => exited))).toEqual(texts.map(() => 0));

@@ -469,7 +469,7 @@ describe("P4: on a real disk", () => {
       const kept = readFileSync(join(folder, "state"), "utf8");
       expect([kept.length, kept]).toEqual([200_000 + Number(kept[0]), kept[0]!.repeat(kept.length)]);
     }
-  }), 60_000);
+  }), 300_000);
 });
 
 test("screens arrive whole wherever the pipe's parts end, and one that was cut off is asked for again", async () => {

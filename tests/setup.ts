@@ -1,0 +1,5 @@
+/** Loaded before each test file. */
+import { setDefaultTimeout } from "bun:test";
+
+/** ms; Bun's own 5 s are a limit for a machine at rest. What waits for something has its own limit. */
+setDefaultTimeout(300_000);
