@@ -1,6 +1,7 @@
 /** `explain` and `capture` over the program: on captured screens, and on panes of a real tmux. */
 import { describe, expect, test } from "bun:test";
-import { copyFileSync, existsSync, readFileSync, symlinkSync } from "node:fs";
+import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
   BUILT_IN_RULES, decideNext, detect, type LimitState, type NextFacts, scrub,
@@ -52,6 +53,27 @@ describe("explain --file", () => {
       expect([ran.code, ran.out, ran.err.trimEnd().split("\n").length]).toEqual([code, "", 1]);
       expect(ran.err).toContain(part);
     });
+  }
+});
+
+test("explain --file imports nothing from smol-toml, status does", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "agents-cost-"));
+  try {
+    for (const name of ["agents.ts", "package.json", "prompts"]) cpSync(join(PROGRAM, name), join(dir, name), { recursive: true });
+    const parser = join(dir, "node_modules", "smol-toml");
+    mkdirSync(parser, { recursive: true });
+    writeFileSync(join(parser, "package.json"), '{"name": "smol-toml", "version": "1.9.1", "type": "module", "main": "index.js"}');
+    writeFileSync(join(parser, "index.js"), `await Bun.write(${JSON.stringify(join(dir, "imported"))}, "");\nexport const parse = () => ({});\nexport class TomlError extends Error {}\n`);
+    writeFileSync(join(dir, "pane"), "❯\u00a0\n");
+    writeFileSync(join(dir, "agents.toml"), "");
+    const run = (...args: string[]) => spawn([process.execPath, "--no-env-file", "--config=/dev/null", join(dir, "agents.ts"), ...args], { cwd: dir });
+    const ran = await run("explain", "--file", join(dir, "pane"), "--backend", "claude");
+    expect([ran.code, ran.err, existsSync(join(dir, "imported"))]).toEqual([0, "", false]);
+    // the trap works: what reads a config springs it
+    await run("status", "--config", join(dir, "agents.toml"));
+    expect(existsSync(join(dir, "imported"))).toBe(true);
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
   }
 });
 

@@ -1,14 +1,12 @@
-/** Eight hours of a noisy fleet, fifty times over; the soak run does it five hundred times. */
+/** Eight hours of a noisy fleet, fifty times over with sim-second and sim-third; the soak run does it five hundred times. */
 import { describe, expect, test } from "bun:test";
-import { longRun, simulate } from "./sim.ts";
-
-const SEEDS = Array.from({ length: 50 }, (_, i) => i + 1);
+import { longRun, seeds, simulate } from "./sim.ts";
 
 describe("P12, P13: nobody at work is ended, everybody who is stuck is restarted in time", () => {
-  test.each(SEEDS)("8 hours, seed %i", async (seed) => {
+  test.each(seeds(1, 14))("8 hours, seed %i", async (seed) => {
     const sim = await simulate(seed);
     expect(sim.problems).toEqual([]);
-    expect((sim.kills.stuck ?? 0) + (sim.kills.frozen ?? 0)).toBeGreaterThan(0);
+    expect(sim.found).toBeGreaterThan(0);
   }, 300_000);
 });
 

@@ -187,12 +187,20 @@ export class Simulation {
     if (fake.everyPane.length > 100) fake.everyPane.splice(0, 50);
   }
 
+  /** How many that were stuck it found and restarted. */
+  get found(): number {
+    return (this.kills.stuck ?? 0) + (this.kills.frozen ?? 0);
+  }
+
   /** Bytes of all that the watchdog keeps on disk, or of all but its events, which grow to their cap. */
   stateSize(events = true): number {
     const kept = [...this.fake.files].filter(([path]) => path.startsWith(this.cfg.logDir) && (events || !path.includes("events.jsonl")));
     return kept.reduce((sum, [, text]) => sum + text.length, 0);
   }
 }
+
+/** The seeds from one to another. */
+export const seeds = (from: number, to: number): number[] => Array.from({ length: to - from + 1 }, (_, nth) => from + nth);
 
 /** So many hours of the fleet; what went wrong, and who was ended in which state. */
 export async function simulate(seed: number, hours = 8): Promise<Simulation> {

@@ -1,0 +1,150 @@
+/** One watchdog, always: killed, doubled, ended by hand, started by a unit; on real processes. */
+import { expect } from "bun:test";
+import { readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { allowed, type Fleet, handoffStorm, lives, loopPlan, real, signal, until } from "./real.ts";
+
+const trio = {
+  agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal+stall" }, { name: "c1" }],
+};
+const pids = async (f: Fleet) => Promise.all(["a1", "b1", "c1"].map((name) => f.pid(name)));
+
+real("P6: kill -9 of the watchdog: another within 5 s, the agents untouched", trio, async (f) => {
+  await f.up();
+  await f.ready("a1", "b1", "c1");
+  const [before, old] = [await pids(f), f.lock("watchdog")];
+  signal(old, "SIGKILL");
+  await until(() => ![0, old].includes(f.lock("watchdog")), 5_000);
+  await f.ticks(2);
+  expect(await pids(f)).toEqual(before);
+  expect(f.starts("a1")).toHaveLength(1);
+  expect(f.log).toContain("the watchdog ended (SIGKILL), starting another");
+  expect((await f.run(["status"])).code).toBe(0);
+});
+
+real("kill -9 of the keeper: a new one by the next tick, which keeps the watchdog", trio, async (f) => {
+  await f.up();
+  const [keeper, watchdog] = [f.lock("keeper"), f.lock("watchdog")];
+  signal(keeper, "SIGKILL");
+  const next = await until(() => (f.lock("keeper") !== keeper ? f.lock("keeper") : 0));
+  expect(f.lock("watchdog")).toBe(watchdog);
+  await f.ticks(2);
+  expect(f.lock("keeper")).toBe(next);
+  signal(watchdog, "SIGKILL");
+  await until(() => ![0, watchdog].includes(f.lock("watchdog")), 5_000);
+});
+
+real("kill -9 of both: the agents run on, status says so with exit 3, up brings them back", trio, async (f) => {
+  await f.up();
+  await f.ready("a1", "b1", "c1");
+  const before = await pids(f);
+  signal(f.lock("keeper"), "SIGKILL");
+  signal(f.lock("watchdog"), "SIGKILL");
+  await until(() => !f.lock("watchdog") && !f.lock("keeper"));
+  const status = await f.run(["status"]);
+  expect([status.code, status.out]).toEqual([3, expect.stringContaining("watchdog: stopped")]);
+  await f.up();
+  expect(f.lock("watchdog")).toBeGreaterThan(0);
+  expect(await pids(f)).toEqual(before);
+});
+
+real("P7, fault 6: of twenty watchdogs at once one lives and the others exit 100 at once; again after kill -9", trio, async (f) => {
+  for (let round = 0; round < 2; round++) {
+    const all = Array.from({ length: 20 }, () => f.start(["watchdog"]));
+    const lost = () => all.filter((one) => one.exitCode === 100);
+    await until(() => lost().length === 19);
+    await f.ticks(2);
+    const [holder, ...more] = all.filter((one) => one.exitCode === null);
+    expect(more).toEqual([]);
+    expect(f.lock("watchdog")).toBe(holder!.pid);
+    expect(await new Response(lost()[0]!.stderr).text()).toContain("another watchdog runs already");
+    const late = f.start(["watchdog"]);
+    const began = performance.now();
+    expect(await late.exited).toBe(100);
+    expect(performance.now() - began).toBeLessThan(await allowed(1_000));
+    signal(holder!.pid, "SIGKILL");
+    await holder!.exited;
+  }
+});
+
+real("SIGTERM of the watchdog ends it and its keeper, and nothing else, with a tick of 30 s too", {
+  ...trio, watchdog: { signal_interval: 30 },
+}, async (f) => {
+  await f.up();
+  await f.ready("a1", "b1", "c1");
+  const before = await pids(f);
+  const two = [f.lock("watchdog"), f.lock("keeper")];
+  signal(two[0]!, "SIGTERM");
+  await until(() => !two.some(lives), 3_000);
+  expect(await pids(f)).toEqual(before);
+});
+
+real("a watchdog in the foreground ends at once on Ctrl-C, exit 0", trio, async (f) => {
+  const watchdog = f.start(["watchdog"]);
+  await until(() => f.lock("watchdog"));
+  await f.ticks(1);
+  watchdog.kill("SIGINT");
+  await until(() => watchdog.exitCode !== null, 2_000);
+  expect(watchdog.exitCode).toBe(0);
+});
+
+real("closing the watchdog's session ends nothing: it is made again", trio, async (f) => {
+  await f.up();
+  const watchdog = f.lock("watchdog");
+  await f.tmux("kill-session", "-t", "=t-watchdog");
+  await until(async () => (await f.sessions()).includes("t-watchdog"));
+  expect(f.lock("watchdog")).toBe(watchdog);
+});
+
+real("P1: 20 hand-offs, the watchdog killed by -9 at a random moment of each: all arrive, two copies at most", loopPlan(), async (f) => {
+  const { copies, took } = await handoffStorm(f, 20);
+  const sorted = took.toSorted((a, b) => a - b);
+  console.log(`hand-offs under kill -9: copies ${copies.join(" ")}; ms median ${sorted[10]}, worst ${sorted.at(-1)}`);
+  expect(Math.min(...copies)).toBeGreaterThanOrEqual(1);
+  expect(Math.max(...copies)).toBeLessThanOrEqual(2);
+});
+
+real("a supervisor that a unit starts while the config is broken takes the last good one", trio, async (f) => {
+  await f.up("a1", "b1");
+  await f.ready("a1", "b1");
+  const unit = (await f.run(["unit"])).out;
+  expect(unit).toMatch(/^ExecStart=.*"?--last-good"? .*agents\.toml.* "?--config"? /m);
+  const once = f.start(["watchdog"]);
+  await f.ticks(1);
+  once.kill("SIGTERM");
+  await once.exited;
+  f.write("agents.toml", "[[agent]\nname = ");
+  const good = join(f.state, "agents.toml");
+  expect(readFileSync(good, "utf8")).toContain("a1");
+  const supervisor = f.start(["watchdog", "--last-good", good]);
+  await until(() => f.lock("watchdog") === supervisor.pid);
+  await f.ticks(2);
+  signal(await f.pid("a1"), "SIGKILL");
+  await until(() => f.starts("a1").length === 2);
+  await until(async () => (await f.sessions()).includes("t-watchdog"));
+  supervisor.kill("SIGTERM");
+  expect(await supervisor.exited).toBe(0);
+  f.write("agents.toml", f.text());
+});
+
+real("the keeper belongs to no terminal and no group but its own: what ends those does not end it", trio, async (f) => {
+  await f.up();
+  const keeper = f.lock("keeper");
+  const [, , group, session, terminal] = readFileSync(`/proc/${keeper}/stat`, "utf8").split(") ").at(-1)!.split(" ");
+  expect([group, session, terminal]).toEqual([`${keeper}`, `${keeper}`, "0"]);
+});
+
+real("a keeper whose folder was removed, and another took its place, ends", trio, async (f) => {
+  await f.up();
+  const [keeper, watchdog] = [f.lock("keeper"), f.lock("watchdog")];
+  signal(keeper, "SIGSTOP");
+  signal(watchdog, "SIGKILL");
+  await until(() => !lives(watchdog));
+  rmSync(f.path(".agents"), { recursive: true });
+  await f.up();
+  const other = Number(await until(() => ![0, keeper].includes(f.lock("keeper")) && f.lock("keeper")));
+  signal(keeper, "SIGCONT");
+  await until(() => !lives(keeper));
+  await f.ticks(2);
+  expect([f.lock("keeper"), lives(other)]).toEqual([other, true]);
+});

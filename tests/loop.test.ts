@@ -1,0 +1,156 @@
+/** A builder, an adversary and a real repository: hand-offs and phases, by the command line, on real tmux and git. */
+import { expect } from "bun:test";
+import { existsSync } from "node:fs";
+import { type Fleet, loopPlan, real, signal, until } from "./real.ts";
+
+// ── hand-offs ───────────────────────────────────────────────────────────────────
+
+const inboxes = { inboxes: ["TO-ADVERSARY.md", "TO-BUILDER.md"] };
+const started = async (f: Fleet): Promise<void> => {
+  await f.repository("builder", "adversary");
+  await f.up();
+  await f.ready("builder", "adversary");
+  await until(() => JSON.parse(f.read(".agents/state/watch.json")).sha);
+};
+
+real("claims, reviews and inboxes reach their reader, once each, and nobody else", loopPlan({ handoff: inboxes }), async (f) => {
+  await started(f);
+  await f.push("builder", "claim(one): the parser; it's \"done\" $HOME;");
+  await until(() => f.submits("adversary").length);
+  await f.push("builder", "claims-parser: no claim at all");
+  await f.push("builder", "review(one): FAIL, see the notes");
+  await until(() => f.submits("builder").length);
+  await f.push("builder", "a letter", { "machine-docs/TO-BUILDER.md": "read me\n" });
+  await until(() => f.submits("builder").length === 2);
+  await f.push("builder", "a letter", { "machine-docs/TO-ADVERSARY.md": "read me\n" });
+  await until(() => f.submits("adversary").length === 2);
+  await f.ticks(3);
+  expect(f.submits("adversary")).toEqual([
+    expect.stringContaining("claim(one): the parser; it's \"done\" $HOME;"), expect.stringContaining("machine-docs/TO-ADVERSARY.md"),
+  ]);
+  expect(f.submits("builder")).toEqual([
+    expect.stringContaining("review(one): FAIL, see the notes"), expect.stringContaining("machine-docs/TO-BUILDER.md"),
+  ]);
+});
+
+real("fault 52: a rewritten history: nothing repeated, nothing lost", loopPlan(), async (f) => {
+  await started(f);
+  await f.push("builder", "claim(one): first");
+  await until(() => f.submits("adversary").length === 1);
+  await f.git("builder", "reset", "-q", "--hard", "HEAD~1");
+  await f.git("builder", "commit", "-q", "--allow-empty", "-m", "something below it");
+  await f.git("builder", "cherry-pick", "--allow-empty", "origin/main");
+  await f.git("builder", "commit", "-q", "--allow-empty", "-m", "claim(one): second");
+  await f.git("builder", "push", "-q", "--force", "origin", "HEAD:main");
+  await until(() => f.submits("adversary").length >= 2);
+  await f.ticks(3);
+  expect(f.submits("adversary")).toEqual([expect.stringContaining("claim(one): first"), expect.stringContaining("claim(one): second")]);
+});
+
+real("P16, fault 17: a remote that hangs stops nothing, and once it answers nothing is lost", loopPlan({
+  env: { GIT_SSH_COMMAND: "sleep 1000;:" },
+}), async (f) => {
+  await started(f);
+  const url = await f.git("watch", "remote", "get-url", "origin");
+  await f.git("watch", "remote", "set-url", "origin", "git@nowhere.invalid:x.git");
+  await until(() => f.processes().some(({ command }) => command.includes("sleep 1000")));
+  await f.push("builder", "claim(one): while it hangs");
+  signal(await f.pid("builder"), "SIGKILL");
+  await until(() => f.starts("builder").length === 2);
+  await f.ticks(3);
+  expect(f.submits("adversary")).toEqual([]);
+  await f.git("watch", "remote", "set-url", "origin", url);
+  await until(() => f.submits("adversary").length, 40_000);
+  expect(f.log.match(/hand-off: no answer in time/g)).toHaveLength(1);
+  expect(f.submits("adversary")).toEqual([expect.stringContaining("claim(one): while it hangs")]);
+});
+
+real("P2, fault 8: a claim for an adversary that is down waits, and is there when it is back", loopPlan(), async (f) => {
+  await started(f);
+  await f.run(["down", "adversary"]);
+  await f.push("builder", "claim(one): to nobody");
+  await until(() => f.log.includes("waiting: claim to adversary"));
+  expect((await f.states()).messages.adversary).toBe(1);
+  await f.up("adversary");
+  await until(() => f.submits("adversary").length, 15_000);
+  expect(f.submits("adversary")).toEqual([expect.stringContaining("claim(one): to nobody")]);
+});
+
+real("fault 7: a claim that was pushed while no watchdog ran is delivered", loopPlan(), async (f) => {
+  await started(f);
+  await f.run(["down", "watchdog"]);
+  await f.push("builder", "claim(one): in the night");
+  await f.up("watchdog");
+  await until(() => f.submits("adversary").length);
+});
+
+// ── phases ──────────────────────────────────────────────────────────────────────
+
+const DONE = { "machine-docs/STATUS-one.md": "# one\n\n## DONE\n\nAll gates pass, see REVIEW-one.md.\n" };
+
+real("fault 20: DONE counts once it is pushed; then the loops start again, by the phase's own model", loopPlan({
+  phase: { models: { builder: "the big one" } }, agents: [{ name: "a1", watch: "heal" }],
+}), async (f) => {
+  await started(f);
+  f.write("builder/machine-docs/STATUS-one.md", DONE["machine-docs/STATUS-one.md"]);
+  f.write("watch/machine-docs/STATUS-one.md", DONE["machine-docs/STATUS-one.md"]);
+  await f.ticks(4);
+  expect(f.starts("builder")).toHaveLength(1);
+  await f.push("builder", "status(one): done", DONE);
+  await until(() => f.starts("builder").length === 2 && f.starts("adversary").length === 2, 15_000);
+  expect(f.starts("builder")[1]).toEqual(["tui", "--model", "the big one", "--", expect.stringContaining("two.md")]);
+  expect(f.starts("adversary")[1]!.slice(0, 2)).toEqual(["tui", "--"]);
+  expect([f.read(".agents/state/phase-idx").trim(), f.starts("a1").length]).toEqual(["1", 1]);
+  expect((await f.run(["phase"])).out).toContain("phase two [2/2]");
+});
+
+real("fault 21: a placeholder is not DONE", loopPlan(), async (f) => {
+  await started(f);
+  await f.push("builder", "status", { "machine-docs/STATUS-one.md": "## DONE\n\n- [ ] not yet\n" });
+  await f.push("builder", "claim(one): to see that it was read");
+  await until(() => f.submits("adversary").length);
+  await f.ticks(4);
+  expect(f.starts("builder")).toHaveLength(1);
+});
+
+real("fault 63: a claim that is pushed around a phase move is delivered", loopPlan(), async (f) => {
+  await started(f);
+  await f.push("builder", "status(one): done", DONE);
+  await until(() => f.log.includes("PHASE one DONE"), 8_000, 10);
+  await f.push("builder", "claim(two): at once");
+  await until(() => f.submits("adversary").some((text) => text.includes("claim(two): at once")), 20_000);
+});
+
+real("fault 30: on completion the task runs once, where its trigger file stands; a new phase goes on", loopPlan({
+  agents: [{ name: "upgrader", kind: "task", enabled: false, prompt: "upgrade" }],
+  loop: { phases: [{ id: "one", plan: "one.md", status: "STATUS-one.md" }], on_complete: { trigger_file: "run-it", run: "upgrader" } },
+}), async (f) => {
+  await started(f);
+  f.write(".agents/run-it", "");
+  await f.push("builder", "status(one): done", DONE);
+  await until(() => existsSync(f.path(".agents", "SEQUENCE-COMPLETE")), 15_000);
+  await f.ready("upgrader");
+  f.control("upgrader", "exit 0");
+  expect(existsSync(f.path(".agents", "run-it"))).toBe(false);
+  await f.ticks(4);
+  expect([f.starts("upgrader").length, f.starts("builder").length]).toEqual([1, 1]);
+  expect((await f.sessions()).filter((name) => /builder|adversary/.test(name))).toEqual([]);
+  const status = await f.run(["status"]);
+  expect([status.code, status.out]).toEqual([0, expect.stringContaining("sequence complete")]);
+  const more = { ...f.plan.loop, phases: [...(f.plan.loop!.phases as never[]), { id: "two", plan: "two.md", status: "STATUS-two.md" }] };
+  f.write("agents.toml", f.text({ ...f.plan, loop: more as never }));
+  await until(() => f.starts("builder").length === 2 && f.starts("adversary").length === 2, 15_000);
+  expect(existsSync(f.path(".agents", "SEQUENCE-COMPLETE"))).toBe(false);
+  expect([f.starts("upgrader").length, f.starts("builder")[1]!.at(-1)]).toEqual([1, expect.stringContaining("two.md")]);
+});
+
+real("without the trigger file nothing runs on completion", loopPlan({
+  agents: [{ name: "upgrader", kind: "task", enabled: false }],
+  loop: { phases: [{ id: "one", plan: "one.md", status: "STATUS-one.md" }], on_complete: { run: "upgrader" } },
+}), async (f) => {
+  await started(f);
+  await f.push("builder", "status(one): done", DONE);
+  await until(() => existsSync(f.path(".agents", "SEQUENCE-COMPLETE")), 15_000);
+  await f.ticks(3);
+  expect(f.starts("upgrader")).toEqual([]);
+});
