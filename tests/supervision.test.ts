@@ -1,8 +1,8 @@
 /** The watchdog at work on real processes: what it rests on is killed, stopped, misconfigured under it. */
 import { expect } from "bun:test";
-import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { allowed, type Fleet, lives, real, signal, until } from "./real.ts";
+import { allowed, type Fleet, lives, quote, real, signal, until } from "./real.ts";
 
 const trio = {
   agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal+stall" }, { name: "c1" }],
@@ -149,6 +149,24 @@ real("fault 3: an agent that vanishes from the file is named and left running; a
   await f.ready("d1");
   expect(await f.pid("b1")).toBe(pid);
   expect((await f.run(["status"])).out).toContain("sessions that no config names: t-b1, t-c1");
+});
+
+real("a watchdog at rest looks once per signal_interval, and sleeps between", {
+  ...trio, watchdog: { signal_interval: 1, heavy_interval: 1 },
+}, async (f) => {
+  // in place of tmux: notes each call, then is tmux
+  f.write("bin/tmux", `#!/bin/sh\necho "$*" >> ${quote(f.path("calls"))}\nexec ${Bun.which("tmux")} "$@"\n`);
+  chmodSync(f.path("bin", "tmux"), 0o755);
+  f.env.PATH = `${f.path("bin")}:${f.env.PATH}`;
+  await f.up();
+  await f.ready("a1", "b1", "c1");
+  await f.ticks(3);
+  const looks = () => f.read("calls").match(/list-panes/g)!.length;
+  const [began, before] = [performance.now(), looks()];
+  await f.ticks(6);
+  const seconds = (performance.now() - began) / 1000;
+  expect(looks() - before).toBeLessThanOrEqual(Math.ceil(seconds) + 1);
+  expect(seconds).toBeGreaterThan(4);
 });
 
 real("an interval is live: a longer one is taken from the file", trio, async (f) => {
