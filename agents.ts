@@ -5401,9 +5401,12 @@ export function columns(
   return rows.map((row) => row.map((cell, i) => fit(cell, wide[i]!)).join("  ").trimEnd());
 }
 
+const cut = (cell: string, width: number): string =>
+  (Bun.stringWidth(cell) > width ? `${cell.slice(0, Math.max(0, width - 1))}…` : cell);
+
 function fit(cell: string, width: number): string {
-  const cut = Bun.stringWidth(cell) > width ? `${cell.slice(0, Math.max(0, width - 1))}…` : cell;
-  return cut + " ".repeat(Math.max(0, width - Bun.stringWidth(cut)));
+  const shown = cut(cell, width);
+  return shown + " ".repeat(Math.max(0, width - Bun.stringWidth(shown)));
 }
 
 /** `phase show | next | set ID-or-index`: checked before anything is written. */
@@ -6531,7 +6534,7 @@ export function reportText(report: Report, width: number): string {
       ? ["", `${plural(troubles.length, "trouble")}${troubles.length > SHOWN ? ", the last" : ""}:`]
       : []),
     ...troubles.slice(-SHOWN).map(({ at, event, agent, why }) =>
-      fit(`${moment(at)}  ${event}${agent ? `  ${agent}` : ""}: ${why}`
+      cut(`${moment(at)}  ${event}${agent ? `  ${agent}` : ""}: ${why}`
         .replace(/\s+/g, " "), width).trimEnd()),
   ].join("\n");
 }

@@ -1,0 +1,257 @@
+/** What happens is written down as an event, once, with what `report` and a person ask of it. */
+import { afterEach, describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { type AgentEvent, type Config, memoryOf, parseEvents, type Report, say, type Watch } from "../agents.ts";
+import { Death, FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
+import { loopPlan, real, signal, until } from "./real.ts";
+
+let fake: FakeWorld;
+let cfg: Config;
+let watch: Watch;
+afterEach(() => fake?.restore());
+
+/** A fleet at work, three ticks after its start; the events so far are forgotten. */
+async function begin(text: string): Promise<void> {
+  fake = fakeWorld();
+  fake.tmux.onStart = (pane) => void (pane.doing = "busy");
+  cfg = await fake.config(text);
+  watch = fake.watch(cfg);
+  fake.git.push("init", { "README.md": "r" });
+  await ticks(3);
+  fake.files.delete(path());
+}
+const path = () => join(cfg.stateDir, "events.jsonl");
+const ticks = (count: number) => fake.ticks(cfg, watch, count);
+const events = (...kinds: string[]): AgentEvent[] =>
+  parseEvents(fake.files.get(path()) ?? "").filter(({ event }) => !kinds.length || kinds.includes(event));
+const pane = (name: string) => fake.tmux.of(`agents-${name}`);
+const ONE = '[[agent]]\nname = "a"\nbackend = "claude"\nmodel = "opus"\nwatch = "heal+stall"\n';
+
+describe("each event stands there once, with its facts", () => {
+  test("start, and what the screen shows first", async () => {
+    await begin(ONE);
+    fake.tmux.kill(pane("a"));
+    const at = new Date(fake.wall).toISOString();
+    await ticks(3);
+    expect(events("start")).toEqual([{ at, event: "start", agent: "a", backend: "claude", model: "opus", phase: "-" }]);
+    expect(events("state").map(({ from, to }) => [from, to])).toEqual([["active", "gone"], ["", "active"]]);
+  });
+  test("a service's start and end", async () => {
+    await begin('[[service]]\nname = "web"\ncommand = "serve"\n');
+    fake.tmux.exit("agents-web", 3);
+    await ticks(3);
+    expect(events("down", "start")).toMatchObject([
+      { event: "down", agent: "web", why: "ended (exit 3)", status: 3 }, { event: "start", agent: "web" },
+    ]);
+  });
+  test("down: why, and with what exit code", async () => {
+    await begin(ONE);
+    fake.tmux.exit("agents-a", 1);
+    await ticks(3);
+    expect(events("down")).toEqual([{ at: expect.any(String), event: "down", agent: "a", why: "ended (exit 1)", status: 1 }]);
+    fake.tmux.add("of-somebody-else");
+    fake.tmux.kill(pane("a"));
+    await ticks(3);
+    expect(events("down")[1]).toMatchObject({ agent: "a", status: null, why: "gone" });
+  });
+  test("parked: down and parked", async () => {
+    await begin(ONE);
+    fake.tmux.exit("agents-a", 125);
+    await ticks(3);
+    expect(events("parked", "down").map(({ event, agent, why }) => ({ event, agent, why }))).toEqual([
+      { event: "parked", agent: "a", why: "exit 125 (do not restart)" }, { event: "down", agent: "a", why: "exit 125 (do not restart)" },
+    ]);
+  });
+  test("fatal", async () => {
+    await begin(ONE);
+    pane("a").doing = "fatal";
+    await ticks(4);
+    expect(events("fatal")).toMatchObject([{ agent: "a", why: "the conversation is too long" }]);
+  });
+  test("blocked: once per dialog", async () => {
+    await begin(ONE);
+    pane("a").doing = "dialog";
+    await ticks(5);
+    expect(events("blocked", "state")).toMatchObject([
+      { event: "state", agent: "a", from: "active", to: "blocked", why: "a dialog is open" },
+      { event: "blocked", agent: "a", why: "a dialog is open" },
+    ]);
+  });
+  test("stalled", async () => {
+    await begin(ONE);
+    pane("a").doing = "idle";
+    await ticks(13);
+    expect(events("stalled")).toMatchObject([{ agent: "a", why: expect.stringMatching(/idle 300 s/) }]);
+    expect(events("down", "start").map(({ event }) => event)).toContain("start");
+  });
+  test("limited, with its class and end, and lifted", async () => {
+    await begin(ONE);
+    pane("a").doing = "limit";
+    await ticks(5);
+    expect(events("limited", "lifted")).toMatchObject([{ event: "limited", agent: "a", class: "5h", until: "2026-06-15T15:00:45.000Z" }]);
+    pane("a").doing = "busy";
+    await ticks(3);
+    expect(events("limited", "lifted")[1]).toMatchObject({ event: "lifted", agent: "a" });
+  });
+  test("answered: what, and with which keys", async () => {
+    await begin(`${ONE}[backend.claude]\nanswer = [{ re = "Do you want to proceed", keys = ["Down", "Tab"] }]\n`);
+    pane("a").doing = "dialog";
+    await ticks(3);
+    expect(events("answered")).toMatchObject([{ agent: "a", match: "Do you want to proceed", keys: ["Down", "Tab"] }]);
+  });
+  test("delivered: how long it waited, in ms, and after how many tries", async () => {
+    await begin(ONE);
+    pane("a").doing = "dialog";
+    say(watch, "a", "wake", "look around");
+    const made = fake.wall;
+    await ticks(4);
+    expect(events("delivered")).toEqual([]);
+    pane("a").doing = "idle";
+    await ticks(2);
+    const [delivered, ...more] = events("delivered");
+    expect(delivered).toMatchObject({ agent: "a", cause: "wake", tries: 1 });
+    expect([more, delivered!.ms]).toEqual([[], Date.parse(delivered!.at) - made]);
+    expect(Number(delivered!.ms)).toBeGreaterThanOrEqual(4 * 30_000);
+  });
+  test("undelivered: why", async () => {
+    await begin(ONE);
+    Object.assign(pane("a"), { doing: "idle", takesEnter: false });
+    say(watch, "a", "wake", "look around");
+    await ticks(3);
+    expect(events("undelivered").length).toBeGreaterThan(0);
+    expect(events("undelivered")[0]).toMatchObject({ agent: "a", cause: "wake", why: expect.stringMatching(/\w/) });
+    expect(events("delivered")).toEqual([]);
+  });
+  test("a commit is its author's, by the kind of it", async () => {
+    await begin(FLEET);
+    fake.git.push("claim(p1): G1");
+    await ticks(3);
+    fake.git.push("review(p1): FAIL");
+    await ticks(3);
+    expect(events("commit").map(({ agent, kind, subject }) => [agent, kind, subject]))
+      .toEqual([["builder", "claim", "claim(p1): G1"], ["adversary", "review", "review(p1): FAIL"]]);
+  });
+  test("deadlock", async () => {
+    await begin(FLEET);
+    fake.git.push("claim(p1): G1");
+    await ticks(4);
+    for (const name of ["builder", "adversary"]) Object.assign(pane(name), { doing: "idle", said: "● Done." });
+    cfg.loop.deadlockAfter = 120;
+    await ticks(10);
+    expect(events("deadlock")).toMatchObject([{ agent: "adversary", why: expect.stringMatching(/\w/) }]);
+  });
+  test("a phase that moves, and the end of the sequence", async () => {
+    await begin(FLEET);
+    fake.git.push("status(p1): done", { "machine-docs/STATUS-p1.md": "# S\n\n## DONE\n\nAll gates PASS.\n" });
+    await ticks(12);
+    expect(events("phase", "complete")).toMatchObject([{ event: "phase", from: "p1", to: "p2" }]);
+    fake.git.push("status(p2): done", { "machine-docs/STATUS-p2.md": "# S\n\n## DONE\n\nAll gates PASS.\n" });
+    await ticks(12);
+    expect(events("phase", "complete").slice(1)).toMatchObject([{ event: "complete", phase: "p2" }]);
+  });
+});
+
+test("events of a full disk are lost, nothing else is", async () => {
+  await begin(ONE);
+  fake.full = true;
+  fake.tmux.exit("agents-a", 1);
+  await ticks(1);
+  expect(fake.logged("events.jsonl: ENOSPC").length).toBeGreaterThan(0);
+  fake.full = false;
+  await ticks(3);
+  expect(pane("a").dead).toBe(false);
+});
+
+test("a delivery is stored before it is told: a crash at its event makes no second copy", async () => {
+  await begin(ONE);
+  pane("a").doing = "idle";
+  say(watch, "a", "wake", "look around");
+  fake.effects = [];
+  await ticks(2);
+  const nth = fake.effects.indexOf("write events.jsonl", fake.effects.findIndex((effect) => /send-keys/.test(effect)));
+  expect([fake.received("agents-a"), nth >= 0]).toEqual([["look around"], true]);
+
+  await begin(ONE);
+  pane("a").doing = "idle";
+  say(watch, "a", "wake", "look around");
+  fake.effects = [];
+  fake.dieAt = nth + 1;
+  await ticks(1).catch((error) => expect(error).toBeInstanceOf(Death));
+  fake.revive();
+  // the screen does not tell any more that it was there
+  pane("a").said = "● Something else.";
+  watch = fake.watch(cfg);
+  expect(watch.outbox).toEqual([]);
+  await ticks(3);
+  expect(fake.received("agents-a")).toEqual(["look around"]);
+});
+
+describe("those who ran when the watchdog began are as old as their sessions", () => {
+  const THREE = ["a", "b", "c"].map((name) => ONE.replace('"a"', `"${name}"`)).join("");
+  test.each([[3600, [0, 0, 0]], [5, [1, 1, 1]]])("%d s old, ended together at the second look: failures %p", async (seconds, failures) => {
+    await begin(THREE);
+    for (const { created } of fake.tmux.panes) expect(created).toBeLessThanOrEqual(fake.wall);
+    fake.turn(Math.max(0, seconds * 1000 - (fake.wall - fake.tmux.panes[0]!.created)));
+    if (seconds < 60) for (const name of ["a", "b", "c"]) Object.assign(pane(name), { created: fake.wall - seconds * 1000 });
+    // a watchdog that knows nothing of them
+    fake.files.delete(join(cfg.stateDir, "watch.json"));
+    watch = fake.watch(cfg);
+    await ticks(1);
+    for (const name of ["a", "b", "c"]) fake.tmux.exit(`agents-${name}`, 1);
+    await ticks(1);
+    expect(["a", "b", "c"].map((name) => memoryOf(watch, name).failures)).toEqual(failures);
+  });
+});
+
+// ── report, on the events of a fleet that really ran ──
+
+real("report reads what a real fleet wrote: hours, restarts, texts, commits, phases, the end", loopPlan({
+  agent: { watch: "heal" },
+}), async (f) => {
+  const began = Date.now();
+  const done = (id: string) => ({ [`machine-docs/STATUS-${id}.md`]: "# S\n\n## DONE\n\nAll gates pass, see REVIEW.md.\n" });
+  const report = async (): Promise<Report> => JSON.parse((await f.run(["report", "--since", "1h", "--json"])).out);
+  const of = (whole: Report, name: string) => whole.agents.find(({ agent }) => agent === name)!;
+  await f.repository("builder", "adversary");
+  await f.up();
+  await f.ready("builder", "adversary");
+  await until(() => JSON.parse(f.read(".agents/state/watch.json")).sha);
+  await f.push("builder", "claim(one): the parser");
+  await until(() => f.events("delivered").some(({ cause }) => cause === "claim"));
+  signal(await f.pid("builder"), "SIGKILL");
+  await until(() => f.starts("builder").length === 2);
+  f.control("builder", "dialog");
+  await until(() => f.events("blocked").length);
+  const early = await report();
+  expect(of(early, "builder").restarts).toEqual({ count: 1, why: { gone: 1 } });
+  expect(of(early, "builder").commits).toEqual({ claim: 1, review: 0 });
+  expect(of(early, "builder").spent.down).toBeGreaterThan(0);
+  expect(of(early, "adversary").texts.delivered).toBe(1);
+  const { medianMs, maxMs } = of(early, "adversary").texts;
+  for (const ms of [medianMs!, maxMs!]) expect([ms >= 0, ms <= Date.now() - began]).toEqual([true, true]);
+  expect(early.troubles).toMatchObject([{ event: "blocked", agent: "builder", why: expect.stringMatching(/dialog/) }]);
+  expect([early.phases, early.complete]).toEqual([[], ""]);
+  // a watchdog that runs has looked until now
+  expect(early.seen).toBe(early.to);
+  const read = await f.run(["report"]);
+  expect([read.code, read.out]).toEqual([0, expect.not.stringContaining("looked last")]);
+  f.control("builder", "idle");
+  await f.push("builder", "status(one): done", done("one"));
+  await until(() => f.events("phase").length, 20_000);
+  await f.push("builder", "status(two): done", done("two"));
+  await until(() => f.events("complete").length, 20_000);
+  await f.run(["down"]);
+  const late = await report();
+  expect(late.phases).toMatchObject([{ from: "one", to: "two" }]);
+  expect(Date.parse(late.complete)).toBe(Date.parse(String(f.events("complete")[0]!.at)));
+  for (const one of late.agents) {
+    expect(Object.values(one.spent).reduce((sum, ms) => sum + ms, 0)).toBe(Date.parse(late.to) - Date.parse(late.from));
+    for (const ms of Object.values(one.spent)) expect(ms).toBeGreaterThanOrEqual(0);
+    expect(one.spent.idle + one.spent.active).toBeGreaterThan(0);
+    expect(one.spent.idle + one.spent.active + one.spent.down + one.spent.blocked).toBeLessThanOrEqual(Date.now() - began);
+  }
+  expect(Date.parse(late.seen)).toBeLessThan(Date.parse(late.to));
+  const { out: text, err } = await f.run(["report"]);
+  expect(err).toBe("");
+  for (const part of ["one → two (", "complete at", "looked last", "1: gone", "1 claim", "blocked builder: a dialog is open\n"]) expect(text).toContain(part);
+});

@@ -1,0 +1,173 @@
+/** Notices to people: received whole by a real listener, by a secret that is only named, tried again. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type AgentEvent, noticeText } from "../agents.ts";
+import { type Fleet, quote, real, SELF, spawn, until } from "./real.ts";
+
+interface Post {
+  text: string;
+  type: string;
+}
+
+/** A listener on loopback; `answer` says with which status it answers a post, and when. */
+function listener(answer: (post: Post) => number | Promise<number> = () => 200) {
+  const posts: Post[] = [];
+  const server = Bun.serve({ hostname: "127.0.0.1", port: 0, idleTimeout: 60, fetch: async (request) => {
+    const post = { text: await request.text(), type: request.headers.get("content-type") ?? "" };
+    posts.push(post);
+    return new Response("", { status: await answer(post) });
+  } });
+  return { posts, url: `http://127.0.0.1:${server.port}/fleet`, stop: () => server.stop(true) };
+}
+
+/** The events in the posts of a listener that is told by JSON. */
+const eventsIn = (posts: Post[]): AgentEvent[] => posts.flatMap(({ text }) => JSON.parse(text).events);
+
+describe("notify --test", () => {
+  const dir = mkdtempSync(join(tmpdir(), "notice-"));
+  const heard = listener();
+  beforeAll(() => void heard.posts.splice(0));
+  afterAll(() => {
+    heard.stop();
+    rmSync(dir, { recursive: true });
+  });
+  const notify = (keys: string, env: Record<string, string> = {}, words = ["--test"]) => {
+    const config = join(dir, "agents.toml");
+    writeFileSync(config, `[notify]\n${keys}\n[[agent]]\nname = "a"\nbackend = "claude"\n`);
+    heard.posts.length = 0;
+    return spawn([...SELF, "notify", ...words, "--config", config], { env: { PATH: process.env.PATH, HOME: dir, ...env } });
+  };
+  const secret = (mode: number): string => {
+    const path = join(dir, `secret-${mode.toString(8)}`);
+    writeFileSync(path, `${heard.url}\n`);
+    chmodSync(path, mode);
+    return path;
+  };
+
+  test("a notice arrives whole, as text and as JSON", async () => {
+    expect(await notify(`url = "${heard.url}"`)).toEqual({ code: 0, out: "told\n", err: "" });
+    expect(heard.posts).toEqual([{ text: "test a test of the notices", type: "text/plain; charset=utf-8" }]);
+    expect((await notify(`url = "json:${heard.url}"`)).code).toBe(0);
+    expect(heard.posts[0]!.type).toBe("application/json");
+    expect(JSON.parse(heard.posts[0]!.text)).toMatchObject({ text: "test a test of the notices", events: [{ event: "test" }] });
+  });
+
+  test("the command gets the events on its standard input, the text in its environment", async () => {
+    const ran = await notify(`command = '''cat > "$HOME/stdin"; printf %s "$AGENTS_NOTICE" > "$HOME/notice"'''`);
+    expect([ran.code, ran.out]).toEqual([0, "told\n"]);
+    expect(JSON.parse(readFileSync(join(dir, "stdin"), "utf8"))).toEqual([expect.objectContaining({ event: "test", why: "a test of the notices" })]);
+    expect(readFileSync(join(dir, "notice"), "utf8")).toBe("test a test of the notices");
+    const failed = await notify('command = "echo no such phone >&2; exit 3"');
+    expect(failed).toEqual({ code: 1, out: "", err: "agents: notify: the command failed: no such phone\n" });
+  });
+
+  test.each(["", "json:"])("a secret URL is named, not written: %p", async (form) => {
+    expect((await notify(`url = "${form}env:HOOK"`, { HOOK: heard.url })).code).toBe(0);
+    expect((await notify(`url = "${form}file:${secret(0o600)}"`)).code).toBe(0);
+    expect((await notify(`url = "${form}file:~/secret-600"`)).code).toBe(0);
+    expect(heard.posts).toHaveLength(1);
+  });
+
+  test("a secret that is not set, not there, or readable by others is an error, and nothing is sent", async () => {
+    const unset = await notify('url = "env:HOOK"');
+    expect([unset.code, unset.err]).toEqual([1, "agents: notify: env:HOOK is not set\n"]);
+    for (const mode of [0o644, 0o640, 0o604, 0o620]) {
+      const path = secret(mode);
+      const open = await notify(`url = "file:${path}"`);
+      expect([open.code, open.err]).toEqual([1, `agents: notify: ${path} is readable by others (chmod 600 it)\n`]);
+    }
+    const gone = await notify('url = "file:/nowhere/hook"');
+    expect([gone.code, gone.err]).toEqual([1, expect.stringContaining("/nowhere/hook")]);
+    expect(heard.posts).toEqual([]);
+  });
+
+  test("nothing to tell by: exit 1; without --test: exit 2", async () => {
+    expect(await notify("")).toEqual({ code: 1, out: "", err: "agents: [notify] names neither command nor url\n" });
+    expect(await notify(`url = "${heard.url}"`, {}, [])).toEqual({ code: 2, out: "", err: "agents: usage: notify --test\n" });
+    expect(heard.posts).toEqual([]);
+  });
+
+  test("a listener that refuses or hangs is a failure, within the deadline", async () => {
+    const hangs = listener(({ text }) => (text.startsWith("{") ? new Promise(() => {}) : 500));
+    const refused = await notify(`url = "${hangs.url}"`);
+    expect([refused.code, refused.err]).toEqual([1, expect.stringContaining("answered 500")]);
+    const hung = await notify(`url = "json:${hangs.url}"`);
+    expect([hung.code, hung.err]).toEqual([1, expect.stringContaining("did not answer")]);
+    hangs.stop();
+  }, 40_000);
+});
+
+test("one line per event", () => {
+  expect(noticeText([{ at: "", event: "blocked", agent: "a", why: "a dialog" }, { at: "", event: "phase", from: "p1", to: "p2" }]))
+    .toBe("a blocked a dialog\nphase p1 → p2");
+});
+
+/** The [notify] of a fleet whose command files what it is told, a line per notice. */
+const notified = (f: Fleet, keys: string, more = ""): void => void f.write("agents.toml", f.text({
+  ...f.plan, toml: `[notify]\ncommand = ${JSON.stringify(`cat >> ${quote(f.path("told"))}`)}\n${keys}\n${more}`,
+}));
+const commandTold = (f: Fleet): AgentEvent[][] => f.read("told").split("\n").filter(Boolean).map((line) => JSON.parse(line));
+
+real("a running watchdog tells what [notify] lists and nothing else; a receiver that is away is tried again, and it alone", {
+  agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }],
+}, async (f) => {
+  const answers = [500];
+  const heard = listener(() => answers.shift() ?? 200);
+  try {
+    const path = f.write("hook", heard.url);
+    chmodSync(path, 0o600);
+    notified(f, `url = ${JSON.stringify(`json:file:${path}`)}\nevents = ["blocked"]`);
+    await f.up();
+    await f.ready("a1", "b1");
+    f.control("a1", "dialog");
+    await until(() => f.log.includes("the URL answered 500; trying again in 5 s"));
+    expect(eventsIn(heard.posts)).toMatchObject([{ event: "blocked", agent: "a1" }]);
+    // what happens meanwhile waits behind it
+    f.control("b1", "dialog");
+    await until(() => f.events("blocked").length === 2);
+    await until(() => heard.posts.length === 3, 15_000);
+    expect(heard.posts[1]).toEqual(heard.posts[0]!);
+    expect(eventsIn(heard.posts).map(({ event, agent }) => `${agent} ${event}`)).toEqual(["a1 blocked", "a1 blocked", "b1 blocked"]);
+    expect(commandTold(f)).toMatchObject([[{ event: "blocked", agent: "a1" }], [{ event: "blocked", agent: "b1" }]]);
+    expect(f.events().map(({ event }) => event)).toContain("state");
+    expect([f.log.match(/trying again/g)?.length, JSON.parse(heard.posts[2]!.text).text]).toEqual([1, expect.stringMatching(/^b1 blocked /)]);
+  } finally {
+    heard.stop();
+  }
+});
+
+const SERVICES = 60;
+real("a receiver that is away gets the first notice and the newest fifty once it is back", {
+  agents: [{ name: "a1", watch: "heal" }], watchdog: { start_batch: SERVICES },
+}, async (f) => {
+  let away = true;
+  const heard = listener(async () => {
+    // the first post is held until more has happened than is kept
+    await until(() => f.events("parked").length === SERVICES, 9_000).catch(() => {});
+    return away ? 500 : 200;
+  });
+  try {
+    const services = Array.from({ length: SERVICES }, (_, nth) => `[[service]]\nname = "s${nth}"\ncommand = "exit 125"\n`).join("");
+    notified(f, `url = ${JSON.stringify(`json:${heard.url}`)}\nevents = ["blocked", "parked"]`);
+    await f.up("a1", "watchdog");
+    await f.ready("a1");
+    f.control("a1", "dialog");
+    await until(() => heard.posts.length);
+    notified(f, `url = ${JSON.stringify(`json:${heard.url}`)}\nevents = ["blocked", "parked"]`, services);
+    await until(() => f.events("parked").length === SERVICES, 40_000);
+    const failures = () => f.log.match(/trying again in/g)?.length ?? 0;
+    const before = failures();
+    await until(() => failures() > before, 20_000);
+    away = false;
+    const last = f.events("parked").at(-1)!.agent as string;
+    await until(() => eventsIn(heard.posts).some(({ agent }) => agent === last), 40_000);
+    const parked = f.events("parked").map(({ agent }) => agent);
+    expect(heard.posts.slice(0, -1).every(({ text }) => text === heard.posts[0]!.text)).toBe(true);
+    expect(eventsIn(heard.posts.slice(0, 1))).toMatchObject([{ event: "blocked", agent: "a1" }]);
+    expect(eventsIn(heard.posts.slice(-1)).map(({ agent }) => agent)).toEqual(parked.slice(-50) as string[]);
+  } finally {
+    heard.stop();
+  }
+});
