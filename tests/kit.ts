@@ -6,7 +6,7 @@
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
-import { type Config, loadConfig, loadWatch, tick, type Watch, type World, world } from "../agents.ts";
+import { type Config, loadConfig, loadWatch, main, tick, type Watch, type World, world } from "../agents.ts";
 import type { Message, Verdict, VerdictName } from "../agents.ts";
 import { type Doing, FakeGit, type FakePane, FakeTmux } from "./fakes.ts";
 
@@ -162,6 +162,20 @@ export class FakeWorld {
 
   logged(part: string | RegExp): string[] {
     return this.lines.filter((line) => (typeof part === "string" ? line.includes(part) : part.test(line)));
+  }
+}
+
+/** A command of the program over the fake world: its exit code, and what it prints. */
+export async function command(...argv: string[]): Promise<{ code: number; out: string; err: string }> {
+  const said = { out: "", err: "" };
+  const streams = [["out", process.stdout], ["err", process.stderr]] as const;
+  const writes = streams.map(([, stream]) => stream.write);
+  for (const [to, stream] of streams) stream.write = (text: unknown) => Boolean(said[to] += Bun.stripANSI(String(text)));
+  try {
+    const code = await main(argv);
+    return { code, ...said };
+  } finally {
+    for (const [nth, [, stream]] of streams.entries()) stream.write = writes[nth]!;
   }
 }
 

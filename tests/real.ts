@@ -205,6 +205,21 @@ export class Fleet {
     });
   }
 
+  /** The program in a shell of a person's terminal: a pane on a tmux server that is not the fleet's. */
+  async terminal(args: string[], { cols = 120, rows = 30 } = {}) {
+    const tmux = (...words: string[]) => this.tmux("-L", "person", "-f", "/dev/null", ...words);
+    const pane = await tmux("new-session", "-dP", "-F", "#{pane_id}", "-x", `${cols}`, "-y", `${rows}`,
+      "sh", "-c", '"$@"; echo "exit $?"; exec cat', "sh", ...SELF, ...args, "--config", this.config);
+    const field = (name: string) => tmux("display-message", "-p", "-t", pane, `#{${name}}`);
+    const screen = (...options: string[]) => tmux("capture-pane", "-p", "-t", pane, ...options);
+    return {
+      field, screen,
+      keys: (...keys: string[]) => tmux("send-keys", "-t", pane, ...keys),
+      /** How it ended, once it has. */
+      ended: () => until(async () => /^exit \d+$/m.exec(await screen())?.[0]),
+    };
+  }
+
   async tmux(...args: string[]): Promise<string> {
     const ran = await spawn(["tmux", ...args], { env: this.env });
     if (ran.code !== 0) throw new Error(`tmux ${args.join(" ")}: ${ran.err}`);

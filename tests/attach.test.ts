@@ -1,0 +1,60 @@
+/** `attach` in a real terminal: it becomes tmux, shows the agent's own session, and leaves it alone. */
+import { expect } from "bun:test";
+import { lives, real, until } from "./real.ts";
+
+const plan = { agents: [{ name: "a1" }, { name: "a10" }] };
+
+real("attach shows the session of the agent; keys reach it; detaching ends nothing", plan, async (f) => {
+  await f.up("a1", "a10");
+  await f.ready("a1", "a10");
+  const client = await f.pid("a1");
+  const person = await f.terminal(["attach", "a1"]);
+  await until(async () => (await f.tmux("list-clients", "-F", "#{session_name} #{client_readonly}")) === "t-a1 0");
+  await person.keys("-l", "typed by hand");
+  await until(async () => (await person.screen()).includes("typed by hand") && (await f.screen("a1")).includes("typed by hand"));
+  expect([f.bytes("a1"), f.bytes("a10")]).toEqual(["typed by hand", ""]);
+  await person.keys("C-b", "d");
+  expect(await person.ended()).toBe("exit 0");
+  expect([await f.pid("a1"), lives(client), await f.tmux("list-clients")]).toEqual([client, true, ""]);
+});
+
+real("attach --read-only looks on: keys do not reach the agent", plan, async (f) => {
+  await f.up("a1");
+  await f.ready("a1");
+  const person = await f.terminal(["attach", "a1", "--read-only"]);
+  await until(async () => (await f.tmux("list-clients", "-F", "#{session_name} #{client_readonly}")) === "t-a1 1");
+  await person.keys("-l", "typed by hand");
+  // it would have come before this, which the same server is asked for
+  await person.keys("C-b", "d");
+  expect(await person.ended()).toBe("exit 0");
+  expect(f.bytes("a1")).toBe("");
+});
+
+real("attach on another socket, from inside of tmux, and to the watchdog's log", {
+  ...plan, defaults: { tmux_socket: "fleet" },
+}, async (f) => {
+  await f.up("a1", "watchdog");
+  const clients = () => f.tmux("-L", "fleet", "list-clients", "-F", "#{session_name}");
+  const person = await f.terminal(["attach", "watchdog"]);
+  await until(async () => (await clients()) === "t-watchdog");
+  await until(async () => (await person.screen()).includes("watchdog up"));
+  await person.keys("C-b", "d");
+  expect(await person.ended()).toBe("exit 0");
+  await f.tmux("-L", "fleet", "kill-server");
+});
+
+real("attach says what is in its way", plan, async (f) => {
+  const said = async (...words: string[]) => {
+    const { code, out, err } = await f.run(["attach", ...words]);
+    return [code, out, err];
+  };
+  await f.up("a1");
+  expect(await said("a1")).toEqual([1, "", "agents: attach needs a terminal\n"]);
+  expect(await said("a10")).toEqual([1, "", "agents: a10 is not running\n"]);
+  expect(await said("watchdog")).toEqual([1, "", "agents: watchdog is not running\n"]);
+  expect(await said("a2")).toEqual([2, "", expect.stringContaining('no agent or service "a2"; nearest is "a1"')]);
+  expect(await said()).toEqual([2, "", "agents: usage: attach <name> [--read-only]\n"]);
+  const server = await f.serverPid();
+  process.kill(server, "SIGSTOP");
+  expect(await said("a1")).toEqual([1, "", "agents: tmux: no answer in time\n"]);
+});
