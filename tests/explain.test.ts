@@ -108,15 +108,44 @@ describe("decideNext", () => {
   });
 });
 
-test("paths and keys are cut out, columns stay", () => {
-  const [dir, home] = ["/home/ann/work/proj", "/home/ann"];
-  const text = `at ${dir}/x and ${home}/y, sk-ant-REDACTED, 1b4e28ba-2fa1-41d2-883f-0016d3cca427, `
-    + "token=abcdef12345, ghp_0123456789abcdefABCDEF, ses_dfacdaa11ffe2iFiFGTrA4LtcY; ↓ 9 tokens";
-  const clean = scrub(text, [home, dir, ""]);
-  expect(clean.length).toBe(text.length);
-  for (const secret of ["ann", "abcdef", "1b4e28ba", "12345", "dfacdaa"]) expect(clean).not.toContain(secret);
-  for (const kept of ["sk-", "ghp_", "ses_", "/x and ", "↓ 9 tokens"]) expect(clean).toContain(kept);
-  expect(scrub(FIXTURES, [])).toBe(FIXTURES);
+/** A key of so many letters and digits behind its prefix: put together here, so that no tool that reads this file rewrites it. */
+const key = (prefix: string, length = 24): string =>
+  [prefix, Array.from({ length }, (_, i) => "q7Wx3Zk"[i % 7]).join("")].join("");
+const SECRET_PART = /q7|Wx|3Z/i;
+const UUID = ["1b4e28ba", "2fa1", "41d2", "883f", "0016d3cca427"].join("-");
+
+describe("paths and keys are cut out, columns stay", () => {
+  test("paths, the longest first", () => {
+    const [dir, home] = ["/home/ann/work/proj", "/home/ann"];
+    const clean = scrub(`at ${dir}/x and ${home}/y; ↓ 9 tokens`, [home, dir, "", "/"]);
+    expect(clean).toBe("at /srv/fleet/agents/m/x and /srv/flee/y; ↓ 9 tokens");
+    expect(scrub(FIXTURES, [])).toBe(FIXTURES);
+  });
+  // each as short as it may be: behind a prefix the length alone must not be what gives a key away
+  test.each(["sk-", "sk-ant-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "AKIA", "ses_", "eyJ", "Bearer "])(
+    "%s…: the key goes, whatever its length, and the prefix of a short one stays", (prefix) => {
+      for (const length of [8, 24, 40]) {
+        const secret = key(prefix, length);
+        const clean = scrub(`│ ${secret} │`, []);
+        expect([clean.length, clean.startsWith("│ "), clean.endsWith(" │")]).toEqual([secret.length + 4, true, true]);
+        expect(clean).not.toMatch(SECRET_PART);
+      }
+      expect(scrub(key(prefix, 8), [])).toStartWith(prefix.replace("ant", "000"));
+    });
+  test.each(["token=", "secret: ", "password = ", "api_key=", "api key: ", "apikey=", '"api-key": "', "TOKEN='"])("%s…: what is named a secret", (name) => {
+    const clean = scrub(`${name}${key("", 8)}`, []);
+    expect([clean.startsWith(name), SECRET_PART.test(clean), clean.length]).toEqual([true, false, name.length + 8]);
+  });
+  test("ids of conversations, and long words of letters and digits", () => {
+    expect(scrub(`id ${UUID}.`, [])).toBe("id 00000000-0000-0000-0000-000000000000.");
+    expect(scrub(key("", 32), [])).toBe("0".repeat(32));
+    expect(scrub(`${key("", 16)}-${key("", 15)}`, [])).toBe(`${"0".repeat(16)}-${"0".repeat(15)}`);
+  });
+  test("what is no key stays", () => {
+    for (const plain of ["↓ 1.2k tokens", "sk-short", "a-very-long-word-with-no-digit-in-it-at-all", "12345678901234567890123456789012", key("", 31), "token: yes", "task-0123456789abcdef"]) {
+      expect(scrub(plain, [])).toBe(plain);
+    }
+  });
 });
 
 // ── live ──
@@ -161,14 +190,15 @@ async function capture(f: Fleet, ...words: string[]) {
 }
 
 if (!process.env.AGENTS_BIN) real("capture files a live pane, without paths and keys", plan, async (f) => {
-  await showing(f, `${f.dir}\nsk-ant-REDACTED\n\n● Ready.\n\n✻ Baked for 3s\n\n${"─".repeat(40)}\n❯\u00a0\n${"─".repeat(40)}\n  ? for shortcuts`);
+  await showing(f, `${f.dir}\n${key("sk-ant-")}\n\n● Ready.\n\n✻ Baked for 3s\n\n${"─".repeat(40)}\n❯\u00a0\n${"─".repeat(40)}\n  ? for shortcuts`);
   const ran = await capture(f, "a1", "idle-made-here");
   const [text, sidecar, verdict] = ran.out.split("\n");
   expect([ran.code, verdict]).toEqual([0, "the rules say now: idle (none): as it should be"]);
   expect(text).toBe(f.path("program/tests/fixtures/claude/idle-made-here.txt"));
   const shown = readFileSync(text!, "utf8");
   expect(shown).toContain("● Ready.");
-  for (const secret of [f.dir, "abcdefgh"]) expect(shown).not.toContain(secret);
+  expect(shown).toContain("sk-");
+  for (const secret of [f.dir, SECRET_PART]) expect(shown).not.toMatch(typeof secret === "string" ? RegExp.escape(secret) : secret);
   expect(JSON.parse(readFileSync(sidecar!, "utf8")))
     .toMatchObject({ cols: 200, rows: 50, version: "9.8.7", made: "real" });
   expect(detect(BUILT_IN_RULES.claude, { text: shown, title: "" }, 0).verdict).toBe("idle");

@@ -1,5 +1,5 @@
 /** What happened, for a person in the morning: the figures, their text, and what is not known. */
-import { describe, expect, test } from "bun:test";
+import { afterEach, describe, expect, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
@@ -143,6 +143,57 @@ describe("report", () => {
     expect(text).toMatch(/builder +1h15m +58m +1h00m +30m +2m +15m +1h15m/);
     expect(text).toMatch(/builder +3 +1\.5s +4\.0s +2 claims +1: ended \(exit 1\)/);
     expect(text).toContain("a → b (03-01 02:31)");
+  });
+
+  describe("the parts of a bar are whole hours of the local clock", () => {
+    const { TZ } = process.env;
+    afterEach(() => {
+      if (TZ === undefined) delete process.env.TZ;
+      else process.env.TZ = TZ;
+    });
+    const clock = (iso: string) => new Date(iso).toTimeString().slice(0, 5);
+    const of = (zone: string, from: string, hours: number) => {
+      process.env.TZ = zone;
+      return summariseEvents(NIGHT, Date.parse(from), Date.parse(from) + hours * 60 * MINUTE, BOTH);
+    };
+    test.each([
+      ["UTC", "00:20", "00:00"], ["Europe/Berlin", "00:20", "01:00"], ["America/New_York", "00:20", "19:00"],
+      ["Asia/Kolkata", "00:20", "05:00"], ["Asia/Kolkata", "00:40", "06:00"], ["Asia/Kathmandu", "00:20", "06:00"],
+      ["America/St_Johns", "00:20", "20:00"], ["Pacific/Apia", "00:20", "13:00"], ["Pacific/Marquesas", "00:40", "15:00"],
+    ])("%s, from %s in UTC: the first is at %s", (zone, from, first) => {
+      const report = of(zone, at(from), 12);
+      expect([clock(report.slots[0]!), report.slotMs]).toEqual([first, 60 * MINUTE]);
+      for (const slot of report.slots) expect(clock(slot)).toEndWith(":00");
+      expect(Date.parse(report.slots[0]!)).toBeLessThanOrEqual(Date.parse(at(from)));
+      expect(Date.parse(report.slots[1]!)).toBeGreaterThan(Date.parse(at(from)));
+      expect(Date.parse(report.slots.at(-1)!) + report.slotMs).toBeGreaterThanOrEqual(Date.parse(report.to));
+    });
+    test.each([
+      ["Europe/Berlin", "2026-03-28T20:30:00Z", ["21:00", "22:00", "23:00", "00:00", "01:00", "03:00", "04:00"]],
+      ["Europe/Berlin", "2026-10-24T20:30:00Z", ["22:00", "23:00", "00:00", "01:00", "02:00", "02:00", "03:00"]],
+      ["America/St_Johns", "2026-03-08T03:15:00Z", ["23:00", "00:00", "01:00", "03:00", "04:00", "05:00", "06:00"]],
+    ])("%s in the night in which its clocks change: %s", (zone, from, clocks) =>
+      expect(of(zone, from, 6).slots.map(clock)).toEqual(clocks));
+    test("a zone changes where the bars begin and what the clock says, and no figure", () => {
+      const figures = (zone: string) => of(zone, at("00:00"), 4).agents.map(({ bar, ...rest }) => rest);
+      expect(figures("Asia/Kolkata")).toEqual(figures("UTC"));
+      const [builder] = of("Asia/Kolkata", at("00:00"), 4).agents;
+      // 00:00 to 00:30, 00:30 to 01:30 and so on: at work from 00:30 to 01:30, and from 02:30 to 02:45
+      expect(builder!.bar.map((share) => share?.toFixed(2))).toEqual(["0.00", "1.00", "0.00", "0.25", "0.00"]);
+      const text = reportText(of("Asia/Kolkata", at("00:00"), 4), 80);
+      for (const part of ["03-01 05:30 to 03-01 09:30", "a → b (03-01 08:01)", "\n            06 09\nbuilder "]) expect(text).toContain(part);
+    });
+    test("days begin at local midnight", () => {
+      for (const zone of ["Asia/Kolkata", "America/St_Johns", "UTC"]) {
+        const report = of(zone, "2026-01-10T12:00:00Z", 24 * 45);
+        expect([zone, report.slotMs, clock(report.slots[0]!)]).toEqual([zone, 24 * 60 * MINUTE, "00:00"]);
+      }
+    });
+  });
+
+  test("in a pipe nothing is cut, and nothing is padded without end", () => {
+    const text = reportText(night(), Infinity);
+    expect(text).toEndWith("\n2 troubles:\n03-01 02:10 undelivered adversary: a draft is in its box\n03-01 03:15 blocked builder: permission");
   });
 
   test("the command reads both files, in order, and speaks JSON that jq reads", () => {
