@@ -5775,10 +5775,8 @@ async function explainFile(call: Call, file: string): Promise<number> {
 }
 
 /** The agent that a command names, and its pane with a client in it. */
-async function livePane(
-  cfg: Config, call: Call, usage: string, word = call.words[0],
-): Promise<[Agent, Pane]> {
-  const name = oneName(cfg, { ...call, words: word === undefined ? [] : [word] }, usage);
+async function livePane(cfg: Config, call: Call, usage: string): Promise<[Agent, Pane]> {
+  const name = oneName(cfg, call, usage);
   const agent = cfg.agents.get(name) ??
     die(`${name} is no agent: nothing is read from its screen`, 2);
   const snap = await snapshot(cfg);
@@ -5866,7 +5864,7 @@ export async function cmdCapture(call: Call): Promise<number> {
   }
   if (!what) die(`capture: say what it shows: ${expected}-<what>, in letters, digits and -`, 2);
   const cfg = await configFor(call);
-  const [agent, pane] = await livePane(cfg, call, usage, name);
+  const [agent, pane] = await livePane(cfg, { ...call, words: [name!] }, usage);
   const backend = backendOf(cfg, agent);
   if (backend.kind === "typed") {
     die(`capture: the screens of backend "${backend.name}" have no built-in rules`);
@@ -6644,7 +6642,7 @@ async function examineTmux(cfg: Config | null): Promise<Examined> {
 
 async function examineScope(pid: string): Promise<Examined> {
   const cgroups = world.read(`/proc/${pid}/cgroup`);
-  if (cgroups === null || !existsSync("/run/systemd/system")) return [];
+  if (cgroups === null || world.mtime("/run/systemd/system") === null) return [];
   const path = cgroupOf(cgroups);
   const last = path.split("/").at(-1)!;
   const manager = path.includes("/user@") ? ["--user"] : [];
@@ -7215,9 +7213,9 @@ export function parseCall(argv: string[]): { command: Command; call: Call } {
     return { command, call };
   } catch (error) {
     if (error instanceof CliError) throw error;
-    const unknown = /'(--?[^'\s]+)/.exec(messageOf(error))?.[1] ?? "";
+    const unknown = /^Unknown option '(--?[^'\s]+)/.exec(messageOf(error))?.[1] ?? "";
     const known = Object.keys(options).map((option) => `--${option}`);
-    const reason = messageOf(error).split(". ")[0];
+    const reason = messageOf(error).split(/\.\s/)[0];
     die(`${name}: ${reason}${unknown.startsWith("--") ? nearest(unknown, known) : ""}`, 2);
   }
 }

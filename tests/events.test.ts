@@ -1,5 +1,5 @@
 /** What happens is written down as an event, once, with what `report` and a person ask of it. */
-import { afterEach, describe, expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { type AgentEvent, type Config, memoryOf, parseEvents, type Report, say, type Watch } from "../agents.ts";
 import { Death, FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
@@ -8,7 +8,6 @@ import { loopPlan, real, signal, until } from "./real.ts";
 let fake: FakeWorld;
 let cfg: Config;
 let watch: Watch;
-afterEach(() => fake?.restore());
 
 /** A fleet at work, three ticks after its start; the events so far are forgotten. */
 async function begin(text: string): Promise<void> {

@@ -1,5 +1,5 @@
 /** `status`: what each agent's state is called, what needs a person, and how that is shown. */
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import {
   columns, type Config, describeState, type LimitState, type Memory, memoryOf, say, type Status, type StatusRow, statusText, type Watch,
@@ -7,9 +7,6 @@ import {
 import { command, FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
 import { real, until } from "./real.ts";
 
-let fake: FakeWorld;
-beforeEach(() => void (fake = fakeWorld()));
-afterEach(() => fake.restore());
 const SECOND = 1000;
 const HOUR = 3600 * SECOND;
 
@@ -66,6 +63,8 @@ describe("describeState", () => {
 });
 
 describe("statusText", () => {
+  let fake: FakeWorld;
+  beforeEach(() => void (fake = fakeWorld()));
   const row: StatusRow = {
     name: "a", kind: "loop", backend: "claude", model: "default", watch: "heal", session: "agents-a", running: true, state: "active 5s",
     since: "", next: "", messages: 0, messagesWhy: "", restartsToday: 0, needsHuman: false,
@@ -125,9 +124,11 @@ describe("statusText", () => {
 });
 
 describe("the command over a fleet", () => {
+  let fake: FakeWorld;
   let cfg: Config;
   let watch: Watch;
   const begin = async (text: string): Promise<void> => {
+    fake = fakeWorld();
     fake.tmux.onStart = (pane) => void (pane.doing = "busy");
     cfg = await fake.config(text);
     watch = fake.watch(cfg);

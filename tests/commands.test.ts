@@ -1,0 +1,152 @@
+/** The command line: help, usage errors, exit codes, and each command of the help once on a real fleet. */
+import { beforeEach, describe, expect, test } from "bun:test";
+import { COMMANDS, helpText } from "../agents.ts";
+import { command, type FakeWorld, fakeWorld } from "./kit.ts";
+import { type Fleet, real, SELF, spawn, until } from "./real.ts";
+
+const SHOWN = COMMANDS.filter(({ hidden }) => !hidden);
+
+describe("help", () => {
+  beforeEach(() => void fakeWorld());
+  test.each(SHOWN.map((one) => [one.name, one] as const))("%s --help says its arguments, what it does, and each option", async (name, { args, clause, options = {} }) => {
+    const { code, out, err } = await command(name, "--help");
+    expect([code, err]).toEqual([0, ""]);
+    const [usage, what, empty, ...lines] = out.trimEnd().split("\n");
+    expect([usage, what, empty]).toEqual([`usage: agents ${name} ${args}`.trim(), `  ${clause}`, ""]);
+    const shown = Object.entries(options).filter(([, option]) => option.clause);
+    expect(lines.slice(0, -2)).toEqual(shown.map(([option, { short, value, clause: says }]) =>
+      `  ${`${short ? `-${short}, ` : ""}--${option}${value ? ` ${value}` : ""}`.padEnd(26)} ${says}`));
+    expect(lines.at(-2)).toMatch(/^ {2}--config PATH +config file/);
+    for (const words of [["help", name], [name, "-h"], [name, "any", "word", "--help"], ["--help", name]]) {
+      expect([words, await command(...words)]).toEqual([words, { code, out, err }]);
+    }
+  });
+  test("without a command: each of them, and the exit codes", async () => {
+    for (const words of [["help"], ["--help"], ["-h"]]) expect(await command(...words)).toEqual({ code: 0, out: `${helpText()}\n`, err: "" });
+    const listed = [...helpText().matchAll(/^ {2}([a-z]+)\b.* {2,}\S/gm)].map((match) => match[1]!);
+    expect(listed).toEqual(SHOWN.map(({ name }) => name));
+    expect(helpText()).toEndWith("\nexit codes: 0 done, 1 failed, 2 usage, 3 something needs a human, 100 another watchdog runs");
+  });
+  test("--version", async () => {
+    const { out } = await command("--version");
+    expect(out).toMatch(/^\d+\.\d+\.\d+\n$/);
+    expect((await command("status", "--version", "--help")).out).toStartWith("usage: agents status");
+  });
+  test("the program itself, from a shell", async () => {
+    expect(await spawn([...SELF, "attach", "--help"])).toEqual({ code: 0, out: (await command("attach", "--help")).out, err: "" });
+  });
+});
+
+describe("a usage error is exit 2, one line, and nothing on standard output", () => {
+  let fake: FakeWorld;
+  beforeEach(() => void (fake = fakeWorld()));
+  const CONFIG = '[[agent]]\nname = "a1"\nbackend = "claude"\n[loop]\nphases = [{ id = "one", plan = "p.md", status = "s.md" }]\n';
+  test.each<[words: string[], says: string]>([
+    [["stauts"], 'unknown command "stauts"; nearest is "status" (there are: up, down, '],
+    [["status", "a1"], 'status takes no "a1"'], [["report", "a1", "b1"], 'report takes no "a1"'], [["unit", "x"], 'unit takes no "x"'],
+    [["status", "--jsno"], "status: Unknown option '--jsno'; nearest is \"--json\""],
+    [["up", "--json"], "up: Unknown option '--json'"],
+    [["logs", "a1", "--lines"], "logs: Option '--lines' argument is ambiguous\n"],
+    [["restart"], "usage: restart <name…> [--fresh]"],
+    [["logs"], "usage: logs <name>"], [["logs", "a1", "a1"], "usage: logs <name>"], [["logs", "a2"], 'no agent or service "a2"; nearest is "a1"'],
+    [["attach"], "usage: attach <name> [--read-only]"], [["explain", "a1", "a1"], "usage: explain <name>"],
+    [["send"], "usage: send <name> <text… | -> [--timeout S] [--queue]"], [["send", "a1"], "usage: send"],
+    [["send", "a2", "x"], 'no agent "a2"; nearest is "a1" (there are: a1)'],
+    [["send", "a1", "x", "--timeout", "soon"], 'send: --timeout "soon" is not a number of seconds'],
+    [["send", "a1", "x", "--timeout=-1"], 'send: --timeout "-1" is not a number of seconds'],
+    [["send", "a1", "x", "--timeout", "Infinity"], 'send: --timeout "Infinity" is not a number of seconds'],
+    [["phase", "nxt"], 'phase: unknown "nxt"; nearest is "next" (there are: show, next, set)'],
+    [["phase", "show", "x"], "usage: phase [show | next | set <id or index>] [--restart]"],
+    [["phase", "set"], "phase set: which one? (one, or 0 to 0)"],
+    [["phase", "set", "one", "two"], "usage: phase"], [["phase", "set", "on"], 'phase set: no phase "on"; nearest is "one" (one, or 0 to 0)'],
+    [["phase", "set", "1"], 'phase set: no phase "1"'],
+    [["notify"], "usage: notify --test"], [["capture", "a1"], "usage: capture <name> <verdict>-<what>"],
+    [["capture", "a1", "idel-x"], 'capture: "idel" is no verdict; nearest is "idle"'], [["capture", "a1", "idle"], "capture: say what it shows: idle-<what>"],
+    [["report", "--since", "soon"], 'report: --since "soon" is not a time such as 30m, 24h or 7d'],
+    [["init", "a", "b"], "usage: init [DIR]"], [["demo", "a", "b"], "usage: demo [DIR] [--keep]"], [["completion"], "usage: completion bash | zsh"],
+    [["completion", "fish"], "usage: completion bash | zsh"],
+  ])("%p", async (words, says) => {
+    await fake.config(CONFIG);
+    const { code, out, err } = await command(...words, "--config", "/fleet/agents.toml");
+    expect([code, out, err.trimEnd().split("\n").length]).toEqual([2, "", 1]);
+    expect(err).toStartWith(`agents: ${says}`);
+  });
+  const WITHOUT_CONFIG = ["explain", "selftest", "doctor", "init", "demo", "completion", "capture", "notify", "send", "restart", "watchdog", "unit"];
+  test.each(SHOWN.map(({ name }) => name).filter((name) => !WITHOUT_CONFIG.includes(name)))("%s without its config file", async (name) => {
+    const ran = await command(name, ...(["logs", "attach"].includes(name) ? ["a1"] : []), "--config", "/nowhere/agents.toml");
+    expect(ran).toEqual({ code: 2, out: "", err: "agents: /nowhere/agents.toml: no such file (name one with --config, or make one with init)\n" });
+  });
+  test.each([["explain", "a1"], ["capture", "a1", "idle-x"], ["notify", "--test"], ["send", "a1", "x"], ["restart", "a1"], ["watchdog"], ["unit"], ["selftest"]])(
+    "%s … without its config file", async (...words) => {
+      const { code, err } = await spawn([...SELF, ...words.map(String), "--config", "/nowhere/agents.toml"]);
+      expect([code, err]).toEqual([2, "agents: /nowhere/agents.toml: no such file (name one with --config, or make one with init)\n"]);
+    });
+});
+
+real("selftest says how an operator's own rules read the captures, of backends that have captures", {
+  agents: [{ name: "a1" }], toml: '[backend.mine]\nkind = "claude"\nbin = "claude"\nactive_re = "^never"\n[backend.plain]\nkind = "typed"\nbin = "x"\n',
+}, async (f) => {
+  const { code, out } = await f.run(["selftest"]);
+  expect([code, out]).toEqual([0, expect.stringMatching(/^with the rules of backend "mine": \d+ of \d+ right$/m)]);
+  expect(out).toMatch(/^with the rules of backend "opencode": (\d+) of \1 right$/m);
+  expect(out).not.toContain('"plain"');
+  const plain = await spawn([...SELF, "selftest"], { env: f.env });
+  expect([plain.code, plain.out]).toEqual([0, expect.not.stringContaining("with the rules")]);
+});
+
+// ── each command once, on a fleet that runs ──
+
+type Tried = [words: string[], code: number, says: RegExp | string];
+const each = (f: Fleet): Record<string, Tried> => ({
+  init: [["init", f.path("new")], 0, /^\d+ files written to /],
+  doctor: [["doctor"], 0, /^ok {4}config: /m],
+  up: [["up"], 0, /watchdog up|starting watchdog/],
+  status: [["status"], 0, /^a1 [^]*^watchdog: RUNNING/m],
+  logs: [["logs", "watchdog"], 0, "watchdog up: phase one [1/1]"],
+  explain: [["explain", "a1"], 0, /^verdict +idle/m],
+  send: [["send", "a1", "a word"], 0, "delivered to a1\n"],
+  phase: [["phase"], 0, "phase one [1/1]  seq: one\n"],
+  notify: [["notify", "--test"], 0, "told\n"],
+  capture: [["capture", "a1", "nothing-of-it"], 2, '"nothing" is no verdict'],
+  selftest: [["selftest"], 0, /\d+ passed, 0 failed/],
+  migrate: [["migrate"], 0, "migrate done: "],
+  report: [["report"], 0, /^a1 +1 +/m],
+  completion: [["completion", "bash"], 0, "# bash completion for agents"],
+  unit: [["unit"], 0, /^ExecStart=.*watchdog/m],
+  demo: [["demo", f.dir], 2, "is not empty"],
+  attach: [["attach", "a1"], 1, "attach needs a terminal"],
+  watchdog: [["watchdog"], 100, "another watchdog runs already"],
+  restart: [["restart", "a1"], 0, ""],
+  down: [["down"], 0, "ending t-a1"],
+});
+
+real("each command of the help, once, on one fleet", {
+  agents: [{ name: "a1", watch: "heal" }], loop: { phases: [{ id: "one", plan: "one.md", status: "one.md" }] },
+  toml: '[notify]\ncommand = "cat > told"\n',
+}, async (f) => {
+  const tried = each(f);
+  expect(Object.keys(tried).toSorted()).toEqual(SHOWN.map(({ name }) => name).toSorted());
+  for (const [name, [words, code, says]] of Object.entries(tried)) {
+    const ran = await f.run(words);
+    expect([name, ran.code, ran.err]).toEqual([name, code, expect.not.stringMatching(/^\s+at /m)]);
+    if (says instanceof RegExp) expect(ran.out + ran.err).toMatch(says);
+    else expect(ran.out + ran.err).toContain(says);
+    if (name === "up") {
+      await f.ready("a1");
+      await until(async () => /^idle/.test((await f.states()).of.a1!));
+    }
+  }
+  expect([await f.sessions(), f.starts("a1").length, f.submits("a1")]).toEqual([[], 2, ["a word"]]);
+});
+
+real("restart of what was taken down puts it back into the watchdog's care", { agents: [{ name: "a1", watch: "heal" }, { name: "b1" }] }, async (f) => {
+  await f.up();
+  await f.ready("a1", "b1");
+  expect((await f.run(["down", "a1"])).code).toBe(0);
+  expect((await f.states()).of.a1).toBe("stopped by you");
+  expect((await f.run(["restart", "a1"])).code).toBe(0);
+  await until(() => f.starts("a1").length === 2);
+  expect(JSON.parse(f.read(".agents/state/operator.json")).held).toEqual({});
+  process.kill(await f.pid("a1"), "SIGKILL");
+  await until(() => f.starts("a1").length === 3);
+});
