@@ -20,6 +20,8 @@ real("demo runs both phases to the end in under 60 s, exit 0, and leaves nothing
   expect([ran.code, ran.err]).toEqual([0, expect.not.stringMatching(/ERROR|warning/)]);
   expect(performance.now() - began).toBeLessThan(await allowed(60_000));
   expect(ran.out).toContain("sequence complete");
+  expect(ran.out).toMatch(/^complete in \d+ s; the commits: git -C .*watch log --oneline origin\/main\n$/m);
+  expect(ran.err).not.toContain("did not complete");
   const log = await f.git("de mo's/watch", "log", "--format=%s", "origin/main");
   expect(log.split("\n").reverse()).toEqual(["Begin the demonstration", ...["one", "two"].flatMap((id) =>
     [`claim(${id}): work-${id}.txt is ready`, `review(${id}): PASS`, `status(${id}): done`])]);

@@ -1,9 +1,10 @@
 /** Everything that the fleet stands on is looked at, and each finding has its cure. */
 import { describe, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Finding, judgeClock, judgeDisk, judgeLocale, judgeScope, judgeTmux, wasTried } from "../agents.ts";
-import { desk, TWO } from "./desk.ts";
+import { type Finding, judgeClock, judgeDisk, judgeLocale, judgeScope, judgeTmux, version, wasTried } from "../agents.ts";
+import { desk, PROGRAM, TWO } from "./desk.ts";
+import { command, type FakeWorld, fakeWorld } from "./kit.ts";
 
 const { scratch, bin, env, script, call, fleet } = desk();
 const DAY = Date.parse("2026-03-01T00:00:00Z");
@@ -76,6 +77,74 @@ describe("doctor", () => {
     expect(examine(typed).of("client t")).toBe("ok worker ");
     expect(existsSync(join(scratch, "went to work"))).toBe(false);
   }, 300_000);
+
+  test("an opencode server that is asked for is looked for: one that answers, one that does not, one that is ill", async () => {
+    let healthy = true;
+    const server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: ({ url }) =>
+      (new URL(url).pathname === "/global/health" ? Response.json({ healthy }) : new Response("", { status: 404 })) });
+    const url = `http://127.0.0.1:${server.port}`;
+    const looked = async (enabled: boolean): Promise<string> => {
+      const path = fleet("server", `[[agent]]\nname = "x"\nbackend = "oc"\nenabled = ${enabled}\n` +
+        `[backend.oc]\nkind = "opencode"\nbin = "true"\nserver = "${url}"\n`);
+      const child = Bun.spawn([...PROGRAM, "doctor", "--json", "--config", path], { env, stdout: "pipe" });
+      const { findings } = JSON.parse(await new Response(child.stdout).text()) as { findings: Finding[] };
+      return findings.filter(({ check }) => check === "server oc").map(({ level, what, cure }) => `${level} ${what} ${cure}`).join();
+    };
+    expect(await looked(true)).toBe(`ok ${url} `);
+    healthy = false;
+    const silent = `warn no opencode server answers at ${url} up starts it as a [[service]]; else: opencode serve`;
+    expect(await looked(true)).toBe(silent);
+    await server.stop(true);
+    expect([await looked(true), await looked(false)]).toEqual([silent, ""]);
+  });
+
+  /** What doctor finds in the fake world, with stand-ins from bin/. */
+  async function found(check: string, toml: string, set: (fake: FakeWorld, state: string) => void): Promise<string> {
+    const fake = fakeWorld(join(scratch, "faked"));
+    const cfg = await fake.config(toml);
+    set(fake, cfg.stateDir);
+    const { PATH } = process.env;
+    process.env.PATH = env.PATH;
+    try {
+      const { findings } = JSON.parse((await command("doctor", "--json", "--config", cfg.path)).out) as { findings: Finding[] };
+      return findings.filter((one) => one.check === check).map((one) => `${one.level} ${one.what}`).join("\n");
+    } finally {
+      process.env.PATH = PATH;
+    }
+  }
+
+  test("whose unit the tmux server dies with is asked of systemd, where there is one", async () => {
+    script("systemctl", `echo "$@" > '${join(scratch, "asked")}'; printf 'KillMode=process\\nOOMPolicy=%s\\n' "$(cat '${join(scratch, "policy")}')"`);
+    const scope = (cgroup: string, systemd: boolean) => found("tmux", TWO, (fake) => {
+      fake.tmux.add("agents-builder");
+      if (cgroup) fake.files.set(`/proc/${fake.tmux.server.pid}/cgroup`, cgroup);
+      if (systemd) fake.files.set("/run/systemd/system/x", "");
+    });
+    const unit = "0::/system.slice/manager.service\n";
+    writeFileSync(join(scratch, "policy"), "stop");
+    expect(await scope(unit, true)).toBe(
+      "ok 3.3a\nwarn the tmux server runs inside manager.service (KillMode=process, OOMPolicy=stop): it and all agents die with that unit");
+    expect(readFileSync(join(scratch, "asked"), "utf8")).toBe("show -p KillMode -p OOMPolicy manager.service\n");
+    writeFileSync(join(scratch, "policy"), "continue");
+    expect(await scope(unit, true)).toBe("ok 3.3a\nok the tmux server outlives its surroundings (manager.service)");
+    await scope(`0::${USER}/user@1000.service/app.slice/agents.service\n`, true);
+    expect(readFileSync(join(scratch, "asked"), "utf8")).toBe("--user show -p KillMode -p OOMPolicy agents.service\n");
+    expect([await scope(unit, false), await scope("", true)]).toEqual(["ok 3.3a", "ok 3.3a"]);
+  }, 20_000);
+
+  test("the watchdog: none, one that gives signs, one that gave its last, one of another version", async () => {
+    const watchdog = (beat: object | null) => found("watchdog", TWO, (fake, state) => {
+      const { pid } = fake.tmux.add("agents-builder");
+      if (!beat) return;
+      fake.files.set(join(state, "watchdog.lock.pid"), `${pid}`);
+      fake.files.set(join(state, "heartbeat"), JSON.stringify({ pid, interval: 30, version: version(), at: new Date(fake.wall - 90_000).toISOString(), ...beat }));
+    });
+    expect(await watchdog(null)).toBe("warn not running");
+    expect(await watchdog({})).toMatch(/^ok pid \d+, heartbeat 1m ago$/);
+    expect(await watchdog({ at: "" })).toMatch(/^ok pid \d+, heartbeat to come$/);
+    expect(await watchdog({ interval: 29 })).toMatch(/^fail pid \d+ gave its last sign at 2026-06-15T11:58:30\.000Z$/);
+    expect(await watchdog({ version: "0.0.9" })).toBe(`warn it runs version 0.0.9, this is ${version()}`);
+  }, 20_000);
 
   test("folders: not there yet, open to others, a file in the way, a dir that is missing", () => {
     const path = fleet("folders", `${TWO}[backend.claude]\nbin = "true"\n`);

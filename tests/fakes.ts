@@ -184,7 +184,7 @@ export class FakeTmux {
     if (name === "load-buffer") return this.buffers.set(opt.b!, stdin), said();
     if (name === "run-shell") return this.shell(words[0]!) ? said() : failed("returned 1");
     if (name === "display-message" && !opt.t) return said(`${words[0]}\n`);
-    if (name === "list-panes") {
+    if (name === "list-panes" || name === "list-sessions") {
       const lines = this.panes.map((pane) => `${this.expand(pane, opt.F!)}\n`);
       return lines.length ? said(lines.join("")) : failed("no server running on /tmp/tmux-0/default");
     }
@@ -231,7 +231,7 @@ export class FakeTmux {
       session_created: Math.floor(pane.created / 1000),
       window_activity: Math.floor(pane.activity(now) / 1000), pane_width: pane.cols, pane_height: 50,
       pane_current_command: pane.command, pane_title: pane.title(now), cursor_y: Math.max(row, 0),
-      pid: this.server.pid, start_time: this.server.start, ...pane.marks,
+      pid: this.server.pid, start_time: this.server.start, version: this.version.replace("tmux ", ""), ...pane.marks,
     };
     const value = (field: string) => String(fields[field] ?? "");
     return format
@@ -240,7 +240,7 @@ export class FakeTmux {
   }
 }
 
-const READS = ["list-panes", "source-file", "capture-pane", "display-message", "run-shell", "-V"];
+const READS = ["list-panes", "list-sessions", "source-file", "capture-pane", "display-message", "run-shell", "-V"];
 const fail = (message: string): never => {
   throw new Error(message);
 };
