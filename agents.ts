@@ -123,6 +123,9 @@ export interface Settings {
   limitProbeFallback: number;
   limitProbeFar: number;
   limitResetSlack: number;
+  unsureAfter: number;
+  backgroundMax: number;
+  waitingMax: number;
   restartDelay: number;
   restartDelayMax: number;
   restartReset: number;
@@ -246,6 +249,10 @@ export interface Memory {
   why: string;
   /** Wall ms since when the verdict holds. */
   since: number;
+  /** The `since` of the unsure verdict that people were told of last. */
+  unsureTold: number;
+  /** Wall ms since when nothing but background work goes on; 0 = it does not. */
+  backgroundSince: number;
   bootedAt: number;
   /** The dead pane that was dealt with last, for a death while no watchdog ran. */
   buried: string;
@@ -628,7 +635,7 @@ export type VerdictName = (typeof VERDICTS)[number];
 
 /** What people can be told of. */
 const NOTICE_EVENTS = [
-  "blocked", "parked", "limited", "lifted", "phase", "complete",
+  "blocked", "unsure", "parked", "limited", "lifted", "phase", "complete",
   "stalled", "deadlock", "config", "watchdog",
 ];
 
@@ -677,6 +684,9 @@ export const KEYS = {
     limit_probe_fallback: [seconds, 300],
     limit_probe_far: [seconds, 3600],
     limit_reset_slack: [seconds, 45],
+    unsure_after: [seconds, 300],
+    background_max: [seconds, 3600],
+    waiting_max: [seconds, 604_800],
     restart_delay: [seconds, 10],
     restart_delay_max: [seconds, 300],
     restart_reset: [seconds, 600],
@@ -1436,7 +1446,7 @@ export function decideTyping(
     do: "wait", why: `${state}: ${why}` };
   if (state === "limited" && message.cause !== "nudge") return {
     do: "wait", why: `limited: ${why}` };
-  if (patient && (state === "active" || state === "waiting")) return {
+  if (patient && ["active", "background", "waiting"].includes(state)) return {
     do: "wait", why: `${state}: ${why}` };
   const typedBefore = message.seen !== undefined;
   if (typedBefore && (composer ?? "") !== "" &&
@@ -1467,7 +1477,7 @@ export async function pingSession(
   const screen = await readScreen(cfg, pane);
   if (!screen) return { state: "waiting", why: "tmux did not show the pane" };
   const composer = composerText(backend.kind, screen.plain, screen.styled, backend);
-  const verdict = detect(rulesOf(backend), screen.look, world.now());
+  const verdict = readVerdict(cfg, agent, pane, screen.look);
   const typing = decideTyping(verdict, message, composer, screen.look.text);
   if (typing.do === "wait") return { state: "waiting", why: typing.why };
   if (typing.do === "done") return { state: "delivered", why: "it stands on the screen already" };
@@ -1552,10 +1562,13 @@ function isSubmitted(
 export type LimitClass = "5h" | "weekly" | "model" | "money" | "transient" | "other";
 /**
  * Where a rule looks; a number means the last N non-blank lines. Of the drawn screen: `event`, the
- * newest block above the input box, on one line; `box`, what stands in the input box; `foot`, what
- * is below it; `dialog`, what has taken its place (empty while there is a box).
+ * newest block above the input box, on one line; `done`, the lines that closed its turn; `turn`,
+ * all since the newest prompt; `box`, what stands in the input box; `foot`, what is below it;
+ * `dialog`, what has taken its place; `rest`, the box of a client that shows that it rests. A
+ * region that is not on the screen matches nothing.
  */
-export type Where = "title" | "screen" | "event" | "box" | "foot" | "dialog" | number;
+export type Where =
+  "title" | "screen" | "event" | "done" | "turn" | "box" | "foot" | "dialog" | "rest" | number;
 /** `whole`: the banner is the whole region, not only the line that matched. */
 export interface Rule {
   name: string; verdict: VerdictName; where: Where; re: RegExp; whole?: boolean; why?: string;
@@ -1582,17 +1595,31 @@ const CLAUDE_BANNER = anyOf(
   /^⎿ Claude (?:AI )?usage limit reached|^⎿ [\w -]+ limit reached ∙/,
 );
 
-// A client that has ended leaves its box or its dialog on the main screen: ask this first.
+// A client that has ended leaves its box or its dialog on the main screen: ask this first. The
+// prompt of Claude Code's screen reader mode is a `$` too, below the line that names its mode.
 const GONE: Rule[] = [
   { name: "wrapper", verdict: "unsure", where: 1, why: "the client has ended",
     re: /^EXITED\b|Pane is dead \((?:status|signal) .*\)$/ },
-  { name: "shell", verdict: "unsure", where: 1, why: "a shell prompt, no client",
-    re: /^(?:\[[^\]\n]*\]|[^\s❯┃]*)[$#]$/ },
+  { name: "shell", verdict: "unsure", where: 2, why: "a shell prompt, no client",
+    re: /^(?!\w.* on(?: {2}·.*)?\n)(?:.*\n)?(?:\[[^\]\n]*\]|[^\s❯┃]*)[$#]$/ },
 ];
 
+// An API error that no restart cures and that no other rule knows. What passes by itself needs
+// nobody: the next prompt, or a fresh start, goes on.
+const ERROR_THAT_STAYS = new RegExp("^[⎿●] API Error(?!:? (?:4\\d\\d )?(?:[a-z]|" + [
+  "(?:Repeated )?5\\d\\d\\b", ".*(?:\\b429\\b|Rate limit|timed out|output token maximum)",
+  "\\(?Connection ",
+].join("|") + "))");
+
+/** The last rule of a client: its input box is there, and nothing above it says otherwise. */
+const AT_PROMPT: Rule =
+  { name: "prompt", verdict: "idle", where: "rest", why: "at its prompt", re: /(?:)/ };
+
+
 /**
- * The built-in tables; the first match wins. Measured on Claude Code 2.1.330 and 2.1.197 and on
- * opencode 1.18.33 (facts/claude-code.md, facts/opencode.md). `typed` knows only the shell.
+ * The built-in tables; the first match wins, and none is `unsure`. Measured on Claude Code 2.0.76
+ * to 2.1.332 and on opencode 1.17.19 to 1.18.34. A `typed` client is known to rest where it draws
+ * a box as these two do, or by what its operator describes (`rulesOf`).
  */
 export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] } = {
   claude: [
@@ -1603,39 +1630,62 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
       re: /^\s*(?:[\da-f-]{36}\s+)?Pane is dead \(status 1\b/ },
     { name: "resume hint", verdict: "unsure", where: 4, why: "the client has ended",
       re: /^Resume this session with:\s+claude --resume/m },
+    { name: "suspended", verdict: "unsure", where: 2, why: "suspended: run fg in its pane",
+      re: /^Claude Code (?:is|has been) suspended\. Run `fg`/ },
     ...GONE,
-    { name: "limit footer", verdict: "limited", where: "foot", re: /^\s*⚠ Usage limit reached\b/m },
+    { name: "agents view", verdict: "blocked", where: "title", why: "the agents view is open",
+      re: /(?:^|· )claude agents$/ },
+    { name: "agents view foot", verdict: "blocked", where: "foot", why: "the agents view is open",
+      re: / · enter to return · space to reply · / },
+    { name: "search", verdict: "blocked", where: "foot", why: "the history search is open",
+      re: /^ {2}search prompts:/ },
     { name: "limit menu", verdict: "limited", where: "dialog",
       re: /^\s*What do you want to do\?[^]*\d\. Stop and wait for limit/ },
     { name: "dialog hint", verdict: "blocked", where: "dialog", why: "a dialog is open",
-      re: /^\s*(?:(?:Press )?Enter to \w+\b|Esc to cancel ·).*(?:\n.*){0,2}(?![^])/m },
+      re: /^(?:.* · |\s*)(?:(?:Press )?Enter to \w+\b|Esc to c\w+\b).*(?:\n.*){0,2}(?![^])/m },
     { name: "dialog choice", verdict: "blocked", where: "dialog", why: "a dialog is open",
       re: /^(?:\s*❯ (?:\d+\. \S|No, exit|No \()|\s*\d+\. Deny \(esc\)| +❯ ✔ )(?![^]*^[A-Z])/m },
     { name: "dialog cut off", verdict: "blocked", where: "screen", why: "a dialog is open",
       re: /^[─▔]{8}.*\n {1,2}[A-Z].*(?:\n(?: .*)?){8,}(?![^])/m },
     { name: "title", verdict: "active", where: "title", why: "busy title", animated: true,
       re: /^[◐◑⠁-⣿] / },
+    // Above this line stands what an operator's own status line prints.
     { name: "footer", verdict: "active", where: "foot", why: "busy footer",
-      re: /\b(?:esc|ctrl\+c)\s+to\s+interrupt\b/ },
+      re: /^ {2}(?:[⏵⏸].* · (?:esc|ctrl\+c) to interrupt\b|esc to interrupt · ← )/m },
     { name: "spinner", verdict: "active", where: "event", why: "spinner", animated: true,
-      re: /^[·✢✳✶✻✽*∗] (?:\S.*…(?: \((?:\d+[hm] )*\d+s\b|$)|.*retrying in \d+s · attempt)/i },
-    { name: "background agents", verdict: "active", where: "event", why: "background agents work",
-      re: /^✻ Waiting for \d+ background agents? to finish/ },
+      re: /^[·✢✳✶✻✽*∗] (?:\S.*…(?: \((?:esc to |(?:\d+[hm] )*\d+s\b)|$)|.*retrying in \d+s · attempt)/i },
+    { name: "transcript", verdict: "blocked", where: 1, why: "its transcript view is open",
+      re: /^\s*Showing detailed transcript · / },
+    { name: "limit footer", verdict: "limited", where: "foot",
+      re: /^ {2}⚠ Usage limit reached(?: · (?:limit resets|continuing) |\n +Continuing )/m },
     { name: "limit banner", verdict: "limited", where: "event", whole: true, re: CLAUDE_BANNER },
     { name: "credit", verdict: "blocked", where: "event", why: "no credit",
       re: /^[⎿●] Credit balance (?:is )?too low/ },
     { name: "login", verdict: "blocked", where: "event", why: "login needed",
       re: /^[⎿●] (?:Please run \/login ·|Invalid API key|OAuth token |API Error: 401 )/ },
+    { name: "no login", verdict: "blocked", where: "foot", why: "login needed",
+      re: /\bNot logged in · Run \/login$/m },
+    { name: "account", verdict: "blocked", where: "event", why: "the account or model is refused",
+      re: /^[⎿●] (?:Your \w+ belongs to a disabled |There's an issue with the selected model )/ },
     { name: "poisoned", verdict: "fatal", where: "event", why: "the conversation is broken",
       re: /^● API Error: 400 (?:\S+: |.* issues\. Run \/rewind )/ },
     { name: "too long", verdict: "fatal", where: "event", why: "the conversation is too long",
-      re: /^[⎿●] (?:Prompt is too long|Context limit reached ·)/ },
+      re: /^[⎿●] (?:Prompt is too long|Context limit reached ·|Request too large \()/ },
+    { name: "error", verdict: "blocked", where: "event", why: "an error that no rule knows",
+      re: ERROR_THAT_STAYS },
     { name: "fix first", verdict: "blocked", where: "box", why: "a person must fix the account",
       re: /^Once fixed, resend your message$/ },
     { name: "rewind", verdict: "fatal", where: "box", why: "the conversation is broken",
       re: /^Run \/rewind to go back$/ },
-    { name: "half drawn", verdict: "unsure", where: "screen", why: "Claude without its box",
-      re: /(?=[^]*(?:▐▛|Claude Code v\d|^[─▔]{20}))(?![^]*^─{8}.*\n❯|[^]*^\s*│ >)/my },
+    { name: "background work", verdict: "background", where: "event", why: "background work",
+      re: /^✻ Waiting for \d+ .* to finish/ },
+    { name: "still running", verdict: "background", where: "done", why: "background work",
+      re: / · \d+ .*\bstill running$/m },
+    { name: "background footer", verdict: "background", where: "foot", why: "background work",
+      re: /^ {2}(?:[⏵⏸].* · )?(?:\d+ (?:shell|background task)s?|.* \(running\)) · .*↓ to /m },
+    { name: "wake-up", verdict: "background", where: "turn", why: "it has scheduled a wake-up",
+      re: /(?:[^]*\n)?● ScheduleWakeup\(.*\)\n {2}⎿\s+Next wakeup scheduled for (?<clock>[\d:]+)/y },
+    AT_PROMPT,
   ],
   opencode: [
     { name: "trace", verdict: "fatal", where: 3, why: "the client crashed",
@@ -1651,6 +1701,8 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
       re: /┃ +△ (?:Permission required|Always allow)|Allow once\s+Allow always\s+Reject/ },
     { name: "question", verdict: "blocked", where: "dialog", why: "question",
       re: /┃.*enter (?:submit|confirm)\s+esc dismiss/ },
+    { name: "picker", verdict: "blocked", where: "screen", why: "a picker is open",
+      re: / {3}[A-Z][\w ]* {5,}esc *\n(?:.*\n){0,2}.* {3}Search\b/ },
     { name: "bar", verdict: "active", where: "foot", why: "busy bar", animated: true,
       re: /^ {2,4}[⬝■]/m },
     { name: "interrupt", verdict: "active", where: "foot", why: "busy footer",
@@ -1663,18 +1715,28 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
       re: /^(?:Incorrect API key|Your account does not|Unauthorized|Forbidden|The model .* not )/ },
     { name: "bad request", verdict: "fatal", where: "event", why: "the conversation is broken",
       re: /^Bad request\b/i },
-    { name: "half drawn", verdict: "unsure", where: "screen", why: "opencode without its box",
-      re: /(?=[^]*(?:▣ |ctrl\+p commands))(?![^]*┃)/my },
+    AT_PROMPT,
   ],
-  typed: [],
+  typed: [
+    AT_PROMPT,
+    { name: "marker", verdict: "unsure", where: "screen", why: "nothing shows that it rests",
+      re: /WAITING-UNTIL:/ },
+  ],
 };
 
 interface Drawn {
   lines: string[]; above: string[]; screen: string; title: string;
   /** The dearest: a client at work is known before anybody asks for it. */
-  event: () => string;
-  box: string; foot: string; dialog: string;
+  newest: () => Newest;
+  /** null = not on the screen. */
+  box: string | null; foot: string; dialog: string | null;
 }
+
+/**
+ * The newest block above the input box, on one line, and the lines that closed its turn, "" for
+ * none. `doubtful`: it may be the client's own error as well as an answer that quotes one.
+ */
+interface Newest { event: string; done: string; doubtful: boolean }
 
 function once<T>(make: () => T): () => T {
   let made: { value: T } | null = null;
@@ -1685,7 +1747,9 @@ function once<T>(make: () => T): () => T {
 interface Box { from: number; to: number; first: number; last: number }
 
 const oneLine = (text: string) => text.replace(/\s+/g, " ").trim();
-const splitLines = (text: string) => text.split("\n").map((line) => line.trimEnd());
+/** The door of detection: macOS draws `⏺` where Linux draws `●`. */
+const splitLines = (text: string) =>
+  text.replaceAll("⏺", "●").split("\n").map((line) => line.trimEnd());
 
 function lastLines(lines: string[], count: number): string {
   const last: string[] = [];
@@ -1701,11 +1765,12 @@ export function lastNonemptyLine(text: string): string {
   return shown.slice(shown.lastIndexOf("\n") + 1).trim();
 }
 
+// Between two rules, in old versions within a frame.
 function claudeBox(lines: string[]): Box | null {
-  const isRule = (line: string) => /^─{8}/.test(line);
+  const isRule = (line: string) => /^[╭╰]?─{8}/.test(line);
   const last = lines.findLastIndex(isRule);
   const first = lines.slice(0, Math.max(last, 0)).findLastIndex(isRule);
-  if (first < 0 || !lines[first + 1]!.startsWith("❯")) return null;
+  if (first < 0 || !/^(?:│ )?[❯>!](?:\s|$)/.test(lines[first + 1]!)) return null;
   return { from: first + 1, to: last - 1, first, last };
 }
 
@@ -1722,33 +1787,58 @@ function opencodeBox(lines: string[]): Box | null {
 // What may follow a limit banner without being news: its own menu command, the line about
 // continuing, the done line of the refused turn, tips, the effort line.
 const FURNITURE = anyOf(
-  /^$|^[·✢✳✶✻✽*] [^…]* for \d+[hms]|^❯ \/rate-limit-options|^● Usage limit reached ·/,
-  /^\S \w+ · \/effort|^ +⎿\s+Tip:|Automatic continue cancelled/,
+  /^$|^[·✢✳✶✻✽*] [^…]* for \d+[hms]|^❯ (?:\/|Unknown slash command: )rate-limit-options/,
+  /^● Usage limit reached ·|^\S \w+ · \/effort|^ +⎿\s+Tip:|Automatic continue cancelled/,
 );
 
-// An answer may quote an error from its first word on. Measured: 2.1.330 prints no `· done` line
-// after an error of its own (2.1.197 a bare one); an error is one paragraph; a banner's ⎿ hangs on
-// the prompt or a tool's output, while the ⎿ right under a ● is that tool's or sub-agent's own.
-function isQuote(block: string[], before: string, done: string): boolean {
-  if (!/^(?:●|  ⎿)/.test(block[0]!)) return false;
-  const [, ...more] = block.join("\n").split(/\n\n+/);
-  return done.includes(" · done ") || more.some((text) => !FURNITURE.test(text.trim()))
-    || (block[0]!.startsWith(" ") && /^(?:● |$)/.test(before));
+/**
+ * Whether the client itself says what hangs on a `⎿`: always under a prompt, and below the output
+ * of a tool. Right under a `●` it is that tool's or sub-agent's output, or part of an answer.
+ */
+function clientSays(lines: string[], at: number): boolean {
+  const before = lines[at - 1] ?? "";
+  const owner = lines.slice(0, at).findLastIndex((line) => /^\S/.test(line));
+  if (/^❯/.test(lines[owner] ?? "")) return true;
+  return before === "" ? lines[owner + 1]!.startsWith("  ⎿") : !before.startsWith("● ");
 }
 
-function claudeEvent(lines: string[]): string {
+/** Whether this version prints `· done` behind its own errors; null = the screen does not tell. */
+function printsDoneBehindErrors(lines: string[], foot: string): boolean | null {
+  const shown = lines.findLast((line) => /^(?: ▐▛|╭─).* Claude Code v\d/.test(line));
+  const [, minor, patch] = /Claude Code v\d+\.(\d+)\.(\d+)/.exec(shown ?? "") ?? [];
+  if (minor) return minor === "1" && Number(patch) >= 237 && Number(patch) < 326;
+  // later versions show this hint only until the first turn
+  return / · ←/.test(foot) ? true : null;
+}
+
+/**
+ * Whether a block is an answer that quotes an error from its first word on; null = it can not be
+ * told from the client's own error. Such an error is one paragraph, and only Claude Code 2.1.250
+ * to 2.1.322 closed it with a line that says `· done`.
+ */
+function isQuote(lines: string[], at: number, end: number, done: string, foot: string) {
+  const block = lines.slice(at, end);
+  const [, ...more] = block.join("\n").split(/\n\n+/);
+  if (block[0]!.startsWith("  ⎿") && !clientSays(lines, at)) return true;
+  if (more.some((text) => !FURNITURE.test(text.trim()))) return /^(?:●|  ⎿)/.test(block[0]!);
+  if (!block[0]!.startsWith("●") || !done.includes(" · done ")) return false;
+  const own = printsDoneBehindErrors(lines, foot);
+  return own === null ? null : !own;
+}
+
+function claudeNewest(lines: string[], foot: string): Newest {
   let [end, done] = [lines.length, ""];
   for (let at = end - 1; at >= 0; at--) {
     if (!/^(?:\S|  ⎿)/.test(lines[at]!)) continue;
-    const block = lines.slice(at, end);
     if (!FURNITURE.test(lines[at]!)) {
-      const quote = isQuote(block, lines[at - 1] ?? "", done);
-      return quote ? "" : oneLine(block.join("\n").split("\n\n")[0]!);
+      const quote = isQuote(lines, at, end, done, foot);
+      const event = oneLine(lines.slice(at, end).join("\n").split("\n\n")[0]!);
+      return { event: quote ? "" : event, done, doubtful: quote === null };
     }
-    done += / for \d/.test(lines[at]!) ? `${lines[at]} ` : "";
+    done += / for \d/.test(lines[at]!) ? `${lines[at]}\n` : "";
     end = at;
   }
-  return "";
+  return { event: "", done, doubtful: false };
 }
 
 // A toast lies over the transcript and a sidebar beside it.
@@ -1760,12 +1850,13 @@ function opencodePage(lines: string[], box: Box): string[] {
 
 // A final error is a bar-led box right above a `▣` line that has no duration. A prompt is drawn
 // alike, so there must be something between it and the `▣` of the turn before.
-function opencodeEvent(lines: string[]): string {
+function opencodeNewest(lines: string[]): Newest {
+  const none = { event: "", done: "", doubtful: false };
   const blocks = lines.join("\n").trim().split(/\n\s*\n/);
   const [before, error, mark] = blocks.slice(-3);
-  if (!mark || !/^\s*▣(?!.* · (?:[\dhms. ]+|interrupted)$)/.test(mark)) return "";
-  if (/^\s*▣/.test(before!) || !/^\s*┃/.test(error!)) return "";
-  return oneLine(error!.replace(/┃/g, " "));
+  if (!mark || !/^\s*▣(?!.* · (?:[\dhms. ]+|interrupted)$)/.test(mark)) return none;
+  if (/^\s*▣/.test(before!) || !/^\s*┃/.test(error!)) return none;
+  return { ...none, event: oneLine(error!.replace(/┃/g, " ")) };
 }
 
 // No box: a dialog has its place, from the first rule below the transcript to the end. Without a
@@ -1777,35 +1868,57 @@ function splitDialog(lines: string[]): { above: string[]; dialog: string[] } {
   return { above, dialog: lines.slice(Math.max(mark, rule) + 1) };
 }
 
+// The `!` of shell mode is no frame: what is typed there would be run.
 function boxContent(lines: string[], box: Box, kind: "claude" | "opencode"): string {
   const content = lines.slice(box.from, box.to + 1);
   const width = kind === "claude" ? Infinity : lines[box.last]!.length;
-  const frame = kind === "claude" ? /^..?/ : /^ +┃ {0,2}/;
+  const frame = kind === "claude" ? /^(?:│ )?(?:[❯>].?| {2})|\s*│$/g : /^ +┃ {0,2}/;
   return content.map((line) => line.slice(0, width).replace(frame, "")).join("\n").trim();
 }
 
+// Claude Code 2.0 draws its prompts with `>`.
+const asDrawnNow = (lines: string[], box: Box | null): string[] =>
+  (box && lines[box.from]![0] === ">"
+    ? lines.map((line) => line.replace(/^>(?=\s|$)/, "❯")) : lines);
+
 function readDrawn({ text, title }: Look): Drawn {
-  const lines = splitLines(text.trimEnd());
+  const raw = splitLines(text.trimEnd());
+  const claude = claudeBox(raw);
+  const lines = asDrawnNow(raw, claude);
   const screen = lines.join("\n");
-  const claude = claudeBox(lines);
   const box = claude ?? opencodeBox(lines);
   if (!box) {
     const { above, dialog } = splitDialog(lines);
-    return { lines, above: lines, screen, title, event: once(() => claudeEvent(above)), box: "",
-      foot: lastLines(lines, 3), dialog: dialog.join("\n") };
+    const foot = lastLines(lines, 3);
+    return { lines, above: lines, screen, title, newest: once(() => claudeNewest(above, foot)),
+      box: null, foot, dialog: dialog.join("\n") };
   }
   const above = claude ? lines.slice(0, box.first) : opencodePage(lines, box);
+  const foot = lines.slice(box.last + 1).join("\n");
   return {
     lines, above, screen, title,
-    event: once(() => (claude ? claudeEvent(above) : opencodeEvent(above))),
-    box: boxContent(lines, box, claude ? "claude" : "opencode"),
-    foot: lines.slice(box.last + 1).join("\n"), dialog: "",
+    newest: once(() => (claude ? claudeNewest(above, foot) : opencodeNewest(above))),
+    box: boxContent(lines, box, claude ? "claude" : "opencode"), foot, dialog: null,
   };
 }
 
-function regionOf(screen: Drawn, where: Where): string {
+/** A draft hides the word that Claude works: then its title or a closed turn must say it rests. */
+function mayWorkUnseen({ title, newest, box }: Drawn): boolean {
+  const { event, done } = newest();
+  return Boolean(box) && !PLACEHOLDER.test(box!) && !done && !/^✳ /.test(title) &&
+    /^[●❯⎿]/.test(event);
+}
+
+function turnOf(above: string[]): string {
+  return above.slice(above.findLastIndex((line) => /^❯ \S/.test(line)) + 1).join("\n");
+}
+
+function regionOf(screen: Drawn, where: Where): string | null {
   if (typeof where === "number") return lastLines(screen.lines, where);
-  return where === "event" ? screen.event() : screen[where];
+  if (where === "event" || where === "done") return screen.newest()[where];
+  if (where === "turn") return turnOf(screen.above);
+  if (where === "rest") return screen.box === null || mayWorkUnseen(screen) ? null : screen.box;
+  return screen[where];
 }
 
 // Limits: the class and the reset of the banner that is live.
@@ -1825,23 +1938,24 @@ const LIMIT_NAMES: Record<LimitClass, string> = {
 const classOf = (banner: string): LimitClass =>
   LIMIT_CLASSES.find(([, re]) => re.test(banner))?.[0] ?? "other";
 
-// The matched line; two more when it tells no time, since narrow panes break the banner there.
+// The matched line; its paragraph when that tells no time, since narrow panes break the banner.
 function bannerAt(region: string, index: number, now: number): string {
   const from = region.lastIndexOf("\n", index) + 1;
-  const lines = region.slice(from).replace(/^\s+/, "").split("\n");
-  const count = parseResetEpoch(lines[0]!, now) === null ? 3 : 1;
-  return oneLine(lines.slice(0, count).join(" "));
+  const [paragraph] = region.slice(from).replace(/^\s+/, "").split(/\n\s*\n/, 1);
+  const lines = paragraph!.split("\n", 8);
+  return oneLine(parseResetEpoch(lines[0]!, now) === null ? lines.join(" ") : lines[0]!);
 }
 
 // The footer and the menu name neither zone nor kind: the banner above them does.
 function limitOf(screen: Drawn, rule: Rule, region: string, index: number, now: number): Limit {
   const own = rule.whole ? oneLine(region) : bannerAt(region, index, now);
-  const above = rule.where !== "event" && CLAUDE_BANNER.test(screen.event()) ? screen.event() : "";
+  const { event } = screen.newest();
+  const above = rule.where !== "event" && CLAUDE_BANNER.test(event) ? event : "";
   const banner = above || own;
   return {
     class: classOf(banner), banner,
     resetAt: parseResetEpoch(banner, now) ?? parseResetEpoch(own, now),
-    native: /^\s*Continuing\b/m.test(screen.foot),
+    native: /^\s*(?:⚠ .* · c|C)ontinuing\b/m.test(screen.foot),
   };
 }
 
@@ -1862,58 +1976,107 @@ function ruled(
   const limit = rule.verdict === "limited" || unpaid
     ? limitOf(screen, rule, region, match.index, now) : null;
   const verdict = limit?.class === "money" ? "blocked" : rule.verdict;
-  return {
+  const found: Verdict = {
     verdict, rule: rule.name, where: whereName(rule.where), text: oneLine(match[0]).slice(0, 200),
-    limit, waitingUntil: null, why: rule.why ?? (limit ? limitWhy(limit, now) : rule.name),
+    limit, waitingUntil: match.groups?.clock ? clockNear(match.groups.clock, now) : null,
+    why: rule.why ?? (limit ? limitWhy(limit, now) : rule.name),
   };
+  return rule.where === "event" && screen.newest().doubtful
+    ? { ...found, verdict: "unsure", limit: null, why: `an error, or a quote of it: ${found.why}` }
+    : found;
 }
 
 const whereName = (where: Where) => typeof where === "number" ? `last ${where}` : where;
 
-function unruled(screen: Drawn, now: number): Verdict {
-  const until = screen.screen.includes("WAITING-UNTIL:")
-    ? parseWaitingUntil(screen.above.join("\n")) : null;
-  const rest = { where: "screen", limit: null, waitingUntil: until,
-    text: lastNonemptyLine(screen.screen) };
-  if (!screen.screen) return { ...rest, verdict: "unsure", rule: "blank", why: "blank screen" };
-  if (until === null) return { ...rest, verdict: "idle", rule: "none", why: "at its prompt" };
-  const iso = new Date(until).toISOString();
-  const [verdict, why]: [VerdictName, string] =
-    until > now ? ["waiting", `waits until ${iso}`] : ["idle", `its wait ended ${iso}`];
-  return { ...rest, verdict, rule: "marker", why };
+/** No rule matched, so nothing is known. */
+function unruled(screen: Drawn): Verdict {
+  const rest = { verdict: "unsure", where: "screen", limit: null, waitingUntil: null,
+    text: lastNonemptyLine(screen.screen) } as const;
+  if (!screen.screen) return { ...rest, rule: "blank", why: "blank screen" };
+  const why = screen.box === null
+    ? "no input box is recognised" : "a draft hides whether it works";
+  return { ...rest, rule: "none", why };
 }
 
+/** Of a client at its prompt: what it said about going on by itself. Others keep their verdict. */
+function decideWaiting(
+  verdict: Verdict, said: number | null, now: number, longest: number,
+): Verdict {
+  const until = verdict.waitingUntil ?? said;
+  if (until === null) return verdict;
+  const at = new Date(until).toISOString();
+  if (verdict.waitingUntil !== null) return until > now ? verdict
+    : { ...verdict, verdict: "idle", why: `its wake-up of ${at} did not come` };
+  if (until > now + longest) return { ...verdict,
+    why: `${verdict.why}; its WAITING-UNTIL ${at} is too far off to be waited for` };
+  if (until > now) return { ...verdict, verdict: "waiting", rule: "marker", where: "screen",
+    waitingUntil: until, why: `waits until ${at}` };
+  return verdict.verdict === "background" ? verdict
+    : { ...verdict, rule: "marker", where: "screen", waitingUntil: until,
+      why: `its wait ended ${at}` };
+}
+
+/** The time, wall ms, nearest to `now` at which this machine's clock shows so. */
+function clockNear(clock: string, now: number): number {
+  const [hours = 0, minutes = 0, seconds = 0] = clock.split(":").map(Number);
+  const today = new Date(now).setHours(hours, minutes, seconds, 0);
+  return today + Math.round((now - today) / DAY) * DAY;
+}
+
+/** Beyond this a WAITING-UNTIL is not waited for, ms; `waiting_max` of a config replaces it. */
+const WAITING_MAX = 7 * 24 * 3_600_000;
+
 /**
- * The one verdict of a look: the first rule that matches, else waiting (a marker in the future),
- * idle or, on a blank screen, unsure. `now` is wall ms. Keeps nothing between looks: whoever holds
- * for a limit keeps the `resetAt` of the first look at a banner.
+ * The one verdict of a look: the first rule that matches, else `unsure`: there is no verdict by
+ * elimination. Whoever is at its prompt may have said until when it waits. `now` and `longest` (the
+ * longest wait that is believed) are ms. Keeps nothing between looks: whoever holds for a limit
+ * keeps the `resetAt` of the first look at a banner.
  */
-export function detect(rules: Rule[], look: Look, now: number): Verdict {
+export function detect(
+  rules: Rule[], look: Look, now: number, longest = WAITING_MAX,
+): Verdict {
   const screen = readDrawn(look);
+  let verdict: Verdict | null = null;
   for (const rule of rules) {
     const region = regionOf(screen, rule.where);
     rule.re.lastIndex = 0; // for `y`, only at the start; an operator's `g` would miss half the time
-    const match = rule.re.exec(region);
-    if (match) return ruled(screen, rule, region, match, now);
+    const match = region === null ? null : rule.re.exec(region);
+    if (match) verdict = ruled(screen, rule, region!, match, now);
+    if (verdict) break;
   }
-  return unruled(screen, now);
+  verdict ??= unruled(screen);
+  const rests = ["idle", "background"].includes(verdict.verdict) || verdict.rule === "marker";
+  const said = rests && screen.screen.includes("WAITING-UNTIL:")
+    ? parseWaitingUntil(screen.above.join("\n")) : null;
+  return decideWaiting(verdict, said, now, longest);
 }
+
+/** How a client that nobody described may draw a prompt, and how opencode does. */
+const PROMPT_LINE = /^ {0,2}[❯›>](?: |$)/;
+const BARRED = /^ +┃/;
 
 /**
  * When the agent said it will go on: the last `WAITING-UNTIL: <iso>` of the last turn, in wall ms;
  * null without one or when its time cannot be read. Only the agent's own lines count: in Claude
  * not what stands under a prompt (`❯`) or a tool's output (`⎿`), in opencode nothing behind `┃`.
- * A newer prompt ends a turn in Claude, in opencode the `▣` after the marker's own.
+ * A newer prompt ends the turn; in opencode also the `▣` after the marker's own. The lowest prompt
+ * line of a client that nobody described is its input box.
  */
 export function parseWaitingUntil(text: string): number | null {
-  let [own, stamp, ends] = [true, "", 0];
+  let [own, stamp, ends, asked] = [true, "", 0, ""];
   for (const line of splitLines(text)) {
     if (/^(?:●|❯|  ⎿)/.test(line)) own = line.startsWith("●");
-    const marker = /^[\s●⏺•◦▪*_`>+-]*WAITING-UNTIL:[*_`\s]*(\S+)/.exec(line);
-    if (marker && own) [stamp, ends] = [marker[1]!, 0];
+    const marker = /^[\s●•◦▪*_`>+-]*WAITING-UNTIL:[*_`\s]*(\S+)/.exec(line);
+    const prompt = PROMPT_LINE.exec(line);
+    if (marker && own) [stamp, ends, asked] = [marker[1]!, 0, ""];
     else if (/^❯ \S/.test(line) || (/^ +▣ /.test(line) && ends++)) stamp = "";
+    else if (/^ {1,6}╹/.test(line)) asked = ""; // what stands above it is the input box
+    else if (prompt || (asked === "┃" && line && !BARRED.test(line))) {
+      if (asked) stamp = "";
+      asked = prompt ? line.slice(prompt[0].length) : "";
+    } else if (/^ {1,6}┃ +\S/.test(line)) asked = "┃";
   }
-  const iso = stamp.replace(/[*_.,)\]`]+$/, "");
+  const iso = asked === "┃" ? "" : stamp.replace(/[*_.,)\]`]+$/, "");
   const at = /^\d{4}-\d\d-\d\d/.test(iso) ? Date.parse(iso) : NaN;
   return Number.isNaN(at) ? null : at;
 }
@@ -1931,9 +2094,19 @@ const WHEN = new RegExp(
   LEAD + String.raw`(?:(?<weekday>${WEEKDAYS.join("|")})[a-z]*,? (?:at )?)?`
   + `(?:${DATE}(?:,? (?<year>\\d{4}))?,? (?:at )?)?`
   + String.raw`(?=\d{1,2}(?::\d\d|\s*[ap]m))${CLOCK}`, "i");
-const UNIT = String.raw`\d+\s*(?:d(?:ays?)?|h(?:ours?|rs?)?|m(?:in(?:ute)?s?)?)(?![a-z])`;
-const RELATIVE = new RegExp(String.raw`\bin\s+(${UNIT}(?:(?:[\s,]|and\b)*${UNIT})*)`, "i");
-const UNIT_MS: Record<string, number> = { d: DAY, h: 60 * MINUTE, m: MINUTE };
+const UNIT = String.raw`\d+\s*(?:d(?:ays?)?|h(?:ours?|rs?)?|m(?:in(?:ute)?s?)?|s(?:ec(?:ond)?s?)?)`
+  + "(?![a-z])";
+const RELATIVE =
+  new RegExp(String.raw`\b(?:in|after)\b:?\s*(${UNIT}(?:(?:[\s,]|and\b)*${UNIT})*)`, "i");
+const UNIT_MS: Record<string, number> = { d: DAY, h: 60 * MINUTE, m: MINUTE, s: 1000 };
+
+/** Abbreviated zones, which no library knows for certain, as h and min east of UTC. */
+const ZONES: Record<string, string> = Object.fromEntries(`
+  UTC+00:00 GMT+00:00 WET+00:00 BST+01:00 WEST+01:00 CET+01:00 CEST+02:00 EET+02:00 EEST+03:00
+  MSK+03:00 IST+05:30 SGT+08:00 HKT+08:00 AWST+08:00 JST+09:00 KST+09:00 ACST+09:30 AEST+10:00
+  AEDT+11:00 NZST+12:00 NZDT+13:00 BRT-03:00 ART-03:00 AST-04:00 ADT-03:00 EST-05:00 EDT-04:00
+  CST-06:00 CDT-05:00 MST-07:00 MDT-06:00 PST-08:00 PDT-07:00 AKST-09:00 AKDT-08:00 HST-10:00
+`.trim().split(/\s+/).map((zone) => [zone.slice(0, -6), zone.slice(-6)]));
 
 const clocks = new Map<string, Intl.DateTimeFormat>();
 function clockOf(zone: string): Intl.DateTimeFormat {
@@ -1962,7 +2135,7 @@ function epochsAt(wall: number, zone: string): number[] {
 
 function knownZone(name: string | undefined): string | null {
   try {
-    return name ? clockOf(name).resolvedOptions().timeZone : null;
+    return name ? clockOf(ZONES[name] ?? name).resolvedOptions().timeZone : null;
   } catch {
     return null;
   }
@@ -1985,47 +2158,63 @@ function daysMeant(when: Groups, today: number): number[] {
     const years = when.year ? [Number(when.year)] : [year - 1, year, year + 1];
     return years.map((each) => Date.UTC(each, month, Number(when.day)));
   }
-  const days = Array.from({ length: 9 }, (_, ahead) => today + ahead * DAY);
+  const days = Array.from({ length: 10 }, (_, nth) => today + (nth - 1) * DAY);
   const weekday = WEEKDAYS.indexOf(when.weekday?.toLowerCase() ?? "");
   return weekday < 0 ? days : days.filter((day) => new Date(day).getUTCDay() === weekday);
 }
 
-function occurrence(when: Groups, now: number, zone: string): number | null {
+/** The first time meant that is at most `past` ms ago. */
+function occurrence(when: Groups, now: number, zone: string, past: number): number | null {
   const time = timeOfDay(when);
   if (time === null) return null;
-  const today = Math.floor(wallAt(now, zone) / DAY) * DAY;
+  const today = Math.floor(wallAt(now - past, zone) / DAY) * DAY;
   const found = daysMeant(when, today).map((day) => epochsAt(day + time, zone));
   if (when.year) return found[0]!.find((epoch) => epoch > now) ?? found[0]![0]!;
-  // A date is not rolled over to next year on the day after it: its banner may still be shown.
-  const oldest = when.month ? now - DAY : now;
-  const epochs = found.find((each) => each.some((epoch) => epoch > oldest)) ?? [];
+  const epochs = found.find((each) => each.some((epoch) => epoch > now - past)) ?? [];
   return epochs.find((epoch) => epoch > now) ?? epochs.at(-1) ?? null;
 }
 
+/**
+ * How long ago, ms, a reset without a date may be: its clock is cut to the minute, so that it comes
+ * up to 60 s later than it reads, and a banner is seen up to a tick of 30 s after it was drawn.
+ */
+const JUST_PASSED = 90_000;
+
+/**
+ * The same where more is known: a date is not rolled over to next year on the day after it, for
+ * its banner may still be shown, and a 5-hour limit is never more than 6 h ahead.
+ */
+function mayBePast(banner: string, when: Groups): number {
+  if (when.month) return DAY;
+  return classOf(banner) === "5h" ? 18 * 60 * MINUTE : JUST_PASSED;
+}
+
 function relativeMs(span: string): number {
-  const parts = [...span.toLowerCase().matchAll(/(\d+)\s*([dhm])/g)];
+  const parts = [...span.toLowerCase().matchAll(/(\d+)\s*([dhms])/g)];
   return parts.reduce((sum, [, count, unit]) => sum + Number(count) * UNIT_MS[unit!]!, 0);
 }
 
 /**
  * The reset a banner names, in wall ms; null when it names none. Forms: facts/claude-code.md §4
- * and facts/other-clients.md. `zone` stands in where the banner names no IANA zone. A clock time
- * without a date is its next occurrence after `now`, so a banner still shown after its reset reads
- * as tomorrow: the caller keeps the first parse of a banner. A 5-hour limit is never more than 6 h
- * ahead: such a time has just passed.
+ * and facts/other-clients.md. `zone` stands in where the banner names none. A clock time without a
+ * date is its next occurrence, unless it has just passed, so a banner still shown long after its
+ * reset reads as tomorrow: the caller keeps the first parse of a banner.
  */
 export function parseResetEpoch(banner: string, now: number, zone?: string): number | null {
   const epoch = /\|(\d{10})(\d{3})?(?!\d)/.exec(banner);
   if (epoch) return Number(epoch[1]) * 1000 + Number(epoch[2] ?? 0);
-  const when = WHEN.exec(oneLine(banner))?.groups;
-  if (!when) {
-    const span = RELATIVE.exec(banner);
-    return span ? now + relativeMs(span[1]!) : null;
+  const shown = oneLine(banner);
+  const match = WHEN.exec(shown);
+  if (!match?.groups) {
+    const span = relativeMs(RELATIVE.exec(shown)?.[1] ?? "");
+    // a client's own retry in seconds is no reset
+    return span && (span >= MINUTE || !/\bretrying\b/i.test(shown)) ? now + span : null;
   }
-  const named = [...banner.matchAll(/\(([A-Za-z][\w/+-]*)\)/g)].map((match) => match[1]);
-  const known = [...named, zone].map(knownZone).find((each) => each !== null);
-  const from = classOf(banner) === "5h" ? now - 18 * 60 * MINUTE : now;
-  return occurrence(when, from, known ?? Intl.DateTimeFormat().resolvedOptions().timeZone);
+  const behind = /^\s*([A-Z]{3,4})\b/.exec(shown.slice(match.index + match[0].length))?.[1] ?? "";
+  const named = [...shown.matchAll(/\(([A-Za-z][\w/+-]*)\)/g)].map((one) => one[1]);
+  const known = [ZONES[behind], ...named, zone].map(knownZone).find((each) => each !== null);
+  const local = known ?? Intl.DateTimeFormat().resolvedOptions().timeZone;
+  return occurrence(match.groups, now, local, mayBePast(shown, match.groups));
 }
 
 // The input box: what a person, or we, left unsent in it.
@@ -2117,9 +2306,9 @@ export function rulesOf(backend: Backend): Rule[] {
   if (known) return known;
   const own = backend.rule.map((rule, i): Rule => ({
     name: rule.name ?? `rule ${i + 1}`, verdict: rule.verdict,
-    where: parseWhere(rule.where), re: compiled(rule.re, ""),
+    where: parseWhere(rule.where), re: compiled(rule.re.replaceAll("⏺", "●"), ""),
   }));
-  let rules = BUILT_IN_RULES[backend.kind];
+  let rules = backend.kind === "typed" ? typedRules(backend) : BUILT_IN_RULES[backend.kind];
   for (const [key, verdict] of [
     ["activeRe", "active"], ["limitRe", "limited"], ["fatalRe", "fatal"]] as const) {
     const re = backendRe(backend, key);
@@ -2128,6 +2317,18 @@ export function rulesOf(backend: Backend): Rule[] {
   }
   compiledRules.set(backend, [...own, ...rules]);
   return [...own, ...rules];
+}
+
+/** The box of a client stands in its last lines: what looks like it above is quoted. */
+const BOX_LINES = 6;
+
+/** What shows that a `typed` client rests: its box, else the mark that it can be typed to. */
+function typedRules({ boxRe, readyRe }: Backend): Rule[] {
+  const rests = (name: string, where: Where, re: RegExp): Rule =>
+    ({ name, verdict: "idle", where, re, why: "at its prompt" });
+  if (boxRe !== undefined) return [rests("box_re", BOX_LINES, compiled(boxRe, "m"))];
+  if (readyRe !== undefined) return [rests("ready_re", "screen", compiled(readyRe, "m"))];
+  return BUILT_IN_RULES.typed;
 }
 
 /** Completed opencode turns leave a footer in place: only the bottom tells what goes on now. */
@@ -2148,6 +2349,41 @@ function replaceRules(rules: Rule[], rule: Rule): Rule[] {
 function parseWhere(where = "screen"): Where {
   if (where === "title" || where === "screen") return where;
   return Number(/^last (\d+)$/.exec(where)?.[1]) || "screen";
+}
+
+/**
+ * Whether the client that we started is what its terminal listens to: its process, which is the
+ * pane's own, runs and is in the foreground. A client that no mark of ours names is known by its
+ * command. False also where the system does not tell.
+ */
+function isInFront(cfg: Config, agent: Agent, pane: Pane): boolean {
+  const [state, , group, , , front] = statOf(pane.pid);
+  return state !== undefined && !/[TtZX]/.test(state) && group === front &&
+    (pane.backend !== "" || pane.command === expectedBackendCmd(cfg, agent));
+}
+
+/**
+ * What is believed of an agent by one look. Where its operator describes neither box nor ready
+ * mark, a client that is in front is at its prompt, as far as its screen stays as it is.
+ */
+function readVerdict(cfg: Config, agent: Agent, pane: Pane, look: Look): Verdict {
+  const backend = backendOf(cfg, agent);
+  const longest = cfg.watchdog.waitingMax * 1000;
+  const verdict = detect(rulesOf(backend), look, world.now(), longest);
+  const described = backend.boxRe !== undefined || backend.readyRe !== undefined;
+  const unknown = verdict.verdict === "unsure" && ["none", "marker"].includes(verdict.rule);
+  if (backend.kind !== "typed" || described || !unknown) return verdict;
+  return isInFront(cfg, agent, pane) ? { ...verdict, verdict: "idle", rule: "in front",
+    where: "process", why: "its client is in front of its pane" } : verdict;
+}
+
+/** Work in the background that outlasts `longest` ms is no reason to leave a client alone. */
+export function decideBackground(
+  verdict: Verdict, since: number, now: number, longest: number,
+): Verdict {
+  if (verdict.verdict !== "background" || !since || now - since < longest) return verdict;
+  return { ...verdict, verdict: "idle",
+    why: `${verdict.why}, for ${minutes(Math.round((now - since) / 1000))} now` };
 }
 
 export const sessionLogPath = (cfg: Config, session: string): string =>
@@ -2756,8 +2992,10 @@ export function decideOpencode(facts: OpencodeFacts, screen: Verdict, now: numbe
   if (!facts.healthy) return say("unsure", "the opencode server does not answer");
   if (facts.permission !== undefined) return say("blocked", `permission: ${facts.permission}`);
   if (facts.question) return say("blocked", "question");
-  if (!facts.status || facts.status.type === "idle") return screen.verdict === "active"
-    ? say("idle", "at its prompt") : screen;
+  if (!facts.status || facts.status.type === "idle") {
+    return screen.verdict === "active" || screen.rule === "none"
+      ? say("idle", "at its prompt") : screen;
+  }
   const message = facts.status.message ?? "";
   if (facts.status.type !== "retry" ||
     !/usage.{0,3}limit|quota/i.test(message)) return say("active", facts.status.type);
@@ -2958,7 +3196,7 @@ export async function stallCheckOne(
     stallIdle: backend.stallIdle,
     grace: cfg.watchdog.stallGrace,
   });
-  if (action.do !== "restart" || !(await isStill(cfg, agent, sight))) return false;
+  if (action.do !== "restart" || !(await isStill(cfg, watch, agent, sight))) return false;
   log(`stall: ${agent.name} (${agent.session}) ${action.why}; ending and restarting it`);
   emit(cfg, "stalled", { agent: agent.name, why: action.why });
   await endForRestart(cfg, watch, agent, sight.pane!, action.why);
@@ -3038,6 +3276,20 @@ async function endForRestart(
   await killSession(cfg, pane);
 }
 
+/** The starts that speak for parking it, after a life of so many ms. */
+const startsThatCount = (cfg: Config, memory: Memory, lived: number): number[] =>
+  (lived >= HEALTHY_MINUTE ? [] : memory.starts.filter((at) =>
+    at > world.now() - cfg.watchdog.parkWindow * 1000 && at <= world.now() + 1000));
+
+/** What the ladder asks of a client that has ended, or is about to be. */
+const deathOf = (
+  cfg: Config, unit: Agent | Service, memory: Memory, status: number | null, lived: number,
+): DeathFacts => ({
+  kind: isAgent(unit) ? unit.kind : "service", status, lived, failures: memory.failures,
+  starts: startsThatCount(cfg, memory, lived).length, massDeath: false,
+  program: isAgent(unit) ? programOf(backendOf(cfg, unit).bin) : "its program",
+});
+
 /** Goes up the ladder for one death, and says so. */
 function noteDeath(
   cfg: Config, watch: Watch, unit: Agent | Service, status: number | null,
@@ -3046,14 +3298,9 @@ function noteDeath(
   const memory = memoryOf(watch, unit.name);
   const now = world.now();
   const lived = memory.aliveSince ? world.mono() - memory.aliveSince : 0;
-  if (lived >= HEALTHY_MINUTE) memory.starts = [];
-  memory.starts = memory.starts.filter((at) =>
-    at > now - cfg.watchdog.parkWindow * 1000 && at <= now + 1000);
-  const action = decideDeath({
-    kind: isAgent(unit) ? unit.kind : "service", status, lived, failures: memory.failures,
-    starts: memory.starts.length, massDeath,
-    program: isAgent(unit) ? programOf(backendOf(cfg, unit).bin) : "its program",
-  }, cfg.watchdog);
+  memory.starts = startsThatCount(cfg, memory, lived);
+  const action = decideDeath(
+    { ...deathOf(cfg, unit, memory, status, lived), massDeath }, cfg.watchdog);
   memory.failures = action.failures;
   memory.aliveSince = 0;
   // from now on: an `up` that came before the end is not one that asks for another run
@@ -3137,11 +3384,15 @@ export async function healOne(
 }
 
 /** One more look at the moment of a kill: the tick's may be old, and the agent at work by now. */
-async function isStill(cfg: Config, agent: Agent, sight: Sight): Promise<boolean> {
+async function isStill(
+  cfg: Config, watch: Watch, agent: Agent, sight: Sight,
+): Promise<boolean> {
+  const since = memoryOf(watch, agent.name).backgroundSince;
   const backend = backendOf(cfg, agent);
   const screen = await readScreen(cfg, sight.pane!);
   if (!screen) return false;
-  const verdict = detect(rulesOf(backend), screen.look, world.now());
+  const verdict = decideBackground(readVerdict(cfg, agent, sight.pane!, screen.look),
+    since, world.now(), cfg.watchdog.backgroundMax * 1000);
   if (backend.kind !== "opencode" || !sight.pane!.conversation) {
     return verdict.verdict === sight.verdict.verdict;
   }
@@ -3190,7 +3441,7 @@ async function healLiving(
     memory.serverDown = false;
     return endForRestart(cfg, watch, agent, pane, "its server was restarted", true);
   }
-  if (sight.verdict.verdict !== "fatal" || !(await isStill(cfg, agent, sight))) return;
+  if (sight.verdict.verdict !== "fatal" || !(await isStill(cfg, watch, agent, sight))) return;
   noteFatal(cfg, watch, agent, sight.verdict.why);
   await endForRestart(cfg, watch, agent, pane, `fatal: ${sight.verdict.why}`);
 }
@@ -3830,7 +4081,8 @@ const heartbeatFile = (cfg: Config): string => join(cfg.stateDir, "heartbeat");
 
 const freshMemory = (): Memory => ({
   starts: [], failures: 0, nextStart: 0, parked: "", parkedAt: 0, finished: false, stopping: null,
-  lastFatal: 0, restarts: { day: "", count: 0 }, verdict: "unsure", why: "", since: 0, bootedAt: 0,
+  lastFatal: 0, restarts: { day: "", count: 0 }, verdict: "unsure", why: "", since: 0,
+  unsureTold: 0, backgroundSince: 0, bootedAt: 0,
   buried: "", client: null, aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null,
   readAt: 0, still: "", serverDown: false, waitingSince: 0, unsureLooks: 0, answered: "",
   answers: 0, releasedAt: 0,
@@ -3961,7 +4213,7 @@ const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", 
   waitingUntil: null, why: "" };
 
 /** What is not true of another client in the same session. */
-const NEW_CLIENT = { since: 0, aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null,
+const NEW_CLIENT = { since: 0, backgroundSince: 0, aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null,
   answered: "", answers: 0 };
 
 /** Whether the tmux server of the last look still runs: by its pid and the second it began. */
@@ -4087,7 +4339,8 @@ const matters = (watch: Watch, agent: Agent): boolean =>
 
 /** A verdict that the same picture gets at any time. */
 const isTimeless = (verdict: Verdict | null): boolean =>
-  verdict !== null && verdict.limit === null && verdict.waitingUntil === null;
+  verdict !== null && verdict.limit === null && verdict.waitingUntil === null &&
+  verdict.where !== "process";
 
 /**
  * What must be as it was for a screen to be so too; "" while that is not certain: tmux notes the
@@ -4125,13 +4378,17 @@ async function judge(
   const picture = text === null ? exact : hashOf(text, Bun.hash(pane.title) as bigint);
   const same = picture === exact;
   let verdict = same && isTimeless(memory.judged) ? memory.judged!
-    : copyOf(detect(rulesOf(backend), { text: text!, title: pane.title }, world.now()));
+    : copyOf(readVerdict(cfg, agent, pane, { text: text!, title: pane.title }));
   if (full) memory.judged = verdict;
   if (backend.kind === "opencode" && pane.conversation) {
     const facts = await readOpencode(backend, agent, pane);
     verdict = decideOpencode(facts, verdict, world.now());
     if (facts.down) memory.serverDown = true;
   }
+  if (verdict.verdict !== "background") memory.backgroundSince = 0;
+  else memory.backgroundSince ||= world.now();
+  verdict = decideBackground(
+    verdict, memory.backgroundSince, world.now(), cfg.watchdog.backgroundMax * 1000);
   if (!full) return verdict;
   if (!same) memory.sameSince = exact ? world.mono() : 0;
   memory.sameSince ||= exact ? world.mono() : 0;
@@ -4168,7 +4425,18 @@ function noteVerdict(
       `kept in ${file}, nothing is done`);
   }
   noteState(cfg, watch, agent.name, verdict.verdict, verdict.why);
+  if (isUnsureTooLong(memory, cfg.watchdog.unsureAfter, world.now()) &&
+      memory.unsureTold !== memory.since) {
+    memory.unsureTold = memory.since;
+    const why = `${verdict.why} for ${minutes(Math.round((world.now() - memory.since) / 1000))}`;
+    log(`${agent.name} is unsure: ${why}; it needs you`);
+    emit(cfg, "unsure", { agent: agent.name, why });
+  }
 }
+
+/** What stays unsure for `after` s is a person's business. */
+const isUnsureTooLong = (memory: Memory, after: number, now: number): boolean =>
+  memory.verdict === "unsure" && memory.since > 0 && now - memory.since >= after * 1000;
 
 /** A change of state is an event; what needs a person is said aloud, once. */
 function noteState(
@@ -4201,8 +4469,7 @@ async function answerDialog(cfg: Config, watch: Watch, agent: Agent, sight: Sigh
   }
   if (!backend.answer.length) return;
   const screen = await readScreen(cfg, pane);
-  if (!screen ||
-      detect(rulesOf(backend), screen.look, world.now()).verdict !== verdict.verdict) return;
+  if (!screen || readVerdict(cfg, agent, pane, screen.look).verdict !== verdict.verdict) return;
   const dialog = backend.kind === "typed"
     ? tailOf(screen.look.text, 8) : readDrawn(screen.look).dialog;
   for (const answer of backend.answer) {
@@ -4278,7 +4545,9 @@ function noteGap(cfg: Config, watch: Watch): void {
     log(`${Math.round(gap / 1000)} s since the last tick: idle clocks start anew`);
     volatile.quietSince = 0;
     for (const memory of Object.values(watch.agents)) {
-      Object.assign(memory, { idleSince: 0, sameSince: 0, still: "" });
+      Object.assign(memory, { idleSince: 0, sameSince: 0, still: "",
+        backgroundSince: memory.backgroundSince && now });
+      if (memory.verdict === "unsure" && memory.since) memory.since = now;
       if (step < -CLOCK_STEP && memory.nextStart) memory.nextStart += step;
       if (step < -CLOCK_STEP && memory.stopping) memory.stopping.since += step;
     }
@@ -5185,6 +5454,8 @@ const ago = (ms: number): string => {
 export function describeState(memory: Memory, facts: {
   pane: Pane | undefined; held: boolean; enabled: boolean; fresh: boolean; limit: LimitState | null;
   kind: string; complete: boolean; now: number;
+  /** s, `unsure_after`. */
+  unsureAfter?: number;
 }): { state: string; needsHuman: boolean } {
   const { pane, held, fresh, limit, now } = facts;
   const alive = pane !== undefined && !pane.dead;
@@ -5209,9 +5480,10 @@ export function describeState(memory: Memory, facts: {
   if (!fresh || !memory.since || memory.verdict === "gone") {
     return { state: "RUNNING", needsHuman: false };
   }
-  const why = memory.verdict === "blocked" ? `: ${memory.why}` : "";
-  return { state: `${memory.verdict}${why} ${ago(now - memory.since)}`,
-    needsHuman: memory.verdict === "blocked" };
+  const needsHuman = memory.verdict === "blocked" ||
+    isUnsureTooLong(memory, facts.unsureAfter ?? defaultsOf<Settings>(KEYS.watchdog).unsureAfter, now);
+  const why = needsHuman || memory.verdict === "unsure" ? `: ${memory.why}` : "";
+  return { state: `${memory.verdict}${why} ${ago(now - memory.since)}`, needsHuman };
 }
 
 async function readStatus(cfg: Config): Promise<Status> {
@@ -5232,7 +5504,7 @@ async function readStatus(cfg: Config): Promise<Status> {
     const described = snap.ok ? describeState(memory, {
       pane, held: operator.held[unit.name] !== undefined, enabled: agent?.enabled ?? true,
       fresh: watchdog.running && !watchdog.stale, limit, kind: agent?.kind ?? "service",
-      complete: isComplete(cfg), now,
+      complete: isComplete(cfg), now, unsureAfter: cfg.watchdog.unsureAfter,
     }) : { state: `unknown (tmux: ${snap.why})`, needsHuman: true };
     return {
       name: unit.name, kind: agent?.kind ?? "service", backend: agent?.backend ?? "-",
@@ -5268,6 +5540,13 @@ function nextDue(
 ): string {
   if (limit) return `probe ${localTime(limit.until * 1000)}`;
   const memory = memoryOf(watch, agent.name);
+  if (memory.verdict === "unsure" && memory.since &&
+      !isUnsureTooLong(memory, cfg.watchdog.unsureAfter, now)) {
+    return `needs you ${localTime(memory.since + cfg.watchdog.unsureAfter * 1000)}`;
+  }
+  if (memory.verdict === "background" && memory.backgroundSince) {
+    return `idle ${localTime(memory.backgroundSince + cfg.watchdog.backgroundMax * 1000)}`;
+  }
   if (agent.watch === "heal+stall" && memory.verdict === "idle") {
     return `stall ${localTime(memory.since + backendOf(cfg, agent).stallIdle * 1000)}`;
   }
@@ -5669,10 +5948,18 @@ export interface NextFacts {
   hold: LimitState | null;
   /** Wall ms since when it is idle. */
   idleSince: number;
+  /** Wall ms since when it is unsure, and since when only background work goes on. */
+  unsureSince?: number;
+  backgroundSince?: number;
+  /** What the ladder knows if it were ended now. */
+  death?: DeathFacts;
+  /** Why the watchdog leaves it alone whatever it shows; "" = it does not. */
+  left?: string;
   now: number;
 }
 
 export function decideNext(verdict: Verdict, facts: NextFacts): Next {
+  if (facts.left) return { does: `leaves it alone: ${facts.left}`, at: null };
   if (facts.watch === "none") return { does: 'leaves it alone: watch is "none"', at: null };
   return nextOfLimit(verdict, facts) ?? nextOfVerdict(verdict, facts);
 }
@@ -5688,22 +5975,58 @@ function nextOfLimit(
   return { does: "holds, then asks whether it can go on", at: until * 1000 };
 }
 
+/** A restart as the ladder makes it: the start may be put off, or not come at all. */
+function restartWords({ death, settings }: NextFacts): string {
+  const action = death && decideDeath(death, settings);
+  if (action?.do === "park") return `ends it and parks it: ${action.why}:`;
+  const delay = action && "delay" in action ? (action.delay ?? 0) : 0;
+  return delay ? `restarts it, ${delay} s after its end,` : "restarts it";
+}
+
 function nextOfVerdict({ verdict, waitingUntil }: Verdict, facts: NextFacts): Next {
   const { settings, stallIdle, watch, idleSince, now } = facts;
+  const restarts = restartWords(facts);
   if (verdict === "blocked") {
     return { does: "types nothing and restarts nothing: it needs you", at: null };
   }
-  if (verdict === "fatal") return { does: "restarts it", at: now };
-  if (verdict === "unsure") {
-    return { does: `does nothing; keeps the screen after ${UNSURE_LOOKS} looks`, at: null };
-  }
+  if (verdict === "fatal") return { does: restarts.replace(/[:,]$/, ""), at: now };
+  if (verdict === "unsure") return nextOfUnsure(facts);
   if (verdict === "active") return { does: "leaves it alone while it works", at: null };
+  if (verdict === "background") {
+    const { backgroundSince: since = now } = facts;
+    return { does: "leaves it to its background work, then takes it for idle",
+      at: Math.max(waitingUntil ?? 0, since + settings.backgroundMax * 1000) };
+  }
   if (watch === "heal") return { does: 'leaves it alone: watch is "heal"', at: null };
   const past = waitingUntil === null
     ? 0 : waitingUntil + Math.max(settings.stallGrace, stallIdle) * 1000;
   const at = Math.max(past, idleSince + stallIdle * 1000, now);
   return { does: verdict === "waiting"
-    ? "waits, then restarts it" : "restarts it if it stays idle", at };
+    ? `waits, then ${restarts}`.replace(/[:,]$/, "") : `${restarts} if it stays idle`, at };
+}
+
+function nextOfUnsure({ settings, unsureSince: since, now }: NextFacts): Next {
+  const due = since === undefined ? null : since + settings.unsureAfter * 1000;
+  if (due !== null && due <= now) {
+    return { does: "types nothing and restarts nothing: it needs you", at: null };
+  }
+  return { does: `does nothing; keeps the screen after ${UNSURE_LOOKS} looks, ` +
+    "and says that it needs you if it stays so", at: due };
+}
+
+/** What the watchdog does about a client that is down. `unseen`: it did not note this end yet. */
+export function decideNextDown(
+  memory: Memory, held: boolean, unseen: DeathFacts | null, settings: Settings, now: number,
+): Next {
+  const action = decideHeal(
+    memory, held, memory.stopping === null, now, settings.restartDelayMax * 1000);
+  if (action.do === "hold") return { does: `leaves it down: ${action.why}`, at: null };
+  if (memory.stopping) return { does: `starts it later: ${action.why}`, at: null };
+  const end = unseen && decideDeath(unseen, settings);
+  if (end?.do === "finish") return { does: `leaves it down: ${end.why}`, at: null };
+  if (end?.do === "park") return { does: `parks it: ${end.why}`, at: now };
+  const delay = end && "delay" in end ? (end.delay ?? 0) * 1000 : 0;
+  return { does: "starts it", at: action.do === "wait" ? memory.nextStart : now + delay };
 }
 
 const isoOf = (ms: number | null): string | null =>
@@ -5717,20 +6040,32 @@ export function verdictJson(
   return { verdict, rule, where, text, limit: shown, waitingUntil: isoOf(waitingUntil), why };
 }
 
-function printVerdict(call: Call, verdict: Verdict, next: Next): number {
+const SOURCES: Record<string, string> = { server: "its server", process: "its process" };
+
+/** Key and value in columns; a further line of a value stands below its first. */
+const printFacts = (facts: [string, string | null][]): number =>
+  printed(facts.flatMap(([key, value]) =>
+    (value ? [`${key.padEnd(8)} ${value.replaceAll("\n", `\n${" ".repeat(9)}`)}`] : [])).join("\n"));
+
+const nextText = (next: Next): string =>
+  (next.at === null ? next.does : `${next.does} at ${isoOf(next.at)}`);
+
+function printVerdict(
+  call: Call, verdict: Verdict, next: Next, more: [string, string | null][] = [],
+): number {
   if (call.options.json) return printed(JSON.stringify(verdictJson(verdict)));
   const { limit, waitingUntil } = verdict;
-  const lines: [string, string | null][] = [
+  return printFacts([
     ["verdict", `${verdict.verdict}: ${verdict.why}`],
+    ["source", SOURCES[verdict.where] ?? "its screen"],
     ["rule", `${verdict.rule} (${verdict.where})`],
     ["text", verdict.text || null],
     ["limit", limit && `${limit.class}, ` +
       `${limit.resetAt === null ? "no reset time" : `resets ${isoOf(limit.resetAt)}`}`],
     ["waits", waitingUntil === null ? null : `until ${isoOf(waitingUntil)}`],
-    ["next", next.at === null ? next.does : `${next.does} at ${isoOf(next.at)}`],
-  ];
-  return printed(lines.flatMap(([key, value]) =>
-    (value ? [`${key.padEnd(8)} ${value}`] : [])).join("\n"));
+    ["next", nextText(next)],
+    ...more,
+  ]);
 }
 
 /** The defaults of a table of KEYS: a captured screen needs no config. */
@@ -5774,47 +6109,100 @@ async function explainFile(call: Call, file: string): Promise<number> {
   }));
 }
 
-/** The agent that a command names, and its pane with a client in it. */
-async function livePane(cfg: Config, call: Call, usage: string): Promise<[Agent, Pane]> {
+/** The agent that a command names, and one look at what runs. */
+async function lookedUp(cfg: Config, call: Call, usage: string): Promise<[Agent, Snapshot]> {
   const name = oneName(cfg, call, usage);
   const agent = cfg.agents.get(name) ??
     die(`${name} is no agent: nothing is read from its screen`, 2);
   const snap = await snapshot(cfg);
   if (!snap.ok) die(`tmux: ${snap.why}`);
+  return [agent, snap];
+}
+
+/** The agent that a command names, and its pane with a client in it. */
+async function livePane(cfg: Config, call: Call, usage: string): Promise<[Agent, Pane]> {
+  const [agent, snap] = await lookedUp(cfg, call, usage);
   const pane = snap.panes.get(agent.session);
-  if (!pane || pane.dead) die(`${name} is not running${pane ? ` (${endOf(pane)})` : ""}`);
+  if (!pane || pane.dead) die(notRunning(agent.name, pane));
   return [agent, pane];
 }
+
+const notRunning = (name: string, pane: Pane | undefined): string =>
+  `${name} is not running${pane ? ` (${endOf(pane)})` : ""}`;
 
 const screenOf = async (cfg: Config, agent: Agent, pane: Pane): Promise<Screen> =>
   (await readScreen(cfg, pane)) ?? die(`${agent.name}: its pane could not be read`);
 
 const TWO_LOOKS = 300;
 
+/** Why the watchdog leaves a living agent alone whatever it shows; "" = it does not. */
+function whyLeft(cfg: Config, watch: Watch, agent: Agent): string {
+  if (isHeld(operatorOf(cfg), agent.name)) return "a command of yours holds it";
+  if (!agent.enabled) return "it is not enabled";
+  if (agent.kind !== "loop") return "";
+  return watch.intent ? "a phase move is under way" : isComplete(cfg) ? "all phases are done" : "";
+}
+
+/** The line that says that nothing of this happens. */
+const watchdogFact = (cfg: Config): [string, string | null] => ["watchdog",
+  readWatchdog(cfg).running ? null : 'does not run, so nothing is done; "up watchdog" starts it'];
+
 /** As the watchdog reads it: idle is only believed of a screen that stays the same. */
-async function explainLive(call: Call): Promise<number> {
-  const cfg = await configFor(call);
-  const [agent, pane] = await livePane(cfg, call, "explain <name>");
+async function explainLive(
+  call: Call, cfg: Config, agent: Agent, pane: Pane,
+): Promise<number> {
   const backend = backendOf(cfg, agent);
   const first = await screenOf(cfg, agent, pane);
   await world.sleep(TWO_LOOKS);
   const { look } = await screenOf(cfg, agent, pane);
   const now = world.now();
-  let verdict = detect(rulesOf(backend), look, now);
+  const watch = loadWatch(cfg);
+  const memory = memoryOf(watch, agent.name);
+  let verdict = readVerdict(cfg, agent, pane, look);
   if (backend.kind === "opencode" && pane.conversation) {
     verdict = decideOpencode(await readOpencode(backend, agent, pane), verdict, now);
   }
+  verdict = decideBackground(
+    verdict, memory.backgroundSince, now, cfg.watchdog.backgroundMax * 1000);
   const moves = withoutDigits(first.look.text) !== withoutDigits(look.text);
   if (verdict.verdict === "idle" && moves) {
     verdict = { ...verdict, verdict: "unsure", why: "its screen changes" };
   }
-  const memory = memoryOf(loadWatch(cfg), agent.name);
+  const since = memory.verdict === verdict.verdict && memory.since ? memory.since : now;
   return printVerdict(call, verdict, decideNext(verdict, {
     settings: cfg.watchdog, nativeGrace: backend.nativeGrace,
     stallIdle: backend.stallIdle, watch: agent.watch,
-    hold: loadLimitState(cfg, agent.session),
-    idleSince: memory.verdict === "idle" ? memory.since : now, now,
-  }));
+    hold: loadLimitState(cfg, agent.session), idleSince: since, unsureSince: since,
+    backgroundSince: memory.backgroundSince || now, left: whyLeft(cfg, watch, agent),
+    death: deathOf(cfg, agent, memory, null, now - pane.created), now,
+  }), [watchdogFact(cfg)]);
+}
+
+/** An agent that is down: how it ended, with its last words, and how it comes back. */
+async function explainDown(
+  call: Call, cfg: Config, agent: Agent, snap: Snapshot, pane: Pane | undefined,
+): Promise<number> {
+  const now = world.now();
+  const watch = loadWatch(cfg);
+  const memory = memoryOf(watch, agent.name);
+  const held = operatorOf(cfg).held[agent.name] !== undefined;
+  const { state } = describeState(memory, { pane, held, enabled: agent.enabled, fresh: true,
+    limit: null, kind: agent.kind, complete: isComplete(cfg), now });
+  const unseen = pane && memory.buried !== `${snap.server} ${pane.id}`
+    ? deathOf(cfg, agent, memory, pane.status, now - pane.created) : null;
+  const left = whyLeft(cfg, watch, agent) || (agent.watch === "none" ? 'watch is "none"' : "");
+  const next = left && !held ? { does: `leaves it down: ${left}`, at: null }
+    : decideNextDown(memory, held, unseen, cfg.watchdog, now);
+  const needs = next.does === "starts it" ? await notReady(cfg, agent, snap) : "";
+  const end = pane ? (await explainDeath(cfg, agent, pane))?.why ?? endOf(pane) : null;
+  const facts: [string, string | null][] = [
+    ["state", state], ["end", end], ["next", needs || nextText(next)],
+    ["cure", /^(?:leaves|parks)/.test(next.does) ? `"up ${agent.name}" starts it` : null],
+    watchdogFact(cfg),
+  ];
+  if (call.options.json) print(JSON.stringify(Object.fromEntries(facts)));
+  else printFacts(facts);
+  return die(notRunning(agent.name, pane));
 }
 
 /** What is believed of a pane, by which rule, and what follows from it. */
@@ -5823,7 +6211,11 @@ export async function cmdExplain(call: Call): Promise<number> {
   if (file !== undefined && call.words.length) die("explain: a name or --file, not both", 2);
   if (file !== undefined) return explainFile(call, String(file));
   if (backend ?? title ?? at) die("explain: --backend, --title and --at go with --file", 2);
-  return explainLive(call);
+  const cfg = await configFor(call);
+  const [agent, snap] = await lookedUp(cfg, call, "explain <name>");
+  const pane = snap.panes.get(agent.session);
+  return pane && !pane.dead
+    ? explainLive(call, cfg, agent, pane) : explainDown(call, cfg, agent, snap, pane);
 }
 
 /** Keys, tokens and ids; what is kept of them is the prefix by which a rule may know them. */
@@ -6248,7 +6640,7 @@ async function cmdTui(call: Call): Promise<number> {
 const DOINGS = ["active", "idle", "limited", "blocked", "down", "unknown"] as const;
 type Doing = (typeof DOINGS)[number];
 const DOING_OF: Record<string, Doing> = {
-  active: "active", idle: "idle", waiting: "idle", limited: "limited", blocked: "blocked",
+  active: "active", background: "active", idle: "idle", waiting: "idle", limited: "limited", blocked: "blocked",
   fatal: "down", gone: "down",
 };
 const HOUR = 60 * MINUTE;
