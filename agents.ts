@@ -2383,7 +2383,7 @@ export function decideBackground(
 ): Verdict {
   if (verdict.verdict !== "background" || !since || now - since < longest) return verdict;
   return { ...verdict, verdict: "idle",
-    why: `${verdict.why}, for ${minutes(Math.round((now - since) / 1000))} now` };
+    why: `${verdict.why}, for longer than ${minutes(longest / 1000)}` };
 }
 
 export const sessionLogPath = (cfg: Config, session: string): string =>

@@ -1,0 +1,162 @@
+/** What is believed of a pane over time: unsure that lasts, work that outlives its turn, clients that nobody described. */
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import {
+  type Config, decideBackground, decideTyping, decideWake, describeState, loadWatch, memoryOf, type Message, tick, type Verdict, type Watch,
+} from "../agents.ts";
+import { type FakeWorld, fakeWorld } from "./kit.ts";
+
+const AGENT = '[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal+stall"\n';
+const RULE = "─".repeat(80);
+const boxed = (said: string, foot = "⏵⏵ auto mode on (shift+tab to cycle)") =>
+  `\n${said}\n\n${RULE}\n❯\u00a0\n${RULE}\n  ${foot}\n`;
+const SHELL = boxed("❯ go\n\n● It runs.\n\n✻ Brewed for 3s · 1 shell still running", "⏵⏵ auto mode on · 1 shell · ↓ to manage");
+
+let fake: FakeWorld;
+let cfg: Config;
+let watch: Watch;
+const begin = async (toml = AGENT) => {
+  cfg = await fake.config(toml);
+  watch = fake.watch(cfg);
+  fake.tmux.onStart = (pane) => void (pane.doing = "busy");
+  await fake.ticks(cfg, watch, 4);
+};
+beforeEach(() => void (fake = fakeWorld()));
+afterEach(() => fake.restore());
+const pane = () => fake.tmux.of("agents-a");
+const memory = () => memoryOf(watch, "a");
+const events = (name: string): { why: string }[] => (fake.files.get(`${cfg.stateDir}/events.jsonl`) ?? "")
+  .split("\n").filter(Boolean).map((line) => JSON.parse(line)).filter((one) => one.event === name);
+const state = () => describeState(memory(), { pane: { dead: false } as never, held: false, enabled: true, fresh: true,
+  limit: null, kind: "persistent", complete: false, now: fake.wall, unsureAfter: cfg.watchdog.unsureAfter });
+
+describe("unsure that lasts is a person's business", () => {
+  const suspended = () => pane().draw("Claude Code is suspended. Run `fg` to bring it back.\nTo undo typing, press ctrl+_.\n", fake.wall);
+  test("after unsure_after it is said once, and status shows it", async () => {
+    await begin();
+    suspended();
+    await fake.ticks(cfg, watch, 9);
+    expect([events("unsure").length, state().needsHuman]).toEqual([0, false]);
+    await fake.ticks(cfg, watch, 4);
+    expect(events("unsure").map(({ why }) => why)).toEqual(["suspended: run fg in its pane for 5 min"]);
+    expect([state().needsHuman, state().state]).toEqual([true, expect.stringContaining("unsure: suspended")]);
+    expect(fake.logged("a is unsure: suspended: run fg in its pane for 5 min; it needs you")).toHaveLength(1);
+    await fake.ticks(cfg, watch, 60);
+    expect([events("unsure").length, pane().enters, fake.everyPane.length]).toEqual([1, 0, 1]);
+  });
+  test("nor again by a watchdog that was started in between, but in the next episode", async () => {
+    await begin();
+    suspended();
+    await fake.ticks(cfg, watch, 15);
+    watch = loadWatch(cfg);
+    await fake.ticks(cfg, watch, 15);
+    expect(events("unsure")).toHaveLength(1);
+    pane().text = null;
+    await fake.ticks(cfg, watch, 3);
+    suspended();
+    await fake.ticks(cfg, watch, 15);
+    expect(events("unsure")).toHaveLength(2);
+  });
+  test("a suspended machine makes nobody unsure for long, and the key is obeyed", async () => {
+    await begin(`[watchdog]\nunsure_after = 120\n${AGENT}`);
+    suspended();
+    await fake.ticks(cfg, watch, 2);
+    fake.turn(8 * 3600_000);
+    await fake.ticks(cfg, watch, 2);
+    expect(events("unsure")).toHaveLength(0);
+    await fake.ticks(cfg, watch, 4);
+    expect(events("unsure")).toHaveLength(1);
+  });
+});
+
+describe("work that outlives its turn", () => {
+  test("P34: no restart within background_max, then the stall clock", async () => {
+    await begin();
+    pane().draw(SHELL, fake.wall);
+    await fake.ticks(cfg, watch, 120);
+    expect([memory().verdict, fake.everyPane.length]).toEqual(["background", 1]);
+    await fake.ticks(cfg, watch, 5);
+    expect([memory().verdict, memory().why]).toEqual(["idle", "background work, for longer than 60 min"]);
+    await fake.ticks(cfg, watch, 14);
+    expect(fake.everyPane.length).toBe(2);
+    expect(fake.logged("stall: a")).toHaveLength(1);
+  });
+  test("a turn in between begins it anew; a restarted watchdog does not", async () => {
+    await begin(`[watchdog]\nbackground_max = 600\n${AGENT}`);
+    for (const again of [false, true]) {
+      pane().draw(SHELL, fake.wall);
+      await fake.ticks(cfg, watch, 18);
+      expect(memory().verdict).toBe("background");
+      if (again) watch = loadWatch(cfg);
+      else pane().text = null;
+      await fake.ticks(cfg, watch, 4);
+    }
+    expect(memory().verdict).toBe("idle");
+  });
+  test("hand-offs are typed, wakes and probes wait", () => {
+    const verdict = { verdict: "background", rule: "", where: "", text: "", limit: null, waitingUntil: null, why: "background work" } as Verdict;
+    const message = (cause: string): Message => ({ id: "1", target: "a", text: "Pull.", cause, made: 0, tries: 0 });
+    expect(decideTyping(verdict, message("claim"), "", "").do).toBe("type");
+    for (const cause of ["wake", "nudge"]) expect(decideTyping(verdict, message(cause), "", "").do).toBe("wait");
+    expect(decideWake(0, 1, true, "background").do).toBe("hold");
+    expect(decideBackground(verdict, 0, 1e12, 1).verdict).toBe("background");
+  });
+});
+
+describe("a typed client that nobody described", () => {
+  const TYPED = `[backend.x]\nkind = "typed"\nbin = "x"\nconnect_delay = 0\n${AGENT.replace('"claude"', '"x"')}`;
+  const stat = (front: (pid: number) => number, now = "S") => {
+    const { pid } = pane();
+    fake.files.set(`/proc/${pid}/stat`, `${pid} (x y) ${now} 1 ${pid} ${pid} 34816 ${front(pid)} ${"0 ".repeat(13)}77 0`);
+  };
+  const settle = async (text: string) => {
+    pane().draw(text, fake.wall);
+    await fake.ticks(cfg, watch, 3);
+    return [memory().verdict, memory().why];
+  };
+  beforeEach(async () => {
+    await begin(TYPED);
+    stat((pid) => pid);
+  });
+  test("is idle while its client is in front and its screen rests", async () => {
+    expect(await settle("ready\n> ")).toEqual(["idle", "its client is in front of its pane"]);
+  });
+  test("is unsure where another program is in front, where it is stopped, where nothing tells", async () => {
+    stat((pid) => pid + 1);
+    expect((await settle("builder$ vi x\n~\n~"))[0]).toBe("unsure");
+    stat((pid) => pid, "T");
+    expect((await settle("ready\n>  "))[0]).toBe("unsure");
+    fake.files.delete(`/proc/${pane().pid}/stat`);
+    expect((await settle("ready\n>   "))[0]).toBe("unsure");
+  });
+  test("is unsure while its screen moves", async () => {
+    for (const letter of "abcdefg") {
+      pane().draw(`working ${letter}\n`, fake.wall);
+      await fake.ticks(cfg, watch);
+    }
+    expect([memory().verdict, memory().why]).toEqual(["unsure", "its screen changes, but shows no work"]);
+  });
+  test("a screen that stays the same does not prove it twice", async () => {
+    await settle("ready\n> ");
+    stat((pid) => pid, "T");
+    await fake.ticks(cfg, watch, 2);
+    expect(memory().verdict).toBe("unsure");
+  });
+});
+
+test("a wait of thousands of years is named and ends in a restart", async () => {
+  await begin();
+  pane().doing = "idle";
+  pane().said = "● WAITING-UNTIL: 9026-01-01T00:00:00Z";
+  await fake.ticks(cfg, watch, 4);
+  expect([memory().verdict, memory().why]).toEqual(["idle", expect.stringContaining("9026-01-01T00:00:00.000Z is too far off")]);
+  await fake.ticks(cfg, watch, 12);
+  expect(fake.everyPane.length).toBe(2);
+  cfg = await fake.config(AGENT);
+  pane().doing = "idle";
+  pane().said = `● WAITING-UNTIL: ${new Date(fake.wall + 2 * 3600_000).toISOString()}`;
+  await fake.ticks(cfg, watch, 4);
+  expect(memory().verdict).toBe("waiting");
+  cfg = await fake.config(`[watchdog]\nwaiting_max = 3600\n${AGENT}`);
+  await fake.ticks(cfg, watch, 4);
+  expect(memory().verdict).toBe("idle");
+});
