@@ -4,7 +4,7 @@ import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync,
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  BUILT_IN_RULES, decideNext, detect, type LimitState, type NextFacts, scrub,
+  BUILT_IN_RULES, type DeathFacts, decideNext, decideNextDown, detect, freshWatch, memoryOf, type LimitState, type NextFacts, scrub,
 } from "../agents.ts";
 import { type Fleet, PROGRAM, real, SELF, spawn, until } from "./real.ts";
 
@@ -27,7 +27,7 @@ describe("explain --file", () => {
   });
   test("the text says the rule, the place and what follows", async () => {
     const ran = await explain(["--file", pane(LIMITED), "--backend", "claude", "--at", side(LIMITED).at]);
-    for (const part of ["verdict  limited", "limit footer (foot)", "next     holds", "resets 20"]) {
+    for (const part of ["verdict  limited", "source   its screen", "limit footer (foot)", "next     holds", "resets 20"]) {
       expect(ran.out).toContain(part);
     }
   });
@@ -108,6 +108,41 @@ describe("decideNext", () => {
   });
 });
 
+describe("decideNext says what the ladder does", () => {
+  const now = Date.parse("2026-11-22T19:30:00Z");
+  const settings = { restartDelay: 10, restartDelayMax: 300, restartReset: 600, parkAfter: 5, parkWindow: 1800, healthyAfter: 10,
+    stallGrace: 180, unsureAfter: 300, backgroundMax: 3600 } as never;
+  const death: DeathFacts = { kind: "persistent", status: null, lived: 20_000, failures: 0, starts: 1, massDeath: false, program: "claude" };
+  const facts: NextFacts = { settings, nativeGrace: 180, stallIdle: 300, watch: "heal+stall", hold: null, idleSince: now, death, now };
+  const said = (verdict: string, more: Partial<NextFacts> = {}, change: object = {}) => decideNext(
+    { verdict, rule: "", where: "", text: "", limit: null, waitingUntil: null, why: "", ...change } as never, { ...facts, ...more });
+  test("unsure and background have a deadline", () => {
+    expect(said("unsure", { unsureSince: now - 100_000 }).at).toBe(now + 200_000);
+    expect(said("unsure", { unsureSince: now - 300_000 })).toEqual({ does: expect.stringContaining("it needs you"), at: null });
+    expect(said("background", { backgroundSince: now - 600_000 })).toEqual({ does: expect.stringContaining("takes it for idle"), at: now + 3_000_000 });
+    expect(said("background", { backgroundSince: now }, { waitingUntil: now + 7_200_000 }).at).toBe(now + 7_200_000);
+  });
+  test("a restart that would be a parking, or late, is announced as such", () => {
+    expect(said("idle").does).toBe("restarts it if it stays idle");
+    expect(said("fatal", { death: { ...death, lived: 1000, failures: 2 } }).does).toBe("restarts it, 20 s after its end");
+    expect(said("fatal", { death: { ...death, starts: 5 } }).does).toBe("ends it and parks it: 5 starts in 30 min without a healthy minute");
+    expect(said("idle", { left: "it is not enabled" })).toEqual({ does: "leaves it alone: it is not enabled", at: null });
+  });
+  test("an agent that is down: held, parked, done, ending, backoff, not noted yet", () => {
+    const memory = (change: object) => Object.assign(memoryOf(freshWatch(), "a"), change);
+    const down = (change: object, unseen: DeathFacts | null = null, held = false) => decideNextDown(memory(change), held, unseen, settings, now);
+    expect(down({}, null, true)).toEqual({ does: "leaves it down: stopped by you", at: null });
+    expect(down({ parked: "claude not found" }).does).toBe("leaves it down: parked: claude not found");
+    expect(down({ finished: true }).does).toBe("leaves it down: done");
+    expect(down({ stopping: { pid: 7, born: "", since: now } })).toEqual({ does: "starts it later: its old process is still ending", at: null });
+    expect(down({ nextStart: now + 40_000 })).toEqual({ does: "starts it", at: now + 40_000 });
+    expect(down({})).toEqual({ does: "starts it", at: now });
+    expect(down({}, { ...death, status: 127 })).toEqual({ does: "parks it: claude not found", at: now });
+    expect(down({}, { ...death, kind: "task", status: 0 }).does).toBe("leaves it down: done (exit 0)");
+    expect(down({}, { ...death, lived: 1000, failures: 1, status: 1 }).at).toBe(now + 10_000);
+  });
+});
+
 /** A key of so many letters and digits behind its prefix: put together here, so that no tool that reads this file rewrites it. */
 const key = (prefix: string, length = 24): string =>
   [prefix, Array.from({ length }, (_, i) => "q7Wx3Zk"[i % 7]).join("")].join("");
@@ -173,8 +208,26 @@ real("explain reads a live pane", plan, async (f) => {
   await f.run(["down"]);
   const down = await f.run(["explain", "a1"]);
   expect([down.code, down.err]).toEqual([1, expect.stringContaining("not running")]);
+  for (const part of ["state    stopped by you", "next     leaves it down: stopped by you", 'cure     "up a1" starts it']) {
+    expect(down.out).toContain(part);
+  }
   const unknown = await f.run(["explain", "a2"]);
   expect([unknown.code, unknown.err]).toEqual([2, expect.stringContaining('nearest is "a1"')]);
+});
+
+real("explain says how a client ended, and what comes", {
+  ...plan, backend: { kind: "claude", bin: "sh ./dies.sh" } }, async (f) => {
+  f.write("dies.sh", "exit 125\n");
+  await f.tmux("-f", "/dev/null", "new-session", "-d", "-s", "keep", "sleep 600");
+  await f.run(["up", "a1"]);
+  const ran = await until(async () => {
+    const said = await f.run(["explain", "a1"]);
+    return said.out.includes("end ") && said;
+  }, 20_000);
+  for (const part of ["its client ended (exit 125)", "exit 125 (do not restart)", 'cure     "up a1" starts it']) {
+    expect(ran.out).toContain(part);
+  }
+  expect([ran.code, ran.err]).toEqual([1, expect.stringContaining("not running (exit 125)")]);
 });
 
 /** The program in a folder of its own: `capture` files beside it. */
@@ -193,7 +246,7 @@ if (!process.env.AGENTS_BIN) real("capture files a live pane, without paths and 
   await showing(f, `${f.dir}\n${key("sk-ant-")}\n\n● Ready.\n\n✻ Baked for 3s\n\n${"─".repeat(40)}\n❯\u00a0\n${"─".repeat(40)}\n  ? for shortcuts`);
   const ran = await capture(f, "a1", "idle-made-here");
   const [text, sidecar, verdict] = ran.out.split("\n");
-  expect([ran.code, verdict]).toEqual([0, "the rules say now: idle (none): as it should be"]);
+  expect([ran.code, verdict]).toEqual([0, "the rules say now: idle (prompt): as it should be"]);
   expect(text).toBe(f.path("program/tests/fixtures/claude/idle-made-here.txt"));
   const shown = readFileSync(text!, "utf8");
   expect(shown).toContain("● Ready.");
@@ -207,5 +260,5 @@ if (!process.env.AGENTS_BIN) real("capture files a live pane, without paths and 
   const typo = await capture(f, "a1", "idel-made-here");
   expect([typo.code, typo.err]).toEqual([2, expect.stringContaining('nearest is "idle"')]);
   const other = await capture(f, "a1", "active-but-it-is-not");
-  expect([other.code, other.out]).toEqual([0, expect.stringContaining("idle (none): it should be active")]);
+  expect([other.code, other.out]).toEqual([0, expect.stringContaining("idle (prompt): it should be active")]);
 });
