@@ -250,9 +250,9 @@ export interface Memory {
   /** Wall ms since when the verdict holds. */
   since: number;
   /** The `since` of the unsure verdict that people were told of last. */
-  unsureTold: number;
-  /** Wall ms since when nothing but background work goes on; 0 = it does not. */
-  backgroundSince: number;
+  unsureTold?: number;
+  /** Wall ms since when nothing but background work goes on. */
+  backgroundSince?: number | undefined;
   bootedAt: number;
   /** The dead pane that was dealt with last, for a death while no watchdog ran. */
   buried: string;
@@ -1653,7 +1653,7 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
     { name: "footer", verdict: "active", where: "foot", why: "busy footer",
       re: /^ {2}(?:[⏵⏸].* · (?:esc|ctrl\+c) to interrupt\b|esc to interrupt · ← )/m },
     { name: "spinner", verdict: "active", where: "event", why: "spinner", animated: true,
-      re: /^[·✢✳✶✻✽*∗] (?:\S.*…(?: \((?:esc to |(?:\d+[hm] )*\d+s\b)|$)|.*retrying in \d+s · attempt)/i },
+      re: /^[·✢✳✶✻✽*∗] (?:\S.*…(?: \((?:esc |(?:\d+[hm] )*\d+s\b)|$)|.*retrying in \d+s · att)/i },
     { name: "transcript", verdict: "blocked", where: 1, why: "its transcript view is open",
       re: /^\s*Showing detailed transcript · / },
     { name: "limit footer", verdict: "limited", where: "foot",
@@ -1684,7 +1684,7 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
     { name: "background footer", verdict: "background", where: "foot", why: "background work",
       re: /^ {2}(?:[⏵⏸].* · )?(?:\d+ (?:shell|background task)s?|.* \(running\)) · .*↓ to /m },
     { name: "wake-up", verdict: "background", where: "turn", why: "it has scheduled a wake-up",
-      re: /(?:[^]*\n)?● ScheduleWakeup\(.*\)\n {2}⎿\s+Next wakeup scheduled for (?<clock>[\d:]+)/y },
+      re: /(?:[^]*\n)?● ScheduleWakeup\(.*\n {2}⎿\s+Next wakeup scheduled for (?<clock>[\d:]+)/y },
     AT_PROMPT,
   ],
   opencode: [
@@ -2308,15 +2308,17 @@ export function rulesOf(backend: Backend): Rule[] {
     name: rule.name ?? `rule ${i + 1}`, verdict: rule.verdict,
     where: parseWhere(rule.where), re: compiled(rule.re.replaceAll("⏺", "●"), ""),
   }));
-  let rules = backend.kind === "typed" ? typedRules(backend) : BUILT_IN_RULES[backend.kind];
+  const typed = backend.kind === "typed";
+  let rules = typed ? [] : BUILT_IN_RULES[backend.kind];
   for (const [key, verdict] of [
     ["activeRe", "active"], ["limitRe", "limited"], ["fatalRe", "fatal"]] as const) {
     const re = backendRe(backend, key);
     if (re) rules = replaceRules(
       rules, { name: key, verdict, where: bottomOnly(backend, key) ? 10 : "screen", re });
   }
-  compiledRules.set(backend, [...own, ...rules]);
-  return [...own, ...rules];
+  const all = [...own, ...rules, ...(typed ? typedRules(backend) : [])];
+  compiledRules.set(backend, all);
+  return all;
 }
 
 /** The box of a client stands in its last lines: what looks like it above is quoted. */
@@ -2379,7 +2381,7 @@ function readVerdict(cfg: Config, agent: Agent, pane: Pane, look: Look): Verdict
 
 /** Work in the background that outlasts `longest` ms is no reason to leave a client alone. */
 export function decideBackground(
-  verdict: Verdict, since: number, now: number, longest: number,
+  verdict: Verdict, since: number | undefined, now: number, longest: number,
 ): Verdict {
   if (verdict.verdict !== "background" || !since || now - since < longest) return verdict;
   return { ...verdict, verdict: "idle",
@@ -4081,8 +4083,7 @@ const heartbeatFile = (cfg: Config): string => join(cfg.stateDir, "heartbeat");
 
 const freshMemory = (): Memory => ({
   starts: [], failures: 0, nextStart: 0, parked: "", parkedAt: 0, finished: false, stopping: null,
-  lastFatal: 0, restarts: { day: "", count: 0 }, verdict: "unsure", why: "", since: 0,
-  unsureTold: 0, backgroundSince: 0, bootedAt: 0,
+  lastFatal: 0, restarts: { day: "", count: 0 }, verdict: "unsure", why: "", since: 0, bootedAt: 0,
   buried: "", client: null, aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null,
   readAt: 0, still: "", serverDown: false, waitingSince: 0, unsureLooks: 0, answered: "",
   answers: 0, releasedAt: 0,
@@ -4213,8 +4214,8 @@ const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", 
   waitingUntil: null, why: "" };
 
 /** What is not true of another client in the same session. */
-const NEW_CLIENT = { since: 0, backgroundSince: 0, aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null,
-  answered: "", answers: 0 };
+const NEW_CLIENT = { since: 0, backgroundSince: undefined, aliveSince: 0, idleSince: 0,
+  sameSince: 0, looked: "", judged: null, answered: "", answers: 0 };
 
 /** Whether the tmux server of the last look still runs: by its pid and the second it began. */
 function serverLives(server: string): boolean {
@@ -4385,7 +4386,7 @@ async function judge(
     verdict = decideOpencode(facts, verdict, world.now());
     if (facts.down) memory.serverDown = true;
   }
-  if (verdict.verdict !== "background") memory.backgroundSince = 0;
+  if (verdict.verdict !== "background") memory.backgroundSince = undefined;
   else memory.backgroundSince ||= world.now();
   verdict = decideBackground(
     verdict, memory.backgroundSince, world.now(), cfg.watchdog.backgroundMax * 1000);
@@ -5480,8 +5481,8 @@ export function describeState(memory: Memory, facts: {
   if (!fresh || !memory.since || memory.verdict === "gone") {
     return { state: "RUNNING", needsHuman: false };
   }
-  const needsHuman = memory.verdict === "blocked" ||
-    isUnsureTooLong(memory, facts.unsureAfter ?? defaultsOf<Settings>(KEYS.watchdog).unsureAfter, now);
+  const { unsureAfter = defaultsOf<Settings>(KEYS.watchdog).unsureAfter } = facts;
+  const needsHuman = memory.verdict === "blocked" || isUnsureTooLong(memory, unsureAfter, now);
   const why = needsHuman || memory.verdict === "unsure" ? `: ${memory.why}` : "";
   return { state: `${memory.verdict}${why} ${ago(now - memory.since)}`, needsHuman };
 }
@@ -6043,9 +6044,10 @@ export function verdictJson(
 const SOURCES: Record<string, string> = { server: "its server", process: "its process" };
 
 /** Key and value in columns; a further line of a value stands below its first. */
-const printFacts = (facts: [string, string | null][]): number =>
-  printed(facts.flatMap(([key, value]) =>
-    (value ? [`${key.padEnd(8)} ${value.replaceAll("\n", `\n${" ".repeat(9)}`)}`] : [])).join("\n"));
+const printFacts = (facts: [string, string | null][]): number => printed(facts
+  .filter(([, value]) => value)
+  .map(([key, value]) => `${key.padEnd(8)} ${value!.replaceAll("\n", `\n${" ".repeat(9)}`)}`)
+  .join("\n"));
 
 const nextText = (next: Next): string =>
   (next.at === null ? next.does : `${next.does} at ${isoOf(next.at)}`);
@@ -6640,7 +6642,8 @@ async function cmdTui(call: Call): Promise<number> {
 const DOINGS = ["active", "idle", "limited", "blocked", "down", "unknown"] as const;
 type Doing = (typeof DOINGS)[number];
 const DOING_OF: Record<string, Doing> = {
-  active: "active", background: "active", idle: "idle", waiting: "idle", limited: "limited", blocked: "blocked",
+  active: "active", background: "active", idle: "idle", waiting: "idle", limited: "limited",
+  blocked: "blocked",
   fatal: "down", gone: "down",
 };
 const HOUR = 60 * MINUTE;

@@ -618,7 +618,7 @@ rule = [
       expect(rest(rules)).toEqual(rest(BUILT_IN_RULES.claude));
     });
   }
-  test.each<[string, string, string]>([["active", "footer", "limit banner"], ["limit", "background agents", "credit"], ["fatal", "fix first", "half drawn"]])(
+  test.each<[string, string, string]>([["active", "footer", "limit banner"], ["limit", "transcript", "credit"], ["fatal", "fix first", "background work"]])(
     "%s_re stands where the last rule of its verdict stood", async (key, before, behind) => {
       const names = (await rulesFrom(`[backend.claude]\n${key}_re = "LOW on"`)).map(({ name }) => name);
       const at = names.indexOf(`${key}Re`);
@@ -626,7 +626,7 @@ rule = [
     });
   test("without rules to replace, a limit outranks an error, and work both", async () => {
     const rules = await rulesFrom('[backend.plain]\nbin = "plain"\nfatal_re = "c"\nlimit_re = "b"\nactive_re = "a"', "plain");
-    expect(rules.map(({ name }) => name)).toEqual(["activeRe", "limitRe", "fatalRe"]);
+    expect(rules.map(({ name }) => name)).toEqual(["activeRe", "limitRe", "fatalRe", "prompt", "marker"]);
   });
   test("opencode's active_re sees the bottom only", async () => {
     const rules = await rulesFrom('[backend.opencode]\nactive_re = "busy"', "opencode");

@@ -220,10 +220,8 @@ real("explain says how a client ended, and what comes", {
   f.write("dies.sh", "exit 125\n");
   await f.tmux("-f", "/dev/null", "new-session", "-d", "-s", "keep", "sleep 600");
   await f.run(["up", "a1"]);
-  const ran = await until(async () => {
-    const said = await f.run(["explain", "a1"]);
-    return said.out.includes("end ") && said;
-  }, 20_000);
+  await until(async () => (await f.run(["explain", "a1"])).out.includes("state    ended"), 20_000);
+  const ran = await f.run(["explain", "a1"]);
   for (const part of ["its client ended (exit 125)", "exit 125 (do not restart)", 'cure     "up a1" starts it']) {
     expect(ran.out).toContain(part);
   }
