@@ -4429,9 +4429,9 @@ function noteVerdict(
   if (isUnsureTooLong(memory, cfg.watchdog.unsureAfter, world.now()) &&
       memory.unsureTold !== memory.since) {
     memory.unsureTold = memory.since;
-    const why = `${verdict.why} for ${minutes(Math.round((world.now() - memory.since) / 1000))}`;
-    log(`${agent.name} is unsure: ${why}; it needs you`);
-    emit(cfg, "unsure", { agent: agent.name, why });
+    const lasted = minutes(Math.round((world.now() - memory.since) / 1000));
+    log(`${agent.name} has been unsure for ${lasted}; it needs you`);
+    emit(cfg, "unsure", { agent: agent.name, why: `${verdict.why} for ${lasted}` });
   }
 }
 

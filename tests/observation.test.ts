@@ -39,7 +39,7 @@ describe("unsure that lasts is a person's business", () => {
     await fake.ticks(cfg, watch, 4);
     expect(events("unsure").map(({ why }) => why)).toEqual(["suspended: run fg in its pane for 5 min"]);
     expect([state().needsHuman, state().state]).toEqual([true, expect.stringContaining("unsure: suspended")]);
-    expect(fake.logged("a is unsure: suspended: run fg in its pane for 5 min; it needs you")).toHaveLength(1);
+    expect(fake.logged("a has been unsure for 5 min; it needs you")).toHaveLength(1);
     await fake.ticks(cfg, watch, 60);
     expect([events("unsure").length, pane().enters, fake.everyPane.length]).toEqual([1, 0, 1]);
   });
