@@ -44,7 +44,8 @@ describe("describeState", () => {
     ["idle 1m", { since: now - 59.6 * SECOND, verdict: "idle", why: "at its prompt" }, { pane: alive }],
     ["idle 59m", { since: now - HOUR + SECOND, verdict: "idle" }, { pane: alive }],
     ["waiting 1h", { since: now - HOUR, verdict: "waiting" }, { pane: alive }],
-    ["unsure 23h", { since: now - 24 * HOUR + SECOND, verdict: "unsure" }, { pane: alive }],
+    ["unsure: blank screen 4m", { since: now - 299 * SECOND, verdict: "unsure", why: "blank screen" }, { pane: alive }],
+    ["background 23h", { since: now - 24 * HOUR + SECOND, verdict: "background" }, { pane: alive }],
     ["booting 1d", { since: now - 24 * HOUR, verdict: "booting" }, { pane: alive }],
     ["fatal 12d", { since: now - 12.9 * 24 * HOUR, verdict: "fatal" }, { pane: alive }],
   ])("%s: %o %o", (state, some, more) =>
@@ -52,6 +53,8 @@ describe("describeState", () => {
   test.each<[state: string, memory: Partial<Memory>, facts: Partial<Facts>]>([
     ["parked: exit 125", { parked: "exit 125", finished: true, nextStart: now + SECOND }, {}],
     ["blocked: a dialog is open 2m", { since: now - 120 * SECOND, verdict: "blocked", why: "a dialog is open" }, { pane: alive }],
+    ["unsure: blank screen 5m", { since: now - 300 * SECOND, verdict: "unsure", why: "blank screen" }, { pane: alive }],
+    ["unsure: blank screen 1m", { since: now - 60 * SECOND, verdict: "unsure", why: "blank screen" }, { pane: alive, unsureAfter: 60 }],
   ])("%s needs a person", (state, some, more) =>
     expect(describeState({ ...memory, ...some } as Memory, { ...facts, ...more })).toEqual({ state, needsHuman: true }));
   test("a hold, with the reset where one is known, and its class", () => {
