@@ -5,8 +5,8 @@ import { decideOpencode, launchScript, memoryOf, observe, paneActive, say, type 
 import { type FakePane, fakeWorld, message, type Scene, scene, verdict } from "./kit.ts";
 
 const { http } = world;
-let { fake, cfg, watch, starts } = {} as Scene;
-const begin = async (text: string, count = 2): Promise<void> => void ({ fake, cfg, watch, starts } = await scene(text, { fake, ticks: count }));
+let { fake, cfg, watch, starts, operator } = {} as Scene;
+const begin = async (text: string, count = 2): Promise<void> => void ({ fake, cfg, watch, starts, operator } = await scene(text, { fake, ticks: count }));
 const ticks = (count: number) => fake.ticks(cfg, watch, count);
 beforeEach(() => void (fake = fakeWorld()));
 const agent = (some = ""): string => `[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal"\n${some}\n`;
@@ -191,21 +191,26 @@ describe("an opencode client and the service that is its server", () => {
       ? { ok: true, status: 200, body: JSON.stringify(url.includes("/health") ? { healthy: true } : { id: "ses_1" }) } : { ok: false, status: 0, body: "" };
     fake.tmux.onStart = (one) => void (one.text = "     ▣ Build · gpt · 2s\n\n  ┃\n  ┃  \n  ┃\n  ┃  Build  gpt\n  ╹▀▀▀▀▀▀▀▀▀▀▀▀\n   12K (1%)  ctrl+p commands");
   });
-  test.each<[string, string, (web: FakePane) => void, number]>([
-    ["a server of later is another one: attached anew", "4096", () => {}, 2],
-    ["another port is another server", "4097", () => {}, 1],
-    ["one that has ended serves nobody", "4096", (web) => Object.assign(web, { dead: true, status: 0 }), 1],
-  ])("%s", async (_, ready, after, wanted) => {
-    await begin(config(ready), 3);
-    expect(starts()).toBe(1);
+  const another = (): FakePane => {
     fake.tmux.kill(fake.tmux.of("agents-web"));
     fake.turn(5_000);
-    after(fake.tmux.add("agents-web"));
+    return fake.tmux.add("agents-web");
+  };
+  test.each<[string, string, () => void, number]>([
+    ["a server of later is another one: attached anew", "4096", () => void another(), 2],
+    ["the one that was there before it is the one it has", "4096", () => {}, 1],
+    ["another port is another server", "4097", () => void another(), 1],
+    ["one of later that has ended serves nobody", "4096", () => void Object.assign(another(), { dead: true, status: 0 }), 1],
+  ])("%s", async (_, ready, before, wanted) => {
+    await begin(config(ready), 3);
+    expect(starts()).toBe(1);
+    operator({ held: { web: fake.wall } }); // nobody starts it again
+    before();
     await observe(cfg, watch);
     fake.http = async ({ url }) => ({ ok: true, status: 200, body: /permission|question/.test(url) ? "[]" : "{}" });
-    if (ready === "4096" && wanted === 1) cfg.services.clear(); // nobody starts it again
     await ticks(4);
-    expect(starts()).toBe(wanted);
+    expect([starts(), fake.logged("its server was restarted").length]).toEqual([wanted, wanted - 1]);
+    expect(memoryOf(watch, "a").verdict).not.toBe("unsure"); // the server answers
   });
   test("each time it is started again it waits for its server anew", async () => {
     await begin(config("4096"), 3);
@@ -215,6 +220,27 @@ describe("an opencode client and the service that is its server", () => {
     await ticks(2); // 30 s each: less than connect_delay
     expect(starts()).toBe(1);
     await ticks(2);
+    expect(starts()).toBe(2);
+  });
+  test("one that was taken down as its server answered waits for it anew", async () => {
+    await begin(config("4096"), 3);
+    cfg.services.clear();
+    up = false;
+    fake.tmux.exit("agents-a", 1);
+    await ticks(1);
+    const { http: ask } = fake;
+    fake.http = (request) => {
+      if (request.url.includes("/health")) operator({ held: { a: fake.wall } });
+      return ask(request);
+    };
+    up = true;
+    await ticks(1);
+    expect([starts(), memoryOf(watch, "a").waitingSince]).toEqual([1, 0]);
+    [fake.http, up] = [ask, false];
+    operator({});
+    await ticks(1);
+    expect(starts()).toBe(1);
+    await ticks(3);
     expect(starts()).toBe(2);
   });
   test("its word is heard in the same look", async () => {

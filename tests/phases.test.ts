@@ -106,14 +106,17 @@ describe("over the fake world", () => {
 
   test("fault 11: a write that fails leaves the old phase, at every step", async () => {
     await call("set", "p2");
-    for (let at = 1; at < 4; at++) {
+    const writes = ["write phase-id", "write phase-idx"];
+    for (const done of [0, 1]) {
       fake.effects = [];
-      fake.dieAt = at;
-      await call("set", "p1").catch(() => {});
+      fake.dieAt = done + 1;
+      await expect(call("set", "p1")).rejects.toThrow(`died at effect ${done + 1}: ${writes[done]}`);
       fake.revive();
-      expect([0, 1]).toContain(curIdx(cfg));
-      await call("set", "p2");
+      expect([curIdx(cfg), curPhase(cfg)!.id, fake.effects]).toEqual([1, "p2", writes.slice(0, done)]);
     }
+    fake.effects = [];
+    await call("set", "p1");
+    expect([curIdx(cfg), fake.effects.slice(0, 2)]).toEqual([0, writes]);
   });
 
   test("migrate maps the original's index to an id", async () => {
