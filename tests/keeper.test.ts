@@ -22,6 +22,27 @@ real("P6: kill -9 of the watchdog: another within 5 s, the agents untouched", tr
   expect((await f.run(["status"])).code).toBe(0);
 });
 
+real("a watchdog that cannot start is tried ever more slowly, and is there once it can", trio, async (f) => {
+  await f.up();
+  const good = f.read("agents.toml");
+  f.write("agents.toml", "[[agent\n");
+  await until(() => f.log.includes("the last good config stays in force"));
+  rmSync(f.path(".agents/state/agents.toml"));
+  signal(f.lock("watchdog"), "SIGKILL");
+  const failed = () => f.log.match(/the watchdog ended \(exit 2\), starting another/g)?.length ?? 0;
+  const at: number[] = [];
+  for (let nth = 1; nth <= 3; nth++) {
+    await until(() => failed() >= nth, 30_000, 20);
+    expect(failed()).toBe(nth);
+    at.push(performance.now());
+  }
+  const gaps = [at[1]! - at[0]!, at[2]! - at[1]!];
+  expect([gaps[0]! > 1_900, gaps[1]! > 3_900], gaps.join()).toEqual([true, true]);
+  f.write("agents.toml", good);
+  await until(() => f.lock("watchdog"), 30_000);
+  await f.ticks(2);
+});
+
 real("kill -9 of the keeper: a new one by the next tick, which keeps the watchdog", trio, async (f) => {
   await f.up();
   const [keeper, watchdog] = [f.lock("keeper"), f.lock("watchdog")];

@@ -1,6 +1,6 @@
 /** The watchdog at work on real processes: what it rests on is killed, stopped, misconfigured under it. */
 import { expect } from "bun:test";
-import { chmodSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { allowed, type Fleet, lives, quote, real, signal, until } from "./real.ts";
 
@@ -113,6 +113,8 @@ real("P5, faults 2 and 3: a broken, half-written, emptied, deleted, unreadable c
     ["syntax", () => writeFileSync(f.config, `${good}\n[[agent\n`)],
     ["empty", () => writeFileSync(f.config, "")],
     ["gone", () => rmSync(f.config)],
+    // permissions stop nobody who is root; a folder cannot be read by anybody
+    ["unreadable", () => (rmSync(f.config), mkdirSync(f.config))],
     ["backend", () => writeFileSync(f.config, good.replace(/name = "b1"/, 'name = "b1"\nbackend = "scriptd"'))],
   ];
   for (const [nth, [, damage]] of broken.entries()) {
@@ -121,12 +123,14 @@ real("P5, faults 2 and 3: a broken, half-written, emptied, deleted, unreadable c
     await f.ticks(2);
     expect(said()).toBe(nth + 1);
     expect(f.lock("watchdog")).toBeGreaterThan(0);
+    rmSync(f.config, { recursive: true, force: true });
     f.write("agents.toml", good);
     await f.ticks(2);
   }
   expect(await pids(f)).toEqual(before);
   expect(f.log).toMatch(/agents\.toml:\d+/);
   expect(f.log).toContain('unknown backend "scriptd"');
+  expect(f.log).toMatch(/the last good config stays in force: .*EISDIR/);
 });
 
 real("P5: a watchdog that is killed while the config is broken comes back with the last good one", trio, async (f) => {
@@ -167,6 +171,32 @@ real("a watchdog at rest looks once per signal_interval, and sleeps between", {
   const seconds = (performance.now() - began) / 1000;
   expect(looks() - before).toBeLessThanOrEqual(Math.ceil(seconds) + 1);
   expect(seconds).toBeGreaterThan(4);
+});
+
+real("a tick that takes longer than its interval has no other beside it, and what it makes is made once", {
+  agents: [{ name: "a1", watch: "heal+stall" }],
+}, async (f) => {
+  const [asked, slow] = [f.path("asked"), f.path("slow")].map(quote);
+  const shim = f.write("bin/tmux", [
+    "#!/bin/sh", `exec=${quote(Bun.which("tmux")!)}`, `[ -e ${slow} ] || exec "$exec" "$@"`,
+    'case "$*" in *list-panes*) what=look;; *new-session*t-watchdog*) what=session;; *) exec "$exec" "$@";; esac',
+    `echo "begin $what" >> ${asked}`, "sleep 1", '"$exec" "$@"', "code=$?", `echo "end $what" >> ${asked}`, "exit $code", "",
+  ].join("\n"));
+  chmodSync(shim, 0o755);
+  f.env.PATH = `${f.path("bin")}:${f.env.PATH}`;
+  await f.up();
+  await f.ready("a1");
+  await f.ticks(2);
+  f.write("slow", "");
+  const steps = () => f.read("asked").split("\n").slice(0, -1);
+  await until(() => steps().length >= 6, 30_000);
+  await f.tmux("kill-session", "-t", "=t-watchdog");
+  await until(() => steps().includes("end session"), 30_000);
+  await until(() => steps().slice(steps().indexOf("end session")).length >= 5, 30_000);
+  const all = steps();
+  const done = all.slice(0, all.length - (all.length % 2));
+  expect(done.filter((_, nth) => nth % 2)).toEqual(done.filter((_, nth) => nth % 2 === 0).map((step) => step.replace("begin", "end")));
+  expect(done.filter((step) => step === "end session")).toHaveLength(1);
 });
 
 real("an interval is live: a longer one is taken from the file", trio, async (f) => {
