@@ -215,8 +215,15 @@ export interface Message {
   tries: number;
   /** How often its beginning stood on the screen before it was last pasted; absent before that. */
   seen?: number;
+  /** Its last paste: into which client, at what wall ms, and how many looks found no text since. */
+  pasted?: { pid: number; at: number; empty: number };
+  /** The last of its `tries` in which Enter was pressed, and in how many of them it was. */
+  entered?: number;
+  copies?: number;
   /** Why it still waits, for `status`. */
   why?: string;
+  /** Wall ms since which only a person can let it through. */
+  stuck?: number;
   /** Wall ms after which nobody waits for it any more; absent = it waits for ever. */
   expires?: number;
 }
@@ -290,6 +297,8 @@ export interface Watch {
   taken: string[];
   /** The ids of what was delivered last, newest last: the proof that `send` waits for. */
   delivered: string[];
+  /** What was typed last without any proof that it was taken, newest last. */
+  unproven: Message[];
   agents: Record<string, Memory>;
   /** A phase move under way: replayed after a crash, cleared last. */
   intent: { id: string; from: string; to: string; run: string; at: number } | null;
@@ -1415,16 +1424,28 @@ async function readScreen(cfg: Config, pane: Pane): Promise<Screen | null> {
   return { look: { text, title }, plain, styled, cursorLine: plain.split("\n")[Number(row)] ?? "" };
 }
 
-/** What became of a text: `waiting` is tried again, `failed` too, but somebody should know. */
+/**
+ * What became of a text. `waiting` is tried again, and `failed` too, but somebody should know.
+ * `unproven`: it was typed, nothing shows that it was taken, and it is not typed once more.
+ */
 export interface Delivery {
-  state: "delivered" | "waiting" | "failed";
+  state: "delivered" | "waiting" | "failed" | "unproven";
   why: string;
+  /** Only a person can let it through. */
+  person?: boolean;
 }
 
 /** Text beyond this goes to a file: 8 KB is more than any client shows in its box. */
 const TYPED_MAX = 8_000;
-/** Enter only after the paste was drawn; longer for opencode, whose screen lags (facts: 0.5 s). */
-const PASTE_PAUSE: Record<BackendKind, number> = { claude: 300, opencode: 500, typed: 300 };
+/**
+ * ms between a paste that was drawn and Enter. Claude Code needs none, opencode's screen lags by up
+ * to 500. Another client is not known: Gemini takes an Enter that comes too early for a newline.
+ */
+const SUBMIT_PAUSE: Record<BackendKind, number> = { claude: 300, opencode: 500, typed: 1_000 };
+/** ms between two looks; how many tell what a key did, and what a paste did on a busy machine. */
+const LOOK_EVERY = 100;
+const LOOKS = 20;
+const PASTE_LOOKS = 30;
 
 const squeeze = (value: string): string => value.replace(/[\s│┃`*_]+/g, "");
 /** The beginning by which a text is known again on a screen that wraps and frames it. */
@@ -1434,81 +1455,205 @@ const TOLD_APART = 160;
 const timesIn = (screen: string, value: string): number =>
   squeeze(screen).split(headOf(value, TOLD_APART)).length - 1;
 
-export type Typing = { do: "type" | "submit" | "done" } | { do: "wait"; why: string };
+/** So many characters of a text that a box cuts off are no accident: nobody types them by hand. */
+const PART_MIN = 40;
 
-/** Whether a text may be typed now. Enter answers a dialog, so nothing is ever typed into one. */
-export function decideTyping(
-  verdict: Verdict, message: Message, composer: string | null, screen: string,
-): Typing {
-  const patient = message.cause === "wake" || message.cause === "nudge";
-  const { verdict: state, why } = verdict;
-  if (state === "blocked" || state === "fatal" || state === "unsure") return {
-    do: "wait", why: `${state}: ${why}` };
-  if (state === "limited" && message.cause !== "nudge") return {
-    do: "wait", why: `limited: ${why}` };
-  if (patient && ["active", "background", "waiting"].includes(state)) return {
-    do: "wait", why: `${state}: ${why}` };
-  const typedBefore = message.seen !== undefined;
-  if (typedBefore && (composer ?? "") !== "" &&
-    ours(composer!, message.text)) return { do: "submit" };
-  if (composer) return { do: "wait", why: "someone's draft stands in the input box" };
-  if (typedBefore && timesIn(screen, message.text) > message.seen!) return { do: "done" };
-  return { do: "type" };
-}
-
-/** A client may show a long paste as a token such as `[Pasted text #1 +89 lines]`. */
-function ours(composer: string, value: string): boolean {
-  const shown = squeeze(composer);
-  return shown !== "" && (
-    shown.includes(headOf(value).slice(0, 16)) || /\[Pasted/i.test(composer) ||
-    squeeze(value).includes(shown.slice(-24)));
+/**
+ * Whether a client shows a paste of ours as a token: `[Pasted text #1 +89 lines]`, `[Pasted ~3
+ * lines]`, `[Pasted Content 1200 chars]`. Its figure must be ours; clients count lines or breaks.
+ */
+function isToken(composer: string, value: string): boolean {
+  const token = /^\[pasted\b[^\][]*?(?:(\d+) (lines?|chars?|characters))?\]$/i
+    .exec(composer.trim());
+  if (!token) return false;
+  const lines = value.trimEnd().split("\n").length;
+  const [, count, unit] = token;
+  if (!unit) return lines === 1 && value.length > PART_MIN;
+  return /^l/i.test(unit) ? [lines, lines - 1].includes(Number(count))
+    : [value.length, Buffer.byteLength(value)].includes(Number(count));
 }
 
 /**
- * Types a message into an agent's own pane and proves that it was taken: the text left the input
- * box. Enter is pressed at most three times, each time after another look for a dialog; the text is
- * pasted once. `remember` stores that it was typed before it is, for a crash may come in between.
+ * Whether what stands in the box is the text that we pasted, and nothing else: whole, as a token,
+ * or the end of it where the box is too small. Its beginning alone counts where `box_re` may see no
+ * more than the first line of a box; elsewhere somebody has cut off the rest.
+ */
+function ours(composer: string, value: string, cutBox = true): boolean {
+  const [shown, whole] = [squeeze(composer), squeeze(value)];
+  if (!shown) return false;
+  const part = shown.length >= PART_MIN &&
+    (whole.endsWith(shown) || (cutBox && whole.startsWith(shown)));
+  return shown === whole || part || isToken(composer, value);
+}
+
+/** Whether a draft can have nothing to do with our text: a piece of it may be half drawn. */
+const isForeign = (composer: string, value: string): boolean =>
+  !squeeze(value).includes(squeeze(composer)) && !isMixed(composer, value);
+
+/** Whether our text, or a token of some paste, stands in the box among other things. */
+const isMixed = (composer: string, value: string): boolean =>
+  squeeze(composer).includes(headOf(value)) || /\[pasted\b[^\]]*\]/i.test(composer);
+
+export type Typing =
+  | { do: "type" | "submit" | "await" | "done" | "unproven" }
+  | { do: "wait"; why: string; person?: boolean };
+
+/** Why nothing may be said to an agent now, "" = it may be. A probe is what a limit waits for. */
+function whyHeld({ verdict, why }: Verdict, cause: string): string {
+  const patient = cause === "wake" || cause === "nudge";
+  const held = verdict === "blocked" || verdict === "fatal" || verdict === "unsure" ||
+    (verdict === "limited" && cause !== "nudge") ||
+    (patient && ["active", "background", "waiting"].includes(verdict));
+  return held ? `${verdict}: ${why}` : "";
+}
+
+/**
+ * Whether a text may be typed now. `composer` is what stands in the input box: null, no box that is
+ * recognised, is not an empty one. Enter answers a dialog, so nothing is ever typed into one.
+ */
+export function decideTyping(
+  verdict: Verdict, message: Message, composer: string | null, screen: string, cutBox = true,
+): Typing {
+  const held = whyHeld(verdict, message.cause);
+  if (held) return { do: "wait", why: held };
+  if (composer === null) return { do: "wait", person: true,
+    why: "its input box is not to be seen" };
+  const pasted = message.seen !== undefined;
+  if (composer && pasted && ours(composer, message.text, cutBox)) return { do: "submit" };
+  if (composer) return { do: "wait", person: true, why: pasted && isMixed(composer, message.text)
+    ? "our text stands in the input box together with something else: send it or clear it"
+    : "someone's draft stands in the input box" };
+  if (pasted && timesIn(screen, message.text) > message.seen!) return { do: "done" };
+  return { do: "type" };
+}
+
+/**
+ * ms, and looks, until a paste that none of them has found is lost: a client that drew since has
+ * read it by then, one that drew nothing may be frozen and shows it when it goes on.
+ */
+const PASTE_LATE = { drew: 20_000, still: 120_000 };
+const LATE_LOOKS = 3;
+/** A text that may have been taken twice is not typed a third time. */
+const COPIES_MAX = 2;
+
+/** What to do about a pasted text that is neither in the empty box nor in the transcript. */
+export function decideAgain(
+  message: Message, { pid, activity }: Pick<Pane, "pid" | "activity">, now: number,
+): Typing {
+  const { pasted, copies = 0 } = message;
+  if (!pasted) return { do: "type" };
+  const patience = activity > pasted.at ? PASTE_LATE.drew : PASTE_LATE.still;
+  const late = Math.abs(now - pasted.at) < patience || pasted.empty < LATE_LOOKS;
+  if (late && pasted.pid === pid) return { do: "await" };
+  return { do: copies < COPIES_MAX ? "type" : "unproven" };
+}
+
+/** A close look at one pane: what is believed of it, and what stands in its input box. */
+interface BoxLook {
+  screen: Screen;
+  verdict: Verdict;
+  composer: string | null;
+}
+
+async function lookAtBox(cfg: Config, agent: Agent, pane: Pane): Promise<BoxLook | null> {
+  const backend = backendOf(cfg, agent);
+  const screen = await readScreen(cfg, pane);
+  return screen && {
+    screen, verdict: readVerdict(cfg, agent, pane, screen.look),
+    composer: composerText(backend.kind, screen.plain, screen.styled, backend),
+  };
+}
+
+const UNSHOWN: Delivery = { state: "waiting", why: "tmux did not show the pane" };
+/** Whether a client's input box can be recognised at all. */
+const hasBox = (backend: Backend): boolean =>
+  backend.kind !== "typed" || backend.boxRe !== undefined;
+const mayCut = (backend: Backend): boolean => backend.kind === "typed";
+
+/** One text on its way into one pane; `remember` stores what became of it before each key. */
+interface Errand {
+  cfg: Config;
+  agent: Agent;
+  backend: Backend;
+  pane: Pane;
+  message: Message;
+  /** By whose right it is typed: a text that stands in the box goes in place of the one due. */
+  cause: string;
+  remember: () => void;
+}
+
+/**
+ * Types a message into an agent's own pane and proves that it was taken: it stood in the input box,
+ * and left it. `remember` stores the message before it is pasted and before Enter, for a crash may
+ * come in between; whoever looks next knows by it that what stands in the box is ours.
  */
 export async function pingSession(
   cfg: Config, agent: Agent, pane: Pane, message: Message, remember: () => void,
+  cause = message.cause,
 ): Promise<Delivery> {
   const backend = backendOf(cfg, agent);
+  const errand: Errand = { cfg, agent, backend, pane, message, cause, remember };
   shorten(cfg, message);
-  const screen = await readScreen(cfg, pane);
-  if (!screen) return { state: "waiting", why: "tmux did not show the pane" };
-  const composer = composerText(backend.kind, screen.plain, screen.styled, backend);
-  const verdict = readVerdict(cfg, agent, pane, screen.look);
-  const typing = decideTyping(verdict, message, composer, screen.look.text);
-  if (typing.do === "wait") return { state: "waiting", why: typing.why };
-  if (typing.do === "done") return { state: "delivered", why: "it stands on the screen already" };
-  if (typing.do === "type") {
-    message.seen = timesIn(screen.look.text, message.text);
-    message.tries += 1;
-    remember();
-    const failed = await paste(cfg, pane, message, composer !== null, backend);
-    if (failed) return { state: "failed", why: failed };
+  const look = await lookAtBox(cfg, agent, pane);
+  if (!look) return UNSHOWN;
+  if (!hasBox(backend)) return typeBlind(errand, look);
+  const typing = typingNow(errand, look);
+  const failed = typing.do === "type" ? await paste(errand, look) : "";
+  if (failed) return { state: "failed", why: failed };
+  const drawn = typing.do === "submit" ||
+    ((typing.do === "type" || typing.do === "await") && (await isDrawn(errand)));
+  return drawn ? submit(errand) : outcomeOf(typing);
+}
+
+/** What to do by one look; a look that finds the box empty counts against a paste that is late. */
+function typingNow({ message, pane, backend, cause }: Errand, look: BoxLook): Typing {
+  const { verdict, composer, screen } = look;
+  const typing = decideTyping(
+    verdict, { ...message, cause }, composer, screen.look.text, mayCut(backend));
+  if (typing.do !== "type") return typing;
+  if (message.pasted) message.pasted.empty += 1;
+  return decideAgain(message, pane, world.now());
+}
+
+function outcomeOf(typing: Typing): Delivery {
+  if (typing.do === "wait") {
+    return { state: "waiting", why: typing.why, ...(typing.person ? { person: true } : {}) };
   }
-  return submit(cfg, backend, pane, message, verdict.verdict);
+  if (typing.do === "done") return { state: "delivered", why: "it stands in the transcript" };
+  if (typing.do === "unproven") return { state: "unproven",
+    why: `it was typed ${COPIES_MAX} times and never seen to be taken: look at its screen` };
+  return { state: "waiting", why: "it was pasted, and is not to be seen yet" };
 }
 
 /** The text as one bracketed paste: whole in every try, however long or however many lines. */
 async function paste(
-  cfg: Config, pane: Pane, message: Message, boxed: boolean, backend: Backend,
+  { cfg, pane, message, remember }: Errand, { screen }: BoxLook,
 ): Promise<string> {
+  message.seen = timesIn(screen.look.text, message.text);
+  message.pasted = { pid: pane.pid, at: world.now(), empty: 0 };
+  message.tries += 1;
+  remember();
   const buffer = `agents-${message.id}`;
   const loaded = await tmux(cfg, ["load-buffer", "-b", buffer, "-"], message.text);
   if (!loaded.ok) return `load-buffer: ${loaded.err}`;
   const pasted = await tmux(cfg, ["copy-mode", "-q", "-t", pane.id, ";",
     "paste-buffer", "-p", "-d", "-b", buffer, "-t", pane.id]);
-  if (!pasted.ok) return `paste-buffer: ${pasted.err}`;
-  await world.sleep(PASTE_PAUSE[backend.kind]);
-  if (!boxed) return "";
-  for (let tries = 0; tries < 12; tries++) {
-    const screen = await readScreen(cfg, pane);
-    if (screen && composerText(backend.kind, screen.plain, screen.styled, backend)) return "";
-    await world.sleep(250);
+  return pasted.ok ? "" : `paste-buffer: ${pasted.err}`;
+}
+
+const pauseOf = ({ kind, submitPause }: Backend): number =>
+  submitPause === undefined ? SUBMIT_PAUSE[kind] : submitPause * 1000;
+
+/** Waits until the paste stands in the box, and then for as long as the client needs. */
+async function isDrawn({ cfg, agent, backend, pane, message }: Errand): Promise<boolean> {
+  for (let looks = 0; looks < PASTE_LOOKS; looks++) {
+    const composer = (await lookAtBox(cfg, agent, pane))?.composer;
+    const drawn = composer && ours(composer, message.text, mayCut(backend));
+    if (composer === "") message.pasted!.empty += 1;
+    await world.sleep(drawn ? pauseOf(backend) : LOOK_EVERY);
+    if (drawn) return true;
   }
-  return "the text did not appear in the input box";
+  return false;
 }
 
 /**
@@ -1523,36 +1668,88 @@ function shorten(cfg: Config, message: Message): void {
   message.text = spoken(cfg, "prompts/boot.md", { kickoff: file });
 }
 
-async function submit(
-  cfg: Config, backend: Backend, pane: Pane, message: Message, before: VerdictName,
-): Promise<Delivery> {
+/** Enter, at most three times, each time after another look: at the text, and for a dialog. */
+async function submit(errand: Errand): Promise<Delivery> {
+  const { cfg, agent, pane } = errand;
   for (let enters = 0; enters < 3; enters++) {
-    const screen = await readScreen(cfg, pane);
-    if (!screen) return { state: "waiting", why: "tmux did not show the pane" };
-    const verdict = detect(rulesOf(backend), screen.look, world.now());
-    if (verdict.verdict === "blocked") return { state: "waiting", why: `blocked: ${verdict.why}` };
-    await tmux(cfg, ["send-keys", "-t", pane.id, backend.submitKey]);
-    for (let looks = 0; looks < 8; looks++) {
-      await world.sleep(250);
-      const after = await readScreen(cfg, pane);
-      if (after && isSubmitted(backend, screen, after, message, before)) return {
-        state: "delivered", why: "typed" };
-    }
+    const look = await lookAtBox(cfg, agent, pane);
+    if (!look) return UNSHOWN;
+    const typing = typingNow(errand, look);
+    if (typing.do !== "submit") return outcomeOf(typing);
+    await pressEnter(errand);
+    const found = await whatBecame(errand);
+    if (found === "left") return { state: "delivered", why: "typed" };
+    if (found === "unknown") return {
+      state: "waiting", why: "Enter was pressed; whether it was taken cannot be seen yet" };
   }
-  return { state: "failed", why: "the text still stands in the input box after three times Enter" };
+  return { state: "failed", person: true,
+    why: "the text still stands in the input box after three times Enter" };
 }
 
-/** Proof that a text was taken: it left the input box, or, with no box known, the cursor's line. */
-function isSubmitted(
-  backend: Backend, before: Screen, after: Screen, message: Message, was: VerdictName,
-): boolean {
-  const composer = composerText(backend.kind, after.plain, after.styled, backend);
-  if (composer !== null) return composer === "" || !ours(composer, message.text);
-  if (was !== "active" &&
-    detect(rulesOf(backend), after.look, world.now()).verdict === "active") return true;
-  const line = squeeze(after.cursorLine).slice(-20);
-  return line === "" || !squeeze(message.text).includes(line) ||
-    after.cursorLine !== before.cursorLine;
+async function pressEnter({ cfg, backend, pane, message, remember }: Errand): Promise<void> {
+  if (message.entered !== message.tries) message.copies = (message.copies ?? 0) + 1;
+  message.entered = message.tries;
+  remember();
+  await tmux(cfg, ["send-keys", "-t", pane.id, backend.submitKey]);
+}
+
+/**
+ * What became of a text after Enter. It has left when the box is empty and the transcript has it,
+ * or when two looks running find the box without it: a single one may fall into a redraw. A screen
+ * without a box says nothing.
+ */
+async function whatBecame(
+  { cfg, agent, backend, pane, message }: Errand,
+): Promise<"left" | "stands" | "unknown"> {
+  let [found, gone] = ["unknown" as "stands" | "unknown", 0];
+  for (let looks = 0; looks < LOOKS; looks++) {
+    await world.sleep(LOOK_EVERY);
+    const look = await lookAtBox(cfg, agent, pane);
+    const composer = look?.composer ?? null;
+    if (composer === "" && timesIn(look!.screen.look.text, message.text) > (message.seen ?? 0)) {
+      return "left";
+    }
+    if (composer === "" || (composer && isForeign(composer, message.text))) gone += 1;
+    else {
+      gone = 0;
+      found = composer && ours(composer, message.text, mayCut(backend)) ? "stands" : "unknown";
+    }
+    if (gone === 2) return "left";
+  }
+  return gone ? "unknown" : found;
+}
+
+/** Whether the end of a text stands at the cursor: it was not taken, in a client without a box. */
+function isAtCursor({ cursorLine }: Screen, { text: value }: Message): boolean {
+  const line = squeeze(cursorLine).slice(-16);
+  return line !== "" && squeeze(value).endsWith(line);
+}
+
+/**
+ * Where no input box can be recognised: typed once, submitted, and never called delivered. Enter is
+ * pressed again while the text stands at the cursor, never anew for one that is out of sight.
+ */
+async function typeBlind(errand: Errand, first: BoxLook): Promise<Delivery> {
+  const { cfg, agent, backend, pane, message, cause } = errand;
+  const unproven: Delivery = { state: "unproven", why: "its client has no input box that can be " +
+    `recognised: describe it as box_re in [backend.${backend.name}]` };
+  const held = whyHeld(first.verdict, cause);
+  if (held) return { state: "waiting", why: held };
+  if (message.seen === undefined) {
+    const failed = await paste(errand, first);
+    if (failed) return { state: "failed", why: failed };
+    await world.sleep(pauseOf(backend));
+  } else if (!isAtCursor(first.screen, message)) return unproven;
+  for (let enters = 0; enters < 3; enters++) {
+    const look = await lookAtBox(cfg, agent, pane);
+    if (!look) return UNSHOWN;
+    if (enters && !isAtCursor(look.screen, message)) return unproven;
+    const why = whyHeld(look.verdict, cause);
+    if (why) return enters ? unproven : { state: "waiting", why };
+    await pressEnter(errand);
+    await world.sleep(LOOK_EVERY * LOOKS);
+  }
+  return unproven;
 }
 
 // ── activity, limit and fatal detection ─────────────────────────────────────────
@@ -3837,58 +4034,105 @@ export async function deliverAll(
   }
   for (let at = 0; at < due.length; at += cfg.watchdog.startBatch) {
     await Promise.all(due.slice(at, at + cfg.watchdog.startBatch).map((message) =>
-      guard(watch, `deliver ${message.target}`, async () =>
-        noteDelivery(cfg, watch, message,
-          await deliver(cfg, watch, message, sights.get(message.target))))));
+      guard(watch, `deliver ${message.target}`, () =>
+        deliver(cfg, watch, message, sights.get(message.target)))));
   }
 }
 
 async function deliver(
   cfg: Config, watch: Watch, message: Message, sight: Sight | undefined,
-): Promise<Delivery> {
+): Promise<void> {
   const agent = cfg.agents.get(message.target);
-  if (!agent) return { state: "waiting", why: "no such agent in the config" };
-  if (sight?.held) return { state: "waiting", why: "stopped by you" };
-  const pane = sight?.pane;
-  if (!sight?.alive || !pane) return { state: "waiting", why: "not running" };
-  const backend = backendOf(cfg, agent);
-  // a dialog hides what tells that a client is ready
-  if (sight.booting && sight.verdict.verdict !== "blocked") {
-    return { state: "waiting", why: "booting" };
+  const note = (delivery: Delivery, said = message) => noteDelivery(cfg, watch, said, delivery);
+  const why = whyUntold(agent, sight);
+  if (!agent || why) return note({ state: "waiting", why });
+  const pane = sight!.pane!;
+  if (backendOf(cfg, agent).kind === "opencode" && pane.conversation) {
+    return note(await tellServer(cfg, watch, agent, message, sight!));
   }
-  if (backend.kind === "opencode" && pane.conversation) {
-    const typing = decideTyping(sight.verdict, { ...message, seen: 0 }, null, "");
-    if (typing.do === "wait") return { state: "waiting", why: typing.why };
-    const there = message.tries > 0 && (await opencodeHas(backend, agent, pane, message));
-    if (there === null) return { state: "waiting", why: "the opencode server does not answer" };
-    if (there) return { state: "delivered", why: "it is in the conversation already" };
-    message.tries += 1;
-    save(cfg, watch);
-    if (await promptOpencode(cfg, agent, pane, message.text)) {
-      return { state: "delivered", why: "by the server" };
-    }
-    return { state: "waiting", why: "the opencode server did not take it" };
-  }
-  return pingSession(cfg, agent, pane, message, () => save(cfg, watch));
+  const said = await standingText(cfg, watch, agent, pane, message);
+  note(await pingSession(cfg, agent, pane, said, () => save(cfg, watch), message.cause), said);
 }
 
+/** Why nothing can be said to an agent, whatever is on its screen; "" = it can. */
+function whyUntold(agent: Agent | undefined, sight: Sight | undefined): string {
+  if (!agent) return "no such agent in the config";
+  if (sight?.held) return "stopped by you";
+  if (!sight?.alive || !sight.pane) return "not running";
+  // a dialog hides what tells that a client is ready
+  return sight.booting && sight.verdict.verdict !== "blocked" ? "booting" : "";
+}
+
+/** Hands a text to an opencode server, whose record of the conversation is the proof. */
+async function tellServer(
+  cfg: Config, watch: Watch, agent: Agent, message: Message, sight: Sight,
+): Promise<Delivery> {
+  const held = whyHeld(sight.verdict, message.cause);
+  if (held) return { state: "waiting", why: held };
+  const [backend, pane] = [backendOf(cfg, agent), sight.pane!];
+  const there = message.tries > 0 && (await opencodeHas(backend, agent, pane, message));
+  if (there === null) return { state: "waiting", why: "the opencode server does not answer" };
+  if (there) return { state: "delivered", why: "it is in the conversation already" };
+  message.tries += 1;
+  save(cfg, watch);
+  return (await promptOpencode(cfg, agent, pane, message.text))
+    ? { state: "delivered", why: "by the server" }
+    : { state: "waiting", why: "the opencode server did not take it" };
+}
+
+/**
+ * What is to be said now: the text that is due, unless another one of ours stands in the box. That
+ * one goes first, by the right of the one that is due: nothing else can be typed before it is sent.
+ */
+async function standingText(
+  cfg: Config, watch: Watch, agent: Agent, pane: Pane, due: Message,
+): Promise<Message> {
+  const backend = backendOf(cfg, agent);
+  const pasted = [due, ...watch.outbox, ...watch.unproven].filter((one) =>
+    one.target === due.target && one.seen !== undefined);
+  if (!hasBox(backend) || pasted.every((one) => one === due)) return due;
+  const composer = (await lookAtBox(cfg, agent, pane))?.composer;
+  const standing = composer &&
+    pasted.find((one) => ours(composer, one.text, mayCut(backend)));
+  if (!standing) return due;
+  if (!watch.outbox.includes(standing)) watch.outbox.push(standing);
+  watch.unproven = watch.unproven.filter((one) => one !== standing);
+  return standing;
+}
+
+/** How many texts without a proof are kept: to be shown, and to be known again in a box. */
+const UNPROVEN_MAX = 20;
+
 function noteDelivery(cfg: Config, watch: Watch, message: Message, delivery: Delivery): void {
+  const { state, why, person } = delivery;
   const label = `${message.cause} to ${message.target}`;
-  if (delivery.state === "delivered") {
-    watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
-    const agent = cfg.agents.get(message.target);
-    if (message.cause === "boot" && agent) noteTold(cfg, agent.session);
-    watch.delivered = [...watch.delivered, message.id].slice(-200);
-    save(cfg, watch);
-    log(`delivered: ${label} (${delivery.why})`);
-    emit(cfg, "delivered", { agent: message.target, cause: message.cause,
-      ms: Math.round(world.now() - message.made), tries: message.tries });
-    return trouble(watch, `message ${message.id}`, "");
-  }
-  message.why = delivery.why;
-  trouble(watch, `message ${message.id}`, `${delivery.state}: ${label}: ${delivery.why}`);
-  if (delivery.state === "failed") emit(cfg, "undelivered",
-    { agent: message.target, cause: message.cause, why: delivery.why });
+  if (state === "delivered") return noteDelivered(cfg, watch, message, why);
+  const undelivered = state !== "waiting" && message.why !== why;
+  message.why = why;
+  if (!person) delete message.stuck;
+  else message.stuck ??= world.now();
+  if (undelivered) emit(cfg, "undelivered",
+    { agent: message.target, cause: message.cause, why: `${state}: ${why}` });
+  if (state !== "unproven") return trouble(watch, `message ${message.id}`,
+    `${state}: ${label}: ${why}`);
+  watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
+  watch.unproven = [...watch.unproven, message].slice(-UNPROVEN_MAX);
+  save(cfg, watch);
+  log(`unproven: ${label}: ${why}`);
+  trouble(watch, `message ${message.id}`, "");
+}
+
+function noteDelivered(cfg: Config, watch: Watch, message: Message, why: string): void {
+  watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
+  watch.unproven = watch.unproven.filter((one) => one.target !== message.target);
+  const agent = cfg.agents.get(message.target);
+  if (message.cause === "boot" && agent) noteTold(cfg, agent.session);
+  watch.delivered = [...watch.delivered, message.id].slice(-200);
+  save(cfg, watch);
+  log(`delivered: ${message.cause} to ${message.target} (${why})`);
+  emit(cfg, "delivered", { agent: message.target, cause: message.cause,
+    ms: Math.round(world.now() - message.made), tries: message.tries });
+  trouble(watch, `message ${message.id}`, "");
 }
 
 /** Takes over what the command line queued while the watchdog ran; returns whom it is for. */
@@ -4102,7 +4346,7 @@ export function memoryOf(watch: Watch, name: string): Memory {
 export function freshWatch(): Watch {
   return {
     sha: "", seen: [], inboxes: {}, turn: null, deadlocked: "", outbox: [], taken: [],
-    delivered: [], agents: {}, intent: null,
+    delivered: [], unproven: [], agents: {}, intent: null,
     wakeDue: {}, server: "",
     volatile: {
       ticks: 0, lastTick: 0, lastHeavy: -Infinity, lastNow: 0, errors: {}, fetch: null,
@@ -4145,8 +4389,8 @@ function sameShape(fresh: unknown, value: unknown): boolean {
 export function save(cfg: Config, watch: Watch): void {
   const agents = Object.entries(watch.agents)
     .map(([name, memory]) => [name, storedMemory(memory)]);
-  const stored = JSON.stringify(
-    { ...watch, agents: Object.fromEntries(agents), volatile: undefined });
+  const stored = JSON.stringify({ ...watch, agents: Object.fromEntries(agents),
+    unproven: watch.unproven.length ? watch.unproven : undefined, volatile: undefined });
   if (stored === watch.volatile.saved) return;
   world.writeAtomic(watchFile(cfg), stored);
   watch.volatile.saved = stored;
@@ -5322,10 +5566,12 @@ async function deliverByHand(cfg: Config, messages: Message[], deadline: number)
   const watch = loadWatch(cfg);
   const targets = new Set(messages.map((message) => message.target));
   const done = () => messages.every(({ id }) => watch.delivered.includes(id));
+  const settled = () => messages.every(({ id }) => watch.delivered.includes(id) ||
+    watch.unproven.some((one) => one.id === id));
   try {
-    while (!done() && world.mono() < deadline && alone()) {
+    while (!settled() && world.mono() < deadline && alone()) {
       await deliverAll(cfg, watch, await observe(cfg, watch, targets), targets);
-      if (!done()) await world.sleep(ATTEND_INTERVAL);
+      if (!settled()) await world.sleep(ATTEND_INTERVAL);
     }
     if (alone()) save(cfg, watch);
     return done();
@@ -5426,6 +5672,8 @@ export interface StatusRow {
   next: string;
   messages: number;
   messagesWhy: string;
+  /** Texts that were typed last without any proof that they were taken. */
+  unproven: number;
   restartsToday: number;
   needsHuman: boolean;
 }
@@ -5487,6 +5735,9 @@ export function describeState(memory: Memory, facts: {
   return { state: `${memory.verdict}${why} ${ago(now - memory.since)}`, needsHuman };
 }
 
+/** A text that only a person can let through is their business after so long, ms. */
+const STUCK_AFTER = 600_000;
+
 async function readStatus(cfg: Config): Promise<Status> {
   const snap = await snapshot(cfg);
   if (!snap.ok && /not found/.test(snap.why)) die(NO_TMUX);
@@ -5500,7 +5751,9 @@ async function readStatus(cfg: Config): Promise<Status> {
     const memory = memoryOf(watch, unit.name);
     const agent = isAgent(unit) ? unit : null;
     const pane = snap.panes.get(unit.session);
-    const mine = queue.filter((message) => message.target === unit.name);
+    const isMine = (message: Message) => message.target === unit.name;
+    const [mine, unproven] = [queue.filter(isMine), watch.unproven.filter(isMine)];
+    const stuck = mine.some((message) => now - (message.stuck ?? now) >= STUCK_AFTER);
     const limit = pane ? loadLimitState(cfg, unit.session) : null;
     const described = snap.ok ? describeState(memory, {
       pane, held: operator.held[unit.name] !== undefined, enabled: agent?.enabled ?? true,
@@ -5511,10 +5764,12 @@ async function readStatus(cfg: Config): Promise<Status> {
       name: unit.name, kind: agent?.kind ?? "service", backend: agent?.backend ?? "-",
       model: agent ? roleModel(cfg, agent) || "default" : "-",
       watch: agent?.watch ?? "-", session: unit.session,
-      running: pane !== undefined && !pane.dead, ...described,
+      running: pane !== undefined && !pane.dead, state: described.state,
+      needsHuman: described.needsHuman || stuck,
       since: memory.since ? new Date(memory.since).toISOString() : "",
       next: agent && pane && !pane.dead ? nextDue(cfg, watch, agent, limit, now) : "",
-      messages: mine.length, messagesWhy: mine[0]?.why ?? "",
+      messages: mine.length, messagesWhy: (mine[0] ?? unproven.at(-1))?.why ?? "",
+      unproven: unproven.length,
       restartsToday: memory.restarts.day === localDate(new Date(now)) ? memory.restarts.count : 0,
     };
   };
@@ -5659,7 +5914,8 @@ function paintRow(row: StatusRow, line: string): string {
 
 const rowNotes = (row: StatusRow): string => [
   row.next,
-  row.messages ? `${row.messages} waiting${row.messagesWhy ? ` (${row.messagesWhy})` : ""}` : "",
+  [row.messages ? `${row.messages} waiting` : "", row.unproven ? `${row.unproven} unproven` : "",
+    row.messagesWhy ? `(${row.messagesWhy})` : ""].filter(Boolean).join(" "),
   row.restartsToday ? `${row.restartsToday} restarts today` : "",
 ].filter(Boolean).join(", ");
 
@@ -5826,7 +6082,8 @@ export async function cmdSend(call: Call): Promise<number> {
   }
   const why = await sendNow(cfg, message, timeout * 1000);
   if (why === null) return printed(`delivered to ${name}`);
-  log(`not delivered to ${name} within ${timeout} s: ${why}`);
+  log(why.startsWith("unproven: ") ? `${name}: ${why}`
+    : `not delivered to ${name} within ${timeout} s: ${why}`);
   return 1;
 }
 
@@ -5839,6 +6096,11 @@ async function sendNow(cfg: Config, message: Message, patience: number): Promise
     if (await deliverByHand(cfg, [message], deadline)) return null;
     const watch = loadWatch(cfg);
     if (watch.delivered.includes(message.id)) return null;
+    const unproven = watch.unproven.find((one) => one.id === message.id);
+    if (unproven) {
+      last = `unproven: ${unproven.why}`;
+      break;
+    }
     const ahead = watch.outbox.find((one) => one.target === message.target && one.why);
     last = watch.outbox.find((one) => one.id === message.id)?.why ?? ahead?.why ?? last;
     await world.sleep(100);
@@ -7519,7 +7781,7 @@ export const COMMANDS: Command[] = [
   { name: "attach", args: "<name>", clause: "attach this terminal to an agent's session", run: cmdAttach,
     options: { "read-only": { type: "boolean", clause: "look on, type nothing" } } },
   { name: "send", args: "<name> <text… | ->",
-    clause: "say a text to an agent; done only when it was taken", run: cmdSend,
+    clause: "say a text to an agent; done only when it was seen to be taken", run: cmdSend,
     options: {
       timeout: { type: "string", value: "S", clause: "how long to wait for the delivery (60)" },
       queue: { type: "boolean", clause: "leave it to the watchdog" },

@@ -9,7 +9,18 @@ const RULE = "─".repeat(80);
 const said = (out = ""): Ran => ({ ok: true, out, err: "", timedOut: false });
 const failed = (err: string): Ran => ({ ok: false, out: "", err, timedOut: false });
 
-export type Doing = "idle" | "busy" | "dialog" | "limit" | "fatal" | "blank";
+export type Doing = "idle" | "busy" | "dialog" | "limit" | "menu" | "fatal" | "blank";
+
+/**
+ * What comes between a client and whoever looks or types, for a while, in wall ms. A dialog and a popup
+ * take its keys; Enter answers the one and closes the other. The rest is on the screen alone: it is
+ * cleared, drawn down to the box, the old picture, or drawn anew in a narrow window.
+ */
+export interface Disturbance {
+  kind: "dialog" | "popup" | "cleared" | "half drawn" | "late" | "narrow";
+  from: number;
+  to: number;
+}
 
 /** One pane with a client in it that is drawn like Claude Code and notes all that it receives. */
 export class FakePane {
@@ -31,19 +42,43 @@ export class FakePane {
   cols = 200;
   command = "claude";
   marks: Record<string, string> = {};
+  /** ms that a busy machine needs until the client gets what was typed. */
+  slow = 0;
+  disturbance: Disturbance | null = null;
+  /** ms after a paste for which Enter is a newline, as in Gemini. */
+  newlineFor = 0;
   /** Texts submitted, Enters that answered a dialog, other keys. */
   received: string[] = [];
   approved = 0;
   enters = 0;
   keys: string[] = [];
-  onSubmit?: (value: string) => void;
+  onSubmit?: ((value: string) => void) | undefined;
   /** Which of HUP and TERM its process survives. */
   ignores: string[] = [];
   readonly id: string;
   constructor(
     readonly session: string, readonly nth: number, readonly pid: number, readonly created: number, readonly argv: string[],
+    readonly clock = () => created,
   ) {
     this.id = `%${nth}`;
+  }
+
+  private readonly input: { at: number; act: () => void }[] = [];
+  private pastedAt = -Infinity;
+  /** The picture that a late redraw leaves standing. */
+  private old: string | null = null;
+
+  /** The client works through what was typed, as far as it came. */
+  private catchUp(): void {
+    while (this.input[0] && this.input[0].at <= this.clock()) this.input.shift()!.act();
+  }
+
+  private disturbed(): Disturbance["kind"] | null {
+    const now = this.clock();
+    const { kind, from, to } = this.disturbance ?? { kind: null, from: 0, to: 0 };
+    const on = now >= from && now < to;
+    this.old = on && kind === "late" ? (this.old ?? this.picture(now, null)) : null;
+    return on ? kind : null;
   }
 
   title(now: number): string {
@@ -53,17 +88,27 @@ export class FakePane {
 
   screen(now: number): string {
     if (this.text !== null) return this.text;
-    if (this.doing === "blank") return "\n\n\n";
+    const kind = this.disturbed();
+    this.catchUp();
+    return this.old ?? this.picture(now, kind);
+  }
+
+  private picture(now: number, kind: Disturbance["kind"] | null): string {
+    if (this.doing === "blank" || kind === "cleared") return "\n\n\n";
     const busy = this.doing === "busy";
     const block = {
       idle: this.said, dialog: this.said, blank: "",
       busy: `${this.said}\n\n✻ Working… (${Math.floor((this.frozen ?? now) / 1000) % 86_400}s · ↓ 1.2k tokens)`,
-      limit: `❯ go on\n  ⎿  ${this.banner}`, fatal: "❯ go on\n  ⎿  Prompt is too long",
+      limit: `❯ go on\n  ⎿  ${this.banner}`, menu: `❯ go on\n  ⎿  ${this.banner}`, fatal: "❯ go on\n  ⎿  Prompt is too long",
     }[this.doing];
     const foot = `  ⏵⏵ auto mode on${busy ? " · esc to interrupt" : " (shift+tab to cycle)"}`;
-    const box = this.doing === "dialog"
+    const width = kind === "narrow" ? 58 : Infinity;
+    const rows = this.draft.split("\n").flatMap((line) => line.match(new RegExp(`.{1,${width === Infinity ? "" : width}}`, "g")) ?? [""]);
+    const box = this.doing === "dialog" || kind === "dialog"
       ? [RULE, " Do you want to proceed?", " ❯ 1. Yes", "   2. No", "", " Esc to cancel · Tab to amend"]
-      : [RULE, `❯\u00a0${this.draft.replaceAll("\n", "\n  ")}`, RULE, foot];
+      : this.doing === "menu" ? [RULE, " What do you want to do?", " ❯ 1. Upgrade your plan", "   2. Stop and wait for limit to reset", "", " Enter to confirm · Esc to cancel"]
+      : kind === "popup" ? ["╭── News ──╮", "│ Hello     │", "╰───────────╯"]
+      : kind === "half drawn" ? [RULE] : [RULE, `❯\u00a0${rows.join("\n  ")}`, RULE, foot];
     return ["", block, "", ...box, ""].join("\n");
   }
 
@@ -83,18 +128,43 @@ export class FakePane {
 
   /** A bracketed paste; while a dialog is open the client drops it. */
   paste(value: string): void {
-    if (!this.dead && this.doing !== "dialog") this.draft += value;
+    this.type(() => {
+      if (this.dead || this.takenBy()) return;
+      this.draft += value;
+      this.pastedAt = this.clock();
+    });
   }
 
   key(name: string): void {
+    this.type(() => this.press(name));
+  }
+
+  private type(act: () => void): void {
+    this.disturbed();
+    this.input.push({ at: this.clock() + this.slow, act });
+    this.catchUp();
+  }
+
+  /** What is open over the box and takes the keys. */
+  private takenBy(): "dialog" | "menu" | "popup" | null {
+    if (this.doing === "dialog" || this.doing === "menu") return this.doing;
+    const kind = this.disturbed();
+    return kind === "dialog" || kind === "popup" ? kind : null;
+  }
+
+  private press(name: string): void {
     if (this.dead || this.inMode) return;
+    const taken = this.takenBy();
+    if (name === "Escape" && taken === "menu") this.doing = "limit";
     if (name !== "Enter" && name !== "C-m") return void this.keys.push(name);
     this.enters += 1;
-    if (this.doing === "dialog") this.approved += 1;
-    if (this.doing === "dialog" || !this.draft || !this.takesEnter) return;
+    if (taken === "dialog" || taken === "menu") this.approved += 1;
+    if (taken && this.disturbance) this.disturbance.to = 0;
+    if (taken || !this.draft || !this.takesEnter) return;
+    if (this.clock() - this.pastedAt < this.newlineFor) return void (this.draft += "\n");
     const value = this.draft;
     this.draft = "";
-    this.received.push(value);
+    this.received.push(value.trimEnd());
     this.said = `❯ ${value}\n\n● OK.`;
     this.onSubmit?.(value);
   }
@@ -131,7 +201,7 @@ export class FakeTmux {
 
   add(session: string, argv: string[] = []): FakePane {
     if (!this.panes.length) this.server = { pid: this.server.pid + 1, start: this.server.start + 1 };
-    const pane = new FakePane(session, (this.last += 1), this.last + 9000, this.fake.wall, argv);
+    const pane = new FakePane(session, (this.last += 1), this.last + 9000, this.fake.wall, argv, () => this.fake.wall);
     this.panes.push(pane);
     this.fake.everyPane.push(pane);
     this.fake.processes.set(pane.pid, pane);

@@ -1,14 +1,23 @@
 /** What is said to an agent is on disk until its client has it, and is never typed into a dialog. */
-import { beforeEach, describe, expect, test } from "bun:test";
+import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { decideTyping, isBooting, type Message, nextMessages, say, type Typing, type VerdictName } from "../agents.ts";
-import { agents, fakeWorld, FLEET, message, realFolder, type Scene, scene, verdict } from "./kit.ts";
+import {
+  cmdSend, cmdStatus, type Config, decideTyping, isBooting, type Message, nextMessages, say, type Typing, type VerdictName, type Watch,
+} from "../agents.ts";
+import { disturbed } from "./delivery.ts";
+import type { Disturbance } from "./fakes.ts";
+import { agents, fakeWorld, type FakeWorld, FLEET, message, realFolder, type Scene, scene, verdict } from "./kit.ts";
 
 describe("decideTyping", () => {
   const { text } = message();
   test.each<[string, VerdictName, Partial<Message>, string | null, string, Typing["do"]]>([
     ["idle, an empty box", "idle", {}, "", "", "type"],
-    ["idle, no box known", "idle", {}, null, "", "type"],
+    ["idle, but no box is seen: that is not an empty one", "idle", {}, null, "", "wait"],
+    ["pasted before, no box is seen, the text on the screen: no proof", "idle", { seen: 0 }, null, `❯ ${text}`, "wait"],
+    ["background work: a claim is typed", "background", {}, "", "", "type"],
+    ["background work: a wake waits", "background", { cause: "wake" }, "", "", "wait"],
     ["waiting for something else: a claim is typed", "waiting", {}, "", "", "type"],
     ["working: a claim is queued by the client", "active", {}, "", "", "type"],
     ["working: a wake is not", "active", { cause: "wake" }, "", "", "wait"],
@@ -24,7 +33,17 @@ describe("decideTyping", () => {
     ["a person's draft: wait", "idle", {}, "half a sentence", "", "wait"],
     ["a person's draft, typed before: wait", "idle", { seen: 0 }, "half a sentence", "", "wait"],
     ["pasted before, it stands in the box: Enter alone", "idle", { seen: 0 }, text, "", "submit"],
-    ["pasted before, as a token: Enter alone", "idle", { seen: 0 }, "[Pasted text #1 +89 lines]", "", "submit"],
+    ["pasted before, as a token: Enter alone", "idle", { seen: 0, text: `${text}\n`.repeat(90) }, "[Pasted text #1 +89 lines]", "", "submit"],
+    ["a token that counts other lines than ours: wait", "idle", { seen: 0 }, "[Pasted text #1 +89 lines]", "", "wait"],
+    ["Codex's token", "idle", { seen: 0, text: "x".repeat(1200) }, "[Pasted Content 1200 chars]", "", "submit"],
+    ["opencode's token", "idle", { seen: 0 }, "[Pasted ~1 lines]", "", "submit"],
+    ["Gemini's token", "idle", { seen: 0, text: "x\n".repeat(40) }, "[Pasted Text: 40 lines]", "", "submit"],
+    ["a token and what a person typed behind it", "idle", { seen: 0, text: "x\n".repeat(40) }, "[Pasted Text: 40 lines] and", "", "wait"],
+    ["our text and what a person typed behind it", "idle", { seen: 0 }, `${text} y`, "", "wait"],
+    ["a person's draft and our text behind it", "idle", { seen: 0 }, `half a thought${text}`, "", "wait"],
+    ["the end of our text, in a box that is too small", "idle", { seen: 0 }, text.slice(-55), "", "submit"],
+    ["a short end of our text", "idle", { seen: 0 }, text.slice(-20), "", "wait"],
+    ["a token, not pasted by us", "idle", {}, "[Pasted ~1 lines]", "", "wait"],
     ["pasted before, and it stands on the screen: done", "idle", { seen: 0 }, "", `❯ ${text}\n\n● OK`, "done"],
     ["pasted before, but that is the one from before: once more", "idle", { seen: 1 }, "", `❯ ${text}\n\n● OK`, "type"],
     ["pasted before, nothing to be seen of it: once more", "idle", { seen: 0 }, "", "● OK", "type"],
@@ -32,6 +51,14 @@ describe("decideTyping", () => {
     ["a text that a frame wraps is known again", "idle", { seen: 0 }, "", `  ┃  ${text.slice(0, 20)}\n  ┃  ${text.slice(20)}`, "done"],
   ])("%s", (_, state, some, composer, screen, wanted) =>
     expect(decideTyping(verdict(state), message(some), composer, screen).do).toBe(wanted));
+});
+
+test("no piece of our text that a person could type is taken for ours", () => {
+  const { text } = message();
+  for (let from = 0; from < text.length; from++) for (let to = from + 1; to < Math.min(from + 30, text.length); to++) {
+    const { do: wanted } = decideTyping(verdict("idle"), message({ seen: 0 }), text.slice(from, to).trim() || "x", "");
+    if (wanted !== "wait") throw new Error(`${wanted}: ${text.slice(from, to)}`);
+  }
 });
 
 describe("nextMessages", () => {
@@ -337,5 +364,263 @@ describe("a text is said once, and never lost", () => {
     fake.tmux.exit("agents-a", 1);
     await ticks(4);
     expect([starts(), restored(2)]).toEqual([3, true]);
+  });
+});
+
+describe("P28: nothing is called delivered without proof", () => {
+  let fake: FakeWorld;
+  let cfg: Config;
+  let watch: Watch;
+  afterEach(() => fake?.restore());
+  const BOX = "box_re = '^❯\u00a0(?<text>[^]*?)\\n─{8}'\n";
+  const begin = async (backend = "", name = "claude"): Promise<void> => {
+    fake = fakeWorld();
+    cfg = await fake.config(`[[agent]]\nname = "a"\nbackend = "${name}"\nwatch = "heal"\n${backend}`);
+    watch = fake.watch(cfg);
+    await fake.ticks(cfg, watch, 3);
+  };
+  const typed = (more = "") => begin(`[backend.plain]\nkind = "typed"\nbin = "tui"\nconnect_delay = 1\n${more}`, "plain");
+  const pane = () => fake.tmux.of("agents-a");
+  const waits = () => watch.outbox.map(({ why }) => why);
+  const tell = async (text: string, ticks = 1, cause = "claim"): Promise<string> => {
+    say(watch, "a", cause, text);
+    const { id } = watch.outbox.at(-1)!;
+    await fake.ticks(cfg, watch, ticks);
+    return id;
+  };
+  /** Something comes over the screen at the moment of so many Enters. */
+  const atEnter = (kind: Disturbance["kind"], ms: number, times = 1): void => {
+    const key = pane().key.bind(pane());
+    pane().key = (name) => {
+      if (times-- > 0) pane().disturbance = { kind, from: fake.wall, to: fake.wall + ms };
+      key(name);
+    };
+  };
+
+  for (const kind of ["dialog", "popup", "cleared", "half drawn", "late"] as const) {
+    test(`${kind} at the moment of Enter: told once, and the agent is not deaf`, async () => {
+      await begin();
+      atEnter(kind, 100_000);
+      const id = await tell("hear this");
+      expect(watch.delivered.includes(id)).toBe(kind === "dialog" || kind === "popup"); // Enter closes them
+      await fake.ticks(cfg, watch, 6);
+      expect(pane().received).toEqual(["hear this"]);
+      expect(watch.delivered).toContain(id);
+      await tell("and this");
+      expect(pane().received).toEqual(["hear this", "and this"]);
+    });
+  }
+
+  test("a dialog that takes the Enter and stays: not delivered, sent once it is gone", async () => {
+    await begin();
+    const key = pane().key.bind(pane());
+    pane().key = (name) => ((pane().doing = "dialog"), (pane().key = key), key(name));
+    const id = await tell("hear this", 3);
+    expect([watch.delivered, waits(), pane().enters]).toEqual([[], ["blocked: a dialog is open"], 1]);
+    watch = fake.watch(cfg);
+    pane().doing = "idle";
+    await fake.ticks(cfg, watch);
+    expect([pane().received, watch.delivered]).toEqual([["hear this"], [id]]);
+  });
+
+  test("while something unknown covers the box, it waits on that, for a person to see", async () => {
+    await begin();
+    pane().text = "an unknown screen, without any box";
+    await tell("hear this", 2);
+    expect([pane().draft, pane().enters, waits()]).toEqual(["", 0, ["its input box is not to be seen"]]);
+  });
+
+  test("a person who types behind our text: never submitted, said, and told once it is cleared", async () => {
+    await begin();
+    const paste = pane().paste.bind(pane());
+    pane().paste = (value) => paste(`${value} y`);
+    await tell("hear this, whoever it may concern, and tell me what you think of it", 3);
+    expect([pane().enters, waits()[0]]).toEqual([0, "our text stands in the input box together with something else: send it or clear it"]);
+    Object.assign(pane(), { draft: "", paste });
+    await fake.ticks(cfg, watch, 7);
+    expect(pane().received).toEqual(["hear this, whoever it may concern, and tell me what you think of it"]);
+  });
+
+  test("a person's y where our paste was lost: never submitted", async () => {
+    await begin();
+    pane().paste = () => void (pane().draft = "y");
+    await tell("try it, verify it", 6);
+    expect([pane().enters, pane().draft]).toEqual([0, "y"]);
+  });
+
+  test("a paste that shows after 10 s is waited for, and pasted once", async () => {
+    await begin();
+    pane().slow = 10_000;
+    let pastes = 0;
+    const paste = pane().paste.bind(pane());
+    pane().paste = (value) => ((pastes += 1), paste(value));
+    await tell("hear this", 4);
+    expect([pastes, pane().received]).toEqual([1, ["hear this"]]);
+  });
+
+  test("a paste that never came is made again, when several looks have found the box empty", async () => {
+    await begin();
+    const paste = pane().paste.bind(pane());
+    pane().paste = () => void (pane().paste = paste);
+    await tell("hear this", 3);
+    expect([pane().draft, waits()]).toEqual(["", ["it was pasted, and is not to be seen yet"]]);
+    await fake.ticks(cfg, watch, 4);
+    expect(pane().received).toEqual(["hear this"]);
+  });
+
+  test("its own text, left in the box by a watchdog that was ended, is sent before a newer one", async () => {
+    await begin();
+    pane().draft = "the first";
+    watch.outbox = [message({ text: "the second", cause: "nudge" }), message({ id: "2", text: "the first", seen: 0, tries: 1 })];
+    await fake.ticks(cfg, watch, 2);
+    expect(pane().received).toEqual(["the first", "the second"]);
+  });
+
+  test("typed twice and never seen to be taken: unproven, not typed again, known when it shows up", async () => {
+    await begin();
+    pane().onSubmit = () => void (pane().said = "● A long answer.");
+    atEnter("cleared", 5_000, 2);
+    const id = await tell("hear this", 15);
+    expect(pane().received).toEqual(["hear this", "hear this"]);
+    expect([watch.delivered.includes(id), watch.unproven.map((one) => one.id), watch.outbox]).toEqual([false, [id], []]);
+    pane().draft = "hear this";
+    await tell("and this", 2);
+    expect(pane().received.slice(2)).toEqual(["hear this", "and this"]);
+    expect(watch.unproven).toEqual([]);
+  });
+
+  test("a client that takes an Enter soon after a paste for a newline gets another", async () => {
+    await typed(`${BOX}submit_pause = 0.3\n`);
+    pane().newlineFor = 900;
+    const id = await tell("hear this");
+    expect([pane().received, pane().enters, watch.delivered.includes(id)]).toEqual([["hear this"], 2, true]);
+  });
+
+  test("submit_pause is what passes between a drawn paste and Enter", async () => {
+    const taken: number[] = [];
+    for (const pause of [0, 4]) {
+      await typed(`${BOX}submit_pause = ${pause}\n`);
+      const from = fake.wall;
+      pane().onSubmit = () => void taken.push(fake.wall - from);
+      await tell("hear this");
+      fake.restore();
+    }
+    expect(taken[1]! - taken[0]!).toBe(4_000);
+  });
+
+  test("a person's draft in a typed client with a box is waited out", async () => {
+    await typed(BOX);
+    pane().draft = "my half written thought";
+    await tell("hear this", 3);
+    expect([pane().draft, pane().enters]).toEqual(["my half written thought", 0]);
+    pane().draft = "";
+    await fake.ticks(cfg, watch);
+    expect(pane().received).toEqual(["hear this"]);
+  });
+
+  test("a box_re that sees one line of a box knows the beginning of our text by that", async () => {
+    await typed("box_re = '^❯\u00a0(?<text>.*)$'\n");
+    const text = "The first line, which is long enough to be nobody's accident.\nThe second.";
+    await tell(text);
+    expect(pane().received).toEqual([text]);
+  });
+
+  test("without a box: typed once, called unproven, with the cure; later texts still go", async () => {
+    await typed();
+    const ids = [await tell("hear this"), await tell("and this")];
+    await fake.ticks(cfg, watch, 5);
+    expect(pane().received).toEqual(["hear this", "and this"]);
+    expect([watch.outbox, watch.delivered]).toEqual([[], []]);
+    expect(Object.keys(JSON.parse(fake.files.get(join(cfg.stateDir, "watch.json"))!))).toContain("unproven");
+    expect(watch.unproven.map(({ id, why }) => [id, why])).toEqual(ids.map((id) => [id,
+      "its client has no input box that can be recognised: describe it as box_re in [backend.plain]"]));
+    expect(fake.logged("unproven: claim to a")).toHaveLength(2);
+    watch = fake.watch(cfg);
+    await fake.ticks(cfg, watch, 3);
+    expect(pane().received).toHaveLength(2);
+  });
+
+  test("without a box: Enter again while the text stands at the cursor", async () => {
+    await typed("submit_pause = 0.3\n");
+    const key = pane().key.bind(pane());
+    pane().key = () => void (pane().key = key);
+    await tell("hear this, whoever it may concern");
+    expect(pane().received).toEqual(["hear this, whoever it may concern"]);
+  });
+
+  test("opencode without its server, its box unknown: the echo of a text is no delivery", async () => {
+    await begin("", "opencode");
+    pane().marks = {};
+    pane().text = "some new home screen\nhear this";
+    watch.outbox = [message({ text: "hear this", seen: 0, tries: 1 })];
+    await fake.ticks(cfg, watch, 3);
+    expect([watch.delivered, watch.outbox.length, pane().enters]).toEqual([[], 1, 0]);
+  });
+
+  for (const [backend, seed] of [["claude", 1], ["typed", 2]] as const) {
+    test(`500 texts to a ${backend} client, disturbed around Enter (seed ${seed})`, async () => {
+      const { delivered, unproven, ...wrong } = await disturbed(seed, 500, backend);
+      expect(wrong).toEqual({ false: [], copies: [], merged: [], deaf: [] });
+      expect(delivered + unproven).toBe(1_000);
+      expect(unproven).toBeLessThan(20);
+    }, 60_000);
+  }
+});
+
+describe("what a person sees of it", () => {
+  let fake: FakeWorld;
+  let printed = "";
+  let print: { mockRestore(): void };
+  beforeEach(() => {
+    printed = "";
+    fake = fakeWorld(mkdtempSync(join(tmpdir(), "agents-outbox-")));
+    print = spyOn(process.stdout, "write").mockImplementation((text) => ((printed += String(text)), true));
+  });
+  afterEach(() => {
+    print.mockRestore();
+    fake.restore();
+    rmSync(fake.home, { recursive: true });
+  });
+  const begin = async (toml: string): Promise<{ cfg: Config; watch: Watch }> => {
+    const cfg = await fake.config(toml);
+    const watch = fake.watch(cfg);
+    await fake.ticks(cfg, watch, 3);
+    return { cfg, watch };
+  };
+  const status = async (cfg: Config, options = {}): Promise<[code: number, out: string]> => {
+    printed = "";
+    return [await cmdStatus({ path: cfg.path, words: [], options }), printed];
+  };
+
+  test("a text to a client without a box: send exits 1 with the word and the cure, status shows both", async () => {
+    const { cfg } = await begin('[[agent]]\nname = "a"\nbackend = "plain"\n[backend.plain]\nkind = "typed"\nbin = "tui"\nconnect_delay = 1\n');
+    const [from, call] = [fake.mono, { path: cfg.path, words: ["a", "hear this"], options: { timeout: "60" } }];
+    fake.tmux.add("agents-a").marks = {};
+    fake.turn(2_000);
+    expect(await cmdSend(call)).toBe(1);
+    expect(fake.mono - from).toBeLessThan(20_000);
+    expect(fake.lines.at(-1)).toContain("a: unproven: its client has no input box that can be recognised: describe it as box_re in [backend.plain]");
+    expect(fake.received("agents-a")).toEqual(["hear this"]);
+    const [, table] = await status(cfg);
+    expect(table).toContain("1 unproven (its client has no input box");
+    const row = JSON.parse((await status(cfg, { json: true }))[1]).agents[0];
+    expect([row.messages, row.unproven, row.messagesWhy]).toEqual([0, 1, expect.stringContaining("box_re")]);
+  });
+
+  test("a text that a draft holds up for ten minutes needs a person, and no longer when it is gone", async () => {
+    const { cfg, watch } = await begin('[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal"\n');
+    fake.tmux.of("agents-a").draft = "half a thought";
+    say(watch, "a", "claim", "hear this");
+    const needs = async (): Promise<[boolean, string]> => {
+      const row = JSON.parse((await status(cfg, { json: true }))[1]).agents[0];
+      return [row.needsHuman, row.messagesWhy];
+    };
+    await fake.ticks(cfg, watch, 2);
+    expect(await needs()).toEqual([false, "someone's draft stands in the input box"]);
+    await fake.ticks(cfg, watch, 20);
+    expect(await needs()).toEqual([true, "someone's draft stands in the input box"]);
+    fake.tmux.of("agents-a").draft = "";
+    await fake.ticks(cfg, watch, 1);
+    expect(await needs()).toEqual([false, ""]);
   });
 });

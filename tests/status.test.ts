@@ -70,7 +70,7 @@ describe("statusText", () => {
   beforeEach(() => void (fake = fakeWorld()));
   const row: StatusRow = {
     name: "a", kind: "loop", backend: "claude", model: "default", watch: "heal", session: "agents-a", running: true, state: "active 5s",
-    since: "", next: "", messages: 0, messagesWhy: "", restartsToday: 0, needsHuman: false,
+    since: "", next: "", messages: 0, messagesWhy: "", unproven: 0, restartsToday: 0, needsHuman: false,
   };
   const phase = { id: "p1", index: 0, total: 2, plan: "plan.md", done: false, complete: false, moving: "", error: "" };
   const watchdog = { running: true, pid: 1, heartbeat: "", stale: false, version: "1.2.3" };
