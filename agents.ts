@@ -1594,7 +1594,8 @@ export async function pingSession(
   const backend = backendOf(cfg, agent);
   const errand: Errand = { cfg, agent, backend, pane, message, cause, remember };
   shorten(cfg, message);
-  const look = await lookAtBox(cfg, agent, pane);
+  let look = await lookAtBox(cfg, agent, pane);
+  if (look && cause === "nudge" && look.verdict.rule === LIMIT_MENU) look = await closeMenu(errand);
   if (!look) return UNSHOWN;
   if (!hasBox(backend)) return typeBlind(errand, look);
   const typing = typingNow(errand, look);
@@ -1603,6 +1604,20 @@ export async function pingSession(
   const drawn = typing.do === "submit" ||
     ((typing.do === "type" || typing.do === "await") && (await isDrawn(errand)));
   return drawn ? submit(errand) : outcomeOf(typing);
+}
+
+/** The menu that a limit opens over the box, which a probe needs; Esc closes it and chooses none. */
+const LIMIT_MENU = "limit menu";
+
+async function closeMenu({ cfg, agent, pane }: Errand): Promise<BoxLook | null> {
+  await tmux(cfg, ["send-keys", "-t", pane.id, "Escape"]);
+  let look: BoxLook | null = null;
+  for (let looks = 0; looks < LOOKS && !look?.composer; looks++) {
+    await world.sleep(LOOK_EVERY);
+    look = await lookAtBox(cfg, agent, pane);
+    if (look?.composer === "") break;
+  }
+  return look;
 }
 
 /** What to do by one look; a look that finds the box empty counts against a paste that is late. */
@@ -3309,9 +3324,13 @@ export function limitTick(cfg: Config, watch: Watch, agent: Agent, verdict: Verd
     return true;
   }
   const hold = holdFor(cfg, agent, verdict, state);
-  hold.nudges += action.do === "ping" ? 1 : 0;
+  // a probe that nobody has heard yet is not asked once more
+  const asks = action.do === "ping" &&
+    !watch.outbox.some(({ target, cause }) => target === agent.name && cause === "nudge");
+  hold.nudges += asks ? 1 : 0;
   saveLimitState(cfg, agent.session, hold);
-  if (action.do === "ping") {
+  if (action.do === "ping" && !asks) return true;
+  if (asks) {
     log(`limit probe #${hold.nudges} on ${agent.name}: asking it to go on`);
     if (hold.nudges === 3) log(
       `WARNING: ${agent.name} is still limited after 3 probes; it is probed on, never rebooted`);
@@ -3999,14 +4018,20 @@ const sayFirst = (cfg: Config, watch: Watch, name: string) => (boot: string): vo
 
 const newId = (): string => crypto.randomUUID().slice(0, 8);
 
-/** The next text for each target: a kickoff before all else, then in the order they were made. */
-export function nextMessages(outbox: Message[]): Message[] {
+/**
+ * The next text for each target: a kickoff, then the probe of a limit, then in the order they were
+ * made. All but the probe wait for a limited target, so there it goes before the kickoff too. A
+ * wake comes last: it alone waits for an agent at rest.
+ */
+export function nextMessages(
+  outbox: Message[], isLimited: (target: string) => boolean = () => false,
+): Message[] {
+  const rank = ({ cause, target }: Message): number => cause === "nudge"
+    ? isLimited(target) ? 0 : 2 : { boot: 1, wake: 4 }[cause] ?? 3;
   const first = new Map<string, Message>();
   for (const message of outbox) {
     const before = first.get(message.target);
-    if (!before || (message.cause === "boot" && before.cause !== "boot")) {
-      first.set(message.target, message);
-    }
+    if (!before || rank(message) < rank(before)) first.set(message.target, message);
   }
   return [...first.values()];
 }
@@ -4026,7 +4051,9 @@ export async function deliverAll(
   cfg: Config, watch: Watch, sights: Map<string, Sight>, only?: Set<string>,
 ): Promise<void> {
   takeQueued(cfg, watch);
-  const due = nextMessages(watch.outbox).filter((message) => !only || only.has(message.target));
+  const isLimited = (target: string) => sights.get(target)?.verdict.verdict === "limited";
+  const due = nextMessages(watch.outbox, isLimited)
+    .filter((message) => !only || only.has(message.target));
   for (const label of Object.keys(watch.volatile.errors)) {
     if (label.startsWith("message ") && !watch.outbox.some(({ id }) => label.endsWith(id))) {
       delete watch.volatile.errors[label];

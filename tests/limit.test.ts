@@ -163,4 +163,50 @@ describe("limitTick, over the fake world", () => {
     expect([pane().enters, starts()]).toEqual([0, 1]);
     expect(fake.logged("is blocked")).toHaveLength(1);
   });
+
+  test("P33: the hold ends while hand-offs, a wake and a kickoff wait: the probe goes first, one at a time", async () => {
+    limited();
+    await minutes(170);
+    for (const cause of ["wake", "review", "claim", "boot", "send 1"]) say(watch, "a", cause, `a ${cause}`);
+    pane().onSubmit = () => void (pane().doing = "idle");
+    await minutes(16);
+    expect(state()).toBeNull();
+    expect(pane().received[0]).not.toStartWith("a ");
+    expect(pane().received.slice(1)).toEqual(["a boot", "a review", "a claim", "a send 1", "a wake"]);
+    expect(watch.outbox).toEqual([]);
+  });
+
+  test("P33: a probe that is not heard is not asked again beside it", async () => {
+    limited();
+    pane().draft = "half a thought";
+    await minutes(240);
+    expect(watch.outbox.map(({ cause, tries }) => [cause, tries])).toEqual([["nudge", 0]]);
+    expect(state()!.nudges).toBe(1);
+    pane().draft = "";
+    await minutes(1);
+    expect(pane().received).toHaveLength(1);
+    await minutes(30);
+    expect(pane().received.length).toBeGreaterThan(2);
+  });
+
+  test("P33: a hand-off that stands in the box of a limited client goes as its probe", async () => {
+    say(watch, "a", "claim", "a claim, which stands in the box");
+    Object.assign(watch.outbox[0]!, { seen: 0, tries: 1 });
+    pane().draft = "a claim, which stands in the box";
+    limited();
+    await minutes(175);
+    expect(pane().enters).toBe(0);
+    pane().onSubmit = () => void (pane().doing = "idle");
+    await minutes(16);
+    expect([fake.received("agents-a")[0], state()]).toEqual(["a claim, which stands in the box", null]);
+  });
+
+  test("P33: the menu of a limit is closed for the probe, never answered", async () => {
+    Object.assign(pane(), { doing: "menu", banner: "You've hit your weekly limit · resets 3pm (UTC)" });
+    await minutes(175);
+    expect(pane().doing).toBe("menu");
+    pane().onSubmit = () => void (pane().doing = "busy");
+    await minutes(16);
+    expect([pane().approved, pane().received.length, state()]).toEqual([0, 1, null]);
+  });
 });

@@ -62,6 +62,17 @@ test("no piece of our text that a person could type is taken for ours", () => {
 });
 
 describe("nextMessages", () => {
+  test("a probe before every other text, but for a kickoff", () => {
+    const list = [message({ id: "1" }), message({ id: "2", cause: "nudge" }), message({ id: "3", cause: "boot" })];
+    expect(nextMessages(list.slice(0, 2)).map(({ id }) => id)).toEqual(["2"]);
+    expect(nextMessages(list).map(({ id }) => id)).toEqual(["3"]);
+  });
+  test("of a limited target before a kickoff too, which waits for it", () => {
+    const list = [message({ id: "1", cause: "boot" }), message({ id: "2", cause: "nudge" })];
+    expect(nextMessages(list, () => true).map(({ id }) => id)).toEqual(["2"]);
+  });
+  test("a wake, which waits for an idle agent, keeps no hand-off back", () =>
+    expect(nextMessages([message({ id: "1", cause: "wake" }), message({ id: "2" })]).map(({ id }) => id)).toEqual(["2"]));
   test("one for each target, in order", () => {
     const list = [message({ id: "1" }), message({ id: "2", target: "b" }), message({ id: "3", cause: "review" })];
     expect(nextMessages(list).map(({ id }) => id)).toEqual(["1", "2"]);
