@@ -49,6 +49,41 @@ async function expectHeld(fleet: Fleet, name: string, why: RegExp): Promise<stri
 
 const untilState = (fleet: Fleet, name: string, state: string) =>
   until(async () => (await fleet.state(name)).state.startsWith(state), 60_000, 500);
+/** Something comes between the client and its screen at a random moment around Enter. */
+async function disturb(fleet: Fleet, name: string): Promise<void> {
+  const [pane, window] = [fleet.pane(name), `=agents-${name}:`];
+  const pid = Number(fleet.tmux("display-message", "-p", "-t", pane, "#{pane_pid}"));
+  await Bun.sleep(Math.random() * 3_000);
+  const kind = Math.floor(Math.random() * 3);
+  if (kind === 0) {
+    fleet.tmux("resize-window", "-t", window, "-x", "70", "-y", "24");
+    await Bun.sleep(Math.random() * 1_500);
+    return void fleet.tmux("resize-window", "-t", window, "-x", "200", "-y", "50");
+  }
+  if (kind === 1) return fleet.keys(name, "C-l"); // draws anew
+  process.kill(pid, "SIGSTOP"); // its picture is late
+  await Bun.sleep(Math.random() * 5_000);
+  process.kill(pid, "SIGCONT");
+}
+
+/** Fifty texts: what is called delivered is with the model, whole, at most twice; nobody is deaf. */
+async function expectUndisturbed(fleet: Fleet, name: string): Promise<void> {
+  const texts = Array.from({ length: 50 }, (_, nth) => textOf(nth % 5 ? 200 : 2_000, nth % 2 ? "lines" : "line"));
+  const delivered: string[] = [];
+  for (const text of texts) {
+    const [{ code }] = await Promise.all([fleet.send(name, text, 90), disturb(fleet, name)]);
+    if (code === 0) delivered.push(text);
+  }
+  note(`${name}: ${delivered.length} of ${texts.length} disturbed texts were delivered`);
+  for (const text of delivered) {
+    const id = text.split(" ")[0]!;
+    expect((await fleet.arrived(id)).said.findLast((one) => one.includes(id))).toContain(text);
+    expect(fleet.times(id)).toBeLessThanOrEqual(4); // where it begins and where it ends
+  }
+  expect(delivered.length).toBeGreaterThan(45);
+  await expectSent(fleet, name, textOf(300, "lines"));
+}
+
 const turnOf = (fleet: Fleet, text: string) => fleet.asked().find(({ said }) => said.at(-1)!.includes(text))!;
 const ended = (fleet: Fleet, id: number): boolean => readFileSync(fleet.log, "utf8").includes(`"end":${id},`);
 
@@ -97,6 +132,8 @@ describe("Claude Code", () => {
   real("all four while a turn runs", () => expectSentInTurn(fleet, "one", "@@slow:12 "));
 
   real("20,000 characters: it is told to read a file that is there", () => expectFile(fleet, "one"));
+
+  test.skipIf(!ready)("P28: fifty texts, disturbed around Enter", () => expectUndisturbed(fleet, "one"), 900_000);
 
   real("a human's draft: nothing is typed until it is gone", async () => {
     fleet.tmux("send-keys", "-t", fleet.pane("one"), "-l", "half a thought");
@@ -213,6 +250,13 @@ describe("opencode", () => {
   }
 
   real("all four while a turn runs", () => expectSentInTurn(fleet, "one", "[[slow:12]] "));
+
+  test.skipIf(!ready)("P28: fifty texts into its box, without its server, disturbed around Enter", async () => {
+    const conversation = sessionOf("one");
+    fleet.tmux("set-option", "-p", "-t", fleet.pane("one"), "@agents_conversation", "");
+    await expectUndisturbed(fleet, "one");
+    fleet.tmux("set-option", "-p", "-t", fleet.pane("one"), "@agents_conversation", conversation);
+  }, 900_000);
 
   real("a human's draft stays a draft", async () => {
     fleet.tmux("send-keys", "-t", fleet.pane("one"), "-l", "half a thought");
