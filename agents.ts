@@ -1499,9 +1499,11 @@ export type Typing =
   | { do: "wait"; why: string; person?: boolean };
 
 /** Why nothing may be said to an agent now, "" = it may be. A probe is what a limit waits for. */
-function whyHeld({ verdict, why }: Verdict, cause: string): string {
+function whyHeld({ verdict, rule, why }: Verdict, cause: string): string {
   const patient = cause === "wake" || cause === "nudge";
-  const held = verdict === "blocked" || verdict === "fatal" || verdict === "unsure" ||
+  // what stands in the box says by itself what may be done with it
+  const unsure = verdict === "unsure" && rule !== DRAFT;
+  const held = verdict === "blocked" || verdict === "fatal" || unsure ||
     (verdict === "limited" && cause !== "nudge") ||
     (patient && ["active", "background", "waiting"].includes(verdict));
   return held ? `${verdict}: ${why}` : "";
@@ -1776,11 +1778,13 @@ export type LimitClass = "5h" | "weekly" | "model" | "money" | "transient" | "ot
  * Where a rule looks; a number means the last N non-blank lines. Of the drawn screen: `event`, the
  * newest block above the input box, on one line; `done`, the lines that closed its turn; `turn`,
  * all since the newest prompt; `box`, what stands in the input box; `foot`, what is below it;
- * `dialog`, what has taken its place; `rest`, the box of a client that shows that it rests. A
+ * `dialog`, what has taken its place; `rest`, the box of a client that shows that it rests;
+ * `plain`, the screen with the blanks at the ends of its lines, which a prompt may end in. A
  * region that is not on the screen matches nothing.
  */
 export type Where =
-  "title" | "screen" | "event" | "done" | "turn" | "box" | "foot" | "dialog" | "rest" | number;
+  "title" | "screen" | "plain" | "event" | "done" | "turn" | "box" | "foot" | "dialog" | "rest"
+  | number;
 /** `whole`: the banner is the whole region, not only the line that matched. */
 export interface Rule {
   name: string; verdict: VerdictName; where: Where; re: RegExp; whole?: boolean; why?: string;
@@ -1937,7 +1941,7 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
 };
 
 interface Drawn {
-  lines: string[]; above: string[]; screen: string; title: string;
+  lines: string[]; above: string[]; screen: string; plain: string; title: string;
   /** The dearest: a client at work is known before anybody asks for it. */
   newest: () => Newest;
   /** null = not on the screen. */
@@ -2102,13 +2106,14 @@ function readDrawn({ text, title }: Look): Drawn {
   if (!box) {
     const { above, dialog } = splitDialog(lines);
     const foot = lastLines(lines, 3);
-    return { lines, above: lines, screen, title, newest: once(() => claudeNewest(above, foot)),
+    return { lines, above: lines, screen, plain: text, title,
+      newest: once(() => claudeNewest(above, foot)),
       box: null, foot, dialog: dialog.join("\n") };
   }
   const above = claude ? lines.slice(0, box.first) : opencodePage(lines, box);
   const foot = lines.slice(box.last + 1).join("\n");
   return {
-    lines, above, screen, title,
+    lines, above, screen, plain: text, title,
     newest: once(() => (claude ? claudeNewest(above, foot) : opencodeNewest(above))),
     box: boxContent(lines, box, claude ? "claude" : "opencode"), foot, dialog: null,
   };
@@ -2205,10 +2210,12 @@ function unruled(screen: Drawn): Verdict {
   const rest = { verdict: "unsure", where: "screen", limit: null, waitingUntil: null,
     text: lastNonemptyLine(screen.screen) } as const;
   if (!screen.screen) return { ...rest, rule: "blank", why: "blank screen" };
-  const why = screen.box === null
-    ? "no input box is recognised" : "a draft hides whether it works";
-  return { ...rest, rule: "none", why };
+  return screen.box === null ? { ...rest, rule: "none", why: "no input box is recognised" }
+    : { ...rest, rule: DRAFT, why: "a draft hides whether it works" };
 }
+
+/** Its box is recognised, and what stands in it hides the word that it works. */
+const DRAFT = "draft";
 
 /** Of a client at its prompt: what it said about going on by itself. Others keep their verdict. */
 function decideWaiting(
@@ -2467,10 +2474,25 @@ function bleach(styled: string): { plain: string; bright: string } {
 /** How an operator describes the input box of a `typed` client. */
 type TypedBox = Pick<Backend, "boxRe" | "emptyRe">;
 
+/** A box ends in the last lines of its screen: what looks like it further up is quoted. */
+const BOX_LINES = 6;
+
+const boxPatterns = new Map<string, RegExp>();
+
+/** What an operator's `box_re` finds, if it ends near enough to the bottom. */
+function boxRegExp(boxRe: string): RegExp {
+  const { source, flags } = compiled(boxRe, "m");
+  const known = boxPatterns.get(boxRe) ??
+    new RegExp(`(?:${source})(?=.*(?:\\n.*){0,${BOX_LINES - 1}}\\s*(?![^]))`, flags);
+  boxPatterns.set(boxRe, known);
+  return known;
+}
+
 /** The lowest match counts: what an agent quotes of a box stands above the real one. */
 function typedBoxText(screen: string, box: TypedBox): string | null {
   if (box.boxRe === undefined) return null;
-  const last = [...screen.matchAll(compiled(box.boxRe, "gm"))].at(-1);
+  const { source, flags } = boxRegExp(box.boxRe);
+  const last = [...screen.matchAll(new RegExp(source, `${flags}g`))].at(-1);
   const shown = last?.groups?.text?.trim() ?? (last ? "" : null);
   return shown && box.emptyRe !== undefined && compiled(box.emptyRe, "").test(shown) ? "" : shown;
 }
@@ -2533,14 +2555,11 @@ export function rulesOf(backend: Backend): Rule[] {
   return all;
 }
 
-/** The box of a client stands in its last lines: what looks like it above is quoted. */
-const BOX_LINES = 6;
-
 /** What shows that a `typed` client rests: its box, else the mark that it can be typed to. */
 function typedRules({ boxRe, readyRe }: Backend): Rule[] {
   const rests = (name: string, where: Where, re: RegExp): Rule =>
     ({ name, verdict: "idle", where, re, why: "at its prompt" });
-  if (boxRe !== undefined) return [rests("box_re", BOX_LINES, compiled(boxRe, "m"))];
+  if (boxRe !== undefined) return [rests("box_re", "plain", boxRegExp(boxRe))];
   if (readyRe !== undefined) return [rests("ready_re", "screen", compiled(readyRe, "m"))];
   return BUILT_IN_RULES.typed;
 }
@@ -2585,7 +2604,7 @@ function readVerdict(cfg: Config, agent: Agent, pane: Pane, look: Look): Verdict
   const longest = cfg.watchdog.waitingMax * 1000;
   const verdict = detect(rulesOf(backend), look, world.now(), longest);
   const described = backend.boxRe !== undefined || backend.readyRe !== undefined;
-  const unknown = verdict.verdict === "unsure" && ["none", "marker"].includes(verdict.rule);
+  const unknown = verdict.verdict === "unsure" && ["none", DRAFT, "marker"].includes(verdict.rule);
   if (backend.kind !== "typed" || described || !unknown) return verdict;
   return isInFront(cfg, agent, pane) ? { ...verdict, verdict: "idle", rule: "in front",
     where: "process", why: "its client is in front of its pane" } : verdict;

@@ -222,7 +222,7 @@ describe("a typed client", () => {
   const typed = async (keys: string) => rulesFrom(`[backend.x]\nkind = "typed"\nbin = "x"\n${keys}`, "x");
   test("is at its prompt where its box stands in the last lines, or its ready mark", async () => {
     const box = await typed("box_re = '^› (?!\\d\\. )(?<text>.*)$'");
-    expect(read(box, "said\n› half a thought\n  foot")).toEqual(["idle", "box_re", "last 6"]);
+    expect(read(box, "said\n› half a thought\n  foot")).toEqual(["idle", "box_re", "plain"]);
     expect(read(box, "› an old prompt\nanswer\n\n Sure?\n› 1. Yes\n  2. No\n  3. Never\n\n Press enter")[0]).toBe("unsure");
     const ready = await typed("ready_re = 'Type your message'");
     expect(read(ready, "│ >   Type your message │")).toEqual(["idle", "ready_re", "screen"]);

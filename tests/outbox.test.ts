@@ -438,7 +438,7 @@ describe("P28: nothing is called delivered without proof", () => {
     await begin();
     pane().text = "an unknown screen, without any box";
     await tell("hear this", 2);
-    expect([pane().draft, pane().enters, waits()]).toEqual(["", 0, ["its input box is not to be seen"]]);
+    expect([pane().draft, pane().enters, waits()]).toEqual(["", 0, ["unsure: no input box is recognised"]]);
   });
 
   test("a person who types behind our text: never submitted, said, and told once it is cleared", async () => {
