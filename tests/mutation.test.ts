@@ -2,7 +2,7 @@
  * Whether the captures hold the rules fast: each built-in rule removed, and each loosened in turn
  * (its anchors dropped, its region widened, one of its alternatives cut), must turn one of them red.
  */
-import { expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { BUILT_IN_RULES, type Rule, selftest } from "../agents.ts";
 
 interface Mutant { name: string; rule: Rule | null }
@@ -56,21 +56,24 @@ function mutantsOf(rule: Rule): Mutant[] {
   ];
 }
 
-test("the captures notice when a rule is removed or loosened", () => {
-  const survivors: string[] = [];
-  let count = 0;
-  for (const kind of ["claude", "opencode"] as const) {
-    for (const rule of BUILT_IN_RULES[kind]) {
-      for (const mutant of mutantsOf(rule)) {
-        const rules = BUILT_IN_RULES[kind].flatMap((one) => one === rule ? mutant.rule ?? [] : one);
-        const results = selftest((each) => each === kind ? rules : BUILT_IN_RULES[each]);
-        count += 1;
-        if (results.every((each) => each.ok)) survivors.push(`${kind} "${rule.name}": ${mutant.name}`);
-      }
+const RULES = (["claude", "opencode"] as const).flatMap((kind) => BUILT_IN_RULES[kind].map((rule) => ({ kind, rule, name: rule.name })));
+const survivors: string[] = [];
+let count = 0;
+
+describe("the captures notice", () => {
+  test.each(RULES)("when $kind's rule $name is removed", ({ kind, rule }) => {
+    for (const mutant of mutantsOf(rule)) {
+      const rules = BUILT_IN_RULES[kind].flatMap((one) => one === rule ? mutant.rule ?? [] : one);
+      const results = selftest((each) => each === kind ? rules : BUILT_IN_RULES[each]);
+      count += 1;
+      if (results.every((each) => each.ok)) survivors.push(`${kind} "${rule.name}": ${mutant.name}`);
     }
-  }
-  if (process.env.MUTANTS) console.log(`${survivors.length} of ${count} survive:\n${survivors.join("\n")}`);
-  expect(count).toBeGreaterThan(100);
-  expect(survivors.filter((each) => each.endsWith(": removed"))).toEqual([]);
-  expect(survivors.length / count, survivors.join("\n")).toBeLessThanOrEqual(0.05);
-}, 300_000);
+    expect(survivors).not.toContain(`${kind} "${rule.name}": removed`);
+  });
+
+  test("when a rule is loosened, in all but a few cases", () => {
+    if (process.env.MUTANTS) console.log(`${survivors.length} of ${count} survive:\n${survivors.join("\n")}`);
+    expect(count).toBeGreaterThan(100);
+    expect(survivors.length / count, survivors.join("\n")).toBeLessThanOrEqual(0.05);
+  });
+});
