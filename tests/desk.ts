@@ -48,7 +48,7 @@ export function desk(): Desk {
   return {
     scratch, bin, env, script,
     call(args, own = {}) {
-      const ran = Bun.spawnSync([...PROGRAM, ...args], { env: { ...env, ...own }, cwd: scratch, timeout: 20_000 });
+      const ran = Bun.spawnSync([...PROGRAM, ...args], { env: { ...env, ...own }, cwd: scratch, timeout: 240_000 });
       return { code: ran.exitCode ?? -1, out: String(ran.stdout), err: String(ran.stderr) };
     },
     fleet(name, toml) {
