@@ -1,87 +1,198 @@
 /** What is on disk outlives the program that wrote it: the files of version 0.1.0 load, mean the same, and are saved as they were. */
-import { beforeEach, describe, expect, test } from "bun:test";
+import { beforeEach, describe, expect, spyOn, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import {
-  type Config, curPhase, loadLimitState, loadWatch, memoryOf, operatorOf, parseEvents, resumeId, save, sessionLogPath, type Watch,
+  cmdStatus, curPhase, type LimitState, loadLimitState, loadWatch, type Memory, memoryOf, operatorOf, parseEvents, reloadConfig, resumeId, save,
+  sessionLogPath, type Watch,
 } from "../agents.ts";
-import { fakeWorld, type FakeWorld } from "./kit.ts";
+import type { Doing } from "./fakes.ts";
+import { fakeWorld, type Scene, scene } from "./kit.ts";
 
 const GOLDEN = join(import.meta.dir, "fixtures", "state", "v1");
-const FILES = readdirSync(join(GOLDEN, "log_dir"), { recursive: true, withFileTypes: true })
-  .filter((one) => one.isFile()).map((one) => join(one.parentPath, one.name).slice(join(GOLDEN, "log_dir").length + 1)).sort();
-const golden = (file: string): string => readFileSync(join(GOLDEN, "log_dir", file), "utf8");
-const stored = (): Watch => JSON.parse(golden("state/watch.json"));
+const FLEET = readFileSync(join(GOLDEN, "agents.toml"), "utf8");
+const MOMENTS = ["night", "move", "end"] as const;
+type Moment = (typeof MOMENTS)[number];
 
-let fake: FakeWorld;
-let cfg: Config;
-beforeEach(async () => {
-  fake = fakeWorld();
-  cfg = await fake.config(readFileSync(join(GOLDEN, "agents.toml"), "utf8"));
-  for (const file of FILES) {
-    fake.files.set(join(cfg.logDir, file), golden(file));
-    fake.times.set(join(cfg.logDir, file), fake.wall);
+function filesIn(moment: Moment): [string, string][] {
+  const folder = join(GOLDEN, moment);
+  return readdirSync(folder, { recursive: true, withFileTypes: true }).filter((one) => one.isFile())
+    .map(({ parentPath, name }) => join(parentPath, name)).map((path) => [path.slice(folder.length + 1), readFileSync(path, "utf8")]);
+}
+const NIGHT = filesIn("night");
+/** Every file of log_dir; what did not change since the night stands there alone. */
+const GOLDEN_FILES = Object.fromEntries(MOMENTS.map((moment) => [moment, new Map([...NIGHT, ...filesIn(moment)])])) as Record<Moment, Map<string, string>>;
+const golden = (moment: Moment, file: string): string => GOLDEN_FILES[moment].get(file)!;
+const stored = (moment: Moment): Watch => JSON.parse(golden(moment, "state/watch.json"));
+const lifeOf = (moment: Moment, name: string): Memory => stored(moment).agents[name]!;
+
+/** The fleet as another watchdog finds it half a minute later: the files, and the clients that still run. */
+async function found(moment: Moment, running: Record<string, Doing> = {}, text = FLEET): Promise<Scene> {
+  const fake = fakeWorld();
+  fake.wall = Date.parse(JSON.parse(golden(moment, "state/heartbeat")).at) + 30_000;
+  for (const [file, content] of GOLDEN_FILES[moment]) {
+    fake.files.set(`/fleet/.agents/${file}`, content);
+    fake.times.set(`/fleet/.agents/${file}`, fake.wall - 30_000);
   }
-  fake.wall = Date.parse(JSON.parse(golden("state/heartbeat")).at) + 30_000;
-});
-const store = (watch: unknown): void => void fake.files.set(join(cfg.stateDir, "watch.json"), JSON.stringify(watch));
+  const it = await scene(text, { fake, ticks: 0 });
+  for (const [name, doing] of Object.entries(running)) stand(it, moment, name, doing);
+  fake.everyPane = [];
+  fake.tmux.onStart = (pane) => void (pane.doing = "busy");
+  return it;
+}
 
-describe("the golden state of version 0.1.0", () => {
-  test("holds one of everything that a fleet leaves behind", () => {
-    const { outbox, agents, wakeDue, turn, delivered } = stored();
-    expect(outbox.map(({ cause }) => cause)).toEqual(["inbox ADVERSARY-INBOX.md", "claim", "send 5e4d0001"]);
-    expect(Object.keys(agents)).toEqual(["builder", "adversary", "writer", "scout", "helper", "watcher"]);
-    expect([agents.scout!.parked !== "", wakeDue.watcher! > 0, turn!.owes, delivered.length]).toEqual([true, true, "builder", 2]);
-    for (const file of ["heartbeat", "operator.json", "limited-night-writer.json", "builder.id", "phase-idx", "phase-id", "events.jsonl", "events.jsonl.1",
-      "kickoff-night-builder.txt", "told-night-builder", "message-builder-send-5e4d0002.txt", "watchdog.lock.pid"]) expect(FILES).toContain(`state/${file}`);
-    expect(FILES).toContain("unsure/watcher.txt");
-  });
+/** The client that the memory knows, in a pane of this fleet. */
+function stand({ fake, cfg }: Scene, moment: Moment, name: string, doing: Doing): void {
+  const pane = fake.tmux.add(`agents-${name}`);
+  const { pid, born } = lifeOf(moment, name).client!;
+  fake.processes.delete(pane.pid);
+  fake.processes.set(pid, pane);
+  fake.stat(pid, Number(born));
+  const phase = ["builder", "adversary"].includes(name) ? curPhase(cfg)!.id : "-";
+  const marks = { "@agents_session": pane.session, "@agents_backend": "claude", "@agents_home": cfg.stateDir, "@agents_phase": phase };
+  Object.assign(pane, { pid, doing, marks });
+}
+
+/** Files in log_dir that version 0.1.0 does not make. */
+const unheardOf = ({ fake, cfg }: Scene): string[] =>
+  [...fake.files.keys()].filter((path) => path.startsWith(`${cfg.logDir}/`) && !GOLDEN_FILES.end.has(path.slice(cfg.logDir.length + 1)));
+
+const started = ({ fake }: Scene): string[] => fake.everyPane.map(({ session }) => session.replace("agents-", ""));
+
+test("the golden state holds one of everything that a fleet leaves behind", () => {
+  const night = stored("night");
+  expect(night.outbox.map(({ cause, tries, seen, expires }) => [cause, tries, seen !== undefined, expires !== undefined])).toEqual([
+    ["send 5e4d9001", 1, true, false], ["inbox ADVERSARY-INBOX.md", 0, false, false], ["claim", 0, false, false], ["send 5e4d9002", 0, false, true]]);
+  expect(Object.keys(night.agents).toSorted()).toEqual(["adversary", "builder", "helper", "scout", "server", "upgrader", "watcher", "writer"]);
+  const { adversary, builder, scout, server } = night.agents;
+  expect([adversary!.answered, adversary!.answers, builder!.lastFatal > 0, scout!.parked !== "", scout!.releasedAt > 0]).toEqual(["❯ 1. Yes", 1, true, true, true]);
+  expect([server!.failures, server!.nextStart > 0, server!.buried !== ""]).toEqual([4, true, true]);
+  expect([night.turn!.owes, night.deadlocked !== "", night.wakeDue.watcher! > 0, night.taken, night.server !== ""])
+    .toEqual(["adversary", true, true, ["5e4d9002"], true]);
+  expect(Object.values(JSON.parse(golden("night", "state/operator.json"))).map((part) => Object.keys(part as object).length)).toEqual([1, 1, 1, 1]);
+  expect([stored("move").intent!.to, lifeOf("move", "builder").stopping!.pid, lifeOf("end", "scout").finished]).toEqual(["two", lifeOf("move", "builder").client!.pid, true]);
+  expect([...GOLDEN_FILES.end.keys()].map((file) => file.replace(/agents-(builder|adversary|writer|scout|helper|watcher|upgrader)/, "NAME"))
+    .filter((file, at, all) => all.indexOf(file) === at).toSorted()).toEqual([
+    "SEQUENCE-COMPLETE", "agents-watchdog.log", ...[
+      "agents.toml", "builder.id", "events.jsonl", "events.jsonl.1", "heartbeat", "keeper.lock", "keeper.lock.pid", "kickoff-NAME.txt", "limited-NAME.json",
+      "message-builder-send-5e4d9003.txt", "operator.json", "operator.lock", "operator.lock.pid", "phase-id", "phase-idx", "told-NAME", "watch.json",
+      "watchdog.lock", "watchdog.lock.pid", "watcher.id"].map((file) => `state/${file}`), "unsure/watcher.txt"]);
+});
+
+describe.each([...MOMENTS])("the golden state of version 0.1.0, %s", (moment) => {
+  let it: Scene;
+  beforeEach(async () => void (it = await found(moment)));
 
   test("the watchdog's memory is saved byte for byte as it was loaded", () => {
-    const watch = loadWatch(cfg);
-    fake.files.delete(join(cfg.stateDir, "watch.json"));
-    save(cfg, watch);
-    expect(fake.files.get(join(cfg.stateDir, "watch.json"))).toBe(golden("state/watch.json"));
+    it.fake.files.delete(it.file("watch.json"));
+    save(it.cfg, it.watch);
+    expect(it.fake.files.get(it.file("watch.json"))).toBe(golden(moment, "state/watch.json"));
   });
 
-  test("what a person wants, the hold, the phase, the conversation, the record are read as they were meant", () => {
-    expect(operatorOf(cfg)).toEqual(JSON.parse(golden("state/operator.json")));
-    expect(loadLimitState(cfg, "night-writer")).toEqual(JSON.parse(golden("state/limited-night-writer.json")));
-    expect(curPhase(cfg)!.id).toBe("one");
-    expect(resumeId(cfg, cfg.agents.get("builder")!)).toBe(golden("state/builder.id").trim());
+  test("what a person wants, the hold, the phase, the conversations, the record are read as they were meant", () => {
+    const { cfg } = it;
+    expect<object>(operatorOf(cfg)).toEqual(JSON.parse(golden(moment, "state/operator.json")));
+    expect<LimitState | null>(loadLimitState(cfg, "agents-writer")).toEqual(JSON.parse(golden(moment, "state/limited-agents-writer.json")));
+    expect(curPhase(cfg)!.id).toBe(moment === "end" ? "two" : "one");
+    for (const name of ["builder", "watcher"]) expect(resumeId(cfg, cfg.agents.get(name)!)).toBe(golden(moment, `state/${name}.id`).trim());
     for (const file of ["state/events.jsonl", "state/events.jsonl.1"]) {
-      expect(parseEvents(golden(file)).map((event) => JSON.stringify(event)).join("\n")).toBe(golden(file).trimEnd());
+      expect(golden(moment, file)).not.toBe("");
+      expect(parseEvents(golden(moment, file)).map((event) => JSON.stringify(event)).join("\n")).toBe(golden(moment, file).trimEnd());
     }
-    expect(sessionLogPath(cfg, "night-watchdog")).toBe(join(cfg.logDir, "night-watchdog.log"));
+    expect(GOLDEN_FILES[moment].has(sessionLogPath(cfg, "agents-watchdog").slice(cfg.logDir.length + 1))).toBe(true);
   });
 
-  test("a watchdog goes on where the other one was killed: nobody is started for nothing, nothing is lost", async () => {
-    const watch = loadWatch(cfg);
-    fake.git.push("begin", { "README.md": "read me" });
-    for (const name of ["builder", "adversary", "writer", "watcher"]) {
-      const pane = fake.tmux.add(`night-${name}`);
-      Object.assign(pane.marks, { "@agents_session": pane.session, "@agents_backend": "claude", "@agents_home": cfg.stateDir });
-      pane.doing = name === "builder" ? "busy" : "idle";
-    }
-    Object.assign(fake.tmux.of("night-writer"), { doing: "limit", banner: "You've hit your weekly limit · resets Jun 18 at 3am (UTC)" });
-    const before = fake.everyPane.length;
-    await fake.ticks(cfg, watch, 8);
-    expect(fake.everyPane.slice(before).map(({ session }) => session)).toEqual([]);
-    expect([memoryOf(watch, "scout").parked, memoryOf(watch, "helper").verdict]).toEqual([stored().agents.scout!.parked, "gone"]);
-    expect(fake.received("night-adversary")).toEqual(stored().outbox.map(({ text }) => text));
-    expect(loadLimitState(cfg, "night-writer")!.resetAt).toBe(JSON.parse(golden("state/limited-night-writer.json")).resetAt);
-    expect(fake.received("night-writer")).toEqual([]);
+  test("status knows the watchdog that wrote it, and since when it was heard of", async () => {
+    const lines = spyOn(process.stdout, "write").mockImplementation(() => true);
+    it.fake.processes.set(4242, it.fake.tmux.add("another"));
+    it.fake.stat(4242, 99);
+    await cmdStatus({ path: it.cfg.path, words: [], options: { json: true } });
+    const status = JSON.parse(lines.mock.calls.map(([text]) => text).join(""));
+    lines.mockRestore();
+    const { at } = JSON.parse(golden(moment, "state/heartbeat"));
+    expect(status.watchdog).toEqual({ running: true, pid: 4242, heartbeat: at, stale: false, version: "0.1.0" });
+    expect([status.phase.complete, status.phase.moving]).toEqual([moment === "end", moment === "move" ? "two" : ""]);
   });
 });
 
-describe("a memory of another version", () => {
+describe("a watchdog goes on where the other one was killed", () => {
+  const NIGHTLY: Record<string, Doing> = { builder: "busy", adversary: "idle", writer: "limit", watcher: "blank" };
+
+  test("at night: nobody is started for nothing, nothing is lost, no file gets another name", async () => {
+    const it = await found("night", NIGHTLY);
+    it.fake.git.push("begin", { "README.md": "read me" });
+    it.pane("writer").banner = "You've hit your weekly limit · resets Jun 18 at 3am (UTC)";
+    const { nextStart } = lifeOf("night", "server");
+    expect(nextStart).toBeGreaterThan(it.fake.wall);
+    await it.ticks(8);
+    expect(started(it)).toEqual(["server"]);
+    expect(it.pane("server").created).toBeGreaterThanOrEqual(nextStart);
+    expect([memoryOf(it.watch, "scout").parked, memoryOf(it.watch, "helper").verdict]).toEqual([lifeOf("night", "scout").parked, "gone"]);
+    expect(it.pane("adversary").received).toEqual(stored("night").outbox.map(({ text }) => text));
+    expect(loadLimitState(it.cfg, "agents-writer")!.resetAt).toBe(JSON.parse(golden("night", "state/limited-agents-writer.json")).resetAt);
+    expect([it.pane("writer").received, it.pane("builder").received]).toEqual([[], []]);
+    it.fake.files.set(it.cfg.path, `${FLEET}# changed\n`);
+    await reloadConfig(it.cfg, it.watch);
+    expect(it.fake.files.get(it.file("agents.toml"))).toEndWith("# changed\n");
+    expect(unheardOf(it)).toEqual([]);
+  });
+
+  test("a client that ends then goes on with its conversation, and is not told its kickoff again", async () => {
+    const it = await found("night", { ...NIGHTLY, watcher: "idle" });
+    for (const life of [1, 2]) {
+      await it.ticks(4);
+      it.fake.tmux.kill(it.pane("watcher"));
+      await it.ticks(2);
+      expect(it.starts("watcher")).toBe(life);
+      expect(it.pane("watcher").argv).toContain(golden("night", "state/watcher.id").trim());
+      expect(it.pane("watcher").argv).not.toContain(it.file("kickoff-agents-watcher.txt"));
+    }
+  });
+
+  test("in the middle of a phase move: the client that did not end is ended, then both begin the next phase", async () => {
+    const it = await found("move", { builder: "busy", writer: "limit", watcher: "blank", server: "busy" });
+    const { pid } = lifeOf("move", "builder").client!;
+    it.fake.tmux.panes = it.fake.tmux.panes.filter(({ session }) => session !== "agents-builder"); // its session is gone, it is not
+    it.fake.tmux.onStart = (pane) => {
+      pane.doing = "busy";
+      if (pane.session === "agents-builder") expect(it.fake.processes.has(pid)).toBe(false);
+    };
+    await it.ticks(4);
+    expect(started(it)).toEqual(["builder", "adversary"]);
+    expect([curPhase(it.cfg)!.id, it.watch.intent, memoryOf(it.watch, "builder").stopping]).toEqual(["two", null, null]);
+    for (const name of ["builder", "adversary"]) expect(it.pane(name).marks["@agents_phase"]).toBe("two");
+    expect(it.fake.files.get(it.file("kickoff-agents-builder.txt"))).toContain("STATUS-two.md");
+    expect(unheardOf(it)).toEqual([]);
+  });
+
+  test("after the end: the loops rest, what was done is not done again", async () => {
+    const it = await found("end", { writer: "limit", watcher: "blank", server: "busy" });
+    await it.ticks(22);
+    expect(started(it)).toEqual([]);
+    expect(memoryOf(it.watch, "scout").finished).toBe(true);
+  });
+
+  test("the phase is known by its id where the list has grown in front of it", async () => {
+    const { cfg } = await found("end", {}, FLEET.replace("phases = [", 'phases = [\n  { id = "zero", plan = "plan-0.md", status = "STATUS-zero.md" },'));
+    expect(curPhase(cfg)!.id).toBe("two");
+  });
+});
+
+describe("files of another version", () => {
+  let it: Scene;
+  beforeEach(async () => void (it = await found("night")));
+  const loaded = (watch: unknown): Watch => {
+    it.fake.files.set(it.file("watch.json"), JSON.stringify(watch));
+    return loadWatch(it.cfg);
+  };
+
   test("fields that nobody knows any more do no harm, those that are missing get what a new one has", () => {
-    const { scout, ...others } = stored().agents;
-    const { lastFatal, answers, ...known } = scout!;
-    store({ ...stored(), agents: { ...others, scout: { ...known, mood: "bright" } }, weather: "fair", delivered: undefined, wakeDue: undefined });
-    const watch = loadWatch(cfg);
-    expect([memoryOf(watch, "scout").parked, memoryOf(watch, "scout").lastFatal, memoryOf(watch, "scout").answers]).toEqual([scout!.parked, lastFatal, answers]);
-    expect([watch.delivered, watch.wakeDue, watch.outbox]).toEqual([[], {}, stored().outbox]);
+    const night = stored("night");
+    const { lastFatal, answers, ...known } = night.agents.builder!;
+    const watch = loaded({ ...night, agents: { ...night.agents, builder: { ...known, mood: "bright" } }, weather: "fair", delivered: undefined, wakeDue: undefined });
+    const builder = memoryOf(watch, "builder");
+    expect([builder.client, builder.restarts, builder.lastFatal, builder.answers]).toEqual([known.client, known.restarts, 0, 0]);
+    expect([watch.delivered, watch.wakeDue, watch.outbox]).toEqual([[], {}, night.outbox]);
   });
 
   test.each<[string, object, (watch: Watch) => unknown, unknown]>([
@@ -91,16 +202,21 @@ describe("a memory of another version", () => {
     ["a move under way", { intent: { id: "1", from: "one", to: "two", run: "", at: 1 } }, (watch) => watch.intent?.to, "two"],
     ["an agent that is none", { agents: { scout: 5 } }, (watch) => watch.agents, {}],
   ])("%s costs itself alone", (_, some, read, wanted) => {
-    store({ ...stored(), ...some });
-    const watch = loadWatch(cfg);
+    const night = stored("night");
+    const watch = loaded({ ...night, ...some });
     expect(read(watch)).toEqual(wanted);
-    expect([watch.sha, watch.seen]).toEqual([stored().sha, stored().seen]);
+    expect([watch.sha, watch.seen]).toEqual([night.sha, night.seen]);
+  });
+
+  test("wishes that are none cost themselves alone", () => {
+    it.operator({ held: [], busy: 3, released: { scout: 5 }, queue: {} });
+    expect(operatorOf(it.cfg)).toEqual({ held: {}, busy: {}, released: { scout: 5 }, queue: [] });
   });
 
   test("a file that is no JSON is kept aside, and a new memory begins", () => {
-    fake.files.set(join(cfg.stateDir, "watch.json"), "{half");
-    expect(loadWatch(cfg).sha).toBe("");
-    expect(fake.files.get(join(cfg.stateDir, "watch.json.bad"))).toBe("{half");
-    expect(fake.logged("watch.json.bad")).toHaveLength(1);
+    it.fake.files.set(it.file("watch.json"), "{half");
+    expect(loadWatch(it.cfg).sha).toBe("");
+    expect(it.fake.files.get(it.file("watch.json.bad"))).toBe("{half");
+    expect(it.fake.logged("watch.json.bad")).toHaveLength(1);
   });
 });
