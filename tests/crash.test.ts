@@ -9,7 +9,6 @@ import { fakeWorld, FLEET, type Scene, scene } from "./kit.ts";
 
 const DONE = "# Status\n\n## DONE\n\nAll gates PASS.\n";
 const file = ({ fake, cfg }: Scene, name: string): string => fake.files.get(join(cfg.stateDir, name)) ?? "";
-const starts = (it: Scene, name: string): number => it.starts(name);
 const alive = ({ fake }: Scene, name: string) => fake.tmux.panes.find((pane) => pane.session === `agents-${name}` && !pane.dead);
 const told = ({ fake }: Scene, name: string, what: string): number => fake.received(`agents-${name}`).filter((text) => text.includes(what)).length;
 
@@ -37,7 +36,7 @@ async function atEveryEffect(make: () => Promise<Scene>, act: (it: Scene) => num
     it.fake.dieAt = nth;
     await it.fake.ticks(it.cfg, it.watch, act(it));
     it.fake.revive();
-    it.watch = it.fake.watch(it.cfg);
+    it.again();
     await it.fake.ticks(it.cfg, it.watch, ticks);
     try {
       check(it, `death at effect ${nth} of ${effects.length}: ${effects[nth - 1]}`);
@@ -132,7 +131,7 @@ describe("P17, fault 30: completion, with a task at its end", () => {
       expect(fake.files.has(join(cfg.logDir, "SEQUENCE-COMPLETE"))).toBe(true);
       expect(fake.files.has(join(cfg.logDir, ".run-upgrade-on-complete"))).toBe(false);
       expect([alive(it, "builder"), alive(it, "adversary")]).toEqual([undefined, undefined]);
-      expect(starts(it, "upgrader")).toBe(1);
+      expect(it.starts("upgrader")).toBe(1);
       expect(curPhase(cfg)!.id).toBe("p2");
     }, 14);
     expect(count).toBeGreaterThan(10);
@@ -166,7 +165,7 @@ test("a stall restart: it runs afterwards, never two at once", async () => {
     return 4;
   }, (it) => {
     expect(alive(it, "orchestrator")).toBeDefined();
-    expect(starts(it, "orchestrator")).toBe(2);
+    expect(it.starts("orchestrator")).toBe(2);
     expect(it.fake.everyPane.filter((pane) => pane.session === "agents-orchestrator" && it.fake.processes.has(pane.pid))).toHaveLength(1);
     expect(it.watch.agents.orchestrator!.stopping).toBeNull();
   }, 16);
