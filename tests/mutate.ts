@@ -1,0 +1,399 @@
+/**
+ * What the tests do not see: random single changes of agents.ts, each in a copy, and the tests that can
+ * notice it. A change that no test notices is a hole in the tests, or makes no difference: read those.
+ *
+ *   bun tests/mutate.ts [--sections notices,events,…] [--count 50] [--seed 1] [--jobs 1] [--only 3,7]
+ *
+ * A section is a name of SECTIONS below, a part of a banner's title, or /a pattern of function names/.
+ * The same seed makes the same changes of the same file; --only tries some of them again, by number.
+ * Per change the test files that can see it run one by one, those that name its function first, until
+ * one fails: files without real processes where their coverage has its line, the others where they
+ * name the function or belong to the section. A file may take three times what it takes unchanged, and
+ * half a minute more; a real one that fails is asked once more. At the end nothing is left running.
+ */
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+
+const ROOT = resolve(import.meta.dir, "..");
+const SOURCE = readFileSync(join(ROOT, "agents.ts"), "utf8");
+
+/** By which functions a section is known, and the files with real processes that belong to it. */
+const SECTIONS: Record<string, { functions: RegExp; calls?: RegExp; tests: string[] }> = {
+  notices: { functions: /^(emit|noticeText|secretOf|tell|tellPeople|cmdNotify)$/, tests: ["notices"] },
+  events: { functions: /^(emit|showEvents)$/, calls: /\bemit\(/, tests: ["events", "notices"] },
+  status: {
+    functions: /^(ago|describeState|readStatus|nextDue|readWatchdog|readPhase|cmdStatus|watchStatus|statusText|paintRow|rowNotes|columns|cut|fit|loopSessionsAlive)$/,
+    tests: ["status", "commands", "fleet"],
+  },
+  lock: { functions: /^(flock|takeLock|keepLock|lockHolder|changeOperator|lockFile)$/, tests: ["supervision", "up"] },
+  keeper: { functions: /^(keep|spawnKeeper|seeToKeeper|followLog|startWatchdog|stopWatchdog|endOriginalWatchdog)$/, tests: ["supervision", "fleet"] },
+  report: {
+    functions: /^(parseSince|parseEvents|stretchesOf|isWithin|overlap|total|iso|longestGap|slotsOf|restartsOf|reportAgent|summariseEvents|spanText|barText|moment|plural|rulerText|reportHead|restartsText|reportText|cmdReport)$/,
+    tests: ["report", "events"],
+  },
+  logs: { functions: /^(cmdLogs|cleanLog|followFile|logToFile)$/, tests: ["logs", "commands", "fleet"] },
+  "command-line": {
+    functions: /^(parseCall|main|helpText|optionLines|oneName|expandNames|configFor|cmdPhase|cmdSend|sendNow|cmdAttach|cmdRestart|restartUnits|cmdUp|cmdDown|cmdMigrate|cmdSelftest|reportOwnRules)$/,
+    tests: ["commands", "attach", "fleet", "up"],
+  },
+};
+
+// ── the source: what is code in it, and which function it belongs to ──
+
+/** The source with comments, strings and patterns blanked; every character stays where it is. */
+function codeOf(source: string): { code: string; patterns: [from: number, to: number][] } {
+  const code = source.split(""); // not by code points: places are counted in units
+  const patterns: [number, number][] = [];
+  const blank = (from: number, to: number) => {
+    for (let i = from; i < to; i++) if (code[i] !== "\n") code[i] = " ";
+  };
+  const closing = (from: number, end: string): number => {
+    for (let i = from; i < source.length; i++) {
+      if (source[i] === "\\") i += 1;
+      else if (source[i] === "[" && end === "/") while (source[++i] !== "]") if (source[i] === "\\") i += 1;
+      if (source[i] === end) return i + 1;
+    }
+    return source.length;
+  };
+  /** Walks over code until an unmatched `}`; returns where it stands. */
+  const walk = (from: number): number => {
+    for (let i = from, depth = 0; i < source.length; i++) {
+      const [here, next] = [source[i]!, source[i + 1]];
+      let end = 0;
+      if (here === "/" && next === "/") end = source.indexOf("\n", i);
+      else if (here === "/" && next === "*") end = source.indexOf("*/", i) + 2;
+      else if (here === '"' || here === "'") end = closing(i + 1, here);
+      else if (here === "/" && /(^|[(,=:[!&|?{};]|=>|return|\n)\s*$/.test(source.slice(Math.max(0, i - 12), i))) {
+        end = closing(i + 1, "/");
+        patterns.push([i, end]);
+      } else if (here === "`") end = template(i + 1);
+      else if (here === "{") depth += 1;
+      else if (here === "}" && depth-- === 0) return i;
+      if (!end) continue;
+      if (here !== "`") blank(i, end);
+      i = end - 1;
+    }
+    return source.length;
+  };
+  const template = (from: number): number => {
+    for (let i = from; i < source.length; i++) {
+      if (source[i] === "`") {
+        blank(from, i);
+        return i + 1;
+      }
+      if (source[i] === "\\") i += 1;
+      else if (source.startsWith("${", i)) {
+        blank(from, i);
+        i = walk(i + 2);
+        from = i + 1;
+      }
+    }
+    return source.length;
+  };
+  walk(0);
+  return { code: code.join(""), patterns };
+}
+
+interface Part {
+  name: string;
+  banner: string;
+  from: number;
+  to: number;
+}
+
+/** Functions and constants at the top level, in their order. */
+function partsOf(source: string): Part[] {
+  const heads = [...source.matchAll(/^(?:export )?(?:(?:async )?function|const|class) (\w+)/gm)];
+  const banners = [...source.matchAll(/^\/\/ ── (.+?) ─+$/gm)];
+  const ends = [...heads, ...banners, ...source.matchAll(/^(?:\/\*\*|\/\/|(?:export )?interface|(?:export )?type|import|if) ?/gm)].map(({ index }) => index).sort((a, b) => a - b);
+  return heads.map((head) => ({
+    name: head[1]!, banner: banners.findLast(({ index }) => index < head.index)?.[1] ?? "",
+    from: head.index, to: ends.find((at) => at > head.index) ?? source.length,
+  }));
+}
+
+function partsIn(section: string, parts: Part[]): Part[] {
+  const known = SECTIONS[section];
+  const pattern = /^\/(.+)\/$/.exec(section)?.[1];
+  return parts.filter(({ name, banner, from, to }) => {
+    if (known) return known.functions.test(name) || (known.calls?.test(SOURCE.slice(from, to)) ?? false);
+    return pattern ? new RegExp(pattern).test(name) : banner.includes(section);
+  });
+}
+
+// ── the changes ──
+
+interface Change {
+  section: string;
+  part: string;
+  line: number;
+  from: number;
+  to: number;
+  text: string;
+}
+
+/** Each kind: what it looks for in the code, and what it makes of it; null = nothing. */
+const KINDS: [RegExp, (found: string, before: string, after: string) => string | null][] = [
+  [/===|!==/g, (found) => (found === "===" ? "!==" : "===")],
+  [/(?<= )[<>]=?(?= )/g, (found) => (found.endsWith("=") ? found[0]! : `${found}=`)],
+  [/\b(true|false)\b/g, (found) => (found === "true" ? "false" : "true")],
+  [/&&|\|\|(?!=)/g, (found) => (found === "&&" ? "||" : "&&")],
+  // of texts only one of numbers can be told from: a quote beside it
+  [/(?<= )[+-](?= )/g, (found, before, after) =>
+    (/["'`]\s*$/.test(before) || /^\s*["'`]/.test(after) || /^ *$/m.test(after.split("\n")[0]!) ? null : found === "+" ? "-" : "+")],
+  [/(?<= )\*(?= )/g, () => "/"],
+  [/(?<![\w.$#])\d[\d_]*(?![\w.])/g, (found) => String(larger(Number(found.replaceAll("_", ""))))],
+  [/(?<![\w.$#])[1-9][\d_]*(?![\w.])/g, (found) => String(smaller(Number(found.replaceAll("_", ""))))],
+  [/\bawait (?!\w+ of)/g, () => ""],
+  [/(?<=[\s([,])!(?=[\w(])/g, () => ""],
+  [/(?<=^ +)(await |void )?\w[\w.?!]*\([^;{}]*\);$/gm, (found, before) =>
+    (balanced(found) && /(^|[;{}]|\/\/.*)\n *$/.test(before) ? ";" : null)],
+];
+
+/** By one where one is much; a deadline or a size is told from its double only. */
+const larger = (value: number): number => (value > 20 ? value * 2 : value + 1);
+const smaller = (value: number): number => (value > 20 ? Math.floor(value / 2) : value - 1);
+
+const balanced = (text: string): boolean => {
+  let depth = 0;
+  for (const one of text) if ((depth += one === "(" ? 1 : one === ")" ? -1 : 0) < 0) return false;
+  return depth === 0;
+};
+
+/** The condition of an `if`, as a range, brackets not included. */
+function conditions(code: string, from: number, to: number): [number, number][] {
+  return [...code.slice(from, to).matchAll(/\bif \(/g)].flatMap(({ index }) => {
+    const start = from + index + 4;
+    let depth = 1;
+    for (let at = start; at < to; at++) {
+      depth += code[at] === "(" ? 1 : code[at] === ")" ? -1 : 0;
+      if (depth === 0) return [[start, at] as [number, number]];
+    }
+    return [];
+  });
+}
+
+function changesOf(section: string, part: Part, { code, patterns }: ReturnType<typeof codeOf>): Change[] {
+  const { name, from, to } = part;
+  const change = (at: number, end: number, text: string): Change =>
+    ({ section, part: name, line: SOURCE.slice(0, at).split("\n").length, from: at, to: end, text });
+  const body = code.slice(from, to);
+  const flips = KINDS.flatMap(([pattern, make]) => [...body.matchAll(pattern)].flatMap((found) => {
+    const [at, end] = [from + found.index, from + found.index + found[0].length];
+    const text = make(found[0], SOURCE.slice(at - 200, at), SOURCE.slice(end, end + 200));
+    return text === null ? [] : [change(at, end, text)];
+  }));
+  const negated = conditions(code, from, to).map(([at, end]) => change(at, end, `!(${SOURCE.slice(at, end)})`));
+  const fewer = patterns.filter(([at]) => at >= from && at < to).flatMap(([at, end]) =>
+    [...SOURCE.slice(at, end).matchAll(/\|[^|()[\]\\/]+(?=[|)/])/g)]
+      .map((found) => change(at + found.index, at + found.index + found[0].length, "")));
+  return [...flips, ...negated, ...fewer];
+}
+
+const changed = ({ from, to, text }: Change): string => SOURCE.slice(0, from) + text + SOURCE.slice(to);
+const loads = (source: string): boolean => {
+  try {
+    new Bun.Transpiler({ loader: "ts" }).transformSync(source);
+    return true;
+  } catch {
+    return false;
+  }
+};
+
+/** mulberry32: the same numbers for the same seed, on every machine. */
+function randomFrom(seed: number): () => number {
+  return () => {
+    seed = (seed + 0x6d2b79f5) | 0;
+    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** `count` different changes that load, from the sections in turn, a random one of each. */
+function choose(sections: string[], count: number, seed: number): Change[] {
+  const random = randomFrom(seed);
+  const scanned = codeOf(SOURCE);
+  const parts = partsOf(SOURCE);
+  const pools = sections.map((section) => partsIn(section, parts).flatMap((part) => changesOf(section, part, scanned)));
+  for (const [nth, pool] of pools.entries()) if (!pool.length) throw new Error(`nothing to change in "${sections[nth]}"`);
+  const chosen: Change[] = [];
+  for (let nth = 0; chosen.length < count && pools.some((pool) => pool.length); nth++) {
+    const pool = pools[nth % pools.length]!;
+    const [one] = pool.splice(Math.floor(random() * pool.length), 1);
+    const twice = chosen.some((other) => one && other.from === one.from && other.text === one.text);
+    if (one && !twice && loads(changed(one))) chosen.push(one);
+  }
+  return chosen;
+}
+
+// ── the tests ──
+
+interface TestFile {
+  name: string;
+  text: string;
+  /** It starts processes, which its coverage does not see. */
+  real: boolean;
+  /** ms that it takes unchanged, and the lines of agents.ts that it runs. */
+  ms: number;
+  lines: Set<number>;
+}
+
+/** A folder with everything that a test reads, and a temporary folder by which all that it starts is known. */
+function copy(): string {
+  const dir = mkdtempSync(join(tmpdir(), "mut-"));
+  const listed = Bun.spawnSync(["git", "ls-files", "-co", "--exclude-standard"], { cwd: ROOT, env: process.env });
+  for (const file of String(listed.stdout).split("\n").filter(Boolean)) {
+    mkdirSync(dirname(join(dir, file)), { recursive: true });
+    copyFileSync(join(ROOT, file), join(dir, file));
+  }
+  symlinkSync(join(ROOT, "node_modules"), join(dir, "node_modules"));
+  mkdirSync(join(dir, "t"));
+  return dir;
+}
+
+/** Ends whatever still names a copy in its environment or its command line. */
+function sweep(dir: string): void {
+  for (let round = 0; round < 20; round++) {
+    const left = readdirSync("/proc").filter((pid) => {
+      if (!/^\d+$/.test(pid) || Number(pid) === process.pid) return false;
+      try {
+        return ["environ", "cmdline"].some((file) => readFileSync(`/proc/${pid}/${file}`, "utf8").includes(`${dir}/`));
+      } catch {
+        return false;
+      }
+    });
+    if (!left.length) return;
+    for (const pid of left) try {
+      process.kill(Number(pid), "SIGKILL");
+    } catch {
+      // it has ended
+    }
+    Bun.sleepSync(25);
+  }
+}
+
+/** Runs one test file in a copy; true = it passed within `limit` ms. */
+async function passes(dir: string, file: string, limit: number, more: string[] = []): Promise<boolean> {
+  const child = Bun.spawn([process.execPath, "test", "--bail", ...more, `./tests/${file}.test.ts`], {
+    cwd: dir, env: { ...process.env, TMPDIR: join(dir, "t"), CI: "1" }, stdio: ["ignore", "ignore", "ignore"], detached: true,
+  });
+  const end = (signal: NodeJS.Signals) => () => {
+    try {
+      process.kill(-child.pid, signal);
+    } catch {
+      // it has ended
+    }
+  };
+  // the harness of the real tests clears away on SIGTERM
+  const timers = [setTimeout(end("SIGTERM"), limit), setTimeout(end("SIGKILL"), limit + 10_000)];
+  const code = await child.exited;
+  timers.forEach(clearTimeout);
+  sweep(dir);
+  return code === 0;
+}
+
+/** The lines of agents.ts that an lcov report counts as run. */
+function linesRun(report: string): Set<number> {
+  const own = report.split("end_of_record").find((part) => /^SF:.*agents\.ts$/m.test(part)) ?? "";
+  return new Set([...own.matchAll(/^DA:(\d+),([1-9]\d*)/gm)].map((match) => Number(match[1])));
+}
+
+/** How long a file takes unchanged, and what it runs; null = it fails, so that it can say nothing. */
+async function measure(dir: string, name: string): Promise<TestFile | null> {
+  const text = readFileSync(join(ROOT, "tests", `${name}.test.ts`), "utf8");
+  const report = join(dir, "t", "coverage");
+  const began = performance.now();
+  const coverage = ["--coverage", "--coverage-reporter=lcov", `--coverage-dir=${report}`];
+  if (!(await passes(dir, name, 600_000, coverage)) && !(await passes(dir, name, 600_000, coverage))) return null;
+  const ms = performance.now() - began;
+  const lines = linesRun(readFileSync(join(report, "lcov.info"), "utf8"));
+  return { name, text, real: /from "\.\/(real|desk)\.ts"/.test(text), ms, lines };
+}
+
+/** Which files may notice a change, the likeliest first, then the quickest. */
+function witnesses(change: Change, files: TestFile[]): TestFile[] {
+  const named = new RegExp(`\\b${change.part}\\b`);
+  const own = SECTIONS[change.section]?.tests ?? [];
+  const runs = ({ lines }: TestFile) => lines.has(change.line);
+  const rank = (file: TestFile) => (named.test(file.text) ? 0 : 2) + (runs(file) ? 0 : 1) + (file.real ? 4 : 0);
+  return files.filter((file) => runs(file) || named.test(file.text) || own.includes(file.name))
+    .sort((a, b) => rank(a) - rank(b) || a.ms - b.ms);
+}
+
+/** The file that notices a change; "" = none does. */
+async function tryOut(dir: string, change: Change, files: TestFile[]): Promise<string> {
+  writeFileSync(join(dir, "agents.ts"), changed(change));
+  for (const { name, real, ms } of witnesses(change, files)) {
+    const limit = 3 * ms + 30_000;
+    if (await passes(dir, name, limit)) continue;
+    if (!real || !(await passes(dir, name, limit))) return name;
+  }
+  return "";
+}
+
+/** Works through `items`, a worker per copy. */
+async function inTurn<T>(dirs: string[], items: T[], work: (dir: string, item: T) => Promise<void>): Promise<void> {
+  const left = [...items];
+  await Promise.all(dirs.map(async (dir) => {
+    for (let item = left.shift(); item !== undefined; item = left.shift()) await work(dir, item);
+  }));
+}
+
+const short = (text: string): string => text.replace(/\s+/g, " ").slice(0, 60) || "(nothing)";
+
+async function mutate(dirs: string[], changes: Change[], only: number[]): Promise<void> {
+  const wanted = changes.map((change, nth) => ({ change, nth: nth + 1 })).filter(({ nth }) => !only.length || only.includes(nth));
+  const sections = new Set(wanted.map(({ change }) => change.section));
+  const names = readdirSync(join(ROOT, "tests")).filter((name) => name.endsWith(".test.ts")).map((name) => name.replace(".test.ts", ""));
+  const needed = names.filter((name) => {
+    const text = readFileSync(join(ROOT, "tests", `${name}.test.ts`), "utf8");
+    return !/from "\.\/(real|desk)\.ts"/.test(text) || [...sections].some((one) => SECTIONS[one]?.tests.includes(name)) ||
+      wanted.some(({ change }) => new RegExp(`\\b${change.part}\\b`).test(text));
+  });
+  console.log(`measuring ${needed.length} test files unchanged`);
+  const files: TestFile[] = [];
+  await inTurn(dirs, needed, async (dir, name) => {
+    const file = await measure(dir, name);
+    if (file) files.push(file);
+    else console.log(`${name} fails unchanged: left out`);
+  });
+  const survived: Record<string, number> = {};
+  await inTurn(dirs, wanted, async (dir, { change, nth }) => {
+    const began = performance.now();
+    const by = await tryOut(dir, change, files);
+    if (!by) survived[change.section] = (survived[change.section] ?? 0) + 1;
+    const said = `${short(SOURCE.slice(change.from, change.to))} → ${short(change.text)}`;
+    console.log(`#${nth} line ${change.line} ${change.part}: ${said}  ${by ? `caught by ${by}` : "SURVIVED"} (${Math.round((performance.now() - began) / 1000)} s)`);
+  });
+  for (const section of sections) {
+    const all = wanted.filter(({ change }) => change.section === section).length;
+    console.log(`${section}: ${all - (survived[section] ?? 0)} of ${all} caught`);
+  }
+  const lost = Object.values(survived).reduce((sum, one) => sum + one, 0);
+  console.log(`${wanted.length - lost} of ${wanted.length} caught, ${lost} survived`);
+}
+
+const { values } = parseArgs({ options: {
+  sections: { type: "string", default: Object.keys(SECTIONS).join() }, count: { type: "string", default: "50" },
+  seed: { type: "string", default: "1" }, jobs: { type: "string", default: "1" }, only: { type: "string", default: "" },
+} });
+const changes = choose(values.sections.split(","), Number(values.count), Number(values.seed));
+const dirs = Array.from({ length: Number(values.jobs) }, copy);
+const clear = (): void => {
+  for (const dir of dirs) {
+    sweep(dir);
+    rmSync(dir, { recursive: true, force: true });
+  }
+};
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {
+  clear();
+  process.exit(130);
+});
+try {
+  await mutate(dirs, changes, values.only.split(",").filter(Boolean).map(Number));
+} finally {
+  clear();
+}
