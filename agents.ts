@@ -215,8 +215,11 @@ export interface Message {
   tries: number;
   /** How often its beginning stood on the screen before it was last pasted; absent before that. */
   seen?: number;
-  /** Its last paste: into which client, at what wall ms, and how many looks found no text since. */
-  pasted?: { pid: number; at: number; empty: number };
+  /**
+   * Its last paste: into which client, the count of its pastes there, wall ms, and how many looks
+   * have found an empty box since.
+   */
+  pasted?: { pid: number; nth: number; at: number; empty: number };
   /** The last of its `tries` in which Enter was pressed, and in how many of them it was. */
   entered?: number;
   copies?: number;
@@ -1535,7 +1538,7 @@ export function decideTyping(
  */
 const PASTE_LATE = { drew: 20_000, still: 120_000 };
 const LATE_LOOKS = 3;
-/** A text that may have been taken twice is not typed a third time. */
+/** A text that may have been taken twice, or was lost twice in one client, is not typed again. */
 const COPIES_MAX = 2;
 
 /** What to do about a pasted text that is neither in the empty box nor in the transcript. */
@@ -1547,7 +1550,8 @@ export function decideAgain(
   const patience = activity > pasted.at ? PASTE_LATE.drew : PASTE_LATE.still;
   const late = Math.abs(now - pasted.at) < patience || pasted.empty < LATE_LOOKS;
   if (late && pasted.pid === pid) return { do: "await" };
-  return { do: copies < COPIES_MAX ? "type" : "unproven" };
+  const lost = pasted.pid === pid ? pasted.nth : 0;
+  return { do: Math.max(copies, lost) < COPIES_MAX ? "type" : "unproven" };
 }
 
 /** A close look at one pane: what is believed of it, and what stands in its input box. */
@@ -1647,7 +1651,8 @@ async function paste(
   { cfg, pane, message, remember }: Errand, { screen }: BoxLook,
 ): Promise<string> {
   message.seen = timesIn(screen.look.text, message.text);
-  message.pasted = { pid: pane.pid, at: world.now(), empty: 0 };
+  const before = message.pasted?.pid === pane.pid ? message.pasted.nth : 0;
+  message.pasted = { pid: pane.pid, nth: before + 1, at: world.now(), empty: 0 };
   message.tries += 1;
   remember();
   const buffer = `agents-${message.id}`;
@@ -2085,11 +2090,13 @@ function splitDialog(lines: string[]): { above: string[]; dialog: string[] } {
 }
 
 // The `!` of shell mode is no frame: what is typed there would be run.
-function boxContent(lines: string[], box: Box, kind: "claude" | "opencode"): string {
+function boxContent(
+  lines: string[], box: Box, kind: "claude" | "opencode", frame = lines[box.last]!.length,
+): string {
   const content = lines.slice(box.from, box.to + 1);
-  const width = kind === "claude" ? Infinity : lines[box.last]!.length;
-  const frame = kind === "claude" ? /^(?:│ )?(?:[❯>].?| {2})|\s*│$/g : /^ +┃ {0,2}/;
-  return content.map((line) => line.slice(0, width).replace(frame, "")).join("\n").trim();
+  const width = kind === "claude" ? Infinity : frame;
+  const edge = kind === "claude" ? /^(?:│ )?(?:[❯>].?| {2})|\s*│$/g : /^ +┃ {0,2}/;
+  return content.map((line) => line.slice(0, width).replace(edge, "")).join("\n").trim();
 }
 
 // Claude Code 2.0 draws its prompts with `>`.
@@ -2445,27 +2452,40 @@ const PLACEHOLDER = anyOf(
 
 // Ghost text is faint or, where a terminal has no faint, grey (ECMA-48 SGR; the greys clients use).
 // tmux resets them apart: `0;2` then `39` is still faint.
-interface Ink { faint: boolean; grey: boolean }
+interface Ink { faint: boolean; grey: boolean; badge: boolean }
 const GREY = /(?:^|;)(?:90|38;5;(?:8|23[2-9]|24\d)|38;2;(\d+);\1;\1)$/;
+
+const NO_INK: Ink = { faint: false, grey: false, badge: false };
+
+/** Whether a background is a colour, null = none is set: a paste's token is dark letters on one. */
+function isColoured(sgr: string): boolean | null {
+  const back = /(?:^|;)(?:48;5;(\d+)|48;2;(\d+);(\d+);(\d+)|(4[0-79]))(?=;|$)/
+    .exec(sgr.replace(/38;(?:5;\d+|2;\d+;\d+;\d+)/g, ""));
+  if (!back) return null;
+  const [, index, red, green, blue, basic] = back;
+  if (index) return Number(index) < 232 && !["0", "7", "8", "15", "16"].includes(index);
+  return basic ? !["40", "47", "49"].includes(basic) : red !== green || green !== blue;
+}
 
 function inkAfter(ink: Ink, sgr: string): Ink {
   const plain = sgr.replace(/[34]8;(?:5;\d+|2;\d+;\d+;\d+)/g, "").split(";");
-  const { faint, grey } = sgr === "" || plain.includes("0") ? { faint: false, grey: false } : ink;
+  const { faint, grey, badge } = sgr === "" || plain.includes("0") ? NO_INK : ink;
   return {
     faint: plain.includes("2") || (faint && !plain.includes("22")),
     grey: GREY.test(sgr) || (grey && !/(?:^|;)(?:3[0-9]|9[1-7])(?:;|$)/.test(sgr)),
+    badge: isColoured(sgr) ?? badge,
   };
 }
 
 // The screen without colours, and once more with ghost text blanked out.
 function bleach(styled: string): { plain: string; bright: string } {
-  let [ink, plain, bright] = [{ faint: false, grey: false }, "", ""];
+  let [ink, plain, bright] = [NO_INK, "", ""];
   for (const piece of styled.split(/(\x1b\[[\d;]*m)/)) {
     const sgr = /^\x1b\[([\d;]*)m$/.exec(piece);
     if (sgr) ink = inkAfter(ink, sgr[1]!);
     else {
       plain += piece;
-      bright += ink.faint || ink.grey ? piece.replace(/[^\n]/g, " ") : piece;
+      bright += ink.faint || (ink.grey && !ink.badge) ? piece.replace(/[^\n]/g, " ") : piece;
     }
   }
   return { plain, bright };
@@ -2511,7 +2531,8 @@ export function composerText(
   const found = kind === "claude" ? claudeBox(lines) : opencodeBox(lines);
   if (!found) return null;
   const all = boxContent(lines, found, kind);
-  const own = boxContent(splitLines(bright), found, kind);
+  // its lower edge may be drawn in a grey, too
+  const own = boxContent(splitLines(bright), found, kind, lines[found.last]!.length);
   // The cursor stands on the first letter of ghost text and is not dim.
   return PLACEHOLDER.test(all) || (own.length <= 1 && all.length > 1) ? "" : own;
 }

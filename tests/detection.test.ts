@@ -547,6 +547,12 @@ describe("composerText", () => {
       expect(composerText("claude", plain, styled(own))).toBe("fix the tests");
     }
   });
+  test("opencode's token for a paste is dark on a colour, which is no ghost text", () => {
+    const plain = pane("opencode/idle-draft-pasted-token-200x50.txt");
+    const styled = plain.replace("[Pasted ~1 lines]", "\x1b[1m\x1b[38;5;232m\x1b[48;5;215m[Pasted ~1 lines]\x1b[0m\x1b[38;5;255m\x1b[48;5;234m")
+      .replace(/╹▀+/, "\x1b[38;5;234m$&\x1b[39m"); // as the lower edge of its box is drawn
+    expect(composerText("opencode", plain, styled)).toBe("[Pasted ~1 lines]");
+  });
   test("no box", () => {
     expect(composerText("typed", "› x")).toBeNull();
     expect(composerText("claude", "$ ")).toBeNull();

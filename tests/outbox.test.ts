@@ -479,6 +479,14 @@ describe("P28: nothing is called delivered without proof", () => {
     expect(pane().received).toEqual(["hear this"]);
   });
 
+  test("a paste that is lost twice is not made a third time: whoever cannot see it would heap them up", async () => {
+    await begin();
+    let pastes = 0;
+    pane().paste = () => void (pastes += 1);
+    await tell("hear this", 30);
+    expect([pastes, pane().enters, watch.outbox, watch.unproven.length]).toEqual([2, 0, [], 1]);
+  });
+
   test("its own text, left in the box by a watchdog that was ended, is sent before a newer one", async () => {
     await begin();
     pane().draft = "the first";
