@@ -2690,13 +2690,12 @@ export const DONE_PLACEHOLDER_RE = new RegExp(
   "i",
 );
 
-/** Fenced code and HTML comments, whichever opens first; one that never ends hides the rest. */
-const HIDDEN_RE = new RegExp(
-  "^ {0,3}(`{3,}(?=[^`\\n]*$)|~{3,}(?!~))[^\\n]*" +
-    "(?:\\n[\\s\\S]*?^ {0,3}\\1[`~]*[ \\t]*$|[\\s\\S]*)" +
-    "|<!--[\\s\\S]*?-->|^ {0,3}<!--[\\s\\S]*",
-  "gm",
-);
+/** What hides text from the start of a line on: a fence of code (groups 1, 2) or a comment (3). */
+const HIDES_LINE_RE = /^ {0,3}(?:(`{3,})(?=[^`\n]*$)|(~{3,})|(<!--))/gm;
+/** The same, and a comment in running text. */
+const HIDES_RE = new RegExp(`${HIDES_LINE_RE.source}|<!--`, "gm");
+/** More stretches of code and comments than a status file has. */
+const HIDDEN_MAX = 1_000;
 const EMPHASIS_RE = /~~.*?~~|[*_`~]+/g;
 const MARKS_RE = /^(?:\s|>|[-+•–—]|\d+[.)]\s|\[[xX✓✔]\]|[☑✅✓✔]|["“‘'(]|\[(?=\p{L}))+/u;
 const OPEN_BOX_RE = /^(?:\[\s*[-/]?\s*\]|[☐⬜❌✗✘⏳🚧])/u;
@@ -2710,19 +2709,78 @@ function isEvidence(line: string): boolean {
   return /[\p{L}\p{N}]/u.test(said) && !DONE_PLACEHOLDER_RE.test(said);
 }
 
+/** Where the code or comment that `open` begins ends, -1 = nowhere. */
+function hiddenEnd(text: string, open: RegExpExecArray): number {
+  const from = open.index + open[0].length;
+  const fence = open[1] ?? open[2];
+  if (!fence) {
+    const end = text.indexOf("-->", from);
+    return end < 0 ? -1 : end + 3;
+  }
+  const close = new RegExp(`^ {0,3}${fence[0]}{${fence.length}}[\`~]*[ \\t]*$`, "gm");
+  close.lastIndex = text.indexOf("\n", from) + 1 || text.length;
+  return close.test(text) ? close.lastIndex : -1;
+}
+
+/**
+ * The text without code and comments, whichever opens first; what begins a line and never ends
+ * hides the rest. null = it holds too many of them. Every part of the text is searched once: a
+ * comment in running text that does not end is the last of its kind.
+ */
+function visibleText(text: string): string | null {
+  if (!/`{3}|~{3}|<!--/.test(text)) return text;
+  const shown: string[] = [];
+  let opens = new RegExp(HIDES_RE);
+  let from = 0;
+  for (let open; (open = opens.exec(text)); ) {
+    const end = hiddenEnd(text, open);
+    if (end < 0 && open[0] === "<!--" && open[3] === undefined) {
+      const next = opens.lastIndex;
+      opens = new RegExp(HIDES_LINE_RE);
+      opens.lastIndex = next;
+      continue;
+    }
+    if (shown.push(text.slice(from, open.index)) > HIDDEN_MAX) return null;
+    if (end < 0) return `${shown.join(" ")} `;
+    opens.lastIndex = from = end;
+  }
+  return [...shown, text.slice(from)].join(" ");
+}
+
+/** DONE headings that are looked at; a file with more of them is none of a finished phase. */
+const HEADINGS_MAX = 100;
+/** Characters of a line that are searched for evidence. */
+const EVIDENCE_MAX = 2_000;
+
+/** Whether the line at `at` is the heading, and the first line with text below it evidence. */
+function isProven(page: string, at: number, heading: string): boolean {
+  const lineAt = (from: number) => page.slice(from, (page.indexOf("\n", from) + 1 || Infinity) - 1);
+  const line = lineAt(at);
+  if (line.trimEnd() !== heading) return false;
+  const text = /\S/g;
+  text.lastIndex = at + line.length;
+  if (!text.test(page)) return false;
+  const from = page.lastIndexOf("\n", text.lastIndex - 1) + 1;
+  const first = lineAt(from);
+  return isEvidence(first.slice(0, EVIDENCE_MAX)) &&
+    !UNDERLINE_RE.test(lineAt(from + first.length + 1));
+}
+
 /**
  * Whether a status file says that its phase is done: a heading that equals `marker`, and a first
  * line below it that is evidence. Strict on purpose: a DONE overlooked costs a message to the
- * builder, a DONE imagined ends a phase that nobody verified.
+ * builder, a DONE imagined ends a phase that nobody verified. Linear in the length of the text.
  */
 export function isDone(text: string, marker: string): boolean {
   const heading = marker.trim();
-  const lines = text.replace(/^\uFEFF/, "").replace(HIDDEN_RE, " ").split("\n");
-  return heading !== "" && lines.some((line, at) => {
-    if (line.trimEnd() !== heading) return false;
-    const first = lines.findIndex((next, i) => i > at && next.trim() !== "");
-    return first > 0 && isEvidence(lines[first]!) && !UNDERLINE_RE.test(lines[first + 1] ?? "");
-  });
+  if (heading === "" || !text.includes(heading)) return false;
+  const page = visibleText(`\n${text.replace(/^\uFEFF/, "")}`) ?? "";
+  let at = page.indexOf(`\n${heading}`);
+  for (let nth = 0; at >= 0 && nth < HEADINGS_MAX; nth++) {
+    if (isProven(page, at + 1, heading)) return true;
+    at = page.indexOf(`\n${heading}`, at + 1);
+  }
+  return false;
 }
 
 export const phases = (cfg: Config): Phase[] => cfg.loop.phases;

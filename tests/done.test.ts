@@ -105,3 +105,21 @@ test("a long file is read in no time", async () => {
   expect(isDone(`${long}\n${MARKER}\n\nAll PASS.\n`, MARKER)).toBe(true);
   expect(performance.now() - started).toBeLessThan(await allowed(3_000));
 });
+
+test.each(["<!--", "text <!-- ", "<!---->", "\n<!--", "```\n", "```\n```\n", "~~~\n", "`", "## DONE\n", "## DONE\n\n> ##\n", "x## DONE", "\n", "   ", "\r", "* ", "~~", "## DONE <!--"])(
+  "isDone is linear: 2 MB of %p", (unit) => {
+    const fill = unit.repeat(2_000_000 / unit.length);
+    const texts = [`${fill}\n## DONE\n`, `## DONE\n${fill}`, `## DONE\n\nnot yet ${fill.replaceAll("\n", " ")}`];
+    for (const text of texts) {
+      // the fastest of many: other work on the machine is not the text's fault
+      let best = Infinity;
+      for (const end = performance.now() + 3_000; best >= 20 && performance.now() < end; ) {
+        const began = performance.now();
+        isDone(text, MARKER);
+        best = Math.min(best, performance.now() - began);
+      }
+      expect(best).toBeLessThan(20);
+    }
+  });
+test("a comment that is indented hides no more than a comment at the margin", () =>
+  expect(isDone("  <!-- draft -->\n\n## DONE\n\nAll gates PASS.\n", MARKER)).toBe(true));
