@@ -227,6 +227,10 @@ export interface Message {
   why?: string;
   /** Wall ms since which only a person can let it through. */
   stuck?: number;
+  /** The subjects of the commits it tells of, oldest first. */
+  subjects?: string[];
+  /** How many commits before those it only counts. */
+  more?: number;
   /** Wall ms after which nobody waits for it any more; absent = it waits for ever. */
   expires?: number;
 }
@@ -308,6 +312,8 @@ export interface Watch {
   /** Wall ms at which each wake is due. */
   wakeDue: Record<string, number>;
   server: string;
+  /** null = nobody has looked at the remote yet. */
+  channel: Channel | null;
   volatile: Volatile;
 }
 
@@ -324,12 +330,34 @@ export interface Volatile {
   handled: string;
   quietSince: number;
   saved: string;
+  /** Why the pushed status file could not be read, "" = it could. */
+  unread: string;
 }
 
-/** What one look at the remote found: its head, or why git did not answer. */
-export interface Fetched {
-  ok: boolean;
+/**
+ * What a look at the remote's branch says. `empty`: there is no branch at all yet, which is how a
+ * new repository begins; `branch missing`: there are others; `failing`: git could not look.
+ */
+export type ChannelState = "ok" | "empty" | "branch missing" | "failing";
+
+/** How the hand-off channel is, and since when (wall ms). */
+export interface Channel {
+  state: ChannelState;
   why: string;
+  /** What a person can do about it. */
+  cure: string;
+  since: number;
+  /** It was bad on more than one look: people are told, until it works again. */
+  told: boolean;
+}
+
+/** What one look at the remote found; `head` is "" unless `state` is ok. */
+export interface Fetched {
+  state: ChannelState;
+  why: string;
+  cure: string;
+  /** git used up its deadline. */
+  hung: boolean;
   head: string;
   /** By what config it was looked for. */
   hand: Handoff;
@@ -398,7 +426,8 @@ export interface World {
   sleep(ms: number): Promise<void>;
   /** `take` gets what it prints part by part, as it comes; `out` stays empty then. */
   tmux(args: string[], stdin?: string, take?: Take): Promise<Ran>;
-  git(repo: string, args: string[]): Promise<Ran>;
+  /** `env` on top of what git is always given. */
+  git(repo: string, args: string[], env?: Record<string, string>): Promise<Ran>;
   http(request: { method: string; url: string; body?: string }): Promise<HttpAnswer>;
   /** A negative pid is a process group; signal 0 only asks. False = no such process. */
   signal(pid: number, signal: NodeJS.Signals | 0): boolean;
@@ -474,15 +503,63 @@ async function run(
   }
 }
 
-/** git never asks, never hangs on a connection, and runs no housekeeping in the background. */
+/**
+ * git never asks and writes nothing that it need not. What the clone's owner set for ssh and for
+ * credentials stays in force: an empty GIT_ASKPASS would win over core.askPass.
+ */
 const GIT_ENV = {
   GIT_TERMINAL_PROMPT: "0",
-  GIT_ASKPASS: "",
+  GIT_ASKPASS: undefined,
   SSH_ASKPASS: "",
-  GIT_SSH_COMMAND: process.env.GIT_SSH_COMMAND ?? "ssh -oBatchMode=yes -oConnectTimeout=10",
+  SSH_ASKPASS_REQUIRE: "never",
+  GCM_INTERACTIVE: "never",
   GIT_OPTIONAL_LOCKS: "0",
+  GIT_NO_LAZY_FETCH: "1", // a look at what is here must not become a talk with the remote
   LC_ALL: "C",
 };
+
+/** No housekeeping in the background, and no program of the clone runs for the watchdog. */
+const GIT_CONFIG = [
+  "gc.auto=0", "maintenance.auto=false", "core.hooksPath=/dev/null", "core.fsmonitor=false",
+  "log.showSignature=false",
+].flatMap((setting) => ["-c", setting]);
+
+/** Bytes of one git command's output that are read; more is a failure of that command alone. */
+export const GIT_OUTPUT_MAX = 8_000_000;
+
+async function realGit(
+  repo: string, args: string[], env: Record<string, string> = {},
+): Promise<Ran> {
+  const remote = ["ls-remote", "fetch"].includes(args[0]!);
+  const parts: Uint8Array[] = [];
+  let size = 0;
+  const ran = await run(["git", "-C", repo, ...GIT_CONFIG, ...args], GIT_DEADLINE,
+    { ...GIT_ENV, ...(remote ? await quietSsh(repo) : {}), ...env }, "", (part) => {
+      size += part.length;
+      if (size <= GIT_OUTPUT_MAX) parts.push(part);
+    });
+  if (!ran.ok && remote) ownSsh.delete(repo);
+  if (size <= GIT_OUTPUT_MAX) return { ...ran, out: textOf(parts) };
+  return { ...ran, ok: false, err: `git ${args[0]} printed more than 8 MB` };
+}
+
+/** Whether a clone's config names its own ssh: asked once, and again when the remote fails. */
+const ownSsh = new Map<string, Promise<boolean>>();
+
+/**
+ * Where nobody chose an ssh: one that gives up instead of asking. GIT_SSH_COMMAND wins over
+ * core.sshCommand, and that over GIT_SSH, so each of them has to be looked for first.
+ */
+async function quietSsh(repo: string): Promise<Record<string, string>> {
+  if (process.env.GIT_SSH_COMMAND || process.env.GIT_SSH) return {};
+  if (!ownSsh.has(repo)) {
+    const asked = run(["git", "-C", repo, "config", "--default", "", "--get", "core.sshCommand"],
+      GIT_DEADLINE);
+    ownSsh.set(repo, asked.then(({ ok, out }) => !ok || out.trim() !== ""));
+  }
+  return (await ownSsh.get(repo))
+    ? {} : { GIT_SSH_COMMAND: "ssh -oBatchMode=yes -oConnectTimeout=10" };
+}
 
 /** One request with a deadline; `CONNECT tcp://host:port` only asks whether the port is open. */
 async function realHttp(
@@ -561,7 +638,7 @@ export const world: World = {
   mono: () => performance.now(),
   sleep: (ms) => Bun.sleep(ms),
   tmux: (args, stdin, take) => run(["tmux", "-u", ...args], TMUX_DEADLINE, {}, stdin, take),
-  git: (repo, args) => run(["git", "-C", repo, "-c", "gc.auto=0", ...args], GIT_DEADLINE, GIT_ENV),
+  git: realGit,
   http: realHttp,
   signal: realSignal,
   read: realRead,
@@ -619,6 +696,12 @@ const sessionName: Check = (value) =>
   typeof value === "string" && /^[A-Za-z0-9_][A-Za-z0-9_-]*$/.test(value)
     ? null
     : "letters, digits, _ and -, not - at the start";
+/** A branch or a remote as git takes it (git-check-ref-format), all of it visible. */
+export const isRefName = (name: string): boolean =>
+  name !== "" && name.length <= 200 && !NO_REF_RE.test(name);
+const NO_REF_RE = /^[-/.]|\.\.|\/[/.]|@\{|\.lock(?:\/|$)|[/.]$|[\s~^:?*[\\\p{Cc}\p{Cf}]/u;
+const refName: Check = (value) =>
+  typeof value === "string" && isRefName(value) ? null : "a name that git allows for a branch";
 const pattern: Check = (value) => {
   if (typeof value !== "string") return "a regular expression";
   try {
@@ -648,7 +731,7 @@ export type VerdictName = (typeof VERDICTS)[number];
 /** What people can be told of. */
 const NOTICE_EVENTS = [
   "blocked", "unsure", "parked", "limited", "lifted", "phase", "complete",
-  "stalled", "deadlock", "config", "watchdog",
+  "stalled", "deadlock", "handoff", "config", "watchdog",
 ];
 
 const SERVICE_KEYS: Keys = {
@@ -751,8 +834,8 @@ export const KEYS = {
     review_pings: [text, "builder"],
     inboxes: [texts, []],
     docs_dir: [text, "machine-docs"],
-    branch: [text, "main"],
-    remote: [text, "origin"],
+    branch: [refName, "main"],
+    remote: [refName, "origin"],
     claim_re: [pattern, "^claim\\("],
     review_re: [pattern, "^review\\("],
   },
@@ -1174,6 +1257,17 @@ const localDate = (at: Date): string =>
 
 export function die(message: string, code = 1): never {
   throw new CliError(message, code);
+}
+
+/**
+ * Text from outside, such as a commit's subject: one line without escapes, control characters and
+ * anything invisible (bidi marks, tags), at most `max` characters.
+ */
+export function plainText(value: string, max: number): string {
+  const read = Bun.stripANSI(value.slice(0, 20 * max)).toWellFormed()
+    .replace(/[\p{Cf}\p{Co}]/gu, "").replace(/\s+/g, " ").replace(/\p{Cc}/gu, "").trim();
+  const letters = [...read];
+  return letters.length > max ? `${letters.slice(0, max - 1).join("")}…` : read;
 }
 
 /** Events that a person or `report` asks about later; kept in memory while the disk is full. */
@@ -2856,16 +2950,26 @@ export function resolveStateFile(repo: string, docsDir: string, name: string): s
   return world.mtime(path) === null ? join(repo, name) : path;
 }
 
-/** DONE counts once pushed; the work tree is only read where there is no such remote branch. */
-export async function phaseDone(cfg: Config, status: string): Promise<boolean> {
+/** Bytes: a status file over this is no evidence of anything. */
+const STATUS_MAX = 100_000;
+
+/**
+ * DONE counts once pushed; the work tree is only read where there is no such remote branch. The
+ * watchdog notes in `watch` what it could not read: that is no answer.
+ */
+export async function phaseDone(cfg: Config, status: string, watch?: Watch): Promise<boolean> {
   const hand = cfg.loop.handoff;
   if (!hand) return false;
   const pushed = await showPushed(hand, status);
+  if (watch) watch.volatile.unread = pushed.state === "failed" ? pushed.why : "";
   if (pushed.state === "failed") return false;
   const content = pushed.state === "found" ? pushed.text
     : pushed.state === "no branch"
       ? world.read(resolveStateFile(hand.repo, hand.docsDir, status)) : null;
-  return content !== null && isDone(content, cfg.loop.doneMarker);
+  const size = pushed.state === "found" ? pushed.size : Buffer.byteLength(content ?? "");
+  if (watch) trouble(watch, "status file", size > STATUS_MAX
+    ? `${status} has ${Math.round(size / 1000)} kB: over 100 kB it never counts as DONE` : "");
+  return content !== null && size <= STATUS_MAX && isDone(content, cfg.loop.doneMarker);
 }
 
 /** The phase's own model for a role wins over the agent's. */
@@ -3884,19 +3988,39 @@ export function wakeAgent(cfg: Config, watch: Watch, agent: Agent, sight: Sight)
 // ── handoff signalling ──────────────────────────────────────────────────────────
 // The pair talks through commits: a claim is told to the adversary, a review to the builder, a
 // changed inbox to its reader. What was seen and what is to be said of it are stored in one write.
+// A channel that does not work is told like any other trouble: silence would look like no news.
 
-/** Which commits of the log are kept to know them again in a rewritten history. */
-const SEEN_MAX = 400;
+/** Commits that are compared with those already seen where a history was rewritten. */
+const REWRITTEN_MAX = 200;
+/** Commits of one push that are read; of more, the newest. */
+const PUSH_MAX = 2_000;
+/** Keys of commits that are kept, two for a claim or a review. */
+const SEEN_MAX = 4 * REWRITTEN_MAX;
+/** Claims and reviews whose changes are compared in one look. */
+const CHANGES_MAX = 100;
+/** Characters of a subject that anybody is told. */
+const SUBJECT_MAX = 300;
+/** Commits that one text names. */
+const NAMED_MAX = 10;
+/** Bytes of an inbox that its reader is sent to without a word about its size. */
+const INBOX_MAX = 1_000_000;
+/** What stands for a head in a repository that has no commit yet: all that follows is new. */
+const NO_COMMIT = "0".repeat(40);
 
 export interface Commit {
+  /** Author, author time and subject: what a rebase leaves alone. */
   key: string;
   subject: string;
+  sha?: string;
+  /** What it changes, hashed; of claims and reviews only, and where git could say. */
+  change?: string;
 }
 
 export interface Ping {
   target: string;
-  cause: string;
+  cause: "claim" | "review";
   subject: string;
+  sha?: string | undefined;
 }
 
 /** Forgets whose turn it was; what was seen and is still to be said is kept, not to be lost. */
@@ -3908,97 +4032,367 @@ export function handoffReset(watch: Watch): void {
 
 export const git = (repo: string, args: string[]): Promise<Ran> => world.git(repo, args);
 
-export type Shown = { state: "found"; text: string } | { state: "absent" | "no branch" | "failed" };
+/** Named in full: a local branch or tag called origin/main would be taken for it. */
+const trackingRef = (hand: Handoff): string => `refs/remotes/${hand.remote}/${hand.branch}`;
+
+/** `size` in bytes; the text of a file that is too large to be read is "". */
+export type Shown = { state: "found"; text: string; size: number; object: string }
+  | { state: "absent" | "no branch" } | { state: "failed"; why: string };
 
 /** A pushed file, in the docs folder or at the root. "Absent" and "git failed" are two answers. */
 export async function showPushed(hand: Handoff, name: string): Promise<Shown> {
-  const branch = `${hand.remote}/${hand.branch}`;
+  const ref = trackingRef(hand);
   for (const path of [`${hand.docsDir}/${name}`, name]) {
-    const ran = await git(hand.repo, ["show", `${branch}:${path}`]);
-    if (ran.ok) return { state: "found", text: ran.out };
+    const ran = await git(hand.repo, ["show", `${ref}:${path}`]);
+    if (ran.ok) {
+      return { state: "found", text: ran.out, size: Buffer.byteLength(ran.out), object: "" };
+    }
     if (/invalid object name|unknown revision/.test(ran.err)) return { state: "no branch" };
-    if (!/does not exist|exists on disk, but not in/.test(ran.err)) return { state: "failed" };
+    if (/printed more than/.test(ran.err)) return weighPushed(hand, path);
+    if (!/does not exist|exists on disk, but not in/.test(ran.err)) {
+      return { state: "failed", why: `git show: ${gitWords(ran.err)}` };
+    }
   }
   return { state: "absent" };
 }
 
-/** The remote's head, fetched only where it moved. */
-async function fetchHead(hand: Handoff): Promise<Fetched> {
-  const listed = await git(hand.repo, ["ls-remote", hand.remote, `refs/heads/${hand.branch}`]);
-  if (!listed.ok) return { ok: false, why: listed.err || "git ls-remote failed", head: "", hand };
-  const there = listed.out.split(/\s/)[0] ?? "";
-  const ref = `refs/remotes/${hand.remote}/${hand.branch}`;
-  const here = await git(hand.repo, ["rev-parse", "-q", "--verify", ref]);
-  if (there && here.out.trim() !== there) {
-    const fetched = await git(hand.repo,
-      ["fetch", "-q", hand.remote, `+refs/heads/${hand.branch}:${ref}`]);
-    if (!fetched.ok) return { ok: false, why: fetched.err || "git fetch failed", head: "", hand };
+/** What is known of a file that is too large to be read. */
+async function weighPushed(hand: Handoff, path: string): Promise<Shown> {
+  const ran = await git(hand.repo, ["ls-tree", "-l", "--full-tree", trackingRef(hand), "--", path]);
+  const [, object = "", size] = /^\d+ blob (\w+) +(\d+)\t/.exec(ran.out) ?? [];
+  if (!size) return { state: "failed", why: `git ls-tree: ${gitWords(ran.err)}` };
+  return { state: "found", text: "", size: Number(size), object };
+}
+
+/** What git said, without its advice. */
+const gitWords = (err: string): string => {
+  const lines = err.split(/\n\s*\n/)[0]!.split("\n").filter((line) => !/^(warning|hint):/i.test(line))
+    .map((line) => line.replace(/^(fatal|error): /, ""));
+  return plainText([...new Set(lines)].slice(0, 3).join("; "), SUBJECT_MAX) || "no reason given";
+};
+
+/** What helps where git says so; the first that fits. */
+const GIT_CURES: [said: RegExp, cure: (hand: Handoff) => string][] = [
+  [/cannot change to|not a git repository/, ({ repo }) =>
+    `clone the repository to ${quoted(repo)}, or mend repo in [loop.handoff]`],
+  [/dubious ownership/, ({ repo }) => `git config --global --add safe.directory ${quoted(repo)}`],
+  [/No space left/, () => "make room on the disk"],
+  [/lazy fetching disabled|promisor/, ({ repo }) =>
+    `${quoted(repo)} is a partial clone: make a full one in its place`],
+  [/exists; cannot create|cannot create.* exists/, ({ repo, remote }) =>
+    `git -C ${quoted(repo)} remote prune ${remote}`],
+  [/bad object|corrupt|object file|missing (blob|tree|commit)|unable to read|unresolved delta|bad sha1|broken|did not send all/,
+    ({ repo }) => `the clone is damaged: move ${quoted(repo)} away and clone it again`],
+  [/Host key verification failed/, () => "connect to the host once by hand and accept its key"],
+  [/could not read (Username|Password)|Authentication failed|terminal prompts disabled/, () =>
+    "give the clone a credential helper: the watchdog answers no prompt"],
+  [/Permission denied/, () =>
+    'see that "ssh-add -l" lists the key, then run "up" again from that login'],
+  [/does not appear to be a git repository|Repository not found|not found/i,
+    ({ repo, remote }) => `see where it points: git -C ${quoted(repo)} remote get-url ${remote}`],
+];
+
+/** A look that did not succeed: git's reason, and what a person can do about it. */
+function failedLook(cfg: Config, hand: Handoff, what: string, ran: Ran): Fetched {
+  const failing = { state: "failing" as const, head: "", hand, hung: ran.timedOut };
+  const byHand = `try it by hand: git -C ${quoted(hand.repo)} ls-remote ${hand.remote}`;
+  if (ran.timedOut) return { ...failing, why: `no answer in time (git ${what}, ` +
+    `${GIT_DEADLINE / 1000} s)`, cure: byHand };
+  const why = gitWords(ran.err);
+  const lock = /Unable to create '([^']+\.lock)': File exists/.exec(ran.err)?.[1];
+  if (lock) return { ...failing, why, cure: `unless a git is at work there: rm ${quoted(lock)}` };
+  const socket = sshEnv(cfg).SSH_AUTH_SOCK;
+  if (socket && /Could not read from remote|Permission denied/.test(ran.err) &&
+      !/does not appear to be a git/.test(ran.err) && !isThere(socket)) {
+    return { ...failing, why: `${why}; the ssh agent ${plainText(socket, 200)} is gone`,
+      cure: 'run "up" from a login that has one: the watchdog then uses that' };
   }
-  return { ok: true, why: "", head: there, hand };
+  return { ...failing, why,
+    cure: GIT_CURES.find(([said]) => said.test(ran.err))?.[1](hand) ?? byHand };
+}
+
+const sshAgentFile = (cfg: Config): string => join(cfg.stateDir, "ssh-auth-sock");
+
+function isThere(path: string): boolean {
+  try {
+    return world.mtime(path) !== null;
+  } catch {
+    return false; // another user's
+  }
+}
+
+/** The ssh agent for git: that of the newest login that ran `up`, or the one we were born with. */
+function sshEnv(cfg: Config): Record<string, string> {
+  const sockets = [world.read(sshAgentFile(cfg))?.trim(), process.env.SSH_AUTH_SOCK]
+    .filter((path) => path?.startsWith("/")) as string[];
+  const socket = sockets.find(isThere) ?? sockets[0];
+  return socket ? { SSH_AUTH_SOCK: socket } : {};
+}
+
+/** Leaves this login's ssh agent to the watchdog, whose own login may have ended. */
+function leaveSshAgent(cfg: Config): void {
+  const socket = process.env.SSH_AUTH_SOCK;
+  if (!cfg.loop.handoff || !socket || !isThere(socket)) return;
+  if (world.read(sshAgentFile(cfg)) !== socket) world.writeAtomic(sshAgentFile(cfg), socket);
+}
+
+/** The lines of `ls-remote`: the remote's refs and what they point to. */
+const parseRefs = (out: string): Map<string, string> =>
+  new Map([...out.matchAll(/^([0-9a-f]{40,64})\t(\S+)$/gm)].map(([, sha, ref]) => [ref!, sha!]));
+
+/** The remote without our branch: a new repository, or one with other branches. */
+function withoutBranch(hand: Handoff, refs: Map<string, string>, sha: string): Fetched {
+  const { branch, remote } = hand;
+  const found = { cure: "", head: "", hand, hung: false };
+  const names = [...refs.keys()].flatMap((ref) => /^refs\/heads\/(.+)$/.exec(ref)?.[1] ?? []);
+  if (!names.length && ["", NO_COMMIT].includes(sha)) return { ...found, state: "empty",
+    why: `${remote} has no branch yet; the first push of ${branch} makes it` };
+  const near = names.filter(isRefName).slice(0, 1_000)
+    .sort((a, b) => distance(branch, a) - distance(branch, b));
+  const others = names.length > 5 ? ` and ${names.length - 5} more` : "";
+  return { ...found, state: "branch missing",
+    why: `${remote} has no branch ${branch}` + (near.length
+      ? `; it has ${near.slice(0, 5).map((name) => plainText(name, 60)).join(", ")}${others}` : ""),
+    cure: near.length ? `set branch = ${JSON.stringify(near[0])} in [loop.handoff], ` +
+      `or push ${branch}` : `push ${branch} again` };
+}
+
+/** The remote's head, asked for by its full name: other refs may end like it. */
+async function lookAtRemote(cfg: Config, hand: Handoff, sha: string): Promise<Fetched> {
+  const ref = `refs/heads/${hand.branch}`;
+  const listed = await world.git(hand.repo, ["ls-remote", hand.remote, ref], sshEnv(cfg));
+  if (!listed.ok) return failedLook(cfg, hand, "ls-remote", listed);
+  const head = parseRefs(listed.out).get(ref);
+  if (head) return { state: "ok", why: "", cure: "", hung: false, head, hand };
+  const all = await world.git(hand.repo, ["ls-remote", "--heads", hand.remote], sshEnv(cfg));
+  if (!all.ok) return failedLook(cfg, hand, "ls-remote", all);
+  return withoutBranch(hand, parseRefs(all.out), sha);
+}
+
+/** What a git that was killed may leave behind in the clone, for git to trip over. */
+const locksOf = (hand: Handoff): string[] =>
+  [`${trackingRef(hand)}.lock`, "packed-refs.lock", "shallow.lock", "index.lock"];
+
+/** The first of these lock files that no living git can hold, in words; null = none. */
+function staleLock(hand: Handoff, paths: string[]): Pick<Fetched, "state" | "why" | "cure"> | null {
+  for (const path of paths.map((one) => resolve(hand.repo, one))) {
+    const age = world.now() - (world.mtime(path) ?? Infinity);
+    if (age > GIT_DEADLINE) return { state: "failing",
+      why: `a git that was cut short left ${path}, ${ago(age)} old`, cure: `rm ${quoted(path)}` };
+  }
+  return null;
+}
+
+/** What the clone has of the branch, "" = nothing that can be read, and a lock in its way. */
+async function lookAtClone(
+  hand: Handoff,
+): Promise<{ here: string; lock: ReturnType<typeof staleLock> }> {
+  const { out } = await git(hand.repo, ["rev-parse",
+    ...locksOf(hand).flatMap((path) => ["--git-path", path]),
+    "-q", "--verify", `${trackingRef(hand)}^{commit}`]);
+  const lines = out.trim().split("\n");
+  const isLock = (line: string) => line.endsWith(".lock");
+  return { here: lines.find((line) => !isLock(line)) ?? "",
+    lock: staleLock(hand, lines.filter(isLock)) };
+}
+
+/** The remote's head, and what would keep it from being fetched; changes nothing. */
+async function inspectChannel(cfg: Config, hand: Handoff, sha: string): Promise<Fetched> {
+  const found = await lookAtRemote(cfg, hand, sha);
+  return found.head ? { ...found, ...(await lookAtClone(hand)).lock } : found;
+}
+
+/** The remote's head, fetched only where it moved or what is here is damaged. */
+async function fetchHead(cfg: Config, hand: Handoff, sha: string): Promise<Fetched> {
+  const found = await lookAtRemote(cfg, hand, sha);
+  if (!found.head) return found;
+  const { here, lock } = await lookAtClone(hand);
+  if (here !== found.head) {
+    const fetched = await world.git(hand.repo,
+      ["fetch", "-q", "--no-tags", "--no-recurse-submodules", hand.remote,
+        `+refs/heads/${hand.branch}:${trackingRef(hand)}`], sshEnv(cfg));
+    if (!fetched.ok) return failedLook(cfg, hand, "fetch", fetched);
+  }
+  return { ...found, ...lock };
 }
 
 /** Author time and subject survive a rebase; the commit's own name does not. */
-const LOG_FORMAT = "--format=%at %an%x09%s";
+const LOG_FORMAT = "--format=%H%x09%at %an%x09%s";
 const parseCommits = (out: string): Commit[] =>
-  out.split("\n").filter(Boolean).reverse().map((line) => ({
-  key: Bun.hash(line).toString(36), subject: line.slice(line.indexOf("\t") + 1),
-}));
+  out.split("\n").filter(Boolean).reverse().map((line) => {
+    const said = line.slice(line.indexOf("\t") + 1);
+    return { sha: line.slice(0, line.indexOf("\t")), key: Bun.hash(said).toString(36),
+      subject: plainText(said.slice(said.indexOf("\t") + 1), SUBJECT_MAX) };
+  });
 
-/** What new commits ask to be said: the newest claim and the newest review. */
+/** What a subject says its commit is; a pattern of the operator may make it both. */
+function causesOf(subject: string, hand: Handoff): Ping["cause"][] {
+  const fits = (re: string) => parsePattern(re, "i").test(subject);
+  return [...(fits(hand.claimRe) ? ["claim" as const] : []),
+    ...(fits(hand.reviewRe) ? ["review" as const] : [])];
+}
+
+/** The key of a commit together with what it changes: an amended commit has another. */
+const changeKey = ({ key, change }: Commit): string => `${key}.${change}`;
+
+/** What new commits ask to be said, oldest first: every claim and every review among them. */
 export function decideHandoff(commits: Commit[], seen: string[], hand: Handoff): Ping[] {
   const known = new Set(seen);
-  const fresh = commits.filter((commit) => !known.has(commit.key));
-  const newest = (re: string) =>
-    fresh.findLast((commit) => parsePattern(re, "i").test(commit.subject))?.subject;
-  const claim = newest(hand.claimRe);
-  const review = newest(hand.reviewRe);
-  return [
-    ...(claim !== undefined ? [{ target: hand.claimPings, cause: "claim", subject: claim }] : []),
-    ...(review !== undefined
-      ? [{ target: hand.reviewPings, cause: "review", subject: review }] : []),
-  ];
+  // of a commit seen by an older version only the key is known: it counts as seen
+  const compared = new Set(seen.filter((key) => key.includes(".")).map((key) => key.split(".")[0]!));
+  const isNew = (commit: Commit) => !known.has(commit.key) ||
+    (commit.change !== undefined && compared.has(commit.key) && !known.has(changeKey(commit)));
+  return commits.filter(isNew).flatMap(({ subject, sha }) =>
+    causesOf(subject, hand).map((cause) => ({ cause, subject, sha,
+      target: cause === "claim" ? hand.claimPings : hand.reviewPings })));
 }
 
 /** The commits since the last look; where the old head is unknown or rewritten, the recent ones. */
 async function commitsSince(hand: Handoff, sha: string, head: string): Promise<Commit[] | null> {
   const straight = sha && (await git(hand.repo, ["merge-base", "--is-ancestor", sha, head])).ok;
-  const range = straight ? [`${sha}..${head}`] : [`-${SEEN_MAX / 2}`, head];
+  const range = straight ? [`${sha}..${head}`, `-${PUSH_MAX}`] : [`-${REWRITTEN_MAX}`, head];
   const ran = await git(hand.repo, ["log", LOG_FORMAT, ...range, "--"]);
-  return ran.ok ? parseCommits(ran.out) : null;
+  return ran.ok ? withChanges(hand, parseCommits(ran.out)) : null;
+}
+
+/** A change as its author made it, whatever the clone's config says of diffs. */
+const CHANGE_FORMAT = ["--format=%x00%H", "-p", "-m", "--first-parent", "-U0", "--binary",
+  "--no-renames", "--no-color", "--no-ext-diff", "--no-textconv"];
+
+/**
+ * Adds what the claims and reviews change. A rebase moves lines and renames objects, so neither is
+ * hashed. Where git cannot say, in time or in 8 MB, a commit is known by its key alone.
+ */
+async function withChanges(hand: Handoff, commits: Commit[]): Promise<Commit[]> {
+  const names = commits.filter(({ subject }) => causesOf(subject, hand).length)
+    .map(({ sha }) => sha!).slice(-CHANGES_MAX);
+  const ran = names.length
+    ? await git(hand.repo, ["show", ...CHANGE_FORMAT, ...names, "--"]) : null;
+  if (!ran?.ok) return commits;
+  const changes = new Map(ran.out.split("\0").map((part) => {
+    const [sha = "", ...lines] = part.trimEnd().split("\n");
+    const change = lines.filter((line) => line && !/^(@@|index )/.test(line)).join("\n");
+    return [sha, Bun.hash(change).toString(36)];
+  }));
+  return commits.map((commit) => {
+    const change = changes.get(commit.sha!);
+    return change === undefined ? commit : { ...commit, change };
+  });
 }
 
 /** All that a tick wants to know of the remote, read beside it, each command with its deadline. */
-async function readRemote(hand: Handoff, sha: string, handled: string): Promise<Fetched> {
-  const fetched = await fetchHead(hand);
+async function readRemote(cfg: Config, hand: Handoff, watch: Watch): Promise<Fetched> {
+  const { sha, volatile: { handled } } = watch;
+  // the first look of a watchdog compares once more what an older version saw
+  const learned = watch.seen.some((key) => key.includes("."));
+  const fetched = await fetchHead(cfg, hand, sha);
   const { head } = fetched;
+  const phase = watch.volatile.unread && !phaseTrouble(cfg) ? curPhase(cfg) : null;
+  if (phase) await phaseDone(cfg, phase.status, watch); // it may be readable again
   if (!head || head === handled) return fetched;
-  const commits = head === sha ? [] : await commitsSince(hand, sha, head);
-  if (!commits) return { ...fetched, ok: false, why: "git log failed" };
+  const commits = head === sha && learned
+    ? [] : await commitsSince(hand, head === sha ? "" : sha, head);
+  if (!commits) return { ...fetched, head: "", state: "failing", why: "git log failed",
+    cure: `try it by hand: git -C ${quoted(hand.repo)} log ${trackingRef(hand)}` };
   const inboxes = new Map<string, Shown>();
   for (const file of hand.inboxes.slice(0, 2)) inboxes.set(file, await showPushed(hand, file));
-  return { ...fetched, news: { commits, inboxes } };
+  const failed = [...inboxes.values()].find((shown) => shown.state === "failed");
+  return { ...unreadable(fetched, failed?.why ?? ""), news: { commits, inboxes } };
+}
+
+/** A look at a head whose files cannot be read; "" = they can. */
+function unreadable(fetched: Fetched, why: string): Fetched {
+  if (!why || fetched.state !== "ok") return fetched;
+  const cure = GIT_CURES.find(([said]) => said.test(why))?.[1](fetched.hand) ??
+    `try it by hand: git -C ${quoted(fetched.hand.repo)} fsck`;
+  return { ...fetched, state: "failing", why, cure };
 }
 
 /** One look at a time, beside the tick; none while there is nothing left to hand over. */
 function startFetch(cfg: Config, watch: Watch): void {
   const { volatile } = watch;
-  if (!cfg.loop.handoff || isComplete(cfg) || volatile.fetch) return;
-  volatile.fetch = readRemote(cfg.loop.handoff, watch.sha, volatile.handled)
+  const hand = cfg.loop.handoff;
+  if (!hand || isComplete(cfg) || volatile.fetch) return;
+  volatile.fetch = readRemote(cfg, hand, watch)
+    .catch((error): Fetched => failedLook(cfg, hand, "",
+      { ok: false, out: "", err: messageOf(error), timedOut: false }))
     .then((found) => void (volatile.fetched = found))
     .finally(() => (volatile.fetch = null));
 }
 
-/** The first start ever begins at the present head: before an agent can push, not after. */
-async function takeBaseline(cfg: Config): Promise<void> {
+/** Before anything starts: says what keeps hand-offs from working, and takes the first baseline. */
+async function checkChannel(cfg: Config): Promise<void> {
   const hand = cfg.loop.handoff;
+  if (!hand || isComplete(cfg)) return;
   const watch = loadWatch(cfg);
-  if (!hand || watch.sha || lockHolder(lockFile(cfg, "watchdog")) !== null) return;
-  const fetched = await fetchHead(hand);
-  const commits = fetched.head ? await commitsSince(hand, "", fetched.head) : null;
-  if (!commits) return;
-  watch.sha = fetched.head;
-  watch.seen = commits.map((commit) => commit.key);
+  const first = !watch.sha && lockHolder(lockFile(cfg, "watchdog")) === null;
+  const found = await (first ? fetchHead : inspectChannel)(cfg, hand, watch.sha);
+  if (found.why) log(`hand-off: ${channelText(found)}`);
+  if (first) await takeBaseline(cfg, watch, found);
+}
+
+/** The first start ever begins at the present head: before an agent can push, not after. */
+async function takeBaseline(cfg: Config, watch: Watch, found: Fetched): Promise<void> {
+  const { state, head, hand } = found;
+  const commits = head ? await commitsSince(hand, "", head) : null;
+  if (!commits && state !== "empty") return;
+  noteSeen(watch, commits ?? [], head || NO_COMMIT);
   save(cfg, watch);
+}
+
+function noteSeen(watch: Watch, commits: Commit[], head: string): void {
+  const keys = commits.flatMap((commit) =>
+    commit.change === undefined ? [commit.key] : [commit.key, changeKey(commit)]);
+  const fresh = new Set(keys);
+  watch.seen = [...watch.seen.filter((key) => !fresh.has(key)), ...fresh].slice(-SEEN_MAX);
+  // nobody owes the first commit of all
+  if (head === NO_COMMIT) watch.deadlocked = head;
+  watch.sha = head;
+}
+
+const isBad = (state: ChannelState): boolean => state === "branch missing" || state === "failing";
+const channelText = ({ why, cure }: { why: string; cure: string }): string =>
+  (cure ? `${why}; ${cure}` : why);
+
+function isChannel(value: unknown): value is Channel {
+  const { state, why, cure, since, told } = (value ?? {}) as Partial<Channel>;
+  return ["ok", "empty", "branch missing", "failing"].includes(state!) &&
+    typeof why === "string" && typeof cure === "string" && Number.isFinite(since) &&
+    typeof told === "boolean";
+}
+
+/**
+ * How the channel is after one more look. People are told at the second bad look in a row, or at a
+ * first one that used up git's deadline: what passes within one tick wakes nobody, and what lasts
+ * is told before the third.
+ */
+export function decideChannel(before: Channel | null, found: Fetched, now: number): Channel {
+  const { state, why, cure } = found;
+  const wasBad = before !== null && isBad(before.state);
+  if (!isBad(state)) {
+    return before?.state === state ? before : { state, why, cure, since: now, told: false };
+  }
+  const numberless = (said: string) => said.replace(/\d+/g, "#");
+  // a port or an age that differs is no news
+  const same = wasBad && before.state === state && numberless(before.why) === numberless(why);
+  return { state, why: same ? before.why : why, cure: same ? before.cure : cure,
+    since: wasBad ? before.since : now, told: wasBad || found.hung };
+}
+
+/** Notes what a look found; tells people that hand-offs do not work, and that they do again. */
+function noteChannel(cfg: Config, watch: Watch, found: Fetched): void {
+  const before = watch.channel;
+  const channel = decideChannel(before, found, world.now());
+  watch.channel = channel;
+  trouble(watch, "git", isBad(channel.state) ? `hand-off: ${channelText(channel)}` : "");
+  const news = { from: before?.told ? before.state : "ok", to: channel.state };
+  if (channel.told && news.from !== news.to) {
+    emit(cfg, "handoff", { ...news, why: channelText(channel) });
+  } else if (before?.told && !channel.told) {
+    const why = `works again after ${minutes(Math.round((world.now() - before.since) / 1000))}`;
+    log(`the hand-off ${why}`);
+    emit(cfg, "handoff", { ...news, why });
+  }
 }
 
 /** Looks at what the last fetch brought and queues what is to be said about it. */
@@ -4008,26 +4402,55 @@ export function handoffCheck(cfg: Config, watch: Watch): void {
   const { fetched } = volatile;
   volatile.fetched = null;
   if (!hand || fetched?.hand !== hand) return; // the next look goes by the config that holds now
-  trouble(watch, "git", fetched.ok ? "" : `hand-off: ${fetched.why}`);
+  noteChannel(cfg, watch, unreadable(fetched, volatile.unread));
+  if (fetched.state === "empty" && watch.sha === "") noteSeen(watch, [], NO_COMMIT);
   if (!fetched.news) return;
   const { commits, inboxes } = fetched.news;
-  const pings = watch.sha === "" ? [] : decideHandoff(commits, watch.seen, hand);
+  const first = watch.sha === "" || watch.sha === fetched.head;
+  const pings = first ? [] : decideHandoff(commits, watch.seen, hand);
   const sure = checkInboxes(cfg, watch, hand, inboxes);
-  for (const ping of pings) tellHandoff(cfg, watch, hand, ping);
-  watch.seen = [...watch.seen, ...commits.map((commit) => commit.key)].slice(-SEEN_MAX);
-  watch.sha = fetched.head;
+  for (const { cause, subject, sha } of pings) {
+    emit(cfg, "commit", { agent: authorOf(cause, hand), kind: cause, subject, sha });
+  }
+  for (const cause of ["claim", "review"] as const) {
+    tellHandoff(cfg, watch, hand, pings.filter((ping) => ping.cause === cause));
+  }
+  const last = pings.at(-1);
+  if (last) watch.turn = { owes: last.target, subject: last.subject, at: world.now() };
+  noteSeen(watch, commits, fetched.head);
   save(cfg, watch);
   if (sure) volatile.handled = fetched.head;
 }
 
-function tellHandoff(cfg: Config, watch: Watch, hand: Handoff, ping: Ping): void {
-  const target = cfg.agents.get(ping.target)!;
-  const from = ping.cause === "claim" ? hand.reviewPings : hand.claimPings;
-  log(`handoff: ${ping.subject} → ${ping.target}`);
-  emit(cfg, "commit", { agent: from, kind: ping.cause, subject: ping.subject });
-  const places = { ...placesOf(cfg, target), from, subject: ping.subject };
-  say(watch, ping.target, ping.cause, spoken(cfg, `prompts/${ping.cause}-ping.md`, places));
-  watch.turn = { owes: ping.target, subject: ping.subject, at: world.now() };
+const authorOf = (cause: Ping["cause"], hand: Handoff): string =>
+  (cause === "claim" ? hand.reviewPings : hand.claimPings);
+
+/** One text for all claims, or reviews: those of this push, and those that still wait to be told. */
+function tellHandoff(cfg: Config, watch: Watch, hand: Handoff, pings: Ping[]): void {
+  const [first] = pings;
+  if (!first) return;
+  const { target, cause } = first;
+  const from = authorOf(cause, hand);
+  const waiting = watch.outbox.find((message) =>
+    message.target === target && message.cause === cause && message.seen === undefined);
+  // of one that an older version queued only the text is known: it is told beside the new one
+  if (waiting && !waiting.subjects) waiting.cause = `earlier ${cause}`;
+  const all = [...(waiting?.subjects ?? []), ...pings.map(({ subject }) => subject)];
+  const subjects = all.slice(-NAMED_MAX);
+  const more = (waiting?.more ?? 0) + all.length - subjects.length;
+  const subject = nameCommits(cause, subjects, more);
+  log(`handoff: ${subject} → ${target}`);
+  const places = { ...placesOf(cfg, cfg.agents.get(target)!), from, subject };
+  say(watch, target, cause, spoken(cfg, `prompts/${cause}-ping.md`, places));
+  Object.assign(watch.outbox.at(-1)!, { subjects, ...(more ? { more } : {}) });
+}
+
+/** One subject as it stands; of several their number and each, `more` earlier ones only counted. */
+export function nameCommits(cause: Ping["cause"], subjects: string[], more: number): string {
+  const all = subjects.length + more;
+  if (all === 1) return subjects[0]!;
+  return `${all} ${cause}s, each to be answered: ${subjects.join("; ")}` +
+    (more ? `; and ${more} more before them` : "");
 }
 
 /** Queues a ping for each inbox whose content changed; false = git could not say, look again. */
@@ -4038,13 +4461,15 @@ function checkInboxes(
   for (const [nth, [file, shown]] of [...inboxes].entries()) {
     if (shown.state === "failed") sure = false;
     if (shown.state === "absent") delete watch.inboxes[file];
-    if (shown.state !== "found" || !shown.text.trim()) continue;
-    const hash = new Bun.CryptoHasher("md5").update(shown.text).digest("hex");
+    if (shown.state !== "found" || (!shown.object && !shown.text.trim())) continue;
+    const hash = shown.object || new Bun.CryptoHasher("md5").update(shown.text).digest("hex");
     if (watch.inboxes[file] === hash) continue;
     const owner = nth === 0 ? hand.claimPings : hand.reviewPings;
     log(`handoff: ${file} changed → ${owner}`);
+    const size = shown.size > INBOX_MAX
+      ? ` (${(shown.size / 1e6).toFixed(1)} MB: look before you read it whole)` : "";
     const places = { ...placesOf(cfg, cfg.agents.get(owner)!),
-      file: `${hand.docsDir}/${file}`, owner };
+      file: `${hand.docsDir}/${file}${size}`, owner };
     say(watch, owner, `inbox ${file}`, spoken(cfg, "prompts/inbox-ping.md", places));
     watch.inboxes[file] = hash;
   }
@@ -4074,7 +4499,7 @@ async function deadlockCheck(
   if (!decideDeadlock(verdicts, pending, quiet, cfg.loop.deadlockAfter) ||
       watch.deadlocked === watch.sha) return;
   const phase = curPhase(cfg);
-  if (phase && (await phaseDone(cfg, phase.status))) return;
+  if (phase && (await phaseDone(cfg, phase.status, watch))) return;
   const owes = watch.turn?.owes ?? hand.reviewPings;
   const subject = watch.turn?.subject ?? "nothing was claimed yet";
   const reason = `both sides have been idle for ${minutes(Math.round(quiet))}, ` +
@@ -4342,7 +4767,7 @@ export async function phaseAdvanceCheck(cfg: Config, watch: Watch): Promise<bool
   const idx = curIdx(cfg);
   const phase = phases(cfg)[idx]!;
   const next = decideAdvance(idx, phases(cfg).length,
-    await phaseDone(cfg, phase.status), isComplete(cfg));
+    await phaseDone(cfg, phase.status, watch), isComplete(cfg));
   if (next === "none") return false;
   const to = next === "advance" ? phases(cfg)[idx + 1]!.id : "";
   log(to ? `PHASE ${phase.id} DONE, moving on to ${to}`
@@ -4472,11 +4897,11 @@ export function freshWatch(): Watch {
   return {
     sha: "", seen: [], inboxes: {}, turn: null, deadlocked: "", outbox: [], taken: [],
     delivered: [], unproven: [], agents: {}, intent: null,
-    wakeDue: {}, server: "",
+    wakeDue: {}, server: "", channel: null,
     volatile: {
       ticks: 0, lastTick: 0, lastHeavy: -Infinity, lastNow: 0, errors: {}, fetch: null,
       fetched: null, handled: "",
-      quietSince: 0, saved: "",
+      quietSince: 0, saved: "", unread: "",
     },
   };
 }
@@ -4496,7 +4921,8 @@ export function loadWatch(cfg: Config): Watch {
     const isText = (word: unknown) => typeof word === "string";
     const outbox = known.outbox.filter((one) => [one?.id, one?.target, one?.text].every(isText));
     const intent = isText(known.intent?.id) && isText(known.intent?.to) ? known.intent : null;
-    return { ...known, outbox, intent, agents: Object.fromEntries(agents) };
+    const channel = isChannel(known.channel) ? known.channel : null;
+    return { ...known, outbox, intent, channel, agents: Object.fromEntries(agents) };
   } catch (error) {
     log(`${watchFile(cfg)}: ${messageOf(error)}; kept as watch.json.bad, starting without it`);
     world.writeAtomic(`${watchFile(cfg)}.bad`, stored);
@@ -4514,8 +4940,9 @@ function sameShape(fresh: unknown, value: unknown): boolean {
 export function save(cfg: Config, watch: Watch): void {
   const agents = Object.entries(watch.agents)
     .map(([name, memory]) => [name, storedMemory(memory)]);
-  const stored = JSON.stringify({ ...watch, agents: Object.fromEntries(agents),
-    unproven: watch.unproven.length ? watch.unproven : undefined, volatile: undefined });
+  const stored = JSON.stringify({ ...watch, channel: watch.channel ?? undefined,
+    unproven: watch.unproven.length ? watch.unproven : undefined,
+    agents: Object.fromEntries(agents), volatile: undefined });
   if (stored === watch.volatile.saved) return;
   world.writeAtomic(watchFile(cfg), stored);
   watch.volatile.saved = stored;
@@ -5559,7 +5986,8 @@ export async function cmdUp(call: Call): Promise<number> {
       operator.released[unit.name] = world.now();
     }
   });
-  if (wanted.some((unit) => isAgent(unit) && unit.kind === "loop")) await takeBaseline(cfg);
+  leaveSshAgent(cfg);
+  if (wanted.some((unit) => isAgent(unit) && unit.kind === "loop")) await checkChannel(cfg);
   const units = wanted.filter((unit) => !held.some(({ name }) => name === unit.name));
   return startAndWait(cfg, units, held, async () => {
     if (!withWatchdog || (await startWatchdog(cfg))) return [];
@@ -5811,6 +6239,8 @@ export interface Status {
     moving: string; error: string } | null;
   agents: StatusRow[];
   services: StatusRow[];
+  /** The hand-off channel as the watchdog found it last; null = the config has none. */
+  handoff: { state: ChannelState | "unknown"; since: string; why: string; cure: string } | null;
   watchdog: { running: boolean; pid: number | null; heartbeat: string;
     stale: boolean; version: string };
   unknownSessions: string[];
@@ -5907,13 +6337,29 @@ async function readStatus(cfg: Config): Promise<Status> {
     !/^(stopped by you|done|parked)/.test(one.state);
   const expected = agents.some((one) => stayed(one) && (one.running || existsSync(watchFile(cfg))));
   return {
-    version: 1, phase, agents, services, watchdog,
+    version: 1, phase, agents, services, handoff: readChannel(cfg, watch), watchdog,
     unknownSessions: [...snap.panes.keys()]
       .filter((name) => name.startsWith(cfg.sessionPrefix) && !known.has(name)).sort(),
     olderPhase: loopSessionsAlive(cfg, snap, true).map((agent) => agent.name),
     needsHuman: [...agents, ...services].some((one) => one.needsHuman) || Boolean(phase?.error) ||
+      needsChannel(cfg, watch, operator) ||
       (watchdog.running ? watchdog.stale : expected),
   };
+}
+
+function readChannel(cfg: Config, { channel }: Watch): Status["handoff"] {
+  if (!cfg.loop.handoff || !loopAgents(cfg).length) return null;
+  if (!channel) return { state: "unknown", since: "", why: "", cure: "" };
+  const { state, why, cure, since } = channel;
+  return { state, since: new Date(since).toISOString(), why, cure };
+}
+
+/** Whether a person has to see to the hand-off: it does not work, and somebody depends on it. */
+function needsChannel(cfg: Config, { channel }: Watch, operator: Operator): boolean {
+  if (!cfg.loop.handoff || isComplete(cfg) || !channel) return false;
+  const used = loopAgents(cfg).some((agent) => operator.held[agent.name] === undefined);
+  // the remote said that there is no such branch; what merely failed may pass
+  return used && (channel.told || channel.state === "branch missing");
 }
 
 function nextDue(
@@ -6004,6 +6450,13 @@ export function statusText(status: Status, width: number): string {
       : phase.complete ? "sequence complete" : phase.done ? "DONE" : "in progress";
     lines.push(
       `phase: ${phase.id} [${phase.index + 1}/${phase.total}]  plan=${phase.plan}  (${done})`);
+  }
+  const { handoff } = status;
+  if (handoff?.why) {
+    const state = handoff.state === "empty" ? ""
+      : `${handoff.state} for ${ago(world.now() - Date.parse(handoff.since))}: `;
+    const said = `hand-off: ${state}${handoff.why}${handoff.cure ? `  — ${handoff.cure}` : ""}`;
+    lines.push(state ? paint("red", said) : said);
   }
   const rows = [...status.agents, ...status.services]
     .toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
@@ -7231,12 +7684,13 @@ export function summariseEvents(
     phases: recent.filter(({ event }) => event === "phase")
       .map((event) => ({ at: event.at, from: String(event.from ?? ""), to: String(event.to) })),
     complete: recent.findLast(({ event }) => event === "complete")?.at ?? "",
-    troubles: recent.filter(({ event }) => TROUBLES.includes(event))
+    troubles: recent.filter(({ event, to: state }) =>
+      TROUBLES.includes(event) && !["ok", "empty"].includes(String(state)))
       .map(({ at, event, agent = "", why = "" }) => ({ at, event, agent, why: String(why) })),
   };
 }
 
-const TROUBLES = ["blocked", "parked", "stalled", "deadlock", "fatal", "undelivered"];
+const TROUBLES = ["blocked", "parked", "stalled", "deadlock", "fatal", "undelivered", "handoff"];
 
 /** 0.6s, 12s, 45m, 7h05m; a dash for nothing. */
 function spanText(ms: number): string {
@@ -7527,6 +7981,18 @@ async function examineServer(backend: Backend): Promise<Examined> {
     "up starts it as a [[service]]; else: opencode serve");
 }
 
+/** The hand-off's remote, as this login and as the watchdog sees it. */
+async function examineChannel(cfg: Config): Promise<Examined> {
+  const hand = cfg.loop.handoff!;
+  const { channel, sha } = loadWatch(cfg);
+  const found = await inspectChannel(cfg, hand, sha);
+  if (isBad(found.state)) return fail(found.why, found.cure);
+  if (channel?.told && readWatchdog(cfg).running) {
+    return fail(`the watchdog cannot use it: ${channel.why}`, channel.cure);
+  }
+  return good(found.why || `${hand.remote}/${hand.branch} at ${found.head.slice(0, 8)}`);
+}
+
 function examineWatchdog(cfg: Config): Examined {
   const { running, pid, stale, heartbeat, version: its } = readWatchdog(cfg);
   if (!running) return warn("not running", "agents up watchdog");
@@ -7575,6 +8041,8 @@ function examinations(cfg: Config): Examination[] {
     ["log_dir", () => examineFolder(cfg.logDir)],
     ["state", () => examineFolder(cfg.stateDir)],
     ["dirs", () => examineDirs(cfg)],
+    ...(cfg.loop.handoff && loopAgents(cfg).length
+      ? [["handoff", () => examineChannel(cfg)] as Examination] : []),
     ["disk", () => judgeDisk(freeBytes(cfg.logDir))],
     ["watchdog", () => examineWatchdog(cfg)],
     ["notify", () => (told ? good("configured") : untold)],

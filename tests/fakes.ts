@@ -358,7 +358,7 @@ export class FakeGit {
     if (name === "fetch") return (this.tracked = this.remote), said();
     if (name === "merge-base") return this.tracked.some(({ sha }) => sha === rest[1]) ? said() : failed("fatal: not a commit");
     if (name === "log") return this.log(rest.find((word) => /\.\.|^-\d+$/.test(word))!);
-    if (name === "show") return this.show(rest[0]!);
+    if (name === "show") return rest.includes("-p") ? this.changes(rest) : this.show(rest[0]!);
     return fail(`the fake git does not know ${name}`);
   }
 
@@ -366,7 +366,17 @@ export class FakeGit {
     const from = this.tracked.findIndex(({ sha }) => sha === range.split("..")[0]);
     if (from < 0 && !range.startsWith("-")) return failed(`fatal: Invalid revision range ${range}`);
     const listed = range.startsWith("-") ? this.tracked.slice(Number(range)) : this.tracked.slice(from + 1);
-    return said(listed.toReversed().map(({ at, subject }) => `${at} someone\t${subject}\n`).join(""));
+    return said(listed.toReversed().map(({ sha, at, subject }) => `${sha}\t${at} someone\t${subject}\n`).join(""));
+  }
+
+  /** What each of these commits changed: the files that differ from those of the one before it. */
+  private changes(names: string[]): Ran {
+    const one = ({ sha, files }: FakeCommit, nth: number) => {
+      const before = this.tracked[nth - 1]?.files ?? {};
+      const changed = Object.entries(files).filter(([file, text]) => before[file] !== text);
+      return names.includes(sha) ? `\0${sha}\n\n${changed.map(([file, text]) => `+${file} ${text}\n`).join("")}` : "";
+    };
+    return said(this.tracked.map(one).join(""));
   }
 
   private show(spec: string): Ran {

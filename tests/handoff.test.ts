@@ -35,8 +35,8 @@ describe("decideHandoff", () => {
     ["nothing", [], []],
   ])("%s", (_, subjects, targets) =>
     expect(decideHandoff(commits(...subjects), [], hand()).map((ping) => ping.target)).toEqual(targets));
-  test("the newest claim speaks for all", () =>
-    expect(decideHandoff(commits("claim(p1): G1", "claim(p1): G2"), [], hand())[0]!.subject).toBe("claim(p1): G2"));
+  test("each claim is told, oldest first", () =>
+    expect(decideHandoff(commits("claim(p1): G1", "claim(p1): G2"), [], hand()).map((ping) => ping.subject)).toEqual(["claim(p1): G1", "claim(p1): G2"]));
   test("what was seen is not said again", () =>
     expect(decideHandoff(commits("claim(p1): G1"), ["k0"], hand())).toEqual([]));
   test("patterns of the config", () =>

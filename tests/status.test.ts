@@ -75,7 +75,7 @@ describe("statusText", () => {
   const phase = { id: "p1", index: 0, total: 2, plan: "plan.md", done: false, complete: false, moving: "", error: "" };
   const watchdog = { running: true, pid: 1, heartbeat: "", stale: false, version: "1.2.3" };
   const status = (more: Partial<Status> = {}): Status =>
-    ({ version: 1, phase: null, agents: [row], services: [], watchdog, unknownSessions: [], olderPhase: [], needsHuman: false, ...more });
+    ({ version: 1, phase: null, agents: [row], services: [], watchdog, handoff: null, unknownSessions: [], olderPhase: [], needsHuman: false, ...more });
   const lines = (more: Partial<Status> = {}, width = 120) => Bun.stripANSI(statusText(status(more), width)).split("\n");
 
   test.each<[string, Partial<typeof phase>]>([

@@ -1,0 +1,555 @@
+/** The hand-off channel on real git: what keeps it from working is seen and told, what was pushed is told, to the last one. */
+import { afterEach, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type Channel, type Config, decideChannel, decideHandoff, type Fetched, type Handoff, isRefName, phaseDone, plainText, showPushed, type Watch, world } from "../agents.ts";
+import { FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
+import { loopPlan, real, until } from "./real.ts";
+
+// dozens of real gits each, on a machine that may have other work
+setDefaultTimeout(60_000);
+const REAL_GIT = world.git;
+const IDENTITY = { GIT_AUTHOR_NAME: "T", GIT_AUTHOR_EMAIL: "t@test.invalid", GIT_COMMITTER_NAME: "T", GIT_COMMITTER_EMAIL: "t@test.invalid" };
+
+/** git in a folder, as an agent calls it. */
+function gitIn(folder: string, ...args: string[]): string {
+  const ran = Bun.spawnSync(["git", "-C", folder, ...args], { env: { ...process.env, ...IDENTITY, ...dated } });
+  if (ran.exitCode !== 0) throw new Error(`git ${args.join(" ")}: ${ran.stderr}`);
+  return ran.stdout.toString().trim();
+}
+/** One author time for all commits that are made until it is changed. */
+let dated: Record<string, string> = {};
+
+let dir: string;
+let fake: FakeWorld;
+let cfg: Config;
+let watch: Watch;
+let env: Record<string, string | undefined>;
+beforeEach(async () => {
+  env = { ...process.env };
+  dated = {};
+  dir = mkdtempSync("/tmp/channel ");
+  gitIn(dir, "init", "-q", "--bare", "-b", "main", "origin.git");
+  gitIn(dir, "clone", "-q", "origin.git", "builder");
+  gitIn(at("builder"), "checkout", "-q", "-B", "main");
+  fake = fakeWorld();
+  world.git = async (repo, args, more) => {
+    commands.push(args[0]!);
+    return REAL_GIT(repo, args, more);
+  };
+  const mtime = world.mtime;
+  world.mtime = (path) => (path.startsWith("/tmp/") ? (existsSync(path) ? lockTime(path) : null) : mtime(path));
+  await configure();
+});
+afterEach(() => {
+  fake.restore();
+  for (const name of Object.keys(process.env)) if (!(name in env)) delete process.env[name];
+  Object.assign(process.env, env);
+  rmSync(dir, { recursive: true, force: true });
+});
+const commands: string[] = [];
+/** How long ago, on the fake clock, a file of the clone was written: an hour, or just now for `fresh`. */
+const fresh = new Set<string>();
+const lockTime = (path: string): number => fake.wall - (fresh.has(path) ? 0 : 3_600_000);
+const at = (...names: string[]): string => join(dir, ...names);
+const configure = async (edit = (text: string) => text): Promise<void> => {
+  cfg = await fake.config(edit(FLEET.replace('repo = "project"', `repo = ${JSON.stringify(at("watch"))}`)));
+  watch = fake.watch(cfg);
+};
+const clone = (...options: string[]): void => void gitIn(dir, "clone", "-q", "--no-hardlinks", ...options, "origin.git", "watch");
+const commit = (subject: string, files: Record<string, string> = {}): void => {
+  for (const [name, content] of Object.entries(files)) {
+    mkdirSync(join(at("builder", name), ".."), { recursive: true });
+    writeFileSync(at("builder", name), content);
+  }
+  gitIn(at("builder"), "add", "-A");
+  gitIn(at("builder"), "commit", "-q", "--allow-empty", "-m", subject);
+};
+const push = (...options: string[]): void => void gitIn(at("builder"), "push", "-q", ...options, "origin", "HEAD:main");
+const ticks = (count: number) => fake.ticks(cfg, watch, count);
+const told = (name: string): string[] => fake.received(`agents-${name}`);
+const events = (name = "handoff"): Record<string, unknown>[] =>
+  (fake.files.get(`${cfg.stateDir}/events.jsonl`) ?? "").split("\n").filter(Boolean)
+    .map((line) => JSON.parse(line)).filter(({ event }) => event === name);
+/** A fleet that runs on a first commit. */
+const running = async (): Promise<void> => {
+  commit("Begin", { "README.md": "read me\n" });
+  push();
+  clone();
+  await ticks(4);
+};
+/** A copy: some matchers write into what they are given. */
+const channel = (): Channel => structuredClone(watch.channel!);
+const state = (): string | undefined => watch.channel?.state;
+
+describe("three answers of a look at the remote", () => {
+  test("the branch has another name: told, with the branches that exist", async () => {
+    commit("Begin");
+    gitIn(at("builder"), "push", "-q", "origin", "HEAD:master", "HEAD:dev/x");
+    clone("-b", "master");
+    await ticks(3);
+    expect(channel()).toMatchObject({ state: "branch missing", told: true, cure: expect.stringContaining("or push main") });
+    expect(watch.channel!.why).toMatch(/^origin has no branch main; it has .*master/);
+    expect(events()).toEqual([expect.objectContaining({ from: "ok", to: "branch missing", why: expect.stringContaining("no branch main") })]);
+    push();
+    await ticks(3);
+    expect([state(), events().at(-1)]).toEqual(["ok", expect.objectContaining({ from: "branch missing", to: "ok" })]);
+    expect(fake.logged("hand-off: ")).toHaveLength(1);
+  });
+
+  test("a new repository: no trouble, and the first push of all is told", async () => {
+    clone();
+    await ticks(5);
+    expect([state(), watch.channel!.why, events(), fake.logged(/ERROR|hand-off/)]).toEqual(["empty", "origin has no branch yet; the first push of main makes it", [], []]);
+    commit("Begin");
+    commit("claim(p1): G1");
+    push();
+    await ticks(3);
+    expect([state(), told("adversary").length]).toEqual(["ok", 1]);
+  });
+
+  test("a branch that was there and is deleted is missing, also where it was the only one", async () => {
+    await running();
+    gitIn(at("builder"), "push", "-q", "origin", "HEAD:other");
+    gitIn(at("origin.git"), "update-ref", "-d", "refs/heads/main");
+    await ticks(3);
+    expect([state(), events().length]).toEqual(["branch missing", 1]);
+    gitIn(at("origin.git"), "update-ref", "-d", "refs/heads/other");
+    await ticks(2);
+    expect([state(), watch.channel!.why]).toEqual(["branch missing", "origin has no branch main"]);
+  });
+
+  test("a ref that ends alike is not the branch", async () => {
+    await running();
+    gitIn(at("builder"), "push", "-q", "origin", "HEAD:refs/backup/refs/heads/main");
+    commit("claim(p1): G1");
+    push();
+    await ticks(3);
+    expect(told("adversary")).toHaveLength(1);
+    gitIn(at("origin.git"), "update-ref", "-d", "refs/heads/main");
+    await ticks(3);
+    expect(state()).toBe("branch missing");
+  });
+
+  test("a local branch or tag named like the remote's hides nothing", async () => {
+    await running();
+    gitIn(at("watch"), "branch", "origin/main");
+    gitIn(at("watch"), "tag", "origin/main");
+    commit("status(p1): done", { "machine-docs/STATUS-p1.md": "## DONE\n\nAll PASS.\n", "machine-docs/BUILDER-INBOX.md": "hello" });
+    push();
+    await ticks(3);
+    expect([await showPushed(cfg.loop.handoff!, "STATUS-p1.md").then((shown) => shown.state), told("builder").length]).toEqual(["found", 1]);
+  });
+});
+
+describe("what keeps git from answering is told with its cure, within three ticks, and that it is over", () => {
+  const cases: [string, () => void | Promise<void>, RegExp, RegExp, () => void][] = [
+    ["the remote is gone", () => gitIn(at("watch"), "remote", "set-url", "origin", at("nowhere.git")), /nowhere\.git/, /remote get-url origin/,
+      () => gitIn(at("watch"), "remote", "set-url", "origin", at("origin.git"))],
+    ["the remote refuses", () => gitIn(at("watch"), "remote", "set-url", "origin", "http://127.0.0.1:1/x.git"), /127\.0\.0\.1.*(refused|Failed to connect)/, /by hand/,
+      () => gitIn(at("watch"), "remote", "set-url", "origin", at("origin.git"))],
+    ["the clone is gone", () => rmSync(at("watch"), { recursive: true }), /cannot change to/, /clone the repository to .*watch/, () => clone()],
+    ["the clone is none", () => rmSync(at("watch", ".git"), { recursive: true }), /not (appear to be )?a git repository/, /clone the repository|get-url/,
+      () => (rmSync(at("watch"), { recursive: true }), clone())],
+    ["the head's commit is damaged", () => {
+      const sha = gitIn(at("watch"), "rev-parse", "refs/remotes/origin/main");
+      const path = at("watch", ".git/objects", sha.slice(0, 2), sha.slice(2));
+      chmodSync(path, 0o644);
+      truncateSync(path, 0);
+    }, /empty|bad object|corrupt/, /move .*watch.* away and clone it again/, () => (rmSync(at("watch"), { recursive: true }), clone())],
+  ];
+  test.each(cases)("%s", async (_, harm, why, cure, mend) => {
+    await running();
+    await harm();
+    await ticks(3);
+    expect(channel()).toMatchObject({ state: "failing", told: true, why: expect.stringMatching(why), cure: expect.stringMatching(cure) });
+    expect(events()).toEqual([expect.objectContaining({ from: "ok", to: "failing", why: expect.stringMatching(why) })]);
+    await ticks(8);
+    expect([events().length, fake.logged("hand-off: ")]).toEqual([1, [expect.stringMatching(cure)]]);
+    mend();
+    commit("claim(p1): after it");
+    push();
+    await ticks(4);
+    expect([state(), events().length, events().at(-1)!.to, told("adversary").length]).toEqual(["ok", 2, "ok", 1]);
+  });
+
+  test("one bad look wakes nobody", async () => {
+    await running();
+    gitIn(at("watch"), "remote", "set-url", "origin", at("nowhere.git"));
+    await ticks(1);
+    gitIn(at("watch"), "remote", "set-url", "origin", at("origin.git"));
+    await ticks(5);
+    expect([state(), events()]).toEqual(["ok", []]);
+  });
+
+  test.each(["refs/remotes/origin/main.lock", "packed-refs.lock", "shallow.lock", "index.lock"])("%s that a killed git left: named, never removed", async (lock) => {
+    await running();
+    const path = at("watch/.git", lock);
+    writeFileSync(path, "");
+    await ticks(3);
+    expect(channel()).toMatchObject({ state: "failing", told: true, cure: `rm '${path}'` });
+    expect(existsSync(path)).toBe(true);
+    rmSync(path);
+    await ticks(2);
+    expect([state(), events().map(({ to }) => to)]).toEqual(["ok", ["failing", "ok"]]);
+  });
+
+  test("a lock of a git that is at work now is no trouble, until it blocks a fetch twice", async () => {
+    await running();
+    const path = at("watch/.git/refs/remotes/origin/main.lock");
+    fresh.add(path);
+    writeFileSync(path, "");
+    await ticks(3);
+    expect(state()).toBe("ok");
+    commit("claim(p1): G1");
+    push();
+    await ticks(3);
+    expect([state(), watch.channel!.cure]).toEqual(["failing", `unless a git is at work there: rm '${path}'`]);
+    rmSync(path);
+    await ticks(3);
+    expect([state(), told("adversary").length]).toEqual(["ok", 1]);
+  });
+
+  test("a pushed file that cannot be read: not done, and told", async () => {
+    await running();
+    commit("status(p1): done", { "machine-docs/STATUS-p1.md": "## DONE\n\nAll PASS.\n" });
+    push();
+    await ticks(2);
+    const blob = gitIn(at("watch"), "rev-parse", "refs/remotes/origin/main:machine-docs/STATUS-p1.md");
+    rmSync(at("watch/.git/objects", blob.slice(0, 2), blob.slice(2)));
+    expect(await phaseDone(cfg, "STATUS-p1.md", watch)).toBe(false);
+    await ticks(3);
+    expect([state(), watch.channel!.cure]).toEqual(["failing", expect.stringContaining("clone it again")]);
+  });
+
+  test("it is remembered over a restart, and told once", async () => {
+    await running();
+    gitIn(at("watch"), "remote", "set-url", "origin", at("nowhere.git"));
+    await ticks(3);
+    const before = watch.channel;
+    watch = fake.watch(cfg);
+    expect(watch.channel).toEqual(before);
+    await ticks(4);
+    expect(events()).toHaveLength(1);
+  });
+});
+
+describe("decideChannel", () => {
+  const look = (some: Partial<Fetched>): Fetched => ({ state: "ok", why: "", cure: "", hung: false, head: "", hand: {} as Handoff, ...some });
+  const bad = look({ state: "failing", why: "port 1 refused" });
+  const was = (some: Partial<Channel>): Channel => ({ state: "failing", why: "port 1 refused", cure: "", since: 1, told: false, ...some });
+  test.each<[string, Channel | null, Partial<Fetched>, Partial<Channel>]>([
+    ["the first look is good", null, {}, { state: "ok", since: 9 }],
+    ["it stays good", was({ state: "ok" }), {}, { state: "ok", since: 1 }],
+    ["a first bad look", was({ state: "ok" }), bad, { since: 9, told: false }],
+    ["a second", was({}), bad, { since: 1, told: true }],
+    ["a first that hung", null, { ...bad, hung: true }, { since: 9, told: true }],
+    ["only a number differs", was({}), { ...bad, why: "port 2 refused" }, { why: "port 1 refused" }],
+    ["another reason", was({}), { ...bad, why: "no route" }, { why: "no route", since: 1, told: true }],
+    ["it is good again", was({ told: true }), {}, { state: "ok", since: 9, told: false }],
+  ])("%s", (_, before, found, wanted) => expect(decideChannel(before, look(found), 9)).toMatchObject(wanted));
+});
+
+describe("the clone's own way to its remote", () => {
+  /** An ssh that says which one it is, and what it was given. */
+  const ssh = (name: string): string => {
+    writeFileSync(at(name), `#!/bin/sh\necho "${name} $* sock=$SSH_AUTH_SOCK" >> '${at("calls")}'\nexit 255\n`, { mode: 0o755 });
+    return at(name);
+  };
+  const calls = (): string => (existsSync(at("calls")) ? readFileSync(at("calls"), "utf8") : "");
+  beforeEach(() => {
+    for (const name of ["GIT_SSH", "GIT_SSH_COMMAND", "SSH_AUTH_SOCK"]) delete process.env[name];
+    commit("Begin");
+    push();
+    clone();
+    gitIn(at("watch"), "remote", "set-url", "origin", "ssh://nobody@host.invalid/x");
+    process.env.PATH = `${dir}:${process.env.PATH}`;
+    ssh("ssh");
+  });
+  const quoted = (path: string): string => `'${path}'`;
+
+  test("nobody chose: an ssh that never asks", async () => {
+    await ticks(2);
+    expect(calls()).toMatch(/^ssh -oBatchMode=yes -oConnectTimeout=10 .*host\.invalid/);
+  });
+  test.each<[string, () => unknown]>([
+    ["core.sshCommand", () => gitIn(at("watch"), "config", "core.sshCommand", quoted(ssh("own")))],
+    ["GIT_SSH", () => (process.env.GIT_SSH = ssh("own"))],
+    ["GIT_SSH_COMMAND", () => (process.env.GIT_SSH_COMMAND = quoted(ssh("own")))],
+  ])("%s stays in force", async (_, choose) => {
+    choose();
+    await ticks(2);
+    expect(calls()).toStartWith("own ");
+    expect(calls()).not.toContain("BatchMode");
+  });
+  test("an ssh that is chosen while the remote fails is used at the next look", async () => {
+    await ticks(2);
+    gitIn(at("watch"), "config", "core.sshCommand", quoted(ssh("own")));
+    writeFileSync(at("calls"), "");
+    await ticks(2);
+    expect(calls()).toContain("own ");
+  });
+  test("core.askPass is asked, an askpass of the login is not", async () => {
+    for (const name of ["ask", "gui"]) writeFileSync(at(name), `#!/bin/sh\necho ${name} >> '${at("calls")}'\necho x\n`, { mode: 0o755 });
+    const server = Bun.serve({ port: 0, hostname: "127.0.0.1",
+      fetch: () => new Response("", { status: 401, headers: { "www-authenticate": 'Basic realm="x"' } }) });
+    process.env.GIT_ASKPASS = process.env.SSH_ASKPASS = at("gui");
+    gitIn(at("watch"), "remote", "set-url", "origin", `http://127.0.0.1:${server.port}/x.git`);
+    await ticks(2);
+    expect([calls(), watch.channel!.cure]).toEqual(["", expect.stringContaining("credential helper")]);
+    gitIn(at("watch"), "config", "core.askPass", at("ask"));
+    await ticks(2);
+    await server.stop(true);
+    expect(new Set(calls().split("\n").filter(Boolean))).toEqual(new Set(["ask"]));
+  });
+  test("an ssh agent that is gone is named; the one that up leaves is used", async () => {
+    process.env.SSH_AUTH_SOCK = at("agent.1");
+    await ticks(3);
+    expect(channel()).toMatchObject({ state: "failing", told: true, why: expect.stringContaining(`the ssh agent ${at("agent.1")} is gone`), cure: expect.stringContaining('run "up" from a login') });
+    writeFileSync(at("agent.2"), "");
+    fake.files.set(`${cfg.stateDir}/ssh-auth-sock`, at("agent.2"));
+    await ticks(2);
+    expect(calls().trim().split("\n").at(-1)).toEndWith(`sock=${at("agent.2")}`);
+    expect(watch.channel!.why).not.toContain("is gone");
+  });
+  test("no hook and no fsmonitor of the clone runs", async () => {
+    gitIn(at("watch"), "remote", "set-url", "origin", at("origin.git"));
+    const trap = `#!/bin/sh\necho ran >> '${at("trap")}'\n`;
+    for (const hook of ["reference-transaction", "post-checkout", "pre-auto-gc", "fsmonitor-watchman"]) {
+      writeFileSync(at("watch/.git/hooks", hook), trap, { mode: 0o755 });
+    }
+    gitIn(at("watch"), "config", "core.fsmonitor", at("watch/.git/hooks/fsmonitor-watchman"));
+    commit("claim(p1): G1", { "machine-docs/BUILDER-INBOX.md": "x" });
+    push();
+    await ticks(3);
+    expect([state(), existsSync(at("trap"))]).toEqual(["ok", false]);
+  });
+});
+
+describe("every claim and every review is told", () => {
+  test("several of one push: one text names each, one event each with its commit", async () => {
+    await running();
+    for (const subject of ["claim(p1): G1", "fix: x", "claim(p1): G2", "review(p1): PASS", "claim(p1): G3"]) commit(subject);
+    push();
+    await ticks(3);
+    expect(told("adversary")).toEqual([expect.stringContaining("builder pushed 3 claims, each to be answered: claim(p1): G1; claim(p1): G2; claim(p1): G3. Pull")]);
+    expect(told("builder")).toEqual([expect.stringContaining("adversary pushed review(p1): PASS. Pull")]);
+    expect(events("commit").map(({ kind, subject, sha }) => [kind, subject, String(sha).length])).toEqual([
+      ["claim", "claim(p1): G1", 40], ["claim", "claim(p1): G2", 40], ["review", "review(p1): PASS", 40], ["claim", "claim(p1): G3", 40]]);
+    expect(events("commit")[3]!.sha).toBe(gitIn(at("builder"), "rev-parse", "HEAD"));
+    expect(watch.turn).toMatchObject({ owes: "adversary", subject: "claim(p1): G3" });
+  });
+  test("of many the newest ten are named, the others counted", async () => {
+    await running();
+    for (let nth = 1; nth <= 13; nth++) commit(`claim(p1): G${nth}.`);
+    push();
+    await ticks(3);
+    expect(told("adversary")[0]).toContain("13 claims");
+    expect(told("adversary")[0]!.match(/G\d+\./g)).toHaveLength(10);
+    expect(told("adversary")[0]).toContain("claim(p1): G13.; and 3 more before them. Pull");
+    expect(events("commit")).toHaveLength(13);
+  });
+  test("those of a later push join what still waits to be told", async () => {
+    await running();
+    fake.tmux.of("agents-adversary").doing = "dialog";
+    for (const nth of [1, 2]) {
+      commit(`claim(p1): G${nth}`);
+      push();
+      await ticks(3);
+    }
+    fake.tmux.of("agents-adversary").doing = "busy";
+    await ticks(2);
+    expect(told("adversary")).toEqual([expect.stringContaining("2 claims, each to be answered: claim(p1): G1; claim(p1): G2.")]);
+  });
+  test("a text that an older version queued is not replaced", async () => {
+    await running();
+    fake.tmux.of("agents-adversary").doing = "dialog";
+    commit("claim(p1): G1");
+    push();
+    await ticks(3);
+    for (const message of watch.outbox) delete message.subjects;
+    commit("claim(p1): G2");
+    push();
+    await ticks(3);
+    fake.tmux.of("agents-adversary").doing = "busy";
+    await ticks(4);
+    expect(told("adversary").map((text) => /G\d/.exec(text)![0]).sort()).toEqual(["G1", "G2"]);
+  });
+});
+
+describe("an amended commit is new work, a rebased one is not", () => {
+  const claims = (): number => told("adversary").length;
+  /** A claim at a fixed author time, told. */
+  const claimed = async (files: Record<string, string>): Promise<void> => {
+    await running();
+    commit("work", { "code.txt": "1\n2\n3\n4\n5\n6\n7\n8\n9\n" });
+    push();
+    dated = { GIT_AUTHOR_DATE: "2026-06-15T12:00:00Z" };
+    commit("claim(p1): G1", files);
+    push();
+    await ticks(3);
+    expect(claims()).toBe(1);
+  };
+  const again = async (): Promise<number> => {
+    push("--force");
+    await ticks(4);
+    return claims();
+  };
+
+  test("amended, with the same subject and time: told again", async () => {
+    await claimed({ "code.txt": "1\n2\n3\n4\n5\n6\n7\n8\nnine\n" });
+    writeFileSync(at("builder", "code.txt"), "1\n2\n3\n4\n5\n6\n7\n8\nNINE\n");
+    gitIn(at("builder"), "commit", "-q", "-a", "--amend", "--no-edit");
+    expect(await again()).toBe(2);
+    expect(await again()).toBe(2);
+  });
+  test.each(["claim.bin", "code.txt"])("only a byte or a blank of %s is other: told again", async (name) => {
+    await claimed({ [name]: "a\0b\nx = 1\n" });
+    writeFileSync(at("builder", name), "a\0b\n  x = 1\n");
+    gitIn(at("builder"), "commit", "-q", "-a", "--amend", "--no-edit");
+    expect(await again()).toBe(2);
+  });
+  test("rebased over a change of the same file: not told again", async () => {
+    await claimed({ "code.txt": "1\n2\n3\n4\n5\n6\n7\n8\nnine\n" });
+    const claim = gitIn(at("builder"), "rev-parse", "HEAD");
+    gitIn(at("builder"), "reset", "-q", "--hard", "HEAD~1");
+    commit("other work", { "code.txt": "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n" });
+    gitIn(at("builder"), "cherry-pick", claim);
+    expect(gitIn(at("builder"), "rev-parse", "HEAD")).not.toBe(claim);
+    expect(await again()).toBe(1);
+  });
+  test("an empty claim that is rebased: not told again; a history that comes back neither", async () => {
+    await claimed({});
+    const claim = gitIn(at("builder"), "rev-parse", "HEAD");
+    gitIn(at("builder"), "reset", "-q", "--hard", "HEAD~1");
+    expect(await again()).toBe(1);
+    gitIn(at("builder"), "reset", "-q", "--hard", claim);
+    expect(await again()).toBe(1);
+    gitIn(at("builder"), "commit", "-q", "--amend", "--no-edit", "--allow-empty", "--reset-author");
+    expect(await again()).toBe(1);
+  });
+  test("what an older version saw is not told again; what is amended after the upgrade is", async () => {
+    await claimed({ "code.txt": "one\n" });
+    watch.seen = watch.seen.filter((key) => !key.includes("."));
+    watch.channel = null;
+    fake.files.set(`${cfg.stateDir}/watch.json`, JSON.stringify({ ...watch, volatile: undefined }));
+    watch = fake.watch(cfg);
+    await ticks(3);
+    expect(claims()).toBe(1);
+    writeFileSync(at("builder", "code.txt"), "two\n");
+    gitIn(at("builder"), "commit", "-q", "-a", "--amend", "--no-edit");
+    expect(await again()).toBe(2);
+  });
+  test("decideHandoff: of a commit whose change nobody knows the key alone counts", () => {
+    const one = { key: "k", subject: "claim(p1): G1" };
+    const told = (seen: string[], change?: string) => decideHandoff([change ? { ...one, change } : one], seen, cfg.loop.handoff!).length;
+    expect([told([]), told(["k"], "b"), told(["k", "k.a"], "b"), told(["k", "k.a"], "a"), told(["k", "k.a"])]).toEqual([1, 0, 1, 0, 0]);
+  });
+});
+
+describe("what comes from outside is bounded and clean", () => {
+  test("a subject of a megabyte, escapes, bidi: one line of 300 characters, in the text, the event and the log", async () => {
+    await running();
+    const subject = `claim(p1): \x1b[31mred\x1b]52;c;aGk=\x07\u202e\u2066evil\u200b ${"x".repeat(1_000_000)}`;
+    writeFileSync(at("message"), subject);
+    gitIn(at("builder"), "commit", "-q", "--allow-empty", "-F", at("message"));
+    push();
+    await ticks(3);
+    const said = String(events("commit")[0]!.subject);
+    expect(said).toStartWith("claim(p1): redevil x");
+    expect([...said].length).toBe(300);
+    expect(told("adversary")).toEqual([expect.stringContaining(`pushed ${said}. Pull`)]);
+    expect(fake.lines.join("").match(/[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069]/g)).toBeNull();
+    expect([...fake.files].filter(([path]) => path.startsWith(cfg.stateDir)).reduce((sum, [, text]) => sum + text.length, 0)).toBeLessThan(100_000);
+  });
+  test.each<[string, string]>([
+    ["a\tb\nc\rd", "a b c d"], ["\x1b]0;title\x07x\x9b31m", "x"], ["\x07a\x00\x7fb", "ab"], ["\u202ex\u2069\ufeff\u{e0041}y", "xy"], ["  é 全 👍  ", "é 全 👍"], ["x".repeat(301), `${"x".repeat(299)}…`],
+  ])("plainText %p", (value, wanted) => expect(plainText(value, 300)).toBe(wanted));
+  test("an inbox of 20 MB: its reader is told how large it is, once", async () => {
+    await running();
+    commit("inbox", { "machine-docs/BUILDER-INBOX.md": "0123456789abcdef\n".repeat(1_200_000) });
+    push();
+    await ticks(3);
+    expect(told("builder")).toEqual([expect.stringContaining("machine-docs/BUILDER-INBOX.md (20.4 MB: look before you read it whole)")]);
+    commit("other");
+    push();
+    await ticks(3);
+    expect([told("builder").length, state()]).toEqual([1, "ok"]);
+  });
+  test("a status file over 100 kB is never DONE, and that is said once", async () => {
+    await running();
+    const done = "## DONE\n\nAll gates PASS.\n";
+    for (const [size, wanted] of [[90_000, true], [420_000, false], [9_000_000, false]] as const) {
+      commit("status", { "machine-docs/STATUS-p1.md": done + "x\n".repeat(size / 2) });
+      push();
+      gitIn(at("watch"), "fetch", "-q");
+      expect(await phaseDone(cfg, "STATUS-p1.md", watch)).toBe(wanted);
+      await phaseDone(cfg, "STATUS-p1.md", watch);
+    }
+    expect(fake.logged("STATUS-p1.md has 420 kB: over 100 kB it never counts as DONE")).toHaveLength(1);
+  });
+  test.each<[string, boolean]>([
+    ["main", true], ["feature/x-1", true], ["v1.2", true], ["ünï", true], ["", false], ["-x", false], ["/x", false], ["x/", false], ["a..b", false], ["a//b", false], ["a/.b", false],
+    ["x.lock", false], ["x.lock/y", false], ["a b", false], ["a:b", false], ["a\x1b", false], ["a\u202eb", false], ["a@{1", false], ["x.", false], ["x".repeat(201), false],
+  ])("isRefName %p", (name, wanted) => expect(isRefName(name)).toBe(wanted));
+  test("a branch that is no name is a fault of the config", () =>
+    expect(configure((text) => text.replace("[loop.handoff]", '[loop.handoff]\nbranch = "--upload-pack=x"'))).rejects.toThrow(/branch: .*a name that git allows/));
+});
+
+test("a quiet look is two gits, as before; a claim costs one more than its log", async () => {
+  await running();
+  commands.length = 0;
+  await ticks(4);
+  expect(commands.filter((name) => name !== "show")).toEqual(Array(4).fill(["ls-remote", "rev-parse"]).flat());
+  commit("claim(p1): G1");
+  push();
+  commands.length = 0;
+  await ticks(1);
+  expect(commands.filter((name) => !["ls-remote", "rev-parse"].includes(name))).toEqual(["fetch", "merge-base", "log", ...Array(5).fill("show")]);
+});
+
+real("the branch is missing: up, status, doctor, an event name it; told again when it is there", loopPlan(), async (f) => {
+  await f.repository("builder", "adversary");
+  await f.git("builder", "push", "-q", "origin", "main:master");
+  await f.git("origin.git", "symbolic-ref", "HEAD", "refs/heads/master");
+  await f.git("builder", "push", "-q", "origin", ":main");
+  const up = await f.run(["up"]);
+  expect(up.err).toContain("hand-off: origin has no branch main; it has master; set branch = \"master\" in [loop.handoff], or push main");
+  expect(up.err.indexOf("hand-off: ")).toBeLessThan(up.err.indexOf("starting"));
+  expect(up.code).toBe(0);
+  await until(() => f.events("handoff").length);
+  expect(f.events("handoff")).toEqual([expect.objectContaining({ from: "ok", to: "branch missing", why: expect.stringContaining("it has master") })]);
+  const json = await f.run(["status", "--json"]);
+  expect([json.code, JSON.parse(json.out)]).toEqual([3, expect.objectContaining({ version: 1, needsHuman: true, handoff: expect.objectContaining({ state: "branch missing", cure: expect.stringContaining("master") }) })]);
+  const status = await f.run(["status"]);
+  expect([status.code, status.out]).toEqual([3, expect.stringMatching(/hand-off: branch missing for \d+s: origin has no branch main; it has master {2}— set branch/)]);
+  const doctor = await f.run(["doctor"]);
+  expect([doctor.code, doctor.out]).toEqual([3, expect.stringMatching(/fail {2}handoff: origin has no branch main/)]);
+  await f.push("builder", "claim(one): on main");
+  await until(() => f.events("handoff").length === 2);
+  expect(f.events("handoff").at(-1)).toMatchObject({ from: "branch missing", to: "ok" });
+  const after = await f.run(["status", "--json"]);
+  expect([after.code, JSON.parse(after.out).handoff.state]).toEqual([0, "ok"]);
+  expect((await f.run(["doctor"])).out).toMatch(/ok {4}handoff: origin\/main at [0-9a-f]{8}/);
+});
+
+real("the ssh agent of the login that ran up is gone: status says so, an up from a new login mends it", loopPlan(), async (f) => {
+  await f.repository("builder", "adversary");
+  const origin = f.path("origin.git");
+  const ssh = f.write("ssh.sh", `#!/bin/sh\n[ -e "$SSH_AUTH_SOCK" ] || { echo 'x@host: Permission denied (publickey).' >&2; exit 255; }\nshift $(($# - 1))\neval "$1"\n`);
+  chmodSync(ssh, 0o755);
+  await f.git("watch", "config", "core.sshCommand", `sh '${ssh.replaceAll("'", "'\\''")}'`);
+  await f.git("watch", "remote", "set-url", "origin", `ssh://x@host.invalid${origin}`);
+  const sockets = [f.write("agent.1", ""), f.write("agent.2", "")];
+  await f.run(["up"], { env: { SSH_AUTH_SOCK: sockets[0]! } });
+  await until(() => JSON.parse(f.read(".agents/state/watch.json")).channel?.state === "ok");
+  const pid = f.lock("watchdog");
+  rmSync(sockets[0]!);
+  await until(() => f.events("handoff").length);
+  const status = await f.run(["status", "--json"]);
+  expect([status.code, JSON.parse(status.out).handoff.why]).toEqual([3, expect.stringMatching(/the ssh agent .*agent\.1 is gone/)]);
+  await f.run(["up"], { env: { SSH_AUTH_SOCK: sockets[1]! } });
+  await f.push("builder", "claim(one): by the new agent");
+  await until(() => f.submits("adversary").length, 15_000);
+  expect([f.lock("watchdog"), f.events("handoff").at(-1)]).toEqual([pid, expect.objectContaining({ to: "ok" })]);
+});
