@@ -2,8 +2,8 @@
  * Whether the captures hold the rules fast: each built-in rule removed, and each loosened in turn
  * (its anchors dropped, its region widened, one of its alternatives cut), must turn one of them red.
  */
-import { describe, expect, test } from "bun:test";
-import { BUILT_IN_RULES, type Rule, selftest } from "../agents.ts";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { BUILT_IN_RULES, type Rule, selftest, world } from "../agents.ts";
 
 interface Mutant { name: string; rule: Rule | null }
 
@@ -61,10 +61,15 @@ const survivors: string[] = [];
 let count = 0;
 
 describe("the captures notice", () => {
+  const { read } = world;
+  const texts = new Map<string, string | null>();
+  beforeAll(() => void (world.read = (path) => texts.get(path) ?? texts.set(path, read(path)).get(path)!));
+  afterAll(() => void (world.read = read));
+
   test.each(RULES)("when $kind's rule $name is removed", ({ kind, rule }) => {
     for (const mutant of mutantsOf(rule)) {
       const rules = BUILT_IN_RULES[kind].flatMap((one) => one === rule ? mutant.rule ?? [] : one);
-      const results = selftest((each) => each === kind ? rules : BUILT_IN_RULES[each]);
+      const results = selftest((each) => each === kind ? rules : []).filter(({ file }) => file.startsWith(`${kind}/`));
       count += 1;
       if (results.every((each) => each.ok)) survivors.push(`${kind} "${rule.name}": ${mutant.name}`);
     }
