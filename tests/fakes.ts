@@ -371,12 +371,14 @@ export class FakeGit {
 
   /** What each of these commits changed: the files that differ from those of the one before it. */
   private changes(names: string[]): Ran {
-    const one = ({ sha, files }: FakeCommit, nth: number) => {
+    const one = (sha: string) => {
+      const nth = this.tracked.findIndex((commit) => commit.sha === sha);
+      if (nth < 0) return "";
       const before = this.tracked[nth - 1]?.files ?? {};
-      const changed = Object.entries(files).filter(([file, text]) => before[file] !== text);
-      return names.includes(sha) ? `\0${sha}\n\n${changed.map(([file, text]) => `+${file} ${text}\n`).join("")}` : "";
+      const changed = Object.entries(this.tracked[nth]!.files).filter(([file, text]) => before[file] !== text);
+      return `\0${sha}\n\n${changed.map(([file, text]) => `+${file} ${text}\n`).join("")}`;
     };
-    return said(this.tracked.map(one).join(""));
+    return said(names.map(one).join(""));
   }
 
   private show(spec: string): Ran {
