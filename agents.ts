@@ -1706,7 +1706,7 @@ export async function pingSession(
   return drawn ? submit(errand) : outcomeOf(typing);
 }
 
-/** The menu that a limit opens over the box, which a probe needs; Esc closes it and chooses none. */
+/** The menu that a limit opens over the box that a probe needs; Esc closes it and chooses none. */
 const LIMIT_MENU = "limit menu";
 
 async function closeMenu({ cfg, agent, pane }: Errand): Promise<BoxLook | null> {
