@@ -1,6 +1,6 @@
 /** `logs`: the end of what a client wrote, as text, and what comes after it. */
 import { describe, expect, test } from "bun:test";
-import { appendFileSync, renameSync, writeFileSync } from "node:fs";
+import { appendFileSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { cleanLog } from "../agents.ts";
 import { type Fleet, real, SELF, until } from "./real.ts";
 
@@ -42,6 +42,14 @@ real("logs prints the last lines, as many as are asked for, cleaned or raw", pla
   for (const words of [["logs"], ["logs", "a1", "web"]]) expect(await f.run(words)).toMatchObject({ code: 2, err: "agents: usage: logs <name>\n" });
 });
 
+/** Waits until the follower has looked so many times more: it gives way to others each time. */
+async function looksMore(f: Fleet, count: number): Promise<void> {
+  const { pid } = f.processes().find(({ command }) => / logs a1 -f /.test(command) && !command.startsWith("bash"))!;
+  const turns = () => Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))![1]);
+  const before = turns();
+  await until(() => turns() >= before + count);
+}
+
 real("logs -f goes on with what comes, over a rotation, until its reader has seen enough", plan, async (f) => {
   const path = log(f, "a1");
   writeFileSync(path, "before\n");
@@ -56,6 +64,7 @@ real("logs -f goes on with what comes, over a rotation, until its reader has see
   appendFileSync(path, "second");
   await shows("before\nfirst\nsecond\n");
   renameSync(path, `${path}.1`);
+  await looksMore(f, 3);
   writeFileSync(path, "new\n");
   await shows("before\nfirst\nsecond\nnew\n");
   // a pipe that nobody reads is noticed at the next write
