@@ -6,10 +6,11 @@
  *
  * A section is a name of SECTIONS below, a part of a banner's title, or /a pattern of function names/.
  * The same seed makes the same changes of the same file; --only tries some of them again, by number.
- * Per change the test files that can see it run one by one, those that name its function first, until
- * one fails: files without real processes where their coverage has its line, the others where they
- * name the function or belong to the section. A file may take three times what it takes unchanged, and
- * half a minute more; a real one that fails is asked once more. At the end nothing is left running.
+ * Per change the test files that can see it run one by one until one fails: those without real
+ * processes whose coverage has its function, those with them that name the function or belong to the
+ * section; the likeliest first. What a file takes and covers unchanged is measured when it is asked for
+ * the first time; changed it may take three times as long, and half a minute more. A real one that
+ * fails is asked once more. At the end nothing is left running.
  */
 import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -27,8 +28,8 @@ const SECTIONS: Record<string, { functions: RegExp; calls?: RegExp; tests: strin
     functions: /^(ago|describeState|readStatus|nextDue|readWatchdog|readPhase|cmdStatus|watchStatus|statusText|paintRow|rowNotes|columns|cut|fit|loopSessionsAlive)$/,
     tests: ["status", "commands", "fleet"],
   },
-  lock: { functions: /^(flock|takeLock|keepLock|lockHolder|changeOperator|lockFile)$/, tests: ["supervision", "up"] },
-  keeper: { functions: /^(keep|spawnKeeper|seeToKeeper|followLog|startWatchdog|stopWatchdog|endOriginalWatchdog)$/, tests: ["supervision", "fleet"] },
+  lock: { functions: /^(flock|takeLock|keepLock|lockHolder|changeOperator|lockFile)$/, tests: ["keeper", "supervision", "up"] },
+  keeper: { functions: /^(keep|spawnKeeper|seeToKeeper|followLog|startWatchdog|stopWatchdog|endOriginalWatchdog)$/, tests: ["keeper", "supervision", "fleet"] },
   report: {
     functions: /^(parseSince|parseEvents|stretchesOf|isWithin|overlap|total|iso|longestGap|slotsOf|restartsOf|reportAgent|summariseEvents|spanText|barText|moment|plural|rulerText|reportHead|restartsText|reportText|cmdReport)$/,
     tests: ["report", "events"],
@@ -129,6 +130,8 @@ interface Change {
   section: string;
   part: string;
   line: number;
+  /** Those of its function: a statement over many lines is counted at one of them. */
+  lines: number[];
   from: number;
   to: number;
   text: string;
@@ -177,8 +180,10 @@ function conditions(code: string, from: number, to: number): [number, number][] 
 
 function changesOf(section: string, part: Part, { code, patterns }: ReturnType<typeof codeOf>): Change[] {
   const { name, from, to } = part;
+  const lineOf = (at: number) => SOURCE.slice(0, at).split("\n").length;
+  const lines = Array.from({ length: lineOf(to) - lineOf(from) }, (_, nth) => lineOf(from) + nth);
   const change = (at: number, end: number, text: string): Change =>
-    ({ section, part: name, line: SOURCE.slice(0, at).split("\n").length, from: at, to: end, text });
+    ({ section, part: name, line: lineOf(at), lines, from: at, to: end, text });
   const body = code.slice(from, to);
   const flips = KINDS.flatMap(([pattern, make]) => [...body.matchAll(pattern)].flatMap((found) => {
     const [at, end] = [from + found.index, from + found.index + found[0].length];
@@ -233,10 +238,16 @@ function choose(sections: string[], count: number, seed: number): Change[] {
 
 interface TestFile {
   name: string;
-  text: string;
+  /** Its source names the function that was changed. */
+  named: boolean;
+  /** It belongs to the section. */
+  own: boolean;
   /** It starts processes, which its coverage does not see. */
   real: boolean;
-  /** ms that it takes unchanged, and the lines of agents.ts that it runs. */
+}
+
+/** What a test file takes unchanged, ms, and the lines of agents.ts that it runs. */
+interface Measured {
   ms: number;
   lines: Set<number>;
 }
@@ -301,33 +312,44 @@ function linesRun(report: string): Set<number> {
   return new Set([...own.matchAll(/^DA:(\d+),([1-9]\d*)/gm)].map((match) => Number(match[1])));
 }
 
-/** How long a file takes unchanged, and what it runs; null = it fails, so that it can say nothing. */
-async function measure(dir: string, name: string): Promise<TestFile | null> {
-  const text = readFileSync(join(ROOT, "tests", `${name}.test.ts`), "utf8");
-  const report = join(dir, "t", "coverage");
-  const began = performance.now();
+const measured = new Map<string, Promise<Measured | null>>();
+
+/** Runs a file on the unchanged program; null = it fails, so that it can say nothing. */
+async function measure(dir: string, name: string): Promise<Measured | null> {
+  writeFileSync(join(dir, "agents.ts"), SOURCE);
+  const report = join(dir, "t", `coverage-${name}`);
   const coverage = ["--coverage", "--coverage-reporter=lcov", `--coverage-dir=${report}`];
-  if (!(await passes(dir, name, 600_000, coverage)) && !(await passes(dir, name, 600_000, coverage))) return null;
-  const ms = performance.now() - began;
-  const lines = linesRun(readFileSync(join(report, "lcov.info"), "utf8"));
-  return { name, text, real: /from "\.\/(real|desk)\.ts"/.test(text), ms, lines };
+  for (let tries = 0; tries < 2; tries++) {
+    const began = performance.now();
+    if (!(await passes(dir, name, 900_000, coverage))) continue;
+    return { ms: performance.now() - began, lines: linesRun(readFileSync(join(report, "lcov.info"), "utf8")) };
+  }
+  console.log(`${name} fails unchanged: left out`);
+  return null;
 }
 
-/** Which files may notice a change, the likeliest first, then the quickest. */
-function witnesses(change: Change, files: TestFile[]): TestFile[] {
-  const named = new RegExp(`\\b${change.part}\\b`);
-  const own = SECTIONS[change.section]?.tests ?? [];
-  const runs = ({ lines }: TestFile) => lines.has(change.line);
-  const rank = (file: TestFile) => (named.test(file.text) ? 0 : 2) + (runs(file) ? 0 : 1) + (file.real ? 4 : 0);
-  return files.filter((file) => runs(file) || named.test(file.text) || own.includes(file.name))
-    .sort((a, b) => rank(a) - rank(b) || a.ms - b.ms);
+/** Which files may notice a change, the likeliest first. */
+function witnesses(change: Change): TestFile[] {
+  const names = readdirSync(join(ROOT, "tests")).filter((name) => name.endsWith(".test.ts")).map((name) => name.replace(".test.ts", ""));
+  const files = names.map((name): TestFile => {
+    const text = readFileSync(join(ROOT, "tests", `${name}.test.ts`), "utf8");
+    return {
+      name, named: new RegExp(`\\b${change.part}\\b`).test(text), real: /from "\.\/(real|desk)\.ts"/.test(text),
+      own: SECTIONS[change.section]?.tests.includes(name) ?? false,
+    };
+  });
+  const rank = ({ named, own, real }: TestFile) => (own ? 0 : named ? 1 : 3) + (real ? 1 : 0);
+  return files.filter(({ named, own, real }) => named || own || !real).sort((a, b) => rank(a) - rank(b));
 }
 
 /** The file that notices a change; "" = none does. */
-async function tryOut(dir: string, change: Change, files: TestFile[]): Promise<string> {
-  writeFileSync(join(dir, "agents.ts"), changed(change));
-  for (const { name, real, ms } of witnesses(change, files)) {
-    const limit = 3 * ms + 30_000;
+async function tryOut(dir: string, change: Change): Promise<string> {
+  for (const { name, real } of witnesses(change)) {
+    if (!measured.has(name)) measured.set(name, measure(dir, name));
+    const unchanged = await measured.get(name)!;
+    if (!unchanged || (!real && !change.lines.some((line) => unchanged.lines.has(line)))) continue;
+    writeFileSync(join(dir, "agents.ts"), changed(change));
+    const limit = 3 * unchanged.ms + 30_000;
     if (await passes(dir, name, limit)) continue;
     if (!real || !(await passes(dir, name, limit))) return name;
   }
@@ -347,23 +369,10 @@ const short = (text: string): string => text.replace(/\s+/g, " ").slice(0, 60) |
 async function mutate(dirs: string[], changes: Change[], only: number[]): Promise<void> {
   const wanted = changes.map((change, nth) => ({ change, nth: nth + 1 })).filter(({ nth }) => !only.length || only.includes(nth));
   const sections = new Set(wanted.map(({ change }) => change.section));
-  const names = readdirSync(join(ROOT, "tests")).filter((name) => name.endsWith(".test.ts")).map((name) => name.replace(".test.ts", ""));
-  const needed = names.filter((name) => {
-    const text = readFileSync(join(ROOT, "tests", `${name}.test.ts`), "utf8");
-    return !/from "\.\/(real|desk)\.ts"/.test(text) || [...sections].some((one) => SECTIONS[one]?.tests.includes(name)) ||
-      wanted.some(({ change }) => new RegExp(`\\b${change.part}\\b`).test(text));
-  });
-  console.log(`measuring ${needed.length} test files unchanged`);
-  const files: TestFile[] = [];
-  await inTurn(dirs, needed, async (dir, name) => {
-    const file = await measure(dir, name);
-    if (file) files.push(file);
-    else console.log(`${name} fails unchanged: left out`);
-  });
   const survived: Record<string, number> = {};
   await inTurn(dirs, wanted, async (dir, { change, nth }) => {
     const began = performance.now();
-    const by = await tryOut(dir, change, files);
+    const by = await tryOut(dir, change);
     if (!by) survived[change.section] = (survived[change.section] ?? 0) + 1;
     const said = `${short(SOURCE.slice(change.from, change.to))} → ${short(change.text)}`;
     console.log(`#${nth} line ${change.line} ${change.part}: ${said}  ${by ? `caught by ${by}` : "SURVIVED"} (${Math.round((performance.now() - began) / 1000)} s)`);
@@ -383,10 +392,8 @@ const { values } = parseArgs({ options: {
 const changes = choose(values.sections.split(","), Number(values.count), Number(values.seed));
 const dirs = Array.from({ length: Number(values.jobs) }, copy);
 const clear = (): void => {
-  for (const dir of dirs) {
-    sweep(dir);
-    rmSync(dir, { recursive: true, force: true });
-  }
+  dirs.forEach(sweep);
+  for (const dir of dirs) rmSync(dir, { recursive: true, force: true, maxRetries: 10 });
 };
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {
   clear();
