@@ -193,10 +193,12 @@ describe("inboxes", () => {
 });
 
 describe("P16, fault 17: git trouble is local", () => {
-  const LOST = "hand-off: fatal: unable to access the remote: Could not resolve host";
-  // without `show` only the inboxes wait, and `rev-parse` only spares a fetch: the channel works
-  test.each<[string, string[]]>([
-    ["ls-remote", [LOST]], ["fetch", [LOST]], ["log", ["hand-off: git log failed"]], ["show", []], ["rev-parse", []],
+  const said = (why: string, how: string): string[] => [`hand-off: ${why}; try it by hand: git -C ${hand().repo} ${how}`];
+  const LOST = "unable to access the remote: Could not resolve host";
+  // `rev-parse` only spares a fetch: the channel works
+  test.each<[string, () => string[]]>([
+    ["ls-remote", () => said(LOST, "ls-remote origin")], ["fetch", () => said(LOST, "ls-remote origin")],
+    ["log", () => said("git log failed", "log refs/remotes/origin/main")], ["show", () => said(`git show: ${LOST}`, "fsck")], ["rev-parse", () => []],
   ])("%s fails for a while: nothing is lost, and it is said once", async (command, wanted) => {
     await running();
     fake.git.push("claim(one): ready");
@@ -205,7 +207,7 @@ describe("P16, fault 17: git trouble is local", () => {
     fake.tmux.exit("agents-orchestrator", 1);
     await ticks(10);
     expect(fake.everyPane.filter((pane) => pane.session === "agents-orchestrator")).toHaveLength(2);
-    expect(fake.logged(/hand-off: |ERROR/).map((line) => line.replace(/^\[.*?\] /, ""))).toEqual(wanted);
+    expect(fake.logged(/hand-off: |ERROR/).map((line) => line.replace(/^\[.*?\] /, ""))).toEqual(wanted());
     fake.git.failing = [];
     await ticks(4);
     expect([told("adversary").filter((text) => text.includes("G1")).length, told("builder").filter((text) => text.includes("INBOX")).length]).toEqual([1, 1]);

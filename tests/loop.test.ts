@@ -1,6 +1,6 @@
 /** A builder, an adversary and a real repository: hand-offs and phases, by the command line, on real tmux and git. */
 import { expect } from "bun:test";
-import { existsSync } from "node:fs";
+import { chmodSync, existsSync, rmSync } from "node:fs";
 import { type Fleet, loopPlan, real, signal, until } from "./real.ts";
 
 // ── hand-offs ───────────────────────────────────────────────────────────────────
@@ -153,4 +153,52 @@ real("without the trigger file nothing runs on completion", loopPlan({
   await until(() => existsSync(f.path(".agents", "SEQUENCE-COMPLETE")), 15_000);
   await f.ticks(3);
   expect(f.starts("upgrader")).toEqual([]);
+});
+
+// ── the channel ─────────────────────────────────────────────────────────────────
+
+real("the branch is missing: up, status, doctor, an event name it; told again when it is there", loopPlan(), async (f) => {
+  await f.repository("builder", "adversary");
+  await f.git("builder", "push", "-q", "origin", "main:master");
+  await f.git("origin.git", "symbolic-ref", "HEAD", "refs/heads/master");
+  await f.git("builder", "push", "-q", "origin", ":main");
+  const up = await f.run(["up"]);
+  expect(up.err).toContain("hand-off: origin has no branch main; it has master; set branch = \"master\" in [loop.handoff], or push main");
+  expect(up.err.indexOf("hand-off: ")).toBeLessThan(up.err.indexOf("starting"));
+  expect(up.code).toBe(0);
+  await until(() => f.events("handoff").length);
+  expect(f.events("handoff")).toEqual([expect.objectContaining({ from: "ok", to: "branch missing", why: expect.stringContaining("it has master") })]);
+  const json = await f.run(["status", "--json"]);
+  expect([json.code, JSON.parse(json.out)]).toEqual([3, expect.objectContaining({ version: 1, needsHuman: true, handoff: expect.objectContaining({ state: "branch missing", cure: expect.stringContaining("master") }) })]);
+  const status = await f.run(["status"]);
+  expect([status.code, status.out]).toEqual([3, expect.stringMatching(/hand-off: branch missing for \d+s: origin has no branch main; it has master {2}— set branch/)]);
+  const doctor = await f.run(["doctor"]);
+  expect([doctor.code, doctor.out]).toEqual([3, expect.stringMatching(/fail {2}handoff: origin has no branch main/)]);
+  await f.push("builder", "claim(one): on main");
+  await until(() => f.events("handoff").length === 2);
+  expect(f.events("handoff").at(-1)).toMatchObject({ from: "branch missing", to: "ok" });
+  const after = await f.run(["status", "--json"]);
+  expect([after.code, JSON.parse(after.out).handoff.state]).toEqual([0, "ok"]);
+  expect((await f.run(["doctor"])).out).toMatch(/ok {4}handoff: origin\/main at [0-9a-f]{8}/);
+});
+
+real("the ssh agent of the login that ran up is gone: status says so, an up from a new login mends it", loopPlan(), async (f) => {
+  await f.repository("builder", "adversary");
+  const origin = f.path("origin.git");
+  const ssh = f.write("ssh.sh", `#!/bin/sh\n[ -e "$SSH_AUTH_SOCK" ] || { echo 'x@host: Permission denied (publickey).' >&2; exit 255; }\nshift $(($# - 1))\neval "$1"\n`);
+  chmodSync(ssh, 0o755);
+  await f.git("watch", "config", "core.sshCommand", `sh '${ssh.replaceAll("'", "'\\''")}'`);
+  await f.git("watch", "remote", "set-url", "origin", `ssh://x@host.invalid${origin}`);
+  const sockets = [f.write("agent.1", ""), f.write("agent.2", "")];
+  await f.run(["up"], { env: { SSH_AUTH_SOCK: sockets[0]! } });
+  await until(() => JSON.parse(f.read(".agents/state/watch.json")).channel?.state === "ok");
+  const pid = f.lock("watchdog");
+  rmSync(sockets[0]!);
+  await until(() => f.events("handoff").length);
+  const status = await f.run(["status", "--json"]);
+  expect([status.code, JSON.parse(status.out).handoff.why]).toEqual([3, expect.stringMatching(/the ssh agent .*agent\.1 is gone/)]);
+  await f.run(["up"], { env: { SSH_AUTH_SOCK: sockets[1]! } });
+  await f.push("builder", "claim(one): by the new agent");
+  await until(() => f.submits("adversary").length, 15_000);
+  expect([f.lock("watchdog"), f.events("handoff").at(-1)]).toEqual([pid, expect.objectContaining({ to: "ok" })]);
 });
