@@ -167,6 +167,7 @@ export interface Config {
 
 /** What tmux says of one pane; `phase`, `cause`, `backend` are marks we left on it at launch. */
 export interface Pane {
+  /** The session that holds it now, whatever it was made as. */
   sessionName: string;
   sessionId: string;
   id: string;
@@ -175,14 +176,15 @@ export interface Pane {
   status: number | null;
   signal: number | null;
   piped: boolean;
-  /** Wall ms. */
+  /** Wall ms at which its client was started. */
   created: number;
   /** Wall ms, to the second, at which something was last drawn in its window; 0 = not known. */
   activity: number;
   /** Columns and rows: a resize draws anew what stands there. */
   size: string;
-  /** The program in the foreground, where no mark tells the client: of the original, of services. */
+  /** The program in the foreground, where no mark says that the pane is ours. */
   command: string;
+  /** The session that it was made as; "" = the pane is not ours. */
   session: string;
   backend: string;
   phase: string;
@@ -191,6 +193,10 @@ export interface Pane {
   home: string;
   /** The id of the client's conversation on its server (opencode). */
   conversation: string;
+  /** Whose state folder the session was made for, as a hash; "" = we did not make the session. */
+  room: string;
+  /** Its end would end a session of somebody else, which holds nothing besides. */
+  pinned?: boolean;
   title: string;
 }
 
@@ -199,9 +205,16 @@ export interface Snapshot {
   ok: boolean;
   why: string;
   server: string;
+  /** Our panes, by the session that each was made as. */
   panes: Map<string, Pane>;
   /** Sessions of other fleets, by name, and the state folders of those. */
   foreign?: Map<string, string>;
+  /** Sessions that nobody of ours is in, by name, and the program in each. */
+  strangers?: Map<string, string>;
+  /** Sessions of ours in which a person has opened something, by name. */
+  rooms?: Set<string>;
+  /** Rows of the list that could not be read for certain, and were not believed. */
+  refused?: number;
 }
 
 /** A text for an agent, kept on disk until its client has received it. */
@@ -288,6 +301,8 @@ export interface Memory {
   serverDown: boolean;
   waitingSince: number;
   unsureLooks: number;
+  /** It ended together with others, and nobody has dealt with its end yet. */
+  together: boolean;
 }
 
 /** ALL that the watchdog remembers: `state/watch.json`, but for `volatile`. */
@@ -588,7 +603,11 @@ async function realHttp(
   }
 }
 
+/** Of pids 0, 1 and -1 the kernel makes all processes, or the first: none of them is a client. */
+const isPid = (pid: number): boolean => Number.isSafeInteger(pid) && Math.abs(pid) > 1;
+
 function realSignal(pid: number, signal: NodeJS.Signals | 0): boolean {
+  if (!isPid(pid)) return false;
   try {
     return process.kill(pid, signal);
   } catch (error) {
@@ -1304,73 +1323,162 @@ function tmux(cfg: Config, args: string[], stdin?: string, take?: Take): Promise
     [...socket, ...args.map((arg) => (arg === ";" ? arg : arg.replace(/;$/, "\\;")))], stdin, take);
 }
 
-/** The command is looked up in /proc, a third of the list's cost: only where no mark tells. */
-const PANE_FORMAT = [
-  "session_name", "session_id", "pane_id", "pane_pid", "pane_dead", "pane_dead_status",
-  "pane_dead_signal", "pane_pipe", "session_created", "window_activity",
-  "pane_width", "pane_height", "?@agents_backend,,#{pane_current_command}",
-  "@agents_session", "@agents_backend", "@agents_phase", "@agents_cause", "@agents_conversation",
-  "@agents_home", "pid", "start_time", "pane_title",
-].map((field) => `#{${field}}`).join("\t");
+/** What is free text stands last; a program names itself, and only where no mark tells of it. */
+const PANE_FIELDS = [
+  "session_id", "pane_id", "pane_pid", "pane_dead", "pane_dead_status", "pane_dead_signal",
+  "pane_pipe", "?@agents_started,#{@agents_started},#{session_created}", "window_activity",
+  "pane_width", "pane_height", "@agents_session", "@agents_backend", "@agents_phase",
+  "@agents_cause", "@agents_conversation", "@agents_home", "@agents_room", "pid", "start_time",
+  "session_name", "?@agents_session,,#{pane_current_command}", "pane_title",
+];
+const PANE_FORMAT = PANE_FIELDS.map((field) => `#{${field}}`).join("\t");
 
-/** Parses a line of `list-panes -F PANE_FORMAT`; the title stands last: it may hold anything. */
-export function parsePane(line: string): Pane & { server: string } {
-  const [sessionName, sessionId, id, pid, dead, status, signal, piped, created, activity,
-    width, height, command, session, backend, phase, cause, conversation, home,
-    serverPid, serverStart, ...title] = line.split("\t") as string[];
+/** Parses a row of `list-panes -F PANE_FORMAT`; null = it is not certain what it says. */
+export function parsePane(row: string): (Pane & { server: string }) | null {
+  const fields = row.split("\t");
+  if (fields.length !== PANE_FIELDS.length || !/^\$\d+\t%\d+\t\d+\t[01]\t/.test(row) ||
+    /[\x00-\x08\x0a-\x1f\x7f]/.test(row)) return null;
+  const [sessionId, id, pid, dead, status, signal, piped, created, activity, width, height,
+    session, backend, phase, cause, conversation, home, room, serverPid, serverStart,
+    sessionName, command, title] = fields as [string, ...string[]] & string[];
   const number = (value = ""): number | null => (value === "" ? null : Number(value));
   return {
-    sessionName: sessionName!, sessionId: sessionId!, id: id!, pid: Number(pid), dead: dead === "1",
+    sessionName: sessionName!, sessionId, id: id!, pid: Number(pid), dead: dead === "1",
     status: number(status), signal: number(signal), piped: piped === "1",
     created: Number(created) * 1000, activity: Number(activity) * 1000,
     size: `${width}x${height}`, command: command!, session: session!, backend: backend!,
-    phase: phase!, cause: cause!, conversation: conversation!, home: home!,
-    server: `${serverPid} ${serverStart}`, title: title.join("\t"),
+    phase: phase!, cause: cause!, conversation: conversation!, home: home!, room: room!,
+    server: `${serverPid} ${serverStart}`, title: title!,
   };
 }
 
-/** The agent's own pane of each session: the marked one; in one of the original the oldest. */
-export function ownPanes(panes: Pane[]): Map<string, Pane> {
+/**
+ * The panes that carry our mark, by the session that each was made as, wherever each is now. One in
+ * several sessions is listed once for each: the row of a session of ours stands for it.
+ */
+export function ownPanes(panes: Pane[], room = ""): Map<string, Pane> {
   const own = new Map<string, Pane>();
-  const age = (pane: Pane) => Number(pane.id.slice(1));
+  const rank = (pane: Pane) =>
+    (pane.dead ? 0 : 4) + (pane.room === room ? 2 : 0) + (pane.sessionName === pane.session ? 1 : 0);
   for (const pane of panes) {
-    const other = own.get(pane.sessionName);
-    if (!other || age(pane) < age(other)) own.set(pane.sessionName, pane);
+    const other = own.get(pane.session);
+    if (pane.session && (!other || rank(pane) > rank(other))) own.set(pane.session, pane);
   }
-  for (const pane of panes) if (pane.session) own.set(pane.session, pane);
+  for (const there of Map.groupBy(panes, (pane) => pane.sessionId).values()) {
+    const ours = there.some((pane) => pane.room === room || pane.sessionName === pane.session);
+    if (ours || there.some((pane) => !pane.session)) continue;
+    for (const { session, id } of there) if (own.get(session)!.id === id) own.get(session)!.pinned = true;
+  }
   return own;
+}
+
+/** A program of ours that a session may run which nobody marked: of the original, by hand. */
+type Claim = (argv: string[]) => boolean;
+
+/** What adopts an unmarked session, by its name: a client, a service's program, a watchdog. */
+function claimsOf(cfg: Config): Map<string, Claim> {
+  const clients = [...cfg.backends.values()].map((backend) => wordsOf(backend.bin));
+  const claims = new Map<string, Claim>([[watchdogSession(cfg), isWatchdog]]);
+  for (const unit of unitsOf(cfg).values()) {
+    claims.set(unit.session, isAgent(unit)
+      ? (argv) => clients.some((words) => isCallOf(words, argv))
+      : (argv) => argv.includes(unit.command) || isCallOf(wordsOf(unit.command), argv));
+  }
+  return claims;
+}
+
+/** The watchdog of the original or of this program, as a command line. */
+export const isWatchdog = (argv: string[]): boolean => argv.some((word, at) =>
+  /^agents(\.(py|ts))?$/.test(basename(word)) && argv[at + 1] === "watchdog");
+
+const INTERPRETER = /^(node|bun|deno|npx|python[\d.]*|ruby|env|bash|sh)$/;
+
+/** Whether a process is a program: by its own name, or behind the interpreter that runs it. */
+export function isCallOf(words: string[], argv: string[]): boolean {
+  const [program = "", ...rest] = words;
+  const named = (word = "") => program !== "" && basename(word) === basename(program);
+  if (INTERPRETER.test(basename(program))) {
+    return rest.length > 0 && named(argv[0]) && rest.every((word, at) => argv[at + 1] === word);
+  }
+  return named(argv[0]) || (INTERPRETER.test(basename(argv[0] ?? "")) && named(argv[1]));
+}
+
+/** Processes that are looked at in one pane: a shell and what it started. */
+const TREE_MAX = 50;
+
+/** The command lines of a pane's processes; where there is no /proc, tmux's word for the first. */
+function processesIn(pane: Pane): string[][] {
+  if (!statOf("self").length) return [[pane.command]];
+  const found: string[][] = [];
+  const pids = [String(pane.pid)];
+  for (let at = 0; at < pids.length && at < TREE_MAX; at++) {
+    found.push(readProc(`${pids[at]}/cmdline`).replace(/\0+$/, "").split("\0"));
+    pids.push(...readProc(`${pids[at]}/task/${pids[at]}/children`).split(" ").filter(Boolean));
+  }
+  return found;
 }
 
 /** One look at everything that runs. "No server" is an answer (nothing runs), a timeout is none. */
 export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
-  const ran = await tmux(cfg, ["list-panes", "-a", "-F", PANE_FORMAT]);
+  // no program can know it beforehand, and so name itself like a row
+  const mark = `@${crypto.randomUUID().slice(0, 8)} `;
+  const ran = await tmux(cfg, ["list-panes", "-a", "-F", mark + PANE_FORMAT]);
   const none = /no server running|no current target|\(No such file or directory\)/.test(ran.err);
   if (!ran.ok && !none) return { ok: false, why: ran.err || "tmux did not answer",
     server: "", panes: new Map() };
-  const panes = ran.ok ? ran.out.split("\n").filter(Boolean).map(parsePane) : [];
+  const rows = ran.ok ? ran.out.split(mark).slice(1) : [];
+  const panes = rows.map((row) => parsePane(row.replace(/\n$/, ""))).filter((pane) => pane !== null);
   // tmux 3.3 may not ask for seconds how a client ended; another child's end makes it ask for all
   if (first && panes.some((pane) =>
     pane.dead && pane.status === null && bornOf(pane.pid) === "dead")) {
     await tmux(cfg, ["run-shell", "true"]);
     return snapshot(cfg, false);
   }
+  return { ok: true, why: "", server: panes[0]?.server ?? "", ...sortPanes(cfg, panes),
+    refused: rows.length - panes.length };
+}
+
+/** Tells our panes, those of other fleets, and the sessions of people apart. */
+function sortPanes(
+  cfg: Config, panes: Pane[],
+): Required<Pick<Snapshot, "panes" | "foreign" | "strangers" | "rooms">> {
   const home = homeOf(cfg);
-  const others = panes.filter((pane) => pane.home !== "" && pane.home !== home);
+  const room = roomOf(cfg);
+  const foreign = panes.filter((pane) => pane.home !== "" && pane.home !== home);
+  const own = ownPanes(panes.filter((pane) => !foreign.includes(pane)), room);
+  const sessions = Map.groupBy(panes, (pane) => pane.sessionName);
+  for (const [session, claim] of claimsOf(cfg)) {
+    const there = sessions.get(session);
+    if (!there || own.has(session) || there.some((pane) => pane.session || pane.room)) continue;
+    const pane = there.find((one) => !one.dead && processesIn(one).some(claim));
+    if (pane) own.set(session, pane);
+  }
+  const mine = new Set([...own.values()].map((pane) => pane.id));
+  const others = [...sessions].filter(([name, there]) => !there.some(({ id, room: of }) =>
+    mine.has(id) || of === room) && !foreign.some((pane) => pane.sessionName === name));
   return {
-    ok: true, why: "", server: panes[0]?.server ?? "",
-    panes: ownPanes(panes.filter((pane) => !others.includes(pane))),
-    foreign: new Map(others.map((pane) => [pane.sessionName, pane.home])),
+    panes: own,
+    foreign: new Map(foreign.map((pane) => [pane.sessionName, pane.home])),
+    strangers: new Map(others.map(([name, there]) =>
+      [name, there[0]!.dead ? "a program that has ended" : there[0]!.command || "something"])),
+    rooms: new Set(panes.filter((pane) => pane.room === room && own.get(pane.sessionName)?.id !== pane.id)
+      .map((pane) => pane.sessionName)),
   };
 }
 
 /** What tells this fleet's sessions from those of another with the same prefix. */
 function homeOf(cfg: Config): string {
   try {
-    return realpathSync(cfg.stateDir);
+    return printable(realpathSync(cfg.stateDir));
   } catch {
-    return cfg.stateDir;
+    return printable(cfg.stateDir);
   }
 }
+
+/** The same, short, as a mark of the sessions that we made. */
+const roomOf = (cfg: Config): string => hashOf(homeOf(cfg));
+/** For a mark, which must not break the row of its pane. */
+const printable = (value: string): string => value.replace(/[\x00-\x1f\x7f]/g, "?");
 
 /** null = could not look; a pane whose program has ended counts as not alive. */
 export function sessionAlive(snap: Snapshot, session: string): boolean | null {
@@ -1383,9 +1491,18 @@ export function sessionCommand(snap: Snapshot, session: string): string {
   return snap.panes.get(session)?.command ?? "";
 }
 
-/** By the session's id, so that a session that was renamed meanwhile is the one that ends. */
+/**
+ * Ends our pane; the session goes with its last one. It must still be the pane that we saw: tmux
+ * gives its ids anew after a restart. A pinned one stays, and only its client is told to end.
+ */
 export async function killSession(cfg: Config, pane: Pane): Promise<void> {
-  await tmux(cfg, ["kill-session", "-t", pane.sessionId]);
+  if (!pane.pinned) await killPane(cfg, pane);
+  else if (!pane.dead) world.signal(-pane.pid, "SIGHUP");
+}
+
+async function killPane(cfg: Config, { id, pid }: { id: string; pid: number }): Promise<void> {
+  await tmux(cfg,
+    ["if-shell", "-F", "-t", id, `#{==:#{pane_pid},${pid}}`, `kill-pane -t '${id}'`]);
 }
 
 /** The pane's text, wrapped lines joined; null = could not look, which is not an empty screen. */
@@ -1471,33 +1588,81 @@ export interface NewSession {
   logPath: string;
   /** Pane options `@agents_<key>`: they live and die with the pane. */
   marks: Record<string, string>;
+  /** A session of ours with that name is there already, with somebody's windows in it. */
+  room?: boolean;
+  /** A pane of ours to start in, whose client has ended. */
+  pane?: Pane | undefined;
+}
+
+/** What a pane holds until it is ours: it ends by itself where a crash leaves it so. */
+const STAND_IN = ["sleep", "30"];
+
+const envArgs = (env: Record<string, string>): string[] =>
+  Object.entries(env).flatMap(([key, value]) => ["-e", `${key}=${value}`]);
+
+interface MadePane {
+  id: string;
+  /** Of the stand-in in it; 0 = there is none. */
+  pid: number;
+  /** The session to be given its name, "" = it has it. */
+  unnamed: string;
 }
 
 /**
- * Makes a session whose pane outlives its program, with size, marks and log from the first byte:
- * one client, so that a program that ends at once is kept too. "" = made, else why not.
+ * A pane for a client, known by what tmux returns: a hook of the operator may have split it, made
+ * another the active one, or renamed its session by then. A new session has its real name last, so
+ * that one left half-made stands in nobody's way. A string says why there is none.
  */
-export async function newSession(cfg: Config, plan: NewSession): Promise<string> {
-  if (world.mtime(plan.cwd) === null) return `dir ${plan.cwd} does not exist`;
-  const target = targetPane(plan.session);
-  const set = (scope: string, key: string, value: string) =>
-    [";", "set-option", scope, "-t", target, key, value];
-  const args = [
-    "new-session", "-d", "-s", plan.session, "-x", `${cfg.cols}`, "-y", `${cfg.rows}`,
-    "-c", noFormat(plan.cwd),
-    ...Object.entries(plan.env).flatMap(([key, value]) => ["-e", `${key}=${value}`]), ...plan.argv,
-    ...set("-w", "remain-on-exit", "on"),
-    ...Object.entries({ session: plan.session, home: homeOf(cfg), ...plan.marks })
-      .flatMap(([key, value]) => set("-p", `@agents_${key}`, value)),
-    ...(plan.logPath ? [";", "pipe-pane", "-t", target, pipeCommand(plan.logPath)] : []),
-  ];
+async function makePane(cfg: Config, plan: NewSession): Promise<MadePane | string> {
+  if (plan.pane) return { id: plan.pane.id, pid: 0, unnamed: "" };
+  const temporary = `starting-${newId()}`;
+  const how = ["-d", "-P", "-F", "#{pane_id} #{pane_pid} #{session_id}", "-c", noFormat(plan.cwd),
+    ...envArgs(plan.env)];
+  const args = plan.room
+    ? ["new-window", "-t", targetPane(plan.session), ...how, ...STAND_IN]
+    : ["new-session", "-s", temporary, "-x", `${cfg.cols}`, "-y", `${cfg.rows}`, ...how,
+      ...STAND_IN, ";", "set-option", "-t", targetPane(temporary), "destroy-unattached", "off"];
   for (let attempt = 0; ; attempt++) {
     const ran = await tmux(cfg, args);
-    if (ran.ok) return "";
+    const [, id, pid, session] = /^(%\d+) (\d+) (\$\d+)$/m.exec(ran.out) ?? [];
+    if (id) return { id, pid: Number(pid), unnamed: plan.room ? "" : session! };
     // within a moment of its own end the server still takes clients and then drops them
     if (attempt || !/server exited|lost server/.test(ran.err)) return ran.err || "tmux refused";
     await world.sleep(300);
   }
+}
+
+/**
+ * Starts a program in a pane of our own which outlives it, with size, marks and log from the first
+ * byte: all of that is there before the program takes the stand-in's place. "" = started, else
+ * why not.
+ */
+export async function newSession(cfg: Config, plan: NewSession): Promise<string> {
+  if (world.mtime(plan.cwd) === null) return `dir ${plan.cwd} does not exist`;
+  const made = await makePane(cfg, plan);
+  if (typeof made === "string") return made;
+  const { id, pid, unnamed } = made;
+  const set = (scope: string, key: string, value: string) =>
+    ["set-option", scope, "-t", id, key, value, ";"];
+  const marks = { session: plan.session, home: homeOf(cfg),
+    started: `${Math.floor(world.now() / 1000)}`, ...plan.marks };
+  const ran = await tmux(cfg, [
+    ...(unnamed ? ["rename-session", "-t", unnamed, plan.session, ";",
+      "set-option", "-t", unnamed, "@agents_room", roomOf(cfg), ";"] : []),
+    ...(pid ? [...set("-w", "window-size", "manual"),
+      "resize-window", "-t", id, "-x", `${cfg.cols}`, "-y", `${cfg.rows}`, ";"]
+      // fails where somebody lives in it; a pane that has ended takes no log
+      : ["respawn-pane", "-t", id, ...STAND_IN, ";"]),
+    ...set("-p", "remain-on-exit", "on"),
+    ...Object.entries(marks).flatMap(([key, value]) =>
+      set("-p", `@agents_${key}`, printable(value))),
+    ...(plan.logPath ? ["pipe-pane", "-t", id, pipeCommand(plan.logPath), ";"] : []),
+    "respawn-pane", "-k", "-t", id, "-c", noFormat(plan.cwd),
+    ...envArgs(plan.env), ...plan.argv,
+  ]);
+  if (ran.ok) return "";
+  if (pid) await killPane(cfg, { id, pid });
+  return ran.err || "tmux refused";
 }
 
 /** One close look at one pane: as the detectors read it, as it is drawn, with its colours. */
@@ -3052,12 +3217,16 @@ const ARGUMENT_MAX = 100_000;
 /** A word of a shell's command line, of quoted parts and bare ones. */
 const SHELL_WORD = /(?:[^\s'"\\]|'[^']*'|"(?:\\.|[^"\\])*"|\\.)+/g;
 
-/** The program that a command line starts, behind its `NAME=value` words, without its quotes. */
-export function programOf(bin: string): string {
-  const word = bin.match(SHELL_WORD)?.find((one) => !/^\w+=/.test(one)) ?? "";
-  return word.replace(/'([^']*)'|"((?:\\.|[^"\\])*)"|\\(.)/g,
-    (_, single, double, bare) => single ?? double ?? bare);
+/** The words of a command line behind its `NAME=value` ones, without their quotes. */
+function wordsOf(bin: string): string[] {
+  const words = bin.match(SHELL_WORD) ?? [];
+  return words.slice(words.findIndex((one) => !/^\w+=/.test(one)))
+    .map((word) => word.replace(/'([^']*)'|"((?:\\.|[^"\\])*)"|\\(.)/g,
+      (_, single, double, bare) => single ?? double ?? bare));
 }
+
+/** The program that a command line starts. */
+export const programOf = (bin: string): string => wordsOf(bin)[0] ?? "";
 
 /** Exits 127 where the arguments' program is missing; a function of the preamble is not exec'ed. */
 const NEED_PROGRAM = 'need() { while case $1 in *=*) :;; *) false;; esac; do shift; done; ' +
@@ -3159,15 +3328,10 @@ export async function startAgent(
   cfg: Config, agent: Agent, snap: Snapshot,
   options: { force?: boolean; cause?: string; say?: (boot: string) => unknown } = {},
 ): Promise<Started> {
-  const alive = sessionAlive(snap, agent.session);
-  if (alive === null) return { started: false, why: `tmux: ${snap.why}` };
-  const other = snap.foreign?.get(agent.session);
-  if (other) return { started: false, why: belongsTo(agent.session, other) };
+  const barred = whyBarred(cfg, snap, agent.session);
+  if (barred) return { started: false, why: barred };
   const pane = snap.panes.get(agent.session);
-  if (alive && !options.force) {
-    log(`${agent.session} already running, leaving it`, true);
-    return { started: false, why: "" };
-  }
+  if (pane && !pane.dead && !options.force) return leftRunning(agent.session);
   if (pane) await stopPanes(cfg, [pane]);
   const backend = backendOf(cfg, agent);
   const model = roleModel(cfg, agent);
@@ -3185,13 +3349,13 @@ export async function startAgent(
   if (launch.boot) await options.say?.(launch.boot);
   const why = await newSession(cfg, {
     session: agent.session, cwd: agent.dir, argv: launch.argv, env: { ...agent.env, ...launch.env },
-    logPath: sessionLogPath(cfg, agent.session),
+    logPath: sessionLogPath(cfg, agent.session), ...placeFor(snap, agent.session),
     marks: {
       backend: agent.backend, phase, cause: options.cause ?? "",
       conversation: backend.kind === "opencode" ? (launch.id ?? "") : "",
     },
   });
-  if (why) return refused(agent.session, why);
+  if (why) return refused(cfg, agent.session, why);
   if (launch.id && agent.resume) world.writeAtomic(idFile(cfg, agent), `${launch.id}\n`);
   if (!launch.boot) noteTold(cfg, agent.session);
   emit(cfg, "start", { agent: agent.name, backend: backend.name, model, phase });
@@ -3211,32 +3375,55 @@ const belongsTo = (session: string, home: string): string =>
   `the session ${session} belongs to the fleet of ${dirname(home)}; ` +
   "set session_prefix in [defaults]";
 
+/** Whose session has the name that a unit needs, and how to go on; "" = nobody's. */
+function strangerIn(cfg: Config, snap: Snapshot, session: string): string {
+  const runs = snap.strangers?.get(session);
+  const tmux = `tmux ${cfg.tmuxSocket ? `-L ${cfg.tmuxSocket} ` : ""}`;
+  return runs === undefined ? "" : `the session ${session} was not made by this fleet and holds ` +
+    `no client (it runs ${runs}); it is left alone. End it (${tmux}kill-session -t =${session}) ` +
+    `or give it another name (${tmux}rename-session -t =${session} NAME), then: up`;
+}
+
+/** Why nothing may be started under a session's name, "" = it may. */
+function whyBarred(cfg: Config, snap: Snapshot, session: string): string {
+  if (!snap.ok) return `tmux: ${snap.why}`;
+  const other = snap.foreign?.get(session);
+  return other ? belongsTo(session, other) : strangerIn(cfg, snap, session);
+}
+
+/** Where a unit starts: in a session of its own, if it can. */
+function placeFor(snap: Snapshot, session: string): Pick<NewSession, "room" | "pane"> {
+  const pane = snap.panes.get(session);
+  return { room: snap.rooms?.has(session) === true, pane: pane?.pinned ? pane : undefined };
+}
+
+function leftRunning(session: string): Started {
+  log(`${session} already running, leaving it`, true);
+  return { started: false, why: "" };
+}
+
 /** What was not started; somebody else may have made the session since our look: then it runs. */
-function refused(session: string, why: string): Started {
-  const runs = why.startsWith("duplicate session");
-  if (runs) log(`${session} already running, leaving it`, true);
-  return { started: false, why: runs ? "" : why };
+async function refused(cfg: Config, session: string, why: string): Promise<Started> {
+  if (!why.startsWith("duplicate session")) return { started: false, why };
+  const snap = await snapshot(cfg);
+  if (sessionAlive(snap, session)) return leftRunning(session);
+  return { started: false, why: whyBarred(cfg, snap, session) || why };
 }
 
 export async function startService(
   cfg: Config, service: Service, snap: Snapshot,
 ): Promise<Started> {
-  const alive = sessionAlive(snap, service.session);
-  if (alive === null) return { started: false, why: `tmux: ${snap.why}` };
-  const other = snap.foreign?.get(service.session);
-  if (other) return { started: false, why: belongsTo(service.session, other) };
-  if (alive) {
-    log(`${service.session} already running, leaving it`, true);
-    return { started: false, why: "" };
-  }
+  const barred = whyBarred(cfg, snap, service.session);
+  if (barred) return { started: false, why: barred };
   const pane = snap.panes.get(service.session);
+  if (pane && !pane.dead) return leftRunning(service.session);
   if (pane) await stopPanes(cfg, [pane]);
   log(`starting service ${service.session}`, true);
   const why = await newSession(cfg, {
     session: service.session, cwd: service.dir, argv: inShell(service.command), env: service.env,
-    logPath: sessionLogPath(cfg, service.session), marks: {},
+    logPath: sessionLogPath(cfg, service.session), marks: {}, ...placeFor(snap, service.session),
   });
-  if (why) return refused(service.session, why);
+  if (why) return refused(cfg, service.session, why);
   emit(cfg, "start", { agent: service.name });
   return { started: true, why: "" };
 }
@@ -3257,11 +3444,16 @@ function bornOf(pid: number): string {
 
 /** What Linux says of a process, behind its name: state, parent, group…; [] = there is none. */
 function statOf(pid: number | string): string[] {
+  const stat = readProc(`${pid}/stat`);
+  return stat ? stat.slice(stat.lastIndexOf(")") + 2).split(" ") : [];
+}
+
+/** A file of /proc; "" = there is none. */
+function readProc(path: string): string {
   try {
-    const stat = world.read(`/proc/${pid}/stat`);
-    return stat?.slice(stat.lastIndexOf(")") + 2).split(" ") ?? [];
+    return world.read(`/proc/${path}`) ?? "";
   } catch {
-    return []; // it ended while it was read
+    return ""; // the process ended while it was read
   }
 }
 
@@ -3276,6 +3468,7 @@ function anyRuns(group: number): boolean {
 
 /** Whether a client or anything in its process group still runs. */
 function groupAlive(group: { pid: number; born: string }): boolean {
+  if (!isPid(group.pid)) return false;
   const born = bornOf(group.pid);
   const leads = born !== "" && born !== "dead";
   if (leads && group.born && born !== group.born) return false;
@@ -3286,11 +3479,18 @@ function groupAlive(group: { pid: number; born: string }): boolean {
 const groupOf = (pane: Pane): Group =>
   ({ pid: pane.pid, born: pane.dead ? "dead" : bornOf(pane.pid) || "dead" });
 
-/** Ends sessions and waits until their processes are gone: two clients in one clone corrupt it. */
+/** Ends panes and waits until their processes are gone: two clients in one clone corrupt it. */
 async function stopPanes(cfg: Config, panes: Pane[]): Promise<void> {
   const groups = panes.map(groupOf);
   for (const pane of panes) await killSession(cfg, pane);
   await stopGroups(groups);
+  const pinned = panes.filter((pane) => pane.pinned && !pane.dead);
+  // tmux must have seen that a client ended before another one can take its pane
+  for (let tries = 0; pinned.length && tries < 20; tries++) {
+    const snap = await snapshot(cfg);
+    if (pinned.every(({ session }) => !sessionAlive(snap, session))) return;
+    await world.sleep(100);
+  }
 }
 
 async function stopGroups(groups: Group[]): Promise<void> {
@@ -3692,6 +3892,7 @@ async function endForRestart(
   memory.idleSince = 0;
   memory.sameSince = 0;
   noteDeath(cfg, watch, agent, null, why, innocent);
+  if (pane.pinned) memory.buried = graveOf(watch.server, pane);
   save(cfg, watch);
   await killSession(cfg, pane);
 }
@@ -3709,6 +3910,8 @@ const deathOf = (
   starts: startsThatCount(cfg, memory, lived).length, massDeath: false,
   program: isAgent(unit) ? programOf(backendOf(cfg, unit).bin) : "its program",
 });
+
+const graveOf = (server: string, pane: Pane): string => `${server} ${pane.id}`;
 
 /** Goes up the ladder for one death, and says so. */
 function noteDeath(
@@ -3780,6 +3983,10 @@ function endSurvivor(memory: Memory): void {
   oldProcessGone(memory);
 }
 
+/** Whether a client was told to end whose pane is there until it has. */
+const isEnding = (memory: Memory, pane: Pane | null): boolean =>
+  pane?.pinned === true && memory.stopping?.pid === pane.pid;
+
 /** Heals an agent or service: what is gone is started, what is broken is ended and then started. */
 export async function healOne(
   cfg: Config, watch: Watch, unit: Agent | Service, sight: Sight,
@@ -3787,20 +3994,33 @@ export async function healOne(
   const memory = memoryOf(watch, unit.name);
   if (sight.alive === null) return;
   if (sight.alive) {
+    noteStranger(cfg, watch, unit, "");
+    if (isEnding(memory, sight.pane)) return void oldProcessGone(memory);
     if (isAgent(unit) && sight.pane) await healLiving(cfg, watch, unit, sight, sight.pane);
     return;
   }
   oldProcessGone(memory);
-  const grave = sight.pane ? `${sight.snap.server} ${sight.pane.id}` : "";
+  const grave = sight.pane ? graveOf(sight.snap.server, sight.pane) : "";
   if (!memory.stopping && (memory.aliveSince || (grave && grave !== memory.buried))) {
     if (sight.pane && isAgent(unit)) await noteLastWords(cfg, watch, unit, sight.pane);
-    noteDeath(cfg, watch, unit, sight.pane?.status ?? null, "", sight.massDeath);
+    noteDeath(cfg, watch, unit, sight.pane?.status ?? null, "", memory.together);
     memory.buried = grave;
+    memory.together = false;
   }
   if (!memory.parked && !memory.finished) endSurvivor(memory);
   const action = decideHeal(memory, sight.held, memory.stopping === null, world.now(),
     cfg.watchdog.restartDelayMax * 1000);
-  if (action.do === "start") await startByWatchdog(cfg, watch, unit, sight);
+  if (action.do !== "start") return;
+  const stranger = strangerIn(cfg, sight.snap, unit.session);
+  noteStranger(cfg, watch, unit, stranger);
+  if (!stranger) await startByWatchdog(cfg, watch, unit, sight);
+}
+
+/** Says once that a session stands where a unit should, which only a person may end. */
+function noteStranger(cfg: Config, watch: Watch, unit: Agent | Service, why: string): void {
+  const label = `stranger ${unit.name}`;
+  if (why && !watch.volatile.errors[label]) emit(cfg, "blocked", { agent: unit.name, why });
+  trouble(watch, label, why && `${unit.name} needs you: ${why}`);
 }
 
 /** One more look at the moment of a kill: the tick's may be old, and the agent at work by now. */
@@ -3879,6 +4099,7 @@ async function startByWatchdog(
   const before = structuredClone(memory);
   memory.restarts = { day, count: (memory.restarts.day === day ? memory.restarts.count : 0) + 1 };
   noteStart(watch, unit.name);
+  if (sight.pane?.pinned) memory.buried = ""; // another client dies in the same pane
   try {
     save(cfg, watch);
   } catch (error) {
@@ -4720,7 +4941,7 @@ export async function stopLoops(
   for (const agent of loopAgents(cfg)) {
     const memory = memoryOf(watch, agent.name);
     const pane = snap.panes.get(agent.session);
-    if (pane && (pane.cause !== move || pane.dead)) {
+    if (pane && (pane.dead ? !pane.pinned : pane.cause !== move)) {
       if (!memory.stopping) {
         log(`ending ${agent.session}`);
         memory.stopping = { ...groupOf(pane), since: world.now() };
@@ -4742,7 +4963,7 @@ export async function startLoops(
     if (isHeld(operatorOf(cfg), agent.name) || sessionAlive(snap, agent.session)) continue;
     noteStart(watch, agent.name);
     memoryOf(watch, agent.name).failures = 0;
-    const done = await startAgent(cfg, agent, { ...snap, panes: new Map() },
+    const done = await startAgent(cfg, agent, snap,
       { cause: move, say: sayFirst(cfg, watch, agent.name) });
     if (!done.started) log(`${agent.name}: could not be started: ${done.why}`);
   }
@@ -4862,7 +5083,6 @@ export interface Sight {
   verdict: Verdict;
   /** Its client was started so recently that it can not be typed to yet. */
   booting: boolean;
-  massDeath: boolean;
   /** The operator took it down. */
   held: boolean;
   /** A phase move was under way when this was seen: the loops are in its hands. */
@@ -4880,11 +5100,11 @@ const freshMemory = (): Memory => ({
   lastFatal: 0, restarts: { day: "", count: 0 }, verdict: "unsure", why: "", since: 0, bootedAt: 0,
   buried: "", client: null, aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null,
   readAt: 0, still: "", serverDown: false, waitingSince: 0, unsureLooks: 0, answered: "",
-  answers: 0, releasedAt: 0,
+  answers: 0, releasedAt: 0, together: false,
 });
 /** A memory as it is stored: without what is on the monotonic clock, or only of this life. */
 function storedMemory({ aliveSince, idleSince, sameSince, looked, judged, readAt, still, serverDown,
-  waitingSince, unsureLooks, ...stored }: Memory): object {
+  waitingSince, unsureLooks, together, ...stored }: Memory): object {
   return stored;
 }
 
@@ -5010,7 +5230,7 @@ const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", 
   waitingUntil: null, why: "" };
 
 /** What is not true of another client in the same session. */
-const NEW_CLIENT = { since: 0, backgroundSince: undefined, aliveSince: 0, idleSince: 0,
+const NEW_CLIENT = { together: false, since: 0, backgroundSince: undefined, aliveSince: 0, idleSince: 0,
   sameSince: 0, looked: "", judged: null, answered: "", answers: 0 };
 
 /** Whether the tmux server of the last look still runs: by its pid and the second it began. */
@@ -5031,10 +5251,11 @@ async function lookAtSessions(cfg: Config, watch: Watch): Promise<Snapshot> {
     `; kill -USR1 ${pid} makes it again` };
 }
 
-/** Who ended together with others since the last look: one event, no fault of their own. */
-function endedTogether(
-  cfg: Config, watch: Watch, snap: Snapshot, operator: Operator,
-): Set<Agent | Service> {
+/**
+ * Marks who ended together with others since the last look: one event, no fault of their own. It
+ * counts until their end is dealt with, which a small round does for some of them only.
+ */
+function noteTogether(cfg: Config, watch: Watch, snap: Snapshot, operator: Operator): void {
   const restarted = snap.ok && watch.server !== "" && snap.server !== watch.server;
   if (snap.ok && snap.server) watch.server = snap.server;
   const gone = [...unitsOf(cfg).values()]
@@ -5049,16 +5270,18 @@ function endedTogether(
     const { aliveSince, stopping } = memoryOf(watch, unit.name);
     return aliveSince && !stopping && world.mono() - aliveSince >= HEALTHY_MINUTE;
   });
-  if (!restarted && died.length < 3) return new Set();
-  if (died.length > 1) {
-    log(`${died.length} ended together${restarted ? ": the tmux server is another one" : ""}`);
+  if (!restarted && died.length < 3) return;
+  const fresh = died.filter((unit) => !memoryOf(watch, unit.name).together);
+  if (fresh.length > 1) {
+    log(`${fresh.length} ended together${restarted ? ": the tmux server is another one" : ""}`);
   }
-  return new Set(died);
+  for (const unit of fresh) memoryOf(watch, unit.name).together = true;
 }
 
 /** The client in a unit's pane; one that was not there at the last look begins anew. */
 function noteClient(watch: Watch, unit: Agent | Service, pane: Pane): void {
   const memory = memoryOf(watch, unit.name);
+  if (isEnding(memory, pane)) return;
   if (memory.client?.pid !== pane.pid) Object.assign(memory,
     { ...NEW_CLIENT, client: groupOf(pane) });
   memory.aliveSince ||= Math.max(1, world.mono() - (world.now() - pane.created));
@@ -5073,7 +5296,7 @@ export async function observe(
   const snap = await lookAtSessions(cfg, watch);
   // read after the look: who restarts an agent by hand holds it first, and ends it then
   const operator = operatorOf(cfg);
-  const innocent = endedTogether(cfg, watch, snap, operator);
+  noteTogether(cfg, watch, snap, operator);
   const budget = { left: cfg.watchdog.startBatch };
   const sights = new Map<string, Sight>();
   const looked: Agent[] = [];
@@ -5083,7 +5306,7 @@ export async function observe(
     const held = isHeld(operator, unit.name);
     sights.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT,
       booting: isAgent(unit) && pane !== null && isYoung(cfg, unit, pane, ""),
-      massDeath: innocent.has(unit), moving: watch.intent !== null, held, budget });
+      moving: watch.intent !== null, held, budget });
     if (!alive || !pane) continue;
     noteClient(watch, unit, pane);
     if (isAgent(unit) && !held && matters(watch, unit) && (!only || only.has(unit.name))) {
@@ -5302,7 +5525,7 @@ async function careFor(cfg: Config, watch: Watch, agent: Agent, sight: Sight): P
     memory.nextStart = 0;
     return;
   }
-  if (sight.alive) {
+  if (sight.alive && !isEnding(memory, sight.pane)) {
     await answerDialog(cfg, watch, agent, sight);
     if (limitTick(cfg, watch, agent, sight.verdict)) {
       memory.idleSince = 0;
@@ -5311,7 +5534,7 @@ async function careFor(cfg: Config, watch: Watch, agent: Agent, sight: Sight): P
     if (agent.watch === "heal+stall" && (await stallCheckOne(cfg, watch, agent, sight))) return;
   } else if (sight.alive === false) {
     clearLimitState(cfg, agent.session);
-  } else {
+  } else if (sight.alive === null) {
     // what nobody saw was no idleness
     Object.assign(memory, { idleSince: 0, sameSince: 0 });
   }
@@ -5368,6 +5591,8 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
   const sights = await observe(cfg, watch);
   const [first] = sights.values();
   trouble(watch, "tmux", first && !first.snap.ok ? `tmux: ${first.snap.why}` : "");
+  trouble(watch, "rows", first?.snap.refused
+    ? `${first.snap.refused} panes have names that break tmux's list: left alone` : "");
   if (loopAgents(cfg).length) {
     await guard(watch, "hand-off", () => handoffCheck(cfg, watch));
     startFetch(cfg, watch);
@@ -5580,8 +5805,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
     await guard(watch, "tick", async () => {
       const snap = await tick(cfg, watch);
       if (kept) seeToKeeper(cfg);
-      const hidden = snap && sessionAlive(snap, watchdogSession(cfg)) === false;
-      if (hidden && lastGood) await followLog(cfg, snap);
+      if (snap && lastGood) await followLog(cfg, snap);
     });
     const interval = Math.max(cfg.watchdog.signalInterval * 1000, 50);
     await restUntil(began + interval, cfg, watch, life);
@@ -5763,7 +5987,7 @@ async function keepLock(cfg: Config, path: string, held: number): Promise<number
 /** The pid of a lock's holder, null where none is: the process must be the one that wrote it. */
 function lockHolder(path: string): number | null {
   const [pid, born] = (world.read(`${path}.pid`) ?? "").split(" ");
-  return pid && world.signal(Number(pid), 0) &&
+  return isPid(Number(pid)) && world.signal(Number(pid), 0) &&
     (!born || bornOf(Number(pid)) === born) ? Number(pid) : null;
 }
 
@@ -5780,14 +6004,16 @@ function seeToKeeper(cfg: Config): void {
   spawnKeeper(cfg);
 }
 
-/** A session that shows the watchdog's log: closing it ends nothing. */
+/** A session that shows the watchdog's log, where none does yet: closing it ends nothing. */
 async function followLog(cfg: Config, snap: Snapshot): Promise<void> {
-  const pane = snap.panes.get(watchdogSession(cfg));
+  const session = watchdogSession(cfg);
+  if (sessionAlive(snap, session) !== false || whyBarred(cfg, snap, session)) return;
+  const pane = snap.panes.get(session);
   if (pane) await killSession(cfg, pane);
-  const path = sessionLogPath(cfg, watchdogSession(cfg));
+  const path = sessionLogPath(cfg, session);
   const argv = ["tail", "-n", "200", "-F", path];
-  await newSession(cfg,
-    { session: watchdogSession(cfg), cwd: cfg.logDir, argv, env: {}, logPath: "", marks: {} });
+  await newSession(cfg, { session, cwd: cfg.logDir, argv, env: {}, logPath: "", marks: {},
+    ...placeFor(snap, session) });
 }
 
 /** The hidden `keep`: as long as it lives there is a watchdog, a second after the last one died. */
@@ -5933,10 +6159,10 @@ export async function startWatchdog(cfg: Config): Promise<boolean> {
     await Bun.sleep(50);
   }
   const snap = await snapshot(cfg);
-  if (snap.ok && sessionAlive(snap, watchdogSession(cfg)) === false) {
-    world.append(sessionLogPath(cfg, watchdogSession(cfg)), "");
-    await followLog(cfg, snap);
-  }
+  const stranger = strangerIn(cfg, snap, watchdogSession(cfg));
+  if (stranger) log(`the watchdog's log is not shown: ${stranger}`);
+  world.append(sessionLogPath(cfg, watchdogSession(cfg)), "");
+  await followLog(cfg, snap);
   return lockHolder(lockFile(cfg, "watchdog")) !== null;
 }
 
@@ -6205,9 +6431,15 @@ export async function cmdDown(call: Call): Promise<number> {
   const panes = units.map((unit) => snap.panes.get(unit.session))
     .filter((pane) => pane !== undefined);
   for (const unit of units) log(snap.panes.has(unit.session)
-    ? `ending ${unit.session}` : `${unit.name}: not running`);
+    ? `ending ${unit.session}` : `${unit.name}: not running${besides(cfg, snap, unit.session)}`);
   await stopPanes(cfg, [...panes, ...follow]);
   return 0;
+}
+
+/** What is said of a session that has the name of a unit which is not running. */
+function besides(cfg: Config, snap: Snapshot, session: string): string {
+  const stranger = strangerIn(cfg, snap, session);
+  return stranger && `; ${stranger}`;
 }
 
 /** What `status` knows of one agent or service. */
@@ -6260,6 +6492,8 @@ export function describeState(memory: Memory, facts: {
   kind: string; complete: boolean; now: number;
   /** s, `unsure_after`. */
   unsureAfter?: number;
+  /** The program in a session that has its name, but is not ours. */
+  stranger?: string | undefined;
 }): { state: string; needsHuman: boolean } {
   const { pane, held, fresh, limit, now } = facts;
   const alive = pane !== undefined && !pane.dead;
@@ -6270,6 +6504,10 @@ export function describeState(memory: Memory, facts: {
   }
   if (!alive && facts.kind === "loop" && facts.complete) {
     return { state: "stopped (all phases done)", needsHuman: false };
+  }
+  if (!alive && facts.stranger !== undefined) {
+    return { state: `not running: its session holds no client, but ${facts.stranger}`,
+      needsHuman: facts.enabled };
   }
   if (!alive && memory.nextStart > now) {
     const nth = ["1st", "2nd", "3rd"][memory.failures - 1] ?? `${memory.failures}th`;
@@ -6314,6 +6552,7 @@ async function readStatus(cfg: Config): Promise<Status> {
       pane, held: operator.held[unit.name] !== undefined, enabled: agent?.enabled ?? true,
       fresh: watchdog.running && !watchdog.stale, limit, kind: agent?.kind ?? "service",
       complete: isComplete(cfg), now, unsureAfter: cfg.watchdog.unsureAfter,
+      stranger: snap.strangers?.get(unit.session),
     }) : { state: `unknown (tmux: ${snap.why})`, needsHuman: true };
     return {
       name: unit.name, kind: agent?.kind ?? "service", backend: agent?.backend ?? "-",
@@ -6338,7 +6577,7 @@ async function readStatus(cfg: Config): Promise<Status> {
   const expected = agents.some((one) => stayed(one) && (one.running || existsSync(watchFile(cfg))));
   return {
     version: 1, phase, agents, services, handoff: readChannel(cfg, watch), watchdog,
-    unknownSessions: [...snap.panes.keys()]
+    unknownSessions: [...snap.panes.keys(), ...(snap.strangers?.keys() ?? [])]
       .filter((name) => name.startsWith(cfg.sessionPrefix) && !known.has(name)).sort(),
     olderPhase: loopSessionsAlive(cfg, snap, true).map((agent) => agent.name),
     needsHuman: [...agents, ...services].some((one) => one.needsHuman) || Boolean(phase?.error) ||
@@ -6625,13 +6864,15 @@ export async function cmdAttach(call: Call): Promise<number> {
   const session = name === "watchdog" ? watchdogSession(cfg) : unitsOf(cfg).get(name)!.session;
   const snap = await snapshot(cfg);
   const pane = snap.panes.get(session);
-  if (!pane) die(snap.ok ? `${name} is not running` : `tmux: ${snap.why}`);
+  if (!pane) die(snap.ok ? `${name} is not running${besides(cfg, snap, session)}`
+    : `tmux: ${snap.why}`);
   if (!process.stdout.isTTY) die("attach needs a terminal");
   const socket = cfg.tmuxSocket ? ["-L", cfg.tmuxSocket] : [];
   const only = call.options["read-only"] ? ["-r"] : [];
+  const window = await tmux(cfg, ["display-message", "-p", "-t", pane.id, "#{window_id}"]);
   process.removeAllListeners("warning");
   process.execve!(Bun.which("tmux")!, ["tmux", "-u", ...socket, "attach-session", ...only,
-    "-t", pane.sessionId], childEnv() as Record<string, string>);
+    "-t", `${pane.sessionId}:${window.out.trim()}.${pane.id}`], childEnv() as Record<string, string>);
   return 1;
 }
 
@@ -7029,11 +7270,14 @@ async function explainDown(
   const memory = memoryOf(watch, agent.name);
   const held = operatorOf(cfg).held[agent.name] !== undefined;
   const { state } = describeState(memory, { pane, held, enabled: agent.enabled, fresh: true,
-    limit: null, kind: agent.kind, complete: isComplete(cfg), now });
-  const unseen = pane && memory.buried !== `${snap.server} ${pane.id}`
+    limit: null, kind: agent.kind, complete: isComplete(cfg), now,
+    stranger: snap.strangers?.get(agent.session) });
+  const unseen = pane && memory.buried !== graveOf(snap.server, pane)
     ? deathOf(cfg, agent, memory, pane.status, now - pane.created) : null;
   const left = whyLeft(cfg, watch, agent) || (agent.watch === "none" ? 'watch is "none"' : "");
-  const next = left && !held ? { does: `leaves it down: ${left}`, at: null }
+  const stranger = strangerIn(cfg, snap, agent.session);
+  const next = stranger ? { does: `leaves it down: ${stranger}`, at: null }
+    : left && !held ? { does: `leaves it down: ${left}`, at: null }
     : decideNextDown(memory, held, unseen, cfg.watchdog, now);
   const needs = next.does === "starts it" ? await notReady(cfg, agent, snap) : "";
   const end = pane ? (await explainDeath(cfg, agent, pane))?.why ?? endOf(pane) : null;

@@ -213,7 +213,7 @@ test("a task for the end that can not be started is tried again after restart_de
   finish("p2");
   const tried: number[] = [];
   const run = fake.tmux.run.bind(fake.tmux);
-  fake.tmux.run = (args, stdin) => (tried.length < 2 && args.includes("agents-upgrader") && args[0] === "new-session"
+  fake.tmux.run = (args, stdin) => (tried.length < 2 && args.includes("agents-upgrader") && args.includes("respawn-pane")
     ? (tried.push(fake.mono), { ok: false, out: "", err: "fork failed", timedOut: false }) : run(args, stdin));
   await ticks(80);
   expect([starts("upgrader"), marker()]).toEqual([1, true]);

@@ -22,6 +22,12 @@ export interface Disturbance {
   to: number;
 }
 
+export interface FakeSession {
+  id: string;
+  name: string;
+  options: Record<string, string>;
+}
+
 /** One pane with a client in it that is drawn like Claude Code and notes all that it receives. */
 export class FakePane {
   doing: Doing = "idle";
@@ -57,10 +63,14 @@ export class FakePane {
   ignores: string[] = [];
   readonly id: string;
   constructor(
-    readonly session: string, readonly nth: number, readonly pid: number, readonly created: number, readonly argv: string[],
+    public room: FakeSession, readonly nth: number, readonly pid: number, readonly created: number, readonly argv: string[],
     readonly clock = () => created,
   ) {
     this.id = `%${nth}`;
+  }
+
+  get session(): string {
+    return this.room.name;
   }
 
   private readonly input: { at: number; act: () => void }[] = [];
@@ -192,6 +202,7 @@ export class FakeTmux {
   shell: (command: string) => boolean = () => true;
   version = "tmux 3.3a";
   private last = 1000;
+  private lastPid = 10_000;
   constructor(readonly fake: FakeWorld) {}
 
   /** The living or dead pane of a session; throws where there is none. */
@@ -199,14 +210,37 @@ export class FakeTmux {
     return this.panes.find((pane) => pane.session === session) ?? fail(`no session ${session}`);
   }
 
+  /** A pane with a client, in a session of that name, which may be there already. */
   add(session: string, argv: string[] = []): FakePane {
+    return this.started(this.place(session, argv));
+  }
+
+  /** A pane with a program that counts as no client of anybody. */
+  private place(name: string, argv: string[]): FakePane {
     if (!this.panes.length) this.server = { pid: this.server.pid + 1, start: this.server.start + 1 };
-    const pane = new FakePane(session, (this.last += 1), this.last + 9000, this.fake.wall, argv, () => this.fake.wall);
+    const nth = (this.last += 1);
+    const room = this.panes.find((pane) => pane.session === name)?.room ?? { id: `$${nth}`, name, options: {} };
+    const pane = new FakePane(room, nth, (this.lastPid += 1), this.fake.wall, argv, () => this.fake.wall);
     this.panes.push(pane);
-    this.fake.everyPane.push(pane);
     this.fake.processes.set(pane.pid, pane);
+    return pane;
+  }
+
+  private started(pane: FakePane): FakePane {
+    this.fake.everyPane.push(pane);
     this.onStart(pane);
     return pane;
+  }
+
+  /** A client takes the place of what ran in a pane, which keeps its id and its marks. */
+  private respawn(old: FakePane, argv: string[]): Ran {
+    this.fake.processes.delete(old.pid);
+    const pane = new FakePane(old.room, old.nth, (this.lastPid += 1), this.fake.wall, argv, () => this.fake.wall);
+    Object.assign(pane, { marks: old.marks, piped: old.piped });
+    this.panes = this.panes.map((one) => (one === old ? pane : one));
+    this.fake.processes.set(pane.pid, pane);
+    if (argv[0] !== "sleep") this.started(pane);
+    return said();
   }
 
   /** The client ends by itself: its pane stays. */
@@ -249,8 +283,11 @@ export class FakeTmux {
   private command(name: string, args: string[], stdin: string): Ran {
     if (name === "-V") return said(this.version);
     if (name === "source-file") return this.source(stdin);
-    const { opt, words } = options(args, { "new-session": "sxyce", "send-keys": "t", "run-shell": "" }[name] ?? "tbFc");
+    const { opt, words } = options(args, { "new-session": "sxyceF", "new-window": "tceF", "respawn-pane": "tce", "resize-window": "txy",
+      "if-shell": "t", "send-keys": "t", "run-shell": "" }[name] ?? "tbFc");
     if (name === "new-session") return this.create(opt, words);
+    if (name === "start-server") return said();
+    if (name === "show-options") return said("off\n");
     if (name === "load-buffer") return this.buffers.set(opt.b!, stdin), said();
     if (name === "run-shell") return this.shell(words[0]!) ? said() : failed("returned 1");
     if (name === "display-message" && !opt.t) return said(`${words[0]}\n`);
@@ -262,11 +299,17 @@ export class FakeTmux {
     if (!pane) return failed(`can't find pane: ${opt.t}`);
     if (name === "capture-pane") return said(`${pane.screen(this.fake.wall)}\n`);
     if (name === "display-message") return said(`${this.expand(pane, words[0]!)}\n`);
-    if (name === "set-option") pane.marks[words[0]!] = words[1]!;
-    else if (name === "kill-session") this.kill(pane);
+    if (name === "set-option") ("p" in opt || "w" in opt ? pane.marks : pane.room.options)[words[0]!] = words[1]!;
+    else if (name === "new-window") return said(`${this.expand(this.place(pane.session, words), opt.F!)}\n`);
+    else if (name === "respawn-pane") return pane.dead || "k" in opt ? this.respawn(pane, words) : failed(`pane ${pane.id} still active`);
+    else if (name === "rename-session") return this.rename(pane.room, words[0]!);
+    else if (name === "if-shell") return this.isTrue(pane, words[0]!) ? this.source(words[1]!) : said();
+    else if (name === "kill-pane") this.kill(pane);
+    else if (name === "resize-window") pane.cols = Number(opt.x);
     else if (name === "copy-mode") pane.inMode = !("q" in opt);
     else if (name === "paste-buffer") pane.paste(this.buffers.get(opt.b!) ?? fail(`no buffer ${opt.b}`));
     else if (name === "send-keys") for (const key of words) pane.key(key);
+    else if (name === "pipe-pane" && pane.dead) return failed("target pane has exited");
     else if (name === "pipe-pane") pane.piped = true;
     else fail(`the fake tmux does not know ${name}`);
     if ("d" in opt && opt.b) this.buffers.delete(opt.b);
@@ -284,24 +327,34 @@ export class FakeTmux {
 
   private create(opt: Record<string, string>, argv: string[]): Ran {
     if (this.panes.some((pane) => pane.session === opt.s)) return failed(`duplicate session: ${opt.s}`);
-    this.add(opt.s!, argv);
+    return said(`${this.expand(this.place(opt.s!, argv), opt.F!)}\n`);
+  }
+
+  private rename(room: FakeSession, name: string): Ran {
+    if (this.panes.some((pane) => pane.room !== room && pane.session === name)) return failed(`duplicate session: ${name}`);
+    room.name = name;
     return said();
   }
 
+  private isTrue(pane: FakePane, format: string): boolean {
+    const [, one, other] = /^#\{==:(.*),(.*)\}$/.exec(format) ?? fail(`the fake tmux does not know ${format}`);
+    return this.expand(pane, one!) === other;
+  }
+
   private target(name: string): FakePane | undefined {
-    return this.panes.find(({ id, nth, session }) => [id, `$${nth}`, `=${session}`, `=${session}:`].includes(name));
+    return this.panes.find(({ id, room, session }) => [id, room.id, `=${session}`, `=${session}:`].includes(name));
   }
 
   private expand(pane: FakePane, format: string): string {
     const now = this.fake.wall;
     const row = pane.screen(now).split("\n").findIndex((line) => line.startsWith("❯\u00a0"));
     const fields: Record<string, unknown> = {
-      session_name: pane.session, session_id: `$${pane.nth}`, pane_id: pane.id, pane_pid: pane.pid,
+      session_name: pane.session, session_id: pane.room.id, pane_id: pane.id, pane_pid: pane.pid,
       pane_dead: Number(pane.dead), pane_dead_status: pane.status ?? "", pane_pipe: Number(pane.piped),
       session_created: Math.floor(pane.created / 1000),
       window_activity: Math.floor(pane.activity(now) / 1000), pane_width: pane.cols, pane_height: 50,
       pane_current_command: pane.command, pane_title: pane.title(now), cursor_y: Math.max(row, 0),
-      pid: this.server.pid, start_time: this.server.start, version: this.version.replace("tmux ", ""), ...pane.marks,
+      pid: this.server.pid, start_time: this.server.start, version: this.version.replace("tmux ", ""), ...pane.room.options, ...pane.marks,
     };
     const value = (field: string) => String(fields[field] ?? "");
     return format
@@ -310,7 +363,7 @@ export class FakeTmux {
   }
 }
 
-const READS = ["list-panes", "list-sessions", "source-file", "capture-pane", "display-message", "run-shell", "-V"];
+const READS = ["list-panes", "list-sessions", "source-file", "capture-pane", "display-message", "run-shell", "start-server", "show-options", "-V"];
 const fail = (message: string): never => {
   throw new Error(message);
 };

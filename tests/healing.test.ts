@@ -3,9 +3,9 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import {
   backendMismatch, cmdUp, type DeathFacts, decideDeath, decideHeal, decideStop, expectedBackendCmd, isReady, type Memory, memoryOf,
-  ownPanes, parsePane, programOf, save, say, sessionAlive, sessionCommand, type Snapshot, snapshot,
+  ownPanes, programOf, save, say, sessionAlive, sessionCommand, type Snapshot, snapshot,
 } from "../agents.ts";
-import { agents, closeLook, type FakePane, fakeWorld, FLEET, realFolder, type Scene, scene } from "./kit.ts";
+import { agents, closeLook, type FakePane, fakeWorld, FLEET, paneOf, realFolder, type Scene, scene } from "./kit.ts";
 
 const TEXT = '[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal"\n';
 const HOUR = 3600_000;
@@ -129,10 +129,8 @@ test("fault 43: a dead pane that remains is not alive", async () => {
   await fake.ticks(cfg, watch, 2);
   fake.tmux.exit("agents-a", 1);
   expect(sessionAlive(await snapshot(cfg), "agents-a")).toBe(false);
-  // the program is asked for only where no mark tells which client it is
+  // the program is asked for only where no mark says that the pane is ours
   expect(sessionCommand(await snapshot(cfg), "agents-a")).toBe("");
-  delete fake.tmux.of("agents-a").marks["@agents_backend"];
-  expect(sessionCommand(await snapshot(cfg), "agents-a")).toBe("claude");
   await fake.ticks(cfg, watch, 2);
   expect(starts()).toBe(2);
 });
@@ -199,7 +197,6 @@ test("fault 41: a folder that does not exist is said by name, never made", async
 });
 
 describe("another backend than the config says", () => {
-  const pane = (some: object) => ({ ...parsePane(Array(22).fill("").join("\t")), ...some });
   const agent = () => cfg.agents.get("a")!;
   test.each<[string, object, boolean]>([
     ["its mark says the same", { backend: "claude", command: "node" }, false],
@@ -208,7 +205,7 @@ describe("another backend than the config says", () => {
     ["no mark (the original's): its command is another's", { backend: "", command: "opencode" }, true],
     ["no mark: its own command", { backend: "", command: "claude" }, false],
     ["no mark: a shell is none", { backend: "", command: "bash" }, false],
-  ])("%s", (_, some, wanted) => expect(backendMismatch(cfg, agent(), pane(some))).toBe(wanted));
+  ])("%s", (_, some, wanted) => expect(backendMismatch(cfg, agent(), paneOf(some))).toBe(wanted));
   test("it is restarted on the right one", async () => {
     await fake.ticks(cfg, watch, 2);
     fake.tmux.of("agents-a").marks["@agents_backend"] = "opencode";
@@ -266,11 +263,6 @@ test("fault 60: a task that ended well is not started again", async () => {
   expect(starts()).toBe(1);
 });
 
-test("of the panes of a session that nobody marked the oldest is the agent's, by number and not by letters", () => {
-  const panes = ["%19", "%21", "%9"].map((id) => ({ ...parsePane(`s\t$1\t${id}\t5`), session: "" }));
-  expect([ownPanes(panes.slice(0, 2)), ownPanes(panes.slice(0, 2).toReversed()), ownPanes(panes)].map((own) => own.get("s")!.id)).toEqual(["%19", "%19", "%9"]);
-});
-
 test("an agent whose screen tmux does not show at that moment is not ended", async () => {
   await begin(agents("a"));
   pane().doing = "idle";
@@ -291,11 +283,11 @@ test("a client whose session was gone before anybody saw it goes up the ladder t
 
 describe("fault 10: the agent's own pane is the one that was marked", () => {
   const panes = (...list: [id: string, sessionName: string, session: string][]) =>
-    ownPanes(list.map(([id, sessionName, session]) => ({ ...parsePane(Array(22).fill("").join("\t")), id, sessionName, session })));
+    ownPanes(list.map(([id, sessionName, session]) => paneOf({ id, sessionName, sessionId: `$${sessionName}`, session })));
   test("whatever else is open, older ones too", () =>
     expect(panes(["%3", "a", ""], ["%4", "a", "a"], ["%5", "a", ""]).get("a")!.id).toBe("%4"));
   test("also in a session that was renamed", () => expect(panes(["%4", "renamed", "a"]).get("a")!.id).toBe("%4"));
-  test("in a session of the original the oldest", () => expect(panes(["%12", "a", ""], ["%9", "a", ""]).get("a")!.id).toBe("%9"));
+  test("a session's name makes nothing ours", () => expect(panes(["%12", "a", ""], ["%9", "a", ""])).toEqual(new Map()));
   test("a text goes to that pane, not to a person's", async () => {
     await fake.ticks(cfg, watch, 2);
     const own = fake.tmux.of("agents-a");

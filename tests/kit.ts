@@ -7,7 +7,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { type Config, loadConfig, loadWatch, main, tick, type Watch, type World, world } from "../agents.ts";
-import type { Message, Verdict, VerdictName } from "../agents.ts";
+import type { Message, Pane, Verdict, VerdictName } from "../agents.ts";
 import { type Doing, FakeGit, type FakePane, FakeTmux } from "./fakes.ts";
 
 export type { FakePane } from "./fakes.ts";
@@ -112,7 +112,9 @@ export class FakeWorld {
     const pane = this.processes.get(pid);
     if (!pane || signal === 0) return pane !== undefined;
     this.effect(`signal ${signal}`);
-    if (!pane.ignores.includes(signal)) this.processes.delete(pid);
+    if (pane.ignores.includes(signal)) return true;
+    this.processes.delete(pid);
+    pane.dead = true;
     return true;
   }
 
@@ -178,6 +180,13 @@ export async function command(...argv: string[]): Promise<{ code: number; out: s
     for (const [nth, [, stream]] of streams.entries()) stream.write = writes[nth]!;
   }
 }
+
+/** A pane as the list shows it, with what a test says of it. */
+export const paneOf = (some: Partial<Pane> = {}): Pane => ({
+  sessionName: "s", sessionId: "$1", id: "%1", pid: 5, dead: false, status: null, signal: null, piped: false, created: 0,
+  activity: 0, size: "80x24", command: "", session: "", backend: "", phase: "", cause: "", home: "", conversation: "", room: "",
+  title: "", ...some,
+});
 
 /** The config that most tests need. */
 export const FLEET = readFileSync(join(import.meta.dir, "fixtures", "fleet.toml"), "utf8");

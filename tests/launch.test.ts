@@ -192,9 +192,12 @@ describe("an opencode client and the service that is its server", () => {
     fake.tmux.onStart = (one) => void (one.text = "     ▣ Build · gpt · 2s\n\n  ┃\n  ┃  \n  ┃\n  ┃  Build  gpt\n  ╹▀▀▀▀▀▀▀▀▀▀▀▀\n   12K (1%)  ctrl+p commands");
   });
   const another = (): FakePane => {
+    const { marks } = fake.tmux.of("agents-web");
     fake.tmux.kill(fake.tmux.of("agents-web"));
     fake.turn(5_000);
-    return fake.tmux.add("agents-web");
+    const web = fake.tmux.add("agents-web");
+    web.marks = { ...marks, "@agents_started": `${Math.floor(fake.wall / 1000)}` };
+    return web;
   };
   test.each<[string, string, () => void, number]>([
     ["a server of later is another one: attached anew", "4096", () => void another(), 2],

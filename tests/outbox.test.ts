@@ -355,7 +355,7 @@ describe("a text is said once, and never lost", () => {
     const run = fake.tmux.run.bind(fake.tmux);
     fake.tmux.run = (args, stdin) => {
       const ran = run(args, stdin);
-      return args.includes("new-session") ? { ok: false, out: "", err: "no answer in time", timedOut: true } : ran;
+      return args.includes("respawn-pane") ? { ok: false, out: "", err: "no answer in time", timedOut: true } : ran;
     };
     await begin(typedAgent, 5);
     expect([starts(), fake.received("agents-a")]).toEqual([1, [expect.stringContaining("kickoff-agents-a.txt")]]);
