@@ -6106,12 +6106,31 @@ const NO_TMUX = "tmux was not found: install it (apt-get install tmux, brew inst
 /** tmux 3.2 is the first with the formats and pane options that are used here. */
 const TMUX_OLDEST = "3.2.0";
 
+/**
+ * What a tmux server says of itself. `start`: where none runs, one reads the operator's tmux.conf
+ * and ends at once.
+ */
+async function askServer(
+  cfg: Config, start = false,
+): Promise<{ version: string; exits: boolean; why: string }> {
+  const ran = await tmux(cfg, [...(start ? ["start-server", ";"] : []),
+    "show-options", "-sv", "exit-unattached", ";", "display-message", "-p", "#{version}"]);
+  const [exits = "", version = ""] = ran.ok ? ran.out.split("\n") : [];
+  return { version, exits: exits === "on", why: ran.ok ? "" : ran.err };
+}
+
 async function needTools(cfg: Config): Promise<void> {
   const asked = await tmux(cfg, ["-V"]);
   if (!asked.ok) die(NO_TMUX);
   const found = /(\d+)\.(\d+)/.exec(asked.out);
   if (found && Bun.semver.order(`${found[0]}.0`, TMUX_OLDEST) < 0) {
     die(`tmux ${found[0]} is too old: 3.2 or newer is needed`);
+  }
+  const server = await askServer(cfg);
+  if (/protocol version|server version/.test(server.why)) die(`the running tmux server and ` +
+    `${asked.out.trim()} do not understand each other (${server.why}): ${NEW_SERVER}`);
+  for (const finding of [judgeTmux(asked.out, server.version), judgeExit(server.exits)].flat()) {
+    if (finding.level !== "ok") log(`warning: ${finding.what}: ${finding.cure}`);
   }
   if (cfg.loop.handoff && !Bun.which("git")) {
     die("git was not found: install it (apt-get install git, brew install git)");
@@ -6390,7 +6409,10 @@ async function awaitClients(
 async function explainDeath(
   cfg: Config, unit: Agent | Service, pane: Pane | undefined,
 ): Promise<Failure | null> {
-  if (!pane) return { name: unit.name, why: "its session is gone" };
+  if (!pane) {
+    const { exits } = await askServer(cfg, true);
+    return { name: unit.name, why: `its session is gone${exits ? `: ${EXITS}` : ""}` };
+  }
   if (isAgent(unit) && unit.kind === "task" && pane.status === 0) return null;
   if (pane.status === EXIT_MISSING && isAgent(unit)) {
     const backend = backendOf(cfg, unit);
@@ -8061,10 +8083,16 @@ export function judgeTmux(client: string, server: string): Examined {
     "install 3.2 or newer");
   if (server && server !== found) {
     return warn(`the client is ${found}, the running server ${server}`,
-      "when it suits: agents down, end your other sessions, tmux kill-server, agents up");
+      NEW_SERVER);
   }
   return good(`${found}${server ? "" : ", no server runs"}`);
 }
+
+const NEW_SERVER =
+  "when it suits: agents down, end your other sessions, tmux kill-server, agents up";
+const EXITS = "exit-unattached is on: tmux ends with all agents whenever nobody is attached";
+const judgeExit = (exits: boolean): Examined => exits
+  ? warn(EXITS, "tmux set -s exit-unattached off, and the same in tmux.conf") : [];
 
 /** What /proc/<pid>/cgroup and systemd say of the tmux server: who would end it by accident. */
 export function judgeScope(
@@ -8117,7 +8145,8 @@ async function examineTmux(cfg: Config | null): Promise<Examined> {
   if (server.timedOut) return fail("the tmux server does not answer",
     "if it was stopped: kill -CONT <its pid>");
   const [pid, running = ""] = server.out.split("\n")[0]!.split(" ");
-  return [judgeTmux(client.out, running), ...(pid ? [await examineScope(pid)] : [])].flat();
+  return [judgeTmux(client.out, running), judgeExit((await askServer(cfg, !pid)).exits),
+    ...(pid ? [await examineScope(pid)] : [])].flat();
 }
 
 async function examineScope(pid: string): Promise<Examined> {

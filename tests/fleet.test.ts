@@ -373,12 +373,15 @@ real("a wake reaches an idle agent once; one that is due meanwhile waits for a b
 
 // ── the original's fleet ────────────────────────────────────────────────────────
 
-for (const [what, command] of [
-  ["python", `exec python3 -c 'import time; time.sleep(1000)'`], ["shell", "sleep 1000"], ["one that minds no hang-up", "trap '' HUP; exec sleep 1000"],
+for (const [what, call] of [
+  ["exec", "exec python3 agents.py watchdog"], ["shell", "python3 './agents.py' watchdog --config 'x'; echo over"],
+  ["one that minds no hang-up", "trap '' HUP; exec python3 agents.py watchdog"],
 ] as const) {
   real(`a watchdog of the original in its session (${what}) is ended before ours starts`, pair, async (f) => {
-    await f.tmux("new-session", "-d", "-s", "t-watchdog", command);
+    f.write("agents.py", "import time\ntime.sleep(1000)\n");
+    await f.tmux("new-session", "-d", "-s", "t-watchdog", "-c", f.dir, call);
     const old = await f.pid("watchdog");
+    await until(() => f.processes().some(({ command }) => /^python3 \S*agents.py watchdog/.test(command)));
     let both = false;
     const timer = setInterval(() => void (both ||= lives(old) && f.lock("watchdog") > 0), 10);
     const ran = await f.up().finally(() => clearInterval(timer));
@@ -388,6 +391,15 @@ for (const [what, command] of [
     expect(await f.sessions()).toEqual(["t-a1", "t-b1", "t-watchdog"]);
   });
 }
+
+real("a session that only has the name of the watchdog's is left alone", pair, async (f) => {
+  await f.tmux("new-session", "-d", "-s", "t-watchdog", "sleep 1000");
+  const pid = await f.pid("watchdog");
+  const ran = await f.up();
+  expect(ran.err).toContain("the watchdog's log is not shown: the session t-watchdog");
+  expect((await f.run(["down"])).code).toBe(0);
+  expect([lives(pid), await f.sessions()]).toEqual([true, ["t-watchdog"]]);
+});
 
 real("a state folder of the original and a running session of it are taken over in place", loopPlan({
   agents: [{ name: "a1", watch: "heal", resume: true }, { name: "c1", watch: "heal+stall" }], backend: { supports_resume: true, stall_idle: 1 },

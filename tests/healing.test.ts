@@ -3,7 +3,8 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import {
   backendMismatch, cmdUp, type DeathFacts, decideDeath, decideHeal, decideStop, expectedBackendCmd, isReady, type Memory, memoryOf,
-  ownPanes, programOf, save, say, sessionAlive, sessionCommand, type Snapshot, snapshot,
+  healOne, isCallOf, isWatchdog, observe, ownPanes, parsePane, programOf, save, say, sessionAlive, sessionCommand, type Snapshot,
+  snapshot, world,
 } from "../agents.ts";
 import { agents, closeLook, type FakePane, fakeWorld, FLEET, paneOf, realFolder, type Scene, scene } from "./kit.ts";
 
@@ -435,4 +436,83 @@ describe("times that are not of this client, or of no clock", () => {
     await ticks(1);
     expect([memoryOf(watch, "builder").nextStart, memoryOf(watch, "orchestrator").nextStart]).toEqual([0, 0]);
   });
+});
+
+describe("what is ours is known by its pane and its processes, not by a name", () => {
+  const ROW = ["$1", "%2", "3", "0", "", "", "1", "10", "20", "80", "24", "a", "claude", "p1", "", "", "/home", "room", "7", "8", "mine", "", "a title"];
+  test("a row of the list is believed as a whole or not at all", () => {
+    expect(parsePane(ROW.join("\t"))).toMatchObject({ id: "%2", sessionName: "mine", session: "a", room: "room", created: 10_000, server: "7 8", title: "a title" });
+    const broken = [ROW.slice(1), [...ROW, "more"], ROW.with(22, "two\nlines"), ROW.with(22, "\x1b[2J"), ROW.with(1, "2"), ROW.with(2, "x")];
+    expect(broken.map((row) => parsePane(row.join("\t")))).toEqual(broken.map(() => null));
+  });
+  test("a row that cannot be read costs itself, and is said once", async () => {
+    await begin(TEXT);
+    const odd = fake.tmux.add("agents-a");
+    odd.command = ["x\n$1", "%1", ...ROW.slice(2)].join("\t");
+    await fake.ticks(cfg, watch, 3);
+    expect([(await snapshot(cfg)).refused, starts(), fake.logged("break tmux's list").length]).toEqual([1, 2, 1]);
+  });
+  test.each<[string, string[], string[], boolean]>([
+    ["the program", ["claude"], ["/opt/claude", "--resume"], true],
+    ["behind an interpreter", ["/x/claude"], ["node", "/usr/lib/claude", "--resume"], true],
+    ["an interpreter alone is no client", ["node", "claude.js"], ["node", "other.js"], false],
+    ["an interpreter with all its words", ["node", "claude.js"], ["/usr/bin/node", "claude.js", "--resume"], true],
+    ["a shell", ["claude"], ["-bash"], false],
+    ["named as an argument", ["claude"], ["vim", "claude"], false],
+    ["nothing", [], [""], false],
+  ])("%s", (_, words, argv, wanted) => expect(isCallOf(words, argv)).toBe(wanted));
+  test.each<[string[], boolean]>([
+    [["python3", "/x/agents.py", "watchdog", "--config", "x"], true], [["bun", "--config=/dev/null", "agents.ts", "watchdog"], true],
+    [["agents", "watchdog"], true], [["vim", "agents.py"], false], [["sleep", "1000"], false], [["tail", "-F", "t-watchdog.log"], false],
+  ])("a watchdog: %p is %p", (argv, wanted) => expect(isWatchdog(argv)).toBe(wanted));
+  test("a pane whose end would end somebody's session is pinned", () => {
+    const own = (...others: Parameters<typeof paneOf>[]) => ownPanes([
+      paneOf({ id: "%1", session: "a", sessionName: "a", sessionId: "$1", room: "r" }), ...others.map((one) => paneOf(...one))], "r").get("a")!.pinned === true;
+    const linked = { id: "%1", session: "a", sessionName: "person", sessionId: "$2" };
+    expect([own(), own([linked]), own([linked], [{ id: "%2", sessionName: "person", sessionId: "$2" }]), own([{ ...linked, room: "r" }])])
+      .toEqual([false, true, false, false]);
+  });
+  test("a shell under an agent's name is left alone, and needs a person once", async () => {
+    await begin(TEXT, 0);
+    const shell = Object.assign(fake.tmux.add("agents-a"), { command: "bash" });
+    await fake.ticks(cfg, watch, 20);
+    expect([starts(), fake.tmux.panes, shell.received, shell.keys]).toEqual([1, [shell], [], []]);
+    expect(fake.logged("needs you: the session agents-a was not made by this fleet")).toHaveLength(1);
+    fake.tmux.kill(shell);
+    await fake.ticks(cfg, watch, 3);
+    expect([starts(), memoryOf(watch, "a").failures]).toEqual([2, 0]);
+  });
+  test("a session of the original with a client in it is taken over", async () => {
+    await begin(TEXT, 0);
+    fake.tmux.add("agents-a");
+    await fake.ticks(cfg, watch, 5);
+    expect([starts(), sessionAlive(await snapshot(cfg), "agents-a")]).toEqual([1, true]);
+  });
+});
+
+test("the tmux server restarted counts as no fault of anybody, also where a small round comes first", async () => {
+  await begin(agents("a", "b"));
+  fake.turn(120_000);
+  await fake.ticks(cfg, watch, 2);
+  fake.tmux.killServer();
+  // a small round for one of them: it is healed, the other waits for the next tick
+  await observe(cfg, watch, new Set(["a"]));
+  await healOne(cfg, watch, cfg.agents.get("a")!, (await observe(cfg, watch, new Set(["a"]))).get("a")!);
+  await fake.ticks(cfg, watch, 2);
+  expect([starts("a"), starts("b"), memoryOf(watch, "a").failures, memoryOf(watch, "b").failures]).toEqual([2, 2, 0, 0]);
+  expect(fake.logged(/b .*ended together with others/)).toHaveLength(1);
+});
+
+test.each([0, 1, -1, 1.5])("a damaged memory that says to end process %p ends nothing", async (pid) => {
+  await begin(agents("a"));
+  const asked: number[] = [];
+  const { signal } = world;
+  world.signal = (target, name) => (asked.push(target), signal(target, name));
+  fake.tmux.exit("agents-a", 1);
+  memoryOf(watch, "a").stopping = { pid, born: "", since: 0 };
+  memoryOf(watch, "a").client = { pid, born: "" };
+  await fake.ticks(cfg, watch, 5);
+  expect([asked.filter((one) => Math.abs(one) < 2), starts()]).toEqual([[], 2]);
+  fake.restore();
+  expect(world.signal(pid, 0)).toBe(false);
 });

@@ -1,6 +1,5 @@
 /** What a person does in the same tmux server, before each of the ways in which a client is ended or started: nothing of theirs goes. */
 import { expect } from "bun:test";
-import { copyFileSync } from "node:fs";
 import { type Fleet, lives, loopPlan, type Plan, quote, real, signal, until } from "./real.ts";
 
 const NAMES = ["linked", "joined", "grouped", "renamed", "second"];
@@ -21,17 +20,22 @@ const clients = async (f: Fleet): Promise<Map<string, number>> => new Map((await
 const people = async (f: Fleet): Promise<string[]> => [...new Set((await rows(f))
   .flatMap(([mark, id, pid, dead]) => mark === "-" && dead === "0" ? [`${id} ${pid}`] : []))].sort();
 
-async function begin(f: Fleet, hook: boolean): Promise<Scene> {
+async function begin(f: Fleet, hook = false): Promise<void> {
   f.write("typed", "");
   if (hook) f.write("home/.tmux.conf", `set-hook -g after-new-session { split-window -h ${JSON.stringify(program(f))} }\n`);
   await f.tmux("new-session", "-d", "-s", "person", program(f));
   await f.up();
   await f.ready(...NAMES);
-  const pane = async (name: string) => (await rows(f)).find(([mark]) => mark === `t-${name}`)![1]!;
-  await f.tmux("link-window", "-s", await pane("linked"), "-t", "=person:");
-  await f.tmux("join-pane", "-s", await pane("joined"), "-t", "=person:0");
-  await f.tmux("new-session", "-d", "-s", "mates", "-t", "=t-grouped");
-  await f.tmux("rename-session", "-t", "=t-renamed", "mine");
+}
+
+/** A person takes each agent's pane into what is theirs, in a way of its own. */
+async function disturb(f: Fleet): Promise<Scene> {
+  const [sessions, panes] = [await f.sessions(), await rows(f)];
+  const pane = (name: string) => panes.find(([mark]) => mark === `t-${name}`)![1]!;
+  await f.tmux("link-window", "-s", pane("linked"), "-t", "=person:");
+  await f.tmux("join-pane", "-s", pane("joined"), "-t", "=person:0");
+  if (!sessions.includes("mates")) await f.tmux("new-session", "-d", "-s", "mates", "-t", "=t-grouped");
+  await f.tmux("rename-session", "-t", "=t-renamed", `mine-${sessions.length}`);
   await f.tmux("new-window", "-t", "=t-second:", program(f));
   return { people: await people(f), clients: await clients(f) };
 }
@@ -46,57 +50,158 @@ async function unharmed(f: Fleet, before: Scene): Promise<void> {
 
 /** One new client of each agent runs, is supervised, and is the one that texts go to. */
 async function renewed(f: Fleet, before: Scene): Promise<void> {
+  const begun = NAMES.map((name) => f.starts(name).length);
   await until(async () => {
     const now = await clients(f);
-    return NAMES.every((name) => now.has(name) && now.get(name) !== before.clients.get(name)) && NAMES.every((name) => f.starts(name).length === 2);
-  }, 40_000);
-  await unharmed(f, before);
+    return NAMES.every((name) => now.has(name) && now.get(name) !== before.clients.get(name));
+  }, 100_000, 200);
   const { of } = await f.states();
   for (const name of NAMES) expect([name, of[name]]).toEqual([name, expect.not.stringMatching(/not running|ended|stopped/)]);
-  const sent = await Promise.all(NAMES.map((name) => f.run(["send", name, `for ${name}`])));
-  expect(sent.map(({ code, err }) => [code, err])).toEqual(NAMES.map(() => [0, ""]));
-  for (const name of NAMES) expect(f.submits(name).at(-1)).toBe(`for ${name}`);
+  const text = `after ${begun}`;
+  for (const name of NAMES) expect(await f.run(["send", name, text, "--queue"])).toMatchObject({ code: 0 });
+  await until(() => NAMES.every((name) => f.submits(name).at(-1) === text), 100_000, 200);
   await unharmed(f, before);
 }
 
-const plan = (watch: string, more: Plan = {}): Plan => ({ agents: NAMES.map((name) => ({ name, watch })), ...more });
+/** A machine that does much besides is no reason to fail. */
+const PATIENT = { up_wait: 60, restart_reset: 1 };
+const plan = (watch: string, more: Plan = {}): Plan => ({ agents: NAMES.map((name) => ({ name, watch })), watchdog: PATIENT, ...more });
 
 for (const hook of [false, true]) {
-  const also = hook ? ", and a hook splits every new session" : "";
-  real(`P27: restart ends our clients alone${also}`, plan("heal"), async (f) => {
-    const before = await begin(f, hook);
-    expect((await f.run(["restart", ...NAMES])).code).toBe(0);
+  real(`P27: restart, heal, down and up end our clients alone${hook ? ", where a hook splits every new session" : ""}`, plan("heal"), async (f) => {
+    await begin(f, hook);
+    let before = await disturb(f);
+    expect(await f.run(["restart", ...NAMES])).toMatchObject({ code: 0 });
     await renewed(f, before);
-  });
-  real(`P27: what died is healed${also}`, plan("heal"), async (f) => {
-    const before = await begin(f, hook);
+
+    before = await disturb(f);
     for (const pid of before.clients.values()) signal(pid, "SIGKILL");
     await renewed(f, before);
-  });
-  real(`P27: down ends our clients alone${also}, and up brings them back`, plan("heal"), async (f) => {
-    const before = await begin(f, hook);
-    expect((await f.run(["down"])).code).toBe(0);
+
+    before = await disturb(f);
+    expect(await f.run(["down"])).toMatchObject({ code: 0 });
     expect([...(await clients(f)).keys()]).toEqual([]);
     await unharmed(f, before);
-    expect((await f.run(["up"])).code).toBe(0);
+    expect(await f.run(["up"])).toMatchObject({ code: 0 });
     await renewed(f, before);
   });
 }
 
-real("P27: a stall restart ends our clients alone", plan("heal+stall", { backend: { stall_idle: 4 }, watchdog: { stall_grace: 1 } }), async (f) => {
+real("P27: a stall restart ends our clients alone", plan("heal+stall", { backend: { stall_idle: 4 }, watchdog: { ...PATIENT, stall_grace: 1 } }), async (f) => {
   for (const name of NAMES) f.control(name, "busy");
-  const before = await begin(f, true);
+  await begin(f, true);
+  const before = await disturb(f);
   for (const name of NAMES) f.control(name, "idle");
-  await until(() => NAMES.every((name) => f.starts(name).length === 2), 60_000);
+  await until(async () => [...before.clients.values()].every((pid) => !lives(pid)), 100_000, 200);
   for (const name of NAMES) f.control(name, "busy");
-  await until(async () => [...before.clients.values()].every((pid) => !lives(pid)));
+  await until(async () => (await clients(f)).size === NAMES.length, 100_000, 200);
   await unharmed(f, before);
 });
 
-real("P27: a phase move ends our clients alone", loopPlan({ agents: NAMES.map((name) => ({ name, kind: "loop", role: "builder", watch: "heal" })) }), async (f) => {
+real("P27: a phase move ends our clients alone", loopPlan({ agents: NAMES.map((name) => ({ name, kind: "loop", role: "builder", watch: "heal" })), watchdog: PATIENT }), async (f) => {
   await f.repository("builder", "adversary");
-  const before = await begin(f, false);
+  await begin(f);
+  const before = await disturb(f);
   await f.push("builder", "status: one is done", { "machine-docs/STATUS-one.md": "## DONE\n" });
-  await until(() => f.events("phase").length, 40_000);
+  await until(() => f.events("phase").length, 100_000, 200);
   await renewed(f, before);
+});
+
+// ── what has the name of an agent, and is none ──────────────────────────────────
+
+const PROMPTS = ["$", "❯", ">", "%", "➜"];
+const shells = PROMPTS.map((_, nth) => ({ name: `a${nth}`, watch: "heal" }));
+
+real("P27: restored bare shells are named, not typed into, not ended, not healed over", {
+  agents: [...shells, { name: "well", watch: "heal" }], watchdog: PATIENT,
+}, async (f) => {
+  await f.tmux("new-session", "-d", "-s", "person", program(f));
+  for (const [nth, prompt] of PROMPTS.entries()) {
+    await f.tmux("new-session", "-d", "-s", `t-a${nth}`, "-e", `PS1=${prompt} `, "-c", f.dir, "bash", "--norc", "--noprofile", "-i");
+  }
+  const before = await people(f);
+  const up = await f.run(["up"]);
+  expect(up.code).toBe(1);
+  for (const { name } of shells) {
+    expect(up.err).toContain(`${name}: the session t-${name} was not made by this fleet and holds no client (it runs bash)`);
+    expect(up.err).toContain(`tmux kill-session -t =t-${name}`);
+  }
+  await f.ready("well");
+  const sent = await f.run(["send", "a1", "x; touch pwned", "--timeout", "2"]);
+  expect([sent.code, sent.err]).toEqual([1, expect.stringContaining("not running")]);
+  expect(await f.run(["restart", "a2"])).toMatchObject({ code: 1 });
+  await until(() => shells.every(({ name }) => f.events("blocked").some((event) => event.agent === name)), 60_000, 200);
+  await f.ticks(2);
+  const { code, of } = await f.states();
+  expect([code, of.a0, of.well]).toEqual([3, expect.stringContaining("holds no client, but bash"), expect.not.stringContaining("not running")]);
+  expect(await f.run(["down"])).toMatchObject({ code: 0, err: expect.stringContaining("a3: not running; the session t-a3") });
+  expect(await people(f)).toEqual(before);
+  for (const [nth, prompt] of PROMPTS.entries()) expect(await f.screen(`a${nth}`)).toBe(prompt);
+  expect([f.read("pwned"), f.events("start").map((event) => event.agent)]).toEqual(["", ["well"]]);
+
+  // ended by hand: then it is an agent's name again
+  await f.tmux("kill-session", "-t", "=t-a0");
+  await f.up("a0");
+  await f.ready("a0");
+});
+
+real("a program that names itself like rows of the list forges none", { agents: [{ name: "a1", watch: "heal" }], watchdog: PATIENT }, async (f) => {
+  f.write("typed", "");
+  await f.tmux("new-session", "-d", "-s", "person", program(f));
+  await f.up();
+  await f.ready("a1");
+  const own = await f.pid("a1");
+  const [, id, pid] = (await rows(f)).find(([, , , , session]) => session === "person")!;
+  const forged = ["$0", id, pid, "1", "0", "", "0", "1", "1", "80", "24", "t-a1", "other", "", "", "", "", "", "1", "1", "person", "", "x"].join("\\t");
+  f.write("forge", `exec -a $'x\\n${forged}\\n' sleep 1000\n`);
+  await f.tmux("new-window", "-t", "=t-a1:", "bash", f.path("forge"));
+  await until(() => f.log.includes("break tmux's list"), 60_000, 200);
+  await f.ticks(3);
+  expect([(await f.sessions()).includes("person"), lives(own), f.starts("a1").length]).toEqual([true, true, 1]);
+  expect(await f.run(["down"])).toMatchObject({ code: 0 });
+  expect([lives(Number(pid)), lives(own), f.read("typed")]).toEqual([true, false, ""]);
+});
+
+real("a session that a hook renames is supervised, and is no unknown one", { agents: [{ name: "a1", watch: "heal" }], watchdog: PATIENT }, async (f) => {
+  f.write("home/.tmux.conf", 'set-hook -g session-created { rename-session "t-by-hook-#{session_id}" }\nset-hook -g session-renamed { if-shell -F "#{m:t-a*,#{session_name}}" { rename-session "t-again" } }\n');
+  await f.tmux("new-session", "-d", "-s", "person", program(f));
+  await f.up();
+  await f.ready("a1");
+  expect(await f.run(["send", "a1", "hello"])).toMatchObject({ code: 0 });
+  const status = await f.run(["status"]);
+  expect(status.out).not.toMatch(/no config names: .*t-again/);
+  signal((await clients(f)).get("a1")!, "SIGKILL");
+  await until(() => f.starts("a1").length === 2, 60_000, 200);
+});
+
+// ── what tmux's own settings would do ───────────────────────────────────────────
+
+real("destroy-unattached does not take our sessions, and they keep their size whoever attaches elsewhere", {
+  agents: [{ name: "a1", watch: "heal" }], watchdog: PATIENT,
+}, async (f) => {
+  f.write("home/.tmux.conf", "set -g destroy-unattached on\n");
+  await f.up();
+  await f.ready("a1");
+  await f.ticks(2);
+  expect([f.starts("a1").length, await f.sessions()]).toEqual([1, ["t-a1", "t-watchdog"]]);
+  const size = () => f.tmux("display-message", "-p", "-t", "=t-a1:", "#{window_width}x#{window_height}");
+  await f.tmux("new-session", "-d", "-s", "person", program(f), ";", "set-option", "-t", "=person:", "destroy-unattached", "off");
+  await f.tmux("link-window", "-s", "=t-a1:0", "-t", "=person:5");
+  await f.tmux("-L", "desk", "new-session", "-d", "-x", "80", "-y", "24", "env -u TMUX tmux attach -t =person:5");
+  try {
+    await until(async () => (await f.tmux("list-clients", "-F", "#{client_width}")) === "80");
+    await until(async () => (await f.tmux("-L", "desk", "capture-pane", "-p")).trim());
+    expect(await size()).toBe("200x50");
+  } finally {
+    await f.tmux("-L", "desk", "kill-server");
+  }
+  expect(await size()).toBe("200x50");
+});
+
+real("exit-unattached is named by up and by doctor", { agents: [{ name: "a1" }], watchdog: { ...PATIENT, up_wait: 3 } }, async (f) => {
+  f.write("home/.tmux.conf", "set -s exit-unattached on\n");
+  const told = "exit-unattached is on: tmux ends with all agents whenever nobody is attached";
+  const up = await f.run(["up", "a1"]);
+  expect([up.code, up.err]).toEqual([1, expect.stringContaining(told)]);
+  expect((await f.run(["doctor"])).out).toContain(told);
 });
