@@ -6409,10 +6409,7 @@ async function awaitClients(
 async function explainDeath(
   cfg: Config, unit: Agent | Service, pane: Pane | undefined,
 ): Promise<Failure | null> {
-  if (!pane) {
-    const { exits } = await askServer(cfg, true);
-    return { name: unit.name, why: `its session is gone${exits ? `: ${EXITS}` : ""}` };
-  }
+  if (!pane) return { name: unit.name, why: "its session is gone" };
   if (isAgent(unit) && unit.kind === "task" && pane.status === 0) return null;
   if (pane.status === EXIT_MISSING && isAgent(unit)) {
     const backend = backendOf(cfg, unit);
@@ -6863,7 +6860,10 @@ async function startAndWait(
     return [...early, ...(await awaitClients(cfg, started, step))];
   });
   for (const { name, why } of failures) log(`${name}: ${why}`);
-  return failures.length ? 1 : 0;
+  if (!failures.length) return 0;
+  // where no server ran, nobody could ask before one ended with what was started in it
+  if ((await askServer(cfg, true)).exits) log(EXITS);
+  return 1;
 }
 
 export async function cmdRestart(call: Call): Promise<number> {

@@ -187,7 +187,7 @@ real("destroy-unattached does not take our sessions, and they keep their size wh
   const size = () => f.tmux("display-message", "-p", "-t", "=t-a1:", "#{window_width}x#{window_height}");
   await f.tmux("new-session", "-d", "-s", "person", program(f), ";", "set-option", "-t", "=person:", "destroy-unattached", "off");
   await f.tmux("link-window", "-s", "=t-a1:0", "-t", "=person:5");
-  await f.tmux("-L", "desk", "new-session", "-d", "-x", "80", "-y", "24", "env -u TMUX tmux attach -t =person:5");
+  await f.tmux("-f", "/dev/null", "-L", "desk", "new-session", "-d", "-x", "80", "-y", "24", "env -u TMUX tmux attach -t =person:5");
   try {
     await until(async () => (await f.tmux("list-clients", "-F", "#{client_width}")) === "80");
     await until(async () => (await f.tmux("-L", "desk", "capture-pane", "-p")).trim());
