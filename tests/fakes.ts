@@ -202,7 +202,7 @@ export class FakeTmux {
   shell: (command: string) => boolean = () => true;
   version = "tmux 3.3a";
   private last = 1000;
-  private lastPid = 10_000;
+  private lastPid = 50_000;
   constructor(readonly fake: FakeWorld) {}
 
   /** The living or dead pane of a session; throws where there is none. */
