@@ -1358,8 +1358,8 @@ export function parsePane(row: string): (Pane & { server: string }) | null {
  */
 export function ownPanes(panes: Pane[], room = ""): Map<string, Pane> {
   const own = new Map<string, Pane>();
-  const rank = (pane: Pane) =>
-    (pane.dead ? 0 : 4) + (pane.room === room ? 2 : 0) + (pane.sessionName === pane.session ? 1 : 0);
+  const rank = (pane: Pane) => (pane.dead ? 0 : 4) + (pane.room === room ? 2 : 0) +
+    (pane.sessionName === pane.session ? 1 : 0);
   for (const pane of panes) {
     const other = own.get(pane.session);
     if (pane.session && (!other || rank(pane) > rank(other))) own.set(pane.session, pane);
@@ -1367,7 +1367,9 @@ export function ownPanes(panes: Pane[], room = ""): Map<string, Pane> {
   for (const there of Map.groupBy(panes, (pane) => pane.sessionId).values()) {
     const ours = there.some((pane) => pane.room === room || pane.sessionName === pane.session);
     if (ours || there.some((pane) => !pane.session)) continue;
-    for (const { session, id } of there) if (own.get(session)!.id === id) own.get(session)!.pinned = true;
+    for (const { session, id } of there) {
+      if (own.get(session)!.id === id) own.get(session)!.pinned = true;
+    }
   }
   return own;
 }
@@ -1375,16 +1377,14 @@ export function ownPanes(panes: Pane[], room = ""): Map<string, Pane> {
 /** A program of ours that a session may run which nobody marked: of the original, by hand. */
 type Claim = (argv: string[]) => boolean;
 
-/** What adopts an unmarked session, by its name: a client, a service's program, a watchdog. */
-function claimsOf(cfg: Config): Map<string, Claim> {
-  const clients = [...cfg.backends.values()].map((backend) => wordsOf(backend.bin));
-  const claims = new Map<string, Claim>([[watchdogSession(cfg), isWatchdog]]);
-  for (const unit of unitsOf(cfg).values()) {
-    claims.set(unit.session, isAgent(unit)
-      ? (argv) => clients.some((words) => isCallOf(words, argv))
-      : (argv) => argv.includes(unit.command) || isCallOf(wordsOf(unit.command), argv));
+/** What makes the unmarked session of a unit ours; no unit = the watchdog's. */
+function claimOf(cfg: Config, unit: Agent | Service | undefined): Claim {
+  if (!unit) return isWatchdog;
+  if (!isAgent(unit)) {
+    return (argv) => argv.includes(unit.command) || isCallOf(wordsOf(unit.command), argv);
   }
-  return claims;
+  const clients = [...cfg.backends.values()].map((backend) => wordsOf(backend.bin));
+  return (argv) => clients.some((words) => isCallOf(words, argv));
 }
 
 /** The watchdog of the original or of this program, as a command line. */
@@ -1427,7 +1427,8 @@ export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
   if (!ran.ok && !none) return { ok: false, why: ran.err || "tmux did not answer",
     server: "", panes: new Map() };
   const rows = ran.ok ? ran.out.split(mark).slice(1) : [];
-  const panes = rows.map((row) => parsePane(row.replace(/\n$/, ""))).filter((pane) => pane !== null);
+  const panes = rows.map((row) => parsePane(row.replace(/\n$/, "")))
+    .filter((pane) => pane !== null);
   // tmux 3.3 may not ask for seconds how a client ended; another child's end makes it ask for all
   if (first && panes.some((pane) =>
     pane.dead && pane.status === null && bornOf(pane.pid) === "dead")) {
@@ -1447,9 +1448,11 @@ function sortPanes(
   const foreign = panes.filter((pane) => pane.home !== "" && pane.home !== home);
   const own = ownPanes(panes.filter((pane) => !foreign.includes(pane)), room);
   const sessions = Map.groupBy(panes, (pane) => pane.sessionName);
-  for (const [session, claim] of claimsOf(cfg)) {
-    const there = sessions.get(session);
-    if (!there || own.has(session) || there.some((pane) => pane.session || pane.room)) continue;
+  const units = new Map([...unitsOf(cfg).values()].map((unit) => [unit.session, unit]));
+  for (const [session, there] of sessions) {
+    const named = units.has(session) || session === watchdogSession(cfg);
+    if (!named || own.has(session) || there.some((pane) => pane.session || pane.room)) continue;
+    const claim = claimOf(cfg, units.get(session));
     const pane = there.find((one) => !one.dead && processesIn(one).some(claim));
     if (pane) own.set(session, pane);
   }
@@ -1461,8 +1464,8 @@ function sortPanes(
     foreign: new Map(foreign.map((pane) => [pane.sessionName, pane.home])),
     strangers: new Map(others.map(([name, there]) =>
       [name, there[0]!.dead ? "a program that has ended" : there[0]!.command || "something"])),
-    rooms: new Set(panes.filter((pane) => pane.room === room && own.get(pane.sessionName)?.id !== pane.id)
-      .map((pane) => pane.sessionName)),
+    rooms: new Set(panes.filter(({ room: of, sessionName, id }) =>
+      of === room && own.get(sessionName)?.id !== id).map((pane) => pane.sessionName)),
   };
 }
 
@@ -1476,7 +1479,7 @@ function homeOf(cfg: Config): string {
 }
 
 /** The same, short, as a mark of the sessions that we made. */
-const roomOf = (cfg: Config): string => hashOf(homeOf(cfg));
+const roomOf = (cfg: Config): string => hashOf(homeOf(cfg)).slice(0, 6);
 /** For a mark, which must not break the row of its pane. */
 const printable = (value: string): string => value.replace(/[\x00-\x1f\x7f]/g, "?");
 
@@ -5230,8 +5233,8 @@ const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", 
   waitingUntil: null, why: "" };
 
 /** What is not true of another client in the same session. */
-const NEW_CLIENT = { together: false, since: 0, backgroundSince: undefined, aliveSince: 0, idleSince: 0,
-  sameSince: 0, looked: "", judged: null, answered: "", answers: 0 };
+const NEW_CLIENT = { since: 0, backgroundSince: undefined, aliveSince: 0, idleSince: 0,
+  sameSince: 0, looked: "", judged: null, answered: "", answers: 0, together: false };
 
 /** Whether the tmux server of the last look still runs: by its pid and the second it began. */
 function serverLives(server: string): boolean {
@@ -6894,7 +6897,8 @@ export async function cmdAttach(call: Call): Promise<number> {
   const window = await tmux(cfg, ["display-message", "-p", "-t", pane.id, "#{window_id}"]);
   process.removeAllListeners("warning");
   process.execve!(Bun.which("tmux")!, ["tmux", "-u", ...socket, "attach-session", ...only,
-    "-t", `${pane.sessionId}:${window.out.trim()}.${pane.id}`], childEnv() as Record<string, string>);
+    "-t", `${pane.sessionId}:${window.out.trim()}.${pane.id}`],
+  childEnv() as Record<string, string>);
   return 1;
 }
 
