@@ -3409,7 +3409,8 @@ function leftRunning(session: string): Started {
 async function refused(cfg: Config, session: string, why: string): Promise<Started> {
   if (!why.startsWith("duplicate session")) return { started: false, why };
   const snap = await snapshot(cfg);
-  if (sessionAlive(snap, session)) return leftRunning(session);
+  // a short task may have ended by now: it was started all the same
+  if (snap.panes.has(session)) return leftRunning(session);
   return { started: false, why: whyBarred(cfg, snap, session) || why };
 }
 

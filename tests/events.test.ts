@@ -191,7 +191,8 @@ describe("those who ran when the watchdog began are as old as their sessions", (
     await begin(THREE);
     for (const { created } of fake.tmux.panes) expect(created).toBeLessThanOrEqual(fake.wall);
     fake.turn(Math.max(0, seconds * 1000 - (fake.wall - fake.tmux.panes[0]!.created)));
-    if (seconds < 60) for (const name of ["a", "b", "c"]) Object.assign(pane(name), { created: fake.wall - seconds * 1000 });
+    const since = fake.wall - seconds * 1000;
+    if (seconds < 60) for (const name of ["a", "b", "c"]) pane(name).marks["@agents_started"] = `${Math.floor(since / 1000)}`;
     // a watchdog that knows nothing of them
     fake.files.delete(join(cfg.stateDir, "watch.json"));
     watch = fake.watch(cfg);

@@ -27,6 +27,17 @@ describe("up", () => {
     expect([await up(...names), ...names.map((name) => starts(name))]).toEqual([0, 1, 1, 1, 1]);
     expect(names.map((name) => pane(name).received.length)).toEqual([1, 1, 1, 0]);
   });
+  test("a task that somebody else started meanwhile, and that has ended by now, was started all the same", async () => {
+    await begin('[[agent]]\nname = "a"\nkind = "task"\nbackend = "claude"\n', 0);
+    let first = true;
+    fake.beforeTmux((args) => {
+      if (!first || !args.includes("new-session")) return;
+      first = false;
+      fake.tmux.add("agents-a").marks = { "@agents_session": "agents-a", "@agents_home": cfg.stateDir, "@agents_backend": "claude" };
+      fake.tmux.exit("agents-a", 0);
+    });
+    expect([await up("a"), starts("a")]).toEqual([0, 1]);
+  });
   test("one agent's error is its own: the others are started, exit 1", async () => {
     await begin(agents("a", "b"), 0);
     const write = fake.write.bind(fake);
