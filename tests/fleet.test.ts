@@ -247,6 +247,7 @@ real("fault 13: WAITING-UNTIL is respected, and past it the agent is restarted",
 real("P15: a limit is held, probed once after its reset, and lifted; no restart", {
   agents: [{ name: "a1", watch: "heal+stall" }], backend: { stall_idle: 1 }, watchdog: { limit_probe_fallback: 30 },
 }, async (f) => {
+  f.control("a1", "busy"); // or it would be idle for stall_idle before the limit comes
   await f.up();
   await f.ready("a1");
   const reset = Math.floor((Date.now() + await allowed(5_000)) / 1000);
