@@ -23,7 +23,7 @@ real("down of a1 leaves a10 alone, prefix of its name or not", pair, async (f) =
 real("a text for a1 does not reach a10 while a1 is down", pair, async (f) => {
   await f.up("a10");
   await f.ready("a10");
-  const sent = await f.run(["send", "a1", "for a1 only", "--timeout", "1"]);
+  const sent = await f.run(["send", "a1", "for a1 only", "--timeout", "4"]);
   expect([sent.code, sent.err]).toEqual([1, expect.stringContaining("not running")]);
   expect(f.bytes("a10")).toBe("");
 });
