@@ -12,7 +12,7 @@
  * the first time; changed it may take three times as long, and half a minute more. A real one that
  * fails is asked once more. At the end nothing is left running.
  */
-import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
@@ -267,7 +267,7 @@ function copy(): string {
 
 /** Ends whatever still names a copy in its environment or its command line. */
 function sweep(dir: string): void {
-  for (let round = 0; round < 20; round++) {
+  for (let round = 0; round < 400; round++) {
     const left = readdirSync("/proc").filter((pid) => {
       if (!/^\d+$/.test(pid) || Number(pid) === process.pid) return false;
       try {
@@ -391,10 +391,17 @@ const { values } = parseArgs({ options: {
 } });
 const changes = choose(values.sections.split(","), Number(values.count), Number(values.seed));
 const dirs = Array.from({ length: Number(values.jobs) }, copy);
-const clear = (): void => {
-  dirs.forEach(sweep);
-  for (const dir of dirs) rmSync(dir, { recursive: true, force: true, maxRetries: 10 });
-};
+/** Once more where something still wrote: what began between a look and its end is seen by the next. */
+function clear(): void {
+  for (let tries = 0; dirs.some((dir) => existsSync(dir)) && tries < 10; tries++) {
+    dirs.forEach(sweep);
+    for (const dir of dirs) try {
+      rmSync(dir, { recursive: true, force: true });
+    } catch {
+      // the next try
+    }
+  }
+}
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {
   clear();
   process.exit(130);
