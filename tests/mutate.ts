@@ -37,7 +37,7 @@ const SECTIONS: Record<string, { functions: RegExp; calls?: RegExp; tests: strin
   logs: { functions: /^(cmdLogs|cleanLog|followFile|logToFile)$/, tests: ["logs", "commands", "fleet"] },
   "command-line": {
     functions: /^(parseCall|main|helpText|optionLines|oneName|expandNames|configFor|cmdPhase|cmdSend|sendNow|cmdAttach|cmdRestart|restartUnits|cmdUp|cmdDown|cmdMigrate|cmdSelftest|reportOwnRules)$/,
-    tests: ["commands", "attach", "fleet", "up"],
+    tests: ["send", "phases", "commands", "attach", "up", "fleet"],
   },
 };
 
