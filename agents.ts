@@ -1908,18 +1908,30 @@ function outcomeOf(typing: Typing): Delivery {
   return { state: "waiting", why: "it was pasted, and is not to be seen yet" };
 }
 
+/** Stores what is about to be done with a text. Where that fails, it is not done, nor believed. */
+function intend({ message, remember }: Errand, step: Partial<Message>): void {
+  const before = { ...message };
+  Object.assign(message, step);
+  try {
+    remember();
+  } catch (error) {
+    for (const key of Object.keys(step) as (keyof Message)[]) delete message[key];
+    Object.assign(message, before);
+    throw error;
+  }
+}
+
 /** The text as one bracketed paste: whole in every try, however long or however many lines. */
-async function paste(
-  { cfg, pane, message, remember }: Errand, { screen }: BoxLook,
-): Promise<string> {
-  message.seen = timesIn(screen.look.text, message.text);
-  const before = message.pasted?.pid === pane.pid ? message.pasted.nth : 0;
-  message.pasted = { pid: pane.pid, nth: before + 1, at: world.now(), empty: 0 };
-  message.tries += 1;
-  remember();
+async function paste(errand: Errand, { screen }: BoxLook): Promise<string> {
+  const { cfg, pane, message } = errand;
   const buffer = `agents-${message.id}`;
   const loaded = await tmux(cfg, ["load-buffer", "-b", buffer, "-"], message.text);
   if (!loaded.ok) return `load-buffer: ${loaded.err}`;
+  const before = message.pasted?.pid === pane.pid ? message.pasted.nth : 0;
+  intend(errand, {
+    seen: timesIn(screen.look.text, message.text), tries: message.tries + 1,
+    pasted: { pid: pane.pid, nth: before + 1, at: world.now(), empty: 0 },
+  });
   const pasted = await tmux(cfg, ["copy-mode", "-q", "-t", pane.id, ";",
     "paste-buffer", "-p", "-d", "-b", buffer, "-t", pane.id]);
   return pasted.ok ? "" : `paste-buffer: ${pasted.err}`;
@@ -1970,10 +1982,11 @@ async function submit(errand: Errand): Promise<Delivery> {
     why: "the text still stands in the input box after three times Enter" };
 }
 
-async function pressEnter({ cfg, backend, pane, message, remember }: Errand): Promise<void> {
-  if (message.entered !== message.tries) message.copies = (message.copies ?? 0) + 1;
-  message.entered = message.tries;
-  remember();
+async function pressEnter(errand: Errand): Promise<void> {
+  const { cfg, backend, pane, message } = errand;
+  const first = message.entered !== message.tries;
+  intend(errand, {
+    entered: message.tries, copies: (message.copies ?? 0) + (first ? 1 : 0) });
   await tmux(cfg, ["send-keys", "-t", pane.id, backend.submitKey]);
 }
 
