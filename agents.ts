@@ -1836,7 +1836,7 @@ const UNSHOWN: Delivery = { state: "waiting", why: "tmux did not show the pane" 
 /** Whether a client's input box can be recognised at all. */
 const hasBox = (backend: Backend): boolean =>
   backend.kind !== "typed" || backend.boxRe !== undefined;
-const mayCut = (backend: Backend): boolean => backend.kind === "typed";
+const mayCut = (backend: Backend): boolean => backend.boxRe !== undefined;
 
 /** One text on its way into one pane; `remember` stores what became of it before each key. */
 interface Errand {
@@ -2801,7 +2801,9 @@ export function composerText(
   kind: BackendKind, plain: string, styled?: string, box: TypedBox = {},
 ): string | null {
   const { plain: shown, bright } = styled ? bleach(styled) : { plain, bright: plain };
-  if (kind === "typed") return typedBoxText(bright, box) === "" ? "" : typedBoxText(shown, box);
+  if (kind === "typed" || box.boxRe !== undefined) {
+    return typedBoxText(bright, box) === "" ? "" : typedBoxText(shown, box);
+  }
   const lines = splitLines(shown.trimEnd());
   const found = kind === "claude" ? claudeBox(lines) : opencodeBox(lines);
   if (!found) return null;
@@ -2846,12 +2848,13 @@ export function rulesOf(backend: Backend): Rule[] {
     if (re) rules = replaceRules(
       rules, { name: key, verdict, where: bottomOnly(backend, key) ? 10 : "screen", re });
   }
-  const all = [...own, ...rules, ...(typed ? typedRules(backend) : [])];
+  const described = typed || backend.boxRe !== undefined;
+  const all = [...own, ...rules, ...(described ? typedRules(backend) : [])];
   compiledRules.set(backend, all);
   return all;
 }
 
-/** What shows that a `typed` client rests: its box, else the mark that it can be typed to. */
+/** What shows that a client which is described rests: its box, else that it can be typed to. */
 function typedRules({ boxRe, readyRe }: Backend): Rule[] {
   const rests = (name: string, where: Where, re: RegExp): Rule =>
     ({ name, verdict: "idle", where, re, why: "at its prompt" });
@@ -7459,42 +7462,63 @@ async function followFile(path: string, clean: (value: string) => string): Promi
 // them is real: tmux, git, the watchdog, the pings, the phase moves.
 
 const DEMO_PROMPTS: Record<string, string> = {
+  boot: "read {kickoff}\n",
   preamble: "phase={phase.id} status={phase.status} docs={docs_dir}\n",
-  builder: "You are the builder of a demonstration: claim the phase, " +
-    "and when it passes review write DONE.\n",
-  adversary: "You are the adversary of a demonstration: " +
-    "check what is claimed and say PASS or FAIL.\n",
+  builder: "Builder: claim the phase, and write DONE once it passed review.\n",
+  adversary: "Adversary: check what is claimed and say PASS or FAIL.\n",
 };
 
-function demoConfig(prefix: string): string {
-  const bin = [...selfArgv(), "tui"].map(shellQuote).join(" ");
+/** A client that reads lines at a prompt, as small as one can be; its first word is its role. */
+const DEMO_CLIENT = `#!/bin/sh
+# commit SUBJECT FILE TEXT
+commit() {
+  mkdir -p "$(dirname "$2")" && printf "$3" >"$2" && git add -A &&
+    git commit -qm "$1" && git push -q origin HEAD:main && echo "pushed $1"
+}
+set -f
+while printf '> ' && IFS= read -r text; do
+  echo "working ..."
+  git pull -q --rebase origin main
+  case $text in "read "*) text=$(tr '\\n' ' ' <"\${text#read }") ;; esac
+  case $text in phase=*)
+    id=\${text#phase=} status=\${text#*status=} docs=\${text#*docs=}
+    id=\${id%% *} status=\${status%% *} docs=\${docs%% *}
+  esac
+  case $1:$text in
+    builder:phase=*) commit "claim($id): work-$id.txt is ready" "work-$id.txt" "work of $id\\n" ;;
+    builder:*) if grep -qs PASS "$docs/REVIEW-$id.md"
+      then commit "status($id): done" "$docs/$status" "# $id\\n\\n## DONE\\n\\nReviewed with PASS.\\n"
+      else echo "no PASS yet, waiting"; fi ;;
+    adversary:phase=*) echo "waiting for a claim" ;;
+    adversary:*) verdict=FAIL; [ -e "work-$id.txt" ] && verdict=PASS
+      commit "review($id): $verdict" "$docs/REVIEW-$id.md" "$id: $verdict\\n" ;;
+  esac
+done
+`;
+
+function demoConfig(prefix: string, client: string): string {
+  const backend = (role: string) => `[backend.${role}]
+kind = "typed"
+bin = ${JSON.stringify(`sh ${shellQuote(client)} ${role}`)}
+box_re = '^> ?(?<text>.*)$'
+ready_re = '^>'
+`;
+  const agent = (role: string) => `[[agent]]
+name = "${role}"
+kind = "loop"
+role = "${role}"
+dir = "${role}"
+backend = "${role}"
+`;
   return `[defaults]
 session_prefix = "${prefix}"
-backend = "scripted"
 watch = "heal+stall"
 
 [watchdog]
 signal_interval = 1
 heavy_interval = 2
 
-[backend.scripted]
-kind = "claude"
-bin = ${JSON.stringify(bin)}
-
-[[agent]]
-name = "builder"
-kind = "loop"
-role = "builder"
-dir = "builder"
-env = { TUI_SCRIPT = "builder" }
-
-[[agent]]
-name = "adversary"
-kind = "loop"
-role = "adversary"
-dir = "adversary"
-env = { TUI_SCRIPT = "adversary" }
-
+${["builder", "adversary"].map((role) => `${backend(role)}\n${agent(role)}`).join("\n")}
 [loop]
 phases = [
   { id = "one", plan = "one.md", status = "STATUS-one.md" },
@@ -7533,8 +7557,9 @@ async function makeDemo(dir: string, prefix: string): Promise<string> {
   }
   for (const phase of ["one", "two"]) world.writeAtomic(join(dir, `${phase}.md`),
     `Make work-${phase}.txt.\n`);
-  const path = join(dir, "agents.toml");
-  world.writeAtomic(path, demoConfig(prefix));
+  const [path, client] = [join(dir, "agents.toml"), join(dir, "client.sh")];
+  world.writeAtomic(client, DEMO_CLIENT);
+  world.writeAtomic(path, demoConfig(prefix, client));
   return path;
 }
 
@@ -7595,169 +7620,6 @@ async function showEvents(cfg: Config, giveUp: () => boolean): Promise<boolean> 
     if (isComplete(cfg)) return true;
   }
   return false;
-}
-
-/**
- * The hidden `tui`: a scripted client driven by what is typed into it, drawn like Claude Code.
- * TUI_SCRIPT = builder, adversary or echo; TUI_LEDGER keeps all that it received; the first line of
- * the file TUI_CONTROL sets its state: busy, idle, dialog, limit <banner>, screen <file>, exit <n>.
- */
-class ScriptedTui {
-  lines: string[] = [];
-  draft = "";
-  pasting = false;
-  state = "idle";
-  phase = { id: "", status: "", docs: "" };
-  queue: string[] = [];
-  turn = 0;
-  constructor(
-    readonly script: string,
-    readonly ledger: string,
-    readonly control: string,
-  ) {}
-
-  note(fact: object): void {
-    if (this.ledger) appendFileSync(this.ledger,
-      `${JSON.stringify({ at: Date.now(), ...fact })}\n`);
-  }
-
-  draw(): void {
-    const rule = "─".repeat(process.stdout.columns || 80);
-    const busy = this.state === "busy";
-    const body = this.lines.slice(-Math.max(3, (process.stdout.rows || 24) - 12));
-    const [word, rest] = /^(\w+) ?(.*)$/s.exec(this.state)!.slice(1) as [string, string];
-    const box = [rule, `❯\u00a0${this.draft.replaceAll("\n", "\n  ")}`, rule,
-      `  ⏵⏵ auto mode on${busy ? " · esc to interrupt" : " (shift+tab to cycle)"}`];
-    const dialog = ["Do you want to proceed?", " ❯ 1. Yes", "   2. No", "",
-      " Esc to cancel · Tab to amend"];
-    const parts = word === "screen" ? [readFileSync(rest.trim(), "utf8")]
-      : [...body, "", ...(busy ? [`✻ Working… (${this.turn++}s · esc to interrupt)`, ""] : []),
-        ...(word === "limit" ? ["❯ go on", `  ⎿  ${rest}`, ""] : []),
-        ...(word === "dialog" ? dialog : box)];
-    process.stdout.write(`\x1b]2;${busy ? "◐" : "✳"} Claude Code\x07\x1b[2J\x1b[H` +
-      `${parts.join("\n").replaceAll("\n", "\r\n")}`);
-  }
-
-  /** Bytes from the terminal: framed pastes go to the draft, Enter submits, or answers a dialog. */
-  receive(bytes: string): void {
-    this.note({ bytes });
-    for (const part of bytes.split(/(\x1b\[20[01]~|[\r\x03\x15\x7f])/)) {
-      if (part === "\x1b[200~") this.pasting = true;
-      else if (part === "\x1b[201~") this.pasting = false;
-      else if (part === "\r" && !this.pasting) this.enter();
-      else if (part === "\x03") this.leave(0);
-      else if (part === "\x15") this.draft = "";
-      else if (part === "\x7f") this.draft = this.draft.slice(0, -1);
-      else if (!this.state.startsWith("dialog")) this.draft += part.replaceAll("\r", "\n");
-    }
-    this.draw();
-  }
-
-  enter(): void {
-    if (this.state.startsWith("dialog")) {
-      this.note({ approved: true });
-      this.state = "idle";
-    } else if (this.draft.trim()) {
-      this.queue.push(this.draft);
-      this.note({ submit: this.draft });
-      this.draft = "";
-    }
-  }
-
-  leave(code: number): never {
-    process.stdout.write("\x1b[?2004l");
-    process.exit(code);
-  }
-
-  readControl(): void {
-    const word = existsSync(this.control)
-      ? readFileSync(this.control, "utf8").split("\n")[0]!.trim() : "";
-    if (!word || word === this.state) return;
-    if (word.startsWith("exit")) this.leave(Number(word.slice(5)) || 0);
-    if (word.startsWith("once ")) rmSync(this.control);
-    this.state = word.replace(/^once /, "");
-  }
-
-  async work(message: string): Promise<void> {
-    this.lines.push("", `❯ ${message.split("\n")[0]!.slice(0, 200)}`);
-    this.state = "busy";
-    this.draw();
-    await Bun.sleep(Number(process.env.TUI_WORK_MS ?? 400));
-    const said = this.script === "builder"
-      ? await this.build(message) : this.script === "adversary" ? await this.review(message) : "OK";
-    this.lines.push("", `● ${said}`);
-    if (this.state === "busy") this.state = "idle";
-    this.draw();
-  }
-
-  /** A commit in the clone that this client stands in. */
-  async commit(subject: string, files: Record<string, string>): Promise<string> {
-    const here = process.cwd();
-    await git(here, ["pull", "-q", "--rebase", "origin", "main"]);
-    for (const [name, content] of Object.entries(files)) {
-      mkdirSync(dirname(join(here, name)), { recursive: true });
-      await Bun.write(join(here, name), content);
-    }
-    for (const args of [["add", "-A"], ["commit", "-q", "-m", subject],
-        ["push", "-q", "origin", "HEAD:main"]]) {
-      const ran = await git(here, args);
-      if (!ran.ok) return `git ${args[0]} failed: ${ran.err}`;
-    }
-    return `pushed ${subject}`;
-  }
-
-  begin(message: string): boolean {
-    const [, id, status, docs] = /phase=(\S+) status=(\S+) docs=(\S+)/.exec(message) ?? [];
-    if (id) this.phase = { id, status: status!, docs: docs! };
-    return id !== undefined;
-  }
-
-  async build(message: string): Promise<string> {
-    const { id, status, docs } = (this.begin(message), this.phase);
-    if (message.startsWith("phase=")) return this.commit(`claim(${id}): work-${id}.txt is ready`,
-      { [`work-${id}.txt`]: `work of phase ${id}\n` });
-    await git(process.cwd(), ["pull", "-q", "--rebase", "origin", "main"]);
-    const review = join(process.cwd(), docs, `REVIEW-${id}.md`);
-    if (!existsSync(review) || !readFileSync(review, "utf8").includes("PASS")) {
-      return "no PASS yet, waiting";
-    }
-    return this.commit(`status(${id}): done`,
-      { [`${docs}/${status}`]: `# ${id}\n\n## DONE\n\nReviewed with PASS.\n` });
-  }
-
-  async review(message: string): Promise<string> {
-    if (this.begin(message)) return "waiting for a claim";
-    const { id, docs } = this.phase;
-    await git(process.cwd(), ["pull", "-q", "--rebase", "origin", "main"]);
-    const verdict = existsSync(join(process.cwd(), `work-${id}.txt`)) ? "PASS" : "FAIL";
-    return this.commit(`review(${id}): ${verdict}`,
-      { [`${docs}/REVIEW-${id}.md`]: `${id}: ${verdict}\n` });
-  }
-
-  async main(prompt: string): Promise<void> {
-    if (prompt) this.queue.push(prompt);
-    this.note({ start: process.argv.slice(2), pid: process.pid });
-    process.stdin.setRawMode?.(true);
-    process.stdin.setEncoding("utf8").on("data", (bytes) => this.receive(String(bytes)));
-    process.stdout.write("\x1b[?2004h");
-    process.on("SIGHUP", () => (process.env.TUI_IGNORE_HUP ? undefined : this.leave(0)));
-    if (process.env.TUI_IGNORE_HUP) process.on("SIGTERM", () => undefined);
-    for (;;) {
-      this.readControl();
-      this.draw();
-      const next = this.state === "idle" ? this.queue.shift() : undefined;
-      if (next) await this.work(next);
-      else await Bun.sleep(100);
-    }
-  }
-}
-
-async function cmdTui(call: Call): Promise<number> {
-  const { TUI_SCRIPT = "echo", TUI_LEDGER = "", TUI_CONTROL = "" } = process.env;
-  const ddash = process.argv.indexOf("--", 2);
-  await new ScriptedTui(TUI_SCRIPT, TUI_LEDGER, TUI_CONTROL)
-    .main(ddash > 0 ? (process.argv[ddash + 1] ?? "") : (call.words[0] ?? ""));
-  return 0;
 }
 
 // What happened, for a person in the morning: from events.jsonl alone.
@@ -8636,8 +8498,6 @@ interface Command {
   options?: Record<string,
     { type: "string" | "boolean"; short?: string; clause: string; value?: string }>;
   hidden?: boolean;
-  /** Any words and options may follow: they belong to another program. */
-  open?: boolean;
   run(call: Call): Promise<number>;
 }
 
@@ -8700,7 +8560,6 @@ export const COMMANDS: Command[] = [
   { name: "unit", args: "", clause: "print a systemd user unit that runs the watchdog", run: cmdUnit },
   { name: "names", args: "", clause: "", hidden: true, run: cmdNames },
   { name: "keep", args: "", clause: "", hidden: true, run: async (call) => process.exit(await keep(call.path)) },
-  { name: "tui", args: "", clause: "", hidden: true, open: true, run: cmdTui },
 ];
 
 function optionLines(command: Command): string[] {
@@ -8742,7 +8601,6 @@ export function parseCall(argv: string[]): { command: Command; call: Call } {
   if (!command) {
     die(`unknown command "${name}"${nearest(name, names)} (there are: ${names.join(", ")})`, 2);
   }
-  if (command.open) return { command, call: { path: "", words: [], options: {} } };
   const options = { ...GLOBAL_OPTIONS, ...command.options };
   try {
     const { values, positionals } = parseArgs({ args: argv, options, allowPositionals: true });

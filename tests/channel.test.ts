@@ -1,23 +1,45 @@
 /** The hand-off channel on real git: what keeps it from working is seen and told, what was pushed is told, to the last one. */
-import { afterEach, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Channel, type Config, decideChannel, decideHandoff, type Fetched, type Handoff, isRefName, phaseDone, plainText, showPushed, type Watch, world } from "../agents.ts";
+import { GIT_ENV } from "./git.ts";
 import { FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
 
 // dozens of real gits each, on a machine that may have other work
 setDefaultTimeout(60_000);
 const REAL_GIT = world.git;
-const IDENTITY = { GIT_AUTHOR_NAME: "T", GIT_AUTHOR_EMAIL: "t@test.invalid", GIT_COMMITTER_NAME: "T", GIT_COMMITTER_EMAIL: "t@test.invalid" };
 
 /** git in a folder, as an agent calls it. */
 function gitIn(folder: string, ...args: string[]): string {
-  const ran = Bun.spawnSync(["git", "-C", folder, ...args], { env: { ...process.env, ...IDENTITY, ...dated } });
+  const ran = Bun.spawnSync(["git", "-C", folder, ...args], { env: { ...process.env, ...GIT_ENV, ...dated } });
   if (ran.exitCode !== 0) throw new Error(`git ${args.join(" ")}: ${ran.stderr}`);
   return ran.stdout.toString().trim();
 }
 /** One author time for all commits that are made until it is changed. */
 let dated: Record<string, string> = {};
+
+/** Made once: a bare origin with a builder's clone, and the same with a first commit and the watchdog's clone. */
+const MADE = mkdtempSync("/tmp/channel ");
+beforeAll(() => {
+  dir = join(MADE, "empty");
+  mkdirSync(dir);
+  gitIn(dir, "init", "-q", "--template=", "--bare", "-b", "main", "origin.git");
+  gitIn(dir, "clone", "-q", "--template=", "origin.git", "builder");
+  gitIn(at("builder"), "checkout", "-q", "-B", "main");
+  copy("empty", dir = join(MADE, "begun"));
+  commit("Begin", { "README.md": "read me\n" });
+  push();
+  clone();
+});
+afterAll(() => rmSync(MADE, { recursive: true, force: true }));
+function copy(what: "empty" | "begun", to = dir): void {
+  const from = join(MADE, what);
+  cpSync(from, to, { recursive: true });
+  for (const clone of ["builder", "watch"].map((name) => join(to, name, ".git", "config")).filter((path) => existsSync(path))) {
+    writeFileSync(clone, readFileSync(clone, "utf8").replace(from, to));
+  }
+}
 
 let dir: string;
 let fake: FakeWorld;
@@ -28,9 +50,7 @@ beforeEach(async () => {
   env = { ...process.env };
   dated = {};
   dir = mkdtempSync("/tmp/channel ");
-  gitIn(dir, "init", "-q", "--bare", "-b", "main", "origin.git");
-  gitIn(dir, "clone", "-q", "origin.git", "builder");
-  gitIn(at("builder"), "checkout", "-q", "-B", "main");
+  copy("empty");
   fake = fakeWorld();
   world.git = async (repo, args, more) => {
     commands.push(args[0]!);
@@ -72,9 +92,7 @@ const events = (name = "handoff"): Record<string, unknown>[] =>
     .map((line) => JSON.parse(line)).filter(({ event }) => event === name);
 /** A fleet that runs on a first commit. */
 const running = async (): Promise<void> => {
-  commit("Begin", { "README.md": "read me\n" });
-  push();
-  clone();
+  copy("begun");
   await ticks(4);
 };
 /** A copy: some matchers write into what they are given. */

@@ -64,7 +64,7 @@ real("fault 57: an opencode server that stays silent: attached after connect_del
 }, async (f) => {
   const server = fakeServer();
   server.stop();
-  opencode(f, server.url);
+  opencode(f, server.url, "box_re = '^❯\u00a0(?<text>.*)$'\n");
   await f.up();
   await f.ready("a1", "b1");
   expect(f.starts("a1")).toEqual([["tui", "attach", server.url, "--dir", f.dir]]);

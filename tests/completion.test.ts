@@ -7,30 +7,34 @@ import { until } from "./wait.ts";
 
 const { scratch, env, call, fleet } = desk();
 
-/** A shell in a real terminal: types, waits until the screen shows what is awaited, returns it. */
-async function inShell(shell: string[], typed: string[][], awaited: RegExp): Promise<string> {
+/** A shell in a real terminal with our completion: what it shows once a line was typed and Tab pressed. */
+async function shellOf(argv: string[], prepare: string): Promise<(typed: string, awaited: RegExp) => Promise<string>> {
   const tmux = (...args: string[]) => String(Bun.spawnSync(["tmux", "-L", "people", ...args], { env: env, timeout: 60_000 }).stdout);
-  const pane = tmux("-f", "/dev/null", "new-session", "-dP", "-F", "#{pane_id}", "-x", "150", "-y", "40", "-c", join(scratch, "shell"), ...shell).trim();
+  const pane = tmux("-f", "/dev/null", "new-session", "-dP", "-F", "#{pane_id}", "-x", "150", "-y", "40", "-c", join(scratch, "shell"), ...argv).trim();
+  const keys = (...words: string[]) => tmux("send-keys", "-t", pane, ...words);
   const screen = () => tmux("capture-pane", "-p", "-t", pane);
   const wait = (what: RegExp) => until(() => what.test(screen())).catch(() => {}); // the screen itself says what is there
-  try {
-    for (const [keys, ready] of typed) {
-      tmux("send-keys", "-t", pane, "-l", keys!);
-      tmux("send-keys", "-t", pane, ready === undefined ? "Tab" : "Enter");
-      if (ready !== undefined) await wait(new RegExp(ready, "m"));
-    }
+  keys("-l", prepare);
+  keys("Enter");
+  await wait(/^ready/m);
+  return async (typed, awaited) => {
+    // the line before it is dropped, and an empty screen shows that
+    keys("C-c");
+    keys("-l", "clear");
+    keys("Enter");
+    await wait(/^>\s*$/);
+    keys("-l", typed);
+    keys("Tab");
     await wait(awaited);
     return screen();
-  } finally {
-    tmux("kill-session", "-t", pane);
-  }
+  };
 }
 
-const SHELLS: Record<string, { argv: string[]; before: string[][] }> = {
+const SHELLS: Record<string, { argv: string[]; prepare: string }> = {
   bash: { argv: ["env", "PS1=> ", "INPUTRC=/dev/null", "bash", "--norc", "--noprofile", "-i"],
-    before: [["bind 'set show-all-if-ambiguous on'; bind 'set bell-style none'; clear; source <(agents completion bash); echo re''ady", "^ready"]] },
+    prepare: "bind 'set show-all-if-ambiguous on'; bind 'set bell-style none'; clear; source <(agents completion bash); echo re''ady" },
   zsh: { argv: ["env", "zsh", "-f", "-i"],
-    before: [["PS1='> '; autoload -Uz compinit; compinit -u -D; unsetopt beep; source <(agents completion zsh); echo re''ady", "^ready"]] },
+    prepare: "PS1='> '; autoload -Uz compinit; compinit -u -D; unsetopt beep; source <(agents completion zsh); echo re''ady" },
 };
 
 describe("completion", () => {
@@ -60,7 +64,7 @@ describe("completion", () => {
     expect(completionsOf(COMMANDS.find(({ name }) => name === "phase")!)).toEqual({ words: ["show", "next", "set"], names: false, folder: false });
   });
 
-  for (const [shell, { argv, before }] of Object.entries(SHELLS)) {
+  for (const [shell, { argv, prepare }] of Object.entries(SHELLS)) {
     const present = Bun.which(shell, { PATH: env.PATH }) !== null;
     if (!present) console.warn(`SKIPPED: there is no ${shell} here, its completion was NOT tried`);
     const cases: [typed: string, shown: RegExp][] = [
@@ -80,8 +84,10 @@ describe("completion", () => {
       ["../bin/agents.ts rep", /^> ..\/bin\/agents.ts report/m],
       ["agents up --config agents.toml ", /builder +surveyor +watchdog|builder\s+surveyor\s+watchdog/],
     ];
+    let started: ReturnType<typeof shellOf> | undefined;
     test.skipIf(!present).each(cases)(`${shell}: %s<Tab>`, async (typed, shown) => {
-      expect(await inShell(argv, [...before, [typed]], shown)).toMatch(shown);
+      const complete = await (started ??= shellOf(argv, prepare));
+      expect(await complete(typed, shown)).toMatch(shown);
     }, 300_000);
   }
 });

@@ -4,7 +4,9 @@
  * TMUX_TMPDIR in its environment, and is ended by pid when the test is over.
  */
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import { GIT_ENV } from "./git.ts";
 import { markedBy, signal } from "./reaper.ts";
 import { until } from "./wait.ts";
 
@@ -80,8 +82,9 @@ const tableText = (header: string, table: Table): string =>
 
 /** A word for a POSIX shell. */
 export const quote = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
-/** The command line of the scripted client, as shell words. */
-export const TUI = [...SELF, "tui"].map(quote).join(" ");
+/** The command line of the scripted client, as shell words. The last is there because Bun keeps a first `--` for itself. */
+export const TUI = [process.execPath, "--no-env-file", "--config=/dev/null", join(PROGRAM, "tests", "tui.ts"), "tui"]
+  .map(quote).join(" ");
 
 /** Whether a process lives: not a zombie that nobody waited for. */
 export function lives(pid: number): boolean {
@@ -130,8 +133,7 @@ export class Fleet {
     const { PATH, LANG, TMPDIR } = process.env;
     this.env = {
       PATH, LANG: LANG ?? "C.UTF-8", TMPDIR, HOME: this.home, TMUX_TMPDIR: this.tmuxDir, TERM: "xterm-256color",
-      GIT_CONFIG_NOSYSTEM: "1", GIT_AUTHOR_NAME: "T", GIT_AUTHOR_EMAIL: "t@test.invalid",
-      GIT_COMMITTER_NAME: "T", GIT_COMMITTER_EMAIL: "t@test.invalid", ...plan.env,
+      GIT_CONFIG_NOSYSTEM: "1", ...GIT_ENV, ...plan.env,
     };
     this.write("agents.toml", this.text());
   }
@@ -357,15 +359,34 @@ export class Fleet {
 /** A fleet; `real` gives one to each test, other scripts reap theirs. */
 export const fleet = (plan: Plan): Fleet => new Fleet(plan);
 
-let running = 0;
-/** So many at a time: most of a test is waiting. */
+/**
+ * This many fleets at a time, over all workers of a run: most of a test is waiting, but more than two
+ * cores can carry only makes everything late.
+ */
 const AT_ONCE = Number(process.env.REAL_AT_ONCE ?? 8);
+/** A file for each fleet that runs, with the pid of its worker. The workers have one parent. */
+const SLOTS = join(tmpdir(), `agents-tests-${process.ppid}`);
+
+/** Waits for a free place among the fleets of this run; returns what frees it again. */
+async function takeSlot(): Promise<() => void> {
+  mkdirSync(SLOTS, { recursive: true });
+  for (let nth = 0; ; nth = (nth + 1) % AT_ONCE) {
+    const slot = join(SLOTS, `${nth}`);
+    try {
+      writeFileSync(slot, `${process.pid}`, { flag: "wx" });
+      return () => rmSync(slot, { force: true });
+    } catch {
+      const holder = existsSync(slot) ? readFileSync(slot, "utf8") : "";
+      if (holder && !lives(Number(holder))) rmSync(slot, { force: true });
+    }
+    if (nth === AT_ONCE - 1) await Bun.sleep(25);
+  }
+}
 
 /** A test with a fleet of its own, beside others; a failed one shows the watchdog's log. */
 export function real(name: string, plan: Plan, body: (f: Fleet) => Promise<unknown>): void {
   runner?.test.concurrent(name, async () => {
-    while (running >= AT_ONCE) await Bun.sleep(20);
-    running += 1;
+    const free = await takeSlot();
     const f = fleet(plan);
     try {
       await body(f);
@@ -374,9 +395,9 @@ export function real(name: string, plan: Plan, body: (f: Fleet) => Promise<unkno
       throw error;
     } finally {
       await f.reap();
-      running -= 1;
+      free();
     }
-  }, 600_000);
+  }, 900_000);
 }
 
 /** A builder, an adversary and a real repository for the two; phases "one" and "two". */

@@ -1,0 +1,109 @@
+/**
+ * A scripted client for tests: driven by what is typed into it, drawn like Claude Code. TUI_LEDGER keeps
+ * all that it received, a line of JSON each; the first line of the file TUI_CONTROL sets its state: busy,
+ * idle, dialog, limit <banner>, screen <file>, exit <n>, `once …` for one that is not set again.
+ */
+import { appendFileSync, existsSync, readFileSync, rmSync } from "node:fs";
+
+const { TUI_LEDGER = "", TUI_CONTROL = "", TUI_WORK_MS = "400", TUI_IGNORE_HUP } = process.env;
+/** How often it looks at its control file and draws what changed, ms. */
+const EVERY = 100;
+
+let lines: string[] = [];
+let [draft, pasting, state, drawn] = ["", false, "idle", ""];
+let busySince = 0;
+const queue: string[] = [];
+
+function note(fact: object): void {
+  if (TUI_LEDGER) appendFileSync(TUI_LEDGER, `${JSON.stringify({ at: Date.now(), ...fact })}\n`);
+}
+
+function enterState(next: string): void {
+  if (next === "busy") busySince = Date.now();
+  state = next;
+}
+
+function draw(): void {
+  const { columns = 80, rows = 24 } = process.stdout;
+  const rule = "─".repeat(columns);
+  const busy = state === "busy";
+  const [word, rest] = /^(\w+) ?(.*)$/s.exec(state)!.slice(1) as [string, string];
+  const box = [rule, `❯\u00a0${draft.replaceAll("\n", "\n  ")}`, rule,
+    `  ⏵⏵ auto mode on${busy ? " · esc to interrupt" : " (shift+tab to cycle)"}`];
+  const dialog = ["Do you want to proceed?", " ❯ 1. Yes", "   2. No", "", " Esc to cancel · Tab to amend"];
+  const turn = Math.floor((Date.now() - busySince) / 250);
+  const parts = word === "screen" ? [readFileSync(rest.trim(), "utf8")]
+    : [...lines.slice(-Math.max(3, rows - 12)), "", ...(busy ? [`✻ Working… (${turn}s · esc to interrupt)`, ""] : []),
+      ...(word === "limit" ? ["❯ go on", `  ⎿  ${rest}`, ""] : []), ...(word === "dialog" ? dialog : box)];
+  const screen = `\x1b]2;${busy ? "◐" : "✳"} Claude Code\x07\x1b[2J\x1b[H${parts.join("\n").replaceAll("\n", "\r\n")}`;
+  const key = `${columns} ${rows} ${screen}`;
+  if (key !== drawn) process.stdout.write(screen);
+  drawn = key;
+}
+
+/** Bytes from the terminal: framed pastes go to the draft, Enter submits, or answers a dialog. */
+function receive(bytes: string): void {
+  note({ bytes });
+  for (const part of bytes.split(/(\x1b\[20[01]~|[\r\x03\x15\x7f])/)) {
+    if (part === "\x1b[200~") pasting = true;
+    else if (part === "\x1b[201~") pasting = false;
+    else if (part === "\r" && !pasting) enter();
+    else if (part === "\x03") leave(0);
+    else if (part === "\x15") draft = "";
+    else if (part === "\x7f") draft = draft.slice(0, -1);
+    else if (!state.startsWith("dialog")) draft += part.replaceAll("\r", "\n");
+  }
+  draw();
+}
+
+function enter(): void {
+  if (state.startsWith("dialog")) {
+    note({ approved: true });
+    enterState("idle");
+  } else if (draft.trim()) {
+    queue.push(draft);
+    note({ submit: draft });
+    draft = "";
+  }
+}
+
+function leave(code: number): never {
+  process.stdout.write("\x1b[?2004l");
+  process.exit(code);
+}
+
+function readControl(): void {
+  const word = existsSync(TUI_CONTROL) ? readFileSync(TUI_CONTROL, "utf8").split("\n")[0]!.trim() : "";
+  if (!word || word === state) return;
+  if (word.startsWith("exit")) leave(Number(word.slice(5)) || 0);
+  if (word.startsWith("once ")) rmSync(TUI_CONTROL);
+  enterState(word.replace(/^once /, ""));
+}
+
+async function work(message: string): Promise<void> {
+  lines.push("", `❯ ${message.split("\n")[0]!.slice(0, 200)}`);
+  enterState("busy");
+  draw();
+  await Bun.sleep(Number(TUI_WORK_MS));
+  lines.push("", "● OK");
+  lines = lines.slice(-200);
+  if (state === "busy") enterState("idle");
+  draw();
+}
+
+const args = process.argv.slice(2);
+const prompt = args.includes("--") ? args[args.indexOf("--") + 1] : "";
+if (prompt) queue.push(prompt);
+note({ start: args, pid: process.pid });
+process.stdin.setRawMode?.(true);
+process.stdin.setEncoding("utf8").on("data", (bytes) => receive(String(bytes)));
+process.stdout.write("\x1b[?2004h");
+process.on("SIGHUP", () => (TUI_IGNORE_HUP ? undefined : leave(0)));
+if (TUI_IGNORE_HUP) process.on("SIGTERM", () => undefined);
+for (;;) {
+  readControl();
+  draw();
+  const next = state === "idle" ? queue.shift() : undefined;
+  if (next) await work(next);
+  else await Bun.sleep(EVERY);
+}
