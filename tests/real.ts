@@ -123,8 +123,6 @@ export class Fleet {
   readonly config = join(this.dir, "agents.toml");
   readonly state = join(this.dir, ".agents", "state");
   readonly env: Record<string, string | undefined>;
-  /** The pid of the tmux server, once it was asked for: a test may have stopped it. */
-  private server = 0;
 
   constructor(readonly plan: Plan) {
     fleets.add(this);
@@ -241,7 +239,7 @@ export class Fleet {
   }
 
   async serverPid(): Promise<number> {
-    return (this.server = Number(await this.tmux("display-message", "-p", "#{pid}")));
+    return Number(await this.tmux("display-message", "-p", "#{pid}"));
   }
 
   async screen(name: string): Promise<string> {
@@ -336,14 +334,13 @@ export class Fleet {
     return markedBy(this.tmuxDir);
   }
 
-  /** Ends everything: as an operator would, then the tmux server, then whatever is left, by pid. */
+  /** Ends everything by pid, at once: how a fleet is ended in order is for tests of `down`. */
   async reap(): Promise<void> {
     if (!fleets.delete(this)) return;
-    if (this.server) signal(this.server, "SIGCONT");
-    if (existsSync(this.state)) await this.run(["down"]);
-    await spawn(["tmux", "kill-server"], { env: this.env });
-    for (let tries = 0; tries < 40 && this.processes().length; tries++) {
-      if (tries > 2) for (const { pid } of this.processes()) signal(pid, "SIGKILL");
+    for (let tries = 0; tries < 80; tries++) {
+      const left = this.processes();
+      if (!left.length) break;
+      for (const { pid } of left) signal(pid, "SIGKILL");
       await Bun.sleep(25);
     }
     for (const path of [this.dir, this.tmuxDir]) rmSync(path, { recursive: true, force: true });
