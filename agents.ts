@@ -6184,25 +6184,25 @@ async function endOriginalWatchdog(cfg: Config, snap: Snapshot): Promise<void> {
   await stopPanes(cfg, [pane]);
 }
 
-/** Starts the keeper and sees the first heartbeat; false = there is none after five seconds. */
+/** Starts the keeper and sees the watchdog take its lock; false = it does not within five seconds. */
 export async function startWatchdog(cfg: Config): Promise<boolean> {
-  const running = lockHolder(lockFile(cfg, "watchdog")) !== null;
-  if (running) log("watchdog already running");
-  else {
-    await endOriginalWatchdog(cfg, await snapshot(cfg));
-    log("starting watchdog");
-    spawnKeeper(cfg);
+  const running = () => lockHolder(lockFile(cfg, "watchdog")) !== null;
+  if (running()) {
+    log("watchdog already running");
+    return true;
   }
-  const deadline = world.mono() + 5_000;
-  while (lockHolder(lockFile(cfg, "watchdog")) === null && world.mono() < deadline) {
-    await Bun.sleep(50);
-  }
+  await endOriginalWatchdog(cfg, await snapshot(cfg));
+  // shown before there is a watchdog: it would show it at the same moment
   const snap = await snapshot(cfg);
   const stranger = strangerIn(cfg, snap, watchdogSession(cfg));
   if (stranger) log(`the watchdog's log is not shown: ${stranger}`);
   world.append(sessionLogPath(cfg, watchdogSession(cfg)), "");
   await followLog(cfg, snap);
-  return lockHolder(lockFile(cfg, "watchdog")) !== null;
+  log("starting watchdog");
+  spawnKeeper(cfg);
+  const deadline = world.mono() + 5_000;
+  while (!running() && world.mono() < deadline) await Bun.sleep(50);
+  return running();
 }
 
 /** Ends keeper and watchdog, the keeper first; true = one of them was running. */

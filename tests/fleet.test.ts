@@ -380,9 +380,9 @@ for (const [what, call] of [
 ] as const) {
   real(`a watchdog of the original in its session (${what}) is ended before ours starts`, pair, async (f) => {
     f.write("agents.py", "import time\ntime.sleep(1000)\n");
-    await f.tmux("new-session", "-d", "-s", "t-watchdog", "-c", f.dir, call);
+    await f.tmux("new-session", "-d", "-s", "t-watchdog", "-c", f.dir.replaceAll("#", "##"), call);
     const old = await f.pid("watchdog");
-    await until(() => f.processes().some(({ command }) => /^python3 \S*agents.py watchdog/.test(command)));
+    await until(() => f.processes().some(({ command }) => /python3 \S*agents.py watchdog/.test(command)));
     let both = false;
     const timer = setInterval(() => void (both ||= lives(old) && f.lock("watchdog") > 0), 10);
     const ran = await f.up().finally(() => clearInterval(timer));

@@ -117,7 +117,7 @@ real("P27: restored bare shells are named, not typed into, not ended, not healed
 }, async (f) => {
   await f.tmux("new-session", "-d", "-s", "person", program(f));
   for (const [nth, prompt] of PROMPTS.entries()) {
-    await f.tmux("new-session", "-d", "-s", `t-a${nth}`, "-e", `PS1=${prompt} `, "-c", f.dir, "bash", "--norc", "--noprofile", "-i");
+    await f.tmux("new-session", "-d", "-s", `t-a${nth}`, "-e", `PS1=${prompt} `, "-c", f.dir.replaceAll("#", "##"), "bash", "--norc", "--noprofile", "-i");
   }
   const before = await people(f);
   const up = await f.run(["up"]);

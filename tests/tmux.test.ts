@@ -63,7 +63,8 @@ real("fault 28: a pane whose logging stopped is logged again", { agents: [{ name
   await until(async () => (await f.tmux("display-message", "-p", "-t", "=t-a1:", "#{pane_pipe}")) === "1");
 });
 
-real("a log over its cap is rotated once and goes on", { agents: [{ name: "a1", watch: "heal" }], watchdog: { log_max_mb: 0.05 } }, async (f) => {
+real("a log over its cap is rotated once and goes on", { agents: [{ name: "a1", watch: "heal" }], watchdog: { log_max_mb: 0.01 } }, async (f) => {
+  f.control("a1", "busy"); // it draws all the while
   await f.up();
   await until(() => existsSync(f.path(".agents", "t-a1.log.1")));
   const size = () => statSync(f.path(".agents", "t-a1.log")).size;

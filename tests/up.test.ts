@@ -155,7 +155,8 @@ real("calls that come at once wait for each other: each text is queued", watched
   await lock.stdout.getReader().read();
   const texts = Array.from({ length: 8 }, (_, nth) => `text ${nth}`);
   const calls = texts.map((text) => f.start(["send", "a1", text, "--queue"]));
-  await Bun.sleep(await allowed(1_000)); // longer than a call takes that does not wait
+  // longer than a call takes that does not wait, and half of what one waits for the lock
+  await Bun.sleep(Math.min(await allowed(1_000), 5_000));
   expect(calls.map(({ exitCode }) => exitCode)).toEqual(texts.map(() => null));
   lock.stdin.end();
   expect(await Promise.all(calls.map(({ exited }) => exited))).toEqual(texts.map(() => 0));
