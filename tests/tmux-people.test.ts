@@ -102,7 +102,7 @@ real("P27: a phase move ends our clients alone", loopPlan({ agents: NAMES.map((n
   await f.repository("builder", "adversary");
   await begin(f);
   const before = await disturb(f);
-  await f.push("builder", "status: one is done", { "machine-docs/STATUS-one.md": "## DONE\n" });
+  await f.push("builder", "status: one is done", { "machine-docs/STATUS-one.md": "## DONE\n\nAll gates passed review.\n" });
   await until(() => f.events("phase").length, 100_000, 200);
   await renewed(f, before);
 });
