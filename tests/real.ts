@@ -3,7 +3,7 @@
  * git, real processes, the scripted client of the program. Whatever a test started is known by the
  * TMUX_TMPDIR in its environment, and is ended by pid when the test is over.
  */
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { GIT_ENV } from "./git.ts";
@@ -15,7 +15,10 @@ export { allowed, until } from "./wait.ts";
 
 /** Not there for scripts such as the soak run, which use the fleet alone. */
 const runner = await import("bun:test").then((one) => {
-  one.afterAll(() => Promise.all([...fleets].map((left) => left.reap())));
+  one.afterAll(async () => {
+    await Promise.all([...fleets].map((left) => left.reap()));
+    if (existsSync(SLOTS) && !readdirSync(SLOTS).length) rmSync(SLOTS, { recursive: true });
+  });
   return one;
 }).catch(() => null);
 
@@ -367,8 +370,8 @@ const SLOTS = join(tmpdir(), `agents-tests-${process.ppid}`);
 
 /** Waits for a free place among the fleets of this run; returns what frees it again. */
 async function takeSlot(): Promise<() => void> {
-  mkdirSync(SLOTS, { recursive: true });
   for (let nth = 0; ; nth = (nth + 1) % AT_ONCE) {
+    mkdirSync(SLOTS, { recursive: true });
     const slot = join(SLOTS, `${nth}`);
     try {
       writeFileSync(slot, `${process.pid}`, { flag: "wx" });
