@@ -217,12 +217,12 @@ real("explain reads a live pane", plan, async (f) => {
 
 real("explain says how a client ended, and what comes", {
   ...plan, backend: { kind: "claude", bin: "sh ./dies.sh" } }, async (f) => {
-  f.write("dies.sh", "exit 125\n");
+  f.write("dies.sh", "echo the licence has run out; exit 125\n");
   await f.tmux("-f", "/dev/null", "new-session", "-d", "-s", "keep", "sleep 600");
   await f.run(["up", "a1"]);
   await until(async () => (await f.run(["explain", "a1"])).out.includes("state    ended"), 20_000);
   const ran = await f.run(["explain", "a1"]);
-  for (const part of ["its client ended (exit 125)", "exit 125 (do not restart)", 'cure     "up a1" starts it']) {
+  for (const part of ["its client ended (exit 125)", "the licence has run out", "exit 125 (do not restart)", 'cure     "up a1" starts it']) {
     expect(ran.out).toContain(part);
   }
   expect([ran.code, ran.err]).toEqual([1, expect.stringContaining("not running (exit 125)")]);
