@@ -1952,14 +1952,12 @@ async function isDrawn({ cfg, agent, backend, pane, message }: Errand): Promise<
   return false;
 }
 
-/**
- * A text that is too long to type goes to a file, and the client is told to read that. The file
- * stays until the next one of its cause: nobody sees when it was read.
- */
+const messageFile = (cfg: Config, id: string): string => join(cfg.stateDir, `message-${id}.txt`);
+
+/** A text that is too long to type goes to a file of its own; the client is told to read that. */
 function shorten(cfg: Config, message: Message): void {
   if (Buffer.byteLength(message.text) <= TYPED_MAX) return;
-  const file = join(
-    cfg.stateDir, `message-${message.target}-${message.cause.replace(/\W+/g, "-")}.txt`);
+  const file = messageFile(cfg, message.id);
   world.writeAtomic(file, message.text);
   message.text = spoken(cfg, "prompts/boot.md", { kickoff: file });
 }
@@ -4913,12 +4911,17 @@ function noteDelivery(cfg: Config, watch: Watch, message: Message, delivery: Del
   trouble(watch, `message ${message.id}`, "");
 }
 
+/** So many deliveries later the file of a long text goes: nobody sees when it was read. */
+const FILES_KEPT = 20;
+
 function noteDelivered(cfg: Config, watch: Watch, message: Message, why: string): void {
   watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
   watch.unproven = watch.unproven.filter((one) => one.target !== message.target);
   const agent = cfg.agents.get(message.target);
   if (message.cause === "boot" && agent) noteTold(cfg, agent.session);
   watch.delivered = [...watch.delivered, message.id].slice(-200);
+  const old = watch.delivered.at(-FILES_KEPT);
+  if (old) world.remove(messageFile(cfg, old));
   save(cfg, watch);
   log(`delivered: ${message.cause} to ${message.target} (${why})`);
   emit(cfg, "delivered", { agent: message.target, cause: message.cause,

@@ -205,6 +205,21 @@ describe("over the fake world", () => {
     expect(watch.outbox).toEqual([]);
   });
 
+  test("each long text has a file of its own, which goes twenty deliveries later", async () => {
+    const files = () => [...fake.files.keys()].filter((name) => /\/message-\w+\.txt$/.test(name));
+    for (const text of ["ä".repeat(4001), "ö".repeat(4001)]) {
+      say(watch, "a", "claim", text);
+      await fake.ticks(cfg, watch);
+    }
+    expect(files().map((file) => fake.files.get(file)![0])).toEqual(["ä", "ö"]);
+    expect(pane().received.map((text) => /\S+\.txt/.exec(text)![0])).toEqual(files());
+    for (let nth = 0; nth < 18; nth++) {
+      say(watch, "a", "claim", `text ${nth}`);
+      await fake.ticks(cfg, watch);
+    }
+    expect(files().map((file) => fake.files.get(file)![0])).toEqual(["ö"]);
+  });
+
   test("fault 61: many lines, a ; at the end, 8,000 characters arrive whole", async () => {
     for (const [nth, text] of ["one\ntwo;\n\nthree;", "x;", "y".repeat(8000)].entries()) {
       say(watch, "a", `cause ${nth}`, text);
