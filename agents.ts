@@ -1510,7 +1510,9 @@ async function killPane(cfg: Config, { id, pid }: { id: string; pid: number }): 
 
 /** The pane's text, wrapped lines joined; null = could not look, which is not an empty screen. */
 export async function capturePane(cfg: Config, pane: Pane): Promise<string | null> {
-  const ran = await tmux(cfg, ["capture-pane", "-p", "-J", "-t", pane.id]);
+  // the line that says how a client ended pushes the first one of an almost empty screen out of it
+  const from = pane.dead ? ["-S", "-1"] : [];
+  const ran = await tmux(cfg, ["capture-pane", "-p", "-J", ...from, "-t", pane.id]);
   return ran.ok ? ran.out : null;
 }
 
