@@ -179,7 +179,7 @@ real("a tick that takes longer than its interval has no other beside it, and wha
   const [asked, slow] = [f.path("asked"), f.path("slow")].map(quote);
   const shim = f.write("bin/tmux", [
     "#!/bin/sh", `exec=${quote(Bun.which("tmux")!)}`, `[ -e ${slow} ] || exec "$exec" "$@"`,
-    'case "$*" in *list-panes*) what=look;; *new-session*t-watchdog*) what=session;; *) exec "$exec" "$@";; esac',
+    'case "$*" in *list-panes*) what=look;; *new-session*) what=session;; *) exec "$exec" "$@";; esac',
     `echo "begin $what" >> ${asked}`, "sleep 1", '"$exec" "$@"', "code=$?", `echo "end $what" >> ${asked}`, "exit $code", "",
   ].join("\n"));
   chmodSync(shim, 0o755);
