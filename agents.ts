@@ -4913,7 +4913,7 @@ function noteDelivery(cfg: Config, watch: Watch, message: Message, delivery: Del
   trouble(watch, `message ${message.id}`, "");
 }
 
-/** So many deliveries later the file of a long text goes: nobody sees when it was read. */
+/** The file of a long text goes after this many more deliveries: nobody sees when it was read. */
 const FILES_KEPT = 20;
 
 function noteDelivered(cfg: Config, watch: Watch, message: Message, why: string): void {
@@ -4922,13 +4922,13 @@ function noteDelivered(cfg: Config, watch: Watch, message: Message, why: string)
   const agent = cfg.agents.get(message.target);
   if (message.cause === "boot" && agent) noteTold(cfg, agent.session);
   watch.delivered = [...watch.delivered, message.id].slice(-200);
-  const old = watch.delivered.at(-FILES_KEPT);
-  if (old) world.remove(messageFile(cfg, old));
   save(cfg, watch);
   log(`delivered: ${message.cause} to ${message.target} (${why})`);
   emit(cfg, "delivered", { agent: message.target, cause: message.cause,
     ms: Math.round(world.now() - message.made), tries: message.tries });
   trouble(watch, `message ${message.id}`, "");
+  const old = watch.delivered.at(-FILES_KEPT);
+  if (old) world.remove(messageFile(cfg, old));
 }
 
 /** Takes over what the command line queued while the watchdog ran; returns whom it is for. */
@@ -5820,6 +5820,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
     (error) => trouble(watch, "unhandled", `ERROR: ${messageOf(error)}`));
   await introduce(cfg, watch);
   void tellPeople(() => cfg);
+  const ensureKeeper = keeperCare();
   while (!life.stop) {
     const began = world.mono();
     const held: number = lock;
@@ -5829,7 +5830,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
     cfg = await reloadConfig(cfg, watch);
     await guard(watch, "tick", async () => {
       const snap = await tick(cfg, watch);
-      if (kept) seeToKeeper(cfg);
+      if (kept) ensureKeeper(cfg);
       if (snap && lastGood) await followLog(cfg, snap);
     });
     const interval = Math.max(cfg.watchdog.signalInterval * 1000, 50);
@@ -6017,16 +6018,27 @@ function lockHolder(path: string): number | null {
 }
 
 /** Starts the keeper, detached from any terminal; it starts the watchdog. */
-function spawnKeeper(cfg: Config): void {
+function spawnKeeper(cfg: Config): Bun.Subprocess {
   const argv = [...selfArgv(), "keep", "--config", cfg.path];
-  Bun.spawn(argv, { cwd: "/", env: childEnv(), stdio: ["ignore", "ignore", "ignore"],
-    detached: true }).unref();
+  const keeper = Bun.spawn(argv, {
+    cwd: "/", env: childEnv(), stdio: ["ignore", "ignore", "ignore"], detached: true });
+  keeper.unref();
+  return keeper;
 }
 
-function seeToKeeper(cfg: Config): void {
-  if (lockHolder(lockFile(cfg, "keeper")) !== null) return;
-  log("no keeper, starting one");
-  spawnKeeper(cfg);
+/**
+ * Sees to it that there is a keeper. On a loaded machine one takes seconds from its start to its
+ * lock; another at each tick until then would only add to the load.
+ */
+function keeperCare(): (cfg: Config) => void {
+  let [started, startedAt] = [null as Bun.Subprocess | null, 0];
+  return (cfg) => {
+    if (lockHolder(lockFile(cfg, "keeper")) !== null) return;
+    const coming = started?.exitCode === null && world.mono() - startedAt < WATCHDOG_COMES;
+    if (coming) return;
+    log("no keeper, starting one");
+    [started, startedAt] = [spawnKeeper(cfg), world.mono()];
+  };
 }
 
 /** A session that shows the watchdog's log, where none does yet: closing it ends nothing. */
@@ -6189,7 +6201,10 @@ async function endOriginalWatchdog(cfg: Config, snap: Snapshot): Promise<void> {
   await stopPanes(cfg, [pane]);
 }
 
-/** Starts the keeper and sees the watchdog take its lock; false = it does not within five seconds. */
+/** How long, ms, a watchdog may take from its keeper's start to its lock, on a loaded machine too. */
+const WATCHDOG_COMES = 30_000;
+
+/** Starts the keeper and sees the watchdog take its lock; false = it did not, see its log. */
 export async function startWatchdog(cfg: Config): Promise<boolean> {
   const running = () => lockHolder(lockFile(cfg, "watchdog")) !== null;
   if (running()) {
@@ -6204,9 +6219,9 @@ export async function startWatchdog(cfg: Config): Promise<boolean> {
   world.append(sessionLogPath(cfg, watchdogSession(cfg)), "");
   await followLog(cfg, snap);
   log("starting watchdog");
-  spawnKeeper(cfg);
-  const deadline = world.mono() + 5_000;
-  while (!running() && world.mono() < deadline) await Bun.sleep(50);
+  const keeper = spawnKeeper(cfg);
+  const deadline = world.mono() + WATCHDOG_COMES;
+  while (!running() && keeper.exitCode === null && world.mono() < deadline) await Bun.sleep(50);
   return running();
 }
 
