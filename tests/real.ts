@@ -25,7 +25,7 @@ const runner = await import("bun:test").then((one) => {
 export const PROGRAM = resolve(import.meta.dir, "..");
 /** The program under test: the compiled binary that AGENTS_BIN names, else the script by its shebang. */
 export const SELF = process.env.AGENTS_BIN
-  ? [resolve(process.env.AGENTS_BIN)]
+  ? [resolve(PROGRAM, process.env.AGENTS_BIN)]
   : [process.execPath, "--no-env-file", "--config=/dev/null", join(PROGRAM, "agents.ts")];
 
 export interface Ran {
