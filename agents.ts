@@ -6221,7 +6221,9 @@ export async function startWatchdog(cfg: Config): Promise<boolean> {
   log("starting watchdog");
   const keeper = spawnKeeper(cfg);
   const deadline = world.mono() + WATCHDOG_COMES;
-  while (!running() && keeper.exitCode === null && world.mono() < deadline) await Bun.sleep(50);
+  // a keeper that another `up` started first makes ours end, and brings the watchdog all the same
+  const kept = () => keeper.exitCode === null || lockHolder(lockFile(cfg, "keeper")) !== null;
+  while (!running() && kept() && world.mono() < deadline) await Bun.sleep(50);
   return running();
 }
 

@@ -368,6 +368,15 @@ const AT_ONCE = Number(process.env.REAL_AT_ONCE ?? 4);
 /** A file for each fleet that runs, with the pid of its worker. The workers have one parent. */
 const SLOTS = join(tmpdir(), `agents-tests-${process.ppid}`);
 
+/** The worker that holds a place; 0 = freed at this moment, or taken and not yet written. */
+function holderOf(slot: string): number {
+  try {
+    return Number(readFileSync(slot, "utf8"));
+  } catch {
+    return 0;
+  }
+}
+
 /** Waits for a free place among the fleets of this run; returns what frees it again. */
 async function takeSlot(): Promise<() => void> {
   for (let nth = 0; ; nth = (nth + 1) % AT_ONCE) {
@@ -377,8 +386,8 @@ async function takeSlot(): Promise<() => void> {
       writeFileSync(slot, `${process.pid}`, { flag: "wx" });
       return () => rmSync(slot, { force: true });
     } catch {
-      const holder = existsSync(slot) ? readFileSync(slot, "utf8") : "";
-      if (holder && !lives(Number(holder))) rmSync(slot, { force: true });
+      const holder = holderOf(slot);
+      if (holder && !lives(holder)) rmSync(slot, { force: true });
     }
     if (nth === AT_ONCE - 1) await Bun.sleep(25);
   }
