@@ -13,9 +13,9 @@
  */
 import { appendFileSync, closeSync, existsSync, fsyncSync, mkdirSync,
   openSync, readFileSync } from "node:fs";
-import { accessSync, constants, fstatSync, realpathSync, statfsSync } from "node:fs";
+import { accessSync, constants, fstatSync, lstatSync, realpathSync, statfsSync } from "node:fs";
 import { readdirSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
-import { homedir, userInfo } from "node:os";
+import { homedir, tmpdir, userInfo } from "node:os";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
 import { parseArgs, styleText } from "node:util";
 
@@ -615,10 +615,18 @@ function realSignal(pid: number, signal: NodeJS.Signals | 0): boolean {
   }
 }
 
+/** A fifo, a folder or a device in a file's place would never be read or replaced: out of its way. */
+function setAside(path: string): void {
+  const there = lstatSync(path, { throwIfNoEntry: false });
+  if (!there || there.isFile() || there.isSymbolicLink()) return;
+  renameSync(path, existsSync(`${path}.bad`) ? `${path}.bad.${Date.now()}` : `${path}.bad`);
+}
+
 /** Temporary file, fsync, rename: a reader sees the old text or the new, never a part of it. */
 function realWriteAtomic(path: string, text: string): void {
   const temporary = `${path}.${process.pid}.tmp`;
   try {
+    setAside(path);
     const file = openSync(temporary, "w", 0o600);
     try {
       for (let rest = Buffer.from(text); rest.length; ) rest = rest.subarray(writeSync(file, rest));
@@ -628,26 +636,65 @@ function realWriteAtomic(path: string, text: string): void {
     }
     renameSync(temporary, path);
   } catch (error) {
-    rmSync(temporary, { force: true });
+    if (existsSync(temporary)) rmSync(temporary); // or its own error would hide this one
     throw error;
   }
 }
 
 function realAppend(path: string, text: string, cap = Infinity): boolean {
+  setAside(path);
   const full = cap < Infinity && (statSync(path, { throwIfNoEntry: false })?.size ?? 0) > cap;
   if (full) renameSync(path, `${path}.1`);
   if (text) appendFileSync(path, text, { mode: 0o600 });
   return full;
 }
 
+/** Bytes. Whatever a fleet reads whole is under 1 MB; a file this large is not what it should be. */
+const READ_MAX = 16_000_000;
+
+/** Whether an error says that there is no such file, or no such folder above it. */
+const isAbsent = (error: unknown): boolean =>
+  ["ENOENT", "ENOTDIR"].includes((error as { code?: string }).code ?? "");
+
+/** Only a regular file is read: a fifo or a device might never come to an end. */
 function realRead(path: string): string | null {
+  let file: number;
   try {
     // a tick asks for one file per agent that is seldom there: an exception each would cost more
     if (statSync(path, { throwIfNoEntry: false }) === undefined) return null;
-    return readFileSync(path, "utf8");
+    // non-blocking: to open a fifo would be to wait for its writer
+    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
-    if (["ENOENT", "ENOTDIR"].includes((error as { code?: string }).code ?? "")) return null;
+    if (isAbsent(error)) return null;
     throw error;
+  }
+  try {
+    const stat = fstatSync(file);
+    const wrong = stat.isDirectory() ? "is a folder" : !stat.isFile() ? "is no regular file"
+      : stat.size > READ_MAX ? `is too large (${Math.round(stat.size / 1e6)} MB)` : "";
+    if (wrong) throw new Error(`${path} ${wrong}`);
+    return readFileSync(file, "utf8");
+  } finally {
+    closeSync(file);
+  }
+}
+
+function realRemove(path: string): void {
+  try {
+    setAside(path);
+    rmSync(path, { force: true });
+  } catch (error) {
+    if (!isAbsent(error)) throw error;
+  }
+}
+
+/** When it was changed, wall ms; null = there is nothing. A link that leads nowhere is itself meant. */
+function realMtime(path: string): number | null {
+  try {
+    return statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? null;
+  } catch (error) {
+    if (isAbsent(error)) return null;
+    return lstatSync(path).mtimeMs;
   }
 }
 
@@ -663,8 +710,8 @@ export const world: World = {
   read: realRead,
   writeAtomic: realWriteAtomic,
   append: realAppend,
-  remove: (path) => rmSync(path, { force: true }),
-  mtime: (path) => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? null,
+  remove: realRemove,
+  mtime: realMtime,
   log: (line) => void process.stderr.write(`${line}\n`),
 };
 
@@ -3215,9 +3262,21 @@ const idFile = (cfg: Config, agent: Agent): string => join(cfg.stateDir, `${agen
 const legacyIdFile = (cfg: Config, agent: Agent): string =>
   join(cfg.logDir, `.${agent.name}-session-id`);
 
+/** A client's id by its shape: it becomes an argument and a part of addresses. */
+const SESSION_ID = /^[\w-]{1,128}$/;
+
+/** The id in a file; what cannot be read or is none costs the conversation, not the agent. */
+function idIn(path: string): string | null {
+  try {
+    const id = world.read(path)?.trim() ?? "";
+    return SESSION_ID.test(id) ? id : null;
+  } catch {
+    return null;
+  }
+}
+
 export function resumeId(cfg: Config, agent: Agent): string | null {
-  return world.read(idFile(cfg, agent))?.trim() ||
-    world.read(legacyIdFile(cfg, agent))?.trim() || null;
+  return idIn(idFile(cfg, agent)) ?? idIn(legacyIdFile(cfg, agent));
 }
 
 function dropResumeId(cfg: Config, agent: Agent): void {
@@ -3279,6 +3338,8 @@ export interface Started {
   started: boolean;
   /** Why it was not started, "" = it was, or it runs already. */
   why: string;
+  /** Nothing was tried: it is no fault of the unit. */
+  untried?: boolean;
 }
 
 interface LaunchPlan {
@@ -3355,10 +3416,9 @@ export async function startAgent(
   const backend = backendOf(cfg, agent);
   const model = roleModel(cfg, agent);
   const prompt = agentPrompt(cfg, agent);
-  const kickoff = join(cfg.stateDir, `kickoff-${agent.session}.txt`);
-  const plan = { backend, model, kickoff, prompt,
-    told: world.read(toldFile(cfg, agent.session)) === hashOf(prompt) };
-  world.writeAtomic(kickoff, prompt);
+  const kickoff = storeKickoff(cfg, agent, prompt);
+  if (kickoff instanceof Error) return { started: false, why: messageOf(kickoff), untried: true };
+  const plan = { backend, model, kickoff, prompt, told: wasTold(cfg, agent.session, prompt) };
   const launch = backend.kind === "claude" ? launchClaude(cfg, agent, plan)
     : backend.kind === "opencode" ? await launchOpencode(cfg, agent, plan) : launchTyped(cfg, plan);
   const phase = agent.kind === "loop" ? (curPhase(cfg)?.id ?? "-") : "-";
@@ -3375,19 +3435,48 @@ export async function startAgent(
     },
   });
   if (why) return refused(cfg, agent.session, why);
-  if (launch.id && agent.resume) world.writeAtomic(idFile(cfg, agent), `${launch.id}\n`);
+  const id = launch.id;
+  if (id && agent.resume) keepNote(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
   if (!launch.boot) noteTold(cfg, agent.session);
   emit(cfg, "start", { agent: agent.name, backend: backend.name, model, phase });
   return { started: true, why: "" };
 }
 
+const kickoffFile = (cfg: Config, session: string): string =>
+  join(cfg.stateDir, `kickoff-${session}.txt`);
+
+/** Puts the kickoff where the client can read it: if not with the state, then with temporary files. */
+function storeKickoff(cfg: Config, agent: Agent, prompt: string): string | Error {
+  const elsewhere = join(tmpdir(), `agents-${agent.session}-${crypto.randomUUID()}.txt`);
+  let why: unknown;
+  for (const path of [kickoffFile(cfg, agent.session), elsewhere]) {
+    try {
+      world.writeAtomic(path, prompt);
+      return path;
+    } catch (error) {
+      why ??= error;
+    }
+  }
+  return new Error(messageOf(why));
+}
+
+/** Writes what a running client does not depend on; a disk that refuses it is spoken of elsewhere. */
+function keepNote(write: () => unknown): void {
+  try {
+    write();
+  } catch (error) {
+    log(messageOf(error));
+  }
+}
+
 const toldFile = (cfg: Config, session: string): string => join(cfg.stateDir, `told-${session}`);
 const hashOf = (value: string, seed?: bigint): string => Bun.hash(value, seed).toString(36);
+const wasTold = (cfg: Config, session: string, prompt: string): boolean =>
+  textIn(toldFile(cfg, session)) === hashOf(prompt);
 
 /** Remembers that the client had its kickoff: only then a resumed one needs no more than a word. */
 function noteTold(cfg: Config, session: string): void {
-  world.writeAtomic(toldFile(cfg, session),
-    hashOf(world.read(join(cfg.stateDir, `kickoff-${session}.txt`)) ?? ""));
+  keepNote(() => world.writeAtomic(toldFile(cfg, session), hashOf(textIn(kickoffFile(cfg, session)))));
 }
 
 const belongsTo = (session: string, home: string): string =>
@@ -3658,11 +3747,19 @@ export interface LimitState {
 export const limitStatePath = (cfg: Config, session: string): string =>
   join(cfg.stateDir, `limited-${session}.json`);
 
+const LIMIT_SHAPES: Record<string, Shape> = {
+  banner: (value) => isText(value), setAt: (value) => isNumber(value),
+  resetAt: (value) => isNumber(value),
+  class: (value) => Object.hasOwn(LIMIT_NAMES, String(value)),
+};
+
 export function loadLimitState(cfg: Config, session: string): LimitState | null {
   try {
     const state = JSON.parse(world.read(limitStatePath(cfg, session)) ?? "null");
-    return state && typeof state.until === "number"
-      ? { ...state, nudges: Number(state.nudges) || 0 } : null;
+    if (!isRecord(state) || !isNumber(state.until)) return null;
+    const wrong = (key: string) => key in state && !(LIMIT_SHAPES[key]?.(state[key]) ?? true);
+    for (const key of Object.keys(LIMIT_SHAPES).filter(wrong)) delete state[key];
+    return { ...state, nudges: Number(state.nudges) || 0 } as LimitState;
   } catch {
     return null;
   }
@@ -3913,7 +4010,7 @@ async function endForRestart(
   memory.sameSince = 0;
   noteDeath(cfg, watch, agent, null, why, innocent);
   if (pane.pinned) memory.buried = graveOf(watch.server, pane);
-  save(cfg, watch);
+  saveOrSay(cfg, watch);
   await killSession(cfg, pane);
 }
 
@@ -4120,17 +4217,16 @@ async function startByWatchdog(
   memory.restarts = { day, count: (memory.restarts.day === day ? memory.restarts.count : 0) + 1 };
   noteStart(watch, unit.name);
   if (sight.pane?.pinned) memory.buried = ""; // another client dies in the same pane
-  try {
-    save(cfg, watch);
-  } catch (error) {
-    // a full disk is no fault of the agent: what was not tried is not counted
-    Object.assign(memory, before);
-    throw error;
-  }
+  saveOrSay(cfg, watch);
   const first = sayFirst(cfg, watch, unit.name);
   const done = await (isAgent(unit)
     ? startAgent(cfg, unit, sight.snap, { say: first }) : startService(cfg, unit, sight.snap))
     .catch((error): Started => ({ started: false, why: messageOf(error) }));
+  if (done.untried) {
+    // a full disk is no fault of the agent: what was not tried is not counted
+    Object.assign(memory, before);
+    throw new Error(done.why);
+  }
   if (done.started || !done.why) return;
   memory.aliveSince = 0;
   log(`${unit.name}: could not be started: ${done.why}`);
@@ -4729,7 +4825,7 @@ async function deadlockCheck(
   cfg: Config, watch: Watch, sights: Map<string, Sight>,
 ): Promise<void> {
   const hand = cfg.loop.handoff;
-  if (!hand || watch.intent || isComplete(cfg)) return;
+  if (!hand || watch.intent || isComplete(cfg) || phaseTrouble(cfg)) return;
   const sides = [hand.claimPings, hand.reviewPings];
   const verdicts = sides.map((name) => sights.get(name)?.verdict.verdict ?? "unsure");
   const pending = watch.outbox.filter((message) => sides.includes(message.target)).length;
@@ -5151,34 +5247,82 @@ export function freshWatch(): Watch {
   };
 }
 
-/** What an earlier watchdog remembered; an unreadable file is kept aside, never overwritten. */
+type Shape = (value: unknown) => boolean;
+const isText: Shape = (value) => typeof value === "string";
+const isNumber: Shape = (value) => typeof value === "number" && Number.isFinite(value);
+const isRecord = (value: unknown): value is Record<string, unknown> =>
+  value !== null && typeof value === "object" && !Array.isArray(value);
+const every = (item: Shape): Shape => (value) => Array.isArray(value)
+  ? value.every(item) : isRecord(value) && Object.values(value).every(item);
+const withFields = (fields: Record<string, Shape>): Shape => (value) =>
+  isRecord(value) && Object.entries(fields).every(([key, shape]) => shape(value[key]));
+const orNull = (shape: Shape): Shape => (value) => value === null || shape(value);
+/** A process of a client: the first two numbers are never one. */
+const GROUP = { pid: (value: unknown) => Number.isInteger(value) && Number(value) > 1, born: isText };
+
+/** What the shape of a fresh value does not tell. */
+const MEMORY_SHAPES: Record<string, Shape> = {
+  unsureTold: isNumber, backgroundSince: isNumber,
+  starts: every(isNumber), stopping: orNull(withFields({ ...GROUP, since: isNumber })),
+  client: orNull(withFields(GROUP)), restarts: withFields({ day: isText, count: isNumber }),
+};
+const WATCH_SHAPES: Record<string, Shape> = {
+  seen: every(isText), taken: every(isText), delivered: every(isText), inboxes: every(isText),
+  wakeDue: every(isNumber),
+  turn: orNull(withFields({ owes: isText, subject: isText, at: isNumber })),
+  intent: orNull(withFields({ id: isText, from: isText, to: isText, run: isText })),
+  channel: orNull((value) => isChannel(value)),
+};
+const isMessage = withFields({
+  id: isText, target: isText, text: isText, cause: isText, made: isNumber, tries: isNumber,
+});
+const MESSAGE_SHAPES: Record<string, Shape> = {
+  seen: isNumber, entered: isNumber, copies: isNumber,
+  pasted: withFields({ pid: isNumber, nth: isNumber, at: isNumber, empty: isNumber }),
+  subjects: every(isText), more: isNumber, why: isText, stuck: isNumber, expires: isNumber,
+};
+
+/** Stored texts; what is none is left out. */
+const soundMessages = (list: unknown): Message[] => !Array.isArray(list) ? []
+  : list.filter(isMessage).map(({ id, target, text, cause, made, tries, ...rest }) =>
+    sound({ id, target, text, cause, made, tries }, rest, MESSAGE_SHAPES));
+
+/** The stored fields that can stand for the fresh ones; a wrong one costs itself alone. */
+function sound<T extends object>(fresh: T, stored: unknown, shapes: Record<string, Shape>): T {
+  const fields = isRecord(stored) ? Object.entries(stored) : [];
+  // a field that is not always there is known by its shape alone
+  const good = fields.filter(([key, value]) =>
+    (!(key in fresh) || sameShape(fresh[key as keyof T], value)) &&
+    (shapes[key]?.(value) ?? key in fresh));
+  return { ...fresh, ...Object.fromEntries(good) };
+}
+
+/** What an earlier watchdog remembered; a file that is none is kept aside, never overwritten. */
 export function loadWatch(cfg: Config): Watch {
   const fresh = freshWatch();
-  const stored = world.read(watchFile(cfg));
-  if (stored === null) return fresh;
+  let stored: string | null = null;
   try {
-    const parsed = Object.entries(JSON.parse(stored) ?? {})
-      .filter(([key, value]) => sameShape(fresh[key as keyof Watch], value));
-    const known = { ...fresh, ...Object.fromEntries(parsed), volatile: fresh.volatile };
-    const agents = Object.entries(known.agents)
-      .filter(([, memory]) => memory !== null && typeof memory === "object")
-      .map(([name, memory]) => [name, { ...freshMemory(), ...memory }]);
-    const isText = (word: unknown) => typeof word === "string";
-    const outbox = known.outbox.filter((one) => [one?.id, one?.target, one?.text].every(isText));
-    const intent = isText(known.intent?.id) && isText(known.intent?.to) ? known.intent : null;
-    const channel = isChannel(known.channel) ? known.channel : null;
-    return { ...known, outbox, intent, channel, agents: Object.fromEntries(agents) };
+    stored = world.read(watchFile(cfg));
+    if (stored === null) return fresh;
+    const known = sound(fresh, JSON.parse(stored), WATCH_SHAPES);
+    const agents = Object.entries(known.agents).filter(([, memory]) => isRecord(memory))
+      .map(([name, memory]) => [name, sound(freshMemory(), memory, MEMORY_SHAPES)]);
+    return { ...known, volatile: fresh.volatile, outbox: soundMessages(known.outbox),
+      unproven: soundMessages(known.unproven), agents: Object.fromEntries(agents) };
   } catch (error) {
-    log(`${watchFile(cfg)}: ${messageOf(error)}; kept as watch.json.bad, starting without it`);
-    world.writeAtomic(`${watchFile(cfg)}.bad`, stored);
+    // what is no regular file is moved out of the way by the next write
+    const kept = stored === null ? "" : "kept as watch.json.bad, ";
+    log(`${watchFile(cfg)}: ${messageOf(error)}; ${kept}starting without it`);
+    if (stored !== null) world.writeAtomic(`${watchFile(cfg)}.bad`, stored);
     return fresh;
   }
 }
 
 /** Whether a stored value can stand for a fresh one; another version's meaning is not guessed. */
 function sameShape(fresh: unknown, value: unknown): boolean {
-  if (fresh === undefined || value === null) return fresh === null;
-  return typeof (fresh ?? {}) === typeof value && Array.isArray(fresh) === Array.isArray(value);
+  if (value === null) return fresh === null;
+  if (fresh === null) return true;
+  return typeof fresh === typeof value && Array.isArray(fresh) === Array.isArray(value);
 }
 
 /** Writes what must outlive the watchdog, if changed. Throws on a full disk: unstored is undone. */
@@ -5193,29 +5337,52 @@ export function save(cfg: Config, watch: Watch): void {
   watch.volatile.saved = stored;
 }
 
-const lastOperator = new Map<string, { source: string; operator: Operator }>();
-
-/**
- * What the operator wants, to be read only; if unreadable, the last answer: else what is down would
- * be started.
- */
-export function operatorOf(cfg: Config): Operator {
-  const none: Operator = { held: {}, busy: {}, released: {}, queue: [] };
-  const last = lastOperator.get(cfg.stateDir);
+/** The same where nothing hangs on it: without room or folder, supervision goes on from memory. */
+function saveOrSay(cfg: Config, watch: Watch): void {
   try {
-    const source = world.read(operatorFile(cfg)) ?? "{}";
-    if (source === last?.source) return last.operator;
-    const raw = JSON.parse(source) ?? {};
-    const found = Object.fromEntries(Object.entries(none).map(([key, empty]) =>
-      [key, Array.isArray(raw[key]) === Array.isArray(empty) && raw[key] &&
-        typeof raw[key] === "object" ? raw[key] : empty]));
-    const operator = found as unknown as Operator;
-    lastOperator.set(cfg.stateDir, { source, operator });
-    return operator;
-  } catch {
-    return last?.operator ?? none; // half a disk error is no order to start anything
+    save(cfg, watch);
+  } catch (error) {
+    trouble(watch, "guard state", `ERROR: state: ${messageOf(error)}`);
   }
 }
+
+const lastOperator = new Map<string, { source: string; operator: Operator }>();
+/** Why it could not be read, by state folder. */
+const operatorFaults = new Map<string, string>();
+
+/**
+ * What the operator wants, to be read only. An unreadable file is no order to start anything: the
+ * last answer holds, or what the watchdog remembers of who was taken down.
+ */
+export function operatorOf(cfg: Config): Operator {
+  const last = lastOperator.get(cfg.stateDir);
+  try {
+    const away = () => (world.mtime(cfg.stateDir) === null ? last?.source : undefined);
+    const source = world.read(operatorFile(cfg)) ?? away() ?? "{}";
+    const raw = source === last?.source ? null : JSON.parse(source);
+    operatorFaults.delete(cfg.stateDir);
+    if (source === last?.source) return last.operator;
+    const known = sound(NO_ORDERS, raw, OPERATOR_SHAPES);
+    const queue = isRecord(raw) ? soundMessages(raw.queue) : [];
+    const operator = { ...known, queue };
+    lastOperator.set(cfg.stateDir, { source, operator });
+    return operator;
+  } catch (error) {
+    operatorFaults.set(cfg.stateDir, `operator.json: ${messageOf(error)}; what it said last holds`);
+    return last?.operator ?? { ...NO_ORDERS, held: takenDown(cfg) };
+  }
+}
+
+const NO_ORDERS: Operator = { held: {}, busy: {}, released: {}, queue: [] };
+const OPERATOR_SHAPES: Record<string, Shape> = {
+  held: every(isNumber), busy: every(isNumber), released: every(isNumber), queue: () => false,
+};
+
+/** Who was taken down, as the watchdog saw it last. */
+const takenDown = (cfg: Config): Record<string, number> => Object.fromEntries(
+  Object.entries(loadWatch(cfg).agents).filter(([, memory]) => memory.why === BY_YOU)
+    .map(([name, memory]) => [name, memory.since]));
+const BY_YOU = "stopped by you";
 
 /** Whether the watchdog must leave a unit alone; a command's work holds it ten minutes at most. */
 function isHeld(operator: Operator, name: string): boolean {
@@ -5234,11 +5401,14 @@ function trouble(watch: Watch, label: string, message: string): void {
   if ((errors[label] ?? "") === message) return;
   if (message) errors[label] = message;
   else delete errors[label];
+  // what becomes of a text or of an answer is said by itself
   if (message) log(message);
+  else if (!/^(message|answer) /.test(label)) log(`${label.replace(/^guard /, "")}: works again`);
 }
 
 /** Runs one stage; an error in it is said once per change and stays in it. */
 async function guard(watch: Watch, label: string, stage: () => unknown): Promise<void> {
+  noteStage(label);
   try {
     await stage();
     trouble(watch, `guard ${label}`, "");
@@ -5544,7 +5714,7 @@ async function careFor(cfg: Config, watch: Watch, agent: Agent, sight: Sight): P
     memory.aliveSince = 0;
     memory.nextStart = 0;
     if (sight.alive === false) endSurvivor(memory);
-    return noteState(cfg, watch, agent.name, "gone", "stopped by you");
+    return noteState(cfg, watch, agent.name, "gone", BY_YOU);
   }
   if (resting) {
     memory.nextStart = 0;
@@ -5624,10 +5794,13 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
   }
   if (world.mono() - volatile.lastHeavy >= cfg.watchdog.heavyInterval * 1000) {
     volatile.lastHeavy = world.mono();
-    if (loopAgents(cfg).length) await guard(watch, "phase", () => phaseAdvanceCheck(cfg, watch));
+    if (loopAgents(cfg).length && !phaseTrouble(cfg)) {
+      await guard(watch, "phase", () => phaseAdvanceCheck(cfg, watch));
+    }
     await guard(watch, "logs", () => keepLogs(cfg, sights));
   }
   if (first) await guard(watch, "phase move", () => continueMove(cfg, watch, first.snap));
+  trouble(watch, "operator.json", operatorFaults.get(cfg.stateDir) ?? "");
   trouble(watch, "phase state", loopAgents(cfg).length ? phaseTrouble(cfg) : "");
   for (const service of cfg.services.values()) {
     await guard(watch, service.name, () => healOne(cfg, watch, service, sights.get(service.name)!));
@@ -5649,6 +5822,44 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
   collect(sights.size * LEFT_PER_AGENT);
   return first?.snap;
 }
+
+/**
+ * Where the round is, for whoever asks after a watchdog that hangs or was killed: written in place
+ * on an open file, which a full disk, or a folder that is gone, does not hinder.
+ */
+let noteStage: (stage: string) => void = () => {};
+
+/** Wide enough for a label, and for a line that overwrites a longer one. */
+const STAGE_WIDTH = 160;
+const RESTING = "resting";
+
+/** Opens the note of a watchdog or a keeper; the function writes it, false = it could not. */
+function openNote(path: string): (stage: string) => boolean {
+  let file: number | null = null;
+  return (stage) => {
+    try {
+      file ??= openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_NONBLOCK, 0o600);
+      writeSync(file, `${process.pid} ${Date.now()} ${stage}`.slice(0, STAGE_WIDTH)
+        .padEnd(STAGE_WIDTH).concat("\n"), 0);
+      return true;
+    } catch {
+      return false; // it is a help, no more
+    }
+  };
+}
+
+/** The note of a watchdog: whose, when (wall ms) and what; null = it cannot be read. */
+function readNote(path: string): { pid: number; at: number; stage: string } | null {
+  try {
+    const [, pid, at, stage] = /^(\d+) (\d+) (.*?) *$/m.exec(world.read(path) ?? "") ?? [];
+    return stage === undefined ? null : { pid: Number(pid), at: Number(at), stage };
+  } catch {
+    return null;
+  }
+}
+
+const noteFile = (cfg: Config, what: "watchdog" | "keeper"): string =>
+  join(cfg.stateDir, `${what}.stage`);
 
 /** Proof of life for `status`: time, pid and what is running. */
 function beat(cfg: Config): void {
@@ -5729,13 +5940,17 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     await world.sleep(200);
     if (world.read(cfg.path) !== source) return cfg;
     const next = await loadConfig(cfg.path, {}, source);
+    const moved = next.logDir === cfg.logDir ? ""
+      : `log_dir stays ${cfg.logDir} until the fleet is started anew: down, then up`;
+    trouble(watch, "log_dir", moved);
+    Object.assign(next, { logDir: cfg.logDir, stateDir: cfg.stateDir });
     const lost = [...unitsOf(cfg).keys()].filter((name) => !unitsOf(next).has(name));
     log("config read again" +
       `${lost.length ? `; no longer in it, left running: ${lost.join(", ")}` : ""}`);
     for (const warning of next.warnings) log(`warning: ${warning}`);
     trouble(watch, "config", "");
     for (const memory of Object.values(watch.agents)) memory.judged = null; // by the old rules
-    world.writeAtomic(lastGoodFile(next), next.source);
+    await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(next), next.source));
     return next;
   } catch (error) {
     const fresh = watch.volatile.errors.config === undefined;
@@ -5774,6 +5989,10 @@ async function introduce(cfg: Config, watch: Watch): Promise<void> {
   await guard(watch, "left-overs", () => sweepTemporaries(cfg));
   await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(cfg), cfg.source));
   for (const warning of cfg.warnings) log(`warning: ${warning}`);
+  const before = readNote(noteFile(cfg, "watchdog"));
+  if (before && ![RESTING, "ended"].includes(before.stage)) {
+    log(`the watchdog before this one (pid ${before.pid}) was cut short at: ${before.stage}`);
+  }
   emit(cfg, "watchdog", { why: "started", version: version(), last: readWatchdog(cfg).heartbeat });
   log(`watchdog up: ${phaseLine(cfg)}, ` +
     `signal=${cfg.watchdog.signalInterval}s heavy=${cfg.watchdog.heavyInterval}s, ` +
@@ -5790,6 +6009,7 @@ async function restUntil(due: number, cfg: Config, watch: Watch, life: Life): Pr
     await Promise.race([world.sleep(life.poked ? 0 : pause), woken]);
     life.poked = false;
     if (!life.stop && world.mono() < due) await guard(watch, "attend", () => attend(cfg, watch));
+    noteStage(RESTING);
   }
 }
 
@@ -5819,26 +6039,32 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   process.on("unhandledRejection",
     (error) => trouble(watch, "unhandled", `ERROR: ${messageOf(error)}`));
   await introduce(cfg, watch);
+  noteStage = openNote(noteFile(cfg, "watchdog"));
+  const keeper = keeperCare();
   void tellPeople(() => cfg);
-  const ensureKeeper = keeperCare();
   while (!life.stop) {
     const began = world.mono();
     const held: number = lock;
-    lock = await keepLock(cfg, lockPath, held);
+    lock = await keepLock(cfg, lockPath, held, (why) => trouble(watch, "state folder", why));
     if (lock === null) return 0; // the folder was removed, and another watchdog took its place
-    if (lock !== held) watch.volatile.saved = "";
+    if (lock !== held) {
+      watch.volatile.saved = "";
+      noteStage = openNote(noteFile(cfg, "watchdog"));
+    }
     cfg = await reloadConfig(cfg, watch);
     await guard(watch, "tick", async () => {
       const snap = await tick(cfg, watch);
-      if (kept) ensureKeeper(cfg);
+      if (kept) trouble(watch, "keeper", keeper(cfg));
       if (snap && lastGood) await followLog(cfg, snap);
     });
     const interval = Math.max(cfg.watchdog.signalInterval * 1000, 50);
+    noteStage(RESTING);
     await restUntil(began + interval, cfg, watch, life);
   }
   await guard(watch, "state", () => save(cfg, watch));
-  const keeper = kept ? lockHolder(lockFile(cfg, "keeper")) : null;
-  if (keeper !== null) world.signal(keeper, "SIGTERM");
+  noteStage("ended");
+  const partner = kept ? lockHolder(lockFile(cfg, "keeper")) : null;
+  if (partner !== null) world.signal(partner, "SIGTERM");
   return 0;
 }
 
@@ -5992,7 +6218,7 @@ async function takeLock(path: string, patience = 300): Promise<number | null> {
     const file = await flock(path);
     if (file !== null) {
       try {
-        world.writeAtomic(`${path}.pid`, `${process.pid} ${bornOf(process.pid)}`);
+        writePid(path);
       } catch (error) {
         log(`${path}.pid: ${messageOf(error)}`); // a full disk: the lock itself holds
       }
@@ -6003,41 +6229,103 @@ async function takeLock(path: string, patience = 300): Promise<number | null> {
   return null;
 }
 
-/** The lock where it is ours yet; taken again where its file was removed, null = another has it. */
-async function keepLock(cfg: Config, path: string, held: number): Promise<number | null> {
-  if (statSync(path, { throwIfNoEntry: false })?.ino === fstatSync(held).ino) return held;
-  makeFolders(cfg);
-  return takeLock(path);
+/**
+ * The lock where it is ours yet; taken again where its file was removed, null = another has it.
+ * While the folder is away the old one is held: nobody else can have it, and there is work to do.
+ */
+async function keepLock(
+  cfg: Config, path: string, held: number, say: (why: string) => void = () => {},
+): Promise<number | null> {
+  try {
+    if (statSync(path, { throwIfNoEntry: false })?.ino !== fstatSync(held).ino) {
+      makeFolders(cfg);
+      const taken = await takeLock(path);
+      if (taken !== null) closeSync(held);
+      return taken;
+    }
+    writePid(path);
+    say("");
+  } catch (error) {
+    say(`${cfg.stateDir}: ${messageOf(error)}; going on from memory`);
+  }
+  return held;
+}
+
+/** Says who holds a lock; written again where a full disk did not take it. */
+function writePid(path: string): void {
+  const pid = `${process.pid} ${bornOf(process.pid)}`;
+  if (world.read(`${path}.pid`) !== pid) world.writeAtomic(`${path}.pid`, pid);
+}
+
+/** A file's text; "" where there is none, or where it cannot be read. */
+function textIn(path: string): string {
+  try {
+    return world.read(path) ?? "";
+  } catch {
+    return "";
+  }
 }
 
 /** The pid of a lock's holder, null where none is: the process must be the one that wrote it. */
 function lockHolder(path: string): number | null {
-  const [pid, born] = (world.read(`${path}.pid`) ?? "").split(" ");
+  const [pid, born] = textIn(`${path}.pid`).split(" ");
   return isPid(Number(pid)) && world.signal(Number(pid), 0) &&
     (!born || bornOf(Number(pid)) === born) ? Number(pid) : null;
 }
 
 /** Starts the keeper, detached from any terminal; it starts the watchdog. */
 function spawnKeeper(cfg: Config): Bun.Subprocess {
-  const argv = [...selfArgv(), "keep", "--config", cfg.path];
+  const argv = [...selfArgv(), "keep", "--last-good", lastGoodFile(cfg), "--config", cfg.path];
   const keeper = Bun.spawn(argv, {
     cwd: "/", env: childEnv(), stdio: ["ignore", "ignore", "ignore"], detached: true });
   keeper.unref();
   return keeper;
 }
 
+/** How long, ms, a watchdog or a keeper may stand still at least before it is taken for hung. */
+export const HUNG_AFTER = 120_000;
+
+/** Whether it hangs: ten of its intervals without a move, and no less than `least`, ms. */
+export const isHung = (stillFor: number, interval: number, least = HUNG_AFTER): boolean =>
+  stillFor >= Math.max(10 * interval * 1000, least);
+
 /**
- * Sees to it that there is a keeper. On a loaded machine one takes seconds from its start to its
- * lock; another at each tick until then would only add to the load.
+ * How long something has not changed, ms on the monotonic clock, which stands still while the
+ * machine is suspended. `null` is "could not look": that is no evidence, and the time begins anew.
  */
-function keeperCare(): (cfg: Config) => void {
+export function stillness(): (sign: string | null) => number {
+  let [seen, since] = ["", 0];
+  return (sign) => {
+    if (sign === null || sign !== seen) [seen, since] = [sign ?? "", world.mono()];
+    return world.mono() - since;
+  };
+}
+
+/** How long, ms, a keeper may take from its start to its lock before another one is tried. */
+const KEEPER_COMES = 60_000;
+
+/** Sees to it that there is a keeper that works; says why there is none, "" = all is well. */
+function keeperCare(): (cfg: Config) => string {
+  const still = stillness();
   let [started, startedAt] = [null as Bun.Subprocess | null, 0];
   return (cfg) => {
-    if (lockHolder(lockFile(cfg, "keeper")) !== null) return;
-    const coming = started?.exitCode === null && world.mono() - startedAt < WATCHDOG_COMES;
-    if (coming) return;
-    log("no keeper, starting one");
-    [started, startedAt] = [spawnKeeper(cfg), world.mono()];
+    const keeper = lockHolder(lockFile(cfg, "keeper"));
+    const note = readNote(noteFile(cfg, "keeper"));
+    const hangs = keeper !== null &&
+      isHung(still(note?.pid === keeper ? `${note.at}` : null), cfg.watchdog.signalInterval);
+    if (keeper !== null && !hangs) return "";
+    // on a loaded machine one takes seconds to its lock: another beside it would make it worse
+    const coming = keeper === null && started !== null && started.exitCode === null &&
+      world.mono() - startedAt < KEEPER_COMES;
+    if (coming) return "";
+    if (keeper !== null) world.signal(keeper, "SIGKILL");
+    log(keeper === null ? "no keeper, starting one" : `the keeper (pid ${keeper}) hangs: replaced`);
+    try {
+      [started, startedAt] = [spawnKeeper(cfg), world.mono()];
+      return "";
+    } catch (error) {
+      return `the keeper could not be started: ${messageOf(error)}`;
+    }
   };
 }
 
@@ -6053,44 +6341,101 @@ async function followLog(cfg: Config, snap: Snapshot): Promise<void> {
     ...placeFor(snap, session) });
 }
 
-/** The hidden `keep`: as long as it lives there is a watchdog, a second after the last one died. */
-async function keep(path: string): Promise<number> {
-  const cfg = await loadConfig(path);
+/** The keeper's pace, ms: a lock that another took, and a watchdog that ended, are seen by then. */
+const KEEPER_STEP = 250;
+
+/**
+ * The hidden `keep`: as long as it lives there is a watchdog that works, a second after the last
+ * one died, two minutes after it hung. `least`: see isHung.
+ */
+async function keep(path: string, lastGood: string, least = HUNG_AFTER): Promise<number> {
+  const cfg = await firstConfig(path, lastGood);
   makeFolders(cfg);
-  let lock = await takeLock(lockFile(cfg, "keeper"));
+  const lockPath = lockFile(cfg, "keeper");
+  let lock = await takeLock(lockPath);
   if (lock === null) return 100;
-  // at once, or the watchdog, who finds no keeper, starts a second one
-  setInterval(async () => {
-    lock = lock === null ? null : await keepLock(cfg, lockFile(cfg, "keeper"), lock);
-    if (lock === null) process.exit(0);
-  }, 250);
   logToFile(cfg);
-  let child: Bun.Subprocess | null = null;
   let stop = false;
-  for (const signal of ["SIGTERM", "SIGINT"] as const) {
-    process.on(signal, () => {
-      stop = true;
-      child?.kill("SIGTERM");
-    });
+  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => (stop = true));
+  const ward = new Ward(cfg, path, least);
+  const note = openNote(noteFile(cfg, "keeper"));
+  while (!stop && ward.ended !== 0) {
+    lock = await keepLock(cfg, lockPath, lock);
+    if (lock === null) return 0;
+    ward.look(note("keeping"));
+    await Bun.sleep(KEEPER_STEP);
   }
-  let pause = 1_000;
-  while (!stop) {
-    if (lockHolder(lockFile(cfg, "watchdog")) === null) {
-      child = Bun.spawn([...selfArgv(), "watchdog", "--kept",
-          "--last-good", lastGoodFile(cfg), "--config", path], {
+  ward.child?.kill("SIGTERM");
+  await ward.child?.exited;
+  return 0;
+}
+
+/** The watchdog as its keeper sees it: started where there is none, ended where it hangs. */
+class Ward {
+  child: Bun.Subprocess | null = null;
+  /** The exit code of the last one that this keeper started. */
+  ended: number | null = null;
+  private pause = 1_000;
+  private next = 0;
+  private said = "";
+  private told: { pid: number; at: number } | null = null;
+  private still = stillness();
+  constructor(readonly cfg: Config, readonly path: string, readonly least: number) {}
+
+  /** `writes`: this keeper could write, so that a watchdog that works could too. */
+  look(writes: boolean): void {
+    const pid = lockHolder(lockFile(this.cfg, "watchdog"));
+    if (pid !== null) return this.watch(pid, writes);
+    this.told = null;
+    if (!this.child && world.mono() >= this.next) this.start();
+  }
+
+  private watch(pid: number, writes: boolean): void {
+    const note = readNote(noteFile(this.cfg, "watchdog"));
+    const seen = writes && note?.pid === pid;
+    const stillFor = this.still(seen ? `${note.at} ${textIn(heartbeatFile(this.cfg))}` : null);
+    const { interval } = readBeat(this.cfg);
+    if (!seen || !isHung(stillFor, interval ?? this.cfg.watchdog.signalInterval, this.least)) return;
+    if (this.told?.pid !== pid) {
+      log(`the watchdog (pid ${pid}) has not moved for ${minutes(Math.round(stillFor / 1000))}, ` +
+        `at: ${note.stage}; ending it`);
+      this.told = { pid, at: world.mono() };
+    }
+    world.signal(pid, world.mono() - this.told.at < 5_000 ? "SIGTERM" : "SIGKILL");
+  }
+
+  private start(): void {
+    try {
+      const child = Bun.spawn([...selfArgv(), "watchdog", "--kept",
+          "--last-good", lastGoodFile(this.cfg), "--config", this.path], {
         cwd: "/", env: childEnv(), stdio: ["ignore", "ignore", "ignore"],
       });
-      const code = await child.exited;
-      if (code === 0) return 0;
-      if (code !== 100 && !stop) {
-        log(`the watchdog ended (${child.signalCode ?? `exit ${code}`}), starting another`);
-      }
-      // one that ends by itself can not start: it is tried ever more slowly, half a minute at most
-      pause = child.signalCode || code === 100 ? 1_000 : Math.min(pause * 2, 30_000);
+      this.child = child;
+      void child.exited.then((code) => this.bury(code, child.signalCode));
+    } catch (error) {
+      this.say(`the watchdog could not be started: ${messageOf(error)}; trying again`);
+      this.rest(Math.min(this.pause * 2, 10_000));
     }
-    if (!stop) await Bun.sleep(pause);
   }
-  return 0;
+
+  /** One that ends by itself cannot start: it is tried ever more slowly, half a minute at most. */
+  private bury(code: number, signal: NodeJS.Signals | number | null): void {
+    this.child = null;
+    this.ended = code;
+    if (code !== 100 && code !== 0) this.say(
+      `the watchdog ended (${signal ?? `exit ${code}`}), starting another`, signal !== null);
+    this.rest(signal || code === 100 ? 1_000 : Math.min(this.pause * 2, 30_000));
+  }
+
+  private rest(pause: number): void {
+    this.pause = pause;
+    this.next = world.mono() + pause;
+  }
+
+  private say(message: string, again = false): void {
+    if (again || message !== this.said) log(message);
+    this.said = message;
+  }
 }
 
 // ── CLI commands ────────────────────────────────────────────────────────────────
@@ -6534,8 +6879,10 @@ export interface Status {
   services: StatusRow[];
   /** The hand-off channel as the watchdog found it last; null = the config has none. */
   handoff: { state: ChannelState | "unknown"; since: string; why: string; cure: string } | null;
-  watchdog: { running: boolean; pid: number | null; heartbeat: string;
-    stale: boolean; version: string };
+  watchdog: { running: boolean; pid: number | null; heartbeat: string; stale: boolean;
+    version: string;
+    /** Where a stale one stands still, "" = not known. */
+    stage: string };
   unknownSessions: string[];
   olderPhase: string[];
   needsHuman: boolean;
@@ -6682,18 +7029,38 @@ function nextDue(
     ? `wake ${wake > now ? localTime(wake) : "when idle"}` : "";
 }
 
+/** What the watchdog's last tick left; a wrong field is none. `interval` is s. */
+function readBeat(cfg: Config): { at?: string; pid?: number; version?: string; interval?: number } {
+  try {
+    const { at, pid, version, interval } = JSON.parse(textIn(heartbeatFile(cfg)) || "{}");
+    return { ...(isText(at) ? { at } : {}), ...(isNumber(pid) ? { pid } : {}),
+      ...(isText(version) ? { version } : {}), ...(isNumber(interval) ? { interval } : {}) };
+  } catch {
+    return {};
+  }
+}
+
 /** The heartbeat is stale after three ticks without one. */
 function readWatchdog(cfg: Config): Status["watchdog"] {
   const pid = lockHolder(lockFile(cfg, "watchdog"));
-  try {
-    const beat = JSON.parse(world.read(heartbeatFile(cfg)) ?? "{}");
-    const late =
-      world.now() - Date.parse(beat.at ?? "") > 3 * Math.max(Number(beat.interval) || 0, 5) * 1000;
-    return { running: pid !== null, pid, heartbeat: beat.at ?? "",
-      stale: pid !== null && late && beat.pid === pid, version: beat.version ?? "" };
-  } catch {
-    return { running: pid !== null, pid, heartbeat: "", stale: false, version: "" };
-  }
+  const beat = readBeat(cfg);
+  const late =
+    world.now() - Date.parse(beat.at ?? "") > 3 * Math.max(beat.interval ?? 0, 5) * 1000;
+  const stale = pid !== null && late && beat.pid === pid;
+  const note = stale ? readNote(noteFile(cfg, "watchdog")) : null;
+  const halted = stale && statOf(pid)[0] === "T" ? `stopped by a signal (kill -CONT ${pid})` : "";
+  return { running: pid !== null, pid, heartbeat: beat.at ?? "", stale,
+    version: beat.version ?? "", stage: halted || (note?.pid === pid ? note.stage : "") };
+}
+
+/** How long `status` waits for git, ms: it is only asked whether the phase is DONE. */
+const STATUS_PATIENCE = 3_000;
+
+/** What is promised, or `otherwise` after so many ms. */
+function within<T>(ms: number, promised: Promise<T>, otherwise: T): Promise<T> {
+  let timer: Timer;
+  const late = new Promise<T>((resolve) => (timer = setTimeout(() => resolve(otherwise), ms)));
+  return Promise.race([promised, late]).finally(() => clearTimeout(timer));
 }
 
 async function readPhase(cfg: Config, { intent }: Watch): Promise<Status["phase"]> {
@@ -6707,7 +7074,8 @@ async function readPhase(cfg: Config, { intent }: Watch): Promise<Status["phase"
   const phase = curPhase(cfg)!;
   return {
     id: phase.id, index: curIdx(cfg), total: list.length, plan: phase.plan,
-    done: await phaseDone(cfg, phase.status), complete, moving, error,
+    done: await within(STATUS_PATIENCE, phaseDone(cfg, phase.status), false),
+    complete, moving, error,
   };
 }
 
@@ -6769,7 +7137,8 @@ export function statusText(status: Status, width: number): string {
     ? `heartbeat ${ago(world.now() - Date.parse(watchdog.heartbeat))} ago, ` +
       `version ${watchdog.version}` : "";
   const state = !watchdog.running
-    ? "stopped" : watchdog.stale ? `STALE, ${life}` : `RUNNING, ${life}`;
+    ? "stopped" : watchdog.stale
+      ? `STALE, ${life}${watchdog.stage ? `, at: ${watchdog.stage}` : ""}` : `RUNNING, ${life}`;
   lines.push(paint(watchdog.running && !watchdog.stale ? "green" : "yellow", `watchdog: ${state}`));
   if (status.unknownSessions.length) {
     lines.push(`sessions that no config names: ${status.unknownSessions.join(", ")}`);
@@ -7445,7 +7814,9 @@ export async function cmdLogs(call: Call): Promise<number> {
     die(`logs: --lines ${show(call.options.lines)} is not a whole number`, 2);
   }
   const clean = call.options.raw || name === "watchdog" ? (value: string) => value : cleanLog;
-  const text = clean((world.read(path) ?? "").slice(-LOG_TAIL)).trimEnd().split("\n");
+  if (!statSync(path).isFile()) die(`${path} is no file`);
+  const tail = await Bun.file(path).slice(Math.max(0, statSync(path).size - LOG_TAIL)).text();
+  const text = clean(tail).trimEnd().split("\n");
   if (lines > 0 && text.join("")) print(text.slice(-lines).join("\n"));
   if (call.options.follow) await followFile(path, clean);
   return 0;
@@ -7590,7 +7961,6 @@ const DEMO_DEADLINE = 60_000;
 
 async function cmdDemo(call: Call): Promise<number> {
   if (call.words.length > 1) die("usage: demo [DIR] [--keep]", 2);
-  const { tmpdir } = await import("node:os");
   const { mkdtempSync } = await import("node:fs");
   const dir = call.words[0] ? resolve(call.words[0]) : mkdtempSync(join(tmpdir(), "agents-demo-"));
   if (!Bun.which("git")) {
@@ -8536,7 +8906,7 @@ export const COMMANDS: Command[] = [
   { name: "watchdog", args: "", clause: "the supervisor loop, in the foreground (up starts it detached)",
     options: { kept: { type: "boolean", clause: "" }, "last-good": { type: "string", clause: "" } },
     // at once: a fetch, a notice or the rest of a pause must not keep an ended watchdog
-    run: async (call) => process.exit(await watchdogLoop(call.path, call.options.kept === true,
+    run: (call) => toTheEnd(() => watchdogLoop(call.path, call.options.kept === true,
       String(call.options["last-good"] ?? ""))) },
   { name: "logs", args: "<name>", clause: "what an agent, a service or the watchdog said", run: cmdLogs,
     options: {
@@ -8581,8 +8951,21 @@ export const COMMANDS: Command[] = [
   { name: "completion", args: "bash | zsh", clause: "print the completion script of a shell", run: cmdCompletion },
   { name: "unit", args: "", clause: "print a systemd user unit that runs the watchdog", run: cmdUnit },
   { name: "names", args: "", clause: "", hidden: true, run: cmdNames },
-  { name: "keep", args: "", clause: "", hidden: true, run: async (call) => process.exit(await keep(call.path)) },
+  { name: "keep", args: "", clause: "", hidden: true,
+    options: { "last-good": { type: "string", clause: "" }, least: { type: "string", clause: "" } },
+    run: (call) => toTheEnd(() => keep(call.path, String(call.options["last-good"] ?? ""),
+      Number(call.options.least ?? HUNG_AFTER))) },
 ];
+
+/** Whatever escapes ends the process: a notice that waits must not keep a dead watchdog alive. */
+async function toTheEnd(work: () => Promise<number>): Promise<never> {
+  try {
+    process.exit(await work());
+  } catch (error) {
+    log(`ended by an error: ${error instanceof CliError ? error.message : (error as Error).stack}`);
+    process.exit(error instanceof CliError ? error.code : 1);
+  }
+}
 
 function optionLines(command: Command): string[] {
   return Object.entries(command.options ?? {}).filter(([, option]) => option.clause)

@@ -110,7 +110,7 @@ describe.each([...MOMENTS])("the golden state of version 0.1.0, %s", (moment) =>
     const status = JSON.parse(lines.mock.calls.map(([text]) => text).join(""));
     lines.mockRestore();
     const { at } = JSON.parse(golden(moment, "state/heartbeat"));
-    expect(status.watchdog).toEqual({ running: true, pid: 4242, heartbeat: at, stale: false, version: "0.1.0" });
+    expect(status.watchdog).toEqual({ running: true, pid: 4242, heartbeat: at, stale: false, version: "0.1.0", stage: "" });
     expect([status.phase.complete, status.phase.moving]).toEqual([moment === "end", moment === "move" ? "two" : ""]);
   });
 });
@@ -196,6 +196,12 @@ describe("files of another version", () => {
   });
 
   test.each<[string, object, (watch: Watch) => unknown, unknown]>([
+    ["a process that is none", { agents: { scout: { ...stored("night").agents.scout, stopping: { pid: 1, born: "", since: 5 } } } },
+      (watch) => [watch.agents.scout!.stopping, watch.agents.scout!.parked], [null, stored("night").agents.scout!.parked]],
+    ["a process group of all", { agents: { scout: { ...stored("night").agents.scout, client: { pid: 0, born: "" }, failures: "many" } } },
+      (watch) => [watch.agents.scout!.client, watch.agents.scout!.failures], [null, 0]],
+    ["a turn that is none", { turn: { owes: 5 } }, (watch) => watch.turn, null],
+    ["a time that is none", { wakeDue: { watcher: "soon" } }, (watch) => watch.wakeDue, {}],
     ["a list that is none", { outbox: {} }, (watch) => watch.outbox, []],
     ["a text without a target", { outbox: [{ id: "1", text: "x" }] }, (watch) => watch.outbox, []],
     ["a move without an aim", { intent: { id: "1" } }, (watch) => watch.intent, null],
@@ -206,6 +212,13 @@ describe("files of another version", () => {
     const watch = loaded({ ...night, ...some });
     expect(read(watch)).toEqual(wanted);
     expect([watch.sha, watch.seen]).toEqual([night.sha, night.seen]);
+  });
+
+  test("a text with a wrong field keeps its words", () => {
+    const text = { id: "1", target: "scout", text: "words", cause: "send", made: 1, tries: 2 };
+    const wrong = { seen: "x", pasted: { pid: 5 }, subjects: [1], stuck: null, unknown: 1 };
+    const watch = loaded({ ...stored("night"), outbox: [{ ...text, ...wrong, expires: 9 }, { ...text, made: "x" }] });
+    expect(watch.outbox).toEqual([{ ...text, expires: 9 }]);
   });
 
   test("wishes that are none cost themselves alone", () => {
@@ -219,4 +232,48 @@ describe("files of another version", () => {
     expect(it.fake.files.get(it.file("watch.json.bad"))).toBe("{half");
     expect(it.fake.logged("watch.json.bad")).toHaveLength(1);
   });
+});
+
+describe("what a person wants cannot be read", () => {
+  let { fake, cfg, operator } = {} as Scene;
+  beforeEach(async () => void ({ fake, cfg, operator } = await found("night")));
+  test("by a watchdog that starts: who was down when the last one looked stays down", () => {
+    operator("{half");
+    const anew = { ...cfg, stateDir: join(cfg.stateDir, ".") + "/" }; // nothing is remembered of it here
+    expect(Object.keys(operatorOf(anew).held)).toEqual(["helper"]);
+  });
+  test("for a while: what it said last holds, and it is said once, and once that it is over", async () => {
+    const watch = loadWatch(cfg);
+    operatorOf(cfg);
+    operator("{half");
+    await fake.ticks(cfg, watch, 3);
+    expect([Object.keys(operatorOf(cfg).held), fake.logged("what it said last holds").length]).toEqual([["helper"], 1]);
+    operator(golden("night", "state/operator.json"));
+    await fake.ticks(cfg, watch, 3);
+    expect(fake.logged("operator.json: works again")).toHaveLength(1);
+  });
+  test("the folder is away, no file and no folder: what it said last holds", () => {
+    operatorOf(cfg);
+    fake.files.clear();
+    fake.folders.clear();
+    expect(Object.keys(operatorOf(cfg).held)).toEqual(["helper"]);
+  });
+  test("one wrong field costs itself alone", () => {
+    operator({ ...JSON.parse(golden("night", "state/operator.json")), busy: { a: "long" }, queue: [{ id: 5 }] });
+    expect([Object.keys(operatorOf(cfg).held), operatorOf(cfg).busy, operatorOf(cfg).queue]).toEqual([["helper"], {}, []]);
+  });
+});
+
+test.each(["x\ty", "a b", "", "../../etc", "é", "a".repeat(129)])("a conversation's id of another shape is none: %p", async (id) => {
+  const { fake, cfg, file } = await found("night");
+  fake.files.set(file("builder.id"), id);
+  expect(resumeId(cfg, cfg.agents.get("builder")!)).toBeNull();
+});
+
+test("a hold with a wrong field is a hold without it", async () => {
+  const { fake, cfg, file } = await found("night");
+  const { resetAt, banner, ...rest } = JSON.parse(golden("night", "state/limited-agents-writer.json"));
+  expect([typeof resetAt, typeof banner]).toEqual(["number", "string"]);
+  fake.files.set(file("limited-agents-writer.json"), JSON.stringify({ ...rest, resetAt: "soon", banner: 5 }));
+  expect(loadLimitState(cfg, "agents-writer")).toEqual(rest);
 });

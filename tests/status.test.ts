@@ -73,7 +73,7 @@ describe("statusText", () => {
     since: "", next: "", messages: 0, messagesWhy: "", unproven: 0, restartsToday: 0, needsHuman: false,
   };
   const phase = { id: "p1", index: 0, total: 2, plan: "plan.md", done: false, complete: false, moving: "", error: "" };
-  const watchdog = { running: true, pid: 1, heartbeat: "", stale: false, version: "1.2.3" };
+  const watchdog = { running: true, pid: 1, heartbeat: "", stale: false, version: "1.2.3", stage: "" };
   const status = (more: Partial<Status> = {}): Status =>
     ({ version: 1, phase: null, agents: [row], services: [], watchdog, handoff: null, unknownSessions: [], olderPhase: [], needsHuman: false, ...more });
   const lines = (more: Partial<Status> = {}, width = 120) => Bun.stripANSI(statusText(status(more), width)).split("\n");
@@ -158,7 +158,7 @@ describe("the command over a fleet", () => {
     watchdog(10);
     const { code, status, of } = await read();
     expect([code, status.needsHuman, status.unknownSessions, status.olderPhase]).toEqual([0, false, [], []]);
-    expect(status.watchdog).toEqual({ running: true, pid: 77, heartbeat: new Date(fake.wall - 10 * SECOND).toISOString(), stale: false, version: "1.2.3" });
+    expect(status.watchdog).toEqual({ running: true, pid: 77, heartbeat: new Date(fake.wall - 10 * SECOND).toISOString(), stale: false, version: "1.2.3", stage: "" });
     expect(status.phase).toEqual({ id: "p1", index: 0, total: 2, plan: expect.stringContaining("plan-1.md"), done: false, complete: false, moving: "", error: "" });
     expect(of("builder")).toMatchObject({ kind: "loop", backend: "claude", running: true, state: expect.stringMatching(/^active \d+[sm]$/), next: "", messages: 0, restartsToday: 1 });
     expect(of("upgrader").state).toBe("stopped (disabled)");
@@ -174,7 +174,7 @@ describe("the command over a fleet", () => {
     watchdog(91, 76);
     expect((await read()).code).toBe(0);
     fake.files.set(state("heartbeat"), "{half");
-    expect((await read()).status.watchdog).toEqual({ running: true, pid: 77, heartbeat: "", stale: false, version: "" });
+    expect((await read()).status.watchdog).toEqual({ running: true, pid: 77, heartbeat: "", stale: false, version: "", stage: "" });
     expect((await command("status", "--config", cfg.path)).out).toEndWith("watchdog: RUNNING, \n");
   });
   test("no watchdog where one should run: exit 3; after a `down` of all it is 0", async () => {

@@ -4,8 +4,8 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  captureAll, curIdx, loadWatch, type Memory, memoryOf, operatorOf, parseEvents, pendingUnits, reloadConfig, say, snapshot, watched,
-  world,
+  captureAll, curIdx, isHung, loadWatch, type Memory, memoryOf, operatorOf, parseEvents, pendingUnits, phaseIdxFile, reloadConfig, say,
+  snapshot, stillness, watched, world,
 } from "../agents.ts";
 import { agents, closeLook, type FakePane, type FakeWorld, fakeWorld, FLEET, type Scene, scene } from "./kit.ts";
 import { until } from "./real.ts";
@@ -709,4 +709,44 @@ test("a clock in an idle screen is no sign of work, other words are", async () =
   };
   expect(await still(() => `tokens: ${(second += 7)}`)).toBe(2);
   expect(await still(() => `word ${String.fromCharCode(97 + (second += 1) % 26)}`)).toBe(2);
+});
+
+describe("an edit of the config", () => {
+  const edited = agents("a").replace("claude", "opencode");
+  test("is taken though its copy cannot be kept, and it is said once", async () => {
+    await begin(agents("a"));
+    fake.files.set(cfg.path, edited);
+    fake.full = true;
+    for (let nth = 0; nth < 5; nth++) cfg = await reloadConfig(cfg, watch);
+    expect([cfg.agents.get("a")!.backend, fake.logged("config read again").length, fake.logged("ENOSPC").length]).toEqual(["opencode", 1, 1]);
+  });
+  test("moves no fleet to another log_dir: the rest of it is taken, and how to move is said once", async () => {
+    await begin(agents("a"));
+    const { logDir, stateDir } = cfg;
+    fake.files.set(cfg.path, `[defaults]\nlog_dir = "/elsewhere"\n${edited}`);
+    for (let nth = 0; nth < 5; nth++) cfg = await reloadConfig(cfg, watch);
+    expect([cfg.logDir, cfg.stateDir, cfg.agents.get("a")!.backend, fake.logged("log_dir stays").length]).toEqual([logDir, stateDir, "opencode", 1]);
+    fake.files.set(cfg.path, edited);
+    for (let nth = 0; nth < 3; nth++) cfg = await reloadConfig(cfg, watch);
+    expect(fake.logged("log_dir: works again")).toHaveLength(1);
+  });
+});
+
+test("a phase that cannot be read is said once", async () => {
+  await begin(FLEET);
+  fake.files.set(phaseIdxFile(cfg), "99");
+  await ticks(15);
+  expect(fake.logged("out of range")).toHaveLength(1);
+});
+
+describe("whether something hangs", () => {
+  test.each<[number, number, boolean]>([
+    [119_000, 1, false], [120_000, 1, true], [120_000, 30, false], [299_000, 30, false], [300_000, 30, true],
+  ])("still for %p ms at an interval of %p s: %p", (stillFor, interval, wanted) => expect(isHung(stillFor, interval)).toBe(wanted));
+  test("the time counts from the last change, and not while nobody could look", () => {
+    const still = stillness();
+    const at = (sign: string | null, ms: number): number => (fake.turn(ms), still(sign));
+    expect([at("a", 0), at("a", 5_000), at("b", 5_000), at("b", 3_000), at(null, 9_000), at("b", 9_000), at("b", 1_000)])
+      .toEqual([0, 5_000, 0, 3_000, 0, 0, 1_000]);
+  });
 });

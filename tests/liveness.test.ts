@@ -1,0 +1,107 @@
+/** A watchdog that lives and does nothing, and state that is not what it should be: seen, said, replaced. */
+import { expect } from "bun:test";
+import { chmodSync, copyFileSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type Fleet, lives, type Ran, real, SELF, signal, until } from "./real.ts";
+
+const trio = {
+  agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal+stall" }, { name: "c1" }],
+};
+
+/** A keeper that takes a watchdog for hung after 3 s, not after two minutes. */
+const hasty = (f: Fleet) => f.start(["keep", "--least", "3000"]);
+
+real("P30: a watchdog that is stopped is seen as such, and replaced, with a word about where it stood", trio, async (f) => {
+  await f.up("a1", "b1", "c1");
+  const keeper = hasty(f);
+  const old = await until(() => f.lock("watchdog"));
+  await f.ready("a1", "b1", "c1");
+  await f.ticks(2);
+  signal(old, "SIGSTOP");
+  await until(() => f.lock("watchdog") !== old && f.lock("watchdog"), 60_000);
+  expect(f.log).toMatch(new RegExp(`the watchdog \\(pid ${old}\\) has not moved for \\d+ s, at: .*; ending it`));
+  expect(lives(old)).toBe(false);
+  signal(await f.pid("a1"), "SIGKILL");
+  await until(() => f.starts("a1").length === 2, 30_000);
+  expect([f.starts("b1").length, f.starts("c1").length]).toEqual([1, 1]);
+  keeper.kill("SIGTERM");
+  await keeper.exited;
+});
+
+real("P30: a hung watchdog is STALE in status, with the place and the cure, exit 3; one that ended is stopped", trio, async (f) => {
+  await f.up();
+  await f.ready("a1", "b1", "c1");
+  await f.ticks(1);
+  const [keeper, watchdog] = [f.lock("keeper"), f.lock("watchdog")];
+  signal(keeper, "SIGSTOP");
+  signal(watchdog, "SIGSTOP");
+  const stale = await until(async (): Promise<Ran | null> => {
+    const ran = await f.run(["status"]);
+    return ran.out.includes("STALE") ? ran : null;
+  }, 60_000);
+  expect([stale.code, stale.out]).toEqual([3, expect.stringContaining(`stopped by a signal (kill -CONT ${watchdog})`)]);
+  signal(watchdog, "SIGKILL");
+  await until(() => !lives(watchdog));
+  expect([(await f.run(["status"])).out.includes("watchdog: stopped"), (await f.run(["status"])).code]).toEqual([true, 3]);
+  signal(keeper, "SIGCONT");
+  await until(() => f.lock("watchdog"), 30_000);
+});
+
+real("P30: log_dir is away for a while: both live on, one watchdog alone, and they write again", trio, async (f) => {
+  await f.up();
+  await f.ready("a1", "b1", "c1");
+  await f.ticks(2);
+  const [keeper, watchdog] = [f.lock("keeper"), f.lock("watchdog")];
+  renameSync(f.path(".agents"), f.path("away"));
+  writeFileSync(f.path(".agents"), "a file in its place");
+  signal(await f.pid("a1"), "SIGKILL");
+  await until(async () => (await f.sessions()).includes("t-a1") && f.starts("a1").length === 2, 60_000);
+  expect([lives(keeper), lives(watchdog)]).toEqual([true, true]);
+  rmSync(f.path(".agents"));
+  renameSync(f.path("away"), f.path(".agents"));
+  await f.ticks(2);
+  expect([f.lock("keeper"), f.lock("watchdog"), (await f.run(["status"])).code]).toEqual([keeper, watchdog, 0]);
+  expect(f.log).toContain("state folder: works again");
+});
+
+real("P30: Bun's program is away while the watchdog dies: the keeper tries until it is back", trio, async (f) => {
+  const bun = f.path("bun");
+  copyFileSync(process.execPath, bun);
+  chmodSync(bun, 0o755);
+  const keeper = Bun.spawn([bun, ...SELF.slice(1), "keep", "--config", f.config], { cwd: "/", env: f.env, stdio: ["ignore", "ignore", "ignore"] });
+  const old = await until(() => f.lock("watchdog"), 30_000);
+  await f.ticks(1);
+  renameSync(bun, `${bun}.old`);
+  signal(old, "SIGKILL");
+  await until(() => f.log.includes("the watchdog could not be started"), 30_000);
+  expect(lives(keeper.pid)).toBe(true);
+  renameSync(`${bun}.old`, bun);
+  await until(() => f.lock("watchdog") !== old && f.lock("watchdog"), 60_000);
+  keeper.kill("SIGTERM");
+  await keeper.exited;
+});
+
+const WRONG: Record<string, (path: string) => void> = {
+  "a fifo": (path) => void Bun.spawnSync(["mkfifo", path]), "a folder": (path) => void mkdirSync(join(path, "x"), { recursive: true }),
+  "a loop": (path) => symlinkSync(path, path), "a gigabyte": (path) => void Bun.spawnSync(["truncate", "-s", "1G", path]),
+  garbage: (path) => writeFileSync(path, "{\0garbage"),
+};
+for (const [what, make] of Object.entries(WRONG)) {
+  real(`P30: ${what} in place of each state file: a new watchdog comes up, status answers, agents are healed`, trio, async (f) => {
+    await f.up();
+    await f.ready("a1", "b1", "c1");
+    await f.ticks(2);
+    const files = ["watch.json", "operator.json", "heartbeat", "events.jsonl", "agents.toml", "watchdog.stage", "a1.id", "limited-t-a1.json"];
+    for (const file of files) {
+      rmSync(join(f.state, file), { force: true, recursive: true });
+      make(join(f.state, file));
+    }
+    const old = f.lock("watchdog");
+    signal(old, "SIGKILL");
+    await until(() => f.lock("watchdog") !== old && f.lock("watchdog"), 60_000);
+    expect([0, 3]).toContain((await f.run(["status"])).code);
+    signal(await f.pid("a1"), "SIGKILL");
+    await until(() => f.starts("a1").length === 2, 60_000);
+    await until(() => JSON.parse(f.read(".agents/state/watch.json")).agents.a1, 30_000);
+  });
+}
