@@ -248,10 +248,22 @@ export interface Message {
   expires?: number;
 }
 
-/** A client and all that it started; `born` tells it from a later process with the same number. */
+/** The process group of a client; `born` tells it from a later process with the same number. */
 export interface Group {
   pid: number;
   born: string;
+}
+
+/** A family that was told to end. */
+export interface Stopping extends Group {
+  /** Wall ms. */
+  since: number;
+  /** The launches whose processes are to end with the group. */
+  marks?: string[];
+  /** Wall ms of the first SIGKILL. */
+  killed?: number;
+  /** What SIGKILL did not end either, for a person to see; "" or absent = nothing yet. */
+  stuck?: string;
 }
 
 /** What the watchdog remembers of one agent or service. All but the last group is on disk. */
@@ -266,10 +278,10 @@ export interface Memory {
   parked: string;
   parkedAt: number;
   finished: boolean;
-  /** The process group of a client that was told to end, until it has. */
-  stopping: { pid: number; born: string; since: number } | null;
-  /** The process group of the client that was seen last, until another one is. */
-  client: { pid: number; born: string } | null;
+  /** The family of a client that was told to end, until it has. */
+  stopping: Stopping | null;
+  /** The process group of the client that was seen last, until another is, or it is gone. */
+  client: Group | null;
   lastFatal: number;
   restarts: { day: string; count: number };
   verdict: VerdictName | "gone" | "booting";
@@ -390,9 +402,12 @@ export interface AgentEvent {
 
 /** What the operator asked for by hand; only the command line writes it. */
 export interface Operator {
+  /** Wall ms at which a unit, or `watchdog`, was taken down; the newest order is all that counts. */
   held: Record<string, number>;
   /** Wall ms until which a command works on it: the watchdog keeps its hands off. */
   busy: Record<string, number>;
+  /** Which process that is: its pid and when it began. */
+  owners?: Record<string, string>;
   released: Record<string, number>;
   queue: Message[];
 }
@@ -415,7 +430,7 @@ export class CliError extends Error {
 }
 
 // ── the world ───────────────────────────────────────────────────────────────────
-// The one seam to the outside, thirteen members. A test replaces them and turns the clock; nothing
+// The one seam to the outside, fourteen members. A test replaces them and turns the clock; nothing
 // else that a tick does touches a process, a file or the network.
 
 export interface Ran {
@@ -454,6 +469,8 @@ export interface World {
   remove(path: string): void;
   /** Wall ms of the last change, null = there is no such file. */
   mtime(path: string): number | null;
+  /** The names in a folder; [] = there is no such folder. */
+  list(path: string): string[];
   log(line: string): void;
 }
 
@@ -462,10 +479,16 @@ const TMUX_DEADLINE = 5_000;
 const GIT_DEADLINE = 20_000;
 const HTTP_DEADLINE = 5_000;
 
-/** Nothing of the caller's one-off settings, tmux, git or Bun's own switches reaches a child. */
+/** In the environment of all that a unit starts: `<fleet>/<name>/<launch>`. */
+const UNIT_MARK = "AGENTS_UNIT";
+
+/**
+ * Nothing of the caller's one-off settings, tmux, git or Bun's own switches reaches a child. Nor does
+ * the mark of a unit: where an agent runs `up`, the watchdog is no part of that agent.
+ */
 export function childEnv(): Record<string, string | undefined> {
-  const dropped =
-    /^(AGENT_(MODEL|BACKEND)_.*|BUN_OPTIONS|BUN_BE_BUN|TMUX|TMUX_PANE|GIT_DIR|GIT_WORK_TREE|GIT_INDEX_FILE)$/;
+  const dropped = new RegExp(`^(AGENT_(MODEL|BACKEND)_.*|${UNIT_MARK}|BUN_OPTIONS|BUN_BE_BUN|` +
+    "TMUX|TMUX_PANE|GIT_DIR|GIT_WORK_TREE|GIT_INDEX_FILE)$");
   return Object.fromEntries(Object.entries(process.env).filter(([key]) => !dropped.test(key)));
 }
 
@@ -712,6 +735,7 @@ export const world: World = {
   append: realAppend,
   remove: realRemove,
   mtime: realMtime,
+  list: (path) => (existsSync(path) ? readdirSync(path) : []),
   log: (line) => void process.stderr.write(`${line}\n`),
 };
 
@@ -1309,12 +1333,17 @@ const isAgent = (unit: Agent | Service): unit is Agent => "backend" in unit;
 export function log(message: string, routine = false): void {
   if (routine && barDrawn) return;
   try {
-    const at = new Date(world.now());
-    const clock = `${localDate(at)} ${at.toTimeString().slice(0, 8)}`;
-    world.log(message.split("\n").map((line) => `[agents ${clock}] ${line}`).join("\n"));
+    world.log(stamped(message));
   } catch {
     // nothing is left to say it with
   }
+}
+
+/** A message as a log shows it: each line with the time. */
+function stamped(message: string): string {
+  const at = new Date(world.now());
+  const clock = `${localDate(at)} ${at.toTimeString().slice(0, 8)}`;
+  return message.split("\n").map((line) => `[agents ${clock}] ${line}`).join("\n");
 }
 
 const localDate = (at: Date): string =>
@@ -1644,6 +1673,8 @@ export interface NewSession {
   room?: boolean;
   /** A pane of ours to start in, whose client has ended. */
   pane?: Pane | undefined;
+  /** The mark of this launch, for the program's environment alone; absent = it is no unit. */
+  unit?: string;
 }
 
 /** What a pane holds until it is ours: it ends by itself where a crash leaves it so. */
@@ -1710,7 +1741,7 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
       set("-p", `@agents_${key}`, printable(value))),
     ...(plan.logPath ? ["pipe-pane", "-t", id, pipeCommand(plan.logPath), ";"] : []),
     "respawn-pane", "-k", "-t", id, "-c", noFormat(plan.cwd),
-    ...envArgs(plan.env), ...plan.argv,
+    ...envArgs({ ...plan.env, ...(plan.unit ? { [UNIT_MARK]: plan.unit } : {}) }), ...plan.argv,
   ]);
   if (ran.ok) return "";
   if (pid) await killPane(cfg, { id, pid });
@@ -3342,6 +3373,35 @@ export interface Started {
   untried?: boolean;
 }
 
+/** Why a start was not made that a person's later order has overtaken. */
+const OVERTAKEN = "a later order of yours keeps it down";
+
+/** How long, ms, a start waits for an order that is being written; a hung command delays it only. */
+const ORDER_PATIENCE = 5_000;
+
+/** Does a thing while no order can be given: it is seen by each later one. */
+async function betweenOrders<T>(cfg: Config, work: () => Promise<T>): Promise<T> {
+  // without its folder there is no order to wait for
+  const lock = await takeLock(lockFile(cfg, "operator"), ORDER_PATIENCE).catch(() => null);
+  try {
+    return await work();
+  } finally {
+    if (lock !== null) closeSync(lock);
+  }
+}
+
+/**
+ * Starts a unit's program, unless it was ordered to stay down by then. `byHand`: for a command, which
+ * its own mark, or that of another one, does not hinder.
+ */
+const startSession = (
+  cfg: Config, unit: Agent | Service, byHand: boolean, plan: NewSession,
+): Promise<string> => betweenOrders(cfg, async () => {
+  const operator = operatorOf(cfg);
+  if (byHand ? isDown(operator, unit.name) : isHeld(operator, unit.name)) return OVERTAKEN;
+  return newSession(cfg, { ...plan, unit: `${marksOf(cfg, unit.name)}${newId()}` });
+});
+
 interface LaunchPlan {
   backend: Backend;
   model: string;
@@ -3406,13 +3466,16 @@ function launchTyped(cfg: Config, plan: LaunchPlan): Launch {
  */
 export async function startAgent(
   cfg: Config, agent: Agent, snap: Snapshot,
-  options: { force?: boolean; cause?: string; say?: (boot: string) => unknown } = {},
+  options: { force?: boolean; cause?: string; byHand?: boolean;
+    say?: (boot: string) => unknown } = {},
 ): Promise<Started> {
   const barred = whyBarred(cfg, snap, agent.session);
   if (barred) return { started: false, why: barred };
   const pane = snap.panes.get(agent.session);
   if (pane && !pane.dead && !options.force) return leftRunning(agent.session);
   if (pane) await stopPanes(cfg, [pane]);
+  const left = await leftOver(cfg, agent);
+  if (left) return { started: false, why: cannotEnd(membersOf(left)) };
   const backend = backendOf(cfg, agent);
   const model = roleModel(cfg, agent);
   const prompt = agentPrompt(cfg, agent);
@@ -3426,7 +3489,7 @@ export async function startAgent(
     `model=${model || "default"})`, true);
   // what is to be said is on disk before there is somebody to say it to: a crash may come between
   if (launch.boot) await options.say?.(launch.boot);
-  const why = await newSession(cfg, {
+  const why = await startSession(cfg, agent, options.byHand === true, {
     session: agent.session, cwd: agent.dir, argv: launch.argv, env: { ...agent.env, ...launch.env },
     logPath: sessionLogPath(cfg, agent.session), ...placeFor(snap, agent.session),
     marks: {
@@ -3520,15 +3583,17 @@ async function refused(cfg: Config, session: string, why: string): Promise<Start
 }
 
 export async function startService(
-  cfg: Config, service: Service, snap: Snapshot,
+  cfg: Config, service: Service, snap: Snapshot, byHand = false,
 ): Promise<Started> {
   const barred = whyBarred(cfg, snap, service.session);
   if (barred) return { started: false, why: barred };
   const pane = snap.panes.get(service.session);
   if (pane && !pane.dead) return leftRunning(service.session);
   if (pane) await stopPanes(cfg, [pane]);
+  const left = await leftOver(cfg, service);
+  if (left) return { started: false, why: cannotEnd(membersOf(left)) };
   log(`starting service ${service.session}`, true);
-  const why = await newSession(cfg, {
+  const why = await startSession(cfg, service, byHand, {
     session: service.session, cwd: service.dir, argv: inShell(service.command), env: service.env,
     logPath: sessionLogPath(cfg, service.session), marks: {}, ...placeFor(snap, service.session),
   });
@@ -3537,10 +3602,15 @@ export async function startService(
   return { started: true, why: "" };
 }
 
-/** HUP at once, TERM after 5 s, KILL after 10 s (s6, overmind: 5 s), to the whole process group. */
+/** HUP at once, TERM after 5 s, KILL after 10 s (s6, overmind: 5 s), to the whole family. */
 export function decideStop(ageMs: number): NodeJS.Signals {
   return ageMs < 5_000 ? "SIGHUP" : ageMs < 10_000 ? "SIGTERM" : "SIGKILL";
 }
+
+/** So long after SIGKILL, ms, only a person can help: uninterruptible, or another user's. */
+const KILLED_BY = 2_000;
+const cannotEnd = (members: Member[]): string =>
+  `cannot be ended: pid ${members.map(({ pid }) => Math.abs(pid)).join(", ")}`;
 
 /**
  * When a process began, in clock ticks after boot: a pid that was given out again has another one.
@@ -3566,33 +3636,112 @@ function readProc(path: string): string {
   }
 }
 
-/** Whether any of a group runs: signals reach dead ones, which tmux 3.3 may leave for seconds. */
-function anyRuns(group: number): boolean {
-  if (!statOf("self").length) return true;
-  return readdirSync("/proc").some((pid) => {
-    const [state, , member] = /^\d+$/.test(pid) ? statOf(pid) : [];
-    return member === String(group) && state !== "Z";
+interface Process extends Group {
+  group: number;
+  /** Of the unit whose launch it comes from, "" = of none, or another user's. */
+  mark: string;
+}
+
+/** All that runs, but for ourselves; null = there is no /proc. A look at 1,000 takes 50 ms. */
+function listProcesses(): Process[] | null {
+  if (!statOf("self").length) return null;
+  const pids = world.list("/proc").map(Number).filter((pid) => isPid(pid) && pid !== process.pid);
+  return pids.flatMap((pid) => {
+    const [state, , group, ...rest] = statOf(pid);
+    return state === undefined || state === "Z" || state === "X" ? []
+      : [{ pid, born: rest[16] ?? "", group: Number(group), mark: variableOf(pid, UNIT_MARK) }];
   });
 }
 
-/** Whether a client or anything in its process group still runs. */
-function groupAlive(group: { pid: number; born: string }): boolean {
-  if (!isPid(group.pid)) return false;
-  const born = bornOf(group.pid);
-  const leads = born !== "" && born !== "dead";
-  if (leads && group.born && born !== group.born) return false;
-  return world.signal(-group.pid, 0) && (leads || anyRuns(group.pid));
+/** A variable with which a process was started. */
+const variableOf = (pid: number, name: string): string =>
+  `\0${readProc(`${pid}/environ`)}`.split(`\0${name}=`)[1]?.split("\0")[0] ?? "";
+
+/** With what the marks of a unit begin; which of its launches it was stands behind that. */
+const marksOf = (cfg: Config, name: string): string => `${roomOf(cfg)}/${name}/`;
+
+/** Clients and all that they started: their process groups, and whatever carries these marks. */
+interface Family {
+  groups: Group[];
+  marks: string[];
+}
+
+/** A process of a family; of a system without /proc a whole group, by its negative number. */
+interface Member extends Group {
+  /** Of a client's own group, to which the end of its pane is a SIGHUP. */
+  grouped: boolean;
+}
+
+/** The family of a unit as it is now: a launch to come is no part of it. */
+function familyOf(
+  cfg: Config, name: string, groups: (Group | null | undefined)[], all = listProcesses(),
+): Family {
+  const marks = (all ?? []).map(({ mark }) => mark)
+    .filter((mark) => mark.startsWith(marksOf(cfg, name)));
+  return { groups: groups.filter((group) => group != null), marks: [...new Set(marks)] };
+}
+
+/** Whether a group's number still is that group's. */
+function isSameGroup({ pid, born }: Group): boolean {
+  const now = bornOf(pid);
+  return isPid(pid) && (now === "" || now === "dead" || born === "" || now === born);
+}
+
+/** Those of a family that run. */
+function membersOf({ groups, marks }: Family, all = listProcesses()): Member[] {
+  const same = groups.filter(isSameGroup);
+  if (!all) {
+    return same.filter(({ pid }) => world.signal(-pid, 0))
+      .map(({ pid, born }) => ({ pid: -pid, born, grouped: true }));
+  }
+  const found = all.map(({ pid, born, group, mark }) =>
+    ({ pid, born, mark, grouped: same.some((one) => one.pid === group) }));
+  return found.filter(({ mark, grouped }) => grouped || marks.includes(mark));
+}
+
+const stillRuns = ({ pid, born }: Member): boolean =>
+  (pid < 0 ? world.signal(pid, 0) : bornOf(pid) === born);
+
+function signalAll(members: Member[], signal: NodeJS.Signals): void {
+  for (const { pid, grouped } of members) {
+    if (signal !== "SIGHUP" || !grouped) world.signal(pid, signal);
+  }
 }
 
 /** The process group of a pane's client; if that ended, whoever has its number now is not meant. */
 const groupOf = (pane: Pane): Group =>
   ({ pid: pane.pid, born: pane.dead ? "dead" : bornOf(pane.pid) || "dead" });
 
-/** Ends panes and waits until their processes are gone: two clients in one clone corrupt it. */
+/**
+ * What is left of the clients of a unit that does not run, null = nothing. The panes are asked after
+ * the processes: a client that was started since our last look is not left over.
+ */
+async function leftOver(
+  cfg: Config, unit: Agent | Service, groups: (Group | null)[] = [],
+): Promise<Family | null> {
+  const family = familyOf(cfg, unit.name, groups);
+  if (!membersOf(family).length) return null;
+  const snap = await snapshot(cfg);
+  if (!snap.ok) die(`tmux: ${snap.why}`);
+  return sessionAlive(snap, unit.session) ? null : family;
+}
+
+/** The family of a pane's client. */
+function familyIn(cfg: Config, pane: Pane): Family {
+  const unit = [...unitsOf(cfg).values()].find(({ session }) => session === pane.session);
+  const groups = [groupOf(pane)];
+  return unit ? familyOf(cfg, unit.name, groups) : { groups, marks: [] };
+}
+
+/** Ends panes and waits until their families are gone: two clients in one clone corrupt it. */
 async function stopPanes(cfg: Config, panes: Pane[]): Promise<void> {
-  const groups = panes.map(groupOf);
+  const families = panes.map((pane) => familyIn(cfg, pane));
   for (const pane of panes) await killSession(cfg, pane);
-  await stopGroups(groups);
+  await awaitEnd(cfg, panes, families);
+}
+
+async function awaitEnd(cfg: Config, panes: Pane[], families: Family[]): Promise<void> {
+  await endFamilies(families);
   const pinned = panes.filter((pane) => pane.pinned && !pane.dead);
   // tmux must have seen that a client ended before another one can take its pane
   for (let tries = 0; pinned.length && tries < 20; tries++) {
@@ -3602,15 +3751,21 @@ async function stopPanes(cfg: Config, panes: Pane[]): Promise<void> {
   }
 }
 
-async function stopGroups(groups: Group[]): Promise<void> {
+/** Ends families whose panes are gone; what is left of them after 12 s cannot be ended. */
+async function endFamilies(families: Family[]): Promise<void> {
   const began = world.mono();
-  let last: NodeJS.Signals = "SIGHUP";
-  for (;;) {
-    const left = groups.filter(groupAlive);
+  let left: Member[] = [];
+  for (let last = ""; ; ) {
     const age = world.mono() - began;
-    if (!left.length || age > 12_000) return;
     const signal = decideStop(age);
-    if (signal !== last) for (const group of left) world.signal(-group.pid, signal);
+    left = left.filter(stillRuns);
+    if (!left.length || signal !== last) {
+      // whoever was born meanwhile is found by a whole look alone, which costs more
+      const all = listProcesses();
+      left = families.flatMap((family) => membersOf(family, all));
+      signalAll(left, signal);
+    }
+    if (!left.length || age > 10_000 + KILLED_BY) return;
     last = signal;
     await world.sleep(50);
   }
@@ -4005,14 +4160,20 @@ async function endForRestart(
   cfg: Config, watch: Watch, agent: Agent | Service, pane: Pane, why: string, innocent = false,
 ): Promise<void> {
   const memory = memoryOf(watch, agent.name);
-  memory.stopping = { ...groupOf(pane), since: world.now() };
+  const family = familyOf(cfg, agent.name, [groupOf(pane)]);
+  memory.stopping = stoppingOf(family);
   memory.idleSince = 0;
   memory.sameSince = 0;
   noteDeath(cfg, watch, agent, null, why, innocent);
   if (pane.pinned) memory.buried = graveOf(watch.server, pane);
   saveOrSay(cfg, watch);
   await killSession(cfg, pane);
+  signalAll(membersOf(family), "SIGHUP");
 }
+
+/** A family as it is remembered until it has ended. */
+const stoppingOf = ({ groups, marks }: Family, first?: Member): Stopping =>
+  ({ ...(groups[0] ?? { pid: first!.pid, born: "dead" }), since: world.now(), marks });
 
 /** The starts that speak for parking it, after a life of so many ms. */
 const startsThatCount = (cfg: Config, memory: Memory, lived: number): number[] =>
@@ -4079,25 +4240,48 @@ export function decideHeal(
   return { do: "start", why: "" };
 }
 
-/** Sends the next signal to a client that was told to end; true once its whole group is gone. */
-function oldProcessGone(memory: Memory): boolean {
+/** Sends the next signal to a family that was told to end; true once all of it is gone. */
+function oldProcessGone(cfg: Config, watch: Watch, unit: Agent | Service): boolean {
+  const memory = memoryOf(watch, unit.name);
   const old = memory.stopping;
-  if (!old) return true;
-  if (!groupAlive(old)) {
+  const left = old ? membersOf({ groups: [old], marks: old.marks ?? [] }) : [];
+  if (!old || !left.length) {
+    if (old?.stuck) log(`${unit.name}: its old processes have ended`);
     memory.stopping = null;
     return true;
   }
   const signal = decideStop(world.now() - old.since);
-  if (signal !== "SIGHUP") world.signal(-old.pid, signal);
+  if (signal !== "SIGHUP") signalAll(left, signal);
+  if (signal === "SIGKILL") noteStuck(cfg, unit, old, left);
   return false;
 }
 
-/** A client outlives its session where another closed that or its server ended: end it first. */
-function endSurvivor(memory: Memory): void {
-  if (!memory.stopping && memory.client && groupAlive(memory.client)) {
-    memory.stopping = { ...memory.client, since: world.now() };
+/** Says once that even SIGKILL did not end what must end before another client may start. */
+function noteStuck(cfg: Config, unit: Agent | Service, old: Stopping, left: Member[]): void {
+  old.killed ??= world.now();
+  if (world.now() - old.killed < KILLED_BY) return;
+  const why = cannotEnd(left);
+  if (!old.stuck) {
+    log(`${unit.name} needs you: its old client ${why}; no other is started beside it`);
+    emit(cfg, "blocked", { agent: unit.name, why });
   }
-  oldProcessGone(memory);
+  old.stuck = why;
+}
+
+/** Ends what outlived the session or the client of a unit; true = nothing of it is left. */
+async function endSurvivor(
+  cfg: Config, watch: Watch, unit: Agent | Service,
+): Promise<boolean> {
+  const memory = memoryOf(watch, unit.name);
+  if (!memory.stopping) {
+    const left = await leftOver(cfg, unit, [memory.client]);
+    if (left) {
+      const members = membersOf(left);
+      memory.stopping = stoppingOf(left, members[0]);
+      signalAll(members, "SIGHUP");
+    } else memory.client = null;
+  }
+  return oldProcessGone(cfg, watch, unit);
 }
 
 /** Whether a client was told to end whose pane is there until it has. */
@@ -4112,11 +4296,11 @@ export async function healOne(
   if (sight.alive === null) return;
   if (sight.alive) {
     noteStranger(cfg, watch, unit, "");
-    if (isEnding(memory, sight.pane)) return void oldProcessGone(memory);
+    if (isEnding(memory, sight.pane)) return void oldProcessGone(cfg, watch, unit);
     if (isAgent(unit) && sight.pane) await healLiving(cfg, watch, unit, sight, sight.pane);
     return;
   }
-  oldProcessGone(memory);
+  oldProcessGone(cfg, watch, unit);
   const grave = sight.pane ? graveOf(sight.snap.server, sight.pane) : "";
   if (!memory.stopping && (memory.aliveSince || (grave && grave !== memory.buried))) {
     if (sight.pane && isAgent(unit)) await noteLastWords(cfg, watch, unit, sight.pane);
@@ -4124,7 +4308,7 @@ export async function healOne(
     memory.buried = grave;
     memory.together = false;
   }
-  if (!memory.parked && !memory.finished) endSurvivor(memory);
+  if (memory.client && !memory.parked && !memory.finished) await endSurvivor(cfg, watch, unit);
   const action = decideHeal(memory, sight.held, memory.stopping === null, world.now(),
     cfg.watchdog.restartDelayMax * 1000);
   if (action.do !== "start") return;
@@ -4211,6 +4395,7 @@ async function startByWatchdog(
   if (isAgent(unit) && unit.kind === "loop" && phaseTrouble(cfg)) return;
   if (sight.budget.left <= 0 || (await notReady(cfg, unit, sight.snap, memory))) return;
   if (isHeld(operatorOf(cfg), unit.name)) return; // taken down since the look
+  if (!(await endSurvivor(cfg, watch, unit))) return;
   sight.budget.left -= 1;
   const day = localDate(new Date(world.now()));
   const before = structuredClone(memory);
@@ -4228,6 +4413,7 @@ async function startByWatchdog(
     throw new Error(done.why);
   }
   if (done.started || !done.why) return;
+  if (done.why === OVERTAKEN) return void Object.assign(memory, before);
   memory.aliveSince = 0;
   log(`${unit.name}: could not be started: ${done.why}`);
   noteDeath(cfg, watch, unit, null, done.why);
@@ -5063,16 +5249,19 @@ export async function stopLoops(
     const memory = memoryOf(watch, agent.name);
     const pane = snap.panes.get(agent.session);
     if (pane && (pane.dead ? !pane.pinned : pane.cause !== move)) {
+      const family = familyIn(cfg, pane);
       if (!memory.stopping) {
         log(`ending ${agent.session}`);
-        memory.stopping = { ...groupOf(pane), since: world.now() };
+        memory.stopping = stoppingOf(family);
         memory.aliveSince = 0;
         save(cfg, watch);
       }
       await killSession(cfg, pane);
+      signalAll(membersOf(family), "SIGHUP");
       gone = false;
     }
-    if (!oldProcessGone(memory)) gone = false;
+    const ended = pane ? oldProcessGone(cfg, watch, agent) : await endSurvivor(cfg, watch, agent);
+    if (!ended) gone = false;
   }
   return gone;
 }
@@ -5178,6 +5367,10 @@ async function runOnComplete(
   if (!agent || snap.panes.get(agent.session)?.cause === intent.id) return true;
   const memory = memoryOf(watch, agent.name);
   if (memory.nextStart > world.now()) return false;
+  if (isDown(operatorOf(cfg), agent.name)) {
+    log(`on_complete: ${agent.name} is not started: ${BY_YOU}`);
+    return true;
+  }
   log(`on_complete: starting ${agent.name}`);
   Object.assign(memory, { finished: false, parked: "", failures: 0 });
   noteStart(watch, agent.name);
@@ -5262,10 +5455,12 @@ const GROUP = { pid: (value: unknown) => Number.isInteger(value) && Number(value
 
 /** What the shape of a fresh value does not tell. */
 const MEMORY_SHAPES: Record<string, Shape> = {
-  unsureTold: isNumber, backgroundSince: isNumber,
-  starts: every(isNumber), stopping: orNull(withFields({ ...GROUP, since: isNumber })),
+  starts: every(isNumber), stopping: orNull((value) => isStopping(value)),
   client: orNull(withFields(GROUP)), restarts: withFields({ day: isText, count: isNumber }),
 };
+const isStopping: Shape = (value) => withFields({ ...GROUP, since: isNumber })(value) &&
+  isRecord(value) && every(isText)(value.marks ?? []) && isText(value.stuck ?? "") &&
+  isNumber(value.killed ?? 0);
 const WATCH_SHAPES: Record<string, Shape> = {
   seen: every(isText), taken: every(isText), delivered: every(isText), inboxes: every(isText),
   wakeDue: every(isNumber),
@@ -5376,6 +5571,7 @@ export function operatorOf(cfg: Config): Operator {
 const NO_ORDERS: Operator = { held: {}, busy: {}, released: {}, queue: [] };
 const OPERATOR_SHAPES: Record<string, Shape> = {
   held: every(isNumber), busy: every(isNumber), released: every(isNumber), queue: () => false,
+  owners: every(isText),
 };
 
 /** Who was taken down, as the watchdog saw it last. */
@@ -5384,10 +5580,26 @@ const takenDown = (cfg: Config): Record<string, number> => Object.fromEntries(
     .map(([name, memory]) => [name, memory.since]));
 const BY_YOU = "stopped by you";
 
-/** Whether the watchdog must leave a unit alone; a command's work holds it ten minutes at most. */
+/** Whether a unit, or `watchdog`, was ordered to stay down. */
+const isDown = (operator: Operator, name: string): boolean => operator.held[name] !== undefined;
+
+/**
+ * Whether the watchdog must leave a unit alone; a command's work holds it ten minutes at most, and no
+ * longer than the command lives.
+ */
 function isHeld(operator: Operator, name: string): boolean {
   const left = (operator.busy[name] ?? 0) - world.now();
-  return operator.held[name] !== undefined || (left > 0 && left <= BUSY_MAX);
+  return isDown(operator, name) ||
+    (left > 0 && left <= BUSY_MAX && !hasEnded(operator.owners?.[name] ?? ""));
+}
+
+/** This process, as a later one knows it: its pid and when it began. */
+const signature = (): string => `${process.pid} ${bornOf(process.pid)}`;
+
+/** Whether the process with a signature is certain to have ended; without /proc nothing is. */
+function hasEnded(signed: string): boolean {
+  const [pid, born] = signed.split(" ");
+  return Boolean(born) && statOf("self").length > 0 && bornOf(Number(pid)) !== born;
 }
 
 /** How long, ms, a command may take to restart a unit; then the watchdog goes on, if it was cut. */
@@ -5480,8 +5692,9 @@ function noteClient(watch: Watch, unit: Agent | Service, pane: Pane): void {
   if (memory.client?.pid !== pane.pid) Object.assign(memory,
     { ...NEW_CLIENT, client: groupOf(pane) });
   memory.aliveSince ||= Math.max(1, world.mono() - (world.now() - pane.created));
-  // it was to end, but the word never reached it (a crash, a full disk): it may be at work now
-  if (memory.stopping?.pid === pane.pid && !watch.intent) memory.stopping = null;
+  // it was to end, but the word never reached it (a crash, a full disk): it may be at work now; and
+  // another client is started only once the old one's family is gone
+  if (memory.stopping?.pid !== pane.pid || !watch.intent) memory.stopping = null;
 }
 
 /** One look at everything: who runs, and what stands on the screens whose verdict can matter. */
@@ -5713,7 +5926,9 @@ async function careFor(cfg: Config, watch: Watch, agent: Agent, sight: Sight): P
   if (sight.held) {
     memory.aliveSince = 0;
     memory.nextStart = 0;
-    if (sight.alive === false) endSurvivor(memory);
+    if (sight.alive === false && (memory.client || memory.stopping)) {
+      await endSurvivor(cfg, watch, agent);
+    }
     return noteState(cfg, watch, agent.name, "gone", BY_YOU);
   }
   if (resting) {
@@ -5891,7 +6106,8 @@ export function pendingUnits(cfg: Config, watch: Watch): Set<string> {
     const memory = memoryOf(watch, name);
     const due = memory.nextStart > 0 && memory.nextStart < soon &&
       !memory.parked && !memory.aliveSince;
-    if (memory.stopping || memory.waitingSince || due) names.push(name);
+    const ending = memory.stopping !== null && !memory.stopping.stuck;
+    if (ending || memory.waitingSince || due) names.push(name);
   }
   return new Set(names);
 }
@@ -6032,6 +6248,12 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   if (lock === null) {
     log(`another watchdog runs already (pid ${lockHolder(lockPath)})`);
     return 100;
+  }
+  if (isDown(operatorOf(cfg), "watchdog")) {
+    if (kept) return 0;
+    // started by hand, or by its service: a later order
+    await changeOperator(cfg, (operator) => void delete operator.held.watchdog)
+      .catch((error) => log(messageOf(error)));
   }
   logToFile(cfg);
   const life = listen();
@@ -6253,7 +6475,7 @@ async function keepLock(
 
 /** Says who holds a lock; written again where a full disk did not take it. */
 function writePid(path: string): void {
-  const pid = `${process.pid} ${bornOf(process.pid)}`;
+  const pid = signature();
   if (world.read(`${path}.pid`) !== pid) world.writeAtomic(`${path}.pid`, pid);
 }
 
@@ -6354,6 +6576,8 @@ async function keep(path: string, lastGood: string, least = HUNG_AFTER): Promise
   const lockPath = lockFile(cfg, "keeper");
   let lock = await takeLock(lockPath);
   if (lock === null) return 100;
+  // asked for only now: whoever takes the watchdog down looks for the lock once that is ordered
+  if (isDown(operatorOf(cfg), "watchdog")) return 0;
   logToFile(cfg);
   let stop = false;
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => (stop = true));
@@ -6519,10 +6743,13 @@ async function needTools(cfg: Config): Promise<void> {
   }
 }
 
+/** How long, ms, an order waits for others: of 40 at once the last does for seconds. */
+const ORDERS_PATIENCE = 30_000;
+
 /** Changes what the operator wants; a lock keeps two calls from losing each other's word. */
 async function changeOperator(cfg: Config, change: (operator: Operator) => void): Promise<void> {
   makeFolders(cfg);
-  const lock = await takeLock(lockFile(cfg, "operator"), 10_000);
+  const lock = await takeLock(lockFile(cfg, "operator"), ORDERS_PATIENCE);
   if (lock === null) die(`${lockFile(cfg, "operator")} is held by another call ` +
     `(pid ${lockHolder(lockFile(cfg, "operator"))})`);
   try {
@@ -6538,6 +6765,17 @@ async function changeOperator(cfg: Config, change: (operator: Operator) => void)
   }
 }
 
+/** Leaves an event, and a line in the watchdog's log, of what a person ordered. */
+function noteOrder(cfg: Config, command: string, names: string[]): void {
+  emit(cfg, "order", { by: "operator", command, names });
+  try {
+    world.append(sessionLogPath(cfg, watchdogSession(cfg)),
+      `${stamped(`order: ${command} ${names.join(", ")} (by operator)`)}\n`);
+  } catch (error) {
+    log(`the order is not in the watchdog's log: ${messageOf(error)}`);
+  }
+}
+
 /** Ends a watchdog of the original, which lives in the session that now only follows the log. */
 async function endOriginalWatchdog(cfg: Config, snap: Snapshot): Promise<void> {
   const pane = snap.panes.get(watchdogSession(cfg));
@@ -6549,9 +6787,14 @@ async function endOriginalWatchdog(cfg: Config, snap: Snapshot): Promise<void> {
 /** How long, ms, a watchdog may take from its keeper's start to its lock, on a loaded machine too. */
 const WATCHDOG_COMES = 30_000;
 
-/** Starts the keeper and sees the watchdog take its lock; false = it did not, see its log. */
-export async function startWatchdog(cfg: Config): Promise<boolean> {
+/**
+ * Starts the keeper and sees the watchdog take its lock; false = it does not, see the log. `wasDown`:
+ * one that still runs may be about to end, by the order before this one.
+ */
+export async function startWatchdog(cfg: Config, wasDown = false): Promise<boolean> {
   const running = () => lockHolder(lockFile(cfg, "watchdog")) !== null;
+  const wanted = () => !isDown(operatorOf(cfg), "watchdog");
+  if (wasDown) await stopWatchdog(cfg, wanted);
   if (running()) {
     log("watchdog already running");
     return true;
@@ -6563,8 +6806,12 @@ export async function startWatchdog(cfg: Config): Promise<boolean> {
   if (stranger) log(`the watchdog's log is not shown: ${stranger}`);
   world.append(sessionLogPath(cfg, watchdogSession(cfg)), "");
   await followLog(cfg, snap);
-  log("starting watchdog");
-  const keeper = spawnKeeper(cfg);
+  const keeper = await betweenOrders(cfg, async () => {
+    if (!wanted()) return log(`watchdog: ${OVERTAKEN}`);
+    log("starting watchdog");
+    return spawnKeeper(cfg);
+  });
+  if (!keeper) return false;
   const deadline = world.mono() + WATCHDOG_COMES;
   // a keeper that another `up` started first makes ours end, and brings the watchdog all the same
   const kept = () => keeper.exitCode === null || lockHolder(lockFile(cfg, "keeper")) !== null;
@@ -6572,13 +6819,16 @@ export async function startWatchdog(cfg: Config): Promise<boolean> {
   return running();
 }
 
-/** Ends keeper and watchdog, the keeper first; true = one of them was running. */
-async function stopWatchdog(cfg: Config): Promise<boolean> {
+/**
+ * Ends keeper and watchdog, the keeper first, as long as that is `wanted`; true = one was running.
+ * One that has no lock yet sees the order as soon as it does.
+ */
+async function stopWatchdog(cfg: Config, wanted = () => true): Promise<boolean> {
   const locks = [lockFile(cfg, "keeper"), lockFile(cfg, "watchdog")];
   let running = false;
   for (let tries = 0; tries < 240; tries++) {
     const pids = locks.map(lockHolder).filter((pid) => pid !== null);
-    if (!pids.length) break;
+    if (!pids.length || !wanted()) break;
     running = true;
     if (tries % 40 === 0) {
       for (const pid of pids) world.signal(pid, tries < 160 ? "SIGTERM" : "SIGKILL");
@@ -6598,6 +6848,8 @@ async function lastWords(cfg: Config, pane: Pane): Promise<string> {
 interface Failure {
   name: string;
   why: string;
+  /** Only a person can help. */
+  stuck?: boolean;
 }
 
 /** `up`: services first, then agents, a batch at a time; returns once every client runs. */
@@ -6612,25 +6864,45 @@ export async function cmdUp(call: Call): Promise<number> {
   const held = wanted.filter((unit) => stuck && isAgent(unit) && unit.kind === "loop")
     .map(({ name }): Failure => ({ name, why: stuck }));
   const withWatchdog = !names.length || names.includes("watchdog");
+  let wasDown = false;
   await changeOperator(cfg, (operator) => {
     for (const unit of wanted) {
       delete operator.held[unit.name];
       operator.released[unit.name] = world.now();
     }
+    if (!withWatchdog) return;
+    wasDown = isDown(operator, "watchdog");
+    delete operator.held.watchdog;
   });
+  noteOrder(cfg, "up", orderedNames(wanted, withWatchdog));
   leaveSshAgent(cfg);
   if (wanted.some((unit) => isAgent(unit) && unit.kind === "loop")) await checkChannel(cfg);
   const units = wanted.filter((unit) => !held.some(({ name }) => name === unit.name));
   return startAndWait(cfg, units, held, async () => {
-    if (!withWatchdog || (await startWatchdog(cfg))) return [];
-    const why = `did not start; see ${sessionLogPath(cfg, watchdogSession(cfg))}`;
+    if (!withWatchdog || (await startWatchdog(cfg, wasDown))) return [];
+    const why = isDown(operatorOf(cfg), "watchdog") ? OVERTAKEN
+      : `did not start; see ${sessionLogPath(cfg, watchdogSession(cfg))}`;
     return [{ name: "watchdog", why }];
   });
 }
 
-/** Clients that outlived their session, or were told to end by a command that was cut short. */
-const leftOver = (memory: Memory): Group[] => [memory.stopping, memory.client]
-  .filter((group) => group !== null && groupAlive(group)) as Group[];
+const orderedNames = (units: (Agent | Service)[], withWatchdog: boolean): string[] =>
+  [...units.map(({ name }) => name), ...(withWatchdog ? ["watchdog"] : [])];
+
+/** Ends what outlived its session, or a command that was cut short; says what cannot be ended. */
+async function endLeftOver(
+  cfg: Config, unit: Agent | Service, { stopping, client }: Memory,
+): Promise<Failure[]> {
+  const left = await leftOver(cfg, unit, [stopping, client]);
+  if (left) await endFamilies([left]);
+  return left ? stuckOf(unit, left) : [];
+}
+
+/** A unit whose family should be gone, if it is not. */
+function stuckOf({ name }: Agent | Service, family: Family): Failure[] {
+  const members = membersOf(family);
+  return members.length ? [{ name, why: cannotEnd(members), stuck: true }] : [];
+}
 
 /** Starts what does not run, `start_batch` at a time. */
 async function startAll(
@@ -6655,7 +6927,9 @@ async function startAll(
       failures.push({ name: unit.name, why: `not started: it ${waits}, which is not ready` });
       continue;
     }
-    if (!running) await stopGroups(leftOver(memoryOf(known, unit.name)));
+    const stuck = running ? [] : await endLeftOver(cfg, unit, memoryOf(known, unit.name));
+    failures.push(...stuck);
+    if (stuck.length) continue;
     const cause = cfg.overridden.has(unit.name) ? "override" : "";
     const first = async (boot: string) => {
       const message = messageFor(unit.name, "boot", boot);
@@ -6663,7 +6937,8 @@ async function startAll(
       await queueMessages(cfg, [message]);
     };
     const done = await (isAgent(unit)
-      ? startAgent(cfg, unit, snap, { cause, say: first }) : startService(cfg, unit, snap))
+      ? startAgent(cfg, unit, snap, { cause, byHand: true, say: first })
+      : startService(cfg, unit, snap, true))
       .catch((error): Started => ({ started: false, why: messageOf(error) }));
     if (done.why) failures.push({ name: unit.name, why: done.why });
     if (done.started) began.push(world.mono());
@@ -6751,8 +7026,8 @@ async function deliverByHand(cfg: Config, messages: Message[], deadline: number)
   const watch = loadWatch(cfg);
   const targets = new Set(messages.map((message) => message.target));
   const done = () => messages.every(({ id }) => watch.delivered.includes(id));
-  const settled = () => messages.every(({ id }) => watch.delivered.includes(id) ||
-    watch.unproven.some((one) => one.id === id));
+  const settled = () => messages.every(({ id, target }) => watch.delivered.includes(id) ||
+    watch.unproven.some((one) => one.id === id) || isDown(operatorOf(cfg), target));
   try {
     while (!settled() && world.mono() < deadline && alone()) {
       await deliverAll(cfg, watch, await observe(cfg, watch, targets), targets);
@@ -6775,7 +7050,9 @@ async function awaitClients(
   const deadline = world.mono() + cfg.watchdog.upWait * 1000;
   for (;;) {
     const snap = await snapshot(cfg);
+    const operator = operatorOf(cfg);
     const late = units.filter((unit) => {
+      if (isDown(operator, unit.name)) return false;
       const pane = snap.panes.get(unit.session);
       return !pane || (!pane.dead && world.now() - pane.created < RUNNING_AFTER);
     });
@@ -6787,8 +7064,9 @@ async function awaitClients(
       continue;
     }
     if (!snap.ok) die(`tmux: ${snap.why}`);
-    const failures = await Promise.all(
-      dead.map((unit) => explainDeath(cfg, unit, snap.panes.get(unit.session))));
+    const failures = await Promise.all(dead.map((unit) => isDown(operator, unit.name)
+      ? { name: unit.name, why: OVERTAKEN }
+      : explainDeath(cfg, unit, snap.panes.get(unit.session))));
     return failures.filter((failure) => failure !== null);
   }
 }
@@ -6815,31 +7093,65 @@ async function explainDeath(
 const endOf = (pane: Pane): string =>
   (pane.status === null ? `signal ${pane.signal ?? "?"}` : `exit ${pane.status}`);
 
-/** `down`: the watchdog first, so that it starts nothing again; all stays down until `up`. */
+/**
+ * `down`: the order first, which every start asks for, then the watchdog, so that it heals nothing;
+ * all stays down until `up`. What a later `up` has taken back by then is left alone.
+ */
 export async function cmdDown(call: Call): Promise<number> {
   const cfg = await configFor(call);
   const names = expandNames(cfg, call.words);
   await needTools(cfg);
   const units = [...unitsOf(cfg).values()]
     .filter((unit) => !names.length || names.includes(unit.name));
-  if (units.length && existsSync(cfg.logDir)) {
+  const withWatchdog = !names.length || names.includes("watchdog");
+  let stands = (_name: string): boolean => true;
+  if (existsSync(cfg.logDir)) {
+    const ordered = orderedNames(units, withWatchdog);
     // on a full disk above all they must be stoppable
     await changeOperator(cfg, (operator) => {
-      for (const unit of units) operator.held[unit.name] = world.now();
-    }).catch((error) => log(`they will not stay down: ${messageOf(error)}`));
+      for (const name of ordered) operator.held[name] = world.now();
+    }).then(() => (stands = (name) => isDown(operatorOf(cfg), name)))
+      .catch((error) => log(`they will not stay down: ${messageOf(error)}`));
+    noteOrder(cfg, "down", ordered);
   }
-  const withWatchdog = !names.length || names.includes("watchdog");
-  if (withWatchdog) log((await stopWatchdog(cfg)) ? "watchdog ended" : "watchdog: not running");
-  const snap = await snapshot(cfg);
-  if (!snap.ok) die(`tmux: ${snap.why}`);
-  const follow = withWatchdog
-    ? [snap.panes.get(watchdogSession(cfg))].filter((pane) => pane !== undefined) : [];
-  const panes = units.map((unit) => snap.panes.get(unit.session))
-    .filter((pane) => pane !== undefined);
-  for (const unit of units) log(snap.panes.has(unit.session)
-    ? `ending ${unit.session}` : `${unit.name}: not running${besides(cfg, snap, unit.session)}`);
-  await stopPanes(cfg, [...panes, ...follow]);
-  return 0;
+  if (withWatchdog) {
+    const ended = await stopWatchdog(cfg, () => stands("watchdog"));
+    log(ended ? "watchdog ended" : "watchdog: not running");
+  }
+  const stuck = await stopUnits(cfg, units, stands, withWatchdog);
+  for (const { name, why } of stuck) {
+    log(`${name}: ${why}`);
+    emit(cfg, "blocked", { agent: name, why });
+  }
+  return stuck.length ? 3 : 0;
+}
+
+/** Ends units with all that they started, as far as that `stands`; says what cannot be ended. */
+async function stopUnits(
+  cfg: Config, units: (Agent | Service)[], stands: (name: string) => boolean, withLog = false,
+): Promise<Failure[]> {
+  const known = loadWatch(cfg);
+  const families = new Map<Agent | Service, Family>();
+  const panes: Pane[] = [];
+  await betweenOrders(cfg, async () => {
+    const snap = await snapshot(cfg);
+    if (!snap.ok) die(`tmux: ${snap.why}`);
+    const follow = snap.panes.get(watchdogSession(cfg));
+    if (follow && withLog && stands("watchdog")) panes.push(follow);
+    const all = listProcesses();
+    for (const unit of units.filter(({ name }) => stands(name))) {
+      const pane = snap.panes.get(unit.session);
+      const { stopping, client } = memoryOf(known, unit.name);
+      const groups = [pane && groupOf(pane), stopping, client];
+      families.set(unit, familyOf(cfg, unit.name, groups, all));
+      log(pane ? `ending ${unit.session}`
+        : `${unit.name}: not running${besides(cfg, snap, unit.session)}`);
+      if (pane) panes.push(pane);
+    }
+    for (const pane of panes) await killSession(cfg, pane);
+  });
+  await awaitEnd(cfg, panes, [...families.values()]);
+  return [...families].flatMap(([unit, family]) => stuckOf(unit, family));
 }
 
 /** What is said of a session that has the name of a unit which is not running. */
@@ -6902,9 +7214,12 @@ export function describeState(memory: Memory, facts: {
   unsureAfter?: number;
   /** The program in a session that has its name, but is not ours. */
   stranger?: string | undefined;
+  /** What is left of its old client that cannot be ended. */
+  stuck?: string | undefined;
 }): { state: string; needsHuman: boolean } {
   const { pane, held, fresh, limit, now } = facts;
   const alive = pane !== undefined && !pane.dead;
+  if (facts.stuck) return { state: facts.stuck, needsHuman: true };
   if (!alive && held) return { state: "stopped by you", needsHuman: false };
   if (!alive && memory.parked) return { state: `parked: ${memory.parked}`, needsHuman: true };
   if (!alive && (memory.finished || (facts.kind === "task" && pane?.status === 0))) {
@@ -6960,7 +7275,7 @@ async function readStatus(cfg: Config): Promise<Status> {
       pane, held: operator.held[unit.name] !== undefined, enabled: agent?.enabled ?? true,
       fresh: watchdog.running && !watchdog.stale, limit, kind: agent?.kind ?? "service",
       complete: isComplete(cfg), now, unsureAfter: cfg.watchdog.unsureAfter,
-      stranger: snap.strangers?.get(unit.session),
+      stranger: snap.strangers?.get(unit.session), stuck: stuckNow(memory),
     }) : { state: `unknown (tmux: ${snap.why})`, needsHuman: true };
     return {
       name: unit.name, kind: agent?.kind ?? "service", backend: agent?.backend ?? "-",
@@ -6992,6 +7307,13 @@ async function readStatus(cfg: Config): Promise<Status> {
       needsChannel(cfg, watch, operator) ||
       (watchdog.running ? watchdog.stale : expected),
   };
+}
+
+/** What could not be ended, as long as it runs. */
+function stuckNow({ stopping }: Memory): string | undefined {
+  if (!stopping?.stuck) return undefined;
+  const left = membersOf({ groups: [stopping], marks: stopping.marks ?? [] });
+  return left.length ? cannotEnd(left) : undefined;
 }
 
 function readChannel(cfg: Config, { channel }: Watch): Status["handoff"] {
@@ -7224,6 +7546,7 @@ export async function cmdPhase(call: Call): Promise<number> {
   storePhase(cfg, idx);
   world.remove(completeFile(cfg));
   emit(cfg, "phase", { to: ids[idx], by: "operator" });
+  noteOrder(cfg, `phase ${verb}`, [ids[idx]!]);
   print(`phase idx now ${idx} (${ids[idx]})`);
   const snap = await snapshot(cfg);
   const older = loopSessionsAlive(cfg, snap, true).map((agent) => agent.name);
@@ -7237,24 +7560,31 @@ export async function cmdPhase(call: Call): Promise<number> {
 async function restartUnits(
   cfg: Config, units: (Agent | Service)[], fresh: boolean,
 ): Promise<number> {
-  const mark = (until: number) => changeOperator(cfg, (operator) => {
+  const pauses = Math.floor((units.length - 1) / cfg.watchdog.startBatch) * RUNNING_AFTER;
+  const until = world.now() + Math.min(BUSY_FOR + pauses, BUSY_MAX);
+  await changeOperator(cfg, (operator) => {
+    operator.owners ??= {};
     for (const { name } of units) {
-      if (until) operator.busy[name] = until;
-      else delete operator.busy[name];
+      operator.busy[name] = until;
+      operator.owners[name] = signature();
       delete operator.held[name];
       operator.released[name] = world.now();
     }
   });
-  const pauses = Math.floor((units.length - 1) / cfg.watchdog.startBatch) * RUNNING_AFTER;
-  await mark(world.now() + Math.min(BUSY_FOR + pauses, BUSY_MAX));
   try {
-    const before = await snapshot(cfg);
-    await stopPanes(cfg,
-      units.map((unit) => before.panes.get(unit.session)).filter((pane) => pane !== undefined));
+    const stuck = await stopUnits(cfg, units, (name) => !isDown(operatorOf(cfg), name));
     if (fresh) for (const unit of units) if (isAgent(unit)) dropResumeId(cfg, unit);
-    return await startAndWait(cfg, units, []);
+    const ended = units.filter((unit) => !stuck.some(({ name }) => name === unit.name));
+    return await startAndWait(cfg, ended, stuck);
   } finally {
-    await mark(0);
+    // only the mark: what was ordered meanwhile holds
+    await changeOperator(cfg, (operator) => {
+      for (const { name } of units.filter((unit) => operator.busy[unit.name] === until)) {
+        delete operator.busy[name];
+        delete operator.owners?.[name];
+        if (!isDown(operator, name)) operator.released[name] = world.now();
+      }
+    });
   }
 }
 
@@ -7274,7 +7604,7 @@ async function startAndWait(
   if (!failures.length) return 0;
   // where no server ran, nobody could ask before one ended with what was started in it
   if ((await askServer(cfg, true)).exits) log(EXITS);
-  return 1;
+  return failures.some(({ stuck }) => stuck) ? 3 : 1;
 }
 
 export async function cmdRestart(call: Call): Promise<number> {
@@ -7284,9 +7614,12 @@ export async function cmdRestart(call: Call): Promise<number> {
   await needTools(cfg);
   makeFolders(cfg);
   const units = [...unitsOf(cfg).values()].filter((unit) => names.includes(unit.name));
+  const withWatchdog = names.includes("watchdog");
+  noteOrder(cfg, "restart", orderedNames(units, withWatchdog));
   const code = units.length ? await restartUnits(cfg, units, call.options.fresh === true) : 0;
-  if (!names.includes("watchdog")) return code;
-  await stopWatchdog(cfg);
+  if (!withWatchdog) return code;
+  await changeOperator(cfg, (operator) => void delete operator.held.watchdog);
+  await stopWatchdog(cfg, () => !isDown(operatorOf(cfg), "watchdog"));
   return (await startWatchdog(cfg)) ? code : 1;
 }
 
@@ -7328,6 +7661,7 @@ export async function cmdSend(call: Call): Promise<number> {
   const id = newId();
   const message: Message = { ...messageFor(name, `send ${id}`, value), id };
   if (!message.text.trim()) die("send: the text is empty", 2);
+  noteOrder(cfg, "send", [name]);
   if (call.options.queue) {
     await queueMessages(cfg, [message]);
     log(`queued for ${name}`);
