@@ -5640,13 +5640,17 @@ const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", 
 const NEW_CLIENT = { since: 0, backgroundSince: undefined, aliveSince: 0, idleSince: 0,
   sameSince: 0, looked: "", judged: null, answered: "", answers: 0, together: false };
 
+/** When a process began, s since 1970; NaN = there is none, or no /proc. */
+function startedAt(pid: number): number {
+  const boot = /^btime (\d+)/m.exec(readProc("stat"))?.[1];
+  const CLOCK_TICKS = 100;
+  return Number(boot) + Number(bornOf(pid) || NaN) / CLOCK_TICKS;
+}
+
 /** Whether the tmux server of the last look still runs: by its pid and the second it began. */
 function serverLives(server: string): boolean {
   const [pid, started] = server.split(" ").map(Number);
-  const boot = /^btime (\d+)/m.exec(world.read("/proc/stat") ?? "")?.[1];
-  const CLOCK_TICKS = 100;
-  return pid !== undefined &&
-    Math.abs(Number(boot) + Number(bornOf(pid)) / CLOCK_TICKS - started!) < 5;
+  return pid !== undefined && Math.abs(startedAt(pid) - started!) < 5;
 }
 
 /** Who runs; a server that lives, but not at its socket, can not be seen, and is not gone. */
@@ -7123,6 +7127,9 @@ export async function cmdDown(call: Call): Promise<number> {
     log(`${name}: ${why}`);
     emit(cfg, "blocked", { agent: name, why });
   }
+  for (const { pid, what, dir } of findBackground(cfg, units)) {
+    log(`left running: ${what} in ${dir} (pid ${pid}), which this fleet did not start`);
+  }
   return stuck.length ? 3 : 0;
 }
 
@@ -7152,6 +7159,64 @@ async function stopUnits(
   });
   await awaitEnd(cfg, panes, [...families.values()]);
   return [...families].flatMap(([unit, family]) => stuckOf(unit, family));
+}
+
+/** What a client keeps running outside of its pane: it is named, and left to the person. */
+interface Background {
+  pid: number;
+  what: string;
+  dir: string;
+}
+
+/** Claude Code's own word on a process, if it was written in that process's life; {} = none. */
+function claudeSession(pid: number): { kind?: unknown; cwd?: unknown } {
+  const home = variableOf(pid, "CLAUDE_CONFIG_DIR") || `${variableOf(pid, "HOME")}/.claude`;
+  const path = join(home, "sessions", `${pid}.json`);
+  try {
+    if ((world.mtime(path) ?? 0) / 1000 < startedAt(pid) - 2) return {};
+    const session: unknown = JSON.parse(textIn(path) || "{}");
+    return isRecord(session) ? session : {};
+  } catch {
+    return {};
+  }
+}
+
+/** Whether a command line is that of Codex's server, or of the loop that keeps it up to date. */
+export const isCodexDaemon = (argv: string[]): boolean => argv.some((word, at) =>
+  /^codex(\b|$)/.test(basename(word)) &&
+  argv.slice(at + 1).some((one) => one === "app-server" || one === "pid-update-loop"));
+
+const codexHome = (own: string, home: string): string => own || `${home}/.codex`;
+
+/** Where a process works; "" = that cannot be said. */
+function folderOf(pid: number): string {
+  try {
+    return realpathSync(`/proc/${pid}/cwd`);
+  } catch {
+    return "";
+  }
+}
+
+/** Background sessions and daemons of clients that work for these agents, but carry no mark of ours. */
+function findBackground(cfg: Config, units: (Agent | Service)[]): Background[] {
+  const agents = units.filter(isAgent);
+  const dirs = agents.map(({ dir }) => (existsSync(dir) ? realpathSync(dir) : dir));
+  const isOurs = (dir: string) => dirs.some((one) => dir === one || dir.startsWith(`${one}/`));
+  const { HOME = homedir(), CODEX_HOME = "" } = process.env;
+  const homes = agents.filter((agent) => programOf(backendOf(cfg, agent).bin).endsWith("codex"))
+    .map(({ env }) => codexHome(env.CODEX_HOME ?? CODEX_HOME, env.HOME ?? HOME));
+  const others = (listProcesses() ?? []).filter(({ mark }) => !mark.startsWith(`${roomOf(cfg)}/`));
+  return others.flatMap(({ pid }): Background[] => {
+    const { kind, cwd } = claudeSession(pid);
+    if (kind === "bg") {
+      return isText(cwd) && isOurs(String(cwd))
+        ? [{ pid, what: "Claude Code's background session", dir: String(cwd) }] : [];
+    }
+    if (!isCodexDaemon(readProc(`${pid}/cmdline`).split("\0"))) return [];
+    const dir = folderOf(pid);
+    const home = codexHome(variableOf(pid, "CODEX_HOME"), variableOf(pid, "HOME"));
+    return isOurs(dir) || homes.includes(home) ? [{ pid, what: "Codex's daemon", dir }] : [];
+  });
 }
 
 /** What is said of a session that has the name of a unit which is not running. */
@@ -8922,6 +8987,9 @@ function examinations(cfg: Config): Examination[] {
     ["dirs", () => examineDirs(cfg)],
     ...(cfg.loop.handoff && loopAgents(cfg).length
       ? [["handoff", () => examineChannel(cfg)] as Examination] : []),
+    ["background", () => findBackground(cfg, [...cfg.agents.values()])
+      .map(({ pid, what, dir }) => warn(`${what} runs in ${dir} (pid ${pid})`,
+        `it works on beside the fleet; end it in its client, or: kill ${pid}`))],
     ["disk", () => judgeDisk(freeBytes(cfg.logDir))],
     ["watchdog", () => examineWatchdog(cfg)],
     ["notify", () => (told ? good("configured") : untold)],

@@ -1,0 +1,213 @@
+/** What a client started ends with it, and no other client is started before that. */
+import { describe, expect, test } from "bun:test";
+import { readdirSync, readFileSync } from "node:fs";
+import { childEnv, isCodexDaemon, memoryOf, world } from "../agents.ts";
+import { agents, command, type FakeWorld, fakeWorld, type Scene, scene } from "./kit.ts";
+import { real, until } from "./real.ts";
+
+/** Processes of a fake Linux, beside the panes: what each carries in its environment, and what it survives. */
+function linux(fake: FakeWorld) {
+  const helpers = new Map<number, { ignores: string[]; got: string[] }>();
+  const { signal } = world;
+  fake.stat(process.pid, 1);
+  fake.files.set("/proc/self/stat", fake.files.get(`/proc/${process.pid}/stat`)!);
+  const end = (pid: number) => [...fake.files.keys()].filter((path) => path.startsWith(`/proc/${pid}/`)).forEach((path) => fake.files.delete(path));
+  world.signal = (pid, name) => {
+    const helper = helpers.get(pid);
+    if (!helper) {
+      const was = fake.processes.has(pid);
+      const done = signal(pid, name);
+      if (was && !fake.processes.has(pid)) end(pid);
+      return done;
+    }
+    if (name !== 0) helper.got.push(name);
+    if (name !== 0 && !helper.ignores.includes(name)) {
+      helpers.delete(pid);
+      end(pid);
+    }
+    return true;
+  };
+  const kill = fake.tmux.kill.bind(fake.tmux);
+  fake.tmux.kill = (pane) => {
+    kill(pane);
+    if (!fake.processes.has(pane.pid)) end(pane.pid);
+  };
+  fake.tmux.onStart = (pane) => {
+    pane.doing = "busy";
+    fake.stat(pane.pid, pane.pid);
+  };
+  return {
+    helpers, end,
+    helper(pid: number, mark: string, ignores: string[] = []) {
+      fake.stat(pid, pid);
+      fake.files.set(`/proc/${pid}/environ`, `HOME=/\0AGENTS_UNIT=${mark}\0TERM=x`);
+      const got: string[] = [];
+      helpers.set(pid, { ignores, got });
+      return got;
+    },
+  };
+}
+
+const ALL = ["SIGHUP", "SIGTERM", "SIGKILL"];
+
+describe("the family of a client", () => {
+  let { fake, watch, pane, starts, ticks } = {} as Scene;
+  let host: ReturnType<typeof linux>;
+  /** The mark of an agent's newest launch, as its program was given it. */
+  const markOf = (name = "a"): string => marks.get(`agents-${name}`)!;
+  const marks = new Map<string, string>();
+  async function begin(text = agents("a")): Promise<void> {
+    fake = fakeWorld();
+    host = linux(fake);
+    fake.beforeTmux((args) => {
+      const mark = args.find((word) => word.startsWith("AGENTS_UNIT="));
+      const session = args[args.indexOf("@agents_session") + 1];
+      if (mark && args.includes("respawn-pane")) marks.set(session!, mark.slice(12));
+    });
+    ({ watch, pane, starts, ticks } = await scene(`[watchdog]\nsignal_interval = 2\nrestart_delay = 1\n${text}`, { fake, ticks: 6 }));
+  }
+  const fatal = () => void (pane().doing = "fatal");
+
+  test("a launch is marked with its fleet, its name and an id of its own", async () => {
+    await begin(agents("a", "b"));
+    const first = markOf();
+    expect(first).toMatch(/^\w+\/a\/\w+$/);
+    expect(markOf("b").split("/").slice(0, 2)).toEqual([first.split("/")[0]!, "b"]);
+    fatal();
+    await ticks(4);
+    expect([starts(), markOf() === first]).toEqual([2, false]);
+  });
+  test("no child of ours carries the mark of an agent that ran the command", () => {
+    process.env.AGENTS_UNIT = "f/a/1";
+    try {
+      expect(Object.keys(childEnv())).not.toContain("AGENTS_UNIT");
+    } finally {
+      delete process.env.AGENTS_UNIT;
+    }
+  });
+  test("a restart ends what carries its mark by HUP, TERM, KILL, and starts only then", async () => {
+    await begin(agents("a", "b"));
+    const got = host.helper(70_001, markOf(), ["SIGHUP", "SIGTERM"]);
+    const other = host.helper(70_002, markOf("b"));
+    const later = host.helper(70_003, markOf().replace("/a/", "/ab/"));
+    fatal();
+    await ticks(1);
+    expect([starts(), got]).toEqual([1, ["SIGHUP"]]);
+    await ticks(8);
+    expect([starts(), [...new Set(got)], other, later]).toEqual([2, ALL, [], []]);
+  });
+  test("what a dead client left behind, of any launch, is ended before the next start", async () => {
+    await begin();
+    const got = host.helper(70_001, markOf().replace(/\w+$/, "old"));
+    host.end(pane().pid);
+    fake.tmux.exit("agents-a", 1);
+    await ticks(8);
+    expect([starts(), got]).toEqual([2, ["SIGHUP"]]);
+  });
+  test("what cannot be ended holds the start, is said once and needs a person, until it is gone", async () => {
+    await begin();
+    host.helper(70_001, markOf(), ALL);
+    fatal();
+    await ticks(30);
+    const events = () => fake.files.get("/fleet/.agents/state/events.jsonl")!.split("\n").filter((line) => line.includes('"blocked"'));
+    expect([starts(), fake.logged("cannot be ended: pid 70001").length, events().length]).toEqual([1, 1, 1]);
+    expect((await command("status", "--config", "/fleet/agents.toml"))).toEqual(expect.objectContaining({
+      code: 3, out: expect.stringContaining("cannot be ended: pid 70001") }));
+    host.end(70_001);
+    await ticks(4);
+    expect(starts()).toBe(2);
+  });
+  test("a process that has the number of one of them by now is not ended for it", async () => {
+    await begin();
+    host.helper(70_001, markOf(), ["SIGHUP", "SIGTERM"]);
+    fatal();
+    await ticks(1);
+    const got = host.helper(70_001, "", []);
+    fake.stat(70_001, 99);
+    await ticks(6);
+    expect([starts(), got]).toEqual([2, []]);
+  });
+  test("a client that was started by another meanwhile is no part of the old family", async () => {
+    await begin();
+    host.helper(70_001, markOf(), ["SIGHUP", "SIGTERM"]);
+    fatal();
+    await ticks(1);
+    const next = host.helper(70_005, markOf().replace(/\w+$/, "next"));
+    expect(memoryOf(watch, "a").stopping!.marks).toHaveLength(1);
+    await ticks(1);
+    expect(next).toEqual([]);
+  });
+  test("agents at rest cost no look at the processes", async () => {
+    await begin();
+    let looks = 0;
+    const { list } = world;
+    world.list = (path) => ((looks += Number(path === "/proc")), list(path));
+    await ticks(20);
+    expect(looks).toBe(0);
+  });
+  test("we are no part of a family that we end", async () => {
+    await begin();
+    const { signal } = world;
+    const asked: number[] = [];
+    world.signal = (pid, name) => (asked.push(pid), signal(pid, name));
+    fake.files.set(`/proc/${process.pid}/environ`, `AGENTS_UNIT=${markOf()}`);
+    fatal();
+    await ticks(4);
+    expect([starts(), asked.includes(process.pid)]).toEqual([2, false]);
+  });
+});
+
+/** Processes that carry the mark of a unit of a fleet. */
+const marked = (tmuxDir: string): number[] => readdirSync("/proc").filter((name) => /^\d+$/.test(name)).flatMap((name) => {
+  try {
+    const env = `\0${readFileSync(`/proc/${name}/environ`, "utf8")}`;
+    return env.includes(`\0TMUX_TMPDIR=${tmuxDir}\0`) && env.includes("\0AGENTS_UNIT=") ? [Number(name)] : [];
+  } catch {
+    return [];
+  }
+});
+
+real("P32: helpers with sessions of their own, deaf to HUP: none outlives restarts and down", {
+  agents: [{ name: "a1", watch: "heal" }], backend: { preamble: "setsid sh -c \"trap '' HUP; while :; do sleep 1000; done\" &" },
+}, async (f) => {
+  await f.up();
+  await f.ready("a1");
+  const helpers = () => marked(f.tmuxDir).filter((pid) => readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("trap"));
+  await until(() => helpers().length === 1);
+  const first = helpers();
+  expect((await f.run(["restart", "a1"])).code).toBe(0);
+  await until(() => helpers().length === 1 && helpers()[0] !== first[0]);
+  expect((await f.run(["down"])).code).toBe(0);
+  expect(marked(f.tmuxDir)).toEqual([]);
+});
+
+
+real("Claude Code's background sessions and Codex's daemon of our folders are named by down and doctor, not ended", {
+  agents: [{ name: "a1", enabled: false }],
+}, async (f) => {
+  const other = f.path("elsewhere");
+  f.write("elsewhere/.keep", "");
+  const start = (cwd: string, ...argv: string[]) => Bun.spawn(argv, { cwd, env: f.env, stdio: ["ignore", "ignore", "ignore"] });
+  const session = (pid: number, kind: string, cwd: string) => f.write(`home/.claude/sessions/${pid}.json`, JSON.stringify({ kind, cwd }));
+  const sleeps = Array.from({ length: 3 }, () => start("/", "sleep", "1000"));
+  const [mine, theirs, front] = sleeps.map(({ pid }) => pid) as [number, number, number];
+  session(mine, "bg", f.dir);
+  session(theirs, "bg", "/");
+  session(front, "interactive", f.dir);
+  const daemon = start(other, "bash", "-c", "exec -a codex sh -c 'sleep 1000; true' app-server app-server");
+  const codex = async () => readFileSync(`/proc/${daemon.pid}/cmdline`, "utf8").startsWith("codex\0");
+  await until(codex);
+  const named = (text: string) => [...text.matchAll(/\(pid (\d+)\)/g)].map((one) => Number(one[1])).toSorted();
+  const doctor = await f.run(["doctor"]);
+  expect(doctor.out).toContain(`background: Claude Code's background session runs in ${f.dir} (pid ${mine})`);
+  expect(named(doctor.out.split("\n").filter((line) => line.includes("background:")).join("\n"))).toEqual([mine, daemon.pid].toSorted());
+  const down = await f.run(["down"]);
+  expect(down.code).toBe(0);
+  expect(named(down.err.split("\n").filter((line) => line.includes("left running")).join("\n"))).toEqual([mine, daemon.pid].toSorted());
+  for (const child of [...sleeps, daemon]) expect(child.exitCode).toBeNull();
+});
+
+test.each([
+  ["codex app-server --listen unix://", true], ["node /usr/bin/codex pid-update-loop", true], ["codex --no-daemon", false],
+  ["vim codex-app-server", false], ["grep app-server codex", false],
+])("%s is a daemon of Codex: %p", (line, daemon) => expect(isCodexDaemon(line.split(" "))).toBe(daemon));

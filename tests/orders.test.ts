@@ -1,0 +1,101 @@
+/** What a person ordered last holds, whatever is under way; every order can be read afterwards. */
+import { beforeEach, describe, expect, test } from "bun:test";
+import { mkdirSync } from "node:fs";
+import { memoryOf } from "../agents.ts";
+import { agents, command, fakeWorld, realFolder, type Scene, scene } from "./kit.ts";
+import { real, until } from "./real.ts";
+
+describe("orders", () => {
+  let { fake, cfg, watch, file, operator, starts, ticks } = {} as Scene;
+  beforeEach(async () => {
+    fake = fakeWorld(realFolder());
+    fake.tmux.onStart = (one) => void (one.doing = "busy");
+  });
+  const begin = async (names: string[], count = 0) =>
+    void ({ fake, cfg, watch, file, operator, starts, ticks } = await scene(agents(...names), { fake, ticks: count }));
+  const call = (...words: string[]) => command(...words, "--config", cfg.path);
+  const wanted = () => JSON.parse(fake.files.get(file("operator.json"))!);
+  const down = (...names: string[]) => operator({ ...wanted(), held: Object.fromEntries(names.map((name) => [name, fake.wall])) });
+  const orders = () => fake.files.get(file("events.jsonl"))!.split("\n").filter(Boolean).map((line) => JSON.parse(line)).filter(({ event }) => event === "order");
+
+  test("up starts nothing that was taken down meanwhile, and says so", async () => {
+    await begin(["a", "b", "c"]);
+    fake.beforeTmux((args) => {
+      if (args.includes("respawn-pane") && starts("a") === 0) down("b", "c");
+    });
+    expect([(await call("up", "a", "b", "c")).code, starts("a"), starts("b"), starts("c")]).toEqual([1, 1, 0, 0]);
+    expect(fake.logged(/: a later order of yours keeps it down/)).toHaveLength(2);
+  });
+  test("restart takes no later down back", async () => {
+    await begin(["a"], 3);
+    fake.beforeTmux((args) => {
+      if (args.some((word) => word.includes("kill-pane"))) down("a");
+    });
+    expect([(await call("restart", "a")).code, starts("a"), Object.keys(wanted().held), wanted().busy]).toEqual([1, 1, ["a"], {}]);
+  });
+  test("the watchdog starts nothing that was taken down while it prepared the start, and counts none", async () => {
+    await begin(["a"], 3);
+    operator({ held: {}, busy: {}, released: {}, queue: [] });
+    fake.tmux.exit("agents-a", 1);
+    const write = fake.write.bind(fake);
+    fake.write = (path, text) => {
+      if (path.includes("kickoff-")) down("a");
+      write(path, text);
+    };
+    await ticks(6);
+    expect([starts("a"), memoryOf(watch, "a").parked, memoryOf(watch, "a").restarts.count]).toEqual([1, "", 1]);
+  });
+  test("down leaves alone what a later up has taken back", async () => {
+    await begin(["a", "b"], 3);
+    mkdirSync(cfg.logDir, { recursive: true });
+    fake.beforeTmux((args) => {
+      if (args.includes("list-panes")) down("b");
+    });
+    expect((await call("down", "a", "b")).code).toBe(0);
+    expect(fake.tmux.panes.map(({ session }) => session)).toEqual(["agents-a"]);
+  });
+  test("40 texts at once all arrive in the queue", async () => {
+    await begin(["a"]);
+    const codes = await Promise.all(Array.from({ length: 40 }, (_, nth) => call("send", "a", `text ${nth}`, "--queue").then(({ code }) => code)));
+    expect([...new Set(codes), wanted().queue.length]).toEqual([0, 40]);
+    expect(new Set(wanted().queue.map(({ text }: { text: string }) => text)).size).toBe(40);
+  });
+  test("every order leaves an event and a line in the watchdog's log", async () => {
+    await begin(["a", "b"], 3);
+    await call("send", "a", "text", "--queue");
+    await call("restart", "a");
+    await call("up", "b");
+    expect(orders()).toEqual([["send", ["a"]], ["restart", ["a"]], ["up", ["b"]]].map(([word, names]) =>
+      expect.objectContaining({ by: "operator", command: word, names })));
+    const log = fake.files.get(`${cfg.logDir}/agents-watchdog.log`)!;
+    expect(log.match(/order: (send a|restart a|up b) \(by operator\)/g)).toHaveLength(3);
+  });
+  test.each([["lives", 7, true], ["has ended", 8, false]])("the mark of a command that %s", async (_, born, holds) => {
+    await begin(["a"], 3);
+    fake.stat(4242, 7);
+    fake.files.set("/proc/self/stat", fake.files.get("/proc/4242/stat")!);
+    operator({ held: {}, busy: { a: fake.wall + 500_000 }, owners: { a: `4242 ${born}` }, released: {}, queue: [] });
+    fake.tmux.exit("agents-a", 1);
+    await ticks(6);
+    expect(starts("a")).toBe(holds ? 1 : 2);
+  });
+});
+
+const eight = Array.from({ length: 8 }, (_, nth) => `a${nth}`);
+
+real("P37: down during up: nothing of the fleet runs or starts after it", {
+  agents: eight.map((name) => ({ name, watch: "heal" })), watchdog: { start_batch: 2 },
+}, async (f) => {
+  const up = f.start(["up"]);
+  await until(() => f.starts("a2").length);
+  expect((await f.run(["down"])).code).toBe(0);
+  const left = () => f.processes().filter(({ command }) => /tui\.ts|watchdog|\bkeep\b/.test(command));
+  const begun = () => eight.map((name) => f.starts(name).length);
+  const [before, runs] = [begun(), left()];
+  expect(await up.exited).toBe(1);
+  await Bun.sleep(1_500);
+  expect([begun(), runs, left(), f.lock("watchdog"), f.lock("keeper")]).toEqual([before, [], [], 0, 0]);
+  expect(f.events("order").map((event) => event.command)).toEqual(["up", "down"]);
+  await f.up();
+  expect(f.lock("watchdog")).toBeGreaterThan(0);
+});
