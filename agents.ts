@@ -402,7 +402,7 @@ export interface AgentEvent {
 
 /** What the operator asked for by hand; only the command line writes it. */
 export interface Operator {
-  /** Wall ms at which a unit, or `watchdog`, was taken down; the newest order is all that counts. */
+  /** Wall ms at which a unit, or `watchdog`, was taken down; an `up` deletes it. */
   held: Record<string, number>;
   /** Wall ms until which a command works on it: the watchdog keeps its hands off. */
   busy: Record<string, number>;
@@ -483,8 +483,8 @@ const HTTP_DEADLINE = 5_000;
 const UNIT_MARK = "AGENTS_UNIT";
 
 /**
- * Nothing of the caller's one-off settings, tmux, git or Bun's own switches reaches a child. Nor does
- * the mark of a unit: where an agent runs `up`, the watchdog is no part of that agent.
+ * Nothing of the caller's one-off settings, tmux, git or Bun's own switches reaches a child. Nor
+ * does the mark of a unit: where an agent runs `up`, the watchdog is no part of that agent.
  */
 export function childEnv(): Record<string, string | undefined> {
   const dropped = new RegExp(`^(AGENT_(MODEL|BACKEND)_.*|${UNIT_MARK}|BUN_OPTIONS|BUN_BE_BUN|` +
@@ -3376,7 +3376,7 @@ export interface Started {
 /** Why a start was not made that a person's later order has overtaken. */
 const OVERTAKEN = "a later order of yours keeps it down";
 
-/** How long, ms, a start waits for an order that is being written; a hung command delays it only. */
+/** How long, ms, a start waits for an order being written; a hung command only delays it. */
 const ORDER_PATIENCE = 5_000;
 
 /** Does a thing while no order can be given: it is seen by each later one. */
@@ -3391,8 +3391,8 @@ async function betweenOrders<T>(cfg: Config, work: () => Promise<T>): Promise<T>
 }
 
 /**
- * Starts a unit's program, unless it was ordered to stay down by then. `byHand`: for a command, which
- * its own mark, or that of another one, does not hinder.
+ * Starts a unit's program, unless it was ordered to stay down by then. `byHand`: for a command,
+ * which its own mark, or that of another one, does not hinder.
  */
 const startSession = (
   cfg: Config, unit: Agent | Service, byHand: boolean, plan: NewSession,
@@ -6804,14 +6804,14 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
     return true;
   }
   await endOriginalWatchdog(cfg, await snapshot(cfg));
-  // shown before there is a watchdog: it would show it at the same moment
-  const snap = await snapshot(cfg);
-  const stranger = strangerIn(cfg, snap, watchdogSession(cfg));
-  if (stranger) log(`the watchdog's log is not shown: ${stranger}`);
-  world.append(sessionLogPath(cfg, watchdogSession(cfg)), "");
-  await followLog(cfg, snap);
   const keeper = await betweenOrders(cfg, async () => {
     if (!wanted()) return log(`watchdog: ${OVERTAKEN}`);
+    // shown before there is a watchdog: it would show it at the same moment
+    const snap = await snapshot(cfg);
+    const stranger = strangerIn(cfg, snap, watchdogSession(cfg));
+    if (stranger) log(`the watchdog's log is not shown: ${stranger}`);
+    world.append(sessionLogPath(cfg, watchdogSession(cfg)), "");
+    await followLog(cfg, snap);
     log("starting watchdog");
     return spawnKeeper(cfg);
   });
