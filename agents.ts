@@ -3713,8 +3713,8 @@ const groupOf = (pane: Pane): Group =>
   ({ pid: pane.pid, born: pane.dead ? "dead" : bornOf(pane.pid) || "dead" });
 
 /**
- * What is left of the clients of a unit that does not run, null = nothing. The panes are asked after
- * the processes: a client that was started since our last look is not left over.
+ * What is left of the clients of a unit that does not run, null = nothing. The panes are asked
+ * after the processes: a client that was started since our last look is not left over.
  */
 async function leftOver(
   cfg: Config, unit: Agent | Service, groups: (Group | null)[] = [],
@@ -5584,8 +5584,8 @@ const BY_YOU = "stopped by you";
 const isDown = (operator: Operator, name: string): boolean => operator.held[name] !== undefined;
 
 /**
- * Whether the watchdog must leave a unit alone; a command's work holds it ten minutes at most, and no
- * longer than the command lives.
+ * Whether the watchdog must leave a unit alone; a command's work holds it ten minutes at most, and
+ * no longer than the command lives.
  */
 function isHeld(operator: Operator, name: string): boolean {
   const left = (operator.busy[name] ?? 0) - world.now();
@@ -6792,8 +6792,8 @@ async function endOriginalWatchdog(cfg: Config, snap: Snapshot): Promise<void> {
 const WATCHDOG_COMES = 30_000;
 
 /**
- * Starts the keeper and sees the watchdog take its lock; false = it does not, see the log. `wasDown`:
- * one that still runs may be about to end, by the order before this one.
+ * Starts the keeper and sees the watchdog take its lock; false = it does not, see the log.
+ * `wasDown`: one that still runs may be about to end, by the order before this one.
  */
 export async function startWatchdog(cfg: Config, wasDown = false): Promise<boolean> {
   const running = () => lockHolder(lockFile(cfg, "watchdog")) !== null;
@@ -7197,7 +7197,7 @@ function folderOf(pid: number): string {
   }
 }
 
-/** Background sessions and daemons of clients that work for these agents, but carry no mark of ours. */
+/** Background sessions and daemons of clients in our folders that carry no mark of ours. */
 function findBackground(cfg: Config, units: (Agent | Service)[]): Background[] {
   const agents = units.filter(isAgent);
   const dirs = agents.map(({ dir }) => (existsSync(dir) ? realpathSync(dir) : dir));
