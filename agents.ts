@@ -341,6 +341,8 @@ export interface Watch {
   server: string;
   /** null = nobody has looked at the remote yet. */
   channel: Channel | null;
+  /** null = every notice to people has gone out. */
+  notices: Notices | null;
   volatile: Volatile;
 }
 
@@ -376,6 +378,18 @@ export interface Channel {
   since: number;
   /** It was bad on more than one look: people are told, until it works again. */
   told: boolean;
+}
+
+/** How the notices to people fare. */
+export interface Notices {
+  /** Failed tries of the batch that is under way. */
+  tries: number;
+  /** Wall ms since when none has gone out; 0 = the last one did. */
+  since: number;
+  /** Events that nobody was told of, and wall ms of the last loss. */
+  dropped: number;
+  droppedAt: number;
+  why: string;
 }
 
 /** What one look at the remote found; `head` is "" unless `state` is ok. */
@@ -481,15 +495,19 @@ const HTTP_DEADLINE = 5_000;
 
 /** In the environment of all that a unit starts: `<fleet>/<name>/<launch>`. */
 const UNIT_MARK = "AGENTS_UNIT";
+/** Variables that [notify] names as its secret: for this program alone. */
+const secretNames = new Set<string>();
 
 /**
- * Nothing of the caller's one-off settings, tmux, git or Bun's own switches reaches a child. Nor
- * does the mark of a unit: where an agent runs `up`, the watchdog is no part of that agent.
+ * Nothing of the caller's one-off settings, tmux, git or Bun's own switches reaches a child, and a
+ * secret none but this program called again, `own`. Nor does the mark of a unit: where an agent
+ * runs `up`, the watchdog is no part of that agent.
  */
-export function childEnv(): Record<string, string | undefined> {
+export function childEnv(own = false): Record<string, string | undefined> {
   const dropped = new RegExp(`^(AGENT_(MODEL|BACKEND)_.*|${UNIT_MARK}|BUN_OPTIONS|BUN_BE_BUN|` +
     "TMUX|TMUX_PANE|GIT_DIR|GIT_WORK_TREE|GIT_INDEX_FILE)$");
-  return Object.fromEntries(Object.entries(process.env).filter(([key]) => !dropped.test(key)));
+  return Object.fromEntries(Object.entries(process.env).filter(([key]) =>
+    !dropped.test(key) && (own || !secretNames.has(key))));
 }
 
 /** Hands over what a pipe brings, until its end or until it is cancelled. */
@@ -503,10 +521,23 @@ async function drain(
   }
 }
 
+/** What is promised, or `otherwise` after so many ms. */
+function within<T>(ms: number, promised: Promise<T>, otherwise: T): Promise<T> {
+  let timer: Timer;
+  const late = new Promise<T>((resolve) => (timer = setTimeout(() => resolve(otherwise), ms)));
+  return Promise.race([promised, late]).finally(() => clearTimeout(timer));
+}
+
 const textOf = (parts: Uint8Array[]): string => Buffer.concat(parts).toString();
 
-/** Runs a program in a process group of its own, so that its deadline ends its children too. */
-async function run(
+/** Half of how long, ms, what a program printed is waited for after its end; see `run`. */
+const PIPES_REST = 500;
+
+/**
+ * Runs a program in a process group of its own, so that its deadline ends its children too. It is
+ * over at its own exit: what it left in the background may hold its pipes open for ever.
+ */
+export async function run(
   argv: string[], deadline: number, env: object = {}, stdin = "", take?: Take,
 ): Promise<Ran> {
   try {
@@ -520,20 +551,25 @@ async function run(
     });
     let timedOut = false;
     const readers = [child.stdout.getReader(), child.stderr.getReader()] as const;
+    // a stopped tmux server holds its dead client's pipes open: their end would never come
+    const closePipes = () => readers.forEach((reader) => void reader.cancel().catch(() => {}));
     const timer = setTimeout(() => {
       timedOut = true;
       world.signal(-child.pid, "SIGTERM"); // git removes its lock files then
       setTimeout(() => world.signal(-child.pid, "SIGKILL"), 500);
-      // a stopped tmux server holds its dead client's pipes open: their end would never come
-      for (const reader of readers) void reader.cancel().catch(() => {});
+      closePipes();
     }, deadline);
     const out: Uint8Array[] = [];
     const err: Uint8Array[] = [];
-    const [code] = await Promise.all([
-      child.exited,
+    const printed = Promise.all([
       drain(readers[0], take ?? ((part) => out.push(part))),
       drain(readers[1], (part) => err.push(part)),
-    ]).finally(() => clearTimeout(timer));
+    ]);
+    const code = await child.exited.finally(() => clearTimeout(timer));
+    // twice: after a halt of this process the first is over before anything could be read
+    for (let rest = 0; rest < 2; rest++) await within(PIPES_REST, printed, null);
+    closePipes();
+    await printed;
     return { ok: code === 0 && !timedOut, out: textOf(out),
       err: timedOut ? "no answer in time" : textOf(err).trim(), timedOut };
   } catch (error) {
@@ -1150,8 +1186,13 @@ function buildConfig(
   if (!top.agent.length && !top.service.length) reader.fault(
     root(), "", "no [[agent]] and no [[service]] in it");
   checkTogether(reader, cfg);
+  const [, secret] = SECRET_RE.exec(cfg.notify.url) ?? [];
+  if (secret) secretNames.add(secret);
   return cfg;
 }
+
+/** A URL of [notify] that stands in a variable. */
+const SECRET_RE = /^(?:json:)?env:(.+)$/;
 
 const root = (): Place => ({ label: "", header: "", nth: 0 });
 const place = (header: string, nth = 0, label = `[${header}]`): Place => ({ label, header, nth });
@@ -1365,9 +1406,19 @@ export function plainText(value: string, max: number): string {
   return letters.length > max ? `${letters.slice(0, max - 1).join("")}…` : read;
 }
 
+/** Characters of one field of an event. */
+const FIELD_MAX = 500;
+
+/** A field of an event, which any text may have got into: an event is one short line. */
+const plainField = (value: unknown): unknown =>
+  typeof value === "string" ? plainText(value, FIELD_MAX)
+    : Array.isArray(value) ? value.slice(0, 50).map(plainField) : value;
+
 /** Events that a person or `report` asks about later; kept in memory while the disk is full. */
 function emit(cfg: Config, event: string, fields: Record<string, unknown> = {}): void {
-  const line: AgentEvent = { at: new Date(world.now()).toISOString(), event, ...fields };
+  const said = Object.entries(fields).map(([key, value]) => [key, plainField(value)]);
+  const line: AgentEvent =
+    { at: new Date(world.now()).toISOString(), event, ...Object.fromEntries(said) };
   if (telling && cfg.notify.events.includes(event) &&
     (cfg.notify.command || cfg.notify.url)) toTell.push(line);
   try {
@@ -1739,6 +1790,8 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
     ...set("-p", "remain-on-exit", "on"),
     ...Object.entries(marks).flatMap(([key, value]) =>
       set("-p", `@agents_${key}`, printable(value))),
+    // a server that a person started may have it from the same login
+    ...[...secretNames].flatMap((name) => ["set-environment", "-t", id, "-r", name, ";"]),
     ...(plan.logPath ? ["pipe-pane", "-t", id, pipeCommand(plan.logPath), ";"] : []),
     "respawn-pane", "-k", "-t", id, "-c", noFormat(plan.cwd),
     ...envArgs({ ...plan.env, ...(plan.unit ? { [UNIT_MARK]: plan.unit } : {}) }), ...plan.argv,
@@ -5431,7 +5484,7 @@ export function freshWatch(): Watch {
   return {
     sha: "", seen: [], inboxes: {}, turn: null, deadlocked: "", outbox: [], taken: [],
     delivered: [], unproven: [], agents: {}, intent: null,
-    wakeDue: {}, server: "", channel: null,
+    wakeDue: {}, server: "", channel: null, notices: null,
     volatile: {
       ticks: 0, lastTick: 0, lastHeavy: -Infinity, lastNow: 0, errors: {}, fetch: null,
       fetched: null, handled: "",
@@ -5467,6 +5520,8 @@ const WATCH_SHAPES: Record<string, Shape> = {
   turn: orNull(withFields({ owes: isText, subject: isText, at: isNumber })),
   intent: orNull(withFields({ id: isText, from: isText, to: isText, run: isText })),
   channel: orNull((value) => isChannel(value)),
+  notices: orNull(withFields(
+    { tries: isNumber, since: isNumber, dropped: isNumber, droppedAt: isNumber, why: isText })),
 };
 const isMessage = withFields({
   id: isText, target: isText, text: isText, cause: isText, made: isNumber, tries: isNumber,
@@ -5525,6 +5580,7 @@ export function save(cfg: Config, watch: Watch): void {
   const agents = Object.entries(watch.agents)
     .map(([name, memory]) => [name, storedMemory(memory)]);
   const stored = JSON.stringify({ ...watch, channel: watch.channel ?? undefined,
+    notices: watch.notices ?? undefined,
     unproven: watch.unproven.length ? watch.unproven : undefined,
     agents: Object.fromEntries(agents), volatile: undefined });
   if (stored === watch.volatile.saved) return;
@@ -6267,7 +6323,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   await introduce(cfg, watch);
   noteStage = openNote(noteFile(cfg, "watchdog"));
   const keeper = keeperCare();
-  void tellPeople(() => cfg);
+  void tellPeople(() => cfg, watch);
   while (!life.stop) {
     const began = world.mono();
     const held: number = lock;
@@ -6347,14 +6403,50 @@ export function loopSessionsAlive(cfg: Config, snap: Snapshot, older = false): A
 /** A notice may take so long, ms; a receiver that hangs is tried again later. */
 const NOTICE_DEADLINE = 10_000;
 
-/** So many events at most are told in one notice, and kept for a receiver that is away. */
+/** Events that one notice tells at most, and that are kept for a receiver that is away. */
 const NOTICES_MAX = 50;
+
+/** Characters of a line: all lines together stay under the 128 kB that Linux gives a variable. */
+const NOTICE_LINE = 400;
+
+/** Tries of one batch, 20 minutes in all: one that cannot be sent must not hold up later ones. */
+export const NOTICE_TRIES = 10;
 
 /** One line per event, for a phone. */
 export function noticeText(events: AgentEvent[]): string {
-  return events.map(({ event, agent, why, from, to }) =>
-    [agent, event, from || to ? `${from ?? ""} → ${to ?? ""}` : "", why]
-      .filter(Boolean).join(" ")).join("\n");
+  return events.slice(0, NOTICES_MAX).map(({ event, agent, why, from, to }) =>
+    plainText([agent, event, from || to ? `${from ?? ""} → ${to ?? ""}` : "", why]
+      .filter(Boolean).join(" "), NOTICE_LINE)).join("\n");
+}
+
+/** How notices fare after one more try to send `events` of them; `why` = "" where it went out. */
+export function decideNotices(
+  before: Notices | null, why: string, events: number, now: number,
+): Notices | null {
+  const known = before ?? { tries: 0, since: 0, dropped: 0, droppedAt: 0, why: "" };
+  if (!why) return known.dropped ? { ...known, tries: 0, since: 0 } : null;
+  const failed = { ...known, why, tries: known.tries + 1, since: known.since || now };
+  return failed.tries < NOTICE_TRIES ? failed
+    : { ...failed, tries: 0, dropped: known.dropped + events, droppedAt: now };
+}
+
+/** Tries of a notice that may fail before a person has to see why: it may pass within a minute. */
+const NOTICE_PATIENCE = 3;
+
+/** Whether people are not told, now. */
+const needsNotices = (notices: Notices | null): boolean =>
+  notices !== null && notices.since > 0 && (notices.tries >= NOTICE_PATIENCE ||
+    notices.droppedAt >= notices.since);
+
+/** What `status` says of them: while they fail, and for a day after some were lost. */
+function noticesText(notices: Notices | null, now: number): string {
+  if (!notices) return "";
+  const { since, dropped, droppedAt, why } = notices;
+  const lost = dropped && now - droppedAt < DAY
+    ? `${dropped} dropped, the last ${ago(now - droppedAt)} ago` : "";
+  const failing = needsNotices(notices) ? `none has gone out for ${ago(now - since)}` : "";
+  const both = [failing, lost].filter(Boolean).join("; ");
+  return both && `${both}: ${why}`;
 }
 
 /** A secret is named, never written: `env:NAME`, or `file:PATH` that only its owner reads. */
@@ -6391,7 +6483,7 @@ async function tell(notify: Notify, events: AgentEvent[], done = new Set<string>
 }
 
 /** Runs beside the watchdog for as long as it lives. */
-async function tellPeople(config: () => Config): Promise<void> {
+async function tellPeople(config: () => Config, watch: Watch): Promise<void> {
   telling = true;
   let events: AgentEvent[] = [];
   const done = new Set<string>();
@@ -6399,16 +6491,28 @@ async function tellPeople(config: () => Config): Promise<void> {
     await Bun.sleep(pause * 1000);
     if (!events.length) events = toTell.splice(0, NOTICES_MAX);
     if (!events.length) continue;
-    try {
-      await tell(config().notify, events, done);
+    const why = await tell(config().notify, events, done).then(() => "", messageOf);
+    if (!noteNotices(config(), watch, why, events.length)) {
       [events, pause] = [[], 1];
       done.clear();
-    } catch (error) {
-      toTell.splice(0, toTell.length - NOTICES_MAX); // a receiver away for days gets the newest
-      pause = Math.min(Math.max(5, pause * 2), 300);
-      log(`${messageOf(error)}; trying again in ${pause} s`);
+      continue;
     }
+    toTell.splice(0, toTell.length - NOTICES_MAX); // a receiver away for days gets the newest
+    pause = Math.min(Math.max(5, pause * 2), 300);
+    trouble(watch, "notices", `${why}; trying again in ${pause} s`);
   }
+}
+
+/** Notes how a try went; whether the same events are to be tried again. */
+export function noteNotices(cfg: Config, watch: Watch, why: string, events: number): boolean {
+  const lost = watch.notices?.dropped ?? 0;
+  watch.notices = decideNotices(watch.notices, plainText(why, FIELD_MAX), events, world.now());
+  if (!why) trouble(watch, "notices", "");
+  const dropped = (watch.notices?.dropped ?? 0) - lost;
+  if (!dropped) return why !== "";
+  log(`${dropped} notices are dropped after ${NOTICE_TRIES} tries: ${why}`);
+  emit(cfg, "notices", { dropped, why });
+  return false;
 }
 
 export async function cmdNotify(call: Call): Promise<number> {
@@ -6503,7 +6607,7 @@ function lockHolder(path: string): number | null {
 function spawnKeeper(cfg: Config): Bun.Subprocess {
   const argv = [...selfArgv(), "keep", "--last-good", lastGoodFile(cfg), "--config", cfg.path];
   const keeper = Bun.spawn(argv, {
-    cwd: "/", env: childEnv(), stdio: ["ignore", "ignore", "ignore"], detached: true });
+    cwd: "/", env: childEnv(true), stdio: ["ignore", "ignore", "ignore"], detached: true });
   keeper.unref();
   return keeper;
 }
@@ -6636,7 +6740,7 @@ class Ward {
     try {
       const child = Bun.spawn([...selfArgv(), "watchdog", "--kept",
           "--last-good", lastGoodFile(this.cfg), "--config", this.path], {
-        cwd: "/", env: childEnv(), stdio: ["ignore", "ignore", "ignore"],
+        cwd: "/", env: childEnv(true), stdio: ["ignore", "ignore", "ignore"],
       });
       this.child = child;
       void child.exited.then((code) => this.bury(code, child.signalCode));
@@ -7260,6 +7364,8 @@ export interface Status {
     version: string;
     /** Where a stale one stands still, "" = not known. */
     stage: string };
+  /** The notices to people: how many were dropped, and what is to be said; absent = they go out. */
+  notices?: { dropped: number; text: string };
   unknownSessions: string[];
   olderPhase: string[];
   needsHuman: boolean;
@@ -7365,11 +7471,13 @@ async function readStatus(cfg: Config): Promise<Status> {
   const expected = agents.some((one) => stayed(one) && (one.running || existsSync(watchFile(cfg))));
   return {
     version: 1, phase, agents, services, handoff: readChannel(cfg, watch), watchdog,
+    ...(watch.notices ? { notices:
+      { dropped: watch.notices.dropped, text: noticesText(watch.notices, now) } } : {}),
     unknownSessions: [...snap.panes.keys(), ...(snap.strangers?.keys() ?? [])]
       .filter((name) => name.startsWith(cfg.sessionPrefix) && !known.has(name)).sort(),
     olderPhase: loopSessionsAlive(cfg, snap, true).map((agent) => agent.name),
     needsHuman: [...agents, ...services].some((one) => one.needsHuman) || Boolean(phase?.error) ||
-      needsChannel(cfg, watch, operator) ||
+      needsChannel(cfg, watch, operator) || needsNotices(watch.notices) ||
       (watchdog.running ? watchdog.stale : expected),
   };
 }
@@ -7442,13 +7550,6 @@ function readWatchdog(cfg: Config): Status["watchdog"] {
 
 /** How long `status` waits for git, ms: it is only asked whether the phase is DONE. */
 const STATUS_PATIENCE = 3_000;
-
-/** What is promised, or `otherwise` after so many ms. */
-function within<T>(ms: number, promised: Promise<T>, otherwise: T): Promise<T> {
-  let timer: Timer;
-  const late = new Promise<T>((resolve) => (timer = setTimeout(() => resolve(otherwise), ms)));
-  return Promise.race([promised, late]).finally(() => clearTimeout(timer));
-}
 
 async function readPhase(cfg: Config, { intent }: Watch): Promise<Status["phase"]> {
   const list = phases(cfg);
@@ -7527,6 +7628,7 @@ export function statusText(status: Status, width: number): string {
     ? "stopped" : watchdog.stale
       ? `STALE, ${life}${watchdog.stage ? `, at: ${watchdog.stage}` : ""}` : `RUNNING, ${life}`;
   lines.push(paint(watchdog.running && !watchdog.stale ? "green" : "yellow", `watchdog: ${state}`));
+  if (status.notices?.text) lines.push(paint("red", `notices: ${status.notices.text}`));
   if (status.unknownSessions.length) {
     lines.push(`sessions that no config names: ${status.unknownSessions.join(", ")}`);
   }

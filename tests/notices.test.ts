@@ -3,7 +3,8 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type AgentEvent, noticeText } from "../agents.ts";
+import { type AgentEvent, childEnv, decideNotices, loadWatch, NOTICE_TRIES, noteNotices, noticeText, run, save } from "../agents.ts";
+import { agents, command, scene } from "./kit.ts";
 import { type Fleet, quote, real, SELF, spawn, until } from "./real.ts";
 
 interface Post {
@@ -104,6 +105,71 @@ test("one line per event", () => {
     .toBe("a blocked a dialog\nphase p1 → p2");
 });
 
+test("a line is one line, printable and cut, and fifty of them fit into a variable", () => {
+  const hostile: AgentEvent = { at: "", event: "deadlock", agent: "a", why: `one\n\x1b]52;c;eA==\x07\x1b[31mtwo\u202e${"😀".repeat(100_000)}` };
+  const [line, ...more] = noticeText([hostile]).split("\n");
+  expect([[...line!].slice(0, 21).join(""), more, /[\p{Cc}\p{Cf}]/u.test(line!)]).toEqual(["a deadlock one two😀😀😀", [], false]);
+  expect(Buffer.byteLength(`AGENTS_NOTICE=${noticeText(Array(500).fill(hostile))}`)).toBeLessThan(128 * 1024);
+});
+
+test("what an event says is cut before it is written anywhere", async () => {
+  const { fake, cfg, watch, ticks, file } = await scene(`[notify]\ncommand = "true"\n${agents("a")}`);
+  noteNotices(cfg, watch, "x", 1);
+  for (let tries = 1; tries < NOTICE_TRIES; tries++) noteNotices(cfg, watch, `E2BIG \x1b[2J${"x".repeat(1_000_000)}`, 1);
+  await ticks();
+  const events = fake.files.get(file("events.jsonl"))!;
+  expect([events.length < 5_000, /\x1b|\\u001b/.test(events), fake.files.get(file("watch.json"))!.length < 5_000]).toEqual([true, false, true]);
+});
+
+test("a batch that cannot be sent is dropped after its tries, which status and an event say; later ones go", async () => {
+  const { fake, cfg, watch, again, file } = await scene(agents("a"));
+  const tries = Array.from({ length: NOTICE_TRIES }, () => {
+    fake.turn(60_000);
+    return noteNotices(cfg, watch, "the command failed: E2BIG", 7);
+  });
+  expect(tries).toEqual([...Array(NOTICE_TRIES - 1).fill(true), false]);
+  save(cfg, watch);
+  const said = await command("status", "--config", cfg.path);
+  expect([said.code, said.out]).toEqual([3, expect.stringMatching(/^notices: none has gone out for 9m; 7 dropped, the last 0s ago: the command failed: E2BIG$/m)]);
+  expect(fake.files.get(file("events.jsonl"))).toContain('"event":"notices","dropped":7,"why":"the command failed: E2BIG"');
+  expect(fake.logged("7 notices are dropped after")).toHaveLength(1);
+  expect(noteNotices(cfg, again(), "", 3)).toBe(false);
+  save(cfg, loadWatch(cfg));
+});
+
+test("a failure that passes needs nobody, one that lasts does, a loss is shown for a day", () => {
+  const fail = (before: ReturnType<typeof decideNotices>, times: number, at = 0) =>
+    Array.from({ length: times }).reduce<typeof before>((last) => decideNotices(last, "why", 2, at), before);
+  expect(decideNotices(null, "", 2, 5)).toBeNull();
+  expect(decideNotices(fail(null, 1), "", 2, 5)).toBeNull();
+  expect(fail(null, 2, 5)).toEqual({ tries: 2, since: 5, dropped: 0, droppedAt: 0, why: "why" });
+  expect(fail(null, NOTICE_TRIES, 5)).toEqual({ tries: 0, since: 5, dropped: 2, droppedAt: 5, why: "why" });
+  expect(decideNotices(fail(null, NOTICE_TRIES, 5), "", 2, 9)).toEqual({ tries: 0, since: 0, dropped: 2, droppedAt: 5, why: "why" });
+});
+
+test("a command is over at its own exit, whatever it left in the background holds open", async () => {
+  const began = performance.now();
+  const ran = await run(["sh", "-c", "echo said; sleep 30 & echo $!; exit 3"], 20_000);
+  const [said, child] = ran.out.trim().split("\n");
+  process.kill(Number(child), "SIGKILL");
+  expect([ran.ok, ran.timedOut, said, performance.now() - began < 10_000]).toEqual([false, false, "said", true]);
+  expect((await run(["sh", "-c", "sleep 30 & kill $!; exit 0"], 20_000)).ok).toBe(true);
+  const much = await run(["sh", "-c", "head -c 3000000 /dev/zero"], 20_000);
+  expect([much.ok, much.out.length]).toEqual([true, 3_000_000]);
+});
+
+test.each(["env:", "json:env:"])("the variable that [notify] names by %s reaches no other program", async (form) => {
+  process.env.HOOK_OF_TEST = "https://example.org/secret";
+  try {
+    const { pane } = await scene(`[notify]\nurl = "${form}HOOK_OF_TEST"\n${agents("a")}`);
+    expect([childEnv().HOOK_OF_TEST, childEnv(true).HOOK_OF_TEST]).toEqual([undefined, process.env.HOOK_OF_TEST]);
+    expect((await run(["sh", "-c", "echo [$HOOK_OF_TEST]"], 5_000)).out).toBe("[]\n");
+    expect(pane().room.options["-HOOK_OF_TEST"]).toBe("removed");
+  } finally {
+    delete process.env.HOOK_OF_TEST;
+  }
+});
+
 /** The [notify] of a fleet whose command files what it is told, a line per notice. */
 const notified = (f: Fleet, keys: string, more = ""): void => void f.write("agents.toml", f.text({
   ...f.plan, toml: `[notify]\ncommand = ${JSON.stringify(`cat >> ${quote(f.path("told"))}`)}\n${keys}\n${more}`,
@@ -170,4 +236,17 @@ real("a receiver that is away gets the first notice and the newest fifty once it
   } finally {
     heard.stop();
   }
+});
+
+real("the variable that [notify] names is the watchdog's own, whoever started the tmux server", {
+  agents: [{ name: "a1" }], toml: '[notify]\nurl = "env:FLEET_HOOK"\n', env: { FLEET_HOOK: "https://example.org/secret" },
+}, async (f) => {
+  const environ = (pid: number): boolean => readFileSync(`/proc/${pid}/environ`, "utf8").includes("FLEET_HOOK");
+  await f.up();
+  await f.ready("a1");
+  expect([environ(f.lock("watchdog")), environ(await f.pid("a1")), environ(await f.serverPid())]).toEqual([true, false, false]);
+  // a server of somebody who had it in the same login
+  await f.tmux("set-environment", "-g", "FLEET_HOOK", "https://example.org/secret");
+  expect((await f.run(["restart", "a1"])).code).toBe(0);
+  expect(environ(await f.pid("a1"))).toBe(false);
 });
