@@ -635,6 +635,32 @@ async function quietSsh(repo: string): Promise<Record<string, string>> {
     ? {} : { GIT_SSH_COMMAND: "ssh -oBatchMode=yes -oConnectTimeout=10" };
 }
 
+/** Bytes of a server's answer that are read. */
+const ANSWER_MAX = 2_000_000;
+
+/** The text of an answer; one that is too large, or has no end, is none. */
+async function bodyOf(answer: Response): Promise<string> {
+  const parts: Uint8Array[] = [];
+  let size = 0;
+  for await (const part of answer.body ?? []) {
+    size += part.length;
+    if (size > ANSWER_MAX) die("an answer of more than 2 MB"); // this cancels the stream
+    parts.push(part);
+  }
+  return textOf(parts);
+}
+
+/** A request that stays with its host: a redirect elsewhere is an answer like any other. */
+async function fetchHere(url: string, init: RequestInit, hops = 3): Promise<Response> {
+  const answer = await fetch(url, { ...init, redirect: "manual" });
+  const to = URL.parse(answer.headers.get("location") ?? "", url);
+  const kept = init.method === "GET" || answer.status >= 307;
+  if (answer.status < 300 || answer.status > 399 || !kept || !hops ||
+    to?.hostname !== new URL(url).hostname) return answer;
+  await answer.body?.cancel();
+  return fetchHere(to.href, init, hops - 1);
+}
+
 /** One request with a deadline; `CONNECT tcp://host:port` only asks whether the port is open. */
 async function realHttp(
   request: { method: string; url: string; body?: string },
@@ -647,13 +673,13 @@ async function realHttp(
       await Promise.race([socket, Bun.sleep(HTTP_DEADLINE).then(() => die("no answer in time"))]);
       return { ok: true, status: 0, body: "" };
     }
-    const answer = await fetch(request.url, {
+    const answer = await fetchHere(request.url, {
       method: request.method,
       ...(request.body === undefined ? {} : { body: request.body }),
       headers: { "content-type": "application/json" },
       signal: AbortSignal.timeout(HTTP_DEADLINE),
     });
-    return { ok: answer.ok, status: answer.status, body: await answer.text() };
+    return { ok: answer.ok, status: answer.status, body: await bodyOf(answer) };
   } catch (error) {
     // 0: nobody listens; 408: somebody may, but did not answer
     const refused = /^(ECONNREFUSED|ConnectionRefused)$/
@@ -1370,6 +1396,9 @@ const isAgent = (unit: Agent | Service): unit is Agent => "backend" in unit;
 // Diagnostics go to stderr with date and time; the watchdog's also to its log file. Logging never
 // throws: it is called from inside error handling, and the disk may be full just then.
 
+/** Characters that one message may have: enough for the stack of a fault. */
+const LOG_LINES = 20_000;
+
 /** `routine`: a bar on the terminal tells as much, where one is drawn. */
 export function log(message: string, routine = false): void {
   if (routine && barDrawn) return;
@@ -1384,7 +1413,8 @@ export function log(message: string, routine = false): void {
 function stamped(message: string): string {
   const at = new Date(world.now());
   const clock = `${localDate(at)} ${at.toTimeString().slice(0, 8)}`;
-  return message.split("\n").map((line) => `[agents ${clock}] ${line}`).join("\n");
+  return message.slice(0, LOG_LINES).split("\n")
+    .map((line) => `[agents ${clock}] ${printable(line)}`).join("\n");
 }
 
 const localDate = (at: Date): string =>
@@ -1395,13 +1425,18 @@ export function die(message: string, code = 1): never {
   throw new CliError(message, code);
 }
 
-/**
- * Text from outside, such as a commit's subject: one line without escapes, control characters and
- * anything invisible (bidi marks, tags), at most `max` characters.
- */
+/** On one line, without escapes, control characters and what is invisible (bidi marks, tags). */
+export const printable = (value: string): string => Bun.stripANSI(value).toWellFormed()
+  .replace(/[\t-\r\u2028\u2029]/g, " ").replace(/[\p{Cc}\p{Cf}]/gu, "");
+
+/** The same of a text whose lines, tabs and colours are our own. */
+const printableText = (value: string): string =>
+  value.split(/(\x1b\[[\d;]*m|[\n\t])/).map((part, at) => (at % 2 ? part : printable(part))).join("");
+
+/** Text from outside, such as a commit's subject: one line of at most `max` characters. */
 export function plainText(value: string, max: number): string {
-  const read = Bun.stripANSI(value.slice(0, 20 * max)).toWellFormed()
-    .replace(/[\p{Cf}\p{Co}]/gu, "").replace(/\s+/g, " ").replace(/\p{Cc}/gu, "").trim();
+  const read = printable(value.slice(0, 20 * max)).replace(/\p{Co}/gu, "")
+    .replace(/\s+/g, " ").trim();
   const letters = [...read];
   return letters.length > max ? `${letters.slice(0, max - 1).join("")}…` : read;
 }
@@ -1607,8 +1642,6 @@ function homeOf(cfg: Config): string {
 
 /** The same, short, as a mark of the sessions that we made. */
 const roomOf = (cfg: Config): string => hashOf(homeOf(cfg)).slice(0, 6);
-/** For a mark, which must not break the row of its pane. */
-const printable = (value: string): string => value.replace(/[\x00-\x1f\x7f]/g, "?");
 
 /** null = could not look; a pane whose program has ended counts as not alive. */
 export function sessionAlive(snap: Snapshot, session: string): boolean | null {
@@ -3857,8 +3890,12 @@ const opencodeHealthy = async (backend: Backend): Promise<boolean> =>
 async function opencodeSession(backend: Backend, agent: Agent): Promise<string | null> {
   const made = await askOpencode<{ id?: string }>(
     backend, agent.dir, "/session", { title: agent.session });
-  return made?.id ?? null;
+  return isId(made?.id) ? made.id : null;
 }
+
+/** Whether a server's word is an id, which becomes a part of URLs and marks. */
+const isId = (value: unknown): value is string =>
+  typeof value === "string" && /^[\w-]{1,128}$/.test(value);
 
 /** Only the server's own "not found" costs the conversation, never a slow answer. */
 async function opencodeKnows(backend: Backend, agent: Agent, id: string): Promise<boolean> {
@@ -3906,16 +3943,26 @@ async function readOpencode(backend: Backend, agent: Agent, pane: Pane): Promise
     callOpencode(backend, agent.dir, "/session/status"),
     ask<Pending>("/permission"), ask<Pending>("/question"),
   ]);
-  const statuses = contentOf<Record<string, { type: string }>>(answer);
-  const mine = (list: Pending | null) =>
-    (list ?? []).find((one) => one.sessionID === pane.conversation);
+  const statuses = contentOf<unknown>(answer);
+  const mine = (list: Pending | null) => (Array.isArray(list) ? list : [])
+    .find((one) => one?.sessionID === pane.conversation);
+  const asked = mine(permissions);
   return {
-    healthy: statuses !== null,
+    healthy: isRecord(statuses),
     down: !answer.ok && answer.status === 0,
-    status: statuses?.[pane.conversation],
-    permission: mine(permissions)?.permission,
+    status: isRecord(statuses) ? statusOf(statuses[pane.conversation]) : undefined,
+    // what it asks for may be anything, but it does ask
+    permission: asked && (/^[\w.:*/-]{1,128}$/.test(asked.permission ?? "")
+      ? `${asked.permission}` : "one without a proper name"),
     question: mine(questions) !== undefined,
   };
+}
+
+/** A conversation's status as far as it has the shape of one. */
+function statusOf(value: unknown): OpencodeFacts["status"] {
+  if (!isRecord(value) || typeof value.type !== "string") return undefined;
+  const message = typeof value.message === "string" ? plainText(value.message, SUBJECT_MAX) : "";
+  return { type: plainText(value.type, 40), message };
 }
 
 /** The server's word before the screen's: after its death the client's bar keeps moving. */
@@ -4525,7 +4572,10 @@ export async function isReady(
   if (/^\d+$/.test(ready)) {
     return (await world.http({ method: "CONNECT", url: `tcp://127.0.0.1:${ready}` })).ok;
   }
-  if (/^https?:\/\//.test(ready)) return (await world.http({ method: "GET", url: ready })).ok;
+  if (/^https?:\/\//.test(ready)) {
+    const { ok, status } = await world.http({ method: "GET", url: ready });
+    return ok || (status >= 300 && status < 400); // it sends its visitors elsewhere to log in
+  }
   return (await tmux(cfg, ["run-shell", noFormat(ready)])).ok;
 }
 
@@ -5103,9 +5153,13 @@ export function say(watch: Watch, target: string, cause: string, value: string):
 const messageFor = (target: string, cause: string, value: string): Message =>
   ({ id: newId(), target, text: typeable(value), cause, made: world.now(), tries: 0 });
 
-/** Without what a terminal takes for keys: a Ctrl-C in a commit's subject could end its reader. */
+/**
+ * Without what a terminal takes for keys, a Ctrl-C in a commit's subject could end its reader, and
+ * without what makes a text look like another one.
+ */
 export function typeable(value: string): string {
-  return value.replace(/\r\n?/g, "\n").replace(/\x1b\[[\d;?]*[A-Za-z~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "");
+  return value.replace(/\r\n?/g, "\n")
+    .replace(/\x1b\[[\d;?]*[A-Za-z~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]|\p{Bidi_Control}/gu, "");
 }
 
 /** The first text of a client that is about to be started: stored before there is a client. */
@@ -6472,7 +6526,7 @@ async function tell(notify: Notify, events: AgentEvent[], done = new Set<string>
   }
   if (!notify.url) return;
   const json = notify.url.startsWith("json:");
-  const answer = await fetch(secretOf(json ? notify.url.slice(5) : notify.url), {
+  const answer = await fetchHere(secretOf(json ? notify.url.slice(5) : notify.url), {
     method: "POST",
     body: json ? JSON.stringify({ text: message, events }) : message,
     headers: json ? { "content-type": "application/json" }
@@ -6782,7 +6836,8 @@ interface Call {
 }
 
 const printed = (value: string): number => (print(value), 0);
-const print = (line: string): void => void process.stdout.write(`${line}\n`);
+const print = (text: string): void =>
+  void process.stdout.write(`${printableText(text)}\n`);
 /** Columns of the terminal, or of COLUMNS; in a pipe nothing is cut. */
 const terminalWidth = (): number =>
   process.stdout.columns || Number(process.env.COLUMNS) || (process.stdout.isTTY ? 80 : Infinity);
@@ -7377,6 +7432,11 @@ const ago = (ms: number): string => {
     : s < 86400 ? `${Math.floor(s / 3600)}h` : `${Math.floor(s / 86400)}d`;
 };
 
+const ORDINALS = new Intl.PluralRules("en", { type: "ordinal" });
+const SUFFIXES: Record<string, string> = { one: "st", two: "nd", few: "rd" };
+/** 1st, 2nd, 3rd, 4th, 11th, 21st. */
+const ordinal = (n: number): string => `${n}${SUFFIXES[ORDINALS.select(n)] ?? "th"}`;
+
 /** A unit's state in words: what the operator or the ladder decided, else what its screen says. */
 export function describeState(memory: Memory, facts: {
   pane: Pane | undefined; held: boolean; enabled: boolean; fresh: boolean; limit: LimitState | null;
@@ -7404,8 +7464,8 @@ export function describeState(memory: Memory, facts: {
       needsHuman: facts.enabled };
   }
   if (!alive && memory.nextStart > now) {
-    const nth = ["1st", "2nd", "3rd"][memory.failures - 1] ?? `${memory.failures}th`;
-    return { state: `backoff ${ago(memory.nextStart - now)} (${nth})`, needsHuman: false };
+    return { state: `backoff ${ago(memory.nextStart - now)} (${ordinal(memory.failures)})`,
+      needsHuman: false };
   }
   if (!alive) return {
     state: pane ? `ended (${endOf(pane)})` : facts.enabled ? "stopped" : "stopped (disabled)",
@@ -7474,7 +7534,8 @@ async function readStatus(cfg: Config): Promise<Status> {
     ...(watch.notices ? { notices:
       { dropped: watch.notices.dropped, text: noticesText(watch.notices, now) } } : {}),
     unknownSessions: [...snap.panes.keys(), ...(snap.strangers?.keys() ?? [])]
-      .filter((name) => name.startsWith(cfg.sessionPrefix) && !known.has(name)).sort(),
+      .filter((name) => name.startsWith(cfg.sessionPrefix) && !known.has(name))
+      .map((name) => plainText(name, SUBJECT_MAX)).sort(),
     olderPhase: loopSessionsAlive(cfg, snap, true).map((agent) => agent.name),
     needsHuman: [...agents, ...services].some((one) => one.needsHuman) || Boolean(phase?.error) ||
       needsChannel(cfg, watch, operator) || needsNotices(watch.notices) ||
@@ -7585,7 +7646,8 @@ async function watchStatus(cfg: Config): Promise<number> {
   try {
     while (!stop) {
       const { columns: width = 80, rows = 24 } = process.stdout;
-      const lines = statusText(await readStatus(cfg), width).split("\n").slice(0, rows - 1);
+      const text = printableText(statusText(await readStatus(cfg), width));
+      const lines = text.split("\n").slice(0, rows - 1);
       process.stdout.write(`\x1b[H${lines.map((line) => `${line}\x1b[K`).join("\r\n")}\x1b[J`);
       for (let waited = 0; waited < 2_000 && !stop; waited += 100) await Bun.sleep(100);
     }
@@ -7662,7 +7724,8 @@ const rowNotes = (row: StatusRow): string => [
 export function columns(
   rows: string[][], width: number, give = rows[0]!.map((_, i) => [i, 6]).reverse(),
 ): string[] {
-  const wide = rows[0]!.map((_, i) => Math.max(...rows.map((row) => Bun.stringWidth(row[i]!))));
+  const cells = rows.map((row) => row.map(printable));
+  const wide = rows[0]!.map((_, i) => Math.max(...cells.map((row) => Bun.stringWidth(row[i]!))));
   const used = wide.filter((one) => one > 0);
   let over = used.reduce((sum, one) => sum + one, 0) + 2 * (used.length - 1) - width;
   for (const [column, least] of give as [number, number][]) {
@@ -7670,11 +7733,16 @@ export function columns(
     wide[column]! -= less;
     over -= less;
   }
-  return rows.map((row) => row.map((cell, i) => fit(cell, wide[i]!)).join("  ").trimEnd());
+  return cells.map((row) => row.map((cell, i) => fit(cell, wide[i]!)).join("  ").trimEnd());
 }
 
-const cut = (cell: string, width: number): string =>
-  (Bun.stringWidth(cell) > width ? `${cell.slice(0, Math.max(0, width - 1))}…` : cell);
+function cut(cell: string, width: number): string {
+  if (Bun.stringWidth(cell) <= width) return cell;
+  const room = Math.max(0, width - 1);
+  const start = Bun.sliceAnsi(cell, 0, room);
+  // a wide letter across the edge comes whole
+  return `${Bun.stringWidth(start) > room ? Bun.sliceAnsi(cell, 0, room - 1) : start}…`;
+}
 
 function fit(cell: string, width: number): string {
   const shown = cut(cell, width);
@@ -8262,7 +8330,7 @@ async function clientVersion(screen: string, backend: Backend, agent: Agent): Pr
   if (shown) return shown;
   const asked = await run(["sh", "-c",
     `cd ${shellQuote(agent.dir)} && ${backend.bin} --version`], TMUX_DEADLINE);
-  return /\d+\.\d+\.\d+/.exec(asked.out)?.[0] ?? "";
+  return /\d{1,9}\.\d{1,9}\.\d{1,9}/.exec(asked.out)?.[0] ?? "";
 }
 
 /** Files what an agent shows now as a capture, so that a wrong verdict becomes a test. */
@@ -8314,14 +8382,19 @@ export async function cmdLogs(call: Call): Promise<number> {
   if (!Number.isInteger(lines) || lines < 0) {
     die(`logs: --lines ${show(call.options.lines)} is not a whole number`, 2);
   }
-  const clean = call.options.raw || name === "watchdog" ? (value: string) => value : cleanLog;
+  const clean = call.options.raw ? (value: string) => value
+    : name === "watchdog" ? linesOf : cleanLog;
   if (!statSync(path).isFile()) die(`${path} is no file`);
   const tail = await Bun.file(path).slice(Math.max(0, statSync(path).size - LOG_TAIL)).text();
   const text = clean(tail).trimEnd().split("\n");
-  if (lines > 0 && text.join("")) print(text.slice(-lines).join("\n"));
+  // not by `print`: raw bytes stay what they are
+  if (lines > 0 && text.join("")) process.stdout.write(`${text.slice(-lines).join("\n")}\n`);
   if (call.options.follow) await followFile(path, clean);
   return 0;
 }
+
+/** The watchdog's own log: an older one wrote there what it was given. */
+const linesOf = (raw: string): string => raw.split("\n").map(printable).join("\n");
 
 /** Enough of a log's end for any number of lines that a person reads. */
 const LOG_TAIL = 2_000_000;
@@ -8329,8 +8402,8 @@ const LOG_TAIL = 2_000_000;
 /** A TUI's bytes as text: its cursor moves end lines, what it draws again is dropped. */
 export function cleanLog(raw: string): string {
   const moved = raw.replace(/\x1b\[\d*;?\d*[HfABEFGd]|\x1b\[[23]?J|\r\n?/g, "\n");
-  const lines = Bun.stripANSI(moved).split("\n")
-    .map((line) => line.replace(/[\x00-\x08\x0b-\x1f\x7f]/g, "").trimEnd());
+  const lines = moved.split("\n")
+    .map((line) => printable(line).trimEnd());
   const recent: string[] = [];
   return lines.filter((line) => {
     if (!/[\p{L}\p{N}]/u.test(line) || recent.includes(line)) return false;
@@ -8342,11 +8415,13 @@ export function cleanLog(raw: string): string {
 
 /** Prints what is appended until Ctrl-C; a file that was rotated is read from its new beginning. */
 async function followFile(path: string, clean: (value: string) => string): Promise<void> {
+  let decoder = new TextDecoder(); // keeps the bytes of a character whose rest is not written yet
   for (let at = statSync(path).size; !readerGone; await Bun.sleep(200)) {
     const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
-    if (size < at) at = 0;
+    if (size < at) [at, decoder] = [0, new TextDecoder()];
     if (size === at) continue;
-    const text = clean(await Bun.file(path).slice(at, size).text());
+    const bytes = await Bun.file(path).slice(at, size).arrayBuffer();
+    const text = clean(decoder.decode(bytes, { stream: true }));
     at = size;
     if (text.trim()) process.stdout.write(text.endsWith("\n") ? text : `${text}\n`);
   }
@@ -9544,7 +9619,7 @@ export async function main(argv: string[]): Promise<number> {
     // what the system refuses is said in its words; a stack is for faults of this program
     const plain = known || typeof (error as { code?: unknown }).code === "string";
     const said = plain ? messageOf(error) : ((error as Error)?.stack ?? messageOf(error));
-    process.stderr.write(`agents: ${said}\n`);
+    process.stderr.write(`agents: ${printableText(said)}\n`);
     return known ? error.code : 1;
   }
 }

@@ -290,6 +290,28 @@ describe("an opencode server", () => {
     await ticks(3);
     expect(starts()).toBe(2);
   });
+  test("what it says is taken by its shape: ids, permissions, messages", async () => {
+    const say = (over: Record<string, unknown>) => void (fake.http = async ({ url }) => ({ ok: true, status: 200, body: JSON.stringify(
+      Object.entries(over).find(([path]) => new URL(url).pathname === path)?.[1] ?? (url.includes("/health") ? { healthy: true } : url.includes("/session?") ? { id: "ses_1" } : url.includes("/session/status") ? {} : [])) }));
+    say({ "/session": { id: "ses_1\tx\ny" } });
+    await begin(OC);
+    expect(starts()).toBe(1);
+    expect(fake.tmux.of("agents-a").marks["@agents_conversation"]).toBe("");
+    fake.tmux.of("agents-a").marks["@agents_conversation"] = "ses_1";
+    const why = async (over: Record<string, unknown>) => {
+      say(over);
+      return (await observe(cfg, watch)).get("a")!.verdict.why;
+    };
+    for (const permission of ["bash", "external_directory", "mcp:x.y/*"]) {
+      expect(await why({ "/permission": [null, { sessionID: "ses_1", permission }] })).toBe(`permission: ${permission}`);
+    }
+    for (const permission of ["\x1b[2Jx", "a\tb", "x".repeat(200), 7.5e300, { a: 1 }, ["x y"], undefined]) {
+      expect(await why({ "/permission": [{ sessionID: "ses_1", permission }] })).toMatch(/^permission: one without a proper name$/);
+    }
+    expect(await why({ "/session/status": { ses_1: { type: "retry", message: `usage limit \x1b[2J\u202e${"y".repeat(1_000_000)}` } } })).toMatch(/^usage limit y{287}…$/);
+    for (const odd of [[], "x", 3]) expect(await why({ "/session/status": odd })).toBe("the opencode server does not answer");
+    for (const odd of [{ ses_1: 3 }, { ses_1: { type: {} } }, { ses_1: null }]) expect(await why({ "/session/status": odd, "/permission": {}, "/question": "x" })).not.toContain("answer");
+  });
   test("a client that was started without it waits for it no more", async () => {
     serve()(408);
     await begin(OC, 5);

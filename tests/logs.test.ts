@@ -13,6 +13,7 @@ describe("cleanLog", () => {
     ["a line that is drawn again is dropped", "same\nother\nsame\n", "same\nother"],
     ["what has no letter or digit is dropped", "────\n❯ \n│ text │\n", "│ text │"],
     ["other control characters go", "a\x00b\x08c\x7fd  \n", "abcd"],
+    ["what turns letters round goes", "a\u202eb\u2067c\u200fd", "abcd"],
   ])("%s", (_, raw, text) => expect(cleanLog(raw)).toBe(text));
   test("a line that comes back much later is news", () => {
     const between = (count: number) => Array.from({ length: count }, (_, nth) => `line ${nth}`).join("\n");
@@ -43,12 +44,28 @@ real("logs prints the last lines, as many as are asked for, cleaned or raw", pla
 });
 
 /** Waits until the follower has looked so many times more: it gives way to others each time. */
-async function looksMore(f: Fleet, count: number): Promise<void> {
-  const { pid } = f.processes().find(({ command }) => / logs a1 -f /.test(command) && !command.startsWith("bash"))!;
+async function looksMore(f: Fleet, count: number, name = "a1"): Promise<void> {
+  const { pid } = f.processes().find(({ command }) => command.includes(` logs ${name} -f `) && !command.startsWith("bash"))!;
   const turns = () => Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))![1]);
   const before = turns();
   await until(() => turns() >= before + count);
 }
+
+real("logs shows the watchdog's log without what an older one wrote there raw; a character cut by a write is one", plan, async (f) => {
+  const path = log(f, "watchdog");
+  writeFileSync(path, "claim \x1b]0;x\x07\x1b[31mred\u202e\n");
+  expect((await f.run(["logs", "watchdog"])).out).toBe("claim red\n");
+  const follow = f.start(["logs", "watchdog", "-f", "-n", "0"]);
+  await until(() => f.processes().some(({ pid }) => pid === follow.pid));
+  const bytes = Buffer.from("全部👍");
+  for (const at of [0, 4, 8]) {
+    await looksMore(f, 3, "watchdog");
+    appendFileSync(path, bytes.subarray(at, at + 4));
+  }
+  await looksMore(f, 3, "watchdog");
+  follow.kill();
+  expect((await new Response(follow.stdout).text()).replaceAll("\n", "")).toBe("全部👍");
+});
 
 real("logs -f goes on with what comes, over a rotation, until its reader has seen enough", plan, async (f) => {
   const path = log(f, "a1");

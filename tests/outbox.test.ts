@@ -4,11 +4,15 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  cmdSend, cmdStatus, type Config, decideTyping, isBooting, type Message, nextMessages, say, type Typing, type VerdictName, type Watch,
+  cmdSend, cmdStatus, type Config, decideTyping, isBooting, type Message, nextMessages, say, typeable, type Typing, type VerdictName, type Watch,
 } from "../agents.ts";
 import { disturbed } from "./delivery.ts";
 import type { Disturbance } from "./fakes.ts";
 import { agents, fakeWorld, type FakeWorld, FLEET, message, realFolder, type Scene, scene, verdict } from "./kit.ts";
+
+test("what is typed has no keys, escapes or marks of direction in it; its lines and letters stay", () => {
+  expect(typeable("a\r\nb\tc\x03\x1b[31md\x9b\u202ee\u2066f\u200f\u061c\n  é 全 👨‍👩‍👧 می‌خواهم")).toBe("a\nb\tc" + "def\n  é 全 👨‍👩‍👧 می‌خواهم");
+});
 
 describe("decideTyping", () => {
   const { text } = message();

@@ -34,6 +34,10 @@ describe("describeState", () => {
     ["backoff 5m (2nd)", { nextStart: now + 300 * SECOND, failures: 2 }, { pane: ended(1) }],
     ["backoff 1s (3rd)", { nextStart: now + SECOND, failures: 3 }, {}],
     ["backoff 1s (4th)", { nextStart: now + SECOND, failures: 4 }, {}],
+    ["backoff 1s (11th)", { nextStart: now + SECOND, failures: 11 }, {}],
+    ["backoff 1s (21st)", { nextStart: now + SECOND, failures: 21 }, {}],
+    ["backoff 1s (22nd)", { nextStart: now + SECOND, failures: 22 }, {}],
+    ["backoff 1s (113th)", { nextStart: now + SECOND, failures: 113 }, {}],
     ["stopped", { nextStart: now, failures: 1 }, {}],
     ["stopped (disabled)", {}, { enabled: false }],
     ["RUNNING", {}, { pane: alive }],
@@ -123,6 +127,12 @@ describe("statusText", () => {
     expect(columns([["A", "B"], ["xxx", "yy"]], 80)).toEqual(["A    B", "xxx  yy"]);
     expect(columns([["AAAAAAAAAA", "B"], ["x", "y"]], 9)).toEqual(["AAAAA…  B", "x       y"]);
     expect(columns([["A", "", "C"], ["x", "", "z"]], 80)).toEqual(["A    C", "x    z"]);
+    expect(columns([["全部全部全部", "B"], ["x", "y"]], 9)).toEqual(["全部…   B", "x       y"]);
+    for (const width of [9, 10, 11, 12, 13]) {
+      const [wide, thin] = columns([["👍🏽全部e\u0301全部", "B"], ["x", "y"]], width);
+      expect([Bun.stringWidth(wide!), Bun.stringWidth(thin!), wide!.includes("…")]).toEqual([width, width, true]);
+    }
+    expect(columns([["A\x1b[31m\u202e\tx\n", "B"]], 80)).toEqual(["A x   B"]);
   });
 });
 

@@ -1,8 +1,8 @@
 /** The one seam to the outside, on the real disk. */
-import { expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { cmdMigrate, world } from "../agents.ts";
+import { cmdMigrate, log, printable, world } from "../agents.ts";
 import { fakeWorld, FLEET, realFolder } from "./kit.ts";
 
 test("a path below something that is no folder is a file that is not there; a folder is an error", () => {
@@ -50,3 +50,44 @@ test("what stands in a file's place is kept aside by the next write, one after t
 });
 
 test.each([0, 1, -1, Number.NaN])("the number %p is no process that anybody meant", (pid) => expect(world.signal(pid, 0)).toBe(false));
+
+describe("a server's answer", () => {
+  const asked = async (answer: (request: Request) => Response) => {
+    const server = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: answer });
+    try {
+      return await world.http({ method: "GET", url: `http://127.0.0.1:${server.port}/x` });
+    } finally {
+      server.stop(true);
+    }
+  };
+  const to = (host: string, path: string) => (request: Request) => {
+    const { pathname, port } = new URL(request.url);
+    return pathname === path ? new Response("here") : new Response("", { status: 302, headers: { location: `http://${host}:${port}${path}` } });
+  };
+  test("of at most 2 MB is read", async () => expect((await asked(() => new Response("x".repeat(1_900_000)))).body.length).toBe(1_900_000));
+  test("that is larger, or has no end, is none, and costs neither time nor memory", async () => {
+    const before = process.memoryUsage.rss();
+    const part = new Uint8Array(100_000);
+    let sent = 0;
+    const endless = () => new Response(new ReadableStream({ pull: (to) => {
+      sent += part.length;
+      to.enqueue(part);
+    } }));
+    expect(await asked(endless)).toEqual({ ok: false, status: 408, body: "" });
+    expect([sent < 50_000_000, process.memoryUsage.rss() - before < 100_000_000]).toEqual([true, true]);
+  });
+  test("is followed on its own host alone", async () => {
+    expect(await asked(to("127.0.0.1", "/y"))).toEqual({ ok: true, status: 200, body: "here" });
+    expect(await asked(to("localhost", "/y"))).toEqual({ ok: false, status: 302, body: "" });
+    expect((await asked(() => new Response("", { status: 302, headers: { location: "/again" } }))).status).toBe(302);
+  });
+});
+
+test("no escape, control or bidi character of anybody's text reaches a log", () => {
+  const fake = fakeWorld();
+  log("one \x1b]52;c;eA==\x07\x1b[31mred\x1b[0m\u202e\u2066x\x9b2J\r\ntwo\x00\t\u{e0041}3");
+  log("x".repeat(1_000_000));
+  expect(fake.lines[0]!.replace(/\[agents [^\]]*\]/g, "-").split("\n")).toEqual(["- one redx ", "- two 3"]);
+  expect(fake.lines[1]!.length).toBeLessThan(21_000);
+  expect(printable("a\nb\u2028c é 全 👍 \ue0a0")).toBe("a b c é 全 👍 \ue0a0");
+});
