@@ -1051,25 +1051,40 @@ export function nearest(word: string, words: Iterable<string>): string {
   return near ? `; nearest is "${near.other}"` : "";
 }
 
+/** A config's lines, and its table headers with the lines from `at` up to `to` under each. */
+interface Outline { source: string; lines: string[]; heads: { name: string; at: number; to: number }[] }
+
+// Kept for the next question: a file with a thousand faults is taken apart once.
+let outline: Outline = { source: "", lines: [], heads: [] };
+
+function outlineOf(source: string): Outline {
+  if (source === outline.source) return outline;
+  const lines = source.split("\n");
+  const names = lines.map((line) => /^\s*\[\[?\s*([^\]\s]+)\s*\]/.exec(line)?.[1]);
+  const heads = names.flatMap((name, at) => (name === undefined ? [] : [{ name, at, to: lines.length }]));
+  for (const [i, head] of heads.entries()) head.to = heads[i + 1]?.at ?? lines.length;
+  return (outline = { source, lines, heads });
+}
+
 /** The line (1-based) of a key in the nth table with this header, or of the header; 0 = none. */
 export function lineOf(source: string, header: string, nth: number, key: string): number {
-  const lines = source.split("\n");
-  let here = header === "" ? 0 : -1;
-  let inside = header === "";
-  let count = -1;
-  for (const [i, line] of lines.entries()) {
-    const head = /^\s*\[\[?\s*([^\]\s]+)\s*\]/.exec(line)?.[1];
-    if (head !== undefined) {
-      if (head === header) count += 1;
-      inside = count === nth && (head === header || head.startsWith(`${header}.`));
-      if (head === header && inside) here = i;
-    }
-    const bare = RegExp.escape(key.split(".").at(-1)!);
-    const opens = head !== undefined && header === "" && head.split(".")[0] === key;
-    if (opens || (inside &&
-      new RegExp(`(^\\s*(\\[.*\\.)?|[{,]\\s*)"?${bare}"?\\s*[=.\\]]`).test(line))) return i + 1;
+  const { lines, heads } = outlineOf(source);
+  const bare = RegExp.escape(key.split(".").at(-1)!);
+  const opens = new RegExp(`(^\\s*(\\[.*\\.)?|[{,]\\s*)"?${bare}"?\\s*[=.\\]]`);
+  const lineIn = (from: number, to: number): number =>
+    from + 1 + lines.slice(from, to).findIndex((line) => opens.test(line));
+  if (header === "") {
+    const table = heads.find(({ name }) => name.split(".")[0] === key);
+    return lineIn(0, heads[0]?.at ?? lines.length) || (table?.at ?? 0) + 1;
   }
-  return here + 1;
+  const named = heads.filter(({ name }) => name === header);
+  const table = named[nth];
+  if (!table) return 0;
+  const end = named[nth + 1]?.at ?? lines.length;
+  const found = heads.filter(({ name, at }) => at >= table.at && at < end &&
+    (name === header || name.startsWith(`${header}.`)))
+    .map(({ at, to }) => [at, lineIn(at, to)]).find(([at, line]) => line! > at!);
+  return found?.[1] ?? table.at + 1;
 }
 
 /** Where in the file a table stands: what people call it, and how its line is found. */
@@ -1375,9 +1390,12 @@ function checkTogether(reader: ConfigReader, cfg: Config): void {
 
 const watchdogSession = (cfg: Config): string => `${cfg.sessionPrefix}watchdog`;
 
+/** The backends of agents that are without one of their patterns, by the name of the agent. */
+const reducedBackends = new WeakMap<Config, Map<string, Backend>>();
+
 /** The backend of an agent; the config was checked, so that it exists. */
 export function backendOf(cfg: Config, agent: Agent): Backend {
-  return cfg.backends.get(agent.backend) ??
+  return reducedBackends.get(cfg)?.get(agent.name) ?? cfg.backends.get(agent.backend) ??
     die(`agent ${agent.name}: unknown backend "${agent.backend}"`);
 }
 
@@ -1992,10 +2010,11 @@ interface BoxLook {
 async function lookAtBox(cfg: Config, agent: Agent, pane: Pane): Promise<BoxLook | null> {
   const backend = backendOf(cfg, agent);
   const screen = await readScreen(cfg, pane);
-  return screen && {
-    screen, verdict: readVerdict(cfg, agent, pane, screen.look),
-    composer: composerText(backend.kind, screen.plain, screen.styled, backend),
-  };
+  if (!screen) return null;
+  const verdict = readVerdict(cfg, agent, pane, screen.look);
+  const composer = composerText(backend.kind, screen.plain, screen.styled, backend);
+  dropSlowPatterns(cfg, agent);
+  return { screen, verdict, composer };
 }
 
 const UNSHOWN: Delivery = { state: "waiting", why: "tmux did not show the pane" };
@@ -2234,6 +2253,8 @@ export interface Rule {
   name: string; verdict: VerdictName; where: Where; re: RegExp; whole?: boolean; why?: string;
   /** What it matches moves while work goes on: a spinner, a counter. */
   animated?: boolean;
+  /** The operator's own pattern, as it stands in the config. */
+  given?: string;
 }
 /** What one look at a pane saw. `text` is captured with wrapped lines joined, blank tail uncut. */
 export interface Look { text: string; title: string }
@@ -2302,9 +2323,9 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
     { name: "limit menu", verdict: "limited", where: "dialog",
       re: /^\s*What do you want to do\?[^]*\d\. Stop and wait for limit/ },
     { name: "dialog hint", verdict: "blocked", where: "dialog", why: "a dialog is open",
-      re: /^(?:.* · |\s*)(?:(?:Press )?Enter to \w+\b|Esc to c\w+\b).*(?:\n.*){0,2}(?![^])/m },
+      re: /^(?:.* · | *)(?:(?:Press )?Enter to \w+\b|Esc to c\w+\b).*(?:\n.*){0,2}(?![^])/m },
     { name: "dialog choice", verdict: "blocked", where: "dialog", why: "a dialog is open",
-      re: /^(?:\s*❯ (?:\d+\. \S|No, exit|No \()|\s*\d+\. Deny \(esc\)| +❯ ✔ )(?![^]*^[A-Z])/m },
+      re: /^(?: *❯ (?:\d+\. \S|No, exit|No \()| *\d+\. Deny \(esc\)| +❯ ✔ )(?![^]*\n[A-Z])/m },
     { name: "dialog cut off", verdict: "blocked", where: "screen", why: "a dialog is open",
       re: /^[─▔]{8}.*\n {1,2}[A-Z].*(?:\n(?: .*)?){8,}(?![^])/m },
     { name: "title", verdict: "active", where: "title", why: "busy title", animated: true,
@@ -2351,18 +2372,18 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
     { name: "trace", verdict: "fatal", where: 3, why: "the client crashed",
       re: /^ +at .*\/\$bunfs\/.*(?:\nPane is dead \(status [1-9].*)?(?![^])/m },
     { name: "continue hint", verdict: "unsure", where: 3, why: "the client has ended",
-      re: /^\s*Continue {2}opencode -s ses_/m },
+      re: /^ *Continue {2}opencode -s ses_/m },
     ...GONE,
     { name: "no server", verdict: "unsure", where: "screen", why: "its server does not answer",
       re: /^(?:.*\n){0,7}.*┃ +Unable to connect\b[^┃\n]*┃/ },
     { name: "limit retry", verdict: "limited", where: "foot", whole: true,
-      re: /(?=[^]*(?:\bretrying\b|attempt\s+#\d))[^]*(?:usage.{0,3}(?:limit|exc)|quota)/i },
+      re: /^(?=[^]*(?:\bretrying\b|attempt\s+#\d))[^]*(?:usage.{0,3}(?:limit|exc)|quota)/i },
     { name: "permission", verdict: "blocked", where: "dialog", why: "permission dialog",
       re: /┃ +△ (?:Permission required|Always allow)|Allow once\s+Allow always\s+Reject/ },
     { name: "question", verdict: "blocked", where: "dialog", why: "question",
-      re: /┃.*enter (?:submit|confirm)\s+esc dismiss/ },
+      re: /┃(?<=^[^┃\n]*┃).*enter (?:submit|confirm)\s+esc dismiss/m },
     { name: "picker", verdict: "blocked", where: "screen", why: "a picker is open",
-      re: / {3}[A-Z][\w ]* {5,}esc *\n(?:.*\n){0,2}.* {3}Search\b/ },
+      re: / {5}esc *\n(?<= {3}[A-Z][\w ]* {5,}esc *\n)(?:.*\n){0,2}.* {3}Search\b/ },
     { name: "bar", verdict: "active", where: "foot", why: "busy bar", animated: true,
       re: /^ {2,4}[⬝■]/m },
     { name: "interrupt", verdict: "active", where: "foot", why: "busy footer",
@@ -2407,9 +2428,12 @@ function once<T>(make: () => T): () => T {
 interface Box { from: number; to: number; first: number; last: number }
 
 const oneLine = (text: string) => text.replace(/\s+/g, " ").trim();
-/** The door of detection: macOS draws `⏺` where Linux draws `●`. */
-const splitLines = (text: string) =>
-  text.replaceAll("⏺", "●").split("\n").map((line) => line.trimEnd());
+/**
+ * The door of detection: macOS draws `⏺` where Linux draws `●`, and a line ends in a newline alone,
+ * or `^` and `.` would see more lines than there are.
+ */
+const splitLines = (text: string) => text.replaceAll("⏺", "●")
+  .replace(/[\r\u2028\u2029]/g, " ").split("\n").map((line) => line.trimEnd());
 
 function lastLines(lines: string[], count: number): string {
   const last: string[] = [];
@@ -2705,7 +2729,7 @@ export function detect(
   for (const rule of rules) {
     const region = regionOf(screen, rule.where);
     rule.re.lastIndex = 0; // for `y`, only at the start; an operator's `g` would miss half the time
-    const match = region === null ? null : rule.re.exec(region);
+    const match = region === null ? null : timed(rule.given, () => rule.re.exec(region));
     if (match) verdict = ruled(screen, rule, region!, match, now);
     if (verdict) break;
   }
@@ -2951,9 +2975,10 @@ function boxRegExp(boxRe: string): RegExp {
 function typedBoxText(screen: string, box: TypedBox): string | null {
   if (box.boxRe === undefined) return null;
   const { source, flags } = boxRegExp(box.boxRe);
-  const last = [...screen.matchAll(new RegExp(source, `${flags}g`))].at(-1);
+  const last = timed(box.boxRe, () => [...screen.matchAll(new RegExp(source, `${flags}g`))].at(-1));
   const shown = last?.groups?.text?.trim() ?? (last ? "" : null);
-  return shown && box.emptyRe !== undefined && compiled(box.emptyRe, "").test(shown) ? "" : shown;
+  const isEmpty = (re: string) => timed(re, () => compiled(re, "").test(shown!));
+  return shown && box.emptyRe !== undefined && isEmpty(box.emptyRe) ? "" : shown;
 }
 
 /**
@@ -2977,6 +3002,44 @@ export function composerText(
   // The cursor stands on the first letter of ghost text and is not dim.
   return PLACEHOLDER.test(all) || (own.length <= 1 && all.length > 1) ? "" : own;
 }
+
+/** How long, ms, a pattern of the operator may take for one screen. */
+const PATTERN_MAX = 200;
+/** The operator's patterns that took longer, until `dropSlowPatterns`. */
+const slowPatterns = new Set<string>();
+
+/** Takes the time of one match of an operator's pattern; a second try shows that it was not the machine. */
+function timed<T>(given: string | undefined, match: () => T): T {
+  const began = performance.now();
+  const found = match();
+  if (given === undefined || performance.now() - began <= PATTERN_MAX) return found;
+  const again = performance.now();
+  match();
+  if (performance.now() - again > PATTERN_MAX) slowPatterns.add(given);
+  return found;
+}
+
+/**
+ * Switches off for an agent which patterns were too slow for its screen. A loop over such a pattern
+ * would keep all others waiting; Bun itself gives a match up after about a second, measured on 1.4.5.
+ */
+function dropSlowPatterns(cfg: Config, agent: Agent): void {
+  for (const slow of slowPatterns) {
+    const whole = backendOf(cfg, agent);
+    const names = PATTERN_KEYS.filter((key) => whole[key] === slow);
+    const backend = { ...whole, rule: whole.rule.filter(({ re }) => re !== slow),
+      answer: whole.answer.filter(({ re }) => re !== slow) };
+    for (const key of names) delete backend[key];
+    const reduced = reducedBackends.get(cfg) ?? new Map<string, Backend>();
+    reducedBackends.set(cfg, reduced.set(agent.name, backend));
+    log(`${agent.name}: the pattern ${show(slow)} of backend "${whole.name}" takes over ` +
+      `${PATTERN_MAX} ms for its screen: switched off for it until the config changes`);
+    emit(cfg, "pattern", { agent: agent.name, pattern: slow });
+  }
+  slowPatterns.clear();
+}
+
+const PATTERN_KEYS = ["activeRe", "limitRe", "fatalRe", "readyRe", "boxRe", "emptyRe"] as const;
 
 const patterns = new Map<string, RegExp>();
 
@@ -3002,7 +3065,7 @@ export function rulesOf(backend: Backend): Rule[] {
   if (known) return known;
   const own = backend.rule.map((rule, i): Rule => ({
     name: rule.name ?? `rule ${i + 1}`, verdict: rule.verdict,
-    where: parseWhere(rule.where), re: compiled(rule.re.replaceAll("⏺", "●"), ""),
+    where: parseWhere(rule.where), re: compiled(rule.re.replaceAll("⏺", "●"), ""), given: rule.re,
   }));
   const typed = backend.kind === "typed";
   let rules = typed ? [] : BUILT_IN_RULES[backend.kind];
@@ -3010,7 +3073,8 @@ export function rulesOf(backend: Backend): Rule[] {
     ["activeRe", "active"], ["limitRe", "limited"], ["fatalRe", "fatal"]] as const) {
     const re = backendRe(backend, key);
     if (re) rules = replaceRules(
-      rules, { name: key, verdict, where: bottomOnly(backend, key) ? 10 : "screen", re });
+      rules, { name: key, verdict, where: bottomOnly(backend, key) ? 10 : "screen", re,
+        given: backend[key]! });
   }
   const described = typed || backend.boxRe !== undefined;
   const all = [...own, ...rules, ...(described ? typedRules(backend) : [])];
@@ -3020,10 +3084,10 @@ export function rulesOf(backend: Backend): Rule[] {
 
 /** What shows that a client which is described rests: its box, else that it can be typed to. */
 function typedRules({ boxRe, readyRe }: Backend): Rule[] {
-  const rests = (name: string, where: Where, re: RegExp): Rule =>
-    ({ name, verdict: "idle", where, re, why: "at its prompt" });
-  if (boxRe !== undefined) return [rests("box_re", "plain", boxRegExp(boxRe))];
-  if (readyRe !== undefined) return [rests("ready_re", "screen", compiled(readyRe, "m"))];
+  const rests = (name: string, where: Where, re: RegExp, given: string): Rule =>
+    ({ name, verdict: "idle", where, re, given, why: "at its prompt" });
+  if (boxRe !== undefined) return [rests("box_re", "plain", boxRegExp(boxRe), boxRe)];
+  if (readyRe !== undefined) return [rests("ready_re", "screen", compiled(readyRe, "m"), readyRe)];
   return BUILT_IN_RULES.typed;
 }
 
@@ -3066,6 +3130,7 @@ function readVerdict(cfg: Config, agent: Agent, pane: Pane, look: Look): Verdict
   const backend = backendOf(cfg, agent);
   const longest = cfg.watchdog.waitingMax * 1000;
   const verdict = detect(rulesOf(backend), look, world.now(), longest);
+  dropSlowPatterns(cfg, agent);
   const described = backend.boxRe !== undefined || backend.readyRe !== undefined;
   const unknown = verdict.verdict === "unsure" && ["none", DRAFT, "marker"].includes(verdict.rule);
   if (backend.kind !== "typed" || described || !unknown) return verdict;
@@ -4445,6 +4510,7 @@ async function isStill(
 async function noteLastWords(cfg: Config, watch: Watch, agent: Agent, pane: Pane): Promise<void> {
   const screen = (await capturePane(cfg, pane)) ?? "";
   const verdict = detect(rulesOf(backendOf(cfg, agent)), { text: screen, title: "" }, world.now());
+  dropSlowPatterns(cfg, agent);
   if (verdict.verdict === "fatal") noteFatal(cfg, watch, agent, verdict.why);
 }
 
@@ -5193,7 +5259,8 @@ export function nextMessages(
 export function isBooting(backend: Backend, ageMs: number, screen: string): boolean {
   const boots = backend.kind === "claude" ? CLAUDE_COLD : backend.connectDelay * 1000;
   if (ageMs < 0 || ageMs >= boots) return false;
-  return backend.kind === "claude" || !backendRe(backend, "readyRe")?.test(screen);
+  if (backend.kind === "claude") return true;
+  return !timed(backend.readyRe, () => backendRe(backend, "readyRe")?.test(screen));
 }
 
 /** Claude Code answers its first request about 2.8 s after its start; no keys in that window. */
@@ -5839,8 +5906,11 @@ export async function observe(
   return sights;
 }
 
-const isYoung = (cfg: Config, agent: Agent, pane: Pane, screen: string): boolean =>
-  isBooting(backendOf(cfg, agent), world.now() - pane.created, screen);
+function isYoung(cfg: Config, agent: Agent, pane: Pane, screen: string): boolean {
+  const young = isBooting(backendOf(cfg, agent), world.now() - pane.created, screen);
+  dropSlowPatterns(cfg, agent);
+  return young;
+}
 
 /** Reads the screens that may have changed and judges each as it comes; `full` is a whole tick. */
 async function lookAtScreens(
@@ -6015,7 +6085,8 @@ async function answerDialog(cfg: Config, watch: Watch, agent: Agent, sight: Sigh
   const dialog = backend.kind === "typed"
     ? tailOf(screen.look.text, 8) : readDrawn(screen.look).dialog;
   for (const answer of backend.answer) {
-    const match = dialog && compiled(answer.re, "m").exec(dialog)?.[0];
+    const match = dialog && timed(answer.re, () => compiled(answer.re, "m").exec(dialog)?.[0]);
+    dropSlowPatterns(cfg, agent);
     if (!match || memory.answered === match) continue;
     if (memory.answers >= answer.max) return trouble(watch, `answer ${agent.name}`,
       `${agent.name}: answered ${answer.max} times, not again`);

@@ -1,0 +1,90 @@
+/** Text from outside costs time in proportion to its length, whatever it is; what does not is switched off. */
+import { describe, expect, test } from "bun:test";
+import { BUILT_IN_RULES, cleanLog, composerText, detect, lineOf, parseResetEpoch, parseWaitingUntil, reloadConfig, type Rule } from "../agents.ts";
+import { scene } from "./kit.ts";
+import { allowed } from "./wait.ts";
+
+/** What the rules look for, so that each begins as often as it can and never comes to its end. */
+const UNITS = [" ", "a", "A", "1", "0:", "─", "▔", "┃", "┃ ", "❯ ", "●", "● ", "✻ ", "  ⎿ ", " · ", "…", "\t", "\r", "\u2028", "$", "[", "1.", "1h ", "quota",
+  "usage ", "attempt #", "attempt  ", "retrying ", "again ", "in 1m ", "esc ", "╭", "╹▀", "▣", "Jan 1 ", "(", "\x1b[", "WAITING-UNTIL:", "`", "Allow once ",
+  "enter submit ", "┃ enter submit ", "Search", "   A", "   A     esc", "Enter to a", "resets ", "⎿ You've hit your ", "✻ Waiting for 1 ", " · 1 ", "…(1h ",
+  "  ⏵ · ", "(running) ", "  1 shell · ", "at /$bunfs/", "❯ 1. x", "\u202e", "out of extra usage", "https://x/?"];
+const pane = (unit: string, cols: number, rows: number): string =>
+  Array.from({ length: rows }, () => unit.repeat(cols).slice(0, cols)).join("\n");
+const PANES = UNITS.map((unit): [string, string] => [unit, pane(unit, 400, 100)]);
+const claude = (above: string, below = ""): string => `${above}\n${"─".repeat(80)}\n❯ \n${"─".repeat(80)}\n${below}`;
+const opencode = (above: string, below = ""): string => `${above}\n  ┃\n  ┃  \n  ┃\n  ┃  Build  gpt\n  ╹▀▀▀▀▀▀▀▀▀▀▀▀\n${below}`;
+
+const exec = (rule: Rule) => (text: string): unknown => {
+  rule.re.lastIndex = 0;
+  return rule.re.exec(text);
+};
+const judged = (kind: "claude" | "opencode" | "typed", draw: (text: string) => string) => (text: string): unknown =>
+  detect(BUILT_IN_RULES[kind], { text: draw(text), title: text.slice(0, 400) }, 1);
+const SUBJECTS: [string, (text: string) => unknown][] = [
+  ...Object.entries(BUILT_IN_RULES).flatMap(([kind, rules]) => rules.map((rule): [string, (text: string) => unknown] => [`the rule "${rule.name}" of ${kind}`, exec(rule)])),
+  ...(["claude", "opencode", "typed"] as const).flatMap((kind): [string, (text: string) => unknown][] => [
+    [`a screen of ${kind}`, judged(kind, (text) => text)],
+    [`what stands above the box of ${kind}`, judged(kind, kind === "opencode" ? opencode : claude)],
+    [`what stands below the box of ${kind}`, judged(kind, (text) => (kind === "opencode" ? opencode : claude)("", text))],
+  ]),
+  ["a reset time", (text) => parseResetEpoch(text, 1)], ["a marker", (text) => parseWaitingUntil(text)], ["a log", cleanLog],
+  ["a box of claude", (text) => composerText("claude", claude(text), claude(text))],
+];
+
+/** How long, ms; where that is too long, the shortest of three: what else runs on the machine only ever adds to it. */
+function took(work: () => unknown, limit: number): number {
+  let best = Infinity;
+  for (let tries = 0; tries < 3 && best > limit; tries++) {
+    const began = performance.now();
+    work();
+    best = Math.min(best, performance.now() - began);
+  }
+  return best;
+}
+
+test.each(SUBJECTS)("P35: %s takes no longer than 20 ms of any hostile screen of 400 x 100", async (_, work) => {
+  let limit = 20;
+  const slow = () => PANES.map(([unit, text]) => ({ unit, ms: took(() => work(text), limit) })).filter(({ ms }) => ms > limit);
+  const found = slow();
+  if (found.length) limit = await allowed(20);
+  expect(found.length ? slow() : found).toEqual([]);
+}, 60_000);
+
+test("P31: the lines of two thousand faults of a config are found in one pass", async () => {
+  const source = Array.from({ length: 2_000 }, (_, nth) => `[[agent]]\nname = "a${nth}"\nbogus = 1\n`).join("");
+  const limit = await allowed(1_000);
+  expect(lineOf(source, "agent", 1_999, "bogus")).toBe(6_000);
+  const began = performance.now();
+  for (let nth = 0; nth < 2_000; nth++) lineOf(source, "agent", nth, "bogus");
+  expect(performance.now() - began).toBeLessThan(limit);
+}, 60_000);
+
+describe("P35: a pattern of the operator that is too slow for a screen", () => {
+  const EVIL = "(?m)^(a+)+$";
+  const config = (keys: string, more = "") => `[backend.claude]\n${keys}\n[[agent]]\nname = "a"\nkind = "persistent"\nbackend = "claude"\nwatch = "heal"\nprompt = "p"\n[[agent]]\nname = "b"\nkind = "persistent"\nbackend = "claude"\nwatch = "heal"\nprompt = "p"\n${more}`;
+  const hostile = `● ${"x".repeat(20)}\n${"a".repeat(60)}b`;
+
+  test.each([`limit_re = '${EVIL}'`, `fatal_re = '${EVIL}'`, `active_re = '${EVIL}'`, `rule = [{ verdict = "limited", re = '${EVIL}' }]`])("%s is switched off for that agent alone and named once", async (key) => {
+    const it = await scene(config(key));
+    it.pane("a").said = hostile;
+    await it.ticks(4);
+    expect(it.fake.logged("switched off")).toEqual([expect.stringContaining(`a: the pattern "${EVIL}" of backend "claude" takes over 200 ms`)]);
+    it.pane("b").said = `● yes\n${"a".repeat(9)}`;
+    await it.ticks(1);
+    expect(it.watch.agents.b!.verdict).toBe(key.startsWith("fatal") ? "fatal" : key.startsWith("active") ? "active" : "limited");
+  });
+
+  test("until the config changes", async () => {
+    const it = await scene(config(`active_re = '${EVIL}'`));
+    it.pane("a").said = hostile;
+    await it.ticks(2);
+    it.pane("a").said = `● yes\n${"a".repeat(9)}`;
+    await it.ticks(2);
+    expect(it.watch.agents.a!.verdict).toBe("idle");
+    it.fake.files.set(it.cfg.path, config(`active_re = '${EVIL}'`, "# changed\n"));
+    const next = await reloadConfig(it.cfg, it.watch);
+    await it.fake.ticks(next, it.watch, 2);
+    expect(it.watch.agents.a!.verdict).toBe("active");
+  });
+});
