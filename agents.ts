@@ -5629,6 +5629,7 @@ const GROUP = { pid: (value: unknown) => Number.isInteger(value) && Number(value
 
 /** What the shape of a fresh value does not tell. */
 const MEMORY_SHAPES: Record<string, Shape> = {
+  unsureTold: isNumber, backgroundSince: isNumber,
   starts: every(isNumber), stopping: orNull((value) => isStopping(value)),
   client: orNull(withFields(GROUP)), restarts: withFields({ day: isText, count: isNumber }),
 };
@@ -6498,8 +6499,11 @@ async function firstConfig(path: string, lastGood: string): Promise<Config> {
 const lastGoodFile = (cfg: Config): string => join(cfg.stateDir, "agents.toml");
 
 /** From here on each line also goes to the watchdog's own log, rotated at its cap. */
+/** The watchdog's log, once what is said goes there too. */
+let loggedTo = "";
+
 function logToFile(cfg: Config): void {
-  const path = sessionLogPath(cfg, watchdogSession(cfg));
+  const path = loggedTo = sessionLogPath(cfg, watchdogSession(cfg));
   const print = world.log;
   world.log = (line) => {
     try {
@@ -9607,14 +9611,25 @@ export const COMMANDS: Command[] = [
       Number(call.options.least ?? HUNG_AFTER))) },
 ];
 
-/** Whatever escapes ends the process: a notice that waits must not keep a dead watchdog alive. */
+/** A notice that still waits must not keep an ended watchdog, nor one that an error ended. */
 async function toTheEnd(work: () => Promise<number>): Promise<never> {
   try {
     process.exit(await work());
   } catch (error) {
-    log(`ended by an error: ${error instanceof CliError ? error.message : (error as Error).stack}`);
-    process.exit(error instanceof CliError ? error.code : 1);
+    // nobody sees what a detached process prints
+    if (loggedTo) log(`ended by an error: ${(error as Error)?.stack ?? messageOf(error)}`);
+    process.exit(sayError(error));
   }
+}
+
+/** The last words of a command that failed, and its exit code. */
+function sayError(error: unknown): number {
+  const known = error instanceof CliError;
+  // what the system refuses is said in its words; a stack is for faults of this program
+  const plain = known || typeof (error as { code?: unknown }).code === "string";
+  const said = plain ? messageOf(error) : ((error as Error)?.stack ?? messageOf(error));
+  process.stderr.write(`agents: ${printableText(said)}\n`);
+  return known ? error.code : 1;
 }
 
 function optionLines(command: Command): string[] {
@@ -9686,12 +9701,7 @@ export async function main(argv: string[]): Promise<number> {
     if (call.options.help) return printed(helpText(command));
     return await command.run(call);
   } catch (error) {
-    const known = error instanceof CliError;
-    // what the system refuses is said in its words; a stack is for faults of this program
-    const plain = known || typeof (error as { code?: unknown }).code === "string";
-    const said = plain ? messageOf(error) : ((error as Error)?.stack ?? messageOf(error));
-    process.stderr.write(`agents: ${printableText(said)}\n`);
-    return known ? error.code : 1;
+    return sayError(error);
   }
 }
 

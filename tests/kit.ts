@@ -69,7 +69,7 @@ export class FakeWorld {
         files.delete(path);
         times.delete(path);
       },
-      mtime: (path) => times.get(path) ?? ([...files.keys()].some((file) => `${file}/`.startsWith(`${path}/`)) ? 0 : null),
+      mtime: (path) => times.get(path) ?? (this.folders.has(path) || [...files.keys()].some((file) => `${file}/`.startsWith(`${path}/`)) ? 0 : null),
       list: (path) => [...new Set([...files.keys()].filter((file) => file.startsWith(`${path}/`))
         .map((file) => file.slice(path.length + 1).split("/")[0]!))],
       log: (line) => void this.lines.push(line),
