@@ -6883,9 +6883,11 @@ class Ward {
   private bury(code: number, signal: NodeJS.Signals | number | null): void {
     this.child = null;
     this.ended = code;
+    const pause = signal || code === 100 ? 1_000 : Math.min(this.pause * 2, 30_000);
+    const when = pause > 1_000 ? ` in ${pause / 1_000} s` : "";
     if (code !== 100 && code !== 0) this.say(
-      `the watchdog ended (${signal ?? `exit ${code}`}), starting another`, signal !== null);
-    this.rest(signal || code === 100 ? 1_000 : Math.min(this.pause * 2, 30_000));
+      `the watchdog ended (${signal ?? `exit ${code}`}), starting another${when}`, signal !== null);
+    this.rest(pause);
   }
 
   private rest(pause: number): void {
