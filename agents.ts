@@ -6198,8 +6198,8 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
     if (loopAgents(cfg).length && !phaseTrouble(cfg)) {
       await guard(watch, "phase", () => phaseAdvanceCheck(cfg, watch));
     }
-    await guard(watch, "logs", () => keepLogs(cfg, sights));
   }
+  await guard(watch, "logs", () => keepLogs(cfg, sights));
   if (first) await guard(watch, "phase move", () => continueMove(cfg, watch, first.snap));
   trouble(watch, "operator.json", operatorFaults.get(cfg.stateDir) ?? "");
   trouble(watch, "phase state", loopAgents(cfg).length ? phaseTrouble(cfg) : "");

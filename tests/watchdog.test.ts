@@ -381,9 +381,22 @@ test("fault 28: a log over its cap is rotated, and the pane writes to the new on
   const log = join(cfg.logDir, "agents-a.log");
   fake.files.set(log, "x".repeat(1_000_001));
   fake.effects = [];
-  await ticks(12);
+  await ticks(1); // an agent may print as much again in each
   expect(fake.files.get(`${log}.1`)!.length).toBe(1_000_001);
   expect(fake.effects).toContain("tmux pipe-pane");
+});
+
+test("P31: a storm of commits with enormous subjects leaves the state folder under one megabyte", async () => {
+  await begin(FLEET);
+  fake.git.push("init");
+  await ticks(3);
+  for (let nth = 0; nth < 40; nth++) {
+    for (const kind of ["claim", "review", "other"]) fake.git.push(`${kind}(p1): ${nth} ${"s".repeat(100_000)}`);
+    await ticks(1);
+  }
+  const sizes = [...fake.files].filter(([path]) => path.startsWith(cfg.stateDir)).map(([path, text]) => [path, text.length] as const);
+  const sum = sizes.reduce((total, [, size]) => total + size, 0);
+  expect([sum > 10_000, sum < 1_000_000], Bun.inspect(sizes)).toEqual([true, true]);
 });
 
 test("fault 62: two tmux clients per tick, whatever the number of agents", async () => {
