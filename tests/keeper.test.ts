@@ -30,7 +30,10 @@ real("a watchdog that cannot start is tried ever more slowly, and is there once 
   rmSync(f.path(".agents/state/agents.toml"));
   signal(f.lock("watchdog"), "SIGKILL");
   // each pause is said as it is made, and takes that long
-  const at = (pause: number) => until(() => f.log.includes(`the watchdog ended (exit 2), starting another in ${pause} s`) && performance.now(), 30_000, 20);
+  const at = async (pause: number): Promise<number> => {
+    await until(() => f.log.includes(`the watchdog ended (exit 2), starting another in ${pause} s`), 30_000, 20);
+    return performance.now();
+  };
   const [first, second, third] = [await at(2), await at(4), await at(8)];
   expect([second - first > 1_200, third - second > 3_000], `${second - first}, ${third - second}`).toEqual([true, true]);
   f.write("agents.toml", good);
