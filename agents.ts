@@ -311,6 +311,8 @@ export interface Memory {
   readAt: number;
   still: string;
   serverDown: boolean;
+  /** A restart for idleness was put off: a person's draft stands in its input box. */
+  draft: boolean;
   waitingSince: number;
   unsureLooks: number;
   /** It ended together with others, and nobody has dealt with its end yet. */
@@ -1943,6 +1945,17 @@ const isForeign = (composer: string, value: string): boolean =>
 const isMixed = (composer: string, value: string): boolean =>
   squeeze(composer).includes(headOf(value)) || /\[pasted\b[^\]]*\]/i.test(composer);
 
+const SOMEONES_DRAFT = "someone's draft stands in the input box";
+
+/** Whether what a person has written stands unsent in an agent's box: a restart would lose it. */
+async function holdsDraft(
+  cfg: Config, watch: Watch, agent: Agent, pane: Pane,
+): Promise<boolean> {
+  const composer = (await lookAtBox(cfg, agent, pane))?.composer;
+  return Boolean(composer) && !watch.outbox.some((message) => message.target === agent.name &&
+    message.seen !== undefined && ours(composer!, message.text));
+}
+
 export type Typing =
   | { do: "type" | "submit" | "await" | "done" | "unproven" }
   | { do: "wait"; why: string; person?: boolean };
@@ -1973,7 +1986,7 @@ export function decideTyping(
   if (composer && pasted && ours(composer, message.text, cutBox)) return { do: "submit" };
   if (composer) return { do: "wait", person: true, why: pasted && isMixed(composer, message.text)
     ? "our text stands in the input box together with something else: send it or clear it"
-    : "someone's draft stands in the input box" };
+    : SOMEONES_DRAFT };
   if (pasted && timesIn(screen, message.text) > message.seen!) return { do: "done" };
   return { do: "type" };
 }
@@ -4254,6 +4267,9 @@ export async function stallCheckOne(
     grace: cfg.watchdog.stallGrace,
   });
   if (action.do !== "restart" || !(await isStill(cfg, watch, agent, sight))) return false;
+  // for as long as it stands there, see `judge`
+  memory.draft = verdict.verdict === "idle" && await holdsDraft(cfg, watch, agent, sight.pane!);
+  if (memory.draft) return false;
   log(`stall: ${agent.name} (${agent.session}) ${action.why}; ending and restarting it`);
   emit(cfg, "stalled", { agent: agent.name, why: action.why });
   await endForRestart(cfg, watch, agent, sight.pane!, action.why);
@@ -5587,12 +5603,12 @@ const freshMemory = (): Memory => ({
   starts: [], failures: 0, nextStart: 0, parked: "", parkedAt: 0, finished: false, stopping: null,
   lastFatal: 0, restarts: { day: "", count: 0 }, verdict: "unsure", why: "", since: 0, bootedAt: 0,
   buried: "", client: null, aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null,
-  readAt: 0, still: "", serverDown: false, waitingSince: 0, unsureLooks: 0, answered: "",
+  readAt: 0, still: "", serverDown: false, draft: false, waitingSince: 0, unsureLooks: 0, answered: "",
   answers: 0, releasedAt: 0, together: false,
 });
 /** A memory as it is stored: without what is on the monotonic clock, or only of this life. */
 function storedMemory({ aliveSince, idleSince, sameSince, looked, judged, readAt, still, serverDown,
-  waitingSince, unsureLooks, together, ...stored }: Memory): object {
+  draft, waitingSince, unsureLooks, together, ...stored }: Memory): object {
   return stored;
 }
 
@@ -6002,6 +6018,11 @@ async function judge(
   else memory.backgroundSince ||= world.now();
   verdict = decideBackground(
     verdict, memory.backgroundSince, world.now(), cfg.watchdog.backgroundMax * 1000);
+  if (memory.draft) {
+    memory.draft = verdict.verdict === "idle" && await holdsDraft(cfg, watch, agent, pane);
+    if (memory.draft) verdict = { ...verdict, verdict: "blocked", rule: DRAFT, where: "box",
+      why: SOMEONES_DRAFT };
+  }
   if (!full) return verdict;
   if (!same) memory.sameSince = exact ? world.mono() : 0;
   memory.sameSince ||= exact ? world.mono() : 0;

@@ -1,6 +1,6 @@
 /** Idle without a word about waiting: restarted, but never on one look, one marker or one clock step. */
 import { beforeEach, describe, expect, test } from "bun:test";
-import { decideStall, parseWaitingUntil, type StallFacts } from "../agents.ts";
+import { decideStall, memoryOf, parseWaitingUntil, type StallFacts } from "../agents.ts";
 import { type Scene, scene } from "./kit.ts";
 
 describe("decideStall", () => {
@@ -86,6 +86,17 @@ describe("stallCheckOne, over the fake world", () => {
     pane().doing = "dialog";
     expect(await ticksToRestart(100)).toBe(Infinity);
     expect([pane().enters, fake.logged("is blocked").length]).toEqual([0, 1]);
+  });
+  test("a person's draft in the box of an idle one: not restarted, needs you, until it is gone", async () => {
+    pane().doing = "idle";
+    pane().draft = "what I was about to say";
+    expect(await ticksToRestart(100)).toBe(Infinity);
+    expect([pane().draft, fake.logged("is blocked: someone's draft stands in the input box")]).toEqual(["what I was about to say", [expect.any(String)]]);
+    expect(memoryOf(watch, "a").verdict).toBe("blocked");
+    pane().draft = "";
+    await fake.ticks(cfg, watch, 2);
+    expect(memoryOf(watch, "a").verdict).toBe("idle");
+    expect(await ticksToRestart()).toBeLessThanOrEqual(13);
   });
   test("a blank screen leads to nothing", async () => {
     pane().doing = "blank";
