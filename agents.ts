@@ -5385,7 +5385,7 @@ function noteDelivery(cfg: Config, watch: Watch, message: Message, delivery: Del
   trouble(watch, `message ${message.id}`, "");
 }
 
-/** The file of a long text goes after this many more deliveries: nobody sees when it was read. */
+/** The file of a long text stays for this many more deliveries: nobody sees when it was read. */
 const FILES_KEPT = 20;
 
 function noteDelivered(cfg: Config, watch: Watch, message: Message, why: string): void {
@@ -5399,8 +5399,16 @@ function noteDelivered(cfg: Config, watch: Watch, message: Message, why: string)
   emit(cfg, "delivered", { agent: message.target, cause: message.cause,
     ms: Math.round(world.now() - message.made), tries: message.tries });
   trouble(watch, `message ${message.id}`, "");
-  const old = watch.delivered.at(-FILES_KEPT);
-  if (old) world.remove(messageFile(cfg, old));
+}
+
+/** Removes the files of long texts that nobody waits for any more, and of those delivered long ago. */
+function sweepTexts(cfg: Config, watch: Watch): void {
+  const kept = [...watch.outbox, ...watch.unproven].map(({ id }) => id)
+    .concat(watch.delivered.slice(1 - FILES_KEPT));
+  for (const file of world.list(cfg.stateDir)) {
+    const id = /^message-(\w+)\.txt$/.exec(file)?.[1];
+    if (id && !kept.includes(id)) world.remove(join(cfg.stateDir, file));
+  }
 }
 
 /** Takes over what the command line queued while the watchdog ran; returns whom it is for. */
@@ -6200,7 +6208,7 @@ function noteGap(cfg: Config, watch: Watch): void {
 /** ms by which the wall clock may drift from the monotonic one before it counts as a step. */
 const CLOCK_STEP = 5_000;
 
-/** One signal tick; the heavy part (phase advance, logs) on its own, longer interval. */
+/** One signal tick; the heavy part (phase advance, old texts) on its own, longer interval. */
 export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefined> {
   const { volatile } = watch;
   noteGap(cfg, watch);
@@ -6219,6 +6227,7 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
     if (loopAgents(cfg).length && !phaseTrouble(cfg)) {
       await guard(watch, "phase", () => phaseAdvanceCheck(cfg, watch));
     }
+    await guard(watch, "texts", () => sweepTexts(cfg, watch));
   }
   await guard(watch, "logs", () => keepLogs(cfg, sights));
   if (first) await guard(watch, "phase move", () => continueMove(cfg, watch, first.snap));
@@ -6501,7 +6510,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
 function sweepTemporaries(cfg: Config): void {
   const old = (file: string) =>
     world.now() - (world.mtime(join(cfg.stateDir, file)) ?? world.now()) > 60_000;
-  const files = readdirSync(cfg.stateDir).filter((file) => file.endsWith(".tmp") && old(file));
+  const files = world.list(cfg.stateDir).filter((file) => file.endsWith(".tmp") && old(file));
   for (const file of files) world.remove(join(cfg.stateDir, file));
 }
 
@@ -7048,6 +7057,12 @@ async function endOriginalWatchdog(cfg: Config, snap: Snapshot): Promise<void> {
 /** How long, ms, a watchdog may take from its keeper's start to its lock, on a loaded machine too. */
 const WATCHDOG_COMES = 30_000;
 
+/** Somebody else's session under the name of the one that shows the watchdog's log. */
+function nameLogStranger(cfg: Config, snap: Snapshot): void {
+  const stranger = strangerIn(cfg, snap, watchdogSession(cfg));
+  if (stranger) log(`the watchdog's log is not shown: ${stranger}`);
+}
+
 /**
  * Starts the keeper and sees the watchdog take its lock; false = it does not, see the log.
  * `wasDown`: one that still runs may be about to end, by the order before this one.
@@ -7058,6 +7073,7 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
   if (wasDown) await stopWatchdog(cfg, wanted);
   if (running()) {
     log("watchdog already running");
+    nameLogStranger(cfg, await snapshot(cfg));
     return true;
   }
   await endOriginalWatchdog(cfg, await snapshot(cfg));
@@ -7065,8 +7081,7 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
     if (!wanted()) return log(`watchdog: ${OVERTAKEN}`);
     // shown before there is a watchdog: it would show it at the same moment
     const snap = await snapshot(cfg);
-    const stranger = strangerIn(cfg, snap, watchdogSession(cfg));
-    if (stranger) log(`the watchdog's log is not shown: ${stranger}`);
+    nameLogStranger(cfg, snap);
     world.append(sessionLogPath(cfg, watchdogSession(cfg)), "");
     await followLog(cfg, snap);
     log("starting watchdog");

@@ -398,6 +398,7 @@ real("a session that only has the name of the watchdog's is left alone", pair, a
   const pid = await f.pid("watchdog");
   const ran = await f.up();
   expect(ran.err).toContain("the watchdog's log is not shown: the session t-watchdog");
+  expect((await f.run(["up"])).err).toContain("the watchdog's log is not shown: the session t-watchdog");
   expect((await f.run(["down"])).code).toBe(0);
   expect([lives(pid), await f.sessions()]).toEqual([true, ["t-watchdog"]]);
 });

@@ -221,7 +221,17 @@ describe("over the fake world", () => {
       say(watch, "a", "claim", `text ${nth}`);
       await fake.ticks(cfg, watch);
     }
+    await fake.ticks(cfg, watch, 10); // they are looked for now and then
     expect(files().map((file) => fake.files.get(file)![0])).toEqual(["ö"]);
+  });
+
+  test("the file of a long text that nobody waits for any more goes, too", async () => {
+    pane().doing = "blank";
+    say(watch, "a", "send", "ä".repeat(4001));
+    fake.files.set(join(cfg.stateDir, "message-gone.txt"), "of one that has expired");
+    fake.files.set(join(cfg.stateDir, `message-${watch.outbox[0]!.id}.txt`), "of one that waits");
+    await fake.ticks(cfg, watch, 11);
+    expect([...fake.files.keys()].filter((name) => name.includes("/message-"))).toEqual([join(cfg.stateDir, `message-${watch.outbox[0]!.id}.txt`)]);
   });
 
   test("fault 61: many lines, a ; at the end, 8,000 characters arrive whole", async () => {
