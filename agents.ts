@@ -7,9 +7,25 @@
  * watchdog reads the SAME file, so that what runs and what is supervised cannot drift apart. Git is
  * the only channel between the agents.
  *
- * Read it from the top: the nouns, the world (the one seam to the outside), then section by section
- * in the order in which a tick passes through them. A function gathers facts, asks a pure
- * `decide…` / `detect` / `parse…` / `is…` function that stands directly above it, and acts.
+ * Read it from the top. A function gathers facts, asks a pure `decide…` / `detect` / `parse…` /
+ * `is…` function that stands directly above it, and acts; whatever it touches outside of itself goes
+ * through the world.
+ *
+ *   types, the world         the nouns, and the one seam to the outside
+ *   config, logging          one file, one table of its keys; what is said, and events
+ *   processes and locks      who runs, whose family it is, who may act
+ *   tmux                     one snapshot a round, screens, new sessions
+ *   detection                one verdict from one look at a screen, by rules as data
+ *   phases, resume id        where the loop pair stands; which conversation goes on
+ *   agent launch             how each kind of client is started
+ *   the clients' own word    what a client's server knows better than its screen
+ *   state                    all that outlives the watchdog
+ *   observation              what a round sees, and what it remembers of that
+ *   outbox and typing        what is to be said, typed into a box and proven
+ *   usage limit, stall, healing, wake, handoff, phase advance: what may have to be done, and by whom
+ *   watchdog loop            one round after another. Here the supervisor ends
+ *   standing by, notices     the keeper; people who are told
+ *   the command line …       what a person asks and orders, a section for each kind
  */
 import { appendFileSync, closeSync, existsSync, fsyncSync, mkdirSync,
   openSync, readFileSync } from "node:fs";
@@ -1005,6 +1021,11 @@ export const KEYS = {
   agent: AGENT_KEYS,
 } satisfies Record<string, Keys>;
 
+/** The defaults of a table of KEYS: a captured screen needs no config. */
+const defaultsOf = <T>(keys: Keys): T =>
+  Object.fromEntries(Object.entries(keys)
+    .map(([key, [, fallback]]) => [camelCase(key), fallback])) as T;
+
 /** Built in, so that a ten-line agents.toml works; what the file says overrides it key by key. */
 const DEFAULT_BACKENDS: Record<string, object> = {
   claude: { kind: "claude", bin: "claude", supports_resume: true },
@@ -1016,6 +1037,20 @@ const DEFAULT_BACKENDS: Record<string, object> = {
     submit_key: "C-m",
   },
 };
+
+/** A word of a shell's command line, of quoted parts and bare ones. */
+const SHELL_WORD = /(?:[^\s'"\\]|'[^']*'|"(?:\\.|[^"\\])*"|\\.)+/g;
+
+/** The words of a command line behind its `NAME=value` ones, without their quotes. */
+function wordsOf(bin: string): string[] {
+  const words = bin.match(SHELL_WORD) ?? [];
+  return words.slice(words.findIndex((one) => !/^\w+=/.test(one)))
+    .map((word) => word.replace(/'([^']*)'|"((?:\\.|[^"\\])*)"|\\(.)/g,
+      (_, single, double, bare) => single ?? double ?? bare));
+}
+
+/** The program that a command line starts. */
+export const programOf = (bin: string): string => wordsOf(bin)[0] ?? "";
 
 /** Where a client comes from, for the message that says it is missing. */
 const CLIENT_SOURCES: Record<string, string> = {
@@ -1412,6 +1447,17 @@ const unitsOf = (cfg: Config): Map<string, Agent | Service> =>
   new Map<string, Agent | Service>([...cfg.services, ...cfg.agents]);
 const isAgent = (unit: Agent | Service): unit is Agent => "backend" in unit;
 
+type Shape = (value: unknown) => boolean;
+const isText: Shape = (value) => typeof value === "string";
+const isNumber: Shape = (value) => typeof value === "number" && Number.isFinite(value);
+const isRecord = (value: unknown): value is Record<string, unknown> =>
+  value !== null && typeof value === "object" && !Array.isArray(value);
+const every = (item: Shape): Shape => (value) => Array.isArray(value)
+  ? value.every(item) : isRecord(value) && Object.values(value).every(item);
+const withFields = (fields: Record<string, Shape>): Shape => (value) =>
+  isRecord(value) && Object.entries(fields).every(([key, shape]) => shape(value[key]));
+const orNull = (shape: Shape): Shape => (value) => value === null || shape(value);
+
 // ── logging ─────────────────────────────────────────────────────────────────────
 // Diagnostics go to stderr with date and time; the watchdog's also to its log file. Logging never
 // throws: it is called from inside error handling, and the disk may be full just then.
@@ -1441,6 +1487,9 @@ const localDate = (at: Date): string =>
   [at.getFullYear(), at.getMonth() + 1, at.getDate()]
     .map((n) => String(n).padStart(2, "0")).join("-");
 
+/** ms by which the wall clock may drift from the monotonic one before it counts as a step. */
+const CLOCK_STEP = 5_000;
+
 export function die(message: string, code = 1): never {
   throw new CliError(message, code);
 }
@@ -1460,6 +1509,17 @@ export function plainText(value: string, max: number): string {
   const letters = [...read];
   return letters.length > max ? `${letters.slice(0, max - 1).join("")}…` : read;
 }
+
+const hashOf = (value: string, seed?: bigint): string => Bun.hash(value, seed).toString(36);
+
+export const shellQuote = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
+
+const quoted = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word : shellQuote(word));
+
+const newId = (): string => crypto.randomUUID().slice(0, 8);
+
+/** Characters of a subject that anybody is told. */
+const SUBJECT_MAX = 300;
 
 /** Characters of one field of an event. */
 const FIELD_MAX = 500;
@@ -1489,6 +1549,279 @@ let telling = false;
 
 /** Two files of it, with all else in the folder, stay under 1 MB. */
 const EVENTS_CAP = 400_000;
+
+let barDrawn = false;
+
+const localTime = (ms: number): string => {
+  const at = new Date(ms);
+  const clock = at.toTimeString().slice(0, 5);
+  return Math.abs(ms - world.now()) < 20 * 3600_000 ? clock : `${localDate(at)} ${clock}`;
+};
+
+const minutes = (seconds: number): string =>
+  (seconds >= 60 ? `${Math.round(seconds / 60)} min` : `${seconds} s`);
+
+/** Says a trouble once per change, and that it is over; "" = there is none. */
+function trouble(watch: Watch, label: string, message: string): void {
+  const { errors } = watch.volatile;
+  if ((errors[label] ?? "") === message) return;
+  if (message) errors[label] = message;
+  else delete errors[label];
+  // what becomes of a text or of an answer is said by itself
+  if (message) log(message);
+  else if (!/^(message|answer) /.test(label)) log(`${label.replace(/^guard /, "")}: works again`);
+}
+
+/** Runs one stage; an error in it is said once per change and stays in it. */
+async function guard(watch: Watch, label: string, stage: () => unknown): Promise<void> {
+  noteStage(label);
+  try {
+    await stage();
+    trouble(watch, `guard ${label}`, "");
+  } catch (error) {
+    trouble(watch, `guard ${label}`, `ERROR: ${label}: ${messageOf(error)}`);
+  }
+}
+
+const ago = (ms: number): string => {
+  const s = Math.max(0, Math.round(ms / 1000));
+  return s < 60 ? `${s}s` : s < 3600 ? `${Math.floor(s / 60)}m`
+    : s < 86400 ? `${Math.floor(s / 3600)}h` : `${Math.floor(s / 86400)}d`;
+};
+
+const isoOf = (ms: number | null): string | null =>
+  (ms === null ? null : new Date(ms).toISOString());
+
+// ── processes and locks ─────────────────────────────────────────────────────────
+// What runs on this machine, and who may act: when a process began, the family that a client leaves
+// behind, and one watchdog per state folder by a lock that dies with its holder, kill -9 included.
+
+/** HUP at once, TERM after 5 s, KILL after 10 s (s6, overmind: 5 s), to the whole family. */
+export function decideStop(ageMs: number): NodeJS.Signals {
+  return ageMs < 5_000 ? "SIGHUP" : ageMs < 10_000 ? "SIGTERM" : "SIGKILL";
+}
+
+/** So long after SIGKILL, ms, only a person can help: uninterruptible, or another user's. */
+const KILLED_BY = 2_000;
+const cannotEnd = (members: Member[]): string =>
+  `cannot be ended: pid ${members.map(({ pid }) => Math.abs(pid)).join(", ")}`;
+
+/**
+ * When a process began, in clock ticks after boot: a pid that was given out again has another one.
+ * "dead" = it has ended and nobody asked how (the first process of many containers never does).
+ */
+function bornOf(pid: number): string {
+  const stat = statOf(pid);
+  return stat[0] === "Z" ? "dead" : (stat[19] ?? "");
+}
+
+/** What Linux says of a process, behind its name: state, parent, group…; [] = there is none. */
+function statOf(pid: number | string): string[] {
+  const stat = readProc(`${pid}/stat`);
+  return stat ? stat.slice(stat.lastIndexOf(")") + 2).split(" ") : [];
+}
+
+/** A file of /proc; "" = there is none. */
+function readProc(path: string): string {
+  try {
+    return world.read(`/proc/${path}`) ?? "";
+  } catch {
+    return ""; // the process ended while it was read
+  }
+}
+
+interface Process extends Group {
+  group: number;
+  /** Of the unit whose launch it comes from, "" = of none, or another user's. */
+  mark: string;
+}
+
+/** All that runs, but for ourselves; null = there is no /proc. A look at 1,000 takes 50 ms. */
+function listProcesses(): Process[] | null {
+  if (!statOf("self").length) return null;
+  const pids = world.list("/proc").map(Number).filter((pid) => isPid(pid) && pid !== process.pid);
+  return pids.flatMap((pid) => {
+    const [state, , group, ...rest] = statOf(pid);
+    return state === undefined || state === "Z" || state === "X" ? []
+      : [{ pid, born: rest[16] ?? "", group: Number(group), mark: variableOf(pid, UNIT_MARK) }];
+  });
+}
+
+/** A variable with which a process was started. */
+const variableOf = (pid: number, name: string): string =>
+  `\0${readProc(`${pid}/environ`)}`.split(`\0${name}=`)[1]?.split("\0")[0] ?? "";
+
+/** With what the marks of a unit begin; which of its launches it was stands behind that. */
+const marksOf = (cfg: Config, name: string): string => `${roomOf(cfg)}/${name}/`;
+
+/** Clients and all that they started: their process groups, and whatever carries these marks. */
+interface Family {
+  groups: Group[];
+  marks: string[];
+}
+
+/** A process of a family; of a system without /proc a whole group, by its negative number. */
+interface Member extends Group {
+  /** Of a client's own group, to which the end of its pane is a SIGHUP. */
+  grouped: boolean;
+}
+
+/** The family of a unit as it is now: a launch to come is no part of it. */
+function familyOf(
+  cfg: Config, name: string, groups: (Group | null | undefined)[], all = listProcesses(),
+): Family {
+  const marks = (all ?? []).map(({ mark }) => mark)
+    .filter((mark) => mark.startsWith(marksOf(cfg, name)));
+  return { groups: groups.filter((group) => group != null), marks: [...new Set(marks)] };
+}
+
+/** Whether a group's number still is that group's. */
+function isSameGroup({ pid, born }: Group): boolean {
+  const now = bornOf(pid);
+  return isPid(pid) && (now === "" || now === "dead" || born === "" || now === born);
+}
+
+/** Those of a family that run. */
+function membersOf({ groups, marks }: Family, all = listProcesses()): Member[] {
+  const same = groups.filter(isSameGroup);
+  if (!all) {
+    return same.filter(({ pid }) => world.signal(-pid, 0))
+      .map(({ pid, born }) => ({ pid: -pid, born, grouped: true }));
+  }
+  const found = all.map(({ pid, born, group, mark }) =>
+    ({ pid, born, mark, grouped: same.some((one) => one.pid === group) }));
+  return found.filter(({ mark, grouped }) => grouped || marks.includes(mark));
+}
+
+const stillRuns = ({ pid, born }: Member): boolean =>
+  (pid < 0 ? world.signal(pid, 0) : bornOf(pid) === born);
+
+function signalAll(members: Member[], signal: NodeJS.Signals): void {
+  for (const { pid, grouped } of members) {
+    if (signal !== "SIGHUP" || !grouped) world.signal(pid, signal);
+  }
+}
+
+/** The process group of a pane's client; if that ended, whoever has its number now is not meant. */
+const groupOf = (pane: Pane): Group =>
+  ({ pid: pane.pid, born: pane.dead ? "dead" : bornOf(pane.pid) || "dead" });
+
+/** This process, as a later one knows it: its pid and when it began. */
+const signature = (): string => `${process.pid} ${bornOf(process.pid)}`;
+
+/**
+ * Where the round is, for whoever asks after a watchdog that hangs or was killed: written in place
+ * on an open file, which a full disk, or a folder that is gone, does not hinder.
+ */
+let noteStage: (stage: string) => void = () => {};
+
+/** Wide enough for a label, and for a line that overwrites a longer one. */
+const STAGE_WIDTH = 160;
+const RESTING = "resting";
+
+/** Opens the note of a watchdog or a keeper; the function writes it, false = it could not. */
+function openNote(path: string): (stage: string) => boolean {
+  let file: number | null = null;
+  return (stage) => {
+    try {
+      file ??= openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_NONBLOCK, 0o600);
+      writeSync(file, `${process.pid} ${Date.now()} ${stage}`.slice(0, STAGE_WIDTH)
+        .padEnd(STAGE_WIDTH).concat("\n"), 0);
+      return true;
+    } catch {
+      return false; // it is a help, no more
+    }
+  };
+}
+
+/** The note of a watchdog: whose, when (wall ms) and what; null = it cannot be read. */
+function readNote(path: string): { pid: number; at: number; stage: string } | null {
+  try {
+    const [, pid, at, stage] = /^(\d+) (\d+) (.*?) *$/m.exec(world.read(path) ?? "") ?? [];
+    return stage === undefined ? null : { pid: Number(pid), at: Number(at), stage };
+  } catch {
+    return null;
+  }
+}
+
+const noteFile = (cfg: Config, what: "watchdog" | "keeper"): string =>
+  join(cfg.stateDir, `${what}.stage`);
+
+const lockFile = (cfg: Config, what: "watchdog" | "keeper" | "operator" | "hand"): string =>
+  join(cfg.stateDir, `${what}.lock`);
+
+async function flock(path: string): Promise<number | null> {
+  const { dlopen } = await import("bun:ffi");
+  const library = process.platform === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
+  const { symbols } = dlopen(library, { flock: { args: ["int", "int"], returns: "int" } });
+  const file = openSync(path, "a+", 0o600);
+  const LOCK_EX = 2;
+  const LOCK_NB = 4;
+  if (symbols.flock(file, LOCK_EX | LOCK_NB) === 0) return file;
+  closeSync(file);
+  return null;
+}
+
+/** Takes a lock for as long as this process lives; null = held by another for `patience` ms. */
+async function takeLock(path: string, patience = 300): Promise<number | null> {
+  for (const end = performance.now() + patience; performance.now() < end; ) {
+    const file = await flock(path);
+    if (file !== null) {
+      try {
+        writePid(path);
+      } catch (error) {
+        log(`${path}.pid: ${messageOf(error)}`); // a full disk: the lock itself holds
+      }
+      return file;
+    }
+    await Bun.sleep(30);
+  }
+  return null;
+}
+
+/**
+ * The lock where it is ours yet; taken again where its file was removed, null = another has it.
+ * While the folder is away the old one is held: nobody else can have it, and there is work to do.
+ */
+async function keepLock(
+  cfg: Config, path: string, held: number, say: (why: string) => void = () => {},
+): Promise<number | null> {
+  try {
+    if (statSync(path, { throwIfNoEntry: false })?.ino !== fstatSync(held).ino) {
+      makeFolders(cfg);
+      const taken = await takeLock(path);
+      if (taken !== null) closeSync(held);
+      return taken;
+    }
+    writePid(path);
+    say("");
+  } catch (error) {
+    say(`${cfg.stateDir}: ${messageOf(error)}; going on from memory`);
+  }
+  return held;
+}
+
+/** Says who holds a lock; written again where a full disk did not take it. */
+function writePid(path: string): void {
+  const pid = signature();
+  if (world.read(`${path}.pid`) !== pid) world.writeAtomic(`${path}.pid`, pid);
+}
+
+/** A file's text; "" where there is none, or where it cannot be read. */
+function textIn(path: string): string {
+  try {
+    return world.read(path) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+/** The pid of a lock's holder, null where none is: the process must be the one that wrote it. */
+function lockHolder(path: string): number | null {
+  const [pid, born] = textIn(`${path}.pid`).split(" ");
+  return isPid(Number(pid)) && world.signal(Number(pid), 0) &&
+    (!born || bornOf(Number(pid)) === born) ? Number(pid) : null;
+}
 
 // ── tmux ────────────────────────────────────────────────────────────────────────
 // ALWAYS an exact target. tmux matches a bare "-t fleet-assistant" by prefix and glob, so that it
@@ -1753,7 +2086,6 @@ export async function captureAll(
   }
 }
 
-export const shellQuote = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
 /** tmux expands `#` and, in a pipe, `%` in what it is given. */
 const noFormat = (value: string): string => value.replaceAll("#", "##");
 const pipeCommand = (path: string): string =>
@@ -1875,376 +2207,6 @@ async function readScreen(cfg: Config, pane: Pane): Promise<Screen | null> {
   return { look: { text, title }, plain, styled, cursorLine: plain.split("\n")[Number(row)] ?? "" };
 }
 
-/**
- * What became of a text. `waiting` is tried again, and `failed` too, but somebody should know.
- * `unproven`: it was typed, nothing shows that it was taken, and it is not typed once more.
- */
-export interface Delivery {
-  state: "delivered" | "waiting" | "failed" | "unproven";
-  why: string;
-  /** Only a person can let it through. */
-  person?: boolean;
-}
-
-/** Text beyond this goes to a file: 8 KB is more than any client shows in its box. */
-const TYPED_MAX = 8_000;
-/**
- * ms between a paste that was drawn and Enter. Claude Code needs none, opencode's screen lags by up
- * to 500. Another client is not known: Gemini takes an Enter that comes too early for a newline.
- */
-const SUBMIT_PAUSE: Record<BackendKind, number> = { claude: 300, opencode: 500, typed: 1_000 };
-/** ms between two looks; how many tell what a key did, and what a paste did on a busy machine. */
-const LOOK_EVERY = 100;
-const LOOKS = 20;
-const PASTE_LOOKS = 30;
-
-const squeeze = (value: string): string => value.replace(/[\s│┃`*_]+/g, "");
-/** The beginning by which a text is known again on a screen that wraps and frames it. */
-const headOf = (value: string, length = 40): string => squeeze(value).slice(0, length);
-/** Enough of it to tell two hand-offs apart, whose first words are the same. */
-const TOLD_APART = 160;
-const timesIn = (screen: string, value: string): number =>
-  squeeze(screen).split(headOf(value, TOLD_APART)).length - 1;
-
-/** So many characters of a text that a box cuts off are no accident: nobody types them by hand. */
-const PART_MIN = 40;
-
-/**
- * Whether a client shows a paste of ours as a token: `[Pasted text #1 +89 lines]`, `[Pasted ~3
- * lines]`, `[Pasted Content 1200 chars]`. Its figure must be ours; clients count lines or breaks.
- */
-function isToken(composer: string, value: string): boolean {
-  const token = /^\[pasted\b[^\][]*?(?:(\d+) (lines?|chars?|characters))?\]$/i
-    .exec(composer.trim());
-  if (!token) return false;
-  const lines = value.trimEnd().split("\n").length;
-  const [, count, unit] = token;
-  if (!unit) return lines === 1 && value.length > PART_MIN;
-  return /^l/i.test(unit) ? [lines, lines - 1].includes(Number(count))
-    : [value.length, Buffer.byteLength(value)].includes(Number(count));
-}
-
-/**
- * Whether what stands in the box is the text that we pasted, and nothing else: whole, as a token,
- * or the end of it where the box is too small. Its beginning alone counts where `box_re` may see no
- * more than the first line of a box; elsewhere somebody has cut off the rest.
- */
-function ours(composer: string, value: string, cutBox = true): boolean {
-  const [shown, whole] = [squeeze(composer), squeeze(value)];
-  if (!shown) return false;
-  const part = shown.length >= PART_MIN &&
-    (whole.endsWith(shown) || (cutBox && whole.startsWith(shown)));
-  return shown === whole || part || isToken(composer, value);
-}
-
-/** Whether a draft can have nothing to do with our text: a piece of it may be half drawn. */
-const isForeign = (composer: string, value: string): boolean =>
-  !squeeze(value).includes(squeeze(composer)) && !isMixed(composer, value);
-
-/** Whether our text, or a token of some paste, stands in the box among other things. */
-const isMixed = (composer: string, value: string): boolean =>
-  squeeze(composer).includes(headOf(value)) || /\[pasted\b[^\]]*\]/i.test(composer);
-
-const SOMEONES_DRAFT = "someone's draft stands in the input box";
-
-/** Whether what a person has written stands unsent in an agent's box: a restart would lose it. */
-async function holdsDraft(
-  cfg: Config, watch: Watch, agent: Agent, pane: Pane,
-): Promise<boolean> {
-  const composer = (await lookAtBox(cfg, agent, pane))?.composer;
-  return Boolean(composer) && !watch.outbox.some((message) => message.target === agent.name &&
-    message.seen !== undefined && ours(composer!, message.text));
-}
-
-export type Typing =
-  | { do: "type" | "submit" | "await" | "done" | "unproven" }
-  | { do: "wait"; why: string; person?: boolean };
-
-/** Why nothing may be said to an agent now, "" = it may be. A probe is what a limit waits for. */
-function whyHeld({ verdict, rule, why }: Verdict, cause: string): string {
-  const patient = cause === "wake" || cause === "nudge";
-  // what stands in the box says by itself what may be done with it
-  const unsure = verdict === "unsure" && rule !== DRAFT;
-  const held = verdict === "blocked" || verdict === "fatal" || unsure ||
-    (verdict === "limited" && cause !== "nudge") ||
-    (patient && ["active", "background", "waiting"].includes(verdict));
-  return held ? `${verdict}: ${why}` : "";
-}
-
-/**
- * Whether a text may be typed now. `composer` is what stands in the input box: null, no box that is
- * recognised, is not an empty one. Enter answers a dialog, so nothing is ever typed into one.
- */
-export function decideTyping(
-  verdict: Verdict, message: Message, composer: string | null, screen: string, cutBox = true,
-): Typing {
-  const held = whyHeld(verdict, message.cause);
-  if (held) return { do: "wait", why: held };
-  if (composer === null) return { do: "wait", person: true,
-    why: "its input box is not to be seen" };
-  const pasted = message.seen !== undefined;
-  if (composer && pasted && ours(composer, message.text, cutBox)) return { do: "submit" };
-  if (composer) return { do: "wait", person: true, why: pasted && isMixed(composer, message.text)
-    ? "our text stands in the input box together with something else: send it or clear it"
-    : SOMEONES_DRAFT };
-  if (pasted && timesIn(screen, message.text) > message.seen!) return { do: "done" };
-  return { do: "type" };
-}
-
-/**
- * ms, and looks, until a paste that none of them has found is lost: a client that drew since has
- * read it by then, one that drew nothing may be frozen and shows it when it goes on.
- */
-const PASTE_LATE = { drew: 20_000, still: 120_000 };
-const LATE_LOOKS = 3;
-/** A text that may have been taken twice, or was lost twice in one client, is not typed again. */
-const COPIES_MAX = 2;
-
-/** What to do about a pasted text that is neither in the empty box nor in the transcript. */
-export function decideAgain(
-  message: Message, { pid, activity }: Pick<Pane, "pid" | "activity">, now: number,
-): Typing {
-  const { pasted, copies = 0 } = message;
-  if (!pasted) return { do: "type" };
-  const patience = activity > pasted.at ? PASTE_LATE.drew : PASTE_LATE.still;
-  const late = Math.abs(now - pasted.at) < patience || pasted.empty < LATE_LOOKS;
-  if (late && pasted.pid === pid) return { do: "await" };
-  const lost = pasted.pid === pid ? pasted.nth : 0;
-  return { do: Math.max(copies, lost) < COPIES_MAX ? "type" : "unproven" };
-}
-
-/** A close look at one pane: what is believed of it, and what stands in its input box. */
-interface BoxLook {
-  screen: Screen;
-  verdict: Verdict;
-  composer: string | null;
-}
-
-async function lookAtBox(cfg: Config, agent: Agent, pane: Pane): Promise<BoxLook | null> {
-  const backend = backendOf(cfg, agent);
-  const screen = await readScreen(cfg, pane);
-  if (!screen) return null;
-  const verdict = readVerdict(cfg, agent, pane, screen.look);
-  const composer = composerText(backend.kind, screen.plain, screen.styled, backend);
-  dropSlowPatterns(cfg, agent);
-  return { screen, verdict, composer };
-}
-
-const UNSHOWN: Delivery = { state: "waiting", why: "tmux did not show the pane" };
-/** Whether a client's input box can be recognised at all. */
-const hasBox = (backend: Backend): boolean =>
-  backend.kind !== "typed" || backend.boxRe !== undefined;
-const mayCut = (backend: Backend): boolean => backend.boxRe !== undefined;
-
-/** One text on its way into one pane; `remember` stores what became of it before each key. */
-interface Errand {
-  cfg: Config;
-  agent: Agent;
-  backend: Backend;
-  pane: Pane;
-  message: Message;
-  /** By whose right it is typed: a text that stands in the box goes in place of the one due. */
-  cause: string;
-  remember: () => void;
-}
-
-/**
- * Types a message into an agent's own pane and proves that it was taken: it stood in the input box,
- * and left it. `remember` stores the message before it is pasted and before Enter, for a crash may
- * come in between; whoever looks next knows by it that what stands in the box is ours.
- */
-export async function pingSession(
-  cfg: Config, agent: Agent, pane: Pane, message: Message, remember: () => void,
-  cause = message.cause,
-): Promise<Delivery> {
-  const backend = backendOf(cfg, agent);
-  const errand: Errand = { cfg, agent, backend, pane, message, cause, remember };
-  shorten(cfg, message);
-  let look = await lookAtBox(cfg, agent, pane);
-  if (look && cause === "nudge" && look.verdict.rule === LIMIT_MENU) look = await closeMenu(errand);
-  if (!look) return UNSHOWN;
-  if (!hasBox(backend)) return typeBlind(errand, look);
-  const typing = typingNow(errand, look);
-  const failed = typing.do === "type" ? await paste(errand, look) : "";
-  if (failed) return { state: "failed", why: failed };
-  const drawn = typing.do === "submit" ||
-    ((typing.do === "type" || typing.do === "await") && (await isDrawn(errand)));
-  return drawn ? submit(errand) : outcomeOf(typing);
-}
-
-/** The menu that a limit opens over the box that a probe needs; Esc closes it and chooses none. */
-const LIMIT_MENU = "limit menu";
-
-async function closeMenu({ cfg, agent, pane }: Errand): Promise<BoxLook | null> {
-  await tmux(cfg, ["send-keys", "-t", pane.id, "Escape"]);
-  let look: BoxLook | null = null;
-  for (let looks = 0; looks < LOOKS && !look?.composer; looks++) {
-    await world.sleep(LOOK_EVERY);
-    look = await lookAtBox(cfg, agent, pane);
-    if (look?.composer === "") break;
-  }
-  return look;
-}
-
-/** What to do by one look; a look that finds the box empty counts against a paste that is late. */
-function typingNow({ message, pane, backend, cause }: Errand, look: BoxLook): Typing {
-  const { verdict, composer, screen } = look;
-  const typing = decideTyping(
-    verdict, { ...message, cause }, composer, screen.look.text, mayCut(backend));
-  if (typing.do !== "type") return typing;
-  if (message.pasted) message.pasted.empty += 1;
-  return decideAgain(message, pane, world.now());
-}
-
-function outcomeOf(typing: Typing): Delivery {
-  if (typing.do === "wait") {
-    return { state: "waiting", why: typing.why, ...(typing.person ? { person: true } : {}) };
-  }
-  if (typing.do === "done") return { state: "delivered", why: "it stands in the transcript" };
-  if (typing.do === "unproven") return { state: "unproven",
-    why: `it was typed ${COPIES_MAX} times and never seen to be taken: look at its screen` };
-  return { state: "waiting", why: "it was pasted, and is not to be seen yet" };
-}
-
-/** Stores what is about to be done with a text. Where that fails, it is not done, nor believed. */
-function intend({ message, remember }: Errand, step: Partial<Message>): void {
-  const before = { ...message };
-  Object.assign(message, step);
-  try {
-    remember();
-  } catch (error) {
-    for (const key of Object.keys(step) as (keyof Message)[]) delete message[key];
-    Object.assign(message, before);
-    throw error;
-  }
-}
-
-/** The text as one bracketed paste: whole in every try, however long or however many lines. */
-async function paste(errand: Errand, { screen }: BoxLook): Promise<string> {
-  const { cfg, pane, message } = errand;
-  const buffer = `agents-${message.id}`;
-  const loaded = await tmux(cfg, ["load-buffer", "-b", buffer, "-"], message.text);
-  if (!loaded.ok) return `load-buffer: ${loaded.err}`;
-  const before = message.pasted?.pid === pane.pid ? message.pasted.nth : 0;
-  intend(errand, {
-    seen: timesIn(screen.look.text, message.text), tries: message.tries + 1,
-    pasted: { pid: pane.pid, nth: before + 1, at: world.now(), empty: 0 },
-  });
-  const pasted = await tmux(cfg, ["copy-mode", "-q", "-t", pane.id, ";",
-    "paste-buffer", "-p", "-d", "-b", buffer, "-t", pane.id]);
-  return pasted.ok ? "" : `paste-buffer: ${pasted.err}`;
-}
-
-const pauseOf = ({ kind, submitPause }: Backend): number =>
-  submitPause === undefined ? SUBMIT_PAUSE[kind] : submitPause * 1000;
-
-/** Waits until the paste stands in the box, and then for as long as the client needs. */
-async function isDrawn({ cfg, agent, backend, pane, message }: Errand): Promise<boolean> {
-  for (let looks = 0; looks < PASTE_LOOKS; looks++) {
-    const composer = (await lookAtBox(cfg, agent, pane))?.composer;
-    const drawn = composer && ours(composer, message.text, mayCut(backend));
-    if (composer === "") message.pasted!.empty += 1;
-    await world.sleep(drawn ? pauseOf(backend) : LOOK_EVERY);
-    if (drawn) return true;
-  }
-  return false;
-}
-
-const messageFile = (cfg: Config, id: string): string => join(cfg.stateDir, `message-${id}.txt`);
-
-/** A text that is too long to type goes to a file of its own; the client is told to read that. */
-function shorten(cfg: Config, message: Message): void {
-  if (Buffer.byteLength(message.text) <= TYPED_MAX) return;
-  const file = messageFile(cfg, message.id);
-  world.writeAtomic(file, message.text);
-  message.text = spoken(cfg, "prompts/boot.md", { kickoff: file });
-}
-
-/** Enter, at most three times, each time after another look: at the text, and for a dialog. */
-async function submit(errand: Errand): Promise<Delivery> {
-  const { cfg, agent, pane } = errand;
-  for (let enters = 0; enters < 3; enters++) {
-    const look = await lookAtBox(cfg, agent, pane);
-    if (!look) return UNSHOWN;
-    const typing = typingNow(errand, look);
-    if (typing.do !== "submit") return outcomeOf(typing);
-    await pressEnter(errand);
-    const found = await whatBecame(errand);
-    if (found === "left") return { state: "delivered", why: "typed" };
-    if (found === "unknown") return {
-      state: "waiting", why: "Enter was pressed; whether it was taken cannot be seen yet" };
-  }
-  return { state: "failed", person: true,
-    why: "the text still stands in the input box after three times Enter" };
-}
-
-async function pressEnter(errand: Errand): Promise<void> {
-  const { cfg, backend, pane, message } = errand;
-  const first = message.entered !== message.tries;
-  intend(errand, {
-    entered: message.tries, copies: (message.copies ?? 0) + (first ? 1 : 0) });
-  await tmux(cfg, ["send-keys", "-t", pane.id, backend.submitKey]);
-}
-
-/**
- * What became of a text after Enter. It has left when the box is empty and the transcript has it,
- * or when two looks running find the box without it: a single one may fall into a redraw. A screen
- * without a box says nothing.
- */
-async function whatBecame(
-  { cfg, agent, backend, pane, message }: Errand,
-): Promise<"left" | "stands" | "unknown"> {
-  let [found, gone] = ["unknown" as "stands" | "unknown", 0];
-  for (let looks = 0; looks < LOOKS; looks++) {
-    await world.sleep(LOOK_EVERY);
-    const look = await lookAtBox(cfg, agent, pane);
-    const composer = look?.composer ?? null;
-    if (composer === "" && timesIn(look!.screen.look.text, message.text) > (message.seen ?? 0)) {
-      return "left";
-    }
-    if (composer === "" || (composer && isForeign(composer, message.text))) gone += 1;
-    else {
-      gone = 0;
-      found = composer && ours(composer, message.text, mayCut(backend)) ? "stands" : "unknown";
-    }
-    if (gone === 2) return "left";
-  }
-  return gone ? "unknown" : found;
-}
-
-/** Whether the end of a text stands at the cursor: it was not taken, in a client without a box. */
-function isAtCursor({ cursorLine }: Screen, { text: value }: Message): boolean {
-  const line = squeeze(cursorLine).slice(-16);
-  return line !== "" && squeeze(value).endsWith(line);
-}
-
-/**
- * Where no input box can be recognised: typed once, submitted, and never called delivered. Enter is
- * pressed again while the text stands at the cursor, never anew for one that is out of sight.
- */
-async function typeBlind(errand: Errand, first: BoxLook): Promise<Delivery> {
-  const { cfg, agent, backend, pane, message, cause } = errand;
-  const unproven: Delivery = { state: "unproven", why: "its client has no input box that can be " +
-    `recognised: describe it as box_re in [backend.${backend.name}]` };
-  const held = whyHeld(first.verdict, cause);
-  if (held) return { state: "waiting", why: held };
-  if (message.seen === undefined) {
-    const failed = await paste(errand, first);
-    if (failed) return { state: "failed", why: failed };
-    await world.sleep(pauseOf(backend));
-  } else if (!isAtCursor(first.screen, message)) return unproven;
-  for (let enters = 0; enters < 3; enters++) {
-    const look = await lookAtBox(cfg, agent, pane);
-    if (!look) return UNSHOWN;
-    if (enters && !isAtCursor(look.screen, message)) return unproven;
-    const why = whyHeld(look.verdict, cause);
-    if (why) return enters ? unproven : { state: "waiting", why };
-    await pressEnter(errand);
-    await world.sleep(LOOK_EVERY * LOOKS);
-  }
-  return unproven;
-}
-
 // ── activity, limit and fatal detection ─────────────────────────────────────────
 // What is believed of a pane: one verdict from one look, by rules as data. Regions and anchors,
 // never lists of words: an agent that quotes a footer or a banner must not be taken for it.
@@ -2308,7 +2270,6 @@ const ERROR_THAT_STAYS = new RegExp("^[⎿●] API Error(?!:? (?:4\\d\\d )?(?:[a
 /** The last rule of a client: its input box is there, and nothing above it says otherwise. */
 const AT_PROMPT: Rule =
   { name: "prompt", verdict: "idle", where: "rest", why: "at its prompt", re: /(?:)/ };
-
 
 /**
  * The built-in tables; the first match wins, and none is `unsure`. Measured on Claude Code 2.0.76
@@ -3487,20 +3448,6 @@ function dropResumeId(cfg: Config, agent: Agent): void {
 /** Above this the kernel refuses an argument (128 KiB each): the client reads the file itself. */
 const ARGUMENT_MAX = 100_000;
 
-/** A word of a shell's command line, of quoted parts and bare ones. */
-const SHELL_WORD = /(?:[^\s'"\\]|'[^']*'|"(?:\\.|[^"\\])*"|\\.)+/g;
-
-/** The words of a command line behind its `NAME=value` ones, without their quotes. */
-function wordsOf(bin: string): string[] {
-  const words = bin.match(SHELL_WORD) ?? [];
-  return words.slice(words.findIndex((one) => !/^\w+=/.test(one)))
-    .map((word) => word.replace(/'([^']*)'|"((?:\\.|[^"\\])*)"|\\(.)/g,
-      (_, single, double, bare) => single ?? double ?? bare));
-}
-
-/** The program that a command line starts. */
-export const programOf = (bin: string): string => wordsOf(bin)[0] ?? "";
-
 /** Exits 127 where the arguments' program is missing; a function of the preamble is not exec'ed. */
 const NEED_PROGRAM = 'need() { while case $1 in *=*) :;; *) false;; esac; do shift; done; ' +
   'case $(command -v "$1") in "") echo "agents: $1 was not found"; exit 127;; ' +
@@ -3624,6 +3571,17 @@ function launchTyped(cfg: Config, plan: LaunchPlan): Launch {
     env: {}, boot, id: null };
 }
 
+/** Whether a client just started can not be typed to yet; a clock set back makes none young. */
+export function isBooting(backend: Backend, ageMs: number, screen: string): boolean {
+  const boots = backend.kind === "claude" ? CLAUDE_COLD : backend.connectDelay * 1000;
+  if (ageMs < 0 || ageMs >= boots) return false;
+  if (backend.kind === "claude") return true;
+  return !timed(backend.readyRe, () => backendRe(backend, "readyRe")?.test(screen));
+}
+
+/** Claude Code answers its first request about 2.8 s after its start; no keys in that window. */
+const CLAUDE_COLD = 3_000;
+
 /**
  * Starts an agent, or leaves a running one alone; `force` ends that one first and waits until its
  * process is gone. Says why it did not start instead of throwing: others wait for their turn.
@@ -3697,7 +3655,7 @@ function keepNote(write: () => unknown): void {
 }
 
 const toldFile = (cfg: Config, session: string): string => join(cfg.stateDir, `told-${session}`);
-const hashOf = (value: string, seed?: bigint): string => Bun.hash(value, seed).toString(36);
+
 const wasTold = (cfg: Config, session: string, prompt: string): boolean =>
   textIn(toldFile(cfg, session)) === hashOf(prompt);
 
@@ -3766,116 +3724,6 @@ export async function startService(
   return { started: true, why: "" };
 }
 
-/** HUP at once, TERM after 5 s, KILL after 10 s (s6, overmind: 5 s), to the whole family. */
-export function decideStop(ageMs: number): NodeJS.Signals {
-  return ageMs < 5_000 ? "SIGHUP" : ageMs < 10_000 ? "SIGTERM" : "SIGKILL";
-}
-
-/** So long after SIGKILL, ms, only a person can help: uninterruptible, or another user's. */
-const KILLED_BY = 2_000;
-const cannotEnd = (members: Member[]): string =>
-  `cannot be ended: pid ${members.map(({ pid }) => Math.abs(pid)).join(", ")}`;
-
-/**
- * When a process began, in clock ticks after boot: a pid that was given out again has another one.
- * "dead" = it has ended and nobody asked how (the first process of many containers never does).
- */
-function bornOf(pid: number): string {
-  const stat = statOf(pid);
-  return stat[0] === "Z" ? "dead" : (stat[19] ?? "");
-}
-
-/** What Linux says of a process, behind its name: state, parent, group…; [] = there is none. */
-function statOf(pid: number | string): string[] {
-  const stat = readProc(`${pid}/stat`);
-  return stat ? stat.slice(stat.lastIndexOf(")") + 2).split(" ") : [];
-}
-
-/** A file of /proc; "" = there is none. */
-function readProc(path: string): string {
-  try {
-    return world.read(`/proc/${path}`) ?? "";
-  } catch {
-    return ""; // the process ended while it was read
-  }
-}
-
-interface Process extends Group {
-  group: number;
-  /** Of the unit whose launch it comes from, "" = of none, or another user's. */
-  mark: string;
-}
-
-/** All that runs, but for ourselves; null = there is no /proc. A look at 1,000 takes 50 ms. */
-function listProcesses(): Process[] | null {
-  if (!statOf("self").length) return null;
-  const pids = world.list("/proc").map(Number).filter((pid) => isPid(pid) && pid !== process.pid);
-  return pids.flatMap((pid) => {
-    const [state, , group, ...rest] = statOf(pid);
-    return state === undefined || state === "Z" || state === "X" ? []
-      : [{ pid, born: rest[16] ?? "", group: Number(group), mark: variableOf(pid, UNIT_MARK) }];
-  });
-}
-
-/** A variable with which a process was started. */
-const variableOf = (pid: number, name: string): string =>
-  `\0${readProc(`${pid}/environ`)}`.split(`\0${name}=`)[1]?.split("\0")[0] ?? "";
-
-/** With what the marks of a unit begin; which of its launches it was stands behind that. */
-const marksOf = (cfg: Config, name: string): string => `${roomOf(cfg)}/${name}/`;
-
-/** Clients and all that they started: their process groups, and whatever carries these marks. */
-interface Family {
-  groups: Group[];
-  marks: string[];
-}
-
-/** A process of a family; of a system without /proc a whole group, by its negative number. */
-interface Member extends Group {
-  /** Of a client's own group, to which the end of its pane is a SIGHUP. */
-  grouped: boolean;
-}
-
-/** The family of a unit as it is now: a launch to come is no part of it. */
-function familyOf(
-  cfg: Config, name: string, groups: (Group | null | undefined)[], all = listProcesses(),
-): Family {
-  const marks = (all ?? []).map(({ mark }) => mark)
-    .filter((mark) => mark.startsWith(marksOf(cfg, name)));
-  return { groups: groups.filter((group) => group != null), marks: [...new Set(marks)] };
-}
-
-/** Whether a group's number still is that group's. */
-function isSameGroup({ pid, born }: Group): boolean {
-  const now = bornOf(pid);
-  return isPid(pid) && (now === "" || now === "dead" || born === "" || now === born);
-}
-
-/** Those of a family that run. */
-function membersOf({ groups, marks }: Family, all = listProcesses()): Member[] {
-  const same = groups.filter(isSameGroup);
-  if (!all) {
-    return same.filter(({ pid }) => world.signal(-pid, 0))
-      .map(({ pid, born }) => ({ pid: -pid, born, grouped: true }));
-  }
-  const found = all.map(({ pid, born, group, mark }) =>
-    ({ pid, born, mark, grouped: same.some((one) => one.pid === group) }));
-  return found.filter(({ mark, grouped }) => grouped || marks.includes(mark));
-}
-
-const stillRuns = ({ pid, born }: Member): boolean =>
-  (pid < 0 ? world.signal(pid, 0) : bornOf(pid) === born);
-
-function signalAll(members: Member[], signal: NodeJS.Signals): void {
-  for (const { pid, grouped } of members) {
-    if (signal !== "SIGHUP" || !grouped) world.signal(pid, signal);
-  }
-}
-
-/** The process group of a pane's client; if that ended, whoever has its number now is not meant. */
-const groupOf = (pane: Pane): Group =>
-  ({ pid: pane.pid, born: pane.dead ? "dead" : bornOf(pane.pid) || "dead" });
-
 /**
  * What is left of the clients of a unit that does not run, null = nothing. The panes are asked
  * after the processes: a client that was started since our last look is not left over.
@@ -3935,8 +3783,9 @@ async function endFamilies(families: Family[]): Promise<void> {
   }
 }
 
+// ── the clients' own word ───────────────────────────────────────────────────────
 // An opencode server is asked and told directly where it answers: it knows what no screen shows (a
-// permission raised before the client attached), and a text handed to it can not land in a dialog.
+// permission raised before the client attached), and a text handed to it cannot land in a dialog.
 
 function callOpencode(
   backend: Backend, dir: string, path: string, body?: object,
@@ -4060,6 +3909,1111 @@ export function decideOpencode(facts: OpencodeFacts, screen: Verdict, now: numbe
   const resetAt = parseResetEpoch(message, now);
   return { ...say("limited", message),
     limit: { class: "other", resetAt, banner: message, native: true } };
+}
+
+// ── state ───────────────────────────────────────────────────────────────────────
+// All that outlives the watchdog: what it remembers, and what people want. It is stored before it is
+// acted upon, and each field is checked as it is read: another version may have written it.
+
+const watchFile = (cfg: Config): string => join(cfg.stateDir, "watch.json");
+const operatorFile = (cfg: Config): string => join(cfg.stateDir, "operator.json");
+const heartbeatFile = (cfg: Config): string => join(cfg.stateDir, "heartbeat");
+
+const freshMemory = (): Memory => ({
+  starts: [], failures: 0, nextStart: 0, parked: "", parkedAt: 0, finished: false, stopping: null,
+  lastFatal: 0, restarts: { day: "", count: 0 }, verdict: "unsure", why: "", since: 0, bootedAt: 0,
+  buried: "", client: null, aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null,
+  readAt: 0, still: "", serverDown: false, draft: false, waitingSince: 0, unsureLooks: 0, answered: "",
+  answers: 0, releasedAt: 0, together: false,
+});
+/** A memory as it is stored: without what is on the monotonic clock, or only of this life. */
+function storedMemory({ aliveSince, idleSince, sameSince, looked, judged, readAt, still, serverDown,
+  draft, waitingSince, unsureLooks, together, ...stored }: Memory): object {
+  return stored;
+}
+
+export function memoryOf(watch: Watch, name: string): Memory {
+  if (!Object.hasOwn(watch.agents, name)) watch.agents[name] = freshMemory();
+  return watch.agents[name]!;
+}
+
+/** Whether a client was told to end whose pane is there until it has. */
+const isEnding = (memory: Memory, pane: Pane | null): boolean =>
+  pane?.pinned === true && memory.stopping?.pid === pane.pid;
+
+export function freshWatch(): Watch {
+  return {
+    sha: "", seen: [], inboxes: {}, turn: null, deadlocked: "", outbox: [], taken: [],
+    delivered: [], unproven: [], agents: {}, intent: null,
+    wakeDue: {}, server: "", channel: null, notices: null,
+    volatile: {
+      ticks: 0, lastTick: 0, lastHeavy: -Infinity, lastNow: 0, errors: {}, fetch: null,
+      fetched: null, handled: "",
+      quietSince: 0, saved: "", unread: "",
+    },
+  };
+}
+
+/** A process of a client: the first two numbers are never one. */
+const GROUP = { pid: (value: unknown) => Number.isInteger(value) && Number(value) > 1, born: isText };
+
+/** What the shape of a fresh value does not tell. */
+const MEMORY_SHAPES: Record<string, Shape> = {
+  unsureTold: isNumber, backgroundSince: isNumber,
+  starts: every(isNumber), stopping: orNull((value) => isStopping(value)),
+  client: orNull(withFields(GROUP)), restarts: withFields({ day: isText, count: isNumber }),
+};
+const isStopping: Shape = (value) => withFields({ ...GROUP, since: isNumber })(value) &&
+  isRecord(value) && every(isText)(value.marks ?? []) && isText(value.stuck ?? "") &&
+  isNumber(value.killed ?? 0);
+const WATCH_SHAPES: Record<string, Shape> = {
+  seen: every(isText), taken: every(isText), delivered: every(isText), inboxes: every(isText),
+  wakeDue: every(isNumber),
+  turn: orNull(withFields({ owes: isText, subject: isText, at: isNumber })),
+  intent: orNull(withFields({ id: isText, from: isText, to: isText, run: isText })),
+  channel: orNull((value) => isChannel(value)),
+  notices: orNull(withFields(
+    { tries: isNumber, since: isNumber, dropped: isNumber, droppedAt: isNumber, why: isText })),
+};
+const isMessage = withFields({
+  id: isText, target: isText, text: isText, cause: isText, made: isNumber, tries: isNumber,
+});
+const MESSAGE_SHAPES: Record<string, Shape> = {
+  seen: isNumber, entered: isNumber, copies: isNumber,
+  pasted: withFields({ pid: isNumber, nth: isNumber, at: isNumber, empty: isNumber }),
+  subjects: every(isText), more: isNumber, why: isText, stuck: isNumber, expires: isNumber,
+};
+
+function isChannel(value: unknown): value is Channel {
+  const { state, why, cure, since, told } = (value ?? {}) as Partial<Channel>;
+  return ["ok", "empty", "branch missing", "failing"].includes(state!) &&
+    typeof why === "string" && typeof cure === "string" && Number.isFinite(since) &&
+    typeof told === "boolean";
+}
+
+/** Stored texts; what is none is left out. */
+const soundMessages = (list: unknown): Message[] => !Array.isArray(list) ? []
+  : list.filter(isMessage).map(({ id, target, text, cause, made, tries, ...rest }) =>
+    sound({ id, target, text, cause, made, tries }, rest, MESSAGE_SHAPES));
+
+/** The stored fields that can stand for the fresh ones; a wrong one costs itself alone. */
+function sound<T extends object>(fresh: T, stored: unknown, shapes: Record<string, Shape>): T {
+  const fields = isRecord(stored) ? Object.entries(stored) : [];
+  // a field that is not always there is known by its shape alone
+  const good = fields.filter(([key, value]) =>
+    (!(key in fresh) || sameShape(fresh[key as keyof T], value)) &&
+    (shapes[key]?.(value) ?? key in fresh));
+  return { ...fresh, ...Object.fromEntries(good) };
+}
+
+/** What an earlier watchdog remembered; a file that is none is kept aside, never overwritten. */
+export function loadWatch(cfg: Config): Watch {
+  const fresh = freshWatch();
+  let stored: string | null = null;
+  try {
+    stored = world.read(watchFile(cfg));
+    if (stored === null) return fresh;
+    const known = sound(fresh, JSON.parse(stored), WATCH_SHAPES);
+    const agents = Object.entries(known.agents).filter(([, memory]) => isRecord(memory))
+      .map(([name, memory]) => [name, sound(freshMemory(), memory, MEMORY_SHAPES)]);
+    return { ...known, volatile: fresh.volatile, outbox: soundMessages(known.outbox),
+      unproven: soundMessages(known.unproven), agents: Object.fromEntries(agents) };
+  } catch (error) {
+    // what is no regular file is moved out of the way by the next write
+    const kept = stored === null ? "" : "kept as watch.json.bad, ";
+    log(`${watchFile(cfg)}: ${messageOf(error)}; ${kept}starting without it`);
+    if (stored !== null) world.writeAtomic(`${watchFile(cfg)}.bad`, stored);
+    return fresh;
+  }
+}
+
+/** Whether a stored value can stand for a fresh one; another version's meaning is not guessed. */
+function sameShape(fresh: unknown, value: unknown): boolean {
+  if (value === null) return fresh === null;
+  if (fresh === null) return true;
+  return typeof fresh === typeof value && Array.isArray(fresh) === Array.isArray(value);
+}
+
+/** Writes what must outlive the watchdog, if changed. Throws on a full disk: unstored is undone. */
+export function save(cfg: Config, watch: Watch): void {
+  const agents = Object.entries(watch.agents)
+    .map(([name, memory]) => [name, storedMemory(memory)]);
+  const stored = JSON.stringify({ ...watch, channel: watch.channel ?? undefined,
+    notices: watch.notices ?? undefined,
+    unproven: watch.unproven.length ? watch.unproven : undefined,
+    agents: Object.fromEntries(agents), volatile: undefined });
+  if (stored === watch.volatile.saved) return;
+  world.writeAtomic(watchFile(cfg), stored);
+  watch.volatile.saved = stored;
+}
+
+/** The same where nothing hangs on it: without room or folder, supervision goes on from memory. */
+function saveOrSay(cfg: Config, watch: Watch): void {
+  try {
+    save(cfg, watch);
+  } catch (error) {
+    trouble(watch, "guard state", `ERROR: state: ${messageOf(error)}`);
+  }
+}
+
+const lastOperator = new Map<string, { source: string; operator: Operator }>();
+/** Why it could not be read, by state folder. */
+const operatorFaults = new Map<string, string>();
+
+/**
+ * What the operator wants, to be read only. An unreadable file is no order to start anything: the
+ * last answer holds, or what the watchdog remembers of who was taken down.
+ */
+export function operatorOf(cfg: Config): Operator {
+  const last = lastOperator.get(cfg.stateDir);
+  try {
+    const away = () => (world.mtime(cfg.stateDir) === null ? last?.source : undefined);
+    const source = world.read(operatorFile(cfg)) ?? away() ?? "{}";
+    const raw = source === last?.source ? null : JSON.parse(source);
+    operatorFaults.delete(cfg.stateDir);
+    if (source === last?.source) return last.operator;
+    const known = sound(NO_ORDERS, raw, OPERATOR_SHAPES);
+    const queue = isRecord(raw) ? soundMessages(raw.queue) : [];
+    const operator = { ...known, queue };
+    lastOperator.set(cfg.stateDir, { source, operator });
+    return operator;
+  } catch (error) {
+    operatorFaults.set(cfg.stateDir, `operator.json: ${messageOf(error)}; what it said last holds`);
+    return last?.operator ?? { ...NO_ORDERS, held: takenDown(cfg) };
+  }
+}
+
+const NO_ORDERS: Operator = { held: {}, busy: {}, released: {}, queue: [] };
+const OPERATOR_SHAPES: Record<string, Shape> = {
+  held: every(isNumber), busy: every(isNumber), released: every(isNumber), queue: () => false,
+  owners: every(isText),
+};
+
+/** Who was taken down, as the watchdog saw it last. */
+const takenDown = (cfg: Config): Record<string, number> => Object.fromEntries(
+  Object.entries(loadWatch(cfg).agents).filter(([, memory]) => memory.why === BY_YOU)
+    .map(([name, memory]) => [name, memory.since]));
+const BY_YOU = "stopped by you";
+
+/** Whether a unit, or `watchdog`, was ordered to stay down. */
+const isDown = (operator: Operator, name: string): boolean => operator.held[name] !== undefined;
+
+/**
+ * Whether the watchdog must leave a unit alone; a command's work holds it ten minutes at most, and
+ * no longer than the command lives.
+ */
+function isHeld(operator: Operator, name: string): boolean {
+  const left = (operator.busy[name] ?? 0) - world.now();
+  return isDown(operator, name) ||
+    (left > 0 && left <= BUSY_MAX && !hasEnded(operator.owners?.[name] ?? ""));
+}
+
+/** Whether the process with a signature is certain to have ended; without /proc nothing is. */
+function hasEnded(signed: string): boolean {
+  const [pid, born] = signed.split(" ");
+  return Boolean(born) && statOf("self").length > 0 && bornOf(Number(pid)) !== born;
+}
+
+/** How long, ms, a command may take to restart a unit; then the watchdog goes on, if it was cut. */
+const BUSY_FOR = 60_000;
+/** The longest, of many units: a clock set back must not make it longer. */
+const BUSY_MAX = 10 * BUSY_FOR;
+
+/** How long, ms, an order waits for others: of 40 at once the last does for seconds. */
+const ORDERS_PATIENCE = 30_000;
+
+/** Changes what the operator wants; a lock keeps two calls from losing each other's word. */
+async function changeOperator(cfg: Config, change: (operator: Operator) => void): Promise<void> {
+  makeFolders(cfg);
+  const lock = await takeLock(lockFile(cfg, "operator"), ORDERS_PATIENCE);
+  if (lock === null) die(`${lockFile(cfg, "operator")} is held by another call ` +
+    `(pid ${lockHolder(lockFile(cfg, "operator"))})`);
+  try {
+    const operator = structuredClone(operatorOf(cfg));
+    const { taken } = loadWatch(cfg);
+    const late = (message: Message) => (message.expires ?? Infinity) < world.now();
+    operator.queue = operator.queue.filter((message) =>
+      !taken.includes(message.id) && !late(message));
+    change(operator);
+    world.writeAtomic(operatorFile(cfg), JSON.stringify(operator));
+  } finally {
+    closeSync(lock);
+  }
+}
+
+/** What the watchdog's last tick left; a wrong field is none. `interval` is s. */
+function readBeat(cfg: Config): { at?: string; pid?: number; version?: string; interval?: number } {
+  try {
+    const { at, pid, version, interval } = JSON.parse(textIn(heartbeatFile(cfg)) || "{}");
+    return { ...(isText(at) ? { at } : {}), ...(isNumber(pid) ? { pid } : {}),
+      ...(isText(version) ? { version } : {}), ...(isNumber(interval) ? { interval } : {}) };
+  } catch {
+    return {};
+  }
+}
+
+/** The heartbeat is stale after three ticks without one. */
+function readWatchdog(cfg: Config): Status["watchdog"] {
+  const pid = lockHolder(lockFile(cfg, "watchdog"));
+  const beat = readBeat(cfg);
+  const late =
+    world.now() - Date.parse(beat.at ?? "") > 3 * Math.max(beat.interval ?? 0, 5) * 1000;
+  const stale = pid !== null && late && beat.pid === pid;
+  const note = stale ? readNote(noteFile(cfg, "watchdog")) : null;
+  const halted = stale && statOf(pid)[0] === "T" ? `stopped by a signal (kill -CONT ${pid})` : "";
+  return { running: pid !== null, pid, heartbeat: beat.at ?? "", stale,
+    version: beat.version ?? "", stage: halted || (note?.pid === pid ? note.stage : "") };
+}
+
+// ── observation ─────────────────────────────────────────────────────────────────
+// One look at everything, once per round: which panes live, what their screens and servers say, and
+// what that changes in what is remembered.
+
+/** What one tick knows of one agent or service. */
+export interface Sight {
+  snap: Snapshot;
+  pane: Pane | null;
+  /** null = could not look. */
+  alive: boolean | null;
+  verdict: Verdict;
+  /** Its client was started so recently that it can not be typed to yet. */
+  booting: boolean;
+  /** The operator took it down. */
+  held: boolean;
+  /** A phase move was under way when this was seen: the loops are in its hands. */
+  moving: boolean;
+  /** How many starts this tick may still make. */
+  budget: { left: number };
+}
+
+const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", limit: null,
+  waitingUntil: null, why: "" };
+
+/** What is not true of another client in the same session. */
+const NEW_CLIENT = { since: 0, backgroundSince: undefined, aliveSince: 0, idleSince: 0,
+  sameSince: 0, looked: "", judged: null, answered: "", answers: 0, together: false };
+
+/** When a process began, s since 1970; NaN = there is none, or no /proc. */
+function startedAt(pid: number): number {
+  const boot = /^btime (\d+)/m.exec(readProc("stat"))?.[1];
+  const CLOCK_TICKS = 100;
+  return Number(boot) + Number(bornOf(pid) || NaN) / CLOCK_TICKS;
+}
+
+/** Whether the tmux server of the last look still runs: by its pid and the second it began. */
+function serverLives(server: string): boolean {
+  const [pid, started] = server.split(" ").map(Number);
+  return pid !== undefined && Math.abs(startedAt(pid) - started!) < 5;
+}
+
+/** Who runs; a server that lives, but not at its socket, can not be seen, and is not gone. */
+async function lookAtSessions(cfg: Config, watch: Watch): Promise<Snapshot> {
+  const snap = await snapshot(cfg);
+  if (!snap.ok || snap.server === watch.server || !serverLives(watch.server)) return snap;
+  const [pid] = watch.server.split(" ");
+  return { ...snap, ok: false, why: `the tmux server ${pid} lives, but not at this socket` +
+    `; kill -USR1 ${pid} makes it again` };
+}
+
+/**
+ * Marks who ended together with others since the last look: one event, no fault of their own. It
+ * counts until their end is dealt with, which a small round does for some of them only.
+ */
+function noteTogether(cfg: Config, watch: Watch, snap: Snapshot, operator: Operator): void {
+  const restarted = snap.ok && watch.server !== "" && snap.server !== watch.server;
+  if (snap.ok && snap.server) watch.server = snap.server;
+  const gone = [...unitsOf(cfg).values()]
+    .filter((unit) => sessionAlive(snap, unit.session) === false);
+  for (const unit of gone) {
+    // nobody deals with the end of these: it must not count as news for ever
+    const cared = !isAgent(unit) ||
+      (unit.enabled && unit.watch !== "none" && !isHeld(operator, unit.name));
+    if (!cared) memoryOf(watch, unit.name).aliveSince = 0;
+  }
+  const died = gone.filter((unit) => {
+    const { aliveSince, stopping } = memoryOf(watch, unit.name);
+    return aliveSince && !stopping && world.mono() - aliveSince >= HEALTHY_MINUTE;
+  });
+  if (!restarted && died.length < 3) return;
+  const fresh = died.filter((unit) => !memoryOf(watch, unit.name).together);
+  if (fresh.length > 1) {
+    log(`${fresh.length} ended together${restarted ? ": the tmux server is another one" : ""}`);
+  }
+  for (const unit of fresh) memoryOf(watch, unit.name).together = true;
+}
+
+/** The client in a unit's pane; one that was not there at the last look begins anew. */
+function noteClient(watch: Watch, unit: Agent | Service, pane: Pane): void {
+  const memory = memoryOf(watch, unit.name);
+  if (isEnding(memory, pane)) return;
+  if (memory.client?.pid !== pane.pid) Object.assign(memory,
+    { ...NEW_CLIENT, client: groupOf(pane) });
+  memory.aliveSince ||= Math.max(1, world.mono() - (world.now() - pane.created));
+  // it was to end, but the word never reached it (a crash, a full disk): it may be at work now; and
+  // another client is started only once the old one's family is gone
+  if (memory.stopping?.pid !== pane.pid || !watch.intent) memory.stopping = null;
+}
+
+/** One look at everything: who runs, and what stands on the screens whose verdict can matter. */
+export async function observe(
+  cfg: Config, watch: Watch, only?: Set<string>,
+): Promise<Map<string, Sight>> {
+  const snap = await lookAtSessions(cfg, watch);
+  // read after the look: who restarts an agent by hand holds it first, and ends it then
+  const operator = operatorOf(cfg);
+  noteTogether(cfg, watch, snap, operator);
+  const budget = { left: cfg.watchdog.startBatch };
+  const sights = new Map<string, Sight>();
+  const looked: Agent[] = [];
+  for (const unit of unitsOf(cfg).values()) {
+    const pane = snap.panes.get(unit.session) ?? null;
+    const alive = sessionAlive(snap, unit.session);
+    const held = isHeld(operator, unit.name);
+    sights.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT,
+      booting: isAgent(unit) && pane !== null && isYoung(cfg, unit, pane, ""),
+      moving: watch.intent !== null, held, budget });
+    if (!alive || !pane) continue;
+    noteClient(watch, unit, pane);
+    if (isAgent(unit) && !held && matters(watch, unit) && (!only || only.has(unit.name))) {
+      looked.push(unit);
+    }
+  }
+  await lookAtScreens(cfg, watch, looked, sights, only === undefined);
+  return sights;
+}
+
+function isYoung(cfg: Config, agent: Agent, pane: Pane, screen: string): boolean {
+  const young = isBooting(backendOf(cfg, agent), world.now() - pane.created, screen);
+  dropSlowPatterns(cfg, agent);
+  return young;
+}
+
+/** Reads the screens that may have changed and judges each as it comes; `full` is a whole tick. */
+async function lookAtScreens(
+  cfg: Config, watch: Watch, agents: Agent[], sights: Map<string, Sight>, full: boolean,
+): Promise<void> {
+  const judged: Promise<void>[] = [];
+  const see = (agent: Agent, pane: Pane, text: string | null) =>
+    void judged.push(guard(watch, `look ${agent.name}`, async () => {
+      const sight = sights.get(agent.name)!;
+      sight.booting &&= isYoung(cfg, agent, pane, text ?? "");
+      sight.verdict = await judge(cfg, watch, agent, pane, text, full);
+    }));
+  const unread = new Map<Pane, Agent>();
+  for (const agent of agents) {
+    const pane = sights.get(agent.name)!.pane!;
+    if (full && !mayDiffer(cfg, watch, agent, pane)) see(agent, pane, null);
+    else unread.set(pane, agent);
+  }
+  await captureAll(cfg, [...unread.keys()], (pane, text) => {
+    const agent = unread.get(pane)!;
+    if (text !== null) see(agent, pane, text);
+    else if (full) noteUnseen(cfg, watch, agent);
+  });
+  await Promise.all(judged);
+}
+
+/** tmux did not show a screen: nothing is believed of it, and what nobody saw was no idleness. */
+function noteUnseen(cfg: Config, watch: Watch, agent: Agent): void {
+  Object.assign(memoryOf(watch, agent.name), { idleSince: 0, sameSince: 0 });
+  noteVerdict(cfg, watch, agent, { ...NO_VERDICT, why: "tmux did not show its screen" }, "");
+}
+
+/** Whether anybody asks for this agent's verdict. */
+const matters = (watch: Watch, agent: Agent): boolean =>
+  (agent.enabled &&
+    (agent.watch !== "none" || agent.wake !== undefined || agent.kind === "loop")) ||
+  watch.outbox.some((message) => message.target === agent.name);
+
+/** A verdict that the same picture gets at any time. */
+const isTimeless = (verdict: Verdict | null): boolean =>
+  verdict !== null && verdict.limit === null && verdict.waitingUntil === null &&
+  verdict.where !== "process";
+
+/**
+ * What must be as it was for a screen to be so too; "" while that is not certain: tmux notes the
+ * time of what is drawn to the second, and both clocks may be stepped a little.
+ */
+const stillnessOf = (pane: Pane): string =>
+  pane.activity > 0 && world.now() - pane.activity > CLOCK_STEP
+    ? `${pane.activity} ${pane.size} ${pane.title}` : "";
+
+/** Whether a screen must be read: a look costs most by far, and most screens of a fleet stand. */
+function mayDiffer(cfg: Config, watch: Watch, agent: Agent, pane: Pane): boolean {
+  const memory = memoryOf(watch, agent.name);
+  return !memory.still || memory.still !== stillnessOf(pane) ||
+    !isTimeless(memory.judged) || memory.verdict === "unsure" ||
+    world.mono() - memory.readAt >= cfg.watchdog.heavyInterval * 1000 ||
+    watch.outbox.some((message) => message.target === agent.name);
+}
+
+/** With strings of its own: a piece of a string keeps the whole in memory, here all screens. */
+const copyOf = (verdict: Verdict): Verdict => JSON.parse(JSON.stringify(verdict));
+
+/** Digits do not count as a change: a clock in a status line is no sign of work. */
+const withoutDigits = (value: string): string => value.replace(/\d+/g, "0");
+
+/**
+ * The verdict on one agent: its rules, its server's word, and a second look before "idle". A `text`
+ * of null says that nothing has been drawn since the last look.
+ */
+async function judge(
+  cfg: Config, watch: Watch, agent: Agent, pane: Pane, text: string | null, full: boolean,
+): Promise<Verdict> {
+  const memory = memoryOf(watch, agent.name);
+  const backend = backendOf(cfg, agent);
+  const [exact, loose] = memory.looked.split(" ");
+  const picture = text === null ? exact : hashOf(text, Bun.hash(pane.title) as bigint);
+  const same = picture === exact;
+  let verdict = same && isTimeless(memory.judged) ? memory.judged!
+    : copyOf(readVerdict(cfg, agent, pane, { text: text!, title: pane.title }));
+  if (full) memory.judged = verdict;
+  if (backend.kind === "opencode" && pane.conversation) {
+    const facts = await readOpencode(backend, agent, pane);
+    verdict = decideOpencode(facts, verdict, world.now());
+    if (facts.down) memory.serverDown = true;
+  }
+  if (verdict.verdict !== "background") memory.backgroundSince = undefined;
+  else memory.backgroundSince ||= world.now();
+  verdict = decideBackground(
+    verdict, memory.backgroundSince, world.now(), cfg.watchdog.backgroundMax * 1000);
+  if (memory.draft) {
+    memory.draft = verdict.verdict === "idle" && await holdsDraft(cfg, watch, agent, pane);
+    if (memory.draft) verdict = { ...verdict, verdict: "blocked", rule: DRAFT, where: "box",
+      why: SOMEONES_DRAFT };
+  }
+  if (!full) return verdict;
+  if (!same) memory.sameSince = exact ? world.mono() : 0;
+  memory.sameSince ||= exact ? world.mono() : 0;
+  if (text !== null) Object.assign(memory, { readAt: world.mono(), still: stillnessOf(pane) });
+  if (paneActive(cfg, agent, verdict, memory) && verdict.verdict !== "active") {
+    verdict = { ...verdict, verdict: "active", rule: "log_grace",
+      why: "its screen changed a moment ago" };
+  }
+  const outline = same ? loose : verdict.verdict === "idle" ? hashOf(withoutDigits(text!)) : "";
+  memory.looked = `${picture} ${outline}`;
+  const tentative = verdict.verdict === "idle" && outline !== loose;
+  if (tentative) {
+    verdict = { ...verdict, verdict: "unsure", why: "its screen changes, but shows no work" };
+  }
+  if (!tentative || memory.unsureLooks >= UNSURE_LOOKS - 1) {
+    noteVerdict(cfg, watch, agent, verdict, text ?? "");
+  }
+  else memory.unsureLooks += 1;
+  return verdict;
+}
+
+/** Unsure for so many looks in a row: the screen is kept for a person to see. */
+const UNSURE_LOOKS = 5;
+
+function noteVerdict(
+  cfg: Config, watch: Watch, agent: Agent, verdict: Verdict, screen: string,
+): void {
+  const memory = memoryOf(watch, agent.name);
+  memory.unsureLooks = verdict.verdict === "unsure" ? memory.unsureLooks + 1 : 0;
+  if (memory.unsureLooks === UNSURE_LOOKS) {
+    const file = join(cfg.logDir, "unsure", `${agent.name}.txt`);
+    world.writeAtomic(file, screen);
+    log(`${agent.name}: its screen is not understood (${verdict.why}); ` +
+      `kept in ${file}, nothing is done`);
+  }
+  noteState(cfg, watch, agent.name, verdict.verdict, verdict.why);
+  if (isUnsureTooLong(memory, cfg.watchdog.unsureAfter, world.now()) &&
+      memory.unsureTold !== memory.since) {
+    memory.unsureTold = memory.since;
+    const lasted = minutes(Math.round((world.now() - memory.since) / 1000));
+    log(`${agent.name} has been unsure for ${lasted}; it needs you`);
+    emit(cfg, "unsure", { agent: agent.name, why: `${verdict.why} for ${lasted}` });
+  }
+}
+
+/** What stays unsure for `after` s is a person's business. */
+const isUnsureTooLong = (memory: Memory, after: number, now: number): boolean =>
+  memory.verdict === "unsure" && memory.since > 0 && now - memory.since >= after * 1000;
+
+/** A change of state is an event; what needs a person is said aloud, once. */
+function noteState(
+  cfg: Config, watch: Watch, name: string, state: Memory["verdict"], why: string,
+): void {
+  const memory = memoryOf(watch, name);
+  const same = memory.verdict === state && (state !== "blocked" || memory.why === why);
+  memory.why = why;
+  if (same && memory.since) return;
+  emit(cfg, "state", { agent: name, from: memory.since ? memory.verdict : "", to: state, why });
+  if (state === "blocked") {
+    log(`${name} is blocked: ${why}; it needs you`);
+    emit(cfg, "blocked", { agent: name, why });
+  }
+  memory.verdict = state;
+  memory.since = world.now();
+}
+
+// ── outbox and typing ───────────────────────────────────────────────────────────
+// Nothing said is lost: a text is on disk before it is typed and until its client has it. A target
+// that is dead, booting, blocked, limited or unsure keeps its texts waiting.
+
+/**
+ * What became of a text. `waiting` is tried again, and `failed` too, but somebody should know.
+ * `unproven`: it was typed, nothing shows that it was taken, and it is not typed once more.
+ */
+export interface Delivery {
+  state: "delivered" | "waiting" | "failed" | "unproven";
+  why: string;
+  /** Only a person can let it through. */
+  person?: boolean;
+}
+
+/** Text beyond this goes to a file: 8 KB is more than any client shows in its box. */
+const TYPED_MAX = 8_000;
+/**
+ * ms between a paste that was drawn and Enter. Claude Code needs none, opencode's screen lags by up
+ * to 500. Another client is not known: Gemini takes an Enter that comes too early for a newline.
+ */
+const SUBMIT_PAUSE: Record<BackendKind, number> = { claude: 300, opencode: 500, typed: 1_000 };
+/** ms between two looks; how many tell what a key did, and what a paste did on a busy machine. */
+const LOOK_EVERY = 100;
+const LOOKS = 20;
+const PASTE_LOOKS = 30;
+
+const squeeze = (value: string): string => value.replace(/[\s│┃`*_]+/g, "");
+/** The beginning by which a text is known again on a screen that wraps and frames it. */
+const headOf = (value: string, length = 40): string => squeeze(value).slice(0, length);
+/** Enough of it to tell two hand-offs apart, whose first words are the same. */
+const TOLD_APART = 160;
+const timesIn = (screen: string, value: string): number =>
+  squeeze(screen).split(headOf(value, TOLD_APART)).length - 1;
+
+/** So many characters of a text that a box cuts off are no accident: nobody types them by hand. */
+const PART_MIN = 40;
+
+/**
+ * Whether a client shows a paste of ours as a token: `[Pasted text #1 +89 lines]`, `[Pasted ~3
+ * lines]`, `[Pasted Content 1200 chars]`. Its figure must be ours; clients count lines or breaks.
+ */
+function isToken(composer: string, value: string): boolean {
+  const token = /^\[pasted\b[^\][]*?(?:(\d+) (lines?|chars?|characters))?\]$/i
+    .exec(composer.trim());
+  if (!token) return false;
+  const lines = value.trimEnd().split("\n").length;
+  const [, count, unit] = token;
+  if (!unit) return lines === 1 && value.length > PART_MIN;
+  return /^l/i.test(unit) ? [lines, lines - 1].includes(Number(count))
+    : [value.length, Buffer.byteLength(value)].includes(Number(count));
+}
+
+/**
+ * Whether what stands in the box is the text that we pasted, and nothing else: whole, as a token,
+ * or the end of it where the box is too small. Its beginning alone counts where `box_re` may see no
+ * more than the first line of a box; elsewhere somebody has cut off the rest.
+ */
+function ours(composer: string, value: string, cutBox = true): boolean {
+  const [shown, whole] = [squeeze(composer), squeeze(value)];
+  if (!shown) return false;
+  const part = shown.length >= PART_MIN &&
+    (whole.endsWith(shown) || (cutBox && whole.startsWith(shown)));
+  return shown === whole || part || isToken(composer, value);
+}
+
+/** Whether a draft can have nothing to do with our text: a piece of it may be half drawn. */
+const isForeign = (composer: string, value: string): boolean =>
+  !squeeze(value).includes(squeeze(composer)) && !isMixed(composer, value);
+
+/** Whether our text, or a token of some paste, stands in the box among other things. */
+const isMixed = (composer: string, value: string): boolean =>
+  squeeze(composer).includes(headOf(value)) || /\[pasted\b[^\]]*\]/i.test(composer);
+
+const SOMEONES_DRAFT = "someone's draft stands in the input box";
+
+/** Whether what a person has written stands unsent in an agent's box: a restart would lose it. */
+async function holdsDraft(
+  cfg: Config, watch: Watch, agent: Agent, pane: Pane,
+): Promise<boolean> {
+  const composer = (await lookAtBox(cfg, agent, pane))?.composer;
+  return Boolean(composer) && !watch.outbox.some((message) => message.target === agent.name &&
+    message.seen !== undefined && ours(composer!, message.text));
+}
+
+export type Typing =
+  | { do: "type" | "submit" | "await" | "done" | "unproven" }
+  | { do: "wait"; why: string; person?: boolean };
+
+/** Why nothing may be said to an agent now, "" = it may be. A probe is what a limit waits for. */
+function whyHeld({ verdict, rule, why }: Verdict, cause: string): string {
+  const patient = cause === "wake" || cause === "nudge";
+  // what stands in the box says by itself what may be done with it
+  const unsure = verdict === "unsure" && rule !== DRAFT;
+  const held = verdict === "blocked" || verdict === "fatal" || unsure ||
+    (verdict === "limited" && cause !== "nudge") ||
+    (patient && ["active", "background", "waiting"].includes(verdict));
+  return held ? `${verdict}: ${why}` : "";
+}
+
+/**
+ * Whether a text may be typed now. `composer` is what stands in the input box: null, no box that is
+ * recognised, is not an empty one. Enter answers a dialog, so nothing is ever typed into one.
+ */
+export function decideTyping(
+  verdict: Verdict, message: Message, composer: string | null, screen: string, cutBox = true,
+): Typing {
+  const held = whyHeld(verdict, message.cause);
+  if (held) return { do: "wait", why: held };
+  if (composer === null) return { do: "wait", person: true,
+    why: "its input box is not to be seen" };
+  const pasted = message.seen !== undefined;
+  if (composer && pasted && ours(composer, message.text, cutBox)) return { do: "submit" };
+  if (composer) return { do: "wait", person: true, why: pasted && isMixed(composer, message.text)
+    ? "our text stands in the input box together with something else: send it or clear it"
+    : SOMEONES_DRAFT };
+  if (pasted && timesIn(screen, message.text) > message.seen!) return { do: "done" };
+  return { do: "type" };
+}
+
+/**
+ * ms, and looks, until a paste that none of them has found is lost: a client that drew since has
+ * read it by then, one that drew nothing may be frozen and shows it when it goes on.
+ */
+const PASTE_LATE = { drew: 20_000, still: 120_000 };
+const LATE_LOOKS = 3;
+/** A text that may have been taken twice, or was lost twice in one client, is not typed again. */
+const COPIES_MAX = 2;
+
+/** What to do about a pasted text that is neither in the empty box nor in the transcript. */
+export function decideAgain(
+  message: Message, { pid, activity }: Pick<Pane, "pid" | "activity">, now: number,
+): Typing {
+  const { pasted, copies = 0 } = message;
+  if (!pasted) return { do: "type" };
+  const patience = activity > pasted.at ? PASTE_LATE.drew : PASTE_LATE.still;
+  const late = Math.abs(now - pasted.at) < patience || pasted.empty < LATE_LOOKS;
+  if (late && pasted.pid === pid) return { do: "await" };
+  const lost = pasted.pid === pid ? pasted.nth : 0;
+  return { do: Math.max(copies, lost) < COPIES_MAX ? "type" : "unproven" };
+}
+
+/** A close look at one pane: what is believed of it, and what stands in its input box. */
+interface BoxLook {
+  screen: Screen;
+  verdict: Verdict;
+  composer: string | null;
+}
+
+async function lookAtBox(cfg: Config, agent: Agent, pane: Pane): Promise<BoxLook | null> {
+  const backend = backendOf(cfg, agent);
+  const screen = await readScreen(cfg, pane);
+  if (!screen) return null;
+  const verdict = readVerdict(cfg, agent, pane, screen.look);
+  const composer = composerText(backend.kind, screen.plain, screen.styled, backend);
+  dropSlowPatterns(cfg, agent);
+  return { screen, verdict, composer };
+}
+
+const UNSHOWN: Delivery = { state: "waiting", why: "tmux did not show the pane" };
+/** Whether a client's input box can be recognised at all. */
+const hasBox = (backend: Backend): boolean =>
+  backend.kind !== "typed" || backend.boxRe !== undefined;
+const mayCut = (backend: Backend): boolean => backend.boxRe !== undefined;
+
+/** One text on its way into one pane; `remember` stores what became of it before each key. */
+interface Errand {
+  cfg: Config;
+  agent: Agent;
+  backend: Backend;
+  pane: Pane;
+  message: Message;
+  /** By whose right it is typed: a text that stands in the box goes in place of the one due. */
+  cause: string;
+  remember: () => void;
+}
+
+/**
+ * Types a message into an agent's own pane and proves that it was taken: it stood in the input box,
+ * and left it. `remember` stores the message before it is pasted and before Enter, for a crash may
+ * come in between; whoever looks next knows by it that what stands in the box is ours.
+ */
+export async function pingSession(
+  cfg: Config, agent: Agent, pane: Pane, message: Message, remember: () => void,
+  cause = message.cause,
+): Promise<Delivery> {
+  const backend = backendOf(cfg, agent);
+  const errand: Errand = { cfg, agent, backend, pane, message, cause, remember };
+  shorten(cfg, message);
+  let look = await lookAtBox(cfg, agent, pane);
+  if (look && cause === "nudge" && look.verdict.rule === LIMIT_MENU) look = await closeMenu(errand);
+  if (!look) return UNSHOWN;
+  if (!hasBox(backend)) return typeBlind(errand, look);
+  const typing = typingNow(errand, look);
+  const failed = typing.do === "type" ? await paste(errand, look) : "";
+  if (failed) return { state: "failed", why: failed };
+  const drawn = typing.do === "submit" ||
+    ((typing.do === "type" || typing.do === "await") && (await isDrawn(errand)));
+  return drawn ? submit(errand) : outcomeOf(typing);
+}
+
+/** The menu that a limit opens over the box that a probe needs; Esc closes it and chooses none. */
+const LIMIT_MENU = "limit menu";
+
+async function closeMenu({ cfg, agent, pane }: Errand): Promise<BoxLook | null> {
+  await tmux(cfg, ["send-keys", "-t", pane.id, "Escape"]);
+  let look: BoxLook | null = null;
+  for (let looks = 0; looks < LOOKS && !look?.composer; looks++) {
+    await world.sleep(LOOK_EVERY);
+    look = await lookAtBox(cfg, agent, pane);
+    if (look?.composer === "") break;
+  }
+  return look;
+}
+
+/** What to do by one look; a look that finds the box empty counts against a paste that is late. */
+function typingNow({ message, pane, backend, cause }: Errand, look: BoxLook): Typing {
+  const { verdict, composer, screen } = look;
+  const typing = decideTyping(
+    verdict, { ...message, cause }, composer, screen.look.text, mayCut(backend));
+  if (typing.do !== "type") return typing;
+  if (message.pasted) message.pasted.empty += 1;
+  return decideAgain(message, pane, world.now());
+}
+
+function outcomeOf(typing: Typing): Delivery {
+  if (typing.do === "wait") {
+    return { state: "waiting", why: typing.why, ...(typing.person ? { person: true } : {}) };
+  }
+  if (typing.do === "done") return { state: "delivered", why: "it stands in the transcript" };
+  if (typing.do === "unproven") return { state: "unproven",
+    why: `it was typed ${COPIES_MAX} times and never seen to be taken: look at its screen` };
+  return { state: "waiting", why: "it was pasted, and is not to be seen yet" };
+}
+
+/** Stores what is about to be done with a text. Where that fails, it is not done, nor believed. */
+function intend({ message, remember }: Errand, step: Partial<Message>): void {
+  const before = { ...message };
+  Object.assign(message, step);
+  try {
+    remember();
+  } catch (error) {
+    for (const key of Object.keys(step) as (keyof Message)[]) delete message[key];
+    Object.assign(message, before);
+    throw error;
+  }
+}
+
+/** The text as one bracketed paste: whole in every try, however long or however many lines. */
+async function paste(errand: Errand, { screen }: BoxLook): Promise<string> {
+  const { cfg, pane, message } = errand;
+  const buffer = `agents-${message.id}`;
+  const loaded = await tmux(cfg, ["load-buffer", "-b", buffer, "-"], message.text);
+  if (!loaded.ok) return `load-buffer: ${loaded.err}`;
+  const before = message.pasted?.pid === pane.pid ? message.pasted.nth : 0;
+  intend(errand, {
+    seen: timesIn(screen.look.text, message.text), tries: message.tries + 1,
+    pasted: { pid: pane.pid, nth: before + 1, at: world.now(), empty: 0 },
+  });
+  const pasted = await tmux(cfg, ["copy-mode", "-q", "-t", pane.id, ";",
+    "paste-buffer", "-p", "-d", "-b", buffer, "-t", pane.id]);
+  return pasted.ok ? "" : `paste-buffer: ${pasted.err}`;
+}
+
+const pauseOf = ({ kind, submitPause }: Backend): number =>
+  submitPause === undefined ? SUBMIT_PAUSE[kind] : submitPause * 1000;
+
+/** Waits until the paste stands in the box, and then for as long as the client needs. */
+async function isDrawn({ cfg, agent, backend, pane, message }: Errand): Promise<boolean> {
+  for (let looks = 0; looks < PASTE_LOOKS; looks++) {
+    const composer = (await lookAtBox(cfg, agent, pane))?.composer;
+    const drawn = composer && ours(composer, message.text, mayCut(backend));
+    if (composer === "") message.pasted!.empty += 1;
+    await world.sleep(drawn ? pauseOf(backend) : LOOK_EVERY);
+    if (drawn) return true;
+  }
+  return false;
+}
+
+const messageFile = (cfg: Config, id: string): string => join(cfg.stateDir, `message-${id}.txt`);
+
+/** A text that is too long to type goes to a file of its own; the client is told to read that. */
+function shorten(cfg: Config, message: Message): void {
+  if (Buffer.byteLength(message.text) <= TYPED_MAX) return;
+  const file = messageFile(cfg, message.id);
+  world.writeAtomic(file, message.text);
+  message.text = spoken(cfg, "prompts/boot.md", { kickoff: file });
+}
+
+/** Enter, at most three times, each time after another look: at the text, and for a dialog. */
+async function submit(errand: Errand): Promise<Delivery> {
+  const { cfg, agent, pane } = errand;
+  for (let enters = 0; enters < 3; enters++) {
+    const look = await lookAtBox(cfg, agent, pane);
+    if (!look) return UNSHOWN;
+    const typing = typingNow(errand, look);
+    if (typing.do !== "submit") return outcomeOf(typing);
+    await pressEnter(errand);
+    const found = await whatBecame(errand);
+    if (found === "left") return { state: "delivered", why: "typed" };
+    if (found === "unknown") return {
+      state: "waiting", why: "Enter was pressed; whether it was taken cannot be seen yet" };
+  }
+  return { state: "failed", person: true,
+    why: "the text still stands in the input box after three times Enter" };
+}
+
+async function pressEnter(errand: Errand): Promise<void> {
+  const { cfg, backend, pane, message } = errand;
+  const first = message.entered !== message.tries;
+  intend(errand, {
+    entered: message.tries, copies: (message.copies ?? 0) + (first ? 1 : 0) });
+  await tmux(cfg, ["send-keys", "-t", pane.id, backend.submitKey]);
+}
+
+/**
+ * What became of a text after Enter. It has left when the box is empty and the transcript has it,
+ * or when two looks running find the box without it: a single one may fall into a redraw. A screen
+ * without a box says nothing.
+ */
+async function whatBecame(
+  { cfg, agent, backend, pane, message }: Errand,
+): Promise<"left" | "stands" | "unknown"> {
+  let [found, gone] = ["unknown" as "stands" | "unknown", 0];
+  for (let looks = 0; looks < LOOKS; looks++) {
+    await world.sleep(LOOK_EVERY);
+    const look = await lookAtBox(cfg, agent, pane);
+    const composer = look?.composer ?? null;
+    if (composer === "" && timesIn(look!.screen.look.text, message.text) > (message.seen ?? 0)) {
+      return "left";
+    }
+    if (composer === "" || (composer && isForeign(composer, message.text))) gone += 1;
+    else {
+      gone = 0;
+      found = composer && ours(composer, message.text, mayCut(backend)) ? "stands" : "unknown";
+    }
+    if (gone === 2) return "left";
+  }
+  return gone ? "unknown" : found;
+}
+
+/** Whether the end of a text stands at the cursor: it was not taken, in a client without a box. */
+function isAtCursor({ cursorLine }: Screen, { text: value }: Message): boolean {
+  const line = squeeze(cursorLine).slice(-16);
+  return line !== "" && squeeze(value).endsWith(line);
+}
+
+/**
+ * Where no input box can be recognised: typed once, submitted, and never called delivered. Enter is
+ * pressed again while the text stands at the cursor, never anew for one that is out of sight.
+ */
+async function typeBlind(errand: Errand, first: BoxLook): Promise<Delivery> {
+  const { cfg, agent, backend, pane, message, cause } = errand;
+  const unproven: Delivery = { state: "unproven", why: "its client has no input box that can be " +
+    `recognised: describe it as box_re in [backend.${backend.name}]` };
+  const held = whyHeld(first.verdict, cause);
+  if (held) return { state: "waiting", why: held };
+  if (message.seen === undefined) {
+    const failed = await paste(errand, first);
+    if (failed) return { state: "failed", why: failed };
+    await world.sleep(pauseOf(backend));
+  } else if (!isAtCursor(first.screen, message)) return unproven;
+  for (let enters = 0; enters < 3; enters++) {
+    const look = await lookAtBox(cfg, agent, pane);
+    if (!look) return UNSHOWN;
+    if (enters && !isAtCursor(look.screen, message)) return unproven;
+    const why = whyHeld(look.verdict, cause);
+    if (why) return enters ? unproven : { state: "waiting", why };
+    await pressEnter(errand);
+    await world.sleep(LOOK_EVERY * LOOKS);
+  }
+  return unproven;
+}
+
+/** Queues a text; a newer one of the same cause to the same target takes the place of the old. */
+export function say(watch: Watch, target: string, cause: string, value: string): void {
+  // one that may stand typed in the input box is not taken back: it would pass for a person's draft
+  watch.outbox = watch.outbox.filter((one) =>
+    one.target !== target || one.cause !== cause || one.seen !== undefined);
+  watch.outbox.push(messageFor(target, cause, value));
+}
+
+const messageFor = (target: string, cause: string, value: string): Message =>
+  ({ id: newId(), target, text: typeable(value), cause, made: world.now(), tries: 0 });
+
+/**
+ * Without what a terminal takes for keys, a Ctrl-C in a commit's subject could end its reader, and
+ * without what makes a text look like another one.
+ */
+export function typeable(value: string): string {
+  return value.replace(/\r\n?/g, "\n")
+    .replace(/\x1b\[[\d;?]*[A-Za-z~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]|\p{Bidi_Control}/gu, "");
+}
+
+/** The first text of a client that is about to be started: stored before there is a client. */
+const sayFirst = (cfg: Config, watch: Watch, name: string) => (boot: string): void => {
+  watch.outbox = watch.outbox.filter((one) => one.target !== name || one.cause !== "boot");
+  say(watch, name, "boot", boot);
+  save(cfg, watch);
+};
+
+/**
+ * The next text for each target: a kickoff, then the probe of a limit, then in the order they were
+ * made. All but the probe wait for a limited target, so there it goes before the kickoff too. A
+ * wake comes last: it alone waits for an agent at rest.
+ */
+export function nextMessages(
+  outbox: Message[], isLimited: (target: string) => boolean = () => false,
+): Message[] {
+  const rank = ({ cause, target }: Message): number => cause === "nudge"
+    ? isLimited(target) ? 0 : 2 : { boot: 1, wake: 4 }[cause] ?? 3;
+  const first = new Map<string, Message>();
+  for (const message of outbox) {
+    const before = first.get(message.target);
+    if (!before || rank(message) < rank(before)) first.set(message.target, message);
+  }
+  return [...first.values()];
+}
+
+/** Delivers what can be delivered, one text per target, the targets side by side. */
+export async function deliverAll(
+  cfg: Config, watch: Watch, sights: Map<string, Sight>, only?: Set<string>,
+): Promise<void> {
+  takeQueued(cfg, watch);
+  const isLimited = (target: string) => sights.get(target)?.verdict.verdict === "limited";
+  const due = nextMessages(watch.outbox, isLimited)
+    .filter((message) => !only || only.has(message.target));
+  for (const label of Object.keys(watch.volatile.errors)) {
+    if (label.startsWith("message ") && !watch.outbox.some(({ id }) => label.endsWith(id))) {
+      delete watch.volatile.errors[label];
+    }
+  }
+  for (let at = 0; at < due.length; at += cfg.watchdog.startBatch) {
+    await Promise.all(due.slice(at, at + cfg.watchdog.startBatch).map((message) =>
+      guard(watch, `deliver ${message.target}`, () =>
+        deliver(cfg, watch, message, sights.get(message.target)))));
+  }
+}
+
+async function deliver(
+  cfg: Config, watch: Watch, message: Message, sight: Sight | undefined,
+): Promise<void> {
+  const agent = cfg.agents.get(message.target);
+  const note = (delivery: Delivery, said = message) => noteDelivery(cfg, watch, said, delivery);
+  const why = whyUntold(agent, sight);
+  if (!agent || why) return note({ state: "waiting", why });
+  const pane = sight!.pane!;
+  if (backendOf(cfg, agent).kind === "opencode" && pane.conversation) {
+    return note(await tellServer(cfg, watch, agent, message, sight!));
+  }
+  const said = await standingText(cfg, watch, agent, pane, message);
+  note(await pingSession(cfg, agent, pane, said, () => save(cfg, watch), message.cause), said);
+}
+
+/** Why nothing can be said to an agent, whatever is on its screen; "" = it can. */
+function whyUntold(agent: Agent | undefined, sight: Sight | undefined): string {
+  if (!agent) return "no such agent in the config";
+  if (sight?.held) return "stopped by you";
+  if (!sight?.alive || !sight.pane) return "not running";
+  // a dialog hides what tells that a client is ready
+  return sight.booting && sight.verdict.verdict !== "blocked" ? "booting" : "";
+}
+
+/** Hands a text to an opencode server, whose record of the conversation is the proof. */
+async function tellServer(
+  cfg: Config, watch: Watch, agent: Agent, message: Message, sight: Sight,
+): Promise<Delivery> {
+  const held = whyHeld(sight.verdict, message.cause);
+  if (held) return { state: "waiting", why: held };
+  const [backend, pane] = [backendOf(cfg, agent), sight.pane!];
+  const there = message.tries > 0 && (await opencodeHas(backend, agent, pane, message));
+  if (there === null) return { state: "waiting", why: "the opencode server does not answer" };
+  if (there) return { state: "delivered", why: "it is in the conversation already" };
+  message.tries += 1;
+  save(cfg, watch);
+  return (await promptOpencode(cfg, agent, pane, message.text))
+    ? { state: "delivered", why: "by the server" }
+    : { state: "waiting", why: "the opencode server did not take it" };
+}
+
+/**
+ * What is to be said now: the text that is due, unless another one of ours stands in the box. That
+ * one goes first, by the right of the one that is due: nothing else can be typed before it is sent.
+ */
+async function standingText(
+  cfg: Config, watch: Watch, agent: Agent, pane: Pane, due: Message,
+): Promise<Message> {
+  const backend = backendOf(cfg, agent);
+  const pasted = [due, ...watch.outbox, ...watch.unproven].filter((one) =>
+    one.target === due.target && one.seen !== undefined);
+  if (!hasBox(backend) || pasted.every((one) => one === due)) return due;
+  const composer = (await lookAtBox(cfg, agent, pane))?.composer;
+  const standing = composer &&
+    pasted.find((one) => ours(composer, one.text, mayCut(backend)));
+  if (!standing) return due;
+  if (!watch.outbox.includes(standing)) watch.outbox.push(standing);
+  watch.unproven = watch.unproven.filter((one) => one !== standing);
+  return standing;
+}
+
+/** How many texts without a proof are kept: to be shown, and to be known again in a box. */
+const UNPROVEN_MAX = 20;
+
+function noteDelivery(cfg: Config, watch: Watch, message: Message, delivery: Delivery): void {
+  const { state, why, person } = delivery;
+  const label = `${message.cause} to ${message.target}`;
+  if (state === "delivered") return noteDelivered(cfg, watch, message, why);
+  const undelivered = state !== "waiting" && message.why !== why;
+  message.why = why;
+  if (!person) delete message.stuck;
+  else message.stuck ??= world.now();
+  if (undelivered) emit(cfg, "undelivered",
+    { agent: message.target, cause: message.cause, why: `${state}: ${why}` });
+  if (state !== "unproven") return trouble(watch, `message ${message.id}`,
+    `${state}: ${label}: ${why}`);
+  watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
+  watch.unproven = [...watch.unproven, message].slice(-UNPROVEN_MAX);
+  save(cfg, watch);
+  log(`unproven: ${label}: ${why}`);
+  trouble(watch, `message ${message.id}`, "");
+}
+
+/** The file of a long text stays for this many more deliveries: nobody sees when it was read. */
+const FILES_KEPT = 20;
+
+function noteDelivered(cfg: Config, watch: Watch, message: Message, why: string): void {
+  watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
+  watch.unproven = watch.unproven.filter((one) => one.target !== message.target);
+  const agent = cfg.agents.get(message.target);
+  if (message.cause === "boot" && agent) noteTold(cfg, agent.session);
+  watch.delivered = [...watch.delivered, message.id].slice(-200);
+  save(cfg, watch);
+  log(`delivered: ${message.cause} to ${message.target} (${why})`);
+  emit(cfg, "delivered", { agent: message.target, cause: message.cause,
+    ms: Math.round(world.now() - message.made), tries: message.tries });
+  trouble(watch, `message ${message.id}`, "");
+}
+
+/** Removes the files of long texts that nobody waits for any more, and of those delivered long ago. */
+function sweepTexts(cfg: Config, watch: Watch): void {
+  const kept = [...watch.outbox, ...watch.unproven].map(({ id }) => id)
+    .concat(watch.delivered.slice(1 - FILES_KEPT));
+  for (const file of world.list(cfg.stateDir)) {
+    const id = /^message-(\w+)\.txt$/.exec(file)?.[1];
+    if (id && !kept.includes(id)) world.remove(join(cfg.stateDir, file));
+  }
+}
+
+/** Takes over what the command line queued while the watchdog ran; returns whom it is for. */
+function takeQueued(cfg: Config, watch: Watch): string[] {
+  const late = (message: Message) =>
+    (message.expires ?? Infinity) < world.now() && message.seen === undefined;
+  watch.outbox = watch.outbox.filter((message) => !late(message));
+  const fresh = operatorOf(cfg).queue.filter((message) =>
+    !watch.taken.includes(message.id) && !late(message));
+  if (!fresh.length) return [];
+  for (const message of fresh) {
+    if (message.cause === "boot") watch.outbox = watch.outbox.filter((one) =>
+      one.target !== message.target || one.cause !== "boot");
+    watch.outbox.push({ ...message });
+  }
+  // an id is forgotten once the queue has forgotten it, or the text would come again
+  const queued = new Set(operatorOf(cfg).queue.map(({ id }) => id));
+  watch.taken = [...watch.taken, ...fresh.map(({ id }) => id)].filter((id) => queued.has(id));
+  save(cfg, watch);
+  return fresh.map((message) => message.target);
 }
 
 // ── usage limit ─────────────────────────────────────────────────────────────────
@@ -4205,12 +5159,6 @@ function tightenHold(cfg: Config, agent: Agent, verdict: Verdict, state: LimitSt
     cfg, agent.session, { ...fresh, setAt: state.setAt ?? fresh.setAt! });
 }
 
-const localTime = (ms: number): string => {
-  const at = new Date(ms);
-  const clock = at.toTimeString().slice(0, 5);
-  return Math.abs(ms - world.now()) < 20 * 3600_000 ? clock : `${localDate(at)} ${clock}`;
-};
-
 // ── stall detection ─────────────────────────────────────────────────────────────
 // Idle without having said until when it waits: something went wrong, the agent is started afresh.
 // Every branch wants `stall_idle` of idleness on the monotonic clock; one look is never enough.
@@ -4332,9 +5280,6 @@ export function decideDeath(facts: DeathFacts, settings: Settings): Action & { f
   const how = status === null ? "gone" : `ended (exit ${status})`;
   return { do: "wait", why: how, delay, failures: step + 1 };
 }
-
-const minutes = (seconds: number): string =>
-  (seconds >= 60 ? `${Math.round(seconds / 60)} min` : `${seconds} s`);
 
 /** Ends a client for a restart; the start itself waits, tick by tick, until its process is gone. */
 async function endForRestart(
@@ -4464,10 +5409,6 @@ async function endSurvivor(
   }
   return oldProcessGone(cfg, watch, unit);
 }
-
-/** Whether a client was told to end whose pane is there until it has. */
-const isEnding = (memory: Memory, pane: Pane | null): boolean =>
-  pane?.pinned === true && memory.stopping?.pid === pane.pid;
 
 /** Heals an agent or service: what is gone is started, what is broken is ended and then started. */
 export async function healOne(
@@ -4706,8 +5647,7 @@ const PUSH_MAX = 2_000;
 const SEEN_MAX = 4 * REWRITTEN_MAX;
 /** Claims and reviews whose changes are compared in one look. */
 const CHANGES_MAX = 100;
-/** Characters of a subject that anybody is told. */
-const SUBJECT_MAX = 300;
+
 /** Commits that one text names. */
 const NAMED_MAX = 10;
 /** Bytes of an inbox that its reader is sent to without a word about its size. */
@@ -5062,13 +6002,6 @@ const isBad = (state: ChannelState): boolean => state === "branch missing" || st
 const channelText = ({ why, cure }: { why: string; cure: string }): string =>
   (cure ? `${why}; ${cure}` : why);
 
-function isChannel(value: unknown): value is Channel {
-  const { state, why, cure, since, told } = (value ?? {}) as Partial<Channel>;
-  return ["ok", "empty", "branch missing", "failing"].includes(state!) &&
-    typeof why === "string" && typeof cure === "string" && Number.isFinite(since) &&
-    typeof told === "boolean";
-}
-
 /**
  * How the channel is after one more look. People are told at the second bad look in a row, or at a
  * first one that used up git's deadline: what passes within one tick wakes nobody, and what lasts
@@ -5218,217 +6151,6 @@ async function deadlockCheck(
   say(watch, owes, "deadlock", spoken(cfg, "prompts/deadlock-ping.md", places));
   watch.deadlocked = watch.sha;
   save(cfg, watch);
-}
-
-// ── outbox ──────────────────────────────────────────────────────────────────────
-// Nothing said is lost: a text is on disk before it is typed and until its client has it. A target
-// that is dead, booting, blocked, limited or unsure keeps its texts waiting.
-
-/** Queues a text; a newer one of the same cause to the same target takes the place of the old. */
-export function say(watch: Watch, target: string, cause: string, value: string): void {
-  // one that may stand typed in the input box is not taken back: it would pass for a person's draft
-  watch.outbox = watch.outbox.filter((one) =>
-    one.target !== target || one.cause !== cause || one.seen !== undefined);
-  watch.outbox.push(messageFor(target, cause, value));
-}
-
-const messageFor = (target: string, cause: string, value: string): Message =>
-  ({ id: newId(), target, text: typeable(value), cause, made: world.now(), tries: 0 });
-
-/**
- * Without what a terminal takes for keys, a Ctrl-C in a commit's subject could end its reader, and
- * without what makes a text look like another one.
- */
-export function typeable(value: string): string {
-  return value.replace(/\r\n?/g, "\n")
-    .replace(/\x1b\[[\d;?]*[A-Za-z~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]|\p{Bidi_Control}/gu, "");
-}
-
-/** The first text of a client that is about to be started: stored before there is a client. */
-const sayFirst = (cfg: Config, watch: Watch, name: string) => (boot: string): void => {
-  watch.outbox = watch.outbox.filter((one) => one.target !== name || one.cause !== "boot");
-  say(watch, name, "boot", boot);
-  save(cfg, watch);
-};
-
-const newId = (): string => crypto.randomUUID().slice(0, 8);
-
-/**
- * The next text for each target: a kickoff, then the probe of a limit, then in the order they were
- * made. All but the probe wait for a limited target, so there it goes before the kickoff too. A
- * wake comes last: it alone waits for an agent at rest.
- */
-export function nextMessages(
-  outbox: Message[], isLimited: (target: string) => boolean = () => false,
-): Message[] {
-  const rank = ({ cause, target }: Message): number => cause === "nudge"
-    ? isLimited(target) ? 0 : 2 : { boot: 1, wake: 4 }[cause] ?? 3;
-  const first = new Map<string, Message>();
-  for (const message of outbox) {
-    const before = first.get(message.target);
-    if (!before || rank(message) < rank(before)) first.set(message.target, message);
-  }
-  return [...first.values()];
-}
-
-/** Whether a client just started can not be typed to yet; a clock set back makes none young. */
-export function isBooting(backend: Backend, ageMs: number, screen: string): boolean {
-  const boots = backend.kind === "claude" ? CLAUDE_COLD : backend.connectDelay * 1000;
-  if (ageMs < 0 || ageMs >= boots) return false;
-  if (backend.kind === "claude") return true;
-  return !timed(backend.readyRe, () => backendRe(backend, "readyRe")?.test(screen));
-}
-
-/** Claude Code answers its first request about 2.8 s after its start; no keys in that window. */
-const CLAUDE_COLD = 3_000;
-
-/** Delivers what can be delivered, one text per target, the targets side by side. */
-export async function deliverAll(
-  cfg: Config, watch: Watch, sights: Map<string, Sight>, only?: Set<string>,
-): Promise<void> {
-  takeQueued(cfg, watch);
-  const isLimited = (target: string) => sights.get(target)?.verdict.verdict === "limited";
-  const due = nextMessages(watch.outbox, isLimited)
-    .filter((message) => !only || only.has(message.target));
-  for (const label of Object.keys(watch.volatile.errors)) {
-    if (label.startsWith("message ") && !watch.outbox.some(({ id }) => label.endsWith(id))) {
-      delete watch.volatile.errors[label];
-    }
-  }
-  for (let at = 0; at < due.length; at += cfg.watchdog.startBatch) {
-    await Promise.all(due.slice(at, at + cfg.watchdog.startBatch).map((message) =>
-      guard(watch, `deliver ${message.target}`, () =>
-        deliver(cfg, watch, message, sights.get(message.target)))));
-  }
-}
-
-async function deliver(
-  cfg: Config, watch: Watch, message: Message, sight: Sight | undefined,
-): Promise<void> {
-  const agent = cfg.agents.get(message.target);
-  const note = (delivery: Delivery, said = message) => noteDelivery(cfg, watch, said, delivery);
-  const why = whyUntold(agent, sight);
-  if (!agent || why) return note({ state: "waiting", why });
-  const pane = sight!.pane!;
-  if (backendOf(cfg, agent).kind === "opencode" && pane.conversation) {
-    return note(await tellServer(cfg, watch, agent, message, sight!));
-  }
-  const said = await standingText(cfg, watch, agent, pane, message);
-  note(await pingSession(cfg, agent, pane, said, () => save(cfg, watch), message.cause), said);
-}
-
-/** Why nothing can be said to an agent, whatever is on its screen; "" = it can. */
-function whyUntold(agent: Agent | undefined, sight: Sight | undefined): string {
-  if (!agent) return "no such agent in the config";
-  if (sight?.held) return "stopped by you";
-  if (!sight?.alive || !sight.pane) return "not running";
-  // a dialog hides what tells that a client is ready
-  return sight.booting && sight.verdict.verdict !== "blocked" ? "booting" : "";
-}
-
-/** Hands a text to an opencode server, whose record of the conversation is the proof. */
-async function tellServer(
-  cfg: Config, watch: Watch, agent: Agent, message: Message, sight: Sight,
-): Promise<Delivery> {
-  const held = whyHeld(sight.verdict, message.cause);
-  if (held) return { state: "waiting", why: held };
-  const [backend, pane] = [backendOf(cfg, agent), sight.pane!];
-  const there = message.tries > 0 && (await opencodeHas(backend, agent, pane, message));
-  if (there === null) return { state: "waiting", why: "the opencode server does not answer" };
-  if (there) return { state: "delivered", why: "it is in the conversation already" };
-  message.tries += 1;
-  save(cfg, watch);
-  return (await promptOpencode(cfg, agent, pane, message.text))
-    ? { state: "delivered", why: "by the server" }
-    : { state: "waiting", why: "the opencode server did not take it" };
-}
-
-/**
- * What is to be said now: the text that is due, unless another one of ours stands in the box. That
- * one goes first, by the right of the one that is due: nothing else can be typed before it is sent.
- */
-async function standingText(
-  cfg: Config, watch: Watch, agent: Agent, pane: Pane, due: Message,
-): Promise<Message> {
-  const backend = backendOf(cfg, agent);
-  const pasted = [due, ...watch.outbox, ...watch.unproven].filter((one) =>
-    one.target === due.target && one.seen !== undefined);
-  if (!hasBox(backend) || pasted.every((one) => one === due)) return due;
-  const composer = (await lookAtBox(cfg, agent, pane))?.composer;
-  const standing = composer &&
-    pasted.find((one) => ours(composer, one.text, mayCut(backend)));
-  if (!standing) return due;
-  if (!watch.outbox.includes(standing)) watch.outbox.push(standing);
-  watch.unproven = watch.unproven.filter((one) => one !== standing);
-  return standing;
-}
-
-/** How many texts without a proof are kept: to be shown, and to be known again in a box. */
-const UNPROVEN_MAX = 20;
-
-function noteDelivery(cfg: Config, watch: Watch, message: Message, delivery: Delivery): void {
-  const { state, why, person } = delivery;
-  const label = `${message.cause} to ${message.target}`;
-  if (state === "delivered") return noteDelivered(cfg, watch, message, why);
-  const undelivered = state !== "waiting" && message.why !== why;
-  message.why = why;
-  if (!person) delete message.stuck;
-  else message.stuck ??= world.now();
-  if (undelivered) emit(cfg, "undelivered",
-    { agent: message.target, cause: message.cause, why: `${state}: ${why}` });
-  if (state !== "unproven") return trouble(watch, `message ${message.id}`,
-    `${state}: ${label}: ${why}`);
-  watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
-  watch.unproven = [...watch.unproven, message].slice(-UNPROVEN_MAX);
-  save(cfg, watch);
-  log(`unproven: ${label}: ${why}`);
-  trouble(watch, `message ${message.id}`, "");
-}
-
-/** The file of a long text stays for this many more deliveries: nobody sees when it was read. */
-const FILES_KEPT = 20;
-
-function noteDelivered(cfg: Config, watch: Watch, message: Message, why: string): void {
-  watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
-  watch.unproven = watch.unproven.filter((one) => one.target !== message.target);
-  const agent = cfg.agents.get(message.target);
-  if (message.cause === "boot" && agent) noteTold(cfg, agent.session);
-  watch.delivered = [...watch.delivered, message.id].slice(-200);
-  save(cfg, watch);
-  log(`delivered: ${message.cause} to ${message.target} (${why})`);
-  emit(cfg, "delivered", { agent: message.target, cause: message.cause,
-    ms: Math.round(world.now() - message.made), tries: message.tries });
-  trouble(watch, `message ${message.id}`, "");
-}
-
-/** Removes the files of long texts that nobody waits for any more, and of those delivered long ago. */
-function sweepTexts(cfg: Config, watch: Watch): void {
-  const kept = [...watch.outbox, ...watch.unproven].map(({ id }) => id)
-    .concat(watch.delivered.slice(1 - FILES_KEPT));
-  for (const file of world.list(cfg.stateDir)) {
-    const id = /^message-(\w+)\.txt$/.exec(file)?.[1];
-    if (id && !kept.includes(id)) world.remove(join(cfg.stateDir, file));
-  }
-}
-
-/** Takes over what the command line queued while the watchdog ran; returns whom it is for. */
-function takeQueued(cfg: Config, watch: Watch): string[] {
-  const late = (message: Message) =>
-    (message.expires ?? Infinity) < world.now() && message.seen === undefined;
-  watch.outbox = watch.outbox.filter((message) => !late(message));
-  const fresh = operatorOf(cfg).queue.filter((message) =>
-    !watch.taken.includes(message.id) && !late(message));
-  if (!fresh.length) return [];
-  for (const message of fresh) {
-    if (message.cause === "boot") watch.outbox = watch.outbox.filter((one) =>
-      one.target !== message.target || one.cause !== "boot");
-    watch.outbox.push({ ...message });
-  }
-  // an id is forgotten once the queue has forgotten it, or the text would come again
-  const queued = new Set(operatorOf(cfg).queue.map(({ id }) => id));
-  watch.taken = [...watch.taken, ...fresh.map(({ id }) => id)].filter((id) => queued.has(id));
-  save(cfg, watch);
-  return fresh.map((message) => message.target);
 }
 
 // ── phase advance ───────────────────────────────────────────────────────────────
@@ -5586,516 +6308,9 @@ async function runOnComplete(
 // and stage stands behind a guard of its own: an error is one agent's, it is said once, and it
 // never ends the supervision.
 
-/** What one tick knows of one agent or service. */
-export interface Sight {
-  snap: Snapshot;
-  pane: Pane | null;
-  /** null = could not look. */
-  alive: boolean | null;
-  verdict: Verdict;
-  /** Its client was started so recently that it can not be typed to yet. */
-  booting: boolean;
-  /** The operator took it down. */
-  held: boolean;
-  /** A phase move was under way when this was seen: the loops are in its hands. */
-  moving: boolean;
-  /** How many starts this tick may still make. */
-  budget: { left: number };
-}
-
-const watchFile = (cfg: Config): string => join(cfg.stateDir, "watch.json");
-const operatorFile = (cfg: Config): string => join(cfg.stateDir, "operator.json");
-const heartbeatFile = (cfg: Config): string => join(cfg.stateDir, "heartbeat");
-
-const freshMemory = (): Memory => ({
-  starts: [], failures: 0, nextStart: 0, parked: "", parkedAt: 0, finished: false, stopping: null,
-  lastFatal: 0, restarts: { day: "", count: 0 }, verdict: "unsure", why: "", since: 0, bootedAt: 0,
-  buried: "", client: null, aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null,
-  readAt: 0, still: "", serverDown: false, draft: false, waitingSince: 0, unsureLooks: 0, answered: "",
-  answers: 0, releasedAt: 0, together: false,
-});
-/** A memory as it is stored: without what is on the monotonic clock, or only of this life. */
-function storedMemory({ aliveSince, idleSince, sameSince, looked, judged, readAt, still, serverDown,
-  draft, waitingSince, unsureLooks, together, ...stored }: Memory): object {
-  return stored;
-}
-
-export function memoryOf(watch: Watch, name: string): Memory {
-  if (!Object.hasOwn(watch.agents, name)) watch.agents[name] = freshMemory();
-  return watch.agents[name]!;
-}
-
-export function freshWatch(): Watch {
-  return {
-    sha: "", seen: [], inboxes: {}, turn: null, deadlocked: "", outbox: [], taken: [],
-    delivered: [], unproven: [], agents: {}, intent: null,
-    wakeDue: {}, server: "", channel: null, notices: null,
-    volatile: {
-      ticks: 0, lastTick: 0, lastHeavy: -Infinity, lastNow: 0, errors: {}, fetch: null,
-      fetched: null, handled: "",
-      quietSince: 0, saved: "", unread: "",
-    },
-  };
-}
-
-type Shape = (value: unknown) => boolean;
-const isText: Shape = (value) => typeof value === "string";
-const isNumber: Shape = (value) => typeof value === "number" && Number.isFinite(value);
-const isRecord = (value: unknown): value is Record<string, unknown> =>
-  value !== null && typeof value === "object" && !Array.isArray(value);
-const every = (item: Shape): Shape => (value) => Array.isArray(value)
-  ? value.every(item) : isRecord(value) && Object.values(value).every(item);
-const withFields = (fields: Record<string, Shape>): Shape => (value) =>
-  isRecord(value) && Object.entries(fields).every(([key, shape]) => shape(value[key]));
-const orNull = (shape: Shape): Shape => (value) => value === null || shape(value);
-/** A process of a client: the first two numbers are never one. */
-const GROUP = { pid: (value: unknown) => Number.isInteger(value) && Number(value) > 1, born: isText };
-
-/** What the shape of a fresh value does not tell. */
-const MEMORY_SHAPES: Record<string, Shape> = {
-  unsureTold: isNumber, backgroundSince: isNumber,
-  starts: every(isNumber), stopping: orNull((value) => isStopping(value)),
-  client: orNull(withFields(GROUP)), restarts: withFields({ day: isText, count: isNumber }),
-};
-const isStopping: Shape = (value) => withFields({ ...GROUP, since: isNumber })(value) &&
-  isRecord(value) && every(isText)(value.marks ?? []) && isText(value.stuck ?? "") &&
-  isNumber(value.killed ?? 0);
-const WATCH_SHAPES: Record<string, Shape> = {
-  seen: every(isText), taken: every(isText), delivered: every(isText), inboxes: every(isText),
-  wakeDue: every(isNumber),
-  turn: orNull(withFields({ owes: isText, subject: isText, at: isNumber })),
-  intent: orNull(withFields({ id: isText, from: isText, to: isText, run: isText })),
-  channel: orNull((value) => isChannel(value)),
-  notices: orNull(withFields(
-    { tries: isNumber, since: isNumber, dropped: isNumber, droppedAt: isNumber, why: isText })),
-};
-const isMessage = withFields({
-  id: isText, target: isText, text: isText, cause: isText, made: isNumber, tries: isNumber,
-});
-const MESSAGE_SHAPES: Record<string, Shape> = {
-  seen: isNumber, entered: isNumber, copies: isNumber,
-  pasted: withFields({ pid: isNumber, nth: isNumber, at: isNumber, empty: isNumber }),
-  subjects: every(isText), more: isNumber, why: isText, stuck: isNumber, expires: isNumber,
-};
-
-/** Stored texts; what is none is left out. */
-const soundMessages = (list: unknown): Message[] => !Array.isArray(list) ? []
-  : list.filter(isMessage).map(({ id, target, text, cause, made, tries, ...rest }) =>
-    sound({ id, target, text, cause, made, tries }, rest, MESSAGE_SHAPES));
-
-/** The stored fields that can stand for the fresh ones; a wrong one costs itself alone. */
-function sound<T extends object>(fresh: T, stored: unknown, shapes: Record<string, Shape>): T {
-  const fields = isRecord(stored) ? Object.entries(stored) : [];
-  // a field that is not always there is known by its shape alone
-  const good = fields.filter(([key, value]) =>
-    (!(key in fresh) || sameShape(fresh[key as keyof T], value)) &&
-    (shapes[key]?.(value) ?? key in fresh));
-  return { ...fresh, ...Object.fromEntries(good) };
-}
-
-/** What an earlier watchdog remembered; a file that is none is kept aside, never overwritten. */
-export function loadWatch(cfg: Config): Watch {
-  const fresh = freshWatch();
-  let stored: string | null = null;
-  try {
-    stored = world.read(watchFile(cfg));
-    if (stored === null) return fresh;
-    const known = sound(fresh, JSON.parse(stored), WATCH_SHAPES);
-    const agents = Object.entries(known.agents).filter(([, memory]) => isRecord(memory))
-      .map(([name, memory]) => [name, sound(freshMemory(), memory, MEMORY_SHAPES)]);
-    return { ...known, volatile: fresh.volatile, outbox: soundMessages(known.outbox),
-      unproven: soundMessages(known.unproven), agents: Object.fromEntries(agents) };
-  } catch (error) {
-    // what is no regular file is moved out of the way by the next write
-    const kept = stored === null ? "" : "kept as watch.json.bad, ";
-    log(`${watchFile(cfg)}: ${messageOf(error)}; ${kept}starting without it`);
-    if (stored !== null) world.writeAtomic(`${watchFile(cfg)}.bad`, stored);
-    return fresh;
-  }
-}
-
-/** Whether a stored value can stand for a fresh one; another version's meaning is not guessed. */
-function sameShape(fresh: unknown, value: unknown): boolean {
-  if (value === null) return fresh === null;
-  if (fresh === null) return true;
-  return typeof fresh === typeof value && Array.isArray(fresh) === Array.isArray(value);
-}
-
-/** Writes what must outlive the watchdog, if changed. Throws on a full disk: unstored is undone. */
-export function save(cfg: Config, watch: Watch): void {
-  const agents = Object.entries(watch.agents)
-    .map(([name, memory]) => [name, storedMemory(memory)]);
-  const stored = JSON.stringify({ ...watch, channel: watch.channel ?? undefined,
-    notices: watch.notices ?? undefined,
-    unproven: watch.unproven.length ? watch.unproven : undefined,
-    agents: Object.fromEntries(agents), volatile: undefined });
-  if (stored === watch.volatile.saved) return;
-  world.writeAtomic(watchFile(cfg), stored);
-  watch.volatile.saved = stored;
-}
-
-/** The same where nothing hangs on it: without room or folder, supervision goes on from memory. */
-function saveOrSay(cfg: Config, watch: Watch): void {
-  try {
-    save(cfg, watch);
-  } catch (error) {
-    trouble(watch, "guard state", `ERROR: state: ${messageOf(error)}`);
-  }
-}
-
-const lastOperator = new Map<string, { source: string; operator: Operator }>();
-/** Why it could not be read, by state folder. */
-const operatorFaults = new Map<string, string>();
-
-/**
- * What the operator wants, to be read only. An unreadable file is no order to start anything: the
- * last answer holds, or what the watchdog remembers of who was taken down.
- */
-export function operatorOf(cfg: Config): Operator {
-  const last = lastOperator.get(cfg.stateDir);
-  try {
-    const away = () => (world.mtime(cfg.stateDir) === null ? last?.source : undefined);
-    const source = world.read(operatorFile(cfg)) ?? away() ?? "{}";
-    const raw = source === last?.source ? null : JSON.parse(source);
-    operatorFaults.delete(cfg.stateDir);
-    if (source === last?.source) return last.operator;
-    const known = sound(NO_ORDERS, raw, OPERATOR_SHAPES);
-    const queue = isRecord(raw) ? soundMessages(raw.queue) : [];
-    const operator = { ...known, queue };
-    lastOperator.set(cfg.stateDir, { source, operator });
-    return operator;
-  } catch (error) {
-    operatorFaults.set(cfg.stateDir, `operator.json: ${messageOf(error)}; what it said last holds`);
-    return last?.operator ?? { ...NO_ORDERS, held: takenDown(cfg) };
-  }
-}
-
-const NO_ORDERS: Operator = { held: {}, busy: {}, released: {}, queue: [] };
-const OPERATOR_SHAPES: Record<string, Shape> = {
-  held: every(isNumber), busy: every(isNumber), released: every(isNumber), queue: () => false,
-  owners: every(isText),
-};
-
-/** Who was taken down, as the watchdog saw it last. */
-const takenDown = (cfg: Config): Record<string, number> => Object.fromEntries(
-  Object.entries(loadWatch(cfg).agents).filter(([, memory]) => memory.why === BY_YOU)
-    .map(([name, memory]) => [name, memory.since]));
-const BY_YOU = "stopped by you";
-
-/** Whether a unit, or `watchdog`, was ordered to stay down. */
-const isDown = (operator: Operator, name: string): boolean => operator.held[name] !== undefined;
-
-/**
- * Whether the watchdog must leave a unit alone; a command's work holds it ten minutes at most, and
- * no longer than the command lives.
- */
-function isHeld(operator: Operator, name: string): boolean {
-  const left = (operator.busy[name] ?? 0) - world.now();
-  return isDown(operator, name) ||
-    (left > 0 && left <= BUSY_MAX && !hasEnded(operator.owners?.[name] ?? ""));
-}
-
-/** This process, as a later one knows it: its pid and when it began. */
-const signature = (): string => `${process.pid} ${bornOf(process.pid)}`;
-
-/** Whether the process with a signature is certain to have ended; without /proc nothing is. */
-function hasEnded(signed: string): boolean {
-  const [pid, born] = signed.split(" ");
-  return Boolean(born) && statOf("self").length > 0 && bornOf(Number(pid)) !== born;
-}
-
-/** How long, ms, a command may take to restart a unit; then the watchdog goes on, if it was cut. */
-const BUSY_FOR = 60_000;
-/** The longest, of many units: a clock set back must not make it longer. */
-const BUSY_MAX = 10 * BUSY_FOR;
-
-/** Says a trouble once per change, and that it is over; "" = there is none. */
-function trouble(watch: Watch, label: string, message: string): void {
-  const { errors } = watch.volatile;
-  if ((errors[label] ?? "") === message) return;
-  if (message) errors[label] = message;
-  else delete errors[label];
-  // what becomes of a text or of an answer is said by itself
-  if (message) log(message);
-  else if (!/^(message|answer) /.test(label)) log(`${label.replace(/^guard /, "")}: works again`);
-}
-
-/** Runs one stage; an error in it is said once per change and stays in it. */
-async function guard(watch: Watch, label: string, stage: () => unknown): Promise<void> {
-  noteStage(label);
-  try {
-    await stage();
-    trouble(watch, `guard ${label}`, "");
-  } catch (error) {
-    trouble(watch, `guard ${label}`, `ERROR: ${label}: ${messageOf(error)}`);
-  }
-}
-
 /** The agents that the watchdog looks after. */
 export const watched = (cfg: Config): Agent[] =>
   [...cfg.agents.values()].filter((agent) => agent.enabled && agent.watch !== "none");
-
-const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", limit: null,
-  waitingUntil: null, why: "" };
-
-/** What is not true of another client in the same session. */
-const NEW_CLIENT = { since: 0, backgroundSince: undefined, aliveSince: 0, idleSince: 0,
-  sameSince: 0, looked: "", judged: null, answered: "", answers: 0, together: false };
-
-/** When a process began, s since 1970; NaN = there is none, or no /proc. */
-function startedAt(pid: number): number {
-  const boot = /^btime (\d+)/m.exec(readProc("stat"))?.[1];
-  const CLOCK_TICKS = 100;
-  return Number(boot) + Number(bornOf(pid) || NaN) / CLOCK_TICKS;
-}
-
-/** Whether the tmux server of the last look still runs: by its pid and the second it began. */
-function serverLives(server: string): boolean {
-  const [pid, started] = server.split(" ").map(Number);
-  return pid !== undefined && Math.abs(startedAt(pid) - started!) < 5;
-}
-
-/** Who runs; a server that lives, but not at its socket, can not be seen, and is not gone. */
-async function lookAtSessions(cfg: Config, watch: Watch): Promise<Snapshot> {
-  const snap = await snapshot(cfg);
-  if (!snap.ok || snap.server === watch.server || !serverLives(watch.server)) return snap;
-  const [pid] = watch.server.split(" ");
-  return { ...snap, ok: false, why: `the tmux server ${pid} lives, but not at this socket` +
-    `; kill -USR1 ${pid} makes it again` };
-}
-
-/**
- * Marks who ended together with others since the last look: one event, no fault of their own. It
- * counts until their end is dealt with, which a small round does for some of them only.
- */
-function noteTogether(cfg: Config, watch: Watch, snap: Snapshot, operator: Operator): void {
-  const restarted = snap.ok && watch.server !== "" && snap.server !== watch.server;
-  if (snap.ok && snap.server) watch.server = snap.server;
-  const gone = [...unitsOf(cfg).values()]
-    .filter((unit) => sessionAlive(snap, unit.session) === false);
-  for (const unit of gone) {
-    // nobody deals with the end of these: it must not count as news for ever
-    const cared = !isAgent(unit) ||
-      (unit.enabled && unit.watch !== "none" && !isHeld(operator, unit.name));
-    if (!cared) memoryOf(watch, unit.name).aliveSince = 0;
-  }
-  const died = gone.filter((unit) => {
-    const { aliveSince, stopping } = memoryOf(watch, unit.name);
-    return aliveSince && !stopping && world.mono() - aliveSince >= HEALTHY_MINUTE;
-  });
-  if (!restarted && died.length < 3) return;
-  const fresh = died.filter((unit) => !memoryOf(watch, unit.name).together);
-  if (fresh.length > 1) {
-    log(`${fresh.length} ended together${restarted ? ": the tmux server is another one" : ""}`);
-  }
-  for (const unit of fresh) memoryOf(watch, unit.name).together = true;
-}
-
-/** The client in a unit's pane; one that was not there at the last look begins anew. */
-function noteClient(watch: Watch, unit: Agent | Service, pane: Pane): void {
-  const memory = memoryOf(watch, unit.name);
-  if (isEnding(memory, pane)) return;
-  if (memory.client?.pid !== pane.pid) Object.assign(memory,
-    { ...NEW_CLIENT, client: groupOf(pane) });
-  memory.aliveSince ||= Math.max(1, world.mono() - (world.now() - pane.created));
-  // it was to end, but the word never reached it (a crash, a full disk): it may be at work now; and
-  // another client is started only once the old one's family is gone
-  if (memory.stopping?.pid !== pane.pid || !watch.intent) memory.stopping = null;
-}
-
-/** One look at everything: who runs, and what stands on the screens whose verdict can matter. */
-export async function observe(
-  cfg: Config, watch: Watch, only?: Set<string>,
-): Promise<Map<string, Sight>> {
-  const snap = await lookAtSessions(cfg, watch);
-  // read after the look: who restarts an agent by hand holds it first, and ends it then
-  const operator = operatorOf(cfg);
-  noteTogether(cfg, watch, snap, operator);
-  const budget = { left: cfg.watchdog.startBatch };
-  const sights = new Map<string, Sight>();
-  const looked: Agent[] = [];
-  for (const unit of unitsOf(cfg).values()) {
-    const pane = snap.panes.get(unit.session) ?? null;
-    const alive = sessionAlive(snap, unit.session);
-    const held = isHeld(operator, unit.name);
-    sights.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT,
-      booting: isAgent(unit) && pane !== null && isYoung(cfg, unit, pane, ""),
-      moving: watch.intent !== null, held, budget });
-    if (!alive || !pane) continue;
-    noteClient(watch, unit, pane);
-    if (isAgent(unit) && !held && matters(watch, unit) && (!only || only.has(unit.name))) {
-      looked.push(unit);
-    }
-  }
-  await lookAtScreens(cfg, watch, looked, sights, only === undefined);
-  return sights;
-}
-
-function isYoung(cfg: Config, agent: Agent, pane: Pane, screen: string): boolean {
-  const young = isBooting(backendOf(cfg, agent), world.now() - pane.created, screen);
-  dropSlowPatterns(cfg, agent);
-  return young;
-}
-
-/** Reads the screens that may have changed and judges each as it comes; `full` is a whole tick. */
-async function lookAtScreens(
-  cfg: Config, watch: Watch, agents: Agent[], sights: Map<string, Sight>, full: boolean,
-): Promise<void> {
-  const judged: Promise<void>[] = [];
-  const see = (agent: Agent, pane: Pane, text: string | null) =>
-    void judged.push(guard(watch, `look ${agent.name}`, async () => {
-      const sight = sights.get(agent.name)!;
-      sight.booting &&= isYoung(cfg, agent, pane, text ?? "");
-      sight.verdict = await judge(cfg, watch, agent, pane, text, full);
-    }));
-  const unread = new Map<Pane, Agent>();
-  for (const agent of agents) {
-    const pane = sights.get(agent.name)!.pane!;
-    if (full && !mayDiffer(cfg, watch, agent, pane)) see(agent, pane, null);
-    else unread.set(pane, agent);
-  }
-  await captureAll(cfg, [...unread.keys()], (pane, text) => {
-    const agent = unread.get(pane)!;
-    if (text !== null) see(agent, pane, text);
-    else if (full) noteUnseen(cfg, watch, agent);
-  });
-  await Promise.all(judged);
-}
-
-/** tmux did not show a screen: nothing is believed of it, and what nobody saw was no idleness. */
-function noteUnseen(cfg: Config, watch: Watch, agent: Agent): void {
-  Object.assign(memoryOf(watch, agent.name), { idleSince: 0, sameSince: 0 });
-  noteVerdict(cfg, watch, agent, { ...NO_VERDICT, why: "tmux did not show its screen" }, "");
-}
-
-/** Whether anybody asks for this agent's verdict. */
-const matters = (watch: Watch, agent: Agent): boolean =>
-  (agent.enabled &&
-    (agent.watch !== "none" || agent.wake !== undefined || agent.kind === "loop")) ||
-  watch.outbox.some((message) => message.target === agent.name);
-
-/** A verdict that the same picture gets at any time. */
-const isTimeless = (verdict: Verdict | null): boolean =>
-  verdict !== null && verdict.limit === null && verdict.waitingUntil === null &&
-  verdict.where !== "process";
-
-/**
- * What must be as it was for a screen to be so too; "" while that is not certain: tmux notes the
- * time of what is drawn to the second, and both clocks may be stepped a little.
- */
-const stillnessOf = (pane: Pane): string =>
-  pane.activity > 0 && world.now() - pane.activity > CLOCK_STEP
-    ? `${pane.activity} ${pane.size} ${pane.title}` : "";
-
-/** Whether a screen must be read: a look costs most by far, and most screens of a fleet stand. */
-function mayDiffer(cfg: Config, watch: Watch, agent: Agent, pane: Pane): boolean {
-  const memory = memoryOf(watch, agent.name);
-  return !memory.still || memory.still !== stillnessOf(pane) ||
-    !isTimeless(memory.judged) || memory.verdict === "unsure" ||
-    world.mono() - memory.readAt >= cfg.watchdog.heavyInterval * 1000 ||
-    watch.outbox.some((message) => message.target === agent.name);
-}
-
-/** With strings of its own: a piece of a string keeps the whole in memory, here all screens. */
-const copyOf = (verdict: Verdict): Verdict => JSON.parse(JSON.stringify(verdict));
-
-/** Digits do not count as a change: a clock in a status line is no sign of work. */
-const withoutDigits = (value: string): string => value.replace(/\d+/g, "0");
-
-/**
- * The verdict on one agent: its rules, its server's word, and a second look before "idle". A `text`
- * of null says that nothing has been drawn since the last look.
- */
-async function judge(
-  cfg: Config, watch: Watch, agent: Agent, pane: Pane, text: string | null, full: boolean,
-): Promise<Verdict> {
-  const memory = memoryOf(watch, agent.name);
-  const backend = backendOf(cfg, agent);
-  const [exact, loose] = memory.looked.split(" ");
-  const picture = text === null ? exact : hashOf(text, Bun.hash(pane.title) as bigint);
-  const same = picture === exact;
-  let verdict = same && isTimeless(memory.judged) ? memory.judged!
-    : copyOf(readVerdict(cfg, agent, pane, { text: text!, title: pane.title }));
-  if (full) memory.judged = verdict;
-  if (backend.kind === "opencode" && pane.conversation) {
-    const facts = await readOpencode(backend, agent, pane);
-    verdict = decideOpencode(facts, verdict, world.now());
-    if (facts.down) memory.serverDown = true;
-  }
-  if (verdict.verdict !== "background") memory.backgroundSince = undefined;
-  else memory.backgroundSince ||= world.now();
-  verdict = decideBackground(
-    verdict, memory.backgroundSince, world.now(), cfg.watchdog.backgroundMax * 1000);
-  if (memory.draft) {
-    memory.draft = verdict.verdict === "idle" && await holdsDraft(cfg, watch, agent, pane);
-    if (memory.draft) verdict = { ...verdict, verdict: "blocked", rule: DRAFT, where: "box",
-      why: SOMEONES_DRAFT };
-  }
-  if (!full) return verdict;
-  if (!same) memory.sameSince = exact ? world.mono() : 0;
-  memory.sameSince ||= exact ? world.mono() : 0;
-  if (text !== null) Object.assign(memory, { readAt: world.mono(), still: stillnessOf(pane) });
-  if (paneActive(cfg, agent, verdict, memory) && verdict.verdict !== "active") {
-    verdict = { ...verdict, verdict: "active", rule: "log_grace",
-      why: "its screen changed a moment ago" };
-  }
-  const outline = same ? loose : verdict.verdict === "idle" ? hashOf(withoutDigits(text!)) : "";
-  memory.looked = `${picture} ${outline}`;
-  const tentative = verdict.verdict === "idle" && outline !== loose;
-  if (tentative) {
-    verdict = { ...verdict, verdict: "unsure", why: "its screen changes, but shows no work" };
-  }
-  if (!tentative || memory.unsureLooks >= UNSURE_LOOKS - 1) {
-    noteVerdict(cfg, watch, agent, verdict, text ?? "");
-  }
-  else memory.unsureLooks += 1;
-  return verdict;
-}
-
-/** Unsure for so many looks in a row: the screen is kept for a person to see. */
-const UNSURE_LOOKS = 5;
-
-function noteVerdict(
-  cfg: Config, watch: Watch, agent: Agent, verdict: Verdict, screen: string,
-): void {
-  const memory = memoryOf(watch, agent.name);
-  memory.unsureLooks = verdict.verdict === "unsure" ? memory.unsureLooks + 1 : 0;
-  if (memory.unsureLooks === UNSURE_LOOKS) {
-    const file = join(cfg.logDir, "unsure", `${agent.name}.txt`);
-    world.writeAtomic(file, screen);
-    log(`${agent.name}: its screen is not understood (${verdict.why}); ` +
-      `kept in ${file}, nothing is done`);
-  }
-  noteState(cfg, watch, agent.name, verdict.verdict, verdict.why);
-  if (isUnsureTooLong(memory, cfg.watchdog.unsureAfter, world.now()) &&
-      memory.unsureTold !== memory.since) {
-    memory.unsureTold = memory.since;
-    const lasted = minutes(Math.round((world.now() - memory.since) / 1000));
-    log(`${agent.name} has been unsure for ${lasted}; it needs you`);
-    emit(cfg, "unsure", { agent: agent.name, why: `${verdict.why} for ${lasted}` });
-  }
-}
-
-/** What stays unsure for `after` s is a person's business. */
-const isUnsureTooLong = (memory: Memory, after: number, now: number): boolean =>
-  memory.verdict === "unsure" && memory.since > 0 && now - memory.since >= after * 1000;
-
-/** A change of state is an event; what needs a person is said aloud, once. */
-function noteState(
-  cfg: Config, watch: Watch, name: string, state: Memory["verdict"], why: string,
-): void {
-  const memory = memoryOf(watch, name);
-  const same = memory.verdict === state && (state !== "blocked" || memory.why === why);
-  memory.why = why;
-  if (same && memory.since) return;
-  emit(cfg, "state", { agent: name, from: memory.since ? memory.verdict : "", to: state, why });
-  if (state === "blocked") {
-    log(`${name} is blocked: ${why}; it needs you`);
-    emit(cfg, "blocked", { agent: name, why });
-  }
-  memory.verdict = state;
-  memory.since = world.now();
-}
 
 /**
  * Answers a dialog that the operator declared: on a fresh look, within the dialog alone (what an
@@ -6205,9 +6420,6 @@ function noteGap(cfg: Config, watch: Watch): void {
   volatile.ticks += 1;
 }
 
-/** ms by which the wall clock may drift from the monotonic one before it counts as a step. */
-const CLOCK_STEP = 5_000;
-
 /** One signal tick; the heavy part (phase advance, old texts) on its own, longer interval. */
 export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefined> {
   const { volatile } = watch;
@@ -6253,44 +6465,6 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
   collect(sights.size * LEFT_PER_AGENT);
   return first?.snap;
 }
-
-/**
- * Where the round is, for whoever asks after a watchdog that hangs or was killed: written in place
- * on an open file, which a full disk, or a folder that is gone, does not hinder.
- */
-let noteStage: (stage: string) => void = () => {};
-
-/** Wide enough for a label, and for a line that overwrites a longer one. */
-const STAGE_WIDTH = 160;
-const RESTING = "resting";
-
-/** Opens the note of a watchdog or a keeper; the function writes it, false = it could not. */
-function openNote(path: string): (stage: string) => boolean {
-  let file: number | null = null;
-  return (stage) => {
-    try {
-      file ??= openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_NONBLOCK, 0o600);
-      writeSync(file, `${process.pid} ${Date.now()} ${stage}`.slice(0, STAGE_WIDTH)
-        .padEnd(STAGE_WIDTH).concat("\n"), 0);
-      return true;
-    } catch {
-      return false; // it is a help, no more
-    }
-  };
-}
-
-/** The note of a watchdog: whose, when (wall ms) and what; null = it cannot be read. */
-function readNote(path: string): { pid: number; at: number; stage: string } | null {
-  try {
-    const [, pid, at, stage] = /^(\d+) (\d+) (.*?) *$/m.exec(world.read(path) ?? "") ?? [];
-    return stage === undefined ? null : { pid: Number(pid), at: Number(at), stage };
-  } catch {
-    return null;
-  }
-}
-
-const noteFile = (cfg: Config, what: "watchdog" | "keeper"): string =>
-  join(cfg.stateDir, `${what}.stage`);
 
 /** Proof of life for `status`: time, pid and what is running. */
 function beat(cfg: Config): void {
@@ -6557,210 +6731,9 @@ export function loopSessionsAlive(cfg: Config, snap: Snapshot, older = false): A
     (!older || ![now, ""].includes(snap.panes.get(agent.session)!.phase)));
 }
 
-// Notices to people: beside the tick, several at once as one, tried again with growing pauses.
-
-/** A notice may take so long, ms; a receiver that hangs is tried again later. */
-const NOTICE_DEADLINE = 10_000;
-
-/** Events that one notice tells at most, and that are kept for a receiver that is away. */
-const NOTICES_MAX = 50;
-
-/** Characters of a line: all lines together stay under the 128 kB that Linux gives a variable. */
-const NOTICE_LINE = 400;
-
-/** Tries of one batch, 20 minutes in all: one that cannot be sent must not hold up later ones. */
-export const NOTICE_TRIES = 10;
-
-/** One line per event, for a phone. */
-export function noticeText(events: AgentEvent[]): string {
-  return events.slice(0, NOTICES_MAX).map(({ event, agent, why, from, to }) =>
-    plainText([agent, event, from || to ? `${from ?? ""} → ${to ?? ""}` : "", why]
-      .filter(Boolean).join(" "), NOTICE_LINE)).join("\n");
-}
-
-/** How notices fare after one more try to send `events` of them; `why` = "" where it went out. */
-export function decideNotices(
-  before: Notices | null, why: string, events: number, now: number,
-): Notices | null {
-  const known = before ?? { tries: 0, since: 0, dropped: 0, droppedAt: 0, why: "" };
-  if (!why) return known.dropped ? { ...known, tries: 0, since: 0 } : null;
-  const failed = { ...known, why, tries: known.tries + 1, since: known.since || now };
-  return failed.tries < NOTICE_TRIES ? failed
-    : { ...failed, tries: 0, dropped: known.dropped + events, droppedAt: now };
-}
-
-/** Tries of a notice that may fail before a person has to see why: it may pass within a minute. */
-const NOTICE_PATIENCE = 3;
-
-/** Whether people are not told, now. */
-const needsNotices = (notices: Notices | null): boolean =>
-  notices !== null && notices.since > 0 && (notices.tries >= NOTICE_PATIENCE ||
-    notices.droppedAt >= notices.since);
-
-/** What `status` says of them: while they fail, and for a day after some were lost. */
-function noticesText(notices: Notices | null, now: number): string {
-  if (!notices) return "";
-  const { since, dropped, droppedAt, why } = notices;
-  const lost = dropped && now - droppedAt < DAY
-    ? `${dropped} dropped, the last ${ago(now - droppedAt)} ago` : "";
-  const failing = needsNotices(notices) ? `none has gone out for ${ago(now - since)}` : "";
-  const both = [failing, lost].filter(Boolean).join("; ");
-  return both && `${both}: ${why}`;
-}
-
-/** A secret is named, never written: `env:NAME`, or `file:PATH` that only its owner reads. */
-function secretOf(value: string): string {
-  if (value.startsWith("env:")) return process.env[value.slice(4)] ??
-    die(`notify: ${value} is not set`);
-  if (!value.startsWith("file:")) return value;
-  const path = absolute("/", value.slice(5));
-  if ((statSync(path).mode & 0o077) !== 0) {
-    die(`notify: ${path} is readable by others (chmod 600 it)`);
-  }
-  return readFileSync(path, "utf8").trim();
-}
-
-/** Tells by command (events as JSON on its stdin) and by URL (text; JSON for `json:…`). */
-async function tell(notify: Notify, events: AgentEvent[], done = new Set<string>()): Promise<void> {
-  const message = noticeText(events);
-  if (notify.command && !done.has("command")) {
-    const ran = await run([SHELL, "-c", notify.command], NOTICE_DEADLINE,
-      { AGENTS_NOTICE: message }, `${JSON.stringify(events)}\n`);
-    if (!ran.ok) die(`notify: the command failed: ${ran.err.slice(0, 200)}`);
-    done.add("command"); // where the URL fails, that alone is tried again
-  }
-  if (!notify.url) return;
-  const json = notify.url.startsWith("json:");
-  const answer = await fetchHere(secretOf(json ? notify.url.slice(5) : notify.url), {
-    method: "POST",
-    body: json ? JSON.stringify({ text: message, events }) : message,
-    headers: json ? { "content-type": "application/json" }
-      : { title: "agents", "content-type": "text/plain; charset=utf-8" },
-    signal: AbortSignal.timeout(NOTICE_DEADLINE),
-  }).catch((error: Error) => die(`notify: the URL did not answer (${error.name})`));
-  if (!answer.ok) die(`notify: the URL answered ${answer.status}`);
-}
-
-/** Runs beside the watchdog for as long as it lives. */
-async function tellPeople(config: () => Config, watch: Watch): Promise<void> {
-  telling = true;
-  let events: AgentEvent[] = [];
-  const done = new Set<string>();
-  for (let pause = 1; telling; ) {
-    await Bun.sleep(pause * 1000);
-    if (!events.length) events = toTell.splice(0, NOTICES_MAX);
-    if (!events.length) continue;
-    const why = await tell(config().notify, events, done).then(() => "", messageOf);
-    if (!noteNotices(config(), watch, why, events.length)) {
-      [events, pause] = [[], 1];
-      done.clear();
-      continue;
-    }
-    toTell.splice(0, toTell.length - NOTICES_MAX); // a receiver away for days gets the newest
-    pause = Math.min(Math.max(5, pause * 2), 300);
-    trouble(watch, "notices", `${why}; trying again in ${pause} s`);
-  }
-}
-
-/** Notes how a try went; whether the same events are to be tried again. */
-export function noteNotices(cfg: Config, watch: Watch, why: string, events: number): boolean {
-  const lost = watch.notices?.dropped ?? 0;
-  watch.notices = decideNotices(watch.notices, plainText(why, FIELD_MAX), events, world.now());
-  if (!why) trouble(watch, "notices", "");
-  const dropped = (watch.notices?.dropped ?? 0) - lost;
-  if (!dropped) return why !== "";
-  log(`${dropped} notices are dropped after ${NOTICE_TRIES} tries: ${why}`);
-  emit(cfg, "notices", { dropped, why });
-  return false;
-}
-
-export async function cmdNotify(call: Call): Promise<number> {
-  const cfg = await configFor(call);
-  if (!call.options.test) die("usage: notify --test", 2);
-  if (!cfg.notify.command && !cfg.notify.url) die("[notify] names neither command nor url");
-  await tell(cfg.notify,
-    [{ at: new Date().toISOString(), event: "test", why: "a test of the notices" }]);
-  return printed("told");
-}
-
-// One watchdog per state folder: a lock that dies with its holder, kill -9 included. The keeper
-// waits for it and starts a watchdog whenever it is free; that starts a keeper where none is.
-
-const lockFile = (cfg: Config, what: "watchdog" | "keeper" | "operator" | "hand"): string =>
-  join(cfg.stateDir, `${what}.lock`);
-
-async function flock(path: string): Promise<number | null> {
-  const { dlopen } = await import("bun:ffi");
-  const library = process.platform === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
-  const { symbols } = dlopen(library, { flock: { args: ["int", "int"], returns: "int" } });
-  const file = openSync(path, "a+", 0o600);
-  const LOCK_EX = 2;
-  const LOCK_NB = 4;
-  if (symbols.flock(file, LOCK_EX | LOCK_NB) === 0) return file;
-  closeSync(file);
-  return null;
-}
-
-/** Takes a lock for as long as this process lives; null = held by another for `patience` ms. */
-async function takeLock(path: string, patience = 300): Promise<number | null> {
-  for (const end = performance.now() + patience; performance.now() < end; ) {
-    const file = await flock(path);
-    if (file !== null) {
-      try {
-        writePid(path);
-      } catch (error) {
-        log(`${path}.pid: ${messageOf(error)}`); // a full disk: the lock itself holds
-      }
-      return file;
-    }
-    await Bun.sleep(30);
-  }
-  return null;
-}
-
-/**
- * The lock where it is ours yet; taken again where its file was removed, null = another has it.
- * While the folder is away the old one is held: nobody else can have it, and there is work to do.
- */
-async function keepLock(
-  cfg: Config, path: string, held: number, say: (why: string) => void = () => {},
-): Promise<number | null> {
-  try {
-    if (statSync(path, { throwIfNoEntry: false })?.ino !== fstatSync(held).ino) {
-      makeFolders(cfg);
-      const taken = await takeLock(path);
-      if (taken !== null) closeSync(held);
-      return taken;
-    }
-    writePid(path);
-    say("");
-  } catch (error) {
-    say(`${cfg.stateDir}: ${messageOf(error)}; going on from memory`);
-  }
-  return held;
-}
-
-/** Says who holds a lock; written again where a full disk did not take it. */
-function writePid(path: string): void {
-  const pid = signature();
-  if (world.read(`${path}.pid`) !== pid) world.writeAtomic(`${path}.pid`, pid);
-}
-
-/** A file's text; "" where there is none, or where it cannot be read. */
-function textIn(path: string): string {
-  try {
-    return world.read(path) ?? "";
-  } catch {
-    return "";
-  }
-}
-
-/** The pid of a lock's holder, null where none is: the process must be the one that wrote it. */
-function lockHolder(path: string): number | null {
-  const [pid, born] = textIn(`${path}.pid`).split(" ");
-  return isPid(Number(pid)) && world.signal(Number(pid), 0) &&
-    (!born || bornOf(Number(pid)) === born) ? Number(pid) : null;
-}
+// ── standing by ─────────────────────────────────────────────────────────────────
+// The keeper starts the watchdog again, and ends one that hangs; the watchdog does the same for its
+// keeper.
 
 /** Starts the keeper, detached from any terminal; it starts the watchdog. */
 function spawnKeeper(cfg: Config): Bun.Subprocess {
@@ -6931,9 +6904,126 @@ class Ward {
   }
 }
 
-// ── CLI commands ────────────────────────────────────────────────────────────────
-// What people type. Names are checked before anything is done; data goes to stdout, the rest to
-// stderr; exit codes: 0 done, 1 failed, 2 usage, 3 the fleet needs a human, 100 another watchdog.
+// ── notices to people ───────────────────────────────────────────────────────────
+// Beside the tick, several at once as one, tried again with growing pauses, never in the way.
+
+/** A notice may take so long, ms; a receiver that hangs is tried again later. */
+const NOTICE_DEADLINE = 10_000;
+
+/** Events that one notice tells at most, and that are kept for a receiver that is away. */
+const NOTICES_MAX = 50;
+
+/** Characters of a line: all lines together stay under the 128 kB that Linux gives a variable. */
+const NOTICE_LINE = 400;
+
+/** Tries of one batch, 20 minutes in all: one that cannot be sent must not hold up later ones. */
+export const NOTICE_TRIES = 10;
+
+/** One line per event, for a phone. */
+export function noticeText(events: AgentEvent[]): string {
+  return events.slice(0, NOTICES_MAX).map(({ event, agent, why, from, to }) =>
+    plainText([agent, event, from || to ? `${from ?? ""} → ${to ?? ""}` : "", why]
+      .filter(Boolean).join(" "), NOTICE_LINE)).join("\n");
+}
+
+/** How notices fare after one more try to send `events` of them; `why` = "" where it went out. */
+export function decideNotices(
+  before: Notices | null, why: string, events: number, now: number,
+): Notices | null {
+  const known = before ?? { tries: 0, since: 0, dropped: 0, droppedAt: 0, why: "" };
+  if (!why) return known.dropped ? { ...known, tries: 0, since: 0 } : null;
+  const failed = { ...known, why, tries: known.tries + 1, since: known.since || now };
+  return failed.tries < NOTICE_TRIES ? failed
+    : { ...failed, tries: 0, dropped: known.dropped + events, droppedAt: now };
+}
+
+/** Tries of a notice that may fail before a person has to see why: it may pass within a minute. */
+const NOTICE_PATIENCE = 3;
+
+/** Whether people are not told, now. */
+const needsNotices = (notices: Notices | null): boolean =>
+  notices !== null && notices.since > 0 && (notices.tries >= NOTICE_PATIENCE ||
+    notices.droppedAt >= notices.since);
+
+/** What `status` says of them: while they fail, and for a day after some were lost. */
+function noticesText(notices: Notices | null, now: number): string {
+  if (!notices) return "";
+  const { since, dropped, droppedAt, why } = notices;
+  const lost = dropped && now - droppedAt < DAY
+    ? `${dropped} dropped, the last ${ago(now - droppedAt)} ago` : "";
+  const failing = needsNotices(notices) ? `none has gone out for ${ago(now - since)}` : "";
+  const both = [failing, lost].filter(Boolean).join("; ");
+  return both && `${both}: ${why}`;
+}
+
+/** A secret is named, never written: `env:NAME`, or `file:PATH` that only its owner reads. */
+function secretOf(value: string): string {
+  if (value.startsWith("env:")) return process.env[value.slice(4)] ??
+    die(`notify: ${value} is not set`);
+  if (!value.startsWith("file:")) return value;
+  const path = absolute("/", value.slice(5));
+  if ((statSync(path).mode & 0o077) !== 0) {
+    die(`notify: ${path} is readable by others (chmod 600 it)`);
+  }
+  return readFileSync(path, "utf8").trim();
+}
+
+/** Tells by command (events as JSON on its stdin) and by URL (text; JSON for `json:…`). */
+async function tell(notify: Notify, events: AgentEvent[], done = new Set<string>()): Promise<void> {
+  const message = noticeText(events);
+  if (notify.command && !done.has("command")) {
+    const ran = await run([SHELL, "-c", notify.command], NOTICE_DEADLINE,
+      { AGENTS_NOTICE: message }, `${JSON.stringify(events)}\n`);
+    if (!ran.ok) die(`notify: the command failed: ${ran.err.slice(0, 200)}`);
+    done.add("command"); // where the URL fails, that alone is tried again
+  }
+  if (!notify.url) return;
+  const json = notify.url.startsWith("json:");
+  const answer = await fetchHere(secretOf(json ? notify.url.slice(5) : notify.url), {
+    method: "POST",
+    body: json ? JSON.stringify({ text: message, events }) : message,
+    headers: json ? { "content-type": "application/json" }
+      : { title: "agents", "content-type": "text/plain; charset=utf-8" },
+    signal: AbortSignal.timeout(NOTICE_DEADLINE),
+  }).catch((error: Error) => die(`notify: the URL did not answer (${error.name})`));
+  if (!answer.ok) die(`notify: the URL answered ${answer.status}`);
+}
+
+/** Runs beside the watchdog for as long as it lives. */
+async function tellPeople(config: () => Config, watch: Watch): Promise<void> {
+  telling = true;
+  let events: AgentEvent[] = [];
+  const done = new Set<string>();
+  for (let pause = 1; telling; ) {
+    await Bun.sleep(pause * 1000);
+    if (!events.length) events = toTell.splice(0, NOTICES_MAX);
+    if (!events.length) continue;
+    const why = await tell(config().notify, events, done).then(() => "", messageOf);
+    if (!noteNotices(config(), watch, why, events.length)) {
+      [events, pause] = [[], 1];
+      done.clear();
+      continue;
+    }
+    toTell.splice(0, toTell.length - NOTICES_MAX); // a receiver away for days gets the newest
+    pause = Math.min(Math.max(5, pause * 2), 300);
+    trouble(watch, "notices", `${why}; trying again in ${pause} s`);
+  }
+}
+
+/** Notes how a try went; whether the same events are to be tried again. */
+export function noteNotices(cfg: Config, watch: Watch, why: string, events: number): boolean {
+  const lost = watch.notices?.dropped ?? 0;
+  watch.notices = decideNotices(watch.notices, plainText(why, FIELD_MAX), events, world.now());
+  if (!why) trouble(watch, "notices", "");
+  const dropped = (watch.notices?.dropped ?? 0) - lost;
+  if (!dropped) return why !== "";
+  log(`${dropped} notices are dropped after ${NOTICE_TRIES} tries: ${why}`);
+  emit(cfg, "notices", { dropped, why });
+  return false;
+}
+
+// ── the command line ────────────────────────────────────────────────────────────
+// What all commands share: their words and options, what they print, and the fleet they are about.
 
 /** A parsed command line. */
 interface Call {
@@ -6945,6 +7035,10 @@ interface Call {
 const printed = (value: string): number => (print(value), 0);
 const print = (text: string): void =>
   void process.stdout.write(`${printableText(text)}\n`);
+
+// a reader that has seen enough, as in `… | head`, is no error, and ends no work half-way
+let readerGone = false;
+
 /** Columns of the terminal, or of COLUMNS; in a pipe nothing is cut. */
 const terminalWidth = (): number =>
   process.stdout.columns || Number(process.env.COLUMNS) || (process.stdout.isTTY ? 80 : Infinity);
@@ -6978,9 +7072,59 @@ function oneName(cfg: Config, call: Call, usage: string): string {
   return expandNames(cfg, [call.words[0]!.replace(/[*?[]/g, "\\$&")])[0]!;
 }
 
-const NO_TMUX = "tmux was not found: install it (apt-get install tmux, brew install tmux)";
 /** tmux 3.2 is the first with the formats and pane options that are used here. */
 const TMUX_OLDEST = "3.2.0";
+
+function cut(cell: string, width: number): string {
+  if (Bun.stringWidth(cell) <= width) return cell;
+  const room = Math.max(0, width - 1);
+  const start = Bun.sliceAnsi(cell, 0, room);
+  // a wide letter across the edge comes whole
+  return `${Bun.stringWidth(start) > room ? Bun.sliceAnsi(cell, 0, room - 1) : start}…`;
+}
+
+function fit(cell: string, width: number): string {
+  const shown = cut(cell, width);
+  return shown + " ".repeat(Math.max(0, width - Bun.stringWidth(shown)));
+}
+
+export interface Finding {
+  /** What was looked at: a stable word for scripts. */
+  check: string;
+  level: "ok" | "warn" | "fail";
+  what: string;
+  cure: string;
+}
+
+type Found = Omit<Finding, "check">;
+type Examined = Found | Found[];
+const good = (what: string): Found => ({ level: "ok", what, cure: "" });
+const warn = (what: string, cure: string): Found => ({ level: "warn", what, cure });
+const fail = (what: string, cure: string): Found => ({ level: "fail", what, cure });
+
+/** `tmux -V` and, where a server runs, its version: an upgrade leaves the old server running. */
+export function judgeTmux(client: string, server: string): Examined {
+  const [found] = /\d+\.\d+\w*/.exec(client) ?? ["?"];
+  const number = /\d+\.\d+/.exec(found)?.[0];
+  if (number && Bun.semver.order(`${number}.0`, TMUX_OLDEST) < 0) return fail(`${found} is too old`,
+    "install 3.2 or newer");
+  if (server && server !== found) {
+    return warn(`the client is ${found}, the running server ${server}`,
+      NEW_SERVER);
+  }
+  return good(`${found}${server ? "" : ", no server runs"}`);
+}
+
+const NEW_SERVER =
+  "when it suits: agents down, end your other sessions, tmux kill-server, agents up";
+const EXITS = "exit-unattached is on: tmux ends with all agents whenever nobody is attached";
+const judgeExit = (exits: boolean): Examined => exits
+  ? warn(EXITS, "tmux set -s exit-unattached off, and the same in tmux.conf") : [];
+
+// ── up, down, restart ───────────────────────────────────────────────────────────
+// Orders of people. Who holds the lock of the orders acts; the watchdog lives with what they left.
+
+const NO_TMUX = "tmux was not found: install it (apt-get install tmux, brew install tmux)";
 
 /**
  * What a tmux server says of itself. `start`: where none runs, one reads the operator's tmux.conf
@@ -7010,28 +7154,6 @@ async function needTools(cfg: Config): Promise<void> {
   }
   if (cfg.loop.handoff && !Bun.which("git")) {
     die("git was not found: install it (apt-get install git, brew install git)");
-  }
-}
-
-/** How long, ms, an order waits for others: of 40 at once the last does for seconds. */
-const ORDERS_PATIENCE = 30_000;
-
-/** Changes what the operator wants; a lock keeps two calls from losing each other's word. */
-async function changeOperator(cfg: Config, change: (operator: Operator) => void): Promise<void> {
-  makeFolders(cfg);
-  const lock = await takeLock(lockFile(cfg, "operator"), ORDERS_PATIENCE);
-  if (lock === null) die(`${lockFile(cfg, "operator")} is held by another call ` +
-    `(pid ${lockHolder(lockFile(cfg, "operator"))})`);
-  try {
-    const operator = structuredClone(operatorOf(cfg));
-    const { taken } = loadWatch(cfg);
-    const late = (message: Message) => (message.expires ?? Infinity) < world.now();
-    operator.queue = operator.queue.filter((message) =>
-      !taken.includes(message.id) && !late(message));
-    change(operator);
-    world.writeAtomic(operatorFile(cfg), JSON.stringify(operator));
-  } finally {
-    closeSync(lock);
   }
 }
 
@@ -7243,7 +7365,6 @@ type Step = (done: number, what: string) => void;
 
 /** Fewer lines than these are read at a glance. */
 const BAR_FROM = 20;
-let barDrawn = false;
 
 /**
  * A bar on a terminal: routine lines are not printed then, all others above it. In a pipe, or where
@@ -7497,6 +7618,85 @@ function besides(cfg: Config, snap: Snapshot, session: string): string {
   return stranger && `; ${stranger}`;
 }
 
+/** Ends and starts units while the watchdog holds its hands off them. */
+async function restartUnits(
+  cfg: Config, units: (Agent | Service)[], fresh: boolean,
+): Promise<number> {
+  const pauses = Math.floor((units.length - 1) / cfg.watchdog.startBatch) * RUNNING_AFTER;
+  const until = world.now() + Math.min(BUSY_FOR + pauses, BUSY_MAX);
+  await changeOperator(cfg, (operator) => {
+    operator.owners ??= {};
+    for (const { name } of units) {
+      operator.busy[name] = until;
+      operator.owners[name] = signature();
+      delete operator.held[name];
+      operator.released[name] = world.now();
+    }
+  });
+  try {
+    const stuck = await stopUnits(cfg, units, (name) => !isDown(operatorOf(cfg), name));
+    if (fresh) for (const unit of units) if (isAgent(unit)) dropResumeId(cfg, unit);
+    const ended = units.filter((unit) => !stuck.some(({ name }) => name === unit.name));
+    return await startAndWait(cfg, ended, stuck);
+  } finally {
+    // only the mark: what was ordered meanwhile holds
+    await changeOperator(cfg, (operator) => {
+      for (const { name } of units.filter((unit) => operator.busy[unit.name] === until)) {
+        delete operator.busy[name];
+        delete operator.owners?.[name];
+        if (!isDown(operator, name)) operator.released[name] = world.now();
+      }
+    });
+  }
+}
+
+/** The end of `up` and `restart`: starts units, sees to first texts, waits, and says who failed. */
+async function startAndWait(
+  cfg: Config, units: (Agent | Service)[], earlier: Failure[], between?: () => Promise<Failure[]>,
+): Promise<number> {
+  const boots: Message[] = [];
+  const failures = await withBar(units.length, async (step) => {
+    const early = [...earlier, ...(await startAll(cfg, units, boots, step))];
+    early.push(...((await between?.()) ?? []));
+    if (boots.length && lockHolder(lockFile(cfg, "watchdog")) === null) await bootAll(cfg, boots);
+    const started = units.filter((unit) => !early.some(({ name }) => name === unit.name));
+    return [...early, ...(await awaitClients(cfg, started, step))];
+  });
+  for (const { name, why } of failures) log(`${name}: ${why}`);
+  if (!failures.length) return 0;
+  // where no server ran, nobody could ask before one ended with what was started in it
+  if ((await askServer(cfg, true)).exits) log(EXITS);
+  return failures.some(({ stuck }) => stuck) ? 3 : 1;
+}
+
+export async function cmdRestart(call: Call): Promise<number> {
+  const cfg = await configFor(call);
+  if (!call.words.length) die("usage: restart <name…> [--fresh]", 2);
+  const names = expandNames(cfg, call.words);
+  await needTools(cfg);
+  makeFolders(cfg);
+  const units = [...unitsOf(cfg).values()].filter((unit) => names.includes(unit.name));
+  const withWatchdog = names.includes("watchdog");
+  noteOrder(cfg, "restart", orderedNames(units, withWatchdog));
+  const code = units.length ? await restartUnits(cfg, units, call.options.fresh === true) : 0;
+  if (!withWatchdog) return code;
+  await changeOperator(cfg, (operator) => void delete operator.held.watchdog);
+  await stopWatchdog(cfg, () => !isDown(operatorOf(cfg), "watchdog"));
+  return (await startWatchdog(cfg)) ? code : 1;
+}
+
+// ── status, phase, attach, send, migrate ────────────────────────────────────────
+// What a person asks and says day by day.
+
+export async function cmdNotify(call: Call): Promise<number> {
+  const cfg = await configFor(call);
+  if (!call.options.test) die("usage: notify --test", 2);
+  if (!cfg.notify.command && !cfg.notify.url) die("[notify] names neither command nor url");
+  await tell(cfg.notify,
+    [{ at: new Date().toISOString(), event: "test", why: "a test of the notices" }]);
+  return printed("told");
+}
+
 /** What `status` knows of one agent or service. */
 export interface StatusRow {
   name: string;
@@ -7538,12 +7738,6 @@ export interface Status {
   olderPhase: string[];
   needsHuman: boolean;
 }
-
-const ago = (ms: number): string => {
-  const s = Math.max(0, Math.round(ms / 1000));
-  return s < 60 ? `${s}s` : s < 3600 ? `${Math.floor(s / 60)}m`
-    : s < 86400 ? `${Math.floor(s / 3600)}h` : `${Math.floor(s / 86400)}d`;
-};
 
 const ORDINALS = new Intl.PluralRules("en", { type: "ordinal" });
 const SUFFIXES: Record<string, string> = { one: "st", two: "nd", few: "rd" };
@@ -7698,30 +7892,6 @@ function nextDue(
     ? `wake ${wake > now ? localTime(wake) : "when idle"}` : "";
 }
 
-/** What the watchdog's last tick left; a wrong field is none. `interval` is s. */
-function readBeat(cfg: Config): { at?: string; pid?: number; version?: string; interval?: number } {
-  try {
-    const { at, pid, version, interval } = JSON.parse(textIn(heartbeatFile(cfg)) || "{}");
-    return { ...(isText(at) ? { at } : {}), ...(isNumber(pid) ? { pid } : {}),
-      ...(isText(version) ? { version } : {}), ...(isNumber(interval) ? { interval } : {}) };
-  } catch {
-    return {};
-  }
-}
-
-/** The heartbeat is stale after three ticks without one. */
-function readWatchdog(cfg: Config): Status["watchdog"] {
-  const pid = lockHolder(lockFile(cfg, "watchdog"));
-  const beat = readBeat(cfg);
-  const late =
-    world.now() - Date.parse(beat.at ?? "") > 3 * Math.max(beat.interval ?? 0, 5) * 1000;
-  const stale = pid !== null && late && beat.pid === pid;
-  const note = stale ? readNote(noteFile(cfg, "watchdog")) : null;
-  const halted = stale && statOf(pid)[0] === "T" ? `stopped by a signal (kill -CONT ${pid})` : "";
-  return { running: pid !== null, pid, heartbeat: beat.at ?? "", stale,
-    version: beat.version ?? "", stage: halted || (note?.pid === pid ? note.stage : "") };
-}
-
 /** How long `status` waits for git, ms: it is only asked whether the phase is DONE. */
 const STATUS_PATIENCE = 3_000;
 
@@ -7849,19 +8019,6 @@ export function columns(
   return cells.map((row) => row.map((cell, i) => fit(cell, wide[i]!)).join("  ").trimEnd());
 }
 
-function cut(cell: string, width: number): string {
-  if (Bun.stringWidth(cell) <= width) return cell;
-  const room = Math.max(0, width - 1);
-  const start = Bun.sliceAnsi(cell, 0, room);
-  // a wide letter across the edge comes whole
-  return `${Bun.stringWidth(start) > room ? Bun.sliceAnsi(cell, 0, room - 1) : start}…`;
-}
-
-function fit(cell: string, width: number): string {
-  const shown = cut(cell, width);
-  return shown + " ".repeat(Math.max(0, width - Bun.stringWidth(shown)));
-}
-
 /** `phase show | next | set ID-or-index`: checked before anything is written. */
 export async function cmdPhase(call: Call): Promise<number> {
   const cfg = await configFor(call);
@@ -7902,73 +8059,6 @@ export async function cmdPhase(call: Call): Promise<number> {
   if (older.length) log(`${older.join(", ")} still work on the old kickoff; ` +
     `"phase set ${ids[idx]} --restart" takes them along`);
   return 0;
-}
-
-/** Ends and starts units while the watchdog holds its hands off them. */
-async function restartUnits(
-  cfg: Config, units: (Agent | Service)[], fresh: boolean,
-): Promise<number> {
-  const pauses = Math.floor((units.length - 1) / cfg.watchdog.startBatch) * RUNNING_AFTER;
-  const until = world.now() + Math.min(BUSY_FOR + pauses, BUSY_MAX);
-  await changeOperator(cfg, (operator) => {
-    operator.owners ??= {};
-    for (const { name } of units) {
-      operator.busy[name] = until;
-      operator.owners[name] = signature();
-      delete operator.held[name];
-      operator.released[name] = world.now();
-    }
-  });
-  try {
-    const stuck = await stopUnits(cfg, units, (name) => !isDown(operatorOf(cfg), name));
-    if (fresh) for (const unit of units) if (isAgent(unit)) dropResumeId(cfg, unit);
-    const ended = units.filter((unit) => !stuck.some(({ name }) => name === unit.name));
-    return await startAndWait(cfg, ended, stuck);
-  } finally {
-    // only the mark: what was ordered meanwhile holds
-    await changeOperator(cfg, (operator) => {
-      for (const { name } of units.filter((unit) => operator.busy[unit.name] === until)) {
-        delete operator.busy[name];
-        delete operator.owners?.[name];
-        if (!isDown(operator, name)) operator.released[name] = world.now();
-      }
-    });
-  }
-}
-
-/** The end of `up` and `restart`: starts units, sees to first texts, waits, and says who failed. */
-async function startAndWait(
-  cfg: Config, units: (Agent | Service)[], earlier: Failure[], between?: () => Promise<Failure[]>,
-): Promise<number> {
-  const boots: Message[] = [];
-  const failures = await withBar(units.length, async (step) => {
-    const early = [...earlier, ...(await startAll(cfg, units, boots, step))];
-    early.push(...((await between?.()) ?? []));
-    if (boots.length && lockHolder(lockFile(cfg, "watchdog")) === null) await bootAll(cfg, boots);
-    const started = units.filter((unit) => !early.some(({ name }) => name === unit.name));
-    return [...early, ...(await awaitClients(cfg, started, step))];
-  });
-  for (const { name, why } of failures) log(`${name}: ${why}`);
-  if (!failures.length) return 0;
-  // where no server ran, nobody could ask before one ended with what was started in it
-  if ((await askServer(cfg, true)).exits) log(EXITS);
-  return failures.some(({ stuck }) => stuck) ? 3 : 1;
-}
-
-export async function cmdRestart(call: Call): Promise<number> {
-  const cfg = await configFor(call);
-  if (!call.words.length) die("usage: restart <name…> [--fresh]", 2);
-  const names = expandNames(cfg, call.words);
-  await needTools(cfg);
-  makeFolders(cfg);
-  const units = [...unitsOf(cfg).values()].filter((unit) => names.includes(unit.name));
-  const withWatchdog = names.includes("watchdog");
-  noteOrder(cfg, "restart", orderedNames(units, withWatchdog));
-  const code = units.length ? await restartUnits(cfg, units, call.options.fresh === true) : 0;
-  if (!withWatchdog) return code;
-  await changeOperator(cfg, (operator) => void delete operator.held.watchdog);
-  await stopWatchdog(cfg, () => !isDown(operatorOf(cfg), "watchdog"));
-  return (await startWatchdog(cfg)) ? code : 1;
 }
 
 /** Becomes tmux, attached to the session of an agent. */
@@ -8068,6 +8158,9 @@ export async function cmdMigrate(call: Call): Promise<number> {
   log(`migrate done: ${cfg.stateDir}`);
   return 0;
 }
+
+// ── selftest, explain, capture, logs ────────────────────────────────────────────
+// Why the program believes what it believes, and the captures that hold it to that.
 
 /** Where captures with known verdicts stand: beside the program, else in the binary. */
 function fixtureFolder(): string | null {
@@ -8227,9 +8320,6 @@ export function decideNextDown(
   return { does: "starts it", at: action.do === "wait" ? memory.nextStart : now + delay };
 }
 
-const isoOf = (ms: number | null): string | null =>
-  (ms === null ? null : new Date(ms).toISOString());
-
 /** A verdict as other programs read it; `resetAt` is the banner's time, without slack. */
 export function verdictJson(
   { verdict, rule, where, text, limit, waitingUntil, why }: Verdict,
@@ -8266,11 +8356,6 @@ function printVerdict(
     ...more,
   ]);
 }
-
-/** The defaults of a table of KEYS: a captured screen needs no config. */
-const defaultsOf = <T>(keys: Keys): T =>
-  Object.fromEntries(Object.entries(keys)
-    .map(([key, [, fallback]]) => [camelCase(key), fallback])) as T;
 
 async function backendFor(call: Call, name: string): Promise<[Rule[], Backend, Settings]> {
   const cfg = call.options.config ? await configFor(call) : null;
@@ -8540,169 +8625,7 @@ async function followFile(path: string, clean: (value: string) => string): Promi
   }
 }
 
-// The demo: a fleet as anyone's, in a fresh folder, with two scripted clients. Everything around
-// them is real: tmux, git, the watchdog, the pings, the phase moves.
-
-const DEMO_PROMPTS: Record<string, string> = {
-  boot: "read {kickoff}\n",
-  preamble: "phase={phase.id} status={phase.status} docs={docs_dir}\n",
-  builder: "Builder: claim the phase, and write DONE once it passed review.\n",
-  adversary: "Adversary: check what is claimed and say PASS or FAIL.\n",
-};
-
-/** A client that reads lines at a prompt, as small as one can be; its first word is its role. */
-const DEMO_CLIENT = `#!/bin/sh
-# commit SUBJECT FILE TEXT
-commit() {
-  mkdir -p "$(dirname "$2")" && printf "$3" >"$2" && git add -A &&
-    git commit -qm "$1" && git push -q origin HEAD:main && echo "pushed $1"
-}
-set -f
-while printf '> ' && IFS= read -r text; do
-  echo "working ..."
-  git pull -q --rebase origin main
-  case $text in "read "*) text=$(tr '\\n' ' ' <"\${text#read }") ;; esac
-  case $text in phase=*)
-    id=\${text#phase=} status=\${text#*status=} docs=\${text#*docs=}
-    id=\${id%% *} status=\${status%% *} docs=\${docs%% *}
-  esac
-  case $1:$text in
-    builder:phase=*) commit "claim($id): work-$id.txt is ready" "work-$id.txt" "work of $id\\n" ;;
-    builder:*) if grep -qs PASS "$docs/REVIEW-$id.md"
-      then commit "status($id): done" "$docs/$status" "# $id\\n\\n## DONE\\n\\nReviewed with PASS.\\n"
-      else echo "no PASS yet, waiting"; fi ;;
-    adversary:phase=*) echo "waiting for a claim" ;;
-    adversary:*) verdict=FAIL; [ -e "work-$id.txt" ] && verdict=PASS
-      commit "review($id): $verdict" "$docs/REVIEW-$id.md" "$id: $verdict\\n" ;;
-  esac
-done
-`;
-
-function demoConfig(prefix: string, client: string): string {
-  const backend = (role: string) => `[backend.${role}]
-kind = "typed"
-bin = ${JSON.stringify(`sh ${shellQuote(client)} ${role}`)}
-box_re = '^> ?(?<text>.*)$'
-ready_re = '^>'
-`;
-  const agent = (role: string) => `[[agent]]
-name = "${role}"
-kind = "loop"
-role = "${role}"
-dir = "${role}"
-backend = "${role}"
-`;
-  return `[defaults]
-session_prefix = "${prefix}"
-watch = "heal+stall"
-
-[watchdog]
-signal_interval = 1
-heavy_interval = 2
-
-${["builder", "adversary"].map((role) => `${backend(role)}\n${agent(role)}`).join("\n")}
-[loop]
-phases = [
-  { id = "one", plan = "one.md", status = "STATUS-one.md" },
-  { id = "two", plan = "two.md", status = "STATUS-two.md" },
-]
-
-[loop.handoff]
-repo = "watch"
-`;
-}
-
-async function demoGit(dir: string, ...args: string[]): Promise<void> {
-  const ran = await git(dir, args);
-  if (!ran.ok) die(`demo: git ${args[0]}: ${ran.err}`);
-}
-
-async function makeDemo(dir: string, prefix: string): Promise<string> {
-  mkdirSync(dir, { recursive: true });
-  if (readdirSync(dir).length) die(`demo: ${dir} is not empty; name a fresh folder`, 2);
-  await demoGit(dir, "init", "-q", "--bare", "-b", "main", "origin.git");
-  for (const clone of ["builder", "adversary", "watch"]) {
-    await demoGit(dir, "clone", "-q", "origin.git", clone);
-    await demoGit(join(dir, clone), "config", "user.name", `demo ${clone}`);
-    await demoGit(join(dir, clone), "config", "user.email", `${clone}@demo.invalid`);
-  }
-  const first = join(dir, "builder");
-  await demoGit(first, "checkout", "-q", "-B", "main");
-  await demoGit(first, "commit", "-q", "--allow-empty", "-m", "Begin the demonstration");
-  await demoGit(first, "push", "-q", "-u", "origin", "main");
-  for (const clone of ["adversary", "watch"]) {
-    await demoGit(join(dir, clone), "pull", "-q", "origin", "main");
-  }
-  mkdirSync(join(dir, "prompts"));
-  for (const [name, content] of Object.entries(DEMO_PROMPTS)) {
-    world.writeAtomic(join(dir, "prompts", `${name}.md`), content);
-  }
-  for (const phase of ["one", "two"]) world.writeAtomic(join(dir, `${phase}.md`),
-    `Make work-${phase}.txt.\n`);
-  const [path, client] = [join(dir, "agents.toml"), join(dir, "client.sh")];
-  world.writeAtomic(client, DEMO_CLIENT);
-  world.writeAtomic(path, demoConfig(prefix, client));
-  return path;
-}
-
-/** How long the demo may take, ms. */
-const DEMO_DEADLINE = 60_000;
-
-async function cmdDemo(call: Call): Promise<number> {
-  if (call.words.length > 1) die("usage: demo [DIR] [--keep]", 2);
-  const { mkdtempSync } = await import("node:fs");
-  const dir = call.words[0] ? resolve(call.words[0]) : mkdtempSync(join(tmpdir(), "agents-demo-"));
-  if (!Bun.which("git")) {
-    die("git was not found: install it (apt-get install git, brew install git)");
-  }
-  const prefix = `demo-${newId().slice(0, 4)}-`;
-  print(`a fleet of two scripted agents in ${dir}`);
-  const path = await makeDemo(dir, prefix);
-  const cfg = await loadConfig(path);
-  const inDemo: Call = { path, words: [], options: {} };
-  let interrupted = false;
-  const interrupt = () => void (interrupted = true);
-  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, interrupt);
-  const began = world.mono();
-  try {
-    if ((await cmdUp(inDemo)) !== 0) return 1;
-    if (call.options.keep) {
-      print(`it runs on; look at it with: tmux attach -t ${prefix}builder (detach: Ctrl-b d)`);
-      print(`status: ${selfWords()} status --config ${path}; ` +
-        `end it: ${selfWords()} down --config ${path}`);
-      return 0;
-    }
-    const complete = await showEvents(cfg,
-      () => interrupted || readerGone || world.mono() - began > DEMO_DEADLINE);
-    print(statusText(await readStatus(cfg), terminalWidth()));
-    if (!complete) log(interrupted ? "demo: interrupted" : "demo: it did not complete in time");
-    else print(`complete in ${Math.round((world.mono() - began) / 1000)} s; ` +
-      `the commits: git -C ${join(dir, "watch")} log --oneline origin/main`);
-    return complete ? 0 : interrupted ? 130 : 1;
-  } finally {
-    if (!call.options.keep) await cmdDown(inDemo);
-  }
-}
-
-const selfWords = (): string => (COMPILED ? basename(process.execPath) : `bun ${import.meta.path}`);
-
-/** Prints each event as it comes; true once the sequence is complete. */
-async function showEvents(cfg: Config, giveUp: () => boolean): Promise<boolean> {
-  for (let shown = 0; !giveUp(); await Bun.sleep(100)) {
-    const lines = (world.read(join(cfg.stateDir, "events.jsonl")) ?? "").split("\n").slice(0, -1);
-    for (const line of lines.slice(shown)) {
-      const { at, event, ...rest } = JSON.parse(line) as AgentEvent;
-      const facts = Object.entries(rest).filter(([, value]) => value !== "" && value !== null)
-        .map(([key, value]) => `${key}=${value}`);
-      print(`${paint("dim", at.slice(11, 19))} ${event.padEnd(10)} ${facts.join(" ")}`);
-      if (event === "phase") print(statusText(await readStatus(cfg), terminalWidth()));
-    }
-    shown = lines.length;
-    if (isComplete(cfg)) return true;
-  }
-  return false;
-}
-
+// ── report ──────────────────────────────────────────────────────────────────────
 // What happened, for a person in the morning: from events.jsonl alone.
 
 /** What `report` counts an agent's time as; `unknown` = nobody looked, or nothing could be read. */
@@ -9020,40 +8943,8 @@ export async function cmdReport(call: Call): Promise<number> {
   return 0;
 }
 
+// ── doctor ──────────────────────────────────────────────────────────────────────
 // What the fleet stands on, each with its cure.
-
-export interface Finding {
-  /** What was looked at: a stable word for scripts. */
-  check: string;
-  level: "ok" | "warn" | "fail";
-  what: string;
-  cure: string;
-}
-
-type Found = Omit<Finding, "check">;
-type Examined = Found | Found[];
-const good = (what: string): Found => ({ level: "ok", what, cure: "" });
-const warn = (what: string, cure: string): Found => ({ level: "warn", what, cure });
-const fail = (what: string, cure: string): Found => ({ level: "fail", what, cure });
-
-/** `tmux -V` and, where a server runs, its version: an upgrade leaves the old server running. */
-export function judgeTmux(client: string, server: string): Examined {
-  const [found] = /\d+\.\d+\w*/.exec(client) ?? ["?"];
-  const number = /\d+\.\d+/.exec(found)?.[0];
-  if (number && Bun.semver.order(`${number}.0`, TMUX_OLDEST) < 0) return fail(`${found} is too old`,
-    "install 3.2 or newer");
-  if (server && server !== found) {
-    return warn(`the client is ${found}, the running server ${server}`,
-      NEW_SERVER);
-  }
-  return good(`${found}${server ? "" : ", no server runs"}`);
-}
-
-const NEW_SERVER =
-  "when it suits: agents down, end your other sessions, tmux kill-server, agents up";
-const EXITS = "exit-unattached is on: tmux ends with all agents whenever nobody is attached";
-const judgeExit = (exits: boolean): Examined => exits
-  ? warn(EXITS, "tmux set -s exit-unattached off, and the same in tmux.conf") : [];
 
 /** What /proc/<pid>/cgroup and systemd say of the tmux server: who would end it by accident. */
 export function judgeScope(
@@ -9316,6 +9207,172 @@ export async function cmdDoctor(call: Call): Promise<number> {
   return ok ? 0 : 3;
 }
 
+// ── demo, init, completion, unit ────────────────────────────────────────────────
+// How one begins, and what a shell and systemd are told.
+
+// The demo: a fleet as anyone's, in a fresh folder, with two scripted clients. Everything around
+// them is real: tmux, git, the watchdog, the pings, the phase moves.
+
+const DEMO_PROMPTS: Record<string, string> = {
+  boot: "read {kickoff}\n",
+  preamble: "phase={phase.id} status={phase.status} docs={docs_dir}\n",
+  builder: "Builder: claim the phase, and write DONE once it passed review.\n",
+  adversary: "Adversary: check what is claimed and say PASS or FAIL.\n",
+};
+
+/** A client that reads lines at a prompt, as small as one can be; its first word is its role. */
+const DEMO_CLIENT = `#!/bin/sh
+# commit SUBJECT FILE TEXT
+commit() {
+  mkdir -p "$(dirname "$2")" && printf "$3" >"$2" && git add -A &&
+    git commit -qm "$1" && git push -q origin HEAD:main && echo "pushed $1"
+}
+set -f
+while printf '> ' && IFS= read -r text; do
+  echo "working ..."
+  git pull -q --rebase origin main
+  case $text in "read "*) text=$(tr '\\n' ' ' <"\${text#read }") ;; esac
+  case $text in phase=*)
+    id=\${text#phase=} status=\${text#*status=} docs=\${text#*docs=}
+    id=\${id%% *} status=\${status%% *} docs=\${docs%% *}
+  esac
+  case $1:$text in
+    builder:phase=*) commit "claim($id): work-$id.txt is ready" "work-$id.txt" "work of $id\\n" ;;
+    builder:*) if grep -qs PASS "$docs/REVIEW-$id.md"
+      then commit "status($id): done" "$docs/$status" "# $id\\n\\n## DONE\\n\\nReviewed with PASS.\\n"
+      else echo "no PASS yet, waiting"; fi ;;
+    adversary:phase=*) echo "waiting for a claim" ;;
+    adversary:*) verdict=FAIL; [ -e "work-$id.txt" ] && verdict=PASS
+      commit "review($id): $verdict" "$docs/REVIEW-$id.md" "$id: $verdict\\n" ;;
+  esac
+done
+`;
+
+function demoConfig(prefix: string, client: string): string {
+  const backend = (role: string) => `[backend.${role}]
+kind = "typed"
+bin = ${JSON.stringify(`sh ${shellQuote(client)} ${role}`)}
+box_re = '^> ?(?<text>.*)$'
+ready_re = '^>'
+`;
+  const agent = (role: string) => `[[agent]]
+name = "${role}"
+kind = "loop"
+role = "${role}"
+dir = "${role}"
+backend = "${role}"
+`;
+  return `[defaults]
+session_prefix = "${prefix}"
+watch = "heal+stall"
+
+[watchdog]
+signal_interval = 1
+heavy_interval = 2
+
+${["builder", "adversary"].map((role) => `${backend(role)}\n${agent(role)}`).join("\n")}
+[loop]
+phases = [
+  { id = "one", plan = "one.md", status = "STATUS-one.md" },
+  { id = "two", plan = "two.md", status = "STATUS-two.md" },
+]
+
+[loop.handoff]
+repo = "watch"
+`;
+}
+
+async function demoGit(dir: string, ...args: string[]): Promise<void> {
+  const ran = await git(dir, args);
+  if (!ran.ok) die(`demo: git ${args[0]}: ${ran.err}`);
+}
+
+async function makeDemo(dir: string, prefix: string): Promise<string> {
+  mkdirSync(dir, { recursive: true });
+  if (readdirSync(dir).length) die(`demo: ${dir} is not empty; name a fresh folder`, 2);
+  await demoGit(dir, "init", "-q", "--bare", "-b", "main", "origin.git");
+  for (const clone of ["builder", "adversary", "watch"]) {
+    await demoGit(dir, "clone", "-q", "origin.git", clone);
+    await demoGit(join(dir, clone), "config", "user.name", `demo ${clone}`);
+    await demoGit(join(dir, clone), "config", "user.email", `${clone}@demo.invalid`);
+  }
+  const first = join(dir, "builder");
+  await demoGit(first, "checkout", "-q", "-B", "main");
+  await demoGit(first, "commit", "-q", "--allow-empty", "-m", "Begin the demonstration");
+  await demoGit(first, "push", "-q", "-u", "origin", "main");
+  for (const clone of ["adversary", "watch"]) {
+    await demoGit(join(dir, clone), "pull", "-q", "origin", "main");
+  }
+  mkdirSync(join(dir, "prompts"));
+  for (const [name, content] of Object.entries(DEMO_PROMPTS)) {
+    world.writeAtomic(join(dir, "prompts", `${name}.md`), content);
+  }
+  for (const phase of ["one", "two"]) world.writeAtomic(join(dir, `${phase}.md`),
+    `Make work-${phase}.txt.\n`);
+  const [path, client] = [join(dir, "agents.toml"), join(dir, "client.sh")];
+  world.writeAtomic(client, DEMO_CLIENT);
+  world.writeAtomic(path, demoConfig(prefix, client));
+  return path;
+}
+
+/** How long the demo may take, ms. */
+const DEMO_DEADLINE = 60_000;
+
+async function cmdDemo(call: Call): Promise<number> {
+  if (call.words.length > 1) die("usage: demo [DIR] [--keep]", 2);
+  const { mkdtempSync } = await import("node:fs");
+  const dir = call.words[0] ? resolve(call.words[0]) : mkdtempSync(join(tmpdir(), "agents-demo-"));
+  if (!Bun.which("git")) {
+    die("git was not found: install it (apt-get install git, brew install git)");
+  }
+  const prefix = `demo-${newId().slice(0, 4)}-`;
+  print(`a fleet of two scripted agents in ${dir}`);
+  const path = await makeDemo(dir, prefix);
+  const cfg = await loadConfig(path);
+  const inDemo: Call = { path, words: [], options: {} };
+  let interrupted = false;
+  const interrupt = () => void (interrupted = true);
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, interrupt);
+  const began = world.mono();
+  try {
+    if ((await cmdUp(inDemo)) !== 0) return 1;
+    if (call.options.keep) {
+      print(`it runs on; look at it with: tmux attach -t ${prefix}builder (detach: Ctrl-b d)`);
+      print(`status: ${selfWords()} status --config ${path}; ` +
+        `end it: ${selfWords()} down --config ${path}`);
+      return 0;
+    }
+    const complete = await showEvents(cfg,
+      () => interrupted || readerGone || world.mono() - began > DEMO_DEADLINE);
+    print(statusText(await readStatus(cfg), terminalWidth()));
+    if (!complete) log(interrupted ? "demo: interrupted" : "demo: it did not complete in time");
+    else print(`complete in ${Math.round((world.mono() - began) / 1000)} s; ` +
+      `the commits: git -C ${join(dir, "watch")} log --oneline origin/main`);
+    return complete ? 0 : interrupted ? 130 : 1;
+  } finally {
+    if (!call.options.keep) await cmdDown(inDemo);
+  }
+}
+
+const selfWords = (): string => (COMPILED ? basename(process.execPath) : `bun ${import.meta.path}`);
+
+/** Prints each event as it comes; true once the sequence is complete. */
+async function showEvents(cfg: Config, giveUp: () => boolean): Promise<boolean> {
+  for (let shown = 0; !giveUp(); await Bun.sleep(100)) {
+    const lines = (world.read(join(cfg.stateDir, "events.jsonl")) ?? "").split("\n").slice(0, -1);
+    for (const line of lines.slice(shown)) {
+      const { at, event, ...rest } = JSON.parse(line) as AgentEvent;
+      const facts = Object.entries(rest).filter(([, value]) => value !== "" && value !== null)
+        .map(([key, value]) => `${key}=${value}`);
+      print(`${paint("dim", at.slice(11, 19))} ${event.padEnd(10)} ${facts.join(" ")}`);
+      if (event === "phase") print(statusText(await readStatus(cfg), terminalWidth()));
+    }
+    shown = lines.length;
+    if (isComplete(cfg)) return true;
+  }
+  return false;
+}
+
 // A fleet to start from.
 
 /** The same config on another client: only `backend = "…"` changes, comments and all else stay. */
@@ -9393,8 +9450,6 @@ export async function cmdInit(call: Call): Promise<number> {
   for (const word of ["doctor", "up"]) print(`  ${selfWords()} ${word} --config ${quoted(path)}`);
   return 0;
 }
-
-const quoted = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word : shellQuote(word));
 
 // Completion for shells, from the table of commands.
 
@@ -9743,8 +9798,6 @@ export async function main(argv: string[]): Promise<number> {
   }
 }
 
-// a reader that has seen enough, as in `… | head`, is no error, and ends no work half-way
-let readerGone = false;
 if (import.meta.main) process.stdout.on("error", () => (readerGone = true));
 if (import.meta.main) process.stderr.on("error", () => {});
 if (import.meta.main) process.exitCode = await main(process.argv.slice(2));

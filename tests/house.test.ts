@@ -1,0 +1,36 @@
+/** The shape of the file: its sections in their order, and little that points ahead. */
+import { expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { codeOf, partsOf } from "./source.ts";
+
+const SOURCE = readFileSync(join(import.meta.dir, "..", "agents.ts"), "utf8");
+const SECTIONS = [...SOURCE.matchAll(/^\/\/ ── (.+?) ─+$/gm)].map((match) => ({ name: match[1]! }));
+/** Names that a declaration makes for itself: parameters, and what is declared inside. */
+const ownNames = (code: string): Set<string> => new Set(
+  [...code.matchAll(/(?:const|let|function|class) (\w+)|(?:const|let) ([[{][^=]*)=|(?:^|[(,{[]\s*|\.\.\.)(\w+)(?=\??(?::|\s*[,)\]}=]))|\b(\w+) =>/gm)]
+    .flatMap((match) => match.slice(1).flatMap((part) => part?.match(/\w+/g) ?? [])));
+
+/** What it uses of others; the names of fields are none. */
+const usedNames = (code: string): Set<string> => new Set(code.replace(/(?<=[\w)\]!?]\??\.)[A-Za-z_]\w*|(?<=[{,(]\s*|^\s+)[A-Za-z_]\w*(?=\??:\s)/gm, "").match(/[A-Za-z_]\w*/g));
+
+test("the sections stand in their order, and the map in the header names them", () => {
+  expect(SECTIONS.map(({ name }) => name)).toEqual([
+    "types", "the world", "config", "logging", "processes and locks", "tmux", "activity, limit and fatal detection", "phases and prompts", "resume id",
+    "agent launch", "the clients' own word", "state", "observation", "outbox and typing", "usage limit", "stall detection", "healing", "wake",
+    "handoff signalling", "phase advance", "watchdog loop", "standing by", "notices to people", "the command line", "up, down, restart",
+    "status, phase, attach, send, migrate", "selftest, explain, capture, logs", "report", "doctor", "demo, init, completion, unit", "main"]);
+});
+
+test("at most thirty references run ahead across a banner", () => {
+  const { code } = codeOf(SOURCE);
+  const place = (banner: string) => SECTIONS.findIndex(({ name }) => name === banner);
+  const parts = partsOf(SOURCE);
+  const home = new Map(parts.toReversed().map(({ name, banner }) => [name, place(banner)]));
+  const ahead = parts.flatMap(({ name, banner, from, to }) => {
+    const body = code.slice(from, to).replace(name, "");
+    const own = ownNames(body);
+    return [...usedNames(body)].filter((word) => !own.has(word) && home.get(word)! > place(banner)).map((word) => `${name} → ${word}`);
+  });
+  expect(ahead.length, ahead.join("\n")).toBeLessThanOrEqual(30);
+});
