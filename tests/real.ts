@@ -328,7 +328,8 @@ export class Fleet {
   async push(clone: string, subject: string, files: Record<string, string> = {}): Promise<void> {
     for (const [name, content] of Object.entries(files)) this.write(join(clone, name), content);
     if (Object.keys(files).length) await this.git(clone, "add", "-A");
-    await this.git(clone, "commit", "-q", "--allow-empty", "-m", subject);
+    // by a file: no argument may be longer than 128 kB
+    await this.git(clone, "commit", "-q", "--allow-empty", "-F", this.write(`subject-${clone}`, subject));
     await this.git(clone, "push", "-q", "origin", "HEAD:main");
   }
 
