@@ -8,8 +8,8 @@
  * the only channel between the agents.
  *
  * Read it from the top. A function gathers facts, asks a pure `decide…` / `detect` / `parse…` /
- * `is…` function that stands directly above it, and acts; whatever it touches outside of itself goes
- * through the world.
+ * `is…` function that stands directly above it, and acts; all that it touches outside of itself
+ * goes through the world.
  *
  *   types, the world         the nouns, and the one seam to the outside
  *   config, logging          one file, one table of its keys; what is said, and events
@@ -22,7 +22,7 @@
  *   state                    all that outlives the watchdog
  *   observation              what a round sees, and what it remembers of that
  *   outbox and typing        what is to be said, typed into a box and proven
- *   usage limit, stall, healing, wake, handoff, phase advance: what may have to be done, and by whom
+ *   usage limit … phase advance   what may have to be done: limits, deaths, hand-offs
  *   watchdog loop            one round after another. Here the supervisor ends
  *   standing by, notices     the keeper; people who are told
  *   the command line …       what a person asks and orders, a section for each kind
@@ -361,11 +361,11 @@ export interface Watch {
   channel: Channel | null;
   /** null = every notice to people has gone out. */
   notices: Notices | null;
-  volatile: Volatile;
+  volatile: Runtime;
 }
 
 /** What dies with the watchdog, and should. */
-export interface Volatile {
+export interface Runtime {
   ticks: number;
   lastTick: number;
   lastHeavy: number;
@@ -421,7 +421,7 @@ export interface Fetched {
   /** By what config it was looked for. */
   hand: Handoff;
   /** What came with a head that was not dealt with before, the inboxes as they stand there. */
-  news?: { commits: Commit[]; inboxes: Map<string, Shown> };
+  news?: { commits: Commit[]; inboxes: Map<string, PushedFile> };
 }
 
 /** One line of events.jsonl; `at` is ISO 8601 in UTC. */
@@ -465,7 +465,7 @@ export class CliError extends Error {
 // The one seam to the outside, fourteen members. A test replaces them and turns the clock; nothing
 // else that a tick does touches a process, a file or the network.
 
-export interface Ran {
+export interface ExecResult {
   ok: boolean;
   out: string;
   err: string;
@@ -478,7 +478,7 @@ export interface HttpAnswer {
   body: string;
 }
 
-type Take = (part: Uint8Array) => void;
+type OnChunk = (part: Uint8Array) => void;
 
 export interface World {
   /** Wall clock, ms. */
@@ -487,9 +487,9 @@ export interface World {
   mono(): number;
   sleep(ms: number): Promise<void>;
   /** `take` gets what it prints part by part, as it comes; `out` stays empty then. */
-  tmux(args: string[], stdin?: string, take?: Take): Promise<Ran>;
+  tmux(args: string[], stdin?: string, take?: OnChunk): Promise<ExecResult>;
   /** `env` on top of what git is always given. */
-  git(repo: string, args: string[], env?: Record<string, string>): Promise<Ran>;
+  git(repo: string, args: string[], env?: Record<string, string>): Promise<ExecResult>;
   http(request: { method: string; url: string; body?: string }): Promise<HttpAnswer>;
   /** A negative pid is a process group; signal 0 only asks. False = no such process. */
   signal(pid: number, signal: NodeJS.Signals | 0): boolean;
@@ -530,7 +530,7 @@ export function childEnv(own = false): Record<string, string | undefined> {
 
 /** Hands over what a pipe brings, until its end or until it is cancelled. */
 async function drain(
-  reader: { read(): Promise<{ done: boolean; value?: Uint8Array | undefined }> }, take: Take,
+  reader: { read(): Promise<{ done: boolean; value?: Uint8Array | undefined }> }, take: OnChunk,
 ): Promise<void> {
   for (;;) {
     const { done, value } = await reader.read();
@@ -539,7 +539,7 @@ async function drain(
   }
 }
 
-/** What is promised, or `otherwise` after so many ms. */
+/** What is promised, or `otherwise` once this many ms have passed. */
 function within<T>(ms: number, promised: Promise<T>, otherwise: T): Promise<T> {
   let timer: Timer;
   const late = new Promise<T>((resolve) => (timer = setTimeout(() => resolve(otherwise), ms)));
@@ -556,8 +556,8 @@ const PIPES_REST = 500;
  * over at its own exit: what it left in the background may hold its pipes open for ever.
  */
 export async function run(
-  argv: string[], deadline: number, env: object = {}, stdin = "", take?: Take,
-): Promise<Ran> {
+  argv: string[], deadline: number, env: object = {}, stdin = "", take?: OnChunk,
+): Promise<ExecResult> {
   try {
     const child = Bun.spawn(argv, {
       env: { ...childEnv(), ...env },
@@ -621,7 +621,7 @@ export const GIT_OUTPUT_MAX = 8_000_000;
 
 async function realGit(
   repo: string, args: string[], env: Record<string, string> = {},
-): Promise<Ran> {
+): Promise<ExecResult> {
   const remote = ["ls-remote", "fetch"].includes(args[0]!);
   const parts: Uint8Array[] = [];
   let size = 0;
@@ -718,7 +718,7 @@ function realSignal(pid: number, signal: NodeJS.Signals | 0): boolean {
   }
 }
 
-/** A fifo, a folder or a device in a file's place would never be read or replaced: out of its way. */
+/** A fifo, folder or device in the place of a file is moved away: it cannot be read or replaced. */
 function setAside(path: string): void {
   const there = lstatSync(path, { throwIfNoEntry: false });
   if (!there || there.isFile() || there.isSymbolicLink()) return;
@@ -752,7 +752,7 @@ function realAppend(path: string, text: string, cap = Infinity): boolean {
   return full;
 }
 
-/** Bytes. Whatever a fleet reads whole is under 1 MB; a file this large is not what it should be. */
+/** Bytes. What a fleet reads whole is under 1 MB; a file this large is not what it should be. */
 const READ_MAX = 16_000_000;
 
 /** Whether an error says that there is no such file, or no such folder above it. */
@@ -791,7 +791,7 @@ function realRemove(path: string): void {
   }
 }
 
-/** When it was changed, wall ms; null = there is nothing. A link that leads nowhere is itself meant. */
+/** When it was changed, wall ms; null = there is nothing. A link to nowhere has its own time. */
 function realMtime(path: string): number | null {
   try {
     return statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? null;
@@ -822,7 +822,7 @@ export const world: World = {
 const messageOf = (error: unknown): string =>
   error instanceof Error ? error.message : String(error);
 
-/** How this program is called again: the same executable, deaf to the files of any folder. */
+/** How this program calls itself: it ignores bunfig.toml and .env of the current folder. */
 export function selfArgv(): string[] {
   if (COMPILED) return [process.execPath];
   return [process.execPath, "--no-env-file", "--config=/dev/null", import.meta.path];
@@ -1089,7 +1089,11 @@ export function nearest(word: string, words: Iterable<string>): string {
 }
 
 /** A config's lines, and its table headers with the lines from `at` up to `to` under each. */
-interface Outline { source: string; lines: string[]; heads: { name: string; at: number; to: number }[] }
+interface Outline {
+  source: string;
+  lines: string[];
+  heads: { name: string; at: number; to: number }[];
+}
 
 // Kept for the next question: a file with a thousand faults is taken apart once.
 let outline: Outline = { source: "", lines: [], heads: [] };
@@ -1098,7 +1102,8 @@ function outlineOf(source: string): Outline {
   if (source === outline.source) return outline;
   const lines = source.split("\n");
   const names = lines.map((line) => /^\s*\[\[?\s*([^\]\s]+)\s*\]/.exec(line)?.[1]);
-  const heads = names.flatMap((name, at) => (name === undefined ? [] : [{ name, at, to: lines.length }]));
+  const heads = names.flatMap((name, at) =>
+    name === undefined ? [] : [{ name, at, to: lines.length }]);
   for (const [i, head] of heads.entries()) head.to = heads[i + 1]?.at ?? lines.length;
   return (outline = { source, lines, heads });
 }
@@ -1125,7 +1130,7 @@ export function lineOf(source: string, header: string, nth: number, key: string)
 }
 
 /** Where in the file a table stands: what people call it, and how its line is found. */
-interface Place {
+interface Location {
   label: string;
   header: string;
   nth: number;
@@ -1140,19 +1145,19 @@ class ConfigReader {
     readonly source: string,
   ) {}
 
-  say(list: string[], place: Place, key: string, message: string): void {
+  say(list: string[], place: Location, key: string, message: string): void {
     const line = lineOf(this.source, place.header, place.nth, key);
     const label = place.label ? `${place.label}: ` : "";
     list.push(`${this.path}${line > 0 ? `:${line}` : ""}: ` +
       `${label}${key ? `${key}: ` : ""}${message}`);
   }
 
-  fault(place: Place, key: string, message: string): void {
+  fault(place: Location, key: string, message: string): void {
     this.say(this.faults, place, key, message);
   }
 
   /** Checks one table against its keys; the result has camelCase keys and every default. */
-  read<T>(place: Place, raw: object, keys: Keys, required: string[] = []): T {
+  read<T>(place: Location, raw: object, keys: Keys, required: string[] = []): T {
     for (const key of Object.keys(raw)) {
       if (!(key in keys)) this.say(
         this.warnings, place, key, `unknown key${nearest(key, Object.keys(keys))}`);
@@ -1272,8 +1277,9 @@ function buildConfig(
 /** A URL of [notify] that stands in a variable. */
 const SECRET_RE = /^(?:json:)?env:(.+)$/;
 
-const root = (): Place => ({ label: "", header: "", nth: 0 });
-const place = (header: string, nth = 0, label = `[${header}]`): Place => ({ label, header, nth });
+const root = (): Location => ({ label: "", header: "", nth: 0 });
+const place = (header: string, nth = 0, label = `[${header}]`): Location =>
+  ({ label, header, nth });
 const withoutKeys = (raw: object, keys: Keys): object =>
   Object.fromEntries(Object.entries(raw).filter(([key]) => !(key in keys)));
 
@@ -1369,7 +1375,7 @@ function overrideOf(
 }
 
 /** A prompt that is missing must be found now, not by the watchdog at three in the morning. */
-function checkTexts(reader: ConfigReader, cfg: Config, agent: Agent, at: Place): void {
+function checkTexts(reader: ConfigReader, cfg: Config, agent: Agent, at: Location): void {
   const wanted: [string, string][] = [["prompt_file", agent.promptFile],
     ["wake.prompt_file", agent.wake?.promptFile ?? ""]];
   if (agent.kind === "loop") {
@@ -1534,8 +1540,8 @@ function emit(cfg: Config, event: string, fields: Record<string, unknown> = {}):
   const said = Object.entries(fields).map(([key, value]) => [key, plainField(value)]);
   const line: AgentEvent =
     { at: new Date(world.now()).toISOString(), event, ...Object.fromEntries(said) };
-  if (telling && cfg.notify.events.includes(event) &&
-    (cfg.notify.command || cfg.notify.url)) toTell.push(line);
+  if (notifying && cfg.notify.events.includes(event) &&
+    (cfg.notify.command || cfg.notify.url)) pendingNotices.push(line);
   try {
     world.append(join(cfg.stateDir, "events.jsonl"), `${JSON.stringify(line)}\n`, EVENTS_CAP);
   } catch (error) {
@@ -1544,8 +1550,8 @@ function emit(cfg: Config, event: string, fields: Record<string, unknown> = {}):
 }
 
 /** What people are still to be told, in its order; only the watchdog fills and empties it. */
-const toTell: AgentEvent[] = [];
-let telling = false;
+const pendingNotices: AgentEvent[] = [];
+let notifying = false;
 
 /** Two files of it, with all else in the folder, stay under 1 MB. */
 const EVENTS_CAP = 400_000;
@@ -1832,7 +1838,7 @@ export const targetSession = (session: string): string => `=${session}`;
 export const targetPane = (session: string): string => `=${session}:`;
 
 /** One tmux client, on the configured socket; an argument ending in `;` would end the command. */
-function tmux(cfg: Config, args: string[], stdin?: string, take?: Take): Promise<Ran> {
+function tmux(cfg: Config, args: string[], stdin?: string, take?: OnChunk): Promise<ExecResult> {
   const socket = cfg.tmuxSocket ? ["-L", cfg.tmuxSocket] : [];
   return world.tmux(
     [...socket, ...args.map((arg) => (arg === ";" ? arg : arg.replace(/;$/, "\\;")))], stdin, take);
@@ -1880,8 +1886,8 @@ export function ownPanes(panes: Pane[], room = ""): Map<string, Pane> {
     if (pane.session && (!other || rank(pane) > rank(other))) own.set(pane.session, pane);
   }
   for (const there of Map.groupBy(panes, (pane) => pane.sessionId).values()) {
-    const ours = there.some((pane) => pane.room === room || pane.sessionName === pane.session);
-    if (ours || there.some((pane) => !pane.session)) continue;
+    const isOurText = there.some((pane) => pane.room === room || pane.sessionName === pane.session);
+    if (isOurText || there.some((pane) => !pane.session)) continue;
     for (const { session, id } of there) {
       if (own.get(session)!.id === id) own.get(session)!.pinned = true;
     }
@@ -2030,7 +2036,7 @@ export async function capturePane(cfg: Config, pane: Pane): Promise<string | nul
 }
 
 /**
- * After so many characters of screens their memory is taken back at once: at the engine's own pace
+ * After this many characters of screens their memory is taken back at once: at the engine's own pace
  * a watchdog of 400 agents grows to 90 MB, not 50. A collection costs 2 ms of CPU (both measured).
  */
 const COLLECT_AFTER = 1_000_000;
@@ -2047,7 +2053,7 @@ function collect(characters: number): void {
 }
 
 /** Cuts what comes in parts at each mark, wherever the parts end. */
-function cutAt(mark: string, take: (block: string) => void): Take {
+function cutAt(mark: string, take: (block: string) => void): OnChunk {
   let rest: Uint8Array = new Uint8Array();
   return (part) => {
     const all = Buffer.concat([rest, part]);
@@ -2188,7 +2194,7 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
 
 /** One close look at one pane: as the detectors read it, as it is drawn, with its colours. */
 interface Screen {
-  look: Look;
+  look: ScreenText;
   plain: string;
   styled: string;
   cursorLine: string;
@@ -2232,7 +2238,7 @@ export interface Rule {
   given?: string;
 }
 /** What one look at a pane saw. `text` is captured with wrapped lines joined, blank tail uncut. */
-export interface Look { text: string; title: string }
+export interface ScreenText { text: string; title: string }
 /** `resetAt`: wall ms, without slack. `native`: the client will go on by itself at the reset. */
 export interface Limit {
   class: LimitClass; resetAt: number | null; banner: string; native: boolean;
@@ -2379,9 +2385,9 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
   ],
 };
 
-interface Drawn {
+interface Regions {
   lines: string[]; above: string[]; screen: string; plain: string; title: string;
-  /** The dearest: a client at work is known before anybody asks for it. */
+  /** The most expensive region, so it is computed on demand. */
   newest: () => Newest;
   /** null = not on the screen. */
   box: string | null; foot: string; dialog: string | null;
@@ -2444,7 +2450,7 @@ function opencodeBox(lines: string[]): Box | null {
 
 // What may follow a limit banner without being news: its own menu command, the line about
 // continuing, the done line of the refused turn, tips, the effort line.
-const FURNITURE = anyOf(
+const FOOTER_LINES = anyOf(
   /^$|^[·✢✳✶✻✽*] [^…]* for \d+[hms]|^❯ (?:\/|Unknown slash command: )rate-limit-options/,
   /^● Usage limit reached ·|^\S \w+ · \/effort|^ +⎿\s+Tip:|Automatic continue cancelled/,
 );
@@ -2470,7 +2476,7 @@ function printsDoneBehindErrors(lines: string[], foot: string): boolean | null {
 }
 
 /**
- * Whether a block is an answer that quotes an error from its first word on; null = it can not be
+ * Whether a block is an answer that quotes an error from its first word on; null = it cannot be
  * told from the client's own error. Such an error is one paragraph, and only Claude Code 2.1.250
  * to 2.1.322 closed it with a line that says `· done`.
  */
@@ -2478,7 +2484,7 @@ function isQuote(lines: string[], at: number, end: number, done: string, foot: s
   const block = lines.slice(at, end);
   const [, ...more] = block.join("\n").split(/\n\n+/);
   if (block[0]!.startsWith("  ⎿") && !clientSays(lines, at)) return true;
-  if (more.some((text) => !FURNITURE.test(text.trim()))) return /^(?:●|  ⎿)/.test(block[0]!);
+  if (more.some((text) => !FOOTER_LINES.test(text.trim()))) return /^(?:●|  ⎿)/.test(block[0]!);
   if (!block[0]!.startsWith("●") || !done.includes(" · done ")) return false;
   const own = printsDoneBehindErrors(lines, foot);
   return own === null ? null : !own;
@@ -2488,7 +2494,7 @@ function claudeNewest(lines: string[], foot: string): Newest {
   let [end, done] = [lines.length, ""];
   for (let at = end - 1; at >= 0; at--) {
     if (!/^(?:\S|  ⎿)/.test(lines[at]!)) continue;
-    if (!FURNITURE.test(lines[at]!)) {
+    if (!FOOTER_LINES.test(lines[at]!)) {
       const quote = isQuote(lines, at, end, done, foot);
       const event = oneLine(lines.slice(at, end).join("\n").split("\n\n")[0]!);
       return { event: quote ? "" : event, done, doubtful: quote === null };
@@ -2541,7 +2547,7 @@ const asDrawnNow = (lines: string[], box: Box | null): string[] =>
   (box && lines[box.from]![0] === ">"
     ? lines.map((line) => line.replace(/^>(?=\s|$)/, "❯")) : lines);
 
-function readDrawn({ text, title }: Look): Drawn {
+function readRegions({ text, title }: ScreenText): Regions {
   const raw = splitLines(text.trimEnd());
   const claude = claudeBox(raw);
   const lines = asDrawnNow(raw, claude);
@@ -2564,7 +2570,7 @@ function readDrawn({ text, title }: Look): Drawn {
 }
 
 /** A draft hides the word that Claude works: then its title or a closed turn must say it rests. */
-function mayWorkUnseen({ title, newest, box }: Drawn): boolean {
+function mayWorkUnseen({ title, newest, box }: Regions): boolean {
   const { event, done } = newest();
   return Boolean(box) && !PLACEHOLDER.test(box!) && !done && !/^✳ /.test(title) &&
     /^[●❯⎿]/.test(event);
@@ -2574,7 +2580,7 @@ function turnOf(above: string[]): string {
   return above.slice(above.findLastIndex((line) => /^❯ \S/.test(line)) + 1).join("\n");
 }
 
-function regionOf(screen: Drawn, where: Where): string | null {
+function regionOf(screen: Regions, where: Where): string | null {
   if (typeof where === "number") return lastLines(screen.lines, where);
   if (where === "event" || where === "done") return screen.newest()[where];
   if (where === "turn") return turnOf(screen.above);
@@ -2608,7 +2614,7 @@ function bannerAt(region: string, index: number, now: number): string {
 }
 
 // The footer and the menu name neither zone nor kind: the banner above them does.
-function limitOf(screen: Drawn, rule: Rule, region: string, index: number, now: number): Limit {
+function limitOf(screen: Regions, rule: Rule, region: string, index: number, now: number): Limit {
   const own = rule.whole ? oneLine(region) : bannerAt(region, index, now);
   const { event } = screen.newest();
   const above = rule.where !== "event" && CLAUDE_BANNER.test(event) ? event : "";
@@ -2631,7 +2637,7 @@ function limitWhy(limit: Limit, now: number): string {
 
 // Money comes back by no clock: a person has to pay, so it is never held for.
 function ruled(
-  screen: Drawn, rule: Rule, region: string, match: RegExpExecArray, now: number,
+  screen: Regions, rule: Rule, region: string, match: RegExpExecArray, now: number,
 ): Verdict {
   const unpaid = rule.verdict === "blocked" && classOf(match[0]) === "money";
   const limit = rule.verdict === "limited" || unpaid
@@ -2650,7 +2656,7 @@ function ruled(
 const whereName = (where: Where) => typeof where === "number" ? `last ${where}` : where;
 
 /** No rule matched, so nothing is known. */
-function unruled(screen: Drawn): Verdict {
+function unruled(screen: Regions): Verdict {
   const rest = { verdict: "unsure", where: "screen", limit: null, waitingUntil: null,
     text: lastNonemptyLine(screen.screen) } as const;
   if (!screen.screen) return { ...rest, rule: "blank", why: "blank screen" };
@@ -2696,9 +2702,9 @@ const WAITING_MAX = 7 * 24 * 3_600_000;
  * keeps the `resetAt` of the first look at a banner.
  */
 export function detect(
-  rules: Rule[], look: Look, now: number, longest = WAITING_MAX,
+  rules: Rule[], look: ScreenText, now: number, longest = WAITING_MAX,
 ): Verdict {
-  const screen = readDrawn(look);
+  const screen = readRegions(look);
   let verdict: Verdict | null = null;
   for (const rule of rules) {
     const region = regionOf(screen, rule.where);
@@ -2982,7 +2988,7 @@ const PATTERN_MAX = 200;
 /** The operator's patterns that took longer, until `dropSlowPatterns`. */
 const slowPatterns = new Set<string>();
 
-/** Takes the time of one match of an operator's pattern; a second try shows that it was not the machine. */
+/** Times one match of an operator's pattern; a second try shows that it was not the machine. */
 function timed<T>(given: string | undefined, match: () => T): T {
   const began = performance.now();
   const found = match();
@@ -2994,8 +3000,8 @@ function timed<T>(given: string | undefined, match: () => T): T {
 }
 
 /**
- * Switches off for an agent which patterns were too slow for its screen. A loop over such a pattern
- * would keep all others waiting; Bun itself gives a match up after about a second, measured on 1.4.5.
+ * Switches off the patterns that were too slow for an agent's screen: all others would wait for it
+ * at every tick. Bun gives up on a match after about a second (measured on 1.4.5), so none hangs.
  */
 function dropSlowPatterns(cfg: Config, agent: Agent): void {
   for (const slow of slowPatterns) {
@@ -3100,7 +3106,7 @@ function isInFront(cfg: Config, agent: Agent, pane: Pane): boolean {
  * What is believed of an agent by one look. Where its operator describes neither box nor ready
  * mark, a client that is in front is at its prompt, as far as its screen stays as it is.
  */
-function readVerdict(cfg: Config, agent: Agent, pane: Pane, look: Look): Verdict {
+function readVerdict(cfg: Config, agent: Agent, pane: Pane, look: ScreenText): Verdict {
   const backend = backendOf(cfg, agent);
   const longest = cfg.watchdog.waitingMax * 1000;
   const verdict = detect(rulesOf(backend), look, world.now(), longest);
@@ -3124,7 +3130,7 @@ export function decideBackground(
 export const sessionLogPath = (cfg: Config, session: string): string =>
   join(cfg.logDir, `${session}.log`);
 
-/** Whether a session printed within so many seconds; only asked where no earlier look is known. */
+/** Whether a session printed within this many seconds; only asked where no earlier look is known. */
 export function logRecentlyTouched(cfg: Config, session: string, ageSeconds: number): boolean {
   const at = world.mtime(sessionLogPath(cfg, session));
   return at !== null && world.now() - at <= ageSeconds * 1000;
@@ -3143,7 +3149,7 @@ export function paneActive(cfg: Config, agent: Agent, verdict: Verdict, memory: 
 }
 
 // ── phases and prompts ──────────────────────────────────────────────────────────
-// The loop pair works through a sequence of phases. What can not be read or makes no sense is an
+// The loop pair works through a sequence of phases. What cannot be read or makes no sense is an
 // error that holds the loops and says so, never silently phase 0: that would start the build again.
 
 /** A body line that puts the verdict off instead of giving it; read without its Markdown marks. */
@@ -3377,11 +3383,11 @@ export function render(value: string, places: Record<string, string>): string {
 }
 
 /** A one-paragraph text of `prompts/` as it is typed: on one line, its places filled. */
-function spoken(cfg: Config, file: string, places: Record<string, string>): string {
+function renderLine(cfg: Config, file: string, places: Record<string, string>): string {
   return render(promptText(cfg, file) ?? "", places).split(/\s+/).join(" ").trim();
 }
 
-function placesOf(cfg: Config, agent: Agent): Record<string, string> {
+function variablesOf(cfg: Config, agent: Agent): Record<string, string> {
   const phase = phaseTrouble(cfg) ? null : curPhase(cfg);
   return {
     agent: agent.name,
@@ -3398,7 +3404,8 @@ function placesOf(cfg: Config, agent: Agent): Record<string, string> {
 export function buildLoopKickoff(cfg: Config, agent: Agent): string {
   const role = promptText(cfg, `prompts/${agent.role}.md`) ??
     die(`agent ${agent.name}: prompts/${agent.role}.md is missing`);
-  return render(`${promptText(cfg, "prompts/preamble.md") ?? ""}\n${role}`, placesOf(cfg, agent));
+  const preamble = promptText(cfg, "prompts/preamble.md") ?? "";
+  return render(`${preamble}\n${role}`, variablesOf(cfg, agent));
 }
 
 export function agentPrompt(cfg: Config, agent: Agent): string {
@@ -3406,7 +3413,7 @@ export function agentPrompt(cfg: Config, agent: Agent): string {
   if (!agent.promptFile) return agent.prompt;
   const value = promptText(cfg, agent.promptFile) ??
     die(`agent ${agent.name}: prompt_file ${agent.promptFile} is missing`);
-  return render(value, placesOf(cfg, agent));
+  return render(value, variablesOf(cfg, agent));
 }
 
 // ── resume id ───────────────────────────────────────────────────────────────────
@@ -3541,8 +3548,8 @@ function launchClaude(cfg: Config, agent: Agent, plan: LaunchPlan): Launch {
     ...(backend.remoteControl ? ["--remote-control", agent.session] : []),
     ...(model ? ["--model", model] : []),
   ];
-  const short = known && told ? spoken(cfg, "prompts/continue.md", placesOf(cfg, agent))
-    : Buffer.byteLength(prompt) > ARGUMENT_MAX ? spoken(cfg, "prompts/boot.md", { kickoff }) : null;
+  const short = known && told ? renderLine(cfg, "prompts/continue.md", variablesOf(cfg, agent))
+    : Buffer.byteLength(prompt) > ARGUMENT_MAX ? renderLine(cfg, "prompts/boot.md", { kickoff }) : null;
   const script = launchScript(backend, '"$@"', short !== null ? "text" : prompt ? "file" : "none");
   return { argv: inShell(script, [short ?? kickoff, ...args]), env: {}, boot: "", id };
 }
@@ -3555,8 +3562,8 @@ async function launchOpencode(cfg: Config, agent: Agent, plan: LaunchPlan): Prom
     (await opencodeSession(backend, agent));
   const args = ["attach", backend.server, "--dir", agent.dir, ...(id ? ["--session", id] : [])];
   const boot = kept && kept === id && told
-    ? spoken(cfg, "prompts/continue.md", placesOf(cfg, agent))
-    : prompt ? spoken(cfg, "prompts/boot.md", { kickoff }) : "";
+    ? renderLine(cfg, "prompts/continue.md", variablesOf(cfg, agent))
+    : prompt ? renderLine(cfg, "prompts/boot.md", { kickoff }) : "";
   const env = { NO_COLOR: "1",
     ...(model ? { OPENCODE_CONFIG_CONTENT: JSON.stringify({ model }) } : {}) };
   return { argv: inShell(launchScript(backend, '"$@"', "none"), ["", ...args]), env, boot, id };
@@ -3566,12 +3573,12 @@ async function launchOpencode(cfg: Config, agent: Agent, plan: LaunchPlan): Prom
 function launchTyped(cfg: Config, plan: LaunchPlan): Launch {
   const { backend, model, kickoff, prompt } = plan;
   const args = model ? ["--model", model] : [];
-  const boot = prompt ? spoken(cfg, "prompts/boot.md", { kickoff }) : "";
+  const boot = prompt ? renderLine(cfg, "prompts/boot.md", { kickoff }) : "";
   return { argv: inShell(launchScript(backend, '"$@"', "none"), ["", ...args]),
     env: {}, boot, id: null };
 }
 
-/** Whether a client just started can not be typed to yet; a clock set back makes none young. */
+/** Whether a client just started cannot be typed to yet; a clock set back makes none young. */
 export function isBooting(backend: Backend, ageMs: number, screen: string): boolean {
   const boots = backend.kind === "claude" ? CLAUDE_COLD : backend.connectDelay * 1000;
   if (ageMs < 0 || ageMs >= boots) return false;
@@ -3603,7 +3610,7 @@ export async function startAgent(
   const prompt = agentPrompt(cfg, agent);
   const kickoff = storeKickoff(cfg, agent, prompt);
   if (kickoff instanceof Error) return { started: false, why: messageOf(kickoff), untried: true };
-  const plan = { backend, model, kickoff, prompt, told: wasTold(cfg, agent.session, prompt) };
+  const plan = { backend, model, kickoff, prompt, told: kickoffSeen(cfg, agent.session, prompt) };
   const launch = backend.kind === "claude" ? launchClaude(cfg, agent, plan)
     : backend.kind === "opencode" ? await launchOpencode(cfg, agent, plan) : launchTyped(cfg, plan);
   const phase = agent.kind === "loop" ? (curPhase(cfg)?.id ?? "-") : "-";
@@ -3622,7 +3629,7 @@ export async function startAgent(
   if (why) return refused(cfg, agent.session, why);
   const id = launch.id;
   if (id && agent.resume) keepNote(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
-  if (!launch.boot) noteTold(cfg, agent.session);
+  if (!launch.boot) noteKickoffSeen(cfg, agent.session);
   emit(cfg, "start", { agent: agent.name, backend: backend.name, model, phase });
   return { started: true, why: "" };
 }
@@ -3630,7 +3637,7 @@ export async function startAgent(
 const kickoffFile = (cfg: Config, session: string): string =>
   join(cfg.stateDir, `kickoff-${session}.txt`);
 
-/** Puts the kickoff where the client can read it: if not with the state, then with temporary files. */
+/** Stores the kickoff where the client can read it: with the state, else with temporary files. */
 function storeKickoff(cfg: Config, agent: Agent, prompt: string): string | Error {
   const elsewhere = join(tmpdir(), `agents-${agent.session}-${crypto.randomUUID()}.txt`);
   let why: unknown;
@@ -3645,7 +3652,7 @@ function storeKickoff(cfg: Config, agent: Agent, prompt: string): string | Error
   return new Error(messageOf(why));
 }
 
-/** Writes what a running client does not depend on; a disk that refuses it is spoken of elsewhere. */
+/** Writes what a running client can do without: a full disk must not undo its start. */
 function keepNote(write: () => unknown): void {
   try {
     write();
@@ -3656,12 +3663,13 @@ function keepNote(write: () => unknown): void {
 
 const toldFile = (cfg: Config, session: string): string => join(cfg.stateDir, `told-${session}`);
 
-const wasTold = (cfg: Config, session: string, prompt: string): boolean =>
+const kickoffSeen = (cfg: Config, session: string, prompt: string): boolean =>
   textIn(toldFile(cfg, session)) === hashOf(prompt);
 
 /** Remembers that the client had its kickoff: only then a resumed one needs no more than a word. */
-function noteTold(cfg: Config, session: string): void {
-  keepNote(() => world.writeAtomic(toldFile(cfg, session), hashOf(textIn(kickoffFile(cfg, session)))));
+function noteKickoffSeen(cfg: Config, session: string): void {
+  const kickoff = textIn(kickoffFile(cfg, session));
+  keepNote(() => world.writeAtomic(toldFile(cfg, session), hashOf(kickoff)));
 }
 
 const belongsTo = (session: string, home: string): string =>
@@ -3912,8 +3920,8 @@ export function decideOpencode(facts: OpencodeFacts, screen: Verdict, now: numbe
 }
 
 // ── state ───────────────────────────────────────────────────────────────────────
-// All that outlives the watchdog: what it remembers, and what people want. It is stored before it is
-// acted upon, and each field is checked as it is read: another version may have written it.
+// All that outlives the watchdog: what it remembers, and what people want. It is stored before it
+// is acted upon, and each field is checked as it is read: another version may have written it.
 
 const watchFile = (cfg: Config): string => join(cfg.stateDir, "watch.json");
 const operatorFile = (cfg: Config): string => join(cfg.stateDir, "operator.json");
@@ -3923,7 +3931,8 @@ const freshMemory = (): Memory => ({
   starts: [], failures: 0, nextStart: 0, parked: "", parkedAt: 0, finished: false, stopping: null,
   lastFatal: 0, restarts: { day: "", count: 0 }, verdict: "unsure", why: "", since: 0, bootedAt: 0,
   buried: "", client: null, aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null,
-  readAt: 0, still: "", serverDown: false, draft: false, waitingSince: 0, unsureLooks: 0, answered: "",
+  readAt: 0, still: "", serverDown: false, draft: false, waitingSince: 0, unsureLooks: 0,
+  answered: "",
   answers: 0, releasedAt: 0, together: false,
 });
 /** A memory as it is stored: without what is on the monotonic clock, or only of this life. */
@@ -4170,13 +4179,13 @@ function readWatchdog(cfg: Config): Status["watchdog"] {
 // what that changes in what is remembered.
 
 /** What one tick knows of one agent or service. */
-export interface Sight {
+export interface Observation {
   snap: Snapshot;
   pane: Pane | null;
   /** null = could not look. */
   alive: boolean | null;
   verdict: Verdict;
-  /** Its client was started so recently that it can not be typed to yet. */
+  /** Its client was started so recently that it cannot be typed to yet. */
   booting: boolean;
   /** The operator took it down. */
   held: boolean;
@@ -4206,7 +4215,7 @@ function serverLives(server: string): boolean {
   return pid !== undefined && Math.abs(startedAt(pid) - started!) < 5;
 }
 
-/** Who runs; a server that lives, but not at its socket, can not be seen, and is not gone. */
+/** Who runs; a server that lives, but not at its socket, cannot be seen, and is not gone. */
 async function lookAtSessions(cfg: Config, watch: Watch): Promise<Snapshot> {
   const snap = await snapshot(cfg);
   if (!snap.ok || snap.server === watch.server || !serverLives(watch.server)) return snap;
@@ -4257,29 +4266,29 @@ function noteClient(watch: Watch, unit: Agent | Service, pane: Pane): void {
 /** One look at everything: who runs, and what stands on the screens whose verdict can matter. */
 export async function observe(
   cfg: Config, watch: Watch, only?: Set<string>,
-): Promise<Map<string, Sight>> {
+): Promise<Map<string, Observation>> {
   const snap = await lookAtSessions(cfg, watch);
   // read after the look: who restarts an agent by hand holds it first, and ends it then
   const operator = operatorOf(cfg);
   noteTogether(cfg, watch, snap, operator);
   const budget = { left: cfg.watchdog.startBatch };
-  const sights = new Map<string, Sight>();
+  const observations = new Map<string, Observation>();
   const looked: Agent[] = [];
   for (const unit of unitsOf(cfg).values()) {
     const pane = snap.panes.get(unit.session) ?? null;
     const alive = sessionAlive(snap, unit.session);
     const held = isHeld(operator, unit.name);
-    sights.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT,
+    observations.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT,
       booting: isAgent(unit) && pane !== null && isYoung(cfg, unit, pane, ""),
       moving: watch.intent !== null, held, budget });
     if (!alive || !pane) continue;
     noteClient(watch, unit, pane);
-    if (isAgent(unit) && !held && matters(watch, unit) && (!only || only.has(unit.name))) {
+    if (isAgent(unit) && !held && needsVerdict(watch, unit) && (!only || only.has(unit.name))) {
       looked.push(unit);
     }
   }
-  await lookAtScreens(cfg, watch, looked, sights, only === undefined);
-  return sights;
+  await lookAtScreens(cfg, watch, looked, observations, only === undefined);
+  return observations;
 }
 
 function isYoung(cfg: Config, agent: Agent, pane: Pane, screen: string): boolean {
@@ -4290,19 +4299,19 @@ function isYoung(cfg: Config, agent: Agent, pane: Pane, screen: string): boolean
 
 /** Reads the screens that may have changed and judges each as it comes; `full` is a whole tick. */
 async function lookAtScreens(
-  cfg: Config, watch: Watch, agents: Agent[], sights: Map<string, Sight>, full: boolean,
+  cfg: Config, watch: Watch, agents: Agent[], observations: Map<string, Observation>, full: boolean,
 ): Promise<void> {
   const judged: Promise<void>[] = [];
   const see = (agent: Agent, pane: Pane, text: string | null) =>
     void judged.push(guard(watch, `look ${agent.name}`, async () => {
-      const sight = sights.get(agent.name)!;
-      sight.booting &&= isYoung(cfg, agent, pane, text ?? "");
-      sight.verdict = await judge(cfg, watch, agent, pane, text, full);
+      const seen = observations.get(agent.name)!;
+      seen.booting &&= isYoung(cfg, agent, pane, text ?? "");
+      seen.verdict = await updateVerdict(cfg, watch, agent, pane, text, full);
     }));
   const unread = new Map<Pane, Agent>();
   for (const agent of agents) {
-    const pane = sights.get(agent.name)!.pane!;
-    if (full && !mayDiffer(cfg, watch, agent, pane)) see(agent, pane, null);
+    const pane = observations.get(agent.name)!.pane!;
+    if (full && !screenMayHaveChanged(cfg, watch, agent, pane)) see(agent, pane, null);
     else unread.set(pane, agent);
   }
   await captureAll(cfg, [...unread.keys()], (pane, text) => {
@@ -4320,7 +4329,7 @@ function noteUnseen(cfg: Config, watch: Watch, agent: Agent): void {
 }
 
 /** Whether anybody asks for this agent's verdict. */
-const matters = (watch: Watch, agent: Agent): boolean =>
+const needsVerdict = (watch: Watch, agent: Agent): boolean =>
   (agent.enabled &&
     (agent.watch !== "none" || agent.wake !== undefined || agent.kind === "loop")) ||
   watch.outbox.some((message) => message.target === agent.name);
@@ -4334,14 +4343,14 @@ const isTimeless = (verdict: Verdict | null): boolean =>
  * What must be as it was for a screen to be so too; "" while that is not certain: tmux notes the
  * time of what is drawn to the second, and both clocks may be stepped a little.
  */
-const stillnessOf = (pane: Pane): string =>
+const drawStamp = (pane: Pane): string =>
   pane.activity > 0 && world.now() - pane.activity > CLOCK_STEP
     ? `${pane.activity} ${pane.size} ${pane.title}` : "";
 
 /** Whether a screen must be read: a look costs most by far, and most screens of a fleet stand. */
-function mayDiffer(cfg: Config, watch: Watch, agent: Agent, pane: Pane): boolean {
+function screenMayHaveChanged(cfg: Config, watch: Watch, agent: Agent, pane: Pane): boolean {
   const memory = memoryOf(watch, agent.name);
-  return !memory.still || memory.still !== stillnessOf(pane) ||
+  return !memory.still || memory.still !== drawStamp(pane) ||
     !isTimeless(memory.judged) || memory.verdict === "unsure" ||
     world.mono() - memory.readAt >= cfg.watchdog.heavyInterval * 1000 ||
     watch.outbox.some((message) => message.target === agent.name);
@@ -4357,7 +4366,7 @@ const withoutDigits = (value: string): string => value.replace(/\d+/g, "0");
  * The verdict on one agent: its rules, its server's word, and a second look before "idle". A `text`
  * of null says that nothing has been drawn since the last look.
  */
-async function judge(
+async function updateVerdict(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, text: string | null, full: boolean,
 ): Promise<Verdict> {
   const memory = memoryOf(watch, agent.name);
@@ -4385,7 +4394,7 @@ async function judge(
   if (!full) return verdict;
   if (!same) memory.sameSince = exact ? world.mono() : 0;
   memory.sameSince ||= exact ? world.mono() : 0;
-  if (text !== null) Object.assign(memory, { readAt: world.mono(), still: stillnessOf(pane) });
+  if (text !== null) Object.assign(memory, { readAt: world.mono(), still: drawStamp(pane) });
   if (paneActive(cfg, agent, verdict, memory) && verdict.verdict !== "active") {
     verdict = { ...verdict, verdict: "active", rule: "log_grace",
       why: "its screen changed a moment ago" };
@@ -4403,7 +4412,7 @@ async function judge(
   return verdict;
 }
 
-/** Unsure for so many looks in a row: the screen is kept for a person to see. */
+/** Unsure for this many looks in a row: the screen is kept for a person to see. */
 const UNSURE_LOOKS = 5;
 
 function noteVerdict(
@@ -4475,13 +4484,13 @@ const LOOK_EVERY = 100;
 const LOOKS = 20;
 const PASTE_LOOKS = 30;
 
-const squeeze = (value: string): string => value.replace(/[\s│┃`*_]+/g, "");
+const compact = (value: string): string => value.replace(/[\s│┃`*_]+/g, "");
 /** The beginning by which a text is known again on a screen that wraps and frames it. */
-const headOf = (value: string, length = 40): string => squeeze(value).slice(0, length);
+const headOf = (value: string, length = 40): string => compact(value).slice(0, length);
 /** Enough of it to tell two hand-offs apart, whose first words are the same. */
 const TOLD_APART = 160;
 const timesIn = (screen: string, value: string): number =>
-  squeeze(screen).split(headOf(value, TOLD_APART)).length - 1;
+  compact(screen).split(headOf(value, TOLD_APART)).length - 1;
 
 /** So many characters of a text that a box cuts off are no accident: nobody types them by hand. */
 const PART_MIN = 40;
@@ -4506,8 +4515,8 @@ function isToken(composer: string, value: string): boolean {
  * or the end of it where the box is too small. Its beginning alone counts where `box_re` may see no
  * more than the first line of a box; elsewhere somebody has cut off the rest.
  */
-function ours(composer: string, value: string, cutBox = true): boolean {
-  const [shown, whole] = [squeeze(composer), squeeze(value)];
+function isOurText(composer: string, value: string, cutBox = true): boolean {
+  const [shown, whole] = [compact(composer), compact(value)];
   if (!shown) return false;
   const part = shown.length >= PART_MIN &&
     (whole.endsWith(shown) || (cutBox && whole.startsWith(shown)));
@@ -4516,11 +4525,11 @@ function ours(composer: string, value: string, cutBox = true): boolean {
 
 /** Whether a draft can have nothing to do with our text: a piece of it may be half drawn. */
 const isForeign = (composer: string, value: string): boolean =>
-  !squeeze(value).includes(squeeze(composer)) && !isMixed(composer, value);
+  !compact(value).includes(compact(composer)) && !isMixed(composer, value);
 
 /** Whether our text, or a token of some paste, stands in the box among other things. */
 const isMixed = (composer: string, value: string): boolean =>
-  squeeze(composer).includes(headOf(value)) || /\[pasted\b[^\]]*\]/i.test(composer);
+  compact(composer).includes(headOf(value)) || /\[pasted\b[^\]]*\]/i.test(composer);
 
 const SOMEONES_DRAFT = "someone's draft stands in the input box";
 
@@ -4530,7 +4539,7 @@ async function holdsDraft(
 ): Promise<boolean> {
   const composer = (await lookAtBox(cfg, agent, pane))?.composer;
   return Boolean(composer) && !watch.outbox.some((message) => message.target === agent.name &&
-    message.seen !== undefined && ours(composer!, message.text));
+    message.seen !== undefined && isOurText(composer!, message.text));
 }
 
 export type Typing =
@@ -4560,7 +4569,7 @@ export function decideTyping(
   if (composer === null) return { do: "wait", person: true,
     why: "its input box is not to be seen" };
   const pasted = message.seen !== undefined;
-  if (composer && pasted && ours(composer, message.text, cutBox)) return { do: "submit" };
+  if (composer && pasted && isOurText(composer, message.text, cutBox)) return { do: "submit" };
   if (composer) return { do: "wait", person: true, why: pasted && isMixed(composer, message.text)
     ? "our text stands in the input box together with something else: send it or clear it"
     : SOMEONES_DRAFT };
@@ -4719,7 +4728,7 @@ const pauseOf = ({ kind, submitPause }: Backend): number =>
 async function isDrawn({ cfg, agent, backend, pane, message }: Errand): Promise<boolean> {
   for (let looks = 0; looks < PASTE_LOOKS; looks++) {
     const composer = (await lookAtBox(cfg, agent, pane))?.composer;
-    const drawn = composer && ours(composer, message.text, mayCut(backend));
+    const drawn = composer && isOurText(composer, message.text, mayCut(backend));
     if (composer === "") message.pasted!.empty += 1;
     await world.sleep(drawn ? pauseOf(backend) : LOOK_EVERY);
     if (drawn) return true;
@@ -4734,7 +4743,7 @@ function shorten(cfg: Config, message: Message): void {
   if (Buffer.byteLength(message.text) <= TYPED_MAX) return;
   const file = messageFile(cfg, message.id);
   world.writeAtomic(file, message.text);
-  message.text = spoken(cfg, "prompts/boot.md", { kickoff: file });
+  message.text = renderLine(cfg, "prompts/boot.md", { kickoff: file });
 }
 
 /** Enter, at most three times, each time after another look: at the text, and for a dialog. */
@@ -4782,7 +4791,7 @@ async function whatBecame(
     if (composer === "" || (composer && isForeign(composer, message.text))) gone += 1;
     else {
       gone = 0;
-      found = composer && ours(composer, message.text, mayCut(backend)) ? "stands" : "unknown";
+      found = composer && isOurText(composer, message.text, mayCut(backend)) ? "stands" : "unknown";
     }
     if (gone === 2) return "left";
   }
@@ -4791,8 +4800,8 @@ async function whatBecame(
 
 /** Whether the end of a text stands at the cursor: it was not taken, in a client without a box. */
 function isAtCursor({ cursorLine }: Screen, { text: value }: Message): boolean {
-  const line = squeeze(cursorLine).slice(-16);
-  return line !== "" && squeeze(value).endsWith(line);
+  const line = compact(cursorLine).slice(-16);
+  return line !== "" && compact(value).endsWith(line);
 }
 
 /**
@@ -4869,10 +4878,10 @@ export function nextMessages(
 
 /** Delivers what can be delivered, one text per target, the targets side by side. */
 export async function deliverAll(
-  cfg: Config, watch: Watch, sights: Map<string, Sight>, only?: Set<string>,
+  cfg: Config, watch: Watch, observations: Map<string, Observation>, only?: Set<string>,
 ): Promise<void> {
   takeQueued(cfg, watch);
-  const isLimited = (target: string) => sights.get(target)?.verdict.verdict === "limited";
+  const isLimited = (target: string) => observations.get(target)?.verdict.verdict === "limited";
   const due = nextMessages(watch.outbox, isLimited)
     .filter((message) => !only || only.has(message.target));
   for (const label of Object.keys(watch.volatile.errors)) {
@@ -4883,41 +4892,41 @@ export async function deliverAll(
   for (let at = 0; at < due.length; at += cfg.watchdog.startBatch) {
     await Promise.all(due.slice(at, at + cfg.watchdog.startBatch).map((message) =>
       guard(watch, `deliver ${message.target}`, () =>
-        deliver(cfg, watch, message, sights.get(message.target)))));
+        deliver(cfg, watch, message, observations.get(message.target)))));
   }
 }
 
 async function deliver(
-  cfg: Config, watch: Watch, message: Message, sight: Sight | undefined,
+  cfg: Config, watch: Watch, message: Message, seen: Observation | undefined,
 ): Promise<void> {
   const agent = cfg.agents.get(message.target);
   const note = (delivery: Delivery, said = message) => noteDelivery(cfg, watch, said, delivery);
-  const why = whyUntold(agent, sight);
+  const why = whyUntold(agent, seen);
   if (!agent || why) return note({ state: "waiting", why });
-  const pane = sight!.pane!;
+  const pane = seen!.pane!;
   if (backendOf(cfg, agent).kind === "opencode" && pane.conversation) {
-    return note(await tellServer(cfg, watch, agent, message, sight!));
+    return note(await tellServer(cfg, watch, agent, message, seen!));
   }
   const said = await standingText(cfg, watch, agent, pane, message);
   note(await pingSession(cfg, agent, pane, said, () => save(cfg, watch), message.cause), said);
 }
 
 /** Why nothing can be said to an agent, whatever is on its screen; "" = it can. */
-function whyUntold(agent: Agent | undefined, sight: Sight | undefined): string {
+function whyUntold(agent: Agent | undefined, seen: Observation | undefined): string {
   if (!agent) return "no such agent in the config";
-  if (sight?.held) return "stopped by you";
-  if (!sight?.alive || !sight.pane) return "not running";
+  if (seen?.held) return "stopped by you";
+  if (!seen?.alive || !seen.pane) return "not running";
   // a dialog hides what tells that a client is ready
-  return sight.booting && sight.verdict.verdict !== "blocked" ? "booting" : "";
+  return seen.booting && seen.verdict.verdict !== "blocked" ? "booting" : "";
 }
 
 /** Hands a text to an opencode server, whose record of the conversation is the proof. */
 async function tellServer(
-  cfg: Config, watch: Watch, agent: Agent, message: Message, sight: Sight,
+  cfg: Config, watch: Watch, agent: Agent, message: Message, seen: Observation,
 ): Promise<Delivery> {
-  const held = whyHeld(sight.verdict, message.cause);
+  const held = whyHeld(seen.verdict, message.cause);
   if (held) return { state: "waiting", why: held };
-  const [backend, pane] = [backendOf(cfg, agent), sight.pane!];
+  const [backend, pane] = [backendOf(cfg, agent), seen.pane!];
   const there = message.tries > 0 && (await opencodeHas(backend, agent, pane, message));
   if (there === null) return { state: "waiting", why: "the opencode server does not answer" };
   if (there) return { state: "delivered", why: "it is in the conversation already" };
@@ -4941,7 +4950,7 @@ async function standingText(
   if (!hasBox(backend) || pasted.every((one) => one === due)) return due;
   const composer = (await lookAtBox(cfg, agent, pane))?.composer;
   const standing = composer &&
-    pasted.find((one) => ours(composer, one.text, mayCut(backend)));
+    pasted.find((one) => isOurText(composer, one.text, mayCut(backend)));
   if (!standing) return due;
   if (!watch.outbox.includes(standing)) watch.outbox.push(standing);
   watch.unproven = watch.unproven.filter((one) => one !== standing);
@@ -4977,7 +4986,7 @@ function noteDelivered(cfg: Config, watch: Watch, message: Message, why: string)
   watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
   watch.unproven = watch.unproven.filter((one) => one.target !== message.target);
   const agent = cfg.agents.get(message.target);
-  if (message.cause === "boot" && agent) noteTold(cfg, agent.session);
+  if (message.cause === "boot" && agent) noteKickoffSeen(cfg, agent.session);
   watch.delivered = [...watch.delivered, message.id].slice(-200);
   save(cfg, watch);
   log(`delivered: ${message.cause} to ${message.target} (${why})`);
@@ -4986,7 +4995,7 @@ function noteDelivered(cfg: Config, watch: Watch, message: Message, why: string)
   trouble(watch, `message ${message.id}`, "");
 }
 
-/** Removes the files of long texts that nobody waits for any more, and of those delivered long ago. */
+/** Removes the files of long texts that nobody waits for, and of those delivered long ago. */
 function sweepTexts(cfg: Config, watch: Watch): void {
   const kept = [...watch.outbox, ...watch.unproven].map(({ id }) => id)
     .concat(watch.delivered.slice(1 - FILES_KEPT));
@@ -5077,8 +5086,8 @@ export function nextLimitUntil(
 export function limitNudgeMsg(cfg: Config, agent: Agent): string {
   const steady = agent.kind === "persistent" || agent.kind === "orchestrator" ||
     !phases(cfg).length;
-  return spoken(
-    cfg, steady ? "prompts/limit-probe.md" : "prompts/limit-probe-loop.md", placesOf(cfg, agent));
+  return renderLine(
+    cfg, steady ? "prompts/limit-probe.md" : "prompts/limit-probe-loop.md", variablesOf(cfg, agent));
 }
 
 /** What the limit asks for: hold, probe (ping), lift, or none where there is no limit. */
@@ -5197,11 +5206,11 @@ export function decideStall(facts: StallFacts): Action {
 
 /** Stall care of one agent; `true` = it is being restarted. */
 export async function stallCheckOne(
-  cfg: Config, watch: Watch, agent: Agent, sight: Sight,
+  cfg: Config, watch: Watch, agent: Agent, seen: Observation,
 ): Promise<boolean> {
   const memory = memoryOf(watch, agent.name);
   const mono = world.mono();
-  const { verdict } = sight;
+  const { verdict } = seen;
   if (verdict.verdict !== "idle") memory.idleSince = 0;
   else memory.idleSince ||= mono;
   const backend = backendOf(cfg, agent);
@@ -5214,13 +5223,13 @@ export async function stallCheckOne(
     stallIdle: backend.stallIdle,
     grace: cfg.watchdog.stallGrace,
   });
-  if (action.do !== "restart" || !(await isStill(cfg, watch, agent, sight))) return false;
-  // for as long as it stands there, see `judge`
-  memory.draft = verdict.verdict === "idle" && await holdsDraft(cfg, watch, agent, sight.pane!);
+  if (action.do !== "restart" || !(await verdictStillHolds(cfg, watch, agent, seen))) return false;
+  // `updateVerdict` keeps it so for as long as the draft stands there
+  memory.draft = verdict.verdict === "idle" && await holdsDraft(cfg, watch, agent, seen.pane!);
   if (memory.draft) return false;
   log(`stall: ${agent.name} (${agent.session}) ${action.why}; ending and restarting it`);
   emit(cfg, "stalled", { agent: agent.name, why: action.why });
-  await endForRestart(cfg, watch, agent, sight.pane!, action.why);
+  await endForRestart(cfg, watch, agent, seen.pane!, action.why);
   return true;
 }
 
@@ -5291,7 +5300,7 @@ async function endForRestart(
   memory.idleSince = 0;
   memory.sameSince = 0;
   noteDeath(cfg, watch, agent, null, why, innocent);
-  if (pane.pinned) memory.buried = graveOf(watch.server, pane);
+  if (pane.pinned) memory.buried = deathKey(watch.server, pane);
   saveOrSay(cfg, watch);
   await killSession(cfg, pane);
   signalAll(membersOf(family), "SIGHUP");
@@ -5301,7 +5310,7 @@ async function endForRestart(
 const stoppingOf = ({ groups, marks }: Family, first?: Member): Stopping =>
   ({ ...(groups[0] ?? { pid: first!.pid, born: "dead" }), since: world.now(), marks });
 
-/** The starts that speak for parking it, after a life of so many ms. */
+/** The starts that speak for parking it, after a life of this many ms. */
 const startsThatCount = (cfg: Config, memory: Memory, lived: number): number[] =>
   (lived >= HEALTHY_MINUTE ? [] : memory.starts.filter((at) =>
     at > world.now() - cfg.watchdog.parkWindow * 1000 && at <= world.now() + 1000));
@@ -5315,7 +5324,7 @@ const deathOf = (
   program: isAgent(unit) ? programOf(backendOf(cfg, unit).bin) : "its program",
 });
 
-const graveOf = (server: string, pane: Pane): string => `${server} ${pane.id}`;
+const deathKey = (server: string, pane: Pane): string => `${server} ${pane.id}`;
 
 /** Goes up the ladder for one death, and says so. */
 function noteDeath(
@@ -5367,7 +5376,7 @@ export function decideHeal(
 }
 
 /** Sends the next signal to a family that was told to end; true once all of it is gone. */
-function oldProcessGone(cfg: Config, watch: Watch, unit: Agent | Service): boolean {
+function continueStopping(cfg: Config, watch: Watch, unit: Agent | Service): boolean {
   const memory = memoryOf(watch, unit.name);
   const old = memory.stopping;
   const left = old ? membersOf({ groups: [old], marks: old.marks ?? [] }) : [];
@@ -5395,7 +5404,7 @@ function noteStuck(cfg: Config, unit: Agent | Service, old: Stopping, left: Memb
 }
 
 /** Ends what outlived the session or the client of a unit; true = nothing of it is left. */
-async function endSurvivor(
+async function stopOrphan(
   cfg: Config, watch: Watch, unit: Agent | Service,
 ): Promise<boolean> {
   const memory = memoryOf(watch, unit.name);
@@ -5407,36 +5416,36 @@ async function endSurvivor(
       signalAll(members, "SIGHUP");
     } else memory.client = null;
   }
-  return oldProcessGone(cfg, watch, unit);
+  return continueStopping(cfg, watch, unit);
 }
 
 /** Heals an agent or service: what is gone is started, what is broken is ended and then started. */
 export async function healOne(
-  cfg: Config, watch: Watch, unit: Agent | Service, sight: Sight,
+  cfg: Config, watch: Watch, unit: Agent | Service, seen: Observation,
 ): Promise<void> {
   const memory = memoryOf(watch, unit.name);
-  if (sight.alive === null) return;
-  if (sight.alive) {
+  if (seen.alive === null) return;
+  if (seen.alive) {
     noteStranger(cfg, watch, unit, "");
-    if (isEnding(memory, sight.pane)) return void oldProcessGone(cfg, watch, unit);
-    if (isAgent(unit) && sight.pane) await healLiving(cfg, watch, unit, sight, sight.pane);
+    if (isEnding(memory, seen.pane)) return void continueStopping(cfg, watch, unit);
+    if (isAgent(unit) && seen.pane) await healLiving(cfg, watch, unit, seen, seen.pane);
     return;
   }
-  oldProcessGone(cfg, watch, unit);
-  const grave = sight.pane ? graveOf(sight.snap.server, sight.pane) : "";
+  continueStopping(cfg, watch, unit);
+  const grave = seen.pane ? deathKey(seen.snap.server, seen.pane) : "";
   if (!memory.stopping && (memory.aliveSince || (grave && grave !== memory.buried))) {
-    if (sight.pane && isAgent(unit)) await noteLastWords(cfg, watch, unit, sight.pane);
-    noteDeath(cfg, watch, unit, sight.pane?.status ?? null, "", memory.together);
+    if (seen.pane && isAgent(unit)) await noteLastWords(cfg, watch, unit, seen.pane);
+    noteDeath(cfg, watch, unit, seen.pane?.status ?? null, "", memory.together);
     memory.buried = grave;
     memory.together = false;
   }
-  if (memory.client && !memory.parked && !memory.finished) await endSurvivor(cfg, watch, unit);
-  const action = decideHeal(memory, sight.held, memory.stopping === null, world.now(),
+  if (memory.client && !memory.parked && !memory.finished) await stopOrphan(cfg, watch, unit);
+  const action = decideHeal(memory, seen.held, memory.stopping === null, world.now(),
     cfg.watchdog.restartDelayMax * 1000);
   if (action.do !== "start") return;
-  const stranger = strangerIn(cfg, sight.snap, unit.session);
+  const stranger = strangerIn(cfg, seen.snap, unit.session);
   noteStranger(cfg, watch, unit, stranger);
-  if (!stranger) await startByWatchdog(cfg, watch, unit, sight);
+  if (!stranger) await startByWatchdog(cfg, watch, unit, seen);
 }
 
 /** Says once that a session stands where a unit should, which only a person may end. */
@@ -5447,20 +5456,20 @@ function noteStranger(cfg: Config, watch: Watch, unit: Agent | Service, why: str
 }
 
 /** One more look at the moment of a kill: the tick's may be old, and the agent at work by now. */
-async function isStill(
-  cfg: Config, watch: Watch, agent: Agent, sight: Sight,
+async function verdictStillHolds(
+  cfg: Config, watch: Watch, agent: Agent, seen: Observation,
 ): Promise<boolean> {
   const since = memoryOf(watch, agent.name).backgroundSince;
   const backend = backendOf(cfg, agent);
-  const screen = await readScreen(cfg, sight.pane!);
+  const screen = await readScreen(cfg, seen.pane!);
   if (!screen) return false;
-  const verdict = decideBackground(readVerdict(cfg, agent, sight.pane!, screen.look),
+  const verdict = decideBackground(readVerdict(cfg, agent, seen.pane!, screen.look),
     since, world.now(), cfg.watchdog.backgroundMax * 1000);
-  if (backend.kind !== "opencode" || !sight.pane!.conversation) {
-    return verdict.verdict === sight.verdict.verdict;
+  if (backend.kind !== "opencode" || !seen.pane!.conversation) {
+    return verdict.verdict === seen.verdict.verdict;
   }
-  return decideOpencode(await readOpencode(backend, agent, sight.pane!), verdict, world.now())
-    .verdict === sight.verdict.verdict;
+  return decideOpencode(await readOpencode(backend, agent, seen.pane!), verdict, world.now())
+    .verdict === seen.verdict.verdict;
 }
 
 /** A client that ended at once may say why: a resume id that led there twice is not used again. */
@@ -5492,43 +5501,44 @@ function serverIsNewer(cfg: Config, agent: Agent, snap: Snapshot, pane: Pane): b
 }
 
 async function healLiving(
-  cfg: Config, watch: Watch, agent: Agent, sight: Sight, pane: Pane,
+  cfg: Config, watch: Watch, agent: Agent, seen: Observation, pane: Pane,
 ): Promise<void> {
   const memory = memoryOf(watch, agent.name);
   if (backendMismatch(cfg, agent, pane)) {
     return endForRestart(cfg, watch, agent, pane,
       `runs ${pane.backend || pane.command}, the config says ${agent.backend}`);
   }
-  const answers = sight.verdict.rule !== "" &&
-    (sight.verdict.rule !== "server" || sight.verdict.verdict !== "unsure");
-  if (answers && (memory.serverDown || serverIsNewer(cfg, agent, sight.snap, pane))) {
+  const answers = seen.verdict.rule !== "" &&
+    (seen.verdict.rule !== "server" || seen.verdict.verdict !== "unsure");
+  if (answers && (memory.serverDown || serverIsNewer(cfg, agent, seen.snap, pane))) {
     memory.serverDown = false;
     return endForRestart(cfg, watch, agent, pane, "its server was restarted", true);
   }
-  if (sight.verdict.verdict !== "fatal" || !(await isStill(cfg, watch, agent, sight))) return;
-  noteFatal(cfg, watch, agent, sight.verdict.why);
-  await endForRestart(cfg, watch, agent, pane, `fatal: ${sight.verdict.why}`);
+  if (seen.verdict.verdict !== "fatal") return;
+  if (!(await verdictStillHolds(cfg, watch, agent, seen))) return;
+  noteFatal(cfg, watch, agent, seen.verdict.why);
+  await endForRestart(cfg, watch, agent, pane, `fatal: ${seen.verdict.why}`);
 }
 
 /** Starts a unit from the loop: only once what it needs is ready, and a batch at most per tick. */
 async function startByWatchdog(
-  cfg: Config, watch: Watch, unit: Agent | Service, sight: Sight,
+  cfg: Config, watch: Watch, unit: Agent | Service, seen: Observation,
 ): Promise<void> {
   const memory = memoryOf(watch, unit.name);
   if (isAgent(unit) && unit.kind === "loop" && phaseTrouble(cfg)) return;
-  if (sight.budget.left <= 0 || (await notReady(cfg, unit, sight.snap, memory))) return;
+  if (seen.budget.left <= 0 || (await notReady(cfg, unit, seen.snap, memory))) return;
   if (isHeld(operatorOf(cfg), unit.name)) return; // taken down since the look
-  if (!(await endSurvivor(cfg, watch, unit))) return;
-  sight.budget.left -= 1;
+  if (!(await stopOrphan(cfg, watch, unit))) return;
+  seen.budget.left -= 1;
   const day = localDate(new Date(world.now()));
   const before = structuredClone(memory);
   memory.restarts = { day, count: (memory.restarts.day === day ? memory.restarts.count : 0) + 1 };
   noteStart(watch, unit.name);
-  if (sight.pane?.pinned) memory.buried = ""; // another client dies in the same pane
+  if (seen.pane?.pinned) memory.buried = ""; // another client dies in the same pane
   saveOrSay(cfg, watch);
   const first = sayFirst(cfg, watch, unit.name);
   const done = await (isAgent(unit)
-    ? startAgent(cfg, unit, sight.snap, { say: first }) : startService(cfg, unit, sight.snap))
+    ? startAgent(cfg, unit, seen.snap, { say: first }) : startService(cfg, unit, seen.snap))
     .catch((error): Started => ({ started: false, why: messageOf(error) }));
   if (done.untried) {
     // a full disk is no fault of the agent: what was not tried is not counted
@@ -5616,7 +5626,7 @@ export function decideWake(
 }
 
 /** True when the wake was queued, false to try again on the next tick. */
-export function wakeAgent(cfg: Config, watch: Watch, agent: Agent, sight: Sight): boolean {
+export function wakeAgent(cfg: Config, watch: Watch, agent: Agent, seen: Observation): boolean {
   if (!agent.wake) return true;
   const now = world.now();
   const interval = agent.wake.interval * 1000;
@@ -5624,9 +5634,9 @@ export function wakeAgent(cfg: Config, watch: Watch, agent: Agent, sight: Sight)
   // a clock that was stepped back must not put a wake off for longer than its interval
   const due = stored === undefined || stored > now + interval ? now + interval : stored;
   watch.wakeDue[agent.name] = due;
-  const action = decideWake(due, now, sight.alive, sight.verdict.verdict);
+  const action = decideWake(due, now, seen.alive, seen.verdict.verdict);
   if (action.do !== "ping") return false;
-  const value = spoken(cfg, agent.wake.promptFile, placesOf(cfg, agent));
+  const value = renderLine(cfg, agent.wake.promptFile, variablesOf(cfg, agent));
   log(`waking ${agent.name} (${agent.session}) for its scheduled pass`);
   if (value) say(watch, agent.name, "wake", value);
   watch.wakeDue[agent.name] = now + interval;
@@ -5678,17 +5688,17 @@ export function handoffReset(watch: Watch): void {
   watch.volatile.quietSince = 0;
 }
 
-export const git = (repo: string, args: string[]): Promise<Ran> => world.git(repo, args);
+export const git = (repo: string, args: string[]): Promise<ExecResult> => world.git(repo, args);
 
 /** Named in full: a local branch or tag called origin/main would be taken for it. */
 const trackingRef = (hand: Handoff): string => `refs/remotes/${hand.remote}/${hand.branch}`;
 
 /** `size` in bytes; the text of a file that is too large to be read is "". */
-export type Shown = { state: "found"; text: string; size: number; object: string }
+export type PushedFile = { state: "found"; text: string; size: number; object: string }
   | { state: "absent" | "no branch" } | { state: "failed"; why: string };
 
 /** A pushed file, in the docs folder or at the root. "Absent" and "git failed" are two answers. */
-export async function showPushed(hand: Handoff, name: string): Promise<Shown> {
+export async function showPushed(hand: Handoff, name: string): Promise<PushedFile> {
   const ref = trackingRef(hand);
   for (const path of [`${hand.docsDir}/${name}`, name]) {
     const ran = await git(hand.repo, ["show", `${ref}:${path}`]);
@@ -5705,7 +5715,7 @@ export async function showPushed(hand: Handoff, name: string): Promise<Shown> {
 }
 
 /** What is known of a file that is too large to be read. */
-async function weighPushed(hand: Handoff, path: string): Promise<Shown> {
+async function weighPushed(hand: Handoff, path: string): Promise<PushedFile> {
   const ran = await git(hand.repo, ["ls-tree", "-l", "--full-tree", trackingRef(hand), "--", path]);
   const [, object = "", size] = /^\d+ blob (\w+) +(\d+)\t/.exec(ran.out) ?? [];
   if (!size) return { state: "failed", why: `git ls-tree: ${gitWords(ran.err)}` };
@@ -5741,7 +5751,7 @@ const GIT_CURES: [said: RegExp, cure: (hand: Handoff) => string][] = [
 ];
 
 /** A look that did not succeed: git's reason, and what a person can do about it. */
-function failedLook(cfg: Config, hand: Handoff, what: string, ran: Ran): Fetched {
+function failedLook(cfg: Config, hand: Handoff, what: string, ran: ExecResult): Fetched {
   const failing = { state: "failing" as const, head: "", hand, hung: ran.timedOut };
   const byHand = `try it by hand: git -C ${quoted(hand.repo)} ls-remote ${hand.remote}`;
   if (ran.timedOut) return { ...failing, why: `no answer in time (git ${what}, ` +
@@ -5942,7 +5952,7 @@ async function readRemote(cfg: Config, hand: Handoff, watch: Watch): Promise<Fet
     ? [] : await commitsSince(hand, head === sha ? "" : sha, head);
   if (!commits) return { ...fetched, head: "", state: "failing", why: "git log failed",
     cure: `try it by hand: git -C ${quoted(hand.repo)} log ${trackingRef(hand)}` };
-  const inboxes = new Map<string, Shown>();
+  const inboxes = new Map<string, PushedFile>();
   for (const file of hand.inboxes.slice(0, 2)) inboxes.set(file, await showPushed(hand, file));
   const failed = [...inboxes.values()].find((shown) => shown.state === "failed");
   return { ...unreadable(fetched, failed?.why ?? ""), news: { commits, inboxes } };
@@ -6054,7 +6064,7 @@ export function handoffCheck(cfg: Config, watch: Watch): void {
     emit(cfg, "commit", { agent: authorOf(cause, hand), kind: cause, subject, sha });
   }
   for (const cause of ["claim", "review"] as const) {
-    tellHandoff(cfg, watch, hand, pings.filter((ping) => ping.cause === cause));
+    announceCommits(cfg, watch, hand, pings.filter((ping) => ping.cause === cause));
   }
   const last = pings.at(-1);
   if (last) watch.turn = { owes: last.target, subject: last.subject, at: world.now() };
@@ -6067,7 +6077,7 @@ const authorOf = (cause: Ping["cause"], hand: Handoff): string =>
   (cause === "claim" ? hand.reviewPings : hand.claimPings);
 
 /** One text for all claims, or reviews: those of this push, and those that still wait to be told. */
-function tellHandoff(cfg: Config, watch: Watch, hand: Handoff, pings: Ping[]): void {
+function announceCommits(cfg: Config, watch: Watch, hand: Handoff, pings: Ping[]): void {
   const [first] = pings;
   if (!first) return;
   const { target, cause } = first;
@@ -6081,8 +6091,8 @@ function tellHandoff(cfg: Config, watch: Watch, hand: Handoff, pings: Ping[]): v
   const more = (waiting?.more ?? 0) + all.length - subjects.length;
   const subject = nameCommits(cause, subjects, more);
   log(`handoff: ${subject} → ${target}`);
-  const places = { ...placesOf(cfg, cfg.agents.get(target)!), from, subject };
-  say(watch, target, cause, spoken(cfg, `prompts/${cause}-ping.md`, places));
+  const places = { ...variablesOf(cfg, cfg.agents.get(target)!), from, subject };
+  say(watch, target, cause, renderLine(cfg, `prompts/${cause}-ping.md`, places));
   Object.assign(watch.outbox.at(-1)!, { subjects, ...(more ? { more } : {}) });
 }
 
@@ -6096,7 +6106,7 @@ export function nameCommits(cause: Ping["cause"], subjects: string[], more: numb
 
 /** Queues a ping for each inbox whose content changed; false = git could not say, look again. */
 function checkInboxes(
-  cfg: Config, watch: Watch, hand: Handoff, inboxes: Map<string, Shown>,
+  cfg: Config, watch: Watch, hand: Handoff, inboxes: Map<string, PushedFile>,
 ): boolean {
   let sure = true;
   for (const [nth, [file, shown]] of [...inboxes].entries()) {
@@ -6109,9 +6119,9 @@ function checkInboxes(
     log(`handoff: ${file} changed → ${owner}`);
     const size = shown.size > INBOX_MAX
       ? ` (${(shown.size / 1e6).toFixed(1)} MB: look before you read it whole)` : "";
-    const places = { ...placesOf(cfg, cfg.agents.get(owner)!),
+    const places = { ...variablesOf(cfg, cfg.agents.get(owner)!),
       file: `${hand.docsDir}/${file}${size}`, owner };
-    say(watch, owner, `inbox ${file}`, spoken(cfg, "prompts/inbox-ping.md", places));
+    say(watch, owner, `inbox ${file}`, renderLine(cfg, "prompts/inbox-ping.md", places));
     watch.inboxes[file] = hash;
   }
   return sure;
@@ -6126,12 +6136,12 @@ export function decideDeadlock(
 }
 
 async function deadlockCheck(
-  cfg: Config, watch: Watch, sights: Map<string, Sight>,
+  cfg: Config, watch: Watch, observations: Map<string, Observation>,
 ): Promise<void> {
   const hand = cfg.loop.handoff;
   if (!hand || watch.intent || isComplete(cfg) || phaseTrouble(cfg)) return;
   const sides = [hand.claimPings, hand.reviewPings];
-  const verdicts = sides.map((name) => sights.get(name)?.verdict.verdict ?? "unsure");
+  const verdicts = sides.map((name) => observations.get(name)?.verdict.verdict ?? "unsure");
   const pending = watch.outbox.filter((message) => sides.includes(message.target)).length;
   const resting = decideDeadlock(verdicts, pending, 0, 0);
   const { volatile } = watch;
@@ -6147,8 +6157,8 @@ async function deadlockCheck(
     `nothing is on its way, the last word was: ${subject}`;
   log(`deadlock: ${reason} → ${owes}`);
   emit(cfg, "deadlock", { agent: owes, why: reason });
-  const places = { ...placesOf(cfg, cfg.agents.get(owes)!), reason, subject };
-  say(watch, owes, "deadlock", spoken(cfg, "prompts/deadlock-ping.md", places));
+  const places = { ...variablesOf(cfg, cfg.agents.get(owes)!), reason, subject };
+  say(watch, owes, "deadlock", renderLine(cfg, "prompts/deadlock-ping.md", places));
   watch.deadlocked = watch.sha;
   save(cfg, watch);
 }
@@ -6180,7 +6190,7 @@ export async function stopLoops(
       signalAll(membersOf(family), "SIGHUP");
       gone = false;
     }
-    const ended = pane ? oldProcessGone(cfg, watch, agent) : await endSurvivor(cfg, watch, agent);
+    const ended = pane ? continueStopping(cfg, watch, agent) : await stopOrphan(cfg, watch, agent);
     if (!ended) gone = false;
   }
   return gone;
@@ -6316,9 +6326,11 @@ export const watched = (cfg: Config): Agent[] =>
  * Answers a dialog that the operator declared: on a fresh look, within the dialog alone (what an
  * agent quotes above it must not answer), once per appearance.
  */
-async function answerDialog(cfg: Config, watch: Watch, agent: Agent, sight: Sight): Promise<void> {
+async function answerDialog(
+  cfg: Config, watch: Watch, agent: Agent, seen: Observation,
+): Promise<void> {
   const memory = memoryOf(watch, agent.name);
-  const { verdict, pane } = sight;
+  const { verdict, pane } = seen;
   const backend = backendOf(cfg, agent);
   if ((verdict.verdict !== "blocked" && verdict.verdict !== "limited") || !pane) {
     memory.answered = "";
@@ -6328,7 +6340,7 @@ async function answerDialog(cfg: Config, watch: Watch, agent: Agent, sight: Sigh
   const screen = await readScreen(cfg, pane);
   if (!screen || readVerdict(cfg, agent, pane, screen.look).verdict !== verdict.verdict) return;
   const dialog = backend.kind === "typed"
-    ? tailOf(screen.look.text, 8) : readDrawn(screen.look).dialog;
+    ? tailOf(screen.look.text, 8) : readRegions(screen.look).dialog;
   for (const answer of backend.answer) {
     const match = dialog && timed(answer.re, () => compiled(answer.re, "m").exec(dialog)?.[0]);
     dropSlowPatterns(cfg, agent);
@@ -6349,15 +6361,17 @@ const tailOf = (value: string, lines: number): string =>
   value.trimEnd().split("\n").filter((line) => line.trim()).slice(-lines).join("\n");
 
 /** All care for an agent: limit first, as a limited one must not be restarted; then stall, heal. */
-async function careFor(cfg: Config, watch: Watch, agent: Agent, sight: Sight): Promise<void> {
+async function superviseAgent(
+  cfg: Config, watch: Watch, agent: Agent, seen: Observation,
+): Promise<void> {
   const memory = memoryOf(watch, agent.name);
   const resting = agent.kind === "loop" &&
-    (sight.moving || watch.intent !== null || isComplete(cfg));
-  if (sight.held) {
+    (seen.moving || watch.intent !== null || isComplete(cfg));
+  if (seen.held) {
     memory.aliveSince = 0;
     memory.nextStart = 0;
-    if (sight.alive === false && (memory.client || memory.stopping)) {
-      await endSurvivor(cfg, watch, agent);
+    if (seen.alive === false && (memory.client || memory.stopping)) {
+      await stopOrphan(cfg, watch, agent);
     }
     return noteState(cfg, watch, agent.name, "gone", BY_YOU);
   }
@@ -6365,21 +6379,21 @@ async function careFor(cfg: Config, watch: Watch, agent: Agent, sight: Sight): P
     memory.nextStart = 0;
     return;
   }
-  if (sight.alive && !isEnding(memory, sight.pane)) {
-    await answerDialog(cfg, watch, agent, sight);
-    if (limitTick(cfg, watch, agent, sight.verdict)) {
+  if (seen.alive && !isEnding(memory, seen.pane)) {
+    await answerDialog(cfg, watch, agent, seen);
+    if (limitTick(cfg, watch, agent, seen.verdict)) {
       memory.idleSince = 0;
       return;
     }
-    if (agent.watch === "heal+stall" && (await stallCheckOne(cfg, watch, agent, sight))) return;
-  } else if (sight.alive === false) {
+    if (agent.watch === "heal+stall" && (await stallCheckOne(cfg, watch, agent, seen))) return;
+  } else if (seen.alive === false) {
     clearLimitState(cfg, agent.session);
-  } else if (sight.alive === null) {
+  } else if (seen.alive === null) {
     // what nobody saw was no idleness
     Object.assign(memory, { idleSince: 0, sameSince: 0 });
   }
-  await healOne(cfg, watch, agent, sight);
-  if (sight.alive === false) noteState(cfg, watch, agent.name, "gone",
+  await healOne(cfg, watch, agent, seen);
+  if (seen.alive === false) noteState(cfg, watch, agent.name, "gone",
     memory.parked || (memory.finished ? "done" : "restarting"));
 }
 
@@ -6425,8 +6439,8 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
   const { volatile } = watch;
   noteGap(cfg, watch);
   releaseParked(cfg, watch);
-  const sights = await observe(cfg, watch);
-  const [first] = sights.values();
+  const observations = await observe(cfg, watch);
+  const [first] = observations.values();
   trouble(watch, "tmux", first && !first.snap.ok ? `tmux: ${first.snap.why}` : "");
   trouble(watch, "rows", first?.snap.refused
     ? `${first.snap.refused} panes have names that break tmux's list: left alone` : "");
@@ -6441,28 +6455,29 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
     }
     await guard(watch, "texts", () => sweepTexts(cfg, watch));
   }
-  await guard(watch, "logs", () => keepLogs(cfg, sights));
+  await guard(watch, "logs", () => keepLogs(cfg, observations));
   if (first) await guard(watch, "phase move", () => continueMove(cfg, watch, first.snap));
   trouble(watch, "operator.json", operatorFaults.get(cfg.stateDir) ?? "");
   trouble(watch, "phase state", loopAgents(cfg).length ? phaseTrouble(cfg) : "");
   for (const service of cfg.services.values()) {
-    await guard(watch, service.name, () => healOne(cfg, watch, service, sights.get(service.name)!));
+    await guard(watch, service.name,
+      () => healOne(cfg, watch, service, observations.get(service.name)!));
   }
   for (const agent of watched(cfg)) await guard(watch, agent.name,
-    () => careFor(cfg, watch, agent, sights.get(agent.name)!));
-  let complete = true; // where the folder can not be read nobody is woken
+    () => superviseAgent(cfg, watch, agent, observations.get(agent.name)!));
+  let complete = true; // where the folder cannot be read nobody is woken
   await guard(watch, "completion", () => (complete = isComplete(cfg)));
   if (!complete) {
     for (const agent of cfg.agents.values()) {
       if (agent.enabled && agent.wake) await guard(watch, `wake ${agent.name}`,
-        () => wakeAgent(cfg, watch, agent, sights.get(agent.name)!));
+        () => wakeAgent(cfg, watch, agent, observations.get(agent.name)!));
     }
-    await guard(watch, "deadlock", () => deadlockCheck(cfg, watch, sights));
+    await guard(watch, "deadlock", () => deadlockCheck(cfg, watch, observations));
   }
-  await guard(watch, "outbox", () => deliverAll(cfg, watch, sights));
+  await guard(watch, "outbox", () => deliverAll(cfg, watch, observations));
   await guard(watch, "state", () => save(cfg, watch));
   await guard(watch, "heartbeat", () => beat(cfg));
-  collect(sights.size * LEFT_PER_AGENT);
+  collect(observations.size * LEFT_PER_AGENT);
   return first?.snap;
 }
 
@@ -6474,16 +6489,16 @@ function beat(cfg: Config): void {
 }
 
 /** Session logs are capped, rotated once; a pane whose logging stopped is logged again. */
-async function keepLogs(cfg: Config, sights: Map<string, Sight>): Promise<void> {
+async function keepLogs(cfg: Config, observations: Map<string, Observation>): Promise<void> {
   const cap = cfg.watchdog.logMaxMb * 1_000_000;
-  for (const [name, { pane, alive }] of sights) {
+  for (const [name, { pane, alive }] of observations) {
     if (!alive || !pane) continue;
     const path = sessionLogPath(cfg, unitsOf(cfg).get(name)!.session);
     if (world.append(path, "", cap) || !pane.piped) await pipeToLog(cfg, pane.id, path);
   }
 }
 
-/** A first text that could not be said for so long, ms, waits for the ticks like any other. */
+/** A first text that could not be typed for this long, ms, waits for the ticks like any other. */
 const BOOT_PATIENCE = 120_000;
 
 /** What must not wait for the next tick: clients ending or starting, moves, fetched news. */
@@ -6503,26 +6518,26 @@ export function pendingUnits(cfg: Config, watch: Watch): Set<string> {
 }
 
 /** The small round between two ticks, for the units that wait for something. */
-async function attend(cfg: Config, watch: Watch): Promise<void> {
+async function quickRound(cfg: Config, watch: Watch): Promise<void> {
   const names = new Set([...pendingUnits(cfg, watch), ...takeQueued(cfg, watch)]);
   if (watch.volatile.fetched) {
     await guard(watch, "hand-off", () => handoffCheck(cfg, watch));
     for (const message of watch.outbox) names.add(message.target);
   }
   if (!names.size && !watch.intent) return;
-  const sights = await observe(cfg, watch, names);
-  const [first] = sights.values();
+  const observations = await observe(cfg, watch, names);
+  const [first] = observations.values();
   if (first && watch.intent) await guard(watch, "phase move",
     () => continueMove(cfg, watch, first.snap));
   for (const name of names) {
     const unit = unitsOf(cfg).get(name);
     const resting = unit && isAgent(unit) &&
-      ((unit.kind === "loop" && (sights.get(name)!.moving || isComplete(cfg))) ||
+      ((unit.kind === "loop" && (observations.get(name)!.moving || isComplete(cfg))) ||
       !unit.enabled || unit.watch === "none");
     if (unit && !resting) await guard(watch, name,
-      () => healOne(cfg, watch, unit, sights.get(name)!));
+      () => healOne(cfg, watch, unit, observations.get(name)!));
   }
-  await guard(watch, "outbox", () => deliverAll(cfg, watch, sights, names));
+  await guard(watch, "outbox", () => deliverAll(cfg, watch, observations, names));
   await guard(watch, "state", () => save(cfg, watch));
 }
 
@@ -6567,14 +6582,14 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
 }
 
 /** What signals tell the loop: to end, or that something was queued for it. */
-interface Life {
+interface LoopSignals {
   stop: boolean;
   poked: boolean;
   wake(): void;
 }
 
-function listen(): Life {
-  const life: Life = { stop: false, poked: false, wake() {} };
+function listen(): LoopSignals {
+  const life: LoopSignals = { stop: false, poked: false, wake() {} };
   for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
     // `on`: a second one, from a keeper told to end too, must not kill it before its last save
     process.on(signal, () => {
@@ -6591,7 +6606,7 @@ function listen(): Life {
 }
 
 /** Says what begins, and mends what an earlier life left behind. */
-async function introduce(cfg: Config, watch: Watch): Promise<void> {
+async function announceStart(cfg: Config, watch: Watch): Promise<void> {
   await guard(watch, "left-overs", () => sweepTemporaries(cfg));
   await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(cfg), cfg.source));
   for (const warning of cfg.warnings) log(`warning: ${warning}`);
@@ -6606,7 +6621,7 @@ async function introduce(cfg: Config, watch: Watch): Promise<void> {
 }
 
 /** Sleeps until the next tick, and in small steps while something waits for less than that. */
-async function restUntil(due: number, cfg: Config, watch: Watch, life: Life): Promise<void> {
+async function restUntil(due: number, cfg: Config, watch: Watch, life: LoopSignals): Promise<void> {
   while (!life.stop && world.mono() < due) {
     const waiting = watch.intent !== null || watch.volatile.fetch !== null ||
       pendingUnits(cfg, watch).size > 0;
@@ -6614,7 +6629,8 @@ async function restUntil(due: number, cfg: Config, watch: Watch, life: Life): Pr
     const woken = new Promise<void>((resolve) => (life.wake = resolve));
     await Promise.race([world.sleep(life.poked ? 0 : pause), woken]);
     life.poked = false;
-    if (!life.stop && world.mono() < due) await guard(watch, "attend", () => attend(cfg, watch));
+    if (life.stop || world.mono() >= due) continue;
+    await guard(watch, "attend", () => quickRound(cfg, watch));
     noteStage(RESTING);
   }
 }
@@ -6650,10 +6666,10 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   const watch = loadWatch(cfg);
   process.on("unhandledRejection",
     (error) => trouble(watch, "unhandled", `ERROR: ${messageOf(error)}`));
-  await introduce(cfg, watch);
+  await announceStart(cfg, watch);
   noteStage = openNote(noteFile(cfg, "watchdog"));
   const keeper = keeperCare();
-  void tellPeople(() => cfg, watch);
+  void notifyPeople(() => cfg, watch);
   while (!life.stop) {
     const began = world.mono();
     const held: number = lock;
@@ -6907,7 +6923,7 @@ class Ward {
 // ── notices to people ───────────────────────────────────────────────────────────
 // Beside the tick, several at once as one, tried again with growing pauses, never in the way.
 
-/** A notice may take so long, ms; a receiver that hangs is tried again later. */
+/** A notice may take at most this long, ms; a receiver that hangs is tried again later. */
 const NOTICE_DEADLINE = 10_000;
 
 /** Events that one notice tells at most, and that are kept for a receiver that is away. */
@@ -6969,7 +6985,9 @@ function secretOf(value: string): string {
 }
 
 /** Tells by command (events as JSON on its stdin) and by URL (text; JSON for `json:…`). */
-async function tell(notify: Notify, events: AgentEvent[], done = new Set<string>()): Promise<void> {
+async function sendNotice(
+  notify: Notify, events: AgentEvent[], done = new Set<string>(),
+): Promise<void> {
   const message = noticeText(events);
   if (notify.command && !done.has("command")) {
     const ran = await run([SHELL, "-c", notify.command], NOTICE_DEADLINE,
@@ -6990,21 +7008,22 @@ async function tell(notify: Notify, events: AgentEvent[], done = new Set<string>
 }
 
 /** Runs beside the watchdog for as long as it lives. */
-async function tellPeople(config: () => Config, watch: Watch): Promise<void> {
-  telling = true;
+async function notifyPeople(config: () => Config, watch: Watch): Promise<void> {
+  notifying = true;
   let events: AgentEvent[] = [];
   const done = new Set<string>();
-  for (let pause = 1; telling; ) {
+  for (let pause = 1; notifying; ) {
     await Bun.sleep(pause * 1000);
-    if (!events.length) events = toTell.splice(0, NOTICES_MAX);
+    if (!events.length) events = pendingNotices.splice(0, NOTICES_MAX);
     if (!events.length) continue;
-    const why = await tell(config().notify, events, done).then(() => "", messageOf);
+    const why = await sendNotice(config().notify, events, done).then(() => "", messageOf);
     if (!noteNotices(config(), watch, why, events.length)) {
       [events, pause] = [[], 1];
       done.clear();
       continue;
     }
-    toTell.splice(0, toTell.length - NOTICES_MAX); // a receiver away for days gets the newest
+    // a receiver that was away for days gets the newest
+    pendingNotices.splice(0, pendingNotices.length - NOTICES_MAX);
     pause = Math.min(Math.max(5, pause * 2), 300);
     trouble(watch, "notices", `${why}; trying again in ${pause} s`);
   }
@@ -7097,13 +7116,13 @@ export interface Finding {
 }
 
 type Found = Omit<Finding, "check">;
-type Examined = Found | Found[];
+type Findings = Found | Found[];
 const good = (what: string): Found => ({ level: "ok", what, cure: "" });
 const warn = (what: string, cure: string): Found => ({ level: "warn", what, cure });
 const fail = (what: string, cure: string): Found => ({ level: "fail", what, cure });
 
 /** `tmux -V` and, where a server runs, its version: an upgrade leaves the old server running. */
-export function judgeTmux(client: string, server: string): Examined {
+export function assessTmux(client: string, server: string): Findings {
   const [found] = /\d+\.\d+\w*/.exec(client) ?? ["?"];
   const number = /\d+\.\d+/.exec(found)?.[0];
   if (number && Bun.semver.order(`${number}.0`, TMUX_OLDEST) < 0) return fail(`${found} is too old`,
@@ -7118,7 +7137,7 @@ export function judgeTmux(client: string, server: string): Examined {
 const NEW_SERVER =
   "when it suits: agents down, end your other sessions, tmux kill-server, agents up";
 const EXITS = "exit-unattached is on: tmux ends with all agents whenever nobody is attached";
-const judgeExit = (exits: boolean): Examined => exits
+const assessExit = (exits: boolean): Findings => exits
   ? warn(EXITS, "tmux set -s exit-unattached off, and the same in tmux.conf") : [];
 
 // ── up, down, restart ───────────────────────────────────────────────────────────
@@ -7149,7 +7168,7 @@ async function needTools(cfg: Config): Promise<void> {
   const server = await askServer(cfg);
   if (/protocol version|server version/.test(server.why)) die(`the running tmux server and ` +
     `${asked.out.trim()} do not understand each other (${server.why}): ${NEW_SERVER}`);
-  for (const finding of [judgeTmux(asked.out, server.version), judgeExit(server.exits)].flat()) {
+  for (const finding of [assessTmux(asked.out, server.version), assessExit(server.exits)].flat()) {
     if (finding.level !== "ok") log(`warning: ${finding.what}: ${finding.cure}`);
   }
   if (cfg.loop.handoff && !Bun.which("git")) {
@@ -7176,7 +7195,7 @@ async function endOriginalWatchdog(cfg: Config, snap: Snapshot): Promise<void> {
   await stopPanes(cfg, [pane]);
 }
 
-/** How long, ms, a watchdog may take from its keeper's start to its lock, on a loaded machine too. */
+/** How long, ms, a watchdog may take from its keeper's start to its lock on a loaded machine. */
 const WATCHDOG_COMES = 30_000;
 
 /** Somebody else's session under the name of the one that shows the watchdog's log. */
@@ -7692,7 +7711,7 @@ export async function cmdNotify(call: Call): Promise<number> {
   const cfg = await configFor(call);
   if (!call.options.test) die("usage: notify --test", 2);
   if (!cfg.notify.command && !cfg.notify.url) die("[notify] names neither command nor url");
-  await tell(cfg.notify,
+  await sendNotice(cfg.notify,
     [{ at: new Date().toISOString(), event: "test", why: "a test of the notices" }]);
   return printed("told");
 }
@@ -7789,7 +7808,7 @@ export function describeState(memory: Memory, facts: {
   return { state: `${memory.verdict}${why} ${ago(now - memory.since)}`, needsHuman };
 }
 
-/** A text that only a person can let through is their business after so long, ms. */
+/** A text that only a person can let through needs you after this long, ms. */
 const STUCK_AFTER = 600_000;
 
 async function readStatus(cfg: Config): Promise<Status> {
@@ -8473,7 +8492,7 @@ async function explainDown(
   const { state } = describeState(memory, { pane, held, enabled: agent.enabled, fresh: true,
     limit: null, kind: agent.kind, complete: isComplete(cfg), now,
     stranger: snap.strangers?.get(agent.session) });
-  const unseen = pane && memory.buried !== graveOf(snap.server, pane)
+  const unseen = pane && memory.buried !== deathKey(snap.server, pane)
     ? deathOf(cfg, agent, memory, pane.status, now - pane.created) : null;
   const left = whyLeft(cfg, watch, agent) || (agent.watch === "none" ? 'watch is "none"' : "");
   const stranger = strangerIn(cfg, snap, agent.session);
@@ -8629,9 +8648,9 @@ async function followFile(path: string, clean: (value: string) => string): Promi
 // What happened, for a person in the morning: from events.jsonl alone.
 
 /** What `report` counts an agent's time as; `unknown` = nobody looked, or nothing could be read. */
-const DOINGS = ["active", "idle", "limited", "blocked", "down", "unknown"] as const;
-type Doing = (typeof DOINGS)[number];
-const DOING_OF: Record<string, Doing> = {
+const ACTIVITIES = ["active", "idle", "limited", "blocked", "down", "unknown"] as const;
+type Activity = (typeof ACTIVITIES)[number];
+const ACTIVITY_OF: Record<string, Activity> = {
   active: "active", background: "active", idle: "idle", waiting: "idle", limited: "limited",
   blocked: "blocked",
   fatal: "down", gone: "down",
@@ -8646,7 +8665,7 @@ interface Span {
 /** One agent of a report. Times are ms; ISO 8601 in UTC where they name a moment. */
 export interface AgentReport {
   agent: string;
-  spent: Record<Doing, number>;
+  spent: Record<Activity, number>;
   /** The longest time without any activity. */
   silence: { from: string; to: string; ms: number };
   restarts: { count: number; why: Record<string, number> };
@@ -8700,11 +8719,11 @@ export function parseEvents(lines: string): AgentEvent[] {
 /** An agent's time as stretches without a gap. A hold outranks its screen, a death both. */
 function stretchesOf(
   events: AgentEvent[], { from, to }: Span, seen: number,
-): (Span & { doing: Doing })[] {
-  const stretches: (Span & { doing: Doing })[] = [];
-  let state: Doing = "unknown";
+): (Span & { doing: Activity })[] {
+  const stretches: (Span & { doing: Activity })[] = [];
+  let state: Activity = "unknown";
   let [limited, down, at] = [false, false, from];
-  const until = (end: number, doing: Doing = down ? "down" : limited ? "limited" : state) => {
+  const until = (end: number, doing: Activity = down ? "down" : limited ? "limited" : state) => {
     if (Math.min(end, to) > at) stretches.push({ from: at, to: Math.min(end, to), doing });
     at = Math.max(at, Math.min(end, to));
   };
@@ -8713,7 +8732,7 @@ function stretchesOf(
     if (event.last) until(Math.min(Date.parse(String(event.last)), seen));
     until(Math.min(Date.parse(event.at), seen), event.last ? "unknown" : undefined);
     if (event.event === "limited" || event.event === "lifted") limited = event.event === "limited";
-    else if (event.event === "state") state = DOING_OF[String(event.to)] ?? "unknown";
+    else if (event.event === "state") state = ACTIVITY_OF[String(event.to)] ?? "unknown";
     // what died or was started is not limited any more: the watchdog forgets the hold too
     if (["down", "start", "complete"].includes(event.event) || event.to === "gone") limited = false;
     if (["down", "complete"].includes(event.event)) down = true;
@@ -8775,7 +8794,7 @@ function reportAgent(
   agent: string, mine: AgentEvent[], window: Span, known: Span, slots: Span[],
 ): AgentReport {
   const stretches = stretchesOf(mine, window, known.to);
-  const of = (doing: Doing) => stretches.filter((one) => one.doing === doing);
+  const of = (doing: Activity) => stretches.filter((one) => one.doing === doing);
   const recent = mine.filter((event) => isWithin(event, window));
   const named = (event: string) => recent.filter((one) => one.event === event);
   const waits = named("delivered").map((event) => Number(event.ms)).sort((a, b) => a - b);
@@ -8783,7 +8802,7 @@ function reportAgent(
   return {
     agent,
     spent: Object.fromEntries(
-      DOINGS.map((doing) => [doing, total(of(doing), window)])) as Record<Doing, number>,
+      ACTIVITIES.map((doing) => [doing, total(of(doing), window)])) as Record<Activity, number>,
     silence: longestGap(of("active"), known),
     restarts: restartsOf(mine, window),
     texts: {
@@ -8897,7 +8916,7 @@ export function reportText(report: Report, width: number): string {
   const { agents, troubles } = report;
   const label = Math.max(5, ...agents.map((one) => Math.min(14, one.agent.length)));
   const times = agents.map((one) =>
-    [one.agent, ...DOINGS.map((doing) => spanText(one.spent[doing])), spanText(one.silence.ms)]);
+    [one.agent, ...ACTIVITIES.map((doing) => spanText(one.spent[doing])), spanText(one.silence.ms)]);
   const deeds = agents.map((one) => [
     one.agent,
     `${one.texts.delivered}${one.texts.undelivered ? ` (${one.texts.undelivered} not)` : ""}`,
@@ -8910,7 +8929,7 @@ export function reportText(report: Report, width: number): string {
     ...reportHead(report),
     "", `${" ".repeat(label)}  ${rulerText(report)}`,
     ...agents.map((one) => `${fit(one.agent, label)}  ${barText(one.bar)}`.trimEnd()),
-    "", ...columns([["AGENT", ...DOINGS.map((doing) => doing.toUpperCase()), "SILENCE"], ...times],
+    "", ...columns([["AGENT", ...ACTIVITIES.map((doing) => doing.toUpperCase()), "SILENCE"], ...times],
       width),
     "",
     ...columns([["AGENT", "TEXTS", "MEDIAN", "LONGEST", "COMMITS", "RESTARTS"], ...deeds], width),
@@ -8947,9 +8966,9 @@ export async function cmdReport(call: Call): Promise<number> {
 // What the fleet stands on, each with its cure.
 
 /** What /proc/<pid>/cgroup and systemd say of the tmux server: who would end it by accident. */
-export function judgeScope(
+export function assessScope(
   cgroups: string, unit: { killMode: string; oomPolicy: string }, linger: boolean | null,
-): Examined {
+): Findings {
   const path = cgroupOf(cgroups);
   const last = path.split("/").at(-1)!;
   const spared = unit.killMode === "process" && unit.oomPolicy === "continue";
@@ -8988,20 +9007,20 @@ function triedVersions(kind: BackendKind): string[] {
   return [...new Set(versions)].filter((one) => /^\d+\.\d+\.\d+$/.test(one));
 }
 
-async function examineTmux(cfg: Config | null): Promise<Examined> {
+async function examineTmux(cfg: Config | null): Promise<Findings> {
   const client = await world.tmux(["-V"]);
   if (!client.ok) return fail(client.timedOut ? "tmux does not answer" : "not found",
     NO_TMUX.split(": ").at(-1)!);
-  if (!cfg) return judgeTmux(client.out, "");
+  if (!cfg) return assessTmux(client.out, "");
   const server = await tmux(cfg, ["list-sessions", "-F", "#{pid} #{version}"]);
   if (server.timedOut) return fail("the tmux server does not answer",
     "if it was stopped: kill -CONT <its pid>");
   const [pid, running = ""] = server.out.split("\n")[0]!.split(" ");
-  return [judgeTmux(client.out, running), judgeExit((await askServer(cfg, !pid)).exits),
+  return [assessTmux(client.out, running), assessExit((await askServer(cfg, !pid)).exits),
     ...(pid ? [await examineScope(pid)] : [])].flat();
 }
 
-async function examineScope(pid: string): Promise<Examined> {
+async function examineScope(pid: string): Promise<Findings> {
   const cgroups = world.read(`/proc/${pid}/cgroup`);
   if (cgroups === null || world.mtime("/run/systemd/system") === null) return [];
   const path = cgroupOf(cgroups);
@@ -9012,14 +9031,14 @@ async function examineScope(pid: string): Promise<Examined> {
       LOOK_DEADLINE)).out : "";
   const value = (key: string) => new RegExp(`^${key}=(.*)$`, "m").exec(asked)?.[1] ?? "";
   const linger = existsSync(`/var/lib/systemd/linger/${userInfo().username}`);
-  return judgeScope(cgroups,
+  return assessScope(cgroups,
     { killMode: value("KillMode"), oomPolicy: value("OOMPolicy") }, linger);
 }
 
 /** How long a program that is only asked for its version may take, ms. */
 const LOOK_DEADLINE = 5_000;
 
-async function examineGit(): Promise<Examined> {
+async function examineGit(): Promise<Findings> {
   const asked = await run(["git", "--version"], LOOK_DEADLINE);
   if (asked.ok) return good(asked.out.replace("git version ", "").trim());
   return fail(asked.timedOut ? "git does not answer" : "not found",
@@ -9030,7 +9049,7 @@ async function examineGit(): Promise<Examined> {
  * Looks a client up as its pane would: behind the preamble, in the same shell. A typed one is not
  * asked for its version: it may be any script, which would go to work.
  */
-async function examineClient(backend: Backend, needed: boolean): Promise<Examined> {
+async function examineClient(backend: Backend, needed: boolean): Promise<Findings> {
   const program = programOf(backend.bin);
   const look = `command -v ${program} >/dev/null 2>&1 || { echo agents-missing >&2; exit 127; }`;
   const ask = backend.kind === "typed" ? "" : `${backend.bin} --version`;
@@ -9058,7 +9077,7 @@ const existing = (path: string): string =>
   (existsSync(path) || dirname(path) === path ? path : existing(dirname(path)));
 
 /** A folder of our own, which holds prompts and screens: nobody else's business. */
-function examineFolder(path: string): Examined {
+function examineFolder(path: string): Findings {
   const there = existing(path);
   const { uid, mode } = statSync(there);
   if (!statSync(there).isDirectory()) return fail(`${there} is not a folder`,
@@ -9077,7 +9096,7 @@ function examineFolder(path: string): Examined {
 }
 
 /** The folders that agents, services and the hand-off work in: nothing makes them. */
-function examineDirs(cfg: Config): Examined {
+function examineDirs(cfg: Config): Findings {
   const dirs = new Map(cfg.loop.handoff ? [[cfg.loop.handoff.repo, true]] : []);
   for (const unit of unitsOf(cfg).values()) {
     dirs.set(unit.dir, Boolean(dirs.get(unit.dir)) || !isAgent(unit) || unit.enabled);
@@ -9088,7 +9107,7 @@ function examineDirs(cfg: Config): Examined {
     (needed ? fail : warn)(`${dir} does not exist`, "clone it there, or mend dir"));
 }
 
-export function judgeDisk(free: number): Examined {
+export function assessDisk(free: number): Findings {
   const gigabytes = `${(free / 1e9).toFixed(1)} GB free`;
   if (free < 100e6) return fail(gigabytes, "make room: nothing can be remembered on a full disk");
   return free < 1e9
@@ -9100,14 +9119,14 @@ function freeBytes(path: string): number {
   return bavail * bsize;
 }
 
-async function examineServer(backend: Backend): Promise<Examined> {
+async function examineServer(backend: Backend): Promise<Findings> {
   if (await opencodeHealthy(backend)) return good(backend.server);
   return warn(`no opencode server answers at ${backend.server}`,
     "up starts it as a [[service]]; else: opencode serve");
 }
 
 /** The hand-off's remote, as this login and as the watchdog sees it. */
-async function examineChannel(cfg: Config): Promise<Examined> {
+async function examineChannel(cfg: Config): Promise<Findings> {
   const hand = cfg.loop.handoff!;
   const { channel, sha } = loadWatch(cfg);
   const found = await inspectChannel(cfg, hand, sha);
@@ -9118,7 +9137,7 @@ async function examineChannel(cfg: Config): Promise<Examined> {
   return good(found.why || `${hand.remote}/${hand.branch} at ${found.head.slice(0, 8)}`);
 }
 
-function examineWatchdog(cfg: Config): Examined {
+function examineWatchdog(cfg: Config): Findings {
   const { running, pid, stale, heartbeat, version: its } = readWatchdog(cfg);
   if (!running) return warn("not running", "agents up watchdog");
   if (stale) return fail(`pid ${pid} gave its last sign at ${heartbeat}`,
@@ -9129,7 +9148,7 @@ function examineWatchdog(cfg: Config): Examined {
     `${heartbeat ? `${ago(world.now() - Date.parse(heartbeat))} ago` : "to come"}`);
 }
 
-export function judgeClock(now: number, zone: string): Examined {
+export function assessClock(now: number, zone: string): Findings {
   if (new Date(now).getUTCFullYear() < 2025) return fail(`the clock says ${iso(now)}`,
     "set it: limits and wakes go by it");
   const name = zone.replace(/^:/, "");
@@ -9140,17 +9159,17 @@ export function judgeClock(now: number, zone: string): Examined {
     `${iso(now).slice(0, 16)}Z, zone ${name || Intl.DateTimeFormat().resolvedOptions().timeZone}`);
 }
 
-export function judgeLocale(env: Record<string, string | undefined>): Examined {
+export function assessLocale(env: Record<string, string | undefined>): Findings {
   const locale = env.LC_ALL || env.LC_CTYPE || env.LANG || "";
   if (/utf-?8/i.test(locale)) return good(locale);
   return warn(`${locale || "none is set"}: clients may draw ? for lines and marks`,
     "export LANG=C.UTF-8");
 }
 
-type Examination = [check: string, examine: () => Examined | Promise<Examined>];
+type DoctorCheck = [check: string, examine: () => Findings | Promise<Findings>];
 
 /** Everything that needs a config; one that does not load was said already. */
-function examinations(cfg: Config): Examination[] {
+function examinations(cfg: Config): DoctorCheck[] {
   const enabled = [...cfg.agents.values()]
     .filter((agent) => agent.enabled).map((agent) => agent.backend);
   const named = new Set([...cfg.agents.values()].map((agent) => agent.backend));
@@ -9161,17 +9180,17 @@ function examinations(cfg: Config): Examination[] {
   const untold = warn("nobody is told when an agent needs a person", "command or url in [notify]");
   return [
     ...used.map((one) =>
-      [`client ${one.name}`, () => examineClient(one, enabled.includes(one.name))] as Examination),
-    ...servers.map((one) => [`server ${one.name}`, () => examineServer(one)] as Examination),
+      [`client ${one.name}`, () => examineClient(one, enabled.includes(one.name))] as DoctorCheck),
+    ...servers.map((one) => [`server ${one.name}`, () => examineServer(one)] as DoctorCheck),
     ["log_dir", () => examineFolder(cfg.logDir)],
     ["state", () => examineFolder(cfg.stateDir)],
     ["dirs", () => examineDirs(cfg)],
     ...(cfg.loop.handoff && loopAgents(cfg).length
-      ? [["handoff", () => examineChannel(cfg)] as Examination] : []),
+      ? [["handoff", () => examineChannel(cfg)] as DoctorCheck] : []),
     ["background", () => findBackground(cfg, [...cfg.agents.values()])
       .map(({ pid, what, dir }) => warn(`${what} runs in ${dir} (pid ${pid})`,
         `it works on beside the fleet; end it in its client, or: kill ${pid}`))],
-    ["disk", () => judgeDisk(freeBytes(cfg.logDir))],
+    ["disk", () => assessDisk(freeBytes(cfg.logDir))],
     ["watchdog", () => examineWatchdog(cfg)],
     ["notify", () => (told ? good("configured") : untold)],
   ];
@@ -9186,11 +9205,11 @@ export async function cmdDoctor(call: Call): Promise<number> {
     ? [good(cfg.path), ...cfg.warnings.map((warning) => warn(warning, "mend or remove the key"))]
     : String(loaded).split("\n")
       .map((fault) => fail(fault, "mend it, or name another with --config"));
-  const checks: Examination[] = [
+  const checks: DoctorCheck[] = [
     ["tmux", () => examineTmux(cfg)], ["git", examineGit], ["config", () => config],
     ...(cfg ? examinations(cfg) : []),
-    ["clock", () => judgeClock(world.now(), process.env.TZ ?? "")],
-    ["locale", () => judgeLocale(process.env)],
+    ["clock", () => assessClock(world.now(), process.env.TZ ?? "")],
+    ["locale", () => assessLocale(process.env)],
   ];
   const findings = await Promise.all(checks.map(async ([check, examine]): Promise<Finding[]> => {
     const found = await Promise.resolve().then(examine)
@@ -9644,58 +9663,69 @@ const JSON_OPTION = { json: { type: "boolean", clause: "print JSON instead of te
 
 export const COMMANDS: Command[] = [
   { name: "up", args: "[name…]",
-    clause: "start the enabled agents, the services and the watchdog, or those named", run: cmdUp },
-  { name: "down", args: "[name…]", clause: "stop all, or those named; they stay down until up", run: cmdDown },
-  { name: "restart", args: "<name…>", clause: "end and start again", run: cmdRestart,
-    options: { fresh: { type: "boolean", clause: "without the client's earlier conversation" } } },
-  { name: "status", args: "", clause: "one table: every agent, its state, what needs you", run: cmdStatus,
-    options: { ...JSON_OPTION, watch: { type: "boolean", clause: "draw it again every 2 s; q ends" } } },
-  { name: "watchdog", args: "", clause: "the supervisor loop, in the foreground (up starts it detached)",
+    clause: "start the services, the enabled agents and the watchdog, or only those named", run: cmdUp },
+  { name: "down", args: "[name…]", run: cmdDown,
+    clause: "stop everything, or only those named; nothing restarts them until up" },
+  { name: "restart", args: "<name…>", clause: "end agents or services and start them again", run: cmdRestart,
+    options: { fresh: { type: "boolean", clause: "begin a new conversation" } } },
+  { name: "status", args: "", run: cmdStatus,
+    clause: "one table: every agent, its state, what needs you",
+    options: { ...JSON_OPTION, watch: { type: "boolean", clause: "redraw every 2 s; q quits" } } },
+  { name: "watchdog", args: "",
+    clause: "run the supervisor loop in the foreground (up starts it detached)",
     options: { kept: { type: "boolean", clause: "" }, "last-good": { type: "string", clause: "" } },
     // at once: a fetch, a notice or the rest of a pause must not keep an ended watchdog
     run: (call) => toTheEnd(() => watchdogLoop(call.path, call.options.kept === true,
       String(call.options["last-good"] ?? ""))) },
-  { name: "logs", args: "<name>", clause: "what an agent, a service or the watchdog said", run: cmdLogs,
+  { name: "logs", args: "<name>", run: cmdLogs,
+    clause: "show what an agent, a service or the watchdog printed",
     options: {
       lines: { type: "string", short: "n", value: "N", clause: "how many lines (50)" },
-      follow: { type: "boolean", short: "f", clause: "go on printing what comes" },
+      follow: { type: "boolean", short: "f", clause: "keep printing what is added" },
       raw: { type: "boolean", clause: "the bytes as the client wrote them" },
     } },
-  { name: "attach", args: "<name>", clause: "attach this terminal to an agent's session", run: cmdAttach,
-    options: { "read-only": { type: "boolean", clause: "look on, type nothing" } } },
+  { name: "attach", args: "<name>", run: cmdAttach,
+    clause: "attach this terminal to an agent's session",
+    options: { "read-only": { type: "boolean", clause: "watch only, type nothing" } } },
   { name: "send", args: "<name> <text… | ->",
-    clause: "say a text to an agent; done only when it was seen to be taken", run: cmdSend,
+    clause: "type a message into an agent and wait until it has been accepted", run: cmdSend,
     options: {
-      timeout: { type: "string", value: "S", clause: "how long to wait for the delivery (60)" },
-      queue: { type: "boolean", clause: "leave it to the watchdog" },
+      timeout: { type: "string", value: "S", clause: "how long to wait for that, in seconds (60)" },
+      queue: { type: "boolean", clause: "do not wait, leave it to the watchdog" },
     } },
-  { name: "phase", args: "[show | next | set <id>]", clause: "show or move the phase of the loops", run: cmdPhase,
-    options: { restart: { type: "boolean", clause: "start the loops again on the new phase" } } },
-  { name: "notify", args: "", clause: "try the notices of [notify]", run: cmdNotify,
+  { name: "phase", args: "[show | next | set <id>]", run: cmdPhase,
+    clause: "show or change the phase of the loop agents",
+    options: { restart: { type: "boolean", clause: "restart the loop agents on the new phase" } } },
+  { name: "notify", args: "", clause: "try the settings of [notify]", run: cmdNotify,
     options: { test: { type: "boolean", clause: "send one" } } },
   { name: "explain", args: "[name]",
-    clause: "what is believed of an agent's screen, why, and what follows", run: cmdExplain,
+    clause: "show how an agent's screen is read, which rule decided, and what happens next", run: cmdExplain,
     options: {
       ...JSON_OPTION,
-      file: { type: "string", value: "PANE", clause: "a captured screen instead; - reads standard input" },
-      backend: { type: "string", value: "B", clause: "whose screen the file shows" },
-      title: { type: "string", value: "T", clause: "the pane's title when it was captured" },
-      at: { type: "string", value: "ISO", clause: "when it was captured (now)" },
+      file: { type: "string", value: "PANE", clause: "read a captured screen instead; - is standard input" },
+      backend: { type: "string", value: "B", clause: "the backend whose screen the file shows" },
+      title: { type: "string", value: "T", clause: "the title of its pane" },
+      at: { type: "string", value: "ISO", clause: "when it was captured (default: now)" },
     } },
   { name: "capture", args: "<name> <verdict>-<what>",
-    clause: "keep an agent's screen as a test of the rules", run: cmdCapture },
-  { name: "selftest", args: "", clause: "read the captured screens again and compare the verdicts", run: cmdSelftest },
-  { name: "migrate", args: "", clause: "seed state/ from the files of older launchers", run: cmdMigrate },
-  { name: "demo", args: "[DIR]", clause: "run a small real fleet of scripted agents, and end it", run: cmdDemo,
-    options: { keep: { type: "boolean", clause: "leave it running and say how to attach" } } },
-  { name: "report", args: "", clause: "what happened: hours at work, restarts, texts, commits, phases", run: cmdReport,
+    clause: "save an agent's screen as a test of the detection rules", run: cmdCapture },
+  { name: "selftest", args: "", run: cmdSelftest,
+    clause: "judge all captured screens again and compare the verdicts" },
+  { name: "migrate", args: "", run: cmdMigrate,
+    clause: "take over conversation ids from the files of older launchers" },
+  { name: "demo", args: "[DIR]", run: cmdDemo,
+    clause: "run a small real fleet of scripted agents, then end it",
+    options: { keep: { type: "boolean", clause: "leave it running and show how to attach" } } },
+  { name: "report", args: "", run: cmdReport,
+    clause: "summarise what happened: hours at work, restarts, messages, commits, phases",
     options: { since: { type: "string", value: "TIME",
       clause: "how far back: 30m, 24h (default), 7d" }, ...JSON_OPTION } },
-  { name: "doctor", args: "", clause: "look at all that the fleet stands on, and name the cures",
+  { name: "doctor", args: "", clause: "check everything the fleet depends on and suggest fixes",
     options: JSON_OPTION, run: cmdDoctor },
   { name: "init", args: "[DIR]",
-    clause: "write agents.toml and prompts/ to start from; keeps what exists", run: cmdInit },
-  { name: "completion", args: "bash | zsh", clause: "print the completion script of a shell", run: cmdCompletion },
+    clause: "write an agents.toml and prompts/ to start from; keeps files that exist", run: cmdInit },
+  { name: "completion", args: "bash | zsh", run: cmdCompletion,
+    clause: "print a completion script for your shell" },
   { name: "unit", args: "", clause: "print a systemd user unit that runs the watchdog", run: cmdUnit },
   { name: "names", args: "", clause: "", hidden: true, run: cmdNames },
   { name: "keep", args: "", clause: "", hidden: true,
@@ -9725,18 +9755,22 @@ function sayError(error: unknown): number {
   return known ? error.code : 1;
 }
 
+/** A word of the help and its clause, which goes on below itself where the terminal ends. */
+function helpEntry(word: string, wide: number, clause: string): string {
+  const left = `  ${word.padEnd(wide)} `;
+  const room = Math.max(terminalWidth() - left.length, 20);
+  return left + Bun.wrapAnsi(clause, room).replaceAll("\n", `\n${" ".repeat(left.length)}`);
+}
+
 function optionLines(command: Command): string[] {
   return Object.entries(command.options ?? {}).filter(([, option]) => option.clause)
-      .map(([name, option]) => {
-    const words = `${option.short ? `-${option.short}, ` : ""}--${name}` +
-      `${option.value ? ` ${option.value}` : ""}`;
-    return `  ${words.padEnd(26)} ${option.clause}`;
-  });
+    .map(([name, { short, value, clause }]) => helpEntry(
+      `${short ? `-${short}, ` : ""}--${name}${value ? ` ${value}` : ""}`, 26, clause));
 }
 
 export function helpText(command?: Command): string {
   const common = [
-    "  --config PATH              config file (default: agents.toml beside the program)",
+    helpEntry("--config PATH", 26, "config file (default: agents.toml beside the program)"),
     "  --help, --version",
   ];
   if (command) {
@@ -9744,7 +9778,7 @@ export function helpText(command?: Command): string {
       ...optionLines(command), ...common].join("\n");
   }
   const list = COMMANDS.filter((one) => !one.hidden)
-    .map((one) => `  ${`${one.name} ${one.args}`.trim().padEnd(32)} ${one.clause}`);
+    .map((one) => helpEntry(`${one.name} ${one.args}`.trim(), 32, one.clause));
   return ["usage: agents [command] [options]", "", ...list, "", ...common, "",
     "exit codes: 0 done, 1 failed, 2 usage, 3 something needs a human, " +
       "100 another watchdog runs"].join("\n");

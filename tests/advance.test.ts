@@ -129,7 +129,7 @@ test("fault 63: a claim pushed between DONE and the restart is not lost", async 
   expect(fake.received("agents-adversary").filter((text) => text.includes("G1 is early"))).toHaveLength(1);
 });
 
-test("fault 12: a phase that can not be read holds the loops, says so once, and no tick dies of it", async () => {
+test("fault 12: a phase that cannot be read holds the loops, says so once, and no tick dies of it", async () => {
   fake.files.set(join(cfg.stateDir, "phase-idx"), "99");
   fake.tmux.exit("agents-builder", 1);
   fake.tmux.exit("agents-orchestrator", 1);
@@ -175,7 +175,7 @@ describe("a phase move that makes no sense any more is dropped", () => {
     ["another was set by hand", { from: "p1", to: "p2" }, "p3", "set by hand"],
     ["the end of all", { from: "p3", to: "" }, "p3", ""],
     ["the end of all, but an earlier one was set by hand", { from: "p3", to: "" }, "p1", "set by hand"],
-    ["the phase can not be read", { from: "p1", to: "p2" }, "", "set by hand"],
+    ["the phase cannot be read", { from: "p1", to: "p2" }, "", "set by hand"],
   ])("%s", (_, intent, here, why) => {
     const said = decideDrop(intent, here, list);
     if (why) expect(said).toContain(why);
@@ -205,7 +205,7 @@ describe("a phase move that makes no sense any more is dropped", () => {
   });
 });
 
-test("a task for the end that can not be started is tried again after restart_delay, not before", async () => {
+test("a task for the end that cannot be started is tried again after restart_delay, not before", async () => {
   const text = FLEET.replace("healthy_after = 10", "healthy_after = 10\nsignal_interval = 1\nheavy_interval = 5\nrestart_delay = 20");
   await begin(text, 6);
   fake.write(join(cfg.logDir, ".run-upgrade-on-complete"), "");

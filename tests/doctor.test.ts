@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Finding, judgeClock, judgeDisk, judgeLocale, judgeScope, judgeTmux, version, wasTried } from "../agents.ts";
+import { type Finding, assessClock, assessDisk, assessLocale, assessScope, assessTmux, version, wasTried } from "../agents.ts";
 import { desk, PROGRAM, TWO } from "./desk.ts";
 import { command, type FakeWorld, fakeWorld } from "./kit.ts";
 
@@ -18,7 +18,7 @@ describe("doctor", () => {
   test.each([
     ["tmux 3.3a", "", "ok"], ["tmux 3.3a", "3.3a", "ok"], ["tmux 3.4", "3.3a", "warn"], ["tmux 3.1c", "", "fail"],
     ["tmux 2.9", "2.9", "fail"], ["tmux next-3.6", "", "ok"], ["tmux master", "", "ok"],
-  ])("%s with the server %p is %s", (client, server, expected) => expect(level(judgeTmux(client, server))).toBe(expected));
+  ])("%s with the server %p is %s", (client, server, expected) => expect(level(assessTmux(client, server))).toBe(expected));
 
   test.each([
     ["0::/system.slice/manager.service", NONE, null, "warn"],
@@ -30,10 +30,10 @@ describe("doctor", () => {
     [`0::${USER}/session-3.scope`, NONE, false, "warn"],
     [`9:memory:/x.service\n1:name=systemd:${USER}/session-3.scope\n0::/`, NONE, true, "ok"],
     ["0::/", NONE, false, "ok"], ["", NONE, false, "ok"], ["0::/docker/0a1b", NONE, false, "ok"],
-  ])("%s, %p, linger %p: %s", (cgroup, unit, linger, expected) => expect(level(judgeScope(cgroup, unit, linger))).toBe(expected));
+  ])("%s, %p, linger %p: %s", (cgroup, unit, linger, expected) => expect(level(assessScope(cgroup, unit, linger))).toBe(expected));
 
   test("a unit that kills is named with its cure", () => {
-    const found = judgeScope("0::/system.slice/manager.service", NONE, null) as Finding;
+    const found = assessScope("0::/system.slice/manager.service", NONE, null) as Finding;
     expect(found.what).toContain("manager.service");
     expect(found.cure).toContain("systemd-run --user --scope");
   });
@@ -43,11 +43,11 @@ describe("doctor", () => {
   ] as const)("%s %s tried: %p", (kind, version, expected) => expect(wasTried(kind, version, ["2.1.330", "2.1.197", "1.18.33"])).toBe(expected));
 
   test("disk, clock, zone, locale", () => {
-    expect([99e6, 101e6, 999e6, 1e9].map((free) => level(judgeDisk(free)))).toEqual(["fail", "warn", "warn", "ok"]);
-    expect([judgeClock(0, ""), judgeClock(DAY, "Nowhere/City"), judgeClock(DAY, ":Europe/Berlin"), judgeClock(DAY, "")].map(level))
+    expect([99e6, 101e6, 999e6, 1e9].map((free) => level(assessDisk(free)))).toEqual(["fail", "warn", "warn", "ok"]);
+    expect([assessClock(0, ""), assessClock(DAY, "Nowhere/City"), assessClock(DAY, ":Europe/Berlin"), assessClock(DAY, "")].map(level))
       .toEqual(["fail", "warn", "ok", "ok"]);
-    expect([judgeLocale({}), judgeLocale({ LANG: "C" }), judgeLocale({ LANG: "de_DE.UTF-8" }), judgeLocale({ LANG: "C.utf8" }),
-      judgeLocale({ LANG: "C.UTF-8", LC_ALL: "POSIX" })].map(level)).toEqual(["warn", "warn", "ok", "ok", "warn"]);
+    expect([assessLocale({}), assessLocale({ LANG: "C" }), assessLocale({ LANG: "de_DE.UTF-8" }), assessLocale({ LANG: "C.utf8" }),
+      assessLocale({ LANG: "C.UTF-8", LC_ALL: "POSIX" })].map(level)).toEqual(["warn", "warn", "ok", "ok", "warn"]);
   });
 
   /** The findings of `doctor --json`, by check. */

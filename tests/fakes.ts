@@ -2,7 +2,7 @@
  * What the fake world is made of: a pane with a scripted client in it, the tmux around the panes, and a
  * git of one branch. They understand what agents.ts says to them, and throw at anything else.
  */
-import type { Ran } from "../agents.ts";
+import type { ExecResult as Ran } from "../agents.ts";
 import type { FakeWorld } from "./kit.ts";
 
 const RULE = "─".repeat(80);

@@ -99,7 +99,7 @@ test("fault 8: a claim waits for an adversary that is dead at that moment", asyn
   expect(told("adversary").filter((text) => text.includes("G1"))).toHaveLength(1);
 });
 
-describe("P2, fault 54: a claim waits while its target can not take it", () => {
+describe("P2, fault 54: a claim waits while its target cannot take it", () => {
   test.each(["dialog", "limit", "blank"] as const)("%s", async (doing) => {
     await running();
     const pane = fake.tmux.of("agents-adversary");

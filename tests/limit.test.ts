@@ -53,7 +53,7 @@ describe("nextLimitUntil", () => {
     expect(watch.outbox.map(({ target, cause }) => [target, cause])).toEqual([["orchestrator", "wake"], ["builder", "nudge"]]);
   });
 
-  test("the state file is the original's, and one that can not be read is none", () => {
+  test("the state file is the original's, and one that cannot be read is none", () => {
     expect(loadLimitState(cfg, "x")).toBeNull();
     fake.files.set(limitStatePath(cfg, "x"), '{"until": 1781524845.5, "nudges": 1}');
     expect(loadLimitState(cfg, "x")).toEqual({ until: 1781524845.5, nudges: 1 });

@@ -23,14 +23,14 @@ const SOURCE = readFileSync(join(ROOT, "agents.ts"), "utf8");
 
 /** By which functions a section is known, and the files with real processes that belong to it. */
 const SECTIONS: Record<string, { functions: RegExp; calls?: RegExp; tests: string[] }> = {
-  notices: { functions: /^(emit|noticeText|secretOf|tell|tellPeople|cmdNotify)$/, tests: ["notices"] },
+  notices: { functions: /^(emit|noticeText|secretOf|sendNotice|notifyPeople|cmdNotify)$/, tests: ["notices"] },
   events: { functions: /^(emit|showEvents)$/, calls: /\bemit\(/, tests: ["events", "notices"] },
   status: {
     functions: /^(ago|describeState|readStatus|nextDue|readWatchdog|readPhase|cmdStatus|watchStatus|statusText|paintRow|rowNotes|columns|cut|fit|loopSessionsAlive)$/,
     tests: ["status", "commands", "fleet"],
   },
   lock: { functions: /^(flock|takeLock|keepLock|lockHolder|changeOperator|lockFile)$/, tests: ["keeper", "supervision", "up"] },
-  keeper: { functions: /^(keep|spawnKeeper|seeToKeeper|followLog|startWatchdog|stopWatchdog|endOriginalWatchdog)$/, tests: ["keeper", "supervision", "fleet"] },
+  keeper: { functions: /^(keep|Ward|spawnKeeper|keeperCare|followLog|startWatchdog|stopWatchdog|endOriginalWatchdog)$/, tests: ["keeper", "supervision", "fleet"] },
   report: {
     functions: /^(parseSince|parseEvents|stretchesOf|isWithin|overlap|total|iso|longestGap|slotsOf|restartsOf|reportAgent|summariseEvents|spanText|barText|moment|plural|rulerText|reportHead|restartsText|reportText|cmdReport)$/,
     tests: ["report", "events"],

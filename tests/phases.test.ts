@@ -1,4 +1,4 @@
-/** Which phase it is, and what its loops are told: what can not be read holds them, it is never phase 0. */
+/** Which phase it is, and what its loops are told: what cannot be read holds them, it is never phase 0. */
 import { beforeEach, describe, expect, spyOn, test } from "bun:test";
 import { join } from "node:path";
 import {

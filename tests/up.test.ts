@@ -66,7 +66,7 @@ describe("up", () => {
     expect(looks).toBeGreaterThan(20);
     expect(looks).toBeLessThan(150);
   });
-  test("a phase that can not be read stops the loops alone", async () => {
+  test("a phase that cannot be read stops the loops alone", async () => {
     await begin(FLEET, 0);
     fake.files.set(phaseIdxFile(cfg), "99");
     expect([await up("orchestrator", "builder"), starts("orchestrator"), starts("builder")]).toEqual([1, 1, 0]);

@@ -33,7 +33,7 @@ describe("fault 1: one agent's error is its own", () => {
     await ticks(2);
     expect(starts("c")).toBe(2);
   });
-  test("a limit file that can not be written", async () => {
+  test("a limit file that cannot be written", async () => {
     await begin(agents("a", "b"));
     const write = fake.write.bind(fake);
     fake.write = (path, text) => {
@@ -97,7 +97,7 @@ describe("the config is read again", () => {
     await live(1);
     expect(watch.volatile.errors.config).toBeUndefined();
   });
-  test("P5: it can not be read", async () => {
+  test("P5: it cannot be read", async () => {
     const read = fake.read.bind(fake);
     fake.read = (path) => {
       if (path === cfg.path) throw new Error("EACCES: permission denied");
@@ -629,7 +629,7 @@ describe("what the operator wants", () => {
     fake.tmux.kill(pane());
     await ticks(2);
   });
-  test("a file that can not be read for a while starts nothing that was taken down", async () => {
+  test("a file that cannot be read for a while starts nothing that was taken down", async () => {
     const read = fake.read.bind(fake);
     fake.read = (path) => {
       if (path === file("operator.json")) throw new Error("EIO: i/o error");
