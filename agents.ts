@@ -43,121 +43,34 @@ const SCRIPT_DIR = COMPILED ? dirname(process.execPath) : import.meta.dir;
 // ── types ───────────────────────────────────────────────────────────────────────
 // The nouns. Durations of the config are seconds; times in memory and in events are milliseconds.
 
-export type Kind = "persistent" | "orchestrator" | "loop" | "task";
-export type Watching = "none" | "heal" | "heal+stall";
-export type BackendKind = "claude" | "opencode" | "typed";
+// What agents.toml says comes from KEYS, key by key; here stands only what no table gives.
 
 /** A coding client as data: how it is launched, spoken to and read. */
-export interface Backend {
+export type Backend = Omit<Table<typeof KEYS.backend>, "rule" | "answer"> & {
   name: string;
-  kind: BackendKind;
-  /** `bin`, `flags`, `preamble`: shell words of the operator. */
-  bin: string;
-  flags: string;
-  preamble: string;
-  server: string;
-  activeRe?: string;
-  limitRe?: string;
-  fatalRe?: string;
-  readyRe?: string;
-  /** A `typed` client's input box: what is unsent in it is the named group `text`. */
-  boxRe?: string;
-  /** What an empty box of a `typed` client shows: its placeholder. */
-  emptyRe?: string;
-  submitKey: string;
-  /** s between a paste that was drawn and Enter; absent = what the client's kind needs. */
-  submitPause?: number;
-  connectDelay: number;
-  stallIdle: number;
-  logGrace: number;
-  nativeGrace: number;
-  supportsResume: boolean;
-  remoteControl: boolean;
-  rule: { name?: string; verdict: VerdictName; where?: string; re: string }[];
-  answer: { re: string; keys: string[]; max: number }[];
-}
+  rule: Table<typeof KEYS.rule>[];
+  answer: Table<typeof KEYS.answer>[];
+};
+export type BackendKind = Backend["kind"];
 
-/** What agents and services have in common: a session in tmux that is kept alive. */
-export interface Service {
-  name: string;
+/** A session in tmux that is kept alive. */
+export type Service = Table<typeof KEYS.service> & { session: string };
+
+export type Agent = Omit<Table<typeof KEYS.agent>, "wake"> & {
   session: string;
-  dir: string;
-  needs: string[];
-  ready: string;
-  env: Record<string, string>;
-  command: string;
-}
-
-export interface Agent extends Omit<Service, "command"> {
-  kind: Kind;
-  backend: string;
-  model: string;
-  role: string;
-  prompt: string;
-  promptFile: string;
-  enabled: boolean;
-  watch: Watching;
-  resume: boolean;
-  wake?: { interval: number; promptFile: string };
-}
+  wake?: Table<typeof KEYS.wake>;
+};
 
 /** `plan` and `status` are file names: below the plan folder, and in the repository's docs_dir. */
-export interface Phase {
-  id: string;
-  plan: string;
-  status: string;
-  models: Record<string, string>;
-}
-
-export interface Handoff {
-  repo: string;
-  claimPings: string;
-  reviewPings: string;
-  /** [0] is read by `claimPings`, [1] by `reviewPings`. */
-  inboxes: string[];
-  docsDir: string;
-  branch: string;
-  remote: string;
-  claimRe: string;
-  reviewRe: string;
-}
-
-export interface Loop {
+export type Phase = Table<typeof KEYS.phase>;
+export type Handoff = Table<typeof KEYS.handoff>;
+export type Loop = Omit<Table<typeof KEYS.loop>, "phases" | "handoff" | "onComplete"> & {
   phases: Phase[];
-  stateFile: string;
-  autoAdvance: boolean;
-  doneMarker: string;
-  deadlockAfter: number;
   handoff?: Handoff;
-  onComplete?: { triggerFile: string; run: string };
-}
-
-export interface Settings {
-  signalInterval: number;
-  heavyInterval: number;
-  stallGrace: number;
-  limitProbeFallback: number;
-  limitProbeFar: number;
-  limitResetSlack: number;
-  unsureAfter: number;
-  backgroundMax: number;
-  waitingMax: number;
-  restartDelay: number;
-  restartDelayMax: number;
-  restartReset: number;
-  parkAfter: number;
-  parkWindow: number;
-  healthyAfter: number;
-  startBatch: number;
-  upWait: number;
-  logMaxMb: number;
-}
-
-export interface Notify {
-  command: string;
-  url: string;
-  events: string[];
-}
+  onComplete?: Table<typeof KEYS.on_complete>;
+};
+export type Settings = Table<typeof KEYS.watchdog>;
+export type Notify = Table<typeof KEYS.notify>;
 
 /** The validated agents.toml: every path absolute, every key checked. */
 export interface Config {
@@ -842,27 +755,44 @@ export const version = (): string =>
 // One table of keys says what may stand in agents.toml. All faults are found at once, each with its
 // line; what is wrong is never guessed, what is missing gets the default that stands in the table.
 
-/** null = fine, else what is allowed. */
-type Check = (value: unknown) => string | null;
-type Keys = Record<string, [check: Check, fallback?: unknown]>;
+/** Says of a value null = fine, else what is allowed. What it lets through is a `T`. */
+interface Check<T> {
+  (value: unknown): string | null;
+  lets?: T;
+  /** The table makes no sense without it. */
+  needed?: true;
+}
+/** A key without a default is absent where the file does not give it, but for what is `needed`. */
+type Keys = Record<string, [check: Check<unknown>, fallback?: unknown]>;
 
-const text: Check = (value) => (typeof value === "string" ? null : "a string");
-const flag: Check = (value) => (typeof value === "boolean" ? null : "true or false");
-const seconds: Check = (value) =>
+type CamelCase<Key> = Key extends `${infer Head}_${infer Tail}`
+  ? `${Head}${Capitalize<CamelCase<Tail>>}` : Key;
+type Given = [unknown, unknown] | [{ needed: true }];
+type Lets<Entry> = Entry extends [Check<infer T>, ...unknown[]] ? T : never;
+/** A table of agents.toml as the program has it, by its keys. */
+type Table<T extends Keys> =
+  & { [Key in keyof T as T[Key] extends Given ? CamelCase<Key> : never]: Lets<T[Key]> }
+  & { [Key in keyof T as T[Key] extends Given ? never : CamelCase<Key>]?: Lets<T[Key]> };
+
+const needed = <T>(check: Check<T>): Check<T> & { needed: true } =>
+  Object.assign((value: unknown) => check(value), { needed: true as const });
+const text: Check<string> = (value) => (typeof value === "string" ? null : "a string");
+const flag: Check<boolean> = (value) => (typeof value === "boolean" ? null : "true or false");
+const seconds: Check<number> = (value) =>
   typeof value === "number" && Number.isFinite(value) && value >= 0
     ? null : "a number of seconds, 0 or more";
-const count: Check = (value) =>
+const count: Check<number> = (value) =>
   Number.isInteger(value) && Number(value) > 0 ? null : "a whole number, 1 or more";
-const table: Check = (value) =>
+const table: Check<Raw> = (value) =>
   value !== null && typeof value === "object" && !Array.isArray(value) ? null : "a table";
-const listOf = (item: Check, what: string): Check => (value) =>
+const listOf = <T>(item: Check<T>, what: string): Check<T[]> => (value) =>
   Array.isArray(value) && value.every((one) => item(one) === null) ? null : what;
 const texts = listOf(text, "a list of strings");
 const tables = listOf(table, "a list of tables");
-const oneOf = (...words: string[]): Check => (value) =>
-  words.includes(value as string) ? null : `one of ${words.map((word) => `"${word}"`).join(", ")}`;
+const oneOf = <const Word extends string>(...words: readonly Word[]): Check<Word> => (value) =>
+  words.includes(value as Word) ? null : `one of ${words.map((word) => `"${word}"`).join(", ")}`;
 /** tmux turns `.` and `:` into `_` in silence, and then never finds the session again. */
-const sessionName: Check = (value) =>
+const sessionName: Check<string> = (value) =>
   typeof value === "string" && /^[A-Za-z0-9_][A-Za-z0-9_-]*$/.test(value)
     ? null
     : "letters, digits, _ and -, not - at the start";
@@ -870,9 +800,9 @@ const sessionName: Check = (value) =>
 export const isRefName = (name: string): boolean =>
   name !== "" && name.length <= 200 && !NO_REF_RE.test(name);
 const NO_REF_RE = /^[-/.]|\.\.|\/[/.]|@\{|\.lock(?:\/|$)|[/.]$|[\s~^:?*[\\\p{Cc}\p{Cf}]/u;
-const refName: Check = (value) =>
+const refName: Check<string> = (value) =>
   typeof value === "string" && isRefName(value) ? null : "a name that git allows for a branch";
-const pattern: Check = (value) => {
+const pattern: Check<string> = (value) => {
   if (typeof value !== "string") return "a regular expression";
   try {
     parsePattern(value);
@@ -882,13 +812,13 @@ const pattern: Check = (value) => {
       `${messageOf(error).replace(/^Invalid regular expression: /, "")})`;
   }
 };
-const boxPattern: Check = (value) =>
+const boxPattern: Check<string> = (value) =>
   pattern(value) ?? (/\(\?<text>/.test(String(value))
     ? null : "a regular expression with a group (?<text>…) for what is typed in the box");
-const region: Check = (value) =>
+const region: Check<string> = (value) =>
   typeof value === "string" && /^(title|screen|last [1-9]\d*)$/.test(value)
     ? null : '"title", "screen" or "last N"';
-const stringTable: Check = (value) =>
+const stringTable: Check<Record<string, string>> = (value) =>
   table(value) === null && Object.values(value as object).every((one) => typeof one === "string")
     ? null
     : "a table of strings";
@@ -904,27 +834,17 @@ const NOTICE_EVENTS = [
   "stalled", "deadlock", "handoff", "config", "watchdog",
 ];
 
-const SERVICE_KEYS: Keys = {
-  name: [sessionName],
+const UNIT_KEYS = {
+  name: [needed(sessionName)],
   session: [sessionName],
   dir: [text, "."],
   needs: [texts, []],
+  /** A command, a port or an address that answers once it is up. */
   ready: [text, ""],
   env: [stringTable, {}],
-};
-const AGENT_KEYS: Keys = {
-  ...SERVICE_KEYS,
-  kind: [oneOf("persistent", "orchestrator", "loop", "task"), "persistent"],
-  backend: [text],
-  model: [text, ""],
-  role: [text, ""],
-  prompt: [text, ""],
-  prompt_file: [text, ""],
-  enabled: [flag, true],
-  watch: [oneOf("none", "heal", "heal+stall"), "none"],
-  resume: [flag, false],
-  wake: [table],
-};
+} satisfies Keys;
+
+/** All that may stand in agents.toml, table by table: check and default. Durations are seconds. */
 export const KEYS = {
   "": {
     defaults: [table, {}],
@@ -964,7 +884,8 @@ export const KEYS = {
   },
   backend: {
     kind: [oneOf("claude", "opencode", "typed"), "typed"],
-    bin: [text],
+    /** `bin`, `flags` and `preamble` are shell words of the operator. */
+    bin: [needed(text)],
     flags: [text, ""],
     preamble: [text, ""],
     server: [text, ""],
@@ -972,9 +893,12 @@ export const KEYS = {
     limit_re: [pattern],
     fatal_re: [pattern],
     ready_re: [pattern],
+    /** A `typed` client's input box: what is unsent in it is the named group `text`. */
     box_re: [boxPattern],
+    /** What an empty box of a `typed` client shows: its placeholder. */
     empty_re: [pattern],
     submit_key: [text, "Enter"],
+    /** Between a paste that was drawn and Enter; absent = what the client's kind needs. */
     submit_pause: [seconds],
     connect_delay: [seconds, 12],
     stall_idle: [seconds, 300],
@@ -985,8 +909,13 @@ export const KEYS = {
     rule: [tables, []],
     answer: [tables, []],
   },
-  rule: { name: [text], verdict: [oneOf(...VERDICTS)], where: [region, "screen"], re: [pattern] },
-  answer: { re: [pattern], keys: [texts], max: [count, 3] },
+  rule: {
+    name: [text],
+    verdict: [needed(oneOf(...VERDICTS))],
+    where: [region, "screen"],
+    re: [needed(pattern)],
+  },
+  answer: { re: [needed(pattern)], keys: [needed(texts)], max: [count, 3] },
   loop: {
     phases: [tables, []],
     state_file: [text, "phase-idx"],
@@ -997,11 +926,14 @@ export const KEYS = {
     handoff: [table],
     on_complete: [table],
   },
-  phase: { id: [text], plan: [text], status: [text], models: [stringTable, {}] },
+  phase: {
+    id: [needed(text)], plan: [needed(text)], status: [needed(text)], models: [stringTable, {}],
+  },
   handoff: {
-    repo: [text],
+    repo: [needed(text)],
     claim_pings: [text, "adversary"],
     review_pings: [text, "builder"],
+    /** The first is read by `claim_pings`, the second by `review_pings`. */
     inboxes: [texts, []],
     docs_dir: [text, "machine-docs"],
     branch: [refName, "main"],
@@ -1011,20 +943,32 @@ export const KEYS = {
   },
   on_complete: { trigger_file: [text, ".run-upgrade-on-complete"], run: [text, "upgrader"] },
   wake: { interval: [seconds, 3600], prompt_file: [text, "prompts/wake.md"] },
-  service: { ...SERVICE_KEYS, command: [text] },
+  service: { ...UNIT_KEYS, command: [needed(text)] },
   notify: {
     command: [text, ""],
     url: [text, ""],
     events: [listOf(oneOf(...NOTICE_EVENTS), `a list of ${NOTICE_EVENTS.join(", ")}`),
       NOTICE_EVENTS],
   },
-  agent: AGENT_KEYS,
+  agent: {
+    ...UNIT_KEYS,
+    kind: [oneOf("persistent", "orchestrator", "loop", "task"), "persistent"],
+    backend: [needed(text)],
+    model: [text, ""],
+    role: [text, ""],
+    prompt: [text, ""],
+    prompt_file: [text, ""],
+    enabled: [flag, true],
+    watch: [oneOf("none", "heal", "heal+stall"), "none"],
+    resume: [flag, false],
+    wake: [table],
+  },
 } satisfies Record<string, Keys>;
 
 /** The defaults of a table of KEYS: a captured screen needs no config. */
-const defaultsOf = <T>(keys: Keys): T =>
+const defaultsOf = <T extends Keys>(keys: T): Table<T> =>
   Object.fromEntries(Object.entries(keys)
-    .map(([key, [, fallback]]) => [camelCase(key), fallback])) as T;
+    .map(([key, [, fallback]]) => [camelCase(key), fallback])) as Table<T>;
 
 /** Built in, so that a ten-line agents.toml works; what the file says overrides it key by key. */
 const DEFAULT_BACKENDS: Record<string, object> = {
@@ -1157,14 +1101,14 @@ class ConfigReader {
   }
 
   /** Checks one table against its keys; the result has camelCase keys and every default. */
-  read<T>(place: Location, raw: object, keys: Keys, required: string[] = []): T {
+  read<T extends Keys>(place: Location, raw: object, keys: T): Table<T> {
     for (const key of Object.keys(raw)) {
       if (!(key in keys)) this.say(
         this.warnings, place, key, `unknown key${nearest(key, Object.keys(keys))}`);
     }
     const values = Object.entries(keys).map(([key, [check, fallback]]) => {
       const value = (raw as Record<string, unknown>)[key];
-      if (value === undefined && required.includes(key)) this.fault(
+      if (value === undefined && check.needed) this.fault(
         place, key, `missing; ${check(undefined) ?? "needed"}`);
       if (value === undefined) return [camelCase(key), fallback];
       const allowed = check(value);
@@ -1174,7 +1118,7 @@ class ConfigReader {
         `${nearest(show(value).replaceAll('"', ""), words)}`);
       return [camelCase(key), fallback];
     });
-    return Object.fromEntries(values.filter(([, value]) => value !== undefined)) as T;
+    return Object.fromEntries(values.filter(([, value]) => value !== undefined)) as Table<T>;
   }
 }
 
@@ -1234,15 +1178,13 @@ type Raw = Record<string, unknown>;
 function buildConfig(
   reader: ConfigReader, raw: Raw, env: Record<string, string | undefined>,
 ): Config {
-  const top = reader.read<Record<string, Raw> & { agent: Raw[]; service: Raw[] }>(
-    root(), raw, KEYS[""]);
+  const top = reader.read(root(), raw, KEYS[""]);
   const planDir = dirname(reader.path);
-  const inherited: Keys = { ...AGENT_KEYS, ...KEYS.service };
+  const inherited: Keys = { ...KEYS.agent, ...KEYS.service };
   const own =
-    reader.read<Pick<Config, "logDir" | "sessionPrefix" | "tmuxSocket" | "cols" | "rows">>(
-      place("defaults"), withoutKeys(top.defaults!, inherited), KEYS.defaults);
+    reader.read(place("defaults"), withoutKeys(top.defaults, inherited), KEYS.defaults);
   const defaults = Object.fromEntries(
-    Object.entries(top.defaults!).filter(([key]) => key in inherited));
+    Object.entries(top.defaults).filter(([key]) => key in inherited));
   for (const key of ["name", "session"]) {
     if (key in defaults) reader.fault(
       place("defaults"), key, "cannot be a default: each needs its own");
@@ -1255,12 +1197,12 @@ function buildConfig(
     planDir,
     logDir,
     stateDir: join(logDir, "state"),
-    watchdog: reader.read(place("watchdog"), top.watchdog!, KEYS.watchdog),
-    backends: readBackends(reader, top.backend!),
+    watchdog: reader.read(place("watchdog"), top.watchdog, KEYS.watchdog),
+    backends: readBackends(reader, top.backend),
     agents: new Map(),
     services: new Map(),
-    loop: readLoop(reader, planDir, top.loop!),
-    notify: reader.read(place("notify"), top.notify!, KEYS.notify),
+    loop: readLoop(reader, planDir, top.loop),
+    notify: reader.read(place("notify"), top.notify, KEYS.notify),
     overridden: new Set(),
     warnings: reader.warnings,
   };
@@ -1299,38 +1241,34 @@ function readBackend(reader: ConfigReader, name: string, raw: unknown): Backend 
   const allowed = table(raw);
   if (allowed) reader.fault(at, "", `${show(raw)} is not allowed: ${allowed}`);
   const merged = { ...DEFAULT_BACKENDS[name], ...(allowed ? {} : (raw as object)) };
-  const backend = reader.read<Backend>(at, merged, KEYS.backend, ["bin"]);
-  const list = (key: "rule" | "answer", required: string[]) =>
-    backend[key].map((one, nth) =>
-      reader.read<never>(
-        place(`backend.${name}.${key}`, nth, `backend "${name}" ${key} ${nth + 1}`),
-        one, KEYS[key], required));
-  return { ...backend, name,
-    rule: list("rule", ["verdict", "re"]), answer: list("answer", ["re", "keys"]) };
+  const backend = reader.read(at, merged, KEYS.backend);
+  const list = <Key extends "rule" | "answer">(key: Key) => backend[key].map((one, nth) =>
+    reader.read(place(`backend.${name}.${key}`, nth, `backend "${name}" ${key} ${nth + 1}`),
+      one, KEYS[key]));
+  return { ...backend, name, rule: list("rule"), answer: list("answer") };
 }
 
 function readLoop(reader: ConfigReader, planDir: string, raw: Raw): Loop {
   const at = place("loop");
-  const { handoff, onComplete, ...loop } = reader.read<Loop & { handoff?: Raw; onComplete?: Raw }>(
+  const { handoff, onComplete, ...loop } = reader.read(
     at, withoutKeys(raw, withoutKeys(KEYS.handoff, KEYS.loop) as Keys), KEYS.loop);
   if ("resume_phase" in raw) {
     reader.say(reader.warnings, at, "resume_phase",
       'obsolete, it has no effect once a phase is stored; use "phase set"');
   }
-  loop.phases = loop.phases.map((phase, nth) => {
+  const phases = loop.phases.map((phase, nth) => {
     const label = `phase ${typeof phase.id === "string" ? `"${phase.id}"` : nth + 1}`;
-    return reader.read<Phase>(
-      place("loop.phases", nth, label), phase, KEYS.phase, ["id", "plan", "status"]);
+    return reader.read(place("loop.phases", nth, label), phase, KEYS.phase);
   });
-  const ids = loop.phases.map((phase) => phase.id);
+  const ids = phases.map((phase) => phase.id);
   for (const id of new Set(ids.filter((id, i) => id !== undefined && ids.indexOf(id) < i))) {
     reader.fault(at, "phases", `two phases have the id "${id}"`);
   }
   const shared = Object.fromEntries(Object.entries(raw).filter(([key]) => key in KEYS.handoff));
-  const hand = handoff && reader.read<Handoff>(
-    place("loop.handoff"), { ...shared, ...handoff }, KEYS.handoff, ["repo"]);
+  const hand = handoff && reader.read(
+    place("loop.handoff"), { ...shared, ...handoff }, KEYS.handoff);
   return {
-    ...loop,
+    ...loop, phases,
     ...(hand ? { handoff: { ...hand, repo: absolute(planDir, hand.repo ?? "") } } : {}),
     ...(onComplete
       ? { onComplete: reader.read(place("loop.on_complete"), onComplete, KEYS.on_complete) } : {}),
@@ -1344,12 +1282,10 @@ function addAgent(
   const name = typeof raw.name === "string" ? raw.name : "";
   const at = place("agent", nth, name ? `agent "${name}"` : `agent ${nth + 1}`);
   const agentDefaults = Object.fromEntries(
-    Object.entries(defaults).filter(([key]) => key in AGENT_KEYS));
-  const read = reader.read<Agent & { wake?: Raw }>(
-    at, { ...agentDefaults, ...raw }, AGENT_KEYS, ["name", "backend"]);
-  const { wake, ...agent } = read;
-  agent.session ??= cfg.sessionPrefix + name;
-  agent.dir = absolute(cfg.planDir, agent.dir);
+    Object.entries(defaults).filter(([key]) => key in KEYS.agent));
+  const { wake, ...read } = reader.read(at, { ...agentDefaults, ...raw }, KEYS.agent);
+  const agent: Agent = { ...read, session: read.session ?? cfg.sessionPrefix + name,
+    dir: absolute(cfg.planDir, read.dir) };
   const [model, backend] = [overrideOf(env, "MODEL", name), overrideOf(env, "BACKEND", name)];
   if (model || backend) cfg.overridden.add(name);
   Object.assign(agent, model ? { model } : {}, backend ? { backend } : {});
@@ -1360,10 +1296,9 @@ function addAgent(
       `unknown backend ${show(agent.backend)}: one of ${known.join(", ")}` +
       nearest(String(agent.backend), known));
   }
-  const full: Agent = agent;
-  if (wake) full.wake = reader.read(place("agent", nth, `${at.label} wake`), wake, KEYS.wake);
-  if (name) cfg.agents.set(name, full);
-  checkTexts(reader, cfg, full, at);
+  if (wake) agent.wake = reader.read(place("agent", nth, `${at.label} wake`), wake, KEYS.wake);
+  if (name) cfg.agents.set(name, agent);
+  checkTexts(reader, cfg, agent, at);
 }
 
 /** A shell cannot name a variable with `-`: `AGENT_MODEL_my_agent` serves `my-agent` as well. */
@@ -1395,10 +1330,9 @@ function addService(reader: ConfigReader, cfg: Config, defaults: Raw, raw: Raw, 
   const at = place("service", nth, name ? `service "${name}"` : `service ${nth + 1}`);
   const serviceDefaults = Object.fromEntries(
     Object.entries(defaults).filter(([key]) => key in KEYS.service));
-  const service = reader.read<Service>(
-    at, { ...serviceDefaults, ...raw }, KEYS.service, ["name", "command"]);
-  service.session ??= cfg.sessionPrefix + name;
-  service.dir = absolute(cfg.planDir, service.dir);
+  const read = reader.read(at, { ...serviceDefaults, ...raw }, KEYS.service);
+  const service: Service = { ...read, session: read.session ?? cfg.sessionPrefix + name,
+    dir: absolute(cfg.planDir, read.dir) };
   if (cfg.services.has(name) || cfg.agents.has(name)) reader.fault(
     at, "name", "an agent or service has this name already");
   if (name) cfg.services.set(name, service);
@@ -5257,7 +5191,7 @@ export function backendMismatch(cfg: Config, agent: Agent, pane: Pane): boolean 
 }
 
 export interface DeathFacts {
-  kind: Kind | "service";
+  kind: Agent["kind"] | "service";
   status: number | null;
   /** ms that it lived. */
   lived: number;
@@ -7802,7 +7736,7 @@ export function describeState(memory: Memory, facts: {
   if (!fresh || !memory.since || memory.verdict === "gone") {
     return { state: "RUNNING", needsHuman: false };
   }
-  const { unsureAfter = defaultsOf<Settings>(KEYS.watchdog).unsureAfter } = facts;
+  const { unsureAfter = defaultsOf(KEYS.watchdog).unsureAfter } = facts;
   const needsHuman = memory.verdict === "blocked" || isUnsureTooLong(memory, unsureAfter, now);
   const why = needsHuman || memory.verdict === "unsure" ? `: ${memory.why}` : "";
   return { state: `${memory.verdict}${why} ${ago(now - memory.since)}`, needsHuman };
@@ -8254,7 +8188,7 @@ async function reportOwnRules(cfg: Config): Promise<void> {
 /** What the watchdog does next about an agent, and when (wall ms; null = no clock decides it). */
 export interface Next { does: string; at: number | null }
 export interface NextFacts {
-  settings: Settings; nativeGrace: number; stallIdle: number; watch: Watching;
+  settings: Settings; nativeGrace: number; stallIdle: number; watch: Agent["watch"];
   hold: LimitState | null;
   /** Wall ms since when it is idle. */
   idleSince: number;
@@ -8381,9 +8315,10 @@ async function backendFor(call: Call, name: string): Promise<[Rule[], Backend, S
   const known = cfg ? [...cfg.backends.keys()] : Object.keys(BUILT_IN_RULES);
   if (!known.includes(name)) die(`explain: unknown backend "${name}"${nearest(name, known)} ` +
     `(there are: ${known.join(", ")})`, 2);
-  const backend = cfg?.backends.get(name) ?? defaultsOf<Backend>(KEYS.backend);
+  const backend = cfg?.backends.get(name) ??
+    { ...defaultsOf(KEYS.backend), name, rule: [], answer: [] };
   const rules = cfg ? rulesOf(backend) : BUILT_IN_RULES[name as BackendKind];
-  return [rules, backend, cfg?.watchdog ?? defaultsOf<Settings>(KEYS.watchdog)];
+  return [rules, backend, cfg?.watchdog ?? defaultsOf(KEYS.watchdog)];
 }
 
 async function readPaneFile(file: string): Promise<string> {
