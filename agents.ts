@@ -4584,7 +4584,11 @@ export async function pingSession(
   if (look && cause === "nudge" && look.verdict.rule === LIMIT_MENU) look = await closeMenu(errand);
   if (!look) return UNSHOWN;
   if (!hasBox(backend)) return typeBlind(errand, look);
-  const typing = typingNow(errand, look);
+  let typing = typingNow(errand, look);
+  if (typing.do === "await" && await wasNeverPasted(errand)) {
+    message.pasted!.nth -= 1;
+    typing = { do: "type" };
+  }
   const failed = typing.do === "type" ? await paste(errand, look) : "";
   if (failed) return { state: "failed", why: failed };
   const drawn = typing.do === "submit" ||
@@ -4639,10 +4643,18 @@ function intend({ message, remember }: Errand, step: Partial<Message>): void {
   }
 }
 
+const bufferOf = ({ id }: Message): string => `agents-${id}`;
+
+/** tmux drops a buffer as it pastes it: where it is still there, a crash came before the paste. */
+async function wasNeverPasted({ cfg, message }: Errand): Promise<boolean> {
+  const listed = await tmux(cfg, ["list-buffers", "-F", "#{buffer_name}"]);
+  return listed.ok && listed.out.split("\n").includes(bufferOf(message));
+}
+
 /** The text as one bracketed paste: whole in every try, however long or however many lines. */
 async function paste(errand: Errand, { screen }: BoxLook): Promise<string> {
   const { cfg, pane, message } = errand;
-  const buffer = `agents-${message.id}`;
+  const buffer = bufferOf(message);
   const loaded = await tmux(cfg, ["load-buffer", "-b", buffer, "-"], message.text);
   if (!loaded.ok) return `load-buffer: ${loaded.err}`;
   const before = message.pasted?.pid === pane.pid ? message.pasted.nth : 0;

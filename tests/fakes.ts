@@ -289,6 +289,7 @@ export class FakeTmux {
     if (name === "start-server") return said();
     if (name === "show-options") return said("off\n");
     if (name === "load-buffer") return this.buffers.set(opt.b!, stdin), said();
+    if (name === "list-buffers") return said([...this.buffers.keys()].map((buffer) => `${buffer}\n`).join(""));
     if (name === "run-shell") return this.shell(words[0]!) ? said() : failed("returned 1");
     if (name === "display-message" && !opt.t) return said(`${words[0]}\n`);
     if (name === "list-panes" || name === "list-sessions") {
@@ -364,7 +365,7 @@ export class FakeTmux {
   }
 }
 
-const READS = ["list-panes", "list-sessions", "source-file", "capture-pane", "display-message", "run-shell", "start-server", "show-options", "-V"];
+const READS = ["list-panes", "list-buffers", "list-sessions", "source-file", "capture-pane", "display-message", "run-shell", "start-server", "show-options", "-V"];
 const fail = (message: string): never => {
   throw new Error(message);
 };

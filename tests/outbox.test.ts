@@ -209,6 +209,20 @@ describe("over the fake world", () => {
     expect(watch.outbox).toEqual([]);
   });
 
+  test("a crash between the word that it is pasted and the paste: the next watchdog pastes it at once", async () => {
+    say(watch, "a", "claim", "hear this");
+    let dies = true;
+    fake.beforeTmux((args) => {
+      if (dies && args.includes("paste-buffer")) throw new Error("killed");
+    });
+    await fake.ticks(cfg, watch);
+    dies = false;
+    expect([watch.outbox[0]!.pasted!.nth, pane().received]).toEqual([1, []]);
+    watch = fake.watch(cfg);
+    await fake.ticks(cfg, watch);
+    expect([pane().received, watch.outbox]).toEqual([["hear this"], []]);
+  });
+
   test("each long text has a file of its own, which goes twenty deliveries later", async () => {
     const files = () => [...fake.files.keys()].filter((name) => /\/message-\w+\.txt$/.test(name));
     for (const text of ["ä".repeat(4001), "ö".repeat(4001)]) {
