@@ -92,6 +92,8 @@ export interface Config {
   /** Agents whose model or backend was overridden for this one call. */
   overridden: Set<string>;
   warnings: string[];
+  /** What is wrong with the file as it is now, where this is the last good one; "" = this is it. */
+  broken: string;
 }
 
 /** What tmux says of one pane; `phase`, `cause`, `backend` are marks we left on it at launch. */
@@ -1126,10 +1128,22 @@ const camelCase = (key: string): string =>
   key.replace(/_(.)/g, (_, letter) => letter.toUpperCase());
 const show = (value: unknown): string => (JSON.stringify(value) ?? String(value)).slice(0, 60);
 
-/** `--config PATH`, else agents.toml beside the program; absolute: the watchdog lives elsewhere. */
-export function cfgPath(option?: string): string {
-  return resolve(option ?? join(SCRIPT_DIR, "agents.toml"));
+/**
+ * The config that a command is about: what it names, else $AGENTS_CONFIG, else agents.toml in
+ * `folder` or above it, as git and compose look, else beside the program. Absolute: the watchdog
+ * lives elsewhere.
+ */
+export function cfgPath(named = process.env.AGENTS_CONFIG, folder = process.cwd()): string {
+  if (named) return resolve(named);
+  for (let at = resolve(folder); ; at = dirname(at)) {
+    const path = join(at, "agents.toml");
+    if (existsSync(path)) return path;
+    if (dirname(at) === at) return join(SCRIPT_DIR, "agents.toml");
+  }
 }
+
+/** The hash of the agents.toml that ships: as long as nobody has edited it, it is no fleet. */
+const TEMPLATE = "1zid3hwvi64f4";
 
 /** smol-toml; fetched once into the program's folder where a clean clone has no packages yet. */
 async function tomlParser(): Promise<typeof import("smol-toml")> {
@@ -1205,6 +1219,7 @@ function buildConfig(
     notify: reader.read(place("notify"), top.notify, KEYS.notify),
     overridden: new Set(),
     warnings: reader.warnings,
+    broken: "",
   };
   for (const [nth, entry] of top.agent.entries()) addAgent(reader, cfg, defaults, entry, nth, env);
   for (const [nth, entry] of top.service.entries()) addService(reader, cfg, defaults, entry, nth);
@@ -6993,6 +7008,10 @@ export function noteNotices(cfg: Config, watch: Watch, why: string, events: numb
 /** A parsed command line. */
 interface Call {
   path: string;
+  /** Nobody named the config: it was found. */
+  implied?: boolean;
+  /** The command goes by the last good config where the file is broken. */
+  lenient?: boolean;
   words: string[];
   options: Record<string, string | boolean | undefined>;
 }
@@ -7013,9 +7032,27 @@ const paint = (style: "red" | "yellow" | "green" | "dim" | "bold", value: string
 
 /** The config as this one call sees it: with its one-off overrides, its warnings said. */
 async function configFor(call: Call): Promise<Config> {
-  const cfg = await loadConfig(call.path, process.env);
-  for (const warning of cfg.warnings) log(`warning: ${warning}`);
+  const cfg = await loadConfig(call.path, process.env)
+    .catch(async (error) => (call.lenient && await lastGoodConfig(call.path, error)) || Promise.reject(error));
+  if (call.implied && hashOf(cfg.source) === TEMPLATE) {
+    die(`${cfg.path} is the example that ships and no fleet: name a config with --config, ` +
+      "make one with init, or edit it", 2);
+  }
+  if (cfg.broken) log(paint("red", cfg.broken));
+  else for (const warning of cfg.warnings) log(`warning: ${warning}`);
   return cfg;
+}
+
+/** The config that a watchdog still runs on while its file is broken; null = none runs on one. */
+async function lastGoodConfig(path: string, error: unknown): Promise<Config | null> {
+  const [, named] = /^\s*log_dir\s*=\s*["']([^"']+)["']/m.exec(textIn(path)) ?? [];
+  const state = join(absolute(dirname(path), named ?? defaultsOf(KEYS.defaults).logDir), "state");
+  const source = textIn(join(state, "agents.toml"));
+  if (!source || lockHolder(join(state, "watchdog.lock")) === null) return null;
+  const [fault] = messageOf(error).split("\n");
+  const since = world.mtime(path) ?? world.now();
+  return { ...await loadConfig(path, process.env, source),
+    broken: `${fault}; broken since ${localTime(since)}, running on the last good one` };
 }
 
 /** Names and globs of units and `watchdog`; an unknown one is a usage error, nothing is done. */
@@ -7034,7 +7071,9 @@ export function expandNames(cfg: Config, words: string[]): string[] {
 /** One agent, service or "watchdog" by name. */
 function oneName(cfg: Config, call: Call, usage: string): string {
   if (call.words.length !== 1) die(`usage: ${usage}`, 2);
-  return expandNames(cfg, [call.words[0]!.replace(/[*?[]/g, "\\$&")])[0]!;
+  const names = expandNames(cfg, call.words);
+  if (names.length > 1) die(`${call.words[0]} is ${names.join(", ")}: name one of them`, 2);
+  return names[0]!;
 }
 
 /** tmux 3.2 is the first with the formats and pane options that are used here. */
@@ -7215,6 +7254,9 @@ interface Failure {
   stuck?: boolean;
 }
 
+const SEQUENCE_COMPLETE =
+  "all phases are done; go on with phase set ID, or add a phase to [loop] and say phase next";
+
 /** `up`: services first, then agents, a batch at a time; returns once every client runs. */
 export async function cmdUp(call: Call): Promise<number> {
   const cfg = await configFor(call);
@@ -7223,9 +7265,11 @@ export async function cmdUp(call: Call): Promise<number> {
   makeFolders(cfg);
   const wanted = [...unitsOf(cfg).values()].filter((unit) =>
     names.length ? names.includes(unit.name) : !isAgent(unit) || unit.enabled);
-  const stuck = phaseTrouble(cfg);
-  const held = wanted.filter((unit) => stuck && isAgent(unit) && unit.kind === "loop")
-    .map(({ name }): Failure => ({ name, why: stuck }));
+  const stuck = phaseTrouble(cfg) || (names.length && isComplete(cfg) ? SEQUENCE_COMPLETE : "");
+  const loops = wanted.filter((unit) => isAgent(unit) && unit.kind === "loop");
+  const rests = isComplete(cfg) && !names.length ? loops : [];
+  if (rests.length) log(`not started: ${rests.map(({ name }) => name).join(", ")}: ${SEQUENCE_COMPLETE}`);
+  const held = loops.filter(() => stuck).map(({ name }): Failure => ({ name, why: stuck }));
   const withWatchdog = !names.length || names.includes("watchdog");
   let wasDown = false;
   await changeOperator(cfg, (operator) => {
@@ -7239,8 +7283,9 @@ export async function cmdUp(call: Call): Promise<number> {
   });
   noteOrder(cfg, "up", orderedNames(wanted, withWatchdog));
   leaveSshAgent(cfg);
-  if (wanted.some((unit) => isAgent(unit) && unit.kind === "loop")) await checkChannel(cfg);
-  const units = wanted.filter((unit) => !held.some(({ name }) => name === unit.name));
+  if (loops.length > rests.length) await checkChannel(cfg);
+  const units = wanted.filter((unit) =>
+    !rests.includes(unit) && !held.some(({ name }) => name === unit.name));
   return startAndWait(cfg, units, held, async () => {
     if (!withWatchdog || (await startWatchdog(cfg, wasDown))) return [];
     const why = isDown(operatorOf(cfg), "watchdog") ? OVERTAKEN
@@ -7686,6 +7731,10 @@ export interface StatusRow {
 /** The stable, versioned content of `status --json`. */
 export interface Status {
   version: 1;
+  /** Folder of the config and prefix of the sessions. */
+  fleet: string;
+  /** What is wrong with the config, where the watchdog runs on the last good one; "" = nothing. */
+  configError: string;
   phase: { id: string; index: number; total: number; plan: string; done: boolean; complete: boolean;
     /** The phase that a move under way leads to, "the end", or "". */
     moving: string; error: string } | null;
@@ -7802,7 +7851,7 @@ async function readStatus(cfg: Config): Promise<Status> {
     !/^(stopped by you|done|parked)/.test(one.state);
   const expected = agents.some((one) => stayed(one) && (one.running || existsSync(watchFile(cfg))));
   return {
-    version: 1, phase, agents, services, handoff: readChannel(cfg, watch), watchdog,
+    version: 1, fleet: fleetName(cfg), configError: cfg.broken, phase, agents, services, handoff: readChannel(cfg, watch), watchdog,
     ...(watch.notices ? { notices:
       { dropped: watch.notices.dropped, text: noticesText(watch.notices, now) } } : {}),
     unknownSessions: [...snap.panes.keys(), ...(snap.strangers?.keys() ?? [])]
@@ -7810,10 +7859,16 @@ async function readStatus(cfg: Config): Promise<Status> {
       .map((name) => plainText(name, SUBJECT_MAX)).sort(),
     olderPhase: loopSessionsAlive(cfg, snap, true).map((agent) => agent.name),
     needsHuman: [...agents, ...services].some((one) => one.needsHuman) || Boolean(phase?.error) ||
+      cfg.broken !== "" ||
       needsChannel(cfg, watch, operator) || needsNotices(watch.notices) ||
       (watchdog.running ? watchdog.stale : expected),
   };
 }
+
+/** Which fleet this is: the folder of its config, and its prefix on the tmux server. */
+const fleetName = (cfg: Config): string =>
+  `${dirname(cfg.path).replace(new RegExp(`^${RegExp.escape(homedir())}(?=/|$)`), "~")} ` +
+  `(${cfg.sessionPrefix})`;
 
 /** What could not be ended, as long as it runs. */
 function stuckNow({ stopping }: Memory): string | undefined {
@@ -7910,6 +7965,7 @@ async function watchStatus(cfg: Config): Promise<number> {
 export function statusText(status: Status, width: number): string {
   const lines: string[] = [];
   const { phase, watchdog } = status;
+  if (status.configError) lines.push(paint("red", status.configError));
   if (phase?.error) lines.push(paint("red", `phase: ${phase.error}`));
   else if (phase) {
     const done = phase.moving ? `moving on to ${phase.moving}`
@@ -7937,7 +7993,8 @@ export function statusText(status: Status, width: number): string {
   const state = !watchdog.running
     ? "stopped" : watchdog.stale
       ? `STALE, ${life}${watchdog.stage ? `, at: ${watchdog.stage}` : ""}` : `RUNNING, ${life}`;
-  lines.push(paint(watchdog.running && !watchdog.stale ? "green" : "yellow", `watchdog: ${state}`));
+  lines.push(paint(watchdog.running && !watchdog.stale ? "green" : "yellow",
+    `watchdog: ${state}`), `fleet: ${status.fleet}`);
   if (status.notices?.text) lines.push(paint("red", `notices: ${status.notices.text}`));
   if (status.unknownSessions.length) {
     lines.push(`sessions that no config names: ${status.unknownSessions.join(", ")}`);
@@ -8038,10 +8095,17 @@ export async function cmdAttach(call: Call): Promise<number> {
   if (!process.stdout.isTTY) die("attach needs a terminal");
   const socket = cfg.tmuxSocket ? ["-L", cfg.tmuxSocket] : [];
   const only = call.options["read-only"] ? ["-r"] : [];
-  const window = await tmux(cfg, ["display-message", "-p", "-t", pane.id, "#{window_id}"]);
+  const [window = "", server = ""] = (await tmux(cfg,
+    ["display-message", "-p", "-t", pane.id, "#{window_id} #{socket_path}"])).out.trim().split(" ");
+  const target = `${pane.sessionId}:${window}.${pane.id}`;
+  if (server && process.env.TMUX?.split(",")[0] === server) {
+    const { ok, err } = await run(["tmux", "-S", server, "switch-client", ...only, "-t", target],
+      TMUX_DEADLINE, { TMUX: process.env.TMUX!, TMUX_PANE: process.env.TMUX_PANE });
+    return ok ? 0 : die(`tmux: ${err.trim()}`);
+  }
   process.removeAllListeners("warning");
   process.execve!(Bun.which("tmux")!, ["tmux", "-u", ...socket, "attach-session", ...only,
-    "-t", `${pane.sessionId}:${window.out.trim()}.${pane.id}`],
+    "-t", target],
   childEnv() as Record<string, string>);
   return 1;
 }
@@ -9603,6 +9667,8 @@ interface Command {
   options?: Record<string,
     { type: "string" | "boolean"; short?: string; clause: string; value?: string }>;
   hidden?: boolean;
+  /** It only looks, or ends: it works with the last good config while the file is broken. */
+  lenient?: true;
   run(call: Call): Promise<number>;
 }
 
@@ -9611,11 +9677,11 @@ const JSON_OPTION = { json: { type: "boolean", clause: "print JSON instead of te
 export const COMMANDS: Command[] = [
   { name: "up", args: "[name…]",
     clause: "start the services, the enabled agents and the watchdog, or only those named", run: cmdUp },
-  { name: "down", args: "[name…]", run: cmdDown,
+  { name: "down", args: "[name…]", lenient: true, run: cmdDown,
     clause: "stop everything, or only those named; nothing restarts them until up" },
   { name: "restart", args: "<name…>", clause: "end agents or services and start them again", run: cmdRestart,
     options: { fresh: { type: "boolean", clause: "begin a new conversation" } } },
-  { name: "status", args: "", run: cmdStatus,
+  { name: "status", args: "", lenient: true, run: cmdStatus,
     clause: "one table: every agent, its state, what needs you",
     options: { ...JSON_OPTION, watch: { type: "boolean", clause: "redraw every 2 s; q quits" } } },
   { name: "watchdog", args: "",
@@ -9624,18 +9690,19 @@ export const COMMANDS: Command[] = [
     // at once: a fetch, a notice or the rest of a pause must not keep an ended watchdog
     run: (call) => toTheEnd(() => watchdogLoop(call.path, call.options.kept === true,
       String(call.options["last-good"] ?? ""))) },
-  { name: "logs", args: "<name>", run: cmdLogs,
+  { name: "logs", args: "<name>", lenient: true, run: cmdLogs,
     clause: "show what an agent, a service or the watchdog printed",
     options: {
       lines: { type: "string", short: "n", value: "N", clause: "how many lines (50)" },
       follow: { type: "boolean", short: "f", clause: "keep printing what is added" },
       raw: { type: "boolean", clause: "the bytes as the client wrote them" },
     } },
-  { name: "attach", args: "<name>", run: cmdAttach,
+  { name: "attach", args: "<name>", lenient: true, run: cmdAttach,
     clause: "attach this terminal to an agent's session",
     options: { "read-only": { type: "boolean", clause: "watch only, type nothing" } } },
   { name: "send", args: "<name> <text… | ->",
-    clause: "type a message into an agent and wait until it has been accepted", run: cmdSend,
+    clause: "type a message into an agent and wait until it has been accepted",
+    lenient: true, run: cmdSend,
     options: {
       timeout: { type: "string", value: "S", clause: "how long to wait for that, in seconds (60)" },
       queue: { type: "boolean", clause: "do not wait, leave it to the watchdog" },
@@ -9646,7 +9713,8 @@ export const COMMANDS: Command[] = [
   { name: "notify", args: "", clause: "try the settings of [notify]", run: cmdNotify,
     options: { test: { type: "boolean", clause: "send one" } } },
   { name: "explain", args: "[name]",
-    clause: "show how an agent's screen is read, which rule decided, and what happens next", run: cmdExplain,
+    clause: "show how an agent's screen is read, which rule decided, and what happens next",
+    lenient: true, run: cmdExplain,
     options: {
       ...JSON_OPTION,
       file: { type: "string", value: "PANE", clause: "read a captured screen instead; - is standard input" },
@@ -9654,7 +9722,7 @@ export const COMMANDS: Command[] = [
       title: { type: "string", value: "T", clause: "the title of its pane" },
       at: { type: "string", value: "ISO", clause: "when it was captured (default: now)" },
     } },
-  { name: "capture", args: "<name> <verdict>-<what>",
+  { name: "capture", args: "<name> <verdict>-<what>", lenient: true,
     clause: "save an agent's screen as a test of the detection rules", run: cmdCapture },
   { name: "selftest", args: "", run: cmdSelftest,
     clause: "judge all captured screens again and compare the verdicts" },
@@ -9663,7 +9731,7 @@ export const COMMANDS: Command[] = [
   { name: "demo", args: "[DIR]", run: cmdDemo,
     clause: "run a small real fleet of scripted agents, then end it",
     options: { keep: { type: "boolean", clause: "leave it running and show how to attach" } } },
-  { name: "report", args: "", run: cmdReport,
+  { name: "report", args: "", lenient: true, run: cmdReport,
     clause: "summarise what happened: hours at work, restarts, messages, commits, phases",
     options: { since: { type: "string", value: "TIME",
       clause: "how far back: 30m, 24h (default), 7d" }, ...JSON_OPTION } },
@@ -9717,7 +9785,8 @@ function optionLines(command: Command): string[] {
 
 export function helpText(command?: Command): string {
   const common = [
-    helpEntry("--config PATH", 26, "config file (default: agents.toml beside the program)"),
+    helpEntry("--config PATH", 26, "config file (default: $AGENTS_CONFIG, else agents.toml here or " +
+      "in a folder above, else beside the program)"),
     "  --help, --version",
   ];
   if (command) {
@@ -9731,16 +9800,29 @@ export function helpText(command?: Command): string {
       "100 another watchdog runs"].join("\n");
 }
 
+/** Words of other tools for the same thing. */
+const ALIASES: Record<string, string[]> = {
+  ps: ["status"], ls: ["status"], list: ["status"], top: ["status", "--watch"],
+  start: ["up"], stop: ["down"],
+};
+
 const GLOBAL_OPTIONS = {
   config: { type: "string" }, help: { type: "boolean", short: "h" }, version: { type: "boolean" },
 } as const;
 
 /** The command line as a command and its call; throws a usage error. */
-export function parseCall(argv: string[]): { command: Command; call: Call } {
-  const loose = parseArgs({ args: argv, options: GLOBAL_OPTIONS, strict: false,
-    allowPositionals: true });
-  const name = loose.positionals[0] ?? "status";
-  const command = COMMANDS.find((one) => one.name === name);
+export function parseCall(given: string[]): { command: Command; call: Call } {
+  const wordsIn = (args: string[]) => parseArgs(
+    { args, options: GLOBAL_OPTIONS, strict: false, allowPositionals: true }).positionals;
+  const find = (word: string | undefined) => COMMANDS.find((one) => one.name === word);
+  // an option before the command may have its value there
+  const words = wordsIn(given);
+  const said = (given[0]?.startsWith("-") ? words.find((word) => find(word) || ALIASES[word]) : null)
+    ?? words[0] ?? "status";
+  const argv = given.flatMap((word, at) =>
+    at === given.indexOf(said) && Object.hasOwn(ALIASES, said) ? ALIASES[said]! : [word]);
+  const name = ALIASES[said]?.[0] ?? said;
+  const command = find(name);
   const names = COMMANDS.filter((one) => !one.hidden).map((one) => one.name);
   if (!command) {
     die(`unknown command "${name}"${nearest(name, names)} (there are: ${names.join(", ")})`, 2);
@@ -9748,8 +9830,10 @@ export function parseCall(argv: string[]): { command: Command; call: Call } {
   const options = { ...GLOBAL_OPTIONS, ...command.options };
   try {
     const { values, positionals } = parseArgs({ args: argv, options, allowPositionals: true });
-    const call = { path: cfgPath(values.config as string | undefined),
-      words: positionals.slice(1), options: values };
+    const given = values.config as string | undefined;
+    const call = { path: cfgPath(given), implied: !(given || process.env.AGENTS_CONFIG),
+      lenient: command.lenient === true, options: values,
+      words: positionals.toSpliced(positionals.indexOf(name), 1) };
     if (!command.args && call.words.length && !values.help) {
       die(`${name} takes no "${call.words[0]}"`, 2);
     }

@@ -1,6 +1,6 @@
 /** `attach` in a real terminal: it becomes tmux, shows the agent's own session, and leaves it alone. */
 import { expect } from "bun:test";
-import { lives, real, until } from "./real.ts";
+import { lives, quote, real, SELF, until } from "./real.ts";
 
 const plan = { agents: [{ name: "a1" }, { name: "a10" }] };
 
@@ -57,4 +57,21 @@ real("attach says what is in its way", plan, async (f) => {
   const server = await f.serverPid();
   process.kill(server, "SIGSTOP");
   expect(await said("a1")).toEqual([1, "", "agents: tmux: no answer in time\n"]);
+});
+
+real("attach from a pane of the same server takes this client there, and nests none", plan, async (f) => {
+  await f.up("a1", "a10");
+  await f.ready("a1", "a10");
+  await f.tmux("new-session", "-d", "-s", "human", "sh");
+  const person = await f.terminal(["attach", "a1"]);
+  const shows = (session: string) => until(async () => (await f.tmux("list-clients", "-F", "#{session_name}")) === session);
+  await shows("t-a1");
+  await f.tmux("switch-client", "-c", await f.tmux("list-clients", "-F", "#{client_name}"), "-t", "human");
+  await shows("human");
+  const words = [...SELF, "attach", "a10", "--config", f.config].map(quote).join(" ");
+  await f.tmux("send-keys", "-t", "human", "-l", words);
+  await f.tmux("send-keys", "-t", "human", "Enter");
+  await shows("t-a10");
+  await person.keys("C-b", "d");
+  expect(await person.ended()).toBe("exit 0");
 });

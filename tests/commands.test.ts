@@ -1,8 +1,11 @@
 /** The command line: help, usage errors, exit codes, and each command of the help once on a real fleet. */
 import { beforeEach, describe, expect, test } from "bun:test";
-import { COMMANDS, helpText } from "../agents.ts";
+import { join } from "node:path";
+import { COMMANDS, helpText, parseCall } from "../agents.ts";
 import { command, type FakeWorld, fakeWorld } from "./kit.ts";
 import { type Fleet, real, SELF, spawn, until } from "./real.ts";
+
+const ROOT = join(import.meta.dir, "..");
 
 const SHOWN = COMMANDS.filter(({ hidden }) => !hidden);
 
@@ -35,6 +38,25 @@ describe("help", () => {
   test("the program itself, from a shell", async () => {
     expect(await spawn([...SELF, "attach", "--help"])).toEqual({ code: 0, out: (await command("attach", "--help")).out, err: "" });
   });
+});
+
+test("words of other tools name the same commands, and an option may stand before its command", () => {
+  const call = (...words: string[]) => {
+    const { command: { name }, call: { words: names, options } } = parseCall(words);
+    return [name, names, { ...options }];
+  };
+  for (const word of ["ps", "ls", "list"]) expect(call(word)).toEqual(["status", [], {}]);
+  expect(call("top")).toEqual(["status", [], { watch: true }]);
+  expect([call("start", "a1"), call("stop", "a1", "b1")]).toEqual([["up", ["a1"], {}], ["down", ["a1", "b1"], {}]]);
+  expect(call("-n", "5", "logs", "x")).toEqual(["logs", ["x"], { lines: "5" }]);
+  expect(call("--config", "c.toml", "logs", "logs")).toEqual(["logs", ["logs"], { config: "c.toml" }]);
+  expect(() => call("frobnicate", "status")).toThrow('unknown command "frobnicate"');
+});
+
+test("the agents.toml that ships is an example and no fleet, unless it is named", async () => {
+  const ran = await spawn([...SELF, "status"], { cwd: ROOT, env: { ...process.env, AGENTS_CONFIG: undefined } });
+  expect(ran).toEqual({ code: 2, out: "", err: expect.stringMatching(/agents\.toml is the example that ships and no fleet: name a config with --config/) });
+  expect((await spawn([...SELF, "names", "--config", join(ROOT, "agents.toml")])).code).toBe(0);
 });
 
 describe("a usage error is exit 2, one line, and nothing on standard output", () => {

@@ -1,7 +1,7 @@
 /** agents.toml: what is wrong with it is found at once, with its line; what is missing has its default. */
-import { beforeEach, describe, expect, test } from "bun:test";
-import { readdirSync, readFileSync } from "node:fs";
-import { homedir } from "node:os";
+import { beforeEach, describe, expect, onTestFinished, test } from "bun:test";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
 import { cfgPath, CliError, lineOf, loadConfig, nearest, parsePattern } from "../agents.ts";
 import { type FakeWorld, fakeWorld, FLEET } from "./kit.ts";
@@ -197,7 +197,18 @@ describe("fault 36: one-off overrides belong to one call", () => {
 describe("fault 37: every path is absolute at once", () => {
   test("--config from any folder", () => {
     expect(cfgPath("x/agents.toml")).toBe(join(process.cwd(), "x/agents.toml"));
-    expect(cfgPath()).toBe(join(import.meta.dir, "..", "agents.toml"));
+    expect(cfgPath("/elsewhere/agents.toml")).toBe("/elsewhere/agents.toml");
+  });
+  test("without one: that of this folder, else of the nearest above, else the one beside the program", () => {
+    const folder = mkdtempSync(join(tmpdir(), "agents-config-"));
+    onTestFinished(() => rmSync(folder, { recursive: true }));
+    const deep = join(folder, "a", "b");
+    mkdirSync(deep, { recursive: true });
+    expect(cfgPath("", deep)).toBe(join(import.meta.dir, "..", "agents.toml"));
+    writeFileSync(join(folder, "agents.toml"), "");
+    expect(cfgPath("", deep)).toBe(join(folder, "agents.toml"));
+    writeFileSync(join(deep, "agents.toml"), "");
+    expect(cfgPath("", deep)).toBe(join(deep, "agents.toml"));
   });
   test("folders of the file", async () => {
     fake.files.set("/fleet/wake.md", "wake");

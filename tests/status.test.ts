@@ -79,7 +79,7 @@ describe("statusText", () => {
   const phase = { id: "p1", index: 0, total: 2, plan: "plan.md", done: false, complete: false, moving: "", error: "" };
   const watchdog = { running: true, pid: 1, heartbeat: "", stale: false, version: "1.2.3", stage: "" };
   const status = (more: Partial<Status> = {}): Status =>
-    ({ version: 1, phase: null, agents: [row], services: [], watchdog, handoff: null, unknownSessions: [], olderPhase: [], needsHuman: false, ...more });
+    ({ version: 1, fleet: "~/night (agents-)", configError: "", phase: null, agents: [row], services: [], watchdog, handoff: null, unknownSessions: [], olderPhase: [], needsHuman: false, ...more });
   const lines = (more: Partial<Status> = {}, width = 120) => Bun.stripANSI(statusText(status(more), width)).split("\n");
 
   test.each<[string, Partial<typeof phase>]>([
@@ -102,11 +102,12 @@ describe("statusText", () => {
       "c      loop     claude   default  active 5s      wake 12:00, 2 waiting (booting), 3 restarts today",
       "d      loop     claude   default  active 5s      1 waiting",
       "web    service  -        -        RUNNING",
+      "watchdog: RUNNING, ",
     ]);
   });
   test("the watchdog: stopped, running, stale", () => {
     const at = new Date(fake.wall - 90 * SECOND).toISOString();
-    const said = (more: object) => lines({ watchdog: { ...watchdog, ...more } }).at(-1);
+    const said = (more: object) => lines({ watchdog: { ...watchdog, ...more } }).at(-2);
     expect(said({ running: false, heartbeat: at })).toBe("watchdog: stopped");
     expect(said({ heartbeat: at })).toBe("watchdog: RUNNING, heartbeat 1m ago, version 1.2.3");
     expect(said({ heartbeat: at, stale: true })).toBe("watchdog: STALE, heartbeat 1m ago, version 1.2.3");
@@ -185,7 +186,7 @@ describe("the command over a fleet", () => {
     expect((await read()).code).toBe(0);
     fake.files.set(state("heartbeat"), "{half");
     expect((await read()).status.watchdog).toEqual({ running: true, pid: 77, heartbeat: "", stale: false, version: "", stage: "" });
-    expect((await command("status", "--config", cfg.path)).out).toEndWith("watchdog: RUNNING, \n");
+    expect((await command("status", "--config", cfg.path)).out).toContain("\nwatchdog: RUNNING, \n");
   });
   test("no watchdog where one should run: exit 3; after a `down` of all it is 0", async () => {
     await begin(FLEET);
@@ -236,7 +237,7 @@ describe("the command over a fleet", () => {
   test("DONE, on its way to the next phase, and the end", async () => {
     await begin(FLEET);
     watchdog(10);
-    const word = async () => /\((.*)\)$/m.exec((await command("status", "--config", cfg.path)).out)?.[1];
+    const word = async () => /^phase: .*\((.*)\)$/m.exec((await command("status", "--config", cfg.path)).out)?.[1];
     const done = { "machine-docs/STATUS-p1.md": "# S\n\n## DONE\n\nAll gates PASS.\n" };
     fake.git.push("status(p1): done", done);
     fake.git.tracked = fake.git.remote;
@@ -246,6 +247,10 @@ describe("the command over a fleet", () => {
     expect(await word()).toBe("moving on to p2");
     fake.files.set(state("watch.json"), JSON.stringify({ ...JSON.parse(fake.files.get(state("watch.json"))!), intent: { ...watch.intent, to: "" } }));
     expect(await word()).toBe("moving on to the end");
+  });
+  test("the fleet is named by its folder and prefix", async () => {
+    await begin(FLEET);
+    expect((await command("status", "--config", cfg.path)).out).toEndWith("\nfleet: /fleet (agents-)\n");
   });
   test("sessions that no config names, and loops on an older kickoff", async () => {
     await begin(FLEET);
@@ -302,4 +307,28 @@ real("what needs a person is red on a terminal, and plain in a pipe", { agents: 
   expect(await person.ended()).toBe("exit 3");
   expect(await person.screen("-e")).toMatch(/\x1b\[31m(\x1b\[\d+m)?a1 .*blocked/);
   expect((await f.run(["status"])).out).not.toContain("\x1b");
+});
+
+real("a broken config under a running watchdog: status, logs, send and down go by the last good one, and say so", {
+  agents: [{ name: "a1", watch: "heal" }],
+}, async (f) => {
+  await f.up();
+  await f.ready("a1");
+  await f.ticks(1);
+  const good = f.read("agents.toml");
+  f.write("agents.toml", `${good}\n[[agent\n`);
+  const said = /agents\.toml:\d+:\d+: .*; broken since .*\d\d:\d\d, running on the last good one/;
+  const status = await f.run(["status"]);
+  expect([status.code, status.out.split("\n")[0], /^a1 /m.test(status.out)]).toEqual([3, expect.stringMatching(said), true]);
+  expect(JSON.parse((await f.run(["status", "--json"])).out).configError).toMatch(said);
+  for (const words of [["logs", "a1"], ["send", "a1", "hear this"], ["explain", "a1"], ["report"]]) {
+    const ran = await f.run(words);
+    expect([words[0], ran.code, ran.err]).toEqual([words[0], 0, expect.stringMatching(said)]);
+  }
+  expect(f.submits("a1")).toEqual(["hear this"]);
+  // what would begin something wants a config that is right
+  for (const words of [["up"], ["restart", "a1"]]) expect([words[0], (await f.run(words)).code]).toEqual([words[0], 2]);
+  expect((await f.run(["down"])).code).toBe(0);
+  expect(await f.sessions()).toEqual([]);
+  expect((await f.run(["status"])).code).toBe(2); // nothing runs on it any more
 });

@@ -38,6 +38,13 @@ describe("up", () => {
     });
     expect([await up("a"), starts("a")]).toEqual([0, 1]);
   });
+  test("after the last phase the loops are not started again: it is said, and the others are", async () => {
+    await begin(FLEET, 0);
+    fake.files.set(join(cfg.logDir, "SEQUENCE-COMPLETE"), "done");
+    fake.git.push("init");
+    expect([await up("orchestrator"), starts("orchestrator")]).toEqual([0, 1]);
+    expect([await up("builder"), starts("builder"), fake.logged("all phases are done; go on with phase set ID").length]).toEqual([1, 0, 1]);
+  });
   test("one agent's error is its own: the others are started, exit 1", async () => {
     await begin(agents("a", "b"), 0);
     const write = fake.write.bind(fake);
