@@ -2800,10 +2800,12 @@ const JUST_PASSED = 90_000;
 
 /**
  * The same where more is known: a date is not rolled over to next year on the day after it, for
- * its banner may still be shown, and a 5-hour limit is never more than 6 h ahead.
+ * its banner may still be shown; Codex writes a date with every reset that is not today; and a
+ * 5-hour limit is never more than 6 h ahead.
  */
-function mayBePast(banner: string, when: Groups): number {
+function mayBePast(banner: string, when: Groups, wall: number): number {
   if (when.month) return DAY;
+  if (/^■ .*\btry again at\b/.test(banner)) return Math.max(wall % DAY, JUST_PASSED);
   return classOf(banner) === "5h" ? 18 * 60 * MINUTE : JUST_PASSED;
 }
 
@@ -2832,7 +2834,8 @@ export function parseResetEpoch(banner: string, now: number, zone?: string): num
   const named = [...shown.matchAll(/\(([A-Za-z][\w/+-]*)\)/g)].map((one) => one[1]);
   const known = [ZONES[behind], ...named, zone].map(knownZone).find((each) => each !== null);
   const local = known ?? Intl.DateTimeFormat().resolvedOptions().timeZone;
-  return occurrence(match.groups, now, local, mayBePast(shown, match.groups));
+  const past = mayBePast(shown, match.groups, wallAt(now, local));
+  return occurrence(match.groups, now, local, past);
 }
 
 // The input box: what a person, or we, left unsent in it.

@@ -423,6 +423,10 @@ describe("reset forms", () => {
     const midnight = Date.parse("2026-11-23T00:00:20Z");
     expect(parseResetEpoch("resets 11:59pm (UTC)", midnight)).toBe(Date.parse("2026-11-22T23:59Z"));
     expect(parseResetEpoch("try again at 9:16 PM", Date.parse("2026-11-25T21:16:34Z"), "UTC")).toBe(Date.parse("2026-11-25T21:16Z"));
+    for (const seen of ["08:00", "21:16", "23:50"]) {
+      const banner = "■ You’ve hit your usage limit. Visit https://chatgpt.com or try again at 9:16 PM.";
+      expect(parseResetEpoch(banner, Date.parse(`2026-11-25T${seen}Z`), "UTC")).toBe(Date.parse("2026-11-25T21:16Z"));
+    }
     expect(parseResetEpoch("resets 12am (UTC)", midnight)).toBe(Date.parse("2026-11-23T00:00Z"));
   });
   test("New Year's Eve", () => {
