@@ -1,11 +1,11 @@
 // What a pane shows against what `detect` believes: real captures, quotes, banners, clocks, markers.
 import { describe, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import {
-  BUILT_IN_RULES, composerText, detect, lastNonemptyLine, parseResetEpoch,
+  type Backend, BUILT_IN_RULES, composerText, detect, lastNonemptyLine, parseResetEpoch,
   parseWaitingUntil, type Rule, rulesOf, selftest,
 } from "../agents.ts";
-import { fakeWorld } from "./kit.ts";
+import { CLIENTS, fakeWorld, tableOf } from "./kit.ts";
 
 const NOW = Date.parse("2026-11-22T19:30:00Z");
 const FIXTURES = `${import.meta.dir}/fixtures`;
@@ -234,19 +234,104 @@ describe("a typed client", () => {
     expect(read(rules, "WAITING-UNTIL: 2026-11-22T21:00:00Z\n> ")[0]).toBe("waiting");
     expect(read(rules, "WAITING-UNTIL: 2026-11-22T10:00:00Z\n> ")[0]).toBe("unsure");
   });
-  test("the table for Codex in agents.toml reads its menus as blocked", async () => {
-    const toml = readFileSync(`${import.meta.dir}/../agents.toml`, "utf8");
-    const table = toml.slice(toml.indexOf("# [backend.codex]"), toml.indexOf("# [backend.gemini]")).replace(/^# ?/gm, "");
-    const rules = await rulesFrom(table, "codex");
-    for (const name of ["approaching-limits", "trust-folder", "update-menu"]) {
-      const text = readFileSync(`${FIXTURES}/codex/blocked-${name}.txt`, "utf8");
-      expect([name, read(rules, text, "repo")[0]]).toEqual([name, "blocked"]);
-    }
-    const prompt = "• Done.\n\n\n› Ask Codex to do anything\n\n  gpt-6-astra high · 97% left · ~/work/repo\n";
-    expect(read(rules, prompt)[0]).toBe("idle");
-    const limit = detect(rules, { text: `■ You’ve hit your usage limit. Upgrade to\nPro or try again at 9:16\nPM.\n\n${prompt}`, title: "" }, NOW);
-    expect([limit.verdict, limit.limit?.resetAt]).toEqual(["limited", Date.parse("2026-11-22T21:16Z")]);
+});
+
+// ── the tables of agents.toml for other clients ──
+
+describe.each(CLIENTS)("the table for %s in agents.toml", (client) => {
+  const folder = `${FIXTURES}/${client}`;
+  const captures = readdirSync(folder).filter((file) => file.endsWith(".txt")).sort();
+  test.each(captures)("%s", async (file) => {
+    const rules = await rulesFrom(tableOf(client), client);
+    const side = JSON.parse(readFileSync(`${folder}/${file.replace(/txt$/, "json")}`, "utf8"));
+    const look = { text: readFileSync(`${folder}/${file}`, "utf8"), title: side.title ?? "" };
+    const got = detect(rules, look, Date.parse(side.at));
+    expect<unknown>([got.verdict, got.rule]).toEqual([file.split("-")[0], got.rule]);
+    if (side.reset !== undefined) expect(got.limit!.resetAt).toBe(at(side.reset));
   });
+  test("without its title nothing that needs somebody is taken for idle", async () => {
+    const rules = await rulesFrom(tableOf(client), client);
+    const wrong = captures.map((file) => {
+      const text = readFileSync(`${folder}/${file}`, "utf8");
+      return [file, detect(rules, { text, title: "" }, NOW).verdict] as const;
+    }).filter(([file, verdict]) => verdict === "idle" && /^(?:blocked|fatal|limited)-/.test(file));
+    expect(wrong).toEqual([]);
+  });
+  test("what stands unsent in its box is read, a placeholder is nothing, a dialog has no box", async () => {
+    const backend = await backendFrom(tableOf(client), client);
+    const read = (file: string) => composerText("typed", readFileSync(`${folder}/${file}`, "utf8"), undefined, backend);
+    const drafts = captures.filter((file) => /^(?:idle|waiting)-draft-80x24/.test(file));
+    expect(drafts.map(read)).toEqual(drafts.map(() => "half a thought"));
+    expect(drafts.length).toBe(1);
+    const fresh = captures.filter((file) => /^idle-(?:fresh|after-stream|interrupted)/.test(file));
+    expect(fresh.map(read)).toEqual(fresh.map(() => ""));
+    const dialogs = captures.filter((file) => /^blocked-.*(?:approval|picker|question|trust)/.test(file));
+    expect(dialogs.map(read)).toEqual(dialogs.map(() => null));
+  });
+});
+
+const CODEX_FOOT = "\n\n› Ask Codex to do anything\n\n  gpt-6-astra high · 97% left · ~/work/repo\n  ? for shortcuts\n";
+const GEMINI_FOOT = `\n\n${" ".repeat(50)}? for shortcuts\n${"─".repeat(80)}\n Shift+Tab to accept edits\n${"▄".repeat(80)}\n >   Type your message or @path/to/file\n${"▀".repeat(80)}\n workspace (/directory)\n ~/work\n`;
+const OTHERS_QUOTES = [...QUOTES,
+  "■ You’ve hit your usage limit. Upgrade to Pro or try again at 9:16 PM.", "■ unexpected status 401 Unauthorized: no",
+  '■ {"error":{"message":"bad"}}', "Working (3s • esc to interrupt)", "• Reconnecting to server… (9s)",
+  "Press enter to confirm or esc to cancel", "› 1. Yes, proceed (y)\n  2. No\n\nenter select · esc back",
+  "ERROR: No saved session found with ID 1", "⠧ Thinking... (esc to cancel, 2s)", "✕ [API Error: You have exhausted your daily quota on this model.]",
+  '✕ [API Error: {"error":{"code":400,"message":"too long"}}]', "│ Usage limit reached for all Pro models.\n│ ● 1. Keep trying\n╰────────╯",
+  "❯ #1    │ 2    │ 17s  │ hello", "● 1. Allow once"];
+
+/** Every place of a screen that an agent or a person fills, as Codex and Gemini draw it. */
+function otherQuotes(quote: string, width: number): [string, string, string][] {
+  const answer = (first: string) => wrapped(quote, width, "  ", first);
+  const inside = wrapped(quote, width, "  ");
+  const tool = wrapped(quote, width, "    ", "  └ ");
+  const worked = "\n\n  Worked for 3s • 20:58";
+  const frame = (text: string) => `${"▄".repeat(80)}\n${text}\n${"▀".repeat(80)}`;
+  return [
+    ["codex", "answer", `› go\n\n${answer("• ")}${worked}${CODEX_FOOT}`],
+    ["codex", "end of an answer", `› go\n\n• The log says:\n\n${inside}${worked}${CODEX_FOOT}`],
+    ["codex", "prompt", `${answer("› ")}\n\n• OK${worked}${CODEX_FOOT}`],
+    ["codex", "tool output", `› go\n\n• Ran cat it\n${tool}\n\n• Done.${worked}${CODEX_FOOT}`],
+    ["codex", "draft", `› go\n\n• OK${worked}${CODEX_FOOT.replace("Ask Codex to do anything", `see:\n${inside}`)}`],
+    ["gemini", "answer", `${frame(" > go")}\n${answer("✦ ")}${GEMINI_FOOT}`],
+    ["gemini", "end of an answer", `${frame(" > go")}\n✦ The log says:\n\n${inside}${GEMINI_FOOT}`],
+    ["gemini", "prompt", `${frame(wrapped(quote, width, "   ", " > "))}\n✦ OK${GEMINI_FOOT}`],
+    ["gemini", "draft", `${frame(" > go")}\n✦ OK${GEMINI_FOOT.replace("  Type your message or @path/to/file", `see:\n${wrapped(quote, width, "   ")}`)}`],
+  ];
+}
+
+test.each(["codex", "gemini"])("%s: nobody's words are taken for the client's own", async (client) => {
+  const rules = await rulesFrom(tableOf(client), client);
+  const wrong = OTHERS_QUOTES.flatMap((quote) => [60, 120, 200].flatMap((width) => otherQuotes(quote, width))
+    .filter(([of, , text]) => of === client && detect(rules, { text, title: "" }, NOW).verdict !== "idle")
+    .map(([, place, text]) => [place, quote, detect(rules, { text, title: "" }, NOW).rule]));
+  expect(wrong).toEqual([]);
+});
+
+test("Codex: a limit names its time at every width, and is over once somebody was answered", async () => {
+  const rules = await rulesFrom(tableOf("codex"), "codex");
+  for (const width of [42, 60, 80, 200]) for (const [when, want] of [["9:16 PM", "2026-11-22T21:16Z"], ["Nov 26th, 2026 1:18 AM", "2026-11-26T01:18Z"]]) {
+    const said = wrapped(`■ You’ve hit your usage limit. Upgrade to Pro (https://chatgpt.com/explore/pro), visit https://chatgpt.com/settings/usage to purchase more credits or try again at ${when}.`, width, "");
+    const got = detect(rules, { text: `• Done.\n\n› go\n\n${said}\n${" ".repeat(width - 20)}⚠ 5h limit: <1% left${CODEX_FOOT}`, title: "" }, NOW);
+    expect([got.verdict, width, got.limit?.resetAt]).toEqual(["limited", width, at(want)]);
+    expect(detect(rules, { text: `${said}\n\n› go\n\n• OK${CODEX_FOOT}`, title: "" }, NOW).verdict).toBe("idle");
+  }
+});
+
+test("Codex: an error that no rule knows needs a person, one that passes by itself nobody", async () => {
+  const rules = await rulesFrom(tableOf("codex"), "codex");
+  const read = (error: string) => detect(rules, { text: `› go\n\n■ ${error}${CODEX_FOOT}`, title: "" }, NOW).verdict;
+  expect(["Your account is on fire", "unexpected status 418 I'm a teapot"].map(read)).toEqual(["blocked", "blocked"]);
+  expect(["Conversation interrupted - use /feedback", "stream disconnected before completion: reset"].map(read)).toEqual(["idle", "idle"]);
+  expect(read('{\n  "error": {\n    "message": "Unsupported value"\n  }\n}')).toBe("fatal");
+});
+
+test("what ends a client leaves no box behind: a shell below it is no prompt", async () => {
+  for (const [client, foot] of [["codex", CODEX_FOOT], ["gemini", GEMINI_FOOT]] as const) {
+    const rules = await rulesFrom(tableOf(client), client);
+    expect(detect(rules, { text: `• OK${foot}`, title: "" }, NOW).verdict).toBe("idle");
+    expect(detect(rules, { text: `• OK${foot}bye\nme@host:~$ `, title: "" }, NOW).verdict).toBe("unsure");
+  }
 });
 
 // ── live banners: every width, older news above ──
@@ -583,10 +668,11 @@ describe("composerText", () => {
 
 const AGENT = '[[agent]]\nname = "a"\nbackend = "claude"\n';
 /** The rules that a config's table gives its backend. */
-async function rulesFrom(table: string, name = "claude"): Promise<Rule[]> {
+const rulesFrom = async (table: string, name = "claude"): Promise<Rule[]> => rulesOf(await backendFrom(table, name));
+async function backendFrom(table: string, name: string): Promise<Backend> {
   const fake = fakeWorld();
   try {
-    return rulesOf((await fake.config(`${table}\n${AGENT}`)).backends.get(name)!);
+    return (await fake.config(`${table}\n${AGENT}`)).backends.get(name)!;
   } finally {
     fake.restore();
   }

@@ -193,6 +193,15 @@ export const paneOf = (some: Partial<Pane> = {}): Pane => ({
 /** The config that most tests need. */
 export const FLEET = readFileSync(join(import.meta.dir, "fixtures", "fleet.toml"), "utf8");
 
+const SHIPPED = readFileSync(join(import.meta.dir, "..", "agents.toml"), "utf8");
+/** The clients whose tables stand in agents.toml, commented out. */
+export const CLIENTS = [...SHIPPED.matchAll(/^# \[backend\.(\w+)\]/gm)].map((match) => match[1]!);
+/** Such a table as an operator takes it over: without the first "# " of each line. */
+export function tableOf(client: string): string {
+  const tables = SHIPPED.slice(0, SHIPPED.indexOf("\n# ── services")).split(/^(?=# \[backend\.\w+\])/m);
+  return tables.find((table) => table.startsWith(`# [backend.${client}]`))!.replace(/^# ?/gm, "");
+}
+
 /** Agents of the built-in client, watched for stalls too. */
 export const agents = (...names: string[]): string =>
   names.map((name) => `[[agent]]\nname = "${name}"\nbackend = "claude"\nwatch = "heal+stall"\n`).join("");

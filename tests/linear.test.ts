@@ -1,7 +1,7 @@
 /** Text from outside costs time in proportion to its length, whatever it is; what does not is switched off. */
 import { describe, expect, test } from "bun:test";
-import { BUILT_IN_RULES, cleanLog, composerText, detect, lineOf, parseResetEpoch, parseWaitingUntil, reloadConfig, type Rule } from "../agents.ts";
-import { scene } from "./kit.ts";
+import { BUILT_IN_RULES, cleanLog, composerText, detect, lineOf, parsePattern, parseResetEpoch, parseWaitingUntil, reloadConfig, type Rule, rulesOf } from "../agents.ts";
+import { CLIENTS, fakeWorld, scene, tableOf } from "./kit.ts";
 import { allowed } from "./wait.ts";
 
 /** What the rules look for, so that each begins as often as it can and never comes to its end. */
@@ -50,6 +50,30 @@ test.each(SUBJECTS)("P35: %s takes no longer than 20 ms of any hostile screen of
   if (found.length) limit = await allowed(20);
   expect(found.length ? slow() : found).toEqual([]);
 }, 60_000);
+
+/** The same for the tables of other clients: each line begins as one of theirs does, each second one may end it. */
+const BEGINNINGS = ["› ", "› 1. ", "■ You've hit your usage limit ", "■ {", "■ x", "• W (1s • esc to interrupt)", "  ", "  a · ", "  a · /", "› ↑ ", "▄", "▀", " > ", " * a", "│ ",
+  " │ Esc to ", "│ ● 1. ", "│ Usage limit reached for ", "╰─", "✕ [API Error: ", "⠁", " ⠁ (esc to cancel, 1s)", " ❯ #1 │ ", "Press enter to ", "a | enter ", "> ", "  .  (1s · esc to ",
+  "  ... x(", "  │ Enter to ", "  ✕ [API Error: 400 ", " Error: 400 ", " Error: 401 ", " ⠁ Working...", "/x", "%/1k (auto)", "Welcome to Codex, ", "→ "];
+const drawn = (start: string, fill: string, between: string | null): string => Array.from({ length: 100 }, (_, row) =>
+  (row % 2 && between !== null ? between : start + fill.repeat(400)).slice(0, 400)).join("\n");
+const TABLE_PANES = [...PANES, ...BEGINNINGS.flatMap((start) => [[start, pane(start, 400, 100)] as [string, string], ...["x", " "].flatMap((fill) =>
+  [null, "", "› ", "▄".repeat(400), "─".repeat(400)].map((between): [string, string] => [`${start}${fill}${between?.slice(0, 2)}`, drawn(start, fill, between)]))])];
+
+test.each(CLIENTS)("P35: the table for %s takes no longer than 20 ms for any rule and box of any hostile screen of 400 x 100", async (client) => {
+  const fake = fakeWorld();
+  const backend = (await fake.config(`${tableOf(client)}\n[[agent]]\nname = "a"\nbackend = "claude"\n`)).backends.get(client)!;
+  const ready = parsePattern(backend.readyRe!);
+  const works: [string, (text: string) => unknown][] = [...rulesOf(backend).map((rule): [string, (text: string) => unknown] => [rule.name, exec(rule)]),
+    ["ready_re", (text) => ready.test(text)], ["box", (text) => composerText("typed", text, undefined, backend)],
+    ["a screen", (text) => detect(rulesOf(backend), { text, title: text.slice(0, 400) }, 1)]];
+  let limit = 20;
+  const slow = () => works.flatMap(([name, work]) => TABLE_PANES.map(([unit, text]) => ({ name, unit, ms: took(() => work(text), limit) }))
+    .filter(({ ms }) => ms > limit));
+  const found = slow();
+  if (found.length) limit = await allowed(20);
+  expect(found.length ? slow() : found).toEqual([]);
+}, 120_000);
 
 test("P31: the lines of two thousand faults of a config are found in one pass", async () => {
   const source = Array.from({ length: 2_000 }, (_, nth) => `[[agent]]\nname = "a${nth}"\nbogus = 1\n`).join("");
