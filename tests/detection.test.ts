@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import {
-  type Backend, BUILT_IN_RULES, composerText, detect, lastNonemptyLine, parseResetEpoch,
+  type Backend, BUILT_IN_RULES, composerText, detect, lastNonemptyLine, parsePattern, parseResetEpoch,
   parseWaitingUntil, type Rule, rulesOf, selftest,
 } from "../agents.ts";
 import { CLIENTS, fakeWorld, tableOf } from "./kit.ts";
@@ -241,7 +241,7 @@ describe("a typed client", () => {
 describe.each(CLIENTS)("the table for %s in agents.toml", (client) => {
   const folder = `${FIXTURES}/${client}`;
   const captures = readdirSync(folder).filter((file) => file.endsWith(".txt")).sort();
-  test.each(captures)("%s", async (file) => {
+  test.each(captures)("P38: %s", async (file) => {
     const rules = await rulesFrom(tableOf(client), client);
     const side = JSON.parse(readFileSync(`${folder}/${file.replace(/txt$/, "json")}`, "utf8"));
     const look = { text: readFileSync(`${folder}/${file}`, "utf8"), title: side.title ?? "" };
@@ -268,6 +268,16 @@ describe.each(CLIENTS)("the table for %s in agents.toml", (client) => {
     const dialogs = captures.filter((file) => /^blocked-.*(?:approval|picker|question|trust)/.test(file));
     expect(dialogs.map(read)).toEqual(dialogs.map(() => null));
   });
+});
+
+test("the answers that agents.toml offers for other clients fit the dialogs they are for, and no other", async () => {
+  const given = (client: string) => tableOf(client).replace(/^# (?=\[\[backend\.\w+\.answer\]\]|re = |keys = )/gm, "");
+  for (const [client, fits] of [["codex", /^blocked-(?:near-limit|dialog-limit)/], ["gemini", /^limited-limit-day/]] as const) {
+    const [answer] = (await backendFrom(given(client), client)).answer;
+    const files = readdirSync(`${FIXTURES}/${client}`).filter((file) => /\dx\d+\.txt$/.test(file));
+    const tail = (file: string) => readFileSync(`${FIXTURES}/${client}/${file}`, "utf8").split("\n").filter((line) => line.trim()).slice(-8).join("\n");
+    expect(files.filter((file) => parsePattern(answer!.re, "m").test(tail(file)))).toEqual(files.filter((file) => fits.test(file)));
+  }
 });
 
 const CODEX_FOOT = "\n\n› Ask Codex to do anything\n\n  gpt-6-astra high · 97% left · ~/work/repo\n  ? for shortcuts\n";
@@ -306,6 +316,27 @@ test.each(["codex", "gemini"])("%s: nobody's words are taken for the client's ow
     .filter(([of, , text]) => of === client && detect(rules, { text, title: "" }, NOW).verdict !== "idle")
     .map(([, place, text]) => [place, quote, detect(rules, { text, title: "" }, NOW).rule]));
   expect(wrong).toEqual([]);
+});
+
+test("what no capture shows: each rule of the tables for Codex and Gemini is exercised", async () => {
+  const quota = (error: string) => `${"▄".repeat(80)}\n > go\n${"▀".repeat(80)}\n✕ [API Error: ${error}]\n\nℹ This request failed.${GEMINI_FOOT}`;
+  const cases: [string, string, string, string][] = [
+    ["codex", "fatal", "no session", "ERROR: No saved session found with ID 0199\n"],
+    ["codex", "unsure", "server lost", `› go\n\n◦ Reconnecting to server… (9s)${CODEX_FOOT}`],
+    ["codex", "blocked", "login", "\n  Welcome to Codex, OpenAI's command-line coding agent\n\n> 1. Sign in with ChatGPT\n\n  ⠿⠿  Press enter to continue\n"],
+    ["codex", "active", "working", `› go\n\n◦ Working (1m 3s • esc to interrupt)\n  └ Making room${CODEX_FOOT}`],
+    ["gemini", "fatal", "no session", 'Error resuming session: Invalid session identifier "x".\n'],
+    ["gemini", "active", "spinner", `✦ OK${GEMINI_FOOT.replace(/ {50}/, " ⠧ Thinking... (esc to cancel, 1m 2s)  ")}`],
+    ["gemini", "limited", "quota", quota("You have exhausted your daily quota on this model.")],
+    ["gemini", "idle", "box_re", quota('{"error":{"code":503,"message":"The model is overloaded."}}')],
+    ["gemini", "blocked", "error", quota("This account is suspended.")],
+  ];
+  for (const [client, verdict, rule, text] of cases) {
+    const got = detect(await rulesFrom(tableOf(client), client), { text, title: "" }, NOW);
+    expect([rule, got.verdict, got.rule]).toEqual([rule, verdict, rule]);
+  }
+  const after = detect(await rulesFrom(tableOf("gemini"), "gemini"), { text: quota("You have exhausted your capacity on this model. Your quota will reset after 3h12m5s."), title: "" }, NOW);
+  expect(after.limit!.resetAt).toBe(NOW + (3 * 3600 + 12 * 60 + 5) * 1000);
 });
 
 test("Codex: a limit names its time at every width, and is over once somebody was answered", async () => {
