@@ -2228,8 +2228,9 @@ const AT_PROMPT: Rule =
 
 /**
  * The built-in tables; the first match wins, and none is `unsure`. Measured on Claude Code 2.0.76
- * to 2.1.332 and on opencode 1.17.19 to 1.18.34. A `typed` client is known to rest where it draws
- * a box as these two do, or by what its operator describes (`rulesOf`).
+ * to 2.1.332 and on opencode 1.17.19 to 1.18.34. A `typed` client is known to rest by what its
+ * operator describes (`rulesOf`), never by a box that looks like one of theirs: Qwen Code draws it
+ * while it works, too. Without a description its process is asked (`readVerdict`).
  */
 export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] } = {
   claude: [
@@ -2328,7 +2329,6 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
     AT_PROMPT,
   ],
   typed: [
-    AT_PROMPT,
     { name: "marker", verdict: "unsure", where: "screen", why: "nothing shows that it rests",
       re: /WAITING-UNTIL:/ },
   ],

@@ -249,6 +249,10 @@ describe.each(CLIENTS)("the table for %s in agents.toml", (client) => {
     expect<unknown>([got.verdict, got.rule]).toEqual([file.split("-")[0], got.rule]);
     if (side.reset !== undefined) expect(got.limit!.resetAt).toBe(at(side.reset));
   });
+  test("without a description no screen of it is idle by what it looks like", () => {
+    const idle = captures.filter((file) => detect(BUILT_IN_RULES.typed, { text: readFileSync(`${folder}/${file}`, "utf8"), title: "" }, NOW).verdict === "idle");
+    expect(idle).toEqual([]);
+  });
   test("without its title nothing that needs somebody is taken for idle", async () => {
     const rules = await rulesFrom(tableOf(client), client);
     const wrong = captures.map((file) => {
@@ -753,7 +757,7 @@ rule = [
     });
   test("without rules to replace, a limit outranks an error, and work both", async () => {
     const rules = await rulesFrom('[backend.plain]\nbin = "plain"\nfatal_re = "c"\nlimit_re = "b"\nactive_re = "a"', "plain");
-    expect(rules.map(({ name }) => name)).toEqual(["activeRe", "limitRe", "fatalRe", "prompt", "marker"]);
+    expect(rules.map(({ name }) => name)).toEqual(["activeRe", "limitRe", "fatalRe", "marker"]);
   });
   test("opencode's active_re sees the bottom only", async () => {
     const rules = await rulesFrom('[backend.opencode]\nactive_re = "busy"', "opencode");
