@@ -1,13 +1,16 @@
 /**
- * What takes too long for every run: `bun tests/soak.ts [--sim [SEEDS]] [--ticks [N]] [--kills [N]]`.
- * Without an option all three parts run in full: 500 seeds of eight hours, 100,000 ticks, 200 kill -9
- * of a real watchdog while hand-offs are pushed. Prints one table; exit 1 where a figure is not met.
+ * What takes too long for every run: `bun tests/soak.ts [--sim [SEEDS]] [--ticks [N]]
+ * [--kills [N]] [--attack [MINUTES]] [--seed N]`.
+ * Without an option all parts run in full: 500 seeds of eight hours, 100,000 ticks, 200 kill -9 of a
+ * real watchdog while hand-offs are pushed, half an hour of the faults of the field. Prints one table;
+ * exit 1 where a figure is not met.
  */
 import { readdirSync, readFileSync } from "node:fs";
+import { attack } from "./attack.ts";
 import { fleet, handoffStorm, loopPlan } from "./real.ts";
 import { longRun, simulate } from "./sim.ts";
 
-const FULL = { sim: 500, ticks: 100_000, kills: 200 };
+const FULL = { sim: 500, ticks: 100_000, kills: 200, attack: 30 };
 type Part = keyof typeof FULL;
 
 interface Figure {
@@ -21,11 +24,11 @@ interface Figure {
 /** How often each part that was asked for runs. */
 function parse(words: string[]): Record<Part, number> {
   if (!words.length) return FULL;
-  const wanted = { sim: 0, ticks: 0, kills: 0 };
+  const wanted = { sim: 0, ticks: 0, kills: 0, attack: 0 };
   for (let at = 0; at < words.length; at++) {
     const part = words[at]!.replace(/^--/, "") as Part;
     const given = /^[1-9]\d*$/.test(words[at + 1] ?? "") ? Number(words[++at]) : FULL[part];
-    if (!given) throw new Error(`usage: bun tests/soak.ts [--sim [SEEDS]] [--ticks [N]] [--kills [N]]`);
+    if (!given) throw new Error(`usage: bun tests/soak.ts [--sim [SEEDS]] [--ticks [N]] [--kills [N]] [--attack [MINUTES]] [--seed N]`);
     wanted[part] = given;
   }
   return wanted;
@@ -123,10 +126,32 @@ async function kills(count: number): Promise<Figure[]> {
   }
 }
 
-const wanted = parse(process.argv.slice(2));
-const parts: Record<Part, (count: number) => Promise<Figure[]>> = { sim: seeds, ticks, kills };
+/** Minutes of attacks on a real fleet: nothing that was said is lost, and nothing of a person touched. */
+async function attacks(minutes: number): Promise<Figure[]> {
+  console.error(`attack: seed ${seed}`);
+  const found = await attack(minutes * 60_000, seed);
+  for (const one of found.missing) console.error(`attack: never told: ${one}`);
+  return [
+    told("attack: faults, of so many kinds", `${found.faults}, ${found.kinds}`),
+    exactly(`attack: of ${found.handOffs} hand-offs and texts never told`, found.missing.length, 0),
+    below("attack: copies, most", found.copies, 3),
+    exactly("attack: dialogs approved", found.approved, 0),
+    exactly("attack: bytes typed into dialogs", found.typedIntoDialogs, 0),
+    exactly("attack: bytes typed into a person's program", found.typedElsewhere, 0),
+    exactly("attack: programs of people ended", found.peopleEnded, 0),
+    exactly("attack: processes left after down", found.left, 0),
+    exactly("attack: zombies", found.zombies, 0),
+    exactly("attack: a stale watchdog at the end", found.stale, 0),
+  ];
+}
+
+const words = process.argv.slice(2);
+const seedAt = words.indexOf("--seed");
+const seed = seedAt < 0 ? Math.floor(Math.random() * 1e6) : Number(words.splice(seedAt, 2)[1]);
+const wanted = parse(words);
+const parts: Record<Part, (count: number) => Promise<Figure[]>> = { sim: seeds, ticks, kills, attack: attacks };
 const figures: Figure[] = [];
-for (const part of ["ticks", "sim", "kills"] as const) {
+for (const part of ["ticks", "sim", "kills", "attack"] as const) {
   if (wanted[part]) figures.push(...await parts[part](wanted[part]));
 }
 console.log(Bun.inspect.table(figures.map(({ figure, measured, wanted: limit, ok }) => ({ figure, measured, wanted: limit, met: limit && (ok ? "yes" : "NO") }))));
