@@ -7037,7 +7037,8 @@ const paint = (style: "red" | "yellow" | "green" | "dim" | "bold", value: string
 async function configFor(call: Call): Promise<Config> {
   const cfg = await loadConfig(call.path, process.env)
     .catch(async (error) => (call.lenient && await lastGoodConfig(call.path, error)) || Promise.reject(error));
-  if (call.implied && hashOf(cfg.source) === TEMPLATE) {
+  const shipped = dirname(cfg.path) === SCRIPT_DIR && hashOf(cfg.source) === TEMPLATE;
+  if (call.implied && shipped) {
     die(`${cfg.path} is the example that ships and no fleet: name a config with --config, ` +
       "make one with init, or edit it", 2);
   }
@@ -8956,14 +8957,68 @@ export function reportText(report: Report, width: number): string {
   ].join("\n");
 }
 
-export async function cmdReport(call: Call): Promise<number> {
-  const since = parseSince(String(call.options.since ?? "24h"));
-  if (since === null) {
-    die(`report: --since ${show(call.options.since)} is not a time such as 30m, 24h or 7d`, 2);
-  }
-  const cfg = await configFor(call);
+/** `--since` in ms. */
+function sinceOf({ options }: Call, command: string): number {
+  return parseSince(String(options.since ?? "24h")) ??
+    die(`${command}: --since ${show(options.since)} is not a time such as 30m, 24h or 7d`, 2);
+}
+
+/** The lines of events.jsonl, oldest first, those that were rotated away last included. */
+function eventLines(cfg: Config): string[] {
   const path = join(cfg.stateDir, "events.jsonl");
-  const events = parseEvents(`${world.read(`${path}.1`) ?? ""}\n${world.read(path) ?? ""}`);
+  return `${world.read(`${path}.1`) ?? ""}\n${world.read(path) ?? ""}`.split("\n").filter(Boolean);
+}
+
+/** An event for a person; `times` in a row were alike. */
+export function eventText({ at, event, ...rest }: AgentEvent, now: number, times = 1): string {
+  const facts = Object.entries(rest).filter(([, value]) => value !== "" && value !== null)
+    .map(([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`);
+  const when = new Date(at);
+  const day = localDate(when) === localDate(new Date(now)) ? "" : `${localDate(when)} `;
+  return `${paint("dim", day + when.toTimeString().slice(0, 8))} ${event.padEnd(10)} ` +
+    `${facts.join(" ")}${times > 1 ? ` (${times} times)` : ""}`;
+}
+
+/** Those in a row that differ in nothing but their time, and in numbers, are one: its last. */
+export function foldEvents(events: AgentEvent[]): { event: AgentEvent; times: number }[] {
+  const folded: { event: AgentEvent; times: number; key: string }[] = [];
+  for (const event of events) {
+    const key = withoutDigits(JSON.stringify({ ...event, at: "", sha: event.sha ?? "" }));
+    const last = folded.at(-1);
+    if (last?.key === key && !event.sha) Object.assign(last, { event, times: last.times + 1 });
+    else folded.push({ event, times: 1, key });
+  }
+  return folded;
+}
+
+/** `events`: what happened, event by event; with `-f` also what comes. */
+export async function cmdEvents(call: Call): Promise<number> {
+  const from = world.now() - sinceOf(call, "events");
+  const cfg = await configFor(call);
+  const names = expandNames(cfg, call.words);
+  const wanted = (event: AgentEvent) => Date.parse(event.at) >= from &&
+    (!names.length || names.includes(event.agent ?? ""));
+  let lines = eventLines(cfg);
+  const events = parseEvents(lines.join("\n")).filter(wanted);
+  const one = (event: AgentEvent, times = 1) =>
+    print(call.options.json ? JSON.stringify(event) : eventText(event, world.now(), times));
+  if (call.options.json) for (const event of events) one(event);
+  else for (const { event, times } of foldEvents(events)) one(event, times);
+  while (call.options.follow && !readerGone) {
+    await Bun.sleep(300);
+    const now = eventLines(cfg);
+    for (const event of parseEvents(now.slice(now.lastIndexOf(lines.at(-1)!) + 1).join("\n"))) {
+      if (wanted(event)) one(event);
+    }
+    lines = now;
+  }
+  return 0;
+}
+
+export async function cmdReport(call: Call): Promise<number> {
+  const since = sinceOf(call, "report");
+  const cfg = await configFor(call);
+  const events = parseEvents(eventLines(cfg).join("\n"));
   const watchdog = readWatchdog(cfg);
   const looks = watchdog.running && !watchdog.stale;
   const report = summariseEvents(events, world.now() - since, world.now(), {
@@ -9393,12 +9448,9 @@ const selfWords = (): string => (COMPILED ? basename(process.execPath) : `bun ${
 async function showEvents(cfg: Config, giveUp: () => boolean): Promise<boolean> {
   for (let shown = 0; !giveUp(); await Bun.sleep(100)) {
     const lines = (world.read(join(cfg.stateDir, "events.jsonl")) ?? "").split("\n").slice(0, -1);
-    for (const line of lines.slice(shown)) {
-      const { at, event, ...rest } = JSON.parse(line) as AgentEvent;
-      const facts = Object.entries(rest).filter(([, value]) => value !== "" && value !== null)
-        .map(([key, value]) => `${key}=${value}`);
-      print(`${paint("dim", at.slice(11, 19))} ${event.padEnd(10)} ${facts.join(" ")}`);
-      if (event === "phase") print(statusText(await readStatus(cfg), terminalWidth()));
+    for (const event of parseEvents(lines.slice(shown).join("\n"))) {
+      print(eventText(event, world.now()));
+      if (event.event === "phase") print(statusText(await readStatus(cfg), terminalWidth()));
     }
     shown = lines.length;
     if (isComplete(cfg)) return true;
@@ -9738,6 +9790,13 @@ export const COMMANDS: Command[] = [
     clause: "summarise what happened: hours at work, restarts, messages, commits, phases",
     options: { since: { type: "string", value: "TIME",
       clause: "how far back: 30m, 24h (default), 7d" }, ...JSON_OPTION } },
+  { name: "events", args: "[name…]", lenient: true, run: cmdEvents,
+    clause: "show what happened, event by event, alike ones folded",
+    options: {
+      since: { type: "string", value: "TIME", clause: "how far back: 30m, 24h (default), 7d" },
+      follow: { type: "boolean", short: "f", clause: "keep printing what comes" },
+      json: { type: "boolean", clause: "print a line of JSON for each" },
+    } },
   { name: "doctor", args: "", clause: "check everything the fleet depends on and suggest fixes",
     options: JSON_OPTION, run: cmdDoctor },
   { name: "init", args: "[DIR]",

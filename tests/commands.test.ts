@@ -132,6 +132,7 @@ const each = (f: Fleet): Record<string, Tried> => ({
   selftest: [["selftest"], 0, /\d+ passed, 0 failed/],
   migrate: [["migrate"], 0, "migrate done: "],
   report: [["report"], 0, /^a1 +1 +/m],
+  events: [["events"], 0, /^\d\d:\d\d:\d\d order +by=operator command=up/m],
   completion: [["completion", "bash"], 0, "# bash completion for agents"],
   unit: [["unit"], 0, /^ExecStart=.*watchdog/m],
   demo: [["demo", f.dir], 2, "is not empty"],

@@ -1,7 +1,7 @@
 /** What happens is written down as an event, once, with what `report` and a person ask of it. */
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { type AgentEvent, type Config, memoryOf, parseEvents, type Report, say, type Watch } from "../agents.ts";
+import { type AgentEvent, type Config, eventText, foldEvents, memoryOf, parseEvents, type Report, say, type Watch } from "../agents.ts";
 import { Death, FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
 import { loopPlan, real, signal, until } from "./real.ts";
 
@@ -25,6 +25,21 @@ const events = (...kinds: string[]): AgentEvent[] =>
   parseEvents(fake.files.get(path()) ?? "").filter(({ event }) => !kinds.length || kinds.includes(event));
 const pane = (name: string) => fake.tmux.of(`agents-${name}`);
 const ONE = '[[agent]]\nname = "a"\nbackend = "claude"\nmodel = "opus"\nwatch = "heal+stall"\n';
+
+describe("events as a person reads them", () => {
+  const NOW = Date.parse("2026-06-15T12:00:00Z");
+  const event = (minute: number, more: Partial<AgentEvent> = {}): AgentEvent => ({ at: `2026-06-15T11:${minute}:00Z`, event: "stalled", agent: "a", why: `idle ${300 + minute} s`, ...more });
+  test("alike ones in a row are one, whatever their seconds; commits are each their own", () => {
+    const commit = (minute: number) => event(minute, { event: "commit", why: "", sha: `${minute}` });
+    const folded = foldEvents([event(10), event(11), event(12, { agent: "b" }), event(13), commit(14), commit(15)]);
+    expect(folded.map(({ event: { at }, times }) => [at.slice(14, 16), times])).toEqual([["11", 2], ["12", 1], ["13", 1], ["14", 1], ["15", 1]]);
+  });
+  test("a line has its time, with the day where it is not today's, and its facts", () => {
+    const at = new Date(NOW - 3_600_000);
+    expect(Bun.stripANSI(eventText({ ...event(10), at: at.toISOString() }, NOW, 3))).toBe(`${at.toTimeString().slice(0, 8)} stalled    agent=a why=idle 310 s (3 times)`);
+    expect(Bun.stripANSI(eventText({ ...event(10), at: "2026-06-10T11:00:00Z", agent: "", keys: ["Enter"] } as AgentEvent, NOW))).toMatch(/^2026-06-10 \d\d:00:00 stalled    why=idle 310 s keys=\["Enter"\]$/);
+  });
+});
 
 describe("each event stands there once, with its facts", () => {
   test("start, and what the screen shows first", async () => {
@@ -235,7 +250,22 @@ real("report reads what a real fleet wrote: hours, restarts, texts, commits, pha
   expect(early.seen).toBe(early.to);
   const read = await f.run(["report"]);
   expect([read.code, read.out]).toEqual([0, expect.not.stringContaining("looked last")]);
+  // the stream of the same events: of those named, and as they come
+  const shown = await f.run(["events", "builder", "--since", "1h"]);
+  expect([shown.code, shown.out]).toEqual([0, expect.stringMatching(/^\d\d:\d\d:\d\d commit +agent=builder kind=claim subject=claim\(one\): the parser sha=[0-9a-f]{40}$/m)]);
+  expect(shown.out).not.toContain("agent=adversary");
+  const json = (await f.run(["events", "--json"])).out.trimEnd().split("\n").map((line) => JSON.parse(line));
+  expect(json.map(({ event }) => event)).toEqual(f.events().map(({ event }) => event));
+  const follow = f.start(["events", "-f"]);
+  let came = "";
+  const reading = (async () => {
+    for await (const bytes of follow.stdout) came += new TextDecoder().decode(bytes);
+  })();
+  await until(() => came.includes("commit"));
   f.control("builder", "idle");
+  await until(() => /state +agent=builder from=blocked to=idle/.test(came));
+  follow.kill();
+  await reading;
   await f.push("builder", "status(one): done", done("one"));
   await until(() => f.events("phase").length, 20_000);
   await f.push("builder", "status(two): done", done("two"));
