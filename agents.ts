@@ -7729,6 +7729,9 @@ export interface StatusRow {
   /** Texts that were typed last without any proof that they were taken. */
   unproven: number;
   restartsToday: number;
+  /** What its screen and its client say, and why; `state` is the same for a person to read. */
+  verdict: Memory["verdict"];
+  why: string;
   needsHuman: boolean;
 }
 
@@ -7839,6 +7842,7 @@ async function readStatus(cfg: Config): Promise<Status> {
       watch: agent?.watch ?? "-", session: unit.session,
       running: pane !== undefined && !pane.dead, state: described.state,
       needsHuman: described.needsHuman || stuck,
+      verdict: memory.verdict, why: memory.why,
       since: memory.since ? new Date(memory.since).toISOString() : "",
       next: agent && pane && !pane.dead ? nextDue(cfg, watch, agent, limit, now) : "",
       messages: mine.length, messagesWhy: (mine[0] ?? unproven.at(-1))?.why ?? "",
@@ -7939,7 +7943,8 @@ export async function cmdStatus(call: Call): Promise<number> {
   const cfg = await configFor(call);
   if (call.options.watch) return watchStatus(cfg);
   const status = await readStatus(cfg);
-  print(call.options.json ? JSON.stringify(status, null, 2) : statusText(status, terminalWidth()));
+  print(call.options.json ? JSON.stringify(status, null, 2)
+    : call.options.line ? statusLine(status) : statusText(status, terminalWidth()));
   return status.needsHuman ? 3 : 0;
 }
 
@@ -7963,6 +7968,19 @@ async function watchStatus(cfg: Config): Promise<number> {
     process.stdin.setRawMode(false).pause();
   }
   return 0;
+}
+
+/** The fleet in a few characters, for the status line of tmux: who works, needs you, is limited. */
+export function statusLine({ agents, watchdog, needsHuman, fleet }: Status): string {
+  const running = agents.filter((one) => one.running);
+  const working = running.filter(({ verdict }) => ["active", "background"].includes(verdict));
+  const limited = running.filter(({ state }) => state.startsWith("limited"));
+  const needy = agents.filter((one) => one.needsHuman);
+  const parts = [working.length ? `●${working.length}` : "", needy.length ? `!${needy.length}` : "",
+    limited.length ? `◐${limited.length}` : "", watchdog.running && !watchdog.stale ? "" : "✗ watchdog"];
+  const names = needy.length ? ` ${needy.map(({ name }) => name).join(" ")}?` : "";
+  const word = /\((.*?)-?\)$/.exec(fleet)?.[1] ?? "";
+  return [word, ...parts.filter(Boolean)].join(" ") + (names || (needsHuman && !parts[3] ? " ?" : ""));
 }
 
 /** The table of `status`: what needs a human first, cut to the width of the terminal. */
@@ -8604,24 +8622,35 @@ export async function cmdCapture(call: Call): Promise<number> {
     `the rules say now: ${verdict.verdict} (${verdict.rule}): ${right}`].join("\n"));
 }
 
+/** `logs`: the ends of logs one after the other, each line with its name where they are several. */
 export async function cmdLogs(call: Call): Promise<number> {
   const cfg = await configFor(call);
-  const name = oneName(cfg, call, "logs <name>");
-  const session = name === "watchdog" ? watchdogSession(cfg) : unitsOf(cfg).get(name)!.session;
-  const path = sessionLogPath(cfg, session);
-  if (!existsSync(path)) die(`${name} has no log yet: ${path} does not exist`);
+  if (!call.words.length) die("usage: logs <name…>", 2);
+  const names = expandNames(cfg, call.words);
   const lines = Number(call.options.lines ?? 50);
   if (!Number.isInteger(lines) || lines < 0) {
     die(`logs: --lines ${show(call.options.lines)} is not a whole number`, 2);
   }
-  const clean = call.options.raw ? (value: string) => value
-    : name === "watchdog" ? linesOf : cleanLog;
-  if (!statSync(path).isFile()) die(`${path} is no file`);
-  const tail = await Bun.file(path).slice(Math.max(0, statSync(path).size - LOG_TAIL)).text();
-  const text = clean(tail).trimEnd().split("\n");
-  // not by `print`: raw bytes stay what they are
-  if (lines > 0 && text.join("")) process.stdout.write(`${text.slice(-lines).join("\n")}\n`);
-  if (call.options.follow) await followFile(path, clean);
+  const wide = Math.max(...names.map((name) => name.length));
+  const logs = names.map((name) => {
+    const session = name === "watchdog" ? watchdogSession(cfg) : unitsOf(cfg).get(name)!.session;
+    const path = sessionLogPath(cfg, session);
+    if (!existsSync(path)) die(`${name} has no log yet: ${path} does not exist`);
+    if (!statSync(path).isFile()) die(`${path} is no file`);
+    const clean = call.options.raw ? (value: string) => value
+      : name === "watchdog" ? linesOf : cleanLog;
+    const head = names.length > 1 ? `${paint("dim", `${name.padEnd(wide)} |`)} ` : "";
+    return { path, clean: (raw: string) => clean(raw).replace(/^(?=.)/gm, head) };
+  });
+  for (const { path, clean } of logs) {
+    const tail = await Bun.file(path).slice(Math.max(0, statSync(path).size - LOG_TAIL)).text();
+    const text = clean(tail).trimEnd().split("\n");
+    // not by `print`: raw bytes stay what they are
+    if (lines > 0 && text.join("")) process.stdout.write(`${text.slice(-lines).join("\n")}\n`);
+  }
+  if (call.options.follow) {
+    await Promise.all(logs.map(({ path, clean }) => followFile(path, clean)));
+  }
   return 0;
 }
 
@@ -9738,15 +9767,16 @@ export const COMMANDS: Command[] = [
     options: { fresh: { type: "boolean", clause: "begin a new conversation" } } },
   { name: "status", args: "", lenient: true, run: cmdStatus,
     clause: "one table: every agent, its state, what needs you",
-    options: { ...JSON_OPTION, watch: { type: "boolean", clause: "redraw every 2 s; q quits" } } },
+    options: { ...JSON_OPTION, watch: { type: "boolean", clause: "redraw every 2 s; q quits" },
+      line: { type: "boolean", clause: "a few characters, for the status line of tmux" } } },
   { name: "watchdog", args: "",
     clause: "run the supervisor loop in the foreground (up starts it detached)",
     options: { kept: { type: "boolean", clause: "" }, "last-good": { type: "string", clause: "" } },
     // at once: a fetch, a notice or the rest of a pause must not keep an ended watchdog
     run: (call) => toTheEnd(() => watchdogLoop(call.path, call.options.kept === true,
       String(call.options["last-good"] ?? ""))) },
-  { name: "logs", args: "<name>", lenient: true, run: cmdLogs,
-    clause: "show what an agent, a service or the watchdog printed",
+  { name: "logs", args: "<name…>", lenient: true, run: cmdLogs,
+    clause: "show what agents, services or the watchdog printed",
     options: {
       lines: { type: "string", short: "n", value: "N", clause: "how many lines (50)" },
       follow: { type: "boolean", short: "f", clause: "keep printing what is added" },

@@ -70,7 +70,7 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     [["up", "--json"], "up: Unknown option '--json'"],
     [["logs", "a1", "--lines"], "logs: Option '--lines' argument is ambiguous\n"],
     [["restart"], "usage: restart <name…> [--fresh]"],
-    [["logs"], "usage: logs <name>"], [["logs", "a1", "a1"], "usage: logs <name>"], [["logs", "a2"], 'no agent or service "a2"; nearest is "a1"'],
+    [["logs"], "usage: logs <name…>"], [["logs", "a2"], 'no agent or service "a2"; nearest is "a1"'],
     [["attach"], "usage: attach <name> [--read-only]"], [["explain", "a1", "a1"], "usage: explain <name>"],
     [["send"], "usage: send <name> <text… | -> [--timeout S] [--queue]"], [["send", "a1"], "usage: send"],
     [["send", "a2", "x"], 'no agent "a2"; nearest is "a1" (there are: a1)'],

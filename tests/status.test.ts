@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import {
-  columns, type Config, describeState, type LimitState, type Memory, memoryOf, say, type Status, type StatusRow, statusText, type Watch,
+  columns, type Config, describeState, type LimitState, type Memory, memoryOf, say, type Status, type StatusRow, statusLine, statusText, type Watch,
 } from "../agents.ts";
 import { command, FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
 import { real, until } from "./real.ts";
@@ -74,7 +74,7 @@ describe("statusText", () => {
   beforeEach(() => void (fake = fakeWorld()));
   const row: StatusRow = {
     name: "a", kind: "loop", backend: "claude", model: "default", watch: "heal", session: "agents-a", running: true, state: "active 5s",
-    since: "", next: "", messages: 0, messagesWhy: "", unproven: 0, restartsToday: 0, needsHuman: false,
+    since: "", verdict: "active", why: "", next: "", messages: 0, messagesWhy: "", unproven: 0, restartsToday: 0, needsHuman: false,
   };
   const phase = { id: "p1", index: 0, total: 2, plan: "plan.md", done: false, complete: false, moving: "", error: "" };
   const watchdog = { running: true, pid: 1, heartbeat: "", stale: false, version: "1.2.3", stage: "" };
@@ -104,6 +104,14 @@ describe("statusText", () => {
       "web    service  -        -        RUNNING",
       "watchdog: RUNNING, ",
     ]);
+  });
+  test("in one line: who works, needs you, is limited; what is not right with the watchdog", () => {
+    const needy = { ...row, name: "assistant", verdict: "blocked" as const, state: "blocked: x", needsHuman: true };
+    const limited = { ...row, name: "c", verdict: "limited" as const, state: "limited until 12:00" };
+    expect(statusLine(status({ agents: [row, { ...row, verdict: "background" }, { ...row, running: false }, needy, limited] }))).toBe("agents ●2 !1 ◐1 assistant?");
+    expect(statusLine(status({ agents: [{ ...row, verdict: "idle" }] }))).toBe("agents");
+    expect(statusLine(status({ agents: [], needsHuman: true }))).toBe("agents ?");
+    expect(statusLine(status({ watchdog: { ...watchdog, running: false }, needsHuman: true }))).toBe("agents ●1 ✗ watchdog");
   });
   test("the watchdog: stopped, running, stale", () => {
     const at = new Date(fake.wall - 90 * SECOND).toISOString();
