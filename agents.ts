@@ -716,6 +716,9 @@ function realMtime(path: string): number | null {
   }
 }
 
+/** A path without links. Throws where there is none. */
+const realPath = (path: string): string => realpathSync(path);
+
 /** The running program's world; tests assign over its members. */
 export const world: World = {
   now: () => Date.now(),
@@ -1734,6 +1737,9 @@ async function takeLock(path: string, patience = 300): Promise<number | null> {
   return null;
 }
 
+/** Lets go of a lock. */
+const freeLock = (lock: number): void => closeSync(lock);
+
 /**
  * The lock where it is ours yet; taken again where its file was removed, null = another has it.
  * While the folder is away the old one is held: nobody else can have it, and there is work to do.
@@ -1942,7 +1948,7 @@ function sortPanes(
 /** What tells this fleet's sessions from those of another with the same prefix. */
 function homeOf(cfg: Config): string {
   try {
-    return printable(realpathSync(cfg.stateDir));
+    return printable(realPath(cfg.stateDir));
   } catch {
     return printable(cfg.stateDir);
   }
@@ -3456,7 +3462,7 @@ async function betweenOrders<T>(cfg: Config, work: () => Promise<T>): Promise<T>
   try {
     return await work();
   } finally {
-    if (lock !== null) closeSync(lock);
+    if (lock !== null) freeLock(lock);
   }
 }
 
@@ -4098,7 +4104,7 @@ async function changeOperator(cfg: Config, change: (operator: Operator) => void)
     change(operator);
     world.writeAtomic(operatorFile(cfg), JSON.stringify(operator));
   } finally {
-    closeSync(lock);
+    freeLock(lock);
   }
 }
 
@@ -7447,7 +7453,7 @@ async function deliverByHand(cfg: Config, messages: Message[], deadline: number)
     if (alone()) save(cfg, watch);
     return done();
   } finally {
-    closeSync(lock);
+    freeLock(lock);
   }
 }
 

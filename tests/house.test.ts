@@ -34,3 +34,15 @@ test("at most thirty references run ahead across a banner", () => {
   });
   expect(ahead.length, ahead.join("\n")).toBeLessThanOrEqual(30);
 });
+
+test("the supervisor touches what is outside of it by the world, and by the rooms of processes and of the config alone", () => {
+  const { code } = codeOf(SOURCE);
+  const rooms = SECTIONS.map(({ name }) => name);
+  const supervisor = new Set(rooms.slice(rooms.indexOf("logging"), rooms.indexOf("watchdog loop") + 1).filter((name) => name !== "processes and locks"));
+  const files = [...SOURCE.matchAll(/^import \{([^}]*)\} from "node:fs";/gm)].flatMap((match) => match[1]!.split(",").map((name) => name.trim())).filter((name) => name !== "constants");
+  expect(files).toContain("readFileSync");
+  const direct = new RegExp(`\\b(?:${files.join("|")}|fetch|Bun\\.spawn\\w*|Bun\\.(?:file|write)|process\\.kill)\\(`, "g");
+  const found = partsOf(SOURCE).filter(({ banner }) => supervisor.has(banner))
+    .flatMap(({ name, from, to }) => (code.slice(from, to).match(direct) ?? []).map((call) => `${name}: ${call}`));
+  expect(found).toEqual([]);
+});
