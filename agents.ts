@@ -31,7 +31,7 @@ import { appendFileSync, closeSync, existsSync, fsyncSync, mkdirSync,
   openSync, readFileSync } from "node:fs";
 import { accessSync, constants, fstatSync, lstatSync, realpathSync, statfsSync } from "node:fs";
 import { readdirSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
-import { homedir, tmpdir, userInfo } from "node:os";
+import { homedir, hostname, tmpdir, userInfo } from "node:os";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
 import { parseArgs, styleText } from "node:util";
 
@@ -952,8 +952,9 @@ export const KEYS = {
   notify: {
     command: [text, ""],
     url: [text, ""],
+    /** A stall is cured by the watchdog itself: most of a night's notices were of those. */
     events: [listOf(oneOf(...NOTICE_EVENTS), `a list of ${NOTICE_EVENTS.join(", ")}`),
-      NOTICE_EVENTS],
+      NOTICE_EVENTS.filter((event) => event !== "stalled")],
   },
   agent: {
     ...UNIT_KEYS,
@@ -1146,7 +1147,7 @@ export function cfgPath(named = process.env.AGENTS_CONFIG, folder = process.cwd(
 }
 
 /** The hash of the agents.toml that ships: as long as nobody has edited it, it is no fleet. */
-const TEMPLATE = "22fzel2ry3hq4";
+const TEMPLATE = "qbpdyah593d4";
 
 /** smol-toml; fetched once into the program's folder where a clean clone has no packages yet. */
 async function tomlParser(): Promise<typeof import("smol-toml")> {
@@ -1382,6 +1383,11 @@ function checkTogether(reader: ConfigReader, cfg: Config): void {
     }
   }
 }
+
+/** Which fleet this is: the folder of its config, and its prefix on the tmux server. */
+const fleetName = (cfg: Config): string =>
+  `${dirname(cfg.path).replace(new RegExp(`^${RegExp.escape(homedir())}(?=/|$)`), "~")} ` +
+  `(${cfg.sessionPrefix})`;
 
 const watchdogSession = (cfg: Config): string => `${cfg.sessionPrefix}watchdog`;
 
@@ -6905,11 +6911,23 @@ const NOTICE_LINE = 400;
 /** Tries of one batch, 20 minutes in all: one that cannot be sent must not hold up later ones. */
 export const NOTICE_TRIES = 10;
 
-/** One line per event, for a phone. */
-export function noticeText(events: AgentEvent[]): string {
-  return events.slice(0, NOTICES_MAX).map(({ event, agent, why, from, to }) =>
-    plainText([agent, event, from || to ? `${from ?? ""} → ${to ?? ""}` : "", why]
-      .filter(Boolean).join(" "), NOTICE_LINE)).join("\n");
+/** What a person can type about an event of an agent. */
+const NOTICE_CURES: Record<string, string> = {
+  blocked: "attach", unsure: "attach", parked: "up", limited: "status", deadlock: "status",
+};
+
+/** For a phone: which fleet, then a line per event: who, what, until when, what to type. */
+export function noticeText(events: AgentEvent[], fleet: string): string {
+  const lines = events.slice(0, NOTICES_MAX).map(({ event, agent, why, from, to, until }) => {
+    const cure = NOTICE_CURES[event] === "status" ? "status"
+      : NOTICE_CURES[event] && agent ? `${NOTICE_CURES[event]} ${agent}`
+      : ["handoff", "config"].includes(event) ? "doctor" : "";
+    const at = until ? `until ${localTime(Date.parse(String(until)))}` : "";
+    const said = plainText([agent, event, from || to ? `${from ?? ""} → ${to ?? ""}` : "", at, why]
+      .filter(Boolean).join(" "), NOTICE_LINE);
+    return cure ? `${said} · agents ${cure}` : said;
+  });
+  return [plainText(fleet, SUBJECT_MAX), ...lines].join("\n");
 }
 
 /** How notices fare after one more try to send `events` of them; `why` = "" where it went out. */
@@ -6956,9 +6974,10 @@ function secretOf(value: string): string {
 
 /** Tells by command (events as JSON on its stdin) and by URL (text; JSON for `json:…`). */
 async function sendNotice(
-  notify: Notify, events: AgentEvent[], done = new Set<string>(),
+  cfg: Config, events: AgentEvent[], done = new Set<string>(),
 ): Promise<void> {
-  const message = noticeText(events);
+  const { notify } = cfg;
+  const message = noticeText(events, `${fleetName(cfg)} on ${hostname()}`);
   if (notify.command && !done.has("command")) {
     const ran = await run([SHELL, "-c", notify.command], NOTICE_DEADLINE,
       { AGENTS_NOTICE: message }, `${JSON.stringify(events)}\n`);
@@ -6986,7 +7005,7 @@ async function notifyPeople(config: () => Config, watch: Watch): Promise<void> {
     await Bun.sleep(pause * 1000);
     if (!events.length) events = pendingNotices.splice(0, NOTICES_MAX);
     if (!events.length) continue;
-    const why = await sendNotice(config().notify, events, done).then(() => "", messageOf);
+    const why = await sendNotice(config(), events, done).then(() => "", messageOf);
     if (!noteNotices(config(), watch, why, events.length)) {
       [events, pause] = [[], 1];
       done.clear();
@@ -7712,7 +7731,7 @@ export async function cmdNotify(call: Call): Promise<number> {
   const cfg = await configFor(call);
   if (!call.options.test) die("usage: notify --test", 2);
   if (!cfg.notify.command && !cfg.notify.url) die("[notify] names neither command nor url");
-  await sendNotice(cfg.notify,
+  await sendNotice(cfg,
     [{ at: new Date().toISOString(), event: "test", why: "a test of the notices" }]);
   return printed("told");
 }
@@ -7878,11 +7897,6 @@ async function readStatus(cfg: Config): Promise<Status> {
       (watchdog.running ? watchdog.stale : expected),
   };
 }
-
-/** Which fleet this is: the folder of its config, and its prefix on the tmux server. */
-const fleetName = (cfg: Config): string =>
-  `${dirname(cfg.path).replace(new RegExp(`^${RegExp.escape(homedir())}(?=/|$)`), "~")} ` +
-  `(${cfg.sessionPrefix})`;
 
 /** What could not be ended, as long as it runs. */
 function stuckNow({ stopping }: Memory): string | undefined {

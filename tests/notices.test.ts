@@ -1,7 +1,7 @@
 /** Notices to people: received whole by a real listener, by a secret that is only named, tried again. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { type AgentEvent, childEnv, decideNotices, loadWatch, NOTICE_TRIES, noteNotices, noticeText, run, save } from "../agents.ts";
 import { agents, command, scene } from "./kit.ts";
@@ -47,19 +47,22 @@ describe("notify --test", () => {
     return path;
   };
 
+  /** Its config stands in the home folder, here. */
+  const SAID = `~ (agents-) on ${hostname()}\ntest a test of the notices`;
+
   test("a notice arrives whole, as text and as JSON", async () => {
     expect(await notify(`url = "${heard.url}"`)).toEqual({ code: 0, out: "told\n", err: "" });
-    expect(heard.posts).toEqual([{ text: "test a test of the notices", type: "text/plain; charset=utf-8" }]);
+    expect(heard.posts).toEqual([{ text: SAID, type: "text/plain; charset=utf-8" }]);
     expect((await notify(`url = "json:${heard.url}"`)).code).toBe(0);
     expect(heard.posts[0]!.type).toBe("application/json");
-    expect(JSON.parse(heard.posts[0]!.text)).toMatchObject({ text: "test a test of the notices", events: [{ event: "test" }] });
+    expect(JSON.parse(heard.posts[0]!.text)).toMatchObject({ text: SAID, events: [{ event: "test" }] });
   });
 
   test("the command gets the events on its standard input, the text in its environment", async () => {
     const ran = await notify(`command = '''cat > "$HOME/stdin"; printf %s "$AGENTS_NOTICE" > "$HOME/notice"'''`);
     expect([ran.code, ran.out]).toEqual([0, "told\n"]);
     expect(JSON.parse(readFileSync(join(dir, "stdin"), "utf8"))).toEqual([expect.objectContaining({ event: "test", why: "a test of the notices" })]);
-    expect(readFileSync(join(dir, "notice"), "utf8")).toBe("test a test of the notices");
+    expect(readFileSync(join(dir, "notice"), "utf8")).toBe(SAID);
     const failed = await notify('command = "echo no such phone >&2; exit 3"');
     expect(failed).toEqual({ code: 1, out: "", err: "agents: notify: the command failed: no such phone\n" });
   });
@@ -100,16 +103,20 @@ describe("notify --test", () => {
   }, 300_000);
 });
 
-test("one line per event", () => {
-  expect(noticeText([{ at: "", event: "blocked", agent: "a", why: "a dialog" }, { at: "", event: "phase", from: "p1", to: "p2" }]))
-    .toBe("a blocked a dialog\nphase p1 → p2");
+test("the fleet, and a line per event: who, what, until when, what to type", () => {
+  const until = "2026-06-15T12:00:00.000Z";
+  const events: AgentEvent[] = [{ at: "", event: "blocked", agent: "a", why: "a dialog" }, { at: "", event: "phase", from: "p1", to: "p2" },
+    { at: "", event: "parked", agent: "b", why: "5 starts" }, { at: "", event: "limited", agent: "c", class: "5h", until }, { at: "", event: "config", why: "line 3" }];
+  const [fleet, blocked, phase, parked, limited, config] = noticeText(events, "~/night (agents-) on host").split("\n");
+  expect([fleet, blocked, phase]).toEqual(["~/night (agents-) on host", "a blocked a dialog · agents attach a", "phase p1 → p2"]);
+  expect([parked, limited, config]).toEqual(["b parked 5 starts · agents up b", expect.stringMatching(/^c limited until .*\d\d:00 · agents status$/), "config line 3 · agents doctor"]);
 });
 
 test("a line is one line, printable and cut, and fifty of them fit into a variable", () => {
   const hostile: AgentEvent = { at: "", event: "deadlock", agent: "a", why: `one\n\x1b]52;c;eA==\x07\x1b[31mtwo\u202e${"😀".repeat(100_000)}` };
-  const [line, ...more] = noticeText([hostile]).split("\n");
+  const [line, ...more] = noticeText([hostile], "fleet").split("\n").slice(1);
   expect([[...line!].slice(0, 21).join(""), more, /[\p{Cc}\p{Cf}]/u.test(line!)]).toEqual(["a deadlock one two😀😀😀", [], false]);
-  expect(Buffer.byteLength(`AGENTS_NOTICE=${noticeText(Array(500).fill(hostile))}`)).toBeLessThan(128 * 1024);
+  expect(Buffer.byteLength(`AGENTS_NOTICE=${noticeText(Array(500).fill(hostile), "fleet")}`)).toBeLessThan(128 * 1024);
 });
 
 test("what an event says is cut before it is written anywhere", async () => {
@@ -198,7 +205,7 @@ real("a running watchdog tells what [notify] lists and nothing else; a receiver 
     expect(eventsIn(heard.posts).map(({ event, agent }) => `${agent} ${event}`)).toEqual(["a1 blocked", "a1 blocked", "a1 blocked", "b1 blocked"]);
     expect(commandTold(f)).toMatchObject([[{ event: "blocked", agent: "a1" }], [{ event: "blocked", agent: "b1" }]]);
     expect(f.events().map(({ event }) => event)).toContain("state");
-    expect([f.log.match(/trying again in \d+ s/g), JSON.parse(heard.posts[3]!.text).text]).toEqual([["trying again in 5 s", "trying again in 10 s"], expect.stringMatching(/^b1 blocked /)]);
+    expect([f.log.match(/trying again in \d+ s/g), JSON.parse(heard.posts[3]!.text).text]).toEqual([["trying again in 5 s", "trying again in 10 s"], expect.stringMatching(/ \(t-\) on .*\nb1 blocked .* · agents attach b1$/)]);
   } finally {
     heard.stop();
   }
