@@ -2,12 +2,18 @@
  * One real fleet under the faults of the field, one every few seconds, in an order that a seed decides;
  * what it must not lose is counted from what its clients received. Run by `bun tests/soak.ts --attack`.
  */
-import { mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
-import { type Fleet, fleet, lives, loopPlan, quote, signal, until } from "./real.ts";
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type Fact, type Fleet, fleet, lives, loopPlan, quote, signal, spawn, until } from "./real.ts";
 
-const AGENTS = ["builder", "adversary", "a1", "b1"];
 /** Whose screens and boxes the attack sets; the pair is left to its hand-offs. */
-const VICTIMS = ["a1", "b1"];
+const VICTIMS = ["a1", "b1", "c1"];
+const AGENTS = ["builder", "adversary", ...VICTIMS];
+const LETTERS = { builder: "TO-BUILDER.md", adversary: "TO-ADVERSARY.md" };
+/** A text may be told twice where a crash hides that it was; never more often. */
+const COPIES = 2;
+/** What was typed so soon after a dialog came, ms, was on its way before it. */
+const TOO_LATE = 100;
 
 /** Random numbers that a seed repeats (mulberry32). */
 export function seeded(seed: number): () => number {
@@ -20,25 +26,74 @@ export function seeded(seed: number): () => number {
   };
 }
 
-/** What was pushed or sent, and who must have been told of it. */
-interface Told { to: string; mark: string; at: number }
+const picker = (random: () => number) => <T>(list: readonly T[]): T => list[Math.floor(random() * list.length)]!;
+type Pick = ReturnType<typeof picker>;
+const time = (at: number): string => new Date(at).toISOString().slice(11, 23);
+
+/** What somebody must be told, how often, and from when on. */
+interface Told { to: string; mark: string; at: number; times: number }
+interface Person { pane: string; pid: number; what: string }
+interface Span { name: string; from: number; to: number }
+
+/** One agent's client as tmux has it, in whatever session. */
+interface Client { pane: string; pid: number }
+
+/** What a fault takes hold of: two that hold the same do not overlap. */
+type Hold = "watchdog" | "config" | "remote" | "clone" | "client" | "";
+/** A fault with its own undo: over once it is undone. `name` is an agent of `VICTIMS`. */
+type Fault = [hold: Hold, act: (name: string, pick: Pick) => Promise<unknown>];
+
+const WRONG: ((path: string) => unknown)[] = [
+  (path) => Bun.spawnSync(["mkfifo", path]), (path) => mkdirSync(path), (path) => symlinkSync(path, path),
+  (path) => writeFileSync(path, "{\0garbage"), (path) => (writeFileSync(path, ""), truncateSync(path, 1e9)),
+];
+const STATE = ["watch.json", "operator.json", "heartbeat", "events.jsonl", "agents.toml", "watchdog.stage", "keeper.stage", "a1.id", "limited-t-a1.json"];
 
 class Attack {
   readonly told: Told[] = [];
+  readonly letters: { to: keyof typeof LETTERS; at: number }[] = [];
   readonly counts: Record<string, number> = {};
-  /** Panes of people with the pid of the program in each. */
-  people: string[] = [];
-  /** When dialogs stood on a client's screen, ms. */
-  readonly dialogs: { name: string; from: number; to: number }[] = [];
+  readonly people: Person[] = [];
+  readonly drafts: { name: string; mark: string; at: number }[] = [];
+  /** When a client's end was ordered. */
+  readonly orders: Span[] = [];
+  readonly disk: string;
   private nth = 0;
-  constructor(readonly f: Fleet, readonly random: () => number) {}
-
-  pick<T>(list: readonly T[]): T {
-    return list[Math.floor(this.random() * list.length)]!;
+  constructor(readonly f: Fleet) {
+    this.disk = f.path("disk");
   }
 
   mark(what: string): string {
     return `${what}-${++this.nth}.`;
+  }
+
+  /** A folder for the state on a disk of its own that can be filled; without root there is none. */
+  mountDisk(): void {
+    mkdirSync(this.disk);
+    if (Bun.spawnSync(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", this.disk]).exitCode !== 0) {
+      delete this.faults["the disk is full"];
+      return;
+    }
+    mkdirSync(join(this.disk, "agents"));
+    symlinkSync(join(this.disk, "agents"), this.f.path(".agents"));
+  }
+
+  unmountDisk(): void {
+    Bun.spawnSync(["umount", "-l", this.disk]);
+  }
+
+  async client(name: string): Promise<Client | null> {
+    const rows = await this.f.tmux("list-panes", "-a", "-F", "#{@agents_session} #{pane_dead} #{pane_id} #{pane_pid}").catch(() => "");
+    const row = rows.split("\n").map((one) => one.split(" ")).find(([mark, dead]) => mark === `t-${name}` && dead === "0");
+    return row ? { pane: row[2]!, pid: Number(row[3]) } : null;
+  }
+
+  /** A client that has come to its prompt: what is typed goes into its box. */
+  private async ready(name: string): Promise<Client> {
+    return until(async () => {
+      const client = await this.client(name);
+      return client && this.f.ledger(name).findLast((fact) => fact.start)?.pid === client.pid ? client : null;
+    }, 20_000, 200);
   }
 
   /** A signal for a process that may not be there: 0 would mean this one and all beside it. */
@@ -46,23 +101,78 @@ class Attack {
     if (pid > 1 && lives(pid)) signal(pid, what);
   }
 
-  /** A commit that somebody must hear of; git may be held up by an attack on its remote. */
-  private async handOff(kind: "claim" | "review" | "inbox"): Promise<void> {
-    const to = kind === "claim" ? "adversary" : "builder";
-    const mark = this.mark(kind);
-    const [subject, files] = kind === "inbox" ? [`a letter ${mark}`, { "machine-docs/TO-BUILDER.md": `read ${mark}\n` }]
-      : [`${kind}(one): ${mark}`, {}];
-    await until(() => this.f.push("builder", subject, files).then(() => true), 60_000, 500);
-    // of several letters only the file is named, of commits each
-    if (kind !== "inbox") this.told.push({ to, mark, at: Date.now() });
+  private async during(name: string, act: () => Promise<unknown>): Promise<void> {
+    const span: Span = { name, from: Date.now(), to: Infinity };
+    this.orders.push(span);
+    await act();
+    span.to = Date.now();
   }
 
-  private async person(name: string): Promise<string> {
-    return this.f.tmux("new-session", "-dP", "-F", "#{pane_id} #{pane_pid}", "-s", name, `exec cat >> ${quote(this.f.path("typed"))}`);
+  // ── the hand-off channel ──
+
+  private commit(subject: string, files: Record<string, string> = {}, ...options: string[]): Promise<string> {
+    for (const [name, content] of Object.entries(files)) this.f.write(join("builder", name), content);
+    const file = this.f.write("subject", subject);
+    return this.f.git("builder", "add", "-A").then(() => this.f.git("builder", "commit", "-q", "--allow-empty", ...options, "-F", file));
   }
+
+  /** Pushes what was committed, once the remote is there. */
+  private publish(...options: string[]): Promise<true> {
+    return until(() => this.f.git("builder", "push", "-q", ...options, "origin", "HEAD:main").then(() => true as const), 60_000, 500);
+  }
+
+  private async handOff(kind: "claim" | "review", more = ""): Promise<Told> {
+    const mark = this.mark(kind);
+    await this.commit(`${kind}(one): ${mark}${more}`);
+    return { to: kind === "claim" ? "adversary" : "builder", mark, at: Date.now(), times: 1 };
+  }
+
+  private async letter(to: keyof typeof LETTERS): Promise<void> {
+    const at = Date.now();
+    await this.commit("a letter", { [`machine-docs/${LETTERS[to]}`]: `read ${this.mark("letter")}\n` });
+    await this.publish();
+    this.letters.push({ to, at });
+  }
+
+  /** A claim that was told is made anew under its old subject. */
+  private async amend(): Promise<void> {
+    const claim = await this.handOff("claim");
+    await this.publish();
+    await until(() => this.copies(claim), 30_000, 200);
+    await this.commit(`claim(one): ${claim.mark}`, { work: claim.mark }, "--amend");
+    await this.publish("--force");
+    this.told.push({ ...claim, times: 2 });
+  }
+
+  private async push(...made: Promise<Told>[]): Promise<void> {
+    const all: Told[] = [];
+    for (const one of made) all.push(await one);
+    await this.publish();
+    this.told.push(...all);
+  }
+
+  // ── people ──
+
+  private program(): string {
+    return `exec cat >> ${quote(this.f.path("typed"))}`;
+  }
+
+  private async person(what: string, ...command: string[]): Promise<Person> {
+    const [pane, pid] = (await this.f.tmux(...command, "-dP", "-F", "#{pane_id} #{pane_pid}", this.program())).split(" ");
+    const person = { pane: pane!, pid: Number(pid), what };
+    this.people.push(person);
+    return person;
+  }
+
+  private session(): Promise<Person> {
+    const name = this.mark("person").replace(".", "");
+    return this.person(name, "new-session", "-s", name);
+  }
+
+  // ── places ──
 
   /** Puts something in the place of a file for a while. */
-  private async instead(path: string, make: (path: string) => void, ms: number): Promise<void> {
+  private async instead(path: string, ms: number, make: (path: string) => unknown = () => {}): Promise<void> {
     renameSync(path, `${path}.away`);
     make(path);
     await Bun.sleep(ms);
@@ -70,146 +180,246 @@ class Attack {
     renameSync(`${path}.away`, path);
   }
 
-  readonly faults: Record<string, () => Promise<unknown>> = {
-    "kill -9 of the watchdog": async () => this.hit(this.f.lock("watchdog"), "SIGKILL"),
-    "kill -9 of the keeper": async () => this.hit(this.f.lock("keeper"), "SIGKILL"),
-    "kill -9 of a client": async () => this.hit(await this.f.pid(this.pick(VICTIMS)), "SIGKILL"),
-    "the watchdog is stopped for 3 s": async () => {
+  private async screen(name: string, word: string, ms: number): Promise<void> {
+    await this.ready(name);
+    this.f.control(name, word);
+    await Bun.sleep(ms);
+    this.f.control(name, "once idle");
+    await Bun.sleep(500); // the client looks every 100 ms
+  }
+
+  readonly faults: Record<string, Fault> = {
+    "kill -9 of the watchdog": ["watchdog", async () => this.hit(this.f.lock("watchdog"), "SIGKILL")],
+    "kill -9 of the keeper": ["watchdog", async () => this.hit(this.f.lock("keeper"), "SIGKILL")],
+    "kill -9 of both": ["watchdog", async () => {
+      for (const pid of [this.f.lock("keeper"), this.f.lock("watchdog")]) this.hit(pid, "SIGKILL");
+      await Bun.sleep(2_000);
+      await this.f.run(["up"]);
+    }],
+    "the watchdog is stopped for 3 s": ["watchdog", async () => {
       const pid = this.f.lock("watchdog");
       this.hit(pid, "SIGSTOP");
       await Bun.sleep(3_000);
       this.hit(pid, "SIGCONT");
-    },
-    "log_dir is away": () => this.instead(this.f.path(".agents"), () => {}, 3_000),
-    "log_dir is a file": () => this.instead(this.f.path(".agents"), (path) => writeFileSync(path, ""), 3_000),
-    "log_dir is a link to nowhere": () => this.instead(this.f.path(".agents"), (path) => symlinkSync("/nowhere/at/all", path), 3_000),
-    "a state file is something else": async () => {
-      const path = `${this.f.state}/${this.pick(["operator.json", "heartbeat", "events.jsonl", "limited-t-a1.json", "a1.id", "watchdog.stage"])}`;
+    }],
+    "log_dir is away": ["watchdog", () => this.instead(this.f.path(".agents"), 5_000)],
+    "log_dir is a file": ["watchdog", () => this.instead(this.f.path(".agents"), 3_000, (path) => writeFileSync(path, ""))],
+    "log_dir is a link to nowhere": ["watchdog", () => this.instead(this.f.path(".agents"), 3_000, (path) => symlinkSync("/nowhere/at/all", path))],
+    "a state file is something else": ["watchdog", async (_, pick) => {
+      const path = join(this.f.state, pick(STATE));
       rmSync(path, { recursive: true, force: true });
-      this.pick([() => Bun.spawnSync(["mkfifo", path]), () => mkdirSync(path), () => symlinkSync(path, path), () => writeFileSync(path, "{\0"),
-        () => (writeFileSync(path, ""), truncateSync(path, 1e9))])();
-    },
-    "the config is broken": async () => {
+      pick(WRONG)(path);
+      await Bun.sleep(1_500);
+    }],
+    "the disk is full": ["watchdog", async () => {
+      const fill = join(this.disk, "fill");
+      Bun.spawnSync(["dd", "if=/dev/zero", `of=${fill}`, "bs=4k"], { stderr: "ignore" });
+      await Bun.sleep(3_000);
+      rmSync(fill);
+    }],
+    "the config is broken": ["config", async (_, pick) => {
       const good = this.f.read("agents.toml");
-      this.f.write("agents.toml", this.pick(["", "[[agent\n", good.slice(0, good.length / 2)]));
-      await Bun.sleep(2_000);
+      this.f.write("agents.toml", pick(["", "[[agent\n", good.slice(0, good.length / 2)]));
+      await Bun.sleep(3_000);
       this.f.write("agents.toml", good);
-    },
-    "a person's session": async () => void this.people.push(await this.person(this.mark("person").replace(".", ""))),
-    "a person links a window": async () => {
-      const name = this.mark("guest").replace(".", "");
-      this.people.push(await this.person(name));
-      await this.f.tmux("link-window", "-s", `=t-${this.pick(VICTIMS)}:`, "-t", `=${name}:`).catch(() => {});
-    },
-    "a person splits a window": async () => {
-      const made = await this.f.tmux("split-window", "-dP", "-F", "#{pane_id} #{pane_pid}", "-t", `=t-${this.pick(VICTIMS)}:`, `exec cat >> ${quote(this.f.path("typed"))}`)
-        .catch(() => "");
-      if (made) this.people.push(made);
-    },
-    "the session of the log is killed": () => this.f.tmux("kill-session", "-t", "=t-watchdog").catch(() => {}),
-    "a dialog comes and goes": async () => {
-      const name = this.pick(VICTIMS);
-      this.f.control(name, "dialog");
-      const from = Date.now() + 250; // the client looks every 100 ms, and a look is taken a moment before it
-      await Bun.sleep(2_500);
-      this.dialogs.push({ name, from, to: Date.now() });
-      this.f.control(name, "once idle");
-    },
-    "a client is busy": async () => {
-      const name = this.pick(VICTIMS);
-      this.f.control(name, "busy");
-      await Bun.sleep(2_000);
-      this.f.control(name, "once idle");
-    },
-    "up, twice at once": () => Promise.all([this.f.run(["up"]), this.f.run(["up"])]),
-    restart: () => this.f.run(["restart", this.pick(VICTIMS)]),
-    "down, then up": async () => {
-      const name = this.pick(VICTIMS);
+    }],
+
+    "kill -9 of a client": ["client", async (name) => {
+      const client = await this.ready(name);
+      this.hit(client.pid, "SIGKILL");
+      await until(async () => (await this.client(name))?.pid !== client.pid, 30_000, 200);
+    }],
+    "a dialog comes and goes": ["client", (name) => this.screen(name, "dialog", 2_500)],
+    "a client is busy": ["client", (name) => this.screen(name, "busy", 2_000)],
+    "a limit with a near reset": ["client", (name) =>
+      this.screen(name, `limit Claude usage limit reached|${Math.floor(Date.now() / 1000) + 3}`, 6_000)],
+    "a person's draft": ["client", async (name) => {
+      const { pane } = await this.ready(name);
+      const mark = this.mark("a thought");
+      this.drafts.push({ name, mark, at: Date.now() });
+      await this.f.tmux("send-keys", "-t", pane, "-l", mark);
+      await Bun.sleep(3_000);
+      await this.f.tmux("send-keys", "-t", pane, "C-u");
+    }],
+    restart: ["client", (name) => this.during(name, () => this.f.run(["restart", name]))],
+    "down, then up": ["client", (name) => this.during(name, async () => {
       await this.f.run(["down", name]);
       await this.f.run(["up", name]);
-    },
-    "a claim": () => this.handOff("claim"),
-    "a review": () => this.handOff("review"),
-    "a letter": () => this.handOff("inbox"),
-    "two claims in one push": async () => {
-      const marks = [this.mark("claim"), this.mark("claim")];
-      await this.f.git("builder", "commit", "-q", "--allow-empty", "-m", `claim(one): ${marks[0]}`);
-      await until(() => this.f.push("builder", `claim(one): ${marks[1]}`).then(() => true), 60_000, 500);
-      for (const mark of marks) this.told.push({ to: "adversary", mark, at: Date.now() });
-    },
-    "a claim with 150 kB and escapes": async () => {
-      const mark = this.mark("claim");
-      await until(() => this.f.push("builder", `claim(one): ${mark} \x1b]52;c;aGk=\x07\u202e${"s".repeat(150_000)}`).then(() => true), 60_000, 500);
-      this.told.push({ to: "adversary", mark, at: Date.now() });
-    },
-    "the remote is away": () => this.instead(this.f.path("origin.git"), () => {}, 3_000),
-    "a lock that a killed git left": async () => {
+    })],
+    "a stranger under an agent's name": ["client", (name) => this.during(name, async () => {
+      await this.f.run(["down", name]);
+      await this.f.tmux("new-session", "-d", "-s", `t-${name}`, this.program());
+      await this.f.run(["up", name]);
+      await Bun.sleep(1_000);
+      await this.f.tmux("kill-session", "-t", `=t-${name}`);
+      await this.f.run(["up", name]);
+    })],
+    "a person splits a window": ["client", async (name) => this.person(`split of ${name}`, "split-window", "-t", (await this.ready(name)).pane)],
+    "a person links a window": ["client", async (name) =>
+      this.f.tmux("link-window", "-d", "-s", (await this.ready(name)).pane, "-t", `${(await this.session()).what}:`)],
+    "a person joins a window": ["client", async (name) =>
+      this.f.tmux("join-pane", "-d", "-s", (await this.ready(name)).pane, "-t", (await this.session()).pane)],
+    "a person renames a window": ["client", async (name) => this.f.tmux("rename-window", "-t", (await this.ready(name)).pane, this.mark("mine"))],
+    "the session of the log is killed": ["", () => this.f.tmux("kill-session", "-t", "=t-watchdog").catch(() => {})],
+    "up, twice at once": ["", () => Promise.all([this.f.run(["up"]), this.f.run(["up"])])],
+
+    "a claim": ["clone", () => this.push(this.handOff("claim"))],
+    "a review": ["clone", () => this.push(this.handOff("review"))],
+    "a letter": ["clone", (_, pick) => this.letter(pick(["builder", "adversary"]))],
+    "two claims in one push": ["clone", async () => this.push(this.handOff("claim").then(async (first) => (this.told.push(first), this.handOff("claim"))))],
+    "a claim is amended and forced": ["clone", () => this.amend()],
+    "a claim with 150 kB and escapes": ["clone", () => this.push(this.handOff("claim", ` \x1b]52;c;aGk=\x07\u202e${"s".repeat(150_000)}`))],
+    "the remote is away": ["remote", () => this.instead(this.f.path("origin.git"), 5_000)],
+    "a lock that a killed git left": ["remote", async () => {
       const lock = this.f.path("watch", ".git", "refs", "remotes", "origin", "main.lock");
       writeFileSync(lock, "");
-      await Bun.sleep(2_000);
+      await Bun.sleep(3_000);
       rmSync(lock, { force: true });
-    },
-    "a text": async () => {
-      const [to, mark] = [this.pick(VICTIMS), this.mark("text")];
-      const { code } = await this.f.run(["send", to, `hear ${mark}`, "--queue"]);
-      if (code === 0) this.told.push({ to, mark, at: Date.now() });
-    },
+    }],
   };
 
-  async one(): Promise<void> {
-    const name = this.pick(Object.keys(this.faults));
-    this.counts[name] = (this.counts[name] ?? 0) + 1;
-    console.error(`${new Date().toISOString().slice(11, 19)} ${name}`);
-    await Promise.race([this.faults[name]!(), Bun.sleep(90_000).then(() => Promise.reject(new Error("not over after 90 s")))]);
+  /** Begins one fault after the other; each is undone before this returns. */
+  async storm(ms: number, seed: number): Promise<void> {
+    const random = seeded(seed);
+    const pick = picker(random);
+    const running = new Map<string, Promise<unknown>>();
+    for (const end = performance.now() + ms; performance.now() < end; await Bun.sleep(500 + random() * 2_500)) {
+      const [what, name, own] = [pick(Object.keys(this.faults)), pick(VICTIMS), picker(seeded(random() * 2 ** 32))];
+      const [hold, act] = this.faults[what]!;
+      const place = hold === "client" ? name : hold || what;
+      await running.get(place);
+      console.error(`${time(Date.now())} ${what}${hold === "client" ? `: ${name}` : ""}`);
+      this.counts[what] = (this.counts[what] ?? 0) + 1;
+      running.set(place, act(name, own).catch((error) => console.error(`${time(Date.now())} not done: ${what}: ${String(error).slice(0, 300)}`)));
+    }
+    await Promise.all(running.values());
+  }
+
+  // ── what came of it ──
+
+  submits(name: string, mark: string): Fact[] {
+    return this.f.ledger(name).filter((fact) => fact.submit?.includes(mark));
   }
 
   copies({ to, mark }: Told): number {
-    return this.f.submits(to).filter((text) => text.includes(mark)).length;
+    return this.submits(to, mark).length;
+  }
+
+  private untold(): string[] {
+    const lost = this.told.filter((one) => this.copies(one) < one.times);
+    const unread = this.letters.filter(({ to, at }) => !this.submits(to, LETTERS[to]).some((fact) => fact.at >= at));
+    return [...lost.map((one) => `${time(one.at)} ${one.mark} to ${one.to}: ${this.copies(one)} of ${one.times}`),
+      ...unread.map(({ to, at }) => `${time(at)} ${LETTERS[to]} to ${to}`)];
+  }
+
+  async settle(): Promise<void> {
+    for (const name of VICTIMS) this.f.control(name, "once idle");
+    await until(async () => (await this.f.run(["up"])).code === 0, 120_000, 1_000);
+    await until(() => !this.untold().length, 180_000, 1_000).catch(() => {});
+    await this.f.ticks(4).catch(() => {});
+  }
+
+  private copied(): string[] {
+    const many = this.told.filter((one) => this.copies(one) > COPIES * one.times).map((one) => `${time(one.at)} ${one.mark}: ${this.copies(one)} times`);
+    const letters = (["builder", "adversary"] as const).map((to) => ({ to, made: this.letters.filter((one) => one.to === to).length, came: this.submits(to, LETTERS[to]).length }));
+    return [...many, ...letters.filter(({ made, came }) => came > COPIES * made).map(({ to, made, came }) => `${LETTERS[to]}: changed ${made} times, told ${came} times`)];
+  }
+
+  private facts(wrong: (fact: Fact, name: string) => string | undefined): string[] {
+    return AGENTS.flatMap((name) => this.f.ledger(name).flatMap((fact) => {
+      const why = wrong(fact, name);
+      return why ? [`${time(fact.at)} ${name}: ${why}`] : [];
+    }));
+  }
+
+  private spoilt(): string[] {
+    return this.drafts.filter(({ name, mark }) => this.submits(name, mark).length || !this.f.ledger(name).some((fact) => fact.cleared?.includes(mark)))
+      .map(({ name, mark, at }) => `${time(at)} ${name}: ${mark}`);
+  }
+
+  private async bereaved(): Promise<string[]> {
+    const shown = new Set((await this.f.tmux("list-panes", "-a", "-F", "#{pane_id} #{pane_pid}").catch(() => "")).split("\n"));
+    const typed = this.f.read("typed");
+    return [...this.people.filter(({ pane, pid }) => !lives(pid) || !shown.has(`${pane} ${pid}`)).map(({ what, pane }) => `${what} (${pane}) is gone`),
+      ...(typed ? [`typed into a program of a person: ${typed.slice(0, 200)}`] : [])];
+  }
+
+  /** Ended and not asked after by a process of the fleet. */
+  private zombies(): string[] {
+    const ours = new Set(this.f.processes().map(({ pid }) => pid));
+    return readdirSync("/proc").filter((name) => /^\d+$/.test(name)).flatMap((pid) => {
+      const stat = spawnedBy(pid);
+      return stat && ours.has(stat.parent) && stat.state === "Z" ? [`${pid}, a child of ${stat.parent}`] : [];
+    });
+  }
+
+  /** Every figure with what violates it; ends the fleet by `down`. */
+  async outcome(): Promise<Record<string, string[]>> {
+    const asked = (name: string, at: number): boolean => this.orders.some((span) => span.name === name && at >= span.from && at <= span.to);
+    const before = {
+      "hand-offs never told": this.untold(), "told more than twice": this.copied(),
+      "clients ended unasked": this.facts(({ at, hangup, draft }, name) => hangup !== undefined && !asked(name, at) ? `ended while ${hangup}, ${draft ? "with" : "without"} a draft` : undefined),
+      "dialogs approved": this.facts((fact) => fact.approved && "by Enter"),
+      "typed into a dialog": this.facts(({ bytes, dialog = 0 }) => dialog > TOO_LATE ? `after ${dialog} ms: ${JSON.stringify(bytes).slice(0, 80)}` : undefined),
+      "drafts of people sent or cut": this.spoilt(),
+      "stale watchdog": (await this.f.run(["status"])).out.split("\n").filter((line) => line.includes("STALE")),
+    };
+    const dead = this.zombies();
+    await Bun.sleep(1_000);
+    const zombies = this.zombies().filter((one) => dead.includes(one));
+    const down = await this.f.run(["down"]);
+    const theirs = new Set(this.people.map(({ pid }) => pid));
+    const left = this.f.processes().filter(({ pid, command }) => !command.startsWith("tmux") && !theirs.has(pid));
+    return { ...before, zombies, "left after down": left.map(({ pid, command }) => `${pid} ${command.slice(0, 200)} (down: exit ${down.code} ${down.err})`),
+      "things of people ended or typed into": await this.bereaved() };
+  }
+}
+
+/** State and parent of a process, where there is one. */
+function spawnedBy(pid: string): { state: string; parent: number } | null {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    const [state, parent] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return { state: state!, parent: Number(parent) };
+  } catch {
+    return null;
   }
 }
 
 export interface Outcome {
-  faults: number; kinds: number; handOffs: number; missing: string[]; copies: number;
-  approved: number; typedIntoDialogs: number; typedElsewhere: number; peopleEnded: number; left: number; zombies: number; stale: number;
+  /** How often each kind of fault was made. */
+  counts: Record<string, number>;
+  handOffs: number;
+  /** By figure: what happened that must not, with its time. */
+  wrong: Record<string, string[]>;
 }
 
 /** Attacks a fleet for so many ms; then all is undone, and what was lost is counted. */
 export async function attack(ms: number, seed: number): Promise<Outcome> {
   const f = fleet(loopPlan({
-    handoff: { inboxes: ["TO-ADVERSARY.md", "TO-BUILDER.md"] }, agents: VICTIMS.map((name) => ({ name, watch: "heal" })),
+    handoff: { inboxes: [LETTERS.adversary, LETTERS.builder] }, agents: VICTIMS.map((name) => ({ name, watch: "heal" })),
     watchdog: { park_after: 1_000, restart_delay_max: 2 },
   }));
-  const random = seeded(seed);
-  const it = new Attack(f, random);
+  const it = new Attack(f);
   try {
+    it.mountDisk();
     await f.repository("builder", "adversary");
     f.write("typed", "");
     await f.up();
     await f.ready(...AGENTS);
     await until(() => JSON.parse(f.read(".agents/state/watch.json")).sha);
-    for (const end = performance.now() + ms; performance.now() < end; await Bun.sleep(500 + random() * 2_500)) {
-      await it.one().catch((error) => console.error(`attack: ${Object.entries(it.counts).at(-1)![0]}: ${error}`));
-    }
-    for (const name of VICTIMS) f.control(name, "once idle");
-    await until(async () => (await f.run(["up"])).code === 0, 120_000, 1_000);
-    await until(() => it.told.every((one) => it.copies(one) > 0), 180_000, 1_000).catch(() => {});
-    await until(async () => AGENTS.every((name) => Object.keys(f.starts(name)).length), 10_000);
-    const missing = it.told.filter((one) => !it.copies(one)).map(({ to, mark }) => `${to}: ${mark}`);
-    const inDialogs = it.dialogs.flatMap(({ name, from, to }) => f.ledger(name).filter((fact) => fact.at > from && fact.at < to && fact.bytes));
-    const stale = (await f.run(["status"])).out.includes("STALE") ? 1 : 0;
-    if (missing.length) console.error(f.account());
-    await f.run(["down"]);
-    const ours = f.processes().filter(({ pid, command }) => !command.startsWith("tmux") && !it.people.some((one) => one.endsWith(` ${pid}`)) && command !== "cat");
-    for (const { pid, command } of ours) console.error(`attack: left: ${pid} ${command}`);
-    return {
-      faults: Object.values(it.counts).reduce((sum, count) => sum + count, 0), kinds: Object.keys(it.counts).length,
-      handOffs: it.told.length, missing, copies: Math.max(0, ...it.told.map((one) => it.copies(one))),
-      approved: AGENTS.reduce((sum, name) => sum + f.approvals(name), 0), typedIntoDialogs: inDialogs.length,
-      typedElsewhere: readFileSync(f.path("typed")).length,
-      peopleEnded: it.people.filter((one) => !lives(Number(one.split(" ")[1]))).length,
-      left: ours.length, zombies: ours.filter(({ pid }) => readFileSync(`/proc/${pid}/stat`, "utf8").includes(") Z ")).length, stale,
-    };
+    await it.storm(ms, seed);
+    await it.settle();
+    const log = f.log;
+    const wrong = await it.outcome();
+    if (Object.values(wrong).some((list) => list.length)) console.error(`--- the watchdog's log\n${log.split("\n").map((line) => line.slice(0, 300)).slice(-60).join("\n")}`);
+    if (process.env.ATTACK_KEEP) await spawn(["cp", "-r", f.dir, process.env.ATTACK_KEEP]);
+    return { counts: it.counts, handOffs: it.told.length + it.letters.length, wrong };
+  } catch (error) {
+    console.error(f.account());
+    throw error;
   } finally {
+    it.unmountDisk();
     await f.reap();
   }
 }

@@ -40,8 +40,15 @@ export interface Fact {
   start?: string[];
   pid?: number;
   bytes?: string;
+  /** For how long, ms, a dialog had stood on its screen when these bytes came. */
+  dialog?: number;
   submit?: string;
   approved?: true;
+  /** What stood in its box when somebody cleared that by Ctrl-U. */
+  cleared?: string;
+  /** Its state when it got SIGHUP, and what stood in its box. */
+  hangup?: string;
+  draft?: string;
 }
 
 type Value = string | number | boolean | Value[] | { [key: string]: Value };

@@ -129,19 +129,15 @@ async function kills(count: number): Promise<Figure[]> {
 /** Minutes of attacks on a real fleet: nothing that was said is lost, and nothing of a person touched. */
 async function attacks(minutes: number): Promise<Figure[]> {
   console.error(`attack: seed ${seed}`);
-  const found = await attack(minutes * 60_000, seed);
-  for (const one of found.missing) console.error(`attack: never told: ${one}`);
+  const { counts, handOffs, wrong } = await attack(minutes * 60_000, seed);
+  for (const [kind, count] of Object.entries(counts)) console.error(`attack: ${count} × ${kind}`);
+  for (const [figure, list] of Object.entries(wrong)) for (const one of list) console.error(`attack: ${figure}: ${one}`);
   return [
-    told("attack: faults, of so many kinds", `${found.faults}, ${found.kinds}`),
-    exactly(`attack: of ${found.handOffs} hand-offs and texts never told`, found.missing.length, 0),
-    below("attack: copies, most", found.copies, 3),
-    exactly("attack: dialogs approved", found.approved, 0),
-    exactly("attack: bytes typed into dialogs", found.typedIntoDialogs, 0),
-    exactly("attack: bytes typed into a person's program", found.typedElsewhere, 0),
-    exactly("attack: programs of people ended", found.peopleEnded, 0),
-    exactly("attack: processes left after down", found.left, 0),
-    exactly("attack: zombies", found.zombies, 0),
-    exactly("attack: a stale watchdog at the end", found.stale, 0),
+    told("attack: seed", seed),
+    told("attack: faults", Object.values(counts).reduce((sum, count) => sum + count, 0)),
+    told("attack: kinds of them", Object.keys(counts).length),
+    told("attack: hand-offs", handOffs),
+    ...Object.entries(wrong).map(([figure, list]) => exactly(`attack: ${figure}`, list.length, 0)),
   ];
 }
 

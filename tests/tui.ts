@@ -11,7 +11,7 @@ const EVERY = 100;
 
 let lines: string[] = [];
 let [draft, pasting, state, drawn] = ["", false, "idle", ""];
-let busySince = 0;
+let since = 0;
 const queue: string[] = [];
 
 function note(fact: object): void {
@@ -19,7 +19,7 @@ function note(fact: object): void {
 }
 
 function enterState(next: string): void {
-  if (next === "busy") busySince = Date.now();
+  since = Date.now();
   state = next;
 }
 
@@ -31,7 +31,7 @@ function draw(): void {
   const box = [rule, `❯\u00a0${draft.replaceAll("\n", "\n  ")}`, rule,
     `  ⏵⏵ auto mode on${busy ? " · esc to interrupt" : " (shift+tab to cycle)"}`];
   const dialog = ["Do you want to proceed?", " ❯ 1. Yes", "   2. No", "", " Esc to cancel · Tab to amend"];
-  const turn = Math.floor((Date.now() - busySince) / 250);
+  const turn = Math.floor((Date.now() - since) / 250);
   const parts = word === "screen" ? [readFileSync(rest.trim(), "utf8")]
     : [...lines.slice(-Math.max(3, rows - 12)), "", ...(busy ? [`✻ Working… (${turn}s · esc to interrupt)`, ""] : []),
       ...(word === "limit" ? ["❯ go on", `  ⎿  ${rest}`, ""] : []), ...(word === "dialog" ? dialog : box)];
@@ -43,13 +43,13 @@ function draw(): void {
 
 /** Bytes from the terminal: framed pastes go to the draft, Enter submits, or answers a dialog. */
 function receive(bytes: string): void {
-  note({ bytes });
+  note({ bytes, ...(state.startsWith("dialog") ? { dialog: Date.now() - since } : {}) });
   for (const part of bytes.split(/(\x1b\[20[01]~|[\r\x03\x15\x7f])/)) {
     if (part === "\x1b[200~") pasting = true;
     else if (part === "\x1b[201~") pasting = false;
     else if (part === "\r" && !pasting) enter();
     else if (part === "\x03") leave(0);
-    else if (part === "\x15") draft = "";
+    else if (part === "\x15") clear();
     else if (part === "\x7f") draft = draft.slice(0, -1);
     else if (!state.startsWith("dialog")) draft += part.replaceAll("\r", "\n");
   }
@@ -65,6 +65,11 @@ function enter(): void {
     note({ submit: draft });
     draft = "";
   }
+}
+
+function clear(): void {
+  note({ cleared: draft });
+  draft = "";
 }
 
 function leave(code: number): never {
@@ -98,7 +103,10 @@ note({ start: args, pid: process.pid });
 process.stdin.setRawMode?.(true);
 process.stdin.setEncoding("utf8").on("data", (bytes) => receive(String(bytes)));
 process.stdout.write("\x1b[?2004h");
-process.on("SIGHUP", () => (TUI_IGNORE_HUP ? undefined : leave(0)));
+process.on("SIGHUP", () => {
+  note({ hangup: state, draft });
+  if (!TUI_IGNORE_HUP) leave(0);
+});
 if (TUI_IGNORE_HUP) process.on("SIGTERM", () => undefined);
 for (;;) {
   readControl();
