@@ -3473,6 +3473,13 @@ async function betweenOrders<T>(cfg: Config, work: () => Promise<T>): Promise<T>
 }
 
 /**
+ * Whether a unit was started since the look that its own start goes by. tmux refuses a second
+ * session of one name, but in a session that others live in it makes a second window all the same.
+ */
+const startedMeanwhile = async (cfg: Config, { session, room }: NewSession): Promise<boolean> =>
+  room === true && sessionAlive(await snapshot(cfg), session) === true;
+
+/**
  * Starts a unit's program, unless it was ordered to stay down by then. `byHand`: for a command,
  * which its own mark, or that of another one, does not hinder.
  */
@@ -3481,6 +3488,7 @@ const startSession = (
 ): Promise<string> => betweenOrders(cfg, async () => {
   const operator = operatorOf(cfg);
   if (byHand ? isDown(operator, unit.name) : isHeld(operator, unit.name)) return OVERTAKEN;
+  if (await startedMeanwhile(cfg, plan)) return `duplicate session: ${plan.session}`;
   return newSession(cfg, { ...plan, unit: `${marksOf(cfg, unit.name)}${newId()}` });
 });
 

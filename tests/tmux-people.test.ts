@@ -63,6 +63,20 @@ async function renewed(f: Fleet, before: Scene): Promise<void> {
   await unharmed(f, before);
 }
 
+real("P27: in a session that holds a person's window as well, up and the watchdog start one client between them", { agents: [{ name: "a1", watch: "heal" }], watchdog: { up_wait: 60 } }, async (f) => {
+  f.write("typed", "");
+  await f.up();
+  await f.ready("a1");
+  await f.tmux("split-window", "-d", "-t", "=t-a1:", program(f));
+  for (const starts of [2, 3, 4]) {
+    expect(await f.run(["down", "a1"])).toMatchObject({ code: 0 });
+    expect(await f.run(["up", "a1"])).toMatchObject({ code: 0 });
+    await f.ticks(4);
+    const [, ...others] = (await rows(f)).filter(([mark, , , dead]) => mark === "t-a1" && dead === "0");
+    expect([others, f.starts("a1").length]).toEqual([[], starts]);
+  }
+});
+
 /** A machine that does much besides is no reason to fail. */
 const PATIENT = { up_wait: 60, restart_reset: 1 };
 const plan = (watch: string, more: Plan = {}): Plan => ({ agents: NAMES.map((name) => ({ name, watch })), watchdog: PATIENT, ...more });
