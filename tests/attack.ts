@@ -57,42 +57,49 @@ class Attack {
   readonly drafts: { name: string; mark: string; at: number }[] = [];
   /** When a client's end was ordered. */
   readonly orders: Span[] = [];
-  readonly disk: string;
+  /** Agents with two clients at once. */
+  readonly doubled: string[] = [];
   private nth = 0;
-  constructor(readonly f: Fleet) {
-    this.disk = f.path("disk");
-  }
+  constructor(readonly f: Fleet) {}
 
   mark(what: string): string {
     return `${what}-${++this.nth}.`;
   }
 
-  /** A folder for the state on a disk of its own that can be filled; without root there is none. */
+  /** The state on a disk of its own, which can be filled; without root there is none. */
   mountDisk(): void {
-    mkdirSync(this.disk);
-    if (Bun.spawnSync(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", this.disk]).exitCode !== 0) {
-      delete this.faults["the disk is full"];
-      return;
-    }
-    mkdirSync(join(this.disk, "agents"));
-    symlinkSync(join(this.disk, "agents"), this.f.path(".agents"));
+    mkdirSync(this.f.state, { recursive: true });
+    const mounted = Bun.spawnSync(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", this.f.state], { stderr: "ignore" });
+    if (mounted.exitCode !== 0) delete this.faults["the disk is full"];
   }
 
   unmountDisk(): void {
-    Bun.spawnSync(["umount", "-l", this.disk]);
+    Bun.spawnSync(["umount", "-l", this.f.state], { stderr: "ignore" });
   }
 
-  async client(name: string): Promise<Client | null> {
+  /** The clients of an agent that live: one, or none. */
+  private async clients(name: string): Promise<Client[]> {
     const rows = await this.f.tmux("list-panes", "-a", "-F", "#{@agents_session} #{pane_dead} #{pane_id} #{pane_pid}").catch(() => "");
-    const row = rows.split("\n").map((one) => one.split(" ")).find(([mark, dead]) => mark === `t-${name}` && dead === "0");
-    return row ? { pane: row[2]!, pid: Number(row[3]) } : null;
+    return rows.split("\n").map((one) => one.split(" ")).filter(([mark, dead]) => mark === `t-${name}` && dead === "0")
+      .map(([, , pane, pid]) => ({ pane: pane!, pid: Number(pid) }));
+  }
+
+  private async client(name: string): Promise<Client | undefined> {
+    return (await this.clients(name))[0];
+  }
+
+  private async countClients(): Promise<void> {
+    for (const name of AGENTS) {
+      const found = await this.clients(name);
+      if (found.length > 1) this.doubled.push(`${time(Date.now())} ${name}: pid ${found.map(({ pid }) => pid).join(", ")}`);
+    }
   }
 
   /** A client that has come to its prompt: what is typed goes into its box. */
   private async ready(name: string): Promise<Client> {
     return until(async () => {
       const client = await this.client(name);
-      return client && this.f.ledger(name).findLast((fact) => fact.start)?.pid === client.pid ? client : null;
+      return client && this.f.ledger(name).findLast((fact) => fact.start)?.pid === client.pid ? client : undefined;
     }, 20_000, 200);
   }
 
@@ -212,7 +219,7 @@ class Attack {
       await Bun.sleep(1_500);
     }],
     "the disk is full": ["watchdog", async () => {
-      const fill = join(this.disk, "fill");
+      const fill = join(this.f.state, "fill");
       Bun.spawnSync(["dd", "if=/dev/zero", `of=${fill}`, "bs=4k"], { stderr: "ignore" });
       await Bun.sleep(3_000);
       rmSync(fill);
@@ -288,6 +295,7 @@ class Attack {
       const [hold, act] = this.faults[what]!;
       const place = hold === "client" ? name : hold || what;
       await running.get(place);
+      await this.countClients();
       console.error(`${time(Date.now())} ${what}${hold === "client" ? `: ${name}` : ""}`);
       this.counts[what] = (this.counts[what] ?? 0) + 1;
       running.set(place, act(name, own).catch((error) => console.error(`${time(Date.now())} not done: ${what}: ${String(error).slice(0, 300)}`)));
@@ -358,6 +366,7 @@ class Attack {
     const asked = (name: string, at: number): boolean => this.orders.some((span) => span.name === name && at >= span.from && at <= span.to);
     const before = {
       "hand-offs never told": this.untold(), "told more than twice": this.copied(),
+      "two clients of one agent": this.doubled,
       "clients ended unasked": this.facts(({ at, hangup, draft }, name) => hangup !== undefined && !asked(name, at) ? `ended while ${hangup}, ${draft ? "with" : "without"} a draft` : undefined),
       "dialogs approved": this.facts((fact) => fact.approved && "by Enter"),
       "typed into a dialog": this.facts(({ bytes, dialog = 0 }) => dialog > TOO_LATE ? `after ${dialog} ms: ${JSON.stringify(bytes).slice(0, 80)}` : undefined),
@@ -369,7 +378,9 @@ class Attack {
     const zombies = this.zombies().filter((one) => dead.includes(one));
     const down = await this.f.run(["down"]);
     const theirs = new Set(this.people.map(({ pid }) => pid));
-    const left = this.f.processes().filter(({ pid, command }) => !command.startsWith("tmux") && !theirs.has(pid));
+    const remain = () => this.f.processes().filter(({ pid, command }) => !command.startsWith("tmux") && !theirs.has(pid));
+    await until(() => !remain().length, 5_000).catch(() => {});
+    const left = remain();
     return { ...before, zombies, "left after down": left.map(({ pid, command }) => `${pid} ${command.slice(0, 200)} (down: exit ${down.code} ${down.err})`),
       "things of people ended or typed into": await this.bereaved() };
   }
