@@ -111,8 +111,12 @@ class Attack {
   private async during(name: string, act: () => Promise<unknown>): Promise<void> {
     const span: Span = { name, from: Date.now(), to: Infinity };
     this.orders.push(span);
-    await act();
-    span.to = Date.now();
+    await act().finally(() => (span.to = Date.now()));
+  }
+
+  /** An order that is given again until it is taken: without its log_dir no order can be. */
+  private order(...words: string[]): Promise<unknown> {
+    return until(async () => (await this.f.run(words)).code === 0, 30_000, 500);
   }
 
   // ── the hand-off channel ──
@@ -248,18 +252,21 @@ class Attack {
       await Bun.sleep(3_000);
       await this.f.tmux("send-keys", "-t", pane, "C-u");
     }],
-    restart: ["client", (name) => this.during(name, () => this.f.run(["restart", name]))],
+    restart: ["client", (name) => this.during(name, () => this.order("restart", name))],
     "down, then up": ["client", (name) => this.during(name, async () => {
-      await this.f.run(["down", name]);
-      await this.f.run(["up", name]);
+      await this.order("down", name);
+      await this.order("up", name);
     })],
     "a stranger under an agent's name": ["client", (name) => this.during(name, async () => {
-      await this.f.run(["down", name]);
-      await this.f.tmux("new-session", "-d", "-s", `t-${name}`, this.program());
-      await this.f.run(["up", name]);
-      await Bun.sleep(1_000);
-      await this.f.tmux("kill-session", "-t", `=t-${name}`);
-      await this.f.run(["up", name]);
+      await this.order("down", name);
+      // not where a person's window keeps the agent's session
+      const made = await this.f.tmux("new-session", "-d", "-s", `t-${name}`, this.program()).then(() => true, () => false);
+      if (made) {
+        await this.f.run(["up", name]);
+        await Bun.sleep(1_000);
+        await this.f.tmux("kill-session", "-t", `=t-${name}`);
+      }
+      await this.order("up", name);
     })],
     "a person splits a window": ["client", async (name) => this.person(`split of ${name}`, "split-window", "-t", (await this.ready(name)).pane)],
     "a person links a window": ["client", async (name) =>
