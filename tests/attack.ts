@@ -32,7 +32,8 @@ const time = (at: number): string => new Date(at).toISOString().slice(11, 23);
 
 /** What somebody must be told, how often, and from when on. */
 interface Told { to: string; mark: string; at: number; times: number }
-interface Person { pane: string; pid: number; what: string }
+/** `gone`: when its program was first seen to have ended. */
+interface Person { pane: string; pid: number; what: string; gone?: string }
 interface Span { name: string; from: number; to: number }
 
 /** One agent's client as tmux has it, in whatever session. */
@@ -88,7 +89,9 @@ class Attack {
     return (await this.clients(name))[0];
   }
 
-  private async countClients(): Promise<void> {
+  /** Notes what must never be, when it is: two clients of an agent, a person's program that ended. */
+  private async lookAround(): Promise<void> {
+    for (const person of this.people) if (!lives(person.pid)) person.gone ??= time(Date.now());
     for (const name of AGENTS) {
       const found = await this.clients(name);
       if (found.length > 1) this.doubled.push(`${time(Date.now())} ${name}: pid ${found.map(({ pid }) => pid).join(", ")}`);
@@ -302,7 +305,7 @@ class Attack {
       const [hold, act] = this.faults[what]!;
       const place = hold === "client" ? name : hold || what;
       await running.get(place);
-      await this.countClients();
+      await this.lookAround();
       console.error(`${time(Date.now())} ${what}${hold === "client" ? `: ${name}` : ""}`);
       this.counts[what] = (this.counts[what] ?? 0) + 1;
       running.set(place, act(name, own).catch((error) => console.error(`${time(Date.now())} not done: ${what}: ${String(error).slice(0, 300)}`)));
@@ -355,7 +358,7 @@ class Attack {
   private async bereaved(): Promise<string[]> {
     const shown = new Set((await this.f.tmux("list-panes", "-a", "-F", "#{pane_id} #{pane_pid}").catch(() => "")).split("\n"));
     const typed = this.f.read("typed");
-    return [...this.people.filter(({ pane, pid }) => !lives(pid) || !shown.has(`${pane} ${pid}`)).map(({ what, pane }) => `${what} (${pane}) is gone`),
+    return [...this.people.filter(({ pane, pid }) => !lives(pid) || !shown.has(`${pane} ${pid}`)).map(({ what, pane, gone = "after down" }) => `${what} (${pane}) is gone: ${gone}`),
       ...(typed ? [`typed into a program of a person: ${typed.slice(0, 200)}`] : [])];
   }
 
