@@ -81,7 +81,8 @@ class Attack {
   /** The clients of an agent that live: one, or none. */
   private async clients(name: string): Promise<Client[]> {
     const rows = await this.f.tmux("list-panes", "-a", "-F", "#{@agents_session} #{pane_dead} #{pane_id} #{pane_pid}").catch(() => "");
-    return rows.split("\n").map((one) => one.split(" ")).filter(([mark, dead]) => mark === `t-${name}` && dead === "0")
+    // a linked window is listed once in each of its sessions
+    return [...new Set(rows.split("\n"))].map((one) => one.split(" ")).filter(([mark, dead]) => mark === `t-${name}` && dead === "0")
       .map(([, , pane, pid]) => ({ pane: pane!, pid: Number(pid) }));
   }
 
