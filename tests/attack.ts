@@ -4,7 +4,7 @@
  */
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Fact, type Fleet, fleet, lives, loopPlan, quote, signal, spawn, until } from "./real.ts";
+import { type Fact, type Fleet, fleet, lives, loopPlan, quote, signal, until } from "./real.ts";
 
 /** Whose screens and boxes the attack sets; the pair is left to its hand-offs. */
 const VICTIMS = ["a1", "b1", "c1"];
@@ -435,7 +435,6 @@ export async function attack(ms: number, seed: number): Promise<Outcome> {
     const log = f.log;
     const wrong = await it.outcome();
     if (Object.values(wrong).some((list) => list.length)) console.error(`--- the watchdog's log\n${log.split("\n").map((line) => line.slice(0, 300)).slice(-60).join("\n")}`);
-    if (process.env.ATTACK_KEEP) await spawn(["cp", "-r", f.dir, process.env.ATTACK_KEEP]);
     return { counts: it.counts, handOffs: it.told.length + it.letters.length, wrong };
   } catch (error) {
     console.error(f.account());
