@@ -680,6 +680,8 @@ function realRead(path: string): string | null {
   try {
     // a tick asks for one file per agent that is seldom there: an exception each would cost more
     if (statSync(path, { throwIfNoEntry: false }) === undefined) return null;
+    // what is inside the binary has no descriptor
+    if (COMPILED && path.startsWith(import.meta.dir)) return readFileSync(path, "utf8");
     // non-blocking: to open a fifo would be to wait for its writer
     file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
