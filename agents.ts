@@ -7087,7 +7087,9 @@ const paint = (style: "red" | "yellow" | "green" | "dim" | "bold", value: string
 async function configFor(call: Call): Promise<Config> {
   const cfg = await loadConfig(call.path, process.env)
     .catch(async (error) => (call.lenient && await lastGoodConfig(call.path, error)) || Promise.reject(error));
-  const shipped = dirname(cfg.path) === SCRIPT_DIR && hashOf(cfg.source) === TEMPLATE;
+  const folder = dirname(cfg.path);
+  const shipped = hashOf(cfg.source) === TEMPLATE &&
+    (folder === SCRIPT_DIR || existsSync(join(folder, "agents.ts")));
   if (call.implied && shipped) {
     die(`${cfg.path} is the example that ships and no fleet: name a config with --config, ` +
       "make one with init, or edit it", 2);

@@ -50,7 +50,7 @@ real("P8, fault 44: a tmux server that is stopped for 8 s: calls end, nothing is
   expect(await pids(f)).toEqual(before);
   expect(["a1", "b1", "c1"].map((name) => f.starts(name).length)).toEqual([1, 1, 1]);
   expect(f.log.match(/tmux: no answer in time/g)).toHaveLength(1);
-  expect(files()).toBeLessThanOrEqual(open + 2);
+  await until(() => files() <= open + 2); // a child that runs just then holds pipes for a moment
 });
 
 const stubborn = { agents: [{ name: "a1", watch: "heal+stall", env: { TUI_IGNORE_HUP: "1" } }] };
