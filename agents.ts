@@ -6845,30 +6845,15 @@ class Ward {
   private next = 0;
   private said = "";
   private told: { pid: number; at: number } | null = null;
-  private last: (Group & { at: number }) | null = null;
   private still = stillness();
   constructor(readonly cfg: Config, readonly path: string, readonly least: number) {}
 
   /** `writes`: this keeper could write, so that a watchdog that works could too. */
   look(writes: boolean): void {
     const pid = lockHolder(lockFile(this.cfg, "watchdog"));
-    if (pid !== null) {
-      this.last = { pid, born: bornOf(pid), at: world.mono() };
-      return this.watch(pid, writes);
-    }
+    if (pid !== null) return this.watch(pid, writes);
     this.told = null;
-    if (this.isRelocking()) return;
     if (!this.child && world.mono() >= this.next) this.start();
-  }
-
-  /**
-   * Whether the watchdog that had the lock still lives: its state folder went, and it takes the
-   * lock of the new one within a round. Another one would begin without its memory.
-   */
-  private isRelocking(): boolean {
-    if (!this.last || world.mono() - this.last.at >= this.least) return false;
-    const { pid, born } = this.last;
-    return world.signal(pid, 0) && bornOf(pid) === born;
   }
 
   private watch(pid: number, writes: boolean): void {

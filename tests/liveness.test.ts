@@ -64,24 +64,6 @@ real("P30: log_dir is away for a while: both live on, one watchdog alone, and th
   expect(f.log).toContain("state folder: works again");
 });
 
-real("P30: log_dir goes while a keeper did not start the watchdog itself: that one goes on with its memory, no other is started", {
-  ...trio, watchdog: { signal_interval: 3 },
-}, async (f) => {
-  await f.up();
-  await f.ready("a1", "b1", "c1");
-  await f.ticks(1);
-  const [keeper, watchdog] = [f.lock("keeper"), f.lock("watchdog")];
-  signal(keeper, "SIGKILL");
-  await until(() => f.lock("keeper") !== keeper && f.lock("keeper"), 30_000);
-  const second = f.lock("keeper");
-  renameSync(f.path(".agents"), f.path("away"));
-  await f.ticks(2);
-  rmSync(f.path(".agents"), { recursive: true });
-  renameSync(f.path("away"), f.path(".agents"));
-  await f.ticks(2);
-  expect([f.lock("keeper"), f.lock("watchdog")]).toEqual([second, watchdog]);
-});
-
 real("P30: Bun's program is away while the watchdog dies: the keeper tries until it is back", trio, async (f) => {
   const bun = f.path("bun");
   copyFileSync(process.execPath, bun);
