@@ -7070,8 +7070,11 @@ const paint = (style: "red" | "yellow" | "green" | "dim" | "bold", value: string
 
 /** The config as this one call sees it: with its one-off overrides, its warnings said. */
 async function configFor(call: Call): Promise<Config> {
-  const cfg = await loadConfig(call.path, process.env)
-    .catch(async (error) => (call.lenient && await lastGoodConfig(call.path, error)) || Promise.reject(error));
+  const cfg = await loadConfig(call.path, process.env).catch(async (error) => {
+    const last = call.lenient ? await lastGoodConfig(call.path, error) : null;
+    if (!last) throw error;
+    return last;
+  });
   const folder = dirname(cfg.path);
   const shipped = hashOf(cfg.source) === TEMPLATE &&
     (folder === SCRIPT_DIR || existsSync(join(folder, "agents.ts")));
