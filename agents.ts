@@ -7089,10 +7089,15 @@ async function configFor(call: Call): Promise<Config> {
 
 /** The config that a watchdog still runs on while its file is broken; null = none runs on one. */
 async function lastGoodConfig(path: string, error: unknown): Promise<Config | null> {
-  const [, named] = /^\s*log_dir\s*=\s*["']([^"']+)["']/m.exec(textIn(path)) ?? [];
-  const state = join(absolute(dirname(path), named ?? defaultsOf(KEYS.defaults).logDir), "state");
+  const [, folder] = /^\s*log_dir\s*=\s*["']([^"']+)["']/m.exec(textIn(path)) ?? [];
+  const state = join(absolute(dirname(path), folder ?? defaultsOf(KEYS.defaults).logDir), "state");
   const source = textIn(join(state, "agents.toml"));
-  if (!source || lockHolder(join(state, "watchdog.lock")) === null) return null;
+  const pid = lockHolder(join(state, "watchdog.lock"));
+  if (!source || pid === null) return null;
+  // two configs may name one folder: the watchdog says whose fleet it is
+  const words = readProc(`${pid}/cmdline`).split("\0");
+  const named = words[words.indexOf("--config") + 1];
+  if (words.includes("--config") && named !== path) return null;
   const [fault] = messageOf(error).split("\n");
   const since = world.mtime(path) ?? world.now();
   return { ...await loadConfig(path, process.env, source),

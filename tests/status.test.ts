@@ -334,6 +334,9 @@ real("a broken config under a running watchdog: status, logs, send and down go b
     expect([words[0], ran.code, ran.err]).toEqual([words[0], 0, expect.stringMatching(said)]);
   }
   expect(f.submits("a1")).toEqual(["hear this"]);
+  // another config of the same folder is not what that watchdog runs on
+  f.write("other.toml", "[[agent\n");
+  for (const words of [["status"], ["down"]]) expect((await f.run([...words, "--config", f.path("other.toml")])).code).toBe(2);
   // what would begin something wants a config that is right
   for (const words of [["up"], ["restart", "a1"]]) expect([words[0], (await f.run(words)).code]).toEqual([words[0], 2]);
   expect((await f.run(["down"])).code).toBe(0);
