@@ -64,18 +64,18 @@ real("P30: log_dir is away for a while: both live on, one watchdog alone, and th
   expect(f.log).toContain("state folder: works again");
 });
 
-real("P30: Bun's program is away while the watchdog dies: the keeper tries until it is back", trio, async (f) => {
-  const bun = f.path("bun");
-  copyFileSync(process.execPath, bun);
-  chmodSync(bun, 0o755);
-  const keeper = Bun.spawn([bun, ...SELF.slice(1), "keep", "--config", f.config], { cwd: "/", env: f.env, stdio: ["ignore", "ignore", "ignore"] });
+real("P30: the program is away while the watchdog dies: the keeper tries until it is back", trio, async (f) => {
+  const program = f.path("program"); // Bun, or the executable that is tried
+  copyFileSync(SELF[0]!, program);
+  chmodSync(program, 0o755);
+  const keeper = Bun.spawn([program, ...SELF.slice(1), "keep", "--config", f.config], { cwd: "/", env: f.env, stdio: ["ignore", "ignore", "ignore"] });
   const old = await until(() => f.lock("watchdog"), 30_000);
   await f.ticks(1);
-  renameSync(bun, `${bun}.old`);
+  renameSync(program, `${program}.old`);
   signal(old, "SIGKILL");
   await until(() => f.log.includes("the watchdog could not be started"), 30_000);
   expect(lives(keeper.pid)).toBe(true);
-  renameSync(`${bun}.old`, bun);
+  renameSync(`${program}.old`, program);
   await until(() => f.lock("watchdog") !== old && f.lock("watchdog"), 60_000);
   keeper.kill("SIGTERM");
   await keeper.exited;

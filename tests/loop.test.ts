@@ -195,6 +195,7 @@ real("the ssh agent of the login that ran up is gone: status says so, an up from
   const pid = f.lock("watchdog");
   rmSync(sockets[0]!);
   await until(() => f.events("handoff").length);
+  await until(() => JSON.parse(f.read(".agents/state/watch.json")).channel?.told); // stored after the event
   const status = await f.run(["status", "--json"]);
   expect([status.code, JSON.parse(status.out).handoff.why]).toEqual([3, expect.stringMatching(/the ssh agent .*agent\.1 is gone/)]);
   await f.run(["up"], { env: { SSH_AUTH_SOCK: sockets[1]! } });
