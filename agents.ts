@@ -1387,9 +1387,9 @@ function checkTogether(reader: ConfigReader, cfg: Config): void {
 }
 
 /** Which fleet this is: the folder of its config, and its prefix on the tmux server. */
-const fleetName = (cfg: Config): string =>
-  `${dirname(cfg.path).replace(new RegExp(`^${RegExp.escape(homedir())}(?=/|$)`), "~")} ` +
-  `(${cfg.sessionPrefix})`;
+const fleetName = (cfg: Config): string => `${fleetFolder(cfg)} (${cfg.sessionPrefix})`;
+const fleetFolder = (cfg: Config): string =>
+  dirname(cfg.path).replace(new RegExp(`^${RegExp.escape(homedir())}(?=/|$)`), "~");
 
 const watchdogSession = (cfg: Config): string => `${cfg.sessionPrefix}watchdog`;
 
@@ -5518,7 +5518,9 @@ async function startByWatchdog(
   seen.budget.left -= 1;
   const day = localDate(new Date(world.now()));
   const before = structuredClone(memory);
-  memory.restarts = { day, count: (memory.restarts.day === day ? memory.restarts.count : 0) + 1 };
+  const count = memory.restarts.day === day ? memory.restarts.count : 0;
+  // the first start of all is none
+  memory.restarts = { day, count: count + (memory.bootedAt ? 1 : 0) };
   noteStart(watch, unit.name);
   if (seen.pane?.pinned) memory.buried = ""; // another client dies in the same pane
   saveOrSay(cfg, watch);
@@ -7065,7 +7067,8 @@ let readerGone = false;
 const terminalWidth = (): number =>
   process.stdout.columns || Number(process.env.COLUMNS) || (process.stdout.isTTY ? 80 : Infinity);
 /** Colour only where a person reads it; `styleText` minds NO_COLOR. */
-const paint = (style: "red" | "yellow" | "green" | "dim" | "bold", value: string): string =>
+type Style = "red" | "yellow" | "green" | "dim" | "bold";
+const paint = (style: Style, value: string): string =>
   styleText(style, value, { stream: process.stdout });
 
 /** The config as this one call sees it: with its one-off overrides, its warnings said. */
@@ -7766,9 +7769,16 @@ export interface StatusRow {
   session: string;
   running: boolean;
   state: string;
+  /** `state` as data: a word, and what more is to be said of it. */
+  life: Life;
+  detail: string;
   /** ISO 8601 since when, "" = not known. */
   since: string;
-  next: string;
+  /** Until when it is limited, waits or is not started; ISO 8601, "" = by no clock. */
+  until: string;
+  /** What the watchdog does next by the clock, and when (ISO 8601); "" = nothing. */
+  next: "" | keyof typeof DUES;
+  nextAt: string;
   messages: number;
   messagesWhy: string;
   /** Texts that were typed last without any proof that they were taken. */
@@ -7778,13 +7788,22 @@ export interface StatusRow {
   verdict: Memory["verdict"];
   why: string;
   needsHuman: boolean;
+  /** The command that helps, without the program's name; "" = none is needed. */
+  cure: string;
 }
+
+/** What a unit is at, in a word. */
+export type Life = "working" | "background" | "idle" | "waiting" | "limited" | "blocked" | "unsure"
+  | "fatal" | "starting" | "running" | "ending" | "parked" | "backoff" | "ended" | "done"
+  | "stopped" | "unknown";
 
 /** The stable, versioned content of `status --json`. */
 export interface Status {
   version: 1;
   /** Folder of the config and prefix of the sessions. */
   fleet: string;
+  folder: string;
+  prefix: string;
   /** What is wrong with the config, where the watchdog runs on the last good one; "" = nothing. */
   configError: string;
   phase: { id: string; index: number; total: number; plan: string; done: boolean; complete: boolean;
@@ -7810,8 +7829,8 @@ const SUFFIXES: Record<string, string> = { one: "st", two: "nd", few: "rd" };
 /** 1st, 2nd, 3rd, 4th, 11th, 21st. */
 const ordinal = (n: number): string => `${n}${SUFFIXES[ORDINALS.select(n)] ?? "th"}`;
 
-/** A unit's state in words: what the operator or the ladder decided, else what its screen says. */
-export function describeState(memory: Memory, facts: {
+/** What `describeState` judges by. */
+interface StateFacts {
   pane: Pane | undefined; held: boolean; enabled: boolean; fresh: boolean; limit: LimitState | null;
   kind: string; complete: boolean; now: number;
   /** s, `unsure_after`. */
@@ -7820,91 +7839,151 @@ export function describeState(memory: Memory, facts: {
   stranger?: string | undefined;
   /** What is left of its old client that cannot be ended. */
   stuck?: string | undefined;
-}): { state: string; needsHuman: boolean } {
-  const { pane, held, fresh, limit, now } = facts;
-  const alive = pane !== undefined && !pane.dead;
-  if (facts.stuck) return { state: facts.stuck, needsHuman: true };
-  if (!alive && held) return { state: "stopped by you", needsHuman: false };
-  if (!alive && memory.parked) return { state: `parked: ${memory.parked}`, needsHuman: true };
-  if (!alive && (memory.finished || (facts.kind === "task" && pane?.status === 0))) {
-    return { state: "done", needsHuman: false };
+}
+
+/** A state for people: `state` in one phrase, the rest in parts; `until` is wall ms. */
+interface Described {
+  state: string; life: Life; detail: string; until: number | null; needsHuman: boolean;
+}
+
+const described = (
+  life: Life, state: string, detail = "", more: Partial<Described> = {},
+): Described => ({ state, life, detail, until: null, needsHuman: false, ...more });
+
+/** A unit's state in words: what the operator or the ladder decided, else what its screen says. */
+export function describeState(memory: Memory, facts: StateFacts): Described {
+  const { pane, stuck } = facts;
+  if (stuck) return described("ending", stuck, stuck, { needsHuman: true });
+  return pane && !pane.dead ? describeLiving(memory, facts) : describeDown(memory, facts);
+}
+
+function describeDown(memory: Memory, facts: StateFacts): Described {
+  const { pane, held, enabled, kind, now, stranger } = facts;
+  if (held) return described("stopped", "stopped by you", "by you");
+  if (memory.parked) {
+    return described("parked", `parked: ${memory.parked}`, memory.parked, { needsHuman: true });
   }
-  if (!alive && facts.kind === "loop" && facts.complete) {
-    return { state: "stopped (all phases done)", needsHuman: false };
+  if (memory.finished || (kind === "task" && pane?.status === 0)) return described("done", "done");
+  if (kind === "loop" && facts.complete) {
+    return described("stopped", "stopped (all phases done)", "all phases done");
   }
-  if (!alive && facts.stranger !== undefined) {
-    return { state: `not running: its session holds no client, but ${facts.stranger}`,
-      needsHuman: facts.enabled };
+  if (stranger !== undefined) {
+    const why = `its session holds no client, but ${stranger}`;
+    return described("stopped", `not running: ${why}`, why, { needsHuman: enabled });
   }
-  if (!alive && memory.nextStart > now) {
-    return { state: `backoff ${ago(memory.nextStart - now)} (${ordinal(memory.failures)})`,
-      needsHuman: false };
+  if (memory.nextStart > now) {
+    const nth = ordinal(memory.failures);
+    return described("backoff", `backoff ${ago(memory.nextStart - now)} (${nth})`, `${nth} time`,
+      { until: memory.nextStart });
   }
-  if (!alive) return {
-    state: pane ? `ended (${endOf(pane)})` : facts.enabled ? "stopped" : "stopped (disabled)",
-    needsHuman: false,
-  };
-  if (limit) return { state: `limited until ${localTime((limit.resetAt ?? limit.until) * 1000)} ` +
-    `(${limit.class ?? "other"})`, needsHuman: false };
-  if (!fresh || !memory.since || memory.verdict === "gone") {
-    return { state: "RUNNING", needsHuman: false };
+  if (pane) return described("ended", `ended (${endOf(pane)})`, endOf(pane));
+  return enabled ? described("stopped", "stopped")
+    : described("stopped", "stopped (disabled)", "disabled");
+}
+
+const LIVES: Record<VerdictName | "booting", Life> = {
+  active: "working", background: "background", idle: "idle", waiting: "waiting",
+  limited: "limited", blocked: "blocked", unsure: "unsure", fatal: "fatal", booting: "starting",
+};
+
+function describeLiving(memory: Memory, { fresh, limit, now, unsureAfter }: StateFacts): Described {
+  if (limit) {
+    const [at, kind] = [(limit.resetAt ?? limit.until) * 1000, limit.class ?? "other"];
+    const until = at > now ? ` until ${localTime(at)}` : "";
+    return described("limited", `limited${until} (${kind})`,
+      until ? `to ${localTime(at)}, ${kind}` : `${kind}, its reset has passed`, { until: at });
   }
-  const { unsureAfter = defaultsOf(KEYS.watchdog).unsureAfter } = facts;
-  const needsHuman = memory.verdict === "blocked" || isUnsureTooLong(memory, unsureAfter, now);
-  const why = needsHuman || memory.verdict === "unsure" ? `: ${memory.why}` : "";
-  return { state: `${memory.verdict}${why} ${ago(now - memory.since)}`, needsHuman };
+  if (!fresh || !memory.since || memory.verdict === "gone") return described("running", "RUNNING");
+  const { verdict, why } = memory;
+  const needsHuman = verdict === "blocked" || isUnsureTooLong(
+    memory, unsureAfter ?? defaultsOf(KEYS.watchdog).unsureAfter, now);
+  const said = needsHuman || verdict === "unsure" ? why : "";
+  return described(LIVES[verdict], `${verdict}${said && `: ${said}`} ${ago(now - memory.since)}`,
+    verdict === "fatal" || verdict === "background" ? why : said, { needsHuman });
 }
 
 /** A text that only a person can let through needs you after this long, ms. */
 const STUCK_AFTER = 600_000;
 
-async function readStatus(cfg: Config): Promise<Status> {
+/** All that the rows of one `status` are made from. */
+interface StatusLook {
+  snap: Snapshot; watch: Watch; operator: Operator; queue: Message[];
+  watchdog: Status["watchdog"]; complete: boolean; now: number;
+}
+
+async function lookForStatus(cfg: Config): Promise<StatusLook> {
   const snap = await snapshot(cfg);
   if (!snap.ok && /not found/.test(snap.why)) die(NO_TMUX);
   const watch = loadWatch(cfg);
   const operator = operatorOf(cfg);
   const queue = [...watch.outbox,
     ...operator.queue.filter((message) => !watch.taken.includes(message.id))];
-  const watchdog = readWatchdog(cfg);
-  const now = world.now();
-  const row = (unit: Agent | Service): StatusRow => {
-    const memory = memoryOf(watch, unit.name);
-    const agent = isAgent(unit) ? unit : null;
-    const pane = snap.panes.get(unit.session);
-    const isMine = (message: Message) => message.target === unit.name;
-    const [mine, unproven] = [queue.filter(isMine), watch.unproven.filter(isMine)];
-    const stuck = mine.some((message) => now - (message.stuck ?? now) >= STUCK_AFTER);
-    const limit = pane ? loadLimitState(cfg, unit.session) : null;
-    const described = snap.ok ? describeState(memory, {
-      pane, held: operator.held[unit.name] !== undefined, enabled: agent?.enabled ?? true,
-      fresh: watchdog.running && !watchdog.stale, limit, kind: agent?.kind ?? "service",
-      complete: isComplete(cfg), now, unsureAfter: cfg.watchdog.unsureAfter,
-      stranger: snap.strangers?.get(unit.session), stuck: stuckNow(memory),
-    }) : { state: `unknown (tmux: ${snap.why})`, needsHuman: true };
-    return {
-      name: unit.name, kind: agent?.kind ?? "service", backend: agent?.backend ?? "-",
-      model: agent ? roleModel(cfg, agent) || "default" : "-",
-      watch: agent?.watch ?? "-", session: unit.session,
-      running: pane !== undefined && !pane.dead, state: described.state,
-      needsHuman: described.needsHuman || stuck,
-      verdict: memory.verdict, why: memory.why,
-      since: memory.since ? new Date(memory.since).toISOString() : "",
-      next: agent && pane && !pane.dead ? nextDue(cfg, watch, agent, limit, now) : "",
-      messages: mine.length, messagesWhy: (mine[0] ?? unproven.at(-1))?.why ?? "",
-      unproven: unproven.length,
-      restartsToday: memory.restarts.day === localDate(new Date(now)) ? memory.restarts.count : 0,
-    };
+  return { snap, watch, operator, queue, watchdog: readWatchdog(cfg), complete: isComplete(cfg),
+    now: world.now() };
+}
+
+function stateOf(
+  cfg: Config, look: StatusLook, unit: Agent | Service, limit: LimitState | null,
+): Described {
+  const { snap, watch, operator, watchdog, complete, now } = look;
+  if (!snap.ok) {
+    return described("unknown", `unknown (tmux: ${snap.why})`, `tmux: ${snap.why}`,
+      { needsHuman: true });
+  }
+  const memory = memoryOf(watch, unit.name);
+  const agent = isAgent(unit) ? unit : null;
+  return describeState(memory, {
+    pane: snap.panes.get(unit.session), held: isDown(operator, unit.name),
+    enabled: agent?.enabled ?? true, fresh: watchdog.running && !watchdog.stale, limit,
+    kind: agent?.kind ?? "service", complete, now, unsureAfter: cfg.watchdog.unsureAfter,
+    stranger: snap.strangers?.get(unit.session), stuck: stuckNow(memory),
+  });
+}
+
+const isoOrNone = (ms: number | null | undefined): string => isoOf(ms || null) ?? "";
+
+function statusRow(cfg: Config, look: StatusLook, unit: Agent | Service): StatusRow {
+  const { snap, watch, queue, now } = look;
+  const memory = memoryOf(watch, unit.name);
+  const agent = isAgent(unit) ? unit : null;
+  const pane = snap.panes.get(unit.session);
+  const running = pane !== undefined && !pane.dead;
+  const isMine = (message: Message) => message.target === unit.name;
+  const [mine, unproven] = [queue.filter(isMine), watch.unproven.filter(isMine)];
+  const limit = pane ? loadLimitState(cfg, unit.session) : null;
+  const { state, life, detail, until, ...said } = stateOf(cfg, look, unit, limit);
+  const needsHuman = said.needsHuman ||
+    mine.some((message) => now - (message.stuck ?? now) >= STUCK_AFTER);
+  const due = agent && nextDue(cfg, look, agent, limit, life);
+  return {
+    name: unit.name, kind: agent?.kind ?? "service", backend: agent?.backend ?? "-",
+    model: agent ? roleModel(cfg, agent) || "default" : "-",
+    watch: agent?.watch ?? "-", session: unit.session, running, state, life, detail, needsHuman,
+    verdict: memory.verdict, why: memory.why,
+    since: isoOrNone(memory.since), until: isoOrNone(until),
+    next: due?.next ?? "", nextAt: isoOrNone(due?.at),
+    messages: mine.length, messagesWhy: (mine[0] ?? unproven.at(-1))?.why ?? "",
+    unproven: unproven.length,
+    restartsToday: memory.restarts.day === localDate(new Date(now)) ? memory.restarts.count : 0,
+    cure: !needsHuman ? "" : running ? `attach ${unit.name}`
+      : life === "parked" ? `up ${unit.name}` : "",
   };
-  const agents = [...cfg.agents.values()].map(row);
-  const services = [...cfg.services.values()].map(row);
+}
+
+async function readStatus(cfg: Config): Promise<Status> {
+  const look = await lookForStatus(cfg);
+  const { snap, watch, operator, watchdog, now } = look;
+  const agents = [...cfg.agents.values()].map((agent) => statusRow(cfg, look, agent));
+  const services = [...cfg.services.values()].map((service) => statusRow(cfg, look, service));
   const phase = await readPhase(cfg, watch);
   const known = new Set([...agents, ...services]
     .map((one) => one.session).concat(watchdogSession(cfg)));
   const stayed = (one: StatusRow) => cfg.agents.get(one.name)!.enabled && one.watch !== "none" &&
-    !/^(stopped by you|done|parked)/.test(one.state);
+    !(isDown(operator, one.name) && !one.running) && !["done", "parked"].includes(one.life);
   const expected = agents.some((one) => stayed(one) && (one.running || existsSync(watchFile(cfg))));
   return {
-    version: 1, fleet: fleetName(cfg), configError: cfg.broken, phase, agents, services, handoff: readChannel(cfg, watch), watchdog,
+    version: 1, fleet: fleetName(cfg), folder: fleetFolder(cfg), prefix: cfg.sessionPrefix,
+    configError: cfg.broken, phase, agents, services, handoff: readChannel(cfg, watch), watchdog,
     ...(watch.notices ? { notices:
       { dropped: watch.notices.dropped, text: noticesText(watch.notices, now) } } : {}),
     unknownSessions: [...snap.panes.keys(), ...(snap.strangers?.keys() ?? [])]
@@ -7940,24 +8019,49 @@ function needsChannel(cfg: Config, { channel }: Watch, operator: Operator): bool
   return used && (channel.told || channel.state === "branch missing");
 }
 
+/** What the clock may bring: the word for it, what it hangs on, and what is said once it passed. */
+const DUES = {
+  wake: { word: "wake", if: "", passed: "wake when idle" },
+  probe: { word: "ask again", if: "", passed: "is asked now" },
+  stall: { word: "restart", if: " if idle", passed: "restart due" },
+  person: { word: "call you", if: " if unsure", passed: "needs you" },
+  idle: { word: "call idle", if: "", passed: "counts as idle" },
+  start: { word: "start", if: "", passed: "starts now" },
+} as const;
+
+/** What is due next of an agent, and when, wall ms; null = nothing that a clock decides. */
 function nextDue(
-  cfg: Config, watch: Watch, agent: Agent, limit: LimitState | null, now: number,
-): string {
-  if (limit) return `probe ${localTime(limit.until * 1000)}`;
+  cfg: Config, { watch, complete, now }: StatusLook, agent: Agent, limit: LimitState | null,
+  life: Life,
+): { next: keyof typeof DUES; at: number } | null {
   const memory = memoryOf(watch, agent.name);
-  if (memory.verdict === "unsure" && memory.since &&
-      !isUnsureTooLong(memory, cfg.watchdog.unsureAfter, now)) {
-    return `needs you ${localTime(memory.since + cfg.watchdog.unsureAfter * 1000)}`;
+  const { unsureAfter, backgroundMax } = cfg.watchdog;
+  if (life === "backoff") return { next: "start", at: memory.nextStart };
+  if (!isLiving(life)) return null;
+  if (limit) return { next: "probe", at: limit.until * 1000 };
+  if (memory.verdict === "unsure" && memory.since && !isUnsureTooLong(memory, unsureAfter, now)) {
+    return { next: "person", at: memory.since + unsureAfter * 1000 };
   }
   if (memory.verdict === "background" && memory.backgroundSince) {
-    return `idle ${localTime(memory.backgroundSince + cfg.watchdog.backgroundMax * 1000)}`;
+    return { next: "idle", at: memory.backgroundSince + backgroundMax * 1000 };
   }
   if (agent.watch === "heal+stall" && memory.verdict === "idle") {
-    return `stall ${localTime(memory.since + backendOf(cfg, agent).stallIdle * 1000)}`;
+    return { next: "stall", at: memory.since + backendOf(cfg, agent).stallIdle * 1000 };
   }
   const wake = watch.wakeDue[agent.name];
-  return agent.wake && wake && !isComplete(cfg)
-    ? `wake ${wake > now ? localTime(wake) : "when idle"}` : "";
+  return agent.wake && wake && !complete ? { next: "wake", at: wake } : null;
+}
+
+/** Whether a client runs that is not on its way out. */
+const isLiving = (life: Life): boolean =>
+  !["ending", "parked", "backoff", "ended", "done", "stopped", "unknown"].includes(life);
+
+/** What is due of a row, as its line says it: what has passed is never shown as ahead. */
+function dueText({ next, nextAt }: StatusRow, now: number): string {
+  if (!next) return "";
+  const at = Date.parse(nextAt);
+  const due = DUES[next];
+  return at > now ? `${due.word} ${localTime(at)}${due.if}` : due.passed;
 }
 
 /** How long `status` waits for git, ms: it is only asked whether the phase is DONE. */
@@ -8011,78 +8115,241 @@ async function watchStatus(cfg: Config): Promise<number> {
 }
 
 /** The fleet in a few characters, for the status line of tmux: who works, needs you, is limited. */
-export function statusLine({ agents, watchdog, needsHuman, fleet }: Status): string {
-  const running = agents.filter((one) => one.running);
-  const working = running.filter(({ verdict }) => ["active", "background"].includes(verdict));
-  const limited = running.filter(({ state }) => state.startsWith("limited"));
+export function statusLine({ agents, watchdog, needsHuman, prefix }: Status): string {
+  const working = agents.filter(({ life }) => life === "working" || life === "background");
+  const limited = agents.filter(({ life }) => life === "limited");
   const needy = agents.filter((one) => one.needsHuman);
   const parts = [working.length ? `●${working.length}` : "", needy.length ? `!${needy.length}` : "",
     limited.length ? `◐${limited.length}` : "", watchdog.running && !watchdog.stale ? "" : "✗ watchdog"];
   const names = needy.length ? ` ${needy.map(({ name }) => name).join(" ")}?` : "";
-  const word = /\((.*?)-?\)$/.exec(fleet)?.[1] ?? "";
-  return [word, ...parts.filter(Boolean)].join(" ") + (names || (needsHuman && !parts[3] ? " ?" : ""));
+  return [prefix.replace(/-$/, ""), ...parts.filter(Boolean)].join(" ") +
+    (names || (needsHuman && !parts[3] ? " ?" : ""));
 }
 
-/** The table of `status`: what needs a human first, cut to the width of the terminal. */
+/** Columns below which KIND, BACKEND and MODEL must tell the agents apart, and fit. */
+const WIDE = 100;
+/** Columns below which it is a phone over ssh: one short line for each. */
+const NARROW = 60;
+
+/** `status` for a terminal of that many columns: no line is wider. What needs a human is first. */
 export function statusText(status: Status, width: number): string {
-  const lines: string[] = [];
-  const { phase, watchdog } = status;
-  if (status.configError) lines.push(paint("red", status.configError));
-  if (phase?.error) lines.push(paint("red", `phase: ${phase.error}`));
-  else if (phase) {
-    const done = phase.moving ? `moving on to ${phase.moving}`
-      : phase.complete ? "sequence complete" : phase.done ? "DONE" : "in progress";
-    lines.push(
-      `phase: ${phase.id} [${phase.index + 1}/${phase.total}]  plan=${phase.plan}  (${done})`);
-  }
-  const { handoff } = status;
-  if (handoff?.why) {
-    const state = handoff.state === "empty" ? ""
-      : `${handoff.state} for ${ago(world.now() - Date.parse(handoff.since))}: `;
-    const said = `hand-off: ${state}${handoff.why}${handoff.cure ? `  — ${handoff.cure}` : ""}`;
-    lines.push(state ? paint("red", said) : said);
-  }
+  const now = world.now();
   const rows = [...status.agents, ...status.services]
     .toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
-  const table = rows.map((row) =>
-    [row.name, row.kind, row.backend, row.model, row.state, rowNotes(row)]);
-  const [head, ...drawn] =
-    columns([["AGENT", "KIND", "BACKEND", "MODEL", "STATE", ""], ...table], width, STATUS_GIVE);
-  lines.push(paint("bold", head!), ...drawn.map((line, i) => paintRow(rows[i]!, line)));
-  const life = watchdog.heartbeat
-    ? `heartbeat ${ago(world.now() - Date.parse(watchdog.heartbeat))} ago, ` +
-      `version ${watchdog.version}` : "";
-  const state = !watchdog.running
-    ? "stopped" : watchdog.stale
-      ? `STALE, ${life}${watchdog.stage ? `, at: ${watchdog.stage}` : ""}` : `RUNNING, ${life}`;
-  lines.push(paint(watchdog.running && !watchdog.stale ? "green" : "yellow",
-    `watchdog: ${state}`), `fleet: ${status.fleet}`);
-  if (status.notices?.text) lines.push(paint("red", `notices: ${status.notices.text}`));
-  if (status.unknownSessions.length) {
-    lines.push(`sessions that no config names: ${status.unknownSessions.join(", ")}`);
-  }
-  if (status.olderPhase.length) {
-    lines.push(`still on an older phase's kickoff: ${status.olderPhase.join(", ")} ` +
-      `("phase set ID --restart" takes them along)`);
-  }
-  return lines.join("\n");
+  const due = dueFirst(rows, now);
+  const wrapped = (style: Style, text: string) => (text ? wrap(text, width) : [])
+    .map((line) => paint(style, line));
+  const table = width < NARROW ? shortTable(rows, width, now) : longTable(rows, width, now);
+  return [
+    ...wrapped("red", status.configError),
+    headline(status, width, now),
+    ...countLines(status, rows, due, width),
+    ...troublesOf(status, now).flatMap((text) => wrapped("red", text)),
+    ...table,
+    ...(width < NARROW && due ? [cut(due, width)] : []),
+    ...remarksOf(status).flatMap((text) => wrapped("yellow", text)),
+  ].join("\n");
 }
 
-/** What the table of `status` gives up where it is narrow: the state goes last. */
-const STATUS_GIVE = [[2, 6], [3, 7], [1, 4], [5, 12], [0, 12], [5, 0], [4, 20]];
+const wrap = (text: string, width: number): string[] => width === Infinity ? [printable(text)]
+  : Bun.wrapAnsi(printable(text), Math.max(width, 8), { hard: true }).split("\n");
+
+/** Left and right of one line; where both do not fit, the left gives. */
+function spread(left: string, right: string, width: number): string {
+  if (width === Infinity) return [left, right].filter(Boolean).join("  ");
+  const room = width - Bun.stringWidth(right) - (right ? 1 : 0);
+  return right && room > 0 ? `${fit(left, room)} ${right}` : cut(left, width);
+}
+
+/** Which fleet, where in its phases, the clock, and the watchdog's last sign of life. */
+function headline(status: Status, width: number, now: number): string {
+  const { phase, watchdog } = status;
+  const clock = new Date(now).toTimeString().slice(0, width < NARROW ? 5 : 8);
+  const beat = watchdog.heartbeat ? ` ${ago(now - Date.parse(watchdog.heartbeat))} ago` : "";
+  const life = !watchdog.running ? "○ no watchdog" : `${watchdog.stale ? "✗" : "●"}${beat}`;
+  const right = `${clock}${width < NARROW ? " " : "  "}${life}`;
+  const place = phase?.id ? `${phase.id} ${phase.index + 1}/${phase.total}${phaseWord(phase)}` : "";
+  const folder = basename(status.folder);
+  const forms = [
+    [status.fleet, place && `phase ${place}`, place && basename(phase!.plan)],
+    [status.fleet, place && `phase ${place}`], [folder, place && `phase ${place}`], [folder, place],
+  ].map((parts) => printable(parts.filter(Boolean).join(" · ")));
+  const room = width - Bun.stringWidth(right) - 2;
+  return paint("bold", spread(
+    forms.find((form) => Bun.stringWidth(form) <= room) ?? forms.at(-1)!, right, width));
+}
+
+const phaseWord = ({ moving, complete, done }: NonNullable<Status["phase"]>): string =>
+  moving ? `, moving on to ${moving}` : complete ? ", sequence complete" : done ? ", DONE" : "";
+
+/** How many need you, work, and so on; and, on a terminal that is no phone, what is due first. */
+function countLines(status: Status, rows: StatusRow[], due: string, width: number): string[] {
+  const needy = rows.filter((row) => row.needsHuman).length;
+  const others = Map.groupBy(rows.filter((row) => !row.needsHuman && row.kind !== "service"),
+    (row) => groupOfLife(row.life, width));
+  const counts = [
+    needy ? `${needy} ${needy > 1 ? "need" : "needs"} you`
+      : status.needsHuman ? "" : "nothing needs you",
+    ...GROUPS.flatMap((group) => others.has(group) ? `${others.get(group)!.length} ${group}` : []),
+  ].filter(Boolean);
+  const style = needy ? "red" : status.needsHuman ? "yellow" : "green";
+  const lines = flow(counts, width);
+  const together = lines.length === 1 && width >= NARROW &&
+    Bun.stringWidth(`${lines[0]}${due}`) < width;
+  const all = together ? [spread(lines[0]!, due, width)]
+    : [...lines, ...(width < NARROW || !due ? [] : [cut(printable(due), width)])];
+  return all.map((line) => paint(style, line));
+}
+
+/** Parts joined by dots, in as many lines as that takes. */
+function flow(parts: string[], width: number): string[] {
+  const lines: string[] = [];
+  for (const part of parts) {
+    const longer = lines.length ? `${lines.at(-1)} · ${part}` : part;
+    if (lines.length && Bun.stringWidth(longer) > width) lines.push(part);
+    else lines.splice(-1, 1, longer);
+  }
+  return lines.map((line) => cut(line, width));
+}
+
+/** What the count line calls them, in its order. */
+const GROUPS = ["working", "work", "background", "limited", "starting", "idle", "waiting", "unsure",
+  "rest", "down"];
+
+function groupOfLife(life: Life, width: number): string {
+  if (["fatal", "backoff", "ending", "starting"].includes(life)) return "starting";
+  if (!isLiving(life)) return "down";
+  if (width >= NARROW) return life === "running" ? "idle" : life;
+  return life === "working" || life === "background" ? "work" : life === "limited" ? life : "rest";
+}
+
+function dueFirst(rows: StatusRow[], now: number): string {
+  const [first] = rows.filter((row) => row.next && Date.parse(row.nextAt) > now)
+    .toSorted((a, b) => Date.parse(a.nextAt) - Date.parse(b.nextAt));
+  return first?.next ? `next: ${DUES[first.next].word} ${first.name} ` +
+    localTime(Date.parse(first.nextAt)) : "";
+}
+
+/** What is wrong with the fleet as a whole, with its cure. */
+function troublesOf({ phase, handoff, watchdog, notices }: Status, now: number): string[] {
+  const since = handoff && handoff.since ? ` for ${ago(now - Date.parse(handoff.since))}` : "";
+  const life = watchdog.heartbeat ? `, heartbeat ${ago(now - Date.parse(watchdog.heartbeat))} ago` : "";
+  return [
+    phase?.error ? `phase: ${phase.error}` : "",
+    handoff?.why && handoff.state !== "empty"
+      ? `hand-off: ${handoff.state}${since}: ${handoff.why}` +
+        `${handoff.cure ? `  — ${handoff.cure}` : ""}` : "",
+    !watchdog.running ? "watchdog: stopped"
+      : watchdog.stale ? `watchdog: STALE${life}${watchdog.stage ? `, at: ${watchdog.stage}` : ""}` : "",
+    notices?.text ? `notices: ${notices.text}` : "",
+  ].filter(Boolean);
+}
+
+/** What is not wrong, but should be known. */
+function remarksOf({ handoff, unknownSessions, olderPhase }: Status): string[] {
+  return [
+    handoff?.state === "empty" && handoff.why
+      ? `hand-off: ${handoff.why}${handoff.cure ? `  — ${handoff.cure}` : ""}` : "",
+    unknownSessions.length ? `sessions that no config names: ${unknownSessions.join(", ")}` : "",
+    olderPhase.length ? `still on an older phase's kickoff: ${olderPhase.join(", ")} ` +
+      `("phase set ID --restart" takes them along)` : "",
+  ].filter(Boolean);
+}
+
+/** Columns of the reasons: at least, where names give for them; and before more columns are shown. */
+const REASONS_LEAST = 28;
+const REASONS_GOOD = 44;
+
+/** A line for each unit: its name, what it is, its state, and why. */
+function longTable(rows: StatusRow[], width: number, now: number): string[] {
+  const optional = optionalColumns(rows, width, now);
+  const head = ["  AGENT", ...optional.map((key) => key.toUpperCase()), "STATE"];
+  const cells = rows.map((row) => [`${row.needsHuman ? "!" : " "} ${row.name}`,
+    ...optional.map((key) => row[key]), stateText(row, now)]);
+  const last = head.length - 1;
+  const give = [...optional.map((_, i) => [i + 1, 6]), [0, 14], [last, 12], [0, 8]];
+  const left = columns([head, ...cells], Math.max(24, width - 2 - REASONS_LEAST), give);
+  const wide = Math.max(...left.map((line) => Bun.stringWidth(line)));
+  const lines = left.map((line, i) => {
+    const reasons = i ? reasonText(rows[i - 1]!, width - wide - 2, now) : "";
+    return reasons ? `${fit(line, wide)}  ${reasons}` : line;
+  });
+  return lines.map((line, i) => (i ? paintRow(rows[i - 1]!, line) : paint("bold", line)));
+}
+
+/** Those of KIND, BACKEND, MODEL that are shown: where it is not wide, what tells agents apart. */
+function optionalColumns(
+  rows: StatusRow[], width: number, now: number,
+): ("kind" | "backend" | "model")[] {
+  const agents = rows.filter((row) => row.kind !== "service");
+  const wideOf = (texts: string[]) => Math.max(0, ...texts.map((text) => Bun.stringWidth(text)));
+  let room = width - 2 - REASONS_GOOD - 4 - wideOf(rows.map(({ name }) => name)) -
+    wideOf(rows.map((row) => stateText(row, now)));
+  const shown = (["model", "kind", "backend"] as const).filter((key) => {
+    const differs = new Set(agents.map((row) => row[key])).size > 1;
+    const wide = 2 + Math.max(key.length, wideOf(rows.map((row) => row[key])));
+    if (width < WIDE && (!differs || wide > room)) return false;
+    room -= wide;
+    return true;
+  });
+  return (["kind", "backend", "model"] as const).filter((key) => shown.includes(key));
+}
+
+/** The word and for how long; a limit ends by its own clock. */
+function stateText(row: StatusRow, now: number): string {
+  return [row.life, ageText(row, now)].filter(Boolean).join(" ");
+}
+
+function ageText({ life, since, until }: StatusRow, now: number): string {
+  if (life === "backoff") return ago(Date.parse(until) - now);
+  const aged = since && (isLiving(life) ? !["limited", "running"].includes(life) : life === "parked");
+  return aged ? ago(now - Date.parse(since)) : "";
+}
+
+/** Why it is so, what waits, what comes; the restarts and the cure at its end are never cut. */
+function reasonText(row: StatusRow, room: number, now: number): string {
+  const restarts = plural(row.restartsToday, "restart");
+  const text = printable([row.detail, heldText(row), dueText(row, now)].filter(Boolean).join(" · "));
+  const tailWith = (cure = "") => [restarts, cure && printable(`→ ${cure}`)].filter(Boolean).join("  ");
+  const tail = [tailWith(row.cure), tailWith(row.cure.split(" ")[0])]
+    .find((one) => Bun.stringWidth(one) + REASON_LEAST <= room) ?? restarts;
+  const said = cut(text, Math.max(0, room - Bun.stringWidth(tail) - (tail ? 3 : 0)));
+  return [said, tail].filter(Boolean).join(restarts ? " · " : "  ");
+}
+
+/** Least columns of a reason before its cure loses the name, which stands in the line already. */
+const REASON_LEAST = 16;
+
+/** The texts that wait for it, and those of which nobody knows. */
+function heldText({ messages, messagesWhy, unproven, life, verdict }: StatusRow): string {
+  const why = messagesWhy && !messagesWhy.startsWith(verdict) && messagesWhy !== life
+    ? ` (${messagesWhy})` : "";
+  const texts = [plural(messages, "text") && `${plural(messages, "text")} held`,
+    unproven ? `${unproven} unproven` : ""].filter(Boolean).join(", ");
+  return texts && texts + why;
+}
+
+/** One short line for each, as on a phone: name, for how long, and the state with its reason. */
+function shortTable(rows: StatusRow[], width: number, now: number): string[] {
+  const name = Math.min(12, Math.max(4, ...rows.map((row) => Bun.stringWidth(row.name))),
+    Math.max(4, width - 20));
+  return rows.map((row) => {
+    const restarts = row.restartsToday ? ` ${row.restartsToday}↺` : "";
+    const head = `${row.needsHuman ? "!" : " "} ${fit(printable(row.name), name)} ` +
+      `${ageText(row, now).padStart(3)} `;
+    const joint = row.needsHuman ? ": " : row.life === "limited" ? " " : " · ";
+    const said = row.life === "blocked" && row.detail ? row.detail
+      : [row.life, row.detail || dueText(row, now)].filter(Boolean).join(joint);
+    const room = width - Bun.stringWidth(head) - Bun.stringWidth(restarts);
+    return paintRow(row, head + cut(printable(said), Math.max(0, room)) + restarts);
+  });
+}
 
 function paintRow(row: StatusRow, line: string): string {
   if (row.needsHuman) return paint("red", line);
-  if (/^(limited|backoff|fatal|unsure|unknown)/.test(row.state)) return paint("yellow", line);
+  if (["limited", "backoff", "fatal", "unsure", "unknown"].includes(row.life)) return paint("yellow", line);
   return row.running ? line : paint("dim", line);
 }
-
-const rowNotes = (row: StatusRow): string => [
-  row.next,
-  [row.messages ? `${row.messages} waiting` : "", row.unproven ? `${row.unproven} unproven` : "",
-    row.messagesWhy ? `(${row.messagesWhy})` : ""].filter(Boolean).join(" "),
-  row.restartsToday ? `${row.restartsToday} restarts today` : "",
-].filter(Boolean).join(", ");
 
 /**
  * Columns as wide as their widest cell. Where a line is longer than `width`, those named in `give`

@@ -122,7 +122,7 @@ const each = (f: Fleet): Record<string, Tried> => ({
   init: [["init", f.path("new")], 0, /^\d+ files written to /],
   doctor: [["doctor"], 0, /^ok {4}config: /m],
   up: [["up"], 0, /watchdog up|starting watchdog/],
-  status: [["status"], 0, /^a1 [^]*^watchdog: RUNNING/m],
+  status: [["status"], 0, / ● \d+s ago\n[^]*^ +a1 /m],
   logs: [["logs", "watchdog"], 0, "watchdog up: phase one [1/1]"],
   explain: [["explain", "a1"], 0, /^verdict +idle/m],
   send: [["send", "a1", "a word"], 0, "delivered to a1\n"],

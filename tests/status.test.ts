@@ -18,6 +18,10 @@ describe("describeState", () => {
   const facts = { pane: undefined, held: false, enabled: true, fresh: true, limit: null, kind: "persistent", complete: false, now };
   const memory = { parked: "", finished: false, nextStart: 0, failures: 0, verdict: "active", why: "", since: 0 };
   const limit: LimitState = { until: now / 1000 + 60, nudges: 0 };
+  const said = (some: Partial<Memory>, more: Partial<Facts>) => {
+    const { state, needsHuman } = describeState({ ...memory, ...some } as Memory, { ...facts, ...more });
+    return { state, needsHuman };
+  };
   test.each<[state: string, memory: Partial<Memory>, facts: Partial<Facts>]>([
     ["stopped by you", {}, { held: true }],
     ["stopped by you", { parked: "exit 125", finished: true }, { held: true }],
@@ -52,85 +56,154 @@ describe("describeState", () => {
     ["background 23h", { since: now - 24 * HOUR + SECOND, verdict: "background" }, { pane: alive }],
     ["booting 1d", { since: now - 24 * HOUR, verdict: "booting" }, { pane: alive }],
     ["fatal 12d", { since: now - 12.9 * 24 * HOUR, verdict: "fatal" }, { pane: alive }],
-  ])("%s: %o %o", (state, some, more) =>
-    expect(describeState({ ...memory, ...some } as Memory, { ...facts, ...more })).toEqual({ state, needsHuman: false }));
+  ])("%s: %o %o", (state, some, more) => expect(said(some, more)).toEqual({ state, needsHuman: false }));
   test.each<[state: string, memory: Partial<Memory>, facts: Partial<Facts>]>([
     ["parked: exit 125", { parked: "exit 125", finished: true, nextStart: now + SECOND }, {}],
     ["blocked: a dialog is open 2m", { since: now - 120 * SECOND, verdict: "blocked", why: "a dialog is open" }, { pane: alive }],
     ["unsure: blank screen 5m", { since: now - 300 * SECOND, verdict: "unsure", why: "blank screen" }, { pane: alive }],
     ["unsure: blank screen 1m", { since: now - 60 * SECOND, verdict: "unsure", why: "blank screen" }, { pane: alive, unsureAfter: 60 }],
-  ])("%s needs a person", (state, some, more) =>
-    expect(describeState({ ...memory, ...some } as Memory, { ...facts, ...more })).toEqual({ state, needsHuman: true }));
-  test("a hold, with the reset where one is known, and its class", () => {
-    const said = (hold: LimitState) => describeState({ ...memory, since: now } as Memory, { ...facts, pane: alive, limit: hold });
-    expect(said(limit).state).toMatch(/^limited until .*:01.* \(other\)$/);
-    expect(said({ ...limit, resetAt: now / 1000 + 120, class: "weekly" })).toEqual({ state: expect.stringMatching(/^limited until .*:02.* \(weekly\)$/), needsHuman: false });
-    expect(describeState(memory as Memory, { ...facts, limit }).state).toBe("stopped");
+  ])("%s needs a person", (state, some, more) => expect(said(some, more)).toEqual({ state, needsHuman: true }));
+  test("a hold, with the reset where one is known, and its class; one that has passed is not ahead", () => {
+    const held = (hold: LimitState) => said({ since: now }, { pane: alive, limit: hold });
+    expect(held(limit).state).toMatch(/^limited until .*:01.* \(other\)$/);
+    expect(held({ ...limit, resetAt: now / 1000 + 120, class: "weekly" })).toEqual({ state: expect.stringMatching(/^limited until .*:02.* \(weekly\)$/), needsHuman: false });
+    expect(held({ ...limit, resetAt: now / 1000 - 1 }).state).toBe("limited (other)");
+    expect(said({}, { limit }).state).toBe("stopped");
+  });
+  test("the same as data: a word, what more is to be said, until when", () => {
+    const data = (some: Partial<Memory>, more: Partial<Facts>) => {
+      const { life, detail, until } = describeState({ ...memory, ...some } as Memory, { ...facts, ...more });
+      return [life, detail, until];
+    };
+    expect(data({}, { held: true })).toEqual(["stopped", "by you", null]);
+    expect(data({ parked: "exit 125" }, {})).toEqual(["parked", "exit 125", null]);
+    expect(data({ nextStart: now + 40 * SECOND, failures: 2 }, {})).toEqual(["backoff", "2nd time", now + 40 * SECOND]);
+    expect(data({}, { pane: ended(1) })).toEqual(["ended", "exit 1", null]);
+    expect(data({ since: now, verdict: "blocked", why: "a dialog is open" }, { pane: alive })).toEqual(["blocked", "a dialog is open", null]);
+    expect(data({ since: now }, { pane: alive })).toEqual(["working", "", null]);
+    expect(data({ since: now }, { pane: alive, limit: { ...limit, class: "weekly" } })).toEqual(["limited", expect.stringMatching(/^to .*:01, weekly$/), now + 60 * SECOND]);
+    expect(data({}, { pane: alive, stuck: "pid 5 does not end" })).toEqual(["ending", "pid 5 does not end", null]);
   });
 });
 
 describe("statusText", () => {
   let fake: FakeWorld;
   beforeEach(() => void (fake = fakeWorld()));
+  const NOON = Date.UTC(2026, 5, 15, 12);
+  const at = (seconds: number) => new Date(NOON + seconds * SECOND).toISOString();
+  const clock = (seconds: number) => new Date(NOON + seconds * SECOND).toTimeString().slice(0, 5);
   const row: StatusRow = {
     name: "a", kind: "loop", backend: "claude", model: "default", watch: "heal", session: "agents-a", running: true, state: "active 5s",
-    since: "", verdict: "active", why: "", next: "", messages: 0, messagesWhy: "", unproven: 0, restartsToday: 0, needsHuman: false,
+    life: "working", detail: "", since: at(-5), until: "", verdict: "active", why: "", next: "", nextAt: "", messages: 0, messagesWhy: "",
+    unproven: 0, restartsToday: 0, needsHuman: false, cure: "",
   };
-  const phase = { id: "p1", index: 0, total: 2, plan: "plan.md", done: false, complete: false, moving: "", error: "" };
-  const watchdog = { running: true, pid: 1, heartbeat: "", stale: false, version: "1.2.3", stage: "" };
-  const status = (more: Partial<Status> = {}): Status =>
-    ({ version: 1, fleet: "~/night (agents-)", configError: "", phase: null, agents: [row], services: [], watchdog, handoff: null, unknownSessions: [], olderPhase: [], needsHuman: false, ...more });
+  const blocked: StatusRow = { ...row, name: "b", needsHuman: true, life: "blocked", detail: "Do you want to proceed?", verdict: "blocked", cure: "attach b" };
+  const phase = { id: "p1", index: 0, total: 2, plan: "/x/plan.md", done: false, complete: false, moving: "", error: "" };
+  const watchdog = { running: true, pid: 1, heartbeat: at(-2), stale: false, version: "1.2.3", stage: "" };
+  const status = (more: Partial<Status> = {}): Status => ({
+    version: 1, fleet: "~/night (agents-)", folder: "~/night", prefix: "agents-", configError: "", phase: null, agents: [row], services: [], watchdog,
+    handoff: null, unknownSessions: [], olderPhase: [], needsHuman: more.agents?.some((one) => one.needsHuman) ?? false, ...more,
+  });
   const lines = (more: Partial<Status> = {}, width = 120) => Bun.stripANSI(statusText(status(more), width)).split("\n");
 
-  test.each<[string, Partial<typeof phase>]>([
-    ["in progress", {}], ["DONE", { done: true }], ["sequence complete", { complete: true, done: true }],
-    ["moving on to p2", { moving: "p2", done: true }], ["moving on to the end", { moving: "the end", complete: true }],
-  ])("a phase is %s", (word, more) =>
-    expect(lines({ phase: { ...phase, ...more } })[0]).toBe(`phase: p1 [1/2]  plan=plan.md  (${word})`));
-  test("a phase that makes no sense; no phases", () => {
-    expect(lines({ phase: { ...phase, error: "99 is no phase" } })[0]).toBe("phase: 99 is no phase");
-    expect(lines()[0]).toStartWith("AGENT");
+  test("the headline: fleet, phase, clock, the watchdog's last sign; it gives up what does not fit", () => {
+    const head = (width: number, more: Partial<Status> = {}) => lines({ phase, ...more }, width)[0]!;
+    const time = new Date(NOON).toTimeString().slice(0, 8);
+    expect(head(80)).toBe(`~/night (agents-) · phase p1 1/2 · plan.md`.padEnd(80 - 18) + `${time}  ● 2s ago`.padStart(18));
+    expect(head(56)).toStartWith("~/night (agents-) · phase p1 1/2  ");
+    expect(head(44)).toBe("night · phase p1 1/2".padEnd(30) + `${time.slice(0, 5)} ● 2s ago`);
+    expect(head(30)).toBe("night · p1 1/2 ".padEnd(16) + `${time.slice(0, 5)} ● 2s ago`);
+    expect(head(Infinity)).toBe(`~/night (agents-) · phase p1 1/2 · plan.md  ${time}  ● 2s ago`);
+    expect(head(80, { watchdog: { ...watchdog, stale: true } })).toEndWith("  ✗ 2s ago");
+    expect(head(80, { watchdog: { ...watchdog, running: false } })).toEndWith("  ○ no watchdog");
   });
-  test("who needs a person comes first, services last, each with what it waits for", () => {
-    const agents = [row, { ...row, name: "b", needsHuman: true, state: "blocked: x 5s" },
-      { ...row, name: "c", next: "wake 12:00", messages: 2, messagesWhy: "booting", restartsToday: 3 }, { ...row, name: "d", messages: 1 }];
-    const services = [{ ...row, name: "web", kind: "service", backend: "-", model: "-", state: "RUNNING" }];
-    expect(lines({ agents, services }).slice(0, -1)).toEqual([
-      "AGENT  KIND     BACKEND  MODEL    STATE",
-      "b      loop     claude   default  blocked: x 5s",
-      "a      loop     claude   default  active 5s",
-      "c      loop     claude   default  active 5s      wake 12:00, 2 waiting (booting), 3 restarts today",
-      "d      loop     claude   default  active 5s      1 waiting",
-      "web    service  -        -        RUNNING",
-      "watchdog: RUNNING, ",
+  test.each<[string, Partial<typeof phase>]>([
+    ["", {}], [", DONE", { done: true }], [", sequence complete", { complete: true, done: true }],
+    [", moving on to p2", { moving: "p2", done: true }], [", moving on to the end", { moving: "the end", complete: true }],
+  ])("a phase is in progress%s", (word, more) =>
+    expect(lines({ phase: { ...phase, ...more } })[0]).toStartWith(`~/night (agents-) · phase p1 1/2${word} · plan.md  `));
+  test("a phase that makes no sense; no phases", () => {
+    expect(lines({ phase: { ...phase, id: "", error: "99 is no phase" } })[2]).toBe("phase: 99 is no phase");
+    expect(lines()[0]).toStartWith("~/night (agents-)    ");
+  });
+  test("how many need you, work, are limited, rest; what is due first", () => {
+    const agents = [row, row, blocked, { ...row, life: "limited" as const }, { ...row, life: "idle" as const, next: "wake" as const, nextAt: at(300) },
+      { ...row, life: "waiting" as const, next: "stall" as const, nextAt: at(-5) }, { ...row, name: "z", life: "stopped" as const, running: false, next: "" as const }];
+    expect(lines({ agents }, 100)[1]).toBe("1 needs you · 2 working · 1 limited · 1 idle · 1 waiting · 1 down".padEnd(100 - 18) + `next: wake a ${clock(300)}`.padStart(18));
+    expect(lines({ agents: [blocked, blocked] })[1]).toBe("2 need you");
+    expect(lines({ agents: [row] })[1]).toBe("nothing needs you · 1 working");
+    expect(lines({ needsHuman: true })[1]).toBe("1 working");
+    const phone = lines({ agents }, 44);
+    expect([phone[1], phone.at(-1)]).toEqual(["1 needs you · 2 work · 1 limited · 2 rest", `next: wake a ${clock(300)}`]);
+  });
+  test("who needs a person comes first, with reason and cure; services last, each with what it waits for", () => {
+    const agents = [row, blocked,
+      { ...row, name: "c", next: "wake" as const, nextAt: at(60), messages: 2, messagesWhy: "booting", restartsToday: 3 }, { ...row, name: "d", messages: 1 }];
+    const services: StatusRow[] = [{ ...row, name: "web", kind: "service", backend: "-", model: "-", life: "running" }];
+    expect(lines({ agents, services }).slice(2)).toEqual([
+      "  AGENT  KIND     BACKEND  MODEL    STATE",
+      "! b      loop     claude   default  blocked 5s  Do you want to proceed?  → attach b",
+      "  a      loop     claude   default  working 5s",
+      `  c      loop     claude   default  working 5s  2 texts held (booting) · wake ${clock(60)} · 3 restarts`,
+      "  d      loop     claude   default  working 5s  1 text held",
+      "  web    service  -        -        running",
     ]);
   });
+  test("KIND, BACKEND and MODEL below 100 columns: only what tells agents apart, and fits", () => {
+    const head = (width: number, ...agents: Partial<StatusRow>[]) => lines({ agents: agents.map((one) => ({ ...row, ...one })) }, width)[2]!.trim().split(/ +/);
+    expect(head(100, {}, {})).toEqual(["AGENT", "KIND", "BACKEND", "MODEL", "STATE"]);
+    expect(head(99, {}, {})).toEqual(["AGENT", "STATE"]);
+    expect(head(99, {}, { model: "opus" })).toEqual(["AGENT", "MODEL", "STATE"]);
+    expect(head(80, {}, { model: "opus", kind: "task", backend: "codex" })).toEqual(["AGENT", "KIND", "MODEL", "STATE"]);
+    expect(head(60, {}, { model: "a-very-long-name-of-a-model" })).toEqual(["AGENT", "STATE"]);
+  });
+  test("on 44 columns a short line each: name, for how long, the state with its reason", () => {
+    const agents: StatusRow[] = [{ ...blocked, name: "assistant", since: at(-780) },
+      { ...row, name: "tester", needsHuman: true, life: "parked", detail: "exit 1 ×4", since: at(-1900), running: false, restartsToday: 4 },
+      { ...row, name: "adversary", life: "limited", detail: "to 21:52, weekly" }, { ...row, name: "orchestrator-two", next: "wake", nextAt: at(300) }];
+    expect(lines({ agents, phase }, 44).slice(2)).toEqual([
+      "! assistant    13m Do you want to proceed?", "! tester       31m parked: exit 1 ×4 4↺", "  adversary        limited to 21:52, weekly",
+      `  orchestrator… 5s working · wake ${clock(300)}`.replace("orchestrator… 5s", "orchestrato…  5s"), `next: wake orchestrator-two ${clock(300)}`]);
+  });
+  test("a time that passed is never shown as ahead", () => {
+    const said = (next: StatusRow["next"], seconds: number) => lines({ agents: [{ ...row, next, nextAt: at(seconds) }] }).at(-1)!;
+    expect(said("stall", 60)).toEndWith(`  restart ${clock(60)} if idle`);
+    expect(said("stall", -60)).toEndWith("  restart due");
+    expect(said("probe", 0)).toEndWith("  is asked now");
+    expect(said("wake", -1)).toEndWith("  wake when idle");
+  });
+  test.each([30, 44, 59, 60, 80, 99, 100, 120, 200])("no line is wider than %d columns, whatever letters it holds, and no restart count is cut", (width) => {
+    for (const word of ["a-very-long-name-of-an-agent", "全部全部全部全部全部全部", "👍🏽👩‍👩‍👧e\u0301全部👍🏽👩‍👩‍👧e\u0301全部", "A\x1b[31m\u202e\tx\n"]) {
+      const long: StatusRow = { ...row, name: word, model: word, backend: word, detail: word.repeat(9), restartsToday: 1234, messages: 9, messagesWhy: word };
+      const agents = [{ ...long, needsHuman: true, life: "blocked" as const, cure: `attach ${word}` }, { ...long, next: "stall" as const, nextAt: at(60) },
+        { ...long, life: "parked" as const, needsHuman: true }, row];
+      const all = lines({ agents, phase: { ...phase, id: word, plan: `/${word}` }, folder: `/x/${word}`, fleet: `/x/${word} (agents-)`, configError: word.repeat(5),
+        unknownSessions: [word, word], olderPhase: [word], handoff: { state: "failing", since: at(-60), why: word, cure: word } }, width);
+      for (const line of all) expect([line, Bun.stringWidth(line) <= width]).toEqual([line, true]);
+      if (width >= 44) expect(all.filter((line) => /1234( restarts|↺)/.test(line)).length).toBe(3);
+    }
+  });
   test("in one line: who works, needs you, is limited; what is not right with the watchdog", () => {
-    const needy = { ...row, name: "assistant", verdict: "blocked" as const, state: "blocked: x", needsHuman: true };
-    const limited = { ...row, name: "c", verdict: "limited" as const, state: "limited until 12:00" };
-    expect(statusLine(status({ agents: [row, { ...row, verdict: "background" }, { ...row, running: false }, needy, limited] }))).toBe("agents ●2 !1 ◐1 assistant?");
-    expect(statusLine(status({ agents: [{ ...row, verdict: "idle" }] }))).toBe("agents");
+    const needy = { ...blocked, name: "assistant" };
+    const limited = { ...row, name: "c", life: "limited" as const };
+    expect(statusLine(status({ agents: [row, { ...row, life: "background" }, { ...row, life: "stopped" }, needy, limited] }))).toBe("agents ●2 !1 ◐1 assistant?");
+    expect(statusLine(status({ agents: [{ ...row, life: "idle" }] }))).toBe("agents");
     expect(statusLine(status({ agents: [], needsHuman: true }))).toBe("agents ?");
     expect(statusLine(status({ watchdog: { ...watchdog, running: false }, needsHuman: true }))).toBe("agents ●1 ✗ watchdog");
+    // a folder whose name looks like the end of another
+    expect(statusLine(status({ agents: [], fleet: "~/x (y) (z-)", prefix: "z-" }))).toBe("z");
   });
   test("the watchdog: stopped, running, stale", () => {
-    const at = new Date(fake.wall - 90 * SECOND).toISOString();
-    const said = (more: object) => lines({ watchdog: { ...watchdog, ...more } }).at(-2);
-    expect(said({ running: false, heartbeat: at })).toBe("watchdog: stopped");
-    expect(said({ heartbeat: at })).toBe("watchdog: RUNNING, heartbeat 1m ago, version 1.2.3");
-    expect(said({ heartbeat: at, stale: true })).toBe("watchdog: STALE, heartbeat 1m ago, version 1.2.3");
+    const said = (more: object) => lines({ watchdog: { ...watchdog, heartbeat: at(-90), ...more } }).filter((line) => line.startsWith("watchdog"));
+    expect(said({ running: false })).toEqual(["watchdog: stopped"]);
+    expect(said({})).toEqual([]);
+    expect(said({ stale: true, stage: "git fetch" })).toEqual(["watchdog: STALE, heartbeat 1m ago, at: git fetch"]);
   });
   test("sessions that nobody knows, and loops on an older kickoff", () => {
     expect(lines({ unknownSessions: ["agents-x", "agents-y"], olderPhase: ["a", "b"] }).slice(-2)).toEqual([
       "sessions that no config names: agents-x, agents-y",
       'still on an older phase\'s kickoff: a, b ("phase set ID --restart" takes them along)',
     ]);
-  });
-  test.each([52, 60, 80])("%d columns hold a table of long names, and the state goes last", (width) => {
-    const long = { ...row, name: "a-very-long-name-of-an-agent", model: "a-long-model", state: "blocked: x", next: "stall 2026-06-15 12:00", messages: 9, messagesWhy: "booting" };
-    const table = lines({ agents: [long] }, width);
-    for (const line of table.slice(0, 2)) expect(Bun.stringWidth(line)).toBeLessThanOrEqual(width);
-    expect(table[1]).toContain("blocked: x");
   });
   test("columns are as wide as their widest cell; a cell that is too wide ends in …", () => {
     expect(columns([["A", "B"], ["xxx", "yy"]], 80)).toEqual(["A    B", "xxx  yy"]);
@@ -179,9 +252,9 @@ describe("the command over a fleet", () => {
     expect([code, status.needsHuman, status.unknownSessions, status.olderPhase]).toEqual([0, false, [], []]);
     expect(status.watchdog).toEqual({ running: true, pid: 77, heartbeat: new Date(fake.wall - 10 * SECOND).toISOString(), stale: false, version: "1.2.3", stage: "" });
     expect(status.phase).toEqual({ id: "p1", index: 0, total: 2, plan: expect.stringContaining("plan-1.md"), done: false, complete: false, moving: "", error: "" });
-    expect(of("builder")).toMatchObject({ kind: "loop", backend: "claude", running: true, state: expect.stringMatching(/^active \d+[sm]$/), next: "", messages: 0, restartsToday: 1 });
+    expect(of("builder")).toMatchObject({ kind: "loop", backend: "claude", running: true, state: expect.stringMatching(/^active \d+[sm]$/), next: "", messages: 0, restartsToday: 0 });
     expect(of("upgrader").state).toBe("stopped (disabled)");
-    expect((await command("--config", cfg.path)).out).toContain("(in progress)\nAGENT");
+    expect((await command("--config", cfg.path)).out).toMatch(/^\/fleet \(agents-\) · phase p1 1\/2 · plan-1\.md .* ● 10s ago\n.*\n {2}AGENT/);
   });
   test("a heartbeat is stale after three ticks, where it is that of the one that runs: exit 3", async () => {
     await begin(FLEET);
@@ -194,7 +267,7 @@ describe("the command over a fleet", () => {
     expect((await read()).code).toBe(0);
     fake.files.set(state("heartbeat"), "{half");
     expect((await read()).status.watchdog).toEqual({ running: true, pid: 77, heartbeat: "", stale: false, version: "", stage: "" });
-    expect((await command("status", "--config", cfg.path)).out).toContain("\nwatchdog: RUNNING, \n");
+    expect((await command("status", "--config", cfg.path)).out.split("\n")[0]).toEndWith("  ●");
   });
   test("no watchdog where one should run: exit 3; after a `down` of all it is 0", async () => {
     await begin(FLEET);
@@ -215,19 +288,19 @@ describe("the command over a fleet", () => {
   test("what is due next: a wake, a stall, a probe", async () => {
     await begin(FLEET);
     watchdog(10);
-    expect((await read()).of("orchestrator").next).toMatch(/^wake .*:00/);
+    expect((await read()).of("orchestrator")).toMatchObject({ next: "wake", nextAt: expect.stringMatching(/^2026-06-15T13:00/) });
     watch.wakeDue.orchestrator = fake.wall - SECOND;
     Object.assign(pane("builder"), { doing: "idle" });
     pane("adversary").doing = "limit";
     await ticks(3);
     watchdog(10);
     const { of } = await read();
-    expect(of("orchestrator").next).toBe("wake when idle");
-    expect(of("builder")).toMatchObject({ state: expect.stringMatching(/^idle/), next: expect.stringMatching(/^stall /) });
-    expect(of("adversary")).toMatchObject({ state: expect.stringMatching(/^limited until .*5h/), next: expect.stringMatching(/^probe /) });
+    expect(of("orchestrator")).toMatchObject({ next: "wake", nextAt: new Date(fake.wall - 91 * SECOND).toISOString() });
+    expect(of("builder")).toMatchObject({ state: expect.stringMatching(/^idle/), life: "idle", next: "stall" });
+    expect(of("adversary")).toMatchObject({ state: expect.stringMatching(/^limited until .*5h/), life: "limited", next: "probe", until: "2026-06-15T15:00:00.000Z" });
     expect(of("upgrader").next).toBe("");
   });
-  test("texts that wait, with why, and the watchdog's starts of this day", async () => {
+  test("texts that wait, with why, and the restarts of this day: the first start is none", async () => {
     await begin(FLEET);
     pane("builder").doing = "dialog";
     say(watch, "builder", "wake", "look");
@@ -236,8 +309,9 @@ describe("the command over a fleet", () => {
     watchdog(10);
     const { code, of } = await read();
     expect([code, of("builder").messages, of("builder").messagesWhy]).toEqual([3, 1, expect.stringMatching(/dialog/)]);
-    expect([of("adversary").restartsToday, of("builder").restartsToday]).toEqual([2, 1]);
-    expect((await command("status", "--config", cfg.path)).out).toMatch(/^builder .* 1 waiting \(blocked: a dialog is open\), 1 restarts today$/m);
+    expect([of("adversary").restartsToday, of("builder").restartsToday]).toEqual([1, 0]);
+    expect((await command("status", "--config", cfg.path)).out).toMatch(/^! builder .* a dialog is open · 1 text held  → attach builder$/m);
+    expect((await command("status", "--config", cfg.path)).out).toMatch(/^ {2}adversary .* {2}1 restart$/m);
     fake.turn(24 * HOUR);
     watchdog(10);
     expect((await read()).of("adversary").restartsToday).toBe(0);
@@ -245,7 +319,7 @@ describe("the command over a fleet", () => {
   test("DONE, on its way to the next phase, and the end", async () => {
     await begin(FLEET);
     watchdog(10);
-    const word = async () => /^phase: .*\((.*)\)$/m.exec((await command("status", "--config", cfg.path)).out)?.[1];
+    const word = async () => / · phase p1 1\/2, (.*?) · /.exec((await command("status", "--config", cfg.path)).out)?.[1];
     const done = { "machine-docs/STATUS-p1.md": "# S\n\n## DONE\n\nAll gates PASS.\n" };
     fake.git.push("status(p1): done", done);
     fake.git.tracked = fake.git.remote;
@@ -258,7 +332,8 @@ describe("the command over a fleet", () => {
   });
   test("the fleet is named by its folder and prefix", async () => {
     await begin(FLEET);
-    expect((await command("status", "--config", cfg.path)).out).toEndWith("\nfleet: /fleet (agents-)\n");
+    expect((await command("status", "--config", cfg.path)).out).toStartWith("/fleet (agents-) · ");
+    expect((await read()).status).toMatchObject({ fleet: "/fleet (agents-)", folder: "/fleet", prefix: "agents-" });
   });
   test("sessions that no config names, and loops on an older kickoff", async () => {
     await begin(FLEET);
@@ -288,20 +363,20 @@ real("status --watch draws over the old table until q or Ctrl-C, and leaves the 
   const piped = await f.run(["status", "--watch"]);
   expect([piped.code, piped.out, piped.err]).toEqual([1, "", "agents: status --watch needs a terminal\n"]);
   const person = await f.terminal(["status", "--watch"]);
-  await until(async () => /^a1 .*stopped[^]*^b1 .*stopped[^]*^watchdog: stopped/m.test(await person.screen()));
+  await until(async () => /^watchdog: stopped[^]*^ +a1 .*stopped[^]*^ +b1 .*stopped/m.test(await person.screen()));
   expect([await person.field("alternate_on"), await person.field("cursor_flag")]).toEqual(["1", "0"]);
   await f.up("a1");
-  await until(async () => /^a1 .*RUNNING/m.test(await person.screen()));
+  await until(async () => /^ +a1 .*(running|idle)/m.test(await person.screen()));
   const screen = await person.screen();
-  expect([screen.match(/^AGENT /gm)?.length, screen.match(/^watchdog: /gm)?.length]).toEqual([1, 1]);
+  expect([screen.match(/^ +AGENT /gm)?.length, screen.match(/^ +a1 /gm)?.length]).toEqual([1, 1]);
   await person.keys("x");
   await person.keys("q");
   expect(await person.ended()).toBe("exit 0");
   expect([await person.field("alternate_on"), await person.field("cursor_flag")]).toEqual(["0", "1"]);
   // what does not fit is cut, line by line, and the head stays
-  const small = await f.terminal(["status", "--watch"], { cols: 60, rows: 3 });
-  await until(async () => (await small.screen()).includes("a1"));
-  expect((await small.screen()).split("\n").map((line) => line.split(" ")[0])).toEqual(["AGENT", "a1"]);
+  const small = await f.terminal(["status", "--watch"], { cols: 60, rows: 4 });
+  await until(async () => (await small.screen()).includes("watchdog:"));
+  expect((await small.screen()).trimEnd().split("\n").map((line) => line.trim().split(" ")[0])).toEqual([expect.stringContaining("fl"), expect.any(String), "watchdog:"]);
   await small.keys("C-c");
   expect(await small.ended()).toBe("exit 0");
 });
@@ -313,7 +388,7 @@ real("what needs a person is red on a terminal, and plain in a pipe", { agents: 
   await until(async () => (await f.states()).code === 3);
   const person = await f.terminal(["status"]);
   expect(await person.ended()).toBe("exit 3");
-  expect(await person.screen("-e")).toMatch(/\x1b\[31m(\x1b\[\d+m)?a1 .*blocked/);
+  expect(await person.screen("-e")).toMatch(/\x1b\[31m(\x1b\[\d+m)?! a1 .*blocked/);
   expect((await f.run(["status"])).out).not.toContain("\x1b");
 });
 
@@ -327,7 +402,7 @@ real("a broken config under a running watchdog: status, logs, send and down go b
   f.write("agents.toml", `${good}\n[[agent\n`);
   const said = /agents\.toml:\d+:\d+: .*; broken since .*\d\d:\d\d, running on the last good one/;
   const status = await f.run(["status"]);
-  expect([status.code, status.out.split("\n")[0], /^a1 /m.test(status.out)]).toEqual([3, expect.stringMatching(said), true]);
+  expect([status.code, status.out.split("\n")[0], /^. a1 /m.test(status.out)]).toEqual([3, expect.stringMatching(said), true]);
   expect(JSON.parse((await f.run(["status", "--json"])).out).configError).toMatch(said);
   for (const words of [["logs", "a1"], ["send", "a1", "hear this"], ["explain", "a1"], ["report"]]) {
     const ran = await f.run(words);
