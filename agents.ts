@@ -28,7 +28,7 @@
  *   the command line …       what a person asks and orders, a section for each kind
  */
 import { appendFileSync, closeSync, existsSync, fsyncSync, mkdirSync,
-  openSync, readFileSync } from "node:fs";
+  openSync, readFileSync, readSync } from "node:fs";
 import { accessSync, constants, fstatSync, lstatSync, realpathSync, statfsSync } from "node:fs";
 import { readdirSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
 import { homedir, hostname, tmpdir, userInfo } from "node:os";
@@ -377,7 +377,7 @@ export class CliError extends Error {
 }
 
 // ── the world ───────────────────────────────────────────────────────────────────
-// The one seam to the outside, fourteen members. A test replaces them and turns the clock; nothing
+// The one seam to the outside, fifteen members. A test replaces them and turns the clock; nothing
 // else that a tick does touches a process, a file or the network.
 
 export interface ExecResult {
@@ -410,6 +410,8 @@ export interface World {
   signal(pid: number, signal: NodeJS.Signals | 0): boolean;
   /** null = there is no such file; any other trouble throws. */
   read(path: string): string | null;
+  /** The end of a file, at most so many bytes; null as above. */
+  tail(path: string, bytes: number): string | null;
   writeAtomic(path: string, text: string): void;
   /** Rotates to `<path>.1` once the file is over `cap` bytes; true when it did. */
   append(path: string, text: string, cap?: number): boolean;
@@ -675,13 +677,11 @@ const isAbsent = (error: unknown): boolean =>
   ["ENOENT", "ENOTDIR"].includes((error as { code?: string }).code ?? "");
 
 /** Only a regular file is read: a fifo or a device might never come to an end. */
-function realRead(path: string): string | null {
+function readRegular<T>(path: string, read: (file: number, size: number) => T): T | null {
   let file: number;
   try {
     // a tick asks for one file per agent that is seldom there: an exception each would cost more
     if (statSync(path, { throwIfNoEntry: false }) === undefined) return null;
-    // what is inside the binary has no descriptor
-    if (COMPILED && path.startsWith(import.meta.dir)) return readFileSync(path, "utf8");
     // non-blocking: to open a fifo would be to wait for its writer
     file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
@@ -690,14 +690,30 @@ function realRead(path: string): string | null {
   }
   try {
     const stat = fstatSync(file);
-    const wrong = stat.isDirectory() ? "is a folder" : !stat.isFile() ? "is no regular file"
-      : stat.size > READ_MAX ? `is too large (${Math.round(stat.size / 1e6)} MB)` : "";
+    const wrong = stat.isDirectory() ? "is a folder" : !stat.isFile() ? "is no regular file" : "";
     if (wrong) throw new Error(`${path} ${wrong}`);
-    return readFileSync(file, "utf8");
+    return read(file, stat.size);
   } finally {
     closeSync(file);
   }
 }
+
+function realRead(path: string): string | null {
+  // what is inside the binary has no descriptor
+  if (COMPILED && path.startsWith(import.meta.dir)) {
+    return existsSync(path) ? readFileSync(path, "utf8") : null;
+  }
+  return readRegular(path, (file, size) => {
+    if (size > READ_MAX) throw new Error(`${path} is too large (${Math.round(size / 1e6)} MB)`);
+    return readFileSync(file, "utf8");
+  });
+}
+
+const realTail = (path: string, bytes: number): string | null =>
+  readRegular(path, (file, size) => {
+    const end = Buffer.alloc(Math.min(size, bytes));
+    return end.toString("utf8", 0, readSync(file, end, 0, end.length, size - end.length));
+  });
 
 function realRemove(path: string): void {
   try {
@@ -731,6 +747,7 @@ export const world: World = {
   http: realHttp,
   signal: realSignal,
   read: realRead,
+  tail: realTail,
   writeAtomic: realWriteAtomic,
   append: realAppend,
   remove: realRemove,
@@ -2210,6 +2227,8 @@ export interface Limit {
 export interface Verdict {
   verdict: VerdictName; rule: string; where: string; text: string;
   limit: Limit | null; waitingUntil: number | null; why: string;
+  /** What the client itself says of its state, where it says so in a file of its own. */
+  own?: string;
 }
 
 const anyOf = (...parts: RegExp[]) => new RegExp(parts.map((part) => part.source).join("|"));
@@ -2244,7 +2263,7 @@ const AT_PROMPT: Rule =
  * The built-in tables; the first match wins, and none is `unsure`. Measured on Claude Code 2.0.76
  * to 2.1.332 and on opencode 1.17.19 to 1.18.34. A `typed` client is known to rest by what its
  * operator describes (`rulesOf`), never by a box that looks like one of theirs: Qwen Code draws it
- * while it works, too. Without a description its process is asked (`readVerdict`).
+ * while it works, too. Without a description its process is asked (`screenVerdict`).
  */
 export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] } = {
   claude: [
@@ -2629,6 +2648,8 @@ function unruled(screen: Regions): Verdict {
 
 /** Its box is recognised, and what stands in it hides the word that it works. */
 const DRAFT = "draft";
+/** The menu that a limit opens. */
+const LIMIT_MENU = "limit menu";
 
 /** Of a client at its prompt: what it said about going on by itself. Others keep their verdict. */
 function decideWaiting(
@@ -3072,7 +3093,7 @@ function isInFront(cfg: Config, agent: Agent, pane: Pane): boolean {
  * What is believed of an agent by one look. Where its operator describes neither box nor ready
  * mark, a client that is in front is at its prompt, as far as its screen stays as it is.
  */
-function readVerdict(cfg: Config, agent: Agent, pane: Pane, look: ScreenText): Verdict {
+function screenVerdict(cfg: Config, agent: Agent, pane: Pane, look: ScreenText): Verdict {
   const backend = backendOf(cfg, agent);
   const longest = cfg.watchdog.waitingMax * 1000;
   const verdict = detect(rulesOf(backend), look, world.now(), longest);
@@ -3768,6 +3789,8 @@ async function endFamilies(families: Family[]): Promise<void> {
 // ── the clients' own word ───────────────────────────────────────────────────────
 // An opencode server is asked and told directly where it answers: it knows what no screen shows (a
 // permission raised before the client attached), and a text handed to it cannot land in a dialog.
+// Claude Code keeps a small file about each of its processes, which says more exactly than any
+// drawing whether it works, waits for a person or rests.
 
 function callOpencode(
   backend: Backend, dir: string, path: string, body?: object,
@@ -3892,6 +3915,162 @@ export function decideOpencode(facts: OpencodeFacts, screen: Verdict, now: numbe
   return { ...say("limited", message),
     limit: { class: "other", resetAt, banner: message, native: true } };
 }
+
+/** What Claude Code's session file says of a running client. */
+export interface ClaudeWord {
+  status: "busy" | "waiting" | "shell" | "idle";
+  /** What it waits for, in its own words; "" where it does not wait. */
+  waitsFor: string;
+  /** Wall ms since when; 0 = it does not say. */
+  since: number;
+  version: string;
+  /** The conversation, and the folder in which it was begun. */
+  conversation: string;
+  cwd: string;
+}
+
+/** Bytes of a session file that are read; those of 2.1.330 have 700. */
+const SESSION_FILE_MAX = 16_384;
+
+/**
+ * The session file of the process `pid`, which began at `born` (clock ticks; "" = not known); null
+ * where it is none, is another process's, or speaks of a background session. `fresh`: it was
+ * written in that process's life, as far as clocks tell. Measured on Claude Code 2.1.220 to
+ * 2.1.332; 2.0 writes none.
+ */
+export function parseClaudeWord(
+  file: string, pid: number, born: string, fresh: boolean,
+): ClaudeWord | null {
+  let said: unknown;
+  try {
+    said = JSON.parse(file);
+  } catch {
+    return null; // it was read while it was written
+  }
+  if (!isRecord(said) || said.pid !== pid || (said.kind ?? "interactive") !== "interactive") {
+    return null;
+  }
+  if (!(born && isText(said.procStart) ? said.procStart === born : fresh)) return null;
+  const status = (["busy", "waiting", "shell", "idle"] as const).find((one) => one === said.status);
+  const word = (value: unknown, max: number) => typeof value === "string"
+    ? plainText(value, max) : "";
+  return status === undefined ? null : {
+    status, waitsFor: status === "waiting" ? word(said.waitingFor, 60) || "a dialog" : "",
+    since: isNumber(said.statusUpdatedAt) ? Number(said.statusUpdatedAt) : 0,
+    version: /^\d[\w.+-]{0,30}$/.exec(word(said.version, 40))?.[0] ?? "",
+    conversation: isId(said.sessionId) ? said.sessionId : "",
+    cwd: typeof said.cwd === "string" ? said.cwd.slice(0, 4096) : "",
+  };
+}
+
+/** The session file of a pane's client as it was read last. */
+interface SessionFile {
+  pane: number;
+  /** The client: the pane's own process, or one that a wrapper started in its group. */
+  pid: number;
+  born: string;
+  folder: string;
+  /** Wall ms of the change that was read; null = there is no file. */
+  changed: number | null;
+  word: ClaudeWord | null;
+  /** Monotonic ms of the last search for it. */
+  sought: number;
+}
+
+const sessionFiles = new WeakMap<Config, Map<string, SessionFile>>();
+/** How often, ms, the file of a client that has none is searched for: it may have just started. */
+const SEEK_EVERY = 10_000;
+
+/** Where a Claude Code keeps what it knows: by the process's own environment, else by ours. */
+function claudeFolder(pid: number, env: Record<string, string> = {}): string {
+  const isKnown = readProc(`${pid}/environ`) !== "";
+  const of = (name: string): string =>
+    (isKnown ? variableOf(pid, name) : env[name] ?? process.env[name] ?? "");
+  return of("CLAUDE_CONFIG_DIR") || join(of("HOME") || homedir(), ".claude");
+}
+
+/** Looks for the file of a pane's client: by the pane's pid, else by one of its process group. */
+function seekSessionFile(agent: Agent, pane: Pane): SessionFile {
+  const folder = join(claudeFolder(pane.pid, agent.env), "sessions");
+  const isOurs = (pid: number) => statOf(pid)[2] === String(pane.pid);
+  const found = world.mtime(join(folder, `${pane.pid}.json`)) !== null ? pane.pid
+    : world.list(folder).slice(0, 1000).map((name) => Number(/^(\d+)\.json$/.exec(name)?.[1]))
+      .find((pid) => isPid(pid) && isOurs(pid)) ?? pane.pid;
+  return { pane: pane.pid, pid: found, born: bornOf(found), folder, changed: null, word: null,
+    sought: world.mono() };
+}
+
+/**
+ * Claude Code's own word on the client in a pane, null = it says nothing that can be believed: then
+ * the screen is all there is. One `stat` where nothing has changed.
+ */
+function readClaudeWord(cfg: Config, agent: Agent, pane: Pane): ClaudeWord | null {
+  const files = sessionFiles.get(cfg) ?? new Map<string, SessionFile>();
+  sessionFiles.set(cfg, files);
+  try {
+    let file = files.get(agent.session);
+    const late = file?.changed === null && world.mono() - file.sought >= SEEK_EVERY;
+    if (file?.pane !== pane.pid || late) file = seekSessionFile(agent, pane);
+    files.set(agent.session, file);
+    const path = join(file.folder, `${file.pid}.json`);
+    const changed = world.mtime(path);
+    // what changed a moment ago may change again within the same instant
+    if (changed !== file.changed || (changed ?? 0) > world.now() - CLOCK_STEP) {
+      const text = changed === null ? null : world.tail(path, SESSION_FILE_MAX);
+      const fresh = (changed ?? 0) > pane.created - CLOCK_STEP;
+      file.word = parseClaudeWord(text ?? "", file.pid, file.born, fresh);
+    }
+    file.changed = changed;
+    if (file.pid !== pane.pid && bornOf(file.pid) !== file.born) return null;
+    return file.word;
+  } catch {
+    return null; // it is somebody else's, or no file
+  }
+}
+
+/** The `where` of a verdict that a client's own file decided. */
+const SESSION_FILE = "session file";
+
+/** Of a screen on which the client is not: its word says nothing of what stands there. */
+const AWAY = ["wrapper", "shell", "resume hint", "suspended"];
+/** Whether a verdict comes from what the newest block of the transcript says, or a hint of it. */
+const isOfTurn = ({ where }: Verdict): boolean => ["event", "box", "turn", "done"].includes(where);
+
+/**
+ * A client's own word and its screen as one verdict. The file knows work and dialogs that are not
+ * drawn, and rest that a draft hides; it knows neither limits nor errors, and calls idle what a
+ * search or another view covers: there the screen decides.
+ */
+export function decideClaude(word: ClaudeWord | null, screen: Verdict): Verdict {
+  if (!word) return screen;
+  const own = word.status + (word.waitsFor && ` (${word.waitsFor})`);
+  const drawn: Verdict = { ...screen, own };
+  const say = (verdict: VerdictName, why: string): Verdict => ({ ...drawn, verdict, why,
+    rule: word.status, where: SESSION_FILE, text: "", limit: null, waitingUntil: null });
+  if (AWAY.includes(screen.rule) || screen.rule === LIMIT_MENU) return drawn;
+  const { verdict, where } = screen;
+  if (word.status === "busy") {
+    const open = verdict === "blocked" && !isOfTurn(screen);
+    return open || verdict === "active" ? drawn : say("active", "at work, it says");
+  }
+  if (word.status === "waiting") {
+    const drawnToo = ["blocked", "limited"].includes(verdict) || where === "title";
+    return drawnToo ? drawn : say("blocked", `it waits: ${word.waitsFor}`);
+  }
+  if (word.status === "shell") {
+    return verdict === "idle" || screen.rule === DRAFT
+      ? say("background", "a shell of it still runs") : drawn;
+  }
+  return screen.rule === DRAFT ? say("idle", "at its prompt, it says") : drawn;
+}
+
+/** What is believed of an agent by its screen and, where that says more, by its own word. */
+const withOwnWord = (cfg: Config, agent: Agent, pane: Pane, screen: Verdict): Verdict =>
+  (backendOf(cfg, agent).kind === "claude"
+    ? decideClaude(readClaudeWord(cfg, agent, pane), screen) : screen);
+
+const readVerdict = (cfg: Config, agent: Agent, pane: Pane, look: ScreenText): Verdict =>
+  withOwnWord(cfg, agent, pane, screenVerdict(cfg, agent, pane, look));
 
 // ── state ───────────────────────────────────────────────────────────────────────
 // All that outlives the watchdog: what it remembers, and what people want. It is stored before it
@@ -4349,8 +4528,9 @@ async function updateVerdict(
   const picture = text === null ? exact : hashOf(text, Bun.hash(pane.title) as bigint);
   const same = picture === exact;
   let verdict = same && isTimeless(memory.judged) ? memory.judged!
-    : copyOf(readVerdict(cfg, agent, pane, { text: text!, title: pane.title }));
+    : copyOf(screenVerdict(cfg, agent, pane, { text: text!, title: pane.title }));
   if (full) memory.judged = verdict;
+  verdict = withOwnWord(cfg, agent, pane, verdict);
   if (backend.kind === "opencode" && pane.conversation) {
     const facts = await readOpencode(backend, agent, pane);
     verdict = decideOpencode(facts, verdict, world.now());
@@ -4636,9 +4816,7 @@ export async function pingSession(
   return drawn ? submit(errand) : outcomeOf(typing);
 }
 
-/** The menu that a limit opens over the box that a probe needs; Esc closes it and chooses none. */
-const LIMIT_MENU = "limit menu";
-
+/** A limit's menu stands over the box that a probe needs; Esc closes it and chooses none. */
 async function closeMenu({ cfg, agent, pane }: Errand): Promise<BoxLook | null> {
   await tmux(cfg, ["send-keys", "-t", pane.id, "Escape"]);
   let look: BoxLook | null = null;
@@ -5204,7 +5382,8 @@ export async function stallCheckOne(
     verdict: verdict.verdict,
     idle: memory.idleSince ? (mono - memory.idleSince) / 1000 : 0,
     same: memory.sameSince ? (mono - memory.sameSince) / 1000 : 0,
-    animated: rulesOf(backend).some((rule) => rule.name === verdict.rule && rule.animated),
+    animated: verdict.where === SESSION_FILE ||
+      rulesOf(backend).some((rule) => rule.name === verdict.rule && rule.animated),
     past: verdict.waitingUntil === null ? null : (world.now() - verdict.waitingUntil) / 1000,
     stallIdle: backend.stallIdle,
     grace: cfg.watchdog.stallGrace,
@@ -7625,8 +7804,7 @@ interface Background {
 
 /** Claude Code's own word on a process, if it was written in that process's life; {} = none. */
 function claudeSession(pid: number): { kind?: unknown; cwd?: unknown } {
-  const home = variableOf(pid, "CLAUDE_CONFIG_DIR") || `${variableOf(pid, "HOME")}/.claude`;
-  const path = join(home, "sessions", `${pid}.json`);
+  const path = join(claudeFolder(pid), "sessions", `${pid}.json`);
   try {
     if ((world.mtime(path) ?? 0) / 1000 < startedAt(pid) - 2) return {};
     const session: unknown = JSON.parse(textIn(path) || "{}");
@@ -8680,13 +8858,15 @@ export function decideNextDown(
 
 /** A verdict as other programs read it; `resetAt` is the banner's time, without slack. */
 export function verdictJson(
-  { verdict, rule, where, text, limit, waitingUntil, why }: Verdict,
+  { verdict, rule, where, text, limit, waitingUntil, why, own }: Verdict,
 ): object {
   const shown = limit && { class: limit.class, resetAt: isoOf(limit.resetAt) };
-  return { verdict, rule, where, text, limit: shown, waitingUntil: isoOf(waitingUntil), why };
+  return { verdict, rule, where, text, limit: shown, waitingUntil: isoOf(waitingUntil), why,
+    ...(own === undefined ? {} : { own }) };
 }
 
-const SOURCES: Record<string, string> = { server: "its server", process: "its process" };
+const SOURCES: Record<string, string> = { server: "its server", process: "its process",
+  [SESSION_FILE]: "its session file" };
 
 /** Key and value in columns; a further line of a value stands below its first. */
 const printFacts = (facts: [string, string | null][]): number => printed(facts
@@ -8705,6 +8885,7 @@ function printVerdict(
   return printFacts([
     ["verdict", `${verdict.verdict}: ${verdict.why}`],
     ["source", SOURCES[verdict.where] ?? "its screen"],
+    ["it says", verdict.own ? `${verdict.own} (its session file)` : null],
     ["rule", `${verdict.rule} (${verdict.where})`],
     ["text", verdict.text || null],
     ["limit", limit && `${limit.class}, ` +

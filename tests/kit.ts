@@ -54,6 +54,7 @@ export class FakeWorld {
       http: (request) => this.http(request),
       signal: (pid, signal) => this.signal(Math.abs(pid), signal),
       read: (path) => this.read(path),
+      tail: (path, bytes) => this.read(path)?.slice(-bytes) ?? null,
       writeAtomic: (path, text) => this.write(path, text),
       append: (path, text, cap = Infinity) => {
         const old = files.get(path) ?? "";

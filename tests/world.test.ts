@@ -36,6 +36,17 @@ test("only a regular file of a sensible size is read, and nothing is waited for"
   expect(() => world.read(at("loop"))).toThrow("ELOOP");
 });
 
+test("of a file that may be large its end is read, and nothing of what is no file", () => {
+  const folder = realFolder();
+  const at = (name: string) => join(folder, name);
+  writeFileSync(at("file"), "first\nlast\n");
+  expect([world.tail(at("file"), 5), world.tail(at("file"), 500), world.tail(at("none"), 5)]).toEqual(["last\n", "first\nlast\n", null]);
+  Bun.spawnSync(["truncate", "-s", "20G", at("huge")]);
+  expect(world.tail(at("huge"), 3)).toBe("\0\0\0");
+  Bun.spawnSync(["mkfifo", at("fifo")]);
+  expect(() => world.tail(at("fifo"), 5)).toThrow("no regular file");
+});
+
 test("what stands in a file's place is kept aside by the next write, one after the other", () => {
   const folder = realFolder();
   const path = join(folder, "watch.json");
