@@ -6722,7 +6722,7 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
   try {
     const source = world.read(cfg.path);
     if (source === cfg.source) {
-      trouble(watch, "config", "");
+      noteConfigGood(cfg, watch);
       return cfg;
     }
     await world.sleep(200);
@@ -6736,7 +6736,7 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     log("config read again" +
       `${lost.length ? `; no longer in it, left running: ${lost.join(", ")}` : ""}`);
     for (const warning of next.warnings) log(`warning: ${warning}`);
-    trouble(watch, "config", "");
+    noteConfigGood(cfg, watch);
     for (const memory of Object.values(watch.agents)) memory.judged = null; // by the old rules
     await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(next), next.source));
     return next;
@@ -6746,6 +6746,12 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     if (fresh) emit(cfg, "config", { why: messageOf(error) });
     return cfg;
   }
+}
+
+/** The end of a fault in the config is an event as its beginning is. */
+function noteConfigGood(cfg: Config, watch: Watch): void {
+  if (watch.volatile.errors.config) emit(cfg, "config", { to: "ok", why: "it is good again" });
+  trouble(watch, "config", "");
 }
 
 /** What signals tell the loop: to end, or that something was queued for it. */
@@ -7112,7 +7118,7 @@ export function noticeText(events: AgentEvent[], fleet: string): string {
   const lines = events.slice(0, NOTICES_MAX).map(({ event, agent, why, from, to, until }) => {
     const cure = NOTICE_CURES[event] === "status" ? "status"
       : NOTICE_CURES[event] && agent ? `${NOTICE_CURES[event]} ${agent}`
-      : ["handoff", "config"].includes(event) ? "doctor" : "";
+      : ["handoff", "config"].includes(event) && to !== "ok" ? "doctor" : "";
     const at = until ? `until ${localTime(Date.parse(String(until)))}` : "";
     const said = plainText([agent, event, from || to ? `${from ?? ""} → ${to ?? ""}` : "", at, why]
       .filter(Boolean).join(" "), NOTICE_LINE);
@@ -7187,6 +7193,10 @@ async function sendNotice(
   if (!answer.ok) die(`notify: the URL answered ${answer.status}`);
 }
 
+/** What of an event `report` says that people were told. */
+const toldOf = ({ agent, event, to }: AgentEvent): string =>
+  [agent, event, to ? `→ ${to}` : ""].filter(Boolean).join(" ");
+
 /** Runs beside the watchdog for as long as it lives. */
 async function notifyPeople(config: () => Config, watch: Watch): Promise<void> {
   notifying = true;
@@ -7197,6 +7207,7 @@ async function notifyPeople(config: () => Config, watch: Watch): Promise<void> {
     if (!events.length) events = pendingNotices.splice(0, NOTICES_MAX);
     if (!events.length) continue;
     const why = await sendNotice(config(), events, done).then(() => "", messageOf);
+    if (!why) emit(config(), "notified", { told: events.map(toldOf) });
     if (!noteNotices(config(), watch, why, events.length)) {
       [events, pause] = [[], 1];
       done.clear();
@@ -9177,7 +9188,7 @@ async function followFile(path: string, clean: (value: string) => string): Promi
 }
 
 // ── report ──────────────────────────────────────────────────────────────────────
-// What happened, for a person in the morning: from events.jsonl alone.
+// What happened, for a person in the morning: from events.jsonl, and what is open from `status`.
 
 /** What `report` counts an agent's time as; `unknown` = nobody looked, or nothing could be read. */
 const ACTIVITIES = ["active", "idle", "limited", "blocked", "down", "unknown"] as const;
@@ -9194,12 +9205,21 @@ interface Span {
   to: number;
 }
 
+/** A stretch of an agent's time; `needsYou`: it was waiting for a person, whatever else it was. */
+interface Stretch extends Span {
+  doing: Activity;
+  needsYou: boolean;
+}
+
 /** One agent of a report. Times are ms; ISO 8601 in UTC where they name a moment. */
 export interface AgentReport {
   agent: string;
+  /** The first that the record knows of it; "" = nothing. */
+  firstSeen: string;
   spent: Record<Activity, number>;
   /** The longest time without any activity. */
   silence: { from: string; to: string; ms: number };
+  /** `why`: how often for which reason, without the seconds that differ each time. */
   restarts: { count: number; why: Record<string, number> };
   /** Texts typed into it, and how long each waited until its client had it. */
   texts: { delivered: number; undelivered: number; medianMs: number | null; maxMs: number | null };
@@ -9207,27 +9227,45 @@ export interface AgentReport {
   commits: { claim: number; review: number };
   /** The active share of each slot, 0 to 1; null = nothing is known of it. */
   bar: (number | null)[];
+  /** `timeline` of the same slots. */
+  timeline: string;
+}
+
+/** Something that is not settled yet. `agent` is "" for the fleet; `cure` is what to type. */
+export interface OpenMatter {
+  agent: string;
+  what: string;
+  cure: string;
+  needsHuman: boolean;
 }
 
 /**
  * The stable content of `report --json`. `seen`: until when the watchdog looked; later is unknown.
- * `slots` are the beginnings of the bars' parts, `slotMs` long: an hour up to two days, else more.
- * `silence`: the longest time in which none of the loops (without loops: no agent) was active.
- * `phases`: `from` is "" where a person set the phase. `troubles`: what may have needed a person.
+ * `recorded`: when the record begins, if later than `from`. `slots` are the beginnings of the bars'
+ * parts, `slotMs` long: at least 20, from `recorded` on. `silence`: the longest time in which none
+ * of the loops (without loops: no agent) was active. `phases`: `from` is "" where a person set the
+ * phase. `gates`: the last verdict on each. `troubles`: what may have needed a person.
  */
 export interface Report {
   version: 1;
+  fleet: string;
   from: string;
   to: string;
   seen: string;
+  recorded: string;
   slotMs: number;
   slots: string[];
+  open: OpenMatter[];
   agents: AgentReport[];
   silence: AgentReport["silence"];
   phases: { at: string; from: string; to: string }[];
   /** When the last phase was done, "" = it was not. */
   complete: string;
+  commits: { at: string; agent: string; kind: string; sha: string; subject: string }[];
+  gates: { at: string; gate: string; passed: boolean }[];
   troubles: { at: string; event: string; agent: string; why: string }[];
+  /** The notices that went out, each with what it told. */
+  notices: { at: string; told: string[] }[];
 }
 
 /** 30m, 24h, 7d as ms; null = something else. */
@@ -9249,29 +9287,33 @@ export function parseEvents(lines: string): AgentEvent[] {
 }
 
 /** An agent's time as stretches without a gap. A hold outranks its screen, a death both. */
-function stretchesOf(
-  events: AgentEvent[], { from, to }: Span, seen: number,
-): (Span & { doing: Activity })[] {
-  const stretches: (Span & { doing: Activity })[] = [];
+function stretchesOf(events: AgentEvent[], { from, to }: Span, seen: number): Stretch[] {
+  const stretches: Stretch[] = [];
   let state: Activity = "unknown";
-  let [limited, down, at] = [false, false, from];
-  const until = (end: number, doing: Activity = down ? "down" : limited ? "limited" : state) => {
-    if (Math.min(end, to) > at) stretches.push({ from: at, to: Math.min(end, to), doing });
-    at = Math.max(at, Math.min(end, to));
+  let [limited, down, needsYou, at] = [false, false, false, from];
+  const until = (end: number, looked = true) => {
+    const doing = !looked ? "unknown" : down ? "down" : limited ? "limited" : state;
+    const [next, waits] = [Math.min(end, to), looked && (needsYou || doing === "blocked")];
+    if (next > at) stretches.push({ from: at, to: next, doing, needsYou: waits });
+    at = Math.max(at, next);
   };
   for (const event of events) {
     // nobody looked between the last heartbeat of one watchdog and the start of the next
     if (event.last) until(Math.min(Date.parse(String(event.last)), seen));
-    until(Math.min(Date.parse(event.at), seen), event.last ? "unknown" : undefined);
+    until(Math.min(Date.parse(event.at), seen), !event.last);
     if (event.event === "limited" || event.event === "lifted") limited = event.event === "limited";
     else if (event.event === "state") state = ACTIVITY_OF[String(event.to)] ?? "unknown";
     // what died or was started is not limited any more: the watchdog forgets the hold too
     if (["down", "start", "complete"].includes(event.event) || event.to === "gone") limited = false;
     if (["down", "complete"].includes(event.event)) down = true;
     else if (["start", "state"].includes(event.event)) down = false;
+    if (["blocked", "unsure", "parked"].includes(event.event)) needsYou = true;
+    else if (event.event === "start" || (event.event === "state" && event.to !== "gone")) {
+      needsYou = false;
+    }
   }
   until(seen);
-  until(to, "unknown");
+  until(to, false);
   return stretches;
 }
 
@@ -9295,31 +9337,81 @@ export function longestGap(spans: Span[], within: Span): AgentReport["silence"] 
   return { from: iso(best.from), to: iso(best.to), ms: best.to - best.from };
 }
 
-/** The parts of a bar: whole hours of the local clock, several where it would be too long. */
+/** What a part of a bar may last, ms: steps that a clock shows as round. */
+const SLOT_STEPS = [
+  ...[1, 2, 3, 5, 10, 15, 20, 30].map((seconds) => seconds * 1000),
+  ...[1, 2, 3, 5, 10, 15, 20, 30].map((minutes) => minutes * MINUTE),
+  ...[1, 2, 3, 4, 6, 8, 12, 24].map((hours) => hours * HOUR),
+];
+
+/** A bar has at least this many parts, else it hides when something happened. */
+const SLOTS_LEAST = 20;
+
+/** The parts of a bar: the longest that are round on the local clock and still enough. */
 function slotsOf({ from, to }: Span): Span[] {
-  const fits = [1, 2, 3, 4, 6, 12].find((hours) => to - from <= 48 * hours * HOUR);
-  const slot = HOUR * (fits ?? 24 * Math.ceil((to - from) / (48 * DAY)));
+  const fits = SLOT_STEPS.findLast((step) => to - from >= SLOTS_LEAST * step) ?? SLOT_STEPS[0]!;
+  const slot = fits < DAY ? fits : DAY * Math.floor((to - from) / (SLOTS_LEAST * DAY));
   const shift = new Date(from).getTimezoneOffset() * MINUTE;
   const first = Math.floor((from - shift) / slot) * slot + shift;
   const starts = Array.from({ length: Math.ceil((to - first) / slot) }, (_, i) => first + i * slot);
   return starts.map((start) => ({ from: start, to: start + slot }));
 }
 
-/** Starts that follow a death, by the reason of the death. */
-function restartsOf(events: AgentEvent[], window: Span): AgentReport["restarts"] {
-  const why: Record<string, number> = {};
+/** A reason without the seconds that differ each time: those of one kind are then alike. */
+const reasonOf = (why: string): string => why.replace(/(?: (?:for|by))? \d+ s\b/g, "");
+
+/** Starts that follow a death, each with the reason of the death. */
+function restartsOf(events: AgentEvent[], window: Span): { at: number; why: string }[] {
   let reason: string | null = null;
-  let count = 0;
-  for (const event of events) {
-    if (event.event === "start" && reason !== null && isWithin(event, window)) {
-      why[reason] = (why[reason] ?? 0) + 1;
-      count += 1;
-    }
-    if (["start", "down"].includes(event.event)) {
-      reason = event.event === "down" ? String(event.why) : null;
-    }
-  }
-  return { count, why };
+  return events.flatMap(({ event, at, why }) => {
+    const before = reason;
+    if (["start", "down"].includes(event)) reason = event === "down" ? reasonOf(String(why)) : null;
+    const restarted = event === "start" && before !== null && isWithin({ event, at }, window);
+    return restarted ? [{ at: Date.parse(at), why: before! }] : [];
+  });
+}
+
+/** How often for which reason. */
+function countReasons(restarts: { why: string }[]): AgentReport["restarts"] {
+  const why: Record<string, number> = {};
+  for (const one of restarts) why[one.why] = (why[one.why] ?? 0) + 1;
+  return { count: restarts.length, why };
+}
+
+/** The active share of a slot, 0 to 1; null = nothing is known of it. */
+function activeShare(stretches: Stretch[], slot: Span): number | null {
+  const looked = total(stretches.filter(({ doing }) => doing !== "unknown"), slot);
+  const active = stretches.filter(({ doing }) => doing === "active");
+  return looked ? total(active, slot) / looked : null;
+}
+
+/** What a timeline shows; a slot with work in it shows how much of it by the height of its block. */
+export const TIMELINE_KEY = "▁▄█ at work  · idle  ▒ limited  ! waited for you  x down  ↺ restarted";
+const SLOT_SIGNS: Record<Activity, string> =
+  { active: "", idle: "·", limited: "▒", blocked: "!", down: "x", unknown: " " };
+
+/**
+ * An agent's time as a bar, a character for each slot. What a person should not miss is shown
+ * wherever it falls, however short: that it waited for one, then that it was restarted. Else it is
+ * what took the most of the slot. `mine`: its events and the watchdog's, in their order; `seen`:
+ * until when (wall ms) anybody looked.
+ */
+export function timeline(mine: AgentEvent[], slots: Span[], seen: number): string {
+  const window = { from: slots[0]?.from ?? 0, to: slots.at(-1)?.to ?? 0 };
+  const stretches = stretchesOf(mine, window, seen);
+  const restarts = restartsOf(mine, window);
+  return slots.map((slot) => {
+    const here = stretches.filter((one) => overlap(one, slot) > 0);
+    if (here.some(({ needsYou }) => needsYou)) return "!";
+    if (restarts.some(({ at }) => at >= slot.from && at < slot.to)) return "↺";
+    const spent = (doing: Activity) => total(here.filter((one) => one.doing === doing), slot);
+    // a moment that somebody saw says more than an hour of which nothing is known
+    const [most = "unknown"] = ACTIVITIES.filter((doing) => doing !== "unknown" && spent(doing))
+      .toSorted((a, b) => spent(b) - spent(a));
+    const share = activeShare(here, slot) ?? 0;
+    const works = most === "active" || (most === "idle" && share > 0);
+    return works ? " ▁▂▃▄▅▆▇█"[Math.ceil(share * 8)]! : SLOT_SIGNS[most];
+  }).join("");
 }
 
 function reportAgent(
@@ -9331,12 +9423,15 @@ function reportAgent(
   const named = (event: string) => recent.filter((one) => one.event === event);
   const waits = named("delivered").map((event) => Number(event.ms)).sort((a, b) => a - b);
   const commits = (kind: string) => named("commit").filter((event) => event.kind === kind).length;
+  const first = Date.parse(mine.find((event) => event.agent === agent)?.at ?? "");
+  const from = Math.min(Math.max(first || known.to, known.from), known.to);
   return {
     agent,
+    firstSeen: first && first < window.to ? iso(from) : "",
     spent: Object.fromEntries(
       ACTIVITIES.map((doing) => [doing, total(of(doing), window)])) as Record<Activity, number>,
-    silence: longestGap(of("active"), known),
-    restarts: restartsOf(mine, window),
+    silence: longestGap(of("active"), { from, to: known.to }),
+    restarts: countReasons(restartsOf(mine, window)),
     texts: {
       delivered: waits.length,
       undelivered: named("undelivered").length,
@@ -9345,12 +9440,51 @@ function reportAgent(
       maxMs: waits.at(-1) ?? null,
     },
     commits: { claim: commits("claim"), review: commits("review") },
-    bar: slots.map((slot) => {
-      const looked = total(stretches.filter((one) => one.doing !== "unknown"), slot);
-      return looked ? total(of("active"), slot) / looked : null;
-    }),
+    bar: slots.map((slot) => activeShare(stretches, slot)),
+    timeline: timeline(mine, slots, known.to),
   };
 }
+
+/** The last verdict of the reviews on each gate: `review(gate): PASS …` or `FAIL …`. */
+function gatesOf(commits: Report["commits"]): Report["gates"] {
+  const gates = new Map<string, Report["gates"][number]>();
+  for (const { at, kind, subject } of commits) {
+    const [, gate, verdict] = /\(([^)]+)\)[^:]*:\s*(PASS|FAIL)\b/.exec(subject) ?? [];
+    if (kind !== "review" || !gate) continue;
+    gates.delete(gate);
+    gates.set(gate, { at, gate, passed: verdict === "PASS" });
+  }
+  return [...gates.values()];
+}
+
+const TROUBLES = ["blocked", "unsure", "parked", "stalled", "deadlock", "fatal", "undelivered",
+  "handoff", "config", "pattern", "notices"];
+
+/** What of the record is about no single agent's time. */
+function fleetRecord(
+  recent: AgentEvent[],
+): Pick<Report, "phases" | "complete" | "commits" | "gates" | "troubles" | "notices"> {
+  const named = (name: string) => recent.filter(({ event }) => event === name);
+  const commits = named("commit").map(({ at, agent = "", kind, sha, subject }) => ({
+    at, agent, kind: String(kind ?? ""), sha: String(sha ?? ""), subject: String(subject ?? "") }));
+  return {
+    phases: named("phase")
+      .map((event) => ({ at: event.at, from: String(event.from ?? ""), to: String(event.to) })),
+    complete: named("complete").at(-1)?.at ?? "",
+    commits,
+    gates: gatesOf(commits),
+    troubles: recent.filter(({ event, to: state }) =>
+      TROUBLES.includes(event) && !["ok", "empty"].includes(String(state)))
+      .map(({ at, event, agent = "", why = "" }) => ({ at, event, agent, why: String(why) })),
+    notices: named("notified").map(({ at, told }) =>
+      ({ at, told: Array.isArray(told) ? told.map(String) : [] })),
+  };
+}
+
+/** The events that say how an agent's time went: its own, the watchdog's, the end of its loop. */
+const eventsOf = (events: AgentEvent[], name: string, isLoop = false): AgentEvent[] =>
+  events.filter((event) => event.agent === name || event.event === "watchdog" ||
+    (event.event === "complete" && isLoop));
 
 /**
  * What happened between `from` and `to` (wall ms). `events` are in their order and reach back
@@ -9359,7 +9493,8 @@ function reportAgent(
  */
 export function summariseEvents(
   events: AgentEvent[], from: number, to: number,
-  facts: { names?: string[]; loops?: string[]; seen?: number } = {},
+  facts: { names?: string[]; loops?: string[]; seen?: number; fleet?: string;
+    open?: OpenMatter[] } = {},
 ): Report {
   const window = { from, to };
   const seen = Math.max(from, Math.min(facts.seen ?? to, to));
@@ -9370,28 +9505,32 @@ export function summariseEvents(
   const names = [...new Set([...(facts.names ?? []),
     ...recent.flatMap((event) => event.agent ?? [])])];
   const loops = facts.loops?.length ? facts.loops : names;
-  const mine = (name: string) =>
-    events.filter((event) => event.agent === name ||
-    event.event === "watchdog" || (event.event === "complete" && facts.loops?.includes(name)));
-  const slots = slotsOf(window);
+  const mine = (name: string) => eventsOf(events, name, facts.loops?.includes(name));
+  const slots = slotsOf({ from: recent.length ? known.from : from, to });
   const busy = loops.flatMap((name) =>
     stretchesOf(mine(name), window, seen).filter((one) => one.doing === "active"));
   return {
-    version: 1, from: iso(from), to: iso(to), seen: iso(seen),
+    version: 1, fleet: facts.fleet ?? "", from: iso(from), to: iso(to), seen: iso(seen),
+    recorded: iso(known.from),
     slotMs: slots[0]!.to - slots[0]!.from,
     slots: slots.map((slot) => iso(slot.from)),
+    open: facts.open ?? [],
     agents: names.map((name) => reportAgent(name, mine(name), window, known, slots)),
     silence: longestGap(busy, known),
-    phases: recent.filter(({ event }) => event === "phase")
-      .map((event) => ({ at: event.at, from: String(event.from ?? ""), to: String(event.to) })),
-    complete: recent.findLast(({ event }) => event === "complete")?.at ?? "",
-    troubles: recent.filter(({ event, to: state }) =>
-      TROUBLES.includes(event) && !["ok", "empty"].includes(String(state)))
-      .map(({ at, event, agent = "", why = "" }) => ({ at, event, agent, why: String(why) })),
+    ...fleetRecord(recent),
   };
 }
 
-const TROUBLES = ["blocked", "parked", "stalled", "deadlock", "fatal", "undelivered", "handoff"];
+/** What is open in the fleet at `now` (wall ms), what needs a person first. */
+export function openMatters(status: Status, now: number): OpenMatter[] {
+  const fleet = [status.configError, ...troublesOf(status, now)].filter(Boolean)
+    .map((what) => ({ agent: "", what, cure: "", needsHuman: status.needsHuman }));
+  const rows = [...status.agents, ...status.services]
+    .filter((row) => row.needsHuman || row.life === "limited")
+    .map((row) => ({ agent: row.name, needsHuman: row.needsHuman, cure: row.cure,
+      what: row.state + (row.messages ? `, ${row.messages} waiting for it` : "") }));
+  return [...fleet, ...rows].toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
+}
 
 /** 0.6s, 12s, 45m, 7h05m; a dash for nothing. */
 function spanText(ms: number): string {
@@ -9401,77 +9540,172 @@ function spanText(ms: number): string {
     ? `${minutes}m` : `${Math.floor(minutes / 60)}h${String(minutes % 60).padStart(2, "0")}m`;
 }
 
-const barText = (bar: (number | null)[]): string =>
-  bar.map((share) => " ▁▂▃▄▅▆▇█"[Math.ceil((share ?? 0) * 8)]).join("");
 const moment = (at: string): string =>
   `${localDate(new Date(at)).slice(5)} ${new Date(at).toTimeString().slice(0, 5)}`;
 const plural = (number: number, word: string): string =>
   (number ? `${number} ${word}${number > 1 ? "s" : ""}` : "");
 
-/** Marks each third hour of the local clock above the bars, or each day where a part is longer. */
-function rulerText(report: Report): string {
-  return report.slots.reduce((line, at, i) => {
-    const [hour, day] = [new Date(at).getHours(), new Date(at).getDate()];
-    const marked = report.slotMs === HOUR ? hour % 3 === 0 : hour * HOUR < report.slotMs;
-    if (line.length > i) return line;
-    return line + (marked ? String(report.slotMs === HOUR ? hour : day).padStart(2, "0") : " ");
-  }, "");
+/** The clock above the bars: its minutes, its hours or its days, as the parts are long. */
+function rulerText({ slots, slotMs }: Report): string {
+  const wide = slotMs < HOUR ? 6 : 3;
+  const step = SLOT_STEPS.find((one) => one >= Math.max(wide * slotMs, MINUTE)) ?? DAY;
+  return slots.reduce((line, at, i) => {
+    const date = new Date(at);
+    const clock = (date.getHours() * 60 + date.getMinutes()) * MINUTE + date.getSeconds() * 1000;
+    if (line.length > i || (step < DAY ? clock % step : clock >= slotMs)) return line;
+    const mark = step < DAY ? date.toTimeString().slice(0, wide - 1)
+      : String(date.getDate()).padStart(2, "0");
+    return `${line.padEnd(i)}${mark} `;
+  }, "").trimEnd();
 }
 
-/** What happened to the fleet as a whole, above the bars. */
-function reportHead({ from, to, seen, phases: moves, complete, silence }: Report): string[] {
+/** A part of a report: what it says, in lines of prose, tables, and bars that keep their columns. */
+interface Section {
+  title: string;
+  items?: string[];
+  tables?: string[][][];
+  bars?: [label: string, cells: string][];
+}
+
+/** What the report is of, and how far what it says can be relied on. */
+function reportHead({ fleet, from, to, seen, recorded }: Report): Section {
   const last = seen > from
-    ? `; the watchdog looked last at ${moment(seen)}` : "; no watchdog looked in this time";
+    ? `the watchdog looked last at ${moment(seen)}` : "no watchdog looked in this time";
+  const begins = recorded > from && seen > from
+    ? `the record begins at ${moment(recorded)}; nothing is known of the time before` : "";
+  return { title: [fleet, `${moment(from)} to ${moment(to)}`].filter(Boolean).join(" · "),
+    items: [begins, seen === to ? "" : last].filter(Boolean) };
+}
+
+const openText = ({ agent, what, cure, needsHuman }: OpenMatter): string =>
+  `${needsHuman ? "! " : ""}${agent ? `${agent}: ` : ""}${what}${cure ? ` → agents ${cure}` : ""}`;
+
+/** What the fleet got done. */
+function achieved({ phases: moves, complete, gates, commits }: Report): Section {
   const advanced = moves.map((move) =>
     `${move.from ? `${move.from} → ` : "set to "}${move.to} (${moment(move.at)})`);
-  const done = complete ? `; complete at ${moment(complete)}` : "";
-  const quiet = silence.ms ? `, from ${moment(silence.from)} to ${moment(silence.to)}` : "";
-  return [
-    paint("bold", `${moment(from)} to ${moment(to)}`) + (seen === to ? "" : paint("yellow", last)),
-    `phases: ${advanced.join(", ") || "none advanced"}${done}`,
-    `longest silence: ${spanText(silence.ms)}${quiet}`,
-  ];
+  const named = (passed: boolean) => gates.filter((one) => one.passed === passed)
+    .map(({ gate, at }) => `${gate} (${moment(at)})`).join(", ");
+  return { title: "Achieved", items: [
+    `phases: ${advanced.join(", ") || "none advanced"}` +
+      (complete ? `; complete at ${moment(complete)}` : ""),
+    `gates passed: ${named(true) || "none"}`,
+    named(false) && `gates failed last: ${named(false)}`,
+    commits.length ? `${plural(commits.length, "commit")}:` : "no commit",
+    ...commits.map(({ at, agent, sha, subject }) =>
+      [moment(at), sha.slice(0, 7), agent, subject].filter(Boolean).join(" ")),
+  ].filter(Boolean) };
 }
 
 /** How often an agent was restarted, the commonest reason first. */
-function restartsText({ restarts: { count, why } }: AgentReport): string {
+function restartsText({ agent, restarts: { count, why } }: AgentReport): string {
   const reasons = Object.entries(why).sort((a, b) => b[1] - a[1]);
   const said = reasons.map(([reason, times]) => reason + (times > 1 ? ` ×${times}` : ""));
-  return count ? `${count}: ${said.join(", ")}` : "-";
+  return `${agent}: ${plural(count, "restart")}: ${said.join(", ")}`;
 }
 
-/** How many troubles a report for people names. */
-const SHOWN = 10;
-
-/** A report for people; the bars are the night at a glance. */
-export function reportText(report: Report, width: number): string {
-  const { agents, troubles } = report;
-  const label = Math.max(5, ...agents.map((one) => Math.min(14, one.agent.length)));
-  const times = agents.map((one) =>
-    [one.agent, ...ACTIVITIES.map((doing) => spanText(one.spent[doing])), spanText(one.silence.ms)]);
+/** Where the time went: an agent's columns begin when it was seen first. */
+function costs(report: Report): Section {
+  const { agents, silence, from } = report;
+  const before = ({ firstSeen }: AgentReport) =>
+    Date.parse(firstSeen || report.to) - Date.parse(from);
+  const times = agents.map((one) => [one.agent,
+    ...ACTIVITIES.map((doing) =>
+      spanText(one.spent[doing] - (doing === "unknown" ? before(one) : 0))),
+    spanText(one.silence.ms)]);
   const deeds = agents.map((one) => [
     one.agent,
     `${one.texts.delivered}${one.texts.undelivered ? ` (${one.texts.undelivered} not)` : ""}`,
     spanText(one.texts.medianMs ?? 0), spanText(one.texts.maxMs ?? 0),
     [plural(one.commits.claim, "claim"), plural(one.commits.review, "review")]
       .filter(Boolean).join(", ") || "-",
-    restartsText(one),
+    String(one.restarts.count || "-"),
   ]);
+  const quiet = silence.ms ? `, from ${moment(silence.from)} to ${moment(silence.to)}` : "";
+  return { title: "What it cost",
+    tables: [
+      [["AGENT", ...ACTIVITIES.map((doing) => doing.toUpperCase()), "SILENCE"], ...times],
+      [["AGENT", "TEXTS", "MEDIAN", "LONGEST", "COMMITS", "RESTARTS"], ...deeds],
+    ],
+    items: [...agents.filter(({ restarts }) => restarts.count).map(restartsText),
+      `longest silence: ${spanText(silence.ms)}${quiet}`] };
+}
+
+/** Troubles of one kind of one agent as one line, however often: none of them falls off. */
+function foldTroubles(troubles: Report["troubles"]): string[] {
+  const kinds = Map.groupBy(troubles, ({ agent, event }) => `${agent ? `${agent} ` : ""}${event}`);
+  return [...kinds].map(([kind, all]) => {
+    const { at, why } = all.at(-1)!;
+    const [times, last] = all.length > 1 ? [` ×${all.length}`, "last "] : ["", ""];
+    return `${kind}${times}: ${reasonOf(why).replace(/\s+/g, " ")} (${last}${moment(at)})`;
+  });
+}
+
+/** A report as its parts, in the order in which a person wants to know. */
+function reportSections(report: Report): Section[] {
+  const { agents, open, troubles, notices } = report;
+  const label = Math.max(5, ...agents.map((one) => Math.min(14, one.agent.length)));
   return [
-    ...reportHead(report),
-    "", `${" ".repeat(label)}  ${rulerText(report)}`,
-    ...agents.map((one) => `${fit(one.agent, label)}  ${barText(one.bar)}`.trimEnd()),
-    "", ...columns([["AGENT", ...ACTIVITIES.map((doing) => doing.toUpperCase()), "SILENCE"], ...times],
-      width),
-    "",
-    ...columns([["AGENT", "TEXTS", "MEDIAN", "LONGEST", "COMMITS", "RESTARTS"], ...deeds], width),
-    ...(troubles.length
-      ? ["", `${plural(troubles.length, "trouble")}${troubles.length > SHOWN ? ", the last" : ""}:`]
-      : []),
-    ...troubles.slice(-SHOWN).map(({ at, event, agent, why }) =>
-      cut(`${moment(at)}  ${event}${agent ? `  ${agent}` : ""}: ${why}`
-        .replace(/\s+/g, " "), width).trimEnd()),
-  ].join("\n");
+    reportHead(report),
+    { title: "Open", items: open.length ? open.map(openText) : ["nothing is open"] },
+    achieved(report),
+    { title: "Timeline", items: [TIMELINE_KEY],
+      bars: [{ agent: "", timeline: rulerText(report) }, ...agents]
+        .map((one) => [fit(one.agent, label), one.timeline.padEnd(report.slots.length)]) },
+    costs(report),
+    { title: "Troubles", items: troubles.length ? foldTroubles(troubles) : ["none"] },
+    { title: "Notices", items: notices.length
+      ? notices.map(({ at, told }) => `${moment(at)} ${told.join(", ")}`) : ["none went out"] },
+  ];
+}
+
+/** The table without the columns that say nothing; one entry a row where it is too wide. */
+function tableText(table: string[][], width: number): string[] {
+  const told = table[0]!.map((_, i) => i === 0 || table.slice(1).some((row) => row[i] !== "-"));
+  const [head, ...rows] = table.map((row) => row.filter((_, i) => told[i]));
+  const lines = columns([head!, ...rows], Infinity);
+  if (lines.every((line) => Bun.stringWidth(line) <= width)) return lines;
+  return rows.flatMap(([name, ...cells]) => {
+    const facts = cells.flatMap((cell, i) =>
+      (cell === "-" ? [] : `${head![i + 1]!.toLowerCase()} ${cell}`));
+    return wrapped(`${name}: ${facts.join(" · ")}`, width);
+  });
+}
+
+/** A bar; where it is too wide, its newest part. */
+const barText = ([label, cells]: [string, string], width: number): string =>
+  `${label}  ${width === Infinity ? cells : cells.slice(-Math.max(1, width - label.length - 2))}`
+    .trimEnd();
+
+/** A line that goes on below itself, two columns in. */
+const wrapped = (line: string, width: number): string[] =>
+  wrap(line, width - 2).map((part, i) => (i ? `  ${part}` : part));
+
+/** A report for people. */
+export function reportText(report: Report, width: number): string {
+  return reportSections(report).map(({ title, items = [], tables = [], bars = [] }) => [
+    ...wrapped(title, width).map((line) => paint("bold", line)),
+    ...bars.map((bar) => barText(bar, width)),
+    ...tables.flatMap((table) => [...tableText(table, width), ""]),
+    ...items.flatMap((item) => wrapped(item, width))
+      .map((line) => (line.startsWith("! ") ? paint("red", line) : line)),
+  ].join("\n")).join("\n\n");
+}
+
+/** Text that Markdown takes as it is: a commit's subject makes no link, no table, no heading. */
+const escapeMarkdown = (value: string): string =>
+  printable(value).replace(/[\\`*_{}[\]<>|~#]/g, "\\$&");
+
+/** A report as Markdown, for a mail or a chat. */
+export function reportMarkdown(report: Report): string {
+  const row = (cells: string[]) => `| ${cells.map(escapeMarkdown).join(" | ")} |`;
+  return reportSections(report).map(({ title, items = [], tables = [], bars = [] }, i) => [
+    `${i ? "##" : "#"} ${escapeMarkdown(title)}`,
+    bars.length ? ["```", ...bars.map((bar) => barText(bar, Infinity)), "```"].join("\n") : "",
+    ...tables.map(([head, ...rows]) =>
+      [row(head!), row(head!.map(() => "---")), ...rows.map(row)].join("\n")),
+    items.map((item) => `- ${escapeMarkdown(item)}`).join("\n"),
+  ].filter(Boolean).join("\n\n")).join("\n\n");
 }
 
 /** `--since` in ms. */
@@ -9532,6 +9766,12 @@ export async function cmdEvents(call: Call): Promise<number> {
   return 0;
 }
 
+/** What is open now; that nobody could look is a matter of its own. */
+async function readOpen(cfg: Config): Promise<OpenMatter[]> {
+  return readStatus(cfg).then((status) => openMatters(status, world.now()), (error) =>
+    [{ agent: "", what: `could not look: ${messageOf(error)}`, cure: "doctor", needsHuman: true }]);
+}
+
 export async function cmdReport(call: Call): Promise<number> {
   const since = sinceOf(call, "report");
   const cfg = await configFor(call);
@@ -9539,13 +9779,13 @@ export async function cmdReport(call: Call): Promise<number> {
   const watchdog = readWatchdog(cfg);
   const looks = watchdog.running && !watchdog.stale;
   const report = summariseEvents(events, world.now() - since, world.now(), {
-    names: [...cfg.agents.keys()],
+    names: [...cfg.agents.keys()], fleet: fleetName(cfg), open: await readOpen(cfg),
     loops: loopAgents(cfg).map((agent) => agent.name),
     ...(looks
       ? {} : { seen: Date.parse(watchdog.heartbeat) || Date.parse(events.at(-1)?.at ?? "") || 0 }),
   });
-  print(call.options.json ? JSON.stringify(report, null, 2) : reportText(report, terminalWidth()));
-  return 0;
+  return printed(call.options.json ? JSON.stringify(report, null, 2)
+    : call.options.md ? reportMarkdown(report) : reportText(report, terminalWidth()));
 }
 
 // ── doctor ──────────────────────────────────────────────────────────────────────
@@ -10305,9 +10545,10 @@ export const COMMANDS: Command[] = [
     clause: "run a small real fleet of scripted agents, then end it",
     options: { keep: { type: "boolean", clause: "leave it running and show how to attach" } } },
   { name: "report", args: "", lenient: true, run: cmdReport,
-    clause: "summarise what happened: hours at work, restarts, messages, commits, phases",
+    clause: "the morning's report: what is open, what was achieved, what it cost",
     options: { since: { type: "string", value: "TIME",
-      clause: "how far back: 30m, 24h (default), 7d" }, ...JSON_OPTION } },
+      clause: "how far back: 30m, 24h (default), 7d" },
+    md: { type: "boolean", clause: "print Markdown, for a mail or a chat" }, ...JSON_OPTION } },
   { name: "events", args: "[name…]", lenient: true, run: cmdEvents,
     clause: "show what happened, event by event, alike ones folded",
     options: {

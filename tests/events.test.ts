@@ -283,5 +283,5 @@ real("report reads what a real fleet wrote: hours, restarts, texts, commits, pha
   expect(Date.parse(late.seen)).toBeLessThan(Date.parse(late.to));
   const { out: text, err } = await f.run(["report"]);
   expect(err).toBe("");
-  for (const part of ["one → two (", "complete at", "looked last", "1: gone", "1 claim", "blocked builder: a dialog is open\n"]) expect(text).toContain(part);
+  for (const part of ["one → two (", "complete at", "looked last", "builder: 1 restart: gone\n", "1 claim", "builder blocked: a dialog is open ("]) expect(text).toContain(part);
 });

@@ -32,7 +32,7 @@ const SECTIONS: Record<string, { functions: RegExp; calls?: RegExp; tests: strin
   lock: { functions: /^(flock|takeLock|keepLock|lockHolder|changeOperator|lockFile)$/, tests: ["keeper", "supervision", "up"] },
   keeper: { functions: /^(keep|Ward|spawnKeeper|keeperCare|followLog|startWatchdog|stopWatchdog|endOriginalWatchdog)$/, tests: ["keeper", "supervision", "fleet"] },
   report: {
-    functions: /^(parseSince|parseEvents|stretchesOf|isWithin|overlap|total|iso|longestGap|slotsOf|restartsOf|reportAgent|summariseEvents|spanText|barText|moment|plural|rulerText|reportHead|restartsText|reportText|cmdReport)$/,
+    functions: /^(parseSince|parseEvents|stretchesOf|isWithin|overlap|total|iso|longestGap|slotsOf|restartsOf|reportAgent|summariseEvents|spanText|reasonOf|countReasons|activeShare|timeline|gatesOf|fleetRecord|eventsOf|openMatters|openText|achieved|costs|foldTroubles|reportSections|tableText|wrapped|reportMarkdown|moment|plural|rulerText|reportHead|restartsText|reportText|cmdReport)$/,
     tests: ["report", "events"],
   },
   logs: { functions: /^(cmdLogs|cleanLog|followFile|logToFile)$/, tests: ["logs", "commands", "fleet"] },

@@ -205,6 +205,8 @@ real("a running watchdog tells what [notify] lists and nothing else; a receiver 
     expect(eventsIn(heard.posts).map(({ event, agent }) => `${agent} ${event}`)).toEqual(["a1 blocked", "a1 blocked", "a1 blocked", "b1 blocked"]);
     expect(commandTold(f)).toMatchObject([[{ event: "blocked", agent: "a1" }], [{ event: "blocked", agent: "b1" }]]);
     expect(f.events().map(({ event }) => event)).toContain("state");
+    await until(() => f.events("notified").length === 2);
+    expect(f.events("notified").map(({ told }) => told)).toEqual([["a1 blocked"], ["b1 blocked"]]);
     expect([f.log.match(/trying again in \d+ s/g), JSON.parse(heard.posts[3]!.text).text]).toEqual([["trying again in 5 s", "trying again in 10 s"], expect.stringMatching(/ \(t-\) on .*\nb1 blocked .* · agents attach b1$/)]);
   } finally {
     heard.stop();

@@ -3,7 +3,8 @@ import { afterEach, describe, expect, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
-  type AgentEvent, type AgentReport, longestGap, parseEvents, parseSince, type Report, reportText, summariseEvents,
+  type AgentEvent, type AgentReport, longestGap, openMatters, parseEvents, parseSince, type Report, reportMarkdown, reportText,
+  type Status, type StatusRow, summariseEvents, timeline,
 } from "../agents.ts";
 import { desk, TWO } from "./desk.ts";
 
@@ -55,8 +56,12 @@ describe("report", () => {
     const [builder, adversary] = night().agents as [AgentReport, AgentReport];
     expect(minutesOf(builder)).toEqual({ active: 75, idle: 58, limited: 60, blocked: 30, down: 2, unknown: 15 });
     expect(minutesOf(adversary)).toEqual({ active: 70, idle: 110, limited: 0, blocked: 0, down: 0, unknown: 60 });
-    expect(builder.bar).toEqual([0.5, 0.5, 0.25, 0]);
-    expect(adversary.bar).toEqual([null, 1, 1 / 6, 0]);
+    // parts of ten minutes
+    const share = (times: number, value: number | null): (number | null)[] => Array(times).fill(value);
+    expect(builder.bar).toEqual([...share(3, 0), ...share(6, 1), ...share(6, 0), 1, 0.5, ...share(6, 0), null]);
+    expect(adversary.bar).toEqual([...share(6, null), ...share(6, 1), ...share(4, 0), 1, ...share(7, 0)]);
+    expect([builder.timeline, adversary.timeline]).toEqual(["···██████▒▒▒▒▒▒█↺··!!!! ", "      ██████····█·······"]);
+    expect([builder.firstSeen, adversary.firstSeen]).toEqual([at("00:00"), at("01:00")]);
     expect(builder.restarts).toEqual({ count: 1, why: { "ended (exit 1)": 1 } });
     expect(builder.texts).toEqual({ delivered: 3, undelivered: 0, medianMs: 1500, maxMs: 4000 });
     expect(adversary.texts).toEqual({ delivered: 2, undelivered: 1, medianMs: 1500, maxMs: 2000 });
@@ -76,7 +81,8 @@ describe("report", () => {
   test("a part of an hour counts as that part; events after the end do not count", () => {
     const report = summariseEvents(NIGHT, Date.parse(at("00:15")), Date.parse(at("00:45")), BOTH);
     expect(minutesOf(report.agents[0]!)).toEqual({ active: 15, idle: 15, limited: 0, blocked: 0, down: 0, unknown: 0 });
-    expect(report.agents[0]!.bar).toEqual([0.5]);
+    expect([report.slotMs, report.agents[0]!.bar.length]).toEqual([MINUTE, 30]);
+    expect(report.agents[0]!.bar).toEqual([...Array(15).fill(0), ...Array(15).fill(1)]);
     expect(report.agents[0]!.texts.delivered).toBe(1);
     expect(report.agents[0]!.commits.claim).toBe(0);
   });
@@ -138,11 +144,15 @@ describe("report", () => {
 
   test("the text shows the night", () => {
     const text = reportText(night(), 80);
-    expect(text).toContain("builder    ▄▄▂\n");
-    expect(text).toContain("adversary   █▂\n");
+    expect(text).toContain("builder    ···██████▒▒▒▒▒▒█↺··!!!!\n");
+    expect(text).toContain("adversary        ██████····█·······\n");
     expect(text).toMatch(/builder +1h15m +58m +1h00m +30m +2m +15m +1h15m/);
-    expect(text).toMatch(/builder +3 +1\.5s +4\.0s +2 claims +1: ended \(exit 1\)/);
+    expect(text).toMatch(/builder +3 +1\.5s +4\.0s +2 claims +1\n/);
+    expect(text).toContain("\nbuilder: 1 restart: ended (exit 1)\n");
     expect(text).toContain("a → b (03-01 02:31)");
+    expect(text).toContain("\ngates passed: a (03-01 01:20)\n");
+    // seen an hour after the beginning, it has no hour of which nothing is known
+    expect(text).toMatch(/adversary +1h10m +1h50m +- +- +- +- +1h10m/);
   });
 
   describe("the parts of a bar are whole hours of the local clock", () => {
@@ -161,7 +171,7 @@ describe("report", () => {
       ["Asia/Kolkata", "00:20", "05:00"], ["Asia/Kolkata", "00:40", "06:00"], ["Asia/Kathmandu", "00:20", "06:00"],
       ["America/St_Johns", "00:20", "20:00"], ["Pacific/Apia", "00:20", "13:00"], ["Pacific/Marquesas", "00:40", "15:00"],
     ])("%s, from %s in UTC: the first is at %s", (zone, from, first) => {
-      const report = of(zone, at(from), 12);
+      const report = of(zone, at(from), 24);
       expect([clock(report.slots[0]!), report.slotMs]).toEqual([first, 60 * MINUTE]);
       for (const slot of report.slots) expect(clock(slot)).toEndWith(":00");
       expect(Date.parse(report.slots[0]!)).toBeLessThanOrEqual(Date.parse(at(from)));
@@ -173,27 +183,127 @@ describe("report", () => {
       ["Europe/Berlin", "2026-10-24T20:30:00Z", ["22:00", "23:00", "00:00", "01:00", "02:00", "02:00", "03:00"]],
       ["America/St_Johns", "2026-03-08T03:15:00Z", ["23:00", "00:00", "01:00", "03:00", "04:00", "05:00", "06:00"]],
     ])("%s in the night in which its clocks change: %s", (zone, from, clocks) =>
-      expect(of(zone, from, 6).slots.map(clock)).toEqual(clocks));
+      expect(of(zone, from, 24).slots.map(clock).slice(0, clocks.length)).toEqual(clocks));
     test("a zone changes where the bars begin and what the clock says, and no figure", () => {
-      const figures = (zone: string) => of(zone, at("00:00"), 4).agents.map(({ bar, ...rest }) => rest);
+      const figures = (zone: string) => of(zone, at("00:00"), 24).agents.map(({ bar, timeline, ...rest }) => rest);
       expect(figures("Asia/Kolkata")).toEqual(figures("UTC"));
-      const [builder] = of("Asia/Kolkata", at("00:00"), 4).agents;
+      const [builder] = of("Asia/Kolkata", at("00:00"), 24).agents;
       // 00:00 to 00:30, 00:30 to 01:30 and so on: at work from 00:30 to 01:30, and from 02:30 to 02:45
-      expect(builder!.bar.map((share) => share?.toFixed(2))).toEqual(["0.00", "1.00", "0.00", "0.25", "0.00"]);
-      const text = reportText(of("Asia/Kolkata", at("00:00"), 4), 80);
-      for (const part of ["03-01 05:30 to 03-01 09:30", "a → b (03-01 08:01)", "\n            06 09\nbuilder "]) expect(text).toContain(part);
+      expect(builder!.bar.slice(0, 4).map((share) => share?.toFixed(2))).toEqual(["0.00", "1.00", "0.00", "0.25"]);
+      const text = reportText(of("Asia/Kolkata", at("00:00"), 24), 80);
+      for (const part of ["03-01 05:30 to 03-02 05:30", "a → b (03-01 08:01)", "\n            06 09 12 15 18 21 00 03\nbuilder "]) expect(text).toContain(part);
+      expect(reportText(of("Asia/Kolkata", at("00:00"), 4), 80)).toContain("\n              06:00 07:00 08:00 09:00\nbuilder ");
     });
     test("days begin at local midnight", () => {
       for (const zone of ["Asia/Kolkata", "America/St_Johns", "UTC"]) {
-        const report = of(zone, "2026-01-10T12:00:00Z", 24 * 45);
+        const report = of(zone, "2026-01-10T12:00:00Z", 24 * 30);
         expect([zone, report.slotMs, clock(report.slots[0]!)]).toEqual([zone, 24 * 60 * MINUTE, "00:00"]);
       }
     });
   });
 
+  test("a bar has twenty parts or more, from the first that the record knows, whatever was asked for", () => {
+    for (let minutes = 1; minutes < 100 * 1440; minutes = Math.ceil(minutes * 1.3)) {
+      const events = [{ ...NIGHT[0]!, at: new Date(DAY).toISOString() }, ...NIGHT.slice(2)];
+      const report = summariseEvents(events, DAY, DAY + minutes * MINUTE, BOTH);
+      expect([minutes, report.slots.length >= 20, report.slots.length <= 41]).toEqual([minutes, true, true]);
+      expect(Bun.stringWidth(report.agents[0]!.timeline)).toBe(report.slots.length);
+    }
+    const young = summariseEvents(NIGHT, DAY - 48 * 60 * MINUTE, Date.parse("2026-02-28T23:33:00Z"), BOTH);
+    expect([young.recorded, young.slotMs, young.slots.length]).toEqual(["2026-02-28T23:30:00.000Z", 5000, 36]);
+    const text = reportText(young, 80);
+    expect(text).toContain("\nthe record begins at 02-28 23:30; nothing is known of the time before\n");
+    expect(text).toMatch(/^builder +3m +3m$/m);
+    expect(reportText(night(), 80)).not.toContain("the record begins");
+  });
+
+  test("the timeline: what waited for a person and what was restarted show however short they are", () => {
+    const events = (...told: [number, Partial<AgentEvent>][]): AgentEvent[] =>
+      told.map(([minute, more]) => ({ at: new Date(DAY + minute * MINUTE).toISOString(), agent: "a", event: "state", ...more }));
+    const drawn = (...told: [number, Partial<AgentEvent>][]): string =>
+      timeline(events(...told), Array.from({ length: 6 }, (_, i) => ({ from: DAY + i * 10 * MINUTE, to: DAY + (i + 1) * 10 * MINUTE })), DAY + 60 * MINUTE);
+    expect(drawn([0, { to: "active" }])).toBe("██████");
+    expect(drawn([10, { to: "active" }], [25, { to: "idle" }], [40, { to: "limited" }])).toBe(" █▄·▒▒");
+    expect(drawn([0, { to: "active" }], [21, { to: "blocked" }], [21, { event: "blocked" }], [22, { to: "active" }])).toBe("██!███");
+    expect(drawn([0, { to: "active" }], [5, { event: "down", why: "gone" }], [6, { event: "start" }], [6, { to: "active" }])).toBe("↺█████");
+    // parked and long unsure wait for a person too; the death that follows takes nothing of that
+    expect(drawn([0, { to: "active" }], [10, { event: "parked" }], [10, { event: "down" }], [10, { to: "gone" }], [40, { event: "start" }], [41, { to: "idle" }])).toBe("█!!!↺·");
+    expect(drawn([0, { to: "unsure" }], [20, { event: "unsure" }], [30, { to: "idle" }])).toBe("  !···");
+    expect(timeline([], [], DAY)).toBe("");
+  });
+
+  test("repeats are one line with their number, and none of the troubles falls off", () => {
+    const stalled = (minute: number, agent: string): AgentEvent => ({ at: new Date(DAY + minute * MINUTE).toISOString(), event: "stalled", agent, why: `idle ${300 + minute} s with no WAITING-UNTIL marker` });
+    const early: AgentEvent[] = [{ at: at("00:01"), event: "parked", agent: "tester", why: "claude not found" }, { at: at("00:02"), event: "config", why: "line 39" },
+      { at: at("00:03"), event: "config", to: "ok", why: "it is good again" }];
+    const many = Array.from({ length: 40 }, (_, i) => stalled(10 + i, i % 4 ? "docs" : "web"));
+    const text = reportText(summariseEvents([...early, ...many], DAY, DAY + 60 * MINUTE), 80);
+    expect(text.slice(text.indexOf("Troubles"), text.indexOf("\n\nNotices")).split("\n")).toEqual(["Troubles", "tester parked: claude not found (03-01 00:01)", "config: line 39 (03-01 00:02)",
+      "web stalled ×10: idle with no WAITING-UNTIL marker (last 03-01 00:46)", "docs stalled ×30: idle with no WAITING-UNTIL marker (last 03-01 00:49)"]);
+  });
+
+  test("restarts are counted by their reason, without the seconds that vary", () => {
+    const restart = (minute: number, why: string): AgentEvent[] => ["down", "start"].map((event) => ({ at: new Date(DAY + minute * MINUTE).toISOString(), event, agent: "a", why }));
+    const events = [...restart(1, "idle 300 s with no WAITING-UNTIL marker"), ...restart(9, "idle 331 s with no WAITING-UNTIL marker"), ...restart(20, "past its WAITING-UNTIL by 61 s, it did not go on by itself"),
+      ...restart(30, "its screen shows work but has not moved for 90 s"), ...restart(40, "ended (exit 1)"), ...restart(50, "ended (exit 2)")];
+    const report = summariseEvents(events, DAY, DAY + 60 * MINUTE);
+    expect(report.agents[0]!.restarts).toEqual({ count: 6, why: { "idle with no WAITING-UNTIL marker": 2, "past its WAITING-UNTIL, it did not go on by itself": 1,
+      "its screen shows work but has not moved": 1, "ended (exit 1)": 1, "ended (exit 2)": 1 } });
+    expect(reportText(report, Infinity)).toContain("\na: 6 restarts: idle with no WAITING-UNTIL marker ×2, past its");
+  });
+
+  test("what was achieved: each commit with sha and subject, the last verdict on each gate", () => {
+    const commit = (minute: number, agent: string, kind: string, subject: string): AgentEvent => ({ at: new Date(DAY + minute * MINUTE).toISOString(), event: "commit", agent, kind, subject, sha: `${minute}`.padStart(2, "0").repeat(20) });
+    const report = summariseEvents([commit(1, "b", "claim", "claim(g1): PASS it"), commit(2, "a", "review", "review(g1): FAIL no test"), commit(3, "a", "review", "review(g2): PASS"),
+      commit(4, "b", "claim", "claim(g1): with a test"), commit(5, "a", "review", "review(g1): PASS all"), commit(6, "a", "review", "review(g3): FAIL"), commit(7, "a", "review", "review: nothing said")], DAY, DAY + 60 * MINUTE);
+    expect(report.gates.map(({ gate, passed }) => [gate, passed])).toEqual([["g2", true], ["g1", true], ["g3", false]]);
+    const text = reportText(report, 80);
+    for (const part of ["gates passed: g2 (03-01 00:03), g1 (03-01 00:05)\ngates failed last: g3 (03-01 00:06)\n7 commits:\n", "\n03-01 00:04 0404040 b claim(g1): with a test\n"]) expect(text).toContain(part);
+  });
+
+  describe("what is open comes first", () => {
+    const row = (name: string, more: Partial<StatusRow> = {}): StatusRow => ({ name, kind: "loop", backend: "claude", model: "opus", watch: "heal", session: `agents-${name}`, running: true, state: "working 2m",
+      life: "working", detail: "", until: "", nextAt: "", cure: "", since: "", next: "", messages: 0, messagesWhy: "", unproven: 0, restartsToday: 0, verdict: "active", why: "", needsHuman: false, ...more });
+    const watchdog = { running: true, pid: 1, heartbeat: "", stale: false, version: "", stage: "" };
+    const status = (more: Partial<Status> = {}): Status => ({ version: 1, fleet: "", folder: "", prefix: "", configError: "", phase: null, services: [], handoff: null, unknownSessions: [], olderPhase: [], needsHuman: false,
+      agents: [row("a")], watchdog, ...more });
+    test("nothing, where all are at work", () => expect(openMatters(status(), DAY)).toEqual([]));
+    test("the dialog, the parked agent and the limit, each with what to type", () => {
+      const open = openMatters(status({ agents: [row("a", { life: "limited", state: "limited until 21:52 (weekly)", messages: 1 }), row("b"), row("c", { state: "blocked: Bash \"rm\" 13m", needsHuman: true, cure: "attach c" }),
+        row("d", { state: "parked: claude not found", needsHuman: true, running: false, cure: "up d" })] }), DAY);
+      expect(open.map(({ agent, what, cure, needsHuman }) => [agent, what, cure, needsHuman])).toEqual([
+        ["c", 'blocked: Bash "rm" 13m', "attach c", true], ["d", "parked: claude not found", "up d", true], ["a", "limited until 21:52 (weekly), 1 waiting for it", "", false]]);
+      const text = reportText(night({ open }), 80);
+      expect(text).toContain('\n\nOpen\n! c: blocked: Bash "rm" 13m → agents attach c\n! d: parked: claude not found → agents up d\na: limited until 21:52');
+      expect(text.indexOf("Open")).toBeLessThan(text.indexOf("Achieved"));
+    });
+    test("the config, the phase, the hand-off, the notices, the watchdog", () => {
+      const ill = openMatters(status({ needsHuman: true, configError: "line 39: broken", notices: { dropped: 3, text: "3 dropped" }, handoff: { state: "failing", since: "", why: "no route", cure: "try it" },
+        phase: { id: "", index: -1, total: 2, plan: "", done: false, complete: false, moving: "", error: "which phase?" }, watchdog: { ...watchdog, stale: true } }), DAY);
+      expect(ill.map(({ what, needsHuman }) => [what, needsHuman])).toEqual(["line 39: broken", "phase: which phase?", "hand-off: failing: no route  — try it", "watchdog: STALE", "notices: 3 dropped"].map((what) => [what, true]));
+      // taken down by a person: said, and no alarm
+      expect(openMatters(status({ watchdog: { ...watchdog, running: false } }), DAY)).toEqual([{ agent: "", what: "watchdog: stopped", cure: "", needsHuman: false }]);
+    });
+  });
+
+  test("Markdown: headings, tables, bars in a block; nothing of a commit's subject is markup", () => {
+    const hostile: AgentEvent = { at: at("03:20"), event: "commit", agent: "builder", kind: "claim", sha: "a".repeat(40), subject: "claim(b): [x](http://e) | `rm` <img> **y** # z" };
+    const lines = reportMarkdown(summariseEvents([...NIGHT.slice(0, -3), hostile], DAY, DAY + 240 * MINUTE, { ...BOTH, fleet: "~/night (agents-)" })).split("\n");
+    for (const line of ["# \\~/night (agents-) · 03-01 00:00 to 03-01 04:00", "## Open", "## What it cost", "| AGENT | ACTIVE | IDLE | LIMITED | BLOCKED | DOWN | UNKNOWN | SILENCE |", "| --- | --- | --- | --- | --- | --- | --- | --- |",
+      "- 03-01 03:20 aaaaaaa builder claim(b): \\[x\\](http://e) \\| \\`rm\\` \\<img\\> \\*\\*y\\*\\* \\# z"]) expect(lines).toContain(line);
+    expect(lines.filter((line) => line === "```")).toHaveLength(2);
+    expect(lines.findIndex((line) => line.startsWith("builder    ·"))).toBeGreaterThan(lines.indexOf("```"));
+  });
+
+  test("at 44 columns each agent has an entry of its own in place of a table that does not fit", () => {
+    const lines = reportText(night(), 44).split("\n");
+    expect(lines).toContain("builder: active 1h15m · idle 58m · limited");
+    for (const line of lines) expect(Bun.stringWidth(line)).toBeLessThanOrEqual(44);
+  });
+
   test("in a pipe nothing is cut, and nothing is padded without end", () => {
     const text = reportText(night(), Infinity);
-    expect(text).toEndWith("\n2 troubles:\n03-01 02:10 undelivered adversary: a draft is in its box\n03-01 03:15 blocked builder: permission");
+    expect(text).toContain("\nTroubles\nadversary undelivered: a draft is in its box (03-01 02:10)\nbuilder blocked: permission (03-01 03:15)\n");
   });
 
   test("the command reads both files, in order, and speaks JSON that jq reads", () => {
@@ -210,6 +320,12 @@ describe("report", () => {
     const jq = Bun.spawnSync(["jq", "-c", "[.version, (.agents | map(.agent)), (.agents[0].spent | map(. / 60000 | round))]"], { stdin: Buffer.from(out) });
     if (jq.exitCode === 0) expect(JSON.parse(String(jq.stdout))).toEqual([1, ["builder", "adversary"], [30, 20, 0, 0, 0, 10]]);
     expect(call(["report", "--config", path]).out).toContain("the watchdog looked last at");
+    const mail = call(["report", "--md", "--config", path]);
+    expect([mail.code, mail.err, mail.out.startsWith("# "), mail.out.includes("\x1b")]).toEqual([0, "", true, false]);
+    for (const columns of ["44", "80", "120"]) {
+      const { out } = call(["report", "--config", path], { COLUMNS: columns });
+      for (const text of out.split("\n")) expect(Bun.stringWidth(text)).toBeLessThanOrEqual(Number(columns));
+    }
     const bad = call(["report", "--since", "yesterday", "--config", path]);
     expect([bad.code, bad.out, bad.err]).toEqual([2, "", 'agents: report: --since "yesterday" is not a time such as 30m, 24h or 7d\n']);
   });

@@ -96,6 +96,8 @@ describe("the config is read again", () => {
     put(agents("a", "b"));
     await live(1);
     expect(watch.volatile.errors.config).toBeUndefined();
+    expect(parseEvents(fake.files.get(`${cfg.stateDir}/events.jsonl`)!).filter(({ event }) => event === "config"))
+      .toEqual([{ at: expect.any(String), event: "config", why: expect.any(String) }, expect.objectContaining({ to: "ok" })]);
   });
   test("P5: it cannot be read", async () => {
     const read = fake.read.bind(fake);
@@ -699,7 +701,7 @@ describe("what must not wait for the next tick", () => {
 
 test("a config that is broken is an event once, until it is whole again", async () => {
   await begin(agents("a"));
-  const broken = () => parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "config").length;
+  const broken = () => parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event, to }) => event === "config" && to !== "ok").length;
   for (const [text, events] of [["[[agent]\n", 1], [agents("a"), 1], ["name = ", 2]] as const) {
     fake.files.set(cfg.path, text);
     for (let nth = 0; nth < 4; nth++) cfg = await reloadConfig(cfg, watch);
