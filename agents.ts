@@ -2219,9 +2219,12 @@ export interface Rule {
 }
 /** What one look at a pane saw. `text` is captured with wrapped lines joined, blank tail uncut. */
 export interface ScreenText { text: string; title: string }
-/** `resetAt`: wall ms, without slack. `native`: the client will go on by itself at the reset. */
+/**
+ * `resetAt`: wall ms, without slack. `native`: the client will go on by itself at the reset.
+ * `exact`: the reset is the client's own epoch, not what its banner shows of it.
+ */
 export interface Limit {
-  class: LimitClass; resetAt: number | null; banner: string; native: boolean;
+  class: LimitClass; resetAt: number | null; banner: string; native: boolean; exact?: boolean;
 }
 /** `text`: what matched, on one line. `waitingUntil`: wall ms. `why`: a few words for a person. */
 export interface Verdict {
@@ -2229,6 +2232,8 @@ export interface Verdict {
   limit: Limit | null; waitingUntil: number | null; why: string;
   /** What the client itself says of its state, where it says so in a file of its own. */
   own?: string;
+  /** Of an error that may be a quote as well: what it is if it is none. */
+  doubted?: Verdict;
 }
 
 const anyOf = (...parts: RegExp[]) => new RegExp(parts.map((part) => part.source).join("|"));
@@ -2248,8 +2253,10 @@ const GONE: Rule[] = [
     re: /^(?!\w.* on(?: {2}·.*)?\n)(?:.*\n)?(?:\[[^\]\n]*\]|[^\s❯┃]*)[$#]$/ },
 ];
 
-// An API error that no restart cures and that no other rule knows. What passes by itself needs
-// nobody: the next prompt, or a fresh start, goes on.
+/** The rule of a final error that no other rule knows. */
+const UNKNOWN_ERROR = "error";
+// No restart cures it. What passes by itself needs nobody: the next prompt, or a fresh start, goes
+// on.
 const ERROR_THAT_STAYS = new RegExp("^[⎿●] API Error(?!:? (?:4\\d\\d )?(?:[a-z]|" + [
   "(?:Repeated )?5\\d\\d\\b", ".*(?:\\b429\\b|Rate limit|timed out|output token maximum)",
   "\\(?Connection ",
@@ -2315,7 +2322,7 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
       re: /^● API Error: 400 (?:\S+: |.* issues\. Run \/rewind )/ },
     { name: "too long", verdict: "fatal", where: "event", why: "the conversation is too long",
       re: /^[⎿●] (?:Prompt is too long|Context limit reached ·|Request too large \()/ },
-    { name: "error", verdict: "blocked", where: "event", why: "an error that no rule knows",
+    { name: UNKNOWN_ERROR, verdict: "blocked", where: "event", why: "an error that no rule knows",
       re: ERROR_THAT_STAYS },
     { name: "fix first", verdict: "blocked", where: "box", why: "a person must fix the account",
       re: /^Once fixed, resend your message$/ },
@@ -2631,7 +2638,8 @@ function ruled(
     why: rule.why ?? (limit ? limitWhy(limit, now) : rule.name),
   };
   return rule.where === "event" && screen.newest().doubtful
-    ? { ...found, verdict: "unsure", limit: null, why: `an error, or a quote of it: ${found.why}` }
+    ? { ...found, verdict: "unsure", limit: null, doubted: found,
+      why: `an error, or a quote of it: ${found.why}` }
     : found;
 }
 
@@ -4064,10 +4072,116 @@ export function decideClaude(word: ClaudeWord | null, screen: Verdict): Verdict 
   return screen.rule === DRAFT ? say("idle", "at its prompt, it says") : drawn;
 }
 
+/** How a conversation's transcript ends. */
+export interface TranscriptEnd {
+  /** The class of the error that ended its last turn, "" = no error did. */
+  error: string;
+  /** The class of a usage limit, as far as it is known, and its reset (wall ms). */
+  limit: { class: LimitClass | null; resetAt: number } | null;
+}
+
+/** Bytes of a transcript that are read: its last entries, of which the largest are tool results. */
+const TRANSCRIPT_TAIL = 262_144;
+const LIMIT_TYPES: Record<string, LimitClass> = {
+  five_hour: "5h", seven_day: "weekly", seven_day_opus: "model", seven_day_sonnet: "model",
+};
+/** No limit of Claude Code's lasts longer, ms: a reset further off, or long past, is no time. */
+const RESET_FURTHEST = 40 * DAY;
+
+/** The last entry of the conversation itself in the end of a transcript; null = there is none. */
+export function parseTranscriptEnd(tail: string, now: number): TranscriptEnd | null {
+  for (const line of tail.split("\n").reverse()) {
+    if (!/"type":"(?:user|assistant)"/.test(line)) continue;
+    const entry = parsedRecord(line);
+    if (!entry || !["user", "assistant"].includes(String(entry.type))) continue;
+    if (entry.isSidechain === true || entry.isMeta === true) continue;
+    if (entry.isApiErrorMessage !== true) return { error: "", limit: null };
+    const error = plainText(typeof entry.error === "string" ? entry.error : "", 40) || "unknown";
+    const quota = isRecord(entry.quotaLimits) ? entry.quotaLimits : {};
+    const resetAt = Number(quota.resetsAt) * 1000;
+    const known = isNumber(quota.resetsAt) && Math.abs(resetAt - now) < RESET_FURTHEST;
+    const limited = known && entry.apiError === "usage_limit_reached";
+    return { error, limit: limited
+      ? { class: LIMIT_TYPES[String(quota.rateLimitType)] ?? null, resetAt } : null };
+  }
+  return null;
+}
+
+function parsedRecord(line: string): Record<string, unknown> | null {
+  try {
+    const value: unknown = JSON.parse(line);
+    return isRecord(value) ? value : null;
+  } catch {
+    return null; // cut at its beginning, or still being written
+  }
+}
+
+const transcripts = new Map<string, { changed: number; end: TranscriptEnd | null }>();
+/** Transcripts whose end is remembered: those of the agents that show an error or a limit. */
+const TRANSCRIPTS_KEPT = 500;
+
+/** How the transcript of a client's conversation ends; null = that cannot be said. */
+function readTranscriptEnd(cfg: Config, agent: Agent, word: ClaudeWord): TranscriptEnd | null {
+  const folder = sessionFiles.get(cfg)?.get(agent.session)?.folder;
+  if (!folder || !word.conversation || !word.cwd) return null;
+  const path = join(dirname(folder), "projects", word.cwd.replace(/[^A-Za-z0-9]/g, "-"),
+    `${word.conversation}.jsonl`);
+  try {
+    const changed = world.mtime(path);
+    if (changed === null) return null;
+    const known = transcripts.get(path);
+    if (known?.changed === changed && changed < world.now() - CLOCK_STEP) return known.end;
+    const end = parseTranscriptEnd(world.tail(path, TRANSCRIPT_TAIL) ?? "", world.now());
+    if (transcripts.size >= TRANSCRIPTS_KEPT) transcripts.clear();
+    transcripts.set(path, { changed, end });
+    return end;
+  } catch {
+    return null; // somebody else's, or no file
+  }
+}
+
+/** Errors that pass by themselves: the next prompt goes on. */
+const PASSING_ERRORS = ["server_error", "rate_limit", "overloaded"];
+const ERROR_WORDS: Record<string, string> = {
+  authentication_failed: "login needed", billing_error: "no credit",
+};
+
+/** Whether a screen shows what a transcript knows better: a limit, or an error of the turn. */
+const showsError = (verdict: Verdict): boolean => verdict.verdict === "limited" ||
+  (isOfTurn(verdict) && ["blocked", "fatal", "unsure"].includes(verdict.verdict));
+
+/**
+ * An error or a limit on the screen with what the transcript says of it: the exact reset, the class
+ * of an error that no rule knows, and whether what may be a quote is one.
+ */
+export function decideError(
+  end: TranscriptEnd | null, rests: boolean, screen: Verdict, now: number,
+): Verdict {
+  if (!end) return screen;
+  const shown = screen.doubted && end.error ? { ...screen.doubted, own: screen.own! } : screen;
+  const idle = (why: string): Verdict => ({ ...shown, verdict: "idle", where: TRANSCRIPT,
+    limit: null, why });
+  if (shown.doubted) return rests ? idle("at its prompt: it quotes an error") : shown;
+  if (shown.limit && shown.verdict === "limited" && end.limit) {
+    const { class: kind, resetAt } = end.limit;
+    const limit = { ...shown.limit, class: kind ?? shown.limit.class, resetAt, exact: true };
+    return { ...shown, limit, why: limitWhy(limit, now) };
+  }
+  if (shown.rule !== UNKNOWN_ERROR || !end.error) return shown;
+  if (PASSING_ERRORS.includes(end.error) && rests) return idle("at its prompt after an error");
+  return { ...shown, why: ERROR_WORDS[end.error] ?? `${shown.why} (${end.error})` };
+}
+
+/** The `where` of a verdict that a client's transcript decided. */
+const TRANSCRIPT = "transcript";
+
 /** What is believed of an agent by its screen and, where that says more, by its own word. */
-const withOwnWord = (cfg: Config, agent: Agent, pane: Pane, screen: Verdict): Verdict =>
-  (backendOf(cfg, agent).kind === "claude"
-    ? decideClaude(readClaudeWord(cfg, agent, pane), screen) : screen);
+function withOwnWord(cfg: Config, agent: Agent, pane: Pane, screen: Verdict): Verdict {
+  const word = backendOf(cfg, agent).kind === "claude" ? readClaudeWord(cfg, agent, pane) : null;
+  const verdict = decideClaude(word, screen);
+  return word && showsError(verdict) ? decideError(
+    readTranscriptEnd(cfg, agent, word), word.status === "idle", verdict, world.now()) : verdict;
+}
 
 const readVerdict = (cfg: Config, agent: Agent, pane: Pane, look: ScreenText): Verdict =>
   withOwnWord(cfg, agent, pane, screenVerdict(cfg, agent, pane, look));
@@ -5273,7 +5387,7 @@ function holdFor(cfg: Config, agent: Agent, verdict: Verdict, old: LimitState | 
   const now = world.now();
   const { limit } = verdict;
   const same = old && old.banner === limit?.banner && now / 1000 >= (old.setAt ?? Infinity) - 60;
-  const known = same && old.resetAt !== undefined ? old.resetAt * 1000 : Infinity;
+  const known = same && !limit?.exact && old.resetAt !== undefined ? old.resetAt * 1000 : Infinity;
   const resetAt = limit?.resetAt != null ? Math.min(limit.resetAt, known) : null;
   const past = resetAt !== null && resetAt <= now;
   const [until] = nextLimitUntil(
@@ -8877,7 +8991,7 @@ export function verdictJson(
 }
 
 const SOURCES: Record<string, string> = { server: "its server", process: "its process",
-  [SESSION_FILE]: "its session file" };
+  [SESSION_FILE]: "its session file", [TRANSCRIPT]: "its transcript" };
 
 /** Key and value in columns; a further line of a value stands below its first. */
 const printFacts = (facts: [string, string | null][]): number => printed(facts

@@ -2,7 +2,9 @@
 import { describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { BUILT_IN_RULES, type ClaudeWord, decideClaude, detect, memoryOf, parseClaudeWord, world } from "../agents.ts";
+import {
+  BUILT_IN_RULES, type ClaudeWord, decideClaude, decideError, detect, loadLimitState, memoryOf, parseClaudeWord, parseTranscriptEnd, type TranscriptEnd, world,
+} from "../agents.ts";
 import { agents, command, type FakePane, scene, type Scene, type Setting, verdict } from "./kit.ts";
 
 /** As 2.1.330 wrote it. */
@@ -88,6 +90,69 @@ describe("its word and the screen are one verdict", () => {
       return found.verdict === expected ? [] : [`${file}: ${found.verdict} (${found.rule}), expected ${expected}`];
     });
     expect(wrong).toEqual([]);
+  });
+});
+
+/** Entries of a transcript as 2.1.330 wrote them, shortened. */
+const ASKED = { parentUuid: null, isSidechain: false, type: "user", message: { role: "user", content: "go on" } };
+const SAID = { isSidechain: false, message: { role: "assistant", content: [{ type: "text", text: "OK" }], stop_reason: "end_turn" }, type: "assistant" };
+const FAILED = { ...SAID, isApiErrorMessage: true, apiErrorStatus: 500, error: "server_error" };
+const RESET = Date.UTC(2026, 5, 15, 14, 20, 32) / 1000;
+const LIMITED = {
+  ...SAID, apiError: "usage_limit_reached", isApiErrorMessage: true, apiErrorStatus: 429, error: "rate_limit",
+  quotaLimits: { status: "rejected", resetsAt: RESET, rateLimitType: "five_hour", isUsingOverage: false },
+};
+const NOTICE = { isSidechain: false, type: "system", subtype: "informational", content: "Usage limit reached · set to continue automatically at 2:20pm" };
+const REQUEST = { type: "api-request-blob", message: { role: "user", content: [{ type: "text", text: '{"type":"user"}' }] } };
+const lines = (...entries: object[]): string => entries.map((entry) => `${JSON.stringify(entry)}\n`).join("");
+const NOON = Date.UTC(2026, 5, 15, 12);
+const endOf = (...entries: object[]) => parseTranscriptEnd(lines(...entries), NOON);
+
+describe("the end of a transcript", () => {
+  test("is the last entry of the conversation itself", () => {
+    expect(endOf(ASKED, LIMITED, NOTICE, REQUEST)).toEqual({ error: "rate_limit", limit: { class: "5h", resetAt: RESET * 1000 } });
+    expect(endOf(ASKED, FAILED)).toEqual({ error: "server_error", limit: null });
+    expect(endOf(FAILED, ASKED, SAID, NOTICE)).toEqual({ error: "", limit: null });
+    expect(endOf(LIMITED, { ...FAILED, isSidechain: true }, { ...ASKED, isMeta: true })!.error).toBe("rate_limit");
+    for (const none of ["", "{}\n", lines(NOTICE, REQUEST), `${JSON.stringify(LIMITED).slice(20)}\n`]) expect(parseTranscriptEnd(none, NOON)).toBeNull();
+  });
+  test("names the class of a limit where it knows it, and no time that makes no sense", () => {
+    const limitOf = (quotaLimits: unknown, more = {}) => endOf({ ...LIMITED, quotaLimits, ...more })!.limit;
+    const classOf = (rateLimitType: unknown) => limitOf({ resetsAt: RESET, rateLimitType })?.class;
+    expect(["five_hour", "seven_day", "seven_day_opus", "seven_day_new", 7].map(classOf)).toEqual(["5h", "weekly", "model", null, null]);
+    for (const resetsAt of [0, -1, "soon", null, RESET * 1000, RESET + 50 * 86_400, RESET - 50 * 86_400]) expect(limitOf({ resetsAt, rateLimitType: "five_hour" })).toBeNull();
+    for (const quota of [undefined, null, [], "x"]) expect(limitOf(quota)).toBeNull();
+    expect(limitOf(LIMITED.quotaLimits, { apiError: "other" })).toBeNull();
+  });
+
+  const shown = (some: Partial<ReturnType<typeof verdict>>) => ({ ...verdict(some.verdict!), where: "event", ...some });
+  const said = (error: string, limit: TranscriptEnd["limit"] = null): TranscriptEnd => ({ error, limit });
+  const banner = shown({ verdict: "limited", rule: "limit banner", limit: { class: "other", resetAt: NOON, banner: "b", native: true } });
+  test("gives a limit its class and the second of its reset", () => {
+    const found = decideError(said("rate_limit", { class: "weekly", resetAt: RESET * 1000 }), true, banner, NOON);
+    expect(found.limit).toEqual({ class: "weekly", resetAt: RESET * 1000, banner: "b", native: true, exact: true });
+    expect(found.why).toStartWith("weekly limit, resets");
+    const unknown = decideError(said("rate_limit", { class: null, resetAt: RESET * 1000 }), true, banner, NOON);
+    expect([unknown.limit!.class, unknown.limit!.resetAt]).toEqual(["other", RESET * 1000]);
+    for (const end of [null, said("rate_limit"), said("")]) expect(decideError(end, true, banner, NOON)).toEqual(banner);
+  });
+  test("tells an error from its quote, where the client rests", () => {
+    const doubted = shown({ verdict: "fatal", rule: "poisoned" });
+    const unsure = { ...shown({ verdict: "unsure", rule: "poisoned" }), doubted };
+    expect(decideError(said("unknown"), true, unsure, NOON).verdict).toBe("fatal");
+    expect(decideError(said(""), true, unsure, NOON)).toMatchObject({ verdict: "idle", where: "transcript" });
+    expect(decideError(said(""), false, unsure, NOON).verdict).toBe("unsure");
+    expect(decideError(null, true, unsure, NOON).verdict).toBe("unsure");
+    // what only an error can look like stays one
+    expect(decideError(said(""), true, doubted, NOON).verdict).toBe("fatal");
+  });
+  test("names the class of an error that no rule knows; one that passes by itself needs nobody", () => {
+    const unknown = shown({ verdict: "blocked", rule: "error", why: "an error that no rule knows" });
+    expect(decideError(said("authentication_failed"), true, unknown, NOON)).toMatchObject({ verdict: "blocked", why: "login needed" });
+    expect(decideError(said("invalid_request"), true, unknown, NOON)).toMatchObject({ verdict: "blocked", why: "an error that no rule knows (invalid_request)" });
+    expect(decideError(said("server_error"), true, unknown, NOON).verdict).toBe("idle");
+    expect(decideError(said("server_error"), false, unknown, NOON).verdict).toBe("blocked");
+    expect(decideError(said(""), true, unknown, NOON)).toEqual(unknown);
   });
 });
 
@@ -185,5 +250,42 @@ describe("in a round", () => {
     for (const part of ["verdict  active: at work, it says", "source   its session file", "it says  busy (its session file)", "rule     busy (session file)"]) {
       expect(said.out).toContain(part);
     }
+  });
+  test("a limit is held until the second that the transcript names, and its tail is read once", async () => {
+    const it = await set();
+    const path = "/conf/projects/-fleet-my-proj/c1.jsonl";
+    const limited = () => {
+      it.pane().doing = "limit";
+      it.pane().banner = "You've hit your 5-hour limit · resets 2:20pm (UTC)";
+      says(it, "idle", { sessionId: "c1", cwd: "/fleet/my.proj" });
+    };
+    const tails: string[] = [];
+    const { tail } = world;
+    world.tail = (file, bytes) => (tails.push(file), tail(file, bytes));
+    limited();
+    it.fake.files.set(path, lines(ASKED, LIMITED, NOTICE));
+    it.fake.times.set(path, it.fake.wall - 10_000);
+    await it.ticks(4);
+    expect(loadLimitState(it.cfg, "agents-a")).toMatchObject({ resetAt: RESET, class: "5h", until: RESET + it.cfg.watchdog.limitResetSlack });
+    expect(tails.filter((file) => file === path)).toHaveLength(1);
+    const said = await command("explain", "a", "--config", it.cfg.path, "--json");
+    expect(JSON.parse(said.out).limit).toEqual({ class: "5h", resetAt: new Date(RESET * 1000).toISOString() });
+  });
+  test("without a transcript the banner stays", async () => {
+    const it = await set();
+    it.pane().doing = "limit";
+    it.pane().banner = "You've hit your 5-hour limit · resets 2:20pm (UTC)";
+    says(it, "idle", { sessionId: "c1", cwd: "/fleet/my.proj" });
+    await it.ticks(2);
+    expect(loadLimitState(it.cfg, "agents-a")!.resetAt).toBe(Date.UTC(2026, 5, 15, 14, 20) / 1000);
+  });
+  test("no transcript is asked for while nothing shows an error or a limit", async () => {
+    const it = await set();
+    const asked: string[] = [];
+    const { mtime } = world;
+    world.mtime = (path) => (asked.push(path), mtime(path));
+    says(it, "idle", { sessionId: "c1", cwd: "/fleet/my.proj" });
+    await it.ticks(3);
+    expect(asked.filter((path) => path.includes("/projects/"))).toEqual([]);
   });
 });
