@@ -197,20 +197,45 @@ export interface Stopping extends Group {
   stuck?: string;
 }
 
+/** Down, and what ends that. */
+export type Rest =
+  /** Wall ms before which no start is made; 0 = at once. */
+  | { state: "backoff"; until: number }
+  /** Wall ms since when; `up` releases it. */
+  | { state: "parked"; why: string; at: number }
+  | { state: "done"; at: number }
+  | { state: "held" };
+
+/**
+ * Where one agent or service stands. Only `enter` moves it:
+ *
+ *   state      what it means                                       what leads on from it
+ *   backoff    down; started once its time has come                its time: waiting, or starting
+ *   waiting    its client's server does not answer yet             it answers, or too long: starting
+ *   starting   a start was made, its client not yet seen           seen: up; not there: as an end
+ *   up         its client runs                                     its end: backoff, parked or done;
+ *                                                                  told to end: stopping
+ *   stopping   no other is started beside what is left of it       nothing is left: `then`
+ *   parked     it ended too often, or for good                     `up`: backoff, due at once
+ *   done       a task that ended with 0                            `up`, or on_complete: a start
+ *   held       a person took it down                               `up`: backoff, due at once
+ *
+ * A client that is seen to run, whoever started it, is up from any state but stopping. What people
+ * order (`operator.json`) stands above all: who is held is not started.
+ */
+export type Life =
+  /** Monotonic ms. */
+  | { state: "up" | "starting" | "waiting"; since: number }
+  | { state: "stopping"; family: Stopping; then: Rest }
+  | Rest;
+
 /** What the watchdog remembers of one agent or service. All but the last group is on disk. */
 export interface Memory {
   /** Wall ms of the starts since the last healthy minute. */
   starts: number[];
   /** Steps up the restart ladder. */
   failures: number;
-  /** Wall ms before which no start is made; 0 = at once. */
-  nextStart: number;
-  /** Why it is not restarted any more, "" while it is. */
-  parked: string;
-  parkedAt: number;
-  finished: boolean;
-  /** The family of a client that was told to end, until it has. */
-  stopping: Stopping | null;
+  life: Life;
   /** The process group of the client that was seen last, until another is, or it is gone. */
   client: Group | null;
   lastFatal: number;
@@ -232,7 +257,6 @@ export interface Memory {
   /** Wall ms of the newest `up` that released it. */
   releasedAt: number;
   // in memory only, monotonic ms
-  aliveSince: number;
   idleSince: number;
   sameSince: number;
   looked: string;
@@ -244,7 +268,6 @@ export interface Memory {
   serverDown: boolean;
   /** A restart for idleness was put off: a person's draft stands in its input box. */
   draft: boolean;
-  waitingSince: number;
   unsureLooks: number;
   /** It ended together with others, and nobody has dealt with its end yet. */
   together: boolean;
@@ -4195,17 +4218,91 @@ const operatorFile = (cfg: Config): string => join(cfg.stateDir, "operator.json"
 const heartbeatFile = (cfg: Config): string => join(cfg.stateDir, "heartbeat");
 
 const freshMemory = (): Memory => ({
-  starts: [], failures: 0, nextStart: 0, parked: "", parkedAt: 0, finished: false, stopping: null,
-  lastFatal: 0, restarts: { day: "", count: 0 }, verdict: "unsure", why: "", since: 0, bootedAt: 0,
-  buried: "", client: null, aliveSince: 0, idleSince: 0, sameSince: 0, looked: "", judged: null,
-  readAt: 0, still: "", serverDown: false, draft: false, waitingSince: 0, unsureLooks: 0,
-  answered: "",
-  answers: 0, releasedAt: 0, together: false,
+  starts: [], failures: 0, life: DUE, lastFatal: 0, restarts: { day: "", count: 0 },
+  verdict: "unsure", why: "", since: 0, bootedAt: 0, buried: "", client: null, idleSince: 0,
+  sameSince: 0, looked: "", judged: null, readAt: 0, still: "", serverDown: false, draft: false,
+  unsureLooks: 0, answered: "", answers: 0, releasedAt: 0, together: false,
 });
+
+/** Down, and to be started as soon as that is possible. */
+const DUE: Rest = { state: "backoff", until: 0 };
+
+/** The one way from a state to another. */
+function enter(memory: Memory, life: Life): void {
+  memory.life = life;
+}
+
+/** The same for one that is down: what is left of its client goes on ending first. */
+const enterRest = (memory: Memory, rest: Rest): void =>
+  enter(memory, memory.life.state === "stopping" ? { ...memory.life, then: rest } : rest);
+
+/** Tells that a client is to end: no other is started before all of its family is gone. */
+const enterStopping = (memory: Memory, family: Stopping): void =>
+  enter(memory, { state: "stopping", family, then: restOf(memory.life) });
+
+/** What holds once nothing of the client is left. */
+function restOf(life: Life): Rest {
+  if (life.state === "stopping") return life.then;
+  return "since" in life ? DUE : life;
+}
+
+/** The family that is still to end, null = there is none. */
+const endingOf = ({ life }: Memory): Stopping | null =>
+  life.state === "stopping" ? life.family : null;
+
+/** Monotonic ms since when its client runs, as far as is known; null = it does not. */
+const aliveSince = ({ life }: Memory): number | null =>
+  life.state === "up" || life.state === "starting" ? life.since : null;
+
+/** Nothing but a word of a person, or a phase that begins, starts it again. */
+const isOver = ({ life }: Memory): boolean => ["parked", "done"].includes(restOf(life).state);
+
+/** A wall clock that was set back takes the times of a life along. */
+function shifted<T extends Life>(life: T, step: number): T {
+  if (life.state === "backoff") return { ...life, until: life.until && life.until + step };
+  if (life.state !== "stopping") return life;
+  const family = { ...life.family, since: life.family.since + step };
+  return { ...life, family, then: shifted(life.then, step) };
+}
+
+/** A life as version 0.1.0 stored it. Who runs is not stored: the next look shows it. */
+interface StoredLife {
+  nextStart: number;
+  parked: string;
+  parkedAt: number;
+  finished: boolean;
+  stopping: Stopping | null;
+}
+
+export function storedLife(memory: Memory): StoredLife {
+  const rest = restOf(memory.life);
+  return {
+    nextStart: rest.state === "backoff" ? rest.until : 0,
+    parked: rest.state === "parked" ? rest.why : "", parkedAt: "at" in rest ? rest.at : 0,
+    finished: rest.state === "done", stopping: endingOf(memory),
+  };
+}
+
+function loadedLife({ nextStart, parked, parkedAt, finished, stopping }: StoredLife): Life {
+  const rest: Rest = parked ? { state: "parked", why: parked, at: parkedAt }
+    : finished ? { state: "done", at: parkedAt } : { state: "backoff", until: nextStart };
+  return stopping ? { state: "stopping", family: stopping, then: rest } : rest;
+}
+
 /** A memory as it is stored: without what is on the monotonic clock, or only of this life. */
-function storedMemory({ aliveSince, idleSince, sameSince, looked, judged, readAt, still, serverDown,
-  draft, waitingSince, unsureLooks, together, ...stored }: Memory): object {
-  return stored;
+function storedMemory(memory: Memory) {
+  const { starts, failures, life, idleSince, sameSince, looked, judged, readAt, still, serverDown,
+    draft, unsureLooks, together, ...stored } = memory;
+  return { starts, failures, ...storedLife(memory), ...stored };
+}
+
+/** What is on disk, over what a fresh memory holds. */
+function loadedMemory(value: unknown): Memory {
+  const fresh = freshMemory();
+  const { nextStart, parked, parkedAt, finished, stopping, ...known } =
+    sound(storedMemory(fresh), value, MEMORY_SHAPES);
+  return { ...fresh, ...known,
+    life: loadedLife({ nextStart, parked, parkedAt, finished, stopping }) };
 }
 
 export function memoryOf(watch: Watch, name: string): Memory {
@@ -4215,7 +4312,7 @@ export function memoryOf(watch: Watch, name: string): Memory {
 
 /** Whether a client was told to end whose pane is there until it has. */
 const isEnding = (memory: Memory, pane: Pane | null): boolean =>
-  pane?.pinned === true && memory.stopping?.pid === pane.pid;
+  pane?.pinned === true && endingOf(memory)?.pid === pane.pid;
 
 export function freshWatch(): Watch {
   return {
@@ -4291,7 +4388,7 @@ export function loadWatch(cfg: Config): Watch {
     if (stored === null) return fresh;
     const known = sound(fresh, JSON.parse(stored), WATCH_SHAPES);
     const agents = Object.entries(known.agents).filter(([, memory]) => isRecord(memory))
-      .map(([name, memory]) => [name, sound(freshMemory(), memory, MEMORY_SHAPES)]);
+      .map(([name, memory]) => [name, loadedMemory(memory)]);
     return { ...known, volatile: fresh.volatile, outbox: soundMessages(known.outbox),
       unproven: soundMessages(known.unproven), agents: Object.fromEntries(agents) };
   } catch (error) {
@@ -4466,8 +4563,8 @@ const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", 
   waitingUntil: null, why: "" };
 
 /** What is not true of another client in the same session. */
-const NEW_CLIENT = { since: 0, backgroundSince: undefined, aliveSince: 0, idleSince: 0,
-  sameSince: 0, looked: "", judged: null, answered: "", answers: 0, together: false };
+const NEW_CLIENT = { since: 0, backgroundSince: undefined, idleSince: 0, sameSince: 0, looked: "",
+  judged: null, answered: "", answers: 0, together: false };
 
 /** When a process began, s since 1970; NaN = there is none, or no /proc. */
 function startedAt(pid: number): number {
@@ -4504,11 +4601,12 @@ function noteTogether(cfg: Config, watch: Watch, snap: Snapshot, operator: Opera
     // nobody deals with the end of these: it must not count as news for ever
     const cared = !isAgent(unit) ||
       (unit.enabled && unit.watch !== "none" && !isHeld(operator, unit.name));
-    if (!cared) memoryOf(watch, unit.name).aliveSince = 0;
+    const memory = memoryOf(watch, unit.name);
+    if (!cared && aliveSince(memory) !== null) enterRest(memory, DUE);
   }
   const died = gone.filter((unit) => {
-    const { aliveSince, stopping } = memoryOf(watch, unit.name);
-    return aliveSince && !stopping && world.mono() - aliveSince >= HEALTHY_MINUTE;
+    const since = aliveSince(memoryOf(watch, unit.name));
+    return since !== null && world.mono() - since >= HEALTHY_MINUTE;
   });
   if (!restarted && died.length < 3) return;
   const fresh = died.filter((unit) => !memoryOf(watch, unit.name).together);
@@ -4522,12 +4620,13 @@ function noteTogether(cfg: Config, watch: Watch, snap: Snapshot, operator: Opera
 function noteClient(watch: Watch, unit: Agent | Service, pane: Pane): void {
   const memory = memoryOf(watch, unit.name);
   if (isEnding(memory, pane)) return;
-  if (memory.client?.pid !== pane.pid) Object.assign(memory,
-    { ...NEW_CLIENT, client: groupOf(pane) });
-  memory.aliveSince ||= Math.max(1, world.mono() - (world.now() - pane.created));
-  // it was to end, but the word never reached it (a crash, a full disk): it may be at work now; and
-  // another client is started only once the old one's family is gone
-  if (memory.stopping?.pid !== pane.pid || !watch.intent) memory.stopping = null;
+  const known = memory.client?.pid === pane.pid;
+  if (!known) Object.assign(memory, { ...NEW_CLIENT, client: groupOf(pane) });
+  // told to end, but the word never reached it (a crash, a full disk): it may be at work now; but
+  // not in a move, which tells it again. Another client is started only after the old one's family
+  if (endingOf(memory)?.pid === pane.pid && watch.intent) return;
+  if (known && memory.life.state === "up") return;
+  enter(memory, { state: "up", since: world.mono() - Math.max(0, world.now() - pane.created) });
 }
 
 /** One look at everything: who runs, and what stands on the screens whose verdict can matter. */
@@ -5575,10 +5674,10 @@ async function endForRestart(
 ): Promise<void> {
   const memory = memoryOf(watch, agent.name);
   const family = familyOf(cfg, agent.name, [groupOf(pane)]);
-  memory.stopping = stoppingOf(family);
   memory.idleSince = 0;
   memory.sameSince = 0;
   noteDeath(cfg, watch, agent, null, why, innocent);
+  enterStopping(memory, stoppingOf(family));
   if (pane.pinned) memory.buried = deathKey(watch.server, pane);
   saveOrSay(cfg, watch);
   await killSession(cfg, pane);
@@ -5612,43 +5711,42 @@ function noteDeath(
 ): void {
   const memory = memoryOf(watch, unit.name);
   const now = world.now();
-  const lived = memory.aliveSince ? world.mono() - memory.aliveSince : 0;
+  const lived = world.mono() - (aliveSince(memory) ?? world.mono());
   memory.starts = startsThatCount(cfg, memory, lived);
   const action = decideDeath(
     { ...deathOf(cfg, unit, memory, status, lived), massDeath }, cfg.watchdog);
   memory.failures = action.failures;
-  memory.aliveSince = 0;
   // from now on: an `up` that came before the end is not one that asks for another run
-  if (action.do === "finish") Object.assign(memory, { finished: true, parkedAt: now });
+  if (action.do === "finish") enterRest(memory, { state: "done", at: now });
   else if (action.do === "park") park(cfg, watch, unit,
     why ? `${action.why} (${why})` : action.why);
   else {
-    memory.nextStart = now + ("delay" in action ? (action.delay ?? 0) : 0) * 1000;
-    const wait = memory.nextStart > now
-      ? `restarting in ${Math.round((memory.nextStart - now) / 1000)} s` : "restarting";
+    const until = now + ("delay" in action ? (action.delay ?? 0) : 0) * 1000;
+    enterRest(memory, { state: "backoff", until });
+    const wait = until > now
+      ? `restarting in ${Math.round((until - now) / 1000)} s` : "restarting";
     log(`${unit.name} (${unit.session}) ${why || action.why}; ${wait}`);
   }
   emit(cfg, "down", { agent: unit.name, why: why || action.why, status });
 }
 
 function park(cfg: Config, watch: Watch, unit: Agent | Service, why: string): void {
-  const memory = memoryOf(watch, unit.name);
-  memory.parked = why;
-  memory.parkedAt = world.now();
+  enterRest(memoryOf(watch, unit.name), { state: "parked", why, at: world.now() });
   log(`${unit.name} (${unit.session}) is parked: ${why}; "up ${unit.name}" releases it`);
   emit(cfg, "parked", { agent: unit.name, why });
 }
 
 /** Whether a start may be made now. */
 export function decideHeal(
-  memory: Memory, held: boolean, gone: boolean, now: number, longest = Infinity,
+  life: Life, held: boolean, now: number, longest = Infinity,
 ): Action {
+  const rest = restOf(life);
   if (held) return { do: "hold", why: "stopped by you" };
-  if (memory.parked) return { do: "hold", why: `parked: ${memory.parked}` };
-  if (memory.finished) return { do: "hold", why: "done" };
-  if (memory.stopping && !gone) return { do: "wait", why: "its old process is still ending" };
+  if (rest.state === "parked") return { do: "hold", why: `parked: ${rest.why}` };
+  if (rest.state === "done") return { do: "hold", why: "done" };
+  if (life.state === "stopping") return { do: "wait", why: "its old process is still ending" };
   // a pause longer than any the ladder knows was reckoned by a clock that ran ahead
-  if (memory.nextStart > now && memory.nextStart <= now + longest) {
+  if (rest.state === "backoff" && rest.until > now && rest.until <= now + longest) {
     return { do: "wait", why: "backoff" };
   }
   return { do: "start", why: "" };
@@ -5657,11 +5755,12 @@ export function decideHeal(
 /** Sends the next signal to a family that was told to end; true once all of it is gone. */
 function continueStopping(cfg: Config, watch: Watch, unit: Agent | Service): boolean {
   const memory = memoryOf(watch, unit.name);
-  const old = memory.stopping;
-  const left = old ? membersOf({ groups: [old], marks: old.marks ?? [] }) : [];
-  if (!old || !left.length) {
-    if (old?.stuck) log(`${unit.name}: its old processes have ended`);
-    memory.stopping = null;
+  const old = endingOf(memory);
+  if (!old) return true;
+  const left = membersOf({ groups: [old], marks: old.marks ?? [] });
+  if (!left.length) {
+    if (old.stuck) log(`${unit.name}: its old processes have ended`);
+    enter(memory, restOf(memory.life));
     return true;
   }
   const signal = decideStop(world.now() - old.since);
@@ -5687,11 +5786,11 @@ async function stopOrphan(
   cfg: Config, watch: Watch, unit: Agent | Service,
 ): Promise<boolean> {
   const memory = memoryOf(watch, unit.name);
-  if (!memory.stopping) {
+  if (memory.life.state !== "stopping") {
     const left = await leftOver(cfg, unit, [memory.client]);
     if (left) {
       const members = membersOf(left);
-      memory.stopping = stoppingOf(left, members[0]);
+      enterStopping(memory, stoppingOf(left, members[0]));
       signalAll(members, "SIGHUP");
     } else memory.client = null;
   }
@@ -5712,15 +5811,17 @@ export async function healOne(
   }
   continueStopping(cfg, watch, unit);
   const grave = seen.pane ? deathKey(seen.snap.server, seen.pane) : "";
-  if (!memory.stopping && (memory.aliveSince || (grave && grave !== memory.buried))) {
+  const unseen = aliveSince(memory) !== null ||
+    (grave !== "" && grave !== memory.buried && !isOver(memory));
+  if (memory.life.state !== "stopping" && unseen) {
     if (seen.pane && isAgent(unit)) await noteLastWords(cfg, watch, unit, seen.pane);
     noteDeath(cfg, watch, unit, seen.pane?.status ?? null, "", memory.together);
     memory.buried = grave;
     memory.together = false;
   }
-  if (memory.client && !memory.parked && !memory.finished) await stopOrphan(cfg, watch, unit);
-  const action = decideHeal(memory, seen.held, memory.stopping === null, world.now(),
-    cfg.watchdog.restartDelayMax * 1000);
+  if (memory.client && !isOver(memory)) await stopOrphan(cfg, watch, unit);
+  const action = decideHeal(
+    memory.life, seen.held, world.now(), cfg.watchdog.restartDelayMax * 1000);
   if (action.do !== "start") return;
   const stranger = strangerIn(cfg, seen.snap, unit.session);
   noteStranger(cfg, watch, unit, stranger);
@@ -5805,7 +5906,7 @@ async function startByWatchdog(
 ): Promise<void> {
   const memory = memoryOf(watch, unit.name);
   if (isAgent(unit) && unit.kind === "loop" && phaseTrouble(cfg)) return;
-  if (seen.budget.left <= 0 || (await notReady(cfg, unit, seen.snap, memory))) return;
+  if (seen.budget.left <= 0 || (await mustWait(cfg, unit, seen.snap, memory))) return;
   if (isHeld(operatorOf(cfg), unit.name)) return; // taken down since the look
   if (!(await stopOrphan(cfg, watch, unit))) return;
   seen.budget.left -= 1;
@@ -5828,7 +5929,7 @@ async function startByWatchdog(
   }
   if (done.started || !done.why) return;
   if (done.why === OVERTAKEN) return void Object.assign(memory, before);
-  memory.aliveSince = 0;
+  enterRest(memory, DUE); // it never lived
   log(`${unit.name}: could not be started: ${done.why}`);
   noteDeath(cfg, watch, unit, null, done.why);
 }
@@ -5838,13 +5939,18 @@ function noteStart(watch: Watch, name: string): void {
   const memory = memoryOf(watch, name);
   memory.starts = [...memory.starts, world.now()].slice(-50);
   memory.bootedAt = world.now();
-  memory.aliveSince = world.mono();
-  Object.assign(memory, { nextStart: 0, waitingSince: 0, looked: "", answers: 0 });
+  enter(memory, { state: "starting", since: world.mono() });
+  Object.assign(memory, { looked: "", answers: 0 });
 }
 
-/** Why a unit must wait for what it needs: "" = it does not. `connect_delay` is the upper bound. */
+const NO_SERVER = "waits for the opencode server";
+
+/**
+ * Why a unit must wait for what it needs: "" = it does not. `since`: monotonic ms since when it
+ * waits for its client's server; `connect_delay` is the longest.
+ */
 async function notReady(
-  cfg: Config, unit: Agent | Service, snap: Snapshot, memory?: Memory,
+  cfg: Config, unit: Agent | Service, snap: Snapshot, since = world.mono(),
 ): Promise<string> {
   for (const need of unit.needs) {
     const other = unitsOf(cfg).get(need);
@@ -5855,14 +5961,21 @@ async function notReady(
   if (!isAgent(unit)) return "";
   const backend = backendOf(cfg, unit);
   if (backend.kind !== "opencode" ||
-      (await oncePerLook(snap, backend.server, () => opencodeHealthy(backend)))) {
-    if (memory) memory.waitingSince = 0;
-    return "";
-  }
-  if (!memory) return "waits for the opencode server";
-  memory.waitingSince ||= world.mono();
-  return world.mono() - memory.waitingSince < backend.connectDelay * 1000
-    ? "waits for the opencode server" : "";
+      world.mono() - since >= backend.connectDelay * 1000) return "";
+  const healthy = await oncePerLook(snap, backend.server, () => opencodeHealthy(backend));
+  return healthy ? "" : NO_SERVER;
+}
+
+/** The same, in the life of a unit that is to be started. */
+async function mustWait(
+  cfg: Config, unit: Agent | Service, snap: Snapshot, memory: Memory,
+): Promise<boolean> {
+  const { life } = memory;
+  const since = life.state === "waiting" ? life.since : world.mono();
+  const why = await notReady(cfg, unit, snap, since);
+  if (why === NO_SERVER) enter(memory, { state: "waiting", since });
+  else if (life.state === "waiting") enter(memory, DUE);
+  return why !== "";
 }
 
 const asked = new WeakMap<Snapshot, Map<string, Promise<boolean>>>();
@@ -6461,10 +6574,9 @@ export async function stopLoops(
     const pane = snap.panes.get(agent.session);
     if (pane && (pane.dead ? !pane.pinned : pane.cause !== move)) {
       const family = familyIn(cfg, pane);
-      if (!memory.stopping) {
+      if (memory.life.state !== "stopping") {
         log(`ending ${agent.session}`);
-        memory.stopping = stoppingOf(family);
-        memory.aliveSince = 0;
+        enterStopping(memory, stoppingOf(family));
         save(cfg, watch);
       }
       await killSession(cfg, pane);
@@ -6577,18 +6689,20 @@ async function runOnComplete(
   const agent = cfg.agents.get(intent.run);
   if (!agent || snap.panes.get(agent.session)?.cause === intent.id) return true;
   const memory = memoryOf(watch, agent.name);
-  if (memory.nextStart > world.now()) return false;
+  const rest = restOf(memory.life);
+  if (rest.state === "backoff" && rest.until > world.now()) return false;
   if (isDown(operatorOf(cfg), agent.name)) {
     log(`on_complete: ${agent.name} is not started: ${BY_YOU}`);
     return true;
   }
   log(`on_complete: starting ${agent.name}`);
-  Object.assign(memory, { finished: false, parked: "", failures: 0 });
+  memory.failures = 0;
   noteStart(watch, agent.name);
   const options = { force: true, cause: intent.id, say: sayFirst(cfg, watch, agent.name) };
   const done = await startAgent(cfg, agent, snap, options);
   if (done.started) return true;
-  memory.nextStart = world.now() + cfg.watchdog.restartDelay * 1000;
+  const until = world.now() + cfg.watchdog.restartDelay * 1000;
+  enterRest(memory, { state: "backoff", until });
   trouble(watch, "on_complete",
     `on_complete: ${agent.name} could not be started: ${done.why}; it is tried again`);
   return false;
@@ -6649,15 +6763,16 @@ async function superviseAgent(
   const resting = agent.kind === "loop" &&
     (seen.moving || watch.intent !== null || isComplete(cfg));
   if (seen.held) {
-    memory.aliveSince = 0;
-    memory.nextStart = 0;
-    if (seen.alive === false && (memory.client || memory.stopping)) {
+    if (!isOver(memory)) enterRest(memory, { state: "held" });
+    if (seen.alive === false && (memory.client || endingOf(memory))) {
       await stopOrphan(cfg, watch, agent);
     }
     return noteState(cfg, watch, agent.name, "gone", BY_YOU);
   }
   if (resting) {
-    memory.nextStart = 0;
+    if (restOf(memory.life).state === "backoff" && aliveSince(memory) === null) {
+      enterRest(memory, DUE);
+    }
     return;
   }
   if (seen.alive && !isEnding(memory, seen.pane)) {
@@ -6675,17 +6790,22 @@ async function superviseAgent(
   }
   await healOne(cfg, watch, agent, seen);
   if (seen.alive === false) noteState(cfg, watch, agent.name, "gone",
-    memory.parked || (memory.finished ? "done" : "restarting"));
+    restText(restOf(memory.life)));
 }
+
+/** Why a client that is not there is not. */
+const restText = (rest: Rest): string =>
+  rest.state === "parked" ? rest.why : rest.state === "done" ? "done" : "restarting";
 
 /** What the operator released by `up` is no longer parked, nor done, nor on the ladder. */
 function releaseParked(cfg: Config, watch: Watch): void {
   for (const [name, at] of Object.entries(operatorOf(cfg).released)) {
     const memory = watch.agents[name];
-    if (!memory || at === memory.releasedAt ||
-        (at <= memory.parkedAt && memory.parkedAt <= world.now())) continue;
-    Object.assign(memory,
-      { parked: "", finished: false, failures: 0, nextStart: 0, starts: [], releasedAt: at });
+    if (!memory || at === memory.releasedAt) continue;
+    const rest = restOf(memory.life);
+    if ("at" in rest && at <= rest.at && rest.at <= world.now()) continue;
+    Object.assign(memory, { failures: 0, starts: [], releasedAt: at });
+    if (aliveSince(memory) === null) enterRest(memory, DUE);
   }
 }
 
@@ -6703,8 +6823,7 @@ function noteGap(cfg: Config, watch: Watch): void {
       Object.assign(memory, { idleSince: 0, sameSince: 0, still: "",
         backgroundSince: memory.backgroundSince && now });
       if (memory.verdict === "unsure" && memory.since) memory.since = now;
-      if (step < -CLOCK_STEP && memory.nextStart) memory.nextStart += step;
-      if (step < -CLOCK_STEP && memory.stopping) memory.stopping.since += step;
+      if (step < -CLOCK_STEP) enter(memory, shifted(memory.life, step));
     }
     if (step < -CLOCK_STEP) {
       for (const name of Object.keys(watch.wakeDue)) watch.wakeDue[name]! += step;
@@ -6762,11 +6881,11 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
   return first?.snap;
 }
 
-/** Proof of life for `status`: time, pid and what is running. */
+/** Proof of pulse for `status`: time, pid and what is running. */
 function beat(cfg: Config): void {
-  const life = { at: new Date(world.now()).toISOString(), pid: process.pid, version: version(),
+  const pulse = { at: new Date(world.now()).toISOString(), pid: process.pid, version: version(),
     interval: cfg.watchdog.signalInterval };
-  world.writeAtomic(heartbeatFile(cfg), JSON.stringify(life));
+  world.writeAtomic(heartbeatFile(cfg), JSON.stringify(pulse));
 }
 
 /** Session logs are capped, rotated once; a pane whose logging stopped is logged again. */
@@ -6789,11 +6908,10 @@ export function pendingUnits(cfg: Config, watch: Watch): Set<string> {
   const names = watch.outbox.filter((message) => message.cause === "boot" && message.made > young)
     .map((message) => message.target);
   for (const name of unitsOf(cfg).keys()) {
-    const memory = memoryOf(watch, name);
-    const due = memory.nextStart > 0 && memory.nextStart < soon &&
-      !memory.parked && !memory.aliveSince;
-    const ending = memory.stopping !== null && !memory.stopping.stuck;
-    if (ending || memory.waitingSince || due) names.push(name);
+    const { life } = memoryOf(watch, name);
+    const due = life.state === "backoff" && life.until > 0 && life.until < soon;
+    const ending = life.state === "stopping" && !life.family.stuck;
+    if (ending || life.state === "waiting" || due) names.push(name);
   }
   return new Set(names);
 }
@@ -6876,20 +6994,20 @@ interface LoopSignals {
 }
 
 function listen(): LoopSignals {
-  const life: LoopSignals = { stop: false, poked: false, wake() {} };
+  const signals: LoopSignals = { stop: false, poked: false, wake() {} };
   for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
     // `on`: a second one, from a keeper told to end too, must not kill it before its last save
     process.on(signal, () => {
-      if (!life.stop) log(`watchdog ends (${signal})`);
-      life.stop = true;
-      life.wake();
+      if (!signals.stop) log(`watchdog ends (${signal})`);
+      signals.stop = true;
+      signals.wake();
     });
   }
   process.on(POKE, () => {
-    life.poked = true;
-    life.wake();
+    signals.poked = true;
+    signals.wake();
   });
-  return life;
+  return signals;
 }
 
 /** Says what begins, and mends what an earlier life left behind. */
@@ -6908,15 +7026,15 @@ async function announceStart(cfg: Config, watch: Watch): Promise<void> {
 }
 
 /** Sleeps until the next tick, and in small steps while something waits for less than that. */
-async function restUntil(due: number, cfg: Config, watch: Watch, life: LoopSignals): Promise<void> {
-  while (!life.stop && world.mono() < due) {
+async function restUntil(due: number, cfg: Config, watch: Watch, signals: LoopSignals): Promise<void> {
+  while (!signals.stop && world.mono() < due) {
     const waiting = watch.intent !== null || watch.volatile.fetch !== null ||
       pendingUnits(cfg, watch).size > 0;
     const pause = Math.min(due - world.mono(), waiting ? ATTEND_INTERVAL : Infinity);
-    const woken = new Promise<void>((resolve) => (life.wake = resolve));
-    await Promise.race([world.sleep(life.poked ? 0 : pause), woken]);
-    life.poked = false;
-    if (life.stop || world.mono() >= due) continue;
+    const woken = new Promise<void>((resolve) => (signals.wake = resolve));
+    await Promise.race([world.sleep(signals.poked ? 0 : pause), woken]);
+    signals.poked = false;
+    if (signals.stop || world.mono() >= due) continue;
     await guard(watch, "attend", () => quickRound(cfg, watch));
     noteStage(RESTING);
   }
@@ -6949,7 +7067,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
       .catch((error) => log(messageOf(error)));
   }
   logToFile(cfg);
-  const life = listen();
+  const signals = listen();
   const watch = loadWatch(cfg);
   process.on("unhandledRejection",
     (error) => trouble(watch, "unhandled", `ERROR: ${messageOf(error)}`));
@@ -6957,7 +7075,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   noteStage = openNote(noteFile(cfg, "watchdog"));
   const keeper = keeperCare();
   void notifyPeople(() => cfg, watch);
-  while (!life.stop) {
+  while (!signals.stop) {
     const began = world.mono();
     const held: number = lock;
     lock = await keepLock(cfg, lockPath, held, (why) => trouble(watch, "state folder", why));
@@ -6974,7 +7092,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
     });
     const interval = Math.max(cfg.watchdog.signalInterval * 1000, 50);
     noteStage(RESTING);
-    await restUntil(began + interval, cfg, watch, life);
+    await restUntil(began + interval, cfg, watch, signals);
   }
   await guard(watch, "state", () => save(cfg, watch));
   noteStage("ended");
@@ -7655,9 +7773,9 @@ const orderedNames = (units: (Agent | Service)[], withWatchdog: boolean): string
 
 /** Ends what outlived its session, or a command that was cut short; says what cannot be ended. */
 async function endLeftOver(
-  cfg: Config, unit: Agent | Service, { stopping, client }: Memory,
+  cfg: Config, unit: Agent | Service, memory: Memory,
 ): Promise<Failure[]> {
-  const left = await leftOver(cfg, unit, [stopping, client]);
+  const left = await leftOver(cfg, unit, [endingOf(memory), memory.client]);
   if (left) await endFamilies([left]);
   return left ? stuckOf(unit, left) : [];
 }
@@ -7717,9 +7835,10 @@ async function awaitNeeds(
 ): Promise<[waits: string, snap: Snapshot]> {
   const connects = isAgent(unit) ? backendOf(cfg, unit).connectDelay + 1 : 0;
   const patience = world.mono() + Math.max(cfg.watchdog.upWait, connects) * 1000;
-  const memory = freshMemory();
+  let since: number | undefined;
   for (;;) {
-    const waits = await notReady(cfg, unit, snap, memory);
+    const waits = await notReady(cfg, unit, snap, since);
+    if (waits === NO_SERVER) since ??= world.mono();
     if (!waits || world.mono() >= patience) return [waits, snap];
     await world.sleep(200);
     snap = await snapshot(cfg);
@@ -7907,8 +8026,8 @@ async function stopUnits(
     const all = listProcesses();
     for (const unit of units.filter(({ name }) => stands(name))) {
       const pane = snap.panes.get(unit.session);
-      const { stopping, client } = memoryOf(known, unit.name);
-      const groups = [pane && groupOf(pane), stopping, client];
+      const memory = memoryOf(known, unit.name);
+      const groups = [pane && groupOf(pane), endingOf(memory), memory.client];
       families.set(unit, familyOf(cfg, unit.name, groups, all));
       log(pane ? `ending ${unit.session}`
         : `${unit.name}: not running${besides(cfg, snap, unit.session)}`);
@@ -8073,7 +8192,7 @@ export interface StatusRow {
   running: boolean;
   state: string;
   /** `state` as data: a word, and what more is to be said of it. */
-  life: Life;
+  condition: Condition;
   detail: string;
   /** ISO 8601 since when, "" = not known. */
   since: string;
@@ -8096,7 +8215,7 @@ export interface StatusRow {
 }
 
 /** What a unit is at, in a word. */
-export type Life = "working" | "background" | "idle" | "waiting" | "limited" | "blocked" | "unsure"
+export type Condition = "working" | "background" | "idle" | "waiting" | "limited" | "blocked" | "unsure"
   | "fatal" | "starting" | "running" | "ending" | "parked" | "backoff" | "ended" | "done"
   | "stopped" | "unknown";
 
@@ -8146,12 +8265,12 @@ interface StateFacts {
 
 /** A state for people: `state` in one phrase, the rest in parts; `until` is wall ms. */
 interface Described {
-  state: string; life: Life; detail: string; until: number | null; needsHuman: boolean;
+  state: string; condition: Condition; detail: string; until: number | null; needsHuman: boolean;
 }
 
 const described = (
-  life: Life, state: string, detail = "", more: Partial<Described> = {},
-): Described => ({ state, life, detail, until: null, needsHuman: false, ...more });
+  condition: Condition, state: string, detail = "", more: Partial<Described> = {},
+): Described => ({ state, condition, detail, until: null, needsHuman: false, ...more });
 
 /** A unit's state in words: what the operator or the ladder decided, else what its screen says. */
 export function describeState(memory: Memory, facts: StateFacts): Described {
@@ -8163,10 +8282,11 @@ export function describeState(memory: Memory, facts: StateFacts): Described {
 function describeDown(memory: Memory, facts: StateFacts): Described {
   const { pane, held, enabled, kind, now, stranger } = facts;
   if (held) return described("stopped", "stopped by you", "by you");
-  if (memory.parked) {
-    return described("parked", `parked: ${memory.parked}`, memory.parked, { needsHuman: true });
+  const rest = restOf(memory.life);
+  if (rest.state === "parked") {
+    return described("parked", `parked: ${rest.why}`, rest.why, { needsHuman: true });
   }
-  if (memory.finished || (kind === "task" && pane?.status === 0)) return described("done", "done");
+  if (rest.state === "done" || (kind === "task" && pane?.status === 0)) return described("done", "done");
   if (kind === "loop" && facts.complete) {
     return described("stopped", "stopped (all phases done)", "all phases done");
   }
@@ -8174,17 +8294,17 @@ function describeDown(memory: Memory, facts: StateFacts): Described {
     const why = `its session holds no client, but ${stranger}`;
     return described("stopped", `not running: ${why}`, why, { needsHuman: enabled });
   }
-  if (memory.nextStart > now) {
+  if (rest.state === "backoff" && rest.until > now) {
     const nth = ordinal(memory.failures);
-    return described("backoff", `backoff ${ago(memory.nextStart - now)} (${nth})`, `${nth} time`,
-      { until: memory.nextStart });
+    return described("backoff", `backoff ${ago(rest.until - now)} (${nth})`, `${nth} time`,
+      { until: rest.until });
   }
   if (pane) return described("ended", `ended (${endOf(pane)})`, endOf(pane));
   return enabled ? described("stopped", "stopped")
     : described("stopped", "stopped (disabled)", "disabled");
 }
 
-const LIVES: Record<VerdictName | "booting", Life> = {
+const CONDITIONS: Record<VerdictName | "booting", Condition> = {
   active: "working", background: "background", idle: "idle", waiting: "waiting",
   limited: "limited", blocked: "blocked", unsure: "unsure", fatal: "fatal", booting: "starting",
 };
@@ -8201,7 +8321,7 @@ function describeLiving(memory: Memory, { fresh, limit, now, unsureAfter }: Stat
   const needsHuman = verdict === "blocked" || isUnsureTooLong(
     memory, unsureAfter ?? defaultsOf(KEYS.watchdog).unsureAfter, now);
   const said = needsHuman || verdict === "unsure" ? why : "";
-  return described(LIVES[verdict], `${verdict}${said && `: ${said}`} ${ago(now - memory.since)}`,
+  return described(CONDITIONS[verdict], `${verdict}${said && `: ${said}`} ${ago(now - memory.since)}`,
     verdict === "fatal" || verdict === "background" ? why : said, { needsHuman });
 }
 
@@ -8254,14 +8374,14 @@ function statusRow(cfg: Config, look: StatusLook, unit: Agent | Service): Status
   const isMine = (message: Message) => message.target === unit.name;
   const [mine, unproven] = [queue.filter(isMine), watch.unproven.filter(isMine)];
   const limit = pane ? loadLimitState(cfg, unit.session) : null;
-  const { state, life, detail, until, ...said } = stateOf(cfg, look, unit, limit);
+  const { state, condition, detail, until, ...said } = stateOf(cfg, look, unit, limit);
   const needsHuman = said.needsHuman ||
     mine.some((message) => now - (message.stuck ?? now) >= STUCK_AFTER);
-  const due = agent && nextDue(cfg, look, agent, limit, life);
+  const due = agent && nextDue(cfg, look, agent, limit, condition);
   return {
     name: unit.name, kind: agent?.kind ?? "service", backend: agent?.backend ?? "-",
     model: agent ? roleModel(cfg, agent) || "default" : "-",
-    watch: agent?.watch ?? "-", session: unit.session, running, state, life, detail, needsHuman,
+    watch: agent?.watch ?? "-", session: unit.session, running, state, condition, detail, needsHuman,
     verdict: memory.verdict, why: memory.why,
     since: isoOrNone(memory.since), until: isoOrNone(until),
     next: due?.next ?? "", nextAt: isoOrNone(due?.at),
@@ -8269,7 +8389,7 @@ function statusRow(cfg: Config, look: StatusLook, unit: Agent | Service): Status
     unproven: unproven.length,
     restartsToday: memory.restarts.day === localDate(new Date(now)) ? memory.restarts.count : 0,
     cure: !needsHuman ? "" : running ? `attach ${unit.name}`
-      : life === "parked" ? `up ${unit.name}` : "",
+      : condition === "parked" ? `up ${unit.name}` : "",
   };
 }
 
@@ -8282,7 +8402,7 @@ async function readStatus(cfg: Config): Promise<Status> {
   const known = new Set([...agents, ...services]
     .map((one) => one.session).concat(watchdogSession(cfg)));
   const stayed = (one: StatusRow) => cfg.agents.get(one.name)!.enabled && one.watch !== "none" &&
-    !(isDown(operator, one.name) && !one.running) && !["done", "parked"].includes(one.life);
+    !(isDown(operator, one.name) && !one.running) && !["done", "parked"].includes(one.condition);
   const expected = agents.some((one) => stayed(one) && (one.running || existsSync(watchFile(cfg))));
   return {
     version: 1, fleet: fleetName(cfg), folder: fleetFolder(cfg), prefix: cfg.sessionPrefix,
@@ -8301,7 +8421,8 @@ async function readStatus(cfg: Config): Promise<Status> {
 }
 
 /** What could not be ended, as long as it runs. */
-function stuckNow({ stopping }: Memory): string | undefined {
+function stuckNow(memory: Memory): string | undefined {
+  const stopping = endingOf(memory);
   if (!stopping?.stuck) return undefined;
   const left = membersOf({ groups: [stopping], marks: stopping.marks ?? [] });
   return left.length ? cannotEnd(left) : undefined;
@@ -8335,12 +8456,13 @@ const DUES = {
 /** What is due next of an agent, and when, wall ms; null = nothing that a clock decides. */
 function nextDue(
   cfg: Config, { watch, complete, now }: StatusLook, agent: Agent, limit: LimitState | null,
-  life: Life,
+  condition: Condition,
 ): { next: keyof typeof DUES; at: number } | null {
   const memory = memoryOf(watch, agent.name);
   const { unsureAfter, backgroundMax } = cfg.watchdog;
-  if (life === "backoff") return { next: "start", at: memory.nextStart };
-  if (!isLiving(life)) return null;
+  const rest = restOf(memory.life);
+  if (rest.state === "backoff" && condition === "backoff") return { next: "start", at: rest.until };
+  if (!isLiving(condition)) return null;
   if (limit) return { next: "probe", at: limit.until * 1000 };
   if (memory.verdict === "unsure" && memory.since && !isUnsureTooLong(memory, unsureAfter, now)) {
     return { next: "person", at: memory.since + unsureAfter * 1000 };
@@ -8356,8 +8478,8 @@ function nextDue(
 }
 
 /** Whether a client runs that is not on its way out. */
-const isLiving = (life: Life): boolean =>
-  !["ending", "parked", "backoff", "ended", "done", "stopped", "unknown"].includes(life);
+const isLiving = (condition: Condition): boolean =>
+  !["ending", "parked", "backoff", "ended", "done", "stopped", "unknown"].includes(condition);
 
 /** What is due of a row, as its line says it: what has passed is never shown as ahead. */
 function dueText({ next, nextAt }: StatusRow, now: number): string {
@@ -8419,8 +8541,8 @@ async function watchStatus(cfg: Config): Promise<number> {
 
 /** The fleet in a few characters, for the status line of tmux: who works, needs you, is limited. */
 export function statusLine({ agents, watchdog, needsHuman, prefix }: Status): string {
-  const working = agents.filter(({ life }) => life === "working" || life === "background");
-  const limited = agents.filter(({ life }) => life === "limited");
+  const working = agents.filter(({ condition }) => condition === "working" || condition === "background");
+  const limited = agents.filter(({ condition }) => condition === "limited");
   const needy = agents.filter((one) => one.needsHuman);
   const parts = [working.length ? `●${working.length}` : "", needy.length ? `!${needy.length}` : "",
     limited.length ? `◐${limited.length}` : "", watchdog.running && !watchdog.stale ? "" : "✗ watchdog"];
@@ -8469,8 +8591,8 @@ function headline(status: Status, width: number, now: number): string {
   const { phase, watchdog } = status;
   const clock = new Date(now).toTimeString().slice(0, width < NARROW ? 5 : 8);
   const beat = watchdog.heartbeat ? ` ${ago(now - Date.parse(watchdog.heartbeat))} ago` : "";
-  const life = !watchdog.running ? "○ no watchdog" : `${watchdog.stale ? "✗" : "●"}${beat}`;
-  const right = `${clock}${width < NARROW ? " " : "  "}${life}`;
+  const pulse = !watchdog.running ? "○ no watchdog" : `${watchdog.stale ? "✗" : "●"}${beat}`;
+  const right = `${clock}${width < NARROW ? " " : "  "}${pulse}`;
   const place = phase?.id ? `${phase.id} ${phase.index + 1}/${phase.total}${phaseWord(phase)}` : "";
   const folder = basename(status.folder);
   const forms = [
@@ -8489,7 +8611,7 @@ const phaseWord = ({ moving, complete, done }: NonNullable<Status["phase"]>): st
 function countLines(status: Status, rows: StatusRow[], due: string, width: number): string[] {
   const needy = rows.filter((row) => row.needsHuman).length;
   const others = Map.groupBy(rows.filter((row) => !row.needsHuman && row.kind !== "service"),
-    (row) => groupOfLife(row.life, width));
+    (row) => countedAs(row.condition, width));
   const counts = [
     needy ? `${needy} ${needy > 1 ? "need" : "needs"} you`
       : status.needsHuman ? "" : "nothing needs you",
@@ -8519,11 +8641,11 @@ function flow(parts: string[], width: number): string[] {
 const GROUPS = ["working", "work", "background", "limited", "starting", "idle", "waiting", "unsure",
   "rest", "down"];
 
-function groupOfLife(life: Life, width: number): string {
-  if (["fatal", "backoff", "ending", "starting"].includes(life)) return "starting";
-  if (!isLiving(life)) return "down";
-  if (width >= NARROW) return life === "running" ? "idle" : life;
-  return life === "working" || life === "background" ? "work" : life === "limited" ? life : "rest";
+function countedAs(condition: Condition, width: number): string {
+  if (["fatal", "backoff", "ending", "starting"].includes(condition)) return "starting";
+  if (!isLiving(condition)) return "down";
+  if (width >= NARROW) return condition === "running" ? "idle" : condition;
+  return condition === "working" || condition === "background" ? "work" : condition === "limited" ? condition : "rest";
 }
 
 function dueFirst(rows: StatusRow[], now: number): string {
@@ -8536,14 +8658,14 @@ function dueFirst(rows: StatusRow[], now: number): string {
 /** What is wrong with the fleet as a whole, with its cure. */
 function troublesOf({ phase, handoff, watchdog, notices }: Status, now: number): string[] {
   const since = handoff && handoff.since ? ` for ${ago(now - Date.parse(handoff.since))}` : "";
-  const life = watchdog.heartbeat ? `, heartbeat ${ago(now - Date.parse(watchdog.heartbeat))} ago` : "";
+  const pulse = watchdog.heartbeat ? `, heartbeat ${ago(now - Date.parse(watchdog.heartbeat))} ago` : "";
   return [
     phase?.error ? `phase: ${phase.error}` : "",
     handoff?.why && handoff.state !== "empty"
       ? `hand-off: ${handoff.state}${since}: ${handoff.why}` +
         `${handoff.cure ? `  — ${handoff.cure}` : ""}` : "",
     !watchdog.running ? "watchdog: stopped"
-      : watchdog.stale ? `watchdog: STALE${life}${watchdog.stage ? `, at: ${watchdog.stage}` : ""}` : "",
+      : watchdog.stale ? `watchdog: STALE${pulse}${watchdog.stage ? `, at: ${watchdog.stage}` : ""}` : "",
     notices?.text ? `notices: ${notices.text}` : "",
   ].filter(Boolean);
 }
@@ -8600,12 +8722,12 @@ function optionalColumns(
 
 /** The word and for how long; a limit ends by its own clock. */
 function stateText(row: StatusRow, now: number): string {
-  return [row.life, ageText(row, now)].filter(Boolean).join(" ");
+  return [row.condition, ageText(row, now)].filter(Boolean).join(" ");
 }
 
-function ageText({ life, since, until }: StatusRow, now: number): string {
-  if (life === "backoff") return ago(Date.parse(until) - now);
-  const aged = since && (isLiving(life) ? !["limited", "running"].includes(life) : life === "parked");
+function ageText({ condition, since, until }: StatusRow, now: number): string {
+  if (condition === "backoff") return ago(Date.parse(until) - now);
+  const aged = since && (isLiving(condition) ? !["limited", "running"].includes(condition) : condition === "parked");
   return aged ? ago(now - Date.parse(since)) : "";
 }
 
@@ -8624,8 +8746,8 @@ function reasonText(row: StatusRow, room: number, now: number): string {
 const REASON_LEAST = 16;
 
 /** The texts that wait for it, and those of which nobody knows. */
-function heldText({ messages, messagesWhy, unproven, life, verdict }: StatusRow): string {
-  const why = messagesWhy && !messagesWhy.startsWith(verdict) && messagesWhy !== life
+function heldText({ messages, messagesWhy, unproven, condition, verdict }: StatusRow): string {
+  const why = messagesWhy && !messagesWhy.startsWith(verdict) && messagesWhy !== condition
     ? ` (${messagesWhy})` : "";
   const texts = [plural(messages, "text") && `${plural(messages, "text")} held`,
     unproven ? `${unproven} unproven` : ""].filter(Boolean).join(", ");
@@ -8640,9 +8762,9 @@ function shortTable(rows: StatusRow[], width: number, now: number): string[] {
     const restarts = row.restartsToday ? ` ${row.restartsToday}↺` : "";
     const head = `${row.needsHuman ? "!" : " "} ${fit(printable(row.name), name)} ` +
       `${ageText(row, now).padStart(3)} `;
-    const joint = row.needsHuman ? ": " : row.life === "limited" ? " " : " · ";
-    const said = row.life === "blocked" && row.detail ? row.detail
-      : [row.life, row.detail || dueText(row, now)].filter(Boolean).join(joint);
+    const joint = row.needsHuman ? ": " : row.condition === "limited" ? " " : " · ";
+    const said = row.condition === "blocked" && row.detail ? row.detail
+      : [row.condition, row.detail || dueText(row, now)].filter(Boolean).join(joint);
     const room = width - Bun.stringWidth(head) - Bun.stringWidth(restarts);
     return paintRow(row, head + cut(printable(said), Math.max(0, room)) + restarts);
   });
@@ -8650,7 +8772,7 @@ function shortTable(rows: StatusRow[], width: number, now: number): string[] {
 
 function paintRow(row: StatusRow, line: string): string {
   if (row.needsHuman) return paint("red", line);
-  if (["limited", "backoff", "fatal", "unsure", "unknown"].includes(row.life)) return paint("yellow", line);
+  if (["limited", "backoff", "fatal", "unsure", "unknown"].includes(row.condition)) return paint("yellow", line);
   return row.running ? line : paint("dim", line);
 }
 
@@ -8970,15 +9092,16 @@ function nextOfUnsure({ settings, unsureSince: since, now }: NextFacts): Next {
 export function decideNextDown(
   memory: Memory, held: boolean, unseen: DeathFacts | null, settings: Settings, now: number,
 ): Next {
-  const action = decideHeal(
-    memory, held, memory.stopping === null, now, settings.restartDelayMax * 1000);
+  const action = decideHeal(memory.life, held, now, settings.restartDelayMax * 1000);
+  const rest = restOf(memory.life);
   if (action.do === "hold") return { does: `leaves it down: ${action.why}`, at: null };
-  if (memory.stopping) return { does: `starts it later: ${action.why}`, at: null };
+  if (memory.life.state === "stopping") return { does: `starts it later: ${action.why}`, at: null };
   const end = unseen && decideDeath(unseen, settings);
   if (end?.do === "finish") return { does: `leaves it down: ${end.why}`, at: null };
   if (end?.do === "park") return { does: `parks it: ${end.why}`, at: now };
   const delay = end && "delay" in end ? (end.delay ?? 0) * 1000 : 0;
-  return { does: "starts it", at: action.do === "wait" ? memory.nextStart : now + delay };
+  return { does: "starts it", at: action.do === "wait" && rest.state === "backoff"
+    ? rest.until : now + delay };
 }
 
 /** A verdict as other programs read it; `resetAt` is the banner's time, without slack. */
@@ -9640,7 +9763,7 @@ export function openMatters(status: Status, now: number): OpenMatter[] {
   const fleet = [status.configError, ...troublesOf(status, now)].filter(Boolean)
     .map((what) => ({ agent: "", what, cure: "", needsHuman: status.needsHuman }));
   const rows = [...status.agents, ...status.services]
-    .filter((row) => row.needsHuman || row.life === "limited")
+    .filter((row) => row.needsHuman || row.condition === "limited")
     .map((row) => ({ agent: row.name, needsHuman: row.needsHuman, cure: row.cure,
       what: row.state + (row.messages ? `, ${row.messages} waiting for it` : "") }));
   return [...fleet, ...rows].toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));

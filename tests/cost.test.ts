@@ -1,7 +1,7 @@
 /** What a tick costs on real tmux: two processes for a hundred agents, at most twice the bare work. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { openSync, readFileSync, writeSync } from "node:fs";
-import { type Config, freshWatch, loadConfig, memoryOf, RARELY_RUN, snapshot, tick, type Watch, world } from "../agents.ts";
+import { type Config, freshWatch, loadConfig, memoryOf, RARELY_RUN, snapshot, tick, type Watch, world, storedLife } from "../agents.ts";
 import { type Fleet, fleet, quote, until } from "./real.ts";
 
 const SIZE = 100;
@@ -107,7 +107,7 @@ test("P22: who is held, disabled, or parked is not captured", async () => {
   const [held, disabled, parked] = [await paneOf("a1"), await paneOf("a2"), await paneOf("a3")];
   f.write(".agents/state/operator.json", JSON.stringify({ held: { a1: Date.now() } }));
   cfg.agents.get("a2")!.enabled = false;
-  memoryOf(watch, "a3").parked = "a test";
+  memoryOf(watch, "a3").life = { state: "parked", why: "a test", at: 0 };
   process.kill((await snapshot(cfg)).panes.get("t-a3")!.pid, "SIGKILL");
   screens.delete("t-a3");
   await until(async () => (await snapshot(cfg)).panes.get("t-a3")!.dead);
@@ -117,7 +117,7 @@ test("P22: who is held, disabled, or parked is not captured", async () => {
   await oneTick();
   expect(captured()).toHaveLength(SIZE - 3);
   expect(captured().filter((id) => [held, disabled, parked].includes(id))).toEqual([]);
-  expect(memoryOf(watch, "a3").parked).toBe("a test");
+  expect(storedLife(memoryOf(watch, "a3")).parked).toBe("a test");
   expect(asked).toHaveLength(2);
 });
 

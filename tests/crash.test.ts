@@ -167,7 +167,7 @@ test("a stall restart: it runs afterwards, never two at once", async () => {
     expect(alive(it, "orchestrator")).toBeDefined();
     expect(it.starts("orchestrator")).toBe(2);
     expect(it.fake.everyPane.filter((pane) => pane.session === "agents-orchestrator" && it.fake.processes.has(pane.pid))).toHaveLength(1);
-    expect(it.watch.agents.orchestrator!.stopping).toBeNull();
+    expect(it.watch.agents.orchestrator!.life.state).not.toBe("stopping");
   }, 16);
   expect(count).toBeGreaterThan(5);
 });

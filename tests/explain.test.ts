@@ -132,10 +132,10 @@ describe("decideNext says what the ladder does", () => {
     const memory = (change: object) => Object.assign(memoryOf(freshWatch(), "a"), change);
     const down = (change: object, unseen: DeathFacts | null = null, held = false) => decideNextDown(memory(change), held, unseen, settings, now);
     expect(down({}, null, true)).toEqual({ does: "leaves it down: stopped by you", at: null });
-    expect(down({ parked: "claude not found" }).does).toBe("leaves it down: parked: claude not found");
-    expect(down({ finished: true }).does).toBe("leaves it down: done");
-    expect(down({ stopping: { pid: 7, born: "", since: now } })).toEqual({ does: "starts it later: its old process is still ending", at: null });
-    expect(down({ nextStart: now + 40_000 })).toEqual({ does: "starts it", at: now + 40_000 });
+    expect(down({ life: { state: "parked", why: "claude not found", at: 0 } }).does).toBe("leaves it down: parked: claude not found");
+    expect(down({ life: { state: "done", at: 0 } }).does).toBe("leaves it down: done");
+    expect(down({ life: { state: "stopping", family: { pid: 7, born: "", since: now }, then: { state: "backoff", until: 0 } } })).toEqual({ does: "starts it later: its old process is still ending", at: null });
+    expect(down({ life: { state: "backoff", until: now + 40_000 } })).toEqual({ does: "starts it", at: now + 40_000 });
     expect(down({})).toEqual({ does: "starts it", at: now });
     expect(down({}, { ...death, status: 127 })).toEqual({ does: "parks it: claude not found", at: now });
     expect(down({}, { ...death, kind: "task", status: 0 }).does).toBe("leaves it down: done (exit 0)");

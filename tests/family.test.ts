@@ -1,7 +1,7 @@
 /** What a client started ends with it, and no other client is started before that. */
 import { describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
-import { childEnv, isCodexDaemon, memoryOf, world } from "../agents.ts";
+import { childEnv, isCodexDaemon, memoryOf, world, storedLife } from "../agents.ts";
 import { agents, command, type FakeWorld, fakeWorld, type Scene, scene } from "./kit.ts";
 import { real, until } from "./real.ts";
 
@@ -133,7 +133,7 @@ describe("the family of a client", () => {
     fatal();
     await ticks(1);
     const next = host.helper(70_005, markOf().replace(/\w+$/, "next"));
-    expect(memoryOf(watch, "a").stopping!.marks).toHaveLength(1);
+    expect(storedLife(memoryOf(watch, "a")).stopping!.marks).toHaveLength(1);
     await ticks(1);
     expect(next).toEqual([]);
   });

@@ -94,7 +94,7 @@ test("fault 8: a claim waits for an adversary that is dead at that moment", asyn
   fake.git.push("claim(p1): G1");
   await ticks(10);
   expect(told("adversary")).toEqual([]);
-  watch.agents.adversary!.parked = "";
+  watch.agents.adversary!.life = { state: "backoff", until: 0 };
   await ticks(4);
   expect(told("adversary").filter((text) => text.includes("G1"))).toHaveLength(1);
 });

@@ -2,9 +2,9 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import {
-  backendMismatch, cmdUp, type DeathFacts, decideDeath, decideHeal, decideStop, expectedBackendCmd, isReady, type Memory, memoryOf,
+  backendMismatch, cmdUp, type DeathFacts, decideDeath, decideHeal, decideStop, expectedBackendCmd, isReady, memoryOf,
   healOne, isCallOf, isWatchdog, observe, ownPanes, parsePane, programOf, save, say, sessionAlive, sessionCommand, type Snapshot,
-  snapshot, world,
+  snapshot, world, type Life, type Rest, storedLife,
 } from "../agents.ts";
 import { agents, closeLook, type FakePane, fakeWorld, FLEET, paneOf, realFolder, type Scene, scene } from "./kit.ts";
 
@@ -49,17 +49,19 @@ describe("decideDeath", () => {
 
 describe("decideHeal", () => {
   const now = 1_000_000;
-  const memory = () => memoryOf(watch, "x");
-  test.each<[string, object, boolean, boolean, string]>([
-    ["start", {}, false, true, "start"],
-    ["fault 29: stopped by the operator", {}, true, true, "hold"],
-    ["parked", { parked: "x" }, false, true, "hold"],
-    ["done", { finished: true }, false, true, "hold"],
-    ["fault 26: its old process is still ending", { stopping: { pid: 1, born: "", since: 0 } }, false, false, "wait"],
-    ["on the ladder", { nextStart: now + 1 }, false, true, "wait"],
-    ["its time has come", { nextStart: now }, false, true, "start"],
-  ])("%s", (_, some, held, gone, wanted) =>
-    expect(decideHeal({ ...memory(), ...some }, held, gone, now).do).toBe(wanted as never));
+  const ending = (then: Rest): Life => ({ state: "stopping", family: { pid: 1, born: "", since: 0 }, then });
+  test.each<[string, Life, boolean, string]>([
+    ["start", { state: "backoff", until: 0 }, false, "start"],
+    ["fault 29: stopped by the operator", { state: "backoff", until: 0 }, true, "hold"],
+    ["no longer held", { state: "held" }, false, "start"],
+    ["waiting for its server", { state: "waiting", since: 0 }, false, "start"],
+    ["parked", { state: "parked", why: "x", at: 0 }, false, "hold"],
+    ["done", { state: "done", at: 0 }, false, "hold"],
+    ["fault 26: its old process is still ending", ending({ state: "backoff", until: 0 }), false, "wait"],
+    ["parked, while its old process is still ending", ending({ state: "parked", why: "x", at: 0 }), false, "hold"],
+    ["on the ladder", { state: "backoff", until: now + 1 }, false, "wait"],
+    ["its time has come", { state: "backoff", until: now }, false, "start"],
+  ])("%s", (_, life, held, wanted) => expect(decideHeal(life, held, now).do).toBe(wanted as never));
 });
 
 test("decideStop: HUP, after 5 s TERM, after 10 s KILL", () =>
@@ -82,13 +84,13 @@ describe("the ladder, over the fake world", () => {
     fake.tmux.onStart = secondsAlive(0);
     await hours(24);
     expect(starts()).toBe(5);
-    expect(memoryOf(watch, "a").parked).toContain("5 starts in 30 min");
+    expect(storedLife(memoryOf(watch, "a")).parked).toContain("5 starts in 30 min");
     expect(fake.logged("is parked")).toHaveLength(1);
   });
   test("P10: one that dies every 9 minutes: the delay grows to 5 minutes", async () => {
     fake.tmux.onStart = secondsAlive(540);
     await hours(24);
-    expect(memoryOf(watch, "a").parked).toBe("");
+    expect(storedLife(memoryOf(watch, "a")).parked).toBe("");
     expect(starts()).toBeLessThan(110);
     expect(fake.logged("restarting in 300 s").length).toBeGreaterThan(50);
   });
@@ -101,12 +103,12 @@ describe("the ladder, over the fake world", () => {
   test("P11: the program is missing: parked with its name, up releases it", async () => {
     fake.tmux.onStart = (pane) => fake.tmux.exit(pane.session, 127);
     await hours(1);
-    expect([starts(), memoryOf(watch, "a").parked]).toEqual([1, "claude not found"]);
+    expect([starts(), storedLife(memoryOf(watch, "a")).parked]).toEqual([1, "claude not found"]);
     fake.tmux.onStart = (pane) => void (pane.doing = "busy");
     fake.turn(1000);
     fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ released: { a: fake.wall } }));
     await hours(1);
-    expect([starts(), memoryOf(watch, "a").parked]).toEqual([2, ""]);
+    expect([starts(), storedLife(memoryOf(watch, "a")).parked]).toEqual([2, ""]);
   });
   test("parked outlives the watchdog", async () => {
     fake.tmux.onStart = secondsAlive(0);
@@ -279,7 +281,7 @@ test("an agent whose screen tmux does not show at that moment is not ended", asy
 test("a client whose session was gone before anybody saw it goes up the ladder too", async () => {
   fake.tmux.onStart = (one) => queueMicrotask(() => fake.tmux.kill(one));
   await begin(agents("a"), 60);
-  expect([starts(), memoryOf(watch, "a").parked]).toEqual([5, expect.stringContaining("5 starts")]);
+  expect([starts(), storedLife(memoryOf(watch, "a")).parked]).toEqual([5, expect.stringContaining("5 starts")]);
 });
 
 describe("fault 10: the agent's own pane is the one that was marked", () => {
@@ -302,9 +304,9 @@ describe("fault 10: the agent's own pane is the one that was marked", () => {
 test("who was to end, but never got the word, is not ended hours later", async () => {
   await fake.ticks(cfg, watch, 2);
   const pane = fake.tmux.of("agents-a");
-  memoryOf(watch, "a").stopping = { pid: pane.pid, born: "", since: fake.wall - 3 * 3600_000 };
+  memoryOf(watch, "a").life = { state: "stopping", family: { pid: pane.pid, born: "", since: fake.wall - 3 * 3600_000 }, then: { state: "backoff", until: 0 } };
   await fake.ticks(cfg, watch, 20);
-  expect([starts(), memoryOf(watch, "a").stopping, fake.processes.has(pane.pid)]).toEqual([1, null, true]);
+  expect([starts(), storedLife(memoryOf(watch, "a")).stopping, fake.processes.has(pane.pid)]).toEqual([1, null, true]);
 });
 
 describe("what is ended is the client that was meant", () => {
@@ -376,7 +378,7 @@ test("agents that nobody watches are no part of a mass death: the ladder holds f
   fake.tmux.onStart = (one) => fake.tmux.exit(one.session, 1);
   fake.tmux.exit("agents-a", 1);
   await ticks(120);
-  expect([fake.logged("ended together"), memoryOf(watch, "a").parked]).toEqual([[], expect.stringContaining("5 starts")]);
+  expect([fake.logged("ended together"), storedLife(memoryOf(watch, "a")).parked]).toEqual([[], expect.stringContaining("5 starts")]);
 });
 
 describe("an agent that is at work by the moment of its end is not ended", () => {
@@ -405,14 +407,12 @@ describe("times that are not of this client, or of no clock", () => {
     await ticks(6);
     expect(starts()).toBe(3);
   });
-  const memory = (some: Partial<Memory>): Memory => ({ ...memoryOf(watch, "x"), ...some });
   test("a pause that is longer than any is over", async () => {
     await begin(agents("a"));
-    const of = (nextStart: number) => decideHeal(memory({ nextStart }), false, true, fake.wall, 300_000).do;
+    const of = (until: number) => decideHeal({ state: "backoff", until }, false, fake.wall, 300_000).do;
     expect([of(fake.wall + 300_000), of(fake.wall + 10 * 8766 * HOUR), of(fake.wall)]).toEqual(["wait", "start", "start"]);
     fake.tmux.exit("agents-a", 1);
-    memoryOf(watch, "a").nextStart = fake.wall + 10 * 8766 * HOUR;
-    memoryOf(watch, "a").aliveSince = 0;
+    memoryOf(watch, "a").life = { state: "backoff", until: fake.wall + 10 * 8766 * HOUR };
     memoryOf(watch, "a").buried = `${watch.server} ${pane().id}`;
     save(cfg, watch);
     watch = fake.watch(cfg);
@@ -422,19 +422,19 @@ describe("times that are not of this client, or of no clock", () => {
   test("up releases what was parked by a clock that ran ahead", async () => {
     await begin(agents("a"));
     fake.tmux.exit("agents-a", 1);
-    Object.assign(memoryOf(watch, "a"), { parked: "x", parkedAt: fake.wall + HOUR });
+    memoryOf(watch, "a").life = { state: "parked", why: "x", at: fake.wall + HOUR };
     operator({ released: { a: fake.wall } });
     await ticks(2);
-    expect([memoryOf(watch, "a").parked, starts()]).toEqual(["", 2]);
+    expect([storedLife(memoryOf(watch, "a")).parked, starts()]).toEqual(["", 2]);
   });
   test("who is held or rests has no start before it, for which to look", async () => {
     await begin(FLEET);
-    for (const name of ["builder", "orchestrator"]) memoryOf(watch, name).nextStart = fake.wall + 1000;
+    for (const name of ["builder", "orchestrator"]) memoryOf(watch, name).life = { state: "backoff", until: fake.wall + 1000 };
     watch.intent = { id: "m", from: "p1", to: "p2", run: "", at: fake.wall };
     pane("adversary").ignores = ["SIGHUP", "SIGTERM"];
     operator({ held: { orchestrator: 1 } });
     await ticks(1);
-    expect([memoryOf(watch, "builder").nextStart, memoryOf(watch, "orchestrator").nextStart]).toEqual([0, 0]);
+    expect([storedLife(memoryOf(watch, "builder")).nextStart, storedLife(memoryOf(watch, "orchestrator")).nextStart]).toEqual([0, 0]);
   });
 });
 
@@ -509,7 +509,7 @@ test.each([0, 1, -1, 1.5])("a damaged memory that says to end process %p ends no
   const { signal } = world;
   world.signal = (target, name) => (asked.push(target), signal(target, name));
   fake.tmux.exit("agents-a", 1);
-  memoryOf(watch, "a").stopping = { pid, born: "", since: 0 };
+  memoryOf(watch, "a").life = { state: "stopping", family: { pid, born: "", since: 0 }, then: { state: "backoff", until: 0 } };
   memoryOf(watch, "a").client = { pid, born: "" };
   await fake.ticks(cfg, watch, 5);
   expect([asked.filter((one) => Math.abs(one) < 2), starts()]).toEqual([[], 2]);

@@ -46,3 +46,16 @@ test("the supervisor touches what is outside of it by the world, and by the room
     .flatMap(({ name, from, to }) => (code.slice(from, to).match(direct) ?? []).map((call) => `${name}: ${call}`));
   expect(found).toEqual([]);
 });
+
+test("where a unit stands is changed by enter alone, and each state stands in the table above the type and in the README", () => {
+  const { code } = codeOf(SOURCE);
+  const writers = partsOf(SOURCE).filter(({ from, to }) => /\.life = |\blife: (?!Life|StoredLife|T\b)/.test(code.slice(from, to))).map(({ name }) => name);
+  expect(writers.toSorted()).toEqual(["enter", "freshMemory", "loadedMemory"]);
+  const table = SOURCE.slice(SOURCE.indexOf("Only `enter` moves it:"), SOURCE.indexOf("export type Life"));
+  const states = new Set([...SOURCE.slice(SOURCE.indexOf("export type Rest"), SOURCE.indexOf("What the watchdog remembers of one")).matchAll(/state: ("\w+"(?: \| "\w+")*)/g)]
+    .flatMap((match) => match[1]!.match(/\w+/g)!));
+  expect([...states].toSorted()).toEqual(["backoff", "done", "held", "parked", "starting", "stopping", "up", "waiting"]);
+  for (const state of states) expect(table).toMatch(new RegExp(`^ \\*   ${state} `, "m"));
+  const readme = readFileSync(join(import.meta.dir, "..", "README.md"), "utf8");
+  for (const state of states) if (!["up", "held"].includes(state)) expect(readme).toMatch(new RegExp(`^\\|.*\\b${state}\\b.* \\|`, "m"));
+});

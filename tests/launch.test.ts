@@ -238,7 +238,7 @@ describe("an opencode client and the service that is its server", () => {
     };
     up = true;
     await ticks(1);
-    expect([starts(), memoryOf(watch, "a").waitingSince]).toEqual([1, 0]);
+    expect([starts(), memoryOf(watch, "a").life.state]).toEqual([1, "backoff"]);
     [fake.http, up] = [ask, false];
     operator({});
     await ticks(1);
@@ -315,6 +315,6 @@ describe("an opencode server", () => {
   test("a client that was started without it waits for it no more", async () => {
     serve()(408);
     await begin(OC, 5);
-    expect([starts(), memoryOf(watch, "a").waitingSince]).toEqual([1, 0]);
+    expect([starts(), memoryOf(watch, "a").life.state]).toEqual([1, "up"]);
   });
 });

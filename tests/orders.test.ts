@@ -1,7 +1,7 @@
 /** What a person ordered last holds, whatever is under way; every order can be read afterwards. */
 import { beforeEach, describe, expect, test } from "bun:test";
 import { mkdirSync } from "node:fs";
-import { memoryOf } from "../agents.ts";
+import { memoryOf, storedLife } from "../agents.ts";
 import { agents, command, fakeWorld, realFolder, type Scene, scene } from "./kit.ts";
 import { real, until } from "./real.ts";
 
@@ -43,7 +43,7 @@ describe("orders", () => {
       write(path, text);
     };
     await ticks(6);
-    expect([starts("a"), memoryOf(watch, "a").parked, memoryOf(watch, "a").restarts.count]).toEqual([1, "", 1]);
+    expect([starts("a"), storedLife(memoryOf(watch, "a")).parked, memoryOf(watch, "a").restarts.count]).toEqual([1, "", 1]);
   });
   test("down leaves alone what a later up has taken back", async () => {
     await begin(["a", "b"], 3);

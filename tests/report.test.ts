@@ -263,13 +263,13 @@ describe("report", () => {
 
   describe("what is open comes first", () => {
     const row = (name: string, more: Partial<StatusRow> = {}): StatusRow => ({ name, kind: "loop", backend: "claude", model: "opus", watch: "heal", session: `agents-${name}`, running: true, state: "working 2m",
-      life: "working", detail: "", until: "", nextAt: "", cure: "", since: "", next: "", messages: 0, messagesWhy: "", unproven: 0, restartsToday: 0, verdict: "active", why: "", needsHuman: false, ...more });
+      condition: "working", detail: "", until: "", nextAt: "", cure: "", since: "", next: "", messages: 0, messagesWhy: "", unproven: 0, restartsToday: 0, verdict: "active", why: "", needsHuman: false, ...more });
     const watchdog = { running: true, pid: 1, heartbeat: "", stale: false, version: "", stage: "" };
     const status = (more: Partial<Status> = {}): Status => ({ version: 1, fleet: "", folder: "", prefix: "", configError: "", phase: null, services: [], handoff: null, unknownSessions: [], olderPhase: [], needsHuman: false,
       agents: [row("a")], watchdog, ...more });
     test("nothing, where all are at work", () => expect(openMatters(status(), DAY)).toEqual([]));
     test("the dialog, the parked agent and the limit, each with what to type", () => {
-      const open = openMatters(status({ agents: [row("a", { life: "limited", state: "limited until 21:52 (weekly)", messages: 1 }), row("b"), row("c", { state: "blocked: Bash \"rm\" 13m", needsHuman: true, cure: "attach c" }),
+      const open = openMatters(status({ agents: [row("a", { condition: "limited", state: "limited until 21:52 (weekly)", messages: 1 }), row("b"), row("c", { state: "blocked: Bash \"rm\" 13m", needsHuman: true, cure: "attach c" }),
         row("d", { state: "parked: claude not found", needsHuman: true, running: false, cure: "up d" })] }), DAY);
       expect(open.map(({ agent, what, cure, needsHuman }) => [agent, what, cure, needsHuman])).toEqual([
         ["c", 'blocked: Bash "rm" 13m', "attach c", true], ["d", "parked: claude not found", "up d", true], ["a", "limited until 21:52 (weekly), 1 waiting for it", "", false]]);

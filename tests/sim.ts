@@ -173,8 +173,9 @@ export class Simulation {
     if (curIdx(this.cfg) !== 0) this.say("the phase moved");
     const errors = Object.entries(this.watch.volatile.errors).filter(([label]) => label.startsWith("guard"));
     for (const [, error] of errors) this.say(error);
-    const gone = Object.entries(this.watch.agents).filter(([, memory]) => memory.parked);
-    for (const [name, memory] of gone) this.say(`${name} is parked: ${memory.parked}`);
+    for (const [name, { life }] of Object.entries(this.watch.agents)) {
+      if (life.state === "parked") this.say(`${name} is parked: ${life.why}`);
+    }
   }
 
   /** The fake world's own notes must not grow either. */

@@ -3,8 +3,8 @@ import { beforeEach, describe, expect, spyOn, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import {
-  cmdStatus, curPhase, type LimitState, loadLimitState, loadWatch, type Memory, memoryOf, operatorOf, parseEvents, reloadConfig, resumeId, save,
-  sessionLogPath, type Watch,
+  cmdStatus, curPhase, type LimitState, loadLimitState, loadWatch, memoryOf, operatorOf, parseEvents, reloadConfig, resumeId, save,
+  sessionLogPath, type Watch, type Memory, storedLife,
 } from "../agents.ts";
 import type { Doing } from "./fakes.ts";
 import { fakeWorld, type Scene, scene } from "./kit.ts";
@@ -23,8 +23,10 @@ const NIGHT = filesIn("night");
 /** Every file of log_dir; what did not change since the night stands there alone. */
 const GOLDEN_FILES = Object.fromEntries(MOMENTS.map((moment) => [moment, new Map([...NIGHT, ...filesIn(moment)])])) as Record<Moment, Map<string, string>>;
 const golden = (moment: Moment, file: string): string => GOLDEN_FILES[moment].get(file)!;
-const stored = (moment: Moment): Watch => JSON.parse(golden(moment, "state/watch.json"));
-const lifeOf = (moment: Moment, name: string): Memory => stored(moment).agents[name]!;
+const stored = (moment: Moment): Omit<Watch, "agents"> & { agents: Record<string, Stored> } => JSON.parse(golden(moment, "state/watch.json"));
+/** A memory as it is on disk. */
+type Stored = Omit<Memory, "life"> & ReturnType<typeof storedLife>;
+const lifeOf = (moment: Moment, name: string): Stored => stored(moment).agents[name]!;
 
 /** The fleet as another watchdog finds it half a minute later: the files, and the clients that still run. */
 async function found(moment: Moment, running: Record<string, Doing> = {}, text = FLEET): Promise<Scene> {
@@ -127,7 +129,7 @@ describe("a watchdog goes on where the other one was killed", () => {
     await it.ticks(8);
     expect(started(it)).toEqual(["server"]);
     expect(it.pane("server").created).toBeGreaterThanOrEqual(nextStart);
-    expect([memoryOf(it.watch, "scout").parked, memoryOf(it.watch, "helper").verdict]).toEqual([lifeOf("night", "scout").parked, "gone"]);
+    expect([storedLife(memoryOf(it.watch, "scout")).parked, memoryOf(it.watch, "helper").verdict]).toEqual([lifeOf("night", "scout").parked, "gone"]);
     expect(it.pane("adversary").received).toEqual(stored("night").outbox.map(({ text }) => text));
     expect(loadLimitState(it.cfg, "agents-writer")!.resetAt).toBe(JSON.parse(golden("night", "state/limited-agents-writer.json")).resetAt);
     expect([it.pane("writer").received, it.pane("builder").received]).toEqual([[], []]);
@@ -159,7 +161,7 @@ describe("a watchdog goes on where the other one was killed", () => {
     };
     await it.ticks(4);
     expect(started(it)).toEqual(["builder", "adversary"]);
-    expect([curPhase(it.cfg)!.id, it.watch.intent, memoryOf(it.watch, "builder").stopping]).toEqual(["two", null, null]);
+    expect([curPhase(it.cfg)!.id, it.watch.intent, storedLife(memoryOf(it.watch, "builder")).stopping]).toEqual(["two", null, null]);
     for (const name of ["builder", "adversary"]) expect(it.pane(name).marks["@agents_phase"]).toBe("two");
     expect(it.fake.files.get(it.file("kickoff-agents-builder.txt"))).toContain("STATUS-two.md");
     expect(unheardOf(it)).toEqual([]);
@@ -169,7 +171,7 @@ describe("a watchdog goes on where the other one was killed", () => {
     const it = await found("end", { writer: "limit", watcher: "blank", server: "busy" });
     await it.ticks(22);
     expect(started(it)).toEqual([]);
-    expect(memoryOf(it.watch, "scout").finished).toBe(true);
+    expect(storedLife(memoryOf(it.watch, "scout")).finished).toBe(true);
   });
 
   test("the phase is known by its id where the list has grown in front of it", async () => {
@@ -197,7 +199,7 @@ describe("files of another version", () => {
 
   test.each<[string, object, (watch: Watch) => unknown, unknown]>([
     ["a process that is none", { agents: { scout: { ...stored("night").agents.scout, stopping: { pid: 1, born: "", since: 5 } } } },
-      (watch) => [watch.agents.scout!.stopping, watch.agents.scout!.parked], [null, stored("night").agents.scout!.parked]],
+      (watch) => [storedLife(watch.agents.scout!).stopping, storedLife(watch.agents.scout!).parked], [null, stored("night").agents.scout!.parked]],
     ["a process group of all", { agents: { scout: { ...stored("night").agents.scout, client: { pid: 0, born: "" }, failures: "many" } } },
       (watch) => [watch.agents.scout!.client, watch.agents.scout!.failures], [null, 0]],
     ["a turn that is none", { turn: { owes: 5 } }, (watch) => watch.turn, null],

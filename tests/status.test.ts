@@ -16,7 +16,7 @@ describe("describeState", () => {
   const alive = { dead: false } as Facts["pane"];
   const ended = (status: number | null, signal: number | null = null) => ({ dead: true, status, signal }) as Facts["pane"];
   const facts = { pane: undefined, held: false, enabled: true, fresh: true, limit: null, kind: "persistent", complete: false, now };
-  const memory = { parked: "", finished: false, nextStart: 0, failures: 0, verdict: "active", why: "", since: 0 };
+  const memory = { life: { state: "backoff", until: 0 }, failures: 0, verdict: "active", why: "", since: 0 };
   const limit: LimitState = { until: now / 1000 + 60, nudges: 0 };
   const said = (some: Partial<Memory>, more: Partial<Facts>) => {
     const { state, needsHuman } = describeState({ ...memory, ...some } as Memory, { ...facts, ...more });
@@ -24,8 +24,8 @@ describe("describeState", () => {
   };
   test.each<[state: string, memory: Partial<Memory>, facts: Partial<Facts>]>([
     ["stopped by you", {}, { held: true }],
-    ["stopped by you", { parked: "exit 125", finished: true }, { held: true }],
-    ["done", { finished: true }, {}],
+    ["stopped by you", { life: { state: "parked", why: "exit 125", at: 0 } }, { held: true }],
+    ["done", { life: { state: "done", at: 0 } }, {}],
     ["done", {}, { kind: "task", pane: ended(0) }],
     ["ended (exit 1)", {}, { kind: "task", pane: ended(1) }],
     ["ended (exit 0)", {}, { pane: ended(0) }],
@@ -34,21 +34,21 @@ describe("describeState", () => {
     ["stopped (all phases done)", {}, { kind: "loop", complete: true }],
     ["stopped", {}, { kind: "loop" }],
     ["stopped", {}, { complete: true }],
-    ["backoff 40s (1st)", { nextStart: now + 40 * SECOND, failures: 1 }, {}],
-    ["backoff 5m (2nd)", { nextStart: now + 300 * SECOND, failures: 2 }, { pane: ended(1) }],
-    ["backoff 1s (3rd)", { nextStart: now + SECOND, failures: 3 }, {}],
-    ["backoff 1s (4th)", { nextStart: now + SECOND, failures: 4 }, {}],
-    ["backoff 1s (11th)", { nextStart: now + SECOND, failures: 11 }, {}],
-    ["backoff 1s (21st)", { nextStart: now + SECOND, failures: 21 }, {}],
-    ["backoff 1s (22nd)", { nextStart: now + SECOND, failures: 22 }, {}],
-    ["backoff 1s (113th)", { nextStart: now + SECOND, failures: 113 }, {}],
-    ["stopped", { nextStart: now, failures: 1 }, {}],
+    ["backoff 40s (1st)", { life: { state: "backoff", until: now + 40 * SECOND }, failures: 1 }, {}],
+    ["backoff 5m (2nd)", { life: { state: "backoff", until: now + 300 * SECOND }, failures: 2 }, { pane: ended(1) }],
+    ["backoff 1s (3rd)", { life: { state: "backoff", until: now + SECOND }, failures: 3 }, {}],
+    ["backoff 1s (4th)", { life: { state: "backoff", until: now + SECOND }, failures: 4 }, {}],
+    ["backoff 1s (11th)", { life: { state: "backoff", until: now + SECOND }, failures: 11 }, {}],
+    ["backoff 1s (21st)", { life: { state: "backoff", until: now + SECOND }, failures: 21 }, {}],
+    ["backoff 1s (22nd)", { life: { state: "backoff", until: now + SECOND }, failures: 22 }, {}],
+    ["backoff 1s (113th)", { life: { state: "backoff", until: now + SECOND }, failures: 113 }, {}],
+    ["stopped", { life: { state: "backoff", until: now }, failures: 1 }, {}],
     ["stopped (disabled)", {}, { enabled: false }],
     ["RUNNING", {}, { pane: alive }],
     ["RUNNING", { since: now }, { pane: alive, fresh: false }],
     ["RUNNING", { since: now, verdict: "gone" }, { pane: alive }],
     ["active 0s", { since: now + 5 * SECOND }, { pane: alive }],
-    ["active 59s", { since: now - 59.4 * SECOND, parked: "x", finished: true }, { pane: alive, held: true }],
+    ["active 59s", { since: now - 59.4 * SECOND, life: { state: "parked", why: "x", at: 0 } }, { pane: alive, held: true }],
     ["idle 1m", { since: now - 59.6 * SECOND, verdict: "idle", why: "at its prompt" }, { pane: alive }],
     ["idle 59m", { since: now - HOUR + SECOND, verdict: "idle" }, { pane: alive }],
     ["waiting 1h", { since: now - HOUR, verdict: "waiting" }, { pane: alive }],
@@ -58,7 +58,7 @@ describe("describeState", () => {
     ["fatal 12d", { since: now - 12.9 * 24 * HOUR, verdict: "fatal" }, { pane: alive }],
   ])("%s: %o %o", (state, some, more) => expect(said(some, more)).toEqual({ state, needsHuman: false }));
   test.each<[state: string, memory: Partial<Memory>, facts: Partial<Facts>]>([
-    ["parked: exit 125", { parked: "exit 125", finished: true, nextStart: now + SECOND }, {}],
+    ["parked: exit 125", { life: { state: "parked", why: "exit 125", at: 0 } }, {}],
     ["blocked: a dialog is open 2m", { since: now - 120 * SECOND, verdict: "blocked", why: "a dialog is open" }, { pane: alive }],
     ["unsure: blank screen 5m", { since: now - 300 * SECOND, verdict: "unsure", why: "blank screen" }, { pane: alive }],
     ["unsure: blank screen 1m", { since: now - 60 * SECOND, verdict: "unsure", why: "blank screen" }, { pane: alive, unsureAfter: 60 }],
@@ -72,12 +72,12 @@ describe("describeState", () => {
   });
   test("the same as data: a word, what more is to be said, until when", () => {
     const data = (some: Partial<Memory>, more: Partial<Facts>) => {
-      const { life, detail, until } = describeState({ ...memory, ...some } as Memory, { ...facts, ...more });
-      return [life, detail, until];
+      const { condition, detail, until } = describeState({ ...memory, ...some } as Memory, { ...facts, ...more });
+      return [condition, detail, until];
     };
     expect(data({}, { held: true })).toEqual(["stopped", "by you", null]);
-    expect(data({ parked: "exit 125" }, {})).toEqual(["parked", "exit 125", null]);
-    expect(data({ nextStart: now + 40 * SECOND, failures: 2 }, {})).toEqual(["backoff", "2nd time", now + 40 * SECOND]);
+    expect(data({ life: { state: "parked", why: "exit 125", at: 0 } }, {})).toEqual(["parked", "exit 125", null]);
+    expect(data({ life: { state: "backoff", until: now + 40 * SECOND }, failures: 2 }, {})).toEqual(["backoff", "2nd time", now + 40 * SECOND]);
     expect(data({}, { pane: ended(1) })).toEqual(["ended", "exit 1", null]);
     expect(data({ since: now, verdict: "blocked", why: "a dialog is open" }, { pane: alive })).toEqual(["blocked", "a dialog is open", null]);
     expect(data({ since: now }, { pane: alive })).toEqual(["working", "", null]);
@@ -94,10 +94,10 @@ describe("statusText", () => {
   const clock = (seconds: number) => new Date(NOON + seconds * SECOND).toTimeString().slice(0, 5);
   const row: StatusRow = {
     name: "a", kind: "loop", backend: "claude", model: "default", watch: "heal", session: "agents-a", running: true, state: "active 5s",
-    life: "working", detail: "", since: at(-5), until: "", verdict: "active", why: "", next: "", nextAt: "", messages: 0, messagesWhy: "",
+    condition: "working", detail: "", since: at(-5), until: "", verdict: "active", why: "", next: "", nextAt: "", messages: 0, messagesWhy: "",
     unproven: 0, restartsToday: 0, needsHuman: false, cure: "",
   };
-  const blocked: StatusRow = { ...row, name: "b", needsHuman: true, life: "blocked", detail: "Do you want to proceed?", verdict: "blocked", cure: "attach b" };
+  const blocked: StatusRow = { ...row, name: "b", needsHuman: true, condition: "blocked", detail: "Do you want to proceed?", verdict: "blocked", cure: "attach b" };
   const phase = { id: "p1", index: 0, total: 2, plan: "/x/plan.md", done: false, complete: false, moving: "", error: "" };
   const watchdog = { running: true, pid: 1, heartbeat: at(-2), stale: false, version: "1.2.3", stage: "" };
   const status = (more: Partial<Status> = {}): Status => ({
@@ -127,8 +127,8 @@ describe("statusText", () => {
     expect(lines()[0]).toStartWith("~/night (agents-)    ");
   });
   test("how many need you, work, are limited, rest; what is due first", () => {
-    const agents = [row, row, blocked, { ...row, life: "limited" as const }, { ...row, life: "idle" as const, next: "wake" as const, nextAt: at(300) },
-      { ...row, life: "waiting" as const, next: "stall" as const, nextAt: at(-5) }, { ...row, name: "z", life: "stopped" as const, running: false, next: "" as const }];
+    const agents = [row, row, blocked, { ...row, condition: "limited" as const }, { ...row, condition: "idle" as const, next: "wake" as const, nextAt: at(300) },
+      { ...row, condition: "waiting" as const, next: "stall" as const, nextAt: at(-5) }, { ...row, name: "z", condition: "stopped" as const, running: false, next: "" as const }];
     expect(lines({ agents }, 100)[1]).toBe("1 needs you · 2 working · 1 limited · 1 idle · 1 waiting · 1 down".padEnd(100 - 18) + `next: wake a ${clock(300)}`.padStart(18));
     expect(lines({ agents: [blocked, blocked] })[1]).toBe("2 need you");
     expect(lines({ agents: [row] })[1]).toBe("nothing needs you · 1 working");
@@ -139,7 +139,7 @@ describe("statusText", () => {
   test("who needs a person comes first, with reason and cure; services last, each with what it waits for", () => {
     const agents = [row, blocked,
       { ...row, name: "c", next: "wake" as const, nextAt: at(60), messages: 2, messagesWhy: "booting", restartsToday: 3 }, { ...row, name: "d", messages: 1 }];
-    const services: StatusRow[] = [{ ...row, name: "web", kind: "service", backend: "-", model: "-", life: "running" }];
+    const services: StatusRow[] = [{ ...row, name: "web", kind: "service", backend: "-", model: "-", condition: "running" }];
     expect(lines({ agents, services }).slice(2)).toEqual([
       "  AGENT  KIND     BACKEND  MODEL    STATE",
       "! b      loop     claude   default  blocked 5s  Do you want to proceed?  → attach b",
@@ -159,8 +159,8 @@ describe("statusText", () => {
   });
   test("on 44 columns a short line each: name, for how long, the state with its reason", () => {
     const agents: StatusRow[] = [{ ...blocked, name: "assistant", since: at(-780) },
-      { ...row, name: "tester", needsHuman: true, life: "parked", detail: "exit 1 ×4", since: at(-1900), running: false, restartsToday: 4 },
-      { ...row, name: "adversary", life: "limited", detail: "to 21:52, weekly" }, { ...row, name: "orchestrator-two", next: "wake", nextAt: at(300) }];
+      { ...row, name: "tester", needsHuman: true, condition: "parked", detail: "exit 1 ×4", since: at(-1900), running: false, restartsToday: 4 },
+      { ...row, name: "adversary", condition: "limited", detail: "to 21:52, weekly" }, { ...row, name: "orchestrator-two", next: "wake", nextAt: at(300) }];
     expect(lines({ agents, phase }, 44).slice(2)).toEqual([
       "! assistant    13m Do you want to proceed?", "! tester       31m parked: exit 1 ×4 4↺", "  adversary        limited to 21:52, weekly",
       `  orchestrator… 5s working · wake ${clock(300)}`.replace("orchestrator… 5s", "orchestrato…  5s"), `next: wake orchestrator-two ${clock(300)}`]);
@@ -175,8 +175,8 @@ describe("statusText", () => {
   test.each([30, 44, 59, 60, 80, 99, 100, 120, 200])("no line is wider than %d columns, whatever letters it holds, and no restart count is cut", (width) => {
     for (const word of ["a-very-long-name-of-an-agent", "全部全部全部全部全部全部", "👍🏽👩‍👩‍👧e\u0301全部👍🏽👩‍👩‍👧e\u0301全部", "A\x1b[31m\u202e\tx\n"]) {
       const long: StatusRow = { ...row, name: word, model: word, backend: word, detail: word.repeat(9), restartsToday: 1234, messages: 9, messagesWhy: word };
-      const agents = [{ ...long, needsHuman: true, life: "blocked" as const, cure: `attach ${word}` }, { ...long, next: "stall" as const, nextAt: at(60) },
-        { ...long, life: "parked" as const, needsHuman: true }, row];
+      const agents = [{ ...long, needsHuman: true, condition: "blocked" as const, cure: `attach ${word}` }, { ...long, next: "stall" as const, nextAt: at(60) },
+        { ...long, condition: "parked" as const, needsHuman: true }, row];
       const all = lines({ agents, phase: { ...phase, id: word, plan: `/${word}` }, folder: `/x/${word}`, fleet: `/x/${word} (agents-)`, configError: word.repeat(5),
         unknownSessions: [word, word], olderPhase: [word], handoff: { state: "failing", since: at(-60), why: word, cure: word } }, width);
       for (const line of all) expect([line, Bun.stringWidth(line) <= width]).toEqual([line, true]);
@@ -185,9 +185,9 @@ describe("statusText", () => {
   });
   test("in one line: who works, needs you, is limited; what is not right with the watchdog", () => {
     const needy = { ...blocked, name: "assistant" };
-    const limited = { ...row, name: "c", life: "limited" as const };
-    expect(statusLine(status({ agents: [row, { ...row, life: "background" }, { ...row, life: "stopped" }, needy, limited] }))).toBe("agents ●2 !1 ◐1 assistant?");
-    expect(statusLine(status({ agents: [{ ...row, life: "idle" }] }))).toBe("agents");
+    const limited = { ...row, name: "c", condition: "limited" as const };
+    expect(statusLine(status({ agents: [row, { ...row, condition: "background" }, { ...row, condition: "stopped" }, needy, limited] }))).toBe("agents ●2 !1 ◐1 assistant?");
+    expect(statusLine(status({ agents: [{ ...row, condition: "idle" }] }))).toBe("agents");
     expect(statusLine(status({ agents: [], needsHuman: true }))).toBe("agents ?");
     expect(statusLine(status({ watchdog: { ...watchdog, running: false }, needsHuman: true }))).toBe("agents ●1 ✗ watchdog");
     // a folder whose name looks like the end of another
@@ -296,8 +296,8 @@ describe("the command over a fleet", () => {
     watchdog(10);
     const { of } = await read();
     expect(of("orchestrator")).toMatchObject({ next: "wake", nextAt: new Date(fake.wall - 91 * SECOND).toISOString() });
-    expect(of("builder")).toMatchObject({ state: expect.stringMatching(/^idle/), life: "idle", next: "stall" });
-    expect(of("adversary")).toMatchObject({ state: expect.stringMatching(/^limited until .*5h/), life: "limited", next: "probe", until: "2026-06-15T15:00:00.000Z" });
+    expect(of("builder")).toMatchObject({ state: expect.stringMatching(/^idle/), condition: "idle", next: "stall" });
+    expect(of("adversary")).toMatchObject({ state: expect.stringMatching(/^limited until .*5h/), condition: "limited", next: "probe", until: "2026-06-15T15:00:00.000Z" });
     expect(of("upgrader").next).toBe("");
   });
   test("texts that wait, with why, and the restarts of this day: the first start is none", async () => {

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
   captureAll, curIdx, isHung, loadWatch, type Memory, memoryOf, operatorOf, parseEvents, pendingUnits, phaseIdxFile, reloadConfig, say,
-  snapshot, stillness, watched, world,
+  snapshot, stillness, watched, world, storedLife,
 } from "../agents.ts";
 import { agents, closeLook, type FakePane, type FakeWorld, fakeWorld, FLEET, type Scene, scene } from "./kit.ts";
 import { until } from "./real.ts";
@@ -26,7 +26,7 @@ describe("fault 1: one agent's error is its own", () => {
     for (const name of ["a", "b", "c"]) fake.tmux.exit(`agents-${name}`, 1);
     await ticks(40);
     expect([starts("a"), starts("b"), starts("c")]).toEqual([2, 2, 1]);
-    expect(memoryOf(watch, "c").parked).toContain("prompt_file own.md is missing");
+    expect(storedLife(memoryOf(watch, "c")).parked).toContain("prompt_file own.md is missing");
     expect(fake.logged("could not be started: ")).toHaveLength(5);
     fake.files.set("/fleet/own.md", "x");
     fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ released: { c: fake.wall } }));
@@ -684,13 +684,12 @@ describe("what must not wait for the next tick", () => {
   };
   beforeEach(() => begin(agents("a", "b")));
   test("nobody, while all are at work", () => expect(names()).toEqual([]));
-  test("a start that is due before it", () => expect(names({ nextStart: fake.wall + 10_000, aliveSince: 0 })).toEqual(["a"]));
-  test("not one that is due later", () => expect(names({ nextStart: fake.wall + 40_000, aliveSince: 0 })).toEqual([]));
-  test("not one that was made already", () => expect(names({ nextStart: fake.wall + 10_000 })).toEqual([]));
-  test("not the start of what is parked", () => expect(names({ nextStart: fake.wall + 10_000, aliveSince: 0, parked: "x" })).toEqual([]));
-  test("nor what is parked without one", () => expect(names({ nextStart: 0, aliveSince: 0, parked: "x" })).toEqual([]));
-  test("a client that is ending", () => expect(names({ stopping: { pid: 5, born: "1", since: fake.wall } })).toEqual(["a"]));
-  test("one that waits for its server", () => expect(names({ waitingSince: 1 })).toEqual(["a"]));
+  test("a start that is due before it", () => expect(names({ life: { state: "backoff", until: fake.wall + 10_000 } })).toEqual(["a"]));
+  test("not one that is due later", () => expect(names({ life: { state: "backoff", until: fake.wall + 40_000 } })).toEqual([]));
+  test("not one that was made already", () => expect(names({ life: { state: "starting", since: 0 } })).toEqual([]));
+  test("not what is parked", () => expect(names({ life: { state: "parked", why: "x", at: 0 } })).toEqual([]));
+  test("a client that is ending", () => expect(names({ life: { state: "stopping", family: { pid: 5, born: "1", since: fake.wall }, then: { state: "backoff", until: 0 } } })).toEqual(["a"]));
+  test("one that waits for its server", () => expect(names({ life: { state: "waiting", since: 1 } })).toEqual(["a"]));
   test("a kickoff, for two minutes", () => {
     say(watch, "b", "boot", "read it");
     expect(names()).toEqual(["b"]);
