@@ -1832,6 +1832,19 @@ function lockHolder(path: string): number | null {
     (!born || bornOf(Number(pid)) === born) ? Number(pid) : null;
 }
 
+/** How a keeper starts a watchdog, and a watchdog its keeper: known again by these words. */
+const KEPT = { watchdog: ["watchdog", "--kept"], keeper: ["keep", "--last-good"] } as const;
+
+/** Watchdogs or keepers of this config file, with or without their lock; [] where no /proc is. */
+function supervisorsOf(cfg: Config, what: keyof typeof KEPT): number[] {
+  const [word, flag] = KEPT[what];
+  return world.list("/proc").map(Number).filter((pid) => {
+    const words = isPid(pid) && pid !== process.pid ? readProc(`${pid}/cmdline`).split("\0") : [];
+    const at = words.indexOf(word);
+    return at >= 0 && words[at + 1] === flag && words[words.indexOf("--config", at) + 1] === cfg.path;
+  });
+}
+
 // ── tmux ────────────────────────────────────────────────────────────────────────
 // ALWAYS an exact target. tmux matches a bare "-t fleet-assistant" by prefix and glob, so that it
 // would capture or kill "fleet-assistant3" (bug found 2026-06-13): "=name" names the one session,
@@ -7158,7 +7171,7 @@ export function loopSessionsAlive(cfg: Config, snap: Snapshot, older = false): A
 
 /** Starts the keeper, detached from any terminal; it starts the watchdog. */
 function spawnKeeper(cfg: Config): Bun.Subprocess {
-  const argv = [...selfArgv(), "keep", "--last-good", lastGoodFile(cfg), "--config", cfg.path];
+  const argv = [...selfArgv(), ...KEPT.keeper, lastGoodFile(cfg), "--config", cfg.path];
   const keeper = Bun.spawn(argv, {
     cwd: "/", env: childEnv(true), stdio: ["ignore", "ignore", "ignore"], detached: true });
   keeper.unref();
@@ -7265,6 +7278,7 @@ class Ward {
   private said = "";
   private told: { pid: number; at: number } | null = null;
   private still = stillness();
+  private astray = stillness();
   constructor(readonly cfg: Config, readonly path: string, readonly least: number) {}
 
   /** `writes`: this keeper could write, so that a watchdog that works could too. */
@@ -7272,7 +7286,22 @@ class Ward {
     const pid = lockHolder(lockFile(this.cfg, "watchdog"));
     if (pid !== null) return this.watch(pid, writes);
     this.told = null;
-    if (!this.child && world.mono() >= this.next) this.start();
+    if (!this.child && world.mono() >= this.next && !this.isRelocking()) this.start();
+  }
+
+  /**
+   * Whether a watchdog is at work that has no lock here, since the state folder went: it takes the
+   * one of the new folder within a round, and another one would begin without its memory.
+   */
+  private isRelocking(): boolean {
+    const [pid] = supervisorsOf(this.cfg, "watchdog");
+    const stillFor = this.astray(pid === undefined ? null : `${pid}`);
+    if (pid === undefined) return false;
+    if (stillFor >= this.least) {
+      log(`a watchdog of this config (pid ${pid}) has not come to ${this.cfg.stateDir}; ending it`);
+      world.signal(pid, "SIGKILL");
+    }
+    return true;
   }
 
   private watch(pid: number, writes: boolean): void {
@@ -7291,7 +7320,7 @@ class Ward {
 
   private start(): void {
     try {
-      const child = Bun.spawn([...selfArgv(), "watchdog", "--kept",
+      const child = Bun.spawn([...selfArgv(), ...KEPT.watchdog,
           "--last-good", lastGoodFile(this.cfg), "--config", this.path], {
         cwd: "/", env: childEnv(true), stdio: ["ignore", "ignore", "ignore"],
       });
@@ -7703,8 +7732,9 @@ async function stopWatchdog(cfg: Config, wanted = () => true): Promise<boolean> 
   const locks = [lockFile(cfg, "keeper"), lockFile(cfg, "watchdog")];
   let running = false;
   for (let tries = 0; tries < 240; tries++) {
-    const pids = locks.map(lockHolder).filter((pid) => pid !== null);
-    if (!pids.length || !wanted()) break;
+    const pids = new Set(locks.map(lockHolder).filter((pid) => pid !== null).concat(
+      supervisorsOf(cfg, "keeper"), supervisorsOf(cfg, "watchdog")));
+    if (!pids.size || !wanted()) break;
     running = true;
     if (tries % 40 === 0) {
       for (const pid of pids) world.signal(pid, tries < 160 ? "SIGTERM" : "SIGKILL");

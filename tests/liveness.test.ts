@@ -64,6 +64,42 @@ real("P30: log_dir is away for a while: both live on, one watchdog alone, and th
   expect(f.log).toContain("state folder: works again");
 });
 
+for (const moment of ["as a new keeper begins", "once it has looked"]) {
+  real(`P30: log_dir goes, ${moment}: the watchdog goes on with its memory, no other is started`, {
+    ...trio, watchdog: { signal_interval: 3 },
+  }, async (f) => {
+    await f.up();
+    await f.ready("a1", "b1", "c1");
+    await f.ticks(1);
+    const [keeper, watchdog] = [f.lock("keeper"), f.lock("watchdog")];
+    signal(keeper, "SIGKILL");
+    await until(() => f.lock("keeper") !== keeper && f.lock("keeper"), 30_000);
+    const second = f.lock("keeper");
+    if (moment === "once it has looked") await until(() => f.read(".agents/state/keeper.stage").startsWith(`${second} `));
+    renameSync(f.path(".agents"), f.path("away"));
+    await f.ticks(2);
+    expect(lives(watchdog)).toBe(true);
+    rmSync(f.path(".agents"), { recursive: true });
+    renameSync(f.path("away"), f.path(".agents"));
+    await f.ticks(2);
+    expect([f.lock("keeper"), f.lock("watchdog")]).toEqual([second, watchdog]);
+    expect(f.log.match(/watchdog up: /g)).toHaveLength(1);
+  });
+}
+
+real("P30: log_dir goes, and up makes it anew: one watchdog goes on, and down ends all", { ...trio, watchdog: { signal_interval: 3 } }, async (f) => {
+  await f.up();
+  await f.ready("a1", "b1", "c1");
+  await f.ticks(1);
+  const watchdog = f.lock("watchdog");
+  renameSync(f.path(".agents"), f.path("away"));
+  expect((await f.run(["up"])).code).toBe(0);
+  expect([f.lock("watchdog"), f.starts("a1").length]).toEqual([watchdog, 1]);
+  expect((await f.run(["down"])).code).toBe(0);
+  expect(lives(watchdog)).toBe(false);
+  expect(await f.sessions()).toEqual([]);
+});
+
 real("P30: the program is away while the watchdog dies: the keeper tries until it is back", trio, async (f) => {
   const program = f.path("program"); // Bun, or the executable that is tried
   copyFileSync(SELF[0]!, program);
