@@ -244,6 +244,8 @@ export interface Memory {
   why: string;
   /** Wall ms since when the verdict holds. */
   since: number;
+  /** The rule of the question that its client asks, where an answer to it can be declared. */
+  asks?: string | undefined;
   /** The `since` of the unsure verdict that people were told of last. */
   unsureTold?: number;
   /** Wall ms since when nothing but background work goes on. */
@@ -2250,9 +2252,13 @@ export interface Rule {
   name: string; verdict: VerdictName; where: Where; re: RegExp; whole?: boolean; why?: string;
   /** What it matches moves while work goes on: a spinner, a counter. */
   animated?: boolean;
+  /** A question of the client that an operator may declare an answer to: this one. */
+  answer?: DeclaredAnswer;
   /** The operator's own pattern, as it stands in the config. */
   given?: string;
 }
+/** As in `[[backend.NAME.answer]]`. */
+export type DeclaredAnswer = { re: string; keys: string[] };
 /** What one look at a pane saw. `text` is captured with wrapped lines joined, blank tail uncut. */
 export interface ScreenText { text: string; title: string }
 /**
@@ -2298,6 +2304,42 @@ const ERROR_THAT_STAYS = new RegExp("^[⎿●] API Error(?!:? (?:4\\d\\d )?(?:[a
   "\\(?Connection ",
 ].join("|") + "))");
 
+/** The box of Claude Code's agents view: what is sent there begins a session of its own. */
+const NEW_SESSION = /^describe a task for a new\b/;
+const AGENTS_VIEW = "agents view box";
+
+const question = (
+  name: string, why: string, re: RegExp, ...[declared, ...keys]: string[]
+): Rule => ({ name, verdict: "blocked", where: "dialog", why,
+  re: new RegExp(`${re.source}(?![^]*\\n[A-Z])`, "m"), // of a client that ended the dialog remains
+  ...(declared === undefined ? {} : { answer: { re: declared, keys } }) });
+
+/** What Claude Code asks as it starts: named, with an answer that an operator may declare. */
+const CLAUDE_QUESTIONS: Rule[] = [
+  question("trust", "asks whether to trust its folder",
+    /^ *Quick safety check: [^]*\n *❯ No, exit\n *Yes, I trust this folder$/,
+    String.raw`^\s*❯ No, exit\s*\n\s+Yes, I trust this folder\s*$`, "Down", "Enter"),
+  question("trust, numbered", "asks whether to trust its folder",
+    /^ *Quick safety check: [^]*\n *❯ 1\. Yes, I trust this folder$/,
+    String.raw`^\s*❯ 1\. Yes, I trust this folder\s*$`, "Enter"),
+  question("bypass", "asks whether to go without permissions",
+    /^ *WARNING: Claude Code running in Bypass Permissions mode$/,
+    String.raw`^\s*❯ (?:1\. )?No, exit\s*\n\s+(?:2\. )?Yes, I accept\s*$`, "Down", "Enter"),
+  question("renderer", "asks whether to try the fullscreen renderer",
+    /^ *Try the new fullscreen renderer\?$/,
+    String.raw`^\s*❯ 1\. Yes, try it\s*\n\s+2\. Not now\s*$`, "Down", "Enter"),
+  question("theme", "asks for a theme", /^ *Let's get started\.\s*\n *Choose the text style /,
+    String.raw`^\s*Let.s get started\.\s*$`, "Enter"),
+  question("API key", "asks whether to use the API key of its environment",
+    /^ *Detected a custom API key\b/,
+    String.raw`^\s*❯ (?:2\. )?No \(recommended\)`, "Up", "Enter"),
+  question("summary", "asks whether to resume from a summary",
+    /^ *❯ 1\. Resume from summary\b/,
+    String.raw`^\s*❯ 1\. Resume from summary\b`, "Enter"),
+  question("settings", "asks what to do about its faulty settings",
+    /^ *❯ 1\. Fix with Claude\n *2\. Exit and fix manually$/),
+];
+
 /** The last rule of a client: its input box is there, and nothing above it says otherwise. */
 const AT_PROMPT: Rule =
   { name: "prompt", verdict: "idle", where: "rest", why: "at its prompt", re: /(?:)/ };
@@ -2324,10 +2366,13 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
       re: /(?:^|· )claude agents$/ },
     { name: "agents view foot", verdict: "blocked", where: "foot", why: "the agents view is open",
       re: / · enter to return · space to reply · / },
+    { name: AGENTS_VIEW, verdict: "blocked", where: "box", why: "the agents view is open",
+      re: NEW_SESSION },
     { name: "search", verdict: "blocked", where: "foot", why: "the history search is open",
       re: /^ {2}search prompts:/ },
     { name: "limit menu", verdict: "limited", where: "dialog",
       re: /^\s*What do you want to do\?[^]*\d\. Stop and wait for limit/ },
+    ...CLAUDE_QUESTIONS,
     { name: "dialog hint", verdict: "blocked", where: "dialog", why: "a dialog is open",
       re: /^(?:.* · | *)(?:(?:Press )?Enter to \w+\b|Esc to c\w+\b).*(?:\n.*){0,2}(?![^])/m },
     { name: "dialog choice", verdict: "blocked", where: "dialog", why: "a dialog is open",
@@ -3008,6 +3053,7 @@ export function composerText(
   const found = kind === "claude" ? claudeBox(lines) : opencodeBox(lines);
   if (!found) return null;
   const all = boxContent(lines, found, kind);
+  if (kind === "claude" && NEW_SESSION.test(all)) return null;
   // its lower edge may be drawn in a grey, too
   const own = boxContent(splitLines(bright), found, kind, lines[found.last]!.length);
   // The cursor stands on the first letter of ghost text and is not dim.
@@ -4345,6 +4391,7 @@ const GROUP = { pid: (value: unknown) => Number.isInteger(value) && Number(value
 
 /** What the shape of a fresh value does not tell. */
 const MEMORY_SHAPES: Record<string, Shape> = {
+  asks: isText,
   unsureTold: isNumber, backgroundSince: isNumber,
   starts: every(isNumber), stopping: orNull((value) => isStopping(value)),
   client: orNull(withFields(GROUP)), restarts: withFields({ day: isText, count: isNumber }),
@@ -4806,6 +4853,7 @@ function noteVerdict(
     log(`${agent.name}: its screen is not understood (${verdict.why}); ` +
       `kept in ${file}, nothing is done`);
   }
+  memory.asks = answerTo(cfg, agent, verdict.rule) && verdict.rule;
   noteState(cfg, watch, agent.name, verdict.verdict, verdict.why);
   if (isUnsureTooLong(memory, cfg.watchdog.unsureAfter, world.now()) &&
       memory.unsureTold !== memory.since) {
@@ -4815,6 +4863,12 @@ function noteVerdict(
     emit(cfg, "unsure", { agent: agent.name, why: `${verdict.why} for ${lasted}` });
   }
 }
+
+/** What an operator may declare as the answer to a question of a client. */
+const answerTo = (
+  cfg: Config, agent: Agent, rule: string | undefined,
+): DeclaredAnswer | undefined =>
+  rulesOf(backendOf(cfg, agent)).find(({ name }) => name === rule)?.answer;
 
 /** What stays unsure for `after` s is a person's business. */
 const isUnsureTooLong = (memory: Memory, after: number, now: number): boolean =>
@@ -8242,6 +8296,8 @@ export interface StatusRow {
   needsHuman: boolean;
   /** The command that helps, without the program's name; "" = none is needed. */
   cure: string;
+  /** What may be declared as the answer to the question that its client asks. */
+  answer?: DeclaredAnswer;
 }
 
 /** What a unit is at, in a word. */
@@ -8408,6 +8464,7 @@ function statusRow(cfg: Config, look: StatusLook, unit: Agent | Service): Status
   const needsHuman = said.needsHuman ||
     mine.some((message) => now - (message.stuck ?? now) >= STUCK_AFTER);
   const due = agent && nextDue(cfg, look, agent, limit, condition);
+  const answer = agent && condition === "blocked" ? answerTo(cfg, agent, memory.asks) : undefined;
   return {
     name: unit.name, kind: agent?.kind ?? "service", backend: agent?.backend ?? "-",
     model: agent ? roleModel(cfg, agent) || "default" : "-",
@@ -8420,6 +8477,7 @@ function statusRow(cfg: Config, look: StatusLook, unit: Agent | Service): Status
     restartsToday: memory.restarts.day === localDate(new Date(now)) ? memory.restarts.count : 0,
     cure: !needsHuman ? "" : running ? `attach ${unit.name}`
       : condition === "parked" ? `up ${unit.name}` : "",
+    ...(answer ? { answer } : {}),
   };
 }
 
@@ -8700,9 +8758,21 @@ function troublesOf({ phase, handoff, watchdog, notices }: Status, now: number):
   ].filter(Boolean);
 }
 
+/** For questions of clients: how to declare an answer, to be copied into agents.toml. */
+function answersFor(agents: StatusRow[]): string[] {
+  const asked = Map.groupBy(agents.filter(({ answer }) => answer),
+    ({ backend, answer }) => answerToml(backend, answer!).join("\n"));
+  return [...asked].flatMap(([toml, [row]]) =>
+    [`${row!.name} ${row!.why}; to have it answered, add to agents.toml:`, ...toml.split("\n")]);
+}
+
+const answerToml = (backend: string, { re, keys }: DeclaredAnswer): string[] =>
+  [`[[backend.${backend}.answer]]`, `re = '${re}'`, `keys = ${JSON.stringify(keys)}`];
+
 /** What is not wrong, but should be known. */
-function remarksOf({ handoff, unknownSessions, olderPhase }: Status): string[] {
+function remarksOf({ handoff, unknownSessions, olderPhase, agents }: Status): string[] {
   return [
+    ...answersFor(agents),
     handoff?.state === "empty" && handoff.why
       ? `hand-off: ${handoff.why}${handoff.cure ? `  — ${handoff.cure}` : ""}` : "",
     unknownSessions.length ? `sessions that no config names: ${unknownSessions.join(", ")}` : "",
