@@ -250,6 +250,9 @@ export interface Memory {
   unsureTold?: number;
   /** Wall ms since when nothing but background work goes on. */
   backgroundSince?: number | undefined;
+  /** Restarts for a stall in a row of which nothing came, and how many people were told of last. */
+  stalls?: number;
+  stallsTold?: number;
   bootedAt: number;
   /** The dead pane that was dealt with last, for a death while no watchdog ran. */
   buried: string;
@@ -283,6 +286,8 @@ export interface Watch {
   inboxes: Record<string, string>;
   /** Who claimed or reviewed last, and its subject: whose turn it is. */
   turn: { owes: string; subject: string; at: number } | null;
+  /** Wall ms since when whoever has the turn owes a commit; absent = not known. */
+  owedSince?: number | undefined;
   deadlocked: string;
   outbox: Message[];
   /** The id of the newest queued message that was taken over from the command line. */
@@ -915,6 +920,7 @@ export const KEYS = {
     signal_interval: [seconds, 30],
     heavy_interval: [seconds, 300],
     stall_grace: [seconds, 180],
+    stall_max: [count, 3],
     limit_probe_fallback: [seconds, 300],
     limit_probe_far: [seconds, 3600],
     limit_reset_slack: [seconds, 45],
@@ -1191,7 +1197,7 @@ export function cfgPath(named = process.env.AGENTS_CONFIG, folder = process.cwd(
 }
 
 /** The hash of the agents.toml that ships: as long as nobody has edited it, it is no fleet. */
-const TEMPLATE = "qbpdyah593d4";
+const TEMPLATE = "16ft442rjoikw";
 
 /** smol-toml; fetched once into the program's folder where a clean clone has no packages yet. */
 async function tomlParser(): Promise<typeof import("smol-toml")> {
@@ -2826,6 +2832,7 @@ export function parseWaitingUntil(text: string): number | null {
 // Reset times, in every form that the clients have used.
 
 const MINUTE = 60_000;
+const HOUR = 60 * MINUTE;
 const DAY = 24 * 60 * MINUTE;
 const MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split(" ");
 const WEEKDAYS = "sun mon tue wed thu fri sat".split(" ");
@@ -4392,7 +4399,7 @@ const GROUP = { pid: (value: unknown) => Number.isInteger(value) && Number(value
 /** What the shape of a fresh value does not tell. */
 const MEMORY_SHAPES: Record<string, Shape> = {
   asks: isText,
-  unsureTold: isNumber, backgroundSince: isNumber,
+  unsureTold: isNumber, backgroundSince: isNumber, stalls: isNumber, stallsTold: isNumber,
   starts: every(isNumber), stopping: orNull((value) => isStopping(value)),
   client: orNull(withFields(GROUP)), restarts: withFields({ day: isText, count: isNumber }),
 };
@@ -4402,7 +4409,7 @@ const isStopping: Shape = (value) => withFields({ ...GROUP, since: isNumber })(v
 const WATCH_SHAPES: Record<string, Shape> = {
   seen: every(isText), taken: every(isText), delivered: every(isText), inboxes: every(isText),
   wakeDue: every(isNumber),
-  turn: orNull(withFields({ owes: isText, subject: isText, at: isNumber })),
+  turn: orNull(withFields({ owes: isText, subject: isText, at: isNumber })), owedSince: isNumber,
   intent: orNull(withFields({ id: isText, from: isText, to: isText, run: isText })),
   channel: orNull((value) => isChannel(value)),
   notices: orNull(withFields(
@@ -5648,6 +5655,46 @@ export function decideStall(facts: StallFacts): Action {
   return { do: "restart", why: `idle ${Math.round(idle)} s with no WAITING-UNTIL marker` };
 }
 
+/** s of idleness before the next restart: twice as long for each after `max` that were in vain. */
+export const stallPause = (stallIdle: number, stalls: number, max: number): number =>
+  stallIdle * 2 ** Math.max(0, stalls - max + 1);
+
+const stallPauseOf = (cfg: Config, agent: Agent, { stalls = 0 }: Memory): number =>
+  stallPause(backendOf(cfg, agent).stallIdle, stalls, cfg.watchdog.stallMax);
+
+/**
+ * Whether a restart was worth it: the agent says until when it waits, left work in the background,
+ * or drew new things (`busy` - `same`, s) for as long as it may be idle. One short turn is not.
+ */
+export const isFruitful = (
+  verdict: VerdictName, busy: number, same: number, stallIdle: number,
+): boolean => verdict === "waiting" || verdict === "background" ||
+  (verdict === "active" && busy - same >= stallIdle);
+
+/** Forgets the restarts that were in vain: something came of the last one, or a person stepped in. */
+const endStalls = (memory: Memory): void => {
+  delete memory.stalls;
+  delete memory.stallsTold;
+};
+
+/** What people are told, and `status` shows, of an agent that no restart helps; "" = one may. */
+const vainRestarts = ({ stallsTold = 0 }: Memory): string =>
+  stallsTold ? `restarted ${stallsTold} times for being idle, and nothing came of it` : "";
+
+/** Says once per restart that an agent is idle again after as many as are given it without help. */
+function noteVainRestarts(
+  cfg: Config, agent: Agent, memory: Memory, verdict: VerdictName, idle: number,
+): void {
+  const { stalls = 0 } = memory;
+  if (verdict !== "idle" || idle < backendOf(cfg, agent).stallIdle) return;
+  if (!stalls || stalls < cfg.watchdog.stallMax || memory.stallsTold === stalls) return;
+  memory.stallsTold = stalls;
+  const why = vainRestarts(memory);
+  log(`${agent.name} needs you: ${why}; the next restart waits ` +
+    minutes(stallPauseOf(cfg, agent, memory)));
+  emit(cfg, "blocked", { agent: agent.name, why });
+}
+
 /** Stall care of one agent; `true` = it is being restarted. */
 export async function stallCheckOne(
   cfg: Config, watch: Watch, agent: Agent, seen: Observation,
@@ -5658,14 +5705,17 @@ export async function stallCheckOne(
   if (verdict.verdict !== "idle") memory.idleSince = 0;
   else memory.idleSince ||= mono;
   const backend = backendOf(cfg, agent);
+  const idle = memory.idleSince ? (mono - memory.idleSince) / 1000 : 0;
+  const same = memory.sameSince ? (mono - memory.sameSince) / 1000 : 0;
+  const busy = (world.now() - memory.since) / 1000;
+  if (isFruitful(verdict.verdict, busy, same, backend.stallIdle)) endStalls(memory);
+  noteVainRestarts(cfg, agent, memory, verdict.verdict, idle);
   const action = decideStall({
-    verdict: verdict.verdict,
-    idle: memory.idleSince ? (mono - memory.idleSince) / 1000 : 0,
-    same: memory.sameSince ? (mono - memory.sameSince) / 1000 : 0,
+    verdict: verdict.verdict, idle, same,
     animated: verdict.where === SESSION_FILE ||
       rulesOf(backend).some((rule) => rule.name === verdict.rule && rule.animated),
     past: verdict.waitingUntil === null ? null : (world.now() - verdict.waitingUntil) / 1000,
-    stallIdle: backend.stallIdle,
+    stallIdle: stallPauseOf(cfg, agent, memory),
     grace: cfg.watchdog.stallGrace,
   });
   if (action.do !== "restart" || !(await verdictStillHolds(cfg, watch, agent, seen))) return false;
@@ -5674,6 +5724,7 @@ export async function stallCheckOne(
   if (memory.draft) return false;
   log(`stall: ${agent.name} (${agent.session}) ${action.why}; ending and restarting it`);
   emit(cfg, "stalled", { agent: agent.name, why: action.why });
+  memory.stalls = (memory.stalls ?? 0) + 1;
   await endForRestart(cfg, watch, agent, seen.pane!, action.why);
   return true;
 }
@@ -6145,6 +6196,7 @@ export interface Ping {
 /** Forgets whose turn it was; what was seen and is still to be said is kept, not to be lost. */
 export function handoffReset(watch: Watch): void {
   watch.turn = null;
+  delete watch.owedSince;
   watch.deadlocked = "";
   watch.volatile.quietSince = 0;
 }
@@ -6515,6 +6567,7 @@ export function handoffCheck(cfg: Config, watch: Watch): void {
   volatile.fetched = null;
   if (!hand || fetched?.hand !== hand) return; // the next look goes by the config that holds now
   noteChannel(cfg, watch, unreadable(fetched, volatile.unread));
+  if (!isBad(watch.channel!.state)) watch.owedSince ??= world.now();
   if (fetched.state === "empty" && watch.sha === "") noteSeen(watch, [], NO_COMMIT);
   if (!fetched.news) return;
   const { commits, inboxes } = fetched.news;
@@ -6523,12 +6576,16 @@ export function handoffCheck(cfg: Config, watch: Watch): void {
   const sure = checkInboxes(cfg, watch, hand, inboxes);
   for (const { cause, subject, sha } of pings) {
     emit(cfg, "commit", { agent: authorOf(cause, hand), kind: cause, subject, sha });
+    endStalls(memoryOf(watch, authorOf(cause, hand)));
   }
   for (const cause of ["claim", "review"] as const) {
     announceCommits(cfg, watch, hand, pings.filter((ping) => ping.cause === cause));
   }
   const last = pings.at(-1);
-  if (last) watch.turn = { owes: last.target, subject: last.subject, at: world.now() };
+  if (last) {
+    watch.turn = { owes: last.target, subject: last.subject, at: world.now() };
+    watch.owedSince = world.now();
+  }
   noteSeen(watch, commits, fetched.head);
   save(cfg, watch);
   if (sure) volatile.handled = fetched.head;
@@ -6588,6 +6645,9 @@ function checkInboxes(
   return sure;
 }
 
+/** Whose commit comes next: without any in this phase it is the claim of the first. */
+const owesCommit = ({ turn }: Watch, hand: Handoff): string => turn?.owes ?? hand.reviewPings;
+
 /** Both sides rest, nothing is on its way, the phase not done: who owes the next commit is told. */
 export function decideDeadlock(
   verdicts: VerdictName[], pending: number, quietFor: number, after: number,
@@ -6612,7 +6672,7 @@ async function deadlockCheck(
       watch.deadlocked === watch.sha) return;
   const phase = curPhase(cfg);
   if (phase && (await phaseDone(cfg, phase.status, watch))) return;
-  const owes = watch.turn?.owes ?? hand.reviewPings;
+  const owes = owesCommit(watch, hand);
   const subject = watch.turn?.subject ?? "nothing was claimed yet";
   const reason = `both sides have been idle for ${minutes(Math.round(quiet))}, ` +
     `nothing is on its way, the last word was: ${subject}`;
@@ -6872,6 +6932,7 @@ function releaseParked(cfg: Config, watch: Watch): void {
     const rest = restOf(memory.life);
     if ("at" in rest && at <= rest.at && rest.at <= world.now()) continue;
     Object.assign(memory, { failures: 0, starts: [], releasedAt: at });
+    endStalls(memory);
     if (aliveSince(memory) === null) enterRest(memory, DUE);
   }
 }
@@ -8285,6 +8346,8 @@ export interface StatusRow {
   /** What the watchdog does next by the clock, and when (ISO 8601); "" = nothing. */
   next: "" | keyof typeof DUES;
   nextAt: string;
+  /** Since when the other side of a loop waits for its commit, ISO 8601; "" = it does not. */
+  owesSince: string;
   messages: number;
   messagesWhy: string;
   /** Texts that were typed last without any proof that they were taken. */
@@ -8404,9 +8467,10 @@ function describeLiving(memory: Memory, { fresh, limit, now, unsureAfter }: Stat
   }
   if (!fresh || !memory.since || memory.verdict === "gone") return described("running", "RUNNING");
   const { verdict, why } = memory;
-  const needsHuman = verdict === "blocked" || isUnsureTooLong(
+  const vain = vainRestarts(memory);
+  const needsHuman = verdict === "blocked" || vain !== "" || isUnsureTooLong(
     memory, unsureAfter ?? defaultsOf(KEYS.watchdog).unsureAfter, now);
-  const said = needsHuman || verdict === "unsure" ? why : "";
+  const said = verdict !== "blocked" && vain || (needsHuman || verdict === "unsure" ? why : "");
   return described(CONDITIONS[verdict], `${verdict}${said && `: ${said}`} ${ago(now - memory.since)}`,
     verdict === "fatal" || verdict === "background" ? why : said, { needsHuman });
 }
@@ -8472,6 +8536,8 @@ function statusRow(cfg: Config, look: StatusLook, unit: Agent | Service): Status
     verdict: memory.verdict, why: memory.why,
     since: isoOrNone(memory.since), until: isoOrNone(until),
     next: due?.next ?? "", nextAt: isoOrNone(due?.at),
+    owesSince: running && !look.complete && cfg.loop.handoff &&
+      owesCommit(watch, cfg.loop.handoff) === unit.name ? isoOrNone(watch.owedSince) : "",
     messages: mine.length, messagesWhy: (mine[0] ?? unproven.at(-1))?.why ?? "",
     unproven: unproven.length,
     restartsToday: memory.restarts.day === localDate(new Date(now)) ? memory.restarts.count : 0,
@@ -8559,7 +8625,7 @@ function nextDue(
     return { next: "idle", at: memory.backgroundSince + backgroundMax * 1000 };
   }
   if (agent.watch === "heal+stall" && memory.verdict === "idle") {
-    return { next: "stall", at: memory.since + backendOf(cfg, agent).stallIdle * 1000 };
+    return { next: "stall", at: memory.since + stallPauseOf(cfg, agent, memory) * 1000 };
   }
   const wake = watch.wakeDue[agent.name];
   return agent.wake && wake && !complete ? { next: "wake", at: wake } : null;
@@ -8834,7 +8900,8 @@ function ageText({ condition, since, until }: StatusRow, now: number): string {
 /** Why it is so, what waits, what comes; the restarts and the cure at its end are never cut. */
 function reasonText(row: StatusRow, room: number, now: number): string {
   const restarts = plural(row.restartsToday, "restart");
-  const text = printable([row.detail, heldText(row), dueText(row, now)].filter(Boolean).join(" · "));
+  const text = printable([row.detail, commitText(row, now), heldText(row), dueText(row, now)]
+    .filter(Boolean).join(" · "));
   const tailWith = (cure = "") => [restarts, cure && printable(`→ ${cure}`)].filter(Boolean).join("  ");
   const tail = [tailWith(row.cure), tailWith(row.cure.split(" ")[0])]
     .find((one) => Bun.stringWidth(one) + REASON_LEAST <= room) ?? restarts;
@@ -8844,6 +8911,13 @@ function reasonText(row: StatusRow, room: number, now: number): string {
 
 /** Least columns of a reason before its cure loses the name, which stands in the line already. */
 const REASON_LEAST = 16;
+
+/** A loop in which nothing is claimed or reviewed for so long, ms, is worth a look. */
+const COMMIT_LATE = 2 * HOUR;
+
+const commitText = ({ owesSince }: StatusRow, now: number): string =>
+  owesSince && now - Date.parse(owesSince) >= COMMIT_LATE
+    ? `no commit in this phase for ${ago(now - Date.parse(owesSince))}` : "";
 
 /** The texts that wait for it, and those of which nobody knows. */
 function heldText({ messages, messagesWhy, unproven, condition, verdict }: StatusRow): string {
@@ -9343,7 +9417,7 @@ async function explainLive(
   const since = memory.verdict === verdict.verdict && memory.since ? memory.since : now;
   return printVerdict(call, verdict, decideNext(verdict, {
     settings: cfg.watchdog, nativeGrace: backend.nativeGrace,
-    stallIdle: backend.stallIdle, watch: agent.watch,
+    stallIdle: stallPauseOf(cfg, agent, memory), watch: agent.watch,
     hold: loadLimitState(cfg, agent.session), idleSince: since, unsureSince: since,
     backgroundSince: memory.backgroundSince || now, left: whyLeft(cfg, watch, agent),
     death: deathOf(cfg, agent, memory, null, now - pane.created), now,
@@ -9535,7 +9609,6 @@ const ACTIVITY_OF: Record<string, Activity> = {
   blocked: "blocked",
   fatal: "down", gone: "down",
 };
-const HOUR = 60 * MINUTE;
 
 interface Span {
   from: number;

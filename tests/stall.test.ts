@@ -1,7 +1,7 @@
 /** Idle without a word about waiting: restarted, but never on one look, one marker or one clock step. */
 import { beforeEach, describe, expect, test } from "bun:test";
-import { decideStall, memoryOf, parseWaitingUntil, type StallFacts } from "../agents.ts";
-import { type Scene, scene } from "./kit.ts";
+import { decideStall, describeState, handoffReset, isFruitful, loadWatch, memoryOf, parseEvents, parseWaitingUntil, type StallFacts, stallPause } from "../agents.ts";
+import { FLEET, type Scene, scene } from "./kit.ts";
 
 describe("decideStall", () => {
   const facts: StallFacts = { verdict: "idle", idle: 0, same: 0, animated: false, past: null, stallIdle: 300, grace: 180 };
@@ -155,5 +155,96 @@ describe("stallCheckOne, over the fake world", () => {
     fake.tmux.trouble = "";
     await fake.ticks(cfg, watch, 5);
     expect(starts()).toBe(1);
+  });
+});
+
+describe("restarts of which nothing comes", () => {
+  test.each<[stalls: number, pause: number]>([[0, 300], [2, 300], [3, 600], [4, 1200], [6, 4800]])("after %d in a row the next one waits %d s", (stalls, pause) =>
+    expect(stallPause(300, stalls, 3)).toBe(pause));
+  test.each<[string, Parameters<typeof isFruitful>, boolean]>([
+    ["it says until when it waits", ["waiting", 0, 0, 300], true],
+    ["work in the background", ["background", 0, 0, 300], true],
+    ["a long turn", ["active", 300, 0, 300], true],
+    ["a short turn", ["active", 299, 0, 300], false],
+    ["a long turn that draws nothing new", ["active", 3000, 2900, 300], false],
+    ["idle", ["idle", 3000, 0, 300], false],
+    ["a dialog", ["blocked", 3000, 0, 300], false],
+    ["limited", ["limited", 3000, 0, 300], false],
+  ])("worth it: %s", (_, facts, wanted) => expect(isFruitful(...facts)).toBe(wanted));
+
+  const TEXT = '[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal+stall"\n';
+  let it = {} as Scene;
+  /** The minutes, from one to the next, at which it is started. */
+  async function pauses(count: number): Promise<number[]> {
+    const found: number[] = [];
+    for (let last = it.fake.wall; found.length < count; ) {
+      const before = it.starts();
+      for (let nth = 0; it.starts() === before; nth++) {
+        if (nth > 2000) return found;
+        await it.ticks();
+      }
+      found.push(Math.round((it.fake.wall - last) / 60_000));
+      last = it.fake.wall;
+    }
+    return found;
+  }
+  const told = () => parseEvents(it.fake.files.get(it.file("events.jsonl"))!).filter(({ event }) => event === "blocked").map(({ why }) => why);
+  const state = () => describeState(memoryOf(it.watch, "a"), { pane: it.pane() as never, held: false, enabled: true, fresh: true, limit: null, kind: "task", complete: false, now: it.fake.wall });
+  const SAID = (times: number) => `restarted ${times} times for being idle, and nothing came of it`;
+
+  test("an agent that hears nothing: after three it needs you, and the pauses double", async () => {
+    it = await scene(TEXT);
+    const found = await pauses(3);
+    expect(Math.max(...found)).toBeLessThanOrEqual(7);
+    expect([told(), state().needsHuman]).toEqual([[], false]);
+    await it.ticks(12);
+    expect(told()).toEqual([SAID(3)]);
+    expect(state()).toMatchObject({ needsHuman: true, state: expect.stringMatching(/^idle: restarted 3 times for being idle, and nothing came of it \d+m$/) });
+    expect(it.fake.logged(/a needs you: restarted 3 times .*; the next restart waits 10 min/)).toHaveLength(1);
+    const [fourth, fifth, sixth] = await pauses(3);
+    expect([fourth! <= 6, fifth! >= 20 && fifth! <= 22, sixth! >= 40 && sixth! <= 42]).toEqual([true, true, true]);
+    expect(told()).toEqual([SAID(3), SAID(4), SAID(5)]);
+    // a watchdog that starts anew knows of it
+    expect(memoryOf(loadWatch(it.cfg), "a").stalls).toBe(6);
+  });
+  test("one short turn after each restart is nothing either", async () => {
+    it = await scene(TEXT);
+    it.fake.tmux.onStart = (pane) => void (pane.doing = "busy");
+    for (let nth = 0; nth < 4; nth++) {
+      it.pane().doing = "idle";
+      await pauses(1);
+      await it.ticks(3);
+    }
+    it.pane().doing = "idle";
+    await it.ticks(13);
+    expect(told()).toEqual([SAID(3), SAID(4)]);
+  });
+  test.each<[string, (it: Scene) => unknown, number, restarts: number]>([
+    ["it works for as long as it may be idle", ({ pane }) => (pane().doing = "busy"), 14, 0],
+    ["it says until when it waits", ({ pane, fake }) => (pane().said = `● WAITING-UNTIL: ${new Date(fake.wall + 600_000).toISOString()}`), 3, 0],
+    ["a person runs up or restart", ({ operator, fake }) => operator({ held: {}, busy: {}, released: { a: fake.wall }, queue: [] }), 3, 1],
+  ])("it is over once %s", async (_, change, ticks, restarts) => {
+    it = await scene(TEXT);
+    await pauses(3);
+    await it.ticks(12);
+    expect(state().needsHuman).toBe(true);
+    change(it);
+    await it.ticks(ticks);
+    expect([state().needsHuman, memoryOf(it.watch, "a").stalls ?? 0]).toEqual([false, restarts]);
+  });
+  test("a claim or a review is its author's", async () => {
+    it = await scene(FLEET);
+    it.fake.git.push("init", { "README.md": "r" });
+    await it.ticks(3);
+    const began = it.watch.owedSince!;
+    expect(began).toBeGreaterThan(0);
+    for (const name of ["builder", "adversary"]) Object.assign(memoryOf(it.watch, name), { stalls: 4, stallsTold: 4 });
+    it.fake.git.push("claim(p1): G1");
+    await it.ticks(3);
+    expect(["builder", "adversary"].map((name) => memoryOf(it.watch, name).stalls)).toEqual([undefined, 4]);
+    // the wait for the next commit begins with each, and with each phase
+    expect(it.watch.owedSince).toBeGreaterThan(began);
+    handoffReset(it.watch);
+    expect(it.watch.owedSince).toBeUndefined();
   });
 });

@@ -94,7 +94,7 @@ describe("statusText", () => {
   const clock = (seconds: number) => new Date(NOON + seconds * SECOND).toTimeString().slice(0, 5);
   const row: StatusRow = {
     name: "a", kind: "loop", backend: "claude", model: "default", watch: "heal", session: "agents-a", running: true, state: "active 5s",
-    condition: "working", detail: "", since: at(-5), until: "", verdict: "active", why: "", next: "", nextAt: "", messages: 0, messagesWhy: "",
+    condition: "working", detail: "", since: at(-5), until: "", verdict: "active", why: "", next: "", nextAt: "", owesSince: "", messages: 0, messagesWhy: "",
     unproven: 0, restartsToday: 0, needsHuman: false, cure: "",
   };
   const blocked: StatusRow = { ...row, name: "b", needsHuman: true, condition: "blocked", detail: "Do you want to proceed?", verdict: "blocked", cure: "attach b" };
@@ -105,6 +105,11 @@ describe("statusText", () => {
     handoff: null, unknownSessions: [], olderPhase: [], needsHuman: more.agents?.some((one) => one.needsHuman) ?? false, ...more,
   });
   const lines = (more: Partial<Status> = {}, width = 120) => Bun.stripANSI(statusText(status(more), width)).split("\n");
+
+  test("a loop agent from which no commit came for two hours", () => {
+    const said = (seconds: number) => lines({ agents: [{ ...row, owesSince: at(-seconds) }] }).join("\n").match(/no commit in this phase for \w+/)?.[0];
+    expect([said(7199), said(7200), said(3 * 3600)]).toEqual([undefined, "no commit in this phase for 2h", "no commit in this phase for 3h"]);
+  });
 
   test("the headline: fleet, phase, clock, the watchdog's last sign; it gives up what does not fit", () => {
     const head = (width: number, more: Partial<Status> = {}) => lines({ phase, ...more }, width)[0]!;
