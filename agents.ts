@@ -7807,6 +7807,23 @@ function nameLogStranger(cfg: Config, snap: Snapshot): void {
   if (stranger) log(`the watchdog's log is not shown: ${stranger}`);
 }
 
+/** The version of the watchdog that runs, where its last tick says that it is not ours; else "". */
+function otherVersion(cfg: Config): string {
+  const beat = readBeat(cfg);
+  const its = beat.pid === lockHolder(lockFile(cfg, "watchdog")) ? beat.version : "";
+  return its && its !== version() ? its : "";
+}
+
+/** After an upgrade: ends the watchdog and the keeper of another version, and leaves the agents. */
+async function retireOtherVersion(cfg: Config, wanted: () => boolean): Promise<void> {
+  const holder = () => lockHolder(lockFile(cfg, "watchdog"));
+  const [pid, its] = [holder(), otherVersion(cfg)];
+  if (!its) return;
+  log(`replacing the watchdog of version ${its} by ${version()}; the agents go on working`);
+  // another `up` may do the same: the watchdog that it starts is not ended
+  await stopWatchdog(cfg, () => wanted() && [pid, null].includes(holder()));
+}
+
 /**
  * Starts the keeper and sees the watchdog take its lock; false = it does not, see the log.
  * `wasDown`: one that still runs may be about to end, by the order before this one.
@@ -7815,6 +7832,7 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
   const running = () => lockHolder(lockFile(cfg, "watchdog")) !== null;
   const wanted = () => !isDown(operatorOf(cfg), "watchdog");
   if (wasDown) await stopWatchdog(cfg, wanted);
+  else await retireOtherVersion(cfg, wanted);
   if (running()) {
     log("watchdog already running");
     nameLogStranger(cfg, await snapshot(cfg));
@@ -10379,7 +10397,7 @@ function examineWatchdog(cfg: Config): Findings {
   if (stale) return fail(`pid ${pid} gave its last sign at ${heartbeat}`,
     "agents logs watchdog; then down and up watchdog");
   if (its && its !== version()) return warn(`it runs version ${its}, this is ${version()}`,
-    "down and up watchdog");
+    "agents up watchdog");
   return good(`pid ${pid}, heartbeat ` +
     `${heartbeat ? `${ago(world.now() - Date.parse(heartbeat))} ago` : "to come"}`);
 }
