@@ -877,6 +877,9 @@ const stringTable: Check<Record<string, string>> = (value) =>
     ? null
     : "a table of strings";
 
+/** The kinds of clients; `typed` is one that its operator describes. */
+const KINDS = ["claude", "opencode", "codex", "gemini", "typed"] as const;
+
 const VERDICTS = [
   "active", "background", "blocked", "limited", "fatal", "waiting", "idle", "unsure",
 ] as const;
@@ -938,7 +941,7 @@ export const KEYS = {
     log_max_mb: [seconds, 50],
   },
   backend: {
-    kind: [oneOf("claude", "opencode", "typed"), "typed"],
+    kind: [oneOf(...KINDS), "typed"],
     /** `bin`, `flags` and `preamble` are shell words of the operator. */
     bin: [needed(text)],
     flags: [text, ""],
@@ -948,18 +951,23 @@ export const KEYS = {
     limit_re: [pattern],
     fatal_re: [pattern],
     ready_re: [pattern],
-    /** A `typed` client's input box: what is unsent in it is the named group `text`. */
+    /** The client's input box: what is unsent in it is the named group `text`. */
     box_re: [boxPattern],
-    /** What an empty box of a `typed` client shows: its placeholder. */
+    /** What an empty box shows: its placeholder. */
     empty_re: [pattern],
     submit_key: [text, "Enter"],
-    /** Between a paste that was drawn and Enter; absent = what the client's kind needs. */
-    submit_pause: [seconds],
+    /** Between a paste that was drawn and Enter. */
+    submit_pause: [seconds, 1],
     connect_delay: [seconds, 12],
     stall_idle: [seconds, 300],
     log_grace: [seconds, 180],
     native_grace: [seconds, 180],
     supports_resume: [flag, false],
+    /** Shell words of a first start and of one that goes on; `{id}` is the conversation's id. */
+    start_args: [text, ""],
+    resume_args: [text, ""],
+    /** Shell words before the prompt; absent = the prompt is typed. */
+    prompt_args: [text],
     remote_control: [flag, false],
     rule: [tables, []],
     answer: [tables, []],
@@ -1026,17 +1034,60 @@ const defaultsOf = <T extends Keys>(keys: T): Table<T> =>
   Object.fromEntries(Object.entries(keys)
     .map(([key, [, fallback]]) => [camelCase(key), fallback])) as Table<T>;
 
-/** Built in, so that a ten-line agents.toml works; what the file says overrides it key by key. */
-const DEFAULT_BACKENDS: Record<string, object> = {
-  claude: { kind: "claude", bin: "claude", supports_resume: true },
+/**
+ * The clients that are built in, each as the config would describe it; what the file says overrides
+ * it key by key. Claude Code needs no pause before Enter, opencode's screen lags by up to half a
+ * second, and Gemini takes an Enter that comes while it works through a paste for a new line. What
+ * is typed into Codex or Gemini before `ready_re` matches is lost.
+ */
+const CLIENTS = {
+  claude: {
+    bin: "claude",
+    supports_resume: true,
+    start_args: "--session-id {id}",
+    resume_args: "--resume {id}",
+    prompt_args: "--",
+    submit_pause: 0.3,
+  },
   opencode: {
-    kind: "opencode",
     bin: "opencode",
     server: "http://127.0.0.1:4096",
     ready_re: "ctrl\\+p commands",
     submit_key: "C-m",
+    submit_pause: 0.5,
   },
-};
+  codex: {
+    bin: "codex",
+    supports_resume: true,
+    // without it a turn goes on in a process of its own when the pane has ended
+    start_args: "--no-daemon",
+    resume_args: "--no-daemon resume {id}",
+    prompt_args: "--",
+    connect_delay: 60,
+    // the line below its box that names model and folder
+    ready_re: String.raw`(?m)^  \S.* · [/~]`,
+    // down to the end of the screen, and no menu; an arrow stands over a draft that is cut off
+    box_re: String.raw`^› (?:.* ↑ *(?<text>(?:\n(?:  .*| ?$))+)(?![^])|(?!\d+\. )(?<text>.*`
+      + String.raw`(?:\n(?:  .*| ?$))*?)\n *\n  \S.* · [/~].*(?:\n(?! *Browsing\b).*)?\s*(?![^]))`,
+    empty_re: "^Ask Codex",
+    submit_pause: 0.3,
+  },
+  gemini: {
+    bin: "gemini",
+    supports_resume: true,
+    start_args: "--session-id {id}",
+    resume_args: "--resume {id}",
+    // as one word: what begins with "-" would pass for an option
+    prompt_args: "--prompt-interactive=",
+    connect_delay: 90,
+    ready_re: "(?m)^ [>*] +Type your message",
+    box_re: String.raw`^─{8}.*\n.*\n▄{8}.*\n [>*] +(?<text>.*(?:\n(?![▄▀]).*)*)\n▀{8}.*`
+      + String.raw`(?:\n(?:[ ▀].*)?)*(?![^])`,
+    empty_re: "^Type your message",
+    submit_pause: 1,
+  },
+  typed: {},
+} satisfies Record<BackendKind, Raw>;
 
 /** A word of a shell's command line, of quoted parts and bare ones. */
 const SHELL_WORD = /(?:[^\s'"\\]|'[^']*'|"(?:\\.|[^"\\])*"|\\.)+/g;
@@ -1056,6 +1107,8 @@ export const programOf = (bin: string): string => wordsOf(bin)[0] ?? "";
 const CLIENT_SOURCES: Record<string, string> = {
   claude: "npm install -g @anthropic-ai/claude-code",
   opencode: "npm install -g opencode-ai",
+  codex: "npm install -g @openai/codex",
+  gemini: "npm install -g @google/gemini-cli",
 };
 
 /** A leading `(?ims)` becomes flags: JavaScript has no inline flags at the start. */
@@ -1197,7 +1250,7 @@ export function cfgPath(named = process.env.AGENTS_CONFIG, folder = process.cwd(
 }
 
 /** The hash of the agents.toml that ships: as long as nobody has edited it, it is no fleet. */
-const TEMPLATE = "16ft442rjoikw";
+const TEMPLATE = "35zowdji5ynox";
 
 /** smol-toml; fetched once into the program's folder where a clean clone has no packages yet. */
 async function tomlParser(): Promise<typeof import("smol-toml")> {
@@ -1301,16 +1354,23 @@ function absolute(base: string, path: string): string {
 }
 
 function readBackends(reader: ConfigReader, raw: Raw): Map<string, Backend> {
-  const names = new Set([...Object.keys(DEFAULT_BACKENDS), ...Object.keys(raw)]);
-  return new Map([...names].map((name) => [name, readBackend(reader, name, raw[name] ?? {})]));
+  const builtIn = KINDS.filter((kind) => kind !== "typed");
+  return new Map([...new Set([...builtIn, ...Object.keys(raw)])].map((name) => [name, readBackend(reader, name, raw[name] ?? {})]));
+}
+
+/** What a backend is where its table says nothing: by its kind, else by a name that is one. */
+function clientOf(name: string, { kind = name, resume_args: resumes }: Raw): object {
+  const known = KINDS.find((one) => one === kind) ?? "typed";
+  return { kind: known, ...(resumes === undefined ? {} : { supports_resume: true }),
+    ...CLIENTS[known] };
 }
 
 function readBackend(reader: ConfigReader, name: string, raw: unknown): Backend {
   const at = place(`backend.${name}`, 0, `backend "${name}"`);
   const allowed = table(raw);
   if (allowed) reader.fault(at, "", `${show(raw)} is not allowed: ${allowed}`);
-  const merged = { ...DEFAULT_BACKENDS[name], ...(allowed ? {} : (raw as object)) };
-  const backend = reader.read(at, merged, KEYS.backend);
+  const given = allowed ? {} : raw as Raw;
+  const backend = reader.read(at, { ...clientOf(name, given), ...given }, KEYS.backend);
   const list = <Key extends "rule" | "answer">(key: Key) => backend[key].map((one, nth) =>
     reader.read(place(`backend.${name}.${key}`, nth, `backend "${name}" ${key} ${nth + 1}`),
       one, KEYS[key]));
@@ -2262,6 +2322,10 @@ export interface Rule {
   answer?: DeclaredAnswer;
   /** The operator's own pattern, as it stands in the config. */
   given?: string;
+  /** The keys that close this menu and choose nothing; what stands in the box below it is kept. */
+  closes?: string[];
+  /** On the last rule: how the client draws its box, unless as Claude Code or opencode do. */
+  box?: TypedBox;
 }
 /** As in `[[backend.NAME.answer]]`. */
 export type DeclaredAnswer = { re: string; keys: string[] };
@@ -2350,13 +2414,42 @@ const CLAUDE_QUESTIONS: Rule[] = [
 const AT_PROMPT: Rule =
   { name: "prompt", verdict: "idle", where: "rest", why: "at its prompt", re: /(?:)/ };
 
+/** How a client draws its input box, where the config says so. */
+type TypedBox = Pick<Backend, "boxRe" | "emptyRe">;
+
+/** A box ends in the last lines of its screen: what looks like it further up is quoted. */
+const BOX_LINES = 6;
+
+const patterns = new Map<string, RegExp>();
+const boxPatterns = new Map<string, RegExp>();
+
+/** The last rule of a client whose box is described: it is there, so that its client rests. */
+const atBox = (boxRe: string, emptyRe?: string): Rule => ({
+  name: "box_re", verdict: "idle", where: "plain", why: "at its prompt", re: boxRegExp(boxRe),
+  given: boxRe, box: { boxRe, ...(emptyRe === undefined ? {} : { emptyRe }) },
+});
+
+// All that a model or a person says in Codex is indented, what the client says begins in the first
+// column. An error is its newest when nothing but its own lines stands between it and the box.
+const codexError = (said: RegExp): RegExp => new RegExp(`^■ (?:${said.source}).*`
+  + String.raw`(?:\n(?![■•◦›✗─]|  [^\s"}\]]).*)*\n› .*(?:\n(?![■•◦›✗─]).*)*(?![^])`, "m");
+// The same in Gemini, whose box begins with a line of `▄`.
+const geminiError = (said: RegExp): RegExp => new RegExp(
+  String.raw`^✕ \[API Error: (?:${said.source}).*(?:\n(?![✦✕▄]).*)*\n▄{8}.*(?:\n(?!▄).*)*(?![^])`,
+  "m");
+const geminiFrame = (holds: RegExp): RegExp => new RegExp(
+  String.raw`^ ?│${holds.source}.*(?:\n ?│.*)*\n ?╰─+╯(?:\n(?!▄).*)*(?![^])`, "m");
+
+const GEMINI_LIMIT = / +(?:Usage limit reached for|You have exhausted your) /;
+
 /**
  * The built-in tables; the first match wins, and none is `unsure`. Measured on Claude Code 2.0.76
- * to 2.1.332 and on opencode 1.17.19 to 1.18.34. A `typed` client is known to rest by what its
- * operator describes (`rulesOf`), never by a box that looks like one of theirs: Qwen Code draws it
- * while it works, too. Without a description its process is asked (`screenVerdict`).
+ * to 2.1.332, opencode 1.17.19 to 1.18.34, Codex 0.169.0 and Gemini CLI 0.61.0. A `typed`
+ * client is known to rest by what its operator describes (`rulesOf`), never by a box that looks
+ * like one of theirs: Qwen Code draws it while it works, too. Without a description its process is
+ * asked (`screenVerdict`).
  */
-export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] } = {
+export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
   claude: [
     { name: "no session", verdict: "fatal", where: 3, why: "no such session to resume",
       re: /^No conversation found with session ID:/m },
@@ -2376,7 +2469,7 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
       re: NEW_SESSION },
     { name: "search", verdict: "blocked", where: "foot", why: "the history search is open",
       re: /^ {2}search prompts:/ },
-    { name: "limit menu", verdict: "limited", where: "dialog",
+    { name: "limit menu", verdict: "limited", where: "dialog", closes: ["Escape"],
       re: /^\s*What do you want to do\?[^]*\d\. Stop and wait for limit/ },
     ...CLAUDE_QUESTIONS,
     { name: "dialog hint", verdict: "blocked", where: "dialog", why: "a dialog is open",
@@ -2455,9 +2548,74 @@ export const BUILT_IN_RULES: { claude: Rule[]; opencode: Rule[]; typed: Rule[] }
       re: /^Bad request\b/i },
     AT_PROMPT,
   ],
+  codex: [
+    { name: "no session", verdict: "fatal", where: 3, why: "no such session to resume",
+      re: /^ERROR: No saved session found with ID /m },
+    { name: "resume hint", verdict: "unsure", where: 3, why: "the client has ended",
+      re: /^(?:To continue this session, run|Session ID: [\da-f-]{36}$)/m },
+    ...GONE,
+    { name: "action required", verdict: "blocked", where: "title", why: "an approval or a question",
+      re: /^\[ ?[!.] ?\] Action Required/ },
+    // its last line says what Enter does; that of the box does not
+    { name: "dialog", verdict: "blocked", where: 2, why: "a dialog is open",
+      re: /^ *(?:\S.* \| )?(?:Press )?enter \S.*(?:\n(?!.* · [/~]).*)?(?![^])/m },
+    { name: "login", verdict: "blocked", where: "screen", why: "login needed",
+      re: /^\s*Welcome to Codex, [^]*\bPress enter to continue\s*(?![^])/ },
+    { name: "server lost", verdict: "unsure", where: 14, why: "its server is lost",
+      re: /^[•◦] Reconnecting to server…/m },
+    // the only sign of work while an answer is drawn
+    { name: "title", verdict: "active", where: "title", why: "busy title", animated: true,
+      re: /^[⠁-⣿] / },
+    // a turn that has ended is closed by "Worked for"
+    { name: "working", verdict: "active", where: 14, why: "spinner", animated: true,
+      re: /^[•◦] \S.* \((?:\d+[hm] )*\d+s • esc to interrupt\).*(?:\n(?!  Worked for ).*)*(?![^])/m },
+    { name: "usage limit", verdict: "limited", where: "screen",
+      re: codexError(/You['’]ve hit your usage limit/) },
+    { name: "broken conversation", verdict: "fatal", where: "screen",
+      why: "the conversation is broken",
+      re: codexError(/Codex ran out of room in|\{\s*"error":/) },
+    // login, plan, quota, model: all but what the next prompt may pass
+    { name: "error", verdict: "blocked", where: "screen", why: "an error that stays",
+      re: codexError(new RegExp("(?!" + [
+        "Conversation interrupted", "exceeded retry limit, last status: (?:429|5)",
+        "We['’]re currently experiencing", "Selected model is at capacity", "stream disconnected",
+      ].join("|") + ")")) },
+    atBox(CLIENTS.codex.box_re, CLIENTS.codex.empty_re),
+  ],
+  gemini: [
+    { name: "no session", verdict: "fatal", where: 6, why: "no such session to resume",
+      re: /^Error resuming session: Invalid session identifier/m },
+    { name: "resume hint", verdict: "unsure", where: 3, why: "the client has ended",
+      re: /To resume this session: gemini/ },
+    ...GONE,
+    { name: "action required", verdict: "blocked", where: "title", why: "an approval or a question",
+      re: /^✋/ },
+    // A frame with a choice in it, and no input box below it; its title may still say that it works.
+    { name: "limit menu", verdict: "limited", where: 20, closes: ["2"],
+      re: geminiFrame(new RegExp(`${GEMINI_LIMIT.source}(?=(?:.*\\n ?│)+ +2\\. Stop)`)) },
+    { name: "usage limit", verdict: "limited", where: 20, re: geminiFrame(GEMINI_LIMIT) },
+    { name: "dialog", verdict: "blocked", where: 20, why: "a dialog is open",
+      re: geminiFrame(/(?=.*(?:● +\d+\. |\b(?:Enter|Esc) to ))/) },
+    { name: "session browser", verdict: "blocked", where: 20, why: "a picker is open",
+      re: /^ [❯ ] #\d+ +│ .*(?:\n(?![▄─]).*)*(?![^])/m },
+    { name: "title", verdict: "active", where: "title", why: "busy title", re: /^[✦⏲]/ },
+    // in Claude Code the same words mean that it waits for a person
+    { name: "spinner", verdict: "active", where: 12, why: "spinner", animated: true,
+      re: /^ [⠁-⣿] .*\(esc to cancel, (?:\d+m )?\d+s\).*\n─{8}/m },
+    // MODEL_CAPACITY_EXHAUSTED is transient and is not meant
+    { name: "quota", verdict: "limited", where: "screen", re: geminiError(
+      /You have exhausted your|Quota exceeded|\{"error":\{"code":429,"message":"(?:Quota|You)/) },
+    { name: "broken conversation", verdict: "fatal", where: "screen",
+      why: "the conversation is broken",
+      re: geminiError(/\{"error":\{"code":400,"message":"(?!API\s+key)/) },
+    // key, login, model: all but what the next prompt may pass
+    { name: "error", verdict: "blocked", where: "screen", why: "an error that stays",
+      re: geminiError(/(?!terminated|.*(?:fetch failed|"code":(?:429|5)))/) },
+    atBox(CLIENTS.gemini.box_re, CLIENTS.gemini.empty_re),
+  ],
   typed: [
     { name: "marker", verdict: "unsure", where: "screen", why: "nothing shows that it rests",
-      re: /WAITING-UNTIL:/ },
+      re: /WAITING-UNTIL:/, box: {} },
   ],
 };
 
@@ -3017,14 +3175,6 @@ function bleach(styled: string): { plain: string; bright: string } {
   return { plain, bright };
 }
 
-/** How an operator describes the input box of a `typed` client. */
-type TypedBox = Pick<Backend, "boxRe" | "emptyRe">;
-
-/** A box ends in the last lines of its screen: what looks like it further up is quoted. */
-const BOX_LINES = 6;
-
-const boxPatterns = new Map<string, RegExp>();
-
 /** What an operator's `box_re` finds, if it ends near enough to the bottom. */
 function boxRegExp(boxRe: string): RegExp {
   const { source, flags } = compiled(boxRe, "m");
@@ -3053,7 +3203,7 @@ export function composerText(
   kind: BackendKind, plain: string, styled?: string, box: TypedBox = {},
 ): string | null {
   const { plain: shown, bright } = styled ? bleach(styled) : { plain, bright: plain };
-  if (kind === "typed" || box.boxRe !== undefined) {
+  if (!hasKnownBox(kind) || box.boxRe !== undefined) {
     return typedBoxText(bright, box) === "" ? "" : typedBoxText(shown, box);
   }
   const lines = splitLines(shown.trimEnd());
@@ -3105,8 +3255,6 @@ function dropSlowPatterns(cfg: Config, agent: Agent): void {
 
 const PATTERN_KEYS = ["activeRe", "limitRe", "fatalRe", "readyRe", "boxRe", "emptyRe"] as const;
 
-const patterns = new Map<string, RegExp>();
-
 /** A regex of the config, compiled once, case-insensitive as in the original; null = not given. */
 export function backendRe(
   backend: Backend, key: "activeRe" | "limitRe" | "fatalRe" | "readyRe",
@@ -3131,8 +3279,7 @@ export function rulesOf(backend: Backend): Rule[] {
     name: rule.name ?? `rule ${i + 1}`, verdict: rule.verdict,
     where: parseWhere(rule.where), re: compiled(rule.re.replaceAll("⏺", "●"), ""), given: rule.re,
   }));
-  const typed = backend.kind === "typed";
-  let rules = typed ? [] : BUILT_IN_RULES[backend.kind];
+  let rules = BUILT_IN_RULES[backend.kind].filter(({ box }) => !box);
   for (const [key, verdict] of [
     ["activeRe", "active"], ["limitRe", "limited"], ["fatalRe", "fatal"]] as const) {
     const re = backendRe(backend, key);
@@ -3140,19 +3287,27 @@ export function rulesOf(backend: Backend): Rule[] {
       rules, { name: key, verdict, where: bottomOnly(backend, key) ? 10 : "screen", re,
         given: backend[key]! });
   }
-  const described = typed || backend.boxRe !== undefined;
-  const all = [...own, ...rules, ...(described ? typedRules(backend) : [])];
+  const all = [...own, ...rules, ...restRules(backend)];
   compiledRules.set(backend, all);
   return all;
 }
 
+/** Whether its input box is known without a description. */
+const hasKnownBox = (kind: BackendKind): kind is "claude" | "opencode" =>
+  kind === "claude" || kind === "opencode";
+
 /** What shows that a client which is described rests: its box, else that it can be typed to. */
-function typedRules({ boxRe, readyRe }: Backend): Rule[] {
-  const rests = (name: string, where: Where, re: RegExp, given: string): Rule =>
-    ({ name, verdict: "idle", where, re, given, why: "at its prompt" });
-  if (boxRe !== undefined) return [rests("box_re", "plain", boxRegExp(boxRe), boxRe)];
-  if (readyRe !== undefined) return [rests("ready_re", "screen", compiled(readyRe, "m"), readyRe)];
-  return BUILT_IN_RULES.typed;
+function restRules(backend: Backend): Rule[] {
+  const { boxRe, emptyRe, readyRe } = backend;
+  const drawn = hasKnownBox(backend.kind);
+  if (boxRe !== undefined) {
+    const { box, ...rule } = atBox(boxRe, emptyRe);
+    return [drawn ? rule : { ...rule, box: box! }];
+  }
+  if (drawn) return [];
+  if (readyRe === undefined) return BUILT_IN_RULES.typed;
+  return [{ name: "ready_re", verdict: "idle", where: "screen", why: "at its prompt",
+    re: compiled(readyRe, "m"), given: readyRe, box: {} }];
 }
 
 /** Completed opencode turns leave a footer in place: only the bottom tells what goes on now. */
@@ -3551,7 +3706,8 @@ const NEED_PROGRAM = 'need() { while case $1 in *=*) :;; *) false;; esac; do shi
 export function launchScript(
   backend: Backend, words: string, prompt: "file" | "text" | "none",
 ): string {
-  const last = { file: ' -- "$(cat -- "$last")"', text: ' -- "$last"', none: "" }[prompt];
+  const lead = (backend.promptArgs ?? "--").replace(/(?<!=)$/, " ");
+  const last = { file: ` ${lead}"$(cat -- "$last")"`, text: ` ${lead}"$last"`, none: "" }[prompt];
   const bin = backend.bin.trim();
   return [
     backend.preamble,
@@ -3629,21 +3785,44 @@ interface Launch {
   id: string | null;
 }
 
-/** Claude Code takes its prompt as last argument; a resumed one is told to go on, not all again. */
-function launchClaude(cfg: Config, agent: Agent, plan: LaunchPlan): Launch {
+/**
+ * The words of a start, with the conversation's id in them. What the operator's own words hold is
+ * left out: a client may refuse a switch that it is given twice.
+ */
+function startWords(backend: Backend, id: string | null, known: boolean): string[] {
+  const words = wordsOf(known ? backend.resumeArgs : backend.startArgs);
+  if (id === null && words.some((word) => word.includes("{id}"))) return [];
+  const given = [backend.bin, backend.flags].flatMap(wordsOf);
+  return words.filter((word) => !given.includes(word))
+    .map((word) => word.replaceAll("{id}", id ?? ""));
+}
+
+/** A client that chooses the id of a conversation by itself is asked for it later. */
+const choosesId = ({ startArgs, resumeArgs }: Backend): boolean =>
+  !startArgs.includes("{id}") && resumeArgs.includes("{id}");
+
+/**
+ * A client that serves itself, and takes its prompt as an argument or, without `prompt_args`, typed
+ * once it is ready. A resumed one is told to go on, not all again.
+ */
+function launchClient(cfg: Config, agent: Agent, plan: LaunchPlan): Launch {
   const { backend, model, kickoff, prompt, told } = plan;
-  const resumes = agent.resume && backend.supportsResume;
+  const resumes = agent.resume && backend.supportsResume && backend.resumeArgs !== "";
   const known = resumes ? resumeId(cfg, agent) : null;
-  const id = known ?? (resumes ? crypto.randomUUID() : null);
+  const id = known ?? (resumes && !choosesId(backend) ? crypto.randomUUID() : null);
   const args = [
-    ...(known ? ["--resume", known] : id ? ["--session-id", id] : []),
+    ...startWords(backend, id, known !== null),
     ...(backend.remoteControl ? ["--remote-control", agent.session] : []),
     ...(model ? ["--model", model] : []),
   ];
+  const typed = backend.promptArgs === undefined;
   const short = known && told ? renderLine(cfg, "prompts/continue.md", variablesOf(cfg, agent))
-    : Buffer.byteLength(prompt) > ARGUMENT_MAX ? renderLine(cfg, "prompts/boot.md", { kickoff }) : null;
-  const script = launchScript(backend, '"$@"', short !== null ? "text" : prompt ? "file" : "none");
-  return { argv: inShell(script, [short ?? kickoff, ...args]), env: {}, boot: "", id };
+    : prompt && (typed || Buffer.byteLength(prompt) > ARGUMENT_MAX)
+      ? renderLine(cfg, "prompts/boot.md", { kickoff }) : null;
+  const script = launchScript(
+    backend, '"$@"', typed ? "none" : short !== null ? "text" : prompt ? "file" : "none");
+  return { argv: inShell(script, [typed ? "" : short ?? kickoff, ...args]), env: {},
+    boot: typed ? short ?? "" : "", id };
 }
 
 /** An opencode client attaches to its server, to a session made there where the server answers. */
@@ -3659,15 +3838,6 @@ async function launchOpencode(cfg: Config, agent: Agent, plan: LaunchPlan): Prom
   const env = { NO_COLOR: "1",
     ...(model ? { OPENCODE_CONFIG_CONTENT: JSON.stringify({ model }) } : {}) };
   return { argv: inShell(launchScript(backend, '"$@"', "none"), ["", ...args]), env, boot, id };
-}
-
-/** Any other client: start it, wait until it is ready, type. */
-function launchTyped(cfg: Config, plan: LaunchPlan): Launch {
-  const { backend, model, kickoff, prompt } = plan;
-  const args = model ? ["--model", model] : [];
-  const boot = prompt ? renderLine(cfg, "prompts/boot.md", { kickoff }) : "";
-  return { argv: inShell(launchScript(backend, '"$@"', "none"), ["", ...args]),
-    env: {}, boot, id: null };
 }
 
 /** Whether a client just started cannot be typed to yet; a clock set back makes none young. */
@@ -3703,8 +3873,8 @@ export async function startAgent(
   const kickoff = storeKickoff(cfg, agent, prompt);
   if (kickoff instanceof Error) return { started: false, why: messageOf(kickoff), untried: true };
   const plan = { backend, model, kickoff, prompt, told: kickoffSeen(cfg, agent.session, prompt) };
-  const launch = backend.kind === "claude" ? launchClaude(cfg, agent, plan)
-    : backend.kind === "opencode" ? await launchOpencode(cfg, agent, plan) : launchTyped(cfg, plan);
+  const launch = backend.kind === "opencode"
+    ? await launchOpencode(cfg, agent, plan) : launchClient(cfg, agent, plan);
   const phase = agent.kind === "loop" ? (curPhase(cfg)?.id ?? "-") : "-";
   log(`starting ${agent.session} (${backend.name}, kind=${agent.kind}, phase=${phase}, ` +
     `model=${model || "default"})`, true);
@@ -4915,11 +5085,6 @@ export interface Delivery {
 
 /** Text beyond this goes to a file: 8 KB is more than any client shows in its box. */
 const TYPED_MAX = 8_000;
-/**
- * ms between a paste that was drawn and Enter. Claude Code needs none, opencode's screen lags by up
- * to 500. Another client is not known: Gemini takes an Enter that comes too early for a newline.
- */
-const SUBMIT_PAUSE: Record<BackendKind, number> = { claude: 300, opencode: 500, typed: 1_000 };
 /** ms between two looks; how many tell what a key did, and what a paste did on a busy machine. */
 const LOOK_EVERY = 100;
 const LOOKS = 20;
@@ -5060,7 +5225,7 @@ async function lookAtBox(cfg: Config, agent: Agent, pane: Pane): Promise<BoxLook
 const UNSHOWN: Delivery = { state: "waiting", why: "tmux did not show the pane" };
 /** Whether a client's input box can be recognised at all. */
 const hasBox = (backend: Backend): boolean =>
-  backend.kind !== "typed" || backend.boxRe !== undefined;
+  hasKnownBox(backend.kind) || backend.boxRe !== undefined;
 const mayCut = (backend: Backend): boolean => backend.boxRe !== undefined;
 
 /** One text on its way into one pane; `remember` stores what became of it before each key. */
@@ -5088,7 +5253,7 @@ export async function pingSession(
   const errand: Errand = { cfg, agent, backend, pane, message, cause, remember };
   shorten(cfg, message);
   let look = await lookAtBox(cfg, agent, pane);
-  if (look && cause === "nudge" && look.verdict.rule === LIMIT_MENU) look = await closeMenu(errand);
+  if (look && cause === "nudge") look = await closeMenu(errand, look);
   if (!look) return UNSHOWN;
   if (!hasBox(backend)) return typeBlind(errand, look);
   let typing = typingNow(errand, look);
@@ -5103,9 +5268,14 @@ export async function pingSession(
   return drawn ? submit(errand) : outcomeOf(typing);
 }
 
-/** A limit's menu stands over the box that a probe needs; Esc closes it and chooses none. */
-async function closeMenu({ cfg, agent, pane }: Errand): Promise<BoxLook | null> {
-  await tmux(cfg, ["send-keys", "-t", pane.id, "Escape"]);
+/** Closes the menu that a limit has opened over the box that a probe needs. */
+async function closeMenu(
+  { cfg, agent, pane, backend }: Errand, first: BoxLook,
+): Promise<BoxLook | null> {
+  const { verdict, rule } = first.verdict;
+  const keys = BUILT_IN_RULES[backend.kind].find(({ name }) => name === rule)?.closes;
+  if (verdict !== "limited" || !keys) return first;
+  await tmux(cfg, ["send-keys", "-t", pane.id, ...keys]);
   let look: BoxLook | null = null;
   for (let looks = 0; looks < LOOKS && !look?.composer; looks++) {
     await world.sleep(LOOK_EVERY);
@@ -5172,16 +5342,13 @@ async function paste(errand: Errand, { screen }: BoxLook): Promise<string> {
   return pasted.ok ? "" : `paste-buffer: ${pasted.err}`;
 }
 
-const pauseOf = ({ kind, submitPause }: Backend): number =>
-  submitPause === undefined ? SUBMIT_PAUSE[kind] : submitPause * 1000;
-
 /** Waits until the paste stands in the box, and then for as long as the client needs. */
 async function isDrawn({ cfg, agent, backend, pane, message }: Errand): Promise<boolean> {
   for (let looks = 0; looks < PASTE_LOOKS; looks++) {
     const composer = (await lookAtBox(cfg, agent, pane))?.composer;
     const drawn = composer && isOurText(composer, message.text, mayCut(backend));
     if (composer === "") message.pasted!.empty += 1;
-    await world.sleep(drawn ? pauseOf(backend) : LOOK_EVERY);
+    await world.sleep(drawn ? backend.submitPause * 1000 : LOOK_EVERY);
     if (drawn) return true;
   }
   return false;
@@ -5268,7 +5435,7 @@ async function typeBlind(errand: Errand, first: BoxLook): Promise<Delivery> {
   if (message.seen === undefined) {
     const failed = await paste(errand, first);
     if (failed) return { state: "failed", why: failed };
-    await world.sleep(pauseOf(backend));
+    await world.sleep(backend.submitPause * 1000);
   } else if (!isAtCursor(first.screen, message)) return unproven;
   for (let enters = 0; enters < 3; enters++) {
     const look = await lookAtBox(cfg, agent, pane);
@@ -6861,8 +7028,8 @@ async function answerDialog(
   if (!backend.answer.length) return;
   const screen = await readScreen(cfg, pane);
   if (!screen || readVerdict(cfg, agent, pane, screen.look).verdict !== verdict.verdict) return;
-  const dialog = backend.kind === "typed"
-    ? tailOf(screen.look.text, 8) : readRegions(screen.look).dialog;
+  const dialog = hasKnownBox(backend.kind)
+    ? readRegions(screen.look).dialog : tailOf(screen.look.text, 8);
   for (const answer of backend.answer) {
     const match = dialog && timed(answer.re, () => compiled(answer.re, "m").exec(dialog)?.[0]);
     dropSlowPatterns(cfg, agent);
@@ -8243,7 +8410,8 @@ function findBackground(cfg: Config, units: (Agent | Service)[]): Background[] {
   const dirs = agents.map(({ dir }) => (existsSync(dir) ? realpathSync(dir) : dir));
   const isOurs = (dir: string) => dirs.some((one) => dir === one || dir.startsWith(`${one}/`));
   const { HOME = homedir(), CODEX_HOME = "" } = process.env;
-  const homes = agents.filter((agent) => programOf(backendOf(cfg, agent).bin).endsWith("codex"))
+  const isCodex = ({ kind, bin }: Backend) => kind === "codex" || programOf(bin).endsWith("codex");
+  const homes = agents.filter((agent) => isCodex(backendOf(cfg, agent)))
     .map(({ env }) => codexHome(env.CODEX_HOME ?? CODEX_HOME, env.HOME ?? HOME));
   const others = (listProcesses() ?? []).filter(({ mark }) => !mark.startsWith(`${roomOf(cfg)}/`));
   return others.flatMap(({ pid }): Background[] => {
@@ -9138,10 +9306,11 @@ export async function cmdMigrate(call: Call): Promise<number> {
 // Why the program believes what it believes, and the captures that hold it to that.
 
 /** Where captures with known verdicts stand: beside the program, else in the binary. */
+const fixtureFolders = (): string[] => [...new Set([join(SCRIPT_DIR, "tests", "fixtures"),
+  join(import.meta.dir, "fixtures"), join(import.meta.dir, "tests", "fixtures")])];
+
 function fixtureFolder(): string | null {
-  const folders = [join(SCRIPT_DIR, "tests", "fixtures"), join(import.meta.dir, "fixtures"),
-    join(import.meta.dir, "tests", "fixtures")];
-  return folders.find((folder) => existsSync(join(folder, "claude"))) ?? null;
+  return fixtureFolders().find((folder) => existsSync(join(folder, "claude"))) ?? null;
 }
 
 export interface SelfTest {
@@ -9157,22 +9326,27 @@ export interface SelfTest {
 export function selftest(
   rulesFor: (backend: BackendKind) => Rule[], folder = fixtureFolder(),
 ): SelfTest[] {
-  if (!folder) return [];
-  const kinds = ["claude", "opencode"] as const;
-  return kinds.flatMap((kind) => readdirSync(join(folder, kind))
-      .filter((file) => file.endsWith(".txt")).sort().map((file) => {
-    const path = join(folder, kind, file);
+  const kinds = KINDS.filter((kind) => kind !== "typed");
+  return folder === null ? []
+    : kinds.flatMap((kind) => judgeCaptures(rulesFor(kind), folder, kind));
+}
+
+/** The captures of one client. Those that tmux alone can tell (`"only"`) are no matter of rules. */
+function judgeCaptures(rules: Rule[], folder: string, client: string): SelfTest[] {
+  const files = world.list(join(folder, client)).filter((file) => file.endsWith(".txt")).sort();
+  return files.flatMap((file): SelfTest[] => {
+    const path = join(folder, client, file);
     const side = JSON.parse(world.read(path.replace(/txt$/, "json")) ?? "{}");
+    if (side.only !== undefined) return [];
     const at = Date.parse(side.at ?? "") || world.now();
-    const verdict = detect(rulesFor(kind),
-      { text: world.read(path) ?? "", title: side.title ?? "" }, at);
+    const verdict = detect(rules, { text: world.read(path) ?? "", title: side.title ?? "" }, at);
     const reset = side.reset ?? "";
     const right = !reset || (verdict.limit?.resetAt != null &&
       Math.abs(verdict.limit.resetAt - Date.parse(reset)) < 60_000);
     const expected = file.split("-")[0]!;
-    return { file: `${kind}/${file}`, expected, verdict, reset,
-      ok: verdict.verdict === expected && right };
-  }));
+    return [{ file: `${client}/${file}`, expected, verdict, reset,
+      ok: verdict.verdict === expected && right }];
+  });
 }
 
 /** Captures against the built-in rules; with --config the operator's own are reported as well. */
@@ -9183,7 +9357,7 @@ export async function cmdSelftest(call: Call): Promise<number> {
   for (const { file, expected, verdict } of wrong) print(
     `FAIL ${file}: ${verdict.verdict} (${verdict.rule || verdict.why}), expected ${expected}`);
   const used = new Set(results.map((result) => result.verdict.rule));
-  const idle = [...BUILT_IN_RULES.claude, ...BUILT_IN_RULES.opencode]
+  const idle = KINDS.filter((kind) => kind !== "typed").flatMap((kind) => BUILT_IN_RULES[kind])
     .filter((rule) => !used.has(rule.name));
   for (const rule of idle) print(`no fixture exercises the rule "${rule.name}" (${rule.verdict})`);
   print(`${results.length - wrong.length} passed, ${wrong.length} failed`);
@@ -9194,10 +9368,9 @@ export async function cmdSelftest(call: Call): Promise<number> {
 /** How the operator's rules read the captures; for information, the exit code is not theirs. */
 async function reportOwnRules(cfg: Config): Promise<void> {
   for (const backend of cfg.backends.values()) {
-    if (backend.kind === "typed") continue;
-    const own = selftest((kind) =>
-      (kind === backend.kind ? rulesOf(backend) : BUILT_IN_RULES[kind]));
-    const mine = own.filter((result) => result.file.startsWith(`${backend.kind}/`));
+    const mine = fixtureFolders().flatMap((folder) =>
+      judgeCaptures(rulesOf(backend), folder, captureFolder(backend)));
+    if (!mine.length) continue;
     const differ = mine.filter((result) => !result.ok);
     print(`with the rules of backend "${backend.name}": ` +
       `${mine.length - differ.length} of ${mine.length} right`);
@@ -9338,7 +9511,7 @@ function printVerdict(
 
 async function backendFor(call: Call, name: string): Promise<[Rule[], Backend, Settings]> {
   const cfg = call.options.config ? await configFor(call) : null;
-  const known = cfg ? [...cfg.backends.keys()] : Object.keys(BUILT_IN_RULES);
+  const known: string[] = cfg ? [...cfg.backends.keys()] : [...KINDS];
   if (!known.includes(name)) die(`explain: unknown backend "${name}"${nearest(name, known)} ` +
     `(there are: ${known.join(", ")})`, 2);
   const backend = cfg?.backends.get(name) ??
@@ -9504,12 +9677,17 @@ export function scrub(value: string, paths: string[]): string {
 }
 
 async function clientVersion(screen: string, backend: Backend, agent: Agent): Promise<string> {
-  const shown = /(?:Claude Code v|OpenCode )(\d+\.\d+\.\d+)/.exec(screen)?.[1];
-  if (shown) return shown;
+  const shown = /(?:(?:Claude Code|Codex|Gemini CLI) \(?v|OpenCode )(\d+\.\d+\.\d+)/.exec(screen);
+  // any other client may be a script that would go to work
+  if (shown || backend.kind === "typed") return shown?.[1] ?? "";
   const asked = await run(["sh", "-c",
     `cd ${shellQuote(agent.dir)} && ${backend.bin} --version`], TMUX_DEADLINE);
   return /\d{1,9}\.\d{1,9}\.\d{1,9}/.exec(asked.out)?.[0] ?? "";
 }
+
+/** Where the captures of a backend lie: of a built-in kind with its other ones. */
+const captureFolder = ({ kind, name }: Backend): string =>
+  kind === "typed" ? name.replace(/[^\w-]/g, "_") : kind;
 
 /** Files what an agent shows now as a capture, so that a wrong verdict becomes a test. */
 export async function cmdCapture(call: Call): Promise<number> {
@@ -9525,10 +9703,7 @@ export async function cmdCapture(call: Call): Promise<number> {
   const cfg = await configFor(call);
   const [agent, pane] = await livePane(cfg, { ...call, words: [name!] }, usage);
   const backend = backendOf(cfg, agent);
-  if (backend.kind === "typed") {
-    die(`capture: the screens of backend "${backend.name}" have no built-in rules`);
-  }
-  const path = join(SCRIPT_DIR, "tests", "fixtures", backend.kind, label);
+  const path = join(SCRIPT_DIR, "tests", "fixtures", captureFolder(backend), label);
   if (existsSync(`${path}.txt`) || existsSync(`${path}.json`)) {
     die(`capture: ${path}.txt exists already`);
   }
@@ -9540,7 +9715,7 @@ export async function cmdCapture(call: Call): Promise<number> {
   const shown = { text: clean(look.text), title: clean(look.title) };
   const version = await clientVersion(look.text, backend, agent);
   const at = world.now();
-  const verdict = detect(BUILT_IN_RULES[backend.kind], shown, at);
+  const verdict = detect(rulesOf(backend), shown, at);
   mkdirSync(dirname(path), { recursive: true });
   world.writeAtomic(`${path}.txt`, shown.text);
   const side = { title: shown.title, cols, rows, version, at: isoOf(at), made: "real" };

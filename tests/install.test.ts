@@ -30,7 +30,7 @@ describe.skipIf(!npm)("npm i -g of the packed tarball", () => {
     const folder = join(prefix, "lib", "node_modules", "agents");
     expect(readdirSync(folder).filter((name) => name !== "node_modules").sort())
       .toEqual(["CHANGELOG.md", "LICENSE", "README.md", "agents.toml", "agents.ts", "package.json", "prompts", "tests"]);
-    expect([readdirSync(join(folder, "tests")), readdirSync(join(folder, "tests", "fixtures")).sort()]).toEqual([["fixtures"], ["claude", "opencode"]]);
+    expect([readdirSync(join(folder, "tests")), readdirSync(join(folder, "tests", "fixtures")).sort()]).toEqual([["fixtures"], ["claude", "codex", "gemini", "opencode"]]);
   });
 
   test("both its names are commands, which read its captures and make a fleet", async () => {

@@ -196,11 +196,12 @@ export const FLEET = readFileSync(join(import.meta.dir, "fixtures", "fleet.toml"
 
 const SHIPPED = readFileSync(join(import.meta.dir, "..", "agents.toml"), "utf8");
 /** The clients whose tables stand in agents.toml, commented out. */
-export const CLIENTS = [...SHIPPED.matchAll(/^# \[backend\.(\w+)\]/gm)].map((match) => match[1]!);
-/** Such a table as an operator takes it over: without the first "# " of each line. */
+export const CLIENTS = ["codex", "gemini", ...[...SHIPPED.matchAll(/^# \[backend\.(\w+)\]/gm)].map((match) => match[1]!)];
+/** Such a table as an operator takes it over: one that is built in as it is, another without the first "# " of each line. */
 export function tableOf(client: string): string {
-  const tables = SHIPPED.slice(0, SHIPPED.indexOf("\n# ── services")).split(/^(?=# \[backend\.\w+\])/m);
-  return tables.find((table) => table.startsWith(`# [backend.${client}]`))!.replace(/^# ?/gm, "");
+  const tables = SHIPPED.slice(0, SHIPPED.indexOf("\n# ── services")).split(/^(?=(?:# )?\[backend\.\w+\])/m);
+  const table = tables.find((one) => /^(?:# )?\[backend\.(\w+)\]/.exec(one)?.[1] === client)!;
+  return table.startsWith("# ") ? table.replace(/^# ?/gm, "") : table;
 }
 
 /** Agents of the built-in client, watched for stalls too. */

@@ -41,6 +41,49 @@ test("fault 38: without a preamble there is no empty command", () => {
   expect(launchScript({ ...backend, preamble: "source x" }, '"$@"', "none").split("\n")[0]).toBe("source x");
 });
 
+describe("P38: how Codex, Gemini and a described client are started", () => {
+  const words = () => [argv()[2]!.split("\n").at(-1), ...argv().slice(5)];
+  const of = (backend: string, more = "") => `${more}[[agent]]\nname = "a"\nbackend = "${backend}"\nwatch = "heal"\nresume = true\nprompt = "- work"\n`;
+  const idFile = () => join(cfg.stateDir, "a.id");
+  test("Codex: without its daemon, its prompt as an argument, and no id of ours", async () => {
+    await begin(of("codex"));
+    expect(words()).toEqual(['$go codex "$@"  -- "$(cat -- "$last")"', "--no-daemon"]);
+    expect([fake.files.has(idFile()), watch.outbox]).toEqual([false, []]);
+  });
+  test("Codex goes on with the conversation whose id is known", async () => {
+    fake.files.set("/fleet/.agents/state/a.id", "0199-a\n");
+    await begin(of("codex"));
+    expect(words().slice(1)).toEqual(["--no-daemon", "resume", "0199-a"]);
+  });
+  test("a switch that bin or flags hold is not given twice", async () => {
+    await begin(of("codex", '[backend.codex]\nbin = "env X=1 codex --no-daemon"\n'));
+    expect(words()).toEqual(['$go env X=1 codex --no-daemon "$@"  -- "$(cat -- "$last")"']);
+  });
+  test("Gemini: an id of ours, resumed; its prompt is one word with its switch", async () => {
+    await begin(of("gemini"));
+    const id = fake.files.get(idFile())!.trim();
+    expect(words()).toEqual(['$go gemini "$@"  --prompt-interactive="$(cat -- "$last")"', "--session-id", id]);
+    fake.tmux.kill(fake.tmux.of("agents-a"));
+    await ticks(3);
+    expect(words()).toEqual(['$go gemini "$@"  --prompt-interactive="$last"', "--resume", id]);
+    expect(argv()[4]).toContain("continue where you stopped");
+  });
+  test("a backend of another name is of its kind", async () => {
+    await begin(of("mine", '[backend.mine]\nkind = "codex"\nbin = "/opt/codex"\n'));
+    expect(cfg.backends.get("mine")).toMatchObject({ connectDelay: 60, supportsResume: true, emptyRe: "^Ask Codex" });
+    expect(words().slice(1)).toEqual(["--no-daemon"]);
+  });
+  test("a described client resumes with its own words; its prompt is typed", async () => {
+    fake.tmux.onStart = (pane) => void (pane.text = "ready\n");
+    await begin(of("x", '[backend.x]\nbin = "x"\nready_re = "ready"\nstart_args = "-c {id}"\nresume_args = "-r {id} --quiet"\n'));
+    const id = fake.files.get(idFile())!.trim();
+    expect(words()).toEqual(['$go x "$@" ', "-c", id]);
+    fake.tmux.kill(fake.tmux.of("agents-a"));
+    await ticks(3);
+    expect(words()).toEqual(['$go x "$@" ', "-r", id, "--quiet"]);
+  });
+});
+
 describe("decideOpencode: the server's word before the screen's", () => {
   const facts = { healthy: true, status: { type: "idle" }, permission: undefined, question: false };
   test.each<[string, object, Verdict, VerdictName]>([

@@ -210,3 +210,16 @@ describe("limitTick, over the fake world", () => {
     expect([pane().approved, pane().received.length, state()]).toEqual([0, 1, null]);
   });
 });
+
+describe("P38: the menu that Gemini opens at its daily limit", () => {
+  const frame = (second: string) => `╭${"─".repeat(70)}╮\n│ Usage limit reached for all Pro models.${" ".repeat(30)}│\n│${" ".repeat(70)}│\n│ ● 1. Keep trying${" ".repeat(53)}│\n│   2. ${second.padEnd(64)}│\n╰${"─".repeat(70)}╯\n`;
+  test.each([["Stop", ["2"]], ["Switch to another model", []]] as const)("its second choice is %s", async (second, keys) => {
+    const { fake, cfg, watch } = await scene('[[agent]]\nname = "a"\nbackend = "gemini"\nwatch = "heal"\n', { ticks: 1 });
+    const pane = fake.tmux.of("agents-a");
+    pane.text = frame(second);
+    await fake.ticks(cfg, watch, 2);
+    expect([loadLimitState(cfg, "agents-a")?.resetAt, pane.keys]).toEqual([undefined, []]);
+    await fake.ticks(cfg, watch, 12);
+    expect([pane.keys.slice(0, 1), pane.enters]).toEqual([[...keys], 0]);
+  });
+});
