@@ -118,6 +118,8 @@ export interface Pane {
   /** The session that it was made as; "" = the pane is not ours. */
   session: string;
   backend: string;
+  /** The model that it was started with, "default" = its own choice; "" = not known. */
+  model: string;
   phase: string;
   cause: string;
   /** The state folder of the fleet that made it; "" = it was made by hand, or by the original. */
@@ -244,8 +246,6 @@ export interface Memory {
   why: string;
   /** Wall ms since when the verdict holds. */
   since: number;
-  /** The rule of the question that its client asks, where an answer to it can be declared. */
-  asks?: string | undefined;
   /** The `since` of the unsure verdict that people were told of last. */
   unsureTold?: number;
   /** Wall ms since when nothing but background work goes on. */
@@ -1933,7 +1933,8 @@ const PANE_FIELDS = [
   "session_id", "pane_id", "pane_pid", "pane_dead", "pane_dead_status", "pane_dead_signal",
   "pane_pipe", "?@agents_started,#{@agents_started},#{session_created}", "window_activity",
   "pane_width", "pane_height", "@agents_session", "@agents_backend", "@agents_phase",
-  "@agents_cause", "@agents_conversation", "@agents_home", "@agents_room", "pid", "start_time",
+  "@agents_cause", "@agents_conversation", "@agents_model", "@agents_home", "@agents_room",
+  "pid", "start_time",
   "session_name", "?@agents_session,,#{pane_current_command}", "pane_title",
 ];
 const PANE_FORMAT = PANE_FIELDS.map((field) => `#{${field}}`).join("\t");
@@ -1944,7 +1945,7 @@ export function parsePane(row: string): (Pane & { server: string }) | null {
   if (fields.length !== PANE_FIELDS.length || !/^\$\d+\t%\d+\t\d+\t[01]\t/.test(row) ||
     /[\x00-\x08\x0a-\x1f\x7f]/.test(row)) return null;
   const [sessionId, id, pid, dead, status, signal, piped, created, activity, width, height,
-    session, backend, phase, cause, conversation, home, room, serverPid, serverStart,
+    session, backend, phase, cause, conversation, model, home, room, serverPid, serverStart,
     sessionName, command, title] = fields as [string, ...string[]] & string[];
   const number = (value = ""): number | null => (value === "" ? null : Number(value));
   return {
@@ -1952,7 +1953,8 @@ export function parsePane(row: string): (Pane & { server: string }) | null {
     status: number(status), signal: number(signal), piped: piped === "1",
     created: Number(created) * 1000, activity: Number(activity) * 1000,
     size: `${width}x${height}`, command: command!, session: session!, backend: backend!,
-    phase: phase!, cause: cause!, conversation: conversation!, home: home!, room: room!,
+    model: model!, phase: phase!, cause: cause!, conversation: conversation!, home: home!,
+    room: room!,
     server: `${serverPid} ${serverStart}`, title: title!,
   };
 }
@@ -2111,11 +2113,13 @@ async function killPane(cfg: Config, { id, pid }: { id: string; pid: number }): 
     ["if-shell", "-F", "-t", id, `#{==:#{pane_pid},${pid}}`, `kill-pane -t '${id}'`]);
 }
 
+// the line that says how a client ended pushes the first one of an almost empty screen out of it
+const captureOf = ({ dead }: Pane): string[] =>
+  ["capture-pane", "-p", "-J", ...(dead ? ["-S", "-1"] : [])];
+
 /** The pane's text, wrapped lines joined; null = could not look, which is not an empty screen. */
 export async function capturePane(cfg: Config, pane: Pane): Promise<string | null> {
-  // the line that says how a client ended pushes the first one of an almost empty screen out of it
-  const from = pane.dead ? ["-S", "-1"] : [];
-  const ran = await tmux(cfg, ["capture-pane", "-p", "-J", ...from, "-t", pane.id]);
+  const ran = await tmux(cfg, [...captureOf(pane), "-t", pane.id]);
   return ran.ok ? ran.out : null;
 }
 
@@ -2160,8 +2164,8 @@ export async function captureAll(
   const mark = `@@${Math.random().toString(36).slice(2)} `;
   const missing = new Map(panes.map((pane) => [pane.id, pane]));
   // the id without its `%`, which display-message would take for a part of a date
-  const lines = panes.map(({ id }) =>
-    `display-message -p '${mark}${id.slice(1)}'\ncapture-pane -p -J -t '${id}'\n`);
+  const lines = panes.map((pane) => `display-message -p '${mark}${pane.id.slice(1)}'\n` +
+    `${captureOf(pane).join(" ")} -t '${pane.id}'\n`);
   const end = `display-message -p '${mark}'\n`;
   const ran = await tmux(cfg, ["source-file", "-"], lines.join("") + end, cutAt(mark, (block) => {
     const head = block.indexOf("\n");
@@ -3884,7 +3888,7 @@ export async function startAgent(
     session: agent.session, cwd: agent.dir, argv: launch.argv, env: { ...agent.env, ...launch.env },
     logPath: sessionLogPath(cfg, agent.session), ...placeFor(snap, agent.session),
     marks: {
-      backend: agent.backend, phase, cause: options.cause ?? "",
+      backend: agent.backend, model: model || "default", phase, cause: options.cause ?? "",
       conversation: backend.kind === "opencode" ? (launch.id ?? "") : "",
     },
   });
@@ -4568,7 +4572,6 @@ const GROUP = { pid: (value: unknown) => Number.isInteger(value) && Number(value
 
 /** What the shape of a fresh value does not tell. */
 const MEMORY_SHAPES: Record<string, Shape> = {
-  asks: isText,
   unsureTold: isNumber, backgroundSince: isNumber, stalls: isNumber, stallsTold: isNumber,
   starts: every(isNumber), stopping: orNull((value) => isStopping(value)),
   client: orNull(withFields(GROUP)), restarts: withFields({ day: isText, count: isNumber }),
@@ -5016,6 +5019,18 @@ async function updateVerdict(
   return verdict;
 }
 
+/** What one look says of an agent by itself, its client's own word included. */
+async function judgeLook(
+  cfg: Config, agent: Agent, pane: Pane, look: ScreenText, backgroundSince: number | undefined,
+): Promise<Verdict> {
+  const backend = backendOf(cfg, agent);
+  const shown = readVerdict(cfg, agent, pane, look);
+  const verdict = backend.kind === "opencode" && pane.conversation
+    ? decideOpencode(await readOpencode(backend, agent, pane), shown, world.now()) : shown;
+  return decideBackground(
+    verdict, backgroundSince, world.now(), cfg.watchdog.backgroundMax * 1000);
+}
+
 /** Unsure for this many looks in a row: the screen is kept for a person to see. */
 const UNSURE_LOOKS = 5;
 
@@ -5030,7 +5045,6 @@ function noteVerdict(
     log(`${agent.name}: its screen is not understood (${verdict.why}); ` +
       `kept in ${file}, nothing is done`);
   }
-  memory.asks = answerTo(cfg, agent, verdict.rule) && verdict.rule;
   noteState(cfg, watch, agent.name, verdict.verdict, verdict.why);
   if (isUnsureTooLong(memory, cfg.watchdog.unsureAfter, world.now()) &&
       memory.unsureTold !== memory.since) {
@@ -6125,16 +6139,10 @@ async function verdictStillHolds(
   cfg: Config, watch: Watch, agent: Agent, seen: Observation,
 ): Promise<boolean> {
   const since = memoryOf(watch, agent.name).backgroundSince;
-  const backend = backendOf(cfg, agent);
   const screen = await readScreen(cfg, seen.pane!);
   if (!screen) return false;
-  const verdict = decideBackground(readVerdict(cfg, agent, seen.pane!, screen.look),
-    since, world.now(), cfg.watchdog.backgroundMax * 1000);
-  if (backend.kind !== "opencode" || !seen.pane!.conversation) {
-    return verdict.verdict === seen.verdict.verdict;
-  }
-  return decideOpencode(await readOpencode(backend, agent, seen.pane!), verdict, world.now())
-    .verdict === seen.verdict.verdict;
+  const { verdict } = await judgeLook(cfg, agent, seen.pane!, screen.look, since);
+  return verdict === seen.verdict.verdict;
 }
 
 /** A client that ended at once may say why: a resume id that led there twice is not used again. */
@@ -8588,7 +8596,7 @@ const ordinal = (n: number): string => `${n}${SUFFIXES[ORDINALS.select(n)] ?? "t
 
 /** What `describeState` judges by. */
 interface StateFacts {
-  pane: Pane | undefined; held: boolean; enabled: boolean; fresh: boolean; limit: LimitState | null;
+  pane: Pane | undefined; held: boolean; enabled: boolean; limit: LimitState | null;
   kind: string; complete: boolean; now: number;
   /** s, `unsure_after`. */
   unsureAfter?: number;
@@ -8596,6 +8604,10 @@ interface StateFacts {
   stranger?: string | undefined;
   /** What is left of its old client that cannot be ended. */
   stuck?: string | undefined;
+  /** Why it cannot start at all. */
+  cannot?: string | undefined;
+  /** Its last words: what it asks, or said as it ended. */
+  words?: string | undefined;
 }
 
 /** A state for people: `state` in one phrase, the rest in parts; `until` is wall ms. */
@@ -8614,12 +8626,21 @@ export function describeState(memory: Memory, facts: StateFacts): Described {
   return pane && !pane.dead ? describeLiving(memory, facts) : describeDown(memory, facts);
 }
 
+/** How a client ended, with its last words; "" = nothing is left to tell. */
+const endText = ({ pane, words }: StateFacts): string =>
+  (pane ? [endOf(pane), words].filter(Boolean).join(": ") : "");
+
 function describeDown(memory: Memory, facts: StateFacts): Described {
-  const { pane, held, enabled, kind, now, stranger } = facts;
+  const { pane, held, enabled, kind, now, stranger, cannot } = facts;
+  const end = endText(facts);
   if (held) return described("stopped", "stopped by you", "by you");
   const rest = restOf(memory.life);
+  if (cannot && enabled && rest.state !== "done") {
+    return described("stopped", `cannot start: ${cannot}`, cannot, { needsHuman: true });
+  }
   if (rest.state === "parked") {
-    return described("parked", `parked: ${rest.why}`, rest.why, { needsHuman: true });
+    return described("parked", `parked: ${rest.why}`,
+      [end, rest.why].filter(Boolean).join(" · "), { needsHuman: true });
   }
   if (rest.state === "done" || (kind === "task" && pane?.status === 0)) return described("done", "done");
   if (kind === "loop" && facts.complete) {
@@ -8631,10 +8652,10 @@ function describeDown(memory: Memory, facts: StateFacts): Described {
   }
   if (rest.state === "backoff" && rest.until > now) {
     const nth = ordinal(memory.failures);
-    return described("backoff", `backoff ${ago(rest.until - now)} (${nth})`, `${nth} time`,
-      { until: rest.until });
+    return described("backoff", `backoff ${ago(rest.until - now)} (${nth})`,
+      [end, `${nth} time`].filter(Boolean).join(" · "), { until: rest.until });
   }
-  if (pane) return described("ended", `ended (${endOf(pane)})`, endOf(pane));
+  if (pane) return described("ended", `ended (${endOf(pane)})`, end);
   return enabled ? described("stopped", "stopped")
     : described("stopped", "stopped (disabled)", "disabled");
 }
@@ -8644,29 +8665,36 @@ const CONDITIONS: Record<VerdictName | "booting", Condition> = {
   limited: "limited", blocked: "blocked", unsure: "unsure", fatal: "fatal", booting: "starting",
 };
 
-function describeLiving(memory: Memory, { fresh, limit, now, unsureAfter }: StateFacts): Described {
-  if (limit) {
+function describeLiving(memory: Memory, facts: StateFacts): Described {
+  const { limit, now, unsureAfter, words } = facts;
+  const { verdict, why } = memory;
+  if (limit && verdict !== "blocked") {
     const [at, kind] = [(limit.resetAt ?? limit.until) * 1000, limit.class ?? "other"];
     const until = at > now ? ` until ${localTime(at)}` : "";
     return described("limited", `limited${until} (${kind})`,
       until ? `to ${localTime(at)}, ${kind}` : `${kind}, its reset has passed`, { until: at });
   }
-  if (!fresh || !memory.since || memory.verdict === "gone") return described("running", "RUNNING");
-  const { verdict, why } = memory;
-  const vain = vainRestarts(memory);
+  if (!memory.since || verdict === "gone") return described("running", "RUNNING");
+  const vain = verdict === "blocked" ? "" : vainRestarts(memory);
   const needsHuman = verdict === "blocked" || vain !== "" || isUnsureTooLong(
     memory, unsureAfter ?? defaultsOf(KEYS.watchdog).unsureAfter, now);
-  const said = verdict !== "blocked" && vain || (needsHuman || verdict === "unsure" ? why : "");
+  const said = vain || (needsHuman || verdict === "unsure" ? why : "");
+  const isTold = ["fatal", "background", "limited", "waiting"].includes(verdict);
   return described(CONDITIONS[verdict], `${verdict}${said && `: ${said}`} ${ago(now - memory.since)}`,
-    verdict === "fatal" || verdict === "background" ? why : said, { needsHuman });
+    vain || words || (isTold ? why : said), { needsHuman });
 }
 
 /** A text that only a person can let through needs you after this long, ms. */
 const STUCK_AFTER = 600_000;
 
+/** What a unit's pane shows now. `verdict`: what that says of an agent that runs. */
+interface Seen { text: string; verdict?: Verdict }
+
 /** All that the rows of one `status` are made from. */
 interface StatusLook {
   snap: Snapshot; watch: Watch; operator: Operator; queue: Message[];
+  /** By unit; nothing of one whose screen could not be read. */
+  seen: Map<string, Seen>;
   watchdog: Status["watchdog"]; complete: boolean; now: number;
 }
 
@@ -8674,53 +8702,203 @@ async function lookForStatus(cfg: Config): Promise<StatusLook> {
   const snap = await snapshot(cfg);
   if (!snap.ok && /not found/.test(snap.why)) die(NO_TMUX);
   const watch = loadWatch(cfg);
+  const watchdog = readWatchdog(cfg);
+  const seen = await lookAtPanes(cfg, watch, snap, watchdog);
   const operator = operatorOf(cfg);
   const queue = [...watch.outbox,
     ...operator.queue.filter((message) => !watch.taken.includes(message.id))];
-  return { snap, watch, operator, queue, watchdog: readWatchdog(cfg), complete: isComplete(cfg),
+  return { snap, watch, operator, queue, seen, watchdog, complete: isComplete(cfg),
     now: world.now() };
 }
 
+/** Longer than any round, ms: what was drawn so long before a heartbeat was seen in its round. */
+const ROUND_MAX = 60_000;
+
+/** Whether the watchdog found this client at rest, and nothing was drawn since. */
+const stillRests = (memory: Memory, pane: Pane, { running, heartbeat }: Status["watchdog"]) =>
+  running && memory.verdict === "idle" && memory.since >= pane.created && pane.activity > 0 &&
+  pane.activity < Date.parse(heartbeat) - ROUND_MAX;
+
+/** Reads all panes in one call, those of ended clients for their last words. Changes nothing. */
+async function lookAtPanes(
+  cfg: Config, watch: Watch, snap: Snapshot, watchdog: Status["watchdog"],
+): Promise<Map<string, Seen>> {
+  const seen = new Map<string, Seen>();
+  const units = new Map<Pane, Agent | Service>();
+  for (const unit of unitsOf(cfg).values()) {
+    const pane = snap.panes.get(unit.session);
+    const memory = memoryOf(watch, unit.name);
+    if (!pane || !(pane.dead || isAgent(unit))) continue;
+    if (pane.dead || !stillRests(memory, pane, watchdog)) units.set(pane, unit);
+    else seen.set(unit.name,
+      { text: "", verdict: { ...NO_VERDICT, verdict: "idle", why: memory.why } });
+  }
+  const judged: Promise<unknown>[] = [];
+  await captureAll(cfg, [...units.keys()], (pane, text) => {
+    const unit = units.get(pane)!;
+    if (text === null) return;
+    const one: Seen = { text };
+    seen.set(unit.name, one);
+    if (pane.dead || !isAgent(unit)) return;
+    const { backgroundSince } = memoryOf(watch, unit.name);
+    judged.push(judgeLook(cfg, unit, pane, { text, title: pane.title }, backgroundSince)
+      .then((verdict) => (one.verdict = verdict)));
+  });
+  await within(STATUS_PATIENCE, Promise.all(judged), []);
+  return seen;
+}
+
+/** For so long, ms, after something was drawn, no screen shows that its client rests. */
+const STILL_AFTER = 2_000;
+
+/**
+ * What is believed of an agent that runs, by this look: since when is told by what the watchdog saw
+ * of the same client, or by when it drew last. `quiet`: ms after which a still screen is believed.
+ */
+export function decideNow(
+  seen: Verdict | undefined, memory: Memory, pane: Pane, young: boolean, quiet: number, now: number,
+): Pick<Memory, "verdict" | "why" | "since"> {
+  const known = memory.since >= pane.created ? memory : null;
+  if (young) return { verdict: "booting", why: "it was started a moment ago", since: pane.created };
+  if (!seen) return { verdict: "unsure", why: "its screen could not be read",
+    since: known?.verdict === "unsure" ? known.since : now };
+  const drawn = pane.activity || now;
+  if (seen.verdict === "idle" && known?.why === SOMEONES_DRAFT) return known;
+  const moves = now - drawn < quiet && (known?.verdict === "active" || seen.where === "process");
+  const { verdict, why } = seen.verdict === "idle" && moves
+    ? { verdict: "active" as const, why: "its screen changed a moment ago" } : seen;
+  const since = verdict === "active" ? now : Math.max(pane.created, Math.min(drawn, now));
+  return { verdict, why, since: known?.verdict === verdict ? known.since : since };
+}
+
+/** The verdict, and since when, of a unit as it is now; what does not run keeps its last one. */
+function beliefOf(cfg: Config, look: StatusLook, unit: Agent | Service): Memory {
+  const { snap, watch, seen, now } = look;
+  const memory = memoryOf(watch, unit.name);
+  const pane = snap.panes.get(unit.session);
+  if (!pane || pane.dead || !isAgent(unit)) return memory;
+  const shown = seen.get(unit.name);
+  const { kind, logGrace } = backendOf(cfg, unit);
+  const quiet = kind === "opencode" ? logGrace * 1000 : STILL_AFTER;
+  const young = isBooting(backendOf(cfg, unit), now - pane.created, shown?.text ?? "");
+  return { ...memory, ...decideNow(shown?.verdict, memory, pane, young, quiet, now) };
+}
+
+/** The hold of a usage limit, unless what is seen ends it. */
+function holdOf(cfg: Config, { snap, seen, now }: StatusLook, unit: Agent | Service) {
+  const hold = snap.panes.has(unit.session) ? loadLimitState(cfg, unit.session) : null;
+  const verdict = seen.get(unit.name)?.verdict;
+  return hold && verdict && decideLimit(hold, verdict, now).do === "lift" ? null : hold;
+}
+
+/** Why a unit cannot be started at all, whatever the ladder says. */
+const whyCannot = ({ dir }: Agent | Service): string | undefined =>
+  (world.mtime(dir) === null ? `its dir ${dir} does not exist` : undefined);
+
+/** What a client asks where it waits for a person, until when it rests, or said as it ended. */
+function saidBy({ text, verdict }: Seen, pane: Pane): string {
+  if (pane.dead) return lastWord(text);
+  if (verdict?.waitingUntil && verdict.verdict === "waiting") {
+    return `to ${localTime(verdict.waitingUntil)}`;
+  }
+  if (verdict?.verdict !== "blocked" || verdict.why.startsWith("asks ")) return "";
+  if (verdict.where === "event") return lineOfText(text, verdict);
+  const question = parseQuestion(text, pane.title);
+  return verdict.where === "dialog" || question.endsWith("?") ? question : "";
+}
+
+/** The line of an ended client that says most: its last error, else its last line. */
+function lastWord(text: string): string {
+  const lines = tailOf(text.replace(/^Pane is dead.*$/gm, ""), 12).split("\n");
+  const said = lines.findLast((line) => /error|cannot|not found|fail|denied|refused|panic/i.test(line));
+  return plainText(said ?? lines.at(-1) ?? "", SUBJECT_MAX);
+}
+
+/** The whole line of which a rule matched the beginning. */
+function lineOfText(text: string, verdict: Verdict): string {
+  const line = text.replaceAll("⏺", "●").split("\n").findLast((one) => oneLine(one).startsWith(verdict.text));
+  return line ? plainText(line.replace(/^[\s●⎿■✕]+/, ""), SUBJECT_MAX) : "";
+}
+
+/** A choice in a dialog. */
+const CHOICE = /^(?:[❯›>●○] *)?(?:\d+[.)] |✔ |(?:Yes|No|Allow|Deny)\b)/;
+/** The last line of what stands above a dialog. */
+const DIALOG_BEGINS = /^(?:[•■✕✖●✻]|[›❯] (?!\d|No\b|Yes\b|✔))/;
+/** What says nothing that its title does not. */
+const PLAIN_QUESTION = /^Do you want to (?:proceed|continue)\?$/;
+
+/**
+ * What a dialog asks, on one line: its question, or what it is about where that is a plain one; ""
+ * where neither is certain.
+ */
+export function parseQuestion(text: string, title = ""): string {
+  const { dialog, lines } = readRegions({ text, title });
+  if (dialog === null) return "";
+  const all = dialog.split("\n").map((line) => line.replace(/[│┃║]/g, " ").trim());
+  const asked = all.findLastIndex((line) => line.startsWith("△"));
+  const from = asked < 0 ? all.findLastIndex((line) => DIALOG_BEGINS.test(line)) : asked - 1;
+  const until = all.findIndex((line, at) => at > from && CHOICE.test(line));
+  const isTitled = asked >= 0 ||
+    (from < 0 && /^[─▔]{8}/.test(lines[lines.length - all.length - 1] ?? ""));
+  const own = all.slice(from + 1, until < 0 ? undefined : until)
+    .map((line) => line.replace(/^[△←→☐◆?•]+ */, ""));
+  const question = own.findLast((line) => line.endsWith("?"));
+  if (question && !PLAIN_QUESTION.test(question)) return plainText(question, SUBJECT_MAX);
+  return isTitled ? plainText(subjectOf(own, question), SUBJECT_MAX) : "";
+}
+
+/** A dialog's heading and what it is about: what stands framed, else its next line. */
+function subjectOf(own: string[], question = ""): string {
+  const framed = own.findIndex((line) => /^╌{8}/.test(line));
+  const [heading = "", next = ""] = own.filter((line) => line && !/^[─▔╌╭╰]/.test(line));
+  const body = framed < 0 ? next : own.slice(framed + 1).find(Boolean) ?? "";
+  return [heading.replace(/:$/, ""), body === question ? "" : body].filter(Boolean).join(": ");
+}
+
 function stateOf(
-  cfg: Config, look: StatusLook, unit: Agent | Service, limit: LimitState | null,
+  cfg: Config, look: StatusLook, unit: Agent | Service, memory: Memory, limit: LimitState | null,
 ): Described {
-  const { snap, watch, operator, watchdog, complete, now } = look;
+  const { snap, operator, seen, complete, now } = look;
   if (!snap.ok) {
     return described("unknown", `unknown (tmux: ${snap.why})`, `tmux: ${snap.why}`,
       { needsHuman: true });
   }
-  const memory = memoryOf(watch, unit.name);
   const agent = isAgent(unit) ? unit : null;
+  const pane = snap.panes.get(unit.session);
+  const shown = seen.get(unit.name);
   return describeState(memory, {
-    pane: snap.panes.get(unit.session), held: isDown(operator, unit.name),
-    enabled: agent?.enabled ?? true, fresh: watchdog.running && !watchdog.stale, limit,
+    pane, held: isDown(operator, unit.name), enabled: agent?.enabled ?? true, limit,
     kind: agent?.kind ?? "service", complete, now, unsureAfter: cfg.watchdog.unsureAfter,
     stranger: snap.strangers?.get(unit.session), stuck: stuckNow(memory),
+    cannot: whyCannot(unit), words: shown && pane ? saidBy(shown, pane) : "",
   });
 }
 
 const isoOrNone = (ms: number | null | undefined): string => isoOf(ms || null) ?? "";
 
 function statusRow(cfg: Config, look: StatusLook, unit: Agent | Service): StatusRow {
-  const { snap, watch, queue, now } = look;
-  const memory = memoryOf(watch, unit.name);
+  const { snap, watch, queue, seen, now } = look;
+  const memory = beliefOf(cfg, look, unit);
   const agent = isAgent(unit) ? unit : null;
   const pane = snap.panes.get(unit.session);
   const running = pane !== undefined && !pane.dead;
   const isMine = (message: Message) => message.target === unit.name;
   const [mine, unproven] = [queue.filter(isMine), watch.unproven.filter(isMine)];
-  const limit = pane ? loadLimitState(cfg, unit.session) : null;
-  const { state, condition, detail, until, ...said } = stateOf(cfg, look, unit, limit);
+  const limit = holdOf(cfg, look, unit);
+  const { state, condition, detail, until, ...said } = stateOf(cfg, look, unit, memory, limit);
+  const verdict = seen.get(unit.name)?.verdict;
   const needsHuman = said.needsHuman ||
     mine.some((message) => now - (message.stuck ?? now) >= STUCK_AFTER);
-  const due = agent && nextDue(cfg, look, agent, limit, condition);
-  const answer = agent && condition === "blocked" ? answerTo(cfg, agent, memory.asks) : undefined;
+  const due = agent && nextDue(cfg, look, agent, memory, limit, condition);
+  const answer = agent && condition === "blocked" ? answerTo(cfg, agent, verdict?.rule) : undefined;
   return {
-    name: unit.name, kind: agent?.kind ?? "service", backend: agent?.backend ?? "-",
-    model: agent ? roleModel(cfg, agent) || "default" : "-",
+    name: unit.name, kind: agent?.kind ?? "service",
+    backend: agent ? (running && pane.backend) || agent.backend : "-",
+    model: agent ? (running && pane.model) || roleModel(cfg, agent) || "default" : "-",
     watch: agent?.watch ?? "-", session: unit.session, running, state, condition, detail, needsHuman,
     verdict: memory.verdict, why: memory.why,
-    since: isoOrNone(memory.since), until: isoOrNone(until),
+    since: isoOrNone(memory.since),
+    until: isoOrNone(until ?? verdict?.waitingUntil ?? verdict?.limit?.resetAt),
     next: due?.next ?? "", nextAt: isoOrNone(due?.at),
     owesSince: running && !look.complete && cfg.loop.handoff &&
       owesCommit(watch, cfg.loop.handoff) === unit.name ? isoOrNone(watch.owedSince) : "",
@@ -8795,10 +8973,9 @@ const DUES = {
 
 /** What is due next of an agent, and when, wall ms; null = nothing that a clock decides. */
 function nextDue(
-  cfg: Config, { watch, complete, now }: StatusLook, agent: Agent, limit: LimitState | null,
-  condition: Condition,
+  cfg: Config, { watch, complete, now }: StatusLook, agent: Agent, memory: Memory,
+  limit: LimitState | null, condition: Condition,
 ): { next: keyof typeof DUES; at: number } | null {
-  const memory = memoryOf(watch, agent.name);
   const { unsureAfter, backgroundMax } = cfg.watchdog;
   const rest = restOf(memory.life);
   if (rest.state === "backoff" && condition === "backoff") return { next: "start", at: rest.until };
@@ -9595,12 +9772,7 @@ async function explainLive(
   const now = world.now();
   const watch = loadWatch(cfg);
   const memory = memoryOf(watch, agent.name);
-  let verdict = readVerdict(cfg, agent, pane, look);
-  if (backend.kind === "opencode" && pane.conversation) {
-    verdict = decideOpencode(await readOpencode(backend, agent, pane), verdict, now);
-  }
-  verdict = decideBackground(
-    verdict, memory.backgroundSince, now, cfg.watchdog.backgroundMax * 1000);
+  let verdict = await judgeLook(cfg, agent, pane, look, memory.backgroundSince);
   const moves = withoutDigits(first.look.text) !== withoutDigits(look.text);
   if (verdict.verdict === "idle" && moves) {
     verdict = { ...verdict, verdict: "unsure", why: "its screen changes" };
@@ -9623,8 +9795,8 @@ async function explainDown(
   const watch = loadWatch(cfg);
   const memory = memoryOf(watch, agent.name);
   const held = operatorOf(cfg).held[agent.name] !== undefined;
-  const { state } = describeState(memory, { pane, held, enabled: agent.enabled, fresh: true,
-    limit: null, kind: agent.kind, complete: isComplete(cfg), now,
+  const { state } = describeState(memory, { pane, held, enabled: agent.enabled,
+    limit: null, kind: agent.kind, complete: isComplete(cfg), now, cannot: whyCannot(agent),
     stranger: snap.strangers?.get(agent.session) });
   const unseen = pane && memory.buried !== deathKey(snap.server, pane)
     ? deathOf(cfg, agent, memory, pane.status, now - pane.created) : null;

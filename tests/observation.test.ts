@@ -26,7 +26,7 @@ const pane = () => fake.tmux.of("agents-a");
 const memory = () => memoryOf(watch, "a");
 const events = (name: string): { why: string }[] => (fake.files.get(`${cfg.stateDir}/events.jsonl`) ?? "")
   .split("\n").filter(Boolean).map((line) => JSON.parse(line)).filter((one) => one.event === name);
-const state = () => describeState(memory(), { pane: { dead: false } as never, held: false, enabled: true, fresh: true,
+const state = () => describeState(memory(), { pane: { dead: false } as never, held: false, enabled: true,
   limit: null, kind: "persistent", complete: false, now: fake.wall, unsureAfter: cfg.watchdog.unsureAfter });
 
 describe("unsure that lasts is a person's business", () => {

@@ -189,7 +189,7 @@ describe("restarts of which nothing comes", () => {
     return found;
   }
   const told = () => parseEvents(it.fake.files.get(it.file("events.jsonl"))!).filter(({ event }) => event === "blocked").map(({ why }) => why);
-  const state = () => describeState(memoryOf(it.watch, "a"), { pane: it.pane() as never, held: false, enabled: true, fresh: true, limit: null, kind: "task", complete: false, now: it.fake.wall });
+  const state = () => describeState(memoryOf(it.watch, "a"), { pane: it.pane() as never, held: false, enabled: true, limit: null, kind: "task", complete: false, now: it.fake.wall });
   const SAID = (times: number) => `restarted ${times} times for being idle, and nothing came of it`;
 
   test("an agent that hears nothing: after three it needs you, and the pauses double", async () => {

@@ -1,10 +1,12 @@
 /** `status`: what each agent's state is called, what needs a person, and how that is shown. */
 import { beforeEach, describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import {
-  columns, type Config, describeState, type LimitState, type Memory, memoryOf, say, type Status, type StatusRow, statusLine, statusText, type Watch,
+  columns, type Config, decideNow, describeState, type LimitState, type Memory, memoryOf, type Pane, parseQuestion, say, type Status, type StatusRow, statusLine,
+  statusText, type Verdict, type Watch,
 } from "../agents.ts";
-import { command, FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
+import { command, FLEET, type FakeWorld, fakeWorld, paneOf, verdict } from "./kit.ts";
 import { real, until } from "./real.ts";
 
 const SECOND = 1000;
@@ -15,7 +17,7 @@ describe("describeState", () => {
   type Facts = Parameters<typeof describeState>[1];
   const alive = { dead: false } as Facts["pane"];
   const ended = (status: number | null, signal: number | null = null) => ({ dead: true, status, signal }) as Facts["pane"];
-  const facts = { pane: undefined, held: false, enabled: true, fresh: true, limit: null, kind: "persistent", complete: false, now };
+  const facts = { pane: undefined, held: false, enabled: true, limit: null, kind: "persistent", complete: false, now };
   const memory = { life: { state: "backoff", until: 0 }, failures: 0, verdict: "active", why: "", since: 0 };
   const limit: LimitState = { until: now / 1000 + 60, nudges: 0 };
   const said = (some: Partial<Memory>, more: Partial<Facts>) => {
@@ -45,7 +47,6 @@ describe("describeState", () => {
     ["stopped", { life: { state: "backoff", until: now }, failures: 1 }, {}],
     ["stopped (disabled)", {}, { enabled: false }],
     ["RUNNING", {}, { pane: alive }],
-    ["RUNNING", { since: now }, { pane: alive, fresh: false }],
     ["RUNNING", { since: now, verdict: "gone" }, { pane: alive }],
     ["active 0s", { since: now + 5 * SECOND }, { pane: alive }],
     ["active 59s", { since: now - 59.4 * SECOND, life: { state: "parked", why: "x", at: 0 } }, { pane: alive, held: true }],
@@ -83,6 +84,51 @@ describe("describeState", () => {
     expect(data({ since: now }, { pane: alive })).toEqual(["working", "", null]);
     expect(data({ since: now }, { pane: alive, limit: { ...limit, class: "weekly" } })).toEqual(["limited", expect.stringMatching(/^to .*:01, weekly$/), now + 60 * SECOND]);
     expect(data({}, { pane: alive, stuck: "pid 5 does not end" })).toEqual(["ending", "pid 5 does not end", null]);
+  });
+});
+
+describe("what a dialog asks", () => {
+  const asks = (file: string) => parseQuestion(readFileSync(join(import.meta.dir, "fixtures", `${file}.txt`), "utf8"));
+  test.each([
+    ["claude/blocked-permission-bash-80x24", "Bash command: touch /srv/fleet/main/proj/asked.txt && mkdir -p /srv/fleet/main/proj/d1"],
+    ["claude/blocked-permission-plain", "Bash command: touch x"],
+    ["claude/blocked-permission-write-80x24", "Do you want to create new83.txt?"],
+    ["claude/blocked-question-80x24", "Which database should we use?"],
+    ["claude/blocked-trust-dialog-80x24", "Accessing workspace: /srv/fleet/main/proj"],
+    ["opencode/blocked-permission-200x50", "Permission required: Access external directory /srv/fleet/agents/main"],
+    ["codex/blocked-near-limit-80x24", "Switch to gpt-6-luna for lower credit usage?"],
+    ["codex/blocked-exec-approval-80x24", "Reason: Do you want to allow writing outside the workspace?"],
+    // no dialog, or none whose beginning is certain
+    ["claude/blocked-401", ""], ["claude/blocked-v332-cfg-axsr-perm-200x50", ""], ["codex/blocked-model-picker-80x24", ""], ["gemini/blocked-question-80x24", ""],
+  ])("%s", (file, question) => expect(asks(file)).toBe(question));
+});
+
+describe("decideNow", () => {
+  const now = Date.UTC(2026, 5, 15, 12);
+  const ago = (seconds: number) => now - seconds * SECOND;
+  const pane = (some: Partial<Pane> = {}) => paneOf({ created: ago(3600), activity: ago(60), ...some });
+  const memory = (name: Memory["verdict"], since = ago(900), why = "") => ({ verdict: name, since, why }) as Memory;
+  const now_ = (seen: Verdict | undefined, known: Memory, some: Partial<Pane> = {}, young = false) => {
+    const { verdict: name, since } = decideNow(seen, known, pane(some), young, 2 * SECOND, now);
+    return [name, (now - since) / SECOND];
+  };
+  test("what is seen counts, since when is known of the same client only", () => {
+    expect(now_(verdict("blocked"), memory("blocked"))).toEqual(["blocked", 900]);
+    expect(now_(verdict("active"), memory("blocked"))).toEqual(["active", 0]);
+    expect(now_(verdict("blocked"), memory("active"))).toEqual(["blocked", 60]);
+    expect(now_(verdict("idle"), memory("idle"), { created: ago(2), activity: ago(2) })).toEqual(["idle", 2]);
+    expect(now_(verdict("idle"), memory("idle", 0), { activity: 0 })).toEqual(["idle", 0]);
+  });
+  test("who was started a moment ago is starting; a screen that could not be read is unsure", () => {
+    expect(now_(verdict("idle"), memory("idle"), { created: ago(1) }, true)).toEqual(["booting", 1]);
+    expect(now_(undefined, memory("idle"))).toEqual(["unsure", 0]);
+    expect(now_(undefined, memory("unsure"))).toEqual(["unsure", 900]);
+  });
+  test("a screen that moves is no rest; a draft that the watchdog found holds", () => {
+    expect(now_(verdict("idle"), memory("active"), { activity: ago(1) })).toEqual(["active", 900]);
+    expect(now_(verdict("idle"), memory("active"), { activity: ago(3) })).toEqual(["idle", 3]);
+    expect(now_({ ...verdict("idle"), where: "process" }, memory("idle"), { activity: ago(1) })[0]).toBe("active");
+    expect(now_(verdict("idle"), memory("blocked", ago(900), "someone's draft stands in the input box"))).toEqual(["blocked", 900]);
   });
 });
 
@@ -315,7 +361,7 @@ describe("the command over a fleet", () => {
     const { code, of } = await read();
     expect([code, of("builder").messages, of("builder").messagesWhy]).toEqual([3, 1, expect.stringMatching(/dialog/)]);
     expect([of("adversary").restartsToday, of("builder").restartsToday]).toEqual([1, 0]);
-    expect((await command("status", "--config", cfg.path)).out).toMatch(/^! builder .* a dialog is open · 1 text held  → attach builder$/m);
+    expect((await command("status", "--config", cfg.path)).out).toMatch(/^! builder .* Do you want to proceed\? · 1 text held  → attach builder$/m);
     expect((await command("status", "--config", cfg.path)).out).toMatch(/^ {2}adversary .* {2}1 restart$/m);
     fake.turn(24 * HOUR);
     watchdog(10);
@@ -339,6 +385,96 @@ describe("the command over a fleet", () => {
     await begin(FLEET);
     expect((await command("status", "--config", cfg.path)).out).toStartWith("/fleet (agents-) · ");
     expect((await read()).status).toMatchObject({ fleet: "/fleet (agents-)", folder: "/fleet", prefix: "agents-" });
+  });
+  test("status looks when asked, by two calls of tmux, and changes nothing", async () => {
+    await begin(FLEET);
+    pane("builder").doing = "dialog";
+    pane("adversary").doing = "idle";
+    await ticks(4);
+    watchdog(10);
+    expect((await read()).of("builder")).toMatchObject({ condition: "blocked", detail: "Do you want to proceed?", cure: "attach builder", needsHuman: true });
+    // a person has answered since the last tick
+    pane("builder").doing = "busy";
+    pane("adversary").doing = "busy";
+    fake.turn(5 * SECOND);
+    const calls: string[] = [];
+    fake.beforeTmux(([name]) => void calls.push(name!));
+    const effects = fake.effects.length;
+    const { of } = await read();
+    expect([of("builder").state, of("adversary").state, calls, fake.effects.length]).toEqual(["active 0s", "active 0s", ["list-panes", "source-file"], effects]);
+  });
+  test("a screen on which nothing was drawn since the watchdog found its client at rest is not read", async () => {
+    await begin(FLEET);
+    for (const name of ["builder", "adversary", "orchestrator"]) pane(name).doing = "idle";
+    await ticks(6);
+    watchdog(10);
+    const captured: string[] = [];
+    fake.beforeTmux(([name], stdin) => void (name === "source-file" && captured.push(...stdin.match(/capture-pane.*/g)!)));
+    expect([(await read()).of("builder").condition, captured.length]).toEqual(["idle", 0]);
+    pane("builder").doing = "dialog";
+    expect([(await read()).of("builder").condition, captured.length]).toEqual(["blocked", 1]);
+    fake.files.delete(state("watchdog.lock.pid"));
+    await read();
+    expect(captured.length).toBe(4);
+  });
+  test("without a watchdog, too, and a client younger than its look is starting", async () => {
+    await begin(FLEET);
+    fake.tmux.exit("agents-builder", 1);
+    await ticks(2);
+    pane("builder").doing = "idle";
+    await read();
+    fake.turn(3 * SECOND);
+    expect((await read()).of("builder")).toMatchObject({ condition: "idle" });
+    Object.assign(pane("builder").marks, { "@agents_started": String(Math.floor(fake.wall / 1000) - 1) });
+    expect((await read()).of("builder")).toMatchObject({ condition: "starting", state: "booting 1s", verdict: "booting" });
+  });
+  test("each row ends in why: how a client ended, with its last words, and what helps", async () => {
+    await begin(FLEET);
+    pane("builder").draw("at main.js:3\nError: Cannot find module 'yoga'\n    at run\nPane is dead (status 1, now)\n", fake.wall);
+    fake.tmux.exit("agents-builder", 1);
+    watchdog(10);
+    expect((await read()).of("builder")).toMatchObject({ condition: "ended", state: "ended (exit 1)", detail: "exit 1: Error: Cannot find module 'yoga'" });
+    Object.assign(memoryOf(watch, "builder"), { life: { state: "backoff", until: fake.wall + 200 * SECOND }, failures: 1, buried: `${fake.tmux.server.pid} ${fake.tmux.server.start} ${pane("builder").id}` });
+    await ticks(1);
+    watchdog(10);
+    expect((await read()).of("builder")).toMatchObject({ condition: "backoff", detail: "exit 1: Error: Cannot find module 'yoga' · 1st time", next: "start", needsHuman: false, cure: "" });
+    memoryOf(watch, "builder").life = { state: "parked", why: "4 starts in 10 min without a healthy minute", at: fake.wall };
+    await ticks(1);
+    watchdog(10);
+    const { code, of } = await read();
+    expect([code, of("builder")]).toMatchObject([3, { condition: "parked", cure: "up builder",
+      detail: "exit 1: Error: Cannot find module 'yoga' · 4 starts in 10 min without a healthy minute" }]);
+  });
+  test("a folder that is not there: it cannot start at all, exit 3", async () => {
+    await begin(FLEET.replace('name = "builder"', 'name = "builder"\ndir = "/nowhere"'));
+    watchdog(10);
+    const { code, of } = await read();
+    expect([code, of("builder")]).toMatchObject([3, { state: "cannot start: its dir /nowhere does not exist", needsHuman: true }]);
+    expect((await command("status", "--config", cfg.path)).out).toMatch(/^! builder .*stopped +its dir \/nowhere does not exist/m);
+  });
+  test("the model is the one that runs, whatever the config says by now", async () => {
+    await begin(FLEET.replace('name = "builder"', 'name = "builder"\nmodel = "haiku"'));
+    cfg = await fake.config(fake.files.get(cfg.path)!.replace('model = "haiku"', 'model = "opus"'));
+    expect([(await read()).of("builder").model, (await read()).of("adversary").model]).toEqual(["haiku", "default"]);
+    fake.tmux.exit("agents-builder", 0);
+    expect((await read()).of("builder").model).toBe("opus");
+  });
+  test("until when: a wait, a limit; a hold that what is seen ends is none", async () => {
+    await begin(FLEET);
+    const until = new Date(fake.wall + HOUR).toISOString();
+    Object.assign(pane("builder"), { doing: "idle", said: `● I go on later.\n  WAITING-UNTIL: ${until}` });
+    pane("adversary").doing = "limit";
+    fake.turn(10 * SECOND);
+    const clock = (iso: string) => new Date(iso).toTimeString().slice(0, 5);
+    expect((await read()).of("builder")).toMatchObject({ condition: "waiting", until, detail: `to ${clock(until)}` });
+    // the watchdog has not seen this one yet
+    expect((await read()).of("adversary")).toMatchObject({ condition: "limited", until: "2026-06-15T15:00:00.000Z", detail: expect.stringMatching(/^5-hour limit, resets /) });
+    await ticks(2);
+    expect((await read()).of("adversary")).toMatchObject({ condition: "limited", detail: expect.stringMatching(/^to .*, 5h$/), next: "probe" });
+    pane("adversary").doing = "busy";
+    expect((await read()).of("adversary")).toMatchObject({ condition: "working", next: "" });
+    pane("adversary").doing = "dialog";
+    expect((await read()).of("adversary")).toMatchObject({ condition: "blocked", needsHuman: true });
   });
   test("sessions that no config names, and loops on an older kickoff", async () => {
     await begin(FLEET);
