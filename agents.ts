@@ -246,6 +246,8 @@ export interface Memory {
   why: string;
   /** Wall ms since when the verdict holds. */
   since: number;
+  /** The version of its client, as that says it. */
+  version?: string;
   /** The `since` of the unsure verdict that people were told of last. */
   unsureTold?: number;
   /** Wall ms since when nothing but background work goes on. */
@@ -276,6 +278,10 @@ export interface Memory {
   unsureLooks: number;
   /** It ended together with others, and nobody has dealt with its end yet. */
   together: boolean;
+  /** The process whose version is known; 0 = none. */
+  versionOf: number;
+  /** Looks in a row whose sources contradicted each other. */
+  oddLooks: number;
 }
 
 /** ALL that the watchdog remembers: `state/watch.json`, but for `volatile`. */
@@ -302,6 +308,8 @@ export interface Watch {
   /** Wall ms at which each wake is due. */
   wakeDue: Record<string, number>;
   server: string;
+  /** What was said once of a version of a client: `untried claude 3.0.0`. */
+  versions: string[];
   /** null = nobody has looked at the remote yet. */
   channel: Channel | null;
   /** null = every notice to people has gone out. */
@@ -888,7 +896,7 @@ export type VerdictName = (typeof VERDICTS)[number];
 /** What people can be told of. */
 const NOTICE_EVENTS = [
   "blocked", "unsure", "parked", "limited", "lifted", "phase", "complete",
-  "stalled", "deadlock", "handoff", "config", "watchdog",
+  "stalled", "deadlock", "handoff", "config", "watchdog", "untried", "drift",
 ];
 
 const UNIT_KEYS = {
@@ -1250,7 +1258,7 @@ export function cfgPath(named = process.env.AGENTS_CONFIG, folder = process.cwd(
 }
 
 /** The hash of the agents.toml that ships: as long as nobody has edited it, it is no fleet. */
-const TEMPLATE = "35zowdji5ynox";
+const TEMPLATE = "1edlr4zzu19m1";
 
 /** smol-toml; fetched once into the program's folder where a clean clone has no packages yet. */
 async function tomlParser(): Promise<typeof import("smol-toml")> {
@@ -2350,6 +2358,8 @@ export interface Verdict {
   own?: string;
   /** Of an error that may be a quote as well: what it is if it is none. */
   doubted?: Verdict;
+  /** How its sources contradict each other. */
+  odd?: string;
 }
 
 const anyOf = (...parts: RegExp[]) => new RegExp(parts.map((part) => part.source).join("|"));
@@ -4187,6 +4197,10 @@ export function decideOpencode(facts: OpencodeFacts, screen: Verdict, now: numbe
     limit: { class: "other", resetAt, banner: message, native: true } };
 }
 
+/** What a client calls its version, as far as it looks like one. */
+const versionIn = (value: unknown): string =>
+  (typeof value === "string" ? /^\d[\w.+-]{0,30}$/.exec(value)?.[0] ?? "" : "");
+
 /** What Claude Code's session file says of a running client. */
 export interface ClaudeWord {
   status: "busy" | "waiting" | "shell" | "idle";
@@ -4228,7 +4242,7 @@ export function parseClaudeWord(
   return status === undefined ? null : {
     status, waitsFor: status === "waiting" ? word(said.waitingFor, 60) || "a dialog" : "",
     since: isNumber(said.statusUpdatedAt) ? Number(said.statusUpdatedAt) : 0,
-    version: /^\d[\w.+-]{0,30}$/.exec(word(said.version, 40))?.[0] ?? "",
+    version: versionIn(said.version),
     conversation: isId(said.sessionId) ? said.sessionId : "",
     cwd: typeof said.cwd === "string" ? said.cwd.slice(0, 4096) : "",
   };
@@ -4307,6 +4321,13 @@ const AWAY = ["wrapper", "shell", "resume hint", "suspended"];
 /** Whether a verdict comes from what the newest block of the transcript says, or a hint of it. */
 const isOfTurn = ({ where }: Verdict): boolean => ["event", "box", "turn", "done"].includes(where);
 
+/** Whether a word and a positive finding on the screen cannot both be true for long. */
+function isOdd({ status }: ClaudeWord, screen: Verdict): boolean {
+  if (status === "busy") return ["idle", "limited", "fatal"].includes(screen.verdict);
+  if (status === "waiting") return ["idle", "active"].includes(screen.verdict);
+  return screen.verdict === "active";
+}
+
 /**
  * A client's own word and its screen as one verdict. The file knows work and dialogs that are not
  * drawn, and rest that a draft hides; it knows neither limits nor errors, and calls idle what a
@@ -4315,7 +4336,9 @@ const isOfTurn = ({ where }: Verdict): boolean => ["event", "box", "turn", "done
 export function decideClaude(word: ClaudeWord | null, screen: Verdict): Verdict {
   if (!word) return screen;
   const own = word.status + (word.waitsFor && ` (${word.waitsFor})`);
-  const drawn: Verdict = { ...screen, own };
+  const odd = isOdd(word, screen)
+    ? `its session file says ${own}, its screen ${screen.verdict} (${screen.rule})` : "";
+  const drawn: Verdict = { ...screen, own, ...(odd ? { odd } : {}) };
   const say = (verdict: VerdictName, why: string): Verdict => ({ ...drawn, verdict, why,
     rule: word.status, where: SESSION_FILE, text: "", limit: null, waitingUntil: null });
   if (AWAY.includes(screen.rule) || screen.rule === LIMIT_MENU) return drawn;
@@ -4438,6 +4461,33 @@ export function decideError(
 /** The `where` of a verdict that a client's transcript decided. */
 const TRANSCRIPT = "transcript";
 
+/** The versions, oldest and newest, that detection was measured on. */
+const MEASURED: Record<BackendKind, [string, string] | null> = {
+  claude: ["2.0.76", "2.1.332"], opencode: ["1.14.0", "1.18.34"],
+  codex: ["0.169.0", "0.169.0"], gemini: ["0.61.0", "0.61.0"], typed: null,
+};
+
+/** Whether nobody has tried what agents.ts knows of a client on this version of it. */
+export function isUntried(kind: BackendKind, version: string): boolean {
+  const [oldest, newest] = MEASURED[kind] ?? [];
+  return oldest !== undefined && (Bun.semver.order(version, oldest) < 0 ||
+    Bun.semver.order(version, newest!) > 0);
+}
+
+/** The version of the client in a pane; "" = it says none, null = it says nothing yet. */
+async function readVersion(
+  cfg: Config, agent: Agent, pane: Pane, screen: string,
+): Promise<string | null> {
+  const backend = backendOf(cfg, agent);
+  if (backend.kind === "claude") {
+    return readClaudeWord(cfg, agent, pane)?.version ||
+      (/^(?: ▐▛|╭─).* Claude Code v(\d+\.\d+\.\d+)\b/m.exec(screen)?.[1] ?? null);
+  }
+  if (backend.kind !== "opencode" || !pane.conversation) return "";
+  const health = await askOpencode<{ version?: unknown }>(backend, agent.dir, "/global/health");
+  return isRecord(health) ? versionIn(health.version) : null;
+}
+
 /** What is believed of an agent by its screen and, where that says more, by its own word. */
 function withOwnWord(cfg: Config, agent: Agent, pane: Pane, screen: Verdict): Verdict {
   const word = backendOf(cfg, agent).kind === "claude" ? readClaudeWord(cfg, agent, pane) : null;
@@ -4461,7 +4511,8 @@ const freshMemory = (): Memory => ({
   starts: [], failures: 0, life: DUE, lastFatal: 0, restarts: { day: "", count: 0 },
   verdict: "unsure", why: "", since: 0, bootedAt: 0, buried: "", client: null, idleSince: 0,
   sameSince: 0, looked: "", judged: null, readAt: 0, still: "", serverDown: false, draft: false,
-  unsureLooks: 0, answered: "", answers: 0, releasedAt: 0, together: false,
+  unsureLooks: 0, answered: "", answers: 0, releasedAt: 0, together: false, versionOf: 0,
+  oddLooks: 0,
 });
 
 /** Down, and to be started as soon as that is possible. */
@@ -4532,7 +4583,7 @@ function loadedLife({ nextStart, parked, parkedAt, finished, stopping }: StoredL
 /** A memory as it is stored: without what is on the monotonic clock, or only of this life. */
 function storedMemory(memory: Memory) {
   const { starts, failures, life, idleSince, sameSince, looked, judged, readAt, still, serverDown,
-    draft, unsureLooks, together, ...stored } = memory;
+    draft, unsureLooks, together, versionOf, oddLooks, ...stored } = memory;
   return { starts, failures, ...storedLife(memory), ...stored };
 }
 
@@ -4558,7 +4609,7 @@ export function freshWatch(): Watch {
   return {
     sha: "", seen: [], inboxes: {}, turn: null, deadlocked: "", outbox: [], taken: [],
     delivered: [], unproven: [], agents: {}, intent: null,
-    wakeDue: {}, server: "", channel: null, notices: null,
+    wakeDue: {}, server: "", versions: [], channel: null, notices: null,
     volatile: {
       ticks: 0, lastTick: 0, lastHeavy: -Infinity, lastNow: 0, errors: {}, fetch: null,
       fetched: null, handled: "",
@@ -4572,6 +4623,7 @@ const GROUP = { pid: (value: unknown) => Number.isInteger(value) && Number(value
 
 /** What the shape of a fresh value does not tell. */
 const MEMORY_SHAPES: Record<string, Shape> = {
+  version: isText,
   unsureTold: isNumber, backgroundSince: isNumber, stalls: isNumber, stallsTold: isNumber,
   starts: every(isNumber), stopping: orNull((value) => isStopping(value)),
   client: orNull(withFields(GROUP)), restarts: withFields({ day: isText, count: isNumber }),
@@ -4580,7 +4632,8 @@ const isStopping: Shape = (value) => withFields({ ...GROUP, since: isNumber })(v
   isRecord(value) && every(isText)(value.marks ?? []) && isText(value.stuck ?? "") &&
   isNumber(value.killed ?? 0);
 const WATCH_SHAPES: Record<string, Shape> = {
-  seen: every(isText), taken: every(isText), delivered: every(isText), inboxes: every(isText),
+  versions: every(isText), seen: every(isText), taken: every(isText), delivered: every(isText),
+  inboxes: every(isText),
   wakeDue: every(isNumber),
   turn: orNull(withFields({ owes: isText, subject: isText, at: isNumber })), owedSince: isNumber,
   intent: orNull(withFields({ id: isText, from: isText, to: isText, run: isText })),
@@ -4654,6 +4707,7 @@ export function save(cfg: Config, watch: Watch): void {
   const stored = JSON.stringify({ ...watch, channel: watch.channel ?? undefined,
     notices: watch.notices ?? undefined,
     unproven: watch.unproven.length ? watch.unproven : undefined,
+    versions: watch.versions.length ? watch.versions : undefined,
     agents: Object.fromEntries(agents), volatile: undefined });
   if (stored === watch.volatile.saved) return;
   world.writeAtomic(watchFile(cfg), stored);
@@ -4804,7 +4858,7 @@ const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", 
 
 /** What is not true of another client in the same session. */
 const NEW_CLIENT = { since: 0, backgroundSince: undefined, idleSince: 0, sameSince: 0, looked: "",
-  judged: null, answered: "", answers: 0, together: false };
+  judged: null, answered: "", answers: 0, together: false, versionOf: 0, oddLooks: 0 };
 
 /** When a process began, s since 1970; NaN = there is none, or no /proc. */
 function startedAt(pid: number): number {
@@ -4999,6 +5053,11 @@ async function updateVerdict(
       why: SOMEONES_DRAFT };
   }
   if (!full) return verdict;
+  noteOdd(cfg, watch, agent, verdict.odd ?? "");
+  // nothing new is known of a client that says nothing itself and has drawn nothing
+  if (memory.versionOf !== pane.pid && (text !== null || verdict.own)) {
+    noteVersion(cfg, watch, agent, pane, await readVersion(cfg, agent, pane, text ?? ""));
+  }
   if (!same) memory.sameSince = exact ? world.mono() : 0;
   memory.sameSince ||= exact ? world.mono() : 0;
   if (text !== null) Object.assign(memory, { readAt: world.mono(), still: drawStamp(pane) });
@@ -5029,6 +5088,45 @@ async function judgeLook(
     ? decideOpencode(await readOpencode(backend, agent, pane), shown, world.now()) : shown;
   return decideBackground(
     verdict, backgroundSince, world.now(), cfg.watchdog.backgroundMax * 1000);
+}
+
+/** What is said of a client's version once for the whole fleet; false = it was. */
+function sayOnce(watch: Watch, what: string): boolean {
+  if (watch.versions.includes(what)) return false;
+  watch.versions = [...watch.versions, what].slice(-50);
+  return true;
+}
+
+/** A client that is not what it was is an event; one that nobody has tried is said once. */
+function noteVersion(
+  cfg: Config, watch: Watch, agent: Agent, pane: Pane, version: string | null,
+): void {
+  const memory = memoryOf(watch, agent.name);
+  const { kind, name } = backendOf(cfg, agent);
+  if (version !== null) memory.versionOf = pane.pid;
+  if (!version) return;
+  if (memory.version && memory.version !== version) {
+    log(`${agent.name}: its client is ${name} ${version} now, it was ${memory.version}`);
+    emit(cfg, "version", { agent: agent.name, from: memory.version, to: version });
+  }
+  memory.version = version;
+  if (!isUntried(kind, version) || !sayOnce(watch, `untried ${name} ${version}`)) return;
+  const why = `${name} ${version} was never tried (${MEASURED[kind]!.join(" to ")} were)`;
+  log(`${why}: look at what "explain" says of ${agent.name}`);
+  emit(cfg, "untried", { agent: agent.name, why });
+}
+
+/** So many looks in a row are no chance: the file may lag behind the screen by a second. */
+const ODD_LOOKS = 3;
+
+/** Sources that contradict each other: the client has changed; said once for each version of it. */
+function noteOdd(cfg: Config, watch: Watch, agent: Agent, odd: string): void {
+  const memory = memoryOf(watch, agent.name);
+  memory.oddLooks = odd ? memory.oddLooks + 1 : 0;
+  const client = `${agent.backend} ${memory.version ?? "of unknown version"}`;
+  if (memory.oddLooks !== ODD_LOOKS || !sayOnce(watch, `drift ${client}`)) return;
+  log(`${agent.name} (${client}): ${odd}; "capture" keeps its screen as a test`);
+  emit(cfg, "drift", { agent: agent.name, version: memory.version ?? "", why: odd });
 }
 
 /** Unsure for this many looks in a row: the screen is kept for a person to see. */
@@ -8555,6 +8653,8 @@ export interface StatusRow {
   cure: string;
   /** What may be declared as the answer to the question that its client asks. */
   answer?: DeclaredAnswer;
+  /** The version of the running client, "" = it does not say. */
+  version: string;
 }
 
 /** What a unit is at, in a word. */
@@ -8908,6 +9008,7 @@ function statusRow(cfg: Config, look: StatusLook, unit: Agent | Service): Status
     cure: !needsHuman ? "" : running ? `attach ${unit.name}`
       : condition === "parked" ? `up ${unit.name}` : "",
     ...(answer ? { answer } : {}),
+    version: running ? (memory.version ?? "") : "",
   };
 }
 
@@ -10233,7 +10334,7 @@ function gatesOf(commits: Report["commits"]): Report["gates"] {
 }
 
 const TROUBLES = ["blocked", "unsure", "parked", "stalled", "deadlock", "fatal", "undelivered",
-  "handoff", "config", "pattern", "notices"];
+  "handoff", "config", "pattern", "notices", "drift"];
 
 /** What of the record is about no single agent's time. */
 function fleetRecord(

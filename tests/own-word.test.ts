@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import {
-  BUILT_IN_RULES, type ClaudeWord, decideClaude, decideError, detect, loadLimitState, memoryOf, parseClaudeWord, parseTranscriptEnd, type TranscriptEnd, world,
+  BUILT_IN_RULES, type ClaudeWord, decideClaude, decideError, detect, isUntried, loadLimitState, memoryOf, parseClaudeWord, parseTranscriptEnd, type TranscriptEnd, world,
 } from "../agents.ts";
 import { agents, command, type FakePane, scene, type Scene, type Setting, verdict } from "./kit.ts";
 
@@ -21,8 +21,8 @@ describe("a session file", () => {
   test("says what its client does, field by field", () => {
     expect(parsed()).toEqual({ status: "waiting", waitsFor: "permission prompt", since: 1795692064631, version: "2.1.330",
       conversation: MEASURED.sessionId, cwd: "/work/My_Proj.x" });
-    const odd = parsed({ status: "idle", waitingFor: 7, statusUpdatedAt: "now", version: "\x1b[31m2", sessionId: "../../x", cwd: 3 });
-    expect(odd).toEqual({ status: "idle", waitsFor: "", since: 0, version: "2", conversation: "", cwd: "" });
+    const odd = parsed({ status: "idle", waitingFor: 7, statusUpdatedAt: "now", version: "\x1b[31m2.1", sessionId: "../../x", cwd: 3 });
+    expect(odd).toEqual({ status: "idle", waitsFor: "", since: 0, version: "", conversation: "", cwd: "" });
     expect(parsed({ waitingFor: undefined })!.waitsFor).toBe("a dialog");
     expect(parsed({ waitingFor: `\x1b]0;x\x07${"y".repeat(500)}` })!.waitsFor).toBe(`${"y".repeat(59)}…`);
   });
@@ -287,5 +287,66 @@ describe("in a round", () => {
     says(it, "idle", { sessionId: "c1", cwd: "/fleet/my.proj" });
     await it.ticks(3);
     expect(asked.filter((path) => path.includes("/projects/"))).toEqual([]);
+  });
+});
+
+describe("versions", () => {
+  const events = (it: Scene, name: string) => (it.fake.files.get(it.file("events.jsonl")) ?? "").split("\n").filter(Boolean)
+    .map((line) => JSON.parse(line)).filter(({ event }) => event === name);
+  test("what was tried ends at both sides", () => {
+    const tried = (kind: "claude" | "opencode" | "typed", ...versions: string[]) => versions.map((version) => isUntried(kind, version));
+    expect(tried("claude", "2.0.75", "2.0.76", "2.1.99", "2.1.332", "2.1.333", "3.0.0")).toEqual([true, false, false, false, true, true]);
+    expect(tried("opencode", "1.13.9", "1.14.0", "1.18.34", "1.19.0")).toEqual([true, false, false, true]);
+    expect(tried("typed", "0.0.1")).toEqual([false]);
+  });
+  test("the running one is in status; another one under us is an event, and one that nobody tried is told once", async () => {
+    const it = await scene(agents("a", "b").replaceAll("[[agent]]", '[[agent]]\nenv = { CLAUDE_CONFIG_DIR = "/conf" }'));
+    const versions = async () => JSON.parse((await command("status", "--json", "--config", it.cfg.path)).out).agents.map((row: { version: string }) => row.version);
+    for (const name of ["a", "b"]) says(it, "idle", { pid: it.pane(name).pid });
+    await it.ticks(2);
+    expect(await versions()).toEqual(["2.1.330", "2.1.330"]);
+    expect([events(it, "version"), events(it, "untried")]).toEqual([[], []]);
+    for (const name of ["a", "b"]) {
+      it.fake.tmux.exit(`agents-${name}`, 1);
+      await it.ticks(3);
+      says(it, "idle", { pid: it.pane(name).pid, version: "2.1.400" });
+      await it.ticks(2);
+    }
+    expect(await versions()).toEqual(["2.1.400", "2.1.400"]);
+    expect(events(it, "version")).toMatchObject([{ agent: "a", from: "2.1.330", to: "2.1.400" }, { agent: "b", from: "2.1.330", to: "2.1.400" }]);
+    expect(events(it, "untried")).toMatchObject([{ agent: "a", why: "claude 2.1.400 was never tried (2.0.76 to 2.1.332 were)" }]);
+    it.again();
+    await it.ticks(3);
+    expect([events(it, "version").length, events(it, "untried").length]).toEqual([2, 1]);
+    it.fake.tmux.exit("agents-a", 1);
+    expect((await versions())[0]).toBe("");
+  });
+  test("one that writes no file says it on its screen", async () => {
+    const it = await set();
+    it.pane().said = " ▐▛███▜▌   Claude Code v2.0.76\n▝▜█████▛▘  Opus 4.5\n\n● Ready.";
+    await it.ticks(2);
+    expect(memoryOf(it.watch, "a").version).toBe("2.0.76");
+  });
+  test("sources that contradict each other on three looks in a row are told once for a version", async () => {
+    const it = await set();
+    const round = async (status: string, count: number) => (says(it, status), it.ticks(count));
+    await round("busy", 2);
+    await round("idle", 2);
+    await round("busy", 2);
+    expect(events(it, "drift")).toEqual([]);
+    await it.ticks(1);
+    expect(events(it, "drift")).toMatchObject([{ agent: "a", version: "2.1.330", why: "its session file says busy, its screen idle (prompt)" }]);
+    await round("idle", 2);
+    await round("busy", 4);
+    expect(events(it, "drift")).toHaveLength(1);
+  });
+  test("what agrees, and what a file cannot know, is no drift", async () => {
+    const it = await set();
+    for (const [status, doing] of [["idle", "limit"], ["busy", "busy"], ["waiting", "dialog"], ["shell", "idle"], ["waiting", "menu"]] as const) {
+      says(it, status);
+      it.pane().doing = doing;
+      await it.ticks(4);
+    }
+    expect(events(it, "drift")).toEqual([]);
   });
 });

@@ -141,7 +141,7 @@ describe("statusText", () => {
   const row: StatusRow = {
     name: "a", kind: "loop", backend: "claude", model: "default", watch: "heal", session: "agents-a", running: true, state: "active 5s",
     condition: "working", detail: "", since: at(-5), until: "", verdict: "active", why: "", next: "", nextAt: "", owesSince: "", messages: 0, messagesWhy: "",
-    unproven: 0, restartsToday: 0, needsHuman: false, cure: "",
+    unproven: 0, restartsToday: 0, needsHuman: false, cure: "", version: "",
   };
   const blocked: StatusRow = { ...row, name: "b", needsHuman: true, condition: "blocked", detail: "Do you want to proceed?", verdict: "blocked", cure: "attach b" };
   const phase = { id: "p1", index: 0, total: 2, plan: "/x/plan.md", done: false, complete: false, moving: "", error: "" };
