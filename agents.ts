@@ -8798,12 +8798,13 @@ interface StatusLook {
   watchdog: Status["watchdog"]; complete: boolean; now: number;
 }
 
-async function lookForStatus(cfg: Config): Promise<StatusLook> {
+/** `named`: the only units that are read, and those for certain; none = all. */
+async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusLook> {
   const snap = await snapshot(cfg);
   if (!snap.ok && /not found/.test(snap.why)) die(NO_TMUX);
   const watch = loadWatch(cfg);
   const watchdog = readWatchdog(cfg);
-  const seen = await lookAtPanes(cfg, watch, snap, watchdog);
+  const seen = await lookAtPanes(cfg, watch, snap, watchdog, named);
   const operator = operatorOf(cfg);
   const queue = [...watch.outbox,
     ...operator.queue.filter((message) => !watch.taken.includes(message.id))];
@@ -8821,15 +8822,15 @@ const stillRests = (memory: Memory, pane: Pane, { running, heartbeat }: Status["
 
 /** Reads all panes in one call, those of ended clients for their last words. Changes nothing. */
 async function lookAtPanes(
-  cfg: Config, watch: Watch, snap: Snapshot, watchdog: Status["watchdog"],
+  cfg: Config, watch: Watch, snap: Snapshot, watchdog: Status["watchdog"], named: string[],
 ): Promise<Map<string, Seen>> {
   const seen = new Map<string, Seen>();
   const units = new Map<Pane, Agent | Service>();
   for (const unit of unitsOf(cfg).values()) {
     const pane = snap.panes.get(unit.session);
     const memory = memoryOf(watch, unit.name);
-    if (!pane || !(pane.dead || isAgent(unit))) continue;
-    if (pane.dead || !stillRests(memory, pane, watchdog)) units.set(pane, unit);
+    if (!pane || (named.length ? !named.includes(unit.name) : !pane.dead && !isAgent(unit))) continue;
+    if (named.length || pane.dead || !stillRests(memory, pane, watchdog)) units.set(pane, unit);
     else seen.set(unit.name,
       { text: "", verdict: { ...NO_VERDICT, verdict: "idle", why: memory.why } });
   }
@@ -9012,13 +9013,16 @@ function statusRow(cfg: Config, look: StatusLook, unit: Agent | Service): Status
   };
 }
 
-async function readStatus(cfg: Config): Promise<Status> {
-  const look = await lookForStatus(cfg);
+const readStatus = async (cfg: Config): Promise<Status> => statusFrom(cfg, await lookForStatus(cfg));
+
+async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []): Promise<Status> {
   const { snap, watch, operator, watchdog, now } = look;
-  const agents = [...cfg.agents.values()].map((agent) => statusRow(cfg, look, agent));
-  const services = [...cfg.services.values()].map((service) => statusRow(cfg, look, service));
+  const rows = (units: Map<string, Agent | Service>) => [...units.values()]
+    .filter(({ name }) => !named.length || named.includes(name))
+    .map((unit) => statusRow(cfg, look, unit));
+  const [agents, services] = [rows(cfg.agents), rows(cfg.services)];
   const phase = await readPhase(cfg, watch);
-  const known = new Set([...agents, ...services]
+  const known = new Set([...unitsOf(cfg).values()]
     .map((one) => one.session).concat(watchdogSession(cfg)));
   const stayed = (one: StatusRow) => cfg.agents.get(one.name)!.enabled && one.watch !== "none" &&
     !(isDown(operator, one.name) && !one.running) && !["done", "parked"].includes(one.condition);
@@ -9128,6 +9132,7 @@ async function readPhase(cfg: Config, { intent }: Watch): Promise<Status["phase"
 
 export async function cmdStatus(call: Call): Promise<number> {
   const cfg = await configFor(call);
+  if (call.words.length) return showCards(call, cfg);
   if (call.options.watch) return watchStatus(cfg);
   const status = await readStatus(cfg);
   print(call.options.json ? JSON.stringify(status, null, 2)
@@ -9204,13 +9209,18 @@ function spread(left: string, right: string, width: number): string {
   return right && room > 0 ? `${fit(left, room)} ${right}` : cut(left, width);
 }
 
+/** The clock, and the watchdog's last sign of life. */
+function pulse({ running, stale, heartbeat }: Status["watchdog"], width: number, now: number): string {
+  const clock = new Date(now).toTimeString().slice(0, width < NARROW ? 5 : 8);
+  const beat = heartbeat ? ` ${ago(now - Date.parse(heartbeat))} ago` : "";
+  return `${clock}${width < NARROW ? " " : "  "}` +
+    (running ? `${stale ? "✗" : "●"}${beat}` : "○ no watchdog");
+}
+
 /** Which fleet, where in its phases, the clock, and the watchdog's last sign of life. */
 function headline(status: Status, width: number, now: number): string {
   const { phase, watchdog } = status;
-  const clock = new Date(now).toTimeString().slice(0, width < NARROW ? 5 : 8);
-  const beat = watchdog.heartbeat ? ` ${ago(now - Date.parse(watchdog.heartbeat))} ago` : "";
-  const pulse = !watchdog.running ? "○ no watchdog" : `${watchdog.stale ? "✗" : "●"}${beat}`;
-  const right = `${clock}${width < NARROW ? " " : "  "}${pulse}`;
+  const right = pulse(watchdog, width, now);
   const place = phase?.id ? `${phase.id} ${phase.index + 1}/${phase.total}${phaseWord(phase)}` : "";
   const folder = basename(status.folder);
   const forms = [
@@ -9866,26 +9876,50 @@ const watchdogFact = (cfg: Config): [string, string | null] => ["watchdog",
 async function explainLive(
   call: Call, cfg: Config, agent: Agent, pane: Pane,
 ): Promise<number> {
-  const backend = backendOf(cfg, agent);
   const first = await screenOf(cfg, agent, pane);
   await world.sleep(TWO_LOOKS);
   const { look } = await screenOf(cfg, agent, pane);
-  const now = world.now();
   const watch = loadWatch(cfg);
-  const memory = memoryOf(watch, agent.name);
-  let verdict = await judgeLook(cfg, agent, pane, look, memory.backgroundSince);
+  const { backgroundSince } = memoryOf(watch, agent.name);
+  let verdict = await judgeLook(cfg, agent, pane, look, backgroundSince);
   const moves = withoutDigits(first.look.text) !== withoutDigits(look.text);
   if (verdict.verdict === "idle" && moves) {
     verdict = { ...verdict, verdict: "unsure", why: "its screen changes" };
   }
+  return printVerdict(
+    call, verdict, nextOfLiving(cfg, watch, agent, pane, verdict), [watchdogFact(cfg)]);
+}
+
+function nextOfLiving(
+  cfg: Config, watch: Watch, agent: Agent, pane: Pane, verdict: Verdict,
+): Next {
+  const now = world.now();
+  const memory = memoryOf(watch, agent.name);
   const since = memory.verdict === verdict.verdict && memory.since ? memory.since : now;
-  return printVerdict(call, verdict, decideNext(verdict, {
-    settings: cfg.watchdog, nativeGrace: backend.nativeGrace,
+  return decideNext(verdict, {
+    settings: cfg.watchdog, nativeGrace: backendOf(cfg, agent).nativeGrace,
     stallIdle: stallPauseOf(cfg, agent, memory), watch: agent.watch,
     hold: loadLimitState(cfg, agent.session), idleSince: since, unsureSince: since,
     backgroundSince: memory.backgroundSince || now, left: whyLeft(cfg, watch, agent),
     death: deathOf(cfg, agent, memory, null, now - pane.created), now,
-  }), [watchdogFact(cfg)]);
+  });
+}
+
+/** What the watchdog does next about an agent that is down. */
+async function nextOfDown(cfg: Config, watch: Watch, agent: Agent, snap: Snapshot): Promise<Next> {
+  const now = world.now();
+  const memory = memoryOf(watch, agent.name);
+  const pane = snap.panes.get(agent.session);
+  const held = isDown(operatorOf(cfg), agent.name);
+  const unseen = pane && memory.buried !== deathKey(snap.server, pane)
+    ? deathOf(cfg, agent, memory, pane.status, now - pane.created) : null;
+  const left = whyLeft(cfg, watch, agent) || (agent.watch === "none" ? 'watch is "none"' : "");
+  const stranger = strangerIn(cfg, snap, agent.session);
+  if (stranger) return { does: `leaves it down: ${stranger}`, at: null };
+  if (left && !held) return { does: `leaves it down: ${left}`, at: null };
+  const next = decideNextDown(memory, held, unseen, cfg.watchdog, now);
+  const needs = next.does === "starts it" ? await notReady(cfg, agent, snap) : "";
+  return needs ? { does: needs, at: null } : next;
 }
 
 /** An agent that is down: how it ended, with its last words, and how it comes back. */
@@ -9899,17 +9933,10 @@ async function explainDown(
   const { state } = describeState(memory, { pane, held, enabled: agent.enabled,
     limit: null, kind: agent.kind, complete: isComplete(cfg), now, cannot: whyCannot(agent),
     stranger: snap.strangers?.get(agent.session) });
-  const unseen = pane && memory.buried !== deathKey(snap.server, pane)
-    ? deathOf(cfg, agent, memory, pane.status, now - pane.created) : null;
-  const left = whyLeft(cfg, watch, agent) || (agent.watch === "none" ? 'watch is "none"' : "");
-  const stranger = strangerIn(cfg, snap, agent.session);
-  const next = stranger ? { does: `leaves it down: ${stranger}`, at: null }
-    : left && !held ? { does: `leaves it down: ${left}`, at: null }
-    : decideNextDown(memory, held, unseen, cfg.watchdog, now);
-  const needs = next.does === "starts it" ? await notReady(cfg, agent, snap) : "";
+  const next = await nextOfDown(cfg, watch, agent, snap);
   const end = pane ? (await explainDeath(cfg, agent, pane))?.why ?? endOf(pane) : null;
   const facts: [string, string | null][] = [
-    ["state", state], ["end", end], ["next", needs || nextText(next)],
+    ["state", state], ["end", end], ["next", nextText(next)],
     ["cure", /^(?:leaves|parks)/.test(next.does) ? `"up ${agent.name}" starts it` : null],
     watchdogFact(cfg),
   ];
@@ -9929,6 +9956,107 @@ export async function cmdExplain(call: Call): Promise<number> {
   const pane = snap.panes.get(agent.session);
   return pane && !pane.dead
     ? explainLive(call, cfg, agent, pane) : explainDown(call, cfg, agent, snap, pane);
+}
+
+/** All that is known of one unit. Times are ISO 8601 in UTC. */
+export interface Card extends StatusRow {
+  /** The rule that decided, where it looked, and what it matched; null = nothing was read. */
+  evidence: { rule: string; where: string; text: string } | null;
+  /** What the watchdog does next; `nextAt` is when, as far as a clock decides it. */
+  nextStep: string;
+  texts: { made: string; cause: string; text: string; tries: number; why: string }[];
+  /** Its ends, and the restarts that a person asked for, oldest first. */
+  restarts: { at: string; why: string }[];
+  /** The last lines that it shows. */
+  screen: string[];
+}
+
+/** Lines of a screen, and restarts, on a card. */
+const CARD_SCREEN = 12;
+const CARD_RESTARTS = 5;
+
+/** `status NAME`: all that is known of some units. */
+async function showCards(call: Call, cfg: Config): Promise<number> {
+  if (call.options.watch || call.options.line) {
+    die("status: --watch and --line show the whole fleet, no names", 2);
+  }
+  const names = expandNames(cfg, call.words).filter((name) => name !== "watchdog");
+  if (!names.length) die('status: the watchdog has no card; "logs watchdog" shows what it did', 2);
+  const look = await lookForStatus(cfg, names);
+  const status = await statusFrom(cfg, look, names);
+  const card = (row: StatusRow) => cardOf(cfg, look, row);
+  const [agents, services] = await Promise.all([
+    Promise.all(status.agents.map(card)), Promise.all(status.services.map(card))]);
+  const width = terminalWidth();
+  print(call.options.json ? JSON.stringify({ ...status, agents, services }, null, 2)
+    : [...agents, ...services].map((one) => cardText(one, status.watchdog, width)).join("\n\n"));
+  return status.needsHuman ? 3 : 0;
+}
+
+async function cardOf(cfg: Config, look: StatusLook, row: StatusRow): Promise<Card> {
+  const { snap, watch, queue, seen } = look;
+  const shown = seen.get(row.name);
+  const agent = cfg.agents.get(row.name);
+  const pane = snap.panes.get(row.session);
+  const verdict = shown?.verdict;
+  const next = !agent || !snap.ok ? null : pane && !pane.dead
+    ? verdict && nextOfLiving(cfg, watch, agent, pane, verdict)
+    : await nextOfDown(cfg, watch, agent, snap);
+  const texts = [...queue, ...watch.unproven].filter(({ target }) => target === row.name);
+  return {
+    ...row,
+    evidence: verdict ? { rule: verdict.rule, where: verdict.where, text: verdict.text } : null,
+    nextStep: next ? `${next.does}${next.at === null ? "" : ` at ${localTime(next.at)}`}` : "",
+    texts: texts.map(({ made, cause, text, tries, why = "" }) =>
+      ({ made: isoOrNone(made), cause, text: plainText(text, SUBJECT_MAX), tries, why })),
+    restarts: restartsFor(row.name, parseEvents(eventLines(cfg).join("\n"))).slice(-CARD_RESTARTS),
+    screen: tailOf(shown?.text ?? "", CARD_SCREEN).split("\n").map(printable).filter(Boolean),
+  };
+}
+
+function restartsFor(name: string, events: AgentEvent[]): Card["restarts"] {
+  const ordered = ({ event, command, names }: AgentEvent) => event === "order" &&
+    String(command).startsWith("restart") && Array.isArray(names) && names.includes(name);
+  return events.flatMap((event) => ordered(event) ? { at: event.at, why: "restarted by you" }
+    : event.event === "down" && event.agent === name ? { at: event.at, why: String(event.why) } : []);
+}
+
+/** A card for a terminal of that many columns. */
+function cardText(card: Card, watchdog: Status["watchdog"], width: number): string {
+  const now = world.now();
+  const time = (at: string) => localTime(Date.parse(at));
+  const { evidence, texts, restarts, condition, since, detail } = card;
+  const aged = ageText(card, now);
+  const facts: [string, string | string[]][] = [
+    ["is", [card.kind, card.kind === "service" ? "" : `${card.backend}, model ${card.model}`,
+      card.watch === "-" ? "" : `watch ${card.watch}`].filter(Boolean).join(" · ")],
+    ["state", [condition, aged && `for ${aged}, since ${time(since)}`].filter(Boolean).join(" ")],
+    ["why", detail || (card.running ? card.why : "")],
+    ["evidence", evidence?.rule ? `rule "${evidence.rule}" (${evidence.where})` +
+      `${evidence.text ? `: ${evidence.text}` : ""}` : ""],
+    ["texts", texts.map(({ made, cause, text, why }) =>
+      `${cause.split(" ")[0]} (${[`${ago(now - Date.parse(made))} old`, why]
+        .filter(Boolean).join("; ")}): ${text}`)],
+    ["restarts", [...(card.restartsToday ? [`${card.restartsToday} today`] : []),
+      ...restarts.map(({ at, why }) => `${time(at)}  ${why}`)]],
+    ["next", [card.nextStep, dueText(card, now)].filter(Boolean).slice(0, 1)],
+    ["cure", card.cure],
+  ];
+  const lines = facts.flatMap(([key, value]) => factLines(key, [value].flat(), width));
+  const style = card.needsHuman ? "red" : "bold";
+  const title = printable(`${card.needsHuman ? "! " : ""}${card.name}`);
+  return [paint(style, spread(title, pulse(watchdog, width, now), width)), ...lines,
+    ...(card.screen.length ? [paint("dim", ruleOf(width))] : []),
+    ...card.screen.map((line) => cut(line, width))].join("\n");
+}
+
+const ruleOf = (width: number): string => "─".repeat(Math.min(width, 80));
+
+/** A key and its values, each from a line of its own on, within the width. */
+function factLines(key: string, values: string[], width: number): string[] {
+  const indent = 10;
+  const lines = values.filter(Boolean).flatMap((value) => wrap(value, width - indent));
+  return lines.map((line, i) => `${(i ? "" : key).padEnd(indent)}${line}`);
 }
 
 /** Keys, tokens and ids; what is kept of them is the prefix by which a rule may know them. */
@@ -11369,8 +11497,8 @@ export const COMMANDS: Command[] = [
     clause: "stop everything, or only those named; nothing restarts them until up" },
   { name: "restart", args: "<name…>", clause: "end agents or services and start them again", run: cmdRestart,
     options: { fresh: { type: "boolean", clause: "begin a new conversation" } } },
-  { name: "status", args: "", lenient: true, run: cmdStatus,
-    clause: "one table: every agent, its state, what needs you",
+  { name: "status", args: "[name…]", lenient: true, run: cmdStatus,
+    clause: "one table: every agent, its state, what needs you; of those named, all that is known",
     options: { ...JSON_OPTION, watch: { type: "boolean", clause: "redraw every 2 s; q quits" },
       line: { type: "boolean", clause: "a few characters, for the status line of tmux" } } },
   { name: "watchdog", args: "",

@@ -65,7 +65,7 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
   const CONFIG = '[[agent]]\nname = "a1"\nbackend = "claude"\n[loop]\nphases = [{ id = "one", plan = "p.md", status = "s.md" }]\n';
   test.each<[words: string[], says: string]>([
     [["stauts"], 'unknown command "stauts"; nearest is "status" (there are: up, down, '],
-    [["status", "a1"], 'status takes no "a1"'], [["report", "a1", "b1"], 'report takes no "a1"'], [["unit", "x"], 'unit takes no "x"'],
+    [["doctor", "a1"], 'doctor takes no "a1"'], [["status", "--watch", "a1"], "status: --watch and --line show the whole fleet"], [["status", "a2"], 'no agent or service "a2"'], [["report", "a1", "b1"], 'report takes no "a1"'], [["unit", "x"], 'unit takes no "x"'],
     [["status", "--jsno"], "status: Unknown option '--jsno'; nearest is \"--json\""],
     [["up", "--json"], "up: Unknown option '--json'"],
     [["logs", "a1", "--lines"], "logs: Option '--lines' argument is ambiguous\n"],

@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import {
-  columns, type Config, decideNow, describeState, type LimitState, type Memory, memoryOf, type Pane, parseQuestion, say, type Status, type StatusRow, statusLine,
+  type Card, columns, type Config, decideNow, describeState, type LimitState, type Memory, memoryOf, type Pane, parseQuestion, say, type Status, type StatusRow, statusLine,
   statusText, type Verdict, type Watch,
 } from "../agents.ts";
 import { command, FLEET, type FakeWorld, fakeWorld, paneOf, verdict } from "./kit.ts";
@@ -475,6 +475,46 @@ describe("the command over a fleet", () => {
     expect((await read()).of("adversary")).toMatchObject({ condition: "working", next: "" });
     pane("adversary").doing = "dialog";
     expect((await read()).of("adversary")).toMatchObject({ condition: "blocked", needsHuman: true });
+  });
+  test("status NAME is a card: state and since, evidence, texts, restarts with reasons, what comes next, its screen", async () => {
+    await begin(FLEET);
+    fake.turn(60 * SECOND);
+    fake.tmux.exit("agents-builder", 1);
+    await ticks(3);
+    pane("builder").doing = "dialog";
+    say(watch, "builder", "wake", "look at the newest claim");
+    await ticks(4);
+    watchdog(10);
+    const json = await command("status", "builder", "--json", "--config", cfg.path);
+    const { agents, services, version, needsHuman } = JSON.parse(json.out) as { agents: Card[]; services: Card[]; version: number; needsHuman: boolean };
+    expect([json.code, version, needsHuman, agents.length, services]).toEqual([3, 1, true, 1, []]);
+    expect(agents[0]).toMatchObject({
+      name: "builder", condition: "blocked", detail: "Do you want to proceed?", evidence: { rule: "dialog hint", where: "dialog", text: "Esc to cancel · Tab to amend" },
+      texts: [{ cause: "wake", text: "look at the newest claim", tries: 0, why: expect.stringContaining("dialog") }],
+      restarts: [{ at: expect.any(String), why: "ended (exit 1)" }], nextStep: "types nothing and restarts nothing: it needs you", cure: "attach builder",
+    });
+    expect(agents[0]!.screen).toContain(" ❯ 1. Yes");
+    const card = (await command("status", "buil*", "--config", cfg.path)).out;
+    for (const line of [/^! builder {2}\d\d:.* ● 10s ago$/m, /^is +loop · claude, model default · watch heal\+stall$/m, /^state +blocked for 2m, since \d\d:\d\d$/m, /^why +Do you want to proceed\?$/m,
+      /^evidence +rule "dialog hint" \(dialog\): Esc to cancel/m, /^texts +wake \(2m old; blocked: a dialog is open\): look at the newest claim$/m, /^restarts +1 today\n +\d\d:\d\d {2}ended \(exit 1\)$/m,
+      /^next +types nothing/m, /^cure +attach builder$/m, /^─+\n[^]*^ ❯ 1\. Yes$/m]) expect(card).toMatch(line);
+  });
+  test("a card of several, of one that is down and of one that rests; no card is wider than the terminal", async () => {
+    await begin(FLEET.replace('name = "builder"', 'name = "builder"\ndir = "/nowhere"').replace("[loop]", '[[service]]\nname = "web"\ncommand = "serve"\n[loop]'));
+    pane("adversary").doing = "idle";
+    await ticks(6);
+    watchdog(10);
+    for (const width of ["30", "44", "60", "80", "120", "200"]) {
+      process.env.COLUMNS = width;
+      const { code, out } = await command("status", "*", "--config", cfg.path);
+      delete process.env.COLUMNS;
+      expect(code).toBe(3);
+      for (const line of out.split("\n")) expect([line, Bun.stringWidth(line) <= Number(width)]).toEqual([line, true]);
+    }
+    const { out } = await command("status", "*", "--config", cfg.path);
+    expect(out).toMatch(/^! builder [^]*^why +its dir \/nowhere does not exist$[^]*^adversary [^]*^next +restarts it if it stays idle at \d\d:\d\d\n─+\n● Ready\.[^]*^web [^]*^is +service$/m);
+    const watchdogs = await command("status", "watchdog", "--config", cfg.path);
+    expect([watchdogs.code, watchdogs.err]).toEqual([2, expect.stringContaining("logs watchdog")]);
   });
   test("sessions that no config names, and loops on an older kickoff", async () => {
     await begin(FLEET);
