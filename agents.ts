@@ -30,7 +30,7 @@
 import { appendFileSync, closeSync, existsSync, fsyncSync, mkdirSync,
   openSync, readFileSync, readSync } from "node:fs";
 import { accessSync, constants, fstatSync, lstatSync, realpathSync, statfsSync } from "node:fs";
-import { readdirSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
+import { readdirSync, readlinkSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
 import { homedir, hostname, tmpdir, userInfo } from "node:os";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
 import { parseArgs, styleText } from "node:util";
@@ -415,7 +415,7 @@ export class CliError extends Error {
 }
 
 // ── the world ───────────────────────────────────────────────────────────────────
-// The one seam to the outside, fifteen members. A test replaces them and turns the clock; nothing
+// The one seam to the outside, sixteen members. A test replaces them and turns the clock; nothing
 // else that a tick does touches a process, a file or the network.
 
 export interface ExecResult {
@@ -458,6 +458,8 @@ export interface World {
   mtime(path: string): number | null;
   /** The names in a folder; [] = there is no such folder. */
   list(path: string): string[];
+  /** The paths of what a process has open; [] = nothing, or the system does not tell. */
+  opened(pid: number): string[];
   log(line: string): void;
 }
 
@@ -772,6 +774,22 @@ function realMtime(path: string): number | null {
   }
 }
 
+function realOpened(pid: number): string[] {
+  const folder = `/proc/${pid}/fd`;
+  const target = (name: string): string[] => {
+    try {
+      return [readlinkSync(join(folder, name))];
+    } catch {
+      return []; // it was closed meanwhile
+    }
+  };
+  try {
+    return readdirSync(folder).flatMap(target);
+  } catch {
+    return [];
+  }
+}
+
 /** A path without links. Throws where there is none. */
 const realPath = (path: string): string => realpathSync(path);
 
@@ -791,6 +809,7 @@ export const world: World = {
   remove: realRemove,
   mtime: realMtime,
   list: (path) => (existsSync(path) ? readdirSync(path) : []),
+  opened: realOpened,
   log: (line) => void process.stderr.write(`${line}\n`),
 };
 
@@ -2021,17 +2040,20 @@ export function isCallOf(words: string[], argv: string[]): boolean {
 /** Processes that are looked at in one pane: a shell and what it started. */
 const TREE_MAX = 50;
 
-/** The command lines of a pane's processes; where there is no /proc, tmux's word for the first. */
-function processesIn(pane: Pane): string[][] {
-  if (!statOf("self").length) return [[pane.command]];
-  const found: string[][] = [];
-  const pids = [String(pane.pid)];
+/** The processes of a pane, its own first; where there is no /proc, that alone. */
+function pidsIn(pane: Pane): number[] {
+  const pids = [pane.pid];
   for (let at = 0; at < pids.length && at < TREE_MAX; at++) {
-    found.push(readProc(`${pids[at]}/cmdline`).replace(/\0+$/, "").split("\0"));
-    pids.push(...readProc(`${pids[at]}/task/${pids[at]}/children`).split(" ").filter(Boolean));
+    const born = readProc(`${pids[at]}/task/${pids[at]}/children`).split(" ").filter(Boolean);
+    pids.push(...born.map(Number));
   }
-  return found;
+  return pids.slice(0, TREE_MAX);
 }
+
+/** The command lines of a pane's processes; where there is no /proc, tmux's word for the first. */
+const processesIn = (pane: Pane): string[][] => statOf("self").length
+  ? pidsIn(pane).map((pid) => readProc(`${pid}/cmdline`).replace(/\0+$/, "").split("\0"))
+  : [[pane.command]];
 
 /** One look at everything that runs. "No server" is an answer (nothing runs), a timeout is none. */
 export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
@@ -4071,7 +4093,8 @@ async function endFamilies(families: Family[]): Promise<void> {
 // An opencode server is asked and told directly where it answers: it knows what no screen shows (a
 // permission raised before the client attached), and a text handed to it cannot land in a dialog.
 // Claude Code keeps a small file about each of its processes, which says more exactly than any
-// drawing whether it works, waits for a person or rests.
+// drawing whether it works, waits for a person or rests. Codex writes down each turn of a
+// conversation, and has that file open.
 
 function callOpencode(
   backend: Backend, dir: string, path: string, body?: object,
@@ -4474,23 +4497,165 @@ export function isUntried(kind: BackendKind, version: string): boolean {
     Bun.semver.order(version, newest!) > 0);
 }
 
+/** Where a client draws its version as it starts. */
+const VERSION_LINES: Partial<Record<BackendKind, RegExp>> = {
+  claude: /^(?: ▐▛|╭─).* Claude Code v(\d+\.\d+\.\d+)\b/m,
+  codex: /^ +>_ OpenAI Codex \(v(\d+\.\d+\.\d+)\) *$/m,
+  gemini: /^ ▝▜▄ +Gemini CLI v(\d+\.\d+\.\d+) *$/m,
+};
+
 /** The version of the client in a pane; "" = it says none, null = it says nothing yet. */
 async function readVersion(
   cfg: Config, agent: Agent, pane: Pane, screen: string,
 ): Promise<string | null> {
   const backend = backendOf(cfg, agent);
+  const shown = VERSION_LINES[backend.kind]?.exec(screen)?.[1] ?? null;
   if (backend.kind === "claude") {
-    return readClaudeWord(cfg, agent, pane)?.version ||
-      (/^(?: ▐▛|╭─).* Claude Code v(\d+\.\d+\.\d+)\b/m.exec(screen)?.[1] ?? null);
+    return readClaudeWord(cfg, agent, pane)?.version || shown;
   }
+  if (VERSION_LINES[backend.kind]) return shown;
   if (backend.kind !== "opencode" || !pane.conversation) return "";
   const health = await askOpencode<{ version?: unknown }>(backend, agent.dir, "/global/health");
   return isRecord(health) ? versionIn(health.version) : null;
 }
 
+/** What the file of a Codex conversation, its rollout, says at its end. */
+export interface CodexWord {
+  /** Whether a turn is under way, and since when (wall ms); null = the end does not tell. */
+  turn: { open: boolean; at: number } | null;
+  /** The windows of its limits: % used, length in minutes, wall ms of the reset. */
+  windows: { used: number; minutes: number; resetAt: number }[];
+}
+
+/** Entries that begin and end a turn, in Codex 0.169.0; its approvals are part of the turn. */
+const TURN_ENTRY = /"type":"(task_started|task_complete|turn_aborted)"/;
+
+/** The last word on the turn and on the limits in the end of a rollout file. */
+export function parseRolloutEnd(tail: string): CodexWord {
+  const word: CodexWord = { turn: null, windows: [] };
+  let limits = false;
+  for (const line of tail.split("\n").reverse()) {
+    const turn = !word.turn && TURN_ENTRY.test(line);
+    if (!turn && (limits || !line.includes('"type":"token_count"'))) continue;
+    const entry = parsedRecord(line);
+    const said = isRecord(entry?.payload) ? entry.payload : {};
+    if (entry?.type !== "event_msg") continue;
+    const at = Date.parse(String(entry.timestamp));
+    if (turn && TURN_ENTRY.test(`"type":"${said.type}"`) && at) {
+      word.turn = { open: said.type === "task_started", at };
+    } else if (said.type === "token_count" && !limits) {
+      limits = true;
+      word.windows = windowsOf(said.rate_limits);
+    }
+    if (word.turn && limits) break;
+  }
+  return word;
+}
+
+function windowsOf(limits: unknown): CodexWord["windows"] {
+  const both = isRecord(limits) ? [limits.primary, limits.secondary] : [];
+  return both.flatMap((one) => {
+    if (!isRecord(one) || !isNumber(one.resets_at) || !isNumber(one.used_percent)) return [];
+    return [{ used: Number(one.used_percent), minutes: Number(one.window_minutes) || 0,
+      resetAt: Number(one.resets_at) * 1000 }];
+  });
+}
+
+/** A banner of Codex is cut to the minute, and drawn a moment after its reset was noted, ms. */
+const BANNER_BEHIND = 2 * MINUTE;
+const WINDOW_CLASSES: Record<number, LimitClass> = { 300: "5h", 10_080: "weekly" };
+
+/**
+ * A screen of Codex with what its rollout says: the exact reset and the class of a limit, and a
+ * turn that no title and no line tells of. `born`: wall ms since when this process runs; a turn
+ * that an earlier one began was cut off with it.
+ */
+export function decideCodex(
+  word: CodexWord | null, screen: Verdict, born: number, now: number,
+): Verdict {
+  if (word?.turn?.open && word.turn.at > born - CLOCK_STEP && screen.verdict === "idle") {
+    return { ...screen, verdict: "active", rule: "turn", where: ROLLOUT, text: "",
+      why: "a turn is under way, it says" };
+  }
+  if (!word || !screen.limit || screen.verdict !== "limited") return screen;
+  const { resetAt: shown } = screen.limit;
+  const live = word.windows.filter(({ used, resetAt }) => Math.abs(resetAt - now) < RESET_FURTHEST
+    && (used >= 100 || (shown !== null && Math.abs(resetAt - shown) < BANNER_BEHIND)));
+  const last = live.sort((a, b) => b.resetAt - a.resetAt)[0];
+  if (!last) return screen;
+  const { minutes: length, resetAt } = last;
+  const limit = { ...screen.limit, class: WINDOW_CLASSES[length] ?? screen.limit.class, resetAt,
+    exact: true };
+  return { ...screen, limit, why: limitWhy(limit, now) };
+}
+
+/** The `where` of a verdict that a rollout file decided. */
+const ROLLOUT = "rollout";
+/** `rollout-<when it began>-<id of the conversation>.jsonl` */
+const ROLLOUT_NAME = /\/rollout-[\dT-]{19}-([\w-]{36})\.jsonl$/;
+/** Bytes of a rollout that are read: its last entries, tool results among them. */
+const ROLLOUT_TAIL = 262_144;
+
+/** What was read of a rollout last, and whether the conversation is no sub-agent's, by its path. */
+const rollouts = new Map<string, { changed: number; word: CodexWord }>();
+const ownRollouts = new Map<string, boolean>();
+
+/** Whether it is the conversation of the client itself; a sub-agent has a rollout of its own. */
+function isOwnRollout(path: string): boolean {
+  const known = ownRollouts.get(path);
+  if (known !== undefined) return known;
+  let first: unknown;
+  try {
+    first = parsedRecord((world.read(path) ?? "").split("\n", 1)[0]!)?.payload;
+  } catch {
+    return true; // too large by now
+  }
+  const own = isRecord(first) && (first.thread_source ?? "user") === "user";
+  if (ownRollouts.size >= TRANSCRIPTS_KEPT) ownRollouts.clear();
+  if (isRecord(first)) ownRollouts.set(path, own);
+  return own;
+}
+
+/** The rollout file that a pane's Codex writes: the newest that it has open; "" = none. */
+function rolloutOf(pane: Pane): string {
+  const open = pidsIn(pane).flatMap((pid) => world.opened(pid)).filter((path) =>
+    ROLLOUT_NAME.test(path));
+  return [...new Set(open)].sort((a, b) => (basename(a) < basename(b) ? 1 : -1))
+    .find(isOwnRollout) ?? "";
+}
+
+/** Codex's own word on the conversation in a pane, null = it says nothing. */
+function readCodexWord(path: string): CodexWord | null {
+  try {
+    const changed = path ? world.mtime(path) : null;
+    if (changed === null) return null;
+    const known = rollouts.get(path);
+    if (known?.changed === changed && changed < world.now() - CLOCK_STEP) return known.word;
+    const word = parseRolloutEnd(world.tail(path, ROLLOUT_TAIL) ?? "");
+    if (rollouts.size >= TRANSCRIPTS_KEPT) rollouts.clear();
+    rollouts.set(path, { changed, word });
+    return word;
+  } catch {
+    return null;
+  }
+}
+
+/** Keeps the id of the conversation of a client that chose it by itself. */
+function noteConversation(cfg: Config, agent: Agent, pane: Pane): void {
+  const backend = backendOf(cfg, agent);
+  if (backend.kind !== "codex" || !agent.resume || !backend.supportsResume) return;
+  const id = ROLLOUT_NAME.exec(rolloutOf(pane))?.[1];
+  if (!id || id === resumeId(cfg, agent)) return;
+  keepNote(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
+}
+
 /** What is believed of an agent by its screen and, where that says more, by its own word. */
 function withOwnWord(cfg: Config, agent: Agent, pane: Pane, screen: Verdict): Verdict {
-  const word = backendOf(cfg, agent).kind === "claude" ? readClaudeWord(cfg, agent, pane) : null;
+  const { kind } = backendOf(cfg, agent);
+  if (kind === "codex") {
+    return decideCodex(readCodexWord(rolloutOf(pane)), screen, pane.created, world.now());
+  }
+  const word = kind === "claude" ? readClaudeWord(cfg, agent, pane) : null;
   const verdict = decideClaude(word, screen);
   return word && showsError(verdict) ? decideError(
     readTranscriptEnd(cfg, agent, word), word.status === "idle", verdict, world.now()) : verdict;
@@ -5038,6 +5203,7 @@ async function updateVerdict(
     : copyOf(screenVerdict(cfg, agent, pane, { text: text!, title: pane.title }));
   if (full) memory.judged = verdict;
   verdict = withOwnWord(cfg, agent, pane, verdict);
+  if (full) noteConversation(cfg, agent, pane);
   if (backend.kind === "opencode" && pane.conversation) {
     const facts = await readOpencode(backend, agent, pane);
     verdict = decideOpencode(facts, verdict, world.now());
@@ -5991,7 +6157,7 @@ export async function stallCheckOne(
   noteVainRestarts(cfg, agent, memory, verdict.verdict, idle);
   const action = decideStall({
     verdict: verdict.verdict, idle, same,
-    animated: verdict.where === SESSION_FILE ||
+    animated: verdict.where === SESSION_FILE || verdict.where === ROLLOUT ||
       rulesOf(backend).some((rule) => rule.name === verdict.rule && rule.animated),
     past: verdict.waitingUntil === null ? null : (world.now() - verdict.waitingUntil) / 1000,
     stallIdle: stallPauseOf(cfg, agent, memory),
@@ -9767,7 +9933,7 @@ export function verdictJson(
 }
 
 const SOURCES: Record<string, string> = { server: "its server", process: "its process",
-  [SESSION_FILE]: "its session file", [TRANSCRIPT]: "its transcript" };
+  [SESSION_FILE]: "its session file", [TRANSCRIPT]: "its transcript", [ROLLOUT]: "its rollout file" };
 
 /** Key and value in columns; a further line of a value stands below its first. */
 const printFacts = (facts: [string, string | null][]): number => printed(facts

@@ -31,6 +31,8 @@ export class FakeWorld {
   /** Folders that can be written to: those that a watchdog makes for its config. */
   folders = new Set<string>();
   processes = new Map<number, FakePane>();
+  /** What processes have open. */
+  opened = new Map<number, string[]>();
   lines: string[] = [];
   tmux = new FakeTmux(this);
   git = new FakeGit(this);
@@ -55,6 +57,7 @@ export class FakeWorld {
       signal: (pid, signal) => this.signal(Math.abs(pid), signal),
       read: (path) => this.read(path),
       tail: (path, bytes) => this.read(path)?.slice(-bytes) ?? null,
+      opened: (pid) => this.opened.get(pid) ?? [],
       writeAtomic: (path, text) => this.write(path, text),
       append: (path, text, cap = Infinity) => {
         const old = files.get(path) ?? "";

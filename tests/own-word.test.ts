@@ -1,9 +1,9 @@
-/** What Claude Code says of itself: its session file beside the screen, and when neither is believed. */
+/** What clients say of themselves in files, beside their screens, and when neither is believed. */
 import { describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import {
-  BUILT_IN_RULES, type ClaudeWord, decideClaude, decideError, detect, isUntried, loadLimitState, memoryOf, parseClaudeWord, parseTranscriptEnd, type TranscriptEnd, world,
+  BUILT_IN_RULES, type ClaudeWord, decideClaude, decideCodex, decideError, detect, isUntried, loadLimitState, memoryOf, parseClaudeWord, parseRolloutEnd, parseTranscriptEnd, type TranscriptEnd, world,
 } from "../agents.ts";
 import { agents, command, type FakePane, scene, type Scene, type Setting, verdict } from "./kit.ts";
 
@@ -348,5 +348,109 @@ describe("versions", () => {
       await it.ticks(4);
     }
     expect(events(it, "drift")).toEqual([]);
+  });
+});
+
+// ── Codex: the rollout file that it has open ──
+
+const ROLLOUT_DAY = "/home/.codex/sessions/2026/06/15";
+const THREAD = "01a21799-41e1-7432-a67c-c50b300e8046";
+const rows = (...of: string[]): string => `${of.join("\n")}\n`;
+const entry = (type: string, payload: object, at = NOON) => JSON.stringify({ timestamp: new Date(at).toISOString(), ordinal: 1, type, payload });
+const meta = (some: object = {}) => entry("session_meta", { id: THREAD, cwd: "/fleet", thread_source: "user", ...some });
+const turn = (type: string, at = NOON) => entry("event_msg", { type, turn_id: "t" }, at);
+const windows = (primary: object | null, secondary: object | null = null) => entry("event_msg", { type: "token_count", rate_limits: { limit_id: "codex", primary, secondary } });
+const FIVE = { used_percent: 100, window_minutes: 300, resets_at: RESET };
+const WEEK = { used_percent: 40, window_minutes: 10_080, resets_at: RESET + 400_000 };
+
+describe("P38: the end of a Codex rollout", () => {
+  test("the newest entry that begins or ends a turn, the newest limits", () => {
+    const said = parseRolloutEnd(rows(turn("task_complete", NOON - 9), windows(WEEK), turn("task_started"), windows(FIVE, WEEK), entry("response_item", { type: "message" })));
+    expect(said).toEqual({ turn: { open: true, at: NOON }, windows: [{ used: 100, minutes: 300, resetAt: RESET * 1000 }, { used: 40, minutes: 10_080, resetAt: (RESET + 400_000) * 1000 }] });
+    for (const end of ["task_complete", "turn_aborted"]) expect(parseRolloutEnd(rows(turn("task_started"), turn(end))).turn).toMatchObject({ open: false });
+  });
+  test("what an agent quotes, what is cut off and what has another shape says nothing", () => {
+    const quote = entry("response_item", { type: "message", content: [{ text: turn("task_started") }] });
+    for (const tail of ["", "{", quote, turn("task_started").slice(30), entry("event_msg", { type: "token_count", rate_limits: null }), entry("other", { type: "task_started" })]) {
+      expect(parseRolloutEnd(tail)).toEqual({ turn: null, windows: [] });
+    }
+  });
+  const limited = (resetAt: number | null) => ({ ...verdict("limited"), limit: { class: "other" as const, resetAt, banner: "b", native: false } });
+  const judged = (said: string, shown: ReturnType<typeof verdict>, born = NOON - 60_000) => decideCodex(parseRolloutEnd(said), shown, born, NOON);
+  test("a limit has the reset and the class of the window that is used up", () => {
+    expect(judged(rows(windows(FIVE, WEEK)), limited(RESET * 1000 - 3_540_000)).limit).toMatchObject({ class: "5h", resetAt: RESET * 1000, exact: true });
+    expect(judged(rows(windows(FIVE, { ...WEEK, used_percent: 100 })), limited(null)).limit).toMatchObject({ class: "weekly", resetAt: (RESET + 400_000) * 1000 });
+    expect(judged(rows(windows({ ...FIVE, used_percent: 99 }, WEEK)), limited(RESET * 1000 - 30_000)).limit).toMatchObject({ class: "5h", resetAt: RESET * 1000 });
+    for (const none of [rows(windows({ ...FIVE, used_percent: 60 }, WEEK)), rows(windows({ ...FIVE, resets_at: RESET * 10 })), ""]) {
+      expect(judged(none, limited(NOON)).limit).toMatchObject({ class: "other", resetAt: NOON });
+    }
+  });
+  test("a turn under way is work where the screen looks at rest, unless another process began it", () => {
+    expect(judged(turn("task_started"), verdict("idle"))).toMatchObject({ verdict: "active", where: "rollout" });
+    for (const name of ["blocked", "limited", "fatal", "unsure"] as const) expect(judged(turn("task_started"), verdict(name)).verdict).toBe(name);
+    expect(judged(turn("task_started"), verdict("idle"), NOON + 60_000).verdict).toBe("idle");
+    expect(judged(turn("task_complete"), verdict("idle")).verdict).toBe("idle");
+    expect(decideCodex(null, verdict("idle"), 0, NOON).verdict).toBe("idle");
+  });
+});
+
+describe("P38: a Codex agent in a round", () => {
+  const BOX = "\n\n› Ask Codex to do anything\n\n  gpt-6-sol high · /fleet\n  ? for shortcuts\n";
+  const begin = async () => {
+    const it = await scene('[[agent]]\nname = "a"\nbackend = "codex"\nwatch = "heal"\nresume = true\nprompt = "Work."\n', { ticks: 1 });
+    it.pane().text = `• OK${BOX}`;
+    return it;
+  };
+  const writes = (it: Scene, id: string, when: string, text: string, pid = it.pane().pid) => {
+    const path = `${ROLLOUT_DAY}/rollout-2026-06-15T${when}-${id}.jsonl`;
+    it.fake.files.set(path, text);
+    it.fake.times.set(path, it.fake.wall);
+    it.fake.opened.set(pid, [...(it.fake.opened.get(pid) ?? []), path, "/dev/null"]);
+  };
+  const idOf = (it: Scene) => it.fake.files.get(join(it.cfg.stateDir, "a.id"))?.trim();
+  test("the conversation that it has open is resumed after kill -9, and needs a word only", async () => {
+    const it = await begin();
+    writes(it, THREAD, "11-00-00", rows(meta()));
+    await it.ticks(2);
+    expect(idOf(it)).toBe(THREAD);
+    it.fake.tmux.kill(it.pane());
+    await it.ticks(2);
+    const { argv } = it.fake.everyPane.at(-1)!;
+    expect(argv.slice(4)).toEqual([expect.stringContaining("continue where you stopped"), "--no-daemon", "resume", THREAD]);
+  });
+  test("a newer conversation of the same client counts, that of a sub-agent does not", async () => {
+    const it = await begin();
+    const [newer, other] = ["01a217ae-85cf-72c1-8b85-998520f5637d", "01a217af-85cf-72c1-8b85-998520f5637d"];
+    writes(it, THREAD, "11-00-00", rows(meta()));
+    writes(it, newer, "11-30-00", rows(meta()));
+    writes(it, other, "11-40-00", rows(meta({ thread_source: "subagent" })));
+    await it.ticks(2);
+    expect(idOf(it)).toBe(newer);
+  });
+  test("without an open rollout no id is believed", async () => {
+    const it = await begin();
+    writes(it, THREAD, "11-00-00", rows(meta()), 7);
+    await it.ticks(2);
+    expect(idOf(it)).toBeUndefined();
+  });
+  test("its limit is held until the second that the rollout names", async () => {
+    const it = await begin();
+    const at = Math.floor(it.fake.wall / 1000) + 3_000;
+    it.pane().text = `■ You’ve hit your usage limit. Visit x or try again later.${BOX}`;
+    writes(it, THREAD, "11-00-00", rows(meta(), windows({ ...FIVE, resets_at: at }, WEEK)));
+    await it.ticks(2);
+    expect(loadLimitState(it.cfg, "agents-a")).toMatchObject({ class: "5h", resetAt: at });
+  });
+  test("its version is what it draws as it starts", async () => {
+    const it = await begin();
+    it.pane().text = `  >_ OpenAI Codex (v0.169.0)  \n     /fleet\n\n• OK${BOX}`;
+    await it.ticks(2);
+    expect(memoryOf(it.watch, "a").version).toBe("0.169.0");
+  });
+  test("a turn under way is work, whatever the title says", async () => {
+    const it = await begin();
+    writes(it, THREAD, "11-00-00", rows(meta(), turn("task_started", it.fake.wall)));
+    await it.ticks(2);
+    expect(verdictOf(it)).toBe("active");
   });
 });
