@@ -3900,6 +3900,8 @@ export async function startAgent(
   if (barred) return { started: false, why: barred };
   const pane = snap.panes.get(agent.session);
   if (pane && !pane.dead && !options.force) return leftRunning(agent.session);
+  const rival = rivalText(await rivalOf(cfg, snap, agent));
+  if (rival) return { started: false, why: rival };
   if (pane) await stopPanes(cfg, [pane]);
   const left = await leftOver(cfg, agent);
   if (left) return { started: false, why: cannotEnd(membersOf(left)) };
@@ -3984,6 +3986,62 @@ function strangerIn(cfg: Config, snap: Snapshot, session: string): string {
 }
 
 /** Why nothing may be started under a session's name, "" = it may. */
+/** A client of this fleet whose name the config does not have any more: nobody looks after it. */
+export interface Orphan {
+  /** Without the prefix of the sessions, where it has that. */
+  name: string;
+  session: string;
+  /** null = only processes of it are left. */
+  pane: Pane | null;
+}
+
+/** Those that carry the mark of this fleet and stand in its own list; another fleet's never do. */
+export function orphansOf(cfg: Config, snap: Snapshot): (Orphan & { pane: Pane })[] {
+  const home = homeOf(cfg);
+  const known = new Set([...unitsOf(cfg).values()].map(({ session }) => session));
+  return [...snap.panes]
+    .filter(([session, pane]) => pane.home === home && pane.session === session &&
+      !known.has(session) && session !== watchdogSession(cfg))
+    .map(([session, pane]) => ({ session, pane, name: session.startsWith(cfg.sessionPrefix)
+      ? session.slice(cfg.sessionPrefix.length) : session }));
+}
+
+/**
+ * The orphan at work in the folder where an agent would start: two clients would undo each other's
+ * changes. Where the config itself puts several agents into that folder, one more does no harm.
+ */
+async function rivalOf(
+  cfg: Config, snap: Snapshot, unit: Agent | Service,
+): Promise<{ name: string; why: string } | null> {
+  // a service has no backend: it edits nothing
+  const orphans = orphansOf(cfg, snap).filter(({ pane }) => !pane.dead && pane.backend);
+  const shared = [...cfg.agents.values()].some((other) =>
+    other.name !== unit.name && other.enabled && other.dir === unit.dir);
+  if (!isAgent(unit) || !orphans.length || shared) return null;
+  const asked = await tmux(cfg, ["list-panes", "-a", "-F", "#{pane_id} #{pane_start_path}"]);
+  for (const { name, pane } of orphans) {
+    const row = asked.out.split("\n").find((line) => line.startsWith(`${pane.id} `));
+    const dir = row?.slice(pane.id.length + 1);
+    if (!dir) return { name, why: `tmux does not say whether ${name}, which left the config, ` +
+      "is at work in its folder" };
+    if (isSameFolder(dir, unit.dir)) {
+      return { name, why: `${name}, which left the config, is at work in its folder` };
+    }
+  }
+  return null;
+}
+
+function isSameFolder(one: string, other: string): boolean {
+  try {
+    return realPath(one) === realPath(other);
+  } catch {
+    return one === other;
+  }
+}
+
+const rivalText = (rival: { name: string; why: string } | null): string =>
+  rival ? `${rival.why}; end it: agents down ${rival.name}` : "";
+
 function whyBarred(cfg: Config, snap: Snapshot, session: string): string {
   if (!snap.ok) return `tmux: ${snap.why}`;
   const other = snap.foreign?.get(session);
@@ -6386,12 +6444,13 @@ export async function healOne(
   const action = decideHeal(
     memory.life, seen.held, world.now(), cfg.watchdog.restartDelayMax * 1000);
   if (action.do !== "start") return;
-  const stranger = strangerIn(cfg, seen.snap, unit.session);
+  const stranger = strangerIn(cfg, seen.snap, unit.session) ||
+    rivalText(await rivalOf(cfg, seen.snap, unit));
   noteStranger(cfg, watch, unit, stranger);
   if (!stranger) await startByWatchdog(cfg, watch, unit, seen);
 }
 
-/** Says once that a session stands where a unit should, which only a person may end. */
+/** Says once that something stands where a unit should, which only a person may end. */
 function noteStranger(cfg: Config, watch: Watch, unit: Agent | Service, why: string): void {
   const label = `stranger ${unit.name}`;
   if (why && !watch.volatile.errors[label]) emit(cfg, "blocked", { agent: unit.name, why });
@@ -7532,6 +7591,9 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     trouble(watch, "log_dir", moved);
     Object.assign(next, { logDir: cfg.logDir, stateDir: cfg.stateDir });
     const lost = [...unitsOf(cfg).keys()].filter((name) => !unitsOf(next).has(name));
+    for (const agent of lost) {
+      emit(cfg, "orphan", { agent, why: "it left the config; its client is left alone" });
+    }
     log("config read again" +
       `${lost.length ? `; no longer in it, left running: ${lost.join(", ")}` : ""}`);
     for (const warning of next.warnings) log(`warning: ${warning}`);
@@ -8113,8 +8175,8 @@ async function lastGoodConfig(path: string, error: unknown): Promise<Config | nu
 }
 
 /** Names and globs of units and `watchdog`; an unknown one is a usage error, nothing is done. */
-export function expandNames(cfg: Config, words: string[]): string[] {
-  const known = [...unitsOf(cfg).keys(), "watchdog"];
+export function expandNames(cfg: Config, words: string[], more: string[] = []): string[] {
+  const known = [...unitsOf(cfg).keys(), "watchdog", ...more];
   const found = words.flatMap((word) => {
     const glob = /[*?[]/.test(word) ? known.filter((name) => new Bun.Glob(word).match(name)) : [];
     if (known.includes(word)) return [word];
@@ -8362,12 +8424,14 @@ export async function cmdUp(call: Call): Promise<number> {
   if (loops.length > rests.length) await checkChannel(cfg);
   const units = wanted.filter((unit) =>
     !rests.includes(unit) && !held.some(({ name }) => name === unit.name));
-  return startAndWait(cfg, units, held, async () => {
+  const code = await startAndWait(cfg, units, held, async () => {
     if (!withWatchdog || (await startWatchdog(cfg, wasDown))) return [];
     const why = isDown(operatorOf(cfg), "watchdog") ? OVERTAKEN
       : `did not start; see ${sessionLogPath(cfg, watchdogSession(cfg))}`;
     return [{ name: "watchdog", why }];
   });
+  nameOrphans(orphansOf(cfg, await snapshot(cfg)));
+  return code;
 }
 
 const orderedNames = (units: (Agent | Service)[], withWatchdog: boolean): string[] =>
@@ -8383,7 +8447,7 @@ async function endLeftOver(
 }
 
 /** A unit whose family should be gone, if it is not. */
-function stuckOf({ name }: Agent | Service, family: Family): Failure[] {
+function stuckOf({ name }: Named, family: Family): Failure[] {
   const members = membersOf(family);
   return members.length ? [{ name, why: cannotEnd(members), stuck: true }] : [];
 }
@@ -8583,26 +8647,31 @@ const endOf = (pane: Pane): string =>
  */
 export async function cmdDown(call: Call): Promise<number> {
   const cfg = await configFor(call);
-  const names = expandNames(cfg, call.words);
+  const strays = call.options.orphans === true;
+  if (strays && call.words.length) die("usage: down [name… | --orphans]", 2);
   await needTools(cfg);
-  const units = [...unitsOf(cfg).values()]
-    .filter((unit) => !names.length || names.includes(unit.name));
-  const withWatchdog = !names.length || names.includes("watchdog");
+  const orphans = await findOrphans(cfg);
+  const names = expandNames(cfg, call.words, orphans.map(({ name }) => name));
+  const every = !names.length && !strays;
+  const units = [...unitsOf(cfg).values()].filter(({ name }) => every || names.includes(name));
+  const ending = orphans.filter(({ name }) => strays || names.includes(name));
+  const withWatchdog = every || names.includes("watchdog");
+  if (strays && !ending.length) log("there are no orphans: the config has every client that runs");
   let stands = (_name: string): boolean => true;
   if (existsSync(cfg.logDir)) {
     const ordered = orderedNames(units, withWatchdog);
     // on a full disk above all they must be stoppable
     await changeOperator(cfg, (operator) => {
       for (const name of ordered) operator.held[name] = world.now();
-    }).then(() => (stands = (name) => isDown(operatorOf(cfg), name)))
+    }).then(() => (stands = (name) => !ordered.includes(name) || isDown(operatorOf(cfg), name)))
       .catch((error) => log(`they will not stay down: ${messageOf(error)}`));
-    noteOrder(cfg, "down", ordered);
+    noteOrder(cfg, "down", [...ordered, ...ending.map(({ name }) => name)]);
   }
   if (withWatchdog) {
     const ended = await stopWatchdog(cfg, () => stands("watchdog"));
     log(ended ? "watchdog ended" : "watchdog: not running");
   }
-  const stuck = await stopUnits(cfg, units, stands, withWatchdog);
+  const stuck = await stopUnits(cfg, [...units, ...ending], stands, withWatchdog);
   for (const { name, why } of stuck) {
     log(`${name}: ${why}`);
     emit(cfg, "blocked", { agent: name, why });
@@ -8610,15 +8679,39 @@ export async function cmdDown(call: Call): Promise<number> {
   for (const { pid, what, dir } of findBackground(cfg, units)) {
     log(`left running: ${what} in ${dir} (pid ${pid}), which this fleet did not start`);
   }
+  nameOrphans(orphans.filter((one) => !ending.includes(one)));
   return stuck.length ? 3 : 0;
 }
 
+/** Orphans with a pane, and those of which only processes with the mark of this fleet are left. */
+async function findOrphans(cfg: Config): Promise<Orphan[]> {
+  const snap = await snapshot(cfg);
+  const orphans = orphansOf(cfg, snap);
+  const known = [...unitsOf(cfg).keys(), ...orphans.map(({ name }) => name)];
+  const fleet = `${roomOf(cfg)}/`;
+  const marked = new Set((listProcesses() ?? []).flatMap(({ mark }) =>
+    mark.startsWith(fleet) ? [mark.slice(fleet.length).split("/")[0]!] : []));
+  const left = [...marked].filter((name) => sessionName(name) === null && !known.includes(name));
+  return [...orphans, ...left.map((name) =>
+    ({ name, session: `${cfg.sessionPrefix}${name}`, pane: null }))];
+}
+
+/** Says which clients run on although the config does not have them any more. */
+function nameOrphans(orphans: Orphan[]): void {
+  for (const { name, pane } of orphans) {
+    const what = pane?.dead ? "its ended client is still there" : "its client runs on";
+    log(`${name} left the config, ${what}; end it: agents down ${name}`);
+  }
+}
+
+type Named = Pick<Service, "name" | "session">;
+
 /** Ends units with all that they started, as far as that `stands`; says what cannot be ended. */
 async function stopUnits(
-  cfg: Config, units: (Agent | Service)[], stands: (name: string) => boolean, withLog = false,
+  cfg: Config, units: Named[], stands: (name: string) => boolean, withLog = false,
 ): Promise<Failure[]> {
   const known = loadWatch(cfg);
-  const families = new Map<Agent | Service, Family>();
+  const families = new Map<Named, Family>();
   const panes: Pane[] = [];
   await betweenOrders(cfg, async () => {
     const snap = await snapshot(cfg);
@@ -8630,7 +8723,10 @@ async function stopUnits(
       const pane = snap.panes.get(unit.session);
       const memory = memoryOf(known, unit.name);
       const groups = [pane && groupOf(pane), endingOf(memory), memory.client];
-      families.set(unit, familyOf(cfg, unit.name, groups, all));
+      const { marks, ...family } = familyOf(cfg, unit.name, groups, all);
+      // an orphan may have been started under another prefix, and so under another name
+      const own = all?.find(({ pid }) => pid === pane?.pid)?.mark;
+      families.set(unit, { ...family, marks: own ? [...marks, own] : marks });
       log(pane ? `ending ${unit.session}`
         : `${unit.name}: not running${besides(cfg, snap, unit.session)}`);
       if (pane) panes.push(pane);
@@ -8851,6 +8947,8 @@ export interface Status {
   /** The notices to people: how many were dropped, and what is to be said; absent = they go out. */
   notices?: { dropped: number; text: string };
   unknownSessions: string[];
+  /** Of those, clients of this fleet whose name the config does not have any more. */
+  orphans: { name: string; session: string; running: boolean }[];
   olderPhase: string[];
   needsHuman: boolean;
 }
@@ -8868,6 +8966,8 @@ interface StateFacts {
   unsureAfter?: number;
   /** The program in a session that has its name, but is not ours. */
   stranger?: string | undefined;
+  /** Why it is not started beside a client that the config does not have any more. */
+  rival?: string | undefined;
   /** What is left of its old client that cannot be ended. */
   stuck?: string | undefined;
   /** Why it cannot start at all. */
@@ -8897,7 +8997,7 @@ const endText = ({ pane, words }: StateFacts): string =>
   (pane ? [endOf(pane), words].filter(Boolean).join(": ") : "");
 
 function describeDown(memory: Memory, facts: StateFacts): Described {
-  const { pane, held, enabled, kind, now, stranger, cannot } = facts;
+  const { pane, held, enabled, kind, now, stranger, rival, cannot } = facts;
   const end = endText(facts);
   if (held) return described("stopped", "stopped by you", "by you");
   const rest = restOf(memory.life);
@@ -8912,6 +9012,7 @@ function describeDown(memory: Memory, facts: StateFacts): Described {
   if (kind === "loop" && facts.complete) {
     return described("stopped", "stopped (all phases done)", "all phases done");
   }
+  if (rival) return described("stopped", `not running: ${rival}`, rival, { needsHuman: enabled });
   if (stranger !== undefined) {
     const why = `its session holds no client, but ${stranger}`;
     return described("stopped", `not running: ${why}`, why, { needsHuman: enabled });
@@ -8962,6 +9063,19 @@ interface StatusLook {
   /** By unit; nothing of one whose screen could not be read. */
   seen: Map<string, Seen>;
   watchdog: Status["watchdog"]; complete: boolean; now: number;
+  /** The orphan in the folder of an agent that does not run, by the name of the agent. */
+  rivals: Map<string, { name: string; why: string }>;
+}
+
+/** Which agents that are down must not be started now, and why. */
+async function rivalsOf(cfg: Config, snap: Snapshot): Promise<StatusLook["rivals"]> {
+  const rivals: StatusLook["rivals"] = new Map();
+  for (const agent of cfg.agents.values()) {
+    if (sessionAlive(snap, agent.session) !== false) continue;
+    const rival = await rivalOf(cfg, snap, agent);
+    if (rival) rivals.set(agent.name, rival);
+  }
+  return rivals;
 }
 
 /** `named`: the only units that are read, and those for certain; none = all. */
@@ -8975,7 +9089,7 @@ async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusL
   const queue = [...watch.outbox,
     ...operator.queue.filter((message) => !watch.taken.includes(message.id))];
   return { snap, watch, operator, queue, seen, watchdog, complete: isComplete(cfg),
-    now: world.now() };
+    now: world.now(), rivals: await rivalsOf(cfg, snap) };
 }
 
 /** Longer than any round, ms: what was drawn so long before a heartbeat was seen in its round. */
@@ -9138,6 +9252,7 @@ function stateOf(
     kind: agent?.kind ?? "service", complete, now, unsureAfter: cfg.watchdog.unsureAfter,
     stranger: snap.strangers?.get(unit.session), stuck: stuckNow(memory),
     cannot: whyCannot(unit), words: shown && pane ? saidBy(shown, pane) : "",
+    rival: look.rivals.get(unit.name)?.why,
   });
 }
 
@@ -9156,6 +9271,7 @@ function statusRow(cfg: Config, look: StatusLook, unit: Agent | Service): Status
   const verdict = seen.get(unit.name)?.verdict;
   const needsHuman = said.needsHuman ||
     mine.some((message) => now - (message.stuck ?? now) >= STUCK_AFTER);
+  const rival = look.rivals.get(unit.name);
   const due = agent && nextDue(cfg, look, agent, memory, limit, condition);
   const answer = agent && condition === "blocked" ? answerTo(cfg, agent, verdict?.rule) : undefined;
   return {
@@ -9173,7 +9289,7 @@ function statusRow(cfg: Config, look: StatusLook, unit: Agent | Service): Status
     unproven: unproven.length,
     restartsToday: memory.restarts.day === localDate(new Date(now)) ? memory.restarts.count : 0,
     cure: !needsHuman ? "" : running ? `attach ${unit.name}`
-      : condition === "parked" ? `up ${unit.name}` : "",
+      : condition === "parked" ? `up ${unit.name}` : rival ? `down ${rival.name}` : "",
     ...(answer ? { answer } : {}),
     version: running ? (memory.version ?? "") : "",
   };
@@ -9201,6 +9317,8 @@ async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []): 
     unknownSessions: [...snap.panes.keys(), ...(snap.strangers?.keys() ?? [])]
       .filter((name) => name.startsWith(cfg.sessionPrefix) && !known.has(name))
       .map((name) => plainText(name, SUBJECT_MAX)).sort(),
+    orphans: orphansOf(cfg, snap).map(({ name, session, pane }) =>
+      ({ name, session, running: !pane.dead })),
     olderPhase: loopSessionsAlive(cfg, snap, true).map((agent) => agent.name),
     needsHuman: [...agents, ...services].some((one) => one.needsHuman) || Boolean(phase?.error) ||
       cfg.broken !== "" ||
@@ -9476,12 +9594,17 @@ const answerToml = (backend: string, { re, keys }: DeclaredAnswer): string[] =>
   [`[[backend.${backend}.answer]]`, `re = '${re}'`, `keys = ${JSON.stringify(keys)}`];
 
 /** What is not wrong, but should be known. */
-function remarksOf({ handoff, unknownSessions, olderPhase, agents }: Status): string[] {
+function remarksOf(
+  { handoff, unknownSessions, orphans, olderPhase, agents }: Status,
+): string[] {
+  const unknown = unknownSessions.filter((name) => !orphans.some(({ session }) => session === name));
   return [
+    ...orphans.map(({ name, running }) => `${name} left the config, ` +
+      `${running ? "its client runs on" : "its ended client is still there"} → down ${name}`),
     ...answersFor(agents),
     handoff?.state === "empty" && handoff.why
       ? `hand-off: ${handoff.why}${handoff.cure ? `  — ${handoff.cure}` : ""}` : "",
-    unknownSessions.length ? `sessions that no config names: ${unknownSessions.join(", ")}` : "",
+    unknown.length ? `sessions that no config names: ${unknown.join(", ")}` : "",
     olderPhase.length ? `still on an older phase's kickoff: ${olderPhase.join(", ")} ` +
       `("phase set ID --restart" takes them along)` : "",
   ].filter(Boolean);
@@ -10080,7 +10203,8 @@ async function nextOfDown(cfg: Config, watch: Watch, agent: Agent, snap: Snapsho
   const unseen = pane && memory.buried !== deathKey(snap.server, pane)
     ? deathOf(cfg, agent, memory, pane.status, now - pane.created) : null;
   const left = whyLeft(cfg, watch, agent) || (agent.watch === "none" ? 'watch is "none"' : "");
-  const stranger = strangerIn(cfg, snap, agent.session);
+  const stranger = strangerIn(cfg, snap, agent.session) ||
+    rivalText(await rivalOf(cfg, snap, agent));
   if (stranger) return { does: `leaves it down: ${stranger}`, at: null };
   if (left && !held) return { does: `leaves it down: ${left}`, at: null };
   const next = decideNextDown(memory, held, unseen, cfg.watchdog, now);
@@ -11660,7 +11784,9 @@ export const COMMANDS: Command[] = [
   { name: "up", args: "[name…]",
     clause: "start the services, the enabled agents and the watchdog, or only those named", run: cmdUp },
   { name: "down", args: "[name…]", lenient: true, run: cmdDown,
-    clause: "stop everything, or only those named; nothing restarts them until up" },
+    clause: "stop everything, or only those named; nothing restarts them until up",
+    options: { orphans: { type: "boolean",
+      clause: "only the clients whose names left the config" } } },
   { name: "restart", args: "<name…>", clause: "end agents or services and start them again", run: cmdRestart,
     options: { fresh: { type: "boolean", clause: "begin a new conversation" } } },
   { name: "status", args: "[name…]", lenient: true, run: cmdStatus,

@@ -44,6 +44,8 @@ export class FakePane {
   dead = false;
   status: number | null = null;
   piped = false;
+  /** The folder that it was started in. */
+  cwd = "";
   inMode = false;
   cols = 200;
   command = "claude";
@@ -233,10 +235,10 @@ export class FakeTmux {
   }
 
   /** A client takes the place of what ran in a pane, which keeps its id and its marks. */
-  private respawn(old: FakePane, argv: string[]): Ran {
+  private respawn(old: FakePane, argv: string[], cwd = old.cwd): Ran {
     this.fake.processes.delete(old.pid);
     const pane = new FakePane(old.room, old.nth, (this.lastPid += 1), this.fake.wall, argv, () => this.fake.wall);
-    Object.assign(pane, { marks: old.marks, piped: old.piped });
+    Object.assign(pane, { marks: old.marks, piped: old.piped, cwd });
     this.panes = this.panes.map((one) => (one === old ? pane : one));
     this.fake.processes.set(pane.pid, pane);
     if (argv[0] !== "sleep") this.started(pane);
@@ -303,7 +305,7 @@ export class FakeTmux {
     if (name === "set-option") ("p" in opt || "w" in opt ? pane.marks : pane.room.options)[words[0]!] = words[1]!;
     else if (name === "set-environment") pane.room.options[`-${opt.r}`] = "removed";
     else if (name === "new-window") return said(`${this.expand(this.place(pane.session, words), opt.F!)}\n`);
-    else if (name === "respawn-pane") return pane.dead || "k" in opt ? this.respawn(pane, words) : failed(`pane ${pane.id} still active`);
+    else if (name === "respawn-pane") return pane.dead || "k" in opt ? this.respawn(pane, words, opt.c) : failed(`pane ${pane.id} still active`);
     else if (name === "rename-session") return this.rename(pane.room, words[0]!);
     else if (name === "if-shell") return this.isTrue(pane, words[0]!) ? this.source(words[1]!) : said();
     else if (name === "kill-pane") this.kill(pane);
@@ -329,7 +331,8 @@ export class FakeTmux {
 
   private create(opt: Record<string, string>, argv: string[]): Ran {
     if (this.panes.some((pane) => pane.session === opt.s)) return failed(`duplicate session: ${opt.s}`);
-    return said(`${this.expand(this.place(opt.s!, argv), opt.F!)}\n`);
+    const pane = Object.assign(this.place(opt.s!, argv), { cwd: opt.c ?? "" });
+    return said(`${this.expand(pane, opt.F!)}\n`);
   }
 
   private rename(room: FakeSession, name: string): Ran {
@@ -355,7 +358,7 @@ export class FakeTmux {
       pane_dead: Number(pane.dead), pane_dead_status: pane.status ?? "", pane_pipe: Number(pane.piped),
       session_created: Math.floor(pane.created / 1000),
       window_activity: Math.floor(pane.activity(now) / 1000), pane_width: pane.cols, pane_height: 50,
-      pane_current_command: pane.command, pane_title: pane.title(now), cursor_y: Math.max(row, 0),
+      pane_current_command: pane.command, pane_title: pane.title(now), pane_start_path: pane.cwd, cursor_y: Math.max(row, 0),
       pid: this.server.pid, start_time: this.server.start, version: this.version.replace("tmux ", ""), ...pane.room.options, ...pane.marks,
     };
     const value = (field: string) => String(fields[field] ?? "");

@@ -1,7 +1,7 @@
 /** How clients are started, and what an opencode server knows better than its screen. */
 import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { decideOpencode, launchScript, memoryOf, observe, paneActive, say, type Verdict, type VerdictName, world } from "../agents.ts";
+import { decideOpencode, launchScript, memoryOf, observe, orphansOf, paneActive, parseEvents, say, snapshot, type Verdict, type VerdictName, world } from "../agents.ts";
 import { type FakePane, fakeWorld, message, type Scene, scene, verdict } from "./kit.ts";
 
 const { http } = world;
@@ -359,5 +359,74 @@ describe("an opencode server", () => {
     serve()(408);
     await begin(OC, 5);
     expect([starts(), memoryOf(watch, "a").life.state]).toEqual([1, "up"]);
+  });
+});
+
+describe("a client whose name left the config", () => {
+  beforeEach(() => {
+    for (const dir of ["clone", "other"]) fake.folders.add(`/fleet/${dir}`);
+  });
+  const where = (name: string, dir: string): string => `[[agent]]\nname = "${name}"\nbackend = "claude"\nwatch = "heal"\ndir = "${dir}"\n`;
+  const blocked = () => parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "blocked").map(({ agent, why }) => [agent, why]);
+  const orphans = async () => orphansOf(cfg, await snapshot(cfg)).map(({ name, pane }) => [name, pane.dead]);
+  const runs = (name: string) => fake.tmux.panes.filter((pane) => pane.session === `agents-${name}` && !pane.dead).length;
+  /** The config as it is after an edit, for the rounds that follow. */
+  async function edit(text: string): Promise<void> {
+    cfg = await fake.config(text);
+  }
+  const SAID = "tester, which left the config, is at work in its folder; end it: agents down tester";
+
+  test("renamed: no second client in the same folder, said once, and started once the other is gone", async () => {
+    await begin(where("tester", "clone"));
+    expect([runs("tester"), await orphans()]).toEqual([1, []]);
+    await edit(where("critic", "clone"));
+    await ticks(5);
+    expect([runs("tester"), runs("critic"), await orphans(), blocked()]).toEqual([1, 0, [["tester", false]], [["critic", SAID]]]);
+    fake.tmux.kill(fake.tmux.of("agents-tester"));
+    await ticks(3);
+    expect([runs("critic"), await orphans(), blocked().length]).toEqual([1, [], 1]);
+  });
+  test.each<[string, string, number]>([
+    ["in another folder", where("critic", "other"), 1],
+    ["in a folder that the config gives to several", where("critic", "clone") + where("writer", "clone"), 1],
+    ["beside one that is disabled there", `${where("critic", "clone")}${where("writer", "clone")}enabled = false\n`, 0],
+  ])("%s", async (_, text, started) => {
+    await begin(where("tester", "clone"));
+    await edit(text);
+    await ticks(3);
+    expect([runs("tester"), runs("critic")]).toEqual([1, started]);
+  });
+  test("a service is no client that edits: an agent is started in its folder", async () => {
+    await begin('[[service]]\nname = "web"\ncommand = "serve"\ndir = "clone"\n');
+    await edit(where("critic", "clone"));
+    await ticks(3);
+    expect([await orphans(), runs("critic")]).toEqual([[["web", false]], 1]);
+  });
+  test("its ended client is in nobody's way", async () => {
+    await begin(where("tester", "clone"));
+    fake.tmux.exit("agents-tester", 0);
+    await edit(where("critic", "clone"));
+    await ticks(3);
+    expect([runs("critic"), await orphans()]).toEqual([1, [["tester", true]]]);
+  });
+  test("that tmux does not say where it works is no leave to start another", async () => {
+    await begin(where("tester", "clone"));
+    await edit(where("critic", "clone"));
+    fake.tmux.of("agents-tester").cwd = "";
+    await ticks(3);
+    expect([runs("critic"), blocked()]).toEqual([0, [["critic", expect.stringContaining("tmux does not say whether tester")]]]);
+  });
+  test("never one of another fleet, of a person, or of the original", async () => {
+    await begin(where("critic", "clone"));
+    const other = { "@agents_session": "agents-tester", "@agents_backend": "claude" };
+    Object.assign(fake.tmux.add("agents-tester"), { marks: { ...other, "@agents_home": "/other/.agents/state" } });
+    Object.assign(fake.tmux.add("agents-writer"), { marks: { "@agents_session": "agents-writer", "@agents_backend": "claude" } });
+    fake.tmux.add("agents-human");
+    expect(await orphans()).toEqual([]);
+  });
+  test("with the prefix changed it is named by its session", async () => {
+    await begin(where("tester", "clone"));
+    await edit(`[defaults]\nsession_prefix = "night-"\n${where("tester", "clone")}`);
+    expect(await orphans()).toEqual([["agents-tester", false]]);
   });
 });

@@ -183,3 +183,47 @@ real("a command stores the first text of a client before it starts it", {
   expect(JSON.parse(f.read("seen")).queue).toEqual([expect.objectContaining({ target: "a1", cause: "boot" })]);
   expect(f.submits("a1")).toEqual([expect.stringContaining("kickoff-t-a1.txt")]);
 });
+
+real("a client whose name left the config: named by status, up and down, no other beside it, ended by its name or with --orphans", {
+  agents: [{ name: "a1", watch: "heal", dir: "one" }, { name: "b1", watch: "heal", dir: "two" }, { name: "c1", watch: "heal", dir: "three" }],
+}, async (f) => {
+  for (const dir of ["one", "two", "three", "four"]) f.write(`${dir}/README`, "r");
+  await f.up();
+  await f.ready("a1", "b1", "c1");
+  // another fleet on the same server, and a person: neither is ours to end
+  const other = await f.tmux("new-session", "-dP", "-F", "#{pane_id}", "-s", "t-other", "-c", f.path("one"), "sleep", "600");
+  for (const [mark, value] of Object.entries({ session: "t-other", backend: "scripted", home: "/other/.agents/state" })) await f.tmux("set-option", "-p", "-t", other, `@agents_${mark}`, value);
+  await f.tmux("new-session", "-d", "-s", "t-human", "sleep", "600");
+  const pids = await Promise.all(["a1", "b1", "c1"].map((name) => f.pid(name)));
+  const edited = { ...f.plan, agents: [{ name: "a2", watch: "heal", dir: "one" }, { name: "d1", watch: "heal", dir: "four" }] };
+  f.write("agents.toml", f.text(edited));
+  await until(() => f.events("orphan").length === 3);
+  expect(f.events("orphan").map(({ agent }) => agent).sort()).toEqual(["a1", "b1", "c1"]);
+  await until(() => f.events("blocked").some(({ agent }) => agent === "a2"));
+  await until(() => f.starts("d1").length);
+
+  const status = await f.run(["status", "--json"]);
+  const { agents, orphans } = JSON.parse(status.out);
+  expect([status.code, agents[0].cure, agents[0].detail, orphans]).toEqual([3, "down a1", "a1, which left the config, is at work in its folder",
+    ["a1", "b1", "c1"].map((name) => ({ name, session: `t-${name}`, running: true }))]);
+  const text = await f.run(["status"]);
+  for (const name of ["a1", "b1", "c1"]) expect(text.out).toContain(`${name} left the config, its client runs on → down ${name}`);
+  const up = await f.run(["up"]);
+  expect([up.code, up.err]).toEqual([1, expect.stringContaining("a2: a1, which left the config, is at work in its folder; end it: agents down a1")]);
+  expect(up.err).toContain("b1 left the config, its client runs on; end it: agents down b1");
+  expect((await f.run(["explain", "a2"])).out).toContain("leaves it down: a1, which left the config, is at work");
+  expect(f.starts("a2")).toEqual([]);
+
+  const down = await f.run(["down", "a1"]);
+  expect([down.code, lives(pids[0]!), down.err.includes("b1 left the config")]).toEqual([0, false, true]);
+  await until(() => f.starts("a2").length === 1);
+  await f.ready("a2");
+  const kept = await f.pid("a2");
+  const all = await f.run(["down", "--orphans"]);
+  expect([all.code, pids.map(lives), lives(kept)]).toEqual([0, [false, false, false], true]);
+  expect((await f.tmux("list-sessions", "-F", "#{session_name}")).split("\n").sort()).toEqual(["t-a2", "t-d1", "t-human", "t-other", "t-watchdog"]);
+  const none = await f.run(["down", "--orphans"]);
+  expect([none.code, none.err]).toEqual([0, expect.stringContaining("there are no orphans")]);
+  expect((await f.run(["down", "--orphans", "a2"])).code).toBe(2);
+  expect((await f.run(["down", "a1"])).code).toBe(2);
+});
