@@ -1,4 +1,4 @@
-/** As a newcomer installs it: the packed tarball with npm, into an empty home; then a fleet of their own, and away again. */
+/** As a newcomer installs it, into an empty home, by each way that the README names; and away again. What a release makes, and an upgrade at work. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -9,44 +9,139 @@ import { type Fleet, lives, real, signal, spawn, until } from "./real.ts";
 const ROOT = join(import.meta.dir, "..");
 const npm = Bun.which("npm");
 
-describe.skipIf(!npm)("npm i -g of the packed tarball", () => {
-  const dir = mkdtempSync(join(tmpdir(), "agents-install-"));
+const { name: PACKAGE } = await Bun.file(join(ROOT, "package.json")).json();
+const scratch: string[] = [];
+afterAll(() => scratch.forEach((dir) => rmSync(dir, { recursive: true, force: true })));
+
+/** A machine of a newcomer: an empty home, Bun, and npm's prefix. The registry and its certificates are the machine's own affair. */
+function newcomer() {
+  const dir = realpathSync(mkdtempSync(join(tmpdir(), "agents-install-")));
+  scratch.push(dir);
   const [home, bin, prefix] = [join(dir, "home"), join(dir, "bin"), join(dir, "prefix")];
-  // the registry and its certificates are the machine's own affair
-  const env = { ...process.env, HOME: home, PATH: `${prefix}/bin:${bin}:${process.env.PATH}`, npm_config_prefix: prefix, AGENTS_CONFIG: undefined, NODE_ENV: undefined };
-  const call = (...words: string[]) => spawn([join(prefix, "bin", "agents"), ...words], { env, cwd: home });
+  for (const folder of [home, bin]) mkdirSync(folder);
+  symlinkSync(realpathSync(process.execPath), join(bin, "bun"));
+  const env = { ...process.env, HOME: home, PATH: `${prefix}/bin:${bin}:${process.env.PATH}`, npm_config_prefix: prefix, npm_config_update_notifier: "false",
+    AGENTS_CONFIG: undefined, NODE_ENV: undefined, BUN_INSTALL: undefined, XDG_CACHE_HOME: undefined };
+  const command = join(prefix, "bin", "agents");
+  return { dir, home, prefix, command, env, call: (...argv: string[]) => spawn(argv, { env, cwd: home, ms: 120_000 }) };
+}
+
+/** The packed tarball, made as `bun run release` makes it. */
+async function pack(dir: string): Promise<string> {
+  const packed = await spawn([process.execPath, "pm", "pack", "--quiet", "--destination", dir], { cwd: ROOT, ms: 60_000 });
+  expect(packed.code, packed.err).toBe(0);
+  return join(dir, readdirSync(dir).find((name) => name.endsWith(".tgz"))!);
+}
+
+/** What a clone of the repository holds, as far as a program of it needs that: no packages. */
+function clone(dir: string): string {
+  const folder = join(dir, "clone");
+  for (const name of ["agents.ts", "agents.toml", "bun.lock", "CHANGELOG.md", "LICENSE", "package.json", "prompts", "README.md", "tests"]) {
+    cpSync(join(ROOT, name), join(folder, name), { recursive: true });
+  }
+  return folder;
+}
+
+test("the newest version in the CHANGELOG is the one that the program names", async () => {
+  const released = [...(await Bun.file(join(ROOT, "CHANGELOG.md")).text()).matchAll(/^## \[(\d[^\]]*)\] - \d{4}-\d\d-\d\d$/gm)].map((match) => match[1]);
+  expect(released).toEqual(released.toSorted((a, b) => Bun.semver.order(b!, a!)));
+  expect(released[0]).toBe(version());
+});
+
+test("the package has a name of its own: npm update -g would put what the registry has under its name in its place", () => {
+  expect(PACKAGE).toBe("agents.ts");
+});
+
+describe.skipIf(!npm)("npm i -g of the packed tarball", () => {
+  const { dir, home, prefix, command, env, call: run } = newcomer();
+  const call = (...words: string[]) => run(command, ...words);
   beforeAll(async () => {
-    for (const folder of [home, bin]) mkdirSync(folder);
-    symlinkSync(realpathSync(process.execPath), join(bin, "bun"));
-    const packed = await spawn([npm!, "pack", "--pack-destination", dir], { cwd: ROOT, ms: 60_000 });
-    expect(packed.code, packed.err).toBe(0);
-    const tarball = join(dir, readdirSync(dir).find((name) => name.endsWith(".tgz"))!);
-    const installed = await spawn([npm!, "install", "-g", tarball], { env, cwd: home, ms: 120_000 });
+    const installed = await run(npm!, "install", "-g", await pack(dir));
     expect(installed.code, installed.err).toBe(0);
   });
-  afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
   test("the package holds the program, its prompts, example and captures, and no tests", () => {
-    const folder = join(prefix, "lib", "node_modules", "agents");
+    const folder = join(prefix, "lib", "node_modules", PACKAGE);
     expect(readdirSync(folder).filter((name) => name !== "node_modules").sort())
       .toEqual(["CHANGELOG.md", "LICENSE", "README.md", "agents.toml", "agents.ts", "package.json", "prompts", "tests"]);
     expect([readdirSync(join(folder, "tests")), readdirSync(join(folder, "tests", "fixtures")).sort()]).toEqual([["fixtures"], ["claude", "codex", "gemini", "opencode"]]);
   });
 
   test("both its names are commands, which read its captures and make a fleet", async () => {
-    const { version } = await Bun.file(join(ROOT, "package.json")).json();
-    expect((await call("--version")).out).toBe(`${version}\n`);
-    expect((await spawn([join(prefix, "bin", "agents.ts"), "--version"], { env, cwd: home })).out).toBe(`${version}\n`);
+    expect((await call("--version")).out).toBe(`${version()}\n`);
+    expect((await run(join(prefix, "bin", "agents.ts"), "--version")).out).toBe(`${version()}\n`);
     expect((await call("selftest")).out).toMatch(/^\d+ passed, 0 failed$/m);
     expect(await call("status")).toMatchObject({ code: 2, err: expect.stringContaining("is the example that ships and no fleet") });
     expect((await call("init", "fleet")).code).toBe(0);
-    const status = await spawn([join(prefix, "bin", "agents"), "status"], { env, cwd: join(home, "fleet", "prompts") });
+    const status = await spawn([command, "status"], { env, cwd: join(home, "fleet", "prompts") });
     expect([status.code, status.out]).toEqual([0, expect.stringMatching(/^~\/fleet \(/)]);
   });
 
   test("uninstalled it is gone, and the fleet's own files stay", async () => {
-    expect((await spawn([npm!, "uninstall", "-g", "agents"], { env, cwd: home, ms: 60_000 })).code).toBe(0);
-    expect([existsSync(join(prefix, "bin", "agents")), existsSync(join(home, "fleet", "agents.toml"))]).toEqual([false, true]);
+    expect((await run(npm!, "uninstall", "-g", PACKAGE)).code).toBe(0);
+    expect([existsSync(command), existsSync(join(home, "fleet", "agents.toml"))]).toEqual([false, true]);
+  });
+});
+
+describe.skipIf(!npm)("other ways to install it", () => {
+  /** npm of another version comes from the registry; where it does not, that is said and no evidence. */
+  test.each([11, 12])("npm %d installs the tarball and takes it away", async (major) => {
+    const { dir, command, call } = newcomer();
+    const npx = (...words: string[]) => call(npm!, "exec", "--yes", "--", `npm@${major}`, ...words);
+    const its = await npx("--version");
+    if (its.code !== 0) return console.warn(`npm ${major} could not be fetched, not tried: ${its.err.trim().split("\n").at(-1)}`);
+    expect(its.out).toStartWith(`${major}.`);
+    const installed = await npx("install", "-g", await pack(dir));
+    expect(installed.code, installed.err).toBe(0);
+    expect(await call(command, "--version")).toMatchObject({ code: 0, out: `${version()}\n` });
+    expect((await npx("uninstall", "-g", PACKAGE)).code).toBe(0);
+    expect(existsSync(command)).toBe(false);
+  });
+
+  test("npm i -g . in a clone links it, packages come with the first call", async () => {
+    const { dir, home, command, env, call } = newcomer();
+    const installed = await spawn([npm!, "install", "-g", "."], { env, cwd: clone(dir), ms: 120_000 });
+    expect(installed.code, installed.err).toBe(0);
+    expect((await call(command, "init", "fleet")).code).toBe(0);
+    expect(await spawn([command, "status"], { env, cwd: join(home, "fleet") })).toMatchObject({ code: 0, out: expect.stringMatching(/^~\/fleet \(/) });
+  });
+
+  test("bunx runs it once from a tarball or a clone; bun add -g installs the tarball", async () => {
+    const { dir, home, env, call } = newcomer();
+    const bun = join(dir, "bin", "bun");
+    const tarball = await pack(dir);
+    for (const from of [tarball, clone(dir)]) {
+      expect(await call(bun, "x", "--package", from, "agents", "--version"), from).toMatchObject({ code: 0, out: `${version()}\n` });
+    }
+    expect((await call(bun, "add", "-g", tarball)).code).toBe(0);
+    expect((await spawn([join(home, ".bun", "bin", "agents"), "--version"], { env })).out).toBe(`${version()}\n`);
+    expect((await call(bun, "remove", "-g", PACKAGE)).code).toBe(0);
+    expect(existsSync(join(home, ".bun", "bin", "agents"))).toBe(false);
+  });
+});
+
+describe("bun run release", () => {
+  const release = async (...targets: string[]) => {
+    const folder = clone(newcomer().dir);
+    symlinkSync(join(ROOT, "node_modules"), join(folder, "node_modules"));
+    const ran = await spawn([process.execPath, join(folder, "tests", "release.ts"), ...targets]);
+    const sums = await Bun.file(join(folder, "dist", "SHA256SUMS")).text();
+    return { ...ran, dist: join(folder, "dist"), names: [...sums.matchAll(/^[0-9a-f]{64}  (.+)$/gm)].map((match) => match[1]!) };
+  };
+  const here = `${process.platform}-${process.arch}`;
+  const tarball = `${PACKAGE}-${version()}.tgz`;
+
+  test("makes the tarball, an executable that works, and their checksums", async () => {
+    const { code, err, out, names, dist } = await release(here);
+    expect([code, err, names]).toEqual([0, "", [tarball, `agents-${here}`]]);
+    expect(out).toContain(`made agents-${here}, and tried it`);
+    expect((await spawn(["sha256sum", "-c", "SHA256SUMS"], { cwd: dist })).code).toBe(0);
+  });
+
+  test("a target that cannot be made is named, and the exit code says so", async () => {
+    const { code, err, out, names } = await release("plan9-x64");
+    expect([code, err, names]).toEqual([1, `release ${version()} is incomplete: plan9-x64\n`, [tarball]]);
+    expect(out).toMatch(/^NOT made: agents-plan9-x64: .*unsupported target/im);
   });
 });
 
