@@ -897,8 +897,8 @@ const boxPattern: Check<string> = (value) =>
   pattern(value) ?? (/\(\?<text>/.test(String(value))
     ? null : "a regular expression with a group (?<text>…) for what is typed in the box");
 const region: Check<string> = (value) =>
-  typeof value === "string" && /^(title|screen|last [1-9]\d*)$/.test(value)
-    ? null : '"title", "screen" or "last N"';
+  typeof value === "string" && /^(?:title|screen|event|box|foot|dialog|last [1-9]\d*)$/.test(value)
+    ? null : '"title", "screen", "event", "box", "foot", "dialog" or "last N"';
 const stringTable: Check<Record<string, string>> = (value) =>
   table(value) === null && Object.values(value as object).every((one) => typeof one === "string")
     ? null
@@ -1004,6 +1004,8 @@ export const KEYS = {
     verdict: [needed(oneOf(...VERDICTS))],
     where: [region, "screen"],
     re: [needed(pattern)],
+    /** What is limited names its reset anywhere in the region, not only in the line that matched. */
+    whole: [flag, false],
   },
   answer: { re: [needed(pattern)], keys: [needed(texts)], max: [count, 3] },
   loop: {
@@ -1277,7 +1279,7 @@ export function cfgPath(named = process.env.AGENTS_CONFIG, folder = process.cwd(
 }
 
 /** The hash of the agents.toml that ships: as long as nobody has edited it, it is no fleet. */
-const TEMPLATE = "1edlr4zzu19m1";
+const TEMPLATE = "1uenzuitosvjz";
 
 /** smol-toml; fetched once into the program's folder where a clean clone has no packages yet. */
 async function tomlParser(): Promise<typeof import("smol-toml")> {
@@ -1385,6 +1387,9 @@ function readBackends(reader: ConfigReader, raw: Raw): Map<string, Backend> {
   return new Map([...new Set([...builtIn, ...Object.keys(raw)])].map((name) => [name, readBackend(reader, name, raw[name] ?? {})]));
 }
 
+/** The regions that an input box divides a screen into. */
+const AROUND_BOX = /^(?:event|box|foot|dialog)$/;
+
 /** What a backend is where its table says nothing: by its kind, else by a name that is one. */
 function clientOf(name: string, { kind = name, resume_args: resumes }: Raw): object {
   const known = KINDS.find((one) => one === kind) ?? "typed";
@@ -1398,6 +1403,12 @@ function readBackend(reader: ConfigReader, name: string, raw: unknown): Backend 
   if (allowed) reader.fault(at, "", `${show(raw)} is not allowed: ${allowed}`);
   const given = allowed ? {} : raw as Raw;
   const backend = reader.read(at, { ...clientOf(name, given), ...given }, KEYS.backend);
+  for (const [nth, { where }] of backend.rule.entries()) {
+    const around = typeof where === "string" && AROUND_BOX.test(where);
+    if (around && backend.kind === "typed" && backend.boxRe === undefined) reader.fault(
+      place(`backend.${name}.rule`, nth, `backend "${name}" rule ${nth + 1}`), "where",
+      `${show(where)} needs box_re, which says where the input box stands`);
+  }
   const list = <Key extends "rule" | "answer">(key: Key) => backend[key].map((one, nth) =>
     reader.read(place(`backend.${name}.${key}`, nth, `backend "${name}" ${key} ${nth + 1}`),
       one, KEYS[key]));
@@ -2465,11 +2476,7 @@ const atBox = (boxRe: string, emptyRe?: string): Rule => ({
   given: boxRe, box: { boxRe, ...(emptyRe === undefined ? {} : { emptyRe }) },
 });
 
-// All that a model or a person says in Codex is indented, what the client says begins in the first
-// column. An error is its newest when nothing but its own lines stands between it and the box.
-const codexError = (said: RegExp): RegExp => new RegExp(`^■ (?:${said.source}).*`
-  + String.raw`(?:\n(?![■•◦›✗─]|  [^\s"}\]]).*)*\n› .*(?:\n(?![■•◦›✗─]).*)*(?![^])`, "m");
-// The same in Gemini, whose box begins with a line of `▄`.
+// The newest error of Gemini: only a hint of its own stands between it and the box.
 const geminiError = (said: RegExp): RegExp => new RegExp(
   String.raw`^✕ \[API Error: (?:${said.source}).*(?:\n(?![✦✕▄]).*)*\n▄{8}.*(?:\n(?!▄).*)*(?![^])`,
   "m");
@@ -2605,17 +2612,18 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     // a turn that has ended is closed by "Worked for"
     { name: "working", verdict: "active", where: 14, why: "spinner", animated: true,
       re: /^[•◦] \S.* \((?:\d+[hm] )*\d+s • esc to interrupt\).*(?:\n(?!  Worked for ).*)*(?![^])/m },
-    { name: "usage limit", verdict: "limited", where: "screen",
-      re: codexError(/You['’]ve hit your usage limit/) },
-    { name: "broken conversation", verdict: "fatal", where: "screen",
+    // what a model or a person says is indented, so that no quote begins with the square
+    { name: "usage limit", verdict: "limited", where: "event", whole: true,
+      re: /^■ You['’]ve hit your usage limit/ },
+    { name: "broken conversation", verdict: "fatal", where: "event",
       why: "the conversation is broken",
-      re: codexError(/Codex ran out of room in|\{\s*"error":/) },
+      re: /^■ (?:Codex ran out of room in|\{\s*"error":)/ },
     // login, plan, quota, model: all but what the next prompt may pass
-    { name: "error", verdict: "blocked", where: "screen", why: "an error that stays",
-      re: codexError(new RegExp("(?!" + [
+    { name: "error", verdict: "blocked", where: "event", why: "an error that stays",
+      re: new RegExp("^■ (?!" + [
         "Conversation interrupted", "exceeded retry limit, last status: (?:429|5)",
         "We['’]re currently experiencing", "Selected model is at capacity", "stream disconnected",
-      ].join("|") + ")")) },
+      ].join("|") + ")") },
     atBox(CLIENTS.codex.box_re, CLIENTS.codex.empty_re),
   ],
   gemini: [
@@ -2660,7 +2668,7 @@ interface Regions {
   /** The most expensive region, so it is computed on demand. */
   newest: () => Newest;
   /** null = not on the screen. */
-  box: string | null; foot: string; dialog: string | null;
+  box: string | null; foot: string | null; dialog: string | null;
 }
 
 /**
@@ -2839,6 +2847,39 @@ function readRegions({ text, title }: ScreenText): Regions {
   };
 }
 
+/** How many lines at the bottom hold a dialog that has taken the place of a described box. */
+const DIALOG_LINES = 20;
+
+/** What was said last: from the last paragraph that begins in the first column, else the last. */
+function newestBlock(lines: string[]): string {
+  const begins = (column: RegExp) =>
+    lines.findLastIndex((line, at) => column.test(line) && !lines[at - 1]);
+  const first = begins(/^\S/);
+  const block = lines.slice(Math.max(first < 0 ? begins(/\S/) : first, 0)).join("\n");
+  return `${/^ */.exec(block)![0]}${oneLine(block)}`;
+}
+
+/** The regions around an input box that is described; each is found when a rule asks for it. */
+function describedRegions({ text, title }: ScreenText, description: TypedBox): Regions {
+  const lines = splitLines(text.trimEnd());
+  const found = once(() => findBox(text, description));
+  return {
+    // the lowest prompt on the screen is the box: who looks for a newer one must see it
+    lines, above: lines, screen: lines.join("\n"), plain: text, title,
+    newest: once(() => ({ event: found() ? newestBlock(splitLines(
+      text.slice(0, found()!.from).trimEnd())) : "", done: "", doubtful: false })),
+    get box() {
+      return found()?.text ?? null;
+    },
+    get foot() {
+      return found() && splitLines(text.slice(found()!.to).trimEnd()).slice(1).join("\n");
+    },
+    get dialog() {
+      return found() ? null : lastLines(lines, DIALOG_LINES);
+    },
+  };
+}
+
 /** A draft hides the word that Claude works: then its title or a closed turn must say it rests. */
 function mayWorkUnseen({ title, newest, box }: Regions): boolean {
   const { event, done } = newest();
@@ -2863,7 +2904,7 @@ function regionOf(screen: Regions, where: Where): string | null {
 const LIMIT_CLASSES: [LimitClass, RegExp][] = [
   ["money", /spend|credit balance|insufficient (?:credit|balance)|usage.credits? limit/i],
   ["money", /out of usage|\borg[^·]*limit|out of extra usage(?!.*reset)/i],
-  ["5h", /\b(?:5.hour|session) (?:usage )?limit/i],
+  ["5h", /\b(?:5.?h(?:our)?|session) (?:usage )?limit/i],
   ["weekly", /\bweekly\b/i],
   ["model", /\b(?:opus|sonnet|haiku|fable|fast)\b[^·]*limit/i],
 ];
@@ -2892,7 +2933,7 @@ function limitOf(screen: Regions, rule: Rule, region: string, index: number, now
   return {
     class: classOf(banner), banner,
     resetAt: parseResetEpoch(banner, now) ?? parseResetEpoch(own, now),
-    native: /^\s*(?:⚠ .* · c|C)ontinuing\b/m.test(screen.foot),
+    native: /^\s*(?:⚠ .* · c|C)ontinuing\b/m.test(screen.foot ?? ""),
   };
 }
 
@@ -2977,7 +3018,8 @@ const WAITING_MAX = 7 * 24 * 3_600_000;
 export function detect(
   rules: Rule[], look: ScreenText, now: number, longest = WAITING_MAX,
 ): Verdict {
-  const screen = readRegions(look);
+  const described = rules.at(-1)?.box;
+  const screen = described ? describedRegions(look, described) : readRegions(look);
   let verdict: Verdict | null = null;
   for (const rule of rules) {
     const region = regionOf(screen, rule.where);
@@ -3220,14 +3262,19 @@ function boxRegExp(boxRe: string): RegExp {
   return known;
 }
 
+/** A described input box: what is unsent in it, and where it begins and that text ends. */
+interface FoundBox { text: string; from: number; to: number }
+
 /** The lowest match counts: what an agent quotes of a box stands above the real one. */
-function typedBoxText(screen: string, box: TypedBox): string | null {
-  if (box.boxRe === undefined) return null;
-  const { source, flags } = boxRegExp(box.boxRe);
-  const last = timed(box.boxRe, () => [...screen.matchAll(new RegExp(source, `${flags}g`))].at(-1));
-  const shown = last?.groups?.text?.trim() ?? (last ? "" : null);
-  const isEmpty = (re: string) => timed(re, () => compiled(re, "").test(shown!));
-  return shown && box.emptyRe !== undefined && isEmpty(box.emptyRe) ? "" : shown;
+function findBox(screen: string, { boxRe, emptyRe }: TypedBox): FoundBox | null {
+  if (boxRe === undefined) return null;
+  const { source, flags } = boxRegExp(boxRe);
+  const last = timed(boxRe, () => [...screen.matchAll(new RegExp(source, `${flags}dg`))].at(-1));
+  if (!last) return null;
+  const shown = last.groups?.text?.trim() ?? "";
+  const empty = emptyRe !== undefined && timed(emptyRe, () => compiled(emptyRe, "").test(shown));
+  const to = last.indices!.groups?.text?.[1] ?? last.index + last[0].length;
+  return { text: empty ? "" : shown, from: last.index, to };
 }
 
 /**
@@ -3240,7 +3287,7 @@ export function composerText(
 ): string | null {
   const { plain: shown, bright } = styled ? bleach(styled) : { plain, bright: plain };
   if (!hasKnownBox(kind) || box.boxRe !== undefined) {
-    return typedBoxText(bright, box) === "" ? "" : typedBoxText(shown, box);
+    return findBox(bright, box)?.text === "" ? "" : findBox(shown, box)?.text ?? null;
   }
   const lines = splitLines(shown.trimEnd());
   const found = kind === "claude" ? claudeBox(lines) : opencodeBox(lines);
@@ -3314,6 +3361,7 @@ export function rulesOf(backend: Backend): Rule[] {
   const own = backend.rule.map((rule, i): Rule => ({
     name: rule.name ?? `rule ${i + 1}`, verdict: rule.verdict,
     where: parseWhere(rule.where), re: compiled(rule.re.replaceAll("⏺", "●"), ""), given: rule.re,
+    whole: rule.whole,
   }));
   let rules = BUILT_IN_RULES[backend.kind].filter(({ box }) => !box);
   for (const [key, verdict] of [
@@ -3361,10 +3409,9 @@ function replaceRules(rules: Rule[], rule: Rule): Rule[] {
     .concat(at >= rules.length ? [rule] : []);
 }
 
-function parseWhere(where = "screen"): Where {
-  if (where === "title" || where === "screen") return where;
-  return Number(/^last (\d+)$/.exec(where)?.[1]) || "screen";
-}
+/** By the check of `where`, what is no number is the name of a region. */
+const parseWhere = (where: string): Where =>
+  Number(/^last (\d+)$/.exec(where)?.[1]) || where as Exclude<Where, number>;
 
 /**
  * Whether the client that we started is what its terminal listens to: its process, which is the

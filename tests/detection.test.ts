@@ -232,6 +232,25 @@ describe("a typed client", () => {
     expect(read(ready, "│ >   Type your message │")).toEqual(["idle", "ready_re", "screen"]);
     expect(read(ready, "│ Do you trust this folder? │")).toEqual(["unsure", "none", "screen"]);
   });
+  test("P38: rules look at the regions around its described box", async () => {
+    const rules = await typed(`box_re = '^> (?<text>.*)$'\nempty_re = '^say something'\n` + ([["event", "limited", "^! limit", true], ["box", "blocked", "^stuck$"], ["foot", "active", "^busy"], ["dialog", "blocked", "^Sure\\?"]] as const)
+      .map(([where, verdict, re, whole]) => `[[backend.x.rule]]\nname = "${where}"\nverdict = "${verdict}"\nwhere = "${where}"\nre = '${re}'\n${whole ? "whole = true\n" : ""}`).join(""));
+    const is = (text: string, title = "") => detect(rules, { text, title }, NOW).rule;
+    const screen = (above: string, box = "say something", foot = "model x") => `${above}\n\n> ${box}\n${foot}\n`;
+    expect(is(screen("! limit reached,\nagain at 9:16 PM\n\n  a hint"))).toBe("event");
+    expect(detect(rules, { text: screen("! limit reached,\nfor you,\n\n  again at 9:16 PM"), title: "" }, NOW).limit!.resetAt).toBe(at("2026-11-22T21:16:00Z"));
+    expect([is(screen("! limit\n\n* answered")), is(screen("* it says\n\n  ! limit")), is(screen("  ! limit"))]).toEqual(["box_re", "box_re", "box_re"]);
+    expect([is(screen("* ok", "stuck")), is(screen("stuck")), is(screen("* ok", "say something else"))]).toEqual(["box", "box_re", "box_re"]);
+    expect([is(screen("* ok", "x", "busy")), is(screen("busy"))]).toEqual(["foot", "box_re"]);
+    expect([is("* ok\n\nSure?\n1. yes"), is(screen("Sure?")), is("busy\n! limit")]).toEqual(["none", "box_re", "none"]);
+    expect(is("Sure?\n1. yes")).toBe("dialog");
+  });
+  test("P38: a box like Claude Code's is no reason to read another mark than is drawn", async () => {
+    const rule = "─".repeat(40);
+    const rules = await typed("ready_re = '(?m)^> '\n[[backend.x.rule]]\nname = \"asked\"\nverdict = \"active\"\nre = '(?m)^> go$'\n");
+    expect(read(rules, `> go\n\n${rule}\n> type\n${rule}\n foot`)).toEqual(["active", "asked", "screen"]);
+    expect(read(rules, `ok\n\n${rule}\n> type\n${rule}\n foot`)).toEqual(["idle", "ready_re", "screen"]);
+  });
   test("that nobody described is unsure by its screen alone, and its marker counts", async () => {
     const rules = await typed("");
     expect(read(rules, "some text\n> ")[0]).toBe("unsure");

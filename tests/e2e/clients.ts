@@ -2,7 +2,7 @@
  * The real clients in a fleet of their own: installed once, each with its own home, a made-up key and
  * nothing but loopback, started and supervised by the program as an operator would have it.
  */
-import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -10,46 +10,58 @@ import { until } from "../real.ts";
 
 const PROGRAM = resolve(import.meta.dir, "../..");
 const CLIENTS = process.env.AGENTS_E2E_CLIENTS || join(PROGRAM, "node_modules/.cache/e2e");
-const PACKAGES = { "@anthropic-ai/claude-code": "2.1.330", "opencode-ai": "1.18.33" };
 
-export interface Clients {
-  claude: string;
-  opencode: string;
-}
+/** The package and the version of each client; `AGENTS_E2E_CLAUDE=2.1.274` and the like pick others. */
+const PACKAGES = {
+  claude: ["@anthropic-ai/claude-code", "2.1.330"],
+  opencode: ["opencode-ai", "1.18.33"],
+  codex: ["@openai/codex", "0.169.0"],
+  gemini: ["@google/gemini-cli", "0.61.0"],
+} as const;
+export type Kind = keyof typeof PACKAGES;
+export const versionOf = (kind: Kind): string => process.env[`AGENTS_E2E_${kind.toUpperCase()}`] || PACKAGES[kind][1];
 
-/** The two programs, installed where they are not yet; else why not. */
-export function findClients(): Clients | string {
+/** How a client is called, installed where it is not yet; "" = it is not there, and why is said. */
+export function findClient(kind: Kind): string {
+  let why = "AGENTS_E2E=1 is not set";
   try {
-    return install();
+    const found = process.env.AGENTS_E2E ? install(kind) : "";
+    if (found) return found;
   } catch (error) {
-    return String(error);
+    why = String(error);
   }
+  note(`SKIPPED: the tests with the real ${kind}: ${why}`);
+  return "";
 }
 
-function install(): Clients | string {
-  for (const tool of ["tmux", "npm"]) if (!Bun.which(tool)) return `${tool} is not installed`;
-  const modules = join(CLIENTS, "node_modules");
-  const found = (): boolean => Object.entries(PACKAGES).every(([name, wanted]) => {
-    const file = join(modules, name, "package.json");
-    return existsSync(file) && JSON.parse(readFileSync(file, "utf8")).version === wanted;
-  });
+function install(kind: Kind): string {
+  for (const tool of ["tmux", "npm", "node"]) if (!Bun.which(tool)) throw new Error(`${tool} is not installed`);
+  const [name, version] = [PACKAGES[kind][0], versionOf(kind)];
+  const folder = join(CLIENTS, `${kind}-${version}`);
+  const modules = join(folder, "node_modules");
+  const file = join(modules, name, "package.json");
+  const found = (): boolean => existsSync(file) && JSON.parse(readFileSync(file, "utf8")).version === version;
   if (!found()) {
-    mkdirSync(CLIENTS, { recursive: true });
-    writeFileSync(join(CLIENTS, "package.json"), '{ "private": true }\n');
-    const wanted = Object.entries(PACKAGES).map(([name, version]) => `${name}@${version}`);
-    const argv = ["npm", "install", "--no-audit", "--no-fund", "--no-save", "--ignore-scripts", ...wanted];
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(join(folder, "package.json"), '{ "private": true }\n');
+    const argv = ["npm", "install", "--no-audit", "--no-fund", "--no-save", "--ignore-scripts", `${name}@${version}`];
     // npm refuses this setting of the README's test command in a project's folder
     const env = { ...process.env, npm_config_allow_scripts: undefined };
-    const done = Bun.spawnSync(argv, { cwd: CLIENTS, env, timeout: 300_000 });
-    if (done.exitCode !== 0 || !found()) return `npm could not install ${wanted.join(" and ")}: ${String(done.stderr).trim().split("\n").at(-1)}`;
+    const done = Bun.spawnSync(argv, { cwd: folder, env, timeout: 300_000 });
+    if (done.exitCode !== 0 || !found()) throw new Error(`npm could not install ${name}@${version}: ${String(done.stderr).trim().split("\n").at(-1)}`);
   }
-  const kind = `${process.platform}-${process.arch}`;
-  const clients = {
-    claude: join(modules, `@anthropic-ai/claude-code-${kind}`, "claude"),
-    opencode: join(modules, `opencode-${kind}`, "bin/opencode"),
-  };
-  const missing = Object.values(clients).find((path) => !existsSync(path));
-  return missing ? `there is no ${missing}` : clients;
+  const program = programIn(kind, modules);
+  if (!existsSync(program)) throw new Error(`there is no ${program}`);
+  return kind === "gemini" ? `${Bun.which("node")} ${program}` : program;
+}
+
+function programIn(kind: Kind, modules: string): string {
+  const machine = `${process.platform}-${process.arch}`;
+  if (kind === "claude") return join(modules, `@anthropic-ai/claude-code-${machine}`, "claude");
+  if (kind === "opencode") return join(modules, `opencode-${machine}`, "bin/opencode");
+  if (kind === "gemini") return join(modules, ".bin/gemini");
+  const vendor = join(modules, `@openai/codex-${machine}`, "vendor");
+  return join(vendor, existsSync(vendor) ? readdirSync(vendor)[0]! : "", "bin/codex");
 }
 
 /** A port that is free now. */
@@ -131,6 +143,45 @@ export class Fleet {
     return `env -i HOME="${home}" ${PLAIN} ${quiet} ${client}`;
   }
 
+  /** A home of its own for one Codex, in which nothing is asked at the first start. */
+  codexHome(name: string, port: number): string {
+    mkdirSync(join(this.dir, "tmp"), { recursive: true });
+    const config = `model = "gpt-6-sol"
+model_provider = "mock"
+check_for_update_on_startup = false
+[features]
+daemon_auto_start = false
+[model_providers.mock]
+name = "Mock"
+base_url = "http://127.0.0.1:${port}/v1"
+env_key = "MOCK_API_KEY"
+wire_api = "responses"
+[notice]
+hide_rate_limit_model_nudge = true
+[tui]
+screen_reader_detection_done = true
+[projects."${this.project}"]
+trust_level = "trusted"
+`;
+    return resolve(this.file(`homes/${name}/.codex/config.toml`, config), "../..");
+  }
+
+  codexBin(client: string): string {
+    return `env -i AGENTS_UNIT="$AGENTS_UNIT" HOME="$CLIENT_HOME" ${PLAIN} SHELL=/bin/sh TMPDIR=${join(this.dir, "tmp")} MOCK_API_KEY=made-up ${client}`;
+  }
+
+  /** The same for one Gemini CLI. */
+  geminiHome(name: string): string {
+    const settings = { security: { auth: { selectedType: "gemini-api-key" } }, general: { enableAutoUpdate: false, enableAutoUpdateNotification: false },
+      privacy: { usageStatisticsEnabled: false }, telemetry: { enabled: false }, ide: { hasSeenNudge: true } };
+    this.file(`homes/${name}/.gemini/trustedFolders.json`, JSON.stringify({ [this.project]: "TRUST_FOLDER" }));
+    return resolve(this.file(`homes/${name}/.gemini/settings.json`, JSON.stringify(settings)), "../..");
+  }
+
+  geminiBin(client: string, port: number): string {
+    return `env -i AGENTS_UNIT="$AGENTS_UNIT" HOME="$CLIENT_HOME" ${PLAIN} COLORTERM=truecolor GEMINI_API_KEY=made-up GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:${port} ${client}`;
+  }
+
   /** The program, called by hand. */
   async run(words: string[], stdin = ""): Promise<Ran> {
     const argv = [process.execPath, "--no-env-file", "--config=/dev/null", join(PROGRAM, "agents.ts"), ...words, "--config", join(this.dir, "agents.toml")];
@@ -165,6 +216,22 @@ export class Fleet {
 
   keys(name: string, ...keys: string[]): void {
     this.tmux("send-keys", "-t", this.pane(name), ...keys);
+  }
+
+  pid(name: string): number {
+    return Number(this.tmux("display-message", "-p", "-t", this.pane(name), "#{pane_pid}"));
+  }
+
+  /** What runs with one of the fleet's homes: its clients and all that they started. */
+  running(): string[] {
+    const homes = `HOME=${join(this.dir, "homes")}/`;
+    return readdirSync("/proc").filter((pid) => /^\d+$/.test(pid)).flatMap((pid) => {
+      try {
+        return readFileSync(`/proc/${pid}/environ`, "utf8").includes(homes) ? [`${pid} ${readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ")}`] : [];
+      } catch {
+        return []; // it ended meanwhile
+      }
+    });
   }
 
   asked(): Asked[] {

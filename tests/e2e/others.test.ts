@@ -1,0 +1,132 @@
+/**
+ * The real Codex and the real Gemini CLI on models of loopback, as e2e.test.ts has the other two:
+ * kickoff, texts, drafts, dialogs, limits, an end by force, and what is left behind.
+ */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { until } from "../real.ts";
+import { findClient, Fleet, textOf } from "./clients.ts";
+import { CONTINUE, expectArrived, expectFile, expectHeld, expectOnce, expectSent, PATIENCE, SIZES, untilState } from "./proof.ts";
+
+interface Client {
+  kind: "codex" | "gemini";
+  model: string;
+  /** Its `bin`, and the home of an agent. */
+  bin: (fleet: Fleet, program: string, port: number) => string;
+  home: (fleet: Fleet, name: string, port: number) => string;
+  flags: string;
+  /** What a draft looks like in its box, and a dialog over it; the key that allows what it asks. */
+  draft: string;
+  dialog: RegExp;
+  yes: string;
+  /** The directive of its limit, and how the state shows it. */
+  limit: string;
+  limited: RegExp;
+}
+
+const BOTH: Client[] = [
+  { kind: "codex", model: "codex-api.mjs", flags: "", draft: "› half a thought", dialog: /Would you like to run the following command\?/, yes: "y",
+    bin: (fleet, program) => fleet.codexBin(program), home: (fleet, name, port) => fleet.codexHome(name, port),
+    limit: "[[limit:25]] ", limited: /^limited until .*\(5h\)/ },
+  { kind: "gemini", model: "gemini-api.mjs", flags: "-m gemini-2.5-pro", draft: " > half a thought", dialog: /Allow execution of \[Shell\]\?/, yes: "1",
+    bin: (fleet, program, port) => fleet.geminiBin(program, port), home: (fleet, name) => fleet.geminiHome(name),
+    limit: "[[limit]] ", limited: /^limited/ },
+];
+
+describe.each(BOTH)("$kind", ({ kind, model, bin, home, flags, draft, dialog, yes, limit, limited }) => {
+  const program = findClient(kind);
+  const ready = program !== "";
+  const real = (name: string, body: () => Promise<void>) => test.skipIf(!ready)(name, body, PATIENCE);
+  const fleet = new Fleet();
+  const kickoff = textOf(3000, "lines");
+
+  beforeAll(async () => {
+    if (!ready) return;
+    const port = await fleet.startModel(model);
+    fleet.file("prompts/kickoff.md", `${kickoff}\n`);
+    const agent = (name: string, more = "") =>
+      `[[agent]]\nname = "${name}"\nbackend = "${kind}"\ndir = "project"\nwatch = "heal"\nenv = { CLIENT_HOME = "${home(fleet, name, port)}" }\n${more}\n`;
+    fleet.file("agents.toml", [
+      "[watchdog]\nsignal_interval = 2\nlimit_reset_slack = 1\nlimit_probe_fallback = 5\nup_wait = 40",
+      `[backend.${kind}]\nflags = "${flags}"\nbin = '''${bin(fleet, program, port)}'''`,
+      agent("one", 'prompt_file = "prompts/kickoff.md"\nresume = true'), agent("asks"), agent("lim"),
+    ].join("\n"));
+    expect(await fleet.run(["up"])).toMatchObject({ code: 0 });
+  }, PATIENCE);
+  afterAll(() => fleet.end(), PATIENCE);
+
+  real("the kickoff arrives as an argument, whole and once", async () => {
+    await expectArrived(fleet, kickoff);
+    for (const name of ["one", "asks", "lim"]) await untilState(fleet, name, "idle");
+  });
+
+  for (const [length, lines] of SIZES) {
+    real(`${length} characters in ${lines === "line" ? "one line" : "many lines"} at its prompt`, () => expectSent(fleet, "one", textOf(length, lines)));
+  }
+
+  real("20,000 characters: it is told to read a file that is there", () => expectFile(fleet, "one"));
+
+  real("a text while a turn runs", async () => {
+    await expectSent(fleet, "one", textOf(200, "line", "[[slow:10]] "));
+    await untilState(fleet, "one", "active");
+    await expectSent(fleet, "one", textOf(300, "lines"));
+  });
+
+  real("a human's draft: nothing is typed until it is gone", async () => {
+    await untilState(fleet, "one", "idle");
+    fleet.tmux("send-keys", "-t", fleet.pane("one"), "-l", "half a thought");
+    await until(() => fleet.screen("one").includes(draft));
+    await expectHeld(fleet, "one", /draft/);
+    const text = textOf(300, "lines");
+    expect(await fleet.run(["send", "one", "--queue", text])).toMatchObject({ code: 0 });
+    await Bun.sleep(4_500);
+    expect(fleet.times(text)).toBe(0);
+    fleet.keys("one", "Enter");
+    await expectArrived(fleet, text);
+    expect(fleet.asked().some(({ said }) => said.at(-1)!.trim() === "half a thought")).toBe(true);
+  });
+
+  real("a dialog is never typed into; after a human answered, the rest is delivered", async () => {
+    const asking = textOf(200, "line", "[[ask]] ");
+    await expectSent(fleet, "asks", asking);
+    await untilState(fleet, "asks", "blocked");
+    const held = await expectHeld(fleet, "asks", /blocked/);
+    const queued = textOf(3000, "lines");
+    await fleet.run(["send", "asks", "--queue", queued]);
+    await Bun.sleep(4_500);
+    expect(await fleet.state("asks")).toMatchObject({ messages: 1, state: expect.stringContaining("blocked") });
+    expect(fleet.screen("asks")).toMatch(dialog);
+    expect([fleet.conversation(asking)!.results, existsSync(join(fleet.project, "asked.txt"))]).toEqual([0, false]);
+    fleet.keys("asks", yes);
+    await expectArrived(fleet, queued);
+    expect([fleet.conversation(asking)!.results, existsSync(join(fleet.project, "asked.txt"))]).toEqual([1, true]);
+    expect(fleet.times(held)).toBe(0);
+  });
+
+  real("a limit holds, is probed once it is over, and lifts", async () => {
+    expect(await fleet.send("lim", textOf(200, "line", limit))).toMatchObject({ code: 0 });
+    await until(async () => limited.test((await fleet.state("lim")).state), 60_000, 500);
+    await expectHeld(fleet, "lim", /limited/);
+    await until(() => fleet.events().some(({ agent, event }) => agent === "lim" && event === "lifted"), 60_000, 500);
+    await expectSent(fleet, "lim", textOf(300, "line"));
+  });
+
+  real("a client that was killed by force goes on with its conversation", async () => {
+    await untilState(fleet, "one", "idle");
+    process.kill(fleet.pid("one"), "SIGKILL");
+    await fleet.arrived(CONTINUE);
+    expect(fleet.conversation(CONTINUE)!.said.join("\n")).toContain(kickoff);
+    expect([fleet.times(CONTINUE), fleet.times(kickoff)]).toEqual([1, 1]);
+    await expectSent(fleet, "one", textOf(300, "line"));
+  });
+
+  real("no text ever came twice", async () => expectOnce(fleet));
+
+  real("down leaves nothing behind, of a turn under way either", async () => {
+    await expectSent(fleet, "one", textOf(200, "line", "[[slow:60]] "));
+    expect(fleet.running().length).toBeGreaterThan(2);
+    expect(await fleet.run(["down"])).toMatchObject({ code: 0 });
+    expect(fleet.running()).toEqual([]);
+  });
+});
