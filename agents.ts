@@ -1109,7 +1109,8 @@ const CLIENTS = {
     // as one word: what begins with "-" would pass for an option
     prompt_args: "--prompt-interactive=",
     connect_delay: 90,
-    ready_re: "(?m)^ [>*] +Type your message",
+    // the frame of its box, whatever stands in it
+    ready_re: String.raw`(?m)^▄{8}.*\n [>*] `,
     box_re: String.raw`^─{8}.*\n.*\n▄{8}.*\n [>*] +(?<text>.*(?:\n(?![▄▀]).*)*)\n▀{8}.*`
       + String.raw`(?:\n(?:[ ▀].*)?)*(?![^])`,
     empty_re: "^Type your message",
@@ -11333,6 +11334,85 @@ export function assessLocale(env: Record<string, string | undefined>): Findings 
     "export LANG=C.UTF-8");
 }
 
+/** The value below these keys of a settings file; undefined where there is none. */
+const below = (settings: unknown, ...keys: string[]): unknown => keys.reduce<unknown>((at, key) =>
+  (isRecord(at) ? at[key] : undefined), settings);
+
+/** Whether a folder or one above it is trusted by its entry in `known`. */
+const isTrusted = (known: unknown, dir: string, says: (entry: unknown) => boolean): boolean =>
+  isRecord(known) && Object.entries(known).some(([path, entry]) =>
+    (dir === path || dir.startsWith(`${path.replace(/\/$/, "")}/`)) && says(entry));
+
+/**
+ * What Codex asks before it works in `dir`, each with what answers it beforehand. `settings` is its
+ * config.toml, null = it has none; `has` says whether a file lies beside that.
+ */
+export function assessCodexStart(
+  settings: Raw | null, dir: string, flags: string, has: (file: string) => boolean,
+): Found[] {
+  const provider = below(settings, "model_provider");
+  const login = has("auth.json") || (typeof provider === "string" &&
+    below(settings, "model_providers", provider, "env_key") !== undefined);
+  const trusted = isTrusted(below(settings, "projects"), dir, (entry) =>
+    below(entry, "trust_level") === "trusted");
+  const calm = below(settings, "notice", "hide_rate_limit_model_nudge") === true;
+  const reviewed = !has("hooks.json") || JSON.stringify(settings).includes("trusted_hash") ||
+    wordsOf(flags).includes("--dangerously-bypass-hook-trust");
+  const asks: [settled: boolean, what: string, cure: string][] = [
+    [login, "how to log in", "codex login, or a model_provider with env_key in config.toml"],
+    [trusted, `whether to trust ${dir}`,
+      `[projects.${JSON.stringify(dir)}] trust_level = "trusted" in config.toml`],
+    [calm, "near a limit whether to change the model, which Enter does",
+      "[notice] hide_rate_limit_model_nudge = true in config.toml"],
+    [reviewed, "to review its hooks",
+      "review them once by hand, or --dangerously-bypass-hook-trust in flags"],
+  ];
+  return asks.filter(([settled]) => !settled).map(([, what, cure]) => warn(`Codex asks ${what}`, cure));
+}
+
+/** The same of Gemini CLI, by its settings.json and trustedFolders.json. */
+export function assessGeminiStart(
+  settings: Raw | null, trusted: Raw | null, dir: string, flags: string,
+): Found[] {
+  const known = isTrusted(trusted, dir, (entry) => entry === "TRUST_FOLDER") ||
+    wordsOf(flags).includes("--skip-trust");
+  return [
+    ...(below(settings, "security", "auth", "selectedType") !== undefined ? [] : [
+      warn("Gemini asks how to authenticate", "security.auth.selectedType in settings.json")]),
+    ...(known ? [] : [warn(`Gemini asks whether to trust ${dir}`,
+      `{${JSON.stringify(dir)}: "TRUST_FOLDER"} in trustedFolders.json, or --skip-trust in flags`)]),
+  ];
+}
+
+/** A settings file of a client; null where there is none that can be read. */
+async function settingsIn(path: string): Promise<Raw | null> {
+  try {
+    const source = world.read(path);
+    if (source === null) return null;
+    return path.endsWith(".toml") ? (await tomlParser()).parse(source) : parsedRecord(source);
+  } catch {
+    return null;
+  }
+}
+
+/** What clients would ask as they start, but for those whose `bin` gives them another home. */
+async function examineStarts(cfg: Config, agents: Agent[]): Promise<Findings> {
+  const found = await Promise.all(agents.map(async (agent) => {
+    const { kind, bin, flags } = backendOf(cfg, agent);
+    if (/(?:^|\s)(?:CODEX_)?HOME=/.test(bin)) return [];
+    const env = { ...process.env, ...agent.env };
+    const home = env.HOME || homedir();
+    const folder = kind === "codex" ? codexHome(env.CODEX_HOME ?? "", home) : join(home, ".gemini");
+    const has = (file: string) => existsSync(join(folder, file));
+    return kind === "codex"
+      ? assessCodexStart(await settingsIn(join(folder, "config.toml")), agent.dir, flags, has)
+      : assessGeminiStart(await settingsIn(join(folder, "settings.json")),
+        await settingsIn(join(folder, "trustedFolders.json")), agent.dir, flags);
+  }));
+  const all = new Map(found.flat().map((one) => [one.what, one]));
+  return all.size ? [...all.values()] : good("nothing is asked");
+}
+
 type DoctorCheck = [check: string, examine: () => Findings | Promise<Findings>];
 
 /** Everything that needs a config; one that does not load was said already. */
@@ -11343,11 +11423,14 @@ function examinations(cfg: Config): DoctorCheck[] {
   const used = [...cfg.backends.values()].filter((backend) => named.has(backend.name));
   const servers = used.filter((backend) =>
     backend.kind === "opencode" && backend.server && enabled.includes(backend.name));
+  const asking = [...cfg.agents.values()].filter((agent) =>
+    agent.enabled && ["codex", "gemini"].includes(backendOf(cfg, agent).kind));
   const told = cfg.notify.command || cfg.notify.url;
   const untold = warn("nobody is told when an agent needs a person", "command or url in [notify]");
   return [
     ...used.map((one) =>
       [`client ${one.name}`, () => examineClient(one, enabled.includes(one.name))] as DoctorCheck),
+    ...(asking.length ? [["first start", () => examineStarts(cfg, asking)] as DoctorCheck] : []),
     ...servers.map((one) => [`server ${one.name}`, () => examineServer(one)] as DoctorCheck),
     ["log_dir", () => examineFolder(cfg.logDir)],
     ["state", () => examineFolder(cfg.stateDir)],

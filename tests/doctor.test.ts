@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Finding, assessClock, assessDisk, assessLocale, assessScope, assessTmux, version, wasTried } from "../agents.ts";
+import { type Finding, assessClock, assessCodexStart, assessDisk, assessGeminiStart, assessLocale, assessScope, assessTmux, version, wasTried } from "../agents.ts";
 import { desk, PROGRAM, TWO } from "./desk.ts";
 import { command, type FakeWorld, fakeWorld } from "./kit.ts";
 
@@ -41,6 +41,36 @@ describe("doctor", () => {
   test.each([
     ["claude", "2.1.330", true], ["claude", "2.1.331", false], ["opencode", "1.18.99", true], ["opencode", "1.19.0", false],
   ] as const)("%s %s tried: %p", (kind, version, expected) => expect(wasTried(kind, version, ["2.1.330", "2.1.197", "1.18.33"])).toBe(expected));
+
+  const CODEX = { model_provider: "m", model_providers: { m: { env_key: "K" } }, notice: { hide_rate_limit_model_nudge: true }, projects: { "/work": { trust_level: "trusted" } } };
+  const asked = (found: { what: string }[]) => found.map(({ what }) => what.replace(/^\w+ asks /, ""));
+  const codex = (settings: object | null, dir = "/work/a", flags = "", ...files: string[]) =>
+    asked(assessCodexStart(settings as never, dir, flags, (file) => files.includes(file)));
+  test("P38: what Codex asks as it starts, and what answers it beforehand", () => {
+    expect(codex(CODEX)).toEqual([]);
+    expect(codex(null)).toEqual(["how to log in", "whether to trust /work/a", "near a limit whether to change the model, which Enter does"]);
+    expect(codex(null, "/work/a", "", "auth.json")).not.toContain("how to log in");
+    expect(codex(CODEX, "/workshop")).toEqual(["whether to trust /workshop"]);
+    expect(codex({ ...CODEX, projects: { "/work/a": { trust_level: "untrusted" } } })).toEqual(["whether to trust /work/a"]);
+    expect(codex({ ...CODEX, model_provider: "other" })).toEqual(["how to log in"]);
+    expect(codex(CODEX, "/work", "", "hooks.json")).toEqual(["to review its hooks"]);
+    expect(codex(CODEX, "/work", "--dangerously-bypass-hook-trust", "hooks.json")).toEqual([]);
+    expect(assessCodexStart(CODEX, '/x"y', "", () => false)[0]!.cure).toBe('[projects."/x\\"y"] trust_level = "trusted" in config.toml');
+  });
+  test("P38: what Gemini asks as it starts", () => {
+    const gemini = (settings: object | null, trusted: object | null, flags = "") => asked(assessGeminiStart(settings as never, trusted as never, "/work/a", flags));
+    const SETTINGS = { security: { auth: { selectedType: "gemini-api-key" } } };
+    expect(gemini(SETTINGS, { "/work": "TRUST_FOLDER" })).toEqual([]);
+    expect(gemini(SETTINGS, null, "--skip-trust")).toEqual([]);
+    expect(gemini(null, { "/work/a": "DO_NOT_TRUST" })).toEqual(["how to authenticate", "whether to trust /work/a"]);
+  });
+  test("P38: doctor reads the settings in the home of each agent, and leaves out one that bin sends elsewhere", () => {
+    const at = fleet("first-start", `[backend.away]\nkind = "codex"\nbin = "env HOME=/else codex"\n${["codex", "gemini", "away"].map((kind) => `[[agent]]\nname = "${kind}-1"\nbackend = "${kind}"\nenv = { HOME = "${join(scratch, "client-home")}" }\n`).join("")}`);
+    mkdirSync(join(scratch, "client-home", ".codex"), { recursive: true });
+    writeFileSync(join(scratch, "client-home", ".codex", "config.toml"), `[notice]\nhide_rate_limit_model_nudge = true\n[projects."/"]\ntrust_level = "trusted"\n`);
+    const found = examine(at).of("first start");
+    expect(found.split("\n").map((line) => line.split(" ").slice(0, 5).join(" "))).toEqual(["warn Codex asks how to", "warn Gemini asks how to", "warn Gemini asks whether to"]);
+  });
 
   test("disk, clock, zone, locale", () => {
     expect([99e6, 101e6, 999e6, 1e9].map((free) => level(assessDisk(free)))).toEqual(["fail", "warn", "warn", "ok"]);

@@ -1,7 +1,8 @@
 /** How clients are started, and what an opencode server knows better than its screen. */
 import { beforeEach, describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { decideOpencode, launchScript, memoryOf, observe, orphansOf, paneActive, parseEvents, say, snapshot, type Verdict, type VerdictName, world } from "../agents.ts";
+import { decideOpencode, isBooting, launchScript, memoryOf, observe, orphansOf, paneActive, parseEvents, say, snapshot, type Verdict, type VerdictName, world } from "../agents.ts";
 import { type FakePane, fakeWorld, message, type Scene, scene, verdict } from "./kit.ts";
 
 const { http } = world;
@@ -67,6 +68,16 @@ describe("P38: how Codex, Gemini and a described client are started", () => {
     await ticks(3);
     expect(words()).toEqual(['$go gemini "$@"  --prompt-interactive="$last"', "--resume", id]);
     expect(argv()[4]).toContain("continue where you stopped");
+  });
+  test("either can be typed to once its box is drawn, a draft in it or not; Codex once that names model and folder", async () => {
+    const shown = (client: string, file: string) => readFileSync(join(import.meta.dir, "fixtures", client, `${file}.txt`), "utf8");
+    await begin(of("codex") + of("gemini").replace('"a"', '"b"'));
+    const boots = (kind: string, screen: string) => isBooting(cfg.backends.get(kind)!, 5_000, screen);
+    for (const [kind, draft] of [["codex", "idle-draft-80x24"], ["gemini", "waiting-draft-80x24"]] as const) {
+      expect([boots(kind, "\n"), boots(kind, shown(kind, "idle-fresh-80x24")), boots(kind, shown(kind, draft))]).toEqual([true, false, false]);
+    }
+    expect(boots("codex", "› Ask Codex to do anything\n\n  ? for shortcuts\n")).toBe(true);
+    expect(boots("gemini", shown("gemini", "blocked-trust-80x24"))).toBe(true);
   });
   test("a backend of another name is of its kind", async () => {
     await begin(of("mine", '[backend.mine]\nkind = "codex"\nbin = "/opt/codex"\n'));
