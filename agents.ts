@@ -8182,7 +8182,7 @@ let readerGone = false;
 const terminalWidth = (): number =>
   process.stdout.columns || Number(process.env.COLUMNS) || (process.stdout.isTTY ? 80 : Infinity);
 /** Colour only where a person reads it; `styleText` minds NO_COLOR. */
-type Style = "red" | "yellow" | "green" | "dim" | "bold";
+type Style = "red" | "yellow" | "green" | "dim" | "bold" | "inverse";
 const paint = (style: Style, value: string): string =>
   styleText(style, value, { stream: process.stdout });
 
@@ -9018,8 +9018,9 @@ interface StateFacts {
   rival?: string | undefined;
   /** What is left of its old client that cannot be ended. */
   stuck?: string | undefined;
-  /** Why it cannot start at all. */
+  /** Why it cannot start at all; who never was to start needs nobody for that. */
   cannot?: string | undefined;
+  begun?: boolean;
   /** Its last words: what it asks, or said as it ended. */
   words?: string | undefined;
 }
@@ -9050,7 +9051,8 @@ function describeDown(memory: Memory, facts: StateFacts): Described {
   if (held) return described("stopped", "stopped by you", "by you");
   const rest = restOf(memory.life);
   if (cannot && enabled && rest.state !== "done") {
-    return described("stopped", `cannot start: ${cannot}`, cannot, { needsHuman: true });
+    return described("stopped", `cannot start: ${cannot}`, cannot,
+      { needsHuman: facts.begun === true });
   }
   if (rest.state === "parked") {
     return described("parked", `parked: ${rest.why}`,
@@ -9111,6 +9113,8 @@ interface StatusLook {
   /** By unit; nothing of one whose screen could not be read. */
   seen: Map<string, Seen>;
   watchdog: Status["watchdog"]; complete: boolean; now: number;
+  /** Something was to run here once. */
+  begun: boolean;
   /** The orphan in the folder of an agent that does not run, by the name of the agent. */
   rivals: Map<string, { name: string; why: string }>;
 }
@@ -9137,7 +9141,8 @@ async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusL
   const queue = [...watch.outbox,
     ...operator.queue.filter((message) => !watch.taken.includes(message.id))];
   return { snap, watch, operator, queue, seen, watchdog, complete: isComplete(cfg),
-    now: world.now(), rivals: await rivalsOf(cfg, snap) };
+    now: world.now(), begun: world.mtime(watchFile(cfg)) !== null,
+    rivals: await rivalsOf(cfg, snap) };
 }
 
 /** Longer than any round, ms: what was drawn so long before a heartbeat was seen in its round. */
@@ -9299,7 +9304,7 @@ function stateOf(
     pane, held: isDown(operator, unit.name), enabled: agent?.enabled ?? true, limit,
     kind: agent?.kind ?? "service", complete, now, unsureAfter: cfg.watchdog.unsureAfter,
     stranger: snap.strangers?.get(unit.session), stuck: stuckNow(memory),
-    cannot: whyCannot(unit), words: shown && pane ? saidBy(shown, pane) : "",
+    cannot: whyCannot(unit), begun: look.begun, words: shown && pane ? saidBy(shown, pane) : "",
     rival: look.rivals.get(unit.name)?.why,
   });
 }
@@ -9337,7 +9342,8 @@ function statusRow(cfg: Config, look: StatusLook, unit: Agent | Service): Status
     unproven: unproven.length,
     restartsToday: memory.restarts.day === localDate(new Date(now)) ? memory.restarts.count : 0,
     cure: !needsHuman ? "" : running ? `attach ${unit.name}`
-      : condition === "parked" ? `up ${unit.name}` : rival ? `down ${rival.name}` : "",
+      : condition === "parked" ? `up ${unit.name}` : condition === "unknown" ? "doctor"
+      : rival ? `down ${rival.name}` : "",
     ...(answer ? { answer } : {}),
     version: running ? (memory.version ?? "") : "",
   };
@@ -9356,7 +9362,7 @@ async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []): 
     .map((one) => one.session).concat(watchdogSession(cfg)));
   const stayed = (one: StatusRow) => cfg.agents.get(one.name)!.enabled && one.watch !== "none" &&
     !(isDown(operator, one.name) && !one.running) && !["done", "parked"].includes(one.condition);
-  const expected = agents.some((one) => stayed(one) && (one.running || existsSync(watchFile(cfg))));
+  const expected = agents.some((one) => stayed(one) && (one.running || look.begun));
   return {
     version: 1, fleet: fleetName(cfg), folder: fleetFolder(cfg), prefix: cfg.sessionPrefix,
     configError: cfg.broken, phase, agents, services, handoff: readChannel(cfg, watch), watchdog,
@@ -9465,33 +9471,11 @@ async function readPhase(cfg: Config, { intent }: Watch): Promise<Status["phase"
 export async function cmdStatus(call: Call): Promise<number> {
   const cfg = await configFor(call);
   if (call.words.length) return showCards(call, cfg);
-  if (call.options.watch) return watchStatus(cfg);
+  if (call.options.watch) return watchStatus(call, cfg);
   const status = await readStatus(cfg);
   print(call.options.json ? JSON.stringify(status, null, 2)
     : call.options.line ? statusLine(status) : statusText(status, terminalWidth()));
   return status.needsHuman ? 3 : 0;
-}
-
-/** Draws the table again each two seconds, over the old one; `q` or Ctrl-C ends. */
-async function watchStatus(cfg: Config): Promise<number> {
-  if (!process.stdout.isTTY) die("status --watch needs a terminal");
-  let stop = false;
-  process.stdin.setRawMode(true).resume().on("data",
-    (keys) => (stop ||= /[q\x03]/.test(String(keys))));
-  process.stdout.write("\x1b[?1049h\x1b[?25l");
-  try {
-    while (!stop) {
-      const { columns: width = 80, rows = 24 } = process.stdout;
-      const text = printableText(statusText(await readStatus(cfg), width));
-      const lines = text.split("\n").slice(0, rows - 1);
-      process.stdout.write(`\x1b[H${lines.map((line) => `${line}\x1b[K`).join("\r\n")}\x1b[J`);
-      for (let waited = 0; waited < 2_000 && !stop; waited += 100) await Bun.sleep(100);
-    }
-  } finally {
-    process.stdout.write("\x1b[?25h\x1b[?1049l");
-    process.stdin.setRawMode(false).pause();
-  }
-  return 0;
 }
 
 /** The fleet in a few characters, for the status line of tmux: who works, needs you, is limited. */
@@ -9511,24 +9495,39 @@ const WIDE = 100;
 /** Columns below which it is a phone over ssh: one short line for each. */
 const NARROW = 60;
 
-/** `status` for a terminal of that many columns: no line is wider. What needs a human is first. */
+/** `status` for a terminal of that many columns: no line is wider. */
 export function statusText(status: Status, width: number): string {
+  const { head, title, lines, foot } = statusParts(status, rowsOf(status), width);
+  return [...head, ...title, ...lines, ...foot].join("\n");
+}
+
+/** Agents, then services; what needs a human is first. */
+const rowsOf = ({ agents, services }: Status): StatusRow[] =>
+  [...agents, ...services].toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
+
+/** What stands above the table, its title, a line for each of these rows, and what is below. */
+function statusParts(status: Status, rows: StatusRow[], width: number) {
   const now = world.now();
-  const rows = [...status.agents, ...status.services]
-    .toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
-  const due = dueFirst(rows, now);
+  const all = rowsOf(status);
+  const due = dueFirst(all, now);
   const wrapped = (style: Style, text: string) => (text ? wrap(text, width) : [])
     .map((line) => paint(style, line));
   const table = width < NARROW ? shortTable(rows, width, now) : longTable(rows, width, now);
-  return [
-    ...wrapped("red", status.configError),
-    headline(status, width, now),
-    ...countLines(status, rows, due, width),
-    ...troublesOf(status, now).flatMap((text) => wrapped("red", text)),
-    ...table,
-    ...(width < NARROW && due ? [cut(due, width)] : []),
-    ...remarksOf(status).flatMap((text) => wrapped("yellow", text)),
-  ].join("\n");
+  const titles = width < NARROW ? 0 : 1;
+  return {
+    head: [
+      ...wrapped("red", status.configError),
+      headline(status, width, now),
+      ...countLines(status, all, due, width),
+      ...troublesOf(status, now).flatMap((text) => wrapped("red", text)),
+    ],
+    title: table.slice(0, titles),
+    lines: table.slice(titles),
+    foot: [
+      ...(width < NARROW && due ? [cut(due, width)] : []),
+      ...remarksOf(status).flatMap((text) => wrapped("yellow", text)),
+    ],
+  };
 }
 
 const wrap = (text: string, width: number): string[] => width === Infinity ? [printable(text)]
@@ -9544,7 +9543,7 @@ function spread(left: string, right: string, width: number): string {
 /** The clock, and the watchdog's last sign of life. */
 function pulse({ running, stale, heartbeat }: Status["watchdog"], width: number, now: number): string {
   const clock = new Date(now).toTimeString().slice(0, width < NARROW ? 5 : 8);
-  const beat = heartbeat ? ` ${ago(now - Date.parse(heartbeat))} ago` : "";
+  const beat = heartbeat ? ` ${ago(now - Date.parse(heartbeat))} ago` : " starting";
   return `${clock}${width < NARROW ? " " : "  "}` +
     (running ? `${stale ? "✗" : "●"}${beat}` : "○ no watchdog");
 }
@@ -11130,6 +11129,287 @@ export async function cmdReport(call: Call): Promise<number> {
     : call.options.md ? reportMarkdown(report) : reportText(report, terminalWidth()));
 }
 
+// ── the live view ───────────────────────────────────────────────────────────────
+// `status --watch`: the same table, drawn anew, with what happened last below it; keys run the
+// other commands.
+
+/** What the live view shows besides what is so. */
+export interface View {
+  /** Name of the row that keys are about. */
+  selected: string;
+  filter: string;
+  /** `filter` and `send`: keys are text. `ask`: whether `order` is meant. `page`: a text is read. */
+  mode: "list" | "filter" | "send" | "ask" | "page";
+  input: string;
+  order: "restart" | "down";
+  page: string[];
+  /** The first line of the page that is shown. */
+  top: number;
+  /** What became of the last order. */
+  note: string;
+}
+
+/** What a key asks for: the end, or a command about a unit. */
+export type Act = { do: "quit" } | { do: "run"; words: string[] };
+
+export const NEW_VIEW: View = { selected: "", filter: "", mode: "list", input: "", order: "down",
+  page: [], top: 0, note: "" };
+
+/** Keys of the list, as the last line and the help name them. */
+const LIVE_KEYS: [key: string, short: string, clause: string][] = [
+  ["⏎", "attach", "attach to it; the detach key of tmux (C-b d) leads back here"],
+  ["l", "logs", "what it printed"],
+  ["e", "explain", "how its screen is read, and what the watchdog will do"],
+  ["s", "send", "type a message into it"],
+  ["r", "restart", "end it and start it again"],
+  ["u", "up", "start it; what was parked is released"],
+  ["d", "down", "stop it until up"],
+  ["/", "find", "show only rows that hold a text; Esc shows all"],
+  ["?", "help", "this page"],
+  ["q", "quit", "end the view; the fleet goes on"],
+];
+const HELP_PAGE = [...LIVE_KEYS, ["↑ ↓", "", "or k and j: another row"] as const]
+  .map(([key, short, clause]) => `${fit(key, 4)}${fit(short, 9)}${clause}`);
+
+/** The keys in what a terminal sent: one character each, or a name. */
+export function parseKeys(sent: string): string[] {
+  const names: Record<string, string> = { A: "up", B: "down", H: "home", F: "end", "5~": "pageup",
+    "6~": "pagedown", "\r": "enter", "\n": "enter", "\x7f": "erase", "\b": "erase", "\x1b": "escape",
+    "\x03": "quit", "\x04": "quit" };
+  return [...sent.matchAll(/\x1b[[O]([\d;]*[A-Za-z~])|[^]/gu)]
+    .flatMap(([all, code]) => names[code ?? all] ?? (code ? [] : all));
+}
+
+/** What a key does to the view, and what is to be run; `names`: the rows, in their order. */
+export function pressKey(view: View, key: string, names: string[]): { view: View; act?: Act } {
+  const list: View = { ...view, mode: "list", input: "" };
+  if (key === "quit") return { view, act: { do: "quit" } };
+  if (view.mode === "page") return { view: pageKey(view, key) };
+  if (view.mode === "ask") return key === "y"
+    ? { view: list, act: { do: "run", words: [view.order, view.selected] } }
+    : { view: { ...list, note: `${view.order} ${view.selected}: not done` } };
+  if (view.mode !== "list") return inputKey(view, key);
+  return listKey({ ...view, note: "" }, key, names);
+}
+
+function pageKey(view: View, key: string): View {
+  const steps: Record<string, number> =
+    { j: 1, down: 1, k: -1, up: -1, pagedown: 10, " ": 10, pageup: -10, home: -Infinity, end: Infinity };
+  const step = steps[key];
+  if (step === undefined) return { ...view, mode: "list", page: [], top: 0 };
+  return { ...view, top: Math.max(0, Math.min(view.page.length - 1, view.top + step)) };
+}
+
+/** A key while a text is typed: of a message, or of the filter, which works at once. */
+function inputKey(view: View, key: string): { view: View; act?: Act } {
+  const list: View = { ...view, mode: "list", input: "" };
+  if (key === "escape") return { view: view.mode === "filter" ? { ...list, filter: "" } : list };
+  if (key === "enter") return view.mode === "send" && view.input.trim()
+    ? { view: list, act: { do: "run", words: ["send", view.selected, view.input] } } : { view: list };
+  const input = key === "erase" ? [...view.input].slice(0, -1).join("")
+    : [...key].length === 1 && printable(key) ? view.input + key : view.input;
+  return { view: { ...view, input, ...(view.mode === "filter" ? { filter: input } : {}) } };
+}
+
+function listKey(view: View, key: string, names: string[]): { view: View; act?: Act } {
+  const at = Math.max(0, names.indexOf(view.selected));
+  const moves: Record<string, number> = { j: at + 1, down: at + 1, k: at - 1, up: at - 1, home: 0,
+    g: 0, end: names.length - 1, G: names.length - 1, pagedown: at + 10, pageup: at - 10 };
+  const selected = names[Math.max(0, Math.min(names.length - 1, moves[key] ?? at))] ?? "";
+  const next: View = { ...view, selected };
+  const run = (command: string) => (selected
+    ? { view: next, act: { do: "run" as const, words: [command, selected] } } : { view: next });
+  if (key === "q") return { view: next, act: { do: "quit" } };
+  if (key === "?") return { view: { ...next, mode: "page", page: HELP_PAGE, top: 0 } };
+  if (key === "/") return { view: { ...next, mode: "filter", input: view.filter } };
+  if (key === "escape") return { view: { ...next, filter: "" } };
+  if (key === "s" && selected) return { view: { ...next, mode: "send", input: "" } };
+  if ((key === "r" || key === "d") && selected) {
+    return { view: { ...next, mode: "ask", order: key === "r" ? "restart" : "down" } };
+  }
+  const commands: Record<string, string> = { enter: "attach", l: "logs", e: "explain", u: "up" };
+  return commands[key] ? run(commands[key]) : { view: next };
+}
+
+/** The rows that the filter leaves. */
+const filtered = (rows: StatusRow[], filter: string): StatusRow[] =>
+  rows.filter(({ name, kind, backend, model, condition, detail }) =>
+    [name, kind, backend, model, condition, detail].join(" ").toLowerCase()
+      .includes(filter.toLowerCase()));
+
+/** The live view as exactly that many lines, none wider; `events` are what happened, oldest first. */
+export function liveLines(
+  status: Status, view: View, events: AgentEvent[], width: number, height: number,
+): string[] {
+  if (view.mode === "page") {
+    const lines = view.page.slice(view.top, view.top + height - 1).map((line) => cut(line, width));
+    return filled([...lines], [paint("dim", cut("j k scroll · any other key: back", width))], height);
+  }
+  const rows = filtered(rowsOf(status), view.filter);
+  const { head, title, lines, foot } = statusParts(status, rows, width);
+  const last = [cut(lineOfView(view), width), paint("dim", keyLine(width))];
+  const top = head.slice(0, Math.max(1, height - last.length - 3));
+  const room = Math.max(1, height - top.length - title.length - last.length);
+  const at = Math.max(0, rows.findIndex((row) => row.name === view.selected));
+  const from = Math.max(0, Math.min(at - (room >> 1), lines.length - room));
+  const table = lines.map((line, i) => (i === at ? markRow(line, width) : line))
+    .slice(from, from + room);
+  const left = room - table.length;
+  const below = [...foot, ...historyLines(events, width, left - foot.length)];
+  return filled([...top, ...title, ...table, ...below.slice(0, left)], last, height);
+}
+
+/** The selected row, to be seen without colours too. */
+const markRow = (line: string, width: number): string =>
+  paint("inverse", fit(line.replace(/^((?:\x1b\[\d+m)*.) /, "$1▸"), width));
+
+/** Lines above, and those that stay at the bottom. */
+const filled = (above: string[], last: string[], height: number): string[] =>
+  [...above.slice(0, Math.max(0, height - last.length)),
+    ...Array(Math.max(0, height - above.length - last.length)).fill(""), ...last].slice(0, height);
+
+/** What happened last, below a rule. */
+function historyLines(events: AgentEvent[], width: number, room: number): string[] {
+  if (room < 3) return [];
+  const lines = foldEvents(events).slice(1 - room)
+    .map(({ event, times }) => cut(eventText(event, world.now(), times), width));
+  return lines.length ? [paint("dim", "─".repeat(width)), ...lines] : [];
+}
+
+function lineOfView({ mode, input, order, selected, note, filter }: View): string {
+  if (mode === "filter") return `/${input}▏`;
+  if (mode === "send") return `to ${selected}: ${input}▏`;
+  if (mode === "ask") return `${order} ${selected}? y/n`;
+  return note || (filter ? `only rows with "${filter}"; Esc shows all` : "");
+}
+
+function keyLine(width: number): string {
+  const named = (all: boolean) => LIVE_KEYS.map(([key, short]) =>
+    (key !== "q" && (all || "/?".includes(key)) ? `${key} ${short}` : key)).join("  ");
+  return Bun.stringWidth(named(true)) <= width ? named(true) : cut(named(false), width);
+}
+
+/** A terminal whose keys come one by one, on its other screen, until `close`. */
+interface Terminal {
+  draw(lines: string[]): void;
+  /** Hands it as it was to something else meanwhile. */
+  lend(work: () => Promise<unknown>): Promise<void>;
+  close(): void;
+}
+
+function takeTerminal(press: (key: string) => void): Terminal {
+  const { stdin, stdout } = process;
+  const decoder = new TextDecoder();
+  const read = (bytes: Uint8Array) =>
+    parseKeys(decoder.decode(bytes, { stream: true })).forEach(press);
+  let ours = false;
+  const open = () => {
+    ours = true;
+    stdin.setRawMode(true).on("data", read).resume();
+    stdout.write("\x1b[?1049h\x1b[?25l");
+  };
+  const close = () => {
+    if (!ours) return;
+    ours = false;
+    stdin.off("data", read).pause();
+    stdin.setRawMode(false);
+    stdout.write("\x1b[?25h\x1b[?1049l");
+  };
+  open();
+  return {
+    close,
+    draw: (lines) => void (ours && stdout.write(
+      `\x1b[H${lines.map((line) => `${printableText(line)}\x1b[K`).join("\r\n")}\x1b[J`)),
+    lend: (work) => (close(), work().finally(open).then(() => {})),
+  };
+}
+
+/** The config as it is now, or the one before while it is broken, with what is wrong. */
+async function configNow(call: Call, last: Config): Promise<Config> {
+  return loadConfig(call.path, process.env).catch(async (error) =>
+    (await lastGoodConfig(call.path, error)) ??
+      { ...last, broken: `${messageOf(error).split("\n")[0]}; shown is what it said before` });
+}
+
+/** How often, ms, the live view looks again; in between only its clock goes on. */
+const LIVE_LOOK = 2_000;
+
+/** Draws the fleet anew until `q`, Ctrl-C or a signal, and leaves the terminal as it was. */
+async function watchStatus(call: Call, first: Config): Promise<number> {
+  if (!process.stdout.isTTY || !process.stdin.isTTY) die("status --watch needs a terminal");
+  let [cfg, view, status, events] = [first, NEW_VIEW, await readStatus(first), lastEvents(first)];
+  const end = Promise.withResolvers<number>();
+  const over = new AbortController();
+  const draw = () => {
+    const { columns: width = 80, rows = 24 } = process.stdout;
+    terminal.draw(liveLines(status, view, events, width, rows));
+  };
+  const press = (key: string) => {
+    const names = filtered(rowsOf(status), view.filter).map(({ name }) => name);
+    const pressed = pressKey(view, key, names);
+    view = pressed.view;
+    if (pressed.act?.do === "quit") end.resolve(0);
+    if (pressed.act?.do === "run") {
+      void perform(cfg, pressed.act.words, terminal, over.signal, (change) => {
+        view = { ...view, ...change };
+        draw();
+      });
+    }
+    draw();
+  };
+  const terminal = takeTerminal(press);
+  const signals = { SIGTERM: 143, SIGHUP: 129, SIGINT: 130 } as const;
+  for (const [name, code] of Object.entries(signals)) process.on(name, () => end.resolve(code));
+  process.stdout.on("resize", draw);
+  const look = async () => {
+    cfg = await configNow(call, cfg);
+    status = await readStatus(cfg).catch((error) => ({ ...status, configError: messageOf(error) }));
+    events = lastEvents(cfg);
+  };
+  const clock = setInterval(draw, 1_000);
+  const isEnded = end.promise.then(() => true);
+  draw();
+  try {
+    // what is looked at may hang: the end is not waited for behind it
+    while (!(await within(LIVE_LOOK, isEnded, false))) await Promise.race([look().then(draw), isEnded]);
+    return await end.promise;
+  } finally {
+    clearInterval(clock);
+    over.abort();
+    terminal.close();
+  }
+}
+
+/** The events of the last day. */
+const lastEvents = (cfg: Config): AgentEvent[] => parseEvents(eventLines(cfg).slice(-200).join("\n"));
+
+/** Runs a command of the live view: in its terminal, as a page, or beside it with a note of its end. */
+async function perform(
+  cfg: Config, words: string[], terminal: Terminal, signal: AbortSignal,
+  change: (some: Partial<View>) => void,
+): Promise<void> {
+  const argv = [...selfArgv(), ...words.slice(0, 2), "--config", cfg.path];
+  const said = words.slice(0, 2).join(" ");
+  if (words[0] === "attach") {
+    let code: number | null = 0;
+    await terminal.lend(async () => (code = await Bun.spawn(argv, { signal, env: process.env,
+      stdio: ["inherit", "inherit", "inherit"] }).exited));
+    return change({ note: code ? `${said}: failed` : "" });
+  }
+  const isPage = words[0] === "logs" || words[0] === "explain";
+  if (!isPage) change({ note: `${said} …` });
+  const more = words[0] === "logs" ? ["-n", "500"]
+    : words.slice(2).length ? ["--", ...words.slice(2)] : [];
+  const ran = await run([...argv, ...more], LIVE_PATIENCE, { COLUMNS: `${process.stdout.columns ?? 80}` });
+  const lines = `${ran.out}${ran.err}`.trimEnd().split("\n");
+  if (isPage) change({ mode: "page", page: lines,
+    top: words[0] === "logs" ? Math.max(0, lines.length - (process.stdout.rows ?? 24) + 1) : 0 });
+  else change({ note: ran.ok ? `${said}: done` : `${said}: ${lines.at(-1) || "failed"}` });
+}
+
+/** For so long, ms, an order of the live view may take: a restart of an agent that ends slowly. */
+const LIVE_PATIENCE = 120_000;
+
 // ── doctor ──────────────────────────────────────────────────────────────────────
 // What the fleet stands on, each with its cure.
 
@@ -11921,7 +12201,7 @@ export const COMMANDS: Command[] = [
     options: { fresh: { type: "boolean", clause: "begin a new conversation" } } },
   { name: "status", args: "[name…]", lenient: true, run: cmdStatus,
     clause: "one table: every agent, its state, what needs you; of those named, all that is known",
-    options: { ...JSON_OPTION, watch: { type: "boolean", clause: "redraw every 2 s; q quits" },
+    options: { ...JSON_OPTION, watch: { type: "boolean", clause: "the live view, with keys for the other commands; ? names them" },
       line: { type: "boolean", clause: "a few characters, for the status line of tmux" } } },
   { name: "watchdog", args: "",
     clause: "run the supervisor loop in the foreground (up starts it detached)",

@@ -55,7 +55,7 @@ real("demo --keep leaves it running and says how to look at it and how to end it
   const ran = await f.run(["demo", f.path("demo"), "--keep"]);
   expect([ran.code, ran.out]).toEqual([0, expect.stringMatching(/tmux attach -t demo-\w+-builder/)]);
   expect(await f.sessions()).toHaveLength(3);
-  expect((await f.run(["status", "--config", f.path("demo", "agents.toml")])).out).toMatch(/ ● \d+s ago\n/);
+  expect((await f.run(["status", "--config", f.path("demo", "agents.toml")])).out).toMatch(/ ● (\d+s ago|starting)\n/);
   expect((await f.run(["down", "--config", f.path("demo", "agents.toml")])).code).toBe(0);
   await nothingRuns(f);
 });
