@@ -9018,9 +9018,8 @@ interface StateFacts {
   rival?: string | undefined;
   /** What is left of its old client that cannot be ended. */
   stuck?: string | undefined;
-  /** Why it cannot start at all; who never was to start needs nobody for that. */
+  /** Why it cannot start at all. */
   cannot?: string | undefined;
-  begun?: boolean;
   /** Its last words: what it asks, or said as it ended. */
   words?: string | undefined;
 }
@@ -9051,8 +9050,7 @@ function describeDown(memory: Memory, facts: StateFacts): Described {
   if (held) return described("stopped", "stopped by you", "by you");
   const rest = restOf(memory.life);
   if (cannot && enabled && rest.state !== "done") {
-    return described("stopped", `cannot start: ${cannot}`, cannot,
-      { needsHuman: facts.begun === true });
+    return described("stopped", `cannot start: ${cannot}`, cannot, { needsHuman: true });
   }
   if (rest.state === "parked") {
     return described("parked", `parked: ${rest.why}`,
@@ -9113,8 +9111,6 @@ interface StatusLook {
   /** By unit; nothing of one whose screen could not be read. */
   seen: Map<string, Seen>;
   watchdog: Status["watchdog"]; complete: boolean; now: number;
-  /** Something was to run here once. */
-  begun: boolean;
   /** The orphan in the folder of an agent that does not run, by the name of the agent. */
   rivals: Map<string, { name: string; why: string }>;
 }
@@ -9141,8 +9137,7 @@ async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusL
   const queue = [...watch.outbox,
     ...operator.queue.filter((message) => !watch.taken.includes(message.id))];
   return { snap, watch, operator, queue, seen, watchdog, complete: isComplete(cfg),
-    now: world.now(), begun: world.mtime(watchFile(cfg)) !== null,
-    rivals: await rivalsOf(cfg, snap) };
+    now: world.now(), rivals: await rivalsOf(cfg, snap) };
 }
 
 /** Longer than any round, ms: what was drawn so long before a heartbeat was seen in its round. */
@@ -9304,7 +9299,7 @@ function stateOf(
     pane, held: isDown(operator, unit.name), enabled: agent?.enabled ?? true, limit,
     kind: agent?.kind ?? "service", complete, now, unsureAfter: cfg.watchdog.unsureAfter,
     stranger: snap.strangers?.get(unit.session), stuck: stuckNow(memory),
-    cannot: whyCannot(unit), begun: look.begun, words: shown && pane ? saidBy(shown, pane) : "",
+    cannot: whyCannot(unit), words: shown && pane ? saidBy(shown, pane) : "",
     rival: look.rivals.get(unit.name)?.why,
   });
 }
@@ -9362,7 +9357,7 @@ async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []): 
     .map((one) => one.session).concat(watchdogSession(cfg)));
   const stayed = (one: StatusRow) => cfg.agents.get(one.name)!.enabled && one.watch !== "none" &&
     !(isDown(operator, one.name) && !one.running) && !["done", "parked"].includes(one.condition);
-  const expected = agents.some((one) => stayed(one) && (one.running || look.begun));
+  const expected = agents.some((one) => stayed(one) && (one.running || existsSync(watchFile(cfg))));
   return {
     version: 1, fleet: fleetName(cfg), folder: fleetFolder(cfg), prefix: cfg.sessionPrefix,
     configError: cfg.broken, phase, agents, services, handoff: readChannel(cfg, watch), watchdog,
