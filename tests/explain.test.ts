@@ -229,14 +229,15 @@ real("explain says how a client ended, and what comes", {
 });
 
 /** The program in a folder of its own: `capture` files beside it. */
-async function capture(f: Fleet, ...words: string[]) {
+const capture = (f: Fleet, ...words: string[]) => besideIt(f, "capture", ...words);
+async function besideIt(f: Fleet, ...words: string[]) {
   const home = f.path("program");
   if (!existsSync(home)) {
     f.write("program/.keep", "");
     copyFileSync(join(PROGRAM, "agents.ts"), join(home, "agents.ts"));
     for (const name of ["node_modules", "package.json", "prompts"]) symlinkSync(join(PROGRAM, name), join(home, name));
   }
-  const argv = [process.execPath, "--no-env-file", join(home, "agents.ts"), "capture", ...words, "--config", f.config];
+  const argv = [process.execPath, "--no-env-file", join(home, "agents.ts"), ...words, "--config", f.config];
   return spawn(argv, { env: f.env });
 }
 
@@ -259,4 +260,18 @@ if (!process.env.AGENTS_BIN) real("capture files a live pane, without paths and 
   expect([typo.code, typo.err]).toEqual([2, expect.stringContaining('nearest is "idle"')]);
   const other = await capture(f, "a1", "active-but-it-is-not");
   expect([other.code, other.out]).toEqual([0, expect.stringContaining("idle (prompt): it should be active")]);
+});
+
+if (!process.env.AGENTS_BIN) real("P38: capture and selftest serve a backend that its operator described, and start no program of it", {
+  ...plan, backend: { kind: "typed", bin: "sh ./show.sh", box_re: "^> (?<text>.*)$" },
+}, async (f) => {
+  await showing(f, "said\n> half a thought");
+  const ran = await capture(f, "a1", "idle-made-here");
+  const [text, sidecar, verdict] = ran.out.split("\n");
+  expect([ran.code, text, verdict]).toEqual([0, f.path("program/tests/fixtures/scripted/idle-made-here.txt"), "the rules say now: idle (box_re): as it should be"]);
+  expect(JSON.parse(readFileSync(sidecar!, "utf8"))).toMatchObject({ version: "", made: "real" });
+  expect((await capture(f, "a1", "active-wrong")).code).toBe(0);
+  symlinkSync(join(PROGRAM, "tests/fixtures/claude"), f.path("program/tests/fixtures/claude"));
+  const tested = await besideIt(f, "selftest");
+  expect(tested.out).toContain('with the rules of backend "scripted": 1 of 2 right\n  scripted/active-wrong.txt: idle (box_re), expected active');
 });
