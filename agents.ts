@@ -310,6 +310,8 @@ export interface Watch {
   server: string;
   /** What was said once of a version of a client: `untried claude 3.0.0`. */
   versions: string[];
+  /** The limits that are in force, by account and, of a limit of one model, that model. */
+  accounts: Record<string, AccountLimit>;
   /** null = nobody has looked at the remote yet. */
   channel: Channel | null;
   /** null = every notice to people has gone out. */
@@ -349,6 +351,20 @@ export interface Channel {
   since: number;
   /** It was bad on more than one look: people are told, until it works again. */
   told: boolean;
+}
+
+/** A limit of an account, for which all agents that use it wait. */
+export interface AccountLimit {
+  /** For people: `claude (default)`. */
+  name: string;
+  class: LimitClass;
+  /** Wall ms. */
+  resetAt: number;
+  /** Who asks for all of them, "" = nobody can; and since when it has (wall ms), 0 = it has not. */
+  asker: string;
+  askedAt: number;
+  /** Wall ms since when that one works again; 0 = it does not. */
+  liftedAt: number;
 }
 
 /** How the notices to people fare. */
@@ -1047,6 +1063,8 @@ export const KEYS = {
     ...UNIT_KEYS,
     kind: [oneOf("persistent", "orchestrator", "loop", "task"), "persistent"],
     backend: [needed(text)],
+    /** Whose quota it uses; absent = told by the credentials in its environment. */
+    account: [text],
     model: [text, ""],
     role: [text, ""],
     prompt: [text, ""],
@@ -1280,7 +1298,7 @@ export function cfgPath(named = process.env.AGENTS_CONFIG, folder = process.cwd(
 }
 
 /** The hash of the agents.toml that ships: as long as nobody has edited it, it is no fleet. */
-const TEMPLATE = "1uenzuitosvjz";
+const TEMPLATE = "38brpkv25on7k";
 
 /** smol-toml; fetched once into the program's folder where a clean clone has no packages yet. */
 async function tomlParser(): Promise<typeof import("smol-toml")> {
@@ -1669,6 +1687,14 @@ const localTime = (ms: number): string => {
   const at = new Date(ms);
   const clock = at.toTimeString().slice(0, 5);
   return Math.abs(ms - world.now()) < 20 * 3600_000 ? clock : `${localDate(at)} ${clock}`;
+};
+
+/** The same with the day of the week, where that tells it. */
+const dayTime = (ms: number): string => {
+  const hours = (ms - world.now()) / 3600_000;
+  if (hours < 20 || hours > 6 * 24) return localTime(ms);
+  const day = new Date(ms).toLocaleDateString("en-US", { weekday: "short" });
+  return `${day} ${new Date(ms).toTimeString().slice(0, 5)}`;
 };
 
 const minutes = (seconds: number): string =>
@@ -2909,6 +2935,7 @@ const LIMIT_CLASSES: [LimitClass, RegExp][] = [
   ["weekly", /\bweekly\b/i],
   ["model", /\b(?:opus|sonnet|haiku|fable|fast)\b[^·]*limit/i],
 ];
+const isLimitClass: Shape = (value) => Object.hasOwn(LIMIT_NAMES, String(value));
 const LIMIT_NAMES: Record<LimitClass, string> = {
   "5h": "5-hour limit", weekly: "weekly limit", model: "limit of one model", money: "out of credit",
   transient: "rate limit", other: "usage limit",
@@ -4880,7 +4907,7 @@ export function freshWatch(): Watch {
   return {
     sha: "", seen: [], inboxes: {}, turn: null, deadlocked: "", outbox: [], taken: [],
     delivered: [], unproven: [], agents: {}, intent: null,
-    wakeDue: {}, server: "", versions: [], channel: null, notices: null,
+    wakeDue: {}, server: "", versions: [], accounts: {}, channel: null, notices: null,
     volatile: {
       ticks: 0, lastTick: 0, lastHeavy: -Infinity, lastNow: 0, errors: {}, fetch: null,
       fetched: null, handled: "",
@@ -4903,6 +4930,8 @@ const isStopping: Shape = (value) => withFields({ ...GROUP, since: isNumber })(v
   isRecord(value) && every(isText)(value.marks ?? []) && isText(value.stuck ?? "") &&
   isNumber(value.killed ?? 0);
 const WATCH_SHAPES: Record<string, Shape> = {
+  accounts: every(withFields({ name: isText, class: isLimitClass, resetAt: isNumber,
+    asker: isText, askedAt: isNumber, liftedAt: isNumber })),
   versions: every(isText), seen: every(isText), taken: every(isText), delivered: every(isText),
   inboxes: every(isText),
   wakeDue: every(isNumber),
@@ -4979,6 +5008,7 @@ export function save(cfg: Config, watch: Watch): void {
     notices: watch.notices ?? undefined,
     unproven: watch.unproven.length ? watch.unproven : undefined,
     versions: watch.versions.length ? watch.versions : undefined,
+    accounts: Object.keys(watch.accounts).length ? watch.accounts : undefined,
     agents: Object.fromEntries(agents), volatile: undefined });
   if (stored === watch.volatile.saved) return;
   world.writeAtomic(watchFile(cfg), stored);
@@ -5126,6 +5156,84 @@ export interface Observation {
 
 const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", limit: null,
   waitingUntil: null, why: "" };
+
+// Agents that use one account share its limits: each of them would meet the same banner, and forty
+// probes at the reset would be the first to use up what came back.
+
+/** What in an agent's environment says whose quota it uses. */
+const CREDENTIAL = /^(?:HOME|.*_HOME|.*CONFIG_DIR|.*_TOKEN|.*_KEY|.*_URL|AWS_.*|GOOGLE_.*)$/;
+
+const credentials = new WeakMap<Agent, { mark: string; shown: string }>();
+
+/** The credentials of an agent's own; `mark` tells them apart, and "" = those of everybody. */
+function credentialsOf(agent: Agent): { mark: string; shown: string } {
+  const known = credentials.get(agent);
+  if (known) return known;
+  const own = Object.entries(agent.env).filter(([key]) => CREDENTIAL.test(key)).sort();
+  const mark = own.length ? hashOf(JSON.stringify(own)) : "";
+  // a folder may be shown, a secret not
+  const folder = own.find(([key]) => /HOME$|CONFIG_DIR$/.test(key))?.[1] ?? mark.slice(0, 4);
+  credentials.set(agent, { mark, shown: folder });
+  return { mark, shown: folder };
+}
+
+/** Whose quota an agent uses; of an opencode client also that of its model's provider. */
+export function accountOf(cfg: Config, agent: Agent): { key: string; name: string } {
+  const { name, kind } = backendOf(cfg, agent);
+  const provider = kind === "opencode" ? roleModel(cfg, agent).split("/")[0]! : "";
+  const { mark, shown } = credentialsOf(agent);
+  return { key: [name, provider, agent.account ?? mark].join(" "),
+    name: `${name} (${agent.account ?? (shown || provider || "default")})` };
+}
+
+const OF_MODEL = " of model ";
+
+/** Under what a limit is kept; one of a model holds that model alone. */
+function accountKey(cfg: Config, agent: Agent, ofModel: boolean): string {
+  const { key } = accountOf(cfg, agent);
+  return ofModel ? `${key}${OF_MODEL}${roleModel(cfg, agent)}` : key;
+}
+
+/** The limit of its account that an agent must wait for; null = none. */
+export function accountLimitOf(cfg: Config, watch: Watch, agent: Agent): AccountLimit | null {
+  const kept = Object.keys(watch.accounts);
+  if (!kept.length) return null;
+  const ofModel = kept.some((key) => key.includes(OF_MODEL));
+  const keys = [accountKey(cfg, agent, false), ...(ofModel ? [accountKey(cfg, agent, true)] : [])];
+  const found = keys.flatMap((key) => watch.accounts[key] ?? []);
+  return found.toSorted((a, b) => b.resetAt - a.resetAt)[0] ?? null;
+}
+
+/** The agents that wait for a limit. */
+const sharersOf = (cfg: Config, key: string): Agent[] => [...cfg.agents.values()].filter((agent) =>
+  agent.enabled && accountKey(cfg, agent, key.includes(OF_MODEL)) === key);
+
+/** The rule of a verdict that an account's limit decided. */
+const ACCOUNT = "account";
+/** How long, ms, a limit takes to show itself again after a probe, or after work was seen. */
+const LIMIT_SHOWS = 10_000;
+const LIMIT_STAYS = 60_000;
+
+const accountWords = ({ name, class: kind, resetAt }: AccountLimit): string =>
+  `${name}: ${LIMIT_NAMES[kind]} until ${dayTime(resetAt)}`;
+
+/**
+ * What an agent at rest counts as while its account is limited: it could do nothing. The one that
+ * asks is believed once its probe has had the time to meet the limit again.
+ */
+export function decideAccount(
+  shared: AccountLimit | null, name: string, pending: boolean, verdict: Verdict, now: number,
+): Verdict {
+  const rests = ["idle", "background", "waiting"].includes(verdict.verdict);
+  if (!shared || !rests) return verdict;
+  const asked = shared.askedAt > 0 && !pending && now - shared.askedAt >= LIMIT_SHOWS;
+  if (shared.asker === name && (asked || shared.liftedAt > 0)) return verdict;
+  return { ...verdict, verdict: "limited", rule: ACCOUNT, where: ACCOUNT, limit: null,
+    waitingUntil: null, why: accountWords(shared) };
+}
+
+const isProbe = (name: string) => ({ target, cause }: Message): boolean =>
+  target === name && cause === "nudge";
 
 /** What is not true of another client in the same session. */
 const NEW_CLIENT = { since: 0, backgroundSince: undefined, idleSince: 0, sameSince: 0, looked: "",
@@ -5319,6 +5427,9 @@ async function updateVerdict(
   else memory.backgroundSince ||= world.now();
   verdict = decideBackground(
     verdict, memory.backgroundSince, world.now(), cfg.watchdog.backgroundMax * 1000);
+  const probed = watch.outbox.some(isProbe(agent.name));
+  verdict = decideAccount(
+    accountLimitOf(cfg, watch, agent), agent.name, probed, verdict, world.now());
   if (memory.draft) {
     memory.draft = verdict.verdict === "idle" && await holdsDraft(cfg, watch, agent, pane);
     if (memory.draft) verdict = { ...verdict, verdict: "blocked", rule: DRAFT, where: "box",
@@ -5892,18 +6003,26 @@ export async function deliverAll(
     }
   }
   for (let at = 0; at < due.length; at += cfg.watchdog.startBatch) {
-    await Promise.all(due.slice(at, at + cfg.watchdog.startBatch).map((message) =>
-      guard(watch, `deliver ${message.target}`, () =>
-        deliver(cfg, watch, message, observations.get(message.target)))));
+    const batch = due.slice(at, at + cfg.watchdog.startBatch);
+    const began = world.mono();
+    await Promise.all(batch.map((message) => guard(watch, `deliver ${message.target}`, () =>
+      deliver(cfg, watch, message, observations.get(message.target)))));
+    // whoever waited for a limit does not go on all at once
+    const paced = batch.some(({ cause }) => cause === "nudge") && at + batch.length < due.length;
+    const left = began + PROBE_PACE - world.mono();
+    if (paced && left > 0) await world.sleep(left);
   }
 }
+
+/** ms that each `start_batch` of probes takes at least. */
+const PROBE_PACE = 1_000;
 
 async function deliver(
   cfg: Config, watch: Watch, message: Message, seen: Observation | undefined,
 ): Promise<void> {
   const agent = cfg.agents.get(message.target);
   const note = (delivery: Delivery, said = message) => noteDelivery(cfg, watch, said, delivery);
-  const why = whyUntold(agent, seen);
+  const why = whyUntold(agent, seen) || whyAccount(seen, message.cause);
   if (!agent || why) return note({ state: "waiting", why });
   const pane = seen!.pane!;
   if (backendOf(cfg, agent).kind === "opencode" && pane.conversation) {
@@ -5921,6 +6040,11 @@ function whyUntold(agent: Agent | undefined, seen: Observation | undefined): str
   // a dialog hides what tells that a client is ready
   return seen.booting && seen.verdict.verdict !== "blocked" ? "booting" : "";
 }
+
+/** Why an agent's account lets nothing be said to it: a probe may be, and what a person sends. */
+const whyAccount = (seen: Observation | undefined, cause: string): string =>
+  (seen?.verdict.rule === ACCOUNT && cause !== "nudge" && !cause.startsWith("send ")
+    ? `limited: ${seen.verdict.why}` : "");
 
 /** Hands a text to an opencode server, whose record of the conversation is the proof. */
 async function tellServer(
@@ -6040,6 +6164,8 @@ export interface LimitState {
   class?: LimitClass;
   setAt?: number;
   resetAt?: number;
+  /** Wall s of the last probe. */
+  asked?: number;
 }
 
 export const limitStatePath = (cfg: Config, session: string): string =>
@@ -6048,7 +6174,7 @@ export const limitStatePath = (cfg: Config, session: string): string =>
 const LIMIT_SHAPES: Record<string, Shape> = {
   banner: (value) => isText(value), setAt: (value) => isNumber(value),
   resetAt: (value) => isNumber(value),
-  class: (value) => Object.hasOwn(LIMIT_NAMES, String(value)),
+  class: (value) => isLimitClass(value), asked: (value) => isNumber(value),
 };
 
 export function loadLimitState(cfg: Config, session: string): LimitState | null {
@@ -6126,9 +6252,12 @@ function holdFor(cfg: Config, agent: Agent, verdict: Verdict, old: LimitState | 
 /** True while the agent is inside a usage-limit window: the callers then suppress all healing. */
 export function limitTick(cfg: Config, watch: Watch, agent: Agent, verdict: Verdict): boolean {
   const state = loadLimitState(cfg, agent.session);
-  const action = decideLimit(state, verdict, world.now());
+  const shared = accountLimitOf(cfg, watch, agent);
+  if (!state && verdict.rule === ACCOUNT) return true;
+  const action = decideShared(decideLimit(state, verdict, world.now()), shared, agent.name);
   if (action.do === "none") return state !== null;
   if (action.do === "lift") {
+    if (shared) Object.assign(shared, { asker: agent.name, liftedAt: world.now() });
     log(`limit lifted on ${agent.name}: ${action.why}`);
     emit(cfg, "lifted", { agent: agent.name });
     clearLimitState(cfg, agent.session);
@@ -6137,17 +6266,23 @@ export function limitTick(cfg: Config, watch: Watch, agent: Agent, verdict: Verd
     return false;
   }
   if (action.do === "hold" && state) {
-    tightenHold(cfg, agent, verdict, state);
+    const answered = isAnswered(watch, agent.name, (state.asked ?? 0) * 1000);
+    const met = answered ? newLimit(cfg, agent, verdict, state) : null;
+    if (met) saveLimitState(cfg, agent.session, met);
+    else tightenHold(cfg, agent, verdict, state);
+    if (verdict.limit && answered) shareLimit(cfg, watch, agent, met ?? state);
     return true;
   }
-  const hold = holdFor(cfg, agent, verdict, state);
+  const hold = state && verdict.rule === ACCOUNT ? askAgain(cfg, state)
+    : holdFor(cfg, agent, verdict, state);
   // a probe that nobody has heard yet is not asked once more
   const asks = action.do === "ping" &&
     !watch.outbox.some(({ target, cause }) => target === agent.name && cause === "nudge");
-  hold.nudges += asks ? 1 : 0;
+  if (asks) Object.assign(hold, { nudges: hold.nudges + 1, asked: world.now() / 1000 });
   saveLimitState(cfg, agent.session, hold);
   if (action.do === "ping" && !asks) return true;
   if (asks) {
+    if (shared) shared.askedAt = world.now();
     log(`limit probe #${hold.nudges} on ${agent.name}: asking it to go on`);
     if (hold.nudges === 3) log(
       `WARNING: ${agent.name} is still limited after 3 probes; it is probed on, never rebooted`);
@@ -6158,9 +6293,23 @@ export function limitTick(cfg: Config, watch: Watch, agent: Agent, verdict: Verd
     log(`limit hit on ${agent.name}: ${verdict.why}; holding ${parsed} (no reboots)`);
     emit(cfg, "limited", { agent: agent.name, class: hold.class,
       until: new Date(hold.until * 1000).toISOString() });
+    shareLimit(cfg, watch, agent, hold);
   }
   return true;
 }
+
+/** The hold for a limit that a probe has met: another banner than before, with a time to come. */
+function newLimit(
+  cfg: Config, agent: Agent, verdict: Verdict, state: LimitState,
+): LimitState | null {
+  const { banner, resetAt } = verdict.limit ?? {};
+  return state.asked !== undefined && banner !== undefined && banner !== state.banner &&
+    (resetAt ?? 0) > world.now() ? holdFor(cfg, agent, verdict, null) : null;
+}
+
+/** The hold of one that asks at its prompt, where no banner is left to go by. */
+const askAgain = (cfg: Config, state: LimitState): LimitState =>
+  ({ ...state, until: world.now() / 1000 + cfg.watchdog.limitProbeFallback });
 
 /** A stepped clock, or a banner that names an earlier time, may end a hold sooner, never later. */
 function tightenHold(cfg: Config, agent: Agent, verdict: Verdict, state: LimitState): void {
@@ -6168,6 +6317,84 @@ function tightenHold(cfg: Config, agent: Agent, verdict: Verdict, state: LimitSt
   const fresh = holdFor(cfg, agent, verdict, state);
   if (fresh.until < state.until - 1) saveLimitState(
     cfg, agent.session, { ...fresh, setAt: state.setAt ?? fresh.setAt! });
+}
+
+/** Whether a limit that still shows is what a probe met, not what stood there before it. */
+const isAnswered = (watch: Watch, name: string, asked: number): boolean =>
+  !watch.outbox.some(isProbe(name)) && world.now() - asked >= LIMIT_STAYS;
+
+/** One agent asks for all of an account. */
+const decideShared = (action: Action, shared: AccountLimit | null, name: string): Action =>
+  (action.do === "ping" && shared && shared.asker !== name ? { do: "hold", why: "" } : action);
+
+/** Makes the limit of one agent that of its account, where others use that too. */
+function shareLimit(cfg: Config, watch: Watch, agent: Agent, hold: LimitState): void {
+  const { class: kind = "other", resetAt = 0 } = hold;
+  const ours = ["5h", "weekly", "model", "other"].includes(kind);
+  const key = accountKey(cfg, agent, kind === "model");
+  const old = watch.accounts[key];
+  if (!ours || resetAt * 1000 <= world.now() ||
+      (old && !old.liftedAt && old.resetAt >= resetAt * 1000) ||
+      sharersOf(cfg, key).length < 2) return;
+  const fresh = { name: accountName(cfg, agent, kind), class: kind, resetAt: resetAt * 1000,
+    asker: old?.asker ?? "", askedAt: 0, liftedAt: 0 };
+  watch.accounts[key] = fresh;
+  log(`${accountWords(fresh)}; its ${sharersOf(cfg, key).length} agents wait`);
+}
+
+const accountName = (cfg: Config, agent: Agent, kind: LimitClass): string =>
+  accountOf(cfg, agent).name +
+    (kind === "model" ? `, ${roleModel(cfg, agent) || "default model"}` : "");
+
+/** A probe that could not be typed for this long, ms, is left to another agent. */
+const PROBE_PATIENCE = 600_000;
+
+/** Whether an agent can ask for its account: it shows the limit, and can be typed to. */
+function canAsk(
+  cfg: Config, watch: Watch, agent: Agent, observations: Map<string, Observation>,
+): boolean {
+  const seen = observations.get(agent.name);
+  const probe = watch.outbox.find(isProbe(agent.name));
+  return agent.watch !== "none" && seen?.alive === true && !seen.held &&
+    seen.verdict.verdict === "limited" && loadLimitState(cfg, agent.session) !== null &&
+    (!probe || world.now() - probe.made < PROBE_PATIENCE);
+}
+
+/** Who asks for each account, and the end of a limit: one that asked works, or nobody can ask. */
+function settleAccounts(
+  cfg: Config, watch: Watch, observations: Map<string, Observation>,
+): void {
+  for (const [key, shared] of Object.entries(watch.accounts)) {
+    const sharers = sharersOf(cfg, key);
+    if (shared.liftedAt) {
+      const limited = observations.get(shared.asker)?.verdict.verdict === "limited";
+      if (!limited && world.now() - shared.liftedAt >= LIMIT_SHOWS) {
+        freeAccount(cfg, watch, key, sharers);
+      }
+      continue;
+    }
+    const able = sharers.filter((agent) => canAsk(cfg, watch, agent, observations));
+    const same = able.find(({ name }) => name === shared.asker);
+    // it works on its probe, or has come to rest after it
+    if (!same && observations.get(shared.asker)?.alive === true &&
+        world.now() - shared.askedAt < PROBE_PATIENCE) continue;
+    const asker = same ?? able[0];
+    if (asker?.name !== shared.asker) {
+      Object.assign(shared, { asker: asker?.name ?? "", askedAt: 0 });
+    }
+    const over = shared.resetAt + cfg.watchdog.limitResetSlack * 1000;
+    if (!asker && world.now() >= over) freeAccount(cfg, watch, key, sharers);
+  }
+}
+
+/** The others follow: those that show the limit are asked now, the rest simply goes on. */
+function freeAccount(cfg: Config, watch: Watch, key: string, sharers: Agent[]): void {
+  log(`${watch.accounts[key]!.name}: its limit is over, its agents go on`);
+  delete watch.accounts[key];
+  for (const { session } of sharers) {
+    const state = loadLimitState(cfg, session);
+    if (state) saveLimitState(cfg, session, { ...state, until: world.now() / 1000 });
+  }
 }
 
 // ── stall detection ─────────────────────────────────────────────────────────────
@@ -6570,6 +6797,7 @@ async function startByWatchdog(
 ): Promise<void> {
   const memory = memoryOf(watch, unit.name);
   if (isAgent(unit) && unit.kind === "loop" && phaseTrouble(cfg)) return;
+  if (isAgent(unit) && accountLimitOf(cfg, watch, unit)) return;
   if (seen.budget.left <= 0 || (await mustWait(cfg, unit, seen.snap, memory))) return;
   if (isHeld(operatorOf(cfg), unit.name)) return; // taken down since the look
   if (!(await stopOrphan(cfg, watch, unit))) return;
@@ -7533,6 +7761,7 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
   if (first) await guard(watch, "phase move", () => continueMove(cfg, watch, first.snap));
   trouble(watch, "operator.json", operatorFaults.get(cfg.stateDir) ?? "");
   trouble(watch, "phase state", loopAgents(cfg).length ? phaseTrouble(cfg) : "");
+  await guard(watch, "accounts", () => settleAccounts(cfg, watch, observations));
   for (const service of cfg.services.values()) {
     await guard(watch, service.name,
       () => healOne(cfg, watch, service, observations.get(service.name)!));
@@ -8994,6 +9223,8 @@ export interface Status {
     stage: string };
   /** The notices to people: how many were dropped, and what is to be said; absent = they go out. */
   notices?: { dropped: number; text: string };
+  /** Limits of accounts: `until` is ISO 8601, `waiting` how many agents wait. */
+  accounts: { name: string; class: LimitClass; until: string; waiting: number; text: string }[];
   unknownSessions: string[];
   /** Of those, clients of this fleet whose name the config does not have any more. */
   orphans: { name: string; session: string; running: boolean }[];
@@ -9214,10 +9445,27 @@ function beliefOf(cfg: Config, look: StatusLook, unit: Agent | Service): Memory 
 }
 
 /** The hold of a usage limit, unless what is seen ends it. */
-function holdOf(cfg: Config, { snap, seen, now }: StatusLook, unit: Agent | Service) {
+function holdOf(
+  cfg: Config, { snap, seen, now, watch }: StatusLook, unit: Agent | Service,
+): LimitState | null {
   const hold = snap.panes.has(unit.session) ? loadLimitState(cfg, unit.session) : null;
   const verdict = seen.get(unit.name)?.verdict;
-  return hold && verdict && decideLimit(hold, verdict, now).do === "lift" ? null : hold;
+  if (hold) return verdict && decideLimit(hold, verdict, now).do === "lift" ? null : hold;
+  const shared = isAgent(unit) && verdict ? accountLimitOf(cfg, watch, unit) : null;
+  if (!shared || decideAccount(shared, unit.name, false, verdict!, now) === verdict) return null;
+  return { until: shared.resetAt / 1000, nudges: 0, class: shared.class };
+}
+
+/** The limits of accounts, and how many of their agents wait for each. */
+function accountRows(cfg: Config, { watch }: StatusLook, rows: StatusRow[]): Status["accounts"] {
+  const waits = ({ name }: Agent) => !["working", "parked", "done"].includes(
+    rows.find((row) => row.name === name)?.condition ?? "done");
+  return Object.entries(watch.accounts).map(([key, shared]) => {
+    const waiting = sharersOf(cfg, key).filter(waits).length;
+    const said = waiting === 1 ? "1 agent waits" : `${waiting} agents wait`;
+    return { name: shared.name, class: shared.class, until: isoOrNone(shared.resetAt), waiting,
+      text: `${accountWords(shared)}, ${said}` };
+  });
 }
 
 /** Why a unit cannot be started at all, whatever the ladder says. */
@@ -9363,6 +9611,7 @@ async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []): 
     configError: cfg.broken, phase, agents, services, handoff: readChannel(cfg, watch), watchdog,
     ...(watch.notices ? { notices:
       { dropped: watch.notices.dropped, text: noticesText(watch.notices, now) } } : {}),
+    accounts: accountRows(cfg, look, agents),
     unknownSessions: [...snap.panes.keys(), ...(snap.strangers?.keys() ?? [])]
       .filter((name) => name.startsWith(cfg.sessionPrefix) && !known.has(name))
       .map((name) => plainText(name, SUBJECT_MAX)).sort(),
@@ -9637,10 +9886,11 @@ const answerToml = (backend: string, { re, keys }: DeclaredAnswer): string[] =>
 
 /** What is not wrong, but should be known. */
 function remarksOf(
-  { handoff, unknownSessions, orphans, olderPhase, agents }: Status,
+  { handoff, unknownSessions, orphans, olderPhase, agents, accounts }: Status,
 ): string[] {
   const unknown = unknownSessions.filter((name) => !orphans.some(({ session }) => session === name));
   return [
+    ...accounts.map(({ text }) => text),
     ...orphans.map(({ name, running }) => `${name} left the config, ` +
       `${running ? "its client runs on" : "its ended client is still there"} → down ${name}`),
     ...answersFor(agents),
@@ -10195,6 +10445,8 @@ const TWO_LOOKS = 300;
 function whyLeft(cfg: Config, watch: Watch, agent: Agent): string {
   if (isHeld(operatorOf(cfg), agent.name)) return "a command of yours holds it";
   if (!agent.enabled) return "it is not enabled";
+  const shared = loadLimitState(cfg, agent.session) ? null : accountLimitOf(cfg, watch, agent);
+  if (shared) return accountWords(shared);
   if (agent.kind !== "loop") return "";
   return watch.intent ? "a phase move is under way" : isComplete(cfg) ? "all phases are done" : "";
 }

@@ -59,7 +59,7 @@ describe("liveLines", () => {
     owesSince: "", ...some,
   });
   const status = (agents: StatusRow[], some: Partial<Status> = {}): Status => ({
-    version: 1, fleet: "~/night (agents-)", folder: "~/night", prefix: "agents-", configError: "", phase: null, agents, services: [], handoff: null, unknownSessions: [], orphans: [],
+    version: 1, fleet: "~/night (agents-)", folder: "~/night", prefix: "agents-", configError: "", phase: null, agents, services: [], handoff: null, accounts: [], unknownSessions: [], orphans: [],
     olderPhase: [], needsHuman: false, watchdog: { running: true, pid: 1, heartbeat: new Date(fake.wall).toISOString(), stale: false, version: "", stage: "" }, ...some,
   });
   const many = (count: number) => Array.from({ length: count }, (_, i) => row(`a${i}`));

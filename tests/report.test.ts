@@ -265,7 +265,7 @@ describe("report", () => {
     const row = (name: string, more: Partial<StatusRow> = {}): StatusRow => ({ name, kind: "loop", backend: "claude", model: "opus", watch: "heal", session: `agents-${name}`, running: true, state: "working 2m",
       condition: "working", detail: "", until: "", nextAt: "", owesSince: "", version: "", cure: "", since: "", next: "", messages: 0, messagesWhy: "", unproven: 0, restartsToday: 0, verdict: "active", why: "", needsHuman: false, ...more });
     const watchdog = { running: true, pid: 1, heartbeat: "", stale: false, version: "", stage: "" };
-    const status = (more: Partial<Status> = {}): Status => ({ version: 1, fleet: "", folder: "", prefix: "", configError: "", phase: null, services: [], handoff: null, unknownSessions: [], orphans: [], olderPhase: [], needsHuman: false,
+    const status = (more: Partial<Status> = {}): Status => ({ version: 1, fleet: "", folder: "", prefix: "", configError: "", phase: null, services: [], handoff: null, accounts: [], unknownSessions: [], orphans: [], olderPhase: [], needsHuman: false,
       agents: [row("a")], watchdog, ...more });
     test("nothing, where all are at work", () => expect(openMatters(status(), DAY)).toEqual([]));
     test("the dialog, the parked agent and the limit, each with what to type", () => {

@@ -9,6 +9,7 @@ import { type FakePane, FakeWorld } from "./kit.ts";
 const TICK = 30_000;
 const STALL_IDLE = 300_000;
 
+// Each has an account of its own: a limit of this world is that of one agent.
 const CONFIG = `
 [defaults]
 backend = "claude"
@@ -20,18 +21,21 @@ repo = "project"
 inboxes = ["ADVERSARY-INBOX.md", "BUILDER-INBOX.md"]
 [[agent]]
 name = "builder"
+account = "1"
 kind = "loop"
 role = "builder"
 [[agent]]
 name = "adversary"
+account = "2"
 kind = "loop"
 role = "adversary"
 [[agent]]
 name = "orchestrator"
+account = "3"
 kind = "orchestrator"
 prompt = "Look after the fleet."
 wake = { interval = 3600 }
-${["x", "y", "z"].map((name) => `[[agent]]\nname = "${name}"\nprompt = "Work."\n`).join("")}`;
+${["x", "y", "z"].map((name) => `[[agent]]\nname = "${name}"\naccount = "${name}"\nprompt = "Work."\n`).join("")}`;
 
 /** What agents print about the things that detectors look for. */
 const QUOTES = [

@@ -10,7 +10,8 @@ import type { Doing } from "./fakes.ts";
 import { fakeWorld, type Scene, scene } from "./kit.ts";
 
 const GOLDEN = join(import.meta.dir, "fixtures", "state", "v1");
-const FLEET = readFileSync(join(GOLDEN, "agents.toml"), "utf8");
+/** As it is there; the limit of the night is that of one agent alone. */
+const FLEET = readFileSync(join(GOLDEN, "agents.toml"), "utf8").replace('name = "writer"', 'name = "writer"\naccount = "its own"');
 const MOMENTS = ["night", "move", "end"] as const;
 type Moment = (typeof MOMENTS)[number];
 

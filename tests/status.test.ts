@@ -148,7 +148,7 @@ describe("statusText", () => {
   const watchdog = { running: true, pid: 1, heartbeat: at(-2), stale: false, version: "1.2.3", stage: "" };
   const status = (more: Partial<Status> = {}): Status => ({
     version: 1, fleet: "~/night (agents-)", folder: "~/night", prefix: "agents-", configError: "", phase: null, agents: [row], services: [], watchdog,
-    handoff: null, unknownSessions: [], orphans: [], olderPhase: [], needsHuman: more.agents?.some((one) => one.needsHuman) ?? false, ...more,
+    handoff: null, accounts: [], unknownSessions: [], orphans: [], olderPhase: [], needsHuman: more.agents?.some((one) => one.needsHuman) ?? false, ...more,
   });
   const lines = (more: Partial<Status> = {}, width = 120) => Bun.stripANSI(statusText(status(more), width)).split("\n");
 
@@ -337,7 +337,7 @@ describe("the command over a fleet", () => {
     expect([code, of("builder").state, of("builder").running]).toEqual([3, "unknown (tmux: no answer)", false]);
   });
   test("what is due next: a wake, a stall, a probe", async () => {
-    await begin(FLEET);
+    await begin(FLEET.replace('role = "adversary"', 'role = "adversary"\naccount = "its own"'));
     watchdog(10);
     expect((await read()).of("orchestrator")).toMatchObject({ next: "wake", nextAt: expect.stringMatching(/^2026-06-15T13:00/) });
     watch.wakeDue.orchestrator = fake.wall - SECOND;

@@ -1,0 +1,182 @@
+/** A limit is the account's: one agent meets it, all that use the account wait, one asks for all, the others follow. */
+import { describe, expect, test } from "bun:test";
+import { accountLimitOf, accountOf, deliverAll, loadLimitState, memoryOf } from "../agents.ts";
+import { agents, command, message, scene, type Scene, type Setting } from "./kit.ts";
+
+const NAMES = ["a", "b", "c"];
+/** Three agents of one account, at rest; `more` stands in the table of each. */
+const three = (more = "", setting: Setting = {}) => scene(agents(...NAMES).replaceAll("[[agent]]", `[[agent]]\n${more}`), setting);
+/** Noon is when the scene begins: the limit lifts at two. */
+const RESET = Date.UTC(2026, 5, 15, 14);
+const limit = (it: Scene, name: string, banner = "You've hit your 5-hour limit · resets 2pm (UTC)"): void =>
+  void Object.assign(it.pane(name), { doing: "limit", banner });
+const until = (it: Scene, at: number) => it.ticks(Math.ceil((at - it.fake.wall) / 30_000));
+const probes = (it: Scene, name: string): number => it.told(name).filter((text) => text.includes("if you can work again")).length;
+const every = (it: Scene, of: (name: string) => unknown) => NAMES.map(of);
+const verdicts = (it: Scene) => every(it, (name) => memoryOf(it.watch, name).verdict);
+const queue = (it: Scene, target: string, cause = "claim") => void it.watch.outbox.push(message({ id: `for-${target}`, target, cause, made: it.fake.wall }));
+/** What a client does with a probe: it works for a while, then rests; or meets the limit again. */
+const answers = (it: Scene, name: string, doing: "busy" | "limit", banner?: string) => {
+  it.pane(name).onSubmit = () => void Object.assign(it.pane(name), { doing, ...(banner ? { banner } : {}) });
+};
+
+describe("while one agent shows a limit with a reset", () => {
+  test("the others count as limited: no hand-off, no wake, no stall restart", async () => {
+    const it = await three('wake = { interval = 60, prompt_file = "prompts/wake.md" }');
+    limit(it, "a");
+    await it.ticks(2);
+    const told = it.told("c").length;
+    queue(it, "b");
+    await it.ticks(60);
+    expect(verdicts(it)).toEqual(["limited", "limited", "limited"]);
+    expect([it.told("c").length, it.told("b").some((text) => text.includes("newest claim")), probes(it, "a")]).toEqual([told, false, 0]);
+    expect(it.watch.outbox.find(({ id }) => id === "for-b")!.why).toBe("limited: claude (default): 5-hour limit until 14:00");
+    expect(every(it, (name) => it.starts(name))).toEqual([1, 1, 1]);
+  });
+  test("one that dies is started again only after the reset", async () => {
+    const it = await three();
+    limit(it, "a");
+    await it.ticks(2);
+    it.fake.tmux.exit("agents-c", 1);
+    await it.ticks(20);
+    expect(it.starts("c")).toBe(1);
+    answers(it, "a", "busy");
+    await until(it, RESET + 300_000);
+    expect(it.starts("c")).toBe(2);
+  });
+  test("who works goes on, and what a person sends is typed", async () => {
+    const it = await three();
+    it.pane("c").doing = "busy";
+    limit(it, "a");
+    await it.ticks(2);
+    expect(verdicts(it)[2]).toBe("active");
+    queue(it, "b", "send x");
+    await it.ticks(2);
+    expect(it.told("b").at(-1)).toStartWith("Supervisor: look");
+  });
+  test("status has a line for the account, and the watchdog that follows knows it", async () => {
+    const it = await three();
+    limit(it, "a", "You've hit your weekly limit · resets Jun 18, 4am (UTC)");
+    await it.ticks(3);
+    it.again();
+    await it.ticks(1);
+    it.fake.files.set(it.file("watchdog.lock.pid"), `${it.pane("a").pid}`);
+    const { out } = await command("status", "--config", it.cfg.path);
+    const line = `claude (default): weekly limit until ${new Date("2026-06-18T04:00Z").toLocaleDateString("en-US", { weekday: "short" })} `;
+    expect(out).toContain(line);
+    expect(out).toContain(", 3 agents wait");
+    const status = JSON.parse((await command("status", "--json", "--config", it.cfg.path)).out);
+    expect(status.accounts).toMatchObject([{ name: "claude (default)", class: "weekly", until: "2026-06-18T04:00:00.000Z", waiting: 3 }]);
+    expect(status.agents.map(({ condition }: { condition: string }) => condition)).toEqual(["limited", "limited", "limited"]);
+    expect((await command("explain", "b", "--config", it.cfg.path)).out).toContain("leaves it alone: claude (default): weekly limit until");
+  });
+});
+
+describe("at the reset", () => {
+  test("one asks first; once it works the others follow", async () => {
+    const it = await three();
+    for (const name of ["a", "b"]) limit(it, name);
+    queue(it, "c");
+    answers(it, "a", "busy");
+    await until(it, RESET + it.cfg.watchdog.limitResetSlack * 1000 - 30_000);
+    expect(every(it, (name) => probes(it, name))).toEqual([0, 0, 0]);
+    await it.ticks(3);
+    expect(every(it, (name) => probes(it, name))).toEqual([1, 0, 0]);
+    answers(it, "b", "busy");
+    await it.ticks(3);
+    expect(every(it, (name) => probes(it, name))).toEqual([1, 1, 0]);
+    expect(it.told("c").at(-1)).toStartWith("Supervisor: look");
+    expect(it.watch.accounts).toEqual({});
+    await it.ticks(3);
+    expect([loadLimitState(it.cfg, "agents-a"), loadLimitState(it.cfg, "agents-b")]).toEqual([null, null]);
+  });
+  test("a probe that is answered between two looks is an answer", async () => {
+    const it = await three();
+    for (const name of ["a", "b"]) limit(it, name);
+    it.pane("a").onSubmit = () => void (it.pane("a").doing = "idle");
+    await until(it, RESET + 240_000);
+    expect([it.watch.accounts, probes(it, "a"), probes(it, "b")]).toEqual([{}, 1, 1]);
+  });
+  test("one that meets the limit again holds all of them until the new reset", async () => {
+    const it = await three();
+    for (const name of ["a", "b"]) limit(it, name);
+    answers(it, "a", "limit", "You've hit your 5-hour limit · resets 5pm (UTC)");
+    await until(it, RESET + 900_000);
+    expect(every(it, (name) => probes(it, name))).toEqual([1, 0, 0]);
+    expect(accountLimitOf(it.cfg, it.watch, it.cfg.agents.get("c")!)!.resetAt).toBe(Date.UTC(2026, 5, 15, 17));
+    expect(verdicts(it)).toEqual(["limited", "limited", "limited"]);
+  });
+  test("where the one that asks is gone another does; where nobody can ask, all go on", async () => {
+    const it = await three();
+    for (const name of ["a", "b"]) limit(it, name);
+    await it.ticks(3);
+    it.operator({ held: { a: it.fake.wall } });
+    answers(it, "b", "busy");
+    await until(it, RESET + 300_000);
+    expect(every(it, (name) => probes(it, name))).toEqual([0, 1, 0]);
+    const alone = await three();
+    limit(alone, "a");
+    await alone.ticks(3);
+    alone.operator({ held: { a: alone.fake.wall } });
+    queue(alone, "b");
+    await until(alone, RESET + 300_000);
+    expect([alone.told("b").at(-1)?.slice(0, 16), alone.watch.accounts]).toEqual(["Supervisor: look", {}]);
+  });
+  test("a banner that went at the reset proves nothing: its agent is asked", async () => {
+    const it = await three();
+    for (const name of ["a", "b"]) limit(it, name);
+    await it.ticks(3);
+    it.pane("a").doing = "idle";
+    answers(it, "a", "limit", "You've hit your 5-hour limit · resets 5pm (UTC)");
+    await until(it, RESET + 600_000);
+    expect(every(it, (name) => probes(it, name))).toEqual([1, 0, 0]);
+    expect(verdicts(it)).toEqual(["limited", "limited", "limited"]);
+  });
+  test("start_batch of them a second; other texts wait for no clock", async () => {
+    for (const [cause, seconds] of [["nudge", 2], ["claim", 0]] as const) {
+      const names = Array.from({ length: 7 }, (_, nth) => `n${nth}`);
+      const it = await scene(`[watchdog]\nstart_batch = 3\n${agents(...names)}`);
+      for (const target of names) queue(it, target, cause);
+      const before = it.fake.mono;
+      // nobody can be typed to: what passes is the pace alone
+      await deliverAll(it.cfg, it.watch, new Map());
+      expect(it.fake.mono - before).toBe(seconds * 1_000);
+    }
+  });
+});
+
+describe("whose limit it is", () => {
+  test("agents of one backend with the same credentials share an account, unless they name one", async () => {
+    const it = await scene(`[backend.claude]\nkind = "claude"\nbin = "claude"\n[backend.other]\nkind = "claude"\nbin = "claude"\n${agents("a", "b", "c", "d", "e", "f")}`
+      .replace('name = "b"', 'name = "b"\nenv = { LANG = "C" }').replace('name = "c"', 'name = "c"\nenv = { CLAUDE_CONFIG_DIR = "/srv/two" }')
+      .replace('name = "d"', 'name = "d"\naccount = "work"').replace('name = "e"', 'name = "e"\naccount = "work"\nenv = { ANTHROPIC_API_KEY = "sk-secret" }')
+      .replace('name = "f"\nbackend = "claude"', 'name = "f"\nbackend = "other"'), { ticks: 0 });
+    const of = (name: string) => accountOf(it.cfg, it.cfg.agents.get(name)!);
+    expect([of("a").key === of("b").key, of("a").key === of("c").key, of("d").key === of("e").key, of("a").key === of("d").key, of("a").key === of("f").key])
+      .toEqual([true, false, true, false, false]);
+    expect(["a", "c", "e", "f"].map((name) => of(name).name)).toEqual(["claude (default)", "claude (/srv/two)", "claude (work)", "other (default)"]);
+  });
+  test("another account goes on", async () => {
+    const it = await scene(agents("a", "b", "c").replace('name = "c"', 'name = "c"\naccount = "mine"'));
+    limit(it, "a");
+    await it.ticks(3);
+    expect(verdicts(it)).toEqual(["limited", "limited", "idle"]);
+  });
+  test("a limit of one model holds that model only", async () => {
+    const it = await scene(agents("a", "b", "c").replace('name = "a"', 'name = "a"\nmodel = "opus"').replace('name = "b"', 'name = "b"\nmodel = "opus"'));
+    limit(it, "a", "You've hit your Opus limit · resets Jun 17, 4am (UTC)");
+    await it.ticks(3);
+    expect(verdicts(it)).toEqual(["limited", "limited", "idle"]);
+    expect(Object.values(it.watch.accounts)).toMatchObject([{ name: "claude (default), opus", class: "model" }]);
+  });
+  test("a limit without a reset, or of an agent that is alone, is that agent's", async () => {
+    const it = await three();
+    limit(it, "a", "You've hit your weekly limit");
+    await it.ticks(3);
+    expect([verdicts(it), it.watch.accounts]).toEqual([["limited", "idle", "idle"], {}]);
+    const alone = await scene(agents("a"));
+    limit(alone, "a");
+    await alone.ticks(3);
+    expect([memoryOf(alone.watch, "a").verdict, alone.watch.accounts]).toEqual(["limited", {}]);
+  });
+});
