@@ -2626,9 +2626,11 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     ...GONE,
     { name: "action required", verdict: "blocked", where: "title", why: "an approval or a question",
       re: /^\[ ?[!.] ?\] Action Required/ },
-    // its last line says what Enter does; that of the box does not
-    { name: "dialog", verdict: "blocked", where: 2, why: "a dialog is open",
-      re: /^ *(?:\S.* \| )?(?:Press )?enter \S.*(?:\n(?!.* · [/~]).*)?(?![^])/m },
+    // its last line says what Enter does, in narrow panes with more of it below
+    { name: "dialog", verdict: "blocked", where: "dialog", why: "a dialog is open",
+      re: /^ *(?:\S.* \| )?(?:Press )?enter \S.*(?:\n.*){0,3}(?![^])/m },
+    { name: "dialog choice", verdict: "blocked", where: "dialog", why: "a dialog is open",
+      re: /^ *› \d+\. \S/m },
     { name: "login", verdict: "blocked", where: "screen", why: "login needed",
       re: /^\s*Welcome to Codex, [^]*\bPress enter to continue\s*(?![^])/ },
     { name: "server lost", verdict: "unsure", where: 14, why: "its server is lost",
