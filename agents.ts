@@ -921,7 +921,8 @@ const stringTable: Check<Record<string, string>> = (value) =>
     : "a table of strings";
 
 /** The kinds of clients; `typed` is one that its operator describes. */
-const KINDS = ["claude", "opencode", "codex", "gemini", "typed"] as const;
+const BUILT_IN = ["claude", "opencode", "codex", "gemini"] as const;
+const KINDS = [...BUILT_IN, "typed"] as const;
 
 const VERDICTS = [
   "active", "background", "blocked", "limited", "fatal", "waiting", "idle", "unsure",
@@ -1020,7 +1021,7 @@ export const KEYS = {
     verdict: [needed(oneOf(...VERDICTS))],
     where: [region, "screen"],
     re: [needed(pattern)],
-    /** What is limited names its reset anywhere in the region, not only in the line that matched. */
+    /** A limit names its reset anywhere in the region, not only in the line that matched. */
     whole: [flag, false],
   },
   answer: { re: [needed(pattern)], keys: [needed(texts)], max: [count, 3] },
@@ -1402,8 +1403,8 @@ function absolute(base: string, path: string): string {
 }
 
 function readBackends(reader: ConfigReader, raw: Raw): Map<string, Backend> {
-  const builtIn = KINDS.filter((kind) => kind !== "typed");
-  return new Map([...new Set([...builtIn, ...Object.keys(raw)])].map((name) => [name, readBackend(reader, name, raw[name] ?? {})]));
+  const names = new Set<string>([...BUILT_IN, ...Object.keys(raw)]);
+  return new Map([...names].map((name) => [name, readBackend(reader, name, raw[name] ?? {})]));
 }
 
 /** The regions that an input box divides a screen into. */
@@ -2640,7 +2641,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: /^[⠁-⣿] / },
     // a turn that has ended is closed by "Worked for"
     { name: "working", verdict: "active", where: 14, why: "spinner", animated: true,
-      re: /^[•◦] \S.* \((?:\d+[hm] )*\d+s • esc to interrupt\).*(?:\n(?!  Worked for ).*)*(?![^])/m },
+      re: /^[•◦] \S.* \((?:\d+[hm] )*\d+s • esc to interrupt\)(?:.*\n(?!  Worked for ))*.*(?![^])/m },
     // what a model or a person says is indented, so that no quote begins with the square
     { name: "usage limit", verdict: "limited", where: "event", whole: true,
       re: /^■ You['’]ve hit your usage limit/ },
@@ -2663,7 +2664,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     ...GONE,
     { name: "action required", verdict: "blocked", where: "title", why: "an approval or a question",
       re: /^✋/ },
-    // A frame with a choice in it, and no input box below it; its title may still say that it works.
+    // A frame with a choice in it, and no input box below it; its title may say that it works.
     { name: "limit menu", verdict: "limited", where: 20, closes: ["2"],
       re: geminiFrame(new RegExp(`${GEMINI_LIMIT.source}(?=(?:.*\\n ?│)+ +2\\. Stop)`)) },
     { name: "usage limit", verdict: "limited", where: 20, re: geminiFrame(GEMINI_LIMIT) },
@@ -10197,9 +10198,8 @@ export interface SelfTest {
 export function selftest(
   rulesFor: (backend: BackendKind) => Rule[], folder = fixtureFolder(),
 ): SelfTest[] {
-  const kinds = KINDS.filter((kind) => kind !== "typed");
   return folder === null ? []
-    : kinds.flatMap((kind) => judgeCaptures(rulesFor(kind), folder, kind));
+    : BUILT_IN.flatMap((kind) => judgeCaptures(rulesFor(kind), folder, kind));
 }
 
 /** The captures of one client. Those that tmux alone can tell (`"only"`) are no matter of rules. */
@@ -10228,7 +10228,7 @@ export async function cmdSelftest(call: Call): Promise<number> {
   for (const { file, expected, verdict } of wrong) print(
     `FAIL ${file}: ${verdict.verdict} (${verdict.rule || verdict.why}), expected ${expected}`);
   const used = new Set(results.map((result) => result.verdict.rule));
-  const idle = KINDS.filter((kind) => kind !== "typed").flatMap((kind) => BUILT_IN_RULES[kind])
+  const idle = BUILT_IN.flatMap((kind) => BUILT_IN_RULES[kind])
     .filter((rule) => !used.has(rule.name));
   for (const rule of idle) print(`no fixture exercises the rule "${rule.name}" (${rule.verdict})`);
   print(`${results.length - wrong.length} passed, ${wrong.length} failed`);
@@ -10350,7 +10350,8 @@ export function verdictJson(
 }
 
 const SOURCES: Record<string, string> = { server: "its server", process: "its process",
-  [SESSION_FILE]: "its session file", [TRANSCRIPT]: "its transcript", [ROLLOUT]: "its rollout file" };
+  [SESSION_FILE]: "its session file", [TRANSCRIPT]: "its transcript",
+  [ROLLOUT]: "its rollout file" };
 
 /** Key and value in columns; a further line of a value stands below its first. */
 const printFacts = (facts: [string, string | null][]): number => printed(facts
@@ -11896,7 +11897,8 @@ export function assessCodexStart(
     [reviewed, "to review its hooks",
       "review them once by hand, or --dangerously-bypass-hook-trust in flags"],
   ];
-  return asks.filter(([settled]) => !settled).map(([, what, cure]) => warn(`Codex asks ${what}`, cure));
+  return asks.filter(([settled]) => !settled)
+    .map(([, what, cure]) => warn(`Codex asks ${what}`, cure));
 }
 
 /** The same of Gemini CLI, by its settings.json and trustedFolders.json. */
@@ -11909,7 +11911,7 @@ export function assessGeminiStart(
     ...(below(settings, "security", "auth", "selectedType") !== undefined ? [] : [
       warn("Gemini asks how to authenticate", "security.auth.selectedType in settings.json")]),
     ...(known ? [] : [warn(`Gemini asks whether to trust ${dir}`,
-      `{${JSON.stringify(dir)}: "TRUST_FOLDER"} in trustedFolders.json, or --skip-trust in flags`)]),
+      `${JSON.stringify(dir)}: "TRUST_FOLDER" in trustedFolders.json, or --skip-trust in flags`)]),
   ];
 }
 
