@@ -7498,8 +7498,10 @@ export async function startLoops(
 ): Promise<void> {
   for (const agent of loopAgents(cfg)) {
     if (isHeld(operatorOf(cfg), agent.name) || sessionAlive(snap, agent.session)) continue;
-    noteStart(watch, agent.name);
     memoryOf(watch, agent.name).failures = 0;
+    // the watchdog starts it, in its new phase, once its account has lifted
+    if (accountLimitOf(cfg, watch, agent)) continue;
+    noteStart(watch, agent.name);
     const done = await startAgent(cfg, agent, snap,
       { cause: move, say: sayFirst(cfg, watch, agent.name) });
     if (!done.started) log(`${agent.name}: could not be started: ${done.why}`);

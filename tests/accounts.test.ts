@@ -1,7 +1,7 @@
 /** A limit is the account's: one agent meets it, all that use the account wait, one asks for all, the others follow. */
 import { describe, expect, test } from "bun:test";
-import { accountLimitOf, accountOf, deliverAll, loadLimitState, memoryOf } from "../agents.ts";
-import { agents, command, message, scene, type Scene, type Setting } from "./kit.ts";
+import { accountLimitOf, accountOf, curPhase, deliverAll, loadLimitState, memoryOf } from "../agents.ts";
+import { agents, command, FLEET, message, scene, type Scene, type Setting } from "./kit.ts";
 
 const NAMES = ["a", "b", "c"];
 /** Three agents of one account, at rest; `more` stands in the table of each. */
@@ -43,6 +43,19 @@ describe("while one agent shows a limit with a reset", () => {
     answers(it, "a", "busy");
     await until(it, RESET + 300_000);
     expect(it.starts("c")).toBe(2);
+  });
+  test("a phase that is done then is followed by the next, whose kickoffs wait for the reset", async () => {
+    const it = await scene(FLEET.replace('name = "orchestrator"', 'name = "orchestrator"\naccount = "its own"'));
+    it.fake.git.push("init", { "README.md": "r" });
+    limit(it, "builder");
+    await it.ticks(3);
+    it.fake.git.push("status(p1): done", { "machine-docs/STATUS-p1.md": "# Status\n\n## DONE\n\nAll gates PASS.\n" });
+    await it.ticks(30);
+    expect([curPhase(it.cfg)!.id, it.watch.intent]).toEqual(["p2", null]);
+    expect([it.starts("builder"), it.starts("adversary")]).toEqual([1, 1]);
+    await until(it, RESET + 200_000);
+    expect([it.starts("builder"), it.starts("adversary")]).toEqual([2, 2]);
+    expect(it.pane("builder").marks["@agents_phase"]).toBe("p2");
   });
   test("who works goes on, and what a person sends is typed", async () => {
     const it = await three();
