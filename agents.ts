@@ -9202,7 +9202,8 @@ export interface StatusRow {
 }
 
 /** What a unit is at, in a word. */
-export type Condition = "working" | "background" | "idle" | "waiting" | "limited" | "blocked" | "unsure"
+export type Condition =
+  | "working" | "background" | "idle" | "waiting" | "limited" | "blocked" | "unsure"
   | "fatal" | "starting" | "running" | "ending" | "parked" | "backoff" | "ended" | "done"
   | "stopped" | "unknown";
 
@@ -9292,7 +9293,9 @@ function describeDown(memory: Memory, facts: StateFacts): Described {
     return described("parked", `parked: ${rest.why}`,
       [end, rest.why].filter(Boolean).join(" · "), { needsHuman: true });
   }
-  if (rest.state === "done" || (kind === "task" && pane?.status === 0)) return described("done", "done");
+  if (rest.state === "done" || (kind === "task" && pane?.status === 0)) {
+    return described("done", "done");
+  }
   if (kind === "loop" && facts.complete) {
     return described("stopped", "stopped (all phases done)", "all phases done");
   }
@@ -9331,7 +9334,8 @@ function describeLiving(memory: Memory, facts: StateFacts): Described {
     memory, unsureAfter ?? defaultsOf(KEYS.watchdog).unsureAfter, now);
   const said = vain || (needsHuman || verdict === "unsure" ? why : "");
   const isTold = ["fatal", "background", "limited", "waiting"].includes(verdict);
-  return described(CONDITIONS[verdict], `${verdict}${said && `: ${said}`} ${ago(now - memory.since)}`,
+  const state = `${verdict}${said && `: ${said}`} ${ago(now - memory.since)}`;
+  return described(CONDITIONS[verdict], state,
     vain || words || (isTold ? why : said), { needsHuman });
 }
 
@@ -9393,7 +9397,8 @@ async function lookAtPanes(
   for (const unit of unitsOf(cfg).values()) {
     const pane = snap.panes.get(unit.session);
     const memory = memoryOf(watch, unit.name);
-    if (!pane || (named.length ? !named.includes(unit.name) : !pane.dead && !isAgent(unit))) continue;
+    const asked = named.length ? named.includes(unit.name) : pane?.dead || isAgent(unit);
+    if (!pane || !asked) continue;
     if (named.length || pane.dead || !stillRests(memory, pane, watchdog)) units.set(pane, unit);
     else seen.set(unit.name,
       { text: "", verdict: { ...NO_VERDICT, verdict: "idle", why: memory.why } });
@@ -9492,13 +9497,14 @@ function saidBy({ text, verdict }: Seen, pane: Pane): string {
 /** The line of an ended client that says most: its last error, else its last line. */
 function lastWord(text: string): string {
   const lines = tailOf(text.replace(/^Pane is dead.*$/gm, ""), 12).split("\n");
-  const said = lines.findLast((line) => /error|cannot|not found|fail|denied|refused|panic/i.test(line));
+  const tells = /error|cannot|not found|fail|denied|refused|panic/i;
+  const said = lines.findLast((line) => tells.test(line));
   return plainText(said ?? lines.at(-1) ?? "", SUBJECT_MAX);
 }
 
 /** The whole line of which a rule matched the beginning. */
 function lineOfText(text: string, verdict: Verdict): string {
-  const line = text.replaceAll("⏺", "●").split("\n").findLast((one) => oneLine(one).startsWith(verdict.text));
+  const line = splitLines(text).findLast((one) => oneLine(one).startsWith(verdict.text));
   return line ? plainText(line.replace(/^[\s●⎿■✕]+/, ""), SUBJECT_MAX) : "";
 }
 
@@ -9579,7 +9585,8 @@ function statusRow(cfg: Config, look: StatusLook, unit: Agent | Service): Status
     name: unit.name, kind: agent?.kind ?? "service",
     backend: agent ? (running && pane.backend) || agent.backend : "-",
     model: agent ? (running && pane.model) || roleModel(cfg, agent) || "default" : "-",
-    watch: agent?.watch ?? "-", session: unit.session, running, state, condition, detail, needsHuman,
+    watch: agent?.watch ?? "-", session: unit.session,
+    running, state, condition, detail, needsHuman,
     verdict: memory.verdict, why: memory.why,
     since: isoOrNone(memory.since),
     until: isoOrNone(until ?? verdict?.waitingUntil ?? verdict?.limit?.resetAt),
@@ -9597,7 +9604,8 @@ function statusRow(cfg: Config, look: StatusLook, unit: Agent | Service): Status
   };
 }
 
-const readStatus = async (cfg: Config): Promise<Status> => statusFrom(cfg, await lookForStatus(cfg));
+const readStatus = async (cfg: Config): Promise<Status> =>
+  statusFrom(cfg, await lookForStatus(cfg));
 
 async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []): Promise<Status> {
   const { snap, watch, operator, watchdog, now } = look;
@@ -9729,11 +9737,12 @@ export async function cmdStatus(call: Call): Promise<number> {
 
 /** The fleet in a few characters, for the status line of tmux: who works, needs you, is limited. */
 export function statusLine({ agents, watchdog, needsHuman, prefix }: Status): string {
-  const working = agents.filter(({ condition }) => condition === "working" || condition === "background");
+  const working = agents.filter(({ condition }) => ["working", "background"].includes(condition));
   const limited = agents.filter(({ condition }) => condition === "limited");
   const needy = agents.filter((one) => one.needsHuman);
   const parts = [working.length ? `●${working.length}` : "", needy.length ? `!${needy.length}` : "",
-    limited.length ? `◐${limited.length}` : "", watchdog.running && !watchdog.stale ? "" : "✗ watchdog"];
+    limited.length ? `◐${limited.length}` : "",
+    watchdog.running && !watchdog.stale ? "" : "✗ watchdog"];
   const names = needy.length ? ` ${needy.map(({ name }) => name).join(" ")}?` : "";
   return [prefix.replace(/-$/, ""), ...parts.filter(Boolean)].join(" ") +
     (names || (needsHuman && !parts[3] ? " ?" : ""));
@@ -9790,7 +9799,9 @@ function spread(left: string, right: string, width: number): string {
 }
 
 /** The clock, and the watchdog's last sign of life. */
-function pulse({ running, stale, heartbeat }: Status["watchdog"], width: number, now: number): string {
+function pulse(
+  { running, stale, heartbeat }: Status["watchdog"], width: number, now: number,
+): string {
   const clock = new Date(now).toTimeString().slice(0, width < NARROW ? 5 : 8);
   const beat = heartbeat ? ` ${ago(now - Date.parse(heartbeat))} ago` : " starting";
   return `${clock}${width < NARROW ? " " : "  "}` +
@@ -9853,7 +9864,8 @@ function countedAs(condition: Condition, width: number): string {
   if (["fatal", "backoff", "ending", "starting"].includes(condition)) return "starting";
   if (!isLiving(condition)) return "down";
   if (width >= NARROW) return condition === "running" ? "idle" : condition;
-  return condition === "working" || condition === "background" ? "work" : condition === "limited" ? condition : "rest";
+  if (condition === "limited") return condition;
+  return condition === "working" || condition === "background" ? "work" : "rest";
 }
 
 function dueFirst(rows: StatusRow[], now: number): string {
@@ -9866,14 +9878,15 @@ function dueFirst(rows: StatusRow[], now: number): string {
 /** What is wrong with the fleet as a whole, with its cure. */
 function troublesOf({ phase, handoff, watchdog, notices }: Status, now: number): string[] {
   const since = handoff && handoff.since ? ` for ${ago(now - Date.parse(handoff.since))}` : "";
-  const pulse = watchdog.heartbeat ? `, heartbeat ${ago(now - Date.parse(watchdog.heartbeat))} ago` : "";
+  const { heartbeat, stage } = watchdog;
+  const beat = heartbeat ? `, heartbeat ${ago(now - Date.parse(heartbeat))} ago` : "";
   return [
     phase?.error ? `phase: ${phase.error}` : "",
     handoff?.why && handoff.state !== "empty"
       ? `hand-off: ${handoff.state}${since}: ${handoff.why}` +
         `${handoff.cure ? `  — ${handoff.cure}` : ""}` : "",
     !watchdog.running ? "watchdog: stopped"
-      : watchdog.stale ? `watchdog: STALE${pulse}${watchdog.stage ? `, at: ${watchdog.stage}` : ""}` : "",
+      : watchdog.stale ? `watchdog: STALE${beat}${stage ? `, at: ${stage}` : ""}` : "",
     notices?.text ? `notices: ${notices.text}` : "",
   ].filter(Boolean);
 }
@@ -9907,7 +9920,7 @@ function remarksOf(
   ].filter(Boolean);
 }
 
-/** Columns of the reasons: at least, where names give for them; and before more columns are shown. */
+/** Columns of the reasons: the least, where names give for them; and before more is shown. */
 const REASONS_LEAST = 28;
 const REASONS_GOOD = 44;
 
@@ -9953,8 +9966,9 @@ function stateText(row: StatusRow, now: number): string {
 
 function ageText({ condition, since, until }: StatusRow, now: number): string {
   if (condition === "backoff") return ago(Date.parse(until) - now);
-  const aged = since && (isLiving(condition) ? !["limited", "running"].includes(condition) : condition === "parked");
-  return aged ? ago(now - Date.parse(since)) : "";
+  const aged = isLiving(condition) ? !["limited", "running"].includes(condition)
+    : condition === "parked";
+  return since && aged ? ago(now - Date.parse(since)) : "";
 }
 
 /** Why it is so, what waits, what comes; the restarts and the cure at its end are never cut. */
@@ -9962,7 +9976,8 @@ function reasonText(row: StatusRow, room: number, now: number): string {
   const restarts = plural(row.restartsToday, "restart");
   const text = printable([row.detail, commitText(row, now), heldText(row), dueText(row, now)]
     .filter(Boolean).join(" · "));
-  const tailWith = (cure = "") => [restarts, cure && printable(`→ ${cure}`)].filter(Boolean).join("  ");
+  const tailWith = (cure = "") =>
+    [restarts, cure && printable(`→ ${cure}`)].filter(Boolean).join("  ");
   const tail = [tailWith(row.cure), tailWith(row.cure.split(" ")[0])]
     .find((one) => Bun.stringWidth(one) + REASON_LEAST <= room) ?? restarts;
   const said = cut(text, Math.max(0, room - Bun.stringWidth(tail) - (tail ? 3 : 0)));
@@ -10006,7 +10021,8 @@ function shortTable(rows: StatusRow[], width: number, now: number): string[] {
 
 function paintRow(row: StatusRow, line: string): string {
   if (row.needsHuman) return paint("red", line);
-  if (["limited", "backoff", "fatal", "unsure", "unknown"].includes(row.condition)) return paint("yellow", line);
+  const odd = ["limited", "backoff", "fatal", "unsure", "unknown"].includes(row.condition);
+  if (odd) return paint("yellow", line);
   return row.running ? line : paint("dim", line);
 }
 
@@ -10607,7 +10623,8 @@ function restartsFor(name: string, events: AgentEvent[]): Card["restarts"] {
   const ordered = ({ event, command, names }: AgentEvent) => event === "order" &&
     String(command).startsWith("restart") && Array.isArray(names) && names.includes(name);
   return events.flatMap((event) => ordered(event) ? { at: event.at, why: "restarted by you" }
-    : event.event === "down" && event.agent === name ? { at: event.at, why: String(event.why) } : []);
+    : event.event === "down" && event.agent === name
+      ? { at: event.at, why: String(event.why) } : []);
 }
 
 /** A card for a terminal of that many columns. */
@@ -11390,7 +11407,7 @@ export interface View {
   /** Name of the row that keys are about. */
   selected: string;
   filter: string;
-  /** `filter` and `send`: keys are text. `ask`: whether `order` is meant. `page`: a text is read. */
+  /** `filter`, `send`: keys are text. `ask`: whether `order` is meant. `page`: a text is read. */
   mode: "list" | "filter" | "send" | "ask" | "page";
   input: string;
   order: "restart" | "down";
@@ -11420,14 +11437,17 @@ const LIVE_KEYS: [key: string, short: string, clause: string][] = [
   ["?", "help", "this page"],
   ["q", "quit", "end the view; the fleet goes on"],
 ];
-const HELP_PAGE = [...LIVE_KEYS, ["↑ ↓", "", "or k and j: another row"] as const]
-  .map(([key, short, clause]) => `${fit(key, 4)}${fit(short, 9)}${clause}`);
+const HELP_PAGE = [
+  ...[...LIVE_KEYS, ["↑ ↓", "", "or k and j: another row"] as const]
+    .map(([key, short, clause]) => `${fit(key, 4)}${fit(short, 9)}${clause}`),
+  "", "in the bars:", `  ${TIMELINE_KEY}`,
+];
 
 /** The keys in what a terminal sent: one character each, or a name. */
 export function parseKeys(sent: string): string[] {
   const names: Record<string, string> = { A: "up", B: "down", H: "home", F: "end", "5~": "pageup",
-    "6~": "pagedown", "\r": "enter", "\n": "enter", "\x7f": "erase", "\b": "erase", "\x1b": "escape",
-    "\x03": "quit", "\x04": "quit" };
+    "6~": "pagedown", "\r": "enter", "\n": "enter", "\x7f": "erase", "\b": "erase",
+    "\x1b": "escape", "\x03": "quit", "\x04": "quit" };
   return [...sent.matchAll(/\x1b[[O]([\d;]*[A-Za-z~])|[^]/gu)]
     .flatMap(([all, code]) => names[code ?? all] ?? (code ? [] : all));
 }
@@ -11445,8 +11465,8 @@ export function pressKey(view: View, key: string, names: string[]): { view: View
 }
 
 function pageKey(view: View, key: string): View {
-  const steps: Record<string, number> =
-    { j: 1, down: 1, k: -1, up: -1, pagedown: 10, " ": 10, pageup: -10, home: -Infinity, end: Infinity };
+  const steps: Record<string, number> = { j: 1, down: 1, k: -1, up: -1, pagedown: 10, " ": 10,
+    pageup: -10, home: -Infinity, end: Infinity };
   const step = steps[key];
   if (step === undefined) return { ...view, mode: "list", page: [], top: 0 };
   return { ...view, top: Math.max(0, Math.min(view.page.length - 1, view.top + step)) };
@@ -11456,8 +11476,9 @@ function pageKey(view: View, key: string): View {
 function inputKey(view: View, key: string): { view: View; act?: Act } {
   const list: View = { ...view, mode: "list", input: "" };
   if (key === "escape") return { view: view.mode === "filter" ? { ...list, filter: "" } : list };
-  if (key === "enter") return view.mode === "send" && view.input.trim()
-    ? { view: list, act: { do: "run", words: ["send", view.selected, view.input] } } : { view: list };
+  const sends = view.mode === "send" && view.input.trim() !== "";
+  if (key === "enter") return { view: list,
+    ...(sends ? { act: { do: "run", words: ["send", view.selected, view.input] } } : {}) };
   const input = key === "erase" ? [...view.input].slice(0, -1).join("")
     : [...key].length === 1 && printable(key) ? view.input + key : view.input;
   return { view: { ...view, input, ...(view.mode === "filter" ? { filter: input } : {}) } };
@@ -11489,13 +11510,13 @@ const filtered = (rows: StatusRow[], filter: string): StatusRow[] =>
     [name, kind, backend, model, condition, detail].join(" ").toLowerCase()
       .includes(filter.toLowerCase()));
 
-/** The live view as exactly that many lines, none wider; `events` are what happened, oldest first. */
+/** The live view as exactly that many lines, none wider; `events`, the oldest first. */
 export function liveLines(
   status: Status, view: View, events: AgentEvent[], width: number, height: number,
 ): string[] {
   if (view.mode === "page") {
     const lines = view.page.slice(view.top, view.top + height - 1).map((line) => cut(line, width));
-    return filled([...lines], [paint("dim", cut("j k scroll · any other key: back", width))], height);
+    return filled(lines, [paint("dim", cut("j k scroll · any other key: back", width))], height);
   }
   const rows = filtered(rowsOf(status), view.filter);
   const { head, title, lines, foot } = statusParts(status, rows, width);
@@ -11507,7 +11528,9 @@ export function liveLines(
   const table = lines.map((line, i) => (i === at ? markRow(line, width) : line))
     .slice(from, from + room);
   const left = room - table.length;
-  const below = [...foot, ...historyLines(events, width, left - foot.length)];
+  const bars = barLines(rows, events, status.watchdog, width, left - foot.length - EVENTS_LEAST);
+  const below = [...foot, ...bars,
+    ...historyLines(events, width, left - foot.length - bars.length)];
   return filled([...top, ...title, ...table, ...below.slice(0, left)], last, height);
 }
 
@@ -11519,6 +11542,41 @@ const markRow = (line: string, width: number): string =>
 const filled = (above: string[], last: string[], height: number): string[] =>
   [...above.slice(0, Math.max(0, height - last.length)),
     ...Array(Math.max(0, height - above.length - last.length)).fill(""), ...last].slice(0, height);
+
+/** Lines that are left to what happened last before bars are drawn. */
+const EVENTS_LEAST = 5;
+/** How far back the bars reach, ms, and how many parts they have at most. */
+const BARS_SPAN = 20 * MINUTE;
+const BARS_MAX = 60;
+
+/** The last minutes of each agent as a bar, those that need you first, as far as there is room. */
+function barLines(
+  rows: StatusRow[], events: AgentEvent[], { running, stale, heartbeat }: Status["watchdog"],
+  width: number, room: number,
+): string[] {
+  const agents = rows.filter(({ kind }) => kind !== "service");
+  const label = Math.max(11, ...agents.map(({ name }) => Math.min(14, Bun.stringWidth(name))));
+  const count = Math.min(BARS_MAX, width - label - 4);
+  if (room < 3 || count < 10) return [];
+  const now = world.now();
+  const long = BARS_SPAN / count;
+  // whole parts of the clock: a bar moves by one cell at a time
+  const from = (Math.floor(now / long) + 1) * long - BARS_SPAN;
+  const slots = Array.from({ length: count },
+    (_, i) => ({ from: from + i * long, to: from + (i + 1) * long }));
+  const seen = running && !stale ? now : Date.parse(heartbeat) || 0;
+  const clock = (at: number) => new Date(at).toTimeString().slice(0, 5);
+  const mine = (name: string) => events.filter(({ agent, event }) =>
+    agent === name || event === "watchdog");
+  const bars = agents.slice(0, room)
+    .map(({ name }) => [name, timeline(mine(name), slots, seen)] as const)
+    .filter(([, bar]) => bar.trim()).slice(0, room - 2);
+  return !bars.length ? [] : [
+    paint("dim", "─".repeat(width)),
+    paint("dim", `  ${fit("last 20 min", label)}  ${spread(clock(from), clock(now), count)}`),
+    ...bars.map(([name, bar]) => `  ${fit(printable(name), label)}  ${bar}`),
+  ];
+}
 
 /** What happened last, below a rule. */
 function historyLines(events: AgentEvent[], width: number, room: number): string[] {
@@ -11623,7 +11681,9 @@ async function watchStatus(call: Call, first: Config): Promise<number> {
   draw();
   try {
     // what is looked at may hang: the end is not waited for behind it
-    while (!(await within(LIVE_LOOK, isEnded, false))) await Promise.race([look().then(draw), isEnded]);
+    while (!(await within(LIVE_LOOK, isEnded, false))) {
+      await Promise.race([look().then(draw), isEnded]);
+    }
     return await end.promise;
   } finally {
     clearInterval(clock);
@@ -11632,10 +11692,11 @@ async function watchStatus(call: Call, first: Config): Promise<number> {
   }
 }
 
-/** The events of the last day. */
-const lastEvents = (cfg: Config): AgentEvent[] => parseEvents(eventLines(cfg).slice(-200).join("\n"));
+/** As many events as the live view may need. */
+const lastEvents = (cfg: Config): AgentEvent[] =>
+  parseEvents(eventLines(cfg).slice(-1_000).join("\n"));
 
-/** Runs a command of the live view: in its terminal, as a page, or beside it with a note of its end. */
+/** Runs a command: in the terminal of the live view, as a page, or with a note of how it ended. */
 async function perform(
   cfg: Config, words: string[], terminal: Terminal, signal: AbortSignal,
   change: (some: Partial<View>) => void,
@@ -11652,8 +11713,10 @@ async function perform(
   if (!isPage) change({ note: `${said} …` });
   const more = words[0] === "logs" ? ["-n", "500"]
     : words.slice(2).length ? ["--", ...words.slice(2)] : [];
-  const ran = await run([...argv, ...more], LIVE_PATIENCE, { COLUMNS: `${process.stdout.columns ?? 80}` });
-  const lines = `${ran.out}${ran.err}`.trimEnd().split("\n");
+  const ran = await run([...argv, ...more], LIVE_PATIENCE,
+    { COLUMNS: `${process.stdout.columns ?? 80}` });
+  const lines = `${ran.out}${ran.err}`.trimEnd().split("\n")
+    .flatMap((line) => wrap(line, process.stdout.columns ?? 80));
   if (isPage) change({ mode: "page", page: lines,
     top: words[0] === "logs" ? Math.max(0, lines.length - (process.stdout.rows ?? 24) + 1) : 0 });
   else change({ note: ran.ok ? `${said}: done` : `${said}: ${lines.at(-1) || "failed"}` });
@@ -12454,7 +12517,8 @@ export const COMMANDS: Command[] = [
     options: { fresh: { type: "boolean", clause: "begin a new conversation" } } },
   { name: "status", args: "[name…]", lenient: true, run: cmdStatus,
     clause: "one table: every agent, its state, what needs you; of those named, all that is known",
-    options: { ...JSON_OPTION, watch: { type: "boolean", clause: "the live view, with keys for the other commands; ? names them" },
+    options: { ...JSON_OPTION,
+      watch: { type: "boolean", clause: "a live view, with keys for the other commands (? names them)" },
       line: { type: "boolean", clause: "a few characters, for the status line of tmux" } } },
   { name: "watchdog", args: "",
     clause: "run the supervisor loop in the foreground (up starts it detached)",

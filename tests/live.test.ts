@@ -90,6 +90,16 @@ describe("liveLines", () => {
     expect(shown.at(-1)).toBe("⏎ attach  l logs  e explain  s send  r restart  u up  d down  / find  ? help  q");
     expect(lines([row("a")], {}, [44, 12]).at(-1)).toBe("⏎  l  e  s  r  u  d  / find  ? help  q");
   });
+  test("the last minutes of each agent as a bar, as far as there is room beside what happened", () => {
+    const at = (minutes: number) => new Date(fake.wall - minutes * 60_000).toISOString();
+    const events: AgentEvent[] = [{ at: at(15), event: "state", agent: "a", to: "active" }, { at: at(10), event: "state", agent: "a", to: "blocked" }, { at: at(5), event: "state", agent: "a", to: "idle" }];
+    const shown = lines([row("a"), row("b")], {}, [80, 20], events);
+    const bar = shown.findIndex((line) => line.startsWith("  last 20 min"));
+    expect([shown[bar - 1], shown[bar]]).toEqual(["─".repeat(80), expect.stringMatching(/^ {2}last 20 min {2}\d\d:\d\d {50}\d\d:\d\d$/)]);
+    expect(shown[bar + 1]).toMatch(/^ {2}a {12} {14,15}█{15}!{15,16}·{14,15}$/);
+    expect(shown[bar + 2]).toBe("─".repeat(80)); // of b nothing is known
+    expect(lines([row("a"), row("b")], {}, [80, 13], events).some((line) => line.includes("last 20 min"))).toBe(false);
+  });
   test("the filter leaves rows by what they say; the counts stay those of the fleet", () => {
     const agents = [row("builder"), row("tester", { condition: "parked", running: false })];
     expect(lines(agents, { filter: "PARK" }).filter((line) => /builder|tester/.test(line))).toEqual([expect.stringContaining("tester")]);

@@ -445,6 +445,11 @@ describe("the command over a fleet", () => {
     expect([code, of("builder")]).toMatchObject([3, { condition: "parked", cure: "up builder",
       detail: "exit 1: Error: Cannot find module 'yoga' · 4 starts in 10 min without a healthy minute" }]);
   });
+  test("an error that needs a person is shown as the client said it", async () => {
+    await begin(FLEET);
+    pane("builder").draw(readFileSync(join(import.meta.dir, "fixtures", "claude", "blocked-error-400-organization-disabled.txt"), "utf8"), fake.wall);
+    expect((await read()).of("builder")).toMatchObject({ condition: "blocked", detail: "API Error: 400 This organization has been disabled.", why: "an error that no rule knows" });
+  });
   test("a folder that is not there: it cannot start at all, exit 3", async () => {
     await begin(FLEET.replace('name = "builder"', 'name = "builder"\ndir = "/nowhere"'));
     watchdog(10);
