@@ -1112,11 +1112,12 @@ const CLIENTS = {
     resume_args: "--no-daemon resume {id}",
     prompt_args: "--",
     connect_delay: 60,
-    // the line below its box that names model and folder
-    ready_re: String.raw`(?m)^  \S.* · [/~]`,
+    // the line below its box that names model and folder, broken in a narrow pane
+    ready_re: String.raw`(?m)^  \S.* ·\s+[/~]`,
     // down to the end of the screen, and no menu; an arrow stands over a draft that is cut off
     box_re: String.raw`^› (?:.* ↑ *(?<text>(?:\n(?:  .*| ?$))+)(?![^])|(?!\d+\. )(?<text>.*`
-      + String.raw`(?:\n(?:  .*| ?$))*?)\n *\n  \S.* · [/~].*(?:\n(?! *Browsing\b).*)?\s*(?![^]))`,
+      + String.raw`(?:\n(?:  .*| ?$))*?)\n *\n  \S.* ·\s+[/~].*`
+      + String.raw`(?:\n(?:  (?! *Browsing\b).*| ?$))*(?![^]))`,
     empty_re: "^Ask Codex",
     submit_pause: 0.3,
   },

@@ -396,6 +396,19 @@ test("Codex: an error that no rule knows needs a person, one that passes by itse
   expect(read('{\n  "error": {\n    "message": "Unsupported value"\n  }\n}')).toBe("fatal");
 });
 
+test("P38: a narrow pane breaks the lines below Codex's box, and those of a draft in it", () => {
+  const { box } = BUILT_IN_RULES.codex.at(-1)!;
+  const foot = (wide: string, ...rest: string[]) => ["", wide, ...rest].join("\n");
+  const FEET = [foot("  GPT-6-Sol default Fast · /work/repo · Do the", "  mock job", "  ← for agents   ⚠ 1 warning · f2 to view"),
+    foot("  GPT-6-Sol default Fast · /work/", "  repo/deep · Do the mock", "  job of the day", "  ← for agents · ? for", "  shortcuts"),
+    foot("  GPT-6-Astra extra high Fast ·", "  ~/work/repo", "  ? for shortcuts")];
+  for (const below of FEET) for (const [draft, text] of [["Ask Codex to do anything", ""], ["half a\n  thought", "half a\n  thought"]] as const) {
+    const screen = `› go\n\n• OK\n\n  Worked for 3s\n\n› ${draft}\n${below}\n`;
+    expect([detect(BUILT_IN_RULES.codex, { text: screen, title: "" }, NOW).verdict, composerText("codex", screen, undefined, box)]).toEqual(["idle", text]);
+    for (const after of ["host% ", "❯ ", "  Browsing · esc back"]) expect(detect(BUILT_IN_RULES.codex, { text: `${screen}${after}`, title: "" }, NOW).verdict).toBe("unsure");
+  }
+});
+
 test("what ends a client leaves no box behind: a shell below it is no prompt", async () => {
   for (const [client, foot] of [["codex", CODEX_FOOT], ["gemini", GEMINI_FOOT]] as const) {
     const rules = await rulesFrom(tableOf(client), client);
