@@ -4417,12 +4417,17 @@ interface SessionFile {
   folder: string;
   /** Wall ms of the change that was read; null = there is no file. */
   changed: number | null;
+  /** That change was old enough when it was read: another would have another time. */
+  settled: boolean;
   word: ClaudeWord | null;
   /** Monotonic ms of the last search for it. */
   sought: number;
 }
 
 const sessionFiles = new WeakMap<Config, Map<string, SessionFile>>();
+/** Whether what was just read will not change again within the same instant, unseen. */
+const isSettled = (changed: number | null): boolean =>
+  (changed ?? 0) <= world.now() - CLOCK_STEP;
 /** How often, ms, the file of a client that has none is searched for: it may have just started. */
 const SEEK_EVERY = 10_000;
 
@@ -4442,7 +4447,7 @@ function seekSessionFile(agent: Agent, pane: Pane): SessionFile {
     : world.list(folder).slice(0, 1000).map((name) => Number(/^(\d+)\.json$/.exec(name)?.[1]))
       .find((pid) => isPid(pid) && isOurs(pid)) ?? pane.pid;
   return { pane: pane.pid, pid: found, born: bornOf(found), folder, changed: null, word: null,
-    sought: world.mono() };
+    settled: true, sought: world.mono() };
 }
 
 /**
@@ -4459,13 +4464,12 @@ function readClaudeWord(cfg: Config, agent: Agent, pane: Pane): ClaudeWord | nul
     files.set(agent.session, file);
     const path = join(file.folder, `${file.pid}.json`);
     const changed = world.mtime(path);
-    // what changed a moment ago may change again within the same instant
-    if (changed !== file.changed || (changed ?? 0) > world.now() - CLOCK_STEP) {
+    if (changed !== file.changed || !file.settled) {
       const text = changed === null ? null : world.tail(path, SESSION_FILE_MAX);
       const fresh = (changed ?? 0) > pane.created - CLOCK_STEP;
       file.word = parseClaudeWord(text ?? "", file.pid, file.born, fresh);
     }
-    file.changed = changed;
+    Object.assign(file, { changed, settled: isSettled(changed) });
     if (file.pid !== pane.pid && bornOf(file.pid) !== file.born) return null;
     return file.word;
   } catch {
@@ -4562,7 +4566,8 @@ function parsedRecord(line: string): Record<string, unknown> | null {
   }
 }
 
-const transcripts = new Map<string, { changed: number; end: TranscriptEnd | null }>();
+const transcripts = new Map<string,
+  { changed: number; settled: boolean; end: TranscriptEnd | null }>();
 /** Transcripts whose end is remembered: those of the agents that show an error or a limit. */
 const TRANSCRIPTS_KEPT = 500;
 
@@ -4576,10 +4581,10 @@ function readTranscriptEnd(cfg: Config, agent: Agent, word: ClaudeWord): Transcr
     const changed = world.mtime(path);
     if (changed === null) return null;
     const known = transcripts.get(path);
-    if (known?.changed === changed && changed < world.now() - CLOCK_STEP) return known.end;
+    if (known?.changed === changed && known.settled) return known.end;
     const end = parseTranscriptEnd(world.tail(path, TRANSCRIPT_TAIL) ?? "", world.now());
     if (transcripts.size >= TRANSCRIPTS_KEPT) transcripts.clear();
-    transcripts.set(path, { changed, end });
+    transcripts.set(path, { changed, settled: isSettled(changed), end });
     return end;
   } catch {
     return null; // somebody else's, or no file
@@ -6270,11 +6275,14 @@ export function limitTick(cfg: Config, watch: Watch, agent: Agent, verdict: Verd
     return false;
   }
   if (action.do === "hold" && state) {
-    const answered = isAnswered(watch, agent.name, (state.asked ?? 0) * 1000);
+    const asked = (state.asked ?? 0) * 1000;
+    const answered = isAnswered(watch, agent.name, asked);
     const met = answered ? newLimit(cfg, agent, verdict, state) : null;
     if (met) saveLimitState(cfg, agent.session, met);
     else tightenHold(cfg, agent, verdict, state);
-    if (verdict.limit && answered) shareLimit(cfg, watch, agent, met ?? state);
+    // a banner from before another one's work proves nothing against that
+    const stands = answered && asked >= (shared?.liftedAt ?? 0);
+    if (verdict.limit && stands) shareLimit(cfg, watch, agent, met ?? state);
     return true;
   }
   const hold = state && verdict.rule === ACCOUNT ? askAgain(cfg, state)

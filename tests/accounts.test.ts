@@ -110,6 +110,26 @@ describe("at the reset", () => {
     await until(it, RESET + 240_000);
     expect([it.watch.accounts, probes(it, "a"), probes(it, "b")]).toEqual([{}, 1, 1]);
   });
+  test("where it lifts early the others are asked then, not at their own hour", async () => {
+    const it = await three();
+    for (const name of ["a", "b"]) limit(it, name, "You've hit your weekly limit · resets Jun 18, 4am (UTC)");
+    await it.ticks(4);
+    answers(it, "b", "busy");
+    it.pane("a").doing = "busy";
+    await it.ticks(4);
+    expect([it.watch.accounts, probes(it, "b")]).toEqual([{}, 1]);
+  });
+  test("work that the limit ends at once frees nobody", async () => {
+    const it = await scene(`[watchdog]\nsignal_interval = 2\n${agents(...NAMES)}`);
+    for (const name of ["a", "b"]) limit(it, name, "You've hit your 5-hour limit · resets 12:05pm (UTC)");
+    answers(it, "a", "busy");
+    let busy = 0;
+    await it.ticks(240, () => {
+      if (it.pane("a").doing === "busy" && (busy += 1) === 4) limit(it, "a", "You've hit your 5-hour limit · resets 5pm (UTC)");
+    });
+    expect([busy, ...every(it, (name) => probes(it, name))]).toEqual([4, 1, 0, 0]);
+    expect(Object.values(it.watch.accounts)).toMatchObject([{ resetAt: Date.UTC(2026, 5, 15, 17), liftedAt: 0 }]);
+  });
   test("one that meets the limit again holds all of them until the new reset", async () => {
     const it = await three();
     for (const name of ["a", "b"]) limit(it, name);
@@ -121,10 +141,10 @@ describe("at the reset", () => {
   });
   test("where the one that asks is gone another does; where nobody can ask, all go on", async () => {
     const it = await three();
-    for (const name of ["a", "b"]) limit(it, name);
+    for (const name of NAMES) limit(it, name);
     await it.ticks(3);
     it.operator({ held: { a: it.fake.wall } });
-    answers(it, "b", "busy");
+    answers(it, "b", "limit", "You've hit your 5-hour limit · resets 5pm (UTC)");
     await until(it, RESET + 300_000);
     expect(every(it, (name) => probes(it, name))).toEqual([0, 1, 0]);
     const alone = await three();

@@ -230,6 +230,16 @@ describe("in a round", () => {
     await it.ticks(2);
     expect(verdictOf(it)).toBe("idle");
   });
+  test("a second change within the instant of the first is seen all the same", async () => {
+    const it = await set();
+    const at = it.fake.wall;
+    says(it, "busy", { at });
+    await it.ticks(1);
+    expect(verdictOf(it)).toBe("active");
+    says(it, "idle", { at });
+    await it.ticks(2);
+    expect(verdictOf(it)).toBe("idle");
+  });
   test("one question per agent and tick; the file is read again only after a change", async () => {
     const it = await set();
     says(it, "idle");
@@ -239,8 +249,8 @@ describe("in a round", () => {
     Object.assign(world, { mtime: (path: string) => (asked.push(`mtime ${path}`), mtime(path)), tail: (path: string, bytes: number) => (asked.push(`tail ${path}`), tail(path, bytes)) });
     await it.ticks(5);
     expect(asked.filter((one) => one.includes("/conf/"))).toEqual(Array(5).fill(`mtime ${pathOf(it.pane().pid)}`));
-    says(it, "busy");
-    await it.ticks(1);
+    says(it, "busy", { at: it.fake.wall - 10_000 });
+    await it.ticks(4);
     expect(asked.filter((one) => one.startsWith("tail /conf"))).toHaveLength(1);
   });
   test("explain names it as the source", async () => {

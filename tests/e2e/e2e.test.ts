@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { until } from "../real.ts";
-import { findClient, Fleet, freePort, note, textOf } from "./clients.ts";
+import { findClient, Fleet, freePort, note, textOf, versionOf } from "./clients.ts";
 import { CONTINUE, expectArrived, expectFile, expectHeld, expectOnce, expectSent, PATIENCE, SIZES, untilState } from "./proof.ts";
 
 const [claude, opencode] = [findClient("claude"), findClient("opencode")];
@@ -97,6 +97,16 @@ describe("Claude Code", () => {
     real(`${length} characters in ${lines === "line" ? "one line" : "many lines"} at its prompt`, () => expectSent(fleet, "one", textOf(length, lines)));
   }
 
+  real("its own word is read: at rest, at work, and which version it is", async () => {
+    const believed = async () => JSON.parse((await fleet.run(["explain", "one", "--json"])).out);
+    await until(async () => (await believed()).own === "idle");
+    expect(await fleet.state("one")).toMatchObject({ version: versionOf("claude") });
+    await expectSent(fleet, "one", textOf(100, "line", "@@slow:8 "));
+    await until(async () => (await believed()).own === "busy");
+    expect(await believed()).toMatchObject({ verdict: "active" });
+    await until(async () => (await believed()).own === "idle");
+  });
+
   real("all four while a turn runs", () => expectSentInTurn(fleet, "one", "@@slow:12 "));
 
   real("20,000 characters: it is told to read a file that is there", () => expectFile(fleet, "one"));
@@ -133,6 +143,7 @@ describe("Claude Code", () => {
     const asking = textOf(200, "line", "@@bashask ");
     await expectSent(fleet, "asks", asking);
     await untilState(fleet, "asks", "blocked");
+    await until(async () => JSON.parse((await fleet.run(["explain", "asks", "--json"])).out).own === "waiting (permission prompt)");
     const held = await expectHeld(fleet, "asks", /blocked/);
     const queued = textOf(3000, "lines");
     await fleet.run(["send", "asks", "--queue", queued]);
@@ -149,8 +160,12 @@ describe("Claude Code", () => {
   });
 
   real("a usage limit holds", async () => {
-    expect(await fleet.send("lim", textOf(200, "line", "@@lim5h "))).toMatchObject({ code: 0 });
+    const limiting = textOf(200, "line", "@@lim5h ");
+    expect(await fleet.send("lim", limiting)).toMatchObject({ code: 0 });
     await untilState(fleet, "lim", "limited until");
+    // by its transcript, to the second: the banner has minutes
+    const { resetAt } = JSON.parse(readFileSync(join(fleet.dir, ".agents/state/limited-agents-lim.json"), "utf8"));
+    expect(Math.abs(resetAt - (fleet.conversation(limiting)!.t / 1000 + 3 * 3600))).toBeLessThan(2);
     expect((await fleet.state("lim")).state).toContain("(5h)");
     await expectHeld(fleet, "lim", /limited/);
   });
