@@ -11148,7 +11148,9 @@ export function openMatters(status: Status, now: number): OpenMatter[] {
     .filter((row) => row.needsHuman || row.condition === "limited")
     .map((row) => ({ agent: row.name, needsHuman: row.needsHuman, cure: row.cure,
       what: row.state + (row.messages ? `, ${row.messages} waiting for it` : "") }));
-  return [...fleet, ...rows].toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
+  const orphans = status.orphans.map(({ name }) => ({ agent: name, needsHuman: false,
+    what: "left the config, its client is still there", cure: `down ${name}` }));
+  return [...fleet, ...rows, ...orphans].toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
 }
 
 /** 0.6s, 12s, 45m, 7h05m; a dash for nothing. */
@@ -11339,47 +11341,100 @@ function eventLines(cfg: Config): string[] {
   return `${world.read(`${path}.1`) ?? ""}\n${world.read(path) ?? ""}`.split("\n").filter(Boolean);
 }
 
-/** An event for a person; `times` in a row were alike. */
-export function eventText({ at, event, ...rest }: AgentEvent, now: number, times = 1): string {
+/** All that there is, as `events --event` takes it. */
+export const EVENT_NAMES = [
+  "answered", "blocked", "commit", "complete", "config", "deadlock", "delivered", "down", "drift",
+  "fatal", "handoff", "lifted", "limited", "notices", "notified", "order", "orphan", "parked",
+  "pattern", "phase", "stalled", "start", "state", "undelivered", "unsure", "untried", "version",
+  "watchdog",
+];
+
+const EVENT_STYLES: Record<string, Style> = {
+  ...Object.fromEntries(["blocked", "unsure", "parked", "deadlock", "fatal"].map((name) =>
+    [name, "red" as const])),
+  ...Object.fromEntries(["limited", "stalled", "down", "undelivered", "handoff", "config", "orphan",
+    "notices", "pattern", "drift"].map((name) => [name, "yellow" as const])),
+  ...Object.fromEntries(["commit", "phase", "complete"].map((name) => [name, "green" as const])),
+};
+
+/** An event for a person; `times` of late were alike, the first at `since`. */
+export function eventText(
+  { at, event, ...rest }: AgentEvent, now: number, times = 1, since = "",
+): string {
   const facts = Object.entries(rest).filter(([, value]) => value !== "" && value !== null)
     .map(([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`);
   const when = new Date(at);
   const day = localDate(when) === localDate(new Date(now)) ? "" : `${localDate(when)} `;
-  return `${paint("dim", day + when.toTimeString().slice(0, 8))} ${event.padEnd(10)} ` +
-    `${facts.join(" ")}${times > 1 ? ` (${times} times)` : ""}`;
+  const name = EVENT_STYLES[event] ? paint(EVENT_STYLES[event], event.padEnd(10)) : event.padEnd(10);
+  const first = since ? ` since ${new Date(since).toTimeString().slice(0, 5)}` : "";
+  return `${paint("dim", day + when.toTimeString().slice(0, 8))} ${name} ` +
+    `${facts.join(" ")}${times > 1 ? ` (${times} times${first})` : ""}`;
 }
 
-/** Those in a row that differ in nothing but their time, and in numbers, are one: its last. */
-export function foldEvents(events: AgentEvent[]): { event: AgentEvent; times: number }[] {
-  const folded: { event: AgentEvent; times: number; key: string }[] = [];
+/** Some events of the same kind are told as one. */
+interface Fold {
+  event: AgentEvent;
+  times: number;
+  /** The time of the first. */
+  since: string;
+}
+
+/** A restart that helps nobody is five or six events, again and again. */
+const FOLD_WITHIN = 8;
+
+/**
+ * Those that differ in nothing but their time, and in numbers, from one of the last few kinds are
+ * told as one, at the time of the last. Each commit is its own.
+ */
+export function foldEvents(events: AgentEvent[]): Fold[] {
+  const folded: (Fold & { key: string })[] = [];
   for (const event of events) {
-    const key = withoutDigits(JSON.stringify({ ...event, at: "", sha: event.sha ?? "" }));
-    const last = folded.at(-1);
-    if (last?.key === key && !event.sha) Object.assign(last, { event, times: last.times + 1 });
-    else folded.push({ event, times: 1, key });
+    const key = withoutDigits(JSON.stringify({ ...event, at: "" }));
+    const near = folded.findLastIndex((one, i) => i >= folded.length - FOLD_WITHIN && one.key === key);
+    const [before] = event.sha || near < 0 ? [] : folded.splice(near, 1);
+    folded.push({ event, key, times: (before?.times ?? 0) + 1, since: before?.since ?? event.at });
   }
   return folded;
 }
 
-/** `events`: what happened, event by event; with `-f` also what comes. */
+/** The kinds of events that `--event` names, by globs and separated by commas; none = all. */
+export function parseEventNames(words: string): string[] {
+  return words.split(",").filter(Boolean).flatMap((word) => {
+    const found = EVENT_NAMES.filter((name) => new Bun.Glob(word).match(name));
+    return found.length ? found : die(`events: no event "${word}"${nearest(word, EVENT_NAMES)} ` +
+      `(there are: ${EVENT_NAMES.join(", ")})`, 2);
+  });
+}
+
+/** Whether an event is about one of these agents: its own, or an order that names it. */
+const isAbout = ({ agent, names }: AgentEvent, wanted: string[]): boolean => !wanted.length ||
+  wanted.some((name) => name === agent || (Array.isArray(names) && names.includes(name)));
+
+/** `events`: what happened, event by event, repeats folded on a terminal; with `-f` also what comes. */
 export async function cmdEvents(call: Call): Promise<number> {
   const from = world.now() - sinceOf(call, "events");
+  const kinds = parseEventNames(String(call.options.event ?? ""));
   const cfg = await configFor(call);
-  const names = expandNames(cfg, call.words);
-  const wanted = (event: AgentEvent) => Date.parse(event.at) >= from &&
-    (!names.length || names.includes(event.agent ?? ""));
   let lines = eventLines(cfg);
-  const events = parseEvents(lines.join("\n")).filter(wanted);
-  const one = (event: AgentEvent, times = 1) =>
-    print(call.options.json ? JSON.stringify(event) : eventText(event, world.now(), times));
-  if (call.options.json) for (const event of events) one(event);
-  else for (const { event, times } of foldEvents(events)) one(event, times);
+  const all = parseEvents(lines.join("\n"));
+  // one that left the config long ago still has a past
+  const names = expandNames(cfg, call.words, [...new Set(all.flatMap(({ agent }) => agent ?? []))]);
+  const wanted = (event: AgentEvent) => Date.parse(event.at) >= from && isAbout(event, names) &&
+    (!kinds.length || kinds.includes(event.event));
+  const folds = process.stdout.isTTY && !call.options.json;
+  const one = ({ event, times, since }: Fold) => {
+    const text = eventText(event, world.now(), times, since);
+    print(call.options.json ? JSON.stringify(event)
+      : folds ? Bun.wrapAnsi(text, terminalWidth() - 2).replaceAll("\n", "\n  ") : text);
+  };
+  const single = (event: AgentEvent): Fold => ({ event, times: 1, since: event.at });
+  const events = all.filter(wanted);
+  for (const fold of folds ? foldEvents(events) : events.map(single)) one(fold);
   while (call.options.follow && !readerGone) {
     await Bun.sleep(300);
     const now = eventLines(cfg);
-    for (const event of parseEvents(now.slice(now.lastIndexOf(lines.at(-1)!) + 1).join("\n"))) {
-      if (wanted(event)) one(event);
-    }
+    const added = parseEvents(now.slice(now.lastIndexOf(lines.at(-1)!) + 1).join("\n"));
+    for (const event of added.filter(wanted)) one(single(event));
     lines = now;
   }
   return 0;
@@ -12582,8 +12637,9 @@ export const COMMANDS: Command[] = [
       clause: "how far back: 30m, 24h (default), 7d" },
     md: { type: "boolean", clause: "print Markdown, for a mail or a chat" }, ...JSON_OPTION } },
   { name: "events", args: "[name…]", lenient: true, run: cmdEvents,
-    clause: "show what happened, event by event, alike ones folded",
+    clause: "show what happened, event by event; on a terminal repeats are folded",
     options: {
+      event: { type: "string", value: "NAMES", clause: "only these kinds: blocked,limited or 'co*'" },
       since: { type: "string", value: "TIME", clause: "how far back: 30m, 24h (default), 7d" },
       follow: { type: "boolean", short: "f", clause: "keep printing what comes" },
       json: { type: "boolean", clause: "print a line of JSON for each" },

@@ -1,7 +1,8 @@
 /** What happens is written down as an event, once, with what `report` and a person ask of it. */
 import { describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { type AgentEvent, type Config, eventText, foldEvents, memoryOf, parseEvents, type Report, say, type Watch } from "../agents.ts";
+import { type AgentEvent, type Config, EVENT_NAMES, eventText, foldEvents, memoryOf, parseEventNames, parseEvents, type Report, say, type Watch } from "../agents.ts";
 import { Death, FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
 import { loopPlan, real, signal, until } from "./real.ts";
 
@@ -29,14 +30,32 @@ const ONE = '[[agent]]\nname = "a"\nbackend = "claude"\nmodel = "opus"\nwatch = 
 describe("events as a person reads them", () => {
   const NOW = Date.parse("2026-06-15T12:00:00Z");
   const event = (minute: number, more: Partial<AgentEvent> = {}): AgentEvent => ({ at: `2026-06-15T11:${minute}:00Z`, event: "stalled", agent: "a", why: `idle ${300 + minute} s`, ...more });
-  test("alike ones in a row are one, whatever their seconds; commits are each their own", () => {
+  test("alike ones of late are one, whatever their seconds; commits are each their own", () => {
     const commit = (minute: number) => event(minute, { event: "commit", why: "", sha: `${minute}` });
     const folded = foldEvents([event(10), event(11), event(12, { agent: "b" }), event(13), commit(14), commit(15)]);
-    expect(folded.map(({ event: { at }, times }) => [at.slice(14, 16), times])).toEqual([["11", 2], ["12", 1], ["13", 1], ["14", 1], ["15", 1]]);
+    expect(folded.map(({ event: { at }, times, since }) => [at.slice(14, 16), times, since.slice(14, 16)])).toEqual([["12", 1, "12"], ["13", 3, "10"], ["14", 1, "14"], ["15", 1, "15"]]);
+  });
+  test("a restart that helps nobody is told once, at its last time; what lies far back is told by itself", () => {
+    const kinds = ["stalled", "down", "state", "start"];
+    const cycle = Array.from({ length: 28 }, (_, i) => event(10 + i, { event: kinds[i % 4]!, agent: "docs", why: "" }));
+    expect(foldEvents(cycle).map(({ event: { event }, times, since }) => `${event} ${times} ${since.slice(14, 16)}`)).toEqual(["stalled 7 10", "down 7 11", "state 7 12", "start 7 13"]);
+    const others = Array.from({ length: 8 }, (_, i) => event(20 + i, { agent: `n${"x".repeat(i)}` }));
+    expect(foldEvents([event(10), ...others, event(30)])).toHaveLength(10);
+    expect(foldEvents([event(10), ...others.slice(1), event(30)])).toHaveLength(8);
+  });
+  test("filters: kinds by name and glob, agents by what is theirs and by orders that name them", () => {
+    expect([parseEventNames(""), parseEventNames("blocked,limited"), parseEventNames("un*")]).toEqual([[], ["blocked", "limited"], ["undelivered", "unsure", "untried"]]);
+    expect(() => parseEventNames("blockd")).toThrow(/no event "blockd", did you mean "blocked"|no event "blockd".*blocked/);
+  });
+  test("--event knows every event that is ever written, and no other", () => {
+    const source = readFileSync(join(import.meta.dir, "..", "agents.ts"), "utf8");
+    const written = [...source.matchAll(/\bemit\([\w()]+,\s*"(\w+)"/g)].map((match) => match[1]!);
+    expect([...new Set(written)].sort()).toEqual(EVENT_NAMES.toSorted());
   });
   test("a line has its time, with the day where it is not today's, and its facts", () => {
     const at = new Date(NOW - 3_600_000);
     expect(Bun.stripANSI(eventText({ ...event(10), at: at.toISOString() }, NOW, 3))).toBe(`${at.toTimeString().slice(0, 8)} stalled    agent=a why=idle 310 s (3 times)`);
+    expect(Bun.stripANSI(eventText({ ...event(10), at: at.toISOString() }, NOW, 3, at.toISOString()))).toEndWith(` (3 times since ${at.toTimeString().slice(0, 5)})`);
     expect(Bun.stripANSI(eventText({ ...event(10), at: "2026-06-10T11:00:00Z", agent: "", keys: ["Enter"] } as AgentEvent, NOW))).toMatch(/^2026-06-10 \d\d:00:00 stalled    why=idle 310 s keys=\["Enter"\]$/);
   });
 });
@@ -254,6 +273,9 @@ real("report reads what a real fleet wrote: hours, restarts, texts, commits, pha
   const shown = await f.run(["events", "builder", "--since", "1h"]);
   expect([shown.code, shown.out]).toEqual([0, expect.stringMatching(/^\d\d:\d\d:\d\d commit +agent=builder kind=claim subject=claim\(one\): the parser sha=[0-9a-f]{40}$/m)]);
   expect(shown.out).not.toContain("agent=adversary");
+  const some = await f.run(["events", "builder", "--event", "commit,order"]);
+  expect([some.code, some.out.trimEnd().split("\n").map((line) => line.slice(9).split(/ +/)[0])]).toEqual([0, ["order", "commit"]]);
+  expect([(await f.run(["events", "nobody"])).code, (await f.run(["events", "--event", "none"])).code]).toEqual([2, 2]);
   const json = (await f.run(["events", "--json"])).out.trimEnd().split("\n").map((line) => JSON.parse(line));
   expect(json.map(({ event }) => event)).toEqual(f.events().map(({ event }) => event));
   const follow = f.start(["events", "-f"]);
@@ -263,7 +285,7 @@ real("report reads what a real fleet wrote: hours, restarts, texts, commits, pha
   })();
   await until(() => came.includes("commit"));
   f.control("builder", "idle");
-  await until(() => /state +agent=builder from=blocked to=idle/.test(came));
+  await until(() => /state +agent=builder from=(?:blocked|active) to=idle/.test(came));
   follow.kill();
   await reading;
   await f.push("builder", "status(one): done", done("one"));

@@ -277,6 +277,10 @@ describe("report", () => {
       expect(text).toContain('\n\nOpen\n! c: blocked: Bash "rm" 13m → agents attach c\n! d: parked: claude not found → agents up d\na: limited until 21:52');
       expect(text.indexOf("Open")).toBeLessThan(text.indexOf("Achieved"));
     });
+    test("a client that left the config", () => {
+      const orphans = [{ name: "old", session: "agents-old", running: true }];
+      expect(openMatters(status({ orphans }), DAY)).toEqual([{ agent: "old", what: "left the config, its client is still there", cure: "down old", needsHuman: false }]);
+    });
     test("the config, the phase, the hand-off, the notices, the watchdog", () => {
       const ill = openMatters(status({ needsHuman: true, configError: "line 39: broken", notices: { dropped: 3, text: "3 dropped" }, handoff: { state: "failing", since: "", why: "no route", cure: "try it" },
         phase: { id: "", index: -1, total: 2, plan: "", done: false, complete: false, moving: "", error: "which phase?" }, watchdog: { ...watchdog, stale: true } }), DAY);
