@@ -4571,12 +4571,21 @@ const transcripts = new Map<string,
 /** Transcripts whose end is remembered: those of the agents that show an error or a limit. */
 const TRANSCRIPTS_KEPT = 500;
 
+/** Where Claude Code keeps a conversation that was held in a folder. */
+const conversationFile = (claude: string, cwd: string, id: string): string =>
+  join(claude, "projects", cwd.replace(/[^A-Za-z0-9]/g, "-"), `${id}.jsonl`);
+
+/** The transcript of the conversation that a running client has open; "" = it does not say. */
+function transcriptOf(cfg: Config, agent: Agent, word: ClaudeWord): string {
+  const folder = sessionFiles.get(cfg)?.get(agent.session)?.folder;
+  return folder && word.conversation && word.cwd
+    ? conversationFile(dirname(folder), word.cwd, word.conversation) : "";
+}
+
 /** How the transcript of a client's conversation ends; null = that cannot be said. */
 function readTranscriptEnd(cfg: Config, agent: Agent, word: ClaudeWord): TranscriptEnd | null {
-  const folder = sessionFiles.get(cfg)?.get(agent.session)?.folder;
-  if (!folder || !word.conversation || !word.cwd) return null;
-  const path = join(dirname(folder), "projects", word.cwd.replace(/[^A-Za-z0-9]/g, "-"),
-    `${word.conversation}.jsonl`);
+  const path = transcriptOf(cfg, agent, word);
+  if (!path) return null;
   try {
     const changed = world.mtime(path);
     if (changed === null) return null;
@@ -8425,7 +8434,7 @@ let readerGone = false;
 const terminalWidth = (): number =>
   process.stdout.columns || Number(process.env.COLUMNS) || (process.stdout.isTTY ? 80 : Infinity);
 /** Colour only where a person reads it; `styleText` minds NO_COLOR. */
-type Style = "red" | "yellow" | "green" | "dim" | "bold" | "inverse";
+type Style = "red" | "yellow" | "green" | "cyan" | "magenta" | "blue" | "dim" | "bold" | "inverse";
 const paint = (style: Style, value: string): string =>
   styleText(style, value, { stream: process.stdout });
 
@@ -10741,7 +10750,189 @@ export async function cmdCapture(call: Call): Promise<number> {
     `the rules say now: ${verdict.verdict} (${verdict.rule}): ${right}`].join("\n"));
 }
 
-/** `logs`: the ends of logs one after the other, each line with its name where they are several. */
+/** One line of a conversation; `at` is wall ms, 0 = not known. */
+export interface Turn {
+  at: number;
+  who: "told" | "said" | "tool" | "error";
+  text: string;
+}
+
+/** Characters of a turn that a person reads. */
+const TURN_MAX = 2_000;
+/** What of a tool's input says most, the best first. */
+const TOOL_INPUTS = ["command", "cmd", "file_path", "filePath", "path", "pattern", "query", "url",
+  "description", "prompt"];
+
+const turn = (at: number, who: Turn["who"], text: unknown): Turn[] => {
+  const plain = typeof text === "string" ? plainText(text, TURN_MAX) : "";
+  return plain ? [{ at, who, text: plain }] : [];
+};
+
+/** A tool and what it was given, on one line. */
+function toolText(name: unknown, input: unknown): string {
+  const given = typeof input === "string" ? parsedRecord(input) ?? { command: input } : input;
+  const facts = isRecord(given) ? given : {};
+  const [said = ""] = [...TOOL_INPUTS.map((key) => facts[key]), ...Object.values(facts)]
+    .flatMap((value) => typeof value === "string" ? [value]
+      : Array.isArray(value) && value.every((one) => typeof one === "string") ? [value.join(" ")] : []);
+  return `${typeof name === "string" ? name : "a tool"} ${said}`.trim();
+}
+
+/** The text of a result, which is one string or parts. */
+const resultText = (content: unknown): unknown => (Array.isArray(content)
+  ? content.map((part) => (isRecord(part) ? part.text : "")).join(" ") : content);
+
+/** What a line of a Claude Code transcript says; of a sub-agent, and of the client's own notes, nothing. */
+export function parseClaudeTurns(line: string): Turn[] {
+  const entry = /"type":"(?:user|assistant)"/.test(line) ? parsedRecord(line) : null;
+  const message = isRecord(entry?.message) ? entry.message : null;
+  if (!entry || !message || entry.isSidechain === true || entry.isMeta === true) return [];
+  const at = Date.parse(String(entry.timestamp)) || 0;
+  const who = entry.isApiErrorMessage === true ? "error" : entry.type === "user" ? "told" : "said";
+  const parts = Array.isArray(message.content) ? message.content : [message.content];
+  return parts.flatMap((part) => {
+    if (!isRecord(part)) return turn(at, who, part);
+    if (part.type === "text") return turn(at, who, part.text);
+    if (part.type === "tool_use") return turn(at, "tool", toolText(part.name, part.input));
+    return part.type === "tool_result" && part.is_error === true
+      ? turn(at, "error", resultText(part.content)) : [];
+  });
+}
+
+/** What a line of a Codex rollout says; its own instructions are no part of the conversation. */
+export function parseCodexTurns(line: string): Turn[] {
+  const entry = /"(?:response_item|event_msg)"/.test(line) ? parsedRecord(line) : null;
+  const said = isRecord(entry?.payload) ? entry.payload : {};
+  const at = Date.parse(String(entry?.timestamp)) || 0;
+  if (entry?.type === "event_msg") {
+    if (said.type === "turn_aborted") return turn(at, "error", `the turn was ${said.reason ?? "aborted"}`);
+    return said.type === "task_complete" && isRecord(said.error)
+      ? turn(at, "error", said.error.message) : [];
+  }
+  if (/^(?:function|custom_tool)_call$/.test(String(said.type))) {
+    return turn(at, "tool", toolText(said.name, said.arguments ?? said.input));
+  }
+  if (said.type !== "message" || !["user", "assistant"].includes(String(said.role))) return [];
+  const parts = Array.isArray(said.content) ? said.content : [];
+  return parts.flatMap((part) => (isRecord(part) && !/^\s*<[a-z_]+>/.test(String(part.text))
+    ? turn(at, said.role === "user" ? "told" : "said", part.text) : []));
+}
+
+/** What opencode's server has of a conversation, oldest first. */
+export function parseOpencodeTurns(messages: unknown): Turn[] {
+  return (Array.isArray(messages) ? messages : []).flatMap((message) => {
+    const { info, parts } = isRecord(message) ? message : {};
+    if (!isRecord(info)) return [];
+    const at = Number(isRecord(info.time) ? info.time.created : 0) || 0;
+    const failed = isRecord(info.error) && isRecord(info.error.data) ? info.error.data.message : "";
+    return [...(Array.isArray(parts) ? parts : []).flatMap((part) => {
+      if (!isRecord(part) || part.synthetic === true) return [];
+      const state = isRecord(part.state) ? part.state : {};
+      if (part.type === "text") return turn(at, info.role === "user" ? "told" : "said", part.text);
+      return part.type === "tool" ? [...turn(at, "tool", toolText(part.tool, state.input)),
+        ...turn(at, "error", state.error)] : [];
+    }), ...turn(at, "error", failed)];
+  });
+}
+
+/** A turn on one line of at most `width` columns. */
+function turnText({ at, who, text }: Turn, now: number, width: number): string {
+  const date = new Date(at);
+  const day = localDate(date) === localDate(new Date(now)) ? "" : `${localDate(date)} `;
+  const clock = at ? day + date.toTimeString().slice(0, 8) : "--:--:--";
+  const style = ({ told: "bold", tool: "dim", error: "red" } as const)[who as "told"];
+  const line = cut(`${clock} ${who.padEnd(5)} ${text}`, width);
+  return style ? paint(style, line) : line;
+}
+
+/** What `logs` reads of one name: a file and how its bytes are made readable, or a conversation. */
+interface Source {
+  path: string;
+  /** Makes text of the bytes of the file as they come. */
+  clean: (raw: string) => string;
+  /** The whole conversation, where it is no file. */
+  ask?: () => Promise<Turn[]>;
+  /** What stands there instead of a conversation, and why; "" = the conversation. */
+  note: string;
+}
+
+/** Lines of JSON as turns; the rest of one that is still being written is kept for its end. */
+function turnReader(parse: (line: string) => Turn[], width: number): (raw: string) => string {
+  let rest = "";
+  return (raw) => {
+    const lines = (rest + raw).split("\n");
+    rest = lines.pop()!.slice(-LOG_TAIL);
+    return lines.flatMap(parse).map((one) => `${turnText(one, world.now(), width)}\n`).join("");
+  };
+}
+
+/** The file of a client's conversation: the one it has open, else the one that it goes on with. */
+async function conversationOf(cfg: Config, agent: Agent, pane: Pane | undefined): Promise<string> {
+  const { kind } = backendOf(cfg, agent);
+  const id = resumeId(cfg, agent);
+  const live = pane && !pane.dead ? pane : null;
+  if (kind === "claude") {
+    const word = live && readClaudeWord(cfg, agent, live);
+    if (word) return transcriptOf(cfg, agent, word);
+    const folder = agent.env.CLAUDE_CONFIG_DIR ?? claudeFolder(0, agent.env);
+    return id ? conversationFile(folder, realPath(agent.dir), id) : "";
+  }
+  if (kind !== "codex") return "";
+  if (live) return rolloutOf(live);
+  const home = agent.env.CODEX_HOME ?? process.env.CODEX_HOME ?? join(homedir(), ".codex");
+  const found = id ? [...new Bun.Glob(`*/*/*/rollout-*-${id}.jsonl`)
+    .scanSync({ cwd: join(home, "sessions"), absolute: true })] : [];
+  return found[0] ?? "";
+}
+
+/** The conversation of an agent, where its client keeps one that can be read; null = it does not. */
+async function conversationSource(
+  cfg: Config, agent: Agent, snap: Snapshot, width: number,
+): Promise<Source | null> {
+  const backend = backendOf(cfg, agent);
+  const pane = snap.panes.get(agent.session);
+  const id = (pane?.conversation ?? "") || resumeId(cfg, agent) || "";
+  if (backend.kind === "opencode" && backend.server && isId(id)) {
+    const ask = () => askOpencode<unknown>(backend, agent.dir, `/session/${id}/message?limit=200`);
+    if (await ask() === null) return null;
+    return { path: "", clean: String, ask: async () => parseOpencodeTurns(await ask()), note: "" };
+  }
+  const path = await conversationOf(cfg, agent, pane).catch(() => "");
+  if (!path || !statSync(path, { throwIfNoEntry: false })?.isFile()) return null;
+  const parse = backend.kind === "codex" ? parseCodexTurns : parseClaudeTurns;
+  return { path, clean: turnReader(parse, width), note: "" };
+}
+
+/** What a name's pane printed, or the watchdog's own log. */
+function paneSource(cfg: Config, name: string, raw: boolean): Source {
+  const unit = unitsOf(cfg).get(name);
+  const path = sessionLogPath(cfg, unit?.session ?? watchdogSession(cfg));
+  if (!existsSync(path)) die(`${name} has no log yet: ${path} does not exist`);
+  if (!statSync(path).isFile()) die(`${path} is no file`);
+  const note = unit && isAgent(unit) && !raw ? `${name}: no transcript of its client was found; this ` +
+    "is what it printed, made readable (--screen shows its screen as it stands)" : "";
+  return { path, note, clean: raw ? String : unit ? cleanLog : linesOf };
+}
+
+/** Colours that tell names apart, and that no state has. */
+const NAME_STYLES: Style[] = ["cyan", "magenta", "blue", "green", "yellow"];
+
+/** `logs --screen`: the panes as they stand, each under its name where they are several. */
+async function printScreens(cfg: Config, names: string[]): Promise<number> {
+  const snap = await snapshot(cfg);
+  if (!snap.ok) die(`tmux: ${snap.why}`);
+  for (const name of names) {
+    const session = unitsOf(cfg).get(name)?.session ?? watchdogSession(cfg);
+    const pane = snap.panes.get(session);
+    const text = pane ? await capturePane(cfg, pane) : null;
+    if (text === null) die(notRunning(name, pane));
+    if (names.length > 1) print(paint("bold", `── ${name}`));
+    print(linesOf(text).trimEnd());
+  }
+  return 0;
+}
+
+/** `logs`: the ends of conversations, or of what was printed, one name after the other. */
 export async function cmdLogs(call: Call): Promise<number> {
   const cfg = await configFor(call);
   if (!call.words.length) die("usage: logs <name…>", 2);
@@ -10750,27 +10941,54 @@ export async function cmdLogs(call: Call): Promise<number> {
   if (!Number.isInteger(lines) || lines < 0) {
     die(`logs: --lines ${show(call.options.lines)} is not a whole number`, 2);
   }
+  if (call.options.screen) return printScreens(cfg, names);
+  const raw = call.options.raw === true;
   const wide = Math.max(...names.map((name) => name.length));
-  const logs = names.map((name) => {
-    const session = name === "watchdog" ? watchdogSession(cfg) : unitsOf(cfg).get(name)!.session;
-    const path = sessionLogPath(cfg, session);
-    if (!existsSync(path)) die(`${name} has no log yet: ${path} does not exist`);
-    if (!statSync(path).isFile()) die(`${path} is no file`);
-    const clean = call.options.raw ? (value: string) => value
-      : name === "watchdog" ? linesOf : cleanLog;
-    const head = names.length > 1 ? `${paint("dim", `${name.padEnd(wide)} |`)} ` : "";
-    return { path, clean: (raw: string) => clean(raw).replace(/^(?=.)/gm, head) };
-  });
-  for (const { path, clean } of logs) {
-    const tail = await Bun.file(path).slice(Math.max(0, statSync(path).size - LOG_TAIL)).text();
-    const text = clean(tail).trimEnd().split("\n");
-    // not by `print`: raw bytes stay what they are
-    if (lines > 0 && text.join("")) process.stdout.write(`${text.slice(-lines).join("\n")}\n`);
-  }
+  const width = terminalWidth() - (names.length > 1 ? wide + 3 : 0);
+  const snap = raw ? null : await snapshot(cfg);
+  const logs = await Promise.all(names.map(async (name, nth) => {
+    const agent = cfg.agents.get(name);
+    const found = agent && snap && await conversationSource(cfg, agent, snap, width);
+    const source = found ?? paneSource(cfg, name, raw);
+    const head = names.length > 1
+      ? `${paint(NAME_STYLES[nth % NAME_STYLES.length]!, `${name.padEnd(wide)} |`)} ` : "";
+    return { ...source, head: (text: string) => text.replace(/^(?=.)/gm, head) };
+  }));
+  const asked = await Promise.all(logs.map(async ({ path, clean, ask, head, note }) => {
+    if (note) log(note);
+    const size = path ? statSync(path).size : 0;
+    const tail = path ? await Bun.file(path).slice(Math.max(0, size - LOG_TAIL), size).text() : "";
+    const turns = await ask?.() ?? [];
+    const text = head(ask ? turnLines(turns, width) : clean(tail)).trimEnd().split("\n");
+    return { size, turns, text: text.slice(-lines).join("\n") };
+  }));
+  // not by `print`: raw bytes stay what they are
+  for (const { text } of asked) if (lines > 0 && text) process.stdout.write(`${text}\n`);
   if (call.options.follow) {
-    await Promise.all(logs.map(({ path, clean }) => followFile(path, clean)));
+    await Promise.all(logs.map(({ path, clean, ask, head }, nth) => (ask
+      ? followTurns(ask, asked[nth]!.turns, (turns) => head(turnLines(turns, width)))
+      : followFile(path, (bytes) => head(clean(bytes)), asked[nth]!.size))));
   }
   return 0;
+}
+
+const turnLines = (turns: Turn[], width: number): string =>
+  turns.map((one) => `${turnText(one, world.now(), width)}\n`).join("");
+
+/** How often, ms, a server is asked for what came. */
+const ASK_EVERY = 2_000;
+
+/** Prints what a server's conversation has more than before. */
+async function followTurns(
+  ask: () => Promise<Turn[]>, shown: Turn[], text: (turns: Turn[]) => string,
+): Promise<void> {
+  const keys = new Set(shown.map((one) => JSON.stringify(one)));
+  while (!readerGone) {
+    await Bun.sleep(ASK_EVERY);
+    const fresh = (await ask()).filter((one) => !keys.has(JSON.stringify(one)));
+    for (const one of fresh) keys.add(JSON.stringify(one));
+    if (fresh.length) process.stdout.write(text(fresh));
+  }
 }
 
 /** The watchdog's own log: an older one wrote there what it was given. */
@@ -10794,9 +11012,11 @@ export function cleanLog(raw: string): string {
 }
 
 /** Prints what is appended until Ctrl-C; a file that was rotated is read from its new beginning. */
-async function followFile(path: string, clean: (value: string) => string): Promise<void> {
+async function followFile(
+  path: string, clean: (value: string) => string, from: number,
+): Promise<void> {
   let decoder = new TextDecoder(); // keeps the bytes of a character whose rest is not written yet
-  for (let at = statSync(path).size; !readerGone; await Bun.sleep(200)) {
+  for (let at = from; !readerGone; await Bun.sleep(200)) {
     const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
     if (size < at) [at, decoder] = [0, new TextDecoder()];
     if (size === at) continue;
@@ -12591,10 +12811,11 @@ export const COMMANDS: Command[] = [
     run: (call) => toTheEnd(() => watchdogLoop(call.path, call.options.kept === true,
       String(call.options["last-good"] ?? ""))) },
   { name: "logs", args: "<name…>", lenient: true, run: cmdLogs,
-    clause: "show what agents, services or the watchdog printed",
+    clause: "show what agents were told, said and did; what services and the watchdog printed",
     options: {
       lines: { type: "string", short: "n", value: "N", clause: "how many lines (50)" },
       follow: { type: "boolean", short: "f", clause: "keep printing what is added" },
+      screen: { type: "boolean", clause: "the screen as it stands" },
       raw: { type: "boolean", clause: "the bytes as the client wrote them" },
     } },
   { name: "attach", args: "<name>", lenient: true, run: cmdAttach,

@@ -1,7 +1,7 @@
 /** `logs`: the end of what a client wrote, as text, and what comes after it. */
 import { describe, expect, test } from "bun:test";
 import { appendFileSync, readFileSync, renameSync, writeFileSync } from "node:fs";
-import { cleanLog } from "../agents.ts";
+import { cleanLog, parseClaudeTurns, parseCodexTurns, parseOpencodeTurns, type Turn } from "../agents.ts";
 import { type Fleet, real, SELF, until } from "./real.ts";
 
 describe("cleanLog", () => {
@@ -19,6 +19,50 @@ describe("cleanLog", () => {
     const between = (count: number) => Array.from({ length: count }, (_, nth) => `line ${nth}`).join("\n");
     expect(cleanLog(`again\n${between(59)}\nagain`).match(/again/g)).toHaveLength(1);
     expect(cleanLog(`again\n${between(60)}\nagain`).match(/again/g)).toHaveLength(2);
+  });
+});
+
+describe("conversations as turns, one line each", () => {
+  const AT = "2026-06-15T12:00:00.000Z";
+  const claude = (type: string, content: unknown, more: object = {}): Turn[] => parseClaudeTurns(JSON.stringify({ type, timestamp: AT, message: { role: type, content }, ...more }));
+  const codex = (type: string, payload: object): Turn[] => parseCodexTurns(JSON.stringify({ timestamp: AT, type, payload }));
+  const said = (turns: Turn[]): [string, string][] => turns.map(({ who, text }) => [who, text]);
+  test("Claude Code: what it was told, said and did; what its tools refused; its errors", () => {
+    expect(claude("user", "go on")).toEqual([{ at: Date.parse(AT), who: "told", text: "go on" }]);
+    expect(said(claude("assistant", [{ type: "thinking", thinking: "hm" }, { type: "text", text: "I look\nat it." }, { type: "tool_use", name: "Bash", input: { description: "Push it", command: "git push\n&& ls" } },
+      { type: "tool_use", name: "Read", input: { file_path: "/x/y.ts", limit: 3 } }, { type: "tool_use", name: "Odd", input: { n: 1, what: "this" } }, { type: "tool_use", name: "Empty", input: {} }])))
+      .toEqual([["said", "I look at it."], ["tool", "Bash git push && ls"], ["tool", "Read /x/y.ts"], ["tool", "Odd this"], ["tool", "Empty"]]);
+    expect(said(claude("user", [{ type: "tool_result", content: "fine" }, { type: "tool_result", is_error: true, content: [{ type: "text", text: "Exit code 1" }] }]))).toEqual([["error", "Exit code 1"]]);
+    expect(said(claude("assistant", [{ type: "text", text: "API Error: 400" }], { isApiErrorMessage: true }))).toEqual([["error", "API Error: 400"]]);
+  });
+  test("not what a sub-agent or the client itself notes, nor what is no entry", () => {
+    for (const more of [{ isSidechain: true }, { isMeta: true }]) expect(claude("user", "hidden", more)).toEqual([]);
+    for (const line of ["", "null", '{"type":"user"', '{"type":"user","message":7}', '{"type":"mode"}', '{"type":"assistant","message":{"content":[null,7,{}]}}']) expect(parseClaudeTurns(line)).toEqual([]);
+    for (const line of ["", "[]", '{"type":"response_item"}', '{"type":"event_msg","payload":null}']) expect(parseCodexTurns(line)).toEqual([]);
+    for (const odd of [null, {}, [null, 7, {}, { info: 3 }, { info: {}, parts: [null, 5, {}] }]]) expect(parseOpencodeTurns(odd)).toEqual([]);
+  });
+  test("Codex: messages, tools, a turn that failed or was stopped; not its instructions", () => {
+    const message = (role: string, text: string) => codex("response_item", { type: "message", role, content: [{ type: role === "user" ? "input_text" : "output_text", text }] });
+    expect(said(message("user", "do it"))).toEqual([["told", "do it"]]);
+    expect(said(message("assistant", "done"))).toEqual([["said", "done"]]);
+    expect([...message("developer", "You are Codex"), ...message("user", "<environment_context>\n <cwd>/x</cwd>")]).toEqual([]);
+    expect(said(codex("response_item", { type: "function_call", name: "exec_command", arguments: '{"cmd":["git","push"],"n":1}' }))).toEqual([["tool", "exec_command git push"]]);
+    expect(said(codex("response_item", { type: "custom_tool_call", name: "apply_patch", input: "*** Begin" }))).toEqual([["tool", "apply_patch *** Begin"]]);
+    expect(said(codex("event_msg", { type: "task_complete", error: { message: "You’ve hit your usage limit." } }))).toEqual([["error", "You’ve hit your usage limit."]]);
+    expect(said(codex("event_msg", { type: "turn_aborted", reason: "interrupted" }))).toEqual([["error", "the turn was interrupted"]]);
+    expect(codex("event_msg", { type: "task_complete", error: null })).toEqual([]);
+  });
+  test("opencode: the messages of its server", () => {
+    const messages = [{ info: { role: "user", time: { created: 5 } }, parts: [{ type: "text", text: "go" }, { type: "text", synthetic: true, text: "hidden" }] },
+      { info: { role: "assistant", time: { created: 6 }, error: { data: { message: "401" } } }, parts: [{ type: "step-start" }, { type: "tool", tool: "edit", state: { input: { filePath: "/a" }, error: "no match" } }, { type: "text", text: "done" }] }];
+    expect(parseOpencodeTurns(messages).map(({ at, who, text }) => [at, who, text]))
+      .toEqual([[5, "told", "go"], [6, "tool", "edit /a"], [6, "error", "no match"], [6, "said", "done"], [6, "error", "401"]]);
+  });
+  test("whatever it holds, a turn is one line of printable text, and bounded", () => {
+    const hostile = `a\x1b]52;c;eA==\x07\x1b[31mb\u202e\r\n\tc${"x".repeat(100_000)}`;
+    for (const turns of [claude("user", hostile), claude("assistant", [{ type: "tool_use", name: hostile, input: { command: hostile } }]), parseOpencodeTurns([{ info: { role: "user" }, parts: [{ type: "text", text: hostile }] }])]) {
+      expect([turns.length, /[\p{Cc}\p{Cf}]/u.test(turns[0]!.text), turns[0]!.text.length <= 2_000, turns[0]!.text.startsWith("ab c")]).toEqual([1, false, true, true]);
+    }
   });
 });
 
@@ -116,4 +160,43 @@ real("logs -f in a terminal shows what comes and ends by Ctrl-C", plan, async (f
   expect(followers()).not.toEqual([]);
   await person.keys("C-c");
   await until(() => !followers().length);
+});
+
+real("logs of agents: their conversations, several at once, as they go on; the screen; what has no conversation", {
+  agents: [{ name: "a1" }, { name: "b1" }, { name: "c1" }],
+}, async (f) => {
+  await f.up();
+  await f.ready("a1", "b1", "c1");
+  const line = (name: string, type: string, content: unknown): void => appendFileSync(f.path(`home/.claude/projects/${f.dir.replace(/[^A-Za-z0-9]/g, "-")}/${name}-id.jsonl`),
+    `${JSON.stringify({ type, timestamp: new Date().toISOString(), message: { role: type, content } })}\n`);
+  for (const name of ["a1", "b1"]) {
+    const pid = await f.pid(name);
+    f.write(`home/.claude/sessions/${pid}.json`, JSON.stringify({ pid, sessionId: `${name}-id`, cwd: f.dir, status: "idle" }));
+    f.write(`home/.claude/projects/${f.dir.replace(/[^A-Za-z0-9]/g, "-")}/${name}-id.jsonl`, "");
+    line(name, "user", `go ${name}`);
+    line(name, "assistant", [{ type: "text", text: "well" }, { type: "tool_use", name: "Bash", input: { command: "git push" } }]);
+  }
+  expect(await f.run(["logs", "a1"])).toEqual({ code: 0, err: "", out: expect.stringMatching(/^\d\d:\d\d:\d\d told  go a1\n\d\d:\d\d:\d\d said  well\n\d\d:\d\d:\d\d tool  Bash git push\n$/) });
+  expect((await f.run(["logs", "a1", "-n", "1"])).out).toMatch(/^\S+ tool  Bash git push\n$/);
+  const both = await f.run(["logs", "[ab]*", "-n", "1"]);
+  expect(both.out).toMatch(/^a1 \| \S+ tool  Bash git push\nb1 \| \S+ tool  Bash git push\n$/);
+  // what has no transcript says so, and shows what it printed
+  const other = await f.run(["logs", "c1"]);
+  expect([other.code, other.out.length > 0, other.err]).toEqual([0, true, expect.stringContaining("c1: no transcript of its client was found")]);
+  const screen = await f.run(["logs", "c1", "--screen"]);
+  expect([screen.code, screen.out, /\x1b/.test(screen.out)]).toEqual([0, expect.stringContaining("❯"), false]);
+  expect((await f.run(["logs", "a1", "--raw"])).out).toContain("\x1b");
+
+  const follow = f.start(["logs", "[ab]*", "-f", "-n", "0"]);
+  let came = "";
+  const reading = (async () => {
+    for await (const bytes of follow.stdout) came += new TextDecoder().decode(bytes);
+  })();
+  // until it follows, one is written after the other
+  await until(() => (line("b1", "assistant", "more"), /^b1 \| \S+ said  more$/m.test(came)));
+  line("a1", "assistant", "and more");
+  await until(() => /^a1 \| \S+ said  and more$/m.test(came));
+  follow.kill();
+  await reading;
+  await f.run(["down"]);
 });
