@@ -10407,6 +10407,7 @@ function printVerdict(
     ["verdict", `${verdict.verdict}: ${verdict.why}`],
     ["source", SOURCES[verdict.where] ?? "its screen"],
     ["it says", verdict.own ? `${verdict.own} (its session file)` : null],
+    ["but", verdict.odd ?? null],
     ["rule", `${verdict.rule} (${verdict.where})`],
     ["text", verdict.text || null],
     ["limit", limit && `${limit.class}, ` +
@@ -10583,8 +10584,11 @@ export async function cmdExplain(call: Call): Promise<number> {
 
 /** All that is known of one unit. Times are ISO 8601 in UTC. */
 export interface Card extends StatusRow {
-  /** The rule that decided, where it looked, and what it matched; null = nothing was read. */
-  evidence: { rule: string; where: string; text: string } | null;
+  /**
+   * The rule that decided, where it looked, what it matched, and what the client itself says where
+   * it does; null = nothing was read.
+   */
+  evidence: { rule: string; where: string; text: string; own?: string } | null;
   /** What the watchdog does next; `nextAt` is when, as far as a clock decides it. */
   nextStep: string;
   texts: { made: string; cause: string; text: string; tries: number; why: string }[];
@@ -10628,7 +10632,8 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow): Promise<Ca
   const texts = [...queue, ...watch.unproven].filter(({ target }) => target === row.name);
   return {
     ...row,
-    evidence: verdict ? { rule: verdict.rule, where: verdict.where, text: verdict.text } : null,
+    evidence: verdict ? { rule: verdict.rule, where: verdict.where, text: verdict.text,
+      ...(verdict.own ? { own: verdict.own } : {}) } : null,
     nextStep: next ? `${next.does}${next.at === null ? "" : ` at ${localTime(next.at)}`}` : "",
     texts: texts.map(({ made, cause, text, tries, why = "" }) =>
       ({ made: isoOrNone(made), cause, text: plainText(text, SUBJECT_MAX), tries, why })),
@@ -10652,12 +10657,14 @@ function cardText(card: Card, watchdog: Status["watchdog"], width: number): stri
   const { evidence, texts, restarts, condition, since, detail } = card;
   const aged = ageText(card, now);
   const facts: [string, string | string[]][] = [
-    ["is", [card.kind, card.kind === "service" ? "" : `${card.backend}, model ${card.model}`,
+    ["is", [card.kind, card.kind === "service" ? ""
+      : `${card.backend}${card.version && ` ${card.version}`}, model ${card.model}`,
       card.watch === "-" ? "" : `watch ${card.watch}`].filter(Boolean).join(" · ")],
     ["state", [condition, aged && `for ${aged}, since ${time(since)}`].filter(Boolean).join(" ")],
     ["why", detail || (card.running ? card.why : "")],
     ["evidence", evidence?.rule ? `rule "${evidence.rule}" (${evidence.where})` +
       `${evidence.text ? `: ${evidence.text}` : ""}` : ""],
+    ["it says", evidence?.own ?? ""],
     ["texts", texts.map(({ made, cause, text, why }) =>
       `${cause.split(" ")[0]} (${[`${ago(now - Date.parse(made))} old`, why]
         .filter(Boolean).join("; ")}): ${text}`)],
@@ -10665,6 +10672,7 @@ function cardText(card: Card, watchdog: Status["watchdog"], width: number): stri
       ...restarts.map(({ at, why }) => `${time(at)}  ${why}`)]],
     ["next", [card.nextStep, dueText(card, now)].filter(Boolean).slice(0, 1)],
     ["cure", card.cure],
+    ["answer", card.answer ? answerToml(card.backend, card.answer) : ""],
   ];
   const lines = facts.flatMap(([key, value]) => factLines(key, [value].flat(), width));
   const style = card.needsHuman ? "red" : "bold";
@@ -10743,7 +10751,9 @@ export async function cmdCapture(call: Call): Promise<number> {
   const verdict = detect(rulesOf(backend), shown, at);
   mkdirSync(dirname(path), { recursive: true });
   world.writeAtomic(`${path}.txt`, shown.text);
-  const side = { title: shown.title, cols, rows, version, at: isoOf(at), made: "real" };
+  const word = backend.kind === "claude" ? readClaudeWord(cfg, agent, pane) : null;
+  const side = { title: shown.title, cols, rows, version, at: isoOf(at), made: "real",
+    ...(word ? { word: { status: word.status, waitsFor: word.waitsFor } } : {}) };
   world.writeAtomic(`${path}.json`, `${JSON.stringify(side)}\n`);
   const right = verdict.verdict === expected ? "as it should be" : `it should be ${expected}`;
   return printed([`${path}.txt`, `${path}.json`,

@@ -261,6 +261,18 @@ describe("in a round", () => {
       expect(said.out).toContain(part);
     }
   });
+  test("status NAME and explain show it, with the version and what speaks against it; a capture keeps it", async () => {
+    const it = await set();
+    says(it, "busy");
+    await it.ticks(1);
+    const card = (await command("status", "a", "--config", it.cfg.path)).out;
+    for (const part of [/^is +persistent · claude 2\.1\.330, model default/m, /^it says +busy$/m]) expect(card).toMatch(part);
+    expect((await command("explain", "a", "--config", it.cfg.path)).out).toMatch(/^but +its session file says busy, its screen idle \(prompt\)$/m);
+    const folder = join(import.meta.dir, "fixtures/claude");
+    it.fake.folders.add(folder);
+    expect((await command("capture", "a", "active-of-a-test", "--config", it.cfg.path)).code).toBe(0);
+    expect(JSON.parse(it.fake.files.get(join(folder, "active-of-a-test.json"))!)).toMatchObject({ word: { status: "busy", waitsFor: "" } });
+  });
   test("a limit is held until the second that the transcript names, and its tail is read once", async () => {
     const it = await set();
     const path = "/conf/projects/-fleet-my-proj/c1.jsonl";

@@ -50,6 +50,10 @@ describe("a question of a first start", () => {
       expect([answered.pane().keys, answered.pane().enters]).toEqual([keys.filter((key) => key !== "Enter"), 1]);
     });
   }
+  test("its card has the answer too", async () => {
+    const it = await asks("blocked-trust-dialog-80x24");
+    expect(await status(it, "a")).toMatch(/^answer +\[\[backend\.claude\.answer\]\]\n +re = '.*\n(?: +.*\n)? +keys = \["Down","Enter"\]$/m);
+  });
   test("one that no declared answer cures is named all the same", async () => {
     const it = await asks("blocked-v220-start-bad-settings-80x24");
     expect(memoryOf(it.watch, "a").why).toBe("asks what to do about its faulty settings");
