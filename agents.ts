@@ -2514,6 +2514,15 @@ const geminiFrame = (holds: RegExp): RegExp => new RegExp(
 
 const GEMINI_LIMIT = / +(?:Usage limit reached for|You have exhausted your) /;
 
+/** What Gemini asks as it starts. */
+const GEMINI_QUESTIONS: Rule[] = [
+  question("trust", "asks whether to trust its folder",
+    geminiFrame(/ +Do you trust the files in this folder\?/),
+    String.raw`^ ?│ ● 1\. Trust folder \(`, "Enter"),
+  question("login", "asks how to authenticate",
+    geminiFrame(/ +How would you like to authenticate for this project\?/)),
+];
+
 /**
  * The built-in tables; the first match wins, and none is `unsure`. Measured on Claude Code 2.0.76
  * to 2.1.332, opencode 1.17.19 to 1.18.34, Codex 0.169.0 and Gemini CLI 0.61.0. A `typed`
@@ -2669,6 +2678,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     { name: "limit menu", verdict: "limited", where: 20, closes: ["2"],
       re: geminiFrame(new RegExp(`${GEMINI_LIMIT.source}(?=(?:.*\\n ?│)+ +2\\. Stop)`)) },
     { name: "usage limit", verdict: "limited", where: 20, re: geminiFrame(GEMINI_LIMIT) },
+    ...GEMINI_QUESTIONS,
     { name: "dialog", verdict: "blocked", where: 20, why: "a dialog is open",
       re: geminiFrame(/(?=.*(?:● +\d+\. |\b(?:Enter|Esc) to ))/) },
     { name: "session browser", verdict: "blocked", where: 20, why: "a picker is open",

@@ -74,6 +74,28 @@ describe("a question of a first start", () => {
   });
 });
 
+/** Client, capture, the name of the question, the keys that answer it. */
+const OTHERS: [string, string, string, string[]][] = [
+  ["gemini", "blocked-trust-80x24", "asks whether to trust its folder", ["Enter"]],
+  ["gemini", "blocked-trust-200x50", "asks whether to trust its folder", ["Enter"]],
+];
+describe("P38: a question of another client's first start", () => {
+  for (const [client, name, why, keys] of OTHERS) test(`${client}, ${name}: named, answered once that is declared`, async () => {
+    const asked = async (toml = "") => {
+      const it = await scene(`[[agent]]\nname = "a"\nbackend = "${client}"\nwatch = "heal"\n${toml}`);
+      it.pane().draw(readFileSync(join(FIXTURES, `../${client}/${name}.txt`), "utf8"), it.fake.wall);
+      await it.ticks(2);
+      return it;
+    };
+    const it = await asked();
+    expect([memoryOf(it.watch, "a").why, it.pane().keys, it.pane().enters]).toEqual([why, [], 0]);
+    const [{ answer }] = JSON.parse(await status(it, "--json")).agents;
+    expect(answer.keys).toEqual(keys);
+    const answered = await asked(`[[backend.${client}.answer]]\nre = ${JSON.stringify(answer.re)}\nkeys = ${JSON.stringify(keys)}\n`);
+    expect([answered.pane().keys, answered.pane().enters]).toEqual([keys.filter((key) => key !== "Enter"), 1]);
+  });
+});
+
 describe("the agents view", () => {
   const VIEWS = ["blocked-v220-agents-view-left-200x50", "blocked-v332-agents-view-left-200x50", "blocked-agents-view-box-alone"];
   for (const name of VIEWS) {
