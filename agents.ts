@@ -9287,6 +9287,8 @@ interface StateFacts {
   cannot?: string | undefined;
   /** Its last words: what it asks, or said as it ended. */
   words?: string | undefined;
+  /** The limit of its account, which its start waits for. */
+  account?: AccountLimit | null;
 }
 
 /** A state for people: `state` in one phrase, the rest in parts; `until` is wall ms. */
@@ -9337,8 +9339,11 @@ function describeDown(memory: Memory, facts: StateFacts): Described {
     return described("backoff", `backoff ${ago(rest.until - now)} (${nth})`,
       [end, `${nth} time`].filter(Boolean).join(" · "), { until: rest.until });
   }
-  if (pane) return described("ended", `ended (${endOf(pane)})`, end);
-  return enabled ? described("stopped", "stopped")
+  const after = facts.account ? `starts after ${accountWords(facts.account)}` : "";
+  if (pane) {
+    return described("ended", `ended (${endOf(pane)})`, [end, after].filter(Boolean).join(" · "));
+  }
+  return enabled ? described("stopped", after ? `stopped: ${after}` : "stopped", after)
     : described("stopped", "stopped (disabled)", "disabled");
 }
 
@@ -9586,6 +9591,7 @@ function stateOf(
     pane, held: isDown(operator, unit.name), enabled: agent?.enabled ?? true, limit,
     kind: agent?.kind ?? "service", complete, now, unsureAfter: cfg.watchdog.unsureAfter,
     stranger: snap.strangers?.get(unit.session), stuck: stuckNow(memory),
+    account: agent && accountLimitOf(cfg, look.watch, agent),
     cannot: whyCannot(unit), words: shown && pane ? saidBy(shown, pane) : "",
     rival: look.rivals.get(unit.name)?.why,
   });

@@ -40,6 +40,8 @@ describe("while one agent shows a limit with a reset", () => {
     it.fake.tmux.exit("agents-c", 1);
     await it.ticks(20);
     expect(it.starts("c")).toBe(1);
+    const [, , row] = JSON.parse((await command("status", "--json", "--config", it.cfg.path)).out).agents;
+    expect(row).toMatchObject({ condition: "ended", detail: expect.stringContaining("starts after claude (default): 5-hour limit until 14:00") });
     answers(it, "a", "busy");
     await until(it, RESET + 300_000);
     expect(it.starts("c")).toBe(2);
