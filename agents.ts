@@ -9940,7 +9940,8 @@ const answerToml = (backend: string, { re, keys }: DeclaredAnswer): string[] =>
 function remarksOf(
   { handoff, unknownSessions, orphans, olderPhase, agents, accounts }: Status,
 ): string[] {
-  const unknown = unknownSessions.filter((name) => !orphans.some(({ session }) => session === name));
+  const unknown = unknownSessions.filter((name) =>
+    !orphans.some(({ session }) => session === name));
   return [
     ...accounts.map(({ text }) => text),
     ...orphans.map(({ name, running }) => `${name} left the config, ` +
@@ -10799,8 +10800,8 @@ function toolText(name: unknown, input: unknown): string {
   const given = typeof input === "string" ? parsedRecord(input) ?? { command: input } : input;
   const facts = isRecord(given) ? given : {};
   const [said = ""] = [...TOOL_INPUTS.map((key) => facts[key]), ...Object.values(facts)]
-    .flatMap((value) => typeof value === "string" ? [value]
-      : Array.isArray(value) && value.every((one) => typeof one === "string") ? [value.join(" ")] : []);
+    .map((value) => (Array.isArray(value) && value.every(isText) ? value.join(" ") : value))
+    .filter((value) => typeof value === "string");
   return `${typeof name === "string" ? name : "a tool"} ${said}`.trim();
 }
 
@@ -10808,7 +10809,7 @@ function toolText(name: unknown, input: unknown): string {
 const resultText = (content: unknown): unknown => (Array.isArray(content)
   ? content.map((part) => (isRecord(part) ? part.text : "")).join(" ") : content);
 
-/** What a line of a Claude Code transcript says; of a sub-agent, and of the client's own notes, nothing. */
+/** What a line of a Claude Code transcript says; a sub-agent's, and the client's own notes: nothing. */
 export function parseClaudeTurns(line: string): Turn[] {
   const entry = /"type":"(?:user|assistant)"/.test(line) ? parsedRecord(line) : null;
   const message = isRecord(entry?.message) ? entry.message : null;
@@ -10831,7 +10832,9 @@ export function parseCodexTurns(line: string): Turn[] {
   const said = isRecord(entry?.payload) ? entry.payload : {};
   const at = Date.parse(String(entry?.timestamp)) || 0;
   if (entry?.type === "event_msg") {
-    if (said.type === "turn_aborted") return turn(at, "error", `the turn was ${said.reason ?? "aborted"}`);
+    if (said.type === "turn_aborted") {
+      return turn(at, "error", `the turn was ${said.reason ?? "aborted"}`);
+    }
     return said.type === "task_complete" && isRecord(said.error)
       ? turn(at, "error", said.error.message) : [];
   }
@@ -10861,14 +10864,15 @@ export function parseOpencodeTurns(messages: unknown): Turn[] {
   });
 }
 
+const TURN_STYLES = { told: "bold", tool: "dim", error: "red" } as const;
+
 /** A turn on one line of at most `width` columns. */
 function turnText({ at, who, text }: Turn, now: number, width: number): string {
   const date = new Date(at);
   const day = localDate(date) === localDate(new Date(now)) ? "" : `${localDate(date)} `;
   const clock = at ? day + date.toTimeString().slice(0, 8) : "--:--:--";
-  const style = ({ told: "bold", tool: "dim", error: "red" } as const)[who as "told"];
   const line = cut(`${clock} ${who.padEnd(5)} ${text}`, width);
-  return style ? paint(style, line) : line;
+  return who === "said" ? line : paint(TURN_STYLES[who], line);
 }
 
 /** What `logs` reads of one name: a file and how its bytes are made readable, or a conversation. */
@@ -10880,6 +10884,8 @@ interface Source {
   ask?: () => Promise<Turn[]>;
   /** What stands there instead of a conversation, and why; "" = the conversation. */
   note: string;
+  /** The conversation by now: a restart may begin another. */
+  again?: () => Promise<Source | null>;
 }
 
 /** Lines of JSON as turns; the rest of one that is still being written is kept for its end. */
@@ -10911,7 +10917,7 @@ async function conversationOf(cfg: Config, agent: Agent, pane: Pane | undefined)
   return found[0] ?? "";
 }
 
-/** The conversation of an agent, where its client keeps one that can be read; null = it does not. */
+/** The conversation of an agent, where its client keeps one that can be read; null = none. */
 async function conversationSource(
   cfg: Config, agent: Agent, snap: Snapshot, width: number,
 ): Promise<Source | null> {
@@ -10929,14 +10935,14 @@ async function conversationSource(
   return { path, clean: turnReader(parse, width), note: "" };
 }
 
-/** What a name's pane printed, or the watchdog's own log. */
-function paneSource(cfg: Config, name: string, raw: boolean): Source {
+/** What a name's pane printed, or the watchdog's own log; a text says why there is nothing. */
+function paneSource(cfg: Config, name: string, raw: boolean): Source | string {
   const unit = unitsOf(cfg).get(name);
   const path = sessionLogPath(cfg, unit?.session ?? watchdogSession(cfg));
-  if (!existsSync(path)) die(`${name} has no log yet: ${path} does not exist`);
-  if (!statSync(path).isFile()) die(`${path} is no file`);
-  const note = unit && isAgent(unit) && !raw ? `${name}: no transcript of its client was found; this ` +
-    "is what it printed, made readable (--screen shows its screen as it stands)" : "";
+  if (!existsSync(path)) return `${name} has no log yet: ${path} does not exist`;
+  if (!statSync(path).isFile()) return `${path} is no file`;
+  const note = unit && isAgent(unit) && !raw ? `${name}: no transcript of its client was found; ` +
+    "this is what it printed, made readable (--screen shows its screen as it stands)" : "";
   return { path, note, clean: raw ? String : unit ? cleanLog : linesOf };
 }
 
@@ -10972,14 +10978,20 @@ export async function cmdLogs(call: Call): Promise<number> {
   const wide = Math.max(...names.map((name) => name.length));
   const width = terminalWidth() - (names.length > 1 ? wide + 3 : 0);
   const snap = raw ? null : await snapshot(cfg);
-  const logs = await Promise.all(names.map(async (name, nth) => {
+  const found = await Promise.all(names.map(async (name, nth) => {
     const agent = cfg.agents.get(name);
-    const found = agent && snap && await conversationSource(cfg, agent, snap, width);
-    const source = found ?? paneSource(cfg, name, raw);
+    const source = (agent && snap && await conversationSource(cfg, agent, snap, width)) ??
+      paneSource(cfg, name, raw);
+    if (typeof source === "string") return names.length > 1 ? log(source) : die(source);
+    if (agent && snap) {
+      source.again = async () => conversationSource(cfg, agent, await snapshot(cfg), width);
+    }
     const head = names.length > 1
       ? `${paint(NAME_STYLES[nth % NAME_STYLES.length]!, `${name.padEnd(wide)} |`)} ` : "";
     return { ...source, head: (text: string) => text.replace(/^(?=.)/gm, head) };
   }));
+  const logs = found.filter((one) => one !== undefined);
+  if (!logs.length) return 1;
   const asked = await Promise.all(logs.map(async ({ path, clean, ask, head, note }) => {
     if (note) log(note);
     const size = path ? statSync(path).size : 0;
@@ -10991,15 +11003,27 @@ export async function cmdLogs(call: Call): Promise<number> {
   // not by `print`: raw bytes stay what they are
   for (const { text } of asked) if (lines > 0 && text) process.stdout.write(`${text}\n`);
   if (call.options.follow) {
-    await Promise.all(logs.map(({ path, clean, ask, head }, nth) => (ask
-      ? followTurns(ask, asked[nth]!.turns, (turns) => head(turnLines(turns, width)))
-      : followFile(path, (bytes) => head(clean(bytes)), asked[nth]!.size))));
+    await Promise.all(logs.map((source, nth) => (source.ask
+      ? followTurns(source.ask, asked[nth]!.turns, (turns) => source.head(turnLines(turns, width)))
+      : followSource(source, source.head, asked[nth]!.size))));
   }
   return 0;
 }
 
 const turnLines = (turns: Turn[], width: number): string =>
   turns.map((one) => `${turnText(one, world.now(), width)}\n`).join("");
+
+/** Follows a file to its end, and then the one in which the conversation goes on. */
+async function followSource(
+  { path, clean, again }: Source, head: (text: string) => string, from: number,
+): Promise<void> {
+  let next: Source | null = null;
+  await followFile(path, (bytes) => head(clean(bytes)), from, async () => {
+    next = await again?.() ?? null;
+    return Boolean(next?.path) && next!.path !== path;
+  });
+  if (next && !readerGone) await followSource({ ...(next as Source), ...(again ? { again } : {}) }, head, 0);
+}
 
 /** How often, ms, a server is asked for what came. */
 const ASK_EVERY = 2_000;
@@ -11037,12 +11061,16 @@ export function cleanLog(raw: string): string {
   }).join("\n");
 }
 
+/** Looks at a file between two at whether another has taken its place: 3 s. */
+const LOOKS_BETWEEN = 15;
+
 /** Prints what is appended until Ctrl-C; a file that was rotated is read from its new beginning. */
 async function followFile(
-  path: string, clean: (value: string) => string, from: number,
+  path: string, clean: (value: string) => string, from: number, ended = async () => false,
 ): Promise<void> {
   let decoder = new TextDecoder(); // keeps the bytes of a character whose rest is not written yet
-  for (let at = from; !readerGone; await Bun.sleep(200)) {
+  for (let [at, looks] = [from, 1]; !readerGone; await Bun.sleep(200), looks += 1) {
+    if (looks % LOOKS_BETWEEN === 0 && await ended()) return;
     const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
     if (size < at) [at, decoder] = [0, new TextDecoder()];
     if (size === at) continue;
@@ -11396,7 +11424,8 @@ export function openMatters(status: Status, now: number): OpenMatter[] {
       what: row.state + (row.messages ? `, ${row.messages} waiting for it` : "") }));
   const orphans = status.orphans.map(({ name }) => ({ agent: name, needsHuman: false,
     what: "left the config, its client is still there", cure: `down ${name}` }));
-  return [...fleet, ...rows, ...orphans].toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
+  return [...fleet, ...rows, ...orphans]
+    .toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
 }
 
 /** 0.6s, 12s, 45m, 7h05m; a dash for nothing. */
@@ -11482,7 +11511,8 @@ function costs(report: Report): Section {
     spanText(one.silence.ms)]);
   const deeds = agents.map((one) => [
     one.agent,
-    `${one.texts.delivered}${one.texts.undelivered ? ` (${one.texts.undelivered} not)` : ""}`,
+    one.texts.undelivered ? `${one.texts.delivered} (${one.texts.undelivered} not)`
+      : String(one.texts.delivered || "-"),
     spanText(one.texts.medianMs ?? 0), spanText(one.texts.maxMs ?? 0),
     [plural(one.commits.claim, "claim"), plural(one.commits.review, "review")]
       .filter(Boolean).join(", ") || "-",
@@ -11495,7 +11525,8 @@ function costs(report: Report): Section {
       [["AGENT", "TEXTS", "MEDIAN", "LONGEST", "COMMITS", "RESTARTS"], ...deeds],
     ],
     items: [...agents.filter(({ restarts }) => restarts.count).map(restartsText),
-      `longest silence: ${spanText(silence.ms)}${quiet}`] };
+      agents.some(({ firstSeen }) => firstSeen) ? "" : "nothing is known of this time",
+      quiet && `longest silence: ${spanText(silence.ms)}${quiet}`].filter(Boolean) };
 }
 
 /** Troubles of one kind of one agent as one line, however often: none of them falls off. */
@@ -11530,6 +11561,7 @@ function reportSections(report: Report): Section[] {
 function tableText(table: string[][], width: number): string[] {
   const told = table[0]!.map((_, i) => i === 0 || table.slice(1).some((row) => row[i] !== "-"));
   const [head, ...rows] = table.map((row) => row.filter((_, i) => told[i]));
+  if (head!.length === 1) return [];
   const lines = columns([head!, ...rows], Infinity);
   if (lines.every((line) => Bun.stringWidth(line) <= width)) return lines;
   return rows.flatMap(([name, ...cells]) => {
@@ -11553,10 +11585,11 @@ export function reportText(report: Report, width: number): string {
   return reportSections(report).map(({ title, items = [], tables = [], bars = [] }) => [
     ...wrapped(title, width).map((line) => paint("bold", line)),
     ...bars.map((bar) => barText(bar, width)),
-    ...tables.flatMap((table) => [...tableText(table, width), ""]),
+    ...tables.map((table) => tableText(table, width)).filter((lines) => lines.length)
+      .flatMap((lines) => [...lines, ""]),
     ...items.flatMap((item) => wrapped(item, width))
       .map((line) => (line.startsWith("! ") ? paint("red", line) : line)),
-  ].join("\n")).join("\n\n");
+  ].join("\n").trimEnd()).join("\n\n");
 }
 
 /** Text that Markdown takes as it is: a commit's subject makes no link, no table, no heading. */
@@ -11611,7 +11644,8 @@ export function eventText(
     .map(([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`);
   const when = new Date(at);
   const day = localDate(when) === localDate(new Date(now)) ? "" : `${localDate(when)} `;
-  const name = EVENT_STYLES[event] ? paint(EVENT_STYLES[event], event.padEnd(10)) : event.padEnd(10);
+  const style = EVENT_STYLES[event];
+  const name = style ? paint(style, event.padEnd(10)) : event.padEnd(10);
   const first = since ? ` since ${new Date(since).toTimeString().slice(0, 5)}` : "";
   return `${paint("dim", day + when.toTimeString().slice(0, 8))} ${name} ` +
     `${facts.join(" ")}${times > 1 ? ` (${times} times${first})` : ""}`;
@@ -11636,7 +11670,8 @@ export function foldEvents(events: AgentEvent[]): Fold[] {
   const folded: (Fold & { key: string })[] = [];
   for (const event of events) {
     const key = withoutDigits(JSON.stringify({ ...event, at: "" }));
-    const near = folded.findLastIndex((one, i) => i >= folded.length - FOLD_WITHIN && one.key === key);
+    const near = folded.findLastIndex((one, i) =>
+      i >= folded.length - FOLD_WITHIN && one.key === key);
     const [before] = event.sha || near < 0 ? [] : folded.splice(near, 1);
     folded.push({ event, key, times: (before?.times ?? 0) + 1, since: before?.since ?? event.at });
   }
@@ -11656,7 +11691,7 @@ export function parseEventNames(words: string): string[] {
 const isAbout = ({ agent, names }: AgentEvent, wanted: string[]): boolean => !wanted.length ||
   wanted.some((name) => name === agent || (Array.isArray(names) && names.includes(name)));
 
-/** `events`: what happened, event by event, repeats folded on a terminal; with `-f` also what comes. */
+/** `events`: what happened, repeats folded on a terminal; with `-f` also what comes. */
 export async function cmdEvents(call: Call): Promise<number> {
   const from = world.now() - sinceOf(call, "events");
   const kinds = parseEventNames(String(call.options.event ?? ""));
@@ -12886,7 +12921,8 @@ export const COMMANDS: Command[] = [
   { name: "events", args: "[name…]", lenient: true, run: cmdEvents,
     clause: "show what happened, event by event; on a terminal repeats are folded",
     options: {
-      event: { type: "string", value: "NAMES", clause: "only these kinds: blocked,limited or 'co*'" },
+      event: { type: "string", value: "NAMES",
+        clause: "only these kinds: blocked,limited or 'co*'" },
       since: { type: "string", value: "TIME", clause: "how far back: 30m, 24h (default), 7d" },
       follow: { type: "boolean", short: "f", clause: "keep printing what comes" },
       json: { type: "boolean", clause: "print a line of JSON for each" },

@@ -30,7 +30,7 @@ describe("conversations as turns, one line each", () => {
   test("Claude Code: what it was told, said and did; what its tools refused; its errors", () => {
     expect(claude("user", "go on")).toEqual([{ at: Date.parse(AT), who: "told", text: "go on" }]);
     expect(said(claude("assistant", [{ type: "thinking", thinking: "hm" }, { type: "text", text: "I look\nat it." }, { type: "tool_use", name: "Bash", input: { description: "Push it", command: "git push\n&& ls" } },
-      { type: "tool_use", name: "Read", input: { file_path: "/x/y.ts", limit: 3 } }, { type: "tool_use", name: "Odd", input: { n: 1, what: "this" } }, { type: "tool_use", name: "Empty", input: {} }])))
+      { type: "tool_use", name: "Read", input: { file_path: "/x/y.ts", limit: 3 } }, { type: "tool_use", name: "Odd", input: { n: 1, what: "this" } }, { type: "tool_use", name: "Empty", input: { list: [{ n: 1 }] } }])))
       .toEqual([["said", "I look at it."], ["tool", "Bash git push && ls"], ["tool", "Read /x/y.ts"], ["tool", "Odd this"], ["tool", "Empty"]]);
     expect(said(claude("user", [{ type: "tool_result", content: "fine" }, { type: "tool_result", is_error: true, content: [{ type: "text", text: "Exit code 1" }] }]))).toEqual([["error", "Exit code 1"]]);
     expect(said(claude("assistant", [{ type: "text", text: "API Error: 400" }], { isApiErrorMessage: true }))).toEqual([["error", "API Error: 400"]]);
@@ -163,7 +163,7 @@ real("logs -f in a terminal shows what comes and ends by Ctrl-C", plan, async (f
 });
 
 real("logs of agents: their conversations, several at once, as they go on; the screen; what has no conversation", {
-  agents: [{ name: "a1" }, { name: "b1" }, { name: "c1" }],
+  agents: [{ name: "a1" }, { name: "b1" }, { name: "c1" }, { name: "d1", enabled: false }],
 }, async (f) => {
   await f.up();
   await f.ready("a1", "b1", "c1");
@@ -180,6 +180,10 @@ real("logs of agents: their conversations, several at once, as they go on; the s
   expect((await f.run(["logs", "a1", "-n", "1"])).out).toMatch(/^\S+ tool  Bash git push\n$/);
   const both = await f.run(["logs", "[ab]*", "-n", "1"]);
   expect(both.out).toMatch(/^a1 \| \S+ tool  Bash git push\nb1 \| \S+ tool  Bash git push\n$/);
+  // one without a log hides none of the others
+  const some = await f.run(["logs", "[ad]1", "-n", "1"]);
+  expect([some.code, some.out, some.err]).toEqual([0, expect.stringMatching(/^a1 \| \S+ tool  Bash git push\n$/), expect.stringContaining("d1 has no log yet")]);
+  expect((await f.run(["logs", "d1"])).code).toBe(1);
   // what has no transcript says so, and shows what it printed
   const other = await f.run(["logs", "c1"]);
   expect([other.code, other.out.length > 0, other.err]).toEqual([0, true, expect.stringContaining("c1: no transcript of its client was found")]);
@@ -196,6 +200,12 @@ real("logs of agents: their conversations, several at once, as they go on; the s
   await until(() => (line("b1", "assistant", "more"), /^b1 \| \S+ said  more$/m.test(came)));
   line("a1", "assistant", "and more");
   await until(() => /^a1 \| \S+ said  and more$/m.test(came));
+  // a conversation that a restart began is followed from its beginning
+  const pid = await f.pid("a1");
+  f.write(`home/.claude/projects/${f.dir.replace(/[^A-Za-z0-9]/g, "-")}/a2-id.jsonl`, "");
+  line("a2", "user", "begin anew");
+  f.write(`home/.claude/sessions/${pid}.json`, JSON.stringify({ pid, sessionId: "a2-id", cwd: f.dir, status: "busy" }));
+  await until(() => /^a1 \| \S+ told  begin anew$/m.test(came), 20_000);
   follow.kill();
   await reading;
   await f.run(["down"]);

@@ -122,6 +122,8 @@ describe("report", () => {
     expect(report.silence.ms).toBe(0);
     expect(summariseEvents([], DAY, DAY + 60 * MINUTE).agents).toEqual([]);
     expect(reportText(summariseEvents([], DAY, DAY + 60 * MINUTE), 80)).toContain("none advanced");
+    const text = reportText(summariseEvents([], DAY, DAY + 60 * MINUTE, { names: ["x"] }), 80);
+    expect(text.slice(text.indexOf("What it cost"))).toBe("What it cost\nnothing is known of this time\n\nTroubles\nnone\n\nNotices\nnone went out");
   });
 
   test("broken lines are left out", () => {
