@@ -11463,12 +11463,18 @@ interface Section {
   bars?: [label: string, cells: string][];
 }
 
+/** A moment as a report tells it: without its day where that is the report's last. */
+const momentIn = ({ to }: Report) => (at: string): string =>
+  localDate(new Date(at)) === localDate(new Date(to)) ? moment(at).slice(6) : moment(at);
+
 /** What the report is of, and how far what it says can be relied on. */
-function reportHead({ fleet, from, to, seen, recorded }: Report): Section {
+function reportHead(report: Report): Section {
+  const { fleet, from, to, seen, recorded } = report;
+  const when = momentIn(report);
   const last = seen > from
-    ? `the watchdog looked last at ${moment(seen)}` : "no watchdog looked in this time";
+    ? `the watchdog looked last at ${when(seen)}` : "no watchdog looked in this time";
   const begins = recorded > from && seen > from
-    ? `the record begins at ${moment(recorded)}; nothing is known of the time before` : "";
+    ? `the record begins at ${when(recorded)}; nothing is known of the time before` : "";
   return { title: [fleet, `${moment(from)} to ${moment(to)}`].filter(Boolean).join(" · "),
     items: [begins, seen === to ? "" : last].filter(Boolean) };
 }
@@ -11477,19 +11483,21 @@ const openText = ({ agent, what, cure, needsHuman }: OpenMatter): string =>
   `${needsHuman ? "! " : ""}${agent ? `${agent}: ` : ""}${what}${cure ? ` → agents ${cure}` : ""}`;
 
 /** What the fleet got done. */
-function achieved({ phases: moves, complete, gates, commits }: Report): Section {
+function achieved(report: Report): Section {
+  const { phases: moves, complete, gates, commits } = report;
+  const when = momentIn(report);
   const advanced = moves.map((move) =>
-    `${move.from ? `${move.from} → ` : "set to "}${move.to} (${moment(move.at)})`);
+    `${move.from ? `${move.from} → ` : "set to "}${move.to} (${when(move.at)})`);
   const named = (passed: boolean) => gates.filter((one) => one.passed === passed)
-    .map(({ gate, at }) => `${gate} (${moment(at)})`).join(", ");
+    .map(({ gate }) => gate).join(", ");
   return { title: "Achieved", items: [
     `phases: ${advanced.join(", ") || "none advanced"}` +
-      (complete ? `; complete at ${moment(complete)}` : ""),
+      (complete ? `; complete at ${when(complete)}` : ""),
     `gates passed: ${named(true) || "none"}`,
     named(false) && `gates failed last: ${named(false)}`,
     commits.length ? `${plural(commits.length, "commit")}:` : "no commit",
     ...commits.map(({ at, agent, sha, subject }) =>
-      [moment(at), sha.slice(0, 7), agent, subject].filter(Boolean).join(" ")),
+      [when(at), sha.slice(0, 7), agent, subject].filter(Boolean).join(" ")),
   ].filter(Boolean) };
 }
 
@@ -11518,7 +11526,8 @@ function costs(report: Report): Section {
       .filter(Boolean).join(", ") || "-",
     String(one.restarts.count || "-"),
   ]);
-  const quiet = silence.ms ? `, from ${moment(silence.from)} to ${moment(silence.to)}` : "";
+  const when = momentIn(report);
+  const quiet = silence.ms ? `, from ${when(silence.from)} to ${when(silence.to)}` : "";
   return { title: "What it cost",
     tables: [
       [["AGENT", ...ACTIVITIES.map((doing) => doing.toUpperCase()), "SILENCE"], ...times],
@@ -11530,12 +11539,13 @@ function costs(report: Report): Section {
 }
 
 /** Troubles of one kind of one agent as one line, however often: none of them falls off. */
-function foldTroubles(troubles: Report["troubles"]): string[] {
+function foldTroubles(report: Report): string[] {
+  const { troubles } = report;
   const kinds = Map.groupBy(troubles, ({ agent, event }) => `${agent ? `${agent} ` : ""}${event}`);
   return [...kinds].map(([kind, all]) => {
     const { at, why } = all.at(-1)!;
     const [times, last] = all.length > 1 ? [` ×${all.length}`, "last "] : ["", ""];
-    return `${kind}${times}: ${reasonOf(why).replace(/\s+/g, " ")} (${last}${moment(at)})`;
+    return `${kind}${times}: ${reasonOf(why).replace(/\s+/g, " ")} (${last}${momentIn(report)(at)})`;
   });
 }
 
@@ -11551,9 +11561,9 @@ function reportSections(report: Report): Section[] {
       bars: [{ agent: "", timeline: rulerText(report) }, ...agents]
         .map((one) => [fit(one.agent, label), one.timeline.padEnd(report.slots.length)]) },
     costs(report),
-    { title: "Troubles", items: troubles.length ? foldTroubles(troubles) : ["none"] },
+    { title: "Troubles", items: troubles.length ? foldTroubles(report) : ["none"] },
     { title: "Notices", items: notices.length
-      ? notices.map(({ at, told }) => `${moment(at)} ${told.join(", ")}`) : ["none went out"] },
+      ? notices.map(({ at, told }) => `${momentIn(report)(at)} ${told.join(", ")}`) : ["none went out"] },
   ];
 }
 
@@ -11567,7 +11577,7 @@ function tableText(table: string[][], width: number): string[] {
   return rows.flatMap(([name, ...cells]) => {
     const facts = cells.flatMap((cell, i) =>
       (cell === "-" ? [] : `${head![i + 1]!.toLowerCase()} ${cell}`));
-    return wrapped(`${name}: ${facts.join(" · ")}`, width);
+    return facts.length ? wrapped(`${name}: ${facts.join(" · ")}`, width) : [];
   });
 }
 
