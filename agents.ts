@@ -31,6 +31,7 @@ import { appendFileSync, closeSync, existsSync, fsyncSync, mkdirSync,
   openSync, readFileSync, readSync } from "node:fs";
 import { accessSync, constants, fstatSync, lstatSync, realpathSync, statfsSync } from "node:fs";
 import { readdirSync, readlinkSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
+import { timingSafeEqual } from "node:crypto";
 import { homedir, hostname, tmpdir, userInfo } from "node:os";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
 import { parseArgs, styleText } from "node:util";
@@ -8448,13 +8449,18 @@ type Style = "red" | "yellow" | "green" | "cyan" | "magenta" | "blue" | "dim" | 
 const paint = (style: Style, value: string): string =>
   styleText(style, value, { stream: process.stdout });
 
-/** The config as this one call sees it: with its one-off overrides, its warnings said. */
-async function configFor(call: Call): Promise<Config> {
-  const cfg = await loadConfig(call.path, process.env).catch(async (error) => {
+/** The config of this moment; where it is broken the last good one, for a command that may. */
+async function currentConfig(call: Call): Promise<Config> {
+  return loadConfig(call.path, process.env).catch(async (error) => {
     const last = call.lenient ? await lastGoodConfig(call.path, error) : null;
     if (!last) throw error;
     return last;
   });
+}
+
+/** The config as this one call sees it: with its one-off overrides, its warnings said. */
+async function configFor(call: Call): Promise<Config> {
+  const cfg = await currentConfig(call);
   const folder = dirname(cfg.path);
   const shipped = hashOf(cfg.source) === TEMPLATE &&
     (folder === SCRIPT_DIR || existsSync(join(folder, "agents.ts")));
@@ -10054,10 +10060,12 @@ function shortTable(rows: StatusRow[], width: number, now: number): string[] {
   });
 }
 
+const isTroubled = ({ condition }: StatusRow): boolean =>
+  ["limited", "backoff", "fatal", "unsure", "unknown"].includes(condition);
+
 function paintRow(row: StatusRow, line: string): string {
   if (row.needsHuman) return paint("red", line);
-  const odd = ["limited", "backoff", "fatal", "unsure", "unknown"].includes(row.condition);
-  if (odd) return paint("yellow", line);
+  if (isTroubled(row)) return paint("yellow", line);
   return row.running ? line : paint("dim", line);
 }
 
@@ -11737,17 +11745,20 @@ async function readOpen(cfg: Config): Promise<OpenMatter[]> {
     [{ agent: "", what: `could not look: ${messageOf(error)}`, cure: "doctor", needsHuman: true }]);
 }
 
+/** Until when anybody looked at the agents, wall ms. */
+function seenUntil(cfg: Config, events: AgentEvent[]): number {
+  const { running, stale, heartbeat } = readWatchdog(cfg);
+  return running && !stale ? world.now()
+    : Date.parse(heartbeat) || Date.parse(events.at(-1)?.at ?? "") || 0;
+}
+
 export async function cmdReport(call: Call): Promise<number> {
   const since = sinceOf(call, "report");
   const cfg = await configFor(call);
   const events = parseEvents(eventLines(cfg).join("\n"));
-  const watchdog = readWatchdog(cfg);
-  const looks = watchdog.running && !watchdog.stale;
   const report = summariseEvents(events, world.now() - since, world.now(), {
     names: [...cfg.agents.keys()], fleet: fleetName(cfg), open: await readOpen(cfg),
-    loops: loopAgents(cfg).map((agent) => agent.name),
-    ...(looks
-      ? {} : { seen: Date.parse(watchdog.heartbeat) || Date.parse(events.at(-1)?.at ?? "") || 0 }),
+    loops: loopAgents(cfg).map((agent) => agent.name), seen: seenUntil(cfg, events),
   });
   return printed(call.options.json ? JSON.stringify(report, null, 2)
     : call.options.md ? reportMarkdown(report) : reportText(report, terminalWidth()));
@@ -12079,6 +12090,182 @@ async function perform(
 
 /** For so long, ms, an order of the live view may take: a restart of an agent that ends slowly. */
 const LIVE_PATIENCE = 120_000;
+
+// ── the page ────────────────────────────────────────────────────────────────────
+// `serve`: the fleet on a phone. It only looks, for whoever has the address with its token.
+
+/** Columns of the page: a phone held upright. */
+const PAGE_COLUMNS = 44;
+/** Where it listens unless --port names another port, on 127.0.0.1. */
+const PAGE_PORT = 8675;
+/** How far the bars of the page reach back, ms. */
+const PAGE_SPAN = HOUR;
+/** The names under which a browser reaches loopback: a page from elsewhere has one of its own. */
+const LOOPBACK = ["127.0.0.1", "localhost", "[::1]"];
+
+const PAGE_STYLE = `
+:root { color-scheme: light dark; --back: #fff; --text: #1b1f24; --dim: #667; --need: #b3261e;
+  --warn: #8a5a00; --line: #d5d9df }
+@media (prefers-color-scheme: dark) { :root { --back: #111417; --text: #e4e7eb; --dim: #8b949e;
+  --need: #ff8078; --warn: #e3b341; --line: #30363d } }
+body { margin: 0; padding: 12px; background: var(--back); color: var(--text) }
+pre { margin: 0 0 12px; overflow-x: auto;
+  font: clamp(11px, calc((100vw - 24px) / 27), 16px) / 1.5 ui-monospace, Menlo, monospace }
+pre + pre { border-top: 1px solid var(--line); padding-top: 12px }
+a { color: inherit; text-decoration: none; display: block; padding: 5px 0 }
+.need { color: var(--need); font-weight: bold }
+.warn { color: var(--warn) }
+.dim { color: var(--dim) }
+`;
+
+/** Nothing is fetched, run, framed or kept, and no other page learns the address. */
+const PAGE_HEADERS = {
+  "cache-control": "no-store", "referrer-policy": "no-referrer",
+  "x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin", "content-security-policy":
+    `default-src 'none'; style-src 'sha256-${new Bun.CryptoHasher("sha256").update(PAGE_STYLE)
+      .digest("base64")}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'`,
+};
+
+/** Text as HTML, without the colours of a terminal. */
+const html = (text: string): string => Bun.escapeHTML(Bun.stripANSI(printableText(text)));
+
+/** A page that shows blocks of HTML, and itself again after 5 s. */
+const pageOf = (title: string, blocks: string[]): string => `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="refresh" content="5">
+<title>${html(title)}</title>
+<style>${PAGE_STYLE}</style>
+</head>
+<body>
+${blocks.filter(Boolean).map((block) => `<pre>${block}</pre>`).join("\n")}
+</body>
+</html>
+`;
+
+const paintedRow = (row: StatusRow): string => row.needsHuman ? "need"
+  : isTroubled(row) ? "warn" : row.running ? "" : "dim";
+
+/** The time of some agents in the last hour, a bar for each; no line is wider than the page. */
+function pageBars(cfg: Config, names: string[]): string {
+  const now = world.now();
+  const events = parseEvents(eventLines(cfg).join("\n"));
+  const { agents, slots, slotMs } = summariseEvents(events, now - PAGE_SPAN, now,
+    { names: [...cfg.agents.keys()], seen: seenUntil(cfg, events) });
+  const shown = agents.filter(({ agent }) => names.includes(agent));
+  const wide = Math.min(12, Math.max(0, ...shown.map(({ agent }) => Bun.stringWidth(agent))));
+  const room = PAGE_COLUMNS - wide - 1;
+  const from = Date.parse(slots.slice(-room)[0]!);
+  return shown.length === 0 ? "" : html([
+    `since ${localTime(from)}, ${ago(slotMs)} each`,
+    ...shown.map((one) => `${fit(one.agent, wide)} ${[...one.timeline].slice(-room).join("")}`),
+    ...wrap(TIMELINE_KEY, PAGE_COLUMNS),
+  ].join("\n"));
+}
+
+/** The whole fleet: its status at 44 columns, each row a link, and the last hour. */
+async function fleetPage(cfg: Config, root: string): Promise<string> {
+  const status = await readStatus(cfg);
+  const rows = rowsOf(status);
+  const { head, lines, foot } = statusParts(status, rows, PAGE_COLUMNS);
+  const links = rows.map((row, at) => `<a class="${paintedRow(row)}" ` +
+    `href="${root}${encodeURIComponent(row.name)}">${html(lines[at]!)}</a>`);
+  const needy = rows.filter(({ needsHuman }) => needsHuman).length;
+  return pageOf(`${needy ? `(${needy}) ` : ""}${basename(status.folder)}`, [
+    `${html(head.join("\n"))}\n${links.join("")}${html(foot.join("\n"))}`,
+    pageBars(cfg, status.agents.map(({ name }) => name)),
+  ]);
+}
+
+/** One unit: its card, its last screen as wide as it is, and its last hour. */
+async function unitPage(cfg: Config, root: string, name: string): Promise<string> {
+  const look = await lookForStatus(cfg, [name]);
+  const status = await statusFrom(cfg, look, [name]);
+  const [row] = rowsOf(status);
+  const card = await cardOf(cfg, look, row!);
+  return pageOf(name, [
+    `<a href="${root}">← ${html(basename(status.folder))}</a>` +
+      html(cardText({ ...card, screen: [] }, status.watchdog, PAGE_COLUMNS)),
+    html(card.screen.join("\n")),
+    pageBars(cfg, [name]),
+  ]);
+}
+
+const sameSecret = (given: string, token: string): boolean => {
+  const digest = (text: string) => new Bun.CryptoHasher("sha256").update(text).digest();
+  return timingSafeEqual(digest(given), digest(token));
+};
+
+/**
+ * What a request is for: the name of a unit, "" = the whole fleet; null = nothing that is here. The
+ * name of the host must be loopback's: under a name of its own another site could read the answer.
+ */
+export function parsePagePath(path: string, host: string, token: string): string | null {
+  const [given = "", name = "", ...more] = path.split("/").slice(1);
+  const local = LOOPBACK.includes(URL.parse(`http://${host}`)?.hostname ?? "");
+  if (!sameSecret(given, token) || !local || more.length) return null;
+  try {
+    return decodeURIComponent(name);
+  } catch {
+    return null;
+  }
+}
+
+/** Answers one request; `show` gives the page of a unit or of the fleet, null = there is none. */
+export async function answerPage(
+  request: Request, token: string, show: (name: string) => Promise<string | null>,
+): Promise<Response> {
+  const say = (text: string, status: number, more: Record<string, string> = {}) =>
+    new Response(text, { status, headers: { ...PAGE_HEADERS, ...more } });
+  if (!["GET", "HEAD"].includes(request.method)) return say("", 405, { allow: "GET, HEAD" });
+  const { pathname } = new URL(request.url);
+  const name = parsePagePath(pathname, request.headers.get("host") ?? "", token);
+  const asHtml = { "content-type": "text/html; charset=utf-8" };
+  try {
+    const page = name === null ? null : await show(name);
+    return page === null ? say("not found\n", 404) : say(page, 200, asHtml);
+  } catch (error) {
+    return say(pageOf("trouble", [html(messageOf(error))]), 500, asHtml);
+  }
+}
+
+/** Serves the page until it is ended. The config is read anew each time, as every command does. */
+export async function cmdServe(call: Call): Promise<number> {
+  const cfg = await configFor(call);
+  const { port: wanted = `${PAGE_PORT}` } = call.options;
+  if (!/^\d{1,5}$/.test(String(wanted)) || Number(wanted) > 65_535) {
+    die(`serve: --port ${wanted} is no port; 0 to 65535`, 2);
+  }
+  const token = Buffer.from(crypto.getRandomValues(new Uint8Array(18))).toString("base64url");
+  const show = async (name: string) => {
+    const now = await currentConfig(call);
+    const root = `/${token}/`;
+    if (!name) return fleetPage(now, root);
+    return unitsOf(now).has(name) ? unitPage(now, root, name) : null;
+  };
+  const server = servePage(Number(wanted), (request) => answerPage(request, token, show));
+  const { port } = server;
+  log(`whoever has this address sees ${fleetName(cfg)}; Ctrl-C ends it. From elsewhere: ` +
+    `ssh -L ${port}:127.0.0.1:${port} ${hostname()}, then open the same address there`);
+  print(`http://127.0.0.1:${port}/${token}/`);
+  await new Promise((end) => ["SIGINT", "SIGTERM"].forEach((name) => process.once(name, end)));
+  await server.stop(true);
+  return 0;
+}
+
+function servePage(port: number, fetch: (request: Request) => Promise<Response>) {
+  try {
+    // outside of development Bun shares a port with whoever else asks for it, unless it is told
+    return Bun.serve({ hostname: "127.0.0.1", port, fetch, maxRequestBodySize: 0,
+      development: false, reusePort: false });
+  } catch (error) {
+    const taken = (error as { code?: unknown }).code === "EADDRINUSE";
+    return die(taken ? `port ${port} is taken: name another with --port, or 0 for any that is free`
+      : `the page cannot be served: ${messageOf(error)}`);
+  }
+}
 
 // ── doctor ──────────────────────────────────────────────────────────────────────
 // What the fleet stands on, each with its cure.
@@ -12937,6 +13124,10 @@ export const COMMANDS: Command[] = [
       follow: { type: "boolean", short: "f", clause: "keep printing what comes" },
       json: { type: "boolean", clause: "print a line of JSON for each" },
     } },
+  { name: "serve", args: "", lenient: true, run: cmdServe,
+    clause: "serve a read-only page for a phone, on this machine alone",
+    options: { port: { type: "string", value: "N",
+      clause: "the port on 127.0.0.1 (8675); 0 = any that is free" } } },
   { name: "doctor", args: "", clause: "check everything the fleet depends on and suggest fixes",
     options: JSON_OPTION, run: cmdDoctor },
   { name: "init", args: "[DIR]",

@@ -84,6 +84,7 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     [["notify"], "usage: notify --test"], [["capture", "a1"], "usage: capture <name> <verdict>-<what>"],
     [["capture", "a1", "idel-x"], 'capture: "idel" is no verdict; nearest is "idle"'], [["capture", "a1", "idle"], "capture: say what it shows: idle-<what>"],
     [["report", "--since", "soon"], 'report: --since "soon" is not a time such as 30m, 24h or 7d'],
+    [["serve", "--port", "70000"], "serve: --port 70000 is no port; 0 to 65535"],
     [["init", "a", "b"], "usage: init [DIR]"], [["demo", "a", "b"], "usage: demo [DIR] [--keep]"], [["completion"], "usage: completion bash | zsh"],
     [["completion", "fish"], "usage: completion bash | zsh"],
   ])("%p", async (words, says) => {
@@ -134,6 +135,7 @@ const each = (f: Fleet): Record<string, Tried> => ({
   report: [["report"], 0, /^a1 +1 +/m],
   events: [["events"], 0, /^\d\d:\d\d:\d\d order +by=operator command=up/m],
   completion: [["completion", "bash"], 0, "# bash completion for agents"],
+  serve: [["serve", "--port", "x"], 2, "is no port"],
   unit: [["unit"], 0, /^ExecStart=.*watchdog/m],
   demo: [["demo", f.dir], 2, "is not empty"],
   attach: [["attach", "a1"], 1, "attach needs a terminal"],

@@ -19,7 +19,7 @@ test("the sections stand in their order, and the map in the header names them", 
     "types", "the world", "config", "logging", "processes and locks", "tmux", "activity, limit and fatal detection", "phases and prompts", "resume id",
     "agent launch", "the clients' own word", "state", "observation", "outbox and typing", "usage limit", "stall detection", "healing", "wake",
     "handoff signalling", "phase advance", "watchdog loop", "standing by", "notices to people", "the command line", "up, down, restart",
-    "status, phase, attach, send, migrate", "selftest, explain, capture, logs", "report", "the live view", "doctor", "demo, init, completion, unit", "main"]);
+    "status, phase, attach, send, migrate", "selftest, explain, capture, logs", "report", "the live view", "the page", "doctor", "demo, init, completion, unit", "main"]);
 });
 
 test("at most thirty references run ahead across a banner", () => {
