@@ -5163,8 +5163,8 @@ function readWatchdog(cfg: Config): Status["watchdog"] {
 }
 
 // ── observation ─────────────────────────────────────────────────────────────────
-// One look at everything, once per round: which panes live, what their screens and servers say, and
-// what that changes in what is remembered.
+// One look at everything, once per round: `observe` reads which panes live, what their screens and
+// servers say, and changes nothing; `learn` alone writes what was seen into the memory.
 
 /** What one tick knows of one agent or service. */
 export interface Observation {
@@ -5172,7 +5172,10 @@ export interface Observation {
   pane: Pane | null;
   /** null = could not look. */
   alive: boolean | null;
+  /** What is believed of it, once that was learned. */
   verdict: Verdict;
+  /** null = nobody asks for its screen, it has none, or "hidden": tmux did not show it. */
+  look: Look | "hidden" | null;
   /** Its client was started so recently that it cannot be typed to yet. */
   booting: boolean;
   /** The operator took it down. */
@@ -5181,6 +5184,28 @@ export interface Observation {
   moving: boolean;
   /** How many starts this tick may still make. */
   budget: { left: number };
+}
+
+/** What one look at an agent's screen gave. */
+interface Look {
+  /** The same picture as at the last look. */
+  same: boolean;
+  /** Hashes of the picture, and of one at a prompt without its digits. */
+  picture: string;
+  outline: string;
+  /** It was read; false = nothing has been drawn since it was. */
+  drawn: boolean;
+  /** The rules' word, and that of all sources together. */
+  judged: Verdict;
+  verdict: Verdict;
+  backgroundSince: number | undefined;
+  serverDown: boolean;
+  /** The draft of a person, which put a restart off, still stands in its box. */
+  draft: boolean;
+  /** Of its client; null = it did not say, undefined = it was not asked. */
+  version: string | null | undefined;
+  /** The screen itself, where it may have to be kept for a person. */
+  text: string;
 }
 
 const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", limit: null,
@@ -5294,7 +5319,9 @@ async function lookAtSessions(cfg: Config, watch: Watch): Promise<Snapshot> {
  * Marks who ended together with others since the last look: one event, no fault of their own. It
  * counts until their end is dealt with, which a small round does for some of them only.
  */
-function noteTogether(cfg: Config, watch: Watch, snap: Snapshot, operator: Operator): void {
+function noteTogether(
+  cfg: Config, watch: Watch, snap: Snapshot, observations: Map<string, Observation>,
+): void {
   const restarted = snap.ok && watch.server !== "" && snap.server !== watch.server;
   if (snap.ok && snap.server) watch.server = snap.server;
   const gone = [...unitsOf(cfg).values()]
@@ -5302,7 +5329,7 @@ function noteTogether(cfg: Config, watch: Watch, snap: Snapshot, operator: Opera
   for (const unit of gone) {
     // nobody deals with the end of these: it must not count as news for ever
     const cared = !isAgent(unit) ||
-      (unit.enabled && unit.watch !== "none" && !isHeld(operator, unit.name));
+      (unit.enabled && unit.watch !== "none" && !observations.get(unit.name)!.held);
     const memory = memoryOf(watch, unit.name);
     if (!cared && aliveSince(memory) !== null) enterRest(memory, DUE);
   }
@@ -5331,6 +5358,13 @@ function noteClient(watch: Watch, unit: Agent | Service, pane: Pane): void {
   enter(memory, { state: "up", since: world.mono() - Math.max(0, world.now() - pane.created) });
 }
 
+/** What is remembered as far as it is true of the client in this pane. */
+function memoryOfClient(watch: Watch, unit: Agent | Service, pane: Pane): Memory {
+  const memory = memoryOf(watch, unit.name);
+  return memory.client?.pid === pane.pid || isEnding(memory, pane)
+    ? memory : { ...memory, ...NEW_CLIENT };
+}
+
 /** One look at everything: who runs, and what stands on the screens whose verdict can matter. */
 export async function observe(
   cfg: Config, watch: Watch, only?: Set<string>,
@@ -5338,7 +5372,6 @@ export async function observe(
   const snap = await lookAtSessions(cfg, watch);
   // read after the look: who restarts an agent by hand holds it first, and ends it then
   const operator = operatorOf(cfg);
-  noteTogether(cfg, watch, snap, operator);
   const budget = { left: cfg.watchdog.startBatch };
   const observations = new Map<string, Observation>();
   const looked: Agent[] = [];
@@ -5346,12 +5379,10 @@ export async function observe(
     const pane = snap.panes.get(unit.session) ?? null;
     const alive = sessionAlive(snap, unit.session);
     const held = isHeld(operator, unit.name);
-    observations.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT,
+    observations.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT, look: null,
       booting: isAgent(unit) && pane !== null && isYoung(cfg, unit, pane, ""),
       moving: watch.intent !== null, held, budget });
-    if (!alive || !pane) continue;
-    noteClient(watch, unit, pane);
-    if (isAgent(unit) && !held && needsVerdict(watch, unit) && (!only || only.has(unit.name))) {
+    if (alive && pane && isAgent(unit) && !held && needsVerdict(watch, unit) && (!only || only.has(unit.name))) {
       looked.push(unit);
     }
   }
@@ -5374,7 +5405,7 @@ async function lookAtScreens(
     void judged.push(guard(watch, `look ${agent.name}`, async () => {
       const seen = observations.get(agent.name)!;
       seen.booting &&= isYoung(cfg, agent, pane, text ?? "");
-      seen.verdict = await updateVerdict(cfg, watch, agent, pane, text, full);
+      seen.look = await readLook(cfg, watch, agent, pane, text);
     }));
   const unread = new Map<Pane, Agent>();
   for (const agent of agents) {
@@ -5385,15 +5416,9 @@ async function lookAtScreens(
   await captureAll(cfg, [...unread.keys()], (pane, text) => {
     const agent = unread.get(pane)!;
     if (text !== null) see(agent, pane, text);
-    else if (full) noteUnseen(cfg, watch, agent);
+    else observations.get(agent.name)!.look = "hidden";
   });
   await Promise.all(judged);
-}
-
-/** tmux did not show a screen: nothing is believed of it, and what nobody saw was no idleness. */
-function noteUnseen(cfg: Config, watch: Watch, agent: Agent): void {
-  Object.assign(memoryOf(watch, agent.name), { idleSince: 0, sameSince: 0 });
-  noteVerdict(cfg, watch, agent, { ...NO_VERDICT, why: "tmux did not show its screen" }, "");
 }
 
 /** Whether anybody asks for this agent's verdict. */
@@ -5417,7 +5442,7 @@ const drawStamp = (pane: Pane): string =>
 
 /** Whether a screen must be read: a look costs most by far, and most screens of a fleet stand. */
 function screenMayHaveChanged(cfg: Config, watch: Watch, agent: Agent, pane: Pane): boolean {
-  const memory = memoryOf(watch, agent.name);
+  const memory = memoryOfClient(watch, agent, pane);
   return !memory.still || memory.still !== drawStamp(pane) ||
     !isTimeless(memory.judged) || memory.verdict === "unsure" ||
     world.mono() - memory.readAt >= cfg.watchdog.heavyInterval * 1000 ||
@@ -5430,63 +5455,111 @@ const copyOf = (verdict: Verdict): Verdict => JSON.parse(JSON.stringify(verdict)
 /** Digits do not count as a change: a clock in a status line is no sign of work. */
 const withoutDigits = (value: string): string => value.replace(/\d+/g, "0");
 
-/**
- * The verdict on one agent: its rules, its server's word, and a second look before "idle". A `text`
- * of null says that nothing has been drawn since the last look.
- */
-async function updateVerdict(
-  cfg: Config, watch: Watch, agent: Agent, pane: Pane, text: string | null, full: boolean,
-): Promise<Verdict> {
-  const memory = memoryOf(watch, agent.name);
-  const backend = backendOf(cfg, agent);
-  const [exact, loose] = memory.looked.split(" ");
+/** What an agent's screen and its sources say. `text`: null = nothing was drawn since the last look. */
+async function readLook(
+  cfg: Config, watch: Watch, agent: Agent, pane: Pane, text: string | null,
+): Promise<Look> {
+  const memory = memoryOfClient(watch, agent, pane);
+  const [exact = ""] = memory.looked.split(" ");
   const picture = text === null ? exact : hashOf(text, Bun.hash(pane.title) as bigint);
   const same = picture === exact;
-  let verdict = same && isTimeless(memory.judged) ? memory.judged!
+  const judged = same && isTimeless(memory.judged) ? memory.judged!
     : copyOf(screenVerdict(cfg, agent, pane, { text: text!, title: pane.title }));
-  if (full) memory.judged = verdict;
-  verdict = withOwnWord(cfg, agent, pane, verdict);
-  if (full) noteConversation(cfg, agent, pane);
-  if (backend.kind === "opencode" && pane.conversation) {
-    const facts = await readOpencode(backend, agent, pane);
-    verdict = decideOpencode(facts, verdict, world.now());
-    if (facts.down) memory.serverDown = true;
-  }
-  if (verdict.verdict !== "background") memory.backgroundSince = undefined;
-  else memory.backgroundSince ||= world.now();
+  let verdict = withOwnWord(cfg, agent, pane, judged);
+  const backend = backendOf(cfg, agent);
+  const facts = backend.kind === "opencode" && pane.conversation
+    ? await readOpencode(backend, agent, pane) : null;
+  if (facts) verdict = decideOpencode(facts, verdict, world.now());
+  const backgroundSince = verdict.verdict === "background"
+    ? memory.backgroundSince || world.now() : undefined;
   verdict = decideBackground(
-    verdict, memory.backgroundSince, world.now(), cfg.watchdog.backgroundMax * 1000);
+    verdict, backgroundSince, world.now(), cfg.watchdog.backgroundMax * 1000);
   const probed = watch.outbox.some(isProbe(agent.name));
   verdict = decideAccount(
     accountLimitOf(cfg, watch, agent), agent.name, probed, verdict, world.now());
-  if (memory.draft) {
-    memory.draft = verdict.verdict === "idle" && await holdsDraft(cfg, watch, agent, pane);
-    if (memory.draft) verdict = { ...verdict, verdict: "blocked", rule: DRAFT, where: "box",
-      why: SOMEONES_DRAFT };
-  }
-  if (!full) return verdict;
-  noteOdd(cfg, watch, agent, verdict.odd ?? "");
+  const draft = memory.draft && verdict.verdict === "idle" &&
+    await holdsDraft(cfg, watch, agent, pane);
+  if (draft) verdict = { ...verdict, verdict: "blocked", rule: DRAFT, where: "box",
+    why: SOMEONES_DRAFT };
   // nothing new is known of a client that says nothing itself and has drawn nothing
-  if (memory.versionOf !== pane.pid && (text !== null || verdict.own)) {
-    noteVersion(cfg, watch, agent, pane, await readVersion(cfg, agent, pane, text ?? ""));
+  const asks = memory.versionOf !== pane.pid && (text !== null || Boolean(verdict.own));
+  return {
+    same, picture, outline: !same && verdict.verdict === "idle" ? hashOf(withoutDigits(text!)) : "",
+    drawn: text !== null, judged, verdict, backgroundSince, serverDown: facts?.down ?? false, draft,
+    version: asks ? await readVersion(cfg, agent, pane, text ?? "") : undefined,
+    text: memory.unsureLooks === UNSURE_LOOKS - 1 ? text ?? "" : "",
+  };
+}
+
+/**
+ * Takes into the memory what was seen: who ended together, which client runs, what is believed of
+ * each. `full`: a whole tick; a small round notes no verdict, its looks are too close together.
+ */
+export async function learn(
+  cfg: Config, watch: Watch, observations: Map<string, Observation>, full: boolean,
+): Promise<void> {
+  const [first] = observations.values();
+  if (first) noteTogether(cfg, watch, first.snap, observations);
+  for (const [name, seen] of observations) {
+    const unit = unitsOf(cfg).get(name)!;
+    const { pane, look } = seen;
+    if (seen.alive && pane) noteClient(watch, unit, pane);
+    if (!isAgent(unit) || !pane || !look) continue;
+    await guard(watch, `learn ${name}`, () => {
+      if (look !== "hidden") seen.verdict = noteLook(cfg, watch, unit, pane, look, full);
+      else if (full) noteUnseen(cfg, watch, unit);
+    });
   }
+}
+
+/** The two together, as each round has them. */
+export async function lookAround(
+  cfg: Config, watch: Watch, only?: Set<string>,
+): Promise<Map<string, Observation>> {
+  const observations = await observe(cfg, watch, only);
+  await learn(cfg, watch, observations, only === undefined);
+  return observations;
+}
+
+/** tmux did not show a screen: nothing is believed of it, and what nobody saw was no idleness. */
+function noteUnseen(cfg: Config, watch: Watch, agent: Agent): void {
+  Object.assign(memoryOf(watch, agent.name), { idleSince: 0, sameSince: 0 });
+  noteVerdict(cfg, watch, agent, { ...NO_VERDICT, why: "tmux did not show its screen" }, "");
+}
+
+/** What is believed of an agent after a look: "idle" only after a second one. */
+function noteLook(
+  cfg: Config, watch: Watch, agent: Agent, pane: Pane, look: Look, full: boolean,
+): Verdict {
+  const memory = memoryOf(watch, agent.name);
+  const { same, backgroundSince, draft } = look;
+  Object.assign(memory, { backgroundSince, draft });
+  if (look.serverDown) memory.serverDown = true;
+  if (!full) return look.verdict;
+  memory.judged = look.judged;
+  noteConversation(cfg, agent, pane);
+  noteOdd(cfg, watch, agent, look.verdict.odd ?? "");
+  if (look.version !== undefined) noteVersion(cfg, watch, agent, pane, look.version);
+  const [exact, loose] = memory.looked.split(" ");
   if (!same) memory.sameSince = exact ? world.mono() : 0;
   memory.sameSince ||= exact ? world.mono() : 0;
-  if (text !== null) Object.assign(memory, { readAt: world.mono(), still: drawStamp(pane) });
+  if (look.drawn) Object.assign(memory, { readAt: world.mono(), still: drawStamp(pane) });
+  let { verdict } = look;
   if (paneActive(cfg, agent, verdict, memory) && verdict.verdict !== "active") {
     verdict = { ...verdict, verdict: "active", rule: "log_grace",
       why: "its screen changed a moment ago" };
   }
-  const outline = same ? loose : verdict.verdict === "idle" ? hashOf(withoutDigits(text!)) : "";
-  memory.looked = `${picture} ${outline}`;
+  const outline = same ? loose : verdict.verdict === "idle" ? look.outline : "";
+  memory.looked = `${look.picture} ${outline}`;
   const tentative = verdict.verdict === "idle" && outline !== loose;
   if (tentative) {
     verdict = { ...verdict, verdict: "unsure", why: "its screen changes, but shows no work" };
   }
   if (!tentative || memory.unsureLooks >= UNSURE_LOOKS - 1) {
-    noteVerdict(cfg, watch, agent, verdict, text ?? "");
+    noteVerdict(cfg, watch, agent, verdict, look.text);
+  } else {
+    memory.unsureLooks += 1;
   }
-  else memory.unsureLooks += 1;
   return verdict;
 }
 
@@ -6529,7 +6602,7 @@ export async function stallCheckOne(
     grace: cfg.watchdog.stallGrace,
   });
   if (action.do !== "restart" || !(await verdictStillHolds(cfg, watch, agent, seen))) return false;
-  // `updateVerdict` keeps it so for as long as the draft stands there
+  // `readLook` keeps it so for as long as the draft stands there
   memory.draft = verdict.verdict === "idle" && await holdsDraft(cfg, watch, agent, seen.pane!);
   if (memory.draft) return false;
   log(`stall: ${agent.name} (${agent.session}) ${action.why}; ending and restarting it`);
@@ -7775,7 +7848,7 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
   const { volatile } = watch;
   noteGap(cfg, watch);
   releaseParked(cfg, watch);
-  const observations = await observe(cfg, watch);
+  const observations = await lookAround(cfg, watch);
   const [first] = observations.values();
   trouble(watch, "tmux", first && !first.snap.ok ? `tmux: ${first.snap.why}` : "");
   trouble(watch, "rows", first?.snap.refused
@@ -7861,7 +7934,7 @@ async function quickRound(cfg: Config, watch: Watch): Promise<void> {
     for (const message of watch.outbox) names.add(message.target);
   }
   if (!names.size && !watch.intent) return;
-  const observations = await observe(cfg, watch, names);
+  const observations = await lookAround(cfg, watch, names);
   const [first] = observations.values();
   if (first && watch.intent) await guard(watch, "phase move",
     () => continueMove(cfg, watch, first.snap));
@@ -8894,7 +8967,7 @@ async function deliverByHand(cfg: Config, messages: Message[], deadline: number)
     watch.unproven.some((one) => one.id === id) || isDown(operatorOf(cfg), target));
   try {
     while (!settled() && world.mono() < deadline && alone()) {
-      await deliverAll(cfg, watch, await observe(cfg, watch, targets), targets);
+      await deliverAll(cfg, watch, await lookAround(cfg, watch, targets), targets);
       if (!settled()) await world.sleep(ATTEND_INTERVAL);
     }
     if (alone()) save(cfg, watch);

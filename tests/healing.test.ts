@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import {
   backendMismatch, cmdUp, type DeathFacts, decideDeath, decideHeal, decideStop, expectedBackendCmd, isReady, memoryOf,
-  healOne, isCallOf, isWatchdog, observe, ownPanes, parsePane, programOf, save, say, sessionAlive, sessionCommand, type Snapshot,
+  healOne, isCallOf, isWatchdog, lookAround, ownPanes, parsePane, programOf, save, say, sessionAlive, sessionCommand, type Snapshot,
   snapshot, world, type Life, type Rest, storedLife,
 } from "../agents.ts";
 import { agents, closeLook, type FakePane, fakeWorld, FLEET, paneOf, realFolder, type Scene, scene } from "./kit.ts";
@@ -496,8 +496,8 @@ test("the tmux server restarted counts as no fault of anybody, also where a smal
   await fake.ticks(cfg, watch, 2);
   fake.tmux.killServer();
   // a small round for one of them: it is healed, the other waits for the next tick
-  await observe(cfg, watch, new Set(["a"]));
-  await healOne(cfg, watch, cfg.agents.get("a")!, (await observe(cfg, watch, new Set(["a"]))).get("a")!);
+  await lookAround(cfg, watch, new Set(["a"]));
+  await healOne(cfg, watch, cfg.agents.get("a")!, (await lookAround(cfg, watch, new Set(["a"]))).get("a")!);
   await fake.ticks(cfg, watch, 2);
   expect([starts("a"), starts("b"), memoryOf(watch, "a").failures, memoryOf(watch, "b").failures]).toEqual([2, 2, 0, 0]);
   expect(fake.logged(/b .*ended together with others/)).toHaveLength(1);

@@ -59,3 +59,17 @@ test("where a unit stands is changed by enter alone, and each state stands in th
   const readme = readFileSync(join(import.meta.dir, "..", "README.md"), "utf8");
   for (const state of states) if (!["up", "held"].includes(state)) expect(readme).toMatch(new RegExp(`^\\|.*\\b${state}\\b.* \\|`, "m"));
 });
+
+test("observe writes nothing, and says nothing; learn alone takes what was seen into the memory", () => {
+  const { code } = codeOf(SOURCE);
+  const parts = partsOf(SOURCE);
+  const bodyOf = (name: string) => parts.filter((part) => part.name === name).map(({ from, to }) => code.slice(from, to)).join("\n");
+  const writes = /\b(?:memory|watch)[.!][\w.!]* (?:\|\||&&|\?\?|[+-])?= |Object\.assign\((?:memory|watch)|\b(?:emit|log|enter\w*|note\w*|save\w*)\(/;
+  for (const name of ["observe", "lookAtScreens", "readLook", "memoryOfClient", "lookAtSessions", "screenMayHaveChanged", "holdsDraft", "withOwnWord"]) {
+    expect(bodyOf(name)).not.toBe("");
+    expect([name, writes.exec(bodyOf(name))?.[0]]).toEqual([name, undefined]);
+  }
+  for (const name of ["noteTogether", "noteClient", "noteLook", "noteUnseen"]) {
+    expect([name, parts.filter(({ from, to }) => new RegExp(`\\b${name}\\(`).test(code.slice(from, to).replace(new RegExp(`function ${name}\\(`), ""))).map((part) => part.name)]).toEqual([name, ["learn"]]);
+  }
+});

@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { decideOpencode, isBooting, launchScript, memoryOf, observe, orphansOf, paneActive, parseEvents, say, snapshot, type Verdict, type VerdictName, world } from "../agents.ts";
+import { decideOpencode, isBooting, launchScript, memoryOf, lookAround, orphansOf, paneActive, parseEvents, say, snapshot, type Verdict, type VerdictName, world } from "../agents.ts";
 import { type FakePane, fakeWorld, message, type Scene, scene, verdict } from "./kit.ts";
 
 const { http } = world;
@@ -263,7 +263,7 @@ describe("an opencode client and the service that is its server", () => {
     expect(starts()).toBe(1);
     operator({ held: { web: fake.wall } }); // nobody starts it again
     before();
-    await observe(cfg, watch);
+    await lookAround(cfg, watch);
     fake.http = async ({ url }) => ({ ok: true, status: 200, body: /permission|question/.test(url) ? "[]" : "{}" });
     await ticks(4);
     expect([starts(), fake.logged("its server was restarted").length]).toEqual([wanted, wanted - 1]);
@@ -307,7 +307,7 @@ describe("an opencode client and the service that is its server", () => {
       const mine = [{ sessionID: "ses_1", permission: "bash" }];
       return { ok: true, status: 200, body: JSON.stringify(url.includes("/permission") ? mine : url.includes("/question") ? [] : {}) };
     };
-    expect((await observe(cfg, watch)).get("a")!.verdict.why).toBe("permission: bash");
+    expect((await lookAround(cfg, watch)).get("a")!.verdict.why).toBe("permission: bash");
   });
 });
 
@@ -354,7 +354,7 @@ describe("an opencode server", () => {
     fake.tmux.of("agents-a").marks["@agents_conversation"] = "ses_1";
     const why = async (over: Record<string, unknown>) => {
       say(over);
-      return (await observe(cfg, watch)).get("a")!.verdict.why;
+      return (await lookAround(cfg, watch)).get("a")!.verdict.why;
     };
     for (const permission of ["bash", "external_directory", "mcp:x.y/*"]) {
       expect(await why({ "/permission": [null, { sessionID: "ses_1", permission }] })).toBe(`permission: ${permission}`);
