@@ -8181,6 +8181,10 @@ function spawnKeeper(cfg: Config): Bun.Subprocess {
 /** How long, ms, a watchdog or a keeper may stand still at least before it is taken for hung. */
 export const HUNG_AFTER = 120_000;
 
+/** Whether a child has not ended; one that a signal ended has no exit code. */
+const isRunning = ({ exitCode, signalCode }: Bun.Subprocess): boolean =>
+  exitCode === null && signalCode === null;
+
 /** Whether it hangs: ten of its intervals without a move, and no less than `least`, ms. */
 export const isHung = (stillFor: number, interval: number, least = HUNG_AFTER): boolean =>
   stillFor >= Math.max(10 * interval * 1000, least);
@@ -8211,7 +8215,7 @@ function keeperCare(): (cfg: Config) => string {
       isHung(still(note?.pid === keeper ? `${note.at}` : null), cfg.watchdog.signalInterval);
     if (keeper !== null && !hangs) return "";
     // on a loaded machine one takes seconds to its lock: another beside it would make it worse
-    const coming = keeper === null && started !== null && started.exitCode === null &&
+    const coming = keeper === null && started !== null && isRunning(started) &&
       world.mono() - startedAt < KEEPER_COMES;
     if (coming) return "";
     if (keeper !== null) world.signal(keeper, "SIGKILL");
@@ -8742,7 +8746,7 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
   if (!keeper) return false;
   const deadline = world.mono() + WATCHDOG_COMES;
   // a keeper that another `up` started first makes ours end, and brings the watchdog all the same
-  const kept = () => keeper.exitCode === null || lockHolder(lockFile(cfg, "keeper")) !== null;
+  const kept = () => isRunning(keeper) || lockHolder(lockFile(cfg, "keeper")) !== null;
   while (!running() && kept() && world.mono() < deadline) await Bun.sleep(50);
   return running();
 }

@@ -53,6 +53,19 @@ real("kill -9 of the keeper: a new one by the next tick, which keeps the watchdo
   await until(() => ![0, watchdog].includes(f.lock("watchdog")), 5_000);
 });
 
+real("kill -9 of three keepers in a row, and of the watchdog then: each time another comes", trio, async (f) => {
+  await f.up();
+  await f.ready("a1", "b1", "c1");
+  for (let nth = 0; nth < 3; nth++) {
+    const old = f.lock("keeper");
+    signal(old, "SIGKILL");
+    await until(() => f.lock("keeper") !== old && f.lock("keeper"));
+  }
+  const watchdog = f.lock("watchdog");
+  signal(watchdog, "SIGKILL");
+  await until(() => f.lock("watchdog") !== watchdog && f.lock("watchdog"));
+});
+
 real("kill -9 of both: the agents run on, status says so with exit 3, up brings them back", trio, async (f) => {
   await f.up();
   await f.ready("a1", "b1", "c1");

@@ -49,7 +49,7 @@ describe("orders", () => {
     await begin(["a", "b"], 3);
     mkdirSync(cfg.logDir, { recursive: true });
     fake.beforeTmux((args) => {
-      if (args.includes("list-panes")) down("b");
+      if (args.includes("list-panes") && fake.files.has(file("operator.json")) && wanted().held.a) down("b");
     });
     expect((await call("down", "a", "b")).code).toBe(0);
     expect(fake.tmux.panes.map(({ session }) => session)).toEqual(["agents-a"]);
