@@ -2515,6 +2515,22 @@ const geminiFrame = (holds: RegExp): RegExp => new RegExp(
 
 const GEMINI_LIMIT = / +(?:Usage limit reached for|You have exhausted your) /;
 
+/** What Codex asks as it starts, and near a limit; Enter there trusts, or changes the model. */
+const CODEX_QUESTIONS: Rule[] = [
+  question("login", "asks how to log in", /^ *Welcome to Codex, [^]*\bPress enter to continue/),
+  question("trust", "asks whether to trust its folder",
+    /^ *Trust this folder\? [^]*\n› 1\. Trust and continue$/,
+    String.raw`^› 1\. Trust and continue\s*$`, "Enter"),
+  question("hooks", "asks to review its hooks",
+    /^ *Hooks need review\n[^]*\n› 1\. Review hooks$/,
+    String.raw`^› 1\. Review hooks\s*\n[^]*^\s+3\. Continue without trusting`,
+    "Down", "Down", "Enter"),
+  question("new model", "asks whether to try a new model", /^› 1\. Try new model$/,
+    String.raw`^› 1\. Try new model\s*\n\s+2\. Use existing model\s*$`, "Down", "Enter"),
+  question("smaller model", "asks whether to change to a smaller model", /^› 1\. Switch to \S+/,
+    String.raw`^› 1\. Switch to \S+ [^]*^ +enter select · esc back\s*$`, "Escape"),
+];
+
 /** What Gemini asks as it starts. */
 const GEMINI_QUESTIONS: Rule[] = [
   question("trust", "asks whether to trust its folder",
@@ -2638,13 +2654,12 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     ...GONE,
     { name: "action required", verdict: "blocked", where: "title", why: "an approval or a question",
       re: /^\[ ?[!.] ?\] Action Required/ },
+    ...CODEX_QUESTIONS,
     // its last line says what Enter does, in narrow panes with more of it below
     { name: "dialog", verdict: "blocked", where: "dialog", why: "a dialog is open",
-      re: /^ *(?:\S.* \| )?(?:Press )?enter \S.*(?:\n.*){0,3}(?![^])/m },
+      re: /^ *(?:\S.* \| )?(?:Press )?enter(?:\/esc)? \S.*(?:\n.*){0,3}(?![^])/m },
     { name: "dialog choice", verdict: "blocked", where: "dialog", why: "a dialog is open",
       re: /^ *› \d+\. \S/m },
-    { name: "login", verdict: "blocked", where: "screen", why: "login needed",
-      re: /^\s*Welcome to Codex, [^]*\bPress enter to continue\s*(?![^])/ },
     { name: "server lost", verdict: "unsure", where: 14, why: "its server is lost",
       re: /^[•◦] Reconnecting to server…/m },
     // the only sign of work while an answer is drawn

@@ -356,7 +356,7 @@ const DRAWN: [string, string, string, string][] = [
   ["codex", "unsure", "server lost", `› go\n\n◦ Reconnecting to server… (9s)${CODEX_FOOT}`],
   ["codex", "blocked", "login", "\n  Welcome to Codex, OpenAI's command-line coding agent\n\n> 1. Sign in with ChatGPT\n\n  ⠿⠿  Press enter to continue\n"],
   ["codex", "blocked", "dialog", "  Enter session:\n\n  enter resume   ^a archive   esc exit\n  ^c exit   tab focus\n  ←/→ option\n ^o comfy   ^t preview\n"],
-  ["codex", "blocked", "dialog choice", "  Meet the new model\n\n› 1. Try new model\n  2. Use existing model\n\n  Use ↑/↓ to move\n"],
+  ["codex", "blocked", "dialog choice", "  Meet another model\n\n› 1. Take it\n  2. Leave it\n\n  Use ↑/↓ to move\n"],
   ["codex", "idle", "box_re", `› go\n\n• › 1. Try new model\n\n  Press enter to confirm${CODEX_FOOT}`],
   ["codex", "active", "working", `› go\n\n◦ Working (1m 3s • esc to interrupt)\n  └ Making room${CODEX_FOOT}`],
   ["gemini", "fatal", "no session", 'Error resuming session: Invalid session identifier "x".\n'],

@@ -76,6 +76,11 @@ describe("a question of a first start", () => {
 
 /** Client, capture, the name of the question, the keys that answer it. */
 const OTHERS: [string, string, string, string[]][] = [
+  ["codex", "blocked-start-trust-80x24", "asks whether to trust its folder", ["Enter"]],
+  ["codex", "blocked-start-trust-60x18", "asks whether to trust its folder", ["Enter"]],
+  ["codex", "blocked-start-hooks-60x18", "asks to review its hooks", ["Down", "Down", "Enter"]],
+  ["codex", "blocked-start-meet-80x24", "asks whether to try a new model", ["Down", "Enter"]],
+  ["codex", "blocked-near-limit-80x24", "asks whether to change to a smaller model", ["Escape"]],
   ["gemini", "blocked-trust-80x24", "asks whether to trust its folder", ["Enter"]],
   ["gemini", "blocked-trust-200x50", "asks whether to trust its folder", ["Enter"]],
 ];
@@ -92,7 +97,13 @@ describe("P38: a question of another client's first start", () => {
     const [{ answer }] = JSON.parse(await status(it, "--json")).agents;
     expect(answer.keys).toEqual(keys);
     const answered = await asked(`[[backend.${client}.answer]]\nre = ${JSON.stringify(answer.re)}\nkeys = ${JSON.stringify(keys)}\n`);
-    expect([answered.pane().keys, answered.pane().enters]).toEqual([keys.filter((key) => key !== "Enter"), 1]);
+    expect([answered.pane().keys, answered.pane().enters]).toEqual([keys.filter((key) => key !== "Enter"), keys.includes("Enter") ? 1 : 0]);
+  });
+  test("a login is named, and no key answers it", () => {
+    for (const size of ["80x24", "60x18"]) {
+      const text = readFileSync(join(FIXTURES, `../codex/blocked-start-login-${size}.txt`), "utf8");
+      expect(detect(BUILT_IN_RULES.codex, { text, title: "" }, 0)).toMatchObject({ verdict: "blocked", why: "asks how to log in" });
+    }
   });
 });
 
