@@ -79,13 +79,13 @@ describe("Claude Code", () => {
     fleet.file("prompts/kickoff.md", `${kickoff}\n`);
     const backend = (name: string, credential: "key" | "token", flags = "") =>
       `[backend.${name}]\nkind = "claude"\nsupports_resume = true\nflags = "${flags}"\nbin = '''${fleet.claudeBin(claude, port, credential)}'''\n`;
-    const agent = (name: string, backend: string, more: string) =>
-      `[[agent]]\nname = "${name}"\nbackend = "${backend}"\ndir = "project"\nwatch = "heal"\nenv = { CLIENT_HOME = "${fleet.claudeHome(name)}" }\n${more}\n`;
+    const agent = (name: string, backend: string, more: string, home = fleet.claudeHome(name)) =>
+      `[[agent]]\nname = "${name}"\nbackend = "${backend}"\ndir = "project"\nwatch = "heal"\nenv = { CLIENT_HOME = "${home}" }\n${more}\n`;
     fleet.file("agents.toml", [
       "[watchdog]\nsignal_interval = 2",
       backend("claude", "key"), backend("asking", "key", "--permission-mode default"), backend("subscriber", "token"),
       agent("one", "claude", 'prompt_file = "prompts/kickoff.md"\nresume = true'),
-      agent("asks", "asking", ""), agent("lim", "subscriber", ""),
+      agent("asks", "asking", ""), agent("lim", "subscriber", ""), agent("shares", "subscriber", "", join(fleet.dir, "homes/lim")),
     ].join("\n"));
     expect(await fleet.run(["up"])).toMatchObject({ code: 0 });
   }, PATIENCE);
@@ -168,6 +168,10 @@ describe("Claude Code", () => {
     expect(Math.abs(resetAt - (fleet.conversation(limiting)!.t / 1000 + 3 * 3600))).toBeLessThan(2);
     expect((await fleet.state("lim")).state).toContain("(5h)");
     await expectHeld(fleet, "lim", /limited/);
+    // it uses the same account, and has met no limit itself
+    await untilState(fleet, "shares", "limited until");
+    const { accounts } = JSON.parse((await fleet.run(["status", "--json"])).out);
+    expect(accounts).toMatchObject([{ class: "5h", waiting: 2, text: expect.stringMatching(/^subscriber \(.*homes\/lim\): 5-hour limit until .*, 2 agents wait$/) }]);
   });
 
   real("a killed client goes on with its conversation", async () => {
