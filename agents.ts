@@ -13234,6 +13234,32 @@ export const COMMANDS: Command[] = [
       Number(call.options.least ?? HUNG_AFTER))) },
 ];
 
+/** A call of each command, as its help shows it. */
+const EXAMPLES: Record<string, string> = {
+  up: "agents up 'build*'",
+  down: "agents down builder",
+  restart: "agents restart builder --fresh",
+  status: "agents status --json | jq '.agents[] | select(.needsHuman)'",
+  watchdog: "agents watchdog --config ~/fleet/agents.toml",
+  logs: "agents logs -f -n 20 builder adversary",
+  attach: "agents attach assistant --read-only",
+  send: 'agents send builder "go on with the second gate"',
+  phase: "agents phase set two --restart",
+  notify: "agents notify --test",
+  explain: "agents explain builder",
+  capture: "agents capture builder blocked-new-dialog",
+  selftest: "agents selftest --config ~/fleet/agents.toml",
+  migrate: "agents migrate --config ~/fleet/agents.toml",
+  demo: "agents demo --keep ~/demo",
+  report: "agents report --since 12h --md",
+  events: "agents events -f builder",
+  serve: "agents serve --port 8675",
+  doctor: "agents doctor --json | jq '.findings[] | select(.level != \"ok\")'",
+  init: "agents init ~/fleet",
+  completion: "agents completion bash >> ~/.bashrc",
+  unit: "agents unit > ~/.config/systemd/user/agents.service",
+};
+
 /** A notice that still waits must not keep an ended watchdog, nor one that an error ended. */
 async function toTheEnd(work: () => Promise<number>): Promise<never> {
   try {
@@ -13276,7 +13302,7 @@ export function helpText(command?: Command): string {
   ];
   if (command) {
     return [`usage: agents ${command.name} ${command.args}`.trim(), `  ${command.clause}`, "",
-      ...optionLines(command), ...common].join("\n");
+      ...optionLines(command), ...common, "", `example: ${EXAMPLES[command.name]}`].join("\n");
   }
   const list = COMMANDS.filter((one) => !one.hidden)
     .map((one) => helpEntry(`${one.name} ${one.args}`.trim(), 32, one.clause));

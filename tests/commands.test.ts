@@ -14,7 +14,9 @@ describe("help", () => {
   test.each(SHOWN.map((one) => [one.name, one] as const))("%s --help says its arguments, what it does, and each option", async (name, { args, clause, options = {} }) => {
     const { code, out, err } = await command(name, "--help");
     expect([code, err]).toEqual([0, ""]);
-    const [usage, what, empty, ...lines] = out.trimEnd().split("\n");
+    const [usage, what, empty, ...rest] = out.trimEnd().split("\n");
+    const [lines, example] = [rest.slice(0, -2), rest.at(-1)];
+    expect([rest.at(-2), example]).toEqual(["", expect.stringMatching(new RegExp(`^example: agents ${name}\\b`))]);
     expect([usage, what, empty]).toEqual([`usage: agents ${name} ${args}`.trim(), `  ${clause}`, ""]);
     const shown = Object.entries(options).filter(([, option]) => option.clause);
     expect(lines.slice(0, -2)).toEqual(shown.map(([option, { short, value, clause: says }]) =>
@@ -23,6 +25,15 @@ describe("help", () => {
     for (const words of [["help", name], [name, "-h"], [name, "any", "word", "--help"], ["--help", name]]) {
       expect([words, await command(...words)]).toEqual([words, { code, out, err }]);
     }
+  });
+  /** As the words of a shell reach the program, up to its pipe. */
+  const wordsOf = (example: string) => example.split(/ (?:\||>{1,2}) /)[0]!.match(/'[^']*'|"[^"]*"|\S+/g)!.map((word) => word.replace(/^(['"])(.*)\1$/, "$2")).slice(1);
+  test.each(SHOWN.map((one) => [one.name, one] as const))("the example of %s parses, and fits 80 columns", (name, shown) => {
+    const [, example] = /^example: (.*)$/m.exec(helpText(shown))!;
+    expect(`example: ${example}`.length).toBeLessThanOrEqual(80);
+    const { command: parsed, call } = parseCall(wordsOf(example!));
+    expect(parsed.name).toBe(name);
+    expect(call.words.length).toBeGreaterThanOrEqual(shown.args.split(" ").filter((word) => word.startsWith("<")).length);
   });
   test("without a command: each of them, and the exit codes", async () => {
     for (const words of [["help"], ["--help"], ["-h"]]) expect(await command(...words)).toEqual({ code: 0, out: `${helpText()}\n`, err: "" });
