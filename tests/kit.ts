@@ -157,7 +157,7 @@ export class FakeWorld {
 
   /** What Linux says of a process: its state and when it began. */
   stat(pid: number, born: number, state = "S"): void {
-    this.files.set(`/proc/${pid}/stat`, `${pid} (x) ${[state, 1, pid, ...Array(16).fill(0), born].join(" ")}`);
+    this.files.set(`/proc/${pid}/stat`, `${pid} (x) ${[state, 1, pid, pid, 1, pid, ...Array(13).fill(0), born].join(" ")}`);
   }
 
   /** What the clients of all panes of a session received, the ended ones included. */

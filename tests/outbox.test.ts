@@ -433,7 +433,10 @@ describe("P28: nothing is called delivered without proof", () => {
     watch = fake.watch(cfg);
     await fake.ticks(cfg, watch, 3);
   };
-  const typed = (more = "") => begin(`[backend.plain]\nkind = "typed"\nbin = "tui"\nconnect_delay = 1\n${more}`, "plain");
+  const typed = async (more = "") => {
+    await begin(`[backend.plain]\nkind = "typed"\nbin = "tui"\nconnect_delay = 1\n${more}`, "plain");
+    fake.stat(pane().pid, 1); // in front of its pane
+  };
   const pane = () => fake.tmux.of("agents-a");
   const waits = () => watch.outbox.map(({ why }) => why);
   const tell = async (text: string, ticks = 1, cause = "claim"): Promise<string> => {
@@ -657,7 +660,9 @@ describe("what a person sees of it", () => {
   test("a text to a client without a box: send exits 1 with the word and the cure, status shows both", async () => {
     const { cfg } = await begin('[[agent]]\nname = "a"\nbackend = "plain"\n[backend.plain]\nkind = "typed"\nbin = "tui"\nconnect_delay = 1\n');
     const [from, call] = [fake.mono, { path: cfg.path, words: ["a", "hear this"], options: { timeout: "60" } }];
-    fake.tmux.add("agents-a").marks = {};
+    const pane = fake.tmux.add("agents-a");
+    pane.marks = { "@agents_backend": "plain" };
+    fake.stat(pane.pid, 1); // in front of its pane
     fake.turn(2_000);
     expect(await cmdSend(call)).toBe(1);
     expect(fake.mono - from).toBeLessThan(20_000);

@@ -292,6 +292,7 @@ describe("P4: a full disk", () => {
     fake.git.push("claim(p1): G1");
     fake.tmux.exit("agents-orchestrator", 1);
     fake.tmux.of("agents-builder").doing = "limit";
+    cfg.agents.get("builder")!.account = "its own"; // or the other would wait for it
     await ticks(120);
     expect(fake.files).toEqual(before);
     expect([starts("orchestrator"), starts("builder"), curIdx(cfg)]).toEqual([1, 1, 0]);
