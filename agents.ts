@@ -1132,7 +1132,7 @@ const CLIENTS = {
     connect_delay: 90,
     // the frame of its box, whatever stands in it
     ready_re: String.raw`(?m)^▄{8}.*\n [>*] `,
-    box_re: String.raw`^─{8}.*\n.*\n▄{8}.*\n [>*] +(?<text>.*(?:\n(?![▄▀]).*)*)\n▀{8}.*`
+    box_re: String.raw`^─{8}.*\n(?:(?![▄▀─]).*\n){1,3}▄{8}.*\n [>*] +(?<text>.*(?:\n(?![▄▀]).*)*)\n▀{8}.*`
       + String.raw`(?:\n(?:[ ▀].*)?)*(?![^])`,
     empty_re: "^Type your message",
     submit_pause: 1,
