@@ -9963,18 +9963,19 @@ function countLines(status: Status, rows: StatusRow[], due: string, width: numbe
   const needy = rows.filter((row) => row.needsHuman).length;
   const others = Map.groupBy(rows.filter((row) => !row.needsHuman && row.kind !== "service"),
     (row) => countedAs(row.condition, width));
+  const calls = needy ? `${needy} ${needy > 1 ? "need" : "needs"} you`
+    : status.needsHuman ? "" : "nothing needs you";
   const counts = [
-    needy ? `${needy} ${needy > 1 ? "need" : "needs"} you`
-      : status.needsHuman ? "" : "nothing needs you",
+    calls,
     ...GROUPS.flatMap((group) => others.has(group) ? `${others.get(group)!.length} ${group}` : []),
   ].filter(Boolean);
-  const style = needy ? "red" : status.needsHuman ? "yellow" : "green";
   const lines = flow(counts, width);
   const together = lines.length === 1 && width >= NARROW &&
     Bun.stringWidth(`${lines[0]}${due}`) < width;
   const all = together ? [spread(lines[0]!, due, width)]
     : [...lines, ...(width < NARROW || !due ? [] : [cut(printable(due), width)])];
-  return all.map((line) => paint(style, line));
+  return all.map((line) => calls && line.startsWith(calls)
+    ? paint(needy ? "red" : "green", calls) + line.slice(calls.length) : line);
 }
 
 /** Parts joined by dots, in as many lines as that takes. */
