@@ -3,7 +3,7 @@
  * (its anchors dropped, its region widened, one of its alternatives cut), must turn one of them red.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { BUILT_IN_RULES, type Rule, selftest, world } from "../agents.ts";
+import { type BackendKind, BUILT_IN_RULES, type Rule, type SelfTest, selftest, world } from "../agents.ts";
 
 interface Mutant { name: string; rule: Rule | null }
 
@@ -57,6 +57,14 @@ function mutantsOf(rule: Rule): Mutant[] {
 }
 
 const RULES = (["claude", "opencode"] as const).flatMap((kind) => BUILT_IN_RULES[kind].map((rule) => ({ kind, rule, name: rule.name })));
+/** Other rules give the same verdict; which of them speaks is held by questions.test.ts, capture by capture. */
+const isNamed = ({ why }: Rule): boolean => /^asks |^the agents view is open$/.test(why ?? "");
+const said = (results: SelfTest[]): string => results.map(({ verdict }) => verdict.rule).join("\n");
+const sound = new Map<string, SelfTest[]>();
+function known(kind: BackendKind): SelfTest[] {
+  if (!sound.has(kind)) sound.set(kind, selftest((each) => each === kind ? BUILT_IN_RULES[kind] : []).filter(({ file }) => file.startsWith(`${kind}/`)));
+  return sound.get(kind)!;
+}
 const survivors: string[] = [];
 let count = 0;
 
@@ -71,7 +79,8 @@ describe("the captures notice", () => {
       const rules = BUILT_IN_RULES[kind].flatMap((one) => one === rule ? mutant.rule ?? [] : one);
       const results = selftest((each) => each === kind ? rules : []).filter(({ file }) => file.startsWith(`${kind}/`));
       count += 1;
-      if (results.every((each) => each.ok)) survivors.push(`${kind} "${rule.name}": ${mutant.name}`);
+      const renamed = isNamed(rule) && said(results) !== said(known(kind));
+      if (results.every((each) => each.ok) && !renamed) survivors.push(`${kind} "${rule.name}": ${mutant.name}`);
     }
     expect(survivors).not.toContain(`${kind} "${rule.name}": removed`);
   });

@@ -52,6 +52,7 @@ describe("over the fake world", () => {
   });
   test("fault 18: an agent that is removed, or gets a wake later, needs no restart", async () => {
     cfg = await fake.config('[[agent]]\nname = "b"\nbackend = "claude"\nwatch = "heal"\n');
+    fake.tmux.kill(pane()); // b starts in its folder
     await hours(2);
     cfg = await fake.config(TEXT.replace('"a"', '"b"'));
     await hours(2);
