@@ -2712,6 +2712,11 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     // key, login, model: all but what the next prompt may pass
     { name: "error", verdict: "blocked", where: "screen", why: "an error that stays",
       re: geminiError(/(?!terminated|.*(?:fetch failed|"code":(?:429|5)))/) },
+    // its beginning has scrolled away, but for an error that the next prompt may pass
+    { name: "error cut off", verdict: "blocked", where: "screen", why: "an error, cut off",
+      re: new RegExp(String.raw`(?<![^])(?![^]*^✕ |[^]*"(?:UNAVAILABLE|INTERNAL|RESOURCE_EXHAUSTED)")`
+        + String.raw`[^]*^ℹ This request failed\..*(?:\n(?![✦✕▄]).*)*\n▄{8}.*(?:\n(?!▄).*)*(?![^])`,
+        "m") },
     atBox(CLIENTS.gemini.box_re, CLIENTS.gemini.empty_re),
   ],
   typed: [

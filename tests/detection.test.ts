@@ -367,6 +367,9 @@ const DRAWN: [string, string, string, string][] = [
   ["gemini", "limited", "quota", quota("You have exhausted your daily quota on this model.")],
   ["gemini", "idle", "box_re", quota('{"error":{"code":503,"message":"The model is overloaded."}}')],
   ["gemini", "blocked", "error", quota("This account is suspended.")],
+  ["gemini", "blocked", "error cut off", `  credentials.","status":"UNAUTHENTICATED","details":[]}}]\n\n\nℹ This request failed. Press F12 for diagnostics, or run\n  /settings${GEMINI_FOOT}`],
+  ["gemini", "idle", "box_re", `  later.","status":"UNAVAILABLE","details":[]}}]\n\nℹ This request failed. Press F12${GEMINI_FOOT}`],
+  ["gemini", "idle", "box_re", `  x]\n\nℹ This request failed. Press F12\n${"▄".repeat(80)}\n > go on\n${"▀".repeat(80)}\n✦ OK${GEMINI_FOOT}`],
 ];
 
 test("what no capture shows: each such rule for Codex and Gemini is exercised", () => {
