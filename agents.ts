@@ -5348,8 +5348,7 @@ function noteTogether(
     .filter((unit) => sessionAlive(snap, unit.session) === false);
   for (const unit of gone) {
     // nobody deals with the end of these: it must not count as news for ever
-    const cared = !isAgent(unit) ||
-      (unit.enabled && unit.watch !== "none" && !observations.get(unit.name)!.held);
+    const cared = !isAgent(unit) || (isWatched(unit) && !observations.get(unit.name)!.held);
     const memory = memoryOf(watch, unit.name);
     if (!cared && aliveSince(memory) !== null) enterRest(memory, DUE);
   }
@@ -5440,6 +5439,8 @@ async function lookAtScreens(
   });
   await Promise.all(judged);
 }
+
+const isWatched = (agent: Agent): boolean => agent.enabled && agent.watch !== "none";
 
 /** Whether anybody asks for this agent's verdict. */
 const needsVerdict = (watch: Watch, agent: Agent): boolean =>
@@ -7742,8 +7743,11 @@ async function runOnComplete(
 // never ends the supervision.
 
 /** The agents that the watchdog looks after. */
-export const watched = (cfg: Config): Agent[] =>
-  [...cfg.agents.values()].filter((agent) => agent.enabled && agent.watch !== "none");
+export const watched = (cfg: Config): Agent[] => [...cfg.agents.values()].filter(isWatched);
+
+/** Whether a loop agent is left alone: a phase move has it in its hands, or all phases are done. */
+const isAtRest = (cfg: Config, watch: Watch, agent: Agent, { moving }: Observation): boolean =>
+  agent.kind === "loop" && (moving || watch.intent !== null || isComplete(cfg));
 
 /**
  * Answers a dialog that the operator declared: on a fresh look, within the dialog alone (what an
@@ -7788,8 +7792,6 @@ async function superviseAgent(
   cfg: Config, watch: Watch, agent: Agent, seen: Observation,
 ): Promise<void> {
   const memory = memoryOf(watch, agent.name);
-  const resting = agent.kind === "loop" &&
-    (seen.moving || watch.intent !== null || isComplete(cfg));
   if (seen.held) {
     if (!isOver(memory)) enterRest(memory, { state: "held" });
     if (seen.alive === false && (memory.client || endingOf(memory))) {
@@ -7797,7 +7799,7 @@ async function superviseAgent(
     }
     return noteState(cfg, watch, agent.name, "gone", BY_YOU);
   }
-  if (resting) {
+  if (isAtRest(cfg, watch, agent, seen)) {
     if (restOf(memory.life).state === "backoff" && aliveSince(memory) === null) {
       enterRest(memory, DUE);
     }
@@ -7911,7 +7913,7 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
   return first?.snap;
 }
 
-/** Proof of pulse for `status`: time, pid and what is running. */
+/** Proof of life for `status`: time, pid and what is running. */
 function beat(cfg: Config): void {
   const pulse = { at: new Date(world.now()).toISOString(), pid: process.pid, version: version(),
     interval: cfg.watchdog.signalInterval };
@@ -7960,11 +7962,9 @@ async function quickRound(cfg: Config, watch: Watch): Promise<void> {
     () => continueMove(cfg, watch, first.snap));
   for (const name of names) {
     const unit = unitsOf(cfg).get(name);
-    const resting = unit && isAgent(unit) &&
-      ((unit.kind === "loop" && (observations.get(name)!.moving || isComplete(cfg))) ||
-      !unit.enabled || unit.watch === "none");
-    if (unit && !resting) await guard(watch, name,
-      () => healOne(cfg, watch, unit, observations.get(name)!));
+    const seen = observations.get(name)!;
+    const left = unit && isAgent(unit) && (!isWatched(unit) || isAtRest(cfg, watch, unit, seen));
+    if (unit && !left) await guard(watch, name, () => healOne(cfg, watch, unit, seen));
   }
   await guard(watch, "outbox", () => deliverAll(cfg, watch, observations, names));
   await guard(watch, "state", () => save(cfg, watch));
