@@ -8,8 +8,8 @@
  * the only channel between the agents.
  *
  * Read it from the top. A function gathers facts, asks a pure `decide…` / `detect` / `parse…` /
- * `is…` function that stands directly above it, and acts; all that it touches outside of itself
- * goes through the world.
+ * `is…` function that stands above it in the same section, and acts; all that it touches outside
+ * of itself goes through the world.
  *
  *   types, the world         the nouns, and the one seam to the outside
  *   config, logging          one file, one table of its keys; what is said, and events
@@ -210,7 +210,8 @@ export type Rest =
   | { state: "held" };
 
 /**
- * Where one agent or service stands. Only `enter` moves it:
+ * Where one agent or service stands. Only `enter` moves it (and `startByWatchdog` takes back a
+ * start that was never tried):
  *
  *   state      what it means                                       what leads on from it
  *   backoff    down; started once its time has come                its time: waiting, or starting
@@ -221,10 +222,12 @@ export type Rest =
  *   stopping   no other is started beside what is left of it       nothing is left: `then`
  *   parked     it ended too often, or for good                     `up`: backoff, due at once
  *   done       a task that ended with 0                            `up`, or on_complete: a start
- *   held       a person took it down                               `up`: backoff, due at once
+ *   held       a person took it down                               `up`: a start
  *
- * A client that is seen to run, whoever started it, is up from any state but stopping. What people
- * order (`operator.json`) stands above all: who is held is not started.
+ * A client that is seen to run, whoever started it, is up from each state; one that was told to
+ * end, and whose pane stays until it has, goes on stopping. From each state that is down, what is
+ * left of an older client leads to stopping first; a phase move and on_complete start from each.
+ * What people order (`operator.json`) stands above all: who is held there is not started.
  */
 export type Life =
   /** Monotonic ms. */
@@ -297,7 +300,7 @@ export interface Watch {
   owedSince?: number | undefined;
   deadlocked: string;
   outbox: Message[];
-  /** The id of the newest queued message that was taken over from the command line. */
+  /** The ids of the messages that were taken over and still stand in the command line's queue. */
   taken: string[];
   /** The ids of what was delivered last, newest last: the proof that `send` waits for. */
   delivered: string[];
@@ -433,7 +436,7 @@ export class CliError extends Error {
 
 // ── the world ───────────────────────────────────────────────────────────────────
 // The one seam to the outside, sixteen members. A test replaces them and turns the clock; nothing
-// else that a tick does touches a process, a file or the network.
+// else that a tick does touches a process, a file or the network, but for locks and stage notes.
 
 export interface ExecResult {
   ok: boolean;
@@ -2541,9 +2544,8 @@ const GEMINI_QUESTIONS: Rule[] = [
 ];
 
 /**
- * The built-in tables; the first match wins, and none is `unsure`. Measured on Claude Code 2.0.76
- * to 2.1.332, opencode 1.17.19 to 1.18.34, Codex 0.169.0 and Gemini CLI 0.61.0. A `typed`
- * client is known to rest by what its operator describes (`rulesOf`), never by a box that looks
+ * The built-in tables; the first match wins, and none is `unsure`; on which versions they were
+ * measured stands in `MEASURED`. A `typed` client is known to rest by what its operator describes (`rulesOf`), never by a box that looks
  * like one of theirs: Qwen Code draws it while it works, too. Without a description its process is
  * asked (`screenVerdict`).
  */
@@ -3810,14 +3812,15 @@ const idFile = (cfg: Config, agent: Agent): string => join(cfg.stateDir, `${agen
 const legacyIdFile = (cfg: Config, agent: Agent): string =>
   join(cfg.logDir, `.${agent.name}-session-id`);
 
-/** A client's id by its shape: it becomes an argument and a part of addresses. */
-const SESSION_ID = /^[\w-]{1,128}$/;
+/** Whether something is a client's id by its shape: it becomes an argument and a part of addresses. */
+const isId = (value: unknown): value is string =>
+  typeof value === "string" && /^[\w-]{1,128}$/.test(value);
 
 /** The id in a file; what cannot be read or is none costs the conversation, not the agent. */
 function idIn(path: string): string | null {
   try {
     const id = world.read(path)?.trim() ?? "";
-    return SESSION_ID.test(id) ? id : null;
+    return isId(id) ? id : null;
   } catch {
     return null;
   }
@@ -4264,6 +4267,29 @@ async function endFamilies(families: Family[]): Promise<void> {
 // drawing whether it works, waits for a person or rests. Codex writes down each turn of a
 // conversation, and has that file open.
 
+const SESSION_FILE = "session file";
+const TRANSCRIPT = "transcript";
+const ROLLOUT = "rollout";
+/** Also the rule of a verdict that an account's limit decided. */
+const ACCOUNT = "account";
+
+/**
+ * Where a verdict may come from besides the screen; a new source is named here, read by
+ * `withOwnWord`. `moves`: while it tells of work the screen must change, and a frozen one means a
+ * dead client.
+ */
+const SOURCES = {
+  server: { label: "its server", moves: false },
+  process: { label: "its process", moves: false },
+  [SESSION_FILE]: { label: "its session file", moves: true },
+  [TRANSCRIPT]: { label: "its transcript", moves: false },
+  [ROLLOUT]: { label: "its rollout file", moves: true },
+  [ACCOUNT]: { label: "the limit of its account", moves: false },
+} as const;
+
+const sourceOf = ({ where }: Verdict): { label: string; moves: boolean } | undefined =>
+  Object.hasOwn(SOURCES, where) ? SOURCES[where as keyof typeof SOURCES] : undefined;
+
 function callOpencode(
   backend: Backend, dir: string, path: string, body?: object,
 ): Promise<HttpAnswer> {
@@ -4296,10 +4322,6 @@ async function opencodeSession(backend: Backend, agent: Agent): Promise<string |
     backend, agent.dir, "/session", { title: agent.session });
   return isId(made?.id) ? made.id : null;
 }
-
-/** Whether a server's word is an id, which becomes a part of URLs and marks. */
-const isId = (value: unknown): value is string =>
-  typeof value === "string" && /^[\w-]{1,128}$/.test(value);
 
 /** Only the server's own "not found" costs the conversation, never a slow answer. */
 async function opencodeKnows(backend: Backend, agent: Agent, id: string): Promise<boolean> {
@@ -4509,7 +4531,6 @@ function readClaudeWord(cfg: Config, agent: Agent, pane: Pane): ClaudeWord | nul
 }
 
 /** The `where` of a verdict that a client's own file decided. */
-const SESSION_FILE = "session file";
 
 /** Of a screen on which the client is not: its word says nothing of what stands there. */
 const AWAY = ["wrapper", "shell", "resume hint", "suspended"];
@@ -4664,8 +4685,6 @@ export function decideError(
 }
 
 /** The `where` of a verdict that a client's transcript decided. */
-const TRANSCRIPT = "transcript";
-
 /** The versions, oldest and newest, that detection was measured on. */
 const MEASURED: Record<BackendKind, [string, string] | null> = {
   claude: ["2.0.76", "2.1.332"], opencode: ["1.14.0", "1.18.34"],
@@ -4772,7 +4791,6 @@ export function decideCodex(
 }
 
 /** The `where` of a verdict that a rollout file decided. */
-const ROLLOUT = "rollout";
 /** `rollout-<when it began>-<id of the conversation>.jsonl` */
 const ROLLOUT_NAME = /\/rollout-[\dT-]{19}-([\w-]{36})\.jsonl$/;
 /** Bytes of a rollout that are read: its last entries, tool results among them. */
@@ -5049,7 +5067,7 @@ function sameShape(fresh: unknown, value: unknown): boolean {
   return typeof fresh === typeof value && Array.isArray(fresh) === Array.isArray(value);
 }
 
-/** Writes what must outlive the watchdog, if changed. Throws on a full disk: unstored is undone. */
+/** Writes what must outlive the watchdog, if changed. Throws on a full disk: what hangs on it is left undone. */
 export function save(cfg: Config, watch: Watch): void {
   const agents = Object.entries(watch.agents)
     .map(([name, memory]) => [name, storedMemory(memory)]);
@@ -5198,7 +5216,7 @@ export interface Observation {
   look: Look | "hidden" | null;
   /** Its client was started so recently that it cannot be typed to yet. */
   booting: boolean;
-  /** The operator took it down. */
+  /** The operator took it down, or a command works on it now: hands off. */
   held: boolean;
   /** A phase move was under way when this was seen: the loops are in its hands. */
   moving: boolean;
@@ -5283,7 +5301,6 @@ const sharersOf = (cfg: Config, key: string): Agent[] => [...cfg.agents.values()
   agent.enabled && accountKey(cfg, agent, key.includes(OF_MODEL)) === key);
 
 /** The rule of a verdict that an account's limit decided. */
-const ACCOUNT = "account";
 /** How long, ms, a limit takes to show itself again after a probe, or after work was seen. */
 const LIMIT_SHOWS = 10_000;
 const LIMIT_STAYS = 60_000;
@@ -6158,7 +6175,7 @@ async function deliver(
 /** Why nothing can be said to an agent, whatever is on its screen; "" = it can. */
 function whyUntold(agent: Agent | undefined, seen: Observation | undefined): string {
   if (!agent) return "no such agent in the config";
-  if (seen?.held) return "stopped by you";
+  if (seen?.held) return BY_YOU;
   if (!seen?.alive || !seen.pane) return "not running";
   // a dialog hides what tells that a client is ready
   return seen.booting && seen.verdict.verdict !== "blocked" ? "booting" : "";
@@ -6403,7 +6420,7 @@ export function limitTick(cfg: Config, watch: Watch, agent: Agent, verdict: Verd
     : holdFor(cfg, agent, verdict, state);
   // a probe that nobody has heard yet is not asked once more
   const asks = action.do === "ping" &&
-    !watch.outbox.some(({ target, cause }) => target === agent.name && cause === "nudge");
+    !watch.outbox.some(isProbe(agent.name));
   if (asks) Object.assign(hold, { nudges: hold.nudges + 1, asked: world.now() / 1000 });
   saveLimitState(cfg, agent.session, hold);
   if (action.do === "ping" && !asks) return true;
@@ -6616,7 +6633,7 @@ export async function stallCheckOne(
   noteVainRestarts(cfg, agent, memory, verdict.verdict, idle);
   const action = decideStall({
     verdict: verdict.verdict, idle, same,
-    animated: verdict.where === SESSION_FILE || verdict.where === ROLLOUT ||
+    animated: sourceOf(verdict)?.moves ||
       rulesOf(backend).some((rule) => rule.name === verdict.rule && rule.animated),
     past: verdict.waitingUntil === null ? null : (world.now() - verdict.waitingUntil) / 1000,
     stallIdle: stallPauseOf(cfg, agent, memory),
@@ -6763,7 +6780,7 @@ export function decideHeal(
   life: Life, held: boolean, now: number, longest = Infinity,
 ): Action {
   const rest = restOf(life);
-  if (held) return { do: "hold", why: "stopped by you" };
+  if (held) return { do: "hold", why: BY_YOU };
   if (rest.state === "parked") return { do: "hold", why: `parked: ${rest.why}` };
   if (rest.state === "done") return { do: "hold", why: "done" };
   if (life.state === "stopping") return { do: "wait", why: "its old process is still ending" };
@@ -6819,11 +6836,25 @@ async function stopOrphan(
   return continueStopping(cfg, watch, unit);
 }
 
+/** Leaves alone what a person took down, or works on; what outlived its client is ended all the same. */
+async function leaveDown(
+  cfg: Config, watch: Watch, unit: Agent | Service, seen: Observation,
+): Promise<void> {
+  const memory = memoryOf(watch, unit.name);
+  if (!isOver(memory)) enterRest(memory, { state: "held" });
+  if (seen.alive === false && seen.pane) memory.buried = deathKey(seen.snap.server, seen.pane);
+  if (seen.alive === false && (memory.client || endingOf(memory))) {
+    await stopOrphan(cfg, watch, unit);
+  }
+  noteState(cfg, watch, unit.name, "gone", BY_YOU);
+}
+
 /** Heals an agent or service: what is gone is started, what is broken is ended and then started. */
 export async function healOne(
   cfg: Config, watch: Watch, unit: Agent | Service, seen: Observation,
 ): Promise<void> {
   const memory = memoryOf(watch, unit.name);
+  if (seen.held) return leaveDown(cfg, watch, unit, seen);
   if (seen.alive === null) return;
   if (seen.alive) {
     noteStranger(cfg, watch, unit, "");
@@ -6843,7 +6874,7 @@ export async function healOne(
   }
   if (memory.client && !isOver(memory)) await stopOrphan(cfg, watch, unit);
   const action = decideHeal(
-    memory.life, seen.held, world.now(), cfg.watchdog.restartDelayMax * 1000);
+    memory.life, false, world.now(), cfg.watchdog.restartDelayMax * 1000);
   if (action.do !== "start") return;
   const stranger = strangerIn(cfg, seen.snap, unit.session) ||
     rivalText(await rivalOf(cfg, seen.snap, unit));
@@ -6947,7 +6978,7 @@ async function startByWatchdog(
   }
   if (done.started || !done.why) return;
   if (done.why === OVERTAKEN) return void Object.assign(memory, before);
-  enterRest(memory, DUE); // it never lived
+  enterRest(memory, DUE); // or its time in "starting" would count as a life
   log(`${unit.name}: could not be started: ${done.why}`);
   noteDeath(cfg, watch, unit, null, done.why);
 }
@@ -7641,8 +7672,7 @@ export function decideAdvance(
 }
 
 /**
- * On the heavy tick: begins a move where the current phase is DONE. True only when one begins, so
- * that the caller skips healing once. When the sequence is complete it does nothing again; a phase
+ * On the heavy tick: begins a move where the current phase is DONE; true when one begins. When the sequence is complete it does nothing again; a phase
  * that the operator appends after that makes the last one an inner one, and the loops go on.
  */
 export async function phaseAdvanceCheck(cfg: Config, watch: Watch): Promise<boolean> {
@@ -7792,13 +7822,7 @@ async function superviseAgent(
   cfg: Config, watch: Watch, agent: Agent, seen: Observation,
 ): Promise<void> {
   const memory = memoryOf(watch, agent.name);
-  if (seen.held) {
-    if (!isOver(memory)) enterRest(memory, { state: "held" });
-    if (seen.alive === false && (memory.client || endingOf(memory))) {
-      await stopOrphan(cfg, watch, agent);
-    }
-    return noteState(cfg, watch, agent.name, "gone", BY_YOU);
-  }
+  if (seen.held) return leaveDown(cfg, watch, agent, seen);
   if (isAtRest(cfg, watch, agent, seen)) {
     if (restOf(memory.life).state === "backoff" && aliveSince(memory) === null) {
       enterRest(memory, DUE);
@@ -7933,7 +7957,7 @@ async function keepLogs(cfg: Config, observations: Map<string, Observation>): Pr
 /** A first text that could not be typed for this long, ms, waits for the ticks like any other. */
 const BOOT_PATIENCE = 120_000;
 
-/** What must not wait for the next tick: clients ending or starting, moves, fetched news. */
+/** The units that must not wait for the next tick: ending, waiting for a server, due, not told yet. */
 export function pendingUnits(cfg: Config, watch: Watch): Set<string> {
   const soon = world.now() + cfg.watchdog.signalInterval * 1000;
   const young = world.now() - BOOT_PATIENCE;
@@ -8156,10 +8180,10 @@ async function firstConfig(path: string, lastGood: string): Promise<Config> {
 
 const lastGoodFile = (cfg: Config): string => join(cfg.stateDir, "agents.toml");
 
-/** From here on each line also goes to the watchdog's own log, rotated at its cap. */
-/** The watchdog's log, once what is said goes there too. */
+/** The watchdog's own log; "" = what is said is not written there yet. */
 let loggedTo = "";
 
+/** From here on each line also goes to the watchdog's own log, rotated at its cap. */
 function logToFile(cfg: Config): void {
   const path = loggedTo = sessionLogPath(cfg, watchdogSession(cfg));
   const print = world.log;
@@ -9417,7 +9441,7 @@ const endText = ({ pane, words }: StateFacts): string =>
 function describeDown(memory: Memory, facts: StateFacts): Described {
   const { pane, held, enabled, kind, now, stranger, rival, cannot } = facts;
   const end = endText(facts);
-  if (held) return described("stopped", "stopped by you", "by you");
+  if (held) return described("stopped", BY_YOU, "by you");
   const rest = restOf(memory.life);
   if (cannot && enabled && rest.state !== "done") {
     return described("stopped", `cannot start: ${cannot}`, cannot, { needsHuman: true });
@@ -10508,10 +10532,6 @@ export function verdictJson(
     ...(own === undefined ? {} : { own }) };
 }
 
-const SOURCES: Record<string, string> = { server: "its server", process: "its process",
-  [SESSION_FILE]: "its session file", [TRANSCRIPT]: "its transcript",
-  [ROLLOUT]: "its rollout file" };
-
 /** Key and value in columns; a further line of a value stands below its first. */
 const printFacts = (facts: [string, string | null][]): number => printed(facts
   .filter(([, value]) => value)
@@ -10528,8 +10548,8 @@ function printVerdict(
   const { limit, waitingUntil } = verdict;
   return printFacts([
     ["verdict", `${verdict.verdict}: ${verdict.why}`],
-    ["source", SOURCES[verdict.where] ?? "its screen"],
-    ["it says", verdict.own ? `${verdict.own} (its session file)` : null],
+    ["source", sourceOf(verdict)?.label ?? "its screen"],
+    ["it says", verdict.own ? `${verdict.own} (${SOURCES[SESSION_FILE].label})` : null],
     ["but", verdict.odd ?? null],
     ["rule", `${verdict.rule} (${verdict.where})`],
     ["text", verdict.text || null],

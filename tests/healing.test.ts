@@ -241,6 +241,18 @@ describe("services", () => {
     await fake.ticks(cfg, watch, 3);
     expect(starts("web")).toBe(2);
   });
+  test("one that a person took down has not died: nothing is said, no step up the ladder, and up starts it at once", async () => {
+    await fake.ticks(cfg, watch, 2);
+    const orders = (some: object) => void fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ held: {}, busy: {}, released: {}, queue: [], ...some }));
+    orders({ held: { web: fake.wall } });
+    fake.tmux.exit("agents-web", 1);
+    await fake.ticks(cfg, watch, 3);
+    expect([starts("web"), memoryOf(watch, "web").failures, fake.logged("web (agents-web)")]).toEqual([1, 0, []]);
+    expect(memoryOf(watch, "web").why).toBe("stopped by you");
+    orders({ released: { web: fake.wall } });
+    await fake.ticks(cfg, watch, 1);
+    expect(starts("web")).toBe(2);
+  });
   test("ready is a port, an address, a command, or a living session", async () => {
     await fake.ticks(cfg, watch, 2);
     const asked: string[] = [];
