@@ -15,7 +15,7 @@ describe("up", () => {
   const up = (...words: string[]): Promise<number> => cmdUp({ path: cfg.path, words, options: {} });
 
   test("who was started by somebody else while up paused is not told its kickoff again", async () => {
-    fake.tmux.onStart = () => {};
+    fake.tmux.onStart = (one) => fake.stat(one.pid, 1); // in front of its pane
     const names = ["a", "b", "c", "d"];
     await begin(`[watchdog]\nstart_batch = 1\n[backend.typed]\nbin = "typed"\nconnect_delay = 0\n${names.map((name) =>
       `[[agent]]\nname = "${name}"\nbackend = "typed"\nprompt = "Work."\n`).join("")}`, 0);
