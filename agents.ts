@@ -4849,7 +4849,7 @@ function noteConversation(cfg: Config, agent: Agent, pane: Pane): void {
   keepNote(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
 }
 
-/** What is believed of an agent by its screen and, where that says more, by its own word. */
+/** What is believed of an agent by its screen and by the files of its client, where those say more. */
 function withOwnWord(cfg: Config, agent: Agent, pane: Pane, screen: Verdict): Verdict {
   const { kind } = backendOf(cfg, agent);
   if (kind === "codex") {
@@ -4861,8 +4861,20 @@ function withOwnWord(cfg: Config, agent: Agent, pane: Pane, screen: Verdict): Ve
     readTranscriptEnd(cfg, agent, word), word.status === "idle", verdict, world.now()) : verdict;
 }
 
+/** The same without asking a server, for a last look before a key is pressed. */
 const readVerdict = (cfg: Config, agent: Agent, pane: Pane, look: ScreenText): Verdict =>
   withOwnWord(cfg, agent, pane, screenVerdict(cfg, agent, pane, look));
+
+/** What all sources of a client say together; `down`: nobody listens at its server. */
+async function askSources(
+  cfg: Config, agent: Agent, pane: Pane, screen: Verdict,
+): Promise<{ verdict: Verdict; down: boolean }> {
+  const verdict = withOwnWord(cfg, agent, pane, screen);
+  const backend = backendOf(cfg, agent);
+  if (backend.kind !== "opencode" || !pane.conversation) return { verdict, down: false };
+  const facts = await readOpencode(backend, agent, pane);
+  return { verdict: decideOpencode(facts, verdict, world.now()), down: facts.down ?? false };
+}
 
 // ── state ───────────────────────────────────────────────────────────────────────
 // All that outlives the watchdog: what it remembers, and what people want. It is stored before it
@@ -5503,11 +5515,8 @@ async function readLook(
   const same = picture === exact;
   const judged = same && isTimeless(memory.judged) ? memory.judged!
     : copyOf(screenVerdict(cfg, agent, pane, { text: text!, title: pane.title }));
-  let verdict = withOwnWord(cfg, agent, pane, judged);
-  const backend = backendOf(cfg, agent);
-  const facts = backend.kind === "opencode" && pane.conversation
-    ? await readOpencode(backend, agent, pane) : null;
-  if (facts) verdict = decideOpencode(facts, verdict, world.now());
+  const known = await askSources(cfg, agent, pane, judged);
+  let { verdict } = known;
   const backgroundSince = verdict.verdict === "background"
     ? memory.backgroundSince || world.now() : undefined;
   verdict = decideBackground(
@@ -5523,7 +5532,7 @@ async function readLook(
   const asks = memory.versionOf !== pane.pid && (text !== null || Boolean(verdict.own));
   return {
     same, picture, outline: !same && verdict.verdict === "idle" ? hashOf(withoutDigits(text!)) : "",
-    drawn: text !== null, judged, verdict, backgroundSince, serverDown: facts?.down ?? false, draft,
+    drawn: text !== null, judged, verdict, backgroundSince, serverDown: known.down, draft,
     version: asks ? await readVersion(cfg, agent, pane, text ?? "") : undefined,
     text: memory.unsureLooks === UNSURE_LOOKS - 1 ? text ?? "" : "",
   };
@@ -5601,14 +5610,12 @@ function noteLook(
   return verdict;
 }
 
-/** What one look says of an agent by itself, its client's own word included. */
+/** What one look says of an agent: all its sources, but no account and no draft. */
 async function judgeLook(
   cfg: Config, agent: Agent, pane: Pane, look: ScreenText, backgroundSince: number | undefined,
 ): Promise<Verdict> {
-  const backend = backendOf(cfg, agent);
-  const shown = readVerdict(cfg, agent, pane, look);
-  const verdict = backend.kind === "opencode" && pane.conversation
-    ? decideOpencode(await readOpencode(backend, agent, pane), shown, world.now()) : shown;
+  const screen = screenVerdict(cfg, agent, pane, look);
+  const { verdict } = await askSources(cfg, agent, pane, screen);
   return decideBackground(
     verdict, backgroundSince, world.now(), cfg.watchdog.backgroundMax * 1000);
 }
