@@ -364,7 +364,10 @@ export interface AccountLimit {
   class: LimitClass;
   /** Wall ms. */
   resetAt: number;
-  /** Who asks for all of them, "" = nobody can; and since when it has (wall ms), 0 = it has not. */
+  /**
+   * Who asks for all of them, "" = nobody can; and since when it has asked, or since when nobody
+   * can (wall ms), 0 = not yet.
+   */
   asker: string;
   askedAt: number;
   /** Wall ms since when that one works again; 0 = it does not. */
@@ -4503,6 +4506,10 @@ function seekSessionFile(agent: Agent, pane: Pane): SessionFile {
     settled: true, sought: world.mono() };
 }
 
+/** Whether the client of a wrapper has ended, which may have started another by now. */
+const hasLeft = ({ pane, pid, born }: SessionFile): boolean =>
+  pid !== pane && bornOf(pid) !== born;
+
 /**
  * Claude Code's own word on the client in a pane, null = it says nothing that can be believed: then
  * the screen is all there is. One `stat` where nothing has changed.
@@ -4512,8 +4519,9 @@ function readClaudeWord(cfg: Config, agent: Agent, pane: Pane): ClaudeWord | nul
   sessionFiles.set(cfg, files);
   try {
     let file = files.get(agent.session);
-    const late = file?.changed === null && world.mono() - file.sought >= SEEK_EVERY;
-    if (file?.pane !== pane.pid || late) file = seekSessionFile(agent, pane);
+    const sought = file && (file.changed === null || hasLeft(file)) &&
+      world.mono() - file.sought >= SEEK_EVERY;
+    if (file?.pane !== pane.pid || sought) file = seekSessionFile(agent, pane);
     files.set(agent.session, file);
     const path = join(file.folder, `${file.pid}.json`);
     const changed = world.mtime(path);
@@ -4523,8 +4531,7 @@ function readClaudeWord(cfg: Config, agent: Agent, pane: Pane): ClaudeWord | nul
       file.word = parseClaudeWord(text ?? "", file.pid, file.born, fresh);
     }
     Object.assign(file, { changed, settled: isSettled(changed) });
-    if (file.pid !== pane.pid && bornOf(file.pid) !== file.born) return null;
-    return file.word;
+    return hasLeft(file) ? null : file.word;
   } catch {
     return null; // it is somebody else's, or no file
   }
@@ -4582,8 +4589,6 @@ export interface TranscriptEnd {
   limit: { class: LimitClass | null; resetAt: number } | null;
 }
 
-/** Bytes of a transcript that are read: its last entries, of which the largest are tool results. */
-const TRANSCRIPT_TAIL = 262_144;
 const LIMIT_TYPES: Record<string, LimitClass> = {
   five_hour: "5h", seven_day: "weekly", seven_day_opus: "model", seven_day_sonnet: "model",
 };
@@ -4618,10 +4623,29 @@ function parsedRecord(line: string): Record<string, unknown> | null {
   }
 }
 
-const transcripts = new Map<string,
-  { changed: number; settled: boolean; end: TranscriptEnd | null }>();
-/** Transcripts whose end is remembered: those of the agents that show an error or a limit. */
-const TRANSCRIPTS_KEPT = 500;
+/** Bytes of a conversation's file that are read: its last entries, large tool results among them. */
+const END_MAX = 262_144;
+/** What the end of each file said, by its path; `settled` as in `SessionFile`. */
+type Ends<T> = Map<string, { changed: number; settled: boolean; said: T }>;
+/** Files whose end is remembered: those of the agents that run. */
+const ENDS_KEPT = 500;
+const transcripts: Ends<TranscriptEnd | null> = new Map();
+
+/** What the end of a file says, read again only after a change; null = it cannot be read. */
+function readEnd<T>(ends: Ends<T>, path: string, parse: (tail: string) => T): T | null {
+  try {
+    const changed = path ? world.mtime(path) : null;
+    if (changed === null) return null;
+    const known = ends.get(path);
+    if (known?.changed === changed && known.settled) return known.said;
+    const said = parse(world.tail(path, END_MAX) ?? "");
+    if (ends.size >= ENDS_KEPT) ends.clear();
+    ends.set(path, { changed, settled: isSettled(changed), said });
+    return said;
+  } catch {
+    return null; // somebody else's, or no file
+  }
+}
 
 /** Where Claude Code keeps a conversation that was held in a folder. */
 const conversationFile = (claude: string, cwd: string, id: string): string =>
@@ -4636,20 +4660,8 @@ function transcriptOf(cfg: Config, agent: Agent, word: ClaudeWord): string {
 
 /** How the transcript of a client's conversation ends; null = that cannot be said. */
 function readTranscriptEnd(cfg: Config, agent: Agent, word: ClaudeWord): TranscriptEnd | null {
-  const path = transcriptOf(cfg, agent, word);
-  if (!path) return null;
-  try {
-    const changed = world.mtime(path);
-    if (changed === null) return null;
-    const known = transcripts.get(path);
-    if (known?.changed === changed && known.settled) return known.end;
-    const end = parseTranscriptEnd(world.tail(path, TRANSCRIPT_TAIL) ?? "", world.now());
-    if (transcripts.size >= TRANSCRIPTS_KEPT) transcripts.clear();
-    transcripts.set(path, { changed, settled: isSettled(changed), end });
-    return end;
-  } catch {
-    return null; // somebody else's, or no file
-  }
+  return readEnd(transcripts, transcriptOf(cfg, agent, word),
+    (tail) => parseTranscriptEnd(tail, world.now()));
 }
 
 /** Errors that pass by themselves: the next prompt goes on. */
@@ -4793,11 +4805,9 @@ export function decideCodex(
 /** The `where` of a verdict that a rollout file decided. */
 /** `rollout-<when it began>-<id of the conversation>.jsonl` */
 const ROLLOUT_NAME = /\/rollout-[\dT-]{19}-([\w-]{36})\.jsonl$/;
-/** Bytes of a rollout that are read: its last entries, tool results among them. */
-const ROLLOUT_TAIL = 262_144;
 
-/** What was read of a rollout last, and whether the conversation is no sub-agent's, by its path. */
-const rollouts = new Map<string, { changed: number; word: CodexWord }>();
+const rollouts: Ends<CodexWord> = new Map();
+/** Whether the conversation of a rollout is no sub-agent's. */
 const ownRollouts = new Map<string, boolean>();
 
 /** Whether it is the conversation of the client itself; a sub-agent has a rollout of its own. */
@@ -4811,7 +4821,7 @@ function isOwnRollout(path: string): boolean {
     return true; // too large by now
   }
   const own = isRecord(first) && (first.thread_source ?? "user") === "user";
-  if (ownRollouts.size >= TRANSCRIPTS_KEPT) ownRollouts.clear();
+  if (ownRollouts.size >= ENDS_KEPT) ownRollouts.clear();
   if (isRecord(first)) ownRollouts.set(path, own);
   return own;
 }
@@ -4825,20 +4835,8 @@ function rolloutOf(pane: Pane): string {
 }
 
 /** Codex's own word on the conversation in a pane, null = it says nothing. */
-function readCodexWord(path: string): CodexWord | null {
-  try {
-    const changed = path ? world.mtime(path) : null;
-    if (changed === null) return null;
-    const known = rollouts.get(path);
-    if (known?.changed === changed && changed < world.now() - CLOCK_STEP) return known.word;
-    const word = parseRolloutEnd(world.tail(path, ROLLOUT_TAIL) ?? "");
-    if (rollouts.size >= TRANSCRIPTS_KEPT) rollouts.clear();
-    rollouts.set(path, { changed, word });
-    return word;
-  } catch {
-    return null;
-  }
-}
+const readCodexWord = (path: string): CodexWord | null =>
+  readEnd(rollouts, path, parseRolloutEnd);
 
 /** Keeps the id of the conversation of a client that chose it by itself. */
 function noteConversation(cfg: Config, agent: Agent, pane: Pane): void {
@@ -4928,9 +4926,7 @@ const isOver = ({ life }: Memory): boolean => ["parked", "done"].includes(restOf
 /** A wall clock that was set back takes the times of a life along. */
 function shifted<T extends Life>(life: T, step: number): T {
   if (life.state === "backoff") return { ...life, until: life.until && life.until + step };
-  if (life.state !== "stopping") return life;
-  const family = { ...life.family, since: life.family.since + step };
-  return { ...life, family, then: shifted(life.then, step) };
+  return life.state === "stopping" ? { ...life, then: shifted(life.then, step) } : life;
 }
 
 /** A life as version 0.1.0 stored it. Who runs is not stored: the next look shows it. */
@@ -6514,11 +6510,15 @@ function canAsk(
 function settleAccounts(
   cfg: Config, watch: Watch, observations: Map<string, Observation>,
 ): void {
+  const now = world.now();
   for (const [key, shared] of Object.entries(watch.accounts)) {
     const sharers = sharersOf(cfg, key);
+    // a clock that was set back must not make a wait longer
+    Object.assign(shared, { askedAt: Math.min(shared.askedAt, now),
+      liftedAt: Math.min(shared.liftedAt, now) });
     if (shared.liftedAt) {
       const limited = observations.get(shared.asker)?.verdict.verdict === "limited";
-      if (!limited && world.now() - shared.liftedAt >= LIMIT_SHOWS) {
+      if (!limited && now - shared.liftedAt >= LIMIT_SHOWS) {
         freeAccount(cfg, watch, key, sharers);
       }
       continue;
@@ -6527,14 +6527,21 @@ function settleAccounts(
     const same = able.find(({ name }) => name === shared.asker);
     // it works on its probe, or has come to rest after it
     if (!same && observations.get(shared.asker)?.alive === true &&
-        world.now() - shared.askedAt < PROBE_PATIENCE) continue;
+        now - shared.askedAt < PROBE_PATIENCE) continue;
     const asker = same ?? able[0];
-    if (asker?.name !== shared.asker) {
+    if ((asker?.name ?? "") !== shared.asker) {
       Object.assign(shared, { asker: asker?.name ?? "", askedAt: 0 });
     }
-    const over = shared.resetAt + cfg.watchdog.limitResetSlack * 1000;
-    if (!asker && world.now() >= over) freeAccount(cfg, watch, key, sharers);
+    if (asker) continue;
+    shared.askedAt ||= now;
+    if (now >= unaskedUntil(cfg, shared)) freeAccount(cfg, watch, key, sharers);
   }
+}
+
+/** How long, wall ms, a limit is believed that nobody can ask after: as long as one agent's own. */
+function unaskedUntil(cfg: Config, { resetAt, askedAt }: AccountLimit): number {
+  const limit = { class: "other" as const, resetAt, banner: "", native: false };
+  return nextLimitUntil(cfg.watchdog, limit, 0, askedAt)[0] * 1000;
 }
 
 /** The others follow: those that show the limit are asked now, the rest simply goes on. */
@@ -6803,6 +6810,8 @@ function continueStopping(cfg: Config, watch: Watch, unit: Agent | Service): boo
   const memory = memoryOf(watch, unit.name);
   const old = endingOf(memory);
   if (!old) return true;
+  // a clock that was set back while no watchdog looked must not put the next signal off
+  old.since = Math.min(old.since, world.now());
   const left = membersOf({ groups: [old], marks: old.marks ?? [] });
   if (!left.length) {
     if (old.stuck) log(`${unit.name}: its old processes have ended`);
@@ -6817,7 +6826,7 @@ function continueStopping(cfg: Config, watch: Watch, unit: Agent | Service): boo
 
 /** Says once that even SIGKILL did not end what must end before another client may start. */
 function noteStuck(cfg: Config, unit: Agent | Service, old: Stopping, left: Member[]): void {
-  old.killed ??= world.now();
+  old.killed = Math.min(old.killed ?? Infinity, world.now());
   if (world.now() - old.killed < KILLED_BY) return;
   const why = cannotEnd(left);
   if (!old.stuck) {

@@ -157,6 +157,28 @@ describe("at the reset", () => {
     await until(alone, RESET + 300_000);
     expect([alone.told("b").at(-1)?.slice(0, 16), alone.watch.accounts]).toEqual(["Supervisor: look", {}]);
   });
+  test("where nobody is left to ask, a far reset is believed as long as between two probes of one", async () => {
+    const it = await three();
+    limit(it, "a", "You've hit your weekly limit · resets Jun 18, 4am (UTC)");
+    await it.ticks(3);
+    for (const name of NAMES) it.fake.tmux.exit(`agents-${name}`, 1);
+    await it.ticks(3);
+    expect(every(it, (name) => it.starts(name))).toEqual([1, 1, 1]);
+    it.again();
+    await it.ticks(130);
+    expect([every(it, (name) => it.starts(name)), it.watch.accounts]).toEqual([[2, 2, 2], {}]);
+  });
+  test("a clock that is set back does not hold them until it has caught up", async () => {
+    const it = await three();
+    for (const name of ["a", "b"]) limit(it, name);
+    answers(it, "a", "busy");
+    await until(it, RESET + it.cfg.watchdog.limitResetSlack * 1000);
+    for (let nth = 0; nth < 10 && !Object.values(it.watch.accounts)[0]?.liftedAt; nth++) await it.ticks(1);
+    expect(Object.values(it.watch.accounts)[0]!.liftedAt).toBeGreaterThan(0);
+    it.fake.wall -= 7 * 86_400_000;
+    await it.ticks(4);
+    expect(it.watch.accounts).toEqual({});
+  });
   test("a banner that went at the reset proves nothing: its agent is asked", async () => {
     const it = await three();
     for (const name of ["a", "b"]) limit(it, name);

@@ -51,7 +51,7 @@ function linux(fake: FakeWorld) {
 const ALL = ["SIGHUP", "SIGTERM", "SIGKILL"];
 
 describe("the family of a client", () => {
-  let { fake, watch, pane, starts, ticks } = {} as Scene;
+  let { fake, watch, pane, starts, ticks, again } = {} as Scene;
   let host: ReturnType<typeof linux>;
   /** The mark of an agent's newest launch, as its program was given it. */
   const markOf = (name = "a"): string => marks.get(`agents-${name}`)!;
@@ -64,7 +64,7 @@ describe("the family of a client", () => {
       const session = args[args.indexOf("@agents_session") + 1];
       if (mark && args.includes("respawn-pane")) marks.set(session!, mark.slice(12));
     });
-    ({ watch, pane, starts, ticks } = await scene(`[watchdog]\nsignal_interval = 2\nrestart_delay = 1\n${text}`, { fake, ticks: 6 }));
+    ({ watch, pane, starts, ticks, again } = await scene(`[watchdog]\nsignal_interval = 2\nrestart_delay = 1\n${text}`, { fake, ticks: 6 }));
   }
   const fatal = () => void (pane().doing = "fatal");
 
@@ -116,6 +116,16 @@ describe("the family of a client", () => {
     host.end(70_001);
     await ticks(4);
     expect(starts()).toBe(2);
+  });
+  test("one told to end by a clock that ran ahead is ended all the same, and said", async () => {
+    await begin();
+    const got = host.helper(70_001, markOf(), ALL);
+    fatal();
+    await ticks(1);
+    fake.wall -= 86_400_000;
+    again();
+    await ticks(20);
+    expect([[...new Set(got)], fake.logged("cannot be ended: pid 70001").length]).toEqual([ALL, 1]);
   });
   test("a process that has the number of one of them by now is not ended for it", async () => {
     await begin();

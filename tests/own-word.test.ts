@@ -230,6 +230,21 @@ describe("in a round", () => {
     await it.ticks(2);
     expect(verdictOf(it)).toBe("idle");
   });
+  test("a wrapper that starts another client after a kill -9 is found with that one", async () => {
+    const it = await set();
+    const { pid } = it.pane() as FakePane;
+    const stat = (one: number, born: number) => it.fake.files.set(`/proc/${one}/stat`, `${one} (x) ${["S", 1, pid, ...Array(16).fill(0), born].join(" ")}`);
+    stat(pid, 100);
+    stat(61_000, 101);
+    says(it, "busy", { pid: 61_000, procStart: "101" });
+    await it.ticks(2);
+    // nobody is left to remove the file
+    it.fake.files.delete("/proc/61000/stat");
+    stat(61_001, 102);
+    says(it, "busy", { pid: 61_001, procStart: "102" });
+    await it.ticks(2);
+    expect(verdictOf(it)).toBe("active");
+  });
   test("a second change within the instant of the first is seen all the same", async () => {
     const it = await set();
     const at = it.fake.wall;
@@ -375,7 +390,6 @@ describe("versions", () => {
 
 // ── Codex: the rollout file that it has open ──
 
-const ROLLOUT_DAY = "/home/.codex/sessions/2026/06/15";
 const THREAD = "01a21799-41e1-7432-a67c-c50b300e8046";
 const rows = (...of: string[]): string => `${of.join("\n")}\n`;
 const entry = (type: string, payload: object, at = NOON) => JSON.stringify({ timestamp: new Date(at).toISOString(), ordinal: 1, type, payload });
@@ -418,13 +432,16 @@ describe("P38: the end of a Codex rollout", () => {
 
 describe("P38: a Codex agent in a round", () => {
   const BOX = "\n\n› Ask Codex to do anything\n\n  gpt-6-sol high · /fleet\n  ? for shortcuts\n";
+  // a folder for each: what a file said is remembered by its path and time, which these share
+  let day = "";
   const begin = async () => {
+    day = `/home/.codex/sessions/${crypto.randomUUID()}`;
     const it = await scene('[[agent]]\nname = "a"\nbackend = "codex"\nwatch = "heal"\nresume = true\nprompt = "Work."\n', { ticks: 1 });
     it.pane().text = `• OK${BOX}`;
     return it;
   };
   const writes = (it: Scene, id: string, when: string, text: string, pid = it.pane().pid) => {
-    const path = `${ROLLOUT_DAY}/rollout-2026-06-15T${when}-${id}.jsonl`;
+    const path = `${day}/rollout-2026-06-15T${when}-${id}.jsonl`;
     it.fake.files.set(path, text);
     it.fake.times.set(path, it.fake.wall);
     it.fake.opened.set(pid, [...(it.fake.opened.get(pid) ?? []), path, "/dev/null"]);
@@ -468,6 +485,17 @@ describe("P38: a Codex agent in a round", () => {
     it.pane().text = `  >_ OpenAI Codex (v0.169.0)  \n     /fleet\n\n• OK${BOX}`;
     await it.ticks(2);
     expect(memoryOf(it.watch, "a").version).toBe("0.169.0");
+  });
+  test("a second change within the instant of the first is seen all the same", async () => {
+    const it = await begin();
+    const at = it.fake.wall;
+    writes(it, THREAD, "11-00-00", rows(meta(), turn("task_started", at)));
+    await it.ticks(1);
+    expect(verdictOf(it)).toBe("active");
+    writes(it, THREAD, "11-00-00", rows(meta(), turn("task_started", at), turn("task_complete", at)));
+    it.fake.times.set(`${day}/rollout-2026-06-15T11-00-00-${THREAD}.jsonl`, at);
+    await it.ticks(3);
+    expect(verdictOf(it)).toBe("idle");
   });
   test("a turn under way is work, whatever the title says", async () => {
     const it = await begin();
