@@ -1343,6 +1343,9 @@ export async function loadConfig(
   return cfg;
 }
 
+/** The faults that an error of `loadConfig` names; below an empty line it quotes the file. */
+const faultsIn = (error: unknown): string[] => messageOf(error).split("\n\n")[0]!.split("\n");
+
 function readConfig(path: string): string | null {
   try {
     return world.read(path);
@@ -4213,8 +4216,7 @@ async function leftOver(
 ): Promise<Family | null> {
   const family = familyOf(cfg, unit.name, groups);
   if (!membersOf(family).length) return null;
-  const snap = await snapshot(cfg);
-  if (!snap.ok) die(`tmux: ${snap.why}`);
+  const snap = await neededSnapshot(cfg);
   return sessionAlive(snap, unit.session) ? null : family;
 }
 
@@ -8048,7 +8050,7 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
   } catch (error) {
     const fresh = watch.volatile.errors.config === undefined;
     trouble(watch, "config", `the last good config stays in force: ${messageOf(error)}`);
-    if (fresh) emit(cfg, "config", { why: messageOf(error) });
+    if (fresh) emit(cfg, "config", { why: faultsIn(error).join("; ") });
     return cfg;
   }
 }
@@ -8595,17 +8597,20 @@ async function currentConfig(call: Call): Promise<Config> {
   });
 }
 
-/** The config as this one call sees it: with its one-off overrides, its warnings said. */
-async function configFor(call: Call): Promise<Config> {
+/**
+ * The config as this one call sees it: with its one-off overrides, its warnings said. `shows`: what
+ * the command prints says by itself that the file is broken.
+ */
+async function configFor(call: Call, shows = false): Promise<Config> {
   const cfg = await currentConfig(call);
   const folder = dirname(cfg.path);
   const shipped = hashOf(cfg.source) === TEMPLATE &&
     (folder === SCRIPT_DIR || existsSync(join(folder, "agents.ts")));
   if (call.implied && shipped) {
-    die(`${cfg.path} is the example that ships and no fleet: name a config with --config, ` +
-      "make one with init, or edit it", 2);
+    die(`${cfg.path} is the example that ships, not a fleet: name a config with --config, ` +
+      "make one with init, or edit this one", 2);
   }
-  if (cfg.broken) log(paint("red", cfg.broken));
+  if (cfg.broken && !shows) log(paint("red", cfg.broken));
   else for (const warning of cfg.warnings) log(`warning: ${warning}`);
   return cfg;
 }
@@ -8621,7 +8626,7 @@ async function lastGoodConfig(path: string, error: unknown): Promise<Config | nu
   const words = readProc(`${pid}/cmdline`).split("\0");
   const named = words[words.indexOf("--config") + 1];
   if (words.includes("--config") && named !== path) return null;
-  const [fault] = messageOf(error).split("\n");
+  const [fault] = faultsIn(error);
   const since = world.mtime(path) ?? world.now();
   return { ...await loadConfig(path, process.env, source),
     broken: `${fault}; broken since ${localTime(since)}, running on the last good one` };
@@ -8629,7 +8634,7 @@ async function lastGoodConfig(path: string, error: unknown): Promise<Config | nu
 
 /** Names and globs of units and `watchdog`; an unknown one is a usage error, nothing is done. */
 export function expandNames(cfg: Config, words: string[], more: string[] = []): string[] {
-  const known = [...unitsOf(cfg).keys(), "watchdog", ...more];
+  const known = [...new Set([...unitsOf(cfg).keys(), "watchdog", ...more])];
   const found = words.flatMap((word) => {
     const glob = /[*?[]/.test(word) ? known.filter((name) => new Bun.Glob(word).match(name)) : [];
     if (known.includes(word)) return [word];
@@ -8701,6 +8706,13 @@ const assessExit = (exits: boolean): Findings => exits
 // Orders of people. Who holds the lock of the orders acts; the watchdog lives with what they left.
 
 const NO_TMUX = "tmux was not found: install it (apt-get install tmux, brew install tmux)";
+const isMissing = ({ why }: Snapshot): boolean => /not found/.test(why);
+
+/** One look at what runs, for a command that can do nothing without it. */
+async function neededSnapshot(cfg: Config): Promise<Snapshot> {
+  const snap = await snapshot(cfg);
+  return snap.ok ? snap : die(isMissing(snap) ? NO_TMUX : `tmux: ${snap.why}`);
+}
 
 /**
  * What a tmux server says of itself. `start`: where none runs, one reads the operator's tmux.conf
@@ -8738,7 +8750,7 @@ function noteOrder(cfg: Config, command: string, names: string[]): void {
   emit(cfg, "order", { by: "operator", command, names });
   try {
     world.append(sessionLogPath(cfg, watchdogSession(cfg)),
-      `${stamped(`order: ${command} ${names.join(", ")} (by operator)`)}\n`);
+      `${stamped(`order: ${`${command} ${names.join(", ")}`.trim()} (by operator)`)}\n`);
   } catch (error) {
     log(`the order is not in the watchdog's log: ${messageOf(error)}`);
   }
@@ -8912,9 +8924,8 @@ async function startAll(
   const known = loadWatch(cfg);
   const failures: Failure[] = [];
   const began: number[] = [];
-  let snap = await snapshot(cfg);
+  let snap = await neededSnapshot(cfg);
   let looked = world.mono();
-  if (!snap.ok) die(`tmux: ${snap.why}`);
   for (const [nth, unit] of wanted.entries()) {
     step(nth, unit.name);
     const before = began.at(-cfg.watchdog.startBatch) ?? -Infinity;
@@ -9109,7 +9120,7 @@ export async function cmdDown(call: Call): Promise<number> {
   const units = [...unitsOf(cfg).values()].filter(({ name }) => every || names.includes(name));
   const ending = orphans.filter(({ name }) => strays || names.includes(name));
   const withWatchdog = every || names.includes("watchdog");
-  if (strays && !ending.length) log("there are no orphans: the config has every client that runs");
+  if (strays && !ending.length) log("there are no orphans: every client that runs is in the config");
   let stands = (_name: string): boolean => true;
   if (existsSync(cfg.logDir)) {
     const ordered = orderedNames(units, withWatchdog);
@@ -9118,7 +9129,7 @@ export async function cmdDown(call: Call): Promise<number> {
       for (const name of ordered) operator.held[name] = world.now();
     }).then(() => (stands = (name) => !ordered.includes(name) || isDown(operatorOf(cfg), name)))
       .catch((error) => log(`they will not stay down: ${messageOf(error)}`));
-    noteOrder(cfg, "down", [...ordered, ...ending.map(({ name }) => name)]);
+    noteOrder(cfg, strays ? "down --orphans" : "down", [...ordered, ...ending.map(({ name }) => name)]);
   }
   if (withWatchdog) {
     const ended = await stopWatchdog(cfg, () => stands("watchdog"));
@@ -9167,8 +9178,7 @@ async function stopUnits(
   const families = new Map<Named, Family>();
   const panes: Pane[] = [];
   await betweenOrders(cfg, async () => {
-    const snap = await snapshot(cfg);
-    if (!snap.ok) die(`tmux: ${snap.why}`);
+    const snap = await neededSnapshot(cfg);
     const follow = snap.panes.get(watchdogSession(cfg));
     if (follow && withLog && stands("watchdog")) panes.push(follow);
     const all = listProcesses();
@@ -9330,7 +9340,7 @@ export async function cmdNotify(call: Call): Promise<number> {
   if (!cfg.notify.command && !cfg.notify.url) die("[notify] names neither command nor url");
   await sendNotice(cfg,
     [{ at: new Date().toISOString(), event: "test", why: "a test of the notices" }]);
-  return printed("told");
+  return printed("sent");
 }
 
 /** What `status` knows of one agent or service. */
@@ -9545,7 +9555,7 @@ async function rivalsOf(cfg: Config, snap: Snapshot): Promise<StatusLook["rivals
 /** `named`: the only units that are read, and those for certain; none = all. */
 async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusLook> {
   const snap = await snapshot(cfg);
-  if (!snap.ok && /not found/.test(snap.why)) die(NO_TMUX);
+  if (!snap.ok && isMissing(snap)) die(NO_TMUX);
   const watch = loadWatch(cfg);
   const watchdog = readWatchdog(cfg);
   const seen = await lookAtPanes(cfg, watch, snap, watchdog, named);
@@ -9903,7 +9913,7 @@ async function readPhase(cfg: Config, { intent }: Watch): Promise<Status["phase"
 }
 
 export async function cmdStatus(call: Call): Promise<number> {
-  const cfg = await configFor(call);
+  const cfg = await configFor(call, !call.words.length && !call.options.line);
   if (call.words.length) return showCards(call, cfg);
   if (call.options.watch) return watchStatus(call, cfg);
   const status = await readStatus(cfg);
@@ -10259,7 +10269,7 @@ export async function cmdPhase(call: Call): Promise<number> {
   world.remove(completeFile(cfg));
   emit(cfg, "phase", { to: ids[idx], by: "operator" });
   noteOrder(cfg, `phase ${verb}`, [ids[idx]!]);
-  print(`phase idx now ${idx} (${ids[idx]})`);
+  print(`the phase is now ${ids[idx]} (${idx + 1}/${ids.length})`);
   const snap = await snapshot(cfg);
   const older = loopSessionsAlive(cfg, snap, true).map((agent) => agent.name);
   if (call.options.restart) return restartUnits(cfg, loopAgents(cfg), false);
@@ -10273,10 +10283,9 @@ export async function cmdAttach(call: Call): Promise<number> {
   const cfg = await configFor(call);
   const name = oneName(cfg, call, "attach <name> [--read-only]");
   const session = name === "watchdog" ? watchdogSession(cfg) : unitsOf(cfg).get(name)!.session;
-  const snap = await snapshot(cfg);
+  const snap = await neededSnapshot(cfg);
   const pane = snap.panes.get(session);
-  if (!pane) die(snap.ok ? `${name} is not running${besides(cfg, snap, session)}`
-    : `tmux: ${snap.why}`);
+  if (!pane) die(`${name} is not running${besides(cfg, snap, session)}`);
   if (!process.stdout.isTTY) die("attach needs a terminal");
   const socket = cfg.tmuxSocket ? ["-L", cfg.tmuxSocket] : [];
   const only = call.options["read-only"] ? ["-r"] : [];
@@ -10487,9 +10496,9 @@ function nextOfLimit(
 /** A restart as the ladder makes it: the start may be put off, or not come at all. */
 function restartWords({ death, settings }: NextFacts): string {
   const action = death && decideDeath(death, settings);
-  if (action?.do === "park") return `ends it and parks it: ${action.why}:`;
+  if (action?.do === "park") return `ends it and parks it (${action.why})`;
   const delay = action && "delay" in action ? (action.delay ?? 0) : 0;
-  return delay ? `restarts it, ${delay} s after its end,` : "restarts it";
+  return delay ? `ends it and starts it again ${delay} s later` : "restarts it";
 }
 
 function nextOfVerdict({ verdict, waitingUntil }: Verdict, facts: NextFacts): Next {
@@ -10498,7 +10507,7 @@ function nextOfVerdict({ verdict, waitingUntil }: Verdict, facts: NextFacts): Ne
   if (verdict === "blocked") {
     return { does: "types nothing and restarts nothing: it needs you", at: null };
   }
-  if (verdict === "fatal") return { does: restarts.replace(/[:,]$/, ""), at: now };
+  if (verdict === "fatal") return { does: restarts, at: now };
   if (verdict === "unsure") return nextOfUnsure(facts);
   if (verdict === "active") return { does: "leaves it alone while it works", at: null };
   if (verdict === "background") {
@@ -10511,7 +10520,7 @@ function nextOfVerdict({ verdict, waitingUntil }: Verdict, facts: NextFacts): Ne
     ? 0 : waitingUntil + Math.max(settings.stallGrace, stallIdle) * 1000;
   const at = Math.max(past, idleSince + stallIdle * 1000, now);
   return { does: verdict === "waiting"
-    ? `waits, then ${restarts}`.replace(/[:,]$/, "") : `${restarts} if it stays idle`, at };
+    ? `waits, then ${restarts}` : `${restarts} if it is still idle`, at };
 }
 
 function nextOfUnsure({ settings, unsureSince: since, now }: NextFacts): Next {
@@ -10619,9 +10628,7 @@ async function lookedUp(cfg: Config, call: Call, usage: string): Promise<[Agent,
   const name = oneName(cfg, call, usage);
   const agent = cfg.agents.get(name) ??
     die(`${name} is no agent: nothing is read from its screen`, 2);
-  const snap = await snapshot(cfg);
-  if (!snap.ok) die(`tmux: ${snap.why}`);
-  return [agent, snap];
+  return [agent, await neededSnapshot(cfg)];
 }
 
 /** The agent that a command names, and its pane with a client in it. */
@@ -11093,8 +11100,7 @@ const NAME_STYLES: Style[] = ["cyan", "magenta", "blue", "green", "yellow"];
 
 /** `logs --screen`: the panes as they stand, each under its name where they are several. */
 async function printScreens(cfg: Config, names: string[]): Promise<number> {
-  const snap = await snapshot(cfg);
-  if (!snap.ok) die(`tmux: ${snap.why}`);
+  const snap = await neededSnapshot(cfg);
   for (const name of names) {
     const session = unitsOf(cfg).get(name)?.session ?? watchdogSession(cfg);
     const pane = snap.panes.get(session);
@@ -11803,6 +11809,10 @@ export function eventText(
     `${facts.join(" ")}${times > 1 ? ` (${times} times${first})` : ""}`;
 }
 
+/** An event that goes on below itself, two columns in; no line is wider, whatever it names. */
+export const wrappedEvent = (text: string, width: number): string =>
+  Bun.wrapAnsi(text, Math.max(width - 2, 8), { hard: true }).replaceAll("\n", "\n  ");
+
 /** Some events of the same kind are told as one. */
 interface Fold {
   event: AgentEvent;
@@ -11858,7 +11868,7 @@ export async function cmdEvents(call: Call): Promise<number> {
   const one = ({ event, times, since }: Fold) => {
     const text = eventText(event, world.now(), times, since);
     print(call.options.json ? JSON.stringify(event)
-      : folds ? Bun.wrapAnsi(text, terminalWidth() - 2).replaceAll("\n", "\n  ") : text);
+      : folds ? wrappedEvent(text, terminalWidth()) : text);
   };
   const single = (event: AgentEvent): Fold => ({ event, times: 1, since: event.at });
   const events = all.filter(wanted);
@@ -11888,7 +11898,7 @@ function seenUntil(cfg: Config, events: AgentEvent[]): number {
 
 export async function cmdReport(call: Call): Promise<number> {
   const since = sinceOf(call, "report");
-  const cfg = await configFor(call);
+  const cfg = await configFor(call, true);
   const events = parseEvents(eventLines(cfg).join("\n"));
   const report = summariseEvents(events, world.now() - since, world.now(), {
     names: [...cfg.agents.keys()], fleet: fleetName(cfg), open: await readOpen(cfg),
@@ -11926,21 +11936,21 @@ export const NEW_VIEW: View = { selected: "", filter: "", mode: "list", input: "
 
 /** Keys of the list, as the last line and the help name them. */
 const LIVE_KEYS: [key: string, short: string, clause: string][] = [
-  ["⏎", "attach", "attach to it; the detach key of tmux (C-b d) leads back here"],
-  ["l", "logs", "what it printed"],
-  ["e", "explain", "how its screen is read, and what the watchdog will do"],
+  ["⏎", "attach", "attach to it; detach to return"],
+  ["l", "logs", "what it was told, said and did"],
+  ["e", "explain", "how its screen is read, and why"],
   ["s", "send", "type a message into it"],
   ["r", "restart", "end it and start it again"],
-  ["u", "up", "start it; what was parked is released"],
-  ["d", "down", "stop it until up"],
-  ["/", "find", "show only rows that hold a text; Esc shows all"],
+  ["u", "up", "start it, also when parked"],
+  ["d", "down", "stop it until you run up"],
+  ["/", "find", "show matching rows; Esc: all"],
   ["?", "help", "this page"],
-  ["q", "quit", "end the view; the fleet goes on"],
+  ["q", "quit", "leave; the fleet keeps running"],
 ];
 const HELP_PAGE = [
   ...[...LIVE_KEYS, ["↑ ↓", "", "or k and j: another row"] as const]
     .map(([key, short, clause]) => `${fit(key, 4)}${fit(short, 9)}${clause}`),
-  "", "in the bars:", `  ${TIMELINE_KEY}`,
+  "", "in the bars:", ...Bun.wrapAnsi(TIMELINE_KEY, 44).split("\n"),
 ];
 
 /** The keys in what a terminal sent: one character each, or a name. */
@@ -12138,7 +12148,7 @@ function takeTerminal(press: (key: string) => void): Terminal {
 async function configNow(call: Call, last: Config): Promise<Config> {
   return loadConfig(call.path, process.env).catch(async (error) =>
     (await lastGoodConfig(call.path, error)) ??
-      { ...last, broken: `${messageOf(error).split("\n")[0]}; shown is what it said before` });
+      { ...last, broken: `${faultsIn(error)[0]}; shown is what it said before` });
 }
 
 /** How often, ms, the live view looks again; in between only its clock goes on. */
@@ -12720,13 +12730,12 @@ function examinations(cfg: Config): DoctorCheck[] {
 
 /** Looks at all that the fleet stands on; exit 0 unless something fails, 3 if it does. */
 export async function cmdDoctor(call: Call): Promise<number> {
-  const loaded = await loadConfig(call.path, process.env)
-    .catch((error: unknown) => messageOf(error));
-  const cfg = typeof loaded === "string" ? null : loaded;
+  const loaded = await loadConfig(call.path, process.env).catch(faultsIn);
+  const cfg = Array.isArray(loaded) ? null : loaded;
   const config = cfg
     ? [good(cfg.path), ...cfg.warnings.map((warning) => warn(warning, "mend or remove the key"))]
-    : String(loaded).split("\n")
-      .map((fault) => fail(fault, "mend it, or name another with --config"));
+    : [loaded].flat().map((fault) =>
+      fail(String(fault), "mend it, or name another with --config"));
   const checks: DoctorCheck[] = [
     ["tmux", () => examineTmux(cfg)], ["git", examineGit], ["config", () => config],
     ...(cfg ? examinations(cfg) : []),
@@ -13323,12 +13332,21 @@ function sayError(error: unknown): number {
   return known ? error.code : 1;
 }
 
+/** Columns that a clause of the help has at least; else it stands below its word. */
+const CLAUSE_LEAST = 24;
+
 /** A word of the help and its clause, which goes on below itself where the terminal ends. */
-function helpEntry(word: string, wide: number, clause: string): string {
-  const left = `  ${word.padEnd(wide)} `;
-  const room = Math.max(terminalWidth() - left.length, 20);
-  return left + Bun.wrapAnsi(clause, room).replaceAll("\n", `\n${" ".repeat(left.length)}`);
+function hanging(word: string, clause: string): string {
+  const width = terminalWidth();
+  const below = width - word.length < CLAUSE_LEAST;
+  const left = below ? " ".repeat(6) : word;
+  const text = Bun.wrapAnsi(clause, Math.max(width - left.length, CLAUSE_LEAST))
+    .replaceAll("\n", `\n${" ".repeat(left.length)}`);
+  return below ? `${word.trimEnd()}\n${left}${text}` : word + text;
 }
+
+const helpEntry = (word: string, wide: number, clause: string): string =>
+  hanging(`  ${word.padEnd(wide)} `, clause);
 
 function optionLines(command: Command): string[] {
   return Object.entries(command.options ?? {}).filter(([, option]) => option.clause)
@@ -13343,14 +13361,14 @@ export function helpText(command?: Command): string {
     "  --help, --version",
   ];
   if (command) {
-    return [`usage: agents ${command.name} ${command.args}`.trim(), `  ${command.clause}`, "",
+    return [`usage: agents ${command.name} ${command.args}`.trim(), hanging("  ", command.clause), "",
       ...optionLines(command), ...common, "", `example: ${EXAMPLES[command.name]}`].join("\n");
   }
   const list = COMMANDS.filter((one) => !one.hidden)
     .map((one) => helpEntry(`${one.name} ${one.args}`.trim(), 32, one.clause));
   return ["usage: agents [command] [options]", "", ...list, "", ...common, "",
-    "exit codes: 0 done, 1 failed, 2 usage, 3 something needs a human, " +
-      "100 another watchdog runs"].join("\n");
+    hanging("exit codes: ", "0 done, 1 failed, 2 usage, 3 something needs a human, " +
+      "100 another watchdog runs")].join("\n");
 }
 
 /** Words of other tools for the same thing. */
@@ -13362,6 +13380,9 @@ const ALIASES: Record<string, string[]> = {
 const GLOBAL_OPTIONS = {
   config: { type: "string" }, help: { type: "boolean", short: "h" }, version: { type: "boolean" },
 } as const;
+
+/** Options that each decide alone what is printed. */
+const FORMS = ["json", "md", "line", "watch", "screen", "raw"] as const;
 
 /** The command line as a command and its call; throws a usage error. */
 export function parseCall(given: string[]): { command: Command; call: Call } {
@@ -13390,6 +13411,8 @@ export function parseCall(given: string[]): { command: Command; call: Call } {
     if (!command.args && call.words.length && !values.help) {
       die(`${name} takes no "${call.words[0]}"`, 2);
     }
+    const forms = FORMS.filter((form) => form in values).map((form) => `--${form}`);
+    if (forms.length > 1) die(`${name}: ${forms.join(" and ")} exclude each other`, 2);
     return { command, call };
   } catch (error) {
     if (error instanceof CliError) throw error;
@@ -13410,6 +13433,7 @@ export async function main(argv: string[]): Promise<number> {
     if (values.help && !positionals.length) return printed(helpText());
     const { command, call } = parseCall(words);
     if (call.options.help) return printed(helpText(command));
+    if (call.options.version) return printed(version());
     return await command.run(call);
   } catch (error) {
     return sayError(error);

@@ -1,6 +1,8 @@
 /** The command line: help, usage errors, exit codes, and each command of the help once on a real fleet. */
 import { beforeEach, describe, expect, test } from "bun:test";
-import { join } from "node:path";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { COMMANDS, helpText, parseCall } from "../agents.ts";
 import { command, type FakeWorld, fakeWorld } from "./kit.ts";
 import { type Fleet, real, SELF, spawn, until } from "./real.ts";
@@ -45,6 +47,14 @@ describe("help", () => {
     const { out } = await command("--version");
     expect(out).toMatch(/^\d+\.\d+\.\d+\n$/);
     expect((await command("status", "--version", "--help")).out).toStartWith("usage: agents status");
+    for (const name of ["down", "up", "restart", "status"]) expect(await command(name, "--version")).toEqual({ code: 0, out, err: "" });
+  });
+  test.each([44, 80])("no line is wider than %d columns, but for the calls to be copied", (width) => {
+    const { columns } = process.stdout;
+    process.stdout.columns = width;
+    const lines = [undefined, ...SHOWN].flatMap((one) => helpText(one).split("\n")).filter((line) => !/^(?:usage|example): /.test(line));
+    process.stdout.columns = columns;
+    expect(lines.filter((line) => Bun.stringWidth(line) > width)).toEqual([]);
   });
   test("the program itself, from a shell", async () => {
     expect(await spawn([...SELF, "attach", "--help"])).toEqual({ code: 0, out: (await command("attach", "--help")).out, err: "" });
@@ -66,7 +76,7 @@ test("words of other tools name the same commands, and an option may stand befor
 
 test("the agents.toml that ships is an example and no fleet, unless it is named", async () => {
   const ran = await spawn([...SELF, "status"], { cwd: ROOT, env: { ...process.env, AGENTS_CONFIG: undefined } });
-  expect(ran).toEqual({ code: 2, out: "", err: expect.stringMatching(/agents\.toml is the example that ships and no fleet: name a config with --config/) });
+  expect(ran).toEqual({ code: 2, out: "", err: expect.stringMatching(/agents\.toml is the example that ships, not a fleet: name a config with --config/) });
   expect((await spawn([...SELF, "names", "--config", join(ROOT, "agents.toml")])).code).toBe(0);
 });
 
@@ -76,9 +86,11 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
   const CONFIG = '[[agent]]\nname = "a1"\nbackend = "claude"\n[loop]\nphases = [{ id = "one", plan = "p.md", status = "s.md" }]\n';
   test.each<[words: string[], says: string]>([
     [["stauts"], 'unknown command "stauts"; nearest is "status" (there are: up, down, '],
-    [["doctor", "a1"], 'doctor takes no "a1"'], [["status", "--watch", "a1"], "status: --watch and --line show the whole fleet"], [["status", "a2"], 'no agent or service "a2"'], [["report", "a1", "b1"], 'report takes no "a1"'], [["unit", "x"], 'unit takes no "x"'],
+    [["doctor", "a1"], 'doctor takes no "a1"'], [["status", "--watch", "a1"], "status: --watch and --line show the whole fleet"], [["status", "a2"], 'no agent or service "a2"'], [["events", "a2"], 'no agent or service "a2"; nearest is "a1" (there are: a1, watchdog, gone)'], [["report", "a1", "b1"], 'report takes no "a1"'], [["unit", "x"], 'unit takes no "x"'],
     [["status", "--jsno"], "status: Unknown option '--jsno'; nearest is \"--json\""],
     [["up", "--json"], "up: Unknown option '--json'"],
+    [["status", "--line", "--json"], "status: --json and --line exclude each other"], [["top", "--json"], "status: --json and --watch exclude each other"],
+    [["logs", "a1", "--raw", "--screen"], "logs: --screen and --raw exclude each other"], [["report", "--md", "--json"], "report: --json and --md exclude each other"],
     [["logs", "a1", "--lines"], "logs: Option '--lines' argument is ambiguous\n"],
     [["restart"], "usage: restart <name…> [--fresh]"],
     [["logs"], "usage: logs <name…>"], [["logs", "a2"], 'no agent or service "a2"; nearest is "a1"'],
@@ -99,7 +111,8 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     [["init", "a", "b"], "usage: init [DIR]"], [["demo", "a", "b"], "usage: demo [DIR] [--keep]"], [["completion"], "usage: completion bash | zsh"],
     [["completion", "fish"], "usage: completion bash | zsh"],
   ])("%p", async (words, says) => {
-    await fake.config(CONFIG);
+    const { stateDir } = await fake.config(CONFIG);
+    fake.files.set(`${stateDir}/events.jsonl`, ["a1", "gone"].map((agent) => `{"at":"2026-01-01T00:00:00Z","event":"start","agent":"${agent}"}\n`).join(""));
     const { code, out, err } = await command(...words, "--config", "/fleet/agents.toml");
     expect([code, out, err.trimEnd().split("\n").length]).toEqual([2, "", 1]);
     expect(err).toStartWith(`agents: ${says}`);
@@ -114,6 +127,14 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
       const { code, err } = await spawn([...SELF, ...words.map(String), "--config", "/nowhere/agents.toml"]);
       expect([code, err]).toEqual([2, "agents: /nowhere/agents.toml: no such file (name one with --config, or make one with init)\n"]);
     });
+});
+
+test.each<[words: string[]]>([[["status"]], [["up"]], [["down"]], [["attach", "a1"]], [["explain", "a1"]], [["logs", "a1", "--screen"]]])("without tmux %p says how to get it", async (words) => {
+  const config = join(await mkdtemp(join(tmpdir(), "agents-without-")), "agents.toml");
+  await Bun.write(config, '[[agent]]\nname = "a1"\nbackend = "claude"\n');
+  const ran = await spawn([...SELF, ...words, "--config", config], { env: { ...process.env, PATH: "/nowhere" } });
+  await rm(dirname(config), { recursive: true });
+  expect(ran).toEqual({ code: 1, out: "", err: "agents: tmux was not found: install it (apt-get install tmux, brew install tmux)\n" });
 });
 
 real("selftest says how an operator's own rules read the captures, of backends that have captures", {
@@ -139,7 +160,7 @@ const each = (f: Fleet): Record<string, Tried> => ({
   explain: [["explain", "a1"], 0, /^verdict +idle/m],
   send: [["send", "a1", "a word"], 0, "delivered to a1\n"],
   phase: [["phase"], 0, "phase one [1/1]  seq: one\n"],
-  notify: [["notify", "--test"], 0, "told\n"],
+  notify: [["notify", "--test"], 0, "sent\n"],
   capture: [["capture", "a1", "nothing-of-it"], 2, '"nothing" is no verdict'],
   selftest: [["selftest"], 0, /\d+ passed, 0 failed/],
   migrate: [["migrate"], 0, "migrate done: "],

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { type AgentEvent, type Config, EVENT_NAMES, eventText, foldEvents, memoryOf, parseEventNames, parseEvents, type Report, say, type Watch } from "../agents.ts";
+import { type AgentEvent, type Config, EVENT_NAMES, eventText, foldEvents, memoryOf, parseEventNames, parseEvents, type Report, say, type Watch, wrappedEvent } from "../agents.ts";
 import { Death, FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
 import { loopPlan, real, signal, until } from "./real.ts";
 
@@ -34,6 +34,11 @@ describe("events as a person reads them", () => {
     const commit = (minute: number) => event(minute, { event: "commit", why: "", sha: `${minute}` });
     const folded = foldEvents([event(10), event(11), event(12, { agent: "b" }), event(13), commit(14), commit(15)]);
     expect(folded.map(({ event: { at }, times, since }) => [at.slice(14, 16), times, since.slice(14, 16)])).toEqual([["12", 1, "12"], ["13", 3, "10"], ["14", 1, "14"], ["15", 1, "15"]]);
+  });
+  test.each([44, 80, 120])("one that is long goes on below itself within %d columns", (width) => {
+    const text = wrappedEvent(eventText(event(10, { why: `${"x".repeat(300)} 全部全部` }), NOW), width);
+    expect(text.split("\n").filter((line) => Bun.stringWidth(line) > width)).toEqual([]);
+    expect(text.replace(/\n {2}/g, "").replaceAll(" ", "")).toContain("x".repeat(300));
   });
   test("a restart that helps nobody is told once, at its last time; what lies far back is told by itself", () => {
     const kinds = ["stalled", "down", "state", "start"];

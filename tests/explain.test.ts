@@ -123,9 +123,9 @@ describe("decideNext says what the ladder does", () => {
     expect(said("background", { backgroundSince: now }, { waitingUntil: now + 7_200_000 }).at).toBe(now + 7_200_000);
   });
   test("a restart that would be a parking, or late, is announced as such", () => {
-    expect(said("idle").does).toBe("restarts it if it stays idle");
-    expect(said("fatal", { death: { ...death, lived: 1000, failures: 2 } }).does).toBe("restarts it, 20 s after its end");
-    expect(said("fatal", { death: { ...death, starts: 5 } }).does).toBe("ends it and parks it: 5 starts in 30 min without a healthy minute");
+    expect(said("idle").does).toBe("restarts it if it is still idle");
+    expect(said("fatal", { death: { ...death, lived: 1000, failures: 2 } }).does).toBe("ends it and starts it again 20 s later");
+    expect(said("fatal", { death: { ...death, starts: 5 } }).does).toBe("ends it and parks it (5 starts in 30 min without a healthy minute)");
     expect(said("idle", { left: "it is not enabled" })).toEqual({ does: "leaves it alone: it is not enabled", at: null });
   });
   test("an agent that is down: held, parked, done, ending, backoff, not noted yet", () => {

@@ -77,7 +77,7 @@ describe.skipIf(!npm || other)("npm i -g of the packed tarball", () => {
     const counted = /^\d+ passed, 0 failed$/m;
     const here = await spawn([process.execPath, join(ROOT, "agents.ts"), "selftest"]);
     expect(counted.exec((await call("selftest")).out)?.[0]).toBe(counted.exec(here.out)![0]);
-    expect(await call("status")).toMatchObject({ code: 2, err: expect.stringContaining("is the example that ships and no fleet") });
+    expect(await call("status")).toMatchObject({ code: 2, err: expect.stringContaining("is the example that ships, not a fleet") });
     expect((await call("init", "fleet")).code).toBe(0);
     const status = await spawn([command, "status"], { env, cwd: join(home, "fleet", "prompts") });
     expect([status.code, status.out]).toEqual([3, expect.stringMatching(/^~\/fleet \([^]*clones\/builder does not exist/)]); // the clones are not made yet

@@ -100,6 +100,11 @@ describe("liveLines", () => {
     expect(shown[bar + 2]).toBe("─".repeat(80)); // of b nothing is known
     expect(lines([row("a"), row("b")], {}, [80, 13], events).some((line) => line.includes("last 20 min"))).toBe(false);
   });
+  test("its help fits a phone whole", () => {
+    const { page } = pressKey(NEW_VIEW, "?", []).view;
+    expect(page.filter((line) => Bun.stringWidth(line) > 44)).toEqual([]);
+    expect(lines([row("a")], { mode: "page", page }, [44, 24]).slice(0, page.length)).toEqual(page);
+  });
   test("the filter leaves rows by what they say; the counts stay those of the fleet", () => {
     const agents = [row("builder"), row("tester", { condition: "parked", running: false })];
     expect(lines(agents, { filter: "PARK" }).filter((line) => /builder|tester/.test(line))).toEqual([expect.stringContaining("tester")]);

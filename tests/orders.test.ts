@@ -69,6 +69,10 @@ describe("orders", () => {
       expect.objectContaining({ by: "operator", command: word, names })));
     const log = fake.files.get(`${cfg.logDir}/agents-watchdog.log`)!;
     expect(log.match(/order: (send a|restart a|up b) \(by operator\)/g)).toHaveLength(3);
+    // the end of what left the config is not the end of all
+    await call("down", "--orphans");
+    expect(orders().at(-1)).toMatchObject({ command: "down --orphans", names: [] });
+    expect(fake.files.get(`${cfg.logDir}/agents-watchdog.log`)).toEndWith(" order: down --orphans (by operator)\n");
   });
   test.each([["lives", 7, true], ["has ended", 8, false]])("the mark of a command that %s", async (_, born, holds) => {
     await begin(["a"], 3);

@@ -63,10 +63,10 @@ describe("over the fake world", () => {
 
   test("show, next, set by id and by index", async () => {
     expect((await call()).out).toBe("phase p1 [1/2]  seq: p1 p2\n");
-    expect((await call("next")).out).toBe("phase idx now 1 (p2)\n");
+    expect((await call("next")).out).toBe("the phase is now p2 (2/2)\n");
     expect(file("phase-idx")).toBe("1");
     expect(file("phase-id")).toBe('{"id":"p2","idx":1}\n');
-    expect((await call("next")).out).toBe("phase idx now 1 (p2)\n");
+    expect((await call("next")).out).toBe("the phase is now p2 (2/2)\n");
     await call("set", "p1");
     expect(curIdx(cfg)).toBe(0);
     await call("set", "1");

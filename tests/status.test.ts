@@ -517,7 +517,7 @@ describe("the command over a fleet", () => {
       for (const line of out.split("\n")) expect([line, Bun.stringWidth(line) <= Number(width)]).toEqual([line, true]);
     }
     const { out } = await command("status", "*", "--config", cfg.path);
-    expect(out).toMatch(/^! builder [^]*^why +its dir \/nowhere does not exist$[^]*^adversary [^]*^next +restarts it if it stays idle at \d\d:\d\d\n─+\n● Ready\.[^]*^web [^]*^is +service$/m);
+    expect(out).toMatch(/^! builder [^]*^why +its dir \/nowhere does not exist$[^]*^adversary [^]*^next +restarts it if it is still idle at \d\d:\d\d\n─+\n● Ready\.[^]*^web [^]*^is +service$/m);
     const watchdogs = await command("status", "watchdog", "--config", cfg.path);
     expect([watchdogs.code, watchdogs.err]).toEqual([2, expect.stringContaining("logs watchdog")]);
   });
@@ -566,10 +566,13 @@ real("a broken config under a running watchdog: status, logs, send and down go b
   const status = await f.run(["status"]);
   expect([status.code, status.out.split("\n")[0], /^. a1 /m.test(status.out)]).toEqual([3, expect.stringMatching(said), true]);
   expect(JSON.parse((await f.run(["status", "--json"])).out).configError).toMatch(said);
-  for (const words of [["logs", "a1"], ["send", "a1", "hear this"], ["explain", "a1"], ["report"]]) {
+  for (const words of [["logs", "a1"], ["send", "a1", "hear this"], ["explain", "a1"], ["events"]]) {
     const ran = await f.run(words);
     expect([words[0], ran.code, ran.err]).toEqual([words[0], 0, expect.stringMatching(said)]);
   }
+  // what shows it itself does not say it twice
+  const report = await f.run(["report"]);
+  expect([report.code, report.out, report.err, status.err]).toEqual([0, expect.stringMatching(said), "", ""]);
   expect(f.submits("a1")).toEqual(["hear this"]);
   // another config of the same folder is not what that watchdog runs on
   f.write("other.toml", "[[agent\n");
