@@ -1980,13 +1980,25 @@ function lockHolder(path: string): number | null {
 /** How a keeper starts a watchdog, and a watchdog its keeper: known again by these words. */
 const KEPT = { watchdog: ["watchdog", "--kept"], keeper: ["keep", "--last-good"] } as const;
 
+/**
+ * Whether a process is our user's and sees the files that we see: in a container the same path is
+ * another file, and another user's fleet keeps its state elsewhere.
+ */
+function sharesOurFiles(pid: number): boolean {
+  const user = (of: number | string) => /^Uid:\s*(\d+)/m.exec(readProc(`${of}/status`))?.[1];
+  const mounts = (of: number | string) => readProc(`${of}/mountinfo`);
+  return user(pid) !== undefined && user(pid) === user("self") &&
+    mounts(pid) !== "" && mounts(pid) === mounts("self");
+}
+
 /** Watchdogs or keepers of this config file, with or without their lock; [] where no /proc is. */
 function supervisorsOf(cfg: Config, what: keyof typeof KEPT): number[] {
   const [word, flag] = KEPT[what];
   return world.list("/proc").map(Number).filter((pid) => {
     const words = isPid(pid) && pid !== process.pid ? readProc(`${pid}/cmdline`).split("\0") : [];
     const at = words.indexOf(word);
-    return at >= 0 && words[at + 1] === flag && words[words.indexOf("--config", at) + 1] === cfg.path;
+    return at >= 0 && words[at + 1] === flag &&
+      words[words.indexOf("--config", at) + 1] === cfg.path && sharesOurFiles(pid);
   });
 }
 

@@ -1,7 +1,7 @@
 /** What a person ordered last holds, whatever is under way; every order can be read afterwards. */
 import { beforeEach, describe, expect, test } from "bun:test";
 import { mkdirSync } from "node:fs";
-import { memoryOf, storedLife } from "../agents.ts";
+import { memoryOf, storedLife, world } from "../agents.ts";
 import { agents, command, fakeWorld, realFolder, type Scene, scene } from "./kit.ts";
 import { real, until } from "./real.ts";
 
@@ -53,6 +53,31 @@ describe("orders", () => {
     });
     expect((await call("down", "a", "b")).code).toBe(0);
     expect(fake.tmux.panes.map(({ session }) => session)).toEqual(["agents-a"]);
+  });
+  test.each([
+    ["of another container", "0", "2 / / rw - overlay other rw\n"], ["of another user", "1000", "1 / / rw - ext4 disk rw\n"],
+  ])("down ends no watchdog %s whose config has the same path", async (_, user, mounts) => {
+    await begin(["a"], 3);
+    mkdirSync(cfg.logDir, { recursive: true });
+    const process = (pid: number | string, uid: string, mountinfo: string) => Object.entries({ status: `Name:\tbun\nUid:\t${uid}\t${uid}\n`, mountinfo })
+      .forEach(([name, text]) => fake.files.set(`/proc/${pid}/${name}`, text));
+    process("self", "0", "1 / / rw - ext4 disk rw\n");
+    const watchdog = (pid: number, uid: string, mountinfo: string) => {
+      process(pid, uid, mountinfo);
+      fake.files.set(`/proc/${pid}/cmdline`, ["bun", "agents.ts", "watchdog", "--kept", "--config", cfg.path, ""].join("\0"));
+    };
+    watchdog(70_001, user, mounts);
+    watchdog(70_002, "0", "1 / / rw - ext4 disk rw\n");
+    const got: number[] = [];
+    const { signal } = world;
+    world.signal = (pid, name) => {
+      if (pid <= 70_000) return signal(pid, name);
+      if (name !== 0) got.push(pid);
+      [...fake.files.keys()].filter((path) => path.startsWith(`/proc/${pid}/`)).forEach((path) => fake.files.delete(path));
+      return true;
+    };
+    expect((await call("down", "watchdog")).code).toBe(0);
+    expect(got).toEqual([70_002]);
   });
   test("40 texts at once all arrive in the queue", async () => {
     await begin(["a"]);
