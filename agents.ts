@@ -4381,17 +4381,18 @@ interface OpencodeFacts {
 
 async function readOpencode(backend: Backend, agent: Agent, pane: Pane): Promise<OpencodeFacts> {
   type Pending = { sessionID?: string; permission?: string }[];
-  const ask = <T>(path: string) => askOpencode<T>(backend, agent.dir, path);
-  const [answer, permissions, questions] = await Promise.all([
-    callOpencode(backend, agent.dir, "/session/status"),
-    ask<Pending>("/permission"), ask<Pending>("/question"),
-  ]);
+  const [answer, permissions, questions] = await Promise.all(
+    ["/session/status", "/permission", "/question"].map((path) =>
+      callOpencode(backend, agent.dir, path))) as [HttpAnswer, HttpAnswer, HttpAnswer];
   const statuses = contentOf<unknown>(answer);
-  const mine = (list: Pending | null) => (Array.isArray(list) ? list : [])
+  const mine = (list: HttpAnswer) => [contentOf<Pending>(list) ?? []].flat()
     .find((one) => one?.sessionID === pane.conversation);
   const asked = mine(permissions);
+  // one that is silent, or fails, does not say that nothing is asked
+  const silent = [permissions, questions].some(({ ok, status }) =>
+    !ok && (status === 0 || status === 408 || status >= 500));
   return {
-    healthy: isRecord(statuses),
+    healthy: isRecord(statuses) && !silent,
     down: !answer.ok && answer.status === 0,
     status: isRecord(statuses) ? statusOf(statuses[pane.conversation]) : undefined,
     // what it asks for may be anything, but it does ask

@@ -363,6 +363,14 @@ describe("an opencode server", () => {
       expect(await why({ "/permission": [{ sessionID: "ses_1", permission }] })).toMatch(/^permission: one without a proper name$/);
     }
     expect(await why({ "/session/status": { ses_1: { type: "retry", message: `usage limit \x1b[2J\u202e${"y".repeat(1_000_000)}` } } })).toMatch(/^usage limit y{287}…$/);
+    for (const path of ["/permission", "/question"]) {
+      for (const [status, known] of [[0, false], [408, false], [500, false], [404, true]] as const) {
+        say({});
+        const { http } = fake;
+        fake.http = async (request) => new URL(request.url).pathname === path ? { ok: false, status, body: "" } : http(request);
+        expect((await lookAround(cfg, watch)).get("a")!.verdict.why !== "the opencode server does not answer").toBe(known);
+      }
+    }
     for (const odd of [[], "x", 3]) expect(await why({ "/session/status": odd })).toBe("the opencode server does not answer");
     for (const odd of [{ ses_1: 3 }, { ses_1: { type: {} } }, { ses_1: null }]) expect(await why({ "/session/status": odd, "/permission": {}, "/question": "x" })).not.toContain("answer");
   });
