@@ -5366,10 +5366,18 @@ function serverLives(server: string): boolean {
   return pid !== undefined && Math.abs(startedAt(pid) - started!) < 5;
 }
 
-/** Who runs; a server that lives, but not at its socket, cannot be seen, and is not gone. */
+/** Whether any client that was seen last is there yet. */
+const clientsLive = ({ agents }: Watch): boolean => membersOf({ marks: [],
+  groups: Object.values(agents).flatMap(({ client }) => client ?? []) }, null).length > 0;
+
+/**
+ * Who runs. A server that lives, but not at its socket, cannot be seen: a client of ours that lives
+ * is not gone. Without one it is somebody else's by now, such as after a change of the socket.
+ */
 async function lookAtSessions(cfg: Config, watch: Watch): Promise<Snapshot> {
   const snap = await snapshot(cfg);
-  if (!snap.ok || snap.server === watch.server || !serverLives(watch.server)) return snap;
+  if (!snap.ok || snap.server === watch.server || !serverLives(watch.server) ||
+    !clientsLive(watch)) return snap;
   const [pid] = watch.server.split(" ");
   return { ...snap, ok: false, why: `the tmux server ${pid} lives, but not at this socket` +
     `; kill -USR1 ${pid} makes it again` };

@@ -592,6 +592,11 @@ describe("a lost socket is not the end of a server", () => {
     expect(fake.effects.filter((what) => /^(signal|tmux (new|kill))/.test(what))).toEqual([]);
     expect(fake.logged(`kill -USR1 ${fake.tmux.server.pid} makes it again`)).toHaveLength(1);
   });
+  test("where it lives on for others alone, as after a change of the socket, all come back", async () => {
+    fake.tmux.killServer();
+    await ticks(3);
+    expect([starts("a"), starts("b"), fake.logged("not at this socket")]).toEqual([2, 2, []]);
+  });
   test("once it is dead all come back", async () => {
     fake.stat(fake.tmux.server.pid, 100_000, "Z");
     fake.tmux.killServer();
