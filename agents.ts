@@ -5537,7 +5537,7 @@ async function readLook(
   const known = await askSources(cfg, agent, pane, judged);
   let { verdict } = known;
   const backgroundSince = verdict.verdict === "background"
-    ? memory.backgroundSince || world.now() : undefined;
+    ? Math.min(memory.backgroundSince || Infinity, world.now()) : undefined;
   verdict = decideBackground(
     verdict, backgroundSince, world.now(), cfg.watchdog.backgroundMax * 1000);
   const probed = watch.outbox.some(isProbe(agent.name));
@@ -6950,7 +6950,8 @@ async function noteLastWords(cfg: Config, watch: Watch, agent: Agent, pane: Pane
 /** The second fatal error within the window costs the resume id. */
 function noteFatal(cfg: Config, watch: Watch, agent: Agent, why: string): void {
   const memory = memoryOf(watch, agent.name);
-  const again = world.now() - memory.lastFatal < cfg.watchdog.parkWindow * 1000;
+  const ago = world.now() - memory.lastFatal;
+  const again = ago >= 0 && ago < cfg.watchdog.parkWindow * 1000; // or a clock was set back
   memory.lastFatal = world.now();
   if (again) dropResumeId(cfg, agent);
   log(`FATAL: ${agent.name} (${agent.session}): ${why}`);

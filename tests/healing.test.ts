@@ -181,6 +181,15 @@ test("fault 23: the second fatal error within the window costs the resume id", a
   expect(fake.everyPane[2]!.argv).toContain("--session-id");
 });
 
+test("a fatal error of before a clock was set back does not cost the resume id", async () => {
+  cfg = await fake.config(`${TEXT}resume = true\n`);
+  fake.files.set(join(cfg.stateDir, "a.id"), "old-id");
+  memoryOf(watch, "a").lastFatal = fake.wall + 3_600_000;
+  fake.tmux.onStart = (pane) => void (pane.doing = fake.everyPane.length > 1 ? "busy" : "fatal");
+  await fake.ticks(cfg, watch, 4);
+  expect([starts(), fake.everyPane[1]!.argv.includes("old-id")]).toEqual([2, true]);
+});
+
 test("fault 51: the id of a new conversation is known after the launch, and resumed", async () => {
   cfg = await fake.config(`${TEXT}resume = true\n`);
   await fake.ticks(cfg, watch, 3);

@@ -92,6 +92,15 @@ describe("work that outlives its turn", () => {
     }
     expect(memory().verdict).toBe("idle");
   });
+  test("a clock that was set back while no watchdog ran does not make it longer", async () => {
+    await begin(`[watchdog]\nbackground_max = 600\n${AGENT}`);
+    pane().draw(SHELL, fake.wall);
+    await fake.ticks(cfg, watch, 4);
+    fake.wall -= 86_400_000;
+    watch = loadWatch(cfg);
+    await fake.ticks(cfg, watch, 24);
+    expect(memory().verdict).toBe("idle");
+  });
   test("hand-offs are typed, wakes and probes wait", () => {
     const verdict = { verdict: "background", rule: "", where: "", text: "", limit: null, waitingUntil: null, why: "background work" } as Verdict;
     const message = (cause: string): Message => ({ id: "1", target: "a", text: "Pull.", cause, made: 0, tries: 0 });
