@@ -4841,12 +4841,17 @@ function isOwnRollout(path: string): boolean {
   return own;
 }
 
-/** The rollout file that a pane's Codex writes: the newest that it has open; "" = none. */
+/**
+ * The rollout file that a pane's Codex writes: the newest that it has open; "" = none. Of the
+ * processes that have one the first is the client: what it runs may be a Codex too, or read others.
+ */
 function rolloutOf(pane: Pane): string {
-  const open = pidsIn(pane).flatMap((pid) => world.opened(pid)).filter((path) =>
-    ROLLOUT_NAME.test(path));
-  return [...new Set(open)].sort((a, b) => (basename(a) < basename(b) ? 1 : -1))
-    .find(isOwnRollout) ?? "";
+  for (const pid of pidsIn(pane)) {
+    const open = world.opened(pid).filter((path) => ROLLOUT_NAME.test(path));
+    const own = open.sort((a, b) => (basename(a) < basename(b) ? 1 : -1)).find(isOwnRollout);
+    if (own) return own;
+  }
+  return "";
 }
 
 /** Codex's own word on the conversation in a pane, null = it says nothing. */

@@ -466,6 +466,16 @@ describe("P38: a Codex agent in a round", () => {
     await it.ticks(2);
     expect(idOf(it)).toBe(newer);
   });
+  test("that of a Codex which it runs itself does not count", async () => {
+    const it = await begin();
+    const { pid } = it.pane();
+    for (const [parent, child] of [[pid, 61_000], [61_000, 61_001]]) it.fake.files.set(`/proc/${parent}/task/${parent}/children`, `${child} `);
+    // the pane's own process is a wrapper
+    writes(it, THREAD, "11-00-00", rows(meta(), turn("task_complete", it.fake.wall)), 61_000);
+    writes(it, "01a217af-85cf-72c1-8b85-998520f5637d", "11-40-00", rows(meta(), turn("task_started", it.fake.wall)), 61_001);
+    await it.ticks(2);
+    expect([idOf(it), verdictOf(it)]).toEqual([THREAD, "idle"]);
+  });
   test("without an open rollout no id is believed", async () => {
     const it = await begin();
     writes(it, THREAD, "11-00-00", rows(meta()), 7);
