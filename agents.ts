@@ -5501,6 +5501,10 @@ const needsVerdict = (watch: Watch, agent: Agent): boolean =>
     (agent.watch !== "none" || agent.wake !== undefined || agent.kind === "loop")) ||
   watch.outbox.some((message) => message.target === agent.name);
 
+/** Whether a loop agent is left alone: a phase move has it in its hands, or all phases are done. */
+const isAtRest = (cfg: Config, watch: Watch, agent: Agent, { moving }: Observation): boolean =>
+  agent.kind === "loop" && (moving || watch.intent !== null || isComplete(cfg));
+
 /** A verdict that the same picture gets at any time. */
 const isTimeless = (verdict: Verdict | null): boolean =>
   verdict !== null && verdict.limit === null && verdict.waitingUntil === null &&
@@ -6530,7 +6534,7 @@ function canAsk(
   const seen = observations.get(agent.name);
   const probe = watch.outbox.find(isProbe(agent.name));
   return agent.watch !== "none" && seen?.alive === true && !seen.held &&
-    seen.verdict.verdict === "limited" && loadLimitState(cfg, agent.session) !== null &&
+    !isAtRest(cfg, watch, agent, seen) && seen.verdict.verdict === "limited" && loadLimitState(cfg, agent.session) !== null &&
     (!probe || world.now() - probe.made < PROBE_PATIENCE);
 }
 
@@ -7819,10 +7823,6 @@ async function runOnComplete(
 
 /** The agents that the watchdog looks after. */
 export const watched = (cfg: Config): Agent[] => [...cfg.agents.values()].filter(isWatched);
-
-/** Whether a loop agent is left alone: a phase move has it in its hands, or all phases are done. */
-const isAtRest = (cfg: Config, watch: Watch, agent: Agent, { moving }: Observation): boolean =>
-  agent.kind === "loop" && (moving || watch.intent !== null || isComplete(cfg));
 
 /**
  * Answers a dialog that the operator declared: on a fresh look, within the dialog alone (what an

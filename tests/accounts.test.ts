@@ -157,6 +157,17 @@ describe("at the reset", () => {
     await until(alone, RESET + 300_000);
     expect([alone.told("b").at(-1)?.slice(0, 16), alone.watch.accounts]).toEqual(["Supervisor: look", {}]);
   });
+  test("a loop agent that rests after the last phase asks for nobody", async () => {
+    const it = await scene(FLEET);
+    it.fake.git.push("init", { "README.md": "r" });
+    for (const name of ["builder", "orchestrator"]) limit(it, name);
+    await it.ticks(3);
+    expect(Object.values(it.watch.accounts)[0]!.asker).toBe("builder");
+    it.fake.files.set(`${it.cfg.logDir}/SEQUENCE-COMPLETE`, "");
+    answers(it, "orchestrator", "busy");
+    await until(it, RESET + 300_000);
+    expect([it.watch.accounts, probes(it, "builder"), probes(it, "orchestrator")]).toEqual([{}, 0, 1]);
+  });
   test("where nobody is left to ask, a far reset is believed as long as between two probes of one", async () => {
     const it = await three();
     limit(it, "a", "You've hit your weekly limit · resets Jun 18, 4am (UTC)");
