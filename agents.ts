@@ -3093,7 +3093,7 @@ function clockNear(clock: string, now: number): number {
 const WAITING_MAX = 7 * 24 * 3_600_000;
 
 /**
- * The one verdict of a look: the first rule that matches, else `unsure`: there is no verdict by
+ * The one verdict of a look: the first rule that matches, else `unsure`: there is not a verdict by
  * elimination. Whoever is at its prompt may have said until when it waits. `now` and `longest` (the
  * longest wait that is believed) are ms. Keeps nothing between looks: whoever holds for a limit
  * keeps the `resetAt` of the first look at a banner.
@@ -7225,7 +7225,7 @@ const gitWords = (err: string): string => {
 /** What helps where git says so; the first that fits. */
 const GIT_CURES: [said: RegExp, cure: (hand: Handoff) => string][] = [
   [/cannot change to|not a git repository/, ({ repo }) =>
-    `clone the repository to ${quoted(repo)}, or mend repo in [loop.handoff]`],
+    `clone the repository to ${quoted(repo)}, or fix repo in [loop.handoff]`],
   [/dubious ownership/, ({ repo }) => `git config --global --add safe.directory ${quoted(repo)}`],
   [/No space left/, () => "make room on the disk"],
   [/lazy fetching disabled|promisor/, ({ repo }) =>
@@ -7917,7 +7917,7 @@ function noteGap(cfg: Config, watch: Watch): void {
   const step = now - volatile.lastNow - (mono - volatile.lastTick);
   if (volatile.ticks > 0 &&
       (gap > 3 * Math.max(cfg.watchdog.signalInterval, 1) * 1000 || step < -CLOCK_STEP)) {
-    log(`${Math.round(gap / 1000)} s since the last tick: idle clocks start anew`);
+    log(`${Math.round(gap / 1000)} s since the last tick: idle clocks restarted`);
     volatile.quietSince = 0;
     for (const memory of Object.values(watch.agents)) {
       Object.assign(memory, { idleSince: 0, sameSince: 0, still: "",
@@ -8067,7 +8067,7 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     for (const agent of lost) {
       emit(cfg, "orphan", { agent, why: "it left the config; its client is left alone" });
     }
-    log("config read again" +
+    log("config reloaded" +
       `${lost.length ? `; no longer in it, left running: ${lost.join(", ")}` : ""}`);
     for (const warning of next.warnings) log(`warning: ${warning}`);
     noteConfigGood(cfg, watch);
@@ -8084,7 +8084,7 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
 
 /** The end of a fault in the config is an event as its beginning is. */
 function noteConfigGood(cfg: Config, watch: Watch): void {
-  if (watch.volatile.errors.config) emit(cfg, "config", { to: "ok", why: "it is good again" });
+  if (watch.volatile.errors.config) emit(cfg, "config", { to: "ok", why: "it is valid again" });
   trouble(watch, "config", "");
 }
 
@@ -8676,7 +8676,7 @@ export function expandNames(cfg: Config, words: string[], more: string[] = []): 
 function oneName(cfg: Config, call: Call, usage: string): string {
   if (call.words.length !== 1) die(`usage: ${usage}`, 2);
   const names = expandNames(cfg, call.words);
-  if (names.length > 1) die(`${call.words[0]} is ${names.join(", ")}: name one of them`, 2);
+  if (names.length > 1) die(`${call.words[0]} matches ${names.join(", ")}: name one of them`, 2);
   return names[0]!;
 }
 
@@ -10130,7 +10130,7 @@ function remarksOf(
     ...answersFor(agents),
     handoff?.state === "empty" && handoff.why
       ? `hand-off: ${handoff.why}${handoff.cure ? `  — ${handoff.cure}` : ""}` : "",
-    unknown.length ? `sessions that no config names: ${unknown.join(", ")}` : "",
+    unknown.length ? `sessions not in the config: ${unknown.join(", ")}` : "",
     olderPhase.length ? `still on an older phase's kickoff: ${olderPhase.join(", ")} ` +
       `("phase set ID --restart" takes them along)` : "",
   ].filter(Boolean);
@@ -10539,7 +10539,7 @@ function nextOfVerdict({ verdict, waitingUntil }: Verdict, facts: NextFacts): Ne
   if (verdict === "active") return { does: "leaves it alone while it works", at: null };
   if (verdict === "background") {
     const { backgroundSince: since = now } = facts;
-    return { does: "leaves it to its background work, then takes it for idle",
+    return { does: "waits for its background work, then treats it as idle",
       at: Math.max(waitingUntil ?? 0, since + settings.backgroundMax * 1000) };
   }
   if (watch === "heal") return { does: 'leaves it alone: watch is "heal"', at: null };
@@ -10654,7 +10654,7 @@ async function explainFile(call: Call, file: string): Promise<number> {
 async function lookedUp(cfg: Config, call: Call, usage: string): Promise<[Agent, Snapshot]> {
   const name = oneName(cfg, call, usage);
   const agent = cfg.agents.get(name) ??
-    die(`${name} is no agent: nothing is read from its screen`, 2);
+    die(`${name} is not an agent: its screen is not read`, 2);
   return [agent, await neededSnapshot(cfg)];
 }
 
@@ -10686,7 +10686,7 @@ function whyLeft(cfg: Config, watch: Watch, agent: Agent): string {
 
 /** The line that says that nothing of this happens. */
 const watchdogFact = (cfg: Config): [string, string | null] => ["watchdog",
-  readWatchdog(cfg).running ? null : 'does not run, so nothing is done; "up watchdog" starts it'];
+  readWatchdog(cfg).running ? null : 'not running, so nothing is done; "up watchdog" starts it'];
 
 /** As the watchdog reads it: idle is only believed of a screen that stays the same. */
 async function explainLive(
@@ -10798,7 +10798,7 @@ const CARD_RESTARTS = 5;
 /** `status NAME`: all that is known of some units. */
 async function showCards(call: Call, cfg: Config): Promise<number> {
   if (call.options.watch || call.options.line) {
-    die("status: --watch and --line show the whole fleet, no names", 2);
+    die("status: --watch and --line take no names: they show the whole fleet", 2);
   }
   const names = expandNames(cfg, call.words).filter((name) => name !== "watchdog");
   if (!names.length) die('status: the watchdog has no card; "logs watchdog" shows what it did', 2);
@@ -10922,7 +10922,7 @@ export async function cmdCapture(call: Call): Promise<number> {
   if (call.words.length !== 2) die(`usage: ${usage}`, 2);
   const [, expected, what] = /^([^-]*)(?:-([\w-]+))?$/.exec(label) ?? [];
   if (!expected || !VERDICTS.includes(expected as VerdictName)) {
-    die(`capture: "${expected ?? label}" is no verdict${nearest(expected ?? label, VERDICTS)} ` +
+    die(`capture: "${expected ?? label}" is not a verdict${nearest(expected ?? label, VERDICTS)} ` +
       `(there are: ${VERDICTS.join(", ")})`, 2);
   }
   if (!what) die(`capture: say what it shows: ${expected}-<what>, in letters, digits and -`, 2);
@@ -11116,9 +11116,9 @@ function paneSource(cfg: Config, name: string, raw: boolean): Source | string {
   const unit = unitsOf(cfg).get(name);
   const path = sessionLogPath(cfg, unit?.session ?? watchdogSession(cfg));
   if (!existsSync(path)) return `${name} has no log yet: ${path} does not exist`;
-  if (!statSync(path).isFile()) return `${path} is no file`;
-  const note = unit && isAgent(unit) && !raw ? `${name}: no transcript of its client was found; ` +
-    "this is what it printed, made readable (--screen shows its screen as it stands)" : "";
+  if (!statSync(path).isFile()) return `${path} is not a file`;
+  const note = unit && isAgent(unit) && !raw ? `${name}: no transcript of its client was found, ` +
+    "this is what it printed, made readable (--screen: the screen as it is now)" : "";
   return { path, note, clean: raw ? String : unit ? cleanLog : linesOf };
 }
 
@@ -11596,7 +11596,7 @@ export function openMatters(status: Status, now: number): OpenMatter[] {
   const rows = [...status.agents, ...status.services]
     .filter((row) => row.needsHuman || row.condition === "limited")
     .map((row) => ({ agent: row.name, needsHuman: row.needsHuman, cure: row.cure,
-      what: row.state + (row.messages ? `, ${row.messages} waiting for it` : "") }));
+      what: row.state + (row.messages ? `, ${plural(row.messages, "text")} held` : "") }));
   const orphans = status.orphans.map(({ name }) => ({ agent: name, needsHuman: false,
     what: "left the config, its client is still there", cure: `down ${name}` }));
   return [...fleet, ...rows, ...orphans]
@@ -11647,9 +11647,9 @@ function reportHead(report: Report): Section {
   const { fleet, from, to, seen, recorded } = report;
   const when = momentIn(report);
   const last = seen > from
-    ? `the watchdog looked last at ${when(seen)}` : "no watchdog looked in this time";
+    ? `the watchdog last looked at ${when(seen)}` : "no watchdog was running at the time";
   const begins = recorded > from && seen > from
-    ? `the record begins at ${when(recorded)}; nothing is known of the time before` : "";
+    ? `the record begins at ${when(recorded)}; nothing is known before that` : "";
   return { title: [fleet, `${moment(from)} to ${moment(to)}`].filter(Boolean).join(" · "),
     items: [begins, seen === to ? "" : last].filter(Boolean) };
 }
@@ -11669,8 +11669,8 @@ function achieved(report: Report): Section {
     `phases: ${advanced.join(", ") || "none advanced"}` +
       (complete ? `; complete at ${when(complete)}` : ""),
     `gates passed: ${named(true) || "none"}`,
-    named(false) && `gates failed last: ${named(false)}`,
-    commits.length ? `${plural(commits.length, "commit")}:` : "no commit",
+    named(false) && `gates failing: ${named(false)}`,
+    commits.length ? `${plural(commits.length, "commit")}:` : "no commits",
     ...commits.map(({ at, agent, sha, subject }) =>
       [when(at), sha.slice(0, 7), agent, subject].filter(Boolean).join(" ")),
   ].filter(Boolean) };
@@ -11709,7 +11709,7 @@ function costs(report: Report): Section {
       [["AGENT", "TEXTS", "MEDIAN", "LONGEST", "COMMITS", "RESTARTS"], ...deeds],
     ],
     items: [...agents.filter(({ restarts }) => restarts.count).map(restartsText),
-      agents.some(({ firstSeen }) => firstSeen) ? "" : "nothing is known of this time",
+      agents.some(({ firstSeen }) => firstSeen) ? "" : "nothing is known about this time",
       quiet && `longest silence: ${spanText(silence.ms)}${quiet}`].filter(Boolean) };
 }
 
@@ -11826,11 +11826,13 @@ export function eventText(
   { at, event, ...rest }: AgentEvent, now: number, times = 1, since = "",
 ): string {
   const facts = Object.entries(rest).filter(([, value]) => value !== "" && value !== null)
-    .map(([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`);
+    .map(([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`)
+    .map(printable);
   const when = new Date(at);
   const day = localDate(when) === localDate(new Date(now)) ? "" : `${localDate(when)} `;
   const style = EVENT_STYLES[event];
-  const name = style ? paint(style, event.padEnd(10)) : event.padEnd(10);
+  const word = printable(event).padEnd(10);
+  const name = style ? paint(style, word) : word;
   const first = since ? ` since ${new Date(since).toTimeString().slice(0, 5)}` : "";
   return `${paint("dim", day + when.toTimeString().slice(0, 8))} ${name} ` +
     `${facts.join(" ")}${times > 1 ? ` (${times} times${first})` : ""}`;
@@ -12175,7 +12177,7 @@ function takeTerminal(press: (key: string) => void): Terminal {
 async function configNow(call: Call, last: Config): Promise<Config> {
   return loadConfig(call.path, process.env).catch(async (error) =>
     (await lastGoodConfig(call.path, error)) ??
-      { ...last, broken: `${faultsIn(error)[0]}; shown is what it said before` });
+      { ...last, broken: `${faultsIn(error)[0]}; showing what it said before` });
 }
 
 /** How often, ms, the live view looks again; in between only its clock goes on. */
@@ -12407,7 +12409,7 @@ export async function cmdServe(call: Call): Promise<number> {
   const cfg = await configFor(call);
   const { port: wanted = `${PAGE_PORT}` } = call.options;
   if (!/^\d{1,5}$/.test(String(wanted)) || Number(wanted) > 65_535) {
-    die(`serve: --port ${wanted} is no port; 0 to 65535`, 2);
+    die(`serve: --port ${wanted} is not a port (0 to 65535)`, 2);
   }
   const token = Buffer.from(crypto.getRandomValues(new Uint8Array(18))).toString("base64url");
   const show = async (name: string) => {
@@ -12418,7 +12420,7 @@ export async function cmdServe(call: Call): Promise<number> {
   };
   const server = servePage(Number(wanted), (request) => answerPage(request, token, show));
   const { port } = server;
-  log(`whoever has this address sees ${fleetName(cfg)}; Ctrl-C ends it. From elsewhere: ` +
+  log(`anyone with this address can see ${fleetName(cfg)}; Ctrl-C stops it. Elsewhere: ` +
     `ssh -L ${port}:127.0.0.1:${port} ${hostname()}, then open the same address there`);
   print(`http://127.0.0.1:${port}/${token}/`);
   await new Promise((end) => ["SIGINT", "SIGTERM"].forEach((name) => process.once(name, end)));
@@ -12433,7 +12435,7 @@ function servePage(port: number, fetch: (request: Request) => Promise<Response>)
       development: false, reusePort: false });
   } catch (error) {
     const taken = (error as { code?: unknown }).code === "EADDRINUSE";
-    return die(taken ? `port ${port} is taken: name another with --port, or 0 for any that is free`
+    return die(taken ? `port ${port} is taken: name another with --port, or 0 for a free one`
       : `the page cannot be served: ${messageOf(error)}`);
   }
 }
@@ -12580,7 +12582,7 @@ function examineDirs(cfg: Config): Findings {
   const missing = [...dirs].filter(([dir]) => !existsSync(dir));
   if (!missing.length) return good(`${dirs.size} there`);
   return missing.map(([dir, needed]) =>
-    (needed ? fail : warn)(`${dir} does not exist`, "clone it there, or mend dir"));
+    (needed ? fail : warn)(`${dir} does not exist`, "clone it there, or fix dir"));
 }
 
 export function assessDisk(free: number): Findings {
@@ -12735,7 +12737,7 @@ function examinations(cfg: Config): DoctorCheck[] {
   const asking = [...cfg.agents.values()].filter((agent) =>
     agent.enabled && ["codex", "gemini"].includes(backendOf(cfg, agent).kind));
   const told = cfg.notify.command || cfg.notify.url;
-  const untold = warn("nobody is told when an agent needs a person", "command or url in [notify]");
+  const untold = warn("nobody is told when an agent needs a person", "set command or url in [notify]");
   return [
     ...used.map((one) =>
       [`client ${one.name}`, () => examineClient(one, enabled.includes(one.name))] as DoctorCheck),
@@ -12760,9 +12762,9 @@ export async function cmdDoctor(call: Call): Promise<number> {
   const loaded = await loadConfig(call.path, process.env).catch(faultsIn);
   const cfg = Array.isArray(loaded) ? null : loaded;
   const config = cfg
-    ? [good(cfg.path), ...cfg.warnings.map((warning) => warn(warning, "mend or remove the key"))]
+    ? [good(cfg.path), ...cfg.warnings.map((warning) => warn(warning, "fix or remove the key"))]
     : [loaded].flat().map((fault) =>
-      fail(String(fault), "mend it, or name another with --config"));
+      fail(String(fault), "fix it, or name another with --config"));
   const checks: DoctorCheck[] = [
     ["tmux", () => examineTmux(cfg)], ["git", examineGit], ["config", () => config],
     ...(cfg ? examinations(cfg) : []),
@@ -13224,14 +13226,14 @@ export const COMMANDS: Command[] = [
   { name: "down", args: "[name…]", lenient: true, run: cmdDown,
     clause: "stop everything, or only those named; nothing restarts them until up",
     options: { orphans: { type: "boolean",
-      clause: "only the clients whose names left the config" } } },
+      clause: "only clients whose agent is no longer in the config" } } },
   { name: "restart", args: "<name…>", clause: "end agents or services and start them again", run: cmdRestart,
     options: { fresh: { type: "boolean", clause: "begin a new conversation" } } },
   { name: "status", args: "[name…]", lenient: true, run: cmdStatus,
-    clause: "one table: every agent, its state, what needs you; of those named, all that is known",
+    clause: "show every agent, its state and what needs you; with names, all that is known of them",
     options: { ...JSON_OPTION,
-      watch: { type: "boolean", clause: "a live view, with keys for the other commands (? names them)" },
-      line: { type: "boolean", clause: "a few characters, for the status line of tmux" } } },
+      watch: { type: "boolean", clause: "a live view, with keys for the other commands (? lists them)" },
+      line: { type: "boolean", clause: "a few characters, for tmux's status line" } } },
   { name: "watchdog", args: "",
     clause: "run the supervisor loop in the foreground (up starts it detached)",
     options: { kept: { type: "boolean", clause: "" }, "last-good": { type: "string", clause: "" } },
@@ -13243,7 +13245,7 @@ export const COMMANDS: Command[] = [
     options: {
       lines: { type: "string", short: "n", value: "N", clause: "how many lines (50)" },
       follow: { type: "boolean", short: "f", clause: "keep printing what is added" },
-      screen: { type: "boolean", clause: "the screen as it stands" },
+      screen: { type: "boolean", clause: "the screen as it is now" },
       raw: { type: "boolean", clause: "the bytes as the client wrote them" },
     } },
   { name: "attach", args: "<name>", lenient: true, run: cmdAttach,
@@ -13259,8 +13261,8 @@ export const COMMANDS: Command[] = [
   { name: "phase", args: "[show | next | set <id>]", run: cmdPhase,
     clause: "show or change the phase of the loop agents",
     options: { restart: { type: "boolean", clause: "restart the loop agents on the new phase" } } },
-  { name: "notify", args: "", clause: "try the settings of [notify]", run: cmdNotify,
-    options: { test: { type: "boolean", clause: "send one" } } },
+  { name: "notify", args: "", clause: "test the settings in [notify]", run: cmdNotify,
+    options: { test: { type: "boolean", clause: "send a test notice" } } },
   { name: "explain", args: "[name]",
     clause: "show how an agent's screen is read, which rule decided, and what happens next",
     lenient: true, run: cmdExplain,
@@ -13291,13 +13293,13 @@ export const COMMANDS: Command[] = [
       event: { type: "string", value: "NAMES",
         clause: "only these kinds: blocked,limited or 'co*'" },
       since: { type: "string", value: "TIME", clause: "how far back: 30m, 24h (default), 7d" },
-      follow: { type: "boolean", short: "f", clause: "keep printing what comes" },
-      json: { type: "boolean", clause: "print a line of JSON for each" },
+      follow: { type: "boolean", short: "f", clause: "keep printing new ones" },
+      json: { type: "boolean", clause: "print each as a line of JSON" },
     } },
   { name: "serve", args: "", lenient: true, run: cmdServe,
-    clause: "serve a read-only page for a phone, on this machine alone",
+    clause: "serve a read-only page for a phone, on this machine only",
     options: { port: { type: "string", value: "N",
-      clause: "the port on 127.0.0.1 (8675); 0 = any that is free" } } },
+      clause: "the port on 127.0.0.1 (8675); 0 picks a free one" } } },
   { name: "doctor", args: "", clause: "check everything the fleet depends on and suggest fixes",
     options: JSON_OPTION, run: cmdDoctor },
   { name: "init", args: "[DIR]",
@@ -13439,7 +13441,7 @@ export function parseCall(given: string[]): { command: Command; call: Call } {
       die(`${name} takes no "${call.words[0]}"`, 2);
     }
     const forms = FORMS.filter((form) => form in values).map((form) => `--${form}`);
-    if (forms.length > 1) die(`${name}: ${forms.join(" and ")} exclude each other`, 2);
+    if (forms.length > 1) die(`${name}: ${forms.join(" and ")} cannot be combined`, 2);
     return { command, call };
   } catch (error) {
     if (error instanceof CliError) throw error;

@@ -263,7 +263,7 @@ describe("decideChannel", () => {
     ["a first that hung", null, { ...bad, hung: true }, { since: 9, told: true }],
     ["only a number differs", was({}), { ...bad, why: "port 2 refused" }, { why: "port 1 refused" }],
     ["another reason", was({}), { ...bad, why: "no route" }, { why: "no route", since: 1, told: true }],
-    ["it is good again", was({ told: true }), {}, { state: "ok", since: 9, told: false }],
+    ["it is valid again", was({ told: true }), {}, { state: "ok", since: 9, told: false }],
   ])("%s", (_, before, found, wanted) => expect(decideChannel(before, look(found), 9)).toMatchObject(wanted));
 });
 

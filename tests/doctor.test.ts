@@ -195,7 +195,7 @@ describe("doctor", () => {
     expect(examine(fleet("bad", '[[agent]]\nname = "x"\n')).of("config")).toMatch(/^fail .*backend.*missing/);
     expect(examine(join(scratch, "none.toml")).of("config")).toContain("no such file");
     // a fault is one finding, whatever the file looks like around it
-    expect(examine(fleet("unclosed", '[defaults]\nbackend = "claude\n[watchdog]\n')).of("config")).toMatch(/^fail \S+agents\.toml:2:\d+: [^\n]+ mend it, or name another with --config$/);
+    expect(examine(fleet("unclosed", '[defaults]\nbackend = "claude\n[watchdog]\n')).of("config")).toMatch(/^fail \S+agents\.toml:2:\d+: [^\n]+ fix it, or name another with --config$/);
     expect(examine(fleet("warns", `${TWO}[watchdog]\nsignal_intervall = 3\n`)).of("config")).toMatch(/warn .*nearest is "signal_interval"/);
   });
 

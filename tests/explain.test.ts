@@ -119,7 +119,7 @@ describe("decideNext says what the ladder does", () => {
   test("unsure and background have a deadline", () => {
     expect(said("unsure", { unsureSince: now - 100_000 }).at).toBe(now + 200_000);
     expect(said("unsure", { unsureSince: now - 300_000 })).toEqual({ does: expect.stringContaining("it needs you"), at: null });
-    expect(said("background", { backgroundSince: now - 600_000 })).toEqual({ does: expect.stringContaining("takes it for idle"), at: now + 3_000_000 });
+    expect(said("background", { backgroundSince: now - 600_000 })).toEqual({ does: expect.stringContaining("treats it as idle"), at: now + 3_000_000 });
     expect(said("background", { backgroundSince: now }, { waitingUntil: now + 7_200_000 }).at).toBe(now + 7_200_000);
   });
   test("a restart that would be a parking, or late, is announced as such", () => {

@@ -130,7 +130,7 @@ real("serve: a port that is taken or none is an error that says so", { agents: [
   const { child, address } = await serving(f);
   const port = new URL(address).port;
   expect(await f.run(["serve", "--port", port])).toMatchObject({ code: 1, out: "", err: expect.stringContaining(`port ${port} is taken: name another with --port`) });
-  for (const bad of ["x", "-1", "70000", "1.5", ""]) expect(await f.run(["serve", `--port=${bad}`])).toMatchObject({ code: 2, out: "", err: expect.stringContaining("is no port") });
+  for (const bad of ["x", "-1", "70000", "1.5", ""]) expect(await f.run(["serve", `--port=${bad}`])).toMatchObject({ code: 2, out: "", err: expect.stringContaining("is not a port") });
   signal(child.pid, "SIGTERM");
   expect(await child.exited).toBe(0);
 });

@@ -123,7 +123,7 @@ describe("report", () => {
     expect(summariseEvents([], DAY, DAY + 60 * MINUTE).agents).toEqual([]);
     expect(reportText(summariseEvents([], DAY, DAY + 60 * MINUTE), 80)).toContain("none advanced");
     const text = reportText(summariseEvents([], DAY, DAY + 60 * MINUTE, { names: ["x"] }), 80);
-    expect(text.slice(text.indexOf("What it cost"))).toBe("What it cost\nnothing is known of this time\n\nTroubles\nnone\n\nNotices\nnone went out");
+    expect(text.slice(text.indexOf("What it cost"))).toBe("What it cost\nnothing is known about this time\n\nTroubles\nnone\n\nNotices\nnone went out");
   });
 
   test("broken lines are left out", () => {
@@ -214,7 +214,7 @@ describe("report", () => {
     const young = summariseEvents(NIGHT, DAY - 48 * 60 * MINUTE, Date.parse("2026-02-28T23:33:00Z"), BOTH);
     expect([young.recorded, young.slotMs, young.slots.length]).toEqual(["2026-02-28T23:30:00.000Z", 5000, 36]);
     const text = reportText(young, 80);
-    expect(text).toContain("\nthe record begins at 23:30; nothing is known of the time before\n");
+    expect(text).toContain("\nthe record begins at 23:30; nothing is known before that\n");
     expect(text).toMatch(/^builder +3m +3m$/m);
     expect(reportText(night(), 80)).not.toContain("the record begins");
   });
@@ -237,7 +237,7 @@ describe("report", () => {
   test("repeats are one line with their number, and none of the troubles falls off", () => {
     const stalled = (minute: number, agent: string): AgentEvent => ({ at: new Date(DAY + minute * MINUTE).toISOString(), event: "stalled", agent, why: `idle ${300 + minute} s with no WAITING-UNTIL marker` });
     const early: AgentEvent[] = [{ at: at("00:01"), event: "parked", agent: "tester", why: "claude not found" }, { at: at("00:02"), event: "config", why: "line 39" },
-      { at: at("00:03"), event: "config", to: "ok", why: "it is good again" }];
+      { at: at("00:03"), event: "config", to: "ok", why: "it is valid again" }];
     const many = Array.from({ length: 40 }, (_, i) => stalled(10 + i, i % 4 ? "docs" : "web"));
     const text = reportText(summariseEvents([...early, ...many], DAY, DAY + 60 * MINUTE), 80);
     expect(text.slice(text.indexOf("Troubles"), text.indexOf("\n\nNotices")).split("\n")).toEqual(["Troubles", "tester parked: claude not found (00:01)", "config: line 39 (00:02)",
@@ -260,7 +260,7 @@ describe("report", () => {
       commit(4, "b", "claim", "claim(g1): with a test"), commit(5, "a", "review", "review(g1): PASS all"), commit(6, "a", "review", "review(g3): FAIL"), commit(7, "a", "review", "review: nothing said")], DAY, DAY + 60 * MINUTE);
     expect(report.gates.map(({ gate, passed }) => [gate, passed])).toEqual([["g2", true], ["g1", true], ["g3", false]]);
     const text = reportText(report, 80);
-    for (const part of ["gates passed: g2, g1\ngates failed last: g3\n7 commits:\n", "\n00:04 0404040 b claim(g1): with a test\n"]) expect(text).toContain(part);
+    for (const part of ["gates passed: g2, g1\ngates failing: g3\n7 commits:\n", "\n00:04 0404040 b claim(g1): with a test\n"]) expect(text).toContain(part);
   });
 
   describe("what is open comes first", () => {
@@ -274,7 +274,7 @@ describe("report", () => {
       const open = openMatters(status({ agents: [row("a", { condition: "limited", state: "limited until 21:52 (weekly)", messages: 1 }), row("b"), row("c", { state: "blocked: Bash \"rm\" 13m", needsHuman: true, cure: "attach c" }),
         row("d", { state: "parked: claude not found", needsHuman: true, running: false, cure: "up d" })] }), DAY);
       expect(open.map(({ agent, what, cure, needsHuman }) => [agent, what, cure, needsHuman])).toEqual([
-        ["c", 'blocked: Bash "rm" 13m', "attach c", true], ["d", "parked: claude not found", "up d", true], ["a", "limited until 21:52 (weekly), 1 waiting for it", "", false]]);
+        ["c", 'blocked: Bash "rm" 13m', "attach c", true], ["d", "parked: claude not found", "up d", true], ["a", "limited until 21:52 (weekly), 1 text held", "", false]]);
       const text = reportText(night({ open }), 80);
       expect(text).toContain('\n\nOpen\n! c: blocked: Bash "rm" 13m → agents attach c\n! d: parked: claude not found → agents up d\na: limited until 21:52');
       expect(text.indexOf("Open")).toBeLessThan(text.indexOf("Achieved"));
@@ -325,7 +325,7 @@ describe("report", () => {
     expect(code).toBe(0);
     const jq = Bun.spawnSync(["jq", "-c", "[.version, (.agents | map(.agent)), (.agents[0].spent | map(. / 60000 | round))]"], { stdin: Buffer.from(out) });
     if (jq.exitCode === 0) expect(JSON.parse(String(jq.stdout))).toEqual([1, ["builder", "adversary"], [30, 20, 0, 0, 0, 10]]);
-    expect(call(["report", "--config", path]).out).toContain("the watchdog looked last at");
+    expect(call(["report", "--config", path]).out).toContain("the watchdog last looked at");
     const mail = call(["report", "--md", "--config", path]);
     expect([mail.code, mail.err, mail.out.startsWith("# "), mail.out.includes("\x1b")]).toEqual([0, "", true, false]);
     for (const columns of ["44", "80", "120"]) {

@@ -252,7 +252,7 @@ describe("statusText", () => {
   });
   test("sessions that nobody knows, and loops on an older kickoff", () => {
     expect(lines({ unknownSessions: ["agents-x", "agents-y"], olderPhase: ["a", "b"] }).slice(-2)).toEqual([
-      "sessions that no config names: agents-x, agents-y",
+      "sessions not in the config: agents-x, agents-y",
       'still on an older phase\'s kickoff: a, b ("phase set ID --restart" takes them along)',
     ]);
   });

@@ -310,7 +310,7 @@ real("a session of somebody else with a like name is never touched", { agents: [
   await f.up();
   await f.run(["down"]);
   expect(await f.sessions()).toEqual(["t-a1-notes", "x-t-a1"]);
-  expect((await f.run(["status"])).out).toContain("sessions that no config names: t-a1-notes");
+  expect((await f.run(["status"])).out).toContain("sessions not in the config: t-a1-notes");
 });
 
 /** A client that is there at once and costs nothing: what is under test is how many of it start, and when. */

@@ -77,7 +77,7 @@ describe("the config is read again", () => {
     put(agents("a", "b", "c"));
     await live(2);
     expect([starts("a"), starts("c")]).toEqual([1, 1]);
-    expect(fake.logged("config read again")).toHaveLength(1);
+    expect(fake.logged("config reloaded")).toHaveLength(1);
   });
   test.each<[string, string | null]>([
     ["fault 2: a bracket is missing", '[[agent]\nname = "a"\n'],
@@ -738,7 +738,7 @@ describe("an edit of the config", () => {
     fake.files.set(cfg.path, edited);
     fake.full = true;
     for (let nth = 0; nth < 5; nth++) cfg = await reloadConfig(cfg, watch);
-    expect([cfg.agents.get("a")!.backend, fake.logged("config read again").length, fake.logged("ENOSPC").length]).toEqual(["opencode", 1, 1]);
+    expect([cfg.agents.get("a")!.backend, fake.logged("config reloaded").length, fake.logged("ENOSPC").length]).toEqual(["opencode", 1, 1]);
   });
   test("moves no fleet to another log_dir: the rest of it is taken, and how to move is said once", async () => {
     await begin(agents("a"));
