@@ -2719,10 +2719,11 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: geminiFrame(/(?=.*(?:● +\d+\. |\b(?:Enter|Esc) to ))/) },
     { name: "session browser", verdict: "blocked", where: 20, why: "a picker is open",
       re: /^ [❯ ] #\d+ +│ .*(?:\n(?![▄─]).*)*(?![^])/m },
-    { name: "title", verdict: "active", where: "title", why: "busy title", re: /^[✦⏲]/ },
-    // in Claude Code the same words mean that it waits for a person
+    // in Claude Code the same words mean that it waits for a person; before the title, which stands
+    // still while it works
     { name: "spinner", verdict: "active", where: 12, why: "spinner", animated: true,
       re: /^ [⠁-⣿] .*\(esc to cancel, (?:\d+m )?\d+s\).*\n─{8}/m },
+    { name: "title", verdict: "active", where: "title", why: "busy title", re: /^[✦⏲]/ },
     // MODEL_CAPACITY_EXHAUSTED is transient and is not meant
     { name: "quota", verdict: "limited", where: "screen", re: geminiError(
       /You have exhausted your|Quota exceeded|\{"error":\{"code":429,"message":"(?:Quota|You)/) },

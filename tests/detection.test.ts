@@ -349,7 +349,7 @@ const SHELL = "me@host:~$ ";
 const quota = (error: string) => `${"▄".repeat(80)}\n > go\n${"▀".repeat(80)}\n✕ [API Error: ${error}]\n\nℹ This request failed.${GEMINI_FOOT}`;
 const menu = (second: string) => `╭${"─".repeat(70)}╮\n│ Usage limit reached for all Pro models.${" ".repeat(30)}│\n│${" ".repeat(70)}│\n│ ● 1. Keep trying${" ".repeat(53)}│\n│   2. ${second.padEnd(64)}│\n╰${"─".repeat(70)}╯\n`;
 /** What no capture shows: client, verdict, rule, screen. */
-const DRAWN: [string, string, string, string][] = [
+const DRAWN: [client: string, verdict: string, rule: string, text: string, title?: string][] = [
   ["codex", "fatal", "no session", "ERROR: No saved session found with ID 0199\n"],
   ["codex", "unsure", "wrapper", "EXITED rc=1\n"],
   ["codex", "unsure", "shell", `• OK${CODEX_FOOT}${SHELL}`],
@@ -362,6 +362,7 @@ const DRAWN: [string, string, string, string][] = [
   ["gemini", "fatal", "no session", 'Error resuming session: Invalid session identifier "x".\n'],
   ["gemini", "unsure", "shell", `✦ OK${GEMINI_FOOT}${SHELL}`],
   ["gemini", "active", "spinner", `✦ OK${GEMINI_FOOT.replace(/ {50}/, " ⠧ Thinking... (esc to cancel, 1m 2s)  ")}`],
+  ["gemini", "active", "title", `✦ OK${GEMINI_FOOT}`, "✦  Working… (x)"],
   ["gemini", "limited", "limit menu", menu("Stop")],
   ["gemini", "limited", "usage limit", menu("Switch to another model")],
   ["gemini", "limited", "quota", quota("You have exhausted your daily quota on this model.")],
@@ -373,8 +374,8 @@ const DRAWN: [string, string, string, string][] = [
 ];
 
 test("what no capture shows: each such rule for Codex and Gemini is exercised", () => {
-  for (const [client, verdict, rule, text] of DRAWN) {
-    const got = detect(BUILT_IN_RULES[client as "codex"], { text, title: "" }, NOW);
+  for (const [client, verdict, rule, text, title = ""] of DRAWN) {
+    const got = detect(BUILT_IN_RULES[client as "codex"], { text, title }, NOW);
     expect([rule, got.verdict, got.rule]).toEqual([rule, verdict, rule]);
   }
   const after = detect(BUILT_IN_RULES.gemini, { text: quota("You have exhausted your capacity on this model. Your quota will reset after 3h12m5s."), title: "" }, NOW);

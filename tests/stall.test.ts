@@ -1,5 +1,7 @@
 /** Idle without a word about waiting: restarted, but never on one look, one marker or one clock step. */
 import { beforeEach, describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { decideStall, describeState, handoffReset, isFruitful, loadWatch, memoryOf, parseEvents, parseWaitingUntil, type StallFacts, stallPause } from "../agents.ts";
 import { FLEET, type Scene, scene } from "./kit.ts";
 
@@ -247,4 +249,13 @@ describe("restarts of which nothing comes", () => {
     handoffReset(it.watch);
     expect(it.watch.owedSince).toBeUndefined();
   });
+});
+
+test("a Gemini whose spinner stands still hangs, though its title says that it works", async () => {
+  const it = await scene('[[agent]]\nname = "a"\nbackend = "gemini"\nwatch = "heal+stall"\n', { ticks: 1 });
+  const folder = join(import.meta.dir, "fixtures/gemini");
+  it.pane().text = readFileSync(join(folder, "active-think-80x24.txt"), "utf8");
+  it.pane().title = () => JSON.parse(readFileSync(join(folder, "active-think-80x24.json"), "utf8")).title;
+  await it.ticks(16);
+  expect(it.fake.logged("stall: a")).toEqual([expect.stringContaining("its screen shows work but has not moved for")]);
 });
