@@ -167,7 +167,7 @@ const each = (f: Fleet): Record<string, Tried> => ({
   report: [["report"], 0, /^a1 +1 +/m],
   events: [["events"], 0, /^\d\d:\d\d:\d\d order +by=operator command=up/m],
   completion: [["completion", "bash"], 0, "# bash completion for agents"],
-  serve: [["serve", "--port", "x"], 2, "is no port"],
+  serve: [["serve", "--port", "x"], 2, "is not a port"],
   unit: [["unit"], 0, /^ExecStart=.*watchdog/m],
   demo: [["demo", f.dir], 2, "is not empty"],
   attach: [["attach", "a1"], 1, "attach needs a terminal"],

@@ -183,7 +183,7 @@ real("a session that a hook renames is supervised, and is no unknown one", { age
   await f.ready("a1");
   expect(await f.run(["send", "a1", "hello"])).toMatchObject({ code: 0 });
   const status = await f.run(["status"]);
-  expect(status.out).not.toMatch(/no config names: .*t-again/);
+  expect(status.out).not.toMatch(/sessions not in the config: .*t-again/);
   signal((await clients(f)).get("a1")!, "SIGKILL");
   await until(() => f.starts("a1").length === 2, 60_000, 200);
 });
