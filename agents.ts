@@ -6623,9 +6623,12 @@ export function decideStall(facts: StallFacts): Action {
   return { do: "restart", why: `idle ${Math.round(idle)} s with no WAITING-UNTIL marker` };
 }
 
+/** The longest pause before another restart, s: what nobody mends by then is still tried now and then. */
+const STALL_PAUSE_MAX = 6 * 3600;
+
 /** s of idleness before the next restart: twice as long for each after `max` that were in vain. */
 export const stallPause = (stallIdle: number, stalls: number, max: number): number =>
-  stallIdle * 2 ** Math.max(0, stalls - max + 1);
+  Math.max(stallIdle, Math.min(stallIdle * 2 ** Math.max(0, stalls - max + 1), STALL_PAUSE_MAX));
 
 const stallPauseOf = (cfg: Config, agent: Agent, { stalls = 0 }: Memory): number =>
   stallPause(backendOf(cfg, agent).stallIdle, stalls, cfg.watchdog.stallMax);

@@ -161,7 +161,7 @@ describe("stallCheckOne, over the fake world", () => {
 });
 
 describe("restarts of which nothing comes", () => {
-  test.each<[stalls: number, pause: number]>([[0, 300], [2, 300], [3, 600], [4, 1200], [6, 4800]])("after %d in a row the next one waits %d s", (stalls, pause) =>
+  test.each<[stalls: number, pause: number]>([[0, 300], [2, 300], [3, 600], [4, 1200], [6, 4800], [12, 6 * 3600], [1000, 6 * 3600]])("after %d in a row the next one waits %d s", (stalls, pause) =>
     expect(stallPause(300, stalls, 3)).toBe(pause));
   test.each<[string, Parameters<typeof isFruitful>, boolean]>([
     ["it says until when it waits", ["waiting", 0, 0, 300], true],
