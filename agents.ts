@@ -151,7 +151,16 @@ export interface Snapshot {
   refused?: number;
 }
 
-/** A text for an agent, kept on disk until its client has received it. */
+/**
+ * A text for an agent, kept on disk until its client has received it. Each step is stored before it
+ * is done, so that a crash leaves one of these:
+ *
+ *   `seen` absent                    it waits; nothing was typed
+ *   `seen`, `pasted`                 it is in the box, or tmux still has it in its buffer
+ *   `entered` is the last of `tries` Enter was pressed; whether it was taken, the screen must show
+ *   its id in `Watch.delivered`      its client has received it; it is no longer in the outbox
+ *   in `Watch.unproven`              typed, and nothing showed that it was taken; not typed again
+ */
 export interface Message {
   id: string;
   target: string;
