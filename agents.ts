@@ -6499,11 +6499,15 @@ function newLimit(
 const askAgain = (cfg: Config, state: LimitState): LimitState =>
   ({ ...state, until: world.now() / 1000 + cfg.watchdog.limitProbeFallback });
 
-/** A stepped clock, or a banner that names an earlier time, may end a hold sooner, never later. */
+/**
+ * A stepped clock, or a banner that names an earlier time, may end a hold sooner, never later; the
+ * client's own epoch, which may come a look after the banner, counts as it is.
+ */
 function tightenHold(cfg: Config, agent: Agent, verdict: Verdict, state: LimitState): void {
   if (verdict.verdict !== "limited" || !verdict.limit || state.nudges > 0) return;
   const fresh = holdFor(cfg, agent, verdict, state);
-  if (fresh.until < state.until - 1) saveLimitState(
+  const exact = verdict.limit.exact && Math.abs(fresh.resetAt! - (state.resetAt ?? 0)) > 1;
+  if (exact || fresh.until < state.until - 1) saveLimitState(
     cfg, agent.session, { ...fresh, setAt: state.setAt ?? fresh.setAt! });
 }
 

@@ -32,6 +32,25 @@ describe("decideLimit", () => {
   ])("%s", (_, state, name, wanted) => expect(decideLimit(state, verdict(name), NOW).do).toBe(wanted as never));
 });
 
+test("the client's own epoch counts, also where it comes a look after the banner's; what stays as it is moves no hold", async () => {
+  const { fake, cfg, watch } = await scene(FLEET, { ticks: 0 });
+  const agent = cfg.agents.get("builder")!;
+  const look = (ms: number, exact: boolean) =>
+    limitTick(cfg, watch, agent, { ...verdict("limited"), limit: { ...limit(null), resetAt: fake.wall + ms, ...(exact ? { exact } : {}) } });
+  look(3_600_000, false);
+  look(3_642_000, false);
+  expect(loadLimitState(cfg, agent.session)!.resetAt).toBe((fake.wall + 3_600_000) / 1000);
+  look(3_642_000, true);
+  expect(loadLimitState(cfg, agent.session)!.resetAt).toBe((fake.wall + 3_642_000) / 1000);
+  // one that is far off: the next look at it does not put the probe off again
+  look(100 * 3_600_000, true);
+  const { until } = loadLimitState(cfg, agent.session)!;
+  const reset = fake.wall + 100 * 3_600_000;
+  fake.turn(600_000);
+  look(reset - fake.wall, true);
+  expect(loadLimitState(cfg, agent.session)!.until).toBe(until);
+});
+
 describe("nextLimitUntil", () => {
   let { fake, cfg } = {} as Scene;
   beforeEach(async () => void ({ fake, cfg } = await scene(FLEET, { ticks: 0 })));
