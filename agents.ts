@@ -4843,7 +4843,7 @@ function isOwnRollout(path: string): boolean {
   try {
     first = parsedRecord((world.read(path) ?? "").split("\n", 1)[0]!)?.payload;
   } catch {
-    return true; // too large by now
+    return false; // too large to see whose it is: then the screen alone counts
   }
   const own = isRecord(first) && (first.thread_source ?? "user") === "user";
   if (ownRollouts.size >= ENDS_KEPT) ownRollouts.clear();

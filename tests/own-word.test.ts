@@ -466,6 +466,19 @@ describe("P38: a Codex agent in a round", () => {
     await it.ticks(2);
     expect(idOf(it)).toBe(newer);
   });
+  test("one that cannot be read is nobody's: the conversation stays what it was", async () => {
+    const it = await begin();
+    const newer = "01a217ae-85cf-72c1-8b85-998520f5637e";
+    writes(it, THREAD, "11-00-00", rows(meta()));
+    writes(it, newer, "11-30-00", rows(meta()));
+    const { read } = world;
+    world.read = (path) => {
+      if (path.includes(newer)) throw new Error("is larger than 16 MB");
+      return read(path);
+    };
+    await it.ticks(2);
+    expect(idOf(it)).toBe(THREAD);
+  });
   test("that of a Codex which it runs itself does not count", async () => {
     const it = await begin();
     const { pid } = it.pane();
