@@ -9710,7 +9710,7 @@ function accountRows(cfg: Config, { watch }: StatusLook, rows: StatusRow[]): Sta
 
 /** Why a unit cannot be started at all, whatever the ladder says. */
 const whyCannot = ({ dir }: Agent | Service): string | undefined =>
-  (world.mtime(dir) === null ? `its dir ${dir} does not exist` : undefined);
+  (world.mtime(dir) === null ? `no folder ${dir}` : undefined);
 
 /** What a client asks where it waits for a person, until when it rests, or said as it ended. */
 function saidBy({ text, verdict }: Seen, pane: Pane): string {

@@ -454,8 +454,8 @@ describe("the command over a fleet", () => {
     await begin(FLEET.replace('name = "builder"', 'name = "builder"\ndir = "/nowhere"'));
     watchdog(10);
     const { code, of } = await read();
-    expect([code, of("builder")]).toMatchObject([3, { state: "cannot start: its dir /nowhere does not exist", needsHuman: true }]);
-    expect((await command("status", "--config", cfg.path)).out).toMatch(/^! builder .*stopped +its dir \/nowhere does not exist/m);
+    expect([code, of("builder")]).toMatchObject([3, { state: "cannot start: no folder /nowhere", needsHuman: true }]);
+    expect((await command("status", "--config", cfg.path)).out).toMatch(/^! builder .*stopped +no folder \/nowhere/m);
   });
   test("the model is the one that runs, whatever the config says by now", async () => {
     await begin(FLEET.replace('name = "builder"', 'name = "builder"\nmodel = "haiku"'));
@@ -517,7 +517,7 @@ describe("the command over a fleet", () => {
       for (const line of out.split("\n")) expect([line, Bun.stringWidth(line) <= Number(width)]).toEqual([line, true]);
     }
     const { out } = await command("status", "*", "--config", cfg.path);
-    expect(out).toMatch(/^! builder [^]*^why +its dir \/nowhere does not exist$[^]*^adversary [^]*^next +restarts it if it is still idle at \d\d:\d\d\n─+\n● Ready\.[^]*^web [^]*^is +service$/m);
+    expect(out).toMatch(/^! builder [^]*^why +no folder \/nowhere$[^]*^adversary [^]*^next +restarts it if it is still idle at \d\d:\d\d\n─+\n● Ready\.[^]*^web [^]*^is +service$/m);
     const watchdogs = await command("status", "watchdog", "--config", cfg.path);
     expect([watchdogs.code, watchdogs.err]).toEqual([2, expect.stringContaining("logs watchdog")]);
   });
