@@ -51,7 +51,7 @@ describe("notify --test", () => {
   const SAID = `~ (agents-) on ${hostname()}\ntest a test of the notices`;
 
   test("a notice arrives whole, as text and as JSON", async () => {
-    expect(await notify(`url = "${heard.url}"`)).toEqual({ code: 0, out: "told\n", err: "" });
+    expect(await notify(`url = "${heard.url}"`)).toEqual({ code: 0, out: "sent\n", err: "" });
     expect(heard.posts).toEqual([{ text: SAID, type: "text/plain; charset=utf-8" }]);
     expect((await notify(`url = "json:${heard.url}"`)).code).toBe(0);
     expect(heard.posts[0]!.type).toBe("application/json");
@@ -60,7 +60,7 @@ describe("notify --test", () => {
 
   test("the command gets the events on its standard input, the text in its environment", async () => {
     const ran = await notify(`command = '''cat > "$HOME/stdin"; printf %s "$AGENTS_NOTICE" > "$HOME/notice"'''`);
-    expect([ran.code, ran.out]).toEqual([0, "told\n"]);
+    expect([ran.code, ran.out]).toEqual([0, "sent\n"]);
     expect(JSON.parse(readFileSync(join(dir, "stdin"), "utf8"))).toEqual([expect.objectContaining({ event: "test", why: "a test of the notices" })]);
     expect(readFileSync(join(dir, "notice"), "utf8")).toBe(SAID);
     const failed = await notify('command = "echo no such phone >&2; exit 3"');
