@@ -8076,10 +8076,12 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     await world.sleep(200);
     if (world.read(cfg.path) !== source) return cfg;
     const next = await loadConfig(cfg.path, {}, source);
-    const moved = next.logDir === cfg.logDir ? ""
-      : `log_dir stays ${cfg.logDir} until the fleet is started anew: down, then up`;
-    trouble(watch, "log_dir", moved);
-    Object.assign(next, { logDir: cfg.logDir, stateDir: cfg.stateDir });
+    for (const [key, field] of [["log_dir", "logDir"], ["tmux_socket", "tmuxSocket"]] as const) {
+      trouble(watch, key, next[field] === cfg[field] ? ""
+        : `${key} stays ${show(cfg[field])} while the fleet runs: set it back, down, change it, up`);
+    }
+    const { logDir, stateDir, tmuxSocket } = cfg;
+    Object.assign(next, { logDir, stateDir, tmuxSocket });
     const lost = [...unitsOf(cfg).keys()].filter((name) => !unitsOf(next).has(name));
     for (const agent of lost) {
       emit(cfg, "orphan", { agent, why: "it left the config; its client is left alone" });

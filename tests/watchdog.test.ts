@@ -750,6 +750,14 @@ describe("an edit of the config", () => {
     for (let nth = 0; nth < 3; nth++) cfg = await reloadConfig(cfg, watch);
     expect(fake.logged("log_dir: works again")).toHaveLength(1);
   });
+  test("leaves a fleet on the tmux server where it runs, and says how to move it", async () => {
+    await begin(agents("a"));
+    fake.files.set(cfg.path, `[defaults]\ntmux_socket = "other"\n${edited}`);
+    for (let nth = 0; nth < 5; nth++) cfg = await reloadConfig(cfg, watch);
+    expect([cfg.tmuxSocket, cfg.agents.get("a")!.backend, fake.logged('tmux_socket stays "" while the fleet runs: set it back, down, change it, up').length]).toEqual(["", "opencode", 1]);
+    await ticks(3);
+    expect(starts("a")).toBe(1);
+  });
 });
 
 test("a phase that cannot be read is said once", async () => {
