@@ -755,8 +755,6 @@ describe("an edit of the config", () => {
     fake.files.set(cfg.path, `[defaults]\ntmux_socket = "other"\n${edited}`);
     for (let nth = 0; nth < 5; nth++) cfg = await reloadConfig(cfg, watch);
     expect([cfg.tmuxSocket, cfg.agents.get("a")!.backend, fake.logged('tmux_socket stays "" while the fleet runs: set it back, down, change it, up').length]).toEqual(["", "opencode", 1]);
-    await ticks(3);
-    expect(starts("a")).toBe(1);
   });
 });
 
