@@ -1743,6 +1743,16 @@ async function guard(watch: Watch, label: string, stage: () => unknown): Promise
   }
 }
 
+/** The same for what waits for nothing. */
+function attempt(watch: Watch, label: string, stage: () => void): void {
+  try {
+    stage();
+    trouble(watch, `guard ${label}`, "");
+  } catch (error) {
+    trouble(watch, `guard ${label}`, `ERROR: ${label}: ${messageOf(error)}`);
+  }
+}
+
 const ago = (ms: number): string => {
   const s = Math.max(0, Math.round(ms / 1000));
   return s < 60 ? `${s}s` : s < 3600 ? `${Math.floor(s / 60)}m`
@@ -4744,14 +4754,16 @@ const VERSION_LINES: Partial<Record<BackendKind, RegExp>> = {
 
 /** The version of the client in a pane; "" = it says none, null = it says nothing yet. */
 async function readVersion(
-  cfg: Config, agent: Agent, pane: Pane, screen: string,
+  cfg: Config, agent: Agent, pane: Pane, screen: string, own: boolean,
 ): Promise<string | null> {
   const backend = backendOf(cfg, agent);
-  const shown = VERSION_LINES[backend.kind]?.exec(screen)?.[1] ?? null;
-  if (backend.kind === "claude") {
-    return readClaudeWord(cfg, agent, pane)?.version || shown;
+  if (own && backend.kind === "claude") {
+    const { version } = readClaudeWord(cfg, agent, pane) ?? {};
+    if (version) return version;
   }
-  if (VERSION_LINES[backend.kind]) return shown;
+  const line = VERSION_LINES[backend.kind];
+  // most screens have no such line: a plain search says so for a tenth of the cost
+  if (line) return screen.includes(" v") || screen.includes("(v") ? line.exec(screen)?.[1] ?? null : null;
   if (backend.kind !== "opencode" || !pane.conversation) return "";
   const health = await askOpencode<{ version?: unknown }>(backend, agent.dir, "/global/health");
   return isRecord(health) ? versionIn(health.version) : null;
@@ -5571,7 +5583,8 @@ async function readLook(
   return {
     same, picture, outline: !same && verdict.verdict === "idle" ? hashOf(withoutDigits(text!)) : "",
     drawn: text !== null, judged, verdict, backgroundSince, serverDown: known.down, draft,
-    version: asks ? await readVersion(cfg, agent, pane, text ?? "") : undefined,
+    version: asks
+      ? await readVersion(cfg, agent, pane, text ?? "", verdict.own !== undefined) : undefined,
     text: memory.unsureLooks === UNSURE_LOOKS - 1 ? text ?? "" : "",
   };
 }
@@ -5590,7 +5603,7 @@ export async function learn(
     const { pane, look } = seen;
     if (seen.alive && pane) noteClient(watch, unit, pane);
     if (!isAgent(unit) || !pane || !look) continue;
-    await guard(watch, `learn ${name}`, () => {
+    attempt(watch, `learn ${name}`, () => {
       if (look !== "hidden") seen.verdict = noteLook(cfg, watch, unit, pane, look, full);
       else if (full) noteUnseen(cfg, watch, unit);
     });
