@@ -2582,8 +2582,8 @@ const GEMINI_QUESTIONS: Rule[] = [
 
 /**
  * The built-in tables; the first match wins, and none is `unsure`; on which versions they were
- * measured stands in `MEASURED`. A `typed` client is known to rest by what its operator describes (`rulesOf`), never by a box that looks
- * like one of theirs: Qwen Code draws it while it works, too. Without a description its process is
+ * measured stands in `MEASURED`. A `typed` client is known to rest by what its operator describes
+ * (`rulesOf`), never by a box that looks like one of theirs: Qwen Code draws it while it works, too. Without a description its process is
  * asked (`screenVerdict`).
  */
 export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
@@ -3850,7 +3850,7 @@ const idFile = (cfg: Config, agent: Agent): string => join(cfg.stateDir, `${agen
 const legacyIdFile = (cfg: Config, agent: Agent): string =>
   join(cfg.logDir, `.${agent.name}-session-id`);
 
-/** Whether something is a client's id by its shape: it becomes an argument and a part of addresses. */
+/** Whether it has the shape of a client's id, which becomes an argument and a part of addresses. */
 const isId = (value: unknown): value is string =>
   typeof value === "string" && /^[\w-]{1,128}$/.test(value);
 
@@ -4762,8 +4762,9 @@ async function readVersion(
     if (version) return version;
   }
   const line = VERSION_LINES[backend.kind];
-  // most screens have no such line: a plain search says so for a tenth of the cost
-  if (line) return screen.includes(" v") || screen.includes("(v") ? line.exec(screen)?.[1] ?? null : null;
+  // most screens have no such line: a short search says so for a tenth of the cost
+  if (line && !screen.includes(" v") && !screen.includes("(v")) return null;
+  if (line) return line.exec(screen)?.[1] ?? null;
   if (backend.kind !== "opencode" || !pane.conversation) return "";
   const health = await askOpencode<{ version?: unknown }>(backend, agent.dir, "/global/health");
   return isRecord(health) ? versionIn(health.version) : null;
@@ -4889,7 +4890,7 @@ function noteConversation(cfg: Config, agent: Agent, pane: Pane): void {
   keepNote(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
 }
 
-/** What is believed of an agent by its screen and by the files of its client, where those say more. */
+/** What is believed of an agent by its screen and, where they say more, its client's files. */
 function withOwnWord(cfg: Config, agent: Agent, pane: Pane, screen: Verdict): Verdict {
   const { kind } = backendOf(cfg, agent);
   if (kind === "codex") {
@@ -5117,7 +5118,7 @@ function sameShape(fresh: unknown, value: unknown): boolean {
   return typeof fresh === typeof value && Array.isArray(fresh) === Array.isArray(value);
 }
 
-/** Writes what must outlive the watchdog, if changed. Throws on a full disk: what hangs on it is left undone. */
+/** Writes what must outlive the watchdog, if changed. Throws on a full disk: then do nothing. */
 export function save(cfg: Config, watch: Watch): void {
   const agents = Object.entries(watch.agents)
     .map(([name, memory]) => [name, storedMemory(memory)]);
@@ -5476,7 +5477,8 @@ export async function observe(
     observations.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT, look: null,
       booting: isAgent(unit) && pane !== null && isYoung(cfg, unit, pane, ""),
       moving: watch.intent !== null, held, budget });
-    if (alive && pane && isAgent(unit) && !held && needsVerdict(watch, unit) && (!only || only.has(unit.name))) {
+    if (alive && pane && isAgent(unit) && !held && needsVerdict(watch, unit) &&
+        (!only || only.has(unit.name))) {
       looked.push(unit);
     }
   }
@@ -5555,7 +5557,7 @@ const copyOf = (verdict: Verdict): Verdict => JSON.parse(JSON.stringify(verdict)
 /** Digits do not count as a change: a clock in a status line is no sign of work. */
 const withoutDigits = (value: string): string => value.replace(/\d+/g, "0");
 
-/** What an agent's screen and its sources say. `text`: null = nothing was drawn since the last look. */
+/** What an agent's screen and its sources say. `text`: null = nothing was drawn since. */
 async function readLook(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, text: string | null,
 ): Promise<Look> {
@@ -6561,7 +6563,8 @@ function canAsk(
   const seen = observations.get(agent.name);
   const probe = watch.outbox.find(isProbe(agent.name));
   return agent.watch !== "none" && seen?.alive === true && !seen.held &&
-    !isAtRest(cfg, watch, agent, seen) && seen.verdict.verdict === "limited" && loadLimitState(cfg, agent.session) !== null &&
+    !isAtRest(cfg, watch, agent, seen) && seen.verdict.verdict === "limited" &&
+    loadLimitState(cfg, agent.session) !== null &&
     (!probe || world.now() - probe.made < PROBE_PATIENCE);
 }
 
@@ -6649,7 +6652,7 @@ export function decideStall(facts: StallFacts): Action {
   return { do: "restart", why: `idle ${Math.round(idle)} s with no WAITING-UNTIL marker` };
 }
 
-/** The longest pause before another restart, s: what nobody mends by then is still tried now and then. */
+/** The longest pause before another restart, s: what nobody mends is still tried now and then. */
 const STALL_PAUSE_MAX = 6 * 3600;
 
 /** s of idleness before the next restart: twice as long for each after `max` that were in vain. */
@@ -6914,7 +6917,7 @@ async function stopOrphan(
   return continueStopping(cfg, watch, unit);
 }
 
-/** Leaves alone what a person took down, or works on; what outlived its client is ended all the same. */
+/** Leaves alone what a person took down, or works on, but for what outlived its client. */
 async function leaveDown(
   cfg: Config, watch: Watch, unit: Agent | Service, seen: Observation,
 ): Promise<void> {
@@ -7751,8 +7754,8 @@ export function decideAdvance(
 }
 
 /**
- * On the heavy tick: begins a move where the current phase is DONE; true when one begins. When the sequence is complete it does nothing again; a phase
- * that the operator appends after that makes the last one an inner one, and the loops go on.
+ * On the heavy tick: begins a move where the current phase is DONE; true when one begins. When the
+ * sequence is complete it does nothing again; a phase that the operator appends after that makes the last one an inner one, and the loops go on.
  */
 export async function phaseAdvanceCheck(cfg: Config, watch: Watch): Promise<boolean> {
   if (!phases(cfg).length || !cfg.loop.autoAdvance || watch.intent) return false;

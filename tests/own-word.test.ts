@@ -217,7 +217,8 @@ describe("in a round", () => {
       expect(verdictOf(it)).toBe("idle");
     });
   }
-  test("a client that a wrapper started in the pane's group is found, and forgotten when it ends", async () => {
+  /** A wrapper in the pane whose child, 61000, is at work by its file; `stat` makes more of its group. */
+  const wrapped = async () => {
     const it = await set();
     const { pid } = it.pane() as FakePane;
     const stat = (one: number, born: number) => it.fake.files.set(`/proc/${one}/stat`, `${one} (x) ${["S", 1, pid, ...Array(16).fill(0), born].join(" ")}`);
@@ -225,19 +226,17 @@ describe("in a round", () => {
     stat(61_000, 101);
     says(it, "busy", { pid: 61_000, procStart: "101" });
     await it.ticks(2);
+    return { it, stat };
+  };
+  test("a client that a wrapper started in the pane's group is found, and forgotten when it ends", async () => {
+    const { it, stat } = await wrapped();
     expect(verdictOf(it)).toBe("active");
     it.fake.files.delete("/proc/61000/stat");
     await it.ticks(2);
     expect(verdictOf(it)).toBe("idle");
   });
   test("a wrapper that starts another client after a kill -9 is found with that one", async () => {
-    const it = await set();
-    const { pid } = it.pane() as FakePane;
-    const stat = (one: number, born: number) => it.fake.files.set(`/proc/${one}/stat`, `${one} (x) ${["S", 1, pid, ...Array(16).fill(0), born].join(" ")}`);
-    stat(pid, 100);
-    stat(61_000, 101);
-    says(it, "busy", { pid: 61_000, procStart: "101" });
-    await it.ticks(2);
+    const { it, stat } = await wrapped();
     // nobody is left to remove the file
     it.fake.files.delete("/proc/61000/stat");
     stat(61_001, 102);
