@@ -6510,9 +6510,9 @@ function newLimit(
     (resetAt ?? 0) > world.now() ? holdFor(cfg, agent, verdict, null) : null;
 }
 
-/** The hold of one that asks at its prompt, where no banner is left to go by. */
-const askAgain = (cfg: Config, state: LimitState): LimitState =>
-  ({ ...state, until: world.now() / 1000 + cfg.watchdog.limitProbeFallback });
+/** The hold of one that asks at its prompt, where no banner is left to go by: it has time to answer. */
+const askAgain = (cfg: Config, state: LimitState): LimitState => ({ ...state,
+  until: world.now() / 1000 + Math.max(cfg.watchdog.limitProbeFallback, LIMIT_SHOWS / 1000) });
 
 /**
  * A stepped clock, or a banner that names an earlier time, may end a hold sooner, never later; the

@@ -112,6 +112,14 @@ describe("at the reset", () => {
     await until(it, RESET + 240_000);
     expect([it.watch.accounts, probes(it, "a"), probes(it, "b")]).toEqual([{}, 1, 1]);
   });
+  test("it has the time to answer before it is asked once more, however often a limit is probed", async () => {
+    const it = await scene(`[watchdog]\nsignal_interval = 2\nlimit_probe_fallback = 2\n${agents(...NAMES)}`);
+    limit(it, "a", "You've hit your 5-hour limit · resets 12:05pm (UTC)");
+    await it.ticks(2);
+    it.pane("a").doing = "idle";
+    await it.ticks(200);
+    expect([it.watch.accounts, probes(it, "a")]).toEqual([{}, 1]);
+  });
   test("where it lifts early the others are asked then, not at their own hour", async () => {
     const it = await three();
     for (const name of ["a", "b"]) limit(it, name, "You've hit your weekly limit · resets Jun 18, 4am (UTC)");

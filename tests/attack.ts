@@ -191,8 +191,12 @@ class Attack {
     renameSync(path, `${path}.away`);
     make(path);
     await Bun.sleep(ms);
-    rmSync(path, { recursive: true, force: true });
-    renameSync(`${path}.away`, path);
+    // the program may make it anew between the two
+    await until(() => {
+      rmSync(path, { recursive: true, force: true });
+      renameSync(`${path}.away`, path);
+      return true;
+    });
   }
 
   private async screen(name: string, word: string, ms: number): Promise<void> {
