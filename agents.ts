@@ -707,10 +707,19 @@ function realSignal(pid: number, signal: NodeJS.Signals | 0): boolean {
   }
 }
 
-/** A fifo, folder or device in the place of a file is moved away: it cannot be read or replaced. */
+/** Whether a path leads to what takes a write at once, or to nothing yet; a ring of links does not. */
+function takesWrites(path: string): boolean {
+  try {
+    const there = statSync(path, { throwIfNoEntry: false });
+    return !there || there.isFile() || there.isCharacterDevice(); // such as /dev/null
+  } catch {
+    return false;
+  }
+}
+
+/** A fifo or a folder in the place of a file, or a link to one, is moved away. */
 function setAside(path: string): void {
-  const there = lstatSync(path, { throwIfNoEntry: false });
-  if (!there || there.isFile() || there.isSymbolicLink()) return;
+  if (takesWrites(path)) return;
   renameSync(path, existsSync(`${path}.bad`) ? `${path}.bad.${Date.now()}` : `${path}.bad`);
 }
 
@@ -1894,6 +1903,7 @@ function openNote(path: string): (stage: string) => boolean {
   let file: number | null = null;
   return (stage) => {
     try {
+      if (file === null) setAside(path);
       file ??= openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_NONBLOCK, 0o600);
       writeSync(file, `${process.pid} ${Date.now()} ${stage}`.slice(0, STAGE_WIDTH)
         .padEnd(STAGE_WIDTH).concat("\n"), 0);
@@ -1924,6 +1934,7 @@ async function flock(path: string): Promise<number | null> {
   const { dlopen } = await import("bun:ffi");
   const library = process.platform === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
   const { symbols } = dlopen(library, { flock: { args: ["int", "int"], returns: "int" } });
+  setAside(path);
   const file = openSync(path, "a+", 0o600);
   const LOCK_EX = 2;
   const LOCK_NB = 4;
@@ -1977,7 +1988,7 @@ async function keepLock(
 /** Says who holds a lock; written again where a full disk did not take it. */
 function writePid(path: string): void {
   const pid = signature();
-  if (world.read(`${path}.pid`) !== pid) world.writeAtomic(`${path}.pid`, pid);
+  if (textIn(`${path}.pid`) !== pid) world.writeAtomic(`${path}.pid`, pid);
 }
 
 /** A file's text; "" where there is none, or where it cannot be read. */
@@ -5090,25 +5101,54 @@ function sound<T extends object>(fresh: T, stored: unknown, shapes: Record<strin
   return { ...fresh, ...Object.fromEntries(good) };
 }
 
-/** What an earlier watchdog remembered; a file that is none is kept aside, never overwritten. */
-export function loadWatch(cfg: Config): Watch {
+/** The memory that a file's text holds; throws where it holds none. */
+function parseWatch(stored: string): Watch {
   const fresh = freshWatch();
+  const raw: unknown = JSON.parse(stored);
+  if (!isRecord(raw)) die("it holds no memory");
+  const known = sound(fresh, raw, WATCH_SHAPES);
+  const agents = Object.entries(known.agents).filter(([, memory]) => isRecord(memory))
+    .map(([name, memory]) => [name, loadedMemory(memory)]);
+  return { ...known, volatile: fresh.volatile, outbox: soundMessages(known.outbox),
+    unproven: soundMessages(known.unproven), agents: Object.fromEntries(agents) };
+}
+
+/**
+ * What an earlier watchdog remembered. A file that holds nothing of that is kept aside, and its copy
+ * of some minutes ago taken: what was told since is told again, but no hand-off is lost.
+ */
+export function loadWatch(cfg: Config): Watch {
   let stored: string | null = null;
   try {
     stored = world.read(watchFile(cfg));
-    if (stored === null) return fresh;
-    const known = sound(fresh, JSON.parse(stored), WATCH_SHAPES);
-    const agents = Object.entries(known.agents).filter(([, memory]) => isRecord(memory))
-      .map(([name, memory]) => [name, loadedMemory(memory)]);
-    return { ...known, volatile: fresh.volatile, outbox: soundMessages(known.outbox),
-      unproven: soundMessages(known.unproven), agents: Object.fromEntries(agents) };
+    return stored === null ? freshWatch() : parseWatch(stored);
   } catch (error) {
     // what is no regular file is moved out of the way by the next write
-    const kept = stored === null ? "" : "kept as watch.json.bad, ";
-    log(`${watchFile(cfg)}: ${messageOf(error)}; ${kept}starting without it`);
-    if (stored !== null) world.writeAtomic(`${watchFile(cfg)}.bad`, stored);
-    return fresh;
+    const bad = stored;
+    if (bad !== null) keepNote(() => world.writeAtomic(`${watchFile(cfg)}.bad`, bad));
+    const copy = copiedWatch(cfg);
+    log(`${watchFile(cfg)}: ${messageOf(error)}; ${bad === null ? "" : "kept as watch.json.bad, "}` +
+      (copy ? "its last copy holds" : "starting without it"));
+    return copy ?? freshWatch();
   }
+}
+
+const watchCopyFile = (cfg: Config): string => `${watchFile(cfg)}.copy`;
+
+function copiedWatch(cfg: Config): Watch | null {
+  try {
+    return parseWatch(textIn(watchCopyFile(cfg)));
+  } catch {
+    return null;
+  }
+}
+
+/** Keeps what is stored a second time, for the day on which the disk returns something else. */
+function copyWatch(cfg: Config, { volatile: { saved } }: Watch): void {
+  const path = watchCopyFile(cfg);
+  const age = Math.abs(world.now() - (world.mtime(path) ?? 0));
+  const due = saved !== "" && age >= cfg.watchdog.heavyInterval * 1000;
+  if (due && textIn(path) !== saved) world.writeAtomic(path, saved);
 }
 
 /** Whether a stored value can stand for a fresh one; another version's meaning is not guessed. */
@@ -7307,7 +7347,7 @@ function isThere(path: string): boolean {
 
 /** The ssh agent for git: that of the newest login that ran `up`, or the one we were born with. */
 function sshEnv(cfg: Config): Record<string, string> {
-  const sockets = [world.read(sshAgentFile(cfg))?.trim(), process.env.SSH_AUTH_SOCK]
+  const sockets = [textIn(sshAgentFile(cfg)).trim(), process.env.SSH_AUTH_SOCK]
     .filter((path) => path?.startsWith("/")) as string[];
   const socket = sockets.find(isThere) ?? sockets[0];
   return socket ? { SSH_AUTH_SOCK: socket } : {};
@@ -7317,7 +7357,7 @@ function sshEnv(cfg: Config): Record<string, string> {
 function leaveSshAgent(cfg: Config): void {
   const socket = process.env.SSH_AUTH_SOCK;
   if (!cfg.loop.handoff || !socket || !isThere(socket)) return;
-  if (world.read(sshAgentFile(cfg)) !== socket) world.writeAtomic(sshAgentFile(cfg), socket);
+  if (textIn(sshAgentFile(cfg)) !== socket) world.writeAtomic(sshAgentFile(cfg), socket);
 }
 
 /** The lines of `ls-remote`: the remote's refs and what they point to. */
@@ -8009,7 +8049,7 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
     await guard(watch, "deadlock", () => deadlockCheck(cfg, watch, observations));
   }
   await guard(watch, "outbox", () => deliverAll(cfg, watch, observations));
-  await guard(watch, "state", () => save(cfg, watch));
+  await guard(watch, "state", () => (save(cfg, watch), copyWatch(cfg, watch)));
   await guard(watch, "heartbeat", () => beat(cfg));
   collect(observations.size * LEFT_PER_AGENT);
   return first?.snap;
@@ -8555,7 +8595,7 @@ function secretOf(value: string): string {
   if ((statSync(path).mode & 0o077) !== 0) {
     die(`notify: ${path} is readable by others (chmod 600 it)`);
   }
-  return readFileSync(path, "utf8").trim();
+  return textIn(path).trim() || die(`notify: ${path} is empty, or no file that can be read`);
 }
 
 /** Tells by command (events as JSON on its stdin) and by URL (text; JSON for `json:…`). */

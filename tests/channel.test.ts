@@ -67,6 +67,9 @@ afterEach(() => {
   rmSync(dir, { recursive: true, force: true });
 });
 const commands: string[] = [];
+const fail = (message: string): never => {
+  throw new Error(message);
+};
 /** How long ago, on the fake clock, a file of the clone was written: an hour, or just now for `fresh`. */
 const fresh = new Set<string>();
 const lockTime = (path: string): number => fake.wall - (fresh.has(path) ? 0 : 3_600_000);
@@ -328,6 +331,13 @@ describe("the clone's own way to its remote", () => {
     await ticks(2);
     expect(calls().trim().split("\n").at(-1)).toEndWith(`sock=${at("agent.2")}`);
     expect(watch.channel!.why).not.toContain("is gone");
+  });
+  test("what stands in the place of the ssh agent's file does not silence the channel", async () => {
+    const { read } = world;
+    world.read = (path) => (path.endsWith("ssh-auth-sock") ? fail(`${path} is a folder`) : read(path));
+    gitIn(at("watch"), "remote", "set-url", "origin", at("nowhere.git"));
+    await ticks(3);
+    expect(channel()).toMatchObject({ state: "failing", told: true, why: expect.stringContaining("nowhere.git") });
   });
   test("no hook and no fsmonitor of the clone runs", async () => {
     gitIn(at("watch"), "remote", "set-url", "origin", at("origin.git"));

@@ -4,7 +4,7 @@ import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { type AgentEvent, childEnv, decideNotices, loadWatch, NOTICE_TRIES, noteNotices, noticeText, run, save } from "../agents.ts";
-import { agents, command, scene } from "./kit.ts";
+import { agents, command, realFolder, scene } from "./kit.ts";
 import { type Fleet, quote, real, SELF, spawn, until } from "./real.ts";
 
 interface Post {
@@ -82,6 +82,10 @@ describe("notify --test", () => {
       const open = await notify(`url = "file:${path}"`);
       expect([open.code, open.err]).toEqual([1, `agents: notify: ${path} is readable by others (chmod 600 it)\n`]);
     }
+    const fifo = join(realFolder(), "fifo");
+    Bun.spawnSync(["mkfifo", "-m", "600", fifo]);
+    const waited = await notify(`url = "file:${fifo}"`);
+    expect([waited.code, waited.err]).toEqual([1, `agents: notify: ${fifo} is empty, or no file that can be read\n`]);
     const gone = await notify('url = "file:/nowhere/hook"');
     expect([gone.code, gone.err]).toEqual([1, expect.stringContaining("/nowhere/hook")]);
     expect(heard.posts).toEqual([]);

@@ -56,9 +56,9 @@ function stand({ fake, cfg }: Scene, moment: Moment, name: string, doing: Doing)
   Object.assign(pane, { pid, doing, marks });
 }
 
-/** Files in log_dir that version 0.1.0 does not make. */
+/** Files in log_dir that version 0.1.0 does not make, but for the copy of its memory. */
 const unheardOf = ({ fake, cfg }: Scene): string[] =>
-  [...fake.files.keys()].filter((path) => path.startsWith(`${cfg.logDir}/`) && !GOLDEN_FILES.end.has(path.slice(cfg.logDir.length + 1)));
+  [...fake.files.keys()].filter((path) => path.startsWith(`${cfg.logDir}/`) && !path.endsWith("watch.json.copy") && !GOLDEN_FILES.end.has(path.slice(cfg.logDir.length + 1)));
 
 const started = ({ fake }: Scene): string[] => fake.everyPane.map(({ session }) => session.replace("agents-", ""));
 
@@ -235,6 +235,29 @@ describe("files of another version", () => {
     expect(it.fake.files.get(it.file("watch.json.bad"))).toBe("{half");
     expect(it.fake.logged("watch.json.bad")).toHaveLength(1);
   });
+
+  test("a damaged file on a full disk stops nobody from starting", () => {
+    it.fake.files.set(it.file("watch.json"), "{half");
+    it.fake.full = true;
+    expect(loadWatch(it.cfg).agents).toEqual({});
+  });
+});
+
+test.each(["{half", "", "[]", "3"])("no hand-off is lost where the memory is damaged before it is saved again: %p", async (damage) => {
+  const it = await scene();
+  it.fake.git.push("claim(one): before");
+  await it.ticks(30);
+  const starts = it.starts("builder");
+  const fleet = it.cfg.loop.handoff!;
+  const told = () => it.told(fleet.claimPings).filter((text) => text.includes("claim("));
+  expect(told()).toHaveLength(1);
+  it.fake.files.set(it.file("watch.json"), damage);
+  it.fake.git.push("claim(two): while nobody looked");
+  it.again();
+  await it.ticks(4);
+  expect(told().filter((text) => text.includes("claim(two)"))).toHaveLength(1);
+  expect(told().filter((text) => text.includes("claim(one)")).length).toBeLessThanOrEqual(2);
+  expect(it.starts("builder")).toBe(starts);
 });
 
 describe("what a person wants cannot be read", () => {

@@ -1,9 +1,11 @@
 /** The one seam to the outside, on the real disk. */
 import { describe, expect, test } from "bun:test";
-import { mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { cmdMigrate, log, printable, world } from "../agents.ts";
-import { fakeWorld, FLEET, realFolder } from "./kit.ts";
+import { command, fakeWorld, FLEET, realFolder } from "./kit.ts";
+
+const REAL = { ...world };
 
 test("a path below something that is no folder is a file that is not there; a folder is an error", () => {
   const folder = realFolder();
@@ -58,6 +60,40 @@ test("what stands in a file's place is kept aside by the next write, one after t
   world.append(path, "two");
   expect(world.read(path)).toBe("two");
   expect(readdirSync(folder).filter((name) => name.startsWith("watch.json.bad"))).toHaveLength(2);
+});
+
+test("a link to what is no file, and a ring of links, are kept aside like the thing itself", () => {
+  const folder = realFolder();
+  const at = (name: string) => join(folder, name);
+  Bun.spawnSync(["mkfifo", at("fifo")]);
+  for (const target of ["fifo", folder, "ring"]) {
+    rmSync(at("ring"), { force: true });
+    symlinkSync(target, at("ring"));
+    world.append(at("ring"), "taken");
+    expect(world.read(at("ring"))).toBe("taken");
+  }
+  symlinkSync("real", at("link"));
+  world.append(at("link"), "through");
+  symlinkSync("/dev/null", at("nothing"));
+  world.append(at("nothing"), "away");
+  expect([world.read(at("real")), readlinkSync(at("nothing"))]).toEqual(["through", "/dev/null"]);
+});
+
+const WRONG: Record<string, (path: string) => void> = {
+  "a folder": (path) => mkdirSync(path), "a ring of links": (path) => symlinkSync(path, path),
+  "a link to a fifo": (path) => (Bun.spawnSync(["mkfifo", `${path}.fifo`]), symlinkSync(`${path}.fifo`, path)),
+};
+describe.each(Object.keys(WRONG))("%s in the place of a lock", (what) => {
+  test.each(["operator.lock", "operator.lock.pid"])("stops no order: %s", async (name) => {
+    const fake = fakeWorld(realFolder());
+    const cfg = await fake.config(FLEET);
+    Object.assign(world, { read: REAL.read, writeAtomic: REAL.writeAtomic });
+    await Bun.write(cfg.path, FLEET);
+    mkdirSync(cfg.stateDir, { recursive: true });
+    WRONG[what]!(join(cfg.stateDir, name));
+    expect((await command("down", "builder", "--config", cfg.path)).code).toBe(0);
+    expect(readFileSync(join(cfg.stateDir, "operator.lock.pid"), "utf8")).toStartWith(`${process.pid} `);
+  });
 });
 
 test.each([0, 1, -1, Number.NaN])("the number %p is no process that anybody meant", (pid) => expect(world.signal(pid, 0)).toBe(false));
