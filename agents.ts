@@ -1730,6 +1730,9 @@ const dayTime = (ms: number): string => {
 const minutes = (seconds: number): string =>
   (seconds >= 60 ? `${Math.round(seconds / 60)} min` : `${seconds} s`);
 
+const plural = (number: number, word: string): string =>
+  (number ? `${number} ${word}${number > 1 ? "s" : ""}` : "");
+
 /** Says a trouble once per change, and that it is over; "" = there is none. */
 function trouble(watch: Watch, label: string, message: string): void {
   const { errors } = watch.volatile;
@@ -2168,6 +2171,15 @@ export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
     refused: rows.length - panes.length };
 }
 
+const NO_TMUX = "tmux was not found: install it (apt-get install tmux, brew install tmux)";
+const isMissing = ({ why }: Snapshot): boolean => /not found/.test(why);
+
+/** One look at what runs, for a command that can do nothing without it. */
+async function neededSnapshot(cfg: Config): Promise<Snapshot> {
+  const snap = await snapshot(cfg);
+  return snap.ok ? snap : die(isMissing(snap) ? NO_TMUX : `tmux: ${snap.why}`);
+}
+
 /** Tells our panes, those of other fleets, and the sessions of people apart. */
 function sortPanes(
   cfg: Config, panes: Pane[],
@@ -2306,6 +2318,9 @@ export async function captureAll(
 const noFormat = (value: string): string => value.replaceAll("#", "##");
 const pipeCommand = (path: string): string =>
   noFormat(`umask 077; exec cat >> ${shellQuote(path)}`).replaceAll("%", "%%");
+
+export const sessionLogPath = (cfg: Config, session: string): string =>
+  join(cfg.logDir, `${session}.log`);
 
 /** Logs what a pane prints. Never `-o`: called twice, that turns the logging off again. */
 export async function pipeToLog(cfg: Config, target: string, logPath: string): Promise<void> {
@@ -3552,36 +3567,6 @@ function screenVerdict(cfg: Config, agent: Agent, pane: Pane, look: ScreenText):
   if (backend.kind !== "typed" || described || !unknown) return verdict;
   return isInFront(cfg, agent, pane) ? { ...verdict, verdict: "idle", rule: "in front",
     where: "process", why: "its client is in front of its pane" } : verdict;
-}
-
-/** Work in the background that outlasts `longest` ms is no reason to leave a client alone. */
-export function decideBackground(
-  verdict: Verdict, since: number | undefined, now: number, longest: number,
-): Verdict {
-  if (verdict.verdict !== "background" || !since || now - since < longest) return verdict;
-  return { ...verdict, verdict: "idle",
-    why: `${verdict.why}, for longer than ${minutes(longest / 1000)}` };
-}
-
-export const sessionLogPath = (cfg: Config, session: string): string =>
-  join(cfg.logDir, `${session}.log`);
-
-/** Whether a session printed within this many seconds; only asked where no earlier look is known. */
-export function logRecentlyTouched(cfg: Config, session: string, ageSeconds: number): boolean {
-  const at = world.mtime(sessionLogPath(cfg, session));
-  return at !== null && world.now() - at <= ageSeconds * 1000;
-}
-
-/**
- * Whether a turn is in progress. An opencode pane whose text changed within `log_grace` counts too:
- * its content is compared, for a repaint of the same text is no sign of life.
- */
-export function paneActive(cfg: Config, agent: Agent, verdict: Verdict, memory: Memory): boolean {
-  if (verdict.verdict === "active") return true;
-  const { kind, logGrace } = backendOf(cfg, agent);
-  if (verdict.verdict !== "idle" || kind !== "opencode") return false;
-  if (!memory.sameSince) return logRecentlyTouched(cfg, agent.session, logGrace);
-  return world.mono() - memory.sameSince < logGrace * 1000;
 }
 
 // ── phases and prompts ──────────────────────────────────────────────────────────
@@ -5340,83 +5325,6 @@ interface Look {
 const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", limit: null,
   waitingUntil: null, why: "" };
 
-// Agents that use one account share its limits: each of them would meet the same banner, and forty
-// probes at the reset would be the first to use up what came back.
-
-/** What in an agent's environment says whose quota it uses. */
-const CREDENTIAL = /^(?:HOME|.*_HOME|.*CONFIG_DIR|.*_TOKEN|.*_KEY|.*_URL|AWS_.*|GOOGLE_.*)$/;
-
-const credentials = new WeakMap<Agent, { mark: string; shown: string }>();
-
-/** The credentials of an agent's own; `mark` tells them apart, and "" = those of everybody. */
-function credentialsOf(agent: Agent): { mark: string; shown: string } {
-  const known = credentials.get(agent);
-  if (known) return known;
-  const own = Object.entries(agent.env).filter(([key]) => CREDENTIAL.test(key)).sort();
-  const mark = own.length ? hashOf(JSON.stringify(own)) : "";
-  // a folder may be shown, a secret not
-  const folder = own.find(([key]) => /HOME$|CONFIG_DIR$/.test(key))?.[1] ?? mark.slice(0, 4);
-  credentials.set(agent, { mark, shown: folder });
-  return { mark, shown: folder };
-}
-
-/** Whose quota an agent uses; of an opencode client also that of its model's provider. */
-export function accountOf(cfg: Config, agent: Agent): { key: string; name: string } {
-  const { name, kind } = backendOf(cfg, agent);
-  const provider = kind === "opencode" ? roleModel(cfg, agent).split("/")[0]! : "";
-  const { mark, shown } = credentialsOf(agent);
-  return { key: [name, provider, agent.account ?? mark].join(" "),
-    name: `${name} (${agent.account ?? (shown || provider || "default")})` };
-}
-
-const OF_MODEL = " of model ";
-
-/** Under what a limit is kept; one of a model holds that model alone. */
-function accountKey(cfg: Config, agent: Agent, ofModel: boolean): string {
-  const { key } = accountOf(cfg, agent);
-  return ofModel ? `${key}${OF_MODEL}${roleModel(cfg, agent)}` : key;
-}
-
-/** The limit of its account that an agent must wait for; null = none. */
-export function accountLimitOf(cfg: Config, watch: Watch, agent: Agent): AccountLimit | null {
-  const kept = Object.keys(watch.accounts);
-  if (!kept.length) return null;
-  const ofModel = kept.some((key) => key.includes(OF_MODEL));
-  const keys = [accountKey(cfg, agent, false), ...(ofModel ? [accountKey(cfg, agent, true)] : [])];
-  const found = keys.flatMap((key) => watch.accounts[key] ?? []);
-  return found.toSorted((a, b) => b.resetAt - a.resetAt)[0] ?? null;
-}
-
-/** The agents that wait for a limit. */
-const sharersOf = (cfg: Config, key: string): Agent[] => [...cfg.agents.values()].filter((agent) =>
-  agent.enabled && accountKey(cfg, agent, key.includes(OF_MODEL)) === key);
-
-/** The rule of a verdict that an account's limit decided. */
-/** How long, ms, a limit takes to show itself again after a probe, or after work was seen. */
-const LIMIT_SHOWS = 10_000;
-const LIMIT_STAYS = 60_000;
-
-const accountWords = ({ name, class: kind, resetAt }: AccountLimit): string =>
-  `${name}: ${LIMIT_NAMES[kind]} until ${dayTime(resetAt)}`;
-
-/**
- * What an agent at rest counts as while its account is limited: it could do nothing. The one that
- * asks is believed once its probe has had the time to meet the limit again.
- */
-export function decideAccount(
-  shared: AccountLimit | null, name: string, pending: boolean, verdict: Verdict, now: number,
-): Verdict {
-  const rests = ["idle", "background", "waiting"].includes(verdict.verdict);
-  if (!shared || !rests) return verdict;
-  const asked = shared.askedAt > 0 && !pending && now - shared.askedAt >= LIMIT_SHOWS;
-  if (shared.asker === name && (asked || shared.liftedAt > 0)) return verdict;
-  return { ...verdict, verdict: "limited", rule: ACCOUNT, where: ACCOUNT, limit: null,
-    waitingUntil: null, why: accountWords(shared) };
-}
-
-const isProbe = (name: string) => ({ target, cause }: Message): boolean =>
-  target === name && cause === "nudge";
-
 /** What is not true of another client in the same session. */
 const NEW_CLIENT = { since: 0, backgroundSince: undefined, idleSince: 0, sameSince: 0, looked: "",
   judged: null, answered: "", answers: 0, together: false, versionOf: 0, oddLooks: 0 };
@@ -5450,6 +5358,9 @@ async function lookAtSessions(cfg: Config, watch: Watch): Promise<Snapshot> {
   return { ...snap, ok: false, why: `the tmux server ${pid} lives, but not at this socket` +
     `; kill -USR1 ${pid} makes it again` };
 }
+
+/** A minute alive counts as healthy for the parking rule (promises: "without a healthy minute"). */
+const HEALTHY_MINUTE = 60_000;
 
 /**
  * Marks who ended together with others since the last look: one event, no fault of their own. It
@@ -5597,6 +5508,15 @@ const copyOf = (verdict: Verdict): Verdict => JSON.parse(JSON.stringify(verdict)
 /** Digits do not count as a change: a clock in a status line is no sign of work. */
 const withoutDigits = (value: string): string => value.replace(/\d+/g, "0");
 
+/** Work in the background that outlasts `longest` ms is no reason to leave a client alone. */
+export function decideBackground(
+  verdict: Verdict, since: number | undefined, now: number, longest: number,
+): Verdict {
+  if (verdict.verdict !== "background" || !since || now - since < longest) return verdict;
+  return { ...verdict, verdict: "idle",
+    why: `${verdict.why}, for longer than ${minutes(longest / 1000)}` };
+}
+
 /** What an agent's screen and its sources say. `text`: null = nothing was drawn since. */
 async function readLook(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, text: string | null,
@@ -5667,6 +5587,24 @@ function noteUnseen(cfg: Config, watch: Watch, agent: Agent): void {
   noteVerdict(cfg, watch, agent, { ...NO_VERDICT, why: "tmux did not show its screen" }, "");
 }
 
+/** Whether a session printed within this many seconds; only asked where no earlier look is known. */
+export function logRecentlyTouched(cfg: Config, session: string, ageSeconds: number): boolean {
+  const at = world.mtime(sessionLogPath(cfg, session));
+  return at !== null && world.now() - at <= ageSeconds * 1000;
+}
+
+/**
+ * Whether a turn is in progress. An opencode pane whose text changed within `log_grace` counts too:
+ * its content is compared, for a repaint of the same text is no sign of life.
+ */
+export function paneActive(cfg: Config, agent: Agent, verdict: Verdict, memory: Memory): boolean {
+  if (verdict.verdict === "active") return true;
+  const { kind, logGrace } = backendOf(cfg, agent);
+  if (verdict.verdict !== "idle" || kind !== "opencode") return false;
+  if (!memory.sameSince) return logRecentlyTouched(cfg, agent.session, logGrace);
+  return world.mono() - memory.sameSince < logGrace * 1000;
+}
+
 /** What is believed of an agent after a look: "idle" only after a second one. */
 function noteLook(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, look: Look, full: boolean,
@@ -5711,6 +5649,17 @@ async function judgeLook(
   const { verdict } = await askSources(cfg, agent, pane, screen);
   return decideBackground(
     verdict, backgroundSince, world.now(), cfg.watchdog.backgroundMax * 1000);
+}
+
+/** One more look at the moment of a kill: the tick's may be old, and the agent at work by now. */
+async function verdictStillHolds(
+  cfg: Config, watch: Watch, agent: Agent, seen: Observation,
+): Promise<boolean> {
+  const since = memoryOf(watch, agent.name).backgroundSince;
+  const screen = await readScreen(cfg, seen.pane!);
+  if (!screen) return false;
+  const { verdict } = await judgeLook(cfg, agent, seen.pane!, screen.look, since);
+  return verdict === seen.verdict.verdict;
 }
 
 /** What is said of a client's version once for the whole fleet; false = it was. */
@@ -6391,6 +6340,44 @@ function takeQueued(cfg: Config, watch: Watch): string[] {
   return fresh.map((message) => message.target);
 }
 
+/** Tells a sleeping watchdog that something was queued for it. */
+const POKE = "SIGUSR2";
+
+/** Leaves texts to the watchdog, and wakes it. */
+async function queueMessages(cfg: Config, messages: Message[]): Promise<void> {
+  await changeOperator(cfg, (operator) => void operator.queue.push(...messages));
+  const pid = lockHolder(lockFile(cfg, "watchdog"));
+  if (pid !== null) world.signal(pid, POKE);
+}
+
+/** How often what waits is looked at between two ticks, ms. */
+const ATTEND_INTERVAL = 400;
+
+/**
+ * Delivers queued texts where no watchdog runs, one command at a time, until one starts: there is
+ * one writer of its memory. Returns whether all of them were delivered; the others stay queued.
+ */
+async function deliverByHand(cfg: Config, messages: Message[], deadline: number): Promise<boolean> {
+  const alone = () => lockHolder(lockFile(cfg, "watchdog")) === null;
+  const lock = alone() ? await takeLock(lockFile(cfg, "hand"), 100) : null;
+  if (lock === null) return false;
+  const watch = loadWatch(cfg);
+  const targets = new Set(messages.map((message) => message.target));
+  const done = () => messages.every(({ id }) => watch.delivered.includes(id));
+  const settled = () => messages.every(({ id, target }) => watch.delivered.includes(id) ||
+    watch.unproven.some((one) => one.id === id) || isDown(operatorOf(cfg), target));
+  try {
+    while (!settled() && world.mono() < deadline && alone()) {
+      await deliverAll(cfg, watch, await lookAround(cfg, watch, targets), targets);
+      if (!settled()) await world.sleep(ATTEND_INTERVAL);
+    }
+    if (alone()) save(cfg, watch);
+    return done();
+  } finally {
+    freeLock(lock);
+  }
+}
+
 // ── usage limit ─────────────────────────────────────────────────────────────────
 // An agent in a usage limit is held: no reboot can help it, each one would burn quota. After the
 // reset one short text asks whether the window is open again. The state file is the original's.
@@ -6569,6 +6556,83 @@ function tightenHold(cfg: Config, agent: Agent, verdict: Verdict, state: LimitSt
 /** Whether a limit that still shows is what a probe met, not what stood there before it. */
 const isAnswered = (watch: Watch, name: string, asked: number): boolean =>
   !watch.outbox.some(isProbe(name)) && world.now() - asked >= LIMIT_STAYS;
+
+// Agents that use one account share its limits: each of them would meet the same banner, and forty
+// probes at the reset would be the first to use up what came back.
+
+/** What in an agent's environment says whose quota it uses. */
+const CREDENTIAL = /^(?:HOME|.*_HOME|.*CONFIG_DIR|.*_TOKEN|.*_KEY|.*_URL|AWS_.*|GOOGLE_.*)$/;
+
+const credentials = new WeakMap<Agent, { mark: string; shown: string }>();
+
+/** The credentials of an agent's own; `mark` tells them apart, and "" = those of everybody. */
+function credentialsOf(agent: Agent): { mark: string; shown: string } {
+  const known = credentials.get(agent);
+  if (known) return known;
+  const own = Object.entries(agent.env).filter(([key]) => CREDENTIAL.test(key)).sort();
+  const mark = own.length ? hashOf(JSON.stringify(own)) : "";
+  // a folder may be shown, a secret not
+  const folder = own.find(([key]) => /HOME$|CONFIG_DIR$/.test(key))?.[1] ?? mark.slice(0, 4);
+  credentials.set(agent, { mark, shown: folder });
+  return { mark, shown: folder };
+}
+
+/** Whose quota an agent uses; of an opencode client also that of its model's provider. */
+export function accountOf(cfg: Config, agent: Agent): { key: string; name: string } {
+  const { name, kind } = backendOf(cfg, agent);
+  const provider = kind === "opencode" ? roleModel(cfg, agent).split("/")[0]! : "";
+  const { mark, shown } = credentialsOf(agent);
+  return { key: [name, provider, agent.account ?? mark].join(" "),
+    name: `${name} (${agent.account ?? (shown || provider || "default")})` };
+}
+
+const OF_MODEL = " of model ";
+
+/** Under what a limit is kept; one of a model holds that model alone. */
+function accountKey(cfg: Config, agent: Agent, ofModel: boolean): string {
+  const { key } = accountOf(cfg, agent);
+  return ofModel ? `${key}${OF_MODEL}${roleModel(cfg, agent)}` : key;
+}
+
+/** The limit of its account that an agent must wait for; null = none. */
+export function accountLimitOf(cfg: Config, watch: Watch, agent: Agent): AccountLimit | null {
+  const kept = Object.keys(watch.accounts);
+  if (!kept.length) return null;
+  const ofModel = kept.some((key) => key.includes(OF_MODEL));
+  const keys = [accountKey(cfg, agent, false), ...(ofModel ? [accountKey(cfg, agent, true)] : [])];
+  const found = keys.flatMap((key) => watch.accounts[key] ?? []);
+  return found.toSorted((a, b) => b.resetAt - a.resetAt)[0] ?? null;
+}
+
+/** The agents that wait for a limit. */
+const sharersOf = (cfg: Config, key: string): Agent[] => [...cfg.agents.values()].filter((agent) =>
+  agent.enabled && accountKey(cfg, agent, key.includes(OF_MODEL)) === key);
+
+/** The rule of a verdict that an account's limit decided. */
+/** How long, ms, a limit takes to show itself again after a probe, or after work was seen. */
+const LIMIT_SHOWS = 10_000;
+const LIMIT_STAYS = 60_000;
+
+const accountWords = ({ name, class: kind, resetAt }: AccountLimit): string =>
+  `${name}: ${LIMIT_NAMES[kind]} until ${dayTime(resetAt)}`;
+
+/**
+ * What an agent at rest counts as while its account is limited: it could do nothing. The one that
+ * asks is believed once its probe has had the time to meet the limit again.
+ */
+export function decideAccount(
+  shared: AccountLimit | null, name: string, pending: boolean, verdict: Verdict, now: number,
+): Verdict {
+  const rests = ["idle", "background", "waiting"].includes(verdict.verdict);
+  if (!shared || !rests) return verdict;
+  const asked = shared.askedAt > 0 && !pending && now - shared.askedAt >= LIMIT_SHOWS;
+  if (shared.asker === name && (asked || shared.liftedAt > 0)) return verdict;
+  return { ...verdict, verdict: "limited", rule: ACCOUNT, where: ACCOUNT, limit: null,
+    waitingUntil: null, why: accountWords(shared) };
+}
+
+const isProbe = (name: string) => ({ target, cause }: Message): boolean =>
+  target === name && cause === "nudge";
 
 /** One agent asks for all of an account. */
 const decideShared = (action: Action, shared: AccountLimit | null, name: string): Action =>
@@ -6773,8 +6837,6 @@ export async function stallCheckOne(
 // What died is started again, by a ladder: at once where it had been healthy, then 10 s doubling to
 // 5 min (Kubernetes), parked when it never stays up (supervisord FATAL, systemd's burst of five).
 
-/** A minute alive counts as healthy for the parking rule (promises: "without a healthy minute"). */
-const HEALTHY_MINUTE = 60_000;
 /** s6: exit 125 asks not to be restarted; a shell exits with 127 for a missing program. */
 const EXIT_PERMANENT = 125;
 const EXIT_MISSING = 127;
@@ -7010,17 +7072,6 @@ function noteStranger(cfg: Config, watch: Watch, unit: Agent | Service, why: str
   trouble(watch, label, why && `${unit.name} needs you: ${why}`);
 }
 
-/** One more look at the moment of a kill: the tick's may be old, and the agent at work by now. */
-async function verdictStillHolds(
-  cfg: Config, watch: Watch, agent: Agent, seen: Observation,
-): Promise<boolean> {
-  const since = memoryOf(watch, agent.name).backgroundSince;
-  const screen = await readScreen(cfg, seen.pane!);
-  if (!screen) return false;
-  const { verdict } = await judgeLook(cfg, agent, seen.pane!, screen.look, since);
-  return verdict === seen.verdict.verdict;
-}
-
 /** A client that ended at once may say why: a resume id that led there twice is not used again. */
 async function noteLastWords(cfg: Config, watch: Watch, agent: Agent, pane: Pane): Promise<void> {
   const screen = (await capturePane(cfg, pane)) ?? "";
@@ -7069,6 +7120,78 @@ async function healLiving(
   noteFatal(cfg, watch, agent, seen.verdict.why);
   await endForRestart(cfg, watch, agent, pane, `fatal: ${seen.verdict.why}`);
 }
+
+/**
+ * Answers a dialog that the operator declared: on a fresh look, within the dialog alone (what an
+ * agent quotes above it must not answer), once per appearance.
+ */
+async function answerDialog(
+  cfg: Config, watch: Watch, agent: Agent, seen: Observation,
+): Promise<void> {
+  const memory = memoryOf(watch, agent.name);
+  const { verdict, pane } = seen;
+  const backend = backendOf(cfg, agent);
+  if ((verdict.verdict !== "blocked" && verdict.verdict !== "limited") || !pane) {
+    memory.answered = "";
+    return;
+  }
+  if (!backend.answer.length) return;
+  const screen = await readScreen(cfg, pane);
+  if (!screen || readVerdict(cfg, agent, pane, screen.look).verdict !== verdict.verdict) return;
+  const dialog = hasKnownBox(backend.kind)
+    ? readRegions(screen.look).dialog : tailOf(screen.look.text, 8);
+  for (const answer of backend.answer) {
+    const match = dialog && timed(answer.re, () => compiled(answer.re, "m").exec(dialog)?.[0]);
+    dropSlowPatterns(cfg, agent);
+    if (!match || memory.answered === match) continue;
+    if (memory.answers >= answer.max) return trouble(watch, `answer ${agent.name}`,
+      `${agent.name}: answered ${answer.max} times, not again`);
+    memory.answered = match;
+    memory.answers += 1;
+    save(cfg, watch);
+    log(`${agent.name}: answering ${show(match)} with ${answer.keys.join(" ")}, as declared`);
+    emit(cfg, "answered", { agent: agent.name, match, keys: answer.keys });
+    await tmux(cfg, ["send-keys", "-t", pane.id, ...answer.keys]);
+    return;
+  }
+}
+
+const tailOf = (value: string, lines: number): string =>
+  value.trimEnd().split("\n").filter((line) => line.trim()).slice(-lines).join("\n");
+
+/** All care for an agent: limit first, as a limited one must not be restarted; then stall, heal. */
+async function superviseAgent(
+  cfg: Config, watch: Watch, agent: Agent, seen: Observation,
+): Promise<void> {
+  const memory = memoryOf(watch, agent.name);
+  if (seen.held) return leaveDown(cfg, watch, agent, seen);
+  if (isAtRest(cfg, watch, agent, seen)) {
+    if (restOf(memory.life).state === "backoff" && aliveSince(memory) === null) {
+      enterRest(memory, DUE);
+    }
+    return;
+  }
+  if (seen.alive && !isEnding(memory, seen.pane)) {
+    await answerDialog(cfg, watch, agent, seen);
+    if (limitTick(cfg, watch, agent, seen.verdict)) {
+      memory.idleSince = 0;
+      return;
+    }
+    if (agent.watch === "heal+stall" && (await stallCheckOne(cfg, watch, agent, seen))) return;
+  } else if (seen.alive === false) {
+    clearLimitState(cfg, agent.session);
+  } else if (seen.alive === null) {
+    // what nobody saw was no idleness
+    Object.assign(memory, { idleSince: 0, sameSince: 0 });
+  }
+  await healOne(cfg, watch, agent, seen);
+  if (seen.alive === false) noteState(cfg, watch, agent.name, "gone",
+    restText(restOf(memory.life)));
+}
+
+/** Why a client that is not there is not. */
+const restText = (rest: Rest): string =>
+  rest.state === "parked" ? rest.why : rest.state === "done" ? "done" : "restarting";
 
 /** Starts a unit from the loop: only once what it needs is ready, and a batch at most per tick. */
 async function startByWatchdog(
@@ -7897,78 +8020,6 @@ async function runOnComplete(
 /** The agents that the watchdog looks after. */
 export const watched = (cfg: Config): Agent[] => [...cfg.agents.values()].filter(isWatched);
 
-/**
- * Answers a dialog that the operator declared: on a fresh look, within the dialog alone (what an
- * agent quotes above it must not answer), once per appearance.
- */
-async function answerDialog(
-  cfg: Config, watch: Watch, agent: Agent, seen: Observation,
-): Promise<void> {
-  const memory = memoryOf(watch, agent.name);
-  const { verdict, pane } = seen;
-  const backend = backendOf(cfg, agent);
-  if ((verdict.verdict !== "blocked" && verdict.verdict !== "limited") || !pane) {
-    memory.answered = "";
-    return;
-  }
-  if (!backend.answer.length) return;
-  const screen = await readScreen(cfg, pane);
-  if (!screen || readVerdict(cfg, agent, pane, screen.look).verdict !== verdict.verdict) return;
-  const dialog = hasKnownBox(backend.kind)
-    ? readRegions(screen.look).dialog : tailOf(screen.look.text, 8);
-  for (const answer of backend.answer) {
-    const match = dialog && timed(answer.re, () => compiled(answer.re, "m").exec(dialog)?.[0]);
-    dropSlowPatterns(cfg, agent);
-    if (!match || memory.answered === match) continue;
-    if (memory.answers >= answer.max) return trouble(watch, `answer ${agent.name}`,
-      `${agent.name}: answered ${answer.max} times, not again`);
-    memory.answered = match;
-    memory.answers += 1;
-    save(cfg, watch);
-    log(`${agent.name}: answering ${show(match)} with ${answer.keys.join(" ")}, as declared`);
-    emit(cfg, "answered", { agent: agent.name, match, keys: answer.keys });
-    await tmux(cfg, ["send-keys", "-t", pane.id, ...answer.keys]);
-    return;
-  }
-}
-
-const tailOf = (value: string, lines: number): string =>
-  value.trimEnd().split("\n").filter((line) => line.trim()).slice(-lines).join("\n");
-
-/** All care for an agent: limit first, as a limited one must not be restarted; then stall, heal. */
-async function superviseAgent(
-  cfg: Config, watch: Watch, agent: Agent, seen: Observation,
-): Promise<void> {
-  const memory = memoryOf(watch, agent.name);
-  if (seen.held) return leaveDown(cfg, watch, agent, seen);
-  if (isAtRest(cfg, watch, agent, seen)) {
-    if (restOf(memory.life).state === "backoff" && aliveSince(memory) === null) {
-      enterRest(memory, DUE);
-    }
-    return;
-  }
-  if (seen.alive && !isEnding(memory, seen.pane)) {
-    await answerDialog(cfg, watch, agent, seen);
-    if (limitTick(cfg, watch, agent, seen.verdict)) {
-      memory.idleSince = 0;
-      return;
-    }
-    if (agent.watch === "heal+stall" && (await stallCheckOne(cfg, watch, agent, seen))) return;
-  } else if (seen.alive === false) {
-    clearLimitState(cfg, agent.session);
-  } else if (seen.alive === null) {
-    // what nobody saw was no idleness
-    Object.assign(memory, { idleSince: 0, sameSince: 0 });
-  }
-  await healOne(cfg, watch, agent, seen);
-  if (seen.alive === false) noteState(cfg, watch, agent.name, "gone",
-    restText(restOf(memory.life)));
-}
-
-/** Why a client that is not there is not. */
-const restText = (rest: Rest): string =>
-  rest.state === "parked" ? rest.why : rest.state === "done" ? "done" : "restarting";
-
 /** What the operator released by `up` is no longer parked, nor done, nor on the ladder. */
 function releaseParked(cfg: Config, watch: Watch): void {
   for (const [name, at] of Object.entries(operatorOf(cfg).released)) {
@@ -8111,12 +8162,6 @@ async function quickRound(cfg: Config, watch: Watch): Promise<void> {
   await guard(watch, "outbox", () => deliverAll(cfg, watch, observations, names));
   await guard(watch, "state", () => save(cfg, watch));
 }
-
-/** Tells a sleeping watchdog that something was queued for it. */
-const POKE = "SIGUSR2";
-
-/** How often what waits is looked at between two ticks, ms. */
-const ATTEND_INTERVAL = 400;
 
 /**
  * The config as it stands now; the last good one while the file is half-written, broken or gone. A
@@ -8807,15 +8852,6 @@ const assessExit = (exits: boolean): Findings => exits
 // ── up, down, restart ───────────────────────────────────────────────────────────
 // Orders of people. Who holds the lock of the orders acts; the watchdog lives with what they left.
 
-const NO_TMUX = "tmux was not found: install it (apt-get install tmux, brew install tmux)";
-const isMissing = ({ why }: Snapshot): boolean => /not found/.test(why);
-
-/** One look at what runs, for a command that can do nothing without it. */
-async function neededSnapshot(cfg: Config): Promise<Snapshot> {
-  const snap = await snapshot(cfg);
-  return snap.ok ? snap : die(isMissing(snap) ? NO_TMUX : `tmux: ${snap.why}`);
-}
-
 /**
  * What a tmux server says of itself. `start`: where none runs, one reads the operator's tmux.conf
  * and ends at once.
@@ -9120,38 +9156,6 @@ async function bootAll(cfg: Config, boots: Message[]): Promise<void> {
   const agents = boots.map((message) => cfg.agents.get(message.target)!);
   const patience = Math.max(...agents.map((agent) => backendOf(cfg, agent).connectDelay)) + 20;
   await deliverByHand(cfg, boots, world.mono() + patience * 1000);
-}
-
-/** Leaves texts to the watchdog, and wakes it. */
-async function queueMessages(cfg: Config, messages: Message[]): Promise<void> {
-  await changeOperator(cfg, (operator) => void operator.queue.push(...messages));
-  const pid = lockHolder(lockFile(cfg, "watchdog"));
-  if (pid !== null) world.signal(pid, POKE);
-}
-
-/**
- * Delivers queued texts where no watchdog runs, one command at a time, until one starts: there is
- * one writer of its memory. Returns whether all of them were delivered; the others stay queued.
- */
-async function deliverByHand(cfg: Config, messages: Message[], deadline: number): Promise<boolean> {
-  const alone = () => lockHolder(lockFile(cfg, "watchdog")) === null;
-  const lock = alone() ? await takeLock(lockFile(cfg, "hand"), 100) : null;
-  if (lock === null) return false;
-  const watch = loadWatch(cfg);
-  const targets = new Set(messages.map((message) => message.target));
-  const done = () => messages.every(({ id }) => watch.delivered.includes(id));
-  const settled = () => messages.every(({ id, target }) => watch.delivered.includes(id) ||
-    watch.unproven.some((one) => one.id === id) || isDown(operatorOf(cfg), target));
-  try {
-    while (!settled() && world.mono() < deadline && alone()) {
-      await deliverAll(cfg, watch, await lookAround(cfg, watch, targets), targets);
-      if (!settled()) await world.sleep(ATTEND_INTERVAL);
-    }
-    if (alone()) save(cfg, watch);
-    return done();
-  } finally {
-    freeLock(lock);
-  }
 }
 
 /** How long a client must live to count as running, ms: a missing one ends within 100. */
@@ -11688,8 +11692,6 @@ function spanText(ms: number): string {
 
 const moment = (at: string): string =>
   `${localDate(new Date(at)).slice(5)} ${new Date(at).toTimeString().slice(0, 5)}`;
-const plural = (number: number, word: string): string =>
-  (number ? `${number} ${word}${number > 1 ? "s" : ""}` : "");
 
 /** The clock above the bars: its minutes, its hours or its days, as the parts are long. */
 function rulerText({ slots, slotMs }: Report): string {
