@@ -2722,17 +2722,20 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     ...CODEX_QUESTIONS,
     // its last line says what Enter does, in narrow panes with more of it below
     { name: "dialog", verdict: "blocked", where: "dialog", why: "a dialog is open",
-      re: /^ *(?:\S.* \| )?(?:Press )?enter(?:\/esc)? \S.*(?:\n.*){0,3}(?![^])/m },
+      re: /^ *(?:\S.* [|·] )?(?:Press )?enter(?:\/esc)? \S.*(?:\n.*){0,3}(?![^])/m },
     { name: "dialog choice", verdict: "blocked", where: "dialog", why: "a dialog is open",
       re: /^ *› \d+\. \S/m },
+    { name: "search", verdict: "blocked", where: "foot", why: "the history search is open",
+      re: /^ {2}reverse-i-search:/m },
     { name: "server lost", verdict: "unsure", where: 14, why: "its server is lost",
       re: /^[•◦] Reconnecting to server…/m },
     // the only sign of work while an answer is drawn
     { name: "title", verdict: "active", where: "title", why: "busy title", animated: true,
       re: /^[⠁-⣿] / },
-    // a turn that has ended is closed by "Worked for"
+    // a turn that has ended is closed by "Worked for"; a narrow pane cuts the time off, and only
+    // the bullet of work blinks to an empty one
     { name: "working", verdict: "active", where: 14, why: "spinner", animated: true,
-      re: /^[•◦] \S.* \((?:\d+[hm] )*\d+s • esc to interrupt\)(?:.*\n(?!  Worked for ))*.*(?![^])/m },
+      re: /^(?:◦ \S.*…$|[•◦] \S.* \((?:\d+[hm] )*\d+s • esc to interrupt\))(?:.*\n(?!  Worked for ))*.*(?![^])/m },
     // what a model or a person says is indented, so that no quote begins with the square
     { name: "usage limit", verdict: "limited", where: "event", whole: true,
       re: /^■ You['’]ve hit your usage limit/ },
@@ -2744,6 +2747,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: new RegExp("^■ (?!" + [
         "Conversation interrupted", "exceeded retry limit, last status: (?:429|5)",
         "We['’]re currently experiencing", "Selected model is at capacity", "stream disconnected",
+        ".*\\bUse /\\w+ to see ", "Cannot open ", // what a person typed there
       ].join("|") + ")") },
     atBox(CLIENTS.codex.box_re, CLIENTS.codex.empty_re),
   ],
@@ -4568,8 +4572,6 @@ function readClaudeWord(cfg: Config, agent: Agent, pane: Pane): ClaudeWord | nul
   }
 }
 
-/** The `where` of a verdict that a client's own file decided. */
-
 /** Of a screen on which the client is not: its word says nothing of what stands there. */
 const AWAY = ["wrapper", "shell", "resume hint", "suspended"];
 /** Whether a verdict comes from what the newest block of the transcript says, or a hint of it. */
@@ -4727,7 +4729,6 @@ export function decideError(
   return { ...shown, why: ERROR_WORDS[end.error] ?? `${shown.why} (${end.error})` };
 }
 
-/** The `where` of a verdict that a client's transcript decided. */
 /** The versions, oldest and newest, that detection was measured on. */
 const MEASURED: Record<BackendKind, [string, string] | null> = {
   claude: ["2.0.76", "2.1.332"], opencode: ["1.14.0", "1.18.34"],
@@ -4836,35 +4837,95 @@ export function decideCodex(
   return { ...screen, limit, why: limitWhy(limit, now) };
 }
 
-/** The `where` of a verdict that a rollout file decided. */
 /** `rollout-<when it began>-<id of the conversation>.jsonl` */
 const ROLLOUT_NAME = /\/rollout-[\dT-]{19}-([\w-]{36})\.jsonl$/;
 
 const rollouts: Ends<CodexWord> = new Map();
-/** Whether the conversation of a rollout is no sub-agent's. */
-const ownRollouts = new Map<string, boolean>();
 
-/** Whether it is the conversation of the client itself; a sub-agent has a rollout of its own. */
-function isOwnRollout(path: string): boolean {
-  const known = ownRollouts.get(path);
-  if (known !== undefined) return known;
+/** How a rollout begins: whether its conversation is no sub-agent's, where and when (wall ms). */
+interface RolloutHead { own: boolean; cwd: string; began: number }
+const heads = new Map<string, RolloutHead>();
+
+/** null = it cannot be read, or is too large to see whose it is: then the screen alone counts. */
+function rolloutHead(path: string): RolloutHead | null {
+  const known = heads.get(path);
+  if (known) return known;
   let first: unknown;
   try {
     first = parsedRecord((world.read(path) ?? "").split("\n", 1)[0]!)?.payload;
   } catch {
-    return false; // too large to see whose it is: then the screen alone counts
+    return null;
   }
-  const own = isRecord(first) && (first.thread_source ?? "user") === "user";
-  if (ownRollouts.size >= ENDS_KEPT) ownRollouts.clear();
-  if (isRecord(first)) ownRollouts.set(path, own);
-  return own;
+  if (!isRecord(first)) return null;
+  const head = { own: (first.thread_source ?? "user") === "user", cwd: String(first.cwd),
+    began: Date.parse(String(first.timestamp)) };
+  if (heads.size >= ENDS_KEPT) heads.clear();
+  heads.set(path, head);
+  return head;
 }
+
+const isOwnRollout = (path: string): boolean => rolloutHead(path)?.own ?? false;
+
+/** Where a Codex keeps its conversations, a folder for each day: by what its agent's config says. */
+const codexSessions = ({ env }: Agent): string => join(env.CODEX_HOME ?? process.env.CODEX_HOME ??
+  join(env.HOME ?? homedir(), ".codex"), "sessions");
+
+/** The rollouts of the days since `since` (wall ms), of all days by default. */
+function rolloutsSince(agent: Agent, since = 0): string[] {
+  const below = (folder: string) => world.list(folder).filter((name) => /^\d{2,4}$/.test(name))
+    .map((name) => join(folder, name));
+  const root = codexSessions(agent);
+  // days have the local date, here or where the client was told to be
+  const first = join(root, new Date(Math.max(since - DAY, 0)).toISOString().slice(0, 10)
+    .replaceAll("-", "/"));
+  return below(root).flatMap(below).flatMap(below).filter((day) => day >= first)
+    .flatMap((day) => world.list(day).map((name) => join(day, name)))
+    .filter((path) => ROLLOUT_NAME.test(path));
+}
+
+/** The conversations that were begun in an agent's folder since its client was started. */
+const begunRollouts = (agent: Agent, pane: Pane): string[] =>
+  rolloutsSince(agent, pane.created).filter((path) => {
+    const head = rolloutHead(path);
+    return head?.own && head.began > pane.created - CLOCK_STEP && isSameFolder(head.cwd, agent.dir);
+  });
+
+/** What was last found for a client that does not show what it has open, by its agent. */
+interface SoughtRollout { pane: string; at: number; begun: string[]; of: string }
+const soughtRollouts = new WeakMap<Agent, SoughtRollout>();
+
+/**
+ * The same where the system does not tell what a client has open (macOS): the conversation that
+ * began with it in its folder, else the one that it was told to go on with. `begun`: of several,
+ * each may be somebody else's, as of one where another Codex agent works in the folder.
+ */
+function rolloutInFolder(
+  cfg: Config, agent: Agent, pane: Pane,
+): { path: string; begun: string[] } {
+  const mark = `${pane.id} ${pane.created}`;
+  let sought = soughtRollouts.get(agent);
+  if (sought?.pane !== mark || world.mono() - sought.at >= SEEK_EVERY) {
+    const begun = begunRollouts(agent, pane);
+    const of = begun.length ? "" : rolloutOfId(agent, resumeId(cfg, agent));
+    sought = { pane: mark, at: world.mono(), begun, of };
+    soughtRollouts.set(agent, sought);
+  }
+  const { begun, of } = sought;
+  const shared = [...cfg.agents.values()].some((other) => other !== agent && other.enabled &&
+    backendOf(cfg, other).kind === "codex" && isSameFolder(other.dir, agent.dir));
+  return { path: begun.length === 1 && !shared ? begun[0]! : of, begun };
+}
+
+/** The rollout of a conversation that is known by its id; "" = there is none. */
+const rolloutOfId = (agent: Agent, id: string | null): string => (id ? rolloutsSince(agent)
+  .find((path) => ROLLOUT_NAME.exec(path)![1] === id) : undefined) ?? "";
 
 /**
  * The rollout file that a pane's Codex writes: the newest that it has open; "" = none. Of the
  * processes that have one the first is the client: what it runs may be a Codex too, or read others.
  */
-function rolloutOf(pane: Pane): string {
+function rolloutOf(cfg: Config, agent: Agent, pane: Pane): string {
+  if (!showsOpenFiles(pane)) return rolloutInFolder(cfg, agent, pane).path;
   for (const pid of pidsIn(pane)) {
     const open = world.opened(pid).filter((path) => ROLLOUT_NAME.test(path));
     const own = open.sort((a, b) => (basename(a) < basename(b) ? 1 : -1)).find(isOwnRollout);
@@ -4872,6 +4933,9 @@ function rolloutOf(pane: Pane): string {
   }
   return "";
 }
+
+/** Any process has something open, if only its terminal. */
+const showsOpenFiles = (pane: Pane): boolean => world.opened(pane.pid).length > 0;
 
 /** Codex's own word on the conversation in a pane, null = it says nothing. */
 const readCodexWord = (path: string): CodexWord | null =>
@@ -4881,8 +4945,12 @@ const readCodexWord = (path: string): CodexWord | null =>
 function noteConversation(cfg: Config, agent: Agent, pane: Pane): void {
   const backend = backendOf(cfg, agent);
   if (backend.kind !== "codex" || !agent.resume || !backend.supportsResume) return;
-  const id = ROLLOUT_NAME.exec(rolloutOf(pane))?.[1];
-  if (!id || id === resumeId(cfg, agent)) return;
+  const kept = resumeId(cfg, agent);
+  const id = ROLLOUT_NAME.exec(rolloutOf(cfg, agent, pane))?.[1];
+  const { begun } = showsOpenFiles(pane) ? { begun: [] } : rolloutInFolder(cfg, agent, pane);
+  // it was the only one, and now it may have been somebody else's
+  if (!id && begun.some((path) => ROLLOUT_NAME.exec(path)![1] === kept)) dropResumeId(cfg, agent);
+  if (!id || id === kept) return;
   keepNote(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
 }
 
@@ -4890,7 +4958,7 @@ function noteConversation(cfg: Config, agent: Agent, pane: Pane): void {
 function withOwnWord(cfg: Config, agent: Agent, pane: Pane, screen: Verdict): Verdict {
   const { kind } = backendOf(cfg, agent);
   if (kind === "codex") {
-    return decideCodex(readCodexWord(rolloutOf(pane)), screen, pane.created, world.now());
+    return decideCodex(readCodexWord(rolloutOf(cfg, agent, pane)), screen, pane.created, world.now());
   }
   const word = kind === "claude" ? readClaudeWord(cfg, agent, pane) : null;
   const verdict = decideClaude(word, screen);
@@ -6608,7 +6676,6 @@ export function accountLimitOf(cfg: Config, watch: Watch, agent: Agent): Account
 const sharersOf = (cfg: Config, key: string): Agent[] => [...cfg.agents.values()].filter((agent) =>
   agent.enabled && accountKey(cfg, agent, key.includes(OF_MODEL)) === key);
 
-/** The rule of a verdict that an account's limit decided. */
 /** How long, ms, a limit takes to show itself again after a probe, or after work was seen. */
 const LIMIT_SHOWS = 10_000;
 const LIMIT_STAYS = 60_000;
@@ -11165,11 +11232,7 @@ async function conversationOf(cfg: Config, agent: Agent, pane: Pane | undefined)
     return id ? conversationFile(folder, realPath(agent.dir), id) : "";
   }
   if (kind !== "codex") return "";
-  if (live) return rolloutOf(live);
-  const home = agent.env.CODEX_HOME ?? process.env.CODEX_HOME ?? join(homedir(), ".codex");
-  const found = id ? [...new Bun.Glob(`*/*/*/rollout-*-${id}.jsonl`)
-    .scanSync({ cwd: join(home, "sessions"), absolute: true })] : [];
-  return found[0] ?? "";
+  return live ? rolloutOf(cfg, agent, live) : rolloutOfId(agent, id);
 }
 
 /** The conversation of an agent, where its client keeps one that can be read; null = none. */

@@ -1,6 +1,7 @@
 /** What clients say of themselves in files, beside their screens, and when neither is believed. */
 import { describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
+import { homedir } from "node:os";
 import { join } from "node:path";
 import {
   BUILT_IN_RULES, type ClaudeWord, decideClaude, decideCodex, decideError, detect, isUntried, loadLimitState, memoryOf, parseClaudeWord, parseRolloutEnd, parseTranscriptEnd, type TranscriptEnd, world,
@@ -433,9 +434,9 @@ describe("P38: a Codex agent in a round", () => {
   const BOX = "\n\n› Ask Codex to do anything\n\n  gpt-6-sol high · /fleet\n  ? for shortcuts\n";
   // a folder for each: what a file said is remembered by its path and time, which these share
   let day = "";
-  const begin = async () => {
+  const begin = async (more = "") => {
     day = `/home/.codex/sessions/${crypto.randomUUID()}`;
-    const it = await scene('[[agent]]\nname = "a"\nbackend = "codex"\nwatch = "heal"\nresume = true\nprompt = "Work."\n', { ticks: 1 });
+    const it = await scene(`[[agent]]\nname = "a"\nbackend = "codex"\nwatch = "heal"\nresume = true\nprompt = "Work."\n${more}`, { ticks: 1 });
     it.pane().text = `• OK${BOX}`;
     return it;
   };
@@ -481,6 +482,7 @@ describe("P38: a Codex agent in a round", () => {
   test("that of a Codex which it runs itself does not count", async () => {
     const it = await begin();
     const { pid } = it.pane();
+    it.fake.opened.set(pid, ["/dev/pts/1"]);
     for (const [parent, child] of [[pid, 61_000], [61_000, 61_001]]) it.fake.files.set(`/proc/${parent}/task/${parent}/children`, `${child} `);
     // the pane's own process is a wrapper
     writes(it, THREAD, "11-00-00", rows(meta(), turn("task_complete", it.fake.wall)), 61_000);
@@ -490,9 +492,57 @@ describe("P38: a Codex agent in a round", () => {
   });
   test("without an open rollout no id is believed", async () => {
     const it = await begin();
+    it.fake.opened.set(it.pane().pid, ["/dev/pts/1"]);
     writes(it, THREAD, "11-00-00", rows(meta()), 7);
     await it.ticks(2);
     expect(idOf(it)).toBeUndefined();
+  });
+  describe("where the system does not tell what it has open", () => {
+    const home = join(process.env.CODEX_HOME ?? join(homedir(), ".codex"), "sessions");
+    const uuid = () => crypto.randomUUID();
+    /** One that began so many seconds after the client was started. */
+    const began = (it: Scene, id: string, after: number, some: object = {}) => {
+      const at = new Date(it.pane().created + after * 1000).toISOString();
+      const path = `${home}/${at.slice(0, 10).replaceAll("-", "/")}/rollout-${at.slice(0, 19).replaceAll(":", "-")}-${id}.jsonl`;
+      it.fake.files.set(path, rows(meta({ id, timestamp: at, ...some })));
+      it.fake.times.set(path, it.fake.wall);
+      return [id, path] as const;
+    };
+    test("the one that began with it in its folder is its own", async () => {
+      const it = await begin();
+      began(it, uuid(), 3, { cwd: "/elsewhere" });
+      began(it, uuid(), 3, { thread_source: "subagent" });
+      began(it, uuid(), -3600);
+      await it.ticks(2);
+      expect(idOf(it)).toBeUndefined();
+      const [id, path] = began(it, uuid(), 4);
+      await it.ticks(8);
+      expect(idOf(it)).toBe(id);
+      it.fake.files.set(path, it.fake.files.get(path)! + turn("task_started", it.fake.wall));
+      it.fake.times.set(path, it.fake.wall);
+      await it.ticks(2);
+      expect(verdictOf(it)).toBe("active");
+      it.fake.tmux.kill(it.pane());
+      await it.ticks(2);
+      expect(it.fake.everyPane.at(-1)!.argv.slice(4)).toEqual([expect.anything(), "--no-daemon", "resume", id]);
+      await it.ticks(8);
+      expect(idOf(it)).toBe(id);
+    });
+    test("of two each may be somebody else's: neither is resumed, nor the one that was alone before", async () => {
+      const it = await begin();
+      const [id] = began(it, uuid(), 3);
+      await it.ticks(8);
+      expect(idOf(it)).toBe(id);
+      began(it, uuid(), 9);
+      await it.ticks(8);
+      expect(idOf(it)).toBeUndefined();
+    });
+    test("nor is one where another Codex agent works in the same folder", async () => {
+      const it = await begin('[[agent]]\nname = "b"\nbackend = "codex"\nprompt = "Work."\n');
+      began(it, uuid(), 3);
+      await it.ticks(8);
+      expect(idOf(it)).toBeUndefined();
+    });
   });
   test("its limit is held until the second that the rollout names", async () => {
     const it = await begin();
