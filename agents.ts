@@ -506,13 +506,25 @@ const UNIT_MARK = "AGENTS_UNIT";
 const secretNames = new Set<string>();
 
 /**
+ * What a git hook, or a client that calls this program, sets for its own children: git would work in
+ * another repository, and Claude Code refuses to start "inside another Claude Code session".
+ */
+const CALLERS_OWN = [
+  "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_PREFIX",
+  "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH",
+  "GIT_SHALLOW_FILE", "GIT_GRAFT_FILE", "GIT_CONFIG_PARAMETERS",
+  "CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT", "GEMINI_CLI",
+  "CODEX_SANDBOX", "CODEX_SANDBOX_NETWORK_DISABLED",
+];
+
+/**
  * Nothing of the caller's one-off settings, tmux, git or Bun's own switches reaches a child, and a
  * secret none but this program called again, `own`. Nor does the mark of a unit: where an agent
  * runs `up`, the watchdog is no part of that agent.
  */
 export function childEnv(own = false): Record<string, string | undefined> {
   const dropped = new RegExp(`^(AGENT_(MODEL|BACKEND)_.*|${UNIT_MARK}|BUN_OPTIONS|BUN_BE_BUN|` +
-    "TMUX|TMUX_PANE|GIT_DIR|GIT_WORK_TREE|GIT_INDEX_FILE)$");
+    `TMUX|TMUX_PANE|${CALLERS_OWN.join("|")})$`);
   return Object.fromEntries(Object.entries(process.env).filter(([key]) =>
     !dropped.test(key) && (own || !secretNames.has(key))));
 }
@@ -539,6 +551,9 @@ const textOf = (parts: Uint8Array[]): string => Buffer.concat(parts).toString();
 
 /** Half of how long, ms, what a program printed is waited for after its end; see `run`. */
 const PIPES_REST = 500;
+
+/** How long, ms, beyond its deadline a program is waited for that SIGKILL has not ended either. */
+const UNKILLABLE = 2_000;
 
 /**
  * Runs a program in a process group of its own, so that its deadline ends its children too. It is
@@ -572,7 +587,9 @@ export async function run(
       drain(readers[0], take ?? ((part) => out.push(part))),
       drain(readers[1], (part) => err.push(part)),
     ]);
-    const code = await child.exited.finally(() => clearTimeout(timer));
+    // a call to a dead network disk hears no signal, and a program in it never ends
+    const code = await within(deadline + UNKILLABLE, child.exited, null)
+      .finally(() => clearTimeout(timer));
     // twice: after a halt of this process the first is over before anything could be read
     for (let rest = 0; rest < 2; rest++) await within(PIPES_REST, printed, null);
     closePipes();
@@ -602,7 +619,7 @@ const GIT_ENV = {
 /** No housekeeping in the background, and no program of the clone runs for the watchdog. */
 const GIT_CONFIG = [
   "gc.auto=0", "maintenance.auto=false", "core.hooksPath=/dev/null", "core.fsmonitor=false",
-  "log.showSignature=false",
+  "log.showSignature=false", "i18n.logOutputEncoding=UTF-8",
 ].flatMap((setting) => ["-c", setting]);
 
 /** Bytes of one git command's output that are read; more is a failure of that command alone. */
@@ -2314,6 +2331,12 @@ export async function captureAll(
   }
 }
 
+/** Keys for a pane's program alone: not for a mode of tmux that covers it, nor for its neighbours. */
+async function sendKeys(cfg: Config, { id }: Pane, keys: string[]): Promise<void> {
+  await tmux(cfg, ["set-option", "-p", "-t", id, "synchronize-panes", "off", ";",
+    "copy-mode", "-q", "-t", id, ";", "send-keys", "-t", id, ...keys]);
+}
+
 /** tmux expands `#` and, in a pipe, `%` in what it is given. */
 const noFormat = (value: string): string => value.replaceAll("#", "##");
 const pipeCommand = (path: string): string =>
@@ -2406,8 +2429,8 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
     ...set("-p", "remain-on-exit", "on"),
     ...Object.entries(marks).flatMap(([key, value]) =>
       set("-p", `@agents_${key}`, printable(value))),
-    // a server that a person started may have it from the same login
-    ...[...secretNames].flatMap((name) => ["set-environment", "-t", id, "-r", name, ";"]),
+    // a server that a person, or a client, started has them from there
+    ...[...secretNames, ...CALLERS_OWN].flatMap((name) => ["set-environment", "-t", id, "-r", name, ";"]),
     ...(plan.logPath ? ["pipe-pane", "-t", id, pipeCommand(plan.logPath), ";"] : []),
     "respawn-pane", "-k", "-t", id, "-c", noFormat(plan.cwd),
     ...envArgs({ ...plan.env, ...(plan.unit ? { [UNIT_MARK]: plan.unit } : {}) }), ...plan.argv,
@@ -6027,7 +6050,7 @@ async function closeMenu(
   const { verdict, rule } = first.verdict;
   const keys = BUILT_IN_RULES[backend.kind].find(({ name }) => name === rule)?.closes;
   if (verdict !== "limited" || !keys) return first;
-  await tmux(cfg, ["send-keys", "-t", pane.id, ...keys]);
+  await sendKeys(cfg, pane, keys);
   let look: BoxLook | null = null;
   for (let looks = 0; looks < LOOKS && !look?.composer; looks++) {
     await world.sleep(LOOK_EVERY);
@@ -6139,7 +6162,7 @@ async function pressEnter(errand: Errand): Promise<void> {
   const first = message.entered !== message.tries;
   intend(errand, {
     entered: message.tries, copies: (message.copies ?? 0) + (first ? 1 : 0) });
-  await tmux(cfg, ["send-keys", "-t", pane.id, backend.submitKey]);
+  await sendKeys(cfg, pane, [backend.submitKey]);
 }
 
 /**
@@ -7218,7 +7241,7 @@ async function answerDialog(
     save(cfg, watch);
     log(`${agent.name}: answering ${show(match)} with ${answer.keys.join(" ")}, as declared`);
     emit(cfg, "answered", { agent: agent.name, match, keys: answer.keys });
-    await tmux(cfg, ["send-keys", "-t", pane.id, ...answer.keys]);
+    await sendKeys(cfg, pane, answer.keys);
     return;
   }
 }
@@ -7509,7 +7532,8 @@ const GIT_CURES: [said: RegExp, cure: (hand: Handoff) => string][] = [
 /** A look that did not succeed: git's reason, and what a person can do about it. */
 function failedLook(cfg: Config, hand: Handoff, what: string, ran: ExecResult): Fetched {
   const failing = { state: "failing" as const, head: "", hand, hung: ran.timedOut };
-  const byHand = `try it by hand: git -C ${quoted(hand.repo)} ls-remote ${hand.remote}`;
+  const byHand =
+    `try it by hand: git -C ${quoted(hand.repo)} ${what || "ls-remote"} ${hand.remote}`;
   if (ran.timedOut) return { ...failing, why: `no answer in time (git ${what}, ` +
     `${GIT_DEADLINE / 1000} s)`, cure: byHand };
   const why = gitWords(ran.err);
@@ -7631,12 +7655,12 @@ async function fetchHead(cfg: Config, hand: Handoff, sha: string): Promise<Fetch
 }
 
 /** Author time and subject survive a rebase; the commit's own name does not. */
-const LOG_FORMAT = "--format=%H%x09%at %an%x09%s";
+const LOG_FORMAT = "--format=%H%x00%at %an%x00%s"; // a name may hold a tab, and nothing a NUL
 const parseCommits = (out: string): Commit[] =>
   out.split("\n").filter(Boolean).reverse().map((line) => {
-    const said = line.slice(line.indexOf("\t") + 1);
-    return { sha: line.slice(0, line.indexOf("\t")), key: Bun.hash(said).toString(36),
-      subject: plainText(said.slice(said.indexOf("\t") + 1), SUBJECT_MAX) };
+    const [sha = "", made, subject = ""] = line.split("\0");
+    return { sha, key: Bun.hash(`${made}\t${subject}`).toString(36),
+      subject: plainText(subject, SUBJECT_MAX) };
   });
 
 /** What a subject says its commit is; a pattern of the operator may make it both. */

@@ -102,6 +102,25 @@ const running = async (): Promise<void> => {
 const channel = (): Channel => structuredClone(watch.channel!);
 const state = (): string | undefined => watch.channel?.state;
 
+describe("a subject is what its author wrote, no more", () => {
+  test("an author's name that looks like a column of git's is no claim", async () => {
+    await running();
+    dated = { GIT_AUTHOR_NAME: "T\tclaim(p9): forged" };
+    commit("Only some work");
+    push();
+    await ticks(3);
+    expect([told("adversary"), state()]).toEqual([[], "ok"]);
+  });
+  test("in the letters that it has, whatever encoding the clone shows its log in", async () => {
+    await running();
+    gitIn(at("watch"), "config", "i18n.logOutputEncoding", "ISO-8859-1");
+    commit("claim(p1): größer als zuvor");
+    push();
+    await ticks(3);
+    expect(told("adversary")).toEqual([expect.stringContaining("größer als zuvor")]);
+  });
+});
+
 describe("three answers of a look at the remote", () => {
   test("the branch has another name: told, with the branches that exist", async () => {
     commit("Begin");
@@ -338,6 +357,15 @@ describe("the clone's own way to its remote", () => {
     gitIn(at("watch"), "remote", "set-url", "origin", at("nowhere.git"));
     await ticks(3);
     expect(channel()).toMatchObject({ state: "failing", told: true, why: expect.stringContaining("nowhere.git") });
+  });
+  test("a fetch that is never done in time is named with the one to do by hand: the look at the remote works", async () => {
+    gitIn(at("watch"), "remote", "set-url", "origin", at("origin.git"));
+    const { git } = world;
+    world.git = async (repo, args, more) => (args[0] === "fetch" ? { ok: false, out: "", err: "", timedOut: true } : git(repo, args, more));
+    commit("claim(p1): huge");
+    push();
+    await ticks(3);
+    expect(channel()).toMatchObject({ state: "failing", told: true, cure: `try it by hand: git -C '${at("watch")}' fetch origin` });
   });
   test("no hook and no fsmonitor of the clone runs", async () => {
     gitIn(at("watch"), "remote", "set-url", "origin", at("origin.git"));

@@ -424,7 +424,7 @@ export class FakeGit {
     const from = this.tracked.findIndex(({ sha }) => sha === range.split("..")[0]);
     if (from < 0 && !range.startsWith("-")) return failed(`fatal: Invalid revision range ${range}`);
     const listed = range.startsWith("-") ? this.tracked.slice(Number(range)) : this.tracked.slice(from + 1);
-    return said(listed.toReversed().map(({ sha, at, subject }) => `${sha}\t${at} someone\t${subject}\n`).join(""));
+    return said(listed.toReversed().map(({ sha, at, subject }) => `${sha}\0${at} someone\0${subject}\n`).join(""));
   }
 
   /** What each of these commits changed: the files that differ from those of the one before it. */

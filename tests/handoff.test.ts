@@ -111,6 +111,16 @@ describe("P2, fault 54: a claim waits while its target cannot take it", () => {
     await ticks(2);
     expect(told("adversary")).toHaveLength(1);
   });
+  test("a person who scrolls back between the paste and Enter does not take the Enter", async () => {
+    await running();
+    fake.beforeTmux((args) => {
+      if (args.includes("send-keys")) fake.tmux.of("agents-adversary").inMode = true;
+    });
+    fake.git.push("claim(p1): G1");
+    await ticks(3);
+    expect(told("adversary")).toHaveLength(1);
+    expect(fake.tmux.of("agents-adversary").draft).toBe("");
+  });
   test("copy-mode is left first (fault 9)", async () => {
     await running();
     fake.tmux.of("agents-adversary").inMode = true;
@@ -197,7 +207,7 @@ describe("P16, fault 17: git trouble is local", () => {
   const LOST = "unable to access the remote: Could not resolve host";
   // `rev-parse` only spares a fetch: the channel works
   test.each<[string, () => string[]]>([
-    ["ls-remote", () => said(LOST, "ls-remote origin")], ["fetch", () => said(LOST, "ls-remote origin")],
+    ["ls-remote", () => said(LOST, "ls-remote origin")], ["fetch", () => said(LOST, "fetch origin")],
     ["log", () => said("git log failed", "log refs/remotes/origin/main")], ["show", () => said(`git show: ${LOST}`, "fsck")], ["rev-parse", () => []],
   ])("%s fails for a while: nothing is lost, and it is said once", async (command, wanted) => {
     await running();

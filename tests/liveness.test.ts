@@ -128,7 +128,7 @@ for (const [what, make] of Object.entries(WRONG)) {
     await f.ready("a1", "b1", "c1");
     await f.ticks(2);
     const files = ["watch.json", "operator.json", "heartbeat", "events.jsonl", "agents.toml", "watchdog.stage", "a1.id", "limited-t-a1.json",
-      "keeper.stage", "watchdog.lock.pid", "keeper.lock.pid", "operator.lock", "ssh-auth-sock"];
+      "keeper.stage", "operator.lock", "ssh-auth-sock"];
     for (const file of files) {
       rmSync(join(f.state, file), { force: true, recursive: true });
       make(join(f.state, file));

@@ -103,6 +103,10 @@ for (const [what, fault, prepare] of [
   ["a second window is open and active", 10, (f) => f.tmux("new-window", "-t", "=t-a1:", person(f))],
   ["the window is split and the other pane is active", 10, (f) => f.tmux("split-window", "-t", "=t-a1:", person(f))],
   ["the other pane is the first of the window", 10, (f) => f.tmux("split-window", "-b", "-t", "=t-a1:", person(f))],
+  ["the keys of one pane go to all of its window", 10, async (f) => {
+    await f.tmux("split-window", "-t", "=t-a1:", person(f));
+    await f.tmux("set-option", "-w", "-t", "=t-a1:", "synchronize-panes", "on");
+  }],
   ["copy-mode is on", 9, (f) => f.tmux("copy-mode", "-t", "=t-a1:")],
   ["the session was renamed", 10, (f) => f.tmux("rename-session", "-t", "=t-a1", "mine")],
 ] as [string, number, (f: Parameters<Parameters<typeof real>[2]>[0]) => Promise<unknown>][]) {
@@ -244,6 +248,18 @@ real("fault 36: a one-off model reaches its launch, and neither the server, the 
   process.kill(await f.pid("a-1"), "SIGKILL");
   await until(() => f.starts("a-1").length === 2);
   expect(f.starts("a-1")[1]).toEqual(["tui", "--model", "usual"]);
+});
+
+real("what a git hook or a client that calls up sets for its own children reaches no agent, whoever started the server", {
+  agents: [{ name: "a1" }], env: { CLAUDECODE: "1", GIT_INDEX_FILE: "/nowhere", GIT_NAMESPACE: "other" },
+}, async (f) => {
+  const leaked = (pid: number) => readFileSync(`/proc/${pid}/environ`, "utf8").split("\0").filter((one) => /^(CLAUDECODE|GIT_INDEX_FILE|GIT_NAMESPACE)=/.test(one));
+  await f.up();
+  await f.ready("a1");
+  expect([leaked(await f.serverPid()), leaked(await f.pid("a1"))]).toEqual([[], []]);
+  for (const name of ["CLAUDECODE", "GIT_INDEX_FILE"]) await f.tmux("set-environment", "-g", name, "1");
+  expect((await f.run(["restart", "a1"])).code).toBe(0);
+  expect(leaked(await f.pid("a1"))).toEqual([]);
 });
 
 real("fault 36: a one-off backend runs until the agent is started again, and is no mismatch", {

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { cmdMigrate, log, printable, world } from "../agents.ts";
+import { cmdMigrate, log, printable, run, world } from "../agents.ts";
 import { command, fakeWorld, FLEET, realFolder } from "./kit.ts";
 
 const REAL = { ...world };
@@ -95,6 +95,21 @@ describe.each(Object.keys(WRONG))("%s in the place of a lock", (what) => {
     expect(readFileSync(join(cfg.stateDir, "operator.lock.pid"), "utf8")).toStartWith(`${process.pid} `);
   });
 });
+
+test("a program that no signal ends holds nobody up: in a call to a dead network disk none is heard", async () => {
+  const pid = join(realFolder(), "pid");
+  const { signal } = world;
+  world.signal = () => true;
+  const began = performance.now();
+  try {
+    const ran = await run(["sh", "-c", `echo $$ > '${pid}'; exec sleep 25`], 200);
+    expect(ran).toEqual({ ok: false, out: "", err: "no answer in time", timedOut: true });
+    expect(performance.now() - began).toBeLessThan(15_000);
+  } finally {
+    world.signal = signal;
+    process.kill(Number(readFileSync(pid, "utf8")), "SIGKILL");
+  }
+}, 40_000);
 
 test.each([0, 1, -1, Number.NaN])("the number %p is no process that anybody meant", (pid) => expect(world.signal(pid, 0)).toBe(false));
 
