@@ -344,7 +344,10 @@ export interface Runtime {
   /** The head whose commits and inboxes were dealt with. */
   handled: string;
   quietSince: number;
+  /** watch.json as it was written last. */
   saved: string;
+  /** Settled once every save so far has ended. */
+  saving: Promise<void>;
   /** Why the pushed status file could not be read, "" = it could. */
   unread: string;
 }
@@ -482,7 +485,7 @@ export interface World {
   read(path: string): string | null;
   /** The end of a file, at most so many bytes; null as above. */
   tail(path: string, bytes: number): string | null;
-  writeAtomic(path: string, text: string): void;
+  writeAtomic(path: string, text: string): Promise<void>;
   /** Rotates to `<path>.1` once the file is over `cap` bytes; true when it did. */
   append(path: string, text: string, cap?: number): boolean;
   remove(path: string): void;
@@ -740,14 +743,18 @@ function setAside(path: string): void {
   renameSync(path, existsSync(`${path}.bad`) ? `${path}.bad.${Date.now()}` : `${path}.bad`);
 }
 
+/** Files written so far: two writes at the same time must not share a temporary file. */
+let written = 0;
+
 /** Temporary file, fsync, rename: a reader sees the old text or the new, never a part of it. */
-function realWriteAtomic(path: string, text: string): void {
-  const temporary = `${path}.${process.pid}.tmp`;
+async function realWriteAtomic(path: string, text: string): Promise<void> {
+  const temporary = `${path}.${process.pid}.${(written += 1)}.tmp`;
   try {
     setAside(path);
+    // opened first: Bun.write would make it readable for others (it ignores `mode` for short texts)
     const file = openSync(temporary, "w", 0o600);
     try {
-      for (let rest = Buffer.from(text); rest.length; ) rest = rest.subarray(writeSync(file, rest));
+      await Bun.write(Bun.file(file), text);
       fsyncSync(file);
     } finally {
       closeSync(file);
@@ -1764,18 +1771,13 @@ function trouble(watch: Watch, label: string, message: string): void {
 /** Runs one stage; an error in it is said once per change and stays in it. */
 async function guard(watch: Watch, label: string, stage: () => unknown): Promise<void> {
   noteStage(label);
-  try {
-    await stage();
-    trouble(watch, `guard ${label}`, "");
-  } catch (error) {
-    trouble(watch, `guard ${label}`, `ERROR: ${label}: ${messageOf(error)}`);
-  }
+  await attempt(watch, label, stage);
 }
 
-/** The same for what waits for nothing. */
-function attempt(watch: Watch, label: string, stage: () => void): void {
+/** The same for a step too short to hang in: no stage is noted for it. */
+async function attempt(watch: Watch, label: string, stage: () => unknown): Promise<void> {
   try {
-    stage();
+    await stage();
     trouble(watch, `guard ${label}`, "");
   } catch (error) {
     trouble(watch, `guard ${label}`, `ERROR: ${label}: ${messageOf(error)}`);
@@ -1969,7 +1971,7 @@ async function takeLock(path: string, patience = 300): Promise<number | null> {
     const file = await flock(path);
     if (file !== null) {
       try {
-        writePid(path);
+        await writePid(path);
       } catch (error) {
         log(`${path}.pid: ${messageOf(error)}`); // a full disk: the lock itself holds
       }
@@ -1997,7 +1999,7 @@ async function keepLock(
       if (taken !== null) closeSync(held);
       return taken;
     }
-    writePid(path);
+    await writePid(path);
     say("");
   } catch (error) {
     say(`${cfg.stateDir}: ${messageOf(error)}; going on from memory`);
@@ -2006,9 +2008,9 @@ async function keepLock(
 }
 
 /** Says who holds a lock; written again where a full disk did not take it. */
-function writePid(path: string): void {
+async function writePid(path: string): Promise<void> {
   const pid = signature();
-  if (textIn(`${path}.pid`) !== pid) world.writeAtomic(`${path}.pid`, pid);
+  if (textIn(`${path}.pid`) !== pid) await world.writeAtomic(`${path}.pid`, pid);
 }
 
 /** A file's text; "" where there is none, or where it cannot be read. */
@@ -3780,9 +3782,10 @@ function phaseTrouble(cfg: Config): string {
 }
 
 /** The id first: until the index is written too, it is not the one the id was written for. */
-function storePhase(cfg: Config, idx: number): void {
-  world.writeAtomic(phaseIdFile(cfg), `${JSON.stringify({ id: phases(cfg)[idx]!.id, idx })}\n`);
-  world.writeAtomic(phaseIdxFile(cfg), `${idx}`);
+async function storePhase(cfg: Config, idx: number): Promise<void> {
+  const { id } = phases(cfg)[idx]!;
+  await world.writeAtomic(phaseIdFile(cfg), `${JSON.stringify({ id, idx })}\n`);
+  await world.writeAtomic(phaseIdxFile(cfg), `${idx}`);
 }
 
 /** A loop-state file in a work tree: below the docs folder, else where old repositories keep it. */
@@ -4082,7 +4085,7 @@ export async function startAgent(
   const backend = backendOf(cfg, agent);
   const model = roleModel(cfg, agent);
   const prompt = agentPrompt(cfg, agent);
-  const kickoff = storeKickoff(cfg, agent, prompt);
+  const kickoff = await storeKickoff(cfg, agent, prompt);
   if (kickoff instanceof Error) return { started: false, why: messageOf(kickoff), untried: true };
   const plan = { backend, model, kickoff, prompt, told: kickoffSeen(cfg, agent.session, prompt) };
   const launch = backend.kind === "opencode"
@@ -4102,8 +4105,8 @@ export async function startAgent(
   });
   if (why) return refused(cfg, agent.session, why);
   const id = launch.id;
-  if (id && agent.resume) keepNote(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
-  if (!launch.boot) noteKickoffSeen(cfg, agent.session);
+  if (id && agent.resume) await keepNote(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
+  if (!launch.boot) await noteKickoffSeen(cfg, agent.session);
   emit(cfg, "start", { agent: agent.name, backend: backend.name, model, phase });
   return { started: true, why: "" };
 }
@@ -4112,12 +4115,14 @@ const kickoffFile = (cfg: Config, session: string): string =>
   join(cfg.stateDir, `kickoff-${session}.txt`);
 
 /** Stores the kickoff where the client can read it: with the state, else with temporary files. */
-function storeKickoff(cfg: Config, agent: Agent, prompt: string): string | Error {
+async function storeKickoff(
+  cfg: Config, agent: Agent, prompt: string,
+): Promise<string | Error> {
   const elsewhere = join(tmpdir(), `agents-${agent.session}-${crypto.randomUUID()}.txt`);
   let why: unknown;
   for (const path of [kickoffFile(cfg, agent.session), elsewhere]) {
     try {
-      world.writeAtomic(path, prompt);
+      await world.writeAtomic(path, prompt);
       return path;
     } catch (error) {
       why ??= error;
@@ -4127,9 +4132,9 @@ function storeKickoff(cfg: Config, agent: Agent, prompt: string): string | Error
 }
 
 /** Writes what a running client can do without: a full disk must not undo its start. */
-function keepNote(write: () => unknown): void {
+async function keepNote(write: () => Promise<void>): Promise<void> {
   try {
-    write();
+    await write();
   } catch (error) {
     log(messageOf(error));
   }
@@ -4141,9 +4146,9 @@ const kickoffSeen = (cfg: Config, session: string, prompt: string): boolean =>
   textIn(toldFile(cfg, session)) === hashOf(prompt);
 
 /** Remembers that the client had its kickoff: only then a resumed one needs no more than a word. */
-function noteKickoffSeen(cfg: Config, session: string): void {
+async function noteKickoffSeen(cfg: Config, session: string): Promise<void> {
   const kickoff = textIn(kickoffFile(cfg, session));
-  keepNote(() => world.writeAtomic(toldFile(cfg, session), hashOf(kickoff)));
+  await keepNote(() => world.writeAtomic(toldFile(cfg, session), hashOf(kickoff)));
 }
 
 const belongsTo = (session: string, home: string): string =>
@@ -4965,7 +4970,7 @@ const readCodexWord = (path: string): CodexWord | null =>
   readEnd(rollouts, path, parseRolloutEnd);
 
 /** Keeps the id of the conversation of a client that chose it by itself. */
-function noteConversation(cfg: Config, agent: Agent, pane: Pane): void {
+async function noteConversation(cfg: Config, agent: Agent, pane: Pane): Promise<void> {
   const backend = backendOf(cfg, agent);
   if (backend.kind !== "codex" || !agent.resume || !backend.supportsResume) return;
   const kept = resumeId(cfg, agent);
@@ -4974,7 +4979,7 @@ function noteConversation(cfg: Config, agent: Agent, pane: Pane): void {
   // it was the only one, and now it may have been somebody else's
   if (!id && begun.some((path) => ROLLOUT_NAME.exec(path)![1] === kept)) dropResumeId(cfg, agent);
   if (!id || id === kept) return;
-  keepNote(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
+  await keepNote(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
 }
 
 /** What is believed of an agent by its screen and, where they say more, its client's files. */
@@ -5116,7 +5121,7 @@ export function freshWatch(): Watch {
     volatile: {
       ticks: 0, lastTick: 0, lastHeavy: -Infinity, lastNow: 0, errors: {}, fetch: null,
       fetched: null, handled: "",
-      quietSince: 0, saved: "", unread: "",
+      quietSince: 0, saved: "", saving: Promise.resolve(), unread: "",
     },
   };
 }
@@ -5201,7 +5206,7 @@ export function loadWatch(cfg: Config): Watch {
   } catch (error) {
     // what is no regular file is moved out of the way by the next write
     const bad = stored;
-    if (bad !== null) keepNote(() => world.writeAtomic(`${watchFile(cfg)}.bad`, bad));
+    if (bad !== null) void keepNote(() => world.writeAtomic(`${watchFile(cfg)}.bad`, bad));
     const copy = copiedWatch(cfg);
     log(`${watchFile(cfg)}: ${messageOf(error)}; ${bad === null ? "" : "kept as watch.json.bad, "}` +
       (copy ? "its last copy holds" : "starting without it"));
@@ -5220,11 +5225,11 @@ function copiedWatch(cfg: Config): Watch | null {
 }
 
 /** Keeps what is stored a second time, for the day on which the disk returns something else. */
-function copyWatch(cfg: Config, { volatile: { saved } }: Watch): void {
+async function copyWatch(cfg: Config, { volatile: { saved } }: Watch): Promise<void> {
   const path = watchCopyFile(cfg);
   const age = Math.abs(world.now() - (world.mtime(path) ?? 0));
   const due = saved !== "" && age >= cfg.watchdog.heavyInterval * 1000;
-  if (due && textIn(path) !== saved) world.writeAtomic(path, saved);
+  if (due && textIn(path) !== saved) await world.writeAtomic(path, saved);
 }
 
 /** Whether a stored value can stand for a fresh one; another version's meaning is not guessed. */
@@ -5234,8 +5239,17 @@ function sameShape(fresh: unknown, value: unknown): boolean {
   return typeof fresh === typeof value && Array.isArray(fresh) === Array.isArray(value);
 }
 
-/** Writes what must outlive the watchdog, if changed. Throws on a full disk: then do nothing. */
-export function save(cfg: Config, watch: Watch): void {
+/**
+ * Writes what must outlive the watchdog, if changed. Throws on a full disk: then do nothing. One
+ * save after the other: none may return while its text is still on the way of an earlier one.
+ */
+export function save(cfg: Config, watch: Watch): Promise<void> {
+  const saved = watch.volatile.saving.then(() => writeWatch(cfg, watch));
+  watch.volatile.saving = saved.catch(() => {});
+  return saved;
+}
+
+async function writeWatch(cfg: Config, watch: Watch): Promise<void> {
   const agents = Object.entries(watch.agents)
     .map(([name, memory]) => [name, storedMemory(memory)]);
   const stored = JSON.stringify({ ...watch, channel: watch.channel ?? undefined,
@@ -5245,14 +5259,14 @@ export function save(cfg: Config, watch: Watch): void {
     accounts: Object.keys(watch.accounts).length ? watch.accounts : undefined,
     agents: Object.fromEntries(agents), volatile: undefined });
   if (stored === watch.volatile.saved) return;
-  world.writeAtomic(watchFile(cfg), stored);
+  await world.writeAtomic(watchFile(cfg), stored);
   watch.volatile.saved = stored;
 }
 
 /** The same where nothing hangs on it: without room or folder, supervision goes on from memory. */
-function saveOrSay(cfg: Config, watch: Watch): void {
+async function saveOrSay(cfg: Config, watch: Watch): Promise<void> {
   try {
-    save(cfg, watch);
+    await save(cfg, watch);
   } catch (error) {
     trouble(watch, "guard state", `ERROR: state: ${messageOf(error)}`);
   }
@@ -5337,7 +5351,7 @@ async function changeOperator(cfg: Config, change: (operator: Operator) => void)
     operator.queue = operator.queue.filter((message) =>
       !taken.includes(message.id) && !late(message));
     change(operator);
-    world.writeAtomic(operatorFile(cfg), JSON.stringify(operator));
+    await world.writeAtomic(operatorFile(cfg), JSON.stringify(operator));
   } finally {
     freeLock(lock);
   }
@@ -5656,9 +5670,9 @@ export async function learn(
     const { pane, look } = seen;
     if (seen.alive && pane) noteClient(watch, unit, pane);
     if (!isAgent(unit) || !pane || !look) continue;
-    attempt(watch, `learn ${name}`, () => {
-      if (look !== "hidden") seen.verdict = noteLook(cfg, watch, unit, pane, look, full);
-      else if (full) noteUnseen(cfg, watch, unit);
+    await attempt(watch, `learn ${name}`, async () => {
+      if (look !== "hidden") seen.verdict = await noteLook(cfg, watch, unit, pane, look, full);
+      else if (full) await noteUnseen(cfg, watch, unit);
     });
   }
 }
@@ -5673,9 +5687,10 @@ export async function lookAround(
 }
 
 /** tmux did not show a screen: nothing is believed of it, and what nobody saw was no idleness. */
-function noteUnseen(cfg: Config, watch: Watch, agent: Agent): void {
+async function noteUnseen(cfg: Config, watch: Watch, agent: Agent): Promise<void> {
   Object.assign(memoryOf(watch, agent.name), { idleSince: 0, sameSince: 0 });
-  noteVerdict(cfg, watch, agent, { ...NO_VERDICT, why: "tmux did not show its screen" }, "");
+  const verdict = { ...NO_VERDICT, why: "tmux did not show its screen" };
+  await noteVerdict(cfg, watch, agent, verdict, "");
 }
 
 /** Whether a session printed within this many seconds; only asked where no earlier look is known. */
@@ -5697,16 +5712,16 @@ export function paneActive(cfg: Config, agent: Agent, verdict: Verdict, memory: 
 }
 
 /** What is believed of an agent after a look: "idle" only after a second one. */
-function noteLook(
+async function noteLook(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, look: Look, full: boolean,
-): Verdict {
+): Promise<Verdict> {
   const memory = memoryOf(watch, agent.name);
   const { same, backgroundSince, draft } = look;
   Object.assign(memory, { backgroundSince, draft });
   if (look.serverDown) memory.serverDown = true;
   if (!full) return look.verdict;
   memory.judged = look.judged;
-  noteConversation(cfg, agent, pane);
+  await noteConversation(cfg, agent, pane);
   noteOdd(cfg, watch, agent, look.verdict.odd ?? "");
   if (look.version !== undefined) noteVersion(cfg, watch, agent, pane, look.version);
   const [exact, loose] = memory.looked.split(" ");
@@ -5725,7 +5740,7 @@ function noteLook(
     verdict = { ...verdict, verdict: "unsure", why: "its screen changes, but shows no work" };
   }
   if (!tentative || memory.unsureLooks >= UNSURE_LOOKS - 1) {
-    noteVerdict(cfg, watch, agent, verdict, look.text);
+    await noteVerdict(cfg, watch, agent, verdict, look.text);
   } else {
     memory.unsureLooks += 1;
   }
@@ -5795,14 +5810,14 @@ function noteOdd(cfg: Config, watch: Watch, agent: Agent, odd: string): void {
 /** Unsure for this many looks in a row: the screen is kept for a person to see. */
 const UNSURE_LOOKS = 5;
 
-function noteVerdict(
+async function noteVerdict(
   cfg: Config, watch: Watch, agent: Agent, verdict: Verdict, screen: string,
-): void {
+): Promise<void> {
   const memory = memoryOf(watch, agent.name);
   memory.unsureLooks = verdict.verdict === "unsure" ? memory.unsureLooks + 1 : 0;
   if (memory.unsureLooks === UNSURE_LOOKS) {
     const file = join(cfg.logDir, "unsure", `${agent.name}.txt`);
-    world.writeAtomic(file, screen);
+    await world.writeAtomic(file, screen);
     log(`${agent.name}: its screen is not understood (${verdict.why}); ` +
       `kept in ${file}, nothing is done`);
   }
@@ -6012,7 +6027,7 @@ interface Errand {
   message: Message;
   /** By whose right it is typed: a text that stands in the box goes in place of the one due. */
   cause: string;
-  remember: () => void;
+  remember: () => Promise<void>;
 }
 
 /**
@@ -6021,12 +6036,12 @@ interface Errand {
  * come in between; whoever looks next knows by it that what stands in the box is ours.
  */
 export async function pingSession(
-  cfg: Config, agent: Agent, pane: Pane, message: Message, remember: () => void,
+  cfg: Config, agent: Agent, pane: Pane, message: Message, remember: () => Promise<void>,
   cause = message.cause,
 ): Promise<Delivery> {
   const backend = backendOf(cfg, agent);
   const errand: Errand = { cfg, agent, backend, pane, message, cause, remember };
-  shorten(cfg, message);
+  await shorten(cfg, message);
   let look = await lookAtBox(cfg, agent, pane);
   if (look && cause === "nudge") look = await closeMenu(errand, look);
   if (!look) return UNSHOWN;
@@ -6081,11 +6096,13 @@ function outcomeOf(typing: Typing): Delivery {
 }
 
 /** Stores what is about to be done with a text. Where that fails, it is not done, nor believed. */
-function intend({ message, remember }: Errand, step: Partial<Message>): void {
+async function intend(
+  { message, remember }: Errand, step: Partial<Message>,
+): Promise<void> {
   const before = { ...message };
   Object.assign(message, step);
   try {
-    remember();
+    await remember();
   } catch (error) {
     for (const key of Object.keys(step) as (keyof Message)[]) delete message[key];
     Object.assign(message, before);
@@ -6108,7 +6125,7 @@ async function paste(errand: Errand, { screen }: BoxLook): Promise<string> {
   const loaded = await tmux(cfg, ["load-buffer", "-b", buffer, "-"], message.text);
   if (!loaded.ok) return `load-buffer: ${loaded.err}`;
   const before = message.pasted?.pid === pane.pid ? message.pasted.nth : 0;
-  intend(errand, {
+  await intend(errand, {
     seen: timesIn(screen.look.text, message.text), tries: message.tries + 1,
     pasted: { pid: pane.pid, nth: before + 1, at: world.now(), empty: 0 },
   });
@@ -6132,10 +6149,10 @@ async function isDrawn({ cfg, agent, backend, pane, message }: Errand): Promise<
 const messageFile = (cfg: Config, id: string): string => join(cfg.stateDir, `message-${id}.txt`);
 
 /** A text that is too long to type goes to a file of its own; the client is told to read that. */
-function shorten(cfg: Config, message: Message): void {
+async function shorten(cfg: Config, message: Message): Promise<void> {
   if (Buffer.byteLength(message.text) <= TYPED_MAX) return;
   const file = messageFile(cfg, message.id);
-  world.writeAtomic(file, message.text);
+  await world.writeAtomic(file, message.text);
   message.text = renderLine(cfg, "prompts/boot.md", { kickoff: file });
 }
 
@@ -6160,7 +6177,7 @@ async function submit(errand: Errand): Promise<Delivery> {
 async function pressEnter(errand: Errand): Promise<void> {
   const { cfg, backend, pane, message } = errand;
   const first = message.entered !== message.tries;
-  intend(errand, {
+  await intend(errand, {
     entered: message.tries, copies: (message.copies ?? 0) + (first ? 1 : 0) });
   await sendKeys(cfg, pane, [backend.submitKey]);
 }
@@ -6245,10 +6262,10 @@ export function typeable(value: string): string {
 }
 
 /** The first text of a client that is about to be started: stored before there is a client. */
-const sayFirst = (cfg: Config, watch: Watch, name: string) => (boot: string): void => {
+const sayFirst = (cfg: Config, watch: Watch, name: string) => async (boot: string): Promise<void> => {
   watch.outbox = watch.outbox.filter((one) => one.target !== name || one.cause !== "boot");
   say(watch, name, "boot", boot);
-  save(cfg, watch);
+  await save(cfg, watch);
 };
 
 /**
@@ -6273,7 +6290,7 @@ export function nextMessages(
 export async function deliverAll(
   cfg: Config, watch: Watch, observations: Map<string, Observation>, only?: Set<string>,
 ): Promise<void> {
-  takeQueued(cfg, watch);
+  await takeQueued(cfg, watch);
   const isLimited = (target: string) => observations.get(target)?.verdict.verdict === "limited";
   const due = nextMessages(watch.outbox, isLimited)
     .filter((message) => !only || only.has(message.target));
@@ -6309,7 +6326,7 @@ async function deliver(
     return note(await tellServer(cfg, watch, agent, message, seen!));
   }
   const said = await standingText(cfg, watch, agent, pane, message);
-  note(await pingSession(cfg, agent, pane, said, () => save(cfg, watch), message.cause), said);
+  await note(await pingSession(cfg, agent, pane, said, () => save(cfg, watch), message.cause), said);
 }
 
 /** Why nothing can be said to an agent, whatever is on its screen; "" = it can. */
@@ -6337,7 +6354,7 @@ async function tellServer(
   if (there === null) return { state: "waiting", why: "the opencode server does not answer" };
   if (there) return { state: "delivered", why: "it is in the conversation already" };
   message.tries += 1;
-  save(cfg, watch);
+  await save(cfg, watch);
   return (await promptOpencode(cfg, agent, pane, message.text))
     ? { state: "delivered", why: "by the server" }
     : { state: "waiting", why: "the opencode server did not take it" };
@@ -6366,7 +6383,9 @@ async function standingText(
 /** How many texts without a proof are kept: to be shown, and to be known again in a box. */
 const UNPROVEN_MAX = 20;
 
-function noteDelivery(cfg: Config, watch: Watch, message: Message, delivery: Delivery): void {
+async function noteDelivery(
+  cfg: Config, watch: Watch, message: Message, delivery: Delivery,
+): Promise<void> {
   const { state, why, person } = delivery;
   const label = `${message.cause} to ${message.target}`;
   if (state === "delivered") return noteDelivered(cfg, watch, message, why);
@@ -6380,7 +6399,7 @@ function noteDelivery(cfg: Config, watch: Watch, message: Message, delivery: Del
     `${state}: ${label}: ${why}`);
   watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
   watch.unproven = [...watch.unproven, message].slice(-UNPROVEN_MAX);
-  save(cfg, watch);
+  await save(cfg, watch);
   log(`unproven: ${label}: ${why}`);
   trouble(watch, `message ${message.id}`, "");
 }
@@ -6388,13 +6407,15 @@ function noteDelivery(cfg: Config, watch: Watch, message: Message, delivery: Del
 /** The file of a long text stays for this many more deliveries: nobody sees when it was read. */
 const FILES_KEPT = 20;
 
-function noteDelivered(cfg: Config, watch: Watch, message: Message, why: string): void {
+async function noteDelivered(
+  cfg: Config, watch: Watch, message: Message, why: string,
+): Promise<void> {
   watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
   watch.unproven = watch.unproven.filter((one) => one.target !== message.target);
   const agent = cfg.agents.get(message.target);
-  if (message.cause === "boot" && agent) noteKickoffSeen(cfg, agent.session);
+  if (message.cause === "boot" && agent) await noteKickoffSeen(cfg, agent.session);
   watch.delivered = [...watch.delivered, message.id].slice(-200);
-  save(cfg, watch);
+  await save(cfg, watch);
   log(`delivered: ${message.cause} to ${message.target} (${why})`);
   emit(cfg, "delivered", { agent: message.target, cause: message.cause,
     ms: Math.round(world.now() - message.made), tries: message.tries });
@@ -6412,7 +6433,7 @@ function sweepTexts(cfg: Config, watch: Watch): void {
 }
 
 /** Takes over what the command line queued while the watchdog ran; returns whom it is for. */
-function takeQueued(cfg: Config, watch: Watch): string[] {
+async function takeQueued(cfg: Config, watch: Watch): Promise<string[]> {
   const late = (message: Message) =>
     (message.expires ?? Infinity) < world.now() && message.seen === undefined;
   watch.outbox = watch.outbox.filter((message) => !late(message));
@@ -6427,7 +6448,7 @@ function takeQueued(cfg: Config, watch: Watch): string[] {
   // an id is forgotten once the queue has forgotten it, or the text would come again
   const queued = new Set(operatorOf(cfg).queue.map(({ id }) => id));
   watch.taken = [...watch.taken, ...fresh.map(({ id }) => id)].filter((id) => queued.has(id));
-  save(cfg, watch);
+  await save(cfg, watch);
   return fresh.map((message) => message.target);
 }
 
@@ -6462,7 +6483,7 @@ async function deliverByHand(cfg: Config, messages: Message[], deadline: number)
       await deliverAll(cfg, watch, await lookAround(cfg, watch, targets), targets);
       if (!settled()) await world.sleep(ATTEND_INTERVAL);
     }
-    if (alone()) save(cfg, watch);
+    if (alone()) await save(cfg, watch);
     return done();
   } finally {
     freeLock(lock);
@@ -6507,8 +6528,10 @@ export function loadLimitState(cfg: Config, session: string): LimitState | null 
   }
 }
 
-export function saveLimitState(cfg: Config, session: string, state: LimitState): void {
-  world.writeAtomic(limitStatePath(cfg, session), JSON.stringify(state));
+export async function saveLimitState(
+  cfg: Config, session: string, state: LimitState,
+): Promise<void> {
+  await world.writeAtomic(limitStatePath(cfg, session), JSON.stringify(state));
 }
 
 export function clearLimitState(cfg: Config, session: string): void {
@@ -6568,7 +6591,9 @@ function holdFor(cfg: Config, agent: Agent, verdict: Verdict, old: LimitState | 
 }
 
 /** True while the agent is inside a usage-limit window: the callers then suppress all healing. */
-export function limitTick(cfg: Config, watch: Watch, agent: Agent, verdict: Verdict): boolean {
+export async function limitTick(
+  cfg: Config, watch: Watch, agent: Agent, verdict: Verdict,
+): Promise<boolean> {
   const state = loadLimitState(cfg, agent.session);
   const shared = accountLimitOf(cfg, watch, agent);
   if (!state && verdict.rule === ACCOUNT) return true;
@@ -6587,8 +6612,8 @@ export function limitTick(cfg: Config, watch: Watch, agent: Agent, verdict: Verd
     const asked = (state.asked ?? 0) * 1000;
     const answered = isAnswered(watch, agent.name, asked);
     const met = answered ? newLimit(cfg, agent, verdict, state) : null;
-    if (met) saveLimitState(cfg, agent.session, met);
-    else tightenHold(cfg, agent, verdict, state);
+    if (met) await saveLimitState(cfg, agent.session, met);
+    else await tightenHold(cfg, agent, verdict, state);
     // a banner from before another one's work proves nothing against that
     const stands = answered && asked >= (shared?.liftedAt ?? 0);
     if (verdict.limit && stands) shareLimit(cfg, watch, agent, met ?? state);
@@ -6600,7 +6625,7 @@ export function limitTick(cfg: Config, watch: Watch, agent: Agent, verdict: Verd
   const asks = action.do === "ping" &&
     !watch.outbox.some(isProbe(agent.name));
   if (asks) Object.assign(hold, { nudges: hold.nudges + 1, asked: world.now() / 1000 });
-  saveLimitState(cfg, agent.session, hold);
+  await saveLimitState(cfg, agent.session, hold);
   if (action.do === "ping" && !asks) return true;
   if (asks) {
     if (shared) shared.askedAt = world.now();
@@ -6636,12 +6661,16 @@ const askAgain = (cfg: Config, state: LimitState): LimitState => ({ ...state,
  * A stepped clock, or a banner that names an earlier time, may end a hold sooner, never later; the
  * client's own epoch, which may come a look after the banner, counts as it is.
  */
-function tightenHold(cfg: Config, agent: Agent, verdict: Verdict, state: LimitState): void {
+async function tightenHold(
+  cfg: Config, agent: Agent, verdict: Verdict, state: LimitState,
+): Promise<void> {
   if (verdict.verdict !== "limited" || !verdict.limit || state.nudges > 0) return;
   const fresh = holdFor(cfg, agent, verdict, state);
   const exact = verdict.limit.exact && Math.abs(fresh.resetAt! - (state.resetAt ?? 0)) > 1;
-  if (exact || fresh.until < state.until - 1) saveLimitState(
-    cfg, agent.session, { ...fresh, setAt: state.setAt ?? fresh.setAt! });
+  if (exact || fresh.until < state.until - 1) {
+    const setAt = state.setAt ?? fresh.setAt!;
+    await saveLimitState(cfg, agent.session, { ...fresh, setAt });
+  }
 }
 
 /** Whether a limit that still shows is what a probe met, not what stood there before it. */
@@ -6763,9 +6792,9 @@ function canAsk(
 }
 
 /** Who asks for each account, and the end of a limit: one that asked works, or nobody can ask. */
-function settleAccounts(
+async function settleAccounts(
   cfg: Config, watch: Watch, observations: Map<string, Observation>,
-): void {
+): Promise<void> {
   const now = world.now();
   for (const [key, shared] of Object.entries(watch.accounts)) {
     const sharers = sharersOf(cfg, key);
@@ -6775,7 +6804,7 @@ function settleAccounts(
     if (shared.liftedAt) {
       const limited = observations.get(shared.asker)?.verdict.verdict === "limited";
       if (!limited && now - shared.liftedAt >= LIMIT_SHOWS) {
-        freeAccount(cfg, watch, key, sharers);
+        await freeAccount(cfg, watch, key, sharers);
       }
       continue;
     }
@@ -6790,7 +6819,7 @@ function settleAccounts(
     }
     if (asker) continue;
     shared.askedAt ||= now;
-    if (now >= unaskedUntil(cfg, shared)) freeAccount(cfg, watch, key, sharers);
+    if (now >= unaskedUntil(cfg, shared)) await freeAccount(cfg, watch, key, sharers);
   }
 }
 
@@ -6801,12 +6830,14 @@ function unaskedUntil(cfg: Config, { resetAt, askedAt }: AccountLimit): number {
 }
 
 /** The others follow: those that show the limit are asked now, the rest simply goes on. */
-function freeAccount(cfg: Config, watch: Watch, key: string, sharers: Agent[]): void {
+async function freeAccount(
+  cfg: Config, watch: Watch, key: string, sharers: Agent[],
+): Promise<void> {
   log(`${watch.accounts[key]!.name}: its limit is over, its agents go on`);
   delete watch.accounts[key];
   for (const { session } of sharers) {
     const state = loadLimitState(cfg, session);
-    if (state) saveLimitState(cfg, session, { ...state, until: world.now() / 1000 });
+    if (state) await saveLimitState(cfg, session, { ...state, until: world.now() / 1000 });
   }
 }
 
@@ -6989,7 +7020,7 @@ async function endForRestart(
   noteDeath(cfg, watch, agent, null, why, innocent);
   enterStopping(memory, stoppingOf(family));
   if (pane.pinned) memory.buried = deathKey(watch.server, pane);
-  saveOrSay(cfg, watch);
+  await saveOrSay(cfg, watch);
   await killSession(cfg, pane);
   signalAll(membersOf(family), "SIGHUP");
 }
@@ -7238,7 +7269,7 @@ async function answerDialog(
       `${agent.name}: answered ${answer.max} times, not again`);
     memory.answered = match;
     memory.answers += 1;
-    save(cfg, watch);
+    await save(cfg, watch);
     log(`${agent.name}: answering ${show(match)} with ${answer.keys.join(" ")}, as declared`);
     emit(cfg, "answered", { agent: agent.name, match, keys: answer.keys });
     await sendKeys(cfg, pane, answer.keys);
@@ -7263,7 +7294,7 @@ async function superviseAgent(
   }
   if (seen.alive && !isEnding(memory, seen.pane)) {
     await answerDialog(cfg, watch, agent, seen);
-    if (limitTick(cfg, watch, agent, seen.verdict)) {
+    if (await limitTick(cfg, watch, agent, seen.verdict)) {
       memory.idleSince = 0;
       return;
     }
@@ -7301,7 +7332,7 @@ async function startByWatchdog(
   memory.restarts = { day, count: count + (memory.bootedAt ? 1 : 0) };
   noteStart(watch, unit.name);
   if (seen.pane?.pinned) memory.buried = ""; // another client dies in the same pane
-  saveOrSay(cfg, watch);
+  await saveOrSay(cfg, watch);
   const first = sayFirst(cfg, watch, unit.name);
   const done = await (isAgent(unit)
     ? startAgent(cfg, unit, seen.snap, { say: first }) : startService(cfg, unit, seen.snap))
@@ -7404,7 +7435,9 @@ export function decideWake(
 }
 
 /** True when the wake was queued, false to try again on the next tick. */
-export function wakeAgent(cfg: Config, watch: Watch, agent: Agent, seen: Observation): boolean {
+export async function wakeAgent(
+  cfg: Config, watch: Watch, agent: Agent, seen: Observation,
+): Promise<boolean> {
   if (!agent.wake) return true;
   const now = world.now();
   const interval = agent.wake.interval * 1000;
@@ -7418,7 +7451,7 @@ export function wakeAgent(cfg: Config, watch: Watch, agent: Agent, seen: Observa
   log(`waking ${agent.name} (${agent.session}) for its scheduled pass`);
   if (value) say(watch, agent.name, "wake", value);
   watch.wakeDue[agent.name] = now + interval;
-  save(cfg, watch);
+  await save(cfg, watch);
   return true;
 }
 
@@ -7568,10 +7601,11 @@ function sshEnv(cfg: Config): Record<string, string> {
 }
 
 /** Leaves this login's ssh agent to the watchdog, whose own login may have ended. */
-function leaveSshAgent(cfg: Config): void {
+async function leaveSshAgent(cfg: Config): Promise<void> {
   const socket = process.env.SSH_AUTH_SOCK;
   if (!cfg.loop.handoff || !socket || !isThere(socket)) return;
-  if (textIn(sshAgentFile(cfg)) !== socket) world.writeAtomic(sshAgentFile(cfg), socket);
+  const path = sshAgentFile(cfg);
+  if (textIn(path) !== socket) await world.writeAtomic(path, socket);
 }
 
 /** The lines of `ls-remote`: the remote's refs and what they point to. */
@@ -7775,7 +7809,7 @@ async function takeBaseline(cfg: Config, watch: Watch, found: Fetched): Promise<
   const commits = head ? await commitsSince(hand, "", head) : null;
   if (!commits && state !== "empty") return;
   noteSeen(watch, commits ?? [], head || NO_COMMIT);
-  save(cfg, watch);
+  await save(cfg, watch);
 }
 
 function noteSeen(watch: Watch, commits: Commit[], head: string): void {
@@ -7827,7 +7861,7 @@ function noteChannel(cfg: Config, watch: Watch, found: Fetched): void {
 }
 
 /** Looks at what the last fetch brought and queues what is to be said about it. */
-export function handoffCheck(cfg: Config, watch: Watch): void {
+export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
   const hand = cfg.loop.handoff;
   const { volatile } = watch;
   const { fetched } = volatile;
@@ -7854,7 +7888,7 @@ export function handoffCheck(cfg: Config, watch: Watch): void {
     watch.owedSince = world.now();
   }
   noteSeen(watch, commits, fetched.head);
-  save(cfg, watch);
+  await save(cfg, watch);
   if (sure) volatile.handled = fetched.head;
 }
 
@@ -7948,7 +7982,7 @@ async function deadlockCheck(
   const places = { ...variablesOf(cfg, cfg.agents.get(owes)!), reason, subject };
   say(watch, owes, "deadlock", renderLine(cfg, "prompts/deadlock-ping.md", places));
   watch.deadlocked = watch.sha;
-  save(cfg, watch);
+  await save(cfg, watch);
 }
 
 // ── phase advance ───────────────────────────────────────────────────────────────
@@ -7971,7 +8005,7 @@ export async function stopLoops(
       if (memory.life.state !== "stopping") {
         log(`ending ${agent.session}`);
         enterStopping(memory, stoppingOf(family));
-        save(cfg, watch);
+        await save(cfg, watch);
       }
       await killSession(cfg, pane);
       signalAll(membersOf(family), "SIGHUP");
@@ -8023,7 +8057,7 @@ export async function phaseAdvanceCheck(cfg: Config, watch: Watch): Promise<bool
     : `PHASE SEQUENCE COMPLETE (${phase.id} DONE), stopping the loops`);
   watch.intent = { id: newId(), from: phase.id, to,
     run: to ? "" : triggered(cfg), at: world.now() };
-  save(cfg, watch);
+  await save(cfg, watch);
   return true;
 }
 
@@ -8059,7 +8093,7 @@ async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<
   if (!(await stopLoops(cfg, watch, snap, intent.id))) return;
   if (intent.to) {
     const idx = phases(cfg).findIndex((phase) => phase.id === intent.to);
-    storePhase(cfg, idx);
+    await storePhase(cfg, idx);
     world.remove(completeFile(cfg));
     handoffReset(watch);
     await startLoops(cfg, watch, snap, intent.id);
@@ -8068,13 +8102,13 @@ async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<
     if (!(await runOnComplete(cfg, watch, snap, intent))) return;
     const clock =
       `${localDate(new Date(world.now()))} ${new Date(world.now()).toTimeString().slice(0, 8)}`;
-    world.writeAtomic(completeFile(cfg),
+    await world.writeAtomic(completeFile(cfg),
       `phase sequence complete ${clock}; the loops are stopped\n`);
     if (intent.run) world.remove(triggerFile(cfg));
     emit(cfg, "complete", { phase: intent.from });
   }
   watch.intent = null;
-  save(cfg, watch);
+  await save(cfg, watch);
 }
 
 /** Starts the task once: its pane carries the move's mark, also after it has ended. */
@@ -8191,17 +8225,20 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
     await guard(watch, "deadlock", () => deadlockCheck(cfg, watch, observations));
   }
   await guard(watch, "outbox", () => deliverAll(cfg, watch, observations));
-  await guard(watch, "state", () => (save(cfg, watch), copyWatch(cfg, watch)));
+  await guard(watch, "state", async () => {
+    await save(cfg, watch);
+    await copyWatch(cfg, watch);
+  });
   await guard(watch, "heartbeat", () => beat(cfg));
   collect(observations.size * LEFT_PER_AGENT);
   return first?.snap;
 }
 
 /** Proof of life for `status`: time, pid and what is running. */
-function beat(cfg: Config): void {
+async function beat(cfg: Config): Promise<void> {
   const pulse = { at: new Date(world.now()).toISOString(), pid: process.pid, version: version(),
     interval: cfg.watchdog.signalInterval };
-  world.writeAtomic(heartbeatFile(cfg), JSON.stringify(pulse));
+  await world.writeAtomic(heartbeatFile(cfg), JSON.stringify(pulse));
 }
 
 /** Session logs are capped, rotated once; a pane whose logging stopped is logged again. */
@@ -8234,7 +8271,7 @@ export function pendingUnits(cfg: Config, watch: Watch): Set<string> {
 
 /** The small round between two ticks, for the units that wait for something. */
 async function quickRound(cfg: Config, watch: Watch): Promise<void> {
-  const names = new Set([...pendingUnits(cfg, watch), ...takeQueued(cfg, watch)]);
+  const names = new Set([...pendingUnits(cfg, watch), ...await takeQueued(cfg, watch)]);
   if (watch.volatile.fetched) {
     await guard(watch, "hand-off", () => handoffCheck(cfg, watch));
     for (const message of watch.outbox) names.add(message.target);
@@ -9114,7 +9151,7 @@ export async function cmdUp(call: Call): Promise<number> {
     delete operator.held.watchdog;
   });
   noteOrder(cfg, "up", orderedNames(wanted, withWatchdog));
-  leaveSshAgent(cfg);
+  await leaveSshAgent(cfg);
   if (loops.length > rests.length) await checkChannel(cfg);
   const units = wanted.filter((unit) =>
     !rests.includes(unit) && !held.some(({ name }) => name === unit.name));
@@ -10462,7 +10499,7 @@ export async function cmdPhase(call: Call): Promise<number> {
     `(${ids.join(", ")}, or 0 to ${list.length - 1})`, 2);
   if (verb === "next" && idx === curIdx(cfg)) log(`"${ids[idx]}" is the last phase`);
   makeFolders(cfg);
-  storePhase(cfg, idx);
+  await storePhase(cfg, idx);
   world.remove(completeFile(cfg));
   emit(cfg, "phase", { to: ids[idx], by: "operator" });
   noteOrder(cfg, `phase ${verb}`, [ids[idx]!]);
@@ -10568,11 +10605,11 @@ export async function cmdMigrate(call: Call): Promise<number> {
   if (stored !== null && phases(cfg).length && world.read(phaseIdFile(cfg)) === null) {
     const trouble = phaseTrouble(cfg);
     if (trouble) log(trouble);
-    else storePhase(cfg, curIdx(cfg));
+    else await storePhase(cfg, curIdx(cfg));
   }
   for (const agent of cfg.agents.values()) {
     const id = resumeId(cfg, agent);
-    if (id) world.writeAtomic(idFile(cfg, agent), id);
+    if (id) await world.writeAtomic(idFile(cfg, agent), id);
     if (id || agent.resume) log(`${agent.name} resume id: ${id ?? "(none)"}`);
   }
   log(`migrate done: ${cfg.stateDir}`);
@@ -11113,11 +11150,11 @@ export async function cmdCapture(call: Call): Promise<number> {
   const at = world.now();
   const verdict = detect(rulesOf(backend), shown, at);
   mkdirSync(dirname(path), { recursive: true });
-  world.writeAtomic(`${path}.txt`, shown.text);
+  await world.writeAtomic(`${path}.txt`, shown.text);
   const word = backend.kind === "claude" ? readClaudeWord(cfg, agent, pane) : null;
   const side = { title: shown.title, cols, rows, version, at: isoOf(at), made: "real",
     ...(word ? { word: { status: word.status, waitsFor: word.waitsFor } } : {}) };
-  world.writeAtomic(`${path}.json`, `${JSON.stringify(side)}\n`);
+  await world.writeAtomic(`${path}.json`, `${JSON.stringify(side)}\n`);
   const right = verdict.verdict === expected ? "as it should be" : `it should be ${expected}`;
   return printed([`${path}.txt`, `${path}.json`,
     `the rules say now: ${verdict.verdict} (${verdict.rule}): ${right}`].join("\n"));
@@ -13048,13 +13085,13 @@ async function makeDemo(dir: string, prefix: string): Promise<string> {
   }
   mkdirSync(join(dir, "prompts"));
   for (const [name, content] of Object.entries(DEMO_PROMPTS)) {
-    world.writeAtomic(join(dir, "prompts", `${name}.md`), content);
+    await world.writeAtomic(join(dir, "prompts", `${name}.md`), content);
   }
-  for (const phase of ["one", "two"]) world.writeAtomic(join(dir, `${phase}.md`),
+  for (const phase of ["one", "two"]) await world.writeAtomic(join(dir, `${phase}.md`),
     `Make work-${phase}.txt.\n`);
   const [path, client] = [join(dir, "agents.toml"), join(dir, "client.sh")];
-  world.writeAtomic(client, DEMO_CLIENT);
-  world.writeAtomic(path, demoConfig(prefix, client));
+  await world.writeAtomic(client, DEMO_CLIENT);
+  await world.writeAtomic(path, demoConfig(prefix, client));
   return path;
 }
 

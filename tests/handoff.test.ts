@@ -352,7 +352,7 @@ describe("what git says in between is told, and costs nothing", () => {
     fake.git.push("claim(one): ready");
     await ticks(1);
     expect(watch.volatile.fetched).not.toBeNull();
-    handoffCheck(cfg, watch);
+    await handoffCheck(cfg, watch);
     expect([fake.watch(cfg).sha, fake.watch(cfg).outbox.map(({ cause }) => cause)]).toEqual([watch.sha, ["claim"]]);
   });
 });

@@ -435,7 +435,7 @@ describe("times that are not of this client, or of no clock", () => {
     fake.tmux.exit("agents-a", 1);
     memoryOf(watch, "a").life = { state: "backoff", until: fake.wall + 10 * 8766 * HOUR };
     memoryOf(watch, "a").buried = `${watch.server} ${pane().id}`;
-    save(cfg, watch);
+    await save(cfg, watch);
     watch = fake.watch(cfg);
     await ticks(2);
     expect(starts()).toBe(2);

@@ -73,3 +73,13 @@ test("observe writes nothing, and says nothing; learn alone takes what was seen 
     expect([name, parts.filter(({ from, to }) => new RegExp(`\\b${name}\\(`).test(code.slice(from, to).replace(new RegExp(`function ${name}\\(`), ""))).map((part) => part.name)]).toEqual([name, ["learn"]]);
   }
 });
+
+test("no promise is dropped: what is stored before it is done has been written when the next line runs", () => {
+  const { code } = codeOf(SOURCE);
+  const waiting = partsOf(SOURCE).filter(({ from, to }) => /^(export )?(async function|const \w+ = async )|^[^{]*\): Promise</.test(code.slice(from, to))).map(({ name }) => name);
+  for (const name of ["save", "storePhase", "saveLimitState", "beat"]) expect(waiting).toContain(name);
+  const calls = new RegExp(`(?:(?<!\\.)\\b(?:${waiting.join("|")})|\\bworld\\.(?:writeAtomic|tmux|git|http|sleep))\\(`, "g");
+  const dropped = [...code.matchAll(calls)].filter(({ index }) => /([;{})]|\belse)\s*$/.test(code.slice(0, index)) && !/^[^(]*\(\w+\??: /.test(code.slice(index)))
+    .map(({ index }) => `${code.slice(0, index).split("\n").length}: ${SOURCE.slice(index, index + 60).split("\n")[0]}`);
+  expect(dropped).toEqual([]);
+});

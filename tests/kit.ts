@@ -58,7 +58,7 @@ export class FakeWorld {
       read: (path) => this.read(path),
       tail: (path, bytes) => this.read(path)?.slice(-bytes) ?? null,
       opened: (pid) => this.opened.get(pid) ?? [],
-      writeAtomic: (path, text) => this.write(path, text),
+      writeAtomic: async (path, text) => this.write(path, text),
       append: (path, text, cap = Infinity) => {
         const old = files.get(path) ?? "";
         const over = old.length > cap;

@@ -37,17 +37,17 @@ test("the client's own epoch counts, also where it comes a look after the banner
   const agent = cfg.agents.get("builder")!;
   const look = (ms: number, exact: boolean) =>
     limitTick(cfg, watch, agent, { ...verdict("limited"), limit: { ...limit(null), resetAt: fake.wall + ms, ...(exact ? { exact } : {}) } });
-  look(3_600_000, false);
-  look(3_642_000, false);
+  await look(3_600_000, false);
+  await look(3_642_000, false);
   expect(loadLimitState(cfg, agent.session)!.resetAt).toBe((fake.wall + 3_600_000) / 1000);
-  look(3_642_000, true);
+  await look(3_642_000, true);
   expect(loadLimitState(cfg, agent.session)!.resetAt).toBe((fake.wall + 3_642_000) / 1000);
   // one that is far off: the next look at it does not put the probe off again
-  look(100 * 3_600_000, true);
+  await look(100 * 3_600_000, true);
   const { until } = loadLimitState(cfg, agent.session)!;
   const reset = fake.wall + 100 * 3_600_000;
   fake.turn(600_000);
-  look(reset - fake.wall, true);
+  await look(reset - fake.wall, true);
   expect(loadLimitState(cfg, agent.session)!.until).toBe(until);
 });
 
@@ -66,13 +66,13 @@ describe("nextLimitUntil", () => {
   test("the end of a limit takes back the question that nobody typed yet, and no other text", async () => {
     const watch = fake.watch(cfg);
     const agent = cfg.agents.get("orchestrator")!;
-    saveLimitState(cfg, agent.session, { until: fake.wall / 1000 + 600, nudges: 1 });
+    await saveLimitState(cfg, agent.session, { until: fake.wall / 1000 + 600, nudges: 1 });
     for (const [target, cause] of [["orchestrator", "nudge"], ["orchestrator", "wake"], ["builder", "nudge"]] as const) say(watch, target, cause, "x");
-    expect(limitTick(cfg, watch, agent, verdict("active"))).toBe(false);
+    expect(await limitTick(cfg, watch, agent, verdict("active"))).toBe(false);
     expect(watch.outbox.map(({ target, cause }) => [target, cause])).toEqual([["orchestrator", "wake"], ["builder", "nudge"]]);
   });
 
-  test("the state file is the original's, and one that cannot be read is none", () => {
+  test("the state file is the original's, and one that cannot be read is none", async () => {
     expect(loadLimitState(cfg, "x")).toBeNull();
     fake.files.set(limitStatePath(cfg, "x"), '{"until": 1781524845.5, "nudges": 1}');
     expect(loadLimitState(cfg, "x")).toEqual({ until: 1781524845.5, nudges: 1 });
@@ -80,7 +80,7 @@ describe("nextLimitUntil", () => {
       fake.files.set(limitStatePath(cfg, "x"), bad);
       expect(loadLimitState(cfg, "x")).toBeNull();
     }
-    saveLimitState(cfg, "x", { until: 5, nudges: 0 });
+    await saveLimitState(cfg, "x", { until: 5, nudges: 0 });
     expect(loadLimitState(cfg, "x")).toEqual({ until: 5, nudges: 0 });
     clearLimitState(cfg, "x");
     clearLimitState(cfg, "x");

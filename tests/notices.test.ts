@@ -139,13 +139,13 @@ test("a batch that cannot be sent is dropped after its tries, which status and a
     return noteNotices(cfg, watch, "the command failed: E2BIG", 7);
   });
   expect(tries).toEqual([...Array(NOTICE_TRIES - 1).fill(true), false]);
-  save(cfg, watch);
+  await save(cfg, watch);
   const said = await command("status", "--config", cfg.path);
   expect([said.code, said.out]).toEqual([3, expect.stringMatching(/^notices: none has gone out for 9m; 7 dropped, the last 0s ago: the command failed: E2BIG$/m)]);
   expect(fake.files.get(file("events.jsonl"))).toContain('"event":"notices","dropped":7,"why":"the command failed: E2BIG"');
   expect(fake.logged("7 notices are dropped after")).toHaveLength(1);
   expect(noteNotices(cfg, again(), "", 3)).toBe(false);
-  save(cfg, loadWatch(cfg));
+  await save(cfg, loadWatch(cfg));
 });
 
 test("a failure that passes needs nobody, one that lasts does, a loss is shown for a day", () => {

@@ -86,9 +86,9 @@ describe.each([...MOMENTS])("the golden state of version 0.1.0, %s", (moment) =>
   let it: Scene;
   beforeEach(async () => void (it = await found(moment)));
 
-  test("the watchdog's memory is saved byte for byte as it was loaded", () => {
+  test("the watchdog's memory is saved byte for byte as it was loaded", async () => {
     it.fake.files.delete(it.file("watch.json"));
-    save(it.cfg, it.watch);
+    await save(it.cfg, it.watch);
     expect(it.fake.files.get(it.file("watch.json"))).toBe(golden(moment, "state/watch.json"));
   });
 

@@ -497,11 +497,11 @@ describe("P4: on a real disk", () => {
   };
 
   test("no room for the whole of it: the old content stays whole, nothing else is left, the next that fits is written", () => withFolder(async (folder, script) => {
-    const text = `world.writeAtomic(path, "old");
+    const text = `await world.writeAtomic(path, "old");
       let refused = 0;
-      for (const size of [3_000, 70_000]) try { world.writeAtomic(path, "n".repeat(size)); } catch { refused += 1; }
+      for (const size of [3_000, 70_000]) try { await world.writeAtomic(path, "n".repeat(size)); } catch { refused += 1; }
       console.log(refused, world.read(path));
-      world.writeAtomic(path, "new");
+      await world.writeAtomic(path, "new");
       console.log(world.read(path));`;
     // a file of this process may hold one block and no more: what is written beyond it fails half-way
     const child = Bun.spawn(["sh", "-c", `trap "" XFSZ; ulimit -f 1; exec "$@"`, "sh", ...script(text)], { stdout: "pipe", stderr: "inherit" });
@@ -511,7 +511,7 @@ describe("P4: on a real disk", () => {
 
   test("kill -9 of a writer, 20 times: one of its contents, whole", () => withFolder(async (folder, script) => {
     for (let nth = 0; nth < 20; nth++) {
-      const child = Bun.spawn(script(`for (let i = 0; ; i++) world.writeAtomic(path, String(i % 10).repeat(200_000 + i % 10));`), { stdio: ["ignore", "ignore", "inherit"] });
+      const child = Bun.spawn(script(`for (let i = 0; ; i++) await world.writeAtomic(path, String(i % 10).repeat(200_000 + i % 10));`), { stdio: ["ignore", "ignore", "inherit"] });
       const before = existsSync(join(folder, "state")) ? statSync(join(folder, "state")).ino : 0;
       await until(() => existsSync(join(folder, "state")) && statSync(join(folder, "state")).ino !== before, 8_000, 1);
       await Bun.sleep(Math.random() * 20);

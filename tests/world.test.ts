@@ -49,11 +49,11 @@ test("of a file that may be large its end is read, and nothing of what is no fil
   expect(() => world.tail(at("fifo"), 5)).toThrow("no regular file");
 });
 
-test("what stands in a file's place is kept aside by the next write, one after the other", () => {
+test("what stands in a file's place is kept aside by the next write, one after the other", async () => {
   const folder = realFolder();
   const path = join(folder, "watch.json");
   mkdirSync(join(path, "inside"), { recursive: true });
-  world.writeAtomic(path, "one");
+  await world.writeAtomic(path, "one");
   expect([world.read(path), statSync(join(folder, "watch.json.bad", "inside")).isDirectory()]).toEqual(["one", true]);
   rmSync(path);
   Bun.spawnSync(["mkfifo", path]);
