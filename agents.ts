@@ -2601,6 +2601,11 @@ const atBox = (boxRe: string, emptyRe?: string): Rule => ({
 const geminiError = (said: RegExp): RegExp => new RegExp(
   String.raw`^✕ \[API Error: (?:${said.source}).*(?:\n(?![✦✕▄]).*)*\n▄{8}.*(?:\n(?!▄).*)*(?![^])`,
   "m");
+/** The same where its first line has scrolled away; `@` = anywhere in what is left of it. */
+const geminiCut = (holds: RegExp): RegExp => new RegExp(
+  String.raw`(?<![^])(?![^]*^✕ )${holds.source.replaceAll("@", String.raw`(?:(?!^ℹ )[^])*`)}`
+  + String.raw`[^]*^ℹ This request failed\..*(?:\n(?![✦✕▄]).*)*\n▄{8}.*(?:\n(?!▄).*)*(?![^])`,
+  "mi");
 const geminiFrame = (holds: RegExp): RegExp => new RegExp(
   String.raw`^ ?│${holds.source}.*(?:\n ?│.*)*\n ?╰─+╯(?:\n(?!▄).*)*(?![^])`, "m");
 
@@ -2807,11 +2812,14 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     // key, login, model: all but what the next prompt may pass
     { name: "error", verdict: "blocked", where: "screen", why: "an error that stays",
       re: geminiError(/(?!terminated|.*(?:fetch failed|"code":(?:429|5)))/) },
-    // its beginning has scrolled away, but for an error that the next prompt may pass
+    // where its beginning has scrolled away: what is left of a quota is its advice
+    { name: "quota cut off", verdict: "limited", where: "screen",
+      re: geminiCut(/(?=@(?:AI\s+Studio|another\s+\/auth\s+method))/) },
+    { name: "broken conversation cut off", verdict: "fatal", where: "screen",
+      why: "the conversation is broken",
+      re: geminiCut(/(?=@"INVALID_ARGUMENT")(?!@API[_\s]+key)/) },
     { name: "error cut off", verdict: "blocked", where: "screen", why: "an error, cut off",
-      re: new RegExp(String.raw`(?<![^])(?![^]*^✕ |[^]*"(?:UNAVAILABLE|INTERNAL|RESOURCE_EXHAUSTED)")`
-        + String.raw`[^]*^ℹ This request failed\..*(?:\n(?![✦✕▄]).*)*\n▄{8}.*(?:\n(?!▄).*)*(?![^])`,
-        "m") },
+      re: geminiCut(/(?!@"(?:UNAVAILABLE|INTERNAL|RESOURCE_EXHAUSTED)")/) },
     atBox(CLIENTS.gemini.box_re, CLIENTS.gemini.empty_re),
   ],
   typed: [

@@ -9,6 +9,7 @@
 // for side calls (no tools) the answer is short.
 //
 //   slow:SECONDS   streamed text       bashask   a tool that asks in manual mode
+//   act            Bash with `sh act.sh`
 //   lim5h          429, a 5-hour limit (shown as one only with a subscriber's token)
 import { appendFileSync } from 'node:fs';
 import http from 'node:http';
@@ -74,6 +75,7 @@ http.createServer(async (req, res) => {
     delta({ type: 'input_json_delta', partial_json: JSON.stringify(input) });
     end('tool_use');
   };
+  if (kind === 'act') return tool('Bash', { command: 'sh act.sh', description: 'Do its part' });
   if (kind === 'bashask') return tool('Bash', { command: `touch ${project}/asked.txt && mkdir -p ${project}/asked`, description: 'Create a file' });
   event('content_block_start', { index: 0, content_block: { type: 'text', text: '' } });
   for (let i = 0; kind === 'slow' && i < Number(arg) * 2 && !res.destroyed; i++) {

@@ -101,7 +101,7 @@ export class Fleet {
   readonly project = join(this.dir, "project");
   readonly log = join(this.dir, "model.jsonl");
   private readonly env: Record<string, string | undefined>;
-  private model: Bun.Subprocess | null = null;
+  private readonly models: Bun.Subprocess[] = [];
 
   constructor() {
     for (const folder of ["project", "tmux"]) mkdirSync(join(this.dir, folder));
@@ -120,14 +120,15 @@ export class Fleet {
   /** Starts a mock model; returns its port. */
   async startModel(script: string): Promise<number> {
     const port = await freePort();
-    this.model = Bun.spawn([process.execPath, join(import.meta.dir, script), `${port}`, this.log, this.project], { stdout: "pipe", stderr: "inherit" });
-    await (this.model.stdout as ReadableStream).getReader().read();
+    const model = Bun.spawn([process.execPath, join(import.meta.dir, script), `${port}`, this.log, this.project], { stdout: "pipe", stderr: "inherit" });
+    this.models.push(model);
+    await model.stdout.getReader().read();
     return port;
   }
 
   /** A home of its own for one Claude Code, in which nothing is asked at the first start. */
-  claudeHome(name: string): string {
-    const known = { hasCompletedOnboarding: true, projects: { [this.project]: { hasTrustDialogAccepted: true } },
+  claudeHome(name: string, dir = this.project): string {
+    const known = { hasCompletedOnboarding: true, projects: { [dir]: { hasTrustDialogAccepted: true } },
       customApiKeyResponses: { approved: [KEY.slice(-20)], rejected: [] } };
     return resolve(this.file(`homes/${name}/.claude.json`, JSON.stringify(known)), "..");
   }
@@ -138,13 +139,21 @@ export class Fleet {
     return `env -i HOME="$CLIENT_HOME" ${PLAIN} ANTHROPIC_BASE_URL=http://127.0.0.1:${port} ${own} ${QUIET} ${client}`;
   }
 
+  /** A home for opencode with the models of the mock; the first is the one that it takes by itself. */
+  opencodeHome(port: number, ...models: string[]): string {
+    const of = (name: string) => [name, { name, limit: { context: 1_000_000, output: 8000 } }];
+    const provider = { npm: "@ai-sdk/openai-compatible", name: "Mock", options: { baseURL: `http://127.0.0.1:${port}/v1`, apiKey: "made-up" },
+      models: Object.fromEntries(models.map(of)) };
+    return resolve(this.file("homes/opencode/.config/opencode/opencode.json", JSON.stringify({ model: `mock/${models[0]}`, provider: { mock: provider } })), "../../..");
+  }
+
   opencodeBin(client: string, home: string): string {
     const quiet = "OPENCODE_DISABLE_MODELS_FETCH=1 OPENCODE_DISABLE_AUTOUPDATE=1 OPENCODE_DISABLE_LSP_DOWNLOAD=1";
     return `env -i HOME="${home}" ${PLAIN} ${quiet} ${client}`;
   }
 
   /** A home of its own for one Codex, in which nothing is asked at the first start. */
-  codexHome(name: string, port: number): string {
+  codexHome(name: string, port: number, dir = this.project): string {
     mkdirSync(join(this.dir, "tmp"), { recursive: true });
     const config = `model = "gpt-6-sol"
 model_provider = "mock"
@@ -160,7 +169,7 @@ wire_api = "responses"
 hide_rate_limit_model_nudge = true
 [tui]
 screen_reader_detection_done = true
-[projects."${this.project}"]
+[projects."${dir}"]
 trust_level = "trusted"
 `;
     return resolve(this.file(`homes/${name}/.codex/config.toml`, config), "../..");
@@ -171,10 +180,10 @@ trust_level = "trusted"
   }
 
   /** The same for one Gemini CLI. */
-  geminiHome(name: string): string {
+  geminiHome(name: string, dir = this.project): string {
     const settings = { security: { auth: { selectedType: "gemini-api-key" } }, general: { enableAutoUpdate: false, enableAutoUpdateNotification: false },
       privacy: { usageStatisticsEnabled: false }, telemetry: { enabled: false }, ide: { hasSeenNudge: true } };
-    this.file(`homes/${name}/.gemini/trustedFolders.json`, JSON.stringify({ [this.project]: "TRUST_FOLDER" }));
+    this.file(`homes/${name}/.gemini/trustedFolders.json`, JSON.stringify({ [dir]: "TRUST_FOLDER" }));
     return resolve(this.file(`homes/${name}/.gemini/settings.json`, JSON.stringify(settings)), "../..");
   }
 
@@ -266,8 +275,8 @@ trust_level = "trusted"
       await this.run(["down"]);
       this.tmux("kill-server");
     }
-    this.model?.kill();
-    if (this.model && process.env.AGENTS_E2E_KEEP) return void process.stderr.write(`kept: ${this.dir}\n`);
+    for (const model of this.models) model.kill();
+    if (this.models.length && process.env.AGENTS_E2E_KEEP) return void process.stderr.write(`kept: ${this.dir}\n`);
     rmSync(this.dir, { recursive: true, force: true });
   }
 }

@@ -10,6 +10,7 @@
 //
 //   slow:SECONDS   streamed text       ask   a command that asks to leave the sandbox
 //   limit:SECONDS  a 5-hour limit that ends so many seconds later
+//   act            the command `sh act.sh` in its folder
 import { appendFileSync } from 'node:fs';
 import http from 'node:http';
 
@@ -50,8 +51,9 @@ http.createServer(async (req, res) => {
     res.destroyed || res.end();
   };
   event('response.created', { response: { id: `resp_${id}`, object: 'response', status: 'in_progress' } });
-  if (kind === 'ask') {
-    const wanted = { cmd: `touch ${project}/asked.txt`, sandbox_permissions: 'require_escalated', justification: 'May it write a file?' };
+  if (kind === 'ask' || kind === 'act') {
+    const wanted = kind === 'act' ? { cmd: 'sh act.sh' }
+      : { cmd: `touch ${project}/asked.txt`, sandbox_permissions: 'require_escalated', justification: 'May it write a file?' };
     // some models have one tool that runs JavaScript instead
     const direct = tools.some(({ name }) => name === 'exec_command');
     const call = direct ? { type: 'function_call', name: 'exec_command', arguments: JSON.stringify(wanted) }

@@ -10,6 +10,7 @@
 //
 //   slow:SECONDS   streamed text       ask   a shell command that asks
 //   limit          the daily quota, which names no time
+//   act            the shell command `sh act.sh` in its folder
 import { appendFileSync } from 'node:fs';
 import http from 'node:http';
 
@@ -56,12 +57,13 @@ http.createServer(async (req, res) => {
   }
   res.writeHead(200, { 'content-type': 'text/event-stream' });
   const send = (given, reason) => res.destroyed || res.write(`data: ${JSON.stringify(candidate(given, reason))}\r\n\r\n`);
-  if (kind === 'ask') send([{ functionCall: { name: 'run_shell_command', args: { command: `touch ${project}/asked.txt`, description: 'Makes a file' } } }]);
+  const command = { ask: `touch ${project}/asked.txt`, act: 'sh act.sh' }[kind];
+  if (command) send([{ functionCall: { name: 'run_shell_command', args: { command, description: 'Does its part' } } }]);
   for (let i = 0; kind === 'slow' && i < Number(arg) && !res.destroyed; i++) {
     send([{ text: `line ${i} of the slow answer.\n\n` }]);
     await sleep(1000);
   }
-  if (kind !== 'ask') send([{ text: `Mock answer #${id}, nothing is left.` }]);
+  if (!command) send([{ text: `Mock answer #${id}, nothing is left.` }]);
   send([{ text: '' }], 'STOP');
   res.destroyed || res.end();
 }).listen(Number(port), '127.0.0.1', () => console.log('listening'));

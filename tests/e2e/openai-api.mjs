@@ -8,7 +8,7 @@
 // prompt chooses the answer, the last one wins: "go [[slow:10]]". Without one, after a tool result and
 // for requests without tools (titles, compaction) the answer is short.
 //
-//   slow:SECONDS   streamed text       bash:COMMAND   the bash tool
+//   slow:SECONDS   streamed text       bash:COMMAND   the bash tool       act   bash with `sh act.sh`
 import { appendFileSync } from 'node:fs';
 import http from 'node:http';
 
@@ -47,8 +47,9 @@ http.createServer(async (req, res) => {
   };
   const commands = [...(users.at(-1) ?? '').matchAll(/\[\[([a-z]+)(?::([^\]]*))?\]\]/g)];
   const [, kind, arg] = (!side && !after && commands.at(-1)) || [];
-  if (kind === 'bash') {
-    const call = { name: 'bash', arguments: JSON.stringify({ command: arg, description: 'Runs a mock command' }) };
+  if (kind === 'bash' || kind === 'act') {
+    const command = kind === 'act' ? 'sh act.sh' : arg;
+    const call = { name: 'bash', arguments: JSON.stringify({ command, description: 'Runs a mock command' }) };
     send({ role: 'assistant', tool_calls: [{ index: 0, id: `call_${id}`, type: 'function', function: call }] });
     return end('tool_calls');
   }
