@@ -4072,24 +4072,52 @@ export function isBooting(backend: Backend, ageMs: number, screen: string): bool
 /** Claude Code answers its first request about 2.8 s after its start; no keys in that window. */
 const CLAUDE_COLD = 3_000;
 
+interface StartOptions {
+  /** Ends a running client first, and waits until its process is gone. */
+  force?: boolean;
+  /** The mark of what it is started for, such as a phase move. */
+  cause?: string;
+  /** For a command of a person: see `startSession`. */
+  byHand?: boolean;
+  /** Takes a first text that must be typed. */
+  say?: (boot: string) => unknown;
+}
+
 /**
- * Starts an agent, or leaves a running one alone; `force` ends that one first and waits until its
- * process is gone. Says why it did not start instead of throwing: others wait for their turn.
+ * The one way to start a unit, or to leave a running one alone. Says why it did not start instead
+ * of throwing: others wait for their turn.
  */
-export async function startAgent(
-  cfg: Config, agent: Agent, snap: Snapshot,
-  options: { force?: boolean; cause?: string; byHand?: boolean;
-    say?: (boot: string) => unknown } = {},
+async function begin(
+  cfg: Config, unit: Agent | Service, snap: Snapshot, options: StartOptions,
 ): Promise<Started> {
-  const barred = whyBarred(cfg, snap, agent.session);
+  try {
+    return isAgent(unit) ? await startAgent(cfg, unit, snap, options)
+      : await startService(cfg, unit, snap, options.byHand);
+  } catch (error) {
+    return { started: false, why: messageOf(error) };
+  }
+}
+
+/** Clears the place of a unit; says why nothing is started there, null = it is free. */
+async function clearPlace(
+  cfg: Config, unit: Agent | Service, snap: Snapshot, force = false,
+): Promise<Started | null> {
+  const barred = whyBarred(cfg, snap, unit.session);
   if (barred) return { started: false, why: barred };
-  const pane = snap.panes.get(agent.session);
-  if (pane && !pane.dead && !options.force) return leftRunning(agent.session);
-  const rival = rivalText(await rivalOf(cfg, snap, agent));
+  const pane = snap.panes.get(unit.session);
+  if (pane && !pane.dead && !force) return leftRunning(unit.session);
+  const rival = rivalText(await rivalOf(cfg, snap, unit));
   if (rival) return { started: false, why: rival };
   if (pane) await stopPanes(cfg, [pane]);
-  const left = await leftOver(cfg, agent);
-  if (left) return { started: false, why: cannotEnd(membersOf(left)) };
+  const left = await leftOver(cfg, unit);
+  return left && { started: false, why: cannotEnd(membersOf(left)) };
+}
+
+export async function startAgent(
+  cfg: Config, agent: Agent, snap: Snapshot, options: StartOptions = {},
+): Promise<Started> {
+  const taken = await clearPlace(cfg, agent, snap, options.force);
+  if (taken) return taken;
   const backend = backendOf(cfg, agent);
   const model = roleModel(cfg, agent);
   const prompt = agentPrompt(cfg, agent);
@@ -4172,7 +4200,6 @@ function strangerIn(cfg: Config, snap: Snapshot, session: string): string {
     `or give it another name (${tmux}rename-session -t =${session} NAME), then: up`;
 }
 
-/** Why nothing may be started under a session's name, "" = it may. */
 /** A client of this fleet whose name the config does not have any more: nobody looks after it. */
 export interface Orphan {
   /** Without the prefix of the sessions, where it has that. */
@@ -4229,6 +4256,7 @@ function isSameFolder(one: string, other: string): boolean {
 const rivalText = (rival: { name: string; why: string } | null): string =>
   rival ? `${rival.why}; end it: agents down ${rival.name}` : "";
 
+/** Why nothing may be started under a session's name, "" = it may. */
 function whyBarred(cfg: Config, snap: Snapshot, session: string): string {
   if (!snap.ok) return `tmux: ${snap.why}`;
   const other = snap.foreign?.get(session);
@@ -4258,13 +4286,8 @@ async function refused(cfg: Config, session: string, why: string): Promise<Start
 export async function startService(
   cfg: Config, service: Service, snap: Snapshot, byHand = false,
 ): Promise<Started> {
-  const barred = whyBarred(cfg, snap, service.session);
-  if (barred) return { started: false, why: barred };
-  const pane = snap.panes.get(service.session);
-  if (pane && !pane.dead) return leftRunning(service.session);
-  if (pane) await stopPanes(cfg, [pane]);
-  const left = await leftOver(cfg, service);
-  if (left) return { started: false, why: cannotEnd(membersOf(left)) };
+  const taken = await clearPlace(cfg, service, snap);
+  if (taken) return taken;
   log(`starting service ${service.session}`, true);
   const why = await startSession(cfg, service, byHand, {
     session: service.session, cwd: service.dir, argv: inShell(service.command), env: service.env,
@@ -7022,20 +7045,30 @@ async function endForRestart(
   cfg: Config, watch: Watch, agent: Agent | Service, pane: Pane, why: string, innocent = false,
 ): Promise<void> {
   const memory = memoryOf(watch, agent.name);
-  const family = familyOf(cfg, agent.name, [groupOf(pane)]);
   memory.idleSince = 0;
   memory.sameSince = 0;
   noteDeath(cfg, watch, agent, null, why, innocent);
-  enterStopping(memory, stoppingOf(family));
   if (pane.pinned) memory.buried = deathKey(watch.server, pane);
-  await saveOrSay(cfg, watch);
-  await killSession(cfg, pane);
-  signalAll(membersOf(family), "SIGHUP");
+  await endFamily(cfg, watch, agent, familyOf(cfg, agent.name, [groupOf(pane)]), pane);
 }
 
-/** A family as it is remembered until it has ended. */
-const stoppingOf = ({ groups, marks }: Family, first?: Member): Stopping =>
-  ({ ...(groups[0] ?? { pid: first!.pid, born: "dead" }), since: world.now(), marks });
+/**
+ * Tells a unit's family to end, for the watchdog; `continueStopping` sees to it, look by look. That
+ * it ends is stored before it is told. `pane`: null = it has outlived that.
+ */
+async function endFamily(
+  cfg: Config, watch: Watch, unit: Agent | Service, family: Family, pane: Pane | null,
+): Promise<void> {
+  const memory = memoryOf(watch, unit.name);
+  const { groups, marks } = family;
+  if (memory.life.state !== "stopping") {
+    const group = groups[0] ?? { pid: membersOf(family)[0]!.pid, born: "dead" };
+    enterStopping(memory, { ...group, since: world.now(), marks });
+    await saveOrSay(cfg, watch);
+  }
+  if (pane) await killSession(cfg, pane);
+  signalAll(membersOf(family), "SIGHUP");
+}
 
 /** The starts that speak for parking it, after a life of this many ms. */
 const startsThatCount = (cfg: Config, memory: Memory, lived: number): number[] =>
@@ -7139,11 +7172,8 @@ async function stopOrphan(
   const memory = memoryOf(watch, unit.name);
   if (memory.life.state !== "stopping") {
     const left = await leftOver(cfg, unit, [memory.client]);
-    if (left) {
-      const members = membersOf(left);
-      enterStopping(memory, stoppingOf(left, members[0]));
-      signalAll(members, "SIGHUP");
-    } else memory.client = null;
+    if (left) await endFamily(cfg, watch, unit, left, null);
+    else memory.client = null;
   }
   return continueStopping(cfg, watch, unit);
 }
@@ -7333,33 +7363,40 @@ async function startByWatchdog(
   if (isHeld(operatorOf(cfg), unit.name)) return; // taken down since the look
   if (!(await stopOrphan(cfg, watch, unit))) return;
   seen.budget.left -= 1;
-  const day = localDate(new Date(world.now()));
-  const before = structuredClone(memory);
-  const count = memory.restarts.day === day ? memory.restarts.count : 0;
-  // the first start of all is none
-  memory.restarts = { day, count: count + (memory.bootedAt ? 1 : 0) };
-  noteStart(watch, unit.name);
-  if (seen.pane?.pinned) memory.buried = ""; // another client dies in the same pane
-  await saveOrSay(cfg, watch);
-  const first = sayFirst(cfg, watch, unit.name);
-  const done = await (isAgent(unit)
-    ? startAgent(cfg, unit, seen.snap, { say: first }) : startService(cfg, unit, seen.snap))
-    .catch((error): Started => ({ started: false, why: messageOf(error) }));
-  if (done.untried) {
-    // a full disk is no fault of the agent: what was not tried is not counted
-    Object.assign(memory, before);
-    throw new Error(done.why);
-  }
-  if (done.started || !done.why) return;
-  if (done.why === OVERTAKEN) return void Object.assign(memory, before);
-  enterRest(memory, DUE); // or its time in "starting" would count as a life
+  const done = await beginCounted(cfg, watch, unit, seen.snap);
+  if (done.untried) throw new Error(done.why);
+  if (done.started || !done.why || done.why === OVERTAKEN) return;
   log(`${unit.name}: could not be started: ${done.why}`);
   noteDeath(cfg, watch, unit, null, done.why);
 }
 
-/** Counts a start before it is made: a crash right after it must not make it free. */
-function noteStart(watch: Watch, name: string): void {
-  const memory = memoryOf(watch, name);
+/**
+ * Starts a unit for the watchdog. It is counted before it is made, for a crash right after it must
+ * not make it free; what was not tried, on a full disk or after an order, is not counted.
+ */
+async function beginCounted(
+  cfg: Config, watch: Watch, unit: Agent | Service, snap: Snapshot, options: StartOptions = {},
+): Promise<Started> {
+  const memory = memoryOf(watch, unit.name);
+  const before = structuredClone(memory);
+  noteStart(memory, options.cause === undefined);
+  if (snap.panes.get(unit.session)?.pinned) memory.buried = ""; // another client dies in this pane
+  await saveOrSay(cfg, watch);
+  const done = await begin(
+    cfg, unit, snap, { ...options, say: sayFirst(cfg, watch, unit.name) });
+  if (done.untried || done.why === OVERTAKEN) Object.assign(memory, before);
+  // or its time in "starting" would count as a life
+  else if (!done.started && done.why) enterRest(memory, DUE);
+  return done;
+}
+
+/** `heals`: it is one of the day's restarts, if it ever ran before; what a move starts is none. */
+function noteStart(memory: Memory, heals: boolean): void {
+  if (heals) {
+    const day = localDate(new Date(world.now()));
+    const count = memory.restarts.day === day ? memory.restarts.count : 0;
+    memory.restarts = { day, count: count + (memory.bootedAt ? 1 : 0) };
+  }
   memory.starts = [...memory.starts, world.now()].slice(-50);
   memory.bootedAt = world.now();
   enter(memory, { state: "starting", since: world.mono() });
@@ -8009,14 +8046,8 @@ export async function stopLoops(
     const memory = memoryOf(watch, agent.name);
     const pane = snap.panes.get(agent.session);
     if (pane && (pane.dead ? !pane.pinned : pane.cause !== move)) {
-      const family = familyIn(cfg, pane);
-      if (memory.life.state !== "stopping") {
-        log(`ending ${agent.session}`);
-        enterStopping(memory, stoppingOf(family));
-        await save(cfg, watch);
-      }
-      await killSession(cfg, pane);
-      signalAll(membersOf(family), "SIGHUP");
+      if (memory.life.state !== "stopping") log(`ending ${agent.session}`);
+      await endFamily(cfg, watch, agent, familyIn(cfg, pane), pane);
       gone = false;
     }
     const ended = pane ? continueStopping(cfg, watch, agent) : await stopOrphan(cfg, watch, agent);
@@ -8033,9 +8064,7 @@ export async function startLoops(
     memoryOf(watch, agent.name).failures = 0;
     // the watchdog starts it, in its new phase, once its account has lifted
     if (accountLimitOf(cfg, watch, agent)) continue;
-    noteStart(watch, agent.name);
-    const done = await startAgent(cfg, agent, snap,
-      { cause: move, say: sayFirst(cfg, watch, agent.name) });
+    const done = await beginCounted(cfg, watch, agent, snap, { cause: move });
     if (!done.started) log(`${agent.name}: could not be started: ${done.why}`);
   }
 }
@@ -8134,9 +8163,8 @@ async function runOnComplete(
   }
   log(`on_complete: starting ${agent.name}`);
   memory.failures = 0;
-  noteStart(watch, agent.name);
-  const options = { force: true, cause: intent.id, say: sayFirst(cfg, watch, agent.name) };
-  const done = await startAgent(cfg, agent, snap, options);
+  const done = await beginCounted(
+    cfg, watch, agent, snap, { force: true, cause: intent.id });
   if (done.started) return true;
   const until = world.now() + cfg.watchdog.restartDelay * 1000;
   enterRest(memory, { state: "backoff", until });
@@ -9222,10 +9250,7 @@ async function startAll(
       boots.push(message);
       await queueMessages(cfg, [message]);
     };
-    const done = await (isAgent(unit)
-      ? startAgent(cfg, unit, snap, { cause, byHand: true, say: first })
-      : startService(cfg, unit, snap, true))
-      .catch((error): Started => ({ started: false, why: messageOf(error) }));
+    const done = await begin(cfg, unit, snap, { cause, byHand: true, say: first });
     if (done.why) failures.push({ name: unit.name, why: done.why });
     if (done.started) began.push(world.mono());
     if (done.started && !isAgent(unit)) snap = await snapshot(cfg);

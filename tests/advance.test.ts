@@ -220,3 +220,16 @@ test("a task for the end that cannot be started is tried again after restart_del
   expect(tried[1]! - tried[0]!).toBeGreaterThanOrEqual(20_000);
   expect(tried[1]! - tried[0]!).toBeLessThan(23_000);
 });
+
+test("a loop that the move cannot start is no client that died: it is started as soon as it can be", async () => {
+  const run = fake.tmux.run.bind(fake.tmux);
+  let refused = 0;
+  fake.tmux.run = (args, stdin) => (refused < 1 && args.includes("agents-builder") && args.includes("respawn-pane")
+    ? (refused++, { ok: false, out: "", err: "fork failed", timedOut: false }) : run(args, stdin));
+  finish("p1");
+  await heavy();
+  expect([refused, starts("builder"), curPhase(cfg)!.id]).toEqual([1, 2, "p2"]);
+  expect(fake.logged("builder: could not be started: fork failed")).toHaveLength(1);
+  expect(fake.logged("builder (agents-builder)").filter((line) => line.includes("restarting"))).toEqual([]);
+  expect(watch.agents.builder!.failures).toBe(0);
+});

@@ -83,3 +83,15 @@ test("no promise is dropped: what is stored before it is done has been written w
     .map(({ index }) => `${code.slice(0, index).split("\n").length}: ${SOURCE.slice(index, index + 60).split("\n")[0]}`);
   expect(dropped).toEqual([]);
 });
+
+test("a unit is started in one way, and a family is told to end in one: by a round, or by a command that waits for it", () => {
+  const { code } = codeOf(SOURCE);
+  const parts = partsOf(SOURCE);
+  const callers = (name: string): string[] => parts.filter((part) => part.name !== name && new RegExp(`(?<!function )\\b${name}\\(`).test(code.slice(part.from, part.to))).map((part) => part.name);
+  expect([callers("startAgent"), callers("startService"), callers("begin")]).toEqual([["begin"], ["begin"], ["beginCounted", "startAll"]]);
+  expect(callers("beginCounted")).toEqual(["startByWatchdog", "startLoops", "runOnComplete"]);
+  expect(callers("noteStart")).toEqual(["beginCounted"]);
+  expect(callers("enterStopping")).toEqual(["endFamily"]);
+  expect(callers("signalAll")).toEqual(["endFamilies", "endFamily", "continueStopping"]);
+  expect(callers("killSession")).toEqual(["stopPanes", "endFamily", "followLog", "stopUnits"]);
+});
