@@ -35,6 +35,7 @@ import { timingSafeEqual } from "node:crypto";
 import { homedir, hostname, tmpdir, userInfo } from "node:os";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
 import { parseArgs, styleText } from "node:util";
+import type { TomlError } from "smol-toml";
 
 /** Whether this is the compiled binary: its own files are then embedded, and it calls itself. */
 const COMPILED = Bun.isStandaloneExecutable;
@@ -1361,6 +1362,13 @@ async function tomlParser(): Promise<typeof import("smol-toml")> {
   });
 }
 
+/** What the parser says; of a string that runs into the end of its line, what was meant. */
+function tomlFault({ line, column, message }: TomlError, source: string): string {
+  const isOpen = (source.split(/\r?\n/)[line - 1] ?? "").length < column;
+  return message.trimEnd().replace(/^(.*: )control characters are not allowed in strings/,
+    (all, head) => (isOpen ? `${head}a string has no closing quote` : all));
+}
+
 /**
  * Reads, checks and completes an agents.toml. `env` holds one-off overrides (AGENT_MODEL_<name>,
  * AGENT_BACKEND_<name>) of a single invocation; the watchdog passes none. Creates nothing.
@@ -1377,7 +1385,7 @@ export async function loadConfig(
     raw = parse(source);
   } catch (error) {
     if (!(error instanceof TomlError)) throw error;
-    die(`${path}:${error.line}:${error.column}: ${error.message.trimEnd()}`, 2);
+    die(`${path}:${error.line}:${error.column}: ${tomlFault(error, source)}`, 2);
   }
   const reader = new ConfigReader(path, source);
   const cfg = buildConfig(reader, raw, env);
@@ -8891,9 +8899,11 @@ const print = (text: string): void =>
 // a reader that has seen enough, as in `… | head`, is no error, and ends no work half-way
 let readerGone = false;
 
-/** Columns of the terminal, or of COLUMNS; in a pipe nothing is cut. */
-const terminalWidth = (): number =>
-  process.stdout.columns || Number(process.env.COLUMNS) || (process.stdout.isTTY ? 80 : Infinity);
+/** Columns of the terminal, or of a COLUMNS that can be one; in a pipe nothing is cut. */
+function terminalWidth(): number {
+  const [said] = /^[1-9]\d{0,3}$/.exec(process.env.COLUMNS ?? "") ?? [];
+  return process.stdout.columns || Number(said ?? (process.stdout.isTTY ? 80 : Infinity));
+}
 /** Colour only where a person reads it; `styleText` minds NO_COLOR. */
 type Style = "red" | "yellow" | "green" | "cyan" | "magenta" | "blue" | "dim" | "bold" | "inverse";
 const paint = (style: Style, value: string): string =>
@@ -8908,19 +8918,23 @@ async function currentConfig(call: Call): Promise<Config> {
   });
 }
 
+/** What to say where nobody named a config and only the untouched example was found; "" = a fleet. */
+function exampleTaken({ implied }: Call, { path, source }: Config): string {
+  const folder = dirname(path);
+  const ships = folder === SCRIPT_DIR || existsSync(join(folder, "agents.ts"));
+  return implied && ships && hashOf(source) === TEMPLATE
+    ? `${path} is the example that ships, not a fleet: name a config with --config, ` +
+      "make one with init, or edit this one" : "";
+}
+
 /**
  * The config as this one call sees it: with its one-off overrides, its warnings said. `shows`: what
  * the command prints says by itself that the file is broken.
  */
 async function configFor(call: Call, shows = false): Promise<Config> {
   const cfg = await currentConfig(call);
-  const folder = dirname(cfg.path);
-  const shipped = hashOf(cfg.source) === TEMPLATE &&
-    (folder === SCRIPT_DIR || existsSync(join(folder, "agents.ts")));
-  if (call.implied && shipped) {
-    die(`${cfg.path} is the example that ships, not a fleet: name a config with --config, ` +
-      "make one with init, or edit this one", 2);
-  }
+  const noFleet = exampleTaken(call, cfg);
+  if (noFleet) die(noFleet, 2);
   if (cfg.broken && !shows) log(paint("red", cfg.broken));
   else for (const warning of cfg.warnings) log(`warning: ${warning}`);
   return cfg;
@@ -8945,23 +8959,33 @@ async function lastGoodConfig(path: string, error: unknown): Promise<Config | nu
 
 /** Names and globs of units and `watchdog`; an unknown one is a usage error, nothing is done. */
 export function expandNames(cfg: Config, words: string[], more: string[] = []): string[] {
-  const known = [...new Set([...unitsOf(cfg).keys(), "watchdog", ...more])];
+  return namesAmong([...new Set([...unitsOf(cfg).keys(), "watchdog", ...more])], words,
+    "agent or service");
+}
+
+/** Those of the known names that these names and globs mean. */
+function namesAmong(known: string[], words: string[], what: string): string[] {
   const found = words.flatMap((word) => {
     const glob = /[*?[]/.test(word) ? known.filter((name) => new Bun.Glob(word).match(name)) : [];
     if (known.includes(word)) return [word];
-    if (!glob.length) die(
-      `no agent or service "${word}"${nearest(word, known)} (there are: ${known.join(", ")})`, 2);
+    if (!glob.length) {
+      die(`no ${what} "${word}"${nearest(word, known)} (there are: ${known.join(", ")})`, 2);
+    }
     return glob;
   });
   return [...new Set(found)];
 }
 
+/** The only one of the names that a word stands for. */
+function onlyName(names: string[], word: string): string {
+  if (names.length > 1) die(`${word} matches ${names.join(", ")}: name one of them`, 2);
+  return names[0]!;
+}
+
 /** One agent, service or "watchdog" by name. */
 function oneName(cfg: Config, call: Call, usage: string): string {
   if (call.words.length !== 1) die(`usage: ${usage}`, 2);
-  const names = expandNames(cfg, call.words);
-  if (names.length > 1) die(`${call.words[0]} matches ${names.join(", ")}: name one of them`, 2);
-  return names[0]!;
+  return onlyName(expandNames(cfg, call.words), call.words[0]!);
 }
 
 /** tmux 3.2 is the first with the formats and pane options that are used here. */
@@ -8994,8 +9018,11 @@ const good = (what: string): Found => ({ level: "ok", what, cure: "" });
 const warn = (what: string, cure: string): Found => ({ level: "warn", what, cure });
 const fail = (what: string, cure: string): Found => ({ level: "fail", what, cure });
 
-/** `tmux -V` and, where a server runs, its version: an upgrade leaves the old server running. */
-export function assessTmux(client: string, server: string): Findings {
+/**
+ * `tmux -V` and the version of the server: "" = none runs, null = nobody asked. An upgrade leaves
+ * the old server running.
+ */
+export function assessTmux(client: string, server: string | null): Findings {
   const [found] = /\d+\.\d+\w*/.exec(client) ?? ["?"];
   const number = /\d+\.\d+/.exec(found)?.[0];
   if (number && Bun.semver.order(`${number}.0`, TMUX_OLDEST) < 0) return fail(`${found} is too old`,
@@ -9004,7 +9031,7 @@ export function assessTmux(client: string, server: string): Findings {
     return warn(`the client is ${found}, the running server ${server}`,
       NEW_SERVER);
   }
-  return good(`${found}${server ? "" : ", no server runs"}`);
+  return good(`${found}${server === "" ? ", no server runs" : ""}`);
 }
 
 const NEW_SERVER =
@@ -10180,26 +10207,41 @@ async function readPhase(cfg: Config, { intent }: Watch): Promise<Status["phase"
 }
 
 export async function cmdStatus(call: Call): Promise<number> {
-  const cfg = await configFor(call, !call.words.length && !call.options.line);
+  if (call.options.line && !call.words.length) return printStatusLine(call);
+  const cfg = await configFor(call, !call.words.length);
   if (call.words.length) return showCards(call, cfg);
   if (call.options.watch) return watchStatus(call, cfg);
   const status = await readStatus(cfg);
-  print(call.options.json ? JSON.stringify(status, null, 2)
-    : call.options.line ? statusLine(status) : statusText(status, terminalWidth()));
+  print(call.options.json ? JSON.stringify(status, null, 2) : statusText(status, terminalWidth()));
   return status.needsHuman ? 3 : 0;
 }
 
+/** tmux shows what is printed and nothing else, so a fleet that cannot be read is a line too. */
+async function printStatusLine(call: Call): Promise<number> {
+  try {
+    const status = await readStatus(await configFor(call, true));
+    print(statusLine(status));
+    return status.needsHuman ? 3 : 0;
+  } catch (error) {
+    const [fault = ""] = faultsIn(error);
+    print(`agents ✗ ${fault.replace(`${dirname(call.path)}/`, "")}`);
+    return error instanceof CliError ? error.code : 1;
+  }
+}
+
 /** The fleet in a few characters, for the status line of tmux: who works, needs you, is limited. */
-export function statusLine({ agents, watchdog, needsHuman, prefix }: Status): string {
+export function statusLine(status: Status): string {
+  const { agents, watchdog, needsHuman, prefix, configError } = status;
   const working = agents.filter(({ condition }) => ["working", "background"].includes(condition));
   const limited = agents.filter(({ condition }) => condition === "limited");
   const needy = agents.filter((one) => one.needsHuman);
   const parts = [working.length ? `●${working.length}` : "", needy.length ? `!${needy.length}` : "",
-    limited.length ? `◐${limited.length}` : "",
-    watchdog.running && !watchdog.stale ? "" : "✗ watchdog"];
+    limited.length ? `◐${limited.length}` : "", configError ? "✗ config" : "",
+    watchdog.running && !watchdog.stale ? "" : "✗ watchdog"].filter(Boolean);
   const names = needy.length ? ` ${needy.map(({ name }) => name).join(" ")}?` : "";
-  return [prefix.replace(/-$/, ""), ...parts.filter(Boolean)].join(" ") +
-    (names || (needsHuman && !parts[3] ? " ?" : ""));
+  const isSaid = parts.some((part) => part.startsWith("✗"));
+  return [prefix.replace(/-$/, ""), ...parts].join(" ") +
+    (names || (needsHuman && !isSaid ? " ?" : ""));
 }
 
 /** Columns below which KIND, BACKEND and MODEL must tell the agents apart, and fit. */
@@ -10451,8 +10493,10 @@ const commitText = ({ owesSince }: StatusRow, now: number): string =>
     ? `no commit in this phase for ${ago(now - Date.parse(owesSince))}` : "";
 
 /** The texts that wait for it, and those of which nobody knows. */
-function heldText({ messages, messagesWhy, unproven, condition, verdict }: StatusRow): string {
-  const why = messagesWhy && !messagesWhy.startsWith(verdict) && messagesWhy !== condition
+function heldText(row: StatusRow): string {
+  const { messages, messagesWhy, unproven, condition, state, verdict } = row;
+  const why = messagesWhy && !messagesWhy.startsWith(verdict) &&
+    ![condition, state].includes(messagesWhy)
     ? ` (${messagesWhy})` : "";
   const texts = [plural(messages, "text") && `${plural(messages, "text")} held`,
     unproven ? `${unproven} unproven` : ""].filter(Boolean).join(", ");
@@ -10505,9 +10549,9 @@ export function columns(
 
 /** `phase show | next | set ID-or-index`: checked before anything is written. */
 export async function cmdPhase(call: Call): Promise<number> {
-  const cfg = await configFor(call);
-  const list = phases(cfg);
   const [verb = "show", wanted, ...rest] = call.words;
+  const cfg = await configFor({ ...call, lenient: verb === "show" });
+  const list = phases(cfg);
   const verbs = ["show", "next", "set"];
   if (!verbs.includes(verb)) {
     die(`phase: unknown "${verb}"${nearest(verb, verbs)} (there are: ${verbs.join(", ")})`, 2);
@@ -10523,13 +10567,13 @@ export async function cmdPhase(call: Call): Promise<number> {
   }
   const ids = list.map((phase) => phase.id);
   if (verb === "set" && wanted === undefined) {
-    die(`phase set: which one? (${ids.join(", ")}, or 0 to ${list.length - 1})`, 2);
+    die(`phase set: which one? (there are: ${ids.join(", ")})`, 2);
   }
   const named = ids.indexOf(wanted ?? "");
   const idx = verb === "next" ? Math.min(curIdx(cfg) + 1, list.length - 1)
     : named >= 0 ? named : /^\d+$/.test(wanted!) ? Number(wanted) : -1;
   if (!list[idx]) die(`phase set: no phase "${wanted}"${nearest(wanted!, ids)} ` +
-    `(${ids.join(", ")}, or 0 to ${list.length - 1})`, 2);
+    `(there are: ${ids.join(", ")})`, 2);
   if (verb === "next" && idx === curIdx(cfg)) log(`"${ids[idx]}" is the last phase`);
   makeFolders(cfg);
   await storePhase(cfg, idx);
@@ -10574,11 +10618,9 @@ export async function cmdAttach(call: Call): Promise<number> {
 /** `send`: says a text to an agent by the same way as the watchdog; 0 only when it was taken. */
 export async function cmdSend(call: Call): Promise<number> {
   const cfg = await configFor(call);
-  const [name = "", ...words] = call.words;
-  const agent = cfg.agents.get(name);
-  if (!name || !words.length) die("usage: send <name> <text… | -> [--timeout S] [--queue]", 2);
-  if (!agent) die(`no agent "${name}"${nearest(name, cfg.agents.keys())} ` +
-    `(there are: ${[...cfg.agents.keys()].join(", ")})`, 2);
+  const [wanted = "", ...words] = call.words;
+  if (!wanted || !words.length) die("usage: send <name> <text… | -> [--timeout S] [--queue]", 2);
+  const name = onlyName(namesAmong([...cfg.agents.keys()], [wanted], "agent"), wanted);
   const value = (words.length === 1 && words[0] === "-"
     ? await Bun.stdin.text() : words.join(" ")).trimEnd();
   const timeout = Number(call.options.timeout ?? 60);
@@ -10589,17 +10631,27 @@ export async function cmdSend(call: Call): Promise<number> {
   const id = newId();
   const message: Message = { ...messageFor(name, `send ${id}`, value), id };
   if (!message.text.trim()) die("send: the text is empty", 2);
-  noteOrder(cfg, "send", [name]);
   if (call.options.queue) {
+    noteOrder(cfg, "send", [name]);
     await queueMessages(cfg, [message]);
     log(`queued for ${name}`);
     return 0;
   }
+  const down = whyStaysDown(cfg, name);
+  if (down) die(`${name} is ${down}: "up ${name}" starts it, --queue leaves the text for then`);
+  noteOrder(cfg, "send", [name]);
   const why = await sendNow(cfg, message, timeout * 1000);
   if (why === null) return printed(`delivered to ${name}`);
   log(why.startsWith("unproven: ") ? `${name}: ${why}`
     : `not delivered to ${name} within ${timeout} s: ${why}`);
   return 1;
+}
+
+/** Why only a person starts an agent again; "" = it runs, or is started. */
+function whyStaysDown(cfg: Config, name: string): string {
+  if (isDown(operatorOf(cfg), name)) return BY_YOU;
+  const { state } = restOf(memoryOf(loadWatch(cfg), name).life);
+  return state === "parked" || state === "done" ? state : "";
 }
 
 /** Waits for the delivery of one text; null = delivered, else what it waited for to the end. */
@@ -11847,8 +11899,8 @@ function spanText(ms: number): string {
     ? `${minutes}m` : `${Math.floor(minutes / 60)}h${String(minutes % 60).padStart(2, "0")}m`;
 }
 
-const moment = (at: string): string =>
-  `${localDate(new Date(at)).slice(5)} ${new Date(at).toTimeString().slice(0, 5)}`;
+const moment = (at: string, seconds = false): string =>
+  `${localDate(new Date(at)).slice(5)} ${new Date(at).toTimeString().slice(0, seconds ? 8 : 5)}`;
 
 /** The clock above the bars: its minutes, its hours or its days, as the parts are long. */
 function rulerText({ slots, slotMs }: Report): string {
@@ -11873,8 +11925,8 @@ interface Section {
 }
 
 /** A moment as a report tells it: without its day where that is the report's last. */
-const momentIn = ({ to }: Report) => (at: string): string =>
-  localDate(new Date(at)) === localDate(new Date(to)) ? moment(at).slice(6) : moment(at);
+const momentIn = ({ to }: Report, seconds = false) => (at: string): string =>
+  moment(at, seconds).slice(localDate(new Date(at)) === localDate(new Date(to)) ? 6 : 0);
 
 /** What the report is of, and how far what it says can be relied on. */
 function reportHead(report: Report): Section {
@@ -11935,7 +11987,7 @@ function costs(report: Report): Section {
       .filter(Boolean).join(", ") || "-",
     String(one.restarts.count || "-"),
   ]);
-  const when = momentIn(report);
+  const when = momentIn(report, silence.ms < 10 * MINUTE);
   const quiet = silence.ms ? `, from ${when(silence.from)} to ${when(silence.to)}` : "";
   return { title: "What it cost",
     tables: [
@@ -12723,7 +12775,7 @@ async function examineTmux(cfg: Config | null): Promise<Findings> {
   const client = await world.tmux(["-V"]);
   if (!client.ok) return fail(client.timedOut ? "tmux does not answer" : "not found",
     NO_TMUX.split(": ").at(-1)!);
-  if (!cfg) return assessTmux(client.out, "");
+  if (!cfg) return assessTmux(client.out, null);
   const server = await tmux(cfg, ["list-sessions", "-F", "#{pid} #{version}"]);
   if (server.timedOut) return fail("the tmux server does not answer",
     "if it was stopped: kill -CONT <its pid>");
@@ -12991,14 +13043,23 @@ function examinations(cfg: Config): DoctorCheck[] {
   ];
 }
 
-/** Looks at all that the fleet stands on; exit 0 unless something fails, 3 if it does. */
+/**
+ * Looks at all that the fleet stands on; exit 0 unless something fails, 3 if it does. Where there is
+ * no fleet, 2: then only the machine is examined.
+ */
 export async function cmdDoctor(call: Call): Promise<number> {
-  const loaded = await loadConfig(call.path, process.env).catch(faultsIn);
-  const cfg = Array.isArray(loaded) ? null : loaded;
-  const config = cfg
-    ? [good(cfg.path), ...cfg.warnings.map((warning) => warn(warning, "fix or remove the key"))]
-    : [loaded].flat().map((fault) =>
-      fail(String(fault), "fix it, or name another with --config"));
+  let faults: string[] = [];
+  const loaded = await loadConfig(call.path, process.env).catch((error: unknown) => {
+    faults = faultsIn(error);
+    return lastGoodConfig(call.path, error);
+  });
+  const noFleet = loaded && !loaded.broken ? exampleTaken(call, loaded) : "";
+  const cfg = noFleet ? null : loaded;
+  const instead = cfg ? "fix it; the fleet runs on the last good one, which is examined here"
+    : "fix it, or name another with --config";
+  const config = noFleet ? [fail(noFleet, "agents init fleet")]
+    : faults.length ? faults.map((fault) => fail(fault, instead))
+    : [good(call.path), ...loaded!.warnings.map((one) => warn(one, "fix or remove the key"))];
   const checks: DoctorCheck[] = [
     ["tmux", () => examineTmux(cfg)], ["git", examineGit], ["config", () => config],
     ...(cfg ? examinations(cfg) : []),
@@ -13017,7 +13078,7 @@ export async function cmdDoctor(call: Call): Promise<number> {
   else print(all.map(({ check, level, what, cure }) =>
     `${paint(colour[level], level.padEnd(4))}  ${check}: ${what}${cure ? `  — ${cure}` : ""}`)
     .join("\n"));
-  return ok ? 0 : 3;
+  return noFleet ? 2 : ok ? 0 : 3;
 }
 
 // ── demo, init, completion, unit ────────────────────────────────────────────────
@@ -13246,7 +13307,7 @@ export async function cmdInit(call: Call): Promise<number> {
   const files = [["agents.toml", configWith(source, found)] as const, ...texts];
   const kept = files.filter(([name, value]) => !writeNew(join(dir, name), value))
     .map(([name]) => name);
-  print(`${files.length - kept.length} files written to ${dir}`);
+  print(`${plural(files.length - kept.length, "file") || "nothing"} written to ${dir}`);
   for (const name of kept) log(`${join(dir, name)} exists already: kept as it is`);
   const missing = found.length ? [] : Object.entries(CLIENT_SOURCES);
   for (const [client, how] of missing) print(`${client} was not found; get it with: ${how}`);
@@ -13641,11 +13702,24 @@ const ALIASES: Record<string, string[]> = {
 };
 
 const GLOBAL_OPTIONS = {
-  config: { type: "string" }, help: { type: "boolean", short: "h" }, version: { type: "boolean" },
+  config: { type: "string", clause: "the path of an agents.toml" },
+  help: { type: "boolean", short: "h", clause: "" }, version: { type: "boolean", clause: "" },
 } as const;
 
 /** Options that each decide alone what is printed. */
 const FORMS = ["json", "md", "line", "watch", "screen", "raw"] as const;
+
+/** What `parseArgs` refuses of these options, in one line. */
+function optionFault(message: string, options: NonNullable<Command["options"]>): string {
+  const known = Object.keys(options).map((option) => `--${option}`);
+  const [reason = ""] = message.split(/\.\s/);
+  const [, unknown = ""] = /^Unknown option '(--?[^'\s]+)/.exec(reason) ?? [];
+  if (unknown) return reason + (unknown.startsWith("--") ? nearest(unknown, known) : "");
+  const [, flag = ""] = /^Option '(--?[\w-]+).* argument (?:missing|is ambiguous)$/.exec(reason) ?? [];
+  const [, option] = Object.entries(options)
+    .find(([name, { short }]) => [`--${name}`, `-${short}`].includes(flag)) ?? [];
+  return option ? `${flag} needs a value: ${option.clause}` : reason;
+}
 
 /** The command line as a command and its call; throws a usage error. */
 export function parseCall(given: string[]): { command: Command; call: Call } {
@@ -13679,10 +13753,7 @@ export function parseCall(given: string[]): { command: Command; call: Call } {
     return { command, call };
   } catch (error) {
     if (error instanceof CliError) throw error;
-    const unknown = /^Unknown option '(--?[^'\s]+)/.exec(messageOf(error))?.[1] ?? "";
-    const known = Object.keys(options).map((option) => `--${option}`);
-    const reason = messageOf(error).split(/\.\s/)[0];
-    die(`${name}: ${reason}${unknown.startsWith("--") ? nearest(unknown, known) : ""}`, 2);
+    die(`${name}: ${optionFault(messageOf(error), options)}`, 2);
   }
 }
 

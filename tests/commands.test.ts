@@ -78,6 +78,10 @@ test("the agents.toml that ships is an example and no fleet, unless it is named"
   const ran = await spawn([...SELF, "status"], { cwd: ROOT, env: { ...process.env, AGENTS_CONFIG: undefined } });
   expect(ran).toEqual({ code: 2, out: "", err: expect.stringMatching(/agents\.toml is the example that ships, not a fleet: name a config with --config/) });
   expect((await spawn([...SELF, "names", "--config", join(ROOT, "agents.toml")])).code).toBe(0);
+  // doctor looks at the machine, and not for the clones of an example
+  const doctor = await spawn([...SELF, "doctor"], { cwd: ROOT, env: { ...process.env, AGENTS_CONFIG: undefined } });
+  expect([doctor.code, /^fail {2}config: .*is the example that ships, not a fleet.* — agents init fleet$/m.test(doctor.out)]).toEqual([2, true]);
+  expect(doctor.out).not.toMatch(/^\w+ +(dirs|watchdog|log_dir):/m);
 });
 
 describe("a usage error is exit 2, one line, and nothing on standard output", () => {
@@ -91,18 +95,20 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     [["up", "--json"], "up: Unknown option '--json'"],
     [["status", "--line", "--json"], "status: --json and --line cannot be combined"], [["top", "--json"], "status: --json and --watch cannot be combined"],
     [["logs", "a1", "--raw", "--screen"], "logs: --screen and --raw cannot be combined"], [["report", "--md", "--json"], "report: --json and --md cannot be combined"],
-    [["logs", "a1", "--lines"], "logs: Option '--lines' argument is ambiguous\n"],
+    [["logs", "a1", "--lines"], "logs: --lines needs a value: how many lines (50)\n"], [["logs", "a1", "-n", "-1"], "logs: -n needs a value: how many lines (50)\n"],
+    [["report", "--since", "-5"], "report: --since needs a value: how far back: 30m, 24h (default), 7d\n"], [["report", "--since=-5"], 'report: --since "-5" is not a time'],
+    [["status", "--config", "--json"], "status: --config needs a value: the path of an agents.toml\n"], [["status", "--json=x"], "status: Option '--json' does not take an argument\n"],
     [["restart"], "usage: restart <name…> [--fresh]"],
     [["logs"], "usage: logs <name…>"], [["logs", "a2"], 'no agent or service "a2"; nearest is "a1"'],
     [["attach"], "usage: attach <name> [--read-only]"], [["explain", "a1", "a1"], "usage: explain <name>"],
     [["send"], "usage: send <name> <text… | -> [--timeout S] [--queue]"], [["send", "a1"], "usage: send"],
-    [["send", "a2", "x"], 'no agent "a2"; nearest is "a1" (there are: a1)'],
+    [["send", "a2", "x"], 'no agent "a2"; nearest is "a1" (there are: a1)'], [["send", "b*", "x"], 'no agent "b*"; nearest is "a1" (there are: a1)'],
     [["send", "a1", "x", "--timeout", "soon"], 'send: --timeout "soon" is not a number of seconds'],
     [["send", "a1", "x", "--timeout=-1"], 'send: --timeout "-1" is not a number of seconds'],
     [["phase", "nxt"], 'phase: unknown "nxt"; nearest is "next" (there are: show, next, set)'],
     [["phase", "show", "x"], "usage: phase [show | next | set <id or index>] [--restart]"],
-    [["phase", "set"], "phase set: which one? (one, or 0 to 0)"],
-    [["phase", "set", "one", "two"], "usage: phase"], [["phase", "set", "on"], 'phase set: no phase "on"; nearest is "one" (one, or 0 to 0)'],
+    [["phase", "set"], "phase set: which one? (there are: one)"],
+    [["phase", "set", "one", "two"], "usage: phase"], [["phase", "set", "on"], 'phase set: no phase "on"; nearest is "one" (there are: one)'],
     [["phase", "set", "1"], 'phase set: no phase "1"'],
     [["notify"], "usage: notify --test"], [["capture", "a1"], "usage: capture <name> <verdict>-<what>"],
     [["capture", "a1", "idel-x"], 'capture: "idel" is not a verdict; nearest is "idle"'], [["capture", "a1", "idle"], "capture: say what it shows: idle-<what>"],
@@ -118,6 +124,10 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     expect(err).toStartWith(`agents: ${says}`);
   });
   const WITHOUT_CONFIG = ["explain", "selftest", "doctor", "init", "demo", "completion", "capture", "notify", "send", "restart", "watchdog", "unit"];
+  test("the line for tmux says it where tmux shows it", async () => {
+    expect(await command("status", "--line", "--config", "/nowhere/agents.toml"))
+      .toEqual({ code: 2, out: "agents ✗ agents.toml: no such file (name one with --config, or make one with init)\n", err: "" });
+  });
   test.each(SHOWN.map(({ name }) => name).filter((name) => !WITHOUT_CONFIG.includes(name)))("%s without its config file", async (name) => {
     const ran = await command(name, ...(["logs", "attach"].includes(name) ? ["a1"] : []), "--config", "/nowhere/agents.toml");
     expect(ran).toEqual({ code: 2, out: "", err: "agents: /nowhere/agents.toml: no such file (name one with --config, or make one with init)\n" });

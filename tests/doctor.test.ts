@@ -19,6 +19,8 @@ describe("doctor", () => {
     ["tmux 3.3a", "", "ok"], ["tmux 3.3a", "3.3a", "ok"], ["tmux 3.4", "3.3a", "warn"], ["tmux 3.1c", "", "fail"],
     ["tmux 2.9", "2.9", "fail"], ["tmux next-3.6", "", "ok"], ["tmux master", "", "ok"],
   ])("%s with the server %p is %s", (client, server, expected) => expect(level(assessTmux(client, server))).toBe(expected));
+  test("of a server that nobody asked nothing is said", () =>
+    expect([assessTmux("tmux 3.3a", ""), assessTmux("tmux 3.3a", null)]).toMatchObject([{ what: "3.3a, no server runs" }, { what: "3.3a" }]));
 
   test.each([
     ["0::/system.slice/manager.service", NONE, null, "warn"],

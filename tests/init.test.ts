@@ -22,7 +22,7 @@ describe("init", () => {
     const second = call(["init", dir]);
     expect(second.code).toBe(1);
     expect(second.err).toContain(`${join(dir, "agents.toml")} exists already: kept`);
-    expect(second.out).toContain("1 files written");
+    expect(second.out).toContain("1 file written");
     expect(readFileSync(join(dir, "agents.toml"), "utf8")).toBe("# mine");
   });
 

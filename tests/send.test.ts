@@ -1,6 +1,6 @@
 /** `send`: exit 0 only for what the client has. */
 import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
-import { cmdSend, operatorOf, world } from "../agents.ts";
+import { cmdSend, memoryOf, operatorOf, save, world } from "../agents.ts";
 import { agents, fakeWorld, realFolder, type Scene, scene, together } from "./kit.ts";
 
 let { fake, cfg, watch, pane } = {} as Scene;
@@ -30,6 +30,24 @@ describe("send", () => {
     };
     expect(await send("a", "hear this")).toBe(1);
     expect([fake.logged("not delivered to a").length, operatorOf(cfg).queue, pane().received]).toEqual([1, [], []]);
+  });
+  test.each<[why: string, down: () => void]>([
+    ["stopped by you", () => void fake.files.set(`${cfg.stateDir}/operator.json`, JSON.stringify({ held: { a: 1 } }))],
+    ["parked", () => void (memoryOf(watch, "a").life = { state: "parked", why: "exit 125", at: 0 })],
+    ["done", () => void (memoryOf(watch, "a").life = { state: "done", at: 0 })],
+  ])("an agent that is %s is not waited for, unless the text may wait", async (why, down) => {
+    down();
+    save(cfg, watch);
+    const before = fake.wall;
+    await expect(send("a", "hear this")).rejects.toThrow(`a is ${why}: "up a" starts it, --queue leaves the text for then`);
+    expect([fake.wall - before, operatorOf(cfg).queue]).toEqual([0, []]);
+    expect(await cmdSend({ path: cfg.path, words: ["a", "hear this"], options: { queue: true } })).toBe(0);
+    expect(operatorOf(cfg).queue.length).toBe(1);
+  });
+  test("a glob names the agent that it matches", async () => {
+    expect([await send("[a]", "hear this"), pane().received]).toEqual([0, ["hear this"]]);
+    await begin(agents("a", "b"));
+    await expect(send("*", "hear this")).rejects.toThrow("* matches a, b: name one of them");
   });
   test("five at once without a watchdog: each text once, and none is left to come again", async () => {
     const texts = ["one", "two", "three", "four", "five"].map((word) => `${word} of the five texts`);

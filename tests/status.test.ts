@@ -241,6 +241,7 @@ describe("statusText", () => {
     expect(statusLine(status({ agents: [{ ...row, condition: "idle" }] }))).toBe("agents");
     expect(statusLine(status({ agents: [], needsHuman: true }))).toBe("agents ?");
     expect(statusLine(status({ watchdog: { ...watchdog, running: false }, needsHuman: true }))).toBe("agents ●1 ✗ watchdog");
+    expect(statusLine(status({ configError: "agents.toml:1:1: x", needsHuman: true }))).toBe("agents ●1 ✗ config");
     // a folder whose name looks like the end of another
     expect(statusLine(status({ agents: [], fleet: "~/x (y) (z-)", prefix: "z-" }))).toBe("z");
   });
@@ -517,6 +518,11 @@ describe("the command over a fleet", () => {
       for (const line of out.split("\n")) expect([line, Bun.stringWidth(line) <= Number(width)]).toEqual([line, true]);
     }
     const { out } = await command("status", "*", "--config", cfg.path);
+    for (const odd of ["-5", "1e9", "abc", "0", "1.5", "99999", ""]) {
+      process.env.COLUMNS = odd;
+      expect([odd, (await command("status", "*", "--config", cfg.path)).out.length]).toEqual([odd, out.length]);
+    }
+    delete process.env.COLUMNS;
     expect(out).toMatch(/^! builder [^]*^why +no folder \/nowhere$[^]*^adversary [^]*^next +restarts it if it is still idle at \d\d:\d\d\n─+\n● Ready\.[^]*^web [^]*^is +service$/m);
     const watchdogs = await command("status", "watchdog", "--config", cfg.path);
     expect([watchdogs.code, watchdogs.err]).toEqual([2, expect.stringContaining("logs watchdog")]);
@@ -566,10 +572,14 @@ real("a broken config under a running watchdog: status, logs, send and down go b
   const status = await f.run(["status"]);
   expect([status.code, status.out.split("\n")[0], /^. a1 /m.test(status.out)]).toEqual([3, expect.stringMatching(said), true]);
   expect(JSON.parse((await f.run(["status", "--json"])).out).configError).toMatch(said);
+  expect(await f.run(["phase"])).toMatchObject({ code: 1, err: expect.stringMatching(said) }); // it has none
   for (const words of [["logs", "a1"], ["send", "a1", "hear this"], ["explain", "a1"], ["events"]]) {
     const ran = await f.run(words);
     expect([words[0], ran.code, ran.err]).toEqual([words[0], 0, expect.stringMatching(said)]);
   }
+  expect((await f.run(["status", "--line"])).out).toBe("t ✗ config\n");
+  const doctor = await f.run(["doctor"]);
+  expect([doctor.code, doctor.out]).toEqual([3, expect.stringMatching(/^fail {2}config: .*the fleet runs on the last good one, which is examined here\n[^]*^ok {4}watchdog: /m)]);
   // what shows it itself does not say it twice
   const report = await f.run(["report"]);
   expect([report.code, report.out, report.err, status.err]).toEqual([0, expect.stringMatching(said), "", ""]);
