@@ -3079,7 +3079,8 @@ const LIMIT_CLASSES: [LimitClass, RegExp][] = [
   ["money", /out of usage|\borg[^·]*limit|out of extra usage(?!.*reset)/i],
   ["5h", /\b(?:5.?h(?:our)?|session) (?:usage )?limit/i],
   ["weekly", /\bweekly\b/i],
-  ["model", /\b(?:opus|sonnet|haiku|fable|fast)\b[^·]*limit/i],
+  ["model", /\b(?:opus|sonnet|haiku|fable|fast)\b[^·]*limit|\bon this model\b/i],
+  ["model", /\blimit reached for all \w+ models\b/i],
 ];
 const isLimitClass: Shape = (value) => Object.hasOwn(LIMIT_NAMES, String(value));
 const LIMIT_NAMES: Record<LimitClass, string> = {

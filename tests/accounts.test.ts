@@ -245,6 +245,22 @@ describe("whose limit it is", () => {
     expect(verdicts(it)).toEqual(["limited", "limited", "idle"]);
     expect(Object.values(it.watch.accounts)).toMatchObject([{ name: "claude (default), opus", class: "model" }]);
   });
+  test("Codex and Gemini share theirs likewise, and Gemini's is that of a model", async () => {
+    const agent = (name: string, backend: string, more = "") => `[[agent]]\nname = "${name}"\nbackend = "${backend}"\nwatch = "heal"\nprompt = "Work."\n${more}\n`;
+    const it = await scene(agent("a", "codex") + agent("b", "codex") + agent("c", "codex", 'env = { CODEX_HOME = "/srv/two" }')
+      + agent("g", "gemini", 'model = "pro"') + agent("h", "gemini", 'model = "pro"') + agent("i", "gemini", 'model = "flash"'));
+    const codex = (said: string) => `› go\n\n${said}\n\n› Ask Codex to do anything\n\n  gpt-6-sol high · /fleet\n  ? for shortcuts\n`;
+    const rule = (mark: string) => mark.repeat(40);
+    const gemini = (said: string) => `${said}\n\n${rule("─")}\n Shift+Tab to accept edits\n${rule("▄")}\n >   Type your message or @path/to/file\n${rule("▀")}\n workspace\n`;
+    for (const name of ["a", "b", "c"]) it.pane(name).text = codex("• OK");
+    for (const name of ["g", "h", "i"]) it.pane(name).text = gemini("✦ OK");
+    it.pane("a").text = codex("■ You’ve hit your usage limit. Visit https://chatgpt.com/settings/usage to purchase more credits or try again at 2:00 PM.");
+    it.pane("g").text = gemini("✕ [API Error: You have exhausted your capacity on this model. Your quota will reset after 3h12m5s.]\n\nℹ This request failed. Press F12 for diagnostics.");
+    await it.ticks(4);
+    const verdictOf = (name: string) => memoryOf(it.watch, name).verdict;
+    expect(["a", "b", "c", "g", "h", "i"].map(verdictOf)).toEqual(["limited", "limited", "idle", "limited", "limited", "idle"]);
+    expect(Object.values(it.watch.accounts).map(({ name }) => name)).toEqual(["codex (default)", "gemini (default), pro"]);
+  });
   test("a limit without a reset, or of an agent that is alone, is that agent's", async () => {
     const it = await three();
     limit(it, "a", "You've hit your weekly limit");
