@@ -198,6 +198,12 @@ export interface Group {
   born: string;
 }
 
+/** A client as its pane shows it: after a reboot another one may have the same number. */
+export interface Client extends Group {
+  /** Wall ms of its pane's start; absent = noted by an older version. */
+  made?: number;
+}
+
 /** A family that was told to end. */
 export interface Stopping extends Group {
   /** Wall ms. */
@@ -253,7 +259,7 @@ export interface Memory {
   failures: number;
   life: Life;
   /** The process group of the client that was seen last, until another is, or it is gone. */
-  client: Group | null;
+  client: Client | null;
   lastFatal: number;
   restarts: { day: string; count: number };
   verdict: VerdictName | "gone" | "booting";
@@ -1344,9 +1350,21 @@ export function cfgPath(named = process.env.AGENTS_CONFIG, folder = process.cwd(
   if (named) return resolve(named);
   for (let at = resolve(folder); ; at = dirname(at)) {
     const path = join(at, "agents.toml");
-    if (existsSync(path)) return path;
+    if (existsSync(path)) {
+      if (isOurs(path)) return path;
+      log(`${path} belongs to another user and is passed over; name it with --config to use it`);
+    }
     if (dirname(at) === at) return join(SCRIPT_DIR, "agents.toml");
   }
+}
+
+/**
+ * Whether we, or the system's owner, put a file where it is: a fleet runs programs, and anybody may
+ * lay one into a folder such as /tmp. git asks the same of a repository that it finds.
+ */
+function isOurs(path: string): boolean {
+  const owners = [process.getuid?.() ?? 0, 0, Number(process.env.SUDO_UID)];
+  return [lstatSync(path), statSync(path)].every(({ uid }) => owners.includes(uid));
 }
 
 /** The hash of the agents.toml that ships: as long as nobody has edited it, it is no fleet. */
@@ -2213,7 +2231,9 @@ function sortPanes(
 ): Required<Pick<Snapshot, "panes" | "foreign" | "strangers" | "rooms">> {
   const home = homeOf(cfg);
   const room = roomOf(cfg);
-  const foreign = panes.filter((pane) => pane.home !== "" && pane.home !== home);
+  // an older version noted where a link in the place of log_dir led
+  const homes = ["", home, printable(linkless(cfg.stateDir))];
+  const foreign = panes.filter((pane) => !homes.includes(pane.home));
   const own = ownPanes(panes.filter((pane) => !foreign.includes(pane)), room);
   const sessions = Map.groupBy(panes, (pane) => pane.sessionName);
   const units = new Map([...unitsOf(cfg).values()].map((unit) => [unit.session, unit]));
@@ -2237,12 +2257,21 @@ function sortPanes(
   };
 }
 
-/** What tells this fleet's sessions from those of another with the same prefix. */
-function homeOf(cfg: Config): string {
+/**
+ * What tells this fleet's sessions from those of another with the same prefix: its state folder as
+ * the config names it, whatever link led to the config. Where a link in the place of log_dir leads
+ * is no part of it: a person may move the folder elsewhere while the fleet runs.
+ */
+function homeOf({ planDir, stateDir }: Config): string {
+  const inside = stateDir.startsWith(`${planDir}/`);
+  return printable(inside ? linkless(planDir) + stateDir.slice(planDir.length) : stateDir);
+}
+
+function linkless(path: string): string {
   try {
-    return printable(realPath(cfg.stateDir));
+    return realPath(path);
   } catch {
-    return printable(cfg.stateDir);
+    return path;
   }
 }
 
@@ -4254,13 +4283,7 @@ async function rivalOf(
   return null;
 }
 
-function isSameFolder(one: string, other: string): boolean {
-  try {
-    return realPath(one) === realPath(other);
-  } catch {
-    return one === other;
-  }
-}
+const isSameFolder = (one: string, other: string): boolean => linkless(one) === linkless(other);
 
 const rivalText = (rival: { name: string; why: string } | null): string =>
   rival ? `${rival.why}; end it: agents down ${rival.name}` : "";
@@ -5536,12 +5559,16 @@ function noteTogether(
   for (const unit of fresh) memoryOf(watch, unit.name).together = true;
 }
 
+const isClientIn = ({ pid, created }: Pane, { client }: Memory): boolean =>
+  client?.pid === pid && (client.made ?? created) === created;
+
 /** The client in a unit's pane; one that was not there at the last look begins anew. */
 function noteClient(watch: Watch, unit: Agent | Service, pane: Pane): void {
   const memory = memoryOf(watch, unit.name);
   if (isEnding(memory, pane)) return;
-  const known = memory.client?.pid === pane.pid;
-  if (!known) Object.assign(memory, { ...NEW_CLIENT, client: groupOf(pane) });
+  const known = isClientIn(pane, memory);
+  if (!known) Object.assign(memory,
+    { ...NEW_CLIENT, client: { ...groupOf(pane), made: pane.created } });
   // told to end, but the word never reached it (a crash, a full disk): it may be at work now; but
   // not in a move, which tells it again. Another client is started only after the old one's family
   if (endingOf(memory)?.pid === pane.pid && watch.intent) return;
@@ -5552,7 +5579,7 @@ function noteClient(watch: Watch, unit: Agent | Service, pane: Pane): void {
 /** What is remembered as far as it is true of the client in this pane. */
 function memoryOfClient(watch: Watch, unit: Agent | Service, pane: Pane): Memory {
   const memory = memoryOf(watch, unit.name);
-  return memory.client?.pid === pane.pid || isEnding(memory, pane)
+  return isClientIn(pane, memory) || isEnding(memory, pane)
     ? memory : { ...memory, ...NEW_CLIENT };
 }
 
@@ -6841,11 +6868,10 @@ async function settleAccounts(
     // a clock that was set back must not make a wait longer
     Object.assign(shared, { askedAt: Math.min(shared.askedAt, now),
       liftedAt: Math.min(shared.liftedAt, now) });
+    // one that meets the limit again after all has not lifted it, and may not be able to ask
+    if (observations.get(shared.asker)?.verdict.verdict === "limited") shared.liftedAt = 0;
     if (shared.liftedAt) {
-      const limited = observations.get(shared.asker)?.verdict.verdict === "limited";
-      if (!limited && now - shared.liftedAt >= LIMIT_SHOWS) {
-        await freeAccount(cfg, watch, key, sharers);
-      }
+      if (now - shared.liftedAt >= LIMIT_SHOWS) await freeAccount(cfg, watch, key, sharers);
       continue;
     }
     const able = sharers.filter((agent) => canAsk(cfg, watch, agent, observations));
@@ -8388,9 +8414,10 @@ interface LoopSignals {
   wake(): void;
 }
 
-function listen(): LoopSignals {
+/** `kept`: no terminal can be closed over it, so that HUP asks for another look, as of a daemon. */
+function listen(kept: boolean): LoopSignals {
   const signals: LoopSignals = { stop: false, poked: false, wake() {} };
-  for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
+  for (const signal of ["SIGTERM", "SIGINT", ...(kept ? [] : ["SIGHUP"])]) {
     // `on`: a second one, from a keeper told to end too, must not kill it before its last save
     process.on(signal, () => {
       if (!signals.stop) log(`watchdog ends (${signal})`);
@@ -8398,10 +8425,12 @@ function listen(): LoopSignals {
       signals.wake();
     });
   }
-  process.on(POKE, () => {
-    signals.poked = true;
-    signals.wake();
-  });
+  for (const signal of [POKE, ...(kept ? ["SIGHUP"] : [])]) {
+    process.on(signal, () => {
+      signals.poked = true;
+      signals.wake();
+    });
+  }
   return signals;
 }
 
@@ -8462,7 +8491,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
       .catch((error) => log(messageOf(error)));
   }
   logToFile(cfg);
-  const signals = listen();
+  const signals = listen(kept);
   const watch = loadWatch(cfg);
   process.on("unhandledRejection",
     (error) => trouble(watch, "unhandled", `ERROR: ${messageOf(error)}`));
@@ -8641,6 +8670,7 @@ async function keep(path: string, lastGood: string, least = HUNG_AFTER): Promise
   logToFile(cfg);
   let stop = false;
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => (stop = true));
+  process.on("SIGHUP", () => {}); // means another look, which comes by itself
   const ward = new Ward(cfg, path, least);
   const note = openNote(noteFile(cfg, "keeper"));
   while (!stop && ward.ended !== 0) {

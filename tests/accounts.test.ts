@@ -198,6 +198,18 @@ describe("at the reset", () => {
     await it.ticks(4);
     expect(it.watch.accounts).toEqual({});
   });
+  test("who has lifted it, meets it again and rests from then on holds nobody for ever", async () => {
+    const it = await scene(FLEET);
+    limit(it, "builder");
+    answers(it, "builder", "busy");
+    await until(it, RESET + it.cfg.watchdog.limitResetSlack * 1000);
+    for (let nth = 0; nth < 10 && !Object.values(it.watch.accounts)[0]?.liftedAt; nth++) await it.ticks(1);
+    expect(Object.values(it.watch.accounts)[0]!.liftedAt).toBeGreaterThan(0);
+    limit(it, "builder", "You've hit your usage limit");
+    it.fake.files.set(`${it.cfg.logDir}/SEQUENCE-COMPLETE`, "");
+    await it.ticks(120);
+    expect(it.watch.accounts).toEqual({});
+  });
   test("a banner that went at the reset proves nothing: its agent is asked", async () => {
     const it = await three();
     for (const name of ["a", "b"]) limit(it, name);

@@ -1,6 +1,6 @@
 /** agents.toml: what is wrong with it is found at once, with its line; what is missing has its default. */
 import { beforeEach, describe, expect, onTestFinished, test } from "bun:test";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chownSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
 import { cfgPath, CliError, lineOf, loadConfig, nearest, parsePattern } from "../agents.ts";
@@ -209,6 +209,18 @@ describe("fault 37: every path is absolute at once", () => {
     expect(cfgPath("", deep)).toBe(join(folder, "agents.toml"));
     writeFileSync(join(deep, "agents.toml"), "");
     expect(cfgPath("", deep)).toBe(join(deep, "agents.toml"));
+  });
+  test.skipIf(process.getuid?.() !== 0)("another user's is passed over, and named: anybody may lay one into /tmp", () => {
+    const folder = mkdtempSync(join(tmpdir(), "agents-config-"));
+    onTestFinished(() => rmSync(folder, { recursive: true }));
+    const deep = join(folder, "a", "b");
+    mkdirSync(deep, { recursive: true });
+    for (const at of [folder, join(folder, "a")]) writeFileSync(join(at, "agents.toml"), "");
+    const other = join(folder, "a", "agents.toml");
+    chownSync(other, 65_534, 65_534);
+    expect(cfgPath("", deep)).toBe(join(folder, "agents.toml"));
+    expect(fake.logged("another user")).toEqual([expect.stringContaining(`${other} belongs to another user`)]);
+    expect(cfgPath(other, deep)).toBe(other);
   });
   test("folders of the file", async () => {
     fake.files.set("/fleet/wake.md", "wake");

@@ -41,6 +41,14 @@ real("a watchdog that cannot start is tried ever more slowly, and is there once 
   await f.ticks(2);
 });
 
+real("HUP, which asks a daemon to look again, ends neither the keeper nor the watchdog that it keeps", trio, async (f) => {
+  await f.up();
+  const [keeper, watchdog] = [f.lock("keeper"), f.lock("watchdog")];
+  for (const pid of [watchdog, keeper]) signal(pid, "SIGHUP");
+  await f.ticks(3);
+  expect([f.lock("keeper"), f.lock("watchdog"), lives(keeper), lives(watchdog)]).toEqual([keeper, watchdog, true, true]);
+});
+
 real("kill -9 of the keeper: a new one by the next tick, which keeps the watchdog", trio, async (f) => {
   await f.up();
   const [keeper, watchdog] = [f.lock("keeper"), f.lock("watchdog")];

@@ -99,6 +99,26 @@ describe("P35: a pattern of the operator that is too slow for a screen", () => {
     expect(it.watch.agents.b!.verdict).toBe(key.startsWith("fatal") ? "fatal" : key.startsWith("active") ? "active" : "limited");
   });
 
+  test("that answers a dialog, too", async () => {
+    const it = await scene(config(`answer = [{ re = '${EVIL}', keys = ["1"] }]`));
+    for (const name of ["a", "b"]) {
+      const line = name === "a" ? `${"a".repeat(60)}b` : "aaaa";
+      it.pane(name).text = ["─".repeat(80), " Do you want to proceed?", line, " ❯ 1. Yes", "   2. No", "", " Esc to cancel · Tab to amend"].join("\n");
+    }
+    await it.ticks(4);
+    expect(it.fake.logged("switched off")).toEqual([expect.stringContaining(`a: the pattern "${EVIL}" of backend "claude"`)]);
+    expect([it.pane("a").keys, it.pane("b").keys]).toEqual([[], ["1"]]);
+  });
+
+  test("that describes an input box, too: without it nothing is known of the box", async () => {
+    const box = "(?m)^(?<text>(a+)+)$";
+    const it = await scene(`[backend.t]\nkind = "typed"\nbin = "claude"\nbox_re = '${box}'\n[[agent]]\nname = "a"\nkind = "persistent"\nbackend = "t"\nwatch = "heal"\n`, { ticks: 2 });
+    it.pane("a").text = hostile;
+    await it.ticks(4);
+    expect(it.fake.logged("switched off")).toEqual([expect.stringContaining(`a: the pattern "${box}" of backend "t" takes over 200 ms`)]);
+    expect(it.pane("a").received).toEqual([]);
+  });
+
   test("until the config changes", async () => {
     const it = await scene(config(`active_re = '${EVIL}'`));
     it.pane("a").said = hostile;

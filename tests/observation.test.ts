@@ -1,9 +1,11 @@
 /** What is believed of a pane over time: unsure that lasts, work that outlives its turn, clients that nobody described. */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { mkdirSync, renameSync, symlinkSync } from "node:fs";
+import { join } from "node:path";
 import {
   type Config, decideBackground, decideTyping, decideWake, describeState, loadWatch, memoryOf, type Message, tick, type Verdict, type Watch,
 } from "../agents.ts";
-import { type FakeWorld, fakeWorld } from "./kit.ts";
+import { type FakeWorld, fakeWorld, realFolder } from "./kit.ts";
 
 const AGENT = '[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal+stall"\n';
 const RULE = "─".repeat(80);
@@ -28,6 +30,30 @@ const events = (name: string): { why: string }[] => (fake.files.get(`${cfg.state
   .split("\n").filter(Boolean).map((line) => JSON.parse(line)).filter((one) => one.event === name);
 const state = () => describeState(memory(), { pane: { dead: false } as never, held: false, enabled: true,
   limit: null, kind: "persistent", complete: false, now: fake.wall, unsureAfter: cfg.watchdog.unsureAfter });
+
+test("a client that has the number of the one before it, as after a reboot, begins anew", async () => {
+  await begin();
+  Object.assign(memory(), { answers: 3, backgroundSince: 5 });
+  memory().client!.made! -= 60_000;
+  await fake.ticks(cfg, watch, 1);
+  expect([memory().answers, memory().backgroundSince, memory().client!.made]).toEqual([0, undefined, pane().created]);
+});
+
+test("the fleet is the same one where its log folder is moved away, and a link left in its place", async () => {
+  const folder = realFolder();
+  fake.restore();
+  fake = fakeWorld(folder);
+  mkdirSync(join(folder, ".agents", "state"), { recursive: true });
+  await begin();
+  renameSync(join(folder, ".agents"), join(folder, "moved"));
+  symlinkSync("moved", join(folder, ".agents"));
+  await fake.ticks(cfg, watch, 6);
+  expect([fake.everyPane.length, memory().verdict, fake.logged("belongs to")]).toEqual([1, "active", []]);
+  // as whoever marked it found it behind a link
+  pane().marks["@agents_home"] = join(folder, "moved", "state");
+  await fake.ticks(cfg, watch, 6);
+  expect([fake.everyPane.length, memory().verdict]).toEqual([1, "active"]);
+});
 
 describe("unsure that lasts is a person's business", () => {
   const suspended = () => pane().draw("Claude Code is suspended. Run `fg` to bring it back.\nTo undo typing, press ctrl+_.\n", fake.wall);
