@@ -30,6 +30,7 @@
 import { appendFileSync, closeSync, existsSync, fsyncSync, mkdirSync,
   openSync, readFileSync, readSync } from "node:fs";
 import { accessSync, constants, fstatSync, lstatSync, realpathSync, statfsSync } from "node:fs";
+import type { Stats } from "node:fs";
 import { readdirSync, readlinkSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
 import { timingSafeEqual } from "node:crypto";
 import { homedir, hostname, tmpdir, userInfo } from "node:os";
@@ -457,7 +458,7 @@ export class CliError extends Error {
 }
 
 // ── the world ───────────────────────────────────────────────────────────────────
-// The one seam to the outside, sixteen members. A test replaces them and turns the clock; nothing
+// The one seam to the outside, seventeen members. A test replaces them and turns the clock; nothing
 // else that a tick does touches a process, a file or the network, but for locks and stage notes.
 
 export interface ExecResult {
@@ -490,6 +491,8 @@ export interface World {
   signal(pid: number, signal: NodeJS.Signals | 0): boolean;
   /** null = there is no such file; any other trouble throws. */
   read(path: string): string | null;
+  /** The same for whoever can wait; a disk that does not answer in time throws. */
+  text(path: string): Promise<string | null>;
   /** The end of a file, at most so many bytes; null as above. */
   tail(path: string, bytes: number): string | null;
   writeAtomic(path: string, text: string): Promise<void>;
@@ -789,6 +792,15 @@ const isAbsent = (error: unknown): boolean =>
   ["ENOENT", "ENOTDIR"].includes((error as { code?: string }).code ?? "");
 
 /** Only a regular file is read: a fifo or a device might never come to an end. */
+function refuseOther(path: string, stat: Stats): void {
+  const wrong = stat.isDirectory() ? "is a folder" : !stat.isFile() ? "is no regular file" : "";
+  if (wrong) throw new Error(`${path} ${wrong}`);
+}
+
+function refuseLarge(path: string, size: number): void {
+  if (size > READ_MAX) throw new Error(`${path} is too large (${Math.round(size / 1e6)} MB)`);
+}
+
 function readRegular<T>(path: string, read: (file: number, size: number) => T): T | null {
   let file: number;
   try {
@@ -802,23 +814,43 @@ function readRegular<T>(path: string, read: (file: number, size: number) => T): 
   }
   try {
     const stat = fstatSync(file);
-    const wrong = stat.isDirectory() ? "is a folder" : !stat.isFile() ? "is no regular file" : "";
-    if (wrong) throw new Error(`${path} ${wrong}`);
+    refuseOther(path, stat);
     return read(file, stat.size);
   } finally {
     closeSync(file);
   }
 }
 
+/** Whether a file is inside the binary: it has no descriptor. */
+const isEmbedded = (path: string): boolean => COMPILED && path.startsWith(import.meta.dir);
+
 function realRead(path: string): string | null {
-  // what is inside the binary has no descriptor
-  if (COMPILED && path.startsWith(import.meta.dir)) {
-    return existsSync(path) ? readFileSync(path, "utf8") : null;
-  }
+  if (isEmbedded(path)) return existsSync(path) ? readFileSync(path, "utf8") : null;
   return readRegular(path, (file, size) => {
-    if (size > READ_MAX) throw new Error(`${path} is too large (${Math.round(size / 1e6)} MB)`);
+    refuseLarge(path, size);
     return readFileSync(file, "utf8");
   });
+}
+
+/** How long, ms, a file is waited for: a network disk that is away never answers. */
+const READ_DEADLINE = 5_000;
+
+async function realText(path: string): Promise<string | null> {
+  if (isEmbedded(path)) return realRead(path);
+  const file = Bun.file(path);
+  const read = async (): Promise<string> => {
+    const stat = await file.stat(); // first of all: to open a fifo would be to wait for its writer
+    refuseOther(path, stat);
+    refuseLarge(path, stat.size);
+    return file.text();
+  };
+  try {
+    const text = await within(READ_DEADLINE, read(), null);
+    return text ?? die(`${path} cannot be read: the disk does not answer`);
+  } catch (error) {
+    if (isAbsent(error)) return null;
+    throw error;
+  }
 }
 
 const realTail = (path: string, bytes: number): string | null =>
@@ -875,6 +907,7 @@ export const world: World = {
   http: realHttp,
   signal: realSignal,
   read: realRead,
+  text: realText,
   tail: realTail,
   writeAtomic: realWriteAtomic,
   append: realAppend,
@@ -1393,8 +1426,9 @@ function tomlFault({ line, column, message }: TomlError, source: string): string
  * Throws a CliError(2) whose message has one line per fault.
  */
 export async function loadConfig(
-  path: string, env: Record<string, string | undefined> = {}, source = readConfig(path),
+  path: string, env: Record<string, string | undefined> = {}, known?: string | null,
 ): Promise<Config> {
+  const source = known === undefined ? await readConfig(path) : known;
   if (source === null) die(
     `${path}: no such file (name one with --config, or make one with init)`, 2);
   const { parse, TomlError } = await tomlParser();
@@ -1414,9 +1448,9 @@ export async function loadConfig(
 /** The faults that an error of `loadConfig` names; below an empty line it quotes the file. */
 const faultsIn = (error: unknown): string[] => messageOf(error).split("\n\n")[0]!.split("\n");
 
-function readConfig(path: string): string | null {
+async function readConfig(path: string): Promise<string | null> {
   try {
-    return world.read(path);
+    return await world.text(path);
   } catch (error) {
     return die(`${path}: ${messageOf(error)}`, 2);
   }
@@ -3855,7 +3889,7 @@ export async function phaseDone(cfg: Config, status: string, watch?: Watch): Pro
   if (pushed.state === "failed") return false;
   const content = pushed.state === "found" ? pushed.text
     : pushed.state === "no branch"
-      ? world.read(resolveStateFile(hand.repo, hand.docsDir, status)) : null;
+      ? await world.text(resolveStateFile(hand.repo, hand.docsDir, status)) : null;
   const size = pushed.state === "found" ? pushed.size : Buffer.byteLength(content ?? "");
   if (watch) trouble(watch, "status file", size > STATUS_MAX
     ? `${status} has ${Math.round(size / 1000)} kB: over 100 kB it never counts as DONE` : "");
@@ -8368,13 +8402,13 @@ async function quickRound(cfg: Config, watch: Watch): Promise<void> {
  */
 export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
   try {
-    const source = world.read(cfg.path);
+    const source = await world.text(cfg.path);
     if (source === cfg.source) {
       noteConfigGood(cfg, watch);
       return cfg;
     }
     await world.sleep(200);
-    if (world.read(cfg.path) !== source) return cfg;
+    if (await world.text(cfg.path) !== source) return cfg;
     const next = await loadConfig(cfg.path, {}, source);
     for (const [key, field] of [["log_dir", "logDir"], ["tmux_socket", "tmuxSocket"]] as const) {
       trouble(watch, key, next[field] === cfg[field] ? ""
@@ -8538,7 +8572,7 @@ async function firstConfig(path: string, lastGood: string): Promise<Config> {
   try {
     return await loadConfig(path);
   } catch (error) {
-    const source = lastGood ? world.read(lastGood) : null;
+    const source = lastGood ? await world.text(lastGood) : null;
     if (source === null) throw error;
     log(`the last good config is in force: ${messageOf(error)}`);
     return loadConfig(path, {}, source);
@@ -10712,13 +10746,14 @@ async function sendNow(cfg: Config, message: Message, patience: number): Promise
 export async function cmdMigrate(call: Call): Promise<number> {
   const cfg = await configFor(call);
   makeFolders(cfg);
-  const legacy = world.read(join(cfg.logDir, ".phase-idx"))?.trim();
-  const stored = world.read(phaseIdxFile(cfg));
+  const legacy = (await world.text(join(cfg.logDir, ".phase-idx")))?.trim();
+  const stored = await world.text(phaseIdxFile(cfg));
   if (legacy && stored === null) {
     log(`NOTE: the old .phase-idx holds ${legacy}; numbers may have moved since, ` +
       `so it is not copied: run "phase set" yourself`);
   }
-  if (stored !== null && phases(cfg).length && world.read(phaseIdFile(cfg)) === null) {
+  if (stored !== null && phases(cfg).length &&
+      (await world.text(phaseIdFile(cfg))) === null) {
     const trouble = phaseTrouble(cfg);
     if (trouble) log(trouble);
     else await storePhase(cfg, curIdx(cfg));
@@ -10950,7 +10985,7 @@ async function backendFor(call: Call, name: string): Promise<[Rule[], Backend, S
 async function readPaneFile(file: string): Promise<string> {
   if (file === "-") return Bun.stdin.text();
   try {
-    return world.read(file) ?? die(`explain: ${file}: no such file`);
+    return (await world.text(file)) ?? die(`explain: ${file}: no such file`);
   } catch (error) {
     if (error instanceof CliError) throw error;
     return die(`explain: ${file}: ${messageOf(error)}`);
@@ -11146,6 +11181,7 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow): Promise<Ca
     ? verdict && nextOfLiving(cfg, watch, agent, pane, verdict)
     : await nextOfDown(cfg, watch, agent, snap);
   const texts = [...queue, ...watch.unproven].filter(({ target }) => target === row.name);
+  const events = parseEvents((await eventLines(cfg)).join("\n"));
   return {
     ...row,
     evidence: verdict ? { rule: verdict.rule, where: verdict.where, text: verdict.text,
@@ -11153,7 +11189,7 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow): Promise<Ca
     nextStep: next ? `${next.does}${next.at === null ? "" : ` at ${localTime(next.at)}`}` : "",
     texts: texts.map(({ made, cause, text, tries, why = "" }) =>
       ({ made: isoOrNone(made), cause, text: plainText(text, SUBJECT_MAX), tries, why })),
-    restarts: restartsFor(row.name, parseEvents(eventLines(cfg).join("\n"))).slice(-CARD_RESTARTS),
+    restarts: restartsFor(row.name, events).slice(-CARD_RESTARTS),
     screen: tailOf(shown?.text ?? "", CARD_SCREEN).split("\n").map(printable).filter(Boolean),
   };
 }
@@ -12117,9 +12153,10 @@ function sinceOf({ options }: Call, command: string): number {
 }
 
 /** The lines of events.jsonl, oldest first, those that were rotated away last included. */
-function eventLines(cfg: Config): string[] {
+async function eventLines(cfg: Config): Promise<string[]> {
   const path = join(cfg.stateDir, "events.jsonl");
-  return `${world.read(`${path}.1`) ?? ""}\n${world.read(path) ?? ""}`.split("\n").filter(Boolean);
+  const texts = [await world.text(`${path}.1`), await world.text(path)];
+  return texts.flatMap((text) => text?.split("\n") ?? []).filter(Boolean);
 }
 
 /** All that there is, as `events --event` takes it. */
@@ -12204,7 +12241,7 @@ export async function cmdEvents(call: Call): Promise<number> {
   const from = world.now() - sinceOf(call, "events");
   const kinds = parseEventNames(String(call.options.event ?? ""));
   const cfg = await configFor(call);
-  let lines = eventLines(cfg);
+  let lines = await eventLines(cfg);
   const all = parseEvents(lines.join("\n"));
   // one that left the config long ago still has a past
   const names = expandNames(cfg, call.words, [...new Set(all.flatMap(({ agent }) => agent ?? []))]);
@@ -12221,7 +12258,7 @@ export async function cmdEvents(call: Call): Promise<number> {
   for (const fold of folds ? foldEvents(events) : events.map(single)) one(fold);
   while (call.options.follow && !readerGone) {
     await Bun.sleep(300);
-    const now = eventLines(cfg);
+    const now = await eventLines(cfg);
     const added = parseEvents(now.slice(now.lastIndexOf(lines.at(-1)!) + 1).join("\n"));
     for (const event of added.filter(wanted)) one(single(event));
     lines = now;
@@ -12245,7 +12282,7 @@ function seenUntil(cfg: Config, events: AgentEvent[]): number {
 export async function cmdReport(call: Call): Promise<number> {
   const since = sinceOf(call, "report");
   const cfg = await configFor(call, true);
-  const events = parseEvents(eventLines(cfg).join("\n"));
+  const events = parseEvents((await eventLines(cfg)).join("\n"));
   const report = summariseEvents(events, world.now() - since, world.now(), {
     names: [...cfg.agents.keys()], fleet: fleetName(cfg), open: await readOpen(cfg),
     loops: loopAgents(cfg).map((agent) => agent.name), seen: seenUntil(cfg, events),
@@ -12503,7 +12540,8 @@ const LIVE_LOOK = 2_000;
 /** Draws the fleet anew until `q`, Ctrl-C or a signal, and leaves the terminal as it was. */
 async function watchStatus(call: Call, first: Config): Promise<number> {
   if (!process.stdout.isTTY || !process.stdin.isTTY) die("status --watch needs a terminal");
-  let [cfg, view, status, events] = [first, NEW_VIEW, await readStatus(first), lastEvents(first)];
+  let [cfg, view, status, events] =
+    [first, NEW_VIEW, await readStatus(first), await lastEvents(first)];
   const end = Promise.withResolvers<number>();
   const over = new AbortController();
   const draw = () => {
@@ -12530,7 +12568,7 @@ async function watchStatus(call: Call, first: Config): Promise<number> {
   const look = async () => {
     cfg = await configNow(call, cfg);
     status = await readStatus(cfg).catch((error) => ({ ...status, configError: messageOf(error) }));
-    events = lastEvents(cfg);
+    events = await lastEvents(cfg);
   };
   const clock = setInterval(draw, 1_000);
   const isEnded = end.promise.then(() => true);
@@ -12549,8 +12587,8 @@ async function watchStatus(call: Call, first: Config): Promise<number> {
 }
 
 /** As many events as the live view may need. */
-const lastEvents = (cfg: Config): AgentEvent[] =>
-  parseEvents(eventLines(cfg).slice(-1_000).join("\n"));
+const lastEvents = async (cfg: Config): Promise<AgentEvent[]> =>
+  parseEvents((await eventLines(cfg)).slice(-1_000).join("\n"));
 
 /** Runs a command: in the terminal of the live view, as a page, or with a note of how it ended. */
 async function perform(
@@ -12639,9 +12677,9 @@ const paintedRow = (row: StatusRow): string => row.needsHuman ? "need"
   : isTroubled(row) ? "warn" : row.running ? "" : "dim";
 
 /** The time of some agents in the last hour, a bar for each; no line is wider than the page. */
-function pageBars(cfg: Config, names: string[]): string {
+async function pageBars(cfg: Config, names: string[]): Promise<string> {
   const now = world.now();
-  const events = parseEvents(eventLines(cfg).join("\n"));
+  const events = parseEvents((await eventLines(cfg)).join("\n"));
   const { agents, slots, slotMs } = summariseEvents(events, now - PAGE_SPAN, now,
     { names: [...cfg.agents.keys()], seen: seenUntil(cfg, events) });
   const shown = agents.filter(({ agent }) => names.includes(agent));
@@ -12665,7 +12703,7 @@ async function fleetPage(cfg: Config, root: string): Promise<string> {
   const needy = rows.filter(({ needsHuman }) => needsHuman).length;
   return pageOf(`${needy ? `(${needy}) ` : ""}${basename(status.folder)}`, [
     `${html(head.join("\n"))}\n${links.join("")}${html(foot.join("\n"))}`,
-    pageBars(cfg, status.agents.map(({ name }) => name)),
+    await pageBars(cfg, status.agents.map(({ name }) => name)),
   ]);
 }
 
@@ -12679,7 +12717,7 @@ async function unitPage(cfg: Config, root: string, name: string): Promise<string
     `<a href="${root}">← ${html(basename(status.folder))}</a>` +
       html(cardText({ ...card, screen: [] }, status.watchdog, PAGE_COLUMNS)),
     html(card.screen.join("\n")),
-    pageBars(cfg, [name]),
+    await pageBars(cfg, [name]),
   ]);
 }
 
@@ -13015,7 +13053,7 @@ export function assessGeminiStart(
 /** A settings file of a client; null where there is none that can be read. */
 async function settingsIn(path: string): Promise<Raw | null> {
   try {
-    const source = world.read(path);
+    const source = await world.text(path);
     if (source === null) return null;
     return path.endsWith(".toml") ? (await tomlParser()).parse(source) : parsedRecord(source);
   } catch {
@@ -13264,7 +13302,8 @@ const selfWords = (): string => (COMPILED ? basename(process.execPath) : `bun ${
 /** Prints each event as it comes; true once the sequence is complete. */
 async function showEvents(cfg: Config, giveUp: () => boolean): Promise<boolean> {
   for (let shown = 0; !giveUp(); await Bun.sleep(100)) {
-    const lines = (world.read(join(cfg.stateDir, "events.jsonl")) ?? "").split("\n").slice(0, -1);
+    const text = await world.text(join(cfg.stateDir, "events.jsonl"));
+    const lines = (text ?? "").split("\n").slice(0, -1);
     for (const event of parseEvents(lines.slice(shown).join("\n"))) {
       print(eventText(event, world.now()));
       if (event.event === "phase") print(statusText(await readStatus(cfg), terminalWidth()));

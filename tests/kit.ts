@@ -56,6 +56,7 @@ export class FakeWorld {
       http: (request) => this.http(request),
       signal: (pid, signal) => this.signal(Math.abs(pid), signal),
       read: (path) => this.read(path),
+      text: async (path) => this.read(path),
       tail: (path, bytes) => this.read(path)?.slice(-bytes) ?? null,
       opened: (pid) => this.opened.get(pid) ?? [],
       writeAtomic: async (path, text) => this.write(path, text),

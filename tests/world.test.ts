@@ -26,7 +26,7 @@ test("the folders that hold prompts and screens are closed to others, whatever t
   for (const folder of [cfg.stateDir, join(cfg.logDir, "unsure")]) expect((statSync(folder).mode & 0o7777).toString(8)).toBe("700");
 });
 
-test("only a regular file of a sensible size is read, and nothing is waited for", () => {
+test("only a regular file of a sensible size is read, and nothing is waited for", async () => {
   const folder = realFolder();
   const at = (name: string) => join(folder, name);
   for (const argv of [["mkfifo", at("fifo")], ["ln", "-s", "loop", at("loop")], ["ln", "-s", "/dev/zero", at("device")], ["truncate", "-s", "1G", at("huge")]]) {
@@ -36,6 +36,11 @@ test("only a regular file of a sensible size is read, and nothing is waited for"
   expect(() => world.read(at("device"))).toThrow("no regular file");
   expect(() => world.read(at("huge"))).toThrow("too large (1074 MB)");
   expect(() => world.read(at("loop"))).toThrow("ELOOP");
+  for (const [name, why] of [["fifo", "no regular file"], ["device", "no regular file"], ["huge", "too large (1074 MB)"], ["loop", "ELOOP"], [".", "is a folder"]] as const) {
+    expect(await world.text(at(name)).catch((error) => error.message)).toContain(why);
+  }
+  writeFileSync(at("file"), "x");
+  expect([await world.text(at("file")), await world.text(at("none")), await world.text(at("file/below"))]).toEqual(["x", null, null]);
 });
 
 test("of a file that may be large its end is read, and nothing of what is no file", () => {
