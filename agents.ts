@@ -6355,11 +6355,13 @@ const messageFor = (target: string, cause: string, value: string): Message =>
 
 /**
  * Without what a terminal takes for keys, a Ctrl-C in a commit's subject could end its reader, and
- * without what makes a text look like another one.
+ * without what makes a text look like another one. A last word such as `@file` opens a list in the
+ * box, of which Enter would take an entry: a blank behind it closes the list.
  */
 export function typeable(value: string): string {
   return value.replace(/\r\n?/g, "\n")
-    .replace(/\x1b\[[\d;?]*[A-Za-z~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]|\p{Bidi_Control}/gu, "");
+    .replace(/\x1b\[[\d;?]*[A-Za-z~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]|\p{Bidi_Control}/gu, "")
+    .replace(/[@$#]\S*$/, "$& ");
 }
 
 /** The first text of a client that is about to be started: stored before there is a client. */

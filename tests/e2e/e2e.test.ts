@@ -109,6 +109,11 @@ describe("Claude Code", () => {
 
   real("all four while a turn runs", () => expectSentInTurn(fleet, "one", "@@slow:12 "));
 
+  real("a text whose last word opens a list of files in the box", async () => {
+    fleet.file("project/notes.txt", "one\n");
+    await expectSent(fleet, "one", `${textOf(100, "line")} @notes`);
+  });
+
   real("20,000 characters: it is told to read a file that is there", () => expectFile(fleet, "one"));
 
   test.skipIf(!ready)("P28: texts, disturbed around Enter", () => expectUndisturbed(fleet, "one"), 900_000);

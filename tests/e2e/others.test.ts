@@ -65,6 +65,11 @@ describe.each(BOTH)("$kind", ({ kind, model, bin, home, flags, draft, dialog, ye
     real(`${length} characters in ${lines === "line" ? "one line" : "many lines"} at its prompt`, () => expectSent(fleet, "one", textOf(length, lines)));
   }
 
+  real("a text whose last word opens a list of files in the box", async () => {
+    fleet.file("project/notes.txt", "one\n");
+    await expectSent(fleet, "one", `${textOf(100, "line")} @notes`);
+  });
+
   real("20,000 characters: it is told to read a file that is there", () => expectFile(fleet, "one"));
 
   real("a text while a turn runs", async () => {
