@@ -276,6 +276,7 @@ export interface Memory {
   /** Restarts for a stall in a row of which nothing came, and how many people were told of last. */
   stalls?: number;
   stallsTold?: number;
+  /** Wall ms at which its newest client was started, whoever did it; 0 = none ever ran. */
   bootedAt: number;
   /** The dead pane that was dealt with last, for a death while no watchdog ran. */
   buried: string;
@@ -5601,8 +5602,10 @@ function noteClient(watch: Watch, unit: Agent | Service, pane: Pane): void {
   const memory = memoryOf(watch, unit.name);
   if (isEnding(memory, pane)) return;
   const known = isClientIn(pane, memory);
-  if (!known) Object.assign(memory,
-    { ...NEW_CLIENT, client: { ...groupOf(pane), made: pane.created } });
+  if (!known) {
+    Object.assign(memory, { ...NEW_CLIENT,
+      client: { ...groupOf(pane), made: pane.created }, bootedAt: pane.created });
+  }
   // told to end, but the word never reached it (a crash, a full disk): it may be at work now; but
   // not in a move, which tells it again. Another client is started only after the old one's family
   if (endingOf(memory)?.pid === pane.pid && watch.intent) return;

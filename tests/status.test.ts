@@ -352,6 +352,16 @@ describe("the command over a fleet", () => {
     expect(of("adversary")).toMatchObject({ state: expect.stringMatching(/^limited until .*5h/), condition: "limited", next: "probe", until: "2026-06-15T15:00:00.000Z" });
     expect(of("upgrader").next).toBe("");
   });
+  test("a restart of what a person started is one too: its watchdog never saw it begin", async () => {
+    await begin(FLEET);
+    for (const [name, { bootedAt }] of Object.entries(watch.agents)) if (bootedAt) watch.agents[name] = memoryOf({ agents: {} } as Watch, name);
+    await ticks(2);
+    fake.tmux.exit("agents-adversary", 1);
+    await ticks(4);
+    watchdog(10);
+    const { of } = await read();
+    expect([of("adversary").restartsToday, of("builder").restartsToday]).toEqual([1, 0]);
+  });
   test("texts that wait, with why, and the restarts of this day: the first start is none", async () => {
     await begin(FLEET);
     pane("builder").doing = "dialog";
