@@ -267,8 +267,9 @@ export interface Memory {
   why: string;
   /** Wall ms since when the verdict holds. */
   since: number;
-  /** The version of its client, as that says it. */
+  /** The version of its client and the model that it uses, as that says it. */
   version?: string;
+  model?: string | undefined;
   /** The `since` of the unsure verdict that people were told of last. */
   unsureTold?: number;
   /** Wall ms since when nothing but background work goes on. */
@@ -4788,7 +4789,7 @@ const END_MAX = 262_144;
 type Ends<T> = Map<string, { changed: number; settled: boolean; said: T }>;
 /** Files whose end is remembered: those of the agents that run. */
 const ENDS_KEPT = 500;
-const transcripts: Ends<TranscriptEnd | null> = new Map();
+const transcripts: Ends<{ end: TranscriptEnd | null; model: string }> = new Map();
 
 /** What the end of a file says, read again only after a change; null = it cannot be read. */
 function readEnd<T>(ends: Ends<T>, path: string, parse: (tail: string) => T): T | null {
@@ -4817,10 +4818,40 @@ function transcriptOf(cfg: Config, agent: Agent, word: ClaudeWord): string {
     ? conversationFile(dirname(folder), word.cwd, word.conversation) : "";
 }
 
-/** How the transcript of a client's conversation ends; null = that cannot be said. */
-function readTranscriptEnd(cfg: Config, agent: Agent, word: ClaudeWord): TranscriptEnd | null {
-  return readEnd(transcripts, transcriptOf(cfg, agent, word),
-    (tail) => parseTranscriptEnd(tail, world.now()));
+/** How the transcript of a client's conversation ends, and the model in it; null = not known. */
+const readTranscript = (cfg: Config, agent: Agent, word: ClaudeWord) =>
+  readEnd(transcripts, transcriptOf(cfg, agent, word),
+    (tail) => ({ end: parseTranscriptEnd(tail, world.now()), model: parseModel(tail) }));
+
+/** What a client may call its model; the entry of an error has `<synthetic>`. */
+const MODEL_NAME = /^[\w.:/[\]-]{1,64}$/;
+
+/** The model that answered last in the end of a transcript; "" = it does not tell. */
+export function parseModel(tail: string): string {
+  for (const line of tail.split("\n").reverse()) {
+    const entry = line.includes('"type":"assistant"') ? parsedRecord(line) : null;
+    if (entry?.type !== "assistant" || entry.isSidechain === true) continue;
+    const model = isRecord(entry.message) ? entry.message.model : "";
+    if (typeof model === "string" && MODEL_NAME.test(model)) return model;
+  }
+  return "";
+}
+
+/** Under Codex's box: model, effort and folder. What an agent says stands above the box. */
+const CODEX_MODEL = /^ {2}(\S+)(?: \S+){0,2} · [/~]/m;
+
+/** The model that a client names itself, also after `/model`; "" = it does not, or is at work. */
+function readModel(
+  cfg: Config, agent: Agent, pane: Pane, screen: string, { verdict }: Verdict,
+): string {
+  const { kind } = backendOf(cfg, agent);
+  if (kind === "codex") {
+    const [, model = ""] = CODEX_MODEL.exec(screen.slice(screen.lastIndexOf("\n› "))) ?? [];
+    return MODEL_NAME.test(model) ? model : "";
+  }
+  // the file grows all through a turn, and is read once that is over
+  const word = kind === "claude" && verdict !== "active" ? readClaudeWord(cfg, agent, pane) : null;
+  return word ? readTranscript(cfg, agent, word)?.model ?? "" : "";
 }
 
 /** Errors that pass by themselves: the next prompt goes on. */
@@ -5089,7 +5120,7 @@ function withOwnWord(cfg: Config, agent: Agent, pane: Pane, screen: Verdict): Ve
   const word = kind === "claude" ? readClaudeWord(cfg, agent, pane) : null;
   const verdict = decideClaude(word, screen);
   return word && showsError(verdict) ? decideError(
-    readTranscriptEnd(cfg, agent, word), word.status === "idle", verdict, world.now()) : verdict;
+    readTranscript(cfg, agent, word)?.end ?? null, word.status === "idle", verdict, world.now()) : verdict;
 }
 
 /** The same without asking a server, for a last look before a key is pressed. */
@@ -5229,7 +5260,7 @@ const GROUP = { pid: (value: unknown) => Number.isInteger(value) && Number(value
 
 /** What the shape of a fresh value does not tell. */
 const MEMORY_SHAPES: Record<string, Shape> = {
-  version: isText,
+  version: isText, model: isText,
   unsureTold: isNumber, backgroundSince: isNumber, stalls: isNumber, stallsTold: isNumber,
   starts: every(isNumber), stopping: orNull((value) => isStopping(value)),
   client: orNull(withFields(GROUP)), restarts: withFields({ day: isText, count: isNumber }),
@@ -5521,6 +5552,8 @@ interface Look {
   draft: boolean;
   /** Of its client; null = it did not say, undefined = it was not asked. */
   version: string | null | undefined;
+  /** As its client names it; "" = nothing new is known. */
+  model: string;
   /** The screen itself, where it may have to be kept for a person. */
   text: string;
 }
@@ -5529,7 +5562,7 @@ const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", 
   waitingUntil: null, why: "" };
 
 /** What is not true of another client in the same session. */
-const NEW_CLIENT = { since: 0, backgroundSince: undefined, idleSince: 0, sameSince: 0, looked: "",
+const NEW_CLIENT = { since: 0, model: undefined, backgroundSince: undefined, idleSince: 0, sameSince: 0, looked: "",
   judged: null, answered: "", answers: 0, together: false, versionOf: 0, oddLooks: 0 };
 
 /** When a process began, s since 1970; NaN = there is none, or no /proc. */
@@ -5756,6 +5789,7 @@ async function readLook(
     drawn: text !== null, judged, verdict, backgroundSince, serverDown: known.down, draft,
     version: asks
       ? await readVersion(cfg, agent, pane, text ?? "", verdict.own !== undefined) : undefined,
+    model: text === null ? "" : readModel(cfg, agent, pane, text, verdict),
     text: memory.unsureLooks === UNSURE_LOOKS - 1 ? text ?? "" : "",
   };
 }
@@ -5827,6 +5861,7 @@ async function noteLook(
   memory.judged = look.judged;
   await noteConversation(cfg, agent, pane);
   noteOdd(cfg, watch, agent, look.verdict.odd ?? "");
+  if (look.model) memory.model = look.model;
   if (look.version !== undefined) noteVersion(cfg, watch, agent, pane, look.version);
   const [exact, loose] = memory.looked.split(" ");
   if (!same) memory.sameSince = exact ? world.mono() : 0;
@@ -9712,7 +9747,9 @@ export interface StatusRow {
   name: string;
   kind: string;
   backend: string;
+  /** `modelFrom` "client": its client names it now; else the one that it was or will be started with. */
   model: string;
+  modelFrom: "client" | "start";
   watch: string;
   session: string;
   running: boolean;
@@ -10122,6 +10159,7 @@ function statusRow(cfg: Config, look: StatusLook, unit: Agent | Service): Status
   const agent = isAgent(unit) ? unit : null;
   const pane = snap.panes.get(unit.session);
   const running = pane !== undefined && !pane.dead;
+  const own = running && isClientIn(pane, memory) ? memory.model : "";
   const isMine = (message: Message) => message.target === unit.name;
   const [mine, unproven] = [queue.filter(isMine), watch.unproven.filter(isMine)];
   const limit = holdOf(cfg, look, unit);
@@ -10135,7 +10173,8 @@ function statusRow(cfg: Config, look: StatusLook, unit: Agent | Service): Status
   return {
     name: unit.name, kind: agent?.kind ?? "service",
     backend: agent ? (running && pane.backend) || agent.backend : "-",
-    model: agent ? (running && pane.model) || roleModel(cfg, agent) || "default" : "-",
+    model: agent ? own || (running && pane.model) || roleModel(cfg, agent) || "default" : "-",
+    modelFrom: own ? "client" : "start",
     watch: agent?.watch ?? "-", session: unit.session,
     running, state, condition, detail, needsHuman,
     verdict: memory.verdict, why: memory.why,
@@ -11215,7 +11254,8 @@ function cardText(card: Card, watchdog: Status["watchdog"], width: number): stri
   const aged = ageText(card, now);
   const facts: [string, string | string[]][] = [
     ["is", [card.kind, card.kind === "service" ? ""
-      : `${card.backend}${card.version && ` ${card.version}`}, model ${card.model}`,
+      : `${card.backend}${card.version && ` ${card.version}`}, ` +
+        `${card.running && card.modelFrom === "start" ? "started with " : ""}model ${card.model}`,
       card.watch === "-" ? "" : `watch ${card.watch}`].filter(Boolean).join(" · ")],
     ["state", [condition, aged && `for ${aged}, since ${time(since)}`].filter(Boolean).join(" ")],
     ["why", detail || (card.running ? card.why : "")],

@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import {
-  BUILT_IN_RULES, type ClaudeWord, decideClaude, decideCodex, decideError, detect, isUntried, loadLimitState, memoryOf, parseClaudeWord, parseRolloutEnd, parseTranscriptEnd, type TranscriptEnd, world,
+  BUILT_IN_RULES, type ClaudeWord, decideClaude, decideCodex, decideError, detect, isUntried, loadLimitState, memoryOf, parseClaudeWord, parseModel, parseRolloutEnd, parseTranscriptEnd, type Status, type TranscriptEnd, world,
 } from "../agents.ts";
 import { agents, command, type FakePane, scene, type Scene, type Setting, verdict } from "./kit.ts";
 
@@ -168,6 +168,31 @@ function says(it: Scene, status: string, some: { pid?: number; at?: number; [key
 const set = (setting: Setting = {}) => scene(FLEET, setting);
 const verdictOf = (it: Scene): string => memoryOf(it.watch, "a").verdict;
 
+describe("the model of a Claude Code", () => {
+  const by = (model: unknown, more = {}) => ({ ...SAID, message: { ...SAID.message, model }, ...more });
+  test("is that of the last answer of the conversation itself", () => {
+    const modelOf = (...entries: object[]) => parseModel(lines(...entries));
+    expect(modelOf(by("claude-opus-4-1"), ASKED, by("claude-haiku-4-5"), NOTICE)).toBe("claude-haiku-4-5");
+    expect(modelOf(by("claude-opus-4-1"), by("<synthetic>", { isApiErrorMessage: true }), by("claude-haiku-4-5", { isSidechain: true }), { ...ASKED, message: by("x").message })).toBe("claude-opus-4-1");
+    for (const none of [by("a b"), by(7), by("x".repeat(65)), SAID, REQUEST]) expect(modelOf(none)).toBe("");
+  });
+  test("follows /model once the turn is over; until it is known it is the one that it was started with", async () => {
+    const it = await scene(FLEET.replace('name = "a"', 'name = "a"\nmodel = "opus"'));
+    const path = "/conf/projects/-fleet-my-proj/m1.jsonl";
+    expect(await rowOf(it)).toMatchObject({ model: "opus", modelFrom: "start" });
+    const card = async () => /^is .*$/m.exec((await command("status", "a", "--config", it.cfg.path)).out)![0];
+    expect(await card()).toContain("claude, started with model opus ·");
+    says(it, "idle", { sessionId: "m1", cwd: "/fleet/my.proj" });
+    it.fake.files.set(path, lines(by("claude-haiku-4-5")));
+    it.fake.times.set(path, it.fake.wall);
+    it.pane().said = "● Now by another model.";
+    await it.ticks(2);
+    expect(await rowOf(it)).toMatchObject({ model: "claude-haiku-4-5", modelFrom: "client" });
+    expect(await card()).toContain("2.1.330, model claude-haiku-4-5 ·");
+    expect(memoryOf(it.again(), "a").model).toBe("claude-haiku-4-5");
+  });
+});
+
 describe("in a round", () => {
   test("busy in front of an idle screen is work: no restart while it draws, and no wake", async () => {
     const it = await set();
@@ -281,7 +306,7 @@ describe("in a round", () => {
     says(it, "busy");
     await it.ticks(1);
     const card = (await command("status", "a", "--config", it.cfg.path)).out;
-    for (const part of [/^is +persistent · claude 2\.1\.330, model default/m, /^it says +busy$/m]) expect(card).toMatch(part);
+    for (const part of [/^is +persistent · claude 2\.1\.330, started with model default/m, /^it says +busy$/m]) expect(card).toMatch(part);
     expect((await command("explain", "a", "--config", it.cfg.path)).out).toMatch(/^but +its session file says busy, its screen idle \(prompt\)$/m);
     const folder = join(import.meta.dir, "fixtures/claude");
     it.fake.folders.add(folder);
@@ -316,7 +341,7 @@ describe("in a round", () => {
     await it.ticks(2);
     expect(loadLimitState(it.cfg, "agents-a")!.resetAt).toBe(Date.UTC(2026, 5, 15, 14, 20) / 1000);
   });
-  test("no transcript is asked for while nothing shows an error or a limit", async () => {
+  test("no transcript is asked for while nothing shows an error or a limit, but for the model of a turn that is over", async () => {
     const it = await set();
     const asked: string[] = [];
     const { mtime } = world;
@@ -324,6 +349,9 @@ describe("in a round", () => {
     says(it, "idle", { sessionId: "c1", cwd: "/fleet/my.proj" });
     await it.ticks(3);
     expect(asked.filter((path) => path.includes("/projects/"))).toEqual([]);
+    it.pane().said = "● Done.";
+    await it.ticks(3);
+    expect([1, 2]).toContain(asked.filter((path) => path.includes("/projects/")).length); // once for each look at something new
   });
 });
 
@@ -430,6 +458,9 @@ describe("P38: the end of a Codex rollout", () => {
   });
 });
 
+/** The row of an agent in `status --json`. */
+const rowOf = async (it: Scene) => (JSON.parse((await command("status", "--json", "--config", it.cfg.path)).out) as Status).agents[0]!;
+
 describe("P38: a Codex agent in a round", () => {
   const BOX = "\n\n› Ask Codex to do anything\n\n  gpt-6-sol high · /fleet\n  ? for shortcuts\n";
   // a folder for each: what a file said is remembered by its path and time, which these share
@@ -456,6 +487,17 @@ describe("P38: a Codex agent in a round", () => {
     await it.ticks(2);
     const { argv } = it.fake.everyPane.at(-1)!;
     expect(argv.slice(4)).toEqual([expect.stringContaining("continue where you stopped"), "--no-daemon", "resume", THREAD]);
+  });
+  test("its model is the one under its box, not one that it quotes", async () => {
+    const it = await begin();
+    await it.ticks(2);
+    expect(await rowOf(it)).toMatchObject({ model: "gpt-6-sol", modelFrom: "client" });
+    it.pane().text = `• OK\n  gpt-9-luna high · /srv/x${BOX.replace("gpt-6-sol", "gpt-6-luna")}`;
+    await it.ticks(2);
+    expect(await rowOf(it)).toMatchObject({ model: "gpt-6-luna", modelFrom: "client" });
+    it.fake.tmux.kill(it.pane());
+    await it.ticks(1);
+    expect(await rowOf(it)).toMatchObject({ model: "default", modelFrom: "start" });
   });
   test("a newer conversation of the same client counts, that of a sub-agent does not", async () => {
     const it = await begin();

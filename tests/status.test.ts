@@ -141,7 +141,7 @@ describe("statusText", () => {
   const row: StatusRow = {
     name: "a", kind: "loop", backend: "claude", model: "default", watch: "heal", session: "agents-a", running: true, state: "active 5s",
     condition: "working", detail: "", since: at(-5), until: "", verdict: "active", why: "", next: "", nextAt: "", owesSince: "", messages: 0, messagesWhy: "",
-    unproven: 0, restartsToday: 0, needsHuman: false, cure: "", version: "",
+    unproven: 0, restartsToday: 0, modelFrom: "start", needsHuman: false, cure: "", version: "",
   };
   const blocked: StatusRow = { ...row, name: "b", needsHuman: true, condition: "blocked", detail: "Do you want to proceed?", verdict: "blocked", cure: "attach b" };
   const phase = { id: "p1", index: 0, total: 2, plan: "/x/plan.md", done: false, complete: false, moving: "", error: "" };
@@ -511,7 +511,7 @@ describe("the command over a fleet", () => {
     });
     expect(agents[0]!.screen).toContain(" ❯ 1. Yes");
     const card = (await command("status", "buil*", "--config", cfg.path)).out;
-    for (const line of [/^! builder {2}\d\d:.* ● 10s ago$/m, /^is +loop · claude, model default · watch heal\+stall$/m, /^state +blocked for 2m, since \d\d:\d\d$/m, /^why +Do you want to proceed\?$/m,
+    for (const line of [/^! builder {2}\d\d:.* ● 10s ago$/m, /^is +loop · claude, started with model default · watch heal\+stall$/m, /^state +blocked for 2m, since \d\d:\d\d$/m, /^why +Do you want to proceed\?$/m,
       /^evidence +rule "dialog hint" \(dialog\): Esc to cancel/m, /^texts +wake \(2m old; blocked: a dialog is open\): look at the newest claim$/m, /^restarts +1 today\n +\d\d:\d\d {2}ended \(exit 1\)$/m,
       /^next +types nothing/m, /^cure +attach builder$/m, /^─+\n[^]*^ ❯ 1\. Yes$/m]) expect(card).toMatch(line);
   });
