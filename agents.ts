@@ -2871,6 +2871,8 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: geminiFrame(/(?=.*(?:● +\d+\. |\b(?:Enter|Esc) to ))/) },
     { name: "session browser", verdict: "blocked", where: 20, why: "a picker is open",
       re: /^ [❯ ] #\d+ +│ .*(?:\n(?![▄─]).*)*(?![^])/m },
+    { name: "search", verdict: "blocked", where: 12, why: "the history search is open",
+      re: /^▄{8}.*\n \(r:\) .*(?:\n(?![▄▀]).*)*\n▀{8}/m },
     // in Claude Code the same words mean that it waits for a person; before the title, which stands
     // still while it works
     { name: "spinner", verdict: "active", where: 12, why: "spinner", animated: true,
