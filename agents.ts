@@ -5125,10 +5125,6 @@ function withOwnWord(cfg: Config, agent: Agent, pane: Pane, screen: Verdict): Ve
     readTranscript(cfg, agent, word)?.end ?? null, word.status === "idle", verdict, world.now()) : verdict;
 }
 
-/** The same without asking a server, for a last look before a key is pressed. */
-const readVerdict = (cfg: Config, agent: Agent, pane: Pane, look: ScreenText): Verdict =>
-  withOwnWord(cfg, agent, pane, screenVerdict(cfg, agent, pane, look));
-
 /** What all sources of a client say together; `down`: nobody listens at its server. */
 async function askSources(
   cfg: Config, agent: Agent, pane: Pane, screen: Verdict,
@@ -5888,6 +5884,19 @@ async function noteLook(
   return verdict;
 }
 
+/** One look at one agent at this moment, right before something is done to it. */
+interface CloseLook {
+  screen: Screen;
+  /** Of its screen and its client's files: a server is not asked. */
+  verdict: Verdict;
+}
+
+async function closeLook(cfg: Config, agent: Agent, pane: Pane): Promise<CloseLook | null> {
+  const screen = await readScreen(cfg, pane);
+  return screen && { screen,
+    verdict: withOwnWord(cfg, agent, pane, screenVerdict(cfg, agent, pane, screen.look)) };
+}
+
 /** What one look says of an agent: all its sources, but no account and no draft. */
 async function judgeLook(
   cfg: Config, agent: Agent, pane: Pane, look: ScreenText, backgroundSince: number | undefined,
@@ -6136,21 +6145,19 @@ export function decideAgain(
   return { do: Math.max(copies, lost) < COPIES_MAX ? "type" : "unproven" };
 }
 
-/** A close look at one pane: what is believed of it, and what stands in its input box. */
-interface BoxLook {
-  screen: Screen;
-  verdict: Verdict;
+/** A close look, and what stands in the input box. */
+interface BoxLook extends CloseLook {
   composer: string | null;
 }
 
 async function lookAtBox(cfg: Config, agent: Agent, pane: Pane): Promise<BoxLook | null> {
   const backend = backendOf(cfg, agent);
-  const screen = await readScreen(cfg, pane);
-  if (!screen) return null;
-  const verdict = readVerdict(cfg, agent, pane, screen.look);
-  const composer = composerText(backend.kind, screen.plain, screen.styled, backend);
+  const look = await closeLook(cfg, agent, pane);
+  if (!look) return null;
+  const { plain, styled } = look.screen;
+  const composer = composerText(backend.kind, plain, styled, backend);
   dropSlowPatterns(cfg, agent);
-  return { screen, verdict, composer };
+  return { ...look, composer };
 }
 
 const UNSHOWN: Delivery = { state: "waiting", why: "tmux did not show the pane" };
@@ -7406,10 +7413,10 @@ async function answerDialog(
     return;
   }
   if (!backend.answer.length) return;
-  const screen = await readScreen(cfg, pane);
-  if (!screen || readVerdict(cfg, agent, pane, screen.look).verdict !== verdict.verdict) return;
-  const dialog = hasKnownBox(backend.kind)
-    ? readRegions(screen.look).dialog : tailOf(screen.look.text, 8);
+  const fresh = await closeLook(cfg, agent, pane);
+  if (fresh?.verdict.verdict !== verdict.verdict) return;
+  const { look } = fresh.screen;
+  const dialog = hasKnownBox(backend.kind) ? readRegions(look).dialog : tailOf(look.text, 8);
   for (const answer of backend.answer) {
     const match = dialog && timed(answer.re, () => compiled(answer.re, "m").exec(dialog)?.[0]);
     dropSlowPatterns(cfg, agent);
@@ -8330,12 +8337,14 @@ function noteGap(cfg: Config, watch: Watch): void {
   volatile.ticks += 1;
 }
 
-/** One signal tick; the heavy part (phase advance, old texts) on its own, longer interval. */
-export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefined> {
+/**
+ * What a tick does for the fleet as a whole, before any unit: hand-offs, and on its own, longer
+ * interval the heavy part (phase advance, old texts).
+ */
+async function tendFleet(
+  cfg: Config, watch: Watch, observations: Map<string, Observation>,
+): Promise<void> {
   const { volatile } = watch;
-  noteGap(cfg, watch);
-  releaseParked(cfg, watch);
-  const observations = await lookAround(cfg, watch);
   const [first] = observations.values();
   trouble(watch, "tmux", first && !first.snap.ok ? `tmux: ${first.snap.why}` : "");
   trouble(watch, "rows", first?.snap.refused
@@ -8352,32 +8361,70 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
     await guard(watch, "texts", () => sweepTexts(cfg, watch));
   }
   await guard(watch, "logs", () => keepLogs(cfg, observations));
-  if (first) await guard(watch, "phase move", () => continueMove(cfg, watch, first.snap));
-  trouble(watch, "operator.json", operatorFaults.get(cfg.stateDir) ?? "");
-  trouble(watch, "phase state", loopAgents(cfg).length ? phaseTrouble(cfg) : "");
-  await guard(watch, "accounts", () => settleAccounts(cfg, watch, observations));
-  for (const service of cfg.services.values()) {
-    await guard(watch, service.name,
-      () => healOne(cfg, watch, service, observations.get(service.name)!));
-  }
-  for (const agent of watched(cfg)) await guard(watch, agent.name,
-    () => superviseAgent(cfg, watch, agent, observations.get(agent.name)!));
+}
+
+/** The texts that a tick finds due: none once all phases are done, or where nobody can say so. */
+async function remindFleet(
+  cfg: Config, watch: Watch, observations: Map<string, Observation>,
+): Promise<void> {
   let complete = true; // where the folder cannot be read nobody is woken
   await guard(watch, "completion", () => (complete = isComplete(cfg)));
-  if (!complete) {
-    for (const agent of cfg.agents.values()) {
-      if (agent.enabled && agent.wake) await guard(watch, `wake ${agent.name}`,
-        () => wakeAgent(cfg, watch, agent, observations.get(agent.name)!));
-    }
-    await guard(watch, "deadlock", () => deadlockCheck(cfg, watch, observations));
+  if (complete) return;
+  for (const agent of cfg.agents.values()) {
+    if (agent.enabled && agent.wake) await guard(watch, `wake ${agent.name}`,
+      () => wakeAgent(cfg, watch, agent, observations.get(agent.name)!));
   }
-  await guard(watch, "outbox", () => deliverAll(cfg, watch, observations));
+  await guard(watch, "deadlock", () => deadlockCheck(cfg, watch, observations));
+}
+
+/** What a round does for one unit; a small one only heals: its looks are too close for more. */
+async function careFor(
+  cfg: Config, watch: Watch, unit: Agent | Service, seen: Observation, full: boolean,
+): Promise<void> {
+  if (!isAgent(unit)) return healOne(cfg, watch, unit, seen);
+  if (!isWatched(unit)) return;
+  if (full) return superviseAgent(cfg, watch, unit, seen);
+  if (!isAtRest(cfg, watch, unit, seen)) await healOne(cfg, watch, unit, seen);
+}
+
+/**
+ * One round: look and learn, go on with a phase move, care for each unit, services first, then say
+ * what is to be said, and store it all. `names`: a small round between two ticks, for these alone.
+ */
+async function round(
+  cfg: Config, watch: Watch, names?: Set<string>,
+): Promise<Map<string, Observation>> {
+  const full = names === undefined;
+  const observations = await lookAround(cfg, watch, names);
+  const [first] = observations.values();
+  if (full) await tendFleet(cfg, watch, observations);
+  if (first) await guard(watch, "phase move", () => continueMove(cfg, watch, first.snap));
+  if (full) {
+    trouble(watch, "operator.json", operatorFaults.get(cfg.stateDir) ?? "");
+    trouble(watch, "phase state", loopAgents(cfg).length ? phaseTrouble(cfg) : "");
+    await guard(watch, "accounts", () => settleAccounts(cfg, watch, observations));
+  }
+  for (const [name, unit] of unitsOf(cfg)) {
+    if (full || names.has(name)) await guard(watch, name,
+      () => careFor(cfg, watch, unit, observations.get(name)!, full));
+  }
+  if (full) await remindFleet(cfg, watch, observations);
+  await guard(watch, "outbox", () => deliverAll(cfg, watch, observations, names));
   await guard(watch, "state", async () => {
     await save(cfg, watch);
-    await copyWatch(cfg, watch);
+    if (full) await copyWatch(cfg, watch);
   });
+  return observations;
+}
+
+/** The full round, every `signal_interval`. */
+export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefined> {
+  noteGap(cfg, watch);
+  releaseParked(cfg, watch);
+  const observations = await round(cfg, watch);
   await guard(watch, "heartbeat", () => beat(cfg));
   collect(observations.size * LEFT_PER_AGENT);
+  const [first] = observations.values();
   return first?.snap;
 }
 
@@ -8423,19 +8470,7 @@ async function quickRound(cfg: Config, watch: Watch): Promise<void> {
     await guard(watch, "hand-off", () => handoffCheck(cfg, watch));
     for (const message of watch.outbox) names.add(message.target);
   }
-  if (!names.size && !watch.intent) return;
-  const observations = await lookAround(cfg, watch, names);
-  const [first] = observations.values();
-  if (first && watch.intent) await guard(watch, "phase move",
-    () => continueMove(cfg, watch, first.snap));
-  for (const name of names) {
-    const unit = unitsOf(cfg).get(name);
-    const seen = observations.get(name)!;
-    const left = unit && isAgent(unit) && (!isWatched(unit) || isAtRest(cfg, watch, unit, seen));
-    if (unit && !left) await guard(watch, name, () => healOne(cfg, watch, unit, seen));
-  }
-  await guard(watch, "outbox", () => deliverAll(cfg, watch, observations, names));
-  await guard(watch, "state", () => save(cfg, watch));
+  if (names.size || watch.intent) await round(cfg, watch, names);
 }
 
 /**

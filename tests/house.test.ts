@@ -95,3 +95,14 @@ test("a unit is started in one way, and a family is told to end in one: by a rou
   expect(callers("signalAll")).toEqual(["endFamilies", "endFamily", "continueStopping"]);
   expect(callers("killSession")).toEqual(["stopPanes", "endFamily", "followLog", "stopUnits"]);
 });
+
+test("there is one round, and one close look right before a hand is laid on a client", () => {
+  const { code } = codeOf(SOURCE);
+  const parts = partsOf(SOURCE);
+  const callers = (name: string): string[] => parts.filter((part) => part.name !== name && new RegExp(`(?<![\\w.]|function )${name}\\(`).test(code.slice(part.from, part.to))).map((part) => part.name);
+  expect(callers("round")).toEqual(["tick", "quickRound"]);
+  for (const name of ["careFor", "continueMove", "settleAccounts"]) expect([name, callers(name)]).toEqual([name, ["round"]]);
+  for (const name of ["superviseAgent", "healOne"]) expect([name, callers(name).filter((one) => !["careFor", "superviseAgent"].includes(one))]).toEqual([name, []]);
+  expect(callers("readScreen")).toEqual(["closeLook", "verdictStillHolds", "screenOf"]);
+  expect(callers("closeLook")).toEqual(["lookAtBox", "answerDialog"]);
+});
