@@ -8700,20 +8700,20 @@ function spawnKeeper(cfg: Config): Bun.Subprocess {
   return keeper;
 }
 
-/** How long, ms, a watchdog or a keeper may stand still at least before it is taken for hung. */
+/** A watchdog or keeper counts as hung only after it stood still for at least this long, ms. */
 export const HUNG_AFTER = 120_000;
 
-/** Whether a child has not ended; one that a signal ended has no exit code. */
+/** Whether a child still runs; one that a signal ended has no exit code either. */
 const isRunning = ({ exitCode, signalCode }: Bun.Subprocess): boolean =>
   exitCode === null && signalCode === null;
 
-/** Whether it hangs: ten of its intervals without a move, and no less than `least`, ms. */
+/** Whether it hangs: no move for ten of its intervals (s), and for at least `least`, ms. */
 export const isHung = (stillFor: number, interval: number, least = HUNG_AFTER): boolean =>
   stillFor >= Math.max(10 * interval * 1000, least);
 
 /**
- * How long something has not changed, ms on the monotonic clock, which stands still while the
- * machine is suspended. `null` is "could not look": that is no evidence, and the time begins anew.
+ * Measures how long a sign has not changed, ms on the monotonic clock, which stops while the
+ * machine is suspended. `null` is "could not look": no evidence, so the time starts over.
  */
 export function stillness(): (sign: string | null) => number {
   let [seen, since] = ["", 0];
@@ -8723,10 +8723,13 @@ export function stillness(): (sign: string | null) => number {
   };
 }
 
-/** How long, ms, a keeper may take from its start to its lock before another one is tried. */
-const KEEPER_COMES = 60_000;
+/** How long, ms, a new keeper may take to get its lock before another one is started. */
+const KEEPER_START_MAX = 60_000;
 
-/** Sees to it that there is a keeper that works; says why there is none, "" = all is well. */
+/**
+ * Makes a check that starts a missing keeper and replaces one that hangs. It says why no keeper
+ * could be started; "" = one runs, or is on its way.
+ */
 function keeperCare(): (cfg: Config) => string {
   const still = stillness();
   let [started, startedAt] = [null as Bun.Subprocess | null, 0];
@@ -8736,10 +8739,10 @@ function keeperCare(): (cfg: Config) => string {
     const hangs = keeper !== null &&
       isHung(still(note?.pid === keeper ? `${note.at}` : null), cfg.watchdog.signalInterval);
     if (keeper !== null && !hangs) return "";
-    // on a loaded machine one takes seconds to its lock: another beside it would make it worse
-    const coming = keeper === null && started !== null && isRunning(started) &&
-      world.mono() - startedAt < KEEPER_COMES;
-    if (coming) return "";
+    // on a loaded machine a keeper needs seconds to get its lock; a second one would only add load
+    const isStarting = keeper === null && started !== null && isRunning(started) &&
+      world.mono() - startedAt < KEEPER_START_MAX;
+    if (isStarting) return "";
     if (keeper !== null) world.signal(keeper, "SIGKILL");
     log(keeper === null ? "no keeper, starting one" : `the keeper (pid ${keeper}) hangs: replaced`);
     try {
@@ -8751,7 +8754,7 @@ function keeperCare(): (cfg: Config) => string {
   };
 }
 
-/** A session that shows the watchdog's log, where none does yet: closing it ends nothing. */
+/** Opens a session that shows the watchdog's log, if there is none; closing it ends nothing. */
 async function followLog(cfg: Config, snap: Snapshot): Promise<void> {
   const session = watchdogSession(cfg);
   if (sessionAlive(snap, session) !== false || whyBarred(cfg, snap, session)) return;
@@ -8763,12 +8766,12 @@ async function followLog(cfg: Config, snap: Snapshot): Promise<void> {
     ...placeFor(snap, session) });
 }
 
-/** The keeper's pace, ms: a lock that another took, and a watchdog that ended, are seen by then. */
+/** How often, ms, the keeper checks its own lock and the watchdog. */
 const KEEPER_STEP = 250;
 
 /**
- * The hidden `keep`: as long as it lives there is a watchdog that works, a second after the last
- * one died, two minutes after it hung. `least`: see isHung.
+ * The hidden `keep`: starts a watchdog a second after the last one died, and ends one that has hung
+ * for two minutes. `least`: see isHung. Exits 100 where another keeper has the lock.
  */
 async function keep(path: string, lastGood: string, least = HUNG_AFTER): Promise<number> {
   const cfg = await firstConfig(path, lastGood);
@@ -8776,12 +8779,12 @@ async function keep(path: string, lastGood: string, least = HUNG_AFTER): Promise
   const lockPath = lockFile(cfg, "keeper");
   let lock = await takeLock(lockPath);
   if (lock === null) return 100;
-  // asked for only now: whoever takes the watchdog down looks for the lock once that is ordered
+  // read under the lock: `down` first writes its order and then looks for who holds the lock
   if (isDown(operatorOf(cfg), "watchdog")) return 0;
   logToFile(cfg);
   let stop = false;
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => (stop = true));
-  process.on("SIGHUP", () => {}); // means another look, which comes by itself
+  process.on("SIGHUP", () => {}); // "look again", which the loop does anyway
   const ward = new Ward(cfg, path, least);
   const note = openNote(noteFile(cfg, "keeper"));
   while (!stop && ward.ended !== 0) {
@@ -8795,54 +8798,57 @@ async function keep(path: string, lastGood: string, least = HUNG_AFTER): Promise
   return 0;
 }
 
-/** The watchdog as its keeper sees it: started where there is none, ended where it hangs. */
+/** The watchdog that a keeper looks after: started when there is none, ended when it hangs. */
 class Ward {
   child: Bun.Subprocess | null = null;
-  /** The exit code of the last one that this keeper started. */
+  /** The exit code of the last watchdog that this keeper started; 0 = it was meant to end. */
   ended: number | null = null;
+  /** How long to wait before the next start, ms, and when that is, monotonic ms. */
   private pause = 1_000;
-  private next = 0;
-  private said = "";
-  private told: { pid: number; at: number } | null = null;
-  private still = stillness();
-  private astray = stillness();
+  private nextStart = 0;
+  private lastSaid = "";
+  /** The hung watchdog that was asked to end, and when, monotonic ms. */
+  private asked: { pid: number; at: number } | null = null;
+  private stillFor = stillness();
+  private unlockedFor = stillness();
   constructor(readonly cfg: Config, readonly path: string, readonly least: number) {}
 
-  /** `writes`: this keeper could write, so that a watchdog that works could too. */
+  /** `writes`: the keeper itself can write. On a full disk a silent watchdog is not a hung one. */
   look(writes: boolean): void {
     const pid = lockHolder(lockFile(this.cfg, "watchdog"));
-    if (pid !== null) return this.watch(pid, writes);
-    this.told = null;
-    if (!this.child && world.mono() >= this.next && !this.isRelocking()) this.start();
+    if (pid !== null) return this.endIfHung(pid, writes);
+    this.asked = null;
+    if (!this.child && world.mono() >= this.nextStart && !this.awaitsLock()) this.start();
   }
 
   /**
-   * Whether a watchdog is at work that has no lock here, since the state folder went: it takes the
-   * one of the new folder within a round, and another one would begin without its memory.
+   * Whether a watchdog runs without a lock here, because the state folder was removed: it locks the
+   * new folder within a round, and a second watchdog would start without its memory. One that
+   * takes too long is ended.
    */
-  private isRelocking(): boolean {
+  private awaitsLock(): boolean {
     const [pid] = supervisorsOf(this.cfg, "watchdog");
-    const stillFor = this.astray(pid === undefined ? null : `${pid}`);
+    const unlockedFor = this.unlockedFor(pid === undefined ? null : `${pid}`);
     if (pid === undefined) return false;
-    if (stillFor >= this.least) {
-      log(`a watchdog of this config (pid ${pid}) has not come to ${this.cfg.stateDir}; ending it`);
+    if (unlockedFor >= this.least) {
+      log(`the watchdog (pid ${pid}) holds no lock in ${this.cfg.stateDir}; ending it`);
       world.signal(pid, "SIGKILL");
     }
     return true;
   }
 
-  private watch(pid: number, writes: boolean): void {
+  private endIfHung(pid: number, writes: boolean): void {
     const note = readNote(noteFile(this.cfg, "watchdog"));
     const seen = writes && note?.pid === pid;
-    const stillFor = this.still(seen ? `${note.at} ${textIn(heartbeatFile(this.cfg))}` : null);
-    const { interval } = readBeat(this.cfg);
-    if (!seen || !isHung(stillFor, interval ?? this.cfg.watchdog.signalInterval, this.least)) return;
-    if (this.told?.pid !== pid) {
+    const stillFor = this.stillFor(seen ? `${note.at} ${textIn(heartbeatFile(this.cfg))}` : null);
+    const interval = readBeat(this.cfg).interval ?? this.cfg.watchdog.signalInterval;
+    if (!seen || !isHung(stillFor, interval, this.least)) return;
+    if (this.asked?.pid !== pid) {
       log(`the watchdog (pid ${pid}) has not moved for ${minutes(Math.round(stillFor / 1000))}, ` +
         `at: ${note.stage}; ending it`);
-      this.told = { pid, at: world.mono() };
+      this.asked = { pid, at: world.mono() };
     }
-    world.signal(pid, world.mono() - this.told.at < 5_000 ? "SIGTERM" : "SIGKILL");
+    world.signal(pid, world.mono() - this.asked.at < 5_000 ? "SIGTERM" : "SIGKILL");
   }
 
   private start(): void {
@@ -8852,56 +8858,57 @@ class Ward {
         cwd: "/", env: childEnv(true), stdio: ["ignore", "ignore", "ignore"],
       });
       this.child = child;
-      void child.exited.then((code) => this.bury(code, child.signalCode));
+      void child.exited.then((code) => this.noteEnd(code, child.signalCode));
     } catch (error) {
       this.say(`the watchdog could not be started: ${messageOf(error)}; trying again`);
-      this.rest(Math.min(this.pause * 2, 10_000));
+      this.waitBeforeStart(Math.min(this.pause * 2, 10_000));
     }
   }
 
-  /** One that ends by itself cannot start: it is tried ever more slowly, half a minute at most. */
-  private bury(code: number, signal: NodeJS.Signals | number | null): void {
+  /** A watchdog that exits by itself could not start: the pauses double, up to half a minute. */
+  private noteEnd(code: number, signal: NodeJS.Signals | number | null): void {
     this.child = null;
     this.ended = code;
     const pause = signal || code === 100 ? 1_000 : Math.min(this.pause * 2, 30_000);
     const when = pause > 1_000 ? ` in ${pause / 1_000} s` : "";
-    if (code !== 100 && code !== 0) this.say(
-      `the watchdog ended (${signal ?? `exit ${code}`}), starting another${when}`, signal !== null);
-    this.rest(pause);
+    const ended = `the watchdog ended (${signal ?? `exit ${code}`}), starting another${when}`;
+    if (code !== 100 && code !== 0) this.say(ended, signal !== null);
+    this.waitBeforeStart(pause);
   }
 
-  private rest(pause: number): void {
+  private waitBeforeStart(pause: number): void {
     this.pause = pause;
-    this.next = world.mono() + pause;
+    this.nextStart = world.mono() + pause;
   }
 
-  private say(message: string, again = false): void {
-    if (again || message !== this.said) log(message);
-    this.said = message;
+  /** Logs a message once; `always`: also where it is the same as the last one. */
+  private say(message: string, always = false): void {
+    if (always || message !== this.lastSaid) log(message);
+    this.lastSaid = message;
   }
 }
 
 // ── notices to people ───────────────────────────────────────────────────────────
-// Beside the tick, several at once as one, tried again with growing pauses, never in the way.
+// Sent beside the rounds and never in their way: in batches, retried with growing pauses.
 
 /** A notice may take at most this long, ms; a receiver that hangs is tried again later. */
 const NOTICE_DEADLINE = 10_000;
 
-/** Events that one notice tells at most, and that are kept for a receiver that is away. */
+/** The most events in one notice, and the most that are kept for a receiver that is away. */
 const NOTICES_MAX = 50;
 
-/** Characters of a line: all lines together stay under the 128 kB that Linux gives a variable. */
+/** Characters per line, so that all lines fit the 128 kB that Linux allows a variable. */
 const NOTICE_LINE = 400;
 
-/** Tries of one batch, 20 minutes in all: one that cannot be sent must not hold up later ones. */
+/** Tries per batch, 20 minutes in all: one that cannot be sent must not hold up later ones. */
 export const NOTICE_TRIES = 10;
 
-/** What a person can type about an event of an agent. */
+/** The command that helps with an event of an agent. */
 const NOTICE_CURES: Record<string, string> = {
   blocked: "attach", unsure: "attach", parked: "up", limited: "status", deadlock: "status",
 };
 
-/** For a phone: which fleet, then a line per event: who, what, until when, what to type. */
+/** The text of a notice, for a phone: the fleet, then a line per event with what to type. */
 export function noticeText(events: AgentEvent[], fleet: string): string {
   const lines = events.slice(0, NOTICES_MAX).map(({ event, agent, why, from, to, until }) => {
     const cure = NOTICE_CURES[event] === "status" ? "status"
@@ -8915,7 +8922,10 @@ export function noticeText(events: AgentEvent[], fleet: string): string {
   return [plainText(fleet, SUBJECT_MAX), ...lines].join("\n");
 }
 
-/** How notices fare after one more try to send `events` of them; `why` = "" where it went out. */
+/**
+ * The record of failing notices after one more try to send `events` (a number) of them; `why` is
+ * "" where they went out, `now` is wall ms. null = nothing failed and nothing was dropped.
+ */
 export function decideNotices(
   before: Notices | null, why: string, events: number, now: number,
 ): Notices | null {
@@ -8926,29 +8936,30 @@ export function decideNotices(
     : { ...failed, tries: 0, dropped: known.dropped + events, droppedAt: now };
 }
 
-/** Tries of a notice that may fail before a person has to see why: it may pass within a minute. */
+/** A notice may fail this often before `status` says so: most outages are over in a minute. */
 const NOTICE_PATIENCE = 3;
 
-/** Whether people are not told, now. */
-const needsNotices = (notices: Notices | null): boolean =>
+/** Whether notices fail to go out now. */
+const noticesFail = (notices: Notices | null): boolean =>
   notices !== null && notices.since > 0 && (notices.tries >= NOTICE_PATIENCE ||
     notices.droppedAt >= notices.since);
 
-/** What `status` says of them: while they fail, and for a day after some were lost. */
+/** What `status` says of the notices: while they fail, and for a day after some were dropped. */
 function noticesText(notices: Notices | null, now: number): string {
   if (!notices) return "";
   const { since, dropped, droppedAt, why } = notices;
   const lost = dropped && now - droppedAt < DAY
     ? `${dropped} dropped, the last ${ago(now - droppedAt)} ago` : "";
-  const failing = needsNotices(notices) ? `none has gone out for ${ago(now - since)}` : "";
+  const failing = noticesFail(notices) ? `none has gone out for ${ago(now - since)}` : "";
   const both = [failing, lost].filter(Boolean).join("; ");
   return both && `${both}: ${why}`;
 }
 
-/** A secret is named, never written: `env:NAME`, or `file:PATH` that only its owner reads. */
+/** Reads a secret that the config only names: `env:NAME`, or `file:PATH` (mode 600). */
 function secretOf(value: string): string {
-  if (value.startsWith("env:")) return process.env[value.slice(4)] ??
-    die(`notify: ${value} is not set`);
+  if (value.startsWith("env:")) {
+    return process.env[value.slice(4)] ?? die(`notify: ${value} is not set`);
+  }
   if (!value.startsWith("file:")) return value;
   const path = absolute("/", value.slice(5));
   if ((statSync(path).mode & 0o077) !== 0) {
@@ -8957,7 +8968,10 @@ function secretOf(value: string): string {
   return textIn(path).trim() || die(`notify: ${path} is empty, or no file that can be read`);
 }
 
-/** Tells by command (events as JSON on its stdin) and by URL (text; JSON for `json:…`). */
+/**
+ * Sends one notice by command (events as JSON on its stdin) and by URL (text; JSON for `json:…`).
+ * `done` remembers what went out, so that a retry sends only the rest.
+ */
 async function sendNotice(
   cfg: Config, events: AgentEvent[], done = new Set<string>(),
 ): Promise<void> {
@@ -8967,7 +8981,7 @@ async function sendNotice(
     const ran = await run([SHELL, "-c", notify.command], NOTICE_DEADLINE,
       { AGENTS_NOTICE: message }, `${JSON.stringify(events)}\n`);
     if (!ran.ok) die(`notify: the command failed: ${ran.err.slice(0, 200)}`);
-    done.add("command"); // where the URL fails, that alone is tried again
+    done.add("command");
   }
   if (!notify.url) return;
   const json = notify.url.startsWith("json:");
@@ -8981,11 +8995,11 @@ async function sendNotice(
   if (!answer.ok) die(`notify: the URL answered ${answer.status}`);
 }
 
-/** What of an event `report` says that people were told. */
+/** An event in the words in which `report` lists the notices that went out. */
 const toldOf = ({ agent, event, to }: AgentEvent): string =>
   [agent, event, to ? `→ ${to}` : ""].filter(Boolean).join(" ");
 
-/** Runs beside the watchdog for as long as it lives. */
+/** Sends the pending notices, beside the rounds, for as long as the watchdog runs. */
 async function notifyPeople(config: () => Config, watch: Watch): Promise<void> {
   notifying = true;
   let events: AgentEvent[] = [];
@@ -9001,14 +9015,14 @@ async function notifyPeople(config: () => Config, watch: Watch): Promise<void> {
       done.clear();
       continue;
     }
-    // a receiver that was away for days gets the newest
+    // a receiver that was away for days gets only the newest
     pendingNotices.splice(0, pendingNotices.length - NOTICES_MAX);
     pause = Math.min(Math.max(5, pause * 2), 300);
     trouble(watch, "notices", `${why}; trying again in ${pause} s`);
   }
 }
 
-/** Notes how a try went; whether the same events are to be tried again. */
+/** Records how a try to send went; true = send the same events again. */
 export function noteNotices(cfg: Config, watch: Watch, why: string, events: number): boolean {
   const lost = watch.notices?.dropped ?? 0;
   watch.notices = decideNotices(watch.notices, plainText(why, FIELD_MAX), events, world.now());
@@ -9021,37 +9035,41 @@ export function noteNotices(cfg: Config, watch: Watch, why: string, events: numb
 }
 
 // ── the command line ────────────────────────────────────────────────────────────
-// What all commands share: their words and options, what they print, and the fleet they are about.
+// What all commands share: words and options, printing, and which fleet they act on.
 
 /** A parsed command line. */
 interface Call {
   path: string;
-  /** Nobody named the config: it was found. */
+  /** The config was found, not named. */
   implied?: boolean;
-  /** The command goes by the last good config where the file is broken. */
+  /** Where the file is broken, the command uses the last good config. */
   lenient?: boolean;
   words: string[];
   options: Record<string, string | boolean | undefined>;
 }
 
-const printed = (value: string): number => (print(value), 0);
 const print = (text: string): void =>
   void process.stdout.write(`${printableText(text)}\n`);
 
-// a reader that has seen enough, as in `… | head`, is no error, and ends no work half-way
+/** Prints, as the last thing that a command does: returns exit code 0. */
+const printed = (value: string): number => (print(value), 0);
+
+// a reader that has seen enough, as in `… | head`, is not an error and must not stop work half-way
 let readerGone = false;
 
-/** Columns of the terminal, or of a COLUMNS that can be one; in a pipe nothing is cut. */
+/** Columns of the terminal, or of a valid COLUMNS; Infinity in a pipe, where nothing is cut. */
 function terminalWidth(): number {
   const [said] = /^[1-9]\d{0,3}$/.exec(process.env.COLUMNS ?? "") ?? [];
   return process.stdout.columns || Number(said ?? (process.stdout.isTTY ? 80 : Infinity));
 }
-/** Colour only where a person reads it; `styleText` minds NO_COLOR. */
+
 type Style = "red" | "yellow" | "green" | "cyan" | "magenta" | "blue" | "dim" | "bold" | "inverse";
+
+/** Colours only for a terminal: `styleText` asks the stream, and respects NO_COLOR. */
 const paint = (style: Style, value: string): string =>
   styleText(style, value, { stream: process.stdout });
 
-/** The config of this moment; where it is broken the last good one, for a command that may. */
+/** The config as it is now; if it is broken, the last good one for a lenient command. */
 async function currentConfig(call: Call): Promise<Config> {
   return loadConfig(call.path, process.env).catch(async (error) => {
     const last = call.lenient ? await lastGoodConfig(call.path, error) : null;
@@ -9060,8 +9078,8 @@ async function currentConfig(call: Call): Promise<Config> {
   });
 }
 
-/** What to say where nobody named a config and only the untouched example was found; "" = a fleet. */
-function exampleTaken({ implied }: Call, { path, source }: Config): string {
+/** Why the config that was found is no fleet: it is the untouched example. "" = it is a fleet. */
+function whyOnlyExample({ implied }: Call, { path, source }: Config): string {
   const folder = dirname(path);
   const ships = folder === SCRIPT_DIR || existsSync(join(folder, "agents.ts"));
   return implied && ships && hashOf(source) === TEMPLATE
@@ -9070,26 +9088,26 @@ function exampleTaken({ implied }: Call, { path, source }: Config): string {
 }
 
 /**
- * The config as this one call sees it: with its one-off overrides, its warnings said. `shows`: what
- * the command prints says by itself that the file is broken.
+ * The config for one command, its warnings logged. `shows`: the command itself prints that the file
+ * is broken.
  */
 async function configFor(call: Call, shows = false): Promise<Config> {
   const cfg = await currentConfig(call);
-  const noFleet = exampleTaken(call, cfg);
+  const noFleet = whyOnlyExample(call, cfg);
   if (noFleet) die(noFleet, 2);
   if (cfg.broken && !shows) log(paint("red", cfg.broken));
   else for (const warning of cfg.warnings) log(`warning: ${warning}`);
   return cfg;
 }
 
-/** The config that a watchdog still runs on while its file is broken; null = none runs on one. */
+/** The config that a watchdog still uses while the file is broken; null = no watchdog does. */
 async function lastGoodConfig(path: string, error: unknown): Promise<Config | null> {
   const [, folder] = /^\s*log_dir\s*=\s*["']([^"']+)["']/m.exec(textIn(path)) ?? [];
   const state = join(absolute(dirname(path), folder ?? defaultsOf(KEYS.defaults).logDir), "state");
   const source = textIn(join(state, "agents.toml"));
   const pid = lockHolder(join(state, "watchdog.lock"));
   if (!source || pid === null) return null;
-  // two configs may name one folder: the watchdog says whose fleet it is
+  // two configs may share a log folder: the watchdog's command line says which one it runs
   const words = readProc(`${pid}/cmdline`).split("\0");
   const named = words[words.indexOf("--config") + 1];
   if (words.includes("--config") && named !== path) return null;
@@ -9099,13 +9117,16 @@ async function lastGoodConfig(path: string, error: unknown): Promise<Config | nu
     broken: `${fault}; broken since ${localTime(since)}, running on the last good one` };
 }
 
-/** Names and globs of units and `watchdog`; an unknown one is a usage error, nothing is done. */
+/**
+ * The units ("watchdog" and `more` too) that these names and globs mean, each once. An unknown name
+ * is a usage error before anything is done.
+ */
 export function expandNames(cfg: Config, words: string[], more: string[] = []): string[] {
   return namesAmong([...new Set([...unitsOf(cfg).keys(), "watchdog", ...more])], words,
     "agent or service");
 }
 
-/** Those of the known names that these names and globs mean. */
+/** The known names that these words mean, names or globs; `what` calls them in the error. */
 function namesAmong(known: string[], words: string[], what: string): string[] {
   const found = words.flatMap((word) => {
     const glob = /[*?[]/.test(word) ? known.filter((name) => new Bun.Glob(word).match(name)) : [];
@@ -9118,36 +9139,39 @@ function namesAmong(known: string[], words: string[], what: string): string[] {
   return [...new Set(found)];
 }
 
-/** The only one of the names that a word stands for. */
+/** The one name that a word matched; a usage error if it matched several. */
 function onlyName(names: string[], word: string): string {
   if (names.length > 1) die(`${word} matches ${names.join(", ")}: name one of them`, 2);
   return names[0]!;
 }
 
-/** One agent, service or "watchdog" by name. */
+/** The one agent, service or "watchdog" that a call is about; `usage` is for the error. */
 function oneName(cfg: Config, call: Call, usage: string): string {
   if (call.words.length !== 1) die(`usage: ${usage}`, 2);
   return onlyName(expandNames(cfg, call.words), call.words[0]!);
 }
 
-/** tmux 3.2 is the first with the formats and pane options that are used here. */
+/** The first tmux with the formats and pane options used here. */
 const TMUX_OLDEST = "3.2.0";
 
+/** Cuts a text, which may be coloured, to `width` columns; the last one is then an ellipsis. */
 function cut(cell: string, width: number): string {
   if (Bun.stringWidth(cell) <= width) return cell;
   const room = Math.max(0, width - 1);
   const start = Bun.sliceAnsi(cell, 0, room);
-  // a wide letter across the edge comes whole
+  // sliceAnsi keeps a wide letter that lies across the edge
   return `${Bun.stringWidth(start) > room ? Bun.sliceAnsi(cell, 0, room - 1) : start}…`;
 }
 
+/** Cuts or pads a text to exactly `width` columns. */
 function fit(cell: string, width: number): string {
   const shown = cut(cell, width);
   return shown + " ".repeat(Math.max(0, width - Bun.stringWidth(shown)));
 }
 
+/** What one check of `doctor` found. */
 export interface Finding {
-  /** What was looked at: a stable word for scripts. */
+  /** What was checked: a stable word for scripts. */
   check: string;
   level: "ok" | "warn" | "fail";
   what: string;
@@ -9161,17 +9185,17 @@ const warn = (what: string, cure: string): Found => ({ level: "warn", what, cure
 const fail = (what: string, cure: string): Found => ({ level: "fail", what, cure });
 
 /**
- * `tmux -V` and the version of the server: "" = none runs, null = nobody asked. An upgrade leaves
- * the old server running.
+ * `client` is what `tmux -V` prints, `server` the version of the running server: "" = none runs,
+ * null = nobody asked. The two differ after an upgrade, which leaves the old server running.
  */
 export function assessTmux(client: string, server: string | null): Findings {
   const [found] = /\d+\.\d+\w*/.exec(client) ?? ["?"];
   const number = /\d+\.\d+/.exec(found)?.[0];
-  if (number && Bun.semver.order(`${number}.0`, TMUX_OLDEST) < 0) return fail(`${found} is too old`,
-    "install 3.2 or newer");
+  if (number && Bun.semver.order(`${number}.0`, TMUX_OLDEST) < 0) {
+    return fail(`${found} is too old`, "install 3.2 or newer");
+  }
   if (server && server !== found) {
-    return warn(`the client is ${found}, the running server ${server}`,
-      NEW_SERVER);
+    return warn(`the client is ${found}, the running server ${server}`, NEW_SERVER);
   }
   return good(`${found}${server === "" ? ", no server runs" : ""}`);
 }
@@ -9183,11 +9207,11 @@ const assessExit = (exits: boolean): Findings => exits
   ? warn(EXITS, "tmux set -s exit-unattached off, and the same in tmux.conf") : [];
 
 // ── up, down, restart ───────────────────────────────────────────────────────────
-// Orders of people. Who holds the lock of the orders acts; the watchdog lives with what they left.
+// Orders of people. Whoever holds the lock of the orders acts; the watchdog follows the result.
 
 /**
- * What a tmux server says of itself. `start`: where none runs, one reads the operator's tmux.conf
- * and ends at once.
+ * Asks the tmux server for its version and for exit-unattached. `start`: if none runs, one starts
+ * for this question, reads the operator's tmux.conf and ends at once.
  */
 async function askServer(
   cfg: Config, start = false,
@@ -9198,6 +9222,7 @@ async function askServer(
   return { version, exits: exits === "on", why: ran.ok ? "" : ran.err };
 }
 
+/** Dies where tmux or git is missing or too old; warns about settings of tmux that will hurt. */
 async function needTools(cfg: Config): Promise<void> {
   const asked = await tmux(cfg, ["-V"]);
   if (!asked.ok) die(NO_TMUX);
@@ -9206,8 +9231,10 @@ async function needTools(cfg: Config): Promise<void> {
     die(`tmux ${found[0]} is too old: 3.2 or newer is needed`);
   }
   const server = await askServer(cfg);
-  if (/protocol version|server version/.test(server.why)) die(`the running tmux server and ` +
-    `${asked.out.trim()} do not understand each other (${server.why}): ${NEW_SERVER}`);
+  if (/protocol version|server version/.test(server.why)) {
+    die(`the running tmux server and ${asked.out.trim()} do not understand each other ` +
+      `(${server.why}): ${NEW_SERVER}`);
+  }
   for (const finding of [assessTmux(asked.out, server.version), assessExit(server.exits)].flat()) {
     if (finding.level !== "ok") log(`warning: ${finding.what}: ${finding.cure}`);
   }
@@ -9216,7 +9243,7 @@ async function needTools(cfg: Config): Promise<void> {
   }
 }
 
-/** Leaves an event, and a line in the watchdog's log, of what a person ordered. */
+/** Records what a person ordered: an event, and a line in the watchdog's log. */
 function noteOrder(cfg: Config, command: string, names: string[]): void {
   emit(cfg, "order", { by: "operator", command, names });
   try {
@@ -9227,7 +9254,7 @@ function noteOrder(cfg: Config, command: string, names: string[]): void {
   }
 }
 
-/** Ends a watchdog of the original, which lives in the session that now only follows the log. */
+/** Ends a watchdog of the original, which ran in the session that now only shows the log. */
 async function endOriginalWatchdog(cfg: Config, snap: Snapshot): Promise<void> {
   const pane = snap.panes.get(watchdogSession(cfg));
   if (!pane || pane.dead || pane.session) return;
@@ -9235,35 +9262,35 @@ async function endOriginalWatchdog(cfg: Config, snap: Snapshot): Promise<void> {
   await stopPanes(cfg, [pane]);
 }
 
-/** How long, ms, a watchdog may take from its keeper's start to its lock on a loaded machine. */
-const WATCHDOG_COMES = 30_000;
+/** How long, ms, a watchdog may take to get its lock after its keeper started, under load. */
+const WATCHDOG_START_MAX = 30_000;
 
-/** Somebody else's session under the name of the one that shows the watchdog's log. */
+/** Says so where somebody else's session has the name of the one that shows the log. */
 function nameLogStranger(cfg: Config, snap: Snapshot): void {
   const stranger = strangerIn(cfg, snap, watchdogSession(cfg));
   if (stranger) log(`the watchdog's log is not shown: ${stranger}`);
 }
 
-/** The version of the watchdog that runs, where its last tick says that it is not ours; else "". */
+/** The version of the running watchdog, if its heartbeat says that it is not ours; else "". */
 function otherVersion(cfg: Config): string {
   const beat = readBeat(cfg);
   const its = beat.pid === lockHolder(lockFile(cfg, "watchdog")) ? beat.version : "";
   return its && its !== version() ? its : "";
 }
 
-/** After an upgrade: ends the watchdog and the keeper of another version, and leaves the agents. */
+/** After an upgrade: ends watchdog and keeper of the other version; the agents work on. */
 async function retireOtherVersion(cfg: Config, wanted: () => boolean): Promise<void> {
   const holder = () => lockHolder(lockFile(cfg, "watchdog"));
   const [pid, its] = [holder(), otherVersion(cfg)];
   if (!its) return;
   log(`replacing the watchdog of version ${its} by ${version()}; the agents go on working`);
-  // another `up` may do the same: the watchdog that it starts is not ended
+  // another `up` may be doing the same: the watchdog that it started must not be ended
   await stopWatchdog(cfg, () => wanted() && [pid, null].includes(holder()));
 }
 
 /**
- * Starts the keeper and sees the watchdog take its lock; false = it does not, see the log.
- * `wasDown`: one that still runs may be about to end, by the order before this one.
+ * Starts the keeper and waits for the watchdog to take its lock; false = it did not, see the log.
+ * `wasDown`: it was ordered down before, so one that still runs may be about to end.
  */
 export async function startWatchdog(cfg: Config, wasDown = false): Promise<boolean> {
   const running = () => lockHolder(lockFile(cfg, "watchdog")) !== null;
@@ -9278,7 +9305,7 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
   await endOriginalWatchdog(cfg, await snapshot(cfg));
   const keeper = await betweenOrders(cfg, async () => {
     if (!wanted()) return log(`watchdog: ${OVERTAKEN}`);
-    // shown before there is a watchdog: it would show it at the same moment
+    // the log first: a watchdog that already runs would open the same session at the same moment
     const snap = await snapshot(cfg);
     nameLogStranger(cfg, snap);
     world.append(sessionLogPath(cfg, watchdogSession(cfg)), "");
@@ -9287,16 +9314,16 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
     return spawnKeeper(cfg);
   });
   if (!keeper) return false;
-  const deadline = world.mono() + WATCHDOG_COMES;
-  // a keeper that another `up` started first makes ours end, and brings the watchdog all the same
+  const deadline = world.mono() + WATCHDOG_START_MAX;
+  // ours ends if another `up` was first with a keeper, which then starts the watchdog
   const kept = () => isRunning(keeper) || lockHolder(lockFile(cfg, "keeper")) !== null;
   while (!running() && kept() && world.mono() < deadline) await Bun.sleep(50);
   return running();
 }
 
 /**
- * Ends keeper and watchdog, the keeper first, as long as that is `wanted`; true = one was running.
- * One that has no lock yet sees the order as soon as it does.
+ * Ends keeper and watchdog for as long as that is `wanted`; true = one was running. The keeper comes
+ * first, or it would start another. SIGKILL follows after 8 s, and after 12 s it gives up.
  */
 async function stopWatchdog(cfg: Config, wanted = () => true): Promise<boolean> {
   const locks = [lockFile(cfg, "keeper"), lockFile(cfg, "watchdog")];
@@ -9314,17 +9341,18 @@ async function stopWatchdog(cfg: Config, wanted = () => true): Promise<boolean> 
   return running;
 }
 
-/** The last lines of a screen, for the message about what could not be started. */
+/** The last lines of a screen, indented, for the message that a client could not be started. */
 async function lastWords(cfg: Config, pane: Pane): Promise<string> {
   const screen = (await capturePane(cfg, pane)) ?? "";
   return tailOf(screen.replace(/^Pane is dead.*$/gm, ""), 5).split("\n")
     .map((line) => `    ${line}`).join("\n");
 }
 
+/** A unit that could not be started or ended. */
 interface Failure {
   name: string;
   why: string;
-  /** Only a person can help. */
+  /** Only a person can help: exit code 3. */
   stuck?: boolean;
 }
 
@@ -9342,7 +9370,9 @@ export async function cmdUp(call: Call): Promise<number> {
   const stuck = phaseTrouble(cfg) || (names.length && isComplete(cfg) ? SEQUENCE_COMPLETE : "");
   const loops = wanted.filter((unit) => isAgent(unit) && unit.kind === "loop");
   const rests = isComplete(cfg) && !names.length ? loops : [];
-  if (rests.length) log(`not started: ${rests.map(({ name }) => name).join(", ")}: ${SEQUENCE_COMPLETE}`);
+  if (rests.length) {
+    log(`not started: ${rests.map(({ name }) => name).join(", ")}: ${SEQUENCE_COMPLETE}`);
+  }
   const held = loops.filter(() => stuck).map(({ name }): Failure => ({ name, why: stuck }));
   const withWatchdog = !names.length || names.includes("watchdog");
   let wasDown = false;
@@ -9373,7 +9403,7 @@ export async function cmdUp(call: Call): Promise<number> {
 const orderedNames = (units: (Agent | Service)[], withWatchdog: boolean): string[] =>
   [...units.map(({ name }) => name), ...(withWatchdog ? ["watchdog"] : [])];
 
-/** Ends what outlived its session, or a command that was cut short; says what cannot be ended. */
+/** Ends what a unit left running when its session went; returns what cannot be ended. */
 async function endLeftOver(
   cfg: Config, unit: Agent | Service, memory: Memory,
 ): Promise<Failure[]> {
@@ -9382,13 +9412,13 @@ async function endLeftOver(
   return left ? stuckOf(unit, left) : [];
 }
 
-/** A unit whose family should be gone, if it is not. */
+/** The failure of a unit some of whose processes outlived their end; [] = all are gone. */
 function stuckOf({ name }: Named, family: Family): Failure[] {
   const members = membersOf(family);
   return members.length ? [{ name, why: cannotEnd(members), stuck: true }] : [];
 }
 
-/** Starts what does not run, `start_batch` at a time. */
+/** Starts what does not run, `start_batch` at a time; collects first texts in `boots`. */
 async function startAll(
   cfg: Config, wanted: (Agent | Service)[], boots: Message[], step: Step,
 ): Promise<Failure[]> {
@@ -9401,7 +9431,7 @@ async function startAll(
     step(nth, unit.name);
     const before = began.at(-cfg.watchdog.startBatch) ?? -Infinity;
     await world.sleep(Math.max(0, before + RUNNING_AFTER - world.mono()));
-    // a watchdog may have started some of them meanwhile
+    // the watchdog may have started some of them in the meantime
     if (world.mono() - looked > RUNNING_AFTER) [snap, looked] = [await snapshot(cfg), world.mono()];
     const running = sessionAlive(snap, unit.session) === true;
     let waits = "";
@@ -9427,7 +9457,7 @@ async function startAll(
   return failures;
 }
 
-/** Waits for what a unit needs, `up_wait` or `connect_delay` long; says what is still not ready. */
+/** Waits for what a unit needs, up to `up_wait` or `connect_delay`; `waits` = it is not ready. */
 async function awaitNeeds(
   cfg: Config, unit: Agent | Service, snap: Snapshot,
 ): Promise<[waits: string, snap: Snapshot]> {
@@ -9443,15 +9473,15 @@ async function awaitNeeds(
   }
 }
 
-/** How far a long command is, and what it is at. */
+/** Reports the progress of a long command: how many are done, and what it is doing. */
 type Step = (done: number, what: string) => void;
 
-/** Fewer lines than these are read at a glance. */
+/** From this many steps on a bar is drawn; fewer lines are read at a glance. */
 const BAR_FROM = 20;
 
 /**
- * A bar on a terminal: routine lines are not printed then, all others above it. In a pipe, or where
- * there is little to do, each step has its line.
+ * Draws a progress bar on a terminal: routine lines are then dropped, others appear above it. In a
+ * pipe, or with few steps, there is no bar and every line is printed.
  */
 async function withBar<T>(total: number, work: (step: Step) => Promise<T>): Promise<T> {
   if (!process.stderr.isTTY || total < BAR_FROM) return work(() => {});
@@ -9481,17 +9511,17 @@ async function withBar<T>(total: number, work: (step: Step) => Promise<T>): Prom
   }
 }
 
-/** Types the first texts itself, where no watchdog runs; what is left over stays queued for one. */
+/** Types the first texts where no watchdog runs; the rest stays queued until one does. */
 async function bootAll(cfg: Config, boots: Message[]): Promise<void> {
   const agents = boots.map((message) => cfg.agents.get(message.target)!);
   const patience = Math.max(...agents.map((agent) => backendOf(cfg, agent).connectDelay)) + 20;
   await deliverByHand(cfg, boots, world.mono() + patience * 1000);
 }
 
-/** How long a client must live to count as running, ms: a missing one ends within 100. */
+/** A client counts as running after this long, ms: one that is not installed ends within 100. */
 const RUNNING_AFTER = 1_000;
 
-/** Waits until each session's client runs; returns those whose client ended or never came. */
+/** Waits up to `up_wait` for all clients to run; returns those that ended or never started. */
 async function awaitClients(
   cfg: Config, units: (Agent | Service)[], step: Step,
 ): Promise<Failure[]> {
@@ -9519,6 +9549,7 @@ async function awaitClients(
   }
 }
 
+/** Why a client does not run after its start; null = it is a task that has already succeeded. */
 async function explainDeath(
   cfg: Config, unit: Agent | Service, pane: Pane | undefined,
 ): Promise<Failure | null> {
@@ -9542,8 +9573,8 @@ const endOf = (pane: Pane): string =>
   (pane.status === null ? `signal ${pane.signal ?? "?"}` : `exit ${pane.status}`);
 
 /**
- * `down`: the order first, which every start asks for, then the watchdog, so that it heals nothing;
- * all stays down until `up`. What a later `up` has taken back by then is left alone.
+ * `down`: stores the order first, which every start checks, then ends the watchdog, so that nothing
+ * is healed. All stays down until `up`; what a later `up` already took back is left alone.
  */
 export async function cmdDown(call: Call): Promise<number> {
   const cfg = await configFor(call);
@@ -9556,16 +9587,19 @@ export async function cmdDown(call: Call): Promise<number> {
   const units = [...unitsOf(cfg).values()].filter(({ name }) => every || names.includes(name));
   const ending = orphans.filter(({ name }) => strays || names.includes(name));
   const withWatchdog = every || names.includes("watchdog");
-  if (strays && !ending.length) log("there are no orphans: every client that runs is in the config");
+  if (strays && !ending.length) {
+    log("there are no orphans: every client that runs is in the config");
+  }
   let stands = (_name: string): boolean => true;
   if (existsSync(cfg.logDir)) {
     const ordered = orderedNames(units, withWatchdog);
-    // on a full disk above all they must be stoppable
+    // agents must be stoppable even where the order cannot be stored, as on a full disk
     await changeOperator(cfg, (operator) => {
       for (const name of ordered) operator.held[name] = world.now();
     }).then(() => (stands = (name) => !ordered.includes(name) || isDown(operatorOf(cfg), name)))
       .catch((error) => log(`they will not stay down: ${messageOf(error)}`));
-    noteOrder(cfg, strays ? "down --orphans" : "down", [...ordered, ...ending.map(({ name }) => name)]);
+    noteOrder(cfg, strays ? "down --orphans" : "down",
+      [...ordered, ...ending.map(({ name }) => name)]);
   }
   if (withWatchdog) {
     const ended = await stopWatchdog(cfg, () => stands("watchdog"));
@@ -9583,7 +9617,7 @@ export async function cmdDown(call: Call): Promise<number> {
   return stuck.length ? 3 : 0;
 }
 
-/** Orphans with a pane, and those of which only processes with the mark of this fleet are left. */
+/** Orphans with a pane, and those of which only processes with this fleet's mark are left. */
 async function findOrphans(cfg: Config): Promise<Orphan[]> {
   const snap = await snapshot(cfg);
   const orphans = orphansOf(cfg, snap);
@@ -9596,7 +9630,7 @@ async function findOrphans(cfg: Config): Promise<Orphan[]> {
     ({ name, session: `${cfg.sessionPrefix}${name}`, pane: null }))];
 }
 
-/** Says which clients run on although the config does not have them any more. */
+/** Names the clients that left the config but are still there. */
 function nameOrphans(orphans: Orphan[]): void {
   for (const { name, pane } of orphans) {
     const what = pane?.dead ? "its ended client is still there" : "its client runs on";
@@ -9606,7 +9640,10 @@ function nameOrphans(orphans: Orphan[]): void {
 
 type Named = Pick<Service, "name" | "session">;
 
-/** Ends units with all that they started, as far as that `stands`; says what cannot be ended. */
+/**
+ * Ends units with everything that they started; returns what cannot be ended. `stands`: whether the
+ * order still holds for a name. `withLog`: also the session that shows the watchdog's log.
+ */
 async function stopUnits(
   cfg: Config, units: Named[], stands: (name: string) => boolean, withLog = false,
 ): Promise<Failure[]> {
@@ -9623,11 +9660,11 @@ async function stopUnits(
       const memory = memoryOf(known, unit.name);
       const groups = [pane && groupOf(pane), endingOf(memory), memory.client];
       const { marks, ...family } = familyOf(cfg, unit.name, groups, all);
-      // an orphan may have been started under another prefix, and so under another name
+      // an orphan that was started under another prefix carries another mark
       const own = all?.find(({ pid }) => pid === pane?.pid)?.mark;
       families.set(unit, { ...family, marks: own ? [...marks, own] : marks });
       log(pane ? `ending ${unit.session}`
-        : `${unit.name}: not running${besides(cfg, snap, unit.session)}`);
+        : `${unit.name}: not running${strangerNote(cfg, snap, unit.session)}`);
       if (pane) panes.push(pane);
     }
     for (const pane of panes) await killSession(cfg, pane);
@@ -9636,14 +9673,14 @@ async function stopUnits(
   return [...families].flatMap(([unit, family]) => stuckOf(unit, family));
 }
 
-/** What a client keeps running outside of its pane: it is named, and left to the person. */
+/** A process that a client keeps outside of its pane: the person is told, and decides. */
 interface Background {
   pid: number;
   what: string;
   dir: string;
 }
 
-/** Claude Code's own word on a process, if it was written in that process's life; {} = none. */
+/** What Claude Code's session file says of a process, if the process wrote it; {} = nothing. */
 function claudeSession(pid: number): { kind?: unknown; cwd?: unknown } {
   const path = join(claudeFolder(pid), "sessions", `${pid}.json`);
   try {
@@ -9655,14 +9692,14 @@ function claudeSession(pid: number): { kind?: unknown; cwd?: unknown } {
   }
 }
 
-/** Whether a command line is that of Codex's server, or of the loop that keeps it up to date. */
+/** Whether a command line is that of Codex's app server, or of the loop that updates it. */
 export const isCodexDaemon = (argv: string[]): boolean => argv.some((word, at) =>
   /^codex(\b|$)/.test(basename(word)) &&
   argv.slice(at + 1).some((one) => one === "app-server" || one === "pid-update-loop"));
 
 const codexHome = (own: string, home: string): string => own || `${home}/.codex`;
 
-/** Where a process works; "" = that cannot be said. */
+/** The current folder of a process; "" = not known. */
 function folderOf(pid: number): string {
   try {
     return realpathSync(`/proc/${pid}/cwd`);
@@ -9671,7 +9708,7 @@ function folderOf(pid: number): string {
   }
 }
 
-/** Background sessions and daemons of clients in our folders that carry no mark of ours. */
+/** Background sessions and daemons of clients in our folders that do not carry our mark. */
 function findBackground(cfg: Config, units: (Agent | Service)[]): Background[] {
   const agents = units.filter(isAgent);
   const dirs = agents.map(({ dir }) => (existsSync(dir) ? realpathSync(dir) : dir));
@@ -9694,13 +9731,13 @@ function findBackground(cfg: Config, units: (Agent | Service)[]): Background[] {
   });
 }
 
-/** What is said of a session that has the name of a unit which is not running. */
-function besides(cfg: Config, snap: Snapshot, session: string): string {
+/** "; …" for a message that a unit is not running, where a stranger's session has its name. */
+function strangerNote(cfg: Config, snap: Snapshot, session: string): string {
   const stranger = strangerIn(cfg, snap, session);
   return stranger && `; ${stranger}`;
 }
 
-/** Ends and starts units while the watchdog holds its hands off them. */
+/** Ends units and starts them again; until then a mark tells the watchdog to leave them alone. */
 async function restartUnits(
   cfg: Config, units: (Agent | Service)[], fresh: boolean,
 ): Promise<number> {
@@ -9721,7 +9758,7 @@ async function restartUnits(
     const ended = units.filter((unit) => !stuck.some(({ name }) => name === unit.name));
     return await startAndWait(cfg, ended, stuck);
   } finally {
-    // only the mark: what was ordered meanwhile holds
+    // only our mark goes: what was ordered in the meantime stands
     await changeOperator(cfg, (operator) => {
       for (const { name } of units.filter((unit) => operator.busy[unit.name] === until)) {
         delete operator.busy[name];
@@ -9732,7 +9769,10 @@ async function restartUnits(
   }
 }
 
-/** The end of `up` and `restart`: starts units, sees to first texts, waits, and says who failed. */
+/**
+ * The second half of `up` and `restart`: starts units, types the first texts, waits, and says who
+ * failed. `earlier`: failures so far; `between`: runs after the starts. Returns the exit code.
+ */
 async function startAndWait(
   cfg: Config, units: (Agent | Service)[], earlier: Failure[], between?: () => Promise<Failure[]>,
 ): Promise<number> {
@@ -9746,11 +9786,12 @@ async function startAndWait(
   });
   for (const { name, why } of failures) log(`${name}: ${why}`);
   if (!failures.length) return 0;
-  // where no server ran, nobody could ask before one ended with what was started in it
+  // a server that this start brought up could not be asked before; the option may have ended it
   if ((await askServer(cfg, true)).exits) log(EXITS);
   return failures.some(({ stuck }) => stuck) ? 3 : 1;
 }
 
+/** `restart`: the units first, then the watchdog if it is named. */
 export async function cmdRestart(call: Call): Promise<number> {
   const cfg = await configFor(call);
   if (!call.words.length) die("usage: restart <name…> [--fresh]", 2);
@@ -10260,7 +10301,7 @@ async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []): 
     olderPhase: loopSessionsAlive(cfg, snap, true).map((agent) => agent.name),
     needsHuman: [...agents, ...services].some((one) => one.needsHuman) || Boolean(phase?.error) ||
       cfg.broken !== "" ||
-      needsChannel(cfg, watch, operator) || needsNotices(watch.notices) ||
+      needsChannel(cfg, watch, operator) || noticesFail(watch.notices) ||
       (watchdog.running ? watchdog.stale : expected),
   };
 }
@@ -10742,7 +10783,7 @@ export async function cmdAttach(call: Call): Promise<number> {
   const session = name === "watchdog" ? watchdogSession(cfg) : unitsOf(cfg).get(name)!.session;
   const snap = await neededSnapshot(cfg);
   const pane = snap.panes.get(session);
-  if (!pane) die(`${name} is not running${besides(cfg, snap, session)}`);
+  if (!pane) die(`${name} is not running${strangerNote(cfg, snap, session)}`);
   if (!process.stdout.isTTY) die("attach needs a terminal");
   const socket = cfg.tmuxSocket ? ["-L", cfg.tmuxSocket] : [];
   const only = call.options["read-only"] ? ["-r"] : [];
@@ -13204,7 +13245,7 @@ export async function cmdDoctor(call: Call): Promise<number> {
     faults = faultsIn(error);
     return lastGoodConfig(call.path, error);
   });
-  const noFleet = loaded && !loaded.broken ? exampleTaken(call, loaded) : "";
+  const noFleet = loaded && !loaded.broken ? whyOnlyExample(call, loaded) : "";
   const cfg = noFleet ? null : loaded;
   const instead = cfg ? "fix it; the fleet runs on the last good one, which is examined here"
     : "fix it, or name another with --config";
