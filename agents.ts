@@ -131,6 +131,8 @@ export interface Pane {
   conversation: string;
   /** Whose state folder the session was made for, as a hash; "" = we did not make the session. */
   room: string;
+  /** The process that was started in it; another one is a person's. 0 = not known. */
+  made: number;
   /** Its end would end a session of somebody else, which holds nothing besides. */
   pinned?: boolean;
   title: string;
@@ -498,7 +500,10 @@ export interface World {
   /** The end of a file, at most so many bytes; null as above. */
   tail(path: string, bytes: number): string | null;
   writeAtomic(path: string, text: string): Promise<void>;
-  /** Rotates to `<path>.1` once the file is over `cap` bytes; true when it did. */
+  /**
+   * Rotates to `<path>.1` once the file is over `cap` bytes; true when it did, or there was none:
+   * whoever has it open writes to another one.
+   */
   append(path: string, text: string, cap?: number): boolean;
   remove(path: string): void;
   /** Wall ms of the last change, null = there is no such file. */
@@ -780,10 +785,11 @@ async function realWriteAtomic(path: string, text: string): Promise<void> {
 
 function realAppend(path: string, text: string, cap = Infinity): boolean {
   setAside(path);
-  const full = cap < Infinity && (statSync(path, { throwIfNoEntry: false })?.size ?? 0) > cap;
+  const size = cap < Infinity ? statSync(path, { throwIfNoEntry: false })?.size : 0;
+  const full = (size ?? 0) > cap;
   if (full) renameSync(path, `${path}.1`);
   if (text) appendFileSync(path, text, { mode: 0o600 });
-  return full;
+  return full || size === undefined;
 }
 
 /** Bytes. What a fleet reads whole is under 1 MB; a file this large is not what it should be. */
@@ -2137,6 +2143,7 @@ const PANE_FIELDS = [
   "pane_pipe", "?@agents_started,#{@agents_started},#{session_created}", "window_activity",
   "pane_width", "pane_height", "@agents_session", "@agents_backend", "@agents_phase",
   "@agents_cause", "@agents_conversation", "@agents_model", "@agents_home", "@agents_room",
+  "@agents_pid",
   "pid", "start_time",
   "session_name", "?@agents_session,,#{pane_current_command}", "pane_title",
 ];
@@ -2148,7 +2155,7 @@ export function parsePane(row: string): (Pane & { server: string }) | null {
   if (fields.length !== PANE_FIELDS.length || !/^\$\d+\t%\d+\t\d+\t[01]\t/.test(row) ||
     /[\x00-\x08\x0a-\x1f\x7f]/.test(row)) return null;
   const [sessionId, id, pid, dead, status, signal, piped, created, activity, width, height,
-    session, backend, phase, cause, conversation, model, home, room, serverPid, serverStart,
+    session, backend, phase, cause, conversation, model, home, room, made, serverPid, serverStart,
     sessionName, command, title] = fields as [string, ...string[]] & string[];
   const number = (value = ""): number | null => (value === "" ? null : Number(value));
   return {
@@ -2157,7 +2164,7 @@ export function parsePane(row: string): (Pane & { server: string }) | null {
     created: Number(created) * 1000, activity: Number(activity) * 1000,
     size: `${width}x${height}`, command: command!, session: session!, backend: backend!,
     model: model!, phase: phase!, cause: cause!, conversation: conversation!, home: home!,
-    room: room!,
+    room: room!, made: Number(made),
     server: `${serverPid} ${serverStart}`, title: title!,
   };
 }
@@ -2508,7 +2515,8 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
     ...[...secretNames, ...CALLERS_OWN].flatMap((name) => ["set-environment", "-t", id, "-r", name, ";"]),
     ...(plan.logPath ? ["pipe-pane", "-t", id, pipeCommand(plan.logPath), ";"] : []),
     "respawn-pane", "-k", "-t", id, "-c", noFormat(plan.cwd),
-    ...envArgs({ ...plan.env, ...(plan.unit ? { [UNIT_MARK]: plan.unit } : {}) }), ...plan.argv,
+    ...envArgs({ ...plan.env, ...(plan.unit ? { [UNIT_MARK]: plan.unit } : {}) }), ...plan.argv, ";",
+    "set-option", "-p", "-F", "-t", id, "@agents_pid", "#{pane_pid}",
   ]);
   if (ran.ok) return "";
   if (pid) await killPane(cfg, { id, pid });
@@ -3662,8 +3670,17 @@ const parseWhere = (where: string): Where =>
  */
 function isInFront(cfg: Config, agent: Agent, pane: Pane): boolean {
   const [state, , group, , , front] = statOf(pane.pid);
-  return state !== undefined && !/[TtZX]/.test(state) && group === front &&
-    (pane.backend !== "" || pane.command === expectedBackendCmd(cfg, agent));
+  const ours = pane.made ? pane.made === pane.pid
+    : pane.backend !== "" || pane.command === expectedBackendCmd(cfg, agent);
+  return state !== undefined && !/[TtZX]/.test(state) && group === front && ours &&
+    !isLeftShell(readProc(`${pane.pid}/cmdline`).split("\0"), backendOf(cfg, agent));
+}
+
+/** Whether a shell that waits for commands has taken a client's place, as after `client; exec sh`. */
+function isLeftShell([program = "", ...words]: string[], { bin }: Backend): boolean {
+  const name = basename(program).replace(/^-/, "");
+  return /^(?:ba|da|z|k|fi)?sh$/.test(name) && name !== basename(programOf(bin)) &&
+    words.every((word) => !word || word.startsWith("-"));
 }
 
 /**

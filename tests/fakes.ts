@@ -286,7 +286,7 @@ export class FakeTmux {
     if (name === "-V") return said(this.version);
     if (name === "source-file") return this.source(stdin);
     const { opt, words } = options(args, { "new-session": "sxyceF", "new-window": "tceF", "respawn-pane": "tce", "resize-window": "txy",
-      "if-shell": "t", "send-keys": "t", "run-shell": "", "set-environment": "tr" }[name] ?? "tbFc");
+      "if-shell": "t", "send-keys": "t", "set-option": "t", "run-shell": "", "set-environment": "tr" }[name] ?? "tbFc");
     if (name === "new-session") return this.create(opt, words);
     if (name === "start-server") return said();
     if (name === "show-options") return said("off\n");
@@ -302,7 +302,8 @@ export class FakeTmux {
     if (!pane) return failed(`can't find pane: ${opt.t}`);
     if (name === "capture-pane") return said(`${pane.screen(this.fake.wall)}\n`);
     if (name === "display-message") return said(`${this.expand(pane, words[0]!)}\n`);
-    if (name === "set-option") ("p" in opt || "w" in opt ? pane.marks : pane.room.options)[words[0]!] = words[1]!;
+    if (name === "set-option" && "F" in opt) pane.marks[words[0]!] = this.expand(pane, words[1]!);
+    else if (name === "set-option") ("p" in opt || "w" in opt ? pane.marks : pane.room.options)[words[0]!] = words[1]!;
     else if (name === "set-environment") pane.room.options[`-${opt.r}`] = "removed";
     else if (name === "new-window") return said(`${this.expand(this.place(pane.session, words), opt.F!)}\n`);
     else if (name === "respawn-pane") return pane.dead || "k" in opt ? this.respawn(pane, words, opt.c) : failed(`pane ${pane.id} still active`);

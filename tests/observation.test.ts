@@ -163,6 +163,14 @@ describe("a typed client that nobody described", () => {
     fake.files.delete(`/proc/${pane().pid}/stat`);
     expect((await settle("ready\n>   "))[0]).toBe("unsure");
   });
+  test("is not what a person has started in its pane, nor a shell that took its place", async () => {
+    expect((await settle("ready\n> "))[0]).toBe("idle");
+    fake.files.set(`/proc/${pane().pid}/cmdline`, "bash\0-i\0");
+    expect((await settle("builder$ "))[0]).toBe("unsure");
+    fake.tmux.run(["respawn-pane", "-k", "-t", pane().id, "vi"]);
+    stat((pid) => pid);
+    expect((await settle("~\n~"))[0]).toBe("unsure");
+  });
   test("is unsure while its screen moves", async () => {
     for (const letter of "abcdefg") {
       pane().draw(`working ${letter}\n`, fake.wall);

@@ -1,6 +1,6 @@
 /** What a person does in the same tmux server, before each of the ways in which a client is ended or started: nothing of theirs goes. */
 import { expect } from "bun:test";
-import { type Fleet, lives, loopPlan, type Plan, quote, real, signal, until } from "./real.ts";
+import { type Fleet, lives, loopPlan, type Plan, quote, real, signal, TUI, until } from "./real.ts";
 
 const NAMES = ["linked", "joined", "grouped", "renamed", "second"];
 /** A program of a person, which notes each byte that is typed into it. */
@@ -174,6 +174,20 @@ real("a program that names itself like rows of the list forges none", { agents: 
   expect([(await f.sessions()).includes("person"), lives(own), f.starts("a1").length]).toEqual([true, true, 1]);
   expect(await f.run(["down"])).toMatchObject({ code: 0 });
   expect([lives(Number(pid)), lives(own), f.read("typed")]).toEqual([true, false, ""]);
+});
+
+real("what a person starts in the pane of a client without a box gets nothing typed", {
+  agents: [{ name: "a1", watch: "heal", backend: "plain" }], watchdog: PATIENT,
+  toml: `[backend.plain]\nkind = "typed"\nbin = ${JSON.stringify(`${TUI} plain`)}\nconnect_delay = 0\n`,
+}, async (f) => {
+  f.write("typed", "");
+  await f.up();
+  await f.ready("a1");
+  const id = (await f.tmux("list-panes", "-t", "=t-a1", "-F", "#{pane_id} #{pane_pid} #{@agents_pid}")).split(" ");
+  expect(id[1]).toBe(id[2]!);
+  await f.tmux("respawn-pane", "-k", "-t", id[0]!, program(f));
+  const sent = await f.run(["send", "a1", "touch executed", "--timeout", "6"]);
+  expect([sent.code, f.read("typed")]).toEqual([1, ""]);
 });
 
 real("a session that a hook renames is supervised, and is no unknown one", { agents: [{ name: "a1", watch: "heal" }], watchdog: PATIENT }, async (f) => {

@@ -1,6 +1,6 @@
 /** Sessions, panes, logs and launches on a real tmux server of each test's own. */
 import { expect } from "bun:test";
-import { existsSync, mkdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readlinkSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { lives, quote, real, SELF, TUI, until } from "./real.ts";
 
@@ -70,6 +70,17 @@ real("a log over its cap is rotated once and goes on", { agents: [{ name: "a1", 
   const size = () => statSync(f.path(".agents", "t-a1.log")).size;
   const before = await until(size);
   await until(() => size() !== before);
+});
+
+real("a log that somebody removed is written again", { agents: [{ name: "a1", watch: "heal" }] }, async (f) => {
+  await f.up();
+  await f.ready("a1");
+  const log = f.path(".agents/t-a1.log");
+  await until(() => existsSync(log));
+  rmSync(log);
+  await until(() => existsSync(log));
+  f.control("a1", "busy");
+  await until(() => readFileSync(log, "utf8").length > 0);
 });
 
 real("fault 45: a detached session is 200x50", { agents: [{ name: "a1" }] }, async (f) => {
