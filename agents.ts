@@ -2357,8 +2357,9 @@ export async function capturePane(cfg: Config, pane: Pane): Promise<string | nul
 }
 
 /**
- * After this many characters of screens their memory is taken back at once: at the engine's own pace
- * a watchdog of 400 agents grows to 90 MB, not 50. A collection costs 2 ms of CPU (both measured).
+ * After this many characters of screens their memory is freed at once: left to the engine, a
+ * watchdog of 400 agents grows to 90 MB instead of 50 (both measured), and at most 60 are promised.
+ * A collection costs 2 ms of CPU.
  */
 const COLLECT_AFTER = 1_000_000;
 /** What a tick leaves behind of an agent besides its screen, in characters of one. */
@@ -4616,23 +4617,23 @@ const SESSION_FILE_MAX = 16_384;
 
 /**
  * The session file of the process `pid`, which began at `born` (clock ticks; "" = not known); null
- * where it is none, is another process's, or speaks of a background session. `fresh`: it was
- * written in that process's life, as far as clocks tell. Measured on Claude Code 2.1.220 to
- * 2.1.332; 2.0 writes none.
+ * where it is none, or another process's. `fresh`: it was written in that process's life, as far as
+ * clocks tell. Measured on Claude Code 2.1.220 to 2.1.332; 2.0 writes none.
  */
+function claudeSession(
+  file: string, pid: number, born: string, fresh: boolean,
+): Record<string, unknown> | null {
+  const said = parsedRecord(file);
+  if (said?.pid !== pid) return null;
+  return (born && isText(said.procStart) ? said.procStart === born : fresh) ? said : null;
+}
+
+/** What such a file says of the client in a pane; null = nothing, or of a background session. */
 export function parseClaudeWord(
   file: string, pid: number, born: string, fresh: boolean,
 ): ClaudeWord | null {
-  let said: unknown;
-  try {
-    said = JSON.parse(file);
-  } catch {
-    return null; // it was read while it was written
-  }
-  if (!isRecord(said) || said.pid !== pid || (said.kind ?? "interactive") !== "interactive") {
-    return null;
-  }
-  if (!(born && isText(said.procStart) ? said.procStart === born : fresh)) return null;
+  const said = claudeSession(file, pid, born, fresh);
+  if (!said || (said.kind ?? "interactive") !== "interactive") return null;
   const status = (["busy", "waiting", "shell", "idle"] as const).find((one) => one === said.status);
   const word = (value: unknown, max: number) => typeof value === "string"
     ? plainText(value, max) : "";
@@ -5042,15 +5043,17 @@ function rolloutHead(path: string): RolloutHead | null {
 
 const isOwnRollout = (path: string): boolean => rolloutHead(path)?.own ?? false;
 
-/** Where a Codex keeps its conversations, a folder for each day: by what its agent's config says. */
-const codexSessions = ({ env }: Agent): string => join(env.CODEX_HOME ?? process.env.CODEX_HOME ??
-  join(env.HOME ?? homedir(), ".codex"), "sessions");
+const codexHome = (own: string, home: string): string => own || join(home, ".codex");
+
+/** Where an agent's Codex keeps its files: what its config says, else what our environment says. */
+const codexHomeOf = ({ env }: Agent): string =>
+  codexHome(env.CODEX_HOME ?? process.env.CODEX_HOME ?? "", env.HOME ?? homedir());
 
 /** The rollouts of the days since `since` (wall ms), of all days by default. */
 function rolloutsSince(agent: Agent, since = 0): string[] {
   const below = (folder: string) => world.list(folder).filter((name) => /^\d{2,4}$/.test(name))
     .map((name) => join(folder, name));
-  const root = codexSessions(agent);
+  const root = join(codexHomeOf(agent), "sessions"); // a folder for each day
   // days have the local date, here or where the client was told to be
   const first = join(root, new Date(Math.max(since - DAY, 0)).toISOString().slice(0, 10)
     .replaceAll("-", "/"));
@@ -9697,15 +9700,15 @@ interface Background {
   dir: string;
 }
 
-/** What Claude Code's session file says of a process, if the process wrote it; {} = nothing. */
-function claudeSession(pid: number): { kind?: unknown; cwd?: unknown } {
+/** The folder of the Claude Code background session that a process is; null = it is none. */
+function backgroundFolder(pid: number): string | null {
   const path = join(claudeFolder(pid), "sessions", `${pid}.json`);
   try {
-    if ((world.mtime(path) ?? 0) / 1000 < startedAt(pid) - 2) return {};
-    const session: unknown = JSON.parse(textIn(path) || "{}");
-    return isRecord(session) ? session : {};
+    const fresh = (world.mtime(path) ?? 0) >= startedAt(pid) * 1000 - CLOCK_STEP;
+    const session = claudeSession(textIn(path), pid, bornOf(pid), fresh);
+    return session?.kind === "bg" ? String(session.cwd ?? "") : null;
   } catch {
-    return {};
+    return null; // it is another user's
   }
 }
 
@@ -9713,8 +9716,6 @@ function claudeSession(pid: number): { kind?: unknown; cwd?: unknown } {
 export const isCodexDaemon = (argv: string[]): boolean => argv.some((word, at) =>
   /^codex(\b|$)/.test(basename(word)) &&
   argv.slice(at + 1).some((one) => one === "app-server" || one === "pid-update-loop"));
-
-const codexHome = (own: string, home: string): string => own || `${home}/.codex`;
 
 /** The current folder of a process; "" = not known. */
 function folderOf(pid: number): string {
@@ -9730,16 +9731,13 @@ function findBackground(cfg: Config, units: (Agent | Service)[]): Background[] {
   const agents = units.filter(isAgent);
   const dirs = agents.map(({ dir }) => (existsSync(dir) ? realpathSync(dir) : dir));
   const isOurs = (dir: string) => dirs.some((one) => dir === one || dir.startsWith(`${one}/`));
-  const { HOME = homedir(), CODEX_HOME = "" } = process.env;
   const isCodex = ({ kind, bin }: Backend) => kind === "codex" || programOf(bin).endsWith("codex");
-  const homes = agents.filter((agent) => isCodex(backendOf(cfg, agent)))
-    .map(({ env }) => codexHome(env.CODEX_HOME ?? CODEX_HOME, env.HOME ?? HOME));
+  const homes = agents.filter((agent) => isCodex(backendOf(cfg, agent))).map(codexHomeOf);
   const others = (listProcesses() ?? []).filter(({ mark }) => !mark.startsWith(`${roomOf(cfg)}/`));
   return others.flatMap(({ pid }): Background[] => {
-    const { kind, cwd } = claudeSession(pid);
-    if (kind === "bg") {
-      return isText(cwd) && isOurs(String(cwd))
-        ? [{ pid, what: "Claude Code's background session", dir: String(cwd) }] : [];
+    const folder = backgroundFolder(pid);
+    if (folder !== null) {
+      return isOurs(folder) ? [{ pid, what: "Claude Code's background session", dir: folder }] : [];
     }
     if (!isCodexDaemon(readProc(`${pid}/cmdline`).split("\0"))) return [];
     const dir = folderOf(pid);
@@ -11402,9 +11400,9 @@ export function scrub(value: string, paths: string[]): string {
 }
 
 async function clientVersion(screen: string, backend: Backend, agent: Agent): Promise<string> {
-  const shown = /(?:(?:Claude Code|Codex|Gemini CLI) \(?v|OpenCode )(\d+\.\d+\.\d+)/.exec(screen);
-  // any other client may be a script that would go to work
-  if (shown || backend.kind === "typed") return shown?.[1] ?? "";
+  const shown = VERSION_LINES[backend.kind]?.exec(screen)?.[1];
+  // a client that we do not know may be a script that would go to work
+  if (shown || backend.kind === "typed") return shown ?? "";
   const asked = await run(["sh", "-c",
     `cd ${shellQuote(agent.dir)} && ${backend.bin} --version`], TMUX_DEADLINE);
   return /\d{1,9}\.\d{1,9}\.\d{1,9}/.exec(asked.out)?.[0] ?? "";
@@ -13206,9 +13204,8 @@ async function examineStarts(cfg: Config, agents: Agent[]): Promise<Findings> {
   const found = await Promise.all(agents.map(async (agent) => {
     const { kind, bin, flags } = backendOf(cfg, agent);
     if (/(?:^|\s)(?:CODEX_)?HOME=/.test(bin)) return [];
-    const env = { ...process.env, ...agent.env };
-    const home = env.HOME || homedir();
-    const folder = kind === "codex" ? codexHome(env.CODEX_HOME ?? "", home) : join(home, ".gemini");
+    const folder = kind === "codex" ? codexHomeOf(agent)
+      : join(agent.env.HOME ?? homedir(), ".gemini");
     const has = (file: string) => existsSync(join(folder, file));
     return kind === "codex"
       ? assessCodexStart(await settingsIn(join(folder, "config.toml")), agent.dir, flags, has)

@@ -200,7 +200,7 @@ real("Claude Code's background sessions and Codex's daemon of our folders are na
   const other = f.path("elsewhere");
   f.write("elsewhere/.keep", "");
   const start = (cwd: string, ...argv: string[]) => Bun.spawn(argv, { cwd, env: f.env, stdio: ["ignore", "ignore", "ignore"] });
-  const session = (pid: number, kind: string, cwd: string) => f.write(`home/.claude/sessions/${pid}.json`, JSON.stringify({ kind, cwd }));
+  const session = (pid: number, kind: string, cwd: string) => f.write(`home/.claude/sessions/${pid}.json`, JSON.stringify({ pid, kind, cwd }));
   const sleeps = Array.from({ length: 3 }, () => start("/", "sleep", "1000"));
   const [mine, theirs, front] = sleeps.map(({ pid }) => pid) as [number, number, number];
   session(mine, "bg", f.dir);
