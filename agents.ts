@@ -9855,7 +9855,7 @@ export interface StatusRow {
   /** Until when it is limited, waits or is not started; ISO 8601, "" = by no clock. */
   until: string;
   /** What the watchdog does next by the clock, and when (ISO 8601); "" = nothing. */
-  next: "" | keyof typeof DUES;
+  next: "" | Due;
   nextAt: string;
   /** Since when the other side of a loop waits for its commit, ISO 8601; "" = it does not. */
   owesSince: string;
@@ -10344,6 +10344,8 @@ function needsChannel(cfg: Config, { channel }: Watch, operator: Operator): bool
   return used && (channel.told || channel.state === "branch missing");
 }
 
+type Due = keyof typeof DUES;
+
 /** What the clock may bring: the word for it, what it hangs on, and what is said once it passed. */
 const DUES = {
   wake: { word: "wake", if: "", passed: "wake when idle" },
@@ -10354,28 +10356,147 @@ const DUES = {
   start: { word: "start", if: "", passed: "starts now" },
 } as const;
 
-/** What is due next of an agent, and when, wall ms; null = nothing that a clock decides. */
-function nextDue(
-  cfg: Config, { watch, complete, now }: StatusLook, agent: Agent, memory: Memory,
-  limit: LimitState | null, condition: Condition,
-): { next: keyof typeof DUES; at: number } | null {
-  const { unsureAfter, backgroundMax } = cfg.watchdog;
-  const rest = restOf(memory.life);
-  if (rest.state === "backoff" && condition === "backoff") return { next: "start", at: rest.until };
-  if (!isLiving(condition)) return null;
-  if (limit) return { next: "probe", at: limit.until * 1000 };
-  if (memory.verdict === "unsure" && memory.since && !isUnsureTooLong(memory, unsureAfter, now)) {
-    return { next: "person", at: memory.since + unsureAfter * 1000 };
-  }
-  if (memory.verdict === "background" && memory.backgroundSince) {
-    return { next: "idle", at: memory.backgroundSince + backgroundMax * 1000 };
-  }
-  if (agent.watch === "heal+stall" && memory.verdict === "idle") {
-    return { next: "stall", at: memory.since + stallPauseOf(cfg, agent, memory) * 1000 };
-  }
-  const wake = watch.wakeDue[agent.name];
-  return agent.wake && wake && !complete ? { next: "wake", at: wake } : null;
+/** What the watchdog does next about an agent, and when (wall ms; null = no clock decides it). */
+export interface Next { does: string; at: number | null; due?: Due }
+export interface NextFacts {
+  settings: Settings; nativeGrace: number; stallIdle: number; watch: Agent["watch"];
+  hold: LimitState | null;
+  /** Wall ms since when it is idle. */
+  idleSince: number;
+  /** Wall ms since when it is unsure, and since when only background work goes on. */
+  unsureSince?: number;
+  backgroundSince?: number;
+  /** What the ladder knows if it were ended now. */
+  death?: DeathFacts;
+  /** Why the watchdog leaves it alone whatever it shows; "" = it does not. */
+  left?: string;
+  now: number;
 }
+
+export function decideNext(verdict: Verdict, facts: NextFacts): Next {
+  if (facts.left) return { does: `leaves it alone: ${facts.left}`, at: null };
+  if (facts.watch === "none") return { does: 'leaves it alone: watch is "none"', at: null };
+  return nextOfLimit(verdict, facts) ?? nextOfVerdict(verdict, facts);
+}
+
+function nextOfLimit(
+  verdict: Verdict, { settings, nativeGrace, hold, now }: NextFacts,
+): Next | null {
+  const action = decideLimit(hold, verdict, now);
+  if (action.do === "none") return null;
+  if (action.do === "lift") return { does: `ends the hold: ${action.why}`, at: now };
+  if (action.do === "ping") return { does: "asks whether it can go on", at: now, due: "probe" };
+  const until = hold ? hold.until : nextLimitUntil(settings, verdict.limit, nativeGrace, now)[0];
+  return { does: "holds, then asks whether it can go on", at: until * 1000, due: "probe" };
+}
+
+/** A restart as the ladder makes it: the start may be put off, or not come at all. */
+function restartWords({ death, settings }: NextFacts): string {
+  const action = death && decideDeath(death, settings);
+  if (action?.do === "park") return `ends it and parks it (${action.why})`;
+  const delay = action && "delay" in action ? (action.delay ?? 0) : 0;
+  return delay ? `ends it and starts it again ${delay} s later` : "restarts it";
+}
+
+function nextOfVerdict({ verdict, waitingUntil }: Verdict, facts: NextFacts): Next {
+  const { settings, stallIdle, watch, idleSince, now } = facts;
+  const restarts = restartWords(facts);
+  if (verdict === "blocked") {
+    return { does: "types nothing and restarts nothing: it needs you", at: null };
+  }
+  if (verdict === "fatal") return { does: restarts, at: now };
+  if (verdict === "unsure") return nextOfUnsure(facts);
+  if (verdict === "active") return { does: "leaves it alone while it works", at: null };
+  if (verdict === "background") {
+    const { backgroundSince: since = now } = facts;
+    return { does: "waits for its background work, then treats it as idle",
+      at: Math.max(waitingUntil ?? 0, since + settings.backgroundMax * 1000), due: "idle" };
+  }
+  if (watch === "heal") return { does: 'leaves it alone: watch is "heal"', at: null };
+  const past = waitingUntil === null
+    ? 0 : waitingUntil + Math.max(settings.stallGrace, stallIdle) * 1000;
+  const at = Math.max(past, idleSince + stallIdle * 1000, now);
+  return verdict === "waiting" ? { does: `waits, then ${restarts}`, at }
+    : { does: `${restarts} if it is still idle`, at, due: "stall" };
+}
+
+function nextOfUnsure({ settings, unsureSince: since, now }: NextFacts): Next {
+  const due = since === undefined ? null : since + settings.unsureAfter * 1000;
+  if (due !== null && due <= now) {
+    return { does: "types nothing and restarts nothing: it needs you", at: null };
+  }
+  return { does: `does nothing; keeps the screen after ${UNSURE_LOOKS} looks, ` +
+    "and says that it needs you if it stays so", at: due, due: "person" };
+}
+
+/** What the watchdog does about a client that is down. `unseen`: it did not note this end yet. */
+export function decideNextDown(
+  memory: Memory, held: boolean, unseen: DeathFacts | null, settings: Settings, now: number,
+): Next {
+  const action = decideHeal(memory.life, held, now, settings.restartDelayMax * 1000);
+  const rest = restOf(memory.life);
+  if (action.do === "hold") return { does: `leaves it down: ${action.why}`, at: null };
+  if (memory.life.state === "stopping") return { does: `starts it later: ${action.why}`, at: null };
+  const end = unseen && decideDeath(unseen, settings);
+  if (end?.do === "finish") return { does: `leaves it down: ${end.why}`, at: null };
+  if (end?.do === "park") return { does: `parks it: ${end.why}`, at: now };
+  const delay = end && "delay" in end ? (end.delay ?? 0) * 1000 : 0;
+  const at = action.do === "wait" && rest.state === "backoff" ? rest.until : now + delay;
+  return { does: "starts it", at, due: "start" };
+}
+
+/** Why the watchdog leaves a living agent alone whatever it shows; "" = it does not. */
+function whyLeft(
+  cfg: Config, { watch, operator, complete }: StepLook, agent: Agent, hold: LimitState | null,
+): string {
+  if (isHeld(operator, agent.name)) return "a command of yours holds it";
+  if (!agent.enabled) return "it is not enabled";
+  const shared = hold ? null : accountLimitOf(cfg, watch, agent);
+  if (shared) return accountWords(shared);
+  if (agent.kind !== "loop") return "";
+  return watch.intent ? "a phase move is under way" : complete ? "all phases are done" : "";
+}
+
+/**
+ * What the watchdog does next about an agent whose client runs: its own decisions, asked ahead of
+ * time. `memory` and `verdict` are what is believed of it now.
+ */
+function nextStep(
+  cfg: Config, look: StepLook, agent: Agent, { pane, memory, verdict, hold }: StepFacts,
+): Next {
+  const { now } = look;
+  const since = memory.verdict === verdict.verdict && memory.since ? memory.since : now;
+  return decideNext(verdict, {
+    settings: cfg.watchdog, nativeGrace: backendOf(cfg, agent).nativeGrace,
+    stallIdle: stallPauseOf(cfg, agent, memory), watch: agent.watch, hold,
+    idleSince: since, unsureSince: since, backgroundSince: memory.backgroundSince || now,
+    left: whyLeft(cfg, look, agent, hold),
+    death: deathOf(cfg, agent, memory, null, now - pane.created), now,
+  });
+}
+
+type StepLook = Pick<StatusLook, "watch" | "operator" | "complete" | "now">;
+type StepFacts = { pane: Pane; memory: Memory; verdict: Verdict; hold: LimitState | null };
+
+/** What is due next of an agent as its row shows it; null = nothing that a clock decides. */
+function nextDue(
+  cfg: Config, look: StatusLook, agent: Agent, memory: Memory, hold: LimitState | null,
+  condition: Condition,
+): { next: Due; at: number } | null {
+  const { snap, watch, complete, seen, now } = look;
+  const pane = snap.panes.get(agent.session);
+  if (condition === "backoff") return dueOf(decideNextDown(memory, false, null, cfg.watchdog, now));
+  if (!pane || !isLiving(condition)) return null;
+  const shown = seen.get(agent.name)?.verdict ?? NO_VERDICT;
+  const { verdict } = memory;
+  const step = verdict === "gone" || verdict === "booting" ? null : dueOf(nextStep(
+    cfg, look, agent, { pane, memory, verdict: { ...shown, verdict }, hold }));
+  const wake = watch.wakeDue[agent.name];
+  return step ?? (agent.wake && wake && !complete ? { next: "wake", at: wake } : null);
+}
+
+const dueOf = ({ due, at }: Next): { next: Due; at: number } | null =>
+  (due && at !== null ? { next: due, at } : null);
 
 /** Whether a client runs that is not on its way out. */
 const isLiving = (condition: Condition): boolean =>
@@ -10981,95 +11102,6 @@ async function reportOwnRules(cfg: Config): Promise<void> {
   }
 }
 
-/** What the watchdog does next about an agent, and when (wall ms; null = no clock decides it). */
-export interface Next { does: string; at: number | null }
-export interface NextFacts {
-  settings: Settings; nativeGrace: number; stallIdle: number; watch: Agent["watch"];
-  hold: LimitState | null;
-  /** Wall ms since when it is idle. */
-  idleSince: number;
-  /** Wall ms since when it is unsure, and since when only background work goes on. */
-  unsureSince?: number;
-  backgroundSince?: number;
-  /** What the ladder knows if it were ended now. */
-  death?: DeathFacts;
-  /** Why the watchdog leaves it alone whatever it shows; "" = it does not. */
-  left?: string;
-  now: number;
-}
-
-export function decideNext(verdict: Verdict, facts: NextFacts): Next {
-  if (facts.left) return { does: `leaves it alone: ${facts.left}`, at: null };
-  if (facts.watch === "none") return { does: 'leaves it alone: watch is "none"', at: null };
-  return nextOfLimit(verdict, facts) ?? nextOfVerdict(verdict, facts);
-}
-
-function nextOfLimit(
-  verdict: Verdict, { settings, nativeGrace, hold, now }: NextFacts,
-): Next | null {
-  const action = decideLimit(hold, verdict, now);
-  if (action.do === "none") return null;
-  if (action.do === "lift") return { does: `ends the hold: ${action.why}`, at: now };
-  if (action.do === "ping") return { does: "asks whether it can go on", at: now };
-  const until = hold ? hold.until : nextLimitUntil(settings, verdict.limit, nativeGrace, now)[0];
-  return { does: "holds, then asks whether it can go on", at: until * 1000 };
-}
-
-/** A restart as the ladder makes it: the start may be put off, or not come at all. */
-function restartWords({ death, settings }: NextFacts): string {
-  const action = death && decideDeath(death, settings);
-  if (action?.do === "park") return `ends it and parks it (${action.why})`;
-  const delay = action && "delay" in action ? (action.delay ?? 0) : 0;
-  return delay ? `ends it and starts it again ${delay} s later` : "restarts it";
-}
-
-function nextOfVerdict({ verdict, waitingUntil }: Verdict, facts: NextFacts): Next {
-  const { settings, stallIdle, watch, idleSince, now } = facts;
-  const restarts = restartWords(facts);
-  if (verdict === "blocked") {
-    return { does: "types nothing and restarts nothing: it needs you", at: null };
-  }
-  if (verdict === "fatal") return { does: restarts, at: now };
-  if (verdict === "unsure") return nextOfUnsure(facts);
-  if (verdict === "active") return { does: "leaves it alone while it works", at: null };
-  if (verdict === "background") {
-    const { backgroundSince: since = now } = facts;
-    return { does: "waits for its background work, then treats it as idle",
-      at: Math.max(waitingUntil ?? 0, since + settings.backgroundMax * 1000) };
-  }
-  if (watch === "heal") return { does: 'leaves it alone: watch is "heal"', at: null };
-  const past = waitingUntil === null
-    ? 0 : waitingUntil + Math.max(settings.stallGrace, stallIdle) * 1000;
-  const at = Math.max(past, idleSince + stallIdle * 1000, now);
-  return { does: verdict === "waiting"
-    ? `waits, then ${restarts}` : `${restarts} if it is still idle`, at };
-}
-
-function nextOfUnsure({ settings, unsureSince: since, now }: NextFacts): Next {
-  const due = since === undefined ? null : since + settings.unsureAfter * 1000;
-  if (due !== null && due <= now) {
-    return { does: "types nothing and restarts nothing: it needs you", at: null };
-  }
-  return { does: `does nothing; keeps the screen after ${UNSURE_LOOKS} looks, ` +
-    "and says that it needs you if it stays so", at: due };
-}
-
-/** What the watchdog does about a client that is down. `unseen`: it did not note this end yet. */
-export function decideNextDown(
-  memory: Memory, held: boolean, unseen: DeathFacts | null, settings: Settings, now: number,
-): Next {
-  const action = decideHeal(memory.life, held, now, settings.restartDelayMax * 1000);
-  const rest = restOf(memory.life);
-  if (action.do === "hold") return { does: `leaves it down: ${action.why}`, at: null };
-  if (memory.life.state === "stopping") return { does: `starts it later: ${action.why}`, at: null };
-  const end = unseen && decideDeath(unseen, settings);
-  if (end?.do === "finish") return { does: `leaves it down: ${end.why}`, at: null };
-  if (end?.do === "park") return { does: `parks it: ${end.why}`, at: now };
-  const delay = end && "delay" in end ? (end.delay ?? 0) * 1000 : 0;
-  return { does: "starts it", at: action.do === "wait" && rest.state === "backoff"
-    ? rest.until : now + delay };
-}
-
 /** A verdict as other programs read it; `resetAt` is the banner's time, without slack. */
 export function verdictJson(
   { verdict, rule, where, text, limit, waitingUntil, why, own }: Verdict,
@@ -11169,16 +11201,6 @@ const screenOf = async (cfg: Config, agent: Agent, pane: Pane): Promise<Screen> 
 
 const TWO_LOOKS = 300;
 
-/** Why the watchdog leaves a living agent alone whatever it shows; "" = it does not. */
-function whyLeft(cfg: Config, watch: Watch, agent: Agent): string {
-  if (isHeld(operatorOf(cfg), agent.name)) return "a command of yours holds it";
-  if (!agent.enabled) return "it is not enabled";
-  const shared = loadLimitState(cfg, agent.session) ? null : accountLimitOf(cfg, watch, agent);
-  if (shared) return accountWords(shared);
-  if (agent.kind !== "loop") return "";
-  return watch.intent ? "a phase move is under way" : isComplete(cfg) ? "all phases are done" : "";
-}
-
 /** The line that says that nothing of this happens. */
 const watchdogFact = (cfg: Config): [string, string | null] => ["watchdog",
   readWatchdog(cfg).running ? null : 'not running, so nothing is done; "up watchdog" starts it'];
@@ -11204,17 +11226,12 @@ async function explainLive(
 function nextOfLiving(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, verdict: Verdict,
 ): Next {
-  const now = world.now();
-  const memory = memoryOf(watch, agent.name);
-  const since = memory.verdict === verdict.verdict && memory.since ? memory.since : now;
-  return decideNext(verdict, {
-    settings: cfg.watchdog, nativeGrace: backendOf(cfg, agent).nativeGrace,
-    stallIdle: stallPauseOf(cfg, agent, memory), watch: agent.watch,
-    hold: loadLimitState(cfg, agent.session), idleSince: since, unsureSince: since,
-    backgroundSince: memory.backgroundSince || now, left: whyLeft(cfg, watch, agent),
-    death: deathOf(cfg, agent, memory, null, now - pane.created), now,
-  });
+  return nextStep(cfg, stepLook(cfg, watch), agent, { pane, verdict,
+    memory: memoryOf(watch, agent.name), hold: loadLimitState(cfg, agent.session) });
 }
+
+const stepLook = (cfg: Config, watch: Watch): StepLook =>
+  ({ watch, operator: operatorOf(cfg), complete: isComplete(cfg), now: world.now() });
 
 /** What the watchdog does next about an agent that is down. */
 async function nextOfDown(cfg: Config, watch: Watch, agent: Agent, snap: Snapshot): Promise<Next> {
@@ -11224,7 +11241,8 @@ async function nextOfDown(cfg: Config, watch: Watch, agent: Agent, snap: Snapsho
   const held = isDown(operatorOf(cfg), agent.name);
   const unseen = pane && memory.buried !== deathKey(snap.server, pane)
     ? deathOf(cfg, agent, memory, pane.status, now - pane.created) : null;
-  const left = whyLeft(cfg, watch, agent) || (agent.watch === "none" ? 'watch is "none"' : "");
+  const hold = loadLimitState(cfg, agent.session);
+  const left = whyLeft(cfg, stepLook(cfg, watch), agent, hold) || (agent.watch === "none" ? 'watch is "none"' : "");
   const stranger = strangerIn(cfg, snap, agent.session) ||
     rivalText(await rivalOf(cfg, snap, agent));
   if (stranger) return { does: `leaves it down: ${stranger}`, at: null };

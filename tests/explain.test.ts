@@ -119,7 +119,7 @@ describe("decideNext says what the ladder does", () => {
   test("unsure and background have a deadline", () => {
     expect(said("unsure", { unsureSince: now - 100_000 }).at).toBe(now + 200_000);
     expect(said("unsure", { unsureSince: now - 300_000 })).toEqual({ does: expect.stringContaining("it needs you"), at: null });
-    expect(said("background", { backgroundSince: now - 600_000 })).toEqual({ does: expect.stringContaining("treats it as idle"), at: now + 3_000_000 });
+    expect(said("background", { backgroundSince: now - 600_000 })).toEqual({ does: expect.stringContaining("treats it as idle"), at: now + 3_000_000, due: "idle" });
     expect(said("background", { backgroundSince: now }, { waitingUntil: now + 7_200_000 }).at).toBe(now + 7_200_000);
   });
   test("a restart that would be a parking, or late, is announced as such", () => {
@@ -135,8 +135,8 @@ describe("decideNext says what the ladder does", () => {
     expect(down({ life: { state: "parked", why: "claude not found", at: 0 } }).does).toBe("leaves it down: parked: claude not found");
     expect(down({ life: { state: "done", at: 0 } }).does).toBe("leaves it down: done");
     expect(down({ life: { state: "stopping", family: { pid: 7, born: "", since: now }, then: { state: "backoff", until: 0 } } })).toEqual({ does: "starts it later: its old process is still ending", at: null });
-    expect(down({ life: { state: "backoff", until: now + 40_000 } })).toEqual({ does: "starts it", at: now + 40_000 });
-    expect(down({})).toEqual({ does: "starts it", at: now });
+    expect(down({ life: { state: "backoff", until: now + 40_000 } })).toEqual({ does: "starts it", at: now + 40_000, due: "start" });
+    expect(down({})).toEqual({ does: "starts it", at: now, due: "start" });
     expect(down({}, { ...death, status: 127 })).toEqual({ does: "parks it: claude not found", at: now });
     expect(down({}, { ...death, kind: "task", status: 0 }).does).toBe("leaves it down: done (exit 0)");
     expect(down({}, { ...death, lived: 1000, failures: 1, status: 1 }).at).toBe(now + 10_000);

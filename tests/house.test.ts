@@ -106,3 +106,12 @@ test("there is one round, and one close look right before a hand is laid on a cl
   expect(callers("readScreen")).toEqual(["closeLook", "verdictStillHolds", "screenOf"]);
   expect(callers("closeLook")).toEqual(["lookAtBox", "answerDialog"]);
 });
+
+test("what comes next of a living client is said by the decisions that make it, for status and explain alike", () => {
+  const { code } = codeOf(SOURCE);
+  const parts = partsOf(SOURCE);
+  const callers = (name: string): string[] => parts.filter((part) => part.name !== name && new RegExp(`(?<![\\w.]|function )${name}\\(`).test(code.slice(part.from, part.to))).map((part) => part.name);
+  expect(callers("nextStep")).toEqual(["nextDue", "nextOfLiving"]);
+  expect(callers("decideNext")).toEqual(["nextStep", "explainFile"]);
+  expect(callers("decideNextDown")).toEqual(["nextDue", "nextOfDown"]);
+});

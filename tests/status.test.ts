@@ -352,6 +352,16 @@ describe("the command over a fleet", () => {
     expect(of("adversary")).toMatchObject({ state: expect.stringMatching(/^limited until .*5h/), condition: "limited", next: "probe", until: "2026-06-15T15:00:00.000Z" });
     expect(of("upgrader").next).toBe("");
   });
+  test("no restart is announced of a client that the watchdog leaves alone", async () => {
+    await begin(FLEET);
+    pane("builder").doing = "idle";
+    await ticks(3);
+    watchdog(10);
+    expect((await read()).of("builder")).toMatchObject({ condition: "idle", next: "stall" });
+    watch.intent = { id: "1", from: "p1", to: "p2", run: "", at: fake.wall };
+    fake.files.set(state("watch.json"), JSON.stringify({ ...JSON.parse(fake.files.get(state("watch.json"))!), intent: watch.intent }));
+    expect((await read()).of("builder")).toMatchObject({ condition: "idle", next: "" });
+  });
   test("a restart of what a person started is one too: its watchdog never saw it begin", async () => {
     await begin(FLEET);
     for (const [name, { bootedAt }] of Object.entries(watch.agents)) if (bootedAt) watch.agents[name] = memoryOf({ agents: {} } as Watch, name);
