@@ -1862,29 +1862,29 @@ const isoOf = (ms: number | null): string | null =>
   (ms === null ? null : new Date(ms).toISOString());
 
 // ── processes and locks ─────────────────────────────────────────────────────────
-// What runs on this machine, and who may act: when a process began, the family that a client leaves
-// behind, and one watchdog per state folder by a lock that dies with its holder, kill -9 included.
+// What runs on this machine, and who may act: when a process began, the family of a client, and one
+// watchdog per state folder, by a lock that dies with its holder even on kill -9.
 
 /** HUP at once, TERM after 5 s, KILL after 10 s (s6, overmind: 5 s), to the whole family. */
 export function decideStop(ageMs: number): NodeJS.Signals {
   return ageMs < 5_000 ? "SIGHUP" : ageMs < 10_000 ? "SIGTERM" : "SIGKILL";
 }
 
-/** So long after SIGKILL, ms, only a person can help: uninterruptible, or another user's. */
+/** This long after SIGKILL, ms, only a person can help: it hangs in the kernel or is not ours. */
 const KILLED_BY = 2_000;
 const cannotEnd = (members: Member[]): string =>
   `cannot be ended: pid ${members.map(({ pid }) => Math.abs(pid)).join(", ")}`;
 
 /**
- * When a process began, in clock ticks after boot: a pid that was given out again has another one.
- * "dead" = it has ended and nobody asked how (the first process of many containers never does).
+ * When a process began, in clock ticks after boot: tells a reused pid from the old one. "" = there is
+ * none; "dead" = a zombie (the first process of many containers never reaps any).
  */
 function bornOf(pid: number): string {
   const stat = statOf(pid);
   return stat[0] === "Z" ? "dead" : (stat[19] ?? "");
 }
 
-/** What Linux says of a process, behind its name: state, parent, group…; [] = there is none. */
+/** The fields of /proc/<pid>/stat behind the name: state, parent, group…; [] = no such process. */
 function statOf(pid: number | string): string[] {
   const stat = readProc(`${pid}/stat`);
   return stat ? stat.slice(stat.lastIndexOf(")") + 2).split(" ") : [];
@@ -1901,11 +1901,11 @@ function readProc(path: string): string {
 
 interface Process extends Group {
   group: number;
-  /** Of the unit whose launch it comes from, "" = of none, or another user's. */
+  /** The mark of the launch that it comes from; "" = none, or another user's process. */
   mark: string;
 }
 
-/** All that runs, but for ourselves; null = there is no /proc. A look at 1,000 takes 50 ms. */
+/** Every process but this one; null = there is no /proc. For 1,000 of them it takes 50 ms. */
 function listProcesses(): Process[] | null {
   if (!statOf("self").length) return null;
   const pids = world.list("/proc").map(Number).filter((pid) => isPid(pid) && pid !== process.pid);
@@ -1916,26 +1916,26 @@ function listProcesses(): Process[] | null {
   });
 }
 
-/** A variable with which a process was started. */
+/** A variable of the environment that a process was started with; "" = not set, or hidden. */
 const variableOf = (pid: number, name: string): string =>
   `\0${readProc(`${pid}/environ`)}`.split(`\0${name}=`)[1]?.split("\0")[0] ?? "";
 
-/** With what the marks of a unit begin; which of its launches it was stands behind that. */
+/** How the marks of a unit begin; the launch comes after it. */
 const marksOf = (cfg: Config, name: string): string => `${roomOf(cfg)}/${name}/`;
 
-/** Clients and all that they started: their process groups, and whatever carries these marks. */
+/** A client and everything it started: its process groups, and whatever carries these marks. */
 interface Family {
   groups: Group[];
   marks: string[];
 }
 
-/** A process of a family; of a system without /proc a whole group, by its negative number. */
+/** A process of a family; without /proc a whole group, as its negative number. */
 interface Member extends Group {
-  /** Of a client's own group, to which the end of its pane is a SIGHUP. */
+  /** In the client's own group, which gets SIGHUP from the end of its pane. */
   grouped: boolean;
 }
 
-/** The family of a unit as it is now: a launch to come is no part of it. */
+/** The family of a unit as it is now; later launches do not join it. */
 function familyOf(
   cfg: Config, name: string, groups: (Group | null | undefined)[], all = listProcesses(),
 ): Family {
@@ -1944,13 +1944,13 @@ function familyOf(
   return { groups: groups.filter((group) => group != null), marks: [...new Set(marks)] };
 }
 
-/** Whether a group's number still is that group's. */
+/** Whether the number of a group still means that group. */
 function isSameGroup({ pid, born }: Group): boolean {
   const now = bornOf(pid);
   return isPid(pid) && (now === "" || now === "dead" || born === "" || now === born);
 }
 
-/** Those of a family that run. */
+/** The members of a family that still run. */
 function membersOf({ groups, marks }: Family, all = listProcesses()): Member[] {
   const same = groups.filter(isSameGroup);
   if (!all) {
@@ -1971,16 +1971,16 @@ function signalAll(members: Member[], signal: NodeJS.Signals): void {
   }
 }
 
-/** The process group of a pane's client; if that ended, whoever has its number now is not meant. */
+/** The process group of a pane's client; marked dead if it ended, as its number may be reused. */
 const groupOf = (pane: Pane): Group =>
   ({ pid: pane.pid, born: pane.dead ? "dead" : bornOf(pane.pid) || "dead" });
 
-/** This process, as a later one knows it: its pid and when it began. */
+/** This process's pid and start, by which a later process can recognise it. */
 const signature = (): string => `${process.pid} ${bornOf(process.pid)}`;
 
 /**
- * Where the round is, for whoever asks after a watchdog that hangs or was killed: written in place
- * on an open file, which a full disk, or a folder that is gone, does not hinder.
+ * Notes where the round is, to explain a watchdog that hangs or was killed. Written in place to an
+ * open file, so that neither a full disk nor a missing folder prevents it.
  */
 let noteStage: (stage: string) => void = () => {};
 
@@ -1988,7 +1988,7 @@ let noteStage: (stage: string) => void = () => {};
 const STAGE_WIDTH = 160;
 const RESTING = "resting";
 
-/** Opens the note of a watchdog or a keeper; the function writes it, false = it could not. */
+/** Opens the note of a watchdog or a keeper; the function returned writes it, false = failed. */
 function openNote(path: string): (stage: string) => boolean {
   let file: number | null = null;
   return (stage) => {
@@ -1999,12 +1999,12 @@ function openNote(path: string): (stage: string) => boolean {
         .padEnd(STAGE_WIDTH).concat("\n"), 0);
       return true;
     } catch {
-      return false; // it is a help, no more
+      return false; // it is only a help
     }
   };
 }
 
-/** The note of a watchdog: whose, when (wall ms) and what; null = it cannot be read. */
+/** A stage note: by which pid, when (wall ms), and which stage; null = it cannot be read. */
 function readNote(path: string): { pid: number; at: number; stage: string } | null {
   try {
     const [, pid, at, stage] = /^(\d+) (\d+) (.*?) *$/m.exec(world.read(path) ?? "") ?? [];
@@ -2033,7 +2033,7 @@ async function flock(path: string): Promise<number | null> {
   return null;
 }
 
-/** Takes a lock for as long as this process lives; null = held by another for `patience` ms. */
+/** Takes a lock for as long as this process lives; null = another held it for `patience` ms. */
 async function takeLock(path: string, patience = 300): Promise<number | null> {
   for (const end = performance.now() + patience; performance.now() < end; ) {
     const file = await flock(path);
@@ -2054,8 +2054,8 @@ async function takeLock(path: string, patience = 300): Promise<number | null> {
 const freeLock = (lock: number): void => closeSync(lock);
 
 /**
- * The lock where it is ours yet; taken again where its file was removed, null = another has it.
- * While the folder is away the old one is held: nobody else can have it, and there is work to do.
+ * The lock if it is still ours, taken again if its file was removed; null = another has it. While
+ * the folder is missing we keep the old lock and go on: nobody else can take it.
  */
 async function keepLock(
   cfg: Config, path: string, held: number, say: (why: string) => void = () => {},
@@ -2075,13 +2075,13 @@ async function keepLock(
   return held;
 }
 
-/** Says who holds a lock; written again where a full disk did not take it. */
+/** Writes who holds a lock, again if a full disk prevented it the last time. */
 async function writePid(path: string): Promise<void> {
   const pid = signature();
   if (textIn(`${path}.pid`) !== pid) await world.writeAtomic(`${path}.pid`, pid);
 }
 
-/** A file's text; "" where there is none, or where it cannot be read. */
+/** A file's text; "" = there is none, or it cannot be read. */
 function textIn(path: string): string {
   try {
     return world.read(path) ?? "";
@@ -2090,18 +2090,18 @@ function textIn(path: string): string {
   }
 }
 
-/** The pid of a lock's holder, null where none is: the process must be the one that wrote it. */
+/** The pid of the process that holds a lock and still is the one that wrote it; null = nobody. */
 function lockHolder(path: string): number | null {
   const [pid, born] = textIn(`${path}.pid`).split(" ");
   return isPid(Number(pid)) && world.signal(Number(pid), 0) &&
     (!born || bornOf(Number(pid)) === born) ? Number(pid) : null;
 }
 
-/** How a keeper starts a watchdog, and a watchdog its keeper: known again by these words. */
+/** How a keeper starts a watchdog and vice versa; each is recognised by these words. */
 const KEPT = { watchdog: ["watchdog", "--kept"], keeper: ["keep", "--last-good"] } as const;
 
 /**
- * Whether a process is our user's and sees the files that we see: in a container the same path is
+ * Whether a process is our user's and sees the same files: inside a container the same path may be
  * another file, and another user's fleet keeps its state elsewhere.
  */
 function sharesOurFiles(pid: number): boolean {
@@ -2111,7 +2111,7 @@ function sharesOurFiles(pid: number): boolean {
     mounts(pid) !== "" && mounts(pid) === mounts("self");
 }
 
-/** Watchdogs or keepers of this config file, with or without their lock; [] where no /proc is. */
+/** The watchdogs or keepers of this config file, with or without a lock; [] without /proc. */
 function supervisorsOf(cfg: Config, what: keyof typeof KEPT): number[] {
   const [word, flag] = KEPT[what];
   return world.list("/proc").map(Number).filter((pid) => {
@@ -5157,8 +5157,8 @@ async function askSources(
 }
 
 // ── state ───────────────────────────────────────────────────────────────────────
-// All that outlives the watchdog: what it remembers, and what people want. It is stored before it
-// is acted upon, and each field is checked as it is read: another version may have written it.
+// What outlives the watchdog: its memory, and what people ordered. Everything is stored before it is
+// acted upon, and each field is checked when it is read, as another version may have written it.
 
 const watchFile = (cfg: Config): string => join(cfg.stateDir, "watch.json");
 const operatorFile = (cfg: Config): string => join(cfg.stateDir, "operator.json");
@@ -5172,46 +5172,46 @@ const freshMemory = (): Memory => ({
   oddLooks: 0,
 });
 
-/** Down, and to be started as soon as that is possible. */
+/** Down, to be started as soon as possible. */
 const DUE: Rest = { state: "backoff", until: 0 };
 
-/** The one way from a state to another. */
+/** The only way from one state to another. */
 function enter(memory: Memory, life: Life): void {
   memory.life = life;
 }
 
-/** The same for one that is down: what is left of its client goes on ending first. */
+/** The same for a unit that is down; what is left of its client is ended first. */
 const enterRest = (memory: Memory, rest: Rest): void =>
   enter(memory, memory.life.state === "stopping" ? { ...memory.life, then: rest } : rest);
 
-/** Tells that a client is to end: no other is started before all of its family is gone. */
+/** Marks a client as ending: no other is started before its whole family is gone. */
 const enterStopping = (memory: Memory, family: Stopping): void =>
   enter(memory, { state: "stopping", family, then: restOf(memory.life) });
 
-/** What holds once nothing of the client is left. */
+/** The state that follows once nothing of the client is left. */
 function restOf(life: Life): Rest {
   if (life.state === "stopping") return life.then;
   return "since" in life ? DUE : life;
 }
 
-/** The family that is still to end, null = there is none. */
+/** The family that is still being ended; null = none. */
 const endingOf = ({ life }: Memory): Stopping | null =>
   life.state === "stopping" ? life.family : null;
 
-/** Monotonic ms since when its client runs, as far as is known; null = it does not. */
+/** Monotonic ms since when its client is known to run; null = it does not run. */
 const aliveSince = ({ life }: Memory): number | null =>
   life.state === "up" || life.state === "starting" ? life.since : null;
 
-/** Nothing but a word of a person, or a phase that begins, starts it again. */
+/** Only a person, or a new phase, starts it again. */
 const isOver = ({ life }: Memory): boolean => ["parked", "done"].includes(restOf(life).state);
 
-/** A wall clock that was set back takes the times of a life along. */
+/** Moves the wall-clock times of a life by `step` ms, after the clock was set back. */
 function shifted<T extends Life>(life: T, step: number): T {
   if (life.state === "backoff") return { ...life, until: life.until && life.until + step };
   return life.state === "stopping" ? { ...life, then: shifted(life.then, step) } : life;
 }
 
-/** A life as version 0.1.0 stored it. Who runs is not stored: the next look shows it. */
+/** A life in the format of version 0.1.0. Who runs is not stored: the next look shows it. */
 interface StoredLife {
   nextStart: number;
   parked: string;
@@ -5235,14 +5235,14 @@ function loadedLife({ nextStart, parked, parkedAt, finished, stopping }: StoredL
   return stopping ? { state: "stopping", family: stopping, then: rest } : rest;
 }
 
-/** A memory as it is stored: without what is on the monotonic clock, or only of this life. */
+/** A memory as it is stored: without monotonic times and what concerns this process alone. */
 function storedMemory(memory: Memory) {
   const { starts, failures, life, idleSince, sameSince, looked, judged, readAt, still, serverDown,
     draft, unsureLooks, together, versionOf, oddLooks, ...stored } = memory;
   return { starts, failures, ...storedLife(memory), ...stored };
 }
 
-/** What is on disk, over what a fresh memory holds. */
+/** A fresh memory, overlaid with what was on disk. */
 function loadedMemory(value: unknown): Memory {
   const fresh = freshMemory();
   const { nextStart, parked, parkedAt, finished, stopping, ...known } =
@@ -5256,7 +5256,7 @@ export function memoryOf(watch: Watch, name: string): Memory {
   return watch.agents[name]!;
 }
 
-/** Whether a client was told to end whose pane is there until it has. */
+/** Whether a pane that stays until its client has ended holds one that was told to end. */
 const isEnding = (memory: Memory, pane: Pane | null): boolean =>
   pane?.pinned === true && endingOf(memory)?.pid === pane.pid;
 
@@ -5273,10 +5273,10 @@ export function freshWatch(): Watch {
   };
 }
 
-/** A process of a client: the first two numbers are never one. */
+/** A client's process; pids 0 and 1 never are. */
 const GROUP = { pid: (value: unknown) => Number.isInteger(value) && Number(value) > 1, born: isText };
 
-/** What the shape of a fresh value does not tell. */
+/** Checks for stored fields whose shape a fresh value does not show. */
 const MEMORY_SHAPES: Record<string, Shape> = {
   version: isText, model: isText,
   unsureTold: isNumber, backgroundSince: isNumber, stalls: isNumber, stallsTold: isNumber,
@@ -5314,22 +5314,22 @@ function isChannel(value: unknown): value is Channel {
     typeof told === "boolean";
 }
 
-/** Stored texts; what is none is left out. */
+/** The stored messages; entries that are no message are dropped. */
 const soundMessages = (list: unknown): Message[] => !Array.isArray(list) ? []
   : list.filter(isMessage).map(({ id, target, text, cause, made, tries, ...rest }) =>
     sound({ id, target, text, cause, made, tries }, rest, MESSAGE_SHAPES));
 
-/** The stored fields that can stand for the fresh ones; a wrong one costs itself alone. */
+/** A fresh value with the stored fields that are sound; a bad field is dropped alone. */
 function sound<T extends object>(fresh: T, stored: unknown, shapes: Record<string, Shape>): T {
   const fields = isRecord(stored) ? Object.entries(stored) : [];
-  // a field that is not always there is known by its shape alone
+  // an optional field is missing from a fresh value: its shape alone decides
   const good = fields.filter(([key, value]) =>
     (!(key in fresh) || sameShape(fresh[key as keyof T], value)) &&
     (shapes[key]?.(value) ?? key in fresh));
   return { ...fresh, ...Object.fromEntries(good) };
 }
 
-/** The memory that a file's text holds; throws where it holds none. */
+/** Parses a stored memory; throws if the text is none. */
 function parseWatch(stored: string): Watch {
   const fresh = freshWatch();
   const raw: unknown = JSON.parse(stored);
@@ -5342,8 +5342,8 @@ function parseWatch(stored: string): Watch {
 }
 
 /**
- * What an earlier watchdog remembered. A file that holds nothing of that is kept aside, and its copy
- * of some minutes ago taken: what was told since is told again, but no hand-off is lost.
+ * What an earlier watchdog remembered. A damaged file is kept aside and the copy from some minutes
+ * ago is used: what was told since then is told again, but no hand-off is lost.
  */
 export function loadWatch(cfg: Config): Watch {
   let stored: string | null = null;
@@ -5351,11 +5351,12 @@ export function loadWatch(cfg: Config): Watch {
     stored = world.read(watchFile(cfg));
     return stored === null ? freshWatch() : parseWatch(stored);
   } catch (error) {
-    // what is no regular file is moved out of the way by the next write
+    // if it is no regular file, the next write moves it out of the way
     const bad = stored;
     if (bad !== null) void keepNote(() => world.writeAtomic(`${watchFile(cfg)}.bad`, bad));
     const copy = copiedWatch(cfg);
-    log(`${watchFile(cfg)}: ${messageOf(error)}; ${bad === null ? "" : "kept as watch.json.bad, "}` +
+    const kept = bad === null ? "" : "kept as watch.json.bad, ";
+    log(`${watchFile(cfg)}: ${messageOf(error)}; ${kept}` +
       (copy ? "its last copy holds" : "starting without it"));
     return copy ?? freshWatch();
   }
@@ -5371,7 +5372,7 @@ function copiedWatch(cfg: Config): Watch | null {
   }
 }
 
-/** Keeps what is stored a second time, for the day on which the disk returns something else. */
+/** Keeps a second copy of the memory, in case the disk damages the first. */
 async function copyWatch(cfg: Config, { volatile: { saved } }: Watch): Promise<void> {
   const path = watchCopyFile(cfg);
   const age = Math.abs(world.now() - (world.mtime(path) ?? 0));
@@ -5379,7 +5380,7 @@ async function copyWatch(cfg: Config, { volatile: { saved } }: Watch): Promise<v
   if (due && textIn(path) !== saved) await world.writeAtomic(path, saved);
 }
 
-/** Whether a stored value can stand for a fresh one; another version's meaning is not guessed. */
+/** Whether a stored value has the type of the fresh one; other types are not converted. */
 function sameShape(fresh: unknown, value: unknown): boolean {
   if (value === null) return fresh === null;
   if (fresh === null) return true;
@@ -5387,8 +5388,8 @@ function sameShape(fresh: unknown, value: unknown): boolean {
 }
 
 /**
- * Writes what must outlive the watchdog, if changed. Throws on a full disk: then do nothing. One
- * save after the other: none may return while its text is still on the way of an earlier one.
+ * Writes what must outlive the watchdog, if it changed. Throws on a full disk: then the caller must
+ * not act. Saves queue: none may return while an earlier one is still writing the same change.
  */
 export function save(cfg: Config, watch: Watch): Promise<void> {
   const saved = watch.volatile.saving.then(() => writeWatch(cfg, watch));
@@ -5410,7 +5411,7 @@ async function writeWatch(cfg: Config, watch: Watch): Promise<void> {
   watch.volatile.saved = stored;
 }
 
-/** The same where nothing hangs on it: without room or folder, supervision goes on from memory. */
+/** The same where the next step does not depend on it: a failure is logged, work goes on. */
 async function saveOrSay(cfg: Config, watch: Watch): Promise<void> {
   try {
     await save(cfg, watch);
@@ -5419,13 +5420,14 @@ async function saveOrSay(cfg: Config, watch: Watch): Promise<void> {
   }
 }
 
+/** The orders as they were read last, by state folder. */
 const lastOperator = new Map<string, { source: string; operator: Operator }>();
-/** Why it could not be read, by state folder. */
+/** Why they cannot be read at present, by state folder. */
 const operatorFaults = new Map<string, string>();
 
 /**
- * What the operator wants, to be read only. An unreadable file is no order to start anything: the
- * last answer holds, or what the watchdog remembers of who was taken down.
+ * The operator's orders; not to be modified. An unreadable file never means start: the orders read
+ * last stay in force, or else what the watchdog remembers of who was taken down.
  */
 export function operatorOf(cfg: Config): Operator {
   const last = lastOperator.get(cfg.stateDir);
@@ -5452,18 +5454,18 @@ const OPERATOR_SHAPES: Record<string, Shape> = {
   owners: every(isText),
 };
 
-/** Who was taken down, as the watchdog saw it last. */
+/** Which units were down by order when the watchdog saved last, and since when (wall ms). */
 const takenDown = (cfg: Config): Record<string, number> => Object.fromEntries(
   Object.entries(loadWatch(cfg).agents).filter(([, memory]) => memory.why === BY_YOU)
     .map(([name, memory]) => [name, memory.since]));
 const BY_YOU = "stopped by you";
 
-/** Whether a unit, or `watchdog`, was ordered to stay down. */
+/** Whether a unit (or `watchdog`) has the order to stay down. */
 const isDown = (operator: Operator, name: string): boolean => operator.held[name] !== undefined;
 
 /**
- * Whether the watchdog must leave a unit alone; a command's work holds it ten minutes at most, and
- * no longer than the command lives.
+ * Whether the watchdog must leave a unit alone: it is down by order, or a command is working on it,
+ * for at most ten minutes and no longer than that command lives.
  */
 function isHeld(operator: Operator, name: string): boolean {
   const left = (operator.busy[name] ?? 0) - world.now();
@@ -5471,21 +5473,21 @@ function isHeld(operator: Operator, name: string): boolean {
     (left > 0 && left <= BUSY_MAX && !hasEnded(operator.owners?.[name] ?? ""));
 }
 
-/** Whether the process with a signature is certain to have ended; without /proc nothing is. */
+/** Whether the process with this signature has certainly ended; never certain without /proc. */
 function hasEnded(signed: string): boolean {
   const [pid, born] = signed.split(" ");
   return Boolean(born) && statOf("self").length > 0 && bornOf(Number(pid)) !== born;
 }
 
-/** How long, ms, a command may take to restart a unit; then the watchdog goes on, if it was cut. */
+/** How long, ms, a command may take to restart units; after that the watchdog takes over. */
 const BUSY_FOR = 60_000;
-/** The longest, of many units: a clock set back must not make it longer. */
+/** The most that may be, ms, for many units; also caps it after the clock was set back. */
 const BUSY_MAX = 10 * BUSY_FOR;
 
-/** How long, ms, an order waits for others: of 40 at once the last does for seconds. */
+/** How long, ms, an order waits for its turn: the last of 40 at once waits for seconds. */
 const ORDERS_PATIENCE = 30_000;
 
-/** Changes what the operator wants; a lock keeps two calls from losing each other's word. */
+/** Changes the orders, under a lock: otherwise one of two commands could lose its change. */
 async function changeOperator(cfg: Config, change: (operator: Operator) => void): Promise<void> {
   makeFolders(cfg);
   const lock = await takeLock(lockFile(cfg, "operator"), ORDERS_PATIENCE);
@@ -5504,7 +5506,7 @@ async function changeOperator(cfg: Config, change: (operator: Operator) => void)
   }
 }
 
-/** What the watchdog's last tick left; a wrong field is none. `interval` is s. */
+/** The heartbeat of the last tick, without fields that are not sound; `interval` in s. */
 function readBeat(cfg: Config): { at?: string; pid?: number; version?: string; interval?: number } {
   try {
     const { at, pid, version, interval } = JSON.parse(textIn(heartbeatFile(cfg)) || "{}");
@@ -5515,7 +5517,7 @@ function readBeat(cfg: Config): { at?: string; pid?: number; version?: string; i
   }
 }
 
-/** The heartbeat is stale after three ticks without one. */
+/** Who runs as watchdog; stale = it runs, but missed three ticks. */
 function readWatchdog(cfg: Config): Status["watchdog"] {
   const pid = lockHolder(lockFile(cfg, "watchdog"));
   const beat = readBeat(cfg);
