@@ -5435,11 +5435,11 @@ export function operatorOf(cfg: Config): Operator {
     const away = () => (world.mtime(cfg.stateDir) === null ? last?.source : undefined);
     const source = world.read(operatorFile(cfg)) ?? away() ?? "{}";
     const raw = source === last?.source ? null : JSON.parse(source);
+    if (source !== last?.source && !isRecord(raw)) die("it holds no orders");
     operatorFaults.delete(cfg.stateDir);
     if (source === last?.source) return last.operator;
     const known = sound(NO_ORDERS, raw, OPERATOR_SHAPES);
-    const queue = isRecord(raw) ? soundMessages(raw.queue) : [];
-    const operator = { ...known, queue };
+    const operator = { ...known, queue: soundMessages(raw.queue) };
     lastOperator.set(cfg.stateDir, { source, operator });
     return operator;
   } catch (error) {

@@ -121,6 +121,24 @@ describe("a subject is what its author wrote, no more", () => {
   });
 });
 
+describe("whatever clone the watchdog has", () => {
+  test.each([["--depth=1"], ["--single-branch"], ["--bare"], ["--mirror"], ["--no-checkout"], ["--filter=blob:none"]])("%s: claims are told, also after a force-push", async (option) => {
+    copy("begun");
+    rmSync(at("watch"), { recursive: true });
+    gitIn(at("origin.git"), "config", "uploadpack.allowFilter", "true");
+    gitIn(dir, "clone", "-q", "--template=", option, `file://${encodeURI(at("origin.git"))}`, "watch");
+    await ticks(3);
+    commit("claim(p1): one", { a: "1" });
+    push();
+    await ticks(3);
+    gitIn(at("builder"), "reset", "-q", "--hard", "HEAD~1");
+    commit("claim(p1): two", { a: "2" });
+    push("--force");
+    await ticks(3);
+    expect([state(), told("adversary").map((text) => /claim\(p1\): \w+/.exec(text)?.[0])]).toEqual(["ok", ["claim(p1): one", "claim(p1): two"]]);
+  });
+});
+
 describe("three answers of a look at the remote", () => {
   test("the branch has another name: told, with the branches that exist", async () => {
     commit("Begin");

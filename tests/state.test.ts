@@ -229,6 +229,13 @@ describe("files of another version", () => {
     expect(operatorOf(it.cfg)).toEqual({ held: {}, busy: {}, released: { scout: 5 }, queue: [] });
   });
 
+  test.each(["[]", "3", "null", '"held"'])("orders that are %s are none: who was down stays down", (text) => {
+    it.operator({ held: { scout: 5 } });
+    expect(operatorOf(it.cfg).held).toEqual({ scout: 5 });
+    it.operator(text);
+    expect(operatorOf(it.cfg).held).toEqual({ scout: 5 });
+  });
+
   test("a file that is no JSON is kept aside, and a new memory begins", () => {
     it.fake.files.set(it.file("watch.json"), "{half");
     expect(loadWatch(it.cfg).sha).toBe("");
