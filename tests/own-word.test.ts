@@ -585,6 +585,12 @@ describe("P38: a Codex agent in a round", () => {
       await it.ticks(8);
       expect(idOf(it)).toBeUndefined();
     });
+    test("unless that one keeps its conversations elsewhere", async () => {
+      const it = await begin('[[agent]]\nname = "b"\nbackend = "codex"\nprompt = "Work."\nenv = { CODEX_HOME = "/srv/b" }\n');
+      const [id] = began(it, uuid(), 3);
+      await it.ticks(8);
+      expect(idOf(it)).toBe(id);
+    });
   });
   test("its limit is held until the second that the rollout names", async () => {
     const it = await begin();
