@@ -2748,7 +2748,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: /^\s*What do you want to do\?[^]*\d\. Stop and wait for limit/ },
     ...CLAUDE_QUESTIONS,
     { name: "dialog hint", verdict: "blocked", where: "dialog", why: "a dialog is open",
-      re: /^(?:.* · | *)(?:(?:Press )?Enter to \w+\b|Esc to c\w+\b).*(?:\n.*){0,2}(?![^])/m },
+      re: /^(?:.* · | *)(?:(?:Press )?Enter to \w+\b|Esc to \w+\b).*(?:\n.*){0,2}(?![^])/m },
     { name: "dialog choice", verdict: "blocked", where: "dialog", why: "a dialog is open",
       re: /^(?: *❯ (?:\d+\. \S|No, exit|No \()| *\d+\. Deny \(esc\)| +❯ ✔ )(?![^]*\n[A-Z])/m },
     { name: "dialog cut off", verdict: "blocked", where: "screen", why: "a dialog is open",
