@@ -5092,7 +5092,7 @@ function rolloutInFolder(
   const { begun, of } = sought;
   const shared = [...cfg.agents.values()].some((other) => other !== agent && other.enabled &&
     backendOf(cfg, other).kind === "codex" && isSameFolder(other.dir, agent.dir) &&
-    codexSessions(other) === codexSessions(agent));
+    codexHomeOf(other) === codexHomeOf(agent));
   return { path: begun.length === 1 && !shared ? begun[0]! : of, begun };
 }
 
