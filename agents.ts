@@ -1345,7 +1345,7 @@ class ConfigReader {
     readonly source: string,
   ) {}
 
-  say(list: string[], place: Location, key: string, message: string): void {
+  addTo(list: string[], place: Location, key: string, message: string): void {
     const line = lineOf(this.source, place.header, place.nth, key);
     const label = place.label ? `${place.label}: ` : "";
     list.push(`${this.path}${line > 0 ? `:${line}` : ""}: ` +
@@ -1353,13 +1353,13 @@ class ConfigReader {
   }
 
   fault(place: Location, key: string, message: string): void {
-    this.say(this.faults, place, key, message);
+    this.addTo(this.faults, place, key, message);
   }
 
   /** Checks one table against its keys; the result has camelCase keys and every default. */
   read<T extends Keys>(place: Location, raw: object, keys: T): Table<T> {
     for (const key of Object.keys(raw)) {
-      if (!(key in keys)) this.say(
+      if (!(key in keys)) this.addTo(
         this.warnings, place, key, `unknown key${nearest(key, Object.keys(keys))}`);
     }
     const values = Object.entries(keys).map(([key, [check, fallback]]) => {
@@ -1561,7 +1561,7 @@ function readLoop(reader: ConfigReader, planDir: string, raw: Raw): Loop {
   const { handoff, onComplete, ...loop } = reader.read(
     at, withoutKeys(raw, withoutKeys(KEYS.handoff, KEYS.loop) as Keys), KEYS.loop);
   if ("resume_phase" in raw) {
-    reader.say(reader.warnings, at, "resume_phase",
+    reader.addTo(reader.warnings, at, "resume_phase",
       'obsolete, it has no effect once a phase is stored; use "phase set"');
   }
   const phases = loop.phases.map((phase, nth) => {
@@ -2058,7 +2058,7 @@ const freeLock = (lock: number): void => closeSync(lock);
  * the folder is missing we keep the old lock and go on: nobody else can take it.
  */
 async function keepLock(
-  cfg: Config, path: string, held: number, say: (why: string) => void = () => {},
+  cfg: Config, path: string, held: number, report: (why: string) => void = () => {},
 ): Promise<number | null> {
   try {
     if (statSync(path, { throwIfNoEntry: false })?.ino !== fstatSync(held).ino) {
@@ -2068,9 +2068,9 @@ async function keepLock(
       return taken;
     }
     await writePid(path);
-    say("");
+    report("");
   } catch (error) {
-    say(`${cfg.stateDir}: ${messageOf(error)}; going on from memory`);
+    report(`${cfg.stateDir}: ${messageOf(error)}; going on from memory`);
   }
   return held;
 }
@@ -4174,7 +4174,7 @@ interface StartOptions {
   /** For a command of a person: see `startSession`. */
   byHand?: boolean;
   /** Takes a first text that must be typed. */
-  say?: (boot: string) => unknown;
+  onBoot?: (boot: string) => unknown;
 }
 
 /**
@@ -4224,7 +4224,7 @@ export async function startAgent(
   log(`starting ${agent.session} (${backend.name}, kind=${agent.kind}, phase=${phase}, ` +
     `model=${model || "default"})`, true);
   // what is to be said is on disk before there is somebody to say it to: a crash may come between
-  if (launch.boot) await options.say?.(launch.boot);
+  if (launch.boot) await options.onBoot?.(launch.boot);
   const why = await startSession(cfg, agent, options.byHand === true, {
     session: agent.session, cwd: agent.dir, argv: launch.argv, env: { ...agent.env, ...launch.env },
     logPath: sessionLogPath(cfg, agent.session), ...placeFor(snap, agent.session),
@@ -6413,7 +6413,7 @@ async function typeBlind(errand: Errand, first: BoxLook): Promise<Delivery> {
 }
 
 /** Queues a text; a newer one of the same cause to the same target takes the place of the old. */
-export function say(watch: Watch, target: string, cause: string, value: string): void {
+export function enqueue(watch: Watch, target: string, cause: string, value: string): void {
   // one that may stand typed in the input box is not taken back: it would pass for a person's draft
   watch.outbox = watch.outbox.filter((one) =>
     one.target !== target || one.cause !== cause || one.seen !== undefined);
@@ -6435,9 +6435,11 @@ export function typeable(value: string): string {
 }
 
 /** The first text of a client that is about to be started: stored before there is a client. */
-const sayFirst = (cfg: Config, watch: Watch, name: string) => async (boot: string): Promise<void> => {
+const queueBoot = (
+  cfg: Config, watch: Watch, name: string,
+) => async (boot: string): Promise<void> => {
   watch.outbox = watch.outbox.filter((one) => one.target !== name || one.cause !== "boot");
-  say(watch, name, "boot", boot);
+  enqueue(watch, name, "boot", boot);
   await save(cfg, watch);
 };
 
@@ -6805,7 +6807,7 @@ export async function limitTick(
     log(`limit probe #${hold.nudges} on ${agent.name}: asking it to go on`);
     if (hold.nudges === 3) log(
       `WARNING: ${agent.name} is still limited after 3 probes; it is probed on, never rebooted`);
-    say(watch, agent.name, "nudge", limitNudgeMsg(cfg, agent));
+    enqueue(watch, agent.name, "nudge", limitNudgeMsg(cfg, agent));
   } else {
     const parsed = hold.resetAt !== undefined
       ? `until ${localTime(hold.until * 1000)}` : "no reset time on the screen";
@@ -7524,7 +7526,7 @@ async function beginCounted(
   if (snap.panes.get(unit.session)?.pinned) memory.buried = ""; // another client dies in this pane
   await saveOrSay(cfg, watch);
   const done = await begin(
-    cfg, unit, snap, { ...options, say: sayFirst(cfg, watch, unit.name) });
+    cfg, unit, snap, { ...options, onBoot: queueBoot(cfg, watch, unit.name) });
   if (done.untried || done.why === OVERTAKEN) Object.assign(memory, before);
   // or its time in "starting" would count as a life
   else if (!done.started && done.why) enterRest(memory, DUE);
@@ -7635,7 +7637,7 @@ export async function wakeAgent(
   if (action.do !== "ping") return false;
   const value = renderLine(cfg, agent.wake.promptFile, variablesOf(cfg, agent));
   log(`waking ${agent.name} (${agent.session}) for its scheduled pass`);
-  if (value) say(watch, agent.name, "wake", value);
+  if (value) enqueue(watch, agent.name, "wake", value);
   watch.wakeDue[agent.name] = now + interval;
   await save(cfg, watch);
   return true;
@@ -8097,7 +8099,7 @@ function announceCommits(cfg: Config, watch: Watch, hand: Handoff, pings: Ping[]
   const subject = nameCommits(cause, subjects, more);
   log(`handoff: ${subject} → ${target}`);
   const places = { ...variablesOf(cfg, cfg.agents.get(target)!), from, subject };
-  say(watch, target, cause, renderLine(cfg, `prompts/${cause}-ping.md`, places));
+  enqueue(watch, target, cause, renderLine(cfg, `prompts/${cause}-ping.md`, places));
   Object.assign(watch.outbox.at(-1)!, { subjects, ...(more ? { more } : {}) });
 }
 
@@ -8126,7 +8128,7 @@ function checkInboxes(
       ? ` (${(shown.size / 1e6).toFixed(1)} MB: look before you read it whole)` : "";
     const places = { ...variablesOf(cfg, cfg.agents.get(owner)!),
       file: `${hand.docsDir}/${file}${size}`, owner };
-    say(watch, owner, `inbox ${file}`, renderLine(cfg, "prompts/inbox-ping.md", places));
+    enqueue(watch, owner, `inbox ${file}`, renderLine(cfg, "prompts/inbox-ping.md", places));
     watch.inboxes[file] = hash;
   }
   return sure;
@@ -8166,7 +8168,7 @@ async function deadlockCheck(
   log(`deadlock: ${reason} → ${owes}`);
   emit(cfg, "deadlock", { agent: owes, why: reason });
   const places = { ...variablesOf(cfg, cfg.agents.get(owes)!), reason, subject };
-  say(watch, owes, "deadlock", renderLine(cfg, "prompts/deadlock-ping.md", places));
+  enqueue(watch, owes, "deadlock", renderLine(cfg, "prompts/deadlock-ping.md", places));
   watch.deadlocked = watch.sha;
   await save(cfg, watch);
 }
@@ -9472,7 +9474,7 @@ async function startAll(
       boots.push(message);
       await queueMessages(cfg, [message]);
     };
-    const done = await begin(cfg, unit, snap, { cause, byHand: true, say: first });
+    const done = await begin(cfg, unit, snap, { cause, byHand: true, onBoot: first });
     if (done.why) failures.push({ name: unit.name, why: done.why });
     if (done.started) began.push(world.mono());
     if (done.started && !isAgent(unit)) snap = await snapshot(cfg);

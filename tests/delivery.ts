@@ -3,7 +3,7 @@
  * cleared or half drawn screen, a late picture, a resize, a machine that is slow. What was called
  * delivered is judged by what the client received.
  */
-import { say, type Watch } from "../agents.ts";
+import { enqueue, type Watch } from "../agents.ts";
 import { type Disturbance, type FakePane } from "./fakes.ts";
 import { FakeWorld } from "./kit.ts";
 import { randomOf } from "./sim.ts";
@@ -52,7 +52,7 @@ export async function disturbed(seed: number, count: number, backend: keyof type
       pane.slow = random() < 0.2 ? random() * 6_000 : 0;
       const tell = async (value: string): Promise<boolean> => {
         sent.add(value);
-        say(watch, "a", `claim ${sent.size}`, value);
+        enqueue(watch, "a", `claim ${sent.size}`, value);
         const { id } = watch.outbox.at(-1)!;
         for (let ticks = 0; ticks < 15 && !isSettled(watch, id); ticks++) {
           // the watchdog itself is a new one now and then

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { type AgentEvent, type Config, EVENT_NAMES, eventText, foldEvents, memoryOf, parseEventNames, parseEvents, type Report, say, type Watch, wrappedEvent } from "../agents.ts";
+import { type AgentEvent, type Config, EVENT_NAMES, eventText, foldEvents, memoryOf, parseEventNames, parseEvents, type Report, enqueue, type Watch, wrappedEvent } from "../agents.ts";
 import { Death, FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
 import { loopPlan, real, signal, until } from "./real.ts";
 
@@ -145,7 +145,7 @@ describe("each event stands there once, with its facts", () => {
   test("delivered: how long it waited, in ms, and after how many tries", async () => {
     await begin(ONE);
     pane("a").doing = "dialog";
-    say(watch, "a", "wake", "look around");
+    enqueue(watch, "a", "wake", "look around");
     const made = fake.wall;
     await ticks(4);
     expect(events("delivered")).toEqual([]);
@@ -159,7 +159,7 @@ describe("each event stands there once, with its facts", () => {
   test("undelivered: why", async () => {
     await begin(ONE);
     Object.assign(pane("a"), { doing: "idle", takesEnter: false });
-    say(watch, "a", "wake", "look around");
+    enqueue(watch, "a", "wake", "look around");
     await ticks(3);
     expect(events("undelivered").length).toBeGreaterThan(0);
     expect(events("undelivered")[0]).toMatchObject({ agent: "a", cause: "wake", why: expect.stringMatching(/\w/) });
@@ -208,7 +208,7 @@ test("events of a full disk are lost, nothing else is", async () => {
 test("a delivery is stored before it is told: a crash at its event makes no second copy", async () => {
   await begin(ONE);
   pane("a").doing = "idle";
-  say(watch, "a", "wake", "look around");
+  enqueue(watch, "a", "wake", "look around");
   fake.effects = [];
   await ticks(2);
   const nth = fake.effects.indexOf("write events.jsonl", fake.effects.findIndex((effect) => /send-keys/.test(effect)));
@@ -216,7 +216,7 @@ test("a delivery is stored before it is told: a crash at its event makes no seco
 
   await begin(ONE);
   pane("a").doing = "idle";
-  say(watch, "a", "wake", "look around");
+  enqueue(watch, "a", "wake", "look around");
   fake.effects = [];
   fake.dieAt = nth + 1;
   await ticks(1).catch((error) => expect(error).toBeInstanceOf(Death));

@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import {
   backendMismatch, cmdUp, type DeathFacts, decideDeath, decideHeal, decideStop, expectedBackendCmd, isReady, memoryOf,
-  healOne, isCallOf, isWatchdog, lookAround, ownPanes, parsePane, programOf, save, say, sessionAlive, sessionCommand, type Snapshot,
+  healOne, isCallOf, isWatchdog, lookAround, ownPanes, parsePane, programOf, save, enqueue, sessionAlive, sessionCommand, type Snapshot,
   snapshot, world, type Life, type Rest, storedLife,
 } from "../agents.ts";
 import { agents, closeLook, type FakePane, fakeWorld, FLEET, paneOf, realFolder, type Scene, scene } from "./kit.ts";
@@ -316,7 +316,7 @@ describe("fault 10: the agent's own pane is the one that was marked", () => {
     await fake.ticks(cfg, watch, 2);
     const own = fake.tmux.of("agents-a");
     const other = fake.tmux.add("agents-a");
-    say(watch, "a", "claim", "hear this");
+    enqueue(watch, "a", "claim", "hear this");
     await fake.ticks(cfg, watch, 2);
     expect([own.received, other.received, other.draft]).toEqual([["hear this"], [], ""]);
   });

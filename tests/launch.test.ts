@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { decideOpencode, isBooting, launchScript, memoryOf, lookAround, orphansOf, paneActive, parseEvents, say, snapshot, type Verdict, type VerdictName, world } from "../agents.ts";
+import { decideOpencode, isBooting, launchScript, memoryOf, lookAround, orphansOf, paneActive, parseEvents, enqueue, snapshot, type Verdict, type VerdictName, world } from "../agents.ts";
 import { type FakePane, fakeWorld, message, type Scene, scene, verdict } from "./kit.ts";
 
 const { http } = world;
@@ -157,7 +157,7 @@ describe("opencode, by its server", () => {
   test("fault 78: at a permission that the server knows of nothing is said, the agent is not ended", async () => {
     await begin(TEXT, 4);
     server.permission = true;
-    say(watch, "a", "claim", "hear this");
+    enqueue(watch, "a", "claim", "hear this");
     await fake.ticks(cfg, watch, 40);
     expect([server.prompts.length, fake.everyPane.length, fake.logged("is blocked: permission: bash").length]).toEqual([1, 1, 1]);
     server.permission = false;

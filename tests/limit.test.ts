@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import {
   clearLimitState, decideLimit, type Limit, limitNudgeMsg, type LimitState, limitStatePath, limitTick, loadLimitState, nextLimitUntil,
-  saveLimitState, say, type VerdictName,
+  saveLimitState, enqueue, type VerdictName,
 } from "../agents.ts";
 import { FLEET, type Scene, scene, verdict } from "./kit.ts";
 
@@ -67,7 +67,7 @@ describe("nextLimitUntil", () => {
     const watch = fake.watch(cfg);
     const agent = cfg.agents.get("orchestrator")!;
     await saveLimitState(cfg, agent.session, { until: fake.wall / 1000 + 600, nudges: 1 });
-    for (const [target, cause] of [["orchestrator", "nudge"], ["orchestrator", "wake"], ["builder", "nudge"]] as const) say(watch, target, cause, "x");
+    for (const [target, cause] of [["orchestrator", "nudge"], ["orchestrator", "wake"], ["builder", "nudge"]] as const) enqueue(watch, target, cause, "x");
     expect(await limitTick(cfg, watch, agent, verdict("active"))).toBe(false);
     expect(watch.outbox.map(({ target, cause }) => [target, cause])).toEqual([["orchestrator", "wake"], ["builder", "nudge"]]);
   });
@@ -186,7 +186,7 @@ describe("limitTick, over the fake world", () => {
   test("P33: the hold ends while hand-offs, a wake and a kickoff wait: the probe goes first, one at a time", async () => {
     limited();
     await minutes(170);
-    for (const cause of ["wake", "review", "claim", "boot", "send 1"]) say(watch, "a", cause, `a ${cause}`);
+    for (const cause of ["wake", "review", "claim", "boot", "send 1"]) enqueue(watch, "a", cause, `a ${cause}`);
     pane().onSubmit = () => void (pane().doing = "idle");
     await minutes(16);
     expect(state()).toBeNull();
@@ -209,7 +209,7 @@ describe("limitTick, over the fake world", () => {
   });
 
   test("P33: a hand-off that stands in the box of a limited client goes as its probe", async () => {
-    say(watch, "a", "claim", "a claim, which stands in the box");
+    enqueue(watch, "a", "claim", "a claim, which stands in the box");
     Object.assign(watch.outbox[0]!, { seen: 0, tries: 1 });
     pane().draft = "a claim, which stands in the box";
     limited();

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  cmdSend, cmdStatus, type Config, decideTyping, isBooting, type Message, nextMessages, say, typeable, type Typing, type VerdictName, type Watch,
+  cmdSend, cmdStatus, type Config, decideTyping, isBooting, type Message, nextMessages, enqueue, typeable, type Typing, type VerdictName, type Watch,
 } from "../agents.ts";
 import { disturbed } from "./delivery.ts";
 import type { Disturbance } from "./fakes.ts";
@@ -95,9 +95,9 @@ describe("over the fake world", () => {
   const waits = () => watch.outbox.map(({ why }) => why);
 
   test("in the order in which they were said, one per tick and target", async () => {
-    say(watch, "a", "claim", "first of all");
-    say(watch, "a", "review", "second then");
-    say(watch, "b", "claim", "to the other");
+    enqueue(watch, "a", "claim", "first of all");
+    enqueue(watch, "a", "review", "second then");
+    enqueue(watch, "b", "claim", "to the other");
     await fake.ticks(cfg, watch);
     expect([pane().received, pane("b").received]).toEqual([["first of all"], ["to the other"]]);
     await fake.ticks(cfg, watch);
@@ -107,16 +107,16 @@ describe("over the fake world", () => {
 
   test("a newer text of the same cause takes the place of the old", async () => {
     pane().doing = "dialog";
-    say(watch, "a", "claim", "old");
+    enqueue(watch, "a", "claim", "old");
     await fake.ticks(cfg, watch, 3);
-    say(watch, "a", "claim", "new");
+    enqueue(watch, "a", "claim", "new");
     pane().doing = "idle";
     await fake.ticks(cfg, watch, 3);
     expect(pane().received).toEqual(["new"]);
   });
 
   test("why it waits is kept for status, and said once", async () => {
-    say(watch, "a", "claim", "x");
+    enqueue(watch, "a", "claim", "x");
     pane().doing = "dialog";
     await fake.ticks(cfg, watch, 5);
     expect(waits()).toEqual(["blocked: a dialog is open"]);
@@ -130,14 +130,14 @@ describe("over the fake world", () => {
     fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ held: { a: 1 } }));
     await fake.ticks(cfg, watch);
     expect(waits()).toEqual(["stopped by you"]);
-    say(watch, "nobody", "claim", "x");
+    enqueue(watch, "nobody", "claim", "x");
     await fake.ticks(cfg, watch);
     expect(waits().at(-1)).toBe("no such agent in the config");
   });
 
   test("a person's draft is left alone", async () => {
     pane().draft = "half a sentence";
-    say(watch, "a", "claim", "x".repeat(50));
+    enqueue(watch, "a", "claim", "x".repeat(50));
     await fake.ticks(cfg, watch, 3);
     expect([pane().draft, pane().enters, waits()[0]]).toEqual(["half a sentence", 0, "someone's draft stands in the input box"]);
     pane().draft = "";
@@ -147,7 +147,7 @@ describe("over the fake world", () => {
 
   test("Enter three times at most, the text is pasted once", async () => {
     pane().takesEnter = false;
-    say(watch, "a", "claim", "hear this");
+    enqueue(watch, "a", "claim", "hear this");
     await fake.ticks(cfg, watch);
     expect([pane().enters, pane().draft, watch.outbox.length]).toEqual([3, "hear this", 1]);
     expect(waits()[0]).toContain("after three times Enter");
@@ -163,7 +163,7 @@ describe("over the fake world", () => {
       paste(value);
       one.doing = "dialog";
     };
-    say(watch, "a", "claim", "hear this");
+    enqueue(watch, "a", "claim", "hear this");
     await fake.ticks(cfg, watch, 5);
     expect([one.enters, one.approved]).toEqual([0, 0]);
     one.doing = "idle";
@@ -180,7 +180,7 @@ describe("over the fake world", () => {
       else if (looks >= 0 && args[0] === "source-file" && (looks += 1) === 2) one.doing = "dialog";
       return run(args, stdin);
     };
-    say(watch, "a", "claim", "hear this");
+    enqueue(watch, "a", "claim", "hear this");
     await fake.ticks(cfg, watch, 5);
     expect([one.doing, one.enters, one.approved]).toEqual(["dialog", 0, 0]);
     one.doing = "idle";
@@ -189,7 +189,7 @@ describe("over the fake world", () => {
   });
 
   test("fault 9: a client that ended is no proof of delivery", async () => {
-    say(watch, "a", "claim", "hear this");
+    enqueue(watch, "a", "claim", "hear this");
     fake.tmux.exit("agents-a", 1);
     await fake.ticks(cfg, watch);
     expect(watch.outbox).toHaveLength(1);
@@ -199,7 +199,7 @@ describe("over the fake world", () => {
 
   test("fault 61: beyond 8 KB it goes to a file, which is still there when the client reads about it", async () => {
     const long = "ä".repeat(4001);
-    say(watch, "a", "claim", long);
+    enqueue(watch, "a", "claim", long);
     pane().takesEnter = false;
     await fake.ticks(cfg, watch, 2);
     expect([pane().received, pane().enters, watch.outbox.length]).toEqual([[], 6, 1]);
@@ -212,7 +212,7 @@ describe("over the fake world", () => {
   });
 
   test("a crash between the word that it is pasted and the paste: the next watchdog pastes it at once", async () => {
-    say(watch, "a", "claim", "hear this");
+    enqueue(watch, "a", "claim", "hear this");
     let dies = true;
     fake.beforeTmux((args) => {
       if (dies && args.includes("paste-buffer")) throw new Error("killed");
@@ -228,13 +228,13 @@ describe("over the fake world", () => {
   test("each long text has a file of its own, which goes twenty deliveries later", async () => {
     const files = () => [...fake.files.keys()].filter((name) => /\/message-\w+\.txt$/.test(name));
     for (const text of ["ä".repeat(4001), "ö".repeat(4001)]) {
-      say(watch, "a", "claim", text);
+      enqueue(watch, "a", "claim", text);
       await fake.ticks(cfg, watch);
     }
     expect(files().map((file) => fake.files.get(file)![0])).toEqual(["ä", "ö"]);
     expect(pane().received.map((text) => /\S+\.txt/.exec(text)![0])).toEqual(files());
     for (let nth = 0; nth < 18; nth++) {
-      say(watch, "a", "claim", `text ${nth}`);
+      enqueue(watch, "a", "claim", `text ${nth}`);
       await fake.ticks(cfg, watch);
     }
     await fake.ticks(cfg, watch, 10); // they are looked for now and then
@@ -243,7 +243,7 @@ describe("over the fake world", () => {
 
   test("the file of a long text that nobody waits for any more goes, too", async () => {
     pane().doing = "blank";
-    say(watch, "a", "send", "ä".repeat(4001));
+    enqueue(watch, "a", "send", "ä".repeat(4001));
     fake.files.set(join(cfg.stateDir, "message-gone.txt"), "of one that has expired");
     fake.files.set(join(cfg.stateDir, `message-${watch.outbox[0]!.id}.txt`), "of one that waits");
     await fake.ticks(cfg, watch, 11);
@@ -252,7 +252,7 @@ describe("over the fake world", () => {
 
   test("fault 61: many lines, a ; at the end, 8,000 characters arrive whole", async () => {
     for (const [nth, text] of ["one\ntwo;\n\nthree;", "x;", "y".repeat(8000)].entries()) {
-      say(watch, "a", `cause ${nth}`, text);
+      enqueue(watch, "a", `cause ${nth}`, text);
       await fake.ticks(cfg, watch);
       expect(pane().received.at(-1)).toBe(text);
     }
@@ -261,7 +261,7 @@ describe("over the fake world", () => {
   test("fault 77: a client that was just started is not typed to for three seconds", async () => {
     cfg = await fake.config(`[watchdog]\nsignal_interval = 1\n${TEXT}`);
     fake.tmux.exit("agents-a", 1);
-    say(watch, "a", "claim", "hear this");
+    enqueue(watch, "a", "claim", "hear this");
     await fake.ticks(cfg, watch, 3);
     expect([pane().dead, pane().received, waits()]).toEqual([false, [], ["booting"]]);
     await fake.ticks(cfg, watch, 3);
@@ -282,7 +282,7 @@ describe("over the fake world", () => {
 
   test("fault 8: it outlives the watchdog", async () => {
     pane().doing = "dialog";
-    say(watch, "a", "claim", "hear this");
+    enqueue(watch, "a", "claim", "hear this");
     await fake.ticks(cfg, watch);
     watch = fake.watch(cfg);
     pane().doing = "idle";
@@ -345,9 +345,9 @@ describe("a text is said once, and never lost", () => {
     await begin(agents("a"));
     pane().doing = "idle";
     pane().takesEnter = false;
-    say(watch, "a", "claim", "the first claim");
+    enqueue(watch, "a", "claim", "the first claim");
     await ticks(1);
-    say(watch, "a", "claim", "the second claim");
+    enqueue(watch, "a", "claim", "the second claim");
     pane().takesEnter = true;
     await ticks(3);
     expect([pane().received, watch.outbox]).toEqual([["the first claim", "the second claim"], []]);
@@ -361,7 +361,7 @@ describe("a text is said once, and never lost", () => {
     await ticks(2);
     expect(fake.logged("limit lifted")).toHaveLength(1);
     Object.assign(pane(), { doing: "idle", takesEnter: true });
-    say(watch, "a", "claim", "the claim");
+    enqueue(watch, "a", "claim", "the claim");
     await ticks(3);
     expect([pane().received.at(-1), watch.outbox]).toEqual(["the claim", []]);
   });
@@ -442,7 +442,7 @@ describe("P28: nothing is called delivered without proof", () => {
   const pane = () => fake.tmux.of("agents-a");
   const waits = () => watch.outbox.map(({ why }) => why);
   const tell = async (text: string, ticks = 1, cause = "claim"): Promise<string> => {
-    say(watch, "a", cause, text);
+    enqueue(watch, "a", cause, text);
     const { id } = watch.outbox.at(-1)!;
     await fake.ticks(cfg, watch, ticks);
     return id;
@@ -679,7 +679,7 @@ describe("what a person sees of it", () => {
   test("a text that a draft holds up for ten minutes needs a person, and no longer when it is gone", async () => {
     const { cfg, watch } = await begin('[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal"\n');
     fake.tmux.of("agents-a").draft = "half a thought";
-    say(watch, "a", "claim", "hear this");
+    enqueue(watch, "a", "claim", "hear this");
     const needs = async (): Promise<[boolean, string]> => {
       const row = JSON.parse((await status(cfg, { json: true }))[1]).agents[0];
       return [row.needsHuman, row.messagesWhy];

@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import {
-  type Card, columns, type Config, decideNow, describeState, type LimitState, type Memory, memoryOf, type Pane, parseQuestion, say, type Status, type StatusRow, statusLine,
+  type Card, columns, type Config, decideNow, describeState, type LimitState, type Memory, memoryOf, type Pane, parseQuestion, enqueue, type Status, type StatusRow, statusLine,
   statusText, type Verdict, type Watch,
 } from "../agents.ts";
 import { command, FLEET, type FakeWorld, fakeWorld, paneOf, verdict } from "./kit.ts";
@@ -375,7 +375,7 @@ describe("the command over a fleet", () => {
   test("texts that wait, with why, and the restarts of this day: the first start is none", async () => {
     await begin(FLEET);
     pane("builder").doing = "dialog";
-    say(watch, "builder", "wake", "look");
+    enqueue(watch, "builder", "wake", "look");
     fake.tmux.exit("agents-adversary", 1);
     await ticks(4);
     watchdog(10);
@@ -508,7 +508,7 @@ describe("the command over a fleet", () => {
     fake.tmux.exit("agents-builder", 1);
     await ticks(3);
     pane("builder").doing = "dialog";
-    say(watch, "builder", "wake", "look at the newest claim");
+    enqueue(watch, "builder", "wake", "look at the newest claim");
     await ticks(4);
     watchdog(10);
     const json = await command("status", "builder", "--json", "--config", cfg.path);

@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  captureAll, curIdx, isHung, loadWatch, type Memory, memoryOf, operatorOf, parseEvents, pendingUnits, phaseIdxFile, reloadConfig, say,
+  captureAll, curIdx, isHung, loadWatch, type Memory, memoryOf, operatorOf, parseEvents, pendingUnits, phaseIdxFile, reloadConfig, enqueue,
   snapshot, stillness, watched, world, storedLife,
 } from "../agents.ts";
 import { agents, closeLook, type FakePane, type FakeWorld, fakeWorld, FLEET, type Scene, scene } from "./kit.ts";
@@ -436,7 +436,7 @@ describe("P22: a screen on which nothing was drawn is not read again", () => {
     ["something is drawn", () => pane.draw(DIALOG, fake.wall)],
     ["its title changes", () => void (pane.title = () => "✳ Another title")],
     ["it is resized", () => void (pane.cols = 120)],
-    ["a text waits for it", () => say(watch, "a", "claim", "look")],
+    ["a text waits for it", () => enqueue(watch, "a", "claim", "look")],
     ["the clock is set back, so that a time may come twice", () => void (fake.wall -= 6_000)],
     ["another client is in the pane", () => void Object.assign(pane, { pid: pane.pid + 1 })],
     ["its screen was not understood", () => void (memoryOf(watch, "a").verdict = "unsure")],
@@ -697,7 +697,7 @@ describe("what must not wait for the next tick", () => {
   test("a client that is ending", () => expect(names({ life: { state: "stopping", family: { pid: 5, born: "1", since: fake.wall }, then: { state: "backoff", until: 0 } } })).toEqual(["a"]));
   test("one that waits for its server", () => expect(names({ life: { state: "waiting", since: 1 } })).toEqual(["a"]));
   test("a kickoff, for two minutes", () => {
-    say(watch, "b", "boot", "read it");
+    enqueue(watch, "b", "boot", "read it");
     expect(names()).toEqual(["b"]);
     fake.turn(121_000);
     expect(names()).toEqual([]);
