@@ -369,6 +369,8 @@ const DRAWN: [client: string, verdict: string, rule: string, text: string, title
   ["gemini", "idle", "box_re", quota('{"error":{"code":503,"message":"The model is overloaded."}}')],
   ["gemini", "blocked", "error", quota("This account is suspended.")],
   ["gemini", "blocked", "error cut off", `  credentials.","status":"UNAUTHENTICATED","details":[]}}]\n\n\nℹ This request failed. Press F12 for diagnostics, or run\n  /settings${GEMINI_FOOT}`],
+  ["gemini", "blocked", "error cut off", `  key.","status":"INVALID_ARGUMENT","details":[{"reason":"API_KEY_INVALID"}]}}]\n\nℹ This request failed. Press F12${GEMINI_FOOT}`],
+  ["gemini", "blocked", "error cut off", `  credentials.","status":"UNAUTHENTICATED"}}]\n\nℹ This request failed. Press F12${GEMINI_FOOT.replace("  Type your message or @path/to/file", '"INVALID_ARGUMENT" is what AI Studio says')}`],
   ["gemini", "idle", "box_re", `  later.","status":"UNAVAILABLE","details":[]}}]\n\nℹ This request failed. Press F12${GEMINI_FOOT}`],
   ["gemini", "idle", "box_re", `  x]\n\nℹ This request failed. Press F12\n${"▄".repeat(80)}\n > go on\n${"▀".repeat(80)}\n✦ OK${GEMINI_FOOT}`],
 ];
