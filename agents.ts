@@ -9616,7 +9616,7 @@ export async function cmdDown(call: Call): Promise<number> {
     log("there are no orphans: every client that runs is in the config");
   }
   let stands = (_name: string): boolean => true;
-  if (existsSync(cfg.logDir)) {
+  if (world.mtime(cfg.logDir) !== null) {
     const ordered = orderedNames(units, withWatchdog);
     // agents must be stoppable even where the order cannot be stored, as on a full disk
     await changeOperator(cfg, (operator) => {
@@ -9725,7 +9725,7 @@ export const isCodexDaemon = (argv: string[]): boolean => argv.some((word, at) =
 /** The current folder of a process; "" = not known. */
 function folderOf(pid: number): string {
   try {
-    return realpathSync(`/proc/${pid}/cwd`);
+    return realPath(`/proc/${pid}/cwd`);
   } catch {
     return "";
   }
@@ -9734,7 +9734,7 @@ function folderOf(pid: number): string {
 /** Background sessions and daemons of clients in our folders that do not carry our mark. */
 function findBackground(cfg: Config, units: (Agent | Service)[]): Background[] {
   const agents = units.filter(isAgent);
-  const dirs = agents.map(({ dir }) => (existsSync(dir) ? realpathSync(dir) : dir));
+  const dirs = agents.map(({ dir }) => (world.mtime(dir) === null ? dir : realPath(dir)));
   const isOurs = (dir: string) => dirs.some((one) => dir === one || dir.startsWith(`${one}/`));
   const isCodex = ({ kind, bin }: Backend) => kind === "codex" || programOf(bin).endsWith("codex");
   const homes = agents.filter((agent) => isCodex(backendOf(cfg, agent))).map(codexHomeOf);
@@ -10306,7 +10306,8 @@ async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []): 
     .map((one) => one.session).concat(watchdogSession(cfg)));
   const stayed = (one: StatusRow) => cfg.agents.get(one.name)!.enabled && one.watch !== "none" &&
     !(isDown(operator, one.name) && !one.running) && !["done", "parked"].includes(one.condition);
-  const expected = agents.some((one) => stayed(one) && (one.running || existsSync(watchFile(cfg))));
+  const ranBefore = world.mtime(watchFile(cfg)) !== null;
+  const expected = agents.some((one) => stayed(one) && (one.running || ranBefore));
   return {
     version: 1, fleet: fleetName(cfg), folder: fleetFolder(cfg), prefix: cfg.sessionPrefix,
     configError: cfg.broken, phase, agents, services, handoff: readChannel(cfg, watch), watchdog,

@@ -35,10 +35,11 @@ test("at most thirty references run ahead across a banner", () => {
   expect(ahead.length, ahead.join("\n")).toBeLessThanOrEqual(30);
 });
 
-test("the supervisor touches what is outside of it by the world, and by the rooms of processes and of the config alone", () => {
+test("the supervisor, and who orders and reports, touch what is outside of them by the world, and by the rooms of processes and of the config alone", () => {
   const { code } = codeOf(SOURCE);
   const rooms = SECTIONS.map(({ name }) => name);
-  const supervisor = new Set(rooms.slice(rooms.indexOf("logging"), rooms.indexOf("watchdog loop") + 1).filter((name) => name !== "processes and locks"));
+  const supervisor = new Set(rooms.slice(rooms.indexOf("logging"), rooms.indexOf("watchdog loop") + 1).filter((name) => name !== "processes and locks")
+    .concat("up, down, restart", "status, phase, attach, send, migrate", "report", "the page"));
   const files = [...SOURCE.matchAll(/^import \{([^}]*)\} from "node:fs";/gm)].flatMap((match) => match[1]!.split(",").map((name) => name.trim())).filter((name) => name !== "constants");
   expect(files).toContain("readFileSync");
   const direct = new RegExp(`\\b(?:${files.join("|")}|fetch|Bun\\.spawn\\w*|Bun\\.(?:file|write)|process\\.kill)\\(`, "g");
