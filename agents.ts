@@ -4202,8 +4202,9 @@ async function clearPlace(
   if (pane && !pane.dead && !force) return leftRunning(unit.session);
   const rival = rivalText(await rivalOf(cfg, snap, unit));
   if (rival) return { started: false, why: rival };
+  const group = pane ? groupOf(pane) : null; // by its number too: not all that we end has our mark
   if (pane) await stopPanes(cfg, [pane]);
-  const left = await leftOver(cfg, unit);
+  const left = await leftOver(cfg, unit, [group]);
   return left && { started: false, why: cannotEnd(membersOf(left)) };
 }
 

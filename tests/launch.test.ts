@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { decideOpencode, isBooting, launchScript, memoryOf, lookAround, orphansOf, paneActive, parseEvents, enqueue, snapshot, type Verdict, type VerdictName, world } from "../agents.ts";
+import { decideOpencode, isBooting, launchScript, memoryOf, lookAround, orphansOf, paneActive, parseEvents, enqueue, snapshot, startAgent, type Verdict, type VerdictName, world } from "../agents.ts";
 import { type FakePane, fakeWorld, message, type Scene, scene, verdict } from "./kit.ts";
 
 const { http } = world;
@@ -12,6 +12,14 @@ const ticks = (count: number) => fake.ticks(cfg, watch, count);
 beforeEach(() => void (fake = fakeWorld()));
 const agent = (some = ""): string => `[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal"\n${some}\n`;
 const argv = (): string[] => fake.everyPane.at(-1)!.argv;
+
+test("no client is started beside one that cannot be ended, though nothing of it carries a mark", async () => {
+  await begin(agent());
+  fake.tmux.of("agents-a").ignores = ["SIGHUP", "SIGTERM", "SIGKILL"];
+  const { pid } = fake.tmux.of("agents-a");
+  const done = await startAgent(cfg, cfg.agents.get("a")!, await snapshot(cfg), { force: true });
+  expect([done, starts()]).toEqual([{ started: false, why: `cannot be ended: pid ${pid}` }, 1]);
+});
 
 describe("fault 39: what reaches the client passes through no shell", () => {
   test("a model and a prompt with quotes are words of their own", async () => {
