@@ -9264,10 +9264,10 @@ async function needTools(cfg: Config): Promise<void> {
   for (const finding of [assessTmux(asked.out, server.version), assessExit(server.exits)].flat()) {
     if (finding.level !== "ok") log(`warning: ${finding.what}: ${finding.cure}`);
   }
-  if (cfg.loop.handoff && !Bun.which("git")) {
-    die("git was not found: install it (apt-get install git, brew install git)");
-  }
+  if (cfg.loop.handoff && !Bun.which("git")) die(NO_GIT);
 }
+
+const NO_GIT = "git was not found: install it (apt-get install git, brew install git)";
 
 /** Records what a person ordered: an event, and a line in the watchdog's log. */
 function noteOrder(cfg: Config, command: string, names: string[]): void {
@@ -9348,7 +9348,7 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
 }
 
 /**
- * Ends keeper and watchdog for as long as that is `wanted`; true = one was running. The keeper comes
+ * Ends keeper and watchdog for as long as that is `wanted`; true = one was running. The keeper goes
  * first, or it would start another. SIGKILL follows after 8 s, and after 12 s it gives up.
  */
 async function stopWatchdog(cfg: Config, wanted = () => true): Promise<boolean> {
@@ -9830,8 +9830,9 @@ export async function cmdRestart(call: Call): Promise<number> {
 }
 
 // ── status, phase, attach, send, migrate ────────────────────────────────────────
-// What a person asks and says day by day.
+// What people ask and order day by day.
 
+/** `notify --test`: sends one notice, as the watchdog would. */
 export async function cmdNotify(call: Call): Promise<number> {
   const cfg = await configFor(call);
   if (!call.options.test) die("usage: notify --test", 2);
@@ -9841,48 +9842,48 @@ export async function cmdNotify(call: Call): Promise<number> {
   return printed("sent");
 }
 
-/** What `status` knows of one agent or service. */
+/** What `status` knows of one agent or service; times are ISO 8601. */
 export interface StatusRow {
   name: string;
   kind: string;
   backend: string;
-  /** `modelFrom` "client": its client names it now; else the one that it was or will be started with. */
+  /** `modelFrom` "client": the client names it now; else it was or will be started with it. */
   model: string;
   modelFrom: "client" | "start";
   watch: string;
   session: string;
   running: boolean;
   state: string;
-  /** `state` as data: a word, and what more is to be said of it. */
+  /** `state` as data: one word, and the details. */
   condition: Condition;
   detail: string;
-  /** ISO 8601 since when, "" = not known. */
+  /** Since when, "" = not known. */
   since: string;
-  /** Until when it is limited, waits or is not started; ISO 8601, "" = by no clock. */
+  /** Until when it is limited, waits or is not started; "" = no clock decides that. */
   until: string;
-  /** What the watchdog does next by the clock, and when (ISO 8601); "" = nothing. */
+  /** What the watchdog does next by the clock, and when; "" = nothing. */
   next: "" | Due;
   nextAt: string;
-  /** Since when the other side of a loop waits for its commit, ISO 8601; "" = it does not. */
+  /** Since when the other side of the loop waits for its commit; "" = it does not. */
   owesSince: string;
   messages: number;
   messagesWhy: string;
-  /** Texts that were typed last without any proof that they were taken. */
+  /** Recent texts that were typed without proof that the client took them. */
   unproven: number;
   restartsToday: number;
-  /** What its screen and its client say, and why; `state` is the same for a person to read. */
+  /** What its screen and its client say, and why; `state` says the same for people. */
   verdict: Memory["verdict"];
   why: string;
   needsHuman: boolean;
-  /** The command that helps, without the program's name; "" = none is needed. */
+  /** The command that helps, without `agents`; "" = none is needed. */
   cure: string;
-  /** What may be declared as the answer to the question that its client asks. */
+  /** An answer to its client's question that could be declared in the config. */
   answer?: DeclaredAnswer;
-  /** The version of the running client, "" = it does not say. */
+  /** The version of the running client; "" = it does not say. */
   version: string;
 }
 
-/** What a unit is at, in a word. */
+/** The state of a unit in one word. */
 export type Condition =
   | "working" | "background" | "idle" | "waiting" | "limited" | "blocked" | "unsure"
   | "fatal" | "starting" | "running" | "ending" | "parked" | "backoff" | "ended" | "done"
@@ -9898,7 +9899,7 @@ export interface Status {
   /** What is wrong with the config, where the watchdog runs on the last good one; "" = nothing. */
   configError: string;
   phase: { id: string; index: number; total: number; plan: string; done: boolean; complete: boolean;
-    /** The phase that a move under way leads to, "the end", or "". */
+    /** Where a phase move under way leads: a phase id or "the end"; "" = none is under way. */
     moving: string; error: string } | null;
   agents: StatusRow[];
   services: StatusRow[];
@@ -9906,14 +9907,14 @@ export interface Status {
   handoff: { state: ChannelState | "unknown"; since: string; why: string; cure: string } | null;
   watchdog: { running: boolean; pid: number | null; heartbeat: string; stale: boolean;
     version: string;
-    /** Where a stale one stands still, "" = not known. */
+    /** What a stale one was doing when it stopped; "" = not known. */
     stage: string };
-  /** The notices to people: how many were dropped, and what is to be said; absent = they go out. */
+  /** Notices to people that fail or were dropped, in number and words; absent = they go out. */
   notices?: { dropped: number; text: string };
   /** Limits of accounts: `until` is ISO 8601, `waiting` how many agents wait. */
   accounts: { name: string; class: LimitClass; until: string; waiting: number; text: string }[];
   unknownSessions: string[];
-  /** Of those, clients of this fleet whose name the config does not have any more. */
+  /** Of those, clients of this fleet that are no longer in the config. */
   orphans: { name: string; session: string; running: boolean }[];
   olderPhase: string[];
   needsHuman: boolean;
@@ -9924,21 +9925,21 @@ const SUFFIXES: Record<string, string> = { one: "st", two: "nd", few: "rd" };
 /** 1st, 2nd, 3rd, 4th, 11th, 21st. */
 const ordinal = (n: number): string => `${n}${SUFFIXES[ORDINALS.select(n)] ?? "th"}`;
 
-/** What `describeState` judges by. */
+/** What `describeState` goes by, besides the memory; `now` is wall ms. */
 interface StateFacts {
   pane: Pane | undefined; held: boolean; enabled: boolean; limit: LimitState | null;
   kind: string; complete: boolean; now: number;
   /** s, `unsure_after`. */
   unsureAfter?: number;
-  /** The program in a session that has its name, but is not ours. */
+  /** The program in a session of its name that is not ours. */
   stranger?: string | undefined;
-  /** Why it is not started beside a client that the config does not have any more. */
+  /** Why it is not started: a client that left the config still works in its folder. */
   rival?: string | undefined;
   /** What is left of its old client that cannot be ended. */
   stuck?: string | undefined;
   /** Why it cannot start at all. */
   cannot?: string | undefined;
-  /** Its last words: what it asks, or said as it ended. */
+  /** What it asks, or said as it ended. */
   words?: string | undefined;
   /** The limit of its account, which its start waits for. */
   account?: AccountLimit | null;
@@ -9953,14 +9954,14 @@ const described = (
   condition: Condition, state: string, detail = "", more: Partial<Described> = {},
 ): Described => ({ state, condition, detail, until: null, needsHuman: false, ...more });
 
-/** A unit's state in words: what the operator or the ladder decided, else what its screen says. */
+/** A unit's state in words: what a person or the ladder decided, else what its screen says. */
 export function describeState(memory: Memory, facts: StateFacts): Described {
   const { pane, stuck } = facts;
   if (stuck) return described("ending", stuck, stuck, { needsHuman: true });
   return pane && !pane.dead ? describeLiving(memory, facts) : describeDown(memory, facts);
 }
 
-/** How a client ended, with its last words; "" = nothing is left to tell. */
+/** How a client ended, with its last words; "" = its pane is gone. */
 const endText = ({ pane, words }: StateFacts): string =>
   (pane ? [endOf(pane), words].filter(Boolean).join(": ") : "");
 
@@ -10025,23 +10026,23 @@ function describeLiving(memory: Memory, facts: StateFacts): Described {
     vain || words || (isTold ? why : said), { needsHuman });
 }
 
-/** A text that only a person can let through needs you after this long, ms. */
+/** A text that is stuck for this long, ms, needs a person. */
 const STUCK_AFTER = 600_000;
 
-/** What a unit's pane shows now. `verdict`: what that says of an agent that runs. */
+/** What a unit's pane shows now; with a verdict if it is an agent that runs. */
 interface Seen { text: string; verdict?: Verdict }
 
-/** All that the rows of one `status` are made from. */
+/** Everything that the rows of one `status` are made from; `now` is wall ms. */
 interface StatusLook {
   snap: Snapshot; watch: Watch; operator: Operator; queue: Message[];
-  /** By unit; nothing of one whose screen could not be read. */
+  /** By unit name; no entry = its screen was not read, or could not be. */
   seen: Map<string, Seen>;
   watchdog: Status["watchdog"]; complete: boolean; now: number;
   /** The orphan in the folder of an agent that does not run, by the name of the agent. */
   rivals: Map<string, { name: string; why: string }>;
 }
 
-/** Which agents that are down must not be started now, and why. */
+/** The agents that must not be started now because of an orphan in their folder. */
 async function rivalsOf(cfg: Config, snap: Snapshot): Promise<StatusLook["rivals"]> {
   const rivals: StatusLook["rivals"] = new Map();
   for (const agent of cfg.agents.values()) {
@@ -10052,7 +10053,7 @@ async function rivalsOf(cfg: Config, snap: Snapshot): Promise<StatusLook["rivals
   return rivals;
 }
 
-/** `named`: the only units that are read, and those for certain; none = all. */
+/** Gathers what `status` shows. `named`: read these screens and no others; none = all agents. */
 async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusLook> {
   const snap = await snapshot(cfg);
   if (!snap.ok && isMissing(snap)) die(NO_TMUX);
@@ -10066,10 +10067,10 @@ async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusL
     now: world.now(), rivals: await rivalsOf(cfg, snap) };
 }
 
-/** Longer than any round, ms: what was drawn so long before a heartbeat was seen in its round. */
+/** Longer than any round, ms: what was drawn this long before a heartbeat, its round has seen. */
 const ROUND_MAX = 60_000;
 
-/** Whether the watchdog found this client at rest, and nothing was drawn since. */
+/** Whether the watchdog found this client idle and nothing was drawn since: no need to read it. */
 const stillRests = (memory: Memory, pane: Pane, { running, heartbeat }: Status["watchdog"]) =>
   running && memory.verdict === "idle" && memory.since >= pane.created && pane.activity > 0 &&
   pane.activity < Date.parse(heartbeat) - ROUND_MAX;
@@ -10085,9 +10086,12 @@ async function lookAtPanes(
     const memory = memoryOf(watch, unit.name);
     const asked = named.length ? named.includes(unit.name) : pane?.dead || isAgent(unit);
     if (!pane || !asked) continue;
-    if (named.length || pane.dead || !stillRests(memory, pane, watchdog)) units.set(pane, unit);
-    else seen.set(unit.name,
-      { text: "", verdict: { ...NO_VERDICT, verdict: "idle", why: memory.why } });
+    if (named.length || pane.dead || !stillRests(memory, pane, watchdog)) {
+      units.set(pane, unit);
+    } else {
+      const verdict: Verdict = { ...NO_VERDICT, verdict: "idle", why: memory.why };
+      seen.set(unit.name, { text: "", verdict });
+    }
   }
   const judged: Promise<unknown>[] = [];
   await captureAll(cfg, [...units.keys()], (pane, text) => {
@@ -10104,20 +10108,23 @@ async function lookAtPanes(
   return seen;
 }
 
-/** For so long, ms, after something was drawn, no screen shows that its client rests. */
+/** Until this long, ms, after something was drawn, no screen proves that its client is idle. */
 const STILL_AFTER = 2_000;
 
 /**
- * What is believed of an agent that runs, by this look: since when is told by what the watchdog saw
- * of the same client, or by when it drew last. `quiet`: ms after which a still screen is believed.
+ * The verdict on a running agent as of now (wall ms). `since` is what the watchdog remembers of the
+ * same client, or when it drew last. `young`: it was just started. `quiet`: ms without drawing
+ * after which an idle screen is believed.
  */
 export function decideNow(
   seen: Verdict | undefined, memory: Memory, pane: Pane, young: boolean, quiet: number, now: number,
 ): Pick<Memory, "verdict" | "why" | "since"> {
   const known = memory.since >= pane.created ? memory : null;
   if (young) return { verdict: "booting", why: "it was started a moment ago", since: pane.created };
-  if (!seen) return { verdict: "unsure", why: "its screen could not be read",
-    since: known?.verdict === "unsure" ? known.since : now };
+  if (!seen) {
+    const since = known?.verdict === "unsure" ? known.since : now;
+    return { verdict: "unsure", why: "its screen could not be read", since };
+  }
   const drawn = pane.activity || now;
   if (seen.verdict === "idle" && known?.why === SOMEONES_DRAFT) return known;
   const moves = now - drawn < quiet && (known?.verdict === "active" || seen.where === "process");
@@ -10127,8 +10134,8 @@ export function decideNow(
   return { verdict, why, since: known?.verdict === verdict ? known.since : since };
 }
 
-/** The verdict, and since when, of a unit as it is now; what does not run keeps its last one. */
-function beliefOf(cfg: Config, look: StatusLook, unit: Agent | Service): Memory {
+/** A unit's memory with the verdict of this look; a unit that does not run keeps its last one. */
+function memoryNow(cfg: Config, look: StatusLook, unit: Agent | Service): Memory {
   const { snap, watch, seen, now } = look;
   const memory = memoryOf(watch, unit.name);
   const pane = snap.panes.get(unit.session);
@@ -10140,7 +10147,7 @@ function beliefOf(cfg: Config, look: StatusLook, unit: Agent | Service): Memory 
   return { ...memory, ...decideNow(shown?.verdict, memory, pane, young, quiet, now) };
 }
 
-/** The hold of a usage limit, unless what is seen ends it. */
+/** The usage limit that holds a unit, its own or its account's; null = none, or just lifted. */
 function holdOf(
   cfg: Config, { snap, seen, now, watch }: StatusLook, unit: Agent | Service,
 ): LimitState | null {
@@ -10164,12 +10171,12 @@ function accountRows(cfg: Config, { watch }: StatusLook, rows: StatusRow[]): Sta
   });
 }
 
-/** Why a unit cannot be started at all, whatever the ladder says. */
-const whyCannot = ({ dir }: Agent | Service): string | undefined =>
+/** Why a unit cannot be started, whatever the ladder says; undefined = it can. */
+const whyCannotStart = ({ dir }: Agent | Service): string | undefined =>
   (world.mtime(dir) === null ? `no folder ${dir}` : undefined);
 
-/** What a client asks where it waits for a person, until when it rests, or said as it ended. */
-function saidBy({ text, verdict }: Seen, pane: Pane): string {
+/** What a client asks a person, until when it waits, or what it said as it ended; "" = none. */
+function clientWords({ text, verdict }: Seen, pane: Pane): string {
   if (pane.dead) return lastWord(text);
   if (verdict?.waitingUntil && verdict.verdict === "waiting") {
     return `to ${localTime(verdict.waitingUntil)}`;
@@ -10180,7 +10187,7 @@ function saidBy({ text, verdict }: Seen, pane: Pane): string {
   return verdict.where === "dialog" || question.endsWith("?") ? question : "";
 }
 
-/** The line of an ended client that says most: its last error, else its last line. */
+/** The most telling line of an ended client: its last error, else its last line. */
 function lastWord(text: string): string {
   const lines = tailOf(text.replace(/^Pane is dead.*$/gm, ""), 12).split("\n");
   const tells = /error|cannot|not found|fail|denied|refused|panic/i;
@@ -10188,22 +10195,22 @@ function lastWord(text: string): string {
   return plainText(said ?? lines.at(-1) ?? "", SUBJECT_MAX);
 }
 
-/** The whole line of which a rule matched the beginning. */
+/** The whole line whose beginning a rule matched. */
 function lineOfText(text: string, verdict: Verdict): string {
   const line = splitLines(text).findLast((one) => oneLine(one).startsWith(verdict.text));
   return line ? plainText(line.replace(/^[\s●⎿■✕]+/, ""), SUBJECT_MAX) : "";
 }
 
-/** A choice in a dialog. */
+/** A line of a dialog that offers a choice. */
 const CHOICE = /^(?:[❯›>●○] *)?(?:\d+[.)] |✔ |(?:Yes|No|Allow|Deny)\b)/;
-/** The last line of what stands above a dialog. */
+/** The last line above a dialog. */
 const DIALOG_BEGINS = /^(?:[•■✕✖●✻]|[›❯] (?!\d|No\b|Yes\b|✔))/;
-/** What says nothing that its title does not. */
+/** A question that says no more than the dialog's title. */
 const PLAIN_QUESTION = /^Do you want to (?:proceed|continue)\?$/;
 
 /**
- * What a dialog asks, on one line: its question, or what it is about where that is a plain one; ""
- * where neither is certain.
+ * What a dialog asks, on one line: its question, or its subject where the question is a plain one;
+ * "" = neither can be told for certain.
  */
 export function parseQuestion(text: string, title = ""): string {
   const { dialog, lines } = readRegions({ text, title });
@@ -10221,7 +10228,7 @@ export function parseQuestion(text: string, title = ""): string {
   return isTitled ? plainText(subjectOf(own, question), SUBJECT_MAX) : "";
 }
 
-/** A dialog's heading and what it is about: what stands framed, else its next line. */
+/** A dialog's heading and what it is about: the text in its frame, else the line below. */
 function subjectOf(own: string[], question = ""): string {
   const framed = own.findIndex((line) => /^╌{8}/.test(line));
   const [heading = "", next = ""] = own.filter((line) => line && !/^[─▔╌╭╰]/.test(line));
@@ -10229,6 +10236,7 @@ function subjectOf(own: string[], question = ""): string {
   return [heading.replace(/:$/, ""), body === question ? "" : body].filter(Boolean).join(": ");
 }
 
+/** The state of one unit in words, from everything `status` gathered. */
 function stateOf(
   cfg: Config, look: StatusLook, unit: Agent | Service, memory: Memory, limit: LimitState | null,
 ): Described {
@@ -10245,7 +10253,7 @@ function stateOf(
     kind: agent?.kind ?? "service", complete, now, unsureAfter: cfg.watchdog.unsureAfter,
     stranger: snap.strangers?.get(unit.session), stuck: stuckNow(memory),
     account: agent && accountLimitOf(cfg, look.watch, agent),
-    cannot: whyCannot(unit), words: shown && pane ? saidBy(shown, pane) : "",
+    cannot: whyCannotStart(unit), words: shown && pane ? clientWords(shown, pane) : "",
     rival: look.rivals.get(unit.name)?.why,
   });
 }
@@ -10254,7 +10262,7 @@ const isoOrNone = (ms: number | null | undefined): string => isoOf(ms || null) ?
 
 function statusRow(cfg: Config, look: StatusLook, unit: Agent | Service): StatusRow {
   const { snap, watch, queue, seen, now } = look;
-  const memory = beliefOf(cfg, look, unit);
+  const memory = memoryNow(cfg, look, unit);
   const agent = isAgent(unit) ? unit : null;
   const pane = snap.panes.get(unit.session);
   const running = pane !== undefined && !pane.dead;
@@ -10305,10 +10313,11 @@ async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []): 
   const phase = await readPhase(cfg, watch);
   const known = new Set([...unitsOf(cfg).values()]
     .map((one) => one.session).concat(watchdogSession(cfg)));
-  const stayed = (one: StatusRow) => cfg.agents.get(one.name)!.enabled && one.watch !== "none" &&
+  const isSupervised = (one: StatusRow) =>
+    cfg.agents.get(one.name)!.enabled && one.watch !== "none" &&
     !(isDown(operator, one.name) && !one.running) && !["done", "parked"].includes(one.condition);
   const ranBefore = world.mtime(watchFile(cfg)) !== null;
-  const expected = agents.some((one) => stayed(one) && (one.running || ranBefore));
+  const expected = agents.some((one) => isSupervised(one) && (one.running || ranBefore));
   return {
     version: 1, fleet: fleetName(cfg), folder: fleetFolder(cfg), prefix: cfg.sessionPrefix,
     configError: cfg.broken, phase, agents, services, handoff: readChannel(cfg, watch), watchdog,
@@ -10328,7 +10337,7 @@ async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []): 
   };
 }
 
-/** What could not be ended, as long as it runs. */
+/** What is left of a client that could not be ended; undefined = nothing. */
 function stuckNow(memory: Memory): string | undefined {
   const stopping = endingOf(memory);
   if (!stopping?.stuck) return undefined;
@@ -10343,17 +10352,17 @@ function readChannel(cfg: Config, { channel }: Watch): Status["handoff"] {
   return { state, since: new Date(since).toISOString(), why, cure };
 }
 
-/** Whether a person has to see to the hand-off: it does not work, and somebody depends on it. */
+/** Whether a person must fix the hand-off: it does not work, and an agent depends on it. */
 function needsChannel(cfg: Config, { channel }: Watch, operator: Operator): boolean {
   if (!cfg.loop.handoff || isComplete(cfg) || !channel) return false;
   const used = loopAgents(cfg).some((agent) => operator.held[agent.name] === undefined);
-  // the remote said that there is no such branch; what merely failed may pass
+  // a missing branch is the remote's own word; a mere failure may pass
   return used && (channel.told || channel.state === "branch missing");
 }
 
 type Due = keyof typeof DUES;
 
-/** What the clock may bring: the word for it, what it hangs on, and what is said once it passed. */
+/** What is done by the clock: its word, its condition, and what is said once it has passed. */
 const DUES = {
   wake: { word: "wake", if: "", passed: "wake when idle" },
   probe: { word: "ask again", if: "", passed: "is asked now" },
@@ -10365,21 +10374,22 @@ const DUES = {
 
 /** What the watchdog does next about an agent, and when (wall ms; null = no clock decides it). */
 export interface Next { does: string; at: number | null; due?: Due }
+/** What `decideNext` goes by; durations are seconds, as in the config, moments wall ms. */
 export interface NextFacts {
   settings: Settings; nativeGrace: number; stallIdle: number; watch: Agent["watch"];
   hold: LimitState | null;
-  /** Wall ms since when it is idle. */
   idleSince: number;
-  /** Wall ms since when it is unsure, and since when only background work goes on. */
+  /** Since when it is unsure, and since when it does only background work. */
   unsureSince?: number;
   backgroundSince?: number;
-  /** What the ladder knows if it were ended now. */
+  /** What the ladder would go by if it ended now. */
   death?: DeathFacts;
   /** Why the watchdog leaves it alone whatever it shows; "" = it does not. */
   left?: string;
   now: number;
 }
 
+/** What the watchdog does next about an agent that runs. */
 export function decideNext(verdict: Verdict, facts: NextFacts): Next {
   if (facts.left) return { does: `leaves it alone: ${facts.left}`, at: null };
   if (facts.watch === "none") return { does: 'leaves it alone: watch is "none"', at: null };
@@ -10397,7 +10407,7 @@ function nextOfLimit(
   return { does: "holds, then asks whether it can go on", at: until * 1000, due: "probe" };
 }
 
-/** A restart as the ladder makes it: the start may be put off, or not come at all. */
+/** A restart in words: by the ladder the start may be delayed, or not come at all. */
 function restartWords({ death, settings }: NextFacts): string {
   const action = death && decideDeath(death, settings);
   if (action?.do === "park") return `ends it and parks it (${action.why})`;
@@ -10436,7 +10446,7 @@ function nextOfUnsure({ settings, unsureSince: since, now }: NextFacts): Next {
     "and says that it needs you if it stays so", at: due, due: "person" };
 }
 
-/** What the watchdog does about a client that is down. `unseen`: it did not note this end yet. */
+/** What the watchdog does next about a client that is down. `unseen`: an end not noted yet. */
 export function decideNextDown(
   memory: Memory, held: boolean, unseen: DeathFacts | null, settings: Settings, now: number,
 ): Next {
@@ -10452,7 +10462,7 @@ export function decideNextDown(
   return { does: "starts it", at, due: "start" };
 }
 
-/** Why the watchdog leaves a living agent alone whatever it shows; "" = it does not. */
+/** Why the watchdog leaves a running agent alone whatever it shows; "" = it does not. */
 function whyLeft(
   cfg: Config, { watch, operator, complete }: StepLook, agent: Agent, hold: LimitState | null,
 ): string {
@@ -10505,11 +10515,11 @@ function nextDue(
 const dueOf = ({ due, at }: Next): { next: Due; at: number } | null =>
   (due && at !== null ? { next: due, at } : null);
 
-/** Whether a client runs that is not on its way out. */
+/** Whether the client runs and is not being ended. */
 const isLiving = (condition: Condition): boolean =>
   !["ending", "parked", "backoff", "ended", "done", "stopped", "unknown"].includes(condition);
 
-/** What is due of a row, as its line says it: what has passed is never shown as ahead. */
+/** What is due next, for the row's line: a time that has passed is never shown as to come. */
 function dueText({ next, nextAt }: StatusRow, now: number): string {
   if (!next) return "";
   const at = Date.parse(nextAt);
@@ -10517,7 +10527,7 @@ function dueText({ next, nextAt }: StatusRow, now: number): string {
   return at > now ? `${due.word} ${localTime(at)}${due.if}` : due.passed;
 }
 
-/** How long `status` waits for git, ms: it is only asked whether the phase is DONE. */
+/** How long, ms, `status` waits for clients' servers, and for git: whether the phase is DONE. */
 const STATUS_PATIENCE = 3_000;
 
 async function readPhase(cfg: Config, { intent }: Watch): Promise<Status["phase"]> {
@@ -10526,8 +10536,10 @@ async function readPhase(cfg: Config, { intent }: Watch): Promise<Status["phase"
   const error = phaseTrouble(cfg);
   const complete = isComplete(cfg);
   const moving = intent ? intent.to || "the end" : "";
-  if (error) return { id: "", index: -1, total: list.length, plan: "", done: false,
-    complete, moving, error };
+  if (error) {
+    return { id: "", index: -1, total: list.length, plan: "", done: false,
+      complete, moving, error };
+  }
   const phase = curPhase(cfg)!;
   return {
     id: phase.id, index: curIdx(cfg), total: list.length, plan: phase.plan,
@@ -10536,6 +10548,7 @@ async function readPhase(cfg: Config, { intent }: Watch): Promise<Status["phase"
   };
 }
 
+/** `status`: the fleet, or cards of the named units; exit code 3 if something needs a person. */
 export async function cmdStatus(call: Call): Promise<number> {
   if (call.options.line && !call.words.length) return printStatusLine(call);
   const cfg = await configFor(call, !call.words.length);
@@ -10546,7 +10559,7 @@ export async function cmdStatus(call: Call): Promise<number> {
   return status.needsHuman ? 3 : 0;
 }
 
-/** tmux shows what is printed and nothing else, so a fleet that cannot be read is a line too. */
+/** `status --line`. tmux shows only what is printed, so an error is printed as the line. */
 async function printStatusLine(call: Call): Promise<number> {
   try {
     const status = await readStatus(await configFor(call, true));
@@ -10559,7 +10572,7 @@ async function printStatusLine(call: Call): Promise<number> {
   }
 }
 
-/** The fleet in a few characters, for the status line of tmux: who works, needs you, is limited. */
+/** The fleet in a few characters, for tmux's status line: how many work, need you, are limited. */
 export function statusLine(status: Status): string {
   const { agents, watchdog, needsHuman, prefix, configError } = status;
   const working = agents.filter(({ condition }) => ["working", "background"].includes(condition));
@@ -10574,22 +10587,22 @@ export function statusLine(status: Status): string {
     (names || (needsHuman && !isSaid ? " ?" : ""));
 }
 
-/** Columns below which KIND, BACKEND and MODEL must tell the agents apart, and fit. */
+/** On fewer columns KIND, BACKEND and MODEL are shown only if they differ, and fit. */
 const WIDE = 100;
-/** Columns below which it is a phone over ssh: one short line for each. */
+/** On fewer columns, as on a phone over ssh, each unit gets one short line. */
 const NARROW = 60;
 
-/** `status` for a terminal of that many columns: no line is wider. */
+/** `status` as text; no line is wider than `width` columns. */
 export function statusText(status: Status, width: number): string {
   const { head, title, lines, foot } = statusParts(status, rowsOf(status), width);
   return [...head, ...title, ...lines, ...foot].join("\n");
 }
 
-/** Agents, then services; what needs a human is first. */
+/** Agents, then services; those that need a person come first. */
 const rowsOf = ({ agents, services }: Status): StatusRow[] =>
   [...agents, ...services].toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
 
-/** What stands above the table, its title, a line for each of these rows, and what is below. */
+/** The parts of `status`: the head, the table's title, a line for each of `rows`, the foot. */
 function statusParts(status: Status, rows: StatusRow[], width: number) {
   const now = world.now();
   const all = rowsOf(status);
@@ -10617,14 +10630,14 @@ function statusParts(status: Status, rows: StatusRow[], width: number) {
 const wrap = (text: string, width: number): string[] => width === Infinity ? [printable(text)]
   : Bun.wrapAnsi(printable(text), Math.max(width, 8), { hard: true }).split("\n");
 
-/** Left and right of one line; where both do not fit, the left gives. */
+/** One line with text at its left and right end; the left is cut if both do not fit. */
 function spread(left: string, right: string, width: number): string {
   if (width === Infinity) return [left, right].filter(Boolean).join("  ");
   const room = width - Bun.stringWidth(right) - (right ? 1 : 0);
   return right && room > 0 ? `${fit(left, room)} ${right}` : cut(left, width);
 }
 
-/** The clock, and the watchdog's last sign of life. */
+/** The time of day, and the age of the watchdog's heartbeat. */
 function pulse(
   { running, stale, heartbeat }: Status["watchdog"], width: number, now: number,
 ): string {
@@ -10634,7 +10647,7 @@ function pulse(
     (running ? `${stale ? "✗" : "●"}${beat}` : "○ no watchdog");
 }
 
-/** Which fleet, where in its phases, the clock, and the watchdog's last sign of life. */
+/** The first line: the fleet, its phase, the time of day, the age of the watchdog's heartbeat. */
 function headline(status: Status, width: number, now: number): string {
   const { phase, watchdog } = status;
   const right = pulse(watchdog, width, now);
@@ -10652,7 +10665,7 @@ function headline(status: Status, width: number, now: number): string {
 const phaseWord = ({ moving, complete, done }: NonNullable<Status["phase"]>): string =>
   moving ? `, moving on to ${moving}` : complete ? ", sequence complete" : done ? ", DONE" : "";
 
-/** How many need you, work, and so on; and, on a terminal that is no phone, what is due first. */
+/** How many need you, work, and so on; on a wide enough terminal also what is due first. */
 function countLines(status: Status, rows: StatusRow[], due: string, width: number): string[] {
   const needy = rows.filter((row) => row.needsHuman).length;
   const others = Map.groupBy(rows.filter((row) => !row.needsHuman && row.kind !== "service"),
@@ -10672,7 +10685,7 @@ function countLines(status: Status, rows: StatusRow[], due: string, width: numbe
     ? paint(needy ? "red" : "green", calls) + line.slice(calls.length) : line);
 }
 
-/** Parts joined by dots, in as many lines as that takes. */
+/** Joins parts by dots, on as many lines as needed. */
 function flow(parts: string[], width: number): string[] {
   const lines: string[] = [];
   for (const part of parts) {
@@ -10683,7 +10696,7 @@ function flow(parts: string[], width: number): string[] {
   return lines.map((line) => cut(line, width));
 }
 
-/** What the count line calls them, in its order. */
+/** The groups that the count line names, in this order. */
 const GROUPS = ["working", "work", "background", "limited", "starting", "idle", "waiting", "unsure",
   "rest", "down"];
 
@@ -10702,7 +10715,7 @@ function dueFirst(rows: StatusRow[], now: number): string {
     localTime(Date.parse(first.nextAt)) : "";
 }
 
-/** What is wrong with the fleet as a whole, with its cure. */
+/** What is wrong with the fleet as a whole, one line each, with the cure. */
 function troublesOf({ phase, handoff, watchdog, notices }: Status, now: number): string[] {
   const since = handoff && handoff.since ? ` for ${ago(now - Date.parse(handoff.since))}` : "";
   const { heartbeat, stage } = watchdog;
@@ -10718,7 +10731,7 @@ function troublesOf({ phase, handoff, watchdog, notices }: Status, now: number):
   ].filter(Boolean);
 }
 
-/** For questions of clients: how to declare an answer, to be copied into agents.toml. */
+/** How to declare answers to the clients' questions, to be copied into agents.toml. */
 function answersFor(agents: StatusRow[]): string[] {
   const asked = Map.groupBy(agents.filter(({ answer }) => answer),
     ({ backend, answer }) => answerToml(backend, answer!).join("\n"));
@@ -10729,7 +10742,7 @@ function answersFor(agents: StatusRow[]): string[] {
 const answerToml = (backend: string, { re, keys }: DeclaredAnswer): string[] =>
   [`[[backend.${backend}.answer]]`, `re = '${re}'`, `keys = ${JSON.stringify(keys)}`];
 
-/** What is not wrong, but should be known. */
+/** What is not wrong but worth knowing, one line each. */
 function remarksOf(
   { handoff, unknownSessions, orphans, olderPhase, agents, accounts }: Status,
 ): string[] {
@@ -10748,11 +10761,12 @@ function remarksOf(
   ].filter(Boolean);
 }
 
-/** Columns of the reasons: the least, where names give for them; and before more is shown. */
+/** The reasons get at least this many columns, for which names are cut. */
 const REASONS_LEAST = 28;
+/** The reasons get this many columns before KIND, BACKEND or MODEL are shown. */
 const REASONS_GOOD = 44;
 
-/** A line for each unit: its name, what it is, its state, and why. */
+/** The table with a title: a line for each unit with its name, state and reason. */
 function longTable(rows: StatusRow[], width: number, now: number): string[] {
   const optional = optionalColumns(rows, width, now);
   const head = ["  AGENT", ...optional.map((key) => key.toUpperCase()), "STATE"];
@@ -10769,7 +10783,7 @@ function longTable(rows: StatusRow[], width: number, now: number): string[] {
   return lines.map((line, i) => (i ? paintRow(rows[i - 1]!, line) : paint("bold", line)));
 }
 
-/** Those of KIND, BACKEND, MODEL that are shown: where it is not wide, what tells agents apart. */
+/** Which of KIND, BACKEND, MODEL are shown: on fewer than WIDE columns only what differs. */
 function optionalColumns(
   rows: StatusRow[], width: number, now: number,
 ): ("kind" | "backend" | "model")[] {
@@ -10787,7 +10801,7 @@ function optionalColumns(
   return (["kind", "backend", "model"] as const).filter((key) => shown.includes(key));
 }
 
-/** The word and for how long; a limit ends by its own clock. */
+/** The state's word and how long it has lasted. */
 function stateText(row: StatusRow, now: number): string {
   return [row.condition, ageText(row, now)].filter(Boolean).join(" ");
 }
@@ -10799,7 +10813,7 @@ function ageText({ condition, since, until }: StatusRow, now: number): string {
   return since && aged ? ago(now - Date.parse(since)) : "";
 }
 
-/** Why it is so, what waits, what comes; the restarts and the cure at its end are never cut. */
+/** The reason, what waits, what is due. Restarts and cure at the end stay whole if they can. */
 function reasonText(row: StatusRow, room: number, now: number): string {
   const restarts = plural(row.restartsToday, "restart");
   const text = printable([row.detail, commitText(row, now), heldText(row), dueText(row, now)]
@@ -10812,17 +10826,17 @@ function reasonText(row: StatusRow, room: number, now: number): string {
   return [said, tail].filter(Boolean).join(restarts ? " · " : "  ");
 }
 
-/** Least columns of a reason before its cure loses the name, which stands in the line already. */
+/** With fewer columns for the reason the cure drops the name, which the line has already. */
 const REASON_LEAST = 16;
 
-/** A loop in which nothing is claimed or reviewed for so long, ms, is worth a look. */
+/** A loop without a claim or review for this long, ms, is worth a look. */
 const COMMIT_LATE = 2 * HOUR;
 
 const commitText = ({ owesSince }: StatusRow, now: number): string =>
   owesSince && now - Date.parse(owesSince) >= COMMIT_LATE
     ? `no commit in this phase for ${ago(now - Date.parse(owesSince))}` : "";
 
-/** The texts that wait for it, and those of which nobody knows. */
+/** How many texts wait for it and why, and how many it may or may not have taken. */
 function heldText(row: StatusRow): string {
   const { messages, messagesWhy, unproven, condition, state, verdict } = row;
   const why = messagesWhy && !messagesWhy.startsWith(verdict) &&
@@ -10833,7 +10847,7 @@ function heldText(row: StatusRow): string {
   return texts && texts + why;
 }
 
-/** One short line for each, as on a phone: name, for how long, and the state with its reason. */
+/** The table for a phone: a line for each unit with its name, age, state and reason. */
 function shortTable(rows: StatusRow[], width: number, now: number): string[] {
   const name = Math.min(12, Math.max(4, ...rows.map((row) => Bun.stringWidth(row.name))),
     Math.max(4, width - 20));
@@ -10859,8 +10873,8 @@ function paintRow(row: StatusRow, line: string): string {
 }
 
 /**
- * Columns as wide as their widest cell. Where a line is longer than `width`, those named in `give`
- * get narrower, one after the other, each down to its least width.
+ * Lines of columns as wide as their widest cell; the first row is the title. Where a line would be
+ * longer than `width`, the columns in `give` shrink, one after the other, to their least width.
  */
 export function columns(
   rows: string[][], width: number, give = rows[0]!.map((_, i) => [i, 6]).reverse(),
@@ -10902,8 +10916,10 @@ export async function cmdPhase(call: Call): Promise<number> {
   const named = ids.indexOf(wanted ?? "");
   const idx = verb === "next" ? Math.min(curIdx(cfg) + 1, list.length - 1)
     : named >= 0 ? named : /^\d+$/.test(wanted!) ? Number(wanted) : -1;
-  if (!list[idx]) die(`phase set: no phase "${wanted}"${nearest(wanted!, ids)} ` +
-    `(there are: ${ids.join(", ")})`, 2);
+  if (!list[idx]) {
+    die(`phase set: no phase "${wanted}"${nearest(wanted!, ids)} ` +
+      `(there are: ${ids.join(", ")})`, 2);
+  }
   if (verb === "next" && idx === curIdx(cfg)) log(`"${ids[idx]}" is the last phase`);
   makeFolders(cfg);
   await storePhase(cfg, idx);
@@ -10919,7 +10935,7 @@ export async function cmdPhase(call: Call): Promise<number> {
   return 0;
 }
 
-/** Becomes tmux, attached to the session of an agent. */
+/** `attach`: this process becomes tmux, attached to the session; inside tmux it switches to it. */
 export async function cmdAttach(call: Call): Promise<number> {
   const cfg = await configFor(call);
   const name = oneName(cfg, call, "attach <name> [--read-only]");
@@ -10939,13 +10955,12 @@ export async function cmdAttach(call: Call): Promise<number> {
     return ok ? 0 : die(`tmux: ${err.trim()}`);
   }
   process.removeAllListeners("warning");
-  process.execve!(Bun.which("tmux")!, ["tmux", "-u", ...socket, "attach-session", ...only,
-    "-t", target],
-  childEnv() as Record<string, string>);
+  const argv = ["tmux", "-u", ...socket, "attach-session", ...only, "-t", target];
+  process.execve!(Bun.which("tmux")!, argv, childEnv() as Record<string, string>);
   return 1;
 }
 
-/** `send`: says a text to an agent by the same way as the watchdog; 0 only when it was taken. */
+/** `send`: delivers a text to an agent as the watchdog would; exit code 0 only if it was taken. */
 export async function cmdSend(call: Call): Promise<number> {
   const cfg = await configFor(call);
   const [wanted = "", ...words] = call.words;
@@ -10977,14 +10992,14 @@ export async function cmdSend(call: Call): Promise<number> {
   return 1;
 }
 
-/** Why only a person starts an agent again; "" = it runs, or is started. */
+/** Why an agent stays down until a person starts it; "" = it runs, or will be started. */
 function whyStaysDown(cfg: Config, name: string): string {
   if (isDown(operatorOf(cfg), name)) return BY_YOU;
   const { state } = restOf(memoryOf(loadWatch(cfg), name).life);
   return state === "parked" || state === "done" ? state : "";
 }
 
-/** Waits for the delivery of one text; null = delivered, else what it waited for to the end. */
+/** Waits up to `patience`, ms, for one text; null = delivered, else what it last waited for. */
 async function sendNow(cfg: Config, message: Message, patience: number): Promise<string | null> {
   const deadline = world.mono() + patience;
   await queueMessages(cfg, [{ ...message, expires: world.now() + patience }]);
@@ -11007,7 +11022,7 @@ async function sendNow(cfg: Config, message: Message, patience: number): Promise
   return last;
 }
 
-/** Seeds state/ from what launchers before the original left behind. */
+/** `migrate`: fills state/ from the files of older launchers. */
 export async function cmdMigrate(call: Call): Promise<number> {
   const cfg = await configFor(call);
   makeFolders(cfg);
@@ -11033,9 +11048,9 @@ export async function cmdMigrate(call: Call): Promise<number> {
 }
 
 // ── selftest, explain, capture, logs ────────────────────────────────────────────
-// Why the program believes what it believes, and the captures that hold it to that.
+// How screens are read and why, and the captures that test that.
 
-/** Where captures with known verdicts stand: beside the program, else in the binary. */
+/** Folders of captures with known verdicts: beside the program, then in the binary. */
 const fixtureFolders = (): string[] => [...new Set([join(SCRIPT_DIR, "tests", "fixtures"),
   join(import.meta.dir, "fixtures"), join(import.meta.dir, "tests", "fixtures")])];
 
@@ -11043,6 +11058,7 @@ function fixtureFolder(): string | null {
   return fixtureFolders().find((folder) => existsSync(join(folder, "claude"))) ?? null;
 }
 
+/** The outcome of one capture. */
 export interface SelfTest {
   file: string;
   expected: string;
@@ -11052,7 +11068,7 @@ export interface SelfTest {
   ok: boolean;
 }
 
-/** Walks the captures: the first word of a file's name is the verdict that its text must get. */
+/** Judges all captures: the first word of a file's name is the verdict that it must get. */
 export function selftest(
   rulesFor: (backend: BackendKind) => Rule[], folder = fixtureFolder(),
 ): SelfTest[] {
@@ -11060,7 +11076,7 @@ export function selftest(
     : BUILT_IN.flatMap((kind) => judgeCaptures(rulesFor(kind), folder, kind));
 }
 
-/** The captures of one client. Those that tmux alone can tell (`"only"`) are no matter of rules. */
+/** Judges one client's captures, but for those (`"only"`) that no rule of the screen can tell. */
 function judgeCaptures(rules: Rule[], folder: string, client: string): SelfTest[] {
   const files = world.list(join(folder, client)).filter((file) => file.endsWith(".txt")).sort();
   return files.flatMap((file): SelfTest[] => {
@@ -11078,13 +11094,15 @@ function judgeCaptures(rules: Rule[], folder: string, client: string): SelfTest[
   });
 }
 
-/** Captures against the built-in rules; with --config the operator's own are reported as well. */
+/** `selftest`: tests the built-in rules; with --config also reports on the operator's own. */
 export async function cmdSelftest(call: Call): Promise<number> {
   const results = selftest((kind) => BUILT_IN_RULES[kind]);
   if (!results.length) die("selftest: no fixture was found, nothing was tested");
   const wrong = results.filter((result) => !result.ok);
-  for (const { file, expected, verdict } of wrong) print(
-    `FAIL ${file}: ${verdict.verdict} (${verdict.rule || verdict.why}), expected ${expected}`);
+  for (const { file, expected, verdict } of wrong) {
+    print(`FAIL ${file}: ${verdict.verdict} (${verdict.rule || verdict.why}), ` +
+      `expected ${expected}`);
+  }
   const used = new Set(results.map((result) => result.verdict.rule));
   const idle = BUILT_IN.flatMap((kind) => BUILT_IN_RULES[kind])
     .filter((rule) => !used.has(rule.name));
@@ -11094,7 +11112,7 @@ export async function cmdSelftest(call: Call): Promise<number> {
   return wrong.length ? 1 : 0;
 }
 
-/** How the operator's rules read the captures; for information, the exit code is not theirs. */
+/** How the operator's rules read the captures: for information, without effect on the exit code. */
 async function reportOwnRules(cfg: Config): Promise<void> {
   for (const backend of cfg.backends.values()) {
     const mine = fixtureFolders().flatMap((folder) =>
@@ -11109,7 +11127,7 @@ async function reportOwnRules(cfg: Config): Promise<void> {
   }
 }
 
-/** A verdict as other programs read it; `resetAt` is the banner's time, without slack. */
+/** A verdict as JSON; times are ISO 8601, `resetAt` is the banner's own, without slack. */
 export function verdictJson(
   { verdict, rule, where, text, limit, waitingUntil, why, own }: Verdict,
 ): object {
@@ -11118,7 +11136,7 @@ export function verdictJson(
     ...(own === undefined ? {} : { own }) };
 }
 
-/** Key and value in columns; a further line of a value stands below its first. */
+/** Prints keys and values in columns, without empty ones; further lines of a value are indented. */
 const printFacts = (facts: [string, string | null][]): number => printed(facts
   .filter(([, value]) => value)
   .map(([key, value]) => `${key.padEnd(8)} ${value!.replaceAll("\n", `\n${" ".repeat(9)}`)}`)
@@ -11147,11 +11165,14 @@ function printVerdict(
   ]);
 }
 
+/** The rules, backend and settings for `explain --file`: built in unless --config is given. */
 async function backendFor(call: Call, name: string): Promise<[Rule[], Backend, Settings]> {
   const cfg = call.options.config ? await configFor(call) : null;
   const known: string[] = cfg ? [...cfg.backends.keys()] : [...KINDS];
-  if (!known.includes(name)) die(`explain: unknown backend "${name}"${nearest(name, known)} ` +
-    `(there are: ${known.join(", ")})`, 2);
+  if (!known.includes(name)) {
+    die(`explain: unknown backend "${name}"${nearest(name, known)} ` +
+      `(there are: ${known.join(", ")})`, 2);
+  }
   const backend = cfg?.backends.get(name) ??
     { ...defaultsOf(KEYS.backend), name, rule: [], answer: [] };
   const rules = cfg ? rulesOf(backend) : BUILT_IN_RULES[name as BackendKind];
@@ -11184,17 +11205,17 @@ async function explainFile(call: Call, file: string): Promise<number> {
   }));
 }
 
-/** The agent that a command names, and one look at what runs. */
-async function lookedUp(cfg: Config, call: Call, usage: string): Promise<[Agent, Snapshot]> {
+/** The agent that a command names, and a snapshot of what runs. */
+async function namedAgent(cfg: Config, call: Call, usage: string): Promise<[Agent, Snapshot]> {
   const name = oneName(cfg, call, usage);
   const agent = cfg.agents.get(name) ??
     die(`${name} is not an agent: its screen is not read`, 2);
   return [agent, await neededSnapshot(cfg)];
 }
 
-/** The agent that a command names, and its pane with a client in it. */
-async function livePane(cfg: Config, call: Call, usage: string): Promise<[Agent, Pane]> {
-  const [agent, snap] = await lookedUp(cfg, call, usage);
+/** The agent that a command names, and its pane; an error if no client runs there. */
+async function namedLivePane(cfg: Config, call: Call, usage: string): Promise<[Agent, Pane]> {
+  const [agent, snap] = await namedAgent(cfg, call, usage);
   const pane = snap.panes.get(agent.session);
   if (!pane || pane.dead) die(notRunning(agent.name, pane));
   return [agent, pane];
@@ -11206,18 +11227,19 @@ const notRunning = (name: string, pane: Pane | undefined): string =>
 const screenOf = async (cfg: Config, agent: Agent, pane: Pane): Promise<Screen> =>
   (await readScreen(cfg, pane)) ?? die(`${agent.name}: its pane could not be read`);
 
-const TWO_LOOKS = 300;
+/** How long, ms, `explain` waits between its two looks at a screen. */
+const LOOKS_APART = 300;
 
-/** The line that says that nothing of this happens. */
+/** The line that says that nothing will be done, if no watchdog runs. */
 const watchdogFact = (cfg: Config): [string, string | null] => ["watchdog",
   readWatchdog(cfg).running ? null : 'not running, so nothing is done; "up watchdog" starts it'];
 
-/** As the watchdog reads it: idle is only believed of a screen that stays the same. */
+/** Reads a running agent as the watchdog does: twice, as a changing screen is not believed idle. */
 async function explainLive(
   call: Call, cfg: Config, agent: Agent, pane: Pane,
 ): Promise<number> {
   const first = await screenOf(cfg, agent, pane);
-  await world.sleep(TWO_LOOKS);
+  await world.sleep(LOOKS_APART);
   const { look } = await screenOf(cfg, agent, pane);
   const watch = loadWatch(cfg);
   const { backgroundSince } = memoryOf(watch, agent.name);
@@ -11249,7 +11271,8 @@ async function nextOfDown(cfg: Config, watch: Watch, agent: Agent, snap: Snapsho
   const unseen = pane && memory.buried !== deathKey(snap.server, pane)
     ? deathOf(cfg, agent, memory, pane.status, now - pane.created) : null;
   const hold = loadLimitState(cfg, agent.session);
-  const left = whyLeft(cfg, stepLook(cfg, watch), agent, hold) || (agent.watch === "none" ? 'watch is "none"' : "");
+  const left = whyLeft(cfg, stepLook(cfg, watch), agent, hold) ||
+    (agent.watch === "none" ? 'watch is "none"' : "");
   const stranger = strangerIn(cfg, snap, agent.session) ||
     rivalText(await rivalOf(cfg, snap, agent));
   if (stranger) return { does: `leaves it down: ${stranger}`, at: null };
@@ -11259,7 +11282,7 @@ async function nextOfDown(cfg: Config, watch: Watch, agent: Agent, snap: Snapsho
   return needs ? { does: needs, at: null } : next;
 }
 
-/** An agent that is down: how it ended, with its last words, and how it comes back. */
+/** Explains an agent that is down: how it ended, its last words, and how it comes back. */
 async function explainDown(
   call: Call, cfg: Config, agent: Agent, snap: Snapshot, pane: Pane | undefined,
 ): Promise<number> {
@@ -11268,7 +11291,7 @@ async function explainDown(
   const memory = memoryOf(watch, agent.name);
   const held = operatorOf(cfg).held[agent.name] !== undefined;
   const { state } = describeState(memory, { pane, held, enabled: agent.enabled,
-    limit: null, kind: agent.kind, complete: isComplete(cfg), now, cannot: whyCannot(agent),
+    limit: null, kind: agent.kind, complete: isComplete(cfg), now, cannot: whyCannotStart(agent),
     stranger: snap.strangers?.get(agent.session) });
   const next = await nextOfDown(cfg, watch, agent, snap);
   const end = pane ? (await explainDeath(cfg, agent, pane))?.why ?? endOf(pane) : null;
@@ -11282,40 +11305,40 @@ async function explainDown(
   return die(notRunning(agent.name, pane));
 }
 
-/** What is believed of a pane, by which rule, and what follows from it. */
+/** `explain`: the verdict on a screen, the rule behind it, and what follows from it. */
 export async function cmdExplain(call: Call): Promise<number> {
   const { file, backend, title, at } = call.options;
   if (file !== undefined && call.words.length) die("explain: a name or --file, not both", 2);
   if (file !== undefined) return explainFile(call, String(file));
   if (backend ?? title ?? at) die("explain: --backend, --title and --at go with --file", 2);
   const cfg = await configFor(call);
-  const [agent, snap] = await lookedUp(cfg, call, "explain <name>");
+  const [agent, snap] = await namedAgent(cfg, call, "explain <name>");
   const pane = snap.panes.get(agent.session);
   return pane && !pane.dead
     ? explainLive(call, cfg, agent, pane) : explainDown(call, cfg, agent, snap, pane);
 }
 
-/** All that is known of one unit. Times are ISO 8601 in UTC. */
+/** Everything that is known of one unit. Times are ISO 8601 in UTC. */
 export interface Card extends StatusRow {
   /**
-   * The rule that decided, where it looked, what it matched, and what the client itself says where
-   * it does; null = nothing was read.
+   * The rule that decided, the region it read, what it matched, and what the client itself says;
+   * null = the screen was not read.
    */
   evidence: { rule: string; where: string; text: string; own?: string } | null;
-  /** What the watchdog does next; `nextAt` is when, as far as a clock decides it. */
+  /** What the watchdog does next, in words; `nextAt` is when, if a clock decides it. */
   nextStep: string;
   texts: { made: string; cause: string; text: string; tries: number; why: string }[];
-  /** Its ends, and the restarts that a person asked for, oldest first. */
+  /** When it ended and why, and restarts that a person ordered, oldest first. */
   restarts: { at: string; why: string }[];
   /** The last lines that it shows. */
   screen: string[];
 }
 
-/** Lines of a screen, and restarts, on a card. */
+/** A card has at most this many lines of the screen, and this many restarts. */
 const CARD_SCREEN = 12;
 const CARD_RESTARTS = 5;
 
-/** `status NAME`: all that is known of some units. */
+/** `status NAME`: everything that is known of the named units. */
 async function showCards(call: Call, cfg: Config): Promise<number> {
   if (call.options.watch || call.options.line) {
     die("status: --watch and --line take no names: they show the whole fleet", 2);
@@ -11364,7 +11387,7 @@ function restartsFor(name: string, events: AgentEvent[]): Card["restarts"] {
       ? { at: event.at, why: String(event.why) } : []);
 }
 
-/** A card for a terminal of that many columns. */
+/** A card as text; no line is wider than `width` columns. */
 function cardText(card: Card, watchdog: Status["watchdog"], width: number): string {
   const now = world.now();
   const time = (at: string) => localTime(Date.parse(at));
@@ -11399,14 +11422,14 @@ function cardText(card: Card, watchdog: Status["watchdog"], width: number): stri
 
 const ruleOf = (width: number): string => "─".repeat(Math.min(width, 80));
 
-/** A key and its values, each from a line of its own on, within the width. */
+/** A key and its values, each starting on a line of its own and wrapped to the width. */
 function factLines(key: string, values: string[], width: number): string[] {
   const indent = 10;
   const lines = values.filter(Boolean).flatMap((value) => wrap(value, width - indent));
   return lines.map((line, i) => `${(i ? "" : key).padEnd(indent)}${line}`);
 }
 
-/** Keys, tokens and ids; what is kept of them is the prefix by which a rule may know them. */
+/** Keys, tokens and ids, without the prefixes by which a rule may know them: those are kept. */
 const SECRET = new RegExp([
   String.raw`\b[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}\b`,
   String.raw`(?<=\b(?:sk-|gh[pousr]_|github_pat_|glpat-|xox[a-z]-|AKIA|ses_|eyJ|Bearer ))[\w.-]{8,}`,
@@ -11415,7 +11438,7 @@ const SECRET = new RegExp([
 ].join("|"), "gi");
 const FILLER = "/srv/fleet/agents/main/project";
 
-/** Paths and keys cut out; every column stays where it was. */
+/** Replaces these paths, and all secrets, by filler of the same length: columns stay in place. */
 export function scrub(value: string, paths: string[]): string {
   const longest = paths.filter((path) => path.length > 1).sort((a, b) => b.length - a.length);
   const filled = longest.reduce(
@@ -11424,20 +11447,21 @@ export function scrub(value: string, paths: string[]): string {
   return filled.replace(SECRET, (secret) => secret.replace(/[A-Za-z0-9]/g, "0"));
 }
 
+/** The version of a client, by its screen or by asking the program; "" = not known. */
 async function clientVersion(screen: string, backend: Backend, agent: Agent): Promise<string> {
   const shown = VERSION_LINES[backend.kind]?.exec(screen)?.[1];
-  // a client that we do not know may be a script that would go to work
+  // a typed client is never asked: it may be a script that would go to work
   if (shown || backend.kind === "typed") return shown ?? "";
   const asked = await run(["sh", "-c",
     `cd ${shellQuote(agent.dir)} && ${backend.bin} --version`], TMUX_DEADLINE);
   return /\d{1,9}\.\d{1,9}\.\d{1,9}/.exec(asked.out)?.[0] ?? "";
 }
 
-/** Where the captures of a backend lie: of a built-in kind with its other ones. */
+/** The folder of a backend's captures: that of its kind, or its own if it is a typed one. */
 const captureFolder = ({ kind, name }: Backend): string =>
   kind === "typed" ? name.replace(/[^\w-]/g, "_") : kind;
 
-/** Files what an agent shows now as a capture, so that a wrong verdict becomes a test. */
+/** `capture`: saves a screen with its right verdict, so that a wrong one becomes a test. */
 export async function cmdCapture(call: Call): Promise<number> {
   const usage = "capture <name> <verdict>-<what>";
   const [name, label = ""] = call.words;
@@ -11449,7 +11473,7 @@ export async function cmdCapture(call: Call): Promise<number> {
   }
   if (!what) die(`capture: say what it shows: ${expected}-<what>, in letters, digits and -`, 2);
   const cfg = await configFor(call);
-  const [agent, pane] = await livePane(cfg, { ...call, words: [name!] }, usage);
+  const [agent, pane] = await namedLivePane(cfg, { ...call, words: [name!] }, usage);
   const backend = backendOf(cfg, agent);
   const path = join(SCRIPT_DIR, "tests", "fixtures", captureFolder(backend), label);
   if (existsSync(`${path}.txt`) || existsSync(`${path}.json`)) {
@@ -11482,9 +11506,9 @@ export interface Turn {
   text: string;
 }
 
-/** Characters of a turn that a person reads. */
+/** A turn is cut to this many characters. */
 const TURN_MAX = 2_000;
-/** What of a tool's input says most, the best first. */
+/** The keys of a tool's input that tell most, the best first. */
 const TOOL_INPUTS = ["command", "cmd", "file_path", "filePath", "path", "pattern", "query", "url",
   "description", "prompt"];
 
@@ -11493,7 +11517,7 @@ const turn = (at: number, who: Turn["who"], text: unknown): Turn[] => {
   return plain ? [{ at, who, text: plain }] : [];
 };
 
-/** A tool and what it was given, on one line. */
+/** A tool and its most telling input, on one line. */
 function toolText(name: unknown, input: unknown): string {
   const given = typeof input === "string" ? parsedRecord(input) ?? { command: input } : input;
   const facts = isRecord(given) ? given : {};
@@ -11503,11 +11527,11 @@ function toolText(name: unknown, input: unknown): string {
   return `${typeof name === "string" ? name : "a tool"} ${said}`.trim();
 }
 
-/** The text of a result, which is one string or parts. */
+/** The text of a tool's result, which is a string or a list of parts. */
 const resultText = (content: unknown): unknown => (Array.isArray(content)
   ? content.map((part) => (isRecord(part) ? part.text : "")).join(" ") : content);
 
-/** What a line of a Claude Code transcript says; a sub-agent's, and the client's own notes: nothing. */
+/** The turns in a line of a Claude Code transcript; sub-agents and the client's notes have none. */
 export function parseClaudeTurns(line: string): Turn[] {
   const entry = /"type":"(?:user|assistant)"/.test(line) ? parsedRecord(line) : null;
   const message = isRecord(entry?.message) ? entry.message : null;
@@ -11524,7 +11548,7 @@ export function parseClaudeTurns(line: string): Turn[] {
   });
 }
 
-/** What a line of a Codex rollout says; its own instructions are no part of the conversation. */
+/** The turns in a line of a Codex rollout, without the instructions that Codex adds itself. */
 export function parseCodexTurns(line: string): Turn[] {
   const entry = /"(?:response_item|event_msg)"/.test(line) ? parsedRecord(line) : null;
   const said = isRecord(entry?.payload) ? entry.payload : {};
@@ -11545,7 +11569,7 @@ export function parseCodexTurns(line: string): Turn[] {
     ? turn(at, said.role === "user" ? "told" : "said", part.text) : []));
 }
 
-/** What opencode's server has of a conversation, oldest first. */
+/** The turns in a conversation as opencode's server returns it, oldest first. */
 export function parseOpencodeTurns(messages: unknown): Turn[] {
   return (Array.isArray(messages) ? messages : []).flatMap((message) => {
     const { info, parts } = isRecord(message) ? message : {};
@@ -11564,29 +11588,34 @@ export function parseOpencodeTurns(messages: unknown): Turn[] {
 
 const TURN_STYLES = { told: "bold", tool: "dim", error: "red" } as const;
 
-/** A turn on one line of at most `width` columns. */
-function turnText({ at, who, text }: Turn, now: number, width: number): string {
+/** A moment (wall ms) as time of day, with its date if that is not today's. */
+function clockText(at: number, now: number): string {
   const date = new Date(at);
   const day = localDate(date) === localDate(new Date(now)) ? "" : `${localDate(date)} `;
-  const clock = at ? day + date.toTimeString().slice(0, 8) : "--:--:--";
+  return day + date.toTimeString().slice(0, 8);
+}
+
+/** A turn on one line of at most `width` columns. */
+function turnText({ at, who, text }: Turn, now: number, width: number): string {
+  const clock = at ? clockText(at, now) : "--:--:--";
   const line = cut(`${clock} ${who.padEnd(5)} ${text}`, width);
   return who === "said" ? line : paint(TURN_STYLES[who], line);
 }
 
-/** What `logs` reads of one name: a file and how its bytes are made readable, or a conversation. */
+/** What `logs` reads for one name: a file, or a conversation that a server has. */
 interface Source {
   path: string;
-  /** Makes text of the bytes of the file as they come. */
+  /** Makes the file's bytes readable, in pieces as they come. */
   clean: (raw: string) => string;
-  /** The whole conversation, where it is no file. */
+  /** Asks a server for the whole conversation, if it is not in a file. */
   ask?: () => Promise<Turn[]>;
-  /** What stands there instead of a conversation, and why; "" = the conversation. */
+  /** Why this is not the conversation, and what it is instead; "" = it is. */
   note: string;
-  /** The conversation by now: a restart may begin another. */
+  /** Finds the source anew: a restart may have begun another conversation. */
   again?: () => Promise<Source | null>;
 }
 
-/** Lines of JSON as turns; the rest of one that is still being written is kept for its end. */
+/** Makes a reader of JSON lines, which keeps a line that is not complete yet for the next call. */
 function turnReader(parse: (line: string) => Turn[], width: number): (raw: string) => string {
   let rest = "";
   return (raw) => {
@@ -11596,7 +11625,7 @@ function turnReader(parse: (line: string) => Turn[], width: number): (raw: strin
   };
 }
 
-/** The file of a client's conversation: the one it has open, else the one that it goes on with. */
+/** The file of an agent's conversation: the one in use, else the one to be resumed; "" = none. */
 async function conversationOf(cfg: Config, agent: Agent, pane: Pane | undefined): Promise<string> {
   const { kind } = backendOf(cfg, agent);
   const id = resumeId(cfg, agent);
@@ -11611,7 +11640,7 @@ async function conversationOf(cfg: Config, agent: Agent, pane: Pane | undefined)
   return live ? rolloutOf(cfg, agent, live) : rolloutOfId(agent, id);
 }
 
-/** The conversation of an agent, where its client keeps one that can be read; null = none. */
+/** The conversation of an agent; null = its client keeps none that can be read. */
 async function conversationSource(
   cfg: Config, agent: Agent, snap: Snapshot, width: number,
 ): Promise<Source | null> {
@@ -11629,7 +11658,7 @@ async function conversationSource(
   return { path, clean: turnReader(parse, width), note: "" };
 }
 
-/** What a name's pane printed, or the watchdog's own log; a text says why there is nothing. */
+/** What a unit's pane printed, or the watchdog's log; a string says why there is none. */
 function paneSource(cfg: Config, name: string, raw: boolean): Source | string {
   const unit = unitsOf(cfg).get(name);
   const path = sessionLogPath(cfg, unit?.session ?? watchdogSession(cfg));
@@ -11640,10 +11669,10 @@ function paneSource(cfg: Config, name: string, raw: boolean): Source | string {
   return { path, note, clean: raw ? String : unit ? cleanLog : linesOf };
 }
 
-/** Colours that tell names apart, and that no state has. */
+/** Colours that tell names apart. */
 const NAME_STYLES: Style[] = ["cyan", "magenta", "blue", "green", "yellow"];
 
-/** `logs --screen`: the panes as they stand, each under its name where they are several. */
+/** `logs --screen`: the screens as they are now, each under its name if there are several. */
 async function printScreens(cfg: Config, names: string[]): Promise<number> {
   const snap = await neededSnapshot(cfg);
   for (const name of names) {
@@ -11657,7 +11686,7 @@ async function printScreens(cfg: Config, names: string[]): Promise<number> {
   return 0;
 }
 
-/** `logs`: the ends of conversations, or of what was printed, one name after the other. */
+/** `logs`: the last lines of conversations, or of what was printed, one name after the other. */
 export async function cmdLogs(call: Call): Promise<number> {
   const cfg = await configFor(call);
   if (!call.words.length) die("usage: logs <name…>", 2);
@@ -11693,7 +11722,7 @@ export async function cmdLogs(call: Call): Promise<number> {
     const text = head(ask ? turnLines(turns, width) : clean(tail)).trimEnd().split("\n");
     return { size, turns, text: text.slice(-lines).join("\n") };
   }));
-  // not by `print`: raw bytes stay what they are
+  // not by `print`, which would change raw bytes
   for (const { text } of asked) if (lines > 0 && text) process.stdout.write(`${text}\n`);
   if (call.options.follow) {
     await Promise.all(logs.map((source, nth) => (source.ask
@@ -11706,7 +11735,7 @@ export async function cmdLogs(call: Call): Promise<number> {
 const turnLines = (turns: Turn[], width: number): string =>
   turns.map((one) => `${turnText(one, world.now(), width)}\n`).join("");
 
-/** Follows a file to its end, and then the one in which the conversation goes on. */
+/** Follows a file, and then the one in which the conversation goes on after a restart. */
 async function followSource(
   { path, clean, again }: Source, head: (text: string) => string, from: number,
 ): Promise<void> {
@@ -11715,13 +11744,14 @@ async function followSource(
     next = await again?.() ?? null;
     return Boolean(next?.path) && next!.path !== path;
   });
-  if (next && !readerGone) await followSource({ ...(next as Source), ...(again ? { again } : {}) }, head, 0);
+  if (!next || readerGone) return;
+  await followSource({ ...(next as Source), ...(again ? { again } : {}) }, head, 0);
 }
 
-/** How often, ms, a server is asked for what came. */
+/** How often, ms, a server is asked for new turns. */
 const ASK_EVERY = 2_000;
 
-/** Prints what a server's conversation has more than before. */
+/** Prints the turns that are new in a server's conversation, until the reader is gone. */
 async function followTurns(
   ask: () => Promise<Turn[]>, shown: Turn[], text: (turns: Turn[]) => string,
 ): Promise<void> {
@@ -11734,13 +11764,13 @@ async function followTurns(
   }
 }
 
-/** The watchdog's own log: an older one wrote there what it was given. */
+/** Lines without control characters: an older watchdog wrote its log as it came. */
 const linesOf = (raw: string): string => raw.split("\n").map(printable).join("\n");
 
-/** Enough of a log's end for any number of lines that a person reads. */
+/** Bytes of a log's end that `logs` reads: enough for as many lines as a person reads. */
 const LOG_TAIL = 2_000_000;
 
-/** A TUI's bytes as text: its cursor moves end lines, what it draws again is dropped. */
+/** Makes a TUI's output readable: cursor moves end a line, lines drawn again are dropped. */
 export function cleanLog(raw: string): string {
   const moved = raw.replace(/\x1b\[\d*;?\d*[HfABEFGd]|\x1b\[[23]?J|\r\n?/g, "\n");
   const lines = moved.split("\n")
@@ -11754,10 +11784,13 @@ export function cleanLog(raw: string): string {
   }).join("\n");
 }
 
-/** Looks at a file between two at whether another has taken its place: 3 s. */
+/** After this many looks at a file, 3 s, it is asked whether another has taken its place. */
 const LOOKS_BETWEEN = 15;
 
-/** Prints what is appended until Ctrl-C; a file that was rotated is read from its new beginning. */
+/**
+ * Prints what is appended to a file until `ended`, asked every 3 s, or until the reader is gone. A
+ * file that was rotated is read from its new beginning.
+ */
 async function followFile(
   path: string, clean: (value: string) => string, from: number, ended = async () => false,
 ): Promise<void> {
@@ -11775,9 +11808,9 @@ async function followFile(
 }
 
 // ── report ──────────────────────────────────────────────────────────────────────
-// What happened, for a person in the morning: from events.jsonl, and what is open from `status`.
+// What happened, for a person in the morning: from events.jsonl; what is open, from `status`.
 
-/** What `report` counts an agent's time as; `unknown` = nobody looked, or nothing could be read. */
+/** How `report` sorts an agent's time; `unknown` = no watchdog looked, or nothing could be read. */
 const ACTIVITIES = ["active", "idle", "limited", "blocked", "down", "unknown"] as const;
 type Activity = (typeof ACTIVITIES)[number];
 const ACTIVITY_OF: Record<string, Activity> = {
@@ -11786,38 +11819,39 @@ const ACTIVITY_OF: Record<string, Activity> = {
   fatal: "down", gone: "down",
 };
 
+/** A stretch of time, wall ms; `to` is not part of it. */
 interface Span {
   from: number;
   to: number;
 }
 
-/** A stretch of an agent's time; `needsYou`: it was waiting for a person, whatever else it was. */
+/** A span of an agent's time; `needsYou`: it was waiting for a person, whatever it was doing. */
 interface Stretch extends Span {
   doing: Activity;
   needsYou: boolean;
 }
 
-/** One agent of a report. Times are ms; ISO 8601 in UTC where they name a moment. */
+/** One agent of a report. Durations are ms, moments ISO 8601 in UTC. */
 export interface AgentReport {
   agent: string;
-  /** The first that the record knows of it; "" = nothing. */
+  /** When the record first mentions it; "" = never. */
   firstSeen: string;
   spent: Record<Activity, number>;
   /** The longest time without any activity. */
   silence: { from: string; to: string; ms: number };
-  /** `why`: how often for which reason, without the seconds that differ each time. */
+  /** `why`: how often for each reason, without the seconds that differ each time. */
   restarts: { count: number; why: Record<string, number> };
   /** Texts typed into it, and how long each waited until its client had it. */
   texts: { delivered: number; undelivered: number; medianMs: number | null; maxMs: number | null };
   /** What it pushed, as the watchdog saw it. */
   commits: { claim: number; review: number };
-  /** The active share of each slot, 0 to 1; null = nothing is known of it. */
+  /** The active share of each slot, 0 to 1; null = not known. */
   bar: (number | null)[];
-  /** `timeline` of the same slots. */
+  /** The same slots as drawn by `timeline`. */
   timeline: string;
 }
 
-/** Something that is not settled yet. `agent` is "" for the fleet; `cure` is what to type. */
+/** Something unsettled. `agent` is "" for the fleet; `cure` is the command, without `agents`. */
 export interface OpenMatter {
   agent: string;
   what: string;
@@ -11826,11 +11860,11 @@ export interface OpenMatter {
 }
 
 /**
- * The stable content of `report --json`. `seen`: until when the watchdog looked; later is unknown.
- * `recorded`: when the record begins, if later than `from`. `slots` are the beginnings of the bars'
- * parts, `slotMs` long: at least 20, from `recorded` on. `silence`: the longest time in which none
- * of the loops (without loops: no agent) was active. `phases`: `from` is "" where a person set the
- * phase. `gates`: the last verdict on each. `troubles`: what may have needed a person.
+ * The stable content of `report --json`. `seen`: until when the watchdog looked; what came later is
+ * unknown. `recorded`: when the record begins, if later than `from`. `slots`: when each slot of the
+ * bars begins, at least 20 of them, `slotMs` long, from `recorded` on. `silence`: the longest time
+ * in which no loop agent (without loops: no agent) was active. `phases`: `from` is "" where a
+ * person set the phase. `gates`: the last verdict on each. `troubles`: what may need a person.
  */
 export interface Report {
   version: 1;
@@ -11845,22 +11879,22 @@ export interface Report {
   agents: AgentReport[];
   silence: AgentReport["silence"];
   phases: { at: string; from: string; to: string }[];
-  /** When the last phase was done, "" = it was not. */
+  /** When the last phase was done; "" = it was not. */
   complete: string;
   commits: { at: string; agent: string; kind: string; sha: string; subject: string }[];
   gates: { at: string; gate: string; passed: boolean }[];
   troubles: { at: string; event: string; agent: string; why: string }[];
-  /** The notices that went out, each with what it told. */
+  /** The notices that went out, each with the events it named. */
   notices: { at: string; told: string[] }[];
 }
 
-/** 30m, 24h, 7d as ms; null = something else. */
+/** The ms in a duration such as 30m, 24h or 7d; null = it is none. */
 export function parseSince(value: string): number | null {
   const [, number, unit] = /^(\d{1,5})([mhd])$/.exec(value) ?? [];
   return Number(number) * { m: MINUTE, h: HOUR, d: DAY }[unit as "m" | "h" | "d"] || null;
 }
 
-/** The lines of events.jsonl; one that a full disk or a crash cut short is left out. */
+/** The events in lines of events.jsonl; a line that a full disk or a crash cut short is skipped. */
 export function parseEvents(lines: string): AgentEvent[] {
   return lines.split("\n").flatMap((line) => {
     try {
@@ -11872,7 +11906,7 @@ export function parseEvents(lines: string): AgentEvent[] {
   });
 }
 
-/** An agent's time as stretches without a gap. A hold outranks its screen, a death both. */
+/** An agent's time as stretches without a gap. A limit outranks its screen, a death both. */
 function stretchesOf(events: AgentEvent[], { from, to }: Span, seen: number): Stretch[] {
   const stretches: Stretch[] = [];
   let state: Activity = "unknown";
@@ -11889,7 +11923,7 @@ function stretchesOf(events: AgentEvent[], { from, to }: Span, seen: number): St
     until(Math.min(Date.parse(event.at), seen), !event.last);
     if (event.event === "limited" || event.event === "lifted") limited = event.event === "limited";
     else if (event.event === "state") state = ACTIVITY_OF[String(event.to)] ?? "unknown";
-    // what died or was started is not limited any more: the watchdog forgets the hold too
+    // a death or a start ends a limit: the watchdog drops its hold then, too
     if (["down", "start", "complete"].includes(event.event) || event.to === "gone") limited = false;
     if (["down", "complete"].includes(event.event)) down = true;
     else if (["start", "state"].includes(event.event)) down = false;
@@ -11923,17 +11957,17 @@ export function longestGap(spans: Span[], within: Span): AgentReport["silence"] 
   return { from: iso(best.from), to: iso(best.to), ms: best.to - best.from };
 }
 
-/** What a part of a bar may last, ms: steps that a clock shows as round. */
+/** The lengths that a slot may have, ms: round steps on a clock. */
 const SLOT_STEPS = [
   ...[1, 2, 3, 5, 10, 15, 20, 30].map((seconds) => seconds * 1000),
   ...[1, 2, 3, 5, 10, 15, 20, 30].map((minutes) => minutes * MINUTE),
   ...[1, 2, 3, 4, 6, 8, 12, 24].map((hours) => hours * HOUR),
 ];
 
-/** A bar has at least this many parts, else it hides when something happened. */
+/** A bar has at least this many slots: fewer would hide when something happened. */
 const SLOTS_LEAST = 20;
 
-/** The parts of a bar: the longest that are round on the local clock and still enough. */
+/** The slots of a bar, round on the local clock: as long as SLOTS_LEAST of them still fit. */
 function slotsOf({ from, to }: Span): Span[] {
   const fits = SLOT_STEPS.findLast((step) => to - from >= SLOTS_LEAST * step) ?? SLOT_STEPS[0]!;
   const slot = fits < DAY ? fits : DAY * Math.floor((to - from) / (SLOTS_LEAST * DAY));
@@ -11943,7 +11977,7 @@ function slotsOf({ from, to }: Span): Span[] {
   return starts.map((start) => ({ from: start, to: start + slot }));
 }
 
-/** A reason without the seconds that differ each time: those of one kind are then alike. */
+/** A reason without the seconds that differ each time, so that reasons of one kind are equal. */
 const reasonOf = (why: string): string => why.replace(/(?: (?:for|by))? \d+ s\b/g, "");
 
 /** Starts that follow a death, each with the reason of the death. */
@@ -11957,30 +11991,30 @@ function restartsOf(events: AgentEvent[], window: Span): { at: number; why: stri
   });
 }
 
-/** How often for which reason. */
+/** Counts the restarts, and how many had each reason. */
 function countReasons(restarts: { why: string }[]): AgentReport["restarts"] {
   const why: Record<string, number> = {};
   for (const one of restarts) why[one.why] = (why[one.why] ?? 0) + 1;
   return { count: restarts.length, why };
 }
 
-/** The active share of a slot, 0 to 1; null = nothing is known of it. */
+/** The active share of a slot, 0 to 1; null = not known. */
 function activeShare(stretches: Stretch[], slot: Span): number | null {
   const looked = total(stretches.filter(({ doing }) => doing !== "unknown"), slot);
   const active = stretches.filter(({ doing }) => doing === "active");
   return looked ? total(active, slot) / looked : null;
 }
 
-/** What a timeline shows; a slot with work in it shows how much of it by the height of its block. */
+/** What the characters of a timeline mean; the higher a block, the more of its slot was work. */
 export const TIMELINE_KEY = "▁▄█ at work  · idle  ▒ limited  ! waited for you  x down  ↺ restarted";
 const SLOT_SIGNS: Record<Activity, string> =
   { active: "", idle: "·", limited: "▒", blocked: "!", down: "x", unknown: " " };
 
 /**
- * An agent's time as a bar, a character for each slot. What a person should not miss is shown
- * wherever it falls, however short: that it waited for one, then that it was restarted. Else it is
- * what took the most of the slot. `mine`: its events and the watchdog's, in their order; `seen`:
- * until when (wall ms) anybody looked.
+ * An agent's time as a bar, a character for each slot. What a person must not miss is shown however
+ * short it was: that the agent waited for a person, or else that it was restarted. Otherwise a slot
+ * shows what took most of it. `mine`: the agent's events and the watchdog's, in their order;
+ * `seen`: until when (wall ms) a watchdog looked.
  */
 export function timeline(mine: AgentEvent[], slots: Span[], seen: number): string {
   const window = { from: slots[0]?.from ?? 0, to: slots.at(-1)?.to ?? 0 };
@@ -11991,7 +12025,7 @@ export function timeline(mine: AgentEvent[], slots: Span[], seen: number): strin
     if (here.some(({ needsYou }) => needsYou)) return "!";
     if (restarts.some(({ at }) => at >= slot.from && at < slot.to)) return "↺";
     const spent = (doing: Activity) => total(here.filter((one) => one.doing === doing), slot);
-    // a moment that somebody saw says more than an hour of which nothing is known
+    // one known moment says more than an unknown hour
     const [most = "unknown"] = ACTIVITIES.filter((doing) => doing !== "unknown" && spent(doing))
       .toSorted((a, b) => spent(b) - spent(a));
     const share = activeShare(here, slot) ?? 0;
@@ -12031,7 +12065,7 @@ function reportAgent(
   };
 }
 
-/** The last verdict of the reviews on each gate: `review(gate): PASS …` or `FAIL …`. */
+/** The last verdict on each gate, by subjects such as `review(gate): PASS …` or `FAIL …`. */
 function gatesOf(commits: Report["commits"]): Report["gates"] {
   const gates = new Map<string, Report["gates"][number]>();
   for (const { at, kind, subject } of commits) {
@@ -12046,7 +12080,7 @@ function gatesOf(commits: Report["commits"]): Report["gates"] {
 const TROUBLES = ["blocked", "unsure", "parked", "stalled", "deadlock", "fatal", "undelivered",
   "handoff", "config", "pattern", "notices", "drift"];
 
-/** What of the record is about no single agent's time. */
+/** What the record says besides each agent's time. */
 function fleetRecord(
   recent: AgentEvent[],
 ): Pick<Report, "phases" | "complete" | "commits" | "gates" | "troubles" | "notices"> {
@@ -12067,15 +12101,15 @@ function fleetRecord(
   };
 }
 
-/** The events that say how an agent's time went: its own, the watchdog's, the end of its loop. */
+/** The events that tell how an agent's time went: its own, the watchdog's, the end of its loop. */
 const eventsOf = (events: AgentEvent[], name: string, isLoop = false): AgentEvent[] =>
   events.filter((event) => event.agent === name || event.event === "watchdog" ||
     (event.event === "complete" && isLoop));
 
 /**
  * What happened between `from` and `to` (wall ms). `events` are in their order and reach back
- * before `from` as far as there are any. `names` are listed even where nothing happened to them,
- * `loops` make the common silence, `seen` is when the watchdog looked last.
+ * before `from` as far as the record does. `names` are listed even if nothing happened to them, the
+ * common silence is that of `loops`, `seen` is when the watchdog last looked.
  */
 export function summariseEvents(
   events: AgentEvent[], from: number, to: number,
@@ -12107,7 +12141,7 @@ export function summariseEvents(
   };
 }
 
-/** What is open in the fleet at `now` (wall ms), what needs a person first. */
+/** What is unsettled in the fleet at `now` (wall ms); what needs a person comes first. */
 export function openMatters(status: Status, now: number): OpenMatter[] {
   const fleet = [status.configError, ...troublesOf(status, now)].filter(Boolean)
     .map((what) => ({ agent: "", what, cure: "", needsHuman: status.needsHuman }));
@@ -12121,7 +12155,7 @@ export function openMatters(status: Status, now: number): OpenMatter[] {
     .toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
 }
 
-/** 0.6s, 12s, 45m, 7h05m; a dash for nothing. */
+/** A duration (ms) as 0.6s, 12s, 45m or 7h05m; a dash for none. */
 function spanText(ms: number): string {
   const minutes = Math.round(ms / MINUTE);
   if (ms < MINUTE) return ms <= 0 ? "-" : `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)}s`;
@@ -12132,7 +12166,7 @@ function spanText(ms: number): string {
 const moment = (at: string, seconds = false): string =>
   `${localDate(new Date(at)).slice(5)} ${new Date(at).toTimeString().slice(0, seconds ? 8 : 5)}`;
 
-/** The clock above the bars: its minutes, its hours or its days, as the parts are long. */
+/** The times above the bars: minutes, hours or days of the month, by how long a slot is. */
 function rulerText({ slots, slotMs }: Report): string {
   const wide = slotMs < HOUR ? 6 : 3;
   const step = SLOT_STEPS.find((one) => one >= Math.max(wide * slotMs, MINUTE)) ?? DAY;
@@ -12146,7 +12180,7 @@ function rulerText({ slots, slotMs }: Report): string {
   }, "").trimEnd();
 }
 
-/** A part of a report: what it says, in lines of prose, tables, and bars that keep their columns. */
+/** A section of a report: lines of prose, tables, and bars, whose columns must stay aligned. */
 interface Section {
   title: string;
   items?: string[];
@@ -12154,11 +12188,11 @@ interface Section {
   bars?: [label: string, cells: string][];
 }
 
-/** A moment as a report tells it: without its day where that is the report's last. */
+/** A moment in local time; without its day if that is the last day of the report. */
 const momentIn = ({ to }: Report, seconds = false) => (at: string): string =>
   moment(at, seconds).slice(localDate(new Date(at)) === localDate(new Date(to)) ? 6 : 0);
 
-/** What the report is of, and how far what it says can be relied on. */
+/** Which fleet and time the report covers, and how much of that time was recorded. */
 function reportHead(report: Report): Section {
   const { fleet, from, to, seen, recorded } = report;
   const when = momentIn(report);
@@ -12192,14 +12226,14 @@ function achieved(report: Report): Section {
   ].filter(Boolean) };
 }
 
-/** How often an agent was restarted, the commonest reason first. */
+/** How often an agent was restarted and why, the most common reason first. */
 function restartsText({ agent, restarts: { count, why } }: AgentReport): string {
   const reasons = Object.entries(why).sort((a, b) => b[1] - a[1]);
   const said = reasons.map(([reason, times]) => reason + (times > 1 ? ` ×${times}` : ""));
   return `${agent}: ${plural(count, "restart")}: ${said.join(", ")}`;
 }
 
-/** Where the time went: an agent's columns begin when it was seen first. */
+/** Where the time went; an agent's time counts from when it was first seen. */
 function costs(report: Report): Section {
   const { agents, silence, from } = report;
   const before = ({ firstSeen }: AgentReport) =>
@@ -12229,18 +12263,19 @@ function costs(report: Report): Section {
       quiet && `longest silence: ${spanText(silence.ms)}${quiet}`].filter(Boolean) };
 }
 
-/** Troubles of one kind of one agent as one line, however often: none of them falls off. */
+/** One line for all troubles of one kind of one agent, so that none is left out. */
 function foldTroubles(report: Report): string[] {
   const { troubles } = report;
   const kinds = Map.groupBy(troubles, ({ agent, event }) => `${agent ? `${agent} ` : ""}${event}`);
   return [...kinds].map(([kind, all]) => {
     const { at, why } = all.at(-1)!;
     const [times, last] = all.length > 1 ? [` ×${all.length}`, "last "] : ["", ""];
-    return `${kind}${times}: ${reasonOf(why).replace(/\s+/g, " ")} (${last}${momentIn(report)(at)})`;
+    const reason = reasonOf(why).replace(/\s+/g, " ");
+    return `${kind}${times}: ${reason} (${last}${momentIn(report)(at)})`;
   });
 }
 
-/** A report as its parts, in the order in which a person wants to know. */
+/** The sections of a report, in the order in which a person wants to read them. */
 function reportSections(report: Report): Section[] {
   const { agents, open, troubles, notices } = report;
   const label = Math.max(5, ...agents.map((one) => Math.min(14, one.agent.length)));
@@ -12253,12 +12288,12 @@ function reportSections(report: Report): Section[] {
         .map((one) => [fit(one.agent, label), one.timeline.padEnd(report.slots.length)]) },
     costs(report),
     { title: "Troubles", items: troubles.length ? foldTroubles(report) : ["none"] },
-    { title: "Notices", items: notices.length
-      ? notices.map(({ at, told }) => `${momentIn(report)(at)} ${told.join(", ")}`) : ["none went out"] },
+    { title: "Notices", items: !notices.length ? ["none went out"]
+      : notices.map(({ at, told }) => `${momentIn(report)(at)} ${told.join(", ")}`) },
   ];
 }
 
-/** The table without the columns that say nothing; one entry a row where it is too wide. */
+/** A table without empty columns; if it is wider than `width`, one entry for each row. */
 function tableText(table: string[][], width: number): string[] {
   const told = table[0]!.map((_, i) => i === 0 || table.slice(1).some((row) => row[i] !== "-"));
   const [head, ...rows] = table.map((row) => row.filter((_, i) => told[i]));
@@ -12272,16 +12307,16 @@ function tableText(table: string[][], width: number): string[] {
   });
 }
 
-/** A bar; where it is too wide, its newest part. */
+/** A bar with its label; if it is too wide, only its newest part. */
 const barText = ([label, cells]: [string, string], width: number): string =>
   `${label}  ${width === Infinity ? cells : cells.slice(-Math.max(1, width - label.length - 2))}`
     .trimEnd();
 
-/** A line that goes on below itself, two columns in. */
+/** Wraps a line; what goes on below is indented by two columns. */
 const wrapped = (line: string, width: number): string[] =>
   wrap(line, width - 2).map((part, i) => (i ? `  ${part}` : part));
 
-/** A report for people. */
+/** A report as text; prose is wrapped to `width` columns. */
 export function reportText(report: Report, width: number): string {
   return reportSections(report).map(({ title, items = [], tables = [], bars = [] }) => [
     ...wrapped(title, width).map((line) => paint("bold", line)),
@@ -12293,7 +12328,7 @@ export function reportText(report: Report, width: number): string {
   ].join("\n").trimEnd()).join("\n\n");
 }
 
-/** Text that Markdown takes as it is: a commit's subject makes no link, no table, no heading. */
+/** Escapes Markdown, so that a commit's subject makes no link, table or heading. */
 const escapeMarkdown = (value: string): string =>
   printable(value).replace(/[\\`*_{}[\]<>|~#]/g, "\\$&");
 
@@ -12309,20 +12344,20 @@ export function reportMarkdown(report: Report): string {
   ].filter(Boolean).join("\n\n")).join("\n\n");
 }
 
-/** `--since` in ms. */
+/** The value of `--since` in ms, 24 hours without it. */
 function sinceOf({ options }: Call, command: string): number {
   return parseSince(String(options.since ?? "24h")) ??
     die(`${command}: --since ${show(options.since)} is not a time such as 30m, 24h or 7d`, 2);
 }
 
-/** The lines of events.jsonl, oldest first, those that were rotated away last included. */
+/** The lines of events.jsonl, oldest first, with those of the last rotation. */
 async function eventLines(cfg: Config): Promise<string[]> {
   const path = join(cfg.stateDir, "events.jsonl");
   const texts = [await world.text(`${path}.1`), await world.text(path)];
   return texts.flatMap((text) => text?.split("\n") ?? []).filter(Boolean);
 }
 
-/** All that there is, as `events --event` takes it. */
+/** All kinds of events, as `events --event` accepts them. */
 export const EVENT_NAMES = [
   "answered", "blocked", "commit", "complete", "config", "deadlock", "delivered", "down", "drift",
   "fatal", "handoff", "lifted", "limited", "notices", "notified", "order", "orphan", "parked",
@@ -12338,41 +12373,40 @@ const EVENT_STYLES: Record<string, Style> = {
   ...Object.fromEntries(["commit", "phase", "complete"].map((name) => [name, "green" as const])),
 };
 
-/** An event for a person; `times` of late were alike, the first at `since`. */
+/** An event as a line for people; `times`: how many were alike, the first at `since` (ISO). */
 export function eventText(
   { at, event, ...rest }: AgentEvent, now: number, times = 1, since = "",
 ): string {
   const facts = Object.entries(rest).filter(([, value]) => value !== "" && value !== null)
     .map(([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`)
     .map(printable);
-  const when = new Date(at);
-  const day = localDate(when) === localDate(new Date(now)) ? "" : `${localDate(when)} `;
   const style = EVENT_STYLES[event];
   const word = printable(event).padEnd(10);
   const name = style ? paint(style, word) : word;
   const first = since ? ` since ${new Date(since).toTimeString().slice(0, 5)}` : "";
-  return `${paint("dim", day + when.toTimeString().slice(0, 8))} ${name} ` +
+  return `${paint("dim", clockText(Date.parse(at), now))} ${name} ` +
     `${facts.join(" ")}${times > 1 ? ` (${times} times${first})` : ""}`;
 }
 
-/** An event that goes on below itself, two columns in; no line is wider, whatever it names. */
+/** Wraps an event's line to `width` columns; what goes on below is indented by two. */
 export const wrappedEvent = (text: string, width: number): string =>
   Bun.wrapAnsi(text, Math.max(width - 2, 8), { hard: true }).replaceAll("\n", "\n  ");
 
-/** Some events of the same kind are told as one. */
+/** Several equal events, shown as one. */
 interface Fold {
+  /** The last of them. */
   event: AgentEvent;
   times: number;
-  /** The time of the first. */
+  /** When the first happened, ISO 8601. */
   since: string;
 }
 
-/** A restart that helps nobody is five or six events, again and again. */
+/** How far back an equal event is looked for: a restart makes five or six kinds of events. */
 const FOLD_WITHIN = 8;
 
 /**
- * Those that differ in nothing but their time, and in numbers, from one of the last few kinds are
- * told as one, at the time of the last. Each commit is its own.
+ * Folds events that differ from one of the last few kinds only in time and numbers into one, at the
+ * time of the last. Commits are never folded.
  */
 export function foldEvents(events: AgentEvent[]): Fold[] {
   const folded: (Fold & { key: string })[] = [];
@@ -12386,7 +12420,7 @@ export function foldEvents(events: AgentEvent[]): Fold[] {
   return folded;
 }
 
-/** The kinds of events that `--event` names, by globs and separated by commas; none = all. */
+/** The kinds of events that `--event` names, separated by commas, globs allowed; [] = all. */
 export function parseEventNames(words: string): string[] {
   return words.split(",").filter(Boolean).flatMap((word) => {
     const found = EVENT_NAMES.filter((name) => new Bun.Glob(word).match(name));
@@ -12395,18 +12429,18 @@ export function parseEventNames(words: string): string[] {
   });
 }
 
-/** Whether an event is about one of these agents: its own, or an order that names it. */
+/** Whether an event belongs to one of these agents, or is an order that names one; [] = all. */
 const isAbout = ({ agent, names }: AgentEvent, wanted: string[]): boolean => !wanted.length ||
   wanted.some((name) => name === agent || (Array.isArray(names) && names.includes(name)));
 
-/** `events`: what happened, repeats folded on a terminal; with `-f` also what comes. */
+/** `events`: what happened, with repeats folded on a terminal; with `-f` also what comes next. */
 export async function cmdEvents(call: Call): Promise<number> {
   const from = world.now() - sinceOf(call, "events");
   const kinds = parseEventNames(String(call.options.event ?? ""));
   const cfg = await configFor(call);
   let lines = await eventLines(cfg);
   const all = parseEvents(lines.join("\n"));
-  // one that left the config long ago still has a past
+  // an agent that left the config still has a past
   const names = expandNames(cfg, call.words, [...new Set(all.flatMap(({ agent }) => agent ?? []))]);
   const wanted = (event: AgentEvent) => Date.parse(event.at) >= from && isAbout(event, names) &&
     (!kinds.length || kinds.includes(event.event));
@@ -12429,19 +12463,20 @@ export async function cmdEvents(call: Call): Promise<number> {
   return 0;
 }
 
-/** What is open now; that nobody could look is a matter of its own. */
+/** What is unsettled now; that the fleet could not be read counts as well. */
 async function readOpen(cfg: Config): Promise<OpenMatter[]> {
   return readStatus(cfg).then((status) => openMatters(status, world.now()), (error) =>
     [{ agent: "", what: `could not look: ${messageOf(error)}`, cure: "doctor", needsHuman: true }]);
 }
 
-/** Until when anybody looked at the agents, wall ms. */
+/** Until when a watchdog looked at the agents, wall ms. */
 function seenUntil(cfg: Config, events: AgentEvent[]): number {
   const { running, stale, heartbeat } = readWatchdog(cfg);
   return running && !stale ? world.now()
     : Date.parse(heartbeat) || Date.parse(events.at(-1)?.at ?? "") || 0;
 }
 
+/** `report`: what happened since `--since`, as text, Markdown or JSON. */
 export async function cmdReport(call: Call): Promise<number> {
   const since = sinceOf(call, "report");
   const cfg = await configFor(call, true);
@@ -12455,26 +12490,26 @@ export async function cmdReport(call: Call): Promise<number> {
 }
 
 // ── the live view ───────────────────────────────────────────────────────────────
-// `status --watch`: the same table, drawn anew, with what happened last below it; keys run the
+// `status --watch`: the table of `status`, kept up to date, with the latest events below; keys run
 // other commands.
 
-/** What the live view shows besides what is so. */
+/** The state of the live view itself. */
 export interface View {
-  /** Name of the row that keys are about. */
+  /** Name of the row that keys act on. */
   selected: string;
   filter: string;
-  /** `filter`, `send`: keys are text. `ask`: whether `order` is meant. `page`: a text is read. */
+  /** `filter`, `send`: keys are text. `ask`: to confirm `order`. `page`: a text is shown. */
   mode: "list" | "filter" | "send" | "ask" | "page";
   input: string;
   order: "restart" | "down";
   page: string[];
-  /** The first line of the page that is shown. */
+  /** Index of the first line of the page on the screen. */
   top: number;
-  /** What became of the last order. */
+  /** The outcome of the last order. */
   note: string;
 }
 
-/** What a key asks for: the end, or a command about a unit. */
+/** What a key asks for: to quit, or to run a command on a unit. */
 export type Act = { do: "quit" } | { do: "run"; words: string[] };
 
 export const NEW_VIEW: View = { selected: "", filter: "", mode: "list", input: "", order: "down",
@@ -12499,7 +12534,7 @@ const HELP_PAGE = [
   "", "in the bars:", ...Bun.wrapAnsi(TIMELINE_KEY, 44).split("\n"),
 ];
 
-/** The keys in what a terminal sent: one character each, or a name. */
+/** The keys in what a terminal sent: each a character or a name. */
 export function parseKeys(sent: string): string[] {
   const names: Record<string, string> = { A: "up", B: "down", H: "home", F: "end", "5~": "pageup",
     "6~": "pagedown", "\r": "enter", "\n": "enter", "\x7f": "erase", "\b": "erase",
@@ -12508,14 +12543,15 @@ export function parseKeys(sent: string): string[] {
     .flatMap(([all, code]) => names[code ?? all] ?? (code ? [] : all));
 }
 
-/** What a key does to the view, and what is to be run; `names`: the rows, in their order. */
+/** What a key does to the view, and what is to be run; `names`: the rows in their order. */
 export function pressKey(view: View, key: string, names: string[]): { view: View; act?: Act } {
   const list: View = { ...view, mode: "list", input: "" };
   if (key === "quit") return { view, act: { do: "quit" } };
   if (view.mode === "page") return { view: pageKey(view, key) };
-  if (view.mode === "ask") return key === "y"
-    ? { view: list, act: { do: "run", words: [view.order, view.selected] } }
-    : { view: { ...list, note: `${view.order} ${view.selected}: not done` } };
+  if (view.mode === "ask") {
+    return key === "y" ? { view: list, act: { do: "run", words: [view.order, view.selected] } }
+      : { view: { ...list, note: `${view.order} ${view.selected}: not done` } };
+  }
   if (view.mode !== "list") return inputKey(view, key);
   return listKey({ ...view, note: "" }, key, names);
 }
@@ -12528,13 +12564,15 @@ function pageKey(view: View, key: string): View {
   return { ...view, top: Math.max(0, Math.min(view.page.length - 1, view.top + step)) };
 }
 
-/** A key while a text is typed: of a message, or of the filter, which works at once. */
+/** A key while a message is typed, or the filter, which applies as it is typed. */
 function inputKey(view: View, key: string): { view: View; act?: Act } {
   const list: View = { ...view, mode: "list", input: "" };
   if (key === "escape") return { view: view.mode === "filter" ? { ...list, filter: "" } : list };
   const sends = view.mode === "send" && view.input.trim() !== "";
-  if (key === "enter") return { view: list,
-    ...(sends ? { act: { do: "run", words: ["send", view.selected, view.input] } } : {}) };
+  if (key === "enter") {
+    const act: Act = { do: "run", words: ["send", view.selected, view.input] };
+    return { view: list, ...(sends ? { act } : {}) };
+  }
   const input = key === "erase" ? [...view.input].slice(0, -1).join("")
     : [...key].length === 1 && printable(key) ? view.input + key : view.input;
   return { view: { ...view, input, ...(view.mode === "filter" ? { filter: input } : {}) } };
@@ -12560,13 +12598,13 @@ function listKey(view: View, key: string, names: string[]): { view: View; act?: 
   return commands[key] ? run(commands[key]) : { view: next };
 }
 
-/** The rows that the filter leaves. */
+/** The rows that match the filter, in any of their columns. */
 const filtered = (rows: StatusRow[], filter: string): StatusRow[] =>
   rows.filter(({ name, kind, backend, model, condition, detail }) =>
     [name, kind, backend, model, condition, detail].join(" ").toLowerCase()
       .includes(filter.toLowerCase()));
 
-/** The live view as exactly that many lines, none wider; `events`, the oldest first. */
+/** The live view as exactly `height` lines, none wider than `width`; `events`, oldest first. */
 export function liveLines(
   status: Status, view: View, events: AgentEvent[], width: number, height: number,
 ): string[] {
@@ -12590,22 +12628,22 @@ export function liveLines(
   return filled([...top, ...title, ...table, ...below.slice(0, left)], last, height);
 }
 
-/** The selected row, to be seen without colours too. */
+/** Marks the selected row, in a way that is seen without colours too. */
 const markRow = (line: string, width: number): string =>
   paint("inverse", fit(line.replace(/^((?:\x1b\[\d+m)*.) /, "$1▸"), width));
 
-/** Lines above, and those that stay at the bottom. */
+/** Exactly `height` lines: as many of `above` as fit, empty ones, and `last` at the bottom. */
 const filled = (above: string[], last: string[], height: number): string[] =>
   [...above.slice(0, Math.max(0, height - last.length)),
     ...Array(Math.max(0, height - above.length - last.length)).fill(""), ...last].slice(0, height);
 
-/** Lines that are left to what happened last before bars are drawn. */
+/** Bars are drawn only if this many lines stay free for the latest events. */
 const EVENTS_LEAST = 5;
-/** How far back the bars reach, ms, and how many parts they have at most. */
+/** How far back the bars reach, ms, and how many slots they have at most. */
 const BARS_SPAN = 20 * MINUTE;
 const BARS_MAX = 60;
 
-/** The last minutes of each agent as a bar, those that need you first, as far as there is room. */
+/** Each agent's last 20 minutes as a bar, those that need you first, as far as there is room. */
 function barLines(
   rows: StatusRow[], events: AgentEvent[], { running, stale, heartbeat }: Status["watchdog"],
   width: number, room: number,
@@ -12616,7 +12654,7 @@ function barLines(
   if (room < 3 || count < 10) return [];
   const now = world.now();
   const long = BARS_SPAN / count;
-  // whole parts of the clock: a bar moves by one cell at a time
+  // slots are whole steps of the clock, so that a bar moves by one cell at a time
   const from = (Math.floor(now / long) + 1) * long - BARS_SPAN;
   const slots = Array.from({ length: count },
     (_, i) => ({ from: from + i * long, to: from + (i + 1) * long }));
@@ -12634,7 +12672,7 @@ function barLines(
   ];
 }
 
-/** What happened last, below a rule. */
+/** The latest events, below a horizontal line. */
 function historyLines(events: AgentEvent[], width: number, room: number): string[] {
   if (room < 3) return [];
   const lines = foldEvents(events).slice(1 - room)
@@ -12655,10 +12693,10 @@ function keyLine(width: number): string {
   return Bun.stringWidth(named(true)) <= width ? named(true) : cut(named(false), width);
 }
 
-/** A terminal whose keys come one by one, on its other screen, until `close`. */
+/** The terminal in raw mode, on its alternate screen, until `close`. */
 interface Terminal {
   draw(lines: string[]): void;
-  /** Hands it as it was to something else meanwhile. */
+  /** Restores it while other work uses it. */
   lend(work: () => Promise<unknown>): Promise<void>;
   close(): void;
 }
@@ -12690,17 +12728,17 @@ function takeTerminal(press: (key: string) => void): Terminal {
   };
 }
 
-/** The config as it is now, or the one before while it is broken, with what is wrong. */
+/** The config as it is now; while the file is broken the last good one, which says why. */
 async function configNow(call: Call, last: Config): Promise<Config> {
   return loadConfig(call.path, process.env).catch(async (error) =>
     (await lastGoodConfig(call.path, error)) ??
       { ...last, broken: `${faultsIn(error)[0]}; showing what it said before` });
 }
 
-/** How often, ms, the live view looks again; in between only its clock goes on. */
+/** How often, ms, the live view reads the fleet; in between only its clock moves. */
 const LIVE_LOOK = 2_000;
 
-/** Draws the fleet anew until `q`, Ctrl-C or a signal, and leaves the terminal as it was. */
+/** Shows the live view until `q`, Ctrl-C or a signal, and leaves the terminal as it was. */
 async function watchStatus(call: Call, first: Config): Promise<number> {
   if (!process.stdout.isTTY || !process.stdin.isTTY) die("status --watch needs a terminal");
   let [cfg, view, status, events] =
@@ -12737,7 +12775,7 @@ async function watchStatus(call: Call, first: Config): Promise<number> {
   const isEnded = end.promise.then(() => true);
   draw();
   try {
-    // what is looked at may hang: the end is not waited for behind it
+    // a look may hang, which must not delay the end
     while (!(await within(LIVE_LOOK, isEnded, false))) {
       await Promise.race([look().then(draw), isEnded]);
     }
@@ -12749,11 +12787,11 @@ async function watchStatus(call: Call, first: Config): Promise<number> {
   }
 }
 
-/** As many events as the live view may need. */
+/** The last events: more than the live view can show. */
 const lastEvents = async (cfg: Config): Promise<AgentEvent[]> =>
   parseEvents((await eventLines(cfg)).slice(-1_000).join("\n"));
 
-/** Runs a command: in the terminal of the live view, as a page, or with a note of how it ended. */
+/** Runs a command: `attach` in the terminal itself, others as a page or with a note of the end. */
 async function perform(
   cfg: Config, words: string[], terminal: Terminal, signal: AbortSignal,
   change: (some: Partial<View>) => void,
@@ -12774,24 +12812,24 @@ async function perform(
     { COLUMNS: `${process.stdout.columns ?? 80}` });
   const lines = `${ran.out}${ran.err}`.trimEnd().split("\n")
     .flatMap((line) => wrap(line, process.stdout.columns ?? 80));
-  if (isPage) change({ mode: "page", page: lines,
-    top: words[0] === "logs" ? Math.max(0, lines.length - (process.stdout.rows ?? 24) + 1) : 0 });
-  else change({ note: ran.ok ? `${said}: done` : `${said}: ${lines.at(-1) || "failed"}` });
+  if (!isPage) return change({ note: `${said}: ${ran.ok ? "done" : lines.at(-1) || "failed"}` });
+  const end = Math.max(0, lines.length - (process.stdout.rows ?? 24) + 1);
+  change({ mode: "page", page: lines, top: words[0] === "logs" ? end : 0 });
 }
 
-/** For so long, ms, an order of the live view may take: a restart of an agent that ends slowly. */
+/** How long, ms, a command of the live view may take: an agent may end slowly at a restart. */
 const LIVE_PATIENCE = 120_000;
 
 // ── the page ────────────────────────────────────────────────────────────────────
-// `serve`: the fleet on a phone. It only looks, for whoever has the address with its token.
+// `serve`: the fleet on a phone, read-only, for whoever has the address with its token.
 
 /** Columns of the page: a phone held upright. */
 const PAGE_COLUMNS = 44;
-/** Where it listens unless --port names another port, on 127.0.0.1. */
+/** The port on 127.0.0.1 unless --port names another. */
 const PAGE_PORT = 8675;
 /** How far the bars of the page reach back, ms. */
 const PAGE_SPAN = HOUR;
-/** The names under which a browser reaches loopback: a page from elsewhere has one of its own. */
+/** The host names of loopback; a site that is rebound to loopback comes under its own name. */
 const LOOPBACK = ["127.0.0.1", "localhost", "[::1]"];
 
 const PAGE_STYLE = `
@@ -12809,18 +12847,20 @@ a { color: inherit; text-decoration: none; display: block; padding: 5px 0 }
 .dim { color: var(--dim) }
 `;
 
-/** Nothing is fetched, run, framed or kept, and no other page learns the address. */
+const PAGE_STYLE_HASH = new Bun.CryptoHasher("sha256").update(PAGE_STYLE).digest("base64");
+
+/** The page may load and run nothing, is not framed or stored, and leaks its address to no one. */
 const PAGE_HEADERS = {
   "cache-control": "no-store", "referrer-policy": "no-referrer",
-  "x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin", "content-security-policy":
-    `default-src 'none'; style-src 'sha256-${new Bun.CryptoHasher("sha256").update(PAGE_STYLE)
-      .digest("base64")}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'`,
+  "x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin",
+  "content-security-policy": `default-src 'none'; style-src 'sha256-${PAGE_STYLE_HASH}'; ` +
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 };
 
-/** Text as HTML, without the colours of a terminal. */
+/** Text as HTML, without terminal colours. */
 const html = (text: string): string => Bun.escapeHTML(Bun.stripANSI(printableText(text)));
 
-/** A page that shows blocks of HTML, and itself again after 5 s. */
+/** A page of preformatted blocks of HTML, which reloads itself every 5 s. */
 const pageOf = (title: string, blocks: string[]): string => `<!doctype html>
 <html lang="en">
 <head>
@@ -12836,10 +12876,11 @@ ${blocks.filter(Boolean).map((block) => `<pre>${block}</pre>`).join("\n")}
 </html>
 `;
 
-const paintedRow = (row: StatusRow): string => row.needsHuman ? "need"
+/** The style class of a row. */
+const rowClass = (row: StatusRow): string => row.needsHuman ? "need"
   : isTroubled(row) ? "warn" : row.running ? "" : "dim";
 
-/** The time of some agents in the last hour, a bar for each; no line is wider than the page. */
+/** The last hour of these agents, a bar for each; no line is wider than the page. */
 async function pageBars(cfg: Config, names: string[]): Promise<string> {
   const now = world.now();
   const events = parseEvents((await eventLines(cfg)).join("\n"));
@@ -12856,12 +12897,12 @@ async function pageBars(cfg: Config, names: string[]): Promise<string> {
   ].join("\n"));
 }
 
-/** The whole fleet: its status at 44 columns, each row a link, and the last hour. */
+/** The page of the fleet: its status, each row a link, and the last hour. */
 async function fleetPage(cfg: Config, root: string): Promise<string> {
   const status = await readStatus(cfg);
   const rows = rowsOf(status);
   const { head, lines, foot } = statusParts(status, rows, PAGE_COLUMNS);
-  const links = rows.map((row, at) => `<a class="${paintedRow(row)}" ` +
+  const links = rows.map((row, at) => `<a class="${rowClass(row)}" ` +
     `href="${root}${encodeURIComponent(row.name)}">${html(lines[at]!)}</a>`);
   const needy = rows.filter(({ needsHuman }) => needsHuman).length;
   return pageOf(`${needy ? `(${needy}) ` : ""}${basename(status.folder)}`, [
@@ -12870,7 +12911,7 @@ async function fleetPage(cfg: Config, root: string): Promise<string> {
   ]);
 }
 
-/** One unit: its card, its last screen as wide as it is, and its last hour. */
+/** The page of one unit: its card, the end of its screen in full width, and its last hour. */
 async function unitPage(cfg: Config, root: string, name: string): Promise<string> {
   const look = await lookForStatus(cfg, [name]);
   const status = await statusFrom(cfg, look, [name]);
@@ -12884,14 +12925,15 @@ async function unitPage(cfg: Config, root: string, name: string): Promise<string
   ]);
 }
 
+/** Compares in constant time. */
 const sameSecret = (given: string, token: string): boolean => {
   const digest = (text: string) => new Bun.CryptoHasher("sha256").update(text).digest();
   return timingSafeEqual(digest(given), digest(token));
 };
 
 /**
- * What a request is for: the name of a unit, "" = the whole fleet; null = nothing that is here. The
- * name of the host must be loopback's: under a name of its own another site could read the answer.
+ * What a request asks for: the name of a unit, "" = the whole fleet; null = no such page. The host
+ * must be loopback: a site that rebinds its own name to loopback could read the answer.
  */
 export function parsePagePath(path: string, host: string, token: string): string | null {
   const [given = "", name = "", ...more] = path.split("/").slice(1);
@@ -12904,7 +12946,7 @@ export function parsePagePath(path: string, host: string, token: string): string
   }
 }
 
-/** Answers one request; `show` gives the page of a unit or of the fleet, null = there is none. */
+/** Answers one request; `show` makes the page of a unit or of the fleet, null = not found. */
 export async function answerPage(
   request: Request, token: string, show: (name: string) => Promise<string | null>,
 ): Promise<Response> {
@@ -12922,7 +12964,7 @@ export async function answerPage(
   }
 }
 
-/** Serves the page until it is ended. The config is read anew each time, as every command does. */
+/** `serve`: serves the page until it is ended. Each request reads the config anew. */
 export async function cmdServe(call: Call): Promise<number> {
   const cfg = await configFor(call);
   const { port: wanted = `${PAGE_PORT}` } = call.options;
@@ -12948,7 +12990,7 @@ export async function cmdServe(call: Call): Promise<number> {
 
 function servePage(port: number, fetch: (request: Request) => Promise<Response>) {
   try {
-    // outside of development Bun shares a port with whoever else asks for it, unless it is told
+    // by default, outside of development, Bun would share the port with any other that asks
     return Bun.serve({ hostname: "127.0.0.1", port, fetch, maxRequestBodySize: 0,
       development: false, reusePort: false });
   } catch (error) {
@@ -12959,9 +13001,12 @@ function servePage(port: number, fetch: (request: Request) => Promise<Response>)
 }
 
 // ── doctor ──────────────────────────────────────────────────────────────────────
-// What the fleet stands on, each with its cure.
+// Checks of everything that the fleet depends on, each with its cure.
 
-/** What /proc/<pid>/cgroup and systemd say of the tmux server: who would end it by accident. */
+/**
+ * Whether something may end the tmux server by accident. `cgroups` is its /proc/<pid>/cgroup,
+ * `unit` what systemd says of its unit, `linger` whether the user lingers (null = not known).
+ */
 export function assessScope(
   cgroups: string, unit: { killMode: string; oomPolicy: string }, linger: boolean | null,
 ): Findings {
@@ -12982,18 +13027,18 @@ export function assessScope(
   return good(`the tmux server outlives its surroundings${path ? ` (${last || "no unit"})` : ""}`);
 }
 
-/** The path in systemd's own hierarchy; "" where systemd has none for it, as in a container. */
+/** The path in systemd's own hierarchy; "" = systemd knows of none, as in a container. */
 const cgroupOf = (cgroups: string): string =>
   /^(?:0:|\d+:name=systemd):(\/.*\.(?:service|scope|slice).*)$/m.exec(cgroups)?.[1] ?? "";
 
-/** Whether the detectors were tried on it: Claude's patches change screens, opencode's do not. */
+/** Whether the rules were tried on a version: patch releases change screens of Claude only. */
 export function wasTried(kind: BackendKind, version: string, tried: string[]): boolean {
   const parts = kind === "claude" ? 3 : 2;
   const head = (value: string) => value.split(".").slice(0, parts).join(".");
   return tried.some((one) => head(one) === head(version));
 }
 
-/** The versions that the captures of one kind of client were taken of. */
+/** The versions of one kind of client that there are captures of. */
 function triedVersions(kind: BackendKind): string[] {
   const folder = join(fixtureFolder() ?? "", kind);
   if (!existsSync(folder)) return [];
@@ -13005,12 +13050,15 @@ function triedVersions(kind: BackendKind): string[] {
 
 async function examineTmux(cfg: Config | null): Promise<Findings> {
   const client = await world.tmux(["-V"]);
-  if (!client.ok) return fail(client.timedOut ? "tmux does not answer" : "not found",
-    NO_TMUX.split(": ").at(-1)!);
+  if (!client.ok) {
+    const what = client.timedOut ? "tmux does not answer" : "not found";
+    return fail(what, NO_TMUX.split(": ").at(-1)!);
+  }
   if (!cfg) return assessTmux(client.out, null);
   const server = await tmux(cfg, ["list-sessions", "-F", "#{pid} #{version}"]);
-  if (server.timedOut) return fail("the tmux server does not answer",
-    "if it was stopped: kill -CONT <its pid>");
+  if (server.timedOut) {
+    return fail("the tmux server does not answer", "if it was stopped: kill -CONT <its pid>");
+  }
   const [pid, running = ""] = server.out.split("\n")[0]!.split(" ");
   return [assessTmux(client.out, running), assessExit((await askServer(cfg, !pid)).exits),
     ...(pid ? [await examineScope(pid)] : [])].flat();
@@ -13031,7 +13079,7 @@ async function examineScope(pid: string): Promise<Findings> {
     { killMode: value("KillMode"), oomPolicy: value("OOMPolicy") }, linger);
 }
 
-/** How long a program that is only asked for its version may take, ms. */
+/** How long, ms, a program may take to say its version. */
 const LOOK_DEADLINE = 5_000;
 
 async function examineGit(): Promise<Findings> {
@@ -13042,7 +13090,7 @@ async function examineGit(): Promise<Findings> {
 }
 
 /**
- * Looks a client up as its pane would: behind the preamble, in the same shell. A typed one is not
+ * Looks a client up as its pane would: after the preamble, in the same shell. A typed client is not
  * asked for its version: it may be any script, which would go to work.
  */
 async function examineClient(backend: Backend, needed: boolean): Promise<Findings> {
@@ -13059,8 +13107,10 @@ async function examineClient(backend: Backend, needed: boolean): Promise<Finding
   if (asked.timedOut) return warn(`${program} --version took longer than 5 s`, byHand);
   if (!ask) return good(program);
   const found = asked.out.match(/\d+\.\d+(\.\d+)?/g)?.at(-1);
-  if (!found) return asked.ok
-    ? good(`${program}, version not known`) : warn(`${program} --version failed`, byHand);
+  if (!found) {
+    return asked.ok
+      ? good(`${program}, version not known`) : warn(`${program} --version failed`, byHand);
+  }
   const tried = triedVersions(backend.kind);
   if (wasTried(backend.kind, found, tried)) return good(`${program} ${found}`);
   return warn(
@@ -13068,30 +13118,33 @@ async function examineClient(backend: Backend, needed: boolean): Promise<Finding
     "watch it for a while; where status is wrong, run: capture");
 }
 
-/** The nearest folder above a path that exists. */
+/** The path itself if it exists, else the nearest folder above it that does. */
 const existing = (path: string): string =>
   (existsSync(path) || dirname(path) === path ? path : existing(dirname(path)));
 
-/** A folder of our own, which holds prompts and screens: nobody else's business. */
+/** Checks a folder of ours: it holds prompts and screens, which nobody else should read. */
 function examineFolder(path: string): Findings {
   const there = existing(path);
   const { uid, mode } = statSync(there);
-  if (!statSync(there).isDirectory()) return fail(`${there} is not a folder`,
-    "move it away, or choose another log_dir");
+  if (!statSync(there).isDirectory()) {
+    return fail(`${there} is not a folder`, "move it away, or choose another log_dir");
+  }
   try {
     accessSync(there, constants.W_OK | constants.X_OK);
   } catch {
     return fail(`${there} cannot be written`, "make it yours, or choose another log_dir");
   }
   if (there !== path) return good(`${path} does not exist yet; up makes it`);
-  if (uid !== userInfo().uid) return fail(`${path} belongs to another user (uid ${uid})`,
-    "run as that user, or choose another");
+  if (uid !== userInfo().uid) {
+    return fail(`${path} belongs to another user (uid ${uid})`,
+      "run as that user, or choose another");
+  }
   if (!(mode & 0o077)) return good(path);
   return warn(`${path} is open to others (mode ${(mode & 0o777).toString(8)})`,
     `chmod 700 ${quoted(path)}`);
 }
 
-/** The folders that agents, services and the hand-off work in: nothing makes them. */
+/** Checks the folders that agents, services and the hand-off work in: nothing creates them. */
 function examineDirs(cfg: Config): Findings {
   const dirs = new Map(cfg.loop.handoff ? [[cfg.loop.handoff.repo, true]] : []);
   for (const unit of unitsOf(cfg).values()) {
@@ -13103,6 +13156,7 @@ function examineDirs(cfg: Config): Findings {
     (needed ? fail : warn)(`${dir} does not exist`, "clone it there, or fix dir"));
 }
 
+/** Whether the disk has room; `free` is bytes. */
 export function assessDisk(free: number): Findings {
   const gigabytes = `${(free / 1e9).toFixed(1)} GB free`;
   if (free < 100e6) return fail(gigabytes, "make room: nothing can be remembered on a full disk");
@@ -13121,7 +13175,7 @@ async function examineServer(backend: Backend): Promise<Findings> {
     "up starts it as a [[service]]; else: opencode serve");
 }
 
-/** The hand-off's remote, as this login and as the watchdog sees it. */
+/** Checks the hand-off's remote, as this login sees it and as the watchdog does. */
 async function examineChannel(cfg: Config): Promise<Findings> {
   const hand = cfg.loop.handoff!;
   const { channel, sha } = loadWatch(cfg);
@@ -13138,15 +13192,18 @@ function examineWatchdog(cfg: Config): Findings {
   if (!running) return warn("not running", "agents up watchdog");
   if (stale) return fail(`pid ${pid} gave its last sign at ${heartbeat}`,
     "agents logs watchdog; then down and up watchdog");
-  if (its && its !== version()) return warn(`it runs version ${its}, this is ${version()}`,
-    "agents up watchdog");
+  if (its && its !== version()) {
+    return warn(`it runs version ${its}, this is ${version()}`, "agents up watchdog");
+  }
   return good(`pid ${pid}, heartbeat ` +
     `${heartbeat ? `${ago(world.now() - Date.parse(heartbeat))} ago` : "to come"}`);
 }
 
+/** Whether the clock can be right; `now` is wall ms, `zone` the value of TZ. */
 export function assessClock(now: number, zone: string): Findings {
-  if (new Date(now).getUTCFullYear() < 2025) return fail(`the clock says ${iso(now)}`,
-    "set it: limits and wakes go by it");
+  if (new Date(now).getUTCFullYear() < 2025) {
+    return fail(`the clock says ${iso(now)}`, "set it: limits and wakes go by it");
+  }
   const name = zone.replace(/^:/, "");
   if (name && knownZone(name) === null) {
     return warn(`TZ=${zone} is no known zone: times are read as UTC`, "TZ=Europe/Berlin, say");
@@ -13155,6 +13212,7 @@ export function assessClock(now: number, zone: string): Findings {
     `${iso(now).slice(0, 16)}Z, zone ${name || Intl.DateTimeFormat().resolvedOptions().timeZone}`);
 }
 
+/** Whether the locale is UTF-8, without which screens cannot be read. */
 export function assessLocale(env: Record<string, string | undefined>): Findings {
   const locale = env.LC_ALL || env.LC_CTYPE || env.LANG || "";
   if (/utf-?8/i.test(locale)) return good(locale);
@@ -13162,28 +13220,28 @@ export function assessLocale(env: Record<string, string | undefined>): Findings 
     "export LANG=C.UTF-8");
 }
 
-/** The value below these keys of a settings file; undefined where there is none. */
-const below = (settings: unknown, ...keys: string[]): unknown => keys.reduce<unknown>((at, key) =>
+/** The value at these nested keys of a settings file; undefined = there is none. */
+const valueAt = (settings: unknown, ...keys: string[]): unknown => keys.reduce<unknown>((at, key) =>
   (isRecord(at) ? at[key] : undefined), settings);
 
-/** Whether a folder or one above it is trusted by its entry in `known`. */
+/** Whether a folder, or one above it, has an entry in `known` that `says` it is trusted. */
 const isTrusted = (known: unknown, dir: string, says: (entry: unknown) => boolean): boolean =>
   isRecord(known) && Object.entries(known).some(([path, entry]) =>
     (dir === path || dir.startsWith(`${path.replace(/\/$/, "")}/`)) && says(entry));
 
 /**
- * What Codex asks before it works in `dir`, each with what answers it beforehand. `settings` is its
- * config.toml, null = it has none; `has` says whether a file lies beside that.
+ * What Codex would ask before it works in `dir`, each with a setting that answers it beforehand.
+ * `settings` is its config.toml, null = there is none; `has`: whether a file lies beside it.
  */
 export function assessCodexStart(
   settings: Raw | null, dir: string, flags: string, has: (file: string) => boolean,
 ): Found[] {
-  const provider = below(settings, "model_provider");
+  const provider = valueAt(settings, "model_provider");
   const login = has("auth.json") || (typeof provider === "string" &&
-    below(settings, "model_providers", provider, "env_key") !== undefined);
-  const trusted = isTrusted(below(settings, "projects"), dir, (entry) =>
-    below(entry, "trust_level") === "trusted");
-  const calm = below(settings, "notice", "hide_rate_limit_model_nudge") === true;
+    valueAt(settings, "model_providers", provider, "env_key") !== undefined);
+  const trusted = isTrusted(valueAt(settings, "projects"), dir, (entry) =>
+    valueAt(entry, "trust_level") === "trusted");
+  const calm = valueAt(settings, "notice", "hide_rate_limit_model_nudge") === true;
   const reviewed = !has("hooks.json") || JSON.stringify(settings).includes("trusted_hash") ||
     wordsOf(flags).includes("--dangerously-bypass-hook-trust");
   const asks: [settled: boolean, what: string, cure: string][] = [
@@ -13199,21 +13257,21 @@ export function assessCodexStart(
     .map(([, what, cure]) => warn(`Codex asks ${what}`, cure));
 }
 
-/** The same of Gemini CLI, by its settings.json and trustedFolders.json. */
+/** The same for Gemini CLI, by its settings.json and trustedFolders.json. */
 export function assessGeminiStart(
   settings: Raw | null, trusted: Raw | null, dir: string, flags: string,
 ): Found[] {
   const known = isTrusted(trusted, dir, (entry) => entry === "TRUST_FOLDER") ||
     wordsOf(flags).includes("--skip-trust");
   return [
-    ...(below(settings, "security", "auth", "selectedType") !== undefined ? [] : [
+    ...(valueAt(settings, "security", "auth", "selectedType") !== undefined ? [] : [
       warn("Gemini asks how to authenticate", "security.auth.selectedType in settings.json")]),
     ...(known ? [] : [warn(`Gemini asks whether to trust ${dir}`,
       `${JSON.stringify(dir)}: "TRUST_FOLDER" in trustedFolders.json, or --skip-trust in flags`)]),
   ];
 }
 
-/** A settings file of a client; null where there is none that can be read. */
+/** A client's settings file, TOML or JSON; null = there is none that can be read. */
 async function settingsIn(path: string): Promise<Raw | null> {
   try {
     const source = await world.text(path);
@@ -13224,7 +13282,7 @@ async function settingsIn(path: string): Promise<Raw | null> {
   }
 }
 
-/** What clients would ask as they start, but for those whose `bin` gives them another home. */
+/** What clients would ask at their start; those whose `bin` sets another home are not checked. */
 async function examineStarts(cfg: Config, agents: Agent[]): Promise<Findings> {
   const found = await Promise.all(agents.map(async (agent) => {
     const { kind, bin, flags } = backendOf(cfg, agent);
@@ -13243,8 +13301,8 @@ async function examineStarts(cfg: Config, agents: Agent[]): Promise<Findings> {
 
 type DoctorCheck = [check: string, examine: () => Findings | Promise<Findings>];
 
-/** Everything that needs a config; one that does not load was said already. */
-function examinations(cfg: Config): DoctorCheck[] {
+/** The checks that need a config. */
+function fleetChecks(cfg: Config): DoctorCheck[] {
   const enabled = [...cfg.agents.values()]
     .filter((agent) => agent.enabled).map((agent) => agent.backend);
   const named = new Set([...cfg.agents.values()].map((agent) => agent.backend));
@@ -13253,8 +13311,9 @@ function examinations(cfg: Config): DoctorCheck[] {
     backend.kind === "opencode" && backend.server && enabled.includes(backend.name));
   const asking = [...cfg.agents.values()].filter((agent) =>
     agent.enabled && ["codex", "gemini"].includes(backendOf(cfg, agent).kind));
-  const told = cfg.notify.command || cfg.notify.url;
-  const untold = warn("nobody is told when an agent needs a person", "set command or url in [notify]");
+  const notifies = cfg.notify.command || cfg.notify.url;
+  const untold = warn("nobody is told when an agent needs a person",
+    "set command or url in [notify]");
   return [
     ...used.map((one) =>
       [`client ${one.name}`, () => examineClient(one, enabled.includes(one.name))] as DoctorCheck),
@@ -13270,13 +13329,13 @@ function examinations(cfg: Config): DoctorCheck[] {
         `it works on beside the fleet; end it in its client, or: kill ${pid}`))],
     ["disk", () => assessDisk(freeBytes(cfg.logDir))],
     ["watchdog", () => examineWatchdog(cfg)],
-    ["notify", () => (told ? good("configured") : untold)],
+    ["notify", () => (notifies ? good("configured") : untold)],
   ];
 }
 
 /**
- * Looks at all that the fleet stands on; exit 0 unless something fails, 3 if it does. Where there is
- * no fleet, 2: then only the machine is examined.
+ * `doctor`: checks everything that the fleet depends on. Exit code 3 if a check fails, 0 if none
+ * does; 2 if there is no fleet, when only the machine is checked.
  */
 export async function cmdDoctor(call: Call): Promise<number> {
   let faults: string[] = [];
@@ -13293,7 +13352,7 @@ export async function cmdDoctor(call: Call): Promise<number> {
     : [good(call.path), ...loaded!.warnings.map((one) => warn(one, "fix or remove the key"))];
   const checks: DoctorCheck[] = [
     ["tmux", () => examineTmux(cfg)], ["git", examineGit], ["config", () => config],
-    ...(cfg ? examinations(cfg) : []),
+    ...(cfg ? fleetChecks(cfg) : []),
     ["clock", () => assessClock(world.now(), process.env.TZ ?? "")],
     ["locale", () => assessLocale(process.env)],
   ];
@@ -13305,18 +13364,18 @@ export async function cmdDoctor(call: Call): Promise<number> {
   const all = findings.flat();
   const ok = !all.some(({ level }) => level === "fail");
   const colour = { ok: "green", warn: "yellow", fail: "red" } as const;
-  if (call.options.json) print(JSON.stringify({ version: 1, ok, findings: all }, null, 2));
-  else print(all.map(({ check, level, what, cure }) =>
-    `${paint(colour[level], level.padEnd(4))}  ${check}: ${what}${cure ? `  — ${cure}` : ""}`)
-    .join("\n"));
+  const lineOf = ({ check, level, what, cure }: Finding) =>
+    `${paint(colour[level], level.padEnd(4))}  ${check}: ${what}${cure ? `  — ${cure}` : ""}`;
+  print(call.options.json ? JSON.stringify({ version: 1, ok, findings: all }, null, 2)
+    : all.map(lineOf).join("\n"));
   return noFleet ? 2 : ok ? 0 : 3;
 }
 
 // ── demo, init, completion, unit ────────────────────────────────────────────────
-// How one begins, and what a shell and systemd are told.
+// How a person begins, and what shells and systemd need.
 
-// The demo: a fleet as anyone's, in a fresh folder, with two scripted clients. Everything around
-// them is real: tmux, git, the watchdog, the pings, the phase moves.
+// The demo: an ordinary fleet in a fresh folder, with two scripted clients. Everything around them
+// is real: tmux, git, the watchdog, the pings, the phase moves.
 
 const DEMO_PROMPTS: Record<string, string> = {
   boot: "read {kickoff}\n",
@@ -13325,7 +13384,7 @@ const DEMO_PROMPTS: Record<string, string> = {
   adversary: "Adversary: check what is claimed and say PASS or FAIL.\n",
 };
 
-/** A client that reads lines at a prompt, as small as one can be; its first word is its role. */
+/** The smallest client: it reads lines at a prompt; its first argument is its role. */
 const DEMO_CLIENT = `#!/bin/sh
 # commit SUBJECT FILE TEXT
 commit() {
@@ -13412,8 +13471,9 @@ async function makeDemo(dir: string, prefix: string): Promise<string> {
   for (const [name, content] of Object.entries(DEMO_PROMPTS)) {
     await world.writeAtomic(join(dir, "prompts", `${name}.md`), content);
   }
-  for (const phase of ["one", "two"]) await world.writeAtomic(join(dir, `${phase}.md`),
-    `Make work-${phase}.txt.\n`);
+  for (const phase of ["one", "two"]) {
+    await world.writeAtomic(join(dir, `${phase}.md`), `Make work-${phase}.txt.\n`);
+  }
   const [path, client] = [join(dir, "agents.toml"), join(dir, "client.sh")];
   await world.writeAtomic(client, DEMO_CLIENT);
   await world.writeAtomic(path, demoConfig(prefix, client));
@@ -13427,9 +13487,7 @@ async function cmdDemo(call: Call): Promise<number> {
   if (call.words.length > 1) die("usage: demo [DIR] [--keep]", 2);
   const { mkdtempSync } = await import("node:fs");
   const dir = call.words[0] ? resolve(call.words[0]) : mkdtempSync(join(tmpdir(), "agents-demo-"));
-  if (!Bun.which("git")) {
-    die("git was not found: install it (apt-get install git, brew install git)");
-  }
+  if (!Bun.which("git")) die(NO_GIT);
   const prefix = `demo-${newId().slice(0, 4)}-`;
   print(`a fleet of two scripted agents in ${dir}`);
   const path = await makeDemo(dir, prefix);
@@ -13450,18 +13508,21 @@ async function cmdDemo(call: Call): Promise<number> {
     const complete = await showEvents(cfg,
       () => interrupted || readerGone || world.mono() - began > DEMO_DEADLINE);
     print(statusText(await readStatus(cfg), terminalWidth()));
-    if (!complete) log(interrupted ? "demo: interrupted" : "demo: it did not complete in time");
-    else print(`complete in ${Math.round((world.mono() - began) / 1000)} s; ` +
+    if (!complete) {
+      log(interrupted ? "demo: interrupted" : "demo: it did not complete in time");
+      return interrupted ? 130 : 1;
+    }
+    return printed(`complete in ${Math.round((world.mono() - began) / 1000)} s; ` +
       `the commits: git -C ${join(dir, "watch")} log --oneline origin/main`);
-    return complete ? 0 : interrupted ? 130 : 1;
   } finally {
     if (!call.options.keep) await cmdDown(inDemo);
   }
 }
 
+/** This program as a person would call it. */
 const selfWords = (): string => (COMPILED ? basename(process.execPath) : `bun ${import.meta.path}`);
 
-/** Prints each event as it comes; true once the sequence is complete. */
+/** Prints events as they come; true = the phases are complete, false = `giveUp` said so. */
 async function showEvents(cfg: Config, giveUp: () => boolean): Promise<boolean> {
   for (let shown = 0; !giveUp(); await Bun.sleep(100)) {
     const text = await world.text(join(cfg.stateDir, "events.jsonl"));
@@ -13478,26 +13539,27 @@ async function showEvents(cfg: Config, giveUp: () => boolean): Promise<boolean> 
 
 // A fleet to start from.
 
-/** The same config on another client: only `backend = "…"` changes, comments and all else stay. */
+/** The config with `backend = "from"` changed to `to`; everything else stays, comments too. */
 export function preferBackend(source: string, from: string, to: string): string {
   return source.replace(new RegExp(`^(\\s*backend\\s*=\\s*)"${from}"`, "gm"), `$1"${to}"`);
 }
 
-/** The config without the [[agent]]s and [[service]]s that need a client: they become comments. */
+/** The config with the [[agent]]s and [[service]]s that need a client made into comments. */
 export function withoutClient(source: string, client: string): string {
   const needs = new RegExp(`^\\[\\[(agent|service)\\]\\](?=[^]*^[^#\n]*"${client}\\b)`, "m");
   return source.split(/^(?=\[)/m)
     .map((table) => (needs.test(table) ? table.replace(/^(?=[^#\n])/gm, "# ") : table)).join("");
 }
 
-/** The shipped config for the clients that are there; with none it stays as it is. */
+/** The shipped config, adapted to the clients that were found; with none it stays as it is. */
 export function configWith(source: string, found: string[]): string {
-  if (found.includes("claude")) return found.includes("opencode")
-    ? source : withoutClient(source, "opencode");
+  if (found.includes("claude")) {
+    return found.includes("opencode") ? source : withoutClient(source, "opencode");
+  }
   return found.includes("opencode") ? preferBackend(source, "claude", "opencode") : source;
 }
 
-/** Writes a file that is not there yet; false = there is one, which stays as it is. */
+/** Creates a file; false = it exists already and is left as it is. */
 function writeNew(path: string, value: string): boolean {
   try {
     const file = openSync(path, "wx", 0o644);
@@ -13510,7 +13572,7 @@ function writeNew(path: string, value: string): boolean {
   }
 }
 
-/** The prompts that ship: those in the binary, and those beside the program. */
+/** The file names of the prompts in the binary and beside the program. */
 function shippedPrompts(): string[] {
   const folders = [join(import.meta.dir, "prompts"), join(SCRIPT_DIR, "prompts")]
     .filter((one) => existsSync(one));
@@ -13519,6 +13581,7 @@ function shippedPrompts(): string[] {
   return [...new Set(files)].sort();
 }
 
+/** `init`: writes agents.toml and prompts/; exit code 1 if an agents.toml was there already. */
 export async function cmdInit(call: Call): Promise<number> {
   if (call.words.length > 1) die("usage: init [DIR]", 2);
   const dir = resolve(call.words[0] ?? ".");
@@ -13576,7 +13639,7 @@ const shownOptions = (command: Command): { word: string; clause: string }[] => {
     { word: "--help", clause: "usage" }];
 };
 
-/** The options that are followed by a word of their own, as a `case` pattern. */
+/** The options that take a value, as a `case` pattern. */
 const valuedOptions = (): string =>
   [...new Set(shownCommands().flatMap((command) => Object.entries(command.options ?? {})
     .filter(([, option]) => option.type === "string" && option.clause)
@@ -13671,26 +13734,28 @@ else
 fi`;
 }
 
+/** `completion`: prints the script for a shell. */
 export async function cmdCompletion(call: Call): Promise<number> {
   const scripts: Record<string, () => string> = { bash: bashCompletion, zsh: zshCompletion };
   const script = call.words.length === 1 ? scripts[call.words[0]!] : undefined;
   return printed((script ?? die("usage: completion bash | zsh", 2))());
 }
 
-/** The hidden `names`, for completion: one name a line. */
+/** The hidden `names`, for completion: the fleet's names, one on each line. */
 async function cmdNames(call: Call): Promise<number> {
   return printed([...unitsOf(await loadConfig(call.path)).keys(), "watchdog"].join("\n"));
 }
 
 // Supervision across reboots.
 
-/** A word of a systemd unit: quoted, with `%` doubled, as it would else begin a specifier. */
+/** A word of a systemd unit: quoted, with `%` doubled, or it would begin a specifier. */
 export const unitWord = (word: string): string =>
   `"${word.replace(/[\\"]/g, "\\$&").replaceAll("%", "%%")}"`;
-/** An argument of ExecStart; in the program's path a `$` stays single: variables are not read. */
+/** An argument of ExecStart, with `$` doubled; systemd expands no variables in the first one. */
 const unitArgument = (word: string, nth: number): string =>
   unitWord(nth ? word.replaceAll("$", "$$$$") : word);
 
+/** A systemd user unit that runs `argv` with what matters of `env`. */
 export function unitText(argv: string[], env: Record<string, string | undefined>): string {
   const kept = ["PATH", "TMUX_TMPDIR", "LANG"].filter((key) => env[key])
     .map((key) => `Environment=${unitWord(`${key}=${env[key]}`)}`);
@@ -13707,16 +13772,16 @@ Description=agents: keeps a fleet of coding agents at work in tmux
 StartLimitIntervalSec=0
 
 [Service]
-# what the clients are looked up in, and the tmux server that you see
+# where clients are found, and the tmux server that you use
 ${kept.join("\n")}
 ExecStart=${argv.map(unitArgument).join(" ")}
-# it must come back however it ended
+# however it ended, it must come back
 Restart=always
-# soon, for nobody looks after the agents meanwhile
+# and soon: until then nobody looks after the agents
 RestartSec=2
-# end the watchdog alone: the tmux server and the agents may live in this unit too
+# end only the watchdog: the tmux server and the agents may run in this unit too
 KillMode=process
-# an agent that the kernel ends for its memory must not take the others along
+# an agent that the kernel kills for lack of memory must not take the others with it
 OOMPolicy=continue
 
 [Install]
@@ -13724,6 +13789,7 @@ OOMPolicy=continue
 WantedBy=default.target`;
 }
 
+/** `unit`: prints a systemd user unit for this config. */
 export async function cmdUnit(call: Call): Promise<number> {
   const cfg = await configFor(call);
   return printed(unitText([...selfArgv(), "watchdog", "--last-good", lastGoodFile(cfg),
@@ -13731,8 +13797,9 @@ export async function cmdUnit(call: Call): Promise<number> {
 }
 
 // ── main ────────────────────────────────────────────────────────────────────────
-// One table makes dispatch, help and the README's list of commands.
+// Dispatch, help, completion and the README's list of commands all come from one table.
 
+/** A command; `clause` is its line of help, as is an option's ("" = the option is not shown). */
 interface Command {
   name: string;
   args: string;
@@ -13740,32 +13807,35 @@ interface Command {
   options?: Record<string,
     { type: "string" | "boolean"; short?: string; clause: string; value?: string }>;
   hidden?: boolean;
-  /** It only looks, or ends: it works with the last good config while the file is broken. */
+  /** It only looks, or ends things: while the file is broken it uses the last good config. */
   lenient?: true;
   run(call: Call): Promise<number>;
 }
 
 const JSON_OPTION = { json: { type: "boolean", clause: "print JSON instead of text" } } as const;
 
+/** All commands, in the order of the help. */
 export const COMMANDS: Command[] = [
-  { name: "up", args: "[name…]",
-    clause: "start the services, the enabled agents and the watchdog, or only those named", run: cmdUp },
+  { name: "up", args: "[name…]", run: cmdUp,
+    clause: "start the services, the enabled agents and the watchdog, or only those named" },
   { name: "down", args: "[name…]", lenient: true, run: cmdDown,
     clause: "stop everything, or only those named; nothing restarts them until up",
     options: { orphans: { type: "boolean",
       clause: "only clients whose agent is no longer in the config" } } },
-  { name: "restart", args: "<name…>", clause: "end agents or services and start them again", run: cmdRestart,
+  { name: "restart", args: "<name…>", run: cmdRestart,
+    clause: "end agents or services and start them again",
     options: { fresh: { type: "boolean", clause: "begin a new conversation" } } },
   { name: "status", args: "[name…]", lenient: true, run: cmdStatus,
     clause: "show every agent, its state and what needs you; with names, all that is known of them",
     options: { ...JSON_OPTION,
-      watch: { type: "boolean", clause: "a live view, with keys for the other commands (? lists them)" },
+      watch: { type: "boolean",
+        clause: "a live view, with keys for the other commands (? lists them)" },
       line: { type: "boolean", clause: "a few characters, for tmux's status line" } } },
   { name: "watchdog", args: "",
     clause: "run the supervisor loop in the foreground (up starts it detached)",
     options: { kept: { type: "boolean", clause: "" }, "last-good": { type: "string", clause: "" } },
-    // at once: a fetch, a notice or the rest of a pause must not keep an ended watchdog
-    run: (call) => toTheEnd(() => watchdogLoop(call.path, call.options.kept === true,
+    // it exits at once: a fetch, a notice or a pause must not keep an ended watchdog alive
+    run: (call) => runAndExit(() => watchdogLoop(call.path, call.options.kept === true,
       String(call.options["last-good"] ?? ""))) },
   { name: "logs", args: "<name…>", lenient: true, run: cmdLogs,
     clause: "show what agents were told, said and did; what services and the watchdog printed",
@@ -13795,7 +13865,8 @@ export const COMMANDS: Command[] = [
     lenient: true, run: cmdExplain,
     options: {
       ...JSON_OPTION,
-      file: { type: "string", value: "PANE", clause: "read a captured screen instead; - is standard input" },
+      file: { type: "string", value: "PANE",
+        clause: "read a captured screen instead; - is standard input" },
       backend: { type: "string", value: "B", clause: "the backend whose screen the file shows" },
       title: { type: "string", value: "T", clause: "the title of its pane" },
       at: { type: "string", value: "ISO", clause: "when it was captured (default: now)" },
@@ -13829,19 +13900,20 @@ export const COMMANDS: Command[] = [
       clause: "the port on 127.0.0.1 (8675); 0 picks a free one" } } },
   { name: "doctor", args: "", clause: "check everything the fleet depends on and suggest fixes",
     options: JSON_OPTION, run: cmdDoctor },
-  { name: "init", args: "[DIR]",
-    clause: "write an agents.toml and prompts/ to start from; keeps files that exist", run: cmdInit },
+  { name: "init", args: "[DIR]", run: cmdInit,
+    clause: "write an agents.toml and prompts/ to start from; keeps files that exist" },
   { name: "completion", args: "bash | zsh", run: cmdCompletion,
     clause: "print a completion script for your shell" },
-  { name: "unit", args: "", clause: "print a systemd user unit that runs the watchdog", run: cmdUnit },
+  { name: "unit", args: "", run: cmdUnit,
+    clause: "print a systemd user unit that runs the watchdog" },
   { name: "names", args: "", clause: "", hidden: true, run: cmdNames },
   { name: "keep", args: "", clause: "", hidden: true,
     options: { "last-good": { type: "string", clause: "" }, least: { type: "string", clause: "" } },
-    run: (call) => toTheEnd(() => keep(call.path, String(call.options["last-good"] ?? ""),
+    run: (call) => runAndExit(() => keep(call.path, String(call.options["last-good"] ?? ""),
       Number(call.options.least ?? HUNG_AFTER))) },
 ];
 
-/** A call of each command, as its help shows it. */
+/** An example of each command, for its help. */
 const EXAMPLES: Record<string, string> = {
   up: "agents up 'build*'",
   down: "agents down builder",
@@ -13867,8 +13939,8 @@ const EXAMPLES: Record<string, string> = {
   unit: "agents unit > ~/.config/systemd/user/agents.service",
 };
 
-/** A notice that still waits must not keep an ended watchdog, nor one that an error ended. */
-async function toTheEnd(work: () => Promise<number>): Promise<never> {
+/** Runs a long-lived command and exits at its end, whatever still waits, as a notice may. */
+async function runAndExit(work: () => Promise<number>): Promise<never> {
   try {
     process.exit(await work());
   } catch (error) {
@@ -13878,20 +13950,20 @@ async function toTheEnd(work: () => Promise<number>): Promise<never> {
   }
 }
 
-/** The last words of a command that failed, and its exit code. */
+/** Prints why a command failed; returns its exit code. */
 function sayError(error: unknown): number {
   const known = error instanceof CliError;
-  // what the system refuses is said in its words; a stack is for faults of this program
+  // errors of the system speak for themselves; a stack is for bugs of this program
   const plain = known || typeof (error as { code?: unknown }).code === "string";
   const said = plain ? messageOf(error) : ((error as Error)?.stack ?? messageOf(error));
   process.stderr.write(`agents: ${printableText(said)}\n`);
   return known ? error.code : 1;
 }
 
-/** Columns that a clause of the help has at least; else it stands below its word. */
+/** With fewer columns than these a clause of the help goes below its word. */
 const CLAUSE_LEAST = 24;
 
-/** A word of the help and its clause, which goes on below itself where the terminal ends. */
+/** A word of the help and its clause, wrapped and indented to the terminal's width. */
 function hanging(word: string, clause: string): string {
   const width = terminalWidth();
   const below = width - word.length < CLAUSE_LEAST;
@@ -13910,15 +13982,17 @@ function optionLines(command: Command): string[] {
       `${short ? `-${short}, ` : ""}--${name}${value ? ` ${value}` : ""}`, 26, clause));
 }
 
+/** The help of one command, or of all. */
 export function helpText(command?: Command): string {
   const common = [
-    helpEntry("--config PATH", 26, "config file (default: $AGENTS_CONFIG, else agents.toml here or " +
-      "in a folder above, else beside the program)"),
+    helpEntry("--config PATH", 26, "config file (default: $AGENTS_CONFIG, else agents.toml here " +
+      "or in a folder above, else beside the program)"),
     "  --help, --version",
   ];
   if (command) {
-    return [`usage: agents ${command.name} ${command.args}`.trim(), hanging("  ", command.clause), "",
-      ...optionLines(command), ...common, "", `example: ${EXAMPLES[command.name]}`].join("\n");
+    return [`usage: agents ${command.name} ${command.args}`.trim(),
+      hanging("  ", command.clause), "", ...optionLines(command), ...common, "",
+      `example: ${EXAMPLES[command.name]}`].join("\n");
   }
   const list = COMMANDS.filter((one) => !one.hidden)
     .map((one) => helpEntry(`${one.name} ${one.args}`.trim(), 32, one.clause));
@@ -13927,7 +14001,7 @@ export function helpText(command?: Command): string {
       "100 another watchdog runs")].join("\n");
 }
 
-/** Words of other tools for the same thing. */
+/** What other tools call these commands. */
 const ALIASES: Record<string, string[]> = {
   ps: ["status"], ls: ["status"], list: ["status"], top: ["status", "--watch"],
   start: ["up"], stop: ["down"],
@@ -13938,30 +14012,32 @@ const GLOBAL_OPTIONS = {
   help: { type: "boolean", short: "h", clause: "" }, version: { type: "boolean", clause: "" },
 } as const;
 
-/** Options that each decide alone what is printed. */
+/** Options that decide what is printed: only one of them can be given. */
 const FORMS = ["json", "md", "line", "watch", "screen", "raw"] as const;
 
-/** What `parseArgs` refuses of these options, in one line. */
+/** The message of `parseArgs` about wrong options, in one line and in our words. */
 function optionFault(message: string, options: NonNullable<Command["options"]>): string {
   const known = Object.keys(options).map((option) => `--${option}`);
   const [reason = ""] = message.split(/\.\s/);
   const [, unknown = ""] = /^Unknown option '(--?[^'\s]+)/.exec(reason) ?? [];
   if (unknown) return reason + (unknown.startsWith("--") ? nearest(unknown, known) : "");
-  const [, flag = ""] = /^Option '(--?[\w-]+).* argument (?:missing|is ambiguous)$/.exec(reason) ?? [];
+  const valueless = /^Option '(--?[\w-]+).* argument (?:missing|is ambiguous)$/;
+  const [, flag = ""] = valueless.exec(reason) ?? [];
   const [, option] = Object.entries(options)
     .find(([name, { short }]) => [`--${name}`, `-${short}`].includes(flag)) ?? [];
   return option ? `${flag} needs a value: ${option.clause}` : reason;
 }
 
-/** The command line as a command and its call; throws a usage error. */
+/** Parses a command line into a command and its call; throws a CliError with code 2. */
 export function parseCall(given: string[]): { command: Command; call: Call } {
   const wordsIn = (args: string[]) => parseArgs(
     { args, options: GLOBAL_OPTIONS, strict: false, allowPositionals: true }).positionals;
   const find = (word: string | undefined) => COMMANDS.find((one) => one.name === word);
-  // an option before the command may have its value there
+  // before the command there may be an option with a value, which must not pass for the command
   const words = wordsIn(given);
-  const said = (given[0]?.startsWith("-") ? words.find((word) => find(word) || ALIASES[word]) : null)
-    ?? words[0] ?? "status";
+  const afterOption = given[0]?.startsWith("-")
+    ? words.find((word) => find(word) || ALIASES[word]) : undefined;
+  const said = afterOption ?? words[0] ?? "status";
   const argv = given.flatMap((word, at) =>
     at === given.indexOf(said) && Object.hasOwn(ALIASES, said) ? ALIASES[said]! : [word]);
   const name = ALIASES[said]?.[0] ?? said;
@@ -13989,7 +14065,7 @@ export function parseCall(given: string[]): { command: Command; call: Call } {
   }
 }
 
-/** Returns the exit code; throws nothing. */
+/** Runs a command line. Returns the exit code, as the help lists them; never throws. */
 export async function main(argv: string[]): Promise<number> {
   try {
     const words = argv[0] === "help" ? [...argv.slice(1), "--help"] : argv;
