@@ -5793,8 +5793,10 @@ async function readLook(
     : copyOf(screenVerdict(cfg, agent, pane, { text: text!, title: pane.title }));
   const known = await askSources(cfg, agent, pane, judged);
   let { verdict } = known;
+  // a look that understands nothing does not say that the work has ended
   const backgroundSince = verdict.verdict === "background"
-    ? Math.min(memory.backgroundSince || Infinity, world.now()) : undefined;
+    ? Math.min(memory.backgroundSince || Infinity, world.now())
+    : verdict.verdict === "unsure" ? memory.backgroundSince : undefined;
   verdict = decideBackground(
     verdict, backgroundSince, world.now(), cfg.watchdog.backgroundMax * 1000);
   const probed = watch.outbox.some(isProbe(agent.name));
@@ -6445,15 +6447,15 @@ const queueBoot = (
 };
 
 /**
- * The next text for each target: a kickoff, then the probe of a limit, then in the order they were
- * made. All but the probe wait for a limited target, so there it goes before the kickoff too. A
- * wake comes last: it alone waits for an agent at rest.
+ * The next text for each target: a kickoff, then in the order they were made. All but the probe of
+ * a limit wait for a limited target, so there it goes before the kickoff too. A wake comes last, and
+ * so does a probe once the limit is lifted: they alone wait for an agent at rest.
  */
 export function nextMessages(
   outbox: Message[], isLimited: (target: string) => boolean = () => false,
 ): Message[] {
   const rank = ({ cause, target }: Message): number => cause === "nudge"
-    ? isLimited(target) ? 0 : 2 : { boot: 1, wake: 4 }[cause] ?? 3;
+    ? isLimited(target) ? 0 : 3 : { boot: 1, wake: 3 }[cause] ?? 2;
   const first = new Map<string, Message>();
   for (const message of outbox) {
     const before = first.get(message.target);
@@ -6735,12 +6737,19 @@ export function limitNudgeMsg(cfg: Config, agent: Agent): string {
     cfg, steady ? "prompts/limit-probe.md" : "prompts/limit-probe-loop.md", variablesOf(cfg, agent));
 }
 
-/** What the limit asks for: hold, probe (ping), lift, or none where there is no limit. */
-export function decideLimit(state: LimitState | null, verdict: Verdict, now: number): Action {
+/**
+ * What the limit asks for: hold, probe (ping), lift, or none where there is no limit. `pending`: a
+ * probe is still to be typed.
+ */
+export function decideLimit(
+  state: LimitState | null, verdict: Verdict, now: number, pending = false,
+): Action {
   const limited = verdict.verdict === "limited";
   if (!state) return limited ? { do: "hold", why: verdict.why } : { do: "none", why: "" };
   if (verdict.verdict === "active") return { do: "lift", why: "it works again" };
   if (verdict.verdict === "unsure" || verdict.verdict === "blocked") return { do: "none", why: "" };
+  const answered = state.asked !== undefined && !pending && now - state.asked * 1000 >= LIMIT_STAYS;
+  if (!limited && answered) return { do: "lift", why: "at its prompt after its probe" };
   const reset = state.resetAt ?? state.until;
   if (!limited && now / 1000 >= reset) return { do: "lift", why: "at its prompt after the reset" };
   if (now / 1000 < state.until && now / 1000 >= (state.setAt ?? 0) - 60) return {
@@ -6773,7 +6782,9 @@ export async function limitTick(
   const state = loadLimitState(cfg, agent.session);
   const shared = accountLimitOf(cfg, watch, agent);
   if (!state && verdict.rule === ACCOUNT) return true;
-  const action = decideShared(decideLimit(state, verdict, world.now()), shared, agent.name);
+  const action = decideShared(
+    decideLimit(state, verdict, world.now(), watch.outbox.some(isProbe(agent.name))),
+    shared, agent.name);
   if (action.do === "none") return state !== null;
   if (action.do === "lift") {
     if (shared) Object.assign(shared, { asker: agent.name, liftedAt: world.now() });
@@ -8300,7 +8311,10 @@ async function runOnComplete(
   if (!agent || snap.panes.get(agent.session)?.cause === intent.id) return true;
   const memory = memoryOf(watch, agent.name);
   const rest = restOf(memory.life);
-  if (rest.state === "backoff" && rest.until > world.now()) return false;
+  const { restartDelay, restartDelayMax } = cfg.watchdog;
+  const longest = Math.max(restartDelay, restartDelayMax) * 1000;
+  if (rest.state === "backoff" &&
+      decideHeal(rest, false, world.now(), longest).do === "wait") return false;
   if (isDown(operatorOf(cfg), agent.name)) {
     log(`on_complete: ${agent.name} is not started: ${BY_YOU}`);
     return true;
@@ -8310,7 +8324,7 @@ async function runOnComplete(
   const done = await beginCounted(
     cfg, watch, agent, snap, { force: true, cause: intent.id });
   if (done.started) return true;
-  const until = world.now() + cfg.watchdog.restartDelay * 1000;
+  const until = world.now() + restartDelay * 1000;
   enterRest(memory, { state: "backoff", until });
   trouble(watch, "on_complete",
     `on_complete: ${agent.name} could not be started: ${done.why}; it is tried again`);
@@ -8338,6 +8352,9 @@ function releaseParked(cfg: Config, watch: Watch): void {
   }
 }
 
+/** A round may take this long, ms: one that follows another with short intervals is no gap. */
+const LONG_ROUND = 60_000;
+
 /** After a suspend or a stepped clock no idleness is believed, and no wait grows by the step. */
 function noteGap(cfg: Config, watch: Watch): void {
   const { volatile } = watch;
@@ -8345,7 +8362,7 @@ function noteGap(cfg: Config, watch: Watch): void {
   const gap = Math.max(mono - volatile.lastTick, now - volatile.lastNow);
   const step = now - volatile.lastNow - (mono - volatile.lastTick);
   if (volatile.ticks > 0 &&
-      (gap > 3 * Math.max(cfg.watchdog.signalInterval, 1) * 1000 || step < -CLOCK_STEP)) {
+      (gap > Math.max(3 * cfg.watchdog.signalInterval * 1000, LONG_ROUND) || step < -CLOCK_STEP)) {
     log(`${Math.round(gap / 1000)} s since the last tick: idle clocks restarted`);
     volatile.quietSince = 0;
     for (const memory of Object.values(watch.agents)) {
@@ -8476,13 +8493,15 @@ const BOOT_PATIENCE = 120_000;
 
 /** The units that must not wait for the next tick: ending, waiting for a server, due, not told yet. */
 export function pendingUnits(cfg: Config, watch: Watch): Set<string> {
-  const soon = world.now() + cfg.watchdog.signalInterval * 1000;
+  const interval = cfg.watchdog.signalInterval * 1000;
+  const [overdue, soon] = [world.now() - interval, world.now() + interval];
   const young = world.now() - BOOT_PATIENCE;
   const names = watch.outbox.filter((message) => message.cause === "boot" && message.made > young)
     .map((message) => message.target);
   for (const name of unitsOf(cfg).keys()) {
     const { life } = memoryOf(watch, name);
-    const due = life.state === "backoff" && life.until > 0 && life.until < soon;
+    // one that could not be started for a whole tick waits for the ticks
+    const due = life.state === "backoff" && life.until > overdue && life.until < soon;
     const ending = life.state === "stopping" && !life.family.stuck;
     if (ending || life.state === "waiting" || due) names.push(name);
   }

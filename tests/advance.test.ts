@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import {
-  curPhase, decideAdvance, decideDrop, handoffReset, loopAgents, loopSessionsAlive, type Phase, phaseIdxFile, snapshot,
+  curPhase, decideAdvance, decideDrop, handoffReset, loopAgents, loopSessionsAlive, memoryOf, type Phase, phaseIdxFile, snapshot,
 } from "../agents.ts";
 import { fakeWorld, FLEET, type Scene, scene } from "./kit.ts";
 
@@ -110,6 +110,17 @@ test("on_complete runs its task once, and only where its trigger file stands", a
   await heavy();
   await heavy();
   expect([starts("upgrader"), fake.files.has(trigger), marker()]).toEqual([1, false, true]);
+});
+
+test("on_complete is not put off by a pause that a clock which ran ahead has set", async () => {
+  fake.write(join(cfg.logDir, ".run-upgrade-on-complete"), "");
+  memoryOf(watch, "upgrader").life = { state: "backoff", until: fake.wall + 10 * 365 * 86_400_000 };
+  for (const phase of ["p1", "p2"]) {
+    finish(phase);
+    await heavy();
+  }
+  await heavy();
+  expect([starts("upgrader"), marker()]).toEqual([1, true]);
 });
 
 test("on_complete without its trigger file runs nothing", async () => {

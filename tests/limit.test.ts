@@ -141,6 +141,14 @@ describe("limitTick, over the fake world", () => {
     expect(starts()).toBe(1);
   });
 
+  test("a weekly limit that was lifted early ends with a short answer to its probe", async () => {
+    limited("You've hit your weekly limit · resets Jun 19, 10pm (UTC)");
+    await minutes(5);
+    pane().onSubmit = () => void Object.assign(pane(), { doing: "idle", said: "● Going on. Nothing is left to do." });
+    await minutes(70);
+    expect(state()).toBeNull();
+    expect(fake.logged("limit lifted")).toHaveLength(1);
+  });
   test("the same banner, read again later, never extends the hold", async () => {
     limited("You've hit your 5-hour limit · resets 12:30pm (UTC)");
     await minutes(1);

@@ -118,6 +118,12 @@ describe("work that outlives its turn", () => {
     }
     expect(memory().verdict).toBe("idle");
   });
+  test("a look that understands nothing does not begin it anew", async () => {
+    await begin(`[watchdog]\nbackground_max = 600\n${AGENT}`);
+    await fake.ticks(cfg, watch, 24, (nth) =>
+      pane().draw(nth % 6 === 3 ? "Claude Code is suspended. Run `fg` to bring it back.\n" : SHELL, fake.wall));
+    expect(memory().verdict).toBe("idle");
+  });
   test("a clock that was set back while no watchdog ran does not make it longer", async () => {
     await begin(`[watchdog]\nbackground_max = 600\n${AGENT}`);
     pane().draw(SHELL, fake.wall);

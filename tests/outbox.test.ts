@@ -70,7 +70,7 @@ test("no piece of our text that a person could type is taken for ours", () => {
 describe("nextMessages", () => {
   test("a probe before every other text, but for a kickoff", () => {
     const list = [message({ id: "1" }), message({ id: "2", cause: "nudge" }), message({ id: "3", cause: "boot" })];
-    expect(nextMessages(list.slice(0, 2)).map(({ id }) => id)).toEqual(["2"]);
+    expect(nextMessages(list.slice(0, 2), () => true).map(({ id }) => id)).toEqual(["2"]);
     expect(nextMessages(list).map(({ id }) => id)).toEqual(["3"]);
   });
   test("of a limited target before a kickoff too, which waits for it", () => {
@@ -79,6 +79,8 @@ describe("nextMessages", () => {
   });
   test("a wake, which waits for an idle agent, keeps no hand-off back", () =>
     expect(nextMessages([message({ id: "1", cause: "wake" }), message({ id: "2" })]).map(({ id }) => id)).toEqual(["2"]));
+  test("nor does a probe of one that is no longer limited: it too waits for an agent at rest", () =>
+    expect(nextMessages([message({ id: "1", cause: "nudge", seen: 0 }), message({ id: "2" })]).map(({ id }) => id)).toEqual(["2"]));
   test("one for each target, in order", () => {
     const list = [message({ id: "1" }), message({ id: "2", target: "b" }), message({ id: "3", cause: "review" })];
     expect(nextMessages(list).map(({ id }) => id)).toEqual(["1", "2"]);

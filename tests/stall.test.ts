@@ -135,6 +135,12 @@ describe("stallCheckOne, over the fake world", () => {
     expect(starts()).toBe(1);
     expect(await ticksToRestart()).toBeLessThanOrEqual(4);
   });
+  test("rounds that take longer than three short intervals are no gap: a stalled agent is still found", async () => {
+    cfg = await fake.config(`[watchdog]\nsignal_interval = 1\n${TEXT}`);
+    pane().doing = "idle";
+    fake.beforeTmux(() => fake.turn(3_000));
+    expect(await ticksToRestart(400)).toBeLessThan(200);
+  });
   test("fault 16: nor does a wall clock that was set", async () => {
     pane().doing = "idle";
     await fake.ticks(cfg, watch, 3);

@@ -692,6 +692,7 @@ describe("what must not wait for the next tick", () => {
   test("nobody, while all are at work", () => expect(names()).toEqual([]));
   test("a start that is due before it", () => expect(names({ life: { state: "backoff", until: fake.wall + 10_000 } })).toEqual(["a"]));
   test("not one that is due later", () => expect(names({ life: { state: "backoff", until: fake.wall + 40_000 } })).toEqual([]));
+  test("nor one that could not be made for longer than a tick", () => expect(names({ life: { state: "backoff", until: fake.wall - 31_000 } })).toEqual([]));
   test("not one that was made already", () => expect(names({ life: { state: "starting", since: 0 } })).toEqual([]));
   test("not what is parked", () => expect(names({ life: { state: "parked", why: "x", at: 0 } })).toEqual([]));
   test("a client that is ending", () => expect(names({ life: { state: "stopping", family: { pid: 5, born: "1", since: fake.wall }, then: { state: "backoff", until: 0 } } })).toEqual(["a"]));
