@@ -744,7 +744,7 @@ function realSignal(pid: number, signal: NodeJS.Signals | 0): boolean {
   }
 }
 
-/** Whether a path leads to what takes a write at once, or to nothing yet; a ring of links does not. */
+/** Whether a write to a path succeeds at once: to a file or a device, or to what is not there yet. */
 function takesWrites(path: string): boolean {
   try {
     const there = statSync(path, { throwIfNoEntry: false });
@@ -2414,7 +2414,7 @@ export async function captureAll(
   }
 }
 
-/** Keys for a pane's program alone: not for a mode of tmux that covers it, nor for its neighbours. */
+/** Sends keys to a pane's program alone: not to a tmux mode that covers it, nor to other panes. */
 async function sendKeys(cfg: Config, { id }: Pane, keys: string[]): Promise<void> {
   await tmux(cfg, ["set-option", "-p", "-t", id, "synchronize-panes", "off", ";",
     "copy-mode", "-q", "-t", id, ";", "send-keys", "-t", id, ...keys]);
@@ -4804,7 +4804,7 @@ function parsedRecord(line: string): Record<string, unknown> | null {
   }
 }
 
-/** Bytes of a conversation's file that are read: its last entries, large tool results among them. */
+/** Bytes read from the end of a conversation's file: its last entries, large tool results too. */
 const END_MAX = 262_144;
 /** What the end of each file said, by its path; `settled` as in `SessionFile`. */
 type Ends<T> = Map<string, { changed: number; settled: boolean; said: T }>;
@@ -5276,7 +5276,9 @@ export function freshWatch(): Watch {
 }
 
 /** A client's process; pids 0 and 1 never are. */
-const GROUP = { pid: (value: unknown) => Number.isInteger(value) && Number(value) > 1, born: isText };
+const GROUP = {
+  pid: (value: unknown) => Number.isInteger(value) && Number(value) > 1, born: isText,
+};
 
 /** Checks for stored fields whose shape a fresh value does not show. */
 const MEMORY_SHAPES: Record<string, Shape> = {
@@ -5855,7 +5857,7 @@ async function noteUnseen(cfg: Config, watch: Watch, agent: Agent): Promise<void
   await noteVerdict(cfg, watch, agent, verdict, "");
 }
 
-/** Whether a session printed within this many seconds; only asked where no earlier look is known. */
+/** Whether a session printed within this many seconds; only used where no earlier look is known. */
 export function logRecentlyTouched(cfg: Config, session: string, ageSeconds: number): boolean {
   const at = world.mtime(sessionLogPath(cfg, session));
   return at !== null && world.now() - at <= ageSeconds * 1000;
@@ -6504,7 +6506,8 @@ async function deliver(
     return note(await tellServer(cfg, watch, agent, message, seen!));
   }
   const said = await standingText(cfg, watch, agent, pane, message);
-  await note(await pingSession(cfg, agent, pane, said, () => save(cfg, watch), message.cause), said);
+  const remember = () => save(cfg, watch);
+  await note(await pingSession(cfg, agent, pane, said, remember, message.cause), said);
 }
 
 /** Why nothing can be said to an agent, whatever is on its screen; "" = it can. */
@@ -6630,7 +6633,7 @@ async function takeQueued(cfg: Config, watch: Watch): Promise<string[]> {
   return fresh.map((message) => message.target);
 }
 
-/** Tells a sleeping watchdog that something was queued for it. */
+/** Wakes a sleeping watchdog: something was queued for it. */
 const POKE = "SIGUSR2";
 
 /** Leaves texts to the watchdog, and wakes it. */
@@ -6640,7 +6643,7 @@ async function queueMessages(cfg: Config, messages: Message[]): Promise<void> {
   if (pid !== null) world.signal(pid, POKE);
 }
 
-/** How often what waits is looked at between two ticks, ms. */
+/** How often, ms, pending units are looked at between two ticks. */
 const ATTEND_INTERVAL = 400;
 
 /**
@@ -6840,7 +6843,7 @@ function newLimit(
     (resetAt ?? 0) > world.now() ? holdFor(cfg, agent, verdict, null) : null;
 }
 
-/** The hold of one that asks at its prompt, where no banner is left to go by: it has time to answer. */
+/** The hold after asking an agent at its prompt, with no banner to go by: time to answer. */
 const askAgain = (cfg: Config, state: LimitState): LimitState => ({ ...state,
   until: world.now() / 1000 + Math.max(cfg.watchdog.limitProbeFallback, LIMIT_SHOWS / 1000) });
 
@@ -7082,7 +7085,7 @@ export const isFruitful = (
 ): boolean => verdict === "waiting" || verdict === "background" ||
   (verdict === "active" && busy - same >= stallIdle);
 
-/** Forgets the restarts that were in vain: something came of the last one, or a person stepped in. */
+/** Forgets the failed restarts: the last one led to something, or a person stepped in. */
 const endStalls = (memory: Memory): void => {
   delete memory.stalls;
   delete memory.stallsTold;
@@ -7503,7 +7506,7 @@ async function superviseAgent(
     restText(restOf(memory.life)));
 }
 
-/** Why a client that is not there is not. */
+/** Why a client is not running. */
 const restText = (rest: Rest): string =>
   rest.state === "parked" ? rest.why : rest.state === "done" ? "done" : "restarting";
 
@@ -8095,7 +8098,7 @@ export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
 const authorOf = (cause: Ping["cause"], hand: Handoff): string =>
   (cause === "claim" ? hand.reviewPings : hand.claimPings);
 
-/** One text for all claims, or reviews: those of this push, and those that still wait to be told. */
+/** One text for all claims, or all reviews: of this push, and those not told yet. */
 function announceCommits(cfg: Config, watch: Watch, hand: Handoff, pings: Ping[]): void {
   const [first] = pings;
   if (!first) return;
@@ -8234,8 +8237,8 @@ export function decideAdvance(
 }
 
 /**
- * On the heavy tick: begins a move where the current phase is DONE; true when one begins. When the
- * sequence is complete it does nothing again; a phase that the operator appends after that makes the last one an inner one, and the loops go on.
+ * On the heavy tick: begins a move when the current phase is DONE; true when one begins. A complete
+ * sequence stays complete until the operator appends a phase: then the loops go on with that.
  */
 export async function phaseAdvanceCheck(cfg: Config, watch: Watch): Promise<boolean> {
   if (!phases(cfg).length || !cfg.loop.autoAdvance || watch.intent) return false;
@@ -8332,14 +8335,14 @@ async function runOnComplete(
 }
 
 // ── watchdog loop ───────────────────────────────────────────────────────────────
-// Two tmux clients per tick whatever the number of agents, one while nothing is drawn. Each agent
-// and stage stands behind a guard of its own: an error is one agent's, it is said once, and it
-// never ends the supervision.
+// Two tmux clients per tick whatever the number of agents, one if nothing was drawn. Each agent and
+// stage has a guard of its own: an error concerns that one alone, is logged once, and never ends the
+// supervision.
 
-/** The agents that the watchdog looks after. */
+/** The agents that the watchdog supervises. */
 export const watched = (cfg: Config): Agent[] => [...cfg.agents.values()].filter(isWatched);
 
-/** What the operator released by `up` is no longer parked, nor done, nor on the ladder. */
+/** What the operator released by `up` is no longer parked, done or backing off. */
 function releaseParked(cfg: Config, watch: Watch): void {
   for (const [name, at] of Object.entries(operatorOf(cfg).released)) {
     const memory = watch.agents[name];
@@ -8355,7 +8358,7 @@ function releaseParked(cfg: Config, watch: Watch): void {
 /** A round may take this long, ms: one that follows another with short intervals is no gap. */
 const LONG_ROUND = 60_000;
 
-/** After a suspend or a stepped clock no idleness is believed, and no wait grows by the step. */
+/** After a suspend or a clock step: idle clocks start anew, and no wait grows by the step. */
 function noteGap(cfg: Config, watch: Watch): void {
   const { volatile } = watch;
   const [mono, now] = [world.mono(), world.now()];
@@ -8478,7 +8481,7 @@ async function beat(cfg: Config): Promise<void> {
   await world.writeAtomic(heartbeatFile(cfg), JSON.stringify(pulse));
 }
 
-/** Session logs are capped, rotated once; a pane whose logging stopped is logged again. */
+/** Caps session logs, with one rotation; logs a pane again whose logging stopped. */
 async function keepLogs(cfg: Config, observations: Map<string, Observation>): Promise<void> {
   const cap = cfg.watchdog.logMaxMb * 1_000_000;
   for (const [name, { pane, alive }] of observations) {
@@ -8488,10 +8491,10 @@ async function keepLogs(cfg: Config, observations: Map<string, Observation>): Pr
   }
 }
 
-/** A first text that could not be typed for this long, ms, waits for the ticks like any other. */
+/** A first text that could not be typed for this long, ms, waits for the tick like any other. */
 const BOOT_PATIENCE = 120_000;
 
-/** The units that must not wait for the next tick: ending, waiting for a server, due, not told yet. */
+/** Units that must not wait for the next tick: ending, waiting for a server, due, not told yet. */
 export function pendingUnits(cfg: Config, watch: Watch): Set<string> {
   const interval = cfg.watchdog.signalInterval * 1000;
   const [overdue, soon] = [world.now() - interval, world.now() + interval];
@@ -8563,7 +8566,7 @@ function noteConfigGood(cfg: Config, watch: Watch): void {
   trouble(watch, "config", "");
 }
 
-/** What signals tell the loop: to end, or that something was queued for it. */
+/** What the loop learns by signals: to end, or that something was queued. */
 interface LoopSignals {
   stop: boolean;
   poked: boolean;
@@ -8590,7 +8593,7 @@ function listen(kept: boolean): LoopSignals {
   return signals;
 }
 
-/** Says what begins, and mends what an earlier life left behind. */
+/** Logs the start, and cleans up after an earlier watchdog. */
 async function announceStart(cfg: Config, watch: Watch): Promise<void> {
   await guard(watch, "left-overs", () => sweepTemporaries(cfg));
   await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(cfg), cfg.source));
@@ -8605,8 +8608,10 @@ async function announceStart(cfg: Config, watch: Watch): Promise<void> {
     `watching: ${watched(cfg).map((agent) => agent.name).join(", ") || "none"}`);
 }
 
-/** Sleeps until the next tick, and in small steps while something waits for less than that. */
-async function restUntil(due: number, cfg: Config, watch: Watch, signals: LoopSignals): Promise<void> {
+/** Sleeps until the next tick, in small steps while something is pending. */
+async function restUntil(
+  due: number, cfg: Config, watch: Watch, signals: LoopSignals,
+): Promise<void> {
   while (!signals.stop && world.mono() < due) {
     const waiting = watch.intent !== null || watch.volatile.fetch !== null ||
       pendingUnits(cfg, watch).size > 0;
@@ -8621,14 +8626,14 @@ async function restUntil(due: number, cfg: Config, watch: Watch, signals: LoopSi
 }
 
 /**
- * How much later than usual code is compiled, which is never: what runs once in 30 s does not earn
- * a compiler's 10 MB (measured at 400 agents; a tick costs a tenth more CPU for it).
+ * How much later than usual code is compiled, in effect never: what runs once in 30 s is not worth
+ * a compiler's 10 MB (measured at 400 agents; without it a tick takes a tenth more CPU).
  */
 export const RARELY_RUN = 1_000_000;
 
 /**
- * The supervisor: one foreground process. Ends on SIGTERM, SIGINT or SIGHUP; exit 100 where another
- * one holds the lock. `kept` = it was started by a keeper, and sees to it that there is one.
+ * The supervisor: one foreground process. Ends on SIGTERM, SIGINT or SIGHUP; exit 100 if another one
+ * holds the lock. `kept` = a keeper started it, and it makes sure that there is one.
  */
 export async function watchdogLoop(path: string, kept = false, lastGood = ""): Promise<number> {
   Bun.unsafe.setJITPolicy(RARELY_RUN);
@@ -8681,7 +8686,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   return 0;
 }
 
-/** What a write left behind that was killed half-way. */
+/** Removes what a write that was killed half-way left behind. */
 function sweepTemporaries(cfg: Config): void {
   const old = (file: string) =>
     world.now() - (world.mtime(join(cfg.stateDir, file)) ?? world.now()) > 60_000;
@@ -8689,7 +8694,7 @@ function sweepTemporaries(cfg: Config): void {
   for (const file of files) world.remove(join(cfg.stateDir, file));
 }
 
-/** The config at the start: with a broken file, a watchdog started anew takes the last good one. */
+/** The config at the start; a watchdog that was restarted falls back to the last good one. */
 async function firstConfig(path: string, lastGood: string): Promise<Config> {
   try {
     return await loadConfig(path);
@@ -8703,10 +8708,10 @@ async function firstConfig(path: string, lastGood: string): Promise<Config> {
 
 const lastGoodFile = (cfg: Config): string => join(cfg.stateDir, "agents.toml");
 
-/** The watchdog's own log; "" = what is said is not written there yet. */
+/** The path of the watchdog's own log; "" = not written yet. */
 let loggedTo = "";
 
-/** From here on each line also goes to the watchdog's own log, rotated at its cap. */
+/** From here on each line also goes to the watchdog's own log, which is rotated at its cap. */
 function logToFile(cfg: Config): void {
   const path = loggedTo = sessionLogPath(cfg, watchdogSession(cfg));
   const print = world.log;
