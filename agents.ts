@@ -1460,7 +1460,8 @@ async function readConfig(path: string): Promise<string | null> {
   try {
     return await world.text(path);
   } catch (error) {
-    return die(`${path}: ${messageOf(error)}`, 2);
+    const said = messageOf(error);
+    return die(said.startsWith(path) ? said : `${path}: ${said}`, 2);
   }
 }
 
@@ -13974,12 +13975,26 @@ async function runAndExit(work: () => Promise<number>): Promise<never> {
   }
 }
 
+/** What the system means by the codes that a person can do something about. */
+const REFUSALS: Record<string, string> = {
+  EACCES: "permission denied", EPERM: "not permitted", EROFS: "the disk is mounted read-only",
+  ENOSPC: "the disk is full", ENOTDIR: "what is to be a folder is none", EISDIR: "it is a folder",
+};
+
+/** Path and reason of what the system refused; "" = the error is not of that kind. */
+function refusalOf(error: unknown): string {
+  const { code, path } = error as { code?: unknown; path?: unknown };
+  if (typeof code !== "string") return "";
+  return code in REFUSALS && typeof path === "string" ? `${path}: ${REFUSALS[code]}`
+    : messageOf(error);
+}
+
 /** Prints why a command failed; returns its exit code. */
 function sayError(error: unknown): number {
   const known = error instanceof CliError;
-  // errors of the system speak for themselves; a stack is for bugs of this program
-  const plain = known || typeof (error as { code?: unknown }).code === "string";
-  const said = plain ? messageOf(error) : ((error as Error)?.stack ?? messageOf(error));
+  // a stack is for bugs of this program
+  const said = known ? messageOf(error)
+    : refusalOf(error) || ((error as Error)?.stack ?? messageOf(error));
   process.stderr.write(`agents: ${printableText(said)}\n`);
   return known ? error.code : 1;
 }
@@ -14074,6 +14089,7 @@ export function parseCall(given: string[]): { command: Command; call: Call } {
   try {
     const { values, positionals } = parseArgs({ args: argv, options, allowPositionals: true });
     const given = values.config as string | undefined;
+    if (given === "") die(`${name}: --config names nothing: is the variable behind it set?`, 2);
     const call = { path: cfgPath(given), implied: !(given || process.env.AGENTS_CONFIG),
       lenient: command.lenient === true, options: values,
       words: positionals.toSpliced(positionals.indexOf(name), 1) };

@@ -124,6 +124,20 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     expect(err).toStartWith(`agents: ${says}`);
   });
   const WITHOUT_CONFIG = ["explain", "selftest", "doctor", "init", "demo", "completion", "capture", "notify", "send", "restart", "watchdog", "unit"];
+  test("an empty --config is no config found elsewhere, and a folder is none", async () => {
+    for (const words of [["down", "--config="], ["down", "--config", ""]]) {
+      expect(await command(...words)).toEqual({ code: 2, out: "", err: "agents: down: --config names nothing: is the variable behind it set?\n" });
+    }
+    expect(await spawn([...SELF, "status", "--config", "/tmp"])).toEqual({ code: 2, out: "", err: "agents: /tmp is a folder\n" });
+  });
+  test("what the system refuses is said without its code names", async () => {
+    const dir = await mkdtemp(join(tmpdir(), "agents-refused-"));
+    await Bun.write(join(dir, "agents.toml"), `[defaults]\nsession_prefix = "${dir.split("-").at(-1)}-"\n[[agent]]\nname = "a1"\nbackend = "claude"\n`);
+    await Bun.write(join(dir, ".agents"), "no folder");
+    const ran = await spawn([...SELF, "send", "a1", "x", "--config", join(dir, "agents.toml")]);
+    await rm(dir, { recursive: true });
+    expect(ran).toEqual({ code: 1, out: "", err: `agents: ${dir}/.agents/state: what is to be a folder is none\n` });
+  });
   test("the line for tmux says it where tmux shows it", async () => {
     expect(await command("status", "--line", "--config", "/nowhere/agents.toml"))
       .toEqual({ code: 2, out: "agents ✗ agents.toml: no such file (name one with --config, or make one with init)\n", err: "" });
