@@ -5603,7 +5603,7 @@ function serverLives(server: string): boolean {
   return pid !== undefined && Math.abs(startedAt(pid) - started!) < 5;
 }
 
-/** Whether any client that was seen last is there yet. */
+/** Whether any client seen at the last look still runs. */
 const clientsLive = ({ agents }: Watch): boolean => membersOf({ marks: [],
   groups: Object.values(agents).flatMap(({ client }) => client ?? []) }, null).length > 0;
 
@@ -5655,7 +5655,7 @@ function noteTogether(
 const isClientIn = ({ pid, created }: Pane, { client }: Memory): boolean =>
   client?.pid === pid && (client.made ?? created) === created;
 
-/** The client in a unit's pane; one that was not there at the last look begins anew. */
+/** Notes the client in a unit's pane; a new one starts with a clean memory. */
 function noteClient(watch: Watch, unit: Agent | Service, pane: Pane): void {
   const memory = memoryOf(watch, unit.name);
   if (isEnding(memory, pane)) return;
@@ -5671,7 +5671,7 @@ function noteClient(watch: Watch, unit: Agent | Service, pane: Pane): void {
   enter(memory, { state: "up", since: world.mono() - Math.max(0, world.now() - pane.created) });
 }
 
-/** What is remembered as far as it is true of the client in this pane. */
+/** What is remembered, without what was true of an earlier client alone. */
 function memoryOfClient(watch: Watch, unit: Agent | Service, pane: Pane): Memory {
   const memory = memoryOf(watch, unit.name);
   return isClientIn(pane, memory) || isEnding(memory, pane)
@@ -5710,7 +5710,7 @@ function isYoung(cfg: Config, agent: Agent, pane: Pane, screen: string): boolean
   return young;
 }
 
-/** Reads the screens that may have changed and judges each as it comes; `full` is a whole tick. */
+/** Reads the screens that may have changed and judges each as it arrives; `full` = a whole tick. */
 async function lookAtScreens(
   cfg: Config, watch: Watch, agents: Agent[], observations: Map<string, Observation>, full: boolean,
 ): Promise<void> {
@@ -5737,7 +5737,7 @@ async function lookAtScreens(
 
 const isWatched = (agent: Agent): boolean => agent.enabled && agent.watch !== "none";
 
-/** Whether anybody asks for this agent's verdict. */
+/** Whether this agent's verdict is needed at all. */
 const needsVerdict = (watch: Watch, agent: Agent): boolean =>
   (agent.enabled &&
     (agent.watch !== "none" || agent.wake !== undefined || agent.kind === "loop")) ||
@@ -5747,7 +5747,7 @@ const needsVerdict = (watch: Watch, agent: Agent): boolean =>
 const isAtRest = (cfg: Config, watch: Watch, agent: Agent, { moving }: Observation): boolean =>
   agent.kind === "loop" && (moving || watch.intent !== null || isComplete(cfg));
 
-/** A verdict that the same picture gets at any time. */
+/** Whether the same picture would get this verdict at any time. */
 const isTimeless = (verdict: Verdict | null): boolean =>
   verdict !== null && verdict.limit === null && verdict.waitingUntil === null &&
   verdict.where !== "process";
@@ -5760,7 +5760,7 @@ const drawStamp = (pane: Pane): string =>
   pane.activity > 0 && world.now() - pane.activity > CLOCK_STEP
     ? `${pane.activity} ${pane.size} ${pane.title}` : "";
 
-/** Whether a screen must be read: a look costs most by far, and most screens of a fleet stand. */
+/** Whether a screen must be read: reading costs most by far, and most screens do not change. */
 function screenMayHaveChanged(cfg: Config, watch: Watch, agent: Agent, pane: Pane): boolean {
   const memory = memoryOfClient(watch, agent, pane);
   return !memory.still || memory.still !== drawStamp(pane) ||
@@ -5775,7 +5775,7 @@ const copyOf = (verdict: Verdict): Verdict => JSON.parse(JSON.stringify(verdict)
 /** Digits do not count as a change: a clock in a status line is no sign of work. */
 const withoutDigits = (value: string): string => value.replace(/\d+/g, "0");
 
-/** Work in the background that outlasts `longest` ms is no reason to leave a client alone. */
+/** Background work that takes longer than `longest` ms no longer protects a client. */
 export function decideBackground(
   verdict: Verdict, since: number | undefined, now: number, longest: number,
 ): Verdict {
@@ -5842,7 +5842,7 @@ export async function learn(
   }
 }
 
-/** The two together, as each round has them. */
+/** Both, as each round does them. */
 export async function lookAround(
   cfg: Config, watch: Watch, only?: Set<string>,
 ): Promise<Map<string, Observation>> {
@@ -5876,7 +5876,7 @@ export function paneActive(cfg: Config, agent: Agent, verdict: Verdict, memory: 
   return world.mono() - memory.sameSince < logGrace * 1000;
 }
 
-/** What is believed of an agent after a look: "idle" only after a second one. */
+/** What is believed of an agent after a look; "idle" needs a second look. */
 async function noteLook(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, look: Look, full: boolean,
 ): Promise<Verdict> {
@@ -5947,7 +5947,7 @@ async function verdictStillHolds(
   return verdict === seen.verdict.verdict;
 }
 
-/** What is said of a client's version once for the whole fleet; false = it was. */
+/** Notes what is logged once for the whole fleet about a client's version; false = it was. */
 function sayOnce(watch: Watch, what: string): boolean {
   if (watch.versions.includes(what)) return false;
   watch.versions = [...watch.versions, what].slice(-50);
@@ -5973,7 +5973,7 @@ function noteVersion(
   emit(cfg, "untried", { agent: agent.name, why });
 }
 
-/** So many looks in a row are no chance: the file may lag behind the screen by a second. */
+/** This many looks in a row are no accident: the file may lag behind the screen by a second. */
 const ODD_LOOKS = 3;
 
 /** Sources that contradict each other: the client has changed; said once for each version of it. */
@@ -6016,11 +6016,11 @@ const answerTo = (
 ): DeclaredAnswer | undefined =>
   rulesOf(backendOf(cfg, agent)).find(({ name }) => name === rule)?.answer;
 
-/** What stays unsure for `after` s is a person's business. */
+/** An agent that stays unsure for `after` s needs a person. */
 const isUnsureTooLong = (memory: Memory, after: number, now: number): boolean =>
   memory.verdict === "unsure" && memory.since > 0 && now - memory.since >= after * 1000;
 
-/** A change of state is an event; what needs a person is said aloud, once. */
+/** A change of state is an event; what needs a person is also logged, once. */
 function noteState(
   cfg: Config, watch: Watch, name: string, state: Memory["verdict"], why: string,
 ): void {
@@ -6060,14 +6060,14 @@ const LOOKS = 20;
 const PASTE_LOOKS = 30;
 
 const compact = (value: string): string => value.replace(/[\s│┃`*_]+/g, "");
-/** The beginning by which a text is known again on a screen that wraps and frames it. */
+/** The beginning by which a text is recognised on a screen that wraps and frames it. */
 const headOf = (value: string, length = 40): string => compact(value).slice(0, length);
 /** Enough of it to tell two hand-offs apart, whose first words are the same. */
 const TOLD_APART = 160;
 const timesIn = (screen: string, value: string): number =>
   compact(screen).split(headOf(value, TOLD_APART)).length - 1;
 
-/** So many characters of a text that a box cuts off are no accident: nobody types them by hand. */
+/** This many characters of a text that a box cuts off are no accident: nobody types them by hand. */
 const PART_MIN = 40;
 
 /**
@@ -6252,7 +6252,7 @@ async function closeMenu(
   return look;
 }
 
-/** What to do by one look; a look that finds the box empty counts against a paste that is late. */
+/** What to do after one look; an empty box counts against a paste that is late. */
 function typingNow({ message, pane, backend, cause }: Errand, look: BoxLook): Typing {
   const { verdict, composer, screen } = look;
   const typing = decideTyping(
@@ -6272,7 +6272,7 @@ function outcomeOf(typing: Typing): Delivery {
   return { state: "waiting", why: "it was pasted, and is not to be seen yet" };
 }
 
-/** Stores what is about to be done with a text. Where that fails, it is not done, nor believed. */
+/** Stores the next step with a text before it is taken; if that fails, nothing is changed. */
 async function intend(
   { message, remember }: Errand, step: Partial<Message>,
 ): Promise<void> {
@@ -6418,7 +6418,7 @@ async function typeBlind(errand: Errand, first: BoxLook): Promise<Delivery> {
   return unproven;
 }
 
-/** Queues a text; a newer one of the same cause to the same target takes the place of the old. */
+/** Queues a text; it replaces an older one of the same cause to the same target. */
 export function enqueue(watch: Watch, target: string, cause: string, value: string): void {
   // one that may stand typed in the input box is not taken back: it would pass for a person's draft
   watch.outbox = watch.outbox.filter((one) =>

@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   cmdStatus, curPhase, type LimitState, loadLimitState, loadWatch, memoryOf, operatorOf, parseEvents, reloadConfig, resumeId, save,
-  sessionLogPath, type Watch, type Memory, storedLife,
+  sessionLogPath, type Watch, type Memory, storedLife, world,
 } from "../agents.ts";
 import type { Doing } from "./fakes.ts";
 import { fakeWorld, type Scene, scene } from "./kit.ts";
@@ -265,6 +265,21 @@ test.each(["{half", "", "[]", "3"])("no hand-off is lost where the memory is dam
   expect(told().filter((text) => text.includes("claim(two)"))).toHaveLength(1);
   expect(told().filter((text) => text.includes("claim(one)")).length).toBeLessThanOrEqual(2);
   expect(it.starts("builder")).toBe(starts);
+});
+
+test("saves side by side: none returns while an earlier one is still on its way", async () => {
+  const { cfg, watch, fake, file } = await scene(FLEET, { fake: fakeWorld(), ticks: 0 });
+  await save(cfg, watch);
+  const { writeAtomic } = world;
+  world.writeAtomic = async (path, text) => {
+    await Bun.sleep(1);
+    await writeAtomic(path, text);
+  };
+  watch.sha = "a while";
+  const first = save(cfg, watch);
+  watch.sha = ""; // as it was saved last
+  await Promise.all([save(cfg, watch), first]);
+  expect(JSON.parse(fake.files.get(file("watch.json"))!).sha).toBe("");
 });
 
 describe("what a person wants cannot be read", () => {

@@ -59,6 +59,7 @@ test("what stands in a file's place is kept aside by the next write, one after t
   const path = join(folder, "watch.json");
   mkdirSync(join(path, "inside"), { recursive: true });
   await world.writeAtomic(path, "one");
+  expect((statSync(path).mode & 0o777).toString(8)).toBe("600");
   expect([world.read(path), statSync(join(folder, "watch.json.bad", "inside")).isDirectory()]).toEqual(["one", true]);
   rmSync(path);
   Bun.spawnSync(["mkfifo", path]);
