@@ -5085,7 +5085,8 @@ function rolloutInFolder(
 ): { path: string; begun: string[] } {
   const mark = `${pane.id} ${pane.created}`;
   let sought = soughtRollouts.get(agent);
-  if (sought?.pane !== mark || world.mono() - sought.at >= SEEK_EVERY) {
+  const found = sought && (sought.begun.length > 0 || sought.of !== "");
+  if (sought?.pane !== mark || !found || world.mono() - sought.at >= SEEK_EVERY) {
     const begun = begunRollouts(agent, pane);
     const of = begun.length ? "" : rolloutOfId(agent, resumeId(cfg, agent));
     sought = { pane: mark, at: world.mono(), begun, of };

@@ -558,7 +558,7 @@ describe("P38: a Codex agent in a round", () => {
       await it.ticks(2);
       expect(idOf(it)).toBeUndefined();
       const [id, path] = began(it, uuid(), 4);
-      await it.ticks(8);
+      await it.ticks(1);
       expect(idOf(it)).toBe(id);
       it.fake.files.set(path, it.fake.files.get(path)! + turn("task_started", it.fake.wall));
       it.fake.times.set(path, it.fake.wall);
