@@ -10956,8 +10956,10 @@ export async function cmdPhase(call: Call): Promise<number> {
   const snap = await snapshot(cfg);
   const older = loopSessionsAlive(cfg, snap, true).map((agent) => agent.name);
   if (call.options.restart) return restartUnits(cfg, loopAgents(cfg), false);
-  if (older.length) log(`${older.join(", ")} still work on the old kickoff; ` +
-    `"phase set ${ids[idx]} --restart" takes them along`);
+  if (older.length) {
+    log(`${older.join(", ")} still work on the old kickoff; ` +
+      `"phase set ${ids[idx]} --restart" takes them along`);
+  }
   return 0;
 }
 
@@ -11392,7 +11394,7 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow): Promise<Ca
     ? verdict && nextOfLiving(cfg, watch, agent, pane, verdict)
     : await nextOfDown(cfg, watch, agent, snap);
   const texts = [...queue, ...watch.unproven].filter(({ target }) => target === row.name);
-  const events = parseEvents((await eventLines(cfg)).join("\n"));
+  const events = await readEvents(cfg);
   return {
     ...row,
     evidence: verdict ? { rule: verdict.rule, where: verdict.where, text: verdict.text,
@@ -12383,6 +12385,10 @@ async function eventLines(cfg: Config): Promise<string[]> {
   return texts.flatMap((text) => text?.split("\n") ?? []).filter(Boolean);
 }
 
+/** The events on record, oldest first; `last`: only those of so many lines at the end. */
+const readEvents = async (cfg: Config, last = Infinity): Promise<AgentEvent[]> =>
+  parseEvents((await eventLines(cfg)).slice(-last).join("\n"));
+
 /** All kinds of events, as `events --event` accepts them. */
 export const EVENT_NAMES = [
   "answered", "blocked", "commit", "complete", "config", "deadlock", "delivered", "down", "drift",
@@ -12506,7 +12512,7 @@ function seenUntil(cfg: Config, events: AgentEvent[]): number {
 export async function cmdReport(call: Call): Promise<number> {
   const since = sinceOf(call, "report");
   const cfg = await configFor(call, true);
-  const events = parseEvents((await eventLines(cfg)).join("\n"));
+  const events = await readEvents(cfg);
   const report = summariseEvents(events, world.now() - since, world.now(), {
     names: [...cfg.agents.keys()], fleet: fleetName(cfg), open: await readOpen(cfg),
     loops: loopAgents(cfg).map((agent) => agent.name), seen: seenUntil(cfg, events),
@@ -12538,6 +12544,7 @@ export interface View {
 /** What a key asks for: to quit, or to run a command on a unit. */
 export type Act = { do: "quit" } | { do: "run"; words: string[] };
 
+/** The live view as it opens. */
 export const NEW_VIEW: View = { selected: "", filter: "", mode: "list", input: "", order: "down",
   page: [], top: 0, note: "" };
 
@@ -12814,8 +12821,7 @@ async function watchStatus(call: Call, first: Config): Promise<number> {
 }
 
 /** The last events: more than the live view can show. */
-const lastEvents = async (cfg: Config): Promise<AgentEvent[]> =>
-  parseEvents((await eventLines(cfg)).slice(-1_000).join("\n"));
+const lastEvents = (cfg: Config): Promise<AgentEvent[]> => readEvents(cfg, 1_000);
 
 /** Runs a command: `attach` in the terminal itself, others as a page or with a note of the end. */
 async function perform(
@@ -12909,7 +12915,7 @@ const rowClass = (row: StatusRow): string => row.needsHuman ? "need"
 /** The last hour of these agents, a bar for each; no line is wider than the page. */
 async function pageBars(cfg: Config, names: string[]): Promise<string> {
   const now = world.now();
-  const events = parseEvents((await eventLines(cfg)).join("\n"));
+  const events = await readEvents(cfg);
   const { agents, slots, slotMs } = summariseEvents(events, now - PAGE_SPAN, now,
     { names: [...cfg.agents.keys()], seen: seenUntil(cfg, events) });
   const shown = agents.filter(({ agent }) => names.includes(agent));
@@ -13216,8 +13222,10 @@ async function examineChannel(cfg: Config): Promise<Findings> {
 function examineWatchdog(cfg: Config): Findings {
   const { running, pid, stale, heartbeat, version: its } = readWatchdog(cfg);
   if (!running) return warn("not running", "agents up watchdog");
-  if (stale) return fail(`pid ${pid} gave its last sign at ${heartbeat}`,
-    "agents logs watchdog; then down and up watchdog");
+  if (stale) {
+    return fail(`pid ${pid} gave its last sign at ${heartbeat}`,
+      "agents logs watchdog; then down and up watchdog");
+  }
   if (its && its !== version()) {
     return warn(`it runs version ${its}, this is ${version()}`, "agents up watchdog");
   }
