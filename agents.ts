@@ -6759,7 +6759,8 @@ export function decideLimit(
   if (!limited && now / 1000 >= reset) return { do: "lift", why: "at its prompt after the reset" };
   if (now / 1000 < state.until && now / 1000 >= (state.setAt ?? 0) - 60) return {
     do: "hold", why: "" };
-  return limited
+  // the banner of a reset that is far off may be gone by now
+  return limited || verdict.verdict === "idle"
     ? { do: "ping", why: `limit probe #${state.nudges + 1}` } : { do: "hold", why: "" };
 }
 
@@ -6811,7 +6812,8 @@ export async function limitTick(
     if (verdict.limit && stands) shareLimit(cfg, watch, agent, met ?? state);
     return true;
   }
-  const hold = state && verdict.rule === ACCOUNT ? askAgain(cfg, state)
+  const unseen = verdict.rule === ACCOUNT || verdict.verdict !== "limited";
+  const hold = state && unseen ? askAgain(cfg, state)
     : holdFor(cfg, agent, verdict, state);
   // a probe that nobody has heard yet is not asked once more
   const asks = action.do === "ping" &&
@@ -6847,7 +6849,7 @@ function newLimit(
 
 /** The hold after asking an agent at its prompt, with no banner to go by: time to answer. */
 const askAgain = (cfg: Config, state: LimitState): LimitState => ({ ...state,
-  until: world.now() / 1000 + Math.max(cfg.watchdog.limitProbeFallback, LIMIT_SHOWS / 1000) });
+  until: world.now() / 1000 + Math.max(cfg.watchdog.limitProbeFallback, 2 * LIMIT_SHOWS / 1000) });
 
 /**
  * A stepped clock, or a banner that names an earlier time, may end a hold sooner, never later; the
@@ -8430,7 +8432,8 @@ async function careFor(
   cfg: Config, watch: Watch, unit: Agent | Service, seen: Observation, full: boolean,
 ): Promise<void> {
   if (!isAgent(unit)) return healOne(cfg, watch, unit, seen);
-  if (!isWatched(unit)) return;
+  // what was told to end while it was watched is ended still
+  if (!isWatched(unit)) return void continueStopping(cfg, watch, unit);
   if (full) return superviseAgent(cfg, watch, unit, seen);
   if (!isAtRest(cfg, watch, unit, seen)) await healOne(cfg, watch, unit, seen);
 }

@@ -149,6 +149,13 @@ describe("limitTick, over the fake world", () => {
     expect(state()).toBeNull();
     expect(fake.logged("limit lifted")).toHaveLength(1);
   });
+  test("one whose banner of a far reset is gone is asked too, and goes on", async () => {
+    limited("You've hit your weekly limit · resets Jun 19, 10pm (UTC)");
+    await minutes(5);
+    Object.assign(pane(), { doing: "idle", said: "● Cleared." });
+    await minutes(70);
+    expect([fake.logged("limit probe").length, state()]).toEqual([1, null]);
+  });
   test("the same banner, read again later, never extends the hold", async () => {
     limited("You've hit your 5-hour limit · resets 12:30pm (UTC)");
     await minutes(1);

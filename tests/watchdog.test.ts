@@ -683,6 +683,17 @@ describe("the config is read again", () => {
   });
 });
 
+test("an old client that is ending is ended also where its agent is watched no more", async () => {
+  await begin(agents("a"));
+  const old = pane();
+  old.ignores = ["SIGHUP"];
+  memoryOf(watch, "a").life = { state: "stopping", family: { pid: old.pid, born: "", since: fake.wall }, then: { state: "backoff", until: 0 } };
+  fake.tmux.panes.splice(0);
+  cfg.agents.get("a")!.watch = "none";
+  await ticks(3);
+  expect([fake.processes.has(old.pid), [...pendingUnits(cfg, watch)]]).toEqual([false, []]);
+});
+
 describe("what must not wait for the next tick", () => {
   const names = (some: Partial<Memory> = {}): string[] => {
     Object.assign(memoryOf(watch, "a"), some);
