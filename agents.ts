@@ -4774,8 +4774,11 @@ export interface TranscriptEnd {
 const LIMIT_TYPES: Record<string, LimitClass> = {
   five_hour: "5h", seven_day: "weekly", seven_day_opus: "model", seven_day_sonnet: "model",
 };
-/** No limit of Claude Code's lasts longer, ms: a reset further off, or long past, is no time. */
+/** No client's limit lasts longer, ms: a reset further off, or long past, is no time. */
 const RESET_FURTHEST = 40 * DAY;
+/** Wall ms until which a limit may last. */
+const isReset: Shape = (value) =>
+  isNumber(value) && Number(value) < world.now() + RESET_FURTHEST;
 
 /** The last entry of the conversation itself in the end of a transcript; null = there is none. */
 export function parseTranscriptEnd(tail: string, now: number): TranscriptEnd | null {
@@ -5293,7 +5296,7 @@ const isStopping: Shape = (value) => withFields({ ...GROUP, since: isNumber })(v
   isRecord(value) && every(isText)(value.marks ?? []) && isText(value.stuck ?? "") &&
   isNumber(value.killed ?? 0);
 const WATCH_SHAPES: Record<string, Shape> = {
-  accounts: every(withFields({ name: isText, class: isLimitClass, resetAt: isNumber,
+  accounts: every(withFields({ name: isText, class: isLimitClass, resetAt: isReset,
     asker: isText, askedAt: isNumber, liftedAt: isNumber })),
   versions: every(isText), seen: every(isText), taken: every(isText), delivered: every(isText),
   inboxes: every(isText),
@@ -6695,14 +6698,14 @@ export const limitStatePath = (cfg: Config, session: string): string =>
 
 const LIMIT_SHAPES: Record<string, Shape> = {
   banner: (value) => isText(value), setAt: (value) => isNumber(value),
-  resetAt: (value) => isNumber(value),
+  resetAt: (value) => isReset(Number(value) * 1000),
   class: (value) => isLimitClass(value), asked: (value) => isNumber(value),
 };
 
 export function loadLimitState(cfg: Config, session: string): LimitState | null {
   try {
     const state = JSON.parse(world.read(limitStatePath(cfg, session)) ?? "null");
-    if (!isRecord(state) || !isNumber(state.until)) return null;
+    if (!isRecord(state) || !isReset(Number(state.until) * 1000)) return null;
     const wrong = (key: string) => key in state && !(LIMIT_SHAPES[key]?.(state[key]) ?? true);
     for (const key of Object.keys(LIMIT_SHAPES).filter(wrong)) delete state[key];
     return { ...state, nudges: Number(state.nudges) || 0 } as LimitState;
@@ -8794,8 +8797,10 @@ function keeperCare(): (cfg: Config) => string {
     const hangs = keeper !== null &&
       isHung(still(note?.pid === keeper ? `${note.at}` : null), cfg.watchdog.signalInterval);
     if (keeper !== null && !hangs) return "";
-    // on a loaded machine a keeper needs seconds to get its lock; a second one would only add load
-    const isStarting = keeper === null && started !== null && isRunning(started) &&
+    // on a loaded machine a keeper needs seconds to get its lock; a second one would only add load.
+    // Exit 100: another has the lock, whose pid could not be written (a full disk)
+    const isStarting = keeper === null && started !== null &&
+      (isRunning(started) || started.exitCode === 100) &&
       world.mono() - startedAt < KEEPER_START_MAX;
     if (isStarting) return "";
     if (keeper !== null) world.signal(keeper, "SIGKILL");
@@ -8853,6 +8858,10 @@ async function keep(path: string, lastGood: string, least = HUNG_AFTER): Promise
   return 0;
 }
 
+/** The next pause, ms: doubled up to half a minute, until one has lived for a healthy minute. */
+export const pauseAfter = (pause: number, lived: number): number =>
+  (lived >= HEALTHY_MINUTE ? 2_000 : Math.min(pause * 2, 30_000));
+
 /** The watchdog that a keeper looks after: started when there is none, ended when it hangs. */
 class Ward {
   child: Bun.Subprocess | null = null;
@@ -8861,6 +8870,7 @@ class Ward {
   /** How long to wait before the next start, ms, and when that is, monotonic ms. */
   private pause = 1_000;
   private nextStart = 0;
+  private startedAt = 0;
   private lastSaid = "";
   /** The hung watchdog that was asked to end, and when, monotonic ms. */
   private asked: { pid: number; at: number } | null = null;
@@ -8913,6 +8923,7 @@ class Ward {
         cwd: "/", env: childEnv(true), stdio: ["ignore", "ignore", "ignore"],
       });
       this.child = child;
+      this.startedAt = world.mono();
       void child.exited.then((code) => this.noteEnd(code, child.signalCode));
     } catch (error) {
       this.say(`the watchdog could not be started: ${messageOf(error)}; trying again`);
@@ -8920,11 +8931,12 @@ class Ward {
     }
   }
 
-  /** A watchdog that exits by itself could not start: the pauses double, up to half a minute. */
+  /** A watchdog that exits by itself could not start. */
   private noteEnd(code: number, signal: NodeJS.Signals | number | null): void {
     this.child = null;
     this.ended = code;
-    const pause = signal || code === 100 ? 1_000 : Math.min(this.pause * 2, 30_000);
+    const pause = signal || code === 100 ? 1_000
+      : pauseAfter(this.pause, world.mono() - this.startedAt);
     const when = pause > 1_000 ? ` in ${pause / 1_000} s` : "";
     const ended = `the watchdog ended (${signal ?? `exit ${code}`}), starting another${when}`;
     if (code !== 100 && code !== 0) this.say(ended, signal !== null);
@@ -9054,9 +9066,28 @@ async function sendNotice(
 const toldOf = ({ agent, event, to }: AgentEvent): string =>
   [agent, event, to ? `→ ${to}` : ""].filter(Boolean).join(" ");
 
+/** What a watchdog that ended left untold is still news for this long, ms. */
+const UNTOLD_FOR = 3600_000;
+
+/** The events of these kinds that came after the last notice and before this watchdog. */
+export function untoldEvents(events: AgentEvent[], kinds: string[], began: number): AgentEvent[] {
+  const last = events.findLast(({ event }) => ["notified", "notices"].includes(event));
+  const told = Date.parse(String(last?.upTo ?? last?.at ?? ""));
+  const from = Math.max(began - UNTOLD_FOR, told || 0);
+  return events.filter(({ at, event }) =>
+    kinds.includes(event) && Date.parse(at) > from && Date.parse(at) < began);
+}
+
 /** Sends the pending notices, beside the rounds, for as long as the watchdog runs. */
 async function notifyPeople(config: () => Config, watch: Watch): Promise<void> {
+  const { notify } = config();
+  const began = world.now();
   notifying = true;
+  if (notify.command || notify.url) {
+    const untold = await readEvents(config())
+      .then((past) => untoldEvents(past, notify.events, began), () => []);
+    pendingNotices.unshift(...untold.slice(-NOTICES_MAX));
+  }
   let events: AgentEvent[] = [];
   const done = new Set<string>();
   for (let pause = 1; notifying; ) {
@@ -9064,7 +9095,7 @@ async function notifyPeople(config: () => Config, watch: Watch): Promise<void> {
     if (!events.length) events = pendingNotices.splice(0, NOTICES_MAX);
     if (!events.length) continue;
     const why = await sendNotice(config(), events, done).then(() => "", messageOf);
-    if (!why) emit(config(), "notified", { told: events.map(toldOf) });
+    if (!why) emit(config(), "notified", { told: events.map(toldOf), upTo: events.at(-1)!.at });
     if (!noteNotices(config(), watch, why, events.length)) {
       [events, pause] = [[], 1];
       done.clear();

@@ -76,10 +76,13 @@ describe("nextLimitUntil", () => {
     expect(loadLimitState(cfg, "x")).toBeNull();
     fake.files.set(limitStatePath(cfg, "x"), '{"until": 1781524845.5, "nudges": 1}');
     expect(loadLimitState(cfg, "x")).toEqual({ until: 1781524845.5, nudges: 1 });
-    for (const bad of ["", "{", "null", "3", '{"until": "x"}', "[]"]) {
+    // no client's reset is in the year 2999
+    for (const bad of ["", "{", "null", "3", '{"until": "x"}', "[]", '{"until": 32472144000, "nudges": 1}']) {
       fake.files.set(limitStatePath(cfg, "x"), bad);
       expect(loadLimitState(cfg, "x")).toBeNull();
     }
+    fake.files.set(limitStatePath(cfg, "x"), '{"until": 1781524845.5, "nudges": 1, "resetAt": 32472144000}');
+    expect(loadLimitState(cfg, "x")).toEqual({ until: 1781524845.5, nudges: 1 });
     await saveLimitState(cfg, "x", { until: 5, nudges: 0 });
     expect(loadLimitState(cfg, "x")).toEqual({ until: 5, nudges: 0 });
     clearLimitState(cfg, "x");

@@ -3,9 +3,9 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
-import { type AgentEvent, childEnv, decideNotices, loadWatch, NOTICE_TRIES, noteNotices, noticeText, run, save } from "../agents.ts";
+import { type AgentEvent, childEnv, decideNotices, loadWatch, NOTICE_TRIES, noteNotices, noticeText, run, save, untoldEvents } from "../agents.ts";
 import { agents, command, realFolder, scene } from "./kit.ts";
-import { type Fleet, quote, real, SELF, spawn, until } from "./real.ts";
+import { type Fleet, quote, real, SELF, signal, spawn, until } from "./real.ts";
 
 interface Post {
   text: string;
@@ -158,6 +158,18 @@ test("a failure that passes needs nobody, one that lasts does, a loss is shown f
   expect(decideNotices(fail(null, NOTICE_TRIES, 5), "", 2, 9)).toEqual({ tries: 0, since: 0, dropped: 2, droppedAt: 5, why: "why" });
 });
 
+test("what a watchdog left untold is told by the next one, for an hour", () => {
+  const began = Date.UTC(2026, 5, 15, 12);
+  const event = (event: string, ago: number, more: object = {}): AgentEvent => ({ at: new Date(began - ago * 1000).toISOString(), event, ...more });
+  const untold = (...events: AgentEvent[]) => untoldEvents(events, ["blocked", "parked"], began).map(({ agent }) => agent);
+  const at = (ago: number) => new Date(began - ago * 1000).toISOString();
+  expect(untold(event("blocked", 30, { agent: "a" }), event("state", 20, { agent: "b" }), event("parked", 10, { agent: "c" }))).toEqual(["a", "c"]);
+  expect(untold(event("blocked", 3_700, { agent: "old" }), event("blocked", 0, { agent: "of this watchdog" }))).toEqual([]);
+  // it happened while the notice before it was on its way
+  expect(untold(event("blocked", 30, { agent: "a" }), event("blocked", 20, { agent: "b" }), event("notified", 10, { upTo: at(30) }))).toEqual(["b"]);
+  expect(untold(event("blocked", 30, { agent: "a" }), event("notices", 10, { dropped: 1 }))).toEqual([]);
+});
+
 test("a command is over at its own exit, whatever it left in the background holds open", async () => {
   const began = performance.now();
   const ran = await run(["sh", "-c", "echo said; sleep 30 & echo $!; exit 3"], 20_000);
@@ -212,6 +224,27 @@ real("a running watchdog tells what [notify] lists and nothing else; a receiver 
     await until(() => f.events("notified").length === 2);
     expect(f.events("notified").map(({ told }) => told)).toEqual([["a1 blocked"], ["b1 blocked"]]);
     expect([f.log.match(/trying again in \d+ s/g), JSON.parse(heard.posts[3]!.text).text]).toEqual([["trying again in 5 s", "trying again in 10 s"], expect.stringMatching(/ \(t-\) on .*\nb1 blocked .* · agents attach b1$/)]);
+  } finally {
+    heard.stop();
+  }
+});
+
+real("what happened while the receiver was away is told by the watchdog that follows one that was killed", {
+  agents: [{ name: "a1", watch: "heal" }],
+}, async (f) => {
+  let away = true;
+  const heard = listener(() => (away ? 500 : 200));
+  try {
+    notified(f, `url = ${JSON.stringify(`json:${heard.url}`)}\nevents = ["blocked"]`);
+    await f.up();
+    await f.ready("a1");
+    f.control("a1", "dialog");
+    await until(() => heard.posts.length);
+    signal(f.lock("watchdog"), "SIGKILL");
+    away = false;
+    const before = heard.posts.length;
+    await until(() => heard.posts.length > before, 40_000);
+    expect(eventsIn(heard.posts.slice(-1))).toMatchObject([{ event: "blocked", agent: "a1" }]);
   } finally {
     heard.stop();
   }
