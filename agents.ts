@@ -6791,54 +6791,76 @@ export async function limitTick(
   const state = loadLimitState(cfg, agent.session);
   const shared = accountLimitOf(cfg, watch, agent);
   if (!state && verdict.rule === ACCOUNT) return true;
+  const pending = watch.outbox.some(isProbe(agent.name));
   const action = decideShared(
-    decideLimit(state, verdict, world.now(), watch.outbox.some(isProbe(agent.name))),
-    shared, agent.name);
+    decideLimit(state, verdict, world.now(), pending), shared, agent.name);
   if (action.do === "none") return state !== null;
   if (action.do === "lift") {
-    if (shared) Object.assign(shared, { asker: agent.name, liftedAt: world.now() });
-    log(`limit lifted on ${agent.name}: ${action.why}`);
-    emit(cfg, "lifted", { agent: agent.name });
-    clearLimitState(cfg, agent.session);
-    watch.outbox = watch.outbox.filter((message) =>
-      message.target !== agent.name || message.cause !== "nudge" || message.seen !== undefined);
+    liftLimit(cfg, watch, agent, shared, action.why);
     return false;
   }
-  if (action.do === "hold" && state) {
-    const asked = (state.asked ?? 0) * 1000;
-    const answered = isAnswered(watch, agent.name, asked);
-    const met = answered ? newLimit(cfg, agent, verdict, state) : null;
-    if (met) await saveLimitState(cfg, agent.session, met);
-    else await tightenHold(cfg, agent, verdict, state);
-    // a banner from before another one's work proves nothing against that
-    const stands = answered && asked >= (shared?.liftedAt ?? 0);
-    if (verdict.limit && stands) shareLimit(cfg, watch, agent, met ?? state);
-    return true;
-  }
-  const unseen = verdict.rule === ACCOUNT || verdict.verdict !== "limited";
-  const hold = state && unseen ? askAgain(cfg, state)
-    : holdFor(cfg, agent, verdict, state);
-  // a probe that nobody has heard yet is not asked once more
-  const asks = action.do === "ping" &&
-    !watch.outbox.some(isProbe(agent.name));
+  if (!state) await beginHold(cfg, watch, agent, verdict);
+  else if (action.do === "hold") await keepHold(cfg, watch, agent, verdict, state, shared);
+  else await probeLimit(cfg, watch, agent, verdict, state, shared);
+  return true;
+}
+
+function liftLimit(
+  cfg: Config, watch: Watch, agent: Agent, shared: AccountLimit | null, why: string,
+): void {
+  if (shared) Object.assign(shared, { asker: agent.name, liftedAt: world.now() });
+  log(`limit lifted on ${agent.name}: ${why}`);
+  emit(cfg, "lifted", { agent: agent.name });
+  clearLimitState(cfg, agent.session);
+  watch.outbox = watch.outbox.filter((message) =>
+    !isProbe(agent.name)(message) || message.seen !== undefined);
+}
+
+async function beginHold(
+  cfg: Config, watch: Watch, agent: Agent, verdict: Verdict,
+): Promise<void> {
+  const hold = holdFor(cfg, agent, verdict, null);
+  await saveLimitState(cfg, agent.session, hold);
+  const until = hold.resetAt !== undefined
+    ? `until ${localTime(hold.until * 1000)}` : "no reset time on the screen";
+  log(`limit hit on ${agent.name}: ${verdict.why}; holding ${until} (no reboots)`);
+  emit(cfg, "limited", { agent: agent.name, class: hold.class,
+    until: new Date(hold.until * 1000).toISOString() });
+  shareLimit(cfg, watch, agent, hold);
+}
+
+/** Holds on, by what the screen says now: a limit that a probe has met, or an earlier end. */
+async function keepHold(
+  cfg: Config, watch: Watch, agent: Agent, verdict: Verdict, state: LimitState,
+  shared: AccountLimit | null,
+): Promise<void> {
+  const asked = (state.asked ?? 0) * 1000;
+  const answered = isAnswered(watch, agent.name, asked);
+  const met = answered ? newLimit(cfg, agent, verdict, state) : null;
+  if (met) await saveLimitState(cfg, agent.session, met);
+  else await tightenHold(cfg, agent, verdict, state);
+  // a banner from before another one's work proves nothing against that
+  const stands = answered && asked >= (shared?.liftedAt ?? 0);
+  if (verdict.limit && stands) shareLimit(cfg, watch, agent, met ?? state);
+}
+
+/** Asks whether the limit is over; a probe that nobody has heard yet is not asked once more. */
+async function probeLimit(
+  cfg: Config, watch: Watch, agent: Agent, verdict: Verdict, state: LimitState,
+  shared: AccountLimit | null,
+): Promise<void> {
+  const asks = !watch.outbox.some(isProbe(agent.name));
+  const shown = verdict.verdict === "limited" && verdict.rule !== ACCOUNT;
+  const hold = shown ? holdFor(cfg, agent, verdict, state) : askAgain(cfg, state);
   if (asks) Object.assign(hold, { nudges: hold.nudges + 1, asked: world.now() / 1000 });
   await saveLimitState(cfg, agent.session, hold);
-  if (action.do === "ping" && !asks) return true;
-  if (asks) {
-    if (shared) shared.askedAt = world.now();
-    log(`limit probe #${hold.nudges} on ${agent.name}: asking it to go on`);
-    if (hold.nudges === 3) log(
-      `WARNING: ${agent.name} is still limited after 3 probes; it is probed on, never rebooted`);
-    enqueue(watch, agent.name, "nudge", limitNudgeMsg(cfg, agent));
-  } else {
-    const parsed = hold.resetAt !== undefined
-      ? `until ${localTime(hold.until * 1000)}` : "no reset time on the screen";
-    log(`limit hit on ${agent.name}: ${verdict.why}; holding ${parsed} (no reboots)`);
-    emit(cfg, "limited", { agent: agent.name, class: hold.class,
-      until: new Date(hold.until * 1000).toISOString() });
-    shareLimit(cfg, watch, agent, hold);
+  if (!asks) return;
+  if (shared) shared.askedAt = world.now();
+  log(`limit probe #${hold.nudges} on ${agent.name}: asking it to go on`);
+  if (hold.nudges === 3) {
+    log(`WARNING: ${agent.name} is still limited after 3 probes; it is probed on, never rebooted`);
   }
-  return true;
+  enqueue(watch, agent.name, "nudge", limitNudgeMsg(cfg, agent));
 }
 
 /** The hold for a limit that a probe has met: another banner than before, with a time to come. */
