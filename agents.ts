@@ -18,7 +18,7 @@
  *   detection                one verdict from one look at a screen, by rules as data
  *   phases, resume id        where the loop pair stands; which conversation goes on
  *   agent launch             how each kind of client is started
- *   the clients' own word    what a client's server knows better than its screen
+ *   the clients' own word    what a client's files and its server know better than its screen
  *   state                    all that outlives the watchdog
  *   observation              what a round sees, and what it remembers of that
  *   outbox and typing        what is to be said, typed into a box and proven
@@ -159,7 +159,8 @@ export interface Snapshot {
  * A text for an agent, kept on disk until its client has received it. Each step is stored before it
  * is done, so that a crash leaves one of these:
  *
- *   `seen` absent                    it waits; nothing was typed
+ *   `seen` absent                    it waits; nothing was typed. Handed to a server it has `tries`
+ *                                    alone: the conversation there shows whether it was taken
  *   `seen`, `pasted`                 it is in the box, or tmux still has it in its buffer
  *   `entered` is the last of `tries` Enter was pressed; whether it was taken, the screen must show
  *   its id in `Watch.delivered`      its client has received it; it is no longer in the outbox
@@ -180,8 +181,9 @@ export interface Message {
    * have found an empty box since.
    */
   pasted?: { pid: number; nth: number; at: number; empty: number };
-  /** The last of its `tries` in which Enter was pressed, and in how many of them it was. */
+  /** The last of its `tries` in which Enter was pressed. */
   entered?: number;
+  /** In how many of its `tries` Enter was pressed. */
   copies?: number;
   /** Why it still waits, for `status`. */
   why?: string;
@@ -229,19 +231,20 @@ export type Rest =
   | { state: "held" };
 
 /**
- * Where one agent or service stands. Only `enter` moves it (and `startByWatchdog` takes back a
- * start that was never tried):
+ * Where one agent or service stands. Only `enter` moves it (and `beginCounted` takes back a start
+ * that was never tried):
  *
  *   state      what it means                                       what leads on from it
  *   backoff    down; started once its time has come                its time: waiting, or starting
- *   waiting    its client's server does not answer yet             it answers, or too long: starting
+ *   waiting    its client's server does not answer yet             it answers, or too long: starting;
+ *                                                                  another need is gone: backoff
  *   starting   a start was made, its client not yet seen           seen: up; not there: as an end
  *   up         its client runs                                     its end: backoff, parked or done;
  *                                                                  told to end: stopping
  *   stopping   no other is started beside what is left of it       nothing is left: `then`
  *   parked     it ended too often, or for good                     `up`: backoff, due at once
- *   done       a task that ended with 0                            `up`, or on_complete: a start
- *   held       a person took it down                               `up`: a start
+ *   done       a task that ended with 0                            `up`, or on_complete: backoff, due
+ *   held       a person took it down                               `up`: backoff, due at once
  *
  * A client that is seen to run, whoever started it, is up from each state; one that was told to
  * end, and whose pane stays until it has, goes on stopping. From each state that is down, what is
@@ -288,7 +291,7 @@ export interface Memory {
   answers: number;
   /** Wall ms of the newest `up` that released it. */
   releasedAt: number;
-  // in memory only, monotonic ms
+  // in memory only; times are monotonic ms
   idleSince: number;
   sameSince: number;
   looked: string;
@@ -447,8 +450,7 @@ export interface Operator {
 /** Decisions are data; `why` is the log line. */
 export type Action =
   | { do: "none" | "hold" | "lift"; why: string }
-  | { do: "start" | "restart" | "park" | "finish" | "wait"; why: string;
-    fresh?: boolean; delay?: number }
+  | { do: "start" | "restart" | "park" | "finish" | "wait"; why: string; delay?: number }
   | { do: "ping"; why: string };
 
 /** An error with a message for people and an exit code: 1 failed, 2 usage, 3 not healthy. */
@@ -1783,7 +1785,7 @@ const plainField = (value: unknown): unknown =>
   typeof value === "string" ? plainText(value, FIELD_MAX)
     : Array.isArray(value) ? value.slice(0, 50).map(plainField) : value;
 
-/** Events that a person or `report` asks about later; kept in memory while the disk is full. */
+/** Appends an event to events.jsonl (on a full disk it is only logged), and queues it for [notify]. */
 function emit(cfg: Config, event: string, fields: Record<string, unknown> = {}): void {
   const said = Object.entries(fields).map(([key, value]) => [key, plainField(value)]);
   const line: AgentEvent =
@@ -2183,8 +2185,8 @@ export function ownPanes(panes: Pane[], room = ""): Map<string, Pane> {
     if (pane.session && (!other || rank(pane) > rank(other))) own.set(pane.session, pane);
   }
   for (const there of Map.groupBy(panes, (pane) => pane.sessionId).values()) {
-    const isOurText = there.some((pane) => pane.room === room || pane.sessionName === pane.session);
-    if (isOurText || there.some((pane) => !pane.session)) continue;
+    const isOurs = there.some((pane) => pane.room === room || pane.sessionName === pane.session);
+    if (isOurs || there.some((pane) => !pane.session)) continue;
     for (const { session, id } of there) {
       if (own.get(session)!.id === id) own.get(session)!.pinned = true;
     }
@@ -4460,9 +4462,9 @@ const ROLLOUT = "rollout";
 const ACCOUNT = "account";
 
 /**
- * Where a verdict may come from besides the screen; a new source is named here, read by
- * `withOwnWord`. `moves`: while it tells of work the screen must change, and a frozen one means a
- * dead client.
+ * Where a verdict may come from besides the screen. A new source is named here, and asked in
+ * `withOwnWord` (a file) or `askSources` (a server). `moves`: while it tells of work the screen must
+ * change, and a frozen one means a dead client.
  */
 const SOURCES = {
   server: { label: "its server", moves: false },
@@ -5559,7 +5561,7 @@ export interface Observation {
   held: boolean;
   /** A phase move was under way when this was seen: the loops are in its hands. */
   moving: boolean;
-  /** How many starts this tick may still make. */
+  /** How many starts this round may still make. */
   budget: { left: number };
 }
 
@@ -5834,8 +5836,9 @@ export async function learn(
 ): Promise<void> {
   const [first] = observations.values();
   if (first) noteTogether(cfg, watch, first.snap, observations);
+  const units = unitsOf(cfg);
   for (const [name, seen] of observations) {
-    const unit = unitsOf(cfg).get(name)!;
+    const unit = units.get(name)!;
     const { pane, look } = seen;
     if (seen.alive && pane) noteClient(watch, unit, pane);
     if (!isAgent(unit) || !pane || !look) continue;
@@ -6117,8 +6120,9 @@ async function holdsDraft(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane,
 ): Promise<boolean> {
   const composer = (await lookAtBox(cfg, agent, pane))?.composer;
+  const cutBox = mayCut(backendOf(cfg, agent));
   return Boolean(composer) && !watch.outbox.some((message) => message.target === agent.name &&
-    message.seen !== undefined && isOurText(composer!, message.text));
+    message.seen !== undefined && isOurText(composer!, message.text, cutBox));
 }
 
 export type Typing =
@@ -6439,9 +6443,9 @@ const messageFor = (target: string, cause: string, value: string): Message =>
  * box, of which Enter would take an entry: a blank behind it closes the list.
  */
 export function typeable(value: string): string {
-  return value.replace(/\r\n?/g, "\n")
-    .replace(/\x1b\[[\d;?]*[A-Za-z~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]|\p{Bidi_Control}/gu, "")
-    .replace(/[@$#]\S*$/, "$& ");
+  const typed = value.replace(/\r\n?/g, "\n")
+    .replace(/\x1b\[[\d;?]*[A-Za-z~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]|\p{Bidi_Control}/gu, "");
+  return /[@$#]/.test(typed.split(/\s/).at(-1)!) ? `${typed} ` : typed;
 }
 
 /** The first text of a client that is about to be started: stored before there is a client. */
@@ -6533,7 +6537,8 @@ const whyAccount = (seen: Observation | undefined, cause: string): string =>
 async function tellServer(
   cfg: Config, watch: Watch, agent: Agent, message: Message, seen: Observation,
 ): Promise<Delivery> {
-  const held = whyHeld(seen.verdict, message.cause);
+  // what its account lets through is not held by the verdict that the account gave
+  const held = seen.verdict.rule === ACCOUNT ? "" : whyHeld(seen.verdict, message.cause);
   if (held) return { state: "waiting", why: held };
   const [backend, pane] = [backendOf(cfg, agent), seen.pane!];
   const there = message.tries > 0 && (await opencodeHas(backend, agent, pane, message));
@@ -6590,7 +6595,7 @@ async function noteDelivery(
   trouble(watch, `message ${message.id}`, "");
 }
 
-/** The file of a long text stays for this many more deliveries: nobody sees when it was read. */
+/** The files of this many deliveries, the newest, stay: nobody sees when one was read. */
 const FILES_KEPT = 20;
 
 async function noteDelivered(
@@ -6611,14 +6616,14 @@ async function noteDelivered(
 /** Removes the files of long texts that nobody waits for, and of those delivered long ago. */
 function sweepTexts(cfg: Config, watch: Watch): void {
   const kept = [...watch.outbox, ...watch.unproven].map(({ id }) => id)
-    .concat(watch.delivered.slice(1 - FILES_KEPT));
+    .concat(watch.delivered.slice(-FILES_KEPT));
   for (const file of world.list(cfg.stateDir)) {
     const id = /^message-(\w+)\.txt$/.exec(file)?.[1];
     if (id && !kept.includes(id)) world.remove(join(cfg.stateDir, file));
   }
 }
 
-/** Takes over what the command line queued while the watchdog ran; returns whom it is for. */
+/** Drops what has expired, takes over what the command line queued; returns whom that is for. */
 async function takeQueued(cfg: Config, watch: Watch): Promise<string[]> {
   const late = (message: Message) =>
     (message.expires ?? Infinity) < world.now() && message.seen === undefined;
@@ -6943,12 +6948,13 @@ export function accountLimitOf(cfg: Config, watch: Watch, agent: Agent): Account
   return found.toSorted((a, b) => b.resetAt - a.resetAt)[0] ?? null;
 }
 
-/** The agents that wait for a limit. */
+/** The agents that share the account, or its model, of a limit. */
 const sharersOf = (cfg: Config, key: string): Agent[] => [...cfg.agents.values()].filter((agent) =>
   agent.enabled && accountKey(cfg, agent, key.includes(OF_MODEL)) === key);
 
-/** How long, ms, a limit takes to show itself again after a probe, or after work was seen. */
+/** By this long, ms, after a probe, or after work was seen, a limit that still holds has shown. */
 const LIMIT_SHOWS = 10_000;
+/** What shows this long, ms, after a probe is no remnant of before it. */
 const LIMIT_STAYS = 60_000;
 
 const accountWords = ({ name, class: kind, resetAt }: AccountLimit): string =>
@@ -7041,7 +7047,7 @@ async function settleAccounts(
   }
 }
 
-/** How long, wall ms, a limit is believed that nobody can ask after: as long as one agent's own. */
+/** Until when, wall ms, a limit is believed that nobody can ask after: as one agent's own would be. */
 function unaskedUntil(cfg: Config, { resetAt, askedAt }: AccountLimit): number {
   const limit = { class: "other" as const, resetAt, banner: "", native: false };
   return nextLimitUntil(cfg.watchdog, limit, 0, askedAt)[0] * 1000;
@@ -7180,7 +7186,7 @@ export async function stallCheckOne(
 const EXIT_PERMANENT = 125;
 const EXIT_MISSING = 127;
 
-/** The backend that a pane was launched with; the original's sessions show it by their command. */
+/** The name of the program that the config gives an agent. */
 export function expectedBackendCmd(cfg: Config, agent: Agent): string {
   return basename(programOf(backendOf(cfg, agent).bin));
 }
@@ -7353,7 +7359,7 @@ function noteStuck(cfg: Config, unit: Agent | Service, old: Stopping, left: Memb
 }
 
 /** Ends what outlived the session or the client of a unit; true = nothing of it is left. */
-async function stopOrphan(
+async function stopLeftOver(
   cfg: Config, watch: Watch, unit: Agent | Service,
 ): Promise<boolean> {
   const memory = memoryOf(watch, unit.name);
@@ -7373,7 +7379,7 @@ async function leaveDown(
   if (!isOver(memory)) enterRest(memory, { state: "held" });
   if (seen.alive === false && seen.pane) memory.buried = deathKey(seen.snap.server, seen.pane);
   if (seen.alive === false && (memory.client || endingOf(memory))) {
-    await stopOrphan(cfg, watch, unit);
+    await stopLeftOver(cfg, watch, unit);
   }
   noteState(cfg, watch, unit.name, "gone", BY_YOU);
 }
@@ -7401,7 +7407,7 @@ export async function healOne(
     memory.buried = grave;
     memory.together = false;
   }
-  if (memory.client && !isOver(memory)) await stopOrphan(cfg, watch, unit);
+  if (memory.client && !isOver(memory)) await stopLeftOver(cfg, watch, unit);
   const action = decideHeal(
     memory.life, false, world.now(), cfg.watchdog.restartDelayMax * 1000);
   if (action.do !== "start") return;
@@ -7505,7 +7511,10 @@ async function answerDialog(
 const tailOf = (value: string, lines: number): string =>
   value.trimEnd().split("\n").filter((line) => line.trim()).slice(-lines).join("\n");
 
-/** All care for an agent: limit first, as a limited one must not be restarted; then stall, heal. */
+/**
+ * All care for an agent: a declared answer to its dialog; then the limit, as a limited one must not
+ * be restarted; then stall, heal.
+ */
 async function superviseAgent(
   cfg: Config, watch: Watch, agent: Agent, seen: Observation,
 ): Promise<void> {
@@ -7548,7 +7557,7 @@ async function startByWatchdog(
   if (isAgent(unit) && accountLimitOf(cfg, watch, unit)) return;
   if (seen.budget.left <= 0 || (await mustWait(cfg, unit, seen.snap, memory))) return;
   if (isHeld(operatorOf(cfg), unit.name)) return; // taken down since the look
-  if (!(await stopOrphan(cfg, watch, unit))) return;
+  if (!(await stopLeftOver(cfg, watch, unit))) return;
   seen.budget.left -= 1;
   const done = await beginCounted(cfg, watch, unit, seen.snap);
   if (done.untried) throw new Error(done.why);
@@ -8237,7 +8246,7 @@ export async function stopLoops(
       await endFamily(cfg, watch, agent, familyIn(cfg, pane), pane);
       gone = false;
     }
-    const ended = pane ? continueStopping(cfg, watch, agent) : await stopOrphan(cfg, watch, agent);
+    const ended = pane ? continueStopping(cfg, watch, agent) : await stopLeftOver(cfg, watch, agent);
     if (!ended) gone = false;
   }
   return gone;
@@ -8364,9 +8373,9 @@ async function runOnComplete(
 }
 
 // ── watchdog loop ───────────────────────────────────────────────────────────────
-// Two tmux clients per tick whatever the number of agents, one if nothing was drawn. Each agent and
-// stage has a guard of its own: an error concerns that one alone, is logged once, and never ends the
-// supervision.
+// Two tmux clients per tick whatever the number of agents, one if nothing was drawn. The care of
+// each unit and each later stage has a guard of its own: an error concerns that one alone and is
+// logged once. One in the look itself ends that round, never the supervision.
 
 /** The agents that the watchdog supervises. */
 export const watched = (cfg: Config): Agent[] => [...cfg.agents.values()].filter(isWatched);
@@ -8464,8 +8473,9 @@ async function careFor(
 }
 
 /**
- * One round: look and learn, go on with a phase move, care for each unit, services first, then say
- * what is to be said, and store it all. `names`: a small round between two ticks, for these alone.
+ * One round: look and learn; what concerns the whole fleet; a phase move; the accounts; each unit,
+ * services first; wakes and the deadlock; then say what is to be said, and store it all. `names`: a
+ * small round between two ticks, for these alone and without what concerns the fleet.
  */
 async function round(
   cfg: Config, watch: Watch, names?: Set<string>,
@@ -8514,9 +8524,10 @@ async function beat(cfg: Config): Promise<void> {
 /** Caps session logs, with one rotation; logs a pane again whose logging stopped. */
 async function keepLogs(cfg: Config, observations: Map<string, Observation>): Promise<void> {
   const cap = cfg.watchdog.logMaxMb * 1_000_000;
+  const units = unitsOf(cfg);
   for (const [name, { pane, alive }] of observations) {
     if (!alive || !pane) continue;
-    const path = sessionLogPath(cfg, unitsOf(cfg).get(name)!.session);
+    const path = sessionLogPath(cfg, units.get(name)!.session);
     if (world.append(path, "", cap) || !pane.piped) await pipeToLog(cfg, pane.id, path);
   }
 }
@@ -8571,7 +8582,8 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     }
     const { logDir, stateDir, tmuxSocket } = cfg;
     Object.assign(next, { logDir, stateDir, tmuxSocket });
-    const lost = [...unitsOf(cfg).keys()].filter((name) => !unitsOf(next).has(name));
+    const left = unitsOf(next);
+    const lost = [...unitsOf(cfg).keys()].filter((name) => !left.has(name));
     for (const agent of lost) {
       emit(cfg, "orphan", { agent, why: "it left the config; its client is left alone" });
     }
@@ -13482,7 +13494,7 @@ commit() {
     git commit -qm "$1" && git push -q origin HEAD:main && echo "pushed $1"
 }
 set -f
-while printf '> ' && IFS= read -r text; do
+while printf '> ' && read -r text; do
   echo "working ..."
   git pull -q --rebase origin main
   case $text in "read "*) text=$(tr '\\n' ' ' <"\${text#read }") ;; esac
