@@ -6595,7 +6595,7 @@ async function noteDelivery(
   trouble(watch, `message ${message.id}`, "");
 }
 
-/** The files of this many deliveries, the newest, stay: nobody sees when one was read. */
+/** The file of a long text goes this many deliveries later: nobody sees when it was read. */
 const FILES_KEPT = 20;
 
 async function noteDelivered(
@@ -6616,7 +6616,7 @@ async function noteDelivered(
 /** Removes the files of long texts that nobody waits for, and of those delivered long ago. */
 function sweepTexts(cfg: Config, watch: Watch): void {
   const kept = [...watch.outbox, ...watch.unproven].map(({ id }) => id)
-    .concat(watch.delivered.slice(-FILES_KEPT));
+    .concat(watch.delivered.slice(1 - FILES_KEPT));
   for (const file of world.list(cfg.stateDir)) {
     const id = /^message-(\w+)\.txt$/.exec(file)?.[1];
     if (id && !kept.includes(id)) world.remove(join(cfg.stateDir, file));
