@@ -1785,7 +1785,7 @@ const plainField = (value: unknown): unknown =>
   typeof value === "string" ? plainText(value, FIELD_MAX)
     : Array.isArray(value) ? value.slice(0, 50).map(plainField) : value;
 
-/** Appends an event to events.jsonl (on a full disk it is only logged), and queues it for [notify]. */
+/** Appends an event to events.jsonl, and queues it for [notify]; a failed write is only logged. */
 function emit(cfg: Config, event: string, fields: Record<string, unknown> = {}): void {
   const said = Object.entries(fields).map(([key, value]) => [key, plainField(value)]);
   const line: AgentEvent =
@@ -2516,7 +2516,8 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
     ...Object.entries(marks).flatMap(([key, value]) =>
       set("-p", `@agents_${key}`, printable(value))),
     // a server that a person, or a client, started has them from there
-    ...[...secretNames, ...CALLERS_OWN].flatMap((name) => ["set-environment", "-t", id, "-r", name, ";"]),
+    ...[...secretNames, ...CALLERS_OWN].flatMap((name) =>
+      ["set-environment", "-t", id, "-r", name, ";"]),
     ...(plan.logPath ? ["pipe-pane", "-t", id, pipeCommand(plan.logPath), ";"] : []),
     "respawn-pane", "-k", "-t", id, "-c", noFormat(plan.cwd),
     ...envArgs({ ...plan.env, ...(plan.unit ? { [UNIT_MARK]: plan.unit } : {}) }), ...plan.argv, ";",
@@ -4781,6 +4782,7 @@ const RESET_FURTHEST = 40 * DAY;
 /** Wall ms until which a limit may last. */
 const isReset: Shape = (value) =>
   isNumber(value) && Number(value) < world.now() + RESET_FURTHEST;
+const isResetSeconds: Shape = (value) => isNumber(value) && isReset(Number(value) * 1000);
 
 /** The last entry of the conversation itself in the end of a transcript; null = there is none. */
 export function parseTranscriptEnd(tail: string, now: number): TranscriptEnd | null {
@@ -5146,12 +5148,14 @@ async function noteConversation(cfg: Config, agent: Agent, pane: Pane): Promise<
 function withOwnWord(cfg: Config, agent: Agent, pane: Pane, screen: Verdict): Verdict {
   const { kind } = backendOf(cfg, agent);
   if (kind === "codex") {
-    return decideCodex(readCodexWord(rolloutOf(cfg, agent, pane)), screen, pane.created, world.now());
+    const word = readCodexWord(rolloutOf(cfg, agent, pane));
+    return decideCodex(word, screen, pane.created, world.now());
   }
   const word = kind === "claude" ? readClaudeWord(cfg, agent, pane) : null;
   const verdict = decideClaude(word, screen);
   return word && showsError(verdict) ? decideError(
-    readTranscript(cfg, agent, word)?.end ?? null, word.status === "idle", verdict, world.now()) : verdict;
+    readTranscript(cfg, agent, word)?.end ?? null, word.status === "idle", verdict,
+    world.now()) : verdict;
 }
 
 /** What all sources of a client say together; `down`: nobody listens at its server. */
@@ -5593,8 +5597,8 @@ const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", 
   waitingUntil: null, why: "" };
 
 /** What is not true of another client in the same session. */
-const NEW_CLIENT = { since: 0, model: undefined, backgroundSince: undefined, idleSince: 0, sameSince: 0, looked: "",
-  judged: null, answered: "", answers: 0, together: false, versionOf: 0, oddLooks: 0 };
+const NEW_CLIENT = { since: 0, model: undefined, backgroundSince: undefined, idleSince: 0,
+  sameSince: 0, looked: "", judged: null, answered: "", answers: 0, together: false, versionOf: 0, oddLooks: 0 };
 
 /** When a process began, s since 1970; NaN = there is none, or no /proc. */
 function startedAt(pid: number): number {
@@ -6703,14 +6707,14 @@ export const limitStatePath = (cfg: Config, session: string): string =>
 
 const LIMIT_SHAPES: Record<string, Shape> = {
   banner: (value) => isText(value), setAt: (value) => isNumber(value),
-  resetAt: (value) => isReset(Number(value) * 1000),
+  resetAt: (value) => isResetSeconds(value),
   class: (value) => isLimitClass(value), asked: (value) => isNumber(value),
 };
 
 export function loadLimitState(cfg: Config, session: string): LimitState | null {
   try {
     const state = JSON.parse(world.read(limitStatePath(cfg, session)) ?? "null");
-    if (!isRecord(state) || !isReset(Number(state.until) * 1000)) return null;
+    if (!isRecord(state) || !isResetSeconds(state.until)) return null;
     const wrong = (key: string) => key in state && !(LIMIT_SHAPES[key]?.(state[key]) ?? true);
     for (const key of Object.keys(LIMIT_SHAPES).filter(wrong)) delete state[key];
     return { ...state, nudges: Number(state.nudges) || 0 } as LimitState;
@@ -7047,7 +7051,7 @@ async function settleAccounts(
   }
 }
 
-/** Until when, wall ms, a limit is believed that nobody can ask after: as one agent's own would be. */
+/** Until when, wall ms, a limit is believed that nobody can ask after: as one agent's own is. */
 function unaskedUntil(cfg: Config, { resetAt, askedAt }: AccountLimit): number {
   const limit = { class: "other" as const, resetAt, banner: "", native: false };
   return nextLimitUntil(cfg.watchdog, limit, 0, askedAt)[0] * 1000;
@@ -8893,8 +8897,9 @@ async function keep(path: string, lastGood: string, least = HUNG_AFTER): Promise
 }
 
 /** The next pause, ms: doubled up to half a minute, until one has lived for a healthy minute. */
-export const pauseAfter = (pause: number, lived: number): number =>
-  (lived >= HEALTHY_MINUTE ? 2_000 : Math.min(pause * 2, 30_000));
+export function pauseAfter(pause: number, lived: number): number {
+  return lived >= HEALTHY_MINUTE ? 2_000 : Math.min(pause * 2, 30_000);
+}
 
 /** The watchdog that a keeper looks after: started when there is none, ended when it hangs. */
 class Ward {
@@ -9118,9 +9123,10 @@ async function notifyPeople(config: () => Config, watch: Watch): Promise<void> {
   const began = world.now();
   notifying = true;
   if (notify.command || notify.url) {
-    const untold = await readEvents(config())
-      .then((past) => untoldEvents(past, notify.events, began), () => []);
-    pendingNotices.unshift(...untold.slice(-NOTICES_MAX));
+    await guard(watch, "notices before", async () => {
+      const untold = untoldEvents(await readEvents(config()), notify.events, began);
+      pendingNotices.unshift(...untold.slice(-NOTICES_MAX));
+    });
   }
   let events: AgentEvent[] = [];
   const done = new Set<string>();

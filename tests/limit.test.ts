@@ -77,7 +77,7 @@ describe("nextLimitUntil", () => {
     fake.files.set(limitStatePath(cfg, "x"), '{"until": 1781524845.5, "nudges": 1}');
     expect(loadLimitState(cfg, "x")).toEqual({ until: 1781524845.5, nudges: 1 });
     // no client's reset is in the year 2999
-    for (const bad of ["", "{", "null", "3", '{"until": "x"}', "[]", '{"until": 32472144000, "nudges": 1}']) {
+    for (const bad of ["", "{", "null", "3", '{"until": "x"}', "[]", '{"until": 32472144000, "nudges": 1}', '{"until": null}', '{"until": [5]}', '{"until": true}']) {
       fake.files.set(limitStatePath(cfg, "x"), bad);
       expect(loadLimitState(cfg, "x")).toBeNull();
     }
