@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { decideOpencode, isBooting, launchScript, memoryOf, lookAround, orphansOf, paneActive, parseEvents, enqueue, snapshot, startAgent, type Verdict, type VerdictName, world } from "../agents.ts";
+import { accountOf, decideOpencode, isBooting, launchScript, memoryOf, lookAround, orphansOf, paneActive, parseEvents, enqueue, snapshot, startAgent, type Verdict, type VerdictName, world } from "../agents.ts";
 import { type FakePane, fakeWorld, message, type Scene, scene, verdict } from "./kit.ts";
 
 const { http } = world;
@@ -226,6 +226,13 @@ describe("a text that an opencode server may have taken already, before a crash"
     claim(tries);
     await ticks(2);
     expect([prompts, watch.outbox]).toEqual([Array(times).fill("hear this"), []]);
+  });
+  test.each([["send x", ["hear this"]], ["claim", []]])("while its account is limited: %s", async (cause, told) => {
+    const { key } = accountOf(cfg, cfg.agents.get("a")!);
+    watch.accounts[key] = { name: "oc", class: "5h", resetAt: fake.wall + 3_600_000, asker: "", askedAt: 0, liftedAt: 0 };
+    watch.outbox.push(message({ text: "hear this", cause, made: fake.wall }));
+    await ticks(2);
+    expect([prompts, watch.outbox.length]).toEqual([told, 1 - told.length]);
   });
   test("as long as the server does not say, it waits; each try is on disk before it is made", async () => {
     answers = false;

@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { decideStall, describeState, handoffReset, isFruitful, loadWatch, memoryOf, parseEvents, parseWaitingUntil, type StallFacts, stallPause } from "../agents.ts";
-import { FLEET, type Scene, scene } from "./kit.ts";
+import { FLEET, message, type Scene, scene } from "./kit.ts";
 
 describe("decideStall", () => {
   const facts: StallFacts = { verdict: "idle", idle: 0, same: 0, animated: false, past: null, stallIdle: 300, grace: 180 };
@@ -99,6 +99,13 @@ describe("stallCheckOne, over the fake world", () => {
     await fake.ticks(cfg, watch, 2);
     expect(memoryOf(watch, "a").verdict).toBe("idle");
     expect(await ticksToRestart()).toBeLessThanOrEqual(13);
+  });
+  test("our text whose end a person has cut off is that person's draft", async () => {
+    const value = "pull, read the newest claim, try to break it, and commit your review of it with PASS or FAIL";
+    pane().doing = "idle";
+    pane().draft = value.slice(0, 60);
+    watch.outbox.push(message({ target: "a", text: value, made: fake.wall, tries: 1, seen: 0 }));
+    expect([await ticksToRestart(100), pane().draft]).toEqual([Infinity, value.slice(0, 60)]);
   });
   test("a blank screen leads to nothing", async () => {
     pane().doing = "blank";
