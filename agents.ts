@@ -6818,9 +6818,9 @@ function liftLimit(
   cfg: Config, watch: Watch, agent: Agent, shared: AccountLimit | null, why: string,
 ): void {
   if (shared) Object.assign(shared, { asker: agent.name, liftedAt: world.now() });
+  clearLimitState(cfg, agent.session);
   log(`limit lifted on ${agent.name}: ${why}`);
   emit(cfg, "lifted", { agent: agent.name });
-  clearLimitState(cfg, agent.session);
   watch.outbox = watch.outbox.filter((message) =>
     !isProbe(agent.name)(message) || message.seen !== undefined);
 }
