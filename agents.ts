@@ -64,6 +64,9 @@ export type Agent = Omit<Table<typeof KEYS.agent>, "wake"> & {
   wake?: Table<typeof KEYS.wake>;
 };
 
+/** What is kept running in a session of its own: a coding client, or a service beside it. */
+export type Unit = Agent | Service;
+
 /** `plan` and `status` are file names: below the plan folder, and in the repository's docs_dir. */
 export type Phase = Table<typeof KEYS.phase>;
 export type Handoff = Table<typeof KEYS.handoff>;
@@ -1699,9 +1702,9 @@ function makeFolders(cfg: Config): void {
 }
 
 /** Agents and services alike, by name. */
-const unitsOf = (cfg: Config): Map<string, Agent | Service> =>
-  new Map<string, Agent | Service>([...cfg.services, ...cfg.agents]);
-const isAgent = (unit: Agent | Service): unit is Agent => "backend" in unit;
+const unitsOf = (cfg: Config): Map<string, Unit> =>
+  new Map<string, Unit>([...cfg.services, ...cfg.agents]);
+const isAgent = (unit: Unit): unit is Agent => "backend" in unit;
 
 type Shape = (value: unknown) => boolean;
 const isText: Shape = (value) => typeof value === "string";
@@ -2198,7 +2201,7 @@ export function ownPanes(panes: Pane[], room = ""): Map<string, Pane> {
 type Claim = (argv: string[]) => boolean;
 
 /** What makes the unmarked session of a unit ours; no unit = the watchdog's. */
-function claimOf(cfg: Config, unit: Agent | Service | undefined): Claim {
+function claimOf(cfg: Config, unit: Unit | undefined): Claim {
   if (!unit) return isWatchdog;
   if (!isAgent(unit)) {
     return (argv) => argv.includes(unit.command) || isCallOf(wordsOf(unit.command), argv);
@@ -4079,7 +4082,7 @@ const startedMeanwhile = async (cfg: Config, { session, room }: NewSession): Pro
  * which its own mark, or that of another one, does not hinder.
  */
 const startSession = (
-  cfg: Config, unit: Agent | Service, byHand: boolean, plan: NewSession,
+  cfg: Config, unit: Unit, byHand: boolean, plan: NewSession,
 ): Promise<string> => betweenOrders(cfg, async () => {
   const operator = operatorOf(cfg);
   if (byHand ? isDown(operator, unit.name) : isHeld(operator, unit.name)) return OVERTAKEN;
@@ -4186,7 +4189,7 @@ interface StartOptions {
  * of throwing: others wait for their turn.
  */
 async function begin(
-  cfg: Config, unit: Agent | Service, snap: Snapshot, options: StartOptions,
+  cfg: Config, unit: Unit, snap: Snapshot, options: StartOptions,
 ): Promise<Started> {
   try {
     return isAgent(unit) ? await startAgent(cfg, unit, snap, options)
@@ -4198,7 +4201,7 @@ async function begin(
 
 /** Clears the place of a unit; says why nothing is started there, null = it is free. */
 async function clearPlace(
-  cfg: Config, unit: Agent | Service, snap: Snapshot, force = false,
+  cfg: Config, unit: Unit, snap: Snapshot, force = false,
 ): Promise<Started | null> {
   const barred = whyBarred(cfg, snap, unit.session);
   if (barred) return { started: false, why: barred };
@@ -4250,9 +4253,7 @@ const kickoffFile = (cfg: Config, session: string): string =>
   join(cfg.stateDir, `kickoff-${session}.txt`);
 
 /** Stores the kickoff where the client can read it: with the state, else with temporary files. */
-async function storeKickoff(
-  cfg: Config, agent: Agent, prompt: string,
-): Promise<string | Error> {
+async function storeKickoff(cfg: Config, agent: Agent, prompt: string): Promise<string | Error> {
   const elsewhere = join(tmpdir(), `agents-${agent.session}-${crypto.randomUUID()}.txt`);
   let why: unknown;
   for (const path of [kickoffFile(cfg, agent.session), elsewhere]) {
@@ -4324,7 +4325,7 @@ export function orphansOf(cfg: Config, snap: Snapshot): (Orphan & { pane: Pane }
  * changes. Where the config itself puts several agents into that folder, one more does no harm.
  */
 async function rivalOf(
-  cfg: Config, snap: Snapshot, unit: Agent | Service,
+  cfg: Config, snap: Snapshot, unit: Unit,
 ): Promise<{ name: string; why: string } | null> {
   // a service has no backend: it edits nothing
   const orphans = orphansOf(cfg, snap).filter(({ pane }) => !pane.dead && pane.backend);
@@ -4396,7 +4397,7 @@ export async function startService(
  * after the processes: a client that was started since our last look is not left over.
  */
 async function leftOver(
-  cfg: Config, unit: Agent | Service, groups: (Group | null)[] = [],
+  cfg: Config, unit: Unit, groups: (Group | null)[] = [],
 ): Promise<Family | null> {
   const family = familyOf(cfg, unit.name, groups);
   if (!membersOf(family).length) return null;
@@ -5087,9 +5088,7 @@ const soughtRollouts = new WeakMap<Agent, SoughtRollout>();
  * began with it in its folder, else the one that it was told to go on with. `begun`: of several,
  * each may be somebody else's, as of one where another Codex agent works in the folder.
  */
-function rolloutInFolder(
-  cfg: Config, agent: Agent, pane: Pane,
-): { path: string; begun: string[] } {
+function rolloutInFolder(cfg: Config, agent: Agent, pane: Pane): { path: string; begun: string[] } {
   const mark = `${pane.id} ${pane.created}`;
   let sought = soughtRollouts.get(agent);
   const found = sought && (sought.begun.length > 0 || sought.of !== "");
@@ -5666,7 +5665,7 @@ const isClientIn = ({ pid, created }: Pane, { client }: Memory): boolean =>
   client?.pid === pid && (client.made ?? created) === created;
 
 /** Notes the client in a unit's pane; a new one starts with a clean memory. */
-function noteClient(watch: Watch, unit: Agent | Service, pane: Pane): void {
+function noteClient(watch: Watch, unit: Unit, pane: Pane): void {
   const memory = memoryOf(watch, unit.name);
   if (isEnding(memory, pane)) return;
   const known = isClientIn(pane, memory);
@@ -5682,7 +5681,7 @@ function noteClient(watch: Watch, unit: Agent | Service, pane: Pane): void {
 }
 
 /** What is remembered, without what was true of an earlier client alone. */
-function memoryOfClient(watch: Watch, unit: Agent | Service, pane: Pane): Memory {
+function memoryOfClient(watch: Watch, unit: Unit, pane: Pane): Memory {
   const memory = memoryOf(watch, unit.name);
   return isClientIn(pane, memory) || isEnding(memory, pane)
     ? memory : { ...memory, ...NEW_CLIENT };
@@ -6120,9 +6119,7 @@ const isMixed = (composer: string, value: string): boolean =>
 const SOMEONES_DRAFT = "someone's draft stands in the input box";
 
 /** Whether what a person has written stands unsent in an agent's box: a restart would lose it. */
-async function holdsDraft(
-  cfg: Config, watch: Watch, agent: Agent, pane: Pane,
-): Promise<boolean> {
+async function holdsDraft(cfg: Config, watch: Watch, agent: Agent, pane: Pane): Promise<boolean> {
   const composer = (await lookAtBox(cfg, agent, pane))?.composer;
   const cutBox = mayCut(backendOf(cfg, agent));
   return Boolean(composer) && !watch.outbox.some((message) => message.target === agent.name &&
@@ -6285,9 +6282,7 @@ function outcomeOf(typing: Typing): Delivery {
 }
 
 /** Stores the next step with a text before it is taken; if that fails, nothing is changed. */
-async function intend(
-  { message, remember }: Errand, step: Partial<Message>,
-): Promise<void> {
+async function intend({ message, remember }: Errand, step: Partial<Message>): Promise<void> {
   const before = { ...message };
   Object.assign(message, step);
   try {
@@ -6825,9 +6820,7 @@ function liftLimit(
     !isProbe(agent.name)(message) || message.seen !== undefined);
 }
 
-async function beginHold(
-  cfg: Config, watch: Watch, agent: Agent, verdict: Verdict,
-): Promise<void> {
+async function beginHold(cfg: Config, watch: Watch, agent: Agent, verdict: Verdict): Promise<void> {
   const hold = holdFor(cfg, agent, verdict, null);
   await saveLimitState(cfg, agent.session, hold);
   const until = hold.resetAt !== undefined
@@ -7239,7 +7232,7 @@ export function decideDeath(facts: DeathFacts, settings: Settings): Action & { f
 
 /** Ends a client for a restart; the start itself waits, tick by tick, until its process is gone. */
 async function endForRestart(
-  cfg: Config, watch: Watch, agent: Agent | Service, pane: Pane, why: string, innocent = false,
+  cfg: Config, watch: Watch, agent: Unit, pane: Pane, why: string, innocent = false,
 ): Promise<void> {
   const memory = memoryOf(watch, agent.name);
   memory.idleSince = 0;
@@ -7254,7 +7247,7 @@ async function endForRestart(
  * it ends is stored before it is told. `pane`: null = it has outlived that.
  */
 async function endFamily(
-  cfg: Config, watch: Watch, unit: Agent | Service, family: Family, pane: Pane | null,
+  cfg: Config, watch: Watch, unit: Unit, family: Family, pane: Pane | null,
 ): Promise<void> {
   const memory = memoryOf(watch, unit.name);
   const { groups, marks } = family;
@@ -7274,7 +7267,7 @@ const startsThatCount = (cfg: Config, memory: Memory, lived: number): number[] =
 
 /** What the ladder asks of a client that has ended, or is about to be. */
 const deathOf = (
-  cfg: Config, unit: Agent | Service, memory: Memory, status: number | null, lived: number,
+  cfg: Config, unit: Unit, memory: Memory, status: number | null, lived: number,
 ): DeathFacts => ({
   kind: isAgent(unit) ? unit.kind : "service", status, lived, failures: memory.failures,
   starts: startsThatCount(cfg, memory, lived).length, massDeath: false,
@@ -7285,7 +7278,7 @@ const deathKey = (server: string, pane: Pane): string => `${server} ${pane.id}`;
 
 /** Goes up the ladder for one death, and says so. */
 function noteDeath(
-  cfg: Config, watch: Watch, unit: Agent | Service, status: number | null,
+  cfg: Config, watch: Watch, unit: Unit, status: number | null,
   why = "", massDeath = false,
 ): void {
   const memory = memoryOf(watch, unit.name);
@@ -7309,16 +7302,14 @@ function noteDeath(
   emit(cfg, "down", { agent: unit.name, why: why || action.why, status });
 }
 
-function park(cfg: Config, watch: Watch, unit: Agent | Service, why: string): void {
+function park(cfg: Config, watch: Watch, unit: Unit, why: string): void {
   enterRest(memoryOf(watch, unit.name), { state: "parked", why, at: world.now() });
   log(`${unit.name} (${unit.session}) is parked: ${why}; "up ${unit.name}" releases it`);
   emit(cfg, "parked", { agent: unit.name, why });
 }
 
 /** Whether a start may be made now. */
-export function decideHeal(
-  life: Life, held: boolean, now: number, longest = Infinity,
-): Action {
+export function decideHeal(life: Life, held: boolean, now: number, longest = Infinity): Action {
   const rest = restOf(life);
   if (held) return { do: "hold", why: BY_YOU };
   if (rest.state === "parked") return { do: "hold", why: `parked: ${rest.why}` };
@@ -7332,7 +7323,7 @@ export function decideHeal(
 }
 
 /** Sends the next signal to a family that was told to end; true once all of it is gone. */
-function continueStopping(cfg: Config, watch: Watch, unit: Agent | Service): boolean {
+function continueStopping(cfg: Config, watch: Watch, unit: Unit): boolean {
   const memory = memoryOf(watch, unit.name);
   const old = endingOf(memory);
   if (!old) return true;
@@ -7351,7 +7342,7 @@ function continueStopping(cfg: Config, watch: Watch, unit: Agent | Service): boo
 }
 
 /** Says once that even SIGKILL did not end what must end before another client may start. */
-function noteStuck(cfg: Config, unit: Agent | Service, old: Stopping, left: Member[]): void {
+function noteStuck(cfg: Config, unit: Unit, old: Stopping, left: Member[]): void {
   old.killed = Math.min(old.killed ?? Infinity, world.now());
   if (world.now() - old.killed < KILLED_BY) return;
   const why = cannotEnd(left);
@@ -7363,9 +7354,7 @@ function noteStuck(cfg: Config, unit: Agent | Service, old: Stopping, left: Memb
 }
 
 /** Ends what outlived the session or the client of a unit; true = nothing of it is left. */
-async function stopLeftOver(
-  cfg: Config, watch: Watch, unit: Agent | Service,
-): Promise<boolean> {
+async function stopLeftOver(cfg: Config, watch: Watch, unit: Unit): Promise<boolean> {
   const memory = memoryOf(watch, unit.name);
   if (memory.life.state !== "stopping") {
     const left = await leftOver(cfg, unit, [memory.client]);
@@ -7376,9 +7365,7 @@ async function stopLeftOver(
 }
 
 /** Leaves alone what a person took down, or works on, but for what outlived its client. */
-async function leaveDown(
-  cfg: Config, watch: Watch, unit: Agent | Service, seen: Observation,
-): Promise<void> {
+async function leaveDown(cfg: Config, watch: Watch, unit: Unit, seen: Observation): Promise<void> {
   const memory = memoryOf(watch, unit.name);
   if (!isOver(memory)) enterRest(memory, { state: "held" });
   if (seen.alive === false && seen.pane) memory.buried = deathKey(seen.snap.server, seen.pane);
@@ -7390,7 +7377,7 @@ async function leaveDown(
 
 /** Heals an agent or service: what is gone is started, what is broken is ended and then started. */
 export async function healOne(
-  cfg: Config, watch: Watch, unit: Agent | Service, seen: Observation,
+  cfg: Config, watch: Watch, unit: Unit, seen: Observation,
 ): Promise<void> {
   const memory = memoryOf(watch, unit.name);
   if (seen.held) return leaveDown(cfg, watch, unit, seen);
@@ -7422,7 +7409,7 @@ export async function healOne(
 }
 
 /** Says once that something stands where a unit should, which only a person may end. */
-function noteStranger(cfg: Config, watch: Watch, unit: Agent | Service, why: string): void {
+function noteStranger(cfg: Config, watch: Watch, unit: Unit, why: string): void {
   const label = `stranger ${unit.name}`;
   if (why && !watch.volatile.errors[label]) emit(cfg, "blocked", { agent: unit.name, why });
   trouble(watch, label, why && `${unit.name} needs you: ${why}`);
@@ -7554,7 +7541,7 @@ const restText = (rest: Rest): string =>
 
 /** Starts a unit from the loop: only once what it needs is ready, and a batch at most per tick. */
 async function startByWatchdog(
-  cfg: Config, watch: Watch, unit: Agent | Service, seen: Observation,
+  cfg: Config, watch: Watch, unit: Unit, seen: Observation,
 ): Promise<void> {
   const memory = memoryOf(watch, unit.name);
   if (isAgent(unit) && unit.kind === "loop" && phaseTrouble(cfg)) return;
@@ -7575,7 +7562,7 @@ async function startByWatchdog(
  * not make it free; what was not tried, on a full disk or after an order, is not counted.
  */
 async function beginCounted(
-  cfg: Config, watch: Watch, unit: Agent | Service, snap: Snapshot, options: StartOptions = {},
+  cfg: Config, watch: Watch, unit: Unit, snap: Snapshot, options: StartOptions = {},
 ): Promise<Started> {
   const memory = memoryOf(watch, unit.name);
   const before = structuredClone(memory);
@@ -7610,7 +7597,7 @@ const NO_SERVER = "waits for the opencode server";
  * waits for its client's server; `connect_delay` is the longest.
  */
 async function notReady(
-  cfg: Config, unit: Agent | Service, snap: Snapshot, since = world.mono(),
+  cfg: Config, unit: Unit, snap: Snapshot, since = world.mono(),
 ): Promise<string> {
   for (const need of unit.needs) {
     const other = unitsOf(cfg).get(need);
@@ -7627,9 +7614,7 @@ async function notReady(
 }
 
 /** The same, in the life of a unit that is to be started. */
-async function mustWait(
-  cfg: Config, unit: Agent | Service, snap: Snapshot, memory: Memory,
-): Promise<boolean> {
+async function mustWait(cfg: Config, unit: Unit, snap: Snapshot, memory: Memory): Promise<boolean> {
   const { life } = memory;
   const since = life.state === "waiting" ? life.since : world.mono();
   const why = await notReady(cfg, unit, snap, since);
@@ -7650,9 +7635,7 @@ function oncePerLook(snap: Snapshot, what: string, ask: () => Promise<boolean>):
 }
 
 /** `ready` is a port, an address, or a command that exits with 0; without it, a living session. */
-export async function isReady(
-  cfg: Config, unit: Agent | Service, snap: Snapshot,
-): Promise<boolean> {
+export async function isReady(cfg: Config, unit: Unit, snap: Snapshot): Promise<boolean> {
   if (sessionAlive(snap, unit.session) !== true) return false;
   const ready = unit.ready.trim();
   if (!ready) return true;
@@ -8467,7 +8450,7 @@ async function remindFleet(
 
 /** What a round does for one unit; a small one only heals: its looks are too close for more. */
 async function careFor(
-  cfg: Config, watch: Watch, unit: Agent | Service, seen: Observation, full: boolean,
+  cfg: Config, watch: Watch, unit: Unit, seen: Observation, full: boolean,
 ): Promise<void> {
   if (!isAgent(unit)) return healOne(cfg, watch, unit, seen);
   // what was told to end while it was watched is ended still
@@ -9526,13 +9509,11 @@ export async function cmdUp(call: Call): Promise<number> {
   return code;
 }
 
-const orderedNames = (units: (Agent | Service)[], withWatchdog: boolean): string[] =>
+const orderedNames = (units: Unit[], withWatchdog: boolean): string[] =>
   [...units.map(({ name }) => name), ...(withWatchdog ? ["watchdog"] : [])];
 
 /** Ends what a unit left running when its session went; returns what cannot be ended. */
-async function endLeftOver(
-  cfg: Config, unit: Agent | Service, memory: Memory,
-): Promise<Failure[]> {
+async function endLeftOver(cfg: Config, unit: Unit, memory: Memory): Promise<Failure[]> {
   const left = await leftOver(cfg, unit, [endingOf(memory), memory.client]);
   if (left) await endFamilies([left]);
   return left ? stuckOf(unit, left) : [];
@@ -9546,7 +9527,7 @@ function stuckOf({ name }: Named, family: Family): Failure[] {
 
 /** Starts what does not run, `start_batch` at a time; collects first texts in `boots`. */
 async function startAll(
-  cfg: Config, wanted: (Agent | Service)[], boots: Message[], step: Step,
+  cfg: Config, wanted: Unit[], boots: Message[], step: Step,
 ): Promise<Failure[]> {
   const known = loadWatch(cfg);
   const failures: Failure[] = [];
@@ -9585,7 +9566,7 @@ async function startAll(
 
 /** Waits for what a unit needs, up to `up_wait` or `connect_delay`; `waits` = it is not ready. */
 async function awaitNeeds(
-  cfg: Config, unit: Agent | Service, snap: Snapshot,
+  cfg: Config, unit: Unit, snap: Snapshot,
 ): Promise<[waits: string, snap: Snapshot]> {
   const connects = isAgent(unit) ? backendOf(cfg, unit).connectDelay + 1 : 0;
   const patience = world.mono() + Math.max(cfg.watchdog.upWait, connects) * 1000;
@@ -9648,9 +9629,7 @@ async function bootAll(cfg: Config, boots: Message[]): Promise<void> {
 const RUNNING_AFTER = 1_000;
 
 /** Waits up to `up_wait` for all clients to run; returns those that ended or never started. */
-async function awaitClients(
-  cfg: Config, units: (Agent | Service)[], step: Step,
-): Promise<Failure[]> {
+async function awaitClients(cfg: Config, units: Unit[], step: Step): Promise<Failure[]> {
   const deadline = world.mono() + cfg.watchdog.upWait * 1000;
   for (;;) {
     const snap = await snapshot(cfg);
@@ -9677,7 +9656,7 @@ async function awaitClients(
 
 /** Why a client does not run after its start; null = it is a task that has already succeeded. */
 async function explainDeath(
-  cfg: Config, unit: Agent | Service, pane: Pane | undefined,
+  cfg: Config, unit: Unit, pane: Pane | undefined,
 ): Promise<Failure | null> {
   if (!pane) return { name: unit.name, why: "its session is gone" };
   if (isAgent(unit) && unit.kind === "task" && pane.status === 0) return null;
@@ -9833,7 +9812,7 @@ function folderOf(pid: number): string {
 }
 
 /** Background sessions and daemons of clients in our folders that do not carry our mark. */
-function findBackground(cfg: Config, units: (Agent | Service)[]): Background[] {
+function findBackground(cfg: Config, units: Unit[]): Background[] {
   const agents = units.filter(isAgent);
   const dirs = agents.map(({ dir }) => (world.mtime(dir) === null ? dir : realPath(dir)));
   const isOurs = (dir: string) => dirs.some((one) => dir === one || dir.startsWith(`${one}/`));
@@ -9859,9 +9838,7 @@ function strangerNote(cfg: Config, snap: Snapshot, session: string): string {
 }
 
 /** Ends units and starts them again; until then a mark tells the watchdog to leave them alone. */
-async function restartUnits(
-  cfg: Config, units: (Agent | Service)[], fresh: boolean,
-): Promise<number> {
+async function restartUnits(cfg: Config, units: Unit[], fresh: boolean): Promise<number> {
   const pauses = Math.floor((units.length - 1) / cfg.watchdog.startBatch) * RUNNING_AFTER;
   const until = world.now() + Math.min(BUSY_FOR + pauses, BUSY_MAX);
   await changeOperator(cfg, (operator) => {
@@ -9895,7 +9872,7 @@ async function restartUnits(
  * failed. `earlier`: failures so far; `between`: runs after the starts. Returns the exit code.
  */
 async function startAndWait(
-  cfg: Config, units: (Agent | Service)[], earlier: Failure[], between?: () => Promise<Failure[]>,
+  cfg: Config, units: Unit[], earlier: Failure[], between?: () => Promise<Failure[]>,
 ): Promise<number> {
   const boots: Message[] = [];
   const failures = await withBar(units.length, async (step) => {
@@ -10180,7 +10157,7 @@ async function lookAtPanes(
   cfg: Config, watch: Watch, snap: Snapshot, watchdog: Status["watchdog"], named: string[],
 ): Promise<Map<string, Seen>> {
   const seen = new Map<string, Seen>();
-  const units = new Map<Pane, Agent | Service>();
+  const units = new Map<Pane, Unit>();
   for (const unit of unitsOf(cfg).values()) {
     const pane = snap.panes.get(unit.session);
     const memory = memoryOf(watch, unit.name);
@@ -10235,7 +10212,7 @@ export function decideNow(
 }
 
 /** A unit's memory with the verdict of this look; a unit that does not run keeps its last one. */
-function memoryNow(cfg: Config, look: StatusLook, unit: Agent | Service): Memory {
+function memoryNow(cfg: Config, look: StatusLook, unit: Unit): Memory {
   const { snap, watch, seen, now } = look;
   const memory = memoryOf(watch, unit.name);
   const pane = snap.panes.get(unit.session);
@@ -10249,7 +10226,7 @@ function memoryNow(cfg: Config, look: StatusLook, unit: Agent | Service): Memory
 
 /** The usage limit that holds a unit, its own or its account's; null = none, or just lifted. */
 function holdOf(
-  cfg: Config, { snap, seen, now, watch }: StatusLook, unit: Agent | Service,
+  cfg: Config, { snap, seen, now, watch }: StatusLook, unit: Unit,
 ): LimitState | null {
   const hold = snap.panes.has(unit.session) ? loadLimitState(cfg, unit.session) : null;
   const verdict = seen.get(unit.name)?.verdict;
@@ -10272,7 +10249,7 @@ function accountRows(cfg: Config, { watch }: StatusLook, rows: StatusRow[]): Sta
 }
 
 /** Why a unit cannot be started, whatever the ladder says; undefined = it can. */
-const whyCannotStart = ({ dir }: Agent | Service): string | undefined =>
+const whyCannotStart = ({ dir }: Unit): string | undefined =>
   (world.mtime(dir) === null ? `no folder ${dir}` : undefined);
 
 /** What a client asks a person, until when it waits, or what it said as it ended; "" = none. */
@@ -10338,7 +10315,7 @@ function subjectOf(own: string[], question = ""): string {
 
 /** The state of one unit in words, from everything `status` gathered. */
 function stateOf(
-  cfg: Config, look: StatusLook, unit: Agent | Service, memory: Memory, limit: LimitState | null,
+  cfg: Config, look: StatusLook, unit: Unit, memory: Memory, limit: LimitState | null,
 ): Described {
   const { snap, operator, seen, complete, now } = look;
   if (!snap.ok) {
@@ -10360,7 +10337,7 @@ function stateOf(
 
 const isoOrNone = (ms: number | null | undefined): string => isoOf(ms || null) ?? "";
 
-function statusRow(cfg: Config, look: StatusLook, unit: Agent | Service): StatusRow {
+function statusRow(cfg: Config, look: StatusLook, unit: Unit): StatusRow {
   const { snap, watch, queue, seen, now } = look;
   const memory = memoryNow(cfg, look, unit);
   const agent = isAgent(unit) ? unit : null;
@@ -10406,7 +10383,7 @@ const readStatus = async (cfg: Config): Promise<Status> =>
 
 async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []): Promise<Status> {
   const { snap, watch, operator, watchdog, now } = look;
-  const rows = (units: Map<string, Agent | Service>) => [...units.values()]
+  const rows = (units: Map<string, Unit>) => [...units.values()]
     .filter(({ name }) => !named.length || named.includes(name))
     .map((unit) => statusRow(cfg, look, unit));
   const [agents, services] = [rows(cfg.agents), rows(cfg.services)];
@@ -11337,9 +11314,7 @@ const watchdogFact = (cfg: Config): [string, string | null] => ["watchdog",
   readWatchdog(cfg).running ? null : 'not running, so nothing is done; "up watchdog" starts it'];
 
 /** Reads a running agent as the watchdog does: twice, as a changing screen is not believed idle. */
-async function explainLive(
-  call: Call, cfg: Config, agent: Agent, pane: Pane,
-): Promise<number> {
+async function explainLive(call: Call, cfg: Config, agent: Agent, pane: Pane): Promise<number> {
   const first = await screenOf(cfg, agent, pane);
   await world.sleep(LOOKS_APART);
   const { look } = await screenOf(cfg, agent, pane);
@@ -11354,9 +11329,7 @@ async function explainLive(
     call, verdict, nextOfLiving(cfg, watch, agent, pane, verdict), [watchdogFact(cfg)]);
 }
 
-function nextOfLiving(
-  cfg: Config, watch: Watch, agent: Agent, pane: Pane, verdict: Verdict,
-): Next {
+function nextOfLiving(cfg: Config, watch: Watch, agent: Agent, pane: Pane, verdict: Verdict): Next {
   return nextStep(cfg, stepLook(cfg, watch), agent, { pane, verdict,
     memory: memoryOf(watch, agent.name), hold: loadLimitState(cfg, agent.session) });
 }
