@@ -9316,7 +9316,9 @@ const assessExit = (exits: boolean): Findings => exits
   ? warn(EXITS, "tmux set -s exit-unattached off, and the same in tmux.conf") : [];
 
 // ── up, down, restart ───────────────────────────────────────────────────────────
-// Orders of people. Whoever holds the lock of the orders acts; the watchdog follows the result.
+// Orders of people. A command acts itself, under the lock of orders that every start of the watchdog
+// takes too, and does not ask the watchdog to: an order must hold where that hangs or is of an older
+// version. The watchdog follows the result.
 
 /**
  * Asks the tmux server for its version and for exit-unattached. `start`: if none runs, one starts

@@ -47,6 +47,22 @@ real("P30: a hung watchdog is STALE in status, with the place and the cure, exit
   await until(() => f.lock("watchdog"), 30_000);
 });
 
+real("an order needs no watchdog: one that hangs with its keeper keeps no down, up or restart waiting", trio, async (f) => {
+  await f.up();
+  await f.ready("a1", "b1", "c1");
+  const hung = [f.lock("keeper"), f.lock("watchdog")];
+  for (const pid of hung) signal(pid, "SIGSTOP");
+  const order = async (...words: string[]) => (await f.run(words)).code;
+  expect(await order("down", "b1")).toBe(0);
+  expect(await f.sessions()).not.toContain("t-b1");
+  expect([await order("up", "b1"), await order("restart", "c1")]).toEqual([0, 0]);
+  await f.ready("b1", "c1");
+  expect([f.starts("a1").length, f.starts("b1").length, f.starts("c1").length]).toEqual([1, 2, 2]);
+  for (const pid of hung) signal(pid, "SIGCONT");
+  await f.ticks(2);
+  expect([f.starts("b1").length, f.starts("c1").length]).toEqual([2, 2]);
+});
+
 real("P30: log_dir is away for a while: both live on, one watchdog alone, and they write again", trio, async (f) => {
   await f.up();
   await f.ready("a1", "b1", "c1");
