@@ -25,7 +25,9 @@
  *   usage limit … phase advance   what may have to be done: limits, deaths, hand-offs
  *   watchdog loop            one round after another. Here the supervisor ends
  *   standing by, notices     the keeper; people who are told
- *   the command line …       what a person asks and orders, a section for each kind
+ *   the command line, up …   words and options; orders, and who waits for their result
+ *   what comes next, status  what will be done about each unit, and what is known of it
+ *   status as text … main    what a person asks and orders, a section for each kind
  */
 import { appendFileSync, closeSync, existsSync, fsyncSync, mkdirSync,
   openSync, readFileSync, readSync } from "node:fs";
@@ -9907,537 +9909,8 @@ export async function cmdRestart(call: Call): Promise<number> {
   return (await startWatchdog(cfg)) ? code : 1;
 }
 
-// ── status, phase, attach, send, migrate ────────────────────────────────────────
-// What people ask and order day by day.
-
-/** `notify --test`: sends one notice, as the watchdog would. */
-export async function cmdNotify(call: Call): Promise<number> {
-  const cfg = await configFor(call);
-  if (!call.options.test) die("usage: notify --test", 2);
-  if (!cfg.notify.command && !cfg.notify.url) die("[notify] names neither command nor url");
-  await sendNotice(cfg,
-    [{ at: new Date().toISOString(), event: "test", why: "a test of the notices" }]);
-  return printed("sent");
-}
-
-/** What `status` knows of one agent or service; times are ISO 8601. */
-export interface StatusRow {
-  name: string;
-  kind: string;
-  backend: string;
-  /** `modelFrom` "client": the client names it now; else it was or will be started with it. */
-  model: string;
-  modelFrom: "client" | "start";
-  watch: string;
-  session: string;
-  running: boolean;
-  state: string;
-  /** `state` as data: one word, and the details. */
-  condition: Condition;
-  detail: string;
-  /** Since when, "" = not known. */
-  since: string;
-  /** Until when it is limited, waits or is not started; "" = no clock decides that. */
-  until: string;
-  /** What the watchdog does next by the clock, and when; "" = nothing. */
-  next: "" | Due;
-  nextAt: string;
-  /** Since when the other side of the loop waits for its commit; "" = it does not. */
-  owesSince: string;
-  messages: number;
-  messagesWhy: string;
-  /** Recent texts that were typed without proof that the client took them. */
-  unproven: number;
-  restartsToday: number;
-  /** What its screen and its client say, and why; `state` says the same for people. */
-  verdict: Memory["verdict"];
-  why: string;
-  needsHuman: boolean;
-  /** The command that helps, without `agents`; "" = none is needed. */
-  cure: string;
-  /** An answer to its client's question that could be declared in the config. */
-  answer?: DeclaredAnswer;
-  /** The version of the running client; "" = it does not say. */
-  version: string;
-}
-
-/** The state of a unit in one word. */
-export type Condition =
-  | "working" | "background" | "idle" | "waiting" | "limited" | "blocked" | "unsure"
-  | "fatal" | "starting" | "running" | "ending" | "parked" | "backoff" | "ended" | "done"
-  | "stopped" | "unknown";
-
-/** The stable, versioned content of `status --json`. */
-export interface Status {
-  version: 1;
-  /** Folder of the config and prefix of the sessions. */
-  fleet: string;
-  folder: string;
-  prefix: string;
-  /** What is wrong with the config, where the watchdog runs on the last good one; "" = nothing. */
-  configError: string;
-  phase: { id: string; index: number; total: number; plan: string; done: boolean; complete: boolean;
-    /** Where a phase move under way leads: a phase id or "the end"; "" = none is under way. */
-    moving: string; error: string } | null;
-  agents: StatusRow[];
-  services: StatusRow[];
-  /** The hand-off channel as the watchdog found it last; null = the config has none. */
-  handoff: { state: ChannelState | "unknown"; since: string; why: string; cure: string } | null;
-  watchdog: { running: boolean; pid: number | null; heartbeat: string; stale: boolean;
-    version: string;
-    /** What a stale one was doing when it stopped; "" = not known. */
-    stage: string };
-  /** Notices to people that fail or were dropped, in number and words; absent = they go out. */
-  notices?: { dropped: number; text: string };
-  /** Limits of accounts: `until` is ISO 8601, `waiting` how many agents wait. */
-  accounts: { name: string; class: LimitClass; until: string; waiting: number; text: string }[];
-  unknownSessions: string[];
-  /** Of those, clients of this fleet that are no longer in the config. */
-  orphans: { name: string; session: string; running: boolean }[];
-  olderPhase: string[];
-  needsHuman: boolean;
-}
-
-/** 1st, 2nd, 3rd, 4th, 11th, 21st. */
-function ordinal(n: number): string {
-  const teen = n % 100 > 10 && n % 100 < 14;
-  return `${n}${(!teen && ["th", "st", "nd", "rd"][n % 10]) || "th"}`;
-}
-
-/** What `describeState` goes by, besides the memory; `now` is wall ms. */
-interface StateFacts {
-  pane: Pane | undefined; held: boolean; enabled: boolean; limit: LimitState | null;
-  kind: string; complete: boolean; now: number;
-  /** s, `unsure_after`. */
-  unsureAfter?: number;
-  /** The program in a session of its name that is not ours. */
-  stranger?: string | undefined;
-  /** Why it is not started: a client that left the config still works in its folder. */
-  rival?: string | undefined;
-  /** What is left of its old client that cannot be ended. */
-  stuck?: string | undefined;
-  /** Why it cannot start at all. */
-  cannot?: string | undefined;
-  /** What it asks, or said as it ended. */
-  words?: string | undefined;
-  /** The limit of its account, which its start waits for. */
-  account?: AccountLimit | null;
-}
-
-/** A state for people: `state` in one phrase, the rest in parts; `until` is wall ms. */
-interface Described {
-  state: string; condition: Condition; detail: string; until: number | null; needsHuman: boolean;
-}
-
-const described = (
-  condition: Condition, state: string, detail = "", more: Partial<Described> = {},
-): Described => ({ state, condition, detail, until: null, needsHuman: false, ...more });
-
-/** A unit's state in words: what a person or the ladder decided, else what its screen says. */
-export function describeState(memory: Memory, facts: StateFacts): Described {
-  const { pane, stuck } = facts;
-  if (stuck) return described("ending", stuck, stuck, { needsHuman: true });
-  return pane && !pane.dead ? describeLiving(memory, facts) : describeDown(memory, facts);
-}
-
-/** How a client ended, with its last words; "" = its pane is gone. */
-const endText = ({ pane, words }: StateFacts): string =>
-  (pane ? [endOf(pane), words].filter(Boolean).join(": ") : "");
-
-function describeDown(memory: Memory, facts: StateFacts): Described {
-  const { pane, held, enabled, kind, now, stranger, rival, cannot } = facts;
-  const end = endText(facts);
-  if (held) return described("stopped", BY_YOU, "by you");
-  const rest = restOf(memory.life);
-  if (cannot && enabled && rest.state !== "done") {
-    return described("stopped", `cannot start: ${cannot}`, cannot, { needsHuman: true });
-  }
-  if (rest.state === "parked") {
-    return described("parked", `parked: ${rest.why}`,
-      [end, rest.why].filter(Boolean).join(" · "), { needsHuman: true });
-  }
-  if (rest.state === "done" || (kind === "task" && pane?.status === 0)) {
-    return described("done", "done");
-  }
-  if (kind === "loop" && facts.complete) {
-    return described("stopped", "stopped (all phases done)", "all phases done");
-  }
-  if (rival) return described("stopped", `not running: ${rival}`, rival, { needsHuman: enabled });
-  if (stranger !== undefined) {
-    const why = `its session holds no client, but ${stranger}`;
-    return described("stopped", `not running: ${why}`, why, { needsHuman: enabled });
-  }
-  if (rest.state === "backoff" && rest.until > now) {
-    const nth = ordinal(memory.failures);
-    return described("backoff", `backoff ${ago(rest.until - now)} (${nth})`,
-      [end, `${nth} time`].filter(Boolean).join(" · "), { until: rest.until });
-  }
-  const after = facts.account ? `starts after ${accountWords(facts.account)}` : "";
-  if (pane) {
-    return described("ended", `ended (${endOf(pane)})`, [end, after].filter(Boolean).join(" · "));
-  }
-  return enabled ? described("stopped", after ? `stopped: ${after}` : "stopped", after)
-    : described("stopped", "stopped (disabled)", "disabled");
-}
-
-const CONDITIONS: Record<VerdictName | "booting", Condition> = {
-  active: "working", background: "background", idle: "idle", waiting: "waiting",
-  limited: "limited", blocked: "blocked", unsure: "unsure", fatal: "fatal", booting: "starting",
-};
-
-function describeLiving(memory: Memory, facts: StateFacts): Described {
-  const { limit, now, unsureAfter, words } = facts;
-  const { verdict, why } = memory;
-  if (limit && verdict !== "blocked") {
-    const [at, kind] = [(limit.resetAt ?? limit.until) * 1000, limit.class ?? "other"];
-    const until = at > now ? ` until ${localTime(at)}` : "";
-    return described("limited", `limited${until} (${kind})`,
-      until ? `to ${localTime(at)}, ${kind}` : `${kind}, its reset has passed`, { until: at });
-  }
-  if (!memory.since || verdict === "gone") return described("running", "RUNNING");
-  const vain = verdict === "blocked" ? "" : vainRestarts(memory);
-  const needsHuman = verdict === "blocked" || vain !== "" || isUnsureTooLong(
-    memory, unsureAfter ?? defaultsOf(KEYS.watchdog).unsureAfter, now);
-  const said = vain || (needsHuman || verdict === "unsure" ? why : "");
-  const isTold = ["fatal", "background", "limited", "waiting"].includes(verdict);
-  const state = `${verdict}${said && `: ${said}`} ${ago(now - memory.since)}`;
-  return described(CONDITIONS[verdict], state,
-    vain || words || (isTold ? why : said), { needsHuman });
-}
-
-/** A text that is stuck for this long, ms, needs a person. */
-const STUCK_AFTER = 600_000;
-
-/** What a unit's pane shows now; with a verdict if it is an agent that runs. */
-interface Seen { text: string; verdict?: Verdict }
-
-/** Everything that the rows of one `status` are made from; `now` is wall ms. */
-interface StatusLook {
-  snap: Snapshot; watch: Watch; operator: Operator; queue: Message[];
-  /** By unit name; no entry = its screen was not read, or could not be. */
-  seen: Map<string, Seen>;
-  watchdog: Status["watchdog"]; complete: boolean; now: number;
-  /** The orphan in the folder of an agent that does not run, by the name of the agent. */
-  rivals: Map<string, { name: string; why: string }>;
-}
-
-/** The agents that must not be started now because of an orphan in their folder. */
-async function rivalsOf(cfg: Config, snap: Snapshot): Promise<StatusLook["rivals"]> {
-  const rivals: StatusLook["rivals"] = new Map();
-  for (const agent of cfg.agents.values()) {
-    if (sessionAlive(snap, agent.session) !== false) continue;
-    const rival = await rivalOf(cfg, snap, agent);
-    if (rival) rivals.set(agent.name, rival);
-  }
-  return rivals;
-}
-
-/** Gathers what `status` shows. `named`: read these screens and no others; none = all agents. */
-async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusLook> {
-  const snap = await snapshot(cfg);
-  if (!snap.ok && isMissing(snap)) die(NO_TMUX);
-  const watch = loadWatch(cfg);
-  const watchdog = readWatchdog(cfg);
-  const seen = await lookAtPanes(cfg, watch, snap, watchdog, named);
-  const operator = operatorOf(cfg);
-  const queue = [...watch.outbox,
-    ...operator.queue.filter((message) => !watch.taken.includes(message.id))];
-  return { snap, watch, operator, queue, seen, watchdog, complete: isComplete(cfg),
-    now: world.now(), rivals: await rivalsOf(cfg, snap) };
-}
-
-/** Longer than any round, ms: what was drawn this long before a heartbeat, its round has seen. */
-const ROUND_MAX = 60_000;
-
-/** Whether the watchdog found this client idle and nothing was drawn since: no need to read it. */
-const stillRests = (memory: Memory, pane: Pane, { running, heartbeat }: Status["watchdog"]) =>
-  running && memory.verdict === "idle" && memory.since >= pane.created && pane.activity > 0 &&
-  pane.activity < Date.parse(heartbeat) - ROUND_MAX;
-
-/** Reads all panes in one call, those of ended clients for their last words. Changes nothing. */
-async function lookAtPanes(
-  cfg: Config, watch: Watch, snap: Snapshot, watchdog: Status["watchdog"], named: string[],
-): Promise<Map<string, Seen>> {
-  const seen = new Map<string, Seen>();
-  const units = new Map<Pane, Unit>();
-  for (const unit of unitsOf(cfg).values()) {
-    const pane = snap.panes.get(unit.session);
-    const memory = memoryOf(watch, unit.name);
-    const asked = named.length ? named.includes(unit.name) : pane?.dead || isAgent(unit);
-    if (!pane || !asked) continue;
-    if (named.length || pane.dead || !stillRests(memory, pane, watchdog)) {
-      units.set(pane, unit);
-    } else {
-      const verdict: Verdict = { ...NO_VERDICT, verdict: "idle", why: memory.why };
-      seen.set(unit.name, { text: "", verdict });
-    }
-  }
-  const judged: Promise<unknown>[] = [];
-  await captureAll(cfg, [...units.keys()], (pane, text) => {
-    const unit = units.get(pane)!;
-    if (text === null) return;
-    const one: Seen = { text };
-    seen.set(unit.name, one);
-    if (pane.dead || !isAgent(unit)) return;
-    const { backgroundSince } = memoryOf(watch, unit.name);
-    judged.push(judgeLook(cfg, unit, pane, { text, title: pane.title }, backgroundSince)
-      .then((verdict) => (one.verdict = verdict)));
-  });
-  await within(STATUS_PATIENCE, Promise.all(judged), []);
-  return seen;
-}
-
-/** Until this long, ms, after something was drawn, no screen proves that its client is idle. */
-const STILL_AFTER = 2_000;
-
-/**
- * The verdict on a running agent as of now (wall ms). `since` is what the watchdog remembers of the
- * same client, or when it drew last. `young`: it was just started. `quiet`: ms without drawing
- * after which an idle screen is believed.
- */
-export function decideNow(
-  seen: Verdict | undefined, memory: Memory, pane: Pane, young: boolean, quiet: number, now: number,
-): Pick<Memory, "verdict" | "why" | "since"> {
-  const known = memory.since >= pane.created ? memory : null;
-  if (young) return { verdict: "booting", why: "it was started a moment ago", since: pane.created };
-  if (!seen) {
-    const since = known?.verdict === "unsure" ? known.since : now;
-    return { verdict: "unsure", why: "its screen could not be read", since };
-  }
-  const drawn = pane.activity || now;
-  if (seen.verdict === "idle" && known?.why === SOMEONES_DRAFT) return known;
-  const moves = now - drawn < quiet && (known?.verdict === "active" || seen.where === "process");
-  const { verdict, why } = seen.verdict === "idle" && moves
-    ? { verdict: "active" as const, why: "its screen changed a moment ago" } : seen;
-  const since = verdict === "active" ? now : Math.max(pane.created, Math.min(drawn, now));
-  return { verdict, why, since: known?.verdict === verdict ? known.since : since };
-}
-
-/** A unit's memory with the verdict of this look; a unit that does not run keeps its last one. */
-function memoryNow(cfg: Config, look: StatusLook, unit: Unit): Memory {
-  const { snap, watch, seen, now } = look;
-  const memory = memoryOf(watch, unit.name);
-  const pane = snap.panes.get(unit.session);
-  if (!pane || pane.dead || !isAgent(unit)) return memory;
-  const shown = seen.get(unit.name);
-  const { kind, logGrace } = backendOf(cfg, unit);
-  const quiet = kind === "opencode" ? logGrace * 1000 : STILL_AFTER;
-  const young = isBooting(backendOf(cfg, unit), now - pane.created, shown?.text ?? "");
-  return { ...memory, ...decideNow(shown?.verdict, memory, pane, young, quiet, now) };
-}
-
-/** The usage limit that holds a unit, its own or its account's; null = none, or just lifted. */
-function holdOf(
-  cfg: Config, { snap, seen, now, watch }: StatusLook, unit: Unit,
-): LimitState | null {
-  const hold = snap.panes.has(unit.session) ? loadLimitState(cfg, unit.session) : null;
-  const verdict = seen.get(unit.name)?.verdict;
-  if (hold) return verdict && decideLimit(hold, verdict, now).do === "lift" ? null : hold;
-  const shared = isAgent(unit) && verdict ? accountLimitOf(cfg, watch, unit) : null;
-  if (!shared || decideAccount(shared, unit.name, false, verdict!, now) === verdict) return null;
-  return { until: shared.resetAt / 1000, nudges: 0, class: shared.class };
-}
-
-/** The limits of accounts, and how many of their agents wait for each. */
-function accountRows(cfg: Config, { watch }: StatusLook, rows: StatusRow[]): Status["accounts"] {
-  const waits = ({ name }: Agent) => !["working", "parked", "done"].includes(
-    rows.find((row) => row.name === name)?.condition ?? "done");
-  return Object.entries(watch.accounts).map(([key, shared]) => {
-    const waiting = sharersOf(cfg, key).filter(waits).length;
-    const said = waiting === 1 ? "1 agent waits" : `${waiting} agents wait`;
-    return { name: shared.name, class: shared.class, until: isoOrNone(shared.resetAt), waiting,
-      text: `${accountWords(shared)}, ${said}` };
-  });
-}
-
-/** Why a unit cannot be started, whatever the ladder says; undefined = it can. */
-const whyCannotStart = ({ dir }: Unit): string | undefined =>
-  (world.mtime(dir) === null ? `no folder ${dir}` : undefined);
-
-/** What a client asks a person, until when it waits, or what it said as it ended; "" = none. */
-function clientWords({ text, verdict }: Seen, pane: Pane): string {
-  if (pane.dead) return lastWord(text);
-  if (verdict?.waitingUntil && verdict.verdict === "waiting") {
-    return `to ${localTime(verdict.waitingUntil)}`;
-  }
-  if (verdict?.verdict !== "blocked" || verdict.why.startsWith("asks ")) return "";
-  if (verdict.where === "event") return lineOfText(text, verdict);
-  const question = parseQuestion(text, pane.title);
-  return verdict.where === "dialog" || question.endsWith("?") ? question : "";
-}
-
-/** The most telling line of an ended client: its last error, else its last line. */
-function lastWord(text: string): string {
-  const lines = tailOf(text.replace(/^Pane is dead.*$/gm, ""), 12).split("\n");
-  const tells = /error|cannot|not found|fail|denied|refused|panic/i;
-  const said = lines.findLast((line) => tells.test(line));
-  return plainText(said ?? lines.at(-1) ?? "", SUBJECT_MAX);
-}
-
-/** The whole line whose beginning a rule matched. */
-function lineOfText(text: string, verdict: Verdict): string {
-  const line = splitLines(text).findLast((one) => oneLine(one).startsWith(verdict.text));
-  return line ? plainText(line.replace(/^[\s●⎿■✕]+/, ""), SUBJECT_MAX) : "";
-}
-
-/** A line of a dialog that offers a choice. */
-const CHOICE = /^(?:[❯›>●○] *)?(?:\d+[.)] |✔ |(?:Yes|No|Allow|Deny)\b)/;
-/** The last line above a dialog. */
-const DIALOG_BEGINS = /^(?:[•■✕✖●✻]|[›❯] (?!\d|No\b|Yes\b|✔))/;
-/** A question that says no more than the dialog's title. */
-const PLAIN_QUESTION = /^Do you want to (?:proceed|continue)\?$/;
-
-/**
- * What a dialog asks, on one line: its question, or its subject where the question is a plain one;
- * "" = neither can be told for certain.
- */
-export function parseQuestion(text: string, title = ""): string {
-  const { dialog, lines } = readRegions({ text, title });
-  if (dialog === null) return "";
-  const all = dialog.split("\n").map((line) => line.replace(/[│┃║]/g, " ").trim());
-  const asked = all.findLastIndex((line) => line.startsWith("△"));
-  const from = asked < 0 ? all.findLastIndex((line) => DIALOG_BEGINS.test(line)) : asked - 1;
-  const until = all.findIndex((line, at) => at > from && CHOICE.test(line));
-  const isTitled = asked >= 0 ||
-    (from < 0 && /^[─▔]{8}/.test(lines[lines.length - all.length - 1] ?? ""));
-  const own = all.slice(from + 1, until < 0 ? undefined : until)
-    .map((line) => line.replace(/^[△←→☐◆?•]+ */, ""));
-  const question = own.findLast((line) => line.endsWith("?"));
-  if (question && !PLAIN_QUESTION.test(question)) return plainText(question, SUBJECT_MAX);
-  return isTitled ? plainText(subjectOf(own, question), SUBJECT_MAX) : "";
-}
-
-/** A dialog's heading and what it is about: the text in its frame, else the line below. */
-function subjectOf(own: string[], question = ""): string {
-  const framed = own.findIndex((line) => /^╌{8}/.test(line));
-  const [heading = "", next = ""] = own.filter((line) => line && !/^[─▔╌╭╰]/.test(line));
-  const body = framed < 0 ? next : own.slice(framed + 1).find(Boolean) ?? "";
-  return [heading.replace(/:$/, ""), body === question ? "" : body].filter(Boolean).join(": ");
-}
-
-/** The state of one unit in words, from everything `status` gathered. */
-function stateOf(
-  cfg: Config, look: StatusLook, unit: Unit, memory: Memory, limit: LimitState | null,
-): Described {
-  const { snap, operator, seen, complete, now } = look;
-  if (!snap.ok) {
-    return described("unknown", `unknown (tmux: ${snap.why})`, `tmux: ${snap.why}`,
-      { needsHuman: true });
-  }
-  const agent = isAgent(unit) ? unit : null;
-  const pane = snap.panes.get(unit.session);
-  const shown = seen.get(unit.name);
-  return describeState(memory, {
-    pane, held: isDown(operator, unit.name), enabled: agent?.enabled ?? true, limit,
-    kind: agent?.kind ?? "service", complete, now, unsureAfter: cfg.watchdog.unsureAfter,
-    stranger: snap.strangers?.get(unit.session), stuck: stuckNow(memory),
-    account: agent && accountLimitOf(cfg, look.watch, agent),
-    cannot: whyCannotStart(unit), words: shown && pane ? clientWords(shown, pane) : "",
-    rival: look.rivals.get(unit.name)?.why,
-  });
-}
-
-const isoOrNone = (ms: number | null | undefined): string => isoOf(ms || null) ?? "";
-
-function statusRow(cfg: Config, look: StatusLook, unit: Unit): StatusRow {
-  const { snap, watch, queue, seen, now } = look;
-  const memory = memoryNow(cfg, look, unit);
-  const agent = isAgent(unit) ? unit : null;
-  const pane = snap.panes.get(unit.session);
-  const running = pane !== undefined && !pane.dead;
-  const own = running && isClientIn(pane, memory) ? memory.model : "";
-  const isMine = (message: Message) => message.target === unit.name;
-  const [mine, unproven] = [queue.filter(isMine), watch.unproven.filter(isMine)];
-  const limit = holdOf(cfg, look, unit);
-  const { state, condition, detail, until, ...said } = stateOf(cfg, look, unit, memory, limit);
-  const verdict = seen.get(unit.name)?.verdict;
-  const needsHuman = said.needsHuman ||
-    mine.some((message) => now - (message.stuck ?? now) >= STUCK_AFTER);
-  const rival = look.rivals.get(unit.name);
-  const due = agent && nextDue(cfg, look, agent, memory, limit, condition);
-  const answer = agent && condition === "blocked" ? answerTo(cfg, agent, verdict?.rule) : undefined;
-  return {
-    name: unit.name, kind: agent?.kind ?? "service",
-    backend: agent ? (running && pane.backend) || agent.backend : "-",
-    model: agent ? own || (running && pane.model) || roleModel(cfg, agent) || "default" : "-",
-    modelFrom: own ? "client" : "start",
-    watch: agent?.watch ?? "-", session: unit.session,
-    running, state, condition, detail, needsHuman,
-    verdict: memory.verdict, why: memory.why,
-    since: isoOrNone(memory.since),
-    until: isoOrNone(until ?? verdict?.waitingUntil ?? verdict?.limit?.resetAt),
-    next: due?.next ?? "", nextAt: isoOrNone(due?.at),
-    owesSince: running && !look.complete && cfg.loop.handoff &&
-      owesCommit(watch, cfg.loop.handoff) === unit.name ? isoOrNone(watch.owedSince) : "",
-    messages: mine.length, messagesWhy: (mine[0] ?? unproven.at(-1))?.why ?? "",
-    unproven: unproven.length,
-    restartsToday: memory.restarts.day === localDate(new Date(now)) ? memory.restarts.count : 0,
-    cure: !needsHuman ? "" : running ? `attach ${unit.name}`
-      : condition === "parked" ? `up ${unit.name}` : condition === "unknown" ? "doctor"
-      : rival ? `down ${rival.name}` : "",
-    ...(answer ? { answer } : {}),
-    version: running ? (memory.version ?? "") : "",
-  };
-}
-
-const readStatus = async (cfg: Config): Promise<Status> =>
-  statusFrom(cfg, await lookForStatus(cfg));
-
-async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []): Promise<Status> {
-  const { snap, watch, operator, watchdog, now } = look;
-  const rows = (units: Map<string, Unit>) => [...units.values()]
-    .filter(({ name }) => !named.length || named.includes(name))
-    .map((unit) => statusRow(cfg, look, unit));
-  const [agents, services] = [rows(cfg.agents), rows(cfg.services)];
-  const phase = await readPhase(cfg, watch);
-  const known = new Set([...unitsOf(cfg).values()]
-    .map((one) => one.session).concat(watchdogSession(cfg)));
-  const isSupervised = (one: StatusRow) =>
-    cfg.agents.get(one.name)!.enabled && one.watch !== "none" &&
-    !(isDown(operator, one.name) && !one.running) && !["done", "parked"].includes(one.condition);
-  const ranBefore = world.mtime(watchFile(cfg)) !== null;
-  const expected = agents.some((one) => isSupervised(one) && (one.running || ranBefore));
-  return {
-    version: 1, fleet: fleetName(cfg), folder: fleetFolder(cfg), prefix: cfg.sessionPrefix,
-    configError: cfg.broken, phase, agents, services, handoff: readChannel(cfg, watch), watchdog,
-    ...(watch.notices ? { notices:
-      { dropped: watch.notices.dropped, text: noticesText(watch.notices, now) } } : {}),
-    accounts: accountRows(cfg, look, agents),
-    unknownSessions: [...snap.panes.keys(), ...(snap.strangers?.keys() ?? [])]
-      .filter((name) => name.startsWith(cfg.sessionPrefix) && !known.has(name))
-      .map((name) => plainText(name, SUBJECT_MAX)).sort(),
-    orphans: orphansOf(cfg, snap).map(({ name, session, pane }) =>
-      ({ name, session, running: !pane.dead })),
-    olderPhase: loopSessionsAlive(cfg, snap, true).map((agent) => agent.name),
-    needsHuman: [...agents, ...services].some((one) => one.needsHuman) || Boolean(phase?.error) ||
-      cfg.broken !== "" ||
-      needsChannel(cfg, watch, operator) || noticesFail(watch.notices) ||
-      (watchdog.running ? watchdog.stale : expected),
-  };
-}
-
-/** What is left of a client that could not be ended; undefined = nothing. */
-function stuckNow(memory: Memory): string | undefined {
-  const stopping = endingOf(memory);
-  if (!stopping?.stuck) return undefined;
-  const left = membersOf({ groups: [stopping], marks: stopping.marks ?? [] });
-  return left.length ? cannotEnd(left) : undefined;
-}
-
-function readChannel(cfg: Config, { channel }: Watch): Status["handoff"] {
-  if (!cfg.loop.handoff || !loopAgents(cfg).length) return null;
-  if (!channel) return { state: "unknown", since: "", why: "", cure: "" };
-  const { state, why, cure, since } = channel;
-  return { state, since: new Date(since).toISOString(), why, cure };
-}
-
-/** Whether a person must fix the hand-off: it does not work, and an agent depends on it. */
-function needsChannel(cfg: Config, { channel }: Watch, operator: Operator): boolean {
-  if (!cfg.loop.handoff || isComplete(cfg) || !channel) return false;
-  const used = loopAgents(cfg).some((agent) => operator.held[agent.name] === undefined);
-  // a missing branch is the remote's own word; a mere failure may pass
-  return used && (channel.told || channel.state === "branch missing");
-}
+// ── what comes next ─────────────────────────────────────────────────────────────
+// What the watchdog will do, by its own decisions asked ahead of time: for status and explain.
 
 type Due = keyof typeof DUES;
 
@@ -10541,6 +10014,9 @@ export function decideNextDown(
   return { does: "starts it", at, due: "start" };
 }
 
+type StepLook = Pick<StatusLook, "watch" | "operator" | "complete" | "now">;
+type StepFacts = { pane: Pane; memory: Memory; verdict: Verdict; hold: LimitState | null };
+
 /** Why the watchdog leaves a running agent alone whatever it shows; "" = it does not. */
 function whyLeft(
   cfg: Config, { watch, operator, complete }: StepLook, agent: Agent, hold: LimitState | null,
@@ -10571,8 +10047,387 @@ function nextStep(
   });
 }
 
-type StepLook = Pick<StatusLook, "watch" | "operator" | "complete" | "now">;
-type StepFacts = { pane: Pane; memory: Memory; verdict: Verdict; hold: LimitState | null };
+const stepLook = (cfg: Config, watch: Watch): StepLook =>
+  ({ watch, operator: operatorOf(cfg), complete: isComplete(cfg), now: world.now() });
+
+function nextOfLiving(cfg: Config, watch: Watch, agent: Agent, pane: Pane, verdict: Verdict): Next {
+  return nextStep(cfg, stepLook(cfg, watch), agent, { pane, verdict,
+    memory: memoryOf(watch, agent.name), hold: loadLimitState(cfg, agent.session) });
+}
+
+/** What the watchdog does next about an agent that is down. */
+async function nextOfDown(cfg: Config, watch: Watch, agent: Agent, snap: Snapshot): Promise<Next> {
+  const now = world.now();
+  const memory = memoryOf(watch, agent.name);
+  const pane = snap.panes.get(agent.session);
+  const held = isDown(operatorOf(cfg), agent.name);
+  const unseen = pane && memory.buried !== deathKey(snap.server, pane)
+    ? deathOf(cfg, agent, memory, pane.status, now - pane.created) : null;
+  const hold = loadLimitState(cfg, agent.session);
+  const left = whyLeft(cfg, stepLook(cfg, watch), agent, hold) ||
+    (agent.watch === "none" ? 'watch is "none"' : "");
+  const stranger = strangerIn(cfg, snap, agent.session) ||
+    rivalText(await rivalOf(cfg, snap, agent));
+  if (stranger) return { does: `leaves it down: ${stranger}`, at: null };
+  if (left && !held) return { does: `leaves it down: ${left}`, at: null };
+  const next = decideNextDown(memory, held, unseen, cfg.watchdog, now);
+  const needs = next.does === "starts it" ? await notReady(cfg, agent, snap) : "";
+  return needs ? { does: needs, at: null } : next;
+}
+
+const dueOf = ({ due, at }: Next): { next: Due; at: number } | null =>
+  (due && at !== null ? { next: due, at } : null);
+
+// ── status ──────────────────────────────────────────────────────────────────────
+// What is known of every unit, from one look at everything: the rows of `status`, as data.
+
+/** The state of a unit in one word. */
+export type Condition =
+  | "working" | "background" | "idle" | "waiting" | "limited" | "blocked" | "unsure"
+  | "fatal" | "starting" | "running" | "ending" | "parked" | "backoff" | "ended" | "done"
+  | "stopped" | "unknown";
+
+/** 1st, 2nd, 3rd, 4th, 11th, 21st. */
+function ordinal(n: number): string {
+  const teen = n % 100 > 10 && n % 100 < 14;
+  return `${n}${(!teen && ["th", "st", "nd", "rd"][n % 10]) || "th"}`;
+}
+
+/** What `describeState` goes by, besides the memory; `now` is wall ms. */
+interface StateFacts {
+  pane: Pane | undefined; held: boolean; enabled: boolean; limit: LimitState | null;
+  kind: string; complete: boolean; now: number;
+  /** s, `unsure_after`. */
+  unsureAfter?: number;
+  /** The program in a session of its name that is not ours. */
+  stranger?: string | undefined;
+  /** Why it is not started: a client that left the config still works in its folder. */
+  rival?: string | undefined;
+  /** What is left of its old client that cannot be ended. */
+  stuck?: string | undefined;
+  /** Why it cannot start at all. */
+  cannot?: string | undefined;
+  /** What it asks, or said as it ended. */
+  words?: string | undefined;
+  /** The limit of its account, which its start waits for. */
+  account?: AccountLimit | null;
+}
+
+/** A state for people: `state` in one phrase, the rest in parts; `until` is wall ms. */
+interface Described {
+  state: string; condition: Condition; detail: string; until: number | null; needsHuman: boolean;
+}
+
+const described = (
+  condition: Condition, state: string, detail = "", more: Partial<Described> = {},
+): Described => ({ state, condition, detail, until: null, needsHuman: false, ...more });
+
+/** A unit's state in words: what a person or the ladder decided, else what its screen says. */
+export function describeState(memory: Memory, facts: StateFacts): Described {
+  const { pane, stuck } = facts;
+  if (stuck) return described("ending", stuck, stuck, { needsHuman: true });
+  return pane && !pane.dead ? describeLiving(memory, facts) : describeDown(memory, facts);
+}
+
+/** How a client ended, with its last words; "" = its pane is gone. */
+const endText = ({ pane, words }: StateFacts): string =>
+  (pane ? [endOf(pane), words].filter(Boolean).join(": ") : "");
+
+function describeDown(memory: Memory, facts: StateFacts): Described {
+  const { pane, held, enabled, kind, now, stranger, rival, cannot } = facts;
+  const end = endText(facts);
+  if (held) return described("stopped", BY_YOU, "by you");
+  const rest = restOf(memory.life);
+  if (cannot && enabled && rest.state !== "done") {
+    return described("stopped", `cannot start: ${cannot}`, cannot, { needsHuman: true });
+  }
+  if (rest.state === "parked") {
+    return described("parked", `parked: ${rest.why}`,
+      [end, rest.why].filter(Boolean).join(" · "), { needsHuman: true });
+  }
+  if (rest.state === "done" || (kind === "task" && pane?.status === 0)) {
+    return described("done", "done");
+  }
+  if (kind === "loop" && facts.complete) {
+    return described("stopped", "stopped (all phases done)", "all phases done");
+  }
+  if (rival) return described("stopped", `not running: ${rival}`, rival, { needsHuman: enabled });
+  if (stranger !== undefined) {
+    const why = `its session holds no client, but ${stranger}`;
+    return described("stopped", `not running: ${why}`, why, { needsHuman: enabled });
+  }
+  if (rest.state === "backoff" && rest.until > now) {
+    const nth = ordinal(memory.failures);
+    return described("backoff", `backoff ${ago(rest.until - now)} (${nth})`,
+      [end, `${nth} time`].filter(Boolean).join(" · "), { until: rest.until });
+  }
+  const after = facts.account ? `starts after ${accountWords(facts.account)}` : "";
+  if (pane) {
+    return described("ended", `ended (${endOf(pane)})`, [end, after].filter(Boolean).join(" · "));
+  }
+  return enabled ? described("stopped", after ? `stopped: ${after}` : "stopped", after)
+    : described("stopped", "stopped (disabled)", "disabled");
+}
+
+const CONDITIONS: Record<VerdictName | "booting", Condition> = {
+  active: "working", background: "background", idle: "idle", waiting: "waiting",
+  limited: "limited", blocked: "blocked", unsure: "unsure", fatal: "fatal", booting: "starting",
+};
+
+/** Whether the client runs and is not being ended. */
+const isLiving = (condition: Condition): boolean =>
+  !["ending", "parked", "backoff", "ended", "done", "stopped", "unknown"].includes(condition);
+
+function describeLiving(memory: Memory, facts: StateFacts): Described {
+  const { limit, now, unsureAfter, words } = facts;
+  const { verdict, why } = memory;
+  if (limit && verdict !== "blocked") {
+    const [at, kind] = [(limit.resetAt ?? limit.until) * 1000, limit.class ?? "other"];
+    const until = at > now ? ` until ${localTime(at)}` : "";
+    return described("limited", `limited${until} (${kind})`,
+      until ? `to ${localTime(at)}, ${kind}` : `${kind}, its reset has passed`, { until: at });
+  }
+  if (!memory.since || verdict === "gone") return described("running", "RUNNING");
+  const vain = verdict === "blocked" ? "" : vainRestarts(memory);
+  const needsHuman = verdict === "blocked" || vain !== "" || isUnsureTooLong(
+    memory, unsureAfter ?? defaultsOf(KEYS.watchdog).unsureAfter, now);
+  const said = vain || (needsHuman || verdict === "unsure" ? why : "");
+  const isTold = ["fatal", "background", "limited", "waiting"].includes(verdict);
+  const state = `${verdict}${said && `: ${said}`} ${ago(now - memory.since)}`;
+  return described(CONDITIONS[verdict], state,
+    vain || words || (isTold ? why : said), { needsHuman });
+}
+
+// The words of a client.
+
+/** What a unit's pane shows now; with a verdict if it is an agent that runs. */
+interface Seen { text: string; verdict?: Verdict }
+
+/** What a client asks a person, until when it waits, or what it said as it ended; "" = none. */
+function clientWords({ text, verdict }: Seen, pane: Pane): string {
+  if (pane.dead) return lastWord(text);
+  if (verdict?.waitingUntil && verdict.verdict === "waiting") {
+    return `to ${localTime(verdict.waitingUntil)}`;
+  }
+  if (verdict?.verdict !== "blocked" || verdict.why.startsWith("asks ")) return "";
+  if (verdict.where === "event") return lineOfText(text, verdict);
+  const question = parseQuestion(text, pane.title);
+  return verdict.where === "dialog" || question.endsWith("?") ? question : "";
+}
+
+/** The most telling line of an ended client: its last error, else its last line. */
+function lastWord(text: string): string {
+  const lines = tailOf(text.replace(/^Pane is dead.*$/gm, ""), 12).split("\n");
+  const tells = /error|cannot|not found|fail|denied|refused|panic/i;
+  const said = lines.findLast((line) => tells.test(line));
+  return plainText(said ?? lines.at(-1) ?? "", SUBJECT_MAX);
+}
+
+/** The whole line whose beginning a rule matched. */
+function lineOfText(text: string, verdict: Verdict): string {
+  const line = splitLines(text).findLast((one) => oneLine(one).startsWith(verdict.text));
+  return line ? plainText(line.replace(/^[\s●⎿■✕]+/, ""), SUBJECT_MAX) : "";
+}
+
+/** A line of a dialog that offers a choice. */
+const CHOICE = /^(?:[❯›>●○] *)?(?:\d+[.)] |✔ |(?:Yes|No|Allow|Deny)\b)/;
+/** The last line above a dialog. */
+const DIALOG_BEGINS = /^(?:[•■✕✖●✻]|[›❯] (?!\d|No\b|Yes\b|✔))/;
+/** A question that says no more than the dialog's title. */
+const PLAIN_QUESTION = /^Do you want to (?:proceed|continue)\?$/;
+
+/**
+ * What a dialog asks, on one line: its question, or its subject where the question is a plain one;
+ * "" = neither can be told for certain.
+ */
+export function parseQuestion(text: string, title = ""): string {
+  const { dialog, lines } = readRegions({ text, title });
+  if (dialog === null) return "";
+  const all = dialog.split("\n").map((line) => line.replace(/[│┃║]/g, " ").trim());
+  const asked = all.findLastIndex((line) => line.startsWith("△"));
+  const from = asked < 0 ? all.findLastIndex((line) => DIALOG_BEGINS.test(line)) : asked - 1;
+  const until = all.findIndex((line, at) => at > from && CHOICE.test(line));
+  const isTitled = asked >= 0 ||
+    (from < 0 && /^[─▔]{8}/.test(lines[lines.length - all.length - 1] ?? ""));
+  const own = all.slice(from + 1, until < 0 ? undefined : until)
+    .map((line) => line.replace(/^[△←→☐◆?•]+ */, ""));
+  const question = own.findLast((line) => line.endsWith("?"));
+  if (question && !PLAIN_QUESTION.test(question)) return plainText(question, SUBJECT_MAX);
+  return isTitled ? plainText(subjectOf(own, question), SUBJECT_MAX) : "";
+}
+
+/** A dialog's heading and what it is about: the text in its frame, else the line below. */
+function subjectOf(own: string[], question = ""): string {
+  const framed = own.findIndex((line) => /^╌{8}/.test(line));
+  const [heading = "", next = ""] = own.filter((line) => line && !/^[─▔╌╭╰]/.test(line));
+  const body = framed < 0 ? next : own.slice(framed + 1).find(Boolean) ?? "";
+  return [heading.replace(/:$/, ""), body === question ? "" : body].filter(Boolean).join(": ");
+}
+
+// One look at everything.
+
+/** Everything that the rows of one `status` are made from; `now` is wall ms. */
+interface StatusLook {
+  snap: Snapshot; watch: Watch; operator: Operator; queue: Message[];
+  /** By unit name; no entry = its screen was not read, or could not be. */
+  seen: Map<string, Seen>;
+  watchdog: Status["watchdog"]; complete: boolean; now: number;
+  /** The orphan in the folder of an agent that does not run, by the name of the agent. */
+  rivals: Map<string, { name: string; why: string }>;
+}
+
+/** The agents that must not be started now because of an orphan in their folder. */
+async function rivalsOf(cfg: Config, snap: Snapshot): Promise<StatusLook["rivals"]> {
+  const rivals: StatusLook["rivals"] = new Map();
+  for (const agent of cfg.agents.values()) {
+    if (sessionAlive(snap, agent.session) !== false) continue;
+    const rival = await rivalOf(cfg, snap, agent);
+    if (rival) rivals.set(agent.name, rival);
+  }
+  return rivals;
+}
+
+/** Longer than any round, ms: what was drawn this long before a heartbeat, its round has seen. */
+const ROUND_MAX = 60_000;
+
+/** Whether the watchdog found this client idle and nothing was drawn since: no need to read it. */
+const stillRests = (memory: Memory, pane: Pane, { running, heartbeat }: Status["watchdog"]) =>
+  running && memory.verdict === "idle" && memory.since >= pane.created && pane.activity > 0 &&
+  pane.activity < Date.parse(heartbeat) - ROUND_MAX;
+
+/** Reads all panes in one call, those of ended clients for their last words. Changes nothing. */
+async function lookAtPanes(
+  cfg: Config, watch: Watch, snap: Snapshot, watchdog: Status["watchdog"], named: string[],
+): Promise<Map<string, Seen>> {
+  const seen = new Map<string, Seen>();
+  const units = new Map<Pane, Unit>();
+  for (const unit of unitsOf(cfg).values()) {
+    const pane = snap.panes.get(unit.session);
+    const memory = memoryOf(watch, unit.name);
+    const asked = named.length ? named.includes(unit.name) : pane?.dead || isAgent(unit);
+    if (!pane || !asked) continue;
+    if (named.length || pane.dead || !stillRests(memory, pane, watchdog)) {
+      units.set(pane, unit);
+    } else {
+      const verdict: Verdict = { ...NO_VERDICT, verdict: "idle", why: memory.why };
+      seen.set(unit.name, { text: "", verdict });
+    }
+  }
+  const judged: Promise<unknown>[] = [];
+  await captureAll(cfg, [...units.keys()], (pane, text) => {
+    const unit = units.get(pane)!;
+    if (text === null) return;
+    const one: Seen = { text };
+    seen.set(unit.name, one);
+    if (pane.dead || !isAgent(unit)) return;
+    const { backgroundSince } = memoryOf(watch, unit.name);
+    judged.push(judgeLook(cfg, unit, pane, { text, title: pane.title }, backgroundSince)
+      .then((verdict) => (one.verdict = verdict)));
+  });
+  await within(STATUS_PATIENCE, Promise.all(judged), []);
+  return seen;
+}
+
+/** Gathers what `status` shows. `named`: read these screens and no others; none = all agents. */
+async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusLook> {
+  const snap = await snapshot(cfg);
+  if (!snap.ok && isMissing(snap)) die(NO_TMUX);
+  const watch = loadWatch(cfg);
+  const watchdog = readWatchdog(cfg);
+  const seen = await lookAtPanes(cfg, watch, snap, watchdog, named);
+  const operator = operatorOf(cfg);
+  const queue = [...watch.outbox,
+    ...operator.queue.filter((message) => !watch.taken.includes(message.id))];
+  return { snap, watch, operator, queue, seen, watchdog, complete: isComplete(cfg),
+    now: world.now(), rivals: await rivalsOf(cfg, snap) };
+}
+
+// What is believed of one unit now.
+
+/** Until this long, ms, after something was drawn, no screen proves that its client is idle. */
+const STILL_AFTER = 2_000;
+
+/**
+ * The verdict on a running agent as of now (wall ms). `since` is what the watchdog remembers of the
+ * same client, or when it drew last. `young`: it was just started. `quiet`: ms without drawing
+ * after which an idle screen is believed.
+ */
+export function decideNow(
+  seen: Verdict | undefined, memory: Memory, pane: Pane, young: boolean, quiet: number, now: number,
+): Pick<Memory, "verdict" | "why" | "since"> {
+  const known = memory.since >= pane.created ? memory : null;
+  if (young) return { verdict: "booting", why: "it was started a moment ago", since: pane.created };
+  if (!seen) {
+    const since = known?.verdict === "unsure" ? known.since : now;
+    return { verdict: "unsure", why: "its screen could not be read", since };
+  }
+  const drawn = pane.activity || now;
+  if (seen.verdict === "idle" && known?.why === SOMEONES_DRAFT) return known;
+  const moves = now - drawn < quiet && (known?.verdict === "active" || seen.where === "process");
+  const { verdict, why } = seen.verdict === "idle" && moves
+    ? { verdict: "active" as const, why: "its screen changed a moment ago" } : seen;
+  const since = verdict === "active" ? now : Math.max(pane.created, Math.min(drawn, now));
+  return { verdict, why, since: known?.verdict === verdict ? known.since : since };
+}
+
+/** A unit's memory with the verdict of this look; a unit that does not run keeps its last one. */
+function memoryNow(cfg: Config, look: StatusLook, unit: Unit): Memory {
+  const { snap, watch, seen, now } = look;
+  const memory = memoryOf(watch, unit.name);
+  const pane = snap.panes.get(unit.session);
+  if (!pane || pane.dead || !isAgent(unit)) return memory;
+  const shown = seen.get(unit.name);
+  const { kind, logGrace } = backendOf(cfg, unit);
+  const quiet = kind === "opencode" ? logGrace * 1000 : STILL_AFTER;
+  const young = isBooting(backendOf(cfg, unit), now - pane.created, shown?.text ?? "");
+  return { ...memory, ...decideNow(shown?.verdict, memory, pane, young, quiet, now) };
+}
+
+/** The usage limit that holds a unit, its own or its account's; null = none, or just lifted. */
+function holdOf(
+  cfg: Config, { snap, seen, now, watch }: StatusLook, unit: Unit,
+): LimitState | null {
+  const hold = snap.panes.has(unit.session) ? loadLimitState(cfg, unit.session) : null;
+  const verdict = seen.get(unit.name)?.verdict;
+  if (hold) return verdict && decideLimit(hold, verdict, now).do === "lift" ? null : hold;
+  const shared = isAgent(unit) && verdict ? accountLimitOf(cfg, watch, unit) : null;
+  if (!shared || decideAccount(shared, unit.name, false, verdict!, now) === verdict) return null;
+  return { until: shared.resetAt / 1000, nudges: 0, class: shared.class };
+}
+
+/** Why a unit cannot be started, whatever the ladder says; undefined = it can. */
+const whyCannotStart = ({ dir }: Unit): string | undefined =>
+  (world.mtime(dir) === null ? `no folder ${dir}` : undefined);
+
+/** What is left of a client that could not be ended; undefined = nothing. */
+function stuckNow(memory: Memory): string | undefined {
+  const stopping = endingOf(memory);
+  if (!stopping?.stuck) return undefined;
+  const left = membersOf({ groups: [stopping], marks: stopping.marks ?? [] });
+  return left.length ? cannotEnd(left) : undefined;
+}
+
+/** The state of one unit in words, from everything `status` gathered. */
+function stateOf(
+  cfg: Config, look: StatusLook, unit: Unit, memory: Memory, limit: LimitState | null,
+): Described {
+  const { snap, operator, seen, complete, now } = look;
+  if (!snap.ok) {
+    return described("unknown", `unknown (tmux: ${snap.why})`, `tmux: ${snap.why}`,
+      { needsHuman: true });
+  }
+  const agent = isAgent(unit) ? unit : null;
+  const pane = snap.panes.get(unit.session);
+  const shown = seen.get(unit.name);
+  return describeState(memory, {
+    pane, held: isDown(operator, unit.name), enabled: agent?.enabled ?? true, limit,
+    kind: agent?.kind ?? "service", complete, now, unsureAfter: cfg.watchdog.unsureAfter,
+    stranger: snap.strangers?.get(unit.session), stuck: stuckNow(memory),
+    account: agent && accountLimitOf(cfg, look.watch, agent),
+    cannot: whyCannotStart(unit), words: shown && pane ? clientWords(shown, pane) : "",
+    rival: look.rivals.get(unit.name)?.why,
+  });
+}
 
 /** What is due next of an agent as its row shows it; null = nothing that a clock decides. */
 function nextDue(
@@ -10591,19 +10446,151 @@ function nextDue(
   return step ?? (agent.wake && wake && !complete ? { next: "wake", at: wake } : null);
 }
 
-const dueOf = ({ due, at }: Next): { next: Due; at: number } | null =>
-  (due && at !== null ? { next: due, at } : null);
+// The rows, and the fleet as a whole.
 
-/** Whether the client runs and is not being ended. */
-const isLiving = (condition: Condition): boolean =>
-  !["ending", "parked", "backoff", "ended", "done", "stopped", "unknown"].includes(condition);
+/** What `status` knows of one agent or service; times are ISO 8601. */
+export interface StatusRow {
+  name: string;
+  kind: string;
+  backend: string;
+  /** `modelFrom` "client": the client names it now; else it was or will be started with it. */
+  model: string;
+  modelFrom: "client" | "start";
+  watch: string;
+  session: string;
+  running: boolean;
+  state: string;
+  /** `state` as data: one word, and the details. */
+  condition: Condition;
+  detail: string;
+  /** Since when, "" = not known. */
+  since: string;
+  /** Until when it is limited, waits or is not started; "" = no clock decides that. */
+  until: string;
+  /** What the watchdog does next by the clock, and when; "" = nothing. */
+  next: "" | Due;
+  nextAt: string;
+  /** Since when the other side of the loop waits for its commit; "" = it does not. */
+  owesSince: string;
+  messages: number;
+  messagesWhy: string;
+  /** Recent texts that were typed without proof that the client took them. */
+  unproven: number;
+  restartsToday: number;
+  /** What its screen and its client say, and why; `state` says the same for people. */
+  verdict: Memory["verdict"];
+  why: string;
+  needsHuman: boolean;
+  /** The command that helps, without `agents`; "" = none is needed. */
+  cure: string;
+  /** An answer to its client's question that could be declared in the config. */
+  answer?: DeclaredAnswer;
+  /** The version of the running client; "" = it does not say. */
+  version: string;
+}
 
-/** What is due next, for the row's line: a time that has passed is never shown as to come. */
-function dueText({ next, nextAt }: StatusRow, now: number): string {
-  if (!next) return "";
-  const at = Date.parse(nextAt);
-  const due = DUES[next];
-  return at > now ? `${due.word} ${localTime(at)}${due.if}` : due.passed;
+const isoOrNone = (ms: number | null | undefined): string => isoOf(ms || null) ?? "";
+
+/** A text that is stuck for this long, ms, needs a person. */
+const STUCK_AFTER = 600_000;
+
+function statusRow(cfg: Config, look: StatusLook, unit: Unit): StatusRow {
+  const { snap, watch, queue, seen, now } = look;
+  const memory = memoryNow(cfg, look, unit);
+  const agent = isAgent(unit) ? unit : null;
+  const pane = snap.panes.get(unit.session);
+  const running = pane !== undefined && !pane.dead;
+  const own = running && isClientIn(pane, memory) ? memory.model : "";
+  const isMine = (message: Message) => message.target === unit.name;
+  const [mine, unproven] = [queue.filter(isMine), watch.unproven.filter(isMine)];
+  const limit = holdOf(cfg, look, unit);
+  const { state, condition, detail, until, ...said } = stateOf(cfg, look, unit, memory, limit);
+  const verdict = seen.get(unit.name)?.verdict;
+  const needsHuman = said.needsHuman ||
+    mine.some((message) => now - (message.stuck ?? now) >= STUCK_AFTER);
+  const rival = look.rivals.get(unit.name);
+  const due = agent && nextDue(cfg, look, agent, memory, limit, condition);
+  const answer = agent && condition === "blocked" ? answerTo(cfg, agent, verdict?.rule) : undefined;
+  return {
+    name: unit.name, kind: agent?.kind ?? "service",
+    backend: agent ? (running && pane.backend) || agent.backend : "-",
+    model: agent ? own || (running && pane.model) || roleModel(cfg, agent) || "default" : "-",
+    modelFrom: own ? "client" : "start",
+    watch: agent?.watch ?? "-", session: unit.session,
+    running, state, condition, detail, needsHuman,
+    verdict: memory.verdict, why: memory.why,
+    since: isoOrNone(memory.since),
+    until: isoOrNone(until ?? verdict?.waitingUntil ?? verdict?.limit?.resetAt),
+    next: due?.next ?? "", nextAt: isoOrNone(due?.at),
+    owesSince: running && !look.complete && cfg.loop.handoff &&
+      owesCommit(watch, cfg.loop.handoff) === unit.name ? isoOrNone(watch.owedSince) : "",
+    messages: mine.length, messagesWhy: (mine[0] ?? unproven.at(-1))?.why ?? "",
+    unproven: unproven.length,
+    restartsToday: memory.restarts.day === localDate(new Date(now)) ? memory.restarts.count : 0,
+    cure: !needsHuman ? "" : running ? `attach ${unit.name}`
+      : condition === "parked" ? `up ${unit.name}` : condition === "unknown" ? "doctor"
+      : rival ? `down ${rival.name}` : "",
+    ...(answer ? { answer } : {}),
+    version: running ? (memory.version ?? "") : "",
+  };
+}
+
+/** The stable, versioned content of `status --json`. */
+export interface Status {
+  version: 1;
+  /** Folder of the config and prefix of the sessions. */
+  fleet: string;
+  folder: string;
+  prefix: string;
+  /** What is wrong with the config, where the watchdog runs on the last good one; "" = nothing. */
+  configError: string;
+  phase: { id: string; index: number; total: number; plan: string; done: boolean; complete: boolean;
+    /** Where a phase move under way leads: a phase id or "the end"; "" = none is under way. */
+    moving: string; error: string } | null;
+  agents: StatusRow[];
+  services: StatusRow[];
+  /** The hand-off channel as the watchdog found it last; null = the config has none. */
+  handoff: { state: ChannelState | "unknown"; since: string; why: string; cure: string } | null;
+  watchdog: { running: boolean; pid: number | null; heartbeat: string; stale: boolean;
+    version: string;
+    /** What a stale one was doing when it stopped; "" = not known. */
+    stage: string };
+  /** Notices to people that fail or were dropped, in number and words; absent = they go out. */
+  notices?: { dropped: number; text: string };
+  /** Limits of accounts: `until` is ISO 8601, `waiting` how many agents wait. */
+  accounts: { name: string; class: LimitClass; until: string; waiting: number; text: string }[];
+  unknownSessions: string[];
+  /** Of those, clients of this fleet that are no longer in the config. */
+  orphans: { name: string; session: string; running: boolean }[];
+  olderPhase: string[];
+  needsHuman: boolean;
+}
+
+/** The limits of accounts, and how many of their agents wait for each. */
+function accountRows(cfg: Config, { watch }: StatusLook, rows: StatusRow[]): Status["accounts"] {
+  const waits = ({ name }: Agent) => !["working", "parked", "done"].includes(
+    rows.find((row) => row.name === name)?.condition ?? "done");
+  return Object.entries(watch.accounts).map(([key, shared]) => {
+    const waiting = sharersOf(cfg, key).filter(waits).length;
+    const said = waiting === 1 ? "1 agent waits" : `${waiting} agents wait`;
+    return { name: shared.name, class: shared.class, until: isoOrNone(shared.resetAt), waiting,
+      text: `${accountWords(shared)}, ${said}` };
+  });
+}
+
+function readChannel(cfg: Config, { channel }: Watch): Status["handoff"] {
+  if (!cfg.loop.handoff || !loopAgents(cfg).length) return null;
+  if (!channel) return { state: "unknown", since: "", why: "", cure: "" };
+  const { state, why, cure, since } = channel;
+  return { state, since: new Date(since).toISOString(), why, cure };
+}
+
+/** Whether a person must fix the hand-off: it does not work, and an agent depends on it. */
+function needsChannel(cfg: Config, { channel }: Watch, operator: Operator): boolean {
+  if (!cfg.loop.handoff || isComplete(cfg) || !channel) return false;
+  const used = loopAgents(cfg).some((agent) => operator.held[agent.name] === undefined);
+  // a missing branch is the remote's own word; a mere failure may pass
+  return used && (channel.told || channel.state === "branch missing");
 }
 
 /** How long, ms, `status` waits for clients' servers, and for git: whether the phase is DONE. */
@@ -10627,29 +10614,44 @@ async function readPhase(cfg: Config, { intent }: Watch): Promise<Status["phase"
   };
 }
 
-/** `status`: the fleet, or cards of the named units; exit code 3 if something needs a person. */
-export async function cmdStatus(call: Call): Promise<number> {
-  if (call.options.line && !call.words.length) return printStatusLine(call);
-  const cfg = await configFor(call, !call.words.length);
-  if (call.words.length) return showCards(call, cfg);
-  if (call.options.watch) return watchStatus(call, cfg);
-  const status = await readStatus(cfg);
-  print(call.options.json ? JSON.stringify(status, null, 2) : statusText(status, terminalWidth()));
-  return status.needsHuman ? 3 : 0;
+async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []): Promise<Status> {
+  const { snap, watch, operator, watchdog, now } = look;
+  const rows = (units: Map<string, Unit>) => [...units.values()]
+    .filter(({ name }) => !named.length || named.includes(name))
+    .map((unit) => statusRow(cfg, look, unit));
+  const [agents, services] = [rows(cfg.agents), rows(cfg.services)];
+  const phase = await readPhase(cfg, watch);
+  const known = new Set([...unitsOf(cfg).values()]
+    .map((one) => one.session).concat(watchdogSession(cfg)));
+  const isSupervised = (one: StatusRow) =>
+    cfg.agents.get(one.name)!.enabled && one.watch !== "none" &&
+    !(isDown(operator, one.name) && !one.running) && !["done", "parked"].includes(one.condition);
+  const ranBefore = world.mtime(watchFile(cfg)) !== null;
+  const expected = agents.some((one) => isSupervised(one) && (one.running || ranBefore));
+  return {
+    version: 1, fleet: fleetName(cfg), folder: fleetFolder(cfg), prefix: cfg.sessionPrefix,
+    configError: cfg.broken, phase, agents, services, handoff: readChannel(cfg, watch), watchdog,
+    ...(watch.notices ? { notices:
+      { dropped: watch.notices.dropped, text: noticesText(watch.notices, now) } } : {}),
+    accounts: accountRows(cfg, look, agents),
+    unknownSessions: [...snap.panes.keys(), ...(snap.strangers?.keys() ?? [])]
+      .filter((name) => name.startsWith(cfg.sessionPrefix) && !known.has(name))
+      .map((name) => plainText(name, SUBJECT_MAX)).sort(),
+    orphans: orphansOf(cfg, snap).map(({ name, session, pane }) =>
+      ({ name, session, running: !pane.dead })),
+    olderPhase: loopSessionsAlive(cfg, snap, true).map((agent) => agent.name),
+    needsHuman: [...agents, ...services].some((one) => one.needsHuman) || Boolean(phase?.error) ||
+      cfg.broken !== "" ||
+      needsChannel(cfg, watch, operator) || noticesFail(watch.notices) ||
+      (watchdog.running ? watchdog.stale : expected),
+  };
 }
 
-/** `status --line`. tmux shows only what is printed, so an error is printed as the line. */
-async function printStatusLine(call: Call): Promise<number> {
-  try {
-    const status = await readStatus(await configFor(call, true));
-    print(statusLine(status));
-    return status.needsHuman ? 3 : 0;
-  } catch (error) {
-    const [fault = ""] = faultsIn(error);
-    print(`agents ✗ ${fault.replace(`${dirname(call.path)}/`, "")}`);
-    return error instanceof CliError ? error.code : 1;
-  }
-}
+const readStatus = async (cfg: Config): Promise<Status> =>
+  statusFrom(cfg, await lookForStatus(cfg));
+
+// ── status as text ──────────────────────────────────────────────────────────────
+// The same for a person: one line, a table, a card of each unit; no line wider than the terminal.
 
 /** The fleet in a few characters, for tmux's status line: how many work, need you, are limited. */
 export function statusLine(status: Status): string {
@@ -10840,6 +10842,8 @@ function remarksOf(
   ].filter(Boolean);
 }
 
+// The table.
+
 /** The reasons get at least this many columns, for which names are cut. */
 const REASONS_LEAST = 28;
 /** The reasons get this many columns before KIND, BACKEND or MODEL are shown. */
@@ -10890,6 +10894,14 @@ function ageText({ condition, since, until }: StatusRow, now: number): string {
   const aged = isLiving(condition) ? !["limited", "running"].includes(condition)
     : condition === "parked";
   return since && aged ? ago(now - Date.parse(since)) : "";
+}
+
+/** What is due next, for the row's line: a time that has passed is never shown as to come. */
+function dueText({ next, nextAt }: StatusRow, now: number): string {
+  if (!next) return "";
+  const at = Date.parse(nextAt);
+  const due = DUES[next];
+  return at > now ? `${due.word} ${localTime(at)}${due.if}` : due.passed;
 }
 
 /** The reason, what waits, what is due. Restarts and cure at the end stay whole if they can. */
@@ -10969,6 +10981,148 @@ export function columns(
   }
   return cells.map((row) => row.map((cell, i) => fit(cell, wide[i]!)).join("  ").trimEnd());
 }
+
+// Cards.
+
+/** Everything that is known of one unit. Times are ISO 8601 in UTC. */
+export interface Card extends StatusRow {
+  /**
+   * The rule that decided, the region it read, what it matched, and what the client itself says;
+   * null = the screen was not read.
+   */
+  evidence: { rule: string; where: string; text: string; own?: string } | null;
+  /** What the watchdog does next, in words; `nextAt` is when, if a clock decides it. */
+  nextStep: string;
+  texts: { made: string; cause: string; text: string; tries: number; why: string }[];
+  /** When it ended and why, and restarts that a person ordered, oldest first. */
+  restarts: { at: string; why: string }[];
+  /** The last lines that it shows. */
+  screen: string[];
+}
+
+/** A card has at most this many lines of the screen, and this many restarts. */
+const CARD_SCREEN = 12;
+const CARD_RESTARTS = 5;
+
+async function cardOf(cfg: Config, look: StatusLook, row: StatusRow): Promise<Card> {
+  const { snap, watch, queue, seen } = look;
+  const shown = seen.get(row.name);
+  const agent = cfg.agents.get(row.name);
+  const pane = snap.panes.get(row.session);
+  const verdict = shown?.verdict;
+  const next = !agent || !snap.ok ? null : pane && !pane.dead
+    ? verdict && nextOfLiving(cfg, watch, agent, pane, verdict)
+    : await nextOfDown(cfg, watch, agent, snap);
+  const texts = [...queue, ...watch.unproven].filter(({ target }) => target === row.name);
+  const events = await readEvents(cfg);
+  return {
+    ...row,
+    evidence: verdict ? { rule: verdict.rule, where: verdict.where, text: verdict.text,
+      ...(verdict.own ? { own: verdict.own } : {}) } : null,
+    nextStep: next ? `${next.does}${next.at === null ? "" : ` at ${localTime(next.at)}`}` : "",
+    texts: texts.map(({ made, cause, text, tries, why = "" }) =>
+      ({ made: isoOrNone(made), cause, text: plainText(text, SUBJECT_MAX), tries, why })),
+    restarts: restartsFor(row.name, events).slice(-CARD_RESTARTS),
+    screen: tailOf(shown?.text ?? "", CARD_SCREEN).split("\n").map(printable).filter(Boolean),
+  };
+}
+
+function restartsFor(name: string, events: AgentEvent[]): Card["restarts"] {
+  const ordered = ({ event, command, names }: AgentEvent) => event === "order" &&
+    String(command).startsWith("restart") && Array.isArray(names) && names.includes(name);
+  return events.flatMap((event) => ordered(event) ? { at: event.at, why: "restarted by you" }
+    : event.event === "down" && event.agent === name
+      ? { at: event.at, why: String(event.why) } : []);
+}
+
+/** A card as text; no line is wider than `width` columns. */
+function cardText(card: Card, watchdog: Status["watchdog"], width: number): string {
+  const now = world.now();
+  const time = (at: string) => localTime(Date.parse(at));
+  const { evidence, texts, restarts, condition, since, detail } = card;
+  const aged = ageText(card, now);
+  const facts: [string, string | string[]][] = [
+    ["is", [card.kind, card.kind === "service" ? ""
+      : `${card.backend}${card.version && ` ${card.version}`}, ` +
+        `${card.running && card.modelFrom === "start" ? "started with " : ""}model ${card.model}`,
+      card.watch === "-" ? "" : `watch ${card.watch}`].filter(Boolean).join(" · ")],
+    ["state", [condition, aged && `for ${aged}, since ${time(since)}`].filter(Boolean).join(" ")],
+    ["why", detail || (card.running ? card.why : "")],
+    ["evidence", evidence?.rule ? `rule "${evidence.rule}" (${evidence.where})` +
+      `${evidence.text ? `: ${evidence.text}` : ""}` : ""],
+    ["it says", evidence?.own ?? ""],
+    ["texts", texts.map(({ made, cause, text, why }) =>
+      `${cause.split(" ")[0]} (${[`${ago(now - Date.parse(made))} old`, why]
+        .filter(Boolean).join("; ")}): ${text}`)],
+    ["restarts", [...(card.restartsToday ? [`${card.restartsToday} today`] : []),
+      ...restarts.map(({ at, why }) => `${time(at)}  ${why}`)]],
+    ["next", [card.nextStep, dueText(card, now)].filter(Boolean).slice(0, 1)],
+    ["cure", card.cure],
+    ["answer", card.answer ? answerToml(card.backend, card.answer) : ""],
+  ];
+  const lines = facts.flatMap(([key, value]) => factLines(key, [value].flat(), width));
+  const style = card.needsHuman ? "red" : "bold";
+  const title = printable(`${card.needsHuman ? "! " : ""}${card.name}`);
+  return [paint(style, spread(title, pulse(watchdog, width, now), width)), ...lines,
+    ...(card.screen.length ? [paint("dim", ruleOf(width))] : []),
+    ...card.screen.map((line) => cut(line, width))].join("\n");
+}
+
+const ruleOf = (width: number): string => "─".repeat(Math.min(width, 80));
+
+/** A key and its values, each starting on a line of its own and wrapped to the width. */
+function factLines(key: string, values: string[], width: number): string[] {
+  const indent = 10;
+  const lines = values.filter(Boolean).flatMap((value) => wrap(value, width - indent));
+  return lines.map((line, i) => `${(i ? "" : key).padEnd(indent)}${line}`);
+}
+
+// The command.
+
+/** `status`: the fleet, or cards of the named units; exit code 3 if something needs a person. */
+export async function cmdStatus(call: Call): Promise<number> {
+  if (call.options.line && !call.words.length) return printStatusLine(call);
+  const cfg = await configFor(call, !call.words.length);
+  if (call.words.length) return showCards(call, cfg);
+  if (call.options.watch) return watchStatus(call, cfg);
+  const status = await readStatus(cfg);
+  print(call.options.json ? JSON.stringify(status, null, 2) : statusText(status, terminalWidth()));
+  return status.needsHuman ? 3 : 0;
+}
+
+/** `status --line`. tmux shows only what is printed, so an error is printed as the line. */
+async function printStatusLine(call: Call): Promise<number> {
+  try {
+    const status = await readStatus(await configFor(call, true));
+    print(statusLine(status));
+    return status.needsHuman ? 3 : 0;
+  } catch (error) {
+    const [fault = ""] = faultsIn(error);
+    print(`agents ✗ ${fault.replace(`${dirname(call.path)}/`, "")}`);
+    return error instanceof CliError ? error.code : 1;
+  }
+}
+
+/** `status NAME`: everything that is known of the named units. */
+async function showCards(call: Call, cfg: Config): Promise<number> {
+  if (call.options.watch || call.options.line) {
+    die("status: --watch and --line take no names: they show the whole fleet", 2);
+  }
+  const names = expandNames(cfg, call.words).filter((name) => name !== "watchdog");
+  if (!names.length) die('status: the watchdog has no card; "logs watchdog" shows what it did', 2);
+  const look = await lookForStatus(cfg, names);
+  const status = await statusFrom(cfg, look, names);
+  const card = (row: StatusRow) => cardOf(cfg, look, row);
+  const [agents, services] = await Promise.all([
+    Promise.all(status.agents.map(card)), Promise.all(status.services.map(card))]);
+  const width = terminalWidth();
+  print(call.options.json ? JSON.stringify({ ...status, agents, services }, null, 2)
+    : [...agents, ...services].map((one) => cardText(one, status.watchdog, width)).join("\n\n"));
+  return status.needsHuman ? 3 : 0;
+}
+
+// ── phase, attach, send, notify, migrate ────────────────────────────────────────
+// What people order day by day.
 
 /** `phase show | next | set ID-or-index`: checked before anything is written. */
 export async function cmdPhase(call: Call): Promise<number> {
@@ -11103,6 +11257,16 @@ async function sendNow(cfg: Config, message: Message, patience: number): Promise
   return last;
 }
 
+/** `notify --test`: sends one notice, as the watchdog would. */
+export async function cmdNotify(call: Call): Promise<number> {
+  const cfg = await configFor(call);
+  if (!call.options.test) die("usage: notify --test", 2);
+  if (!cfg.notify.command && !cfg.notify.url) die("[notify] names neither command nor url");
+  await sendNotice(cfg,
+    [{ at: new Date().toISOString(), event: "test", why: "a test of the notices" }]);
+  return printed("sent");
+}
+
 /** `migrate`: fills state/ from the files of older launchers. */
 export async function cmdMigrate(call: Call): Promise<number> {
   const cfg = await configFor(call);
@@ -11128,85 +11292,8 @@ export async function cmdMigrate(call: Call): Promise<number> {
   return 0;
 }
 
-// ── selftest, explain, capture, logs ────────────────────────────────────────────
+// ── explain, capture, selftest ──────────────────────────────────────────────────
 // How screens are read and why, and the captures that test that.
-
-/** Folders of captures with known verdicts: beside the program, then in the binary. */
-const fixtureFolders = (): string[] => [...new Set([join(SCRIPT_DIR, "tests", "fixtures"),
-  join(import.meta.dir, "fixtures"), join(import.meta.dir, "tests", "fixtures")])];
-
-function fixtureFolder(): string | null {
-  return fixtureFolders().find((folder) => existsSync(join(folder, "claude"))) ?? null;
-}
-
-/** The outcome of one capture. */
-export interface SelfTest {
-  file: string;
-  expected: string;
-  verdict: Verdict;
-  /** The reset that the capture's sidecar names, ISO; "" = none. */
-  reset: string;
-  ok: boolean;
-}
-
-/** Judges all captures: the first word of a file's name is the verdict that it must get. */
-export function selftest(
-  rulesFor: (backend: BackendKind) => Rule[], folder = fixtureFolder(),
-): SelfTest[] {
-  return folder === null ? []
-    : BUILT_IN.flatMap((kind) => judgeCaptures(rulesFor(kind), folder, kind));
-}
-
-/** Judges one client's captures, but for those (`"only"`) that no rule of the screen can tell. */
-function judgeCaptures(rules: Rule[], folder: string, client: string): SelfTest[] {
-  const files = world.list(join(folder, client)).filter((file) => file.endsWith(".txt")).sort();
-  return files.flatMap((file): SelfTest[] => {
-    const path = join(folder, client, file);
-    const side = JSON.parse(world.read(path.replace(/txt$/, "json")) ?? "{}");
-    if (side.only !== undefined) return [];
-    const at = Date.parse(side.at ?? "") || world.now();
-    const verdict = detect(rules, { text: world.read(path) ?? "", title: side.title ?? "" }, at);
-    const reset = side.reset ?? "";
-    const right = !reset || (verdict.limit?.resetAt != null &&
-      Math.abs(verdict.limit.resetAt - Date.parse(reset)) < 60_000);
-    const expected = file.split("-")[0]!;
-    return [{ file: `${client}/${file}`, expected, verdict, reset,
-      ok: verdict.verdict === expected && right }];
-  });
-}
-
-/** `selftest`: tests the built-in rules; with --config also reports on the operator's own. */
-export async function cmdSelftest(call: Call): Promise<number> {
-  const results = selftest((kind) => BUILT_IN_RULES[kind]);
-  if (!results.length) die("selftest: no fixture was found, nothing was tested");
-  const wrong = results.filter((result) => !result.ok);
-  for (const { file, expected, verdict } of wrong) {
-    print(`FAIL ${file}: ${verdict.verdict} (${verdict.rule || verdict.why}), ` +
-      `expected ${expected}`);
-  }
-  const used = new Set(results.map((result) => result.verdict.rule));
-  const idle = BUILT_IN.flatMap((kind) => BUILT_IN_RULES[kind])
-    .filter((rule) => !used.has(rule.name));
-  for (const rule of idle) print(`no fixture exercises the rule "${rule.name}" (${rule.verdict})`);
-  print(`${results.length - wrong.length} passed, ${wrong.length} failed`);
-  if (call.options.config) await reportOwnRules(await configFor(call));
-  return wrong.length ? 1 : 0;
-}
-
-/** How the operator's rules read the captures: for information, without effect on the exit code. */
-async function reportOwnRules(cfg: Config): Promise<void> {
-  for (const backend of cfg.backends.values()) {
-    const mine = fixtureFolders().flatMap((folder) =>
-      judgeCaptures(rulesOf(backend), folder, captureFolder(backend)));
-    if (!mine.length) continue;
-    const differ = mine.filter((result) => !result.ok);
-    print(`with the rules of backend "${backend.name}": ` +
-      `${mine.length - differ.length} of ${mine.length} right`);
-    for (const { file, expected, verdict } of differ) {
-      print(`  ${file}: ${verdict.verdict} (${verdict.rule}), expected ${expected}`);
-    }
-  }
-}
 
 /** A verdict as JSON; times are ISO 8601, `resetAt` is the banner's own, without slack. */
 export function verdictJson(
@@ -11331,34 +11418,6 @@ async function explainLive(call: Call, cfg: Config, agent: Agent, pane: Pane): P
     call, verdict, nextOfLiving(cfg, watch, agent, pane, verdict), [watchdogFact(cfg)]);
 }
 
-function nextOfLiving(cfg: Config, watch: Watch, agent: Agent, pane: Pane, verdict: Verdict): Next {
-  return nextStep(cfg, stepLook(cfg, watch), agent, { pane, verdict,
-    memory: memoryOf(watch, agent.name), hold: loadLimitState(cfg, agent.session) });
-}
-
-const stepLook = (cfg: Config, watch: Watch): StepLook =>
-  ({ watch, operator: operatorOf(cfg), complete: isComplete(cfg), now: world.now() });
-
-/** What the watchdog does next about an agent that is down. */
-async function nextOfDown(cfg: Config, watch: Watch, agent: Agent, snap: Snapshot): Promise<Next> {
-  const now = world.now();
-  const memory = memoryOf(watch, agent.name);
-  const pane = snap.panes.get(agent.session);
-  const held = isDown(operatorOf(cfg), agent.name);
-  const unseen = pane && memory.buried !== deathKey(snap.server, pane)
-    ? deathOf(cfg, agent, memory, pane.status, now - pane.created) : null;
-  const hold = loadLimitState(cfg, agent.session);
-  const left = whyLeft(cfg, stepLook(cfg, watch), agent, hold) ||
-    (agent.watch === "none" ? 'watch is "none"' : "");
-  const stranger = strangerIn(cfg, snap, agent.session) ||
-    rivalText(await rivalOf(cfg, snap, agent));
-  if (stranger) return { does: `leaves it down: ${stranger}`, at: null };
-  if (left && !held) return { does: `leaves it down: ${left}`, at: null };
-  const next = decideNextDown(memory, held, unseen, cfg.watchdog, now);
-  const needs = next.does === "starts it" ? await notReady(cfg, agent, snap) : "";
-  return needs ? { does: needs, at: null } : next;
-}
-
 /** Explains an agent that is down: how it ended, its last words, and how it comes back. */
 async function explainDown(
   call: Call, cfg: Config, agent: Agent, snap: Snapshot, pane: Pane | undefined,
@@ -11393,117 +11452,6 @@ export async function cmdExplain(call: Call): Promise<number> {
   const pane = snap.panes.get(agent.session);
   return pane && !pane.dead
     ? explainLive(call, cfg, agent, pane) : explainDown(call, cfg, agent, snap, pane);
-}
-
-/** Everything that is known of one unit. Times are ISO 8601 in UTC. */
-export interface Card extends StatusRow {
-  /**
-   * The rule that decided, the region it read, what it matched, and what the client itself says;
-   * null = the screen was not read.
-   */
-  evidence: { rule: string; where: string; text: string; own?: string } | null;
-  /** What the watchdog does next, in words; `nextAt` is when, if a clock decides it. */
-  nextStep: string;
-  texts: { made: string; cause: string; text: string; tries: number; why: string }[];
-  /** When it ended and why, and restarts that a person ordered, oldest first. */
-  restarts: { at: string; why: string }[];
-  /** The last lines that it shows. */
-  screen: string[];
-}
-
-/** A card has at most this many lines of the screen, and this many restarts. */
-const CARD_SCREEN = 12;
-const CARD_RESTARTS = 5;
-
-/** `status NAME`: everything that is known of the named units. */
-async function showCards(call: Call, cfg: Config): Promise<number> {
-  if (call.options.watch || call.options.line) {
-    die("status: --watch and --line take no names: they show the whole fleet", 2);
-  }
-  const names = expandNames(cfg, call.words).filter((name) => name !== "watchdog");
-  if (!names.length) die('status: the watchdog has no card; "logs watchdog" shows what it did', 2);
-  const look = await lookForStatus(cfg, names);
-  const status = await statusFrom(cfg, look, names);
-  const card = (row: StatusRow) => cardOf(cfg, look, row);
-  const [agents, services] = await Promise.all([
-    Promise.all(status.agents.map(card)), Promise.all(status.services.map(card))]);
-  const width = terminalWidth();
-  print(call.options.json ? JSON.stringify({ ...status, agents, services }, null, 2)
-    : [...agents, ...services].map((one) => cardText(one, status.watchdog, width)).join("\n\n"));
-  return status.needsHuman ? 3 : 0;
-}
-
-async function cardOf(cfg: Config, look: StatusLook, row: StatusRow): Promise<Card> {
-  const { snap, watch, queue, seen } = look;
-  const shown = seen.get(row.name);
-  const agent = cfg.agents.get(row.name);
-  const pane = snap.panes.get(row.session);
-  const verdict = shown?.verdict;
-  const next = !agent || !snap.ok ? null : pane && !pane.dead
-    ? verdict && nextOfLiving(cfg, watch, agent, pane, verdict)
-    : await nextOfDown(cfg, watch, agent, snap);
-  const texts = [...queue, ...watch.unproven].filter(({ target }) => target === row.name);
-  const events = await readEvents(cfg);
-  return {
-    ...row,
-    evidence: verdict ? { rule: verdict.rule, where: verdict.where, text: verdict.text,
-      ...(verdict.own ? { own: verdict.own } : {}) } : null,
-    nextStep: next ? `${next.does}${next.at === null ? "" : ` at ${localTime(next.at)}`}` : "",
-    texts: texts.map(({ made, cause, text, tries, why = "" }) =>
-      ({ made: isoOrNone(made), cause, text: plainText(text, SUBJECT_MAX), tries, why })),
-    restarts: restartsFor(row.name, events).slice(-CARD_RESTARTS),
-    screen: tailOf(shown?.text ?? "", CARD_SCREEN).split("\n").map(printable).filter(Boolean),
-  };
-}
-
-function restartsFor(name: string, events: AgentEvent[]): Card["restarts"] {
-  const ordered = ({ event, command, names }: AgentEvent) => event === "order" &&
-    String(command).startsWith("restart") && Array.isArray(names) && names.includes(name);
-  return events.flatMap((event) => ordered(event) ? { at: event.at, why: "restarted by you" }
-    : event.event === "down" && event.agent === name
-      ? { at: event.at, why: String(event.why) } : []);
-}
-
-/** A card as text; no line is wider than `width` columns. */
-function cardText(card: Card, watchdog: Status["watchdog"], width: number): string {
-  const now = world.now();
-  const time = (at: string) => localTime(Date.parse(at));
-  const { evidence, texts, restarts, condition, since, detail } = card;
-  const aged = ageText(card, now);
-  const facts: [string, string | string[]][] = [
-    ["is", [card.kind, card.kind === "service" ? ""
-      : `${card.backend}${card.version && ` ${card.version}`}, ` +
-        `${card.running && card.modelFrom === "start" ? "started with " : ""}model ${card.model}`,
-      card.watch === "-" ? "" : `watch ${card.watch}`].filter(Boolean).join(" · ")],
-    ["state", [condition, aged && `for ${aged}, since ${time(since)}`].filter(Boolean).join(" ")],
-    ["why", detail || (card.running ? card.why : "")],
-    ["evidence", evidence?.rule ? `rule "${evidence.rule}" (${evidence.where})` +
-      `${evidence.text ? `: ${evidence.text}` : ""}` : ""],
-    ["it says", evidence?.own ?? ""],
-    ["texts", texts.map(({ made, cause, text, why }) =>
-      `${cause.split(" ")[0]} (${[`${ago(now - Date.parse(made))} old`, why]
-        .filter(Boolean).join("; ")}): ${text}`)],
-    ["restarts", [...(card.restartsToday ? [`${card.restartsToday} today`] : []),
-      ...restarts.map(({ at, why }) => `${time(at)}  ${why}`)]],
-    ["next", [card.nextStep, dueText(card, now)].filter(Boolean).slice(0, 1)],
-    ["cure", card.cure],
-    ["answer", card.answer ? answerToml(card.backend, card.answer) : ""],
-  ];
-  const lines = facts.flatMap(([key, value]) => factLines(key, [value].flat(), width));
-  const style = card.needsHuman ? "red" : "bold";
-  const title = printable(`${card.needsHuman ? "! " : ""}${card.name}`);
-  return [paint(style, spread(title, pulse(watchdog, width, now), width)), ...lines,
-    ...(card.screen.length ? [paint("dim", ruleOf(width))] : []),
-    ...card.screen.map((line) => cut(line, width))].join("\n");
-}
-
-const ruleOf = (width: number): string => "─".repeat(Math.min(width, 80));
-
-/** A key and its values, each starting on a line of its own and wrapped to the width. */
-function factLines(key: string, values: string[], width: number): string[] {
-  const indent = 10;
-  const lines = values.filter(Boolean).flatMap((value) => wrap(value, width - indent));
-  return lines.map((line, i) => `${(i ? "" : key).padEnd(indent)}${line}`);
 }
 
 /** Keys, tokens and ids, without the prefixes by which a rule may know them: those are kept. */
@@ -11575,6 +11523,86 @@ export async function cmdCapture(call: Call): Promise<number> {
   return printed([`${path}.txt`, `${path}.json`,
     `the rules say now: ${verdict.verdict} (${verdict.rule}): ${right}`].join("\n"));
 }
+
+/** Folders of captures with known verdicts: beside the program, then in the binary. */
+const fixtureFolders = (): string[] => [...new Set([join(SCRIPT_DIR, "tests", "fixtures"),
+  join(import.meta.dir, "fixtures"), join(import.meta.dir, "tests", "fixtures")])];
+
+function fixtureFolder(): string | null {
+  return fixtureFolders().find((folder) => existsSync(join(folder, "claude"))) ?? null;
+}
+
+/** The outcome of one capture. */
+export interface SelfTest {
+  file: string;
+  expected: string;
+  verdict: Verdict;
+  /** The reset that the capture's sidecar names, ISO; "" = none. */
+  reset: string;
+  ok: boolean;
+}
+
+/** Judges all captures: the first word of a file's name is the verdict that it must get. */
+export function selftest(
+  rulesFor: (backend: BackendKind) => Rule[], folder = fixtureFolder(),
+): SelfTest[] {
+  return folder === null ? []
+    : BUILT_IN.flatMap((kind) => judgeCaptures(rulesFor(kind), folder, kind));
+}
+
+/** Judges one client's captures, but for those (`"only"`) that no rule of the screen can tell. */
+function judgeCaptures(rules: Rule[], folder: string, client: string): SelfTest[] {
+  const files = world.list(join(folder, client)).filter((file) => file.endsWith(".txt")).sort();
+  return files.flatMap((file): SelfTest[] => {
+    const path = join(folder, client, file);
+    const side = JSON.parse(world.read(path.replace(/txt$/, "json")) ?? "{}");
+    if (side.only !== undefined) return [];
+    const at = Date.parse(side.at ?? "") || world.now();
+    const verdict = detect(rules, { text: world.read(path) ?? "", title: side.title ?? "" }, at);
+    const reset = side.reset ?? "";
+    const right = !reset || (verdict.limit?.resetAt != null &&
+      Math.abs(verdict.limit.resetAt - Date.parse(reset)) < 60_000);
+    const expected = file.split("-")[0]!;
+    return [{ file: `${client}/${file}`, expected, verdict, reset,
+      ok: verdict.verdict === expected && right }];
+  });
+}
+
+/** `selftest`: tests the built-in rules; with --config also reports on the operator's own. */
+export async function cmdSelftest(call: Call): Promise<number> {
+  const results = selftest((kind) => BUILT_IN_RULES[kind]);
+  if (!results.length) die("selftest: no fixture was found, nothing was tested");
+  const wrong = results.filter((result) => !result.ok);
+  for (const { file, expected, verdict } of wrong) {
+    print(`FAIL ${file}: ${verdict.verdict} (${verdict.rule || verdict.why}), ` +
+      `expected ${expected}`);
+  }
+  const used = new Set(results.map((result) => result.verdict.rule));
+  const idle = BUILT_IN.flatMap((kind) => BUILT_IN_RULES[kind])
+    .filter((rule) => !used.has(rule.name));
+  for (const rule of idle) print(`no fixture exercises the rule "${rule.name}" (${rule.verdict})`);
+  print(`${results.length - wrong.length} passed, ${wrong.length} failed`);
+  if (call.options.config) await reportOwnRules(await configFor(call));
+  return wrong.length ? 1 : 0;
+}
+
+/** How the operator's rules read the captures: for information, without effect on the exit code. */
+async function reportOwnRules(cfg: Config): Promise<void> {
+  for (const backend of cfg.backends.values()) {
+    const mine = fixtureFolders().flatMap((folder) =>
+      judgeCaptures(rulesOf(backend), folder, captureFolder(backend)));
+    if (!mine.length) continue;
+    const differ = mine.filter((result) => !result.ok);
+    print(`with the rules of backend "${backend.name}": ` +
+      `${mine.length - differ.length} of ${mine.length} right`);
+    for (const { file, expected, verdict } of differ) {
+      print(`  ${file}: ${verdict.verdict} (${verdict.rule}), expected ${expected}`);
+    }
+  }
+}
+
+// ── logs ────────────────────────────────────────────────────────────────────────
+// What agents were told, said and did; what services and the watchdog printed.
 
 /** One line of a conversation; `at` is wall ms, 0 = not known. */
 export interface Turn {
@@ -11884,8 +11912,152 @@ async function followFile(
   }
 }
 
+// ── events ──────────────────────────────────────────────────────────────────────
+// The record: what events.jsonl holds, read back and shown line by line.
+
+/** The events in lines of events.jsonl; a line that a full disk or a crash cut short is skipped. */
+export function parseEvents(lines: string): AgentEvent[] {
+  return lines.split("\n").flatMap((line) => {
+    try {
+      const event = JSON.parse(line) as AgentEvent;
+      return Number.isFinite(Date.parse(event.at)) ? [event] : [];
+    } catch {
+      return [];
+    }
+  });
+}
+
+/** The lines of events.jsonl, oldest first, with those of the last rotation. */
+async function eventLines(cfg: Config): Promise<string[]> {
+  const path = join(cfg.stateDir, "events.jsonl");
+  const texts = [await world.text(`${path}.1`), await world.text(path)];
+  return texts.flatMap((text) => text?.split("\n") ?? []).filter(Boolean);
+}
+
+/** The events on record, oldest first; `last`: only those of so many lines at the end. */
+const readEvents = async (cfg: Config, last = Infinity): Promise<AgentEvent[]> =>
+  parseEvents((await eventLines(cfg)).slice(-last).join("\n"));
+
+/** All kinds of events, as `events --event` accepts them. */
+export const EVENT_NAMES = [
+  "answered", "blocked", "commit", "complete", "config", "deadlock", "delivered", "down", "drift",
+  "fatal", "handoff", "lifted", "limited", "notices", "notified", "order", "orphan", "parked",
+  "pattern", "phase", "stalled", "start", "state", "undelivered", "unsure", "untried", "version",
+  "watchdog",
+];
+
+const EVENT_STYLES: Record<string, Style> = {
+  ...Object.fromEntries(["blocked", "unsure", "parked", "deadlock", "fatal"].map((name) =>
+    [name, "red" as const])),
+  ...Object.fromEntries(["limited", "stalled", "down", "undelivered", "handoff", "config", "orphan",
+    "notices", "pattern", "drift"].map((name) => [name, "yellow" as const])),
+  ...Object.fromEntries(["commit", "phase", "complete"].map((name) => [name, "green" as const])),
+};
+
+/** An event as a line for people; `times`: how many were alike, the first at `since` (ISO). */
+export function eventText(
+  { at, event, ...rest }: AgentEvent, now: number, times = 1, since = "",
+): string {
+  const facts = Object.entries(rest).filter(([, value]) => value !== "" && value !== null)
+    .map(([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`)
+    .map(printable);
+  const style = EVENT_STYLES[event];
+  const word = printable(event).padEnd(10);
+  const name = style ? paint(style, word) : word;
+  const first = since ? ` since ${new Date(since).toTimeString().slice(0, 5)}` : "";
+  return `${paint("dim", clockText(Date.parse(at), now))} ${name} ` +
+    `${facts.join(" ")}${times > 1 ? ` (${times} times${first})` : ""}`;
+}
+
+/** Wraps an event's line to `width` columns; what goes on below is indented by two. */
+export const wrappedEvent = (text: string, width: number): string =>
+  Bun.wrapAnsi(text, Math.max(width - 2, 8), { hard: true }).replaceAll("\n", "\n  ");
+
+/** Several equal events, shown as one. */
+interface Fold {
+  /** The last of them. */
+  event: AgentEvent;
+  times: number;
+  /** When the first happened, ISO 8601. */
+  since: string;
+}
+
+/** How far back an equal event is looked for: a restart makes five or six kinds of events. */
+const FOLD_WITHIN = 8;
+
+/**
+ * Folds events that differ from one of the last few kinds only in time and numbers into one, at the
+ * time of the last. Commits are never folded.
+ */
+export function foldEvents(events: AgentEvent[]): Fold[] {
+  const folded: (Fold & { key: string })[] = [];
+  for (const event of events) {
+    const key = withoutDigits(JSON.stringify({ ...event, at: "" }));
+    const near = folded.findLastIndex((one, i) =>
+      i >= folded.length - FOLD_WITHIN && one.key === key);
+    const [before] = event.sha || near < 0 ? [] : folded.splice(near, 1);
+    folded.push({ event, key, times: (before?.times ?? 0) + 1, since: before?.since ?? event.at });
+  }
+  return folded;
+}
+
+/** The kinds of events that `--event` names, separated by commas, globs allowed; [] = all. */
+export function parseEventNames(words: string): string[] {
+  return words.split(",").filter(Boolean).flatMap((word) => {
+    const found = EVENT_NAMES.filter((name) => new Bun.Glob(word).match(name));
+    return found.length ? found : die(`events: no event "${word}"${nearest(word, EVENT_NAMES)} ` +
+      `(there are: ${EVENT_NAMES.join(", ")})`, 2);
+  });
+}
+
+/** The ms in a duration such as 30m, 24h or 7d; null = it is none. */
+export function parseSince(value: string): number | null {
+  const [, number, unit] = /^(\d{1,5})([mhd])$/.exec(value) ?? [];
+  return Number(number) * { m: MINUTE, h: HOUR, d: DAY }[unit as "m" | "h" | "d"] || null;
+}
+
+/** The value of `--since` in ms, 24 hours without it. */
+function sinceOf({ options }: Call, command: string): number {
+  return parseSince(String(options.since ?? "24h")) ??
+    die(`${command}: --since ${show(options.since)} is not a time such as 30m, 24h or 7d`, 2);
+}
+
+/** Whether an event belongs to one of these agents, or is an order that names one; [] = all. */
+const isAbout = ({ agent, names }: AgentEvent, wanted: string[]): boolean => !wanted.length ||
+  wanted.some((name) => name === agent || (Array.isArray(names) && names.includes(name)));
+
+/** `events`: what happened, with repeats folded on a terminal; with `-f` also what comes next. */
+export async function cmdEvents(call: Call): Promise<number> {
+  const from = world.now() - sinceOf(call, "events");
+  const kinds = parseEventNames(String(call.options.event ?? ""));
+  const cfg = await configFor(call);
+  let lines = await eventLines(cfg);
+  const all = parseEvents(lines.join("\n"));
+  // an agent that left the config still has a past
+  const names = expandNames(cfg, call.words, [...new Set(all.flatMap(({ agent }) => agent ?? []))]);
+  const wanted = (event: AgentEvent) => Date.parse(event.at) >= from && isAbout(event, names) &&
+    (!kinds.length || kinds.includes(event.event));
+  const folds = process.stdout.isTTY && !call.options.json;
+  const one = ({ event, times, since }: Fold) => {
+    const text = eventText(event, world.now(), times, since);
+    print(call.options.json ? JSON.stringify(event)
+      : folds ? wrappedEvent(text, terminalWidth()) : text);
+  };
+  const single = (event: AgentEvent): Fold => ({ event, times: 1, since: event.at });
+  const events = all.filter(wanted);
+  for (const fold of folds ? foldEvents(events) : events.map(single)) one(fold);
+  while (call.options.follow && !readerGone) {
+    await Bun.sleep(300);
+    const now = await eventLines(cfg);
+    const added = parseEvents(now.slice(now.lastIndexOf(lines.at(-1)!) + 1).join("\n"));
+    for (const event of added.filter(wanted)) one(single(event));
+    lines = now;
+  }
+  return 0;
+}
+
 // ── report ──────────────────────────────────────────────────────────────────────
-// What happened, for a person in the morning: from events.jsonl; what is open, from `status`.
+// What happened, for a person in the morning: from the record; what is open, from `status`.
 
 /** How `report` sorts an agent's time; `unknown` = no watchdog looked, or nothing could be read. */
 const ACTIVITIES = ["active", "idle", "limited", "blocked", "down", "unknown"] as const;
@@ -11963,24 +12135,6 @@ export interface Report {
   troubles: { at: string; event: string; agent: string; why: string }[];
   /** The notices that went out, each with the events it named. */
   notices: { at: string; told: string[] }[];
-}
-
-/** The ms in a duration such as 30m, 24h or 7d; null = it is none. */
-export function parseSince(value: string): number | null {
-  const [, number, unit] = /^(\d{1,5})([mhd])$/.exec(value) ?? [];
-  return Number(number) * { m: MINUTE, h: HOUR, d: DAY }[unit as "m" | "h" | "d"] || null;
-}
-
-/** The events in lines of events.jsonl; a line that a full disk or a crash cut short is skipped. */
-export function parseEvents(lines: string): AgentEvent[] {
-  return lines.split("\n").flatMap((line) => {
-    try {
-      const event = JSON.parse(line) as AgentEvent;
-      return Number.isFinite(Date.parse(event.at)) ? [event] : [];
-    } catch {
-      return [];
-    }
-  });
 }
 
 /** An agent's time as stretches without a gap. A limit outranks its screen, a death both. */
@@ -12419,129 +12573,6 @@ export function reportMarkdown(report: Report): string {
       [row(head!), row(head!.map(() => "---")), ...rows.map(row)].join("\n")),
     items.map((item) => `- ${escapeMarkdown(item)}`).join("\n"),
   ].filter(Boolean).join("\n\n")).join("\n\n");
-}
-
-/** The value of `--since` in ms, 24 hours without it. */
-function sinceOf({ options }: Call, command: string): number {
-  return parseSince(String(options.since ?? "24h")) ??
-    die(`${command}: --since ${show(options.since)} is not a time such as 30m, 24h or 7d`, 2);
-}
-
-/** The lines of events.jsonl, oldest first, with those of the last rotation. */
-async function eventLines(cfg: Config): Promise<string[]> {
-  const path = join(cfg.stateDir, "events.jsonl");
-  const texts = [await world.text(`${path}.1`), await world.text(path)];
-  return texts.flatMap((text) => text?.split("\n") ?? []).filter(Boolean);
-}
-
-/** The events on record, oldest first; `last`: only those of so many lines at the end. */
-const readEvents = async (cfg: Config, last = Infinity): Promise<AgentEvent[]> =>
-  parseEvents((await eventLines(cfg)).slice(-last).join("\n"));
-
-/** All kinds of events, as `events --event` accepts them. */
-export const EVENT_NAMES = [
-  "answered", "blocked", "commit", "complete", "config", "deadlock", "delivered", "down", "drift",
-  "fatal", "handoff", "lifted", "limited", "notices", "notified", "order", "orphan", "parked",
-  "pattern", "phase", "stalled", "start", "state", "undelivered", "unsure", "untried", "version",
-  "watchdog",
-];
-
-const EVENT_STYLES: Record<string, Style> = {
-  ...Object.fromEntries(["blocked", "unsure", "parked", "deadlock", "fatal"].map((name) =>
-    [name, "red" as const])),
-  ...Object.fromEntries(["limited", "stalled", "down", "undelivered", "handoff", "config", "orphan",
-    "notices", "pattern", "drift"].map((name) => [name, "yellow" as const])),
-  ...Object.fromEntries(["commit", "phase", "complete"].map((name) => [name, "green" as const])),
-};
-
-/** An event as a line for people; `times`: how many were alike, the first at `since` (ISO). */
-export function eventText(
-  { at, event, ...rest }: AgentEvent, now: number, times = 1, since = "",
-): string {
-  const facts = Object.entries(rest).filter(([, value]) => value !== "" && value !== null)
-    .map(([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`)
-    .map(printable);
-  const style = EVENT_STYLES[event];
-  const word = printable(event).padEnd(10);
-  const name = style ? paint(style, word) : word;
-  const first = since ? ` since ${new Date(since).toTimeString().slice(0, 5)}` : "";
-  return `${paint("dim", clockText(Date.parse(at), now))} ${name} ` +
-    `${facts.join(" ")}${times > 1 ? ` (${times} times${first})` : ""}`;
-}
-
-/** Wraps an event's line to `width` columns; what goes on below is indented by two. */
-export const wrappedEvent = (text: string, width: number): string =>
-  Bun.wrapAnsi(text, Math.max(width - 2, 8), { hard: true }).replaceAll("\n", "\n  ");
-
-/** Several equal events, shown as one. */
-interface Fold {
-  /** The last of them. */
-  event: AgentEvent;
-  times: number;
-  /** When the first happened, ISO 8601. */
-  since: string;
-}
-
-/** How far back an equal event is looked for: a restart makes five or six kinds of events. */
-const FOLD_WITHIN = 8;
-
-/**
- * Folds events that differ from one of the last few kinds only in time and numbers into one, at the
- * time of the last. Commits are never folded.
- */
-export function foldEvents(events: AgentEvent[]): Fold[] {
-  const folded: (Fold & { key: string })[] = [];
-  for (const event of events) {
-    const key = withoutDigits(JSON.stringify({ ...event, at: "" }));
-    const near = folded.findLastIndex((one, i) =>
-      i >= folded.length - FOLD_WITHIN && one.key === key);
-    const [before] = event.sha || near < 0 ? [] : folded.splice(near, 1);
-    folded.push({ event, key, times: (before?.times ?? 0) + 1, since: before?.since ?? event.at });
-  }
-  return folded;
-}
-
-/** The kinds of events that `--event` names, separated by commas, globs allowed; [] = all. */
-export function parseEventNames(words: string): string[] {
-  return words.split(",").filter(Boolean).flatMap((word) => {
-    const found = EVENT_NAMES.filter((name) => new Bun.Glob(word).match(name));
-    return found.length ? found : die(`events: no event "${word}"${nearest(word, EVENT_NAMES)} ` +
-      `(there are: ${EVENT_NAMES.join(", ")})`, 2);
-  });
-}
-
-/** Whether an event belongs to one of these agents, or is an order that names one; [] = all. */
-const isAbout = ({ agent, names }: AgentEvent, wanted: string[]): boolean => !wanted.length ||
-  wanted.some((name) => name === agent || (Array.isArray(names) && names.includes(name)));
-
-/** `events`: what happened, with repeats folded on a terminal; with `-f` also what comes next. */
-export async function cmdEvents(call: Call): Promise<number> {
-  const from = world.now() - sinceOf(call, "events");
-  const kinds = parseEventNames(String(call.options.event ?? ""));
-  const cfg = await configFor(call);
-  let lines = await eventLines(cfg);
-  const all = parseEvents(lines.join("\n"));
-  // an agent that left the config still has a past
-  const names = expandNames(cfg, call.words, [...new Set(all.flatMap(({ agent }) => agent ?? []))]);
-  const wanted = (event: AgentEvent) => Date.parse(event.at) >= from && isAbout(event, names) &&
-    (!kinds.length || kinds.includes(event.event));
-  const folds = process.stdout.isTTY && !call.options.json;
-  const one = ({ event, times, since }: Fold) => {
-    const text = eventText(event, world.now(), times, since);
-    print(call.options.json ? JSON.stringify(event)
-      : folds ? wrappedEvent(text, terminalWidth()) : text);
-  };
-  const single = (event: AgentEvent): Fold => ({ event, times: 1, since: event.at });
-  const events = all.filter(wanted);
-  for (const fold of folds ? foldEvents(events) : events.map(single)) one(fold);
-  while (call.options.follow && !readerGone) {
-    await Bun.sleep(300);
-    const now = await eventLines(cfg);
-    const added = parseEvents(now.slice(now.lastIndexOf(lines.at(-1)!) + 1).join("\n"));
-    for (const event of added.filter(wanted)) one(single(event));
-    lines = now;
-  }
-  return 0;
 }
 
 /** What is unsettled now; that the fleet could not be read counts as well. */

@@ -19,7 +19,7 @@ test("the sections stand in their order, and the map in the header names them", 
     "types", "the world", "config", "logging", "processes and locks", "tmux", "activity, limit and fatal detection", "phases and prompts", "resume id",
     "agent launch", "the clients' own word", "state", "observation", "outbox and typing", "usage limit", "stall detection", "healing", "wake",
     "handoff signalling", "phase advance", "watchdog loop", "standing by", "notices to people", "the command line", "up, down, restart",
-    "status, phase, attach, send, migrate", "selftest, explain, capture, logs", "report", "the live view", "the page", "doctor", "demo, init, completion, unit", "main"]);
+    "what comes next", "status", "status as text", "phase, attach, send, notify, migrate", "explain, capture, selftest", "logs", "events", "report", "the live view", "the page", "doctor", "demo, init, completion, unit", "main"]);
 });
 
 test("at most thirty references run ahead across a banner", () => {
@@ -39,7 +39,7 @@ test("the supervisor, and who orders and reports, touch what is outside of them 
   const { code } = codeOf(SOURCE);
   const rooms = SECTIONS.map(({ name }) => name);
   const supervisor = new Set(rooms.slice(rooms.indexOf("logging"), rooms.indexOf("watchdog loop") + 1).filter((name) => name !== "processes and locks")
-    .concat("up, down, restart", "status, phase, attach, send, migrate", "report", "the page"));
+    .concat("up, down, restart", "what comes next", "status", "status as text", "phase, attach, send, notify, migrate", "events", "report", "the page"));
   const files = [...SOURCE.matchAll(/^import \{([^}]*)\} from "node:fs";/gm)].flatMap((match) => match[1]!.split(",").map((name) => name.trim())).filter((name) => name !== "constants");
   expect(files).toContain("readFileSync");
   const direct = new RegExp(`\\b(?:${files.join("|")}|fetch|Bun\\.spawn\\w*|Bun\\.(?:file|write)|process\\.kill)\\(`, "g");
@@ -112,7 +112,7 @@ test("what comes next of a living client is said by the decisions that make it, 
   const { code } = codeOf(SOURCE);
   const parts = partsOf(SOURCE);
   const callers = (name: string): string[] => parts.filter((part) => part.name !== name && new RegExp(`(?<![\\w.]|function )${name}\\(`).test(code.slice(part.from, part.to))).map((part) => part.name);
-  expect(callers("nextStep")).toEqual(["nextDue", "nextOfLiving"]);
+  expect(callers("nextStep")).toEqual(["nextOfLiving", "nextDue"]);
   expect(callers("decideNext")).toEqual(["nextStep", "explainFile"]);
-  expect(callers("decideNextDown")).toEqual(["nextDue", "nextOfDown"]);
+  expect(callers("decideNextDown")).toEqual(["nextOfDown", "nextDue"]);
 });
