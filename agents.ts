@@ -1794,14 +1794,17 @@ function emit(cfg: Config, event: string, fields: Record<string, unknown> = {}):
   const said = Object.entries(fields).map(([key, value]) => [key, plainField(value)]);
   const line: AgentEvent =
     { at: new Date(world.now()).toISOString(), event, ...Object.fromEntries(said) };
-  if (notifying && cfg.notify.events.includes(event) &&
-    (cfg.notify.command || cfg.notify.url)) pendingNotices.push(line);
+  if (notifying && cfg.notify.events.includes(event) && tellsPeople(cfg)) {
+    pendingNotices.push(line);
+  }
   try {
     world.append(join(cfg.stateDir, "events.jsonl"), `${JSON.stringify(line)}\n`, EVENTS_CAP);
   } catch (error) {
     log(`events.jsonl: ${messageOf(error)}`);
   }
 }
+
+const tellsPeople = ({ notify }: Config): boolean => Boolean(notify.command || notify.url);
 
 /** What people are still to be told, in its order; only the watchdog fills and empties it. */
 const pendingNotices: AgentEvent[] = [];
@@ -9106,7 +9109,7 @@ async function notifyPeople(config: () => Config, watch: Watch): Promise<void> {
   const { notify } = config();
   const began = world.now();
   notifying = true;
-  if (notify.command || notify.url) {
+  if (tellsPeople(config())) {
     await guard(watch, "notices before", async () => {
       const untold = untoldEvents(await readEvents(config()), notify.events, began);
       pendingNotices.unshift(...untold.slice(-NOTICES_MAX));
@@ -9294,6 +9297,9 @@ const good = (what: string): Found => ({ level: "ok", what, cure: "" });
 const warn = (what: string, cure: string): Found => ({ level: "warn", what, cure });
 const fail = (what: string, cure: string): Found => ({ level: "fail", what, cure });
 
+const UNTOLD = warn("nobody is told when an agent needs a person",
+  "set command or url in [notify]");
+
 /**
  * `client` is what `tmux -V` prints, `server` the version of the running server: "" = none runs,
  * null = nobody asked. The two differ after an upgrade, which leaves the old server running.
@@ -9471,6 +9477,14 @@ interface Failure {
 const SEQUENCE_COMPLETE =
   "all phases are done; go on with phase set ID, or add a phase to [loop] and say phase next";
 
+const isLoop = (unit: Unit): boolean => isAgent(unit) && unit.kind === "loop";
+
+/** The loop agents among these that nothing may start now: their phases are done, or unreadable. */
+function heldLoops(cfg: Config, units: Unit[]): Failure[] {
+  const why = phaseTrouble(cfg) || (isComplete(cfg) ? SEQUENCE_COMPLETE : "");
+  return why ? units.filter(isLoop).map(({ name }) => ({ name, why })) : [];
+}
+
 /** `up`: services first, then agents, a batch at a time; returns once every client runs. */
 export async function cmdUp(call: Call): Promise<number> {
   const cfg = await configFor(call);
@@ -9479,13 +9493,10 @@ export async function cmdUp(call: Call): Promise<number> {
   makeFolders(cfg);
   const wanted = [...unitsOf(cfg).values()].filter((unit) =>
     names.length ? names.includes(unit.name) : !isAgent(unit) || unit.enabled);
-  const stuck = phaseTrouble(cfg) || (names.length && isComplete(cfg) ? SEQUENCE_COMPLETE : "");
-  const loops = wanted.filter((unit) => isAgent(unit) && unit.kind === "loop");
-  const rests = isComplete(cfg) && !names.length ? loops : [];
-  if (rests.length) {
-    log(`not started: ${rests.map(({ name }) => name).join(", ")}: ${SEQUENCE_COMPLETE}`);
-  }
-  const held = loops.filter(() => stuck).map(({ name }): Failure => ({ name, why: stuck }));
+  const held = heldLoops(cfg, wanted);
+  const units = wanted.filter((unit) => !held.some(({ name }) => name === unit.name));
+  const rests = !names.length && held[0]?.why === SEQUENCE_COMPLETE;
+  if (rests) log(`not started: ${held.map(({ name }) => name).join(", ")}: ${SEQUENCE_COMPLETE}`);
   const withWatchdog = !names.length || names.includes("watchdog");
   let wasDown = false;
   await changeOperator(cfg, (operator) => {
@@ -9499,10 +9510,8 @@ export async function cmdUp(call: Call): Promise<number> {
   });
   noteOrder(cfg, "up", orderedNames(wanted, withWatchdog));
   await leaveSshAgent(cfg);
-  if (loops.length > rests.length) await checkChannel(cfg);
-  const units = wanted.filter((unit) =>
-    !rests.includes(unit) && !held.some(({ name }) => name === unit.name));
-  const code = await startAndWait(cfg, units, held, async () => {
+  if (wanted.some(isLoop) && !rests) await checkChannel(cfg);
+  const code = await startAndWait(cfg, units, rests ? [] : held, async () => {
     if (!withWatchdog || (await startWatchdog(cfg, wasDown))) return [];
     const why = isDown(operatorOf(cfg), "watchdog") ? OVERTAKEN
       : `did not start; see ${sessionLogPath(cfg, watchdogSession(cfg))}`;
@@ -9840,8 +9849,13 @@ function strangerNote(cfg: Config, snap: Snapshot, session: string): string {
   return stranger && `; ${stranger}`;
 }
 
-/** Ends units and starts them again; until then a mark tells the watchdog to leave them alone. */
-async function restartUnits(cfg: Config, units: Unit[], fresh: boolean): Promise<number> {
+/**
+ * Ends units and starts them again; until then a mark tells the watchdog to leave them alone.
+ * `earlier`: failures so far.
+ */
+async function restartUnits(
+  cfg: Config, units: Unit[], fresh: boolean, earlier: Failure[] = [],
+): Promise<number> {
   const pauses = Math.floor((units.length - 1) / cfg.watchdog.startBatch) * RUNNING_AFTER;
   const until = world.now() + Math.min(BUSY_FOR + pauses, BUSY_MAX);
   await changeOperator(cfg, (operator) => {
@@ -9857,7 +9871,7 @@ async function restartUnits(cfg: Config, units: Unit[], fresh: boolean): Promise
     const stuck = await stopUnits(cfg, units, (name) => !isDown(operatorOf(cfg), name));
     if (fresh) for (const unit of units) if (isAgent(unit)) dropResumeId(cfg, unit);
     const ended = units.filter((unit) => !stuck.some(({ name }) => name === unit.name));
-    return await startAndWait(cfg, ended, stuck);
+    return await startAndWait(cfg, ended, [...earlier, ...stuck]);
   } finally {
     // only our mark goes: what was ordered in the meantime stands
     await changeOperator(cfg, (operator) => {
@@ -9899,10 +9913,13 @@ export async function cmdRestart(call: Call): Promise<number> {
   const names = expandNames(cfg, call.words);
   await needTools(cfg);
   makeFolders(cfg);
-  const units = [...unitsOf(cfg).values()].filter((unit) => names.includes(unit.name));
+  const wanted = [...unitsOf(cfg).values()].filter((unit) => names.includes(unit.name));
+  const held = heldLoops(cfg, wanted);
+  const units = wanted.filter((unit) => !held.some(({ name }) => name === unit.name));
   const withWatchdog = names.includes("watchdog");
-  noteOrder(cfg, "restart", orderedNames(units, withWatchdog));
-  const code = units.length ? await restartUnits(cfg, units, call.options.fresh === true) : 0;
+  noteOrder(cfg, "restart", orderedNames(wanted, withWatchdog));
+  const code = wanted.length
+    ? await restartUnits(cfg, units, call.options.fresh === true, held) : 0;
   if (!withWatchdog) return code;
   await changeOperator(cfg, (operator) => void delete operator.held.watchdog);
   await stopWatchdog(cfg, () => !isDown(operatorOf(cfg), "watchdog"));
@@ -10845,7 +10862,7 @@ function remarksOf(
 // The table.
 
 /** The reasons get at least this many columns, for which names are cut. */
-const REASONS_LEAST = 28;
+const REASONS_LEAST = 30;
 /** The reasons get this many columns before KIND, BACKEND or MODEL are shown. */
 const REASONS_GOOD = 44;
 
@@ -10912,7 +10929,7 @@ function reasonText(row: StatusRow, room: number, now: number): string {
   const tailWith = (cure = "") =>
     [restarts, cure && printable(`→ ${cure}`)].filter(Boolean).join("  ");
   const tail = [tailWith(row.cure), tailWith(row.cure.split(" ")[0])]
-    .find((one) => Bun.stringWidth(one) + REASON_LEAST <= room) ?? restarts;
+    .find((one) => Bun.stringWidth(one) + 3 + REASON_LEAST <= room) ?? restarts;
   const said = cut(text, Math.max(0, room - Bun.stringWidth(tail) - (tail ? 3 : 0)));
   return [said, tail].filter(Boolean).join(restarts ? " · " : "  ");
 }
@@ -11147,13 +11164,15 @@ export async function cmdPhase(call: Call): Promise<number> {
     die(`phase set: which one? (there are: ${ids.join(", ")})`, 2);
   }
   const named = ids.indexOf(wanted ?? "");
-  const idx = verb === "next" ? Math.min(curIdx(cfg) + 1, list.length - 1)
+  const idx = verb === "next" ? curIdx(cfg) + 1
     : named >= 0 ? named : /^\d+$/.test(wanted!) ? Number(wanted) : -1;
+  if (verb === "next" && !list[idx]) {
+    die(`"${ids.at(-1)}" is the last phase: add one to [loop], or repeat one with phase set ID`);
+  }
   if (!list[idx]) {
     die(`phase set: no phase "${wanted}"${nearest(wanted!, ids)} ` +
       `(there are: ${ids.join(", ")})`, 2);
   }
-  if (verb === "next" && idx === curIdx(cfg)) log(`"${ids[idx]}" is the last phase`);
   makeFolders(cfg);
   await storePhase(cfg, idx);
   world.remove(completeFile(cfg));
@@ -11185,6 +11204,8 @@ export async function cmdAttach(call: Call): Promise<number> {
     ["display-message", "-p", "-t", pane.id, "#{window_id} #{socket_path}"])).out.trim().split(" ");
   const target = `${pane.sessionId}:${window}.${pane.id}`;
   if (server && process.env.TMUX?.split(",")[0] === server) {
+    // tmux knows no read-only visit: it is the person's client that becomes so
+    if (only.length) log("this client stays read-only until you detach it (prefix, then d)");
     const { ok, err } = await run(["tmux", "-S", server, "switch-client", ...only, "-t", target],
       TMUX_DEADLINE, { TMUX: process.env.TMUX!, TMUX_PANE: process.env.TMUX_PANE });
     return ok ? 0 : die(`tmux: ${err.trim()}`);
@@ -11261,7 +11282,7 @@ async function sendNow(cfg: Config, message: Message, patience: number): Promise
 export async function cmdNotify(call: Call): Promise<number> {
   const cfg = await configFor(call);
   if (!call.options.test) die("usage: notify --test", 2);
-  if (!cfg.notify.command && !cfg.notify.url) die("[notify] names neither command nor url");
+  if (!tellsPeople(cfg)) die("[notify] names neither command nor url");
   await sendNotice(cfg,
     [{ at: new Date().toISOString(), event: "test", why: "a test of the notices" }]);
   return printed("sent");
@@ -12135,6 +12156,8 @@ export interface Report {
   troubles: { at: string; event: string; agent: string; why: string }[];
   /** The notices that went out, each with the events it named. */
   notices: { at: string; told: string[] }[];
+  /** Whether [notify] names a command or an address now. */
+  notifies: boolean;
 }
 
 /** An agent's time as stretches without a gap. A limit outranks its screen, a death both. */
@@ -12345,7 +12368,7 @@ const eventsOf = (events: AgentEvent[], name: string, isLoop = false): AgentEven
 export function summariseEvents(
   events: AgentEvent[], from: number, to: number,
   facts: { names?: string[]; loops?: string[]; seen?: number; fleet?: string;
-    open?: OpenMatter[] } = {},
+    open?: OpenMatter[]; notifies?: boolean } = {},
 ): Report {
   const window = { from, to };
   const seen = Math.max(from, Math.min(facts.seen ?? to, to));
@@ -12365,7 +12388,7 @@ export function summariseEvents(
     recorded: iso(known.from),
     slotMs: slots[0]!.to - slots[0]!.from,
     slots: slots.map((slot) => iso(slot.from)),
-    open: facts.open ?? [],
+    open: facts.open ?? [], notifies: facts.notifies ?? true,
     agents: names.map((name) => reportAgent(name, mine(name), window, known, slots)),
     silence: longestGap(busy, known),
     ...fleetRecord(recent),
@@ -12376,10 +12399,13 @@ export function summariseEvents(
 export function openMatters(status: Status, now: number): OpenMatter[] {
   const fleet = [status.configError, ...troublesOf(status, now)].filter(Boolean)
     .map((what) => ({ agent: "", what, cure: "", needsHuman: status.needsHuman }));
+  // of what needs a person, its question or its last words
+  const said = (row: StatusRow) => row.needsHuman && row.detail
+    ? `${stateText(row, now)}: ${row.detail}` : row.state;
   const rows = [...status.agents, ...status.services]
     .filter((row) => row.needsHuman || row.condition === "limited")
     .map((row) => ({ agent: row.name, needsHuman: row.needsHuman, cure: row.cure,
-      what: row.state + (row.messages ? `, ${plural(row.messages, "text")} held` : "") }));
+      what: said(row) + (row.messages ? ` · ${plural(row.messages, "text")} held` : "") }));
   const orphans = status.orphans.map(({ name }) => ({ agent: name, needsHuman: false,
     what: "left the config, its client is still there", cure: `down ${name}` }));
   return [...fleet, ...rows, ...orphans]
@@ -12508,7 +12534,7 @@ function foldTroubles(report: Report): string[] {
 
 /** The sections of a report, in the order in which a person wants to read them. */
 function reportSections(report: Report): Section[] {
-  const { agents, open, troubles, notices } = report;
+  const { agents, open, troubles, notices, notifies } = report;
   const label = Math.max(5, ...agents.map((one) => Math.min(14, one.agent.length)));
   return [
     reportHead(report),
@@ -12519,7 +12545,8 @@ function reportSections(report: Report): Section[] {
         .map((one) => [fit(one.agent, label), one.timeline.padEnd(report.slots.length)]) },
     costs(report),
     { title: "Troubles", items: troubles.length ? foldTroubles(report) : ["none"] },
-    { title: "Notices", items: !notices.length ? ["none went out"]
+    { title: "Notices", items: !notices.length
+      ? [notifies ? "none went out" : `none went out: ${UNTOLD.what}; ${UNTOLD.cure}`]
       : notices.map(({ at, told }) => `${momentIn(report)(at)} ${told.join(", ")}`) },
   ];
 }
@@ -12596,6 +12623,7 @@ export async function cmdReport(call: Call): Promise<number> {
   const report = summariseEvents(events, world.now() - since, world.now(), {
     names: [...cfg.agents.keys()], fleet: fleetName(cfg), open: await readOpen(cfg),
     loops: loopAgents(cfg).map((agent) => agent.name), seen: seenUntil(cfg, events),
+    notifies: tellsPeople(cfg),
   });
   return printed(call.options.json ? JSON.stringify(report, null, 2)
     : call.options.md ? reportMarkdown(report) : reportText(report, terminalWidth()));
@@ -13425,9 +13453,6 @@ function fleetChecks(cfg: Config): DoctorCheck[] {
     backend.kind === "opencode" && backend.server && enabled.includes(backend.name));
   const asking = [...cfg.agents.values()].filter((agent) =>
     agent.enabled && ["codex", "gemini"].includes(backendOf(cfg, agent).kind));
-  const notifies = cfg.notify.command || cfg.notify.url;
-  const untold = warn("nobody is told when an agent needs a person",
-    "set command or url in [notify]");
   return [
     ...used.map((one) =>
       [`client ${one.name}`, () => examineClient(one, enabled.includes(one.name))] as DoctorCheck),
@@ -13443,7 +13468,7 @@ function fleetChecks(cfg: Config): DoctorCheck[] {
         `it works on beside the fleet; end it in its client, or: kill ${pid}`))],
     ["disk", () => assessDisk(freeBytes(cfg.logDir))],
     ["watchdog", () => examineWatchdog(cfg)],
-    ["notify", () => (notifies ? good("configured") : untold)],
+    ["notify", () => (tellsPeople(cfg) ? good("configured") : UNTOLD)],
   ];
 }
 
@@ -14211,6 +14236,14 @@ export async function main(argv: string[]): Promise<number> {
   }
 }
 
-if (import.meta.main) process.stdout.on("error", () => (readerGone = true));
+/** That a reader has gone is no fault; output that is lost in another way is one. */
+function loseOutput(error: Error & { code?: string }): void {
+  if (!readerGone && error.code !== "EPIPE") {
+    process.exitCode = sayError(Object.assign(error, { path: "standard output" }));
+  }
+  readerGone = true;
+}
+
+if (import.meta.main) process.stdout.on("error", loseOutput);
 if (import.meta.main) process.stderr.on("error", () => {});
-if (import.meta.main) process.exitCode = await main(process.argv.slice(2));
+if (import.meta.main) process.exitCode = (await main(process.argv.slice(2))) || process.exitCode;

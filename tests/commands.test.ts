@@ -1,11 +1,12 @@
 /** The command line: help, usage errors, exit codes, and each command of the help once on a real fleet. */
 import { beforeEach, describe, expect, test } from "bun:test";
+import { existsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { COMMANDS, helpText, parseCall } from "../agents.ts";
 import { command, type FakeWorld, fakeWorld } from "./kit.ts";
-import { type Fleet, real, SELF, spawn, until } from "./real.ts";
+import { type Fleet, quote, real, SELF, spawn, until } from "./real.ts";
 
 const ROOT = join(import.meta.dir, "..");
 
@@ -59,6 +60,18 @@ describe("help", () => {
   test("the program itself, from a shell", async () => {
     expect(await spawn([...SELF, "attach", "--help"])).toEqual({ code: 0, out: (await command("attach", "--help")).out, err: "" });
   });
+});
+
+test.skipIf(!existsSync("/dev/full"))("output that is lost is a failure; a reader who has seen enough is none", async () => {
+  const self = SELF.map(quote).join(" ");
+  for (const [words, into, code, said] of [
+    ["--help", ">/dev/full", 1, "agents: standard output: the disk is full\n"],
+    ["completion bash", ">/dev/full", 1, "agents: standard output: the disk is full\n"],
+    ["--help", "| true", 0, ""],
+  ] as const) {
+    const ran = await spawn(["bash", "-c", `set -o pipefail; ${self} ${words} ${into}`]);
+    expect([words, ran.code, ran.err]).toEqual([words, code, said]);
+  }
 });
 
 test("words of other tools name the same commands, and an option may stand before its command", () => {

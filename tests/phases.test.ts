@@ -66,7 +66,6 @@ describe("over the fake world", () => {
     expect((await call("next")).out).toBe("the phase is now p2 (2/2)\n");
     expect(file("phase-idx")).toBe("1");
     expect(file("phase-id")).toBe('{"id":"p2","idx":1}\n');
-    expect((await call("next")).out).toBe("the phase is now p2 (2/2)\n");
     await call("set", "p1");
     expect(curIdx(cfg)).toBe(0);
     await call("set", "1");
@@ -96,6 +95,13 @@ describe("over the fake world", () => {
     fake.write(join(cfg.logDir, "SEQUENCE-COMPLETE"), "done");
     await call("set", "p1");
     expect(fake.files.has(join(cfg.logDir, "SEQUENCE-COMPLETE"))).toBe(false);
+  });
+
+  test("next in the last phase is refused: it begins nothing, and what is complete stays so", async () => {
+    await call("set", "p2");
+    fake.write(join(cfg.logDir, "SEQUENCE-COMPLETE"), "done");
+    const error = await refused("next");
+    expect([error.code, error.message]).toEqual([1, expect.stringContaining('"p2" is the last phase')]);
   });
 
   test("fault 34: loops that stay on the old kickoff are named", async () => {

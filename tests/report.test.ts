@@ -280,10 +280,17 @@ describe("report", () => {
       const open = openMatters(status({ agents: [row("a", { condition: "limited", state: "limited until 21:52 (weekly)", messages: 1 }), row("b"), row("c", { state: "blocked: Bash \"rm\" 13m", needsHuman: true, cure: "attach c" }),
         row("d", { state: "parked: claude not found", needsHuman: true, running: false, cure: "up d" })] }), DAY);
       expect(open.map(({ agent, what, cure, needsHuman }) => [agent, what, cure, needsHuman])).toEqual([
-        ["c", 'blocked: Bash "rm" 13m', "attach c", true], ["d", "parked: claude not found", "up d", true], ["a", "limited until 21:52 (weekly), 1 text held", "", false]]);
+        ["c", 'blocked: Bash "rm" 13m', "attach c", true], ["d", "parked: claude not found", "up d", true], ["a", "limited until 21:52 (weekly) · 1 text held", "", false]]);
       const text = reportText(night({ open }), 80);
       expect(text).toContain('\n\nOpen\n! c: blocked: Bash "rm" 13m → agents attach c\n! d: parked: claude not found → agents up d\na: limited until 21:52');
       expect(text.indexOf("Open")).toBeLessThan(text.indexOf("Achieved"));
+    });
+    test("of a dialog its question, of a parked agent its last words", () => {
+      const since = new Date(DAY - 13 * MINUTE).toISOString();
+      const open = openMatters(status({ agents: [
+        row("c", { state: "blocked: a dialog is open 13m", condition: "blocked", detail: "Bash command: rm -rf build", needsHuman: true, since }),
+        row("d", { state: "parked: 5 starts", condition: "parked", detail: "exit 1: no module x · 5 starts", needsHuman: true, running: false, since })] }), DAY);
+      expect(open.map(({ what }) => what)).toEqual(["blocked 13m: Bash command: rm -rf build", "parked 13m: exit 1: no module x · 5 starts"]);
     });
     test("a client that left the config", () => {
       const orphans = [{ name: "old", session: "agents-old", running: true }];
@@ -332,6 +339,8 @@ describe("report", () => {
     const jq = Bun.spawnSync(["jq", "-c", "[.version, (.agents | map(.agent)), (.agents[0].spent | map(. / 60000 | round))]"], { stdin: Buffer.from(out) });
     if (jq.exitCode === 0) expect(JSON.parse(String(jq.stdout))).toEqual([1, ["builder", "adversary"], [30, 20, 0, 0, 0, 10]]);
     expect(call(["report", "--config", path]).out).toContain("the watchdog last looked at");
+    expect(call(["report", "--config", path]).out).toContain("none went out: nobody is told when an agent needs a person; set command or url in [notify]\n");
+    expect(call(["report", "--config", fleet("told", `${TWO}[notify]\ncommand = "cat"\n`)]).out).toEndWith("Notices\nnone went out\n");
     const mail = call(["report", "--md", "--config", path]);
     expect([mail.code, mail.err, mail.out.startsWith("# "), mail.out.includes("\x1b")]).toEqual([0, "", true, false]);
     for (const columns of ["44", "80", "120"]) {

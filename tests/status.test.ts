@@ -216,6 +216,14 @@ describe("statusText", () => {
       "! assistant    13m Do you want to proceed?", "! tester       31m parked: exit 1 ×4 4↺", "  adversary        limited to 21:52, weekly",
       `  orchestrator… 5s working · wake ${clock(300)}`.replace("orchestrator… 5s", "orchestrato…  5s"), `next: wake orchestrator-two ${clock(300)}`]);
   });
+  test.each([60, 80])("on %d columns a short reason stays whole, whatever else its line holds", (width) => {
+    for (const name of ["b", "assistant", "orchestrator"]) {
+      for (const restartsToday of [0, 1, 12]) {
+        const agents = [{ ...blocked, name, detail: "a dialog is open", since: at(-780), restartsToday, cure: `attach ${name}` }];
+        expect(lines({ agents }, width)[3]).toContain("  a dialog is open ");
+      }
+    }
+  });
   test("a time that passed is never shown as ahead", () => {
     const said = (next: StatusRow["next"], seconds: number) => lines({ agents: [{ ...row, next, nextAt: at(seconds) }] }).at(-1)!;
     expect(said("stall", 60)).toEndWith(`  restart ${clock(60)} if idle`);

@@ -1,7 +1,7 @@
 /** What up, down and restart do, also when they are cut short, or come two at once. */
 import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { cmdUp, phaseIdxFile, world } from "../agents.ts";
+import { cmdRestart, cmdUp, phaseIdxFile, world } from "../agents.ts";
 import { agents, fakeWorld, FLEET, realFolder, type Scene, scene } from "./kit.ts";
 import { allowed, type Fleet, lives, quote, real, TUI, until } from "./real.ts";
 
@@ -44,6 +44,18 @@ describe("up", () => {
     fake.git.push("init");
     expect([await up("orchestrator"), starts("orchestrator")]).toEqual([0, 1]);
     expect([await up("builder"), starts("builder"), fake.logged("all phases are done; go on with phase set ID").length]).toEqual([1, 0, 1]);
+  });
+  test.each([
+    ["are done", "all phases are done", () => fake.files.set(join(cfg.logDir, "SEQUENCE-COMPLETE"), "done")],
+    ["cannot be read", "is out of range", () => fake.files.set(phaseIdxFile(cfg), "99")],
+  ])("restart ends no loop that it must not start again: the phases %s", async (_, why, spoil) => {
+    await begin(FLEET);
+    const pids = () => ["builder", "orchestrator"].map((name) => pane(name).pid);
+    const [builder, other] = pids();
+    spoil();
+    expect(await cmdRestart({ path: cfg.path, words: ["builder", "orchestrator"], options: {} })).toBe(1);
+    expect([pids()[0], pids()[1] === other, pane("builder").dead]).toEqual([builder, false, false]);
+    expect(fake.logged("builder: ").join()).toContain(why);
   });
   test("one agent's error is its own: the others are started, exit 1", async () => {
     await begin(agents("a", "b"), 0);
