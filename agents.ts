@@ -29,11 +29,10 @@
  *   what comes next, status  what will be done about each unit, and what is known of it
  *   status as text … main    what a person asks and orders, a section for each kind
  */
-import { appendFileSync, closeSync, existsSync, fsyncSync, mkdirSync,
-  openSync, readFileSync, readSync } from "node:fs";
-import { accessSync, constants, fstatSync, lstatSync, realpathSync, statfsSync } from "node:fs";
+import { accessSync, appendFileSync, closeSync, constants, existsSync, fstatSync, fsyncSync,
+  lstatSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, readlinkSync, readSync,
+  realpathSync, renameSync, rmSync, statfsSync, statSync, writeFileSync, writeSync } from "node:fs";
 import type { Stats } from "node:fs";
-import { readdirSync, readlinkSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
 import { homedir, hostname, tmpdir, userInfo } from "node:os";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
 import { parseArgs, styleText } from "node:util";
@@ -1737,15 +1736,10 @@ export function log(message: string, routine = false): void {
 
 /** A message as a log shows it: each line with the time. */
 function stamped(message: string): string {
-  const at = new Date(world.now());
-  const clock = `${localDate(at)} ${at.toTimeString().slice(0, 8)}`;
+  const clock = dateAndTime(world.now());
   return message.slice(0, LOG_LINES).split("\n")
     .map((line) => `[agents ${clock}] ${printable(line)}`).join("\n");
 }
-
-const localDate = (at: Date): string =>
-  [at.getFullYear(), at.getMonth() + 1, at.getDate()]
-    .map((n) => String(n).padStart(2, "0")).join("-");
 
 /** ms by which the wall clock may drift from the monotonic one before it counts as a step. */
 const CLOCK_STEP = 5_000;
@@ -1793,7 +1787,7 @@ const plainField = (value: unknown): unknown =>
 function emit(cfg: Config, event: string, fields: Record<string, unknown> = {}): void {
   const said = Object.entries(fields).map(([key, value]) => [key, plainField(value)]);
   const line: AgentEvent =
-    { at: new Date(world.now()).toISOString(), event, ...Object.fromEntries(said) };
+    { at: iso(world.now()), event, ...Object.fromEntries(said) };
   if (notifying && cfg.notify.events.includes(event) && tellsPeople(cfg)) {
     pendingNotices.push(line);
   }
@@ -1814,23 +1808,6 @@ let notifying = false;
 const EVENTS_CAP = 400_000;
 
 let barDrawn = false;
-
-const localTime = (ms: number): string => {
-  const at = new Date(ms);
-  const clock = at.toTimeString().slice(0, 5);
-  return Math.abs(ms - world.now()) < 20 * 3600_000 ? clock : `${localDate(at)} ${clock}`;
-};
-
-/** The same with the day of the week, where that tells it. */
-const dayTime = (ms: number): string => {
-  const hours = (ms - world.now()) / 3600_000;
-  if (hours < 20 || hours > 6 * 24) return localTime(ms);
-  const day = new Date(ms).toLocaleDateString("en-US", { weekday: "short" });
-  return `${day} ${new Date(ms).toTimeString().slice(0, 5)}`;
-};
-
-const minutes = (seconds: number): string =>
-  (seconds >= 60 ? `${Math.round(seconds / 60)} min` : `${seconds} s`);
 
 const plural = (number: number, word: string): string =>
   (number ? `${number} ${word}${number > 1 ? "s" : ""}` : "");
@@ -1862,14 +1839,62 @@ async function attempt(watch: Watch, label: string, stage: () => unknown): Promi
   }
 }
 
-const ago = (ms: number): string => {
-  const s = Math.max(0, Math.round(ms / 1000));
-  return s < 60 ? `${s}s` : s < 3600 ? `${Math.floor(s / 60)}m`
-    : s < 86400 ? `${Math.floor(s / 3600)}h` : `${Math.floor(s / 86400)}d`;
+// Times and spans in words.
+
+const MINUTE = 60_000;
+const HOUR = 60 * MINUTE;
+const DAY = 24 * HOUR;
+const UNIT_MS: Record<string, number> = { d: DAY, h: HOUR, m: MINUTE, s: 1000 };
+
+/** Wall ms, or ISO 8601 as in events; shown in local time. */
+type Moment = number | string;
+
+/** Such as 2026-11-26. */
+const localDate = (at: Moment): string => {
+  const day = new Date(at);
+  return [day.getFullYear(), day.getMonth() + 1, day.getDate()]
+    .map((n) => String(n).padStart(2, "0")).join("-");
 };
 
-const isoOf = (ms: number | null): string | null =>
-  (ms === null ? null : new Date(ms).toISOString());
+/** Such as 18:29; `length` 8 adds the seconds. */
+const clockTime = (at: Moment, length = 5): string => new Date(at).toTimeString().slice(0, length);
+
+/** To the second; the date is left out where it is that of `today`. */
+const dateAndTime = (at: Moment, today?: Moment, length = 8): string =>
+  (today !== undefined && localDate(at) === localDate(today) ? "" : `${localDate(at)} `) +
+  clockTime(at, length);
+
+/** To the minute; the date is left out of what is less than 20 hours away. */
+const localTime = (at: Moment): string =>
+  Math.abs(Number(new Date(at)) - world.now()) < 20 * HOUR ? clockTime(at)
+    : `${localDate(at)} ${clockTime(at)}`;
+
+/** The same with the day of the week, where that tells the day. */
+const dayTime = (ms: number): string => {
+  const hours = (ms - world.now()) / HOUR;
+  if (hours < 20 || hours > 6 * 24) return localTime(ms);
+  return `${new Date(ms).toLocaleDateString("en-US", { weekday: "short" })} ${clockTime(ms)}`;
+};
+
+const iso = (ms: number): string => new Date(ms).toISOString();
+const isoOrNone = (ms: number | null | undefined): string => (ms ? iso(ms) : "");
+
+const minutes = (seconds: number): string =>
+  (seconds >= 60 ? `${Math.round(seconds / 60)} min` : `${seconds} s`);
+
+/** A span (ms) in its largest unit alone: 59s, 3m, 2h, 4d. */
+const ago = (ms: number): string => {
+  const span = 1000 * Math.max(0, Math.round(ms / 1000));
+  const [unit, length] = Object.entries(UNIT_MS).find(([, one]) => span >= one) ?? ["s", 1000];
+  return `${Math.floor(span / length)}${unit}`;
+};
+
+/** A duration (ms) as 0.6s, 12s, 45m or 7h05m; a dash for none. */
+function spanText(ms: number): string {
+  if (ms < MINUTE) return ms <= 0 ? "-" : `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)}s`;
+  const all = Math.round(ms / MINUTE);
+  return all < 60 ? `${all}m` : `${Math.floor(all / 60)}h${String(all % 60).padStart(2, "0")}m`;
+}
 
 // ── processes and locks ─────────────────────────────────────────────────────────
 // What runs on this machine, and who may act: when a process began, the family of a client, and one
@@ -3249,7 +3274,7 @@ function decideWaiting(
 ): Verdict {
   const until = verdict.waitingUntil ?? said;
   if (until === null) return verdict;
-  const at = new Date(until).toISOString();
+  const at = iso(until);
   if (verdict.waitingUntil !== null) return until > now ? verdict
     : { ...verdict, verdict: "idle", why: `its wake-up of ${at} did not come` };
   if (until > now + longest) return { ...verdict,
@@ -3329,9 +3354,6 @@ export function parseWaitingUntil(text: string): number | null {
 
 // Reset times, in every form that the clients have used.
 
-const MINUTE = 60_000;
-const HOUR = 60 * MINUTE;
-const DAY = 24 * 60 * MINUTE;
 const MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split(" ");
 const WEEKDAYS = "sun mon tue wed thu fri sat".split(" ");
 const LEAD = String.raw`(?:^|\b(?:resets?|again|automatically|until)\b)\s*(?:on |at )?\s*`;
@@ -3345,7 +3367,6 @@ const UNIT = String.raw`\d+\s*(?:d(?:ays?)?|h(?:ours?|rs?)?|m(?:in(?:ute)?s?)?|s
   + "(?![a-z])";
 const RELATIVE =
   new RegExp(String.raw`\b(?:in|after)\b:?\s*(${UNIT}(?:(?:[\s,]|and\b)*${UNIT})*)`, "i");
-const UNIT_MS: Record<string, number> = { d: DAY, h: 60 * MINUTE, m: MINUTE, s: 1000 };
 
 /** Abbreviated zones, which no library knows for certain, as h and min east of UTC. */
 const ZONES: Record<string, string> = Object.fromEntries(`
@@ -5535,8 +5556,10 @@ function readBeat(cfg: Config): { at?: string; pid?: number; version?: string; i
   }
 }
 
-/** Who runs as watchdog; stale = it runs, but missed three ticks. */
-function readWatchdog(cfg: Config): Status["watchdog"] {
+export type WatchdogState = ReturnType<typeof readWatchdog>;
+
+/** Who runs as watchdog; `stale`: it runs, but missed three ticks; `stage`: what it did then. */
+function readWatchdog(cfg: Config) {
   const pid = lockHolder(lockFile(cfg, "watchdog"));
   const beat = readBeat(cfg);
   const late =
@@ -6831,7 +6854,7 @@ async function beginHold(cfg: Config, watch: Watch, agent: Agent, verdict: Verdi
     ? `until ${localTime(hold.until * 1000)}` : "no reset time on the screen";
   log(`limit hit on ${agent.name}: ${verdict.why}; holding ${until} (no reboots)`);
   emit(cfg, "limited", { agent: agent.name, class: hold.class,
-    until: new Date(hold.until * 1000).toISOString() });
+    until: iso(hold.until * 1000) });
   shareLimit(cfg, watch, agent, hold);
 }
 
@@ -7584,7 +7607,7 @@ async function beginCounted(
 /** `heals`: it is one of the day's restarts, if it ever ran before; what a move starts is none. */
 function noteStart(memory: Memory, heals: boolean): void {
   if (heals) {
-    const day = localDate(new Date(world.now()));
+    const day = localDate(world.now());
     const count = memory.restarts.day === day ? memory.restarts.count : 0;
     memory.restarts = { day, count: count + (memory.bootedAt ? 1 : 0) };
   }
@@ -8325,7 +8348,7 @@ async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<
   } else {
     if (!(await runOnComplete(cfg, watch, snap, intent))) return;
     const clock =
-      `${localDate(new Date(world.now()))} ${new Date(world.now()).toTimeString().slice(0, 8)}`;
+      `${localDate(world.now())} ${clockTime(world.now(), 8)}`;
     await world.writeAtomic(completeFile(cfg),
       `phase sequence complete ${clock}; the loops are stopped\n`);
     if (intent.run) world.remove(triggerFile(cfg));
@@ -8507,7 +8530,7 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
 
 /** Proof of life for `status`: time, pid and what is running. */
 async function beat(cfg: Config): Promise<void> {
-  const pulse = { at: new Date(world.now()).toISOString(), pid: process.pid, version: version(),
+  const pulse = { at: iso(world.now()), pid: process.pid, version: version(),
     interval: cfg.watchdog.signalInterval };
   await world.writeAtomic(heartbeatFile(cfg), JSON.stringify(pulse));
 }
@@ -9007,7 +9030,7 @@ export function noticeText(events: AgentEvent[], fleet: string): string {
     const cure = NOTICE_CURES[event] === "status" ? "status"
       : NOTICE_CURES[event] && agent ? `${NOTICE_CURES[event]} ${agent}`
       : ["handoff", "config"].includes(event) && to !== "ok" ? "doctor" : "";
-    const at = until ? `until ${localTime(Date.parse(String(until)))}` : "";
+    const at = until ? `until ${localTime(String(until))}` : "";
     const said = plainText([agent, event, from || to ? `${from ?? ""} → ${to ?? ""}` : "", at, why]
       .filter(Boolean).join(" "), NOTICE_LINE);
     return cure ? `${said} · agents ${cure}` : said;
@@ -9093,7 +9116,7 @@ const toldOf = ({ agent, event, to }: AgentEvent): string =>
   [agent, event, to ? `→ ${to}` : ""].filter(Boolean).join(" ");
 
 /** What a watchdog that ended left untold is still news for this long, ms. */
-const UNTOLD_FOR = 3600_000;
+const UNTOLD_FOR = HOUR;
 
 /** The events of these kinds that came after the last notice and before this watchdog. */
 export function untoldEvents(events: AgentEvent[], kinds: string[], began: number): AgentEvent[] {
@@ -9984,12 +10007,12 @@ function restartWords({ death, settings }: NextFacts): string {
   return delay ? `ends it and starts it again ${delay} s later` : "restarts it";
 }
 
+const NEEDS_YOU: Next = { does: "types nothing and restarts nothing: it needs you", at: null };
+
 function nextOfVerdict({ verdict, waitingUntil }: Verdict, facts: NextFacts): Next {
   const { settings, stallIdle, watch, idleSince, now } = facts;
   const restarts = restartWords(facts);
-  if (verdict === "blocked") {
-    return { does: "types nothing and restarts nothing: it needs you", at: null };
-  }
+  if (verdict === "blocked") return NEEDS_YOU;
   if (verdict === "fatal") return { does: restarts, at: now };
   if (verdict === "unsure") return nextOfUnsure(facts);
   if (verdict === "active") return { does: "leaves it alone while it works", at: null };
@@ -10008,9 +10031,7 @@ function nextOfVerdict({ verdict, waitingUntil }: Verdict, facts: NextFacts): Ne
 
 function nextOfUnsure({ settings, unsureSince: since, now }: NextFacts): Next {
   const due = since === undefined ? null : since + settings.unsureAfter * 1000;
-  if (due !== null && due <= now) {
-    return { does: "types nothing and restarts nothing: it needs you", at: null };
-  }
+  if (due !== null && due <= now) return NEEDS_YOU;
   return { does: `does nothing; keeps the screen after ${UNSURE_LOOKS} looks, ` +
     "and says that it needs you if it stays so", at: due, due: "person" };
 }
@@ -10146,13 +10167,9 @@ export function describeState(memory: Memory, facts: StateFacts): Described {
   return pane && !pane.dead ? describeLiving(memory, facts) : describeDown(memory, facts);
 }
 
-/** How a client ended, with its last words; "" = its pane is gone. */
-const endText = ({ pane, words }: StateFacts): string =>
-  (pane ? [endOf(pane), words].filter(Boolean).join(": ") : "");
-
 function describeDown(memory: Memory, facts: StateFacts): Described {
-  const { pane, held, enabled, kind, now, stranger, rival, cannot } = facts;
-  const end = endText(facts);
+  const { pane, held, enabled, kind, now, stranger, rival, cannot, words } = facts;
+  const end = pane ? [endOf(pane), words].filter(Boolean).join(": ") : "";
   if (held) return described("stopped", BY_YOU, "by you");
   const rest = restOf(memory.life);
   if (cannot && enabled && rest.state !== "done") {
@@ -10288,7 +10305,7 @@ interface StatusLook {
   snap: Snapshot; watch: Watch; operator: Operator; queue: Message[];
   /** By unit name; no entry = its screen was not read, or could not be. */
   seen: Map<string, Seen>;
-  watchdog: Status["watchdog"]; complete: boolean; now: number;
+  watchdog: WatchdogState; complete: boolean; now: number;
   /** The orphan in the folder of an agent that does not run, by the name of the agent. */
   rivals: Map<string, { name: string; why: string }>;
 }
@@ -10308,13 +10325,13 @@ async function rivalsOf(cfg: Config, snap: Snapshot): Promise<StatusLook["rivals
 const ROUND_MAX = 60_000;
 
 /** Whether the watchdog found this client idle and nothing was drawn since: no need to read it. */
-const stillRests = (memory: Memory, pane: Pane, { running, heartbeat }: Status["watchdog"]) =>
+const stillRests = (memory: Memory, pane: Pane, { running, heartbeat }: WatchdogState) =>
   running && memory.verdict === "idle" && memory.since >= pane.created && pane.activity > 0 &&
   pane.activity < Date.parse(heartbeat) - ROUND_MAX;
 
 /** Reads all panes in one call, those of ended clients for their last words. Changes nothing. */
 async function lookAtPanes(
-  cfg: Config, watch: Watch, snap: Snapshot, watchdog: Status["watchdog"], named: string[],
+  cfg: Config, watch: Watch, snap: Snapshot, watchdog: WatchdogState, named: string[],
 ): Promise<Map<string, Seen>> {
   const seen = new Map<string, Seen>();
   const units = new Map<Pane, Unit>();
@@ -10465,53 +10482,13 @@ function nextDue(
 
 // The rows, and the fleet as a whole.
 
-/** What `status` knows of one agent or service; times are ISO 8601. */
-export interface StatusRow {
-  name: string;
-  kind: string;
-  backend: string;
-  /** `modelFrom` "client": the client names it now; else it was or will be started with it. */
-  model: string;
-  modelFrom: "client" | "start";
-  watch: string;
-  session: string;
-  running: boolean;
-  state: string;
-  /** `state` as data: one word, and the details. */
-  condition: Condition;
-  detail: string;
-  /** Since when, "" = not known. */
-  since: string;
-  /** Until when it is limited, waits or is not started; "" = no clock decides that. */
-  until: string;
-  /** What the watchdog does next by the clock, and when; "" = nothing. */
-  next: "" | Due;
-  nextAt: string;
-  /** Since when the other side of the loop waits for its commit; "" = it does not. */
-  owesSince: string;
-  messages: number;
-  messagesWhy: string;
-  /** Recent texts that were typed without proof that the client took them. */
-  unproven: number;
-  restartsToday: number;
-  /** What its screen and its client say, and why; `state` says the same for people. */
-  verdict: Memory["verdict"];
-  why: string;
-  needsHuman: boolean;
-  /** The command that helps, without `agents`; "" = none is needed. */
-  cure: string;
-  /** An answer to its client's question that could be declared in the config. */
-  answer?: DeclaredAnswer;
-  /** The version of the running client; "" = it does not say. */
-  version: string;
-}
-
-const isoOrNone = (ms: number | null | undefined): string => isoOf(ms || null) ?? "";
+/** What `status` knows of one agent or service. Times are ISO 8601; "" = none, or not known. */
+export type StatusRow = ReturnType<typeof statusRow>;
 
 /** A text that is stuck for this long, ms, needs a person. */
 const STUCK_AFTER = 600_000;
 
-function statusRow(cfg: Config, look: StatusLook, unit: Unit): StatusRow {
+function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
   const { snap, watch, queue, seen, now } = look;
   const memory = memoryNow(cfg, look, unit);
   const agent = isAgent(unit) ? unit : null;
@@ -10532,59 +10509,35 @@ function statusRow(cfg: Config, look: StatusLook, unit: Unit): StatusRow {
     name: unit.name, kind: agent?.kind ?? "service",
     backend: agent ? (running && pane.backend) || agent.backend : "-",
     model: agent ? own || (running && pane.model) || roleModel(cfg, agent) || "default" : "-",
-    modelFrom: own ? "client" : "start",
-    watch: agent?.watch ?? "-", session: unit.session,
-    running, state, condition, detail, needsHuman,
-    verdict: memory.verdict, why: memory.why,
+    // "client": the client names it now; else it was or will be started with it
+    modelFrom: (own ? "client" : "start") as "client" | "start",
+    watch: agent?.watch ?? "-", session: unit.session, running,
+    state, condition, detail, // in a phrase; the same as data, in one word and its details
+    needsHuman,
+    verdict: memory.verdict, why: memory.why, // what its screen and its client say
     since: isoOrNone(memory.since),
+    // until when it is limited, waits or is not started
     until: isoOrNone(until ?? verdict?.waitingUntil ?? verdict?.limit?.resetAt),
-    next: due?.next ?? "", nextAt: isoOrNone(due?.at),
+    // what the watchdog does next by the clock
+    next: due?.next ?? ("" as const), nextAt: isoOrNone(due?.at),
+    // since when the other side of the loop waits for its commit
     owesSince: running && !look.complete && cfg.loop.handoff &&
       owesCommit(watch, cfg.loop.handoff) === unit.name ? isoOrNone(watch.owedSince) : "",
     messages: mine.length, messagesWhy: (mine[0] ?? unproven.at(-1))?.why ?? "",
-    unproven: unproven.length,
-    restartsToday: memory.restarts.day === localDate(new Date(now)) ? memory.restarts.count : 0,
+    unproven: unproven.length, // recent texts, typed without proof that the client took them
+    restartsToday: memory.restarts.day === localDate(now) ? memory.restarts.count : 0,
+    // the command that helps, without `agents`
     cure: !needsHuman ? "" : running ? `attach ${unit.name}`
       : condition === "parked" ? `up ${unit.name}` : condition === "unknown" ? "doctor"
       : rival ? `down ${rival.name}` : "",
+    // an answer to its client's question that the config could declare
     ...(answer ? { answer } : {}),
     version: running ? (memory.version ?? "") : "",
   };
 }
 
-/** The stable, versioned content of `status --json`. */
-export interface Status {
-  version: 1;
-  /** Folder of the config and prefix of the sessions. */
-  fleet: string;
-  folder: string;
-  prefix: string;
-  /** What is wrong with the config, where the watchdog runs on the last good one; "" = nothing. */
-  configError: string;
-  phase: { id: string; index: number; total: number; plan: string; done: boolean; complete: boolean;
-    /** Where a phase move under way leads: a phase id or "the end"; "" = none is under way. */
-    moving: string; error: string } | null;
-  agents: StatusRow[];
-  services: StatusRow[];
-  /** The hand-off channel as the watchdog found it last; null = the config has none. */
-  handoff: { state: ChannelState | "unknown"; since: string; why: string; cure: string } | null;
-  watchdog: { running: boolean; pid: number | null; heartbeat: string; stale: boolean;
-    version: string;
-    /** What a stale one was doing when it stopped; "" = not known. */
-    stage: string };
-  /** Notices to people that fail or were dropped, in number and words; absent = they go out. */
-  notices?: { dropped: number; text: string };
-  /** Limits of accounts: `until` is ISO 8601, `waiting` how many agents wait. */
-  accounts: { name: string; class: LimitClass; until: string; waiting: number; text: string }[];
-  unknownSessions: string[];
-  /** Of those, clients of this fleet that are no longer in the config. */
-  orphans: { name: string; session: string; running: boolean }[];
-  olderPhase: string[];
-  needsHuman: boolean;
-}
-
 /** The limits of accounts, and how many of their agents wait for each. */
-function accountRows(cfg: Config, { watch }: StatusLook, rows: StatusRow[]): Status["accounts"] {
+function accountRows(cfg: Config, { watch }: StatusLook, rows: StatusRow[]) {
   const waits = ({ name }: Agent) => !["working", "parked", "done"].includes(
     rows.find((row) => row.name === name)?.condition ?? "done");
   return Object.entries(watch.accounts).map(([key, shared]) => {
@@ -10595,11 +10548,12 @@ function accountRows(cfg: Config, { watch }: StatusLook, rows: StatusRow[]): Sta
   });
 }
 
-function readChannel(cfg: Config, { channel }: Watch): Status["handoff"] {
+/** The hand-off channel as the watchdog found it last; null = the config has none. */
+function readChannel(cfg: Config, { channel }: Watch) {
   if (!cfg.loop.handoff || !loopAgents(cfg).length) return null;
-  if (!channel) return { state: "unknown", since: "", why: "", cure: "" };
-  const { state, why, cure, since } = channel;
-  return { state, since: new Date(since).toISOString(), why, cure };
+  const { state, why, cure, since } = channel ??
+    { state: "unknown" as const, since: 0, why: "", cure: "" };
+  return { state, since: isoOrNone(since), why, cure };
 }
 
 /** Whether a person must fix the hand-off: it does not work, and an agent depends on it. */
@@ -10613,25 +10567,24 @@ function needsChannel(cfg: Config, { channel }: Watch, operator: Operator): bool
 /** How long, ms, `status` waits for clients' servers, and for git: whether the phase is DONE. */
 const STATUS_PATIENCE = 3_000;
 
-async function readPhase(cfg: Config, { intent }: Watch): Promise<Status["phase"]> {
+async function readPhase(cfg: Config, { intent }: Watch) {
   const list = phases(cfg);
   if (!list.length) return null;
   const error = phaseTrouble(cfg);
-  const complete = isComplete(cfg);
-  const moving = intent ? intent.to || "the end" : "";
-  if (error) {
-    return { id: "", index: -1, total: list.length, plan: "", done: false,
-      complete, moving, error };
-  }
-  const phase = curPhase(cfg)!;
+  const { id, plan, status } = (error ? null : curPhase(cfg)) ?? { id: "", plan: "", status: "" };
   return {
-    id: phase.id, index: curIdx(cfg), total: list.length, plan: phase.plan,
-    done: await within(STATUS_PATIENCE, phaseDone(cfg, phase.status), false),
-    complete, moving, error,
+    id, index: error ? -1 : curIdx(cfg), total: list.length, plan,
+    done: !error && await within(STATUS_PATIENCE, phaseDone(cfg, status), false),
+    complete: isComplete(cfg),
+    // where a phase move under way leads: a phase id or "the end"; "" = none is under way
+    moving: intent ? intent.to || "the end" : "", error,
   };
 }
 
-async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []): Promise<Status> {
+/** The stable content of `status --json`, versioned; `named`: of these units alone. */
+export type Status = Awaited<ReturnType<typeof statusFrom>>;
+
+async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []) {
   const { snap, watch, operator, watchdog, now } = look;
   const rows = (units: Map<string, Unit>) => [...units.values()]
     .filter(({ name }) => !named.length || named.includes(name))
@@ -10646,14 +10599,18 @@ async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []): 
   const ranBefore = world.mtime(watchFile(cfg)) !== null;
   const expected = agents.some((one) => isSupervised(one) && (one.running || ranBefore));
   return {
-    version: 1, fleet: fleetName(cfg), folder: fleetFolder(cfg), prefix: cfg.sessionPrefix,
+    version: 1 as const,
+    fleet: fleetName(cfg), folder: fleetFolder(cfg), prefix: cfg.sessionPrefix,
+    // what is wrong with the config, where the watchdog runs on the last good one
     configError: cfg.broken, phase, agents, services, handoff: readChannel(cfg, watch), watchdog,
+    // to people: absent where they go out
     ...(watch.notices ? { notices:
       { dropped: watch.notices.dropped, text: noticesText(watch.notices, now) } } : {}),
     accounts: accountRows(cfg, look, agents),
     unknownSessions: [...snap.panes.keys(), ...(snap.strangers?.keys() ?? [])]
       .filter((name) => name.startsWith(cfg.sessionPrefix) && !known.has(name))
       .map((name) => plainText(name, SUBJECT_MAX)).sort(),
+    // of those, clients of this fleet that are no longer in the config
     orphans: orphansOf(cfg, snap).map(({ name, session, pane }) =>
       ({ name, session, running: !pane.dead })),
     olderPhase: loopSessionsAlive(cfg, snap, true).map((agent) => agent.name),
@@ -10664,8 +10621,7 @@ async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []): 
   };
 }
 
-const readStatus = async (cfg: Config): Promise<Status> =>
-  statusFrom(cfg, await lookForStatus(cfg));
+const readStatus = async (cfg: Config) => statusFrom(cfg, await lookForStatus(cfg));
 
 // ── status as text ──────────────────────────────────────────────────────────────
 // The same for a person: one line, a table, a card of each unit; no line wider than the terminal.
@@ -10737,9 +10693,9 @@ function spread(left: string, right: string, width: number): string {
 
 /** The time of day, and the age of the watchdog's heartbeat. */
 function pulse(
-  { running, stale, heartbeat }: Status["watchdog"], width: number, now: number,
+  { running, stale, heartbeat }: WatchdogState, width: number, now: number,
 ): string {
-  const clock = new Date(now).toTimeString().slice(0, width < NARROW ? 5 : 8);
+  const clock = clockTime(now, width < NARROW ? 5 : 8);
   const beat = heartbeat ? ` ${ago(now - Date.parse(heartbeat))} ago` : " starting";
   return `${clock}${width < NARROW ? " " : "  "}` +
     (running ? `${stale ? "✗" : "●"}${beat}` : "○ no watchdog");
@@ -10810,7 +10766,7 @@ function dueFirst(rows: StatusRow[], now: number): string {
   const [first] = rows.filter((row) => row.next && Date.parse(row.nextAt) > now)
     .toSorted((a, b) => Date.parse(a.nextAt) - Date.parse(b.nextAt));
   return first?.next ? `next: ${DUES[first.next].word} ${first.name} ` +
-    localTime(Date.parse(first.nextAt)) : "";
+    localTime(first.nextAt) : "";
 }
 
 /** What is wrong with the fleet as a whole, one line each, with the cure. */
@@ -10918,7 +10874,7 @@ function dueText({ next, nextAt }: StatusRow, now: number): string {
   if (!next) return "";
   const at = Date.parse(nextAt);
   const due = DUES[next];
-  return at > now ? `${due.word} ${localTime(at)}${due.if}` : due.passed;
+  return at > now ? `${due.word} ${localTime(nextAt)}${due.if}` : due.passed;
 }
 
 /** The reason, what waits, what is due. Restarts and cure at the end stay whole if they can. */
@@ -10971,13 +10927,15 @@ function shortTable(rows: StatusRow[], width: number, now: number): string[] {
   });
 }
 
-const isTroubled = ({ condition }: StatusRow): boolean =>
-  ["limited", "backoff", "fatal", "unsure", "unknown"].includes(condition);
+const rowClass = ({ needsHuman, condition, running }: StatusRow): "need" | "warn" | "dim" | "" =>
+  needsHuman ? "need"
+    : ["limited", "backoff", "fatal", "unsure", "unknown"].includes(condition) ? "warn"
+    : running ? "" : "dim";
+const ROW_STYLES = { need: "red", warn: "yellow", dim: "dim" } as const;
 
 function paintRow(row: StatusRow, line: string): string {
-  if (row.needsHuman) return paint("red", line);
-  if (isTroubled(row)) return paint("yellow", line);
-  return row.running ? line : paint("dim", line);
+  const stands = rowClass(row);
+  return stands ? paint(ROW_STYLES[stands], line) : line;
 }
 
 /**
@@ -11001,27 +10959,14 @@ export function columns(
 
 // Cards.
 
-/** Everything that is known of one unit. Times are ISO 8601 in UTC. */
-export interface Card extends StatusRow {
-  /**
-   * The rule that decided, the region it read, what it matched, and what the client itself says;
-   * null = the screen was not read.
-   */
-  evidence: { rule: string; where: string; text: string; own?: string } | null;
-  /** What the watchdog does next, in words; `nextAt` is when, if a clock decides it. */
-  nextStep: string;
-  texts: { made: string; cause: string; text: string; tries: number; why: string }[];
-  /** When it ended and why, and restarts that a person ordered, oldest first. */
-  restarts: { at: string; why: string }[];
-  /** The last lines that it shows. */
-  screen: string[];
-}
-
 /** A card has at most this many lines of the screen, and this many restarts. */
 const CARD_SCREEN = 12;
 const CARD_RESTARTS = 5;
 
-async function cardOf(cfg: Config, look: StatusLook, row: StatusRow): Promise<Card> {
+/** Everything that is known of one unit, with the last lines that it shows. */
+export type Card = Awaited<ReturnType<typeof cardOf>>;
+
+async function cardOf(cfg: Config, look: StatusLook, row: StatusRow) {
   const { snap, watch, queue, seen } = look;
   const shown = seen.get(row.name);
   const agent = cfg.agents.get(row.name);
@@ -11034,6 +10979,7 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow): Promise<Ca
   const events = await readEvents(cfg);
   return {
     ...row,
+    // by what it was decided, and what the client itself says; null = the screen was not read
     evidence: verdict ? { rule: verdict.rule, where: verdict.where, text: verdict.text,
       ...(verdict.own ? { own: verdict.own } : {}) } : null,
     nextStep: next ? `${next.does}${next.at === null ? "" : ` at ${localTime(next.at)}`}` : "",
@@ -11044,7 +10990,8 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow): Promise<Ca
   };
 }
 
-function restartsFor(name: string, events: AgentEvent[]): Card["restarts"] {
+/** When it ended and why, and restarts that a person ordered, oldest first. */
+function restartsFor(name: string, events: AgentEvent[]): { at: string; why: string }[] {
   const ordered = ({ event, command, names }: AgentEvent) => event === "order" &&
     String(command).startsWith("restart") && Array.isArray(names) && names.includes(name);
   return events.flatMap((event) => ordered(event) ? { at: event.at, why: "restarted by you" }
@@ -11053,9 +11000,8 @@ function restartsFor(name: string, events: AgentEvent[]): Card["restarts"] {
 }
 
 /** A card as text; no line is wider than `width` columns. */
-function cardText(card: Card, watchdog: Status["watchdog"], width: number): string {
+function cardText(card: Card, watchdog: WatchdogState, width: number): string {
   const now = world.now();
-  const time = (at: string) => localTime(Date.parse(at));
   const { evidence, texts, restarts, condition, since, detail } = card;
   const aged = ageText(card, now);
   const facts: [string, string | string[]][] = [
@@ -11063,7 +11009,7 @@ function cardText(card: Card, watchdog: Status["watchdog"], width: number): stri
       : `${card.backend}${card.version && ` ${card.version}`}, ` +
         `${card.running && card.modelFrom === "start" ? "started with " : ""}model ${card.model}`,
       card.watch === "-" ? "" : `watch ${card.watch}`].filter(Boolean).join(" · ")],
-    ["state", [condition, aged && `for ${aged}, since ${time(since)}`].filter(Boolean).join(" ")],
+    ["state", condition + (aged && ` for ${aged}, since ${localTime(since)}`)],
     ["why", detail || (card.running ? card.why : "")],
     ["evidence", evidence?.rule ? `rule "${evidence.rule}" (${evidence.where})` +
       `${evidence.text ? `: ${evidence.text}` : ""}` : ""],
@@ -11072,7 +11018,7 @@ function cardText(card: Card, watchdog: Status["watchdog"], width: number): stri
       `${cause.split(" ")[0]} (${[`${ago(now - Date.parse(made))} old`, why]
         .filter(Boolean).join("; ")}): ${text}`)],
     ["restarts", [...(card.restartsToday ? [`${card.restartsToday} today`] : []),
-      ...restarts.map(({ at, why }) => `${time(at)}  ${why}`)]],
+      ...restarts.map(({ at, why }) => `${localTime(at)}  ${why}`)]],
     ["next", [card.nextStep, dueText(card, now)].filter(Boolean).slice(0, 1)],
     ["cure", card.cure],
     ["answer", card.answer ? answerToml(card.backend, card.answer) : ""],
@@ -11081,11 +11027,9 @@ function cardText(card: Card, watchdog: Status["watchdog"], width: number): stri
   const style = card.needsHuman ? "red" : "bold";
   const title = printable(`${card.needsHuman ? "! " : ""}${card.name}`);
   return [paint(style, spread(title, pulse(watchdog, width, now), width)), ...lines,
-    ...(card.screen.length ? [paint("dim", ruleOf(width))] : []),
+    ...(card.screen.length ? [paint("dim", "─".repeat(Math.min(width, 80)))] : []),
     ...card.screen.map((line) => cut(line, width))].join("\n");
 }
-
-const ruleOf = (width: number): string => "─".repeat(Math.min(width, 80));
 
 /** A key and its values, each starting on a line of its own and wrapped to the width. */
 function factLines(key: string, values: string[], width: number): string[] {
@@ -11284,7 +11228,7 @@ export async function cmdNotify(call: Call): Promise<number> {
   if (!call.options.test) die("usage: notify --test", 2);
   if (!tellsPeople(cfg)) die("[notify] names neither command nor url");
   await sendNotice(cfg,
-    [{ at: new Date().toISOString(), event: "test", why: "a test of the notices" }]);
+    [{ at: iso(world.now()), event: "test", why: "a test of the notices" }]);
   return printed("sent");
 }
 
@@ -11298,8 +11242,8 @@ export async function cmdMigrate(call: Call): Promise<number> {
     log(`NOTE: the old .phase-idx holds ${legacy}; numbers may have moved since, ` +
       `so it is not copied: run "phase set" yourself`);
   }
-  if (stored !== null && phases(cfg).length &&
-      (await world.text(phaseIdFile(cfg))) === null) {
+  const hasId = (await world.text(phaseIdFile(cfg))) !== null;
+  if (stored !== null && !hasId && phases(cfg).length) {
     const trouble = phaseTrouble(cfg);
     if (trouble) log(trouble);
     else await storePhase(cfg, curIdx(cfg));
@@ -11320,9 +11264,9 @@ export async function cmdMigrate(call: Call): Promise<number> {
 export function verdictJson(
   { verdict, rule, where, text, limit, waitingUntil, why, own }: Verdict,
 ): object {
-  const shown = limit && { class: limit.class, resetAt: isoOf(limit.resetAt) };
-  return { verdict, rule, where, text, limit: shown, waitingUntil: isoOf(waitingUntil), why,
-    ...(own === undefined ? {} : { own }) };
+  const shown = limit && { class: limit.class, resetAt: isoOrNone(limit.resetAt) || null };
+  return { verdict, rule, where, text, limit: shown,
+    waitingUntil: isoOrNone(waitingUntil) || null, why, ...(own === undefined ? {} : { own }) };
 }
 
 /** Prints keys and values in columns, without empty ones; further lines of a value are indented. */
@@ -11332,7 +11276,7 @@ const printFacts = (facts: [string, string | null][]): number => printed(facts
   .join("\n"));
 
 const nextText = (next: Next): string =>
-  (next.at === null ? next.does : `${next.does} at ${isoOf(next.at)}`);
+  (next.at === null ? next.does : `${next.does} at ${iso(next.at)}`);
 
 function printVerdict(
   call: Call, verdict: Verdict, next: Next, more: [string, string | null][] = [],
@@ -11347,8 +11291,8 @@ function printVerdict(
     ["rule", `${verdict.rule} (${verdict.where})`],
     ["text", verdict.text || null],
     ["limit", limit && `${limit.class}, ` +
-      `${limit.resetAt === null ? "no reset time" : `resets ${isoOf(limit.resetAt)}`}`],
-    ["waits", waitingUntil === null ? null : `until ${isoOf(waitingUntil)}`],
+      `${limit.resetAt === null ? "no reset time" : `resets ${iso(limit.resetAt)}`}`],
+    ["waits", waitingUntil === null ? null : `until ${iso(waitingUntil)}`],
     ["next", nextText(next)],
     ...more,
   ]);
@@ -11370,12 +11314,9 @@ async function backendFor(call: Call, name: string): Promise<[Rule[], Backend, S
 
 async function readPaneFile(file: string): Promise<string> {
   if (file === "-") return Bun.stdin.text();
-  try {
-    return (await world.text(file)) ?? die(`explain: ${file}: no such file`);
-  } catch (error) {
-    if (error instanceof CliError) throw error;
-    return die(`explain: ${file}: ${messageOf(error)}`);
-  }
+  const text = await world.text(file)
+    .catch((error) => die(`explain: ${file}: ${messageOf(error)}`));
+  return text ?? die(`explain: ${file}: no such file`);
 }
 
 async function explainFile(call: Call, file: string): Promise<number> {
@@ -11400,14 +11341,6 @@ async function namedAgent(cfg: Config, call: Call, usage: string): Promise<[Agen
   const agent = cfg.agents.get(name) ??
     die(`${name} is not an agent: its screen is not read`, 2);
   return [agent, await neededSnapshot(cfg)];
-}
-
-/** The agent that a command names, and its pane; an error if no client runs there. */
-async function namedLivePane(cfg: Config, call: Call, usage: string): Promise<[Agent, Pane]> {
-  const [agent, snap] = await namedAgent(cfg, call, usage);
-  const pane = snap.panes.get(agent.session);
-  if (!pane || pane.dead) die(notRunning(agent.name, pane));
-  return [agent, pane];
 }
 
 const notRunning = (name: string, pane: Pane | undefined): string =>
@@ -11478,7 +11411,8 @@ export async function cmdExplain(call: Call): Promise<number> {
 /** Keys, tokens and ids, without the prefixes by which a rule may know them: those are kept. */
 const SECRET = new RegExp([
   String.raw`\b[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}\b`,
-  String.raw`(?<=\b(?:sk-|gh[pousr]_|github_pat_|glpat-|xox[a-z]-|AKIA|ses_|eyJ|Bearer ))[\w.-]{8,}`,
+  String.raw`(?<=\b(?:sk-|gh[pousr]_|github_pat_|glpat-|xox[a-z]-|AKIA|ses_|eyJ|Bearer ))` +
+    String.raw`[\w.-]{8,}`,
   String.raw`(?<=\b(?:token|secret|password|api[ _-]?key)\b["']?\s*[=:]\s*["']?)[^\s"']{6,}`,
   String.raw`\b(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{32,}\b`,
 ].join("|"), "gi");
@@ -11519,7 +11453,9 @@ export async function cmdCapture(call: Call): Promise<number> {
   }
   if (!what) die(`capture: say what it shows: ${expected}-<what>, in letters, digits and -`, 2);
   const cfg = await configFor(call);
-  const [agent, pane] = await namedLivePane(cfg, { ...call, words: [name!] }, usage);
+  const [agent, snap] = await namedAgent(cfg, { ...call, words: [name!] }, usage);
+  const pane = snap.panes.get(agent.session);
+  if (!pane || pane.dead) die(notRunning(agent.name, pane));
   const backend = backendOf(cfg, agent);
   const path = join(SCRIPT_DIR, "tests", "fixtures", captureFolder(backend), label);
   if (existsSync(`${path}.txt`) || existsSync(`${path}.json`)) {
@@ -11537,7 +11473,7 @@ export async function cmdCapture(call: Call): Promise<number> {
   mkdirSync(dirname(path), { recursive: true });
   await world.writeAtomic(`${path}.txt`, shown.text);
   const word = backend.kind === "claude" ? readClaudeWord(cfg, agent, pane) : null;
-  const side = { title: shown.title, cols, rows, version, at: isoOf(at), made: "real",
+  const side = { title: shown.title, cols, rows, version, at: iso(at), made: "real",
     ...(word ? { word: { status: word.status, waitsFor: word.waitsFor } } : {}) };
   await world.writeAtomic(`${path}.json`, `${JSON.stringify(side)}\n`);
   const right = verdict.verdict === expected ? "as it should be" : `it should be ${expected}`;
@@ -11553,34 +11489,27 @@ function fixtureFolder(): string | null {
   return fixtureFolders().find((folder) => existsSync(join(folder, "claude"))) ?? null;
 }
 
-/** The outcome of one capture. */
-export interface SelfTest {
-  file: string;
-  expected: string;
-  verdict: Verdict;
-  /** The reset that the capture's sidecar names, ISO; "" = none. */
-  reset: string;
-  ok: boolean;
-}
-
 /** Judges all captures: the first word of a file's name is the verdict that it must get. */
 export function selftest(
   rulesFor: (backend: BackendKind) => Rule[], folder = fixtureFolder(),
-): SelfTest[] {
+) {
   return folder === null ? []
     : BUILT_IN.flatMap((kind) => judgeCaptures(rulesFor(kind), folder, kind));
 }
 
+/** The outcome of one capture; `reset`: when its limit ends by its sidecar, ISO 8601, or "". */
+export type SelfTest = ReturnType<typeof judgeCaptures>[number];
+
 /** Judges one client's captures, but for those (`"only"`) that no rule of the screen can tell. */
-function judgeCaptures(rules: Rule[], folder: string, client: string): SelfTest[] {
+function judgeCaptures(rules: Rule[], folder: string, client: string) {
   const files = world.list(join(folder, client)).filter((file) => file.endsWith(".txt")).sort();
-  return files.flatMap((file): SelfTest[] => {
+  return files.flatMap((file) => {
     const path = join(folder, client, file);
     const side = JSON.parse(world.read(path.replace(/txt$/, "json")) ?? "{}");
     if (side.only !== undefined) return [];
     const at = Date.parse(side.at ?? "") || world.now();
     const verdict = detect(rules, { text: world.read(path) ?? "", title: side.title ?? "" }, at);
-    const reset = side.reset ?? "";
+    const reset = String(side.reset ?? "");
     const right = !reset || (verdict.limit?.resetAt != null &&
       Math.abs(verdict.limit.resetAt - Date.parse(reset)) < 60_000);
     const expected = file.split("-")[0]!;
@@ -11714,19 +11643,12 @@ export function parseOpencodeTurns(messages: unknown): Turn[] {
 
 const TURN_STYLES = { told: "bold", tool: "dim", error: "red" } as const;
 
-/** A moment (wall ms) as time of day, with its date if that is not today's. */
-function clockText(at: number, now: number): string {
-  const date = new Date(at);
-  const day = localDate(date) === localDate(new Date(now)) ? "" : `${localDate(date)} `;
-  return day + date.toTimeString().slice(0, 8);
-}
-
-/** A turn on one line of at most `width` columns. */
-function turnText({ at, who, text }: Turn, now: number, width: number): string {
-  const clock = at ? clockText(at, now) : "--:--:--";
-  const line = cut(`${clock} ${who.padEnd(5)} ${text}`, width);
-  return who === "said" ? line : paint(TURN_STYLES[who], line);
-}
+/** Each turn on one line of at most `width` columns. */
+const turnLines = (turns: Turn[], width: number): string => turns.map(({ at, who, text }) => {
+  const time = at ? dateAndTime(at, world.now()) : "--:--:--";
+  const line = cut(`${time} ${who.padEnd(5)} ${text}`, width);
+  return `${who === "said" ? line : paint(TURN_STYLES[who], line)}\n`;
+}).join("");
 
 /** What `logs` reads for one name: a file, or a conversation that a server has. */
 interface Source {
@@ -11747,7 +11669,7 @@ function turnReader(parse: (line: string) => Turn[], width: number): (raw: strin
   return (raw) => {
     const lines = (rest + raw).split("\n");
     rest = lines.pop()!.slice(-LOG_TAIL);
-    return lines.flatMap(parse).map((one) => `${turnText(one, world.now(), width)}\n`).join("");
+    return turnLines(lines.flatMap(parse), width);
   };
 }
 
@@ -11857,9 +11779,6 @@ export async function cmdLogs(call: Call): Promise<number> {
   }
   return 0;
 }
-
-const turnLines = (turns: Turn[], width: number): string =>
-  turns.map((one) => `${turnText(one, world.now(), width)}\n`).join("");
 
 /** Follows a file, and then the one in which the conversation goes on after a restart. */
 async function followSource(
@@ -11985,8 +11904,8 @@ export function eventText(
   const style = EVENT_STYLES[event];
   const word = printable(event).padEnd(10);
   const name = style ? paint(style, word) : word;
-  const first = since ? ` since ${new Date(since).toTimeString().slice(0, 5)}` : "";
-  return `${paint("dim", clockText(Date.parse(at), now))} ${name} ` +
+  const first = since ? ` since ${clockTime(since)}` : "";
+  return `${paint("dim", dateAndTime(at, now))} ${name} ` +
     `${facts.join(" ")}${times > 1 ? ` (${times} times${first})` : ""}`;
 }
 
@@ -12033,8 +11952,8 @@ export function parseEventNames(words: string): string[] {
 
 /** The ms in a duration such as 30m, 24h or 7d; null = it is none. */
 export function parseSince(value: string): number | null {
-  const [, number, unit] = /^(\d{1,5})([mhd])$/.exec(value) ?? [];
-  return Number(number) * { m: MINUTE, h: HOUR, d: DAY }[unit as "m" | "h" | "d"] || null;
+  const [, number, unit = ""] = /^(\d{1,5})([mhd])$/.exec(value) ?? [];
+  return Number(number) * UNIT_MS[unit]! || null;
 }
 
 /** The value of `--since` in ms, 24 hours without it. */
@@ -12101,63 +12020,12 @@ interface Stretch extends Span {
   needsYou: boolean;
 }
 
-/** One agent of a report. Durations are ms, moments ISO 8601 in UTC. */
-export interface AgentReport {
-  agent: string;
-  /** When the record first mentions it; "" = never. */
-  firstSeen: string;
-  spent: Record<Activity, number>;
-  /** The longest time without any activity. */
-  silence: { from: string; to: string; ms: number };
-  /** `why`: how often for each reason, without the seconds that differ each time. */
-  restarts: { count: number; why: Record<string, number> };
-  /** Texts typed into it, and how long each waited until its client had it. */
-  texts: { delivered: number; undelivered: number; medianMs: number | null; maxMs: number | null };
-  /** What it pushed, as the watchdog saw it. */
-  commits: { claim: number; review: number };
-  /** The active share of each slot, 0 to 1; null = not known. */
-  bar: (number | null)[];
-  /** The same slots as drawn by `timeline`. */
-  timeline: string;
-}
-
 /** Something unsettled. `agent` is "" for the fleet; `cure` is the command, without `agents`. */
 export interface OpenMatter {
   agent: string;
   what: string;
   cure: string;
   needsHuman: boolean;
-}
-
-/**
- * The stable content of `report --json`. `seen`: until when the watchdog looked; what came later is
- * unknown. `recorded`: when the record begins, if later than `from`. `slots`: when each slot of the
- * bars begins, at least 20 of them, `slotMs` long, from `recorded` on. `silence`: the longest time
- * in which no loop agent (without loops: no agent) was active. `phases`: `from` is "" where a
- * person set the phase. `gates`: the last verdict on each. `troubles`: what may need a person.
- */
-export interface Report {
-  version: 1;
-  fleet: string;
-  from: string;
-  to: string;
-  seen: string;
-  recorded: string;
-  slotMs: number;
-  slots: string[];
-  open: OpenMatter[];
-  agents: AgentReport[];
-  silence: AgentReport["silence"];
-  phases: { at: string; from: string; to: string }[];
-  /** When the last phase was done; "" = it was not. */
-  complete: string;
-  commits: { at: string; agent: string; kind: string; sha: string; subject: string }[];
-  gates: { at: string; gate: string; passed: boolean }[];
-  troubles: { at: string; event: string; agent: string; why: string }[];
-  /** The notices that went out, each with the events it named. */
-  notices: { at: string; told: string[] }[];
-  /** Whether [notify] names a command or an address now. */
-  notifies: boolean;
 }
 
 /** An agent's time as stretches without a gap. A limit outranks its screen, a death both. */
@@ -12197,10 +12065,9 @@ const overlap = (a: Span, b: Span): number =>
   Math.max(0, Math.min(a.to, b.to) - Math.max(a.from, b.from));
 const total = (spans: Span[], within: Span): number =>
   spans.reduce((sum, one) => sum + overlap(one, within), 0);
-const iso = (ms: number): string => new Date(ms).toISOString();
 
 /** The longest time in `within` that no span covers. */
-export function longestGap(spans: Span[], within: Span): AgentReport["silence"] {
+export function longestGap(spans: Span[], within: Span) {
   let [best, at] = [{ from: within.from, to: within.from }, within.from];
   const end = { from: within.to, to: within.to };
   for (const one of [...spans.toSorted((a, b) => a.from - b.from), end]) {
@@ -12246,7 +12113,7 @@ function restartsOf(events: AgentEvent[], window: Span): { at: number; why: stri
 }
 
 /** Counts the restarts, and how many had each reason. */
-function countReasons(restarts: { why: string }[]): AgentReport["restarts"] {
+function countReasons(restarts: { why: string }[]) {
   const why: Record<string, number> = {};
   for (const one of restarts) why[one.why] = (why[one.why] ?? 0) + 1;
   return { count: restarts.length, why };
@@ -12288,9 +12155,12 @@ export function timeline(mine: AgentEvent[], slots: Span[], seen: number): strin
   }).join("");
 }
 
+/** One agent of a report. Durations are ms, moments ISO 8601 in UTC. */
+export type AgentReport = ReturnType<typeof reportAgent>;
+
 function reportAgent(
   agent: string, mine: AgentEvent[], window: Span, known: Span, slots: Span[],
-): AgentReport {
+) {
   const stretches = stretchesOf(mine, window, known.to);
   const of = (doing: Activity) => stretches.filter((one) => one.doing === doing);
   const recent = mine.filter((event) => isWithin(event, window));
@@ -12301,11 +12171,13 @@ function reportAgent(
   const from = Math.min(Math.max(first || known.to, known.from), known.to);
   return {
     agent,
+    // when the record first mentions it; "" = never
     firstSeen: first && first < window.to ? iso(from) : "",
     spent: Object.fromEntries(
       ACTIVITIES.map((doing) => [doing, total(of(doing), window)])) as Record<Activity, number>,
     silence: longestGap(of("active"), { from, to: known.to }),
     restarts: countReasons(restartsOf(mine, window)),
+    // those typed into it, and how long they waited until its client had them
     texts: {
       delivered: waits.length,
       undelivered: named("undelivered").length,
@@ -12314,14 +12186,15 @@ function reportAgent(
       maxMs: waits.at(-1) ?? null,
     },
     commits: { claim: commits("claim"), review: commits("review") },
+    // the active share of each slot, 0 to 1, and the same slots as drawn by `timeline`
     bar: slots.map((slot) => activeShare(stretches, slot)),
     timeline: timeline(mine, slots, known.to),
   };
 }
 
 /** The last verdict on each gate, by subjects such as `review(gate): PASS …` or `FAIL …`. */
-function gatesOf(commits: Report["commits"]): Report["gates"] {
-  const gates = new Map<string, Report["gates"][number]>();
+function gatesOf(commits: { at: string; kind: string; subject: string }[]) {
+  const gates = new Map<string, { at: string; gate: string; passed: boolean }>();
   for (const { at, kind, subject } of commits) {
     const [, gate, verdict] = /\(([^)]+)\)[^:]*:\s*(PASS|FAIL)\b/.exec(subject) ?? [];
     if (kind !== "review" || !gate) continue;
@@ -12335,21 +12208,22 @@ const TROUBLES = ["blocked", "unsure", "parked", "stalled", "deadlock", "fatal",
   "handoff", "config", "pattern", "notices", "drift"];
 
 /** What the record says besides each agent's time. */
-function fleetRecord(
-  recent: AgentEvent[],
-): Pick<Report, "phases" | "complete" | "commits" | "gates" | "troubles" | "notices"> {
+function fleetRecord(recent: AgentEvent[]) {
   const named = (name: string) => recent.filter(({ event }) => event === name);
   const commits = named("commit").map(({ at, agent = "", kind, sha, subject }) => ({
     at, agent, kind: String(kind ?? ""), sha: String(sha ?? ""), subject: String(subject ?? "") }));
   return {
+    // `from` is "" where a person set the phase
     phases: named("phase")
       .map((event) => ({ at: event.at, from: String(event.from ?? ""), to: String(event.to) })),
-    complete: named("complete").at(-1)?.at ?? "",
+    complete: named("complete").at(-1)?.at ?? "", // the last phase
     commits,
     gates: gatesOf(commits),
+    // what may need a person
     troubles: recent.filter(({ event, to: state }) =>
       TROUBLES.includes(event) && !["ok", "empty"].includes(String(state)))
       .map(({ at, event, agent = "", why = "" }) => ({ at, event, agent, why: String(why) })),
+    // those that went out, each with the events it named
     notices: named("notified").map(({ at, told }) =>
       ({ at, told: Array.isArray(told) ? told.map(String) : [] })),
   };
@@ -12360,6 +12234,9 @@ const eventsOf = (events: AgentEvent[], name: string, isLoop = false): AgentEven
   events.filter((event) => event.agent === name || event.event === "watchdog" ||
     (event.event === "complete" && isLoop));
 
+/** The stable content of `report --json`. */
+export type Report = ReturnType<typeof summariseEvents>;
+
 /**
  * What happened between `from` and `to` (wall ms). `events` are in their order and reach back
  * before `from` as far as the record does. `names` are listed even if nothing happened to them, the
@@ -12369,7 +12246,7 @@ export function summariseEvents(
   events: AgentEvent[], from: number, to: number,
   facts: { names?: string[]; loops?: string[]; seen?: number; fleet?: string;
     open?: OpenMatter[]; notifies?: boolean } = {},
-): Report {
+) {
   const window = { from, to };
   const seen = Math.max(from, Math.min(facts.seen ?? to, to));
   const known = {
@@ -12384,12 +12261,17 @@ export function summariseEvents(
   const busy = loops.flatMap((name) =>
     stretchesOf(mine(name), window, seen).filter((one) => one.doing === "active"));
   return {
-    version: 1, fleet: facts.fleet ?? "", from: iso(from), to: iso(to), seen: iso(seen),
-    recorded: iso(known.from),
+    version: 1 as const, fleet: facts.fleet ?? "", from: iso(from), to: iso(to),
+    // until when the watchdog looked: what came later is unknown
+    seen: iso(seen),
+    recorded: iso(known.from), // when the record begins, if later than `from`
+    // when each slot of the bars begins: at least 20 of them, from `recorded` on
     slotMs: slots[0]!.to - slots[0]!.from,
     slots: slots.map((slot) => iso(slot.from)),
-    open: facts.open ?? [], notifies: facts.notifies ?? true,
+    open: facts.open ?? [],
+    notifies: facts.notifies ?? true, // whether [notify] names a command or an address now
     agents: names.map((name) => reportAgent(name, mine(name), window, known, slots)),
+    // the longest time in which no loop agent (without loops: no agent) was active
     silence: longestGap(busy, known),
     ...fleetRecord(recent),
   };
@@ -12412,17 +12294,6 @@ export function openMatters(status: Status, now: number): OpenMatter[] {
     .toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
 }
 
-/** A duration (ms) as 0.6s, 12s, 45m or 7h05m; a dash for none. */
-function spanText(ms: number): string {
-  const minutes = Math.round(ms / MINUTE);
-  if (ms < MINUTE) return ms <= 0 ? "-" : `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)}s`;
-  return minutes < 60
-    ? `${minutes}m` : `${Math.floor(minutes / 60)}h${String(minutes % 60).padStart(2, "0")}m`;
-}
-
-const moment = (at: string, seconds = false): string =>
-  `${localDate(new Date(at)).slice(5)} ${new Date(at).toTimeString().slice(0, seconds ? 8 : 5)}`;
-
 /** The times above the bars: minutes, hours or days of the month, by how long a slot is. */
 function rulerText({ slots, slotMs }: Report): string {
   const wide = slotMs < HOUR ? 6 : 3;
@@ -12431,7 +12302,7 @@ function rulerText({ slots, slotMs }: Report): string {
     const date = new Date(at);
     const clock = (date.getHours() * 60 + date.getMinutes()) * MINUTE + date.getSeconds() * 1000;
     if (line.length > i || (step < DAY ? clock % step : clock >= slotMs)) return line;
-    const mark = step < DAY ? date.toTimeString().slice(0, wide - 1)
+    const mark = step < DAY ? clockTime(at, wide - 1)
       : String(date.getDate()).padStart(2, "0");
     return `${line.padEnd(i)}${mark} `;
   }, "").trimEnd();
@@ -12445,9 +12316,9 @@ interface Section {
   bars?: [label: string, cells: string][];
 }
 
-/** A moment in local time; without its day if that is the last day of the report. */
-const momentIn = ({ to }: Report, seconds = false) => (at: string): string =>
-  moment(at, seconds).slice(localDate(new Date(at)) === localDate(new Date(to)) ? 6 : 0);
+/** A moment without its year, and without its day where `to` is on the same. */
+const momentIn = ({ to }: { to?: string }, length = 5) => (at: string): string =>
+  dateAndTime(at, to, length).replace(/^\d+-/, "");
 
 /** Which fleet and time the report covers, and how much of that time was recorded. */
 function reportHead(report: Report): Section {
@@ -12457,7 +12328,7 @@ function reportHead(report: Report): Section {
     ? `the watchdog last looked at ${when(seen)}` : "no watchdog was running at the time";
   const begins = recorded > from && seen > from
     ? `the record begins at ${when(recorded)}; nothing is known before that` : "";
-  return { title: [fleet, `${moment(from)} to ${moment(to)}`].filter(Boolean).join(" · "),
+  return { title: [fleet, [from, to].map(momentIn({})).join(" to ")].filter(Boolean).join(" · "),
     items: [begins, seen === to ? "" : last].filter(Boolean) };
 }
 
@@ -12508,7 +12379,7 @@ function costs(report: Report): Section {
       .filter(Boolean).join(", ") || "-",
     String(one.restarts.count || "-"),
   ]);
-  const when = momentIn(report, silence.ms < 10 * MINUTE);
+  const when = momentIn(report, silence.ms < 10 * MINUTE ? 8 : 5);
   const quiet = silence.ms ? `, from ${when(silence.from)} to ${when(silence.to)}` : "";
   return { title: "What it cost",
     tables: [
@@ -12786,7 +12657,7 @@ const BARS_MAX = 60;
 
 /** Each agent's last 20 minutes as a bar, those that need you first, as far as there is room. */
 function barLines(
-  rows: StatusRow[], events: AgentEvent[], { running, stale, heartbeat }: Status["watchdog"],
+  rows: StatusRow[], events: AgentEvent[], { running, stale, heartbeat }: WatchdogState,
   width: number, room: number,
 ): string[] {
   const agents = rows.filter(({ kind }) => kind !== "service");
@@ -12800,15 +12671,13 @@ function barLines(
   const slots = Array.from({ length: count },
     (_, i) => ({ from: from + i * long, to: from + (i + 1) * long }));
   const seen = running && !stale ? now : Date.parse(heartbeat) || 0;
-  const clock = (at: number) => new Date(at).toTimeString().slice(0, 5);
-  const mine = (name: string) => events.filter(({ agent, event }) =>
-    agent === name || event === "watchdog");
   const bars = agents.slice(0, room)
-    .map(({ name }) => [name, timeline(mine(name), slots, seen)] as const)
+    .map(({ name }) => [name, timeline(eventsOf(events, name), slots, seen)] as const)
     .filter(([, bar]) => bar.trim()).slice(0, room - 2);
   return !bars.length ? [] : [
     paint("dim", "─".repeat(width)),
-    paint("dim", `  ${fit("last 20 min", label)}  ${spread(clock(from), clock(now), count)}`),
+    paint("dim", `  ${fit("last 20 min", label)}  ` +
+      spread(clockTime(from), clockTime(now), count)),
     ...bars.map(([name, bar]) => `  ${fit(printable(name), label)}  ${bar}`),
   ];
 }
@@ -12869,13 +12738,6 @@ function takeTerminal(press: (key: string) => void): Terminal {
   };
 }
 
-/** The config as it is now; while the file is broken the last good one, which says why. */
-async function configNow(call: Call, last: Config): Promise<Config> {
-  return loadConfig(call.path, process.env).catch(async (error) =>
-    (await lastGoodConfig(call.path, error)) ??
-      { ...last, broken: `${faultsIn(error)[0]}; showing what it said before` });
-}
-
 /** How often, ms, the live view reads the fleet; in between only its clock moves. */
 const LIVE_LOOK = 2_000;
 
@@ -12908,7 +12770,8 @@ async function watchStatus(call: Call, first: Config): Promise<number> {
   for (const [name, code] of Object.entries(signals)) process.on(name, () => end.resolve(code));
   process.stdout.on("resize", draw);
   const look = async () => {
-    cfg = await configNow(call, cfg);
+    cfg = await currentConfig(call).catch((error) =>
+      ({ ...cfg, broken: `${faultsIn(error)[0]}; showing what it said before` }));
     status = await readStatus(cfg).catch((error) => ({ ...status, configError: messageOf(error) }));
     events = await lastEvents(cfg);
   };
@@ -13015,10 +12878,6 @@ ${blocks.filter(Boolean).map((block) => `<pre>${block}</pre>`).join("\n")}
 </body>
 </html>
 `;
-
-/** The style class of a row. */
-const rowClass = (row: StatusRow): string => row.needsHuman ? "need"
-  : isTroubled(row) ? "warn" : row.running ? "" : "dim";
 
 /** The last hour of these agents, a bar for each; no line is wider than the page. */
 async function pageBars(cfg: Config, names: string[]): Promise<string> {
@@ -13443,28 +13302,28 @@ async function examineStarts(cfg: Config, agents: Agent[]): Promise<Findings> {
 
 type DoctorCheck = [check: string, examine: () => Findings | Promise<Findings>];
 
-/** The checks that need a config. */
-function fleetChecks(cfg: Config): DoctorCheck[] {
-  const enabled = [...cfg.agents.values()]
-    .filter((agent) => agent.enabled).map((agent) => agent.backend);
-  const named = new Set([...cfg.agents.values()].map((agent) => agent.backend));
-  const used = [...cfg.backends.values()].filter((backend) => named.has(backend.name));
-  const servers = used.filter((backend) =>
-    backend.kind === "opencode" && backend.server && enabled.includes(backend.name));
-  const asking = [...cfg.agents.values()].filter((agent) =>
-    agent.enabled && ["codex", "gemini"].includes(backendOf(cfg, agent).kind));
+/** The checks that need a config; false = there is nothing of the kind to check. */
+function fleetChecks(cfg: Config): (DoctorCheck | false)[] {
+  const agents = [...cfg.agents.values()];
+  const enabled = agents.filter((agent) => agent.enabled);
+  const usedBy = (some: Agent[]) =>
+    [...cfg.backends.values()].filter(({ name }) => some.some(({ backend }) => backend === name));
+  const needed = usedBy(enabled);
+  const asking = enabled.filter((agent) =>
+    ["codex", "gemini"].includes(backendOf(cfg, agent).kind));
   return [
-    ...used.map((one) =>
-      [`client ${one.name}`, () => examineClient(one, enabled.includes(one.name))] as DoctorCheck),
-    ...(asking.length ? [["first start", () => examineStarts(cfg, asking)] as DoctorCheck] : []),
-    ...servers.map((one) => [`server ${one.name}`, () => examineServer(one)] as DoctorCheck),
+    ...usedBy(agents).map((one): DoctorCheck =>
+      [`client ${one.name}`, () => examineClient(one, needed.includes(one))]),
+    asking.length > 0 && ["first start", () => examineStarts(cfg, asking)],
+    ...needed.filter(({ kind, server }) => kind === "opencode" && server)
+      .map((one): DoctorCheck => [`server ${one.name}`, () => examineServer(one)]),
     ["log_dir", () => examineFolder(cfg.logDir)],
     ["state", () => examineFolder(cfg.stateDir)],
     ["dirs", () => examineDirs(cfg)],
-    ...(cfg.loop.handoff && loopAgents(cfg).length
-      ? [["handoff", () => examineChannel(cfg)] as DoctorCheck] : []),
-    ["background", () => findBackground(cfg, [...cfg.agents.values()])
-      .map(({ pid, what, dir }) => warn(`${what} runs in ${dir} (pid ${pid})`,
+    cfg.loop.handoff !== undefined && loopAgents(cfg).length > 0 &&
+      ["handoff", () => examineChannel(cfg)],
+    ["background", () => findBackground(cfg, agents).map(({ pid, what, dir }) =>
+      warn(`${what} runs in ${dir} (pid ${pid})`,
         `it works on beside the fleet; end it in its client, or: kill ${pid}`))],
     ["disk", () => assessDisk(freeBytes(cfg.logDir))],
     ["watchdog", () => examineWatchdog(cfg)],
@@ -13489,13 +13348,15 @@ export async function cmdDoctor(call: Call): Promise<number> {
   const config = noFleet ? [fail(noFleet, "agents init fleet")]
     : faults.length ? faults.map((fault) => fail(fault, instead))
     : [good(call.path), ...loaded!.warnings.map((one) => warn(one, "fix or remove the key"))];
-  const checks: DoctorCheck[] = [
+  const checks: (DoctorCheck | false)[] = [
     ["tmux", () => examineTmux(cfg)], ["git", examineGit], ["config", () => config],
     ...(cfg ? fleetChecks(cfg) : []),
     ["clock", () => assessClock(world.now(), process.env.TZ ?? "")],
     ["locale", () => assessLocale(process.env)],
   ];
-  const findings = await Promise.all(checks.map(async ([check, examine]): Promise<Finding[]> => {
+  const findings = await Promise.all(checks.filter((one) => one !== false).map(async (
+    [check, examine],
+  ): Promise<Finding[]> => {
     const found = await Promise.resolve().then(examine)
       .catch((error: unknown) => fail(messageOf(error), "look at it by hand"));
     return [found].flat().map((one) => ({ check, ...one }));
@@ -13624,7 +13485,6 @@ const DEMO_DEADLINE = 60_000;
 
 async function cmdDemo(call: Call): Promise<number> {
   if (call.words.length > 1) die("usage: demo [DIR] [--keep]", 2);
-  const { mkdtempSync } = await import("node:fs");
   const dir = call.words[0] ? resolve(call.words[0]) : mkdtempSync(join(tmpdir(), "agents-demo-"));
   if (!Bun.which("git")) die(NO_GIT);
   const prefix = `demo-${newId().slice(0, 4)}-`;
@@ -13701,9 +13561,7 @@ export function configWith(source: string, found: string[]): string {
 /** Creates a file; false = it exists already and is left as it is. */
 function writeNew(path: string, value: string): boolean {
   try {
-    const file = openSync(path, "wx", 0o644);
-    writeSync(file, value);
-    closeSync(file);
+    writeFileSync(path, value, { flag: "wx", mode: 0o644 });
     return true;
   } catch (error) {
     if ((error as { code?: string }).code === "EEXIST") return false;
@@ -13770,7 +13628,6 @@ export function completionsOf(
   };
 }
 
-const shownCommands = (): Command[] => COMMANDS.filter((one) => !one.hidden);
 const shownOptions = (command: Command): { word: string; clause: string }[] => {
   const own = Object.entries(command.options ?? {})
     .map(([name, { clause }]) => ({ word: `--${name}`, clause }));
@@ -13780,13 +13637,13 @@ const shownOptions = (command: Command): { word: string; clause: string }[] => {
 
 /** The options that take a value, as a `case` pattern. */
 const valuedOptions = (): string =>
-  [...new Set(shownCommands().flatMap((command) => Object.entries(command.options ?? {})
+  [...new Set(SHOWN.flatMap((command) => Object.entries(command.options ?? {})
     .filter(([, option]) => option.type === "string" && option.clause)
     .flatMap(([name, option]) =>
       [`--${name}`, ...(option.short ? [`-${option.short}`] : [])])))].join("|") || "--";
 
 function bashCompletion(): string {
-  const cases = shownCommands().map((command) => {
+  const cases = SHOWN.map((command) => {
     const { words, names, folder } = completionsOf(command);
     const options = shownOptions(command).map(({ word }) => word).join(" ");
     const asks = names
@@ -13815,7 +13672,7 @@ _agents() {
     ${valuedOptions()}) COMPREPLY=(); return ;;
   esac
   case "$command" in
-    "") words="${shownCommands().map((one) => one.name).join(" ")}" ;;
+    "") words="${SHOWN.map((one) => one.name).join(" ")}" ;;
 ${cases.join("\n")}
   esac
   [[ $word == -* ]] && words="$options"
@@ -13830,7 +13687,7 @@ complete -F _agents agents agents.ts`;
 function zshCompletion(): string {
   const list = (items: { word: string; clause: string }[]) =>
     items.map(({ word, clause }) => shellQuote(`${word}:${clause}`)).join(" ");
-  const cases = shownCommands().map((command) => {
+  const cases = SHOWN.map((command) => {
     const { words, names, folder } = completionsOf(command);
     const offer = names
       ? '${(f)"$(${~words[1]} names ${config:+--config} ${config:+$config} 2>/dev/null)"}'
@@ -13843,7 +13700,7 @@ function zshCompletion(): string {
 _agents() {
   local command config folder i
   local -a options offer commands
-  commands=(${list(shownCommands().map(({ name, clause }) => ({ word: name, clause })))})
+  commands=(${list(SHOWN.map(({ name, clause }) => ({ word: name, clause })))})
   for ((i = 2; i <= $#words; i++)); do
     case $words[i] in
       --config=*) config=\${~\${(Q)words[i]#--config=}} ;;
@@ -13943,6 +13800,7 @@ interface Command {
   name: string;
   args: string;
   clause: string;
+  example?: string;
   options?: Record<string,
     { type: "string" | "boolean"; short?: string; clause: string; value?: string }>;
   hidden?: boolean;
@@ -13956,27 +13814,33 @@ const JSON_OPTION = { json: { type: "boolean", clause: "print JSON instead of te
 /** All commands, in the order of the help. */
 export const COMMANDS: Command[] = [
   { name: "up", args: "[name…]", run: cmdUp,
+    example: "agents up 'build*'",
     clause: "start the services, the enabled agents and the watchdog, or only those named" },
   { name: "down", args: "[name…]", lenient: true, run: cmdDown,
+    example: "agents down builder",
     clause: "stop everything, or only those named; nothing restarts them until up",
     options: { orphans: { type: "boolean",
       clause: "only clients whose agent is no longer in the config" } } },
   { name: "restart", args: "<name…>", run: cmdRestart,
+    example: "agents restart builder --fresh",
     clause: "end agents or services and start them again",
     options: { fresh: { type: "boolean", clause: "begin a new conversation" } } },
   { name: "status", args: "[name…]", lenient: true, run: cmdStatus,
+    example: "agents status --json | jq '.agents[] | select(.needsHuman)'",
     clause: "show every agent, its state and what needs you; with names, all that is known of them",
     options: { ...JSON_OPTION,
       watch: { type: "boolean",
         clause: "a live view, with keys for the other commands (? lists them)" },
       line: { type: "boolean", clause: "a few characters, for tmux's status line" } } },
   { name: "watchdog", args: "",
+    example: "agents watchdog --config ~/fleet/agents.toml",
     clause: "run the supervisor loop in the foreground (up starts it detached)",
     options: { kept: { type: "boolean", clause: "" }, "last-good": { type: "string", clause: "" } },
     // it exits at once: a fetch, a notice or a pause must not keep an ended watchdog alive
     run: (call) => runAndExit(() => watchdogLoop(call.path, call.options.kept === true,
       String(call.options["last-good"] ?? ""))) },
   { name: "logs", args: "<name…>", lenient: true, run: cmdLogs,
+    example: "agents logs -f -n 20 builder adversary",
     clause: "show what agents were told, said and did; what services and the watchdog printed",
     options: {
       lines: { type: "string", short: "n", value: "N", clause: "how many lines (50)" },
@@ -13985,9 +13849,11 @@ export const COMMANDS: Command[] = [
       raw: { type: "boolean", clause: "the bytes as the client wrote them" },
     } },
   { name: "attach", args: "<name>", lenient: true, run: cmdAttach,
+    example: "agents attach assistant --read-only",
     clause: "attach this terminal to an agent's session",
     options: { "read-only": { type: "boolean", clause: "watch only, type nothing" } } },
   { name: "send", args: "<name> <text… | ->",
+    example: 'agents send builder "go on with the second gate"',
     clause: "type a message into an agent and wait until it has been accepted",
     lenient: true, run: cmdSend,
     options: {
@@ -13995,11 +13861,14 @@ export const COMMANDS: Command[] = [
       queue: { type: "boolean", clause: "do not wait, leave it to the watchdog" },
     } },
   { name: "phase", args: "[show | next | set <id>]", run: cmdPhase,
+    example: "agents phase set two --restart",
     clause: "show or change the phase of the loop agents",
     options: { restart: { type: "boolean", clause: "restart the loop agents on the new phase" } } },
   { name: "notify", args: "", clause: "test the settings in [notify]", run: cmdNotify,
+    example: "agents notify --test",
     options: { test: { type: "boolean", clause: "send a test notice" } } },
   { name: "explain", args: "[name]",
+    example: "agents explain builder",
     clause: "show how an agent's screen is read, which rule decided, and what happens next",
     lenient: true, run: cmdExplain,
     options: {
@@ -14011,20 +13880,26 @@ export const COMMANDS: Command[] = [
       at: { type: "string", value: "ISO", clause: "when it was captured (default: now)" },
     } },
   { name: "capture", args: "<name> <verdict>-<what>", lenient: true,
+    example: "agents capture builder blocked-new-dialog",
     clause: "save an agent's screen as a test of the detection rules", run: cmdCapture },
   { name: "selftest", args: "", run: cmdSelftest,
+    example: "agents selftest --config ~/fleet/agents.toml",
     clause: "judge all captured screens again and compare the verdicts" },
   { name: "migrate", args: "", run: cmdMigrate,
+    example: "agents migrate --config ~/fleet/agents.toml",
     clause: "take over conversation ids from the files of older launchers" },
   { name: "demo", args: "[DIR]", run: cmdDemo,
+    example: "agents demo --keep ~/demo",
     clause: "run a small real fleet of scripted agents, then end it",
     options: { keep: { type: "boolean", clause: "leave it running and show how to attach" } } },
   { name: "report", args: "", lenient: true, run: cmdReport,
+    example: "agents report --since 12h --md",
     clause: "the morning's report: what is open, what was achieved, what it cost",
     options: { since: { type: "string", value: "TIME",
       clause: "how far back: 30m, 24h (default), 7d" },
     md: { type: "boolean", clause: "print Markdown, for a mail or a chat" }, ...JSON_OPTION } },
   { name: "events", args: "[name…]", lenient: true, run: cmdEvents,
+    example: "agents events -f builder",
     clause: "show what happened, event by event; on a terminal repeats are folded",
     options: {
       event: { type: "string", value: "NAMES",
@@ -14034,16 +13909,21 @@ export const COMMANDS: Command[] = [
       json: { type: "boolean", clause: "print each as a line of JSON" },
     } },
   { name: "serve", args: "", lenient: true, run: cmdServe,
+    example: "agents serve --port 8675",
     clause: "serve a read-only page for a phone, on this machine only",
     options: { port: { type: "string", value: "N",
       clause: "the port on 127.0.0.1 (8675); 0 picks a free one" } } },
   { name: "doctor", args: "", clause: "check everything the fleet depends on and suggest fixes",
+    example: "agents doctor --json | jq '.findings[] | select(.level != \"ok\")'",
     options: JSON_OPTION, run: cmdDoctor },
   { name: "init", args: "[DIR]", run: cmdInit,
+    example: "agents init ~/fleet",
     clause: "write an agents.toml and prompts/ to start from; keeps files that exist" },
   { name: "completion", args: "bash | zsh", run: cmdCompletion,
+    example: "agents completion bash >> ~/.bashrc",
     clause: "print a completion script for your shell" },
   { name: "unit", args: "", run: cmdUnit,
+    example: "agents unit > ~/.config/systemd/user/agents.service",
     clause: "print a systemd user unit that runs the watchdog" },
   { name: "names", args: "", clause: "", hidden: true, run: cmdNames },
   { name: "keep", args: "", clause: "", hidden: true,
@@ -14052,31 +13932,7 @@ export const COMMANDS: Command[] = [
       Number(call.options.least ?? HUNG_AFTER))) },
 ];
 
-/** An example of each command, for its help. */
-const EXAMPLES: Record<string, string> = {
-  up: "agents up 'build*'",
-  down: "agents down builder",
-  restart: "agents restart builder --fresh",
-  status: "agents status --json | jq '.agents[] | select(.needsHuman)'",
-  watchdog: "agents watchdog --config ~/fleet/agents.toml",
-  logs: "agents logs -f -n 20 builder adversary",
-  attach: "agents attach assistant --read-only",
-  send: 'agents send builder "go on with the second gate"',
-  phase: "agents phase set two --restart",
-  notify: "agents notify --test",
-  explain: "agents explain builder",
-  capture: "agents capture builder blocked-new-dialog",
-  selftest: "agents selftest --config ~/fleet/agents.toml",
-  migrate: "agents migrate --config ~/fleet/agents.toml",
-  demo: "agents demo --keep ~/demo",
-  report: "agents report --since 12h --md",
-  events: "agents events -f builder",
-  serve: "agents serve --port 8675",
-  doctor: "agents doctor --json | jq '.findings[] | select(.level != \"ok\")'",
-  init: "agents init ~/fleet",
-  completion: "agents completion bash >> ~/.bashrc",
-  unit: "agents unit > ~/.config/systemd/user/agents.service",
-};
+const SHOWN = COMMANDS.filter((one) => !one.hidden);
 
 /** Runs a long-lived command and exits at its end, whatever still waits, as a notice may. */
 async function runAndExit(work: () => Promise<number>): Promise<never> {
@@ -14145,9 +14001,9 @@ export function helpText(command?: Command): string {
   if (command) {
     return [`usage: agents ${command.name} ${command.args}`.trim(),
       hanging("  ", command.clause), "", ...optionLines(command), ...common, "",
-      `example: ${EXAMPLES[command.name]}`].join("\n");
+      `example: ${command.example}`].join("\n");
   }
-  const list = COMMANDS.filter((one) => !one.hidden)
+  const list = SHOWN
     .map((one) => helpEntry(`${one.name} ${one.args}`.trim(), 32, one.clause));
   return ["usage: agents [command] [options]", "", ...list, "", ...common, "",
     hanging("exit codes: ", "0 done, 1 failed, 2 usage, 3 something needs a human, " +
@@ -14195,7 +14051,7 @@ export function parseCall(given: string[]): { command: Command; call: Call } {
     at === given.indexOf(said) && Object.hasOwn(ALIASES, said) ? ALIASES[said]! : [word]);
   const name = ALIASES[said]?.[0] ?? said;
   const command = find(name);
-  const names = COMMANDS.filter((one) => !one.hidden).map((one) => one.name);
+  const names = SHOWN.map((one) => one.name);
   if (!command) {
     die(`unknown command "${name}"${nearest(name, names)} (there are: ${names.join(", ")})`, 2);
   }
