@@ -3583,6 +3583,25 @@ export function composerText(
   return PLACEHOLDER.test(all) || (own.length <= 1 && all.length > 1) ? "" : own;
 }
 
+/** What stands above the input box: there a text was taken, in the box it is still unsent. */
+function aboveBox(kind: BackendKind, plain: string, box: TypedBox): string {
+  if (!hasKnownBox(kind) || box.boxRe !== undefined) {
+    return plain.slice(0, findBox(plain, box)?.from ?? 0);
+  }
+  const lines = splitLines(plain.trimEnd());
+  const found = kind === "claude" ? claudeBox(lines) : opencodeBox(lines);
+  return lines.slice(0, found?.first ?? 0).join("\n");
+}
+
+/** Whether a text in the box would pass for an empty box, or for a box of its own. */
+function hidesInBox({ kind, boxRe, emptyRe }: Backend, value: string): boolean {
+  if (hasKnownBox(kind) && boxRe === undefined) {
+    return PLACEHOLDER.test(value.trim()) || NEW_SESSION.test(value);
+  }
+  return (boxRe !== undefined && compiled(boxRe, "m").test(value)) ||
+    (emptyRe !== undefined && compiled(emptyRe, "").test(value.trim()));
+}
+
 /** How long, ms, a pattern of the operator may take for one screen. */
 const PATTERN_MAX = 200;
 /** The operator's patterns that took longer, until `dropSlowPatterns`. */
@@ -6109,10 +6128,11 @@ const PART_MIN = 40;
 
 /**
  * Whether a client shows a paste of ours as a token: `[Pasted text #1 +89 lines]`, `[Pasted ~3
- * lines]`, `[Pasted Content 1200 chars]`. Its figure must be ours; clients count lines or breaks.
+ * lines]`, `[Pasted Content 1200 chars]`, `[paste #1 +12 lines]`. Its figure must be ours; clients
+ * count lines or breaks.
  */
 function isToken(composer: string, value: string): boolean {
-  const token = /^\[pasted\b[^\][]*?(?:(\d+) (lines?|chars?|characters))?\]$/i
+  const token = /^\[pasted?\b[^\][]*?(?:(\d+) (lines?|chars?|characters))?\]$/i
     .exec(composer.trim());
   if (!token) return false;
   const lines = value.trimEnd().split("\n").length;
@@ -6141,7 +6161,15 @@ const isForeign = (composer: string, value: string): boolean =>
 
 /** Whether our text, or a token of some paste, stands in the box among other things. */
 const isMixed = (composer: string, value: string): boolean =>
-  compact(composer).includes(headOf(value)) || /\[pasted\b[^\]]*\]/i.test(composer);
+  compact(composer).includes(headOf(value)) || /\[pasted?\b[^\]]*\]/i.test(composer);
+
+/** Whether our text may stand in a described box further up: a list below one can look like it. */
+function mayStandAbove(screen: string, { boxRe }: Backend, value: string): boolean {
+  if (boxRe === undefined) return false;
+  const { source, flags } = compiled(boxRe, "m");
+  return [...screen.matchAll(new RegExp(source, `${flags}g`))]
+    .some(({ groups }) => isOurText(groups?.text ?? "", value));
+}
 
 const SOMEONES_DRAFT = "someone's draft stands in the input box";
 
@@ -6170,10 +6198,11 @@ function whyHeld({ verdict, rule, why }: Verdict, cause: string): string {
 
 /**
  * Whether a text may be typed now. `composer` is what stands in the input box: null, no box that is
- * recognised, is not an empty one. Enter answers a dialog, so nothing is ever typed into one.
+ * recognised, is not an empty one; `transcript` is what stands above it. Enter answers a dialog, so
+ * nothing is ever typed into one.
  */
 export function decideTyping(
-  verdict: Verdict, message: Message, composer: string | null, screen: string, cutBox = true,
+  verdict: Verdict, message: Message, composer: string | null, transcript: string, cutBox = true,
 ): Typing {
   const held = whyHeld(verdict, message.cause);
   if (held) return { do: "wait", why: held };
@@ -6184,7 +6213,7 @@ export function decideTyping(
   if (composer) return { do: "wait", person: true, why: pasted && isMixed(composer, message.text)
     ? "our text stands in the input box together with something else: send it or clear it"
     : SOMEONES_DRAFT };
-  if (pasted && timesIn(screen, message.text) > message.seen!) return { do: "done" };
+  if (pasted && timesIn(transcript, message.text) > message.seen!) return { do: "done" };
   return { do: "type" };
 }
 
@@ -6210,9 +6239,10 @@ export function decideAgain(
   return { do: Math.max(copies, lost) < COPIES_MAX ? "type" : "unproven" };
 }
 
-/** A close look, and what stands in the input box. */
+/** A close look, and what stands in the input box and above it. */
 interface BoxLook extends CloseLook {
   composer: string | null;
+  transcript: string;
 }
 
 async function lookAtBox(cfg: Config, agent: Agent, pane: Pane): Promise<BoxLook | null> {
@@ -6221,8 +6251,9 @@ async function lookAtBox(cfg: Config, agent: Agent, pane: Pane): Promise<BoxLook
   if (!look) return null;
   const { plain, styled } = look.screen;
   const composer = composerText(backend.kind, plain, styled, backend);
+  const transcript = aboveBox(backend.kind, plain, backend);
   dropSlowPatterns(cfg, agent);
-  return { ...look, composer };
+  return { ...look, composer, transcript };
 }
 
 const UNSHOWN: Delivery = { state: "waiting", why: "tmux did not show the pane" };
@@ -6254,7 +6285,7 @@ export async function pingSession(
 ): Promise<Delivery> {
   const backend = backendOf(cfg, agent);
   const errand: Errand = { cfg, agent, backend, pane, message, cause, remember };
-  await shorten(cfg, message);
+  await shorten(cfg, backend, message);
   let look = await lookAtBox(cfg, agent, pane);
   if (look && cause === "nudge") look = await closeMenu(errand, look);
   if (!look) return UNSHOWN;
@@ -6290,9 +6321,9 @@ async function closeMenu(
 
 /** What to do after one look; an empty box counts against a paste that is late. */
 function typingNow({ message, pane, backend, cause }: Errand, look: BoxLook): Typing {
-  const { verdict, composer, screen } = look;
+  const { verdict, composer, transcript } = look;
   const typing = decideTyping(
-    verdict, { ...message, cause }, composer, screen.look.text, mayCut(backend));
+    verdict, { ...message, cause }, composer, transcript, mayCut(backend));
   if (typing.do !== "type") return typing;
   if (message.pasted) message.pasted.empty += 1;
   return decideAgain(message, pane, world.now());
@@ -6330,14 +6361,14 @@ async function wasNeverPasted({ cfg, message }: Errand): Promise<boolean> {
 }
 
 /** The text as one bracketed paste: whole in every try, however long or however many lines. */
-async function paste(errand: Errand, { screen }: BoxLook): Promise<string> {
+async function paste(errand: Errand, { transcript }: BoxLook): Promise<string> {
   const { cfg, pane, message } = errand;
   const buffer = bufferOf(message);
   const loaded = await tmux(cfg, ["load-buffer", "-b", buffer, "-"], message.text);
   if (!loaded.ok) return `load-buffer: ${loaded.err}`;
   const before = message.pasted?.pid === pane.pid ? message.pasted.nth : 0;
   await intend(errand, {
-    seen: timesIn(screen.look.text, message.text), tries: message.tries + 1,
+    seen: timesIn(transcript, message.text), tries: message.tries + 1,
     pasted: { pid: pane.pid, nth: before + 1, at: world.now(), empty: 0 },
   });
   const pasted = await tmux(cfg, ["copy-mode", "-q", "-t", pane.id, ";",
@@ -6359,9 +6390,13 @@ async function isDrawn({ cfg, agent, backend, pane, message }: Errand): Promise<
 
 const messageFile = (cfg: Config, id: string): string => join(cfg.stateDir, `message-${id}.txt`);
 
-/** A text that is too long to type goes to a file of its own; the client is told to read that. */
-async function shorten(cfg: Config, message: Message): Promise<void> {
-  if (Buffer.byteLength(message.text) <= TYPED_MAX) return;
+/**
+ * A text that is too long to type, or that its box would hide, goes to a file of its own; the client
+ * is told to read that.
+ */
+async function shorten(cfg: Config, backend: Backend, message: Message): Promise<void> {
+  const fits = Buffer.byteLength(message.text) <= TYPED_MAX && !hidesInBox(backend, message.text);
+  if (fits || message.seen !== undefined) return;
   const file = messageFile(cfg, message.id);
   await world.writeAtomic(file, message.text);
   message.text = renderLine(cfg, "prompts/boot.md", { kickoff: file });
@@ -6406,10 +6441,11 @@ async function whatBecame(
     await world.sleep(LOOK_EVERY);
     const look = await lookAtBox(cfg, agent, pane);
     const composer = look?.composer ?? null;
-    if (composer === "" && timesIn(look!.screen.look.text, message.text) > (message.seen ?? 0)) {
+    if (composer === "" && timesIn(look!.transcript, message.text) > (message.seen ?? 0)) {
       return "left";
     }
-    if (composer === "" || (composer && isForeign(composer, message.text))) gone += 1;
+    if (composer === "" || (composer && isForeign(composer, message.text) &&
+        !mayStandAbove(look!.screen.plain, backend, message.text))) gone += 1;
     else {
       gone = 0;
       found = composer && isOurText(composer, message.text, mayCut(backend)) ? "stands" : "unknown";

@@ -46,6 +46,8 @@ describe("decideTyping", () => {
     ["Codex's token", "idle", { seen: 0, text: "x".repeat(1200) }, "[Pasted Content 1200 chars]", "", "submit"],
     ["opencode's token", "idle", { seen: 0 }, "[Pasted ~1 lines]", "", "submit"],
     ["Gemini's token", "idle", { seen: 0, text: "x\n".repeat(40) }, "[Pasted Text: 40 lines]", "", "submit"],
+    ["pi's token, by lines", "idle", { seen: 0, text: "x\n".repeat(12) }, "[paste #1 +12 lines]", "", "submit"],
+    ["pi's token, by characters", "idle", { seen: 0, text: "x".repeat(1200) }, "[paste #2 1200 chars]", "", "submit"],
     ["a token and what a person typed behind it", "idle", { seen: 0, text: "x\n".repeat(40) }, "[Pasted Text: 40 lines] and", "", "wait"],
     ["our text and what a person typed behind it", "idle", { seen: 0 }, `${text} y`, "", "wait"],
     ["a person's draft and our text behind it", "idle", { seen: 0 }, `half a thought${text}`, "", "wait"],
@@ -594,6 +596,41 @@ describe("P28: nothing is called delivered without proof", () => {
     const text = "The first line, which is long enough to be nobody's accident.\nThe second.";
     await tell(text);
     expect(pane().received).toEqual([text]);
+  });
+
+  /** A client that draws its box as it likes. */
+  const drawsBox = (box: (draft: string) => string): void =>
+    void Object.defineProperty(pane(), "text", { get: () => `${pane().said}\n\n${box(pane().draft)}\n` });
+
+  for (const [what, text, toml, box] of [
+    ["its ghost text", 'Try "make test"', "", null],
+    ["the box of its agents view", "describe a task for a new agent", "", null],
+    ["its placeholder, by an empty_re that fits more", "Type your message and commit it", "box_re = '^❯ (?<text>[^]*?)\\n─{8}'\nempty_re = 'Type your message'\n", null],
+    ["a box of its own", `${"It says of the first line. ".repeat(8)}\n> \nand no more.`, "box_re = '^> (?<text>.*)$'\n", (draft: string) => `> ${draft}`],
+  ] as const) {
+    test(`a text that reads like ${what} is handed over in a file: in the box it could not be told`, async () => {
+      await (toml ? typed(toml) : begin());
+      if (box) drawsBox(box);
+      const id = await tell(text, 3);
+      const file = join(cfg.stateDir, `message-${id}.txt`);
+      expect([fake.files.get(file), pane().received]).toEqual([text, [expect.stringContaining(file)]]);
+      expect([watch.delivered, pane().draft]).toEqual([[id], ""]);
+    });
+  }
+
+  test("a text that its box_re overlooks stands on the screen, and is not delivered for that", async () => {
+    await typed("box_re = '^> (?<text>.*)$'\n");
+    drawsBox((draft) => `> \n${draft}`);
+    const id = await tell("hear this", 20);
+    expect([watch.delivered, pane().received, watch.unproven.map((one) => one.id)]).toEqual([[], [], [id]]);
+  });
+
+  test("a list below the box that looks like one does not mean that our text has left it", async () => {
+    await typed("box_re = '^> (?<text>.*)$'\n");
+    pane().takesEnter = false;
+    drawsBox((draft) => (draft && pane().enters ? `> ${draft}\n\n  pick one:\n> notes.txt\n  more.txt` : `> ${draft}`));
+    const id = await tell("hear this", 3);
+    expect([watch.delivered, watch.outbox.map((one) => one.id), pane().draft]).toEqual([[], [id], "hear this"]);
   });
 
   test("without a box: typed once, called unproven, with the cure; later texts still go", async () => {
