@@ -1,33 +1,36 @@
 #!/usr/bin/env -S bun --no-env-file --config=/dev/null
 /**
- * agents.ts keeps a fleet of coding-agent TUIs (Claude Code, opencode, others by config) at work in
- * tmux, unattended, for days: one script, one config file.
+ * agents.ts keeps a fleet of coding-agent TUIs (Claude Code, opencode, Codex, Gemini, others by
+ * config) at work in tmux, unattended, for days: one script, one config file.
  *
- * Every agent, loop pair, orchestrator, assistant, one-shot task, is declared in agents.toml. The
- * watchdog reads the SAME file, so that what runs and what is supervised cannot drift apart. Git is
- * the only channel between the agents.
+ * agents.toml declares every agent: loop pairs, orchestrators, assistants, one-shot tasks. The
+ * watchdog reads the same file, so what is started and what is supervised cannot drift apart. Git
+ * is the only channel between the agents.
  *
  * Read it from the top. A function gathers facts, asks a pure `decide…` / `detect` / `parse…` /
- * `is…` function that stands above it in the same section, and acts; all that it touches outside
- * of itself goes through the world.
+ * `is…` function that stands above it in the same section, and acts. Everything outside the
+ * process is reached through `world`.
+ *
+ * "The original" is agents.py, the Python script that this program replaces: its functions keep
+ * their names here (`start_agent` is `startAgent`), and a fleet that it started is taken over.
  *
  *   types, the world         the nouns, and the one seam to the outside
- *   config, logging          one file, one table of its keys; what is said, and events
- *   processes and locks      who runs, whose family it is, who may act
+ *   config, logging          agents.toml and the table of its keys; the log and the events
+ *   processes and locks      what runs, what belongs to which client, who may act
  *   tmux                     one snapshot a round, screens, new sessions
  *   detection                one verdict from one look at a screen, by rules as data
- *   phases, resume id        where the loop pair stands; which conversation goes on
+ *   phases, resume id        where the loop pair stands; which conversation to resume
  *   agent launch             how each kind of client is started
- *   the clients' own word    what a client's files and its server know better than its screen
- *   state                    all that outlives the watchdog
+ *   the clients' own word    what a client's files or its server know better than its screen
+ *   state                    everything that outlives the watchdog
  *   observation              what a round sees, and what it remembers of that
- *   outbox and typing        what is to be said, typed into a box and proven
- *   usage limit … phase advance   what may have to be done: limits, deaths, hand-offs
- *   watchdog loop            one round after another. Here the supervisor ends
- *   standing by, notices     the keeper; people who are told
- *   the command line, up …   words and options; orders, and who waits for their result
+ *   outbox and typing        texts for agents: queued, typed into the input box, proven delivered
+ *   usage limit … phase advance   what a round may have to do: limits, deaths, hand-offs
+ *   watchdog loop            one round after another. The supervisor ends here
+ *   standing by, notices     the keeper; telling people
+ *   the command line, up …   words and options; orders, and waiting for their result
  *   what comes next, status  what will be done about each unit, and what is known of it
- *   status as text … main    what a person asks and orders, a section for each kind
+ *   status as text … main    one section for each kind of command
  */
 import { accessSync, appendFileSync, closeSync, constants, existsSync, fstatSync, fsyncSync,
   lstatSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, readlinkSync, readSync,
@@ -38,17 +41,16 @@ import { basename, dirname, isAbsolute, join, resolve } from "node:path";
 import { parseArgs, styleText } from "node:util";
 import type { TomlError } from "smol-toml";
 
-/** Whether this is the compiled binary: its own files are then embedded, and it calls itself. */
+/** Whether this is the compiled binary, which has its files embedded and re-executes itself. */
 const COMPILED = Bun.isStandaloneExecutable;
-/** Where the program stands; `agents.toml` and `prompts/` beside it win over the embedded ones. */
+/** The program's folder; `agents.toml` and `prompts/` in it win over the embedded ones. */
 const SCRIPT_DIR = COMPILED ? dirname(process.execPath) : import.meta.dir;
 
 // ── types ───────────────────────────────────────────────────────────────────────
-// The nouns. Durations of the config are seconds; times in memory and in events are milliseconds.
+// The nouns. Durations in the config are seconds; times in memory and in events are milliseconds.
+// The types of agents.toml's tables derive from KEYS; only what KEYS does not give is added here.
 
-// What agents.toml says comes from KEYS, key by key; here stands only what no table gives.
-
-/** A coding client as data: how it is launched, spoken to and read. */
+/** A coding client as data: how it is launched, typed to and read. */
 export type Backend = Omit<Table<typeof KEYS.backend>, "rule" | "answer"> & {
   name: string;
   rule: Table<typeof KEYS.rule>[];
@@ -56,7 +58,7 @@ export type Backend = Omit<Table<typeof KEYS.backend>, "rule" | "answer"> & {
 };
 export type BackendKind = Backend["kind"];
 
-/** A session in tmux that is kept alive. */
+/** A program that is no coding client, kept running in tmux beside the agents. */
 export type Service = Table<typeof KEYS.service> & { session: string };
 
 export type Agent = Omit<Table<typeof KEYS.agent>, "wake"> & {
@@ -64,10 +66,10 @@ export type Agent = Omit<Table<typeof KEYS.agent>, "wake"> & {
   wake?: Table<typeof KEYS.wake>;
 };
 
-/** What is kept running in a session of its own: a coding client, or a service beside it. */
+/** Anything that is kept running in a tmux session of its own. */
 export type Unit = Agent | Service;
 
-/** `plan` and `status` are file names: below the plan folder, and in the repository's docs_dir. */
+/** `plan` is a file in the plan folder, `status` one in the docs_dir of the repository. */
 export type Phase = Table<typeof KEYS.phase>;
 export type Handoff = Table<typeof KEYS.handoff>;
 export type Loop = Omit<Table<typeof KEYS.loop>, "phases" | "handoff" | "onComplete"> & {
@@ -98,13 +100,13 @@ export interface Config {
   /** Agents whose model or backend was overridden for this one call. */
   overridden: Set<string>;
   warnings: string[];
-  /** What is wrong with the file as it is now, where this is the last good one; "" = this is it. */
+  /** The fault of the file on disk, while the last good config stays in force; "" = none. */
   broken: string;
 }
 
-/** What tmux says of one pane; `phase`, `cause`, `backend` are marks we left on it at launch. */
+/** A pane as tmux reports it, with the marks (`@agents_…` options) that we set at launch. */
 export interface Pane {
-  /** The session that holds it now, whatever it was made as. */
+  /** The session it is in now; people may have moved it. */
   sessionName: string;
   sessionId: string;
   id: string;
@@ -115,28 +117,31 @@ export interface Pane {
   piped: boolean;
   /** Wall ms at which its client was started. */
   created: number;
-  /** Wall ms, to the second, at which something was last drawn in its window; 0 = not known. */
+  /** Wall ms, to the second, of the last drawing in its window; 0 = not known. */
   activity: number;
-  /** Columns and rows: a resize draws anew what stands there. */
+  /** Columns and rows: a resize redraws the screen. */
   size: string;
-  /** The program in the foreground, where no mark says that the pane is ours. */
+  /** The program in the foreground; read only of panes without our mark. */
   command: string;
-  /** The session that it was made as; "" = the pane is not ours. */
+  /** Mark: the session that it was made as; "" = the pane is not ours. */
   session: string;
+  /** Mark: the backend that it was started with. */
   backend: string;
-  /** The model that it was started with, "default" = its own choice; "" = not known. */
+  /** Mark: the model that it was started with, "default" = its own choice; "" = not known. */
   model: string;
+  /** Mark: the phase that it was started in. */
   phase: string;
+  /** Mark: what it was started for, such as a phase move. */
   cause: string;
-  /** The state folder of the fleet that made it; "" = it was made by hand, or by the original. */
+  /** Mark: the state folder of the fleet that made it; "" = made by hand, or by the original. */
   home: string;
-  /** The id of the client's conversation on its server (opencode). */
+  /** Mark: the id of the client's conversation on its server (opencode). */
   conversation: string;
-  /** Whose state folder the session was made for, as a hash; "" = we did not make the session. */
+  /** Mark of its session: a hash of the fleet's state folder; "" = we did not make the session. */
   room: string;
-  /** The process that was started in it; another one is a person's. 0 = not known. */
+  /** Mark: the pid that we started in it; any other pid is a person's. 0 = not known. */
   made: number;
-  /** Its end would end a session of somebody else, which holds nothing besides. */
+  /** It is the last pane of somebody else's session, which must not end with it. */
   pinned?: boolean;
   title: string;
 }
@@ -148,26 +153,26 @@ export interface Snapshot {
   server: string;
   /** Our panes, by the session that each was made as. */
   panes: Map<string, Pane>;
-  /** Sessions of other fleets, by name, and the state folders of those. */
+  /** The sessions of other fleets, by name, with the state folder of each. */
   foreign?: Map<string, string>;
-  /** Sessions that nobody of ours is in, by name, and the program in each. */
+  /** The sessions without a pane of ours, by name, with the program in each. */
   strangers?: Map<string, string>;
-  /** Sessions of ours in which a person has opened something, by name. */
+  /** The sessions of ours in which a person has opened a window or pane, by name. */
   rooms?: Set<string>;
-  /** Rows of the list that could not be read for certain, and were not believed. */
+  /** How many rows of tmux's list were ignored because they could not be read for certain. */
   refused?: number;
 }
 
 /**
  * A text for an agent, kept on disk until its client has received it. Each step is stored before it
- * is done, so that a crash leaves one of these:
+ * is taken, so a crash leaves one of these:
  *
- *   `seen` absent                    it waits; nothing was typed. Handed to a server it has `tries`
- *                                    alone: the conversation there shows whether it was taken
- *   `seen`, `pasted`                 it is in the box, or tmux still has it in its buffer
- *   `entered` is the last of `tries` Enter was pressed; whether it was taken, the screen must show
- *   its id in `Watch.delivered`      its client has received it; it is no longer in the outbox
- *   in `Watch.unproven`              typed, and nothing showed that it was taken; not typed again
+ *   no `seen`                        queued; nothing was typed. One for a server has only `tries`:
+ *                                    the conversation there shows whether it arrived
+ *   `seen`, `pasted`                 in the input box, or still in tmux's buffer
+ *   `entered` equals `tries`         Enter was pressed; the screen must show whether it was taken
+ *   its id in `Watch.delivered`      received, and no longer in the outbox
+ *   in `Watch.unproven`              typed without proof that it was taken; not typed again
  */
 export interface Message {
   id: string;
@@ -177,42 +182,39 @@ export interface Message {
   /** Wall ms. */
   made: number;
   tries: number;
-  /** How often its beginning stood on the screen before it was last pasted; absent before that. */
+  /** How often its beginning was on the screen before the last paste; absent = never pasted. */
   seen?: number;
-  /**
-   * Its last paste: into which client, the count of its pastes there, wall ms, and how many looks
-   * have found an empty box since.
-   */
+  /** The last paste: the client's pid, which paste into it this is, wall ms, empty boxes since. */
   pasted?: { pid: number; nth: number; at: number; empty: number };
-  /** The last of its `tries` in which Enter was pressed. */
+  /** The number of the last try in which Enter was pressed. */
   entered?: number;
-  /** In how many of its `tries` Enter was pressed. */
+  /** How many tries pressed Enter. */
   copies?: number;
   /** Why it still waits, for `status`. */
   why?: string;
-  /** Wall ms since which only a person can let it through. */
+  /** Wall ms since when only a person can let it through. */
   stuck?: number;
-  /** The subjects of the commits it tells of, oldest first. */
+  /** The subjects of the commits it reports, oldest first. */
   subjects?: string[];
-  /** How many commits before those it only counts. */
+  /** How many earlier commits it only counts. */
   more?: number;
-  /** Wall ms after which nobody waits for it any more; absent = it waits for ever. */
+  /** Wall ms after which it is dropped; absent = never. */
   expires?: number;
 }
 
-/** The process group of a client; `born` tells it from a later process with the same number. */
+/** The process group of a client; `born` tells it from a later process with the same pid. */
 export interface Group {
   pid: number;
   born: string;
 }
 
-/** A client as its pane shows it: after a reboot another one may have the same number. */
+/** The client of a pane; `made` tells it from one that has its pid and birth after a reboot. */
 export interface Client extends Group {
   /** Wall ms of its pane's start; absent = noted by an older version. */
   made?: number;
 }
 
-/** A family that was told to end. */
+/** A family of processes that was told to end. */
 export interface Stopping extends Group {
   /** Wall ms. */
   since: number;
@@ -220,7 +222,7 @@ export interface Stopping extends Group {
   marks?: string[];
   /** Wall ms of the first SIGKILL. */
   killed?: number;
-  /** What SIGKILL did not end either, for a person to see; "" or absent = nothing yet. */
+  /** What even SIGKILL did not end, for a person to see; "" or absent = nothing yet. */
   stuck?: string;
 }
 
@@ -237,22 +239,31 @@ export type Rest =
  * Where one agent or service stands. Only `enter` moves it (and `beginCounted` takes back a start
  * that was never tried):
  *
- *   state      what it means                                       what leads on from it
- *   backoff    down; started once its time has come                its time: waiting, or starting
- *   waiting    its client's server does not answer yet             it answers, or too long: starting;
- *                                                                  another need is gone: backoff
- *   starting   a start was made, its client not yet seen           seen: up; not there: as an end
- *   up         its client runs                                     its end: backoff, parked or done;
- *                                                                  told to end: stopping
- *   stopping   no other is started beside what is left of it       nothing is left: `then`
- *   parked     it ended too often, or for good                     `up`: backoff, due at once
- *   done       a task that ended with 0                            `up`, or on_complete: backoff, due
- *   held       a person took it down                               `up`: backoff, due at once
+ *   state      what it means                             what moves it on
+ *   backoff    down until its time has come              its time: waiting, or starting
+ *   waiting    its client's server does not answer yet   an answer, or a timeout: starting;
+ *                                                        another need is gone: backoff
+ *   starting   started, its client not yet seen          seen: up; not there: as after its end
+ *   up         its client runs                           its end: backoff, parked or done;
+ *                                                        told to end: stopping
+ *   stopping   its old processes are being ended         all of them are gone: `then`
+ *   parked     it ended too often, or for good           `up`: backoff, due at once
+ *   done       a task that ended with 0                  `up`, on_complete: backoff, due at once
+ *   held       a person took it down                     `up`: backoff, due at once
  *
- * A client that is seen to run, whoever started it, is up from each state; one that was told to
- * end, and whose pane stays until it has, goes on stopping. From each state that is down, what is
- * left of an older client leads to stopping first; a phase move and on_complete start from each.
- * What people order (`operator.json`) stands above all: who is held there is not started.
+ * A running client makes its unit `up` from any state, whoever started it, unless it was told to
+ * end. Leftovers of an older client lead from any state that is down to stopping first; a phase
+ * move and on_complete start a unit from any of them. What people order (`operator.json`) comes
+ * before all this: a unit held there is not started.
+ *
+ * A unit with a live client has a `Verdict` besides: what the client is doing. `status` makes one
+ * word, its `Condition`, out of the two:
+ *
+ *   live client   active is "working", booting is "starting", other verdicts are words themselves;
+ *                 "limited" also while a limit holds it back; a service is "running"
+ *   no client     "backoff", "parked" and "done" by its Life; "stopped" if held or unable to start;
+ *                 "ended" or "stopped" once a start is due; "ending" if it cannot be ended
+ *   no tmux       "unknown"
  */
 export type Life =
   /** Monotonic ms. */
@@ -260,14 +271,14 @@ export type Life =
   | { state: "stopping"; family: Stopping; then: Rest }
   | Rest;
 
-/** What the watchdog remembers of one agent or service. All but the last group is on disk. */
+/** What the watchdog remembers of one agent or service. Only the last group is not on disk. */
 export interface Memory {
   /** Wall ms of the starts since the last healthy minute. */
   starts: number[];
   /** Steps up the restart ladder. */
   failures: number;
   life: Life;
-  /** The process group of the client that was seen last, until another is, or it is gone. */
+  /** The client that was seen last, until it is gone or another one is seen. */
   client: Client | null;
   lastFatal: number;
   restarts: { day: string; count: number };
@@ -275,19 +286,19 @@ export interface Memory {
   why: string;
   /** Wall ms since when the verdict holds. */
   since: number;
-  /** The version of its client and the model that it uses, as that says it. */
+  /** The version of its client and the model in use, as the client states them. */
   version?: string;
   model?: string | undefined;
   /** The `since` of the unsure verdict that people were told of last. */
   unsureTold?: number;
-  /** Wall ms since when nothing but background work goes on. */
+  /** Wall ms since when only background work has been going on. */
   backgroundSince?: number | undefined;
-  /** Restarts for a stall in a row of which nothing came, and how many people were told of last. */
+  /** Fruitless restarts for a stall in a row, and the count that people were told of last. */
   stalls?: number;
   stallsTold?: number;
   /** Wall ms at which its newest client was started, whoever did it; 0 = none ever ran. */
   bootedAt: number;
-  /** The dead pane that was dealt with last, for a death while no watchdog ran. */
+  /** The dead pane that was dealt with last: one that died while no watchdog ran is new. */
   buried: string;
   /** The dialog that was answered last, and how many were since the start. */
   answered: string;
@@ -297,41 +308,42 @@ export interface Memory {
   // in memory only; times are monotonic ms
   idleSince: number;
   sameSince: number;
+  /** Hashes of the last screen, and of the same without digits if it was at its prompt. */
   looked: string;
-  /** What the rules said of that look. */
+  /** The verdict of the rules alone on that screen. */
   judged: Verdict | null;
-  /** When the screen was read last, and what says that nothing was drawn since; "" = unknown. */
+  /** When the screen was last read, and the pane's `drawStamp` then; "" = unknown. */
   readAt: number;
   still: string;
   serverDown: boolean;
-  /** A restart for idleness was put off: a person's draft stands in its input box. */
+  /** A restart for idleness was put off because a person's draft is in the input box. */
   draft: boolean;
   unsureLooks: number;
-  /** It ended together with others, and nobody has dealt with its end yet. */
+  /** It ended together with others, and its end has not been dealt with yet. */
   together: boolean;
-  /** The process whose version is known; 0 = none. */
+  /** The pid whose version is known; 0 = none. */
   versionOf: number;
   /** Looks in a row whose sources contradicted each other. */
   oddLooks: number;
 }
 
-/** ALL that the watchdog remembers: `state/watch.json`, but for `volatile`. */
+/** Everything that the watchdog remembers; all but `volatile` is `state/watch.json`. */
 export interface Watch {
   sha: string;
-  /** Keys of commits already seen, newest last: a rewritten history repeats nothing. */
+  /** The keys of the commits already handled, newest last: a rebase repeats nothing. */
   seen: string[];
   inboxes: Record<string, string>;
-  /** Who claimed or reviewed last, and its subject: whose turn it is. */
+  /** Who is to commit next, and the subject of the claim or review that says so. */
   turn: { owes: string; subject: string; at: number } | null;
-  /** Wall ms since when whoever has the turn owes a commit; absent = not known. */
+  /** Wall ms since when that commit has been owed; absent = not known. */
   owedSince?: number | undefined;
   deadlocked: string;
   outbox: Message[];
-  /** The ids of the messages that were taken over and still stand in the command line's queue. */
+  /** The ids of messages that were taken over but are still in the command line's queue. */
   taken: string[];
-  /** The ids of what was delivered last, newest last: the proof that `send` waits for. */
+  /** The ids of the latest deliveries, newest last: `send` waits for its own here. */
   delivered: string[];
-  /** What was typed last without any proof that it was taken, newest last. */
+  /** The latest texts that were typed without proof that they were taken, newest last. */
   unproven: Message[];
   agents: Record<string, Memory>;
   /** A phase move under way: replayed after a crash, cleared last. */
@@ -339,9 +351,9 @@ export interface Watch {
   /** Wall ms at which each wake is due. */
   wakeDue: Record<string, number>;
   server: string;
-  /** What was said once of a version of a client: `untried claude 3.0.0`. */
+  /** What was said once about a client's version, such as `untried claude 3.0.0`. */
   versions: string[];
-  /** The limits that are in force, by account and, of a limit of one model, that model. */
+  /** The limits in force, by account and, for a limit of one model, by model too. */
   accounts: Record<string, AccountLimit>;
   /** null = nobody has looked at the remote yet. */
   channel: Channel | null;
@@ -350,7 +362,7 @@ export interface Watch {
   volatile: Runtime;
 }
 
-/** What dies with the watchdog, and should. */
+/** What should die with the watchdog. */
 export interface Runtime {
   ticks: number;
   lastTick: number;
@@ -359,74 +371,72 @@ export interface Runtime {
   errors: Record<string, string>;
   fetch: Promise<void> | null;
   fetched: Fetched | null;
-  /** The head whose commits and inboxes were dealt with. */
+  /** The commit up to which commits and inboxes were handled. */
   handled: string;
   quietSince: number;
-  /** watch.json as it was written last. */
+  /** watch.json as it was last written. */
   saved: string;
-  /** Settled once every save so far has ended. */
+  /** Settles once every save so far has ended. */
   saving: Promise<void>;
-  /** Why the pushed status file could not be read, "" = it could. */
+  /** Why the pushed status file could not be read; "" = it could. */
   unread: string;
 }
 
 /**
- * What a look at the remote's branch says. `empty`: there is no branch at all yet, which is how a
- * new repository begins; `branch missing`: there are others; `failing`: git could not look.
+ * The remote's branch at the last look. `empty`: the repository has no branch at all yet;
+ * `branch missing`: it has others; `failing`: git could not look.
  */
 export type ChannelState = "ok" | "empty" | "branch missing" | "failing";
 
-/** How the hand-off channel is, and since when (wall ms). */
+/** The state of the hand-off channel, and since when (wall ms). */
 export interface Channel {
   state: ChannelState;
   why: string;
   /** What a person can do about it. */
   cure: string;
   since: number;
-  /** It was bad on more than one look: people are told, until it works again. */
+  /** It was bad on more than one look: people have been told, and hear when it works again. */
   told: boolean;
 }
 
-/** A limit of an account, for which all agents that use it wait. */
+/** A limit of an account; every agent that uses the account waits for it. */
 export interface AccountLimit {
   /** For people: `claude (default)`. */
   name: string;
   class: LimitClass;
   /** Wall ms. */
   resetAt: number;
-  /**
-   * Who asks for all of them, "" = nobody can; and since when it has asked, or since when nobody
-   * can (wall ms), 0 = not yet.
-   */
+  /** The agent that probes for all of them; "" = none can. */
   asker: string;
+  /** Wall ms at which it probed, or since when none can; 0 = not yet. */
   askedAt: number;
-  /** Wall ms since when that one works again; 0 = it does not. */
+  /** Wall ms since when that agent works again; 0 = it does not. */
   liftedAt: number;
 }
 
-/** How the notices to people fare. */
+/** Trouble with the notices to people. */
 export interface Notices {
-  /** Failed tries of the batch that is under way. */
+  /** Failed tries of the current batch. */
   tries: number;
   /** Wall ms since when none has gone out; 0 = the last one did. */
   since: number;
-  /** Events that nobody was told of, and wall ms of the last loss. */
+  /** Events that nobody was told of, and wall ms of the last one lost. */
   dropped: number;
   droppedAt: number;
   why: string;
 }
 
-/** What one look at the remote found; `head` is "" unless `state` is ok. */
+/** The result of one look at the remote; `head` is "" unless `state` is ok. */
 export interface Fetched {
   state: ChannelState;
   why: string;
   cure: string;
-  /** git used up its deadline. */
+  /** git ran into its deadline. */
   hung: boolean;
   head: string;
-  /** By what config it was looked for. */
+  /** The config that it was made by. */
   hand: Handoff;
-  /** What came with a head that was not dealt with before, the inboxes as they stand there. */
+  /** The new commits of a head not handled before, and the inboxes at that head. */
   news?: { commits: Commit[]; inboxes: Map<string, PushedFile> };
 }
 
@@ -438,13 +448,13 @@ export interface AgentEvent {
   [key: string]: unknown;
 }
 
-/** What the operator asked for by hand; only the command line writes it. */
+/** What people ordered; only the command line writes it. */
 export interface Operator {
-  /** Wall ms at which a unit, or `watchdog`, was taken down; an `up` deletes it. */
+  /** Wall ms at which a unit, or `watchdog`, was taken down; `up` deletes the entry. */
   held: Record<string, number>;
-  /** Wall ms until which a command works on it: the watchdog keeps its hands off. */
+  /** Wall ms until which a command works on a unit: the watchdog leaves it alone. */
   busy: Record<string, number>;
-  /** Which process that is: its pid and when it began. */
+  /** The process of that command: its pid and when it began. */
   owners?: Record<string, string>;
   released: Record<string, number>;
   queue: Message[];
@@ -452,11 +462,10 @@ export interface Operator {
 
 /** Decisions are data; `why` is the log line. */
 export type Action =
-  | { do: "none" | "hold" | "lift"; why: string }
-  | { do: "start" | "restart" | "park" | "finish" | "wait"; why: string; delay?: number }
-  | { do: "ping"; why: string };
+  | { do: "none" | "hold" | "lift" | "ping"; why: string }
+  | { do: "start" | "restart" | "park" | "finish" | "wait"; why: string; delay?: number };
 
-/** An error with a message for people and an exit code: 1 failed, 2 usage, 3 not healthy. */
+/** An error for people, with its exit code: 1 failed, 2 usage, 3 something needs a human. */
 export class CliError extends Error {
   constructor(
     message: string,
@@ -467,8 +476,8 @@ export class CliError extends Error {
 }
 
 // ── the world ───────────────────────────────────────────────────────────────────
-// The one seam to the outside, seventeen members. A test replaces them and turns the clock; nothing
-// else that a tick does touches a process, a file or the network, but for locks and stage notes.
+// The one seam to the outside. Tests replace its members and turn the clock; apart from locks and
+// stage notes, nothing else in a tick touches a process, a file or the network.
 
 export interface ExecResult {
   ok: boolean;
@@ -491,48 +500,48 @@ export interface World {
   /** Monotonic clock, ms. */
   mono(): number;
   sleep(ms: number): Promise<void>;
-  /** `take` gets what it prints part by part, as it comes; `out` stays empty then. */
+  /** `take` gets the output in parts as they come; `out` then stays empty. */
   tmux(args: string[], stdin?: string, take?: OnChunk): Promise<ExecResult>;
-  /** `env` on top of what git is always given. */
+  /** `env` is added to what git always gets. */
   git(repo: string, args: string[], env?: Record<string, string>): Promise<ExecResult>;
   http(request: { method: string; url: string; body?: string }): Promise<HttpAnswer>;
   /** A negative pid is a process group; signal 0 only asks. False = no such process. */
   signal(pid: number, signal: NodeJS.Signals | 0): boolean;
   /** null = there is no such file; any other trouble throws. */
   read(path: string): string | null;
-  /** The same for whoever can wait; a disk that does not answer in time throws. */
+  /** The same for callers that can wait; a disk that does not answer in time throws. */
   text(path: string): Promise<string | null>;
-  /** The end of a file, at most so many bytes; null as above. */
+  /** The last `bytes` bytes of a file; null as above. */
   tail(path: string, bytes: number): string | null;
   writeAtomic(path: string, text: string): Promise<void>;
   /**
-   * Rotates to `<path>.1` once the file is over `cap` bytes; true when it did, or there was none:
-   * whoever has it open writes to another one.
+   * Rotates to `<path>.1` once the file is over `cap` bytes. True = the file is a new one, so that
+   * whoever had the path open writes elsewhere.
    */
   append(path: string, text: string, cap?: number): boolean;
   remove(path: string): void;
-  /** Wall ms of the last change, null = there is no such file. */
+  /** Wall ms of the last change; null = there is no such file. */
   mtime(path: string): number | null;
   /** The names in a folder; [] = there is no such folder. */
   list(path: string): string[];
-  /** The paths of what a process has open; [] = nothing, or the system does not tell. */
+  /** The paths that a process has open; [] = none, or the system does not tell. */
   opened(pid: number): string[];
   log(line: string): void;
 }
 
-/** tmux answers within ms; 5 s means a stopped server. git may talk to a slow remote. */
+/** ms. tmux answers within a few; 5 s means a stopped server. git may talk to a slow remote. */
 const TMUX_DEADLINE = 5_000;
 const GIT_DEADLINE = 20_000;
 const HTTP_DEADLINE = 5_000;
 
-/** In the environment of all that a unit starts: `<fleet>/<name>/<launch>`. */
+/** In the environment of everything that a unit starts: `<fleet>/<name>/<launch>`. */
 const UNIT_MARK = "AGENTS_UNIT";
-/** Variables that [notify] names as its secret: for this program alone. */
+/** The variables that [notify] reads a secret from: no child process gets them. */
 const secretNames = new Set<string>();
 
 /**
- * What a git hook, or a client that calls this program, sets for its own children: git would work in
- * another repository, and Claude Code refuses to start "inside another Claude Code session".
+ * Set by a git hook or a client that calls this program, for its own children. With them git would
+ * use another repository, and Claude Code refuses to start "inside another Claude Code session".
  */
 const CALLERS_OWN = [
   "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_PREFIX",
@@ -543,9 +552,10 @@ const CALLERS_OWN = [
 ];
 
 /**
- * Nothing of the caller's one-off settings, tmux, git or Bun's own switches reaches a child, and a
- * secret none but this program called again, `own`. Nor does the mark of a unit: where an agent
- * runs `up`, the watchdog is no part of that agent.
+ * The environment for a child: without one-off overrides, and without what the caller's tmux, git
+ * hook, client or Bun set for themselves. Without a unit's mark too: a watchdog that an agent
+ * started with `up` is no part of that agent. `own`: the child is this program and may have the
+ * secrets.
  */
 export function childEnv(own = false): Record<string, string | undefined> {
   const dropped = new RegExp(`^(AGENT_(MODEL|BACKEND)_.*|${UNIT_MARK}|BUN_OPTIONS|BUN_BE_BUN|` +
@@ -554,7 +564,7 @@ export function childEnv(own = false): Record<string, string | undefined> {
     !dropped.test(key) && (own || !secretNames.has(key))));
 }
 
-/** Hands over what a pipe brings, until its end or until it is cancelled. */
+/** Reads a pipe until it ends or is cancelled. */
 async function drain(
   reader: { read(): Promise<{ done: boolean; value?: Uint8Array | undefined }> }, take: OnChunk,
 ): Promise<void> {
@@ -565,7 +575,7 @@ async function drain(
   }
 }
 
-/** What is promised, or `otherwise` once this many ms have passed. */
+/** The result of a promise, or `otherwise` if it takes longer than `ms`. */
 function within<T>(ms: number, promised: Promise<T>, otherwise: T): Promise<T> {
   let timer: Timer;
   const late = new Promise<T>((resolve) => (timer = setTimeout(() => resolve(otherwise), ms)));
@@ -574,15 +584,15 @@ function within<T>(ms: number, promised: Promise<T>, otherwise: T): Promise<T> {
 
 const textOf = (parts: Uint8Array[]): string => Buffer.concat(parts).toString();
 
-/** Half of how long, ms, what a program printed is waited for after its end; see `run`. */
+/** How long, ms, to wait twice for the rest of a program's output after its exit; see `run`. */
 const PIPES_REST = 500;
 
-/** How long, ms, beyond its deadline a program is waited for that SIGKILL has not ended either. */
+/** How long, ms, to wait for a program to exit after its deadline has killed it. */
 const UNKILLABLE = 2_000;
 
 /**
- * Runs a program in a process group of its own, so that its deadline ends its children too. It is
- * over at its own exit: what it left in the background may hold its pipes open for ever.
+ * Runs a program in a process group of its own, so that the deadline (ms) kills its children too.
+ * Its own exit ends the wait: a child that it left behind may hold its pipes open for ever.
  */
 export async function run(
   argv: string[], deadline: number, env: object = {}, stdin = "", take?: OnChunk,
@@ -598,7 +608,7 @@ export async function run(
     });
     let timedOut = false;
     const readers = [child.stdout.getReader(), child.stderr.getReader()] as const;
-    // a stopped tmux server holds its dead client's pipes open: their end would never come
+    // a stopped tmux server keeps its dead client's pipes open for ever
     const closePipes = () => readers.forEach((reader) => void reader.cancel().catch(() => {}));
     const timer = setTimeout(() => {
       timedOut = true;
@@ -612,10 +622,10 @@ export async function run(
       drain(readers[0], take ?? ((part) => out.push(part))),
       drain(readers[1], (part) => err.push(part)),
     ]);
-    // a call to a dead network disk hears no signal, and a program in it never ends
+    // a program stuck on a dead network disk does not even end by SIGKILL
     const code = await within(deadline + UNKILLABLE, child.exited, null)
       .finally(() => clearTimeout(timer));
-    // twice: after a halt of this process the first is over before anything could be read
+    // twice: if this process was suspended, the first wait times out before anything is read
     for (let rest = 0; rest < 2; rest++) await within(PIPES_REST, printed, null);
     closePipes();
     await printed;
@@ -627,8 +637,8 @@ export async function run(
 }
 
 /**
- * git never asks and writes nothing that it need not. What the clone's owner set for ssh and for
- * credentials stays in force: an empty GIT_ASKPASS would win over core.askPass.
+ * git never prompts and writes nothing unasked. The clone's own settings for ssh and credentials
+ * stay in force, so GIT_ASKPASS is unset: even empty, it would win over core.askPass.
  */
 const GIT_ENV = {
   GIT_TERMINAL_PROMPT: "0",
@@ -637,17 +647,17 @@ const GIT_ENV = {
   SSH_ASKPASS_REQUIRE: "never",
   GCM_INTERACTIVE: "never",
   GIT_OPTIONAL_LOCKS: "0",
-  GIT_NO_LAZY_FETCH: "1", // a look at what is here must not become a talk with the remote
+  GIT_NO_LAZY_FETCH: "1", // reading the local clone must not contact the remote
   LC_ALL: "C",
 };
 
-/** No housekeeping in the background, and no program of the clone runs for the watchdog. */
+/** No background housekeeping, and none of the clone's hooks run for the watchdog. */
 const GIT_CONFIG = [
   "gc.auto=0", "maintenance.auto=false", "core.hooksPath=/dev/null", "core.fsmonitor=false",
   "log.showSignature=false", "i18n.logOutputEncoding=UTF-8",
 ].flatMap((setting) => ["-c", setting]);
 
-/** Bytes of one git command's output that are read; more is a failure of that command alone. */
+/** Bytes of output allowed for one git command; beyond that the command counts as failed. */
 export const GIT_OUTPUT_MAX = 8_000_000;
 
 async function realGit(
@@ -666,12 +676,12 @@ async function realGit(
   return { ...ran, ok: false, err: `git ${args[0]} printed more than 8 MB` };
 }
 
-/** Whether a clone's config names its own ssh: asked once, and again when the remote fails. */
+/** Whether a clone's config sets core.sshCommand; asked again after the remote has failed. */
 const ownSsh = new Map<string, Promise<boolean>>();
 
 /**
- * Where nobody chose an ssh: one that gives up instead of asking. GIT_SSH_COMMAND wins over
- * core.sshCommand, and that over GIT_SSH, so each of them has to be looked for first.
+ * An ssh that fails instead of prompting, unless somebody chose one. GIT_SSH_COMMAND would win over
+ * core.sshCommand, and that over GIT_SSH, so all three are checked first.
  */
 async function quietSsh(repo: string): Promise<Record<string, string>> {
   if (process.env.GIT_SSH_COMMAND || process.env.GIT_SSH) return {};
@@ -684,10 +694,10 @@ async function quietSsh(repo: string): Promise<Record<string, string>> {
     ? {} : { GIT_SSH_COMMAND: "ssh -oBatchMode=yes -oConnectTimeout=10" };
 }
 
-/** Bytes of a server's answer that are read. */
+/** Bytes of a server's answer that are accepted. */
 const ANSWER_MAX = 2_000_000;
 
-/** The text of an answer; one that is too large, or has no end, is none. */
+/** The text of an answer; one that is too large or never ends throws. */
 async function bodyOf(answer: Response): Promise<string> {
   const parts: Uint8Array[] = [];
   let size = 0;
@@ -699,7 +709,7 @@ async function bodyOf(answer: Response): Promise<string> {
   return textOf(parts);
 }
 
-/** A request that stays with its host: a redirect elsewhere is an answer like any other. */
+/** Follows redirects on the same host only; one to another host is returned as the answer. */
 async function fetchHere(url: string, init: RequestInit, hops = 3): Promise<Response> {
   const answer = await fetch(url, { ...init, redirect: "manual" });
   const to = URL.parse(answer.headers.get("location") ?? "", url);
@@ -737,7 +747,7 @@ async function realHttp(
   }
 }
 
-/** Of pids 0, 1 and -1 the kernel makes all processes, or the first: none of them is a client. */
+/** To `kill`, 0 means our own group, -1 every process and 1 is init: none is ever a client. */
 const isPid = (pid: number): boolean => Number.isSafeInteger(pid) && Math.abs(pid) > 1;
 
 function realSignal(pid: number, signal: NodeJS.Signals | 0): boolean {
@@ -749,23 +759,23 @@ function realSignal(pid: number, signal: NodeJS.Signals | 0): boolean {
   }
 }
 
-/** Whether a write to a path succeeds at once: to a file or a device, or to what is not there yet. */
+/** Whether a write goes through at once: a file, a device such as /dev/null, or nothing yet. */
 function takesWrites(path: string): boolean {
   try {
     const there = statSync(path, { throwIfNoEntry: false });
-    return !there || there.isFile() || there.isCharacterDevice(); // such as /dev/null
+    return !there || there.isFile() || there.isCharacterDevice();
   } catch {
     return false;
   }
 }
 
-/** A fifo or a folder in the place of a file, or a link to one, is moved away. */
+/** Renames a folder or fifo, or a link to one, that is in the place of a file. */
 function setAside(path: string): void {
   if (takesWrites(path)) return;
   renameSync(path, existsSync(`${path}.bad`) ? `${path}.bad.${Date.now()}` : `${path}.bad`);
 }
 
-/** Files written so far: two writes at the same time must not share a temporary file. */
+/** Numbers the temporary files: two writes at the same time must not share one. */
 let written = 0;
 
 /** Temporary file, fsync, rename: a reader sees the old text or the new, never a part of it. */
@@ -773,7 +783,7 @@ async function realWriteAtomic(path: string, text: string): Promise<void> {
   const temporary = `${path}.${process.pid}.${(written += 1)}.tmp`;
   try {
     setAside(path);
-    // opened first: Bun.write would make it readable for others (it ignores `mode` for short texts)
+    // opened here because Bun.write ignores `mode` for short texts: others could read the file
     const file = openSync(temporary, "w", 0o600);
     try {
       await Bun.write(Bun.file(file), text);
@@ -783,7 +793,7 @@ async function realWriteAtomic(path: string, text: string): Promise<void> {
     }
     renameSync(temporary, path);
   } catch (error) {
-    if (existsSync(temporary)) rmSync(temporary); // or its own error would hide this one
+    if (existsSync(temporary)) rmSync(temporary); // its own error would hide this one
     throw error;
   }
 }
@@ -797,14 +807,14 @@ function realAppend(path: string, text: string, cap = Infinity): boolean {
   return full || size === undefined;
 }
 
-/** Bytes. What a fleet reads whole is under 1 MB; a file this large is not what it should be. */
+/** Bytes of a file that is read whole: those of a fleet are under 1 MB. */
 const READ_MAX = 16_000_000;
 
 /** Whether an error says that there is no such file, or no such folder above it. */
 const isAbsent = (error: unknown): boolean =>
   ["ENOENT", "ENOTDIR"].includes((error as { code?: string }).code ?? "");
 
-/** Only a regular file is read: a fifo or a device might never come to an end. */
+/** Only a regular file is read: a fifo or a device may never end. */
 function refuseOther(path: string, stat: Stats): void {
   const wrong = stat.isDirectory() ? "is a folder" : !stat.isFile() ? "is no regular file" : "";
   if (wrong) throw new Error(`${path} ${wrong}`);
@@ -817,9 +827,9 @@ function refuseLarge(path: string, size: number): void {
 function readRegular<T>(path: string, read: (file: number, size: number) => T): T | null {
   let file: number;
   try {
-    // a tick asks for one file per agent that is seldom there: an exception each would cost more
+    // every tick asks for a file per agent that is rarely there; exceptions would cost more
     if (statSync(path, { throwIfNoEntry: false }) === undefined) return null;
-    // non-blocking: to open a fifo would be to wait for its writer
+    // non-blocking, as opening a fifo would wait for a writer
     file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
     if (isAbsent(error)) return null;
@@ -834,7 +844,7 @@ function readRegular<T>(path: string, read: (file: number, size: number) => T): 
   }
 }
 
-/** Whether a file is inside the binary: it has no descriptor. */
+/** Whether a file is inside the binary: such a file has no descriptor. */
 const isEmbedded = (path: string): boolean => COMPILED && path.startsWith(import.meta.dir);
 
 function realRead(path: string): string | null {
@@ -845,14 +855,14 @@ function realRead(path: string): string | null {
   });
 }
 
-/** How long, ms, a file is waited for: a network disk that is away never answers. */
+/** How long, ms, to wait for a file: a network disk that is away never answers. */
 const READ_DEADLINE = 5_000;
 
 async function realText(path: string): Promise<string | null> {
   if (isEmbedded(path)) return realRead(path);
   const file = Bun.file(path);
   const read = async (): Promise<string> => {
-    const stat = await file.stat(); // first of all: to open a fifo would be to wait for its writer
+    const stat = await file.stat(); // before it is opened, as opening a fifo would wait
     refuseOther(path, stat);
     refuseLarge(path, stat.size);
     return file.text();
@@ -881,7 +891,7 @@ function realRemove(path: string): void {
   }
 }
 
-/** When it was changed, wall ms; null = there is nothing. A link to nowhere has its own time. */
+/** A dangling link has a time of its own: something is in the place of the file. */
 function realMtime(path: string): number | null {
   try {
     return statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? null;
@@ -897,7 +907,7 @@ function realOpened(pid: number): string[] {
     try {
       return [readlinkSync(join(folder, name))];
     } catch {
-      return []; // it was closed meanwhile
+      return []; // closed in the meantime
     }
   };
   try {
@@ -907,10 +917,10 @@ function realOpened(pid: number): string[] {
   }
 }
 
-/** A path without links. Throws where there is none. */
+/** A path with its links resolved. Throws where there is none. */
 const realPath = (path: string): string => realpathSync(path);
 
-/** The running program's world; tests assign over its members. */
+/** The running program's world; tests replace its members. */
 export const world: World = {
   now: () => Date.now(),
   mono: () => performance.now(),
@@ -934,41 +944,41 @@ export const world: World = {
 const messageOf = (error: unknown): string =>
   error instanceof Error ? error.message : String(error);
 
-/** How this program calls itself: it ignores bunfig.toml and .env of the current folder. */
+/** The command that runs this program again, ignoring bunfig.toml and .env of the folder. */
 export function selfArgv(): string[] {
   if (COMPILED) return [process.execPath];
   return [process.execPath, "--no-env-file", "--config=/dev/null", import.meta.path];
 }
 
-/** A text that ships with the program, e.g. `prompts/wake.md`; null = it does not. */
+/** A text that ships with the program, such as `prompts/wake.md`; null = there is none. */
 function shipped(name: string): string | null {
   return world.read(join(SCRIPT_DIR, name)) ??
     (COMPILED ? world.read(join(import.meta.dir, name)) : null);
 }
 
-/** Its own: a package.json beside the binary is somebody else's. */
+/** From the embedded package.json: one beside the binary is somebody else's. */
 export const version = (): string =>
   JSON.parse(world.read(join(import.meta.dir, "package.json")) ?? "{}").version ?? "0";
 
 // ── config ──────────────────────────────────────────────────────────────────────
-// One table of keys says what may stand in agents.toml. All faults are found at once, each with its
-// line; what is wrong is never guessed, what is missing gets the default that stands in the table.
+// KEYS says what agents.toml may contain. All faults are reported at once, each with its line; a
+// wrong value is never guessed at, and a missing one gets the default in the table.
 
-/** Says of a value null = fine, else what is allowed. What it lets through is a `T`. */
+/** Checks a value: null = it is a `T`, else what is allowed. */
 interface Check<T> {
   (value: unknown): string | null;
   lets?: T;
-  /** The table makes no sense without it. */
+  /** The file must give the key. */
   needed?: true;
 }
-/** A key without a default is absent where the file does not give it, but for what is `needed`. */
+/** A key with neither default nor `needed` is absent where the file does not give it. */
 type Keys = Record<string, [check: Check<unknown>, fallback?: unknown]>;
 
 type CamelCase<Key> = Key extends `${infer Head}_${infer Tail}`
   ? `${Head}${Capitalize<CamelCase<Tail>>}` : Key;
 type Given = [unknown, unknown] | [{ needed: true }];
 type Lets<Entry> = Entry extends [Check<infer T>, ...unknown[]] ? T : never;
-/** A table of agents.toml as the program has it, by its keys. */
+/** The type of a checked table of agents.toml: camelCase keys, defaults filled in. */
 type Table<T extends Keys> =
   & { [Key in keyof T as T[Key] extends Given ? CamelCase<Key> : never]: Lets<T[Key]> }
   & { [Key in keyof T as T[Key] extends Given ? never : CamelCase<Key>]?: Lets<T[Key]> };
@@ -990,12 +1000,12 @@ const texts = listOf(text, "a list of strings");
 const tables = listOf(table, "a list of tables");
 const oneOf = <const Word extends string>(...words: readonly Word[]): Check<Word> => (value) =>
   words.includes(value as Word) ? null : `one of ${words.map((word) => `"${word}"`).join(", ")}`;
-/** tmux turns `.` and `:` into `_` in silence, and then never finds the session again. */
+/** tmux silently turns `.` and `:` into `_`, and then never finds the session again. */
 const sessionName: Check<string> = (value) =>
   typeof value === "string" && /^[A-Za-z0-9_][A-Za-z0-9_-]*$/.test(value)
     ? null
     : "letters, digits, _ and -, not - at the start";
-/** A branch or a remote as git takes it (git-check-ref-format), all of it visible. */
+/** A branch or remote name that git allows (git-check-ref-format), without invisible characters. */
 export const isRefName = (name: string): boolean =>
   name !== "" && name.length <= 200 && !NO_REF_RE.test(name);
 const NO_REF_RE = /^[-/.]|\.\.|\/[/.]|@\{|\.lock(?:\/|$)|[/.]$|[\s~^:?*[\\\p{Cc}\p{Cf}]/u;
@@ -1022,7 +1032,7 @@ const stringTable: Check<Record<string, string>> = (value) =>
     ? null
     : "a table of strings";
 
-/** The kinds of clients; `typed` is one that its operator describes. */
+/** The kinds of clients; `typed` is any other, as its operator describes it. */
 const BUILT_IN = ["claude", "opencode", "codex", "gemini"] as const;
 const KINDS = [...BUILT_IN, "typed"] as const;
 
@@ -1031,7 +1041,7 @@ const VERDICTS = [
 ] as const;
 export type VerdictName = (typeof VERDICTS)[number];
 
-/** What people can be told of. */
+/** The events that [notify] can send. */
 const NOTICE_EVENTS = [
   "blocked", "unsure", "parked", "limited", "lifted", "phase", "complete",
   "stalled", "deadlock", "handoff", "config", "watchdog", "untried", "drift",
@@ -1047,7 +1057,7 @@ const UNIT_KEYS = {
   env: [stringTable, {}],
 } satisfies Keys;
 
-/** All that may stand in agents.toml, table by table: check and default. Durations are seconds. */
+/** Every key of agents.toml, table by table: its check and its default. Durations are seconds. */
 export const KEYS = {
   "": {
     defaults: [table, {}],
@@ -1097,19 +1107,19 @@ export const KEYS = {
     limit_re: [pattern],
     fatal_re: [pattern],
     ready_re: [pattern],
-    /** The client's input box: what is unsent in it is the named group `text`. */
+    /** The client's input box; the named group `text` is what is typed in it and not yet sent. */
     box_re: [boxPattern],
-    /** What an empty box shows: its placeholder. */
+    /** The placeholder in an empty box. */
     empty_re: [pattern],
     submit_key: [text, "Enter"],
-    /** Between a paste that was drawn and Enter. */
+    /** From the moment a pasted text is drawn until Enter. */
     submit_pause: [seconds, 1],
     connect_delay: [seconds, 12],
     stall_idle: [seconds, 300],
     log_grace: [seconds, 180],
     native_grace: [seconds, 180],
     supports_resume: [flag, false],
-    /** Shell words of a first start and of one that goes on; `{id}` is the conversation's id. */
+    /** Shell words for a first start and for a resume; `{id}` is the conversation's id. */
     start_args: [text, ""],
     resume_args: [text, ""],
     /** Shell words before the prompt; absent = the prompt is typed. */
@@ -1123,7 +1133,7 @@ export const KEYS = {
     verdict: [needed(oneOf(...VERDICTS))],
     where: [region, "screen"],
     re: [needed(pattern)],
-    /** A limit names its reset anywhere in the region, not only in the line that matched. */
+    /** The reset of a limit may be anywhere in the region, not only in the line that matched. */
     whole: [flag, false],
   },
   answer: { re: [needed(pattern)], keys: [needed(texts)], max: [count, 3] },
@@ -1144,7 +1154,7 @@ export const KEYS = {
     repo: [needed(text)],
     claim_pings: [text, "adversary"],
     review_pings: [text, "builder"],
-    /** The first is read by `claim_pings`, the second by `review_pings`. */
+    /** `claim_pings` reads the first, `review_pings` the second. */
     inboxes: [texts, []],
     docs_dir: [text, "machine-docs"],
     branch: [refName, "main"],
@@ -1158,7 +1168,7 @@ export const KEYS = {
   notify: {
     command: [text, ""],
     url: [text, ""],
-    /** A stall is cured by the watchdog itself: most of a night's notices were of those. */
+    /** All but stalls, which the watchdog cures itself: they were most of a night's notices. */
     events: [listOf(oneOf(...NOTICE_EVENTS), `a list of ${NOTICE_EVENTS.join(", ")}`),
       NOTICE_EVENTS.filter((event) => event !== "stalled")],
   },
@@ -1166,7 +1176,7 @@ export const KEYS = {
     ...UNIT_KEYS,
     kind: [oneOf("persistent", "orchestrator", "loop", "task"), "persistent"],
     backend: [needed(text)],
-    /** Whose quota it uses; absent = told by the credentials in its environment. */
+    /** Whose quota it uses; absent = worked out from the credentials in its environment. */
     account: [text],
     model: [text, ""],
     role: [text, ""],
@@ -1179,16 +1189,16 @@ export const KEYS = {
   },
 } satisfies Record<string, Keys>;
 
-/** The defaults of a table of KEYS: a captured screen needs no config. */
+/** The defaults of one table of KEYS. */
 const defaultsOf = <T extends Keys>(keys: T): Table<T> =>
   Object.fromEntries(Object.entries(keys)
     .map(([key, [, fallback]]) => [camelCase(key), fallback])) as Table<T>;
 
 /**
- * The clients that are built in, each as the config would describe it; what the file says overrides
- * it key by key. Claude Code needs no pause before Enter, opencode's screen lags by up to half a
- * second, and Gemini takes an Enter that comes while it works through a paste for a new line. What
- * is typed into Codex or Gemini before `ready_re` matches is lost.
+ * The built-in clients, each as a config would describe it; agents.toml overrides single keys. On
+ * `submit_pause`: opencode's screen lags by up to half a second, and Gemini takes an Enter that
+ * comes while it is still processing a paste for a newline. On `connect_delay`: what is typed into
+ * Codex or Gemini before `ready_re` matches is lost.
  */
 const CLIENTS = {
   claude: {
@@ -1209,14 +1219,14 @@ const CLIENTS = {
   codex: {
     bin: "codex",
     supports_resume: true,
-    // without it a turn goes on in a process of its own when the pane has ended
+    // else a turn goes on in a daemon after the pane has ended
     start_args: "--no-daemon",
     resume_args: "--no-daemon resume {id}",
     prompt_args: "--",
     connect_delay: 60,
-    // the line below its box that names model and folder, broken in a narrow pane
+    // the line below its box with model and folder, which wraps in a narrow pane
     ready_re: String.raw`(?m)^  \S.* ·\s+[/~]`,
-    // down to the end of the screen, and no menu; an arrow stands over a draft that is cut off
+    // to the end of the screen, and not a menu; an arrow in the first line marks a cut-off draft
     box_re: String.raw`^› (?:.* ↑ *(?<text>(?:\n(?:  .*| ?$))+)(?![^])|(?!\d+\. )(?<text>.*`
       + String.raw`(?:\n(?:  .*| ?$))*?)\n *\n  \S.* ·\s+[/~].*`
       + String.raw`(?:\n(?:  (?! *Browsing\b).*| ?$))*(?![^]))`,
@@ -1228,34 +1238,31 @@ const CLIENTS = {
     supports_resume: true,
     start_args: "--session-id {id}",
     resume_args: "--resume {id}",
-    // as one word: what begins with "-" would pass for an option
+    // with the prompt in the same word: one that begins with "-" would be read as an option
     prompt_args: "--prompt-interactive=",
     connect_delay: 90,
-    // the frame of its box, whatever stands in it
+    // the frame of its box, whatever is typed in it
     ready_re: String.raw`(?m)^▄{8}.*\n [>*] `,
-    box_re: String.raw`^─{8}.*\n(?:(?![▄▀─]).*\n){1,3}▄{8}.*\n [>*] +(?<text>.*(?:\n(?![▄▀]).*)*)\n▀{8}.*`
-      + String.raw`(?:\n(?:[ ▀].*)?)*(?![^])`,
+    box_re: String.raw`^─{8}.*\n(?:(?![▄▀─]).*\n){1,3}▄{8}.*\n [>*] +`
+      + String.raw`(?<text>.*(?:\n(?![▄▀]).*)*)\n▀{8}.*(?:\n(?:[ ▀].*)?)*(?![^])`,
     empty_re: "^Type your message",
     submit_pause: 1,
   },
   typed: {},
 } satisfies Record<BackendKind, Raw>;
 
-/** A word of a shell's command line, of quoted parts and bare ones. */
-const SHELL_WORD = /(?:[^\s'"\\]|'[^']*'|"(?:\\.|[^"\\])*"|\\.)+/g;
-
-/** The words of a command line behind its `NAME=value` ones, without their quotes. */
+/** The words of a shell command line, unquoted, after leading `NAME=value` assignments. */
 function wordsOf(bin: string): string[] {
-  const words = bin.match(SHELL_WORD) ?? [];
+  const words = bin.match(/(?:[^\s'"\\]|'[^']*'|"(?:\\.|[^"\\])*"|\\.)+/g) ?? [];
   return words.slice(words.findIndex((one) => !/^\w+=/.test(one)))
     .map((word) => word.replace(/'([^']*)'|"((?:\\.|[^"\\])*)"|\\(.)/g,
       (_, single, double, bare) => single ?? double ?? bare));
 }
 
-/** The program that a command line starts. */
+/** The program that a command line runs. */
 export const programOf = (bin: string): string => wordsOf(bin)[0] ?? "";
 
-/** Where a client comes from, for the message that says it is missing. */
+/** How to install a client, for the message that it is missing. */
 const CLIENT_SOURCES: Record<string, string> = {
   claude: "npm install -g @anthropic-ai/claude-code",
   opencode: "npm install -g opencode-ai",
@@ -1263,7 +1270,7 @@ const CLIENT_SOURCES: Record<string, string> = {
   gemini: "npm install -g @google/gemini-cli",
 };
 
-/** A leading `(?ims)` becomes flags: JavaScript has no inline flags at the start. */
+/** Compiles a pattern; a leading `(?ims)`, which JavaScript does not know, becomes its flags. */
 export function parsePattern(source: string, flags = ""): RegExp {
   const inline = /^\(\?([ims]+)\)/.exec(source);
   const all = new Set([...flags, ...(inline?.[1] ?? "")]);
@@ -1284,7 +1291,7 @@ function distance(a: string, b: string): number {
   return row[b.length]!;
 }
 
-/** `; nearest is "watch"`, or "" where nothing is near. */
+/** `; nearest is "watch"`, or "" if no word is close. */
 export function nearest(word: string, words: Iterable<string>): string {
   const near = [...words]
     .map((other) => ({ other, far: distance(word.toLowerCase(), other.toLowerCase()) }))
@@ -1293,14 +1300,14 @@ export function nearest(word: string, words: Iterable<string>): string {
   return near ? `; nearest is "${near.other}"` : "";
 }
 
-/** A config's lines, and its table headers with the lines from `at` up to `to` under each. */
+/** A config's lines, and its table headers, each over the lines from `at` up to `to`. */
 interface Outline {
   source: string;
   lines: string[];
   heads: { name: string; at: number; to: number }[];
 }
 
-// Kept for the next question: a file with a thousand faults is taken apart once.
+// Cached: a file with a thousand faults is split once.
 let outline: Outline = { source: "", lines: [], heads: [] };
 
 function outlineOf(source: string): Outline {
@@ -1313,7 +1320,7 @@ function outlineOf(source: string): Outline {
   return (outline = { source, lines, heads });
 }
 
-/** The line (1-based) of a key in the nth table with this header, or of the header; 0 = none. */
+/** The line (from 1) of a key in the nth table with this header, else of the header; 0 = none. */
 export function lineOf(source: string, header: string, nth: number, key: string): number {
   const { lines, heads } = outlineOf(source);
   const bare = RegExp.escape(key.split(".").at(-1)!);
@@ -1334,7 +1341,7 @@ export function lineOf(source: string, header: string, nth: number, key: string)
   return found?.[1] ?? table.at + 1;
 }
 
-/** Where in the file a table stands: what people call it, and how its line is found. */
+/** A table in the file: its name for people, and its header and number to find its line by. */
 interface Location {
   label: string;
   header: string;
@@ -1350,32 +1357,31 @@ class ConfigReader {
     readonly source: string,
   ) {}
 
-  addTo(list: string[], place: Location, key: string, message: string): void {
-    const line = lineOf(this.source, place.header, place.nth, key);
-    const label = place.label ? `${place.label}: ` : "";
-    list.push(`${this.path}${line > 0 ? `:${line}` : ""}: ` +
-      `${label}${key ? `${key}: ` : ""}${message}`);
+  fault(at: Location, key: string, message: string, list = this.faults): void {
+    const line = lineOf(this.source, at.header, at.nth, key);
+    list.push([this.path + (line > 0 ? `:${line}` : ""), at.label, key, message]
+      .filter(Boolean).join(": "));
   }
 
-  fault(place: Location, key: string, message: string): void {
-    this.addTo(this.faults, place, key, message);
+  warn(at: Location, key: string, message: string): void {
+    this.fault(at, key, message, this.warnings);
   }
 
   /** Checks one table against its keys; the result has camelCase keys and every default. */
-  read<T extends Keys>(place: Location, raw: object, keys: T): Table<T> {
+  read<T extends Keys>(at: Location, raw: object, keys: T): Table<T> {
     for (const key of Object.keys(raw)) {
-      if (!(key in keys)) this.addTo(
-        this.warnings, place, key, `unknown key${nearest(key, Object.keys(keys))}`);
+      if (!(key in keys)) this.warn(at, key, `unknown key${nearest(key, Object.keys(keys))}`);
     }
     const values = Object.entries(keys).map(([key, [check, fallback]]) => {
       const value = (raw as Record<string, unknown>)[key];
-      if (value === undefined && check.needed) this.fault(
-        place, key, `missing; ${check(undefined) ?? "needed"}`);
-      if (value === undefined) return [camelCase(key), fallback];
+      if (value === undefined) {
+        if (check.needed) this.fault(at, key, `missing; ${check(undefined)}`);
+        return [camelCase(key), fallback];
+      }
       const allowed = check(value);
       if (allowed === null) return [camelCase(key), value];
       const words = [...allowed.matchAll(/"([^"]+)"/g)].map((match) => match[1]!);
-      this.fault(place, key, `${show(value)} is not allowed: ${allowed}` +
+      this.fault(at, key, `${show(value)} is not allowed: ${allowed}` +
         `${nearest(show(value).replaceAll('"', ""), words)}`);
       return [camelCase(key), fallback];
     });
@@ -1388,9 +1394,8 @@ const camelCase = (key: string): string =>
 const show = (value: unknown): string => (JSON.stringify(value) ?? String(value)).slice(0, 60);
 
 /**
- * The config that a command is about: what it names, else $AGENTS_CONFIG, else agents.toml in
- * `folder` or above it, as git and compose look, else beside the program. Absolute: the watchdog
- * lives elsewhere.
+ * The absolute path of the config for a command: the one it names, else $AGENTS_CONFIG, else the
+ * agents.toml in `folder` or above it, as git and compose search, else the one beside the program.
  */
 export function cfgPath(named = process.env.AGENTS_CONFIG, folder = process.cwd()): string {
   if (named) return resolve(named);
@@ -1405,18 +1410,18 @@ export function cfgPath(named = process.env.AGENTS_CONFIG, folder = process.cwd(
 }
 
 /**
- * Whether we, or the system's owner, put a file where it is: a fleet runs programs, and anybody may
- * lay one into a folder such as /tmp. git asks the same of a repository that it finds.
+ * Whether a config that was found, not named, belongs to us or to root: it runs programs, and
+ * anybody can put one into a folder such as /tmp. git checks a repository that it finds likewise.
  */
 function isOurs(path: string): boolean {
   const owners = [process.getuid?.() ?? 0, 0, Number(process.env.SUDO_UID)];
   return [lstatSync(path), statSync(path)].every(({ uid }) => owners.includes(uid));
 }
 
-/** The hash of the agents.toml that ships: as long as nobody has edited it, it is no fleet. */
+/** The hash of the agents.toml that ships with the program: unedited, it is not anybody's fleet. */
 const TEMPLATE = "38brpkv25on7k";
 
-/** smol-toml; fetched once into the program's folder where a clean clone has no packages yet. */
+/** smol-toml, installed into the program's folder first where a fresh clone has no packages. */
 async function tomlParser(): Promise<typeof import("smol-toml")> {
   return import("smol-toml").catch(() => {
     const argv = [process.execPath, "install", "--frozen-lockfile", "--production"];
@@ -1426,7 +1431,7 @@ async function tomlParser(): Promise<typeof import("smol-toml")> {
   });
 }
 
-/** What the parser says; of a string that runs into the end of its line, what was meant. */
+/** The parser's message; for a string that runs into the end of its line, the real fault. */
 function tomlFault({ line, column, message }: TomlError, source: string): string {
   const isOpen = (source.split(/\r?\n/)[line - 1] ?? "").length < column;
   return message.trimEnd().replace(/^(.*: )control characters are not allowed in strings/,
@@ -1434,16 +1439,17 @@ function tomlFault({ line, column, message }: TomlError, source: string): string
 }
 
 /**
- * Reads, checks and completes an agents.toml. `env` holds one-off overrides (AGENT_MODEL_<name>,
- * AGENT_BACKEND_<name>) of a single invocation; the watchdog passes none. Creates nothing.
- * Throws a CliError(2) whose message has one line per fault.
+ * Reads, checks and completes an agents.toml. `env` holds the overrides of a single command
+ * (AGENT_MODEL_<name>, AGENT_BACKEND_<name>), none for the watchdog; `known` is the text of the
+ * file where it was read already. Throws a CliError(2) whose message has one line per fault.
  */
 export async function loadConfig(
   path: string, env: Record<string, string | undefined> = {}, known?: string | null,
 ): Promise<Config> {
   const source = known === undefined ? await readConfig(path) : known;
-  if (source === null) die(
-    `${path}: no such file (name one with --config, or make one with init)`, 2);
+  if (source === null) {
+    die(`${path}: no such file (name one with --config, or make one with init)`, 2);
+  }
   const { parse, TomlError } = await tomlParser();
   let raw: Record<string, unknown>;
   try {
@@ -1458,7 +1464,7 @@ export async function loadConfig(
   return cfg;
 }
 
-/** The faults that an error of `loadConfig` names; below an empty line it quotes the file. */
+/** The faults in an error of `loadConfig`; after an empty line it quotes the file. */
 const faultsIn = (error: unknown): string[] => messageOf(error).split("\n\n")[0]!.split("\n");
 
 async function readConfig(path: string): Promise<string | null> {
@@ -1475,16 +1481,13 @@ type Raw = Record<string, unknown>;
 function buildConfig(
   reader: ConfigReader, raw: Raw, env: Record<string, string | undefined>,
 ): Config {
-  const top = reader.read(root(), raw, KEYS[""]);
+  const top = reader.read(ROOT, raw, KEYS[""]);
   const planDir = dirname(reader.path);
   const inherited: Keys = { ...KEYS.agent, ...KEYS.service };
-  const own =
-    reader.read(place("defaults"), withoutKeys(top.defaults, inherited), KEYS.defaults);
-  const defaults = Object.fromEntries(
-    Object.entries(top.defaults).filter(([key]) => key in inherited));
+  const at = location("defaults");
+  const own = reader.read(at, without(inherited, top.defaults), KEYS.defaults);
   for (const key of ["name", "session"]) {
-    if (key in defaults) reader.fault(
-      place("defaults"), key, "cannot be a default: each needs its own");
+    if (key in top.defaults) reader.fault(at, key, "cannot be a default: each needs its own");
   }
   const logDir = absolute(planDir, own.logDir);
   const cfg: Config = {
@@ -1494,36 +1497,36 @@ function buildConfig(
     planDir,
     logDir,
     stateDir: join(logDir, "state"),
-    watchdog: reader.read(place("watchdog"), top.watchdog, KEYS.watchdog),
+    watchdog: reader.read(location("watchdog"), top.watchdog, KEYS.watchdog),
     backends: readBackends(reader, top.backend),
     agents: new Map(),
     services: new Map(),
     loop: readLoop(reader, planDir, top.loop),
-    notify: reader.read(place("notify"), top.notify, KEYS.notify),
+    notify: reader.read(location("notify"), top.notify, KEYS.notify),
     overridden: new Set(),
     warnings: reader.warnings,
     broken: "",
   };
-  for (const [nth, entry] of top.agent.entries()) addAgent(reader, cfg, defaults, entry, nth, env);
-  for (const [nth, entry] of top.service.entries()) addService(reader, cfg, defaults, entry, nth);
-  if (!top.agent.length && !top.service.length) reader.fault(
-    root(), "", "no [[agent]] and no [[service]] in it");
+  for (const [nth, raw] of top.agent.entries()) addAgent(reader, cfg, top.defaults, raw, nth, env);
+  for (const [nth, raw] of top.service.entries()) addService(reader, cfg, top.defaults, raw, nth);
+  if (!top.agent.length && !top.service.length) {
+    reader.fault(ROOT, "", "no [[agent]] and no [[service]] in it");
+  }
   checkTogether(reader, cfg);
-  const [, secret] = SECRET_RE.exec(cfg.notify.url) ?? [];
+  const [, secret] = /^(?:json:)?env:(.+)$/.exec(cfg.notify.url) ?? [];
   if (secret) secretNames.add(secret);
   return cfg;
 }
 
-/** A URL of [notify] that stands in a variable. */
-const SECRET_RE = /^(?:json:)?env:(.+)$/;
-
-const root = (): Location => ({ label: "", header: "", nth: 0 });
-const place = (header: string, nth = 0, label = `[${header}]`): Location =>
+const ROOT: Location = { label: "", header: "", nth: 0 };
+const location = (header: string, nth = 0, label = `[${header}]`): Location =>
   ({ label, header, nth });
-const withoutKeys = (raw: object, keys: Keys): object =>
+const without = (keys: object, raw: object): Raw =>
   Object.fromEntries(Object.entries(raw).filter(([key]) => !(key in keys)));
+const only = (keys: object, raw: object): Raw =>
+  Object.fromEntries(Object.entries(raw).filter(([key]) => key in keys));
 
-/** A path of the config: `~/` is the home folder, a relative one starts at the config file. */
+/** A path in the config: `~/` is the home folder, a relative one starts at the config file. */
 function absolute(base: string, path: string): string {
   if (path === "~" || path.startsWith("~/")) return join(homedir(), path.slice(2));
   return isAbsolute(path) ? path : resolve(base, path);
@@ -1534,10 +1537,7 @@ function readBackends(reader: ConfigReader, raw: Raw): Map<string, Backend> {
   return new Map([...names].map((name) => [name, readBackend(reader, name, raw[name] ?? {})]));
 }
 
-/** The regions that an input box divides a screen into. */
-const AROUND_BOX = /^(?:event|box|foot|dialog)$/;
-
-/** What a backend is where its table says nothing: by its kind, else by a name that is one. */
+/** A backend before its table is applied: by its `kind`, else by a name that is a kind. */
 function clientOf(name: string, { kind = name, resume_args: resumes }: Raw): object {
   const known = KINDS.find((one) => one === kind) ?? "typed";
   return { kind: known, ...(resumes === undefined ? {} : { supports_resume: true }),
@@ -1545,167 +1545,171 @@ function clientOf(name: string, { kind = name, resume_args: resumes }: Raw): obj
 }
 
 function readBackend(reader: ConfigReader, name: string, raw: unknown): Backend {
-  const at = place(`backend.${name}`, 0, `backend "${name}"`);
+  const at = location(`backend.${name}`, 0, `backend "${name}"`);
   const allowed = table(raw);
   if (allowed) reader.fault(at, "", `${show(raw)} is not allowed: ${allowed}`);
   const given = allowed ? {} : raw as Raw;
   const backend = reader.read(at, { ...clientOf(name, given), ...given }, KEYS.backend);
+  const part = (key: "rule" | "answer", nth: number): Location =>
+    location(`backend.${name}.${key}`, nth, `backend "${name}" ${key} ${nth + 1}`);
   for (const [nth, { where }] of backend.rule.entries()) {
-    const around = typeof where === "string" && AROUND_BOX.test(where);
-    if (around && backend.kind === "typed" && backend.boxRe === undefined) reader.fault(
-      place(`backend.${name}.rule`, nth, `backend "${name}" rule ${nth + 1}`), "where",
-      `${show(where)} needs box_re, which says where the input box stands`);
+    const around = ["event", "box", "foot", "dialog"].includes(where as string);
+    if (around && backend.kind === "typed" && backend.boxRe === undefined) {
+      reader.fault(part("rule", nth), "where",
+        `${show(where)} needs box_re, which says where the input box stands`);
+    }
   }
-  const list = <Key extends "rule" | "answer">(key: Key) => backend[key].map((one, nth) =>
-    reader.read(place(`backend.${name}.${key}`, nth, `backend "${name}" ${key} ${nth + 1}`),
-      one, KEYS[key]));
+  const list = <Key extends "rule" | "answer">(key: Key) =>
+    backend[key].map((one, nth) => reader.read(part(key, nth), one, KEYS[key]));
   return { ...backend, name, rule: list("rule"), answer: list("answer") };
 }
 
 function readLoop(reader: ConfigReader, planDir: string, raw: Raw): Loop {
-  const at = place("loop");
-  const { handoff, onComplete, ...loop } = reader.read(
-    at, withoutKeys(raw, withoutKeys(KEYS.handoff, KEYS.loop) as Keys), KEYS.loop);
+  const at = location("loop");
+  // the keys of [loop.handoff] may also be given in [loop]
+  const { handoff, onComplete, ...loop } =
+    reader.read(at, without(without(KEYS.loop, KEYS.handoff), raw), KEYS.loop);
   if ("resume_phase" in raw) {
-    reader.addTo(reader.warnings, at, "resume_phase",
+    reader.warn(at, "resume_phase",
       'obsolete, it has no effect once a phase is stored; use "phase set"');
   }
   const phases = loop.phases.map((phase, nth) => {
     const label = `phase ${typeof phase.id === "string" ? `"${phase.id}"` : nth + 1}`;
-    return reader.read(place("loop.phases", nth, label), phase, KEYS.phase);
+    return reader.read(location("loop.phases", nth, label), phase, KEYS.phase);
   });
   const ids = phases.map((phase) => phase.id);
   for (const id of new Set(ids.filter((id, i) => id !== undefined && ids.indexOf(id) < i))) {
     reader.fault(at, "phases", `two phases have the id "${id}"`);
   }
-  const shared = Object.fromEntries(Object.entries(raw).filter(([key]) => key in KEYS.handoff));
   const hand = handoff && reader.read(
-    place("loop.handoff"), { ...shared, ...handoff }, KEYS.handoff);
+    location("loop.handoff"), { ...only(KEYS.handoff, raw), ...handoff }, KEYS.handoff);
+  const complete = onComplete &&
+    reader.read(location("loop.on_complete"), onComplete, KEYS.on_complete);
   return {
     ...loop, phases,
     ...(hand ? { handoff: { ...hand, repo: absolute(planDir, hand.repo ?? "") } } : {}),
-    ...(onComplete
-      ? { onComplete: reader.read(place("loop.on_complete"), onComplete, KEYS.on_complete) } : {}),
+    ...(complete ? { onComplete: complete } : {}),
   };
 }
+
+/** The table of an agent or service with the defaults for it, its name, and where it is. */
+function unitTable(kind: "agent" | "service", defaults: Raw, raw: Raw, nth: number) {
+  const name = typeof raw.name === "string" ? raw.name : "";
+  const at = location(kind, nth, `${kind} ${name ? `"${name}"` : nth + 1}`);
+  return { name, at, given: { ...only(KEYS[kind], defaults), ...raw } };
+}
+
+const sessionAndDir = (cfg: Config, name: string, unit: { session?: string; dir: string }) => ({
+  session: unit.session ?? cfg.sessionPrefix + name, dir: absolute(cfg.planDir, unit.dir) });
 
 function addAgent(
   reader: ConfigReader, cfg: Config, defaults: Raw, raw: Raw, nth: number,
   env: Record<string, string | undefined>,
 ): void {
-  const name = typeof raw.name === "string" ? raw.name : "";
-  const at = place("agent", nth, name ? `agent "${name}"` : `agent ${nth + 1}`);
-  const agentDefaults = Object.fromEntries(
-    Object.entries(defaults).filter(([key]) => key in KEYS.agent));
-  const { wake, ...read } = reader.read(at, { ...agentDefaults, ...raw }, KEYS.agent);
-  const agent: Agent = { ...read, session: read.session ?? cfg.sessionPrefix + name,
-    dir: absolute(cfg.planDir, read.dir) };
-  const [model, backend] = [overrideOf(env, "MODEL", name), overrideOf(env, "BACKEND", name)];
+  const { name, at, given } = unitTable("agent", defaults, raw, nth);
+  const { wake, ...read } = reader.read(at, given, KEYS.agent);
+  const agent: Agent = { ...read, ...sessionAndDir(cfg, name, read) };
+  // a shell cannot name a variable with "-": AGENT_MODEL_my_agent is also for "my-agent"
+  const override = (what: string) => env[`AGENT_${what}_${name}`] ||
+    env[`AGENT_${what}_${name.replaceAll("-", "_")}`];
+  const [model, backend] = [override("MODEL"), override("BACKEND")];
   if (model || backend) cfg.overridden.add(name);
   Object.assign(agent, model ? { model } : {}, backend ? { backend } : {});
-  if (cfg.agents.has(name)) reader.fault(at, "name", `a second agent with this name`);
+  if (cfg.agents.has(name)) reader.fault(at, "name", "a second agent with this name");
   if (agent.backend !== undefined && !cfg.backends.has(agent.backend)) {
     const known = [...cfg.backends.keys()];
     reader.fault(at, "backend",
       `unknown backend ${show(agent.backend)}: one of ${known.join(", ")}` +
       nearest(String(agent.backend), known));
   }
-  if (wake) agent.wake = reader.read(place("agent", nth, `${at.label} wake`), wake, KEYS.wake);
+  if (wake) agent.wake = reader.read(location("agent", nth, `${at.label} wake`), wake, KEYS.wake);
   if (name) cfg.agents.set(name, agent);
   checkTexts(reader, cfg, agent, at);
 }
 
-/** A shell cannot name a variable with `-`: `AGENT_MODEL_my_agent` serves `my-agent` as well. */
-function overrideOf(
-  env: Record<string, string | undefined>, what: string, name: string,
-): string | undefined {
-  return env[`AGENT_${what}_${name}`] ||
-    env[`AGENT_${what}_${name.replaceAll("-", "_")}`] || undefined;
-}
-
-/** A prompt that is missing must be found now, not by the watchdog at three in the morning. */
+/** A missing prompt must be found now, not by the watchdog at three in the morning. */
 function checkTexts(reader: ConfigReader, cfg: Config, agent: Agent, at: Location): void {
   const wanted: [string, string][] = [["prompt_file", agent.promptFile],
     ["wake.prompt_file", agent.wake?.promptFile ?? ""]];
   if (agent.kind === "loop") {
-    if (!agent.role) reader.fault(
-      at, "role", "missing; a loop agent needs one (its prompt is prompts/<role>.md)");
-    else wanted.push(["role", `prompts/${agent.role}.md`]);
+    if (agent.role) wanted.push(["role", `prompts/${agent.role}.md`]);
+    else {
+      reader.fault(at, "role",
+        "missing; a loop agent needs one (its prompt is prompts/<role>.md)");
+    }
     if (!cfg.loop.phases.length) reader.fault(at, "kind", "a loop agent needs [loop] phases");
   }
   for (const [key, file] of wanted) {
-    if (file && promptText(cfg, file) === null) reader.fault(
-      at, key, `no such file: ${absolute(cfg.planDir, file)}`);
+    if (file && promptText(cfg, file) === null) {
+      reader.fault(at, key, `no such file: ${absolute(cfg.planDir, file)}`);
+    }
   }
 }
 
 function addService(reader: ConfigReader, cfg: Config, defaults: Raw, raw: Raw, nth: number): void {
-  const name = typeof raw.name === "string" ? raw.name : "";
-  const at = place("service", nth, name ? `service "${name}"` : `service ${nth + 1}`);
-  const serviceDefaults = Object.fromEntries(
-    Object.entries(defaults).filter(([key]) => key in KEYS.service));
-  const read = reader.read(at, { ...serviceDefaults, ...raw }, KEYS.service);
-  const service: Service = { ...read, session: read.session ?? cfg.sessionPrefix + name,
-    dir: absolute(cfg.planDir, read.dir) };
-  if (cfg.services.has(name) || cfg.agents.has(name)) reader.fault(
-    at, "name", "an agent or service has this name already");
-  if (name) cfg.services.set(name, service);
+  const { name, at, given } = unitTable("service", defaults, raw, nth);
+  const read = reader.read(at, given, KEYS.service);
+  if (cfg.services.has(name) || cfg.agents.has(name)) {
+    reader.fault(at, "name", "an agent or service has this name already");
+  }
+  if (name) cfg.services.set(name, { ...read, ...sessionAndDir(cfg, name, read) });
 }
 
-/** What only shows once everything is read: sessions that collide, names that point nowhere. */
+/** The faults that only the whole file shows: sessions that collide, names that point nowhere. */
 function checkTogether(reader: ConfigReader, cfg: Config): void {
   const sessions = new Map([[watchdogSession(cfg), "the watchdog"]]);
   const all = [...[...cfg.agents.values()].map((one, nth) => ["agent", nth, one] as const),
     ...[...cfg.services.values()].map((one, nth) => ["service", nth, one] as const)];
   const names = all.map(([, , one]) => one.name);
   for (const [header, nth, one] of all) {
-    const at = place(header, nth, `${header} "${one.name}"`);
+    const at = location(header, nth, `${header} "${one.name}"`);
     if (one.name === "watchdog") reader.fault(at, "name", '"watchdog" is the watchdog\'s own name');
     const taken = sessions.get(one.session);
     if (taken) reader.fault(at, "session", `"${one.session}" is the session of ${taken} too`);
-    sessions.set(one.session, `${header} "${one.name}"`);
-    for (const need of one.needs) {
-      if (!names.includes(need)) reader.fault(
-        at, "needs", `"${need}" is no agent or service${nearest(need, names)}`);
+    sessions.set(one.session, at.label);
+    for (const need of one.needs.filter((need) => !names.includes(need))) {
+      reader.fault(at, "needs", `"${need}" is no agent or service${nearest(need, names)}`);
     }
   }
   const targets = cfg.loop.handoff
     ? { claim_pings: cfg.loop.handoff.claimPings, review_pings: cfg.loop.handoff.reviewPings } : {};
   for (const [key, name] of Object.entries(targets)) {
     if (!cfg.agents.has(name)) {
-      reader.fault(
-        place("loop.handoff"), key, `"${name}" is no agent${nearest(name, cfg.agents.keys())}`);
+      reader.fault(location("loop.handoff"), key,
+        `"${name}" is no agent${nearest(name, cfg.agents.keys())}`);
     }
   }
 }
 
-/** Which fleet this is: the folder of its config, and its prefix on the tmux server. */
+/** A fleet's name for people: the folder of its config, and its prefix on the tmux server. */
 const fleetName = (cfg: Config): string => `${fleetFolder(cfg)} (${cfg.sessionPrefix})`;
 const fleetFolder = (cfg: Config): string =>
   dirname(cfg.path).replace(new RegExp(`^${RegExp.escape(homedir())}(?=/|$)`), "~");
 
 const watchdogSession = (cfg: Config): string => `${cfg.sessionPrefix}watchdog`;
 
-/** The backends of agents that are without one of their patterns, by the name of the agent. */
+/** By agent, its backend without the patterns that `dropSlowPatterns` switched off. */
 const reducedBackends = new WeakMap<Config, Map<string, Backend>>();
 
-/** The backend of an agent; the config was checked, so that it exists. */
+/** The backend of an agent; the config was checked, so it exists. */
 export function backendOf(cfg: Config, agent: Agent): Backend {
   return reducedBackends.get(cfg)?.get(agent.name) ?? cfg.backends.get(agent.backend) ??
     die(`agent ${agent.name}: unknown backend "${agent.backend}"`);
 }
 
-/** Readers make nothing; writers make folders first, closed to others: prompts may hold secrets. */
+/** For commands that write. The folders are closed to others: prompts may hold secrets. */
 function makeFolders(cfg: Config): void {
-  for (const folder of [cfg.stateDir, join(cfg.logDir, "unsure")]) mkdirSync(
-    folder, { recursive: true, mode: 0o700 });
+  for (const folder of [cfg.stateDir, join(cfg.logDir, "unsure")]) {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+  }
 }
 
-/** Agents and services alike, by name. */
+/** Agents and services, by name. */
 const unitsOf = (cfg: Config): Map<string, Unit> =>
   new Map<string, Unit>([...cfg.services, ...cfg.agents]);
 const isAgent = (unit: Unit): unit is Agent => "backend" in unit;
 
+// Shapes check what comes from disk or from a client: any field may be missing or of another type.
 type Shape = (value: unknown) => boolean;
 const isText: Shape = (value) => typeof value === "string";
 const isNumber: Shape = (value) => typeof value === "number" && Number.isFinite(value);
