@@ -1363,14 +1363,14 @@ class ConfigReader {
       .filter(Boolean).join(": "));
   }
 
-  warn(at: Location, key: string, message: string): void {
+  warning(at: Location, key: string, message: string): void {
     this.fault(at, key, message, this.warnings);
   }
 
   /** Checks one table against its keys; the result has camelCase keys and every default. */
   read<T extends Keys>(at: Location, raw: object, keys: T): Table<T> {
     for (const key of Object.keys(raw)) {
-      if (!(key in keys)) this.warn(at, key, `unknown key${nearest(key, Object.keys(keys))}`);
+      if (!(key in keys)) this.warning(at, key, `unknown key${nearest(key, Object.keys(keys))}`);
     }
     const values = Object.entries(keys).map(([key, [check, fallback]]) => {
       const value = (raw as Record<string, unknown>)[key];
@@ -1570,7 +1570,7 @@ function readLoop(reader: ConfigReader, planDir: string, raw: Raw): Loop {
   const { handoff, onComplete, ...loop } =
     reader.read(at, without(without(KEYS.loop, KEYS.handoff), raw), KEYS.loop);
   if ("resume_phase" in raw) {
-    reader.warn(at, "resume_phase",
+    reader.warning(at, "resume_phase",
       'obsolete, it has no effect once a phase is stored; use "phase set"');
   }
   const phases = loop.phases.map((phase, nth) => {
