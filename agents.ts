@@ -2162,9 +2162,9 @@ function supervisorsOf(cfg: Config, what: keyof typeof KEPT): number[] {
 }
 
 // ── tmux ────────────────────────────────────────────────────────────────────────
-// ALWAYS an exact target. tmux matches a bare "-t fleet-assistant" by prefix and glob, so that it
-// would capture or kill "fleet-assistant3" (bug found 2026-06-13): "=name" names the one session,
-// and once a pane is known its own id "%n" is used: "=name:" would be any window a person opened.
+// ALWAYS an exact target. tmux matches a bare "-t fleet-assistant" by prefix and glob, so it would
+// capture or kill "fleet-assistant3" (bug found 2026-06-13). "=name" means that session alone; a
+// known pane is addressed by its id "%n", as "=name:" is whatever window a person has opened.
 
 export const targetSession = (session: string): string => `=${session}`;
 export const targetPane = (session: string): string => `=${session}:`;
@@ -2172,23 +2172,22 @@ export const targetPane = (session: string): string => `=${session}:`;
 /** One tmux client, on the configured socket; an argument ending in `;` would end the command. */
 function tmux(cfg: Config, args: string[], stdin?: string, take?: OnChunk): Promise<ExecResult> {
   const socket = cfg.tmuxSocket ? ["-L", cfg.tmuxSocket] : [];
-  return world.tmux(
-    [...socket, ...args.map((arg) => (arg === ";" ? arg : arg.replace(/;$/, "\\;")))], stdin, take);
+  const escaped = args.map((arg) => (arg === ";" ? arg : arg.replace(/;$/, "\\;")));
+  return world.tmux([...socket, ...escaped], stdin, take);
 }
 
-/** What is free text stands last; a program names itself, and only where no mark tells of it. */
+/** Free text comes last. The command, which a program can set, is asked for only without a mark. */
 const PANE_FIELDS = [
   "session_id", "pane_id", "pane_pid", "pane_dead", "pane_dead_status", "pane_dead_signal",
   "pane_pipe", "?@agents_started,#{@agents_started},#{session_created}", "window_activity",
   "pane_width", "pane_height", "@agents_session", "@agents_backend", "@agents_phase",
   "@agents_cause", "@agents_conversation", "@agents_model", "@agents_home", "@agents_room",
-  "@agents_pid",
-  "pid", "start_time",
+  "@agents_pid", "pid", "start_time",
   "session_name", "?@agents_session,,#{pane_current_command}", "pane_title",
 ];
 const PANE_FORMAT = PANE_FIELDS.map((field) => `#{${field}}`).join("\t");
 
-/** Parses a row of `list-panes -F PANE_FORMAT`; null = it is not certain what it says. */
+/** Parses a row of `list-panes -F PANE_FORMAT`; null = its fields cannot be told for certain. */
 export function parsePane(row: string): (Pane & { server: string }) | null {
   const fields = row.split("\t");
   if (fields.length !== PANE_FIELDS.length || !/^\$\d+\t%\d+\t\d+\t[01]\t/.test(row) ||
@@ -2209,8 +2208,8 @@ export function parsePane(row: string): (Pane & { server: string }) | null {
 }
 
 /**
- * The panes that carry our mark, by the session that each was made as, wherever each is now. One in
- * several sessions is listed once for each: the row of a session of ours stands for it.
+ * The panes with our mark, by the session that each was made as, wherever they are now. A pane
+ * linked into several sessions has a row in each: the row in a session of ours counts.
  */
 export function ownPanes(panes: Pane[], room = ""): Map<string, Pane> {
   const own = new Map<string, Pane>();
@@ -2230,11 +2229,11 @@ export function ownPanes(panes: Pane[], room = ""): Map<string, Pane> {
   return own;
 }
 
-/** A program of ours that a session may run which nobody marked: of the original, by hand. */
-type Claim = (argv: string[]) => boolean;
-
-/** What makes the unmarked session of a unit ours; no unit = the watchdog's. */
-function claimOf(cfg: Config, unit: Unit | undefined): Claim {
+/**
+ * Tells by a command line whether an unmarked session, started by the original or by hand, runs the
+ * program of a unit; no unit = of the watchdog.
+ */
+function claimOf(cfg: Config, unit: Unit | undefined): (argv: string[]) => boolean {
   if (!unit) return isWatchdog;
   if (!isAgent(unit)) {
     return (argv) => argv.includes(unit.command) || isCallOf(wordsOf(unit.command), argv);
@@ -2243,13 +2242,13 @@ function claimOf(cfg: Config, unit: Unit | undefined): Claim {
   return (argv) => clients.some((words) => isCallOf(words, argv));
 }
 
-/** The watchdog of the original or of this program, as a command line. */
+/** Whether a command line is a watchdog, of the original or of this program. */
 export const isWatchdog = (argv: string[]): boolean => argv.some((word, at) =>
   /^agents(\.(py|ts))?$/.test(basename(word)) && argv[at + 1] === "watchdog");
 
 const INTERPRETER = /^(node|bun|deno|npx|python[\d.]*|ruby|env|bash|sh)$/;
 
-/** Whether a process is a program: by its own name, or behind the interpreter that runs it. */
+/** Whether `argv` runs the program `words`, directly or by an interpreter. */
 export function isCallOf(words: string[], argv: string[]): boolean {
   const [program = "", ...rest] = words;
   const named = (word = "") => program !== "" && basename(word) === basename(program);
@@ -2259,10 +2258,10 @@ export function isCallOf(words: string[], argv: string[]): boolean {
   return named(argv[0]) || (INTERPRETER.test(basename(argv[0] ?? "")) && named(argv[1]));
 }
 
-/** Processes that are looked at in one pane: a shell and what it started. */
+/** The most processes that are looked at in one pane. */
 const TREE_MAX = 50;
 
-/** The processes of a pane, its own first; where there is no /proc, that alone. */
+/** The processes of a pane, its own first; without /proc only that one. */
 function pidsIn(pane: Pane): number[] {
   const pids = [pane.pid];
   for (let at = 0; at < pids.length && at < TREE_MAX; at++) {
@@ -2272,23 +2271,24 @@ function pidsIn(pane: Pane): number[] {
   return pids.slice(0, TREE_MAX);
 }
 
-/** The command lines of a pane's processes; where there is no /proc, tmux's word for the first. */
+/** The command lines of a pane's processes; without /proc only the name that tmux gives. */
 const processesIn = (pane: Pane): string[][] => statOf("self").length
   ? pidsIn(pane).map((pid) => readProc(`${pid}/cmdline`).replace(/\0+$/, "").split("\0"))
   : [[pane.command]];
 
-/** One look at everything that runs. "No server" is an answer (nothing runs), a timeout is none. */
+/** One look at everything that runs. "No server" means nothing runs; a timeout tells nothing. */
 export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
-  // no program can know it beforehand, and so name itself like a row
+  // random, so that no program can forge a row with its title
   const mark = `@${crypto.randomUUID().slice(0, 8)} `;
   const ran = await tmux(cfg, ["list-panes", "-a", "-F", mark + PANE_FORMAT]);
   const none = /no server running|no current target|\(No such file or directory\)/.test(ran.err);
-  if (!ran.ok && !none) return { ok: false, why: ran.err || "tmux did not answer",
-    server: "", panes: new Map() };
+  if (!ran.ok && !none) {
+    return { ok: false, why: ran.err || "tmux did not answer", server: "", panes: new Map() };
+  }
   const rows = ran.ok ? ran.out.split(mark).slice(1) : [];
   const panes = rows.map((row) => parsePane(row.replace(/\n$/, "")))
     .filter((pane) => pane !== null);
-  // tmux 3.3 may not ask for seconds how a client ended; another child's end makes it ask for all
+  // tmux 3.3 may take seconds to collect an exit status; the end of another child makes it hurry
   if (first && panes.some((pane) =>
     pane.dead && pane.status === null && bornOf(pane.pid) === "dead")) {
     await tmux(cfg, ["run-shell", "true"]);
@@ -2301,19 +2301,19 @@ export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
 const NO_TMUX = "tmux was not found: install it (apt-get install tmux, brew install tmux)";
 const isMissing = ({ why }: Snapshot): boolean => /not found/.test(why);
 
-/** One look at what runs, for a command that can do nothing without it. */
+/** A snapshot for a command that can do nothing without one. */
 async function neededSnapshot(cfg: Config): Promise<Snapshot> {
   const snap = await snapshot(cfg);
   return snap.ok ? snap : die(isMissing(snap) ? NO_TMUX : `tmux: ${snap.why}`);
 }
 
-/** Tells our panes, those of other fleets, and the sessions of people apart. */
+/** Sorts panes into ours, those of other fleets, and the sessions of people. */
 function sortPanes(
   cfg: Config, panes: Pane[],
 ): Required<Pick<Snapshot, "panes" | "foreign" | "strangers" | "rooms">> {
   const home = homeOf(cfg);
   const room = roomOf(cfg);
-  // an older version noted where a link in the place of log_dir led
+  // older versions marked a pane with the target of a log_dir that is a link
   const homes = ["", home, printable(linkless(cfg.stateDir))];
   const foreign = panes.filter((pane) => !homes.includes(pane.home));
   const own = ownPanes(panes.filter((pane) => !foreign.includes(pane)), room);
@@ -2340,9 +2340,9 @@ function sortPanes(
 }
 
 /**
- * What tells this fleet's sessions from those of another with the same prefix: its state folder as
- * the config names it, whatever link led to the config. Where a link in the place of log_dir leads
- * is no part of it: a person may move the folder elsewhere while the fleet runs.
+ * Tells this fleet's sessions from those of another with the same prefix: its state folder, with
+ * the links in the path of the config resolved. A link in the place of log_dir is not, as a person
+ * may move that folder while the fleet runs.
  */
 function homeOf({ planDir, stateDir }: Config): string {
   const inside = stateDir.startsWith(`${planDir}/`);
@@ -2357,7 +2357,7 @@ function linkless(path: string): string {
   }
 }
 
-/** The same, short, as a mark of the sessions that we made. */
+/** A hash of it, to mark the sessions that we made. */
 const roomOf = (cfg: Config): string => hashOf(homeOf(cfg)).slice(0, 6);
 
 /** null = could not look; a pane whose program has ended counts as not alive. */
@@ -2372,8 +2372,8 @@ export function sessionCommand(snap: Snapshot, session: string): string {
 }
 
 /**
- * Ends our pane; the session goes with its last one. It must still be the pane that we saw: tmux
- * gives its ids anew after a restart. A pinned one stays, and only its client is told to end.
+ * Ends our pane; its session goes with its last pane. The pid must match, as a restarted tmux
+ * server gives out the same ids again. A pinned pane stays: only its client is told to end.
  */
 export async function killSession(cfg: Config, pane: Pane): Promise<void> {
   if (!pane.pinned) await killPane(cfg, pane);
@@ -2385,7 +2385,7 @@ async function killPane(cfg: Config, { id, pid }: { id: string; pid: number }): 
     ["if-shell", "-F", "-t", id, `#{==:#{pane_pid},${pid}}`, `kill-pane -t '${id}'`]);
 }
 
-// the line that says how a client ended pushes the first one of an almost empty screen out of it
+// in a dead pane, tmux's line on how the client ended may have scrolled the first line away
 const captureOf = ({ dead }: Pane): string[] =>
   ["capture-pane", "-p", "-J", ...(dead ? ["-S", "-1"] : [])];
 
@@ -2396,16 +2396,15 @@ export async function capturePane(cfg: Config, pane: Pane): Promise<string | nul
 }
 
 /**
- * After this many characters of screens their memory is freed at once: left to the engine, a
- * watchdog of 400 agents grows to 90 MB instead of 50 (both measured), and at most 60 are promised.
- * A collection costs 2 ms of CPU.
+ * Characters of screens after which garbage is collected, which takes 2 ms. Without that, a
+ * watchdog of 400 agents grows to 90 MB instead of 50 (both measured); 60 are promised.
  */
 const COLLECT_AFTER = 1_000_000;
-/** What a tick leaves behind of an agent besides its screen, in characters of one. */
+/** The garbage of one agent in a tick besides its screen, in characters. */
 const LEFT_PER_AGENT = 1_500;
 let uncollected = 0;
 
-/** Takes back the memory of what nobody refers to any more, once there is enough of it. */
+/** Counts garbage and collects it once there is enough. */
 function collect(characters: number): void {
   uncollected += characters;
   if (uncollected < COLLECT_AFTER) return;
@@ -2413,7 +2412,7 @@ function collect(characters: number): void {
   Bun.gc(true);
 }
 
-/** Cuts what comes in parts at each mark, wherever the parts end. */
+/** Splits a stream at each mark, wherever its parts end. */
 function cutAt(mark: string, take: (block: string) => void): OnChunk {
   let rest: Uint8Array = new Uint8Array();
   return (part) => {
@@ -2427,8 +2426,9 @@ function cutAt(mark: string, take: (block: string) => void): OnChunk {
 }
 
 /**
- * All screens by one tmux client, each handed over as it comes: those of a large fleet together
- * would fill the memory. One that is missing is asked for again singly; null = could not look.
+ * Captures all screens with one tmux client and hands each over as it comes, so that those of a
+ * large fleet are never in memory together. A missing one is captured again on its own; null =
+ * could not look.
  */
 export async function captureAll(
   cfg: Config, panes: Pane[], take: (pane: Pane, text: string | null) => void,
@@ -2436,7 +2436,7 @@ export async function captureAll(
   if (!panes.length) return;
   const mark = `@@${Math.random().toString(36).slice(2)} `;
   const missing = new Map(panes.map((pane) => [pane.id, pane]));
-  // the id without its `%`, which display-message would take for a part of a date
+  // the id without its `%`, which display-message would expand as part of a date
   const lines = panes.map((pane) => `display-message -p '${mark}${pane.id.slice(1)}'\n` +
     `${captureOf(pane).join(" ")} -t '${pane.id}'\n`);
   const end = `display-message -p '${mark}'\n`;
@@ -2453,13 +2453,13 @@ export async function captureAll(
   }
 }
 
-/** Sends keys to a pane's program alone: not to a tmux mode that covers it, nor to other panes. */
+/** Sends keys to a pane's program: not to copy mode, nor to panes synchronized with it. */
 async function sendKeys(cfg: Config, { id }: Pane, keys: string[]): Promise<void> {
   await tmux(cfg, ["set-option", "-p", "-t", id, "synchronize-panes", "off", ";",
     "copy-mode", "-q", "-t", id, ";", "send-keys", "-t", id, ...keys]);
 }
 
-/** tmux expands `#` and, in a pipe, `%` in what it is given. */
+/** tmux expands `#` in its arguments and, in a pipe's command, `%` too. */
 const noFormat = (value: string): string => value.replaceAll("#", "##");
 const pipeCommand = (path: string): string =>
   noFormat(`umask 077; exec cat >> ${shellQuote(path)}`).replaceAll("%", "%%");
@@ -2467,7 +2467,7 @@ const pipeCommand = (path: string): string =>
 export const sessionLogPath = (cfg: Config, session: string): string =>
   join(cfg.logDir, `${session}.log`);
 
-/** Logs what a pane prints. Never `-o`: called twice, that turns the logging off again. */
+/** Logs what a pane prints. Without `-o`, which would turn logging off at the second call. */
 export async function pipeToLog(cfg: Config, target: string, logPath: string): Promise<void> {
   await tmux(cfg, ["pipe-pane", "-t", target, pipeCommand(logPath)]);
 }
@@ -2481,15 +2481,15 @@ export interface NewSession {
   logPath: string;
   /** Pane options `@agents_<key>`: they live and die with the pane. */
   marks: Record<string, string>;
-  /** A session of ours with that name is there already, with somebody's windows in it. */
+  /** The session exists already: people have windows in it. */
   room?: boolean;
   /** A pane of ours to start in, whose client has ended. */
   pane?: Pane | undefined;
-  /** The mark of this launch, for the program's environment alone; absent = it is no unit. */
+  /** The launch's mark in the program's environment; absent = it is not a unit. */
   unit?: string;
 }
 
-/** What a pane holds until it is ours: it ends by itself where a crash leaves it so. */
+/** Runs in a pane until it is set up; after a crash in between it ends by itself. */
 const STAND_IN = ["sleep", "30"];
 
 const envArgs = (env: Record<string, string>): string[] =>
@@ -2497,16 +2497,16 @@ const envArgs = (env: Record<string, string>): string[] =>
 
 interface MadePane {
   id: string;
-  /** Of the stand-in in it; 0 = there is none. */
+  /** The pid of the stand-in; 0 = the pane is an old one, without. */
   pid: number;
-  /** The session to be given its name, "" = it has it. */
+  /** The id of a session that still has its temporary name; "" = there is none. */
   unnamed: string;
 }
 
 /**
- * A pane for a client, known by what tmux returns: a hook of the operator may have split it, made
- * another the active one, or renamed its session by then. A new session has its real name last, so
- * that one left half-made stands in nobody's way. A string says why there is none.
+ * A pane for a client; a string says why there is none. Only what tmux returns identifies it: an
+ * operator's hook may have split it, activated another, or renamed its session by now. A new
+ * session gets its real name last, so that one left half-made by a crash is in nobody's way.
  */
 async function makePane(cfg: Config, plan: NewSession): Promise<MadePane | string> {
   if (plan.pane) return { id: plan.pane.id, pid: 0, unnamed: "" };
@@ -2521,16 +2521,15 @@ async function makePane(cfg: Config, plan: NewSession): Promise<MadePane | strin
     const ran = await tmux(cfg, args);
     const [, id, pid, session] = /^(%\d+) (\d+) (\$\d+)$/m.exec(ran.out) ?? [];
     if (id) return { id, pid: Number(pid), unnamed: plan.room ? "" : session! };
-    // within a moment of its own end the server still takes clients and then drops them
+    // a server that is about to exit still accepts clients, and drops them
     if (attempt || !/server exited|lost server/.test(ran.err)) return ran.err || "tmux refused";
     await world.sleep(300);
   }
 }
 
 /**
- * Starts a program in a pane of our own which outlives it, with size, marks and log from the first
- * byte: all of that is there before the program takes the stand-in's place. "" = started, else
- * why not.
+ * Starts a program in a pane of our own that outlives it; "" = started, else why not. Size, marks
+ * and log are set up while the stand-in runs, so they hold from the program's first byte.
  */
 export async function newSession(cfg: Config, plan: NewSession): Promise<string> {
   if (world.mtime(plan.cwd) === null) return `dir ${plan.cwd} does not exist`;
@@ -2541,22 +2540,23 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
     ["set-option", scope, "-t", id, key, value, ";"];
   const marks = { session: plan.session, home: homeOf(cfg),
     started: `${Math.floor(world.now() / 1000)}`, ...plan.marks };
+  const env = plan.unit ? { ...plan.env, [UNIT_MARK]: plan.unit } : plan.env;
   const ran = await tmux(cfg, [
     ...(unnamed ? ["rename-session", "-t", unnamed, plan.session, ";",
       "set-option", "-t", unnamed, "@agents_room", roomOf(cfg), ";"] : []),
     ...(pid ? [...set("-w", "window-size", "manual"),
       "resize-window", "-t", id, "-x", `${cfg.cols}`, "-y", `${cfg.rows}`, ";"]
-      // fails where somebody lives in it; a pane that has ended takes no log
+      // without -k: fails if somebody uses the pane by now. A dead pane would take no log
       : ["respawn-pane", "-t", id, ...STAND_IN, ";"]),
     ...set("-p", "remain-on-exit", "on"),
     ...Object.entries(marks).flatMap(([key, value]) =>
       set("-p", `@agents_${key}`, printable(value))),
-    // a server that a person, or a client, started has them from there
+    // the tmux server may have got them from the person or client that started it
     ...[...secretNames, ...CALLERS_OWN].flatMap((name) =>
       ["set-environment", "-t", id, "-r", name, ";"]),
     ...(plan.logPath ? ["pipe-pane", "-t", id, pipeCommand(plan.logPath), ";"] : []),
     "respawn-pane", "-k", "-t", id, "-c", noFormat(plan.cwd),
-    ...envArgs({ ...plan.env, ...(plan.unit ? { [UNIT_MARK]: plan.unit } : {}) }), ...plan.argv, ";",
+    ...envArgs(env), ...plan.argv, ";",
     "set-option", "-p", "-F", "-t", id, "@agents_pid", "#{pane_pid}",
   ]);
   if (ran.ok) return "";
@@ -2564,7 +2564,7 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
   return ran.err || "tmux refused";
 }
 
-/** One close look at one pane: as the detectors read it, as it is drawn, with its colours. */
+/** One pane's screen: with wrapped lines joined (`look`), as drawn, and with colours. */
 interface Screen {
   look: ScreenText;
   plain: string;
