@@ -2586,17 +2586,21 @@ async function readScreen(cfg: Config, pane: Pane): Promise<Screen | null> {
 }
 
 // ── activity, limit and fatal detection ─────────────────────────────────────────
-// What is believed of a pane: one verdict from one look, by rules as data. Regions and anchors,
-// never lists of words: an agent that quotes a footer or a banner must not be taken for it.
+// One verdict from one look at a pane, by rules as data. Rules are anchored in regions of the
+// screen: an agent that quotes a footer or a banner must not be taken for the real one.
 
 export type LimitClass = "5h" | "weekly" | "model" | "money" | "transient" | "other";
 /**
- * Where a rule looks; a number means the last N non-blank lines. Of the drawn screen: `event`, the
- * newest block above the input box, on one line; `done`, the lines that closed its turn; `turn`,
- * all since the newest prompt; `box`, what stands in the input box; `foot`, what is below it;
- * `dialog`, what has taken its place; `rest`, the box of a client that shows that it rests;
- * `plain`, the screen with the blanks at the ends of its lines, which a prompt may end in. A
- * region that is not on the screen matches nothing.
+ * Where a rule looks; a rule never matches a region that is not on the screen.
+ *
+ *   a number   the last N non-blank lines
+ *   title      the pane's title                screen   all lines, their trailing blanks cut
+ *   plain      the screen as captured, blanks included: a prompt may end in one
+ *   event      the newest block above the input box, on one line
+ *   done       the lines that closed its turn  turn     everything since the newest prompt
+ *   box        the text in the input box       foot     what is below the box
+ *   dialog     what has taken the place of the box
+ *   rest       the box, if the client shows that it is not at work
  */
 export type Where =
   "title" | "screen" | "plain" | "event" | "done" | "turn" | "box" | "foot" | "dialog" | "rest"
@@ -2604,24 +2608,24 @@ export type Where =
 /** `whole`: the banner is the whole region, not only the line that matched. */
 export interface Rule {
   name: string; verdict: VerdictName; where: Where; re: RegExp; whole?: boolean; why?: string;
-  /** What it matches moves while work goes on: a spinner, a counter. */
+  /** What it matches keeps changing during work: a spinner, a counter. */
   animated?: boolean;
-  /** A question of the client that an operator may declare an answer to: this one. */
+  /** The answer to suggest to an operator for this question of the client. */
   answer?: DeclaredAnswer;
-  /** The operator's own pattern, as it stands in the config. */
+  /** The operator's own pattern as the config has it; absent = a built-in rule. */
   given?: string;
-  /** The keys that close this menu and choose nothing; what stands in the box below it is kept. */
+  /** The keys that close this menu without choosing; text in the input box survives them. */
   closes?: string[];
-  /** On the last rule: how the client draws its box, unless as Claude Code or opencode do. */
+  /** On the last rule: how the client draws its box, unless like Claude Code or opencode. */
   box?: TypedBox;
 }
 /** As in `[[backend.NAME.answer]]`. */
 export type DeclaredAnswer = { re: string; keys: string[] };
-/** What one look at a pane saw. `text` is captured with wrapped lines joined, blank tail uncut. */
+/** One capture of a pane, `text` with wrapped lines joined and blank lines kept. */
 export interface ScreenText { text: string; title: string }
 /**
  * `resetAt`: wall ms, without slack. `native`: the client will go on by itself at the reset.
- * `exact`: the reset is the client's own epoch, not what its banner shows of it.
+ * `exact`: the reset is a timestamp of the client's, not read from a banner.
  */
 export interface Limit {
   class: LimitClass; resetAt: number | null; banner: string; native: boolean; exact?: boolean;
@@ -2630,9 +2634,9 @@ export interface Limit {
 export interface Verdict {
   verdict: VerdictName; rule: string; where: string; text: string;
   limit: Limit | null; waitingUntil: number | null; why: string;
-  /** What the client itself says of its state, where it says so in a file of its own. */
+  /** The state in the client's own session file, where it has one. */
   own?: string;
-  /** Of an error that may be a quote as well: what it is if it is none. */
+  /** The verdict if the error on the screen is real; it may be an answer that quotes one. */
   doubted?: Verdict;
   /** How its sources contradict each other. */
   odd?: string;
@@ -2646,8 +2650,8 @@ const CLAUDE_BANNER = anyOf(
   /^⎿ Claude (?:AI )?usage limit reached|^⎿ [\w -]+ limit reached ∙/,
 );
 
-// A client that has ended leaves its box or its dialog on the main screen: ask this first. The
-// prompt of Claude Code's screen reader mode is a `$` too, below the line that names its mode.
+// Checked first, as a client that has ended leaves its box or dialog on the screen. The prompt of
+// Claude Code's screen reader mode is a `$` too, below a line that names its mode.
 const GONE: Rule[] = [
   { name: "wrapper", verdict: "unsure", where: 1, why: "the client has ended",
     re: /^EXITED\b|Pane is dead \((?:status|signal) .*\)$/ },
@@ -2655,26 +2659,26 @@ const GONE: Rule[] = [
     re: /^(?!\w.* on(?: {2}·.*)?\n)(?:.*\n)?(?:\[[^\]\n]*\]|[^\s❯┃]*)[$#]$/ },
 ];
 
-/** The rule of a final error that no other rule knows. */
+/** The rule for an error that ended the turn and that no other rule knows. */
 const UNKNOWN_ERROR = "error";
-// No restart cures it. What passes by itself needs nobody: the next prompt, or a fresh start, goes
-// on.
+// Errors that need a person; the others pass by the next prompt or a restart.
 const ERROR_THAT_STAYS = new RegExp("^[⎿●] API Error(?!:? (?:4\\d\\d )?(?:[a-z]|" + [
   "(?:Repeated )?5\\d\\d\\b", ".*(?:\\b429\\b|Rate limit|timed out|output token maximum)",
   "\\(?Connection ",
 ].join("|") + "))");
 
-/** The box of Claude Code's agents view: what is sent there begins a session of its own. */
+/** In the box of Claude Code's agents view: a text sent there starts another session. */
 const NEW_SESSION = /^describe a task for a new\b/;
 const AGENTS_VIEW = "agents view box";
 
 const question = (
   name: string, why: string, re: RegExp, ...[declared, ...keys]: string[]
 ): Rule => ({ name, verdict: "blocked", where: "dialog", why,
-  re: new RegExp(`${re.source}(?![^]*\\n[A-Z])`, "m"), // of a client that ended the dialog remains
+  // a later line that begins with a capital: the client has ended, and its dialog is a leftover
+  re: new RegExp(`${re.source}(?![^]*\\n[A-Z])`, "m"),
   ...(declared === undefined ? {} : { answer: { re: declared, keys } }) });
 
-/** What Claude Code asks as it starts: named, with an answer that an operator may declare. */
+/** What Claude Code asks at its start, with the answer that an operator might declare. */
 const CLAUDE_QUESTIONS: Rule[] = [
   question("trust", "asks whether to trust its folder",
     /^ *Quick safety check: [^]*\n *❯ No, exit\n *Yes, I trust this folder$/,
@@ -2700,40 +2704,41 @@ const CLAUDE_QUESTIONS: Rule[] = [
     /^ *❯ 1\. Fix with Claude\n *2\. Exit and fix manually$/),
 ];
 
-/** The last rule of a client: its input box is there, and nothing above it says otherwise. */
+/** The last rule for a client: its input box is there, and nothing else says that it is busy. */
 const AT_PROMPT: Rule =
   { name: "prompt", verdict: "idle", where: "rest", why: "at its prompt", re: /(?:)/ };
 
-/** How a client draws its input box, where the config says so. */
+/** How a client draws its input box, as the config describes it. */
 type TypedBox = Pick<Backend, "boxRe" | "emptyRe">;
 
-/** A box ends in the last lines of its screen: what looks like it further up is quoted. */
+/** A box ends within this many lines of the bottom; one further up is a quote. */
 const BOX_LINES = 6;
 
+/** The compiled patterns of the config, by flags and source. */
 const patterns = new Map<string, RegExp>();
-const boxPatterns = new Map<string, RegExp>();
 
-/** The last rule of a client whose box is described: it is there, so that its client rests. */
+/** The last rule for a client whose box is described: it is on the screen. */
 const atBox = (boxRe: string, emptyRe?: string): Rule => ({
   name: "box_re", verdict: "idle", where: "plain", why: "at its prompt", re: boxRegExp(boxRe),
   given: boxRe, box: { boxRe, ...(emptyRe === undefined ? {} : { emptyRe }) },
 });
 
-// The newest error of Gemini: only a hint of its own stands between it and the box.
+// Gemini's newest error: between it and the box there is nothing but a hint of its own.
 const geminiError = (said: RegExp): RegExp => new RegExp(
   String.raw`^✕ \[API Error: (?:${said.source}).*(?:\n(?![✦✕▄]).*)*\n▄{8}.*(?:\n(?!▄).*)*(?![^])`,
   "m");
-/** The same where its first line has scrolled away; `@` = anywhere in what is left of it. */
+/** The same error with its first line scrolled away; `@` = anywhere in the rest of it. */
 const geminiCut = (holds: RegExp): RegExp => new RegExp(
   String.raw`(?<![^])(?![^]*^✕ )${holds.source.replaceAll("@", String.raw`(?:(?!^ℹ )[^])*`)}`
   + String.raw`[^]*^ℹ This request failed\..*(?:\n(?![✦✕▄]).*)*\n▄{8}.*(?:\n(?!▄).*)*(?![^])`,
   "mi");
+/** A framed dialog of Gemini with such a line in it, and no input box below it. */
 const geminiFrame = (holds: RegExp): RegExp => new RegExp(
   String.raw`^ ?│${holds.source}.*(?:\n ?│.*)*\n ?╰─+╯(?:\n(?!▄).*)*(?![^])`, "m");
 
 const GEMINI_LIMIT = / +(?:Usage limit reached for|You have exhausted your) /;
 
-/** What Codex asks as it starts, and near a limit; Enter there trusts, or changes the model. */
+/** What Codex asks at its start and near a limit, where Enter would trust or change the model. */
 const CODEX_QUESTIONS: Rule[] = [
   question("login", "asks how to log in", /^ *Welcome to Codex, [^]*\bPress enter to continue/),
   question("trust", "asks whether to trust its folder",
@@ -2749,7 +2754,7 @@ const CODEX_QUESTIONS: Rule[] = [
     String.raw`^› 1\. Switch to \S+ [^]*^ +enter select · esc back\s*$`, "Escape"),
 ];
 
-/** What Gemini asks as it starts. */
+/** What Gemini asks at its start. */
 const GEMINI_QUESTIONS: Rule[] = [
   question("trust", "asks whether to trust its folder",
     geminiFrame(/ +Do you trust the files in this folder\?/),
@@ -2759,16 +2764,16 @@ const GEMINI_QUESTIONS: Rule[] = [
 ];
 
 /**
- * The built-in tables; the first match wins, and none is `unsure`; on which versions they were
- * measured stands in `MEASURED`. A `typed` client is known to rest by what its operator describes
- * (`rulesOf`), never by a box that looks like one of theirs: Qwen Code draws it while it works, too. Without a description its process is
- * asked (`screenVerdict`).
+ * The built-in rules, measured on the versions in `MEASURED`. The first match wins; without any the
+ * verdict is `unsure`. A `typed` client is idle only by what its operator describes (`restRules`),
+ * never by a box that looks like another client's: Qwen Code draws its box at work too. Without a
+ * description its process decides (`screenVerdict`).
  */
 export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
   claude: [
     { name: "no session", verdict: "fatal", where: 3, why: "no such session to resume",
       re: /^No conversation found with session ID:/m },
-    // The line above tmux's own scrolled away: what is left of it in a narrow pane is the id.
+    // the client's message has scrolled away; in a narrow pane the end of it, the id, is left
     { name: "died at start", verdict: "fatal", where: "screen", why: "it ended as it started",
       re: /^\s*(?:[\da-f-]{36}\s+)?Pane is dead \(status 1\b/ },
     { name: "resume hint", verdict: "unsure", where: 4, why: "the client has ended",
@@ -2795,7 +2800,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: /^[─▔]{8}.*\n {1,2}[A-Z].*(?:\n(?: .*)?){8,}(?![^])/m },
     { name: "title", verdict: "active", where: "title", why: "busy title", animated: true,
       re: /^[◐◑⠁-⣿] / },
-    // Above this line stands what an operator's own status line prints.
+    // anchored to the client's own line: an operator's status line above it may say anything
     { name: "footer", verdict: "active", where: "foot", why: "busy footer",
       re: /^ {2}(?:[⏵⏸].* · (?:esc|ctrl\+c) to interrupt\b|esc to interrupt · ← )/m },
     { name: "spinner", verdict: "active", where: "event", why: "spinner", animated: true,
@@ -2872,7 +2877,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     { name: "action required", verdict: "blocked", where: "title", why: "an approval or a question",
       re: /^\[ ?[!.] ?\] Action Required/ },
     ...CODEX_QUESTIONS,
-    // its last line says what Enter does, in narrow panes with more of it below
+    // its last line, which wraps in a narrow pane, says what Enter does
     { name: "dialog", verdict: "blocked", where: "dialog", why: "a dialog is open",
       re: /^ *(?:\S.* [|·] )?(?:Press )?enter(?:\/esc)? \S.*(?:\n.*){0,3}(?![^])/m },
     { name: "dialog choice", verdict: "blocked", where: "dialog", why: "a dialog is open",
@@ -2884,22 +2889,22 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     // the only sign of work while an answer is drawn
     { name: "title", verdict: "active", where: "title", why: "busy title", animated: true,
       re: /^[⠁-⣿] / },
-    // a turn that has ended is closed by "Worked for"; a narrow pane cuts the time off, and only
-    // the bullet of work blinks to an empty one
+    // "Worked for" closes a turn. A narrow pane cuts the time off; only work has a blinking bullet
     { name: "working", verdict: "active", where: 14, why: "spinner", animated: true,
-      re: /^(?:◦ \S.*…$|[•◦] \S.* \((?:\d+[hm] )*\d+s • esc to interrupt\))(?:.*\n(?!  Worked for ))*.*(?![^])/m },
-    // what a model or a person says is indented, so that no quote begins with the square
+      re: new RegExp(String.raw`^(?:◦ \S.*…$|[•◦] \S.* \((?:\d+[hm] )*\d+s • esc to interrupt\))`
+        + String.raw`(?:.*\n(?!  Worked for ))*.*(?![^])`, "m") },
+    // no quote can begin with the square: what a model or a person says is indented
     { name: "usage limit", verdict: "limited", where: "event", whole: true,
       re: /^■ You['’]ve hit your usage limit/ },
     { name: "broken conversation", verdict: "fatal", where: "event",
       why: "the conversation is broken",
       re: /^■ (?:Codex ran out of room in|\{\s*"error":)/ },
-    // login, plan, quota, model: all but what the next prompt may pass
+    // login, plan, quota, model: all but the errors that the next prompt may get past
     { name: "error", verdict: "blocked", where: "event", why: "an error that stays",
       re: new RegExp("^■ (?!" + [
         "Conversation interrupted", "exceeded retry limit, last status: (?:429|5)",
         "We['’]re currently experiencing", "Selected model is at capacity", "stream disconnected",
-        ".*\\bUse /\\w+ to see ", "Cannot open ", // what a person typed there
+        ".*\\bUse /\\w+ to see ", "Cannot open ", // replies to what a person typed
       ].join("|") + ")") },
     atBox(CLIENTS.codex.box_re, CLIENTS.codex.empty_re),
   ],
@@ -2911,7 +2916,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     ...GONE,
     { name: "action required", verdict: "blocked", where: "title", why: "an approval or a question",
       re: /^✋/ },
-    // A frame with a choice in it, and no input box below it; its title may say that it works.
+    // before the title, which may still say that it works
     { name: "limit menu", verdict: "limited", where: 20, closes: ["2"],
       re: geminiFrame(new RegExp(`${GEMINI_LIMIT.source}(?=(?:.*\\n ?│)+ +2\\. Stop)`)) },
     { name: "usage limit", verdict: "limited", where: 20, re: geminiFrame(GEMINI_LIMIT) },
@@ -2922,21 +2927,20 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: /^ [❯ ] #\d+ +│ .*(?:\n(?![▄─]).*)*(?![^])/m },
     { name: "search", verdict: "blocked", where: 12, why: "the history search is open",
       re: /^▄{8}.*\n \(r:\) .*(?:\n(?![▄▀]).*)*\n▀{8}/m },
-    // in Claude Code the same words mean that it waits for a person; before the title, which stands
-    // still while it works
+    // before the title, which does not move during work, so that a frozen client is noticed
     { name: "spinner", verdict: "active", where: 12, why: "spinner", animated: true,
       re: /^ [⠁-⣿] .*\(esc to cancel, (?:\d+m )?\d+s\).*\n─{8}/m },
     { name: "title", verdict: "active", where: "title", why: "busy title", re: /^[✦⏲]/ },
-    // MODEL_CAPACITY_EXHAUSTED is transient and is not meant
+    // not MODEL_CAPACITY_EXHAUSTED, which is transient
     { name: "quota", verdict: "limited", where: "screen", re: geminiError(
       /You have exhausted your|Quota exceeded|\{"error":\{"code":429,"message":"(?:Quota|You)/) },
     { name: "broken conversation", verdict: "fatal", where: "screen",
       why: "the conversation is broken",
       re: geminiError(/\{"error":\{"code":400,"message":"(?!API\s+key)/) },
-    // key, login, model: all but what the next prompt may pass
+    // key, login, model: all but the errors that the next prompt may get past
     { name: "error", verdict: "blocked", where: "screen", why: "an error that stays",
       re: geminiError(/(?!terminated|.*(?:fetch failed|"code":(?:429|5)))/) },
-    // where its beginning has scrolled away: what is left of a quota is its advice
+    // the same three with the beginning scrolled away; a quota is known by its advice
     { name: "quota cut off", verdict: "limited", where: "screen",
       re: geminiCut(/(?=@(?:AI\s+Studio|another\s+\/auth\s+method))/) },
     { name: "broken conversation cut off", verdict: "fatal", where: "screen",
@@ -2960,10 +2964,7 @@ interface Regions {
   box: string | null; foot: string | null; dialog: string | null;
 }
 
-/**
- * The newest block above the input box, on one line, and the lines that closed its turn, "" for
- * none. `doubtful`: it may be the client's own error as well as an answer that quotes one.
- */
+/** `event`, `done`: as in `Where`, "" for none. `doubtful`: an error, or an answer quoting one. */
 interface Newest { event: string; done: string; doubtful: boolean }
 
 function once<T>(make: () => T): () => T {
@@ -2971,13 +2972,13 @@ function once<T>(make: () => T): () => T {
   return () => (made ??= { value: make() }).value;
 }
 
-/** Line numbers of an input box: its first and last line of content, and where its drawing is. */
+/** Line numbers of an input box: of its text (`from`, `to`) and its drawing (`first`, `last`). */
 interface Box { from: number; to: number; first: number; last: number }
 
 const oneLine = (text: string) => text.replace(/\s+/g, " ").trim();
 /**
- * The door of detection: macOS draws `⏺` where Linux draws `●`, and a line ends in a newline alone,
- * or `^` and `.` would see more lines than there are.
+ * Every screen goes through this first. macOS draws `⏺` where Linux draws `●`; other line ends than
+ * a newline become blanks, or `^` and `.` would see more lines than there are.
  */
 const splitLines = (text: string) => text.replaceAll("⏺", "●")
   .replace(/[\r\u2028\u2029]/g, " ").split("\n").map((line) => line.trimEnd());
@@ -2996,7 +2997,7 @@ export function lastNonemptyLine(text: string): string {
   return shown.slice(shown.lastIndexOf("\n") + 1).trim();
 }
 
-// Between two rules, in old versions within a frame.
+// Between two horizontal lines; old versions draw a frame.
 function claudeBox(lines: string[]): Box | null {
   const isRule = (line: string) => /^[╭╰]?─{8}/.test(line);
   const last = lines.findLastIndex(isRule);
@@ -3005,26 +3006,24 @@ function claudeBox(lines: string[]): Box | null {
   return { from: first + 1, to: last - 1, first, last };
 }
 
-// Only Claude writes these in the first column. Its transcript may quote an opencode screen.
-const drawnByClaude = (lines: string[]) => lines.some((line) => /^[●❯✻─▔]/.test(line));
-
 function opencodeBox(lines: string[]): Box | null {
   const last = lines.findLastIndex((line) => /^ {1,6}╹▀{8}/.test(line));
-  if (last < 1 || drawnByClaude(lines)) return null;
+  // Claude Code alone writes these in the first column: its transcript quotes an opencode screen
+  if (last < 1 || lines.some((line) => /^[●❯✻─▔]/.test(line))) return null;
   const first = lines.slice(0, last).findLastIndex((line) => !/^ +┃/.test(line)) + 1;
   return { from: first + 1, to: last - 3, first, last };
 }
 
-// What may follow a limit banner without being news: its own menu command, the line about
-// continuing, the done line of the refused turn, tips, the effort line.
+// Lines that may follow an event without being newer ones: the limit's menu command, the line about
+// continuing, the one that closes the turn, tips, the effort line.
 const FOOTER_LINES = anyOf(
   /^$|^[·✢✳✶✻✽*] [^…]* for \d+[hms]|^❯ (?:\/|Unknown slash command: )rate-limit-options/,
   /^● Usage limit reached ·|^\S \w+ · \/effort|^ +⎿\s+Tip:|Automatic continue cancelled/,
 );
 
 /**
- * Whether the client itself says what hangs on a `⎿`: always under a prompt, and below the output
- * of a tool. Right under a `●` it is that tool's or sub-agent's output, or part of an answer.
+ * Whether the text behind a `⎿` is the client's own: always under a prompt, and below the output of
+ * a tool. Right under a `●` it is the output of that tool or sub-agent, or part of an answer.
  */
 function clientSays(lines: string[], at: number): boolean {
   const before = lines[at - 1] ?? "";
@@ -3033,7 +3032,7 @@ function clientSays(lines: string[], at: number): boolean {
   return before === "" ? lines[owner + 1]!.startsWith("  ⎿") : !before.startsWith("● ");
 }
 
-/** Whether this version prints `· done` behind its own errors; null = the screen does not tell. */
+/** Whether this version closes its own errors with `· done`; null = the screen does not tell. */
 function printsDoneBehindErrors(lines: string[], foot: string): boolean | null {
   const shown = lines.findLast((line) => /^(?: ▐▛|╭─).* Claude Code v\d/.test(line));
   const [, minor, patch] = /Claude Code v\d+\.(\d+)\.(\d+)/.exec(shown ?? "") ?? [];
@@ -3043,9 +3042,9 @@ function printsDoneBehindErrors(lines: string[], foot: string): boolean | null {
 }
 
 /**
- * Whether a block is an answer that quotes an error from its first word on; null = it cannot be
- * told from the client's own error. Such an error is one paragraph, and only Claude Code 2.1.250
- * to 2.1.322 closed it with a line that says `· done`.
+ * Whether a block is an answer that begins with a quoted error; null = it may as well be the
+ * client's own. A real error is one paragraph, and only Claude Code 2.1.250 to 2.1.322 closed it
+ * with a line that says `· done`.
  */
 function isQuote(lines: string[], at: number, end: number, done: string, foot: string) {
   const block = lines.slice(at, end);
@@ -3072,15 +3071,15 @@ function claudeNewest(lines: string[], foot: string): Newest {
   return { event: "", done, doubtful: false };
 }
 
-// A toast lies over the transcript and a sidebar beside it.
+// Without the toast that may cover the transcript and the sidebar beside it.
 function opencodePage(lines: string[], box: Box): string[] {
   const width = lines[box.last]!.length;
   return lines.slice(0, box.first)
     .map((line) => line.replace(/┃[^┃]*┃[^┃]*$/, "").slice(0, width).trimEnd());
 }
 
-// A final error is a bar-led box right above a `▣` line that has no duration. A prompt is drawn
-// alike, so there must be something between it and the `▣` of the turn before.
+// An error that ended the turn is a box with a bar right above a `▣` line without a duration. A
+// prompt is drawn alike, but right below the `▣` of the turn before.
 function opencodeNewest(lines: string[]): Newest {
   const none = { event: "", done: "", doubtful: false };
   const blocks = lines.join("\n").trim().split(/\n\s*\n/);
@@ -3090,8 +3089,8 @@ function opencodeNewest(lines: string[]): Newest {
   return { ...none, event: oneLine(error!.replace(/┃/g, " ")) };
 }
 
-// No box: a dialog has its place, from the first rule below the transcript to the end. Without a
-// rule it is half drawn or scrolled, and what is above it is not trusted.
+// Without a box there is a dialog, from the first horizontal line below the transcript to the end.
+// Without that line it is half drawn or scrolled, and what is above it is not trusted.
 function splitDialog(lines: string[]): { above: string[]; dialog: string[] } {
   const mark = lines.findLastIndex((line) => /^(?:[●✻] |❯ (?!\d+\. |No))/.test(line));
   const rule = lines.findIndex((line, at) => at > mark && /^[─▔]{8}/.test(line));
@@ -3099,7 +3098,7 @@ function splitDialog(lines: string[]): { above: string[]; dialog: string[] } {
   return { above, dialog: lines.slice(Math.max(mark, rule) + 1) };
 }
 
-// The `!` of shell mode is no frame: what is typed there would be run.
+// The `!` of shell mode stays in the text: whatever is typed behind it would be run.
 function boxContent(
   lines: string[], box: Box, kind: "claude" | "opencode", frame = lines[box.last]!.length,
 ): string {
@@ -3136,10 +3135,10 @@ function readRegions({ text, title }: ScreenText): Regions {
   };
 }
 
-/** How many lines at the bottom hold a dialog that has taken the place of a described box. */
+/** Where a described box is missing, the lines at the bottom that are taken for a dialog. */
 const DIALOG_LINES = 20;
 
-/** What was said last: from the last paragraph that begins in the first column, else the last. */
+/** The text from the last paragraph that begins in the first column, else the last paragraph. */
 function newestBlock(lines: string[]): string {
   const begins = (column: RegExp) =>
     lines.findLastIndex((line, at) => column.test(line) && !lines[at - 1]);
@@ -3148,12 +3147,12 @@ function newestBlock(lines: string[]): string {
   return `${/^ */.exec(block)![0]}${oneLine(block)}`;
 }
 
-/** The regions around an input box that is described; each is found when a rule asks for it. */
+/** The regions around a described input box, which is searched for when a rule asks for them. */
 function describedRegions({ text, title }: ScreenText, description: TypedBox): Regions {
   const lines = splitLines(text.trimEnd());
   const found = once(() => findBox(text, description));
   return {
-    // the lowest prompt on the screen is the box: who looks for a newer one must see it
+    // with the box: parseWaitingUntil takes the lowest prompt line for it
     lines, above: lines, screen: lines.join("\n"), plain: text, title,
     newest: once(() => ({ event: found() ? newestBlock(splitLines(
       text.slice(0, found()!.from).trimEnd())) : "", done: "", doubtful: false })),
@@ -3169,22 +3168,21 @@ function describedRegions({ text, title }: ScreenText, description: TypedBox): R
   };
 }
 
-/** A draft hides the word that Claude works: then its title or a closed turn must say it rests. */
+/** A draft hides Claude's busy footer; without it only title or closed turn prove that it rests. */
 function mayWorkUnseen({ title, newest, box }: Regions): boolean {
   const { event, done } = newest();
   return Boolean(box) && !PLACEHOLDER.test(box!) && !done && !/^✳ /.test(title) &&
     /^[●❯⎿]/.test(event);
 }
 
-function turnOf(above: string[]): string {
-  return above.slice(above.findLastIndex((line) => /^❯ \S/.test(line)) + 1).join("\n");
-}
-
 function regionOf(screen: Regions, where: Where): string | null {
   if (typeof where === "number") return lastLines(screen.lines, where);
   if (where === "event" || where === "done") return screen.newest()[where];
-  if (where === "turn") return turnOf(screen.above);
-  if (where === "rest") return screen.box === null || mayWorkUnseen(screen) ? null : screen.box;
+  if (where === "turn") {
+    const prompt = screen.above.findLastIndex((line) => /^❯ \S/.test(line));
+    return screen.above.slice(prompt + 1).join("\n");
+  }
+  if (where === "rest") return mayWorkUnseen(screen) ? null : screen.box;
   return screen[where];
 }
 
@@ -3207,7 +3205,7 @@ const LIMIT_NAMES: Record<LimitClass, string> = {
 const classOf = (banner: string): LimitClass =>
   LIMIT_CLASSES.find(([, re]) => re.test(banner))?.[0] ?? "other";
 
-// The matched line; its paragraph when that tells no time, since narrow panes break the banner.
+// The matched line, or its paragraph if the line names no time: narrow panes wrap the banner.
 function bannerAt(region: string, index: number, now: number): string {
   const from = region.lastIndexOf("\n", index) + 1;
   const [paragraph] = region.slice(from).replace(/^\s+/, "").split(/\n\s*\n/, 1);
@@ -3215,7 +3213,7 @@ function bannerAt(region: string, index: number, now: number): string {
   return oneLine(parseResetEpoch(lines[0]!, now) === null ? lines.join(" ") : lines[0]!);
 }
 
-// The footer and the menu name neither zone nor kind: the banner above them does.
+// The footer and the menu name neither time zone nor kind of limit; the banner above them does.
 function limitOf(screen: Regions, rule: Rule, region: string, index: number, now: number): Limit {
   const own = rule.whole ? oneLine(region) : bannerAt(region, index, now);
   const { event } = screen.newest();
@@ -3244,10 +3242,11 @@ function ruled(
   const unpaid = rule.verdict === "blocked" && classOf(match[0]) === "money";
   const limit = rule.verdict === "limited" || unpaid
     ? limitOf(screen, rule, region, match.index, now) : null;
-  const verdict = limit?.class === "money" ? "blocked" : rule.verdict;
   const found: Verdict = {
-    verdict, rule: rule.name, where: whereName(rule.where), text: oneLine(match[0]).slice(0, 200),
-    limit, waitingUntil: match.groups?.clock ? clockNear(match.groups.clock, now) : null,
+    verdict: limit?.class === "money" ? "blocked" : rule.verdict, rule: rule.name,
+    where: typeof rule.where === "number" ? `last ${rule.where}` : rule.where,
+    text: oneLine(match[0]).slice(0, 200), limit,
+    waitingUntil: match.groups?.clock ? clockNear(match.groups.clock, now) : null,
     why: rule.why ?? (limit ? limitWhy(limit, now) : rule.name),
   };
   return rule.where === "event" && screen.newest().doubtful
@@ -3255,8 +3254,6 @@ function ruled(
       why: `an error, or a quote of it: ${found.why}` }
     : found;
 }
-
-const whereName = (where: Where) => typeof where === "number" ? `last ${where}` : where;
 
 /** No rule matched, so nothing is known. */
 function unruled(screen: Regions): Verdict {
@@ -3267,54 +3264,55 @@ function unruled(screen: Regions): Verdict {
     : { ...rest, rule: DRAFT, why: "a draft hides whether it works" };
 }
 
-/** Its box is recognised, and what stands in it hides the word that it works. */
+/** The rule of a verdict when a draft in the box hides whether the client works. */
 const DRAFT = "draft";
-/** The menu that a limit opens. */
+/** The rule for the menu that a limit opens. */
 const LIMIT_MENU = "limit menu";
 
-/** Of a client at its prompt: what it said about going on by itself. Others keep their verdict. */
+/** The verdict of a client at its prompt that scheduled a wake-up, or said until when it waits. */
 function decideWaiting(
   verdict: Verdict, said: number | null, now: number, longest: number,
 ): Verdict {
   const until = verdict.waitingUntil ?? said;
   if (until === null) return verdict;
   const at = iso(until);
-  if (verdict.waitingUntil !== null) return until > now ? verdict
-    : { ...verdict, verdict: "idle", why: `its wake-up of ${at} did not come` };
-  if (until > now + longest) return { ...verdict,
-    why: `${verdict.why}; its WAITING-UNTIL ${at} is too far off to be waited for` };
-  if (until > now) return { ...verdict, verdict: "waiting", rule: "marker", where: "screen",
-    waitingUntil: until, why: `waits until ${at}` };
-  return verdict.verdict === "background" ? verdict
-    : { ...verdict, rule: "marker", where: "screen", waitingUntil: until,
-      why: `its wait ended ${at}` };
+  const isOver = until <= now;
+  if (verdict.waitingUntil !== null) {
+    return isOver ? { ...verdict, verdict: "idle", why: `its wake-up of ${at} did not come` }
+      : verdict;
+  }
+  if (until > now + longest) {
+    const why = `${verdict.why}; its WAITING-UNTIL ${at} is too far off to be waited for`;
+    return { ...verdict, why };
+  }
+  const marked: Verdict = { ...verdict, rule: "marker", where: "screen", waitingUntil: until };
+  if (!isOver) return { ...marked, verdict: "waiting", why: `waits until ${at}` };
+  return verdict.verdict === "background" ? verdict : { ...marked, why: `its wait ended ${at}` };
 }
 
-/** The time, wall ms, nearest to `now` at which this machine's clock shows so. */
+/** The time (wall ms) nearest to `now` at which this machine's clock shows `clock`. */
 function clockNear(clock: string, now: number): number {
   const [hours = 0, minutes = 0, seconds = 0] = clock.split(":").map(Number);
   const today = new Date(now).setHours(hours, minutes, seconds, 0);
   return today + Math.round((now - today) / DAY) * DAY;
 }
 
-/** Beyond this a WAITING-UNTIL is not waited for, ms; `waiting_max` of a config replaces it. */
-const WAITING_MAX = 7 * 24 * 3_600_000;
-
 /**
- * The one verdict of a look: the first rule that matches, else `unsure`: there is not a verdict by
- * elimination. Whoever is at its prompt may have said until when it waits. `now` and `longest` (the
- * longest wait that is believed) are ms. Keeps nothing between looks: whoever holds for a limit
- * keeps the `resetAt` of the first look at a banner.
+ * The verdict of one look: by the first rule that matches, else `unsure`, never by elimination. A
+ * client at its prompt may have said until when it waits. `now` is wall ms, `longest` the longest
+ * wait that is believed, in ms. Nothing is kept between looks: for a limit the caller keeps the
+ * `resetAt` of its first look at the banner.
  */
 export function detect(
-  rules: Rule[], look: ScreenText, now: number, longest = WAITING_MAX,
+  rules: Rule[], look: ScreenText, now: number,
+  longest = defaultsOf(KEYS.watchdog).waitingMax * 1000,
 ): Verdict {
   const described = rules.at(-1)?.box;
   const screen = described ? describedRegions(look, described) : readRegions(look);
   let verdict: Verdict | null = null;
   for (const rule of rules) {
     const region = regionOf(screen, rule.where);
-    rule.re.lastIndex = 0; // for `y`, only at the start; an operator's `g` would miss half the time
+    rule.re.lastIndex = 0; // a sticky pattern matches at the start only
     const match = region === null ? null : timed(rule.given, () => rule.re.exec(region));
     if (match) verdict = ruled(screen, rule, region!, match, now);
     if (verdict) break;
@@ -3326,16 +3324,15 @@ export function detect(
   return decideWaiting(verdict, said, now, longest);
 }
 
-/** How a client that nobody described may draw a prompt, and how opencode does. */
+/** A prompt as an undescribed client may draw it. */
 const PROMPT_LINE = /^ {0,2}[❯›>](?: |$)/;
-const BARRED = /^ +┃/;
 
 /**
- * When the agent said it will go on: the last `WAITING-UNTIL: <iso>` of the last turn, in wall ms;
- * null without one or when its time cannot be read. Only the agent's own lines count: in Claude
- * not what stands under a prompt (`❯`) or a tool's output (`⎿`), in opencode nothing behind `┃`.
- * A newer prompt ends the turn; in opencode also the `▣` after the marker's own. The lowest prompt
- * line of a client that nobody described is its input box.
+ * Until when the agent said it waits: the last `WAITING-UNTIL: <iso>` of its last turn, as wall ms;
+ * null = there is none with a readable time. Only the agent's own lines count: in Claude Code
+ * nothing below a prompt (`❯`) or in a tool's output (`⎿`), in opencode nothing behind `┃`. A newer
+ * prompt ends the turn; in opencode so does the `▣` after the marker's own. The lowest prompt line
+ * of an undescribed client is its input box.
  */
 export function parseWaitingUntil(text: string): number | null {
   let [own, stamp, ends, asked] = [true, "", 0, ""];
@@ -3345,8 +3342,8 @@ export function parseWaitingUntil(text: string): number | null {
     const prompt = PROMPT_LINE.exec(line);
     if (marker && own) [stamp, ends, asked] = [marker[1]!, 0, ""];
     else if (/^❯ \S/.test(line) || (/^ +▣ /.test(line) && ends++)) stamp = "";
-    else if (/^ {1,6}╹/.test(line)) asked = ""; // what stands above it is the input box
-    else if (prompt || (asked === "┃" && line && !BARRED.test(line))) {
+    else if (/^ {1,6}╹/.test(line)) asked = ""; // above it was the input box, not a prompt
+    else if (prompt || (asked === "┃" && line && !/^ +┃/.test(line))) {
       if (asked) stamp = "";
       asked = prompt ? line.slice(prompt[0].length) : "";
     } else if (/^ {1,6}┃ +\S/.test(line)) asked = "┃";
@@ -3356,7 +3353,7 @@ export function parseWaitingUntil(text: string): number | null {
   return Number.isNaN(at) ? null : at;
 }
 
-// Reset times, in every form that the clients have used.
+// Reset times, in every form that a client has used so far.
 
 const MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split(" ");
 const WEEKDAYS = "sun mon tue wed thu fri sat".split(" ");
@@ -3372,7 +3369,7 @@ const UNIT = String.raw`\d+\s*(?:d(?:ays?)?|h(?:ours?|rs?)?|m(?:in(?:ute)?s?)?|s
 const RELATIVE =
   new RegExp(String.raw`\b(?:in|after)\b:?\s*(${UNIT}(?:(?:[\s,]|and\b)*${UNIT})*)`, "i");
 
-/** Abbreviated zones, which no library knows for certain, as h and min east of UTC. */
+/** UTC offsets of abbreviated time zones, which no library resolves reliably. */
 const ZONES: Record<string, string> = Object.fromEntries(`
   UTC+00:00 GMT+00:00 WET+00:00 BST+01:00 WEST+01:00 CET+01:00 CEST+02:00 EET+02:00 EEST+03:00
   MSK+03:00 IST+05:30 SGT+08:00 HKT+08:00 AWST+08:00 JST+09:00 KST+09:00 ACST+09:30 AEST+10:00
@@ -3390,14 +3387,15 @@ function clockOf(zone: string): Intl.DateTimeFormat {
   return clock;
 }
 
-// A wall clock reading is kept as the epoch at which UTC would show it: plain arithmetic then.
+// The wall clock of a zone, as the epoch at which UTC would show the same: easy to calculate with.
 function wallAt(epoch: number, zone: string): number {
   const part = Object.fromEntries(
     clockOf(zone).formatToParts(epoch).map(({ type, value }) => [type, Number(value)]));
   return Date.UTC(part.year!, part.month! - 1, part.day, part.hour, part.minute, part.second);
 }
 
-// Twice in the hour that a zone repeats, and in the hour it skips once, moved on by the gap.
+// The epochs with this wall clock: two in the hour that a zone repeats in autumn; in the hour that
+// it skips in spring one, moved on by the gap.
 function epochsAt(wall: number, zone: string): number[] {
   const offsets = [wall - DAY, wall + DAY].map((epoch) => wallAt(epoch, zone) - epoch);
   const epochs = offsets.map((offset) => wall - offset);
@@ -3422,7 +3420,7 @@ function timeOfDay({ hour, minute, half }: Groups): number | null {
   return (shown * 60 + minutes) * MINUTE;
 }
 
-// The days, as walls, that a banner may mean, the likeliest first.
+// The days that a banner may mean, as wall clocks, the likeliest first.
 function daysMeant(when: Groups, today: number): number[] {
   const year = new Date(today).getUTCFullYear();
   if (when.month) {
@@ -3435,7 +3433,7 @@ function daysMeant(when: Groups, today: number): number[] {
   return weekday < 0 ? days : days.filter((day) => new Date(day).getUTCDay() === weekday);
 }
 
-/** The first time meant that is at most `past` ms ago. */
+/** The first time that a banner may mean and that is at most `past` ms ago. */
 function occurrence(when: Groups, now: number, zone: string, past: number): number | null {
   const time = timeOfDay(when);
   if (time === null) return null;
@@ -3447,20 +3445,20 @@ function occurrence(when: Groups, now: number, zone: string, past: number): numb
 }
 
 /**
- * How long ago, ms, a reset without a date may be: its clock is cut to the minute, so that it comes
- * up to 60 s later than it reads, and a banner is seen up to a tick of 30 s after it was drawn.
+ * How long ago, ms, a reset without a date may be: its clock is cut to the minute, so it may come
+ * up to 60 s after it, and a banner is seen up to a tick of 30 s after it was drawn.
  */
 const JUST_PASSED = 90_000;
 
 /**
- * The same where more is known: a date is not rolled over to next year on the day after it, for
- * its banner may still be shown; Codex writes a date with every reset that is not today; and a
+ * How long ago, ms, a reset may be. A date is not moved to next year on the day after it, as its
+ * banner may still be on the screen; Codex gives a date for every reset that is not today; and a
  * 5-hour limit is never more than 6 h ahead.
  */
 function mayBePast(banner: string, when: Groups, wall: number): number {
   if (when.month) return DAY;
   if (/^■ .*\btry again at\b/.test(banner)) return Math.max(wall % DAY, JUST_PASSED);
-  return classOf(banner) === "5h" ? 18 * 60 * MINUTE : JUST_PASSED;
+  return classOf(banner) === "5h" ? 18 * HOUR : JUST_PASSED;
 }
 
 function relativeMs(span: string): number {
@@ -3469,10 +3467,9 @@ function relativeMs(span: string): number {
 }
 
 /**
- * The reset a banner names, in wall ms; null when it names none. Forms: facts/claude-code.md §4
- * and facts/other-clients.md. `zone` stands in where the banner names none. A clock time without a
- * date is its next occurrence, unless it has just passed, so a banner still shown long after its
- * reset reads as tomorrow: the caller keeps the first parse of a banner.
+ * The reset that a banner names, as wall ms; null = it names none. `zone` is for banners that name
+ * none. A time without a date means its next occurrence unless it has just passed: a banner that is
+ * still shown long after its reset reads as tomorrow, so callers keep the first parse of it.
  */
 export function parseResetEpoch(banner: string, now: number, zone?: string): number | null {
   const epoch = /\|(\d{10})(\d{3})?(?!\d)/.exec(banner);
@@ -3481,7 +3478,7 @@ export function parseResetEpoch(banner: string, now: number, zone?: string): num
   const match = WHEN.exec(shown);
   if (!match?.groups) {
     const span = relativeMs(RELATIVE.exec(shown)?.[1] ?? "");
-    // a client's own retry in seconds is no reset
+    // a retry within seconds is no reset
     return span && (span >= MINUTE || !/\bretrying\b/i.test(shown)) ? now + span : null;
   }
   const behind = /^\s*([A-Z]{3,4})\b/.exec(shown.slice(match.index + match[0].length))?.[1] ?? "";
@@ -3492,21 +3489,22 @@ export function parseResetEpoch(banner: string, now: number, zone?: string): num
   return occurrence(match.groups, now, local, past);
 }
 
-// The input box: what a person, or we, left unsent in it.
+// The input box: the text that a person, or we, typed and did not send.
 
 const PLACEHOLDER = anyOf(
   /^(?:Press up to edit queued messages|Resend your message to try again|Try ".*")$/,
   /^(?:Once fixed, resend your message|Run \/rewind to go back)$|^Ask anything(?:…|\.{3})? "/,
 );
 
-// Ghost text is faint or, where a terminal has no faint, grey (ECMA-48 SGR; the greys clients use).
-// tmux resets them apart: `0;2` then `39` is still faint.
-interface Ink { faint: boolean; grey: boolean; badge: boolean }
+// Ghost text is drawn faint or, in a terminal without faint, grey (ECMA-48 SGR; the greys that
+// clients use). tmux resets the two separately: after `0;2`, `39` leaves it faint. Dark letters on
+// a coloured background (`badge`) are no ghost text but the token of a long paste.
+interface Sgr { faint: boolean; grey: boolean; badge: boolean }
 const GREY = /(?:^|;)(?:90|38;5;(?:8|23[2-9]|24\d)|38;2;(\d+);\1;\1)$/;
 
-const NO_INK: Ink = { faint: false, grey: false, badge: false };
+const NO_SGR: Sgr = { faint: false, grey: false, badge: false };
 
-/** Whether a background is a colour, null = none is set: a paste's token is dark letters on one. */
+/** Whether an SGR sequence sets a background with a hue; null = it sets no background. */
 function isColoured(sgr: string): boolean | null {
   const back = /(?:^|;)(?:48;5;(\d+)|48;2;(\d+);(\d+);(\d+)|(4[0-79]))(?=;|$)/
     .exec(sgr.replace(/38;(?:5;\d+|2;\d+;\d+;\d+)/g, ""));
@@ -3516,9 +3514,9 @@ function isColoured(sgr: string): boolean | null {
   return basic ? !["40", "47", "49"].includes(basic) : red !== green || green !== blue;
 }
 
-function inkAfter(ink: Ink, sgr: string): Ink {
+function applySgr(before: Sgr, sgr: string): Sgr {
   const plain = sgr.replace(/[34]8;(?:5;\d+|2;\d+;\d+;\d+)/g, "").split(";");
-  const { faint, grey, badge } = sgr === "" || plain.includes("0") ? NO_INK : ink;
+  const { faint, grey, badge } = sgr === "" || plain.includes("0") ? NO_SGR : before;
   return {
     faint: plain.includes("2") || (faint && !plain.includes("22")),
     grey: GREY.test(sgr) || (grey && !/(?:^|;)(?:3[0-9]|9[1-7])(?:;|$)/.test(sgr)),
@@ -3526,33 +3524,30 @@ function inkAfter(ink: Ink, sgr: string): Ink {
   };
 }
 
-// The screen without colours, and once more with ghost text blanked out.
-function bleach(styled: string): { plain: string; bright: string } {
-  let [ink, plain, bright] = [NO_INK, "", ""];
+// The screen without its colours, and the same with the ghost text blanked out.
+function dropGhostText(styled: string): { plain: string; bright: string } {
+  let [sgr, plain, bright] = [NO_SGR, "", ""];
   for (const piece of styled.split(/(\x1b\[[\d;]*m)/)) {
-    const sgr = /^\x1b\[([\d;]*)m$/.exec(piece);
-    if (sgr) ink = inkAfter(ink, sgr[1]!);
+    const code = /^\x1b\[([\d;]*)m$/.exec(piece);
+    if (code) sgr = applySgr(sgr, code[1]!);
     else {
       plain += piece;
-      bright += ink.faint || (ink.grey && !ink.badge) ? piece.replace(/[^\n]/g, " ") : piece;
+      bright += sgr.faint || (sgr.grey && !sgr.badge) ? piece.replace(/[^\n]/g, " ") : piece;
     }
   }
   return { plain, bright };
 }
 
-/** What an operator's `box_re` finds, if it ends near enough to the bottom. */
+/** A `box_re` that matches only near the bottom of the screen. */
 function boxRegExp(boxRe: string): RegExp {
   const { source, flags } = compiled(boxRe, "m");
-  const known = boxPatterns.get(boxRe) ??
-    new RegExp(`(?:${source})(?=.*(?:\\n.*){0,${BOX_LINES - 1}}\\s*(?![^]))`, flags);
-  boxPatterns.set(boxRe, known);
-  return known;
+  return compiled(`(?:${source})(?=.*(?:\\n.*){0,${BOX_LINES - 1}}\\s*(?![^]))`, flags);
 }
 
-/** A described input box: what is unsent in it, and where it begins and that text ends. */
+/** A described input box: its unsent text, and the offsets of its start and of the text's end. */
 interface FoundBox { text: string; from: number; to: number }
 
-/** The lowest match counts: what an agent quotes of a box stands above the real one. */
+/** The lowest match is the box: one that an agent quotes is above it. */
 function findBox(screen: string, { boxRe, emptyRe }: TypedBox): FoundBox | null {
   if (boxRe === undefined) return null;
   const { source, flags } = boxRegExp(boxRe);
@@ -3565,14 +3560,14 @@ function findBox(screen: string, { boxRe, emptyRe }: TypedBox): FoundBox | null 
 }
 
 /**
- * What stands unsent in the input box: null where no box is recognised, "" when it is empty or
- * shows only a placeholder. `styled` is the same screen captured with `-e`; without it ghost text
- * is known by its wording alone. A `typed` client has the box that `box_re` describes, or none.
+ * The unsent text in the input box: null = no box is recognised, "" = it is empty or shows a
+ * placeholder. `styled` is the same screen with its colours (`-e`); without it ghost text is known
+ * by its wording alone. A `typed` client has the box that `box_re` describes, or none.
  */
 export function composerText(
   kind: BackendKind, plain: string, styled?: string, box: TypedBox = {},
 ): string | null {
-  const { plain: shown, bright } = styled ? bleach(styled) : { plain, bright: plain };
+  const { plain: shown, bright } = styled ? dropGhostText(styled) : { plain, bright: plain };
   if (!hasKnownBox(kind) || box.boxRe !== undefined) {
     return findBox(bright, box)?.text === "" ? "" : findBox(shown, box)?.text ?? null;
   }
@@ -3581,9 +3576,9 @@ export function composerText(
   if (!found) return null;
   const all = boxContent(lines, found, kind);
   if (kind === "claude" && NEW_SESSION.test(all)) return null;
-  // its lower edge may be drawn in a grey, too
+  // measured by the plain screen, as the lower edge may be grey too
   const own = boxContent(splitLines(bright), found, kind, lines[found.last]!.length);
-  // The cursor stands on the first letter of ghost text and is not dim.
+  // of ghost text, the first letter is under the cursor and therefore not dim
   return PLACEHOLDER.test(all) || (own.length <= 1 && all.length > 1) ? "" : own;
 }
 
@@ -3606,12 +3601,12 @@ function hidesInBox({ kind, boxRe, emptyRe }: Backend, value: string): boolean {
     (emptyRe !== undefined && compiled(emptyRe, "").test(value.trim()));
 }
 
-/** How long, ms, a pattern of the operator may take for one screen. */
+/** How long, ms, an operator's pattern may take for one screen. */
 const PATTERN_MAX = 200;
-/** The operator's patterns that took longer, until `dropSlowPatterns`. */
+/** The patterns that took longer, until `dropSlowPatterns` deals with them. */
 const slowPatterns = new Set<string>();
 
-/** Times one match of an operator's pattern; a second try shows that it was not the machine. */
+/** Times a match of an operator's pattern, twice if slow: the machine may just have been busy. */
 function timed<T>(given: string | undefined, match: () => T): T {
   const began = performance.now();
   const found = match();
@@ -3623,8 +3618,8 @@ function timed<T>(given: string | undefined, match: () => T): T {
 }
 
 /**
- * Switches off the patterns that were too slow for an agent's screen: all others would wait for it
- * at every tick. Bun gives up on a match after about a second (measured on 1.4.5), so none hangs.
+ * Switches off the patterns that are too slow for an agent's screen: they would delay all others at
+ * every tick. None hangs, as Bun gives up on a match after about a second (measured on 1.4.5).
  */
 function dropSlowPatterns(cfg: Config, agent: Agent): void {
   for (const slow of slowPatterns) {
@@ -3644,7 +3639,7 @@ function dropSlowPatterns(cfg: Config, agent: Agent): void {
 
 const PATTERN_KEYS = ["activeRe", "limitRe", "fatalRe", "readyRe", "boxRe", "emptyRe"] as const;
 
-/** A regex of the config, compiled once, case-insensitive as in the original; null = not given. */
+/** A pattern of the config, ignoring case as in the original; null = not given. */
 export function backendRe(
   backend: Backend, key: "activeRe" | "limitRe" | "fatalRe" | "readyRe",
 ): RegExp | null {
@@ -3652,6 +3647,7 @@ export function backendRe(
   return source === undefined ? null : compiled(source, key === "readyRe" ? "" : "i");
 }
 
+/** Compiles a pattern of the config once. */
 function compiled(source: string, flags: string): RegExp {
   const known = patterns.get(`${flags} ${source}`) ?? parsePattern(source, flags);
   patterns.set(`${flags} ${source}`, known);
@@ -3660,22 +3656,22 @@ function compiled(source: string, flags: string): RegExp {
 
 const compiledRules = new WeakMap<Backend, Rule[]>();
 
-/** The operator's rules, then the built-in; active_re, limit_re, fatal_re replace one verdict's. */
+/** The operator's rules, then the built-in ones; active_re and so on replace those of a verdict. */
 export function rulesOf(backend: Backend): Rule[] {
   const known = compiledRules.get(backend);
   if (known) return known;
   const own = backend.rule.map((rule, i): Rule => ({
     name: rule.name ?? `rule ${i + 1}`, verdict: rule.verdict,
-    where: parseWhere(rule.where), re: compiled(rule.re.replaceAll("⏺", "●"), ""), given: rule.re,
-    whole: rule.whole,
+    where: Number(/^last (\d+)$/.exec(rule.where)?.[1]) || rule.where as Exclude<Where, number>,
+    re: compiled(rule.re.replaceAll("⏺", "●"), ""), given: rule.re, whole: rule.whole,
   }));
   let rules = BUILT_IN_RULES[backend.kind].filter(({ box }) => !box);
   for (const [key, verdict] of [
     ["activeRe", "active"], ["limitRe", "limited"], ["fatalRe", "fatal"]] as const) {
     const re = backendRe(backend, key);
-    if (re) rules = replaceRules(
-      rules, { name: key, verdict, where: bottomOnly(backend, key) ? 10 : "screen", re,
-        given: backend[key]! });
+    // completed opencode turns leave their footers on the screen
+    const where = backend.kind === "opencode" && key === "activeRe" ? 10 : "screen";
+    if (re) rules = replaceRules(rules, { name: key, verdict, where, re, given: backend[key]! });
   }
   const all = [...own, ...rules, ...restRules(backend)];
   compiledRules.set(backend, all);
@@ -3686,7 +3682,7 @@ export function rulesOf(backend: Backend): Rule[] {
 const hasKnownBox = (kind: BackendKind): kind is "claude" | "opencode" =>
   kind === "claude" || kind === "opencode";
 
-/** What shows that a client which is described rests: its box, else that it can be typed to. */
+/** The rule by which a described client is idle: its box, else its ready mark. */
 function restRules(backend: Backend): Rule[] {
   const { boxRe, emptyRe, readyRe } = backend;
   const drawn = hasKnownBox(backend.kind);
@@ -3700,11 +3696,7 @@ function restRules(backend: Backend): Rule[] {
     re: compiled(readyRe, "m"), given: readyRe, box: {} }];
 }
 
-/** Completed opencode turns leave a footer in place: only the bottom tells what goes on now. */
-const bottomOnly = (backend: Backend, key: string): boolean =>
-  backend.kind === "opencode" && key === "activeRe";
-
-/** The replacement stands where its verdict's last rule stood, else behind all that outrank it. */
+/** Puts a rule in the place of the last one of its verdict, else behind all that outrank it. */
 function replaceRules(rules: Rule[], rule: Rule): Rule[] {
   const last = rules.findLastIndex((one) => one.verdict === rule.verdict);
   const rank = (verdict: VerdictName) => ["blocked", "active", "limited", "fatal"].indexOf(verdict);
@@ -3715,14 +3707,9 @@ function replaceRules(rules: Rule[], rule: Rule): Rule[] {
     .concat(at >= rules.length ? [rule] : []);
 }
 
-/** By the check of `where`, what is no number is the name of a region. */
-const parseWhere = (where: string): Where =>
-  Number(/^last (\d+)$/.exec(where)?.[1]) || where as Exclude<Where, number>;
-
 /**
- * Whether the client that we started is what its terminal listens to: its process, which is the
- * pane's own, runs and is in the foreground. A client that no mark of ours names is known by its
- * command. False also where the system does not tell.
+ * Whether the client that we started is in the foreground of its pane, running and not stopped. One
+ * without our mark is recognised by its command. False also where the system does not tell.
  */
 function isInFront(cfg: Config, agent: Agent, pane: Pane): boolean {
   const [state, , group, , , front] = statOf(pane.pid);
@@ -3732,7 +3719,7 @@ function isInFront(cfg: Config, agent: Agent, pane: Pane): boolean {
     !isLeftShell(readProc(`${pane.pid}/cmdline`).split("\0"), backendOf(cfg, agent));
 }
 
-/** Whether a shell that waits for commands has taken a client's place, as after `client; exec sh`. */
+/** Whether an interactive shell has taken the client's place, as after `client; exec sh`. */
 function isLeftShell([program = "", ...words]: string[], { bin }: Backend): boolean {
   const name = basename(program).replace(/^-/, "");
   return /^(?:ba|da|z|k|fi)?sh$/.test(name) && name !== basename(programOf(bin)) &&
@@ -3740,8 +3727,8 @@ function isLeftShell([program = "", ...words]: string[], { bin }: Backend): bool
 }
 
 /**
- * What is believed of an agent by one look. Where its operator describes neither box nor ready
- * mark, a client that is in front is at its prompt, as far as its screen stays as it is.
+ * The verdict of one look at an agent's screen. If its operator describes neither box nor ready
+ * mark, a client in the foreground is at its prompt, provided that its screen does not change.
  */
 function screenVerdict(cfg: Config, agent: Agent, pane: Pane, look: ScreenText): Verdict {
   const backend = backendOf(cfg, agent);
@@ -3756,10 +3743,10 @@ function screenVerdict(cfg: Config, agent: Agent, pane: Pane, look: ScreenText):
 }
 
 // ── phases and prompts ──────────────────────────────────────────────────────────
-// The loop pair works through a sequence of phases. What cannot be read or makes no sense is an
-// error that holds the loops and says so, never silently phase 0: that would start the build again.
+// The loop pair works through a sequence of phases. A stored phase that cannot be read is an error
+// that stops the loops, and never phase 0: that would start the whole build again.
 
-/** A body line that puts the verdict off instead of giving it; read without its Markdown marks. */
+/** A line under DONE that puts the verdict off instead of giving it; without its Markdown marks. */
 export const DONE_PLACEHOLDER_RE = new RegExp(
   "^\\s*" +
     // "This phase is still …", "Status: not yet", "Evidence: TODO"
@@ -3784,11 +3771,11 @@ export const DONE_PLACEHOLDER_RE = new RegExp(
   "i",
 );
 
-/** What hides text from the start of a line on: a fence of code (groups 1, 2) or a comment (3). */
+/** Begins a hidden block at the start of a line: a code fence (groups 1, 2) or a comment (3). */
 const HIDES_LINE_RE = /^ {0,3}(?:(`{3,})(?=[^`\n]*$)|(~{3,})|(<!--))/gm;
-/** The same, and a comment in running text. */
+/** The same, or a comment in running text. */
 const HIDES_RE = new RegExp(`${HIDES_LINE_RE.source}|<!--`, "gm");
-/** More stretches of code and comments than a status file has. */
+/** More code blocks and comments than any real status file has. */
 const HIDDEN_MAX = 1_000;
 const EMPHASIS_RE = /~~.*?~~|[*_`~]+/g;
 const MARKS_RE = /^(?:\s|>|[-+•–—]|\d+[.)]\s|\[[xX✓✔]\]|[☑✅✓✔]|["“‘'(]|\[(?=\p{L}))+/u;
@@ -3796,14 +3783,14 @@ const OPEN_BOX_RE = /^(?:\[\s*[-/]?\s*\]|[☐⬜❌✗✘⏳🚧])/u;
 const HEADING_RE = /^#(?:#|\s|$)/;
 const UNDERLINE_RE = /^ {0,3}(?:=+|-+)\s*$/;
 
-/** Whether a body line is evidence: words, and not a heading, an open box or a placeholder. */
+/** Whether a line is evidence: words, and not a heading, an unticked box or a placeholder. */
 function isEvidence(line: string): boolean {
   const said = line.replace(EMPHASIS_RE, "").replace(MARKS_RE, "");
   if (HEADING_RE.test(said) || OPEN_BOX_RE.test(said)) return false;
   return /[\p{L}\p{N}]/u.test(said) && !DONE_PLACEHOLDER_RE.test(said);
 }
 
-/** Where the code or comment that `open` begins ends, -1 = nowhere. */
+/** The end of the code block or comment that begins at `open`; -1 = it has none. */
 function hiddenEnd(text: string, open: RegExpExecArray): number {
   const from = open.index + open[0].length;
   const fence = open[1] ?? open[2];
@@ -3817,9 +3804,9 @@ function hiddenEnd(text: string, open: RegExpExecArray): number {
 }
 
 /**
- * The text without code and comments, whichever opens first; what begins a line and never ends
- * hides the rest. null = it holds too many of them. Every part of the text is searched once: a
- * comment in running text that does not end is the last of its kind.
+ * The text without code blocks and comments; null = it has too many of them. An unclosed one hides
+ * the rest if it begins a line; in running text an unclosed `<!--` is plain text, and so is each
+ * later one there: so no part of the text is searched twice.
  */
 function visibleText(text: string): string | null {
   if (!/`{3}|~{3}|<!--/.test(text)) return text;
@@ -3841,12 +3828,12 @@ function visibleText(text: string): string | null {
   return [...shown, text.slice(from)].join(" ");
 }
 
-/** DONE headings that are looked at; a file with more of them is none of a finished phase. */
+/** The most DONE headings that are looked at. */
 const HEADINGS_MAX = 100;
 /** Characters of a line that are searched for evidence. */
 const EVIDENCE_MAX = 2_000;
 
-/** Whether the line at `at` is the heading, and the first line with text below it evidence. */
+/** Whether the line at `at` is the heading, and the first line below it with text is evidence. */
 function isProven(page: string, at: number, heading: string): boolean {
   const lineAt = (from: number) => page.slice(from, (page.indexOf("\n", from) + 1 || Infinity) - 1);
   const line = lineAt(at);
@@ -3861,9 +3848,9 @@ function isProven(page: string, at: number, heading: string): boolean {
 }
 
 /**
- * Whether a status file says that its phase is done: a heading that equals `marker`, and a first
- * line below it that is evidence. Strict on purpose: a DONE overlooked costs a message to the
- * builder, a DONE imagined ends a phase that nobody verified. Linear in the length of the text.
+ * Whether a status file says that its phase is done: a heading that equals `marker`, with evidence
+ * as the first line below it. Strict on purpose: a DONE overlooked costs a message to the builder,
+ * one imagined ends a phase that nobody verified. Linear in the length of the text.
  */
 export function isDone(text: string, marker: string): boolean {
   const heading = marker.trim();
@@ -3884,27 +3871,23 @@ const completeFile = (cfg: Config): string => join(cfg.logDir, "SEQUENCE-COMPLET
 const isComplete = (cfg: Config): boolean => world.mtime(completeFile(cfg)) !== null;
 
 /**
- * The index of the current phase. The id counts where it was written for the stored index (phases
- * may have been reordered); else a hand or the original moved the index, and that counts.
+ * The index of the current phase. The stored id decides if it belongs to the stored index, as the
+ * phases may have been reordered; else the index was moved by hand or by the original, and counts.
  */
 export function decidePhase(
   index: string | null, stored: string | null, list: Phase[],
 ): { idx: number } | { error: string } {
   const ids = list.map((phase) => phase.id).join(", ");
   if (index === null) return { idx: 0 };
-  if (!/^\d+\s*$/.test(index)) return {
-    error: `the phase file holds ${show(index)}, not a number; run "phase set" (phases: ${ids})` };
+  const wrong = (what: string) => ({ error: `${what}; run "phase set" (phases: ${ids})` });
+  if (!/^\d+\s*$/.test(index)) return wrong(`the phase file holds ${show(index)}, not a number`);
   const idx = Number(index);
   const [id, written] = parseStoredId(stored);
   if (id !== undefined && written === idx && list[idx]?.id !== id) {
     const moved = list.findIndex((phase) => phase.id === id);
-    if (moved < 0) return {
-      error: `phase "${id}" is not in the config any more; run "phase set" (phases: ${ids})` };
-    return { idx: moved };
+    return moved < 0 ? wrong(`phase "${id}" is not in the config any more`) : { idx: moved };
   }
-  if (idx >= list.length) return {
-    error: `phase index ${idx} is out of range; run "phase set" (phases: ${ids})` };
-  return { idx };
+  return idx < list.length ? { idx } : wrong(`phase index ${idx} is out of range`);
 }
 
 function parseStoredId(stored: string | null): [id: string | undefined, index: number] {
@@ -3916,7 +3899,7 @@ function parseStoredId(stored: string | null): [id: string | undefined, index: n
   }
 }
 
-/** The index into `phases`; throws what `decidePhase` found wrong. */
+/** The index into `phases`; throws if `decidePhase` finds a fault. */
 export function curIdx(cfg: Config): number {
   const found = decidePhase(
     world.read(phaseIdxFile(cfg)), world.read(phaseIdFile(cfg)), phases(cfg));
@@ -3938,25 +3921,25 @@ function phaseTrouble(cfg: Config): string {
   }
 }
 
-/** The id first: until the index is written too, it is not the one the id was written for. */
+/** The id first: it does not count until the index that it belongs to is written too. */
 async function storePhase(cfg: Config, idx: number): Promise<void> {
   const { id } = phases(cfg)[idx]!;
   await world.writeAtomic(phaseIdFile(cfg), `${JSON.stringify({ id, idx })}\n`);
   await world.writeAtomic(phaseIdxFile(cfg), `${idx}`);
 }
 
-/** A loop-state file in a work tree: below the docs folder, else where old repositories keep it. */
+/** A status file in a work tree: in the docs folder, else where old repositories keep it. */
 export function resolveStateFile(repo: string, docsDir: string, name: string): string {
   const path = join(repo, docsDir, name);
   return world.mtime(path) === null ? join(repo, name) : path;
 }
 
-/** Bytes: a status file over this is no evidence of anything. */
+/** Bytes: a larger status file never counts as DONE. */
 const STATUS_MAX = 100_000;
 
 /**
- * DONE counts once pushed; the work tree is only read where there is no such remote branch. The
- * watchdog notes in `watch` what it could not read: that is no answer.
+ * Whether a phase is done. DONE counts once it is pushed; only without a remote branch is the work
+ * tree read. `watch` takes down why the file could not be read, as false is then no answer.
  */
 export async function phaseDone(cfg: Config, status: string, watch?: Watch): Promise<boolean> {
   const hand = cfg.loop.handoff;
@@ -3979,20 +3962,20 @@ export function roleModel(cfg: Config, agent: Agent): string {
   return own || agent.model;
 }
 
-/** A prompt beside the config wins over one that ships with the program; null = there is none. */
+/** A prompt beside the config wins over the one that ships with the program; null = neither. */
 export function promptText(cfg: Config, file: string): string | null {
   return world.read(absolute(cfg.planDir, file)) ?? (isAbsolute(file) ? null : shipped(file));
 }
 
-/** Fills `{phase.id}`-style places; braces that name no place are the text's own. */
-export function render(value: string, places: Record<string, string>): string {
+/** Fills in variables such as `{phase.id}`; braces around any other word are left as they are. */
+export function render(value: string, variables: Record<string, string>): string {
   return value.replace(/\{([a-z_.]+)\}/g, (whole, key) =>
-    Object.hasOwn(places, key) ? places[key]! : whole);
+    Object.hasOwn(variables, key) ? variables[key]! : whole);
 }
 
-/** A one-paragraph text of `prompts/` as it is typed: on one line, its places filled. */
-function renderLine(cfg: Config, file: string, places: Record<string, string>): string {
-  return render(promptText(cfg, file) ?? "", places).split(/\s+/).join(" ").trim();
+/** A text of `prompts/` as it is typed: rendered, on one line. */
+function renderLine(cfg: Config, file: string, variables: Record<string, string>): string {
+  return render(promptText(cfg, file) ?? "", variables).split(/\s+/).join(" ").trim();
 }
 
 function variablesOf(cfg: Config, agent: Agent): Record<string, string> {
@@ -4025,19 +4008,19 @@ export function agentPrompt(cfg: Config, agent: Agent): string {
 }
 
 // ── resume id ───────────────────────────────────────────────────────────────────
-// The client's own session id, so that a healed agent goes on instead of starting over. Reading is
-// pure; it is written when a launch made the id known and dropped when it turned out fatal.
+// The id of the client's conversation, so that a healed agent goes on instead of starting over. It
+// is written once a launch makes it known, and dropped when resuming it proves fatal.
 
 const idFile = (cfg: Config, agent: Agent): string => join(cfg.stateDir, `${agent.name}.id`);
-/** Where the launchers before the original left an id; `migrate` copies it. */
+/** The id file of the launchers before the original; `migrate` copies it. */
 const legacyIdFile = (cfg: Config, agent: Agent): string =>
   join(cfg.logDir, `.${agent.name}-session-id`);
 
-/** Whether it has the shape of a client's id, which becomes an argument and a part of addresses. */
+/** Whether a value looks like an id: it becomes an argument of a command and part of a URL. */
 const isId = (value: unknown): value is string =>
   typeof value === "string" && /^[\w-]{1,128}$/.test(value);
 
-/** The id in a file; what cannot be read or is none costs the conversation, not the agent. */
+/** The id in a file; one that is unreadable or malformed costs the conversation, not the agent. */
 function idIn(path: string): string | null {
   try {
     const id = world.read(path)?.trim() ?? "";
@@ -4058,58 +4041,57 @@ function dropResumeId(cfg: Config, agent: Agent): void {
 }
 
 // ── agent launch ────────────────────────────────────────────────────────────────
-// bin, flags, preamble and a service's command are shell words of the operator. Everything else
+// bin, flags, preamble and a service's command are shell code of the operator. Everything else
 // reaches the client as arguments that no shell parses; the client becomes the pane's own process.
 
-/** Above this the kernel refuses an argument (128 KiB each): the client reads the file itself. */
+/** Bytes, below the kernel's 128 KiB for one argument: the client must read a longer prompt. */
 const ARGUMENT_MAX = 100_000;
 
-/** Exits 127 where the arguments' program is missing; a function of the preamble is not exec'ed. */
+/** Exits 127 if the program is not found; `go` is "exec", or "" for a function of the preamble. */
 const NEED_PROGRAM = 'need() { while case $1 in *=*) :;; *) false;; esac; do shift; done; ' +
   'case $(command -v "$1") in "") echo "agents: $1 was not found"; exit 127;; ' +
   '*/*) go=exec;; *) go=;; esac; }';
 
 /**
- * The pane's small shell: the operator's preamble, a look-up of the program, then the client in its
- * place. `$1` is the kickoff, as a file or as text; the other arguments pass through.
+ * The shell script of a pane: the operator's preamble, a check that the program exists, then the
+ * client in place of the shell. Its `$1` is the prompt, as text or as the path of a file; the other
+ * arguments go to the client.
  */
-export function launchScript(
-  backend: Backend, words: string, prompt: "file" | "text" | "none",
-): string {
-  const lead = (backend.promptArgs ?? "--").replace(/(?<!=)$/, " ");
-  const last = { file: ` ${lead}"$(cat -- "$last")"`, text: ` ${lead}"$last"`, none: "" }[prompt];
+export function launchScript(backend: Backend, prompt: "file" | "text" | "none"): string {
+  const before = (backend.promptArgs ?? "--").replace(/(?<!=)$/, " ");
+  const words = { file: ` ${before}"$(cat -- "$prompt")"`, text: ` ${before}"$prompt"`, none: "" };
   const bin = backend.bin.trim();
   return [
     backend.preamble,
     NEED_PROGRAM,
     `need ${bin}`,
-    "last=$1; shift",
-    `$go ${/^\w+=/.test(bin) ? "env " : ""}${bin} ${words} ${backend.flags}${last}`,
+    "prompt=$1; shift",
+    `$go ${/^\w+=/.test(bin) ? "env " : ""}${bin} "$@" ${backend.flags}${words[prompt]}`,
   ].filter(Boolean).join("\n");
 }
 
-/** The shell of the pane: bash where there is one, as preambles such as `source …` expect. */
+/** bash if there is one, as preambles such as `source …` expect it. */
 const SHELL = Bun.which("bash") ?? "/bin/sh";
 const inShell = (script: string, args: string[] = []): string[] =>
   [SHELL, "-c", script, "agents", ...args];
 
 export interface Started {
   started: boolean;
-  /** Why it was not started, "" = it was, or it runs already. */
+  /** Why it was not started; "" = it was, or it runs already. */
   why: string;
-  /** Nothing was tried: it is no fault of the unit. */
+  /** Nothing was tried, so it is no fault of the unit. */
   untried?: boolean;
 }
 
-/** Why a start was not made that a person's later order has overtaken. */
+/** Why a start was dropped that a later order of a person forbids. */
 const OVERTAKEN = "a later order of yours keeps it down";
 
 /** How long, ms, a start waits for an order being written; a hung command only delays it. */
 const ORDER_PATIENCE = 5_000;
 
-/** Does a thing while no order can be given: it is seen by each later one. */
+/** Does something under the lock of the orders: a later order finds it done. */
 async function betweenOrders<T>(cfg: Config, work: () => Promise<T>): Promise<T> {
-  // without its folder there is no order to wait for
+  // without the folder of the lock there are no orders
   const lock = await takeLock(lockFile(cfg, "operator"), ORDER_PATIENCE).catch(() => null);
   try {
     return await work();
@@ -4119,22 +4101,18 @@ async function betweenOrders<T>(cfg: Config, work: () => Promise<T>): Promise<T>
 }
 
 /**
- * Whether a unit was started since the look that its own start goes by. tmux refuses a second
- * session of one name, but in a session that others live in it makes a second window all the same.
- */
-const startedMeanwhile = async (cfg: Config, { session, room }: NewSession): Promise<boolean> =>
-  room === true && sessionAlive(await snapshot(cfg), session) === true;
-
-/**
- * Starts a unit's program, unless it was ordered to stay down by then. `byHand`: for a command,
- * which its own mark, or that of another one, does not hinder.
+ * Starts a unit's program, unless it has been ordered to stay down by now. `byHand`: for a command,
+ * which may start a unit that a command is busy with.
  */
 const startSession = (
   cfg: Config, unit: Unit, byHand: boolean, plan: NewSession,
 ): Promise<string> => betweenOrders(cfg, async () => {
   const operator = operatorOf(cfg);
   if (byHand ? isDown(operator, unit.name) : isHeld(operator, unit.name)) return OVERTAKEN;
-  if (await startedMeanwhile(cfg, plan)) return `duplicate session: ${plan.session}`;
+  // tmux refuses a second session of one name, but not a second client's window in that session
+  if (plan.room && sessionAlive(await snapshot(cfg), plan.session)) {
+    return `duplicate session: ${plan.session}`;
+  }
   return newSession(cfg, { ...plan, unit: `${marksOf(cfg, unit.name)}${newId()}` });
 });
 
@@ -4144,20 +4122,22 @@ interface LaunchPlan {
   /** The file that holds `prompt`. */
   kickoff: string;
   prompt: string;
-  /** Its last start said the same: a resumed conversation needs only a word to go on. */
+  /** The client has had this prompt before: a resumed conversation only needs a word to go on. */
   told: boolean;
 }
 
 interface Launch {
   argv: string[];
   env: Record<string, string>;
+  /** A first text that must be typed; "" = there is none. */
   boot: string;
+  /** The id of the conversation; null = not known. */
   id: string | null;
 }
 
 /**
- * The words of a start, with the conversation's id in them. What the operator's own words hold is
- * left out: a client may refuse a switch that it is given twice.
+ * The words that start or resume a conversation, without those that the operator gives already: a
+ * client may refuse a switch that it gets twice.
  */
 function startWords(backend: Backend, id: string | null, known: boolean): string[] {
   const words = wordsOf(known ? backend.resumeArgs : backend.startArgs);
@@ -4167,13 +4147,13 @@ function startWords(backend: Backend, id: string | null, known: boolean): string
     .map((word) => word.replaceAll("{id}", id ?? ""));
 }
 
-/** A client that chooses the id of a conversation by itself is asked for it later. */
+/** Whether a client chooses the id of a conversation itself, and is asked for it later. */
 const choosesId = ({ startArgs, resumeArgs }: Backend): boolean =>
   !startArgs.includes("{id}") && resumeArgs.includes("{id}");
 
 /**
- * A client that serves itself, and takes its prompt as an argument or, without `prompt_args`, typed
- * once it is ready. A resumed one is told to go on, not all again.
+ * A client without a server. It takes its prompt as an argument or, without `prompt_args`, typed
+ * once it is ready. A resumed one is only told to go on.
  */
 function launchClient(cfg: Config, agent: Agent, plan: LaunchPlan): Launch {
   const { backend, model, kickoff, prompt, told } = plan;
@@ -4190,12 +4170,12 @@ function launchClient(cfg: Config, agent: Agent, plan: LaunchPlan): Launch {
     : prompt && (typed || Buffer.byteLength(prompt) > ARGUMENT_MAX)
       ? renderLine(cfg, "prompts/boot.md", { kickoff }) : null;
   const script = launchScript(
-    backend, '"$@"', typed ? "none" : short !== null ? "text" : prompt ? "file" : "none");
+    backend, typed ? "none" : short !== null ? "text" : prompt ? "file" : "none");
   return { argv: inShell(script, [typed ? "" : short ?? kickoff, ...args]), env: {},
     boot: typed ? short ?? "" : "", id };
 }
 
-/** An opencode client attaches to its server, to a session made there where the server answers. */
+/** An opencode client attaches to its server, and to a session made there if the server answers. */
 async function launchOpencode(cfg: Config, agent: Agent, plan: LaunchPlan): Promise<Launch> {
   const { backend, model, kickoff, prompt, told } = plan;
   const kept = agent.resume ? resumeId(cfg, agent) : null;
@@ -4207,10 +4187,10 @@ async function launchOpencode(cfg: Config, agent: Agent, plan: LaunchPlan): Prom
     : prompt ? renderLine(cfg, "prompts/boot.md", { kickoff }) : "";
   const env = { NO_COLOR: "1",
     ...(model ? { OPENCODE_CONFIG_CONTENT: JSON.stringify({ model }) } : {}) };
-  return { argv: inShell(launchScript(backend, '"$@"', "none"), ["", ...args]), env, boot, id };
+  return { argv: inShell(launchScript(backend, "none"), ["", ...args]), env, boot, id };
 }
 
-/** Whether a client just started cannot be typed to yet; a clock set back makes none young. */
+/** Whether a client is too young to be typed to; an age below 0 is a clock that was set back. */
 export function isBooting(backend: Backend, ageMs: number, screen: string): boolean {
   const boots = backend.kind === "claude" ? CLAUDE_COLD : backend.connectDelay * 1000;
   if (ageMs < 0 || ageMs >= boots) return false;
@@ -4218,23 +4198,23 @@ export function isBooting(backend: Backend, ageMs: number, screen: string): bool
   return !timed(backend.readyRe, () => backendRe(backend, "readyRe")?.test(screen));
 }
 
-/** Claude Code answers its first request about 2.8 s after its start; no keys in that window. */
+/** ms. Claude Code answers its first request about 2.8 s after its start; no keys before that. */
 const CLAUDE_COLD = 3_000;
 
 interface StartOptions {
   /** Ends a running client first, and waits until its process is gone. */
   force?: boolean;
-  /** The mark of what it is started for, such as a phase move. */
+  /** What it is started for, such as a phase move: a mark on its pane. */
   cause?: string;
-  /** For a command of a person: see `startSession`. */
+  /** As in `startSession`. */
   byHand?: boolean;
   /** Takes a first text that must be typed. */
   onBoot?: (boot: string) => unknown;
 }
 
 /**
- * The one way to start a unit, or to leave a running one alone. Says why it did not start instead
- * of throwing: others wait for their turn.
+ * The one way to start a unit; one that runs is left alone. Returns why it did not start instead of
+ * throwing, so that the start of other units goes on.
  */
 async function begin(
   cfg: Config, unit: Unit, snap: Snapshot, options: StartOptions,
@@ -4247,7 +4227,7 @@ async function begin(
   }
 }
 
-/** Clears the place of a unit; says why nothing is started there, null = it is free. */
+/** Clears the way for the start of a unit; null = it is clear, else why nothing may be started. */
 async function clearPlace(
   cfg: Config, unit: Unit, snap: Snapshot, force = false,
 ): Promise<Started | null> {
@@ -4257,7 +4237,7 @@ async function clearPlace(
   if (pane && !pane.dead && !force) return leftRunning(unit.session);
   const rival = rivalText(await rivalOf(cfg, snap, unit));
   if (rival) return { started: false, why: rival };
-  const group = pane ? groupOf(pane) : null; // by its number too: not all that we end has our mark
+  const group = pane ? groupOf(pane) : null; // not every client that we end has our mark
   if (pane) await stopPanes(cfg, [pane]);
   const left = await leftOver(cfg, unit, [group]);
   return left && { started: false, why: cannotEnd(membersOf(left)) };
@@ -4279,7 +4259,7 @@ export async function startAgent(
   const phase = agent.kind === "loop" ? (curPhase(cfg)?.id ?? "-") : "-";
   log(`starting ${agent.session} (${backend.name}, kind=${agent.kind}, phase=${phase}, ` +
     `model=${model || "default"})`, true);
-  // what is to be said is on disk before there is somebody to say it to: a crash may come between
+  // the first text is stored before its client exists, as a crash may come in between
   if (launch.boot) await options.onBoot?.(launch.boot);
   const why = await startSession(cfg, agent, options.byHand === true, {
     session: agent.session, cwd: agent.dir, argv: launch.argv, env: { ...agent.env, ...launch.env },
@@ -4300,7 +4280,7 @@ export async function startAgent(
 const kickoffFile = (cfg: Config, session: string): string =>
   join(cfg.stateDir, `kickoff-${session}.txt`);
 
-/** Stores the kickoff where the client can read it: with the state, else with temporary files. */
+/** Stores the kickoff for the client to read: in the state folder, else as a temporary file. */
 async function storeKickoff(cfg: Config, agent: Agent, prompt: string): Promise<string | Error> {
   const elsewhere = join(tmpdir(), `agents-${agent.session}-${crypto.randomUUID()}.txt`);
   let why: unknown;
@@ -4315,7 +4295,7 @@ async function storeKickoff(cfg: Config, agent: Agent, prompt: string): Promise<
   return new Error(messageOf(why));
 }
 
-/** Writes what a running client can do without: a full disk must not undo its start. */
+/** Writes something that a running client can do without: a full disk must not undo its start. */
 async function keepNote(write: () => Promise<void>): Promise<void> {
   try {
     await write();
@@ -4329,7 +4309,7 @@ const toldFile = (cfg: Config, session: string): string => join(cfg.stateDir, `t
 const kickoffSeen = (cfg: Config, session: string, prompt: string): boolean =>
   textIn(toldFile(cfg, session)) === hashOf(prompt);
 
-/** Remembers that the client had its kickoff: only then a resumed one needs no more than a word. */
+/** Remembers that the client has had its kickoff, so that it need not be repeated on a resume. */
 async function noteKickoffSeen(cfg: Config, session: string): Promise<void> {
   const kickoff = textIn(kickoffFile(cfg, session));
   await keepNote(() => world.writeAtomic(toldFile(cfg, session), hashOf(kickoff)));
@@ -4339,7 +4319,7 @@ const belongsTo = (session: string, home: string): string =>
   `the session ${session} belongs to the fleet of ${dirname(home)}; ` +
   "set session_prefix in [defaults]";
 
-/** Whose session has the name that a unit needs, and how to go on; "" = nobody's. */
+/** What holds the session that a unit needs, and how to go on; "" = the name is free or ours. */
 function strangerIn(cfg: Config, snap: Snapshot, session: string): string {
   const runs = snap.strangers?.get(session);
   const tmux = `tmux ${cfg.tmuxSocket ? `-L ${cfg.tmuxSocket} ` : ""}`;
@@ -4348,16 +4328,16 @@ function strangerIn(cfg: Config, snap: Snapshot, session: string): string {
     `or give it another name (${tmux}rename-session -t =${session} NAME), then: up`;
 }
 
-/** A client of this fleet whose name the config does not have any more: nobody looks after it. */
+/** A client of this fleet whose name has left the config: it is no longer supervised. */
 export interface Orphan {
-  /** Without the prefix of the sessions, where it has that. */
+  /** The session without the fleet's prefix, if it has that. */
   name: string;
   session: string;
   /** null = only processes of it are left. */
   pane: Pane | null;
 }
 
-/** Those that carry the mark of this fleet and stand in its own list; another fleet's never do. */
+/** Only panes that carry the mark of this fleet count. */
 export function orphansOf(cfg: Config, snap: Snapshot): (Orphan & { pane: Pane })[] {
   const home = homeOf(cfg);
   const known = new Set([...unitsOf(cfg).values()].map(({ session }) => session));
@@ -4370,12 +4350,12 @@ export function orphansOf(cfg: Config, snap: Snapshot): (Orphan & { pane: Pane }
 
 /**
  * The orphan at work in the folder where an agent would start: two clients would undo each other's
- * changes. Where the config itself puts several agents into that folder, one more does no harm.
+ * changes. If the config itself puts several agents into the folder, that is the operator's choice.
  */
 async function rivalOf(
   cfg: Config, snap: Snapshot, unit: Unit,
 ): Promise<{ name: string; why: string } | null> {
-  // a service has no backend: it edits nothing
+  // a service, which has no backend, edits nothing
   const orphans = orphansOf(cfg, snap).filter(({ pane }) => !pane.dead && pane.backend);
   const shared = [...cfg.agents.values()].some((other) =>
     other.name !== unit.name && other.enabled && other.dir === unit.dir);
@@ -4398,14 +4378,14 @@ const isSameFolder = (one: string, other: string): boolean => linkless(one) === 
 const rivalText = (rival: { name: string; why: string } | null): string =>
   rival ? `${rival.why}; end it: agents down ${rival.name}` : "";
 
-/** Why nothing may be started under a session's name, "" = it may. */
+/** Why nothing may be started in the session of this name; "" = it may. */
 function whyBarred(cfg: Config, snap: Snapshot, session: string): string {
   if (!snap.ok) return `tmux: ${snap.why}`;
   const other = snap.foreign?.get(session);
   return other ? belongsTo(session, other) : strangerIn(cfg, snap, session);
 }
 
-/** Where a unit starts: in a session of its own, if it can. */
+/** Where a unit starts, if not in a new session. */
 function placeFor(snap: Snapshot, session: string): Pick<NewSession, "room" | "pane"> {
   const pane = snap.panes.get(session);
   return { room: snap.rooms?.has(session) === true, pane: pane?.pinned ? pane : undefined };
@@ -4416,11 +4396,11 @@ function leftRunning(session: string): Started {
   return { started: false, why: "" };
 }
 
-/** What was not started; somebody else may have made the session since our look: then it runs. */
+/** The result of a start that tmux refused: somebody else may have started the unit meanwhile. */
 async function refused(cfg: Config, session: string, why: string): Promise<Started> {
   if (!why.startsWith("duplicate session")) return { started: false, why };
   const snap = await snapshot(cfg);
-  // a short task may have ended by now: it was started all the same
+  // running or not: a short task may have ended by now
   if (snap.panes.has(session)) return leftRunning(session);
   return { started: false, why: whyBarred(cfg, snap, session) || why };
 }
@@ -4441,8 +4421,8 @@ export async function startService(
 }
 
 /**
- * What is left of the clients of a unit that does not run, null = nothing. The panes are asked
- * after the processes: a client that was started since our last look is not left over.
+ * What is left of the clients of a unit that does not run; null = nothing. The panes are looked at
+ * after the processes, so that a client started in the meantime does not count as left over.
  */
 async function leftOver(
   cfg: Config, unit: Unit, groups: (Group | null)[] = [],
@@ -4470,7 +4450,7 @@ async function stopPanes(cfg: Config, panes: Pane[]): Promise<void> {
 async function awaitEnd(cfg: Config, panes: Pane[], families: Family[]): Promise<void> {
   await endFamilies(families);
   const pinned = panes.filter((pane) => pane.pinned && !pane.dead);
-  // tmux must have seen that a client ended before another one can take its pane
+  // a pane can be reused once tmux has noticed that its client ended
   for (let tries = 0; pinned.length && tries < 20; tries++) {
     const snap = await snapshot(cfg);
     if (pinned.every(({ session }) => !sessionAlive(snap, session))) return;
@@ -4478,7 +4458,7 @@ async function awaitEnd(cfg: Config, panes: Pane[], families: Family[]): Promise
   }
 }
 
-/** Ends families whose panes are gone; what is left of them after 12 s cannot be ended. */
+/** Ends families whose panes are gone, with 12 s before their last members count as unkillable. */
 async function endFamilies(families: Family[]): Promise<void> {
   const began = world.mono();
   let left: Member[] = [];
@@ -4487,7 +4467,7 @@ async function endFamilies(families: Family[]): Promise<void> {
     const signal = decideStop(age);
     left = left.filter(stillRuns);
     if (!left.length || signal !== last) {
-      // whoever was born meanwhile is found by a whole look alone, which costs more
+      // only the full list, which costs more, shows processes born in the meantime
       const all = listProcesses();
       left = families.flatMap((family) => membersOf(family, all));
       signalAll(left, signal);
@@ -4499,22 +4479,21 @@ async function endFamilies(families: Family[]): Promise<void> {
 }
 
 // ── the clients' own word ───────────────────────────────────────────────────────
-// An opencode server is asked and told directly where it answers: it knows what no screen shows (a
-// permission raised before the client attached), and a text handed to it cannot land in a dialog.
-// Claude Code keeps a small file about each of its processes, which says more exactly than any
-// drawing whether it works, waits for a person or rests. Codex writes down each turn of a
-// conversation, and has that file open.
+// What clients say of themselves. An opencode server knows what no screen shows (a permission asked
+// for before the client attached), and a text given to it cannot land in a dialog. Claude Code
+// states in a session file for each process whether it works, waits for a person or rests. Codex
+// logs every turn of a conversation in its rollout file, which it keeps open.
 
 const SESSION_FILE = "session file";
 const TRANSCRIPT = "transcript";
 const ROLLOUT = "rollout";
-/** Also the rule of a verdict that an account's limit decided. */
+/** Also the name of the rule when an account's limit decides. */
 const ACCOUNT = "account";
 
 /**
- * Where a verdict may come from besides the screen. A new source is named here, and asked in
- * `withOwnWord` (a file) or `askSources` (a server). `moves`: while it tells of work the screen must
- * change, and a frozen one means a dead client.
+ * Where a verdict may come from besides the screen. A new source is added here, and asked in
+ * `withOwnWord` (a file) or `askSources` (a server). `moves`: when it reports work the screen must
+ * change too, and a frozen screen means a dead client.
  */
 const SOURCES = {
   server: { label: "its server", moves: false },
@@ -4561,12 +4540,12 @@ async function opencodeSession(backend: Backend, agent: Agent): Promise<string |
   return isId(made?.id) ? made.id : null;
 }
 
-/** Only the server's own "not found" costs the conversation, never a slow answer. */
+/** Only the server's "not found" counts as no, never a slow or missing answer. */
 async function opencodeKnows(backend: Backend, agent: Agent, id: string): Promise<boolean> {
   return (await callOpencode(backend, agent.dir, `/session/${id}`)).status !== 404;
 }
 
-/** Whether a text handed over before is there: the answer may have come late. null = no answer. */
+/** Whether a text given to the server before has arrived; null = no answer. */
 async function opencodeHas(
   backend: Backend, agent: Agent, pane: Pane, message: Message,
 ): Promise<boolean | null> {
@@ -4580,7 +4559,7 @@ async function opencodeHas(
     parts?.some(({ text }) => text === message.text));
 }
 
-/** Hands a text to the server, which queues it while a turn runs; false = it did not take it. */
+/** Gives a text to the server, which queues it during a turn; false = it did not take it. */
 async function promptOpencode(
   cfg: Config, agent: Agent, pane: Pane, value: string,
 ): Promise<boolean> {
@@ -4593,7 +4572,7 @@ async function promptOpencode(
 
 interface OpencodeFacts {
   healthy: boolean;
-  /** Nobody listens there: what answers later is another server. */
+  /** Nobody listens: whatever answers later is another server. */
   down?: boolean;
   status: { type: string; message?: string; next?: number } | undefined;
   permission: string | undefined;
@@ -4609,28 +4588,28 @@ async function readOpencode(backend: Backend, agent: Agent, pane: Pane): Promise
   const mine = (list: HttpAnswer) => [contentOf<Pending>(list) ?? []].flat()
     .find((one) => one?.sessionID === pane.conversation);
   const asked = mine(permissions);
-  // one that is silent, or fails, does not say that nothing is asked
+  // without an answer it is not known that nothing is asked
   const silent = [permissions, questions].some(({ ok, status }) =>
     !ok && (status === 0 || status === 408 || status >= 500));
   return {
     healthy: isRecord(statuses) && !silent,
     down: !answer.ok && answer.status === 0,
     status: isRecord(statuses) ? statusOf(statuses[pane.conversation]) : undefined,
-    // what it asks for may be anything, but it does ask
+    // even without a proper name it is a question that a person must answer
     permission: asked && (/^[\w.:*/-]{1,128}$/.test(asked.permission ?? "")
       ? `${asked.permission}` : "one without a proper name"),
     question: mine(questions) !== undefined,
   };
 }
 
-/** A conversation's status as far as it has the shape of one. */
+/** The status of a conversation; undefined = the answer holds none. */
 function statusOf(value: unknown): OpencodeFacts["status"] {
   if (!isRecord(value) || typeof value.type !== "string") return undefined;
   const message = typeof value.message === "string" ? plainText(value.message, SUBJECT_MAX) : "";
   return { type: plainText(value.type, 40), message };
 }
 
-/** The server's word before the screen's: after its death the client's bar keeps moving. */
+/** The server counts before the screen, where the busy bar keeps moving after the server died. */
 export function decideOpencode(facts: OpencodeFacts, screen: Verdict, now: number): Verdict {
   const say = (verdict: VerdictName, why: string): Verdict =>
     ({ verdict, rule: "server", where: "server", text: "", limit: null, waitingUntil: null, why });
@@ -4649,16 +4628,16 @@ export function decideOpencode(facts: OpencodeFacts, screen: Verdict, now: numbe
     limit: { class: "other", resetAt, banner: message, native: true } };
 }
 
-/** What a client calls its version, as far as it looks like one. */
+/** A client's statement of its version, "" if it does not look like one. */
 const versionIn = (value: unknown): string =>
   (typeof value === "string" ? /^\d[\w.+-]{0,30}$/.exec(value)?.[0] ?? "" : "");
 
-/** What Claude Code's session file says of a running client. */
+/** The state of a running client by Claude Code's session file. */
 export interface ClaudeWord {
   status: "busy" | "waiting" | "shell" | "idle";
-  /** What it waits for, in its own words; "" where it does not wait. */
+  /** What it waits for, in its own words; "" = it does not wait. */
   waitsFor: string;
-  /** Wall ms since when; 0 = it does not say. */
+  /** Wall ms since when; 0 = not given. */
   since: number;
   version: string;
   /** The conversation, and the folder in which it was begun. */
@@ -4666,13 +4645,13 @@ export interface ClaudeWord {
   cwd: string;
 }
 
-/** Bytes of a session file that are read; those of 2.1.330 have 700. */
+/** Bytes of a session file that are read; one of 2.1.330 has 700. */
 const SESSION_FILE_MAX = 16_384;
 
 /**
  * The session file of the process `pid`, which began at `born` (clock ticks; "" = not known); null
- * where it is none, or another process's. `fresh`: it was written in that process's life, as far as
- * clocks tell. Measured on Claude Code 2.1.220 to 2.1.332; 2.0 writes none.
+ * = it is malformed or another process's. `fresh`: its time says that this process wrote it, where
+ * it does not tell `born`. Measured on Claude Code 2.1.220 to 2.1.332; 2.0 writes none.
  */
 function claudeSession(
   file: string, pid: number, born: string, fresh: boolean,
@@ -4682,7 +4661,7 @@ function claudeSession(
   return (born && isText(said.procStart) ? said.procStart === born : fresh) ? said : null;
 }
 
-/** What such a file says of the client in a pane; null = nothing, or of a background session. */
+/** The state in a session file; null = none that is valid, or that of a background session. */
 export function parseClaudeWord(
   file: string, pid: number, born: string, fresh: boolean,
 ): ClaudeWord | null {
@@ -4700,16 +4679,16 @@ export function parseClaudeWord(
   };
 }
 
-/** The session file of a pane's client as it was read last. */
+/** The session file of a pane's client. */
 interface SessionFile {
   pane: number;
   /** The client: the pane's own process, or one that a wrapper started in its group. */
   pid: number;
   born: string;
   folder: string;
-  /** Wall ms of the change that was read; null = there is no file. */
+  /** Wall ms of the change that was last read; null = there is no file. */
   changed: number | null;
-  /** That change was old enough when it was read: another would have another time. */
+  /** That change was old when it was read, so that a later one has a different time. */
   settled: boolean;
   word: ClaudeWord | null;
   /** Monotonic ms of the last search for it. */
@@ -4717,13 +4696,13 @@ interface SessionFile {
 }
 
 const sessionFiles = new WeakMap<Config, Map<string, SessionFile>>();
-/** Whether what was just read will not change again within the same instant, unseen. */
+/** Whether a file is old enough that another change to it would show in its time. */
 const isSettled = (changed: number | null): boolean =>
   (changed ?? 0) <= world.now() - CLOCK_STEP;
-/** How often, ms, the file of a client that has none is searched for: it may have just started. */
+/** How often, ms, to search for the file of a client that has none: it may have just started. */
 const SEEK_EVERY = 10_000;
 
-/** Where a Claude Code keeps what it knows: by the process's own environment, else by ours. */
+/** The config folder of a Claude Code: by its process's environment, else by `env` and ours. */
 function claudeFolder(pid: number, env: Record<string, string> = {}): string {
   const isKnown = readProc(`${pid}/environ`) !== "";
   const of = (name: string): string =>
@@ -4731,7 +4710,7 @@ function claudeFolder(pid: number, env: Record<string, string> = {}): string {
   return of("CLAUDE_CONFIG_DIR") || join(of("HOME") || homedir(), ".claude");
 }
 
-/** Looks for the file of a pane's client: by the pane's pid, else by one of its process group. */
+/** Finds the file of a pane's client: by the pane's pid, else by one of its process group. */
 function seekSessionFile(agent: Agent, pane: Pane): SessionFile {
   const folder = join(claudeFolder(pane.pid, agent.env), "sessions");
   const isOurs = (pid: number) => statOf(pid)[2] === String(pane.pid);
@@ -4742,13 +4721,13 @@ function seekSessionFile(agent: Agent, pane: Pane): SessionFile {
     settled: true, sought: world.mono() };
 }
 
-/** Whether the client of a wrapper has ended, which may have started another by now. */
+/** Whether a wrapper's client has ended; the wrapper may have started another. */
 const hasLeft = ({ pane, pid, born }: SessionFile): boolean =>
   pid !== pane && bornOf(pid) !== born;
 
 /**
- * Claude Code's own word on the client in a pane, null = it says nothing that can be believed: then
- * the screen is all there is. One `stat` where nothing has changed.
+ * The state of a pane's client by its session file; null = none that can be believed, so that the
+ * screen decides. Costs one `stat` if nothing has changed.
  */
 function readClaudeWord(cfg: Config, agent: Agent, pane: Pane): ClaudeWord | null {
   const files = sessionFiles.get(cfg) ?? new Map<string, SessionFile>();
@@ -4769,16 +4748,16 @@ function readClaudeWord(cfg: Config, agent: Agent, pane: Pane): ClaudeWord | nul
     Object.assign(file, { changed, settled: isSettled(changed) });
     return hasLeft(file) ? null : file.word;
   } catch {
-    return null; // it is somebody else's, or no file
+    return null; // somebody else's, or not a file
   }
 }
 
-/** Of a screen on which the client is not: its word says nothing of what stands there. */
+/** Rules for a screen that is not the client's: its session file says nothing about that. */
 const AWAY = ["wrapper", "shell", "resume hint", "suspended"];
-/** Whether a verdict comes from what the newest block of the transcript says, or a hint of it. */
+/** Whether a verdict is about the newest turn, and not about a dialog or view on top of it. */
 const isOfTurn = ({ where }: Verdict): boolean => ["event", "box", "turn", "done"].includes(where);
 
-/** Whether a word and a positive finding on the screen cannot both be true for long. */
+/** Whether the session file and a finding on the screen cannot both be true for long. */
 function isOdd({ status }: ClaudeWord, screen: Verdict): boolean {
   if (status === "busy") return ["idle", "limited", "fatal"].includes(screen.verdict);
   if (status === "waiting") return ["idle", "active"].includes(screen.verdict);
@@ -4786,9 +4765,9 @@ function isOdd({ status }: ClaudeWord, screen: Verdict): boolean {
 }
 
 /**
- * A client's own word and its screen as one verdict. The file knows work and dialogs that are not
- * drawn, and rest that a draft hides; it knows neither limits nor errors, and calls idle what a
- * search or another view covers: there the screen decides.
+ * One verdict from the session file and the screen. The file tells of work and dialogs that are not
+ * drawn, and of rest that a draft hides. The screen decides on limits and errors, which the file
+ * does not know, and on a search or another view, which it calls idle.
  */
 export function decideClaude(word: ClaudeWord | null, screen: Verdict): Verdict {
   if (!word) return screen;
@@ -4815,25 +4794,25 @@ export function decideClaude(word: ClaudeWord | null, screen: Verdict): Verdict 
   return screen.rule === DRAFT ? say("idle", "at its prompt, it says") : drawn;
 }
 
-/** How a conversation's transcript ends. */
+/** How the last turn of a transcript ended. */
 export interface TranscriptEnd {
-  /** The class of the error that ended its last turn, "" = no error did. */
+  /** The kind of error that ended it; "" = no error did. */
   error: string;
-  /** The class of a usage limit, as far as it is known, and its reset (wall ms). */
+  /** The usage limit that ended it: its class (null = not known) and reset (wall ms). */
   limit: { class: LimitClass | null; resetAt: number } | null;
 }
 
 const LIMIT_TYPES: Record<string, LimitClass> = {
   five_hour: "5h", seven_day: "weekly", seven_day_opus: "model", seven_day_sonnet: "model",
 };
-/** No client's limit lasts longer, ms: a reset further off, or long past, is no time. */
+/** ms. No client's limit lasts longer: a reset further off, or as long past, is nonsense. */
 const RESET_FURTHEST = 40 * DAY;
-/** Wall ms until which a limit may last. */
+/** A possible reset, as wall ms. */
 const isReset: Shape = (value) =>
   isNumber(value) && Number(value) < world.now() + RESET_FURTHEST;
 const isResetSeconds: Shape = (value) => isNumber(value) && isReset(Number(value) * 1000);
 
-/** The last entry of the conversation itself in the end of a transcript; null = there is none. */
+/** Reads the last entry of the conversation itself from the end of a transcript; null = none. */
 export function parseTranscriptEnd(tail: string, now: number): TranscriptEnd | null {
   for (const line of tail.split("\n").reverse()) {
     if (!/"type":"(?:user|assistant)"/.test(line)) continue;
@@ -4857,19 +4836,19 @@ function parsedRecord(line: string): Record<string, unknown> | null {
     const value: unknown = JSON.parse(line);
     return isRecord(value) ? value : null;
   } catch {
-    return null; // cut at its beginning, or still being written
+    return null; // its beginning was not read, or it is still being written
   }
 }
 
-/** Bytes read from the end of a conversation's file: its last entries, large tool results too. */
+/** Bytes read from the end of a conversation's file: enough for a large tool result or two. */
 const END_MAX = 262_144;
-/** What the end of each file said, by its path; `settled` as in `SessionFile`. */
+/** What was read from the end of each file, by path; `settled` as in `SessionFile`. */
 type Ends<T> = Map<string, { changed: number; settled: boolean; said: T }>;
-/** Files whose end is remembered: those of the agents that run. */
+/** The most files that are remembered. */
 const ENDS_KEPT = 500;
 const transcripts: Ends<{ end: TranscriptEnd | null; model: string }> = new Map();
 
-/** What the end of a file says, read again only after a change; null = it cannot be read. */
+/** Parses the end of a file, again only after a change; null = it cannot be read. */
 function readEnd<T>(ends: Ends<T>, path: string, parse: (tail: string) => T): T | null {
   try {
     const changed = path ? world.mtime(path) : null;
@@ -4881,30 +4860,30 @@ function readEnd<T>(ends: Ends<T>, path: string, parse: (tail: string) => T): T 
     ends.set(path, { changed, settled: isSettled(changed), said });
     return said;
   } catch {
-    return null; // somebody else's, or no file
+    return null; // somebody else's, or not a file
   }
 }
 
-/** Where Claude Code keeps a conversation that was held in a folder. */
+/** Claude Code's transcript of a conversation that was begun in the folder `cwd`. */
 const conversationFile = (claude: string, cwd: string, id: string): string =>
   join(claude, "projects", cwd.replace(/[^A-Za-z0-9]/g, "-"), `${id}.jsonl`);
 
-/** The transcript of the conversation that a running client has open; "" = it does not say. */
+/** The transcript of a running client's conversation; "" = its session file does not say. */
 function transcriptOf(cfg: Config, agent: Agent, word: ClaudeWord): string {
   const folder = sessionFiles.get(cfg)?.get(agent.session)?.folder;
   return folder && word.conversation && word.cwd
     ? conversationFile(dirname(folder), word.cwd, word.conversation) : "";
 }
 
-/** How the transcript of a client's conversation ends, and the model in it; null = not known. */
+/** How a client's transcript ends, and the model in it; null = not known. */
 const readTranscript = (cfg: Config, agent: Agent, word: ClaudeWord) =>
   readEnd(transcripts, transcriptOf(cfg, agent, word),
     (tail) => ({ end: parseTranscriptEnd(tail, world.now()), model: parseModel(tail) }));
 
-/** What a client may call its model; the entry of an error has `<synthetic>`. */
+/** A model's name. The entry of an error has `<synthetic>` instead. */
 const MODEL_NAME = /^[\w.:/[\]-]{1,64}$/;
 
-/** The model that answered last in the end of a transcript; "" = it does not tell. */
+/** The model that gave the last answer in a transcript; "" = not known. */
 export function parseModel(tail: string): string {
   for (const line of tail.split("\n").reverse()) {
     const entry = line.includes('"type":"assistant"') ? parsedRecord(line) : null;
@@ -4915,10 +4894,10 @@ export function parseModel(tail: string): string {
   return "";
 }
 
-/** Under Codex's box: model, effort and folder. What an agent says stands above the box. */
+/** The line below Codex's box: model, effort and folder. */
 const CODEX_MODEL = /^ {2}(\S+)(?: \S+){0,2} · [/~]/m;
 
-/** The model that a client names itself, also after `/model`; "" = it does not, or is at work. */
+/** The model by the client's own account, also after `/model`; "" = not known, or at work. */
 function readModel(
   cfg: Config, agent: Agent, pane: Pane, screen: string, { verdict }: Verdict,
 ): string {
@@ -4927,24 +4906,24 @@ function readModel(
     const [, model = ""] = CODEX_MODEL.exec(screen.slice(screen.lastIndexOf("\n› "))) ?? [];
     return MODEL_NAME.test(model) ? model : "";
   }
-  // the file grows all through a turn, and is read once that is over
+  // the transcript changes all through a turn, so it is read once that is over
   const word = kind === "claude" && verdict !== "active" ? readClaudeWord(cfg, agent, pane) : null;
   return word ? readTranscript(cfg, agent, word)?.model ?? "" : "";
 }
 
-/** Errors that pass by themselves: the next prompt goes on. */
+/** Errors that pass by themselves: the next prompt gets past them. */
 const PASSING_ERRORS = ["server_error", "rate_limit", "overloaded"];
 const ERROR_WORDS: Record<string, string> = {
   authentication_failed: "login needed", billing_error: "no credit",
 };
 
-/** Whether a screen shows what a transcript knows better: a limit, or an error of the turn. */
+/** Whether a screen shows what the transcript knows better: a limit, or an error of the turn. */
 const showsError = (verdict: Verdict): boolean => verdict.verdict === "limited" ||
   (isOfTurn(verdict) && ["blocked", "fatal", "unsure"].includes(verdict.verdict));
 
 /**
- * An error or a limit on the screen with what the transcript says of it: the exact reset, the class
- * of an error that no rule knows, and whether what may be a quote is one.
+ * A limit or an error on the screen, completed from the transcript: the exact reset, the kind of an
+ * error that no rule knows, and whether a possible quote is one.
  */
 export function decideError(
   end: TranscriptEnd | null, rests: boolean, screen: Verdict, now: number,
@@ -4964,27 +4943,27 @@ export function decideError(
   return { ...shown, why: ERROR_WORDS[end.error] ?? `${shown.why} (${end.error})` };
 }
 
-/** The versions, oldest and newest, that detection was measured on. */
+/** The oldest and the newest version that detection was measured on. */
 const MEASURED: Record<BackendKind, [string, string] | null> = {
   claude: ["2.0.76", "2.1.332"], opencode: ["1.14.0", "1.18.34"],
   codex: ["0.169.0", "0.169.0"], gemini: ["0.61.0", "0.61.0"], typed: null,
 };
 
-/** Whether nobody has tried what agents.ts knows of a client on this version of it. */
+/** Whether a version is outside of those that detection was measured on. */
 export function isUntried(kind: BackendKind, version: string): boolean {
   const [oldest, newest] = MEASURED[kind] ?? [];
   return oldest !== undefined && (Bun.semver.order(version, oldest) < 0 ||
     Bun.semver.order(version, newest!) > 0);
 }
 
-/** Where a client draws its version as it starts. */
+/** The line with a client's version that it draws at its start. */
 const VERSION_LINES: Partial<Record<BackendKind, RegExp>> = {
   claude: /^(?: ▐▛|╭─).* Claude Code v(\d+\.\d+\.\d+)\b/m,
   codex: /^ +>_ OpenAI Codex \(v(\d+\.\d+\.\d+)\) *$/m,
   gemini: /^ ▝▜▄ +Gemini CLI v(\d+\.\d+\.\d+) *$/m,
 };
 
-/** The version of the client in a pane; "" = it says none, null = it says nothing yet. */
+/** The version of the client in a pane; "" = it never tells, null = it has not told yet. */
 async function readVersion(
   cfg: Config, agent: Agent, pane: Pane, screen: string, own: boolean,
 ): Promise<string | null> {
@@ -4994,7 +4973,7 @@ async function readVersion(
     if (version) return version;
   }
   const line = VERSION_LINES[backend.kind];
-  // most screens have no such line: a short search says so for a tenth of the cost
+  // most screens have no such line, and this finds out at a tenth of the cost
   if (line && !screen.includes(" v") && !screen.includes("(v")) return null;
   if (line) return line.exec(screen)?.[1] ?? null;
   if (backend.kind !== "opencode" || !pane.conversation) return "";
@@ -5002,18 +4981,18 @@ async function readVersion(
   return isRecord(health) ? versionIn(health.version) : null;
 }
 
-/** What the file of a Codex conversation, its rollout, says at its end. */
+/** The end of a rollout, Codex's file of a conversation. */
 export interface CodexWord {
-  /** Whether a turn is under way, and since when (wall ms); null = the end does not tell. */
+  /** Whether a turn is open, and when it began or ended (wall ms); null = not known. */
   turn: { open: boolean; at: number } | null;
   /** The windows of its limits: % used, length in minutes, wall ms of the reset. */
   windows: { used: number; minutes: number; resetAt: number }[];
 }
 
-/** Entries that begin and end a turn, in Codex 0.169.0; its approvals are part of the turn. */
+/** The entries that begin and end a turn in Codex 0.169.0; approvals are part of a turn. */
 const TURN_ENTRY = /"type":"(task_started|task_complete|turn_aborted)"/;
 
-/** The last word on the turn and on the limits in the end of a rollout file. */
+/** Reads the newest entries on turns and on limits from the end of a rollout. */
 export function parseRolloutEnd(tail: string): CodexWord {
   const word: CodexWord = { turn: null, windows: [] };
   let limits = false;
@@ -5044,14 +5023,13 @@ function windowsOf(limits: unknown): CodexWord["windows"] {
   });
 }
 
-/** A banner of Codex is cut to the minute, and drawn a moment after its reset was noted, ms. */
+/** ms. A banner's time is cut to the minute, and comes a moment after the rollout's. */
 const BANNER_BEHIND = 2 * MINUTE;
 const WINDOW_CLASSES: Record<number, LimitClass> = { 300: "5h", 10_080: "weekly" };
 
 /**
- * A screen of Codex with what its rollout says: the exact reset and the class of a limit, and a
- * turn that no title and no line tells of. `born`: wall ms since when this process runs; a turn
- * that an earlier one began was cut off with it.
+ * Codex's screen, completed from its rollout: the exact reset and class of a limit, and a turn that
+ * is not drawn. `born`: wall ms of the process's start; a turn begun before that was cut off.
  */
 export function decideCodex(
   word: CodexWord | null, screen: Verdict, born: number, now: number,
@@ -5077,11 +5055,11 @@ const ROLLOUT_NAME = /\/rollout-[\dT-]{19}-([\w-]{36})\.jsonl$/;
 
 const rollouts: Ends<CodexWord> = new Map();
 
-/** How a rollout begins: whether its conversation is no sub-agent's, where and when (wall ms). */
+/** A rollout's first line: not a sub-agent's (`own`), the folder, and when it began (wall ms). */
 interface RolloutHead { own: boolean; cwd: string; began: number }
 const heads = new Map<string, RolloutHead>();
 
-/** null = it cannot be read, or is too large to see whose it is: then the screen alone counts. */
+/** null = the file cannot be read or is too large, so that the screen alone decides. */
 function rolloutHead(path: string): RolloutHead | null {
   const known = heads.get(path);
   if (known) return known;
@@ -5099,20 +5077,18 @@ function rolloutHead(path: string): RolloutHead | null {
   return head;
 }
 
-const isOwnRollout = (path: string): boolean => rolloutHead(path)?.own ?? false;
-
 const codexHome = (own: string, home: string): string => own || join(home, ".codex");
 
-/** Where an agent's Codex keeps its files: what its config says, else what our environment says. */
+/** The folder of an agent's Codex: by the agent's `env`, else by our environment. */
 const codexHomeOf = ({ env }: Agent): string =>
   codexHome(env.CODEX_HOME ?? process.env.CODEX_HOME ?? "", env.HOME ?? homedir());
 
-/** The rollouts of the days since `since` (wall ms), of all days by default. */
+/** An agent's rollouts from the day of `since` (wall ms) on; by default all. */
 function rolloutsSince(agent: Agent, since = 0): string[] {
   const below = (folder: string) => world.list(folder).filter((name) => /^\d{2,4}$/.test(name))
     .map((name) => join(folder, name));
-  const root = join(codexHomeOf(agent), "sessions"); // a folder for each day
-  // days have the local date, here or where the client was told to be
+  const root = join(codexHomeOf(agent), "sessions"); // of folders YYYY/MM/DD
+  // from one day earlier: the client dates them by its own time zone
   const first = join(root, new Date(Math.max(since - DAY, 0)).toISOString().slice(0, 10)
     .replaceAll("-", "/"));
   return below(root).flatMap(below).flatMap(below).filter((day) => day >= first)
@@ -5127,14 +5103,14 @@ const begunRollouts = (agent: Agent, pane: Pane): string[] =>
     return head?.own && head.began > pane.created - CLOCK_STEP && isSameFolder(head.cwd, agent.dir);
   });
 
-/** What was last found for a client that does not show what it has open, by its agent. */
+/** The last search by `rolloutInFolder`: when (monotonic ms), the new ones, the resumed one. */
 interface SoughtRollout { pane: string; at: number; begun: string[]; of: string }
 const soughtRollouts = new WeakMap<Agent, SoughtRollout>();
 
 /**
- * The same where the system does not tell what a client has open (macOS): the conversation that
- * began with it in its folder, else the one that it was told to go on with. `begun`: of several,
- * each may be somebody else's, as of one where another Codex agent works in the folder.
+ * The rollout of a client whose open files the system does not show (macOS): the one begun in its
+ * folder since its start (`begun`), else that of the conversation it was to resume. If there are
+ * several, or another Codex agent works in the folder, those begun may not be this client's.
  */
 function rolloutInFolder(cfg: Config, agent: Agent, pane: Pane): { path: string; begun: string[] } {
   const mark = `${pane.id} ${pane.created}`;
@@ -5153,59 +5129,56 @@ function rolloutInFolder(cfg: Config, agent: Agent, pane: Pane): { path: string;
   return { path: begun.length === 1 && !shared ? begun[0]! : of, begun };
 }
 
-/** The rollout of a conversation that is known by its id; "" = there is none. */
+/** The rollout of a conversation by its id; "" = there is none. */
 const rolloutOfId = (agent: Agent, id: string | null): string => (id ? rolloutsSince(agent)
   .find((path) => ROLLOUT_NAME.exec(path)![1] === id) : undefined) ?? "";
 
 /**
- * The rollout file that a pane's Codex writes: the newest that it has open; "" = none. Of the
- * processes that have one the first is the client: what it runs may be a Codex too, or read others.
+ * The rollout that a pane's Codex writes, the newest one it has open; "" = none. The first process
+ * with one is the client: those that it runs may be a Codex too, or read other rollouts.
  */
 function rolloutOf(cfg: Config, agent: Agent, pane: Pane): string {
   if (!showsOpenFiles(pane)) return rolloutInFolder(cfg, agent, pane).path;
   for (const pid of pidsIn(pane)) {
     const open = world.opened(pid).filter((path) => ROLLOUT_NAME.test(path));
-    const own = open.sort((a, b) => (basename(a) < basename(b) ? 1 : -1)).find(isOwnRollout);
+    const own = open.sort((a, b) => (basename(a) < basename(b) ? 1 : -1))
+      .find((path) => rolloutHead(path)?.own);
     if (own) return own;
   }
   return "";
 }
 
-/** Any process has something open, if only its terminal. */
+/** Whether the system tells what a process has open: every one has at least its terminal. */
 const showsOpenFiles = (pane: Pane): boolean => world.opened(pane.pid).length > 0;
 
-/** Codex's own word on the conversation in a pane, null = it says nothing. */
-const readCodexWord = (path: string): CodexWord | null =>
-  readEnd(rollouts, path, parseRolloutEnd);
-
-/** Keeps the id of the conversation of a client that chose it by itself. */
+/** Stores the id of a conversation that the client chose itself. */
 async function noteConversation(cfg: Config, agent: Agent, pane: Pane): Promise<void> {
   const backend = backendOf(cfg, agent);
   if (backend.kind !== "codex" || !agent.resume || !backend.supportsResume) return;
   const kept = resumeId(cfg, agent);
   const id = ROLLOUT_NAME.exec(rolloutOf(cfg, agent, pane))?.[1];
   const { begun } = showsOpenFiles(pane) ? { begun: [] } : rolloutInFolder(cfg, agent, pane);
-  // it was the only one, and now it may have been somebody else's
+  // an id stored while this rollout was the only candidate may be another client's after all
   if (!id && begun.some((path) => ROLLOUT_NAME.exec(path)![1] === kept)) dropResumeId(cfg, agent);
   if (!id || id === kept) return;
   await keepNote(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
 }
 
-/** What is believed of an agent by its screen and, where they say more, its client's files. */
+/** The verdict of an agent's screen, corrected by its client's files. */
 function withOwnWord(cfg: Config, agent: Agent, pane: Pane, screen: Verdict): Verdict {
   const { kind } = backendOf(cfg, agent);
   if (kind === "codex") {
-    const word = readCodexWord(rolloutOf(cfg, agent, pane));
+    const word = readEnd(rollouts, rolloutOf(cfg, agent, pane), parseRolloutEnd);
     return decideCodex(word, screen, pane.created, world.now());
   }
   const word = kind === "claude" ? readClaudeWord(cfg, agent, pane) : null;
   const verdict = decideClaude(word, screen);
-  return word && showsError(verdict) ? decideError(
-    readTranscript(cfg, agent, word)?.end ?? null, word.status === "idle", verdict,
-    world.now()) : verdict;
+  if (!word || !showsError(verdict)) return verdict;
+  const end = readTranscript(cfg, agent, word)?.end ?? null;
+  return decideError(end, word.status === "idle", verdict, world.now());
 }
 
-/** What all sources of a client say together; `down`: nobody listens at its server. */
+/** The verdict of all sources together; `down`: nobody listens at the client's server. */
 async function askSources(
   cfg: Config, agent: Agent, pane: Pane, screen: Verdict,
 ): Promise<{ verdict: Verdict; down: boolean }> {

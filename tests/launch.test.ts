@@ -26,28 +26,28 @@ describe("fault 39: what reaches the client passes through no shell", () => {
     await begin(agent(`model = "it's; $(x)"\nprompt = "--not an option 'x' \\"y\\" \`z\`"`));
     expect(argv()).toContain("it's; $(x)");
     expect(argv()[2]).not.toContain("it's");
-    expect(argv()[2]).toContain(' -- "$(cat -- "$last")"');
+    expect(argv()[2]).toContain(' -- "$(cat -- "$prompt")"');
     expect(fake.files.get(join(cfg.stateDir, "kickoff-agents-a.txt"))).toBe("--not an option 'x' \"y\" `z`");
   });
   test("beyond 100 KB the client is told to read the file", async () => {
     fake.files.set("/fleet/long.md", "x".repeat(100_001));
     await begin(agent('prompt_file = "long.md"'));
-    expect(argv()[2]).toContain(' -- "$last"');
+    expect(argv()[2]).toContain(' -- "$prompt"');
     expect(argv().join(" ")).toContain("kickoff-agents-a.txt");
     expect(argv().join(" ").length).toBeLessThan(2_000);
   });
   test("no prompt, no argument", async () => {
     await begin(agent());
-    expect(argv()[2]).not.toContain("$last\"");
+    expect(argv()[2]).not.toContain("$prompt\"");
   });
 });
 
 test("fault 38: without a preamble there is no empty command", () => {
   const backend = { bin: "claude", flags: "", preamble: "" } as Parameters<typeof launchScript>[0];
-  const script = launchScript(backend, '"$@"', "none");
+  const script = launchScript(backend, "none");
   expect(Bun.spawnSync(["sh", "-n", "-c", script]).exitCode).toBe(0);
   expect(script).not.toMatch(/^\s*;/m);
-  expect(launchScript({ ...backend, preamble: "source x" }, '"$@"', "none").split("\n")[0]).toBe("source x");
+  expect(launchScript({ ...backend, preamble: "source x" }, "none").split("\n")[0]).toBe("source x");
 });
 
 describe("P38: how Codex, Gemini and a described client are started", () => {
@@ -56,7 +56,7 @@ describe("P38: how Codex, Gemini and a described client are started", () => {
   const idFile = () => join(cfg.stateDir, "a.id");
   test("Codex: without its daemon, its prompt as an argument, and no id of ours", async () => {
     await begin(of("codex"));
-    expect(words()).toEqual(['$go codex "$@"  -- "$(cat -- "$last")"', "--no-daemon"]);
+    expect(words()).toEqual(['$go codex "$@"  -- "$(cat -- "$prompt")"', "--no-daemon"]);
     expect([fake.files.has(idFile()), watch.outbox]).toEqual([false, []]);
   });
   test("Codex goes on with the conversation whose id is known", async () => {
@@ -66,15 +66,15 @@ describe("P38: how Codex, Gemini and a described client are started", () => {
   });
   test("a switch that bin or flags hold is not given twice", async () => {
     await begin(of("codex", '[backend.codex]\nbin = "env X=1 codex --no-daemon"\n'));
-    expect(words()).toEqual(['$go env X=1 codex --no-daemon "$@"  -- "$(cat -- "$last")"']);
+    expect(words()).toEqual(['$go env X=1 codex --no-daemon "$@"  -- "$(cat -- "$prompt")"']);
   });
   test("Gemini: an id of ours, resumed; its prompt is one word with its switch", async () => {
     await begin(of("gemini"));
     const id = fake.files.get(idFile())!.trim();
-    expect(words()).toEqual(['$go gemini "$@"  --prompt-interactive="$(cat -- "$last")"', "--session-id", id]);
+    expect(words()).toEqual(['$go gemini "$@"  --prompt-interactive="$(cat -- "$prompt")"', "--session-id", id]);
     fake.tmux.kill(fake.tmux.of("agents-a"));
     await ticks(3);
-    expect(words()).toEqual(['$go gemini "$@"  --prompt-interactive="$last"', "--resume", id]);
+    expect(words()).toEqual(['$go gemini "$@"  --prompt-interactive="$prompt"', "--resume", id]);
     expect(argv()[4]).toContain("continue where you stopped");
   });
   test("either can be typed to once its box is drawn, a draft in it or not; Codex once that names model and folder", async () => {
