@@ -192,6 +192,8 @@ export interface Message {
   copies?: number;
   /** Why it still waits, for `status`. */
   why?: string;
+  /** The state in which people were last told of it; absent = they were not. */
+  undelivered?: Delivery["state"];
   /** Wall ms since when only a person can let it through. */
   stuck?: number;
   /** The subjects of the commits it reports, oldest first. */
@@ -319,12 +321,19 @@ export interface Memory {
   /** A restart for idleness was put off because a person's draft is in the input box. */
   draft: boolean;
   unsureLooks: number;
+  unrest: Unrest | null;
   /** It ended together with others, and its end has not been dealt with yet. */
   together: boolean;
   /** The pid whose version is known; 0 = none. */
   versionOf: number;
   /** Looks in a row whose sources contradicted each other. */
   oddLooks: number;
+}
+
+/** Since when an idle screen has not come to rest, and when it last changed; monotonic ms. */
+export interface Unrest {
+  since: number;
+  last: number;
 }
 
 /** Everything that the watchdog remembers; all but `volatile` is `state/watch.json`. */
@@ -996,6 +1005,9 @@ const table: Check<Raw> = (value) =>
   value !== null && typeof value === "object" && !Array.isArray(value) ? null : "a table";
 const listOf = <T>(item: Check<T>, what: string): Check<T[]> => (value) =>
   Array.isArray(value) && value.every((one) => item(one) === null) ? null : what;
+/** Not the folder that it stands in: what the program removes would be all of that. */
+const fileName: Check<string> = (value) =>
+  typeof value === "string" && /[^/.~]$/.test(value) ? null : "the name of a file";
 const texts = listOf(text, "a list of strings");
 const tables = listOf(table, "a list of tables");
 const oneOf = <const Word extends string>(...words: readonly Word[]): Check<Word> => (value) =>
@@ -1162,7 +1174,9 @@ export const KEYS = {
     claim_re: [pattern, "^claim\\("],
     review_re: [pattern, "^review\\("],
   },
-  on_complete: { trigger_file: [text, ".run-upgrade-on-complete"], run: [text, "upgrader"] },
+  on_complete: {
+    trigger_file: [fileName, ".run-upgrade-on-complete"], run: [text, "upgrader"],
+  },
   wake: { interval: [seconds, 3600], prompt_file: [text, "prompts/wake.md"] },
   service: { ...UNIT_KEYS, command: [needed(text)] },
   notify: {
@@ -1868,10 +1882,13 @@ const dateAndTime = (at: Moment, today?: Moment, length = 8): string =>
   (today !== undefined && localDate(at) === localDate(today) ? "" : `${localDate(at)} `) +
   clockTime(at, length);
 
+/** Whether a time is less than `ms` away; one that a clock set back left far ahead is not. */
+const isRecent = (at: Moment, ms: number): boolean =>
+  Math.abs(Number(new Date(at)) - world.now()) < ms;
+
 /** To the minute; the date is left out of what is less than 20 hours away. */
-const localTime = (at: Moment): string =>
-  Math.abs(Number(new Date(at)) - world.now()) < 20 * HOUR ? clockTime(at)
-    : `${localDate(at)} ${clockTime(at)}`;
+const localTime = (at: Moment): string => (isRecent(at, 20 * HOUR) ? clockTime(at)
+  : `${localDate(at)} ${clockTime(at)}`);
 
 /** The same with the day of the week, where that tells the day. */
 const dayTime = (ms: number): string => {
@@ -2070,6 +2087,13 @@ async function flock(path: string): Promise<number | null> {
   if (symbols.flock(file, LOCK_EX | LOCK_NB) === 0) return file;
   closeSync(file);
   return null;
+}
+
+/** Whether a process holds a lock, as far as can be seen; its pid may not have been written. */
+async function isLocked(path: string): Promise<boolean> {
+  const lock = await flock(path).catch(() => null);
+  if (lock !== null) closeSync(lock);
+  return lock === null;
 }
 
 /** Takes a lock for as long as this process lives; null = another held it for `patience` ms. */
@@ -4108,7 +4132,7 @@ const startSession = (
   cfg: Config, unit: Unit, byHand: boolean, plan: NewSession,
 ): Promise<string> => betweenOrders(cfg, async () => {
   const operator = operatorOf(cfg);
-  if (byHand ? isDown(operator, unit.name) : isHeld(operator, unit.name)) return OVERTAKEN;
+  if (byHand ? isDown(operator, unit.name) : whyHandsOff(operator, unit.name)) return OVERTAKEN;
   // tmux refuses a second session of one name, but not a second client's window in that session
   if (plan.room && sessionAlive(await snapshot(cfg), plan.session)) {
     return `duplicate session: ${plan.session}`;
@@ -5201,8 +5225,8 @@ const freshMemory = (): Memory => ({
   starts: [], failures: 0, life: DUE, lastFatal: 0, restarts: { day: "", count: 0 },
   verdict: "unsure", why: "", since: 0, bootedAt: 0, buried: "", client: null, idleSince: 0,
   sameSince: 0, looked: "", judged: null, readAt: 0, still: "", serverDown: false, draft: false,
-  unsureLooks: 0, answered: "", answers: 0, releasedAt: 0, together: false, versionOf: 0,
-  oddLooks: 0,
+  unsureLooks: 0, unrest: null, answered: "", answers: 0, releasedAt: 0, together: false,
+  versionOf: 0, oddLooks: 0,
 });
 
 /** Down, to be started as soon as possible. */
@@ -5271,7 +5295,7 @@ function loadedLife({ nextStart, parked, parkedAt, finished, stopping }: StoredL
 /** A memory as it is stored: without monotonic times and what concerns this process alone. */
 function storedMemory(memory: Memory) {
   const { starts, failures, life, idleSince, sameSince, looked, judged, readAt, still, serverDown,
-    draft, unsureLooks, together, versionOf, oddLooks, ...stored } = memory;
+    draft, unsureLooks, unrest, together, versionOf, oddLooks, ...stored } = memory;
   return { starts, failures, ...storedLife(memory), ...stored };
 }
 
@@ -5304,6 +5328,19 @@ export function freshWatch(): Watch {
       quietSince: 0, saved: "", saving: Promise.resolve(), unread: "",
     },
   };
+}
+
+/** Fields of the memory that hold a wall time of the past. */
+const PAST = ["since", "at", "made", "stuck", "owedSince", "backgroundSince", "unsureTold",
+  "droppedAt", "askedAt", "liftedAt", "killed"];
+
+/** Moves what a clock that has been set back since left in the future to now. */
+function takeBack(value: unknown, now = world.now()): void {
+  if (!isRecord(value) && !Array.isArray(value)) return;
+  for (const [key, one] of Object.entries(value)) {
+    if (PAST.includes(key) && Number(one) > now) (value as Record<string, unknown>)[key] = now;
+    else takeBack(one, now);
+  }
 }
 
 /** A client's process; pids 0 and 1 never are. */
@@ -5340,6 +5377,7 @@ const MESSAGE_SHAPES: Record<string, Shape> = {
   seen: isNumber, entered: isNumber, copies: isNumber,
   pasted: withFields({ pid: isNumber, nth: isNumber, at: isNumber, empty: isNumber }),
   subjects: every(isText), more: isNumber, why: isText, stuck: isNumber, expires: isNumber,
+  undelivered: isText,
 };
 
 function isChannel(value: unknown): value is Channel {
@@ -5369,6 +5407,7 @@ function parseWatch(stored: string): Watch {
   const fresh = freshWatch();
   const raw: unknown = JSON.parse(stored);
   if (!isRecord(raw)) die("it holds no memory");
+  takeBack(raw);
   const known = sound(fresh, raw, WATCH_SHAPES);
   const agents = Object.entries(known.agents).filter(([, memory]) => isRecord(memory))
     .map(([name, memory]) => [name, loadedMemory(memory)]);
@@ -5498,14 +5537,16 @@ const BY_YOU = "stopped by you";
 /** Whether a unit (or `watchdog`) has the order to stay down. */
 const isDown = (operator: Operator, name: string): boolean => operator.held[name] !== undefined;
 
+const BUSY = "a command of yours holds it";
+
 /**
- * Whether the watchdog must leave a unit alone: it is down by order, or a command is working on it,
- * for at most ten minutes and no longer than that command lives.
+ * Why the watchdog must leave a unit alone, "" = it need not: it is down by order, or a command is
+ * working on it, for at most ten minutes and no longer than that command lives.
  */
-function isHeld(operator: Operator, name: string): boolean {
+function whyHandsOff(operator: Operator, name: string): string {
+  if (isDown(operator, name)) return BY_YOU;
   const left = (operator.busy[name] ?? 0) - world.now();
-  return isDown(operator, name) ||
-    (left > 0 && left <= BUSY_MAX && !hasEnded(operator.owners?.[name] ?? ""));
+  return left > 0 && left <= BUSY_MAX && !hasEnded(operator.owners?.[name] ?? "") ? BUSY : "";
 }
 
 /** Whether the process with this signature has certainly ended; never certain without /proc. */
@@ -5583,8 +5624,8 @@ export interface Observation {
   look: Look | "hidden" | null;
   /** Its client was started so recently that it cannot be typed to yet. */
   booting: boolean;
-  /** The operator took it down, or a command works on it now: hands off. */
-  held: boolean;
+  /** Why nothing may be done to it: a person took it down, or a command works on it; "" = it may. */
+  held: string;
   /** A phase move was under way when this was seen: the loops are in its hands. */
   moving: boolean;
   /** How many starts this round may still make. */
@@ -5620,7 +5661,8 @@ const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", 
 
 /** What is not true of another client in the same session. */
 const NEW_CLIENT = { since: 0, model: undefined, backgroundSince: undefined, idleSince: 0,
-  sameSince: 0, looked: "", judged: null, answered: "", answers: 0, together: false, versionOf: 0, oddLooks: 0 };
+  sameSince: 0, looked: "", judged: null, unrest: null, answered: "", answers: 0, together: false,
+  versionOf: 0, oddLooks: 0 };
 
 /** When a process began, s since 1970; NaN = there is none, or no /proc. */
 function startedAt(pid: number): number {
@@ -5723,7 +5765,7 @@ export async function observe(
   for (const unit of unitsOf(cfg).values()) {
     const pane = snap.panes.get(unit.session) ?? null;
     const alive = sessionAlive(snap, unit.session);
-    const held = isHeld(operator, unit.name);
+    const held = whyHandsOff(operator, unit.name);
     observations.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT, look: null,
       booting: isAgent(unit) && pane !== null && isYoung(cfg, unit, pane, ""),
       moving: watch.intent !== null, held, budget });
@@ -5894,7 +5936,7 @@ async function noteUnseen(cfg: Config, watch: Watch, agent: Agent): Promise<void
 /** Whether a session printed within this many seconds; only used where no earlier look is known. */
 export function logRecentlyTouched(cfg: Config, session: string, ageSeconds: number): boolean {
   const at = world.mtime(sessionLogPath(cfg, session));
-  return at !== null && world.now() - at <= ageSeconds * 1000;
+  return at !== null && isRecent(at, ageSeconds * 1000);
 }
 
 /**
@@ -5924,7 +5966,9 @@ async function noteLook(
   if (look.model) memory.model = look.model;
   if (look.version !== undefined) noteVersion(cfg, watch, agent, pane, look.version);
   const [exact, loose] = memory.looked.split(" ");
-  if (!same) memory.sameSince = exact ? world.mono() : 0;
+  const outline = same ? loose : look.outline;
+  const moved = look.verdict.verdict === "idle" ? outline !== loose : !same;
+  if (moved) memory.sameSince = exact ? world.mono() : 0;
   memory.sameSince ||= exact ? world.mono() : 0;
   if (look.drawn) Object.assign(memory, { readAt: world.mono(), still: drawStamp(pane) });
   let { verdict } = look;
@@ -5932,18 +5976,41 @@ async function noteLook(
     verdict = { ...verdict, verdict: "active", rule: "log_grace",
       why: "its screen changed a moment ago" };
   }
-  const outline = same ? loose : verdict.verdict === "idle" ? look.outline : "";
   memory.looked = `${look.picture} ${outline}`;
   const tentative = verdict.verdict === "idle" && outline !== loose;
-  if (tentative) {
-    verdict = { ...verdict, verdict: "unsure", why: "its screen changes, but shows no work" };
-  }
-  if (!tentative || memory.unsureLooks >= UNSURE_LOOKS - 1) {
-    await noteVerdict(cfg, watch, agent, verdict, look.text);
+  const restless: Verdict =
+    { ...verdict, verdict: "unsure", why: "its screen changes, but shows no work" };
+  if (tentative) verdict = restless;
+  const never = neverRests(cfg, agent, memory, look.verdict.verdict, tentative || moved);
+  if (never || !tentative || memory.unsureLooks >= UNSURE_LOOKS - 1) {
+    await noteVerdict(cfg, watch, agent, never ? restless : verdict, look.text);
   } else {
     memory.unsureLooks += 1;
   }
   return verdict;
+}
+
+/** What a look adds to the unrest of a client; null = it works, waits, or has rested `enough`. */
+export function decideUnrest(
+  old: Unrest | null, verdict: VerdictName, moved: boolean, now: number, enough: number,
+): Unrest | null {
+  if (verdict !== "idle" && verdict !== "unsure") return null;
+  if (verdict === "unsure") return old && { ...old, last: now };
+  if (moved) return { since: old?.since ?? now, last: now };
+  return old && now - old.last < enough ? old : null;
+}
+
+/**
+ * Whether a screen without work has kept changing for as long as it would have to rest before its
+ * agent counts as stalled: without a word to a person it would go on like that for ever.
+ */
+function neverRests(
+  cfg: Config, agent: Agent, memory: Memory, verdict: VerdictName, moved: boolean,
+): boolean {
+  const enough = backendOf(cfg, agent).stallIdle * 1000;
+  memory.unrest = decideUnrest(memory.unrest, verdict, moved, world.mono(), enough);
+  const { since, last } = memory.unrest ?? { since: 0, last: 0 };
+  return agent.watch === "heal+stall" && last - since >= enough && enough > 0;
 }
 
 /** One look at one agent at this moment, right before something is done to it. */
@@ -6542,13 +6609,16 @@ export async function deliverAll(
 /** ms that each `start_batch` of probes takes at least. */
 const PROBE_PACE = 1_000;
 
+const NO_AGENT = "no such agent in the config";
+
 async function deliver(
   cfg: Config, watch: Watch, message: Message, seen: Observation | undefined,
 ): Promise<void> {
   const agent = cfg.agents.get(message.target);
   const note = (delivery: Delivery, said = message) => noteDelivery(cfg, watch, said, delivery);
-  const why = whyUntold(agent, seen) || whyAccount(seen, message.cause);
-  if (!agent || why) return note({ state: "waiting", why });
+  if (!agent) return note({ state: "failed", why: NO_AGENT, person: true });
+  const why = whyUntold(seen) || whyAccount(seen, message.cause);
+  if (why) return note({ state: "waiting", why });
   const pane = seen!.pane!;
   if (backendOf(cfg, agent).kind === "opencode" && pane.conversation) {
     return note(await tellServer(cfg, watch, agent, message, seen!));
@@ -6559,9 +6629,8 @@ async function deliver(
 }
 
 /** Why nothing can be said to an agent, whatever is on its screen; "" = it can. */
-function whyUntold(agent: Agent | undefined, seen: Observation | undefined): string {
-  if (!agent) return "no such agent in the config";
-  if (seen?.held) return BY_YOU;
+function whyUntold(seen: Observation | undefined): string {
+  if (seen?.held) return seen.held;
   if (!seen?.alive || !seen.pane) return "not running";
   // a dialog hides what tells that a client is ready
   return seen.booting && seen.verdict.verdict !== "blocked" ? "booting" : "";
@@ -6619,12 +6688,14 @@ async function noteDelivery(
   const { state, why, person } = delivery;
   const label = `${message.cause} to ${message.target}`;
   if (state === "delivered") return noteDelivered(cfg, watch, message, why);
-  const undelivered = state !== "waiting" && message.why !== why;
   message.why = why;
   if (!person) delete message.stuck;
   else message.stuck ??= world.now();
-  if (undelivered) emit(cfg, "undelivered",
-    { agent: message.target, cause: message.cause, why: `${state}: ${why}` });
+  if (state !== "waiting" && message.undelivered !== state) {
+    message.undelivered = state;
+    emit(cfg, "undelivered",
+      { agent: message.target, cause: message.cause, why: `${state}: ${why}` });
+  }
   if (state !== "unproven") return trouble(watch, `message ${message.id}`,
     `${state}: ${label}: ${why}`);
   watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
@@ -6662,11 +6733,23 @@ function sweepTexts(cfg: Config, watch: Watch): void {
   }
 }
 
+/** ms for which a text waits for the return of an agent that left the config. */
+const RETURN_MAX = DAY;
+
+/** Drops the texts of agents that left the config long ago, and says so. */
+function dropLost(cfg: Config, watch: Watch): void {
+  const lost = watch.outbox.filter(({ target, why, stuck = Infinity }) =>
+    why === NO_AGENT && !cfg.agents.has(target) && world.now() - stuck >= RETURN_MAX);
+  for (const { cause, target } of lost) log(`dropped: ${cause} to ${target}: ${NO_AGENT}`);
+  if (lost.length) watch.outbox = watch.outbox.filter((message) => !lost.includes(message));
+}
+
 /** Drops what has expired, takes over what the command line queued; returns whom that is for. */
 async function takeQueued(cfg: Config, watch: Watch): Promise<string[]> {
   const late = (message: Message) =>
     (message.expires ?? Infinity) < world.now() && message.seen === undefined;
   watch.outbox = watch.outbox.filter((message) => !late(message));
+  dropLost(cfg, watch);
   const fresh = operatorOf(cfg).queue.filter((message) =>
     !watch.taken.includes(message.id) && !late(message));
   if (!fresh.length) return [];
@@ -7050,7 +7133,7 @@ function canAsk(
   return agent.watch !== "none" && seen?.alive === true && !seen.held &&
     !isAtRest(cfg, watch, agent, seen) && seen.verdict.verdict === "limited" &&
     loadLimitState(cfg, agent.session) !== null &&
-    (!probe || world.now() - probe.made < PROBE_PATIENCE);
+    (!probe || isRecent(probe.made, PROBE_PATIENCE));
 }
 
 /** Who asks for each account, and the end of a limit: one that asked works, or nobody can ask. */
@@ -7404,11 +7487,15 @@ async function stopLeftOver(cfg: Config, watch: Watch, unit: Unit): Promise<bool
   return continueStopping(cfg, watch, unit);
 }
 
-/** Leaves alone what a person took down, or works on, but for what outlived its client. */
+/**
+ * Leaves alone what a person took down, but for what outlived its client; and altogether what a
+ * command works on, which says itself what becomes of it.
+ */
 async function leaveDown(cfg: Config, watch: Watch, unit: Unit, seen: Observation): Promise<void> {
   const memory = memoryOf(watch, unit.name);
-  if (!isOver(memory)) enterRest(memory, { state: "held" });
   if (seen.alive === false && seen.pane) memory.buried = deathKey(seen.snap.server, seen.pane);
+  if (seen.held !== BY_YOU) return;
+  if (!isOver(memory)) enterRest(memory, { state: "held" });
   if (seen.alive === false && (memory.client || endingOf(memory))) {
     await stopLeftOver(cfg, watch, unit);
   }
@@ -7466,8 +7553,7 @@ async function noteLastWords(cfg: Config, watch: Watch, agent: Agent, pane: Pane
 /** The second fatal error within the window costs the resume id. */
 function noteFatal(cfg: Config, watch: Watch, agent: Agent, why: string): void {
   const memory = memoryOf(watch, agent.name);
-  const ago = world.now() - memory.lastFatal;
-  const again = ago >= 0 && ago < cfg.watchdog.parkWindow * 1000; // or a clock was set back
+  const again = isRecent(memory.lastFatal, cfg.watchdog.parkWindow * 1000);
   memory.lastFatal = world.now();
   if (again) dropResumeId(cfg, agent);
   log(`FATAL: ${agent.name} (${agent.session}): ${why}`);
@@ -7552,6 +7638,7 @@ async function superviseAgent(
   const memory = memoryOf(watch, agent.name);
   if (seen.held) return leaveDown(cfg, watch, agent, seen);
   if (isAtRest(cfg, watch, agent, seen)) {
+    continueStopping(cfg, watch, agent);
     if (restOf(memory.life).state === "backoff" && aliveSince(memory) === null) {
       enterRest(memory, DUE);
     }
@@ -7587,7 +7674,7 @@ async function startByWatchdog(
   if (isAgent(unit) && unit.kind === "loop" && phaseTrouble(cfg)) return;
   if (isAgent(unit) && accountLimitOf(cfg, watch, unit)) return;
   if (seen.budget.left <= 0 || (await mustWait(cfg, unit, seen.snap, memory))) return;
-  if (isHeld(operatorOf(cfg), unit.name)) return; // taken down since the look
+  if (whyHandsOff(operatorOf(cfg), unit.name)) return; // taken down since the look
   if (!(await stopLeftOver(cfg, watch, unit))) return;
   seen.budget.left -= 1;
   const done = await beginCounted(cfg, watch, unit, seen.snap);
@@ -8283,7 +8370,7 @@ export async function startLoops(
   cfg: Config, watch: Watch, snap: Snapshot, move: string,
 ): Promise<void> {
   for (const agent of loopAgents(cfg)) {
-    if (isHeld(operatorOf(cfg), agent.name) || sessionAlive(snap, agent.session)) continue;
+    if (whyHandsOff(operatorOf(cfg), agent.name) || sessionAlive(snap, agent.session)) continue;
     memoryOf(watch, agent.name).failures = 0;
     // the watchdog starts it, in its new phase, once its account has lifted
     if (accountLimitOf(cfg, watch, agent)) continue;
@@ -8364,7 +8451,8 @@ async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<
       `${localDate(world.now())} ${clockTime(world.now(), 8)}`;
     await world.writeAtomic(completeFile(cfg),
       `phase sequence complete ${clock}; the loops are stopped\n`);
-    if (intent.run) world.remove(triggerFile(cfg));
+    // by then [loop.on_complete] may be gone, or ask for another task
+    if (intent.run && triggered(cfg) === intent.run) world.remove(triggerFile(cfg));
     emit(cfg, "complete", { phase: intent.from });
   }
   watch.intent = null;
@@ -8376,6 +8464,11 @@ async function runOnComplete(
   cfg: Config, watch: Watch, snap: Snapshot, intent: { id: string; run: string },
 ): Promise<boolean> {
   const agent = cfg.agents.get(intent.run);
+  if (intent.run && !agent) {
+    const why = `on_complete: ${NO_AGENT}; it was not started`;
+    log(`${intent.run} needs you: ${why}`);
+    emit(cfg, "blocked", { agent: intent.run, why });
+  }
   if (!agent || snap.panes.get(agent.session)?.cause === intent.id) return true;
   const memory = memoryOf(watch, agent.name);
   const rest = restOf(memory.life);
@@ -8434,12 +8527,13 @@ function noteGap(cfg: Config, watch: Watch): void {
     log(`${Math.round(gap / 1000)} s since the last tick: idle clocks restarted`);
     volatile.quietSince = 0;
     for (const memory of Object.values(watch.agents)) {
-      Object.assign(memory, { idleSince: 0, sameSince: 0, still: "",
+      Object.assign(memory, { idleSince: 0, sameSince: 0, still: "", unrest: null,
         backgroundSince: memory.backgroundSince && now });
       if (memory.verdict === "unsure" && memory.since) memory.since = now;
       if (step < -CLOCK_STEP) enter(memory, shifted(memory.life, step));
     }
     if (step < -CLOCK_STEP) {
+      takeBack({ ...watch, volatile: null });
       for (const name of Object.keys(watch.wakeDue)) watch.wakeDue[name]! += step;
     }
   }
@@ -8496,7 +8590,8 @@ async function careFor(
   // what was told to end while it was watched is ended still
   if (!isWatched(unit)) return void continueStopping(cfg, watch, unit);
   if (full) return superviseAgent(cfg, watch, unit, seen);
-  if (!isAtRest(cfg, watch, unit, seen)) await healOne(cfg, watch, unit, seen);
+  if (isAtRest(cfg, watch, unit, seen)) continueStopping(cfg, watch, unit);
+  else await healOne(cfg, watch, unit, seen);
 }
 
 /**
@@ -8566,15 +8661,17 @@ const BOOT_PATIENCE = 120_000;
 export function pendingUnits(cfg: Config, watch: Watch): Set<string> {
   const interval = cfg.watchdog.signalInterval * 1000;
   const [overdue, soon] = [world.now() - interval, world.now() + interval];
-  const young = world.now() - BOOT_PATIENCE;
-  const names = watch.outbox.filter((message) => message.cause === "boot" && message.made > young)
-    .map((message) => message.target);
-  for (const name of unitsOf(cfg).keys()) {
+  const names = watch.outbox.filter(({ cause, made }) =>
+    cause === "boot" && isRecent(made, BOOT_PATIENCE)).map((message) => message.target);
+  for (const [name, unit] of unitsOf(cfg)) {
     const { life } = memoryOf(watch, name);
     // one that could not be started for a whole tick waits for the ticks
     const due = life.state === "backoff" && life.until > overdue && life.until < soon;
     const ending = life.state === "stopping" && !life.family.stuck;
-    if (ending || life.state === "waiting" || due) names.push(name);
+    // by then it is started without its server, unless something else holds it
+    const waits = life.state === "waiting" && isAgent(unit) &&
+      world.mono() - life.since < backendOf(cfg, unit).connectDelay * 1000 + interval;
+    if (ending || waits || due) names.push(name);
   }
   return new Set(names);
 }
@@ -8911,7 +9008,7 @@ async function keep(path: string, lastGood: string, least = HUNG_AFTER): Promise
   while (!stop && ward.ended !== 0) {
     lock = await keepLock(cfg, lockPath, lock);
     if (lock === null) return 0;
-    ward.look(note("keeping"));
+    await ward.look(note("keeping"));
     await Bun.sleep(KEEPER_STEP);
   }
   ward.child?.kill("SIGTERM");
@@ -8941,23 +9038,24 @@ class Ward {
   constructor(readonly cfg: Config, readonly path: string, readonly least: number) {}
 
   /** `writes`: the keeper itself can write. On a full disk a silent watchdog is not a hung one. */
-  look(writes: boolean): void {
+  async look(writes: boolean): Promise<void> {
     const pid = lockHolder(lockFile(this.cfg, "watchdog"));
+    if (pid !== null && !this.child) this.waitBeforeStart(1_000);
     if (pid !== null) return this.endIfHung(pid, writes);
     this.asked = null;
-    if (!this.child && world.mono() >= this.nextStart && !this.awaitsLock()) this.start();
+    if (!this.child && world.mono() >= this.nextStart && !(await this.awaitsLock())) this.start();
   }
 
   /**
    * Whether a watchdog runs without a lock here, because the state folder was removed: it locks the
    * new folder within a round, and a second watchdog would start without its memory. One that
-   * takes too long is ended.
+   * takes too long is ended, unless somebody has that lock: on a full disk no pid says who.
    */
-  private awaitsLock(): boolean {
+  private async awaitsLock(): Promise<boolean> {
     const [pid] = supervisorsOf(this.cfg, "watchdog");
     const unlockedFor = this.unlockedFor(pid === undefined ? null : `${pid}`);
     if (pid === undefined) return false;
-    if (unlockedFor >= this.least) {
+    if (unlockedFor >= this.least && !(await isLocked(lockFile(this.cfg, "watchdog")))) {
       log(`the watchdog (pid ${pid}) holds no lock in ${this.cfg.stateDir}; ending it`);
       world.signal(pid, "SIGKILL");
     }
@@ -8997,11 +9095,11 @@ class Ward {
   private noteEnd(code: number, signal: NodeJS.Signals | number | null): void {
     this.child = null;
     this.ended = code;
-    const pause = signal || code === 100 ? 1_000
-      : pauseAfter(this.pause, world.mono() - this.startedAt);
+    const pause = signal ? 1_000 : pauseAfter(this.pause, world.mono() - this.startedAt);
     const when = pause > 1_000 ? ` in ${pause / 1_000} s` : "";
     const ended = `the watchdog ended (${signal ?? `exit ${code}`}), starting another${when}`;
-    if (code !== 100 && code !== 0) this.say(ended, signal !== null);
+    if (code === 100) this.say("another watchdog has the lock");
+    else if (code !== 0) this.say(ended, signal !== null);
     this.waitBeforeStart(pause);
   }
 
@@ -10072,7 +10170,7 @@ type StepFacts = { pane: Pane; memory: Memory; verdict: Verdict; hold: LimitStat
 function whyLeft(
   cfg: Config, { watch, operator, complete }: StepLook, agent: Agent, hold: LimitState | null,
 ): string {
-  if (isHeld(operator, agent.name)) return "a command of yours holds it";
+  if (whyHandsOff(operator, agent.name)) return BUSY;
   if (!agent.enabled) return "it is not enabled";
   const shared = hold ? null : accountLimitOf(cfg, watch, agent);
   if (shared) return accountWords(shared);

@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import {
-  curPhase, decideAdvance, decideDrop, handoffReset, loopAgents, loopSessionsAlive, memoryOf, type Phase, phaseIdxFile, snapshot,
+  curPhase, decideAdvance, decideDrop, handoffReset, loopAgents, loopSessionsAlive, memoryOf, parseEvents, type Phase, phaseIdxFile, snapshot, world,
 } from "../agents.ts";
 import { fakeWorld, FLEET, type Scene, scene } from "./kit.ts";
 
@@ -121,6 +121,32 @@ test("on_complete is not put off by a pause that a clock which ran ahead has set
   }
   await heavy();
   expect([starts("upgrader"), marker()]).toEqual([1, true]);
+});
+
+test("on_complete whose task has left the config meanwhile is said, and keeps its trigger and the log folder", async () => {
+  const trigger = join(cfg.logDir, ".run-upgrade-on-complete");
+  fake.write(trigger, "");
+  const removed: string[] = [];
+  const { remove } = world;
+  world.remove = (path) => (removed.push(path), remove(path));
+  watch.intent = { id: "m", from: "p2", to: "", run: "upgrader", at: fake.wall };
+  fake.files.set(phaseIdxFile(cfg), "1");
+  cfg = await fake.config(FLEET.replace(/\[loop\.on_complete\][^[]*/, "").replace(/\[\[agent\]\]\nname = "upgrader"[^[]*/, ""));
+  expect(cfg.loop.onComplete).toBeUndefined();
+  await ticks(3);
+  const events = parseEvents(fake.files.get(file("events.jsonl"))!).filter(({ event }) => event === "blocked");
+  expect(events).toMatchObject([{ agent: "upgrader", why: "on_complete: no such agent in the config; it was not started" }]);
+  expect([marker(), fake.files.has(trigger), removed.includes(cfg.logDir), fake.logged("upgrader needs you").length]).toEqual([true, true, false, 1]);
+});
+
+test("a loop that was still ending when all was done is ended, and no small round waits for it for ever", async () => {
+  fake.files.set(join(cfg.logDir, "SEQUENCE-COMPLETE"), "");
+  fake.tmux.kill(pane("builder"));
+  const left = fake.tmux.add("left");
+  left.ignores = ["SIGHUP", "SIGTERM"];
+  memoryOf(watch, "builder").life = { state: "stopping", family: { pid: left.pid, born: "dead", since: fake.wall }, then: { state: "backoff", until: 0 } };
+  await ticks(3);
+  expect([left.dead, memoryOf(watch, "builder").life.state]).toEqual([true, "backoff"]);
 });
 
 test("on_complete without its trigger file runs nothing", async () => {

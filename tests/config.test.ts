@@ -118,6 +118,12 @@ test("a table where a scalar is wanted is a fault like any other", async () => {
   expect(await faultsOf(`[backend]\nclaude = "x"\n${AGENT}`)).toContain("claude");
 });
 
+test("the trigger of on_complete is a file, never the folder that it stands in: it is removed", async () => {
+  for (const name of ["", ".", "..", "/", "sub/", "~/."]) {
+    expect(await faultsOf(`[loop.on_complete]\ntrigger_file = "${name}"\n${AGENT}`)).toContain("trigger_file: ");
+  }
+});
+
 describe("fault 59: an unknown key is a warning that names the nearest", () => {
   test.each<[string, string, string]>([
     ["of an agent", `${AGENT}wach = "heal"\n`, at(4, 'agent "a": wach: unknown key; nearest is "watch"')],

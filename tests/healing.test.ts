@@ -262,6 +262,17 @@ describe("services", () => {
     await fake.ticks(cfg, watch, 1);
     expect(starts("web")).toBe(2);
   });
+  test("one that a command works on is not called stopped by a person, and is left to that", async () => {
+    await fake.ticks(cfg, watch, 2);
+    const before = memoryOf(watch, "web").verdict;
+    fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ held: {}, busy: { web: fake.wall + 60_000 }, released: {}, queue: [] }));
+    fake.tmux.exit("agents-web", 1);
+    await fake.ticks(cfg, watch, 1);
+    expect([memoryOf(watch, "web").why, memoryOf(watch, "web").verdict, starts("web")]).toEqual(["", before, 1]);
+    fake.turn(61_000);
+    await fake.ticks(cfg, watch, 2);
+    expect(starts("web")).toBe(2);
+  });
   test("ready is a port, an address, a command, or a living session", async () => {
     await fake.ticks(cfg, watch, 2);
     const asked: string[] = [];

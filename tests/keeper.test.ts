@@ -7,6 +7,7 @@ import { allowed, type Fleet, handoffStorm, lives, loopPlan, real, signal, until
 const trio = {
   agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal+stall" }, { name: "c1" }],
 };
+const childrenOf = (pid: number): number[] => readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ").filter(Boolean).map(Number);
 const pids = async (f: Fleet) => Promise.all(["a1", "b1", "c1"].map((name) => f.pid(name)));
 
 real("P6: kill -9 of the watchdog: another within 5 s, the agents untouched", trio, async (f) => {
@@ -191,4 +192,43 @@ real("a keeper whose folder was removed, and another took its place, ends", trio
   await until(() => !lives(keeper));
   await f.ticks(2);
   expect([f.lock("keeper"), lives(other)]).toEqual([other, true]);
+});
+
+/** A keeper that takes a watchdog for hung after 3 s, not after two minutes. */
+const hasty = (f: Fleet) => f.start(["keep", "--least", "3000"]);
+/** As on a full disk: the lock is held, and nothing says by whom until the next round. */
+const forgetPid = (f: Fleet) => rmSync(join(f.state, "watchdog.lock.pid"));
+const slowly = { ...trio, watchdog: { signal_interval: 60 } };
+
+real("a lock whose pid could not be written is held all the same: the watchdog that has it is not ended for it", slowly, async (f) => {
+  await f.up();
+  const [keeper, watchdog] = [f.lock("keeper"), f.lock("watchdog")];
+  signal(keeper, "SIGKILL");
+  await until(() => !lives(keeper));
+  forgetPid(f);
+  const next = hasty(f);
+  await until(() => f.lock("keeper") === next.pid);
+  await Bun.sleep(6_000);
+  expect([lives(watchdog), f.log.includes("holds no lock")]).toEqual([true, false]);
+  next.kill("SIGTERM");
+  await next.exited;
+});
+
+real("nor are others started for it, one each second", slowly, async (f) => {
+  const holder = f.start(["watchdog"]);
+  await until(() => f.lock("watchdog"));
+  await f.ticks(1);
+  forgetPid(f);
+  const keeper = hasty(f);
+  const started = new Set<number>();
+  await until(() => f.lock("keeper") === keeper.pid);
+  for (const end = performance.now() + 10_000; performance.now() < end; await Bun.sleep(20)) {
+    for (const pid of childrenOf(keeper.pid)) started.add(pid);
+  }
+  expect(started.size).toBeWithin(1, 4);
+  expect(f.log.split("another watchdog has the lock").length - 1).toBe(1);
+  for (const one of [keeper, holder]) {
+    one.kill("SIGTERM");
+    await one.exited;
+  }
 });

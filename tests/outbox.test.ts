@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  cmdSend, cmdStatus, type Config, decideTyping, isBooting, type Message, nextMessages, enqueue, typeable, type Typing, type VerdictName, type Watch,
+  cmdSend, cmdStatus, type Config, decideTyping, isBooting, type Message, nextMessages, enqueue, parseEvents, typeable, type Typing, type VerdictName, type Watch,
 } from "../agents.ts";
 import { disturbed } from "./delivery.ts";
 import type { Disturbance } from "./fakes.ts";
@@ -139,6 +139,40 @@ describe("over the fake world", () => {
     enqueue(watch, "nobody", "claim", "x");
     await fake.ticks(cfg, watch);
     expect(waits().at(-1)).toBe("no such agent in the config");
+  });
+
+  test("a text that fails and waits by turns is told of once", async () => {
+    const failed = () => parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "undelivered").map(({ why }) => why);
+    const run = fake.tmux.run.bind(fake.tmux);
+    fake.tmux.run = (args, stdin) => (args.includes("load-buffer") ? { ok: false, out: "", err: "no room", timedOut: false } : run(args, stdin));
+    enqueue(watch, "a", "claim", "x");
+    for (let nth = 0; nth < 8; nth++) {
+      pane().doing = nth % 2 ? "dialog" : "idle";
+      await fake.ticks(cfg, watch, 2);
+    }
+    expect(failed()).toEqual(["failed: load-buffer: no room"]);
+  });
+
+  test("a text for an agent that left the config is told of, waits a day for its return, and goes with a word", async () => {
+    const said = () => parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "undelivered");
+    enqueue(watch, "nobody", "claim", "x");
+    await fake.ticks(cfg, watch, 3);
+    expect(said()).toMatchObject([{ agent: "nobody", cause: "claim", why: "failed: no such agent in the config" }]);
+    fake.turn(86_300_000);
+    await fake.ticks(cfg, watch);
+    expect(watch.outbox.length).toBe(1);
+    fake.turn(100_000);
+    await fake.ticks(cfg, watch, 2);
+    expect([watch.outbox, fake.logged("dropped: claim to nobody: no such agent in the config").length]).toEqual([[], 1]);
+  });
+
+  test("one that comes back within that time gets it", async () => {
+    enqueue(watch, "late", "claim", "for you");
+    await fake.ticks(cfg, watch, 3);
+    fake.turn(86_000_000);
+    cfg = await fake.config(`${TEXT}${agents("late")}`);
+    await fake.ticks(cfg, watch, 4);
+    expect(fake.received("agents-late")).toEqual(["for you"]);
   });
 
   test("a person's draft is left alone", async () => {

@@ -107,6 +107,23 @@ describe("stallCheckOne, over the fake world", () => {
     watch.outbox.push(message({ target: "a", text: value, made: fake.wall, tries: 1, seen: 0 }));
     expect([await ticksToRestart(100), pane().draft]).toEqual([Infinity, value.slice(0, 60)]);
   });
+  const told = () => parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "unsure").map(({ why }) => why);
+  test.each([2, 3, 5, 9])("a screen without work that changes at every look but one in %d, for ever: a person hears of it", async (every) => {
+    pane().doing = "idle";
+    for (let nth = 0; nth < 80; nth++) {
+      pane().said = `● ${"abcdefghijklmnopqrstuvwxyz"[Math.floor(nth / every) % 26]}`;
+      await fake.ticks(cfg, watch);
+    }
+    expect([starts(), told()]).toEqual([1, [expect.stringContaining("its screen changes, but shows no work")]]);
+    expect(await ticksToRestart()).toBeLessThanOrEqual(25);
+  });
+  test("a screen that is understood at every other look alone: a person hears of it", async () => {
+    for (let nth = 0; nth < 80; nth++) {
+      pane().doing = nth % 3 ? "idle" : "blank";
+      await fake.ticks(cfg, watch);
+    }
+    expect([starts(), told().length]).toEqual([1, 1]);
+  });
   test("a blank screen leads to nothing", async () => {
     pane().doing = "blank";
     expect(await ticksToRestart(100)).toBe(Infinity);

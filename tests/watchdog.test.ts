@@ -707,13 +707,37 @@ describe("what must not wait for the next tick", () => {
   test("not one that was made already", () => expect(names({ life: { state: "starting", since: 0 } })).toEqual([]));
   test("not what is parked", () => expect(names({ life: { state: "parked", why: "x", at: 0 } })).toEqual([]));
   test("a client that is ending", () => expect(names({ life: { state: "stopping", family: { pid: 5, born: "1", since: fake.wall }, then: { state: "backoff", until: 0 } } })).toEqual(["a"]));
-  test("one that waits for its server", () => expect(names({ life: { state: "waiting", since: 1 } })).toEqual(["a"]));
+  test("one that waits for its server", () => expect(names({ life: { state: "waiting", since: fake.mono } })).toEqual(["a"]));
+  test("but not for longer than it does, as where it is disabled, or its account is limited, meanwhile", () =>
+    expect(names({ life: { state: "waiting", since: fake.mono - 43_000 } })).toEqual([]));
   test("a kickoff, for two minutes", () => {
     enqueue(watch, "b", "boot", "read it");
     expect(names()).toEqual(["b"]);
     fake.turn(121_000);
     expect(names()).toEqual([]);
   });
+  test("nor a kickoff of a clock that ran ahead", () => {
+    enqueue(watch, "b", "boot", "read it");
+    fake.wall -= 86_400_000;
+    expect(names()).toEqual([]);
+  });
+});
+
+test.each<[string, (it: Scene) => unknown]>([
+  ["while no watchdog runs", (it) => void (it.fake.wall -= 365 * 86_400_000, it.again())],
+  ["while one does", (it) => void (it.fake.wall -= 365 * 86_400_000)],
+])("a clock that is set back %s puts off no word to a person", async (_, setBack) => {
+  const it = await scene(agents("a"), { doing: "blank", ticks: 8 });
+  Object.assign(it.pane(), { doing: "idle", draft: "a draft" });
+  await it.ticks(8);
+  enqueue(it.watch, "a", "claim", "hear this");
+  await it.ticks(2);
+  it.pane().doing = "blank";
+  await it.ticks(3);
+  setBack(it);
+  await it.ticks(1);
+  const late = [memoryOf(it.watch, "a").since, it.watch.outbox[0]!.made, it.watch.outbox[0]!.stuck ?? 0].filter((at) => at > it.fake.wall);
+  expect(late).toEqual([]);
 });
 
 test("a config that is broken is an event once, until it is whole again", async () => {
