@@ -1910,6 +1910,8 @@ const ago = (ms: number): string => {
   return `${Math.floor(span / length)}${unit}`;
 };
 
+const ageOf = (at: Moment, now: number): string => ago(now - Number(new Date(at)));
+
 /** A duration (ms) as 0.6s, 12s, 45m or 7h05m; a dash for none. */
 function spanText(ms: number): string {
   if (ms < MINUTE) return ms <= 0 ? "-" : `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)}s`;
@@ -9373,15 +9375,16 @@ export function expandNames(cfg: Config, words: string[], more: string[] = []): 
     "agent or service");
 }
 
+/** What to say after a word that is not one of these. */
+const instead = (word: string, known: readonly string[]): string =>
+  `${nearest(word, known)} (there are: ${known.join(", ")})`;
+
 /** The known names that these words mean, names or globs; `what` calls them in the error. */
 function namesAmong(known: string[], words: string[], what: string): string[] {
   const found = words.flatMap((word) => {
     const glob = /[*?[]/.test(word) ? known.filter((name) => new Bun.Glob(word).match(name)) : [];
     if (known.includes(word)) return [word];
-    if (!glob.length) {
-      die(`no ${what} "${word}"${nearest(word, known)} (there are: ${known.join(", ")})`, 2);
-    }
-    return glob;
+    return glob.length ? glob : die(`no ${what} "${word}"${instead(word, known)}`, 2);
   });
   return [...new Set(found)];
 }
@@ -9434,16 +9437,19 @@ const fail = (what: string, cure: string): Found => ({ level: "fail", what, cure
 const UNTOLD = warn("nobody is told when an agent needs a person",
   "set command or url in [notify]");
 
+/** The version in what tmux says of itself, where it is older than the oldest that will do; or "". */
+function tooOld(said: string): string {
+  const [found = ""] = /\d+\.\d+/.exec(said) ?? [];
+  return found && Bun.semver.order(`${found}.0`, TMUX_OLDEST) < 0 ? found : "";
+}
+
 /**
  * `client` is what `tmux -V` prints, `server` the version of the running server: "" = none runs,
  * null = nobody asked. The two differ after an upgrade, which leaves the old server running.
  */
 export function assessTmux(client: string, server: string | null): Findings {
   const [found] = /\d+\.\d+\w*/.exec(client) ?? ["?"];
-  const number = /\d+\.\d+/.exec(found)?.[0];
-  if (number && Bun.semver.order(`${number}.0`, TMUX_OLDEST) < 0) {
-    return fail(`${found} is too old`, "install 3.2 or newer");
-  }
+  if (tooOld(found)) return fail(`${found} is too old`, "install 3.2 or newer");
   if (server && server !== found) {
     return warn(`the client is ${found}, the running server ${server}`, NEW_SERVER);
   }
@@ -9478,10 +9484,8 @@ async function askServer(
 async function needTools(cfg: Config): Promise<void> {
   const asked = await tmux(cfg, ["-V"]);
   if (!asked.ok) die(NO_TMUX);
-  const found = /(\d+)\.(\d+)/.exec(asked.out);
-  if (found && Bun.semver.order(`${found[0]}.0`, TMUX_OLDEST) < 0) {
-    die(`tmux ${found[0]} is too old: 3.2 or newer is needed`);
-  }
+  const old = tooOld(asked.out);
+  if (old) die(`tmux ${old} is too old: 3.2 or newer is needed`);
   const server = await askServer(cfg);
   if (/protocol version|server version/.test(server.why)) {
     die(`the running tmux server and ${asked.out.trim()} do not understand each other ` +
@@ -10740,16 +10744,16 @@ const readStatus = async (cfg: Config) => statusFrom(cfg, await lookForStatus(cf
 /** The fleet in a few characters, for tmux's status line: how many work, need you, are limited. */
 export function statusLine(status: Status): string {
   const { agents, watchdog, needsHuman, prefix, configError } = status;
-  const working = agents.filter(({ condition }) => ["working", "background"].includes(condition));
-  const limited = agents.filter(({ condition }) => condition === "limited");
+  const counted = (sign: string, some: StatusRow[]) => (some.length ? sign + some.length : "");
+  const are = (...conditions: Condition[]) =>
+    agents.filter(({ condition }) => conditions.includes(condition));
   const needy = agents.filter((one) => one.needsHuman);
-  const parts = [working.length ? `●${working.length}` : "", needy.length ? `!${needy.length}` : "",
-    limited.length ? `◐${limited.length}` : "", configError ? "✗ config" : "",
+  const faults = [configError ? "✗ config" : "",
     watchdog.running && !watchdog.stale ? "" : "✗ watchdog"].filter(Boolean);
-  const names = needy.length ? ` ${needy.map(({ name }) => name).join(" ")}?` : "";
-  const isSaid = parts.some((part) => part.startsWith("✗"));
-  return [prefix.replace(/-$/, ""), ...parts].join(" ") +
-    (names || (needsHuman && !isSaid ? " ?" : ""));
+  return [prefix.replace(/-$/, ""), counted("●", are("working", "background")),
+    counted("!", needy), counted("◐", are("limited")), ...faults,
+    needy.length ? `${needy.map(({ name }) => name).join(" ")}?`
+      : needsHuman && !faults.length ? "?" : ""].filter(Boolean).join(" ");
 }
 
 /** On fewer columns KIND, BACKEND and MODEL are shown only if they differ, and fit. */
@@ -10807,7 +10811,7 @@ function pulse(
   { running, stale, heartbeat }: WatchdogState, width: number, now: number,
 ): string {
   const clock = clockTime(now, width < NARROW ? 5 : 8);
-  const beat = heartbeat ? ` ${ago(now - Date.parse(heartbeat))} ago` : " starting";
+  const beat = heartbeat ? ` ${ageOf(heartbeat, now)} ago` : " starting";
   return `${clock}${width < NARROW ? " " : "  "}` +
     (running ? `${stale ? "✗" : "●"}${beat}` : "○ no watchdog");
 }
@@ -10880,16 +10884,17 @@ function dueFirst(rows: StatusRow[], now: number): string {
     localTime(first.nextAt) : "";
 }
 
+const withCure = (what: string, cure: string): string => `${what}${cure && `  — ${cure}`}`;
+
 /** What is wrong with the fleet as a whole, one line each, with the cure. */
 function troublesOf({ phase, handoff, watchdog, notices }: Status, now: number): string[] {
-  const since = handoff && handoff.since ? ` for ${ago(now - Date.parse(handoff.since))}` : "";
+  const since = handoff && handoff.since ? ` for ${ageOf(handoff.since, now)}` : "";
   const { heartbeat, stage } = watchdog;
-  const beat = heartbeat ? `, heartbeat ${ago(now - Date.parse(heartbeat))} ago` : "";
+  const beat = heartbeat ? `, heartbeat ${ageOf(heartbeat, now)} ago` : "";
   return [
     phase?.error ? `phase: ${phase.error}` : "",
     handoff?.why && handoff.state !== "empty"
-      ? `hand-off: ${handoff.state}${since}: ${handoff.why}` +
-        `${handoff.cure ? `  — ${handoff.cure}` : ""}` : "",
+      ? withCure(`hand-off: ${handoff.state}${since}: ${handoff.why}`, handoff.cure) : "",
     !watchdog.running ? "watchdog: stopped"
       : watchdog.stale ? `watchdog: STALE${beat}${stage ? `, at: ${stage}` : ""}` : "",
     notices?.text ? `notices: ${notices.text}` : "",
@@ -10919,7 +10924,7 @@ function remarksOf(
       `${running ? "its client runs on" : "its ended client is still there"} → down ${name}`),
     ...answersFor(agents),
     handoff?.state === "empty" && handoff.why
-      ? `hand-off: ${handoff.why}${handoff.cure ? `  — ${handoff.cure}` : ""}` : "",
+      ? withCure(`hand-off: ${handoff.why}`, handoff.cure) : "",
     unknown.length ? `sessions not in the config: ${unknown.join(", ")}` : "",
     olderPhase.length ? `still on an older phase's kickoff: ${olderPhase.join(", ")} ` +
       `("phase set ID --restart" takes them along)` : "",
@@ -10977,7 +10982,7 @@ function ageText({ condition, since, until }: StatusRow, now: number): string {
   if (condition === "backoff") return ago(Date.parse(until) - now);
   const aged = isLiving(condition) ? !["limited", "running"].includes(condition)
     : condition === "parked";
-  return since && aged ? ago(now - Date.parse(since)) : "";
+  return since && aged ? ageOf(since, now) : "";
 }
 
 /** What is due next, for the row's line: a time that has passed is never shown as to come. */
@@ -11009,7 +11014,7 @@ const COMMIT_LATE = 2 * HOUR;
 
 const commitText = ({ owesSince }: StatusRow, now: number): string =>
   owesSince && now - Date.parse(owesSince) >= COMMIT_LATE
-    ? `no commit in this phase for ${ago(now - Date.parse(owesSince))}` : "";
+    ? `no commit in this phase for ${ageOf(owesSince, now)}` : "";
 
 /** How many texts wait for it and why, and how many it may or may not have taken. */
 function heldText(row: StatusRow): string {
@@ -11126,7 +11131,7 @@ function cardText(card: Card, watchdog: WatchdogState, width: number): string {
       `${evidence.text ? `: ${evidence.text}` : ""}` : ""],
     ["it says", evidence?.own ?? ""],
     ["texts", texts.map(({ made, cause, text, why }) =>
-      `${cause.split(" ")[0]} (${[`${ago(now - Date.parse(made))} old`, why]
+      `${cause.split(" ")[0]} (${[`${ageOf(made, now)} old`, why]
         .filter(Boolean).join("; ")}): ${text}`)],
     ["restarts", [...(card.restartsToday ? [`${card.restartsToday} today`] : []),
       ...restarts.map(({ at, why }) => `${localTime(at)}  ${why}`)]],
@@ -11202,9 +11207,7 @@ export async function cmdPhase(call: Call): Promise<number> {
   const cfg = await configFor({ ...call, lenient: verb === "show" });
   const list = phases(cfg);
   const verbs = ["show", "next", "set"];
-  if (!verbs.includes(verb)) {
-    die(`phase: unknown "${verb}"${nearest(verb, verbs)} (there are: ${verbs.join(", ")})`, 2);
-  }
+  if (!verbs.includes(verb)) die(`phase: unknown "${verb}"${instead(verb, verbs)}`, 2);
   if (rest.length || (verb !== "set" && wanted !== undefined)) {
     die("usage: phase [show | next | set <id or index>] [--restart]", 2);
   }
@@ -11224,10 +11227,7 @@ export async function cmdPhase(call: Call): Promise<number> {
   if (verb === "next" && !list[idx]) {
     die(`"${ids.at(-1)}" is the last phase: add one to [loop], or repeat one with phase set ID`);
   }
-  if (!list[idx]) {
-    die(`phase set: no phase "${wanted}"${nearest(wanted!, ids)} ` +
-      `(there are: ${ids.join(", ")})`, 2);
-  }
+  if (!list[idx]) die(`phase set: no phase "${wanted}"${instead(wanted!, ids)}`, 2);
   makeFolders(cfg);
   await storePhase(cfg, idx);
   world.remove(completeFile(cfg));
@@ -11413,10 +11413,7 @@ function printVerdict(
 async function backendFor(call: Call, name: string): Promise<[Rule[], Backend, Settings]> {
   const cfg = call.options.config ? await configFor(call) : null;
   const known: string[] = cfg ? [...cfg.backends.keys()] : [...KINDS];
-  if (!known.includes(name)) {
-    die(`explain: unknown backend "${name}"${nearest(name, known)} ` +
-      `(there are: ${known.join(", ")})`, 2);
-  }
+  if (!known.includes(name)) die(`explain: unknown backend "${name}"${instead(name, known)}`, 2);
   const backend = cfg?.backends.get(name) ??
     { ...defaultsOf(KEYS.backend), name, rule: [], answer: [] };
   const rules = cfg ? rulesOf(backend) : BUILT_IN_RULES[name as BackendKind];
@@ -11559,8 +11556,8 @@ export async function cmdCapture(call: Call): Promise<number> {
   if (call.words.length !== 2) die(`usage: ${usage}`, 2);
   const [, expected, what] = /^([^-]*)(?:-([\w-]+))?$/.exec(label) ?? [];
   if (!expected || !VERDICTS.includes(expected as VerdictName)) {
-    die(`capture: "${expected ?? label}" is not a verdict${nearest(expected ?? label, VERDICTS)} ` +
-      `(there are: ${VERDICTS.join(", ")})`, 2);
+    const word = expected ?? label;
+    die(`capture: "${word}" is not a verdict${instead(word, VERDICTS)}`, 2);
   }
   if (!what) die(`capture: say what it shows: ${expected}-<what>, in letters, digits and -`, 2);
   const cfg = await configFor(call);
@@ -12056,8 +12053,8 @@ export function foldEvents(events: AgentEvent[]): Fold[] {
 export function parseEventNames(words: string): string[] {
   return words.split(",").filter(Boolean).flatMap((word) => {
     const found = EVENT_NAMES.filter((name) => new Bun.Glob(word).match(name));
-    return found.length ? found : die(`events: no event "${word}"${nearest(word, EVENT_NAMES)} ` +
-      `(there are: ${EVENT_NAMES.join(", ")})`, 2);
+    return found.length ? found
+      : die(`events: no event "${word}"${instead(word, EVENT_NAMES)}`, 2);
   });
 }
 
@@ -13308,7 +13305,7 @@ function examineWatchdog(cfg: Config): Findings {
     return warn(`it runs version ${its}, this is ${version()}`, "agents up watchdog");
   }
   return good(`pid ${pid}, heartbeat ` +
-    `${heartbeat ? `${ago(world.now() - Date.parse(heartbeat))} ago` : "to come"}`);
+    `${heartbeat ? `${ageOf(heartbeat, world.now())} ago` : "to come"}`);
 }
 
 /** Whether the clock can be right; `now` is wall ms, `zone` the value of TZ. */
@@ -13476,7 +13473,7 @@ export async function cmdDoctor(call: Call): Promise<number> {
   const ok = !all.some(({ level }) => level === "fail");
   const colour = { ok: "green", warn: "yellow", fail: "red" } as const;
   const lineOf = ({ check, level, what, cure }: Finding) =>
-    `${paint(colour[level], level.padEnd(4))}  ${check}: ${what}${cure ? `  — ${cure}` : ""}`;
+    withCure(`${paint(colour[level], level.padEnd(4))}  ${check}: ${what}`, cure);
   print(call.options.json ? JSON.stringify({ version: 1, ok, findings: all }, null, 2)
     : all.map(lineOf).join("\n"));
   return noFleet ? 2 : ok ? 0 : 3;
@@ -14163,9 +14160,7 @@ export function parseCall(given: string[]): { command: Command; call: Call } {
   const name = ALIASES[said]?.[0] ?? said;
   const command = find(name);
   const names = SHOWN.map((one) => one.name);
-  if (!command) {
-    die(`unknown command "${name}"${nearest(name, names)} (there are: ${names.join(", ")})`, 2);
-  }
+  if (!command) die(`unknown command "${name}"${instead(name, names)}`, 2);
   const options = { ...GLOBAL_OPTIONS, ...command.options };
   try {
     const { values, positionals } = parseArgs({ args: argv, options, allowPositionals: true });
