@@ -1737,25 +1737,25 @@ const orNull = (shape: Shape): Shape => (value) => value === null || shape(value
 
 // ── logging ─────────────────────────────────────────────────────────────────────
 // Diagnostics go to stderr with date and time; the watchdog's also to its log file. Logging never
-// throws: it is called from inside error handling, and the disk may be full just then.
+// throws: error handling calls it, possibly because the disk is full.
 
-/** Characters that one message may have: enough for the stack of a fault. */
-const LOG_LINES = 20_000;
+/** Characters of a log message: enough for a stack trace. */
+const MESSAGE_MAX = 20_000;
 
-/** `routine`: a bar on the terminal tells as much, where one is drawn. */
+/** `routine`: left out while a progress bar, which tells as much, is on the terminal. */
 export function log(message: string, routine = false): void {
   if (routine && barDrawn) return;
   try {
     world.log(stamped(message));
   } catch {
-    // nothing is left to say it with
+    // there is no place left to report this
   }
 }
 
-/** A message as a log shows it: each line with the time. */
+/** A message as logged: every line with the time. */
 function stamped(message: string): string {
   const clock = dateAndTime(world.now());
-  return message.slice(0, LOG_LINES).split("\n")
+  return message.slice(0, MESSAGE_MAX).split("\n")
     .map((line) => `[agents ${clock}] ${printable(line)}`).join("\n");
 }
 
@@ -1766,13 +1766,13 @@ export function die(message: string, code = 1): never {
   throw new CliError(message, code);
 }
 
-/** On one line, without escapes, control characters and what is invisible (bidi marks, tags). */
+/** A text on one line, without escapes, control and invisible characters (bidi marks, tags). */
 export const printable = (value: string): string => Bun.stripANSI(value).toWellFormed()
   .replace(/[\t-\r\u2028\u2029]/g, " ").replace(/[\p{Cc}\p{Cf}]/gu, "");
 
-/** The same of a text whose lines, tabs and colours are our own. */
-const printableText = (value: string): string =>
-  value.split(/(\x1b\[[\d;]*m|[\n\t])/).map((part, at) => (at % 2 ? part : printable(part))).join("");
+/** The same for a text with lines, tabs and colours of our own. */
+const printableText = (value: string): string => value.split(/(\x1b\[[\d;]*m|[\n\t])/)
+  .map((part, at) => (at % 2 ? part : printable(part))).join("");
 
 /** Text from outside, such as a commit's subject: one line of at most `max` characters. */
 export function plainText(value: string, max: number): string {
@@ -1790,22 +1790,21 @@ const quoted = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word :
 
 const newId = (): string => crypto.randomUUID().slice(0, 8);
 
-/** Characters of a subject that anybody is told. */
+/** Characters of a commit's subject that are passed on. */
 const SUBJECT_MAX = 300;
 
 /** Characters of one field of an event. */
 const FIELD_MAX = 500;
 
-/** A field of an event, which any text may have got into: an event is one short line. */
+/** A field of an event, cut and cleaned: an event is one short line. */
 const plainField = (value: unknown): unknown =>
   typeof value === "string" ? plainText(value, FIELD_MAX)
     : Array.isArray(value) ? value.slice(0, 50).map(plainField) : value;
 
 /** Appends an event to events.jsonl, and queues it for [notify]; a failed write is only logged. */
 function emit(cfg: Config, event: string, fields: Record<string, unknown> = {}): void {
-  const said = Object.entries(fields).map(([key, value]) => [key, plainField(value)]);
-  const line: AgentEvent =
-    { at: iso(world.now()), event, ...Object.fromEntries(said) };
+  const plain = Object.entries(fields).map(([key, value]) => [key, plainField(value)]);
+  const line: AgentEvent = { at: iso(world.now()), event, ...Object.fromEntries(plain) };
   if (notifying && cfg.notify.events.includes(event) && tellsPeople(cfg)) {
     pendingNotices.push(line);
   }
@@ -1818,11 +1817,11 @@ function emit(cfg: Config, event: string, fields: Record<string, unknown> = {}):
 
 const tellsPeople = ({ notify }: Config): boolean => Boolean(notify.command || notify.url);
 
-/** What people are still to be told, in its order; only the watchdog fills and empties it. */
+/** The events that people are still to be told of, in order; only the watchdog uses this. */
 const pendingNotices: AgentEvent[] = [];
 let notifying = false;
 
-/** Two files of it, with all else in the folder, stay under 1 MB. */
+/** Bytes: two such files and the rest of the state folder stay under 1 MB. */
 const EVENTS_CAP = 400_000;
 
 let barDrawn = false;
@@ -1830,24 +1829,24 @@ let barDrawn = false;
 const plural = (number: number, word: string): string =>
   (number ? `${number} ${word}${number > 1 ? "s" : ""}` : "");
 
-/** Says a trouble once per change, and that it is over; "" = there is none. */
+/** Logs a trouble whenever it changes, and when it is over; "" = there is none. */
 function trouble(watch: Watch, label: string, message: string): void {
   const { errors } = watch.volatile;
   if ((errors[label] ?? "") === message) return;
   if (message) errors[label] = message;
   else delete errors[label];
-  // what becomes of a text or of an answer is said by itself
+  // the outcome of a message or an answer is logged elsewhere
   if (message) log(message);
   else if (!/^(message|answer) /.test(label)) log(`${label.replace(/^guard /, "")}: works again`);
 }
 
-/** Runs one stage; an error in it is said once per change and stays in it. */
+/** Runs one stage; an error in it ends that stage alone, and is logged whenever it changes. */
 async function guard(watch: Watch, label: string, stage: () => unknown): Promise<void> {
   noteStage(label);
   await attempt(watch, label, stage);
 }
 
-/** The same for a step too short to hang in: no stage is noted for it. */
+/** The same for a step too short to hang, which is not noted as a stage. */
 async function attempt(watch: Watch, label: string, stage: () => unknown): Promise<void> {
   try {
     await stage();
@@ -1920,29 +1919,29 @@ function spanText(ms: number): string {
 }
 
 // ── processes and locks ─────────────────────────────────────────────────────────
-// What runs on this machine, and who may act: when a process began, the family of a client, and one
-// watchdog per state folder, by a lock that dies with its holder even on kill -9.
+// What runs on this machine, what belongs to which client, and who may act: one watchdog per state
+// folder, by a lock that dies with its holder, even on kill -9.
 
 /** HUP at once, TERM after 5 s, KILL after 10 s (s6, overmind: 5 s), to the whole family. */
 export function decideStop(ageMs: number): NodeJS.Signals {
   return ageMs < 5_000 ? "SIGHUP" : ageMs < 10_000 ? "SIGTERM" : "SIGKILL";
 }
 
-/** This long after SIGKILL, ms, only a person can help: it hangs in the kernel or is not ours. */
+/** ms after SIGKILL. What still runs then hangs in the kernel or is not ours: call a person. */
 const KILLED_BY = 2_000;
 const cannotEnd = (members: Member[]): string =>
   `cannot be ended: pid ${members.map(({ pid }) => Math.abs(pid)).join(", ")}`;
 
 /**
- * When a process began, in clock ticks after boot: tells a reused pid from the old one. "" = there is
- * none; "dead" = a zombie (the first process of many containers never reaps any).
+ * When a process began, in clock ticks since boot, to tell a reused pid from the old one. "" = no
+ * such process; "dead" = a zombie (in many containers nobody reaps them).
  */
 function bornOf(pid: number): string {
   const stat = statOf(pid);
   return stat[0] === "Z" ? "dead" : (stat[19] ?? "");
 }
 
-/** The fields of /proc/<pid>/stat behind the name: state, parent, group…; [] = no such process. */
+/** The fields of /proc/<pid>/stat after the name: state, parent, group…; [] = no such process. */
 function statOf(pid: number | string): string[] {
   const stat = readProc(`${pid}/stat`);
   return stat ? stat.slice(stat.lastIndexOf(")") + 2).split(" ") : [];
@@ -1959,11 +1958,11 @@ function readProc(path: string): string {
 
 interface Process extends Group {
   group: number;
-  /** The mark of the launch that it comes from; "" = none, or another user's process. */
+  /** The mark of the launch that it belongs to; "" = none, or another user's process. */
   mark: string;
 }
 
-/** Every process but this one; null = there is no /proc. For 1,000 of them it takes 50 ms. */
+/** Every process but this one; null = there is no /proc. Takes 50 ms for 1,000 of them. */
 function listProcesses(): Process[] | null {
   if (!statOf("self").length) return null;
   const pids = world.list("/proc").map(Number).filter((pid) => isPid(pid) && pid !== process.pid);
@@ -1978,22 +1977,22 @@ function listProcesses(): Process[] | null {
 const variableOf = (pid: number, name: string): string =>
   `\0${readProc(`${pid}/environ`)}`.split(`\0${name}=`)[1]?.split("\0")[0] ?? "";
 
-/** How the marks of a unit begin; the launch comes after it. */
+/** The start of every mark of a unit; the id of the launch follows. */
 const marksOf = (cfg: Config, name: string): string => `${roomOf(cfg)}/${name}/`;
 
-/** A client and everything it started: its process groups, and whatever carries these marks. */
+/** A client and everything that it started: all in these groups, and all with these marks. */
 interface Family {
   groups: Group[];
   marks: string[];
 }
 
-/** A process of a family; without /proc a whole group, as its negative number. */
+/** A process of a family; without /proc a whole group, as a negative pid. */
 interface Member extends Group {
-  /** In the client's own group, which gets SIGHUP from the end of its pane. */
+  /** In the client's own group, which gets its SIGHUP when the pane ends. */
   grouped: boolean;
 }
 
-/** The family of a unit as it is now; later launches do not join it. */
+/** The family of a unit at this moment; later launches do not join it. */
 function familyOf(
   cfg: Config, name: string, groups: (Group | null | undefined)[], all = listProcesses(),
 ): Family {
@@ -2002,13 +2001,13 @@ function familyOf(
   return { groups: groups.filter((group) => group != null), marks: [...new Set(marks)] };
 }
 
-/** Whether the number of a group still means that group. */
+/** Whether the pid of a group has not been reused. */
 function isSameGroup({ pid, born }: Group): boolean {
   const now = bornOf(pid);
   return isPid(pid) && (now === "" || now === "dead" || born === "" || now === born);
 }
 
-/** The members of a family that still run. */
+/** The members of a family that are running. */
 function membersOf({ groups, marks }: Family, all = listProcesses()): Member[] {
   const same = groups.filter(isSameGroup);
   if (!all) {
@@ -2029,24 +2028,24 @@ function signalAll(members: Member[], signal: NodeJS.Signals): void {
   }
 }
 
-/** The process group of a pane's client; marked dead if it ended, as its number may be reused. */
+/** The process group of a pane's client; "dead" if it has ended, as its pid may be reused. */
 const groupOf = (pane: Pane): Group =>
   ({ pid: pane.pid, born: pane.dead ? "dead" : bornOf(pane.pid) || "dead" });
 
-/** This process's pid and start, by which a later process can recognise it. */
+/** This process's pid and birth, so that a later process with the pid is not taken for it. */
 const signature = (): string => `${process.pid} ${bornOf(process.pid)}`;
 
 /**
- * Notes where the round is, to explain a watchdog that hangs or was killed. Written in place to an
- * open file, so that neither a full disk nor a missing folder prevents it.
+ * Notes the stage of the round, to explain a watchdog that hangs or was killed. It overwrites an
+ * open file, which works on a full disk and in a folder that was removed.
  */
 let noteStage: (stage: string) => void = () => {};
 
-/** Wide enough for a label, and for a line that overwrites a longer one. */
+/** Characters; each note is padded to this width, so that it covers a longer one. */
 const STAGE_WIDTH = 160;
 const RESTING = "resting";
 
-/** Opens the note of a watchdog or a keeper; the function returned writes it, false = failed. */
+/** Opens the note of a watchdog or keeper; the returned function writes it, false = it failed. */
 function openNote(path: string): (stage: string) => boolean {
   let file: number | null = null;
   return (stage) => {
@@ -2057,12 +2056,12 @@ function openNote(path: string): (stage: string) => boolean {
         .padEnd(STAGE_WIDTH).concat("\n"), 0);
       return true;
     } catch {
-      return false; // it is only a help
+      return false; // the note only helps to explain a failure
     }
   };
 }
 
-/** A stage note: by which pid, when (wall ms), and which stage; null = it cannot be read. */
+/** A stage note: whose pid, when (wall ms) and which stage; null = it cannot be read. */
 function readNote(path: string): { pid: number; at: number; stage: string } | null {
   try {
     const [, pid, at, stage] = /^(\d+) (\d+) (.*?) *$/m.exec(world.read(path) ?? "") ?? [];
@@ -2098,7 +2097,7 @@ async function isLocked(path: string): Promise<boolean> {
   return lock === null;
 }
 
-/** Takes a lock for as long as this process lives; null = another held it for `patience` ms. */
+/** Takes a lock for the life of this process; null = it was not free for `patience` ms. */
 async function takeLock(path: string, patience = 300): Promise<number | null> {
   for (const end = performance.now() + patience; performance.now() < end; ) {
     const file = await flock(path);
@@ -2106,7 +2105,7 @@ async function takeLock(path: string, patience = 300): Promise<number | null> {
       try {
         await writePid(path);
       } catch (error) {
-        log(`${path}.pid: ${messageOf(error)}`); // a full disk: the lock itself holds
+        log(`${path}.pid: ${messageOf(error)}`); // on a full disk: the lock itself holds
       }
       return file;
     }
@@ -2115,12 +2114,11 @@ async function takeLock(path: string, patience = 300): Promise<number | null> {
   return null;
 }
 
-/** Lets go of a lock. */
 const freeLock = (lock: number): void => closeSync(lock);
 
 /**
- * The lock if it is still ours, taken again if its file was removed; null = another has it. While
- * the folder is missing we keep the old lock and go on: nobody else can take it.
+ * The lock if it is still ours, taken again if its file was removed; null = another process has it.
+ * While the folder is missing the old lock is kept: nobody else can take it then.
  */
 async function keepLock(
   cfg: Config, path: string, held: number, report: (why: string) => void = () => {},
@@ -2140,7 +2138,7 @@ async function keepLock(
   return held;
 }
 
-/** Writes who holds a lock, again if a full disk prevented it the last time. */
+/** Writes down who holds a lock, unless that is on disk already. */
 async function writePid(path: string): Promise<void> {
   const pid = signature();
   if (textIn(`${path}.pid`) !== pid) await world.writeAtomic(`${path}.pid`, pid);
@@ -2155,18 +2153,18 @@ function textIn(path: string): string {
   }
 }
 
-/** The pid of the process that holds a lock and still is the one that wrote it; null = nobody. */
+/** The pid that holds a lock, if it is still the process that took it; null = nobody. */
 function lockHolder(path: string): number | null {
   const [pid, born] = textIn(`${path}.pid`).split(" ");
   return isPid(Number(pid)) && world.signal(Number(pid), 0) &&
     (!born || bornOf(Number(pid)) === born) ? Number(pid) : null;
 }
 
-/** How a keeper starts a watchdog and vice versa; each is recognised by these words. */
+/** The arguments by which keeper and watchdog start, and recognise, each other. */
 const KEPT = { watchdog: ["watchdog", "--kept"], keeper: ["keep", "--last-good"] } as const;
 
 /**
- * Whether a process is our user's and sees the same files: inside a container the same path may be
+ * Whether a process is our user's and sees the same files: in a container the same path may be
  * another file, and another user's fleet keeps its state elsewhere.
  */
 function sharesOurFiles(pid: number): boolean {
@@ -2176,7 +2174,7 @@ function sharesOurFiles(pid: number): boolean {
     mounts(pid) !== "" && mounts(pid) === mounts("self");
 }
 
-/** The watchdogs or keepers of this config file, with or without a lock; [] without /proc. */
+/** The pids of the watchdogs or keepers of this config, lock or not; [] without /proc. */
 function supervisorsOf(cfg: Config, what: keyof typeof KEPT): number[] {
   const [word, flag] = KEPT[what];
   return world.list("/proc").map(Number).filter((pid) => {
@@ -6854,17 +6852,17 @@ export function clearLimitState(cfg: Config, session: string): void {
     limitStatePath(cfg, session));
 }
 
-/** A reset further off than this is worth a look now and then: plans are changed, limits lifted. */
+/** s. A limit is probed before a reset further off than this: plans change, limits are lifted. */
 const FAR_RESET = 6 * 3600;
 
-/** Until when to hold, wall s, and whether the banner named a time. */
+/** Until when to hold, wall s. */
 export function nextLimitUntil(
   settings: Settings, limit: Limit | null, nativeGrace: number, now: number,
-): [until: number, parsed: boolean] {
-  if (limit?.resetAt == null) return [now / 1000 + settings.limitProbeFallback, false];
+): number {
+  if (limit?.resetAt == null) return now / 1000 + settings.limitProbeFallback;
   const reset = limit.resetAt / 1000 + settings.limitResetSlack + (limit.native ? nativeGrace : 0);
   const far = now / 1000 + settings.limitProbeFar;
-  return [reset - now / 1000 > FAR_RESET ? Math.min(reset, far) : reset, true];
+  return reset - now / 1000 > FAR_RESET ? Math.min(reset, far) : reset;
 }
 
 export function limitNudgeMsg(cfg: Config, agent: Agent): string {
@@ -6904,7 +6902,7 @@ function holdFor(cfg: Config, agent: Agent, verdict: Verdict, old: LimitState | 
   const known = same && !limit?.exact && old.resetAt !== undefined ? old.resetAt * 1000 : Infinity;
   const resetAt = limit?.resetAt != null ? Math.min(limit.resetAt, known) : null;
   const past = resetAt !== null && resetAt <= now;
-  const [until] = nextLimitUntil(
+  const until = nextLimitUntil(
     cfg.watchdog, limit && { ...limit, resetAt: past && old ? null : resetAt },
     backendOf(cfg, agent).nativeGrace, now);
   return {
@@ -7172,7 +7170,7 @@ async function settleAccounts(
 /** Until when, wall ms, a limit is believed that nobody can ask after: as one agent's own is. */
 function unaskedUntil(cfg: Config, { resetAt, askedAt }: AccountLimit): number {
   const limit = { class: "other" as const, resetAt, banner: "", native: false };
-  return nextLimitUntil(cfg.watchdog, limit, 0, askedAt)[0] * 1000;
+  return nextLimitUntil(cfg.watchdog, limit, 0, askedAt) * 1000;
 }
 
 /** The others follow: those that show the limit are asked now, the rest simply goes on. */
@@ -10110,7 +10108,7 @@ function nextOfLimit(
   if (action.do === "none") return null;
   if (action.do === "lift") return { does: `ends the hold: ${action.why}`, at: now };
   if (action.do === "ping") return { does: "asks whether it can go on", at: now, due: "probe" };
-  const until = hold ? hold.until : nextLimitUntil(settings, verdict.limit, nativeGrace, now)[0];
+  const until = hold ? hold.until : nextLimitUntil(settings, verdict.limit, nativeGrace, now);
   return { does: "holds, then asks whether it can go on", at: until * 1000, due: "probe" };
 }
 

@@ -54,14 +54,14 @@ test("the client's own epoch counts, also where it comes a look after the banner
 describe("nextLimitUntil", () => {
   let { fake, cfg } = {} as Scene;
   beforeEach(async () => void ({ fake, cfg } = await scene(FLEET, { ticks: 0 })));
-  test.each<[string, Limit | null, number, boolean]>([
-    ["no limit: the fallback", null, 300, false],
-    ["no time on the screen: the fallback", limit(null), 300, false],
-    ["the reset and a slack", limit(1800), 1845, true],
-    ["a client that goes on by itself gets its grace", limit(1800, true), 2025, true],
-    ["fault 47: far off: looked at once an hour, not every 5 min", limit(3 * 86400), 3600, true],
-    ["six hours off: to the reset", limit(6 * 3600 - 60), 6 * 3600 - 15, true],
-  ])("%s", (_, one, wanted, parsed) => expect(nextLimitUntil(cfg.watchdog, one, 180, NOW)).toEqual([s(wanted), parsed]));
+  test.each<[string, Limit | null, number]>([
+    ["no limit: the fallback", null, 300],
+    ["no time on the screen: the fallback", limit(null), 300],
+    ["the reset and a slack", limit(1800), 1845],
+    ["a client that goes on by itself gets its grace", limit(1800, true), 2025],
+    ["fault 47: far off: looked at once an hour, not every 5 min", limit(3 * 86400), 3600],
+    ["six hours off: to the reset", limit(6 * 3600 - 60), 6 * 3600 - 15],
+  ])("%s", (_, one, wanted) => expect(nextLimitUntil(cfg.watchdog, one, 180, NOW)).toBe(s(wanted)));
 
   test("the end of a limit takes back the question that nobody typed yet, and no other text", async () => {
     const watch = fake.watch(cfg);
