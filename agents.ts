@@ -8916,14 +8916,14 @@ function spawnKeeper(cfg: Config): Bun.Subprocess {
   return keeper;
 }
 
-/** A watchdog or keeper counts as hung only after it stood still for at least this long, ms. */
+/** A watchdog or keeper counts as hung once it has stood still for this long, ms. */
 export const HUNG_AFTER = 120_000;
 
 /** Whether a child still runs; one that a signal ended has no exit code either. */
 const isRunning = ({ exitCode, signalCode }: Bun.Subprocess): boolean =>
   exitCode === null && signalCode === null;
 
-/** Whether it hangs: no move for ten of its intervals (s), and for at least `least`, ms. */
+/** Whether it hangs: it has not moved for ten of its intervals (s), and for `least` ms. */
 export const isHung = (stillFor: number, interval: number, least = HUNG_AFTER): boolean =>
   stillFor >= Math.max(10 * interval * 1000, least);
 
@@ -8997,7 +8997,7 @@ async function keep(path: string, lastGood: string, least = HUNG_AFTER): Promise
   const lockPath = lockFile(cfg, "keeper");
   let lock = await takeLock(lockPath);
   if (lock === null) return 100;
-  // read under the lock: `down` first writes its order and then looks for who holds the lock
+  // read under the lock: `down` first writes its order and then looks up who holds the lock
   if (isDown(operatorOf(cfg), "watchdog")) return 0;
   logToFile(cfg);
   let stop = false;
@@ -9166,7 +9166,7 @@ export function decideNotices(
 /** A notice may fail this often before `status` says so: most outages are over in a minute. */
 const NOTICE_PATIENCE = 3;
 
-/** Whether notices fail to go out now. */
+/** Whether notices are failing now. */
 const noticesFail = (notices: Notices | null): boolean =>
   notices !== null && notices.since > 0 && (notices.tries >= NOTICE_PATIENCE ||
     notices.droppedAt >= notices.since);
@@ -9222,11 +9222,11 @@ async function sendNotice(
   if (!answer.ok) die(`notify: the URL answered ${answer.status}`);
 }
 
-/** An event in the words in which `report` lists the notices that went out. */
+/** How `report` words an event that people were told of. */
 const toldOf = ({ agent, event, to }: AgentEvent): string =>
   [agent, event, to ? `→ ${to}` : ""].filter(Boolean).join(" ");
 
-/** What a watchdog that ended left untold is still news for this long, ms. */
+/** For this long, ms, what an ended watchdog left untold is still news. */
 const UNTOLD_FOR = HOUR;
 
 /** The events of these kinds that came after the last notice and before this watchdog. */
@@ -9269,7 +9269,7 @@ async function notifyPeople(config: () => Config, watch: Watch): Promise<void> {
   }
 }
 
-/** Records how a try to send went; true = send the same events again. */
+/** Records how a delivery went; true = send the same events again. */
 export function noteNotices(cfg: Config, watch: Watch, why: string, events: number): boolean {
   const lost = watch.notices?.dropped ?? 0;
   watch.notices = decideNotices(watch.notices, plainText(why, FIELD_MAX), events, world.now());
@@ -9325,7 +9325,7 @@ async function currentConfig(call: Call): Promise<Config> {
   });
 }
 
-/** Why the config that was found is no fleet: it is the untouched example. "" = it is a fleet. */
+/** Why the config that was found is not a fleet: it is the untouched example. "" = it is one. */
 function whyOnlyExample({ implied }: Call, { path, source }: Config): string {
   const folder = dirname(path);
   const ships = folder === SCRIPT_DIR || existsSync(join(folder, "agents.ts"));
@@ -9435,7 +9435,7 @@ const fail = (what: string, cure: string): Found => ({ level: "fail", what, cure
 const UNTOLD = warn("nobody is told when an agent needs a person",
   "set command or url in [notify]");
 
-/** The version in what tmux says of itself, where it is older than the oldest that will do; or "". */
+/** The version that tmux says it is, if that is too old; else "". */
 function tooOld(said: string): string {
   const [found = ""] = /\d+\.\d+/.exec(said) ?? [];
   return found && Bun.semver.order(`${found}.0`, TMUX_OLDEST) < 0 ? found : "";
@@ -9519,7 +9519,7 @@ async function endOriginalWatchdog(cfg: Config, snap: Snapshot): Promise<void> {
 /** How long, ms, a watchdog may take to get its lock after its keeper started, under load. */
 const WATCHDOG_START_MAX = 30_000;
 
-/** Says so where somebody else's session has the name of the one that shows the log. */
+/** Logs that somebody else's session has the name of the one for the watchdog's log. */
 function nameLogStranger(cfg: Config, snap: Snapshot): void {
   const stranger = strangerIn(cfg, snap, watchdogSession(cfg));
   if (stranger) log(`the watchdog's log is not shown: ${stranger}`);
@@ -9979,7 +9979,7 @@ function findBackground(cfg: Config, units: Unit[]): Background[] {
   });
 }
 
-/** "; …" for a message that a unit is not running, where a stranger's session has its name. */
+/** What to add to "not running" where a stranger's session has the unit's name. */
 function strangerNote(cfg: Config, snap: Snapshot, session: string): string {
   const stranger = strangerIn(cfg, snap, session);
   return stranger && `; ${stranger}`;
@@ -10067,7 +10067,7 @@ export async function cmdRestart(call: Call): Promise<number> {
 
 type Due = keyof typeof DUES;
 
-/** What is done by the clock: its word, its condition, and what is said once it has passed. */
+/** What a clock decides: its word, its condition, and what is said once the time has passed. */
 const DUES = {
   wake: { word: "wake", if: "", passed: "wake when idle" },
   probe: { word: "ask again", if: "", passed: "is asked now" },
@@ -10112,7 +10112,7 @@ function nextOfLimit(
   return { does: "holds, then asks whether it can go on", at: until * 1000, due: "probe" };
 }
 
-/** A restart in words: by the ladder the start may be delayed, or not come at all. */
+/** A restart in words: the ladder may delay the start, or park the agent instead. */
 function restartWords({ death, settings }: NextFacts): string {
   const action = death && decideDeath(death, settings);
   if (action?.do === "park") return `ends it and parks it (${action.why})`;
@@ -10434,7 +10434,7 @@ async function rivalsOf(cfg: Config, snap: Snapshot): Promise<StatusLook["rivals
   return rivals;
 }
 
-/** Longer than any round, ms: what was drawn this long before a heartbeat, its round has seen. */
+/** Longer than any round, ms: a heartbeat's round saw all that was drawn this long before it. */
 const ROUND_MAX = 60_000;
 
 /** Whether the watchdog found this client idle and nothing was drawn since: no need to read it. */
@@ -10491,7 +10491,7 @@ async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusL
 
 // What is believed of one unit now.
 
-/** Until this long, ms, after something was drawn, no screen proves that its client is idle. */
+/** For this long, ms, after it last changed, no screen proves that its client is idle. */
 const STILL_AFTER = 2_000;
 
 /**
@@ -10576,7 +10576,7 @@ function stateOf(
   });
 }
 
-/** What is due next of an agent as its row shows it; null = nothing that a clock decides. */
+/** What is due next for an agent, as its row shows it; null = nothing that a clock decides. */
 function nextDue(
   cfg: Config, look: StatusLook, agent: Agent, memory: Memory, hold: LimitState | null,
   condition: Condition,
@@ -10716,7 +10716,7 @@ async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []) {
     fleet: fleetName(cfg), folder: fleetFolder(cfg), prefix: cfg.sessionPrefix,
     // what is wrong with the config, where the watchdog runs on the last good one
     configError: cfg.broken, phase, agents, services, handoff: readChannel(cfg, watch), watchdog,
-    // to people: absent where they go out
+    // to people: absent while they go out
     ...(watch.notices ? { notices:
       { dropped: watch.notices.dropped, text: noticesText(watch.notices, now) } } : {}),
     accounts: accountRows(cfg, look, agents),
@@ -10931,7 +10931,7 @@ function remarksOf(
 
 // The table.
 
-/** The reasons get at least this many columns, for which names are cut. */
+/** The reasons get at least this many columns; names are cut to leave them. */
 const REASONS_LEAST = 30;
 /** The reasons get this many columns before KIND, BACKEND or MODEL are shown. */
 const REASONS_GOOD = 44;
@@ -11004,7 +11004,7 @@ function reasonText(row: StatusRow, room: number, now: number): string {
   return [said, tail].filter(Boolean).join(restarts ? " · " : "  ");
 }
 
-/** With fewer columns for the reason the cure drops the name, which the line has already. */
+/** With fewer columns for the reason the cure loses the name, which the line already has. */
 const REASON_LEAST = 16;
 
 /** A loop without a claim or review for this long, ms, is worth a look. */
@@ -11073,7 +11073,7 @@ export function columns(
 
 // Cards.
 
-/** A card has at most this many lines of the screen, and this many restarts. */
+/** A card shows at most this many lines of the screen, and this many restarts. */
 const CARD_SCREEN = 12;
 const CARD_RESTARTS = 5;
 
@@ -11093,7 +11093,7 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow) {
   const events = await readEvents(cfg);
   return {
     ...row,
-    // by what it was decided, and what the client itself says; null = the screen was not read
+    // what decided it, and what the client itself says; null = the screen was not read
     evidence: verdict ? { rule: verdict.rule, where: verdict.where, text: verdict.text,
       ...(verdict.own ? { own: verdict.own } : {}) } : null,
     nextStep: next ? `${next.does}${next.at === null ? "" : ` at ${localTime(next.at)}`}` : "",
@@ -11458,7 +11458,7 @@ const screenOf = async (cfg: Config, agent: Agent, pane: Pane): Promise<Screen> 
 /** How long, ms, `explain` waits between its two looks at a screen. */
 const LOOKS_APART = 300;
 
-/** The line that says that nothing will be done, if no watchdog runs. */
+/** What to say where no watchdog runs, so that nothing will be done. */
 const watchdogFact = (cfg: Config): [string, string | null] => ["watchdog",
   readWatchdog(cfg).running ? null : 'not running, so nothing is done; "up watchdog" starts it'];
 
@@ -11524,7 +11524,7 @@ const SECRET = new RegExp([
 ].join("|"), "gi");
 const FILLER = "/srv/fleet/agents/main/project";
 
-/** Replaces these paths, and all secrets, by filler of the same length: columns stay in place. */
+/** Replaces these paths, and all secrets, with filler of the same length: columns stay put. */
 export function scrub(value: string, paths: string[]): string {
   const longest = paths.filter((path) => path.length > 1).sort((a, b) => b.length - a.length);
   const filled = longest.reduce(
@@ -11606,7 +11606,7 @@ export function selftest(
 /** The outcome of one capture; `reset`: when its limit ends by its sidecar, ISO 8601, or "". */
 export type SelfTest = ReturnType<typeof judgeCaptures>[number];
 
-/** Judges one client's captures, but for those (`"only"`) that no rule of the screen can tell. */
+/** Judges one client's captures, except those (`"only"`) that no screen rule can tell. */
 function judgeCaptures(rules: Rule[], folder: string, client: string) {
   const files = world.list(join(folder, client)).filter((file) => file.endsWith(".txt")).sort();
   return files.flatMap((file) => {
@@ -11769,7 +11769,7 @@ interface Source {
   again?: () => Promise<Source | null>;
 }
 
-/** Makes a reader of JSON lines, which keeps a line that is not complete yet for the next call. */
+/** Makes a reader of JSON lines; an incomplete last line waits for the next call. */
 function turnReader(parse: (line: string) => Turn[], width: number): (raw: string) => string {
   let rest = "";
   return (raw) => {
@@ -11935,7 +11935,7 @@ export function cleanLog(raw: string): string {
   }).join("\n");
 }
 
-/** After this many looks at a file, 3 s, it is asked whether another has taken its place. */
+/** After this many looks, 3 s, a follower asks whether another file has taken this one's place. */
 const LOOKS_BETWEEN = 15;
 
 /**
@@ -11980,7 +11980,7 @@ async function eventLines(cfg: Config): Promise<string[]> {
   return texts.flatMap((text) => text?.split("\n") ?? []).filter(Boolean);
 }
 
-/** The events on record, oldest first; `last`: only those of so many lines at the end. */
+/** The events on record, oldest first; `last`: only those in that many lines at the end. */
 const readEvents = async (cfg: Config, last = Infinity): Promise<AgentEvent[]> =>
   parseEvents((await eventLines(cfg)).slice(-last).join("\n"));
 
@@ -12015,7 +12015,7 @@ export function eventText(
     `${facts.join(" ")}${times > 1 ? ` (${times} times${first})` : ""}`;
 }
 
-/** Wraps an event's line to `width` columns; what goes on below is indented by two. */
+/** Wraps an event's line to `width` columns; continuation lines are indented by two. */
 export const wrappedEvent = (text: string, width: number): string =>
   Bun.wrapAnsi(text, Math.max(width - 2, 8), { hard: true }).replaceAll("\n", "\n  ");
 
@@ -12184,7 +12184,7 @@ export function longestGap(spans: Span[], within: Span) {
   return { from: iso(best.from), to: iso(best.to), ms: best.to - best.from };
 }
 
-/** The lengths that a slot may have, ms: round steps on a clock. */
+/** The lengths a slot may have, ms: round on a clock. */
 const SLOT_STEPS = [
   ...[1, 2, 3, 5, 10, 15, 20, 30].map((seconds) => seconds * 1000),
   ...[1, 2, 3, 5, 10, 15, 20, 30].map((minutes) => minutes * MINUTE),
@@ -12422,7 +12422,7 @@ interface Section {
   bars?: [label: string, cells: string][];
 }
 
-/** A moment without its year, and without its day where `to` is on the same. */
+/** A moment without its year, and without its day where that is the day of `to`. */
 const momentIn = ({ to }: { to?: string }, length = 5) => (at: string): string =>
   dateAndTime(at, to, length).replace(/^\d+-/, "");
 
@@ -12509,7 +12509,7 @@ function foldTroubles(report: Report): string[] {
   });
 }
 
-/** The sections of a report, in the order in which a person wants to read them. */
+/** The sections of a report, in the order a person wants to read them. */
 function reportSections(report: Report): Section[] {
   const { agents, open, troubles, notices, notifies } = report;
   const label = Math.max(5, ...agents.map((one) => Math.min(14, one.agent.length)));
@@ -12547,7 +12547,7 @@ const barText = ([label, cells]: [string, string], width: number): string =>
   `${label}  ${width === Infinity ? cells : cells.slice(-Math.max(1, width - label.length - 2))}`
     .trimEnd();
 
-/** Wraps a line; what goes on below is indented by two columns. */
+/** Wraps a line; continuation lines are indented by two columns. */
 const wrapped = (line: string, width: number): string[] =>
   wrap(line, width - 2).map((part, i) => (i ? `  ${part}` : part));
 
@@ -12900,7 +12900,7 @@ async function watchStatus(call: Call, first: Config): Promise<number> {
 /** The last events: more than the live view can show. */
 const lastEvents = (cfg: Config): Promise<AgentEvent[]> => readEvents(cfg, 1_000);
 
-/** Runs a command: `attach` in the terminal itself, others as a page or with a note of the end. */
+/** Runs a command: `attach` in the terminal itself, others as a page or a note of how it ended. */
 async function perform(
   cfg: Config, words: string[], terminal: Terminal, signal: AbortSignal,
   change: (some: Partial<View>) => void,
@@ -13627,7 +13627,7 @@ async function cmdDemo(call: Call): Promise<number> {
 /** This program as a person would call it. */
 const selfWords = (): string => (COMPILED ? basename(process.execPath) : `bun ${import.meta.path}`);
 
-/** Prints events as they come; true = the phases are complete, false = `giveUp` said so. */
+/** Prints events as they come; true = the phases are complete, false = `giveUp` said stop. */
 async function showEvents(cfg: Config, giveUp: () => boolean): Promise<boolean> {
   for (let shown = 0; !giveUp(); await Bun.sleep(100)) {
     const text = await world.text(join(cfg.stateDir, "events.jsonl"));
@@ -14148,7 +14148,7 @@ export function parseCall(given: string[]): { command: Command; call: Call } {
   const wordsIn = (args: string[]) => parseArgs(
     { args, options: GLOBAL_OPTIONS, strict: false, allowPositionals: true }).positionals;
   const find = (word: string | undefined) => COMMANDS.find((one) => one.name === word);
-  // before the command there may be an option with a value, which must not pass for the command
+  // an option before the command may have a value, which must not be taken for the command
   const words = wordsIn(given);
   const afterOption = given[0]?.startsWith("-")
     ? words.find((word) => find(word) || ALIASES[word]) : undefined;
