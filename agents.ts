@@ -3737,8 +3737,8 @@ function replaceRules(rules: Rule[], rule: Rule): Rule[] {
  */
 function isInFront(cfg: Config, agent: Agent, pane: Pane): boolean {
   const [state, , group, , , front] = statOf(pane.pid);
-  const ours = pane.made ? pane.made === pane.pid
-    : pane.backend !== "" || pane.command === expectedBackendCmd(cfg, agent);
+  const ours = pane.made > 0 || pane.backend !== "" ||
+    pane.command === expectedBackendCmd(cfg, agent);
   return state !== undefined && !/[TtZX]/.test(state) && group === front && ours &&
     !isLeftShell(readProc(`${pane.pid}/cmdline`).split("\0"), backendOf(cfg, agent));
 }
@@ -5188,8 +5188,17 @@ async function noteConversation(cfg: Config, agent: Agent, pane: Pane): Promise<
   await keepNote(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
 }
 
+const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", limit: null,
+  waitingUntil: null, why: "" };
+
+/** Whether a person's program, or a shell, has taken the place of the client that we started. */
+const isReplaced = (cfg: Config, agent: Agent, { made, pid }: Pane): boolean => made > 0 &&
+  (made !== pid || isLeftShell(readProc(`${pid}/cmdline`).split("\0"), backendOf(cfg, agent)));
+
 /** The verdict of an agent's screen, corrected by its client's files. */
 function withOwnWord(cfg: Config, agent: Agent, pane: Pane, screen: Verdict): Verdict {
+  if (isReplaced(cfg, agent, pane)) return { ...NO_VERDICT, where: "process",
+    why: "what runs in its pane is not the client that was started there" };
   const { kind } = backendOf(cfg, agent);
   if (kind === "codex") {
     const word = readEnd(rollouts, rolloutOf(cfg, agent, pane), parseRolloutEnd);
@@ -5655,9 +5664,6 @@ interface Look {
   /** The screen itself, where it may have to be kept for a person. */
   text: string;
 }
-
-const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", limit: null,
-  waitingUntil: null, why: "" };
 
 /** What is not true of another client in the same session. */
 const NEW_CLIENT = { since: 0, model: undefined, backgroundSince: undefined, idleSince: 0,

@@ -141,6 +141,18 @@ describe("over the fake world", () => {
     expect(waits().at(-1)).toBe("no such agent in the config");
   });
 
+  test.each<[string, () => void]>([
+    ["in the shell that stayed there", () => void fake.files.set(`/proc/${pane().pid}/cmdline`, "bash\0-i\0")],
+    ["in the place of ours", () => void fake.tmux.run(["respawn-pane", "-k", "-t", pane().id, "claude"])],
+  ])("a person's own client, started %s, gets nothing, and a person hears of it", async (_, replace) => {
+    replace();
+    pane().doing = "idle";
+    enqueue(watch, "a", "claim", "for ours");
+    await fake.ticks(cfg, watch, 16);
+    expect([pane().received, pane().enters, pane().draft, waits()]).toEqual([[], 0, "", ["unsure: what runs in its pane is not the client that was started there"]]);
+    expect(fake.logged("a has been unsure for")).toHaveLength(1);
+  });
+
   test("a text that fails and waits by turns is told of once", async () => {
     const failed = () => parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "undelivered").map(({ why }) => why);
     const run = fake.tmux.run.bind(fake.tmux);
