@@ -8913,11 +8913,13 @@ export function loopSessionsAlive(cfg: Config, snap: Snapshot, older = false): A
 // The keeper starts the watchdog again, and ends one that hangs; the watchdog does the same for its
 // keeper.
 
+const spawnSelf = (words: string[], detached = false): Bun.Subprocess =>
+  Bun.spawn([...selfArgv(), ...words],
+    { cwd: "/", env: childEnv(true), stdio: ["ignore", "ignore", "ignore"], detached });
+
 /** Starts the keeper, detached from any terminal; it starts the watchdog. */
 function spawnKeeper(cfg: Config): Bun.Subprocess {
-  const argv = [...selfArgv(), ...KEPT.keeper, lastGoodFile(cfg), "--config", cfg.path];
-  const keeper = Bun.spawn(argv, {
-    cwd: "/", env: childEnv(true), stdio: ["ignore", "ignore", "ignore"], detached: true });
+  const keeper = spawnSelf([...KEPT.keeper, lastGoodFile(cfg), "--config", cfg.path], true);
   keeper.unref();
   return keeper;
 }
@@ -9084,10 +9086,8 @@ class Ward {
 
   private start(): void {
     try {
-      const child = Bun.spawn([...selfArgv(), ...KEPT.watchdog,
-          "--last-good", lastGoodFile(this.cfg), "--config", this.path], {
-        cwd: "/", env: childEnv(true), stdio: ["ignore", "ignore", "ignore"],
-      });
+      const child = spawnSelf([...KEPT.watchdog,
+        "--last-good", lastGoodFile(this.cfg), "--config", this.path]);
       this.child = child;
       this.startedAt = world.mono();
       void child.exited.then((code) => this.noteEnd(code, child.signalCode));
@@ -10771,9 +10771,11 @@ export function statusText(status: Status, width: number): string {
   return [...head, ...title, ...lines, ...foot].join("\n");
 }
 
+const needyFirst = <T extends { needsHuman: boolean }>(all: T[]): T[] =>
+  all.toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
+
 /** Agents, then services; those that need a person come first. */
-const rowsOf = ({ agents, services }: Status): StatusRow[] =>
-  [...agents, ...services].toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
+const rowsOf = ({ agents, services }: Status): StatusRow[] => needyFirst([...agents, ...services]);
 
 /** The parts of `status`: the head, the table's title, a line for each of `rows`, the foot. */
 function statusParts(status: Status, rows: StatusRow[], width: number) {
@@ -12192,8 +12194,7 @@ export function longestGap(spans: Span[], within: Span) {
 
 /** The lengths a slot may have, ms: round on a clock. */
 const SLOT_STEPS = [
-  ...[1, 2, 3, 5, 10, 15, 20, 30].map((seconds) => seconds * 1000),
-  ...[1, 2, 3, 5, 10, 15, 20, 30].map((minutes) => minutes * MINUTE),
+  ...[1000, MINUTE].flatMap((unit) => [1, 2, 3, 5, 10, 15, 20, 30].map((count) => count * unit)),
   ...[1, 2, 3, 4, 6, 8, 12, 24].map((hours) => hours * HOUR),
 ];
 
@@ -12402,8 +12403,7 @@ export function openMatters(status: Status, now: number): OpenMatter[] {
       what: said(row) + (row.messages ? ` · ${plural(row.messages, "text")} held` : "") }));
   const orphans = status.orphans.map(({ name }) => ({ agent: name, needsHuman: false,
     what: "left the config, its client is still there", cure: `down ${name}` }));
-  return [...fleet, ...rows, ...orphans]
-    .toSorted((a, b) => Number(b.needsHuman) - Number(a.needsHuman));
+  return needyFirst([...fleet, ...rows, ...orphans]);
 }
 
 /** The times above the bars: minutes, hours or days of the month, by how long a slot is. */
@@ -13122,7 +13122,7 @@ export function assessScope(
   cgroups: string, unit: { killMode: string; oomPolicy: string }, linger: boolean | null,
 ): Findings {
   const path = cgroupOf(cgroups);
-  const last = path.split("/").at(-1)!;
+  const last = basename(path);
   const spared = unit.killMode === "process" && unit.oomPolicy === "continue";
   if (last.endsWith(".service") && !spared) {
     const how = `KillMode=${unit.killMode || "?"}, OOMPolicy=${unit.oomPolicy || "?"}`;
@@ -13179,7 +13179,7 @@ async function examineScope(pid: string): Promise<Findings> {
   const cgroups = world.read(`/proc/${pid}/cgroup`);
   if (cgroups === null || world.mtime("/run/systemd/system") === null) return [];
   const path = cgroupOf(cgroups);
-  const last = path.split("/").at(-1)!;
+  const last = basename(path);
   const manager = path.includes("/user@") ? ["--user"] : [];
   const asked = last.endsWith(".service")
     ? (await run(["systemctl", ...manager, "show", "-p", "KillMode", "-p", "OOMPolicy", last],
@@ -13515,7 +13515,8 @@ while printf '> ' && read -r text; do
   case $1:$text in
     builder:phase=*) commit "claim($id): work-$id.txt is ready" "work-$id.txt" "work of $id\\n" ;;
     builder:*) if grep -qs PASS "$docs/REVIEW-$id.md"
-      then commit "status($id): done" "$docs/$status" "# $id\\n\\n## DONE\\n\\nReviewed with PASS.\\n"
+      then commit "status($id): done" "$docs/$status" \
+"# $id\\n\\n## DONE\\n\\nReviewed with PASS.\\n"
       else echo "no PASS yet, waiting"; fi ;;
     adversary:phase=*) echo "waiting for a claim" ;;
     adversary:*) verdict=FAIL; [ -e "work-$id.txt" ] && verdict=PASS
@@ -13740,37 +13741,44 @@ export function completionsOf(
   };
 }
 
-const shownOptions = (command: Command): { word: string; clause: string }[] => {
-  const own = Object.entries(command.options ?? {})
-    .map(([name, { clause }]) => ({ word: `--${name}`, clause }));
-  return [...own.filter(({ clause }) => clause), { word: "--config", clause: "config file" },
-    { word: "--help", clause: "usage" }];
-};
+/** The options that are shown, with their names. */
+const optionsOf = ({ options = {} }: Command) =>
+  Object.entries(options).map(([name, option]) => ({ name, ...option }))
+    .filter(({ clause }) => clause);
+
+interface Offer { word: string; clause: string }
+
+/** A line of the script's `case` for each command; `names`: how to ask for the fleet's names. */
+const caseLines = (names: string, line: (options: Offer[], words: string) => string): string =>
+  SHOWN.map((command) => {
+    const { words, names: asks, folder } = completionsOf(command);
+    const options = [...optionsOf(command).map(({ name, clause }) =>
+      ({ word: `--${name}`, clause })), { word: "--config", clause: "config file" },
+      { word: "--help", clause: "usage" }];
+    return `    ${command.name}) ${line(options, asks ? names : words.join(" "))}` +
+      `${folder ? " folder=1" : ""} ;;`;
+  }).join("\n");
 
 /** The options that take a value, as a `case` pattern. */
 const valuedOptions = (): string =>
-  [...new Set(SHOWN.flatMap((command) => Object.entries(command.options ?? {})
-    .filter(([, option]) => option.type === "string" && option.clause)
-    .flatMap(([name, option]) =>
-      [`--${name}`, ...(option.short ? [`-${option.short}`] : [])])))].join("|") || "--";
+  [...new Set(SHOWN.flatMap(optionsOf).filter(({ type }) => type === "string")
+    .flatMap(({ name, short }) => [`--${name}`, ...(short ? [`-${short}`] : [])]))].join("|") ||
+  "--";
 
 function bashCompletion(): string {
-  const cases = SHOWN.map((command) => {
-    const { words, names, folder } = completionsOf(command);
-    const options = shownOptions(command).map(({ word }) => word).join(" ");
-    const asks = names
-      ? '$("$self" names ${config:+--config "$config"} 2>/dev/null)' : words.join(" ");
-    return `    ${command.name}) options="${options}" words="${asks}"` +
-      `${folder ? " folder=1" : ""} ;;`;
-  });
-  return `# bash completion for agents; put this line into ~/.bashrc:  source <(agents completion bash)
+  const cases = caseLines('$("$self" names ${config:+--config "$config"} 2>/dev/null)',
+    (options, words) => `options="${options.map(({ word }) => word).join(" ")}" words="${words}"`);
+  return `# bash completion for agents; put this line into ~/.bashrc:  \
+source <(agents completion bash)
 _agents() {
-  local word="\${COMP_WORDS[COMP_CWORD]}" before="\${COMP_WORDS[COMP_CWORD-1]}" self="\${COMP_WORDS[0]}"
+  local word="\${COMP_WORDS[COMP_CWORD]}" before="\${COMP_WORDS[COMP_CWORD-1]}" \
+self="\${COMP_WORDS[0]}"
   local command="" config="" options="--config --help --version" words="" folder="" i IFS=$' \\t\\n'
   self="\${self/#\\~\\//$HOME/}"
   for ((i = 1; i < \${#COMP_WORDS[@]}; i++)); do
     case "\${COMP_WORDS[i]}" in
-      --config) [[ "\${COMP_WORDS[i+1]}" == "=" ]] && ((i++)); ((i++)); config="\${COMP_WORDS[i]}" ;;
+      --config) [[ "\${COMP_WORDS[i+1]}" == "=" ]] && ((i++)); ((i++)); \
+config="\${COMP_WORDS[i]}" ;;
       ${valuedOptions()}) ((i++)) ;;
       -*) ;;
       *) [[ -z $command && $i -lt $COMP_CWORD ]] && command="\${COMP_WORDS[i]}" ;;
@@ -13780,12 +13788,13 @@ _agents() {
   [[ $word == "=" ]] && word=""
   [[ $before == "=" ]] && before="\${COMP_WORDS[COMP_CWORD-2]}"
   case "$before" in
-    --config) compopt -o filenames 2>/dev/null; IFS=$'\\n'; COMPREPLY=($(compgen -f -- "$word")); return ;;
+    --config) compopt -o filenames 2>/dev/null; IFS=$'\\n'; \
+COMPREPLY=($(compgen -f -- "$word")); return ;;
     ${valuedOptions()}) COMPREPLY=(); return ;;
   esac
   case "$command" in
     "") words="${SHOWN.map((one) => one.name).join(" ")}" ;;
-${cases.join("\n")}
+${cases}
   esac
   [[ $word == -* ]] && words="$options"
   COMPREPLY=($(compgen -W "$words" -- "$word"))
@@ -13797,18 +13806,14 @@ complete -F _agents agents agents.ts`;
 }
 
 function zshCompletion(): string {
-  const list = (items: { word: string; clause: string }[]) =>
-    items.map(({ word, clause }) => shellQuote(`${word}:${clause}`)).join(" ");
-  const cases = SHOWN.map((command) => {
-    const { words, names, folder } = completionsOf(command);
-    const offer = names
-      ? '${(f)"$(${~words[1]} names ${config:+--config} ${config:+$config} 2>/dev/null)"}'
-      : words.join(" ");
-    return `    ${command.name}) options=(${list(shownOptions(command))}) ` +
-      `offer=(${offer})${folder ? " folder=1" : ""} ;;`;
-  });
+  const list = (offers: Offer[]) =>
+    offers.map(({ word, clause }) => shellQuote(`${word}:${clause}`)).join(" ");
+  const cases = caseLines(
+    '${(f)"$(${~words[1]} names ${config:+--config} ${config:+$config} 2>/dev/null)"}',
+    (options, words) => `options=(${list(options)}) offer=(${words})`);
   return `#compdef agents agents.ts
-# zsh completion for agents; put this line into ~/.zshrc, after compinit:  source <(agents completion zsh)
+# zsh completion for agents; put this line into ~/.zshrc, after compinit:  \
+source <(agents completion zsh)
 _agents() {
   local command config folder i
   local -a options offer commands
@@ -13827,7 +13832,7 @@ _agents() {
   compset -P '--config=' && { _files; return }
   case $command in
     "") options=(--config:'config file' --help:usage --version:'its version') ;;
-${cases.join("\n")}
+${cases}
   esac
   if [[ $words[CURRENT] == -* ]]; then _describe -o option options
   elif [[ -z $command ]]; then _describe command commands
@@ -14098,8 +14103,8 @@ const helpEntry = (word: string, wide: number, clause: string): string =>
   hanging(`  ${word.padEnd(wide)} `, clause);
 
 function optionLines(command: Command): string[] {
-  return Object.entries(command.options ?? {}).filter(([, option]) => option.clause)
-    .map(([name, { short, value, clause }]) => helpEntry(
+  return optionsOf(command)
+    .map(({ name, short, value, clause }) => helpEntry(
       `${short ? `-${short}, ` : ""}--${name}${value ? ` ${value}` : ""}`, 26, clause));
 }
 
