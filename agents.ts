@@ -3250,13 +3250,10 @@ function limitOf(screen: Regions, rule: Rule, region: string, index: number, now
   };
 }
 
-function limitWhy(limit: Limit, now: number): string {
-  if (limit.resetAt === null) return LIMIT_NAMES[limit.class];
-  const at = new Date(limit.resetAt);
-  const pad = (value: number) => String(value).padStart(2, "0");
-  const day = limit.resetAt - now > DAY
-    ? ` ${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())}` : "";
-  return `${LIMIT_NAMES[limit.class]}, resets${day} ${pad(at.getHours())}:${pad(at.getMinutes())}`;
+function limitWhy({ class: kind, resetAt }: Limit, now: number): string {
+  if (resetAt === null) return LIMIT_NAMES[kind];
+  const day = resetAt - now > DAY ? `${localDate(resetAt)} ` : "";
+  return `${LIMIT_NAMES[kind]}, resets ${day}${clockTime(resetAt)}`;
 }
 
 // Money comes back by no clock: a person has to pay, so it is never held for.
@@ -4128,17 +4125,24 @@ async function betweenOrders<T>(cfg: Config, work: () => Promise<T>): Promise<T>
  * Starts a unit's program, unless it has been ordered to stay down by now. `byHand`: for a command,
  * which may start a unit that a command is busy with.
  */
-const startSession = (
-  cfg: Config, unit: Unit, byHand: boolean, plan: NewSession,
-): Promise<string> => betweenOrders(cfg, async () => {
-  const operator = operatorOf(cfg);
-  if (byHand ? isDown(operator, unit.name) : whyHandsOff(operator, unit.name)) return OVERTAKEN;
-  // tmux refuses a second session of one name, but not a second client's window in that session
-  if (plan.room && sessionAlive(await snapshot(cfg), plan.session)) {
-    return `duplicate session: ${plan.session}`;
-  }
-  return newSession(cfg, { ...plan, unit: `${marksOf(cfg, unit.name)}${newId()}` });
-});
+async function startSession(
+  cfg: Config, unit: Unit, snap: Snapshot, byHand: boolean,
+  program: Pick<NewSession, "argv" | "env" | "marks">,
+): Promise<Started> {
+  const { name, session, dir: cwd } = unit;
+  const place = placeFor(snap, session);
+  const why = await betweenOrders(cfg, async () => {
+    const operator = operatorOf(cfg);
+    if (byHand ? isDown(operator, name) : whyHandsOff(operator, name)) return OVERTAKEN;
+    // tmux refuses a second session of one name, but not a second client's window in that session
+    if (place.room && sessionAlive(await snapshot(cfg), session)) {
+      return `duplicate session: ${session}`;
+    }
+    return newSession(cfg, { ...program, ...place, session, cwd,
+      logPath: sessionLogPath(cfg, session), unit: marksOf(cfg, name) + newId() });
+  });
+  return why ? refused(cfg, session, why) : { started: true, why: "" };
+}
 
 interface LaunchPlan {
   backend: Backend;
@@ -4175,6 +4179,12 @@ function startWords(backend: Backend, id: string | null, known: boolean): string
 const choosesId = ({ startArgs, resumeArgs }: Backend): boolean =>
   !startArgs.includes("{id}") && resumeArgs.includes("{id}");
 
+/** A text instead of the whole prompt: to go on, or to read the prompt's file; "" = no prompt. */
+function shortPrompt(cfg: Config, agent: Agent, plan: LaunchPlan, goesOn: boolean): string {
+  if (goesOn) return renderLine(cfg, "prompts/continue.md", variablesOf(cfg, agent));
+  return plan.prompt && renderLine(cfg, "prompts/boot.md", { kickoff: plan.kickoff });
+}
+
 /**
  * A client without a server. It takes its prompt as an argument or, without `prompt_args`, typed
  * once it is ready. A resumed one is only told to go on.
@@ -4190,25 +4200,22 @@ function launchClient(cfg: Config, agent: Agent, plan: LaunchPlan): Launch {
     ...(model ? ["--model", model] : []),
   ];
   const typed = backend.promptArgs === undefined;
-  const short = known && told ? renderLine(cfg, "prompts/continue.md", variablesOf(cfg, agent))
-    : prompt && (typed || Buffer.byteLength(prompt) > ARGUMENT_MAX)
-      ? renderLine(cfg, "prompts/boot.md", { kickoff }) : null;
-  const script = launchScript(
-    backend, typed ? "none" : short !== null ? "text" : prompt ? "file" : "none");
-  return { argv: inShell(script, [typed ? "" : short ?? kickoff, ...args]), env: {},
-    boot: typed ? short ?? "" : "", id };
+  const goesOn = known !== null && told;
+  const short = typed || goesOn || Buffer.byteLength(prompt) > ARGUMENT_MAX
+    ? shortPrompt(cfg, agent, plan, goesOn) : "";
+  const script = launchScript(backend, typed ? "none" : short ? "text" : prompt ? "file" : "none");
+  return { argv: inShell(script, [typed ? "" : short || kickoff, ...args]), env: {},
+    boot: typed ? short : "", id };
 }
 
 /** An opencode client attaches to its server, and to a session made there if the server answers. */
 async function launchOpencode(cfg: Config, agent: Agent, plan: LaunchPlan): Promise<Launch> {
-  const { backend, model, kickoff, prompt, told } = plan;
+  const { backend, model, told } = plan;
   const kept = agent.resume ? resumeId(cfg, agent) : null;
   const id = (kept && (await opencodeKnows(backend, agent, kept)) ? kept : null) ??
     (await opencodeSession(backend, agent));
   const args = ["attach", backend.server, "--dir", agent.dir, ...(id ? ["--session", id] : [])];
-  const boot = kept && kept === id && told
-    ? renderLine(cfg, "prompts/continue.md", variablesOf(cfg, agent))
-    : prompt ? renderLine(cfg, "prompts/boot.md", { kickoff }) : "";
+  const boot = shortPrompt(cfg, agent, plan, kept !== null && kept === id && told);
   const env = { NO_COLOR: "1",
     ...(model ? { OPENCODE_CONFIG_CONTENT: JSON.stringify({ model }) } : {}) };
   return { argv: inShell(launchScript(backend, "none"), ["", ...args]), env, boot, id };
@@ -4285,20 +4292,19 @@ export async function startAgent(
     `model=${model || "default"})`, true);
   // the first text is stored before its client exists, as a crash may come in between
   if (launch.boot) await options.onBoot?.(launch.boot);
-  const why = await startSession(cfg, agent, options.byHand === true, {
-    session: agent.session, cwd: agent.dir, argv: launch.argv, env: { ...agent.env, ...launch.env },
-    logPath: sessionLogPath(cfg, agent.session), ...placeFor(snap, agent.session),
+  const { argv, env, id } = launch;
+  const result = await startSession(cfg, agent, snap, options.byHand === true, {
+    argv, env: { ...agent.env, ...env },
     marks: {
       backend: agent.backend, model: model || "default", phase, cause: options.cause ?? "",
-      conversation: backend.kind === "opencode" ? (launch.id ?? "") : "",
+      conversation: backend.kind === "opencode" ? (id ?? "") : "",
     },
   });
-  if (why) return refused(cfg, agent.session, why);
-  const id = launch.id;
+  if (!result.started) return result;
   if (id && agent.resume) await keepNote(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
   if (!launch.boot) await noteKickoffSeen(cfg, agent.session);
   emit(cfg, "start", { agent: agent.name, backend: backend.name, model, phase });
-  return { started: true, why: "" };
+  return result;
 }
 
 const kickoffFile = (cfg: Config, session: string): string =>
@@ -4339,9 +4345,6 @@ async function noteKickoffSeen(cfg: Config, session: string): Promise<void> {
   await keepNote(() => world.writeAtomic(toldFile(cfg, session), hashOf(kickoff)));
 }
 
-const belongsTo = (session: string, home: string): string =>
-  `the session ${session} belongs to the fleet of ${dirname(home)}; ` +
-  "set session_prefix in [defaults]";
 
 /** What holds the session that a unit needs, and how to go on; "" = the name is free or ours. */
 function strangerIn(cfg: Config, snap: Snapshot, session: string): string {
@@ -4405,8 +4408,10 @@ const rivalText = (rival: { name: string; why: string } | null): string =>
 /** Why nothing may be started in the session of this name; "" = it may. */
 function whyBarred(cfg: Config, snap: Snapshot, session: string): string {
   if (!snap.ok) return `tmux: ${snap.why}`;
-  const other = snap.foreign?.get(session);
-  return other ? belongsTo(session, other) : strangerIn(cfg, snap, session);
+  const home = snap.foreign?.get(session);
+  return home === undefined ? strangerIn(cfg, snap, session)
+    : `the session ${session} belongs to the fleet of ${dirname(home)}; ` +
+      "set session_prefix in [defaults]";
 }
 
 /** Where a unit starts, if not in a new session. */
@@ -4435,13 +4440,10 @@ export async function startService(
   const taken = await clearPlace(cfg, service, snap);
   if (taken) return taken;
   log(`starting service ${service.session}`, true);
-  const why = await startSession(cfg, service, byHand, {
-    session: service.session, cwd: service.dir, argv: inShell(service.command), env: service.env,
-    logPath: sessionLogPath(cfg, service.session), marks: {}, ...placeFor(snap, service.session),
-  });
-  if (why) return refused(cfg, service.session, why);
-  emit(cfg, "start", { agent: service.name });
-  return { started: true, why: "" };
+  const result = await startSession(cfg, service, snap, byHand,
+    { argv: inShell(service.command), env: service.env, marks: {} });
+  if (result.started) emit(cfg, "start", { agent: service.name });
+  return result;
 }
 
 /**
