@@ -2237,6 +2237,7 @@ export function parsePane(row: string): (Pane & { server: string }) | null {
  */
 export function ownPanes(panes: Pane[], room = ""): Map<string, Pane> {
   const own = new Map<string, Pane>();
+  // a live pane first, then one in a session that we made, then one under its own name
   const rank = (pane: Pane) => (pane.dead ? 0 : 4) + (pane.room === room ? 2 : 0) +
     (pane.sessionName === pane.session ? 1 : 0);
   for (const pane of panes) {
@@ -2244,6 +2245,7 @@ export function ownPanes(panes: Pane[], room = ""): Map<string, Pane> {
     if (pane.session && (!other || rank(pane) > rank(other))) own.set(pane.session, pane);
   }
   for (const there of Map.groupBy(panes, (pane) => pane.sessionId).values()) {
+    // somebody else's session that holds nothing but panes of ours would end with them
     const isOurs = there.some((pane) => pane.room === room || pane.sessionName === pane.session);
     if (isOurs || there.some((pane) => !pane.session)) continue;
     for (const { session, id } of there) {
@@ -2666,6 +2668,8 @@ export interface Verdict {
   odd?: string;
 }
 
+// The rules.
+
 const anyOf = (...parts: RegExp[]) => new RegExp(parts.map((part) => part.source).join("|"));
 
 const CLAUDE_BANNER = anyOf(
@@ -2980,6 +2984,8 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
   ],
 };
 
+// Regions: a screen taken apart.
+
 interface Regions {
   lines: string[]; above: string[]; screen: string; plain: string; title: string;
   /** The most expensive region, so it is computed on demand. */
@@ -3192,7 +3198,7 @@ function describedRegions({ text, title }: ScreenText, description: TypedBox): R
   };
 }
 
-/** A draft hides Claude's busy footer; without it only title or closed turn prove that it rests. */
+/** Whether a draft may hide work: it replaces the busy footer, and nothing else shows rest. */
 function mayWorkUnseen({ title, newest, box }: Regions): boolean {
   const { event, done } = newest();
   return Boolean(box) && !PLACEHOLDER.test(box!) && !done && !/^✳ /.test(title) &&
@@ -3621,6 +3627,8 @@ function hidesInBox({ kind, boxRe, emptyRe }: Backend, value: string): boolean {
   return (boxRe !== undefined && compiled(boxRe, "m").test(value)) ||
     (emptyRe !== undefined && compiled(emptyRe, "").test(value.trim()));
 }
+
+// The rules of a backend: the operator's patterns and the built-in ones.
 
 /** How long, ms, an operator's pattern may take for one screen. */
 const PATTERN_MAX = 200;
@@ -4307,6 +4315,18 @@ export async function startAgent(
   return result;
 }
 
+export async function startService(
+  cfg: Config, service: Service, snap: Snapshot, byHand = false,
+): Promise<Started> {
+  const taken = await clearPlace(cfg, service, snap);
+  if (taken) return taken;
+  log(`starting service ${service.session}`, true);
+  const result = await startSession(cfg, service, snap, byHand,
+    { argv: inShell(service.command), env: service.env, marks: {} });
+  if (result.started) emit(cfg, "start", { agent: service.name });
+  return result;
+}
+
 const kickoffFile = (cfg: Config, session: string): string =>
   join(cfg.stateDir, `kickoff-${session}.txt`);
 
@@ -4345,6 +4365,8 @@ async function noteKickoffSeen(cfg: Config, session: string): Promise<void> {
   await keepNote(() => world.writeAtomic(toldFile(cfg, session), hashOf(kickoff)));
 }
 
+
+// What may be in the way of a start: other sessions, other fleets, clients that left the config.
 
 /** What holds the session that a unit needs, and how to go on; "" = the name is free or ours. */
 function strangerIn(cfg: Config, snap: Snapshot, session: string): string {
@@ -4434,17 +4456,7 @@ async function refused(cfg: Config, session: string, why: string): Promise<Start
   return { started: false, why: whyBarred(cfg, snap, session) || why };
 }
 
-export async function startService(
-  cfg: Config, service: Service, snap: Snapshot, byHand = false,
-): Promise<Started> {
-  const taken = await clearPlace(cfg, service, snap);
-  if (taken) return taken;
-  log(`starting service ${service.session}`, true);
-  const result = await startSession(cfg, service, snap, byHand,
-    { argv: inShell(service.command), env: service.env, marks: {} });
-  if (result.started) emit(cfg, "start", { agent: service.name });
-  return result;
-}
+// Ending what runs.
 
 /**
  * What is left of the clients of a unit that does not run; null = nothing. The panes are looked at
@@ -4532,6 +4544,8 @@ const SOURCES = {
 
 const sourceOf = ({ where }: Verdict): { label: string; moves: boolean } | undefined =>
   Object.hasOwn(SOURCES, where) ? SOURCES[where as keyof typeof SOURCES] : undefined;
+
+// opencode: its server.
 
 function callOpencode(
   backend: Backend, dir: string, path: string, body?: object,
@@ -4657,6 +4671,8 @@ export function decideOpencode(facts: OpencodeFacts, screen: Verdict, now: numbe
 /** A client's statement of its version, "" if it does not look like one. */
 const versionIn = (value: unknown): string =>
   (typeof value === "string" ? /^\d[\w.+-]{0,30}$/.exec(value)?.[0] ?? "" : "");
+
+// Claude Code: the session file of its process, and the transcript of its conversation.
 
 /** The state of a running client by Claude Code's session file. */
 export interface ClaudeWord {
@@ -4906,37 +4922,6 @@ const readTranscript = (cfg: Config, agent: Agent, word: ClaudeWord) =>
   readEnd(transcripts, transcriptOf(cfg, agent, word),
     (tail) => ({ end: parseTranscriptEnd(tail, world.now()), model: parseModel(tail) }));
 
-/** A model's name. The entry of an error has `<synthetic>` instead. */
-const MODEL_NAME = /^[\w.:/[\]-]{1,64}$/;
-
-/** The model that gave the last answer in a transcript; "" = not known. */
-export function parseModel(tail: string): string {
-  for (const line of tail.split("\n").reverse()) {
-    const entry = line.includes('"type":"assistant"') ? parsedRecord(line) : null;
-    if (entry?.type !== "assistant" || entry.isSidechain === true) continue;
-    const model = isRecord(entry.message) ? entry.message.model : "";
-    if (typeof model === "string" && MODEL_NAME.test(model)) return model;
-  }
-  return "";
-}
-
-/** The line below Codex's box: model, effort and folder. */
-const CODEX_MODEL = /^ {2}(\S+)(?: \S+){0,2} · [/~]/m;
-
-/** The model by the client's own account, also after `/model`; "" = not known, or at work. */
-function readModel(
-  cfg: Config, agent: Agent, pane: Pane, screen: string, { verdict }: Verdict,
-): string {
-  const { kind } = backendOf(cfg, agent);
-  if (kind === "codex") {
-    const [, model = ""] = CODEX_MODEL.exec(screen.slice(screen.lastIndexOf("\n› "))) ?? [];
-    return MODEL_NAME.test(model) ? model : "";
-  }
-  // the transcript changes all through a turn, so it is read once that is over
-  const word = kind === "claude" && verdict !== "active" ? readClaudeWord(cfg, agent, pane) : null;
-  return word ? readTranscript(cfg, agent, word)?.model ?? "" : "";
-}
-
 /** Errors that pass by themselves: the next prompt gets past them. */
 const PASSING_ERRORS = ["server_error", "rate_limit", "overloaded"];
 const ERROR_WORDS: Record<string, string> = {
@@ -4967,6 +4952,39 @@ export function decideError(
   if (shown.rule !== UNKNOWN_ERROR || !end.error) return shown;
   if (PASSING_ERRORS.includes(end.error) && rests) return idle("at its prompt after an error");
   return { ...shown, why: ERROR_WORDS[end.error] ?? `${shown.why} (${end.error})` };
+}
+
+// Models and versions.
+
+/** A model's name. The entry of an error has `<synthetic>` instead. */
+const MODEL_NAME = /^[\w.:/[\]-]{1,64}$/;
+
+/** The model that gave the last answer in a transcript; "" = not known. */
+export function parseModel(tail: string): string {
+  for (const line of tail.split("\n").reverse()) {
+    const entry = line.includes('"type":"assistant"') ? parsedRecord(line) : null;
+    if (entry?.type !== "assistant" || entry.isSidechain === true) continue;
+    const model = isRecord(entry.message) ? entry.message.model : "";
+    if (typeof model === "string" && MODEL_NAME.test(model)) return model;
+  }
+  return "";
+}
+
+/** The line below Codex's box: model, effort and folder. */
+const CODEX_MODEL = /^ {2}(\S+)(?: \S+){0,2} · [/~]/m;
+
+/** The model by the client's own account, also after `/model`; "" = not known, or at work. */
+function readModel(
+  cfg: Config, agent: Agent, pane: Pane, screen: string, { verdict }: Verdict,
+): string {
+  const { kind } = backendOf(cfg, agent);
+  if (kind === "codex") {
+    const [, model = ""] = CODEX_MODEL.exec(screen.slice(screen.lastIndexOf("\n› "))) ?? [];
+    return MODEL_NAME.test(model) ? model : "";
+  }
+  // the transcript changes all through a turn, so it is read once that is over
+  const word = kind === "claude" && verdict !== "active" ? readClaudeWord(cfg, agent, pane) : null;
+  return word ? readTranscript(cfg, agent, word)?.model ?? "" : "";
 }
 
 /** The oldest and the newest version that detection was measured on. */
@@ -5006,6 +5024,8 @@ async function readVersion(
   const health = await askOpencode<{ version?: unknown }>(backend, agent.dir, "/global/health");
   return isRecord(health) ? versionIn(health.version) : null;
 }
+
+// Codex: the rollout of its conversation.
 
 /** The end of a rollout, Codex's file of a conversation. */
 export interface CodexWord {
@@ -5196,6 +5216,8 @@ const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", 
 /** Whether a person's program, or a shell, has taken the place of the client that we started. */
 const isReplaced = (cfg: Config, agent: Agent, { made, pid }: Pane): boolean => made > 0 &&
   (made !== pid || isLeftShell(readProc(`${pid}/cmdline`).split("\0"), backendOf(cfg, agent)));
+
+// All of it together.
 
 /** The verdict of an agent's screen, corrected by its client's files. */
 function withOwnWord(cfg: Config, agent: Agent, pane: Pane, screen: Verdict): Verdict {
