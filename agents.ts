@@ -2634,6 +2634,8 @@ export type Where =
 /** `whole`: the banner is the whole region, not only the line that matched. */
 export interface Rule {
   name: string; verdict: VerdictName; where: Where; re: RegExp; whole?: boolean; why?: string;
+  /** Words that are in all that it matches: a screen without them costs no search by pattern. */
+  has?: string;
   /** What it matches keeps changing during work: a spinner, a counter. */
   animated?: boolean;
   /** The answer to suggest to an operator for this question of the client. */
@@ -2752,14 +2754,16 @@ const atBox = (boxRe: string, emptyRe?: string): Rule => ({
 });
 
 // Gemini's newest error: between it and the box there is nothing but a hint of its own.
-const geminiError = (said: RegExp): RegExp => new RegExp(
-  String.raw`^✕ \[API Error: (?:${said.source}).*(?:\n(?![✦✕▄]).*)*\n▄{8}.*(?:\n(?!▄).*)*(?![^])`,
-  "m");
+const geminiError = (said: RegExp): Pick<Rule, "where" | "has" | "re"> => ({
+  where: "screen", has: "✕ [API Error: ", re: new RegExp(
+    String.raw`^✕ \[API Error: (?:${said.source}).*(?:\n(?![✦✕▄]).*)*\n▄{8}.*(?:\n(?!▄).*)*(?![^])`,
+    "m") });
 /** The same error with its first line scrolled away; `@` = anywhere in the rest of it. */
-const geminiCut = (holds: RegExp): RegExp => new RegExp(
-  String.raw`(?<![^])(?![^]*^✕ )${holds.source.replaceAll("@", String.raw`(?:(?!^ℹ )[^])*`)}`
-  + String.raw`[^]*^ℹ This request failed\..*(?:\n(?![✦✕▄]).*)*\n▄{8}.*(?:\n(?!▄).*)*(?![^])`,
-  "mi");
+const geminiCut = (holds: RegExp): Pick<Rule, "where" | "has" | "re"> => ({
+  where: "screen", has: "ℹ This request failed.", re: new RegExp(
+    String.raw`(?![^]*^✕ )${holds.source.replaceAll("@", String.raw`(?:(?!^ℹ )[^])*`)}[^]*`
+    + String.raw`^ℹ This request failed\..*(?:\n(?![✦✕▄]).*)*\n▄{8}.*(?:\n(?!▄).*)*(?![^])`,
+    "miy") });
 /** A framed dialog of Gemini with such a line in it, and no input box below it. */
 const geminiFrame = (holds: RegExp): RegExp => new RegExp(
   String.raw`^ ?│${holds.source}.*(?:\n ?│.*)*\n ?╰─+╯(?:\n(?!▄).*)*(?![^])`, "m");
@@ -2960,22 +2964,20 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: /^ [⠁-⣿] .*\(esc to cancel, (?:\d+m )?\d+s\).*\n─{8}/m },
     { name: "title", verdict: "active", where: "title", why: "busy title", re: /^[✦⏲]/ },
     // not MODEL_CAPACITY_EXHAUSTED, which is transient
-    { name: "quota", verdict: "limited", where: "screen", re: geminiError(
+    { name: "quota", verdict: "limited", ...geminiError(
       /You have exhausted your|Quota exceeded|\{"error":\{"code":429,"message":"(?:Quota|You)/) },
-    { name: "broken conversation", verdict: "fatal", where: "screen",
-      why: "the conversation is broken",
-      re: geminiError(/\{"error":\{"code":400,"message":"(?!API\s+key)/) },
+    { name: "broken conversation", verdict: "fatal", why: "the conversation is broken",
+      ...geminiError(/\{"error":\{"code":400,"message":"(?!API\s+key)/) },
     // key, login, model: all but the errors that the next prompt may get past
-    { name: "error", verdict: "blocked", where: "screen", why: "an error that stays",
-      re: geminiError(/(?!terminated|.*(?:fetch failed|"code":(?:429|5)))/) },
+    { name: "error", verdict: "blocked", why: "an error that stays",
+      ...geminiError(/(?!terminated|.*(?:fetch failed|"code":(?:429|5)))/) },
     // the same three with the beginning scrolled away; a quota is known by its advice
-    { name: "quota cut off", verdict: "limited", where: "screen",
-      re: geminiCut(/(?=@(?:AI\s+Studio|another\s+\/auth\s+method))/) },
-    { name: "broken conversation cut off", verdict: "fatal", where: "screen",
-      why: "the conversation is broken",
-      re: geminiCut(/(?=@"INVALID_ARGUMENT")(?!@API[_\s]+key)/) },
-    { name: "error cut off", verdict: "blocked", where: "screen", why: "an error, cut off",
-      re: geminiCut(/(?!@"(?:UNAVAILABLE|INTERNAL|RESOURCE_EXHAUSTED)")/) },
+    { name: "quota cut off", verdict: "limited",
+      ...geminiCut(/(?=@(?:AI\s+Studio|another\s+\/auth\s+method))/) },
+    { name: "broken conversation cut off", verdict: "fatal", why: "the conversation is broken",
+      ...geminiCut(/(?=@"INVALID_ARGUMENT")(?!@API[_\s]+key)/) },
+    { name: "error cut off", verdict: "blocked", why: "an error, cut off",
+      ...geminiCut(/(?!@"(?:UNAVAILABLE|INTERNAL|RESOURCE_EXHAUSTED)")/) },
     atBox(CLIENTS.gemini.box_re, CLIENTS.gemini.empty_re),
   ],
   typed: [
@@ -3340,7 +3342,8 @@ export function detect(
   for (const rule of rules) {
     const region = regionOf(screen, rule.where);
     rule.re.lastIndex = 0; // a sticky pattern matches at the start only
-    const match = region === null ? null : timed(rule.given, () => rule.re.exec(region));
+    const match = region?.includes(rule.has ?? "")
+      ? timed(rule.given, () => rule.re.exec(region)) : null;
     if (match) verdict = ruled(screen, rule, region!, match, now);
     if (verdict) break;
   }
