@@ -3468,8 +3468,13 @@ function occurrence(when: Groups, now: number, zone: string, past: number): numb
   const time = timeOfDay(when);
   if (time === null) return null;
   const today = Math.floor(wallAt(now - past, zone) / DAY) * DAY;
-  const found = daysMeant(when, today).map((day) => epochsAt(day + time, zone));
-  if (when.year) return found[0]!.find((epoch) => epoch > now) ?? found[0]![0]!;
+  const walls = daysMeant(when, today).map((day) => day + time);
+  if (when.year) {
+    const epochs = epochsAt(walls[0]!, zone);
+    return epochs.find((epoch) => epoch > now) ?? epochs[0]!;
+  }
+  // one after the other: to ask what a zone's clock shows is slow
+  const found = walls.values().map((wall) => epochsAt(wall, zone));
   const epochs = found.find((each) => each.some((epoch) => epoch > now - past)) ?? [];
   return epochs.find((epoch) => epoch > now) ?? epochs.at(-1) ?? null;
 }
