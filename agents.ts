@@ -102,6 +102,8 @@ export interface Config {
   warnings: string[];
   /** The fault of the file on disk, while the last good config stays in force; "" = none. */
   broken: string;
+  /** What the state folder said when it was read last. */
+  stored: Stored;
 }
 
 /** A pane as tmux reports it, with the marks (`@agents_…` options) that we set at launch. */
@@ -1475,6 +1477,7 @@ export async function loadConfig(
   const reader = new ConfigReader(path, source);
   const cfg = buildConfig(reader, raw, env);
   if (reader.faults.length) die([...new Set(reader.faults)].join("\n"), 2);
+  await readState(cfg);
   return cfg;
 }
 
@@ -1520,6 +1523,7 @@ function buildConfig(
     overridden: new Set(),
     warnings: reader.warnings,
     broken: "",
+    stored: UNREAD,
   };
   for (const [nth, raw] of top.agent.entries()) addAgent(reader, cfg, top.defaults, raw, nth, env);
   for (const [nth, raw] of top.service.entries()) addService(reader, cfg, top.defaults, raw, nth);
@@ -1531,6 +1535,10 @@ function buildConfig(
   if (secret) secretNames.add(secret);
   return cfg;
 }
+
+/** The state folder before the first look at it. */
+const UNREAD: Stored = { phase: { error: "the state was not read" }, limits: new Map(),
+  sshAgent: "" };
 
 const ROOT: Location = { label: "", header: "", nth: 0 };
 const location = (header: string, nth = 0, label = `[${header}]`): Location =>
@@ -1948,11 +1956,14 @@ function statOf(pid: number | string): string[] {
 }
 
 /** A file of /proc; "" = there is none. */
-function readProc(path: string): string {
+const readProc = (path: string): string => textNow(`/proc/${path}`);
+
+/** What is read at once: what the system says, and who has a lock. "" = nothing that can be read. */
+function textNow(path: string): string {
   try {
-    return world.read(`/proc/${path}`) ?? "";
+    return world.read(path) ?? "";
   } catch {
-    return ""; // the process ended while it was read
+    return ""; // such as a process that ended while it was read
   }
 }
 
@@ -2063,12 +2074,8 @@ function openNote(path: string): (stage: string) => boolean {
 
 /** A stage note: whose pid, when (wall ms) and which stage; null = it cannot be read. */
 function readNote(path: string): { pid: number; at: number; stage: string } | null {
-  try {
-    const [, pid, at, stage] = /^(\d+) (\d+) (.*?) *$/m.exec(world.read(path) ?? "") ?? [];
-    return stage === undefined ? null : { pid: Number(pid), at: Number(at), stage };
-  } catch {
-    return null;
-  }
+  const [, pid, at, stage] = /^(\d+) (\d+) (.*?) *$/m.exec(textNow(path)) ?? [];
+  return stage === undefined ? null : { pid: Number(pid), at: Number(at), stage };
 }
 
 const noteFile = (cfg: Config, what: "watchdog" | "keeper"): string =>
@@ -2141,21 +2148,16 @@ async function keepLock(
 /** Writes down who holds a lock, unless that is on disk already. */
 async function writePid(path: string): Promise<void> {
   const pid = signature();
-  if (textIn(`${path}.pid`) !== pid) await world.writeAtomic(`${path}.pid`, pid);
+  if (textNow(`${path}.pid`) !== pid) await world.writeAtomic(`${path}.pid`, pid);
 }
 
 /** A file's text; "" = there is none, or it cannot be read. */
-function textIn(path: string): string {
-  try {
-    return world.read(path) ?? "";
-  } catch {
-    return "";
-  }
-}
+const textIn = (path: string): Promise<string> =>
+  world.text(path).then((text) => text ?? "", () => "");
 
 /** The pid that holds a lock, if it is still the process that took it; null = nobody. */
 function lockHolder(path: string): number | null {
-  const [pid, born] = textIn(`${path}.pid`).split(" ");
+  const [pid, born] = textNow(`${path}.pid`).split(" ");
   return isPid(Number(pid)) && world.signal(Number(pid), 0) &&
     (!born || bornOf(Number(pid)) === born) ? Number(pid) : null;
 }
@@ -3902,8 +3904,6 @@ export function isDone(text: string, marker: string): boolean {
 }
 
 export const phases = (cfg: Config): Phase[] => cfg.loop.phases;
-export const phaseIdxFile = (cfg: Config): string => join(cfg.stateDir, cfg.loop.stateFile);
-const phaseIdFile = (cfg: Config): string => join(cfg.stateDir, "phase-id");
 const completeFile = (cfg: Config): string => join(cfg.logDir, "SEQUENCE-COMPLETE");
 const isComplete = (cfg: Config): boolean => world.mtime(completeFile(cfg)) !== null;
 
@@ -3938,8 +3938,8 @@ function parseStoredId(stored: string | null): [id: string | undefined, index: n
 
 /** The index into `phases`; throws if `decidePhase` finds a fault. */
 export function curIdx(cfg: Config): number {
-  const found = decidePhase(
-    world.read(phaseIdxFile(cfg)), world.read(phaseIdFile(cfg)), phases(cfg));
+  const { phase } = cfg.stored;
+  const found = "error" in phase ? phase : decidePhase(phase.index, phase.id, phases(cfg));
   return "idx" in found ? found.idx : die(found.error);
 }
 
@@ -3956,13 +3956,6 @@ function phaseTrouble(cfg: Config): string {
   } catch (error) {
     return messageOf(error);
   }
-}
-
-/** The id first: it does not count until the index that it belongs to is written too. */
-async function storePhase(cfg: Config, idx: number): Promise<void> {
-  const { id } = phases(cfg)[idx]!;
-  await world.writeAtomic(phaseIdFile(cfg), `${JSON.stringify({ id, idx })}\n`);
-  await world.writeAtomic(phaseIdxFile(cfg), `${idx}`);
 }
 
 /** A status file in a work tree: in the docs folder, else where old repositories keep it. */
@@ -4058,21 +4051,17 @@ const isId = (value: unknown): value is string =>
   typeof value === "string" && /^[\w-]{1,128}$/.test(value);
 
 /** The id in a file; one that is unreadable or malformed costs the conversation, not the agent. */
-function idIn(path: string): string | null {
-  try {
-    const id = world.read(path)?.trim() ?? "";
-    return isId(id) ? id : null;
-  } catch {
-    return null;
-  }
+async function idIn(path: string): Promise<string | null> {
+  const id = (await textIn(path)).trim();
+  return isId(id) ? id : null;
 }
 
-export function resumeId(cfg: Config, agent: Agent): string | null {
-  return idIn(idFile(cfg, agent)) ?? idIn(legacyIdFile(cfg, agent));
+export async function resumeId(cfg: Config, agent: Agent): Promise<string | null> {
+  return await idIn(idFile(cfg, agent)) ?? await idIn(legacyIdFile(cfg, agent));
 }
 
-function dropResumeId(cfg: Config, agent: Agent): void {
-  if (resumeId(cfg, agent)) log(`${agent.name}: its resume id is dropped`);
+async function dropResumeId(cfg: Config, agent: Agent): Promise<void> {
+  if (await resumeId(cfg, agent)) log(`${agent.name}: its resume id is dropped`);
   world.remove(idFile(cfg, agent));
   world.remove(legacyIdFile(cfg, agent));
 }
@@ -4148,8 +4137,7 @@ async function startSession(
   const { name, session, dir: cwd } = unit;
   const place = placeFor(snap, session);
   const why = await betweenOrders(cfg, async () => {
-    const operator = operatorOf(cfg);
-    if (byHand ? isDown(operator, name) : whyHandsOff(operator, name)) return OVERTAKEN;
+    if (await isOrderedDown(cfg, name, byHand)) return OVERTAKEN;
     // tmux refuses a second session of one name, but not a second client's window in that session
     if (place.room && sessionAlive(await snapshot(cfg), session)) {
       return `duplicate session: ${session}`;
@@ -4205,10 +4193,10 @@ function shortPrompt(cfg: Config, agent: Agent, plan: LaunchPlan, goesOn: boolea
  * A client without a server. It takes its prompt as an argument or, without `prompt_args`, typed
  * once it is ready. A resumed one is only told to go on.
  */
-function launchClient(cfg: Config, agent: Agent, plan: LaunchPlan): Launch {
+async function launchClient(cfg: Config, agent: Agent, plan: LaunchPlan): Promise<Launch> {
   const { backend, model, kickoff, prompt, told } = plan;
   const resumes = agent.resume && backend.supportsResume && backend.resumeArgs !== "";
-  const known = resumes ? resumeId(cfg, agent) : null;
+  const known = resumes ? await resumeId(cfg, agent) : null;
   const id = known ?? (resumes && !choosesId(backend) ? crypto.randomUUID() : null);
   const args = [
     ...startWords(backend, id, known !== null),
@@ -4227,7 +4215,7 @@ function launchClient(cfg: Config, agent: Agent, plan: LaunchPlan): Launch {
 /** An opencode client attaches to its server, and to a session made there if the server answers. */
 async function launchOpencode(cfg: Config, agent: Agent, plan: LaunchPlan): Promise<Launch> {
   const { backend, model, told } = plan;
-  const kept = agent.resume ? resumeId(cfg, agent) : null;
+  const kept = agent.resume ? await resumeId(cfg, agent) : null;
   const id = (kept && (await opencodeKnows(backend, agent, kept)) ? kept : null) ??
     (await opencodeSession(backend, agent));
   const args = ["attach", backend.server, "--dir", agent.dir, ...(id ? ["--session", id] : [])];
@@ -4300,9 +4288,10 @@ export async function startAgent(
   const prompt = agentPrompt(cfg, agent);
   const kickoff = await storeKickoff(cfg, agent, prompt);
   if (kickoff instanceof Error) return { started: false, why: messageOf(kickoff), untried: true };
-  const plan = { backend, model, kickoff, prompt, told: kickoffSeen(cfg, agent.session, prompt) };
-  const launch = backend.kind === "opencode"
-    ? await launchOpencode(cfg, agent, plan) : launchClient(cfg, agent, plan);
+  const told = await kickoffSeen(cfg, agent.session, prompt);
+  const plan = { backend, model, kickoff, prompt, told };
+  const launch = await (backend.kind === "opencode"
+    ? launchOpencode(cfg, agent, plan) : launchClient(cfg, agent, plan));
   const phase = agent.kind === "loop" ? (curPhase(cfg)?.id ?? "-") : "-";
   log(`starting ${agent.session} (${backend.name}, kind=${agent.kind}, phase=${phase}, ` +
     `model=${model || "default"})`, true);
@@ -4364,12 +4353,12 @@ async function keepNote(write: () => Promise<void>): Promise<void> {
 
 const toldFile = (cfg: Config, session: string): string => join(cfg.stateDir, `told-${session}`);
 
-const kickoffSeen = (cfg: Config, session: string, prompt: string): boolean =>
-  textIn(toldFile(cfg, session)) === hashOf(prompt);
+const kickoffSeen = async (cfg: Config, session: string, prompt: string): Promise<boolean> =>
+  await textIn(toldFile(cfg, session)) === hashOf(prompt);
 
 /** Remembers that the client has had its kickoff, so that it need not be repeated on a resume. */
 async function noteKickoffSeen(cfg: Config, session: string): Promise<void> {
-  const kickoff = textIn(kickoffFile(cfg, session));
+  const kickoff = await textIn(kickoffFile(cfg, session));
   await keepNote(() => world.writeAtomic(toldFile(cfg, session), hashOf(kickoff)));
 }
 
@@ -5166,13 +5155,15 @@ const soughtRollouts = new WeakMap<Agent, SoughtRollout>();
  * folder since its start (`begun`), else that of the conversation it was to resume. If there are
  * several, or another Codex agent works in the folder, those begun may not be this client's.
  */
-function rolloutInFolder(cfg: Config, agent: Agent, pane: Pane): { path: string; begun: string[] } {
+async function rolloutInFolder(
+  cfg: Config, agent: Agent, pane: Pane,
+): Promise<{ path: string; begun: string[] }> {
   const mark = `${pane.id} ${pane.created}`;
   let sought = soughtRollouts.get(agent);
   const found = sought && (sought.begun.length > 0 || sought.of !== "");
   if (sought?.pane !== mark || !found || world.mono() - sought.at >= SEEK_EVERY) {
     const begun = begunRollouts(agent, pane);
-    const of = begun.length ? "" : rolloutOfId(agent, resumeId(cfg, agent));
+    const of = begun.length ? "" : rolloutOfId(agent, await resumeId(cfg, agent));
     sought = { pane: mark, at: world.mono(), begun, of };
     soughtRollouts.set(agent, sought);
   }
@@ -5191,8 +5182,8 @@ const rolloutOfId = (agent: Agent, id: string | null): string => (id ? rolloutsS
  * The rollout that a pane's Codex writes, the newest one it has open; "" = none. The first process
  * with one is the client: those that it runs may be a Codex too, or read other rollouts.
  */
-function rolloutOf(cfg: Config, agent: Agent, pane: Pane): string {
-  if (!showsOpenFiles(pane)) return rolloutInFolder(cfg, agent, pane).path;
+async function rolloutOf(cfg: Config, agent: Agent, pane: Pane): Promise<string> {
+  if (!showsOpenFiles(pane)) return (await rolloutInFolder(cfg, agent, pane)).path;
   for (const pid of pidsIn(pane)) {
     const open = world.opened(pid).filter((path) => ROLLOUT_NAME.test(path));
     const own = open.sort((a, b) => (basename(a) < basename(b) ? 1 : -1))
@@ -5209,11 +5200,13 @@ const showsOpenFiles = (pane: Pane): boolean => world.opened(pane.pid).length > 
 async function noteConversation(cfg: Config, agent: Agent, pane: Pane): Promise<void> {
   const backend = backendOf(cfg, agent);
   if (backend.kind !== "codex" || !agent.resume || !backend.supportsResume) return;
-  const kept = resumeId(cfg, agent);
-  const id = ROLLOUT_NAME.exec(rolloutOf(cfg, agent, pane))?.[1];
-  const { begun } = showsOpenFiles(pane) ? { begun: [] } : rolloutInFolder(cfg, agent, pane);
+  const kept = await resumeId(cfg, agent);
+  const id = ROLLOUT_NAME.exec(await rolloutOf(cfg, agent, pane))?.[1];
+  const { begun } = showsOpenFiles(pane) ? { begun: [] } : await rolloutInFolder(cfg, agent, pane);
   // an id stored while this rollout was the only candidate may be another client's after all
-  if (!id && begun.some((path) => ROLLOUT_NAME.exec(path)![1] === kept)) dropResumeId(cfg, agent);
+  if (!id && begun.some((path) => ROLLOUT_NAME.exec(path)![1] === kept)) {
+    await dropResumeId(cfg, agent);
+  }
   if (!id || id === kept) return;
   await keepNote(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
 }
@@ -5228,12 +5221,14 @@ const isReplaced = (cfg: Config, agent: Agent, { made, pid }: Pane): boolean => 
 // All of it together.
 
 /** The verdict of an agent's screen, corrected by its client's files. */
-function withOwnWord(cfg: Config, agent: Agent, pane: Pane, screen: Verdict): Verdict {
+async function withOwnWord(
+  cfg: Config, agent: Agent, pane: Pane, screen: Verdict,
+): Promise<Verdict> {
   if (isReplaced(cfg, agent, pane)) return { ...NO_VERDICT, where: "process",
     why: "what runs in its pane is not the client that was started there" };
   const { kind } = backendOf(cfg, agent);
   if (kind === "codex") {
-    const word = readEnd(rollouts, rolloutOf(cfg, agent, pane), parseRolloutEnd);
+    const word = readEnd(rollouts, await rolloutOf(cfg, agent, pane), parseRolloutEnd);
     return decideCodex(word, screen, pane.created, world.now());
   }
   const word = kind === "claude" ? readClaudeWord(cfg, agent, pane) : null;
@@ -5247,7 +5242,7 @@ function withOwnWord(cfg: Config, agent: Agent, pane: Pane, screen: Verdict): Ve
 async function askSources(
   cfg: Config, agent: Agent, pane: Pane, screen: Verdict,
 ): Promise<{ verdict: Verdict; down: boolean }> {
-  const verdict = withOwnWord(cfg, agent, pane, screen);
+  const verdict = await withOwnWord(cfg, agent, pane, screen);
   const backend = backendOf(cfg, agent);
   if (backend.kind !== "opencode" || !pane.conversation) return { verdict, down: false };
   const facts = await readOpencode(backend, agent, pane);
@@ -5460,16 +5455,16 @@ function parseWatch(stored: string): Watch {
  * What an earlier watchdog remembered. A damaged file is kept aside and the copy from some minutes
  * ago is used: what was told since then is told again, but no hand-off is lost.
  */
-export function loadWatch(cfg: Config): Watch {
+export async function loadWatch(cfg: Config): Promise<Watch> {
   let stored: string | null = null;
   try {
-    stored = world.read(watchFile(cfg));
+    stored = await world.text(watchFile(cfg));
     return stored === null ? freshWatch() : parseWatch(stored);
   } catch (error) {
     // if it is no regular file, the next write moves it out of the way
     const bad = stored;
-    if (bad !== null) void keepNote(() => world.writeAtomic(`${watchFile(cfg)}.bad`, bad));
-    const copy = copiedWatch(cfg);
+    if (bad !== null) await keepNote(() => world.writeAtomic(`${watchFile(cfg)}.bad`, bad));
+    const copy = await copiedWatch(cfg);
     const kept = bad === null ? "" : "kept as watch.json.bad, ";
     log(`${watchFile(cfg)}: ${messageOf(error)}; ${kept}` +
       (copy ? "its last copy holds" : "starting without it"));
@@ -5479,9 +5474,9 @@ export function loadWatch(cfg: Config): Watch {
 
 const watchCopyFile = (cfg: Config): string => `${watchFile(cfg)}.copy`;
 
-function copiedWatch(cfg: Config): Watch | null {
+async function copiedWatch(cfg: Config): Promise<Watch | null> {
   try {
-    return parseWatch(textIn(watchCopyFile(cfg)));
+    return parseWatch(await textIn(watchCopyFile(cfg)));
   } catch {
     return null;
   }
@@ -5492,7 +5487,7 @@ async function copyWatch(cfg: Config, { volatile: { saved } }: Watch): Promise<v
   const path = watchCopyFile(cfg);
   const age = Math.abs(world.now() - (world.mtime(path) ?? 0));
   const due = saved !== "" && age >= cfg.watchdog.heavyInterval * 1000;
-  if (due && textIn(path) !== saved) await world.writeAtomic(path, saved);
+  if (due && await textIn(path) !== saved) await world.writeAtomic(path, saved);
 }
 
 /** Whether a stored value has the type of the fresh one; other types are not converted. */
@@ -5535,20 +5530,127 @@ async function saveOrSay(cfg: Config, watch: Watch): Promise<void> {
   }
 }
 
+/**
+ * What of the state folder decides in a round or a command: read at its beginning, kept up by what
+ * we write. Not among it: orders (see `operatorOf`), and what only a start or an end asks for.
+ */
+export interface Stored {
+  /** The texts of both files of the phase, null = there is none; or why they cannot be read. */
+  phase: { index: string | null; id: string | null } | { error: string };
+  /** By session; null = its file holds no limit. */
+  limits: Map<string, LimitState | null>;
+  sshAgent: string;
+}
+
+export const phaseIdxFile = (cfg: Config): string => join(cfg.stateDir, cfg.loop.stateFile);
+const phaseIdFile = (cfg: Config): string => join(cfg.stateDir, "phase-id");
+const sshAgentFile = (cfg: Config): string => join(cfg.stateDir, "ssh-auth-sock");
+/**
+ * Reads all of it at once into `cfg.stored`. Of a folder or a limit that cannot be read just now,
+ * what was read last holds: nobody is set free, and no loop is sent back to the first phase.
+ */
+export async function readState(cfg: Config): Promise<void> {
+  try {
+    if (cfg.stored !== UNREAD && world.mtime(cfg.stateDir) === null) return;
+    const [phase, limits, sshAgent] =
+      await Promise.all([readPhaseFiles(cfg), readLimits(cfg), textIn(sshAgentFile(cfg))]);
+    cfg.stored = { phase, limits, sshAgent: sshAgent.trim() };
+  } catch (error) {
+    if (cfg.stored !== UNREAD) return;
+    cfg.stored = { ...UNREAD, phase: { error: messageOf(error) }, limits: new Map() };
+  }
+}
+
+async function readPhaseFiles(cfg: Config): Promise<Stored["phase"]> {
+  try {
+    const [index, id] = [world.text(phaseIdxFile(cfg)), world.text(phaseIdFile(cfg))];
+    return { index: await index, id: await id };
+  } catch (error) {
+    return { error: messageOf(error) };
+  }
+}
+
+/** The id first: it does not count until the index that it belongs to is written too. */
+async function storePhase(cfg: Config, idx: number): Promise<void> {
+  const phase = { index: `${idx}`, id: `${JSON.stringify({ id: phases(cfg)[idx]!.id, idx })}\n` };
+  await world.writeAtomic(phaseIdFile(cfg), phase.id);
+  await world.writeAtomic(phaseIdxFile(cfg), phase.index);
+  cfg.stored.phase = phase;
+}
+
+/** The hold of one agent, in the original's format. */
+export interface LimitState {
+  /** Wall s: nothing is typed before. */
+  until: number;
+  nudges: number;
+  /** The banner as first seen and when: the same one may move the hold only earlier. */
+  banner?: string;
+  class?: LimitClass;
+  setAt?: number;
+  resetAt?: number;
+  /** Wall s of the last probe. */
+  asked?: number;
+}
+
+export const limitStatePath = (cfg: Config, session: string): string =>
+  join(cfg.stateDir, `limited-${session}.json`);
+
+const LIMIT_SHAPES: Record<string, Shape> = {
+  banner: isText, setAt: isNumber, resetAt: isResetSeconds, class: isLimitClass, asked: isNumber,
+};
+
+/** The limits by their files: for most agents there is none, and a look at the folder says so. */
+async function readLimits(cfg: Config): Promise<Stored["limits"]> {
+  const sessions = world.list(cfg.stateDir)
+    .flatMap((file) => /^limited-(.+)\.json$/.exec(file)?.[1] ?? []);
+  return new Map(await Promise.all(sessions.map(async (session) => [session,
+    await world.text(limitStatePath(cfg, session))
+      .then(parseLimitState, () => cfg.stored.limits.get(session) ?? null)] as const)));
+}
+
+function parseLimitState(text: string | null): LimitState | null {
+  try {
+    const state = JSON.parse(text ?? "null");
+    if (!isRecord(state) || !isResetSeconds(state.until)) return null;
+    const wrong = (key: string) => key in state && !(LIMIT_SHAPES[key]?.(state[key]) ?? true);
+    for (const key of Object.keys(LIMIT_SHAPES).filter(wrong)) delete state[key];
+    return { ...state, nudges: Number(state.nudges) || 0 } as LimitState;
+  } catch {
+    return null;
+  }
+}
+
+export const loadLimitState = (cfg: Config, session: string): LimitState | null =>
+  cfg.stored.limits.get(session) ?? null;
+
+export async function saveLimitState(
+  cfg: Config, session: string, state: LimitState,
+): Promise<void> {
+  await world.writeAtomic(limitStatePath(cfg, session), JSON.stringify(state));
+  cfg.stored.limits.set(session, state);
+}
+
+export function clearLimitState(cfg: Config, session: string): void {
+  if (!cfg.stored.limits.has(session)) return;
+  world.remove(limitStatePath(cfg, session));
+  cfg.stored.limits.delete(session);
+}
+
 /** The orders as they were read last, by state folder. */
 const lastOperator = new Map<string, { source: string; operator: Operator }>();
 /** Why they cannot be read at present, by state folder. */
 const operatorFaults = new Map<string, string>();
 
 /**
- * The operator's orders; not to be modified. An unreadable file never means start: the orders read
- * last stay in force, or else what the watchdog remembers of who was taken down.
+ * The operator's orders; not to be modified. They are read each time they are asked for: an order
+ * counts from the moment it is given, not from the next round. An unreadable file never means
+ * start: what was read last stays in force, or else what the watchdog remembers as taken down.
  */
-export function operatorOf(cfg: Config): Operator {
+export async function operatorOf(cfg: Config): Promise<Operator> {
   const last = lastOperator.get(cfg.stateDir);
   try {
     const away = () => (world.mtime(cfg.stateDir) === null ? last?.source : undefined);
-    const source = world.read(operatorFile(cfg)) ?? away() ?? "{}";
+    const source = await world.text(operatorFile(cfg)) ?? away() ?? "{}";
     const raw = source === last?.source ? null : JSON.parse(source);
     if (source !== last?.source && !isRecord(raw)) die("it holds no orders");
     operatorFaults.delete(cfg.stateDir);
@@ -5559,7 +5661,7 @@ export function operatorOf(cfg: Config): Operator {
     return operator;
   } catch (error) {
     operatorFaults.set(cfg.stateDir, `operator.json: ${messageOf(error)}; what it said last holds`);
-    return last?.operator ?? { ...NO_ORDERS, held: takenDown(cfg) };
+    return last?.operator ?? { ...NO_ORDERS, held: await takenDown(cfg) };
   }
 }
 
@@ -5570,8 +5672,8 @@ const OPERATOR_SHAPES: Record<string, Shape> = {
 };
 
 /** Which units were down by order when the watchdog saved last, and since when (wall ms). */
-const takenDown = (cfg: Config): Record<string, number> => Object.fromEntries(
-  Object.entries(loadWatch(cfg).agents).filter(([, memory]) => memory.why === BY_YOU)
+const takenDown = async (cfg: Config): Promise<Record<string, number>> => Object.fromEntries(
+  Object.entries((await loadWatch(cfg)).agents).filter(([, memory]) => memory.why === BY_YOU)
     .map(([name, memory]) => [name, memory.since]));
 const BY_YOU = "stopped by you";
 
@@ -5596,6 +5698,12 @@ function hasEnded(signed: string): boolean {
   return Boolean(born) && statOf("self").length > 0 && bornOf(Number(pid)) !== born;
 }
 
+/** Whether an order keeps a unit from being started; `byHand`: for a command, see `startSession`. */
+async function isOrderedDown(cfg: Config, name: string, byHand = false): Promise<boolean> {
+  const operator = await operatorOf(cfg);
+  return byHand ? isDown(operator, name) : whyHandsOff(operator, name) !== "";
+}
+
 /** How long, ms, a command may take to restart units; after that the watchdog takes over. */
 const BUSY_FOR = 60_000;
 /** The most that may be, ms, for many units; also caps it after the clock was set back. */
@@ -5611,8 +5719,8 @@ async function changeOperator(cfg: Config, change: (operator: Operator) => void)
   if (lock === null) die(`${lockFile(cfg, "operator")} is held by another call ` +
     `(pid ${lockHolder(lockFile(cfg, "operator"))})`);
   try {
-    const operator = structuredClone(operatorOf(cfg));
-    const { taken } = loadWatch(cfg);
+    const operator = structuredClone(await operatorOf(cfg));
+    const { taken } = await loadWatch(cfg);
     const late = (message: Message) => (message.expires ?? Infinity) < world.now();
     operator.queue = operator.queue.filter((message) =>
       !taken.includes(message.id) && !late(message));
@@ -5624,9 +5732,11 @@ async function changeOperator(cfg: Config, change: (operator: Operator) => void)
 }
 
 /** The heartbeat of the last tick, without fields that are not sound; `interval` in s. */
-function readBeat(cfg: Config): { at?: string; pid?: number; version?: string; interval?: number } {
+async function readBeat(
+  cfg: Config,
+): Promise<{ at?: string; pid?: number; version?: string; interval?: number }> {
   try {
-    const { at, pid, version, interval } = JSON.parse(textIn(heartbeatFile(cfg)) || "{}");
+    const { at, pid, version, interval } = JSON.parse(await textIn(heartbeatFile(cfg)) || "{}");
     return { ...(isText(at) ? { at } : {}), ...(isNumber(pid) ? { pid } : {}),
       ...(isText(version) ? { version } : {}), ...(isNumber(interval) ? { interval } : {}) };
   } catch {
@@ -5634,12 +5744,12 @@ function readBeat(cfg: Config): { at?: string; pid?: number; version?: string; i
   }
 }
 
-export type WatchdogState = ReturnType<typeof readWatchdog>;
+export type WatchdogState = Awaited<ReturnType<typeof readWatchdog>>;
 
 /** Who runs as watchdog; `stale`: it runs, but missed three ticks; `stage`: what it did then. */
-function readWatchdog(cfg: Config) {
+async function readWatchdog(cfg: Config) {
   const pid = lockHolder(lockFile(cfg, "watchdog"));
-  const beat = readBeat(cfg);
+  const beat = await readBeat(cfg);
   const late =
     world.now() - Date.parse(beat.at ?? "") > 3 * Math.max(beat.interval ?? 0, 5) * 1000;
   const stale = pid !== null && late && beat.pid === pid;
@@ -5796,7 +5906,7 @@ export async function observe(
 ): Promise<Map<string, Observation>> {
   const snap = await lookAtSessions(cfg, watch);
   // read after the look: who restarts an agent by hand holds it first, and ends it then
-  const operator = operatorOf(cfg);
+  const [operator] = await Promise.all([operatorOf(cfg), readState(cfg)]);
   const budget = { left: cfg.watchdog.startBatch };
   const observations = new Map<string, Observation>();
   const looked: Agent[] = [];
@@ -6061,7 +6171,7 @@ interface CloseLook {
 async function closeLook(cfg: Config, agent: Agent, pane: Pane): Promise<CloseLook | null> {
   const screen = await readScreen(cfg, pane);
   return screen && { screen,
-    verdict: withOwnWord(cfg, agent, pane, screenVerdict(cfg, agent, pane, screen.look)) };
+    verdict: await withOwnWord(cfg, agent, pane, screenVerdict(cfg, agent, pane, screen.look)) };
 }
 
 /** What one look says of an agent: all its sources, but no account and no draft. */
@@ -6788,8 +6898,8 @@ async function takeQueued(cfg: Config, watch: Watch): Promise<string[]> {
     (message.expires ?? Infinity) < world.now() && message.seen === undefined;
   watch.outbox = watch.outbox.filter((message) => !late(message));
   dropLost(cfg, watch);
-  const fresh = operatorOf(cfg).queue.filter((message) =>
-    !watch.taken.includes(message.id) && !late(message));
+  const { queue } = await operatorOf(cfg);
+  const fresh = queue.filter((message) => !watch.taken.includes(message.id) && !late(message));
   if (!fresh.length) return [];
   for (const message of fresh) {
     if (message.cause === "boot") watch.outbox = watch.outbox.filter((one) =>
@@ -6797,7 +6907,7 @@ async function takeQueued(cfg: Config, watch: Watch): Promise<string[]> {
     watch.outbox.push({ ...message });
   }
   // an id is forgotten once the queue has forgotten it, or the text would come again
-  const queued = new Set(operatorOf(cfg).queue.map(({ id }) => id));
+  const queued = new Set(queue.map(({ id }) => id));
   watch.taken = [...watch.taken, ...fresh.map(({ id }) => id)].filter((id) => queued.has(id));
   await save(cfg, watch);
   return fresh.map((message) => message.target);
@@ -6824,15 +6934,16 @@ async function deliverByHand(cfg: Config, messages: Message[], deadline: number)
   const alone = () => lockHolder(lockFile(cfg, "watchdog")) === null;
   const lock = alone() ? await takeLock(lockFile(cfg, "hand"), 100) : null;
   if (lock === null) return false;
-  const watch = loadWatch(cfg);
+  const watch = await loadWatch(cfg);
   const targets = new Set(messages.map((message) => message.target));
   const done = () => messages.every(({ id }) => watch.delivered.includes(id));
-  const settled = () => messages.every(({ id, target }) => watch.delivered.includes(id) ||
-    watch.unproven.some((one) => one.id === id) || isDown(operatorOf(cfg), target));
+  const settled = (operator: Operator) => messages.every(({ id, target }) =>
+    watch.delivered.includes(id) || watch.unproven.some((one) => one.id === id) ||
+    isDown(operator, target));
   try {
-    while (!settled() && world.mono() < deadline && alone()) {
+    while (!settled(await operatorOf(cfg)) && world.mono() < deadline && alone()) {
       await deliverAll(cfg, watch, await lookAround(cfg, watch, targets), targets);
-      if (!settled()) await world.sleep(ATTEND_INTERVAL);
+      if (!settled(await operatorOf(cfg))) await world.sleep(ATTEND_INTERVAL);
     }
     if (alone()) await save(cfg, watch);
     return done();
@@ -6844,51 +6955,6 @@ async function deliverByHand(cfg: Config, messages: Message[], deadline: number)
 // ── usage limit ─────────────────────────────────────────────────────────────────
 // An agent in a usage limit is held: no reboot can help it, each one would burn quota. After the
 // reset one short text asks whether the window is open again. The state file is the original's.
-
-export interface LimitState {
-  /** Wall s: nothing is typed before. */
-  until: number;
-  nudges: number;
-  /** The banner as first seen and when: the same one may move the hold only earlier. */
-  banner?: string;
-  class?: LimitClass;
-  setAt?: number;
-  resetAt?: number;
-  /** Wall s of the last probe. */
-  asked?: number;
-}
-
-export const limitStatePath = (cfg: Config, session: string): string =>
-  join(cfg.stateDir, `limited-${session}.json`);
-
-const LIMIT_SHAPES: Record<string, Shape> = {
-  banner: (value) => isText(value), setAt: (value) => isNumber(value),
-  resetAt: (value) => isResetSeconds(value),
-  class: (value) => isLimitClass(value), asked: (value) => isNumber(value),
-};
-
-export function loadLimitState(cfg: Config, session: string): LimitState | null {
-  try {
-    const state = JSON.parse(world.read(limitStatePath(cfg, session)) ?? "null");
-    if (!isRecord(state) || !isResetSeconds(state.until)) return null;
-    const wrong = (key: string) => key in state && !(LIMIT_SHAPES[key]?.(state[key]) ?? true);
-    for (const key of Object.keys(LIMIT_SHAPES).filter(wrong)) delete state[key];
-    return { ...state, nudges: Number(state.nudges) || 0 } as LimitState;
-  } catch {
-    return null;
-  }
-}
-
-export async function saveLimitState(
-  cfg: Config, session: string, state: LimitState,
-): Promise<void> {
-  await world.writeAtomic(limitStatePath(cfg, session), JSON.stringify(state));
-}
-
-export function clearLimitState(cfg: Config, session: string): void {
-  if (world.mtime(limitStatePath(cfg, session)) !== null) world.remove(
-    limitStatePath(cfg, session));
-}
 
 /** s. A limit is probed before a reset further off than this: plans change, limits are lifted. */
 const FAR_RESET = 6 * 3600;
@@ -7585,15 +7651,15 @@ async function noteLastWords(cfg: Config, watch: Watch, agent: Agent, pane: Pane
   const screen = (await capturePane(cfg, pane)) ?? "";
   const verdict = detect(rulesOf(backendOf(cfg, agent)), { text: screen, title: "" }, world.now());
   dropSlowPatterns(cfg, agent);
-  if (verdict.verdict === "fatal") noteFatal(cfg, watch, agent, verdict.why);
+  if (verdict.verdict === "fatal") await noteFatal(cfg, watch, agent, verdict.why);
 }
 
 /** The second fatal error within the window costs the resume id. */
-function noteFatal(cfg: Config, watch: Watch, agent: Agent, why: string): void {
+async function noteFatal(cfg: Config, watch: Watch, agent: Agent, why: string): Promise<void> {
   const memory = memoryOf(watch, agent.name);
   const again = isRecent(memory.lastFatal, cfg.watchdog.parkWindow * 1000);
   memory.lastFatal = world.now();
-  if (again) dropResumeId(cfg, agent);
+  if (again) await dropResumeId(cfg, agent);
   log(`FATAL: ${agent.name} (${agent.session}): ${why}`);
   emit(cfg, "fatal", { agent: agent.name, why });
 }
@@ -7624,7 +7690,7 @@ async function healLiving(
   }
   if (seen.verdict.verdict !== "fatal") return;
   if (!(await verdictStillHolds(cfg, watch, agent, seen))) return;
-  noteFatal(cfg, watch, agent, seen.verdict.why);
+  await noteFatal(cfg, watch, agent, seen.verdict.why);
   await endForRestart(cfg, watch, agent, pane, `fatal: ${seen.verdict.why}`);
 }
 
@@ -7712,7 +7778,7 @@ async function startByWatchdog(
   if (isAgent(unit) && unit.kind === "loop" && phaseTrouble(cfg)) return;
   if (isAgent(unit) && accountLimitOf(cfg, watch, unit)) return;
   if (seen.budget.left <= 0 || (await mustWait(cfg, unit, seen.snap, memory))) return;
-  if (whyHandsOff(operatorOf(cfg), unit.name)) return; // taken down since the look
+  if (await isOrderedDown(cfg, unit.name)) return; // taken down since the look
   if (!(await stopLeftOver(cfg, watch, unit))) return;
   seen.budget.left -= 1;
   const done = await beginCounted(cfg, watch, unit, seen.snap);
@@ -7975,8 +8041,6 @@ function failedLook(cfg: Config, hand: Handoff, what: string, ran: ExecResult): 
     cure: GIT_CURES.find(([said]) => said.test(ran.err))?.[1](hand) ?? byHand };
 }
 
-const sshAgentFile = (cfg: Config): string => join(cfg.stateDir, "ssh-auth-sock");
-
 function isThere(path: string): boolean {
   try {
     return world.mtime(path) !== null;
@@ -7987,7 +8051,7 @@ function isThere(path: string): boolean {
 
 /** The ssh agent for git: that of the newest login that ran `up`, or the one we were born with. */
 function sshEnv(cfg: Config): Record<string, string> {
-  const sockets = [textIn(sshAgentFile(cfg)).trim(), process.env.SSH_AUTH_SOCK]
+  const sockets = [cfg.stored.sshAgent, process.env.SSH_AUTH_SOCK]
     .filter((path) => path?.startsWith("/")) as string[];
   const socket = sockets.find(isThere) ?? sockets[0];
   return socket ? { SSH_AUTH_SOCK: socket } : {};
@@ -7997,8 +8061,8 @@ function sshEnv(cfg: Config): Record<string, string> {
 async function leaveSshAgent(cfg: Config): Promise<void> {
   const socket = process.env.SSH_AUTH_SOCK;
   if (!cfg.loop.handoff || !socket || !isThere(socket)) return;
-  const path = sshAgentFile(cfg);
-  if (textIn(path) !== socket) await world.writeAtomic(path, socket);
+  if (cfg.stored.sshAgent !== socket) await world.writeAtomic(sshAgentFile(cfg), socket);
+  cfg.stored.sshAgent = socket;
 }
 
 /** The lines of `ls-remote`: the remote's refs and what they point to. */
@@ -8189,7 +8253,7 @@ function startFetch(cfg: Config, watch: Watch): void {
 async function checkChannel(cfg: Config): Promise<void> {
   const hand = cfg.loop.handoff;
   if (!hand || isComplete(cfg)) return;
-  const watch = loadWatch(cfg);
+  const watch = await loadWatch(cfg);
   const first = !watch.sha && lockHolder(lockFile(cfg, "watchdog")) === null;
   const found = await (first ? fetchHead : inspectChannel)(cfg, hand, watch.sha);
   if (found.why) log(`hand-off: ${channelText(found)}`);
@@ -8408,7 +8472,7 @@ export async function startLoops(
   cfg: Config, watch: Watch, snap: Snapshot, move: string,
 ): Promise<void> {
   for (const agent of loopAgents(cfg)) {
-    if (whyHandsOff(operatorOf(cfg), agent.name) || sessionAlive(snap, agent.session)) continue;
+    if (await isOrderedDown(cfg, agent.name) || sessionAlive(snap, agent.session)) continue;
     memoryOf(watch, agent.name).failures = 0;
     // the watchdog starts it, in its new phase, once its account has lifted
     if (accountLimitOf(cfg, watch, agent)) continue;
@@ -8468,6 +8532,7 @@ export function decideDrop(
 async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<void> {
   const { intent } = watch;
   if (!intent || !snap.ok) return;
+  await readState(cfg); // a person may have set the phase since the look
   const dropped = decideDrop(intent,
     phaseTrouble(cfg) ? "" : (curPhase(cfg)?.id ?? ""), phases(cfg));
   if (dropped) {
@@ -8514,7 +8579,7 @@ async function runOnComplete(
   const longest = Math.max(restartDelay, restartDelayMax) * 1000;
   if (rest.state === "backoff" &&
       decideHeal(rest, false, world.now(), longest).do === "wait") return false;
-  if (isDown(operatorOf(cfg), agent.name)) {
+  if (isDown(await operatorOf(cfg), agent.name)) {
     log(`on_complete: ${agent.name} is not started: ${BY_YOU}`);
     return true;
   }
@@ -8539,8 +8604,8 @@ async function runOnComplete(
 export const watched = (cfg: Config): Agent[] => [...cfg.agents.values()].filter(isWatched);
 
 /** What the operator released by `up` is no longer parked, done or backing off. */
-function releaseParked(cfg: Config, watch: Watch): void {
-  for (const [name, at] of Object.entries(operatorOf(cfg).released)) {
+async function releaseParked(cfg: Config, watch: Watch): Promise<void> {
+  for (const [name, at] of Object.entries((await operatorOf(cfg)).released)) {
     const memory = watch.agents[name];
     if (!memory || at === memory.releasedAt) continue;
     const rest = restOf(memory.life);
@@ -8666,7 +8731,7 @@ async function round(
 /** The full round, every `signal_interval`. */
 export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefined> {
   noteGap(cfg, watch);
-  releaseParked(cfg, watch);
+  await releaseParked(cfg, watch);
   const observations = await round(cfg, watch);
   await guard(watch, "heartbeat", () => beat(cfg));
   collect(observations.size * LEFT_PER_AGENT);
@@ -8742,8 +8807,8 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
       trouble(watch, key, next[field] === cfg[field] ? ""
         : `${key} stays ${show(cfg[field])} while the fleet runs: set it back, down, change it, up`);
     }
-    const { logDir, stateDir, tmuxSocket } = cfg;
-    Object.assign(next, { logDir, stateDir, tmuxSocket });
+    const { logDir, stateDir, tmuxSocket, stored } = cfg;
+    Object.assign(next, { logDir, stateDir, tmuxSocket, stored });
     const left = unitsOf(next);
     const lost = [...unitsOf(cfg).keys()].filter((name) => !left.has(name));
     for (const agent of lost) {
@@ -8806,7 +8871,8 @@ async function announceStart(cfg: Config, watch: Watch): Promise<void> {
   if (before && ![RESTING, "ended"].includes(before.stage)) {
     log(`the watchdog before this one (pid ${before.pid}) was cut short at: ${before.stage}`);
   }
-  emit(cfg, "watchdog", { why: "started", version: version(), last: readWatchdog(cfg).heartbeat });
+  const { heartbeat: last } = await readWatchdog(cfg);
+  emit(cfg, "watchdog", { why: "started", version: version(), last });
   log(`watchdog up: ${phaseLine(cfg)}, ` +
     `signal=${cfg.watchdog.signalInterval}s heavy=${cfg.watchdog.heavyInterval}s, ` +
     `watching: ${watched(cfg).map((agent) => agent.name).join(", ") || "none"}`);
@@ -8849,7 +8915,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
     log(`another watchdog runs already (pid ${lockHolder(lockPath)})`);
     return 100;
   }
-  if (isDown(operatorOf(cfg), "watchdog")) {
+  if (isDown(await operatorOf(cfg), "watchdog")) {
     if (kept) return 0;
     // started by hand, or by its service: a later order
     await changeOperator(cfg, (operator) => void delete operator.held.watchdog)
@@ -8857,7 +8923,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   }
   logToFile(cfg);
   const signals = listen(kept);
-  const watch = loadWatch(cfg);
+  const watch = await loadWatch(cfg);
   process.on("unhandledRejection",
     (error) => trouble(watch, "unhandled", `ERROR: ${messageOf(error)}`));
   await announceStart(cfg, watch);
@@ -9038,7 +9104,7 @@ async function keep(path: string, lastGood: string, least = HUNG_AFTER): Promise
   let lock = await takeLock(lockPath);
   if (lock === null) return 100;
   // read under the lock: `down` first writes its order and then looks up who holds the lock
-  if (isDown(operatorOf(cfg), "watchdog")) return 0;
+  if (isDown(await operatorOf(cfg), "watchdog")) return 0;
   logToFile(cfg);
   let stop = false;
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => (stop = true));
@@ -9102,11 +9168,12 @@ class Ward {
     return true;
   }
 
-  private endIfHung(pid: number, writes: boolean): void {
+  private async endIfHung(pid: number, writes: boolean): Promise<void> {
     const note = readNote(noteFile(this.cfg, "watchdog"));
     const seen = writes && note?.pid === pid;
-    const stillFor = this.stillFor(seen ? `${note.at} ${textIn(heartbeatFile(this.cfg))}` : null);
-    const interval = readBeat(this.cfg).interval ?? this.cfg.watchdog.signalInterval;
+    const beat = await readBeat(this.cfg);
+    const stillFor = this.stillFor(seen ? `${note.at} ${beat.at}` : null);
+    const interval = beat.interval ?? this.cfg.watchdog.signalInterval;
     if (!seen || !isHung(stillFor, interval, this.least)) return;
     if (this.asked?.pid !== pid) {
       log(`the watchdog (pid ${pid}) has not moved for ${minutes(Math.round(stillFor / 1000))}, ` +
@@ -9230,7 +9297,7 @@ function secretOf(value: string): string {
   if ((statSync(path).mode & 0o077) !== 0) {
     die(`notify: ${path} is readable by others (chmod 600 it)`);
   }
-  return textIn(path).trim() || die(`notify: ${path} is empty, or no file that can be read`);
+  return textNow(path).trim() || die(`notify: ${path} is empty, or no file that can be read`);
 }
 
 /**
@@ -9387,9 +9454,9 @@ async function configFor(call: Call, shows = false): Promise<Config> {
 
 /** The config that a watchdog still uses while the file is broken; null = no watchdog does. */
 async function lastGoodConfig(path: string, error: unknown): Promise<Config | null> {
-  const [, folder] = /^\s*log_dir\s*=\s*["']([^"']+)["']/m.exec(textIn(path)) ?? [];
+  const [, folder] = /^\s*log_dir\s*=\s*["']([^"']+)["']/m.exec(await textIn(path)) ?? [];
   const state = join(absolute(dirname(path), folder ?? defaultsOf(KEYS.defaults).logDir), "state");
-  const source = textIn(join(state, "agents.toml"));
+  const source = await textIn(join(state, "agents.toml"));
   const pid = lockHolder(join(state, "watchdog.lock"));
   if (!source || pid === null) return null;
   // two configs may share a log folder: the watchdog's command line says which one it runs
@@ -9564,20 +9631,24 @@ function nameLogStranger(cfg: Config, snap: Snapshot): void {
 }
 
 /** The version of the running watchdog, if its heartbeat says that it is not ours; else "". */
-function otherVersion(cfg: Config): string {
-  const beat = readBeat(cfg);
+async function otherVersion(cfg: Config): Promise<string> {
+  const beat = await readBeat(cfg);
   const its = beat.pid === lockHolder(lockFile(cfg, "watchdog")) ? beat.version : "";
   return its && its !== version() ? its : "";
 }
 
+/** Whether no order says that the watchdog is to stay down. */
+const isWanted = (operator: Operator): boolean => !isDown(operator, "watchdog");
+
 /** After an upgrade: ends watchdog and keeper of the other version; the agents work on. */
-async function retireOtherVersion(cfg: Config, wanted: () => boolean): Promise<void> {
+async function retireOtherVersion(cfg: Config): Promise<void> {
   const holder = () => lockHolder(lockFile(cfg, "watchdog"));
-  const [pid, its] = [holder(), otherVersion(cfg)];
+  const [pid, its] = [holder(), await otherVersion(cfg)];
   if (!its) return;
   log(`replacing the watchdog of version ${its} by ${version()}; the agents go on working`);
   // another `up` may be doing the same: the watchdog that it started must not be ended
-  await stopWatchdog(cfg, () => wanted() && [pid, null].includes(holder()));
+  await stopWatchdog(cfg,
+    (operator) => isWanted(operator) && [pid, null].includes(holder()));
 }
 
 /**
@@ -9586,9 +9657,8 @@ async function retireOtherVersion(cfg: Config, wanted: () => boolean): Promise<v
  */
 export async function startWatchdog(cfg: Config, wasDown = false): Promise<boolean> {
   const running = () => lockHolder(lockFile(cfg, "watchdog")) !== null;
-  const wanted = () => !isDown(operatorOf(cfg), "watchdog");
-  if (wasDown) await stopWatchdog(cfg, wanted);
-  else await retireOtherVersion(cfg, wanted);
+  if (wasDown) await stopWatchdog(cfg, isWanted);
+  else await retireOtherVersion(cfg);
   if (running()) {
     log("watchdog already running");
     nameLogStranger(cfg, await snapshot(cfg));
@@ -9596,7 +9666,7 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
   }
   await endOriginalWatchdog(cfg, await snapshot(cfg));
   const keeper = await betweenOrders(cfg, async () => {
-    if (!wanted()) return log(`watchdog: ${OVERTAKEN}`);
+    if (!isWanted(await operatorOf(cfg))) return log(`watchdog: ${OVERTAKEN}`);
     // the log first: a watchdog that already runs would open the same session at the same moment
     const snap = await snapshot(cfg);
     nameLogStranger(cfg, snap);
@@ -9614,16 +9684,19 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
 }
 
 /**
- * Ends keeper and watchdog for as long as that is `wanted`; true = one was running. The keeper goes
- * first, or it would start another. SIGKILL follows after 8 s, and after 12 s it gives up.
+ * Ends keeper and watchdog for as long as the orders `ask` for it; true = one was running. The
+ * keeper goes first, or it would start another. SIGKILL follows after 8 s, and after 12 s it gives
+ * up.
  */
-async function stopWatchdog(cfg: Config, wanted = () => true): Promise<boolean> {
+async function stopWatchdog(
+  cfg: Config, ask: (operator: Operator) => boolean,
+): Promise<boolean> {
   const locks = [lockFile(cfg, "keeper"), lockFile(cfg, "watchdog")];
   let running = false;
   for (let tries = 0; tries < 240; tries++) {
     const pids = new Set(locks.map(lockHolder).filter((pid) => pid !== null).concat(
       supervisorsOf(cfg, "keeper"), supervisorsOf(cfg, "watchdog")));
-    if (!pids.size || !wanted()) break;
+    if (!pids.size || !ask(await operatorOf(cfg))) break;
     running = true;
     if (tries % 40 === 0) {
       for (const pid of pids) world.signal(pid, tries < 160 ? "SIGTERM" : "SIGKILL");
@@ -9687,7 +9760,7 @@ export async function cmdUp(call: Call): Promise<number> {
   if (wanted.some(isLoop) && !rests) await checkChannel(cfg);
   const code = await startAndWait(cfg, units, rests ? [] : held, async () => {
     if (!withWatchdog || (await startWatchdog(cfg, wasDown))) return [];
-    const why = isDown(operatorOf(cfg), "watchdog") ? OVERTAKEN
+    const why = isDown(await operatorOf(cfg), "watchdog") ? OVERTAKEN
       : `did not start; see ${sessionLogPath(cfg, watchdogSession(cfg))}`;
     return [{ name: "watchdog", why }];
   });
@@ -9715,7 +9788,7 @@ function stuckOf({ name }: Named, family: Family): Failure[] {
 async function startAll(
   cfg: Config, wanted: Unit[], boots: Message[], step: Step,
 ): Promise<Failure[]> {
-  const known = loadWatch(cfg);
+  const known = await loadWatch(cfg);
   const failures: Failure[] = [];
   const began: number[] = [];
   let snap = await neededSnapshot(cfg);
@@ -9724,8 +9797,11 @@ async function startAll(
     step(nth, unit.name);
     const before = began.at(-cfg.watchdog.startBatch) ?? -Infinity;
     await world.sleep(Math.max(0, before + RUNNING_AFTER - world.mono()));
-    // the watchdog may have started some of them in the meantime
-    if (world.mono() - looked > RUNNING_AFTER) [snap, looked] = [await snapshot(cfg), world.mono()];
+    // the watchdog may have started some of them in the meantime, or begun another phase
+    if (world.mono() - looked > RUNNING_AFTER) {
+      [snap, looked] = [await snapshot(cfg), world.mono()];
+      await readState(cfg);
+    }
     const running = sessionAlive(snap, unit.session) === true;
     let waits = "";
     if (!running) [waits, snap] = await awaitNeeds(cfg, unit, snap);
@@ -9819,7 +9895,7 @@ async function awaitClients(cfg: Config, units: Unit[], step: Step): Promise<Fai
   const deadline = world.mono() + cfg.watchdog.upWait * 1000;
   for (;;) {
     const snap = await snapshot(cfg);
-    const operator = operatorOf(cfg);
+    const operator = await operatorOf(cfg);
     const late = units.filter((unit) => {
       if (isDown(operator, unit.name)) return false;
       const pane = snap.panes.get(unit.session);
@@ -9881,19 +9957,20 @@ export async function cmdDown(call: Call): Promise<number> {
   if (strays && !ending.length) {
     log("there are no orphans: every client that runs is in the config");
   }
-  let stands = (_name: string): boolean => true;
+  let stands = (_operator: Operator, _name: string): boolean => true;
   if (world.mtime(cfg.logDir) !== null) {
     const ordered = orderedNames(units, withWatchdog);
     // agents must be stoppable even where the order cannot be stored, as on a full disk
     await changeOperator(cfg, (operator) => {
       for (const name of ordered) operator.held[name] = world.now();
-    }).then(() => (stands = (name) => !ordered.includes(name) || isDown(operatorOf(cfg), name)))
+    }).then(() => (stands = (operator, name) =>
+      !ordered.includes(name) || isDown(operator, name)))
       .catch((error) => log(`they will not stay down: ${messageOf(error)}`));
     noteOrder(cfg, strays ? "down --orphans" : "down",
       [...ordered, ...ending.map(({ name }) => name)]);
   }
   if (withWatchdog) {
-    const ended = await stopWatchdog(cfg, () => stands("watchdog"));
+    const ended = await stopWatchdog(cfg, (operator) => stands(operator, "watchdog"));
     log(ended ? "watchdog ended" : "watchdog: not running");
   }
   const stuck = await stopUnits(cfg, [...units, ...ending], stands, withWatchdog);
@@ -9936,17 +10013,19 @@ type Named = Pick<Service, "name" | "session">;
  * order still holds for a name. `withLog`: also the session that shows the watchdog's log.
  */
 async function stopUnits(
-  cfg: Config, units: Named[], stands: (name: string) => boolean, withLog = false,
+  cfg: Config, units: Named[], stands: (operator: Operator, name: string) => boolean,
+  withLog = false,
 ): Promise<Failure[]> {
-  const known = loadWatch(cfg);
+  const known = await loadWatch(cfg);
   const families = new Map<Named, Family>();
   const panes: Pane[] = [];
   await betweenOrders(cfg, async () => {
     const snap = await neededSnapshot(cfg);
+    const operator = await operatorOf(cfg);
     const follow = snap.panes.get(watchdogSession(cfg));
-    if (follow && withLog && stands("watchdog")) panes.push(follow);
+    if (follow && withLog && stands(operator, "watchdog")) panes.push(follow);
     const all = listProcesses();
-    for (const unit of units.filter(({ name }) => stands(name))) {
+    for (const unit of units.filter(({ name }) => stands(operator, name))) {
       const pane = snap.panes.get(unit.session);
       const memory = memoryOf(known, unit.name);
       const groups = [pane && groupOf(pane), endingOf(memory), memory.client];
@@ -9976,7 +10055,7 @@ function backgroundFolder(pid: number): string | null {
   const path = join(claudeFolder(pid), "sessions", `${pid}.json`);
   try {
     const fresh = (world.mtime(path) ?? 0) >= startedAt(pid) * 1000 - CLOCK_STEP;
-    const session = claudeSession(textIn(path), pid, bornOf(pid), fresh);
+    const session = claudeSession(textNow(path), pid, bornOf(pid), fresh);
     return session?.kind === "bg" ? String(session.cwd ?? "") : null;
   } catch {
     return null; // it is another user's
@@ -10042,8 +10121,8 @@ async function restartUnits(
     }
   });
   try {
-    const stuck = await stopUnits(cfg, units, (name) => !isDown(operatorOf(cfg), name));
-    if (fresh) for (const unit of units) if (isAgent(unit)) dropResumeId(cfg, unit);
+    const stuck = await stopUnits(cfg, units, (operator, name) => !isDown(operator, name));
+    if (fresh) for (const unit of units) if (isAgent(unit)) await dropResumeId(cfg, unit);
     const ended = units.filter((unit) => !stuck.some(({ name }) => name === unit.name));
     return await startAndWait(cfg, ended, [...earlier, ...stuck]);
   } finally {
@@ -10096,7 +10175,7 @@ export async function cmdRestart(call: Call): Promise<number> {
     ? await restartUnits(cfg, units, call.options.fresh === true, held) : 0;
   if (!withWatchdog) return code;
   await changeOperator(cfg, (operator) => void delete operator.held.watchdog);
-  await stopWatchdog(cfg, () => !isDown(operatorOf(cfg), "watchdog"));
+  await stopWatchdog(cfg, isWanted);
   return (await startWatchdog(cfg)) ? code : 1;
 }
 
@@ -10236,24 +10315,28 @@ function nextStep(
   });
 }
 
-const stepLook = (cfg: Config, watch: Watch): StepLook =>
-  ({ watch, operator: operatorOf(cfg), complete: isComplete(cfg), now: world.now() });
+const stepLook = async (cfg: Config, watch: Watch): Promise<StepLook> =>
+  ({ watch, operator: await operatorOf(cfg), complete: isComplete(cfg), now: world.now() });
 
-function nextOfLiving(cfg: Config, watch: Watch, agent: Agent, pane: Pane, verdict: Verdict): Next {
-  return nextStep(cfg, stepLook(cfg, watch), agent, { pane, verdict,
-    memory: memoryOf(watch, agent.name), hold: loadLimitState(cfg, agent.session) });
+function nextOfLiving(
+  cfg: Config, look: StepLook, agent: Agent, pane: Pane, verdict: Verdict,
+): Next {
+  return nextStep(cfg, look, agent, { pane, verdict,
+    memory: memoryOf(look.watch, agent.name), hold: loadLimitState(cfg, agent.session) });
 }
 
 /** What the watchdog does next about an agent that is down. */
-async function nextOfDown(cfg: Config, watch: Watch, agent: Agent, snap: Snapshot): Promise<Next> {
-  const now = world.now();
-  const memory = memoryOf(watch, agent.name);
+async function nextOfDown(
+  cfg: Config, look: StepLook, agent: Agent, snap: Snapshot,
+): Promise<Next> {
+  const { now } = look;
+  const memory = memoryOf(look.watch, agent.name);
   const pane = snap.panes.get(agent.session);
-  const held = isDown(operatorOf(cfg), agent.name);
+  const held = isDown(look.operator, agent.name);
   const unseen = pane && memory.buried !== deathKey(snap.server, pane)
     ? deathOf(cfg, agent, memory, pane.status, now - pane.created) : null;
   const hold = loadLimitState(cfg, agent.session);
-  const left = whyLeft(cfg, stepLook(cfg, watch), agent, hold) ||
+  const left = whyLeft(cfg, look, agent, hold) ||
     (agent.watch === "none" ? 'watch is "none"' : "");
   const stranger = strangerIn(cfg, snap, agent.session) ||
     rivalText(await rivalOf(cfg, snap, agent));
@@ -10517,10 +10600,11 @@ async function lookAtPanes(
 async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusLook> {
   const snap = await snapshot(cfg);
   if (!snap.ok && isMissing(snap)) die(NO_TMUX);
-  const watch = loadWatch(cfg);
-  const watchdog = readWatchdog(cfg);
+  await readState(cfg);
+  const watch = await loadWatch(cfg);
+  const watchdog = await readWatchdog(cfg);
   const seen = await lookAtPanes(cfg, watch, snap, watchdog, named);
-  const operator = operatorOf(cfg);
+  const operator = await operatorOf(cfg);
   const queue = [...watch.outbox,
     ...operator.queue.filter((message) => !watch.taken.includes(message.id))];
   return { snap, watch, operator, queue, seen, watchdog, complete: isComplete(cfg),
@@ -11127,8 +11211,8 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow) {
   const pane = snap.panes.get(row.session);
   const verdict = shown?.verdict;
   const next = !agent || !snap.ok ? null : pane && !pane.dead
-    ? verdict && nextOfLiving(cfg, watch, agent, pane, verdict)
-    : await nextOfDown(cfg, watch, agent, snap);
+    ? verdict && nextOfLiving(cfg, look, agent, pane, verdict)
+    : await nextOfDown(cfg, look, agent, snap);
   const texts = [...queue, ...watch.unproven].filter(({ target }) => target === row.name);
   const events = await readEvents(cfg);
   return {
@@ -11331,7 +11415,7 @@ export async function cmdSend(call: Call): Promise<number> {
     log(`queued for ${name}`);
     return 0;
   }
-  const down = whyStaysDown(cfg, name);
+  const down = await whyStaysDown(cfg, name);
   if (down) die(`${name} is ${down}: "up ${name}" starts it, --queue leaves the text for then`);
   noteOrder(cfg, "send", [name]);
   const why = await sendNow(cfg, message, timeout * 1000);
@@ -11342,9 +11426,9 @@ export async function cmdSend(call: Call): Promise<number> {
 }
 
 /** Why an agent stays down until a person starts it; "" = it runs, or will be started. */
-function whyStaysDown(cfg: Config, name: string): string {
-  if (isDown(operatorOf(cfg), name)) return BY_YOU;
-  const { state } = restOf(memoryOf(loadWatch(cfg), name).life);
+async function whyStaysDown(cfg: Config, name: string): Promise<string> {
+  if (isDown(await operatorOf(cfg), name)) return BY_YOU;
+  const { state } = restOf(memoryOf(await loadWatch(cfg), name).life);
   return state === "parked" || state === "done" ? state : "";
 }
 
@@ -11355,7 +11439,7 @@ async function sendNow(cfg: Config, message: Message, patience: number): Promise
   let last = "the watchdog did not take it yet";
   for (let looked = false; !looked || world.mono() < deadline; looked = true) {
     if (await deliverByHand(cfg, [message], deadline)) return null;
-    const watch = loadWatch(cfg);
+    const watch = await loadWatch(cfg);
     if (watch.delivered.includes(message.id)) return null;
     const unproven = watch.unproven.find((one) => one.id === message.id);
     if (unproven) {
@@ -11386,19 +11470,19 @@ export async function cmdMigrate(call: Call): Promise<number> {
   const cfg = await configFor(call);
   makeFolders(cfg);
   const legacy = (await world.text(join(cfg.logDir, ".phase-idx")))?.trim();
-  const stored = await world.text(phaseIdxFile(cfg));
-  if (legacy && stored === null) {
+  const { phase } = cfg.stored;
+  if ("error" in phase) die(phase.error);
+  if (legacy && phase.index === null) {
     log(`NOTE: the old .phase-idx holds ${legacy}; numbers may have moved since, ` +
       `so it is not copied: run "phase set" yourself`);
   }
-  const hasId = (await world.text(phaseIdFile(cfg))) !== null;
-  if (stored !== null && !hasId && phases(cfg).length) {
+  if (phase.index !== null && phase.id === null && phases(cfg).length) {
     const trouble = phaseTrouble(cfg);
     if (trouble) log(trouble);
     else await storePhase(cfg, curIdx(cfg));
   }
   for (const agent of cfg.agents.values()) {
-    const id = resumeId(cfg, agent);
+    const id = await resumeId(cfg, agent);
     if (id) await world.writeAtomic(idFile(cfg, agent), id);
     if (id || agent.resume) log(`${agent.name} resume id: ${id ?? "(none)"}`);
   }
@@ -11499,42 +11583,41 @@ const screenOf = async (cfg: Config, agent: Agent, pane: Pane): Promise<Screen> 
 const LOOKS_APART = 300;
 
 /** What to say where no watchdog runs, so that nothing will be done. */
-const watchdogFact = (cfg: Config): [string, string | null] => ["watchdog",
-  readWatchdog(cfg).running ? null : 'not running, so nothing is done; "up watchdog" starts it'];
+const watchdogFact = async (cfg: Config): Promise<[string, string | null]> =>
+  ["watchdog", (await readWatchdog(cfg)).running ? null
+    : 'not running, so nothing is done; "up watchdog" starts it'];
 
 /** Reads a running agent as the watchdog does: twice, as a changing screen is not believed idle. */
 async function explainLive(call: Call, cfg: Config, agent: Agent, pane: Pane): Promise<number> {
   const first = await screenOf(cfg, agent, pane);
   await world.sleep(LOOKS_APART);
   const { look } = await screenOf(cfg, agent, pane);
-  const watch = loadWatch(cfg);
+  const watch = await loadWatch(cfg);
   const { backgroundSince } = memoryOf(watch, agent.name);
   let verdict = await judgeLook(cfg, agent, pane, look, backgroundSince);
   const moves = withoutDigits(first.look.text) !== withoutDigits(look.text);
   if (verdict.verdict === "idle" && moves) {
     verdict = { ...verdict, verdict: "unsure", why: "its screen changes" };
   }
-  return printVerdict(
-    call, verdict, nextOfLiving(cfg, watch, agent, pane, verdict), [watchdogFact(cfg)]);
+  const next = nextOfLiving(cfg, await stepLook(cfg, watch), agent, pane, verdict);
+  return printVerdict(call, verdict, next, [await watchdogFact(cfg)]);
 }
 
 /** Explains an agent that is down: how it ended, its last words, and how it comes back. */
 async function explainDown(
   call: Call, cfg: Config, agent: Agent, snap: Snapshot, pane: Pane | undefined,
 ): Promise<number> {
-  const now = world.now();
-  const watch = loadWatch(cfg);
-  const memory = memoryOf(watch, agent.name);
-  const held = operatorOf(cfg).held[agent.name] !== undefined;
-  const { state } = describeState(memory, { pane, held, enabled: agent.enabled,
-    limit: null, kind: agent.kind, complete: isComplete(cfg), now, cannot: whyCannotStart(agent),
-    stranger: snap.strangers?.get(agent.session) });
-  const next = await nextOfDown(cfg, watch, agent, snap);
+  const look = await stepLook(cfg, await loadWatch(cfg));
+  const { watch, operator, complete, now } = look;
+  const { state } = describeState(memoryOf(watch, agent.name), { pane,
+    held: isDown(operator, agent.name), enabled: agent.enabled, limit: null, kind: agent.kind,
+    complete, now, cannot: whyCannotStart(agent), stranger: snap.strangers?.get(agent.session) });
+  const next = await nextOfDown(cfg, look, agent, snap);
   const end = pane ? (await explainDeath(cfg, agent, pane))?.why ?? endOf(pane) : null;
   const facts: [string, string | null][] = [
     ["state", state], ["end", end], ["next", nextText(next)],
     ["cure", /^(?:leaves|parks)/.test(next.does) ? `"up ${agent.name}" starts it` : null],
-    watchdogFact(cfg),
+    await watchdogFact(cfg),
   ];
   if (call.options.json) print(JSON.stringify(Object.fromEntries(facts)));
   else printFacts(facts);
@@ -11822,7 +11905,7 @@ function turnReader(parse: (line: string) => Turn[], width: number): (raw: strin
 /** The file of an agent's conversation: the one in use, else the one to be resumed; "" = none. */
 async function conversationOf(cfg: Config, agent: Agent, pane: Pane | undefined): Promise<string> {
   const { kind } = backendOf(cfg, agent);
-  const id = resumeId(cfg, agent);
+  const id = await resumeId(cfg, agent);
   const live = pane && !pane.dead ? pane : null;
   if (kind === "claude") {
     const word = live && readClaudeWord(cfg, agent, live);
@@ -11840,7 +11923,7 @@ async function conversationSource(
 ): Promise<Source | null> {
   const backend = backendOf(cfg, agent);
   const pane = snap.panes.get(agent.session);
-  const id = (pane?.conversation ?? "") || resumeId(cfg, agent) || "";
+  const id = (pane?.conversation ?? "") || await resumeId(cfg, agent) || "";
   if (backend.kind === "opencode" && backend.server && isId(id)) {
     const ask = () => askOpencode<unknown>(backend, agent.dir, `/session/${id}/message?limit=200`);
     if (await ask() === null) return null;
@@ -12624,8 +12707,8 @@ async function readOpen(cfg: Config): Promise<OpenMatter[]> {
 }
 
 /** Until when a watchdog looked at the agents, wall ms. */
-function seenUntil(cfg: Config, events: AgentEvent[]): number {
-  const { running, stale, heartbeat } = readWatchdog(cfg);
+async function seenUntil(cfg: Config, events: AgentEvent[]): Promise<number> {
+  const { running, stale, heartbeat } = await readWatchdog(cfg);
   return running && !stale ? world.now()
     : Date.parse(heartbeat) || Date.parse(events.at(-1)?.at ?? "") || 0;
 }
@@ -12637,7 +12720,7 @@ export async function cmdReport(call: Call): Promise<number> {
   const events = await readEvents(cfg);
   const report = summariseEvents(events, world.now() - since, world.now(), {
     names: [...cfg.agents.keys()], fleet: fleetName(cfg), open: await readOpen(cfg),
-    loops: loopAgents(cfg).map((agent) => agent.name), seen: seenUntil(cfg, events),
+    loops: loopAgents(cfg).map((agent) => agent.name), seen: await seenUntil(cfg, events),
     notifies: tellsPeople(cfg),
   });
   return printed(call.options.json ? JSON.stringify(report, null, 2)
@@ -13028,7 +13111,7 @@ async function pageBars(cfg: Config, names: string[]): Promise<string> {
   const now = world.now();
   const events = await readEvents(cfg);
   const { agents, slots, slotMs } = summariseEvents(events, now - PAGE_SPAN, now,
-    { names: [...cfg.agents.keys()], seen: seenUntil(cfg, events) });
+    { names: [...cfg.agents.keys()], seen: await seenUntil(cfg, events) });
   const shown = agents.filter(({ agent }) => names.includes(agent));
   const wide = Math.min(12, Math.max(0, ...shown.map(({ agent }) => Bun.stringWidth(agent))));
   const room = PAGE_COLUMNS - wide - 1;
@@ -13321,17 +13404,17 @@ async function examineServer(backend: Backend): Promise<Findings> {
 /** Checks the hand-off's remote, as this login sees it and as the watchdog does. */
 async function examineChannel(cfg: Config): Promise<Findings> {
   const hand = cfg.loop.handoff!;
-  const { channel, sha } = loadWatch(cfg);
+  const { channel, sha } = await loadWatch(cfg);
   const found = await inspectChannel(cfg, hand, sha);
   if (isBad(found.state)) return fail(found.why, found.cure);
-  if (channel?.told && readWatchdog(cfg).running) {
+  if (channel?.told && (await readWatchdog(cfg)).running) {
     return fail(`the watchdog cannot use it: ${channel.why}`, channel.cure);
   }
   return good(found.why || `${hand.remote}/${hand.branch} at ${found.head.slice(0, 8)}`);
 }
 
-function examineWatchdog(cfg: Config): Findings {
-  const { running, pid, stale, heartbeat, version: its } = readWatchdog(cfg);
+async function examineWatchdog(cfg: Config): Promise<Findings> {
+  const { running, pid, stale, heartbeat, version: its } = await readWatchdog(cfg);
   if (!running) return warn("not running", "agents up watchdog");
   if (stale) {
     return fail(`pid ${pid} gave its last sign at ${heartbeat}`,

@@ -73,7 +73,7 @@ describe("while one agent shows a limit with a reset", () => {
     const it = await three();
     limit(it, "a", "You've hit your weekly limit · resets Jun 18, 4am (UTC)");
     await it.ticks(3);
-    it.again();
+    await it.again();
     await it.ticks(1);
     it.fake.files.set(it.file("watchdog.lock.pid"), `${it.pane("a").pid}`);
     const { out } = await command("status", "--config", it.cfg.path);
@@ -183,7 +183,7 @@ describe("at the reset", () => {
     for (const name of NAMES) it.fake.tmux.exit(`agents-${name}`, 1);
     await it.ticks(3);
     expect(every(it, (name) => it.starts(name))).toEqual([1, 1, 1]);
-    it.again();
+    await it.again();
     await it.ticks(130);
     expect([every(it, (name) => it.starts(name)), it.watch.accounts]).toEqual([[2, 2, 2], {}]);
   });

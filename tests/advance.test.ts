@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import {
-  curPhase, decideAdvance, decideDrop, handoffReset, loopAgents, loopSessionsAlive, memoryOf, parseEvents, type Phase, phaseIdxFile, snapshot, world,
+  curPhase, decideAdvance, decideDrop, handoffReset, loopAgents, loopSessionsAlive, memoryOf, parseEvents, type Phase, phaseIdxFile, readState, snapshot, world,
 } from "../agents.ts";
 import { fakeWorld, FLEET, type Scene, scene } from "./kit.ts";
 
@@ -194,6 +194,7 @@ test("loopAgents are the enabled loops; loopSessionsAlive names those on an olde
   expect(loopSessionsAlive(cfg, snap)).toHaveLength(2);
   expect(loopSessionsAlive(cfg, snap, true)).toHaveLength(0);
   fake.files.set(join(cfg.stateDir, "phase-idx"), "1");
+  await readState(cfg);
   expect(loopSessionsAlive(cfg, snap, true).map((agent) => agent.name)).toEqual(["builder", "adversary"]);
 });
 
@@ -239,6 +240,16 @@ describe("a phase move that makes no sense any more is dropped", () => {
     fake.files.delete(file("phase-id"));
     await ticks(4);
     expect([watch.intent, curPhase(cfg)!.id, pane("builder").marks["@agents_phase"]]).toEqual([null, "p3", "p3"]);
+  });
+  test("another phase is set by hand in the very round that would move it: it stays", async () => {
+    await begin(THREE);
+    Object.assign(watch, { intent: { id: "m", from: "p1", to: "p2", run: "", at: fake.wall } });
+    const running = () => fake.tmux.panes.some(({ session, dead }) => /builder|adversary/.test(session) && !dead);
+    fake.beforeTmux((args) => {
+      if (args[0] === "source-file" && watch.intent && !running()) fake.files.set(phaseIdxFile(cfg), "1\n");
+    });
+    await ticks(4);
+    expect([watch.intent, curPhase(cfg)!.id, fake.files.get(phaseIdxFile(cfg))]).toEqual([null, "p3", "1\n"]);
   });
 });
 

@@ -76,7 +76,7 @@ const lockTime = (path: string): number => fake.wall - (fresh.has(path) ? 0 : 3_
 const at = (...names: string[]): string => join(dir, ...names);
 const configure = async (edit = (text: string) => text): Promise<void> => {
   cfg = await fake.config(edit(FLEET.replace('repo = "project"', `repo = ${JSON.stringify(at("watch"))}`)));
-  watch = fake.watch(cfg);
+  watch = await fake.watch(cfg);
 };
 const clone = (...options: string[]): void => void gitIn(dir, "clone", "-q", "--no-hardlinks", ...options, "origin.git", "watch");
 const commit = (subject: string, files: Record<string, string> = {}): void => {
@@ -284,7 +284,7 @@ describe("what keeps git from answering is told with its cure, within three tick
     gitIn(at("watch"), "remote", "set-url", "origin", at("nowhere.git"));
     await ticks(3);
     const before = watch.channel;
-    watch = fake.watch(cfg);
+    watch = await fake.watch(cfg);
     expect(watch.channel).toEqual(before);
     await ticks(4);
     expect(events()).toHaveLength(1);
@@ -506,7 +506,7 @@ describe("an amended commit is new work, a rebased one is not", () => {
     watch.seen = watch.seen.filter((key) => !key.includes("."));
     watch.channel = null;
     fake.files.set(`${cfg.stateDir}/watch.json`, JSON.stringify({ ...watch, volatile: undefined }));
-    watch = fake.watch(cfg);
+    watch = await fake.watch(cfg);
     await ticks(3);
     expect(claims()).toBe(1);
     writeFileSync(at("builder", "code.txt"), "two\n");

@@ -36,7 +36,7 @@ async function atEveryEffect(make: () => Promise<Scene>, act: (it: Scene) => num
     it.fake.dieAt = nth;
     await it.fake.ticks(it.cfg, it.watch, act(it));
     it.fake.revive();
-    it.again();
+    await it.again();
     await it.fake.ticks(it.cfg, it.watch, ticks);
     try {
       check(it, `death at effect ${nth} of ${effects.length}: ${effects[nth - 1]}`);

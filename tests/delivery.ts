@@ -38,7 +38,7 @@ export async function disturbed(seed: number, count: number, backend: keyof type
   const outcome: Outcome = { delivered: 0, false: [], copies: [], merged: [], deaf: [], unproven: 0 };
   try {
     const cfg = await fake.config(`[[agent]]\nname = "a"\nbackend = "${backend}"\nwatch = "heal"\n${BACKENDS[backend]}`);
-    let watch = fake.watch(cfg);
+    let watch = await fake.watch(cfg);
     await fake.ticks(cfg, watch, 3);
     const pane: FakePane = fake.tmux.of("agents-a");
     const sent = new Set<string>();
@@ -56,7 +56,7 @@ export async function disturbed(seed: number, count: number, backend: keyof type
         const { id } = watch.outbox.at(-1)!;
         for (let ticks = 0; ticks < 15 && !isSettled(watch, id); ticks++) {
           // the watchdog itself is a new one now and then
-          if (ticks && random() < 0.05) watch = fake.watch(cfg);
+          if (ticks && random() < 0.05) watch = await fake.watch(cfg);
           await fake.ticks(cfg, watch);
         }
         const copies = pane.received.filter((one) => one === value).length;

@@ -15,7 +15,7 @@ async function begin(text: string): Promise<void> {
   fake = fakeWorld();
   fake.tmux.onStart = (pane) => void (pane.doing = "busy");
   cfg = await fake.config(text);
-  watch = fake.watch(cfg);
+  watch = await fake.watch(cfg);
   fake.git.push("init", { "README.md": "r" });
   await ticks(3);
   fake.files.delete(path());
@@ -223,7 +223,7 @@ test("a delivery is stored before it is told: a crash at its event makes no seco
   fake.revive();
   // the screen does not tell any more that it was there
   pane("a").said = "● Something else.";
-  watch = fake.watch(cfg);
+  watch = await fake.watch(cfg);
   expect(watch.outbox).toEqual([]);
   await ticks(3);
   expect(fake.received("agents-a")).toEqual(["look around"]);
@@ -239,7 +239,7 @@ describe("those who ran when the watchdog began are as old as their sessions", (
     if (seconds < 60) for (const name of ["a", "b", "c"]) pane(name).marks["@agents_started"] = `${Math.floor(since / 1000)}`;
     // a watchdog that knows nothing of them
     fake.files.delete(join(cfg.stateDir, "watch.json"));
-    watch = fake.watch(cfg);
+    watch = await fake.watch(cfg);
     await ticks(1);
     for (const name of ["a", "b", "c"]) fake.tmux.exit(`agents-${name}`, 1);
     await ticks(1);

@@ -123,7 +123,7 @@ describe("the family of a client", () => {
     fatal();
     await ticks(1);
     fake.wall -= 86_400_000;
-    again();
+    await again();
     await ticks(20);
     expect([[...new Set(got)], fake.logged("cannot be ended: pid 70001").length]).toEqual([ALL, 1]);
   });

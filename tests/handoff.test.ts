@@ -79,10 +79,10 @@ test("the first run takes the head as its baseline and says nothing", async () =
 test("fault 7: what was pushed while no watchdog ran is told by the next", async () => {
   await running();
   fake.git.push("claim(p1): G1");
-  watch = fake.watch(cfg);
+  watch = await fake.watch(cfg);
   await ticks(4);
   expect(told("adversary")).toHaveLength(1);
-  watch = fake.watch(cfg);
+  watch = await fake.watch(cfg);
   await ticks(4);
   expect(told("adversary")).toHaveLength(1);
 });
@@ -353,6 +353,6 @@ describe("what git says in between is told, and costs nothing", () => {
     await ticks(1);
     expect(watch.volatile.fetched).not.toBeNull();
     await handoffCheck(cfg, watch);
-    expect([fake.watch(cfg).sha, fake.watch(cfg).outbox.map(({ cause }) => cause)]).toEqual([watch.sha, ["claim"]]);
+    expect([(await fake.watch(cfg)).sha, (await fake.watch(cfg)).outbox.map(({ cause }) => cause)]).toEqual([watch.sha, ["claim"]]);
   });
 });

@@ -113,7 +113,7 @@ describe("the ladder, over the fake world", () => {
   test("parked outlives the watchdog", async () => {
     fake.tmux.onStart = secondsAlive(0);
     await hours(2);
-    watch = fake.watch(cfg);
+    watch = await fake.watch(cfg);
     await hours(2);
     expect(starts()).toBe(5);
   });
@@ -122,7 +122,7 @@ describe("the ladder, over the fake world", () => {
     fake.tmux.exit("agents-a", 0);
     fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ held: { a: fake.wall } }));
     await hours(1);
-    watch = fake.watch(cfg);
+    watch = await fake.watch(cfg);
     await hours(1);
     expect(starts()).toBe(1);
   });
@@ -233,7 +233,7 @@ describe("another backend than the config says", () => {
 describe("services", () => {
   beforeEach(async () => {
     cfg = await fake.config(`${TEXT}needs = ["web"]\n[[service]]\nname = "web"\ncommand = "serve"\nready = "8080"\n`);
-    watch = fake.watch(cfg);
+    watch = await fake.watch(cfg);
   });
   test("fault 31: an agent waits until the service that it needs is ready", async () => {
     let open = false;
@@ -447,7 +447,7 @@ describe("times that are not of this client, or of no clock", () => {
     memoryOf(watch, "a").life = { state: "backoff", until: fake.wall + 10 * 8766 * HOUR };
     memoryOf(watch, "a").buried = `${watch.server} ${pane().id}`;
     await save(cfg, watch);
-    watch = fake.watch(cfg);
+    watch = await fake.watch(cfg);
     await ticks(2);
     expect(starts()).toBe(2);
   });

@@ -143,7 +143,7 @@ export class FakeWorld {
   }
 
   /** The watchdog's memory, as one that starts now reads it. */
-  watch(cfg: Config): Watch {
+  watch(cfg: Config): Promise<Watch> {
     return loadWatch(cfg);
   }
 
@@ -245,7 +245,7 @@ export interface Scene {
   /** What a person wants, as operator.json has it. */
   operator(some: object | string): void;
   /** Another watchdog goes on with the same files: its memory. */
-  again(): Watch;
+  again(): Promise<Watch>;
 }
 
 export interface Setting {
@@ -274,14 +274,14 @@ function playing(doing: Doing): FakeWorld {
 export async function scene(text = FLEET, { ticks = 3, doing = "idle", fake = playing(doing) }: Setting = {}): Promise<Scene> {
   const cfg = await fake.config(text);
   const it: Scene = {
-    fake, cfg, watch: fake.watch(cfg),
+    fake, cfg, watch: await fake.watch(cfg),
     ticks: (count = 1, before) => fake.ticks(cfg, it.watch, count, before),
     pane: (name = "a") => fake.tmux.of(`agents-${name}`),
     starts: (name = "a") => fake.everyPane.filter(({ session }) => session === `agents-${name}`).length,
     told: (name = "a") => fake.received(`agents-${name}`),
     file: (name) => join(cfg.stateDir, name),
     operator: (some) => void fake.files.set(it.file("operator.json"), typeof some === "string" ? some : JSON.stringify(some)),
-    again: () => (it.watch = fake.watch(cfg)),
+    again: async () => (it.watch = await fake.watch(cfg)),
   };
   await it.ticks(ticks);
   return it;

@@ -242,7 +242,7 @@ describe("a text that an opencode server may have taken already, before a crash"
     answers = true;
     const { http: ask } = fake;
     fake.http = async (request) => {
-      if (request.url.includes("prompt_async")) expect(fake.watch(cfg).outbox[0]!.tries).toBe(2);
+      if (request.url.includes("prompt_async")) expect((await fake.watch(cfg)).outbox[0]!.tries).toBe(2);
       return ask(request);
     };
     await ticks(1);

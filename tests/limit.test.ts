@@ -1,7 +1,7 @@
 /** A usage limit holds an agent: no reboot, one question per interval after the reset. */
 import { beforeEach, describe, expect, test } from "bun:test";
 import {
-  clearLimitState, decideLimit, type Limit, limitNudgeMsg, type LimitState, limitStatePath, limitTick, loadLimitState, nextLimitUntil,
+  clearLimitState, decideLimit, type Limit, limitNudgeMsg, type LimitState, limitStatePath, limitTick, loadLimitState, nextLimitUntil, readState,
   saveLimitState, enqueue, type VerdictName,
 } from "../agents.ts";
 import { FLEET, type Scene, scene, verdict } from "./kit.ts";
@@ -64,7 +64,7 @@ describe("nextLimitUntil", () => {
   ])("%s", (_, one, wanted) => expect(nextLimitUntil(cfg.watchdog, one, 180, NOW)).toBe(s(wanted)));
 
   test("the end of a limit takes back the question that nobody typed yet, and no other text", async () => {
-    const watch = fake.watch(cfg);
+    const watch = await fake.watch(cfg);
     const agent = cfg.agents.get("orchestrator")!;
     await saveLimitState(cfg, agent.session, { until: fake.wall / 1000 + 600, nudges: 1 });
     for (const [target, cause] of [["orchestrator", "nudge"], ["orchestrator", "wake"], ["builder", "nudge"]] as const) enqueue(watch, target, cause, "x");
@@ -73,21 +73,23 @@ describe("nextLimitUntil", () => {
   });
 
   test("the state file is the original's, and one that cannot be read is none", async () => {
+    const read = async (text: string): Promise<LimitState | null> => {
+      fake.files.set(limitStatePath(cfg, "x"), text);
+      await readState(cfg);
+      return loadLimitState(cfg, "x");
+    };
     expect(loadLimitState(cfg, "x")).toBeNull();
-    fake.files.set(limitStatePath(cfg, "x"), '{"until": 1781524845.5, "nudges": 1}');
-    expect(loadLimitState(cfg, "x")).toEqual({ until: 1781524845.5, nudges: 1 });
+    expect(await read('{"until": 1781524845.5, "nudges": 1}')).toEqual({ until: 1781524845.5, nudges: 1 });
     // no client's reset is in the year 2999
     for (const bad of ["", "{", "null", "3", '{"until": "x"}', "[]", '{"until": 32472144000, "nudges": 1}', '{"until": null}', '{"until": [5]}', '{"until": true}']) {
-      fake.files.set(limitStatePath(cfg, "x"), bad);
-      expect(loadLimitState(cfg, "x")).toBeNull();
+      expect(await read(bad)).toBeNull();
     }
-    fake.files.set(limitStatePath(cfg, "x"), '{"until": 1781524845.5, "nudges": 1, "resetAt": 32472144000}');
-    expect(loadLimitState(cfg, "x")).toEqual({ until: 1781524845.5, nudges: 1 });
+    expect(await read('{"until": 1781524845.5, "nudges": 1, "resetAt": 32472144000}')).toEqual({ until: 1781524845.5, nudges: 1 });
     await saveLimitState(cfg, "x", { until: 5, nudges: 0 });
-    expect(loadLimitState(cfg, "x")).toEqual({ until: 5, nudges: 0 });
+    expect([loadLimitState(cfg, "x"), await read(fake.files.get(limitStatePath(cfg, "x"))!)]).toEqual([{ until: 5, nudges: 0 }, { until: 5, nudges: 0 }]);
     clearLimitState(cfg, "x");
     clearLimitState(cfg, "x");
-    expect(loadLimitState(cfg, "x")).toBeNull();
+    expect([loadLimitState(cfg, "x"), fake.files.has(limitStatePath(cfg, "x"))]).toEqual([null, false]);
   });
 
   test("a loop is asked to go on with its loop, another with its work", () => {

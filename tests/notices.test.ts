@@ -144,8 +144,8 @@ test("a batch that cannot be sent is dropped after its tries, which status and a
   expect([said.code, said.out]).toEqual([3, expect.stringMatching(/^notices: none has gone out for 9m; 7 dropped, the last 0s ago: the command failed: E2BIG$/m)]);
   expect(fake.files.get(file("events.jsonl"))).toContain('"event":"notices","dropped":7,"why":"the command failed: E2BIG"');
   expect(fake.logged("7 notices are dropped after")).toHaveLength(1);
-  expect(noteNotices(cfg, again(), "", 3)).toBe(false);
-  await save(cfg, loadWatch(cfg));
+  expect(noteNotices(cfg, await again(), "", 3)).toBe(false);
+  await save(cfg, await loadWatch(cfg));
 });
 
 test("a failure that passes needs nobody, one that lasts does, a loss is shown for a day", () => {

@@ -18,7 +18,7 @@ let cfg: Config;
 let watch: Watch;
 const begin = async (toml = AGENT) => {
   cfg = await fake.config(toml);
-  watch = fake.watch(cfg);
+  watch = await fake.watch(cfg);
   fake.tmux.onStart = (pane) => void (pane.doing = "busy");
   await fake.ticks(cfg, watch, 4);
 };
@@ -73,7 +73,7 @@ describe("unsure that lasts is a person's business", () => {
     await begin();
     suspended();
     await fake.ticks(cfg, watch, 15);
-    watch = loadWatch(cfg);
+    watch = await loadWatch(cfg);
     await fake.ticks(cfg, watch, 15);
     expect(events("unsure")).toHaveLength(1);
     pane().text = null;
@@ -112,7 +112,7 @@ describe("work that outlives its turn", () => {
       pane().draw(SHELL, fake.wall);
       await fake.ticks(cfg, watch, 18);
       expect(memory().verdict).toBe("background");
-      if (again) watch = loadWatch(cfg);
+      if (again) watch = await loadWatch(cfg);
       else pane().text = null;
       await fake.ticks(cfg, watch, 4);
     }
@@ -129,7 +129,7 @@ describe("work that outlives its turn", () => {
     pane().draw(SHELL, fake.wall);
     await fake.ticks(cfg, watch, 4);
     fake.wall -= 86_400_000;
-    watch = loadWatch(cfg);
+    watch = await loadWatch(cfg);
     await fake.ticks(cfg, watch, 24);
     expect(memory().verdict).toBe("idle");
   });

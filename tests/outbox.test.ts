@@ -272,7 +272,7 @@ describe("over the fake world", () => {
     await fake.ticks(cfg, watch);
     dies = false;
     expect([watch.outbox[0]!.pasted!.nth, pane().received]).toEqual([1, []]);
-    watch = fake.watch(cfg);
+    watch = await fake.watch(cfg);
     await fake.ticks(cfg, watch);
     expect([pane().received, watch.outbox]).toEqual([["hear this"], []]);
   });
@@ -322,7 +322,7 @@ describe("over the fake world", () => {
 
   test("fault 77: nor is one that nobody watches, whose text came after the look", async () => {
     cfg = await fake.config('[watchdog]\nsignal_interval = 1\n[[agent]]\nname = "a"\nbackend = "claude"\n');
-    watch = fake.watch(cfg);
+    watch = await fake.watch(cfg);
     for (const one of [...fake.tmux.panes]) fake.tmux.kill(one);
     fake.tmux.add("agents-a");
     fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ queue: [message({ text: "hear this" })] }));
@@ -336,7 +336,7 @@ describe("over the fake world", () => {
     pane().doing = "dialog";
     enqueue(watch, "a", "claim", "hear this");
     await fake.ticks(cfg, watch);
-    watch = fake.watch(cfg);
+    watch = await fake.watch(cfg);
     pane().doing = "idle";
     await fake.ticks(cfg, watch, 3);
     expect(pane().received).toEqual(["hear this"]);
@@ -346,7 +346,7 @@ describe("over the fake world", () => {
     const queue = [message({ id: "q1", cause: "boot", text: "begin" })];
     fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ queue }));
     await fake.ticks(cfg, watch, 2);
-    watch = fake.watch(cfg);
+    watch = await fake.watch(cfg);
     await fake.ticks(cfg, watch, 3);
     expect(pane().received).toEqual(["begin"]);
   });
@@ -380,7 +380,7 @@ describe("a text is said once, and never lost", () => {
       await ticks(1);
       expect(watch.outbox).toHaveLength(400);
     }
-    watch = fake.watch(cfg);
+    watch = await fake.watch(cfg);
     await ticks(1);
     expect(watch.outbox).toHaveLength(400);
   });
@@ -484,7 +484,7 @@ describe("P28: nothing is called delivered without proof", () => {
   const begin = async (backend = "", name = "claude"): Promise<void> => {
     fake = fakeWorld();
     cfg = await fake.config(`[[agent]]\nname = "a"\nbackend = "${name}"\nwatch = "heal"\n${backend}`);
-    watch = fake.watch(cfg);
+    watch = await fake.watch(cfg);
     await fake.ticks(cfg, watch, 3);
   };
   const typed = async (more = "") => {
@@ -528,7 +528,7 @@ describe("P28: nothing is called delivered without proof", () => {
     pane().key = (name) => ((pane().doing = "dialog"), (pane().key = key), key(name));
     const id = await tell("hear this", 3);
     expect([watch.delivered, waits(), pane().enters]).toEqual([[], ["blocked: a dialog is open"], 1]);
-    watch = fake.watch(cfg);
+    watch = await fake.watch(cfg);
     pane().doing = "idle";
     await fake.ticks(cfg, watch);
     expect([pane().received, watch.delivered]).toEqual([["hear this"], [id]]);
@@ -689,7 +689,7 @@ describe("P28: nothing is called delivered without proof", () => {
     expect(watch.unproven.map(({ id, why }) => [id, why])).toEqual(ids.map((id) => [id,
       "its client has no input box that can be recognised: describe it as box_re in [backend.plain]"]));
     expect(fake.logged("unproven: claim to a")).toHaveLength(2);
-    watch = fake.watch(cfg);
+    watch = await fake.watch(cfg);
     await fake.ticks(cfg, watch, 3);
     expect(pane().received).toHaveLength(2);
   });
@@ -737,7 +737,7 @@ describe("what a person sees of it", () => {
   });
   const begin = async (toml: string): Promise<{ cfg: Config; watch: Watch }> => {
     const cfg = await fake.config(toml);
-    const watch = fake.watch(cfg);
+    const watch = await fake.watch(cfg);
     await fake.ticks(cfg, watch, 3);
     return { cfg, watch };
   };

@@ -189,7 +189,7 @@ describe("the model of a Claude Code", () => {
     await it.ticks(2);
     expect(await rowOf(it)).toMatchObject({ model: "claude-haiku-4-5", modelFrom: "client" });
     expect(await card()).toContain("2.1.330, model claude-haiku-4-5 ·");
-    expect(memoryOf(it.again(), "a").model).toBe("claude-haiku-4-5");
+    expect(memoryOf(await it.again(), "a").model).toBe("claude-haiku-4-5");
   });
 });
 
@@ -380,7 +380,7 @@ describe("versions", () => {
     expect(await versions()).toEqual(["2.1.400", "2.1.400"]);
     expect(events(it, "version")).toMatchObject([{ agent: "a", from: "2.1.330", to: "2.1.400" }, { agent: "b", from: "2.1.330", to: "2.1.400" }]);
     expect(events(it, "untried")).toMatchObject([{ agent: "a", why: "claude 2.1.400 was never tried (2.0.76 to 2.1.332 were)" }]);
-    it.again();
+    await it.again();
     await it.ticks(3);
     expect([events(it, "version").length, events(it, "untried").length]).toEqual([2, 1]);
     it.fake.tmux.exit("agents-a", 1);

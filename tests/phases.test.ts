@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, spyOn, test } from "bun:test";
 import { join } from "node:path";
 import {
   agentPrompt, buildLoopKickoff, CliError, cmdMigrate, cmdPhase, curIdx, curPhase, decidePhase, type Phase, phaseDone, phaseIdxFile,
-  promptText, render, resolveStateFile, roleModel,
+  promptText, readState, render, resolveStateFile, roleModel,
 } from "../agents.ts";
 import { fakeWorld, FLEET, realFolder, type Scene, scene } from "./kit.ts";
 
@@ -67,8 +67,10 @@ describe("over the fake world", () => {
     expect(file("phase-idx")).toBe("1");
     expect(file("phase-id")).toBe('{"id":"p2","idx":1}\n');
     await call("set", "p1");
+    await readState(cfg);
     expect(curIdx(cfg)).toBe(0);
     await call("set", "1");
+    await readState(cfg);
     expect(curPhase(cfg)!.id).toBe("p2");
   });
 
@@ -118,10 +120,12 @@ describe("over the fake world", () => {
       fake.dieAt = done + 1;
       await expect(call("set", "p1")).rejects.toThrow(`died at effect ${done + 1}: ${writes[done]}`);
       fake.revive();
+      await readState(cfg);
       expect([curIdx(cfg), curPhase(cfg)!.id, fake.effects]).toEqual([1, "p2", writes.slice(0, done)]);
     }
     fake.effects = [];
     await call("set", "p1");
+    await readState(cfg);
     expect([curIdx(cfg), fake.effects.slice(0, 2)]).toEqual([0, writes]);
   });
 
@@ -137,9 +141,11 @@ describe("over the fake world", () => {
     const builder = cfg.agents.get("builder")!;
     expect(roleModel(cfg, { ...builder, model: "haiku" })).toBe("haiku");
     fake.files.set(phaseIdxFile(cfg), "1");
+    await readState(cfg);
     expect(roleModel(cfg, { ...builder, model: "haiku" })).toBe("opus");
     expect(roleModel(cfg, cfg.agents.get("adversary")!)).toBe("");
     fake.files.set(phaseIdxFile(cfg), "99");
+    await readState(cfg);
     expect(roleModel(cfg, { ...builder, model: "haiku" })).toBe("haiku");
   });
 

@@ -29,7 +29,7 @@ describe("send", () => {
       await sleep(ms);
     };
     expect(await send("a", "hear this")).toBe(1);
-    expect([fake.logged("not delivered to a").length, operatorOf(cfg).queue, pane().received]).toEqual([1, [], []]);
+    expect([fake.logged("not delivered to a").length, (await operatorOf(cfg)).queue, pane().received]).toEqual([1, [], []]);
   });
   test.each<[why: string, down: () => void]>([
     ["stopped by you", () => void fake.files.set(`${cfg.stateDir}/operator.json`, JSON.stringify({ held: { a: 1 } }))],
@@ -40,9 +40,9 @@ describe("send", () => {
     save(cfg, watch);
     const before = fake.wall;
     await expect(send("a", "hear this")).rejects.toThrow(`a is ${why}: "up a" starts it, --queue leaves the text for then`);
-    expect([fake.wall - before, operatorOf(cfg).queue]).toEqual([0, []]);
+    expect([fake.wall - before, (await operatorOf(cfg)).queue]).toEqual([0, []]);
     expect(await cmdSend({ path: cfg.path, words: ["a", "hear this"], options: { queue: true } })).toBe(0);
-    expect(operatorOf(cfg).queue.length).toBe(1);
+    expect((await operatorOf(cfg)).queue.length).toBe(1);
   });
   test("a glob names the agent that it matches", async () => {
     expect([await send("[a]", "hear this"), pane().received]).toEqual([0, ["hear this"]]);
@@ -53,7 +53,7 @@ describe("send", () => {
     const texts = ["one", "two", "three", "four", "five"].map((word) => `${word} of the five texts`);
     expect(await together(fake, texts.map((text) => () => send("a", text)))).toEqual(texts.map(() => 0));
     expect(pane().received.toSorted()).toEqual(texts.toSorted());
-    watch = fake.watch(cfg);
+    watch = await fake.watch(cfg);
     await ticks(3);
     expect([pane().received.length, watch.outbox]).toEqual([5, []]);
   });

@@ -155,7 +155,7 @@ export class Simulation {
 
   async start(): Promise<void> {
     this.cfg = await this.fake.config(CONFIG);
-    this.watch = this.fake.watch(this.cfg);
+    this.watch = await this.fake.watch(this.cfg);
     this.fake.git.push("init", { "README.md": "r" });
   }
 

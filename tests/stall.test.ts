@@ -237,7 +237,7 @@ describe("restarts of which nothing comes", () => {
     expect([fourth! <= 6, fifth! >= 20 && fifth! <= 22, sixth! >= 40 && sixth! <= 42]).toEqual([true, true, true]);
     expect(told()).toEqual([SAID(3), SAID(4), SAID(5)]);
     // a watchdog that starts anew knows of it
-    expect(memoryOf(loadWatch(it.cfg), "a").stalls).toBe(6);
+    expect(memoryOf(await loadWatch(it.cfg), "a").stalls).toBe(6);
   });
   test("one short turn after each restart is nothing either", async () => {
     it = await scene(TEXT);

@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, spyOn, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import {
-  cmdStatus, curPhase, type LimitState, loadLimitState, loadWatch, memoryOf, operatorOf, parseEvents, reloadConfig, resumeId, save,
+  cmdStatus, curPhase, type LimitState, loadLimitState, loadWatch, memoryOf, operatorOf, parseEvents, readState, reloadConfig, resumeId, save,
   sessionLogPath, type Watch, type Memory, storedLife, world,
 } from "../agents.ts";
 import type { Doing } from "./fakes.ts";
@@ -92,12 +92,12 @@ describe.each([...MOMENTS])("the golden state of version 0.1.0, %s", (moment) =>
     expect(it.fake.files.get(it.file("watch.json"))).toBe(golden(moment, "state/watch.json"));
   });
 
-  test("what a person wants, the hold, the phase, the conversations, the record are read as they were meant", () => {
+  test("what a person wants, the hold, the phase, the conversations, the record are read as they were meant", async () => {
     const { cfg } = it;
-    expect<object>(operatorOf(cfg)).toEqual(JSON.parse(golden(moment, "state/operator.json")));
+    expect<object>(await operatorOf(cfg)).toEqual(JSON.parse(golden(moment, "state/operator.json")));
     expect<LimitState | null>(loadLimitState(cfg, "agents-writer")).toEqual(JSON.parse(golden(moment, "state/limited-agents-writer.json")));
     expect(curPhase(cfg)!.id).toBe(moment === "end" ? "two" : "one");
-    for (const name of ["builder", "watcher"]) expect(resumeId(cfg, cfg.agents.get(name)!)).toBe(golden(moment, `state/${name}.id`).trim());
+    for (const name of ["builder", "watcher"]) expect(await resumeId(cfg, cfg.agents.get(name)!)).toBe(golden(moment, `state/${name}.id`).trim());
     for (const file of ["state/events.jsonl", "state/events.jsonl.1"]) {
       expect(golden(moment, file)).not.toBe("");
       expect(parseEvents(golden(moment, file)).map((event) => JSON.stringify(event)).join("\n")).toBe(golden(moment, file).trimEnd());
@@ -184,15 +184,15 @@ describe("a watchdog goes on where the other one was killed", () => {
 describe("files of another version", () => {
   let it: Scene;
   beforeEach(async () => void (it = await found("night")));
-  const loaded = (watch: unknown): Watch => {
+  const loaded = (watch: unknown): Promise<Watch> => {
     it.fake.files.set(it.file("watch.json"), JSON.stringify(watch));
     return loadWatch(it.cfg);
   };
 
-  test("fields that nobody knows any more do no harm, those that are missing get what a new one has", () => {
+  test("fields that nobody knows any more do no harm, those that are missing get what a new one has", async () => {
     const night = stored("night");
     const { lastFatal, answers, ...known } = night.agents.builder!;
-    const watch = loaded({ ...night, agents: { ...night.agents, builder: { ...known, mood: "bright" } }, weather: "fair", delivered: undefined, wakeDue: undefined });
+    const watch = await loaded({ ...night, agents: { ...night.agents, builder: { ...known, mood: "bright" } }, weather: "fair", delivered: undefined, wakeDue: undefined });
     const builder = memoryOf(watch, "builder");
     expect([builder.client, builder.restarts, builder.lastFatal, builder.answers]).toEqual([known.client, known.restarts, 0, 0]);
     expect([watch.delivered, watch.wakeDue, watch.outbox]).toEqual([[], {}, night.outbox]);
@@ -210,43 +210,43 @@ describe("files of another version", () => {
     ["a move without an aim", { intent: { id: "1" } }, (watch) => watch.intent, null],
     ["a move under way", { intent: { id: "1", from: "one", to: "two", run: "", at: 1 } }, (watch) => watch.intent?.to, "two"],
     ["an agent that is none", { agents: { scout: 5 } }, (watch) => watch.agents, {}],
-  ])("%s costs itself alone", (_, some, read, wanted) => {
+  ])("%s costs itself alone", async (_, some, read, wanted) => {
     const night = stored("night");
-    const watch = loaded({ ...night, ...some });
+    const watch = await loaded({ ...night, ...some });
     expect(read(watch)).toEqual(wanted);
     expect([watch.sha, watch.seen]).toEqual([night.sha, night.seen]);
   });
 
-  test("a text with a wrong field keeps its words", () => {
+  test("a text with a wrong field keeps its words", async () => {
     const text = { id: "1", target: "scout", text: "words", cause: "send", made: 1, tries: 2 };
     const wrong = { seen: "x", pasted: { pid: 5 }, subjects: [1], stuck: null, unknown: 1 };
-    const watch = loaded({ ...stored("night"), outbox: [{ ...text, ...wrong, expires: 9 }, { ...text, made: "x" }] });
+    const watch = await loaded({ ...stored("night"), outbox: [{ ...text, ...wrong, expires: 9 }, { ...text, made: "x" }] });
     expect(watch.outbox).toEqual([{ ...text, expires: 9 }]);
   });
 
-  test("wishes that are none cost themselves alone", () => {
+  test("wishes that are none cost themselves alone", async () => {
     it.operator({ held: [], busy: 3, released: { scout: 5 }, queue: {} });
-    expect(operatorOf(it.cfg)).toEqual({ held: {}, busy: {}, released: { scout: 5 }, queue: [] });
+    expect(await operatorOf(it.cfg)).toEqual({ held: {}, busy: {}, released: { scout: 5 }, queue: [] });
   });
 
-  test.each(["[]", "3", "null", '"held"'])("orders that are %s are none: who was down stays down", (text) => {
+  test.each(["[]", "3", "null", '"held"'])("orders that are %s are none: who was down stays down", async (text) => {
     it.operator({ held: { scout: 5 } });
-    expect(operatorOf(it.cfg).held).toEqual({ scout: 5 });
+    expect((await operatorOf(it.cfg)).held).toEqual({ scout: 5 });
     it.operator(text);
-    expect(operatorOf(it.cfg).held).toEqual({ scout: 5 });
+    expect((await operatorOf(it.cfg)).held).toEqual({ scout: 5 });
   });
 
-  test("a file that is no JSON is kept aside, and a new memory begins", () => {
+  test("a file that is no JSON is kept aside, and a new memory begins", async () => {
     it.fake.files.set(it.file("watch.json"), "{half");
-    expect(loadWatch(it.cfg).sha).toBe("");
+    expect((await loadWatch(it.cfg)).sha).toBe("");
     expect(it.fake.files.get(it.file("watch.json.bad"))).toBe("{half");
     expect(it.fake.logged("watch.json.bad")).toHaveLength(1);
   });
 
-  test("a damaged file on a full disk stops nobody from starting", () => {
+  test("a damaged file on a full disk stops nobody from starting", async () => {
     it.fake.files.set(it.file("watch.json"), "{half");
     it.fake.full = true;
-    expect(loadWatch(it.cfg).agents).toEqual({});
+    expect((await loadWatch(it.cfg)).agents).toEqual({});
   });
 });
 
@@ -260,7 +260,7 @@ test.each(["{half", "", "[]", "3"])("no hand-off is lost where the memory is dam
   expect(told()).toHaveLength(1);
   it.fake.files.set(it.file("watch.json"), damage);
   it.fake.git.push("claim(two): while nobody looked");
-  it.again();
+  await it.again();
   await it.ticks(4);
   expect(told().filter((text) => text.includes("claim(two)"))).toHaveLength(1);
   expect(told().filter((text) => text.includes("claim(one)")).length).toBeLessThanOrEqual(2);
@@ -285,37 +285,78 @@ test("saves side by side: none returns while an earlier one is still on its way"
 describe("what a person wants cannot be read", () => {
   let { fake, cfg, operator } = {} as Scene;
   beforeEach(async () => void ({ fake, cfg, operator } = await found("night")));
-  test("by a watchdog that starts: who was down when the last one looked stays down", () => {
+  test("by a watchdog that starts: who was down when the last one looked stays down", async () => {
     operator("{half");
     const anew = { ...cfg, stateDir: join(cfg.stateDir, ".") + "/" }; // nothing is remembered of it here
-    expect(Object.keys(operatorOf(anew).held)).toEqual(["helper"]);
+    expect(Object.keys((await operatorOf(anew)).held)).toEqual(["helper"]);
   });
   test("for a while: what it said last holds, and it is said once, and once that it is over", async () => {
-    const watch = loadWatch(cfg);
-    operatorOf(cfg);
+    const watch = await loadWatch(cfg);
+    await operatorOf(cfg);
     operator("{half");
     await fake.ticks(cfg, watch, 3);
-    expect([Object.keys(operatorOf(cfg).held), fake.logged("what it said last holds").length]).toEqual([["helper"], 1]);
+    expect([Object.keys((await operatorOf(cfg)).held), fake.logged("what it said last holds").length]).toEqual([["helper"], 1]);
     operator(golden("night", "state/operator.json"));
     await fake.ticks(cfg, watch, 3);
     expect(fake.logged("operator.json: works again")).toHaveLength(1);
   });
-  test("the folder is away, no file and no folder: what it said last holds", () => {
-    operatorOf(cfg);
+  test("the folder is away, no file and no folder: what it said last holds", async () => {
+    await operatorOf(cfg);
     fake.files.clear();
     fake.folders.clear();
-    expect(Object.keys(operatorOf(cfg).held)).toEqual(["helper"]);
+    expect(Object.keys((await operatorOf(cfg)).held)).toEqual(["helper"]);
   });
-  test("one wrong field costs itself alone", () => {
+  test("one wrong field costs itself alone", async () => {
     operator({ ...JSON.parse(golden("night", "state/operator.json")), busy: { a: "long" }, queue: [{ id: 5 }] });
-    expect([Object.keys(operatorOf(cfg).held), operatorOf(cfg).busy, operatorOf(cfg).queue]).toEqual([["helper"], {}, []]);
+    expect([Object.keys((await operatorOf(cfg)).held), (await operatorOf(cfg)).busy, (await operatorOf(cfg)).queue]).toEqual([["helper"], {}, []]);
   });
 });
 
 test.each(["x\ty", "a b", "", "../../etc", "é", "a".repeat(129)])("a conversation's id of another shape is none: %p", async (id) => {
   const { fake, cfg, file } = await found("night");
   fake.files.set(file("builder.id"), id);
-  expect(resumeId(cfg, cfg.agents.get("builder")!)).toBeNull();
+  expect(await resumeId(cfg, cfg.agents.get("builder")!)).toBeNull();
+});
+
+describe("a disk that does not answer is no news", () => {
+  test("no round, and no start in one, waits for a read of the state: only who has a lock is read at once", async () => {
+    const it = await found("night", { builder: "busy", adversary: "idle", writer: "limit", watcher: "idle" });
+    const { read } = world;
+    const waited: string[] = [];
+    world.read = (path) => {
+      if (path.includes("/state/") && !/\.lock\.pid$|\.stage$/.test(path)) waited.push(path);
+      return read(path);
+    };
+    await it.again();
+    await it.ticks(4);
+    it.fake.tmux.kill(it.pane("watcher"));
+    it.fake.git.push("status(one): done", { "machine-docs/STATUS-one.md": "## DONE\n\nAll gates PASS.\n" });
+    await it.ticks(22);
+    expect([it.starts("watcher"), curPhase(it.cfg)!.id, waited]).toEqual([1, "two", []]);
+  });
+  const unreadable = (what: RegExp): void => {
+    const { text } = world;
+    world.text = async (path) => (what.test(path) ? Promise.reject(new Error(`${path} cannot be read`)) : text(path));
+  };
+  test("the folder is away: the phase, and who is limited, stay as they were read last", async () => {
+    const it = await found("end", { builder: "busy", adversary: "idle", writer: "limit" });
+    it.operator({});
+    await it.ticks(2);
+    expect(curPhase(it.cfg)!.id).toBe("two");
+    for (const path of it.fake.files.keys()) if (path.startsWith(it.cfg.stateDir)) it.fake.files.delete(path);
+    for (const path of it.fake.times.keys()) if (path.startsWith(it.cfg.stateDir)) it.fake.times.delete(path);
+    it.fake.folders.delete(it.cfg.stateDir);
+    await readState(it.cfg);
+    expect([curPhase(it.cfg)!.id, loadLimitState(it.cfg, "agents-writer") !== null]).toEqual(["two", true]);
+  });
+  test("a limit that cannot be read just now holds; a phase that cannot be read is none, and is said", async () => {
+    const { cfg, fake, watch } = await found("night", { builder: "busy", writer: "limit" });
+    unreadable(/limited-|phase-idx/);
+    await fake.ticks(cfg, watch, 2);
+    expect([fake.logged("limit hit on writer"), loadLimitState(cfg, "agents-writer")?.banner]).toEqual([[], JSON.parse(golden("night", "state/limited-agents-writer.json")).banner]);
+    expect(() => curPhase(cfg)).toThrow("phase-idx cannot be read");
+    expect(fake.logged(/phase-idx cannot be read$/)).toHaveLength(1);
+  });
 });
 
 test("a hold with a wrong field is a hold without it", async () => {
@@ -323,5 +364,6 @@ test("a hold with a wrong field is a hold without it", async () => {
   const { resetAt, banner, ...rest } = JSON.parse(golden("night", "state/limited-agents-writer.json"));
   expect([typeof resetAt, typeof banner]).toEqual(["number", "string"]);
   fake.files.set(file("limited-agents-writer.json"), JSON.stringify({ ...rest, resetAt: "soon", banner: 5 }));
+  await readState(cfg);
   expect(loadLimitState(cfg, "agents-writer")).toEqual(rest);
 });

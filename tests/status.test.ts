@@ -286,7 +286,7 @@ describe("the command over a fleet", () => {
     fake = fakeWorld();
     fake.tmux.onStart = (pane) => void (pane.doing = "busy");
     cfg = await fake.config(text);
-    watch = fake.watch(cfg);
+    watch = await fake.watch(cfg);
     fake.git.push("init", { "README.md": "r" });
     await fake.ticks(cfg, watch, 3);
   };

@@ -61,7 +61,7 @@ describe("over the fake world", () => {
   });
   test("fault 56: the time until the next one outlives the watchdog", async () => {
     await fake.ticks(cfg, watch, 60);
-    watch = fake.watch(cfg);
+    watch = await fake.watch(cfg);
     await fake.ticks(cfg, watch, 65);
     expect(wakes()).toBe(1);
   });

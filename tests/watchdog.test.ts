@@ -336,7 +336,7 @@ describe("what it remembers", () => {
   test("a file that is no JSON is kept aside, the watchdog begins without it", async () => {
     await begin(agents("a"));
     fake.files.set(join(cfg.stateDir, "watch.json"), '{"sha": "x');
-    watch = loadWatch(cfg);
+    watch = await loadWatch(cfg);
     expect(watch.outbox).toEqual([]);
     expect(fake.files.get(join(cfg.stateDir, "watch.json.bad"))).toBe('{"sha": "x');
     await ticks(3);
@@ -345,7 +345,7 @@ describe("what it remembers", () => {
   test.each(["null", "3", "[]", '"x"', '{"outbox": null}', '{"agents": {"a": null}}', '{"agents": null, "unknown": 1}', '{"outbox": {}, "seen": 3, "wakeDue": null}'])("%s in its place stops no tick", async (text) => {
     await begin(agents("a"));
     fake.files.set(join(cfg.stateDir, "watch.json"), text);
-    watch = loadWatch(cfg);
+    watch = await loadWatch(cfg);
     fake.tmux.exit("agents-a", 1);
     await ticks(4);
     expect(starts("a")).toBe(2);
@@ -554,8 +554,8 @@ test("screens arrive whole wherever the pipe's parts end, and one that was cut o
 test("an agent that has the name of one of the memory's fields is remembered", async () => {
   await begin(agents("still"));
   await fake.ticks(cfg, watch, 2);
-  expect(fake.watch(cfg).agents.still!.client).toEqual(watch.agents.still!.client);
-  expect(fake.watch(cfg).agents.still!.client).not.toBeNull();
+  expect((await fake.watch(cfg)).agents.still!.client).toEqual(watch.agents.still!.client);
+  expect((await fake.watch(cfg)).agents.still!.client).not.toBeNull();
 });
 
 test("fault 44: a screen that tmux does not show is unsure, is no idleness, and is said once", async () => {
@@ -651,7 +651,7 @@ describe("what the operator wants", () => {
     fake.tmux.exit("agents-b", 1);
     await ticks(3);
     expect([starts("b"), fake.logged("ERROR")]).toEqual([2, []]);
-    expect(operatorOf(cfg)).toEqual({ held: expect.any(Object), busy: expect.any(Object), released: expect.any(Object), queue: expect.any(Array) });
+    expect(await operatorOf(cfg)).toEqual({ held: expect.any(Object), busy: expect.any(Object), released: expect.any(Object), queue: expect.any(Array) });
   });
 });
 
