@@ -9423,11 +9423,29 @@ const paint = (style: Style, value: string): string =>
 
 /** The config as it is now; if it is broken, the last good one for a lenient command. */
 async function currentConfig(call: Call): Promise<Config> {
-  return loadConfig(call.path, process.env).catch(async (error) => {
+  const cfg = await loadConfig(call.path, process.env).catch(async (error) => {
     const last = call.lenient ? await lastGoodConfig(call.path, error) : null;
     if (!last) throw error;
     return last;
   });
+  joinServer(cfg);
+  return cfg;
+}
+
+/**
+ * Goes to the tmux server of the watchdog that runs, else to that of a client: by the TMUX_TMPDIR
+ * of another shell clients at work would be taken for gone, ended, and started once more.
+ */
+function joinServer(cfg: Config): void {
+  const watchdog = lockHolder(lockFile(cfg, "watchdog")) ?? lockHolder(lockFile(cfg, "keeper"));
+  if (watchdog !== null) {
+    if (!readProc(`${watchdog}/environ`)) return;
+    process.env.TMUX_TMPDIR = variableOf(watchdog, "TMUX_TMPDIR");
+    return;
+  }
+  const client = listProcesses()?.find(({ mark }) => mark.startsWith(`${roomOf(cfg)}/`));
+  const [socket] = client ? variableOf(client.pid, "TMUX").split(",") : [];
+  if (socket) process.env.TMUX_TMPDIR = dirname(dirname(socket));
 }
 
 /** Why the config that was found is not a fleet: it is the untouched example. "" = it is one. */
@@ -11374,7 +11392,7 @@ export async function cmdAttach(call: Call): Promise<number> {
   const snap = await neededSnapshot(cfg);
   const pane = snap.panes.get(session);
   if (!pane) die(`${name} is not running${strangerNote(cfg, snap, session)}`);
-  if (!process.stdout.isTTY) die("attach needs a terminal");
+  if (!process.stdout.isTTY || !process.stdin.isTTY) die("attach needs a terminal");
   const socket = cfg.tmuxSocket ? ["-L", cfg.tmuxSocket] : [];
   const only = call.options["read-only"] ? ["-r"] : [];
   const [window = "", server = ""] = (await tmux(cfg,
@@ -13570,6 +13588,7 @@ export async function cmdDoctor(call: Call): Promise<number> {
   });
   const noFleet = loaded && !loaded.broken ? whyOnlyExample(call, loaded) : "";
   const cfg = noFleet ? null : loaded;
+  if (cfg) joinServer(cfg);
   const instead = cfg ? "fix it; the fleet runs on the last good one, which is examined here"
     : "fix it, or name another with --config";
   const config = noFleet ? [fail(noFleet, "agents init fleet")]

@@ -119,6 +119,22 @@ real("a restart that is cut short takes nothing down for good", stubborn, async 
   expect(clients(f, "a1")).toHaveLength(1);
 });
 
+real("from a shell with another TMUX_TMPDIR: the fleet is seen where it runs, and no client is taken for gone", watched, async (f) => {
+  const elsewhere = { env: { TMUX_TMPDIR: f.path() } };
+  const seen = async () => JSON.parse((await f.run(["status", "--json"], elsewhere)).out).agents.map(({ running }: { running: boolean }) => running);
+  await f.up("a1");
+  await f.ready("a1");
+  const pid = await f.pid("a1");
+  for (const more of [[], ["watchdog"]]) {
+    expect(await seen()).toEqual([true, false]);
+    expect((await f.run(["up", "a1", ...more], elsewhere)).code).toBe(0);
+    expect([await f.pid("a1"), f.starts("a1").length]).toEqual([pid, 1]);
+  }
+  expect((await f.run(["doctor"], elsewhere)).out).toMatch(/^ok +tmux: [\d.a-z]+$/m);
+  expect((await f.run(["down"], elsewhere)).code).toBe(0);
+  expect([await f.sessions(), lives(pid)]).toEqual([[], false]);
+});
+
 real("a restart that fails leaves the agent to the watchdog", watched, async (f) => {
   await f.up();
   await f.ready("a1", "b1");
