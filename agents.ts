@@ -880,7 +880,8 @@ async function realText(path: string): Promise<string | null> {
   };
   try {
     const text = await within(READ_DEADLINE, read(), null);
-    return text ?? die(`${path} cannot be read: the disk does not answer`);
+    if (text === null) throw new CliError(`${path} cannot be read: the disk does not answer`);
+    return text;
   } catch (error) {
     if (isAbsent(error)) return null;
     throw error;
@@ -2395,6 +2396,7 @@ export function sessionAlive(snap: Snapshot, session: string): boolean | null {
   return pane !== undefined && !pane.dead;
 }
 
+/** From the original. Nothing here asks it: the marks of a pane tell better what it runs. */
 export function sessionCommand(snap: Snapshot, session: string): string {
   return snap.panes.get(session)?.command ?? "";
 }
@@ -2617,7 +2619,7 @@ async function readScreen(cfg: Config, pane: Pane): Promise<Screen | null> {
 // One verdict from one look at a pane, by rules as data. Rules are anchored in regions of the
 // screen: an agent that quotes a footer or a banner must not be taken for the real one.
 
-export type LimitClass = "5h" | "weekly" | "model" | "money" | "transient" | "other";
+export type LimitClass = "5h" | "weekly" | "model" | "money" | "other";
 /**
  * Where a rule looks; a rule never matches a region that is not on the screen.
  *
@@ -3233,7 +3235,7 @@ const LIMIT_CLASSES: [LimitClass, RegExp][] = [
 const isLimitClass: Shape = (value) => Object.hasOwn(LIMIT_NAMES, String(value));
 const LIMIT_NAMES: Record<LimitClass, string> = {
   "5h": "5-hour limit", weekly: "weekly limit", model: "limit of one model", money: "out of credit",
-  transient: "rate limit", other: "usage limit",
+  other: "usage limit",
 };
 
 const classOf = (banner: string): LimitClass =>
@@ -4369,9 +4371,10 @@ async function noteKickoffSeen(cfg: Config, session: string): Promise<void> {
 function strangerIn(cfg: Config, snap: Snapshot, session: string): string {
   const runs = snap.strangers?.get(session);
   const tmux = `tmux ${cfg.tmuxSocket ? `-L ${cfg.tmuxSocket} ` : ""}`;
+  const target = targetSession(session);
   return runs === undefined ? "" : `the session ${session} was not made by this fleet and holds ` +
-    `no client (it runs ${runs}); it is left alone. End it (${tmux}kill-session -t =${session}) ` +
-    `or give it another name (${tmux}rename-session -t =${session} NAME), then: up`;
+    `no client (it runs ${runs}); it is left alone. End it (${tmux}kill-session -t ${target}) ` +
+    `or give it another name (${tmux}rename-session -t ${target} NAME), then: up`;
 }
 
 /** A client of this fleet whose name has left the config: it is no longer supervised. */
@@ -4611,7 +4614,7 @@ interface OpencodeFacts {
   healthy: boolean;
   /** Nobody listens: whatever answers later is another server. */
   down?: boolean;
-  status: { type: string; message?: string; next?: number } | undefined;
+  status: { type: string; message?: string } | undefined;
   permission: string | undefined;
   question: boolean;
 }
@@ -4676,8 +4679,6 @@ export interface ClaudeWord {
   status: "busy" | "waiting" | "shell" | "idle";
   /** What it waits for, in its own words; "" = it does not wait. */
   waitsFor: string;
-  /** Wall ms since when; 0 = not given. */
-  since: number;
   version: string;
   /** The conversation, and the folder in which it was begun. */
   conversation: string;
@@ -4711,7 +4712,6 @@ export function parseClaudeWord(
     ? plainText(value, max) : "";
   return status === undefined ? null : {
     status, waitsFor: status === "waiting" ? word(said.waitingFor, 60) || "a dialog" : "",
-    since: isNumber(said.statusUpdatedAt) ? Number(said.statusUpdatedAt) : 0,
     version: versionIn(said.version),
     conversation: isId(said.sessionId) ? said.sessionId : "",
     cwd: typeof said.cwd === "string" ? said.cwd.slice(0, 4096) : "",

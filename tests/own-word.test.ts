@@ -16,14 +16,14 @@ const MEASURED = {
 };
 const parsed = (some: object = {}, pid = 31294, born = "4384260", fresh = true) => parseClaudeWord(JSON.stringify({ ...MEASURED, ...some }), pid, born, fresh);
 const word = (status: ClaudeWord["status"], waitsFor = ""): ClaudeWord =>
-  ({ status, waitsFor, since: 0, version: "2.1.330", conversation: "", cwd: "" });
+  ({ status, waitsFor, version: "2.1.330", conversation: "", cwd: "" });
 
 describe("a session file", () => {
   test("says what its client does, field by field", () => {
-    expect(parsed()).toEqual({ status: "waiting", waitsFor: "permission prompt", since: 1795692064631, version: "2.1.330",
+    expect(parsed()).toEqual({ status: "waiting", waitsFor: "permission prompt", version: "2.1.330",
       conversation: MEASURED.sessionId, cwd: "/work/My_Proj.x" });
     const odd = parsed({ status: "idle", waitingFor: 7, statusUpdatedAt: "now", version: "\x1b[31m2.1", sessionId: "../../x", cwd: 3 });
-    expect(odd).toEqual({ status: "idle", waitsFor: "", since: 0, version: "", conversation: "", cwd: "" });
+    expect(odd).toEqual({ status: "idle", waitsFor: "", version: "", conversation: "", cwd: "" });
     expect(parsed({ waitingFor: undefined })!.waitsFor).toBe("a dialog");
     expect(parsed({ waitingFor: `\x1b]0;x\x07${"y".repeat(500)}` })!.waitsFor).toBe(`${"y".repeat(59)}…`);
   });

@@ -9,8 +9,11 @@ export function codeOf(source: string): { code: string; patterns: [from: number,
   };
   const closing = (from: number, end: string): number => {
     for (let i = from; i < source.length; i++) {
-      if (source[i] === "\\") i += 1;
-      else if (source[i] === "[" && end === "/") while (source[++i] !== "]") if (source[i] === "\\") i += 1;
+      if (source[i] === "\\") {
+        i += 1;
+        continue;
+      }
+      if (source[i] === "[" && end === "/") while (source[++i] !== "]") if (source[i] === "\\") i += 1;
       if (source[i] === end) return i + 1;
     }
     return source.length;
@@ -41,7 +44,10 @@ export function codeOf(source: string): { code: string; patterns: [from: number,
         blank(from, i);
         return i + 1;
       }
-      if (source[i] === "\\") i += 1;
+      if (source[i] === "\\") {
+        i += 1;
+        continue;
+      }
       else if (source.startsWith("${", i)) {
         blank(from, i);
         i = walk(i + 2);
