@@ -1908,10 +1908,15 @@ const dayTime = (ms: number): string => {
 const iso = (ms: number): string => new Date(ms).toISOString();
 const isoOrNone = (ms: number | null | undefined): string => (ms ? iso(ms) : "");
 
-const minutes = (seconds: number): string =>
-  (seconds >= 60 ? `${Math.round(seconds / 60)} min` : `${seconds} s`);
+// Spans are ms.
 
-/** A span (ms) in its largest unit alone: 59s, 3m, 2h, 4d. */
+/** In whole minutes, or seconds below that: 40 s, 5 min. */
+const minutes = (ms: number): string => {
+  const s = Math.round(ms / 1000);
+  return s >= 60 ? `${Math.round(s / 60)} min` : `${s} s`;
+};
+
+/** In the largest unit alone: 59s, 3m, 2h, 4d. */
 const ago = (ms: number): string => {
   const span = 1000 * Math.max(0, Math.round(ms / 1000));
   const [unit, length] = Object.entries(UNIT_MS).find(([, one]) => span >= one) ?? ["s", 1000];
@@ -1920,7 +1925,7 @@ const ago = (ms: number): string => {
 
 const ageOf = (at: Moment, now: number): string => ago(now - Number(new Date(at)));
 
-/** A duration (ms) as 0.6s, 12s, 45m or 7h05m; a dash for none. */
+/** For tables: 0.6s, 12s, 45m, 7h05m; a dash for none. */
 function spanText(ms: number): string {
   if (ms < MINUTE) return ms <= 0 ? "-" : `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)}s`;
   const all = Math.round(ms / MINUTE);
@@ -6003,7 +6008,7 @@ export function decideBackground(
 ): Verdict {
   if (verdict.verdict !== "background" || !since || now - since < longest) return verdict;
   return { ...verdict, verdict: "idle",
-    why: `${verdict.why}, for longer than ${minutes(longest / 1000)}` };
+    why: `${verdict.why}, for longer than ${minutes(longest)}` };
 }
 
 /** What an agent's screen and its sources say. `text`: null = nothing was drawn since. */
@@ -6252,7 +6257,7 @@ async function noteVerdict(
   if (isUnsureTooLong(memory, cfg.watchdog.unsureAfter, world.now()) &&
       memory.unsureTold !== memory.since) {
     memory.unsureTold = memory.since;
-    const lasted = minutes(Math.round((world.now() - memory.since) / 1000));
+    const lasted = minutes(world.now() - memory.since);
     log(`${agent.name} has been unsure for ${lasted}; it needs you`);
     emit(cfg, "unsure", { agent: agent.name, why: `${verdict.why} for ${lasted}` });
   }
@@ -7364,7 +7369,7 @@ function noteVainRestarts(
   memory.stallsTold = stalls;
   const why = vainRestarts(memory);
   log(`${agent.name} needs you: ${why}; the next restart waits ` +
-    minutes(stallPauseOf(cfg, agent, memory)));
+    minutes(1000 * stallPauseOf(cfg, agent, memory)));
   emit(cfg, "blocked", { agent: agent.name, why });
 }
 
@@ -7446,7 +7451,7 @@ export function decideDeath(facts: DeathFacts, settings: Settings): Action & { f
   if (status === EXIT_PERMANENT) return { do: "park", why: "exit 125 (do not restart)", failures };
   if (facts.massDeath) return { do: "wait", why: "ended together with others", delay: 0, failures };
   if (starts >= settings.parkAfter) {
-    return { do: "park", why: `${starts} starts in ${minutes(settings.parkWindow)} ` +
+    return { do: "park", why: `${starts} starts in ${minutes(1000 * settings.parkWindow)} ` +
       "without a healthy minute", failures };
   }
   const healthy = lived >= settings.healthyAfter * 1000;
@@ -8311,7 +8316,7 @@ function noteChannel(cfg: Config, watch: Watch, found: Fetched): void {
   if (channel.told && news.from !== news.to) {
     emit(cfg, "handoff", { ...news, why: channelText(channel) });
   } else if (before?.told && !channel.told) {
-    const why = `works again after ${minutes(Math.round((world.now() - before.since) / 1000))}`;
+    const why = `works again after ${minutes(world.now() - before.since)}`;
     log(`the hand-off ${why}`);
     emit(cfg, "handoff", { ...news, why });
   }
@@ -8432,7 +8437,7 @@ async function deadlockCheck(
   if (phase && (await phaseDone(cfg, phase.status, watch))) return;
   const owes = owesCommit(watch, hand);
   const subject = watch.turn?.subject ?? "nothing was claimed yet";
-  const reason = `both sides have been idle for ${minutes(Math.round(quiet))}, ` +
+  const reason = `both sides have been idle for ${minutes(1000 * quiet)}, ` +
     `nothing is on its way, the last word was: ${subject}`;
   log(`deadlock: ${reason} → ${owes}`);
   emit(cfg, "deadlock", { agent: owes, why: reason });
@@ -9176,7 +9181,7 @@ class Ward {
     const interval = beat.interval ?? this.cfg.watchdog.signalInterval;
     if (!seen || !isHung(stillFor, interval, this.least)) return;
     if (this.asked?.pid !== pid) {
-      log(`the watchdog (pid ${pid}) has not moved for ${minutes(Math.round(stillFor / 1000))}, ` +
+      log(`the watchdog (pid ${pid}) has not moved for ${minutes(stillFor)}, ` +
         `at: ${note.stage}; ending it`);
       this.asked = { pid, at: world.mono() };
     }
@@ -9731,12 +9736,23 @@ async function lastWords(cfg: Config, pane: Pane): Promise<string> {
     .map((line) => `    ${line}`).join("\n");
 }
 
+type Named = Pick<Service, "name" | "session">;
+
 /** A unit that could not be started or ended. */
 interface Failure {
   name: string;
   why: string;
   /** Only a person can help: exit code 3. */
   stuck?: boolean;
+}
+
+const exceptFailed = (units: Unit[], failed: Failure[]): Unit[] =>
+  units.filter((unit) => !failed.some(({ name }) => name === unit.name));
+
+/** Takes back that a unit was ordered down. */
+function release(operator: Operator, name: string): void {
+  delete operator.held[name];
+  operator.released[name] = world.now();
 }
 
 const SEQUENCE_COMPLETE =
@@ -9759,16 +9775,13 @@ export async function cmdUp(call: Call): Promise<number> {
   const wanted = [...unitsOf(cfg).values()].filter((unit) =>
     names.length ? names.includes(unit.name) : !isAgent(unit) || unit.enabled);
   const held = heldLoops(cfg, wanted);
-  const units = wanted.filter((unit) => !held.some(({ name }) => name === unit.name));
+  const units = exceptFailed(wanted, held);
   const rests = !names.length && held[0]?.why === SEQUENCE_COMPLETE;
   if (rests) log(`not started: ${held.map(({ name }) => name).join(", ")}: ${SEQUENCE_COMPLETE}`);
   const withWatchdog = !names.length || names.includes("watchdog");
   let wasDown = false;
   await changeOperator(cfg, (operator) => {
-    for (const unit of wanted) {
-      delete operator.held[unit.name];
-      operator.released[unit.name] = world.now();
-    }
+    for (const { name } of wanted) release(operator, name);
     if (!withWatchdog) return;
     wasDown = isDown(operator, "watchdog");
     delete operator.held.watchdog;
@@ -10024,8 +10037,6 @@ function nameOrphans(orphans: Orphan[]): void {
   }
 }
 
-type Named = Pick<Service, "name" | "session">;
-
 /**
  * Ends units with everything that they started; returns what cannot be ended. `stands`: whether the
  * order still holds for a name. `withLog`: also the session that shows the watchdog's log.
@@ -10134,15 +10145,13 @@ async function restartUnits(
     for (const { name } of units) {
       operator.busy[name] = until;
       operator.owners[name] = signature();
-      delete operator.held[name];
-      operator.released[name] = world.now();
+      release(operator, name);
     }
   });
   try {
     const stuck = await stopUnits(cfg, units, (operator, name) => !isDown(operator, name));
     if (fresh) for (const unit of units) if (isAgent(unit)) await dropResumeId(cfg, unit);
-    const ended = units.filter((unit) => !stuck.some(({ name }) => name === unit.name));
-    return await startAndWait(cfg, ended, [...earlier, ...stuck]);
+    return await startAndWait(cfg, exceptFailed(units, stuck), [...earlier, ...stuck]);
   } finally {
     // only our mark goes: what was ordered in the meantime stands
     await changeOperator(cfg, (operator) => {
@@ -10167,8 +10176,7 @@ async function startAndWait(
     const early = [...earlier, ...(await startAll(cfg, units, boots, step))];
     early.push(...((await between?.()) ?? []));
     if (boots.length && lockHolder(lockFile(cfg, "watchdog")) === null) await bootAll(cfg, boots);
-    const started = units.filter((unit) => !early.some(({ name }) => name === unit.name));
-    return [...early, ...(await awaitClients(cfg, started, step))];
+    return [...early, ...(await awaitClients(cfg, exceptFailed(units, early), step))];
   });
   for (const { name, why } of failures) log(`${name}: ${why}`);
   if (!failures.length) return 0;
@@ -10186,7 +10194,7 @@ export async function cmdRestart(call: Call): Promise<number> {
   makeFolders(cfg);
   const wanted = [...unitsOf(cfg).values()].filter((unit) => names.includes(unit.name));
   const held = heldLoops(cfg, wanted);
-  const units = wanted.filter((unit) => !held.some(({ name }) => name === unit.name));
+  const units = exceptFailed(wanted, held);
   const withWatchdog = names.includes("watchdog");
   noteOrder(cfg, "restart", orderedNames(wanted, withWatchdog));
   const code = wanted.length
