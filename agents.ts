@@ -2335,11 +2335,9 @@ export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
 const NO_TMUX = "tmux was not found: install it (apt-get install tmux, brew install tmux)";
 const isMissing = ({ why }: Snapshot): boolean => /not found/.test(why);
 
-/** A snapshot for a command that can do nothing without one. */
-async function neededSnapshot(cfg: Config): Promise<Snapshot> {
-  const snap = await snapshot(cfg);
-  return snap.ok ? snap : die(isMissing(snap) ? NO_TMUX : `tmux: ${snap.why}`);
-}
+/** A look that a command can do nothing without. */
+const usable = (snap: Snapshot): Snapshot =>
+  (snap.ok ? snap : die(isMissing(snap) ? NO_TMUX : `tmux: ${snap.why}`));
 
 /** Sorts panes into ours, those of other fleets, and the sessions of people. */
 function sortPanes(
@@ -5843,8 +5841,16 @@ async function lookAtSessions(cfg: Config, watch: Watch): Promise<Snapshot> {
   if (!snap.ok || snap.server === watch.server || !serverLives(watch.server) ||
     !clientsLive(watch)) return snap;
   const [pid] = watch.server.split(" ");
-  return { ...snap, ok: false, why: `the tmux server ${pid} lives, but not at this socket` +
-    `; kill -USR1 ${pid} makes it again` };
+  const folder = variableOf(Number(pid), "TMUX_TMPDIR");
+  const cure = folder === (process.env.TMUX_TMPDIR ?? "") ? `kill -USR1 ${pid} makes it again`
+    : `it has ${folder ? `TMUX_TMPDIR=${folder}` : "no TMUX_TMPDIR"}: do as it does`;
+  return { ...snap, ok: false,
+    why: `the tmux server ${pid} lives, but not at this socket; ${cure}` };
+}
+
+/** Who runs, for a command that can do nothing without it. */
+async function neededSnapshot(cfg: Config): Promise<Snapshot> {
+  return usable(await lookAtSessions(cfg, await loadWatch(cfg)));
 }
 
 /** A minute alive counts as healthy for the parking rule (promises: "without a healthy minute"). */
@@ -8107,11 +8113,16 @@ async function lookAtRemote(cfg: Config, hand: Handoff, sha: string): Promise<Fe
 const locksOf = (hand: Handoff): string[] =>
   [`${trackingRef(hand)}.lock`, "packed-refs.lock", "shallow.lock", "index.lock"];
 
+/** Whether a git is at work in a clone: its hooks and its editor may keep a lock for hours. */
+const gitWorksIn = (repo: string): boolean => world.list("/proc").some((pid) =>
+  basename(readProc(`${pid}/cmdline`).split("\0")[0]!) === "git" &&
+  `${linkless(`/proc/${pid}/cwd`)}/`.startsWith(`${linkless(repo)}/`));
+
 /** The first of these lock files that no living git can hold, in words; null = none. */
 function staleLock(hand: Handoff, paths: string[]): Pick<Fetched, "state" | "why" | "cure"> | null {
   for (const path of paths.map((one) => resolve(hand.repo, one))) {
     const age = world.now() - (world.mtime(path) ?? Infinity);
-    if (age > GIT_DEADLINE) return { state: "failing",
+    if (age > GIT_DEADLINE && !gitWorksIn(hand.repo)) return { state: "failing",
       why: `a git that was cut short left ${path}, ${ago(age)} old`, cure: `rm ${quoted(path)}` };
   }
   return null;
@@ -10049,7 +10060,7 @@ async function stopUnits(
   const families = new Map<Named, Family>();
   const panes: Pane[] = [];
   await betweenOrders(cfg, async () => {
-    const snap = await neededSnapshot(cfg);
+    const snap = usable(await snapshot(cfg)); // what a server elsewhere holds ends by its mark
     const operator = await operatorOf(cfg);
     const follow = snap.panes.get(watchdogSession(cfg));
     if (follow && withLog && stands(operator, "watchdog")) panes.push(follow);
@@ -10138,6 +10149,7 @@ function strangerNote(cfg: Config, snap: Snapshot, session: string): string {
 async function restartUnits(
   cfg: Config, units: Unit[], fresh: boolean, earlier: Failure[] = [],
 ): Promise<number> {
+  await neededSnapshot(cfg); // nothing is ended that could not be started again
   const pauses = Math.floor((units.length - 1) / cfg.watchdog.startBatch) * RUNNING_AFTER;
   const until = world.now() + Math.min(BUSY_FOR + pauses, BUSY_MAX);
   await changeOperator(cfg, (operator) => {
@@ -10624,10 +10636,10 @@ async function lookAtPanes(
 
 /** Gathers what `status` shows. `named`: read these screens and no others; none = all agents. */
 async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusLook> {
-  const snap = await snapshot(cfg);
-  if (!snap.ok && isMissing(snap)) die(NO_TMUX);
   await readState(cfg);
   const watch = await loadWatch(cfg);
+  const snap = await lookAtSessions(cfg, watch);
+  if (!snap.ok && isMissing(snap)) die(NO_TMUX);
   const watchdog = await readWatchdog(cfg);
   const seen = await lookAtPanes(cfg, watch, snap, watchdog, named);
   const operator = await operatorOf(cfg);

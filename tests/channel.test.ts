@@ -1,10 +1,11 @@
 /** The hand-off channel on real git: what keeps it from working is seen and told, what was pushed is told, to the last one. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
+import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Channel, type Config, decideChannel, decideHandoff, type Fetched, type Handoff, isRefName, phaseDone, plainText, showPushed, type Watch, world } from "../agents.ts";
 import { GIT_ENV } from "./git.ts";
 import { FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
+import { until } from "./wait.ts";
 
 // dozens of real gits each, on a machine that may have other work
 setDefaultTimeout(60_000);
@@ -265,6 +266,21 @@ describe("what keeps git from answering is told with its cure, within three tick
     rmSync(path);
     await ticks(3);
     expect([state(), told("adversary").length]).toEqual(["ok", 1]);
+  });
+
+  test("index.lock of a git that a hook or an editor keeps at work is no trouble, however old it is", async () => {
+    await running();
+    const path = at("watch/.git/index.lock");
+    writeFileSync(path, "");
+    const git = Bun.spawn(["git", "-C", at("watch"), "cat-file", "--batch"], { stdin: "pipe", stdout: "ignore" });
+    fake.files.set(`/proc/${git.pid}/cmdline`, "git\0-C\0watch\0cat-file\0--batch\0");
+    await until(() => realpathSync(`/proc/${git.pid}/cwd`) === realpathSync(at("watch")));
+    await ticks(3);
+    expect([state(), events()]).toEqual(["ok", []]);
+    git.kill();
+    await git.exited;
+    await ticks(3);
+    expect(channel()).toMatchObject({ state: "failing", told: true, cure: `rm '${path}'` });
   });
 
   test("a pushed file that cannot be read: not done, and told", async () => {

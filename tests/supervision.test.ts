@@ -53,6 +53,25 @@ real("P8, fault 44: a tmux server that is stopped for 8 s: calls end, nothing is
   await until(() => files() <= open + 2); // a child that runs just then holds pipes for a moment
 });
 
+real("from a login with another TMUX_TMPDIR nobody is ended, started or called dead; down ends all", trio, async (f) => {
+  await f.up();
+  await f.ready("a1", "b1", "c1");
+  await f.ticks(2);
+  const before = await pids(f);
+  const env = { TMUX_TMPDIR: f.path("other") };
+  mkdirSync(env.TMUX_TMPDIR);
+  for (const words of [["up"], ["restart", "a1"], ["up", "a1"], ["explain", "a1"]]) {
+    const { code, out, err } = await f.run(words, { env });
+    expect([words, code, out + err]).toEqual([words, 1, expect.stringContaining(`TMUX_TMPDIR=${f.tmuxDir}`)]);
+  }
+  const { code, out } = await f.run(["status"], { env });
+  expect([code, out]).toEqual([3, expect.stringMatching(/^! a1 .* unknown +tmux: the tmux server \d+ lives/m)]);
+  await f.ticks(2);
+  expect([await pids(f), f.starts("a1").length, f.starts("b1").length]).toEqual([before, 1, 1]);
+  expect(await f.run(["down"], { env })).toMatchObject({ code: 0 });
+  expect(before.map(lives)).toEqual([false, false, false]);
+});
+
 const stubborn = { agents: [{ name: "a1", watch: "heal+stall", env: { TUI_IGNORE_HUP: "1" } }] };
 
 real("P21, fault 26: a client that ignores HUP and TERM: restart never has two of it", stubborn, async (f) => {
