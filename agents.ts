@@ -2679,11 +2679,12 @@ export interface Verdict {
 
 // The rules.
 
-const anyOf = (...parts: RegExp[]) => new RegExp(parts.map((part) => part.source).join("|"));
+const anyOf = (...parts: RegExp[]) =>
+  new RegExp(parts.map((part) => part.source).join("|"), parts[0]!.flags);
 
 const CLAUDE_BANNER = anyOf(
-  /^⎿ You've (?:hit|reached) your [^·]*?limit\b/,
-  /^⎿ You're out of (?:extra usage|usage credits)|^⎿ Your org is out of usage/,
+  /^⎿ You['’]ve (?:hit|reached) your [^·]*?limit\b/,
+  /^⎿ You['’]re out of (?:extra usage|usage credits)|^⎿ Your org is out of usage/,
   /^⎿ Claude (?:AI )?usage limit reached|^⎿ [\w -]+ limit reached ∙/,
 );
 
@@ -2701,7 +2702,7 @@ const UNKNOWN_ERROR = "error";
 // Errors that need a person; the others pass by the next prompt or a restart.
 const ERROR_THAT_STAYS = new RegExp("^[⎿●] API Error(?!:? (?:4\\d\\d )?(?:[a-z]|" + [
   "(?:Repeated )?5\\d\\d\\b", ".*(?:\\b429\\b|Rate limit|timed out|output token maximum)",
-  "\\(?Connection ",
+  "\\(?Connection ", "Unable to connect to API(?! ?:)",
 ].join("|") + "))");
 
 /** In the box of Claude Code's agents view: a text sent there starts another session. */
@@ -2852,13 +2853,14 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     { name: "credit", verdict: "blocked", where: "event", why: "no credit",
       re: /^[⎿●] Credit balance (?:is )?too low/ },
     { name: "login", verdict: "blocked", where: "event", why: "login needed",
-      re: /^[⎿●] (?:Please run \/login ·|Invalid API key|OAuth token |API Error: 401 )/ },
+      re: anyOf(/^[⎿●] (?:Please run \/login ·|Invalid API key|OAuth token |API Error: 401 )/,
+        /^[⎿●] Failed to authenticate\./) },
     { name: "no login", verdict: "blocked", where: "foot", why: "login needed",
       re: /\bNot logged in · Run \/login$/m },
     { name: "account", verdict: "blocked", where: "event", why: "the account or model is refused",
       re: /^[⎿●] (?:Your \w+ belongs to a disabled |There's an issue with the selected model )/ },
     { name: "poisoned", verdict: "fatal", where: "event", why: "the conversation is broken",
-      re: /^● API Error: 400 (?:\S+: |.* issues\. Run \/rewind )/ },
+      re: /^[⎿●] API Error: 400 (?:\S+: |.* issues\. Run \/rewind )/ },
     { name: "too long", verdict: "fatal", where: "event", why: "the conversation is too long",
       re: /^[⎿●] (?:Prompt is too long|Context limit reached ·|Request too large \()/ },
     { name: UNKNOWN_ERROR, verdict: "blocked", where: "event", why: "an error that no rule knows",
@@ -2872,7 +2874,8 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     { name: "still running", verdict: "background", where: "done", why: "background work",
       re: / · \d+ .*\bstill running$/m },
     { name: "background footer", verdict: "background", where: "foot", why: "background work",
-      re: /^ {2}(?:[⏵⏸].* · )?(?:\d+ (?:shell|background task)s?|.* \(running\)) · .*↓ to /m },
+      re: anyOf(/^ {2}(?:[⏵⏸].* · )?(?:(?:\d+ [a-z][a-z ]+(?:, )?)+|.* \(running\)) · .*↓ to /m,
+        /^ {2}[⏵⏸].* · \d+ local agents?$/m) },
     { name: "wake-up", verdict: "background", where: "turn", why: "it has scheduled a wake-up",
       re: /(?:[^]*\n)?● ScheduleWakeup\(.*\n {2}⎿\s+Next wakeup scheduled for (?<clock>[\d:]+)/y },
     AT_PROMPT,
@@ -2943,6 +2946,8 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: new RegExp("^■ (?!" + [
         "Conversation interrupted", "exceeded retry limit, last status: (?:429|5)",
         "We['’]re currently experiencing", "Selected model is at capacity", "stream disconnected",
+        "Connection failed: ", "Error while reading the server response", "request timed out",
+        "unexpected status 5",
         ".*\\bUse /\\w+ to see ", "Cannot open ", // replies to what a person typed
       ].join("|") + ")") },
     atBox(CLIENTS.codex.box_re, CLIENTS.codex.empty_re),
@@ -3302,6 +3307,7 @@ function unruled(screen: Regions): Verdict {
 
 /** The rule of a verdict when a draft in the box hides whether the client works. */
 const DRAFT = "draft";
+const SOMEONES_DRAFT = "someone's draft stands in the input box";
 /** The rule for the menu that a limit opens. */
 const LIMIT_MENU = "limit menu";
 
@@ -6373,8 +6379,6 @@ function mayStandAbove(screen: string, { boxRe }: Backend, value: string): boole
   return [...screen.matchAll(new RegExp(source, `${flags}g`))]
     .some(({ groups }) => isOurText(groups?.text ?? "", value));
 }
-
-const SOMEONES_DRAFT = "someone's draft stands in the input box";
 
 /** Whether what a person has written stands unsent in an agent's box: a restart would lose it. */
 async function holdsDraft(cfg: Config, watch: Watch, agent: Agent, pane: Pane): Promise<boolean> {

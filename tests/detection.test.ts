@@ -394,11 +394,30 @@ test("Codex: a limit names its time at every width, and is over once somebody wa
   }
 });
 
+test("Claude Code: what it says of its login, its network and its images, under either of its marks", () => {
+  const read = (said: string, foot = "  ⏵⏵ auto mode on (shift+tab to cycle)") => detect(BUILT_IN_RULES.claude,
+    { text: ` ▐▛███▜▌   Claude Code v2.1.332\n\n❯ go\n\n${said}\n\n✻ Worked for 3s\n\n${"─".repeat(80)}\n❯ \n${"─".repeat(80)}\n${foot}\n`, title: "✳ Claude Code" }, NOW).verdict;
+  for (const [said, verdict] of [
+    ["Failed to authenticate. API Error: 401 {\"type\":\"error\"}", "blocked"], ["Failed to authenticate. API Error: 403 Request not allowed", "blocked"],
+    ["API Error: Unable to connect to API (ECONNRESET)", "idle"], ["API Error: Unable to connect to API due to poor internet connection", "idle"],
+    ["API Error: Unable to connect to API: Self-signed certificate detected. Check your proxy", "blocked"],
+    ["API Error: 400 messages.57.content.1.image.source.base64.data: dimensions exceed max allowed size: 8000 pixels", "fatal"],
+  ] as const) expect([said, read(`● ${said}`), read(`  ⎿  ${said}`)]).toEqual([said, verdict, verdict]);
+  expect(read("  ⎿  You’ve hit your session limit · resets 10:30pm (UTC)")).toBe("limited");
+  for (const foot of ["2 local agents · ↓ to manage", "1 shell, 1 monitor · ↓ to manage", "1 local agent"]) {
+    expect([foot, read("● OK", `  ⏵⏵ auto mode on · ${foot}`)]).toEqual([foot, "background"]);
+  }
+});
+
 test("Codex: an error that no rule knows needs a person, one that passes by itself nobody", async () => {
   const rules = await rulesFrom(tableOf("codex"), "codex");
   const read = (error: string) => detect(rules, { text: `› go\n\n■ ${error}${CODEX_FOOT}`, title: "" }, NOW).verdict;
   expect(["Your account is on fire", "unexpected status 418 I'm a teapot"].map(read)).toEqual(["blocked", "blocked"]);
-  expect(["Conversation interrupted - use /feedback", "stream disconnected before completion: reset"].map(read)).toEqual(["idle", "idle"]);
+  for (const passing of ["Conversation interrupted - use /feedback", "stream disconnected before completion: reset",
+    "Connection failed: error sending request for url (https://example.invalid/responses)", "request timed out",
+    "Error while reading the server response: error decoding response body, request id: 1", "unexpected status 502 Bad Gateway: Unknown error"]) {
+    expect([passing, read(passing)]).toEqual([passing, "idle"]);
+  }
   expect(read('{\n  "error": {\n    "message": "Unsupported value"\n  }\n}')).toBe("fatal");
 });
 
