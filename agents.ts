@@ -260,14 +260,16 @@ export type Rest =
  * move and on_complete start a unit from any of them. What people order (`operator.json`) comes
  * before all this: a unit held there is not started.
  *
- * A unit with a live client has a `Verdict` besides: what the client is doing. `status` makes one
- * word, its `Condition`, out of the two:
+ * Life is what the watchdog does about a unit; the `Verdict` beside it is what its live client does.
+ * `status` makes one word for people, the `Condition`, out of the two:
  *
- *   live client   active is "working", booting is "starting", other verdicts are words themselves;
- *                 "limited" also while a limit holds it back; a service is "running"
- *   no client     "backoff", "parked" and "done" by its Life; "stopped" if held or unable to start;
- *                 "ended" or "stopped" once a start is due; "ending" if it cannot be ended
- *   no tmux       "unknown"
+ *   live agent     verdict active: working · booting: starting · any other: the same word
+ *                  while a usage limit holds it back: limited
+ *   live service   running
+ *   no client      Life parked, done: the same word · held, or unable to start: stopped
+ *                  backoff: backoff, then ended (its dead pane is there) or stopped
+ *                  what is left of its client cannot be ended: ending
+ *   no tmux        unknown
  */
 export type Life =
   /** Monotonic ms. */
@@ -1342,6 +1344,7 @@ export function lineOf(source: string, header: string, nth: number, key: string)
   const { lines, heads } = outlineOf(source);
   const bare = RegExp.escape(key.split(".").at(-1)!);
   const opens = new RegExp(`(^\\s*(\\[.*\\.)?|[{,]\\s*)"?${bare}"?\\s*[=.\\]]`);
+  // `from`, which is the line above, where no line gives the key
   const lineIn = (from: number, to: number): number =>
     from + 1 + lines.slice(from, to).findIndex((line) => opens.test(line));
   if (header === "") {
@@ -4166,7 +4169,7 @@ interface LaunchPlan {
   kickoff: string;
   prompt: string;
   /** The client has had this prompt before: a resumed conversation only needs a word to go on. */
-  told: boolean;
+  repeated: boolean;
 }
 
 interface Launch {
@@ -4205,7 +4208,7 @@ function shortPrompt(cfg: Config, agent: Agent, plan: LaunchPlan, goesOn: boolea
  * once it is ready. A resumed one is only told to go on.
  */
 async function launchClient(cfg: Config, agent: Agent, plan: LaunchPlan): Promise<Launch> {
-  const { backend, model, kickoff, prompt, told } = plan;
+  const { backend, model, kickoff, prompt, repeated } = plan;
   const resumes = agent.resume && backend.supportsResume && backend.resumeArgs !== "";
   const known = resumes ? await resumeId(cfg, agent) : null;
   const id = known ?? (resumes && !choosesId(backend) ? crypto.randomUUID() : null);
@@ -4215,7 +4218,7 @@ async function launchClient(cfg: Config, agent: Agent, plan: LaunchPlan): Promis
     ...(model ? ["--model", model] : []),
   ];
   const typed = backend.promptArgs === undefined;
-  const goesOn = known !== null && told;
+  const goesOn = known !== null && repeated;
   const short = typed || goesOn || Buffer.byteLength(prompt) > ARGUMENT_MAX
     ? shortPrompt(cfg, agent, plan, goesOn) : "";
   const script = launchScript(backend, typed ? "none" : short ? "text" : prompt ? "file" : "none");
@@ -4225,12 +4228,12 @@ async function launchClient(cfg: Config, agent: Agent, plan: LaunchPlan): Promis
 
 /** An opencode client attaches to its server, and to a session made there if the server answers. */
 async function launchOpencode(cfg: Config, agent: Agent, plan: LaunchPlan): Promise<Launch> {
-  const { backend, model, told } = plan;
+  const { backend, model, repeated } = plan;
   const kept = agent.resume ? await resumeId(cfg, agent) : null;
   const id = (kept && (await opencodeKnows(backend, agent, kept)) ? kept : null) ??
     (await opencodeSession(backend, agent));
   const args = ["attach", backend.server, "--dir", agent.dir, ...(id ? ["--session", id] : [])];
-  const boot = shortPrompt(cfg, agent, plan, kept !== null && kept === id && told);
+  const boot = shortPrompt(cfg, agent, plan, kept !== null && kept === id && repeated);
   const env = { NO_COLOR: "1",
     ...(model ? { OPENCODE_CONFIG_CONTENT: JSON.stringify({ model }) } : {}) };
   return { argv: inShell(launchScript(backend, "none"), ["", ...args]), env, boot, id };
@@ -4299,8 +4302,8 @@ export async function startAgent(
   const prompt = agentPrompt(cfg, agent);
   const kickoff = await storeKickoff(cfg, agent, prompt);
   if (kickoff instanceof Error) return { started: false, why: messageOf(kickoff), untried: true };
-  const told = await kickoffSeen(cfg, agent.session, prompt);
-  const plan = { backend, model, kickoff, prompt, told };
+  const repeated = await kickoffSeen(cfg, agent.session, prompt);
+  const plan = { backend, model, kickoff, prompt, repeated };
   const launch = await (backend.kind === "opencode"
     ? launchOpencode(cfg, agent, plan) : launchClient(cfg, agent, plan));
   const phase = agent.kind === "loop" ? (curPhase(cfg)?.id ?? "-") : "-";
@@ -4362,15 +4365,16 @@ async function keepNote(write: () => Promise<void>): Promise<void> {
   }
 }
 
-const toldFile = (cfg: Config, session: string): string => join(cfg.stateDir, `told-${session}`);
+const kickoffSeenFile = (cfg: Config, session: string): string =>
+  join(cfg.stateDir, `told-${session}`);
 
 const kickoffSeen = async (cfg: Config, session: string, prompt: string): Promise<boolean> =>
-  await textIn(toldFile(cfg, session)) === hashOf(prompt);
+  await textIn(kickoffSeenFile(cfg, session)) === hashOf(prompt);
 
 /** Remembers that the client has had its kickoff, so that it need not be repeated on a resume. */
 async function noteKickoffSeen(cfg: Config, session: string): Promise<void> {
   const kickoff = await textIn(kickoffFile(cfg, session));
-  await keepNote(() => world.writeAtomic(toldFile(cfg, session), hashOf(kickoff)));
+  await keepNote(() => world.writeAtomic(kickoffSeenFile(cfg, session), hashOf(kickoff)));
 }
 
 
@@ -4660,20 +4664,20 @@ function statusOf(value: unknown): OpencodeFacts["status"] {
 
 /** The server counts before the screen, where the busy bar keeps moving after the server died. */
 export function decideOpencode(facts: OpencodeFacts, screen: Verdict, now: number): Verdict {
-  const say = (verdict: VerdictName, why: string): Verdict =>
+  const byServer = (verdict: VerdictName, why: string): Verdict =>
     ({ verdict, rule: "server", where: "server", text: "", limit: null, waitingUntil: null, why });
-  if (!facts.healthy) return say("unsure", "the opencode server does not answer");
-  if (facts.permission !== undefined) return say("blocked", `permission: ${facts.permission}`);
-  if (facts.question) return say("blocked", "question");
+  if (!facts.healthy) return byServer("unsure", "the opencode server does not answer");
+  if (facts.permission !== undefined) return byServer("blocked", `permission: ${facts.permission}`);
+  if (facts.question) return byServer("blocked", "question");
   if (!facts.status || facts.status.type === "idle") {
     return screen.verdict === "active" || screen.rule === "none"
-      ? say("idle", "at its prompt") : screen;
+      ? byServer("idle", "at its prompt") : screen;
   }
   const message = facts.status.message ?? "";
   if (facts.status.type !== "retry" ||
-    !/usage.{0,3}limit|quota/i.test(message)) return say("active", facts.status.type);
+    !/usage.{0,3}limit|quota/i.test(message)) return byServer("active", facts.status.type);
   const resetAt = parseResetEpoch(message, now);
-  return { ...say("limited", message),
+  return { ...byServer("limited", message),
     limit: { class: "other", resetAt, banner: message, native: true } };
 }
 
@@ -4823,23 +4827,23 @@ export function decideClaude(word: ClaudeWord | null, screen: Verdict): Verdict 
   const odd = isOdd(word, screen)
     ? `its session file says ${own}, its screen ${screen.verdict} (${screen.rule})` : "";
   const drawn: Verdict = { ...screen, own, ...(odd ? { odd } : {}) };
-  const say = (verdict: VerdictName, why: string): Verdict => ({ ...drawn, verdict, why,
+  const byFile = (verdict: VerdictName, why: string): Verdict => ({ ...drawn, verdict, why,
     rule: word.status, where: SESSION_FILE, text: "", limit: null, waitingUntil: null });
   if (AWAY.includes(screen.rule) || screen.rule === LIMIT_MENU) return drawn;
   const { verdict, where } = screen;
   if (word.status === "busy") {
     const open = verdict === "blocked" && !isOfTurn(screen);
-    return open || verdict === "active" ? drawn : say("active", "at work, it says");
+    return open || verdict === "active" ? drawn : byFile("active", "at work, it says");
   }
   if (word.status === "waiting") {
     const drawnToo = ["blocked", "limited"].includes(verdict) || where === "title";
-    return drawnToo ? drawn : say("blocked", `it waits: ${word.waitsFor}`);
+    return drawnToo ? drawn : byFile("blocked", `it waits: ${word.waitsFor}`);
   }
   if (word.status === "shell") {
     return verdict === "idle" || screen.rule === DRAFT
-      ? say("background", "a shell of it still runs") : drawn;
+      ? byFile("background", "a shell of it still runs") : drawn;
   }
-  return screen.rule === DRAFT ? say("idle", "at its prompt, it says") : drawn;
+  return screen.rule === DRAFT ? byFile("idle", "at its prompt, it says") : drawn;
 }
 
 /** How the last turn of a transcript ended. */
@@ -5156,7 +5160,7 @@ const begunRollouts = (agent: Agent, pane: Pane): string[] =>
   });
 
 /** The last search by `rolloutInFolder`: when (monotonic ms), the new ones, the resumed one. */
-interface SoughtRollout { pane: string; at: number; begun: string[]; of: string }
+interface SoughtRollout { pane: string; at: number; begun: string[]; resumed: string }
 const soughtRollouts = new WeakMap<Agent, SoughtRollout>();
 
 /**
@@ -5169,18 +5173,18 @@ async function rolloutInFolder(
 ): Promise<{ path: string; begun: string[] }> {
   const mark = `${pane.id} ${pane.created}`;
   let sought = soughtRollouts.get(agent);
-  const found = sought && (sought.begun.length > 0 || sought.of !== "");
+  const found = sought && (sought.begun.length > 0 || sought.resumed !== "");
   if (sought?.pane !== mark || !found || world.mono() - sought.at >= SEEK_EVERY) {
     const begun = begunRollouts(agent, pane);
-    const of = begun.length ? "" : rolloutOfId(agent, await resumeId(cfg, agent));
-    sought = { pane: mark, at: world.mono(), begun, of };
+    const resumed = begun.length ? "" : rolloutOfId(agent, await resumeId(cfg, agent));
+    sought = { pane: mark, at: world.mono(), begun, resumed };
     soughtRollouts.set(agent, sought);
   }
-  const { begun, of } = sought;
+  const { begun, resumed } = sought;
   const shared = [...cfg.agents.values()].some((other) => other !== agent && other.enabled &&
     backendOf(cfg, other).kind === "codex" && isSameFolder(other.dir, agent.dir) &&
     codexHomeOf(other) === codexHomeOf(agent));
-  return { path: begun.length === 1 && !shared ? begun[0]! : of, begun };
+  return { path: begun.length === 1 && !shared ? begun[0]! : resumed, begun };
 }
 
 /** The rollout of a conversation by its id; "" = there is none. */
