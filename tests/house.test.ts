@@ -1,6 +1,6 @@
 /** The shape of the file: its sections in their order, and little that points ahead. */
 import { expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { codeOf, partsOf } from "./source.ts";
 
@@ -20,6 +20,14 @@ test("the sections stand in their order, and the map in the header names them", 
     "agent launch", "the clients' own word", "state", "observation", "outbox and typing", "usage limit", "stall detection", "healing", "wake",
     "handoff signalling", "phase advance", "watchdog loop", "standing by", "notices to people", "the command line", "up, down, restart",
     "what comes next", "status", "status as text", "phase, attach, send, notify, migrate", "explain, capture, selftest", "logs", "events", "report", "the live view", "the page", "doctor", "demo, init, completion, unit", "main"]);
+});
+
+test("a test file is named after the section that it tests, unless it tests the whole program", () => {
+  const whole = ["cost", "crash", "fleet", "house", "install", "liveness", "mirror", "outside", "pictures", "promises", "readme", "real", "sim", "supervision"];
+  const words = new Set(SECTIONS.flatMap(({ name }) => name.split(/, | and /)).flatMap((name) => name.split(" ").flatMap((_, at, all) => all.slice(at).map((__, end) => all.slice(at, at + end + 1).join("-")))));
+  const named = readdirSync(import.meta.dir).flatMap((file) => /^(.*)\.test\.ts$/.exec(file)?.[1] ?? []);
+  expect(named.length).toBeGreaterThan(40);
+  expect(named.filter((name) => ![...words, ...whole].some((word) => name === word || name.startsWith(`${word}-`)))).toEqual([]);
 });
 
 test("at most thirty references run ahead across a banner", () => {

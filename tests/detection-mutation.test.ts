@@ -57,7 +57,7 @@ function mutantsOf(rule: Rule): Mutant[] {
 }
 
 const RULES = (["claude", "opencode"] as const).flatMap((kind) => BUILT_IN_RULES[kind].map((rule) => ({ kind, rule, name: rule.name })));
-/** Other rules give the same verdict; which of them speaks is held by questions.test.ts, capture by capture. */
+/** Other rules give the same verdict; which of them speaks is held by detection-questions.test.ts, capture by capture. */
 const isNamed = ({ why }: Rule): boolean => /^asks |^the agents view is open$/.test(why ?? "");
 const said = (results: SelfTest[]): string => results.map(({ verdict }) => verdict.rule).join("\n");
 const sound = new Map<string, SelfTest[]>();
