@@ -5000,7 +5000,7 @@ function readModel(
 /** The oldest and the newest version that detection was measured on. */
 const MEASURED: Record<BackendKind, [string, string] | null> = {
   claude: ["2.0.76", "2.1.332"], opencode: ["1.14.0", "1.18.34"],
-  codex: ["0.169.0", "0.169.0"], gemini: ["0.61.0", "0.61.0"], typed: null,
+  codex: ["0.169.0", "0.171.0"], gemini: ["0.61.0", "0.61.0"], typed: null,
 };
 
 /** Whether a version is outside of those that detection was measured on. */

@@ -15,7 +15,7 @@ const CLIENTS = process.env.AGENTS_E2E_CLIENTS || join(PROGRAM, "node_modules/.c
 const PACKAGES = {
   claude: ["@anthropic-ai/claude-code", "2.1.330"],
   opencode: ["opencode-ai", "1.18.33"],
-  codex: ["@openai/codex", "0.169.0"],
+  codex: ["@openai/codex", "0.171.0"],
   gemini: ["@google/gemini-cli", "0.61.0"],
 } as const;
 export type Kind = keyof typeof PACKAGES;
