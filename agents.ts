@@ -2021,10 +2021,14 @@ function familyOf(
   return { groups: groups.filter((group) => group != null), marks: [...new Set(marks)] };
 }
 
+/** Groups of which no more than a pid is known, which may have been reused. */
+const unproven = new WeakSet<Group>();
+
 /** Whether the pid of a group has not been reused. */
-function isSameGroup({ pid, born }: Group): boolean {
+function isSameGroup(group: Group): boolean {
+  const { pid, born } = group;
   const now = bornOf(pid);
-  return isPid(pid) && (now === "" || now === "dead" || born === "" || now === born);
+  return isPid(pid) && !unproven.has(group) && (now === "" || now === "dead" || now === born);
 }
 
 /** The members of a family that are running. */
@@ -2093,30 +2097,45 @@ const noteFile = (cfg: Config, what: "watchdog" | "keeper"): string =>
 const lockFile = (cfg: Config, what: "watchdog" | "keeper" | "operator" | "hand"): string =>
   join(cfg.stateDir, `${what}.lock`);
 
-async function flock(path: string): Promise<number | null> {
-  const { dlopen } = await import("bun:ffi");
+/** The system's own; loaded by the first lock, as it costs 2 MB. */
+let systemFlock: ((file: number, how: number) => number) | null = null;
+
+/** Locks an open file for as long as it stays open; false = another process has it. */
+function lockOpen(file: number): boolean {
+  const { dlopen } = import.meta.require("bun:ffi") as typeof import("bun:ffi");
   const library = process.platform === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
-  const { symbols } = dlopen(library, { flock: { args: ["int", "int"], returns: "int" } });
-  setAside(path);
-  const file = openSync(path, "a+", 0o600);
+  systemFlock ??= dlopen(library,
+    { flock: { args: ["int", "int"], returns: "int" } }).symbols.flock;
   const LOCK_EX = 2;
   const LOCK_NB = 4;
-  if (symbols.flock(file, LOCK_EX | LOCK_NB) === 0) return file;
+  return systemFlock(file, LOCK_EX | LOCK_NB) === 0;
+}
+
+function flock(path: string): number | null {
+  setAside(path);
+  const file = openSync(path, "a+", 0o600);
+  if (lockOpen(file)) return file;
   closeSync(file);
   return null;
 }
 
 /** Whether a process holds a lock, as far as can be seen; its pid may not have been written. */
-async function isLocked(path: string): Promise<boolean> {
-  const lock = await flock(path).catch(() => null);
-  if (lock !== null) closeSync(lock);
-  return lock === null;
+function isLocked(path: string): boolean {
+  let file: number | null = null;
+  try {
+    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    return !lockOpen(file);
+  } catch {
+    return true;
+  } finally {
+    if (file !== null) closeSync(file);
+  }
 }
 
 /** Takes a lock for the life of this process; null = it was not free for `patience` ms. */
 async function takeLock(path: string, patience = 300): Promise<number | null> {
   for (const end = performance.now() + patience; performance.now() < end; ) {
-    const file = await flock(path);
+    const file = flock(path);
     if (file !== null) {
       try {
         await writePid(path);
@@ -2164,11 +2183,14 @@ async function writePid(path: string): Promise<void> {
 const textIn = (path: string): Promise<string> =>
   world.text(path).then((text) => text ?? "", () => "");
 
-/** The pid that holds a lock, if it is still the process that took it; null = nobody. */
+/**
+ * The pid that holds a lock, if it is still the process that took it; null = nobody. Where no /proc
+ * tells it from a later process with its number, the lock itself shows that somebody has it.
+ */
 function lockHolder(path: string): number | null {
   const [pid, born] = textNow(`${path}.pid`).split(" ");
   return isPid(Number(pid)) && world.signal(Number(pid), 0) &&
-    (!born || bornOf(Number(pid)) === born) ? Number(pid) : null;
+    (born ? bornOf(Number(pid)) === born : isLocked(path)) ? Number(pid) : null;
 }
 
 /** The arguments by which keeper and watchdog start, and recognise, each other. */
@@ -5464,6 +5486,18 @@ function parseWatch(stored: string): Watch {
     unproven: soundMessages(known.unproven), agents: Object.fromEntries(agents) };
 }
 
+/** Without /proc, the groups of a memory are believed while its watchdog ran a moment ago, ms. */
+const LONGEST_ABSENCE = 300_000;
+
+async function doubtGroups(cfg: Config, watch: Watch): Promise<Watch> {
+  const seenAt = statOf("self").length ? world.now() : (await readBeat(cfg)).at ?? 0;
+  if (isRecent(seenAt, LONGEST_ABSENCE)) return watch;
+  for (const memory of Object.values(watch.agents)) {
+    for (const group of [memory.client, endingOf(memory)]) if (group) unproven.add(group);
+  }
+  return watch;
+}
+
 /**
  * What an earlier watchdog remembered. A damaged file is kept aside and the copy from some minutes
  * ago is used: what was told since then is told again, but no hand-off is lost.
@@ -5472,7 +5506,7 @@ export async function loadWatch(cfg: Config): Promise<Watch> {
   let stored: string | null = null;
   try {
     stored = await world.text(watchFile(cfg));
-    return stored === null ? freshWatch() : parseWatch(stored);
+    return stored === null ? freshWatch() : await doubtGroups(cfg, parseWatch(stored));
   } catch (error) {
     // if it is no regular file, the next write moves it out of the way
     const bad = stored;
@@ -5489,7 +5523,7 @@ const watchCopyFile = (cfg: Config): string => `${watchFile(cfg)}.copy`;
 
 async function copiedWatch(cfg: Config): Promise<Watch | null> {
   try {
-    return parseWatch(await textIn(watchCopyFile(cfg)));
+    return await doubtGroups(cfg, parseWatch(await textIn(watchCopyFile(cfg))));
   } catch {
     return null;
   }
@@ -5903,9 +5937,9 @@ function noteClient(watch: Watch, unit: Unit, pane: Pane): void {
   const memory = memoryOf(watch, unit.name);
   if (isEnding(memory, pane)) return;
   const known = isClientIn(pane, memory);
-  if (!known) {
-    Object.assign(memory, { ...NEW_CLIENT,
-      client: { ...groupOf(pane), made: pane.created }, bootedAt: pane.created });
+  if (!known) Object.assign(memory, { ...NEW_CLIENT, bootedAt: pane.created });
+  if (!known || unproven.has(memory.client!)) {
+    memory.client = { ...groupOf(pane), made: pane.created };
   }
   // told to end, but the word never reached it (a crash, a full disk): it may be at work now; but
   // not in a move, which tells it again. Another client is started only after the old one's family
@@ -9173,7 +9207,7 @@ class Ward {
     if (pid !== null && !this.child) this.waitBeforeStart(1_000);
     if (pid !== null) return this.endIfHung(pid, writes);
     this.asked = null;
-    if (!this.child && world.mono() >= this.nextStart && !(await this.awaitsLock())) this.start();
+    if (!this.child && world.mono() >= this.nextStart && !this.awaitsLock()) this.start();
   }
 
   /**
@@ -9181,11 +9215,11 @@ class Ward {
    * new folder within a round, and a second watchdog would start without its memory. One that
    * takes too long is ended, unless somebody has that lock: on a full disk no pid says who.
    */
-  private async awaitsLock(): Promise<boolean> {
+  private awaitsLock(): boolean {
     const [pid] = supervisorsOf(this.cfg, "watchdog");
     const unlockedFor = this.unlockedFor(pid === undefined ? null : `${pid}`);
     if (pid === undefined) return false;
-    if (unlockedFor >= this.least && !(await isLocked(lockFile(this.cfg, "watchdog")))) {
+    if (unlockedFor >= this.least && !isLocked(lockFile(this.cfg, "watchdog"))) {
       log(`the watchdog (pid ${pid}) holds no lock in ${this.cfg.stateDir}; ending it`);
       world.signal(pid, "SIGKILL");
     }

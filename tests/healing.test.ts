@@ -433,7 +433,8 @@ describe("times that are not of this client, or of no clock", () => {
     const old = pane();
     expect(starts()).toBe(1);
     fake.tmux.kill(old);
-    Object.assign(fake.tmux.add("agents-a"), { doing: "idle", marks: old.marks });
+    const next = fake.tmux.add("agents-a");
+    Object.assign(next, { doing: "idle", marks: { ...old.marks, "@agents_pid": next.pid } });
     await ticks(idleFor - 2);
     expect([starts(), fake.logged("stall:")]).toEqual([2, []]);
     await ticks(6);

@@ -1,8 +1,8 @@
 /** What a client started ends with it, and no other client is started before that. */
 import { describe, expect, test } from "bun:test";
-import { readdirSync, readFileSync } from "node:fs";
-import { childEnv, isCodexDaemon, memoryOf, world, storedLife } from "../agents.ts";
-import { agents, command, type FakeWorld, fakeWorld, type Scene, scene } from "./kit.ts";
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { childEnv, isCodexDaemon, memoryOf, save, world, storedLife } from "../agents.ts";
+import { agents, command, type FakeWorld, fakeWorld, realFolder, type Scene, scene } from "./kit.ts";
 import { real, until } from "./real.ts";
 
 /** Processes of a fake Linux, beside the panes: what each carries in its environment, and what it survives. */
@@ -49,6 +49,48 @@ function linux(fake: FakeWorld) {
 }
 
 const ALL = ["SIGHUP", "SIGTERM", "SIGKILL"];
+
+describe("where there is no /proc, a number alone proves nothing", () => {
+  /** The client of "a" survives the end of its pane, and the watchdog looks again after `ms`: this one, or another. */
+  const outlived = async (ms: number, another: boolean): Promise<[alive: boolean, starts: number]> => {
+    const it = await scene(agents("a"), { doing: "busy" });
+    const old = it.pane();
+    old.ignores = ["SIGHUP"];
+    it.fake.tmux.kill(old);
+    it.fake.turn(ms);
+    if (another) it.again();
+    await it.ticks(6);
+    return [!old.dead, it.starts()];
+  };
+  test("the watchdog that saw a client end its pane ends what is left of it", async () => expect(await outlived(0, false)).toEqual([false, 2]));
+  test("another one, which finds the number in the memory, signals nobody", async () => expect(await outlived(3600_000, true)).toEqual([true, 2]));
+  test.each([[1_000, true], [3600_000, false]])("one that was told to end %d ms ago", async (ms, ends) => {
+    const it = await scene(agents("a"), { doing: "busy" });
+    const old = it.pane();
+    old.ignores = ["SIGHUP"];
+    memoryOf(it.watch, "a").life = { state: "stopping", family: { pid: old.pid, born: "dead", since: it.fake.wall }, then: { state: "backoff", until: 0 } };
+    await save(it.cfg, it.watch);
+    it.fake.tmux.kill(old);
+    it.fake.turn(ms);
+    it.again();
+    await it.ticks(6);
+    expect([old.dead, it.starts()]).toEqual([ends, 2]);
+  });
+  test("the pid beside a lock that nobody holds is nobody's: it gets no signal", async () => {
+    const it = await scene(agents("a"), { fake: fakeWorld(realFolder()), ticks: 0 });
+    const other = it.fake.tmux.add("other");
+    it.fake.files.set(it.file("watchdog.lock.pid"), `${other.pid} `);
+    mkdirSync(it.cfg.stateDir, { recursive: true });
+    writeFileSync(it.file("watchdog.lock"), "");
+    const status = await command("status", "--config", it.cfg.path);
+    expect(status.out).toContain("watchdog: stopped");
+    await command("send", "a", "x", "--queue", "--config", it.cfg.path);
+    expect([other.dead, it.fake.effects.filter((what) => what.startsWith("signal"))]).toEqual([false, []]);
+    // where the lock itself cannot be looked at, the number is all there is
+    rmSync(it.file("watchdog.lock"));
+    expect((await command("status", "--config", it.cfg.path)).out).not.toContain("watchdog: stopped");
+  });
+});
 
 describe("the family of a client", () => {
   let { fake, watch, pane, starts, ticks, again } = {} as Scene;
