@@ -58,7 +58,7 @@ describe("where there is no /proc, a number alone proves nothing", () => {
     old.ignores = ["SIGHUP"];
     it.fake.tmux.kill(old);
     it.fake.turn(ms);
-    if (another) it.again();
+    if (another) await it.again();
     await it.ticks(6);
     return [!old.dead, it.starts()];
   };
@@ -72,7 +72,7 @@ describe("where there is no /proc, a number alone proves nothing", () => {
     await save(it.cfg, it.watch);
     it.fake.tmux.kill(old);
     it.fake.turn(ms);
-    it.again();
+    await it.again();
     await it.ticks(6);
     expect([old.dead, it.starts()]).toEqual([ends, 2]);
   });

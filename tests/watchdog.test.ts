@@ -724,7 +724,7 @@ describe("what must not wait for the next tick", () => {
 });
 
 test.each<[string, (it: Scene) => unknown]>([
-  ["while no watchdog runs", (it) => void (it.fake.wall -= 365 * 86_400_000, it.again())],
+  ["while no watchdog runs", (it) => (it.fake.wall -= 365 * 86_400_000, it.again())],
   ["while one does", (it) => void (it.fake.wall -= 365 * 86_400_000)],
 ])("a clock that is set back %s puts off no word to a person", async (_, setBack) => {
   const it = await scene(agents("a"), { doing: "blank", ticks: 8 });
@@ -734,7 +734,7 @@ test.each<[string, (it: Scene) => unknown]>([
   await it.ticks(2);
   it.pane().doing = "blank";
   await it.ticks(3);
-  setBack(it);
+  await setBack(it);
   await it.ticks(1);
   const late = [memoryOf(it.watch, "a").since, it.watch.outbox[0]!.made, it.watch.outbox[0]!.stuck ?? 0].filter((at) => at > it.fake.wall);
   expect(late).toEqual([]);
