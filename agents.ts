@@ -3258,8 +3258,9 @@ function regionOf(screen: Regions, where: Where): string | null {
 // Limits: the class and the reset of the banner that is live.
 
 const LIMIT_CLASSES: [LimitClass, RegExp][] = [
-  ["money", /spend|credit balance|insufficient (?:credit|balance)|usage.credits? limit/i],
-  ["money", /out of usage|\borg[^·]*limit|out of extra usage(?!.*reset)/i],
+  // what names a reset comes back by the clock as well, whoever may pay before
+  ["money", new RegExp("^(?!.*\\bresets?\\b).*(?:spend|credit balance|\\borg[^·]*limit|" +
+    "insufficient (?:credit|balance)|usage.credits? limit|out of (?:extra )?usage)", "i")],
   ["5h", /\b(?:5.?h(?:our)?|session) (?:usage )?limit/i],
   ["weekly", /\bweekly\b/i],
   ["model", /\b(?:opus|sonnet|haiku|fable|fast)\b[^·]*limit|\bon this model\b/i],

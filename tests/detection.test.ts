@@ -458,6 +458,8 @@ const BANNERS: [string, string, string | null][] = [
     "2026-11-22T20:00:00Z"],
   ["Claude AI usage limit reached|1795390200", "other", "2026-11-22T23:30:00Z"],
   ["You're out of extra usage · resets 11:30am (Asia/Colombo)", "other", "2026-11-23T06:00:00Z"],
+  ["You're out of usage credits · resets Dec 1, 7:31pm (UTC)", "other", "2026-12-01T19:31:00Z"],
+  ["You've hit your org's monthly spend limit · ask your admin to raise it · your weekly limit resets Nov 29, 7:32pm (UTC)", "weekly", "2026-11-29T19:32:00Z"],
 ];
 const UNPAID = [
   "You've hit your monthly spend limit.", "You're out of usage credits", "Credit balance too low",
