@@ -260,7 +260,7 @@ export type Rest =
  * move and on_complete start a unit from any of them. What people order (`operator.json`) comes
  * before all this: a unit held there is not started.
  *
- * Life is what the watchdog does about a unit; the `Verdict` beside it is what its live client does.
+ * Life is what the watchdog does about a unit; its `Verdict`, beside it, is what its client does.
  * `status` makes one word for people, the `Condition`, out of the two:
  *
  *   live agent     verdict active: working · booting: starting · any other: the same word
@@ -1967,7 +1967,7 @@ function statOf(pid: number | string): string[] {
 /** A file of /proc; "" = there is none. */
 const readProc = (path: string): string => textNow(`/proc/${path}`);
 
-/** What is read at once: what the system says, and who has a lock. "" = nothing that can be read. */
+/** A file that is read without waiting: of /proc, or of a lock. "" = none that can be read. */
 function textNow(path: string): string {
   try {
     return world.read(path) ?? "";
@@ -2666,7 +2666,7 @@ export type Where =
 /** `whole`: the banner is the whole region, not only the line that matched. */
 export interface Rule {
   name: string; verdict: VerdictName; where: Where; re: RegExp; whole?: boolean; why?: string;
-  /** Words that are in all that it matches: a screen without them costs no search by pattern. */
+  /** Words that every match contains: a screen without them need not be searched by `re`. */
   has?: string;
   /** What it matches keeps changing during work: a spinner, a counter. */
   animated?: boolean;
@@ -3404,21 +3404,24 @@ const PROMPT_LINE = /^ {0,2}[❯›>](?: |$)/;
  * of an undescribed client is its input box.
  */
 export function parseWaitingUntil(text: string): number | null {
-  let [own, stamp, ends, asked] = [true, "", 0, ""];
+  let isOwn = true; // whether the lines are the agent's own
+  let stamp = ""; // the time of the newest marker; "" once its turn is over
+  let turnEnds = 0; // `▣` lines since the marker
+  let asked = ""; // the lowest prompt since the marker, in opencode "┃"; it may be the input box
   for (const line of splitLines(text)) {
-    if (/^(?:●|❯|  ⎿)/.test(line)) own = line.startsWith("●");
+    if (/^(?:●|❯|  ⎿)/.test(line)) isOwn = line.startsWith("●");
     const marker = /^[\s●•◦▪*_`>+-]*WAITING-UNTIL:[*_`\s]*(\S+)/.exec(line);
     const prompt = PROMPT_LINE.exec(line);
-    if (marker && own) [stamp, ends, asked] = [marker[1]!, 0, ""];
-    else if (/^❯ \S/.test(line) || (/^ +▣ /.test(line) && ends++)) stamp = "";
+    if (marker && isOwn) [stamp, turnEnds, asked] = [marker[1]!, 0, ""];
+    else if (/^❯ \S/.test(line) || (/^ +▣ /.test(line) && turnEnds++)) stamp = "";
     else if (/^ {1,6}╹/.test(line)) asked = ""; // above it was the input box, not a prompt
     else if (prompt || (asked === "┃" && line && !/^ +┃/.test(line))) {
       if (asked) stamp = "";
       asked = prompt ? line.slice(prompt[0].length) : "";
     } else if (/^ {1,6}┃ +\S/.test(line)) asked = "┃";
   }
-  const iso = asked === "┃" ? "" : stamp.replace(/[*_.,)\]`]+$/, "");
-  const at = /^\d{4}-\d\d-\d\d/.test(iso) ? Date.parse(iso) : NaN;
+  const time = asked === "┃" ? "" : stamp.replace(/[*_.,)\]`]+$/, "");
+  const at = /^\d{4}-\d\d-\d\d/.test(time) ? Date.parse(time) : NaN;
   return Number.isNaN(at) ? null : at;
 }
 
@@ -3512,7 +3515,7 @@ function occurrence(when: Groups, now: number, zone: string, past: number): numb
     const epochs = epochsAt(walls[0]!, zone);
     return epochs.find((epoch) => epoch > now) ?? epochs[0]!;
   }
-  // one after the other: to ask what a zone's clock shows is slow
+  // lazily, as asking a zone's clock is slow
   const found = walls.values().map((wall) => epochsAt(wall, zone));
   const epochs = found.find((each) => each.some((epoch) => epoch > now - past)) ?? [];
   return epochs.find((epoch) => epoch > now) ?? epochs.at(-1) ?? null;
@@ -3742,8 +3745,8 @@ export function rulesOf(backend: Backend): Rule[] {
     re: compiled(rule.re.replaceAll("⏺", "●"), ""), given: rule.re, whole: rule.whole,
   }));
   let rules = BUILT_IN_RULES[backend.kind].filter(({ box }) => !box);
-  for (const [key, verdict] of [
-    ["activeRe", "active"], ["limitRe", "limited"], ["fatalRe", "fatal"]] as const) {
+  const replacing = [["activeRe", "active"], ["limitRe", "limited"], ["fatalRe", "fatal"]] as const;
+  for (const [key, verdict] of replacing) {
     const re = backendRe(backend, key);
     // completed opencode turns leave their footers on the screen
     const where = backend.kind === "opencode" && key === "activeRe" ? 10 : "screen";
@@ -4449,11 +4452,9 @@ async function rivalOf(
   for (const { name, pane } of orphans) {
     const row = asked.out.split("\n").find((line) => line.startsWith(`${pane.id} `));
     const dir = row?.slice(pane.id.length + 1);
-    if (!dir) return { name, why: `tmux does not say whether ${name}, which left the config, ` +
-      "is at work in its folder" };
-    if (isSameFolder(dir, unit.dir)) {
-      return { name, why: `${name}, which left the config, is at work in its folder` };
-    }
+    const rival = `${name}, which left the config, is at work in its folder`;
+    if (!dir) return { name, why: `tmux does not say whether ${rival}` };
+    if (isSameFolder(dir, unit.dir)) return { name, why: rival };
   }
   return null;
 }
@@ -4696,9 +4697,9 @@ export function decideOpencode(facts: OpencodeFacts, screen: Verdict, now: numbe
     return screen.verdict === "active" || screen.rule === "none"
       ? byServer("idle", "at its prompt") : screen;
   }
-  const message = facts.status.message ?? "";
-  if (facts.status.type !== "retry" ||
-    !/usage.{0,3}limit|quota/i.test(message)) return byServer("active", facts.status.type);
+  const { type, message = "" } = facts.status;
+  const isLimit = type === "retry" && /usage.{0,3}limit|quota/i.test(message);
+  if (!isLimit) return byServer("active", type);
   const resetAt = parseResetEpoch(message, now);
   return { ...byServer("limited", message),
     limit: { class: "other", resetAt, banner: message, native: true } };
@@ -5260,8 +5261,10 @@ const isReplaced = (cfg: Config, agent: Agent, { made, pid }: Pane): boolean => 
 async function withOwnWord(
   cfg: Config, agent: Agent, pane: Pane, screen: Verdict,
 ): Promise<Verdict> {
-  if (isReplaced(cfg, agent, pane)) return { ...NO_VERDICT, where: "process",
-    why: "what runs in its pane is not the client that was started there" };
+  if (isReplaced(cfg, agent, pane)) {
+    const why = "what runs in its pane is not the client that was started there";
+    return { ...NO_VERDICT, where: "process", why };
+  }
   const { kind } = backendOf(cfg, agent);
   if (kind === "codex") {
     const word = readEnd(rollouts, await rolloutOf(cfg, agent, pane), parseRolloutEnd);
