@@ -5782,6 +5782,29 @@ async function changeOperator(cfg: Config, change: (operator: Operator) => void)
   }
 }
 
+/**
+ * Which orders lie in another folder beside the config, where log_dir has been changed: nobody reads
+ * them there. "" = none. Looked for until this fleet has a memory of its own.
+ */
+async function ordersElsewhere(cfg: Config): Promise<string> {
+  if (world.mtime(watchFile(cfg)) !== null) return "";
+  for (const name of world.list(cfg.planDir)) {
+    const stateDir = join(cfg.planDir, name, "state");
+    const old = { ...cfg, stateDir };
+    if (stateDir === cfg.stateDir || world.mtime(operatorFile(old)) === null ||
+      lockHolder(lockFile(old, "watchdog")) !== null) continue;
+    const { held, queue } = await operatorOf(old);
+    const down = Object.keys(held).filter((unit) => unitsOf(cfg).has(unit));
+    const texts = [...queue, ...(await loadWatch(old)).outbox]
+      .filter(({ target }) => cfg.agents.has(target)).length;
+    const found = [down.length ? `keep ${down.join(", ")} down` : "",
+      texts ? `${plural(texts, "text")} to send` : ""].filter(Boolean).join(", ");
+    if (found) return `log_dir was changed, and orders were left in ${stateDir}: ${found}; ` +
+      `move its files to ${cfg.stateDir}, or give the orders again`;
+  }
+  return "";
+}
+
 /** The heartbeat of the last tick, without fields that are not sound; `interval` in s. */
 async function readBeat(
   cfg: Config,
@@ -8928,7 +8951,9 @@ function listen(kept: boolean): LoopSignals {
 async function announceStart(cfg: Config, watch: Watch): Promise<void> {
   await guard(watch, "left-overs", () => sweepTemporaries(cfg));
   await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(cfg), cfg.source));
-  for (const warning of cfg.warnings) log(`warning: ${warning}`);
+  for (const warning of [...cfg.warnings, await ordersElsewhere(cfg)].filter(Boolean)) {
+    log(`warning: ${warning}`);
+  }
   const before = readNote(noteFile(cfg, "watchdog"));
   if (before && ![RESTING, "ended"].includes(before.stage)) {
     log(`the watchdog before this one (pid ${before.pid}) was cut short at: ${before.stage}`);
@@ -9829,6 +9854,8 @@ export async function cmdUp(call: Call): Promise<number> {
   const names = expandNames(cfg, call.words);
   await needTools(cfg);
   makeFolders(cfg);
+  const elsewhere = await ordersElsewhere(cfg);
+  if (elsewhere) log(`warning: ${elsewhere}`);
   const wanted = [...unitsOf(cfg).values()].filter((unit) =>
     names.length ? names.includes(unit.name) : !isAgent(unit) || unit.enabled);
   const held = heldLoops(cfg, wanted);

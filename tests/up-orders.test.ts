@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { mkdirSync } from "node:fs";
 import { memoryOf, storedLife, world } from "../agents.ts";
-import { agents, command, fakeWorld, realFolder, type Scene, scene } from "./kit.ts";
+import { agents, command, fakeWorld, message, realFolder, type Scene, scene } from "./kit.ts";
 import { real, until } from "./real.ts";
 
 describe("orders", () => {
@@ -18,6 +18,26 @@ describe("orders", () => {
   const down = (...names: string[]) => operator({ ...wanted(), held: Object.fromEntries(names.map((name) => [name, fake.wall])) });
   const orders = () => fake.files.get(file("events.jsonl"))!.split("\n").filter(Boolean).map((line) => JSON.parse(line)).filter(({ event }) => event === "order");
 
+  test("orders that a change of log_dir has left behind are named, until the fleet has a memory there", async () => {
+    await begin(["a", "b"], 3);
+    operator({ held: { b: fake.wall, gone: 1 }, busy: {}, released: {}, queue: [message({ target: "a" })] });
+    for (const pane of [...fake.tmux.panes]) fake.tmux.kill(pane);
+    const old = cfg.stateDir;
+    const moved = await fake.config(`[defaults]\nlog_dir = "logs"\n${agents("a", "b")}`);
+    expect((await call("up", "a")).code).toBe(0);
+    expect(fake.logged("orders were left in")).toEqual([expect.stringContaining(`orders were left in ${old}: keep b down, 1 text to send; move its files to ${moved.stateDir}`)]);
+    fake.files.set(`${moved.stateDir}/watch.json`, "{}");
+    expect((await call("up", "a")).code).toBe(0);
+    expect(fake.logged("orders were left in")).toHaveLength(1);
+  });
+  test("a fleet beside ours that is looked after has its own orders", async () => {
+    await begin(["a"], 3);
+    operator({ held: { a: fake.wall }, busy: {}, released: {}, queue: [] });
+    fake.files.set(file("watchdog.lock.pid"), `${fake.tmux.add("x").pid} `);
+    await fake.config(`[defaults]\nlog_dir = "logs"\nsession_prefix = "b-"\n${agents("a")}`);
+    await call("up", "a");
+    expect(fake.logged("orders were left in")).toEqual([]);
+  });
   test("up starts nothing that was taken down meanwhile, and says so", async () => {
     await begin(["a", "b", "c"]);
     fake.beforeTmux((args) => {
