@@ -8050,19 +8050,37 @@ export type PushedFile = { state: "found"; text: string; size: number; object: s
 
 /** A pushed file, in the docs folder or at the root. "Absent" and "git failed" are two answers. */
 export async function showPushed(hand: Handoff, name: string): Promise<PushedFile> {
-  const ref = trackingRef(hand);
   for (const path of [`${hand.docsDir}/${name}`, name]) {
-    const ran = await git(hand.repo, ["show", `${ref}:${path}`]);
-    if (ran.ok) {
-      return { state: "found", text: ran.out, size: Buffer.byteLength(ran.out), object: "" };
-    }
-    if (/invalid object name|unknown revision/.test(ran.err)) return { state: "no branch" };
-    if (/printed more than/.test(ran.err)) return weighPushed(hand, path);
-    if (!/does not exist|exists on disk, but not in/.test(ran.err)) {
-      return { state: "failed", why: `git show: ${gitWords(ran.err)}` };
-    }
+    const shown = await showPath(hand, path);
+    if (shown.state !== "absent") return shown;
   }
   return { state: "absent" };
+}
+
+/** The file at a path of the branch; `links`: how many more links may lead to it. */
+async function showPath(hand: Handoff, path: string, links = 5): Promise<PushedFile> {
+  const ran = await git(hand.repo, ["show", `${trackingRef(hand)}:${path}`]);
+  if (ran.ok) {
+    const target = await linkedFrom(hand, path, ran.out);
+    if (target.startsWith("../") || isAbsolute(target) || (target && !links)) {
+      return { state: "failed", why: `${path} is a link to no file of the branch` };
+    }
+    return target ? showPath(hand, target, links - 1)
+      : { state: "found", text: ran.out, size: Buffer.byteLength(ran.out), object: "" };
+  }
+  if (/invalid object name|unknown revision/.test(ran.err)) return { state: "no branch" };
+  if (/printed more than/.test(ran.err)) return weighPushed(hand, path);
+  return /does not exist|exists on disk, but not in/.test(ran.err) ? { state: "absent" }
+    : { state: "failed", why: `git show: ${gitWords(ran.err)}` };
+}
+
+/** Where a link leads, "" = it is none. git shows of a link its target, in a line without an end. */
+async function linkedFrom(hand: Handoff, path: string, shown: string): Promise<string> {
+  if (!shown || shown.length > 1_000 || shown.includes("\n")) return "";
+  const { out } = await git(hand.repo,
+    ["ls-tree", "--full-tree", trackingRef(hand), "--", path]);
+  return out.startsWith("120000 ")
+    ? isAbsolute(shown) ? shown : join(dirname(path), shown) : "";
 }
 
 /** What is known of a file that is too large to be read. */

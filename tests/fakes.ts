@@ -418,6 +418,7 @@ export class FakeGit {
     if (name === "merge-base") return this.tracked.some(({ sha }) => sha === rest[1]) ? said() : failed("fatal: not a commit");
     if (name === "log") return this.log(rest.find((word) => /\.\.|^-\d+$/.test(word))!);
     if (name === "show") return rest.includes("-p") ? this.changes(rest) : this.show(rest[0]!);
+    if (name === "ls-tree") return said(`100644 blob ${head}\t${rest.at(-1)}\n`); // no links
     return fail(`the fake git does not know ${name}`);
   }
 

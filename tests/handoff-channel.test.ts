@@ -1,6 +1,6 @@
 /** The hand-off channel on real git: what keeps it from working is seen and told, what was pushed is told, to the last one. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
+import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, symlinkSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Channel, type Config, decideChannel, decideHandoff, type Fetched, type Handoff, isRefName, phaseDone, plainText, showPushed, type Watch, world } from "../agents.ts";
 import { GIT_ENV } from "./git.ts";
@@ -576,6 +576,21 @@ describe("what comes from outside is bounded and clean", () => {
       await phaseDone(cfg, "STATUS-p1.md", watch);
     }
     expect(fake.logged("STATUS-p1.md has 420 kB: over 100 kB it never counts as DONE")).toHaveLength(1);
+  });
+  test("a status file that is a link is read where it leads; one that leads out of the branch is told", async () => {
+    await running();
+    commit("status", { "STATUS.md": "## DONE\n\nAll gates PASS.\n", "machine-docs/README.md": "" });
+    for (const [target, wanted, why] of [
+      ["../STATUS.md", true, ""], ["/etc/passwd", false, "is a link to no file"], ["../../x", false, "is a link to no file"], ["STATUS-p1.md", false, "is a link to no file"],
+      ["no-such-file", false, ""],
+    ] as const) {
+      rmSync(at("builder/machine-docs/STATUS-p1.md"), { force: true });
+      symlinkSync(target, at("builder/machine-docs/STATUS-p1.md"));
+      commit(`a link to ${target}`);
+      push();
+      gitIn(at("watch"), "fetch", "-q");
+      expect([target, await phaseDone(cfg, "STATUS-p1.md", watch), watch.volatile.unread]).toEqual([target, wanted, why ? expect.stringContaining(why) : ""]);
+    }
   });
   test.each<[string, boolean]>([
     ["main", true], ["feature/x-1", true], ["v1.2", true], ["ünï", true], ["", false], ["-x", false], ["/x", false], ["x/", false], ["a..b", false], ["a//b", false], ["a/.b", false],
