@@ -1901,6 +1901,10 @@ const isRecent = (at: Moment, ms: number): boolean =>
 const localTime = (at: Moment): string => (isRecent(at, 20 * HOUR) ? clockTime(at)
   : `${localDate(at)} ${clockTime(at)}`);
 
+/** A text for people: the moments in it, which are ISO 8601 in UTC, in local time. */
+const withLocalTimes = (value: string): string =>
+  value.replace(/\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/g, localTime);
+
 /** The same with the day of the week, where that tells the day. */
 const dayTime = (ms: number): string => {
   const hours = (ms - world.now()) / HOUR;
@@ -6856,10 +6860,12 @@ async function deliver(
   await note(await pingSession(cfg, agent, pane, said, remember, message.cause), said);
 }
 
+const NOT_RUNNING = "not running";
+
 /** Why nothing can be said to an agent, whatever is on its screen; "" = it can. */
 function whyUntold(seen: Observation | undefined): string {
   if (seen?.held) return seen.held;
-  if (!seen?.alive || !seen.pane) return "not running";
+  if (!seen?.alive || !seen.pane) return NOT_RUNNING;
   // a dialog hides what tells that a client is ready
   return seen.booting && seen.verdict.verdict !== "blocked" ? "booting" : "";
 }
@@ -10558,7 +10564,9 @@ function describeDown(memory: Memory, facts: StateFacts): Described {
     return described("backoff", `backoff ${ago(rest.until - now)} (${nth})`,
       [end, `${nth} time`].filter(Boolean).join(" · "), { until: rest.until });
   }
-  const after = facts.account ? `starts after ${accountWords(facts.account)}` : "";
+  const { account } = facts;
+  const after = account
+    ? `starts after ${dayTime(account.resetAt)} (${LIMIT_NAMES[account.class]})` : "";
   if (pane) {
     return described("ended", `ended (${endOf(pane)})`, [end, after].filter(Boolean).join(" · "));
   }
@@ -10861,6 +10869,7 @@ function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
   const own = running && isClientIn(pane, memory) ? memory.model : "";
   const isMine = (message: Message) => message.target === unit.name;
   const [mine, unproven] = [queue.filter(isMine), watch.unproven.filter(isMine)];
+  const { why: waits = "" } = mine[0] ?? unproven.at(-1) ?? {};
   const limit = holdOf(cfg, look, unit);
   const { state, condition, detail, until, ...said } = stateOf(cfg, look, unit, memory, limit);
   const verdict = seen.get(unit.name)?.verdict;
@@ -10887,7 +10896,7 @@ function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
     // since when the other side of the loop waits for its commit
     owesSince: running && !look.complete && cfg.loop.handoff &&
       owesCommit(watch, cfg.loop.handoff) === unit.name ? isoOrNone(watch.owedSince) : "",
-    messages: mine.length, messagesWhy: (mine[0] ?? unproven.at(-1))?.why ?? "",
+    messages: mine.length, messagesWhy: running && waits === NOT_RUNNING ? "" : waits,
     unproven: unproven.length, // recent texts, typed without proof that the client took them
     restartsToday: memory.restarts.day === localDate(now) ? memory.restarts.count : 0,
     // the command that helps, without `agents`
@@ -11377,7 +11386,7 @@ function cardText(card: Card, watchdog: WatchdogState, width: number): string {
         `${card.running && card.modelFrom === "start" ? "started with " : ""}model ${card.model}`,
       card.watch === "-" ? "" : `watch ${card.watch}`].filter(Boolean).join(" · ")],
     ["state", condition + (aged && ` for ${aged}, since ${localTime(since)}`)],
-    ["why", detail || (card.running ? card.why : "")],
+    ["why", detail || (card.running ? withLocalTimes(card.why) : "")],
     ["evidence", evidence?.rule ? `rule "${evidence.rule}" (${evidence.where})` +
       `${evidence.text ? `: ${evidence.text}` : ""}` : ""],
     ["it says", evidence?.own ?? ""],
@@ -11634,7 +11643,8 @@ export function verdictJson(
 /** Prints keys and values in columns, without empty ones; further lines of a value are indented. */
 const printFacts = (facts: [string, string | null][]): number => printed(facts
   .filter(([, value]) => value)
-  .map(([key, value]) => `${key.padEnd(8)} ${value!.replaceAll("\n", `\n${" ".repeat(9)}`)}`)
+  .map(([key, value]) =>
+    `${key.padEnd(8)} ${withLocalTimes(value!).replaceAll("\n", `\n${" ".repeat(9)}`)}`)
   .join("\n"));
 
 const nextText = (next: Next): string =>
@@ -12252,13 +12262,18 @@ const EVENT_STYLES: Record<string, Style> = {
   ...Object.fromEntries(["commit", "phase", "complete"].map((name) => [name, "green" as const])),
 };
 
+/** A fact of an event for people; events.jsonl has the whole of it. */
+const factText = (key: string, value: unknown): string =>
+  key === "sha" ? String(value).slice(0, 7)
+    : Array.isArray(value) ? value.join(",")
+    : withLocalTimes(typeof value === "object" ? JSON.stringify(value) : String(value));
+
 /** An event as a line for people; `times`: how many were alike, the first at `since` (ISO). */
 export function eventText(
   { at, event, ...rest }: AgentEvent, now: number, times = 1, since = "",
 ): string {
   const facts = Object.entries(rest).filter(([, value]) => value !== "" && value !== null)
-    .map(([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`)
-    .map(printable);
+    .map(([key, value]) => printable(`${key}=${factText(key, value)}`));
   const style = EVENT_STYLES[event];
   const word = printable(event).padEnd(10);
   const name = style ? paint(style, word) : word;
@@ -12754,7 +12769,7 @@ function foldTroubles(report: Report): string[] {
   return [...kinds].map(([kind, all]) => {
     const { at, why } = all.at(-1)!;
     const [times, last] = all.length > 1 ? [` ×${all.length}`, "last "] : ["", ""];
-    const reason = reasonOf(why).replace(/\s+/g, " ");
+    const reason = withLocalTimes(reasonOf(why)).replace(/\s+/g, " ");
     return `${kind}${times}: ${reason} (${last}${momentIn(report)(at)})`;
   });
 }
@@ -13721,8 +13736,8 @@ export async function cmdDoctor(call: Call): Promise<number> {
   const all = findings.flat();
   const ok = !all.some(({ level }) => level === "fail");
   const colour = { ok: "green", warn: "yellow", fail: "red" } as const;
-  const lineOf = ({ check, level, what, cure }: Finding) =>
-    withCure(`${paint(colour[level], level.padEnd(4))}  ${check}: ${what}`, cure);
+  const lineOf = ({ check, level, what, cure }: Finding) => paint(colour[level], level) +
+    hanging(level.padEnd(6), withCure(`${check}: ${what}`, cure)).slice(level.length);
   print(call.options.json ? JSON.stringify({ version: 1, ok, findings: all }, null, 2)
     : all.map(lineOf).join("\n"));
   return noFleet ? 2 : ok ? 0 : 3;
@@ -13839,7 +13854,7 @@ async function makeDemo(dir: string, prefix: string): Promise<string> {
 }
 
 /** How long the demo may take, ms. */
-const DEMO_DEADLINE = 60_000;
+const DEMO_DEADLINE = 180_000;
 
 async function cmdDemo(call: Call): Promise<number> {
   if (call.words.length > 1) die("usage: demo [DIR] [--keep]", 2);
@@ -13877,7 +13892,12 @@ async function cmdDemo(call: Call): Promise<number> {
 }
 
 /** This program as a person would call it. */
-const selfWords = (): string => (COMPILED ? basename(process.execPath) : `bun ${import.meta.path}`);
+function selfWords(): string {
+  if (COMPILED) return basename(process.execPath);
+  const installed = Bun.which("agents", { PATH: process.env.PATH ?? "" });
+  return installed && realPath(installed) === import.meta.path
+    ? "agents" : `bun ${quoted(import.meta.path)}`;
+}
 
 /** Prints events as they come; true = the phases are complete, false = `giveUp` said stop. */
 async function showEvents(cfg: Config, giveUp: () => boolean): Promise<boolean> {

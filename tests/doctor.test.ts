@@ -212,5 +212,11 @@ describe("doctor", () => {
     const { out } = call(["doctor", "--config", join(scratch, "none.toml")], { TZ: "Nowhere/City" });
     for (const line of out.trim().split("\n")) expect(line).toMatch(/^(ok  |warn|fail)  \w+: /);
     expect(out).toMatch(/^warn  clock: .*  — /m);
+    const narrow = call(["doctor", "--config", "none.toml"], { TZ: "Nowhere/City", COLUMNS: "44" }).out;
+    for (const line of narrow.trim().split("\n")) {
+      expect(line).toMatch(/^(?:ok  |warn|fail|    )  \S/);
+      // a path that is longer than that is left whole, to be copied
+      if (line.trim().includes(" ")) expect([line, line.length <= 44]).toEqual([line, true]);
+    }
   });
 });

@@ -30,6 +30,7 @@ describe("explain --file", () => {
     for (const part of ["verdict  limited", "source   its screen", "limit footer (foot)", "next     holds", "resets 20"]) {
       expect(ran.out).toContain(part);
     }
+    expect(ran.out).not.toMatch(/\dT\d\d:\d\d/);
   });
   test("standard input, the title, a marker", async () => {
     const busy = await explain(["--file", "-", "--backend", "claude", "--title", "◐ x", "--json"], "> \n");

@@ -1,7 +1,7 @@
 /** A fleet to start from: what is written, and what is left as it is. */
 import { describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { configWith, loadConfig, preferBackend, withoutClient } from "../agents.ts";
 import { desk, PROGRAM, ROOT } from "./desk.ts";
 
@@ -35,6 +35,17 @@ describe("init", () => {
     expect(blocked.code).toBe(1);
     expect(blocked.err.trim().split("\n")).toHaveLength(1);
     expect(call(["init", "a", "b"]).code).toBe(2);
+  });
+
+  test("what comes next is named as it is installed: by the command, or by the file", () => {
+    const linked = join(scratch, "linked-bin");
+    mkdirSync(linked);
+    symlinkSync(join(ROOT, "agents.ts"), join(linked, "agents"));
+    const dir = join(scratch, "named");
+    const next = (path: string) => / {2}(.*) doctor --config/.exec(call(["init", dir], { PATH: path }).out)?.[1];
+    expect(next(`${linked}:${env.PATH}`)).toBe(process.env.AGENTS_BIN ? basename(process.env.AGENTS_BIN) : "agents");
+    rmSync(dir, { recursive: true });
+    if (!process.env.AGENTS_BIN) expect(next(env.PATH)).toBe(`bun ${join(ROOT, "agents.ts")}`);
   });
 
   test("a link that leads nowhere is a file too", () => {

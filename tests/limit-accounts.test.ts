@@ -41,7 +41,7 @@ describe("while one agent shows a limit with a reset", () => {
     await it.ticks(20);
     expect(it.starts("c")).toBe(1);
     const [, , row] = JSON.parse((await command("status", "--json", "--config", it.cfg.path)).out).agents;
-    expect(row).toMatchObject({ condition: "ended", detail: expect.stringContaining("starts after claude (default): 5-hour limit until 14:00") });
+    expect(row).toMatchObject({ condition: "ended", detail: expect.stringContaining("starts after 14:00 (5-hour limit)") });
     answers(it, "a", "busy");
     await until(it, RESET + 300_000);
     expect(it.starts("c")).toBe(2);

@@ -6,7 +6,7 @@ import {
   type Card, columns, type Config, decideNow, describeState, type LimitState, type Memory, memoryOf, type Pane, parseQuestion, enqueue, type Status, type StatusRow, statusLine,
   statusText, type Verdict, type Watch,
 } from "../agents.ts";
-import { command, FLEET, type FakeWorld, fakeWorld, paneOf, verdict } from "./kit.ts";
+import { command, FLEET, type FakeWorld, fakeWorld, message, paneOf, verdict } from "./kit.ts";
 import { real, until } from "./real.ts";
 
 const SECOND = 1000;
@@ -395,6 +395,16 @@ describe("the command over a fleet", () => {
     fake.turn(24 * HOUR);
     watchdog(10);
     expect((await read()).of("adversary").restartsToday).toBe(0);
+  });
+  test("a text for an agent that runs again does not wait for it to run", async () => {
+    await begin(FLEET);
+    watchdog(10);
+    const wait = (why: string) => fake.files.set(state("watch.json"), JSON.stringify({ ...JSON.parse(fake.files.get(state("watch.json"))!),
+      outbox: [message({ target: "builder", why })] }));
+    wait("not running");
+    expect((await read()).of("builder")).toMatchObject({ running: true, messages: 1, messagesWhy: "" });
+    wait("booting");
+    expect((await read()).of("builder").messagesWhy).toBe("booting");
   });
   test("DONE, on its way to the next phase, and the end", async () => {
     await begin(FLEET);
