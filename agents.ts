@@ -19,7 +19,7 @@
  *   processes and locks      what runs, what belongs to which client, who may act
  *   tmux                     one snapshot a round, screens, new sessions
  *   detection                one verdict from one look at a screen, by rules as data
- *   phases, resume id        where the loop pair stands; which conversation to resume
+ *   phases, resume id        which phase the loop pair is in; which conversation to resume
  *   agent launch             how each kind of client is started
  *   the clients' own word    what a client's files or its server know better than its screen
  *   state                    everything that outlives the watchdog
@@ -240,7 +240,7 @@ export type Rest =
   | { state: "held" };
 
 /**
- * Where one agent or service stands. Only `enter` moves it (and `beginCounted` takes back a start
+ * The state of one agent or service. Only `enter` moves it (and `beginCounted` takes back a start
  * that was never tried):
  *
  *   state      what it means                             what moves it on
@@ -1010,7 +1010,7 @@ const table: Check<Raw> = (value) =>
   value !== null && typeof value === "object" && !Array.isArray(value) ? null : "a table";
 const listOf = <T>(item: Check<T>, what: string): Check<T[]> => (value) =>
   Array.isArray(value) && value.every((one) => item(one) === null) ? null : what;
-/** Not the folder that it stands in: what the program removes would be all of that. */
+/** No folder such as `.` or `~`: the program removes the file, and would remove all of that. */
 const fileName: Check<string> = (value) =>
   typeof value === "string" && /[^/.~]$/.test(value) ? null : "the name of a file";
 const texts = listOf(text, "a list of strings");
@@ -1897,7 +1897,7 @@ const dateAndTime = (at: Moment, today?: Moment, length = 8): string =>
 const isRecent = (at: Moment, ms: number): boolean =>
   Math.abs(Number(new Date(at)) - world.now()) < ms;
 
-/** To the minute; the date is left out of what is less than 20 hours away. */
+/** To the minute; without the date for times less than 20 hours away. */
 const localTime = (at: Moment): string => (isRecent(at, 20 * HOUR) ? clockTime(at)
   : `${localDate(at)} ${clockTime(at)}`);
 
@@ -2025,7 +2025,7 @@ function familyOf(
   return { groups: groups.filter((group) => group != null), marks: [...new Set(marks)] };
 }
 
-/** Groups of which no more than a pid is known, which may have been reused. */
+/** Groups known by their pid alone, which may have been reused. */
 const unproven = new WeakSet<Group>();
 
 /** Whether the pid of a group has not been reused. */
@@ -2123,7 +2123,7 @@ function flock(path: string): number | null {
   return null;
 }
 
-/** Whether a process holds a lock, as far as can be seen; its pid may not have been written. */
+/** Whether any process holds a lock, even one that could not write its pid. */
 function isLocked(path: string): boolean {
   let file: number | null = null;
   try {
@@ -3262,7 +3262,7 @@ function regionOf(screen: Regions, where: Where): string | null {
 // Limits: the class and the reset of the banner that is live.
 
 const LIMIT_CLASSES: [LimitClass, RegExp][] = [
-  // what names a reset comes back by the clock as well, whoever may pay before
+  // a limit that names its reset ends by the clock too, even if a person could pay before
   ["money", new RegExp("^(?!.*\\bresets?\\b).*(?:spend|credit balance|\\borg[^·]*limit|" +
     "insufficient (?:credit|balance)|usage.credits? limit|out of (?:extra )?usage)", "i")],
   ["5h", /\b(?:5.?h(?:our)?|session) (?:usage )?limit/i],
@@ -3663,7 +3663,7 @@ export function composerText(
   return PLACEHOLDER.test(all) || (own.length <= 1 && all.length > 1) ? "" : own;
 }
 
-/** What stands above the input box: there a text was taken, in the box it is still unsent. */
+/** The screen above the input box: a text there was sent, one in the box was not. */
 function aboveBox(kind: BackendKind, plain: string, box: TypedBox): string {
   if (!hasKnownBox(kind) || box.boxRe !== undefined) {
     return plain.slice(0, findBox(plain, box)?.from ?? 0);
