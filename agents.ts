@@ -955,6 +955,19 @@ export const world: World = {
   log: (line) => void process.stderr.write(`${line}\n`),
 };
 
+/** Whether there is something at a path that we may see. */
+function isThere(path: string): boolean {
+  try {
+    return world.mtime(path) !== null;
+  } catch {
+    return false; // another user's
+  }
+}
+
+/** Makes a folder and those above it, unless they are there. */
+const makeFolder = (path: string, mode = 0o777): void =>
+  void mkdirSync(path, { recursive: true, mode });
+
 const messageOf = (error: unknown): string =>
   error instanceof Error ? error.message : String(error);
 
@@ -1725,9 +1738,7 @@ export function backendOf(cfg: Config, agent: Agent): Backend {
 
 /** For commands that write. The folders are closed to others: prompts may hold secrets. */
 function makeFolders(cfg: Config): void {
-  for (const folder of [cfg.stateDir, join(cfg.logDir, "unsure")]) {
-    mkdirSync(folder, { recursive: true, mode: 0o700 });
-  }
+  for (const folder of [cfg.stateDir, join(cfg.logDir, "unsure")]) makeFolder(folder, 0o700);
 }
 
 /** Agents and services, by name. */
@@ -8145,14 +8156,6 @@ function failedLook(cfg: Config, hand: Handoff, what: string, ran: ExecResult): 
     cure: GIT_CURES.find(([said]) => said.test(ran.err))?.[1](hand) ?? byHand };
 }
 
-function isThere(path: string): boolean {
-  try {
-    return world.mtime(path) !== null;
-  } catch {
-    return false; // another user's
-  }
-}
-
 /** The ssh agent for git: that of the newest login that ran `up`, or the one we were born with. */
 function sshEnv(cfg: Config): Record<string, string> {
   const sockets = [cfg.stored.sshAgent, process.env.SSH_AUTH_SOCK]
@@ -9562,7 +9565,7 @@ function joinServer(cfg: Config): void {
 /** Why the config that was found is not a fleet: it is the untouched example. "" = it is one. */
 function whyOnlyExample({ implied }: Call, { path, source }: Config): string {
   const folder = dirname(path);
-  const ships = folder === SCRIPT_DIR || existsSync(join(folder, "agents.ts"));
+  const ships = folder === SCRIPT_DIR || isThere(join(folder, "agents.ts"));
   return implied && ships && hashOf(source) === TEMPLATE
     ? `${path} is the example that ships, not a fleet: name a config with --config, ` +
       "make one with init, or edit this one" : "";
@@ -11826,7 +11829,7 @@ export async function cmdCapture(call: Call): Promise<number> {
   if (!pane || pane.dead) die(notRunning(agent.name, pane));
   const backend = backendOf(cfg, agent);
   const path = join(SCRIPT_DIR, "tests", "fixtures", captureFolder(backend), label);
-  if (existsSync(`${path}.txt`) || existsSync(`${path}.json`)) {
+  if (isThere(`${path}.txt`) || isThere(`${path}.json`)) {
     die(`capture: ${path}.txt exists already`);
   }
   const { look } = await screenOf(cfg, agent, pane);
@@ -11838,7 +11841,7 @@ export async function cmdCapture(call: Call): Promise<number> {
   const version = await clientVersion(look.text, backend, agent);
   const at = world.now();
   const verdict = detect(rulesOf(backend), shown, at);
-  mkdirSync(dirname(path), { recursive: true });
+  makeFolder(dirname(path));
   await world.writeAtomic(`${path}.txt`, shown.text);
   const word = backend.kind === "claude" ? readClaudeWord(cfg, agent, pane) : null;
   const side = { title: shown.title, cols, rows, version, at: iso(at), made: "real",
@@ -11854,7 +11857,7 @@ const fixtureFolders = (): string[] => [...new Set([join(SCRIPT_DIR, "tests", "f
   join(import.meta.dir, "fixtures"), join(import.meta.dir, "tests", "fixtures")])];
 
 function fixtureFolder(): string | null {
-  return fixtureFolders().find((folder) => existsSync(join(folder, "claude"))) ?? null;
+  return fixtureFolders().find((folder) => world.list(join(folder, "claude")).length) ?? null;
 }
 
 /** Judges all captures: the first word of a file's name is the verdict that it must get. */
@@ -12078,7 +12081,7 @@ async function conversationSource(
 function paneSource(cfg: Config, name: string, raw: boolean): Source | string {
   const unit = unitsOf(cfg).get(name);
   const path = sessionLogPath(cfg, unit?.session ?? watchdogSession(cfg));
-  if (!existsSync(path)) return `${name} has no log yet: ${path} does not exist`;
+  if (!isThere(path)) return `${name} has no log yet: ${path} does not exist`;
   if (!statSync(path).isFile()) return `${path} is not a file`;
   const note = unit && isAgent(unit) && !raw ? `${name}: no transcript of its client was found, ` +
     "this is what it printed, made readable (--screen: the screen as it is now)" : "";
@@ -13411,8 +13414,7 @@ export function wasTried(kind: BackendKind, version: string, tried: string[]): b
 /** The versions of one kind of client that there are captures of. */
 function triedVersions(kind: BackendKind): string[] {
   const folder = join(fixtureFolder() ?? "", kind);
-  if (!existsSync(folder)) return [];
-  const sidecars = readdirSync(folder).filter((file) => file.endsWith(".json"));
+  const sidecars = world.list(folder).filter((file) => file.endsWith(".json"));
   const versions = sidecars.map((file) =>
     String(JSON.parse(world.read(join(folder, file)) ?? "{}").version ?? ""));
   return [...new Set(versions)].filter((one) => /^\d+\.\d+\.\d+$/.test(one));
@@ -13444,7 +13446,7 @@ async function examineScope(pid: string): Promise<Findings> {
     ? (await run(["systemctl", ...manager, "show", "-p", "KillMode", "-p", "OOMPolicy", last],
       LOOK_DEADLINE)).out : "";
   const value = (key: string) => new RegExp(`^${key}=(.*)$`, "m").exec(asked)?.[1] ?? "";
-  const linger = existsSync(`/var/lib/systemd/linger/${userInfo().username}`);
+  const linger = isThere(`/var/lib/systemd/linger/${userInfo().username}`);
   return assessScope(cgroups,
     { killMode: value("KillMode"), oomPolicy: value("OOMPolicy") }, linger);
 }
@@ -13490,7 +13492,7 @@ async function examineClient(backend: Backend, needed: boolean): Promise<Finding
 
 /** The path itself if it exists, else the nearest folder above it that does. */
 const existing = (path: string): string =>
-  (existsSync(path) || dirname(path) === path ? path : existing(dirname(path)));
+  (isThere(path) || dirname(path) === path ? path : existing(dirname(path)));
 
 /** Checks a folder of ours: it holds prompts and screens, which nobody else should read. */
 function examineFolder(path: string): Findings {
@@ -13520,7 +13522,7 @@ function examineDirs(cfg: Config): Findings {
   for (const unit of unitsOf(cfg).values()) {
     dirs.set(unit.dir, Boolean(dirs.get(unit.dir)) || !isAgent(unit) || unit.enabled);
   }
-  const missing = [...dirs].filter(([dir]) => !existsSync(dir));
+  const missing = [...dirs].filter(([dir]) => !isThere(dir));
   if (!missing.length) return good(`${dirs.size} there`);
   return missing.map(([dir, needed]) =>
     (needed ? fail : warn)(`${dir} does not exist`, "clone it there, or fix dir"));
@@ -13661,7 +13663,7 @@ async function examineStarts(cfg: Config, agents: Agent[]): Promise<Findings> {
     if (/(?:^|\s)(?:CODEX_)?HOME=/.test(bin)) return [];
     const folder = kind === "codex" ? codexHomeOf(agent)
       : join(agent.env.HOME ?? homedir(), ".gemini");
-    const has = (file: string) => existsSync(join(folder, file));
+    const has = (file: string) => isThere(join(folder, file));
     return kind === "codex"
       ? assessCodexStart(await settingsIn(join(folder, "config.toml")), agent.dir, flags, has)
       : assessGeminiStart(await settingsIn(join(folder, "settings.json")),
@@ -13825,8 +13827,8 @@ async function demoGit(dir: string, ...args: string[]): Promise<void> {
 }
 
 async function makeDemo(dir: string, prefix: string): Promise<string> {
-  mkdirSync(dir, { recursive: true });
-  if (readdirSync(dir).length) die(`demo: ${dir} is not empty; name a fresh folder`, 2);
+  makeFolder(dir);
+  if (world.list(dir).length) die(`demo: ${dir} is not empty; name a fresh folder`, 2);
   await demoGit(dir, "init", "-q", "--bare", "-b", "main", "origin.git");
   for (const clone of ["builder", "adversary", "watch"]) {
     await demoGit(dir, "clone", "-q", "origin.git", clone);
@@ -13840,7 +13842,7 @@ async function makeDemo(dir: string, prefix: string): Promise<string> {
   for (const clone of ["adversary", "watch"]) {
     await demoGit(join(dir, clone), "pull", "-q", "origin", "main");
   }
-  mkdirSync(join(dir, "prompts"));
+  makeFolder(join(dir, "prompts"));
   for (const [name, content] of Object.entries(DEMO_PROMPTS)) {
     await world.writeAtomic(join(dir, "prompts", `${name}.md`), content);
   }
@@ -13949,11 +13951,8 @@ function writeNew(path: string, value: string): boolean {
 
 /** The file names of the prompts in the binary and beside the program. */
 function shippedPrompts(): string[] {
-  const folders = [join(import.meta.dir, "prompts"), join(SCRIPT_DIR, "prompts")]
-    .filter((one) => existsSync(one));
-  const files = folders.flatMap((folder) => readdirSync(folder))
-    .filter((file) => file.endsWith(".md"));
-  return [...new Set(files)].sort();
+  const files = [import.meta.dir, SCRIPT_DIR].flatMap((one) => world.list(join(one, "prompts")));
+  return [...new Set(files.filter((file) => file.endsWith(".md")))].sort();
 }
 
 /** `init`: writes agents.toml and prompts/; exit code 1 if an agents.toml was there already. */
@@ -13968,7 +13967,7 @@ export async function cmdInit(call: Call): Promise<number> {
     die("this program came without its agents.toml and prompts/");
   }
   try {
-    mkdirSync(join(dir, "prompts"), { recursive: true });
+    makeFolder(join(dir, "prompts"));
   } catch (error) {
     die(`${dir}: ${messageOf(error)}`);
   }
