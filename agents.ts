@@ -5304,8 +5304,9 @@ async function askSources(
 }
 
 // ── state ───────────────────────────────────────────────────────────────────────
-// What outlives the watchdog: its memory, and what people ordered. Everything is stored before it is
-// acted upon, and each field is checked when it is read, as another version may have written it.
+// What outlives the watchdog: its memory, the phase, the limits, and what people ordered. Everything
+// is stored before it is acted upon. Each field is checked when it is read, as another version may
+// have written it; each read has a deadline, as the disk may be a network's.
 
 const watchFile = (cfg: Config): string => join(cfg.stateDir, "watch.json");
 const operatorFile = (cfg: Config): string => join(cfg.stateDir, "operator.json");

@@ -67,6 +67,16 @@ test("nothing but the world and the rooms of processes and locks touches what is
   expect(found).toEqual(Object.fromEntries(Object.entries(DIRECT).map(([banner, calls]) => [banner, calls.toSorted()])));
 });
 
+test("no file of the state is read at once but who has a lock and where a round is: the rest by Bun.file, with a deadline", () => {
+  const { code } = codeOf(SOURCE);
+  const parts = partsOf(SOURCE);
+  const callers = (call: string): string[] => parts.filter((part) => part.banner !== "the world" && part.name !== call && new RegExp(`(?<![\\w.])${call}\\(`).test(code.slice(part.from, part.to)))
+    .map(({ name }) => name).sort();
+  // what ships, prompts, the system, a client's own files, captures
+  expect(callers("world\\.read")).toEqual(["examineScope", "judgeCaptures", "promptText", "rolloutHead", "textNow", "triedVersions"]);
+  expect(callers("textNow")).toEqual(["backgroundFolder", "lockHolder", "readNote", "readProc", "secretOf", "writePid"]);
+});
+
 test("where a unit stands is changed by enter alone, and each state stands in the table above the type and in the README", () => {
   const { code } = codeOf(SOURCE);
   const writers = partsOf(SOURCE).filter(({ from, to }) => /\.life = |\blife: (?!Life|StoredLife|T\b)/.test(code.slice(from, to))).map(({ name }) => name);
