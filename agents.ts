@@ -4479,13 +4479,17 @@ const isSameFolder = (one: string, other: string): boolean => linkless(one) === 
 const rivalText = (rival: { name: string; why: string } | null): string =>
   rival ? `${rival.why}; end it: agents down ${rival.name}` : "";
 
+/** Which other fleet has a session of this name, and what helps; "" = none has. */
+function foreignIn({ foreign }: Snapshot, session: string): string {
+  const home = foreign?.get(session);
+  return home === undefined ? "" : `the session ${session} belongs to the fleet of ` +
+    `${dirname(home)}; set session_prefix in [defaults]`;
+}
+
 /** Why nothing may be started in the session of this name; "" = it may. */
 function whyBarred(cfg: Config, snap: Snapshot, session: string): string {
   if (!snap.ok) return `tmux: ${snap.why}`;
-  const home = snap.foreign?.get(session);
-  return home === undefined ? strangerIn(cfg, snap, session)
-    : `the session ${session} belongs to the fleet of ${dirname(home)}; ` +
-      "set session_prefix in [defaults]";
+  return foreignIn(snap, session) || strangerIn(cfg, snap, session);
 }
 
 /** Where a unit starts, if not in a new session. */
@@ -10239,7 +10243,7 @@ function findBackground(cfg: Config, units: Unit[]): Background[] {
 
 /** What to add to "not running" where a stranger's session has the unit's name. */
 function strangerNote(cfg: Config, snap: Snapshot, session: string): string {
-  const stranger = strangerIn(cfg, snap, session);
+  const stranger = foreignIn(snap, session) || strangerIn(cfg, snap, session);
   return stranger && `; ${stranger}`;
 }
 
@@ -10806,8 +10810,8 @@ function holdOf(
 }
 
 /** Why a unit cannot be started, whatever the ladder says; undefined = it can. */
-const whyCannotStart = ({ dir }: Unit): string | undefined =>
-  (world.mtime(dir) === null ? `no folder ${dir}` : undefined);
+const whyCannotStart = (snap: Snapshot, { dir, session }: Unit): string | undefined =>
+  (world.mtime(dir) === null ? `no folder ${dir}` : foreignIn(snap, session) || undefined);
 
 /** What is left of a client that could not be ended; undefined = nothing. */
 function stuckNow(memory: Memory): string | undefined {
@@ -10834,7 +10838,7 @@ function stateOf(
     kind: agent?.kind ?? "service", complete, now, unsureAfter: cfg.watchdog.unsureAfter,
     stranger: snap.strangers?.get(unit.session), stuck: stuckNow(memory),
     account: agent && accountLimitOf(cfg, look.watch, agent),
-    cannot: whyCannotStart(unit), words: shown && pane ? clientWords(shown, pane) : "",
+    cannot: whyCannotStart(snap, unit), words: shown && pane ? clientWords(shown, pane) : "",
     rival: look.rivals.get(unit.name)?.why,
   });
 }
@@ -11754,7 +11758,7 @@ async function explainDown(
   const { watch, operator, complete, now } = look;
   const { state } = describeState(memoryOf(watch, agent.name), { pane,
     held: isDown(operator, agent.name), enabled: agent.enabled, limit: null, kind: agent.kind,
-    complete, now, cannot: whyCannotStart(agent), stranger: snap.strangers?.get(agent.session) });
+    complete, now, cannot: whyCannotStart(snap, agent), stranger: snap.strangers?.get(agent.session) });
   const next = await nextOfDown(cfg, look, agent, snap);
   const end = pane ? (await explainDeath(cfg, agent, pane))?.why ?? endOf(pane) : null;
   const facts: [string, string | null][] = [

@@ -406,6 +406,15 @@ describe("the command over a fleet", () => {
     wait("booting");
     expect((await read()).of("builder").messagesWhy).toBe("booting");
   });
+  test("a session of its name that another fleet made: it cannot start, exit 3", async () => {
+    await begin(FLEET);
+    watchdog(10);
+    pane("builder").marks["@agents_home"] = "/other/.agents/state";
+    const { code, of } = await read();
+    expect([code, of("builder").needsHuman, of("builder").detail]).toEqual([3, true,
+      "the session agents-builder belongs to the fleet of /other/.agents; set session_prefix in [defaults]"]);
+    expect((await command("explain", "builder", "--config", cfg.path)).out).toContain("belongs to the fleet of /other/.agents");
+  });
   test("DONE, on its way to the next phase, and the end", async () => {
     await begin(FLEET);
     watchdog(10);
