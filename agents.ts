@@ -1275,7 +1275,8 @@ const CLIENTS = {
     connect_delay: 90,
     // the frame of its box, whatever is typed in it
     ready_re: String.raw`(?m)^▄{8}.*\n [>*] `,
-    box_re: String.raw`^─{8}.*\n(?:(?![▄▀─]).*\n){1,3}▄{8}.*\n [>*] +`
+    // the `!` of its shell mode is somebody's draft: what is typed there would be run
+    box_re: String.raw`^─{8}.*\n(?:(?![▄▀─]).*\n){1,3}▄{8}.*\n (?:[>*] +|(?=! ))`
       + String.raw`(?<text>.*(?:\n(?![▄▀]).*)*)\n▀{8}.*(?:\n(?:[ ▀].*)?)*(?![^])`,
     empty_re: "^Type your message",
     submit_pause: 1,
@@ -3304,9 +3305,12 @@ function limitOf(screen: Regions, rule: Rule, region: string, index: number, now
   const { event } = screen.newest();
   const above = rule.where !== "event" && CLAUDE_BANNER.test(event) ? event : "";
   const banner = above || own;
+  const resetAt = parseResetEpoch(banner, now) ?? parseResetEpoch(own, now);
+  const kind = classOf(banner);
   return {
-    class: classOf(banner), banner,
-    resetAt: parseResetEpoch(banner, now) ?? parseResetEpoch(own, now),
+    // below a Codex banner, the note of an earlier answer may still name the other window
+    class: kind === "5h" && resetAt !== null && resetAt > now + 6 * HOUR ? "other" : kind,
+    banner, resetAt,
     native: /^\s*(?:⚠ .* · c|C)ontinuing\b/m.test(screen.foot ?? ""),
   };
 }

@@ -705,6 +705,19 @@ test("a marker that has passed is idle and keeps its time", () => {
   expect([got.verdict, got.waitingUntil]).toEqual(["idle", Date.parse("2026-11-22T10:00Z")]);
 });
 
+test("Gemini's shell mode counts as somebody's draft: what is typed there would be run", () => {
+  for (const size of ["80x24", "44x20"]) {
+    const text = readFileSync(`${FIXTURES}/gemini/idle-shell-mode-open-${size}.txt`, "utf8");
+    expect(composerText("gemini", text, undefined, BUILT_IN_RULES.gemini.at(-1)!.box)).toStartWith("!");
+  }
+});
+
+test("a limit that ends in days is no 5-hour limit, whatever an older note on the screen says", () => {
+  const text = readFileSync(`${FIXTURES}/codex/limited-v171-old-note-80x24.txt`, "utf8");
+  const { limit } = detect(BUILT_IN_RULES.codex, { text, title: "" }, Date.parse("2026-11-26T19:40:30Z"));
+  expect([limit!.class, new Date(limit!.resetAt!).getDate()]).toEqual(["other", 1]);
+});
+
 test("lastNonemptyLine", () => {
   expect(lastNonemptyLine("a\n  b  \n\n")).toBe("b");
   expect(lastNonemptyLine(" \n")).toBe("");
