@@ -8878,7 +8878,7 @@ async function keepLogs(cfg: Config, observations: Map<string, Observation>): Pr
   }
 }
 
-/** A first text that could not be typed for this long, ms, waits for the tick like any other. */
+/** What has not come about for this long, ms, a first text or a move, waits for the ticks. */
 const BOOT_PATIENCE = 120_000;
 
 /** Units that must not wait for the next tick: ending, waiting for a server, due, not told yet. */
@@ -8899,6 +8899,11 @@ export function pendingUnits(cfg: Config, watch: Watch): Set<string> {
   }
   return new Set(names);
 }
+
+/** Whether anything must not wait for the next tick. */
+export const isUrgent = (cfg: Config, watch: Watch): boolean => watch.volatile.fetch !== null ||
+  pendingUnits(cfg, watch).size > 0 ||
+  (watch.intent !== null && isRecent(watch.intent.at, BOOT_PATIENCE));
 
 /** The small round between two ticks, for the units that wait for something. */
 async function quickRound(cfg: Config, watch: Watch): Promise<void> {
@@ -9006,9 +9011,8 @@ async function restUntil(
   due: number, cfg: Config, watch: Watch, signals: LoopSignals,
 ): Promise<void> {
   while (!signals.stop && world.mono() < due) {
-    const waiting = watch.intent !== null || watch.volatile.fetch !== null ||
-      pendingUnits(cfg, watch).size > 0;
-    const pause = Math.min(due - world.mono(), waiting ? ATTEND_INTERVAL : Infinity);
+    const pause = Math.min(
+      due - world.mono(), isUrgent(cfg, watch) ? ATTEND_INTERVAL : Infinity);
     const woken = new Promise<void>((resolve) => (signals.wake = resolve));
     await Promise.race([world.sleep(signals.poked ? 0 : pause), woken]);
     signals.poked = false;

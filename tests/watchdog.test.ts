@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  captureAll, curIdx, isHung, loadWatch, type Memory, memoryOf, operatorOf, parseEvents, pauseAfter, pendingUnits, phaseIdxFile, reloadConfig, enqueue,
+  captureAll, curIdx, isHung, isUrgent, loadWatch, type Memory, memoryOf, operatorOf, parseEvents, pauseAfter, pendingUnits, phaseIdxFile, reloadConfig, enqueue,
   snapshot, stillness, watched, world, storedLife,
 } from "../agents.ts";
 import { agents, closeLook, type FakePane, type FakeWorld, fakeWorld, FLEET, type Scene, scene } from "./kit.ts";
@@ -715,6 +715,10 @@ describe("what must not wait for the next tick", () => {
     expect(names()).toEqual(["b"]);
     fake.turn(121_000);
     expect(names()).toEqual([]);
+  });
+  test.each([[0, true], [119_000, true], [121_000, false], [-86_400_000, false]])("a phase move that began %d ms ago, for two minutes: what cannot end goes on with the ticks", (ms, urgent) => {
+    watch.intent = { id: "m", from: "p1", to: "p2", run: "", at: fake.wall - ms };
+    expect(isUrgent(cfg, watch)).toBe(urgent);
   });
   test("nor a kickoff of a clock that ran ahead", () => {
     enqueue(watch, "b", "boot", "read it");
