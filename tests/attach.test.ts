@@ -4,7 +4,7 @@ import { lives, quote, real, SELF, until } from "./real.ts";
 
 const plan = { agents: [{ name: "a1" }, { name: "a10" }] };
 
-real("attach shows the session of the agent; keys reach it; detaching ends nothing", plan, async (f) => {
+real("attach shows the session of the agent; keys reach it, with --read-only they do not; from a pane of the same server it takes this client there, and nests none; detaching ends nothing", plan, async (f) => {
   await f.up("a1", "a10");
   await f.ready("a1", "a10");
   const client = await f.pid("a1");
@@ -16,18 +16,26 @@ real("attach shows the session of the agent; keys reach it; detaching ends nothi
   await person.keys("C-b", "d");
   expect(await person.ended()).toBe("exit 0");
   expect([await f.pid("a1"), lives(client), await f.tmux("list-clients")]).toEqual([client, true, ""]);
-});
 
-real("attach --read-only looks on: keys do not reach the agent", plan, async (f) => {
-  await f.up("a1");
-  await f.ready("a1");
-  const person = await f.terminal(["attach", "a1", "--read-only"]);
+  const reader = await f.terminal(["attach", "a1", "--read-only"]);
   await until(async () => (await f.tmux("list-clients", "-F", "#{session_name} #{client_readonly}")) === "t-a1 1");
-  await person.keys("-l", "typed by hand");
+  await reader.keys("-l", "more");
   // it would have come before this, which the same server is asked for
-  await person.keys("C-b", "d");
-  expect(await person.ended()).toBe("exit 0");
-  expect(f.bytes("a1")).toBe("");
+  await reader.keys("C-b", "d");
+  expect([await reader.ended(), f.bytes("a1")]).toEqual(["exit 0", "typed by hand"]);
+
+  await f.tmux("new-session", "-d", "-s", "human", "sh");
+  const other = await f.terminal(["attach", "a1"]);
+  const shows = (session: string) => until(async () => (await f.tmux("list-clients", "-F", "#{session_name}")) === session);
+  await shows("t-a1");
+  await f.tmux("switch-client", "-c", await f.tmux("list-clients", "-F", "#{client_name}"), "-t", "human");
+  await shows("human");
+  const words = [...SELF, "attach", "a10", "--config", f.config].map(quote).join(" ");
+  await f.tmux("send-keys", "-t", "human", "-l", words);
+  await f.tmux("send-keys", "-t", "human", "Enter");
+  await shows("t-a10");
+  await other.keys("C-b", "d");
+  expect([await other.ended(), await f.pid("a1")]).toEqual(["exit 0", client]);
 });
 
 real("attach on another socket, from inside of tmux, and to the watchdog's log", {
@@ -59,19 +67,3 @@ real("attach says what is in its way", plan, async (f) => {
   expect(await said("a1")).toEqual([1, "", "agents: tmux: no answer in time\n"]);
 });
 
-real("attach from a pane of the same server takes this client there, and nests none", plan, async (f) => {
-  await f.up("a1", "a10");
-  await f.ready("a1", "a10");
-  await f.tmux("new-session", "-d", "-s", "human", "sh");
-  const person = await f.terminal(["attach", "a1"]);
-  const shows = (session: string) => until(async () => (await f.tmux("list-clients", "-F", "#{session_name}")) === session);
-  await shows("t-a1");
-  await f.tmux("switch-client", "-c", await f.tmux("list-clients", "-F", "#{client_name}"), "-t", "human");
-  await shows("human");
-  const words = [...SELF, "attach", "a10", "--config", f.config].map(quote).join(" ");
-  await f.tmux("send-keys", "-t", "human", "-l", words);
-  await f.tmux("send-keys", "-t", "human", "Enter");
-  await shows("t-a10");
-  await person.keys("C-b", "d");
-  expect(await person.ended()).toBe("exit 0");
-});

@@ -12,8 +12,8 @@ const screenOf = (said: string): string =>
 
 // ── commands ────────────────────────────────────────────────────────────────────
 
-real("up and down by names and globs, agents and services", {
-  agents: [{ name: "web-1" }, { name: "web-2" }, { name: "other" }],
+real("up and down by names and globs, agents and services; up alone starts no disabled agent, up NAME does", {
+  agents: [{ name: "web-1" }, { name: "web-2" }, { name: "other", enabled: false }],
   services: [{ name: "serve", command: "sleep 1000" }],
 }, async (f) => {
   await f.up("web-*", "serve");
@@ -26,42 +26,32 @@ real("up and down by names and globs, agents and services", {
   expect([f.lock("watchdog"), f.lock("keeper")]).toEqual([0, 0]);
   expect((await f.run(["down"])).code).toBe(0);
   expect(await f.sessions()).toEqual([]);
+  await f.up();
+  expect(await f.sessions()).toEqual(["t-serve", "t-watchdog", "t-web-1", "t-web-2"]);
+  await f.up("other");
+  await f.ready("other");
 });
 
-real("fault 66: an unknown name among known ones: exit 2, the nearest is named, nothing is done", pair, async (f) => {
+real("faults 65, 66 and 71: an unknown name, command or option: exit 2, the nearest is named; status, logs and phase do nothing; what does not run is not ended", pair, async (f) => {
   for (const words of [["up", "a1", "bb1"], ["down", "a1", "bb1"], ["up", "c*"], ["logs", "bb1"]]) {
     const ran = await f.run(words);
     expect([words, ran.code]).toEqual([words, 2]);
     expect(ran.err).toMatch(words.includes("bb1") ? /"bb1"; nearest is "b1"/ : /"c\*"/);
   }
-  expect(await f.sessions()).toEqual([]);
-  expect(existsSync(f.path(".agents"))).toBe(false);
-});
-
-real("fault 65: an unknown command or option: exit 2 with the nearest", pair, async (f) => {
   const command = await f.run(["stauts"]);
   expect([command.code, command.err]).toEqual([2, expect.stringContaining('nearest is "status"')]);
   const option = await f.run(["status", "--jsno"]);
   expect([option.code, option.err]).toEqual([2, expect.stringContaining('nearest is "--json"')]);
+  for (const [words, code] of [[["status"], 0], [["logs", "a1"], 1], [["phase"], 1]] as const) expect([words, (await f.run([...words])).code]).toEqual([words, code]);
+  expect(await f.sessions()).toEqual([]);
+  expect(existsSync(f.path(".agents"))).toBe(false);
+  const down = await f.run(["down"]);
+  expect([down.code, down.err]).toEqual([0, expect.stringContaining("a1: not running")]);
+  expect(down.err).toContain("watchdog: not running");
 });
 
-real("down of what is not running says so, exit 0", pair, async (f) => {
-  const ran = await f.run(["down"]);
-  expect([ran.code, ran.err]).toEqual([0, expect.stringContaining("a1: not running")]);
-  expect(ran.err).toContain("watchdog: not running");
-});
-
-real("up NAME starts a disabled agent; up alone does not", {
-  agents: [{ name: "a1" }, { name: "b1", enabled: false }],
-}, async (f) => {
-  await f.up();
-  expect(await f.sessions()).toEqual(["t-a1", "t-watchdog"]);
-  await f.up("b1");
-  await f.ready("b1");
-});
-
-real("a client that is not there: which, for whom, how to get it; the others start; exit 1", {
-  agents: [{ name: "a1" }, { name: "b1", backend: "gone" }, { name: "c1", backend: "gone" }, { name: "d1", backend: "mine" }],
+real("fault 41: a client or a folder that is not there: which, for whom, how to get it; nothing is made, the others start; exit 1", {
+  agents: [{ name: "a1" }, { name: "b1", backend: "gone" }, { name: "c1", backend: "gone" }, { name: "d1", backend: "mine" }, { name: "e1", dir: "no/such dir" }],
   toml: `[backend.gone]\nkind = "claude"\nbin = "/nowhere/claude"\n[backend.mine]\nkind = "typed"\nbin = "no-such-client"\n`,
 }, async (f) => {
   const ran = await f.run(["up"]);
@@ -69,6 +59,8 @@ real("a client that is not there: which, for whom, how to get it; the others sta
   expect(ran.err).toMatch(/b1: \/nowhere\/claude was not found; get it with: npm install -g @anthropic-ai\/claude-code/);
   expect(ran.err).toMatch(/c1: \/nowhere\/claude was not found/);
   expect(ran.err).toMatch(/d1: no-such-client was not found; see bin in \[backend\.mine\]/);
+  expect(ran.err).toMatch(/e1: dir .*no\/such dir does not exist/);
+  expect([existsSync(f.path("no")), (await f.sessions()).includes("t-e1")]).toEqual([false, false]);
   await f.ready("a1");
 });
 
@@ -96,13 +88,6 @@ real("no command is status; --json is stable; a relative --config from elsewhere
   expect(json).toMatchObject({ version: 1, needsHuman: false, watchdog: { running: true }, agents: [{ name: "a1", running: true }, { name: "b1" }] });
   signal(await f.pid("a1"), "SIGKILL");
   await until(() => f.starts("a1").length === 2);
-});
-
-real("fault 71: status, logs and phase create nothing", pair, async (f) => {
-  expect((await f.run(["status"])).code).toBe(0);
-  expect((await f.run(["logs", "a1"])).code).toBe(1);
-  expect((await f.run(["phase"])).code).toBe(1);
-  expect(existsSync(f.path(".agents"))).toBe(false);
 });
 
 real("logs of an agent, a service and the watchdog; a missing one says which file", {
@@ -171,21 +156,16 @@ real("migrate takes over the ids of older launchers; selftest says how many", {
 
 // ── healing ─────────────────────────────────────────────────────────────────────
 
-real("a dead session is healed within a tick or two", pair, async (f) => {
+real("a dead session is healed within a tick or two, and a dead pane (fault 43)", pair, async (f) => {
   await f.up();
   await f.ready("a1", "b1");
   const other = await f.pid("b1");
   await f.tmux("kill-session", "-t", "=t-a1");
   await until(() => f.starts("a1").length === 2);
   expect(await f.pid("b1")).toBe(other);
-});
-
-real("fault 43: a dead pane is healed", pair, async (f) => {
-  await f.up();
-  await f.ready("a1");
-  signal(await f.pid("a1"), "SIGKILL");
-  await until(() => f.starts("a1").length === 2);
-  expect(await f.pid("a1")).toBeGreaterThan(0);
+  signal(other, "SIGKILL");
+  await until(() => f.starts("b1").length === 2);
+  expect(await f.pid("b1")).toBeGreaterThan(0);
 });
 
 real("fault 32: a service is healed, and an agent that needs it starts once it is ready", {
@@ -201,18 +181,9 @@ real("fault 32: a service is healed, and an agent that needs it starts once it i
   await until(() => f.read("started").split("\n").length === 3);
 });
 
-real("stall: an agent that is idle for stall_idle is restarted, with its whole kickoff", {
-  agents: [{ name: "a1", watch: "heal+stall", prompt: "do the work" }, { name: "b1", watch: "heal" }], backend: { stall_idle: 2 },
-}, async (f) => {
-  await f.up();
-  await until(() => f.starts("a1").length === 2, 12_000);
-  expect(f.log).toMatch(/stall: a1 \(t-a1\) idle \d+ s with no WAITING-UNTIL marker/);
-  expect(f.starts("a1")[1]).toEqual(["tui", "--", "do the work"]);
-  expect(f.starts("b1")).toHaveLength(1);
-});
-
-real("P12: a busy agent, a dialog and a draft over work are never restarted", {
-  agents: ["a1", "b1", "c1", "d1"].map((name) => ({ name, watch: "heal+stall" })), backend: { stall_idle: 1 },
+real("P12: a busy agent, a dialog and a draft over work are never restarted; one that is idle for stall_idle is, with its whole kickoff", {
+  agents: [...["a1", "b1", "c1"].map((name) => ({ name, watch: "heal+stall" })), { name: "d1", watch: "heal+stall", prompt: "do the work" }, { name: "e1", watch: "heal" }],
+  backend: { stall_idle: 2 },
 }, async (f) => {
   f.control("a1", "busy");
   f.control("b1", "dialog");
@@ -222,40 +193,31 @@ real("P12: a busy agent, a dialog and a draft over work are never restarted", {
   const draft = "half a sentence";
   await f.tmux("send-keys", "-t", "=t-c1:", "-l", draft);
   await until(async () => (await f.screen("c1")).includes(`❯\u00a0${draft}`));
-  await until(() => f.starts("d1").length > 1, 30_000); // one that does nothing is restarted meanwhile
+  await until(() => f.starts("d1").length === 2, 30_000); // one that does nothing is restarted meanwhile
+  expect(f.log).toMatch(/stall: d1 \(t-d1\) idle \d+ s with no WAITING-UNTIL marker/);
+  expect(f.starts("d1")[1]).toEqual(["tui", "--", "do the work"]);
   await f.ticks(10);
-  expect(["a1", "b1", "c1"].map((name) => f.starts(name).length)).toEqual([1, 1, 1]);
+  expect(["a1", "b1", "c1", "e1"].map((name) => f.starts(name).length)).toEqual([1, 1, 1, 1]);
   expect([f.bytes("b1"), f.bytes("c1"), f.submits("c1")]).toEqual(["", draft, []]);
   expect(await f.screen("c1")).toContain(draft);
   expect(f.log.match(/b1 is blocked/g)).toHaveLength(1);
 });
 
-real("fault 13: WAITING-UNTIL is respected, and past it the agent is restarted", {
-  agents: [{ name: "a1", watch: "heal+stall" }], backend: { stall_idle: 1 },
-}, async (f) => {
-  const due = Date.now() + await allowed(6_000);
-  const screen = f.write("waiting.txt", screenOf(`All is pushed.\n  WAITING-UNTIL: ${new Date(due).toISOString()}`));
-  f.control("a1", `screen ${screen}`);
-  await f.up();
-  await f.ready("a1");
-  await until(async () => (await f.states()).of.a1!.startsWith("waiting"));
-  await until(() => f.starts("a1").length === 2, due - Date.now() + 14_000);
-  expect(f.ledger("a1").filter((fact) => fact.start)[1]!.at).toBeGreaterThan(due);
-  expect(f.log).toMatch(/a1 \(t-a1\) past its WAITING-UNTIL by/);
-});
-
-real("P15: a limit is held, probed once after its reset, and lifted; no restart", {
-  agents: [{ name: "a1", watch: "heal+stall" }], backend: { stall_idle: 1 }, watchdog: { limit_probe_fallback: 30 },
+real("P15: a limit is held, probed once after its reset, and lifted; no restart. Fault 13: WAITING-UNTIL is respected, and past it the agent is restarted", {
+  agents: [{ name: "a1", watch: "heal+stall" }, { name: "b1", watch: "heal+stall", account: "other" }], backend: { stall_idle: 1 }, watchdog: { limit_probe_fallback: 30 },
 }, async (f) => {
   f.control("a1", "busy"); // or it would be idle for stall_idle before the limit comes
+  const due = Date.now() + await allowed(6_000);
+  const screen = f.write("waiting.txt", screenOf(`All is pushed.\n  WAITING-UNTIL: ${new Date(due).toISOString()}`));
+  f.control("b1", `screen ${screen}`);
   await f.up();
-  await f.ready("a1");
+  await f.ready("a1", "b1");
   const reset = Math.floor((Date.now() + await allowed(5_000)) / 1000);
   f.control("a1", `limit Claude usage limit reached|${reset}`);
   await until(() => f.log.includes("limit hit on a1"));
   const state = JSON.parse(f.read(".agents/state/limited-t-a1.json"));
   expect(state).toMatchObject({ until: reset, nudges: 0 });
-  expect((await f.states()).of.a1).toMatch(/^limited until/);
+  expect((await f.states()).of).toEqual({ a1: expect.stringMatching(/^limited until/), b1: expect.stringMatching(/^waiting/) });
   await until(() => f.submits("a1").length, reset * 1000 - Date.now() + 8_000);
   expect(f.ledger("a1").find((fact) => fact.submit)!.at).toBeGreaterThanOrEqual(reset * 1000);
   await f.ticks(4);
@@ -264,66 +226,50 @@ real("P15: a limit is held, probed once after its reset, and lifted; no restart"
   await until(() => f.log.includes("limit lifted on a1"));
   expect(existsSync(join(f.state, "limited-t-a1.json"))).toBe(false);
   expect(f.starts("a1")).toHaveLength(1);
+  await until(() => f.starts("b1").length > 1, Math.max(0, due - Date.now()) + 14_000);
+  expect(f.ledger("b1").filter((fact) => fact.start)[1]!.at).toBeGreaterThan(due);
+  expect(f.log).toMatch(/b1 \(t-b1\) past its WAITING-UNTIL by/);
 });
 
-real("fault 60: a task that exits with 0 is done and stays so", {
-  agents: [{ name: "a1", kind: "task", watch: "heal" }],
+real("fault 60: a task that exits with 0 is done and stays so, also one that ends before the watchdog looks for the first time; up runs it again", {
+  agents: [{ name: "a1", kind: "task", watch: "heal" }, { name: "b1", kind: "task", watch: "heal" }],
 }, async (f) => {
+  f.control("b1", "exit 0");
   await f.up();
   await f.ready("a1");
   f.control("a1", "exit 0");
-  await until(async () => (await f.states()).of.a1 === "done");
+  await until(async () => Object.values((await f.states()).of).join() === "done,done", undefined, 250);
   await f.ticks(4);
-  expect(f.starts("a1")).toHaveLength(1);
+  expect([f.starts("a1").length, f.starts("b1").length]).toEqual([1, 1]);
   expect((await f.run(["status"])).code).toBe(0);
-});
-
-real("fault 60: a task that is done before the watchdog looks for the first time stays done, and up runs it again", {
-  agents: [{ name: "a1", kind: "task", watch: "heal" }],
-}, async (f) => {
-  f.control("a1", "exit 0");
-  await f.up();
-  await until(async () => (await f.states()).of.a1 === "done");
+  await f.up("b1");
+  await until(() => f.starts("b1").length === 2);
   await f.ticks(4);
-  expect(f.starts("a1")).toHaveLength(1);
-  await f.up("a1");
-  await until(() => f.starts("a1").length === 2);
-  await f.ticks(4);
-  expect(f.starts("a1")).toHaveLength(2);
+  expect([f.starts("a1").length, f.starts("b1").length]).toEqual([1, 2]);
 });
 
-real("exit 125 parks at once; up releases", pair, async (f) => {
-  await f.up();
-  await f.ready("a1");
-  f.control("a1", "exit 125");
-  await until(() => f.log.includes("is parked: exit 125"));
-  await f.ticks(3);
-  expect(f.starts("a1")).toHaveLength(1);
-  expect(await f.states()).toMatchObject({ code: 3, of: { a1: "parked: exit 125 (do not restart)" } });
-  f.control("a1", "idle");
-  await f.up("a1");
-  await until(() => f.starts("a1").length === 2);
-  expect((await f.run(["status"])).code).toBe(0);
-});
-
-real("P9, fault 22: a crash loop is parked after park_after starts; up releases it; others go on", {
-  ...pair, watchdog: { restart_delay: 0.2, park_after: 3 },
+real("P9, fault 22: a crash loop is parked after park_after starts, exit 125 at once; up releases both; others go on", {
+  agents: [...pair.agents, { name: "c1", watch: "heal" }], watchdog: { restart_delay: 0.2, park_after: 3 },
 }, async (f) => {
   await f.up();
-  await f.ready("a1", "b1");
+  await f.ready("a1", "b1", "c1");
   f.control("a1", "exit 1");
+  f.control("c1", "exit 125");
+  await until(() => f.log.includes("c1 (t-c1) is parked: exit 125"));
   await until(() => f.log.includes("a1 (t-a1) is parked"), 15_000);
   const starts = f.starts("a1").length;
   expect(starts).toBeWithin(3, 4 + 1);
   await f.ticks(4);
-  expect(f.starts("a1")).toHaveLength(starts);
-  expect((await f.run(["status"])).code).toBe(3);
+  expect([f.starts("a1").length, f.starts("c1").length]).toEqual([starts, 1]);
+  expect(await f.states()).toMatchObject({ code: 3, of: { a1: expect.stringMatching(/^parked: /), c1: "parked: exit 125 (do not restart)" } });
   f.control("a1", "idle");
-  await f.up("a1");
-  await until(async () => (await f.run(["status"])).code === 0);
+  f.control("c1", "idle");
+  await f.up("a1", "c1");
+  await until(() => f.starts("c1").length === 2);
+  await until(async () => (await f.run(["status"])).code === 0, undefined, 250);
   signal(await f.pid("a1"), "SIGKILL");
   await until(() => f.starts("a1").length === starts + 2);
-  expect(f.starts("b1")).toHaveLength(1);
+  expect([f.starts("b1").length, f.starts("c1").length]).toEqual([1, 2]);
 });
 
 real("P20, fault 29: what the operator took down stays down, across a new watchdog too, until up", pair, async (f) => {

@@ -85,7 +85,7 @@ const commit = (subject: string, files: Record<string, string> = {}): void => {
     mkdirSync(join(at("builder", name), ".."), { recursive: true });
     writeFileSync(at("builder", name), content);
   }
-  gitIn(at("builder"), "add", "-A");
+  if (Object.keys(files).length) gitIn(at("builder"), "add", "-A");
   gitIn(at("builder"), "commit", "-q", "--allow-empty", "-m", subject);
 };
 const push = (...options: string[]): void => void gitIn(at("builder"), "push", "-q", ...options, "origin", "HEAD:main");
@@ -332,9 +332,7 @@ describe("the clone's own way to its remote", () => {
   const calls = (): string => (existsSync(at("calls")) ? readFileSync(at("calls"), "utf8") : "");
   beforeEach(() => {
     for (const name of ["GIT_SSH", "GIT_SSH_COMMAND", "SSH_AUTH_SOCK"]) delete process.env[name];
-    commit("Begin");
-    push();
-    clone();
+    copy("begun");
     gitIn(at("watch"), "remote", "set-url", "origin", "ssh://nobody@host.invalid/x");
     process.env.PATH = `${dir}:${process.env.PATH}`;
     ssh("ssh");

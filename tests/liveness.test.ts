@@ -138,23 +138,23 @@ const WRONG: Record<string, (path: string) => void> = {
   "a loop": (path) => symlinkSync(path, path), "a gigabyte": (path) => void Bun.spawnSync(["truncate", "-s", "1G", path]),
   garbage: (path) => writeFileSync(path, "{\0garbage"),
 };
-for (const [what, make] of Object.entries(WRONG)) {
-  real(`P30: ${what} in place of each state file: a new watchdog comes up, status answers, agents are healed`, trio, async (f) => {
-    await f.up();
-    await f.ready("a1", "b1", "c1");
-    await f.ticks(2);
-    const files = ["watch.json", "operator.json", "heartbeat", "events.jsonl", "agents.toml", "watchdog.stage", "a1.id", "limited-t-a1.json",
-      "keeper.stage", "operator.lock", "ssh-auth-sock"];
+real("P30: a fifo, a folder, a loop, a gigabyte, garbage in place of each state file: a new watchdog comes up, status answers, agents are healed", trio, async (f) => {
+  await f.up();
+  await f.ready("a1", "b1", "c1");
+  await f.ticks(2);
+  const files = ["watch.json", "operator.json", "heartbeat", "events.jsonl", "agents.toml", "watchdog.stage", "a1.id", "limited-t-a1.json",
+    "keeper.stage", "operator.lock", "ssh-auth-sock"];
+  for (const [what, make] of Object.entries(WRONG)) {
     for (const file of files) {
       rmSync(join(f.state, file), { force: true, recursive: true });
       make(join(f.state, file));
     }
-    const old = f.lock("watchdog");
+    const [old, starts] = [f.lock("watchdog"), f.starts("a1").length];
     signal(old, "SIGKILL");
     await until(() => f.lock("watchdog") !== old && f.lock("watchdog"), 60_000);
-    expect([0, 3]).toContain((await f.run(["status"])).code);
+    expect([[what, 0], [what, 3]]).toContainEqual([what, (await f.run(["status"])).code]);
     signal(await f.pid("a1"), "SIGKILL");
-    await until(() => f.starts("a1").length === 2, 60_000);
+    await until(() => f.starts("a1").length === starts + 1, 60_000);
     await until(() => JSON.parse(f.read(".agents/state/watch.json")).agents.a1, 30_000);
-  });
-}
+  }
+});

@@ -65,7 +65,7 @@ real("P16, fault 17: a remote that hangs stops nothing, and once it answers noth
   expect(f.submits("adversary")).toEqual([expect.stringContaining("claim(one): while it hangs")]);
 });
 
-real("P2, fault 8: a claim for an adversary that is down waits, and is there when it is back", loopPlan(), async (f) => {
+real("P2, fault 8: a claim for an adversary that is down waits, and is there when it is back; one that was pushed while no watchdog ran is delivered (fault 7); a placeholder is not DONE (fault 21)", loopPlan(), async (f) => {
   await started(f);
   await f.run(["down", "adversary"]);
   await f.push("builder", "claim(one): to nobody");
@@ -74,22 +74,27 @@ real("P2, fault 8: a claim for an adversary that is down waits, and is there whe
   await f.up("adversary");
   await until(() => f.submits("adversary").length, 15_000);
   expect(f.submits("adversary")).toEqual([expect.stringContaining("claim(one): to nobody")]);
-});
 
-real("fault 7: a claim that was pushed while no watchdog ran is delivered", loopPlan(), async (f) => {
-  await started(f);
   await f.run(["down", "watchdog"]);
   await f.push("builder", "claim(one): in the night");
   await f.up("watchdog");
-  await until(() => f.submits("adversary").length);
+  await until(() => f.submits("adversary").length === 2);
+  expect(f.submits("adversary")[1]).toContain("claim(one): in the night");
+
+  await f.push("builder", "status", { "machine-docs/STATUS-one.md": "## DONE\n\n- [ ] not yet\n" });
+  await f.push("builder", "claim(one): to see that it was read");
+  await until(() => f.submits("adversary").length === 3);
+  await f.ticks(4);
+  expect(f.starts("builder")).toHaveLength(1);
 });
 
 // ── phases ──────────────────────────────────────────────────────────────────────
 
 const DONE = { "machine-docs/STATUS-one.md": "# one\n\n## DONE\n\nAll gates pass, see REVIEW-one.md.\n" };
 
-real("fault 20: DONE counts once it is pushed; then the loops start again, by the phase's own model", loopPlan({
-  phase: { models: { builder: "the big one" } }, agents: [{ name: "a1", watch: "heal" }],
+real("fault 20: DONE counts once it is pushed; then the loops start again, by the phase's own model; a claim that is pushed around the move is delivered (fault 63); without its trigger file nothing runs on completion", loopPlan({
+  phase: { models: { builder: "the big one" } }, agents: [{ name: "a1", watch: "heal" }, { name: "upgrader", kind: "task", enabled: false }],
+  loop: { on_complete: { run: "upgrader" } },
 }), async (f) => {
   await started(f);
   f.write("builder/machine-docs/STATUS-one.md", DONE["machine-docs/STATUS-one.md"]);
@@ -97,28 +102,19 @@ real("fault 20: DONE counts once it is pushed; then the loops start again, by th
   await f.ticks(4);
   expect(f.starts("builder")).toHaveLength(1);
   await f.push("builder", "status(one): done", DONE);
+  await until(() => f.log.includes("PHASE one DONE"), 8_000, 10);
+  await f.push("builder", "claim(two): at once");
+  await until(() => f.submits("adversary").some((text) => text.includes("claim(two): at once")), 20_000);
   await until(() => f.starts("builder").length === 2 && f.starts("adversary").length === 2, 15_000);
   expect(f.starts("builder")[1]).toEqual(["tui", "--model", "the big one", "--", expect.stringContaining("two.md")]);
   expect(f.starts("adversary")[1]!.slice(0, 2)).toEqual(["tui", "--"]);
   expect([f.read(".agents/state/phase-idx").trim(), f.starts("a1").length]).toEqual(["1", 1]);
   expect((await f.run(["phase"])).out).toContain("phase two [2/2]");
-});
 
-real("fault 21: a placeholder is not DONE", loopPlan(), async (f) => {
-  await started(f);
-  await f.push("builder", "status", { "machine-docs/STATUS-one.md": "## DONE\n\n- [ ] not yet\n" });
-  await f.push("builder", "claim(one): to see that it was read");
-  await until(() => f.submits("adversary").length);
-  await f.ticks(4);
-  expect(f.starts("builder")).toHaveLength(1);
-});
-
-real("fault 63: a claim that is pushed around a phase move is delivered", loopPlan(), async (f) => {
-  await started(f);
-  await f.push("builder", "status(one): done", DONE);
-  await until(() => f.log.includes("PHASE one DONE"), 8_000, 10);
-  await f.push("builder", "claim(two): at once");
-  await until(() => f.submits("adversary").some((text) => text.includes("claim(two): at once")), 20_000);
+  await f.push("builder", "status(two): done", { "machine-docs/STATUS-two.md": DONE["machine-docs/STATUS-one.md"] });
+  await until(() => existsSync(f.path(".agents", "SEQUENCE-COMPLETE")), 15_000);
+  await f.ticks(3);
+  expect(f.starts("upgrader")).toEqual([]);
 });
 
 real("fault 30: on completion the task runs once, where its trigger file stands; a new phase goes on", loopPlan({
@@ -142,17 +138,6 @@ real("fault 30: on completion the task runs once, where its trigger file stands;
   await until(() => f.starts("builder").length === 2 && f.starts("adversary").length === 2, 15_000);
   expect(existsSync(f.path(".agents", "SEQUENCE-COMPLETE"))).toBe(false);
   expect([f.starts("upgrader").length, f.starts("builder")[1]!.at(-1)]).toEqual([1, expect.stringContaining("two.md")]);
-});
-
-real("without the trigger file nothing runs on completion", loopPlan({
-  agents: [{ name: "upgrader", kind: "task", enabled: false }],
-  loop: { phases: [{ id: "one", plan: "one.md", status: "STATUS-one.md" }], on_complete: { run: "upgrader" } },
-}), async (f) => {
-  await started(f);
-  await f.push("builder", "status(one): done", DONE);
-  await until(() => existsSync(f.path(".agents", "SEQUENCE-COMPLETE")), 15_000);
-  await f.ticks(3);
-  expect(f.starts("upgrader")).toEqual([]);
 });
 
 // ── the channel ─────────────────────────────────────────────────────────────────

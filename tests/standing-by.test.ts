@@ -10,7 +10,7 @@ const trio = {
 const childrenOf = (pid: number): number[] => readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ").filter(Boolean).map(Number);
 const pids = async (f: Fleet) => Promise.all(["a1", "b1", "c1"].map((name) => f.pid(name)));
 
-real("P6: kill -9 of the watchdog: another within 5 s, the agents untouched", trio, async (f) => {
+real("P6: kill -9 of the watchdog: another within 5 s, the agents untouched; HUP ends neither it nor its keeper, which belongs to no terminal and no group but its own", trio, async (f) => {
   await f.up();
   await f.ready("a1", "b1", "c1");
   const [before, old] = [await pids(f), f.lock("watchdog")];
@@ -21,6 +21,14 @@ real("P6: kill -9 of the watchdog: another within 5 s, the agents untouched", tr
   expect(f.starts("a1")).toHaveLength(1);
   expect(f.log).toContain("the watchdog ended (SIGKILL), starting another");
   expect((await f.run(["status"])).code).toBe(0);
+
+  // HUP asks a daemon to look again
+  const [keeper, watchdog] = [f.lock("keeper"), f.lock("watchdog")];
+  for (const pid of [watchdog, keeper]) signal(pid, "SIGHUP");
+  await f.ticks(3);
+  expect([f.lock("keeper"), f.lock("watchdog"), lives(keeper), lives(watchdog)]).toEqual([keeper, watchdog, true, true]);
+  const [, , group, session, terminal] = readFileSync(`/proc/${keeper}/stat`, "utf8").split(") ").at(-1)!.split(" ");
+  expect([group, session, terminal]).toEqual([`${keeper}`, `${keeper}`, "0"]);
 });
 
 real("a watchdog that cannot start is tried ever more slowly, and is there once it can", trio, async (f) => {
@@ -42,37 +50,26 @@ real("a watchdog that cannot start is tried ever more slowly, and is there once 
   await f.ticks(2);
 });
 
-real("HUP, which asks a daemon to look again, ends neither the keeper nor the watchdog that it keeps", trio, async (f) => {
+real("kill -9 of the keeper: a new one by the next tick, which keeps the watchdog; of three in a row; closing the watchdog's session ends nothing", { agents: [{ name: "a1", watch: "heal" }] }, async (f) => {
   await f.up();
-  const [keeper, watchdog] = [f.lock("keeper"), f.lock("watchdog")];
-  for (const pid of [watchdog, keeper]) signal(pid, "SIGHUP");
-  await f.ticks(3);
-  expect([f.lock("keeper"), f.lock("watchdog"), lives(keeper), lives(watchdog)]).toEqual([keeper, watchdog, true, true]);
-});
-
-real("kill -9 of the keeper: a new one by the next tick, which keeps the watchdog", trio, async (f) => {
-  await f.up();
-  const [keeper, watchdog] = [f.lock("keeper"), f.lock("watchdog")];
-  signal(keeper, "SIGKILL");
-  const next = await until(() => (f.lock("keeper") !== keeper ? f.lock("keeper") : 0));
-  expect(f.lock("watchdog")).toBe(watchdog);
-  await f.ticks(2);
-  expect(f.lock("keeper")).toBe(next);
-  signal(watchdog, "SIGKILL");
-  await until(() => ![0, watchdog].includes(f.lock("watchdog")), 5_000);
-});
-
-real("kill -9 of three keepers in a row, and of the watchdog then: each time another comes", trio, async (f) => {
-  await f.up();
-  await f.ready("a1", "b1", "c1");
+  const watchdog = f.lock("watchdog");
   for (let nth = 0; nth < 3; nth++) {
     const old = f.lock("keeper");
     signal(old, "SIGKILL");
-    await until(() => f.lock("keeper") !== old && f.lock("keeper"));
+    const next = await until(() => (f.lock("keeper") !== old ? f.lock("keeper") : 0));
+    expect(f.lock("watchdog")).toBe(watchdog);
+    if (nth === 0) await f.ticks(2);
+    expect(f.lock("keeper")).toBe(next);
   }
-  const watchdog = f.lock("watchdog");
+  await f.tmux("kill-session", "-t", "=t-watchdog");
+  await until(async () => (await f.sessions()).includes("t-watchdog"));
+  // what shows the log there ends by itself: its dead pane makes room for another
+  const shows = await until(() => f.pid("watchdog"));
+  signal(shows, "SIGKILL");
+  const again = await until(async () => [shows, 0].includes(await f.pid("watchdog")) ? 0 : f.pid("watchdog"), 12_000);
+  expect([again === shows, f.log.includes("duplicate session"), f.lock("watchdog")]).toEqual([false, false, watchdog]);
   signal(watchdog, "SIGKILL");
-  await until(() => f.lock("watchdog") !== watchdog && f.lock("watchdog"));
+  await until(() => ![0, watchdog].includes(f.lock("watchdog")), 5_000);
 });
 
 real("kill -9 of both: the agents run on, status says so with exit 3, up brings them back", trio, async (f) => {
@@ -129,18 +126,6 @@ real("a watchdog in the foreground ends at once on Ctrl-C, exit 0", trio, async 
   expect(watchdog.exitCode).toBe(0);
 });
 
-real("closing the watchdog's session ends nothing: it is made again", trio, async (f) => {
-  await f.up();
-  const watchdog = f.lock("watchdog");
-  await f.tmux("kill-session", "-t", "=t-watchdog");
-  await until(async () => (await f.sessions()).includes("t-watchdog"));
-  // what shows the log there ends by itself: its dead pane makes room for another
-  const shows = await until(() => f.pid("watchdog"));
-  signal(shows, "SIGKILL");
-  const again = await until(async () => [shows, 0].includes(await f.pid("watchdog")) ? 0 : f.pid("watchdog"), 12_000);
-  expect([again === shows, f.log.includes("duplicate session"), f.lock("watchdog")]).toEqual([false, false, watchdog]);
-});
-
 real("P1: 20 hand-offs, the watchdog killed by -9 at a random moment of each: all arrive, two copies at most", loopPlan(), async (f) => {
   const { copies, took } = await handoffStorm(f, 20);
   const sorted = took.toSorted((a, b) => a - b);
@@ -170,13 +155,6 @@ real("a supervisor that a unit starts while the config is broken takes the last 
   supervisor.kill("SIGTERM");
   expect(await supervisor.exited).toBe(0);
   f.write("agents.toml", f.text());
-});
-
-real("the keeper belongs to no terminal and no group but its own: what ends those does not end it", trio, async (f) => {
-  await f.up();
-  const keeper = f.lock("keeper");
-  const [, , group, session, terminal] = readFileSync(`/proc/${keeper}/stat`, "utf8").split(") ").at(-1)!.split(" ");
-  expect([group, session, terminal]).toEqual([`${keeper}`, `${keeper}`, "0"]);
 });
 
 real("a keeper whose folder was removed, and another took its place, ends", trio, async (f) => {

@@ -1,5 +1,6 @@
 /** What up, down and restart do, also when they are cut short, or come two at once. */
 import { beforeEach, describe, expect, test } from "bun:test";
+import { existsSync, mkdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { cmdRestart, cmdUp, phaseIdxFile, world } from "../agents.ts";
 import { agents, fakeWorld, FLEET, realFolder, type Scene, scene } from "./kit.ts";
@@ -95,6 +96,8 @@ describe("up", () => {
 
 const stubborn = { agents: [{ name: "a1", watch: "heal+stall", env: { TUI_IGNORE_HUP: "1" } }] };
 const watched = { agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }] };
+/** The environment that a process was started with. */
+const environ = (pid: number): string[] => readFileSync(`/proc/${pid}/environ`, "utf8").split("\0");
 /** What operator.json says. */
 const wanted = (f: Fleet) => JSON.parse(f.read(".agents/state/operator.json") || "{}");
 /** The clients of an agent that live now. */
@@ -254,4 +257,94 @@ real("a client whose name left the config: named by status, up and down, no othe
   expect([none.code, none.err]).toEqual([0, expect.stringContaining("there are no orphans")]);
   expect((await f.run(["down", "--orphans", "a2"])).code).toBe(2);
   expect((await f.run(["down", "a1"])).code).toBe(2);
+});
+
+// ── launches ────────────────────────────────────────────────────────────────────
+
+const ODD = `we ird'\$HOME#{pid}%d "x"`;
+
+real("fault 39: paths, models and prompts of any letters reach the client as they stand, one of 90 KB as an argument, one of 150 KB as a file to read", {
+  agents: [
+    { name: "a1", dir: ODD, model: `o'p"u$s #S %d \`id\`;`, prompt: `--help "it's" $HOME \`id\` #{pid} %d;\nsecond\tline\n` },
+    { name: "b1", prompt: "-x", env: { ODD: `v'"$HOME #S;` } },
+    { name: "c1", prompt: "" },
+    { name: "d1", prompt_file: "long.md" },
+    { name: "e1", prompt_file: "longer.md" },
+  ],
+}, async (f) => {
+  mkdirSync(f.path(ODD));
+  const texts = [90_000, 150_000].map((size) => `begin ${"é $x ' ".repeat(size / 8)} end`);
+  f.write("long.md", texts[0]!);
+  f.write("longer.md", texts[1]!);
+  await f.up();
+  await f.ready("a1", "b1", "c1", "d1", "e1");
+  const [one] = f.plan.agents!;
+  // "$(cat)" drops the last newline, as a shell does
+  expect(f.starts("a1")).toEqual([["tui", "--model", one!.model as string, "--", (one!.prompt as string).trimEnd()]]);
+  expect(f.starts("b1")).toEqual([["tui", "--", "-x"]]);
+  expect(f.starts("c1")).toEqual([["tui"]]);
+  expect(readlinkSync(`/proc/${await f.pid("a1")}/cwd`)).toBe(f.path(ODD));
+  expect(environ(await f.pid("b1"))).toContain(`ODD=v'"$HOME #S;`);
+  // the client is the pane's own process: no shell stays between
+  expect(f.ledger("a1")[0]!.pid).toBe(await f.pid("a1"));
+  expect(f.starts("d1")[0]!.at(-1) === texts[0]).toBe(true);
+  const told = f.starts("e1")[0]!.at(-1)!;
+  const kickoff = join(f.state, "kickoff-t-e1.txt");
+  expect(told).toContain(kickoff);
+  expect(readFileSync(kickoff, "utf8") === texts[1]).toBe(true);
+  expect(statSync(kickoff).mode & 0o077).toBe(0);
+});
+
+real("fault 36: a one-off model and backend reach their launch, and neither the server, the other agents nor the watchdog; one in the file is a restart", {
+  agents: [{ name: "a-1", model: "usual", watch: "heal" }, { name: "b1", watch: "heal" }, { name: "c1", watch: "heal" }],
+  toml: `[backend.other]\nkind = "claude"\nbin = ${JSON.stringify(`${TUI} other`)}\n`,
+}, async (f) => {
+  const env = { AGENT_MODEL_a_1: "one-off", AGENT_BACKEND_c1: "other", BUN_OPTIONS: "--smol" };
+  expect((await f.run(["up"], { env })).code).toBe(0);
+  await f.ready("a-1", "b1", "c1");
+  expect(f.starts("a-1")).toEqual([["tui", "--model", "one-off"]]);
+  expect(await f.tmux("show-environment", "-g")).not.toMatch(/AGENT_MODEL|AGENT_BACKEND|BUN_OPTIONS/);
+  for (const { pid, command } of f.processes()) {
+    if (lives(pid)) expect([command, environ(pid).join("\n")]).toEqual([command, expect.not.stringMatching(/AGENT_MODEL|AGENT_BACKEND|BUN_OPTIONS/)]);
+  }
+  await f.ticks(3);
+  // each runs until its agent is started again, and is no mismatch
+  expect([f.starts("a-1").length, f.starts("c1")]).toEqual([1, [["tui", "other"]]]);
+  // the next start by the watchdog is by the file again
+  process.kill(await f.pid("a-1"), "SIGKILL");
+  await until(() => f.starts("a-1").length === 2);
+  expect(f.starts("a-1")[1]).toEqual(["tui", "--model", "usual"]);
+  const [a, b, c] = f.plan.agents!;
+  f.write("agents.toml", f.text({ ...f.plan, agents: [a!, { ...b!, backend: "other" }, c!] }));
+  await until(() => f.starts("b1").length === 2);
+  expect([f.starts("b1"), f.starts("c1")]).toEqual([[["tui"], ["tui", "other"]], [["tui", "other"]]]);
+});
+
+real("the operator's preamble runs in the pane's shell; what a git hook or a client that calls up sets for its own children reaches no agent, whoever started the server", {
+  agents: [{ name: "a1", env: { A: "1" } }], backend: { preamble: `export FROM="preamble $A"` },
+  env: { CLAUDECODE: "1", GIT_INDEX_FILE: "/nowhere", GIT_NAMESPACE: "other" },
+}, async (f) => {
+  const leaked = (pid: number) => environ(pid).filter((one) => /^(CLAUDECODE|GIT_INDEX_FILE|GIT_NAMESPACE)=/.test(one));
+  await f.up();
+  await f.ready("a1");
+  expect(environ(await f.pid("a1"))).toContain("FROM=preamble 1");
+  expect([leaked(await f.serverPid()), leaked(await f.pid("a1"))]).toEqual([[], []]);
+  for (const name of ["CLAUDECODE", "GIT_INDEX_FILE"]) await f.tmux("set-environment", "-g", name, "1");
+  expect((await f.run(["restart", "a1"])).code).toBe(0);
+  expect(leaked(await f.pid("a1"))).toEqual([]);
+});
+
+real("no code and no setting of the folder it is called in, or of an agent's folder, reaches the program", {
+  agents: [{ name: "a1", dir: "hostile", watch: "heal" }],
+}, async (f) => {
+  const folder = f.path("hostile");
+  f.write("hostile/bunfig.toml", 'preload = ["./evil.ts"]\n');
+  f.write("hostile/evil.ts", `require("fs").writeFileSync(${JSON.stringify(f.path("executed"))}, "x")\n`);
+  f.write("hostile/.env", "AGENT_MODEL_a1=from-dot-env\nTUI_SCRIPT=builder\n");
+  f.write("hostile/tsconfig.json", "{ broken");
+  expect((await f.run(["up"], { cwd: folder })).code).toBe(0);
+  await f.ready("a1");
+  expect((await f.run(["send", "a1", "hello"], { cwd: folder })).code).toBe(0);
+  expect((await f.run(["status"], { cwd: folder })).code).toBe(0);
+  expect([f.starts("a1"), existsSync(f.path("executed"))]).toEqual([[["tui"]], false]);
 });
