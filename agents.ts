@@ -2361,7 +2361,8 @@ export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
     return { ok: false, why: ran.err || "tmux did not answer", server: "", panes: new Map() };
   }
   const rows = ran.ok ? ran.out.split(mark).slice(1) : [];
-  const panes = rows.map((row) => parsePane(row.replace(/\n$/, "")))
+  // a hook of the operator may print lines of its own behind one
+  const panes = rows.map((row) => parsePane(row.split("\n", 1)[0]!))
     .filter((pane) => pane !== null);
   // tmux 3.3 may take seconds to collect an exit status; the end of another child makes it hurry
   if (first && panes.some((pane) =>
@@ -2631,9 +2632,11 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
     ...(plan.logPath ? ["pipe-pane", "-t", id, pipeCommand(plan.logPath), ";"] : []),
     "respawn-pane", "-k", "-t", id, "-c", noFormat(plan.cwd),
     ...envArgs(env), ...plan.argv, ";",
-    "set-option", "-p", "-F", "-t", id, "@agents_pid", "#{pane_pid}",
+    "set-option", "-p", "-F", "-t", id, "@agents_pid", "#{pane_pid}", ";",
+    "display-message", "-p", "-t", id, "made #{@agents_pid}",
   ]);
-  if (ran.ok) return "";
+  // not by its exit: a hook of the operator that fails is no failure of ours
+  if (/^made \d+$/m.test(ran.out)) return "";
   if (pid) await killPane(cfg, { id, pid });
   return ran.err || "tmux refused";
 }

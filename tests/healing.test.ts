@@ -485,6 +485,17 @@ describe("what is ours is known by its pane and its processes, not by a name", (
     await fake.ticks(cfg, watch, 3);
     expect([(await snapshot(cfg)).refused, starts(), fake.logged("break tmux's list").length]).toEqual([1, 2, 1]);
   });
+  test("what a hook prints behind the list, or fails to do at a start, is no word on our panes", async () => {
+    const run = fake.tmux.run.bind(fake.tmux);
+    fake.tmux.run = (args, stdin) => {
+      const ran = run(args, stdin);
+      if (args.includes("list-panes")) return { ...ran, out: `${ran.out}a hook\n` };
+      return args.includes("rename-session") ? { ...ran, ok: false, err: "/no/such/file: No such file or directory" } : ran;
+    };
+    await begin(TEXT);
+    await fake.ticks(cfg, watch, 3);
+    expect([(await snapshot(cfg)).refused, starts(), fake.logged("could not be started")]).toEqual([0, 1, []]);
+  });
   test.each<[string, string[], string[], boolean]>([
     ["the program", ["claude"], ["/opt/claude", "--resume"], true],
     ["behind an interpreter", ["/x/claude"], ["node", "/usr/lib/claude", "--resume"], true],
