@@ -9714,9 +9714,9 @@ const assessExit = (exits: boolean): Findings => exits
   ? warn(EXITS, "tmux set -s exit-unattached off, and the same in tmux.conf") : [];
 
 // ── up, down, restart ───────────────────────────────────────────────────────────
-// Orders of people. A command acts itself, under the lock of orders that every start of the watchdog
-// takes too, and does not ask the watchdog to: an order must hold where that hangs or is of an older
-// version. The watchdog follows the result.
+// Orders of people. A command acts itself, under the lock of orders that every start of the
+// watchdog takes too, and does not ask the watchdog to: an order must hold where that hangs or is of
+// an older version. The watchdog follows the result.
 
 /**
  * Asks the tmux server for its version and for exit-unattached. `start`: if none runs, one starts
@@ -11484,29 +11484,27 @@ async function showCards(call: Call, cfg: Config): Promise<number> {
 export async function cmdPhase(call: Call): Promise<number> {
   const [verb = "show", wanted, ...rest] = call.words;
   const cfg = await configFor({ ...call, lenient: verb === "show" });
-  const list = phases(cfg);
+  const ids = phases(cfg).map(({ id }) => id);
   const verbs = ["show", "next", "set"];
   if (!verbs.includes(verb)) die(`phase: unknown "${verb}"${instead(verb, verbs)}`, 2);
   if (rest.length || (verb !== "set" && wanted !== undefined)) {
     die("usage: phase [show | next | set <id or index>] [--restart]", 2);
   }
-  if (!list.length) die("the config has no phases");
+  if (!ids.length) die("the config has no phases");
   if (verb === "show") {
-    print(`phase ${curPhase(cfg)!.id} [${curIdx(cfg) + 1}/${list.length}]  ` +
-      `seq: ${list.map((phase) => phase.id).join(" ")}`);
-    return 0;
+    return printed(`phase ${curPhase(cfg)!.id} [${curIdx(cfg) + 1}/${ids.length}]  ` +
+      `seq: ${ids.join(" ")}`);
   }
-  const ids = list.map((phase) => phase.id);
   if (verb === "set" && wanted === undefined) {
     die(`phase set: which one? (there are: ${ids.join(", ")})`, 2);
   }
   const named = ids.indexOf(wanted ?? "");
   const idx = verb === "next" ? curIdx(cfg) + 1
     : named >= 0 ? named : /^\d+$/.test(wanted!) ? Number(wanted) : -1;
-  if (verb === "next" && !list[idx]) {
+  if (verb === "next" && !ids[idx]) {
     die(`"${ids.at(-1)}" is the last phase: add one to [loop], or repeat one with phase set ID`);
   }
-  if (!list[idx]) die(`phase set: no phase "${wanted}"${instead(wanted!, ids)}`, 2);
+  if (!ids[idx]) die(`phase set: no phase "${wanted}"${instead(wanted!, ids)}`, 2);
   makeFolders(cfg);
   await storePhase(cfg, idx);
   world.remove(completeFile(cfg));
