@@ -228,7 +228,7 @@ real("each command of the help, once, on one fleet", {
     else expect(ran.out + ran.err).toContain(says);
     if (name === "up") {
       await f.ready("a1");
-      await until(async () => /^idle/.test((await f.states()).of.a1!));
+      await until(async () => /^idle/.test((await f.states()).of.a1!), undefined, 250);
     }
   }
   expect([await f.sessions(), f.starts("a1").length, f.submits("a1")]).toEqual([[], 2, ["a word"]]);

@@ -221,7 +221,7 @@ real("explain says how a client ended, and what comes", {
   f.write("dies.sh", "echo the licence has run out; exit 125\n");
   await f.tmux("-f", "/dev/null", "new-session", "-d", "-s", "keep", "sleep 600");
   await f.run(["up", "a1"]);
-  await until(async () => (await f.run(["explain", "a1"])).out.includes("state    ended"), 20_000);
+  await until(async () => (await f.run(["explain", "a1"])).out.includes("state    ended"), 20_000, 250);
   const ran = await f.run(["explain", "a1"]);
   for (const part of ["its client ended (exit 125)", "the licence has run out", "exit 125 (do not restart)", 'cure     "up a1" starts it']) {
     expect(ran.out).toContain(part);

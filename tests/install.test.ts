@@ -173,7 +173,7 @@ async function underOlder(f: Fleet) {
   await f.ready("one", "two");
   await beats(f, "0.1.0");
   f.control("two", "dialog");
-  await until(async () => (await f.states()).of.two?.startsWith("blocked"));
+  await until(async () => (await f.states()).of.two?.startsWith("blocked"), undefined, 250);
   expect((await old.call("send", "two", "before the upgrade", "--queue")).code).toBe(0);
   return { ...old, clients: [await f.pid("one"), await f.pid("two")], pair: [f.lock("watchdog"), f.lock("keeper")] };
 }

@@ -46,7 +46,7 @@ real("fault 76: opencode: a session is made, attached, and told its kickoff by t
     }]);
     // fault 78: a permission that waits at the server: blocked, nothing typed, no restart
     server.facts.permissions.push({ id: "p1", sessionID: "ses_1", permission: "bash" });
-    await until(async () => (await f.states()).of.a1!.startsWith("blocked: permission: bash"));
+    await until(async () => (await f.states()).of.a1!.startsWith("blocked: permission: bash"), undefined, 250);
     const sent = await f.run(["send", "a1", "not now", "--timeout", "2"]);
     expect([sent.code, sent.err]).toEqual([1, expect.stringContaining("permission: bash")]);
     expect([f.bytes("a1"), server.facts.prompts.length, f.starts("a1").length]).toEqual(["", 1, 1]);

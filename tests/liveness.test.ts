@@ -38,7 +38,7 @@ real("P30: a hung watchdog is STALE in status, with the place and the cure, exit
   const stale = await until(async (): Promise<Ran | null> => {
     const ran = await f.run(["status"]);
     return ran.out.includes("STALE") ? ran : null;
-  }, 60_000);
+  }, 60_000, 250);
   expect([stale.code, stale.out]).toEqual([3, expect.stringContaining(`stopped by a signal (kill -CONT ${watchdog})`)]);
   signal(watchdog, "SIGKILL");
   await until(() => !lives(watchdog));

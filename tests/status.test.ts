@@ -600,7 +600,7 @@ real("what needs a person is red on a terminal, and plain in a pipe", { agents: 
   await f.up();
   await f.ready("a1");
   f.control("a1", "dialog");
-  await until(async () => (await f.states()).code === 3);
+  await until(async () => (await f.states()).code === 3, undefined, 250);
   const person = await f.terminal(["status"]);
   expect(await person.ended()).toBe("exit 3");
   expect(await person.screen("-e")).toMatch(/\x1b\[31m(\x1b\[\d+m)?! a1 .*blocked/);
