@@ -3032,8 +3032,9 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       ...geminiCut(/(?=@(?:AI\s+Studio|another\s+\/auth\s+method))/) },
     { name: "broken conversation cut off", verdict: "fatal", why: "the conversation is broken",
       ...geminiCut(/(?=@"INVALID_ARGUMENT")(?!@API[_\s]+key)/) },
+    // an API error ends in a bracket; a complaint about an answer, which the next may cure, does not
     { name: "error cut off", verdict: "blocked", why: "an error, cut off",
-      ...geminiCut(/(?!@"(?:UNAVAILABLE|INTERNAL|RESOURCE_EXHAUSTED)")/) },
+      ...geminiCut(/(?=@\]\n+ℹ )(?!@"(?:UNAVAILABLE|INTERNAL|RESOURCE_EXHAUSTED)")/) },
     atBox(CLIENTS.gemini.box_re, CLIENTS.gemini.empty_re),
   ],
   typed: [
@@ -3148,12 +3149,12 @@ function claudeNewest(lines: string[], foot: string): Newest {
   let [end, done] = [lines.length, ""];
   for (let at = end - 1; at >= 0; at--) {
     if (!/^(?:\S|  ⎿)/.test(lines[at]!)) continue;
+    const block = oneLine(lines.slice(at, end).join("\n").split("\n\n")[0]!);
     if (!FOOTER_LINES.test(lines[at]!)) {
       const quote = isQuote(lines, at, end, done, foot);
-      const event = oneLine(lines.slice(at, end).join("\n").split("\n\n")[0]!);
-      return { event: quote ? "" : event, done, doubtful: quote === null };
+      return { event: quote ? "" : block, done, doubtful: quote === null };
     }
-    done += / for \d/.test(lines[at]!) ? `${lines[at]}\n` : "";
+    done += / for \d/.test(lines[at]!) ? `${block}\n` : "";
     end = at;
   }
   return { event: "", done, doubtful: false };
