@@ -2919,7 +2919,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: / · \d+ .*\bstill running$/m },
     { name: "background footer", verdict: "background", where: "foot", why: "background work",
       re: anyOf(/^ {2}(?:[⏵⏸].* · )?(?:(?:\d+ [a-z][a-z ]+(?:, )?)+|.* \(running\)) · .*↓ to /m,
-        /^ {2}[⏵⏸].* · \d+ local agents?$/m) },
+        /^ {2}[⏵⏸].* · \d+ (?:local agent|shell|background task)s?(?: ·|$)/m) },
     { name: "wake-up", verdict: "background", where: "turn", why: "it has scheduled a wake-up",
       re: /(?:[^]*\n)?● ScheduleWakeup\(.*\n {2}⎿\s+Next wakeup scheduled for (?<clock>[\d:]+)/y },
     AT_PROMPT,

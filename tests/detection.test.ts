@@ -718,6 +718,13 @@ test("a limit that ends in days is no 5-hour limit, whatever an older note on th
   expect([limit!.class, new Date(limit!.resetAt!).getDate()]).toEqual(["other", 1]);
 });
 
+test("a shell in the footer is background work, with a draft in the box and in a narrow pane, too", () => {
+  for (const [foot, verdict] of [["⏸ manual mode on · 1 shell", "background"], ["⏵⏵ auto mode on · 2 shells · enter to v…", "background"], ["1 shell", "idle"], ["⏵⏵ auto mode on", "idle"]]) {
+    const text = claudeScreen("❯ go\n\n● OK\n\n✻ Baked for 5s · done 7:45 PM", 44, "half", foot);
+    expect([foot, detect(BUILT_IN_RULES.claude, { text, title: "✳ Claude Code" }, NOW).verdict]).toEqual([foot, verdict]);
+  }
+});
+
 test("lastNonemptyLine", () => {
   expect(lastNonemptyLine("a\n  b  \n\n")).toBe("b");
   expect(lastNonemptyLine(" \n")).toBe("");
