@@ -11972,6 +11972,12 @@ function toolText(name: unknown, input: unknown): string {
 const resultText = (content: unknown): unknown => (Array.isArray(content)
   ? content.map((part) => (isRecord(part) ? part.text : "")).join(" ") : content);
 
+/** A slash command, or what one printed, without the tags around it in Claude Code's transcript. */
+const withoutTags = (text: unknown): unknown => (typeof text === "string" && text.startsWith("<")
+  ? text.slice(0, 20 * TURN_MAX).replace(new RegExp("<command-message>[^]*?</command-message>|" +
+    "</?(?:command-name|command-args|local-command-std(?:out|err)|bash-(?:input|std(?:out|err)))>",
+    "g"), " ") : text);
+
 /** The turns in a line of a Claude Code transcript; sub-agents and the client's notes have none. */
 export function parseClaudeTurns(line: string): Turn[] {
   const entry = /"type":"(?:user|assistant)"/.test(line) ? parsedRecord(line) : null;
@@ -11981,8 +11987,8 @@ export function parseClaudeTurns(line: string): Turn[] {
   const who = entry.isApiErrorMessage === true ? "error" : entry.type === "user" ? "told" : "said";
   const parts = Array.isArray(message.content) ? message.content : [message.content];
   return parts.flatMap((part) => {
-    if (!isRecord(part)) return turn(at, who, part);
-    if (part.type === "text") return turn(at, who, part.text);
+    if (!isRecord(part)) return turn(at, who, withoutTags(part));
+    if (part.type === "text") return turn(at, who, withoutTags(part.text));
     if (part.type === "tool_use") return turn(at, "tool", toolText(part.name, part.input));
     return part.type === "tool_result" && part.is_error === true
       ? turn(at, "error", resultText(part.content)) : [];

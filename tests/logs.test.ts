@@ -35,6 +35,14 @@ describe("conversations as turns, one line each", () => {
     expect(said(claude("user", [{ type: "tool_result", content: "fine" }, { type: "tool_result", is_error: true, content: [{ type: "text", text: "Exit code 1" }] }]))).toEqual([["error", "Exit code 1"]]);
     expect(said(claude("assistant", [{ type: "text", text: "API Error: 400" }], { isApiErrorMessage: true }))).toEqual([["error", "API Error: 400"]]);
   });
+  test("Claude Code's slash commands and what they print, without the tags of its file", () => {
+    const told = (content: string) => parseClaudeTurns(JSON.stringify({ type: "user", timestamp: "2026-11-26T16:05:36.000Z", message: { role: "user", content } })).map(({ text }) => text);
+    expect(told("<command-name>/mcp</command-name>\n            <command-message>mcp</command-message>\n            <command-args></command-args>")).toEqual(["/mcp"]);
+    expect(told("<command-message>go is running</command-message>\n<command-name>/go</command-name>\n<command-args>on now</command-args>")).toEqual(["/go on now"]);
+    expect(told("<local-command-stdout>No MCP servers loaded.</local-command-stdout>")).toEqual(["No MCP servers loaded."]);
+    expect(told("<local-command-stdout></local-command-stdout>")).toEqual([]);
+    expect(told("<b>bold</b> <command-name>")).toEqual(["<b>bold</b>"]);
+  });
   test("not what a sub-agent or the client itself notes, nor what is no entry", () => {
     for (const more of [{ isSidechain: true }, { isMeta: true }]) expect(claude("user", "hidden", more)).toEqual([]);
     for (const line of ["", "null", '{"type":"user"', '{"type":"user","message":7}', '{"type":"mode"}', '{"type":"assistant","message":{"content":[null,7,{}]}}']) expect(parseClaudeTurns(line)).toEqual([]);
