@@ -5940,11 +5940,8 @@ async function lookAtSessions(cfg: Config, watch: Watch): Promise<Snapshot> {
   if (!snap.ok || snap.server === watch.server || !serverLives(watch.server) ||
     !clientsLive(watch)) return snap;
   const [pid] = watch.server.split(" ");
-  const folder = variableOf(Number(pid), "TMUX_TMPDIR");
-  const cure = folder === (process.env.TMUX_TMPDIR ?? "") ? `kill -USR1 ${pid} makes it again`
-    : `it has ${folder ? `TMUX_TMPDIR=${folder}` : "no TMUX_TMPDIR"}: do as it does`;
-  return { ...snap, ok: false,
-    why: `the tmux server ${pid} lives, but not at this socket; ${cure}` };
+  return { ...snap, ok: false, why: `the tmux server ${pid} lives, but not at this socket` +
+    `; kill -USR1 ${pid} makes it again` };
 }
 
 /** Who runs, for a command that can do nothing without it. */

@@ -1,6 +1,6 @@
 /** The watchdog at work on real processes: what it rests on is killed, stopped, misconfigured under it. */
 import { expect } from "bun:test";
-import { chmodSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { allowed, type Fleet, lives, quote, real, signal, until } from "./real.ts";
 
@@ -53,22 +53,25 @@ real("P8, fault 44: a tmux server that is stopped for 8 s: calls end, nothing is
   await until(() => files() <= open + 2); // a child that runs just then holds pipes for a moment
 });
 
-real("from a login with another TMUX_TMPDIR nobody is ended, started or called dead; down ends all", trio, async (f) => {
+real("the socket of a tmux server that lives is removed: nobody is ended, started or called dead; down ends all", trio, async (f) => {
   await f.up();
   await f.ready("a1", "b1", "c1");
   await f.ticks(2);
-  const before = await pids(f);
-  const env = { TMUX_TMPDIR: f.path("other") };
-  mkdirSync(env.TMUX_TMPDIR);
+  const [before, server] = [await pids(f), await f.serverPid()];
+  const socket = await f.tmux("display-message", "-p", "#{socket_path}");
+  rmSync(socket);
   for (const words of [["up"], ["restart", "a1"], ["up", "a1"], ["explain", "a1"]]) {
-    const { code, out, err } = await f.run(words, { env });
-    expect([words, code, out + err]).toEqual([words, 1, expect.stringContaining(`TMUX_TMPDIR=${f.tmuxDir}`)]);
+    const { code, out, err } = await f.run(words);
+    expect([words, code, out + err]).toEqual([words, 1, expect.stringContaining(`kill -USR1 ${server} makes it again`)]);
   }
-  const { code, out } = await f.run(["status"], { env });
+  const { code, out } = await f.run(["status"]);
   expect([code, out]).toEqual([3, expect.stringMatching(/^! a1 .* unknown +tmux: the tmux server \d+ lives/m)]);
   await f.ticks(2);
+  signal(server, "SIGUSR1");
+  await until(() => existsSync(socket));
   expect([await pids(f), f.starts("a1").length, f.starts("b1").length]).toEqual([before, 1, 1]);
-  expect(await f.run(["down"], { env })).toMatchObject({ code: 0 });
+  rmSync(socket);
+  expect(await f.run(["down"])).toMatchObject({ code: 0 });
   expect(before.map(lives)).toEqual([false, false, false]);
 });
 
