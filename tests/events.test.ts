@@ -288,7 +288,7 @@ real("report reads what a real fleet wrote: hours, restarts, texts, commits, pha
   expect([read.code, read.out]).toEqual([0, expect.not.stringContaining("last looked")]);
   // the stream of the same events: of those named, and as they come
   const shown = await f.run(["events", "builder", "--since", "1h"]);
-  expect([shown.code, shown.out]).toEqual([0, expect.stringMatching(/^\d\d:\d\d:\d\d commit +agent=builder kind=claim subject=claim\(one\): the parser sha=[0-9a-f]{40}$/m)]);
+  expect([shown.code, shown.out]).toEqual([0, expect.stringMatching(/^\d\d:\d\d:\d\d commit +agent=builder kind=claim subject=claim\(one\): the parser sha=[0-9a-f]{7}$/m)]);
   expect(shown.out).not.toContain("agent=adversary");
   const some = await f.run(["events", "builder", "--event", "commit,order"]);
   expect([some.code, some.out.trimEnd().split("\n").map((line) => line.slice(9).split(/ +/)[0])]).toEqual([0, ["order", "commit"]]);
