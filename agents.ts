@@ -488,6 +488,9 @@ export class CliError extends Error {
   }
 }
 
+/** A disk said nothing in time: what is in the file is not known. */
+export class NoAnswer extends CliError {}
+
 // ── the world ───────────────────────────────────────────────────────────────────
 // The one seam to the outside. Tests replace its members and turn the clock; apart from locks and
 // stage notes, nothing else in a tick touches a process, a file or the network.
@@ -882,7 +885,7 @@ async function realText(path: string): Promise<string | null> {
   };
   try {
     const text = await within(READ_DEADLINE, read(), null);
-    if (text === null) throw new CliError(`${path} cannot be read: the disk does not answer`);
+    if (text === null) throw new NoAnswer(`${path} cannot be read: the disk does not answer`);
     return text;
   } catch (error) {
     if (isAbsent(error)) return null;
@@ -4589,7 +4592,7 @@ async function endFamilies(families: Family[]): Promise<void> {
 const SESSION_FILE = "session file";
 const TRANSCRIPT = "transcript";
 const ROLLOUT = "rollout";
-/** Also the name of the rule when an account's limit decides. */
+/** Told from a client's own words by `where`: its rules may have the same name. */
 const ACCOUNT = "account";
 
 /**
@@ -5289,7 +5292,8 @@ async function withOwnWord(
   cfg: Config, agent: Agent, pane: Pane, screen: Verdict,
 ): Promise<Verdict> {
   if (isReplaced(cfg, agent, pane)) {
-    const why = "what runs in its pane is not the client that was started there";
+    const why = "what runs in its pane is not the client that was started there; " +
+      `restart ${agent.name} starts it anew`;
     return { ...NO_VERDICT, where: "process", why };
   }
   const { kind } = backendOf(cfg, agent);
@@ -5442,7 +5446,7 @@ function takeBack(value: unknown, now = world.now()): void {
   if (!isRecord(value) && !Array.isArray(value)) return;
   for (const [key, one] of Object.entries(value)) {
     if (PAST.includes(key) && Number(one) > now) (value as Record<string, unknown>)[key] = now;
-    else takeBack(one, now);
+    else if (key !== "client") takeBack(one, now); // its times are what tells it from another
   }
 }
 
@@ -5540,6 +5544,7 @@ export async function loadWatch(cfg: Config): Promise<Watch> {
     stored = await world.text(watchFile(cfg));
     return stored === null ? freshWatch() : await doubtGroups(cfg, parseWatch(stored));
   } catch (error) {
+    if (error instanceof NoAnswer) throw error; // or what is not known would be overwritten
     // if it is no regular file, the next write moves it out of the way
     const bad = stored;
     if (bad !== null) await keepNote(() => world.writeAtomic(`${watchFile(cfg)}.bad`, bad));
@@ -5642,8 +5647,9 @@ export async function readState(cfg: Config): Promise<void> {
 
 async function readPhaseFiles(cfg: Config): Promise<Stored["phase"]> {
   try {
-    const [index, id] = [world.text(phaseIdxFile(cfg)), world.text(phaseIdFile(cfg))];
-    return { index: await index, id: await id };
+    const [index, id] = await Promise.all(
+      [world.text(phaseIdxFile(cfg)), world.text(phaseIdFile(cfg))]);
+    return { index, id };
   } catch (error) {
     return { error: messageOf(error) };
   }
@@ -5723,9 +5729,10 @@ const operatorFaults = new Map<string, string>();
 /**
  * The operator's orders; not to be modified. They are read each time they are asked for: an order
  * counts from the moment it is given, not from the next round. An unreadable file never means
- * start: what was read last stays in force, or else what the watchdog remembers as taken down.
+ * start: what was read last stays in force, or else what the watchdog remembers as taken down. Who
+ * `writes` them back must know them: there a disk that does not answer throws.
  */
-export async function operatorOf(cfg: Config): Promise<Operator> {
+export async function operatorOf(cfg: Config, writes = false): Promise<Operator> {
   const last = lastOperator.get(cfg.stateDir);
   try {
     const away = () => (world.mtime(cfg.stateDir) === null ? last?.source : undefined);
@@ -5739,6 +5746,7 @@ export async function operatorOf(cfg: Config): Promise<Operator> {
     lastOperator.set(cfg.stateDir, { source, operator });
     return operator;
   } catch (error) {
+    if (writes && error instanceof NoAnswer) throw error;
     operatorFaults.set(cfg.stateDir, `operator.json: ${messageOf(error)}; what it said last holds`);
     return last?.operator ?? { ...NO_ORDERS, held: await takenDown(cfg) };
   }
@@ -5798,7 +5806,7 @@ async function changeOperator(cfg: Config, change: (operator: Operator) => void)
   if (lock === null) die(`${lockFile(cfg, "operator")} is held by another call ` +
     `(pid ${lockHolder(lockFile(cfg, "operator"))})`);
   try {
-    const operator = structuredClone(await operatorOf(cfg));
+    const operator = structuredClone(await operatorOf(cfg, true));
     const { taken } = await loadWatch(cfg);
     const late = (message: Message) => (message.expires ?? Infinity) < world.now();
     operator.queue = operator.queue.filter((message) =>
@@ -5819,7 +5827,7 @@ async function ordersElsewhere(cfg: Config): Promise<string> {
   for (const name of world.list(cfg.planDir)) {
     const stateDir = join(cfg.planDir, name, "state");
     const old = { ...cfg, stateDir };
-    if (stateDir === cfg.stateDir || world.mtime(operatorFile(old)) === null ||
+    if (stateDir === cfg.stateDir || !isThere(operatorFile(old)) ||
       lockHolder(lockFile(old, "watchdog")) !== null) continue;
     const { held, queue } = await operatorOf(old);
     const down = Object.keys(held).filter((unit) => unitsOf(cfg).has(unit));
@@ -5827,7 +5835,7 @@ async function ordersElsewhere(cfg: Config): Promise<string> {
       .filter(({ target }) => cfg.agents.has(target)).length;
     const found = [down.length ? `keep ${down.join(", ")} down` : "",
       texts ? `${plural(texts, "text")} to send` : ""].filter(Boolean).join(", ");
-    if (found) return `log_dir was changed, and orders were left in ${stateDir}: ${found}; ` +
+    if (found) return `orders are left in ${stateDir}: ${found}; if log_dir was changed, ` +
       `move its files to ${cfg.stateDir}, or give the orders again`;
   }
   return "";
@@ -6893,7 +6901,7 @@ function whyUntold(seen: Observation | undefined): string {
 
 /** Why an agent's account lets nothing be said to it: a probe may be, and what a person sends. */
 const whyAccount = (seen: Observation | undefined, cause: string): string =>
-  (seen?.verdict.rule === ACCOUNT && cause !== "nudge" && !cause.startsWith("send ")
+  (seen?.verdict.where === ACCOUNT && cause !== "nudge" && !cause.startsWith("send ")
     ? `limited: ${seen.verdict.why}` : "");
 
 /** Hands a text to an opencode server, whose record of the conversation is the proof. */
@@ -6901,7 +6909,7 @@ async function tellServer(
   cfg: Config, watch: Watch, agent: Agent, message: Message, seen: Observation,
 ): Promise<Delivery> {
   // what its account lets through is not held by the verdict that the account gave
-  const held = seen.verdict.rule === ACCOUNT ? "" : whyHeld(seen.verdict, message.cause);
+  const held = seen.verdict.where === ACCOUNT ? "" : whyHeld(seen.verdict, message.cause);
   if (held) return { state: "waiting", why: held };
   const [backend, pane] = [backendOf(cfg, agent), seen.pane!];
   const there = message.tries > 0 && (await opencodeHas(backend, agent, pane, message));
@@ -7033,6 +7041,15 @@ async function queueMessages(cfg: Config, messages: Message[]): Promise<void> {
 /** How often, ms, pending units are looked at between two ticks. */
 const ATTEND_INTERVAL = 400;
 
+/** How long, ms, a watchdog waits for a command that types by hand to be done with its pass. */
+const HAND_PATIENCE = 30_000;
+
+/** Waits until no command writes the memory: those that come later see who has the lock. */
+async function awaitHand(cfg: Config): Promise<void> {
+  const lock = await takeLock(lockFile(cfg, "hand"), HAND_PATIENCE).catch(() => null);
+  if (lock !== null) freeLock(lock);
+}
+
 /**
  * Delivers queued texts where no watchdog runs, one command at a time, until one starts: there is
  * one writer of its memory. Returns whether all of them were delivered; the others stay queued.
@@ -7128,7 +7145,7 @@ export async function limitTick(
 ): Promise<boolean> {
   const state = loadLimitState(cfg, agent.session);
   const shared = accountLimitOf(cfg, watch, agent);
-  if (!state && verdict.rule === ACCOUNT) return true;
+  if (!state && verdict.where === ACCOUNT) return true;
   const pending = watch.outbox.some(isProbe(agent.name));
   const action = decideShared(
     decideLimit(state, verdict, world.now(), pending), shared, agent.name);
@@ -7186,7 +7203,7 @@ async function probeLimit(
   shared: AccountLimit | null,
 ): Promise<void> {
   const asks = !watch.outbox.some(isProbe(agent.name));
-  const shown = verdict.verdict === "limited" && verdict.rule !== ACCOUNT;
+  const shown = verdict.verdict === "limited" && verdict.where !== ACCOUNT;
   const hold = shown ? holdFor(cfg, agent, verdict, state) : askAgain(cfg, state);
   if (asks) Object.assign(hold, { nudges: hold.nudges + 1, asked: world.now() / 1000 });
   await saveLimitState(cfg, agent.session, hold);
@@ -7585,8 +7602,9 @@ async function endFamily(
 ): Promise<void> {
   const memory = memoryOf(watch, unit.name);
   const { groups, marks } = family;
-  if (memory.life.state !== "stopping") {
-    const group = groups[0] ?? { pid: membersOf(family)[0]!.pid, born: "dead" };
+  const [first] = membersOf(family);
+  const group = groups[0] ?? (first && { pid: first.pid, born: "dead" });
+  if (group && memory.life.state !== "stopping") {
     enterStopping(memory, { ...group, since: world.now(), marks });
     await saveOrSay(cfg, watch);
   }
@@ -8089,6 +8107,7 @@ async function showPath(hand: Handoff, path: string, links = 5): Promise<PushedF
   const ran = await git(hand.repo, ["show", `${trackingRef(hand)}:${path}`]);
   if (ran.ok) {
     const target = await linkedFrom(hand, path, ran.out);
+    if (target === null) return { state: "failed", why: `git ls-tree: ${path} cannot be told` };
     if (target.startsWith("../") || isAbsolute(target) || (target && !links)) {
       return { state: "failed", why: `${path} is a link to no file of the branch` };
     }
@@ -8101,11 +8120,12 @@ async function showPath(hand: Handoff, path: string, links = 5): Promise<PushedF
     : { state: "failed", why: `git show: ${gitWords(ran.err)}` };
 }
 
-/** Where a link leads, "" = it is none. git shows of a link its target, in a line without an end. */
-async function linkedFrom(hand: Handoff, path: string, shown: string): Promise<string> {
+/** Where a link leads, "" = it is none, null = git did not say. git shows of a link its target, in a line without an end. */
+async function linkedFrom(hand: Handoff, path: string, shown: string): Promise<string | null> {
   if (!shown || shown.length > 1_000 || shown.includes("\n")) return "";
-  const { out } = await git(hand.repo,
+  const { ok, out } = await git(hand.repo,
     ["ls-tree", "--full-tree", trackingRef(hand), "--", path]);
+  if (!ok) return null;
   return out.startsWith("120000 ")
     ? isAbsolute(shown) ? shown : join(dirname(path), shown) : "";
 }
@@ -8902,7 +8922,8 @@ export function pendingUnits(cfg: Config, watch: Watch): Set<string> {
 }
 
 /** Whether anything must not wait for the next tick. */
-export const isUrgent = (cfg: Config, watch: Watch): boolean => watch.volatile.fetch !== null ||
+export const isUrgent = (cfg: Config, watch: Watch): boolean =>
+  watch.volatile.fetch !== null || watch.volatile.fetched !== null ||
   pendingUnits(cfg, watch).size > 0 ||
   (watch.intent !== null && isRecent(watch.intent.at, BOOT_PATIENCE));
 
@@ -8993,9 +9014,11 @@ function listen(kept: boolean): LoopSignals {
 async function announceStart(cfg: Config, watch: Watch): Promise<void> {
   await guard(watch, "left-overs", () => sweepTemporaries(cfg));
   await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(cfg), cfg.source));
-  for (const warning of [...cfg.warnings, await ordersElsewhere(cfg)].filter(Boolean)) {
-    log(`warning: ${warning}`);
-  }
+  for (const warning of cfg.warnings) log(`warning: ${warning}`);
+  await guard(watch, "orders elsewhere", async () => {
+    const elsewhere = await ordersElsewhere(cfg);
+    if (elsewhere) log(`warning: ${elsewhere}`);
+  });
   const before = readNote(noteFile(cfg, "watchdog"));
   if (before && ![RESTING, "ended"].includes(before.stage)) {
     log(`the watchdog before this one (pid ${before.pid}) was cut short at: ${before.stage}`);
@@ -9037,6 +9060,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   Bun.unsafe.setJITPolicy(RARELY_RUN);
   let cfg = await firstConfig(path, lastGood);
   makeFolders(cfg);
+  const signals = listen(kept); // whoever sees its pid may poke it
   const lockPath = lockFile(cfg, "watchdog");
   let lock = await takeLock(lockPath);
   if (lock === null) {
@@ -9050,7 +9074,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
       .catch((error) => log(messageOf(error)));
   }
   logToFile(cfg);
-  const signals = listen(kept);
+  await awaitHand(cfg);
   const watch = await loadWatch(cfg);
   process.on("unhandledRejection",
     (error) => trouble(watch, "unhandled", `ERROR: ${messageOf(error)}`));
@@ -9289,7 +9313,8 @@ class Ward {
     const [pid] = supervisorsOf(this.cfg, "watchdog");
     const unlockedFor = this.unlockedFor(pid === undefined ? null : `${pid}`);
     if (pid === undefined) return false;
-    if (unlockedFor >= this.least && !isLocked(lockFile(this.cfg, "watchdog"))) {
+    const lock = lockFile(this.cfg, "watchdog");
+    if (unlockedFor >= this.least && (world.mtime(lock) === null || !isLocked(lock))) {
       log(`the watchdog (pid ${pid}) holds no lock in ${this.cfg.stateDir}; ending it`);
       world.signal(pid, "SIGKILL");
     }
@@ -9568,12 +9593,19 @@ function joinServer(cfg: Config): void {
   const watchdog = lockHolder(lockFile(cfg, "watchdog")) ?? lockHolder(lockFile(cfg, "keeper"));
   if (watchdog !== null) {
     if (!readProc(`${watchdog}/environ`)) return;
-    process.env.TMUX_TMPDIR = variableOf(watchdog, "TMUX_TMPDIR");
+    const folder = variableOf(watchdog, "TMUX_TMPDIR");
+    if (folder) process.env.TMUX_TMPDIR = folder;
+    else delete process.env.TMUX_TMPDIR;
     return;
   }
-  const client = listProcesses()?.find(({ mark }) => mark.startsWith(`${roomOf(cfg)}/`));
-  const [socket] = client ? variableOf(client.pid, "TMUX").split(",") : [];
-  if (socket) process.env.TMUX_TMPDIR = dirname(dirname(socket));
+  for (const { pid, mark } of listProcesses() ?? []) {
+    if (!mark.startsWith(`${roomOf(cfg)}/`)) continue;
+    // the process of a pane itself: what it has started may live in a tmux server of its own
+    const [socket, server] = variableOf(pid, "TMUX").split(",");
+    if (!socket || statOf(pid)[1] !== server) continue;
+    process.env.TMUX_TMPDIR = dirname(dirname(socket));
+    return;
+  }
 }
 
 /** Why the config that was found is not a fleet: it is the untouched example. "" = it is one. */
@@ -9829,27 +9861,35 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
   return running();
 }
 
+/** What became of a watchdog that was told to end, and what is said of it. */
+const WATCHDOG_END = {
+  absent: "watchdog: not running", ended: "watchdog ended",
+  overtaken: "watchdog: a later order of yours keeps it up",
+  stuck: "watchdog: it cannot be ended, not even by SIGKILL",
+};
+type WatchdogEnd = keyof typeof WATCHDOG_END;
+
 /**
- * Ends keeper and watchdog for as long as the orders `ask` for it; true = one was running. The
- * keeper goes first, or it would start another. SIGKILL follows after 8 s, and after 12 s it gives
- * up.
+ * Ends keeper and watchdog for as long as the orders `ask` for it. The keeper goes first, or it
+ * would start another. SIGKILL follows after 8 s, and after 12 s it gives up.
  */
 async function stopWatchdog(
   cfg: Config, ask: (operator: Operator) => boolean,
-): Promise<boolean> {
+): Promise<WatchdogEnd> {
   const locks = [lockFile(cfg, "keeper"), lockFile(cfg, "watchdog")];
-  let running = false;
+  let end: WatchdogEnd = "absent";
   for (let tries = 0; tries < 240; tries++) {
     const pids = new Set(locks.map(lockHolder).filter((pid) => pid !== null).concat(
       supervisorsOf(cfg, "keeper"), supervisorsOf(cfg, "watchdog")));
-    if (!pids.size || !ask(await operatorOf(cfg))) break;
-    running = true;
+    if (!pids.size) return end;
+    if (!ask(await operatorOf(cfg))) return "overtaken";
+    end = "ended";
     if (tries % 40 === 0) {
       for (const pid of pids) world.signal(pid, tries < 160 ? "SIGTERM" : "SIGKILL");
     }
     await Bun.sleep(50);
   }
-  return running;
+  return "stuck";
 }
 
 /** The last lines of a screen, indented, for the message that a client could not be started. */
@@ -9895,7 +9935,7 @@ export async function cmdUp(call: Call): Promise<number> {
   const names = expandNames(cfg, call.words);
   await needTools(cfg);
   makeFolders(cfg);
-  const elsewhere = await ordersElsewhere(cfg);
+  const elsewhere = await ordersElsewhere(cfg).catch(messageOf);
   if (elsewhere) log(`warning: ${elsewhere}`);
   const wanted = [...unitsOf(cfg).values()].filter((unit) =>
     names.length ? names.includes(unit.name) : !isAgent(unit) || unit.enabled);
@@ -9953,11 +9993,8 @@ async function startAll(
     step(nth, unit.name);
     const before = began.at(-cfg.watchdog.startBatch) ?? -Infinity;
     await world.sleep(Math.max(0, before + RUNNING_AFTER - world.mono()));
-    // the watchdog may have started some of them in the meantime, or begun another phase
-    if (world.mono() - looked > RUNNING_AFTER) {
-      [snap, looked] = [await snapshot(cfg), world.mono()];
-      await readState(cfg);
-    }
+    // the watchdog may have started some of them in the meantime
+    if (world.mono() - looked > RUNNING_AFTER) [snap, looked] = [await snapshot(cfg), world.mono()];
     const running = sessionAlive(snap, unit.session) === true;
     let waits = "";
     if (!running) [waits, snap] = await awaitNeeds(cfg, unit, snap);
@@ -9968,6 +10005,7 @@ async function startAll(
     const stuck = running ? [] : await endLeftOver(cfg, unit, memoryOf(known, unit.name));
     failures.push(...stuck);
     if (stuck.length) continue;
+    if (isLoop(unit)) await readState(cfg); // another phase may have begun while it waited
     const cause = cfg.overridden.has(unit.name) ? "override" : "";
     const first = async (boot: string) => {
       const message = messageFor(unit.name, "boot", boot);
@@ -10125,9 +10163,10 @@ export async function cmdDown(call: Call): Promise<number> {
     noteOrder(cfg, strays ? "down --orphans" : "down",
       [...ordered, ...ending.map(({ name }) => name)]);
   }
+  let end: WatchdogEnd = "absent";
   if (withWatchdog) {
-    const ended = await stopWatchdog(cfg, (operator) => stands(operator, "watchdog"));
-    log(ended ? "watchdog ended" : "watchdog: not running");
+    end = await stopWatchdog(cfg, (operator) => stands(operator, "watchdog"));
+    log(WATCHDOG_END[end]);
   }
   const stuck = await stopUnits(cfg, [...units, ...ending], stands, withWatchdog);
   for (const { name, why } of stuck) {
@@ -10138,7 +10177,7 @@ export async function cmdDown(call: Call): Promise<number> {
     log(`left running: ${what} in ${dir} (pid ${pid}), which this fleet did not start`);
   }
   nameOrphans(orphans.filter((one) => !ending.includes(one)));
-  return stuck.length ? 3 : 0;
+  return stuck.length || end === "stuck" ? 3 : 0;
 }
 
 /** Orphans with a pane, and those of which only processes with this fleet's mark are left. */
@@ -10322,13 +10361,15 @@ export async function cmdRestart(call: Call): Promise<number> {
   const held = heldLoops(cfg, wanted);
   const units = exceptFailed(wanted, held);
   const withWatchdog = names.includes("watchdog");
-  noteOrder(cfg, "restart", orderedNames(wanted, withWatchdog));
+  noteOrder(cfg, "restart", orderedNames(units, withWatchdog));
   const code = wanted.length
     ? await restartUnits(cfg, units, call.options.fresh === true, held) : 0;
   if (!withWatchdog) return code;
   await changeOperator(cfg, (operator) => void delete operator.held.watchdog);
-  await stopWatchdog(cfg, isWanted);
-  return (await startWatchdog(cfg)) ? code : 1;
+  const end = await stopWatchdog(cfg, isWanted);
+  if (end !== "stuck") return (await startWatchdog(cfg)) ? code : 1;
+  log(WATCHDOG_END.stuck);
+  return 3;
 }
 
 // ── what comes next ─────────────────────────────────────────────────────────────
@@ -10441,7 +10482,8 @@ type StepFacts = { pane: Pane; memory: Memory; verdict: Verdict; hold: LimitStat
 function whyLeft(
   cfg: Config, { watch, operator, complete }: StepLook, agent: Agent, hold: LimitState | null,
 ): string {
-  if (whyHandsOff(operator, agent.name)) return BUSY;
+  const handsOff = whyHandsOff(operator, agent.name);
+  if (handsOff) return handsOff;
   if (!agent.enabled) return "it is not enabled";
   const shared = hold ? null : accountLimitOf(cfg, watch, agent);
   if (shared) return accountWords(shared);
@@ -13913,10 +13955,11 @@ async function cmdDemo(call: Call): Promise<number> {
 
 /** This program as a person would call it. */
 function selfWords(): string {
-  if (COMPILED) return basename(process.execPath);
-  const installed = Bun.which("agents", { PATH: process.env.PATH ?? "" });
-  return installed && realPath(installed) === import.meta.path
-    ? "agents" : `bun ${quoted(import.meta.path)}`;
+  const self = COMPILED ? realPath(process.execPath) : import.meta.path;
+  const name = COMPILED ? basename(process.execPath) : "agents";
+  const installed = Bun.which(name, { PATH: process.env.PATH ?? "" });
+  if (installed && realPath(installed) === self) return name;
+  return COMPILED ? quoted(self) : `bun ${quoted(self)}`;
 }
 
 /** Prints events as they come; true = the phases are complete, false = `giveUp` said stop. */

@@ -85,7 +85,7 @@ const commit = (subject: string, files: Record<string, string> = {}): void => {
     mkdirSync(join(at("builder", name), ".."), { recursive: true });
     writeFileSync(at("builder", name), content);
   }
-  if (Object.keys(files).length) gitIn(at("builder"), "add", "-A");
+  gitIn(at("builder"), "add", "-A");
   gitIn(at("builder"), "commit", "-q", "--allow-empty", "-m", subject);
 };
 const push = (...options: string[]): void => void gitIn(at("builder"), "push", "-q", ...options, "origin", "HEAD:main");

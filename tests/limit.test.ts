@@ -69,6 +69,8 @@ describe("nextLimitUntil", () => {
     await saveLimitState(cfg, agent.session, { until: fake.wall / 1000 + 600, nudges: 1 });
     for (const [target, cause] of [["orchestrator", "nudge"], ["orchestrator", "wake"], ["builder", "nudge"]] as const) enqueue(watch, target, cause, "x");
     expect(await limitTick(cfg, watch, agent, verdict("active"))).toBe(false);
+    // a client's rule of that name is no limit of its account: nothing is held for it
+    expect(await limitTick(cfg, watch, agent, { ...verdict("blocked"), rule: "account", where: "event" })).toBe(false);
     expect(watch.outbox.map(({ target, cause }) => [target, cause])).toEqual([["orchestrator", "wake"], ["builder", "nudge"]]);
   });
 

@@ -138,7 +138,7 @@ const WRONG: Record<string, (path: string) => void> = {
   "a loop": (path) => symlinkSync(path, path), "a gigabyte": (path) => void Bun.spawnSync(["truncate", "-s", "1G", path]),
   garbage: (path) => writeFileSync(path, "{\0garbage"),
 };
-real("P30: a fifo, a folder, a loop, a gigabyte, garbage in place of each state file: a new watchdog comes up, status answers, agents are healed", trio, async (f) => {
+real("P30: a fifo, a folder, a loop, a gigabyte, garbage in place of each state file: a new watchdog comes up, status answers, agents are healed", { ...trio, watchdog: { park_after: 50 } }, async (f) => {
   await f.up();
   await f.ready("a1", "b1", "c1");
   await f.ticks(2);

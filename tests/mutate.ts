@@ -26,19 +26,19 @@ const SECTIONS: Record<string, { functions: RegExp; calls?: RegExp; tests: strin
   notices: { functions: /^(emit|noticeText|secretOf|sendNotice|notifyPeople|cmdNotify)$/, tests: ["notices"] },
   events: { functions: /^(emit|showEvents)$/, calls: /\bemit\(/, tests: ["events", "notices"] },
   status: {
-    functions: /^(ago|describeState|readStatus|nextDue|readWatchdog|readPhase|cmdStatus|watchStatus|statusText|paintRow|rowNotes|columns|cut|fit|loopSessionsAlive)$/,
-    tests: ["status", "commands", "fleet"],
+    functions: /^(ago|describeState|readStatus|nextDue|readWatchdog|readPhase|cmdStatus|watchStatus|statusText|paintRow|columns|cut|fit|loopSessionsAlive)$/,
+    tests: ["status", "command-line", "fleet"],
   },
-  lock: { functions: /^(flock|takeLock|keepLock|lockHolder|changeOperator|lockFile)$/, tests: ["keeper", "supervision", "up"] },
-  keeper: { functions: /^(keep|Ward|spawnKeeper|keeperCare|followLog|startWatchdog|stopWatchdog|endOriginalWatchdog)$/, tests: ["keeper", "supervision", "fleet"] },
+  lock: { functions: /^(flock|takeLock|keepLock|lockHolder|changeOperator|lockFile)$/, tests: ["standing-by", "supervision", "up"] },
+  keeper: { functions: /^(keep|Ward|spawnKeeper|keeperCare|followLog|startWatchdog|stopWatchdog|endOriginalWatchdog)$/, tests: ["standing-by", "supervision", "fleet"] },
   report: {
-    functions: /^(parseSince|parseEvents|stretchesOf|isWithin|overlap|total|iso|longestGap|slotsOf|restartsOf|reportAgent|summariseEvents|spanText|reasonOf|countReasons|activeShare|timeline|gatesOf|fleetRecord|eventsOf|openMatters|openText|achieved|costs|foldTroubles|reportSections|tableText|wrapped|reportMarkdown|moment|plural|rulerText|reportHead|restartsText|reportText|cmdReport)$/,
+    functions: /^(parseSince|parseEvents|stretchesOf|isWithin|overlap|total|iso|longestGap|slotsOf|restartsOf|reportAgent|summariseEvents|spanText|reasonOf|countReasons|activeShare|timeline|gatesOf|fleetRecord|eventsOf|openMatters|openText|achieved|costs|foldTroubles|reportSections|tableText|wrapped|reportMarkdown|plural|rulerText|reportHead|restartsText|reportText|cmdReport)$/,
     tests: ["report", "events"],
   },
-  logs: { functions: /^(cmdLogs|cleanLog|followFile|logToFile)$/, tests: ["logs", "commands", "fleet"] },
+  logs: { functions: /^(cmdLogs|cleanLog|followFile|logToFile)$/, tests: ["logs", "command-line", "fleet"] },
   "command-line": {
     functions: /^(parseCall|main|helpText|optionLines|oneName|expandNames|configFor|cmdPhase|cmdSend|sendNow|cmdAttach|cmdRestart|restartUnits|cmdUp|cmdDown|cmdMigrate|cmdSelftest|reportOwnRules)$/,
-    tests: ["send", "phases", "commands", "attach", "up", "fleet"],
+    tests: ["send", "phases", "command-line", "attach", "up", "fleet"],
   },
 };
 
@@ -149,6 +149,10 @@ function choose(sections: string[], count: number, seed: number): Change[] {
   const random = randomFrom(seed);
   const scanned = codeOf(SOURCE);
   const parts = partsOf(SOURCE);
+  const gone = Object.values(SECTIONS).flatMap(({ functions, tests }) => [
+    ...functions.source.slice(2, -2).split("|").filter((one) => !parts.some(({ name }) => name === one)),
+    ...tests.filter((name) => !existsSync(join(ROOT, `tests/${name}.test.ts`)))]);
+  if (gone.length) throw new Error(`SECTIONS names what is not there any more: ${gone.join(", ")}`);
   const pools = sections.map((section) => partsIn(section, parts).flatMap((part) => changesOf(section, part, scanned)));
   for (const [nth, pool] of pools.entries()) if (!pool.length) throw new Error(`nothing to change in "${sections[nth]}"`);
   const chosen: Change[] = [];

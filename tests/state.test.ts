@@ -3,11 +3,11 @@ import { beforeEach, describe, expect, spyOn, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import {
-  cmdStatus, curPhase, type LimitState, loadLimitState, loadWatch, memoryOf, operatorOf, parseEvents, readState, reloadConfig, resumeId, save,
+  cmdStatus, curPhase, type LimitState, loadLimitState, loadWatch, memoryOf, NoAnswer, operatorOf, parseEvents, readState, reloadConfig, resumeId, save,
   sessionLogPath, type Watch, type Memory, storedLife, world,
 } from "../agents.ts";
 import type { Doing } from "./fakes.ts";
-import { fakeWorld, type Scene, scene } from "./kit.ts";
+import { command, fakeWorld, type Scene, scene } from "./kit.ts";
 
 const GOLDEN = join(import.meta.dir, "fixtures", "state", "v1");
 /** As it is there; the limit of the night is that of one agent alone. */
@@ -356,6 +356,25 @@ describe("a disk that does not answer is no news", () => {
     expect([fake.logged("limit hit on writer"), loadLimitState(cfg, "agents-writer")?.banner]).toEqual([[], JSON.parse(golden("night", "state/limited-agents-writer.json")).banner]);
     expect(() => curPhase(cfg)).toThrow("phase-idx cannot be read");
     expect(fake.logged(/phase-idx cannot be read$/)).toHaveLength(1);
+  });
+  test("both files of the phase cannot be read: that is one fault, and ends nothing", async () => {
+    const { cfg } = await found("night");
+    unreadable(/phase-/);
+    await readState(cfg);
+    await new Promise((resolve) => setImmediate(resolve)); // a rejection that nobody awaits would come to light
+    expect(() => curPhase(cfg)).toThrow("cannot be read");
+  });
+  test("a memory, or orders, that a disk does not show in time are not overwritten by none", async () => {
+    const it = await found("night", { builder: "busy" });
+    const before = ["operator.json", "watch.json"].map((name) => it.fake.files.get(it.file(name)));
+    await operatorOf(it.cfg); // known from before, but not what has been ordered since
+    const { text } = world;
+    let silent = /(operator|watch)\.json/;
+    world.text = async (path) => (silent.test(path) ? Promise.reject(new NoAnswer(`${path}: the disk does not answer`)) : text(path));
+    await expect(loadWatch(it.cfg)).rejects.toThrow("does not answer");
+    silent = /operator\.json/;
+    const sent = await command("send", "builder", "--queue", "hello", "--config", it.cfg.path);
+    expect([sent.code, ["operator.json", "watch.json"].map((name) => it.fake.files.get(it.file(name)))]).toEqual([1, before]);
   });
 });
 

@@ -147,9 +147,11 @@ real("P5, faults 2 and 3: a broken, half-written, emptied, deleted, unreadable c
   expect(f.log).toContain('unknown backend "scriptd"');
   expect(f.log).toMatch(/the last good config stays in force: .*agents\.toml is a folder/);
 
+  const old = f.lock("watchdog");
+  signal(old, "SIGSTOP"); // it must not be the one that says so
   writeFileSync(f.config, "[[agent\n");
-  signal(f.lock("watchdog"), "SIGKILL");
-  await until(() => said() === broken.length + 1); // of the new watchdog
+  signal(old, "SIGKILL");
+  await until(() => said() === broken.length + 1);
   signal(before[0]!, "SIGKILL");
   await until(() => f.starts("a1").length === 2);
 });

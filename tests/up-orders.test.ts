@@ -25,10 +25,22 @@ describe("orders", () => {
     const old = cfg.stateDir;
     const moved = await fake.config(`[defaults]\nlog_dir = "logs"\n${agents("a", "b")}`);
     expect((await call("up", "a")).code).toBe(0);
-    expect(fake.logged("orders were left in")).toEqual([expect.stringContaining(`orders were left in ${old}: keep b down, 1 text to send; move its files to ${moved.stateDir}`)]);
+    expect(fake.logged("orders are left in")).toEqual([expect.stringContaining(`orders are left in ${old}: keep b down, 1 text to send; if log_dir was changed, move its files to ${moved.stateDir}`)]);
     fake.files.set(`${moved.stateDir}/watch.json`, "{}");
     expect((await call("up", "a")).code).toBe(0);
-    expect(fake.logged("orders were left in")).toHaveLength(1);
+    expect(fake.logged("orders are left in")).toHaveLength(1);
+  });
+  test("a folder beside ours that may not be entered stops nothing", async () => {
+    await begin(["a"], 3);
+    for (const pane of [...fake.tmux.panes]) fake.tmux.kill(pane);
+    await fake.config(`[defaults]\nlog_dir = "logs"\n${agents("a")}`);
+    const { mtime } = world;
+    world.mtime = (path) => {
+      if (path.endsWith("/.agents/state/operator.json")) throw Object.assign(new Error("EACCES: permission denied"), { code: "EACCES" });
+      return mtime(path);
+    };
+    expect((await call("up", "a")).code).toBe(0);
+    expect(starts("a")).toBe(2);
   });
   test("a fleet beside ours that is looked after has its own orders", async () => {
     await begin(["a"], 3);
@@ -36,7 +48,7 @@ describe("orders", () => {
     fake.files.set(file("watchdog.lock.pid"), `${fake.tmux.add("x").pid} `);
     await fake.config(`[defaults]\nlog_dir = "logs"\nsession_prefix = "b-"\n${agents("a")}`);
     await call("up", "a");
-    expect(fake.logged("orders were left in")).toEqual([]);
+    expect(fake.logged("orders are left in")).toEqual([]);
   });
   test("up starts nothing that was taken down meanwhile, and says so", async () => {
     await begin(["a", "b", "c"]);

@@ -58,6 +58,21 @@ describe("up", () => {
     expect([pids()[0], pids()[1] === other, pane("builder").dead]).toEqual([builder, false, false]);
     expect(fake.logged("builder: ").join()).toContain(why);
   });
+  test("a phase that begins while a restart ends its loop is the phase that it starts in", async () => {
+    await begin(FLEET);
+    const { sleep } = world;
+    world.sleep = (ms) => {
+      fake.files.set(phaseIdxFile(cfg), "1");
+      return sleep(ms);
+    };
+    const kill = fake.tmux.kill.bind(fake.tmux);
+    fake.tmux.kill = (...args: Parameters<typeof kill>) => {
+      fake.files.set(phaseIdxFile(cfg), "1");
+      return kill(...args);
+    };
+    expect(await cmdRestart({ path: cfg.path, words: ["builder"], options: {} })).toBe(0);
+    expect(pane("builder").marks["@agents_phase"]).toBe(cfg.loop.phases[1]!.id);
+  });
   test("one agent's error is its own: the others are started, exit 1", async () => {
     await begin(agents("a", "b"), 0);
     const write = fake.write.bind(fake);

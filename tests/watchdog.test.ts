@@ -719,6 +719,8 @@ describe("what must not wait for the next tick", () => {
   test.each([[0, true], [119_000, true], [121_000, false], [-86_400_000, false]])("a phase move that began %d ms ago, for two minutes: what cannot end goes on with the ticks", (ms, urgent) => {
     watch.intent = { id: "m", from: "p1", to: "p2", run: "", at: fake.wall - ms };
     expect(isUrgent(cfg, watch)).toBe(urgent);
+    watch.volatile.fetched = { state: "ok", why: "", cure: "", sha: "", commits: [], inboxes: [] } as unknown as typeof watch.volatile.fetched;
+    expect(isUrgent(cfg, watch)).toBe(true); // what was fetched while the round went on
   });
   test("nor a kickoff of a clock that ran ahead", () => {
     enqueue(watch, "b", "boot", "read it");
@@ -731,16 +733,18 @@ test.each<[string, (it: Scene) => unknown]>([
   ["while no watchdog runs", (it) => (it.fake.wall -= 365 * 86_400_000, it.again())],
   ["while one does", (it) => void (it.fake.wall -= 365 * 86_400_000)],
 ])("a clock that is set back %s puts off no word to a person", async (_, setBack) => {
-  const it = await scene(agents("a"), { doing: "blank", ticks: 8 });
-  Object.assign(it.pane(), { doing: "idle", draft: "a draft" });
+  const it = await scene(agents("a", "b"), { doing: "blank", ticks: 8 });
+  for (const name of ["a", "b"]) Object.assign(it.pane(name), { doing: "idle", draft: "a draft" });
   await it.ticks(8);
-  enqueue(it.watch, "a", "claim", "hear this");
+  for (const name of ["a", "b"]) enqueue(it.watch, name, "claim", "hear this");
   await it.ticks(2);
-  it.pane().doing = "blank";
+  it.pane("a").doing = "blank";
   await it.ticks(3);
+  const times = () => [memoryOf(it.watch, "a").since, ...it.watch.outbox.map(({ made }) => made), it.watch.outbox.find(({ target }) => target === "b")!.stuck];
+  expect(times()).toEqual(Array(4).fill(expect.any(Number)));
   await setBack(it);
   await it.ticks(1);
-  const late = [memoryOf(it.watch, "a").since, it.watch.outbox[0]!.made, it.watch.outbox[0]!.stuck ?? 0].filter((at) => at > it.fake.wall);
+  const late = times().filter((at) => at! > it.fake.wall);
   expect(late).toEqual([]);
 });
 
