@@ -9,7 +9,7 @@
  *
  * Read it from the top. A function gathers facts, asks a pure `decide…` / `detect` / `parse…` /
  * `is…` function that stands above it in the same section, and acts. Everything outside the
- * process is reached through `world`.
+ * process is reached through `world`; the few exceptions are named there.
  *
  * "The original" is agents.py, the Python script that this program replaces: its functions keep
  * their names here (`start_agent` is `startAgent`), and a fleet that it started is taken over.
@@ -26,7 +26,7 @@
  *   observation              what a round sees, and what it remembers of that
  *   outbox and typing        texts for agents: queued, typed into the input box, proven delivered
  *   usage limit … phase advance   what a round may have to do: limits, deaths, hand-offs
- *   watchdog loop            one round after another. The supervisor ends here
+ *   watchdog loop            one round after another: the last section of the supervisor
  *   standing by, notices     the keeper; telling people
  *   the command line, up …   words and options; orders, and waiting for their result
  *   what comes next, status  what will be done about each unit, and what is known of it
@@ -142,7 +142,7 @@ export interface Pane {
   /** Mark of its session: a hash of the fleet's state folder; "" = we did not make the session. */
   room: string;
   /** Mark: the pid that we started in it; any other pid is a person's. 0 = not known. */
-  made: number;
+  startedPid: number;
   /** It is the last pane of somebody else's session, which must not end with it. */
   pinned?: boolean;
   title: string;
@@ -231,7 +231,7 @@ export interface Stopping extends Group {
 }
 
 /** Down, and what ends that. */
-export type Rest =
+export type Down =
   /** Wall ms before which no start is made; 0 = at once. */
   | { state: "backoff"; until: number }
   /** Wall ms since when; `up` releases it. */
@@ -255,10 +255,11 @@ export type Rest =
  *   done       a task that ended with 0                  `up`, on_complete: backoff, due at once
  *   held       a person took it down                     `up`: backoff, due at once
  *
- * A running client makes its unit `up` from any state, whoever started it, unless it was told to
- * end. Leftovers of an older client lead from any state that is down to stopping first; a phase
- * move and on_complete start a unit from any of them. What people order (`operator.json`) comes
- * before all this: a unit held there is not started.
+ * A running client makes its unit `up` from any state, whoever started it, also where it was told
+ * to end and is still there (unless its pane is one that only shows its end, or a phase moves).
+ * What an older client left is ended first, by stopping, before a unit that is held or due is
+ * started; a phase move and on_complete start a unit from any state. What people order
+ * (`operator.json`) comes before all this, and alone decides: a unit held there is not started.
  *
  * Life is what the watchdog does about a unit; its `Verdict`, beside it, is what its client does.
  * `status` makes one word for people, the `Condition`, out of the two:
@@ -274,8 +275,8 @@ export type Rest =
 export type Life =
   /** Monotonic ms. */
   | { state: "up" | "starting" | "waiting"; since: number }
-  | { state: "stopping"; family: Stopping; then: Rest }
-  | Rest;
+  | { state: "stopping"; family: Stopping; then: Down }
+  | Down;
 
 /** What the watchdog remembers of one agent or service. Only the last group is not on disk. */
 export interface Memory {
@@ -2031,7 +2032,7 @@ interface Member extends Group {
   grouped: boolean;
 }
 
-/** The family of a unit at this moment; later launches do not join it. */
+/** The family of a unit at this moment, by all marks of now; later launches do not join it. */
 function familyOf(
   cfg: Config, name: string, groups: (Group | null | undefined)[], all = listProcesses(),
 ): Family {
@@ -2269,7 +2270,7 @@ export function parsePane(row: string): (Pane & { server: string }) | null {
   if (fields.length !== PANE_FIELDS.length || !/^\$\d+\t%\d+\t\d+\t[01]\t/.test(row) ||
     /[\x00-\x08\x0a-\x1f\x7f]/.test(row)) return null;
   const [sessionId, id, pid, dead, status, signal, piped, created, activity, width, height,
-    session, backend, phase, cause, conversation, model, home, room, made, serverPid, serverStart,
+    session, backend, phase, cause, conversation, model, home, room, startedPid, serverPid, serverStart,
     sessionName, command, title] = fields as [string, ...string[]] & string[];
   const number = (value = ""): number | null => (value === "" ? null : Number(value));
   return {
@@ -2278,7 +2279,7 @@ export function parsePane(row: string): (Pane & { server: string }) | null {
     created: Number(created) * 1000, activity: Number(activity) * 1000,
     size: `${width}x${height}`, command: command!, session: session!, backend: backend!,
     model: model!, phase: phase!, cause: cause!, conversation: conversation!, home: home!,
-    room: room!, made: Number(made),
+    room: room!, startedPid: Number(startedPid),
     server: `${serverPid} ${serverStart}`, title: title!,
   };
 }
@@ -3818,7 +3819,7 @@ function replaceRules(rules: Rule[], rule: Rule): Rule[] {
  */
 function isInFront(cfg: Config, agent: Agent, pane: Pane): boolean {
   const [state, , group, , , front] = statOf(pane.pid);
-  const ours = pane.made > 0 || pane.backend !== "" ||
+  const ours = pane.startedPid > 0 || pane.backend !== "" ||
     pane.command === expectedBackendCmd(cfg, agent);
   return state !== undefined && !/[TtZX]/.test(state) && group === front && ours &&
     !isLeftShell(readProc(`${pane.pid}/cmdline`).split("\0"), backendOf(cfg, agent));
@@ -5282,8 +5283,9 @@ const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", 
   waitingUntil: null, why: "" };
 
 /** Whether a person's program, or a shell, has taken the place of the client that we started. */
-const isReplaced = (cfg: Config, agent: Agent, { made, pid }: Pane): boolean => made > 0 &&
-  (made !== pid || isLeftShell(readProc(`${pid}/cmdline`).split("\0"), backendOf(cfg, agent)));
+const isReplaced = (cfg: Config, agent: Agent, { startedPid, pid }: Pane): boolean =>
+  startedPid > 0 && (startedPid !== pid ||
+    isLeftShell(readProc(`${pid}/cmdline`).split("\0"), backendOf(cfg, agent)));
 
 // All of it together.
 
@@ -5337,23 +5339,23 @@ const freshMemory = (): Memory => ({
 });
 
 /** Down, to be started as soon as possible. */
-const DUE: Rest = { state: "backoff", until: 0 };
+const DUE: Down = { state: "backoff", until: 0 };
 
-/** The only way from one state to another. */
+/** The way from one state to another, but for what is loaded, and a start that is taken back. */
 function enter(memory: Memory, life: Life): void {
   memory.life = life;
 }
 
 /** The same for a unit that is down; what is left of its client is ended first. */
-const enterRest = (memory: Memory, rest: Rest): void =>
-  enter(memory, memory.life.state === "stopping" ? { ...memory.life, then: rest } : rest);
+const enterDown = (memory: Memory, down: Down): void =>
+  enter(memory, memory.life.state === "stopping" ? { ...memory.life, then: down } : down);
 
 /** Marks a client as ending: no other is started before its whole family is gone. */
 const enterStopping = (memory: Memory, family: Stopping): void =>
-  enter(memory, { state: "stopping", family, then: restOf(memory.life) });
+  enter(memory, { state: "stopping", family, then: downOf(memory.life) });
 
 /** The state that follows once nothing of the client is left. */
-function restOf(life: Life): Rest {
+function downOf(life: Life): Down {
   if (life.state === "stopping") return life.then;
   return "since" in life ? DUE : life;
 }
@@ -5367,7 +5369,7 @@ const aliveSince = ({ life }: Memory): number | null =>
   life.state === "up" || life.state === "starting" ? life.since : null;
 
 /** Only a person, or a new phase, starts it again. */
-const isOver = ({ life }: Memory): boolean => ["parked", "done"].includes(restOf(life).state);
+const isOver = ({ life }: Memory): boolean => ["parked", "done"].includes(downOf(life).state);
 
 /** Moves the wall-clock times of a life by `step` ms, after the clock was set back. */
 function shifted<T extends Life>(life: T, step: number): T {
@@ -5385,18 +5387,18 @@ interface StoredLife {
 }
 
 export function storedLife(memory: Memory): StoredLife {
-  const rest = restOf(memory.life);
+  const down = downOf(memory.life);
   return {
-    nextStart: rest.state === "backoff" ? rest.until : 0,
-    parked: rest.state === "parked" ? rest.why : "", parkedAt: "at" in rest ? rest.at : 0,
-    finished: rest.state === "done", stopping: endingOf(memory),
+    nextStart: down.state === "backoff" ? down.until : 0,
+    parked: down.state === "parked" ? down.why : "", parkedAt: "at" in down ? down.at : 0,
+    finished: down.state === "done", stopping: endingOf(memory),
   };
 }
 
 function loadedLife({ nextStart, parked, parkedAt, finished, stopping }: StoredLife): Life {
-  const rest: Rest = parked ? { state: "parked", why: parked, at: parkedAt }
+  const down: Down = parked ? { state: "parked", why: parked, at: parkedAt }
     : finished ? { state: "done", at: parkedAt } : { state: "backoff", until: nextStart };
-  return stopping ? { state: "stopping", family: stopping, then: rest } : rest;
+  return stopping ? { state: "stopping", family: stopping, then: down } : down;
 }
 
 /** A memory as it is stored: without monotonic times and what concerns this process alone. */
@@ -5975,7 +5977,7 @@ function noteTogether(
     // nobody deals with the end of these: it must not count as news for ever
     const cared = !isAgent(unit) || (isWatched(unit) && !observations.get(unit.name)!.held);
     const memory = memoryOf(watch, unit.name);
-    if (!cared && aliveSince(memory) !== null) enterRest(memory, DUE);
+    if (!cared && aliveSince(memory) !== null) enterDown(memory, DUE);
   }
   const died = gone.filter((unit) => {
     const since = aliveSince(memoryOf(watch, unit.name));
@@ -6081,7 +6083,7 @@ const needsVerdict = (watch: Watch, agent: Agent): boolean =>
   watch.outbox.some((message) => message.target === agent.name);
 
 /** Whether a loop agent is left alone: a phase move has it in its hands, or all phases are done. */
-const isAtRest = (cfg: Config, watch: Watch, agent: Agent, { moving }: Observation): boolean =>
+const isLeftAlone = (cfg: Config, watch: Watch, agent: Agent, { moving }: Observation): boolean =>
   agent.kind === "loop" && (moving || watch.intent !== null || isComplete(cfg));
 
 /** Whether the same picture would get this verdict at any time. */
@@ -7359,7 +7361,7 @@ function canAsk(
   const seen = observations.get(agent.name);
   const probe = watch.outbox.find(isProbe(agent.name));
   return agent.watch !== "none" && seen?.alive === true && !seen.held &&
-    !isAtRest(cfg, watch, agent, seen) && seen.verdict.verdict === "limited" &&
+    !isLeftAlone(cfg, watch, agent, seen) && seen.verdict.verdict === "limited" &&
     loadLimitState(cfg, agent.session) !== null &&
     (!probe || isRecent(probe.made, PROBE_PATIENCE));
 }
@@ -7595,7 +7597,8 @@ async function endForRestart(
 
 /**
  * Tells a unit's family to end, for the watchdog; `continueStopping` sees to it, look by look. That
- * it ends is stored before it is told. `pane`: null = it has outlived that.
+ * it ends is stored before it is told, if the disk lets it. `pane`: null = it is gone, and
+ * processes are left.
  */
 async function endFamily(
   cfg: Config, watch: Watch, unit: Unit, family: Family, pane: Pane | null,
@@ -7641,12 +7644,12 @@ function noteDeath(
     { ...deathOf(cfg, unit, memory, status, lived), massDeath }, cfg.watchdog);
   memory.failures = action.failures;
   // from now on: an `up` that came before the end is not one that asks for another run
-  if (action.do === "finish") enterRest(memory, { state: "done", at: now });
+  if (action.do === "finish") enterDown(memory, { state: "done", at: now });
   else if (action.do === "park") park(cfg, watch, unit,
     why ? `${action.why} (${why})` : action.why);
   else {
     const until = now + ("delay" in action ? (action.delay ?? 0) : 0) * 1000;
-    enterRest(memory, { state: "backoff", until });
+    enterDown(memory, { state: "backoff", until });
     const wait = until > now
       ? `restarting in ${Math.round((until - now) / 1000)} s` : "restarting";
     log(`${unit.name} (${unit.session}) ${why || action.why}; ${wait}`);
@@ -7655,20 +7658,20 @@ function noteDeath(
 }
 
 function park(cfg: Config, watch: Watch, unit: Unit, why: string): void {
-  enterRest(memoryOf(watch, unit.name), { state: "parked", why, at: world.now() });
+  enterDown(memoryOf(watch, unit.name), { state: "parked", why, at: world.now() });
   log(`${unit.name} (${unit.session}) is parked: ${why}; "up ${unit.name}" releases it`);
   emit(cfg, "parked", { agent: unit.name, why });
 }
 
 /** Whether a start may be made now. */
 export function decideHeal(life: Life, held: boolean, now: number, longest = Infinity): Action {
-  const rest = restOf(life);
+  const down = downOf(life);
   if (held) return { do: "hold", why: BY_YOU };
-  if (rest.state === "parked") return { do: "hold", why: `parked: ${rest.why}` };
-  if (rest.state === "done") return { do: "hold", why: "done" };
+  if (down.state === "parked") return { do: "hold", why: `parked: ${down.why}` };
+  if (down.state === "done") return { do: "hold", why: "done" };
   if (life.state === "stopping") return { do: "wait", why: "its old process is still ending" };
   // a pause longer than any the ladder knows was reckoned by a clock that ran ahead
-  if (rest.state === "backoff" && rest.until > now && rest.until <= now + longest) {
+  if (down.state === "backoff" && down.until > now && down.until <= now + longest) {
     return { do: "wait", why: "backoff" };
   }
   return { do: "start", why: "" };
@@ -7684,7 +7687,7 @@ function continueStopping(cfg: Config, watch: Watch, unit: Unit): boolean {
   const left = membersOf({ groups: [old], marks: old.marks ?? [] });
   if (!left.length) {
     if (old.stuck) log(`${unit.name}: its old processes have ended`);
-    enter(memory, restOf(memory.life));
+    enter(memory, downOf(memory.life));
     return true;
   }
   const signal = decideStop(world.now() - old.since);
@@ -7717,14 +7720,14 @@ async function stopLeftOver(cfg: Config, watch: Watch, unit: Unit): Promise<bool
 }
 
 /**
- * Leaves alone what a person took down, but for what outlived its client; and altogether what a
- * command works on, which says itself what becomes of it.
+ * What a person took down: only ends what outlived its client. What a command works on: nothing,
+ * as the command says itself what becomes of it.
  */
 async function leaveDown(cfg: Config, watch: Watch, unit: Unit, seen: Observation): Promise<void> {
   const memory = memoryOf(watch, unit.name);
   if (seen.alive === false && seen.pane) memory.buried = deathKey(seen.snap.server, seen.pane);
   if (seen.held !== BY_YOU) return;
-  if (!isOver(memory)) enterRest(memory, { state: "held" });
+  if (!isOver(memory)) enterDown(memory, { state: "held" });
   if (seen.alive === false && (memory.client || endingOf(memory))) {
     await stopLeftOver(cfg, watch, unit);
   }
@@ -7866,10 +7869,10 @@ async function superviseAgent(
 ): Promise<void> {
   const memory = memoryOf(watch, agent.name);
   if (seen.held) return leaveDown(cfg, watch, agent, seen);
-  if (isAtRest(cfg, watch, agent, seen)) {
+  if (isLeftAlone(cfg, watch, agent, seen)) {
     continueStopping(cfg, watch, agent);
-    if (restOf(memory.life).state === "backoff" && aliveSince(memory) === null) {
-      enterRest(memory, DUE);
+    if (downOf(memory.life).state === "backoff" && aliveSince(memory) === null) {
+      enterDown(memory, DUE);
     }
     return;
   }
@@ -7888,12 +7891,12 @@ async function superviseAgent(
   }
   await healOne(cfg, watch, agent, seen);
   if (seen.alive === false) noteState(cfg, watch, agent.name, "gone",
-    restText(restOf(memory.life)));
+    downText(downOf(memory.life)));
 }
 
 /** Why a client is not running. */
-const restText = (rest: Rest): string =>
-  rest.state === "parked" ? rest.why : rest.state === "done" ? "done" : "restarting";
+const downText = (down: Down): string =>
+  down.state === "parked" ? down.why : down.state === "done" ? "done" : "restarting";
 
 /** Starts a unit from the loop: only once what it needs is ready, and a batch at most per tick. */
 async function startByWatchdog(
@@ -7929,7 +7932,7 @@ async function beginCounted(
     cfg, unit, snap, { ...options, onBoot: queueBoot(cfg, watch, unit.name) });
   if (done.untried || done.why === OVERTAKEN) Object.assign(memory, before);
   // or its time in "starting" would count as a life
-  else if (!done.started && done.why) enterRest(memory, DUE);
+  else if (!done.started && done.why) enterDown(memory, DUE);
   return done;
 }
 
@@ -8716,11 +8719,11 @@ async function runOnComplete(
   }
   if (!agent || snap.panes.get(agent.session)?.cause === intent.id) return true;
   const memory = memoryOf(watch, agent.name);
-  const rest = restOf(memory.life);
+  const down = downOf(memory.life);
   const { restartDelay, restartDelayMax } = cfg.watchdog;
   const longest = Math.max(restartDelay, restartDelayMax) * 1000;
-  if (rest.state === "backoff" &&
-      decideHeal(rest, false, world.now(), longest).do === "wait") return false;
+  if (down.state === "backoff" &&
+      decideHeal(down, false, world.now(), longest).do === "wait") return false;
   if (isDown(await operatorOf(cfg), agent.name)) {
     log(`on_complete: ${agent.name} is not started: ${BY_YOU}`);
     return true;
@@ -8731,30 +8734,31 @@ async function runOnComplete(
     cfg, watch, agent, snap, { force: true, cause: intent.id });
   if (done.started) return true;
   const until = world.now() + restartDelay * 1000;
-  enterRest(memory, { state: "backoff", until });
+  enterDown(memory, { state: "backoff", until });
   trouble(watch, "on_complete",
     `on_complete: ${agent.name} could not be started: ${done.why}; it is tried again`);
   return false;
 }
 
 // ── watchdog loop ───────────────────────────────────────────────────────────────
-// Two tmux clients per tick whatever the number of agents, one if nothing was drawn. The care of
-// each unit and each later stage has a guard of its own: an error concerns that one alone and is
-// logged once. One in the look itself ends that round, never the supervision.
+// Looking takes two tmux clients per tick whatever the number of agents, one if nothing was drawn;
+// what is typed, started or looked at closely takes more. The care of each unit and each later
+// stage has a guard of its own: an error concerns that one alone and is logged once. One in the
+// look itself ends that round, never the supervision.
 
 /** The agents that the watchdog supervises. */
 export const watched = (cfg: Config): Agent[] => [...cfg.agents.values()].filter(isWatched);
 
-/** What the operator released by `up` is no longer parked, done or backing off. */
-async function releaseParked(cfg: Config, watch: Watch): Promise<void> {
+/** What `up` released is no longer parked, done, held or backing off. */
+async function applyReleases(cfg: Config, watch: Watch): Promise<void> {
   for (const [name, at] of Object.entries((await operatorOf(cfg)).released)) {
     const memory = watch.agents[name];
     if (!memory || at === memory.releasedAt) continue;
-    const rest = restOf(memory.life);
-    if ("at" in rest && at <= rest.at && rest.at <= world.now()) continue;
+    const down = downOf(memory.life);
+    if ("at" in down && at <= down.at && down.at <= world.now()) continue;
     Object.assign(memory, { failures: 0, starts: [], releasedAt: at });
     endStalls(memory);
-    if (aliveSince(memory) === null) enterRest(memory, DUE);
+    if (aliveSince(memory) === null) enterDown(memory, DUE);
   }
 }
 
@@ -8835,14 +8839,15 @@ async function careFor(
   // what was told to end while it was watched is ended still
   if (!isWatched(unit)) return void continueStopping(cfg, watch, unit);
   if (full) return superviseAgent(cfg, watch, unit, seen);
-  if (isAtRest(cfg, watch, unit, seen)) continueStopping(cfg, watch, unit);
+  if (isLeftAlone(cfg, watch, unit, seen)) continueStopping(cfg, watch, unit);
   else await healOne(cfg, watch, unit, seen);
 }
 
 /**
  * One round: look and learn; what concerns the whole fleet; a phase move; the accounts; each unit,
  * services first; wakes and the deadlock; then say what is to be said, and store it all. `names`: a
- * small round between two ticks, for these alone and without what concerns the fleet.
+ * small round between two ticks, for these alone: a phase move goes on, and what is down is healed,
+ * but no limit, stall or dialog is dealt with.
  */
 async function round(
   cfg: Config, watch: Watch, names?: Set<string>,
@@ -8873,7 +8878,7 @@ async function round(
 /** The full round, every `signal_interval`. */
 export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefined> {
   noteGap(cfg, watch);
-  await releaseParked(cfg, watch);
+  await applyReleases(cfg, watch);
   const observations = await round(cfg, watch);
   await guard(watch, "heartbeat", () => beat(cfg));
   collect(observations.size * LEFT_PER_AGENT);
@@ -9053,8 +9058,8 @@ async function restUntil(
 export const RARELY_RUN = 1_000_000;
 
 /**
- * The supervisor: one foreground process. Ends on SIGTERM, SIGINT or SIGHUP; exit 100 if another one
- * holds the lock. `kept` = a keeper started it, and it makes sure that there is one.
+ * The supervisor. Ends on SIGTERM, SIGINT or SIGHUP; exit 100 if another one holds the lock. `kept`
+ * = a keeper started it: it makes sure that there is one, and takes SIGHUP for "look again".
  */
 export async function watchdogLoop(path: string, kept = false, lastGood = ""): Promise<number> {
   Bun.unsafe.setJITPolicy(RARELY_RUN);
@@ -10464,14 +10469,14 @@ export function decideNextDown(
   memory: Memory, held: boolean, unseen: DeathFacts | null, settings: Settings, now: number,
 ): Next {
   const action = decideHeal(memory.life, held, now, settings.restartDelayMax * 1000);
-  const rest = restOf(memory.life);
+  const down = downOf(memory.life);
   if (action.do === "hold") return { does: `leaves it down: ${action.why}`, at: null };
   if (memory.life.state === "stopping") return { does: `starts it later: ${action.why}`, at: null };
   const end = unseen && decideDeath(unseen, settings);
   if (end?.do === "finish") return { does: `leaves it down: ${end.why}`, at: null };
   if (end?.do === "park") return { does: `parks it: ${end.why}`, at: now };
   const delay = end && "delay" in end ? (end.delay ?? 0) * 1000 : 0;
-  const at = action.do === "wait" && rest.state === "backoff" ? rest.until : now + delay;
+  const at = action.do === "wait" && down.state === "backoff" ? down.until : now + delay;
   return { does: "starts it", at, due: "start" };
 }
 
@@ -10599,15 +10604,15 @@ function describeDown(memory: Memory, facts: StateFacts): Described {
   const { pane, held, enabled, kind, now, stranger, rival, cannot, words } = facts;
   const end = pane ? [endOf(pane), words].filter(Boolean).join(": ") : "";
   if (held) return described("stopped", BY_YOU, "by you");
-  const rest = restOf(memory.life);
-  if (cannot && enabled && rest.state !== "done") {
+  const down = downOf(memory.life);
+  if (cannot && enabled && down.state !== "done") {
     return described("stopped", `cannot start: ${cannot}`, cannot, { needsHuman: true });
   }
-  if (rest.state === "parked") {
-    return described("parked", `parked: ${rest.why}`,
-      [end, rest.why].filter(Boolean).join(" · "), { needsHuman: true });
+  if (down.state === "parked") {
+    return described("parked", `parked: ${down.why}`,
+      [end, down.why].filter(Boolean).join(" · "), { needsHuman: true });
   }
-  if (rest.state === "done" || (kind === "task" && pane?.status === 0)) {
+  if (down.state === "done" || (kind === "task" && pane?.status === 0)) {
     return described("done", "done");
   }
   if (kind === "loop" && facts.complete) {
@@ -10618,10 +10623,10 @@ function describeDown(memory: Memory, facts: StateFacts): Described {
     const why = `its session holds no client, but ${stranger}`;
     return described("stopped", `not running: ${why}`, why, { needsHuman: enabled });
   }
-  if (rest.state === "backoff" && rest.until > now) {
+  if (down.state === "backoff" && down.until > now) {
     const nth = ordinal(memory.failures);
-    return described("backoff", `backoff ${ago(rest.until - now)} (${nth})`,
-      [end, `${nth} time`].filter(Boolean).join(" · "), { until: rest.until });
+    return described("backoff", `backoff ${ago(down.until - now)} (${nth})`,
+      [end, `${nth} time`].filter(Boolean).join(" · "), { until: down.until });
   }
   const { account } = facts;
   const after = account
@@ -11623,7 +11628,7 @@ export async function cmdSend(call: Call): Promise<number> {
 /** Why an agent stays down until a person starts it; "" = it runs, or will be started. */
 async function whyStaysDown(cfg: Config, name: string): Promise<string> {
   if (isDown(await operatorOf(cfg), name)) return BY_YOU;
-  const { state } = restOf(memoryOf(await loadWatch(cfg), name).life);
+  const { state } = downOf(memoryOf(await loadWatch(cfg), name).life);
   return state === "parked" || state === "done" ? state : "";
 }
 

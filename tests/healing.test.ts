@@ -4,7 +4,7 @@ import { join } from "node:path";
 import {
   backendMismatch, cmdUp, type DeathFacts, decideDeath, decideHeal, decideStop, expectedBackendCmd, isReady, memoryOf,
   healOne, isCallOf, isWatchdog, lookAround, ownPanes, parsePane, programOf, save, enqueue, sessionAlive, sessionCommand, type Snapshot,
-  snapshot, world, type Life, type Rest, storedLife,
+  snapshot, world, type Life, type Down, storedLife,
 } from "../agents.ts";
 import { agents, closeLook, type FakePane, fakeWorld, FLEET, paneOf, realFolder, type Scene, scene } from "./kit.ts";
 
@@ -49,7 +49,7 @@ describe("decideDeath", () => {
 
 describe("decideHeal", () => {
   const now = 1_000_000;
-  const ending = (then: Rest): Life => ({ state: "stopping", family: { pid: 1, born: "", since: 0 }, then });
+  const ending = (then: Down): Life => ({ state: "stopping", family: { pid: 1, born: "", since: 0 }, then });
   test.each<[string, Life, boolean, string]>([
     ["start", { state: "backoff", until: 0 }, false, "start"],
     ["fault 29: stopped by the operator", { state: "backoff", until: 0 }, true, "hold"],

@@ -82,7 +82,7 @@ test("where a unit stands is changed by enter alone, and each state stands in th
   const writers = partsOf(SOURCE).filter(({ from, to }) => /\.life = |\blife: (?!Life|StoredLife|T\b)/.test(code.slice(from, to))).map(({ name }) => name);
   expect(writers.toSorted()).toEqual(["enter", "freshMemory", "loadedMemory"]);
   const table = SOURCE.slice(SOURCE.indexOf("Only `enter` moves it"), SOURCE.indexOf("export type Life"));
-  const states = new Set([...SOURCE.slice(SOURCE.indexOf("export type Rest"), SOURCE.indexOf("What the watchdog remembers of one")).matchAll(/state: ("\w+"(?: \| "\w+")*)/g)]
+  const states = new Set([...SOURCE.slice(SOURCE.indexOf("export type Down"), SOURCE.indexOf("What the watchdog remembers of one")).matchAll(/state: ("\w+"(?: \| "\w+")*)/g)]
     .flatMap((match) => match[1]!.match(/\w+/g)!));
   expect([...states].toSorted()).toEqual(["backoff", "done", "held", "parked", "starting", "stopping", "up", "waiting"]);
   for (const state of states) expect(table).toMatch(new RegExp(`^ \\*   ${state} `, "m"));
