@@ -13944,9 +13944,12 @@ async function cmdDemo(call: Call): Promise<number> {
         `end it: ${selfWords()} down --config ${path}`);
       return 0;
     }
-    const complete = await showEvents(cfg,
-      () => interrupted || readerGone || world.mono() - began > DEMO_DEADLINE);
-    print(statusText(await readStatus(cfg), terminalWidth()));
+    const giveUp = () => interrupted || readerGone || world.mono() - began > DEMO_DEADLINE;
+    const complete = await showEvents(cfg, giveUp);
+    let status = await readStatus(cfg);
+    // that it is complete is told a moment before the move is stored as done
+    while (complete && status.phase?.moving && !giveUp()) status = await readStatus(cfg);
+    print(statusText(status, terminalWidth()));
     if (!complete) {
       log(interrupted ? "demo: interrupted" : "demo: it did not complete in time");
       return interrupted ? 130 : 1;
