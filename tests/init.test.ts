@@ -1,7 +1,7 @@
 /** A fleet to start from: what is written, and what is left as it is. */
 import { describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { basename, join } from "node:path";
+import { join, resolve } from "node:path";
 import { configWith, loadConfig, preferBackend, withoutClient } from "../agents.ts";
 import { desk, PROGRAM, ROOT } from "./desk.ts";
 
@@ -40,12 +40,13 @@ describe("init", () => {
   test("what comes next is named as it is installed: by the command, or by the file", () => {
     const linked = join(scratch, "linked-bin");
     mkdirSync(linked);
-    symlinkSync(join(ROOT, "agents.ts"), join(linked, "agents"));
+    const self = resolve(process.env.AGENTS_BIN ?? join(ROOT, "agents.ts"));
+    symlinkSync(self, join(linked, "agents"));
     const dir = join(scratch, "named");
     const next = (path: string) => / {2}(.*) doctor --config/.exec(call(["init", dir], { PATH: path }).out)?.[1];
-    expect(next(`${linked}:${env.PATH}`)).toBe(process.env.AGENTS_BIN ? basename(process.env.AGENTS_BIN) : "agents");
+    expect(next(`${linked}:${env.PATH}`)).toBe("agents");
     rmSync(dir, { recursive: true });
-    if (!process.env.AGENTS_BIN) expect(next(env.PATH)).toBe(`bun ${join(ROOT, "agents.ts")}`);
+    expect(next(env.PATH)).toBe(process.env.AGENTS_BIN ? self : `bun ${self}`);
   });
 
   test("a link that leads nowhere is a file too", () => {
