@@ -181,6 +181,7 @@ const slowly = { ...trio, watchdog: { signal_interval: 60 } };
 real("a lock whose pid could not be written is held all the same: the watchdog that has it is not ended for it", slowly, async (f) => {
   await f.up();
   const [keeper, watchdog] = [f.lock("keeper"), f.lock("watchdog")];
+  await until(() => f.read(".agents/state/watchdog.stage").includes("resting")); // or its first tick starts a keeper
   signal(keeper, "SIGKILL");
   await until(() => !lives(keeper));
   forgetPid(f);
