@@ -2270,7 +2270,8 @@ export function parsePane(row: string): (Pane & { server: string }) | null {
   if (fields.length !== PANE_FIELDS.length || !/^\$\d+\t%\d+\t\d+\t[01]\t/.test(row) ||
     /[\x00-\x08\x0a-\x1f\x7f]/.test(row)) return null;
   const [sessionId, id, pid, dead, status, signal, piped, created, activity, width, height,
-    session, backend, phase, cause, conversation, model, home, room, startedPid, serverPid, serverStart,
+    session, backend, phase, cause, conversation, model, home, room, startedPid,
+    serverPid, serverStart,
     sessionName, command, title] = fields as [string, ...string[]] & string[];
   const number = (value = ""): number | null => (value === "" ? null : Number(value));
   return {
@@ -8123,7 +8124,10 @@ async function showPath(hand: Handoff, path: string, links = 5): Promise<PushedF
     : { state: "failed", why: `git show: ${gitWords(ran.err)}` };
 }
 
-/** Where a link leads, "" = it is none, null = git did not say. git shows of a link its target, in a line without an end. */
+/**
+ * Where a link leads, "" = it is none, null = git did not say. git shows of a link its target, in a
+ * line without an end.
+ */
 async function linkedFrom(hand: Handoff, path: string, shown: string): Promise<string | null> {
   if (!shown || shown.length > 1_000 || shown.includes("\n")) return "";
   const { ok, out } = await git(hand.repo,
@@ -11812,7 +11816,8 @@ async function explainDown(
   const { watch, operator, complete, now } = look;
   const { state } = describeState(memoryOf(watch, agent.name), { pane,
     held: isDown(operator, agent.name), enabled: agent.enabled, limit: null, kind: agent.kind,
-    complete, now, cannot: whyCannotStart(snap, agent), stranger: snap.strangers?.get(agent.session) });
+    complete, now, cannot: whyCannotStart(snap, agent),
+    stranger: snap.strangers?.get(agent.session) });
   const next = await nextOfDown(cfg, look, agent, snap);
   const end = pane ? (await explainDeath(cfg, agent, pane))?.why ?? endOf(pane) : null;
   const facts: [string, string | null][] = [
