@@ -45,3 +45,33 @@ for (const [name, signal, flags] of [
     }
   });
 }
+
+test("SIGKILL of a run with the real clients leaves no model, client or tmux server for 30 s", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "agents-real-"));
+  const note = join(folder, "note");
+  writeFileSync(`${note}.test.ts`, `
+import { renameSync, writeFileSync } from "node:fs";
+import { test } from "bun:test";
+import { Fleet } from ${JSON.stringify(join(import.meta.dir, "e2e/clients.ts"))};
+test("stays", async () => {
+  const f = new Fleet();
+  await f.startModel("claude-api.mjs");
+  f.tmux("-f", "/dev/null", "new-session", "-d", \`env -i HOME="\${f.dir}/homes/a1" PATH="$PATH" sleep 1e9\`);
+  writeFileSync(${JSON.stringify(`${note}.new`)}, f.dir);
+  renameSync(${JSON.stringify(`${note}.new`)}, ${JSON.stringify(note)});
+  await Bun.sleep(1e9);
+}, 1e9);
+`);
+  const run = Bun.spawn([process.execPath, "test"], { cwd: folder, stdin: "ignore", stdout: "ignore", stderr: "ignore" });
+  try {
+    await until(() => existsSync(note), 20_000);
+    const dir = readFileSync(note, "utf8");
+    const commands = () => markedBy(dir).map(({ command }) => command);
+    for (const part of ["tmux", "claude-api.mjs", "sleep 1e9"]) await until(() => commands().some((one) => one.includes(part)));
+    run.kill("SIGKILL");
+    await until(() => !commands().length && !existsSync(dir), 30_000);
+  } finally {
+    run.kill("SIGKILL");
+    rmSync(folder, { recursive: true, force: true });
+  }
+});

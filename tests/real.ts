@@ -7,7 +7,7 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSy
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { GIT_ENV } from "./git.ts";
-import { markedBy, signal } from "./reaper.ts";
+import { markedBy, reap, reapAfter, signal } from "./reaper.ts";
 import { until } from "./wait.ts";
 
 export { signal } from "./reaper.ts";
@@ -108,23 +108,6 @@ export function lives(pid: number): boolean {
 
 const fleets = new Set<Fleet>();
 
-/** The process that ends what this one leaves behind; started with the first fleet. */
-let reaper: Bun.FileSink | undefined;
-
-function startReaper(): Bun.FileSink {
-  const child = Bun.spawn([process.execPath, join(import.meta.dir, "reaper.ts")], {
-    cwd: "/", env: { PATH: process.env.PATH }, stdin: "pipe", stdout: "ignore", stderr: "ignore", detached: true,
-  });
-  child.unref();
-  return child.stdin;
-}
-
-function tellReaper({ dir, tmuxDir }: Fleet): void {
-  reaper ??= startReaper();
-  reaper.write(`${JSON.stringify({ dir, tmuxDir })}\n`);
-  reaper.flush();
-}
-
 export class Fleet {
   readonly dir = mkdtempSync("/tmp/fl eet'$x#S%d-");
   /** Short: a unix socket's path has at most 107 bytes. */
@@ -136,7 +119,7 @@ export class Fleet {
 
   constructor(readonly plan: Plan) {
     fleets.add(this);
-    tellReaper(this);
+    reapAfter(this.dir, this.tmuxDir);
     mkdirSync(this.home);
     const { PATH, LANG, TMPDIR } = process.env;
     this.env = {
@@ -347,14 +330,7 @@ export class Fleet {
 
   /** Ends everything by pid, at once: how a fleet is ended in order is for tests of `down`. */
   async reap(): Promise<void> {
-    if (!fleets.delete(this)) return;
-    for (let tries = 0; tries < 80; tries++) {
-      const left = this.processes();
-      if (!left.length) break;
-      for (const { pid } of left) signal(pid, "SIGKILL");
-      await Bun.sleep(25);
-    }
-    for (const path of [this.dir, this.tmuxDir]) rmSync(path, { recursive: true, force: true });
+    if (fleets.delete(this)) await reap([this.dir, this.tmuxDir]);
   }
 
   /** What a failed test shows. */

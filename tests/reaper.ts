@@ -1,9 +1,27 @@
 /**
  * Ends what a test run leaves behind, however the run ended. Its standard input is held by the run
- * alone and names the fleets, a JSON line each: a pipe ends with the process that holds it, by kill -9
- * too. What a fleet started is known by the TMUX_TMPDIR in its environment.
+ * alone and names the folders of each fleet, a JSON line each: a pipe ends with the process that holds
+ * it, by kill -9 too. What a fleet started is known by one of its folders in its environment.
  */
 import { readdirSync, readFileSync, rmSync } from "node:fs";
+
+/** The process that ends what this one leaves behind; started with the first fleet. */
+let reaper: Bun.FileSink | undefined;
+
+function startReaper(): Bun.FileSink {
+  const child = Bun.spawn([process.execPath, import.meta.path], {
+    cwd: "/", env: { PATH: process.env.PATH }, stdin: "pipe", stdout: "ignore", stderr: "ignore", detached: true,
+  });
+  child.unref();
+  return child.stdin;
+}
+
+/** However this process ends: what these folders mark is ended then, and they are removed. */
+export function reapAfter(...folders: string[]): void {
+  reaper ??= startReaper();
+  reaper.write(`${JSON.stringify(folders)}\n`);
+  reaper.flush();
+}
 
 export const signal = (pid: number, name: NodeJS.Signals): void => {
   try {
@@ -13,12 +31,13 @@ export const signal = (pid: number, name: NodeJS.Signals): void => {
   }
 };
 
-/** All processes that a fleet started, by the mark in their environment. */
-export function markedBy(tmuxDir: string): { pid: number; command: string }[] {
-  const mark = `TMUX_TMPDIR=${tmuxDir}\0`;
+/** All processes with one of these folders, or a path in it, as the value of a variable. */
+export function markedBy(...folders: string[]): { pid: number; command: string }[] {
+  const marks = folders.flatMap((folder) => [`=${folder}\0`, `=${folder}/`]);
   return readdirSync("/proc").filter((name) => /^\d+$/.test(name)).flatMap((name) => {
     try {
-      if (!`${readFileSync(`/proc/${name}/environ`, "utf8")}\0`.includes(mark)) return [];
+      const environment = `${readFileSync(`/proc/${name}/environ`, "utf8")}\0`;
+      if (!marks.some((mark) => environment.includes(mark))) return [];
       return [{ pid: Number(name), command: readFileSync(`/proc/${name}/cmdline`, "utf8").replaceAll("\0", " ") }];
     } catch {
       return [];
@@ -27,21 +46,18 @@ export function markedBy(tmuxDir: string): { pid: number; command: string }[] {
 }
 
 /** Ends a fleet without a word, and removes its folders. */
-async function reap(dir: string, tmuxDir: string): Promise<void> {
-  for (let tries = 0; tries < 40; tries++) {
-    const left = markedBy(tmuxDir);
+export async function reap(folders: string[]): Promise<void> {
+  for (let tries = 0; tries < 80; tries++) {
+    const left = markedBy(...folders);
     if (!left.length) break;
     for (const { pid } of left) signal(pid, "SIGKILL");
     await Bun.sleep(25);
   }
-  for (const path of [dir, tmuxDir]) rmSync(path, { recursive: true, force: true });
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
 }
 
 if (import.meta.main) {
   process.on("SIGTERM", () => {}); // bun test sends it to the children of a file that has ended
   const fleets = (await Bun.stdin.text()).split("\n").filter(Boolean);
-  for (const line of fleets) {
-    const { dir, tmuxDir } = JSON.parse(line);
-    await reap(dir, tmuxDir);
-  }
+  for (const line of fleets) await reap(JSON.parse(line));
 }

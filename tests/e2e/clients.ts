@@ -7,6 +7,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { until } from "../real.ts";
+import { markedBy, reapAfter } from "../reaper.ts";
 
 const PROGRAM = resolve(import.meta.dir, "../..");
 const CLIENTS = process.env.AGENTS_E2E_CLIENTS || join(PROGRAM, "node_modules/.cache/e2e");
@@ -104,6 +105,7 @@ export class Fleet {
   private readonly models: Bun.Subprocess[] = [];
 
   constructor() {
+    if (!process.env.AGENTS_E2E_KEEP) reapAfter(this.dir);
     for (const folder of ["project", "tmux"]) mkdirSync(join(this.dir, folder));
     writeFileSync(this.log, "");
     const { TMUX: _tmux, TMUX_PANE: _pane, ...rest } = process.env;
@@ -120,7 +122,7 @@ export class Fleet {
   /** Starts a mock model; returns its port. */
   async startModel(script: string): Promise<number> {
     const port = await freePort();
-    const model = Bun.spawn([process.execPath, join(import.meta.dir, script), `${port}`, this.log, this.project], { stdout: "pipe", stderr: "inherit" });
+    const model = Bun.spawn([process.execPath, join(import.meta.dir, script), `${port}`, this.log, this.project], { env: this.env, stdout: "pipe", stderr: "inherit" });
     this.models.push(model);
     await model.stdout.getReader().read();
     return port;
@@ -233,14 +235,7 @@ trust_level = "trusted"
 
   /** What runs with one of the fleet's homes: its clients and all that they started. */
   running(): string[] {
-    const homes = `HOME=${join(this.dir, "homes")}/`;
-    return readdirSync("/proc").filter((pid) => /^\d+$/.test(pid)).flatMap((pid) => {
-      try {
-        return readFileSync(`/proc/${pid}/environ`, "utf8").includes(homes) ? [`${pid} ${readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ")}`] : [];
-      } catch {
-        return []; // it ended meanwhile
-      }
-    });
+    return markedBy(join(this.dir, "homes")).map(({ pid, command }) => `${pid} ${command}`);
   }
 
   asked(): Asked[] {
