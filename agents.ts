@@ -9505,8 +9505,8 @@ export function untoldEvents(events: AgentEvent[], kinds: string[], began: numbe
     kinds.includes(event) && Date.parse(at) > from && Date.parse(at) < began);
 }
 
-/** Sends the pending notices, beside the rounds, for as long as the watchdog runs. */
-async function notifyPeople(config: () => Config, watch: Watch): Promise<void> {
+/** Sends the pending notices, beside the rounds, until the process ends. */
+export async function notifyPeople(config: () => Config, watch: Watch): Promise<never> {
   const { notify } = config();
   const began = world.now();
   notifying = true;
@@ -9518,8 +9518,8 @@ async function notifyPeople(config: () => Config, watch: Watch): Promise<void> {
   }
   let events: AgentEvent[] = [];
   const done = new Set<string>();
-  for (let pause = 1; notifying; ) {
-    await Bun.sleep(pause * 1000);
+  for (let pause = 1; ; ) {
+    await world.sleep(pause * 1000);
     if (!events.length) events = pendingNotices.splice(0, NOTICES_MAX);
     if (!events.length) continue;
     const why = await sendNotice(config(), events, done).then(() => "", messageOf);

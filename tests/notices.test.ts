@@ -3,8 +3,8 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
-import { type AgentEvent, childEnv, decideNotices, loadWatch, NOTICE_TRIES, noteNotices, noticeText, run, save, untoldEvents } from "../agents.ts";
-import { agents, command, realFolder, scene } from "./kit.ts";
+import { type AgentEvent, childEnv, decideNotices, loadWatch, NOTICE_TRIES, noteNotices, noticeText, notifyPeople, run, save, untoldEvents, world } from "../agents.ts";
+import { agents, command, Death, realFolder, scene } from "./kit.ts";
 import { type Fleet, quote, real, SELF, signal, spawn, until } from "./real.ts";
 
 interface Post {
@@ -65,6 +65,7 @@ describe("notify --test", () => {
     expect(readFileSync(join(dir, "notice"), "utf8")).toBe(SAID);
     const failed = await notify('command = "echo no such phone >&2; exit 3"');
     expect(failed).toEqual({ code: 1, out: "", err: "agents: notify: the command failed: no such phone\n" });
+    expect((await notify('command = "printf %0300d 0 >&2; exit 3"')).err).toBe(`agents: notify: the command failed: ${"0".repeat(200)}\n`);
   });
 
   test.each(["", "json:"])("a secret URL is named, not written: %p", async (form) => {
@@ -101,10 +102,18 @@ describe("notify --test", () => {
     const hangs = listener(({ text }) => (text.startsWith("{") ? new Promise(() => {}) : 500));
     const refused = await notify(`url = "${hangs.url}"`);
     expect([refused.code, refused.err]).toEqual([1, expect.stringContaining("answered 500")]);
-    const hung = await notify(`url = "json:${hangs.url}"`);
-    expect([hung.code, hung.err]).toEqual([1, expect.stringContaining("did not answer")]);
-    hangs.stop();
-  }, 300_000);
+    const { timeout } = AbortSignal;
+    const deadlines: number[] = [];
+    AbortSignal.timeout = (ms) => (deadlines.push(ms), timeout.call(AbortSignal, 100));
+    try {
+      const { cfg } = await scene(`[notify]\nurl = "json:${hangs.url}"\n${agents("a")}`, { ticks: 0 });
+      const hung = await command("notify", "--test", "--config", cfg.path);
+      expect([hung, deadlines]).toEqual([{ code: 1, out: "", err: "agents: notify: the URL did not answer (TimeoutError)\n" }, [10_000]]);
+    } finally {
+      AbortSignal.timeout = timeout;
+      hangs.stop();
+    }
+  });
 });
 
 test("the fleet, and a line per event: who, what, until when, what to type", () => {
@@ -120,7 +129,9 @@ test("a line is one line, printable and cut, and fifty of them fit into a variab
   const hostile: AgentEvent = { at: "", event: "deadlock", agent: "a", why: `one\n\x1b]52;c;eA==\x07\x1b[31mtwo\u202e${"😀".repeat(100_000)}` };
   const [line, ...more] = noticeText([hostile], "fleet").split("\n").slice(1);
   expect([[...line!].slice(0, 21).join(""), more, /[\p{Cc}\p{Cf}]/u.test(line!)]).toEqual(["a deadlock one two😀😀😀", [], false]);
-  expect(Buffer.byteLength(`AGENTS_NOTICE=${noticeText(Array(500).fill(hostile), "fleet")}`)).toBeLessThan(128 * 1024);
+  expect([...line!].length).toBe(400 + " · agents status".length);
+  const fifty = noticeText(Array(500).fill(hostile), "fleet");
+  expect([fifty.split("\n").length, Buffer.byteLength(`AGENTS_NOTICE=${fifty}`) < 128 * 1024]).toEqual([51, true]);
 });
 
 test("what an event says is cut before it is written anywhere", async () => {
@@ -158,6 +169,21 @@ test("a failure that passes needs nobody, one that lasts does, a loss is shown f
   expect(decideNotices(fail(null, NOTICE_TRIES, 5), "", 2, 9)).toEqual({ tries: 0, since: 0, dropped: 2, droppedAt: 5, why: "why" });
 });
 
+test("`status` says so from the third failure on, and of a loss for a day", async () => {
+  const { fake, cfg, watch } = await scene(agents("a"));
+  const shown = async (why = "E2BIG"): Promise<string> => {
+    noteNotices(cfg, watch, why, 7);
+    await save(cfg, watch);
+    return /^notices: .*$/m.exec((await command("status", "--config", cfg.path)).out)?.[0] ?? "";
+  };
+  expect([await shown(), await shown(), await shown()]).toEqual(["", "", "notices: none has gone out for 0s: E2BIG"]);
+  for (let tries = 3; tries < NOTICE_TRIES; tries++) await shown();
+  fake.turn(24 * 3_600_000 - 1_000);
+  expect(await shown("")).toBe("notices: 7 dropped, the last 23h ago: E2BIG");
+  fake.turn(1_000);
+  expect(await shown("")).toBe("");
+});
+
 test("what a watchdog left untold is told by the next one, for an hour", () => {
   const began = Date.UTC(2026, 5, 15, 12);
   const event = (event: string, ago: number, more: object = {}): AgentEvent => ({ at: new Date(began - ago * 1000).toISOString(), event, ...more });
@@ -168,6 +194,48 @@ test("what a watchdog left untold is told by the next one, for an hour", () => {
   // it happened while the notice before it was on its way
   expect(untold(event("blocked", 30, { agent: "a" }), event("blocked", 20, { agent: "b" }), event("notified", 10, { upTo: at(30) }))).toEqual(["b"]);
   expect(untold(event("blocked", 30, { agent: "a" }), event("notices", 10, { dropped: 1 }))).toEqual([]);
+});
+
+test("a receiver that is away: longer pauses, the command told once, the newest fifty kept, a batch given up after its tries", async () => {
+  const answers: number[] = [];
+  const heard = listener(() => answers.shift() ?? 200);
+  const told = join(realFolder(), "told");
+  try {
+    const { fake, cfg, watch } = await scene(`[notify]\nurl = "json:${heard.url}"\ncommand = "cat >> '${told}'"\nevents = ["blocked"]\n${agents("a")}`);
+    cfg.notify.events.push("notices"); // an event that a test can make as it likes
+    const now = () => new Date(fake.wall).toISOString();
+    fake.files.set(join(cfg.stateDir, "events.jsonl"), `${JSON.stringify({ at: now(), event: "blocked", agent: "untold" })}\n`);
+    fake.turn(1);
+    // an event each, numbered by what it says was dropped
+    const other = await fake.watch(cfg);
+    const happen = (from: number, to: number): void => {
+      for (let nth = from; nth <= to; nth++) {
+        other.notices = { tries: NOTICE_TRIES - 1, since: 1, dropped: 0, droppedAt: 0, why: "" };
+        noteNotices(cfg, other, "x", nth);
+      }
+    };
+    const pauses: number[] = [];
+    const happens: Record<number, () => void> = {
+      1: () => void answers.push(500, 500), 2: () => happen(1, 60), 3: () => happen(61, 61), 5: () => happen(62, 63),
+      7: () => (happen(70, 70), answers.push(...Array(NOTICE_TRIES).fill(500))), [7 + NOTICE_TRIES]: () => happen(80, 80),
+    };
+    world.sleep = async (ms) => {
+      pauses.push(ms / 1000);
+      fake.turn(ms);
+      happens[pauses.length]?.();
+      if (pauses.length === 9 + NOTICE_TRIES) throw new Death("enough");
+    };
+    await expect(notifyPeople(() => cfg, watch)).rejects.toThrow("enough");
+    expect(pauses).toEqual([1, 5, 10, 1, 1, 1, 1, 5, 10, 20, 40, 80, 160, 300, 300, 300, 1, 1, 1]);
+    const said = (events: AgentEvent[]) => events.map(({ agent, dropped }) => agent ?? dropped);
+    const numbers = (from: number, to: number) => Array.from({ length: to - from + 1 }, (_, nth) => from + nth);
+    const first = ["untold"];
+    expect(heard.posts.map(({ text }) => said(JSON.parse(text).events))).toEqual([first, first, first, numbers(11, 60), numbers(61, 63), ...Array(NOTICE_TRIES).fill([70]), [1, 80]]);
+    expect(readFileSync(told, "utf8").trim().split("\n").map((line) => said(JSON.parse(line)))).toEqual([first, numbers(11, 60), numbers(61, 63), [70], [1, 80]]);
+    expect(fake.logged("1 notices are dropped after 10 tries: notify: the URL answered 500").length).toBeGreaterThan(0);
+  } finally {
+    heard.stop();
+  }
 });
 
 test("a command is over at its own exit, whatever it left in the background holds open", async () => {

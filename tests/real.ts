@@ -346,7 +346,7 @@ export const fleet = (plan: Plan): Fleet => new Fleet(plan);
 /**
  * This many fleets at a time, over all workers of a run. Most of a test is waiting, but each fleet looks
  * at tmux and git all the while: on two cores the 12 tests of loop.test.ts take 75 s twelve at a time,
- * 44 s six at a time, 41 s three at a time.
+ * 44 s six at a time, 41 s three at a time. 0 leaves these tests out.
  */
 const AT_ONCE = Number(process.env.REAL_AT_ONCE ?? 4);
 /** A file for each fleet that runs, with the pid of its worker. The workers have one parent. */
@@ -379,7 +379,7 @@ async function takeSlot(): Promise<() => void> {
 
 /** A test with a fleet of its own, beside others; a failed one shows the watchdog's log. */
 export function real(name: string, plan: Plan, body: (f: Fleet) => Promise<unknown>): void {
-  runner?.test.concurrent(name, async () => {
+  runner?.test[AT_ONCE ? "concurrent" : "skip"](name, async () => {
     const free = await takeSlot();
     const f = fleet(plan);
     try {
