@@ -184,7 +184,7 @@ export interface Message {
   /** Wall ms. */
   made: number;
   tries: number;
-  /** How often its beginning was on the screen before the last paste; absent = never pasted. */
+  /** How often its beginning was on the screen before the last paste; see `wasPasted`. */
   seen?: number;
   /** The last paste: the client's pid, which paste into it this is, wall ms, empty boxes since. */
   pasted?: { pid: number; nth: number; at: number; empty: number };
@@ -3263,7 +3263,7 @@ function describedRegions({ text, title }: ScreenText, description: TypedBox): R
 }
 
 /** Whether a draft may hide work: it replaces the busy footer, and nothing else shows rest. */
-function mayWorkUnseen({ title, newest, box }: Regions): boolean {
+function mayHideWork({ title, newest, box }: Regions): boolean {
   const { event, done } = newest();
   return Boolean(box) && !PLACEHOLDER.test(box!) && !done && !/^✳ /.test(title) &&
     /^[●❯⎿]/.test(event);
@@ -3276,7 +3276,7 @@ function regionOf(screen: Regions, where: Where): string | null {
     const prompt = screen.above.findLastIndex((line) => /^❯ \S/.test(line));
     return screen.above.slice(prompt + 1).join("\n");
   }
-  if (where === "rest") return mayWorkUnseen(screen) ? null : screen.box;
+  if (where === "rest") return mayHideWork(screen) ? null : screen.box;
   return screen[where];
 }
 
@@ -4356,7 +4356,7 @@ export async function startAgent(
   const prompt = agentPrompt(cfg, agent);
   const kickoff = await storeKickoff(cfg, agent, prompt);
   if (kickoff instanceof Error) return { started: false, why: messageOf(kickoff), untried: true };
-  const repeated = await kickoffSeen(cfg, agent.session, prompt);
+  const repeated = await kickoffGiven(cfg, agent.session, prompt);
   const plan = { backend, model, kickoff, prompt, repeated };
   const launch = await (backend.kind === "opencode"
     ? launchOpencode(cfg, agent, plan) : launchClient(cfg, agent, plan));
@@ -4375,7 +4375,7 @@ export async function startAgent(
   });
   if (!result.started) return result;
   if (id && agent.resume) await keepNote(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
-  if (!launch.boot) await noteKickoffSeen(cfg, agent.session);
+  if (!launch.boot) await noteKickoffGiven(cfg, agent.session);
   emit(cfg, "start", { agent: agent.name, backend: backend.name, model, phase });
   return result;
 }
@@ -4419,16 +4419,16 @@ async function keepNote(write: () => Promise<void>): Promise<void> {
   }
 }
 
-const kickoffSeenFile = (cfg: Config, session: string): string =>
+const kickoffGivenFile = (cfg: Config, session: string): string =>
   join(cfg.stateDir, `told-${session}`);
 
-const kickoffSeen = async (cfg: Config, session: string, prompt: string): Promise<boolean> =>
-  await textIn(kickoffSeenFile(cfg, session)) === hashOf(prompt);
+const kickoffGiven = async (cfg: Config, session: string, prompt: string): Promise<boolean> =>
+  await textIn(kickoffGivenFile(cfg, session)) === hashOf(prompt);
 
 /** Remembers that the client has had its kickoff, so that it need not be repeated on a resume. */
-async function noteKickoffSeen(cfg: Config, session: string): Promise<void> {
+async function noteKickoffGiven(cfg: Config, session: string): Promise<void> {
   const kickoff = await textIn(kickoffFile(cfg, session));
-  await keepNote(() => world.writeAtomic(kickoffSeenFile(cfg, session), hashOf(kickoff)));
+  await keepNote(() => world.writeAtomic(kickoffGivenFile(cfg, session), hashOf(kickoff)));
 }
 
 
@@ -5529,8 +5529,8 @@ function parseWatch(stored: string): Watch {
 const LONGEST_ABSENCE = 300_000;
 
 async function doubtGroups(cfg: Config, watch: Watch): Promise<Watch> {
-  const seenAt = statOf("self").length ? world.now() : (await readBeat(cfg)).at ?? 0;
-  if (isRecent(seenAt, LONGEST_ABSENCE)) return watch;
+  const ranAt = statOf("self").length ? world.now() : (await readBeat(cfg)).at ?? 0;
+  if (isRecent(ranAt, LONGEST_ABSENCE)) return watch;
   for (const memory of Object.values(watch.agents)) {
     for (const group of [memory.client, endingOf(memory)]) if (group) unproven.add(group);
   }
@@ -5876,7 +5876,7 @@ async function readWatchdog(cfg: Config) {
 // One look at everything, once per round: `observe` reads which panes live, what their screens and
 // servers say, and changes nothing; `learn` alone writes what was seen into the memory.
 
-/** What one tick knows of one agent or service. */
+/** What one round knows of one agent or service; a parameter `seen` is one of these. */
 export interface Observation {
   snap: Snapshot;
   pane: Pane | null;
@@ -6178,7 +6178,7 @@ export async function learn(
     if (!isAgent(unit) || !pane || !look) continue;
     await attempt(watch, `learn ${name}`, async () => {
       if (look !== "hidden") seen.verdict = await noteLook(cfg, watch, unit, pane, look, full);
-      else if (full) await noteUnseen(cfg, watch, unit);
+      else if (full) await noteHidden(cfg, watch, unit);
     });
   }
 }
@@ -6193,7 +6193,7 @@ export async function lookAround(
 }
 
 /** tmux did not show a screen: nothing is believed of it, and what nobody saw was no idleness. */
-async function noteUnseen(cfg: Config, watch: Watch, agent: Agent): Promise<void> {
+async function noteHidden(cfg: Config, watch: Watch, agent: Agent): Promise<void> {
   Object.assign(memoryOf(watch, agent.name), { idleSince: 0, sameSince: 0 });
   const verdict = { ...NO_VERDICT, why: "tmux did not show its screen" };
   await noteVerdict(cfg, watch, agent, verdict, "");
@@ -6433,6 +6433,9 @@ const TOLD_APART = 160;
 const timesIn = (screen: string, value: string): number =>
   compact(screen).split(headOf(value, TOLD_APART)).length - 1;
 
+/** Whether a text may stand typed in its client's input box. */
+const wasPasted = (message: Message): boolean => message.seen !== undefined;
+
 /** This many characters of a text that a box cuts off are no accident: nobody types them by hand. */
 const PART_MIN = 40;
 
@@ -6486,7 +6489,7 @@ async function holdsDraft(cfg: Config, watch: Watch, agent: Agent, pane: Pane): 
   const composer = (await lookAtBox(cfg, agent, pane))?.composer;
   const cutBox = mayCut(backendOf(cfg, agent));
   return Boolean(composer) && !watch.outbox.some((message) => message.target === agent.name &&
-    message.seen !== undefined && isOurText(composer!, message.text, cutBox));
+    wasPasted(message) && isOurText(composer!, message.text, cutBox));
 }
 
 export type Typing =
@@ -6516,7 +6519,7 @@ export function decideTyping(
   if (held) return { do: "wait", why: held };
   if (composer === null) return { do: "wait", person: true,
     why: "its input box is not to be seen" };
-  const pasted = message.seen !== undefined;
+  const pasted = wasPasted(message);
   if (composer && pasted && isOurText(composer, message.text, cutBox)) return { do: "submit" };
   if (composer) return { do: "wait", person: true, why: pasted && isMixed(composer, message.text)
     ? "our text stands in the input box together with something else: send it or clear it"
@@ -6704,7 +6707,7 @@ const messageFile = (cfg: Config, id: string): string => join(cfg.stateDir, `mes
  */
 async function shorten(cfg: Config, backend: Backend, message: Message): Promise<void> {
   const fits = Buffer.byteLength(message.text) <= TYPED_MAX && !hidesInBox(backend, message.text);
-  if (fits || message.seen !== undefined) return;
+  if (fits || wasPasted(message)) return;
   const file = messageFile(cfg, message.id);
   await world.writeAtomic(file, message.text);
   message.text = renderLine(cfg, "prompts/boot.md", { kickoff: file });
@@ -6779,7 +6782,7 @@ async function typeBlind(errand: Errand, first: BoxLook): Promise<Delivery> {
     `recognised: describe it as box_re in [backend.${backend.name}]` };
   const held = whyHeld(first.verdict, cause);
   if (held) return { state: "waiting", why: held };
-  if (message.seen === undefined) {
+  if (!wasPasted(message)) {
     const failed = await paste(errand, first);
     if (failed) return { state: "failed", why: failed };
     await world.sleep(backend.submitPause * 1000);
@@ -6800,7 +6803,7 @@ async function typeBlind(errand: Errand, first: BoxLook): Promise<Delivery> {
 export function enqueue(watch: Watch, target: string, cause: string, value: string): void {
   // one that may stand typed in the input box is not taken back: it would pass for a person's draft
   watch.outbox = watch.outbox.filter((one) =>
-    one.target !== target || one.cause !== cause || one.seen !== undefined);
+    one.target !== target || one.cause !== cause || wasPasted(one));
   watch.outbox.push(messageFor(target, cause, value));
 }
 
@@ -6934,7 +6937,7 @@ async function standingText(
 ): Promise<Message> {
   const backend = backendOf(cfg, agent);
   const pasted = [due, ...watch.outbox, ...watch.unproven].filter((one) =>
-    one.target === due.target && one.seen !== undefined);
+    one.target === due.target && wasPasted(one));
   if (!hasBox(backend) || pasted.every((one) => one === due)) return due;
   const composer = (await lookAtBox(cfg, agent, pane))?.composer;
   const standing = composer &&
@@ -6980,7 +6983,7 @@ async function noteDelivered(
   watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
   watch.unproven = watch.unproven.filter((one) => one.target !== message.target);
   const agent = cfg.agents.get(message.target);
-  if (message.cause === "boot" && agent) await noteKickoffSeen(cfg, agent.session);
+  if (message.cause === "boot" && agent) await noteKickoffGiven(cfg, agent.session);
   watch.delivered = [...watch.delivered, message.id].slice(-200);
   await save(cfg, watch);
   log(`delivered: ${message.cause} to ${message.target} (${why})`);
@@ -7013,7 +7016,7 @@ function dropLost(cfg: Config, watch: Watch): void {
 /** Drops what has expired, takes over what the command line queued; returns whom that is for. */
 async function takeQueued(cfg: Config, watch: Watch): Promise<string[]> {
   const late = (message: Message) =>
-    (message.expires ?? Infinity) < world.now() && message.seen === undefined;
+    (message.expires ?? Infinity) < world.now() && !wasPasted(message);
   watch.outbox = watch.outbox.filter((message) => !late(message));
   dropLost(cfg, watch);
   const { queue } = await operatorOf(cfg);
@@ -7171,7 +7174,7 @@ function liftLimit(
   log(`limit lifted on ${agent.name}: ${why}`);
   emit(cfg, "lifted", { agent: agent.name });
   watch.outbox = watch.outbox.filter((message) =>
-    !isProbe(agent.name)(message) || message.seen !== undefined);
+    !isProbe(agent.name)(message) || wasPasted(message));
 }
 
 async function beginHold(cfg: Config, watch: Watch, agent: Agent, verdict: Verdict): Promise<void> {
@@ -7750,9 +7753,9 @@ export async function healOne(
   }
   continueStopping(cfg, watch, unit);
   const grave = seen.pane ? deathKey(seen.snap.server, seen.pane) : "";
-  const unseen = aliveSince(memory) !== null ||
+  const isNews = aliveSince(memory) !== null ||
     (grave !== "" && grave !== memory.buried && !isOver(memory));
-  if (memory.life.state !== "stopping" && unseen) {
+  if (memory.life.state !== "stopping" && isNews) {
     if (seen.pane && isAgent(unit)) await noteLastWords(cfg, watch, unit, seen.pane);
     noteDeath(cfg, watch, unit, seen.pane?.status ?? null, "", memory.together);
     memory.buried = grave;
@@ -8053,7 +8056,7 @@ const REWRITTEN_MAX = 200;
 /** Commits of one push that are read; of more, the newest. */
 const PUSH_MAX = 2_000;
 /** Keys of commits that are kept, two for a claim or a review. */
-const SEEN_MAX = 4 * REWRITTEN_MAX;
+const COMMIT_KEYS_MAX = 4 * REWRITTEN_MAX;
 /** Claims and reviews whose changes are compared in one look. */
 const CHANGES_MAX = 100;
 
@@ -8314,10 +8317,11 @@ function causesOf(subject: string, hand: Handoff): Ping["cause"][] {
 const changeKey = ({ key, change }: Commit): string => `${key}.${change}`;
 
 /** What new commits ask to be said, oldest first: every claim and every review among them. */
-export function decideHandoff(commits: Commit[], seen: string[], hand: Handoff): Ping[] {
-  const known = new Set(seen);
-  // of a commit seen by an older version only the key is known: it counts as seen
-  const compared = new Set(seen.filter((key) => key.includes(".")).map((key) => key.split(".")[0]!));
+export function decideHandoff(commits: Commit[], keys: string[], hand: Handoff): Ping[] {
+  const known = new Set(keys);
+  // of a commit that an older version handled only the key is known: that is enough
+  const compared = new Set(keys.filter((key) => key.includes("."))
+    .map((key) => key.split(".")[0]!));
   const isNew = (commit: Commit) => !known.has(commit.key) ||
     (commit.change !== undefined && compared.has(commit.key) && !known.has(changeKey(commit)));
   return commits.filter(isNew).flatMap(({ subject, sha }) =>
@@ -8414,15 +8418,15 @@ async function takeBaseline(cfg: Config, watch: Watch, found: Fetched): Promise<
   const { state, head, hand } = found;
   const commits = head ? await commitsSince(hand, "", head) : null;
   if (!commits && state !== "empty") return;
-  noteSeen(watch, commits ?? [], head || NO_COMMIT);
+  noteCommits(watch, commits ?? [], head || NO_COMMIT);
   await save(cfg, watch);
 }
 
-function noteSeen(watch: Watch, commits: Commit[], head: string): void {
+function noteCommits(watch: Watch, commits: Commit[], head: string): void {
   const keys = commits.flatMap((commit) =>
     commit.change === undefined ? [commit.key] : [commit.key, changeKey(commit)]);
   const fresh = new Set(keys);
-  watch.seen = [...watch.seen.filter((key) => !fresh.has(key)), ...fresh].slice(-SEEN_MAX);
+  watch.seen = [...watch.seen.filter((key) => !fresh.has(key)), ...fresh].slice(-COMMIT_KEYS_MAX);
   // nobody owes the first commit of all
   if (head === NO_COMMIT) watch.deadlocked = head;
   watch.sha = head;
@@ -8475,7 +8479,7 @@ export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
   if (!hand || fetched?.hand !== hand) return; // the next look goes by the config that holds now
   noteChannel(cfg, watch, unreadable(fetched, volatile.unread));
   if (!isBad(watch.channel!.state)) watch.owedSince ??= world.now();
-  if (fetched.state === "empty" && watch.sha === "") noteSeen(watch, [], NO_COMMIT);
+  if (fetched.state === "empty" && watch.sha === "") noteCommits(watch, [], NO_COMMIT);
   if (!fetched.news) return;
   const { commits, inboxes } = fetched.news;
   const first = watch.sha === "" || watch.sha === fetched.head;
@@ -8493,7 +8497,7 @@ export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
     watch.turn = { owes: last.target, subject: last.subject, at: world.now() };
     watch.owedSince = world.now();
   }
-  noteSeen(watch, commits, fetched.head);
+  noteCommits(watch, commits, fetched.head);
   await save(cfg, watch);
   if (sure) volatile.handled = fetched.head;
 }
@@ -8508,7 +8512,7 @@ function announceCommits(cfg: Config, watch: Watch, hand: Handoff, pings: Ping[]
   const { target, cause } = first;
   const from = authorOf(cause, hand);
   const waiting = watch.outbox.find((message) =>
-    message.target === target && message.cause === cause && message.seen === undefined);
+    message.target === target && message.cause === cause && !wasPasted(message));
   // of one that an older version queued only the text is known: it is told beside the new one
   if (waiting && !waiting.subjects) waiting.cause = `earlier ${cause}`;
   const all = [...(waiting?.subjects ?? []), ...pings.map(({ subject }) => subject)];
@@ -9199,9 +9203,9 @@ export const isHung = (stillFor: number, interval: number, least = HUNG_AFTER): 
  * machine is suspended. `null` is "could not look": no evidence, so the time starts over.
  */
 export function stillness(): (sign: string | null) => number {
-  let [seen, since] = ["", 0];
+  let [last, since] = ["", 0];
   return (sign) => {
-    if (sign === null || sign !== seen) [seen, since] = [sign ?? "", world.mono()];
+    if (sign === null || sign !== last) [last, since] = [sign ?? "", world.mono()];
     return world.mono() - since;
   };
 }
@@ -9332,11 +9336,11 @@ class Ward {
 
   private async endIfHung(pid: number, writes: boolean): Promise<void> {
     const note = readNote(noteFile(this.cfg, "watchdog"));
-    const seen = writes && note?.pid === pid;
+    const isKnown = writes && note?.pid === pid;
     const beat = await readBeat(this.cfg);
-    const stillFor = this.stillFor(seen ? `${note.at} ${beat.at}` : null);
+    const stillFor = this.stillFor(isKnown ? `${note.at} ${beat.at}` : null);
     const interval = beat.interval ?? this.cfg.watchdog.signalInterval;
-    if (!seen || !isHung(stillFor, interval, this.least)) return;
+    if (!isKnown || !isHung(stillFor, interval, this.least)) return;
     if (this.asked?.pid !== pid) {
       log(`the watchdog (pid ${pid}) has not moved for ${minutes(stillFor)}, ` +
         `at: ${note.stage}; ending it`);
@@ -10468,15 +10472,15 @@ function nextOfUnsure({ settings, unsureSince: since, now }: NextFacts): Next {
     "and says that it needs you if it stays so", at: due, due: "person" };
 }
 
-/** What the watchdog does next about a client that is down. `unseen`: an end not noted yet. */
+/** What the watchdog does next about a client that is down. `fresh`: an end not noted yet. */
 export function decideNextDown(
-  memory: Memory, held: boolean, unseen: DeathFacts | null, settings: Settings, now: number,
+  memory: Memory, held: boolean, fresh: DeathFacts | null, settings: Settings, now: number,
 ): Next {
   const action = decideHeal(memory.life, held, now, settings.restartDelayMax * 1000);
   const down = downOf(memory.life);
   if (action.do === "hold") return { does: `leaves it down: ${action.why}`, at: null };
   if (memory.life.state === "stopping") return { does: `starts it later: ${action.why}`, at: null };
-  const end = unseen && decideDeath(unseen, settings);
+  const end = fresh && decideDeath(fresh, settings);
   if (end?.do === "finish") return { does: `leaves it down: ${end.why}`, at: null };
   if (end?.do === "park") return { does: `parks it: ${end.why}`, at: now };
   const delay = end && "delay" in end ? (end.delay ?? 0) * 1000 : 0;
@@ -10536,7 +10540,7 @@ async function nextOfDown(
   const memory = memoryOf(look.watch, agent.name);
   const pane = snap.panes.get(agent.session);
   const held = isDown(look.operator, agent.name);
-  const unseen = pane && memory.buried !== deathKey(snap.server, pane)
+  const fresh = pane && memory.buried !== deathKey(snap.server, pane)
     ? deathOf(cfg, agent, memory, pane.status, now - pane.created) : null;
   const hold = loadLimitState(cfg, agent.session);
   const left = whyLeft(cfg, look, agent, hold) ||
@@ -10545,7 +10549,7 @@ async function nextOfDown(
     rivalText(await rivalOf(cfg, snap, agent));
   if (stranger) return { does: `leaves it down: ${stranger}`, at: null };
   if (left && !held) return { does: `leaves it down: ${left}`, at: null };
-  const next = decideNextDown(memory, held, unseen, cfg.watchdog, now);
+  const next = decideNextDown(memory, held, fresh, cfg.watchdog, now);
   const needs = next.does === "starts it" ? await notReady(cfg, agent, snap) : "";
   return needs ? { does: needs, at: null } : next;
 }
@@ -10674,10 +10678,10 @@ function describeLiving(memory: Memory, facts: StateFacts): Described {
 // The words of a client.
 
 /** What a unit's pane shows now; with a verdict if it is an agent that runs. */
-interface Seen { text: string; verdict?: Verdict }
+interface UnitScreen { text: string; verdict?: Verdict }
 
 /** What a client asks a person, until when it waits, or what it said as it ended; "" = none. */
-function clientWords({ text, verdict }: Seen, pane: Pane): string {
+function clientWords({ text, verdict }: UnitScreen, pane: Pane): string {
   if (pane.dead) return lastWord(text);
   if (verdict?.waitingUntil && verdict.verdict === "waiting") {
     return `to ${localTime(verdict.waitingUntil)}`;
@@ -10743,7 +10747,7 @@ function subjectOf(own: string[], question = ""): string {
 interface StatusLook {
   snap: Snapshot; watch: Watch; operator: Operator; queue: Message[];
   /** By unit name; no entry = its screen was not read, or could not be. */
-  seen: Map<string, Seen>;
+  screens: Map<string, UnitScreen>;
   watchdog: WatchdogState; complete: boolean; now: number;
   /** The orphan in the folder of an agent that does not run, by the name of the agent. */
   rivals: Map<string, { name: string; why: string }>;
@@ -10771,8 +10775,8 @@ const stillRests = (memory: Memory, pane: Pane, { running, heartbeat }: Watchdog
 /** Reads all panes in one call, those of ended clients for their last words. Changes nothing. */
 async function lookAtPanes(
   cfg: Config, watch: Watch, snap: Snapshot, watchdog: WatchdogState, named: string[],
-): Promise<Map<string, Seen>> {
-  const seen = new Map<string, Seen>();
+): Promise<Map<string, UnitScreen>> {
+  const screens = new Map<string, UnitScreen>();
   const units = new Map<Pane, Unit>();
   for (const unit of unitsOf(cfg).values()) {
     const pane = snap.panes.get(unit.session);
@@ -10783,22 +10787,22 @@ async function lookAtPanes(
       units.set(pane, unit);
     } else {
       const verdict: Verdict = { ...NO_VERDICT, verdict: "idle", why: memory.why };
-      seen.set(unit.name, { text: "", verdict });
+      screens.set(unit.name, { text: "", verdict });
     }
   }
   const judged: Promise<unknown>[] = [];
   await captureAll(cfg, [...units.keys()], (pane, text) => {
     const unit = units.get(pane)!;
     if (text === null) return;
-    const one: Seen = { text };
-    seen.set(unit.name, one);
+    const one: UnitScreen = { text };
+    screens.set(unit.name, one);
     if (pane.dead || !isAgent(unit)) return;
     const { backgroundSince } = memoryOf(watch, unit.name);
     judged.push(judgeLook(cfg, unit, pane, { text, title: pane.title }, backgroundSince)
       .then((verdict) => (one.verdict = verdict)));
   });
   await within(STATUS_PATIENCE, Promise.all(judged), []);
-  return seen;
+  return screens;
 }
 
 /** Gathers what `status` shows. `named`: read these screens and no others; none = all agents. */
@@ -10808,11 +10812,11 @@ async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusL
   const snap = await lookAtSessions(cfg, watch);
   if (!snap.ok && isMissing(snap)) die(NO_TMUX);
   const watchdog = await readWatchdog(cfg);
-  const seen = await lookAtPanes(cfg, watch, snap, watchdog, named);
+  const screens = await lookAtPanes(cfg, watch, snap, watchdog, named);
   const operator = await operatorOf(cfg);
   const queue = [...watch.outbox,
     ...operator.queue.filter((message) => !watch.taken.includes(message.id))];
-  return { snap, watch, operator, queue, seen, watchdog, complete: isComplete(cfg),
+  return { snap, watch, operator, queue, screens, watchdog, complete: isComplete(cfg),
     now: world.now(), rivals: await rivalsOf(cfg, snap) };
 }
 
@@ -10827,30 +10831,31 @@ const STILL_AFTER = 2_000;
  * after which an idle screen is believed.
  */
 export function decideNow(
-  seen: Verdict | undefined, memory: Memory, pane: Pane, young: boolean, quiet: number, now: number,
+  shown: Verdict | undefined, memory: Memory, pane: Pane, young: boolean, quiet: number,
+  now: number,
 ): Pick<Memory, "verdict" | "why" | "since"> {
   const known = memory.since >= pane.created ? memory : null;
   if (young) return { verdict: "booting", why: "it was started a moment ago", since: pane.created };
-  if (!seen) {
+  if (!shown) {
     const since = known?.verdict === "unsure" ? known.since : now;
     return { verdict: "unsure", why: "its screen could not be read", since };
   }
   const drawn = pane.activity || now;
-  if (seen.verdict === "idle" && known?.why === SOMEONES_DRAFT) return known;
-  const moves = now - drawn < quiet && (known?.verdict === "active" || seen.where === "process");
-  const { verdict, why } = seen.verdict === "idle" && moves
-    ? { verdict: "active" as const, why: "its screen changed a moment ago" } : seen;
+  if (shown.verdict === "idle" && known?.why === SOMEONES_DRAFT) return known;
+  const moves = now - drawn < quiet && (known?.verdict === "active" || shown.where === "process");
+  const { verdict, why } = shown.verdict === "idle" && moves
+    ? { verdict: "active" as const, why: "its screen changed a moment ago" } : shown;
   const since = verdict === "active" ? now : Math.max(pane.created, Math.min(drawn, now));
   return { verdict, why, since: known?.verdict === verdict ? known.since : since };
 }
 
 /** A unit's memory with the verdict of this look; a unit that does not run keeps its last one. */
 function memoryNow(cfg: Config, look: StatusLook, unit: Unit): Memory {
-  const { snap, watch, seen, now } = look;
+  const { snap, watch, screens, now } = look;
   const memory = memoryOf(watch, unit.name);
   const pane = snap.panes.get(unit.session);
   if (!pane || pane.dead || !isAgent(unit)) return memory;
-  const shown = seen.get(unit.name);
+  const shown = screens.get(unit.name);
   const { kind, logGrace } = backendOf(cfg, unit);
   const quiet = kind === "opencode" ? logGrace * 1000 : STILL_AFTER;
   const young = isBooting(backendOf(cfg, unit), now - pane.created, shown?.text ?? "");
@@ -10859,10 +10864,10 @@ function memoryNow(cfg: Config, look: StatusLook, unit: Unit): Memory {
 
 /** The usage limit that holds a unit, its own or its account's; null = none, or just lifted. */
 function holdOf(
-  cfg: Config, { snap, seen, now, watch }: StatusLook, unit: Unit,
+  cfg: Config, { snap, screens, now, watch }: StatusLook, unit: Unit,
 ): LimitState | null {
   const hold = snap.panes.has(unit.session) ? loadLimitState(cfg, unit.session) : null;
-  const verdict = seen.get(unit.name)?.verdict;
+  const verdict = screens.get(unit.name)?.verdict;
   if (hold) return verdict && decideLimit(hold, verdict, now).do === "lift" ? null : hold;
   const shared = isAgent(unit) && verdict ? accountLimitOf(cfg, watch, unit) : null;
   if (!shared || decideAccount(shared, unit.name, false, verdict!, now) === verdict) return null;
@@ -10885,14 +10890,14 @@ function stuckNow(memory: Memory): string | undefined {
 function stateOf(
   cfg: Config, look: StatusLook, unit: Unit, memory: Memory, limit: LimitState | null,
 ): Described {
-  const { snap, operator, seen, complete, now } = look;
+  const { snap, operator, screens, complete, now } = look;
   if (!snap.ok) {
     return described("unknown", `unknown (tmux: ${snap.why})`, `tmux: ${snap.why}`,
       { needsHuman: true });
   }
   const agent = isAgent(unit) ? unit : null;
   const pane = snap.panes.get(unit.session);
-  const shown = seen.get(unit.name);
+  const shown = screens.get(unit.name);
   return describeState(memory, {
     pane, held: isDown(operator, unit.name), enabled: agent?.enabled ?? true, limit,
     kind: agent?.kind ?? "service", complete, now, unsureAfter: cfg.watchdog.unsureAfter,
@@ -10908,11 +10913,11 @@ function nextDue(
   cfg: Config, look: StatusLook, agent: Agent, memory: Memory, hold: LimitState | null,
   condition: Condition,
 ): { next: Due; at: number } | null {
-  const { snap, watch, complete, seen, now } = look;
+  const { snap, watch, complete, screens, now } = look;
   const pane = snap.panes.get(agent.session);
   if (condition === "backoff") return dueOf(decideNextDown(memory, false, null, cfg.watchdog, now));
   if (!pane || !isLiving(condition)) return null;
-  const shown = seen.get(agent.name)?.verdict ?? NO_VERDICT;
+  const shown = screens.get(agent.name)?.verdict ?? NO_VERDICT;
   const { verdict } = memory;
   const step = verdict === "gone" || verdict === "booting" ? null : dueOf(nextStep(
     cfg, look, agent, { pane, memory, verdict: { ...shown, verdict }, hold }));
@@ -10929,7 +10934,7 @@ export type StatusRow = ReturnType<typeof statusRow>;
 const STUCK_AFTER = 600_000;
 
 function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
-  const { snap, watch, queue, seen, now } = look;
+  const { snap, watch, queue, screens, now } = look;
   const memory = memoryNow(cfg, look, unit);
   const agent = isAgent(unit) ? unit : null;
   const pane = snap.panes.get(unit.session);
@@ -10940,7 +10945,7 @@ function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
   const { why: waits = "" } = mine[0] ?? unproven.at(-1) ?? {};
   const limit = holdOf(cfg, look, unit);
   const { state, condition, detail, until, ...said } = stateOf(cfg, look, unit, memory, limit);
-  const verdict = seen.get(unit.name)?.verdict;
+  const verdict = screens.get(unit.name)?.verdict;
   const needsHuman = said.needsHuman ||
     mine.some((message) => now - (message.stuck ?? now) >= STUCK_AFTER);
   const rival = look.rivals.get(unit.name);
@@ -11411,8 +11416,8 @@ const CARD_RESTARTS = 5;
 export type Card = Awaited<ReturnType<typeof cardOf>>;
 
 async function cardOf(cfg: Config, look: StatusLook, row: StatusRow) {
-  const { snap, watch, queue, seen } = look;
-  const shown = seen.get(row.name);
+  const { snap, watch, queue, screens } = look;
+  const shown = screens.get(row.name);
   const agent = cfg.agents.get(row.name);
   const pane = snap.panes.get(row.session);
   const verdict = shown?.verdict;
@@ -12475,7 +12480,7 @@ export interface OpenMatter {
 }
 
 /** An agent's time as stretches without a gap. A limit outranks its screen, a death both. */
-function stretchesOf(events: AgentEvent[], { from, to }: Span, seen: number): Stretch[] {
+function stretchesOf(events: AgentEvent[], { from, to }: Span, lastLook: number): Stretch[] {
   const stretches: Stretch[] = [];
   let state: Activity = "unknown";
   let [limited, down, needsYou, at] = [false, false, false, from];
@@ -12487,8 +12492,8 @@ function stretchesOf(events: AgentEvent[], { from, to }: Span, seen: number): St
   };
   for (const event of events) {
     // nobody looked between the last heartbeat of one watchdog and the start of the next
-    if (event.last) until(Math.min(Date.parse(String(event.last)), seen));
-    until(Math.min(Date.parse(event.at), seen), !event.last);
+    if (event.last) until(Math.min(Date.parse(String(event.last)), lastLook));
+    until(Math.min(Date.parse(event.at), lastLook), !event.last);
     if (event.event === "limited" || event.event === "lifted") limited = event.event === "limited";
     else if (event.event === "state") state = ACTIVITY_OF[String(event.to)] ?? "unknown";
     // a death or a start ends a limit: the watchdog drops its hold then, too
@@ -12500,7 +12505,7 @@ function stretchesOf(events: AgentEvent[], { from, to }: Span, seen: number): St
       needsYou = false;
     }
   }
-  until(seen);
+  until(lastLook);
   until(to, false);
   return stretches;
 }
@@ -12580,11 +12585,11 @@ const SLOT_SIGNS: Record<Activity, string> =
  * An agent's time as a bar, a character for each slot. What a person must not miss is shown however
  * short it was: that the agent waited for a person, or else that it was restarted. Otherwise a slot
  * shows what took most of it. `mine`: the agent's events and the watchdog's, in their order;
- * `seen`: until when (wall ms) a watchdog looked.
+ * `lastLook`: until when (wall ms) a watchdog looked.
  */
-export function timeline(mine: AgentEvent[], slots: Span[], seen: number): string {
+export function timeline(mine: AgentEvent[], slots: Span[], lastLook: number): string {
   const window = { from: slots[0]?.from ?? 0, to: slots.at(-1)?.to ?? 0 };
-  const stretches = stretchesOf(mine, window, seen);
+  const stretches = stretchesOf(mine, window, lastLook);
   const restarts = restartsOf(mine, window);
   return slots.map((slot) => {
     const here = stretches.filter((one) => overlap(one, slot) > 0);
@@ -12685,17 +12690,17 @@ export type Report = ReturnType<typeof summariseEvents>;
 /**
  * What happened between `from` and `to` (wall ms). `events` are in their order and reach back
  * before `from` as far as the record does. `names` are listed even if nothing happened to them, the
- * common silence is that of `loops`, `seen` is when the watchdog last looked.
+ * common silence is that of `loops`, and `lastLook` is when the watchdog last looked.
  */
 export function summariseEvents(
   events: AgentEvent[], from: number, to: number,
-  facts: { names?: string[]; loops?: string[]; seen?: number; fleet?: string;
+  facts: { names?: string[]; loops?: string[]; lastLook?: number; fleet?: string;
     open?: OpenMatter[]; notifies?: boolean } = {},
 ) {
   const window = { from, to };
-  const seen = Math.max(from, Math.min(facts.seen ?? to, to));
+  const lastLook = Math.max(from, Math.min(facts.lastLook ?? to, to));
   const known = {
-    from: Math.min(seen, Math.max(from, Date.parse(events[0]?.at ?? "") || seen)), to: seen,
+    from: Math.min(lastLook, Math.max(from, Date.parse(events[0]?.at ?? "") || lastLook)), to: lastLook,
   };
   const recent = events.filter((event) => isWithin(event, window));
   const names = [...new Set([...(facts.names ?? []),
@@ -12704,11 +12709,11 @@ export function summariseEvents(
   const mine = (name: string) => eventsOf(events, name, facts.loops?.includes(name));
   const slots = slotsOf({ from: recent.length ? known.from : from, to });
   const busy = loops.flatMap((name) =>
-    stretchesOf(mine(name), window, seen).filter((one) => one.doing === "active"));
+    stretchesOf(mine(name), window, lastLook).filter((one) => one.doing === "active"));
   return {
     version: 1 as const, fleet: facts.fleet ?? "", from: iso(from), to: iso(to),
     // until when the watchdog looked: what came later is unknown
-    seen: iso(seen),
+    seen: iso(lastLook),
     recorded: iso(known.from), // when the record begins, if later than `from`
     // when each slot of the bars begins: at least 20 of them, from `recorded` on
     slotMs: slots[0]!.to - slots[0]!.from,
@@ -12924,7 +12929,7 @@ async function readOpen(cfg: Config): Promise<OpenMatter[]> {
 }
 
 /** Until when a watchdog looked at the agents, wall ms. */
-async function seenUntil(cfg: Config, events: AgentEvent[]): Promise<number> {
+async function readLastLook(cfg: Config, events: AgentEvent[]): Promise<number> {
   const { running, stale, heartbeat } = await readWatchdog(cfg);
   return running && !stale ? world.now()
     : Date.parse(heartbeat) || Date.parse(events.at(-1)?.at ?? "") || 0;
@@ -12937,7 +12942,7 @@ export async function cmdReport(call: Call): Promise<number> {
   const events = await readEvents(cfg);
   const report = summariseEvents(events, world.now() - since, world.now(), {
     names: [...cfg.agents.keys()], fleet: fleetName(cfg), open: await readOpen(cfg),
-    loops: loopAgents(cfg).map((agent) => agent.name), seen: await seenUntil(cfg, events),
+    loops: loopAgents(cfg).map((agent) => agent.name), lastLook: await readLastLook(cfg, events),
     notifies: tellsPeople(cfg),
   });
   return printed(call.options.json ? JSON.stringify(report, null, 2)
@@ -13114,9 +13119,9 @@ function barLines(
   const from = (Math.floor(now / long) + 1) * long - BARS_SPAN;
   const slots = Array.from({ length: count },
     (_, i) => ({ from: from + i * long, to: from + (i + 1) * long }));
-  const seen = running && !stale ? now : Date.parse(heartbeat) || 0;
+  const lastLook = running && !stale ? now : Date.parse(heartbeat) || 0;
   const bars = agents.slice(0, room)
-    .map(({ name }) => [name, timeline(eventsOf(events, name), slots, seen)] as const)
+    .map(({ name }) => [name, timeline(eventsOf(events, name), slots, lastLook)] as const)
     .filter(([, bar]) => bar.trim()).slice(0, room - 2);
   return !bars.length ? [] : [
     paint("dim", "─".repeat(width)),
@@ -13328,7 +13333,7 @@ async function pageBars(cfg: Config, names: string[]): Promise<string> {
   const now = world.now();
   const events = await readEvents(cfg);
   const { agents, slots, slotMs } = summariseEvents(events, now - PAGE_SPAN, now,
-    { names: [...cfg.agents.keys()], seen: await seenUntil(cfg, events) });
+    { names: [...cfg.agents.keys()], lastLook: await readLastLook(cfg, events) });
   const shown = agents.filter(({ agent }) => names.includes(agent));
   const wide = Math.min(12, Math.max(0, ...shown.map(({ agent }) => Bun.stringWidth(agent))));
   const room = PAGE_COLUMNS - wide - 1;

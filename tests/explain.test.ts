@@ -131,7 +131,7 @@ describe("decideNext says what the ladder does", () => {
   });
   test("an agent that is down: held, parked, done, ending, backoff, not noted yet", () => {
     const memory = (change: object) => Object.assign(memoryOf(freshWatch(), "a"), change);
-    const down = (change: object, unseen: DeathFacts | null = null, held = false) => decideNextDown(memory(change), held, unseen, settings, now);
+    const down = (change: object, fresh: DeathFacts | null = null, held = false) => decideNextDown(memory(change), held, fresh, settings, now);
     expect(down({}, null, true)).toEqual({ does: "leaves it down: stopped by you", at: null });
     expect(down({ life: { state: "parked", why: "claude not found", at: 0 } }).does).toBe("leaves it down: parked: claude not found");
     expect(down({ life: { state: "done", at: 0 } }).does).toBe("leaves it down: done");

@@ -529,7 +529,7 @@ describe("an amended commit is new work, a rebased one is not", () => {
   });
   test("decideHandoff: of a commit whose change nobody knows the key alone counts", () => {
     const one = { key: "k", subject: "claim(p1): G1" };
-    const told = (seen: string[], change?: string) => decideHandoff([change ? { ...one, change } : one], seen, cfg.loop.handoff!).length;
+    const told = (keys: string[], change?: string) => decideHandoff([change ? { ...one, change } : one], keys, cfg.loop.handoff!).length;
     expect([told([]), told(["k"], "b"), told(["k", "k.a"], "b"), told(["k", "k.a"], "a"), told(["k", "k.a"])]).toEqual([1, 0, 1, 0, 0]);
   });
 });

@@ -73,7 +73,7 @@ describe("report", () => {
   });
 
   test("what no watchdog saw is unknown", () => {
-    const report = night({ seen: Date.parse(at("03:30")) });
+    const report = night({ lastLook: Date.parse(at("03:30")) });
     expect(minutesOf(report.agents[0]!)).toEqual({ active: 75, idle: 58, limited: 60, blocked: 15, down: 2, unknown: 30 });
     expect(report.agents[0]!.silence.ms).toBe(60 * MINUTE);
   });
