@@ -2176,13 +2176,13 @@ const freeLock = (lock: number): void => closeSync(lock);
  * While the folder is missing the old lock is kept: nobody else can take it then.
  */
 async function keepLock(
-  cfg: Config, path: string, held: number, report: (why: string) => void = () => {},
+  cfg: Config, path: string, lock: number, report: (why: string) => void = () => {},
 ): Promise<number | null> {
   try {
-    if (statSync(path, { throwIfNoEntry: false })?.ino !== fstatSync(held).ino) {
+    if (statSync(path, { throwIfNoEntry: false })?.ino !== fstatSync(lock).ino) {
       makeFolders(cfg);
       const taken = await takeLock(path);
-      if (taken !== null) closeSync(held);
+      if (taken !== null) closeSync(lock);
       return taken;
     }
     await writePid(path);
@@ -2190,7 +2190,7 @@ async function keepLock(
   } catch (error) {
     report(`${cfg.stateDir}: ${messageOf(error)}; going on from memory`);
   }
-  return held;
+  return lock;
 }
 
 /** Writes down who holds a lock, unless that is on disk already. */
@@ -3330,7 +3330,7 @@ function limitWhy({ class: kind, resetAt }: Limit, now: number): string {
   return `${LIMIT_NAMES[kind]}, resets ${day}${clockTime(resetAt)}`;
 }
 
-// Money comes back by no clock: a person has to pay, so it is never held for.
+// Money comes back by no clock: a person has to pay, so it is never waited for.
 function ruled(
   screen: Regions, rule: Rule, region: string, match: RegExpExecArray, now: number,
 ): Verdict {
@@ -5888,8 +5888,8 @@ export interface Observation {
   look: Look | "hidden" | null;
   /** Its client was started so recently that it cannot be typed to yet. */
   booting: boolean;
-  /** Why nothing may be done to it: a person took it down, or a command works on it; "" = it may. */
-  held: string;
+  /** Why nothing may be done to it: see `whyHandsOff`; "" = it may. */
+  handsOff: string;
   /** A phase move was under way when this was seen: the loops are in its hands. */
   moving: boolean;
   /** How many starts this round may still make. */
@@ -5976,7 +5976,7 @@ function noteTogether(
     .filter((unit) => sessionAlive(snap, unit.session) === false);
   for (const unit of gone) {
     // nobody deals with the end of these: it must not count as news for ever
-    const cared = !isAgent(unit) || (isWatched(unit) && !observations.get(unit.name)!.held);
+    const cared = !isAgent(unit) || (isWatched(unit) && !observations.get(unit.name)!.handsOff);
     const memory = memoryOf(watch, unit.name);
     if (!cared && aliveSince(memory) !== null) enterDown(memory, DUE);
   }
@@ -6031,11 +6031,11 @@ export async function observe(
   for (const unit of unitsOf(cfg).values()) {
     const pane = snap.panes.get(unit.session) ?? null;
     const alive = sessionAlive(snap, unit.session);
-    const held = whyHandsOff(operator, unit.name);
+    const handsOff = whyHandsOff(operator, unit.name);
     observations.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT, look: null,
       booting: isAgent(unit) && pane !== null && isYoung(cfg, unit, pane, ""),
-      moving: watch.intent !== null, held, budget });
-    if (alive && pane && isAgent(unit) && !held && needsVerdict(watch, unit) &&
+      moving: watch.intent !== null, handsOff, budget });
+    if (alive && pane && isAgent(unit) && !handsOff && needsVerdict(watch, unit) &&
         (!only || only.has(unit.name))) {
       looked.push(unit);
     }
@@ -6497,14 +6497,14 @@ export type Typing =
   | { do: "wait"; why: string; person?: boolean };
 
 /** Why nothing may be said to an agent now, "" = it may be. A probe is what a limit waits for. */
-function whyHeld({ verdict, rule, why }: Verdict, cause: string): string {
+function whyNotNow({ verdict, rule, why }: Verdict, cause: string): string {
   const patient = cause === "wake" || cause === "nudge";
   // what stands in the box says by itself what may be done with it
   const unsure = verdict === "unsure" && rule !== DRAFT;
-  const held = verdict === "blocked" || verdict === "fatal" || unsure ||
+  const waits = verdict === "blocked" || verdict === "fatal" || unsure ||
     (verdict === "limited" && cause !== "nudge") ||
     (patient && ["active", "background", "waiting"].includes(verdict));
-  return held ? `${verdict}: ${why}` : "";
+  return waits ? `${verdict}: ${why}` : "";
 }
 
 /**
@@ -6515,8 +6515,8 @@ function whyHeld({ verdict, rule, why }: Verdict, cause: string): string {
 export function decideTyping(
   verdict: Verdict, message: Message, composer: string | null, transcript: string, cutBox = true,
 ): Typing {
-  const held = whyHeld(verdict, message.cause);
-  if (held) return { do: "wait", why: held };
+  const why = whyNotNow(verdict, message.cause);
+  if (why) return { do: "wait", why };
   if (composer === null) return { do: "wait", person: true,
     why: "its input box is not to be seen" };
   const pasted = wasPasted(message);
@@ -6780,8 +6780,8 @@ async function typeBlind(errand: Errand, first: BoxLook): Promise<Delivery> {
   const { cfg, agent, backend, pane, message, cause } = errand;
   const unproven: Delivery = { state: "unproven", why: "its client has no input box that can be " +
     `recognised: describe it as box_re in [backend.${backend.name}]` };
-  const held = whyHeld(first.verdict, cause);
-  if (held) return { state: "waiting", why: held };
+  const now = whyNotNow(first.verdict, cause);
+  if (now) return { state: "waiting", why: now };
   if (!wasPasted(message)) {
     const failed = await paste(errand, first);
     if (failed) return { state: "failed", why: failed };
@@ -6791,7 +6791,7 @@ async function typeBlind(errand: Errand, first: BoxLook): Promise<Delivery> {
     const look = await lookAtBox(cfg, agent, pane);
     if (!look) return UNSHOWN;
     if (enters && !isAtCursor(look.screen, message)) return unproven;
-    const why = whyHeld(look.verdict, cause);
+    const why = whyNotNow(look.verdict, cause);
     if (why) return enters ? unproven : { state: "waiting", why };
     await pressEnter(errand);
     await world.sleep(LOOK_EVERY * LOOKS);
@@ -6899,7 +6899,7 @@ const NOT_RUNNING = "not running";
 
 /** Why nothing can be said to an agent, whatever is on its screen; "" = it can. */
 function whyUntold(seen: Observation | undefined): string {
-  if (seen?.held) return seen.held;
+  if (seen?.handsOff) return seen.handsOff;
   if (!seen?.alive || !seen.pane) return NOT_RUNNING;
   // a dialog hides what tells that a client is ready
   return seen.booting && seen.verdict.verdict !== "blocked" ? "booting" : "";
@@ -6914,9 +6914,9 @@ const whyAccount = (seen: Observation | undefined, cause: string): string =>
 async function tellServer(
   cfg: Config, watch: Watch, agent: Agent, message: Message, seen: Observation,
 ): Promise<Delivery> {
-  // what its account lets through is not held by the verdict that the account gave
-  const held = seen.verdict.where === ACCOUNT ? "" : whyHeld(seen.verdict, message.cause);
-  if (held) return { state: "waiting", why: held };
+  // what its account lets through does not wait for the verdict that the account gave
+  const why = seen.verdict.where === ACCOUNT ? "" : whyNotNow(seen.verdict, message.cause);
+  if (why) return { state: "waiting", why };
   const [backend, pane] = [backendOf(cfg, agent), seen.pane!];
   const there = message.tries > 0 && (await opencodeHas(backend, agent, pane, message));
   if (there === null) return { state: "waiting", why: "the opencode server does not answer" };
@@ -7083,7 +7083,7 @@ async function deliverByHand(cfg: Config, messages: Message[], deadline: number)
 }
 
 // ── usage limit ─────────────────────────────────────────────────────────────────
-// An agent in a usage limit is held: no reboot can help it, each one would burn quota. After the
+// An agent in a usage limit is left alone: no reboot can help it, each would burn quota. After the
 // reset one short text asks whether the window is open again. The state file is the original's.
 
 /** s. A limit is probed before a reset further off than this: plans change, limits are lifted. */
@@ -7364,7 +7364,7 @@ function canAsk(
 ): boolean {
   const seen = observations.get(agent.name);
   const probe = watch.outbox.find(isProbe(agent.name));
-  return agent.watch !== "none" && seen?.alive === true && !seen.held &&
+  return agent.watch !== "none" && seen?.alive === true && !seen.handsOff &&
     !isLeftAlone(cfg, watch, agent, seen) && seen.verdict.verdict === "limited" &&
     loadLimitState(cfg, agent.session) !== null &&
     (!probe || isRecent(probe.made, PROBE_PATIENCE));
@@ -7730,7 +7730,7 @@ async function stopLeftOver(cfg: Config, watch: Watch, unit: Unit): Promise<bool
 async function leaveDown(cfg: Config, watch: Watch, unit: Unit, seen: Observation): Promise<void> {
   const memory = memoryOf(watch, unit.name);
   if (seen.alive === false && seen.pane) memory.buried = deathKey(seen.snap.server, seen.pane);
-  if (seen.held !== BY_YOU) return;
+  if (seen.handsOff !== BY_YOU) return;
   if (!isOver(memory)) enterDown(memory, { state: "held" });
   if (seen.alive === false && (memory.client || endingOf(memory))) {
     await stopLeftOver(cfg, watch, unit);
@@ -7743,7 +7743,7 @@ export async function healOne(
   cfg: Config, watch: Watch, unit: Unit, seen: Observation,
 ): Promise<void> {
   const memory = memoryOf(watch, unit.name);
-  if (seen.held) return leaveDown(cfg, watch, unit, seen);
+  if (seen.handsOff) return leaveDown(cfg, watch, unit, seen);
   if (seen.alive === null) return;
   if (seen.alive) {
     noteStranger(cfg, watch, unit, "");
@@ -7872,7 +7872,7 @@ async function superviseAgent(
   cfg: Config, watch: Watch, agent: Agent, seen: Observation,
 ): Promise<void> {
   const memory = memoryOf(watch, agent.name);
-  if (seen.held) return leaveDown(cfg, watch, agent, seen);
+  if (seen.handsOff) return leaveDown(cfg, watch, agent, seen);
   if (isLeftAlone(cfg, watch, agent, seen)) {
     continueStopping(cfg, watch, agent);
     if (downOf(memory.life).state === "backoff" && aliveSince(memory) === null) {
@@ -9097,10 +9097,10 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   void notifyPeople(() => cfg, watch);
   while (!signals.stop) {
     const began = world.mono();
-    const held: number = lock;
-    lock = await keepLock(cfg, lockPath, held, (why) => trouble(watch, "state folder", why));
+    const before: number = lock;
+    lock = await keepLock(cfg, lockPath, before, (why) => trouble(watch, "state folder", why));
     if (lock === null) return 0; // the folder was removed, and another watchdog took its place
-    if (lock !== held) {
+    if (lock !== before) {
       watch.volatile.saved = "";
       noteStage = openNote(noteFile(cfg, "watchdog"));
     }
@@ -9937,7 +9937,7 @@ const SEQUENCE_COMPLETE =
 const isLoop = (unit: Unit): boolean => isAgent(unit) && unit.kind === "loop";
 
 /** The loop agents among these that nothing may start now: their phases are done, or unreadable. */
-function heldLoops(cfg: Config, units: Unit[]): Failure[] {
+function barredLoops(cfg: Config, units: Unit[]): Failure[] {
   const why = phaseTrouble(cfg) || (isComplete(cfg) ? SEQUENCE_COMPLETE : "");
   return why ? units.filter(isLoop).map(({ name }) => ({ name, why })) : [];
 }
@@ -9952,10 +9952,10 @@ export async function cmdUp(call: Call): Promise<number> {
   if (elsewhere) log(`warning: ${elsewhere}`);
   const wanted = [...unitsOf(cfg).values()].filter((unit) =>
     names.length ? names.includes(unit.name) : !isAgent(unit) || unit.enabled);
-  const held = heldLoops(cfg, wanted);
-  const units = exceptFailed(wanted, held);
-  const rests = !names.length && held[0]?.why === SEQUENCE_COMPLETE;
-  if (rests) log(`not started: ${held.map(({ name }) => name).join(", ")}: ${SEQUENCE_COMPLETE}`);
+  const barred = barredLoops(cfg, wanted);
+  const units = exceptFailed(wanted, barred);
+  const rests = !names.length && barred[0]?.why === SEQUENCE_COMPLETE;
+  if (rests) log(`not started: ${barred.map(({ name }) => name).join(", ")}: ${SEQUENCE_COMPLETE}`);
   const withWatchdog = !names.length || names.includes("watchdog");
   let wasDown = false;
   await changeOperator(cfg, (operator) => {
@@ -9967,7 +9967,7 @@ export async function cmdUp(call: Call): Promise<number> {
   noteOrder(cfg, "up", orderedNames(wanted, withWatchdog));
   await leaveSshAgent(cfg);
   if (wanted.some(isLoop) && !rests) await checkChannel(cfg);
-  const code = await startAndWait(cfg, units, rests ? [] : held, async () => {
+  const code = await startAndWait(cfg, units, rests ? [] : barred, async () => {
     if (!withWatchdog || (await startWatchdog(cfg, wasDown))) return [];
     const why = isDown(await operatorOf(cfg), "watchdog") ? OVERTAKEN
       : `did not start; see ${sessionLogPath(cfg, watchdogSession(cfg))}`;
@@ -10371,12 +10371,12 @@ export async function cmdRestart(call: Call): Promise<number> {
   await needTools(cfg);
   makeFolders(cfg);
   const wanted = [...unitsOf(cfg).values()].filter((unit) => names.includes(unit.name));
-  const held = heldLoops(cfg, wanted);
-  const units = exceptFailed(wanted, held);
+  const barred = barredLoops(cfg, wanted);
+  const units = exceptFailed(wanted, barred);
   const withWatchdog = names.includes("watchdog");
   noteOrder(cfg, "restart", orderedNames(units, withWatchdog));
   const code = wanted.length
-    ? await restartUnits(cfg, units, call.options.fresh === true, held) : 0;
+    ? await restartUnits(cfg, units, call.options.fresh === true, barred) : 0;
   if (!withWatchdog) return code;
   await changeOperator(cfg, (operator) => void delete operator.held.watchdog);
   const end = await stopWatchdog(cfg, isWanted);
@@ -11329,7 +11329,7 @@ function dueText({ next, nextAt }: StatusRow, now: number): string {
 /** The reason, what waits, what is due. Restarts and cure at the end stay whole if they can. */
 function reasonText(row: StatusRow, room: number, now: number): string {
   const restarts = plural(row.restartsToday, "restart");
-  const text = printable([row.detail, commitText(row, now), heldText(row), dueText(row, now)]
+  const text = printable([row.detail, commitText(row, now), queueText(row), dueText(row, now)]
     .filter(Boolean).join(" · "));
   const tailWith = (cure = "") =>
     [restarts, cure && printable(`→ ${cure}`)].filter(Boolean).join("  ");
@@ -11350,7 +11350,7 @@ const commitText = ({ owesSince }: StatusRow, now: number): string =>
     ? `no commit in this phase for ${ageOf(owesSince, now)}` : "";
 
 /** How many texts wait for it and why, and how many it may or may not have taken. */
-function heldText(row: StatusRow): string {
+function queueText(row: StatusRow): string {
   const { messages, messagesWhy, unproven, condition, state, verdict } = row;
   const why = messagesWhy && !messagesWhy.startsWith(verdict) &&
     ![condition, state].includes(messagesWhy)
@@ -12700,7 +12700,8 @@ export function summariseEvents(
   const window = { from, to };
   const lastLook = Math.max(from, Math.min(facts.lastLook ?? to, to));
   const known = {
-    from: Math.min(lastLook, Math.max(from, Date.parse(events[0]?.at ?? "") || lastLook)), to: lastLook,
+    from: Math.min(lastLook, Math.max(from, Date.parse(events[0]?.at ?? "") || lastLook)),
+    to: lastLook,
   };
   const recent = events.filter((event) => isWithin(event, window));
   const names = [...new Set([...(facts.names ?? []),
