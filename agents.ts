@@ -476,7 +476,7 @@ export interface Operator {
 
 /** Decisions are data; `why` is the log line. */
 export type Action =
-  | { do: "none" | "hold" | "lift" | "ping"; why: string }
+  | { do: "none" | "hold" | "lift" | "probe" | "wake"; why: string }
   | { do: "start" | "restart" | "park" | "finish" | "wait"; why: string; delay?: number };
 
 /** An error for people, with its exit code: 1 failed, 2 usage, 3 something needs a human. */
@@ -1186,6 +1186,7 @@ export const KEYS = {
   },
   handoff: {
     repo: [needed(text)],
+    /** Who is told of each claim, and who of each review: the other side. */
     claim_pings: [text, "adversary"],
     review_pings: [text, "builder"],
     /** `claim_pings` reads the first, `review_pings` the second. */
@@ -5670,6 +5671,7 @@ async function storePhase(cfg: Config, idx: number): Promise<void> {
 export interface LimitState {
   /** Wall s: nothing is typed before. */
   until: number;
+  /** How often it was probed. */
   nudges: number;
   /** The banner as first seen and when: the same one may move the hold only earlier. */
   banner?: string;
@@ -6496,13 +6498,16 @@ export type Typing =
   | { do: "type" | "submit" | "await" | "done" | "unproven" }
   | { do: "wait"; why: string; person?: boolean };
 
+/** The cause of a limit's probe: the original's word, which the files keep. */
+const PROBE = "nudge";
+
 /** Why nothing may be said to an agent now, "" = it may be. A probe is what a limit waits for. */
 function whyNotNow({ verdict, rule, why }: Verdict, cause: string): string {
-  const patient = cause === "wake" || cause === "nudge";
+  const patient = cause === "wake" || cause === PROBE;
   // what stands in the box says by itself what may be done with it
   const unsure = verdict === "unsure" && rule !== DRAFT;
   const waits = verdict === "blocked" || verdict === "fatal" || unsure ||
-    (verdict === "limited" && cause !== "nudge") ||
+    (verdict === "limited" && cause !== PROBE) ||
     (patient && ["active", "background", "waiting"].includes(verdict));
   return waits ? `${verdict}: ${why}` : "";
 }
@@ -6598,7 +6603,7 @@ export async function pingSession(
   const errand: Errand = { cfg, agent, backend, pane, message, cause, remember };
   await shorten(cfg, backend, message);
   let look = await lookAtBox(cfg, agent, pane);
-  if (look && cause === "nudge") look = await closeMenu(errand, look);
+  if (look && cause === PROBE) look = await closeMenu(errand, look);
   if (!look) return UNSHOWN;
   if (!hasBox(backend)) return typeBlind(errand, look);
   let typing = typingNow(errand, look);
@@ -6838,7 +6843,7 @@ const queueBoot = (
 export function nextMessages(
   outbox: Message[], isLimited: (target: string) => boolean = () => false,
 ): Message[] {
-  const rank = ({ cause, target }: Message): number => cause === "nudge"
+  const rank = ({ cause, target }: Message): number => cause === PROBE
     ? isLimited(target) ? 0 : 3 : { boot: 1, wake: 3 }[cause] ?? 2;
   const first = new Map<string, Message>();
   for (const message of outbox) {
@@ -6867,7 +6872,7 @@ export async function deliverAll(
     await Promise.all(batch.map((message) => guard(watch, `deliver ${message.target}`, () =>
       deliver(cfg, watch, message, observations.get(message.target)))));
     // whoever waited for a limit does not go on all at once
-    const paced = batch.some(({ cause }) => cause === "nudge") && at + batch.length < due.length;
+    const paced = batch.some(({ cause }) => cause === PROBE) && at + batch.length < due.length;
     const left = began + PROBE_PACE - world.mono();
     if (paced && left > 0) await world.sleep(left);
   }
@@ -6907,7 +6912,7 @@ function whyUntold(seen: Observation | undefined): string {
 
 /** Why an agent's account lets nothing be said to it: a probe may be, and what a person sends. */
 const whyAccount = (seen: Observation | undefined, cause: string): string =>
-  (seen?.verdict.where === ACCOUNT && cause !== "nudge" && !cause.startsWith("send ")
+  (seen?.verdict.where === ACCOUNT && cause !== PROBE && !cause.startsWith("send ")
     ? `limited: ${seen.verdict.why}` : "");
 
 /** Hands a text to an opencode server, whose record of the conversation is the proof. */
@@ -7107,8 +7112,8 @@ export function limitNudgeMsg(cfg: Config, agent: Agent): string {
 }
 
 /**
- * What the limit asks for: hold, probe (ping), lift, or none where there is no limit. `pending`: a
- * probe is still to be typed.
+ * What the limit asks for: hold, probe, lift, or none where there is no limit. `pending`: a probe
+ * is still to be typed.
  */
 export function decideLimit(
   state: LimitState | null, verdict: Verdict, now: number, pending = false,
@@ -7125,7 +7130,7 @@ export function decideLimit(
     do: "hold", why: "" };
   // the banner of a reset that is far off may be gone by now
   return limited || verdict.verdict === "idle"
-    ? { do: "ping", why: `limit probe #${state.nudges + 1}` } : { do: "hold", why: "" };
+    ? { do: "probe", why: `limit probe #${state.nudges + 1}` } : { do: "hold", why: "" };
 }
 
 /** The hold for a banner: a known banner keeps its reset, unless a later parse is earlier. */
@@ -7219,7 +7224,7 @@ async function probeLimit(
   if (hold.nudges === 3) {
     log(`WARNING: ${agent.name} is still limited after 3 probes; it is probed on, never rebooted`);
   }
-  enqueue(watch, agent.name, "nudge", limitNudgeMsg(cfg, agent));
+  enqueue(watch, agent.name, PROBE, limitNudgeMsg(cfg, agent));
 }
 
 /** The hold for a limit that a probe has met: another banner than before, with a time to come. */
@@ -7330,11 +7335,11 @@ export function decideAccount(
 }
 
 const isProbe = (name: string) => ({ target, cause }: Message): boolean =>
-  target === name && cause === "nudge";
+  target === name && cause === PROBE;
 
 /** One agent asks for all of an account. */
 const decideShared = (action: Action, shared: AccountLimit | null, name: string): Action =>
-  (action.do === "ping" && shared && shared.asker !== name ? { do: "hold", why: "" } : action);
+  (action.do === "probe" && shared && shared.asker !== name ? { do: "hold", why: "" } : action);
 
 /** Makes the limit of one agent that of its account, where others use that too. */
 function shareLimit(cfg: Config, watch: Watch, agent: Agent, hold: LimitState): void {
@@ -8022,7 +8027,7 @@ export function decideWake(
 ): Action {
   if (now < due) return { do: "none", why: "" };
   if (!alive) return { do: "hold", why: "not running" };
-  return verdict === "idle" ? { do: "ping", why: "scheduled wake" } : { do: "hold", why: verdict };
+  return verdict === "idle" ? { do: "wake", why: "scheduled wake" } : { do: "hold", why: verdict };
 }
 
 /** True when the wake was queued, false to try again on the next tick. */
@@ -8037,7 +8042,7 @@ export async function wakeAgent(
   const due = stored === undefined || stored > now + interval ? now + interval : stored;
   watch.wakeDue[agent.name] = due;
   const action = decideWake(due, now, seen.alive, seen.verdict.verdict);
-  if (action.do !== "ping") return false;
+  if (action.do !== "wake") return false;
   const value = renderLine(cfg, agent.wake.promptFile, variablesOf(cfg, agent));
   log(`waking ${agent.name} (${agent.session}) for its scheduled pass`);
   if (value) enqueue(watch, agent.name, "wake", value);
@@ -8076,9 +8081,14 @@ export interface Commit {
   change?: string;
 }
 
-export interface Ping {
+/** What one side of the loop commits for the other to read. */
+const CAUSES = ["claim", "review"] as const;
+type Cause = (typeof CAUSES)[number];
+
+/** A commit that the other side is to be told of. */
+export interface Announcement {
   target: string;
-  cause: "claim" | "review";
+  cause: Cause;
   subject: string;
   sha?: string | undefined;
 }
@@ -8307,17 +8317,19 @@ const parseCommits = (out: string): Commit[] =>
   });
 
 /** What a subject says its commit is; a pattern of the operator may make it both. */
-function causesOf(subject: string, hand: Handoff): Ping["cause"][] {
-  const fits = (re: string) => parsePattern(re, "i").test(subject);
-  return [...(fits(hand.claimRe) ? ["claim" as const] : []),
-    ...(fits(hand.reviewRe) ? ["review" as const] : [])];
-}
+const causesOf = (subject: string, hand: Handoff): Cause[] =>
+  CAUSES.filter((cause) => parsePattern(hand[`${cause}Re` as const], "i").test(subject));
+
+/** Who is told of a claim, or of a review, and who makes it. */
+const readerOf = (cause: Cause, hand: Handoff): string => hand[`${cause}Pings` as const];
+const authorOf = (cause: Cause, hand: Handoff): string =>
+  readerOf(cause === "claim" ? "review" : "claim", hand);
 
 /** The key of a commit together with what it changes: an amended commit has another. */
 const changeKey = ({ key, change }: Commit): string => `${key}.${change}`;
 
 /** What new commits ask to be said, oldest first: every claim and every review among them. */
-export function decideHandoff(commits: Commit[], keys: string[], hand: Handoff): Ping[] {
+export function decideHandoff(commits: Commit[], keys: string[], hand: Handoff): Announcement[] {
   const known = new Set(keys);
   // of a commit that an older version handled only the key is known: that is enough
   const compared = new Set(keys.filter((key) => key.includes("."))
@@ -8325,8 +8337,8 @@ export function decideHandoff(commits: Commit[], keys: string[], hand: Handoff):
   const isNew = (commit: Commit) => !known.has(commit.key) ||
     (commit.change !== undefined && compared.has(commit.key) && !known.has(changeKey(commit)));
   return commits.filter(isNew).flatMap(({ subject, sha }) =>
-    causesOf(subject, hand).map((cause) => ({ cause, subject, sha,
-      target: cause === "claim" ? hand.claimPings : hand.reviewPings })));
+    causesOf(subject, hand).map((cause) =>
+      ({ cause, subject, sha, target: readerOf(cause, hand) })));
 }
 
 /** The commits since the last look; where the old head is unknown or rewritten, the recent ones. */
@@ -8483,16 +8495,16 @@ export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
   if (!fetched.news) return;
   const { commits, inboxes } = fetched.news;
   const first = watch.sha === "" || watch.sha === fetched.head;
-  const pings = first ? [] : decideHandoff(commits, watch.seen, hand);
+  const announced = first ? [] : decideHandoff(commits, watch.seen, hand);
   const sure = checkInboxes(cfg, watch, hand, inboxes);
-  for (const { cause, subject, sha } of pings) {
+  for (const { cause, subject, sha } of announced) {
     emit(cfg, "commit", { agent: authorOf(cause, hand), kind: cause, subject, sha });
     endStalls(memoryOf(watch, authorOf(cause, hand)));
   }
-  for (const cause of ["claim", "review"] as const) {
-    announceCommits(cfg, watch, hand, pings.filter((ping) => ping.cause === cause));
+  for (const cause of CAUSES) {
+    announceCommits(cfg, watch, hand, announced.filter((one) => one.cause === cause));
   }
-  const last = pings.at(-1);
+  const last = announced.at(-1);
   if (last) {
     watch.turn = { owes: last.target, subject: last.subject, at: world.now() };
     watch.owedSince = world.now();
@@ -8502,12 +8514,11 @@ export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
   if (sure) volatile.handled = fetched.head;
 }
 
-const authorOf = (cause: Ping["cause"], hand: Handoff): string =>
-  (cause === "claim" ? hand.reviewPings : hand.claimPings);
-
 /** One text for all claims, or all reviews: of this push, and those not told yet. */
-function announceCommits(cfg: Config, watch: Watch, hand: Handoff, pings: Ping[]): void {
-  const [first] = pings;
+function announceCommits(
+  cfg: Config, watch: Watch, hand: Handoff, announced: Announcement[],
+): void {
+  const [first] = announced;
   if (!first) return;
   const { target, cause } = first;
   const from = authorOf(cause, hand);
@@ -8515,25 +8526,25 @@ function announceCommits(cfg: Config, watch: Watch, hand: Handoff, pings: Ping[]
     message.target === target && message.cause === cause && !wasPasted(message));
   // of one that an older version queued only the text is known: it is told beside the new one
   if (waiting && !waiting.subjects) waiting.cause = `earlier ${cause}`;
-  const all = [...(waiting?.subjects ?? []), ...pings.map(({ subject }) => subject)];
+  const all = [...(waiting?.subjects ?? []), ...announced.map(({ subject }) => subject)];
   const subjects = all.slice(-NAMED_MAX);
   const more = (waiting?.more ?? 0) + all.length - subjects.length;
   const subject = nameCommits(cause, subjects, more);
   log(`handoff: ${subject} → ${target}`);
-  const places = { ...variablesOf(cfg, cfg.agents.get(target)!), from, subject };
-  enqueue(watch, target, cause, renderLine(cfg, `prompts/${cause}-ping.md`, places));
+  const variables = { ...variablesOf(cfg, cfg.agents.get(target)!), from, subject };
+  enqueue(watch, target, cause, renderLine(cfg, `prompts/${cause}-ping.md`, variables));
   Object.assign(watch.outbox.at(-1)!, { subjects, ...(more ? { more } : {}) });
 }
 
 /** One subject as it stands; of several their number and each, `more` earlier ones only counted. */
-export function nameCommits(cause: Ping["cause"], subjects: string[], more: number): string {
+export function nameCommits(cause: Cause, subjects: string[], more: number): string {
   const all = subjects.length + more;
   if (all === 1) return subjects[0]!;
   return `${all} ${cause}s, each to be answered: ${subjects.join("; ")}` +
     (more ? `; and ${more} more before them` : "");
 }
 
-/** Queues a ping for each inbox whose content changed; false = git could not say, look again. */
+/** Queues a text for each inbox whose content changed; false = git could not say, look again. */
 function checkInboxes(
   cfg: Config, watch: Watch, hand: Handoff, inboxes: Map<string, PushedFile>,
 ): boolean {
@@ -8544,20 +8555,20 @@ function checkInboxes(
     if (shown.state !== "found" || (!shown.object && !shown.text.trim())) continue;
     const hash = shown.object || new Bun.CryptoHasher("md5").update(shown.text).digest("hex");
     if (watch.inboxes[file] === hash) continue;
-    const owner = nth === 0 ? hand.claimPings : hand.reviewPings;
+    const owner = readerOf(CAUSES[nth]!, hand);
     log(`handoff: ${file} changed → ${owner}`);
     const size = shown.size > INBOX_MAX
       ? ` (${(shown.size / 1e6).toFixed(1)} MB: look before you read it whole)` : "";
-    const places = { ...variablesOf(cfg, cfg.agents.get(owner)!),
+    const variables = { ...variablesOf(cfg, cfg.agents.get(owner)!),
       file: `${hand.docsDir}/${file}${size}`, owner };
-    enqueue(watch, owner, `inbox ${file}`, renderLine(cfg, "prompts/inbox-ping.md", places));
+    enqueue(watch, owner, `inbox ${file}`, renderLine(cfg, "prompts/inbox-ping.md", variables));
     watch.inboxes[file] = hash;
   }
   return sure;
 }
 
 /** Whose commit comes next: without any in this phase it is the claim of the first. */
-const owesCommit = ({ turn }: Watch, hand: Handoff): string => turn?.owes ?? hand.reviewPings;
+const owesCommit = ({ turn }: Watch, hand: Handoff): string => turn?.owes ?? authorOf("claim", hand);
 
 /** Both sides rest, nothing is on its way, the phase not done: who owes the next commit is told. */
 export function decideDeadlock(
@@ -8572,7 +8583,7 @@ async function deadlockCheck(
 ): Promise<void> {
   const hand = cfg.loop.handoff;
   if (!hand || watch.intent || isComplete(cfg) || phaseTrouble(cfg)) return;
-  const sides = [hand.claimPings, hand.reviewPings];
+  const sides = CAUSES.map((cause) => readerOf(cause, hand));
   const verdicts = sides.map((name) => observations.get(name)?.verdict.verdict ?? "unsure");
   const pending = watch.outbox.filter((message) => sides.includes(message.target)).length;
   const resting = decideDeadlock(verdicts, pending, 0, 0);
@@ -8589,8 +8600,8 @@ async function deadlockCheck(
     `nothing is on its way, the last word was: ${subject}`;
   log(`deadlock: ${reason} → ${owes}`);
   emit(cfg, "deadlock", { agent: owes, why: reason });
-  const places = { ...variablesOf(cfg, cfg.agents.get(owes)!), reason, subject };
-  enqueue(watch, owes, "deadlock", renderLine(cfg, "prompts/deadlock-ping.md", places));
+  const variables = { ...variablesOf(cfg, cfg.agents.get(owes)!), reason, subject };
+  enqueue(watch, owes, "deadlock", renderLine(cfg, "prompts/deadlock-ping.md", variables));
   watch.deadlocked = watch.sha;
   await save(cfg, watch);
 }
@@ -10430,7 +10441,7 @@ function nextOfLimit(
   const action = decideLimit(hold, verdict, now);
   if (action.do === "none") return null;
   if (action.do === "lift") return { does: `ends the hold: ${action.why}`, at: now };
-  if (action.do === "ping") return { does: "asks whether it can go on", at: now, due: "probe" };
+  if (action.do === "probe") return { does: "asks whether it can go on", at: now, due: "probe" };
   const until = hold ? hold.until : nextLimitUntil(settings, verdict.limit, nativeGrace, now);
   return { does: "holds, then asks whether it can go on", at: until * 1000, due: "probe" };
 }
@@ -13825,7 +13836,7 @@ export async function cmdDoctor(call: Call): Promise<number> {
 // How a person begins, and what shells and systemd need.
 
 // The demo: an ordinary fleet in a fresh folder, with two scripted clients. Everything around them
-// is real: tmux, git, the watchdog, the pings, the phase moves.
+// is real: tmux, git, the watchdog, the texts, the phase moves.
 
 const DEMO_PROMPTS: Record<string, string> = {
   boot: "read {kickoff}\n",

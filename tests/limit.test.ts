@@ -23,12 +23,12 @@ describe("decideLimit", () => {
     ["it works: lift", held, "active", "lift"],
     ["could not look: nothing", held, "unsure", "none"],
     ["a dialog: nothing", held, "blocked", "none"],
-    ["after the reset the banner still stands: probe", due, "limited", "ping"],
+    ["after the reset the banner still stands: probe", due, "limited", "probe"],
     ["after the reset it is at its prompt: lift", due, "idle", "lift"],
     ["after the reset it waits: lift", due, "waiting", "lift"],
     ["a state of the original, held", { until: s(600), nudges: 0 }, "limited", "hold"],
-    ["a state of the original, due", { until: s(-1), nudges: 2 }, "limited", "ping"],
-    ["fault 47: the clock was stepped back behind its beginning: not held longer", { ...held, setAt: s(3600), until: s(7200) }, "limited", "ping"],
+    ["a state of the original, due", { until: s(-1), nudges: 2 }, "limited", "probe"],
+    ["fault 47: the clock was stepped back behind its beginning: not held longer", { ...held, setAt: s(3600), until: s(7200) }, "limited", "probe"],
   ])("%s", (_, state, name, wanted) => expect(decideLimit(state, verdict(name), NOW).do).toBe(wanted as never));
 });
 

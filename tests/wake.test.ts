@@ -7,7 +7,7 @@ import { type Scene, scene } from "./kit.ts";
 describe("decideWake", () => {
   test.each<[string, number, boolean | null, VerdictName, string]>([
     ["not due", 101, true, "idle", "none"],
-    ["due and idle", 100, true, "idle", "ping"],
+    ["due and idle", 100, true, "idle", "wake"],
     ["due, but it works", 0, true, "active", "hold"],
     ["fault 55: due, but limited", 0, true, "limited", "hold"],
     ["due, but at a dialog", 0, true, "blocked", "hold"],
