@@ -278,6 +278,41 @@ export type Life =
   | { state: "stopping"; family: Stopping; then: Down }
   | Down;
 
+/**
+ * What a client does, by one look at its screen and at what it says of itself:
+ *
+ *   active    a turn is under way                background  only work that it left running is
+ *   idle      at its prompt, nothing running     waiting     idle, and it said until when
+ *   limited   in a usage limit                   blocked     a person has to answer or to pay
+ *   fatal     only a restart can help            unsure      the look does not tell
+ */
+const VERDICTS = [
+  "active", "background", "blocked", "limited", "fatal", "waiting", "idle", "unsure",
+] as const;
+export type VerdictName = (typeof VERDICTS)[number];
+
+export type LimitClass = "5h" | "weekly" | "model" | "money" | "other";
+
+/**
+ * `resetAt`: wall ms, without slack. `native`: the client will go on by itself at the reset.
+ * `exact`: the reset is a timestamp of the client's, not read from a banner.
+ */
+export interface Limit {
+  class: LimitClass; resetAt: number | null; banner: string; native: boolean; exact?: boolean;
+}
+
+/** `text`: what matched, on one line. `waitingUntil`: wall ms. `why`: a few words for a person. */
+export interface Verdict {
+  verdict: VerdictName; rule: string; where: string; text: string;
+  limit: Limit | null; waitingUntil: number | null; why: string;
+  /** The state in the client's own session file, where it has one. */
+  own?: string;
+  /** The verdict if the error on the screen is real; it may be an answer that quotes one. */
+  doubted?: Verdict;
+  /** How its sources contradict each other. */
+  odd?: string;
+}
+
 /** What the watchdog remembers of one agent or service. Only the last group is not on disk. */
 export interface Memory {
   /** Wall ms of the starts since the last healthy minute. */
@@ -1069,11 +1104,6 @@ const stringTable: Check<Record<string, string>> = (value) =>
 /** The kinds of clients; `typed` is any other, as its operator describes it. */
 const BUILT_IN = ["claude", "opencode", "codex", "gemini"] as const;
 const KINDS = [...BUILT_IN, "typed"] as const;
-
-const VERDICTS = [
-  "active", "background", "blocked", "limited", "fatal", "waiting", "idle", "unsure",
-] as const;
-export type VerdictName = (typeof VERDICTS)[number];
 
 /** The events that [notify] can send. */
 const NOTICE_EVENTS = [
@@ -2672,7 +2702,6 @@ async function readScreen(cfg: Config, pane: Pane): Promise<Screen | null> {
 // One verdict from one look at a pane, by rules as data. Rules are anchored in regions of the
 // screen: an agent that quotes a footer or a banner must not be taken for the real one.
 
-export type LimitClass = "5h" | "weekly" | "model" | "money" | "other";
 /**
  * Where a rule looks; a rule never matches a region that is not on the screen.
  *
@@ -2708,24 +2737,6 @@ export interface Rule {
 export type DeclaredAnswer = { re: string; keys: string[] };
 /** One capture of a pane, `text` with wrapped lines joined and blank lines kept. */
 export interface ScreenText { text: string; title: string }
-/**
- * `resetAt`: wall ms, without slack. `native`: the client will go on by itself at the reset.
- * `exact`: the reset is a timestamp of the client's, not read from a banner.
- */
-export interface Limit {
-  class: LimitClass; resetAt: number | null; banner: string; native: boolean; exact?: boolean;
-}
-/** `text`: what matched, on one line. `waitingUntil`: wall ms. `why`: a few words for a person. */
-export interface Verdict {
-  verdict: VerdictName; rule: string; where: string; text: string;
-  limit: Limit | null; waitingUntil: number | null; why: string;
-  /** The state in the client's own session file, where it has one. */
-  own?: string;
-  /** The verdict if the error on the screen is real; it may be an answer that quotes one. */
-  doubted?: Verdict;
-  /** How its sources contradict each other. */
-  odd?: string;
-}
 
 // The rules.
 
@@ -8568,7 +8579,8 @@ function checkInboxes(
 }
 
 /** Whose commit comes next: without any in this phase it is the claim of the first. */
-const owesCommit = ({ turn }: Watch, hand: Handoff): string => turn?.owes ?? authorOf("claim", hand);
+const owesCommit = ({ turn }: Watch, hand: Handoff): string =>
+  turn?.owes ?? authorOf("claim", hand);
 
 /** Both sides rest, nothing is on its way, the phase not done: who owes the next commit is told. */
 export function decideDeadlock(
