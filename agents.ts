@@ -3049,7 +3049,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       ...geminiCut(/(?=@(?:AI\s+Studio|another\s+\/auth\s+method))/) },
     { name: "broken conversation cut off", verdict: "fatal", why: "the conversation is broken",
       ...geminiCut(/(?=@"INVALID_ARGUMENT")(?!@API[_\s]+key)/) },
-    // an API error ends in a bracket; a complaint about an answer, which the next may cure, does not
+    // only an API error ends in a bracket, not a complaint about an answer, which the next may cure
     { name: "error cut off", verdict: "blocked", why: "an error, cut off",
       ...geminiCut(/(?=@\]\n+ℹ )(?!@"(?:UNAVAILABLE|INTERNAL|RESOURCE_EXHAUSTED)")/) },
     atBox(CLIENTS.gemini.box_re, CLIENTS.gemini.empty_re),
@@ -5335,8 +5335,8 @@ async function askSources(
 }
 
 // ── state ───────────────────────────────────────────────────────────────────────
-// What outlives the watchdog: its memory, the phase, the limits, and what people ordered. Everything
-// is stored before it is acted upon. Each field is checked when it is read, as another version may
+// What outlives the watchdog: its memory, the phase, the limits, and what people ordered. It is all
+// stored before it is acted upon. Each field is checked when it is read, as another version may
 // have written it; each read has a deadline, as the disk may be a network's.
 
 const watchFile = (cfg: Config): string => join(cfg.stateDir, "watch.json");
@@ -5801,7 +5801,7 @@ function hasEnded(signed: string): boolean {
   return Boolean(born) && statOf("self").length > 0 && bornOf(Number(pid)) !== born;
 }
 
-/** Whether an order keeps a unit from being started; `byHand`: for a command, see `startSession`. */
+/** Whether an order keeps a unit from being started; `byHand`: as in `startSession`. */
 async function isOrderedDown(cfg: Config, name: string, byHand = false): Promise<boolean> {
   const operator = await operatorOf(cfg);
   return byHand ? isDown(operator, name) : whyHandsOff(operator, name) !== "";
@@ -5835,8 +5835,8 @@ async function changeOperator(cfg: Config, change: (operator: Operator) => void)
 }
 
 /**
- * Which orders lie in another folder beside the config, where log_dir has been changed: nobody reads
- * them there. "" = none. Looked for until this fleet has a memory of its own.
+ * Which orders lie in another folder beside the config, where log_dir was changed, and nobody reads
+ * them. "" = none. Looked for until this fleet has a memory of its own.
  */
 async function ordersElsewhere(cfg: Config): Promise<string> {
   if (world.mtime(watchFile(cfg)) !== null) return "";
@@ -6449,7 +6449,7 @@ const timesIn = (screen: string, value: string): number =>
 /** Whether a text may stand typed in its client's input box. */
 const wasPasted = (message: Message): boolean => message.seen !== undefined;
 
-/** This many characters of a text that a box cuts off are no accident: nobody types them by hand. */
+/** This many characters of a text that a box cuts off are no accident: no person types them. */
 const PART_MIN = 40;
 
 /**
@@ -6717,10 +6717,7 @@ async function isDrawn({ cfg, agent, backend, pane, message }: Errand): Promise<
 
 const messageFile = (cfg: Config, id: string): string => join(cfg.stateDir, `message-${id}.txt`);
 
-/**
- * A text that is too long to type, or that its box would hide, goes to a file of its own; the client
- * is told to read that.
- */
+/** A text too long to type, or that its box would hide, goes to a file for the client to read. */
 async function shorten(cfg: Config, backend: Backend, message: Message): Promise<void> {
   const fits = Buffer.byteLength(message.text) <= TYPED_MAX && !hidesInBox(backend, message.text);
   if (fits || wasPasted(message)) return;
@@ -6848,8 +6845,8 @@ const queueBoot = (
 
 /**
  * The next text for each target: a kickoff, then in the order they were made. All but the probe of
- * a limit wait for a limited target, so there it goes before the kickoff too. A wake comes last, and
- * so does a probe once the limit is lifted: they alone wait for an agent at rest.
+ * a limit wait for a limited target, so there it goes before the kickoff. A wake comes last, and so
+ * does a probe once the limit is lifted: they alone wait for an agent at rest.
  */
 export function nextMessages(
   outbox: Message[], isLimited: (target: string) => boolean = () => false,
@@ -7118,8 +7115,7 @@ export function nextLimitUntil(
 export function limitNudgeMsg(cfg: Config, agent: Agent): string {
   const steady = agent.kind === "persistent" || agent.kind === "orchestrator" ||
     !phases(cfg).length;
-  return renderLine(
-    cfg, steady ? "prompts/limit-probe.md" : "prompts/limit-probe-loop.md", variablesOf(cfg, agent));
+  return renderLine(cfg, `prompts/limit-probe${steady ? "" : "-loop"}.md`, variablesOf(cfg, agent));
 }
 
 /**
@@ -8171,7 +8167,8 @@ async function weighPushed(hand: Handoff, path: string): Promise<PushedFile> {
 
 /** What git said, without its advice. */
 const gitWords = (err: string): string => {
-  const lines = err.split(/\n\s*\n/)[0]!.split("\n").filter((line) => !/^(warning|hint):/i.test(line))
+  const lines = err.split(/\n\s*\n/)[0]!.split("\n")
+    .filter((line) => !/^(warning|hint):/i.test(line))
     .map((line) => line.replace(/^(fatal|error): /, ""));
   return plainText([...new Set(lines)].slice(0, 3).join("; "), SUBJECT_MAX) || "no reason given";
 };
@@ -8186,7 +8183,8 @@ const GIT_CURES: [said: RegExp, cure: (hand: Handoff) => string][] = [
     `${quoted(repo)} is a partial clone: make a full one in its place`],
   [/exists; cannot create|cannot create.* exists/, ({ repo, remote }) =>
     `git -C ${quoted(repo)} remote prune ${remote}`],
-  [/bad object|corrupt|object file|missing (blob|tree|commit)|unable to read|unresolved delta|bad sha1|broken|did not send all/,
+  [anyOf(/bad object|corrupt|object file|missing (blob|tree|commit)|unable to read/,
+    /unresolved delta|bad sha1|broken|did not send all/),
     ({ repo }) => `the clone is damaged: move ${quoted(repo)} away and clone it again`],
   [/Host key verification failed/, () => "connect to the host once by hand and accept its key"],
   [/could not read (Username|Password)|Authentication failed|terminal prompts disabled/, () =>
@@ -8638,8 +8636,9 @@ export async function stopLoops(
       await endFamily(cfg, watch, agent, familyIn(cfg, pane), pane);
       gone = false;
     }
-    const ended = pane ? continueStopping(cfg, watch, agent) : await stopLeftOver(cfg, watch, agent);
-    if (!ended) gone = false;
+    const ended = pane
+      ? continueStopping(cfg, watch, agent) : await stopLeftOver(cfg, watch, agent);
+    gone &&= ended;
   }
   return gone;
 }
@@ -8988,8 +8987,8 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     if (await world.text(cfg.path) !== source) return cfg;
     const next = await loadConfig(cfg.path, {}, source);
     for (const [key, field] of [["log_dir", "logDir"], ["tmux_socket", "tmuxSocket"]] as const) {
-      trouble(watch, key, next[field] === cfg[field] ? ""
-        : `${key} stays ${show(cfg[field])} while the fleet runs: set it back, down, change it, up`);
+      trouble(watch, key, next[field] === cfg[field] ? "" : `${key} stays ${show(cfg[field])} ` +
+        "while the fleet runs: set it back, down, change it, up");
     }
     const { logDir, stateDir, tmuxSocket, stored } = cfg;
     Object.assign(next, { logDir, stateDir, tmuxSocket, stored });
@@ -9781,8 +9780,8 @@ const assessExit = (exits: boolean): Findings => exits
 
 // ── up, down, restart ───────────────────────────────────────────────────────────
 // Orders of people. A command acts itself, under the lock of orders that every start of the
-// watchdog takes too, and does not ask the watchdog to: an order must hold where that hangs or is of
-// an older version. The watchdog follows the result.
+// watchdog takes too, and does not ask the watchdog to: an order must hold where that hangs, or is
+// of an older version. The watchdog follows the result.
 
 /**
  * Asks the tmux server for its version and for exit-unattached. `start`: if none runs, one starts

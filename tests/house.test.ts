@@ -43,6 +43,11 @@ test("at most thirty references run ahead across a banner", () => {
   expect(ahead.length, ahead.join("\n")).toBeLessThanOrEqual(30);
 });
 
+test("no line is longer than a hundred columns", () => {
+  const long = SOURCE.split("\n").flatMap((line, at) => [...line].length > 100 ? `${at + 1}: ${line}` : []);
+  expect(long).toEqual([]);
+});
+
 /** What else goes past the world, each for a reason of its own. */
 const DIRECT = {
   config: ["existsSync", "lstatSync", "statSync", "Bun.spawnSync"], // whose file was found; the parser, where it is not installed yet
