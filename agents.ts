@@ -3773,14 +3773,25 @@ function compiled(source: string, flags: string): RegExp {
   return known;
 }
 
+/** What the program calls its findings that no rule of `BUILT_IN_RULES` makes. */
+const FINDINGS = ["blank", "none", DRAFT, "marker", "in front", "server", "turn", "busy", "waiting",
+  "shell", "idle", "account", "log_grace"];
+
+/** An operator's rule is never taken for one of the program's, which are asked after by name. */
+function nameOfOwn({ kind }: Backend, name: string | undefined, nth: number): string {
+  const isTaken = BUILT_IN_RULES[kind].some((rule) => rule.name === name) ||
+    FINDINGS.includes(name ?? "");
+  return isTaken ? `${name} (yours)` : name ?? `rule ${nth + 1}`;
+}
+
 const compiledRules = new WeakMap<Backend, Rule[]>();
 
 /** The operator's rules, then the built-in ones; active_re and so on replace those of a verdict. */
 export function rulesOf(backend: Backend): Rule[] {
   const known = compiledRules.get(backend);
   if (known) return known;
-  const own = backend.rule.map((rule, i): Rule => ({
-    name: rule.name ?? `rule ${i + 1}`, verdict: rule.verdict,
+  const own = backend.rule.map((rule, nth): Rule => ({
+    name: nameOfOwn(backend, rule.name, nth), verdict: rule.verdict,
     where: Number(/^last (\d+)$/.exec(rule.where)?.[1]) || rule.where as Exclude<Where, number>,
     re: compiled(rule.re.replaceAll("⏺", "●"), ""), given: rule.re, whole: rule.whole,
   }));

@@ -813,6 +813,22 @@ const read = (rules: Rule[], text: string, title = "") => {
 };
 
 describe("the operator's rules", () => {
+  test("one that has a name of the program's own is not taken for that", async () => {
+    const named = async (kind: string, names: string[]) => (await rulesFrom(`[backend.own]\nkind = "${kind}"\nbin = "own"\n` +
+      names.map((name) => `[[backend.own.rule]]\nname = "${name}"\nverdict = "active"\nre = "MAINTENANCE"\n`).join(""), "own"))
+      .slice(0, names.length).map(({ name }) => name);
+    // whatever the source calls a finding, or asks after, and what Claude Code's session file says
+    const source = readFileSync(`${import.meta.dir}/../agents.ts`, "utf8");
+    const asked = [...source.matchAll(/\brule: "([^"]+)"|\.rule [!=]== "([^"]+)"/g)].map(([, made, compared]) => (made ?? compared)!);
+    expect(asked).toEqual(expect.arrayContaining(["none", "server", "turn", "marker"]));
+    for (const kind of ["claude", "opencode", "codex", "gemini", "typed"] as const) {
+      const all = [...new Set([...asked, ...BUILT_IN_RULES[kind].map(({ name }) => name), "draft", "account", "busy", "waiting", "shell", "idle"])];
+      expect(await named(kind, all)).toEqual(all.map((name) => `${name} (yours)`));
+    }
+    expect(await named("typed", ["dialog", "error", "mine"])).toEqual(["dialog", "error", "mine"]);
+    const rules = await rulesFrom('[[backend.claude.rule]]\nname = "spinner"\nverdict = "active"\nre = "MAINTENANCE"\n');
+    expect(rules.some((rule) => rule.name === detect(rules, { text: "MAINTENANCE", title: "" }, NOW).rule && rule.animated)).toBe(false);
+  });
   const IDLE = claudeScreen("❯ go\n\n● Low on tokens\n\n✻ Baked for 3s · done 7:26 PM", 80);
   test("come first, in their order, with their regions", async () => {
     const rules = await rulesFrom(`[backend.claude]
