@@ -737,13 +737,10 @@ const ownSsh = new Map<string, Promise<boolean>>();
  */
 async function quietSsh(repo: string): Promise<Record<string, string>> {
   if (process.env.GIT_SSH_COMMAND || process.env.GIT_SSH) return {};
-  if (!ownSsh.has(repo)) {
-    const asked = run(["git", "-C", repo, "config", "--default", "", "--get", "core.sshCommand"],
-      GIT_DEADLINE);
-    ownSsh.set(repo, asked.then(({ ok, out }) => !ok || out.trim() !== ""));
-  }
-  return (await ownSsh.get(repo))
-    ? {} : { GIT_SSH_COMMAND: "ssh -oBatchMode=yes -oConnectTimeout=10" };
+  const ask = ["git", "-C", repo, "config", "--default", "", "--get", "core.sshCommand"];
+  const isSet = await ownSsh.getOrInsertComputed(repo, () =>
+    run(ask, GIT_DEADLINE).then(({ ok, out }) => !ok || out.trim() !== ""));
+  return isSet ? {} : { GIT_SSH_COMMAND: "ssh -oBatchMode=yes -oConnectTimeout=10" };
 }
 
 /** Bytes of a server's answer that are accepted. */
@@ -3490,14 +3487,11 @@ const ZONES: Record<string, string> = Object.fromEntries(`
 `.trim().split(/\s+/).map((zone) => [zone.slice(0, -6), zone.slice(-6)]));
 
 const clocks = new Map<string, Intl.DateTimeFormat>();
-function clockOf(zone: string): Intl.DateTimeFormat {
-  const clock = clocks.get(zone) ?? new Intl.DateTimeFormat("en-US", {
+const clockOf = (zone: string): Intl.DateTimeFormat =>
+  clocks.getOrInsertComputed(zone, () => new Intl.DateTimeFormat("en-US", {
     timeZone: zone, hourCycle: "h23", year: "numeric", month: "numeric", day: "numeric",
     hour: "numeric", minute: "numeric", second: "numeric",
-  });
-  clocks.set(zone, clock);
-  return clock;
-}
+  }));
 
 // The wall clock of a zone, as the epoch at which UTC would show the same: easy to calculate with.
 function wallAt(epoch: number, zone: string): number {
@@ -3747,8 +3741,7 @@ function dropSlowPatterns(cfg: Config, agent: Agent): void {
     const backend = { ...whole, rule: whole.rule.filter(({ re }) => re !== slow),
       answer: whole.answer.filter(({ re }) => re !== slow) };
     for (const key of names) delete backend[key];
-    const reduced = reducedBackends.get(cfg) ?? new Map<string, Backend>();
-    reducedBackends.set(cfg, reduced.set(agent.name, backend));
+    reducedBackends.getOrInsertComputed(cfg, () => new Map()).set(agent.name, backend);
     log(`${agent.name}: the pattern ${show(slow)} of backend "${whole.name}" takes over ` +
       `${PATTERN_MAX} ms for its screen: switched off for it until the config changes`);
     emit(cfg, "pattern", { agent: agent.name, pattern: slow });
@@ -3768,9 +3761,7 @@ export function backendRe(
 
 /** Compiles a pattern of the config once. */
 function compiled(source: string, flags: string): RegExp {
-  const known = patterns.get(`${flags} ${source}`) ?? parsePattern(source, flags);
-  patterns.set(`${flags} ${source}`, known);
-  return known;
+  return patterns.getOrInsertComputed(`${flags} ${source}`, () => parsePattern(source, flags));
 }
 
 /** What the program calls its findings that no rule of `BUILT_IN_RULES` makes. */
@@ -3787,9 +3778,10 @@ function nameOfOwn({ kind }: Backend, name: string | undefined, nth: number): st
 const compiledRules = new WeakMap<Backend, Rule[]>();
 
 /** The operator's rules, then the built-in ones; active_re and so on replace those of a verdict. */
-export function rulesOf(backend: Backend): Rule[] {
-  const known = compiledRules.get(backend);
-  if (known) return known;
+export const rulesOf = (backend: Backend): Rule[] =>
+  compiledRules.getOrInsertComputed(backend, compileRules);
+
+function compileRules(backend: Backend): Rule[] {
   const own = backend.rule.map((rule, nth): Rule => ({
     name: nameOfOwn(backend, rule.name, nth), verdict: rule.verdict,
     where: Number(/^last (\d+)$/.exec(rule.where)?.[1]) || rule.where as Exclude<Where, number>,
@@ -3803,9 +3795,7 @@ export function rulesOf(backend: Backend): Rule[] {
     const where = backend.kind === "opencode" && key === "activeRe" ? 10 : "screen";
     if (re) rules = replaceRules(rules, { name: key, verdict, where, re, given: backend[key]! });
   }
-  const all = [...own, ...rules, ...restRules(backend)];
-  compiledRules.set(backend, all);
-  return all;
+  return [...own, ...rules, ...restRules(backend)];
 }
 
 /** Whether its input box is known without a description. */
@@ -4861,8 +4851,7 @@ const hasLeft = ({ pane, pid, born }: SessionFile): boolean =>
  * screen decides. Costs one `stat` if nothing has changed.
  */
 function readClaudeWord(cfg: Config, agent: Agent, pane: Pane): ClaudeWord | null {
-  const files = sessionFiles.get(cfg) ?? new Map<string, SessionFile>();
-  sessionFiles.set(cfg, files);
+  const files = sessionFiles.getOrInsertComputed(cfg, () => new Map());
   try {
     let file = files.get(agent.session);
     const sought = file && (file.changed === null || hasLeft(file)) &&
@@ -7287,22 +7276,19 @@ const CREDENTIAL = /^(?:HOME|.*_HOME|.*CONFIG_DIR|.*_TOKEN|.*_KEY|.*_URL|AWS_.*|
 const credentials = new WeakMap<Agent, { mark: string; shown: string }>();
 
 /** The credentials of an agent's own; `mark` tells them apart, and "" = those of everybody. */
-function credentialsOf(agent: Agent): { mark: string; shown: string } {
-  const known = credentials.get(agent);
-  if (known) return known;
-  const own = Object.entries(agent.env).filter(([key]) => CREDENTIAL.test(key)).sort();
+function credentialsIn({ env }: Agent): { mark: string; shown: string } {
+  const own = Object.entries(env).filter(([key]) => CREDENTIAL.test(key)).sort();
   const mark = own.length ? hashOf(JSON.stringify(own)) : "";
   // a folder may be shown, a secret not
-  const folder = own.find(([key]) => /HOME$|CONFIG_DIR$/.test(key))?.[1] ?? mark.slice(0, 4);
-  credentials.set(agent, { mark, shown: folder });
-  return { mark, shown: folder };
+  const folder = own.find(([key]) => /HOME$|CONFIG_DIR$/.test(key))?.[1];
+  return { mark, shown: folder ?? mark.slice(0, 4) };
 }
 
 /** Whose quota an agent uses; of an opencode client also that of its model's provider. */
 export function accountOf(cfg: Config, agent: Agent): { key: string; name: string } {
   const { name, kind } = backendOf(cfg, agent);
   const provider = kind === "opencode" ? roleModel(cfg, agent).split("/")[0]! : "";
-  const { mark, shown } = credentialsOf(agent);
+  const { mark, shown } = credentials.getOrInsertComputed(agent, credentialsIn);
   return { key: [name, provider, agent.account ?? mark].join(" "),
     name: `${name} (${agent.account ?? (shown || provider || "default")})` };
 }
@@ -8012,13 +7998,10 @@ async function mustWait(cfg: Config, unit: Unit, snap: Snapshot, memory: Memory)
 const asked = new WeakMap<Snapshot, Map<string, Promise<boolean>>>();
 
 /** A server that hangs costs its deadline once per look, not once per agent that waits for it. */
-function oncePerLook(snap: Snapshot, what: string, ask: () => Promise<boolean>): Promise<boolean> {
-  const known = asked.get(snap) ?? new Map<string, Promise<boolean>>();
-  asked.set(snap, known);
-  const answer = known.get(what) ?? ask();
-  known.set(what, answer);
-  return answer;
-}
+const oncePerLook = (
+  snap: Snapshot, what: string, ask: () => Promise<boolean>,
+): Promise<boolean> =>
+  asked.getOrInsertComputed(snap, () => new Map()).getOrInsertComputed(what, ask);
 
 /** `ready` is a port, an address, or a command that exits with 0; without it, a living session. */
 export async function isReady(cfg: Config, unit: Unit, snap: Snapshot): Promise<boolean> {
