@@ -435,7 +435,8 @@ export interface Runtime {
  * The remote's branch at the last look. `empty`: the repository has no branch at all yet;
  * `branch missing`: it has others; `failing`: git could not look.
  */
-export type ChannelState = "ok" | "empty" | "branch missing" | "failing";
+const CHANNEL_STATES = ["ok", "empty", "branch missing", "failing"] as const;
+export type ChannelState = (typeof CHANNEL_STATES)[number];
 
 /** The state of the hand-off channel, and since when (wall ms). */
 export interface Channel {
@@ -1782,6 +1783,7 @@ const isAgent = (unit: Unit): unit is Agent => "backend" in unit;
 // Shapes check what comes from disk or from a client: any field may be missing or of another type.
 type Shape = (value: unknown) => boolean;
 const isText: Shape = (value) => typeof value === "string";
+const isFlag: Shape = (value) => typeof value === "boolean";
 const isNumber: Shape = (value) => typeof value === "number" && Number.isFinite(value);
 const isRecord = (value: unknown): value is Record<string, unknown> =>
   value !== null && typeof value === "object" && !Array.isArray(value);
@@ -1789,7 +1791,18 @@ const every = (item: Shape): Shape => (value) => Array.isArray(value)
   ? value.every(item) : isRecord(value) && Object.values(value).every(item);
 const withFields = (fields: Record<string, Shape>): Shape => (value) =>
   isRecord(value) && Object.entries(fields).every(([key, shape]) => shape(value[key]));
-const orNull = (shape: Shape): Shape => (value) => value === null || shape(value);
+/** null, or absent, or of this shape. */
+const orNull = (shape: Shape): Shape => (value) => value == null || shape(value);
+
+/** A JSON object in a text that may be damaged, or not written to its end; null = there is none. */
+function parsedRecord(text: string | null): Record<string, unknown> | null {
+  try {
+    const value: unknown = JSON.parse(text ?? "");
+    return isRecord(value) ? value : null;
+  } catch {
+    return null;
+  }
+}
 
 // ── logging ─────────────────────────────────────────────────────────────────────
 // Diagnostics go to stderr with date and time; the watchdog's also to its log file. Logging never
@@ -4000,21 +4013,12 @@ export function decidePhase(
   const wrong = (what: string) => ({ error: `${what}; run "phase set" (phases: ${ids})` });
   if (!/^\d+\s*$/.test(index)) return wrong(`the phase file holds ${show(index)}, not a number`);
   const idx = Number(index);
-  const [id, written] = parseStoredId(stored);
-  if (id !== undefined && written === idx && list[idx]?.id !== id) {
+  const { id, idx: written } = parsedRecord(stored) ?? {};
+  if (isText(id) && Number(written) === idx && list[idx]?.id !== id) {
     const moved = list.findIndex((phase) => phase.id === id);
     return moved < 0 ? wrong(`phase "${id}" is not in the config any more`) : { idx: moved };
   }
   return idx < list.length ? { idx } : wrong(`phase index ${idx} is out of range`);
-}
-
-function parseStoredId(stored: string | null): [id: string | undefined, index: number] {
-  try {
-    const { id, idx } = JSON.parse(stored ?? "{}");
-    return [typeof id === "string" ? id : undefined, Number(idx)];
-  } catch {
-    return [undefined, -1];
-  }
 }
 
 /** The index into `phases`; throws if `decidePhase` finds a fault. */
@@ -4951,15 +4955,6 @@ export function parseTranscriptEnd(tail: string, now: number): TranscriptEnd | n
   return null;
 }
 
-function parsedRecord(line: string): Record<string, unknown> | null {
-  try {
-    const value: unknown = JSON.parse(line);
-    return isRecord(value) ? value : null;
-  } catch {
-    return null; // its beginning was not read, or it is still being written
-  }
-}
-
 /** Bytes read from the end of a conversation's file: enough for a large tool result or two. */
 const END_MAX = 262_144;
 /** What was read from the end of each file, by path; `settled` as in `SessionFile`. */
@@ -5474,12 +5469,11 @@ const GROUP = {
 const MEMORY_SHAPES: Record<string, Shape> = {
   version: isText, model: isText,
   unsureTold: isNumber, backgroundSince: isNumber, stalls: isNumber, stallsTold: isNumber,
-  starts: every(isNumber), stopping: orNull((value) => isStopping(value)),
-  client: orNull(withFields(GROUP)), restarts: withFields({ day: isText, count: isNumber }),
+  starts: every(isNumber), client: orNull(withFields(GROUP)),
+  stopping: orNull(withFields({ ...GROUP, since: isNumber, marks: orNull(every(isText)),
+    stuck: orNull(isText), killed: orNull(isNumber) })),
+  restarts: withFields({ day: isText, count: isNumber }),
 };
-const isStopping: Shape = (value) => withFields({ ...GROUP, since: isNumber })(value) &&
-  isRecord(value) && every(isText)(value.marks ?? []) && isText(value.stuck ?? "") &&
-  isNumber(value.killed ?? 0);
 const WATCH_SHAPES: Record<string, Shape> = {
   accounts: every(withFields({ name: isText, class: isLimitClass, resetAt: isReset,
     asker: isText, askedAt: isNumber, liftedAt: isNumber })),
@@ -5488,7 +5482,8 @@ const WATCH_SHAPES: Record<string, Shape> = {
   wakeDue: every(isNumber),
   turn: orNull(withFields({ owes: isText, subject: isText, at: isNumber })), owedSince: isNumber,
   intent: orNull(withFields({ id: isText, from: isText, to: isText, run: isText })),
-  channel: orNull((value) => isChannel(value)),
+  channel: orNull(withFields({ state: (value) => CHANNEL_STATES.includes(value as ChannelState),
+    why: isText, cure: isText, since: isNumber, told: isFlag })),
   notices: orNull(withFields(
     { tries: isNumber, since: isNumber, dropped: isNumber, droppedAt: isNumber, why: isText })),
 };
@@ -5501,13 +5496,6 @@ const MESSAGE_SHAPES: Record<string, Shape> = {
   subjects: every(isText), more: isNumber, why: isText, stuck: isNumber, expires: isNumber,
   undelivered: isText,
 };
-
-function isChannel(value: unknown): value is Channel {
-  const { state, why, cure, since, told } = (value ?? {}) as Partial<Channel>;
-  return ["ok", "empty", "branch missing", "failing"].includes(state!) &&
-    typeof why === "string" && typeof cure === "string" && Number.isFinite(since) &&
-    typeof told === "boolean";
-}
 
 /** The stored messages; entries that are no message are dropped. */
 const soundMessages = (list: unknown): Message[] => !Array.isArray(list) ? []
@@ -5710,15 +5698,11 @@ async function readLimits(cfg: Config): Promise<Stored["limits"]> {
 }
 
 function parseLimitState(text: string | null): LimitState | null {
-  try {
-    const state = JSON.parse(text ?? "null");
-    if (!isRecord(state) || !isResetSeconds(state.until)) return null;
-    const wrong = (key: string) => key in state && !(LIMIT_SHAPES[key]?.(state[key]) ?? true);
-    for (const key of Object.keys(LIMIT_SHAPES).filter(wrong)) delete state[key];
-    return { ...state, nudges: Number(state.nudges) || 0 } as LimitState;
-  } catch {
-    return null;
-  }
+  const state = parsedRecord(text);
+  if (!state || !isResetSeconds(state.until)) return null;
+  const wrong = (key: string) => key in state && !LIMIT_SHAPES[key]!(state[key]);
+  for (const key of Object.keys(LIMIT_SHAPES).filter(wrong)) delete state[key];
+  return { ...state, until: Number(state.until), nudges: Number(state.nudges) || 0 };
 }
 
 export const loadLimitState = (cfg: Config, session: string): LimitState | null =>
@@ -5858,16 +5842,10 @@ async function ordersElsewhere(cfg: Config): Promise<string> {
 }
 
 /** The heartbeat of the last tick, without fields that are not sound; `interval` in s. */
-async function readBeat(
-  cfg: Config,
-): Promise<{ at?: string; pid?: number; version?: string; interval?: number }> {
-  try {
-    const { at, pid, version, interval } = JSON.parse(await textIn(heartbeatFile(cfg)) || "{}");
-    return { ...(isText(at) ? { at } : {}), ...(isNumber(pid) ? { pid } : {}),
-      ...(isText(version) ? { version } : {}), ...(isNumber(interval) ? { interval } : {}) };
-  } catch {
-    return {};
-  }
+async function readBeat(cfg: Config) {
+  const fresh: { at?: string; pid?: number; version?: string; interval?: number } = {};
+  return sound(fresh, parsedRecord(await textIn(heartbeatFile(cfg))),
+    { at: isText, pid: isNumber, version: isText, interval: isNumber });
 }
 
 export type WatchdogState = Awaited<ReturnType<typeof readWatchdog>>;
@@ -12319,14 +12297,8 @@ async function followFile(
 
 /** The events in lines of events.jsonl; a line that a full disk or a crash cut short is skipped. */
 export function parseEvents(lines: string): AgentEvent[] {
-  return lines.split("\n").flatMap((line) => {
-    try {
-      const event = JSON.parse(line) as AgentEvent;
-      return Number.isFinite(Date.parse(event.at)) ? [event] : [];
-    } catch {
-      return [];
-    }
-  });
+  return lines.split("\n").map((line) => parsedRecord(line) as AgentEvent | null)
+    .flatMap((event) => (event && Number.isFinite(Date.parse(event.at)) ? [event] : []));
 }
 
 /** The lines of events.jsonl, oldest first, with those of the last rotation. */
