@@ -511,9 +511,7 @@ export interface Operator {
 }
 
 /** Decisions are data; `why` is the log line. */
-export type Action =
-  | { do: "none" | "hold" | "lift" | "probe" | "wake"; why: string }
-  | { do: "start" | "restart" | "park" | "finish" | "wait"; why: string; delay?: number };
+export type Decision<Do> = Do extends string ? { do: Do; why: string } : never;
 
 /** An error for people, with its exit code: 1 failed, 2 usage, 3 something needs a human. */
 export class CliError extends Error {
@@ -2294,35 +2292,38 @@ function tmux(cfg: Config, args: string[], stdin?: string, take?: OnChunk): Prom
   return world.tmux([...socket, ...escaped], stdin, take);
 }
 
-/** Free text comes last. The command, which a program can set, is asked for only without a mark. */
-const PANE_FIELDS = [
-  "session_id", "pane_id", "pane_pid", "pane_dead", "pane_dead_status", "pane_dead_signal",
-  "pane_pipe", "?@agents_started,#{@agents_started},#{session_created}", "window_activity",
-  "pane_width", "pane_height", "@agents_session", "@agents_backend", "@agents_phase",
-  "@agents_cause", "@agents_conversation", "@agents_model", "@agents_home", "@agents_room",
-  "@agents_pid", "pid", "start_time",
-  "session_name", "?@agents_session,,#{pane_current_command}", "pane_title",
-];
-const PANE_FORMAT = PANE_FIELDS.map((field) => `#{${field}}`).join("\t");
+/**
+ * What tmux is asked of each pane, by the field that it becomes. Free text comes last. The command,
+ * which a program can set, is asked for only without a mark.
+ */
+const PANE_FIELDS = {
+  sessionId: "session_id", id: "pane_id", pid: "pane_pid", dead: "pane_dead",
+  status: "pane_dead_status", signal: "pane_dead_signal", piped: "pane_pipe",
+  created: "?@agents_started,#{@agents_started},#{session_created}", activity: "window_activity",
+  width: "pane_width", height: "pane_height", session: "@agents_session",
+  backend: "@agents_backend", phase: "@agents_phase", cause: "@agents_cause",
+  conversation: "@agents_conversation", model: "@agents_model", home: "@agents_home",
+  room: "@agents_room", startedPid: "@agents_pid", serverPid: "pid", serverStart: "start_time",
+  sessionName: "session_name", command: "?@agents_session,,#{pane_current_command}",
+  title: "pane_title",
+};
+const PANE_KEYS = Object.keys(PANE_FIELDS) as (keyof typeof PANE_FIELDS)[];
+const PANE_FORMAT = Object.values(PANE_FIELDS).map((field) => `#{${field}}`).join("\t");
 
 /** Parses a row of `list-panes -F PANE_FORMAT`; null = its fields cannot be told for certain. */
 export function parsePane(row: string): (Pane & { server: string }) | null {
-  const fields = row.split("\t");
-  if (fields.length !== PANE_FIELDS.length || !/^\$\d+\t%\d+\t\d+\t[01]\t/.test(row) ||
+  const values = row.split("\t");
+  if (values.length !== PANE_KEYS.length || !/^\$\d+\t%\d+\t\d+\t[01]\t/.test(row) ||
     /[\x00-\x08\x0a-\x1f\x7f]/.test(row)) return null;
-  const [sessionId, id, pid, dead, status, signal, piped, created, activity, width, height,
-    session, backend, phase, cause, conversation, model, home, room, startedPid,
-    serverPid, serverStart,
-    sessionName, command, title] = fields as [string, ...string[]] & string[];
-  const number = (value = ""): number | null => (value === "" ? null : Number(value));
+  const { width, height, serverPid, serverStart, ...pane } = Object.fromEntries(
+    PANE_KEYS.map((key, at) => [key, values[at]!])) as Record<keyof typeof PANE_FIELDS, string>;
+  const number = (value: string): number | null => (value === "" ? null : Number(value));
   return {
-    sessionName: sessionName!, sessionId, id: id!, pid: Number(pid), dead: dead === "1",
-    status: number(status), signal: number(signal), piped: piped === "1",
-    created: Number(created) * 1000, activity: Number(activity) * 1000,
-    size: `${width}x${height}`, command: command!, session: session!, backend: backend!,
-    model: model!, phase: phase!, cause: cause!, conversation: conversation!, home: home!,
-    room: room!, startedPid: Number(startedPid),
-    server: `${serverPid} ${serverStart}`, title: title!,
+    ...pane, pid: Number(pane.pid), dead: pane.dead === "1", piped: pane.piped === "1",
+    status: number(pane.status), signal: number(pane.signal),
+    created: Number(pane.created) * 1000, activity: Number(pane.activity) * 1000,
+    size: `${width}x${height}`, startedPid: Number(pane.startedPid),
+    server: `${serverPid} ${serverStart}`,
   };
 }
 
@@ -4447,7 +4448,6 @@ async function noteKickoffGiven(cfg: Config, session: string): Promise<void> {
   const kickoff = await textIn(kickoffFile(cfg, session));
   await keepNote(() => world.writeAtomic(kickoffGivenFile(cfg, session), hashOf(kickoff)));
 }
-
 
 // What may be in the way of a start: other sessions, other fleets, clients that left the config.
 
@@ -7096,13 +7096,13 @@ export function limitNudgeMsg(cfg: Config, agent: Agent): string {
   return renderLine(cfg, `prompts/limit-probe${steady ? "" : "-loop"}.md`, variablesOf(cfg, agent));
 }
 
-/**
- * What the limit asks for: hold, probe, lift, or none where there is no limit. `pending`: a probe
- * is still to be typed.
- */
+/** What a limit asks for; none where there is no limit. */
+type LimitStep = "none" | "hold" | "probe" | "lift";
+
+/** `pending`: a probe is still to be typed. */
 export function decideLimit(
   state: LimitState | null, verdict: Verdict, now: number, pending = false,
-): Action {
+): Decision<LimitStep> {
   const limited = verdict.verdict === "limited";
   if (!state) return limited ? { do: "hold", why: verdict.why } : { do: "none", why: "" };
   if (verdict.verdict === "active") return { do: "lift", why: "it works again" };
@@ -7320,7 +7320,9 @@ const isProbe = (name: string) => ({ target, cause }: Message): boolean =>
   target === name && cause === PROBE;
 
 /** One agent asks for all of an account. */
-const decideShared = (action: Action, shared: AccountLimit | null, name: string): Action =>
+const decideShared = (
+  action: Decision<LimitStep>, shared: AccountLimit | null, name: string,
+): Decision<LimitStep> =>
   (action.do === "probe" && shared && shared.asker !== name ? { do: "hold", why: "" } : action);
 
 /** Makes the limit of one agent that of its account, where others use that too. */
@@ -7426,7 +7428,7 @@ export interface StallFacts {
   grace: number;
 }
 
-export function decideStall(facts: StallFacts): Action {
+export function decideStall(facts: StallFacts): Decision<"none" | "restart"> {
   const { verdict, idle, same, past, stallIdle, grace } = facts;
   if (verdict === "active" && facts.animated && same >= Math.max(stallIdle, FROZEN_MIN)) {
     return { do: "restart",
@@ -7553,8 +7555,11 @@ export interface DeathFacts {
   program: string;
 }
 
-/** What to do about a client that has ended. */
-export function decideDeath(facts: DeathFacts, settings: Settings): Action & { failures: number } {
+/** What to do about a client that has ended; `delay`: s until it is started. */
+type AfterDeath = { failures: number } &
+  (Decision<"finish" | "park"> | Decision<"wait"> & { delay: number });
+
+export function decideDeath(facts: DeathFacts, settings: Settings): AfterDeath {
   const { failures, starts, status, lived } = facts;
   if (facts.kind === "task" && status === 0) {
     return { do: "finish", why: "done (exit 0)", failures };
@@ -7639,7 +7644,7 @@ function noteDeath(
   else if (action.do === "park") park(cfg, watch, unit,
     why ? `${action.why} (${why})` : action.why);
   else {
-    const until = now + ("delay" in action ? (action.delay ?? 0) : 0) * 1000;
+    const until = now + action.delay * 1000;
     enterDown(memory, { state: "backoff", until });
     const wait = until > now
       ? `restarting in ${Math.round((until - now) / 1000)} s` : "restarting";
@@ -7655,7 +7660,9 @@ function park(cfg: Config, watch: Watch, unit: Unit, why: string): void {
 }
 
 /** Whether a start may be made now. */
-export function decideHeal(life: Life, held: boolean, now: number, longest = Infinity): Action {
+export function decideHeal(
+  life: Life, held: boolean, now: number, longest = Infinity,
+): Decision<"start" | "hold" | "wait"> {
   const down = downOf(life);
   if (held) return { do: "hold", why: BY_YOU };
   if (down.state === "parked") return { do: "hold", why: `parked: ${down.why}` };
@@ -8003,7 +8010,7 @@ export async function isReady(cfg: Config, unit: Unit, snap: Snapshot): Promise<
 /** Whether a wake may be said now. */
 export function decideWake(
   due: number, now: number, alive: boolean | null, verdict: VerdictName,
-): Action {
+): Decision<"none" | "hold" | "wake"> {
   if (now < due) return { do: "none", why: "" };
   if (!alive) return { do: "hold", why: "not running" };
   return verdict === "idle" ? { do: "wake", why: "scheduled wake" } : { do: "hold", why: verdict };
@@ -8293,7 +8300,7 @@ const LOG_FORMAT = "--format=%H%x00%at %an%x00%s"; // a name may hold a tab, and
 const parseCommits = (out: string): Commit[] =>
   out.split("\n").filter(Boolean).reverse().map((line) => {
     const [sha = "", made, subject = ""] = line.split("\0");
-    return { sha, key: Bun.hash(`${made}\t${subject}`).toString(36),
+    return { sha, key: hashOf(`${made}\t${subject}`),
       subject: plainText(subject, SUBJECT_MAX) };
   });
 
@@ -8347,7 +8354,7 @@ async function withChanges(hand: Handoff, commits: Commit[]): Promise<Commit[]> 
   const changes = new Map(ran.out.split("\0").map((part) => {
     const [sha = "", ...lines] = part.trimEnd().split("\n");
     const change = lines.filter((line) => line && !/^(@@|index )/.test(line)).join("\n");
-    return [sha, Bun.hash(change).toString(36)];
+    return [sha, hashOf(change)];
   }));
   return commits.map((commit) => {
     const change = changes.get(commit.sha!);
@@ -8697,10 +8704,8 @@ async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<
     emit(cfg, "phase", { from: intent.from, to: intent.to });
   } else {
     if (!(await runOnComplete(cfg, watch, snap, intent))) return;
-    const clock =
-      `${localDate(world.now())} ${clockTime(world.now(), 8)}`;
     await world.writeAtomic(completeFile(cfg),
-      `phase sequence complete ${clock}; the loops are stopped\n`);
+      `phase sequence complete ${dateAndTime(world.now())}; the loops are stopped\n`);
     // by then [loop.on_complete] may be gone, or ask for another task
     if (intent.run && triggered(cfg) === intent.run) world.remove(triggerFile(cfg));
     emit(cfg, "complete", { phase: intent.from });
@@ -10433,7 +10438,7 @@ function nextOfLimit(
 function restartWords({ death, settings }: NextFacts): string {
   const action = death && decideDeath(death, settings);
   if (action?.do === "park") return `ends it and parks it (${action.why})`;
-  const delay = action && "delay" in action ? (action.delay ?? 0) : 0;
+  const delay = action?.do === "wait" ? action.delay : 0;
   return delay ? `ends it and starts it again ${delay} s later` : "restarts it";
 }
 
@@ -10477,7 +10482,7 @@ export function decideNextDown(
   const end = fresh && decideDeath(fresh, settings);
   if (end?.do === "finish") return { does: `leaves it down: ${end.why}`, at: null };
   if (end?.do === "park") return { does: `parks it: ${end.why}`, at: now };
-  const delay = end && "delay" in end ? (end.delay ?? 0) * 1000 : 0;
+  const delay = end ? end.delay * 1000 : 0;
   const at = action.do === "wait" && down.state === "backoff" ? down.until : now + delay;
   return { does: "starts it", at, due: "start" };
 }
