@@ -999,7 +999,6 @@ function isThere(path: string): boolean {
   }
 }
 
-/** Makes a folder and those above it, unless they are there. */
 const makeFolder = (path: string, mode = 0o777): void =>
   void mkdirSync(path, { recursive: true, mode });
 
@@ -1252,7 +1251,6 @@ export const KEYS = {
   },
 } satisfies Record<string, Keys>;
 
-/** The defaults of one table of KEYS. */
 const defaultsOf = <T extends Keys>(keys: T): Table<T> =>
   Object.fromEntries(Object.entries(keys)
     .map(([key, [, fallback]]) => [camelCase(key), fallback])) as Table<T>;
@@ -1323,7 +1321,6 @@ function wordsOf(bin: string): string[] {
       (_, single, double, bare) => single ?? double ?? bare));
 }
 
-/** The program that a command line runs. */
 export const programOf = (bin: string): string => wordsOf(bin)[0] ?? "";
 
 /** How to install a client, for the message that it is missing. */
@@ -1773,7 +1770,6 @@ function makeFolders(cfg: Config): void {
   for (const folder of [cfg.stateDir, join(cfg.logDir, "unsure")]) makeFolder(folder, 0o700);
 }
 
-/** Agents and services, by name. */
 const unitsOf = (cfg: Config): Map<string, Unit> =>
   new Map<string, Unit>([...cfg.services, ...cfg.agents]);
 const isAgent = (unit: Unit): unit is Agent => "backend" in unit;
@@ -1819,7 +1815,6 @@ export function log(message: string, routine = false): void {
   }
 }
 
-/** A message as logged: every line with the time. */
 function stamped(message: string): string {
   const clock = dateAndTime(world.now());
   return message.slice(0, MESSAGE_MAX).split("\n")
@@ -2090,7 +2085,6 @@ function isSameGroup(group: Group): boolean {
   return isPid(pid) && !unproven.has(group) && (now === "" || now === "dead" || now === born);
 }
 
-/** The members of a family that are running. */
 function membersOf({ groups, marks }: Family, all = listProcesses()): Member[] {
   const same = groups.filter(isSameGroup);
   if (!all) {
@@ -2526,7 +2520,6 @@ const COLLECT_AFTER = 1_000_000;
 const LEFT_PER_AGENT = 1_500;
 let uncollected = 0;
 
-/** Counts garbage and collects it once there is enough. */
 function collect(characters: number): void {
   uncollected += characters;
   if (uncollected < COLLECT_AFTER) return;
@@ -2866,7 +2859,6 @@ const CODEX_QUESTIONS: Rule[] = [
     String.raw`^› 1\. Switch to \S+ [^]*^ +enter select · esc back\s*$`, "Escape"),
 ];
 
-/** What Gemini asks at its start. */
 const GEMINI_QUESTIONS: Rule[] = [
   question("trust", "asks whether to trust its folder",
     geminiFrame(/ +Do you trust the files in this folder\?/),
@@ -3773,7 +3765,6 @@ export function backendRe(
   return source === undefined ? null : compiled(source, key === "readyRe" ? "" : "i");
 }
 
-/** Compiles a pattern of the config once. */
 function compiled(source: string, flags: string): RegExp {
   return patterns.getOrInsertComputed(`${flags} ${source}`, () => parsePattern(source, flags));
 }
@@ -4557,7 +4548,6 @@ async function leftOver(
   return sessionAlive(snap, unit.session) ? null : family;
 }
 
-/** The family of a pane's client. */
 function familyIn(cfg: Config, pane: Pane): Family {
   const unit = [...unitsOf(cfg).values()].find(({ session }) => session === pane.session);
   const groups = [groupOf(pane)];
@@ -7659,7 +7649,6 @@ function park(cfg: Config, watch: Watch, unit: Unit, why: string): void {
   emit(cfg, "parked", { agent: unit.name, why });
 }
 
-/** Whether a start may be made now. */
 export function decideHeal(
   life: Life, held: boolean, now: number, longest = Infinity,
 ): Decision<"start" | "hold" | "wait"> {
@@ -7892,7 +7881,6 @@ async function superviseAgent(
     downText(downOf(memory.life)));
 }
 
-/** Why a client is not running. */
 const downText = (down: Down): string =>
   down.state === "parked" ? down.why : down.state === "done" ? "done" : "restarting";
 
@@ -8007,7 +7995,6 @@ export async function isReady(cfg: Config, unit: Unit, snap: Snapshot): Promise<
 // Scheduled texts for persistent agents. A wake waits for an idle agent; those missed meanwhile, by
 // a limit, a dialog or a suspended machine, come as one.
 
-/** Whether a wake may be said now. */
 export function decideWake(
   due: number, now: number, alive: boolean | null, verdict: VerdictName,
 ): Decision<"none" | "hold" | "wake"> {
@@ -8635,7 +8622,6 @@ export async function startLoops(
   }
 }
 
-/** What a finished phase leads to. */
 export function decideAdvance(
   idx: number, total: number, done: boolean, complete: boolean,
 ): "none" | "advance" | "complete" {
@@ -8753,7 +8739,6 @@ async function runOnComplete(
 // stage has a guard of its own: an error concerns that one alone and is logged once. One in the
 // look itself ends that round, never the supervision.
 
-/** The agents that the watchdog supervises. */
 export const watched = (cfg: Config): Agent[] => [...cfg.agents.values()].filter(isWatched);
 
 /** What `up` released is no longer parked, done, held or backing off. */
@@ -9436,7 +9421,6 @@ export function decideNotices(
 /** A notice may fail this often before `status` says so: most outages are over in a minute. */
 const NOTICE_PATIENCE = 3;
 
-/** Whether notices are failing now. */
 const noticesFail = (notices: Notices | null): boolean =>
   notices !== null && notices.since > 0 && (notices.tries >= NOTICE_PATIENCE ||
     notices.droppedAt >= notices.since);
@@ -9554,7 +9538,6 @@ export function noteNotices(cfg: Config, watch: Watch, why: string, events: numb
 // ── the command line ────────────────────────────────────────────────────────────
 // What all commands share: words and options, printing, and which fleet they act on.
 
-/** A parsed command line. */
 interface Call {
   path: string;
   /** The config was found, not named. */
@@ -9712,7 +9695,6 @@ function fit(cell: string, width: number): string {
   return shown + " ".repeat(Math.max(0, width - Bun.stringWidth(shown)));
 }
 
-/** What one check of `doctor` found. */
 export interface Finding {
   /** What was checked: a stable word for scripts. */
   check: string;
@@ -10205,7 +10187,6 @@ async function findOrphans(cfg: Config): Promise<Orphan[]> {
     ({ name, session: `${cfg.sessionPrefix}${name}`, pane: null }))];
 }
 
-/** Names the clients that left the config but are still there. */
 function nameOrphans(orphans: Orphan[]): void {
   for (const { name, pane } of orphans) {
     const what = pane?.dead ? "its ended client is still there" : "its client runs on";
@@ -10416,7 +10397,6 @@ export interface NextFacts {
   now: number;
 }
 
-/** What the watchdog does next about an agent that runs. */
 export function decideNext(verdict: Verdict, facts: NextFacts): Next {
   if (facts.left) return { does: `leaves it alone: ${facts.left}`, at: null };
   if (facts.watch === "none") return { does: 'leaves it alone: watch is "none"', at: null };
@@ -10531,7 +10511,6 @@ function nextOfLiving(
     memory: memoryOf(look.watch, agent.name), hold: loadLimitState(cfg, agent.session) });
 }
 
-/** What the watchdog does next about an agent that is down. */
 async function nextOfDown(
   cfg: Config, look: StepLook, agent: Agent, snap: Snapshot,
 ): Promise<Next> {
@@ -11270,7 +11249,6 @@ const REASONS_LEAST = 30;
 /** The reasons get this many columns before KIND, BACKEND or MODEL are shown. */
 const REASONS_GOOD = 44;
 
-/** The table with a title: a line for each unit with its name, state and reason. */
 function longTable(rows: StatusRow[], width: number, now: number): string[] {
   const optional = optionalColumns(rows, width, now);
   const head = ["  AGENT", ...optional.map((key) => key.toUpperCase()), "STATE"];
@@ -11305,7 +11283,6 @@ function optionalColumns(
   return (["kind", "backend", "model"] as const).filter((key) => shown.includes(key));
 }
 
-/** The state's word and how long it has lasted. */
 function stateText(row: StatusRow, now: number): string {
   return [row.condition, ageText(row, now)].filter(Boolean).join(" ");
 }
@@ -11663,7 +11640,6 @@ async function sendNow(cfg: Config, message: Message, patience: number): Promise
   return last;
 }
 
-/** `notify --test`: sends one notice, as the watchdog would. */
 export async function cmdNotify(call: Call): Promise<number> {
   const cfg = await configFor(call);
   if (!call.options.test) die("usage: notify --test", 2);
@@ -12555,7 +12531,6 @@ function restartsOf(events: AgentEvent[], window: Span): { at: number; why: stri
   });
 }
 
-/** Counts the restarts, and how many had each reason. */
 function countReasons(restarts: { why: string }[]) {
   const why: Record<string, number> = {};
   for (const one of restarts) why[one.why] = (why[one.why] ?? 0) + 1;
@@ -12778,7 +12753,6 @@ function reportHead(report: Report): Section {
 const openText = ({ agent, what, cure, needsHuman }: OpenMatter): string =>
   `${needsHuman ? "! " : ""}${agent ? `${agent}: ` : ""}${what}${cure ? ` → agents ${cure}` : ""}`;
 
-/** What the fleet got done. */
 function achieved(report: Report): Section {
   const { phases: moves, complete, gates, commits } = report;
   const when = momentIn(report);
@@ -12947,7 +12921,6 @@ export async function cmdReport(call: Call): Promise<number> {
 // `status --watch`: the table of `status`, kept up to date, with the latest events below; keys run
 // other commands.
 
-/** The state of the live view itself. */
 export interface View {
   /** Name of the row that keys act on. */
   selected: string;
@@ -12966,7 +12939,6 @@ export interface View {
 /** What a key asks for: to quit, or to run a command on a unit. */
 export type Act = { do: "quit" } | { do: "run"; words: string[] };
 
-/** The live view as it opens. */
 export const NEW_VIEW: View = { selected: "", filter: "", mode: "list", input: "", order: "down",
   page: [], top: 0, note: "" };
 
@@ -13125,7 +13097,6 @@ function barLines(
   ];
 }
 
-/** The latest events, below a horizontal line. */
 function historyLines(events: AgentEvent[], width: number, room: number): string[] {
   if (room < 3) return [];
   const lines = foldEvents(events).slice(1 - room)
@@ -14184,7 +14155,6 @@ else
 fi`;
 }
 
-/** `completion`: prints the script for a shell. */
 export async function cmdCompletion(call: Call): Promise<number> {
   const scripts: Record<string, () => string> = { bash: bashCompletion, zsh: zshCompletion };
   const script = call.words.length === 1 ? scripts[call.words[0]!] : undefined;
@@ -14239,7 +14209,6 @@ OOMPolicy=continue
 WantedBy=default.target`;
 }
 
-/** `unit`: prints a systemd user unit for this config. */
 export async function cmdUnit(call: Call): Promise<number> {
   const cfg = await configFor(call);
   return printed(unitText([...selfArgv(), "watchdog", "--last-good", lastGoodFile(cfg),
