@@ -1481,7 +1481,7 @@ function isOurs(path: string): boolean {
 }
 
 /** The hash of the agents.toml that ships with the program: unedited, it is not anybody's fleet. */
-const TEMPLATE = "38brpkv25on7k";
+const TEMPLATE = "rp1qbvnpt08f";
 
 /** smol-toml, installed into the program's folder first where a fresh clone has no packages. */
 async function tomlParser(): Promise<typeof import("smol-toml")> {
@@ -10399,6 +10399,7 @@ export interface NextFacts {
 
 export function decideNext(verdict: Verdict, facts: NextFacts): Next {
   if (facts.left) return { does: `leaves it alone: ${facts.left}`, at: null };
+  if (verdict.verdict === "blocked") return NEEDS_YOU;
   if (facts.watch === "none") return { does: 'leaves it alone: watch is "none"', at: null };
   return nextOfLimit(verdict, facts) ?? nextOfVerdict(verdict, facts);
 }
@@ -10427,7 +10428,6 @@ const NEEDS_YOU: Next = { does: "types nothing and restarts nothing: it needs yo
 function nextOfVerdict({ verdict, waitingUntil }: Verdict, facts: NextFacts): Next {
   const { settings, stallIdle, watch, idleSince, now } = facts;
   const restarts = restartWords(facts);
-  if (verdict === "blocked") return NEEDS_YOU;
   if (verdict === "fatal") return { does: restarts, at: now };
   if (verdict === "unsure") return nextOfUnsure(facts);
   if (verdict === "active") return { does: "leaves it alone while it works", at: null };
@@ -10470,17 +10470,27 @@ export function decideNextDown(
 type StepLook = Pick<StatusLook, "watch" | "operator" | "complete" | "now">;
 type StepFacts = { pane: Pane; memory: Memory; verdict: Verdict; hold: LimitState | null };
 
-/** Why the watchdog leaves a running agent alone whatever it shows; "" = it does not. */
+/** Why the watchdog leaves an agent alone; "" = it does not. `verdict`: null = it does not run. */
 function whyLeft(
-  cfg: Config, { watch, operator, complete }: StepLook, agent: Agent, hold: LimitState | null,
+  cfg: Config, { watch, operator, complete, now }: StepLook, agent: Agent,
+  hold: LimitState | null, verdict: Verdict | null,
 ): string {
   const handsOff = whyHandsOff(operator, agent.name);
   if (handsOff) return handsOff;
   if (!agent.enabled) return "it is not enabled";
   const shared = hold ? null : accountLimitOf(cfg, watch, agent);
-  if (shared) return accountWords(shared);
+  const holds = !verdict || decideAccount(shared, agent.name, false, verdict, now) !== verdict;
+  if (shared && holds) return accountWords(shared);
   if (agent.kind !== "loop") return "";
   return watch.intent ? "a phase move is under way" : complete ? "all phases are done" : "";
+}
+
+/** Since when (wall ms) a client is in this state: as the watchdog remembers, else as it drew. */
+function sinceWhen(
+  verdict: Memory["verdict"], memory: Memory, { created, activity }: Pane, now: number,
+): number {
+  if (memory.since >= created && memory.verdict === verdict) return memory.since;
+  return verdict === "active" ? now : Math.max(created, Math.min(activity || now, now));
 }
 
 /**
@@ -10491,25 +10501,18 @@ function nextStep(
   cfg: Config, look: StepLook, agent: Agent, { pane, memory, verdict, hold }: StepFacts,
 ): Next {
   const { now } = look;
-  const since = memory.verdict === verdict.verdict && memory.since ? memory.since : now;
+  const since = sinceWhen(verdict.verdict, memory, pane, now);
   return decideNext(verdict, {
     settings: cfg.watchdog, nativeGrace: backendOf(cfg, agent).nativeGrace,
     stallIdle: stallPauseOf(cfg, agent, memory), watch: agent.watch, hold,
     idleSince: since, unsureSince: since, backgroundSince: memory.backgroundSince || now,
-    left: whyLeft(cfg, look, agent, hold),
+    left: whyLeft(cfg, look, agent, hold, verdict),
     death: deathOf(cfg, agent, memory, null, now - pane.created), now,
   });
 }
 
 const stepLook = async (cfg: Config, watch: Watch): Promise<StepLook> =>
   ({ watch, operator: await operatorOf(cfg), complete: isComplete(cfg), now: world.now() });
-
-function nextOfLiving(
-  cfg: Config, look: StepLook, agent: Agent, pane: Pane, verdict: Verdict,
-): Next {
-  return nextStep(cfg, look, agent, { pane, verdict,
-    memory: memoryOf(look.watch, agent.name), hold: loadLimitState(cfg, agent.session) });
-}
 
 async function nextOfDown(
   cfg: Config, look: StepLook, agent: Agent, snap: Snapshot,
@@ -10521,7 +10524,7 @@ async function nextOfDown(
   const fresh = pane && memory.buried !== deathKey(snap.server, pane)
     ? deathOf(cfg, agent, memory, pane.status, now - pane.created) : null;
   const hold = loadLimitState(cfg, agent.session);
-  const left = whyLeft(cfg, look, agent, hold) ||
+  const left = whyLeft(cfg, look, agent, hold, null) ||
     (agent.watch === "none" ? 'watch is "none"' : "");
   const stranger = strangerIn(cfg, snap, agent.session) ||
     rivalText(await rivalOf(cfg, snap, agent));
@@ -10823,8 +10826,7 @@ export function decideNow(
   const moves = now - drawn < quiet && (known?.verdict === "active" || shown.where === "process");
   const { verdict, why } = shown.verdict === "idle" && moves
     ? { verdict: "active" as const, why: "its screen changed a moment ago" } : shown;
-  const since = verdict === "active" ? now : Math.max(pane.created, Math.min(drawn, now));
-  return { verdict, why, since: known?.verdict === verdict ? known.since : since };
+  return { verdict, why, since: sinceWhen(verdict, memory, pane, now) };
 }
 
 /** A unit's memory with the verdict of this look; a unit that does not run keeps its last one. */
@@ -10886,21 +10888,29 @@ function stateOf(
   });
 }
 
+/** What the watchdog does next about an agent, for row and card; null = its client is not up. */
+function stepOf(
+  cfg: Config, look: StatusLook, agent: Agent, memory: Memory, hold: LimitState | null,
+): Next | null {
+  const { verdict } = memory;
+  const pane = look.snap.panes.get(agent.session);
+  if (!pane || pane.dead || verdict === "gone" || verdict === "booting") return null;
+  const shown = look.screens.get(agent.name)?.verdict ?? NO_VERDICT;
+  return nextStep(cfg, look, agent, { pane, memory, verdict: { ...shown, verdict }, hold });
+}
+
 /** What is due next for an agent, as its row shows it; null = nothing that a clock decides. */
 function nextDue(
   cfg: Config, look: StatusLook, agent: Agent, memory: Memory, hold: LimitState | null,
   condition: Condition,
 ): { next: Due; at: number } | null {
-  const { snap, watch, complete, screens, now } = look;
-  const pane = snap.panes.get(agent.session);
+  const { watch, complete, now } = look;
   if (condition === "backoff") return dueOf(decideNextDown(memory, false, null, cfg.watchdog, now));
-  if (!pane || !isLiving(condition)) return null;
-  const shown = screens.get(agent.name)?.verdict ?? NO_VERDICT;
-  const { verdict } = memory;
-  const step = verdict === "gone" || verdict === "booting" ? null : dueOf(nextStep(
-    cfg, look, agent, { pane, memory, verdict: { ...shown, verdict }, hold }));
+  if (!isLiving(condition) || condition === "blocked") return null;
+  const step = stepOf(cfg, look, agent, memory, hold);
+  const due = step && dueOf(step);
   const wake = watch.wakeDue[agent.name];
-  return step ?? (agent.wake && wake && !complete ? { next: "wake", at: wake } : null);
+  return due ?? (agent.wake && wake && !complete ? { next: "wake", at: wake } : null);
 }
 
 // The rows, and the fleet as a whole.
@@ -11026,7 +11036,9 @@ async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []) {
     version: 1 as const,
     fleet: fleetName(cfg), folder: fleetFolder(cfg), prefix: cfg.sessionPrefix,
     // what is wrong with the config, where the watchdog runs on the last good one
-    configError: cfg.broken, phase, agents, services, handoff: readChannel(cfg, watch), watchdog,
+    configError: cfg.broken, phase, agents, services, handoff: readChannel(cfg, watch),
+    // `missing`: none runs where one should; false after a `down` of everything
+    watchdog: { ...watchdog, missing: !watchdog.running && expected },
     // to people: absent while they go out
     ...(watch.notices ? { notices:
       { dropped: watch.notices.dropped, text: noticesText(watch.notices, now) } } : {}),
@@ -11050,6 +11062,11 @@ const readStatus = async (cfg: Config) => statusFrom(cfg, await lookForStatus(cf
 // ── status as text ──────────────────────────────────────────────────────────────
 // The same for a person: one line, a table, a card of each unit; no line wider than the terminal.
 
+/** Whether nothing runs, and nothing should: before the first `up`, and after a `down` of all. */
+const isStopped = ({ agents, services, watchdog }: Status): boolean =>
+  !watchdog.running && !watchdog.missing &&
+  ![...agents, ...services].some(({ running }) => running);
+
 /** The fleet in a few characters, for tmux's status line: how many work, need you, are limited. */
 export function statusLine(status: Status): string {
   const { agents, watchdog, needsHuman, prefix, configError } = status;
@@ -11058,9 +11075,10 @@ export function statusLine(status: Status): string {
     agents.filter(({ condition }) => conditions.includes(condition));
   const needy = agents.filter((one) => one.needsHuman);
   const faults = [configError ? "✗ config" : "",
-    watchdog.running && !watchdog.stale ? "" : "✗ watchdog"].filter(Boolean);
+    watchdog.missing || watchdog.stale ? "✗ watchdog" : ""].filter(Boolean);
   return [prefix.replace(/-$/, ""), counted("●", are("working", "background")),
     counted("!", needy), counted("◐", are("limited")), ...faults,
+    isStopped(status) ? "stopped" : "",
     needy.length ? `${needy.map(({ name }) => name).join(" ")}?`
       : needsHuman && !faults.length ? "?" : ""].filter(Boolean).join(" ");
 }
@@ -11206,7 +11224,7 @@ function troublesOf({ phase, handoff, watchdog, notices }: Status, now: number):
     phase?.error ? `phase: ${phase.error}` : "",
     handoff?.why && handoff.state !== "empty"
       ? withCure(`hand-off: ${handoff.state}${since}: ${handoff.why}`, handoff.cure) : "",
-    !watchdog.running ? "watchdog: stopped"
+    watchdog.missing ? withCure("watchdog: stopped", "agents up watchdog")
       : watchdog.stale ? `watchdog: STALE${beat}${stage ? `, at: ${stage}` : ""}` : "",
     notices?.text ? `notices: ${notices.text}` : "",
   ].filter(Boolean);
@@ -11224,12 +11242,12 @@ const answerToml = (backend: string, { re, keys }: DeclaredAnswer): string[] =>
   [`[[backend.${backend}.answer]]`, `re = '${re}'`, `keys = ${JSON.stringify(keys)}`];
 
 /** What is not wrong but worth knowing, one line each. */
-function remarksOf(
-  { handoff, unknownSessions, orphans, olderPhase, agents, accounts }: Status,
-): string[] {
+function remarksOf(status: Status): string[] {
+  const { handoff, unknownSessions, orphans, olderPhase, agents, accounts } = status;
   const unknown = unknownSessions.filter((name) =>
     !orphans.some(({ session }) => session === name));
   return [
+    isStopped(status) ? 'the fleet is stopped: "agents up" starts it' : "",
     ...accounts.map(({ text }) => text),
     ...orphans.map(({ name, running }) => `${name} left the config, ` +
       `${running ? "its client runs on" : "its ended client is still there"} → down ${name}`),
@@ -11398,7 +11416,7 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow) {
   const pane = snap.panes.get(row.session);
   const verdict = shown?.verdict;
   const next = !agent || !snap.ok ? null : pane && !pane.dead
-    ? verdict && nextOfLiving(cfg, look, agent, pane, verdict)
+    ? stepOf(cfg, look, agent, memoryNow(cfg, look, agent), holdOf(cfg, look, agent))
     : await nextOfDown(cfg, look, agent, snap);
   const texts = [...queue, ...watch.unproven].filter(({ target }) => target === row.name);
   const events = await readEvents(cfg);
@@ -11778,13 +11796,14 @@ async function explainLive(call: Call, cfg: Config, agent: Agent, pane: Pane): P
   await world.sleep(LOOKS_APART);
   const { look } = await screenOf(cfg, agent, pane);
   const watch = await loadWatch(cfg);
-  const { backgroundSince } = memoryOf(watch, agent.name);
-  let verdict = await judgeLook(cfg, agent, pane, look, backgroundSince);
+  const memory = memoryOf(watch, agent.name);
+  let verdict = await judgeLook(cfg, agent, pane, look, memory.backgroundSince);
   const moves = withoutDigits(first.look.text) !== withoutDigits(look.text);
   if (verdict.verdict === "idle" && moves) {
     verdict = { ...verdict, verdict: "unsure", why: "its screen changes" };
   }
-  const next = nextOfLiving(cfg, await stepLook(cfg, watch), agent, pane, verdict);
+  const next = nextStep(cfg, await stepLook(cfg, watch), agent,
+    { pane, memory, verdict, hold: loadLimitState(cfg, agent.session) });
   return printVerdict(call, verdict, next, [await watchdogFact(cfg)]);
 }
 
@@ -12709,7 +12728,9 @@ export function openMatters(status: Status, now: number): OpenMatter[] {
       what: said(row) + (row.messages ? ` · ${plural(row.messages, "text")} held` : "") }));
   const orphans = status.orphans.map(({ name }) => ({ agent: name, needsHuman: false,
     what: "left the config, its client is still there", cure: `down ${name}` }));
-  return needyFirst([...fleet, ...rows, ...orphans]);
+  const stopped = isStopped(status)
+    ? [{ agent: "", what: "the fleet is stopped", cure: "up", needsHuman: false }] : [];
+  return needyFirst([...fleet, ...stopped, ...rows, ...orphans]);
 }
 
 /** The times above the bars: minutes, hours or days of the month, by how long a slot is. */

@@ -146,7 +146,7 @@ test("what comes next of a living client is said by the decisions that make it, 
   const { code } = codeOf(SOURCE);
   const parts = partsOf(SOURCE);
   const callers = (name: string): string[] => parts.filter((part) => part.name !== name && new RegExp(`(?<![\\w.]|function )${name}\\(`).test(code.slice(part.from, part.to))).map((part) => part.name);
-  expect(callers("nextStep")).toEqual(["nextOfLiving", "nextDue"]);
+  expect(callers("nextStep")).toEqual(["stepOf", "explainLive"]);
   expect(callers("decideNext")).toEqual(["nextStep", "explainFile"]);
   expect(callers("decideNextDown")).toEqual(["nextOfDown", "nextDue"]);
 });

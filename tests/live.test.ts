@@ -60,7 +60,7 @@ describe("liveLines", () => {
   });
   const status = (agents: StatusRow[], some: Partial<Status> = {}): Status => ({
     version: 1, fleet: "~/night (agents-)", folder: "~/night", prefix: "agents-", configError: "", phase: null, agents, services: [], handoff: null, accounts: [], unknownSessions: [], orphans: [],
-    olderPhase: [], needsHuman: false, watchdog: { running: true, pid: 1, heartbeat: new Date(fake.wall).toISOString(), stale: false, version: "", stage: "" }, ...some,
+    olderPhase: [], needsHuman: false, watchdog: { running: true, pid: 1, heartbeat: new Date(fake.wall).toISOString(), stale: false, version: "", stage: "", missing: false }, ...some,
   });
   const many = (count: number) => Array.from({ length: count }, (_, i) => row(`a${i}`));
   const lines = (agents: StatusRow[], view: Partial<View> = {}, [width, height] = [80, 24], events: AgentEvent[] = [], some: Partial<Status> = {}) =>
@@ -126,7 +126,7 @@ real("status --watch draws over the old table until q or Ctrl-C, and leaves the 
   const piped = await f.run(["status", "--watch"]);
   expect([piped.code, piped.out, piped.err]).toEqual([1, "", "agents: status --watch needs a terminal\n"]);
   const person = await f.terminal(["status", "--watch"]);
-  await until(async () => /^watchdog: stopped[^]*^ ▸a1 .*stopped[^]*^ +b1 .*stopped/m.test(await person.screen()));
+  await until(async () => /○ no watchdog$[^]*^ ▸a1 .*stopped[^]*^ +b1 .*stopped[^]*^the fleet is stopped: /m.test(await person.screen()));
   expect([await person.field("alternate_on"), await person.field("cursor_flag")]).toEqual(["1", "0"]);
   await f.up("a1");
   await until(async () => /^ ▸a1 .*(running|idle)/m.test(await person.screen()));

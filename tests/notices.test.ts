@@ -1,6 +1,6 @@
 /** Notices to people: received whole by a real listener, by a secret that is only named, tried again. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { type AgentEvent, childEnv, decideNotices, loadWatch, NOTICE_TRIES, noteNotices, noticeText, notifyPeople, run, save, untoldEvents, world } from "../agents.ts";
@@ -92,6 +92,29 @@ describe("notify --test", () => {
     expect(heard.posts).toEqual([]);
   });
 
+  describe("the README's lines for [notify]", () => {
+    const README = readFileSync(join(import.meta.dir, "..", "README.md"), "utf8");
+    const lines = /^```toml\n\[notify\]\n([^]*?)^```/m.exec(README)![1]!.trim().split("\n");
+    test("for ntfy, Slack, Telegram and mail", () => expect(lines.map((line) => /ntfy|Slack|telegram|mail/.exec(line)?.[0])).toEqual(["ntfy", "Slack", "telegram", "mail"]));
+    test.each(lines.filter((line) => line.startsWith("url")))("%s", async (line) => {
+      writeFileSync(join(dir, ".slack-webhook"), `${heard.url}\n`, { mode: 0o600 });
+      expect(await notify(line.replace("https://ntfy.sh/YOUR-TOPIC", heard.url))).toEqual({ code: 0, out: "sent\n", err: "" });
+      expect(heard.posts).toHaveLength(1);
+      expect(heard.posts[0]!.text).toInclude("test a test of the notices");
+    });
+    test.each(lines.filter((line) => line.startsWith("command")))("%s", async (line) => {
+      const bin = join(dir, "bin");
+      mkdirSync(bin, { recursive: true });
+      for (const name of ["curl", "mail"]) {
+        writeFileSync(join(bin, name), `#!/bin/sh\n{ printf '<%s>' ${name} "$@"; [ ${name} = curl ] || cat; } >"$HOME/got"\n`, { mode: 0o755 });
+      }
+      writeFileSync(join(dir, ".telegram"), "123:abc\n");
+      expect(await notify(line, { PATH: `${bin}:${process.env.PATH}` })).toEqual({ code: 0, out: "sent\n", err: "" });
+      expect(readFileSync(join(dir, "got"), "utf8")).toBe(line.includes("curl")
+        ? `<curl><-fsS><https://api.telegram.org/bot123:abc/sendMessage><-d><chat_id=YOU><--data-urlencode><text=${SAID}>`
+        : `<mail><-s><agents><you@example.org>${SAID}\n`);
+    });
+  });
   test("nothing to tell by: exit 1; without --test: exit 2", async () => {
     expect(await notify("")).toEqual({ code: 1, out: "", err: "agents: [notify] names neither command nor url\n" });
     expect(await notify(`url = "${heard.url}"`, {}, [])).toEqual({ code: 2, out: "", err: "agents: usage: notify --test\n" });

@@ -83,12 +83,12 @@ describe("where there is no /proc, a number alone proves nothing", () => {
     mkdirSync(it.cfg.stateDir, { recursive: true });
     writeFileSync(it.file("watchdog.lock"), "");
     const status = await command("status", "--config", it.cfg.path);
-    expect(status.out).toContain("watchdog: stopped");
+    expect(status.out).toContain("○ no watchdog");
     await command("send", "a", "x", "--queue", "--config", it.cfg.path);
     expect([other.dead, it.fake.effects.filter((what) => what.startsWith("signal"))]).toEqual([false, []]);
     // where the lock itself cannot be looked at, the number is all there is
     rmSync(it.file("watchdog.lock"));
-    expect((await command("status", "--config", it.cfg.path)).out).not.toContain("watchdog: stopped");
+    expect((await command("status", "--config", it.cfg.path)).out).not.toContain("○ no watchdog");
   });
 });
 

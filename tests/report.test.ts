@@ -272,7 +272,7 @@ describe("report", () => {
   describe("what is open comes first", () => {
     const row = (name: string, more: Partial<StatusRow> = {}): StatusRow => ({ name, kind: "loop", backend: "claude", model: "opus", watch: "heal", session: `agents-${name}`, running: true, state: "working 2m",
       condition: "working", detail: "", until: "", nextAt: "", owesSince: "", version: "", cure: "", since: "", next: "", messages: 0, messagesWhy: "", unproven: 0, restartsToday: 0, modelFrom: "start", verdict: "active", why: "", needsHuman: false, ...more });
-    const watchdog = { running: true, pid: 1, heartbeat: "", stale: false, version: "", stage: "" };
+    const watchdog = { running: true, pid: 1, heartbeat: "", stale: false, version: "", stage: "", missing: false };
     const status = (more: Partial<Status> = {}): Status => ({ version: 1, fleet: "", folder: "", prefix: "", configError: "", phase: null, services: [], handoff: null, accounts: [], unknownSessions: [], orphans: [], olderPhase: [], needsHuman: false,
       agents: [row("a")], watchdog, ...more });
     test("nothing, where all are at work", () => expect(openMatters(status(), DAY)).toEqual([]));
@@ -300,8 +300,10 @@ describe("report", () => {
       const ill = openMatters(status({ needsHuman: true, configError: "line 39: broken", notices: { dropped: 3, text: "3 dropped" }, handoff: { state: "failing", since: "", why: "no route", cure: "try it" },
         phase: { id: "", index: -1, total: 2, plan: "", done: false, complete: false, moving: "", error: "which phase?" }, watchdog: { ...watchdog, stale: true } }), DAY);
       expect(ill.map(({ what, needsHuman }) => [what, needsHuman])).toEqual(["line 39: broken", "phase: which phase?", "hand-off: failing: no route  — try it", "watchdog: STALE", "notices: 3 dropped"].map((what) => [what, true]));
+      const off = { ...watchdog, running: false };
+      expect(openMatters(status({ watchdog: { ...off, missing: true }, needsHuman: true }), DAY)).toMatchObject([{ what: "watchdog: stopped  — agents up watchdog", needsHuman: true }]);
       // taken down by a person: said, and no alarm
-      expect(openMatters(status({ watchdog: { ...watchdog, running: false } }), DAY)).toEqual([{ agent: "", what: "watchdog: stopped", cure: "", needsHuman: false }]);
+      expect(openMatters(status({ watchdog: off, agents: [row("a", { running: false, condition: "stopped" })] }), DAY)).toEqual([{ agent: "", what: "the fleet is stopped", cure: "up", needsHuman: false }]);
     });
   });
 

@@ -145,7 +145,7 @@ describe("statusText", () => {
   };
   const blocked: StatusRow = { ...row, name: "b", needsHuman: true, condition: "blocked", detail: "Do you want to proceed?", verdict: "blocked", cure: "attach b" };
   const phase = { id: "p1", index: 0, total: 2, plan: "/x/plan.md", done: false, complete: false, moving: "", error: "" };
-  const watchdog = { running: true, pid: 1, heartbeat: at(-2), stale: false, version: "1.2.3", stage: "" };
+  const watchdog = { running: true, pid: 1, heartbeat: at(-2), stale: false, version: "1.2.3", stage: "", missing: false };
   const status = (more: Partial<Status> = {}): Status => ({
     version: 1, fleet: "~/night (agents-)", folder: "~/night", prefix: "agents-", configError: "", phase: null, agents: [row], services: [], watchdog,
     handoff: null, accounts: [], unknownSessions: [], orphans: [], olderPhase: [], needsHuman: more.agents?.some((one) => one.needsHuman) ?? false, ...more,
@@ -248,14 +248,16 @@ describe("statusText", () => {
     expect(statusLine(status({ agents: [row, { ...row, condition: "background" }, { ...row, condition: "stopped" }, needy, limited] }))).toBe("agents ●2 !1 ◐1 assistant?");
     expect(statusLine(status({ agents: [{ ...row, condition: "idle" }] }))).toBe("agents");
     expect(statusLine(status({ agents: [], needsHuman: true }))).toBe("agents ?");
-    expect(statusLine(status({ watchdog: { ...watchdog, running: false }, needsHuman: true }))).toBe("agents ●1 ✗ watchdog");
+    expect(statusLine(status({ watchdog: { ...watchdog, running: false, missing: true }, needsHuman: true }))).toBe("agents ●1 ✗ watchdog");
+    expect(statusLine(status({ watchdog: { ...watchdog, running: false }, agents: [{ ...row, running: false, condition: "stopped" }] }))).toBe("agents stopped");
     expect(statusLine(status({ configError: "agents.toml:1:1: x", needsHuman: true }))).toBe("agents ●1 ✗ config");
     // a folder whose name looks like the end of another
     expect(statusLine(status({ agents: [], fleet: "~/x (y) (z-)", prefix: "z-" }))).toBe("z");
   });
   test("the watchdog: stopped, running, stale", () => {
     const said = (more: object) => lines({ watchdog: { ...watchdog, heartbeat: at(-90), ...more } }).filter((line) => line.startsWith("watchdog"));
-    expect(said({ running: false })).toEqual(["watchdog: stopped"]);
+    expect(said({ running: false, missing: true })).toEqual(["watchdog: stopped  — agents up watchdog"]);
+    expect(said({ running: false })).toEqual([]);
     expect(said({})).toEqual([]);
     expect(said({ stale: true, stage: "git fetch" })).toEqual(["watchdog: STALE, heartbeat 1m ago, at: git fetch"]);
   });
@@ -310,7 +312,7 @@ describe("the command over a fleet", () => {
     watchdog(10);
     const { code, status, of } = await read();
     expect([code, status.needsHuman, status.unknownSessions, status.olderPhase]).toEqual([0, false, [], []]);
-    expect(status.watchdog).toEqual({ running: true, pid: 77, heartbeat: new Date(fake.wall - 10 * SECOND).toISOString(), stale: false, version: "1.2.3", stage: "" });
+    expect(status.watchdog).toEqual({ running: true, pid: 77, heartbeat: new Date(fake.wall - 10 * SECOND).toISOString(), stale: false, version: "1.2.3", stage: "", missing: false });
     expect(status.phase).toEqual({ id: "p1", index: 0, total: 2, plan: expect.stringContaining("plan-1.md"), done: false, complete: false, moving: "", error: "" });
     expect(of("builder")).toMatchObject({ kind: "loop", backend: "claude", running: true, state: expect.stringMatching(/^active \d+[sm]$/), next: "", messages: 0, restartsToday: 0 });
     expect(of("upgrader").state).toBe("stopped (disabled)");
@@ -326,17 +328,22 @@ describe("the command over a fleet", () => {
     watchdog(91, 76);
     expect((await read()).code).toBe(0);
     fake.files.set(state("heartbeat"), "{half");
-    expect((await read()).status.watchdog).toEqual({ running: true, pid: 77, heartbeat: "", stale: false, version: "", stage: "" });
+    expect((await read()).status.watchdog).toEqual({ running: true, pid: 77, heartbeat: "", stale: false, version: "", stage: "", missing: false });
     expect((await command("status", "--config", cfg.path)).out.split("\n")[0]).toEndWith("  ● starting");
   });
   test("no watchdog where one should run: exit 3; after a `down` of all it is 0", async () => {
     await begin(FLEET);
     const { code, status } = await read();
-    expect([code, status.watchdog.running, status.needsHuman]).toEqual([3, false, true]);
+    expect([code, status.watchdog, status.needsHuman]).toMatchObject([3, { running: false, missing: true }, true]);
     for (const one of fake.tmux.panes) one.dead = true;
     fake.files.set(state("operator.json"), JSON.stringify({ held: Object.fromEntries([...cfg.agents.keys()].map((name) => [name, 1])) }));
     const down = await read();
-    expect([down.code, down.of("builder").state]).toEqual([0, "stopped by you"]);
+    expect([down.code, down.status.watchdog.missing, down.of("builder").state]).toEqual([0, false, "stopped by you"]);
+    // as after `systemctl stop`: stopped is no alarm, and what starts it is said
+    const { out } = await command("status", "--config", cfg.path);
+    expect(out).toMatch(/ {2}○ no watchdog\nnothing needs you · 4 down\n {2}AGENT [^]*\nthe fleet is stopped: "agents up" starts it\n$/);
+    expect(out).not.toContain("watchdog: ");
+    expect((await command("status", "--line", "--config", cfg.path)).out).toBe("agents stopped\n");
   });
   test("tmux that does not answer is unknown, never stopped: exit 3", async () => {
     await begin(FLEET);
@@ -528,6 +535,34 @@ describe("the command over a fleet", () => {
     expect((await read()).of("adversary")).toMatchObject({ condition: "working", next: "" });
     pane("adversary").doing = "dialog";
     expect((await read()).of("adversary")).toMatchObject({ condition: "blocked", needsHuman: true });
+  });
+  test("card and row name the same next step, also of a client that the watchdog has not seen yet", async () => {
+    await begin(FLEET);
+    fake.tmux.exit("agents-builder", 1);
+    await ticks(2);
+    pane("builder").doing = "idle";
+    await read();
+    fake.turn(90 * SECOND);
+    watchdog(95);
+    const { next, nextAt } = (await read()).of("builder");
+    const { agents: [card] } = JSON.parse((await command("status", "builder", "--json", "--config", cfg.path)).out) as { agents: Card[] };
+    const at = new Date(nextAt).toTimeString().slice(0, 5);
+    expect([next, card!.nextAt, card!.nextStep]).toEqual(["stall", nextAt, expect.stringMatching(new RegExp(` if it is still idle at ${at}$`))]);
+    expect((await command("explain", "builder", "--config", cfg.path)).out).toMatch(new RegExp(`^next +.* if it is still idle at ${at}$`, "m"));
+  });
+  test("an agent that is blocked while its account is limited waits for a person, and for nothing else", async () => {
+    await begin(FLEET);
+    pane("adversary").doing = "limit";
+    await ticks(2);
+    for (const name of ["builder", "orchestrator"]) pane(name).doing = "dialog";
+    await ticks(1);
+    watchdog(10);
+    const { of } = await read();
+    expect([of("adversary").condition, of("builder").condition, of("builder").next, of("orchestrator").next]).toEqual(["limited", "blocked", "", ""]);
+    for (const command_ of ["status", "explain"]) {
+      const { out } = await command(command_, "builder", "--config", cfg.path);
+      expect(out).toMatch(/^next +types nothing and restarts nothing: it needs you$/m);
+    }
   });
   test("status NAME is a card: state and since, evidence, texts, restarts with reasons, what comes next, its screen", async () => {
     await begin(FLEET);
