@@ -377,22 +377,41 @@ async function takeSlot(): Promise<() => void> {
   }
 }
 
-/** A test with a fleet of its own, beside others; a failed one shows the watchdog's log. */
-export function real(name: string, plan: Plan, body: (f: Fleet) => Promise<unknown>): void {
-  runner?.test[AT_ONCE ? "concurrent" : "skip"](name, async () => {
-    const free = await takeSlot();
-    const f = fleet(plan);
-    try {
-      await body(f);
-    } catch (error) {
-      process.stderr.write(`\n${name}\n${f.account()}\n`);
-      throw error;
-    } finally {
-      await f.reap();
-      free();
-    }
-  }, 900_000);
+type Body = (f: Fleet) => Promise<unknown>;
+
+/**
+ * Tests that live through one fleet, one after the other as they stand in the file, beside other fleets:
+ * a fleet's life costs more than what most tests do in it. After one that fails, those behind it fail.
+ */
+export function life(plan: Plan): (name: string, body: Body) => void {
+  let f: Fleet;
+  let free = () => {};
+  let left = 0;
+  let before: Promise<unknown> | undefined;
+  const begin = async (): Promise<void> => {
+    free = await takeSlot();
+    f = fleet(plan);
+  };
+  return (name, body) => {
+    left += 1;
+    runner?.test[AT_ONCE ? "concurrent" : "skip"](name, async () => {
+      const part = (before ??= begin()).then(() => body(f).catch((error) => {
+        process.stderr.write(`\n${name}\n${f.account()}\n`);
+        throw error;
+      }));
+      before = part.catch(() => Promise.reject(new Error(`"${name}" failed, with the same fleet`)));
+      before.catch(() => {});
+      await part.finally(async () => {
+        if ((left -= 1)) return;
+        await f.reap();
+        free();
+      });
+    }, 900_000);
+  };
 }
+
+/** A test with a fleet of its own, beside others; a failed one shows the watchdog's log. */
+export const real = (name: string, plan: Plan, body: Body): void => life(plan)(name, body);
 
 /** A builder, an adversary and a real repository for the two; phases "one" and "two". */
 export const loopPlan = (over: Plan & { handoff?: Table; phase?: Table; agent?: Table } = {}): Plan => ({
