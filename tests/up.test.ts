@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readFileSync, readlinkSync, statSync } from "nod
 import { join } from "node:path";
 import { cmdRestart, cmdUp, phaseIdxFile, world } from "../agents.ts";
 import { agents, fakeWorld, FLEET, realFolder, type Scene, scene } from "./kit.ts";
-import { allowed, type Fleet, lives, quote, real, TUI, until } from "./real.ts";
+import { allowed, type Fleet, life, lives, quote, real, TUI, until } from "./real.ts";
 
 describe("up", () => {
   let { fake, cfg, pane, starts } = {} as Scene;
@@ -109,8 +109,7 @@ describe("up", () => {
   });
 });
 
-const stubborn = { agents: [{ name: "a1", watch: "heal+stall", env: { TUI_IGNORE_HUP: "1" } }] };
-const watched = { agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }] };
+const watched = { agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }], watchdog: { signal_interval: 1 } };
 /** The environment that a process was started with. */
 const environ = (pid: number): string[] => readFileSync(`/proc/${pid}/environ`, "utf8").split("\0");
 /** What operator.json says. */
@@ -119,7 +118,9 @@ const wanted = (f: Fleet) => JSON.parse(f.read(".agents/state/operator.json") ||
 const clients = (f: Fleet, name: string): number[] =>
   [...new Set(f.ledger(name).flatMap((fact) => (fact.pid && lives(fact.pid) ? [fact.pid] : [])))];
 
-real("a restart that is cut short takes nothing down for good", stubborn, async (f) => {
+const stubborn = life({ agents: [{ name: "a1", watch: "heal+stall", env: { TUI_IGNORE_HUP: "1" } }], watchdog: { signal_interval: 1 } });
+
+stubborn("a restart that is cut short takes nothing down for good", async (f) => {
   await f.up();
   await f.ready("a1");
   await f.ticks(2);
@@ -137,7 +138,39 @@ real("a restart that is cut short takes nothing down for good", stubborn, async 
   expect(clients(f, "a1")).toHaveLength(1);
 });
 
-real("from a shell with another TMUX_TMPDIR: the fleet is seen where it runs, and no client is taken for gone", watched, async (f) => {
+stubborn("down that is cut short, then up: never two clients", async (f) => {
+  await f.ticks(2);
+  const [[old], begun] = [clients(f, "a1"), f.starts("a1").length];
+  const down = f.start(["down", "a1"]);
+  await until(async () => !(await f.sessions()).includes("t-a1"));
+  down.kill("SIGKILL");
+  await down.exited;
+  expect(clients(f, "a1")).toEqual([old!]);
+  let most = 0;
+  const timer = setInterval(() => void (most = Math.max(most, clients(f, "a1").length)), 10);
+  try {
+    await f.up("a1");
+    await until(() => f.starts("a1").length === begun + 1);
+    expect([most, lives(old!)]).toEqual([1, false]);
+  } finally {
+    clearInterval(timer);
+  }
+});
+
+stubborn("down that is cut short: the watchdog ends what is left, and starts nothing", async (f) => {
+  await f.ticks(2);
+  const [[old], begun] = [clients(f, "a1"), f.starts("a1").length];
+  const down = f.start(["down", "a1"]);
+  await until(async () => !(await f.sessions()).includes("t-a1"));
+  down.kill("SIGKILL");
+  await until(() => !lives(old!), 15_000);
+  await f.ticks(2);
+  expect([f.starts("a1").length, (await f.states()).of.a1]).toEqual([begun, "stopped by you"]);
+});
+
+const pair = life(watched);
+
+pair("from a shell with another TMUX_TMPDIR: the fleet is seen where it runs, and no client is taken for gone", async (f) => {
   const elsewhere = { env: { TMUX_TMPDIR: f.path() } };
   const seen = async () => JSON.parse((await f.run(["status", "--json"], elsewhere)).out).agents.map(({ running }: { running: boolean }) => running);
   await f.up("a1");
@@ -153,60 +186,13 @@ real("from a shell with another TMUX_TMPDIR: the fleet is seen where it runs, an
   expect([await f.sessions(), lives(pid)]).toEqual([[], false]);
 });
 
-real("a restart that fails leaves the agent to the watchdog", watched, async (f) => {
-  await f.up();
-  await f.ready("a1", "b1");
-  // between the end of the old client and the start of the new one there is no folder to start it in
-  const plan = { ...f.plan, agents: [{ name: "a1", watch: "heal", dir: f.path("nowhere") }, watched.agents[1]!] };
-  f.write("agents.toml", f.text(plan));
-  const ran = await f.run(["restart", "a1"]);
-  expect([ran.code, ran.err]).toEqual([1, expect.stringContaining("nowhere does not exist")]);
-  expect([wanted(f).held, wanted(f).busy]).toEqual([{}, {}]);
-  f.write("agents.toml", f.text());
-  await until(() => f.starts("a1").length === 2);
-});
-
-real("down that is cut short, then up: never two clients", stubborn, async (f) => {
-  await f.up();
-  await f.ready("a1");
-  await f.ticks(2);
-  const [old] = clients(f, "a1");
-  const down = f.start(["down", "a1"]);
-  await until(async () => !(await f.sessions()).includes("t-a1"));
-  down.kill("SIGKILL");
-  await down.exited;
-  expect(clients(f, "a1")).toEqual([old!]);
-  let most = 0;
-  const timer = setInterval(() => void (most = Math.max(most, clients(f, "a1").length)), 10);
-  try {
-    await f.up("a1");
-    await until(() => f.starts("a1").length === 2);
-    expect([most, lives(old!)]).toEqual([1, false]);
-  } finally {
-    clearInterval(timer);
-  }
-});
-
-real("down that is cut short: the watchdog ends what is left, and starts nothing", stubborn, async (f) => {
-  await f.up();
-  await f.ready("a1");
-  await f.ticks(2);
-  const [old] = clients(f, "a1");
-  const down = f.start(["down", "a1"]);
-  await until(async () => !(await f.sessions()).includes("t-a1"));
-  down.kill("SIGKILL");
-  await until(() => !lives(old!), 15_000);
-  await f.ticks(2);
-  expect([f.starts("a1").length, (await f.states()).of.a1]).toEqual([1, "stopped by you"]);
-});
-
-real("calls that come at once wait for each other: each text is queued", watched, async (f) => {
+pair("calls that come at once wait for each other: each text is queued", async (f) => {
   await f.up("a1");
   const lock = Bun.spawn(["flock", join(f.state, "operator.lock"), "cat"], { stdin: "pipe", stdout: "pipe" });
   lock.stdin.write("held\n");
   lock.stdin.flush();
   await lock.stdout.getReader().read();
-  const texts = Array.from({ length: 8 }, (_, nth) => `text ${nth}`);
+  const texts = Array.from({ length: 4 }, (_, nth) => `text ${nth}`);
   const calls = texts.map((text) => f.start(["send", "a1", text, "--queue"]));
   // longer than a call takes that does not wait, and half of what one waits for the lock
   await Bun.sleep(Math.min(await allowed(1_000), 5_000));
@@ -214,6 +200,20 @@ real("calls that come at once wait for each other: each text is queued", watched
   lock.stdin.end();
   expect(await Promise.all(calls.map(({ exited }) => exited))).toEqual(texts.map(() => 0));
   expect(wanted(f).queue.map(({ text }: { text: string }) => text).toSorted()).toEqual(texts);
+});
+
+pair("a restart that fails leaves the agent to the watchdog", async (f) => {
+  await f.up();
+  await f.ready("a1", "b1");
+  const begun = f.starts("a1").length;
+  // between the end of the old client and the start of the new one there is no folder to start it in
+  const plan = { ...f.plan, agents: [{ name: "a1", watch: "heal", dir: f.path("nowhere") }, watched.agents[1]!] };
+  f.write("agents.toml", f.text(plan));
+  const ran = await f.run(["restart", "a1"]);
+  expect([ran.code, ran.err]).toEqual([1, expect.stringContaining("nowhere does not exist")]);
+  expect([wanted(f).held, wanted(f).busy]).toEqual([{}, {}]);
+  f.write("agents.toml", f.text());
+  await until(() => f.starts("a1").length === begun + 1);
 });
 
 real("a command stores the first text of a client before it starts it", {
@@ -232,6 +232,7 @@ real("a command stores the first text of a client before it starts it", {
 
 real("a client whose name left the config: named by status, up and down, no other beside it, ended by its name or with --orphans", {
   agents: [{ name: "a1", watch: "heal", dir: "one" }, { name: "b1", watch: "heal", dir: "two" }, { name: "c1", watch: "heal", dir: "three" }],
+  watchdog: { signal_interval: 1 },
 }, async (f) => {
   for (const dir of ["one", "two", "three", "four"]) f.write(`${dir}/README`, "r");
   await f.up();
@@ -277,50 +278,66 @@ real("a client whose name left the config: named by status, up and down, no othe
 // ── launches ────────────────────────────────────────────────────────────────────
 
 const ODD = `we ird'\$HOME#{pid}%d "x"`;
-
-real("fault 39: paths, models and prompts of any letters reach the client as they stand, one of 90 KB as an argument, one of 150 KB as a file to read", {
+/** Each has what one of the tests is about; all are started by one call of `up`. */
+const launches = life({
   agents: [
-    { name: "a1", dir: ODD, model: `o'p"u$s #S %d \`id\`;`, prompt: `--help "it's" $HOME \`id\` #{pid} %d;\nsecond\tline\n` },
-    { name: "b1", prompt: "-x", env: { ODD: `v'"$HOME #S;` } },
-    { name: "c1", prompt: "" },
-    { name: "d1", prompt_file: "long.md" },
-    { name: "e1", prompt_file: "longer.md" },
+    { name: "odd", dir: ODD, model: `o'p"u$s #S %d \`id\`;`, prompt: `--help "it's" $HOME \`id\` #{pid} %d;\nsecond\tline\n` },
+    { name: "dash", prompt: "-x", env: { ODD: `v'"$HOME #S;` } },
+    { name: "none", prompt: "" },
+    { name: "long", prompt_file: "long.md" },
+    { name: "longer", prompt_file: "longer.md" },
+    { name: "hostile", dir: "hostile", watch: "heal" },
+    { name: "a-1", model: "usual", watch: "heal" }, { name: "b1", watch: "heal" }, { name: "c1", watch: "heal" },
+    { name: "prepared", backend: "prepared", env: { A: "1" } },
   ],
-}, async (f) => {
+  toml: `[backend.other]\nkind = "claude"\nbin = ${JSON.stringify(`${TUI} other`)}\n` +
+    `[backend.prepared]\nkind = "claude"\nbin = ${JSON.stringify(TUI)}\npreamble = 'export FROM="preamble $A"'\n`,
+  env: { CLAUDECODE: "1", GIT_INDEX_FILE: "/nowhere", GIT_NAMESPACE: "other" }, watchdog: { signal_interval: 1 },
+});
+const TEXTS = [90_000, 150_000].map((size) => `begin ${"é $x ' ".repeat(size / 8)} end`) as [string, string];
+/** Of one launch: a model and a backend, and a setting of Bun. */
+const ONE_OFF = { AGENT_MODEL_a_1: "one-off", AGENT_BACKEND_c1: "other", BUN_OPTIONS: "--smol" };
+
+launches("no code and no setting of the folder it is called in, or of an agent's folder, reaches the program", async (f) => {
+  const folder = f.path("hostile");
+  f.write("hostile/bunfig.toml", 'preload = ["./evil.ts"]\n');
+  f.write("hostile/evil.ts", `require("fs").writeFileSync(${JSON.stringify(f.path("executed"))}, "x")\n`);
+  f.write("hostile/.env", "AGENT_MODEL_hostile=from-dot-env\nTUI_SCRIPT=builder\n");
+  f.write("hostile/tsconfig.json", "{ broken");
   mkdirSync(f.path(ODD));
-  const texts = [90_000, 150_000].map((size) => `begin ${"é $x ' ".repeat(size / 8)} end`);
-  f.write("long.md", texts[0]!);
-  f.write("longer.md", texts[1]!);
-  await f.up();
-  await f.ready("a1", "b1", "c1", "d1", "e1");
+  f.write("long.md", TEXTS[0]);
+  f.write("longer.md", TEXTS[1]);
+  expect((await f.run(["up"], { cwd: folder, env: ONE_OFF })).code).toBe(0);
+  await f.ready(...f.plan.agents!.map(({ name }) => name));
+  expect((await f.run(["send", "hostile", "hello"], { cwd: folder })).code).toBe(0);
+  expect((await f.run(["status"], { cwd: folder })).code).toBe(0);
+  expect([f.starts("hostile"), existsSync(f.path("executed"))]).toEqual([[["tui"]], false]);
+});
+
+launches("fault 39: paths, models and prompts of any letters reach the client as they stand, one of 90 KB as an argument, one of 150 KB as a file to read", async (f) => {
   const [one] = f.plan.agents!;
   // "$(cat)" drops the last newline, as a shell does
-  expect(f.starts("a1")).toEqual([["tui", "--model", one!.model as string, "--", (one!.prompt as string).trimEnd()]]);
-  expect(f.starts("b1")).toEqual([["tui", "--", "-x"]]);
-  expect(f.starts("c1")).toEqual([["tui"]]);
-  expect(readlinkSync(`/proc/${await f.pid("a1")}/cwd`)).toBe(f.path(ODD));
-  expect(environ(await f.pid("b1"))).toContain(`ODD=v'"$HOME #S;`);
+  expect(f.starts("odd")).toEqual([["tui", "--model", one!.model as string, "--", (one!.prompt as string).trimEnd()]]);
+  expect(f.starts("dash")).toEqual([["tui", "--", "-x"]]);
+  expect(f.starts("none")).toEqual([["tui"]]);
+  expect(readlinkSync(`/proc/${await f.pid("odd")}/cwd`)).toBe(f.path(ODD));
+  expect(environ(await f.pid("dash"))).toContain(`ODD=v'"$HOME #S;`);
   // the client is the pane's own process: no shell stays between
-  expect(f.ledger("a1")[0]!.pid).toBe(await f.pid("a1"));
-  expect(f.starts("d1")[0]!.at(-1) === texts[0]).toBe(true);
-  const told = f.starts("e1")[0]!.at(-1)!;
-  const kickoff = join(f.state, "kickoff-t-e1.txt");
+  expect(f.ledger("odd")[0]!.pid).toBe(await f.pid("odd"));
+  expect(f.starts("long")[0]!.at(-1) === TEXTS[0]).toBe(true);
+  const told = f.starts("longer")[0]!.at(-1)!;
+  const kickoff = join(f.state, "kickoff-t-longer.txt");
   expect(told).toContain(kickoff);
-  expect(readFileSync(kickoff, "utf8") === texts[1]).toBe(true);
+  expect(readFileSync(kickoff, "utf8") === TEXTS[1]).toBe(true);
   expect(statSync(kickoff).mode & 0o077).toBe(0);
 });
 
-real("fault 36: a one-off model and backend reach their launch, and neither the server, the other agents nor the watchdog; one in the file is a restart", {
-  agents: [{ name: "a-1", model: "usual", watch: "heal" }, { name: "b1", watch: "heal" }, { name: "c1", watch: "heal" }],
-  toml: `[backend.other]\nkind = "claude"\nbin = ${JSON.stringify(`${TUI} other`)}\n`,
-}, async (f) => {
-  const env = { AGENT_MODEL_a_1: "one-off", AGENT_BACKEND_c1: "other", BUN_OPTIONS: "--smol" };
-  expect((await f.run(["up"], { env })).code).toBe(0);
-  await f.ready("a-1", "b1", "c1");
+launches("fault 36: a one-off model and backend reach their launch, and neither the server, the other agents nor the watchdog; one in the file is a restart", async (f) => {
+  const names = /AGENT_MODEL|AGENT_BACKEND|BUN_OPTIONS/;
   expect(f.starts("a-1")).toEqual([["tui", "--model", "one-off"]]);
-  expect(await f.tmux("show-environment", "-g")).not.toMatch(/AGENT_MODEL|AGENT_BACKEND|BUN_OPTIONS/);
+  expect(await f.tmux("show-environment", "-g")).not.toMatch(names);
   for (const { pid, command } of f.processes()) {
-    if (lives(pid)) expect([command, environ(pid).join("\n")]).toEqual([command, expect.not.stringMatching(/AGENT_MODEL|AGENT_BACKEND|BUN_OPTIONS/)]);
+    if (lives(pid)) expect([command, environ(pid).join("\n")]).toEqual([command, expect.not.stringMatching(names)]);
   }
   await f.ticks(3);
   // each runs until its agent is started again, and is no mismatch
@@ -329,37 +346,17 @@ real("fault 36: a one-off model and backend reach their launch, and neither the 
   process.kill(await f.pid("a-1"), "SIGKILL");
   await until(() => f.starts("a-1").length === 2);
   expect(f.starts("a-1")[1]).toEqual(["tui", "--model", "usual"]);
-  const [a, b, c] = f.plan.agents!;
-  f.write("agents.toml", f.text({ ...f.plan, agents: [a!, { ...b!, backend: "other" }, c!] }));
+  const edited = f.plan.agents!.map((agent) => (agent.name === "b1" ? { ...agent, backend: "other" } : agent));
+  f.write("agents.toml", f.text({ ...f.plan, agents: edited }));
   await until(() => f.starts("b1").length === 2);
   expect([f.starts("b1"), f.starts("c1")]).toEqual([[["tui"], ["tui", "other"]], [["tui", "other"]]]);
 });
 
-real("the operator's preamble runs in the pane's shell; what a git hook or a client that calls up sets for its own children reaches no agent, whoever started the server", {
-  agents: [{ name: "a1", env: { A: "1" } }], backend: { preamble: `export FROM="preamble $A"` },
-  env: { CLAUDECODE: "1", GIT_INDEX_FILE: "/nowhere", GIT_NAMESPACE: "other" },
-}, async (f) => {
+launches("the operator's preamble runs in the pane's shell; what a git hook or a client that calls up sets for its own children reaches no agent, whoever started the server", async (f) => {
   const leaked = (pid: number) => environ(pid).filter((one) => /^(CLAUDECODE|GIT_INDEX_FILE|GIT_NAMESPACE)=/.test(one));
-  await f.up();
-  await f.ready("a1");
-  expect(environ(await f.pid("a1"))).toContain("FROM=preamble 1");
-  expect([leaked(await f.serverPid()), leaked(await f.pid("a1"))]).toEqual([[], []]);
+  expect(environ(await f.pid("prepared"))).toContain("FROM=preamble 1");
+  expect([leaked(await f.serverPid()), leaked(await f.pid("prepared"))]).toEqual([[], []]);
   for (const name of ["CLAUDECODE", "GIT_INDEX_FILE"]) await f.tmux("set-environment", "-g", name, "1");
-  expect((await f.run(["restart", "a1"])).code).toBe(0);
-  expect(leaked(await f.pid("a1"))).toEqual([]);
-});
-
-real("no code and no setting of the folder it is called in, or of an agent's folder, reaches the program", {
-  agents: [{ name: "a1", dir: "hostile", watch: "heal" }],
-}, async (f) => {
-  const folder = f.path("hostile");
-  f.write("hostile/bunfig.toml", 'preload = ["./evil.ts"]\n');
-  f.write("hostile/evil.ts", `require("fs").writeFileSync(${JSON.stringify(f.path("executed"))}, "x")\n`);
-  f.write("hostile/.env", "AGENT_MODEL_a1=from-dot-env\nTUI_SCRIPT=builder\n");
-  f.write("hostile/tsconfig.json", "{ broken");
-  expect((await f.run(["up"], { cwd: folder })).code).toBe(0);
-  await f.ready("a1");
-  expect((await f.run(["send", "a1", "hello"], { cwd: folder })).code).toBe(0);
-  expect((await f.run(["status"], { cwd: folder })).code).toBe(0);
-  expect([f.starts("a1"), existsSync(f.path("executed"))]).toEqual([[["tui"]], false]);
+  expect((await f.run(["restart", "prepared"])).code).toBe(0);
+  expect(leaked(await f.pid("prepared"))).toEqual([]);
 });
