@@ -368,6 +368,8 @@ export interface Memory {
   versionOf: number;
   /** Looks in a row whose sources contradicted each other. */
   oddLooks: number;
+  /** The wrong backend that its pane showed at the last look; "" = none. */
+  mismatch: string;
 }
 
 /** Since when an idle screen has not come to rest, and when it last changed; monotonic ms. */
@@ -2164,7 +2166,8 @@ function lockOpen(file: number): boolean {
   return systemFlock(file, LOCK_EX | LOCK_NB) === 0;
 }
 
-function flock(path: string): number | null {
+/** Takes a lock, for as long as the returned descriptor is open; null = another process has it. */
+export function flock(path: string): number | null {
   setAside(path);
   const file = openSync(path, "a+", 0o600);
   if (lockOpen(file)) return file;
@@ -2172,14 +2175,17 @@ function flock(path: string): number | null {
   return null;
 }
 
-/** Whether any process holds a lock, even one that could not write its pid. */
+/**
+ * Whether any process holds a lock, even one that could not write its pid. Nobody holds one that is
+ * not there; one that cannot be opened may be held.
+ */
 function isLocked(path: string): boolean {
   let file: number | null = null;
   try {
     file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
     return !lockOpen(file);
-  } catch {
-    return true;
+  } catch (error) {
+    return !isAbsent(error);
   } finally {
     if (file !== null) closeSync(file);
   }
@@ -2232,9 +2238,12 @@ async function writePid(path: string): Promise<void> {
   if (textNow(`${path}.pid`) !== pid) await world.writeAtomic(`${path}.pid`, pid);
 }
 
-/** A file's text; "" = there is none, or it cannot be read. */
+/** A file's text; "" = there is none, or nobody can read it. A disk that does not answer throws. */
 const textIn = (path: string): Promise<string> =>
-  world.text(path).then((text) => text ?? "", () => "");
+  world.text(path).then((text) => text ?? "", (error) => {
+    if (error instanceof NoAnswer) throw error;
+    return "";
+  });
 
 /**
  * The pid that holds a lock, if it is still the process that took it; null = nobody. Where no /proc
@@ -4329,19 +4338,19 @@ interface StartOptions {
  * throwing, so that the start of other units goes on.
  */
 async function begin(
-  cfg: Config, unit: Unit, snap: Snapshot, options: StartOptions,
+  cfg: Config, watch: Watch, unit: Unit, snap: Snapshot, options: StartOptions,
 ): Promise<Started> {
   try {
-    return isAgent(unit) ? await startAgent(cfg, unit, snap, options)
-      : await startService(cfg, unit, snap, options.byHand);
+    return isAgent(unit) ? await startAgent(cfg, watch, unit, snap, options)
+      : await startService(cfg, watch, unit, snap, options.byHand);
   } catch (error) {
-    return { started: false, why: messageOf(error) };
+    return { started: false, why: messageOf(error), untried: error instanceof NoAnswer };
   }
 }
 
 /** Clears the way for the start of a unit; null = it is clear, else why nothing may be started. */
 async function clearPlace(
-  cfg: Config, unit: Unit, snap: Snapshot, force = false,
+  cfg: Config, watch: Watch, unit: Unit, snap: Snapshot, force = false,
 ): Promise<Started | null> {
   const barred = whyBarred(cfg, snap, unit.session);
   if (barred) return { started: false, why: barred };
@@ -4351,14 +4360,14 @@ async function clearPlace(
   if (rival) return { started: false, why: rival };
   const group = pane ? groupOf(pane) : null; // not every client that we end has our mark
   if (pane) await stopPanes(cfg, [pane]);
-  const left = await leftOver(cfg, unit, [group]);
+  const left = await leftOver(cfg, watch, unit, [group]);
   return left && { started: false, why: cannotEnd(membersOf(left)) };
 }
 
 export async function startAgent(
-  cfg: Config, agent: Agent, snap: Snapshot, options: StartOptions = {},
+  cfg: Config, watch: Watch, agent: Agent, snap: Snapshot, options: StartOptions = {},
 ): Promise<Started> {
-  const taken = await clearPlace(cfg, agent, snap, options.force);
+  const taken = await clearPlace(cfg, watch, agent, snap, options.force);
   if (taken) return taken;
   const backend = backendOf(cfg, agent);
   const model = roleModel(cfg, agent);
@@ -4390,9 +4399,9 @@ export async function startAgent(
 }
 
 export async function startService(
-  cfg: Config, service: Service, snap: Snapshot, byHand = false,
+  cfg: Config, watch: Watch, service: Service, snap: Snapshot, byHand = false,
 ): Promise<Started> {
-  const taken = await clearPlace(cfg, service, snap);
+  const taken = await clearPlace(cfg, watch, service, snap);
   if (taken) return taken;
   log(`starting service ${service.session}`, true);
   const result = await startSession(cfg, service, snap, byHand,
@@ -4435,10 +4444,9 @@ const kickoffGiven = async (cfg: Config, session: string, prompt: string): Promi
   await textIn(kickoffGivenFile(cfg, session)) === hashOf(prompt);
 
 /** Remembers that the client has had its kickoff, so that it need not be repeated on a resume. */
-async function noteKickoffGiven(cfg: Config, session: string): Promise<void> {
-  const kickoff = await textIn(kickoffFile(cfg, session));
-  await keepNote(() => world.writeAtomic(kickoffGivenFile(cfg, session), hashOf(kickoff)));
-}
+const noteKickoffGiven = (cfg: Config, session: string): Promise<void> => keepNote(async () =>
+  world.writeAtomic(
+    kickoffGivenFile(cfg, session), hashOf(await textIn(kickoffFile(cfg, session)))));
 
 // What may be in the way of a start: other sessions, other fleets, clients that left the config.
 
@@ -4540,11 +4548,11 @@ async function refused(cfg: Config, session: string, why: string): Promise<Start
  * after the processes, so that a client started in the meantime does not count as left over.
  */
 async function leftOver(
-  cfg: Config, unit: Unit, groups: (Group | null)[] = [],
+  cfg: Config, watch: Watch, unit: Unit, groups: (Group | null)[],
 ): Promise<Family | null> {
   const family = familyOf(cfg, unit.name, groups);
   if (!membersOf(family).length) return null;
-  const snap = await neededSnapshot(cfg);
+  const snap = usable(await lookAtSessions(cfg, watch));
   return sessionAlive(snap, unit.session) ? null : family;
 }
 
@@ -5333,7 +5341,7 @@ const freshMemory = (): Memory => ({
   verdict: "unsure", why: "", since: 0, bootedAt: 0, buried: "", client: null, idleSince: 0,
   sameSince: 0, looked: "", judged: null, readAt: 0, still: "", serverDown: false, draft: false,
   unsureLooks: 0, unrest: null, answered: "", answers: 0, releasedAt: 0, together: false,
-  versionOf: 0, oddLooks: 0,
+  versionOf: 0, oddLooks: 0, mismatch: "",
 });
 
 /** Down, to be started as soon as possible. */
@@ -5402,7 +5410,7 @@ function loadedLife({ nextStart, parked, parkedAt, finished, stopping }: StoredL
 /** A memory as it is stored: without monotonic times and what concerns this process alone. */
 function storedMemory(memory: Memory) {
   const { starts, failures, life, idleSince, sameSince, looked, judged, readAt, still, serverDown,
-    draft, unsureLooks, unrest, together, versionOf, oddLooks, ...stored } = memory;
+    draft, unsureLooks, unrest, together, versionOf, oddLooks, mismatch, ...stored } = memory;
   return { starts, failures, ...storedLife(memory), ...stored };
 }
 
@@ -5623,15 +5631,15 @@ export const phaseIdxFile = (cfg: Config): string => join(cfg.stateDir, cfg.loop
 const phaseIdFile = (cfg: Config): string => join(cfg.stateDir, "phase-id");
 const sshAgentFile = (cfg: Config): string => join(cfg.stateDir, "ssh-auth-sock");
 /**
- * Reads all of it at once into `cfg.stored`. Of a folder or a limit that cannot be read just now,
+ * Reads all of it at once into `cfg.stored`. Of a folder or a file that cannot be read just now,
  * what was read last holds: nobody is set free, and no loop is sent back to the first phase.
  */
 export async function readState(cfg: Config): Promise<void> {
   try {
     if (cfg.stored !== UNREAD && world.mtime(cfg.stateDir) === null) return;
-    const [phase, limits, sshAgent] =
-      await Promise.all([readPhaseFiles(cfg), readLimits(cfg), textIn(sshAgentFile(cfg))]);
-    cfg.stored = { phase, limits, sshAgent: sshAgent.trim() };
+    const [phase, limits, sshAgent] = await Promise.all(
+      [readPhaseFiles(cfg), readLimits(cfg), readSshAgent(cfg)]);
+    cfg.stored = { phase, limits, sshAgent };
   } catch (error) {
     if (cfg.stored !== UNREAD) return;
     cfg.stored = { ...UNREAD, phase: { error: messageOf(error) }, limits: new Map() };
@@ -5647,6 +5655,9 @@ async function readPhaseFiles(cfg: Config): Promise<Stored["phase"]> {
     return { error: messageOf(error) };
   }
 }
+
+const readSshAgent = (cfg: Config): Promise<string> => world.text(sshAgentFile(cfg))
+  .then((text) => (text ?? "").trim(), () => cfg.stored.sshAgent);
 
 /** The id first: it does not count until the index that it belongs to is written too. */
 async function storePhase(cfg: Config, idx: number): Promise<void> {
@@ -5678,13 +5689,17 @@ const LIMIT_SHAPES: Record<string, Shape> = {
   banner: isText, setAt: isNumber, resetAt: isResetSeconds, class: isLimitClass, asked: isNumber,
 };
 
-/** The limits by their files: for most agents there is none, and a look at the folder says so. */
+/**
+ * The limits by their files: for most agents there is none, and a look at the folder says so. One
+ * that was never read and cannot be read counts as one without a reset time.
+ */
 async function readLimits(cfg: Config): Promise<Stored["limits"]> {
   const sessions = world.list(cfg.stateDir)
     .flatMap((file) => /^limited-(.+)\.json$/.exec(file)?.[1] ?? []);
+  const unknown = { nudges: 0, until: world.now() / 1000 + cfg.watchdog.limitProbeFallback };
   return new Map(await Promise.all(sessions.map(async (session) => [session,
     await world.text(limitStatePath(cfg, session))
-      .then(parseLimitState, () => cfg.stored.limits.get(session) ?? null)] as const)));
+      .then(parseLimitState, () => cfg.stored.limits.get(session) ?? unknown)] as const)));
 }
 
 function parseLimitState(text: string | null): LimitState | null {
@@ -5904,7 +5919,7 @@ interface Look {
 /** What is not true of another client in the same session. */
 const NEW_CLIENT = { since: 0, model: undefined, backgroundSince: undefined, idleSince: 0,
   sameSince: 0, looked: "", judged: null, unrest: null, answered: "", answers: 0, together: false,
-  versionOf: 0, oddLooks: 0 };
+  versionOf: 0, oddLooks: 0, mismatch: "" };
 
 /** When a process began, s since 1970; NaN = there is none, or no /proc. */
 function startedAt(pid: number): number {
@@ -7699,7 +7714,7 @@ function noteStuck(cfg: Config, unit: Unit, old: Stopping, left: Member[]): void
 async function stopLeftOver(cfg: Config, watch: Watch, unit: Unit): Promise<boolean> {
   const memory = memoryOf(watch, unit.name);
   if (memory.life.state !== "stopping") {
-    const left = await leftOver(cfg, unit, [memory.client]);
+    const left = await leftOver(cfg, watch, unit, [memory.client]);
     if (left) await endFamily(cfg, watch, unit, left, null);
     else memory.client = null;
   }
@@ -7707,13 +7722,13 @@ async function stopLeftOver(cfg: Config, watch: Watch, unit: Unit): Promise<bool
 }
 
 /**
- * What a person took down: only ends what outlived its client. What a command works on: nothing,
- * as the command says itself what becomes of it.
+ * What a person took down: only ends what outlived its client. What a command works on: ends what
+ * was told to end before, as the command says itself what becomes of the rest.
  */
 async function leaveDown(cfg: Config, watch: Watch, unit: Unit, seen: Observation): Promise<void> {
   const memory = memoryOf(watch, unit.name);
   if (seen.alive === false && seen.pane) memory.buried = deathKey(seen.snap.server, seen.pane);
-  if (seen.handsOff !== BY_YOU) return;
+  if (seen.handsOff !== BY_YOU) return void continueStopping(cfg, watch, unit);
   if (!isOver(memory)) enterDown(memory, { state: "held" });
   if (seen.alive === false && (memory.client || endingOf(memory))) {
     await stopLeftOver(cfg, watch, unit);
@@ -7793,10 +7808,15 @@ async function healLiving(
   cfg: Config, watch: Watch, agent: Agent, seen: Observation, pane: Pane,
 ): Promise<void> {
   const memory = memoryOf(watch, agent.name);
-  if (backendMismatch(cfg, agent, pane)) {
+  const runs = backendMismatch(cfg, agent, pane) ? pane.backend || pane.command : "";
+  const before = memory.mismatch;
+  memory.mismatch = runs;
+  // a pane without our mark shows what is in front just now: one look is not enough
+  if (runs && runs === before) {
     return endForRestart(cfg, watch, agent, pane,
-      `runs ${pane.backend || pane.command}, the config says ${agent.backend}`);
+      `runs ${runs}, the config says ${agent.backend}`);
   }
+  if (runs) return;
   const answers = seen.verdict.rule !== "" &&
     (seen.verdict.rule !== "server" || seen.verdict.verdict !== "unsure");
   if (answers && (memory.serverDown || serverIsNewer(cfg, agent, seen.snap, pane))) {
@@ -7915,7 +7935,7 @@ async function beginCounted(
   if (snap.panes.get(unit.session)?.pinned) memory.buried = ""; // another client dies in this pane
   await saveOrSay(cfg, watch);
   const done = await begin(
-    cfg, unit, snap, { ...options, onBoot: queueBoot(cfg, watch, unit.name) });
+    cfg, watch, unit, snap, { ...options, onBoot: queueBoot(cfg, watch, unit.name) });
   if (done.untried || done.why === OVERTAKEN) Object.assign(memory, before);
   // or its time in "starting" would count as a life
   else if (!done.started && done.why) enterDown(memory, DUE);
@@ -9310,8 +9330,7 @@ class Ward {
     const [pid] = supervisorsOf(this.cfg, "watchdog");
     const unlockedFor = this.unlockedFor(pid === undefined ? null : `${pid}`);
     if (pid === undefined) return false;
-    const lock = lockFile(this.cfg, "watchdog");
-    if (unlockedFor >= this.least && (world.mtime(lock) === null || !isLocked(lock))) {
+    if (unlockedFor >= this.least && !isLocked(lockFile(this.cfg, "watchdog"))) {
       log(`the watchdog (pid ${pid}) holds no lock in ${this.cfg.stateDir}; ending it`);
       world.signal(pid, "SIGKILL");
     }
@@ -9962,8 +9981,9 @@ const orderedNames = (units: Unit[], withWatchdog: boolean): string[] =>
   [...units.map(({ name }) => name), ...(withWatchdog ? ["watchdog"] : [])];
 
 /** Ends what a unit left running when its session went; returns what cannot be ended. */
-async function endLeftOver(cfg: Config, unit: Unit, memory: Memory): Promise<Failure[]> {
-  const left = await leftOver(cfg, unit, [endingOf(memory), memory.client]);
+async function endLeftOver(cfg: Config, watch: Watch, unit: Unit): Promise<Failure[]> {
+  const memory = memoryOf(watch, unit.name);
+  const left = await leftOver(cfg, watch, unit, [endingOf(memory), memory.client]);
   if (left) await endFamilies([left]);
   return left ? stuckOf(unit, left) : [];
 }
@@ -9981,7 +10001,7 @@ async function startAll(
   const known = await loadWatch(cfg);
   const failures: Failure[] = [];
   const began: number[] = [];
-  let snap = await neededSnapshot(cfg);
+  let snap = usable(await lookAtSessions(cfg, known));
   let looked = world.mono();
   for (const [nth, unit] of wanted.entries()) {
     step(nth, unit.name);
@@ -9996,7 +10016,7 @@ async function startAll(
       failures.push({ name: unit.name, why: `not started: it ${waits}, which is not ready` });
       continue;
     }
-    const stuck = running ? [] : await endLeftOver(cfg, unit, memoryOf(known, unit.name));
+    const stuck = running ? [] : await endLeftOver(cfg, known, unit);
     failures.push(...stuck);
     if (stuck.length) continue;
     if (isLoop(unit)) await readState(cfg); // another phase may have begun while it waited
@@ -10006,7 +10026,7 @@ async function startAll(
       boots.push(message);
       await queueMessages(cfg, [message]);
     };
-    const done = await begin(cfg, unit, snap, { cause, byHand: true, onBoot: first });
+    const done = await begin(cfg, known, unit, snap, { cause, byHand: true, onBoot: first });
     if (done.why) failures.push({ name: unit.name, why: done.why });
     if (done.started) began.push(world.mono());
     if (done.started && !isAgent(unit)) snap = await snapshot(cfg);

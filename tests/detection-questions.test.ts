@@ -3,21 +3,19 @@ import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { BUILT_IN_RULES, composerText, detect, memoryOf } from "../agents.ts";
-import { agents, command, message, scene, type Scene } from "./kit.ts";
+import { agents, command, holdLock, message, realFolder, scene, type Scene } from "./kit.ts";
 
 const FIXTURES = join(import.meta.dir, "fixtures/claude");
 const capture = (name: string): string => readFileSync(join(FIXTURES, `${name}.txt`), "utf8");
+/** One that is asked, where a watchdog runs: any process will do. */
 const asks = async (name: string, toml = ""): Promise<Scene> => {
-  const it = await scene(agents("a") + toml);
+  const it = await scene(agents("a") + toml, { home: realFolder() });
+  holdLock(it.fake, it.cfg.stateDir, it.pane().pid);
   it.pane().draw(capture(name), it.fake.wall);
   await it.ticks(2);
   return it;
 };
-/** As it prints where a watchdog runs: any process will do. */
-const status = async (it: Scene, ...words: string[]) => {
-  it.fake.files.set(it.file("watchdog.lock.pid"), `${it.pane().pid}`);
-  return (await command("status", ...words, "--config", it.cfg.path)).out;
-};
+const status = async (it: Scene, ...words: string[]) => (await command("status", ...words, "--config", it.cfg.path)).out;
 
 /** Capture, the name of the question, the keys that answer it. */
 const ASKED: [string, string, string[]][] = [

@@ -4,7 +4,7 @@ import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "n
 import { join } from "node:path";
 import { type Finding, assessClock, assessCodexStart, assessDisk, assessGeminiStart, assessLocale, assessScope, assessTmux, version, wasTried } from "../agents.ts";
 import { desk, PROGRAM, TWO } from "./desk.ts";
-import { command, type FakeWorld, fakeWorld } from "./kit.ts";
+import { command, type FakeWorld, fakeWorld, holdLock } from "./kit.ts";
 
 const { scratch, bin, env, script, call, fleet } = desk();
 const DAY = Date.parse("2026-03-01T00:00:00Z");
@@ -168,7 +168,7 @@ describe("doctor", () => {
     const watchdog = (beat: object | null) => found("watchdog", TWO, (fake, state) => {
       const { pid } = fake.tmux.add("agents-builder");
       if (!beat) return;
-      fake.files.set(join(state, "watchdog.lock.pid"), `${pid}`);
+      holdLock(fake, state, pid);
       fake.files.set(join(state, "heartbeat"), JSON.stringify({ pid, interval: 30, version: version(), at: new Date(fake.wall - 90_000).toISOString(), ...beat }));
     });
     expect(await watchdog(null)).toBe("warn not running");

@@ -218,6 +218,15 @@ describe("another backend than the config says", () => {
     ["no mark: its own command", { backend: "", command: "claude" }, false],
     ["no mark: a shell is none", { backend: "", command: "bash" }, false],
   ])("%s", (_, some, wanted) => expect(backendMismatch(cfg, agent(), paneOf(some))).toBe(wanted));
+  test("one look at what is in front of a pane ends nobody", async () => {
+    await fake.ticks(cfg, watch, 2);
+    const { marks } = fake.tmux.of("agents-a");
+    for (const shown of ["opencode", "claude", "opencode", "codex"]) {
+      marks["@agents_backend"] = shown;
+      await fake.ticks(cfg, watch, 1);
+    }
+    expect([starts(), fake.logged("the config says")]).toEqual([1, []]);
+  });
   test("it is restarted on the right one", async () => {
     await fake.ticks(cfg, watch, 2);
     fake.tmux.of("agents-a").marks["@agents_backend"] = "opencode";

@@ -3,10 +3,10 @@
  * in milliseconds. A clock one turns, files as a map, tmux as panes with a scripted client in each,
  * git as a list of commits, and death at any effect one names.
  */
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { closeSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
-import { type Config, loadConfig, loadWatch, main, tick, type Watch, type World, world } from "../agents.ts";
+import { type Config, flock, loadConfig, loadWatch, main, tick, type Watch, type World, world } from "../agents.ts";
 import type { Message, Pane, Verdict, VerdictName } from "../agents.ts";
 import { type Doing, FakeGit, type FakePane, FakeTmux } from "./fakes.ts";
 
@@ -253,6 +253,8 @@ export interface Setting {
   ticks?: number;
   /** What each client does once it was started; not where `fake` says so itself. */
   doing?: Doing;
+  /** The fleet's folder: a real one, where real locks are taken. */
+  home?: string;
   /** A world that was prepared already. */
   fake?: FakeWorld;
 }
@@ -264,14 +266,22 @@ export function realFolder(): string {
   return folder;
 }
 
-function playing(doing: Doing): FakeWorld {
-  const fake = fakeWorld();
+/** A watchdog that has its lock, which is held in truth, until the test is over: as where no /proc tells when a pid began. */
+export function holdLock(fake: FakeWorld, stateDir: string, pid: number): void {
+  mkdirSync(stateDir, { recursive: true });
+  const lock = flock(join(stateDir, "watchdog.lock")); // null = from an earlier call
+  if (lock !== null) onTestFinished(() => closeSync(lock));
+  fake.files.set(join(stateDir, "watchdog.lock.pid"), `${pid} `);
+}
+
+function playing(doing: Doing, home?: string): FakeWorld {
+  const fake = fakeWorld(home);
   fake.tmux.onStart = (pane) => void (pane.doing = doing);
   return fake;
 }
 
 /** The set of a test: a fleet by its agents.toml, and as many ticks of a watchdog as the story wants before it begins. */
-export async function scene(text = FLEET, { ticks = 3, doing = "idle", fake = playing(doing) }: Setting = {}): Promise<Scene> {
+export async function scene(text = FLEET, { ticks = 3, doing = "idle", home, fake = playing(doing, home) }: Setting = {}): Promise<Scene> {
   const cfg = await fake.config(text);
   const it: Scene = {
     fake, cfg, watch: await fake.watch(cfg),

@@ -17,7 +17,7 @@ test("no client is started beside one that cannot be ended, though nothing of it
   await begin(agent());
   fake.tmux.of("agents-a").ignores = ["SIGHUP", "SIGTERM", "SIGKILL"];
   const { pid } = fake.tmux.of("agents-a");
-  const done = await startAgent(cfg, cfg.agents.get("a")!, await snapshot(cfg), { force: true });
+  const done = await startAgent(cfg, watch, cfg.agents.get("a")!, await snapshot(cfg), { force: true });
   expect([done, starts()]).toEqual([{ started: false, why: `cannot be ended: pid ${pid}` }, 1]);
 });
 

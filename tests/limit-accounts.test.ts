@@ -1,7 +1,7 @@
 /** A limit is the account's: one agent meets it, all that use the account wait, one asks for all, the others follow. */
 import { describe, expect, test } from "bun:test";
 import { accountLimitOf, accountOf, curPhase, deliverAll, loadLimitState, memoryOf } from "../agents.ts";
-import { agents, command, FLEET, message, scene, type Scene, type Setting } from "./kit.ts";
+import { agents, command, FLEET, holdLock, message, realFolder, scene, type Scene, type Setting } from "./kit.ts";
 
 const NAMES = ["a", "b", "c"];
 /** Three agents of one account, at rest; `more` stands in the table of each. */
@@ -70,12 +70,12 @@ describe("while one agent shows a limit with a reset", () => {
     expect(it.told("b").at(-1)).toStartWith("Supervisor: look");
   });
   test("status has a line for the account, and the watchdog that follows knows it", async () => {
-    const it = await three();
+    const it = await three("", { home: realFolder() });
     limit(it, "a", "You've hit your weekly limit · resets Jun 18, 4am (UTC)");
     await it.ticks(3);
     await it.again();
     await it.ticks(1);
-    it.fake.files.set(it.file("watchdog.lock.pid"), `${it.pane("a").pid}`);
+    holdLock(it.fake, it.cfg.stateDir, it.pane("a").pid);
     const { out } = await command("status", "--config", it.cfg.path);
     const line = `claude (default): weekly limit until ${new Date("2026-06-18T04:00Z").toLocaleDateString("en-US", { weekday: "short" })} `;
     expect(out).toContain(line);

@@ -28,7 +28,9 @@ async function night(): Promise<Record<string, string>> {
   }
   fake.git.push("begin", { "README.md": "read me" });
   await it.ticks(2);
-  fake.files.set(it.file("watchdog.lock.pid"), `${it.pane("builder").pid}`);
+  const { pid } = it.pane("builder");
+  fake.stat(pid, 7);
+  fake.files.set(it.file("watchdog.lock.pid"), `${pid} 7`);
   const printed = async (...words: string[]): Promise<string> => {
     const { write } = process.stdout;
     let text = "";

@@ -1,8 +1,8 @@
 /** What a client started ends with it, and no other client is started before that. */
 import { describe, expect, test } from "bun:test";
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { childEnv, isCodexDaemon, memoryOf, save, world, storedLife } from "../agents.ts";
-import { agents, command, type FakeWorld, fakeWorld, realFolder, type Scene, scene } from "./kit.ts";
+import { mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { childEnv, isCodexDaemon, memoryOf, pendingUnits, save, world, storedLife } from "../agents.ts";
+import { agents, command, type FakeWorld, fakeWorld, holdLock, realFolder, type Scene, scene } from "./kit.ts";
 import { real, until } from "./real.ts";
 
 /** Processes of a fake Linux, beside the panes: what each carries in its environment, and what it survives. */
@@ -86,14 +86,19 @@ describe("where there is no /proc, a number alone proves nothing", () => {
     expect(status.out).toContain("○ no watchdog");
     await command("send", "a", "x", "--queue", "--config", it.cfg.path);
     expect([other.dead, it.fake.effects.filter((what) => what.startsWith("signal"))]).toEqual([false, []]);
-    // where the lock itself cannot be looked at, the number is all there is
+    // nor is one that is not there held by anybody; of one that cannot be looked at, the number is all there is
     rmSync(it.file("watchdog.lock"));
+    expect((await command("status", "--config", it.cfg.path)).out).toContain("○ no watchdog");
+    symlinkSync("watchdog.lock", it.file("watchdog.lock"));
+    expect((await command("status", "--config", it.cfg.path)).out).not.toContain("○ no watchdog");
+    rmSync(it.file("watchdog.lock"));
+    holdLock(it.fake, it.cfg.stateDir, other.pid);
     expect((await command("status", "--config", it.cfg.path)).out).not.toContain("○ no watchdog");
   });
 });
 
 describe("the family of a client", () => {
-  let { fake, watch, pane, starts, ticks, again } = {} as Scene;
+  let { fake, cfg, watch, pane, starts, ticks, again, operator } = {} as Scene;
   let host: ReturnType<typeof linux>;
   /** The mark of an agent's newest launch, as its program was given it. */
   const markOf = (name = "a"): string => marks.get(`agents-${name}`)!;
@@ -106,7 +111,7 @@ describe("the family of a client", () => {
       const session = args[args.indexOf("@agents_session") + 1];
       if (mark && args.includes("respawn-pane")) marks.set(session!, mark.slice(12));
     });
-    ({ watch, pane, starts, ticks, again } = await scene(`[watchdog]\nsignal_interval = 2\nrestart_delay = 1\n${text}`, { fake, ticks: 6 }));
+    ({ cfg, watch, pane, starts, ticks, again, operator } = await scene(`[watchdog]\nsignal_interval = 2\nrestart_delay = 1\n${text}`, { fake, ticks: 6 }));
   }
   const fatal = () => void (pane().doing = "fatal");
 
@@ -168,6 +173,26 @@ describe("the family of a client", () => {
     await again();
     await ticks(20);
     expect([[...new Set(got)], fake.logged("cannot be ended: pid 70001").length]).toEqual([ALL, 1]);
+  });
+  test("one told to end is ended also while a command of a person has its agent in its hands", async () => {
+    await begin();
+    const got = host.helper(70_001, markOf(), ["SIGHUP", "SIGTERM"]);
+    fatal();
+    await ticks(1);
+    operator({ held: {}, busy: { a: fake.wall + 300_000 }, released: {}, queue: [] });
+    await ticks(8);
+    expect([[...new Set(got)], starts(), [...pendingUnits(cfg, watch)]]).toEqual([ALL, 1, []]);
+  });
+  test("what is left of a client is sought by the memory at hand: no round reads it from the disk", async () => {
+    await begin();
+    host.helper(70_001, markOf(), ["SIGHUP", "SIGTERM"]);
+    host.end(pane().pid);
+    fake.tmux.exit("agents-a", 1);
+    const { text } = world;
+    let reads = 0;
+    world.text = (path) => ((reads += Number(path.endsWith("/watch.json"))), text(path));
+    await ticks(10);
+    expect([starts(), reads]).toEqual([2, 0]);
   });
   test("a process that has the number of one of them by now is not ended for it", async () => {
     await begin();

@@ -7,7 +7,7 @@ import {
   sessionLogPath, type Watch, type Memory, storedLife, world,
 } from "../agents.ts";
 import type { Doing } from "./fakes.ts";
-import { command, fakeWorld, type Scene, scene } from "./kit.ts";
+import { agents, command, fakeWorld, type Scene, scene } from "./kit.ts";
 
 const GOLDEN = join(import.meta.dir, "fixtures", "state", "v1");
 /** As it is there; the limit of the night is that of one agent alone. */
@@ -356,6 +356,37 @@ describe("a disk that does not answer is no news", () => {
     expect([fake.logged("limit hit on writer"), loadLimitState(cfg, "agents-writer")?.banner]).toEqual([[], JSON.parse(golden("night", "state/limited-agents-writer.json")).banner]);
     expect(() => curPhase(cfg)).toThrow("phase-idx cannot be read");
     expect(fake.logged(/phase-idx cannot be read$/)).toHaveLength(1);
+  });
+  test("a limit that no look could read holds as one without a reset time, and goes once its agent works", async () => {
+    const it = await scene(agents("a"));
+    it.fake.files.set(it.file("limited-agents-a.json"), JSON.stringify({ until: it.fake.wall / 1000 + 86_400, nudges: 0 }));
+    unreadable(/limited-/);
+    await it.ticks(20);
+    expect([it.starts(), loadLimitState(it.cfg, "agents-a")?.resetAt, it.fake.logged("stall")]).toEqual([1, undefined, []]);
+    it.pane().doing = "busy";
+    await it.ticks(2);
+    expect([it.fake.logged("limit lifted on a").length, it.fake.files.has(it.file("limited-agents-a.json"))]).toEqual([1, false]);
+  });
+  test("the path of the ssh agent stays the one that was read last", async () => {
+    const { cfg, fake, file } = await scene(FLEET);
+    fake.files.set(file("ssh-auth-sock"), "/run/agent\n");
+    await readState(cfg);
+    unreadable(/ssh-auth-sock/);
+    await readState(cfg);
+    expect(cfg.stored.sshAgent).toBe("/run/agent");
+  });
+  test("a conversation whose id it does not tell is not begun anew: the start waits, and counts for nothing", async () => {
+    const it = await found("night", { builder: "busy" });
+    const id = it.fake.files.get(it.file("builder.id"));
+    const { text } = world;
+    let silent = true;
+    world.text = async (path) => (silent && path.endsWith("builder.id") ? Promise.reject(new NoAnswer(`${path}: the disk does not answer`)) : text(path));
+    it.fake.tmux.exit("agents-builder", 1);
+    await it.ticks(20);
+    expect([started(it).includes("builder"), it.fake.files.get(it.file("builder.id")), it.fake.logged("builder.id: the disk does not answer").length]).toEqual([false, id, 1]);
+    silent = false;
+    await it.ticks(2);
+    expect(it.fake.everyPane.find(({ session }) => session === "agents-builder")?.argv).toContain(id!.trim());
   });
   test("both files of the phase cannot be read: that is one fault, and ends nothing", async () => {
     const { cfg } = await found("night");

@@ -6,7 +6,7 @@ import {
   type Card, columns, type Config, decideNow, describeState, type LimitState, type Memory, memoryOf, type Pane, parseQuestion, enqueue, type Status, type StatusRow, statusLine,
   statusText, type Verdict, type Watch,
 } from "../agents.ts";
-import { command, FLEET, type FakeWorld, fakeWorld, message, paneOf, verdict } from "./kit.ts";
+import { command, FLEET, type FakeWorld, fakeWorld, holdLock, message, paneOf, realFolder, verdict } from "./kit.ts";
 import { real, until } from "./real.ts";
 
 const SECOND = 1000;
@@ -285,7 +285,7 @@ describe("the command over a fleet", () => {
   let cfg: Config;
   let watch: Watch;
   const begin = async (text: string): Promise<void> => {
-    fake = fakeWorld();
+    fake = fakeWorld(realFolder());
     fake.tmux.onStart = (pane) => void (pane.doing = "busy");
     cfg = await fake.config(text);
     watch = await fake.watch(cfg);
@@ -296,7 +296,7 @@ describe("the command over a fleet", () => {
   /** A watchdog that lives, and gave its last sign so long ago. */
   const watchdog = (seconds: number, pid = 77) => {
     fake.processes.set(77, fake.everyPane[0]!);
-    fake.files.set(state("watchdog.lock.pid"), "77");
+    holdLock(fake, cfg.stateDir, 77);
     fake.files.set(state("heartbeat"), JSON.stringify({ at: new Date(fake.wall - seconds * SECOND).toISOString(), pid, interval: 30, version: "1.2.3" }));
   };
   const read = async (): Promise<{ code: number; status: Status; of: (name: string) => StatusRow }> => {
@@ -316,7 +316,7 @@ describe("the command over a fleet", () => {
     expect(status.phase).toEqual({ id: "p1", index: 0, total: 2, plan: expect.stringContaining("plan-1.md"), done: false, complete: false, moving: "", error: "" });
     expect(of("builder")).toMatchObject({ kind: "loop", backend: "claude", running: true, state: expect.stringMatching(/^active \d+[sm]$/), next: "", messages: 0, restartsToday: 0 });
     expect(of("upgrader").state).toBe("stopped (disabled)");
-    expect((await command("--config", cfg.path)).out).toMatch(/^\/fleet \(agents-\) · phase p1 1\/2 · plan-1\.md .* ● 10s ago\n.*\n {2}AGENT/);
+    expect((await command("--config", cfg.path)).out).toMatch(/^\/tmp\/scene-\w+ \(agents-\) · phase p1 1\/2 · plan-1\.md .* ● 10s ago\n.*\n {2}AGENT/);
   });
   test("a heartbeat is stale after three ticks, where it is that of the one that runs: exit 3", async () => {
     await begin(FLEET);
@@ -438,8 +438,8 @@ describe("the command over a fleet", () => {
   });
   test("the fleet is named by its folder and prefix", async () => {
     await begin(FLEET);
-    expect((await command("status", "--config", cfg.path)).out).toStartWith("/fleet (agents-) · ");
-    expect((await read()).status).toMatchObject({ fleet: "/fleet (agents-)", folder: "/fleet", prefix: "agents-" });
+    expect((await command("status", "--config", cfg.path)).out).toStartWith(`${cfg.planDir} (agents-) · `);
+    expect((await read()).status).toMatchObject({ fleet: `${cfg.planDir} (agents-)`, folder: cfg.planDir, prefix: "agents-" });
   });
   test("status looks when asked, by two calls of tmux, and changes nothing", async () => {
     await begin(FLEET);

@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { mkdirSync } from "node:fs";
 import { memoryOf, storedLife, world } from "../agents.ts";
-import { agents, command, fakeWorld, message, realFolder, type Scene, scene } from "./kit.ts";
+import { agents, command, fakeWorld, holdLock, message, realFolder, type Scene, scene } from "./kit.ts";
 import { real, until } from "./real.ts";
 
 describe("orders", () => {
@@ -45,7 +45,7 @@ describe("orders", () => {
   test("a fleet beside ours that is looked after has its own orders", async () => {
     await begin(["a"], 3);
     operator({ held: { a: fake.wall }, busy: {}, released: {}, queue: [] });
-    fake.files.set(file("watchdog.lock.pid"), `${fake.tmux.add("x").pid} `);
+    holdLock(fake, cfg.stateDir, fake.tmux.add("x").pid);
     await fake.config(`[defaults]\nlog_dir = "logs"\nsession_prefix = "b-"\n${agents("a")}`);
     await call("up", "a");
     expect(fake.logged("orders are left in")).toEqual([]);
