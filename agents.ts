@@ -2420,9 +2420,14 @@ export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
     await tmux(cfg, ["run-shell", "true"]);
     return snapshot(cfg, false);
   }
-  return { ok: true, why: "", server: panes[0]?.server ?? "", ...sortPanes(cfg, panes),
+  const server = panes[0]?.server ?? await serverWithoutPanes(cfg);
+  return { ok: true, why: "", server, ...sortPanes(cfg, panes),
     refused: rows.length - panes.length };
 }
+
+/** Which server is at our socket where it has no pane (exit-empty off); "" = there is none. */
+const serverWithoutPanes = async (cfg: Config): Promise<string> =>
+  (await tmux(cfg, ["display-message", "-p", "#{pid} #{start_time}"])).out.trim();
 
 const NO_TMUX = "tmux was not found: install it (apt-get install tmux, brew install tmux)";
 const isMissing = ({ why }: Snapshot): boolean => /not found/.test(why);
@@ -5938,6 +5943,13 @@ function serverLives(server: string): boolean {
 const clientsLive = ({ agents }: Watch): boolean => membersOf({ marks: [],
   groups: Object.values(agents).flatMap(({ client }) => client ?? []) }, null).length > 0;
 
+/** The name of the socket that a tmux server made, still there or not; "" = not known. */
+function socketOf(pid: number): string {
+  const open = world.opened(pid).flatMap((target) => /^socket:\[(\d+)\]$/.exec(target)?.[1] ?? []);
+  const bound = readProc(`${pid}/net/unix`).split("\n").map((row) => / (\d+) (\/.*)$/.exec(row));
+  return basename(bound.find((row) => row && open.includes(row[1]!))?.[2] ?? "");
+}
+
 /**
  * Who runs. A server that lives, but not at its socket, cannot be seen: a client of ours that lives
  * is not gone. Without one it is somebody else's by now, such as after a change of the socket.
@@ -5947,8 +5959,12 @@ async function lookAtSessions(cfg: Config, watch: Watch): Promise<Snapshot> {
   if (!snap.ok || snap.server === watch.server || !serverLives(watch.server) ||
     !clientsLive(watch)) return snap;
   const [pid] = watch.server.split(" ");
-  return { ...snap, ok: false, why: `the tmux server ${pid} lives, but not at this socket` +
-    `; kill -USR1 ${pid} makes it again` };
+  const socket = socketOf(Number(pid));
+  const changed = !["", cfg.tmuxSocket || "default"].includes(socket);
+  const cure = changed ? `set tmux_socket back to ${show(socket)}, down, change it, up`
+    : `kill -USR1 ${pid} makes it again`;
+  return { ...snap, ok: false,
+    why: `the tmux server ${pid} lives, but not at this socket; ${cure}` };
 }
 
 /** Who runs, for a command that can do nothing without it. */

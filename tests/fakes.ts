@@ -293,7 +293,7 @@ export class FakeTmux {
     if (name === "load-buffer") return this.buffers.set(opt.b!, stdin), said();
     if (name === "list-buffers") return said([...this.buffers.keys()].map((buffer) => `${buffer}\n`).join(""));
     if (name === "run-shell") return this.shell(words[0]!) ? said() : failed("returned 1");
-    if (name === "display-message" && !opt.t) return said(`${words[0]}\n`);
+    if (name === "display-message" && !opt.t) return this.display(words[0]!);
     if (name === "list-panes" || name === "list-sessions") {
       const lines = this.panes.map((pane) => `${this.expand(pane, opt.F!)}\n`);
       return lines.length ? said(lines.join("")) : failed("no server running on /tmp/tmux-0/default");
@@ -334,6 +334,12 @@ export class FakeTmux {
     if (this.panes.some((pane) => pane.session === opt.s)) return failed(`duplicate session: ${opt.s}`);
     const pane = Object.assign(this.place(opt.s!, argv), { cwd: opt.c ?? "" });
     return said(`${this.expand(pane, opt.F!)}\n`);
+  }
+
+  /** Without a target: what the server says of itself, if there is one. */
+  private display(format: string): Ran {
+    if (!this.panes.length && format.includes("#{pid}")) return failed("no server running on /tmp/tmux-0/default");
+    return said(`${format.replace("#{pid} #{start_time}", `${this.server.pid} ${this.server.start}`)}\n`);
   }
 
   private rename(room: FakeSession, name: string): Ran {

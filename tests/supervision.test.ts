@@ -75,6 +75,40 @@ real("the socket of a tmux server that lives is removed: nobody is ended, starte
   expect(before.map(lives)).toEqual([false, false, false]);
 });
 
+real("a tmux_socket that was changed under a fleet that runs: nobody is touched, and what helps is said", trio, async (f) => {
+  await f.up();
+  await f.ready("a1", "b1", "c1");
+  await f.ticks(2);
+  const before = await pids(f);
+  expect(await f.run(["down", "watchdog"])).toMatchObject({ code: 0 });
+  f.write("agents.toml", f.text({ ...f.plan, defaults: { tmux_socket: "other" } }));
+  for (const words of [["up"], ["restart", "a1"]]) {
+    const { code, err } = await f.run(words);
+    expect([words, code, err]).toEqual([words, 1, expect.stringContaining('set tmux_socket back to "default", down, change it, up')]);
+  }
+  expect(await pids(f)).toEqual(before);
+  f.write("agents.toml", f.text());
+  await f.up();
+  expect([await pids(f), f.starts("a1").length]).toEqual([before, 1]);
+  expect(await f.run(["down"])).toMatchObject({ code: 0 });
+  f.write("agents.toml", f.text({ ...f.plan, defaults: { tmux_socket: "other" } }));
+  await f.up();
+  await until(() => f.starts("a1").length === 2);
+});
+
+real("a tmux server without a session (exit-empty off) is empty, not away: what outlived its session is ended, and started anew", {
+  agents: [{ name: "a1", watch: "heal", env: { TUI_IGNORE_HUP: "1" } }],
+}, async (f) => {
+  f.write("home/.tmux.conf", "set -s exit-empty off\n");
+  await f.up();
+  await f.ready("a1");
+  await f.ticks(2);
+  const [first, server] = [await f.pid("a1"), await f.serverPid()];
+  await f.tmux("kill-session", "-t", "=t-watchdog", ";", "kill-session", "-t", "=t-a1");
+  await until(() => f.starts("a1").length === 2, 30_000);
+  expect([lives(first), await f.serverPid(), f.log.includes("not at this socket"), f.log.includes("the tmux server is another one")]).toEqual([false, server, false, false]);
+});
+
 const stubborn = { agents: [{ name: "a1", watch: "heal+stall", env: { TUI_IGNORE_HUP: "1" } }] };
 
 real("P21, fault 26: a client that ignores HUP and TERM: restart never has two of it; its session is closed by hand, the client lives on: still never two", stubborn, async (f) => {
