@@ -3506,19 +3506,9 @@ const ZONES: Record<string, string> = Object.fromEntries(`
   CST-06:00 CDT-05:00 MST-07:00 MDT-06:00 PST-08:00 PDT-07:00 AKST-09:00 AKDT-08:00 HST-10:00
 `.trim().split(/\s+/).map((zone) => [zone.slice(0, -6), zone.slice(-6)]));
 
-const clocks = new Map<string, Intl.DateTimeFormat>();
-const clockOf = (zone: string): Intl.DateTimeFormat =>
-  clocks.getOrInsertComputed(zone, () => new Intl.DateTimeFormat("en-US", {
-    timeZone: zone, hourCycle: "h23", year: "numeric", month: "numeric", day: "numeric",
-    hour: "numeric", minute: "numeric", second: "numeric",
-  }));
-
 // The wall clock of a zone, as the epoch at which UTC would show the same: easy to calculate with.
-function wallAt(epoch: number, zone: string): number {
-  const part = Object.fromEntries(
-    clockOf(zone).formatToParts(epoch).map(({ type, value }) => [type, Number(value)]));
-  return Date.UTC(part.year!, part.month! - 1, part.day, part.hour, part.minute, part.second);
-}
+const wallAt = (epoch: number, zone: string): number => epoch +
+  new Date(epoch).toTemporalInstant().toZonedDateTimeISO(zone).offsetNanoseconds / 1e6;
 
 // The epochs with this wall clock: two in the hour that a zone repeats in autumn; in the hour that
 // it skips in spring one, moved on by the gap.
@@ -3531,7 +3521,7 @@ function epochsAt(wall: number, zone: string): number[] {
 
 function knownZone(name: string | undefined): string | null {
   try {
-    return name ? clockOf(ZONES[name] ?? name).resolvedOptions().timeZone : null;
+    return name ? Temporal.Now.zonedDateTimeISO(ZONES[name] ?? name).timeZoneId : null;
   } catch {
     return null;
   }
@@ -3569,9 +3559,8 @@ function occurrence(when: Groups, now: number, zone: string, past: number): numb
     const epochs = epochsAt(walls[0]!, zone);
     return epochs.find((epoch) => epoch > now) ?? epochs[0]!;
   }
-  // lazily, as asking a zone's clock is slow
-  const found = walls.values().map((wall) => epochsAt(wall, zone));
-  const epochs = found.find((each) => each.some((epoch) => epoch > now - past)) ?? [];
+  const epochs = walls.map((wall) => epochsAt(wall, zone))
+    .find((each) => each.some((epoch) => epoch > now - past)) ?? [];
   return epochs.find((epoch) => epoch > now) ?? epochs.at(-1) ?? null;
 }
 
