@@ -49,6 +49,9 @@ const SCRIPT_DIR = COMPILED ? dirname(process.execPath) : import.meta.dir;
 // ── types ───────────────────────────────────────────────────────────────────────
 // The nouns. Durations in the config are seconds; times in memory and in events are milliseconds.
 // The types of agents.toml's tables derive from KEYS; only what KEYS does not give is added here.
+// A look gives a client's verdict; what a round saw of a unit is an `Observation`, always `seen`;
+// what is done about the unit is its `Life`. `held` is down by an order; a probe asks whether a
+// usage limit is over. What is stored keeps its field names, of which some are the original's.
 
 /** A coding client as data: how it is launched, typed to and read. */
 export type Backend = Omit<Table<typeof KEYS.backend>, "rule" | "answer"> & {
@@ -2318,8 +2321,9 @@ export function parsePane(row: string): (Pane & { server: string }) | null {
   const values = row.split("\t");
   if (values.length !== PANE_KEYS.length || !/^\$\d+\t%\d+\t\d+\t[01]\t/.test(row) ||
     /[\x00-\x08\x0a-\x1f\x7f]/.test(row)) return null;
-  const { width, height, serverPid, serverStart, ...pane } = Object.fromEntries(
-    PANE_KEYS.map((key, at) => [key, values[at]!])) as Record<keyof typeof PANE_FIELDS, string>;
+  const fields = {} as Record<keyof typeof PANE_FIELDS, string>;
+  for (const [at, key] of PANE_KEYS.entries()) fields[key] = values[at]!;
+  const { width, height, serverPid, serverStart, ...pane } = fields;
   const number = (value: string): number | null => (value === "" ? null : Number(value));
   return {
     ...pane, pid: Number(pane.pid), dead: pane.dead === "1", piped: pane.piped === "1",
@@ -2404,7 +2408,7 @@ const processesIn = (pane: Pane): string[][] => statOf("self").length
 /** One look at everything that runs. "No server" means nothing runs; a timeout tells nothing. */
 export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
   // random, so that no program can forge a row with its title
-  const mark = `@${crypto.randomUUID().slice(0, 8)} `;
+  const mark = `@${newId()} `;
   const ran = await tmux(cfg, ["list-panes", "-a", "-F", mark + PANE_FORMAT]);
   const none = /no server running|no current target|\(No such file or directory\)/.test(ran.err);
   if (!ran.ok && !none) {
@@ -2563,7 +2567,7 @@ export async function captureAll(
   cfg: Config, panes: Pane[], take: (pane: Pane, text: string | null) => void,
 ): Promise<void> {
   if (!panes.length) return;
-  const mark = `@@${Math.random().toString(36).slice(2)} `;
+  const mark = `@@${newId()} `;
   const missing = new Map(panes.map((pane) => [pane.id, pane]));
   // the id without its `%`, which display-message would expand as part of a date
   const lines = panes.map((pane) => `display-message -p '${mark}${pane.id.slice(1)}'\n` +
@@ -2704,7 +2708,7 @@ interface Screen {
 }
 
 async function readScreen(cfg: Config, pane: Pane): Promise<Screen | null> {
-  const mark = `@@${Math.random().toString(36).slice(2)}`;
+  const mark = `@@${newId()}`;
   const capture = (flags: string) =>
     `display-message -p '${mark}'\ncapture-pane -p ${flags} -t '${pane.id}'\n`;
   const facts = `display-message -p -t '${pane.id}' '#{pane_dead} #{cursor_y} #{pane_title}'\n`;
