@@ -10439,9 +10439,9 @@ function nextOfLimit(
   const action = decideLimit(hold, verdict, now);
   if (action.do === "none") return null;
   if (action.do === "lift") return { does: `ends the hold: ${action.why}`, at: now };
-  if (action.do === "probe") return { does: "asks whether it can go on", at: now, due: "probe" };
+  if (action.do === "probe") return { does: "asks it to go on", at: now, due: "probe" };
   const until = hold ? hold.until : nextLimitUntil(settings, verdict.limit, nativeGrace, now);
-  return { does: "holds, then asks whether it can go on", at: until * 1000, due: "probe" };
+  return { does: "leaves it alone, and asks it to go on", at: until * 1000, due: "probe" };
 }
 
 /** A restart in words: the ladder may delay the start, or park the agent instead. */
@@ -10670,9 +10670,9 @@ function describeLiving(memory: Memory, facts: StateFacts): Described {
   const { verdict, why } = memory;
   if (limit && verdict !== "blocked") {
     const [at, kind] = [(limit.resetAt ?? limit.until) * 1000, limit.class ?? "other"];
-    const until = at > now ? ` until ${localTime(at)}` : "";
+    const until = at > now ? ` until ${dayTime(at)}` : "";
     return described("limited", `limited${until} (${kind})`,
-      until ? `to ${localTime(at)}, ${kind}` : `${kind}, its reset has passed`, { until: at });
+      until ? `to ${dayTime(at)}, ${kind}` : `${kind}, its reset has passed`, { until: at });
   }
   if (!memory.since || verdict === "gone") return described("running", "RUNNING");
   const vain = verdict === "blocked" ? "" : vainRestarts(memory);
@@ -10978,7 +10978,8 @@ function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
     state, condition, detail, // in a phrase; the same as data, in one word and its details
     needsHuman,
     verdict: memory.verdict, why: memory.why, // what its screen and its client say
-    since: isoOrNone(memory.since),
+    since: isoOrNone(condition === "parked" && memory.life.state === "parked"
+      ? memory.life.at || memory.since : memory.since),
     // until when it is limited, waits or is not started
     until: isoOrNone(until ?? verdict?.waitingUntil ?? verdict?.limit?.resetAt),
     // what the watchdog does next by the clock
@@ -11001,8 +11002,8 @@ function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
 
 /** The limits of accounts, and how many of their agents wait for each. */
 function accountRows(cfg: Config, { watch }: StatusLook, rows: StatusRow[]) {
-  const waits = ({ name }: Agent) => !["working", "parked", "done"].includes(
-    rows.find((row) => row.name === name)?.condition ?? "done");
+  const waits = ({ name }: Agent) => rows.some((row) => row.name === name &&
+    row.state !== BY_YOU && !["working", "blocked", "parked", "done"].includes(row.condition));
   return Object.entries(watch.accounts).map(([key, shared]) => {
     const waiting = sharersOf(cfg, key).filter(waits).length;
     const said = waiting === 1 ? "1 agent waits" : `${waiting} agents wait`;
@@ -11239,7 +11240,7 @@ function dueFirst(rows: StatusRow[], now: number): string {
   const [first] = rows.filter((row) => row.next && Date.parse(row.nextAt) > now)
     .toSorted((a, b) => Date.parse(a.nextAt) - Date.parse(b.nextAt));
   return first?.next ? `next: ${DUES[first.next].word} ${first.name} ` +
-    localTime(first.nextAt) : "";
+    dayTime(Date.parse(first.nextAt)) : "";
 }
 
 const withCure = (what: string, cure: string): string => `${what}${cure && `  — ${cure}`}`;
@@ -11346,24 +11347,33 @@ function dueText({ next, nextAt }: StatusRow, now: number): string {
   if (!next) return "";
   const at = Date.parse(nextAt);
   const due = DUES[next];
-  return at > now ? `${due.word} ${localTime(nextAt)}${due.if}` : due.passed;
+  return at > now ? `${due.word} ${dayTime(at)}${due.if}` : due.passed;
 }
 
-/** The reason, what waits, what is due. Restarts and cure at the end stay whole if they can. */
+/**
+ * The reason, what waits, what is due. The restarts and the cure behind it become as short as they
+ * must for it to stay whole: the cure loses the name, which the row already has.
+ */
 function reasonText(row: StatusRow, room: number, now: number): string {
-  const restarts = plural(row.restartsToday, "restart");
+  const { cure, restartsToday } = row;
   const text = printable([row.detail, commitText(row, now), queueText(row), dueText(row, now)]
     .filter(Boolean).join(" · "));
-  const tailWith = (cure = "") =>
-    [restarts, cure && printable(`→ ${cure}`)].filter(Boolean).join("  ");
-  const tail = [tailWith(row.cure), tailWith(row.cure.split(" ")[0])]
-    .find((one) => Bun.stringWidth(one) + 3 + REASON_LEAST <= room) ?? restarts;
+  const [restarts, sign] = [plural(restartsToday, "restart"), restartSign(row)];
+  const tails = [[restarts, cure], [sign, cure], [sign, cure.split(" ")[0]]]
+    .map(([many, help]) => [many, help && printable(`→ ${help}`)].filter(Boolean).join("  "));
+  const leaves = (columns: number) => (tail: string) =>
+    Bun.stringWidth(tail) + 3 + columns <= room;
+  const tail = tails.find(leaves(Bun.stringWidth(text))) ?? tails.find(leaves(REASONS_GOOD)) ??
+    tails.slice(-1).find(leaves(REASON_LEAST)) ?? sign;
   const said = cut(text, Math.max(0, room - Bun.stringWidth(tail) - (tail ? 3 : 0)));
   return [said, tail].filter(Boolean).join(restarts ? " · " : "  ");
 }
 
-/** With fewer columns for the reason the cure loses the name, which the line already has. */
+/** With fewer columns for the reason the row has no room for the cure. */
 const REASON_LEAST = 16;
+
+const restartSign = ({ restartsToday }: StatusRow): string =>
+  (restartsToday ? `${restartsToday}↺` : "");
 
 /** A loop without a claim or review for this long, ms, is worth a look. */
 const COMMIT_LATE = 2 * HOUR;
@@ -11388,7 +11398,7 @@ function shortTable(rows: StatusRow[], width: number, now: number): string[] {
   const name = Math.min(12, Math.max(4, ...rows.map((row) => Bun.stringWidth(row.name))),
     Math.max(4, width - 20));
   return rows.map((row) => {
-    const restarts = row.restartsToday ? ` ${row.restartsToday}↺` : "";
+    const restarts = row.restartsToday ? ` ${restartSign(row)}` : "";
     const head = `${row.needsHuman ? "!" : " "} ${fit(printable(row.name), name)} ` +
       `${ageText(row, now).padStart(3)} `;
     const joint = row.needsHuman ? ": " : row.condition === "limited" ? " " : " · ";
@@ -11454,7 +11464,7 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow) {
     // what decided it, and what the client itself says; null = the screen was not read
     evidence: verdict ? { rule: verdict.rule, where: verdict.where, text: verdict.text,
       ...(verdict.own ? { own: verdict.own } : {}) } : null,
-    nextStep: next ? `${next.does}${next.at === null ? "" : ` at ${localTime(next.at)}`}` : "",
+    nextStep: next ? `${next.does}${next.at === null ? "" : ` at ${dayTime(next.at)}`}` : "",
     texts: texts.map(({ made, cause, text, tries, why = "" }) =>
       ({ made: isoOrNone(made), cause, text: plainText(text, SUBJECT_MAX), tries, why })),
     restarts: restartsFor(row.name, events).slice(-CARD_RESTARTS),
@@ -12796,7 +12806,8 @@ function reportHead(report: Report): Section {
     ? `the watchdog last looked at ${when(seen)}` : "no watchdog was running at the time";
   const begins = recorded > from && seen > from
     ? `the record begins at ${when(recorded)}; nothing is known before that` : "";
-  return { title: [fleet, [from, to].map(momentIn({})).join(" to ")].filter(Boolean).join(" · "),
+  const span = `${momentIn({})(from)} to ${momentIn({ to: from })(to)}`;
+  return { title: [fleet, span].filter(Boolean).join(" · "),
     items: [begins, seen === to ? "" : last].filter(Boolean) };
 }
 
@@ -12839,20 +12850,22 @@ function costs(report: Report): Section {
     spanText(one.silence.ms)]);
   const deeds = agents.map((one) => [
     one.agent,
-    one.texts.undelivered ? `${one.texts.delivered} (${one.texts.undelivered} not)`
+    one.texts.undelivered ? `${one.texts.delivered} (${one.texts.undelivered} undelivered)`
       : String(one.texts.delivered || "-"),
     spanText(one.texts.medianMs ?? 0), spanText(one.texts.maxMs ?? 0),
     [plural(one.commits.claim, "claim"), plural(one.commits.review, "review")]
       .filter(Boolean).join(", ") || "-",
     String(one.restarts.count || "-"),
   ]);
+  const told = (rows: string[][]) =>
+    rows.filter((row) => row.slice(1).some((cell) => cell !== "-"));
   const when = momentIn(report, silence.ms < 10 * MINUTE ? 8 : 5);
   const quiet = silence.ms ? `, from ${when(silence.from)} to ${when(silence.to)}` : "";
   return { title: "What it cost",
     tables: [
-      [["AGENT", ...ACTIVITIES.map((doing) => doing.toUpperCase()), "SILENCE"], ...times],
-      [["AGENT", "TEXTS", "MEDIAN", "LONGEST", "COMMITS", "RESTARTS"], ...deeds],
-    ],
+      [["AGENT", ...ACTIVITIES.map((doing) => doing.toUpperCase()), "SILENCE"], ...told(times)],
+      [["AGENT", "TEXTS", "MEDIAN", "LONGEST", "COMMITS", "RESTARTS"], ...told(deeds)],
+    ].filter((table) => table.length > 1),
     items: [...agents.filter(({ restarts }) => restarts.count).map(restartsText),
       agents.some(({ firstSeen }) => firstSeen) ? "" : "nothing is known about this time",
       quiet && `longest silence: ${spanText(silence.ms)}${quiet}`].filter(Boolean) };
@@ -12879,7 +12892,8 @@ function reportSections(report: Report): Section[] {
     { title: "Open", items: open.length ? open.map(openText) : ["nothing is open"] },
     achieved(report),
     { title: "Timeline", items: [TIMELINE_KEY],
-      bars: [{ agent: "", timeline: rulerText(report) }, ...agents]
+      bars: [{ agent: "", timeline: rulerText(report) },
+        ...agents.filter(({ timeline: bar }) => bar.trim())]
         .map((one) => [fit(one.agent, label), one.timeline.padEnd(report.slots.length)]) },
     costs(report),
     { title: "Troubles", items: troubles.length ? foldTroubles(report) : ["none"] },
@@ -12903,10 +12917,13 @@ function tableText(table: string[][], width: number): string[] {
   });
 }
 
-/** A bar with its label; if it is too wide, only its newest part. */
-const barText = ([label, cells]: [string, string], width: number): string =>
-  `${label}  ${width === Infinity ? cells : cells.slice(-Math.max(1, width - label.length - 2))}`
-    .trimEnd();
+/** A bar with its label; if it is too wide, only its newest part, without half a time above it. */
+function barText([label, cells]: [string, string], width: number): string {
+  const from = Math.max(0, cells.length - Math.max(1, width - label.length - 2));
+  const shown = cells.slice(from);
+  const half = label.trim() || /^ ?$/.test(cells[from - 1] ?? "") ? "" : /^\S*/.exec(shown)![0];
+  return `${label}  ${" ".repeat(half.length)}${shown.slice(half.length)}`.trimEnd();
+}
 
 /** Wraps a line; continuation lines are indented by two columns. */
 const wrapped = (line: string, width: number): string[] =>

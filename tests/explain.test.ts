@@ -27,7 +27,7 @@ describe("explain --file", () => {
   });
   test("the text says the rule, the place and what follows", async () => {
     const ran = await explain(["--file", pane(LIMITED), "--backend", "claude", "--at", side(LIMITED).at]);
-    for (const part of ["verdict  limited", "source   its screen", "limit footer (foot)", "next     holds", "resets 20"]) {
+    for (const part of ["verdict  limited", "source   its screen", "limit footer (foot)", "next     leaves it alone, and asks it to go on at ", "resets 20"]) {
       expect(ran.out).toContain(part);
     }
     expect(ran.out).not.toMatch(/\dT\d\d:\d\d/);

@@ -84,6 +84,11 @@ describe("while one agent shows a limit with a reset", () => {
     expect(status.accounts).toMatchObject([{ name: "claude (default)", class: "weekly", until: "2026-06-18T04:00:00.000Z", waiting: 3 }]);
     expect(status.agents.map(({ condition }: { condition: string }) => condition)).toEqual(["limited", "limited", "limited"]);
     expect((await command("explain", "b", "--config", it.cfg.path)).out).toContain("leaves it alone: claude (default): weekly limit until");
+    // who is down by order, or waits for a person, does not wait for the reset
+    it.operator({ held: { b: 1 } });
+    it.fake.tmux.kill(it.pane("b"));
+    it.pane("c").doing = "dialog";
+    expect((await command("status", "--config", it.cfg.path)).out).toContain(", 1 agent waits");
   });
 });
 

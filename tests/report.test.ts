@@ -310,7 +310,7 @@ describe("report", () => {
   test("Markdown: headings, tables, bars in a block; nothing of a commit's subject is markup", () => {
     const hostile: AgentEvent = { at: at("03:20"), event: "commit", agent: "builder", kind: "claim", sha: "a".repeat(40), subject: "claim(b): [x](http://e) | `rm` <img> **y** # z" };
     const lines = reportMarkdown(summariseEvents([...NIGHT.slice(0, -3), hostile], DAY, DAY + 240 * MINUTE, { ...BOTH, fleet: "~/night (agents-)" })).split("\n");
-    for (const line of ["# \\~/night (agents-) · 03-01 00:00 to 03-01 04:00", "## Open", "## What it cost", "| AGENT | ACTIVE | IDLE | LIMITED | BLOCKED | DOWN | UNKNOWN | SILENCE |", "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    for (const line of ["# \\~/night (agents-) · 03-01 00:00 to 04:00", "## Open", "## What it cost", "| AGENT | ACTIVE | IDLE | LIMITED | BLOCKED | DOWN | UNKNOWN | SILENCE |", "| --- | --- | --- | --- | --- | --- | --- | --- |",
       "- 03:20 aaaaaaa builder claim(b): \\[x\\](http://e) \\| \\`rm\\` \\<img\\> \\*\\*y\\*\\* \\# z"]) expect(lines).toContain(line);
     expect(lines.filter((line) => line === "```")).toHaveLength(2);
     expect(lines.findIndex((line) => line.startsWith("builder    ·"))).toBeGreaterThan(lines.indexOf("```"));
@@ -322,6 +322,16 @@ describe("report", () => {
     for (const line of lines) expect(Bun.stringWidth(line)).toBeLessThanOrEqual(44);
   });
 
+  test("above a bar that is cut no time is halved; who did nothing has no row and no bar", () => {
+    const report = summariseEvents(NIGHT, DAY, DAY + 240 * MINUTE, { ...BOTH, names: ["builder", "adversary", "asleep"] });
+    for (let width = 20; width <= 40; width++) {
+      const bars = reportText(report, width).split("\n\n").find((part) => part.startsWith("Timeline"))!.split("\n");
+      expect([width, bars[1]!.trim().split(/ +/).filter((mark) => !/^\d\d:\d\d$/.test(mark))]).toEqual([width, []]);
+    }
+    expect(reportText(report, 80)).not.toMatch(/^asleep/m);
+    expect(reportMarkdown(report)).not.toContain("asleep");
+    expect(report.agents.map(({ agent }) => agent)).toContain("asleep");
+  });
   test("in a pipe nothing is cut, and nothing is padded without end", () => {
     const text = reportText(night(), Infinity);
     expect(text).toContain("\nTroubles\nadversary undelivered: a draft is in its box (02:10)\nbuilder blocked: permission (03:15)\n");

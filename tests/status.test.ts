@@ -224,6 +224,20 @@ describe("statusText", () => {
       }
     }
   });
+  test.each<[width: number, says: string]>([
+    [200, "Do you want to proceed? · 4 texts held · 2 restarts  → attach assistant"],
+    [80, "Do you want to proceed? · 4 texts held · 2↺  → attach"],
+    [70, "Do you want to proceed? · 4 t… · 2↺  → attach"],
+  ])("on %d columns the restarts and the cure become shorter before the question does", (width, says) => {
+    const agents = [{ ...blocked, name: "assistant", messages: 4, restartsToday: 2, cure: "attach assistant" }];
+    expect(lines({ agents }, width)[3]).toEndWith(`  ${says}`);
+  });
+  test("a time on another day is that day, as short as it can be", () => {
+    const day = new Date(NOON + 30 * HOUR).toLocaleDateString("en-US", { weekday: "short" });
+    const agents: StatusRow[] = [{ ...row, condition: "limited", next: "probe", nextAt: at(30 * 3600) }];
+    expect(lines({ agents }).at(-1)).toEndWith(`  ask again ${day} ${clock(30 * 3600)}`);
+    expect(lines({ agents }, 44).at(-1)).toBe(`next: ask again a ${day} ${clock(30 * 3600)}`);
+  });
   test("a time that passed is never shown as ahead", () => {
     const said = (next: StatusRow["next"], seconds: number) => lines({ agents: [{ ...row, next, nextAt: at(seconds) }] }).at(-1)!;
     expect(said("stall", 60)).toEndWith(`  restart ${clock(60)} if idle`);
@@ -493,12 +507,13 @@ describe("the command over a fleet", () => {
     await ticks(1);
     watchdog(10);
     expect((await read()).of("builder")).toMatchObject({ condition: "backoff", detail: "exit 1: Error: Cannot find module 'yoga' · 1st time", next: "start", needsHuman: false, cure: "" });
-    memoryOf(watch, "builder").life = { state: "parked", why: "4 starts in 10 min without a healthy minute", at: fake.wall };
+    const parked = fake.wall; // it ended before that
+    memoryOf(watch, "builder").life = { state: "parked", why: "4 starts in 10 min without a healthy minute", at: parked };
     await ticks(1);
     watchdog(10);
     const { code, of } = await read();
     expect([code, of("builder")]).toMatchObject([3, { condition: "parked", cure: "up builder",
-      detail: "exit 1: Error: Cannot find module 'yoga' · 4 starts in 10 min without a healthy minute" }]);
+      detail: "exit 1: Error: Cannot find module 'yoga' · 4 starts in 10 min without a healthy minute", since: new Date(parked).toISOString() }]);
   });
   test("an error that needs a person is shown as the client said it", async () => {
     await begin(FLEET);
