@@ -992,8 +992,19 @@ export const world: World = {
   mtime: realMtime,
   list: (path) => (existsSync(path) ? readdirSync(path) : []),
   opened: realOpened,
-  log: (line) => void process.stderr.write(`${line}\n`),
+  log: (text) => writeError(text),
 };
+
+/** A line, which may be coloured, broken between words; its further lines are indented by two. */
+export const brokenLine = (line: string, width: number): string =>
+  (Bun.stringWidth(line) <= width ? line
+    : Bun.wrapAnsi(line, Math.max(width - 2, 8), { hard: true }).replaceAll("\n", "\n  "));
+
+function writeError(text: string): void {
+  const { stderr } = process;
+  const width = stderr.isTTY ? stderr.columns || 80 : Infinity;
+  stderr.write(`${text.split("\n").map((line) => brokenLine(line, width)).join("\n")}\n`);
+}
 
 /** Whether there is something at a path that we may see. */
 function isThere(path: string): boolean {
@@ -10469,7 +10480,7 @@ function nextOfVerdict({ verdict, waitingUntil }: Verdict, facts: NextFacts): Ne
   const past = waitingUntil === null
     ? 0 : waitingUntil + Math.max(settings.stallGrace, stallIdle) * 1000;
   const at = Math.max(past, idleSince + stallIdle * 1000, now);
-  return verdict === "waiting" ? { does: `waits, then ${restarts}`, at }
+  return verdict === "waiting" ? { does: `waits, then ${restarts} if it has not gone on`, at }
     : { does: `${restarts} if it is still idle`, at, due: "stall" };
 }
 
@@ -11365,7 +11376,8 @@ function reasonText(row: StatusRow, room: number, now: number): string {
     Bun.stringWidth(tail) + 3 + columns <= room;
   const tail = tails.find(leaves(Bun.stringWidth(text))) ?? tails.find(leaves(REASONS_GOOD)) ??
     tails.slice(-1).find(leaves(REASON_LEAST)) ?? sign;
-  const said = cut(text, Math.max(0, room - Bun.stringWidth(tail) - (tail ? 3 : 0)));
+  const said = cut(text, Math.max(0, room - Bun.stringWidth(tail) - (tail ? 3 : 0)))
+    .replace(/ · ?…$/, "…");
   return [said, tail].filter(Boolean).join(restarts ? " · " : "  ");
 }
 
@@ -11492,7 +11504,8 @@ function cardText(card: Card, watchdog: WatchdogState, width: number): string {
         `${card.running && card.modelFrom === "start" ? "started with " : ""}model ${card.model}`,
       card.watch === "-" ? "" : `watch ${card.watch}`].filter(Boolean).join(" · ")],
     ["state", condition + (aged && ` for ${aged}, since ${localTime(since)}`)],
-    ["why", detail || (card.running ? withLocalTimes(card.why) : "")],
+    ["why", detail.replace(/^to (?=\S* ?\d)/, "until ") ||
+      (card.running ? withLocalTimes(card.why) : "")],
     ["evidence", evidence?.rule ? `rule "${evidence.rule}" (${evidence.where})` +
       `${evidence.text ? `: ${evidence.text}` : ""}` : ""],
     ["it says", evidence?.own ?? ""],
@@ -11514,8 +11527,7 @@ function cardText(card: Card, watchdog: WatchdogState, width: number): string {
 }
 
 /** A key and its values, each starting on a line of its own and wrapped to the width. */
-function factLines(key: string, values: string[], width: number): string[] {
-  const indent = 10;
+function factLines(key: string, values: string[], width: number, indent = 10): string[] {
   const lines = values.filter(Boolean).flatMap((value) => wrap(value, width - indent));
   return lines.map((line, i) => `${(i ? "" : key).padEnd(indent)}${line}`);
 }
@@ -11743,12 +11755,10 @@ export function verdictJson(
     waitingUntil: isoOrNone(waitingUntil) || null, why, ...(own === undefined ? {} : { own }) };
 }
 
-/** Prints keys and values in columns, without empty ones; further lines of a value are indented. */
+/** Prints keys and values in columns, without empty ones. */
 const printFacts = (facts: [string, string | null][]): number => printed(facts
-  .filter(([, value]) => value)
-  .map(([key, value]) =>
-    `${key.padEnd(8)} ${withLocalTimes(value!).replaceAll("\n", `\n${" ".repeat(9)}`)}`)
-  .join("\n"));
+  .flatMap(([key, value]) => factLines(key, withLocalTimes(value ?? "").split("\n"),
+    terminalWidth(), 9)).join("\n"));
 
 const nextText = (next: Next): string =>
   (next.at === null ? next.does : `${next.does} at ${iso(next.at)}`);
@@ -12370,7 +12380,7 @@ const EVENT_STYLES: Record<string, Style> = {
 /** A fact of an event for people; events.jsonl has the whole of it. */
 const factText = (key: string, value: unknown): string =>
   key === "sha" ? String(value).slice(0, 7)
-    : Array.isArray(value) ? value.join(",")
+    : Array.isArray(value) ? value.join(", ")
     : withLocalTimes(typeof value === "object" ? JSON.stringify(value) : String(value));
 
 /** An event as a line for people; `times`: how many were alike, the first at `since` (ISO). */
@@ -12386,10 +12396,6 @@ export function eventText(
   return `${paint("dim", dateAndTime(at, now))} ${name} ` +
     `${facts.join(" ")}${times > 1 ? ` (${times} times${first})` : ""}`;
 }
-
-/** Wraps an event's line to `width` columns; continuation lines are indented by two. */
-export const wrappedEvent = (text: string, width: number): string =>
-  Bun.wrapAnsi(text, Math.max(width - 2, 8), { hard: true }).replaceAll("\n", "\n  ");
 
 /** Several equal events, shown as one. */
 interface Fold {
@@ -12459,7 +12465,7 @@ export async function cmdEvents(call: Call): Promise<number> {
   const one = ({ event, times, since }: Fold) => {
     const text = eventText(event, world.now(), times, since);
     print(call.options.json ? JSON.stringify(event)
-      : folds ? wrappedEvent(text, terminalWidth()) : text);
+      : folds ? brokenLine(text, terminalWidth()) : text);
   };
   const single = (event: AgentEvent): Fold => ({ event, times: 1, since: event.at });
   const events = all.filter(wanted);
@@ -12925,9 +12931,8 @@ function barText([label, cells]: [string, string], width: number): string {
   return `${label}  ${" ".repeat(half.length)}${shown.slice(half.length)}`.trimEnd();
 }
 
-/** Wraps a line; continuation lines are indented by two columns. */
 const wrapped = (line: string, width: number): string[] =>
-  wrap(line, width - 2).map((part, i) => (i ? `  ${part}` : part));
+  brokenLine(printable(line), width).split("\n");
 
 /** A report as text; prose is wrapped to `width` columns. */
 export function reportText(report: Report, width: number): string {
@@ -13289,7 +13294,7 @@ async function perform(
     return change({ note: code ? `${said}: failed` : "" });
   }
   const isPage = words[0] === "logs" || words[0] === "explain";
-  if (!isPage) change({ note: `${said} …` });
+  change({ note: `${said} …` });
   const more = words[0] === "logs" ? ["-n", "500"]
     : words.slice(2).length ? ["--", ...words.slice(2)] : [];
   const ran = await run([...argv, ...more], LIVE_PATIENCE,
@@ -13298,7 +13303,7 @@ async function perform(
     .flatMap((line) => wrap(line, process.stdout.columns ?? 80));
   if (!isPage) return change({ note: `${said}: ${ran.ok ? "done" : lines.at(-1) || "failed"}` });
   const end = Math.max(0, lines.length - (process.stdout.rows ?? 24) + 1);
-  change({ mode: "page", page: lines, top: words[0] === "logs" ? end : 0 });
+  change({ mode: "page", page: lines, top: words[0] === "logs" ? end : 0, note: "" });
 }
 
 /** How long, ms, a command of the live view may take: an agent may end slowly at a restart. */
@@ -14455,7 +14460,7 @@ function sayError(error: unknown): number {
   // a stack is for bugs of this program
   const said = known ? messageOf(error)
     : refusalOf(error) || ((error as Error)?.stack ?? messageOf(error));
-  process.stderr.write(`agents: ${printableText(said)}\n`);
+  writeError(`agents: ${printableText(said)}`);
   return known ? error.code : 1;
 }
 

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { type AgentEvent, type Config, EVENT_NAMES, eventText, foldEvents, memoryOf, parseEventNames, parseEvents, type Report, enqueue, type Watch, wrappedEvent } from "../agents.ts";
+import { type AgentEvent, type Config, EVENT_NAMES, eventText, foldEvents, memoryOf, parseEventNames, parseEvents, type Report, enqueue, type Watch, brokenLine } from "../agents.ts";
 import { Death, FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
 import { loopPlan, real, signal, until } from "./real.ts";
 
@@ -41,7 +41,7 @@ describe("events as a person reads them", () => {
       '11:10:00 red  new   agent=red  new why=red  new names=red  new'.replace("11:10:00", Bun.stripANSI(eventText(event(10), NOW)).slice(0, 8)));
   });
   test.each([44, 80, 120])("one that is long goes on below itself within %d columns", (width) => {
-    const text = wrappedEvent(eventText(event(10, { why: `${"x".repeat(300)} 全部全部` }), NOW), width);
+    const text = brokenLine(eventText(event(10, { why: `${"x".repeat(300)} 全部全部` }), NOW), width);
     expect(text.split("\n").filter((line) => Bun.stringWidth(line) > width)).toEqual([]);
     expect(text.replace(/\n {2}/g, "").replaceAll(" ", "")).toContain("x".repeat(300));
   });
@@ -73,7 +73,7 @@ describe("events as a person reads them", () => {
     const said = (facts: object) => Bun.stripANSI(eventText({ at: until.toISOString(), event: "x", ...facts } as AgentEvent, NOW));
     const clock = `(?:[\\d-]{10} )?${until.toTimeString().slice(0, 5)}`;
     expect(said({ until: until.toISOString(), why: `waits until ${until.toISOString()}` })).toMatch(new RegExp(` until=${clock} why=waits until ${clock}$`));
-    expect(said({ names: ["a", "b"], sha: "0123456789abcdef" })).toEndWith("names=a,b sha=0123456");
+    expect(said({ names: ["a", "b"], sha: "0123456789abcdef" })).toEndWith("names=a, b sha=0123456");
   });
 });
 

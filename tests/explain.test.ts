@@ -32,6 +32,12 @@ describe("explain --file", () => {
     }
     expect(ran.out).not.toMatch(/\dT\d\d:\d\d/);
   });
+  test("on a terminal its values are broken between words, beside their keys", async () => {
+    const { out } = await spawn([...SELF, "explain", "--file", pane(LIMITED), "--backend", "claude", "--at", side(LIMITED).at],
+      { env: { PATH: process.env.PATH, HOME: "/nonexistent", TZ: "UTC", COLUMNS: "44" } });
+    expect(out).toMatch(/^next {5}leaves it alone, and asks it to go\n {9}on at /m);
+    for (const line of out.split("\n")) expect(Bun.stringWidth(line)).toBeLessThanOrEqual(44);
+  });
   test("standard input, the title, a marker", async () => {
     const busy = await explain(["--file", "-", "--backend", "claude", "--title", "◐ x", "--json"], "> \n");
     expect(JSON.parse(busy.out)).toMatchObject({ verdict: "active", rule: "title", where: "title", limit: null });

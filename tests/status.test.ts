@@ -232,6 +232,8 @@ describe("statusText", () => {
     const agents = [{ ...blocked, name: "assistant", messages: 4, restartsToday: 2, cure: "attach assistant" }];
     expect(lines({ agents }, width)[3]).toEndWith(`  ${says}`);
   });
+  test("what is cut ends in a word, not in a dot between two", () =>
+    expect(lines({ agents: [{ ...blocked, name: "assistant-two", detail: "a dialog is open", messages: 1 }] }, 60).at(-1)).toEndWith("  a dialog is open…  → attach"));
   test("a time on another day is that day, as short as it can be", () => {
     const day = new Date(NOON + 30 * HOUR).toLocaleDateString("en-US", { weekday: "short" });
     const agents: StatusRow[] = [{ ...row, condition: "limited", next: "probe", nextAt: at(30 * 3600) }];

@@ -151,6 +151,24 @@ describe("a server's answer", () => {
   });
 });
 
+test("a message on a terminal is broken between words; in a pipe it is one line", () => {
+  const { isTTY, columns, write } = process.stderr;
+  const said = (width: number): string => {
+    let text = "";
+    Object.assign(process.stderr, { isTTY: width > 0, columns: width, write: (part: unknown) => Boolean(text += String(part)) });
+    try {
+      world.log(`[agents 2026-06-15 12:00:00] builder: ${"its client ended ".repeat(4)}\n    its last words`);
+    } finally {
+      Object.assign(process.stderr, { isTTY, columns, write });
+    }
+    return text;
+  };
+  const lines = said(44).trimEnd().split("\n");
+  for (const line of lines) expect(line.length).toBeLessThanOrEqual(44);
+  expect([lines[0], lines[1]!.startsWith("  "), lines.at(-1)]).toEqual(["[agents 2026-06-15 12:00:00] builder: its", true, "    its last words"]);
+  expect(said(0).split("\n").length).toBe(3);
+});
+
 test("no escape, control or bidi character of anybody's text reaches a log", () => {
   const fake = fakeWorld();
   log("one \x1b]52;c;eA==\x07\x1b[31mred\x1b[0m\u202e\u2066x\x9b2J\r\ntwo\x00\t\u{e0041}3");
