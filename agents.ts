@@ -2092,13 +2092,13 @@ function familyOf(
 }
 
 /** Groups known by their pid alone, which may have been reused. */
-const unproven = new WeakSet<Group>();
+const doubtful = new WeakSet<Group>();
 
 /** Whether the pid of a group has not been reused. */
 function isSameGroup(group: Group): boolean {
   const { pid, born } = group;
   const now = bornOf(pid);
-  return isPid(pid) && !unproven.has(group) && (now === "" || now === "dead" || now === born);
+  return isPid(pid) && !doubtful.has(group) && (now === "" || now === "dead" || now === born);
 }
 
 function membersOf({ groups, marks }: Family, all = listProcesses()): Member[] {
@@ -4401,7 +4401,7 @@ export async function startAgent(
     },
   });
   if (!result.started) return result;
-  if (id && agent.resume) await keepNote(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
+  if (id && agent.resume) await writeOrLog(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
   if (!launch.boot) await noteKickoffGiven(cfg, agent.session);
   emit(cfg, "start", { agent: agent.name, backend: backend.name, model, phase });
   return result;
@@ -4438,7 +4438,7 @@ async function storeKickoff(cfg: Config, agent: Agent, prompt: string): Promise<
 }
 
 /** Writes something that a running client can do without: a full disk must not undo its start. */
-async function keepNote(write: () => Promise<void>): Promise<void> {
+async function writeOrLog(write: () => Promise<void>): Promise<void> {
   try {
     await write();
   } catch (error) {
@@ -4453,7 +4453,7 @@ const kickoffGiven = async (cfg: Config, session: string, prompt: string): Promi
   await textIn(kickoffGivenFile(cfg, session)) === hashOf(prompt);
 
 /** Remembers that the client has had its kickoff, so that it need not be repeated on a resume. */
-const noteKickoffGiven = (cfg: Config, session: string): Promise<void> => keepNote(async () =>
+const noteKickoffGiven = (cfg: Config, session: string): Promise<void> => writeOrLog(async () =>
   world.writeAtomic(
     kickoffGivenFile(cfg, session), hashOf(await textIn(kickoffFile(cfg, session)))));
 
@@ -5291,7 +5291,7 @@ async function noteConversation(cfg: Config, agent: Agent, pane: Pane): Promise<
     await dropResumeId(cfg, agent);
   }
   if (!id || id === kept) return;
-  await keepNote(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
+  await writeOrLog(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
 }
 
 const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", limit: null,
@@ -5539,7 +5539,7 @@ async function doubtGroups(cfg: Config, watch: Watch): Promise<Watch> {
   const ranAt = statOf("self").length ? world.now() : (await readBeat(cfg)).at ?? 0;
   if (isRecent(ranAt, LONGEST_ABSENCE)) return watch;
   for (const memory of Object.values(watch.agents)) {
-    for (const group of [memory.client, endingOf(memory)]) if (group) unproven.add(group);
+    for (const group of [memory.client, endingOf(memory)]) if (group) doubtful.add(group);
   }
   return watch;
 }
@@ -5557,7 +5557,7 @@ export async function loadWatch(cfg: Config): Promise<Watch> {
     if (error instanceof NoAnswer) throw error; // or what is not known would be overwritten
     // if it is no regular file, the next write moves it out of the way
     const bad = stored;
-    if (bad !== null) await keepNote(() => world.writeAtomic(`${watchFile(cfg)}.bad`, bad));
+    if (bad !== null) await writeOrLog(() => world.writeAtomic(`${watchFile(cfg)}.bad`, bad));
     const copy = await copiedWatch(cfg);
     const kept = bad === null ? "" : "kept as watch.json.bad, ";
     log(`${watchFile(cfg)}: ${messageOf(error)}; ${kept}` +
@@ -6017,7 +6017,7 @@ function noteClient(watch: Watch, unit: Unit, pane: Pane): void {
   if (isEnding(memory, pane)) return;
   const known = isClientIn(pane, memory);
   if (!known) Object.assign(memory, { ...NEW_CLIENT, bootedAt: pane.created });
-  if (!known || unproven.has(memory.client!)) {
+  if (!known || doubtful.has(memory.client!)) {
     memory.client = { ...groupOf(pane), made: pane.created };
   }
   // told to end, but the word never reached it (a crash, a full disk): it may be at work now; but
@@ -6718,13 +6718,11 @@ async function isDrawn({ cfg, agent, backend, pane, message }: Errand): Promise<
   return false;
 }
 
-const messageFile = (cfg: Config, id: string): string => join(cfg.stateDir, `message-${id}.txt`);
-
 /** A text too long to type, or that its box would hide, goes to a file for the client to read. */
 async function shorten(cfg: Config, backend: Backend, message: Message): Promise<void> {
   const fits = Buffer.byteLength(message.text) <= TYPED_MAX && !hidesInBox(backend, message.text);
   if (fits || wasPasted(message)) return;
-  const file = messageFile(cfg, message.id);
+  const file = join(cfg.stateDir, `message-${message.id}.txt`);
   await world.writeAtomic(file, message.text);
   message.text = renderLine(cfg, "prompts/boot.md", { kickoff: file });
 }
@@ -7223,12 +7221,12 @@ async function probeLimit(
   cfg: Config, watch: Watch, agent: Agent, verdict: Verdict, state: LimitState,
   shared: AccountLimit | null,
 ): Promise<void> {
-  const asks = !watch.outbox.some(isProbe(agent.name));
+  const isNew = !watch.outbox.some(isProbe(agent.name));
   const shown = verdict.verdict === "limited" && verdict.where !== ACCOUNT;
-  const hold = shown ? holdFor(cfg, agent, verdict, state) : askAgain(cfg, state);
-  if (asks) Object.assign(hold, { nudges: hold.nudges + 1, asked: world.now() / 1000 });
+  const hold = shown ? holdFor(cfg, agent, verdict, state) : holdForAnswer(cfg, state);
+  if (isNew) Object.assign(hold, { nudges: hold.nudges + 1, asked: world.now() / 1000 });
   await saveLimitState(cfg, agent.session, hold);
-  if (!asks) return;
+  if (!isNew) return;
   if (shared) shared.askedAt = world.now();
   log(`limit probe #${hold.nudges} on ${agent.name}: asking it to go on`);
   if (hold.nudges === 3) {
@@ -7246,8 +7244,8 @@ function newLimit(
     (resetAt ?? 0) > world.now() ? holdFor(cfg, agent, verdict, null) : null;
 }
 
-/** The hold after asking an agent at its prompt, with no banner to go by: time to answer. */
-const askAgain = (cfg: Config, state: LimitState): LimitState => ({ ...state,
+/** The hold after a probe of an agent at its prompt, with no banner to go by: time to answer. */
+const holdForAnswer = (cfg: Config, state: LimitState): LimitState => ({ ...state,
   until: world.now() / 1000 + Math.max(cfg.watchdog.limitProbeFallback, 2 * LIMIT_SHOWS / 1000) });
 
 /**
@@ -7344,7 +7342,7 @@ export function decideAccount(
 const isProbe = (name: string) => ({ target, cause }: Message): boolean =>
   target === name && cause === PROBE;
 
-/** One agent asks for all of an account. */
+/** One agent probes for all of an account. */
 const decideShared = (
   action: Decision<LimitStep>, shared: AccountLimit | null, name: string,
 ): Decision<LimitStep> =>
@@ -7359,21 +7357,18 @@ function shareLimit(cfg: Config, watch: Watch, agent: Agent, hold: LimitState): 
   if (!ours || resetAt * 1000 <= world.now() ||
       (old && !old.liftedAt && old.resetAt >= resetAt * 1000) ||
       sharersOf(cfg, key).length < 2) return;
-  const fresh = { name: accountName(cfg, agent, kind), class: kind, resetAt: resetAt * 1000,
+  const model = kind === "model" ? `, ${roleModel(cfg, agent) || "default model"}` : "";
+  const fresh = { name: accountOf(cfg, agent).name + model, class: kind, resetAt: resetAt * 1000,
     asker: old?.asker ?? "", askedAt: 0, liftedAt: 0 };
   watch.accounts[key] = fresh;
   log(`${accountWords(fresh)}; its ${sharersOf(cfg, key).length} agents wait`);
 }
 
-const accountName = (cfg: Config, agent: Agent, kind: LimitClass): string =>
-  accountOf(cfg, agent).name +
-    (kind === "model" ? `, ${roleModel(cfg, agent) || "default model"}` : "");
-
 /** A probe that could not be typed for this long, ms, is left to another agent. */
 const PROBE_PATIENCE = 600_000;
 
-/** Whether an agent can ask for its account: it shows the limit, and can be typed to. */
-function canAsk(
+/** Whether an agent can probe for its account: it shows the limit, and can be typed to. */
+function canProbe(
   cfg: Config, watch: Watch, agent: Agent, observations: Map<string, Observation>,
 ): boolean {
   const seen = observations.get(agent.name);
@@ -7384,7 +7379,7 @@ function canAsk(
     (!probe || isRecent(probe.made, PROBE_PATIENCE));
 }
 
-/** Who asks for each account, and the end of a limit: one that asked works, or nobody can ask. */
+/** Who probes for each account, and the end of a limit: one that probed works, or none can. */
 async function settleAccounts(
   cfg: Config, watch: Watch, observations: Map<string, Observation>,
 ): Promise<void> {
@@ -7394,13 +7389,13 @@ async function settleAccounts(
     // a clock that was set back must not make a wait longer
     Object.assign(shared, { askedAt: Math.min(shared.askedAt, now),
       liftedAt: Math.min(shared.liftedAt, now) });
-    // one that meets the limit again after all has not lifted it, and may not be able to ask
+    // one that meets the limit again after all has not lifted it, and may not be able to probe
     if (observations.get(shared.asker)?.verdict.verdict === "limited") shared.liftedAt = 0;
     if (shared.liftedAt) {
       if (now - shared.liftedAt >= LIMIT_SHOWS) await freeAccount(cfg, watch, key, sharers);
       continue;
     }
-    const able = sharers.filter((agent) => canAsk(cfg, watch, agent, observations));
+    const able = sharers.filter((agent) => canProbe(cfg, watch, agent, observations));
     const same = able.find(({ name }) => name === shared.asker);
     // it works on its probe, or has come to rest after it
     if (!same && observations.get(shared.asker)?.alive === true &&
@@ -7411,12 +7406,12 @@ async function settleAccounts(
     }
     if (asker) continue;
     shared.askedAt ||= now;
-    if (now >= unaskedUntil(cfg, shared)) await freeAccount(cfg, watch, key, sharers);
+    if (now >= unprobedUntil(cfg, shared)) await freeAccount(cfg, watch, key, sharers);
   }
 }
 
-/** Until when, wall ms, a limit is believed that nobody can ask after: as one agent's own is. */
-function unaskedUntil(cfg: Config, { resetAt, askedAt }: AccountLimit): number {
+/** Until when, wall ms, a limit is believed that nobody can probe: as one agent's own is. */
+function unprobedUntil(cfg: Config, { resetAt, askedAt }: AccountLimit): number {
   const limit = { class: "other" as const, resetAt, banner: "", native: false };
   return nextLimitUntil(cfg.watchdog, limit, 0, askedAt) * 1000;
 }
@@ -8008,13 +8003,13 @@ async function mustWait(cfg: Config, unit: Unit, snap: Snapshot, memory: Memory)
   return why !== "";
 }
 
-const asked = new WeakMap<Snapshot, Map<string, Promise<boolean>>>();
+const answers = new WeakMap<Snapshot, Map<string, Promise<boolean>>>();
 
 /** A server that hangs costs its deadline once per look, not once per agent that waits for it. */
 const oncePerLook = (
   snap: Snapshot, what: string, ask: () => Promise<boolean>,
 ): Promise<boolean> =>
-  asked.getOrInsertComputed(snap, () => new Map()).getOrInsertComputed(what, ask);
+  answers.getOrInsertComputed(snap, () => new Map()).getOrInsertComputed(what, ask);
 
 /** `ready` is a port, an address, or a command that exits with 0; without it, a living session. */
 export async function isReady(cfg: Config, unit: Unit, snap: Snapshot): Promise<boolean> {
@@ -9515,10 +9510,6 @@ async function sendNotice(
   if (!answer.ok) die(`notify: the URL answered ${answer.status}`);
 }
 
-/** How `report` words an event that people were told of. */
-const toldOf = ({ agent, event, to }: AgentEvent): string =>
-  [agent, event, to ? `→ ${to}` : ""].filter(Boolean).join(" ");
-
 /** For this long, ms, what an ended watchdog left untold is still news. */
 const UNTOLD_FOR = HOUR;
 
@@ -9549,7 +9540,9 @@ export async function notifyPeople(config: () => Config, watch: Watch): Promise<
     if (!events.length) events = pendingNotices.splice(0, NOTICES_MAX);
     if (!events.length) continue;
     const why = await sendNotice(config(), events, done).then(() => "", messageOf);
-    if (!why) emit(config(), "notified", { told: events.map(toldOf), upTo: events.at(-1)!.at });
+    const told = events.map(({ agent, event, to }) =>
+      [agent, event, to ? `→ ${to}` : ""].filter(Boolean).join(" "));
+    if (!why) emit(config(), "notified", { told, upTo: events.at(-1)!.at });
     if (!noteNotices(config(), watch, why, events.length)) {
       [events, pause] = [[], 1];
       done.clear();
@@ -10269,13 +10262,6 @@ async function stopUnits(
   return [...families].flatMap(([unit, family]) => stuckOf(unit, family));
 }
 
-/** A process that a client keeps outside of its pane: the person is told, and decides. */
-interface Background {
-  pid: number;
-  what: string;
-  dir: string;
-}
-
 /** The folder of the Claude Code background session that a process is; null = it is none. */
 function backgroundFolder(pid: number): string | null {
   const path = join(claudeFolder(pid), "sessions", `${pid}.json`);
@@ -10302,15 +10288,18 @@ function folderOf(pid: number): string {
   }
 }
 
-/** Background sessions and daemons of clients in our folders that do not carry our mark. */
-function findBackground(cfg: Config, units: Unit[]): Background[] {
+/**
+ * Background sessions and daemons of clients in our folders that do not carry our mark: the person
+ * is told of them, and decides.
+ */
+function findBackground(cfg: Config, units: Unit[]) {
   const agents = units.filter(isAgent);
   const dirs = agents.map(({ dir }) => (world.mtime(dir) === null ? dir : realPath(dir)));
   const isOurs = (dir: string) => dirs.some((one) => dir === one || dir.startsWith(`${one}/`));
   const isCodex = ({ kind, bin }: Backend) => kind === "codex" || programOf(bin).endsWith("codex");
   const homes = agents.filter((agent) => isCodex(backendOf(cfg, agent))).map(codexHomeOf);
   const others = (listProcesses() ?? []).filter(({ mark }) => !mark.startsWith(`${roomOf(cfg)}/`));
-  return others.flatMap(({ pid }): Background[] => {
+  return others.flatMap(({ pid }): { pid: number; what: string; dir: string }[] => {
     const folder = backgroundFolder(pid);
     if (folder !== null) {
       return isOurs(folder) ? [{ pid, what: "Claude Code's background session", dir: folder }] : [];
