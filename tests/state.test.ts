@@ -395,6 +395,13 @@ describe("a disk that does not answer is no news", () => {
     await new Promise((resolve) => setImmediate(resolve)); // a rejection that nobody awaits would come to light
     expect(() => curPhase(cfg)).toThrow("cannot be read");
   });
+  test("a heartbeat that it does not show is none: status goes on, and so does the keeper, which asks for it all the time", async () => {
+    const it = await found("night", { builder: "busy" });
+    const { text } = world;
+    world.text = async (path) => (path.endsWith("heartbeat") ? Promise.reject(new NoAnswer(`${path}: the disk does not answer`)) : text(path));
+    const seen = await command("status", "--json", "--config", it.cfg.path);
+    expect([seen.code, JSON.parse(seen.out).watchdog.heartbeat]).toEqual([3, ""]);
+  });
   test("a memory, or orders, that a disk does not show in time are not overwritten by none", async () => {
     const it = await found("night", { builder: "busy" });
     const before = ["operator.json", "watch.json"].map((name) => it.fake.files.get(it.file(name)));
