@@ -582,6 +582,8 @@ export interface World {
   list(path: string): string[];
   /** The paths that a process has open; [] = none, or the system does not tell. */
   opened(pid: number): string[];
+  /** The current folder of a process, "… (deleted)" once that was removed; "" = not known. */
+  folder(pid: number): string;
   log(line: string): void;
 }
 
@@ -971,6 +973,14 @@ function realOpened(pid: number): string[] {
   }
 }
 
+function realFolder(pid: number): string {
+  try {
+    return readlinkSync(`/proc/${pid}/cwd`);
+  } catch {
+    return "";
+  }
+}
+
 /** A path with its links resolved. Throws where there is none. */
 const realPath = (path: string): string => realpathSync(path);
 
@@ -992,6 +1002,7 @@ export const world: World = {
   mtime: realMtime,
   list: (path) => (existsSync(path) ? readdirSync(path) : []),
   opened: realOpened,
+  folder: realFolder,
   log: (text) => writeError(text),
 };
 
@@ -4196,6 +4207,10 @@ const SHELL = Bun.which("bash") ?? "/bin/sh";
 const inShell = (script: string, args: string[] = []): string[] =>
   [SHELL, "-c", script, "agents", ...args];
 
+/** The same in a unit's folder, or not at all: tmux starts elsewhere where it cannot go there. */
+const inFolder = ({ dir }: Unit, script: string, args?: string[]): string[] =>
+  inShell(`cd -- ${shellQuote(dir)} || exit\n${script}`, args);
+
 export interface Started {
   started: boolean;
   /** Why it was not started; "" = it was, or it runs already. */
@@ -4303,7 +4318,7 @@ async function launchClient(cfg: Config, agent: Agent, plan: LaunchPlan): Promis
   const short = typed || goesOn || Buffer.byteLength(prompt) > ARGUMENT_MAX
     ? shortPrompt(cfg, agent, plan, goesOn) : "";
   const script = launchScript(backend, typed ? "none" : short ? "text" : prompt ? "file" : "none");
-  return { argv: inShell(script, [typed ? "" : short || kickoff, ...args]), env: {},
+  return { argv: inFolder(agent, script, [typed ? "" : short || kickoff, ...args]), env: {},
     boot: typed ? short : "", id };
 }
 
@@ -4317,7 +4332,7 @@ async function launchOpencode(cfg: Config, agent: Agent, plan: LaunchPlan): Prom
   const boot = shortPrompt(cfg, agent, plan, kept !== null && kept === id && repeated);
   const env = { NO_COLOR: "1",
     ...(model ? { OPENCODE_CONFIG_CONTENT: JSON.stringify({ model }) } : {}) };
-  return { argv: inShell(launchScript(backend, "none"), ["", ...args]), env, boot, id };
+  return { argv: inFolder(agent, launchScript(backend, "none"), ["", ...args]), env, boot, id };
 }
 
 /** Whether a client is too young to be typed to; an age below 0 is a clock that was set back. */
@@ -4414,7 +4429,7 @@ export async function startService(
   if (taken) return taken;
   log(`starting service ${service.session}`, true);
   const result = await startSession(cfg, service, snap, byHand,
-    { argv: inShell(service.command), env: service.env, marks: {} });
+    { argv: inFolder(service, service.command), env: service.env, marks: {} });
   if (result.started) emit(cfg, "start", { agent: service.name });
   return result;
 }
@@ -5312,6 +5327,10 @@ async function withOwnWord(
     const why = "what runs in its pane is not the client that was started there; " +
       `restart ${agent.name} starts it anew`;
     return { ...NO_VERDICT, where: "process", why };
+  }
+  if (world.folder(pane.pid).endsWith(" (deleted)")) {
+    const why = `its folder was removed; restart ${agent.name} once it is there again`;
+    return { ...NO_VERDICT, verdict: "blocked", rule: "folder", where: "process", why };
   }
   const { kind } = backendOf(cfg, agent);
   if (kind === "codex") {
@@ -8274,7 +8293,7 @@ const locksOf = (hand: Handoff): string[] =>
 /** Whether a git is at work in a clone: its hooks and its editor may keep a lock for hours. */
 const gitWorksIn = (repo: string): boolean => world.list("/proc").some((pid) =>
   basename(readProc(`${pid}/cmdline`).split("\0")[0]!) === "git" &&
-  `${linkless(`/proc/${pid}/cwd`)}/`.startsWith(`${linkless(repo)}/`));
+  `${world.folder(Number(pid))}/`.startsWith(`${linkless(repo)}/`));
 
 /** The first of these lock files that no living git can hold, in words; null = none. */
 function staleLock(hand: Handoff, paths: string[]): Pick<Fetched, "state" | "why" | "cure"> | null {
@@ -10281,15 +10300,6 @@ export const isCodexDaemon = (argv: string[]): boolean => argv.some((word, at) =
   /^codex(\b|$)/.test(basename(word)) &&
   argv.slice(at + 1).some((one) => one === "app-server" || one === "pid-update-loop"));
 
-/** The current folder of a process; "" = not known. */
-function folderOf(pid: number): string {
-  try {
-    return realPath(`/proc/${pid}/cwd`);
-  } catch {
-    return "";
-  }
-}
-
 /**
  * Background sessions and daemons of clients in our folders that do not carry our mark: the person
  * is told of them, and decides.
@@ -10307,7 +10317,7 @@ function findBackground(cfg: Config, units: Unit[]) {
       return isOurs(folder) ? [{ pid, what: "Claude Code's background session", dir: folder }] : [];
     }
     if (!isCodexDaemon(readProc(`${pid}/cmdline`).split("\0"))) return [];
-    const dir = folderOf(pid);
+    const dir = world.folder(pid);
     const home = codexHome(variableOf(pid, "CODEX_HOME"), variableOf(pid, "HOME"));
     return isOurs(dir) || homes.includes(home) ? [{ pid, what: "Codex's daemon", dir }] : [];
   });

@@ -275,6 +275,7 @@ describe("what keeps git from answering is told with its cure, within three tick
     const git = Bun.spawn(["git", "-C", at("watch"), "cat-file", "--batch"], { stdin: "pipe", stdout: "ignore" });
     fake.files.set(`/proc/${git.pid}/cmdline`, "git\0-C\0watch\0cat-file\0--batch\0");
     await until(() => realpathSync(`/proc/${git.pid}/cwd`) === realpathSync(at("watch")));
+    world.folder = (pid) => (existsSync(`/proc/${pid}/cwd`) ? realpathSync(`/proc/${pid}/cwd`) : "");
     await ticks(3);
     expect([state(), events()]).toEqual(["ok", []]);
     git.kill();

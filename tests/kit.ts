@@ -62,6 +62,7 @@ export class FakeWorld {
       text: async (path) => this.read(path),
       tail: (path, bytes) => this.read(path)?.slice(-bytes) ?? null,
       opened: (pid) => this.opened.get(pid) ?? [],
+      folder: () => "",
       writeAtomic: async (path, text) => this.write(path, text),
       append: (path, text, cap = Infinity) => {
         const old = files.get(path) ?? "";

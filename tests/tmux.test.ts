@@ -1,6 +1,7 @@
 /** Sessions, panes, logs and launches on a real tmux server of each test's own. */
 import { expect } from "bun:test";
-import { existsSync, readFileSync, rmSync, statSync } from "node:fs";
+import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { type Fleet, lives, quote, real, SELF, until } from "./real.ts";
 
 const pair = { agents: [{ name: "a1", prompt: "one" }, { name: "a10", prompt: "ten" }] };
@@ -216,4 +217,32 @@ real("up of many agents shows a bar on a terminal, of 80 columns too, and who fa
     "starting watchdog", `24/26 [${"█".repeat(28)}··] running`, expect.stringContaining("broken: dir "), ...lines.slice(3, -2), "dies: its client ended (exit 1)", "exit 1",
   ]);
   expect(await f.pid("a23")).toBeGreaterThan(0);
+});
+
+const elsewhere = (f: Fleet) => { f.write("work/.keep", ""); };
+
+real("where tmux cannot go to the folder of a client, that starts nowhere else", {
+  agents: [{ name: "a1", dir: "work" }], backend: { preamble: "pwd >> \"$TUI_LEDGER.folder\"" }, watchdog: { up_wait: 10 },
+}, async (f) => {
+  elsewhere(f);
+  // gone between the look for it and the start, as a worktree that is removed just then
+  writeFileSync(join(f.tmuxDir, "hook"), `mv ${quote(f.path("work"))} ${quote(f.path("away"))}\n`);
+  f.write("home/.tmux.conf", `set-hook -g after-new-session "run-shell 'sh ${f.tmuxDir}/hook'"\n`);
+  const up = await f.run(["up", "a1"]);
+  expect([up.code, up.err, f.read("ledger-a1.folder")]).toEqual([1, expect.stringMatching(/a1: its client ended \(exit 1\):\n.*cd: .*work: No such file/), ""]);
+});
+
+real("a client whose folder is removed while it runs needs a person, who restarts it", { agents: [{ name: "a1", dir: "work", watch: "heal+stall" }] }, async (f) => {
+  elsewhere(f);
+  await f.up();
+  await f.ready("a1");
+  await f.ticks(2);
+  rmSync(f.path("work"), { recursive: true });
+  await until(() => f.events("blocked").some(({ why }) => String(why).startsWith("its folder was removed")));
+  elsewhere(f); // another one of the same name: its client is still in the old one
+  await f.ticks(2);
+  expect(await f.states()).toMatchObject({ code: 3, of: { a1: expect.stringContaining("blocked") } });
+  expect(await f.run(["restart", "a1"])).toMatchObject({ code: 0 });
+  await f.ticks(2);
+  expect((await f.states()).of.a1).not.toContain("blocked");
 });
