@@ -1,10 +1,30 @@
 /** `attach` in a real terminal: it becomes tmux, shows the agent's own session, and leaves it alone. */
 import { expect } from "bun:test";
-import { lives, quote, real, SELF, until } from "./real.ts";
+import { life, lives, quote, real, SELF, until } from "./real.ts";
 
 const plan = { agents: [{ name: "a1" }, { name: "a10" }] };
 
-real("attach shows the session of the agent; keys reach it, with --read-only they do not; from a pane of the same server it takes this client there, and nests none; detaching ends nothing", plan, async (f) => {
+const fleet = life(plan);
+
+fleet("attach says what is in its way", async (f) => {
+  const said = async (...words: string[]) => {
+    const { code, out, err } = await f.run(["attach", ...words]);
+    return [code, out, err];
+  };
+  await f.up("a1");
+  expect(await said("a1")).toEqual([1, "", "agents: attach needs a terminal\n"]);
+  expect(await said("a10")).toEqual([1, "", "agents: a10 is not running\n"]);
+  expect(await said("watchdog")).toEqual([1, "", "agents: watchdog is not running\n"]);
+  expect(await said("a2")).toEqual([2, "", expect.stringContaining('no agent or service "a2"; nearest is "a1"')]);
+  expect(await said()).toEqual([2, "", "agents: usage: attach <name> [--read-only]\n"]);
+  const server = await f.serverPid();
+  process.kill(server, "SIGSTOP");
+  expect(await said("a1")).toEqual([1, "", "agents: tmux: no answer in time\n"]);
+  process.kill(server, "SIGCONT");
+});
+
+
+fleet("attach shows the session of the agent; keys reach it, with --read-only they do not; from a pane of the same server it takes this client there, and nests none; detaching ends nothing", async (f) => {
   await f.up("a1", "a10");
   await f.ready("a1", "a10");
   const client = await f.pid("a1");
@@ -50,20 +70,3 @@ real("attach on another socket, from inside of tmux, and to the watchdog's log",
   expect(await person.ended()).toBe("exit 0");
   await f.tmux("-L", "fleet", "kill-server");
 });
-
-real("attach says what is in its way", plan, async (f) => {
-  const said = async (...words: string[]) => {
-    const { code, out, err } = await f.run(["attach", ...words]);
-    return [code, out, err];
-  };
-  await f.up("a1");
-  expect(await said("a1")).toEqual([1, "", "agents: attach needs a terminal\n"]);
-  expect(await said("a10")).toEqual([1, "", "agents: a10 is not running\n"]);
-  expect(await said("watchdog")).toEqual([1, "", "agents: watchdog is not running\n"]);
-  expect(await said("a2")).toEqual([2, "", expect.stringContaining('no agent or service "a2"; nearest is "a1"')]);
-  expect(await said()).toEqual([2, "", "agents: usage: attach <name> [--read-only]\n"]);
-  const server = await f.serverPid();
-  process.kill(server, "SIGSTOP");
-  expect(await said("a1")).toEqual([1, "", "agents: tmux: no answer in time\n"]);
-});
-

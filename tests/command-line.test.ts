@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { COMMANDS, helpText, parseCall } from "../agents.ts";
 import { command, type FakeWorld, fakeWorld } from "./kit.ts";
-import { type Fleet, quote, real, SELF, spawn, until } from "./real.ts";
+import { type Fleet, life, quote, real, SELF, spawn, until } from "./real.ts";
 
 const ROOT = join(import.meta.dir, "..");
 
@@ -126,7 +126,7 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     [["notify"], "usage: notify --test"], [["capture", "a1"], "usage: capture <name> <verdict>-<what>"],
     [["capture", "a1", "idel-x"], 'capture: "idel" is not a verdict; nearest is "idle"'], [["capture", "a1", "idle"], "capture: say what it shows: idle-<what>"],
     [["report", "--since", "soon"], 'report: --since "soon" is not a time such as 30m, 24h or 7d'],
-    [["serve", "--port", "70000"], "serve: --port 70000 is not a port (0 to 65535)"],
+    ...["70000", "x", "-1", "1.5", ""].map((port): [string[], string] => [["serve", `--port=${port}`], `serve: --port ${port} is not a port (0 to 65535)`]),
     [["init", "a", "b"], "usage: init [DIR]"], [["demo", "a", "b"], "usage: demo [DIR] [--keep]"], [["completion"], "usage: completion bash | zsh"],
     [["completion", "fish"], "usage: completion bash | zsh"],
   ])("%p", async (words, says) => {
@@ -213,10 +213,12 @@ const each = (f: Fleet): Record<string, Tried> => ({
   down: [["down"], 0, "ending t-a1"],
 });
 
-real("each command of the help, once, on one fleet", {
+const fleet = life({
   agents: [{ name: "a1", watch: "heal" }], loop: { phases: [{ id: "one", plan: "one.md", status: "one.md" }] },
   toml: '[notify]\ncommand = "cat > told"\n',
-}, async (f) => {
+});
+
+fleet("each command of the help, once, on one fleet", async (f) => {
   const endless = await f.run(["send", "a1", "x", "--timeout", "Infinity"], { ms: 10_000 });
   expect(endless).toEqual({ code: 2, out: "", err: 'agents: send: --timeout "Infinity" is not a number of seconds\n' });
   const tried = each(f);
@@ -228,20 +230,21 @@ real("each command of the help, once, on one fleet", {
     else expect(ran.out + ran.err).toContain(says);
     if (name === "up") {
       await f.ready("a1");
-      await until(async () => /^idle/.test((await f.states()).of.a1!), undefined, 250);
+      await until(() => JSON.parse(f.read(".agents/state/watch.json")).agents.a1.verdict === "idle");
     }
   }
   expect([await f.sessions(), f.starts("a1").length, f.submits("a1")]).toEqual([[], 2, ["a word"]]);
 });
 
-real("restart of what was taken down puts it back into the watchdog's care", { agents: [{ name: "a1", watch: "heal" }, { name: "b1" }] }, async (f) => {
+fleet("restart of what was taken down puts it back into the watchdog's care", async (f) => {
+  const starts = f.starts("a1").length;
   await f.up();
-  await f.ready("a1", "b1");
+  await until(() => f.starts("a1").length === starts + 1);
   expect((await f.run(["down", "a1"])).code).toBe(0);
   expect((await f.states()).of.a1).toBe("stopped by you");
   expect((await f.run(["restart", "a1"])).code).toBe(0);
-  await until(() => f.starts("a1").length === 2);
+  await until(() => f.starts("a1").length === starts + 2);
   expect(JSON.parse(f.read(".agents/state/operator.json")).held).toEqual({});
   process.kill(await f.pid("a1"), "SIGKILL");
-  await until(() => f.starts("a1").length === 3);
+  await until(() => f.starts("a1").length === starts + 3);
 });

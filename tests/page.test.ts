@@ -126,11 +126,10 @@ real("serve: status, card, screen and bars for whoever has the address; what is 
   expect(await child.exited).toBe(0);
 });
 
-real("serve: a port that is taken or none is an error that says so", { agents: [{ name: "one" }] }, async (f) => {
+real("serve: a port that is taken is an error that says so", { agents: [{ name: "one" }] }, async (f) => {
   const { child, address } = await serving(f);
   const port = new URL(address).port;
   expect(await f.run(["serve", "--port", port])).toMatchObject({ code: 1, out: "", err: expect.stringContaining(`port ${port} is taken: name another with --port`) });
-  for (const bad of ["x", "-1", "70000", "1.5", ""]) expect(await f.run(["serve", `--port=${bad}`])).toMatchObject({ code: 2, out: "", err: expect.stringContaining("is not a port") });
   signal(child.pid, "SIGTERM");
   expect(await child.exited).toBe(0);
 });

@@ -7,7 +7,7 @@ import {
   statusText, type Verdict, type Watch,
 } from "../agents.ts";
 import { command, FLEET, type FakeWorld, fakeWorld, holdLock, message, paneOf, realFolder, verdict } from "./kit.ts";
-import { real, until } from "./real.ts";
+import { type Fleet, life, until } from "./real.ts";
 
 const SECOND = 1000;
 const HOUR = 3600 * SECOND;
@@ -648,23 +648,24 @@ describe("the command over a fleet", () => {
 
 // ── in a terminal ──
 
-real("what needs a person is red on a terminal, and plain in a pipe", { agents: [{ name: "a1", watch: "heal" }] }, async (f) => {
+/** What the watchdog has stored of its client. */
+const seen = (f: Fleet): string => JSON.parse(f.read(".agents/state/watch.json")).agents.a1.verdict;
+const fleet = life({ agents: [{ name: "a1", watch: "heal" }] });
+
+fleet("what needs a person is red on a terminal, and plain in a pipe", async (f) => {
   await f.up();
   await f.ready("a1");
   f.control("a1", "dialog");
-  await until(async () => (await f.states()).code === 3, undefined, 250);
+  await until(() => seen(f) === "blocked");
   const person = await f.terminal(["status"]);
   expect(await person.ended()).toBe("exit 3");
   expect(await person.screen("-e")).toMatch(/\x1b\[31m(\x1b\[\d+m)?! a1 .*blocked/);
   expect((await f.run(["status"])).out).not.toContain("\x1b");
 });
 
-real("a broken config under a running watchdog: status, logs, send and down go by the last good one, and say so", {
-  agents: [{ name: "a1", watch: "heal" }],
-}, async (f) => {
-  await f.up();
-  await f.ready("a1");
-  await f.ticks(1);
+fleet("a broken config under a running watchdog: status, logs, send and down go by the last good one, and say so", async (f) => {
+  f.control("a1", "idle");
+  await until(() => seen(f) === "idle");
   const good = f.read("agents.toml");
   f.write("agents.toml", `${good}\n[[agent\n`);
   const said = /agents\.toml:\d+:\d+: .*; broken since .*\d\d:\d\d, running on the last good one/;
