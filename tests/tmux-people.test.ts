@@ -1,6 +1,6 @@
 /** What a person does in the same tmux server, before each of the ways in which a client is ended or started: nothing of theirs goes. */
 import { expect } from "bun:test";
-import { type Fleet, lives, loopPlan, type Plan, quote, real, signal, TUI, until } from "./real.ts";
+import { type Fleet, life, lives, loopPlan, quote, real, signal, TUI, until } from "./real.ts";
 
 const NAMES = ["linked", "joined", "grouped", "renamed", "second"];
 /** A program of a person, which notes each byte that is typed into it. */
@@ -20,9 +20,8 @@ const clients = async (f: Fleet): Promise<Map<string, number>> => new Map((await
 const people = async (f: Fleet): Promise<string[]> => [...new Set((await rows(f))
   .flatMap(([mark, id, pid, dead]) => mark === "-" && dead === "0" ? [`${id} ${pid}`] : []))].sort();
 
-async function begin(f: Fleet, hook = false): Promise<void> {
+async function begin(f: Fleet): Promise<void> {
   f.write("typed", "");
-  if (hook) f.write("home/.tmux.conf", `set-hook -g after-new-session { split-window -h ${JSON.stringify(program(f))} }\n`);
   await f.tmux("new-session", "-d", "-s", "person", program(f));
   await f.up();
   await f.ready(...NAMES);
@@ -63,27 +62,14 @@ async function renewed(f: Fleet, before: Scene): Promise<void> {
   await unharmed(f, before);
 }
 
-real("P27: in a session that holds a person's window as well, up and the watchdog start one client between them", { agents: [{ name: "a1", watch: "heal" }], watchdog: { up_wait: 60 } }, async (f) => {
-  f.write("typed", "");
-  await f.up();
-  await f.ready("a1");
-  await f.tmux("split-window", "-d", "-t", "=t-a1:", program(f));
-  for (const starts of [2, 3, 4]) {
-    expect(await f.run(["down", "a1"])).toMatchObject({ code: 0 });
-    expect(await f.run(["up", "a1"])).toMatchObject({ code: 0 });
-    await f.ticks(4);
-    const [, ...others] = (await rows(f)).filter(([mark, , , dead]) => mark === "t-a1" && dead === "0");
-    expect([others, f.starts("a1").length]).toEqual([[], starts]);
-  }
-});
-
 /** A machine that does much besides is no reason to fail. */
-const PATIENT = { up_wait: 60, restart_reset: 1 };
-const plan = (watch: string, more: Plan = {}): Plan => ({ agents: NAMES.map((name) => ({ name, watch })), watchdog: PATIENT, ...more });
+const PATIENT = { up_wait: 60, restart_reset: 1, signal_interval: 1 };
+const ours = life({ agents: NAMES.map((name) => ({ name, watch: "heal" })), watchdog: PATIENT });
 
 for (const where of ["", ", where a hook splits every new session"]) {
-  real(`P27: restart, heal, down and up end our clients alone${where}`, plan("heal"), async (f) => {
-    await begin(f, where !== "");
+  ours(`P27: restart, heal, down and up end our clients alone${where}`, async (f) => {
+    if (where) await f.tmux("set-hook", "-g", "after-new-session", `split-window -h ${JSON.stringify(program(f))}`);
+    else await begin(f);
     let before = await disturb(f);
     expect(await f.run(["restart", ...NAMES])).toMatchObject({ code: 0 });
     await renewed(f, before);
@@ -101,10 +87,13 @@ for (const where of ["", ", where a hook splits every new session"]) {
   });
 }
 
-real("P27: a stall restart ends our clients alone", plan("heal+stall", { backend: { stall_idle: 4 }, watchdog: { ...PATIENT, stall_grace: 1 } }), async (f) => {
+ours("P27: a stall restart ends our clients alone", async (f) => {
   for (const name of NAMES) f.control(name, "busy");
-  await begin(f, true);
   const before = await disturb(f);
+  const agents = NAMES.map((name) => ({ name, watch: "heal+stall" }));
+  f.write("agents.toml", f.text({ agents, backend: { stall_idle: 4 }, watchdog: { ...PATIENT, stall_grace: 1 } }));
+  await f.ticks(2);
+  expect((await clients(f)).size).toBe(NAMES.length);
   for (const name of NAMES) f.control(name, "idle");
   await until(async () => [...before.clients.values()].every((pid) => !lives(pid)), 100_000, 200);
   for (const name of NAMES) f.control(name, "busy");
@@ -159,37 +148,47 @@ real("P27: restored bare shells are named, not typed into, not ended, not healed
   await f.ready("a0");
 });
 
-real("a program that names itself like rows of the list forges none", { agents: [{ name: "a1", watch: "heal" }], watchdog: PATIENT }, async (f) => {
+const beside = life({
+  agents: [{ name: "a1", watch: "heal" }, { name: "p1", watch: "heal", backend: "plain" }], watchdog: PATIENT,
+  toml: `[backend.plain]\nkind = "typed"\nbin = ${JSON.stringify(`${TUI} plain`)}\nconnect_delay = 0\n`,
+});
+
+beside("P27: in a session that holds a person's window as well, up and the watchdog start one client between them", async (f) => {
   f.write("typed", "");
-  await f.tmux("new-session", "-d", "-s", "person", program(f));
   await f.up();
   await f.ready("a1");
-  const own = await f.pid("a1");
+  await f.tmux("split-window", "-d", "-t", "=t-a1:", program(f));
+  for (const starts of [2, 3, 4]) {
+    expect(await f.run(["down", "a1"])).toMatchObject({ code: 0 });
+    expect(await f.run(["up", "a1"])).toMatchObject({ code: 0 });
+    await f.ticks(4);
+    const [, ...others] = (await rows(f)).filter(([mark, , , dead]) => mark === "t-a1" && dead === "0");
+    expect([others, f.starts("a1").length]).toEqual([[], starts]);
+  }
+});
+
+beside("what a person starts in the pane of a client without a box gets nothing typed", async (f) => {
+  await f.ready("p1");
+  const id = (await f.tmux("list-panes", "-t", "=t-p1", "-F", "#{pane_id} #{pane_pid} #{@agents_pid}")).split(" ");
+  expect(id[1]).toBe(id[2]!);
+  await f.tmux("respawn-pane", "-k", "-t", id[0]!, program(f));
+  const sent = await f.run(["send", "p1", "touch executed", "--timeout", "6"]);
+  expect([sent.code, f.read("typed")]).toEqual([1, ""]);
+});
+
+beside("a program that names itself like rows of the list forges none", async (f) => {
+  await f.tmux("new-session", "-d", "-s", "person", program(f));
+  const [own, starts] = [(await clients(f)).get("a1")!, f.starts("a1").length];
   const [, id, pid] = (await rows(f)).find(([, , , , session]) => session === "person")!;
   const forged = ["$0", id, pid, "1", "0", "", "0", "1", "1", "80", "24", "t-a1", "other", "", "", "", "", "", "1", "1", "person", "", "x"].join("\\t");
   f.write("forge", `exec -a $'x\\n${forged}\\n' sleep 1000\n`);
   await f.tmux("new-window", "-t", "=t-a1:", "bash", f.path("forge"));
   await until(() => f.log.includes("break tmux's list"), 60_000, 200);
   await f.ticks(3);
-  expect([(await f.sessions()).includes("person"), lives(own), f.starts("a1").length]).toEqual([true, true, 1]);
+  expect([(await f.sessions()).includes("person"), lives(own), f.starts("a1").length]).toEqual([true, true, starts]);
   expect(await f.run(["down"])).toMatchObject({ code: 0 });
   expect([lives(Number(pid)), lives(own), f.read("typed")]).toEqual([true, false, ""]);
 });
-
-real("what a person starts in the pane of a client without a box gets nothing typed", {
-  agents: [{ name: "a1", watch: "heal", backend: "plain" }], watchdog: PATIENT,
-  toml: `[backend.plain]\nkind = "typed"\nbin = ${JSON.stringify(`${TUI} plain`)}\nconnect_delay = 0\n`,
-}, async (f) => {
-  f.write("typed", "");
-  await f.up();
-  await f.ready("a1");
-  const id = (await f.tmux("list-panes", "-t", "=t-a1", "-F", "#{pane_id} #{pane_pid} #{@agents_pid}")).split(" ");
-  expect(id[1]).toBe(id[2]!);
-  await f.tmux("respawn-pane", "-k", "-t", id[0]!, program(f));
-  const sent = await f.run(["send", "a1", "touch executed", "--timeout", "6"]);
-  expect([sent.code, f.read("typed")]).toEqual([1, ""]);
-});
-
 real("a session that a hook renames is supervised, and is no unknown one", { agents: [{ name: "a1", watch: "heal" }], watchdog: PATIENT }, async (f) => {
   f.write("home/.tmux.conf", 'set-hook -g session-created { rename-session "t-by-hook-#{session_id}" }\nset-hook -g session-renamed { if-shell -F "#{m:t-a*,#{session_name}}" { rename-session "t-again" } }\n');
   await f.tmux("new-session", "-d", "-s", "person", program(f));

@@ -2,11 +2,13 @@
 import { expect } from "bun:test";
 import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Fleet, lives, quote, real, SELF, until } from "./real.ts";
+import { type Fleet, life, lives, quote, real, SELF, until } from "./real.ts";
 
-const pair = { agents: [{ name: "a1", prompt: "one" }, { name: "a10", prompt: "ten" }] };
+const pair = { agents: [{ name: "a1", prompt: "one" }, { name: "a10", prompt: "ten" }], watchdog: { signal_interval: 1 } };
 
-real("down of a1 leaves a10 alone, prefix of its name or not, and no text for a1 reaches it before", pair, async (f) => {
+const both = life(pair);
+
+both("down of a1 leaves a10 alone, prefix of its name or not, and no text for a1 reaches it before", async (f) => {
   await f.up("a10");
   await f.ready("a10");
   const sent = await f.run(["send", "a1", "for a1 only", "--timeout", "4"]);
@@ -26,16 +28,33 @@ real("down of a1 leaves a10 alone, prefix of its name or not, and no text for a1
 
 const size = (f: Fleet) => f.tmux("display-message", "-p", "-t", "=t-a1:", "#{window_width}x#{window_height}");
 
-real("up twice starts one client, of 200x50 (fault 45), and says that it runs already", { agents: [{ name: "a1" }] }, async (f) => {
-  await f.up();
-  await f.ready("a1");
-  const pid = await f.pid("a1");
+both("up twice starts one client, of 200x50 (fault 45), and says that it runs already", async (f) => {
+  const [pid, starts] = [await f.pid("a1"), f.starts("a1").length];
   const again = await f.up();
   expect(again.err).toContain("t-a1 already running");
   expect(again.err).toContain("watchdog already running");
   expect(await f.pid("a1")).toBe(pid);
-  expect(f.starts("a1")).toHaveLength(1);
+  expect(f.starts("a1")).toHaveLength(starts);
   expect(await size(f)).toBe("200x50");
+});
+
+both("fault 43: a client that ended leaves its pane with its exit code", async (f) => {
+  const starts = f.starts("a1").length;
+  f.control("a1", "exit 7");
+  await until(async () => (await f.tmux("list-panes", "-t", "=t-a1", "-F", "#{pane_dead} #{pane_dead_status}")) === "1 7", 8_000, 250);
+  expect((await f.states()).of.a1).toBe("ended (exit 7)");
+  f.control("a1", "idle");
+  await f.up("a1");
+  await until(() => f.starts("a1").length === starts + 1);
+});
+
+both("a session of somebody else with a like name is never touched", async (f) => {
+  await f.tmux("new-session", "-d", "-s", "t-a1-notes", "cat");
+  await f.tmux("new-session", "-d", "-s", "x-t-a1", "cat");
+  await f.up();
+  await f.run(["down"]);
+  expect(await f.sessions()).toEqual(["t-a1-notes", "x-t-a1"]);
+  expect((await f.run(["status"])).out).toContain("sessions not in the config: t-a1-notes");
 });
 
 real("two ups at once start one client of each agent, of cols and rows, and leave the logging on, once (fault 28)", { ...pair, defaults: { cols: 132, rows: 43 } }, async (f) => {
@@ -52,7 +71,9 @@ real("two ups at once start one client of each agent, of cols and rows, and leav
   expect(statSync(f.path(".agents", "t-a1.log")).mode & 0o077).toBe(0);
 });
 
-real("a log over its cap is rotated once and goes on", { agents: [{ name: "a1", watch: "heal" }], watchdog: { log_max_mb: 0.01 } }, async (f) => {
+const logged = life({ agents: [{ name: "a1", watch: "heal" }], watchdog: { log_max_mb: 0.01 } });
+
+logged("a log over its cap is rotated once and goes on", async (f) => {
   f.control("a1", "busy"); // it draws all the while
   await f.up();
   await until(() => existsSync(f.path(".agents", "t-a1.log.1")));
@@ -61,11 +82,10 @@ real("a log over its cap is rotated once and goes on", { agents: [{ name: "a1", 
   await until(() => size() !== before);
 });
 
-real("a pane whose logging stopped is logged again (fault 28), and a log that somebody removed is written again", { agents: [{ name: "a1", watch: "heal" }] }, async (f) => {
-  await f.up();
-  await f.ready("a1");
+logged("a pane whose logging stopped is logged again (fault 28), and a log that somebody removed is written again", async (f) => {
+  f.control("a1", "idle");
   await f.tmux("pipe-pane", "-t", "=t-a1:");
-  await until(async () => (await f.tmux("display-message", "-p", "-t", "=t-a1:", "#{pane_pipe}")) === "1");
+  await until(async () => (await f.tmux("display-message", "-p", "-t", "=t-a1:", "#{pane_pipe}")) === "1", 8_000, 250);
   const log = f.path(".agents/t-a1.log");
   await until(() => existsSync(log));
   rmSync(log);
@@ -74,22 +94,10 @@ real("a pane whose logging stopped is logged again (fault 28), and a log that so
   await until(() => readFileSync(log, "utf8").length > 0);
 });
 
-real("fault 43: a client that ended leaves its pane with its exit code", { agents: [{ name: "a1" }] }, async (f) => {
-  await f.up();
-  await f.ready("a1");
-  f.control("a1", "exit 7");
-  await until(async () => (await f.tmux("list-panes", "-t", "=t-a1", "-F", "#{pane_dead} #{pane_dead_status}")) === "1 7");
-  expect((await f.states()).of.a1).toBe("ended (exit 7)");
-  f.control("a1", "idle");
-  await f.up("a1");
-  await until(() => f.starts("a1").length === 2);
-});
-
 // ── where a text goes while a person works in the same session ──────────────────
 
 /** A shell of a person, which notes what is typed into it. */
 const person = (f: Fleet) => `cat > '${f.path("person").replaceAll("'", "'\\''")}'`;
-const watched = { agents: [{ name: "a1", watch: "heal" }] };
 
 /** What a person does in the session of an agent, by the agent's name. */
 const PEOPLE: Record<string, (f: Fleet, at: string) => Promise<unknown>> = {
@@ -104,12 +112,48 @@ const PEOPLE: Record<string, (f: Fleet, at: string) => Promise<unknown>> = {
   renamed: (f, at) => f.tmux("rename-session", "-t", at.slice(0, -1), "mine"),
 };
 const VISITED = Object.keys(PEOPLE);
+const typed = life({ agents: ["a1", ...VISITED].map((name) => ({ name, watch: "heal" })), watchdog: { signal_interval: 1 } });
 
-real("faults 9 and 10: a second window is active, the window is split, the other pane is its first, the keys of one pane go to all, copy-mode is on, the session was renamed: the text reaches the agent and nobody else", {
-  agents: VISITED.map((name) => ({ name, watch: "heal" })),
-}, async (f) => {
+typed("fault 9: a text waits behind a dialog, and nothing approves it", async (f) => {
   await f.up();
-  await f.ready(...VISITED);
+  await f.ready("a1", ...VISITED);
+  f.control("a1", "dialog");
+  await until(async () => (await f.screen("a1")).includes("Esc to cancel"), 8_000, 250);
+  const sent = await f.run(["send", "a1", "yes", "--timeout", "4"]);
+  expect([sent.code, sent.err]).toEqual([1, expect.stringContaining("blocked")]);
+  expect(f.bytes("a1")).toBe("");
+  expect((await f.run(["status"])).code).toBe(3);
+  f.control("a1", "idle");
+  expect((await f.run(["send", "a1", "now"])).code).toBe(0);
+  expect([f.submits("a1"), f.approvals("a1")]).toEqual([["now"], 0]);
+});
+
+typed("fault 61: any text arrives whole, once: a last ; quotes, many lines, 3,000 and 20,000 characters; a person's draft is waited out, never merged", async (f) => {
+  const told = f.submits("a1").length;
+  const submits = () => f.submits("a1").slice(told);
+  const long = "x".repeat(1_000).concat(" y".repeat(1_000));
+  const texts = ["ends with ;", "it's \"quoted\" $HOME `id` #{pid} %d \\ é 日本", "- a list\n- of two lines\n\n/not a command", long];
+  for (const text of texts) expect((await f.run(["send", "a1", "-"], { stdin: text })).code).toBe(0);
+  expect(submits()).toEqual(texts);
+  const huge = "0123456789".repeat(2_000);
+  expect((await f.run(["send", "a1", "-"], { stdin: huge })).code).toBe(0);
+  const last = submits().at(-1)!;
+  expect(last).toContain("message-");
+  expect(submits()).toHaveLength(5);
+
+  await f.tmux("send-keys", "-t", "=t-a1:", "-l", "half a thou");
+  await until(async () => (await f.screen("a1")).includes("half a thou"), 8_000, 250);
+  const said = f.log.length;
+  const waiting = f.run(["send", "a1", "the ping"]);
+  await until(() => f.log.slice(said).includes("draft"));
+  expect(submits()).toHaveLength(5);
+  await f.tmux("send-keys", "-t", "=t-a1:", "-l", "ght");
+  await f.tmux("send-keys", "-t", "=t-a1:", "Enter");
+  expect((await waiting).code).toBe(0);
+  expect(submits().slice(5)).toEqual(["half a thought", "the ping"]);
+});
+
+typed("faults 9 and 10: a second window is active, the window is split, the other pane is its first, the keys of one pane go to all, copy-mode is on, the session was renamed: the text reaches the agent and nobody else", async (f) => {
   const texts = ["touch /tmp/executed; echo `date`", "a second one"];
   for (const [name, visit] of Object.entries(PEOPLE)) {
     await visit(f, `=t-${name}:`);
@@ -124,45 +168,6 @@ real("faults 9 and 10: a second window is active, the window is split, the other
   process.kill(pid, "SIGKILL");
   await until(() => f.starts("second").length === 2);
   expect([lives(pid), f.submits("second"), f.read("person")]).toEqual([false, texts, ""]);
-});
-
-real("fault 61: any text arrives whole, once: a last ; quotes, many lines, 3,000 and 20,000 characters; a person's draft is waited out, never merged", watched, async (f) => {
-  await f.up();
-  await f.ready("a1");
-  const long = "x".repeat(1_000).concat(" y".repeat(1_000));
-  const texts = ["ends with ;", "it's \"quoted\" $HOME `id` #{pid} %d \\ é 日本", "- a list\n- of two lines\n\n/not a command", long];
-  for (const text of texts) expect((await f.run(["send", "a1", "-"], { stdin: text })).code).toBe(0);
-  expect(f.submits("a1")).toEqual(texts);
-  const huge = "0123456789".repeat(2_000);
-  expect((await f.run(["send", "a1", "-"], { stdin: huge })).code).toBe(0);
-  const last = f.submits("a1").at(-1)!;
-  expect(last).toContain("message-");
-  expect(f.submits("a1")).toHaveLength(5);
-
-  await f.tmux("send-keys", "-t", "=t-a1:", "-l", "half a thou");
-  await until(async () => (await f.screen("a1")).includes("half a thou"));
-  const said = f.log.length;
-  const waiting = f.run(["send", "a1", "the ping"]);
-  await until(() => f.log.slice(said).includes("draft"));
-  expect(f.submits("a1")).toHaveLength(5);
-  await f.tmux("send-keys", "-t", "=t-a1:", "-l", "ght");
-  await f.tmux("send-keys", "-t", "=t-a1:", "Enter");
-  expect((await waiting).code).toBe(0);
-  expect(f.submits("a1").slice(5)).toEqual(["half a thought", "the ping"]);
-});
-
-real("fault 9: a text waits behind a dialog, and nothing approves it", watched, async (f) => {
-  await f.up();
-  await f.ready("a1");
-  f.control("a1", "dialog");
-  await until(async () => (await f.screen("a1")).includes("Esc to cancel"));
-  const sent = await f.run(["send", "a1", "yes", "--timeout", "4"]);
-  expect([sent.code, sent.err]).toEqual([1, expect.stringContaining("blocked")]);
-  expect(f.bytes("a1")).toBe("");
-  expect((await f.run(["status"])).code).toBe(3);
-  f.control("a1", "idle");
-  expect((await f.run(["send", "a1", "now"])).code).toBe(0);
-  expect([f.submits("a1"), f.approvals("a1")]).toEqual([["now"], 0]);
 });
 
 // ── beside what else runs there ──────────────────────────────────────────────────
@@ -181,15 +186,6 @@ real("tmux_socket picks another server, and the default one is not touched", {
   }
 });
 
-real("a session of somebody else with a like name is never touched", { agents: [{ name: "a1" }] }, async (f) => {
-  await f.tmux("new-session", "-d", "-s", "t-a1-notes", "cat");
-  await f.tmux("new-session", "-d", "-s", "x-t-a1", "cat");
-  await f.up();
-  await f.run(["down"]);
-  expect(await f.sessions()).toEqual(["t-a1-notes", "x-t-a1"]);
-  expect((await f.run(["status"])).out).toContain("sessions not in the config: t-a1-notes");
-});
-
 /** A client that is there at once and costs nothing: what is under test is how many of it start, and when. */
 const SLEEPERS = (count: number) => ({
   defaults: { backend: "sleeper" }, toml: '[backend.sleeper]\nkind = "typed"\nbin = "sleep 1000"\n',
@@ -197,7 +193,7 @@ const SLEEPERS = (count: number) => ({
 });
 
 real("up starts start_batch clients at a time, a line each in a pipe", { ...SLEEPERS(12), watchdog: { start_batch: 4 } }, async (f) => {
-  const ran = await f.up();
+  const ran = await f.up(...f.plan.agents!.map(({ name }) => name));
   expect(ran.err.match(/starting t-a\d+ /g)).toHaveLength(12);
   expect(ran.err).not.toMatch(/[█·\r]/);
   const at = f.events("start").map((event) => Date.parse(String(event.at)));
