@@ -11485,11 +11485,14 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow) {
   };
 }
 
+const isRestartOrder = ({ event, command, names }: AgentEvent, name: string): boolean =>
+  event === "order" && String(command).startsWith("restart") &&
+  Array.isArray(names) && names.includes(name);
+
 /** When it ended and why, and restarts that a person ordered, oldest first. */
 function restartsFor(name: string, events: AgentEvent[]): { at: string; why: string }[] {
-  const ordered = ({ event, command, names }: AgentEvent) => event === "order" &&
-    String(command).startsWith("restart") && Array.isArray(names) && names.includes(name);
-  return events.flatMap((event) => ordered(event) ? { at: event.at, why: "restarted by you" }
+  return events.flatMap((event) => isRestartOrder(event, name)
+    ? { at: event.at, why: "restarted by you" }
     : event.event === "down" && event.agent === name
       ? { at: event.at, why: String(event.why) } : []);
 }
@@ -12590,7 +12593,9 @@ function restartsOf(events: AgentEvent[], window: Span): { at: number; why: stri
   let reason: string | null = null;
   return events.flatMap(({ event, at, why }) => {
     const before = reason;
-    if (["start", "down"].includes(event)) reason = event === "down" ? reasonOf(String(why)) : null;
+    if (event === "start") reason = null;
+    if (event === "down") reason = reasonOf(String(why));
+    if (event === "order") reason = "by you";
     const restarted = event === "start" && before !== null && isWithin({ event, at }, window);
     return restarted ? [{ at: Date.parse(at), why: before! }] : [];
   });
@@ -12715,7 +12720,7 @@ function fleetRecord(recent: AgentEvent[]) {
 /** The events that tell how an agent's time went: its own, the watchdog's, the end of its loop. */
 const eventsOf = (events: AgentEvent[], name: string, isLoop = false): AgentEvent[] =>
   events.filter((event) => event.agent === name || event.event === "watchdog" ||
-    (event.event === "complete" && isLoop));
+    (event.event === "complete" && isLoop) || isRestartOrder(event, name));
 
 /** The stable content of `report --json`. */
 export type Report = ReturnType<typeof summariseEvents>;

@@ -260,6 +260,19 @@ describe("report", () => {
     expect(reportText(report, Infinity)).toContain("\na: 6 restarts: idle with no WAITING-UNTIL marker ×2, past its");
   });
 
+  test("a restart by a person is one, of the agents that it names", () => {
+    const order = (command: string, names: string[]): AgentEvent => ({ at: at("01:00"), event: "order", by: "operator", command, names });
+    const said = (command: string, names: string[]) => {
+      const { agents: [one] } = summariseEvents([{ at: at("00:10"), event: "state", agent: "builder", to: "active" }, order(command, names),
+        { at: at("01:01"), event: "start", agent: "builder" }], DAY, DAY + 240 * MINUTE, { names: ["builder"] });
+      return [one!.restarts, one!.timeline.includes("↺")];
+    };
+    expect(said("restart", ["builder", "adversary"])).toEqual([{ count: 1, why: { "by you": 1 } }, true]);
+    expect(said("restart --fresh", ["builder"])).toEqual([{ count: 1, why: { "by you": 1 } }, true]);
+    for (const [command, names] of [["restart", ["adversary"]], ["up", ["builder"]], ["send", ["builder"]]] as const) {
+      expect(said(command, [...names])).toEqual([{ count: 0, why: {} }, false]);
+    }
+  });
   test("what was achieved: each commit with sha and subject, the last verdict on each gate", () => {
     const commit = (minute: number, agent: string, kind: string, subject: string): AgentEvent => ({ at: new Date(DAY + minute * MINUTE).toISOString(), event: "commit", agent, kind, subject, sha: `${minute}`.padStart(2, "0").repeat(20) });
     const report = summariseEvents([commit(1, "b", "claim", "claim(g1): PASS it"), commit(2, "a", "review", "review(g1): FAIL no test"), commit(3, "a", "review", "review(g2): PASS"),
