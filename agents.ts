@@ -2150,7 +2150,7 @@ const STAGE_WIDTH = 160;
 const RESTING = "resting";
 
 /** Opens the note of a watchdog or keeper; the returned function writes it, false = it failed. */
-function openNote(path: string): (stage: string) => boolean {
+export function openNote(path: string): (stage: string) => boolean {
   let file: number | null = null;
   return (stage) => {
     try {
@@ -2166,7 +2166,7 @@ function openNote(path: string): (stage: string) => boolean {
 }
 
 /** A stage note: whose pid, when (wall ms) and which stage; null = it cannot be read. */
-function readNote(path: string): { pid: number; at: number; stage: string } | null {
+export function readNote(path: string): { pid: number; at: number; stage: string } | null {
   const [, pid, at, stage] = /^(\d+) (\d+) (.*?) *$/m.exec(textNow(path)) ?? [];
   return stage === undefined ? null : { pid: Number(pid), at: Number(at), stage };
 }
@@ -2217,8 +2217,8 @@ function isLocked(path: string): boolean {
 }
 
 /** Takes a lock for the life of this process; null = it was not free for `patience` ms. */
-async function takeLock(path: string, patience = 300): Promise<number | null> {
-  for (const end = performance.now() + patience; performance.now() < end; ) {
+export async function takeLock(path: string, patience = 300): Promise<number | null> {
+  for (const end = world.mono() + patience; world.mono() < end; ) {
     const file = flock(path);
     if (file !== null) {
       try {
@@ -2228,7 +2228,7 @@ async function takeLock(path: string, patience = 300): Promise<number | null> {
       }
       return file;
     }
-    await Bun.sleep(30);
+    await world.sleep(30);
   }
   return null;
 }
@@ -2239,7 +2239,7 @@ const freeLock = (lock: number): void => closeSync(lock);
  * The lock if it is still ours, taken again if its file was removed; null = another process has it.
  * While the folder is missing the old lock is kept: nobody else can take it then.
  */
-async function keepLock(
+export async function keepLock(
   cfg: Config, path: string, lock: number, report: (why: string) => void = () => {},
 ): Promise<number | null> {
   try {
@@ -2274,7 +2274,7 @@ const textIn = (path: string): Promise<string> =>
  * The pid that holds a lock, if it is still the process that took it; null = nobody. Where no /proc
  * tells it from a later process with its number, the lock itself shows that somebody has it.
  */
-function lockHolder(path: string): number | null {
+export function lockHolder(path: string): number | null {
   const [pid, born] = textNow(`${path}.pid`).split(" ");
   return isPid(Number(pid)) && world.signal(Number(pid), 0) &&
     (born ? bornOf(Number(pid)) === born : isLocked(path)) ? Number(pid) : null;
@@ -2295,13 +2295,13 @@ function sharesOurFiles(pid: number): boolean {
 }
 
 /** The pids of the watchdogs or keepers of this config, lock or not; [] without /proc. */
-function supervisorsOf(cfg: Config, what: keyof typeof KEPT): number[] {
+export function supervisorsOf(cfg: Config, what: keyof typeof KEPT): number[] {
   const [word, flag] = KEPT[what];
   return world.list("/proc").map(Number).filter((pid) => {
-    const words = isPid(pid) && pid !== process.pid ? readProc(`${pid}/cmdline`).split("\0") : [];
-    const at = words.indexOf(word);
-    return at >= 0 && words[at + 1] === flag &&
-      words[words.indexOf("--config", at) + 1] === cfg.path && sharesOurFiles(pid);
+    const words = readProc(`${pid}/cmdline`).split("\0");
+    const at = words.indexOf(word) + 1;
+    return words[at] === flag && words[words.indexOf("--config", at) + 1] === cfg.path &&
+      sharesOurFiles(pid);
   });
 }
 
@@ -9333,7 +9333,7 @@ export function pauseAfter(pause: number, lived: number): number {
 }
 
 /** The watchdog that a keeper looks after: started when there is none, ended when it hangs. */
-class Ward {
+export class Ward {
   child: Bun.Subprocess | null = null;
   /** The exit code of the last watchdog that this keeper started; 0 = it was meant to end. */
   ended: number | null = null;

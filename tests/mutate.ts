@@ -7,13 +7,12 @@
  * A section is a name of SECTIONS below, a part of a banner's title, or /a pattern of function names/.
  * The same seed makes the same changes of the same file; --only tries some of them again, by number.
  *
- * Per change the test files that can see it run one by one until a test fails, in two passes. The
- * first leaves out tests with a fleet of their own: the files of the section, those that name the
- * function, then those whose coverage has it, the quickest first. The second, for what got through,
- * runs whole files of the section and those that name the function, and the long ones of the fake
- * world. What a file takes and covers unchanged is measured when it is asked for the first time;
- * changed it may take three times as long, and half a minute more. One that fails in the second pass
- * is asked once more. At the end nothing is left running.
+ * Per change the tests that can see it run until one fails, in two passes. The first runs those of
+ * its section that need no fleet of their own, in one go. The second, for what got through, runs other
+ * files without those tests if their coverage has the function, the quickest first, then the whole
+ * files of the section and those that name the function. How long they take, and what they cover, is
+ * measured on the unchanged program when it is asked for the first time; they may take three times as
+ * long, and half a minute more. What fails by that limit, or in a fleet, is asked once more.
  */
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -27,7 +26,7 @@ const SOURCE = readFileSync(join(ROOT, "agents.ts"), "utf8");
 /** What belongs to a section: everything below its banners, functions that stand elsewhere; its test files. */
 const SECTIONS: Record<string, { banners?: RegExp; functions?: RegExp; calls?: RegExp; tests: string[] }> = {
   notices: { banners: /^notices/, functions: /^(emit|tellsPeople|pendingNotices|notifying|cmdNotify)$/, tests: ["notices"] },
-  events: { banners: /^events/, calls: /\bemit\(/, tests: ["events", "notices"] },
+  events: { banners: /^events/, calls: /\bemit\(/, tests: ["events"] },
   status: { banners: /^status/, functions: /^(ago|ageOf|fit|cut|watchStatus|barDrawn)$/, tests: ["status", "pictures", "page"] },
   lock: {
     functions: /^(openNote|readNote|lockFile|systemFlock|lockOpen|flock|isLocked|takeLock|freeLock|keepLock|writePid|textIn|lockHolder|sharesOurFiles|supervisorsOf|changeOperator)$/,
@@ -185,8 +184,8 @@ interface Measured {
   lines: Set<number>;
 }
 
-/** In the first pass nothing takes longer, unchanged, ms. */
-const QUICK = 40_000;
+/** Without fleets a file that takes longer, unchanged, ms, is left out. */
+const QUICK = 60_000;
 
 /** A folder with everything that a test reads, and a temporary folder by which all that it starts is known. */
 function copy(): string {
@@ -222,9 +221,11 @@ function sweep(dir: string): void {
   }
 }
 
-/** Runs one test file in a copy; the first test that failed within `limit` ms, "" = none. */
-async function firstFailure(dir: string, file: string, limit: number, quick: boolean, more: string[] = []): Promise<string> {
-  const child = Bun.spawn([process.execPath, "test", "--bail", ...more, `./tests/${file}.test.ts`], {
+const TOO_LONG = "the time limit";
+
+/** Runs test files in a copy; the first test that failed within `limit` ms, "" = none. */
+async function firstFailure(dir: string, files: string[], limit: number, quick: boolean, more: string[] = []): Promise<string> {
+  const child = Bun.spawn([process.execPath, "test", "--bail", `--timeout=${limit}`, ...more, ...files.map((file) => `./tests/${file}.test.ts`)], {
     cwd: dir, env: { ...process.env, TMPDIR: join(dir, "t"), CI: "1", ...(quick && { REAL_AT_ONCE: "0" }) },
     stdio: ["ignore", "ignore", "pipe"], detached: true,
   });
@@ -242,7 +243,7 @@ async function firstFailure(dir: string, file: string, limit: number, quick: boo
   timers.forEach(clearTimeout);
   sweep(dir);
   if (code === 0) return "";
-  return /\(fail\) (.*)/.exec(await said)?.[1] ?? (child.signalCode ? "the time limit" : "no test, it did not load");
+  return /\(fail\) (.*)/.exec(await said)?.[1] ?? (child.signalCode ? TOO_LONG : "no test, it did not load");
 }
 
 /** The lines of agents.ts that an lcov report counts as run. */
@@ -253,23 +254,21 @@ function linesRun(report: string): Set<number> {
 
 const measured = new Map<string, Promise<Measured | null>>();
 
-/** Runs a file on the unchanged program; null = it fails or takes too long, so that it can say nothing. */
-async function measure(dir: string, name: string, quick: boolean): Promise<Measured | null> {
+/** Runs files on the unchanged program; null = they fail or take too long, so that they can say nothing. */
+async function measure(dir: string, files: string[], quick: boolean): Promise<Measured | null> {
   writeFileSync(join(dir, "agents.ts"), SOURCE);
-  const report = join(dir, "t", `coverage-${name}`);
+  const report = join(dir, "t", `coverage-${files}`);
   const coverage = ["--coverage", "--coverage-reporter=lcov", `--coverage-dir=${report}`];
-  for (let tries = quick ? 1 : 0; tries < 2; tries++) {
-    const began = performance.now();
-    const failure = await firstFailure(dir, name, quick ? QUICK : 900_000, quick, coverage);
-    if (!failure) return { ms: performance.now() - began, lines: linesRun(readFileSync(join(report, "lcov.info"), "utf8")) };
-    console.log(`${name} fails unchanged: ${failure}`);
-  }
+  const began = performance.now();
+  const failure = await firstFailure(dir, files, quick ? QUICK * files.length : 900_000, quick, coverage);
+  if (!failure) return { ms: performance.now() - began, lines: linesRun(readFileSync(join(report, "lcov.info"), "utf8")) };
+  console.log(`${files} fails unchanged: ${failure}`);
   return null;
 }
 
-function measuredOnce(dir: string, name: string, quick: boolean): Promise<Measured | null> {
-  const key = `${name} ${quick}`;
-  if (!measured.has(key)) measured.set(key, measure(dir, name, quick));
+function measuredOnce(dir: string, files: string[], quick: boolean): Promise<Measured | null> {
+  const key = `${files} ${quick}`;
+  if (!measured.has(key)) measured.set(key, measure(dir, files, quick));
   return measured.get(key)!;
 }
 
@@ -286,18 +285,28 @@ function witnesses(change: Change): TestFile[] {
   }).sort((a, b) => a.rank - b.rank);
 }
 
-/** The test that notices a change, with its file; "" = none does. */
-async function tryOut(dir: string, change: Change, quick: boolean): Promise<string> {
-  for (const { name, rank, real } of witnesses(change)) {
-    const short = await measuredOnce(dir, name, true);
-    if (!quick && (real ? rank === 2 : short)) continue;
-    const unchanged = quick ? short : await measuredOnce(dir, name, false);
-    const sees = change.lines.some((line) => unchanged?.lines.has(line)) || (real && rank < 2);
-    if (!unchanged || !sees) continue;
-    writeFileSync(join(dir, "agents.ts"), changed(change));
-    const failure = () => firstFailure(dir, name, 3 * unchanged.ms + 30_000, quick);
-    const failed = await failure();
-    if (failed && (quick || (await failure()))) return `${name}: ${failed}`;
+/** The test of these files that notices a change; "" = none does. */
+async function noticedBy(dir: string, change: Change, files: string[], quick: boolean, blind = quick): Promise<string> {
+  const unchanged = await measuredOnce(dir, files, quick);
+  if (!unchanged || (blind && !change.lines.some((line) => unchanged.lines.has(line)))) return "";
+  writeFileSync(join(dir, "agents.ts"), changed(change));
+  const failure = () => firstFailure(dir, files, Math.round(3 * unchanged.ms) + 30_000, quick);
+  const failed = await failure();
+  return failed && (failed === TOO_LONG || !quick) ? failure() : failed;
+}
+
+/** The same of all files, by the pass: those of its section without fleets, or the others. */
+async function tryOut(dir: string, change: Change, first: boolean): Promise<string> {
+  const files = witnesses(change);
+  const own = files.filter(({ rank }) => rank === 0).map(({ name }) => name);
+  if (first) return noticedBy(dir, change, own, true, false);
+  for (const { name, rank } of files) {
+    const found = rank && await noticedBy(dir, change, [name], true);
+    if (found) return found;
+  }
+  for (const { name, rank, real } of files) {
+    const found = real && rank < 2 && await noticedBy(dir, change, [name], false);
+    if (found) return found;
   }
   return "";
 }

@@ -1,7 +1,7 @@
 /** What a client started ends with it, and no other client is started before that. */
 import { describe, expect, test } from "bun:test";
-import { mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { childEnv, isCodexDaemon, memoryOf, pendingUnits, save, world, storedLife } from "../agents.ts";
+import { closeSync, fstatSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { childEnv, isCodexDaemon, keepLock, lockHolder, memoryOf, openNote, pendingUnits, readNote, save, supervisorsOf, takeLock, world, storedLife } from "../agents.ts";
 import { agents, command, type FakeWorld, fakeWorld, holdLock, realFolder, type Scene, scene } from "./kit.ts";
 import { real, until } from "./real.ts";
 
@@ -94,6 +94,102 @@ describe("where there is no /proc, a number alone proves nothing", () => {
     rmSync(it.file("watchdog.lock"));
     holdLock(it.fake, it.cfg.stateDir, other.pid);
     expect((await command("status", "--config", it.cfg.path)).out).not.toContain("○ no watchdog");
+  });
+});
+
+describe("who may act", () => {
+  /** A fleet whose state folder is on disk: locks are no part of the fake world. */
+  const onDisk = async () => {
+    const it = await scene(agents("a"), { fake: fakeWorld(realFolder()), ticks: 0 });
+    mkdirSync(it.cfg.stateDir, { recursive: true });
+    it.fake.stat(process.pid, 7);
+    const path = it.file("watchdog.lock");
+    return { ...it, path, pid: () => it.fake.files.get(`${path}.pid`) };
+  };
+
+  test("one has the lock, with its pid beside it; the next waits for it, and not for long", async () => {
+    const { fake, path, pid } = await onDisk();
+    let held = (await takeLock(path))!;
+    expect(pid()).toBe(`${process.pid} 7`);
+    const waits = async (freedAfter: number) => {
+      const began = fake.mono;
+      world.sleep = async (ms) => {
+        fake.turn(ms);
+        if (fake.mono - began === freedAfter) closeSync(held);
+      };
+      const taken = await takeLock(path);
+      held = taken ?? held;
+      return [taken !== null, fake.mono - began];
+    };
+    expect([await waits(0), await waits(270), await waits(300)]).toEqual([[false, 300], [true, 270], [false, 300]]);
+    fake.full = true;
+    fake.files.delete(`${path}.pid`);
+    expect([await takeLock(path) !== null, pid(), fake.logged(`${path}.pid: ENOSPC`).length]).toEqual([true, undefined, 1]);
+  });
+
+  test("a lock is kept, and taken again where its file was removed, unless another was first", async () => {
+    const { fake, cfg, path, pid } = await onDisk();
+    const said: string[] = [];
+    const kept = (lock: number) => keepLock(cfg, path, lock, (why) => void said.push(why));
+    const held = (await takeLock(path))!;
+    fake.files.delete(`${path}.pid`);
+    expect([await kept(held), pid(), said.splice(0)]).toEqual([held, `${process.pid} 7`, [""]]);
+    fake.full = true;
+    fake.files.delete(`${path}.pid`);
+    expect([await kept(held), said.splice(0)]).toEqual([held, [expect.stringMatching(/: ENOSPC.*; going on from memory$/)]]);
+    fake.full = false;
+    rmSync(path);
+    const again = (await kept(held))!;
+    expect(() => fstatSync(held)).toThrow();
+    expect([pid(), await takeLock(path), await kept(again), said.splice(0)]).toEqual([`${process.pid} 7`, null, again, [""]]);
+    rmSync(path);
+    expect([await takeLock(path) !== null, await kept(again), fstatSync(again).nlink]).toEqual([true, null, 0]);
+  });
+
+  test.each<[says: string, holds: boolean]>([["77 5", true], ["77 6", false], ["78 5", false], ["78", false], ["1 5", false], ["x 5", false], ["", false]])(
+    "the pid %p beside a lock: its holder %p", async (says, holds) => {
+      const { fake, path } = await onDisk();
+      fake.processes.set(77, fake.tmux.add("agents-x"));
+      for (const pid of [1, 77, 78]) fake.stat(pid, 5);
+      fake.files.set(`${path}.pid`, says);
+      expect(lockHolder(path)).toBe(holds ? 77 : null);
+    });
+
+  test("the watchdogs and keepers of this config alone, of our user, with our files", async () => {
+    const { fake, cfg } = await scene(agents("a"), { ticks: 0 });
+    const runs = (pid: number | string, words: string[], user = 1000, mounts = "22 1 / /") => {
+      for (const [file, text] of Object.entries({ cmdline: ["bun", "agents.ts", ...words].join("\0"), status: `Name:\tbun\nUid:\t${user}\t${user}\n`, mountinfo: mounts })) {
+        fake.files.set(`/proc/${pid}/${file}`, text);
+      }
+    };
+    const watchdog = ["watchdog", "--kept", "--last-good", "/x", "--config", cfg.path];
+    runs("self", ["up"]);
+    runs(11, watchdog);
+    runs(12, ["keep", "--last-good", "/x", "--config", cfg.path]);
+    runs(13, ["watchdog", "--kept", "--config", "/other/agents.toml"]);
+    runs(14, watchdog, 1001);
+    runs(15, watchdog, 1000, "33 1 / /");
+    runs(16, ["watchdog", "--config", cfg.path]);
+    runs(17, watchdog, 1000, "");
+    expect([supervisorsOf(cfg, "watchdog"), supervisorsOf(cfg, "keeper")]).toEqual([[11], [12]]);
+    runs("self", ["up"], 1000, "");
+    expect(supervisorsOf(cfg, "watchdog")).toEqual([]);
+    fake.files.delete("/proc/self/status");
+    for (const pid of [11, 15]) fake.files.delete(`/proc/${pid}/status`);
+    expect(supervisorsOf(cfg, "watchdog")).toEqual([]);
+  });
+
+  test("a note says who is at which stage since when, and covers a longer one", async () => {
+    const { fake, file } = await onDisk();
+    const path = file("watchdog.stage");
+    const read = () => readNote((fake.files.set(path, readFileSync(path, "utf8")), path));
+    const note = openNote(path);
+    const began = Date.now();
+    expect([note("x".repeat(500)), read()!.stage.length > 100, note("git fetch")]).toEqual([true, true, true]);
+    expect(read()).toEqual({ pid: process.pid, at: expect.any(Number), stage: "git fetch" });
+    expect(read()!.at).toBeWithin(began, Date.now() + 1);
+    expect(readFileSync(path, "utf8")).toMatch(/^\d+ \d+ git fetch +\n$/);
+    expect([readNote("/nowhere"), openNote("/nowhere/x")("x")]).toEqual([null, false]);
   });
 });
 

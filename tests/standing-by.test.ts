@@ -1,8 +1,145 @@
 /** One watchdog, always: killed, doubled, ended by hand, started by a unit; on real processes. */
-import { expect } from "bun:test";
+import { afterEach, describe, expect, test } from "bun:test";
 import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { HUNG_AFTER, Ward, world } from "../agents.ts";
+import { agents, scene } from "./kit.ts";
 import { allowed, type Fleet, handoffStorm, lives, loopPlan, real, signal, until } from "./real.ts";
+
+describe("a keeper and its watchdog, on a clock that the test turns", () => {
+  const { spawn } = Bun;
+  afterEach(() => void Object.assign(Bun, { spawn }));
+
+  async function keeper() {
+    const it = await scene(agents("a"), { ticks: 0 });
+    const { fake, cfg, file } = it;
+    const began = fake.mono;
+    const seconds = () => (fake.mono - began) / 1000;
+    const starts: number[] = [];
+    /** Ends the watchdog that was started last. */
+    let end = async (_code: number, _signal: NodeJS.Signals | null): Promise<void> => {};
+    Object.assign(Bun, { spawn: () => {
+      const { promise, resolve } = Promise.withResolvers<number>();
+      const child = { exited: promise, signalCode: null as NodeJS.Signals | null };
+      starts.push(seconds());
+      end = async (code, signal) => {
+        child.signalCode = signal;
+        resolve(code);
+        await promise;
+      };
+      return child;
+    } });
+    const signals: [at: number, name: string][] = [];
+    const { signal } = world;
+    world.signal = (pid, name) => {
+      if (pid === 77 && name !== 0) signals.push([seconds(), name]);
+      return pid === 77 || signal(pid, name);
+    };
+    fake.stat(77, 5);
+    const ward = new Ward(cfg, cfg.path, HUNG_AFTER);
+    return {
+      ...it, ward, starts, signals, end: (code: number, signal: NodeJS.Signals | null = null) => end(code, signal),
+      /** Looks for some seconds, as often as a keeper does. */
+      looks: async (s: number, writes = true) => {
+        for (const until = fake.mono + s * 1000; fake.mono < until; fake.turn(250)) await ward.look(writes);
+      },
+      /** Process 77 has the watchdog's lock, and wrote at which stage it is. */
+      hold: (pid = 77, stage = "git fetch") => {
+        fake.files.set(file("watchdog.lock.pid"), "77 5");
+        fake.files.set(file("watchdog.stage"), `${pid} 1 ${stage}    \n`);
+      },
+      free: () => void fake.files.delete(file("watchdog.lock.pid")),
+      beat: (interval: number) => void fake.files.set(file("heartbeat"), JSON.stringify({ at: "now", interval })),
+      said: () => fake.lines.map((line) => line.replace(/^\[.*?\] /, "")),
+    };
+  }
+
+  test("one that exits is started again ever later, and soon where it had lived for a minute", async () => {
+    const { looks, starts, end, ward, said } = await keeper();
+    for (let nth = 0; nth < 7; nth++) {
+      await looks(nth === 6 ? 60 : 1);
+      await end(2);
+      await looks(30);
+    }
+    expect(starts).toEqual([0, 3, 36, 71, 110, 155, 186, 248]);
+    expect(said()).toEqual([2, 4, 8, 16, 30, 2].map((pause) => `the watchdog ended (exit 2), starting another in ${pause} s`));
+    await end(0);
+    expect([ward.ended, ward.child, said().length]).toEqual([0, null, 6]);
+  });
+
+  test("one that a signal ends is started again after a second, and each end is said", async () => {
+    const { looks, starts, end, said } = await keeper();
+    for (let nth = 0; nth < 3; nth++) {
+      await looks(2);
+      await end(137, "SIGKILL");
+    }
+    await looks(2);
+    expect(starts).toEqual([0, 3, 5, 7]);
+    expect(said()).toEqual(Array(3).fill("the watchdog ended (SIGKILL), starting another"));
+  });
+
+  test("of one that finds the lock taken it is said once, and it is no death", async () => {
+    const { looks, end, said } = await keeper();
+    for (let nth = 0; nth < 3; nth++) {
+      await looks(40);
+      await end(100);
+    }
+    expect(said()).toEqual(["another watchdog has the lock"]);
+  });
+
+  test("after one that somebody else started another is started a second later", async () => {
+    const { looks, starts, hold, free } = await keeper();
+    hold();
+    await looks(10);
+    free();
+    await looks(3);
+    expect(starts).toEqual([10.75]);
+  });
+
+  test.each([[5, 120, "2 min"], [30, 300, "5 min"]])("one whose interval is %d s hangs after %d s: it is asked to end, and ended five seconds later", async (interval, after, span) => {
+    const { looks, hold, beat, signals, said, starts } = await keeper();
+    beat(interval);
+    hold();
+    await looks(after - 1);
+    hold(77, "typing");
+    await looks(after + 7);
+    expect([signals[0], signals.find(([, name]) => name === "SIGKILL")]).toEqual([[after, "SIGTERM"], [after + 5, "SIGKILL"]]);
+    expect([said(), starts]).toEqual([[`the watchdog (pid 77) has not moved for ${span}, at: typing; ending it`], []]);
+  });
+
+  test("nobody hangs whose note the keeper cannot read, or while it cannot write itself; one after the other is told apart", async () => {
+    const { looks, hold, free, beat, signals, starts, said } = await keeper();
+    beat(5);
+    hold(78);
+    await looks(500);
+    hold();
+    await looks(500, false);
+    expect(signals).toEqual([]);
+    await looks(122);
+    expect(signals[0]).toEqual([1_120, "SIGTERM"]);
+    free();
+    await looks(0.5);
+    hold();
+    await looks(4);
+    expect([signals.at(-1)?.[1], starts, said().length]).toEqual(["SIGTERM", [], 2]);
+  });
+
+  test("one that runs without a lock here is waited for, and ended where it never comes", async () => {
+    const { fake, cfg, looks, starts, signals, said } = await keeper();
+    for (const pid of ["self", 77]) {
+      fake.files.set(`/proc/${pid}/status`, "Uid:\t1000\t1000\n");
+      fake.files.set(`/proc/${pid}/mountinfo`, "22 1 / /");
+    }
+    fake.files.set("/proc/77/cmdline", ["bun", "agents.ts", "watchdog", "--kept", "--config", cfg.path].join("\0"));
+    await looks(120);
+    expect([starts, signals]).toEqual([[], []]);
+    await looks(0.5);
+    expect([signals[0], said()[0]]).toEqual([[120, "SIGKILL"], `the watchdog (pid 77) holds no lock in ${cfg.stateDir}; ending it`]);
+    fake.files.delete("/proc/77/cmdline");
+    await looks(0.5);
+    expect(starts).toEqual([120.5]);
+  });
+});
 
 const trio = {
   agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal+stall" }, { name: "c1" }],

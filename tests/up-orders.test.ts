@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { mkdirSync } from "node:fs";
 import { memoryOf, storedLife, world } from "../agents.ts";
-import { agents, command, fakeWorld, holdLock, message, realFolder, type Scene, scene } from "./kit.ts";
+import { agents, command, fakeWorld, holdLock, message, realFolder, type Scene, scene, together } from "./kit.ts";
 import { real, until } from "./real.ts";
 
 describe("orders", () => {
@@ -113,7 +113,7 @@ describe("orders", () => {
   });
   test("40 texts at once all arrive in the queue", async () => {
     await begin(["a"]);
-    const codes = await Promise.all(Array.from({ length: 40 }, (_, nth) => call("send", "a", `text ${nth}`, "--queue").then(({ code }) => code)));
+    const codes = await together(fake, Array.from({ length: 40 }, (_, nth) => () => call("send", "a", `text ${nth}`, "--queue").then(({ code }) => code)));
     expect([...new Set(codes), wanted().queue.length]).toEqual([0, 40]);
     expect(new Set(wanted().queue.map(({ text }: { text: string }) => text)).size).toBe(40);
   });
