@@ -1044,9 +1044,13 @@ function shipped(name: string): string | null {
     (COMPILED ? world.read(join(import.meta.dir, name)) : null);
 }
 
-/** From the embedded package.json: one beside the binary is somebody else's. */
+let ownVersion = "";
+/**
+ * From the embedded package.json: one beside the binary is somebody else's. Read once: a program
+ * replaced while it runs is still the old one.
+ */
 export const version = (): string =>
-  JSON.parse(world.read(join(import.meta.dir, "package.json")) ?? "{}").version ?? "0";
+  (ownVersion ||= JSON.parse(world.read(join(import.meta.dir, "package.json")) ?? "{}").version ?? "0");
 
 // ── config ──────────────────────────────────────────────────────────────────────
 // KEYS says what agents.toml may contain. All faults are reported at once, each with its line; a

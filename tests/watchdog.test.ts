@@ -364,12 +364,14 @@ test("watched: enabled, and not watch = none", async () => {
   expect(watched(cfg).map((agent) => agent.name)).toEqual(["a"]);
 });
 
-test("a heartbeat each tick", async () => {
+test("a heartbeat each tick, with the version that runs, whatever has taken the program's place on disk", async () => {
   await begin(agents("a"));
   const beat = () => JSON.parse(fake.files.get(join(cfg.stateDir, "heartbeat"))!);
-  const before = beat().at;
+  const before = beat();
+  fake.files.set(join(import.meta.dir, "..", "package.json"), '{"version": "9.9.9"}');
   await ticks(1);
-  expect(Date.parse(beat().at) - Date.parse(before)).toBeGreaterThanOrEqual(30_000);
+  expect(Date.parse(beat().at) - Date.parse(before.at)).toBeGreaterThanOrEqual(30_000);
+  expect(beat().version).toBe(before.version);
 });
 
 test("fault 28: a pane whose logging stopped is logged again", async () => {
