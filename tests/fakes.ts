@@ -114,8 +114,7 @@ export class FakePane {
       limit: `❯ go on\n  ⎿  ${this.banner}`, menu: `❯ go on\n  ⎿  ${this.banner}`, fatal: "❯ go on\n  ⎿  Prompt is too long",
     }[this.doing];
     const foot = `  ⏵⏵ auto mode on${busy ? " · esc to interrupt" : " (shift+tab to cycle)"}`;
-    const width = kind === "narrow" ? 58 : Infinity;
-    const rows = this.draft.split("\n").flatMap((line) => line.match(new RegExp(`.{1,${width === Infinity ? "" : width}}`, "g")) ?? [""]);
+    const rows = this.draft.split("\n").flatMap((line) => kind === "narrow" ? line.match(/.{1,58}/g) ?? [""] : line);
     const box = this.doing === "dialog" || kind === "dialog"
       ? [RULE, " Do you want to proceed?", " ❯ 1. Yes", "   2. No", "", " Esc to cancel · Tab to amend"]
       : this.doing === "menu" ? [RULE, " What do you want to do?", " ❯ 1. Upgrade your plan", "   2. Stop and wait for limit to reset", "", " Enter to confirm · Esc to cancel"]
@@ -359,13 +358,13 @@ export class FakeTmux {
 
   private expand(pane: FakePane, format: string): string {
     const now = this.fake.wall;
-    const row = pane.screen(now).split("\n").findIndex((line) => line.startsWith("❯\u00a0"));
+    const row = () => pane.screen(now).split("\n").findIndex((line) => line.startsWith("❯\u00a0"));
     const fields: Record<string, unknown> = {
       session_name: pane.session, session_id: pane.room.id, pane_id: pane.id, pane_pid: pane.pid,
       pane_dead: Number(pane.dead), pane_dead_status: pane.status ?? "", pane_pipe: Number(pane.piped),
       session_created: Math.floor(pane.created / 1000),
       window_activity: Math.floor(pane.activity(now) / 1000), pane_width: pane.cols, pane_height: 50,
-      pane_current_command: pane.command, pane_title: pane.title(now), pane_start_path: pane.cwd, cursor_y: Math.max(row, 0),
+      pane_current_command: pane.command, pane_title: pane.title(now), pane_start_path: pane.cwd, cursor_y: format.includes("cursor_y") ? Math.max(row(), 0) : 0,
       pid: this.server.pid, start_time: this.server.start, version: this.version.replace("tmux ", ""), ...pane.room.options, ...pane.marks,
     };
     const value = (field: string) => String(fields[field] ?? "");

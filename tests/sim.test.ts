@@ -1,4 +1,4 @@
-/** Eight hours of a noisy fleet, fifty times over with sim-second and sim-third; the soak run does it five hundred times. */
+/** Eight hours of a noisy fleet: fifty times over in CI, with sim-second and sim-third, ten times by hand; the soak run does it five hundred times. */
 import { describe, expect, test } from "bun:test";
 import { longRun, seeds, simulate } from "./sim.ts";
 

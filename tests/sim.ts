@@ -204,8 +204,9 @@ export class Simulation {
   }
 }
 
-/** The seeds from one to another. */
-export const seeds = (from: number, to: number): number[] => Array.from({ length: to - from + 1 }, (_, nth) => from + nth);
+/** The seeds from one to another, which is what the promise speaks of: all of them in CI, every fifth by hand. */
+export const seeds = (from: number, to: number): number[] =>
+  Array.from({ length: to - from + 1 }, (_, nth) => from + nth).filter((seed) => process.env.CI || seed % 5 === 0);
 
 /** So many hours of the fleet; what went wrong, and who was ended in which state. */
 export async function simulate(seed: number, hours = 8): Promise<Simulation> {
