@@ -3,6 +3,7 @@
  * (its anchors dropped, its region widened, one of its alternatives cut), must turn one of them red.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { join } from "node:path";
 import { type BackendKind, BUILT_IN_RULES, type Rule, type SelfTest, selftest, world } from "../agents.ts";
 
 interface Mutant { name: string; rule: Rule | null }
@@ -62,25 +63,38 @@ const isNamed = ({ why }: Rule): boolean => /^asks |^the agents view is open$/.t
 const said = (results: SelfTest[]): string => results.map(({ verdict }) => verdict.rule).join("\n");
 const sound = new Map<string, SelfTest[]>();
 function known(kind: BackendKind): SelfTest[] {
-  if (!sound.has(kind)) sound.set(kind, selftest((each) => each === kind ? BUILT_IN_RULES[kind] : []).filter(({ file }) => file.startsWith(`${kind}/`)));
+  if (!sound.has(kind)) sound.set(kind, results(kind, BUILT_IN_RULES[kind]));
   return sound.get(kind)!;
+}
+/** The client whose captures are judged. */
+let judged: BackendKind;
+function results(kind: BackendKind, rules: Rule[]): SelfTest[] {
+  judged = kind;
+  const all = selftest(() => rules, join(import.meta.dir, "fixtures"));
+  expect(all.every(({ file }) => file.startsWith(`${kind}/`)) && all.length).toBeGreaterThan(10);
+  return all;
 }
 const survivors: string[] = [];
 let count = 0;
 
 describe("the captures notice", () => {
-  const { read } = world;
+  const { read, list } = world;
   const texts = new Map<string, string | null>();
-  beforeAll(() => void (world.read = (path) => texts.get(path) ?? texts.set(path, read(path)).get(path)!));
-  afterAll(() => void (world.read = read));
+  const names = new Map<string, string[]>();
+  beforeAll(() => {
+    world.read = (path) => texts.get(path) ?? texts.set(path, read(path)).get(path)!;
+    // of other clients none is judged: their rules are the same for every mutant
+    world.list = (path) => !path.endsWith(`/${judged}`) ? [] : names.get(path) ?? names.set(path, list(path)).get(path)!;
+  });
+  afterAll(() => void Object.assign(world, { read, list }));
 
   test.each(RULES)("when $kind's rule $name is removed", ({ kind, rule }) => {
     for (const mutant of mutantsOf(rule)) {
       const rules = BUILT_IN_RULES[kind].flatMap((one) => one === rule ? mutant.rule ?? [] : one);
-      const results = selftest((each) => each === kind ? rules : []).filter(({ file }) => file.startsWith(`${kind}/`));
+      const found = results(kind, rules);
       count += 1;
-      const renamed = isNamed(rule) && said(results) !== said(known(kind));
-      if (results.every((each) => each.ok) && !renamed) survivors.push(`${kind} "${rule.name}": ${mutant.name}`);
+      const renamed = isNamed(rule) && said(found) !== said(known(kind));
+      if (found.every((each) => each.ok) && !renamed) survivors.push(`${kind} "${rule.name}": ${mutant.name}`);
     }
     expect(survivors).not.toContain(`${kind} "${rule.name}": removed`);
   });
