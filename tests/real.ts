@@ -4,7 +4,7 @@
  * TMUX_TMPDIR in its environment, and is ended by pid when the test is over.
  */
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { homedir, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { GIT_ENV } from "./git.ts";
 import { markedBy, reap, reapAfter, signal } from "./reaper.ts";
@@ -123,6 +123,8 @@ export class Fleet {
     mkdirSync(this.home);
     const { PATH, LANG, TMPDIR } = process.env;
     this.env = {
+      // what Bun made of the program already: its cache would be empty in an empty home
+      BUN_RUNTIME_TRANSPILER_CACHE_PATH: join(homedir(), ".bun", "install", "cache", "@t@"),
       PATH, LANG: LANG ?? "C.UTF-8", TMPDIR, HOME: this.home, TMUX_TMPDIR: this.tmuxDir, TERM: "xterm-256color",
       GIT_CONFIG_NOSYSTEM: "1", ...GIT_ENV, ...plan.env,
     };
