@@ -1049,8 +1049,8 @@ let ownVersion = "";
  * From the embedded package.json: one beside the binary is somebody else's. Read once: a program
  * replaced while it runs is still the old one.
  */
-export const version = (): string =>
-  (ownVersion ||= JSON.parse(world.read(join(import.meta.dir, "package.json")) ?? "{}").version ?? "0");
+export const version = (): string => ownVersion ||=
+  JSON.parse(world.read(join(import.meta.dir, "package.json")) ?? "{}").version ?? "0";
 
 // ── config ──────────────────────────────────────────────────────────────────────
 // KEYS says what agents.toml may contain. All faults are reported at once, each with its line; a

@@ -1,6 +1,6 @@
 /** The hand-off channel on real git: what keeps it from working is seen and told, what was pushed is told, to the last one. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, symlinkSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
+import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, symlinkSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Channel, type Config, decideChannel, decideHandoff, type Fetched, type Handoff, isRefName, phaseDone, plainText, showPushed, type Watch, world } from "../agents.ts";
 import { GIT_ENV } from "./git.ts";
@@ -85,10 +85,14 @@ const commit = (subject: string, files: Record<string, string> = {}): void => {
     mkdirSync(join(at("builder", name), ".."), { recursive: true });
     writeFileSync(at("builder", name), content);
   }
-  gitIn(at("builder"), "add", "-A");
+  if (Object.keys(files).length) gitIn(at("builder"), "add", "-A");
   gitIn(at("builder"), "commit", "-q", "--allow-empty", "-m", subject);
 };
-const push = (...options: string[]): void => void gitIn(at("builder"), "push", "-q", ...options, "origin", "HEAD:main");
+/** What a push with --force leaves in the origin, without the five processes of one. */
+const push = (): void => {
+  cpSync(at("builder/.git/objects"), at("origin.git/objects"), { recursive: true, force: false });
+  copyFileSync(at("builder/.git/refs/heads/main"), at("origin.git/refs/heads/main"));
+};
 const ticks = (count: number) => fake.ticks(cfg, watch, count);
 const told = (name: string): string[] => fake.received(`agents-${name}`);
 const events = (name = "handoff"): Record<string, unknown>[] =>
@@ -97,7 +101,7 @@ const events = (name = "handoff"): Record<string, unknown>[] =>
 /** A fleet that runs on a first commit. */
 const running = async (): Promise<void> => {
   copy("begun");
-  await ticks(4);
+  await ticks(2);
 };
 /** A copy: some matchers write into what they are given. */
 const channel = (): Channel => structuredClone(watch.channel!);
@@ -109,7 +113,7 @@ describe("a subject is what its author wrote, no more", () => {
     dated = { GIT_AUTHOR_NAME: "T\tclaim(p9): forged" };
     commit("Only some work");
     push();
-    await ticks(3);
+    await ticks(2);
     expect([told("adversary"), state()]).toEqual([[], "ok"]);
   });
   test("in the letters that it has, whatever encoding the clone shows its log in", async () => {
@@ -117,7 +121,7 @@ describe("a subject is what its author wrote, no more", () => {
     gitIn(at("watch"), "config", "i18n.logOutputEncoding", "ISO-8859-1");
     commit("claim(p1): größer als zuvor");
     push();
-    await ticks(3);
+    await ticks(2);
     expect(told("adversary")).toEqual([expect.stringContaining("größer als zuvor")]);
   });
 });
@@ -128,14 +132,14 @@ describe("whatever clone the watchdog has", () => {
     rmSync(at("watch"), { recursive: true });
     gitIn(at("origin.git"), "config", "uploadpack.allowFilter", "true");
     gitIn(dir, "clone", "-q", "--template=", option, `file://${encodeURI(at("origin.git"))}`, "watch");
-    await ticks(3);
+    await ticks(2);
     commit("claim(p1): one", { a: "1" });
     push();
-    await ticks(3);
+    await ticks(2);
     gitIn(at("builder"), "reset", "-q", "--hard", "HEAD~1");
     commit("claim(p1): two", { a: "2" });
-    push("--force");
-    await ticks(3);
+    push();
+    await ticks(2);
     expect([state(), told("adversary").map((text) => /claim\(p1\): \w+/.exec(text)?.[0])]).toEqual(["ok", ["claim(p1): one", "claim(p1): two"]]);
   });
 });
@@ -150,7 +154,7 @@ describe("three answers of a look at the remote", () => {
     expect(watch.channel!.why).toMatch(/^origin has no branch main; it has .*master/);
     expect(events()).toEqual([expect.objectContaining({ from: "ok", to: "branch missing", why: expect.stringContaining("no branch main") })]);
     push();
-    await ticks(3);
+    await ticks(2);
     expect([state(), events().at(-1)]).toEqual(["ok", expect.objectContaining({ from: "branch missing", to: "ok" })]);
     expect(fake.logged("hand-off: ")).toHaveLength(1);
   });
@@ -162,7 +166,7 @@ describe("three answers of a look at the remote", () => {
     commit("Begin");
     commit("claim(p1): G1");
     push();
-    await ticks(3);
+    await ticks(2);
     expect([state(), told("adversary").length]).toEqual(["ok", 1]);
   });
 
@@ -182,10 +186,10 @@ describe("three answers of a look at the remote", () => {
     gitIn(at("builder"), "push", "-q", "origin", "HEAD:refs/backup/refs/heads/main");
     commit("claim(p1): G1");
     push();
-    await ticks(3);
+    await ticks(2);
     expect(told("adversary")).toHaveLength(1);
     gitIn(at("origin.git"), "update-ref", "-d", "refs/heads/main");
-    await ticks(3);
+    await ticks(2);
     expect(state()).toBe("branch missing");
   });
 
@@ -195,7 +199,7 @@ describe("three answers of a look at the remote", () => {
     gitIn(at("watch"), "tag", "origin/main");
     commit("status(p1): done", { "machine-docs/STATUS-p1.md": "## DONE\n\nAll PASS.\n", "machine-docs/BUILDER-INBOX.md": "hello" });
     push();
-    await ticks(3);
+    await ticks(2);
     expect([await showPushed(cfg.loop.handoff!, "STATUS-p1.md").then((shown) => shown.state), told("builder").length]).toEqual(["found", 1]);
   });
 });
@@ -275,7 +279,6 @@ describe("what keeps git from answering is told with its cure, within three tick
     const git = Bun.spawn(["git", "-C", at("watch"), "cat-file", "--batch"], { stdin: "pipe", stdout: "ignore" });
     fake.files.set(`/proc/${git.pid}/cmdline`, "git\0-C\0watch\0cat-file\0--batch\0");
     await until(() => realpathSync(`/proc/${git.pid}/cwd`) === realpathSync(at("watch")));
-    world.folder = (pid) => (existsSync(`/proc/${pid}/cwd`) ? realpathSync(`/proc/${pid}/cwd`) : "");
     await ticks(3);
     expect([state(), events()]).toEqual(["ok", []]);
     git.kill();
@@ -419,7 +422,7 @@ describe("every claim and every review is told", () => {
     await running();
     for (const subject of ["claim(p1): G1", "fix: x", "claim(p1): G2", "review(p1): PASS", "claim(p1): G3"]) commit(subject);
     push();
-    await ticks(3);
+    await ticks(2);
     expect(told("adversary")).toEqual([expect.stringContaining("builder pushed 3 claims, each to be answered: claim(p1): G1; claim(p1): G2; claim(p1): G3. Pull")]);
     expect(told("builder")).toEqual([expect.stringContaining("adversary pushed review(p1): PASS. Pull")]);
     expect(events("commit").map(({ kind, subject, sha }) => [kind, subject, String(sha).length])).toEqual([
@@ -431,7 +434,7 @@ describe("every claim and every review is told", () => {
     await running();
     for (let nth = 1; nth <= 13; nth++) commit(`claim(p1): G${nth}.`);
     push();
-    await ticks(3);
+    await ticks(2);
     expect(told("adversary")[0]).toContain("13 claims");
     expect(told("adversary")[0]!.match(/G\d+\./g)).toHaveLength(10);
     expect(told("adversary")[0]).toContain("claim(p1): G13.; and 3 more before them. Pull");
@@ -443,7 +446,7 @@ describe("every claim and every review is told", () => {
     for (const nth of [1, 2]) {
       commit(`claim(p1): G${nth}`);
       push();
-      await ticks(3);
+      await ticks(2);
     }
     fake.tmux.of("agents-adversary").doing = "busy";
     await ticks(2);
@@ -454,11 +457,11 @@ describe("every claim and every review is told", () => {
     fake.tmux.of("agents-adversary").doing = "dialog";
     commit("claim(p1): G1");
     push();
-    await ticks(3);
+    await ticks(2);
     for (const message of watch.outbox) delete message.subjects;
     commit("claim(p1): G2");
     push();
-    await ticks(3);
+    await ticks(2);
     fake.tmux.of("agents-adversary").doing = "busy";
     await ticks(4);
     expect(told("adversary").map((text) => /G\d/.exec(text)![0]).sort()).toEqual(["G1", "G2"]);
@@ -475,12 +478,12 @@ describe("an amended commit is new work, a rebased one is not", () => {
     dated = { GIT_AUTHOR_DATE: "2026-06-15T12:00:00Z" };
     commit("claim(p1): G1", files);
     push();
-    await ticks(3);
+    await ticks(2);
     expect(claims()).toBe(1);
   };
   const again = async (): Promise<number> => {
-    push("--force");
-    await ticks(4);
+    push();
+    await ticks(2);
     return claims();
   };
 
@@ -522,7 +525,7 @@ describe("an amended commit is new work, a rebased one is not", () => {
     watch.channel = null;
     fake.files.set(`${cfg.stateDir}/watch.json`, JSON.stringify({ ...watch, volatile: undefined }));
     watch = await fake.watch(cfg);
-    await ticks(3);
+    await ticks(2);
     expect(claims()).toBe(1);
     writeFileSync(at("builder", "code.txt"), "two\n");
     gitIn(at("builder"), "commit", "-q", "-a", "--amend", "--no-edit");
@@ -530,7 +533,7 @@ describe("an amended commit is new work, a rebased one is not", () => {
   });
   test("decideHandoff: of a commit whose change nobody knows the key alone counts", () => {
     const one = { key: "k", subject: "claim(p1): G1" };
-    const told = (keys: string[], change?: string) => decideHandoff([change ? { ...one, change } : one], keys, cfg.loop.handoff!).length;
+    const told = (seen: string[], change?: string) => decideHandoff([change ? { ...one, change } : one], seen, cfg.loop.handoff!).length;
     expect([told([]), told(["k"], "b"), told(["k", "k.a"], "b"), told(["k", "k.a"], "a"), told(["k", "k.a"])]).toEqual([1, 0, 1, 0, 0]);
   });
 });
@@ -542,7 +545,7 @@ describe("what comes from outside is bounded and clean", () => {
     writeFileSync(at("message"), subject);
     gitIn(at("builder"), "commit", "-q", "--allow-empty", "-F", at("message"));
     push();
-    await ticks(3);
+    await ticks(2);
     const said = String(events("commit")[0]!.subject);
     expect(said).toStartWith("claim(p1): redevil x");
     expect([...said].length).toBe(300);
@@ -557,11 +560,11 @@ describe("what comes from outside is bounded and clean", () => {
     await running();
     commit("inbox", { "machine-docs/BUILDER-INBOX.md": "0123456789abcdef\n".repeat(1_200_000) });
     push();
-    await ticks(3);
+    await ticks(2);
     expect(told("builder")).toEqual([expect.stringContaining("machine-docs/BUILDER-INBOX.md (20.4 MB: look before you read it whole)")]);
     commit("other");
     push();
-    await ticks(3);
+    await ticks(2);
     expect([told("builder").length, state()]).toEqual([1, "ok"]);
   });
   test("a status file over 100 kB is never DONE, and that is said once", async () => {
@@ -585,6 +588,7 @@ describe("what comes from outside is bounded and clean", () => {
     ] as const) {
       rmSync(at("builder/machine-docs/STATUS-p1.md"), { force: true });
       symlinkSync(target, at("builder/machine-docs/STATUS-p1.md"));
+      gitIn(at("builder"), "add", "-A");
       commit(`a link to ${target}`);
       push();
       gitIn(at("watch"), "fetch", "-q");
