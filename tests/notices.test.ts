@@ -5,7 +5,7 @@ import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { type AgentEvent, childEnv, decideNotices, loadWatch, NOTICE_TRIES, noteNotices, noticeText, notifyPeople, run, save, untoldEvents, world } from "../agents.ts";
 import { agents, command, Death, realFolder, scene } from "./kit.ts";
-import { type Fleet, quote, real, SELF, signal, spawn, until } from "./real.ts";
+import { type Fleet, life, quote, real, SELF, signal, spawn, until } from "./real.ts";
 
 interface Post {
   text: string;
@@ -34,12 +34,16 @@ describe("notify --test", () => {
     heard.stop();
     rmSync(dir, { recursive: true });
   });
-  const notify = (keys: string, env: Record<string, string> = {}, words = ["--test"]) => {
+  const prepared = (keys: string, words = ["--test"]): string[] => {
     const config = join(dir, "agents.toml");
     writeFileSync(config, `[notify]\n${keys}\n[[agent]]\nname = "a"\nbackend = "claude"\n`);
     heard.posts.length = 0;
-    return spawn([...SELF, "notify", ...words, "--config", config], { env: { PATH: process.env.PATH, HOME: dir, ...env } });
+    return ["notify", ...words, "--config", config];
   };
+  const notify = (keys: string, words?: string[]) => command(...prepared(keys, words));
+  /** From a shell of somebody whose home folder this is. */
+  const notifyAtHome = (keys: string, env: Record<string, string> = {}) =>
+    spawn([...SELF, ...prepared(keys)], { env: { PATH: process.env.PATH, HOME: dir, ...env } });
   const secret = (mode: number): string => {
     const path = join(dir, `secret-${mode.toString(8)}`);
     writeFileSync(path, `${heard.url}\n`);
@@ -51,15 +55,15 @@ describe("notify --test", () => {
   const SAID = `~ (agents-) on ${hostname()}\ntest a test of the notices`;
 
   test("a notice arrives whole, as text and as JSON", async () => {
-    expect(await notify(`url = "${heard.url}"`)).toEqual({ code: 0, out: "sent\n", err: "" });
+    expect(await notifyAtHome(`url = "${heard.url}"`)).toEqual({ code: 0, out: "sent\n", err: "" });
     expect(heard.posts).toEqual([{ text: SAID, type: "text/plain; charset=utf-8" }]);
-    expect((await notify(`url = "json:${heard.url}"`)).code).toBe(0);
+    expect((await notifyAtHome(`url = "json:${heard.url}"`)).code).toBe(0);
     expect(heard.posts[0]!.type).toBe("application/json");
     expect(JSON.parse(heard.posts[0]!.text)).toMatchObject({ text: SAID, events: [{ event: "test" }] });
   });
 
   test("the command gets the events on its standard input, the text in its environment", async () => {
-    const ran = await notify(`command = '''cat > "$HOME/stdin"; printf %s "$AGENTS_NOTICE" > "$HOME/notice"'''`);
+    const ran = await notifyAtHome(`command = '''cat > "$HOME/stdin"; printf %s "$AGENTS_NOTICE" > "$HOME/notice"'''`);
     expect([ran.code, ran.out]).toEqual([0, "sent\n"]);
     expect(JSON.parse(readFileSync(join(dir, "stdin"), "utf8"))).toEqual([expect.objectContaining({ event: "test", why: "a test of the notices" })]);
     expect(readFileSync(join(dir, "notice"), "utf8")).toBe(SAID);
@@ -69,9 +73,11 @@ describe("notify --test", () => {
   });
 
   test.each(["", "json:"])("a secret URL is named, not written: %p", async (form) => {
-    expect((await notify(`url = "${form}env:HOOK"`, { HOOK: heard.url })).code).toBe(0);
+    expect((await notifyAtHome(`url = "${form}env:HOOK"`, { HOOK: heard.url })).code).toBe(0);
+    expect(heard.posts).toHaveLength(1);
     expect((await notify(`url = "${form}file:${secret(0o600)}"`)).code).toBe(0);
-    expect((await notify(`url = "${form}file:~/secret-600"`)).code).toBe(0);
+    expect(heard.posts).toHaveLength(1);
+    expect((await notifyAtHome(`url = "${form}file:~/secret-600"`)).code).toBe(0);
     expect(heard.posts).toHaveLength(1);
   });
 
@@ -98,7 +104,7 @@ describe("notify --test", () => {
     test("for ntfy, Slack, Telegram and mail", () => expect(lines.map((line) => /ntfy|Slack|telegram|mail/.exec(line)?.[0])).toEqual(["ntfy", "Slack", "telegram", "mail"]));
     test.each(lines.filter((line) => line.startsWith("url")))("%s", async (line) => {
       writeFileSync(join(dir, ".slack-webhook"), `${heard.url}\n`, { mode: 0o600 });
-      expect(await notify(line.replace("https://ntfy.sh/YOUR-TOPIC", heard.url))).toEqual({ code: 0, out: "sent\n", err: "" });
+      expect(await notifyAtHome(line.replace("https://ntfy.sh/YOUR-TOPIC", heard.url))).toEqual({ code: 0, out: "sent\n", err: "" });
       expect(heard.posts).toHaveLength(1);
       expect(heard.posts[0]!.text).toInclude("test a test of the notices");
     });
@@ -109,7 +115,7 @@ describe("notify --test", () => {
         writeFileSync(join(bin, name), `#!/bin/sh\n{ printf '<%s>' ${name} "$@"; [ ${name} = curl ] || cat; } >"$HOME/got"\n`, { mode: 0o755 });
       }
       writeFileSync(join(dir, ".telegram"), "123:abc\n");
-      expect(await notify(line, { PATH: `${bin}:${process.env.PATH}` })).toEqual({ code: 0, out: "sent\n", err: "" });
+      expect(await notifyAtHome(line, { PATH: `${bin}:${process.env.PATH}` })).toEqual({ code: 0, out: "sent\n", err: "" });
       expect(readFileSync(join(dir, "got"), "utf8")).toBe(line.includes("curl")
         ? `<curl><-fsS><https://api.telegram.org/bot123:abc/sendMessage><-d><chat_id=YOU><--data-urlencode><text=${SAID}>`
         : `<mail><-s><agents><you@example.org>${SAID}\n`);
@@ -117,7 +123,7 @@ describe("notify --test", () => {
   });
   test("nothing to tell by: exit 1; without --test: exit 2", async () => {
     expect(await notify("")).toEqual({ code: 1, out: "", err: "agents: [notify] names neither command nor url\n" });
-    expect(await notify(`url = "${heard.url}"`, {}, [])).toEqual({ code: 2, out: "", err: "agents: usage: notify --test\n" });
+    expect(await notify(`url = "${heard.url}"`, [])).toEqual({ code: 2, out: "", err: "agents: usage: notify --test\n" });
     expect(heard.posts).toEqual([]);
   });
 
@@ -290,9 +296,19 @@ const notified = (f: Fleet, keys: string, more = ""): void => void f.write("agen
 }));
 const commandTold = (f: Fleet): AgentEvent[][] => f.read("told").split("\n").filter(Boolean).map((line) => JSON.parse(line));
 
-real("a running watchdog tells what [notify] lists and nothing else; a receiver that is away is tried again, and it alone", {
-  agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }],
-}, async (f) => {
+/** More than are kept for a receiver that is away. */
+const SERVICES = 53;
+const telling = life({
+  agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }], watchdog: { signal_interval: 1, start_batch: SERVICES },
+});
+/** Its next dialog is an event again, and is told by the keys that are in force by then. */
+const atWork = async (f: Fleet): Promise<void> => {
+  f.control("a1", "idle");
+  await until(() => f.events("state").findLast(({ agent }) => agent === "a1")!.to === "idle");
+  await f.ticks(2);
+};
+
+telling("a running watchdog tells what [notify] lists and nothing else; a receiver that is away is tried again, and it alone", async (f) => {
   const answers = [500, 500];
   const heard = listener(() => answers.shift() ?? 200);
   try {
@@ -320,15 +336,12 @@ real("a running watchdog tells what [notify] lists and nothing else; a receiver 
   }
 });
 
-real("what happened while the receiver was away is told by the watchdog that follows one that was killed", {
-  agents: [{ name: "a1", watch: "heal" }],
-}, async (f) => {
+telling("what happened while the receiver was away is told by the watchdog that follows one that was killed", async (f) => {
   let away = true;
   const heard = listener(() => (away ? 500 : 200));
   try {
     notified(f, `url = ${JSON.stringify(`json:${heard.url}`)}\nevents = ["blocked"]`);
-    await f.up();
-    await f.ready("a1");
+    await atWork(f);
     f.control("a1", "dialog");
     await until(() => heard.posts.length);
     signal(f.lock("watchdog"), "SIGKILL");
@@ -341,10 +354,7 @@ real("what happened while the receiver was away is told by the watchdog that fol
   }
 });
 
-const SERVICES = 60;
-real("a receiver that is away gets the first notice and the newest fifty once it is back", {
-  agents: [{ name: "a1", watch: "heal" }], watchdog: { start_batch: SERVICES },
-}, async (f) => {
+telling("a receiver that is away gets the first notice and the newest fifty once it is back", async (f) => {
   let away = true;
   const heard = listener(async () => {
     // the first post is held until more has happened than is kept
@@ -354,8 +364,7 @@ real("a receiver that is away gets the first notice and the newest fifty once it
   try {
     const services = Array.from({ length: SERVICES }, (_, nth) => `[[service]]\nname = "s${nth}"\ncommand = "exit 125"\n`).join("");
     notified(f, `url = ${JSON.stringify(`json:${heard.url}`)}\nevents = ["blocked", "parked"]`);
-    await f.up("a1", "watchdog");
-    await f.ready("a1");
+    await atWork(f);
     f.control("a1", "dialog");
     await until(() => heard.posts.length);
     notified(f, `url = ${JSON.stringify(`json:${heard.url}`)}\nevents = ["blocked", "parked"]`, services);
