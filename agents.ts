@@ -5639,13 +5639,8 @@ async function writeWatch(cfg: Config, watch: Watch): Promise<void> {
 }
 
 /** The same where the next step does not depend on it: a failure is logged, work goes on. */
-async function saveOrSay(cfg: Config, watch: Watch): Promise<void> {
-  try {
-    await save(cfg, watch);
-  } catch (error) {
-    trouble(watch, "guard state", `ERROR: state: ${messageOf(error)}`);
-  }
-}
+const saveOrLog = (cfg: Config, watch: Watch): Promise<void> =>
+  attempt(watch, "state", () => save(cfg, watch));
 
 /**
  * What of the state folder decides in a round or a command: read at its beginning, kept up by what
@@ -7650,7 +7645,7 @@ async function endFamily(
   const group = groups[0] ?? (first && { pid: first.pid, born: "dead" });
   if (group && memory.life.state !== "stopping") {
     enterStopping(memory, { ...group, since: world.now(), marks });
-    await saveOrSay(cfg, watch);
+    await saveOrLog(cfg, watch);
   }
   if (pane) await killSession(cfg, pane);
   signalAll(membersOf(family), "SIGHUP");
@@ -7973,7 +7968,7 @@ async function beginCounted(
   const before = structuredClone(memory);
   noteStart(memory, options.cause === undefined);
   if (snap.panes.get(unit.session)?.pinned) memory.buried = ""; // another client dies in this pane
-  await saveOrSay(cfg, watch);
+  await saveOrLog(cfg, watch);
   const done = await begin(
     cfg, watch, unit, snap, { ...options, onBoot: queueBoot(cfg, watch, unit.name) });
   if (done.untried || done.why === OVERTAKEN) Object.assign(memory, before);
