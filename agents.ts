@@ -11314,8 +11314,8 @@ function longTable(rows: StatusRow[], width: number, now: number): string[] {
   const cells = rows.map((row) => [`${row.needsHuman ? "!" : " "} ${row.name}`,
     ...optional.map((key) => row[key]), stateText(row, now)]);
   const last = head.length - 1;
-  const give = [...optional.map((_, i) => [i + 1, 6]), [0, 14], [last, 12], [0, 8]];
-  const left = columns([head, ...cells], Math.max(24, width - 2 - REASONS_LEAST), give);
+  const give = [...optional.map((_, i) => [i + 1, 6]), [0, 14], [last, 12]];
+  const left = columns([head, ...cells], width - 2 - REASONS_LEAST, give);
   const wide = Math.max(...left.map((line) => Bun.stringWidth(line)));
   const lines = left.map((line, i) => {
     const reasons = i ? reasonText(rows[i - 1]!, width - wide - 2, now) : "";

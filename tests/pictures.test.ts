@@ -1,11 +1,11 @@
 /**
- * The pictures of the README: what `status` and `report` print of the golden fleet, as SVG. After a change of that
- * text `PICTURES=draw bun test tests/pictures.test.ts` draws them anew.
+ * The pictures of the README: what `status` and `report` print of the golden fleet, as SVG; and the same on terminals
+ * of other widths, as text. After a change of that text `PICTURES=draw bun test tests/pictures.test.ts` draws them anew.
  */
 import { expect, test } from "bun:test";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { main } from "../agents.ts";
+import { main, type Status, statusText } from "../agents.ts";
 import { fakeWorld, scene } from "./kit.ts";
 
 const GOLDEN = join(import.meta.dir, "fixtures", "state", "v1");
@@ -39,8 +39,28 @@ async function night(): Promise<Record<string, string>> {
     return text;
   };
   const texts = { status: await printed("status"), report: await printed("report", "--since", "2h") };
-  return texts;
+  const layouts: string[] = [];
+  for (const [widths, ...words] of LAYOUTS) {
+    for (const width of widths) {
+      process.env.COLUMNS = `${width}`;
+      layouts.push(`$ agents ${words.join(" ")}  # on ${width} columns\n${Bun.stripANSI(await printed(...words))}`);
+    }
+  }
+  // the same rows with names, models and reasons for which there is hardly room
+  const status: Status = JSON.parse(await printed("status", "--json"));
+  const crowded = { ...status, agents: status.agents.map((row, nth) =>
+    ({ ...row, name: `${row.name}-of-the-parser`.slice(0, 12 + nth), model: nth % 2 ? "claude-opus-4-8" : row.model, detail: row.detail || "the tests of the parser" })) };
+  for (const width of [60, 66, 72, 80, 90, 96, 110]) {
+    layouts.push(`$ agents status  # crowded, on ${width} columns\n${Bun.stripANSI(statusText(crowded, width))}\n`);
+  }
+  return { ...texts, layouts: layouts.join("\n") };
 }
+
+/** On how many columns what is shown; the widths at which a layout changes, and those beside them. */
+const LAYOUTS: [widths: number[], ...words: string[]][] = [
+  [[30, 44, 59, 60, 99, 100, 140], "status"], [[44, 80], "status", "builder"], [[80], "status", "adversary"],
+  [[44], "report", "--since", "2h"], [[80], "report", "--since", "10m"], [[80], "report", "--since", "30m", "--md"],
+];
 
 const COLOURS: Record<string, string> = { 31: "#ff7b72", 32: "#7ee787", 33: "#e3b341", 34: "#79c0ff", 35: "#d2a8ff", 36: "#76e3ea" };
 const escaped = (text: string): string => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
@@ -79,7 +99,8 @@ async function pictures(): Promise<Record<string, string>> {
   Object.assign(process.env, { COLUMNS: `${WIDTH}`, FORCE_COLOR: "1", TZ: "UTC" });
   delete process.env.NO_COLOR;
   try {
-    return Object.fromEntries(Object.entries(await night()).map(([name, text]) => [`${name}.svg`, svgOf(text, `agents ${name}`)]));
+    const { layouts, ...texts } = await night();
+    return { "layouts.txt": layouts!, ...Object.fromEntries(Object.entries(texts).map(([name, text]) => [`${name}.svg`, svgOf(text, `agents ${name}`)])) };
   } finally {
     for (const key of ["COLUMNS", "FORCE_COLOR", "TZ", "NO_COLOR"]) {
       if (kept[key] === undefined) delete process.env[key];

@@ -207,6 +207,18 @@ describe("statusText", () => {
     expect(head(99, {}, { model: "opus" })).toEqual(["AGENT", "MODEL", "STATE"]);
     expect(head(80, {}, { model: "opus", kind: "task", backend: "codex" })).toEqual(["AGENT", "KIND", "MODEL", "STATE"]);
     expect(head(60, {}, { model: "a-very-long-name-of-a-model" })).toEqual(["AGENT", "STATE"]);
+    // two for the mark, 1 + 9 + 10 for a, its model and its state, two between each two, 44 for the reason
+    expect([head(69, {}, { model: "opus" }), head(70, {}, { model: "opus" })]).toEqual([["AGENT", "STATE"], ["AGENT", "MODEL", "STATE"]]);
+  });
+  test("where there is little room a name gives way down to 14 columns, then a state down to 12", () => {
+    const agents = [{ ...row, name: "orchestrator-of-it", condition: "background" as const, since: at(-780) }];
+    const said = (width: number) => lines({ agents }, width)[3];
+    expect([said(66), said(62), said(61), said(60)]).toEqual(["  orchestrator-of…  background 13m", "  orchestrato…  background 13m", "  orchestrato…  background 1…", "  orchestrato…  background …"]);
+  });
+  test("the cure goes where it would leave less than 16 columns for the reason", () => {
+    const agents = [{ ...blocked, name: "orchestrator", restartsToday: 1234, detail: "a question of a few words", cure: "attach orchestrator" }];
+    const said = (width: number) => lines({ agents }, width)[3];
+    expect([said(62), said(61)]).toEqual(["! orchestrator  blocked 5s  a question of a… · 1234↺  → attach", "! orchestrator  blocked 5s  a question of a few words · 1234↺"]);
   });
   test("on 44 columns a short line each: name, for how long, the state with its reason", () => {
     const agents: StatusRow[] = [{ ...blocked, name: "assistant", since: at(-780) },
