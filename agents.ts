@@ -8147,6 +8147,9 @@ export async function showPushed(hand: Handoff, name: string): Promise<PushedFil
   return { state: "absent" };
 }
 
+/** How a file begins that stands for one in Git LFS. */
+const LFS_POINTER = "version https://git-lfs.github.com/spec/";
+
 /** The file at a path of the branch; `links`: how many more links may lead to it. */
 async function showPath(hand: Handoff, path: string, links = 5): Promise<PushedFile> {
   const ran = await git(hand.repo, ["show", `${trackingRef(hand)}:${path}`]);
@@ -8156,13 +8159,29 @@ async function showPath(hand: Handoff, path: string, links = 5): Promise<PushedF
     if (target.startsWith("../") || isAbsolute(target) || (target && !links)) {
       return { state: "failed", why: `${path} is a link to no file of the branch` };
     }
+    if (ran.out.startsWith(LFS_POINTER)) {
+      return { state: "failed", why: `${path} is kept in Git LFS, which git show cannot read` };
+    }
     return target ? showPath(hand, target, links - 1)
       : { state: "found", text: ran.out, size: Buffer.byteLength(ran.out), object: "" };
   }
   if (/invalid object name|unknown revision/.test(ran.err)) return { state: "no branch" };
   if (/printed more than/.test(ran.err)) return weighPushed(hand, path);
-  return /does not exist|exists on disk, but not in/.test(ran.err) ? { state: "absent" }
-    : { state: "failed", why: `git show: ${gitWords(ran.err)}` };
+  if (!/does not exist|exists on disk, but not in/.test(ran.err)) {
+    return { state: "failed", why: `git show: ${gitWords(ran.err)}` };
+  }
+  const there = links ? await throughFolder(hand, path) : "";
+  return there ? showPath(hand, there, links - 1) : { state: "absent" };
+}
+
+/** The path without the link that a folder above it is; "" = none is one. */
+async function throughFolder(hand: Handoff, path: string): Promise<string> {
+  const folder = dirname(path);
+  if (folder === ".") return "";
+  const ran = await git(hand.repo, ["show", `${trackingRef(hand)}:${folder}`]);
+  const there = ran.ok ? await linkedFrom(hand, folder, ran.out)
+    : await throughFolder(hand, folder);
+  return there ? join(there, basename(path)) : "";
 }
 
 /**

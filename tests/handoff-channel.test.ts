@@ -595,6 +595,44 @@ describe("what comes from outside is bounded and clean", () => {
       expect([target, await phaseDone(cfg, "STATUS-p1.md", watch), watch.volatile.unread]).toEqual([target, wanted, why ? expect.stringContaining(why) : ""]);
     }
   });
+  test.each(["docs", "docs/loop"])("a docs folder that is a link is followed: %s", async (folder) => {
+    await running();
+    commit("status", { [`real/${folder.split("/")[1] ?? "x"}/STATUS-p1.md`]: "## DONE\n\nAll gates PASS.\n" });
+    symlinkSync(folder === "docs" ? "real/x" : "real", at("builder/docs"));
+    commit("a link");
+    push();
+    await configure((text) => text.replace("[loop.handoff]", `[loop.handoff]\ndocs_dir = "${folder}"`));
+    gitIn(at("watch"), "fetch", "-q");
+    expect([await phaseDone(cfg, "STATUS-p1.md", watch), await phaseDone(cfg, "STATUS-p2.md", watch), watch.volatile.unread]).toEqual([true, false, ""]);
+  });
+  test("a status file that is kept in Git LFS is told", async () => {
+    await running();
+    commit("status", { "machine-docs/STATUS-p1.md": `version https://git-lfs.github.com/spec/v1\noid sha256:${"0".repeat(64)}\nsize 5\n` });
+    push();
+    await ticks(3);
+    expect(await phaseDone(cfg, "STATUS-p1.md", watch)).toBe(false);
+    expect(watch.volatile.unread).toContain("machine-docs/STATUS-p1.md is kept in Git LFS");
+  });
+  test("a repository with SHA-256 names: claims are told, an empty one's first as well, and DONE is seen", async () => {
+    rmSync(at("origin.git"), { recursive: true });
+    rmSync(at("builder"), { recursive: true });
+    gitIn(dir, "init", "-q", "--template=", "--bare", "-b", "main", "--object-format=sha256", "origin.git");
+    for (const name of ["builder", "watch"]) {
+      gitIn(dir, "init", "-q", "--template=", "-b", "main", "--object-format=sha256", name);
+      gitIn(at(name), "remote", "add", "origin", at("origin.git"));
+    }
+    await ticks(4);
+    expect(state()).toBe("empty");
+    for (const subject of ["claim(p1): the first", "claim(p1): the second"]) {
+      commit(subject);
+      push();
+      await ticks(3);
+    }
+    commit("status", { "machine-docs/STATUS-p1.md": "## DONE\n\nAll gates PASS.\n" });
+    push();
+    await ticks(3);
+    expect([state(), told("adversary"), await phaseDone(cfg, "STATUS-p1.md", watch)]).toEqual(["ok", [expect.stringContaining("the first"), expect.stringContaining("the second")], true]);
+  });
   test.each<[string, boolean]>([
     ["main", true], ["feature/x-1", true], ["v1.2", true], ["ünï", true], ["", false], ["-x", false], ["/x", false], ["x/", false], ["a..b", false], ["a//b", false], ["a/.b", false],
     ["x.lock", false], ["x.lock/y", false], ["a b", false], ["a:b", false], ["a\x1b", false], ["a\u202eb", false], ["a@{1", false], ["x.", false], ["x".repeat(201), false],
@@ -612,5 +650,5 @@ test("a quiet look is two gits, as before; a claim costs one more than its log",
   push();
   commands.length = 0;
   await ticks(1);
-  expect(commands.filter((name) => !["ls-remote", "rev-parse"].includes(name))).toEqual(["fetch", "merge-base", "log", ...Array(5).fill("show")]);
+  expect(commands.filter((name) => !["ls-remote", "rev-parse"].includes(name))).toEqual(["fetch", "merge-base", "log", ...Array(7).fill("show")]);
 });
