@@ -1078,6 +1078,7 @@ type Table<T extends Keys> =
 const needed = <T>(check: Check<T>): Check<T> & { needed: true } =>
   Object.assign((value: unknown) => check(value), { needed: true as const });
 const text: Check<string> = (value) => (typeof value === "string" ? null : "a string");
+const notEmpty: Check<string> = (value) => (text(value) ?? (value ? null : "a string, not empty"));
 const flag: Check<boolean> = (value) => (typeof value === "boolean" ? null : "true or false");
 const seconds: Check<number> = (value) =>
   typeof value === "number" && Number.isFinite(value) && value >= 0
@@ -1091,6 +1092,12 @@ const listOf = <T>(item: Check<T>, what: string): Check<T[]> => (value) =>
 /** No folder such as `.` or `~`: the program removes the file, and would remove all of that. */
 const fileName: Check<string> = (value) =>
   typeof value === "string" && /[^/.~]$/.test(value) ? null : "the name of a file";
+/** What the program itself keeps in the folder of this file. */
+const OUR_STATE = new RegExp(["^(?:watch|operator)\\.json", "^events\\.jsonl", "^agents\\.toml",
+  "^heartbeat", "^phase-id$", "^ssh-auth-sock", "^(?:kickoff|told|limited|message)-",
+  "\\.(?:id|lock|pid|stage|tmp)$"].join("|"));
+const stateName: Check<string> = (value) => fileName(value) ??
+  (OUR_STATE.test(String(value)) ? "a name that no file of the program has" : null);
 const texts = listOf(text, "a list of strings");
 const tables = listOf(table, "a list of tables");
 const oneOf = <const Word extends string>(...words: readonly Word[]): Check<Word> => (value) =>
@@ -1229,7 +1236,7 @@ export const KEYS = {
   answer: { re: [needed(pattern)], keys: [needed(texts)], max: [count, 3] },
   loop: {
     phases: [tables, []],
-    state_file: [text, "phase-idx"],
+    state_file: [stateName, "phase-idx"],
     auto_advance: [flag, true],
     done_marker: [text, "## DONE"],
     deadlock_after: [seconds, 900],
@@ -1238,7 +1245,8 @@ export const KEYS = {
     on_complete: [table],
   },
   phase: {
-    id: [needed(text)], plan: [needed(text)], status: [needed(text)], models: [stringTable, {}],
+    /** An empty one would stand for the end of all phases. */
+    id: [needed(notEmpty)], plan: [needed(text)], status: [needed(text)], models: [stringTable, {}],
   },
   handoff: {
     repo: [needed(text)],
@@ -1930,10 +1938,15 @@ function trouble(watch: Watch, label: string, message: string): void {
   else delete errors[label];
   // the outcome of a message or an answer is logged elsewhere
   if (message) log(message);
-  else if (!/^(message|answer) /.test(label)) log(`${label.replace(/^guard /, "")}: works again`);
+  else if (!/^(message|answer) /.test(label)) {
+    log(`${label.replace(/^guard (?:unit )?/, "")}: works again`);
+  }
 }
 
-/** Runs one stage; an error in it ends that stage alone, and is logged whenever it changes. */
+/**
+ * Runs one stage; an error in it ends that stage alone, and is logged whenever it changes. `label`
+ * is `unit NAME` for what is done for one of them, which may be called as another stage is.
+ */
 async function guard(watch: Watch, label: string, stage: () => unknown): Promise<void> {
   noteStage(label);
   await attempt(watch, label, stage);
@@ -1945,7 +1958,8 @@ async function attempt(watch: Watch, label: string, stage: () => unknown): Promi
     await stage();
     trouble(watch, `guard ${label}`, "");
   } catch (error) {
-    trouble(watch, `guard ${label}`, `ERROR: ${label}: ${messageOf(error)}`);
+    const named = label.replace(/^unit /, "");
+    trouble(watch, `guard ${label}`, `ERROR: ${named}: ${messageOf(error)}`);
   }
 }
 
@@ -7310,7 +7324,8 @@ export function accountOf(cfg: Config, agent: Agent): { key: string; name: strin
   const { name, kind } = backendOf(cfg, agent);
   const provider = kind === "opencode" ? roleModel(cfg, agent).split("/")[0]! : "";
   const { mark, shown } = credentials.getOrInsertComputed(agent, credentialsIn);
-  return { key: [name, provider, agent.account ?? mark].join(" "),
+  // without blanks, of which `OF_MODEL` is made
+  return { key: [name, provider, agent.account ?? mark].map(encodeURIComponent).join(" "),
     name: `${name} (${agent.account ?? (shown || provider || "default")})` };
 }
 
@@ -8929,7 +8944,7 @@ async function round(
     await guard(watch, "accounts", () => settleAccounts(cfg, watch, observations));
   }
   for (const [name, unit] of unitsOf(cfg)) {
-    if (full || names.has(name)) await guard(watch, name,
+    if (full || names.has(name)) await guard(watch, `unit ${name}`,
       () => careFor(cfg, watch, unit, observations.get(name)!, full));
   }
   if (full) await remindFleet(cfg, watch, observations);

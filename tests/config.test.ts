@@ -265,3 +265,18 @@ test("a leading (?ims) becomes flags, an invalid regex names its key (fault 59)"
   expect(parsePattern("x", "i").source).toBe("x");
   expect(await faultsOf(`[backend.claude]\nlimit_re = "(("\n${AGENT}`)).toContain('backend "claude": limit_re: "((" is not allowed: a regular expression');
 });
+
+describe("names that would be taken for the program's own are refused", () => {
+  const loop = (keys: string) => `${AGENT}[loop]\n${keys}\n`;
+  test("a phase without a name would be the end of all phases", async () =>
+    expect(await faultsOf(loop('phases = [{ id = "", plan = "p", status = "s" }]'))).toContain('id: "" is not allowed: a string, not empty'));
+  test("the file of the phase is none of those beside it", async () => {
+    const states = join(import.meta.dir, "fixtures", "state", "v1");
+    const found = ["end", "move", "night"].flatMap((name) => readdirSync(join(states, name, "state"))).filter((name) => name !== "phase-idx");
+    expect(found.length).toBeGreaterThan(20);
+    for (const name of new Set([...found, "watch.json.copy", "watch.json.bad", "ssh-auth-sock", "keeper.lock", "watchdog.stage", "phase-idx.9.1.tmp"])) {
+      expect(await faultsOf(loop(`state_file = "${name}"`))).toContain(`state_file: "${name}" is not allowed: a name that no file of the program has`);
+    }
+    for (const name of ["phase-idx", ".phase-idx", "phase", "../phase"]) expect((await fake.config(loop(`state_file = "${name}"`))).loop.stateFile).toBe(name);
+  });
+});

@@ -255,6 +255,12 @@ describe("whose limit it is", () => {
     await it.ticks(3);
     expect(verdicts(it)).toEqual(["limited", "limited", "idle"]);
   });
+  test("an account that is called as that of a model is shared all the same", async () => {
+    const it = await scene(agents("a", "b", "c").replace(/name = "[ab]"/g, '$&\naccount = "work of model opus"'));
+    limit(it, "a");
+    await it.ticks(3);
+    expect(verdicts(it)).toEqual(["limited", "limited", "idle"]);
+  });
   test("a limit of one model holds that model only", async () => {
     const it = await scene(agents("a", "b", "c").replace('name = "a"', 'name = "a"\nmodel = "opus"').replace('name = "b"', 'name = "b"\nmodel = "opus"'));
     limit(it, "a", "You've hit your Opus limit · resets Jun 17, 4am (UTC)");

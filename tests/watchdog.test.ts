@@ -330,6 +330,17 @@ describe("P4: a full disk", () => {
     await ticks(100);
     expect(fake.logged("ERROR: heartbeat: ENOSPC")).toHaveLength(2); // once more, for it had ended
   });
+  test("an error of an agent that is called as a stage is said once too", async () => {
+    await begin(agents("state"));
+    const { writeAtomic } = world;
+    world.writeAtomic = async (path, text) => (path.endsWith(".txt") ? Promise.reject(new Error("no room")) : writeAtomic(path, text));
+    fake.tmux.exit("agents-state", 1);
+    await ticks(20);
+    world.writeAtomic = writeAtomic;
+    expect(fake.logged("ERROR: state: no room")).toHaveLength(1);
+    await ticks(3);
+    expect([fake.logged("state: works again").length, starts("state")]).toEqual([1, 2]);
+  });
 });
 
 describe("what it remembers", () => {
