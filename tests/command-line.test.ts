@@ -159,9 +159,11 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     const ran = await command(name, ...(["logs", "attach"].includes(name) ? ["a1"] : []), "--config", "/nowhere/agents.toml");
     expect(ran).toEqual({ code: 2, out: "", err: "agents: /nowhere/agents.toml: no such file (name one with --config, or make one with init)\n" });
   });
-  test.each([["explain", "a1"], ["capture", "a1", "idle-x"], ["notify", "--test"], ["send", "a1", "x"], ["restart", "a1"], ["watchdog"], ["unit"], ["selftest"]])(
+  test.each([["explain", "a1"], ["capture", "a1", "idle-x"], ["notify", "--test"], ["send", "a1", "x"], ["restart", "a1"], ["unit"], ["watchdog"], ["selftest"]])(
     "%s … without its config file", async (...words) => {
-      const { code, err } = await spawn([...SELF, ...words.map(String), "--config", "/nowhere/agents.toml"]);
+      const call = [...words.map(String), "--config", "/nowhere/agents.toml"];
+      // one ends its process, the other reads captures from the disk
+      const { code, err } = await (["watchdog", "selftest"].includes(call[0]!) ? spawn([...SELF, ...call]) : command(...call));
       expect([code, err]).toEqual([2, "agents: /nowhere/agents.toml: no such file (name one with --config, or make one with init)\n"]);
     });
 });
@@ -169,7 +171,9 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
 test.each<[words: string[]]>([[["status"]], [["up"]], [["down"]], [["attach", "a1"]], [["explain", "a1"]], [["logs", "a1", "--screen"]]])("without tmux %p says how to get it", async (words) => {
   const config = join(await mkdtemp(join(tmpdir(), "agents-without-")), "agents.toml");
   await Bun.write(config, '[[agent]]\nname = "a1"\nbackend = "claude"\n');
-  const ran = await spawn([...SELF, ...words, "--config", config], { env: { ...process.env, PATH: "/nowhere" } });
+  const { PATH } = process.env;
+  process.env.PATH = "/nowhere";
+  const ran = await command(...words, "--config", config).finally(() => void (process.env.PATH = PATH));
   await rm(dirname(config), { recursive: true });
   expect(ran).toEqual({ code: 1, out: "", err: "agents: tmux was not found: install it (apt-get install tmux, brew install tmux)\n" });
 });

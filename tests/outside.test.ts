@@ -8,7 +8,7 @@ const RAW = "\x1b]0;gone\x07\x1b]52;c;aGk=\x07\x1b[31m\x1b[2J\u202eback\u2066war
 const UNPRINTABLE = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]/;
 
 real("P31, P35: an enormous subject, status file and inbox, and escapes in all of them, cost nobody else anything", loopPlan({
-  handoff: { inboxes: ["TO-ADVERSARY.md", "TO-BUILDER.md"] }, agents: [{ name: "a1", watch: "heal" }],
+  handoff: { inboxes: ["TO-ADVERSARY.md", "TO-BUILDER.md"] }, agents: [{ name: "a1", watch: "heal" }], watchdog: { signal_interval: 1 },
 }), async (f) => {
   await f.repository("builder", "adversary");
   await f.up();

@@ -342,6 +342,7 @@ const marked = (tmuxDir: string): number[] => readdirSync("/proc").filter((name)
 
 real("P32: helpers with sessions of their own, deaf to HUP: none outlives restarts and down", {
   agents: [{ name: "a1", watch: "heal" }], backend: { preamble: "setsid sh -c \"trap '' HUP; while :; do sleep 1000; done\" &" },
+  watchdog: { signal_interval: 1 },
 }, async (f) => {
   await f.up();
   await f.ready("a1");

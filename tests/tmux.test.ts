@@ -192,14 +192,14 @@ const SLEEPERS = (count: number) => ({
   agents: Array.from({ length: count }, (_, nth) => ({ name: `a${nth}` })),
 });
 
-real("up starts start_batch clients at a time, a line each in a pipe", { ...SLEEPERS(12), watchdog: { start_batch: 4 } }, async (f) => {
+real("up starts start_batch clients at a time, a line each in a pipe", { ...SLEEPERS(6), watchdog: { start_batch: 2 } }, async (f) => {
   const ran = await f.up(...f.plan.agents!.map(({ name }) => name));
-  expect(ran.err.match(/starting t-a\d+ /g)).toHaveLength(12);
+  expect(ran.err.match(/starting t-a\d+ /g)).toHaveLength(6);
   expect(ran.err).not.toMatch(/[█·\r]/);
   const at = f.events("start").map((event) => Date.parse(String(event.at)));
-  expect(at).toHaveLength(12);
+  expect(at).toHaveLength(6);
   // the event is written once the session is there, the pause is counted from then
-  expect(at.slice(4).map((time, nth) => time - at[nth]! >= 990)).toEqual(Array(8).fill(true));
+  expect(at.slice(2).map((time, nth) => time - at[nth]! >= 990)).toEqual(Array(4).fill(true));
 });
 
 real("up of many agents shows a bar on a terminal, of 80 columns too, and who failed below it", { ...SLEEPERS(24), watchdog: { start_batch: 24 } }, async (f) => {

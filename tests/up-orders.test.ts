@@ -142,16 +142,16 @@ describe("orders", () => {
   });
 });
 
-const eight = Array.from({ length: 8 }, (_, nth) => `a${nth}`);
+const six = Array.from({ length: 6 }, (_, nth) => `a${nth}`);
 
 real("P37: down during up: nothing of the fleet runs or starts after it", {
-  agents: eight.map((name) => ({ name, watch: "heal" })), watchdog: { start_batch: 2 },
+  agents: six.map((name) => ({ name, watch: "heal" })), watchdog: { start_batch: 2 },
 }, async (f) => {
   const up = f.start(["up"]);
   await until(() => f.starts("a2").length);
   expect((await f.run(["down"])).code).toBe(0);
   const left = () => f.processes().filter(({ command }) => /tui\.ts|watchdog|\bkeep\b/.test(command));
-  const begun = () => eight.map((name) => f.starts(name).length);
+  const begun = () => six.map((name) => f.starts(name).length);
   const [before, runs] = [begun(), left()];
   expect(await up.exited).toBe(1);
   await Bun.sleep(1_500);
