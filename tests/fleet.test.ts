@@ -1,10 +1,12 @@
 /** The commands and the care of a fleet, by the command line, on real tmux, git and processes. */
-import { expect } from "bun:test";
+import { expect, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { allowed, lives, loopPlan, quote, real, signal, TUI, until } from "./real.ts";
+import { command, fakeWorld, realFolder } from "./kit.ts";
+import { allowed, type Fleet, life, lives, loopPlan, quote, real, signal, TUI, until } from "./real.ts";
 
 const pair = { agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }] };
+const ours = life({ agents: [...pair.agents, { name: "other", enabled: false }], services: [{ name: "serve", command: "sleep 1000" }] });
 
 /** A screen as Claude Code draws it, with a last block of its transcript. */
 const screenOf = (said: string): string =>
@@ -12,48 +14,119 @@ const screenOf = (said: string): string =>
 
 // ── commands ────────────────────────────────────────────────────────────────────
 
-real("up and down by names and globs, agents and services; up alone starts no disabled agent, up NAME does", {
-  agents: [{ name: "web-1" }, { name: "web-2" }, { name: "other", enabled: false }],
-  services: [{ name: "serve", command: "sleep 1000" }],
-}, async (f) => {
+ours("up and down by names and globs, agents and services; up alone starts no disabled agent, up NAME does", async (f) => {
   await f.up();
-  expect(await f.sessions()).toEqual(["t-serve", "t-watchdog", "t-web-1", "t-web-2"]);
+  expect(await f.sessions()).toEqual(["t-a1", "t-b1", "t-serve", "t-watchdog"]);
   expect((await f.run(["down"])).code).toBe(0);
   expect(await f.sessions()).toEqual([]);
-  await f.up("web-*", "serve");
-  expect(await f.sessions()).toEqual(["t-serve", "t-web-1", "t-web-2"]);
+  await f.up("*1", "serve");
+  expect(await f.sessions()).toEqual(["t-a1", "t-b1", "t-serve"]);
   expect(f.lock("watchdog")).toBe(0);
   await f.up("watchdog");
   expect(f.lock("watchdog")).toBeGreaterThan(0);
-  expect((await f.run(["down", "*-2", "watchdog"])).code).toBe(0);
-  expect(await f.sessions()).toEqual(["t-serve", "t-web-1"]);
+  expect((await f.run(["down", "b*", "watchdog"])).code).toBe(0);
+  expect(await f.sessions()).toEqual(["t-a1", "t-serve"]);
   expect([f.lock("watchdog"), f.lock("keeper")]).toEqual([0, 0]);
   await f.up("other");
   await f.ready("other");
 });
 
-real("faults 65, 66 and 71: an unknown name, command or option: exit 2, the nearest is named; status, logs and phase do nothing; what does not run is not ended", pair, async (f) => {
+for (const [what, call] of [
+  ["exec", "exec python3 agents.py watchdog"], ["shell", "python3 './agents.py' watchdog --config 'x'; echo over"],
+  ["one that minds no hang-up", "trap '' HUP; exec python3 agents.py watchdog"],
+] as const) {
+  ours(`a watchdog of the original in its session (${what}) is ended before ours starts`, async (f) => {
+    expect((await f.run(["down"])).code).toBe(0);
+    f.write("agents.py", "import time\ntime.sleep(1000)\n");
+    await f.tmux("new-session", "-d", "-s", "t-watchdog", "-c", f.dir.replaceAll("#", "##"), call);
+    const old = await f.pid("watchdog");
+    await until(() => f.processes().some(({ command }) => /python3 \S*agents.py watchdog/.test(command)));
+    let both = false;
+    const timer = setInterval(() => void (both ||= lives(old) && f.lock("watchdog") > 0), 10);
+    const ran = await f.up().finally(() => clearInterval(timer));
+    expect(ran.err).toContain("ending the watchdog of the original");
+    expect([lives(old), both]).toEqual([false, false]);
+    expect(f.lock("watchdog")).toBeGreaterThan(0);
+    expect(await f.sessions()).toEqual(["t-a1", "t-b1", "t-serve", "t-watchdog"]);
+  });
+}
+
+ours("a session that only has the name of the watchdog's is left alone", async (f) => {
+  expect((await f.run(["down"])).code).toBe(0);
+  await f.tmux("new-session", "-d", "-s", "t-watchdog", "sleep 1000");
+  const pid = await f.pid("watchdog");
+  const ran = await f.up();
+  expect(ran.err).toContain("the watchdog's log is not shown: the session t-watchdog");
+  expect((await f.run(["up"])).err).toContain("the watchdog's log is not shown: the session t-watchdog");
+  expect((await f.run(["down"])).code).toBe(0);
+  expect([lives(pid), await f.sessions()]).toEqual([true, ["t-watchdog"]]);
+  await f.tmux("kill-session", "-t", "=t-watchdog");
+});
+
+ours("no command is status; --json is stable; a relative --config from elsewhere is this one", async (f) => {
+  f.write("agents.toml", f.text(pair)); // from here on these two are the whole fleet
+  const before = [f.starts("a1").length, f.starts("b1").length];
+  const started = await f.run(["up", "--config", "../agents.toml"], { cwd: f.home });
+  expect([started.code, started.err]).toEqual([0, expect.not.stringContaining("warning")]);
+  await until(() => f.starts("a1").length > before[0]! && f.starts("b1").length > before[1]!);
+  const plain = await f.run(["--config", "../agents.toml"], { cwd: f.home });
+  expect([plain.code, plain.out]).toEqual([0, expect.stringMatching(/^.* ● \d+s ago\n.*\n +AGENT .*\n +a1 .*\n +b1 .*\n$/)]);
+  const json = JSON.parse((await f.run(["status", "--json"])).out);
+  expect(json).toMatchObject({ version: 1, needsHuman: false, watchdog: { running: true }, agents: [{ name: "a1", running: true }, { name: "b1" }] });
+});
+
+ours("a dead session is healed within a tick or two, and a dead pane (fault 43)", async (f) => {
+  const starts = (name: string) => f.starts(name).length;
+  const [a1, b1] = [starts("a1"), starts("b1")];
+  const other = await f.pid("b1");
+  await f.tmux("kill-session", "-t", "=t-a1");
+  await until(() => starts("a1") === a1 + 1);
+  expect(await f.pid("b1")).toBe(other);
+  signal(other, "SIGKILL");
+  await until(() => starts("b1") === b1 + 1);
+  expect(await f.pid("b1")).toBeGreaterThan(0);
+});
+
+ours("P20, fault 29: what the operator took down stays down, across a new watchdog too, until up", async (f) => {
+  const starts = (more: number) => f.starts("a1").length === before + more;
+  const before = f.starts("a1").length;
+  await f.run(["down", "a1"]);
+  await f.ticks(3);
+  const old = f.lock("watchdog");
+  signal(old, "SIGKILL");
+  await until(() => ![0, old].includes(f.lock("watchdog")));
+  await f.ticks(3);
+  expect(f.starts("a1")).toHaveLength(before);
+  expect((await f.states()).of.a1).toBe("stopped by you");
+  await f.up("a1");
+  await until(() => starts(1));
+  signal(await f.pid("a1"), "SIGKILL");
+  await until(() => starts(2));
+});
+
+test("faults 65 and 71: an unknown name: exit 2, the nearest is named; status, logs and phase do nothing; what does not run is not ended", async () => {
+  const fake = fakeWorld(realFolder());
+  await fake.config('[[agent]]\nname = "a1"\nbackend = "claude"\n[[agent]]\nname = "b1"\nbackend = "claude"\n');
+  const f = (...words: string[]) => command(...words, "--config", join(fake.home, "agents.toml"));
   for (const words of [["up", "a1", "bb1"], ["down", "a1", "bb1"], ["up", "c*"], ["logs", "bb1"]]) {
-    const ran = await f.run(words);
+    const ran = await f(...words);
     expect([words, ran.code]).toEqual([words, 2]);
     expect(ran.err).toMatch(words.includes("bb1") ? /"bb1"; nearest is "b1"/ : /"c\*"/);
   }
-  const command = await f.run(["stauts"]);
-  expect([command.code, command.err]).toEqual([2, expect.stringContaining('nearest is "status"')]);
-  const option = await f.run(["status", "--jsno"]);
-  expect([option.code, option.err]).toEqual([2, expect.stringContaining('nearest is "--json"')]);
-  for (const [words, code] of [[["status"], 0], [["logs", "a1"], 1], [["phase"], 1]] as const) expect([words, (await f.run([...words])).code]).toEqual([words, code]);
-  expect(await f.sessions()).toEqual([]);
-  expect(existsSync(f.path(".agents"))).toBe(false);
-  const down = await f.run(["down"]);
-  expect([down.code, down.err]).toEqual([0, expect.stringContaining("a1: not running")]);
-  expect(down.err).toContain("watchdog: not running");
+  for (const [words, code] of [[["status"], 0], [["logs", "a1"], 1], [["phase"], 1]] as const) expect([words, (await f(...words)).code]).toEqual([words, code]);
+  expect([fake.everyPane, fake.effects, [...fake.files.keys()], existsSync(join(fake.home, ".agents"))]).toEqual([[], [], [join(fake.home, "agents.toml")], false]);
+  expect((await f("down")).code).toBe(0);
+  for (const name of ["a1", "b1", "watchdog"]) expect(fake.logged(`${name}: not running`)).toHaveLength(1);
 });
 
-real("fault 41: a client or a folder that is not there: which, for whom, how to get it; nothing is made, the others start; exit 1", {
-  agents: [{ name: "a1" }, { name: "b1", backend: "gone" }, { name: "c1", backend: "gone" }, { name: "d1", backend: "mine" }, { name: "e1", dir: "no/such dir" }],
-  toml: `[backend.gone]\nkind = "claude"\nbin = "/nowhere/claude"\n[backend.mine]\nkind = "typed"\nbin = "no-such-client"\n`,
-}, async (f) => {
+const broken = life({
+  agents: [{ name: "a1" }, { name: "b1", backend: "gone" }, { name: "c1", backend: "gone" }, { name: "d1", backend: "mine" }, { name: "e1", dir: "no/such dir" }, { name: "f1", backend: "late", watch: "heal" }],
+  toml: `[backend.gone]\nkind = "claude"\nbin = "/nowhere/claude"\n[backend.mine]\nkind = "typed"\nbin = "no-such-client"\n[backend.late]\nkind = "claude"\nbin = "late-client"\n`,
+});
+/** Its agents.toml with other agents. */
+const text = (f: Fleet, agents = f.plan.agents!): string => f.text({ ...f.plan, agents, toml: f.plan.toml!.replace('"late-client"', JSON.stringify(quote(f.path("late-client")))) });
+broken("fault 41: a client or a folder that is not there: which, for whom, how to get it; nothing is made, the others start; exit 1", async (f) => {
+  f.write("agents.toml", text(f));
   const ran = await f.run(["up"]);
   expect(ran.code).toBe(1);
   expect(ran.err).toMatch(/b1: \/nowhere\/claude was not found; get it with: npm install -g @anthropic-ai\/claude-code/);
@@ -64,76 +137,73 @@ real("fault 41: a client or a folder that is not there: which, for whom, how to 
   await f.ready("a1");
 });
 
-real("P11: a client that is put back is started by up", {
-  agents: [{ name: "a1", backend: "late", watch: "heal" }],
-}, async (f) => {
+broken("P11: a client that is put back is started by up", async (f) => {
   const bin = f.path("late-client");
-  const toml = `[backend.late]\nkind = "claude"\nbin = ${JSON.stringify(quote(bin))}\n`;
-  f.write("agents.toml", f.text({ ...f.plan, toml }));
-  expect((await f.run(["up"])).code).toBe(1);
-  await until(() => f.log.includes("is parked"));
-  expect(await f.states()).toMatchObject({ code: 3, of: { a1: expect.stringMatching(/^parked: .*late-client not found/) } });
+  await until(() => f.log.includes("f1 (t-f1) is parked"));
+  expect(await f.states()).toMatchObject({ code: 3, of: { f1: expect.stringMatching(/^parked: .*late-client not found/) } });
   writeFileSync(bin, `#!/bin/sh\nexec ${TUI} "$@"\n`, { mode: 0o755 });
-  await f.up("a1");
-  await f.ready("a1");
+  await f.up("f1");
+  await f.ready("f1");
+  f.write("agents.toml", text(f, [{ name: "a1" }, { name: "f1", backend: "late", watch: "heal" }])); // whose client is there
   expect((await f.run(["status"])).code).toBe(0);
 });
 
-real("no command is status; --json is stable; a relative --config from elsewhere is this one", pair, async (f) => {
-  const started = await f.run(["up", "--config", "../agents.toml"], { cwd: f.home });
-  expect([started.code, started.err]).toEqual([0, expect.not.stringContaining("warning")]);
-  const plain = await f.run(["--config", "../agents.toml"], { cwd: f.home });
-  expect([plain.code, plain.out]).toEqual([0, expect.stringMatching(/^.* ● \d+s ago\n.*\n +AGENT .*\n +a1 .*\n +b1 .*\n$/)]);
-  const json = JSON.parse((await f.run(["status", "--json"])).out);
-  expect(json).toMatchObject({ version: 1, needsHuman: false, watchdog: { running: true }, agents: [{ name: "a1", running: true }, { name: "b1" }] });
-  signal(await f.pid("a1"), "SIGKILL");
-  await until(() => f.starts("a1").length === 2);
+const served = life({
+  agents: [{ name: "a1", prompt: "say it", needs: ["serve"], watch: "heal" }, { name: "b1" }],
+  services: [{ name: "serve", command: "echo the service speaks; date >> started; sleep 0.7; touch ready; exec sleep 1000", ready: "test -e ready" }],
 });
-
-real("logs of an agent, a service and the watchdog; a missing one says which file", {
-  agents: [{ name: "a1", prompt: "say it" }, { name: "b1" }],
-  services: [{ name: "serve", command: "echo the service speaks; sleep 1000" }],
-}, async (f) => {
+served("logs of an agent, a service and the watchdog; a missing one says which file", async (f) => {
+  const config = f.read("agents.toml").replace("test -e ready", `test -e ${quote(f.path("ready"))}`.replaceAll("\\", "\\\\").replaceAll('"', '\\"'));
+  f.write("agents.toml", config);
   await f.up("a1", "serve", "watchdog");
   await until(() => f.read(".agents/t-a1.log").includes("OK"));
   expect((await f.run(["logs", "a1"])).out).toContain("say it");
   expect((await f.run(["logs", "serve"])).out).toContain("the service speaks");
-  expect((await f.run(["logs", "watchdog", "-n", "1"])).out).toMatch(/^\[agents .*watchdog up/);
+  expect((await f.run(["logs", "watchdog", "-n", "100"])).out).toMatch(/^\[agents .*watchdog up/m);
   const missing = await f.run(["logs", "b1"]);
   expect([missing.code, missing.err]).toEqual([1, expect.stringContaining(f.path(".agents", "t-b1.log"))]);
 });
 
-real("faults 12 and 67: phase is checked before it is written", loopPlan(), async (f) => {
-  const index = () => f.read(".agents/state/phase-idx");
-  expect((await f.run(["phase"])).out).toBe("phase one [1/2]  seq: one two\n");
-  expect((await f.run(["phase", "set", "two"])).code).toBe(0);
-  expect(index().trim()).toBe("1");
-  for (const bad of ["99", "-1", "--5", "²", "thre", "two "]) {
-    const ran = await f.run(["phase", "set", ...(bad.startsWith("-") ? ["--", bad] : [bad])]);
-    expect([bad, ran.code, index().trim()]).toEqual([bad, 2, "1"]);
-  }
-  expect((await f.run(["phase", "foo"])).code).toBe(2);
-  const next = await f.run(["phase", "next"]);
-  expect([next.code, next.err, index().trim()]).toEqual([1, expect.stringContaining('"two" is the last phase'), "1"]);
-  expect((await f.run(["phase", "set", "0"])).code).toBe(0);
-  expect((await f.run(["phase", "show"])).out).toContain("phase one [1/2]");
-  expect((await f.run(["status"])).code).toBe(0);
+served("fault 32: a service is healed, and an agent that needs it started once it was ready", async (f) => {
+  expect(f.ledger("a1")[0]!.at).toBeGreaterThan(statSync(f.path("ready")).mtimeMs - 1);
+  signal(await f.pid("serve"), "SIGKILL");
+  await until(() => f.read("started").split("\n").length === 3);
 });
 
-real("P18: a phase file that makes no sense holds the loops and says which phases there are", loopPlan(), async (f) => {
+const loops = life(loopPlan({
+  agents: [{ name: "a1", watch: "heal", resume: true }, { name: "c1", watch: "heal+stall" }], backend: { supports_resume: true, stall_idle: 1 },
+}));
+loops("a state folder of the original and a running session of it are taken over in place", async (f) => {
   await f.repository("builder", "adversary");
-  mkdirSync(f.state, { recursive: true });
+  f.write(".agents/state/phase-idx", "1");
+  f.write(".agents/state/a1.id", "an-older-id");
+  f.write(".agents/state/limited-t-c1.json", JSON.stringify({ until: Math.floor(Date.now() / 1000) + 1_000, nudges: 2 }));
+  const env = Object.entries(f.clientEnv("c1")).flatMap(([key, value]) => ["-e", `${key}=${value}`]);
+  await f.tmux("new-session", "-d", "-s", "t-c1", "-x", "80", "-y", "24", ...env, `exec ${TUI} of-the-original`);
+  await f.up();
+  await f.ready("builder", "a1", "c1");
+  expect((await f.run(["phase"])).out).toContain("phase two [2/2]");
+  expect(f.starts("builder")[0]!.at(-1)).toContain("two.md");
+  expect(f.starts("a1")[0]!.slice(0, 3)).toEqual(["tui", "--resume", "an-older-id"]);
+  await f.ticks(6);
+  expect(f.starts("c1")).toEqual([["tui", "of-the-original"]]);
+  expect((await f.states()).of.c1).toMatch(/^limited until/);
+  expect((await f.run(["send", "a1", "hello"])).code).toBe(0);
+});
+loops("P18: a phase file that makes no sense holds the loops and says which phases there are", async (f) => {
+  expect((await f.run(["down"])).code).toBe(0);
   for (const bad of ["7", "", "x"]) {
     f.write(".agents/state/phase-idx", bad);
     const ran = await f.run(["up"]);
     expect([ran.code, ran.err]).toEqual([1, expect.stringMatching(/phase set.*one, two/)]);
     expect((await f.run(["status"])).code).toBe(3);
   }
-  expect(await f.sessions()).toEqual(["t-watchdog"]);
+  expect(await f.sessions()).toEqual(["t-a1", "t-c1", "t-watchdog"]);
 });
 
-real("fault 34: phase set tells that the loops work on the old kickoff; --restart takes them along", loopPlan(), async (f) => {
-  await f.repository("builder", "adversary");
+loops("fault 34: phase set tells that the loops work on the old kickoff; --restart takes them along", async (f) => {
+  for (const name of ["builder", "adversary"]) f.write(`ledger-${name}`, "");
+  expect((await f.run(["phase", "set", "one"])).code).toBe(0);
   await f.up();
   await f.ready("builder", "adversary");
   const moved = await f.run(["phase", "set", "two"]);
@@ -157,38 +227,16 @@ real("migrate takes over the ids of older launchers; selftest says how many", {
 
 // ── healing ─────────────────────────────────────────────────────────────────────
 
-real("a dead session is healed within a tick or two, and a dead pane (fault 43)", pair, async (f) => {
-  await f.up();
-  await f.ready("a1", "b1");
-  const other = await f.pid("b1");
-  await f.tmux("kill-session", "-t", "=t-a1");
-  await until(() => f.starts("a1").length === 2);
-  expect(await f.pid("b1")).toBe(other);
-  signal(other, "SIGKILL");
-  await until(() => f.starts("b1").length === 2);
-  expect(await f.pid("b1")).toBeGreaterThan(0);
+const resting = life({
+  agents: [...["a1", "b1", "c1"].map((name) => ({ name, watch: "heal+stall" })), { name: "d1", watch: "heal+stall", prompt: "do the work" }, { name: "e1", watch: "heal" },
+    ...["l1", "w1"].map((name) => ({ name, watch: "heal+stall", account: name }))],
+  backend: { stall_idle: 2 }, watchdog: { limit_probe_fallback: 30 },
 });
-
-real("fault 32: a service is healed, and an agent that needs it starts once it is ready", {
-  agents: [{ name: "a1", needs: ["serve"], watch: "heal" }],
-  services: [{ name: "serve", command: "date >> started; sleep 0.7; touch ready; exec sleep 1000", ready: "test -e ready" }],
-}, async (f) => {
-  const config = readFileSync(f.config, "utf8").replace("test -e ready", `test -e ${quote(f.path("ready"))}`.replaceAll("\\", "\\\\").replaceAll('"', '\\"'));
-  f.write("agents.toml", config);
-  await f.up();
-  await f.ready("a1");
-  expect(f.ledger("a1")[0]!.at).toBeGreaterThan(statSync(f.path("ready")).mtimeMs - 1);
-  signal(await f.pid("serve"), "SIGKILL");
-  await until(() => f.read("started").split("\n").length === 3);
-});
-
-real("P12: a busy agent, a dialog and a draft over work are never restarted; one that is idle for stall_idle is, with its whole kickoff", {
-  agents: [...["a1", "b1", "c1"].map((name) => ({ name, watch: "heal+stall" })), { name: "d1", watch: "heal+stall", prompt: "do the work" }, { name: "e1", watch: "heal" }],
-  backend: { stall_idle: 2 },
-}, async (f) => {
+resting("P12: a busy agent, a dialog and a draft over work are never restarted; one that is idle for stall_idle is, with its whole kickoff", async (f) => {
   f.control("a1", "busy");
   f.control("b1", "dialog");
   f.control("c1", "busy");
+  for (const name of ["l1", "w1"]) f.control(name, "busy"); // their turn comes
   await f.up();
   await f.ready("a1", "b1", "c1");
   const draft = "half a sentence";
@@ -202,58 +250,56 @@ real("P12: a busy agent, a dialog and a draft over work are never restarted; one
   expect([f.bytes("b1"), f.bytes("c1"), f.submits("c1")]).toEqual(["", draft, []]);
   expect(await f.screen("c1")).toContain(draft);
   expect(f.log.match(/b1 is blocked/g)).toHaveLength(1);
+  f.control("d1", "busy");
 });
 
-real("P15: a limit is held, probed once after its reset, and lifted; no restart. Fault 13: WAITING-UNTIL is respected, and past it the agent is restarted", {
-  agents: [{ name: "a1", watch: "heal+stall" }, { name: "b1", watch: "heal+stall", account: "other" }], backend: { stall_idle: 1 }, watchdog: { limit_probe_fallback: 30 },
-}, async (f) => {
-  f.control("a1", "busy"); // or it would be idle for stall_idle before the limit comes
-  const due = Date.now() + await allowed(15_000);
+resting("P15: a limit is held, probed once after its reset, and lifted; no restart. Fault 13: WAITING-UNTIL is respected, and past it the agent is restarted", async (f) => {
+  const slow = Math.min(await allowed(1), 8); // a moment at which nothing moves is no reason to wait for an hour
+  const due = Date.now() + slow * 15_000;
   const screen = f.write("waiting.txt", screenOf(`All is pushed.\n  WAITING-UNTIL: ${new Date(due).toISOString()}`));
-  f.control("b1", `screen ${screen}`);
-  await f.up();
-  await f.ready("a1", "b1");
-  const reset = Math.floor((Date.now() + await allowed(5_000)) / 1000);
-  f.control("a1", `limit Claude usage limit reached|${reset}`);
-  await until(() => f.log.includes("limit hit on a1"));
-  const state = JSON.parse(f.read(".agents/state/limited-t-a1.json"));
+  f.control("w1", `screen ${screen}`);
+  const reset = Math.floor((Date.now() + slow * 5_000) / 1000);
+  f.control("l1", `limit Claude usage limit reached|${reset}`);
+  await until(() => f.log.includes("limit hit on l1"));
+  const state = JSON.parse(f.read(".agents/state/limited-t-l1.json"));
   expect(state).toMatchObject({ until: reset, nudges: 0 });
-  expect((await f.states()).of).toEqual({ a1: expect.stringMatching(/^limited until/), b1: expect.stringMatching(/^waiting/) });
-  await until(() => f.submits("a1").length, reset * 1000 - Date.now() + 8_000);
-  expect(f.ledger("a1").find((fact) => fact.submit)!.at).toBeGreaterThanOrEqual(reset * 1000);
+  expect((await f.states()).of).toMatchObject({ l1: expect.stringMatching(/^limited until/), w1: expect.stringMatching(/^waiting/) });
+  await until(() => f.submits("l1").length, reset * 1000 - Date.now() + 8_000);
+  expect(f.ledger("l1").find((fact) => fact.submit)!.at).toBeGreaterThanOrEqual(reset * 1000);
   await f.ticks(4);
-  expect(f.submits("a1")).toEqual([expect.stringContaining("if you can work again")]);
-  f.control("a1", "busy");
-  await until(() => f.log.includes("limit lifted on a1"));
-  expect(existsSync(join(f.state, "limited-t-a1.json"))).toBe(false);
-  expect(f.starts("a1")).toHaveLength(1);
-  await until(() => f.starts("b1").length > 1, Math.max(0, due - Date.now()) + 14_000);
-  expect(f.ledger("b1").filter((fact) => fact.start)[1]!.at).toBeGreaterThan(due);
-  expect(f.log).toMatch(/b1 \(t-b1\) past its WAITING-UNTIL by/);
+  expect(f.submits("l1")).toEqual([expect.stringContaining("if you can work again")]);
+  f.control("l1", "busy");
+  await until(() => f.log.includes("limit lifted on l1"));
+  expect(existsSync(join(f.state, "limited-t-l1.json"))).toBe(false);
+  expect(f.starts("l1")).toHaveLength(1);
+  await until(() => f.starts("w1").length > 1, Math.max(0, due - Date.now()) + 14_000);
+  expect(f.ledger("w1").filter((fact) => fact.start)[1]!.at).toBeGreaterThan(due);
+  expect(f.log).toMatch(/w1 \(t-w1\) past its WAITING-UNTIL by/);
 });
 
-real("fault 60: a task that exits with 0 is done and stays so, also one that ends before the watchdog looks for the first time; up runs it again", {
-  agents: [{ name: "a1", kind: "task", watch: "heal" }, { name: "b1", kind: "task", watch: "heal" }],
-}, async (f) => {
-  f.control("b1", "exit 0");
+const crashing = life({
+  agents: [...pair.agents, { name: "c1", watch: "heal" }, { name: "t1", kind: "task", watch: "heal" }, { name: "t2", kind: "task", watch: "heal" }],
+  watchdog: { restart_delay: 0.2, park_after: 3 },
+});
+crashing("fault 60: a task that exits with 0 is done and stays so, also one that ends before the watchdog looks for the first time; up runs it again", async (f) => {
+  f.control("t2", "exit 0");
   await f.up();
-  await f.ready("a1");
-  f.control("a1", "exit 0");
-  await until(async () => Object.values((await f.states()).of).join() === "done,done", undefined, 250);
+  await f.ready("t1", "a1", "b1", "c1");
+  f.control("t1", "exit 0");
+  await until(async () => {
+    const { of } = await f.states();
+    return /^done,done$/.test(["t1", "t2"].map((name) => of[name]).join());
+  }, undefined, 250);
   await f.ticks(4);
-  expect([f.starts("a1").length, f.starts("b1").length]).toEqual([1, 1]);
+  expect([f.starts("t1").length, f.starts("t2").length]).toEqual([1, 1]);
   expect((await f.run(["status"])).code).toBe(0);
-  await f.up("b1");
-  await until(() => f.starts("b1").length === 2);
+  await f.up("t2");
+  await until(() => f.starts("t2").length === 2);
   await f.ticks(4);
-  expect([f.starts("a1").length, f.starts("b1").length]).toEqual([1, 2]);
+  expect([f.starts("t1").length, f.starts("t2").length]).toEqual([1, 2]);
 });
 
-real("P9, fault 22: a crash loop is parked after park_after starts, exit 125 at once; up releases both; others go on", {
-  agents: [...pair.agents, { name: "c1", watch: "heal" }], watchdog: { restart_delay: 0.2, park_after: 3 },
-}, async (f) => {
-  await f.up();
-  await f.ready("a1", "b1", "c1");
+crashing("P9, fault 22: a crash loop is parked after park_after starts, exit 125 at once; up releases both; others go on", async (f) => {
   f.control("a1", "exit 1");
   f.control("c1", "exit 125");
   await until(() => f.log.includes("c1 (t-c1) is parked: exit 125"));
@@ -273,44 +319,26 @@ real("P9, fault 22: a crash loop is parked after park_after starts, exit 125 at 
   expect([f.starts("b1").length, f.starts("c1").length]).toEqual([1, 2]);
 });
 
-real("P20, fault 29: what the operator took down stays down, across a new watchdog too, until up", pair, async (f) => {
-  await f.up();
-  await f.ready("a1", "b1");
-  await f.run(["down", "a1"]);
-  await f.ticks(3);
-  const old = f.lock("watchdog");
-  signal(old, "SIGKILL");
-  await until(() => ![0, old].includes(f.lock("watchdog")));
-  await f.ticks(3);
-  expect(f.starts("a1")).toHaveLength(1);
-  expect((await f.states()).of.a1).toBe("stopped by you");
-  await f.up("a1");
-  await until(() => f.starts("a1").length === 2);
-  signal(await f.pid("a1"), "SIGKILL");
-  await until(() => f.starts("a1").length === 3);
+const told = life({
+  agents: [{ name: "r1", watch: "heal", resume: true, prompt: "the whole kickoff" }, ...["a1", "b1"].map((name) => ({ name, wake: { interval: 3 } }))],
+  backend: { supports_resume: true },
 });
-
-real("fault 51: claude resumes by the id it was started with; the resumed one is only told to go on", {
-  agents: [{ name: "a1", watch: "heal", resume: true, prompt: "the whole kickoff" }], backend: { supports_resume: true },
-}, async (f) => {
-  await f.up();
-  await f.ready("a1");
-  const id = f.read(".agents/state/a1.id").trim();
-  expect(id).toMatch(/^[0-9a-f-]{36}$/);
-  expect(f.starts("a1")[0]).toEqual(["tui", "--session-id", id, "--", "the whole kickoff"]);
-  signal(await f.pid("a1"), "SIGKILL");
-  await until(() => f.starts("a1").length === 2);
-  expect(f.starts("a1")[1]).toEqual(["tui", "--resume", id, "--", expect.stringContaining("continue where you stopped")]);
-  expect((await f.run(["restart", "a1", "--fresh"])).code).toBe(0);
-  await until(() => f.starts("a1").length === 3);
-  expect(f.starts("a1")[2]).toEqual(["tui", "--session-id", expect.not.stringContaining(id), "--", "the whole kickoff"]);
-});
-
-real("a wake reaches an idle agent once; one that is due meanwhile waits for a busy agent, as one", {
-  agents: [{ name: "a1", wake: { interval: 3 } }, { name: "b1", wake: { interval: 3 } }],
-}, async (f) => {
+told("fault 51: claude resumes by the id it was started with; the resumed one is only told to go on", async (f) => {
   f.control("b1", "busy");
   await f.up();
+  await f.ready("r1");
+  const id = f.read(".agents/state/r1.id").trim();
+  expect(id).toMatch(/^[0-9a-f-]{36}$/);
+  expect(f.starts("r1")[0]).toEqual(["tui", "--session-id", id, "--", "the whole kickoff"]);
+  signal(await f.pid("r1"), "SIGKILL");
+  await until(() => f.starts("r1").length === 2);
+  expect(f.starts("r1")[1]).toEqual(["tui", "--resume", id, "--", expect.stringContaining("continue where you stopped")]);
+  expect((await f.run(["restart", "r1", "--fresh"])).code).toBe(0);
+  await until(() => f.starts("r1").length === 3);
+  expect(f.starts("r1")[2]).toEqual(["tui", "--session-id", expect.not.stringContaining(id), "--", "the whole kickoff"]);
+});
+
+told("a wake reaches an idle agent once; one that is due meanwhile waits for a busy agent, as one", async (f) => {
   await until(() => f.submits("a1").length >= 2, 20_000);
   expect(new Set(f.submits("a1"))).toEqual(new Set([expect.stringContaining("time for your regular pass")]));
   expect(f.bytes("b1")).toBe("");
@@ -319,53 +347,3 @@ real("a wake reaches an idle agent once; one that is due meanwhile waits for a b
   expect(f.submits("b1")).toHaveLength(1);
 });
 
-// ── the original's fleet ────────────────────────────────────────────────────────
-
-for (const [what, call] of [
-  ["exec", "exec python3 agents.py watchdog"], ["shell", "python3 './agents.py' watchdog --config 'x'; echo over"],
-  ["one that minds no hang-up", "trap '' HUP; exec python3 agents.py watchdog"],
-] as const) {
-  real(`a watchdog of the original in its session (${what}) is ended before ours starts`, pair, async (f) => {
-    f.write("agents.py", "import time\ntime.sleep(1000)\n");
-    await f.tmux("new-session", "-d", "-s", "t-watchdog", "-c", f.dir.replaceAll("#", "##"), call);
-    const old = await f.pid("watchdog");
-    await until(() => f.processes().some(({ command }) => /python3 \S*agents.py watchdog/.test(command)));
-    let both = false;
-    const timer = setInterval(() => void (both ||= lives(old) && f.lock("watchdog") > 0), 10);
-    const ran = await f.up().finally(() => clearInterval(timer));
-    expect(ran.err).toContain("ending the watchdog of the original");
-    expect([lives(old), both]).toEqual([false, false]);
-    expect(f.lock("watchdog")).toBeGreaterThan(0);
-    expect(await f.sessions()).toEqual(["t-a1", "t-b1", "t-watchdog"]);
-  });
-}
-
-real("a session that only has the name of the watchdog's is left alone", pair, async (f) => {
-  await f.tmux("new-session", "-d", "-s", "t-watchdog", "sleep 1000");
-  const pid = await f.pid("watchdog");
-  const ran = await f.up();
-  expect(ran.err).toContain("the watchdog's log is not shown: the session t-watchdog");
-  expect((await f.run(["up"])).err).toContain("the watchdog's log is not shown: the session t-watchdog");
-  expect((await f.run(["down"])).code).toBe(0);
-  expect([lives(pid), await f.sessions()]).toEqual([true, ["t-watchdog"]]);
-});
-
-real("a state folder of the original and a running session of it are taken over in place", loopPlan({
-  agents: [{ name: "a1", watch: "heal", resume: true }, { name: "c1", watch: "heal+stall" }], backend: { supports_resume: true, stall_idle: 1 },
-}), async (f) => {
-  await f.repository("builder", "adversary");
-  f.write(".agents/state/phase-idx", "1");
-  f.write(".agents/state/a1.id", "an-older-id");
-  f.write(".agents/state/limited-t-c1.json", JSON.stringify({ until: Math.floor(Date.now() / 1000) + 1_000, nudges: 2 }));
-  const env = Object.entries(f.clientEnv("c1")).flatMap(([key, value]) => ["-e", `${key}=${value}`]);
-  await f.tmux("new-session", "-d", "-s", "t-c1", "-x", "80", "-y", "24", ...env, `exec ${TUI} of-the-original`);
-  await f.up();
-  await f.ready("builder", "a1", "c1");
-  expect((await f.run(["phase"])).out).toContain("phase two [2/2]");
-  expect(f.starts("builder")[0]!.at(-1)).toContain("two.md");
-  expect(f.starts("a1")[0]!.slice(0, 3)).toEqual(["tui", "--resume", "an-older-id"]);
-  await f.ticks(6);
-  expect(f.starts("c1")).toEqual([["tui", "of-the-original"]]);
-  expect((await f.states()).of.c1).toMatch(/^limited until/);
-  expect((await f.run(["send", "a1", "hello"])).code).toBe(0);
-});

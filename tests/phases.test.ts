@@ -75,7 +75,10 @@ describe("over the fake world", () => {
   });
 
   test("fault 12: a phase that does not exist is refused before anything is written", async () => {
-    for (const wanted of ["99", "-1", "--5", "²", "abc", "p3", "1.5", ""]) expect((await refused("set", wanted)).code).toBe(2);
+    await call("set", "p2");
+    for (const wanted of ["99", "-1", "--5", "²", "abc", "p3", "p2 ", "1.5", ""]) {
+      expect([wanted, (await refused("set", wanted)).code, file("phase-idx"), file("phase-id")]).toEqual([wanted, 2, "1", '{"id":"p2","idx":1}\n']);
+    }
     expect((await refused("set", "p3")).message).toContain('nearest is "p1"');
   });
 
