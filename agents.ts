@@ -7988,7 +7988,10 @@ async function beginCounted(
     cfg, watch, unit, snap, { ...options, onBoot: queueBoot(cfg, watch, unit.name) });
   if (done.untried || done.why === OVERTAKEN) Object.assign(memory, before);
   // or its time in "starting" would count as a life
-  else if (!done.started && done.why) enterDown(memory, DUE);
+  else if (!done.started && done.why) {
+    enterDown(memory, DUE);
+    memory.restarts = before.restarts;
+  }
   return done;
 }
 
@@ -11058,11 +11061,12 @@ function accountRows(cfg: Config, { watch }: StatusLook, rows: StatusRow[]) {
 }
 
 /** The hand-off channel as the watchdog found it last; null = the config has none. */
-function readChannel(cfg: Config, { channel }: Watch) {
+function readChannel(cfg: Config, watch: Watch, operator: Operator) {
   if (!cfg.loop.handoff || !loopAgents(cfg).length) return null;
-  const { state, why, cure, since } = channel ??
+  const { state, why, cure, since } = watch.channel ??
     { state: "unknown" as const, since: 0, why: "", cure: "" };
-  return { state, since: isoOrNone(since), why, cure };
+  const needsHuman = needsChannel(cfg, watch, operator);
+  return { state, since: isoOrNone(since), why, cure, needsHuman };
 }
 
 /** Whether a person must fix the hand-off: it does not work, and an agent depends on it. */
@@ -11111,12 +11115,14 @@ async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []) {
     version: 1 as const,
     fleet: fleetName(cfg), folder: fleetFolder(cfg), prefix: cfg.sessionPrefix,
     // what is wrong with the config, where the watchdog runs on the last good one
-    configError: cfg.broken, phase, agents, services, handoff: readChannel(cfg, watch),
+    configError: cfg.broken, phase, agents, services, 
+    handoff: readChannel(cfg, watch, operator),
     // `missing`: none runs where one should; false after a `down` of everything
     watchdog: { ...watchdog, missing: !watchdog.running && expected },
     // to people: absent while they go out
     ...(watch.notices ? { notices:
-      { dropped: watch.notices.dropped, text: noticesText(watch.notices, now) } } : {}),
+      { dropped: watch.notices.dropped, text: noticesText(watch.notices, now),
+        needsHuman: noticesFail(watch.notices) } } : {}),
     accounts: accountRows(cfg, look, agents),
     unknownSessions: [...snap.panes.keys(), ...(snap.strangers?.keys() ?? [])]
       .filter((name) => name.startsWith(cfg.sessionPrefix) && !known.has(name))
@@ -11189,13 +11195,14 @@ function statusParts(status: Status, rows: StatusRow[], width: number) {
       ...wrapped("red", status.configError),
       headline(status, width, now),
       ...countLines(status, all, due, width),
-      ...troublesOf(status, now).flatMap((text) => wrapped("red", text)),
+      ...fleetMatters(status, now).filter((one) => one.needsHuman)
+        .flatMap(({ what }) => wrapped("red", what)),
     ],
     title: table.slice(0, titles),
     lines: table.slice(titles),
     foot: [
       ...(width < NARROW && due ? [cut(due, width)] : []),
-      ...remarksOf(status).flatMap((text) => wrapped("yellow", text)),
+      ...remarksOf(status, now).flatMap((text) => wrapped("yellow", text)),
     ],
   };
 }
@@ -11290,19 +11297,25 @@ function dueFirst(rows: StatusRow[], now: number): string {
 
 const withCure = (what: string, cure: string): string => `${what}${cure && `  — ${cure}`}`;
 
-/** What is wrong with the fleet as a whole, one line each, with the cure. */
-function troublesOf({ phase, handoff, watchdog, notices }: Status, now: number): string[] {
+/** What is wrong with the fleet as a whole, with the cure: not all of it needs a person yet. */
+function fleetMatters(
+  { phase, handoff, watchdog, notices }: Status, now: number,
+): Pick<OpenMatter, "what" | "needsHuman">[] {
   const since = handoff && handoff.since ? ` for ${ageOf(handoff.since, now)}` : "";
   const { heartbeat, stage } = watchdog;
   const beat = heartbeat ? `, heartbeat ${ageOf(heartbeat, now)} ago` : "";
-  return [
-    phase?.error ? `phase: ${phase.error}` : "",
-    handoff?.why && handoff.state !== "empty"
-      ? withCure(`hand-off: ${handoff.state}${since}: ${handoff.why}`, handoff.cure) : "",
-    watchdog.missing ? withCure("watchdog: stopped", "agents up watchdog")
-      : watchdog.stale ? `watchdog: STALE${beat}${stage ? `, at: ${stage}` : ""}` : "",
-    notices?.text ? `notices: ${notices.text}` : "",
-  ].filter(Boolean);
+  // what was found last says nothing of now where nobody looks
+  const channel = handoff && handoff.state !== "empty" &&
+    (watchdog.running || handoff.needsHuman) ? handoff : null;
+  const matters: [what: string, needsHuman: boolean][] = [
+    [phase?.error ? `phase: ${phase.error}` : "", true],
+    [channel?.why ? withCure(`hand-off: ${channel.state}${since}: ${channel.why}`, channel.cure)
+      : "", channel?.needsHuman ?? false],
+    [watchdog.missing ? withCure("watchdog: stopped", "agents up watchdog")
+      : watchdog.stale ? `watchdog: STALE${beat}${stage ? `, at: ${stage}` : ""}` : "", true],
+    [notices?.text ? `notices: ${notices.text}` : "", notices?.needsHuman ?? false],
+  ];
+  return matters.flatMap(([what, needsHuman]) => (what ? [{ what, needsHuman }] : []));
 }
 
 /** How to declare answers to the clients' questions, to be copied into agents.toml. */
@@ -11317,12 +11330,13 @@ const answerToml = (backend: string, { re, keys }: DeclaredAnswer): string[] =>
   [`[[backend.${backend}.answer]]`, `re = '${re}'`, `keys = ${JSON.stringify(keys)}`];
 
 /** What is not wrong but worth knowing, one line each. */
-function remarksOf(status: Status): string[] {
+function remarksOf(status: Status, now: number): string[] {
   const { handoff, unknownSessions, orphans, olderPhase, agents, accounts } = status;
   const unknown = unknownSessions.filter((name) =>
     !orphans.some(({ session }) => session === name));
   return [
     isStopped(status) ? 'the fleet is stopped: "agents up" starts it' : "",
+    ...fleetMatters(status, now).flatMap(({ what, needsHuman }) => (needsHuman ? [] : [what])),
     ...accounts.map(({ text }) => text),
     ...orphans.map(({ name, running }) => `${name} left the config, ` +
       `${running ? "its client runs on" : "its ended client is still there"} → down ${name}`),
@@ -12801,8 +12815,9 @@ export function summariseEvents(
 
 /** What is unsettled in the fleet at `now` (wall ms); what needs a person comes first. */
 export function openMatters(status: Status, now: number): OpenMatter[] {
-  const fleet = [status.configError, ...troublesOf(status, now)].filter(Boolean)
-    .map((what) => ({ agent: "", what, cure: "", needsHuman: status.needsHuman }));
+  const fleet = [
+    ...(status.configError ? [{ what: status.configError, needsHuman: true }] : []),
+    ...fleetMatters(status, now)].map((one) => ({ agent: "", cure: "", ...one }));
   // of what needs a person, its question or its last words
   const said = (row: StatusRow) => row.needsHuman && row.detail
     ? `${stateText(row, now)}: ${row.detail}` : row.state;

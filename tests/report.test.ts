@@ -310,7 +310,7 @@ describe("report", () => {
       expect(openMatters(status({ orphans }), DAY)).toEqual([{ agent: "old", what: "left the config, its client is still there", cure: "down old", needsHuman: false }]);
     });
     test("the config, the phase, the hand-off, the notices, the watchdog", () => {
-      const ill = openMatters(status({ needsHuman: true, configError: "line 39: broken", notices: { dropped: 3, text: "3 dropped" }, handoff: { state: "failing", since: "", why: "no route", cure: "try it" },
+      const ill = openMatters(status({ needsHuman: true, configError: "line 39: broken", notices: { dropped: 3, text: "3 dropped", needsHuman: true }, handoff: { state: "failing", since: "", why: "no route", cure: "try it", needsHuman: true },
         phase: { id: "", index: -1, total: 2, plan: "", done: false, complete: false, moving: "", error: "which phase?" }, watchdog: { ...watchdog, stale: true } }), DAY);
       expect(ill.map(({ what, needsHuman }) => [what, needsHuman])).toEqual(["line 39: broken", "phase: which phase?", "hand-off: failing: no route  — try it", "watchdog: STALE", "notices: 3 dropped"].map((what) => [what, true]));
       const off = { ...watchdog, running: false };

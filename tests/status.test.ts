@@ -265,7 +265,7 @@ describe("statusText", () => {
       const agents = [{ ...long, needsHuman: true, condition: "blocked" as const, cure: `attach ${word}` }, { ...long, next: "stall" as const, nextAt: at(60) },
         { ...long, condition: "parked" as const, needsHuman: true }, row];
       const all = lines({ agents, phase: { ...phase, id: word, plan: `/${word}` }, folder: `/x/${word}`, fleet: `/x/${word} (agents-)`, configError: word.repeat(5),
-        unknownSessions: [word, word], olderPhase: [word], handoff: { state: "failing", since: at(-60), why: word, cure: word } }, width);
+        unknownSessions: [word, word], olderPhase: [word], handoff: { state: "failing", since: at(-60), why: word, cure: word, needsHuman: true } }, width);
       for (const line of all) expect([line, Bun.stringWidth(line) <= width]).toEqual([line, true]);
       if (width >= 44) expect(all.filter((line) => /1234( restarts|↺)/.test(line)).length).toBe(3);
     }
@@ -288,6 +288,15 @@ describe("statusText", () => {
     expect(said({ running: false })).toEqual([]);
     expect(said({})).toEqual([]);
     expect(said({ stale: true, stage: "git fetch" })).toEqual(["watchdog: STALE, heartbeat 1m ago, at: git fetch"]);
+  });
+  test("what is wrong, but needs nobody, stands below the table; what was found before a down is not told", () => {
+    const where = (needsHuman: boolean, more: Partial<Status> = {}) => {
+      const text = lines({ handoff: { state: "failing", since: at(-60), why: "no route", cure: "", needsHuman }, notices: { dropped: 3, text: "3 dropped", needsHuman }, needsHuman, ...more });
+      const table = text.findIndex((line) => line.includes("AGENT"));
+      return ["hand-off: failing for 1m: no route", "notices: 3 dropped"].map((line) => Math.sign(text.indexOf(line) - table) * Number(text.includes(line)) || 0);
+    };
+    expect([where(true), where(false)]).toEqual([[-1, -1], [1, 1]]);
+    expect(where(false, { watchdog: { ...watchdog, running: false } })).toEqual([0, 1]);
   });
   test("sessions that nobody knows, and loops on an older kickoff", () => {
     expect(lines({ unknownSessions: ["agents-x", "agents-y"], olderPhase: ["a", "b"] }).slice(-2)).toEqual([
@@ -540,6 +549,10 @@ describe("the command over a fleet", () => {
     const { code, of } = await read();
     expect([code, of("builder")]).toMatchObject([3, { state: "cannot start: no folder /nowhere", needsHuman: true }]);
     expect((await command("status", "--config", cfg.path)).out).toMatch(/^! builder .*stopped +no folder \/nowhere/m);
+    // what could not be started was not restarted
+    await ticks(20);
+    watchdog(10);
+    expect((await read()).of("builder").restartsToday).toBe(0);
   });
   test("the model is the one that runs, whatever the config says by now", async () => {
     await begin(FLEET.replace('name = "builder"', 'name = "builder"\nmodel = "haiku"'));
@@ -637,6 +650,24 @@ describe("the command over a fleet", () => {
     expect(out).toMatch(/^! builder [^]*^why +no folder \/nowhere$[^]*^adversary [^]*^next +restarts it if it is still idle at \d\d:\d\d\n─+\n● Ready\.[^]*^web [^]*^is +service$/m);
     const watchdogs = await command("status", "watchdog", "--config", cfg.path);
     expect([watchdogs.code, watchdogs.err]).toEqual([2, expect.stringContaining("logs watchdog")]);
+  });
+  test("the loop agent from which nothing came for two hours says so, and it alone: it is the other's turn after its commit", async () => {
+    await begin(FLEET);
+    const late = async () => {
+      watchdog(10);
+      const { out } = await command("status", "--config", cfg.path);
+      return ["builder", "adversary"].filter((name) => new RegExp(`^. ${name} .*no commit in this phase for 2h`, "m").test(out));
+    };
+    expect(await late()).toEqual([]);
+    fake.turn(2 * HOUR);
+    await ticks(1);
+    expect(await late()).toEqual(["builder"]);
+    fake.git.push("claim(p1): G1 is ready");
+    await ticks(3);
+    expect(await late()).toEqual([]);
+    fake.turn(2 * HOUR);
+    await ticks(1);
+    expect(await late()).toEqual(["adversary"]);
   });
   test("sessions that no config names, and loops on an older kickoff", async () => {
     await begin(FLEET);
