@@ -9338,7 +9338,7 @@ const KEEPER_STEP = 250;
  * The hidden `keep`: starts a watchdog a second after the last one died, and ends one that has hung
  * for two minutes. `least`: see isHung. Exits 100 where another keeper has the lock.
  */
-async function keep(path: string, lastGood: string, least = HUNG_AFTER): Promise<number> {
+export async function keep(path: string, lastGood: string, least = HUNG_AFTER): Promise<number> {
   const cfg = await firstConfig(path, lastGood);
   makeFolders(cfg);
   const lockPath = lockFile(cfg, "keeper");
@@ -9356,7 +9356,7 @@ async function keep(path: string, lastGood: string, least = HUNG_AFTER): Promise
     lock = await keepLock(cfg, lockPath, lock);
     if (lock === null) return 0;
     await ward.look(note("keeping"));
-    await Bun.sleep(KEEPER_STEP);
+    await world.sleep(KEEPER_STEP);
   }
   ward.child?.kill("SIGTERM");
   await ward.child?.exited;
@@ -9940,7 +9940,7 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
   const deadline = world.mono() + WATCHDOG_START_MAX;
   // ours ends if another `up` was first with a keeper, which then starts the watchdog
   const kept = () => isRunning(keeper) || lockHolder(lockFile(cfg, "keeper")) !== null;
-  while (!running() && kept() && world.mono() < deadline) await Bun.sleep(50);
+  while (!running() && kept() && world.mono() < deadline) await world.sleep(50);
   return running();
 }
 
@@ -9970,7 +9970,7 @@ async function stopWatchdog(
     if (tries % 40 === 0) {
       for (const pid of pids) world.signal(pid, tries < 160 ? "SIGTERM" : "SIGKILL");
     }
-    await Bun.sleep(50);
+    await world.sleep(50);
   }
   return "stuck";
 }

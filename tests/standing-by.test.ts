@@ -2,8 +2,8 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { HUNG_AFTER, Ward, world } from "../agents.ts";
-import { agents, scene } from "./kit.ts";
+import { HUNG_AFTER, keep, startWatchdog, Ward, world } from "../agents.ts";
+import { agents, command, fakeWorld, realFolder, scene } from "./kit.ts";
 import { allowed, type Fleet, handoffStorm, life, lives, loopPlan, real, signal, until } from "./real.ts";
 
 describe("a keeper and its watchdog, on a clock that the test turns", () => {
@@ -138,6 +138,88 @@ describe("a keeper and its watchdog, on a clock that the test turns", () => {
     fake.files.delete("/proc/77/cmdline");
     await looks(0.5);
     expect(starts).toEqual([120.5]);
+  });
+});
+
+describe("commands and the keeper, on a clock that the test turns", () => {
+  const { spawn } = Bun;
+  const listeners = () => (["SIGTERM", "SIGINT", "SIGHUP"] as const).map((signal) => [signal, process.listeners(signal)] as const);
+  const before = listeners();
+  afterEach(() => {
+    Object.assign(Bun, { spawn });
+    for (const [nth, [signal, now]] of listeners().entries()) for (const one of now) if (!before[nth]![1].includes(one)) process.removeListener(signal, one);
+  });
+
+  /** A fleet on disk, as it has locks; process 77 is its watchdog or keeper once a test says so. */
+  async function fleet() {
+    const it = await scene(agents("a"), { fake: fakeWorld(realFolder()), ticks: 0 });
+    const { fake, file } = it;
+    const began = fake.mono;
+    const [spawned, signals, pauses]: [string[], string[], number[]] = [[], [], []];
+    const child = { exitCode: null as number | null, signalCode: null, exited: new Promise<number>(() => {}), unref: () => {}, kill: (name: string) => (signals.push(`child ${name}`), Object.assign(child, { exited: Promise.resolve(0) })) };
+    Object.assign(Bun, { spawn: (argv: string[]) => (spawned.push(argv.find((word) => ["keep", "watchdog"].includes(word))!), child) });
+    const { signal } = world;
+    world.signal = (pid, name) => (pid !== 77 ? signal(pid, name) : Boolean(name === 0 || signals.push(`${(fake.mono - began) / 1000} ${name}`)));
+    fake.stat(77, 5);
+    const hold = (what: "watchdog" | "keeper") => void fake.files.set(file(`${what}.lock.pid`), "77 5");
+    const sleeping = (act: (nth: number) => void) => void (world.sleep = async (ms) => {
+      fake.turn(ms);
+      act(pauses.push(ms));
+    });
+    return { ...it, child, spawned, signals, pauses, hold, sleeping, said: () => fake.lines.map((line) => line.replace(/^\[.*?\] /, "")), took: () => (fake.mono - began) / 1000 };
+  }
+
+  test("a keeper looks four times a second until it is told to end, and ends its watchdog", async () => {
+    const { cfg, file, spawned, pauses, sleeping, signals } = await fleet();
+    sleeping((nth) => nth === 8 && process.emit("SIGTERM", "SIGTERM"));
+    const code = await keep(cfg.path, "");
+    expect([code, pauses, spawned, signals]).toEqual([0, Array(8).fill(250), ["watchdog"], ["child SIGTERM"]]);
+    expect(readFileSync(file("keeper.stage"), "utf8")).toMatch(new RegExp(`^${process.pid} \\d+ keeping +\\n$`));
+  });
+
+  test("it ends with a watchdog that was meant to end, does not begin where that is ordered down, and is one", async () => {
+    const { cfg, child, file, pauses, sleeping, operator, spawned } = await fleet();
+    child.exited = Promise.resolve(0);
+    sleeping(() => {});
+    expect([await keep(cfg.path, ""), pauses.length]).toEqual([0, 1]);
+    rmSync(file("keeper.lock"));
+    operator({ held: { watchdog: 1 } });
+    expect([await keep(cfg.path, ""), spawned]).toEqual([0, ["watchdog"]]);
+    expect(await keep(cfg.path, "")).toBe(100);
+  });
+
+  test("`up` finds a watchdog that runs, or waits for the one that a keeper starts", async () => {
+    const { cfg, child, spawned, sleeping, hold, said, took, fake, file } = await fleet();
+    sleeping((nth) => nth === 30 && hold("watchdog"));
+    expect([await startWatchdog(cfg), spawned, took()]).toEqual([true, ["keep"], 1.5]);
+    expect([await startWatchdog(cfg), spawned.length, said()]).toEqual([true, 1, ["starting watchdog", "watchdog already running"]]);
+    // its keeper ends at once; another one is at it
+    fake.files.delete(file("watchdog.lock.pid"));
+    child.exitCode = 0;
+    expect([await startWatchdog(cfg), took()]).toEqual([false, 1.5]);
+    hold("keeper");
+    sleeping((nth) => nth === 50 && hold("watchdog"));
+    expect([await startWatchdog(cfg), took()]).toEqual([true, 2.5]);
+  });
+
+  test("`up` ends a watchdog of another version before it starts its own", async () => {
+    const { cfg, spawned, sleeping, hold, signals, fake, file } = await fleet();
+    hold("watchdog");
+    fake.files.set(file("heartbeat"), JSON.stringify({ at: "", pid: 77, version: "0.0.1" }));
+    sleeping((nth) => (nth === 2 ? fake.files.delete(file("watchdog.lock.pid")) : nth === 9 && hold("watchdog")));
+    expect([await startWatchdog(cfg), spawned, signals]).toEqual([true, ["keep"], ["0 SIGTERM"]]);
+  });
+
+  test("`down` asks a watchdog to end each two seconds, ends it after eight, and gives up after twelve", async () => {
+    const { cfg, hold, sleeping, signals, said, took, fake } = await fleet();
+    hold("watchdog");
+    sleeping(() => {});
+    const { code } = await command("down", "watchdog", "--config", cfg.path);
+    expect([code, took(), signals]).toEqual([3, 12, ["0 SIGTERM", "2 SIGTERM", "4 SIGTERM", "6 SIGTERM", "8 SIGKILL", "10 SIGKILL"]]);
+    expect(said()).toContain("watchdog: it cannot be ended, not even by SIGKILL");
+    fake.stat(77, 6);
+    expect((await command("down", "watchdog", "--config", cfg.path)).code).toBe(0);
+    expect(said().at(-1)).toBe("watchdog: not running");
   });
 });
 
