@@ -10932,8 +10932,11 @@ function holdOf(
 }
 
 /** Why a unit cannot be started, whatever the ladder says; undefined = it can. */
-const whyCannotStart = (snap: Snapshot, { dir, session }: Unit): string | undefined =>
-  (world.mtime(dir) === null ? `no folder ${dir}` : foreignIn(snap, session) || undefined);
+function whyCannotStart(cfg: Config, snap: Snapshot, { dir, session }: Unit): string | undefined {
+  if (world.mtime(dir) !== null) return foreignIn(snap, session) || undefined;
+  const home = `${dirname(cfg.path)}/`;
+  return `no folder ${dir.startsWith(home) ? dir.slice(home.length) : dir}`;
+}
 
 /** What is left of a client that could not be ended; undefined = nothing. */
 function stuckNow(memory: Memory): string | undefined {
@@ -10960,7 +10963,7 @@ function stateOf(
     kind: agent?.kind ?? "service", complete, now, unsureAfter: cfg.watchdog.unsureAfter,
     stranger: snap.strangers?.get(unit.session), stuck: stuckNow(memory),
     account: agent && accountLimitOf(cfg, look.watch, agent),
-    cannot: whyCannotStart(snap, unit), words: shown && pane ? clientWords(shown, pane) : "",
+    cannot: whyCannotStart(cfg, snap, unit), words: shown && pane ? clientWords(shown, pane) : "",
     rival: look.rivals.get(unit.name)?.why,
   });
 }
@@ -11915,7 +11918,7 @@ async function explainDown(
   const { watch, operator, complete, now } = look;
   const { state } = describeState(memoryOf(watch, agent.name), { pane,
     held: isDown(operator, agent.name), enabled: agent.enabled, limit: null, kind: agent.kind,
-    complete, now, cannot: whyCannotStart(snap, agent),
+    complete, now, cannot: whyCannotStart(cfg, snap, agent),
     stranger: snap.strangers?.get(agent.session) });
   const next = await nextOfDown(cfg, look, agent, snap);
   const end = pane ? (await explainDeath(cfg, agent, pane))?.why ?? endOf(pane) : null;
@@ -14554,7 +14557,8 @@ export function helpText(command?: Command): string {
   }
   const list = SHOWN
     .map((one) => helpEntry(`${one.name} ${one.args}`.trim(), 32, one.clause));
-  return ["usage: agents [command] [options]", "", ...list, "", ...common, "",
+  return ["usage: agents [command] [options]", "without a command: status", "",
+    ...list, "", ...common, "",
     hanging("exit codes: ", "0 done, 1 failed, 2 usage, 3 something needs a human, " +
       "100 another watchdog runs")].join("\n");
 }

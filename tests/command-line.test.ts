@@ -42,6 +42,7 @@ describe("help", () => {
     for (const words of [["help"], ["--help"], ["-h"]]) expect(await command(...words)).toEqual({ code: 0, out: `${helpText()}\n`, err: "" });
     const listed = [...helpText().matchAll(/^ {2}([a-z]+)\b.* {2,}\S/gm)].map((match) => match[1]!);
     expect(listed).toEqual(SHOWN.map(({ name }) => name));
+    expect(helpText()).toContain("\nwithout a command: status\n");
     expect(helpText()).toEndWith("\nexit codes: 0 done, 1 failed, 2 usage, 3 something needs a human, 100 another watchdog runs");
   });
   test("--version", async () => {

@@ -549,6 +549,9 @@ describe("the command over a fleet", () => {
     const { code, of } = await read();
     expect([code, of("builder")]).toMatchObject([3, { state: "cannot start: no folder /nowhere", needsHuman: true }]);
     expect((await command("status", "--config", cfg.path)).out).toMatch(/^! builder .*stopped +no folder \/nowhere/m);
+    // one beside the config is named as the config names it: of a long path the end would be cut off
+    cfg = await fake.config(FLEET.replace('name = "builder"', 'name = "builder"\ndir = "clones/builder"'));
+    expect((await read()).of("builder").detail).toBe("no folder clones/builder");
     // what could not be started was not restarted
     await ticks(20);
     watchdog(10);
