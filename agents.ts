@@ -12345,7 +12345,7 @@ async function followTurns(
 ): Promise<void> {
   const keys = new Set(shown.map((one) => JSON.stringify(one)));
   while (!readerGone) {
-    await Bun.sleep(ASK_EVERY);
+    await world.sleep(ASK_EVERY);
     const fresh = (await ask()).filter((one) => !keys.has(JSON.stringify(one)));
     for (const one of fresh) keys.add(JSON.stringify(one));
     if (fresh.length) process.stdout.write(text(fresh));
@@ -12383,7 +12383,7 @@ async function followFile(
   path: string, clean: (value: string) => string, from: number, ended = async () => false,
 ): Promise<void> {
   let decoder = new TextDecoder(); // keeps the bytes of a character whose rest is not written yet
-  for (let [at, looks] = [from, 1]; !readerGone; await Bun.sleep(200), looks += 1) {
+  for (let [at, looks] = [from, 1]; !readerGone; await world.sleep(200), looks += 1) {
     if (looks % LOOKS_BETWEEN === 0 && await ended()) return;
     const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
     if (size < at) [at, decoder] = [0, new TextDecoder()];

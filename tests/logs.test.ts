@@ -1,7 +1,9 @@
 /** `logs`: the end of what a client wrote, as text, and what comes after it. */
 import { describe, expect, test } from "bun:test";
-import { appendFileSync, readFileSync, renameSync, writeFileSync } from "node:fs";
-import { cleanLog, parseClaudeTurns, parseCodexTurns, parseOpencodeTurns, type Turn } from "../agents.ts";
+import { appendFileSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { cleanLog, parseClaudeTurns, parseCodexTurns, parseOpencodeTurns, type Turn, world } from "../agents.ts";
+import { agents, command, Death, fakeWorld, realFolder, scene } from "./kit.ts";
 import { type Fleet, real, SELF, until } from "./real.ts";
 
 describe("cleanLog", () => {
@@ -59,6 +61,8 @@ describe("conversations as turns, one line each", () => {
     expect(said(codex("event_msg", { type: "task_complete", error: { message: "You’ve hit your usage limit." } }))).toEqual([["error", "You’ve hit your usage limit."]]);
     expect(said(codex("event_msg", { type: "turn_aborted", reason: "interrupted" }))).toEqual([["error", "the turn was interrupted"]]);
     expect(codex("event_msg", { type: "task_complete", error: null })).toEqual([]);
+    expect(message("user", "do it").map(({ at }) => at)).toEqual([Date.parse(AT)]);
+    expect(parseCodexTurns(JSON.stringify({ timestamp: "soon", type: "response_item", payload: { type: "message", role: "user", content: [{ text: "do it" }] } }))[0]!.at).toBe(0);
   });
   test("opencode: the messages of its server", () => {
     const messages = [{ info: { role: "user", time: { created: 5 } }, parts: [{ type: "text", text: "go" }, { type: "text", synthetic: true, text: "hidden" }] },
@@ -71,6 +75,100 @@ describe("conversations as turns, one line each", () => {
     for (const turns of [claude("user", hostile), claude("assistant", [{ type: "tool_use", name: hostile, input: { command: hostile } }]), parseOpencodeTurns([{ info: { role: "user" }, parts: [{ type: "text", text: hostile }] }])]) {
       expect([turns.length, /[\p{Cc}\p{Cf}]/u.test(turns[0]!.text), turns[0]!.text.length <= 2_000, turns[0]!.text.startsWith("ab c")]).toEqual([1, false, true, true]);
     }
+  });
+});
+
+describe("the command, over files on disk", () => {
+  /** Two agents whose clients keep transcripts, and one service. */
+  async function fleet(more = "") {
+    const home = realFolder();
+    const claude = join(home, "claude");
+    const named = (name: string) => `[[agent]]\nname = "${name}"\nbackend = "claude"\nresume = true\nenv = { CLAUDE_CONFIG_DIR = "${claude}" }\n`;
+    const it = await scene(`${named("a")}${named("bb")}[[service]]\nname = "web"\ncommand = "x"\n${more}`, { fake: fakeWorld(home), ticks: 0 });
+    const folder = join(claude, "projects", home.replace(/[^A-Za-z0-9]/g, "-"));
+    for (const path of [it.cfg.logDir, folder]) mkdirSync(path, { recursive: true });
+    const path = (name: string) => join(it.cfg.logDir, `agents-${name}.log`);
+    /** What a pane has printed; text to append. */
+    const printed = (name: string, text: string): void => {
+      it.fake.files.set(path(name), "");
+      appendFileSync(path(name), text);
+    };
+    const said = (id: string, text: string): void => appendFileSync(join(folder, `${id}.jsonl`), `${JSON.stringify({ type: "assistant", timestamp: "2026-06-15T12:00:00.000Z", message: { content: text } })}\n`);
+    const logs = (...words: string[]) => command("logs", ...words, "--config", it.cfg.path);
+    return { ...it, path, printed, said, logs,
+      /** The conversation that an agent is to resume. */
+      resumes: (name: string, id: string) => void it.fake.files.set(it.file(`${name}.id`), id),
+      /** With -f: what is done in each pause, until there is no more; what it printed, and how often it paused. */
+      follow: async (words: string[], steps: Record<number, () => void>, last: number) => {
+        let pauses = 0;
+        world.sleep = async (ms) => {
+          it.fake.turn(ms);
+          steps[pauses += 1]?.();
+          if (pauses > last) throw new Death("enough");
+        };
+        return (await logs(...words, "-f", "-n", "1")).out;
+      } };
+  }
+
+  test("the last 50 lines or as many as are asked for; what there is none of", async () => {
+    const { logs, path, printed } = await fleet();
+    printed("web", Array.from({ length: 80 }, (_, nth) => `line ${nth}\n`).join(""));
+    expect(await logs("web")).toEqual({ code: 0, err: "", out: Array.from({ length: 50 }, (_, nth) => `line ${nth + 30}\n`).join("") });
+    expect([(await logs("web", "-n", "2")).out, (await logs("web", "-n", "0")).out]).toEqual(["line 78\nline 79\n", ""]);
+    for (const bad of ["x", "-1", "1.5"]) expect(await logs("web", `--lines=${bad}`)).toEqual({ code: 2, out: "", err: `agents: logs: --lines "${bad}" is not a whole number\n` });
+    expect(await logs()).toEqual({ code: 2, out: "", err: "agents: usage: logs <name…>\n" });
+    expect(await logs("a")).toEqual({ code: 1, out: "", err: `agents: a has no log yet: ${path("a")} does not exist\n` });
+    expect(await logs("a", "bb")).toEqual({ code: 1, out: "", err: "" });
+    expect((await logs("a", "web", "-n", "1")).out).toBe("web | line 79\n");
+  });
+
+  test("conversations of several fill the terminal's width, and no more", async () => {
+    const { logs, said, resumes } = await fleet();
+    for (const name of ["a", "bb"]) {
+      resumes(name, `${name}-id`);
+      said(`${name}-id`, "words ".repeat(40));
+    }
+    const { columns } = process.stdout;
+    process.stdout.columns = 50;
+    try {
+      expect((await logs("a", "bb")).out.trimEnd().split("\n").map((line) => [line.slice(0, 5), Bun.stringWidth(line)])).toEqual([["a  | ", 50], ["bb | ", 50]]);
+      expect(Bun.stringWidth((await logs("a")).out.trimEnd())).toBe(50);
+    } finally {
+      process.stdout.columns = columns;
+    }
+  });
+
+  test("-f: what is appended, over a file that is gone for a while, each fifth of a second", async () => {
+    const { follow, path, printed, logs } = await fleet();
+    const more = (text: string) => () => printed("web", text);
+    more("old\nbefore\n")();
+    const out = await follow(["web"], { 1: more("first\nsec"), 2: more("ond\n"), 4: () => rmSync(path("web")), 6: more("new\n") }, 7);
+    expect(out).toBe("before\nfirst\nsec\nond\nnew\n");
+    expect((await logs("web")).out).toBe("new\n");
+  });
+
+  test("-f: another conversation is followed from its beginning, from the fifteenth look on", async () => {
+    const { follow, said, resumes } = await fleet();
+    said("one", "the first");
+    said("two", "begun anew");
+    const shown = async (pauses: number) => {
+      resumes("a", "one");
+      return (await follow(["a"], { 1: () => resumes("a", "two") }, pauses)).replace(/^\S+ said +/gm, "");
+    };
+    expect([await shown(13), await shown(14)]).toEqual(["the first\n", "the first\nbegun anew\n"]);
+  });
+
+  test("the conversation of a client that runs is the one it says, of one that ended the one to resume", async () => {
+    const { logs, said, resumes, fake, cfg } = await fleet();
+    for (const id of ["resumed", "running"]) said(id, id);
+    resumes("a", "resumed");
+    const pane = fake.tmux.add("agents-a");
+    Object.assign(pane, { marks: { "@agents_session": "agents-a", "@agents_backend": "claude", "@agents_home": cfg.stateDir } });
+    fake.files.set(join(fake.home, `claude/sessions/${pane.pid}.json`), JSON.stringify({ pid: pane.pid, sessionId: "running", cwd: fake.home, status: "idle", updatedAt: fake.wall, statusUpdatedAt: fake.wall, kind: "interactive" }));
+    fake.times.set(join(fake.home, `claude/sessions/${pane.pid}.json`), fake.wall);
+    expect((await logs("a")).out).toMatch(/running\n$/);
+    fake.tmux.kill(pane);
+    expect((await logs("a")).out).toMatch(/resumed\n$/);
   });
 });
 
