@@ -3,11 +3,12 @@
  * all that it received, a line of JSON each; the first line of the file TUI_CONTROL sets its state: busy,
  * idle, dialog, limit <banner>, screen <file>, exit <n>, `once …` for one that is not set again.
  */
-import { appendFileSync, existsSync, readFileSync, rmSync } from "node:fs";
+import { appendFileSync, existsSync, readFileSync, rmSync, watch } from "node:fs";
+import { basename, dirname } from "node:path";
 
 const { TUI_LEDGER = "", TUI_CONTROL = "", TUI_WORK_MS = "400", TUI_IGNORE_HUP } = process.env;
-/** How often it looks at its control file and draws what changed, ms. */
-const EVERY = 100;
+/** How often it draws a screen that moves or is read from a file; any other only when something happens, or as often as that, ms. */
+const [MOVING, STILL] = [100, 1_000];
 
 let lines: string[] = [];
 let [draft, pasting, state, drawn] = ["", false, "idle", ""];
@@ -85,6 +86,15 @@ function readControl(): void {
   enterState(word.replace(/^once /, ""));
 }
 
+/** Until something happens, but no longer. */
+function rest(ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms);
+    wake = () => (clearTimeout(timer), resolve());
+  });
+}
+let wake = (): void => {};
+
 async function work(message: string): Promise<void> {
   lines.push("", `❯ ${message.split("\n")[0]!.slice(0, 200)}`);
   enterState("busy");
@@ -101,7 +111,12 @@ const prompt = args.includes("--") ? args[args.indexOf("--") + 1] : "";
 if (prompt) queue.push(prompt);
 note({ start: args, pid: process.pid });
 process.stdin.setRawMode?.(true);
-process.stdin.setEncoding("utf8").on("data", (bytes) => receive(String(bytes)));
+process.stdin.setEncoding("utf8").on("data", (bytes) => {
+  receive(String(bytes));
+  wake();
+});
+if (TUI_CONTROL) watch(dirname(TUI_CONTROL), (_, name) => void (name === basename(TUI_CONTROL) && wake()));
+process.on("SIGWINCH", () => wake());
 process.stdout.write("\x1b[?2004h");
 process.on("SIGHUP", () => {
   note({ hangup: state, draft });
@@ -113,5 +128,5 @@ for (;;) {
   draw();
   const next = state === "idle" ? queue.shift() : undefined;
   if (next) await work(next);
-  else await Bun.sleep(EVERY);
+  else await rest(/^(?:busy|screen)/.test(state) ? MOVING : STILL);
 }
