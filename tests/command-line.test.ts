@@ -45,6 +45,26 @@ describe("help", () => {
     expect(helpText()).toContain("\nwithout a command: status\n");
     expect(helpText()).toEndWith("\nexit codes: 0 done, 1 failed, 2 usage, 3 something needs a human, 100 another watchdog runs");
   });
+  test("words to the left, clauses to the right; on a phone a clause stands below its word", () => {
+    const { columns } = process.stdout;
+    const shown = (width: number) => {
+      process.stdout.columns = width;
+      return helpText().split("\n\n")[1]!.split("\n");
+    };
+    try {
+      const words = SHOWN.map(({ name, args }) => `${name} ${args}`.trim());
+      expect(shown(300)).toEqual(SHOWN.map(({ clause }, nth) => `  ${words[nth]!.padEnd(32)} ${clause}`));
+      // 2 and 33 columns for a word leave 24 for a clause
+      const lined = shown(59);
+      expect(lined.filter((line) => /^ {2}\S/.test(line))).toEqual(SHOWN.map(({ clause }, nth) => expect.stringMatching(words[nth]!.length <= 32
+        ? new RegExp(`^  ${RegExp.escape(words[nth]!.padEnd(32))} ${RegExp.escape(clause.split(" ")[0]!)}`) : new RegExp(`^  ${RegExp.escape(words[nth]!)}$`))));
+      for (const line of lined) expect(line).toMatch(/^ {2}\S|^ {6}\S|^ {35}\S/);
+      expect(shown(58).filter((line) => /^ {2}\S/.test(line))).toEqual(words.map((word) => `  ${word}`));
+      for (const line of shown(58)) expect(line).toMatch(/^ {2}\S|^ {6}\S/);
+    } finally {
+      process.stdout.columns = columns;
+    }
+  });
   test("--version", async () => {
     const { out } = await command("--version");
     expect(out).toMatch(/^\d+\.\d+\.\d+\n$/);
@@ -112,7 +132,7 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     [["logs", "a1", "--lines"], "logs: --lines needs a value: how many lines (50)\n"], [["logs", "a1", "-n", "-1"], "logs: -n needs a value: how many lines (50)\n"],
     [["report", "--since", "-5"], "report: --since needs a value: how far back: 30m, 24h (default), 7d\n"], [["report", "--since=-5"], 'report: --since "-5" is not a time'],
     [["status", "--config", "--json"], "status: --config needs a value: the path of an agents.toml\n"], [["status", "--json=x"], "status: Option '--json' does not take an argument\n"],
-    [["restart"], "usage: restart <name…> [--fresh]"],
+    [["restart"], "usage: restart <name…> [--fresh]"], [["down", "a1", "--orphans"], "usage: down [name… | --orphans]"],
     [["logs"], "usage: logs <name…>"], [["logs", "a2"], 'no agent or service "a2"; nearest is "a1"'],
     [["attach"], "usage: attach <name> [--read-only]"], [["explain", "a1", "a1"], "usage: explain <name>"],
     [["send"], "usage: send <name> <text… | -> [--timeout S] [--queue]"], [["send", "a1"], "usage: send"],

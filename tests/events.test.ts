@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type AgentEvent, type Config, EVENT_NAMES, eventText, foldEvents, memoryOf, parseEventNames, parseEvents, type Report, enqueue, type Watch, brokenLine } from "../agents.ts";
-import { Death, FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
+import { agents, command, Death, FLEET, type FakeWorld, fakeWorld, scene } from "./kit.ts";
 import { loopPlan, real, signal, until } from "./real.ts";
 
 let fake: FakeWorld;
@@ -199,6 +199,18 @@ describe("each event stands there once, with its facts", () => {
     await ticks(12);
     expect(events("phase", "complete").slice(1)).toMatchObject([{ event: "complete", phase: "p2" }]);
   });
+});
+
+test("`events` shows those since a time, of agents and of orders that name them, as text and as JSON", async () => {
+  const { fake, cfg, file } = await scene(agents("a", "b"), { ticks: 0 });
+  const at = (minutes: number) => new Date(fake.wall - minutes * 60_000).toISOString();
+  const all = [{ at: at(61), event: "start", agent: "a" }, { at: at(60), event: "start", agent: "a", cause: "x" }, { at: at(30), event: "order", command: "up", names: ["b", "a"] },
+    { at: at(20), event: "order", command: "up", names: ["b"] }, { at: at(10), event: "down", agent: "b", why: "exit 1" }, { at: at(5), event: "watchdog", began: true }];
+  fake.files.set(file("events.jsonl"), all.map((one) => `${JSON.stringify(one)}\n`).join(""));
+  const shown = async (...words: string[]) => (await command("events", ...words, "--json", "--config", cfg.path)).out.split("\n").filter(Boolean).map((line) => all.findIndex((one) => one.at === JSON.parse(line).at));
+  expect([await shown(), await shown("--since", "1h"), await shown("--since", "1h", "a"), await shown("b"), await shown("b", "--event", "down,start")])
+    .toEqual([[0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [1, 2], [2, 3, 4], [4]]);
+  expect((await command("events", "b", "--event", "down", "--config", cfg.path)).out).toMatch(/^\d\d:\d\d:\d\d down +agent=b why=exit 1\n$/);
 });
 
 test("events of a full disk are lost, nothing else is", async () => {

@@ -632,6 +632,15 @@ describe("the command over a fleet", () => {
       /^evidence +rule "dialog hint" \(dialog\): Esc to cancel/m, /^texts +wake \(2m old; blocked: a dialog is open\): look at the newest claim$/m, /^restarts +1 today\n +\d\d:\d\d {2}ended \(exit 1\)$/m,
       /^next +types nothing/m, /^cure +attach builder$/m, /^─+\n[^]*^ ❯ 1\. Yes$/m]) expect(card).toMatch(line);
   });
+  test("a card's restarts: each end of its client and each order to restart it, of nobody else", async () => {
+    await begin(FLEET);
+    const [name, other] = [...cfg.agents.keys()] as [string, string];
+    const events = [["down", { agent: name, why: "exit 1" }], ["order", { command: "down", names: [name] }], ["order", { command: "restart", names: [other] }],
+      ["order", { command: "restart --fresh", names: [other, name] }], ["down", { agent: other, why: "exit 2" }], ["commit", { agent: name, command: "restart", names: [name] }]] as const;
+    fake.files.set(state("events.jsonl"), events.map(([event, more], nth) => `${JSON.stringify({ at: new Date(fake.wall - 60_000 + nth * 1000).toISOString(), event, ...more })}\n`).join(""));
+    const { agents: [card] } = JSON.parse((await command("status", name, "--json", "--config", cfg.path)).out) as { agents: Card[] };
+    expect(card!.restarts.map(({ why }) => why)).toEqual(["exit 1", "restarted by you"]);
+  });
   test("a card of several, of one that is down and of one that rests; no card is wider than the terminal", async () => {
     await begin(FLEET.replace('name = "builder"', 'name = "builder"\ndir = "/nowhere"').replace("[loop]", '[[service]]\nname = "web"\ncommand = "serve"\n[loop]'));
     pane("adversary").doing = "idle";
