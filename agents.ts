@@ -5331,9 +5331,12 @@ const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", 
   waitingUntil: null, why: "" };
 
 /** Whether a person's program, or a shell, has taken the place of the client that we started. */
-const isReplaced = (cfg: Config, agent: Agent, { startedPid, pid }: Pane): boolean =>
-  startedPid > 0 && (startedPid !== pid ||
+const isReplaced = (cfg: Config, agent: Agent, { startedPid, pid, session }: Pane): boolean =>
+  (startedPid > 0 && startedPid !== pid) || (session !== "" &&
     isLeftShell(readProc(`${pid}/cmdline`).split("\0"), backendOf(cfg, agent)));
+
+/** The pid mark of a pane that was taken over: what a shell in it executes keeps its pid. */
+const NOBODY = 1;
 
 // All of it together.
 
@@ -6275,6 +6278,10 @@ async function noteLook(
   const { same, backgroundSince, draft } = look;
   Object.assign(memory, { backgroundSince, draft });
   if (look.serverDown) memory.serverDown = true;
+  const replaced = look.verdict.where === "process" && look.verdict.verdict === "unsure";
+  if (replaced && pane.startedPid !== NOBODY) {
+    await tmux(cfg, ["set-option", "-p", "-t", pane.id, "@agents_pid", `${NOBODY}`]);
+  }
   if (!full) return look.verdict;
   memory.judged = look.judged;
   await noteConversation(cfg, agent, pane);

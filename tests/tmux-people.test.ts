@@ -1,5 +1,6 @@
 /** What a person does in the same tmux server, before each of the ways in which a client is ended or started: nothing of theirs goes. */
 import { expect } from "bun:test";
+import { chmodSync } from "node:fs";
 import { type Fleet, life, lives, loopPlan, quote, real, signal, TUI, until } from "./real.ts";
 
 const NAMES = ["linked", "joined", "grouped", "renamed", "second"];
@@ -189,6 +190,29 @@ beside("a program that names itself like rows of the list forges none", async (f
   expect(await f.run(["down"])).toMatchObject({ code: 0 });
   expect([lives(Number(pid)), lives(own), f.read("typed")]).toEqual([true, false, ""]);
 });
+
+real("what a person executes in the shell that a client has left, with its pid, gets nothing typed until a restart", {
+  agents: [{ name: "a1", watch: "heal" }], watchdog: PATIENT,
+}, async (f) => {
+  f.write("wrapper", `#!/bin/bash\n${TUI} "$@"\nexec bash --norc --noprofile -i\n`);
+  chmodSync(f.path("wrapper"), 0o755);
+  f.write("agents.toml", f.text({ ...f.plan, backend: { bin: quote(f.path("wrapper")) } }));
+  await f.up();
+  await f.ready("a1");
+  f.control("a1", "exit 0");
+  await until(async () => (await f.states()).of.a1!.includes("is not the client that was started there"));
+  await f.ticks(2);
+  const first = await f.pid("a1");
+  f.control("a1", "idle");
+  await f.tmux("send-keys", "-t", "=t-a1:", "-l", `exec ${TUI}`);
+  await f.tmux("send-keys", "-t", "=t-a1:", "Enter");
+  await until(() => f.starts("a1").length === 2);
+  await f.ticks(3);
+  expect([await f.pid("a1") === first, (await f.run(["send", "a1", "not for you", "--timeout", "4"])).code, f.submits("a1")]).toEqual([true, 1, []]);
+  expect(await f.run(["restart", "a1"])).toMatchObject({ code: 0 });
+  expect(await f.run(["send", "a1", "for you"])).toMatchObject({ code: 0 });
+});
+
 real("a session that a hook renames is supervised, and is no unknown one", { agents: [{ name: "a1", watch: "heal" }], watchdog: PATIENT }, async (f) => {
   f.write("home/.tmux.conf", 'set-hook -g session-created { rename-session "t-by-hook-#{session_id}" }\nset-hook -g session-renamed { if-shell -F "#{m:t-a*,#{session_name}}" { rename-session "t-again" } }\n');
   await f.tmux("new-session", "-d", "-s", "person", program(f));
