@@ -7615,6 +7615,8 @@ export interface DeathFacts {
   /** It died together with others: one event, no fault of its own. */
   massDeath: boolean;
   program: string;
+  /** It has run here before: a program that is missing now may just be updated. */
+  ran: boolean;
 }
 
 /** What to do about a client that has ended; `delay`: s until it is started. */
@@ -7626,18 +7628,19 @@ export function decideDeath(facts: DeathFacts, settings: Settings): AfterDeath {
   if (facts.kind === "task" && status === 0) {
     return { do: "finish", why: "done (exit 0)", failures };
   }
-  if (status === EXIT_MISSING) return { do: "park", why: `${facts.program} not found`, failures };
+  const missing = status === EXIT_MISSING ? `${facts.program} not found` : "";
+  if (missing && !facts.ran) return { do: "park", why: missing, failures };
   if (status === EXIT_PERMANENT) return { do: "park", why: "exit 125 (do not restart)", failures };
   if (facts.massDeath) return { do: "wait", why: "ended together with others", delay: 0, failures };
   if (starts >= settings.parkAfter) {
-    return { do: "park", why: `${starts} starts in ${minutes(1000 * settings.parkWindow)} ` +
-      "without a healthy minute", failures };
+    return { do: "park", why: missing || `${starts} starts in ` +
+      `${minutes(1000 * settings.parkWindow)} without a healthy minute`, failures };
   }
   const healthy = lived >= settings.healthyAfter * 1000;
   const step = lived >= settings.restartReset * 1000 ? 0 : Math.max(failures, healthy ? 0 : 1);
   const delay = step === 0
     ? 0 : Math.min(settings.restartDelay * 2 ** (step - 1), settings.restartDelayMax);
-  const how = status === null ? "gone" : `ended (exit ${status})`;
+  const how = missing || (status === null ? "gone" : `ended (exit ${status})`);
   return { do: "wait", why: how, delay, failures: step + 1 };
 }
 
@@ -7685,6 +7688,7 @@ const deathOf = (
   kind: isAgent(unit) ? unit.kind : "service", status, lived, failures: memory.failures,
   starts: startsThatCount(cfg, memory, lived).length, massDeath: false,
   program: isAgent(unit) ? programOf(backendOf(cfg, unit).bin) : "its program",
+  ran: memory.version !== undefined,
 });
 
 const deathKey = (server: string, pane: Pane): string => `${server} ${pane.id}`;

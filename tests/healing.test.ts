@@ -21,7 +21,7 @@ beforeEach(() => {
 });
 
 describe("decideDeath", () => {
-  const facts: DeathFacts = { kind: "persistent", status: 1, lived: 3600_000, failures: 0, starts: 0, massDeath: false, program: "claude" };
+  const facts: DeathFacts = { kind: "persistent", status: 1, lived: 3600_000, failures: 0, starts: 0, massDeath: false, program: "claude", ran: false };
   test.each<[string, Partial<DeathFacts>, string, number | undefined]>([
     ["healthy for long: at once", {}, "wait", 0],
     ["the second within the reset", { lived: 20_000, failures: 1 }, "wait", 10],
@@ -34,6 +34,8 @@ describe("decideDeath", () => {
     ["fault 22: five starts without a healthy minute", { starts: 5 }, "park", undefined],
     ["four are not enough", { starts: 4, lived: 1000, failures: 4 }, "wait", 80],
     ["P11: the program is missing", { status: 127 }, "park", undefined],
+    ["it ran here before: it may be under an update", { status: 127, lived: 0, failures: 1, starts: 2, ran: true }, "wait", 10],
+    ["but not for ever", { status: 127, lived: 0, starts: 5, ran: true }, "park", undefined],
     ["exit 125: do not restart", { status: 125 }, "park", undefined],
     ["fault 60: a task that ended well is done", { kind: "task", status: 0 }, "finish", undefined],
     ["a task that failed is not", { kind: "task", status: 1 }, "wait", 0],
@@ -99,6 +101,19 @@ describe("the ladder, over the fake world", () => {
     await hours(24);
     expect(fake.logged("restarting in")).toHaveLength(0);
     expect(starts()).toBeGreaterThan(115);
+  });
+  test("a program that is away while it is updated is there again at a later try; one that stays away is parked with its name", async () => {
+    await hours(0.1);
+    memoryOf(watch, "a").version = "2.1.330";
+    let away = 2;
+    fake.tmux.onStart = (pane) => (away-- > 0 ? fake.tmux.exit(pane.session, 127) : void (pane.doing = "busy"));
+    fake.tmux.exit("agents-a", 1);
+    await hours(0.1);
+    expect([starts(), storedLife(memoryOf(watch, "a")).parked]).toEqual([4, ""]);
+    away = Infinity;
+    fake.tmux.exit("agents-a", 1);
+    await hours(1);
+    expect([starts() - 4, storedLife(memoryOf(watch, "a")).parked]).toEqual([5, "claude not found"]);
   });
   test("P11: the program is missing: parked with its name, up releases it", async () => {
     fake.tmux.onStart = (pane) => fake.tmux.exit(pane.session, 127);
