@@ -149,6 +149,18 @@ describe("each event stands there once, with its facts", () => {
     await ticks(3);
     expect(events("answered")).toMatchObject([{ agent: "a", match: "Do you want to proceed", keys: ["Down", "Tab"] }]);
   });
+  test("answered: as often as was allowed, once for each time that it is shown", async () => {
+    await begin(`${ONE}[backend.claude]\nanswer = [{ re = "Do you want to proceed", keys = ["Tab"], max = 3 }]\n`);
+    const counts: number[] = [];
+    for (let nth = 0; nth < 5; nth++) {
+      pane("a").doing = "dialog";
+      await ticks(3);
+      counts.push(events("answered").length);
+      pane("a").doing = "busy";
+      await ticks(1);
+    }
+    expect([counts, fake.logged("a: answered 3 times, not again").length > 0]).toEqual([[1, 2, 3, 3, 3], true]);
+  });
   test("delivered: how long it waited, in ms, and after how many tries", async () => {
     await begin(ONE);
     pane("a").doing = "dialog";

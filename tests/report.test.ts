@@ -225,6 +225,15 @@ describe("report", () => {
     expect(reportText(night(), 80)).not.toContain("the record begins");
   });
 
+  test("the parts of a bar are round on a clock: as long as twenty of them fit", () => {
+    const S = 1000;
+    const [M, H] = [60 * S, 3600 * S];
+    const steps = [1, 2, 3, 5, 10, 15, 20, 30].flatMap((count) => [count * S, count * M]).concat([1, 2, 3, 4, 6, 8, 12, 24, 48].map((count) => count * H)).sort((a, b) => a - b);
+    const slotOf = (ms: number) => summariseEvents([], DAY, DAY + ms, BOTH).slotMs;
+    expect(steps.map((step) => slotOf(20 * step))).toEqual(steps);
+    expect(steps.slice(1).map((step) => slotOf(20 * step - 1))).toEqual(steps.slice(0, -1));
+  });
+
   test("the timeline: what waited for a person and what was restarted show however short they are", () => {
     const events = (...told: [number, Partial<AgentEvent>][]): AgentEvent[] =>
       told.map(([minute, more]) => ({ at: new Date(DAY + minute * MINUTE).toISOString(), agent: "a", event: "state", ...more }));
@@ -258,6 +267,8 @@ describe("report", () => {
     expect(report.agents[0]!.restarts).toEqual({ count: 6, why: { "idle with no WAITING-UNTIL marker": 2, "past its WAITING-UNTIL, it did not go on by itself": 1,
       "its screen shows work but has not moved": 1, "ended (exit 1)": 1, "ended (exit 2)": 1 } });
     expect(reportText(report, Infinity)).toContain("\na: 6 restarts: idle with no WAITING-UNTIL marker ×2, past its");
+    const late = summariseEvents([...restart(1, "x"), ...restart(2, "y"), ...restart(3, "z"), ...restart(4, "z")], DAY, DAY + 60 * MINUTE);
+    expect(reportText(late, Infinity)).toContain("\na: 4 restarts: z ×2, x, y\n");
   });
 
   test("a restart by a person is one, of the agents that it names", () => {

@@ -632,6 +632,34 @@ describe("the command over a fleet", () => {
       /^evidence +rule "dialog hint" \(dialog\): Esc to cancel/m, /^texts +wake \(2m old; blocked: a dialog is open\): look at the newest claim$/m, /^restarts +1 today\n +\d\d:\d\d {2}ended \(exit 1\)$/m,
       /^next +types nothing/m, /^cure +attach builder$/m, /^─+\n[^]*^ ❯ 1\. Yes$/m]) expect(card).toMatch(line);
   });
+  test("the last words of an ended client: its last error, else its last line", async () => {
+    await begin(FLEET);
+    const [name] = [...cfg.agents.keys()] as [string];
+    const said = async (...screen: string[]) => {
+      const one = fake.tmux.of(`agents-${name}`);
+      Object.assign(one, { dead: true, status: 1, text: screen.join("\n") });
+      return (await read()).of(name).detail;
+    };
+    expect([await said("begin", "it works", "the end"), await said("begin", "Error: no such model", "the end", "")]).toEqual(["exit 1: the end", "exit 1: Error: no such model"]);
+  });
+  test("a broken config needs a person, whoever works", async () => {
+    await begin(FLEET);
+    watchdog(10);
+    expect([(await read()).code, (await read()).status.needsHuman]).toEqual([0, false]);
+    fake.files.set(state("agents.toml"), FLEET);
+    fake.files.set(cfg.path, "[[agent");
+    const { code, status } = await read();
+    expect([code, status.needsHuman, status.configError]).toEqual([3, true, expect.stringContaining("agents.toml:1")]);
+  });
+  test("a card shows five restarts, and the last twelve lines of a screen", async () => {
+    await begin(FLEET);
+    const [name] = [...cfg.agents.keys()] as [string];
+    const event = (nth: number) => `${JSON.stringify({ at: new Date(fake.wall - 60_000 + nth * 1000).toISOString(), event: "down", agent: name, why: `exit ${nth}` })}\n`;
+    fake.files.set(state("events.jsonl"), Array.from({ length: 9 }, (_, nth) => event(nth + 1)).join(""));
+    Object.assign(pane(name), { text: Array.from({ length: 30 }, (_, nth) => `line ${nth}`).join("\n") });
+    const { agents: [card] } = JSON.parse((await command("status", name, "--json", "--config", cfg.path)).out) as { agents: Card[] };
+    expect([card!.restarts.map(({ why }) => why), card!.screen]).toEqual([[5, 6, 7, 8, 9].map((nth) => `exit ${nth}`), Array.from({ length: 12 }, (_, nth) => `line ${nth + 18}`)]);
+  });
   test("a card's restarts: each end of its client and each order to restart it, of nobody else", async () => {
     await begin(FLEET);
     const [name, other] = [...cfg.agents.keys()] as [string, string];

@@ -58,12 +58,54 @@ describe("orders", () => {
     expect([(await call("up", "a", "b", "c")).code, starts("a"), starts("b"), starts("c")]).toEqual([1, 1, 0, 0]);
     expect(fake.logged(/: a later order of yours keeps it down/)).toHaveLength(2);
   });
+  test("up says with which words a client ended at once, exit 1", async () => {
+    await begin(["a"]);
+    fake.tmux.onStart = (one) => {
+      one.doing = "idle";
+      fake.tmux.exit(one.session, 4);
+    };
+    const { code } = await call("up", "a");
+    expect([code, fake.lines.findLast((line) => line.includes("ended"))]).toEqual([1, expect.stringMatching(/ a: its client ended \(exit 4\):\n.*\] {5}● Ready\.\n/)]);
+  });
+  test("down names the other fleet whose session has the name of what it should end", async () => {
+    await begin(["a"]);
+    Object.assign(fake.tmux.add("agents-a"), { marks: { "@agents_session": "agents-a", "@agents_home": "/other/.agents/state" } });
+    await call("down", "a");
+    expect(fake.logged(" a: not running; the session agents-a belongs to the fleet of /other/.agents;")).toHaveLength(1);
+  });
+  test("down names a daemon of Codex that keeps the home of one of its agents, and no other", async () => {
+    const codex = (home: string) => `[[agent]]\nname = "c"\nbackend = "codex"\nenv = { CODEX_HOME = "${home}" }\n`;
+    for (const pid of [process.pid, 88]) fake.stat(pid, 5);
+    for (const [path, text] of Object.entries({ "self/stat": fake.files.get("/proc/88/stat")!, "88/cmdline": "codex\0app-server\0", "88/environ": "CODEX_HOME=/home/codex\0" })) fake.files.set(`/proc/${path}`, text);
+    const named = async (text: string) => {
+      fake.lines.length = 0;
+      void ({ fake, cfg, watch, file, operator, starts, ticks } = await scene(text, { fake, ticks: 0 }));
+      await call("down");
+      return fake.logged("left running: Codex's daemon").length;
+    };
+    expect([await named(codex("/home/codex")), await named(codex("/home/other")), await named(`${agents("a")}env = { CODEX_HOME = "/home/codex" }\n`),
+      await named(`${codex("/home/codex")}[backend.codex]\nbin = "/opt/cx"\n`)]).toEqual([1, 0, 0, 1]);
+  });
   test("restart takes no later down back", async () => {
     await begin(["a"], 3);
     fake.beforeTmux((args) => {
       if (args.some((word) => word.includes("kill-pane"))) down("a");
     });
     expect([(await call("restart", "a")).code, starts("a"), Object.keys(wanted().held), wanted().busy]).toEqual([1, 1, ["a"], {}]);
+  });
+  test("a start whose kickoff could not be stored was none: it counts for nothing, and is made once it can be", async () => {
+    fake.tmux.onStart = (one) => void (one.doing = "idle");
+    let full = true;
+    const write = fake.write.bind(fake);
+    fake.write = (path, text) => {
+      if (full && path.includes("kickoff-")) throw new Error("ENOSPC");
+      write(path, text);
+    };
+    await begin(["a"], 12);
+    expect([starts("a"), memoryOf(watch, "a").failures, fake.logged("could not be started"), fake.logged("ENOSPC").length]).toEqual([0, 0, [], 1]);
+    full = false;
+    await ticks(2);
+    expect(starts("a")).toBe(1);
   });
   test("the watchdog starts nothing that was taken down while it prepared the start, and counts none", async () => {
     await begin(["a"], 3);
