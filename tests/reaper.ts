@@ -24,6 +24,8 @@ export function reapAfter(...folders: string[]): void {
 }
 
 export const signal = (pid: number, name: NodeJS.Signals): void => {
+  // 0 is the group of the tests themselves, -1 everybody
+  if (!(pid > 1)) throw new Error(`no process has the number ${pid}`);
   try {
     process.kill(pid, name);
   } catch {
