@@ -158,6 +158,20 @@ describe("the command, over files on disk", () => {
     expect([await shown(13), await shown(14)]).toEqual(["the first\n", "the first\nbegun anew\n"]);
   });
 
+  test("-f: what is new in the conversation that opencode's server has, asked for each two seconds", async () => {
+    const { follow, fake, resumes } = await fleet('[[agent]]\nname = "o"\nbackend = "opencode"\nresume = true\n[backend.opencode]\nserver = "http://127.0.0.1:9"\n');
+    resumes("o", "ses_1");
+    const texts = ["one", "two"];
+    let asked = 0;
+    fake.http = async () => {
+      if ((asked += 1) > 30) await new Promise(() => {});
+      return { ok: true, status: 200, body: JSON.stringify(texts.map((text, nth) => ({ info: { role: "assistant", time: { created: nth } }, parts: [{ type: "text", text }] }))) };
+    };
+    const began = fake.mono;
+    const out = await follow(["o"], { 2: () => texts.push("three"), 4: () => texts.push("four", "five") }, 5);
+    expect([out.replace(/^\S.* said +/gm, ""), fake.mono - began]).toEqual(["two\nthree\nfour\nfive\n", 12_000]);
+  });
+
   test("the conversation of a client that runs is the one it says, of one that ended the one to resume", async () => {
     const { logs, said, resumes, fake, cfg } = await fleet();
     for (const id of ["resumed", "running"]) said(id, id);

@@ -67,6 +67,18 @@ describe("orders", () => {
     const { code } = await call("up", "a");
     expect([code, fake.lines.findLast((line) => line.includes("ended"))]).toEqual([1, expect.stringMatching(/ a: its client ended \(exit 4\):\n.*\] {5}● Ready\.\n/)]);
   });
+  test("up waits for what an agent needs, and starts it as soon as that answers", async () => {
+    const text = `[[service]]\nname = "db"\ncommand = "x"\nready = "5432"\n${agents("a")}needs = ["db"]\n`;
+    void ({ fake, cfg, watch, file, operator, starts, ticks } = await scene(text, { fake, ticks: 0 }));
+    const began = fake.mono;
+    fake.http = async () => ({ ok: fake.mono - began >= 3_000, status: 0, body: "" });
+    let at = 0;
+    fake.tmux.onStart = (one) => {
+      one.doing = "idle";
+      if (one.session === "agents-a") at = fake.mono - began;
+    };
+    expect([(await call("up", "db", "a")).code, starts("a"), at >= 3_000 && at < 4_000]).toEqual([0, 1, true]);
+  });
   test("down names the other fleet whose session has the name of what it should end", async () => {
     await begin(["a"]);
     Object.assign(fake.tmux.add("agents-a"), { marks: { "@agents_session": "agents-a", "@agents_home": "/other/.agents/state" } });
