@@ -2865,6 +2865,11 @@ const CLAUDE_QUESTIONS: Rule[] = [
     /^ *❯ 1\. Fix with Claude\n *2\. Exit and fix manually$/),
 ];
 
+/** What opencode's palette, pickers and forms begin with: a title, and the key that closes them. */
+const POPUP_TITLE = /(?<= {3})[A-Z]\S*(?: \S+)* {4,}esc(?:\/enter)?(?!.)/;
+/** The columns of opencode's sidebar, which is beside the box of a wide session. */
+const SIDEBAR = 42;
+
 /** The last rule for a client: its input box is there, and nothing else says that it is busy. */
 const AT_PROMPT: Rule =
   { name: "prompt", verdict: "idle", where: "rest", why: "at its prompt", re: /(?:)/ };
@@ -3016,8 +3021,8 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: /┃ +△ (?:Permission required|Always allow)|Allow once\s+Allow always\s+Reject/ },
     { name: "question", verdict: "blocked", where: "dialog", why: "question",
       re: /┃(?<=^[^┃\n]*┃).*enter (?:submit|confirm)\s+esc dismiss/m },
-    { name: "picker", verdict: "blocked", where: "screen", why: "a picker is open",
-      re: / {5}esc *\n(?<= {3}[A-Z][\w ]* {5,}esc *\n)(?:.*\n){0,2}.* {3}Search\b/ },
+    { name: "picker", verdict: "blocked", where: "dialog", why: "a dialog is open",
+      re: POPUP_TITLE },
     { name: "bar", verdict: "active", where: "foot", why: "busy bar", animated: true,
       re: /^ {2,4}[⬝■]/m },
     { name: "interrupt", verdict: "active", where: "foot", why: "busy footer",
@@ -3238,6 +3243,17 @@ function claudeNewest(lines: string[], foot: string): Newest {
   return { event: "", done, doubtful: false };
 }
 
+// A popup lies over the transcript and the box, in the middle of the pane; a quote of one is not.
+function opencodePopup(lines: string[], box: Box): number {
+  const edge = lines[box.last]!;
+  const centred = edge.indexOf("╹") + edge.length;
+  return lines.findIndex((line) => {
+    const title = POPUP_TITLE.exec(line);
+    const off = title ? title.index + line.length - centred : NaN;
+    return Math.abs(off) < 2 || Math.abs(off - SIDEBAR) < 2;
+  });
+}
+
 // Without the toast that may cover the transcript and the sidebar beside it.
 function opencodePage(lines: string[], box: Box): string[] {
   const width = lines[box.last]!.length;
@@ -3295,10 +3311,12 @@ function readRegions({ text, title }: ScreenText): Regions {
   }
   const above = claude ? lines.slice(0, box.first) : opencodePage(lines, box);
   const foot = lines.slice(box.last + 1).join("\n");
+  const popup = claude ? -1 : opencodePopup(lines, box);
   return {
     lines, above, screen, plain: text, title,
     newest: once(() => (claude ? claudeNewest(above, foot) : opencodeNewest(above))),
-    box: boxContent(lines, box, claude ? "claude" : "opencode"), foot, dialog: null,
+    box: popup < 0 ? boxContent(lines, box, claude ? "claude" : "opencode") : null, foot,
+    dialog: popup < 0 ? null : lines.slice(popup).join("\n"),
   };
 }
 
@@ -3818,7 +3836,7 @@ function compiled(source: string, flags: string): RegExp {
 
 /** What the program calls its findings that no rule of `BUILT_IN_RULES` makes. */
 const FINDINGS = ["blank", "none", DRAFT, "marker", "in front", "server", "turn", "busy", "waiting",
-  "shell", "idle", "account", "log_grace"];
+  "shell", "idle", "account", "log_grace", "folder"];
 
 /** An operator's rule is never taken for one of the program's, which are asked after by name. */
 function nameOfOwn({ kind }: Backend, name: string | undefined, nth: number): string {

@@ -179,6 +179,16 @@ describe("an answer that is nothing but an error", () => {
   });
 });
 
+test("opencode: a dialog in the middle of the pane is open, whatever is typed in it; one that an answer quotes is not", () => {
+  const read = (text: string) => detect(BUILT_IN_RULES.opencode, { text, title: "OC | x" }, NOW).verdict;
+  for (const size of ["80x24", "200x50"]) {
+    const palette = readFileSync(`${FIXTURES}/opencode/blocked-v1834-command-palette-${size}.txt`, "utf8");
+    expect(read(palette.replace("Search ", "switch "))).toBe("blocked");
+    const quote = palette.split("\n").filter((line) => !/[┃╹▣]/.test(line)).map((line) => `     ${line}`).join("\n");
+    expect(read(opencodeScreen(`${quote}\n\n     ▣  Build · Mock One · 4.7s`, 80))).toBe("idle");
+  }
+});
+
 test("macOS draws another bullet: every capture says the same", () => {
   for (const { file, verdict } of results.filter((each) => each.file.startsWith("claude/"))) {
     const side = JSON.parse(readFileSync(`${FIXTURES}/${file.replace(/txt$/, "json")}`, "utf8"));
