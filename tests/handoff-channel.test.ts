@@ -85,7 +85,7 @@ const commit = (subject: string, files: Record<string, string> = {}): void => {
     mkdirSync(join(at("builder", name), ".."), { recursive: true });
     writeFileSync(at("builder", name), content);
   }
-  if (Object.keys(files).length) gitIn(at("builder"), "add", "-A");
+  gitIn(at("builder"), "add", "-A");
   gitIn(at("builder"), "commit", "-q", "--allow-empty", "-m", subject);
 };
 /** What a push with --force leaves in the origin, without the five processes of one. */
@@ -588,7 +588,6 @@ describe("what comes from outside is bounded and clean", () => {
     ] as const) {
       rmSync(at("builder/machine-docs/STATUS-p1.md"), { force: true });
       symlinkSync(target, at("builder/machine-docs/STATUS-p1.md"));
-      gitIn(at("builder"), "add", "-A");
       commit(`a link to ${target}`);
       push();
       gitIn(at("watch"), "fetch", "-q");
