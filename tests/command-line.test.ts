@@ -124,7 +124,7 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
   const CONFIG = '[[agent]]\nname = "a1"\nbackend = "claude"\n[loop]\nphases = [{ id = "one", plan = "p.md", status = "s.md" }]\n';
   test.each<[words: string[], says: string]>([
     [["stauts"], 'unknown command "stauts"; nearest is "status" (there are: up, down, '],
-    [["doctor", "a1"], 'doctor takes no "a1"'], [["status", "--watch", "a1"], "status: --watch and --line take no names"], [["status", "a2"], 'no agent or service "a2"'], [["events", "a2"], 'no agent or service "a2"; nearest is "a1" (there are: a1, watchdog, gone)'], [["report", "a1", "b1"], 'report takes no "a1"'], [["unit", "x"], 'unit takes no "x"'],
+    [["doctor", "a1"], 'doctor takes no "a1"'], [["status", "--watch", "a1"], "status: --watch and --line take no names"], [["status", "a2"], 'no agent or service "a2"'], [["events", "a2"], 'no agent or service "a2"; nearest is "a1" (there are: a1, watchdog, gone)'], [["events", "--event", "comit"], 'events: no event "comit"; nearest is "commit"'], [["report", "a1", "b1"], 'report takes no "a1"'], [["unit", "x"], 'unit takes no "x"'],
     [["status", "--jsno"], "status: Unknown option '--jsno'; nearest is \"--json\""],
     [["up", "--json"], "up: Unknown option '--json'"],
     [["status", "--line", "--json"], "status: --json and --line cannot be combined"], [["top", "--json"], "status: --json and --watch cannot be combined"],
@@ -135,7 +135,8 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     [["restart"], "usage: restart <name…> [--fresh]"], [["down", "a1", "--orphans"], "usage: down [name… | --orphans]"],
     [["logs"], "usage: logs <name…>"], [["logs", "a2"], 'no agent or service "a2"; nearest is "a1"'],
     [["attach"], "usage: attach <name> [--read-only]"], [["attach", "*"], "* matches a1, watchdog: name one of them"], [["explain", "a1", "a1"], "usage: explain <name>"],
-    [["send"], "usage: send <name> <text… | -> [--timeout S] [--queue]"], [["send", "a1"], "usage: send"],
+    [["send"], "usage: send <name> <text… | -> [--timeout S] [--queue]"], [["send", "a1"], "usage: send"], [["send", "a1", " \n"], "send: the text is empty"],
+    [["explain", "watchdog"], "watchdog is not an agent: its screen is not read"], [["status", "watchdog"], "status: the watchdog has no card"],
     [["send", "a2", "x"], 'no agent "a2"; nearest is "a1" (there are: a1)'], [["send", "b*", "x"], 'no agent "b*"; nearest is "a1" (there are: a1)'],
     [["send", "a1", "x", "--timeout", "soon"], 'send: --timeout "soon" is not a number of seconds'],
     [["send", "a1", "x", "--timeout=-1"], 'send: --timeout "-1" is not a number of seconds'],

@@ -321,6 +321,15 @@ describe("deadlock", () => {
     await ticks(50);
     expect(nudged()).toHaveLength(0);
   });
+  test("on a full disk it is an error of this stage, and is told once the disk has room", async () => {
+    await rest(14);
+    fake.full = true;
+    await ticks(10);
+    expect(fake.logged(/ERROR: deadlock: ENOSPC/)).toHaveLength(1);
+    fake.full = false;
+    await ticks(4);
+    expect(nudged()).toHaveLength(1);
+  });
   test("work in between begins the quiet anew", async () => {
     await rest(10);
     fake.tmux.of("agents-builder").doing = "busy";
