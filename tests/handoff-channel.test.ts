@@ -9,7 +9,7 @@ import { until } from "./wait.ts";
 
 // dozens of real gits each, on a machine that may have other work
 setDefaultTimeout(60_000);
-const REAL_GIT = world.git;
+const { git: REAL_GIT, folder: REAL_FOLDER } = world;
 
 /** git in a folder, as an agent calls it. */
 function gitIn(folder: string, ...args: string[]): string {
@@ -278,6 +278,8 @@ describe("what keeps git from answering is told with its cure, within three tick
     writeFileSync(path, "");
     const git = Bun.spawn(["git", "-C", at("watch"), "cat-file", "--batch"], { stdin: "pipe", stdout: "ignore" });
     fake.files.set(`/proc/${git.pid}/cmdline`, "git\0-C\0watch\0cat-file\0--batch\0");
+    const { folder } = world;
+    world.folder = (pid) => (pid === git.pid ? REAL_FOLDER : folder)(pid);
     await until(() => realpathSync(`/proc/${git.pid}/cwd`) === realpathSync(at("watch")));
     await ticks(3);
     expect([state(), events()]).toEqual(["ok", []]);
