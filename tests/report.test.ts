@@ -225,6 +225,11 @@ describe("report", () => {
     expect(reportText(night(), 80)).not.toContain("the record begins");
   });
 
+  test("a wait of a millisecond is a wait, one of none is a dash", () => {
+    const text = (ms: number) => reportText(summariseEvents([{ at: at("00:01"), event: "delivered", agent: "a", ms }], DAY, DAY + 60 * MINUTE), Infinity);
+    expect([/^a +1 +(\S+)/m.exec(text(1))?.[1], /^a +1$/m.test(text(0))]).toEqual(["0.0s", true]);
+  });
+
   test("the parts of a bar are round on a clock: as long as twenty of them fit", () => {
     const S = 1000;
     const [M, H] = [60 * S, 3600 * S];
