@@ -248,6 +248,7 @@ describe("report", () => {
     expect(drawn([10, { to: "active" }], [25, { to: "idle" }], [40, { to: "limited" }])).toBe(" █▄·▒▒");
     expect(drawn([0, { to: "active" }], [21, { to: "blocked" }], [21, { event: "blocked" }], [22, { to: "active" }])).toBe("██!███");
     expect(drawn([0, { to: "active" }], [5, { event: "down", why: "gone" }], [6, { event: "start" }], [6, { to: "active" }])).toBe("↺█████");
+    expect(drawn([0, { to: "active" }], [19, { event: "down", why: "gone" }], [20, { event: "start" }], [20, { to: "active" }])).toBe("██↺███");
     // parked and long unsure wait for a person too; the death that follows takes nothing of that
     expect(drawn([0, { to: "active" }], [10, { event: "parked" }], [10, { event: "down" }], [10, { to: "gone" }], [40, { event: "start" }], [41, { to: "idle" }])).toBe("█!!!↺·");
     expect(drawn([0, { to: "unsure" }], [20, { event: "unsure" }], [30, { to: "idle" }])).toBe("  !···");
