@@ -10922,7 +10922,9 @@ export function decideNow(
   now: number,
 ): Pick<Memory, "verdict" | "why" | "since"> {
   const known = memory.since >= pane.created ? memory : null;
-  if (young) return { verdict: "booting", why: "it was started a moment ago", since: pane.created };
+  if (young && shown?.verdict !== "blocked") { // a client may begin with a question
+    return { verdict: "booting", why: "it was started a moment ago", since: pane.created };
+  }
   if (!shown) {
     const since = known?.verdict === "unsure" ? known.since : now;
     return { verdict: "unsure", why: "its screen could not be read", since };

@@ -121,6 +121,7 @@ describe("decideNow", () => {
   });
   test("who was started a moment ago is starting; a screen that could not be read is unsure", () => {
     expect(now_(verdict("idle"), memory("idle"), { created: ago(1) }, true)).toEqual(["booting", 1]);
+    expect(now_(verdict("blocked"), memory("idle"), { created: ago(1) }, true)[0]).toBe("blocked");
     expect(now_(undefined, memory("idle"))).toEqual(["unsure", 0]);
     expect(now_(undefined, memory("unsure"))).toEqual(["unsure", 900]);
   });
