@@ -4421,7 +4421,9 @@ async function clearPlace(
   const group = pane ? groupOf(pane) : null; // not every client that we end has our mark
   if (pane) await stopPanes(cfg, [pane]);
   const left = await leftOver(cfg, watch, unit, [group]);
-  return left && { started: false, why: cannotEnd(membersOf(left)) };
+  if (left) await endFamilies([left]);
+  const stuck = left ? membersOf(left) : [];
+  return stuck.length ? { started: false, why: cannotEnd(stuck) } : null;
 }
 
 export async function startAgent(
@@ -4622,9 +4624,12 @@ function familyIn(cfg: Config, pane: Pane): Family {
   return unit ? familyOf(cfg, unit.name, groups) : { groups, marks: [] };
 }
 
-/** Ends panes and waits until their families are gone: two clients in one clone corrupt it. */
+/**
+ * Ends panes and waits until the families of those that live are gone: two clients in one clone
+ * corrupt it. The unit of a dead one may run again by now, started by another.
+ */
 async function stopPanes(cfg: Config, panes: Pane[]): Promise<void> {
-  const families = panes.map((pane) => familyIn(cfg, pane));
+  const families = panes.filter(({ dead }) => !dead).map((pane) => familyIn(cfg, pane));
   for (const pane of panes) await killSession(cfg, pane);
   await awaitEnd(cfg, panes, families);
 }

@@ -1,7 +1,7 @@
 /** What a client started ends with it, and no other client is started before that. */
 import { describe, expect, test } from "bun:test";
 import { closeSync, fstatSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { childEnv, isCodexDaemon, keepLock, lockHolder, memoryOf, openNote, pendingUnits, readNote, save, supervisorsOf, takeLock, world, storedLife } from "../agents.ts";
+import { childEnv, isCodexDaemon, keepLock, lockHolder, memoryOf, openNote, pendingUnits, readNote, save, snapshot, startAgent, supervisorsOf, takeLock, world, storedLife } from "../agents.ts";
 import { agents, command, type FakeWorld, fakeWorld, holdLock, realFolder, type Scene, scene } from "./kit.ts";
 import { real, until } from "./real.ts";
 
@@ -309,6 +309,17 @@ describe("the family of a client", () => {
     expect(storedLife(memoryOf(watch, "a")).stopping!.marks).toHaveLength(1);
     await ticks(1);
     expect(next).toEqual([]);
+  });
+  test("a start of another that was faster lives on: who saw only the dead pane before it ends nothing of it", async () => {
+    await begin();
+    const helper = host.helper(70_006, markOf()); // of the client that ends: nobody else is in its way
+    host.end(pane().pid);
+    fake.tmux.exit("agents-a", 1);
+    const before = await snapshot(cfg);
+    await ticks(6);
+    const [next, got] = [pane(), host.helper(70_007, markOf())];
+    const done = await startAgent(cfg, watch, cfg.agents.get("a")!, before);
+    expect([done, pane() === next, next.dead, got, starts(), helper]).toEqual([{ started: false, why: "" }, true, false, [], 2, ["SIGHUP"]]);
   });
   test("agents at rest cost no look at the processes", async () => {
     await begin();
