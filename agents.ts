@@ -5125,7 +5125,7 @@ function readModel(
 
 /** The oldest and the newest version that detection was measured on. */
 const MEASURED: Record<BackendKind, [string, string] | null> = {
-  claude: ["2.0.76", "2.1.332"], opencode: ["1.14.0", "1.18.34"],
+  claude: ["2.0.76", "2.1.332"], opencode: ["1.14.41", "1.18.34"],
   codex: ["0.169.0", "0.171.0"], gemini: ["0.61.0", "0.61.0"], typed: null,
 };
 

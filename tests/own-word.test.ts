@@ -361,7 +361,7 @@ describe("versions", () => {
   test("what was tried ends at both sides", () => {
     const tried = (kind: "claude" | "opencode" | "typed", ...versions: string[]) => versions.map((version) => isUntried(kind, version));
     expect(tried("claude", "2.0.75", "2.0.76", "2.1.99", "2.1.332", "2.1.333", "3.0.0")).toEqual([true, false, false, false, true, true]);
-    expect(tried("opencode", "1.13.9", "1.14.0", "1.18.34", "1.19.0")).toEqual([true, false, false, true]);
+    expect(tried("opencode", "1.14.40", "1.14.41", "1.18.34", "1.19.0")).toEqual([true, false, false, true]);
     expect(tried("typed", "0.0.1")).toEqual([false]);
   });
   test("the running one is in status; another one under us is an event, and one that nobody tried is told once", async () => {

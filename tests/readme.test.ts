@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { COMMANDS, type Config, helpText, KEYS, loadConfig } from "../agents.ts";
+import { COMMANDS, type Config, helpText, isUntried, KEYS, loadConfig } from "../agents.ts";
 
 const ROOT = resolve(import.meta.dir, "..");
 const read = (name: string): string => readFileSync(join(ROOT, name), "utf8");
@@ -56,6 +56,19 @@ test("the README's own fleet runs as it stands", async () => {
   const cfg = await loadText(fleet);
   expect(cfg.warnings).toEqual([]);
   expect(cfg.agents.size).toBeGreaterThan(1);
+});
+
+test("the table of clients names the versions that the program counts as tried, and those that the tests run", () => {
+  const rows = [...README.matchAll(/^\| (Claude Code|opencode|Codex|Gemini CLI) \| (\S+)(?: to (\S+))? \|.*\| (.*) \|$/gm)];
+  const kinds = rows.map(([, client, oldest, newest = oldest, run]) => {
+    const kind = client!.split(" ")[0]!.toLowerCase() as "claude" | "opencode" | "codex" | "gemini";
+    const later = newest!.replace(/\d+$/, (last) => `${Number(last) + 1}`);
+    expect([kind, ...[`${oldest}-0`, oldest!, newest!, later].map((version) => isUntried(kind, version))]).toEqual([kind, true, false, false, true]);
+    const pinned = new RegExp(`^  ${kind}: \\[".*", "(.*)"\\]`, "m").exec(read("tests/e2e/clients.ts"))![1]!;
+    expect(run!.split(", ")).toContain(pinned);
+    return kind;
+  });
+  expect(kinds).toEqual(["claude", "opencode", "codex", "gemini"]);
 });
 
 test("the README names files that exist", () => {
