@@ -1294,6 +1294,9 @@ const defaultsOf = <T extends Keys>(keys: T): Table<T> =>
   Object.fromEntries(Object.entries(keys)
     .map(([key, [, fallback]]) => [camelCase(key), fallback])) as Table<T>;
 
+/** The upper edge of Gemini's box; with NO_COLOR a plain rule, like others on its screen. */
+const GEMINI_TOP = String.raw`(?:▄{8}.*|─{8}.*(?=\n [>*!(]))`;
+
 /**
  * The built-in clients, each as a config would describe it; agents.toml overrides single keys. On
  * `submit_pause`: opencode's screen lags by up to half a second, and Gemini takes an Enter that
@@ -1342,10 +1345,10 @@ const CLIENTS = {
     prompt_args: "--prompt-interactive=",
     connect_delay: 90,
     // the frame of its box, whatever is typed in it
-    ready_re: String.raw`(?m)^▄{8}.*\n [>*] `,
+    ready_re: `(?m)^${GEMINI_TOP}\\n [>*] `,
     // the `!` of its shell mode is somebody's draft: what is typed there would be run
-    box_re: String.raw`^─{8}.*\n(?:(?![▄▀─]).*\n){1,3}▄{8}.*\n (?:[>*] +|(?=! ))`
-      + String.raw`(?<text>.*(?:\n(?![▄▀]).*)*)\n▀{8}.*(?:\n(?:[ ▀].*)?)*(?![^])`,
+    box_re: String.raw`^─{8}.*\n(?:(?![▄▀─]).*\n){1,3}${GEMINI_TOP}\n (?:[>*] +(?! )|(?=! ))`
+      + String.raw`(?<text>.*(?:\n(?![▄▀─]).*)*)\n[▀─]{8}.*(?:\n(?:[ ▀].*)?)*(?![^])`,
     empty_re: "^Type your message",
     submit_pause: 1,
   },
@@ -2892,17 +2895,17 @@ const atBox = (boxRe: string, emptyRe?: string): Rule => ({
 // Gemini's newest error: between it and the box there is nothing but a hint of its own.
 const geminiError = (said: RegExp): Pick<Rule, "where" | "has" | "re"> => ({
   where: "screen", has: "✕ [API Error: ", re: new RegExp(
-    String.raw`^✕ \[API Error: (?:${said.source}).*(?:\n(?![✦✕▄]).*)*\n▄{8}.*(?:\n(?!▄).*)*(?![^])`,
-    "m") });
+    String.raw`^✕ \[API Error: (?:${said.source}).*(?:\n(?![✦✕▄]).*)*\n`
+    + String.raw`${GEMINI_TOP}(?:\n(?!▄).*)*(?![^])`, "m") });
 /** The same error with its first line scrolled away; `@` = anywhere in the rest of it. */
 const geminiCut = (holds: RegExp): Pick<Rule, "where" | "has" | "re"> => ({
   where: "screen", has: "ℹ This request failed.", re: new RegExp(
     String.raw`(?![^]*^✕ )${holds.source.replaceAll("@", String.raw`(?:(?!^ℹ )[^])*`)}[^]*`
-    + String.raw`^ℹ This request failed\..*(?:\n(?![✦✕▄]).*)*\n▄{8}.*(?:\n(?!▄).*)*(?![^])`,
+    + String.raw`^ℹ This request failed\..*(?:\n(?![✦✕▄]).*)*\n${GEMINI_TOP}(?:\n(?!▄).*)*(?![^])`,
     "miy") });
 /** A framed dialog of Gemini with such a line in it, and no input box below it. */
 const geminiFrame = (holds: RegExp): RegExp => new RegExp(
-  String.raw`^ ?│${holds.source}.*(?:\n ?│.*)*\n ?╰─+╯(?:\n(?!▄).*)*(?![^])`, "m");
+  String.raw`^ ?│${holds.source}.*(?:\n ?│.*)*\n ?╰─+╯(?:\n(?!${GEMINI_TOP}).*)*(?![^])`, "m");
 
 const GEMINI_LIMIT = / +(?:Usage limit reached for|You have exhausted your) /;
 
@@ -3097,7 +3100,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     { name: "session browser", verdict: "blocked", where: 20, why: "a picker is open",
       re: /^ [❯ ] #\d+ +│ .*(?:\n(?![▄─]).*)*(?![^])/m },
     { name: "search", verdict: "blocked", where: 12, why: "the history search is open",
-      re: /^▄{8}.*\n \(r:\) .*(?:\n(?![▄▀]).*)*\n▀{8}/m },
+      re: /^[▄─]{8}.*\n \(r:\) .*(?:\n(?![▄▀─]).*)*\n[▀─]{8}/m },
     // before the title, which does not move during work, so that a frozen client is noticed
     { name: "spinner", verdict: "active", where: 12, why: "spinner", animated: true,
       re: /^ [⠁-⣿] .*\(esc to cancel, (?:\d+m )?\d+s\).*\n─{8}/m },
