@@ -4288,9 +4288,8 @@ async function startSession(
   const why = await betweenOrders(cfg, async () => {
     if (await isOrderedDown(cfg, name, byHand)) return OVERTAKEN;
     // tmux refuses a second session of one name, but not a second client's window in that session
-    if (place.room && sessionAlive(await snapshot(cfg), session)) {
-      return `duplicate session: ${session}`;
-    }
+    const there = place.room ? sessionAlive(await snapshot(cfg), session) : false;
+    if (there !== false) return there ? `duplicate session: ${session}` : "tmux did not answer";
     return newSession(cfg, { ...program, ...place, session, cwd,
       logPath: sessionLogPath(cfg, session), unit: marksOf(cfg, name) + newId() });
   });
@@ -5991,7 +5990,7 @@ interface Look {
 /** What is not true of another client in the same session. */
 const NEW_CLIENT = { since: 0, model: undefined, backgroundSince: undefined, idleSince: 0,
   sameSince: 0, looked: "", judged: null, unrest: null, answered: "", answers: 0, together: false,
-  versionOf: 0, oddLooks: 0, mismatch: "" };
+  versionOf: 0, oddLooks: 0, mismatch: "", serverDown: false };
 
 /** When a process began, s since 1970; NaN = there is none, or no /proc. */
 function startedAt(pid: number): number {
@@ -8802,6 +8801,7 @@ async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<
   const { intent } = watch;
   if (!intent || !snap.ok) return;
   await readState(cfg); // a person may have set the phase since the look
+  if ("error" in cfg.stored.phase) return; // what cannot be read, nobody has set
   const dropped = decideDrop(intent,
     phaseTrouble(cfg) ? "" : (curPhase(cfg)?.id ?? ""), phases(cfg));
   if (dropped) {
@@ -8926,7 +8926,7 @@ async function tendFleet(
     ? `${first.snap.refused} panes have names that break tmux's list: left alone` : "");
   if (loopAgents(cfg).length) {
     await guard(watch, "hand-off", () => handoffCheck(cfg, watch));
-    startFetch(cfg, watch);
+    await guard(watch, "fetch", () => startFetch(cfg, watch));
   }
   if (world.mono() - volatile.lastHeavy >= cfg.watchdog.heavyInterval * 1000) {
     volatile.lastHeavy = world.mono();

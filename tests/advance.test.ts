@@ -241,6 +241,18 @@ describe("a phase move that makes no sense any more is dropped", () => {
     await ticks(4);
     expect([watch.intent, curPhase(cfg)!.id, pane("builder").marks["@agents_phase"]]).toEqual([null, "p3", "p3"]);
   });
+  test("a phase file that cannot be read for a moment drops nothing: the move ends", async () => {
+    await slow();
+    await ticks(1);
+    const { text } = world;
+    let silent = 0;
+    world.text = (path) => (path === phaseIdxFile(cfg) && fake.wall < until ? (silent += 1, Promise.reject(new Error("the disk does not answer"))) : text(path));
+    const until = fake.wall + 12_000;
+    await ticks(8);
+    world.text = text;
+    expect([silent > 0, watch.intent, curPhase(cfg)!.id, fake.logged("is dropped")]).toEqual([true, null, "p2", []]);
+    expect([starts("builder"), starts("adversary")]).toEqual([2, 2]);
+  });
   test("another phase is set by hand in the very round that would move it: it stays", async () => {
     await begin(THREE);
     Object.assign(watch, { intent: { id: "m", from: "p1", to: "p2", run: "", at: fake.wall } });
@@ -280,4 +292,16 @@ test("a loop that the move cannot start is no client that died: it is started as
   expect(fake.logged("builder: could not be started: fork failed")).toHaveLength(1);
   expect(fake.logged("builder (agents-builder)").filter((line) => line.includes("restarting"))).toEqual([]);
   expect(watch.agents.builder!.failures).toBe(0);
+});
+
+test("a folder that does not say whether all is done keeps nobody from being healed", async () => {
+  await begin(`${FLEET}[[agent]]\nname = "x"\nbackend = "claude"\nwatch = "heal"\n`, 6);
+  const { mtime } = world;
+  world.mtime = (path) => {
+    if (path.endsWith("SEQUENCE-COMPLETE")) throw new Error("EACCES");
+    return mtime(path);
+  };
+  fake.tmux.exit("agents-x", 1);
+  await ticks(6);
+  expect([starts("x"), fake.logged("fetch: EACCES")]).toEqual([2, [expect.anything()]]);
 });

@@ -21,6 +21,15 @@ test("no client is started beside one that cannot be ended, though nothing of it
   expect([done, starts()]).toEqual([{ started: false, why: `cannot be ended: pid ${pid}` }, 1]);
 });
 
+test("where tmux does not say who is in its session by now, no second client is put there", async () => {
+  await begin(agent());
+  const before = { ...(await snapshot(cfg)), panes: new Map(), rooms: new Set(["agents-a"]) }; // a window of a person alone
+  const { tmux } = world;
+  world.tmux = async (args, ...rest) => (args.includes("list-panes") ? { ok: false, out: "", err: "timed out", code: 1, timedOut: true } : tmux(args, ...rest)) as never;
+  const done = await startAgent(cfg, watch, cfg.agents.get("a")!, before);
+  expect([done, starts()]).toEqual([{ started: false, why: "tmux did not answer" }, 1]);
+});
+
 describe("fault 39: what reaches the client passes through no shell", () => {
   test("a model and a prompt with quotes are words of their own", async () => {
     await begin(agent(`model = "it's; $(x)"\nprompt = "--not an option 'x' \\"y\\" \`z\`"`));
@@ -283,6 +292,14 @@ describe("an opencode client and the service that is its server", () => {
     await ticks(4);
     expect([starts(), fake.logged("its server was restarted").length]).toEqual([wanted, wanted - 1]);
     expect(memoryOf(watch, "a").verdict).not.toBe("unsure"); // the server answers
+  });
+  test("a server that was away before this client began is no reason to end it", async () => {
+    await begin(config("4096"), 3);
+    memoryOf(watch, "a").serverDown = true; // as a look found it
+    fake.http = async ({ url }) => ({ ok: true, status: 200, body: /permission|question/.test(url) ? "[]" : "{}" });
+    fake.tmux.exit("agents-a", 1);
+    await ticks(8);
+    expect([starts(), fake.logged("its server was restarted")]).toEqual([2, []]);
   });
   test("each time it is started again it waits for its server anew", async () => {
     await begin(config("4096"), 3);
