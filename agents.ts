@@ -8221,21 +8221,25 @@ async function showPath(hand: Handoff, path: string, links = 5): Promise<PushedF
   }
   if (/invalid object name|unknown revision/.test(ran.err)) return { state: "no branch" };
   if (/printed more than/.test(ran.err)) return weighPushed(hand, path);
-  if (!/does not exist|exists on disk, but not in/.test(ran.err)) {
+  if (!NOT_IN_BRANCH.test(ran.err)) {
     return { state: "failed", why: `git show: ${gitWords(ran.err)}` };
   }
   const there = links ? await throughFolder(hand, path) : "";
+  if (there === null) return { state: "failed", why: `git show: ${path} cannot be told` };
   return there ? showPath(hand, there, links - 1) : { state: "absent" };
 }
 
-/** The path without the link that a folder above it is; "" = none is one. */
-async function throughFolder(hand: Handoff, path: string): Promise<string> {
+const NOT_IN_BRANCH = /does not exist|exists on disk, but not in/;
+
+/** The path without the link that a folder above it is; "" = none is, null = git did not say. */
+async function throughFolder(hand: Handoff, path: string): Promise<string | null> {
   const folder = dirname(path);
   if (folder === ".") return "";
   const ran = await git(hand.repo, ["show", `${trackingRef(hand)}:${folder}`]);
+  if (/printed more than/.test(ran.err)) return ""; // the list of a large folder
   const there = ran.ok ? await linkedFrom(hand, folder, ran.out)
-    : await throughFolder(hand, folder);
-  return there ? join(there, basename(path)) : "";
+    : NOT_IN_BRANCH.test(ran.err) ? await throughFolder(hand, folder) : null;
+  return there && join(there, basename(path));
 }
 
 /**

@@ -605,6 +605,12 @@ describe("what comes from outside is bounded and clean", () => {
     await configure((text) => text.replace("[loop.handoff]", `[loop.handoff]\ndocs_dir = "${folder}"`));
     gitIn(at("watch"), "fetch", "-q");
     expect([await phaseDone(cfg, "STATUS-p1.md", watch), await phaseDone(cfg, "STATUS-p2.md", watch), watch.volatile.unread]).toEqual([true, false, ""]);
+    // a git that does not answer for the folder has not said that there is no such file
+    const { git } = world;
+    world.git = async (dir, args, ...rest) => (args.some((word) => word.endsWith(`:${folder}`)) ? { ok: false, out: "", err: "timed out", timedOut: true } as never : git(dir, args, ...rest));
+    await phaseDone(cfg, "STATUS-p1.md", watch);
+    world.git = git;
+    expect(watch.volatile.unread).toContain("cannot be told");
   });
   test("a status file that is kept in Git LFS is told", async () => {
     await running();

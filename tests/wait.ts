@@ -1,7 +1,7 @@
 /** Waiting for what real processes do, with limits that follow the machine. */
 import { resolve } from "node:path";
 
-/** One start of the program takes this long at rest on two cores, ms; all limits were chosen there. */
+/** One start of the program took this long, ms, on the two cores at rest where all limits were chosen. */
 const START_AT_REST = 40;
 const START = [process.execPath, "--no-env-file", "--config=/dev/null", resolve(import.meta.dir, "../agents.ts"), "--version"];
 
