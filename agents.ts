@@ -6600,17 +6600,18 @@ function whyNotNow({ verdict, rule, why }: Verdict, cause: string): string {
 export function decideTyping(
   verdict: Verdict, message: Message, composer: string | null, transcript: string, cutBox = true,
 ): Typing {
+  const pasted = wasPasted(message);
+  const isAbove = pasted && timesIn(transcript, message.text) > message.seen!;
+  if (composer === null && isAbove && message.entered !== undefined) return { do: "done" };
   const why = whyNotNow(verdict, message.cause);
   if (why) return { do: "wait", why };
   if (composer === null) return { do: "wait", person: true,
     why: "its input box is not to be seen" };
-  const pasted = wasPasted(message);
   if (composer && pasted && isOurText(composer, message.text, cutBox)) return { do: "submit" };
   if (composer) return { do: "wait", person: true, why: pasted && isMixed(composer, message.text)
     ? "our text stands in the input box together with something else: send it or clear it"
     : SOMEONES_DRAFT };
-  if (pasted && timesIn(transcript, message.text) > message.seen!) return { do: "done" };
-  return { do: "type" };
+  return { do: isAbove ? "done" : "type" };
 }
 
 /**
@@ -6635,6 +6636,13 @@ export function decideAgain(
   return { do: Math.max(copies, lost) < COPIES_MAX ? "type" : "unproven" };
 }
 
+/**
+ * Whether what a client shows stands in place of its input box, as a dialog does: a text of ours on
+ * such a screen was sent. opencode draws some of its dialogs over the box.
+ */
+const isInPlaceOfBox = (kind: BackendKind, { verdict }: Verdict): boolean =>
+  ["claude", "codex", "gemini"].includes(kind) && ["blocked", "limited"].includes(verdict);
+
 /** A close look, and what stands in the input box and above it. */
 interface BoxLook extends CloseLook {
   composer: string | null;
@@ -6647,7 +6655,8 @@ async function lookAtBox(cfg: Config, agent: Agent, pane: Pane): Promise<BoxLook
   if (!look) return null;
   const { plain, styled } = look.screen;
   const composer = composerText(backend.kind, plain, styled, backend);
-  const transcript = aboveBox(backend.kind, plain, backend);
+  const transcript = composer === null && isInPlaceOfBox(backend.kind, look.verdict) ? plain
+    : aboveBox(backend.kind, plain, backend);
   dropSlowPatterns(cfg, agent);
   return { ...look, composer, transcript };
 }
@@ -6822,7 +6831,7 @@ async function pressEnter(errand: Errand): Promise<void> {
 /**
  * What became of a text after Enter. It has left when the box is empty and the transcript has it,
  * or when two looks running find the box without it: a single one may fall into a redraw. A screen
- * without a box says nothing.
+ * without a box, and without a dialog in its place, says nothing.
  */
 async function whatBecame(
   { cfg, agent, backend, pane, message }: Errand,
@@ -6832,7 +6841,8 @@ async function whatBecame(
     await world.sleep(LOOK_EVERY);
     const look = await lookAtBox(cfg, agent, pane);
     const composer = look?.composer ?? null;
-    if (composer === "" && timesIn(look!.transcript, message.text) > (message.seen ?? 0)) {
+    // a dialog or a limit that its turn met at once may have taken the place of the box
+    if (!composer && timesIn(look?.transcript ?? "", message.text) > (message.seen ?? 0)) {
       return "left";
     }
     if (composer === "" || (composer && isForeign(composer, message.text) &&

@@ -24,6 +24,10 @@ describe("decideTyping", () => {
     ["idle, an empty box", "idle", {}, "", "", "type"],
     ["idle, but no box is seen: that is not an empty one", "idle", {}, null, "", "wait"],
     ["pasted before, no box is seen, the text on the screen: no proof", "idle", { seen: 0 }, null, `❯ ${text}`, "wait"],
+    ["submitted, a dialog in place of the box, the text above it: done", "blocked", { seen: 0, entered: 1 }, null, `> ${text}`, "done"],
+    ["submitted, a limit in place of the box, the text above it: done", "limited", { seen: 0, entered: 1 }, null, `> ${text}`, "done"],
+    ["submitted, a dialog in place of the box, nothing of the text: wait", "blocked", { seen: 0, entered: 1 }, null, "● OK", "wait"],
+    ["pasted only, a dialog in place of the box: no proof", "blocked", { seen: 0 }, null, `> ${text}`, "wait"],
     ["background work: a claim is typed", "background", {}, "", "", "type"],
     ["background work: a wake waits", "background", { cause: "wake" }, "", "", "wait"],
     ["waiting for something else: a claim is typed", "waiting", {}, "", "", "type"],
@@ -532,6 +536,13 @@ describe("P28: nothing is called delivered without proof", () => {
     pane().doing = "idle";
     await fake.ticks(cfg, watch);
     expect([pane().received, watch.delivered]).toEqual([["hear this"], [id]]);
+  });
+
+  test("a question that its turn asks at once, in place of the box: the text above it is the proof", async () => {
+    await begin();
+    pane().onSubmit = () => void (pane().doing = "dialog");
+    const id = await tell("hear this");
+    expect([pane().received, watch.delivered, waits(), pane().approved]).toEqual([["hear this"], [id], [], 0]);
   });
 
   test("while something unknown covers the box, it waits on that, for a person to see", async () => {

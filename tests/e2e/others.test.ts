@@ -48,7 +48,7 @@ describe.each(BOTH)("$kind", ({ kind, model, bin, home, flags, draft, dialog, ye
     const agent = (name: string, more = "") =>
       `[[agent]]\nname = "${name}"\nbackend = "${kind}"\ndir = "project"\nwatch = "heal"\nenv = { CLIENT_HOME = "${home(fleet, name, port)}" }\n${more}\n`;
     fleet.file("agents.toml", [
-      "[watchdog]\nsignal_interval = 2\nlimit_reset_slack = 1\nlimit_probe_fallback = 15\nup_wait = 40",
+      "[watchdog]\nsignal_interval = 2\nlimit_reset_slack = 1\nlimit_probe_fallback = 30\nup_wait = 40",
       `[backend.${kind}]\nflags = "${flags}"\nbin = '''${bin(fleet, program, port)}'''`,
       agent("one", 'prompt_file = "prompts/kickoff.md"\nresume = true'), agent("asks"), agent("lim"),
     ].join("\n"));
