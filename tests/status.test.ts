@@ -354,7 +354,7 @@ describe("the command over a fleet", () => {
     expect(status.phase).toEqual({ id: "p1", index: 0, total: 2, plan: expect.stringContaining("plan-1.md"), done: false, complete: false, moving: "", error: "" });
     expect(of("builder")).toMatchObject({ kind: "loop", backend: "claude", running: true, state: expect.stringMatching(/^active \d+[sm]$/), next: "", messages: 0, restartsToday: 0 });
     expect(of("upgrader").state).toBe("stopped (disabled)");
-    expect((await command("--config", cfg.path)).out).toMatch(/^\/tmp\/scene-\w+ \(agents-\) · phase p1 1\/2 · plan-1\.md .* ● 10s ago\n.*\n {2}AGENT/);
+    expect((await command("--config", cfg.path)).out).toMatch(/^\S+\/scene-\w+ \(agents-\) · phase p1 1\/2 · plan-1\.md .* ● 10s ago\n.*\n {2}AGENT/);
   });
   test("a heartbeat is stale after three ticks, where it is that of the one that runs: exit 3", async () => {
     await begin(FLEET);
