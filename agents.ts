@@ -2742,7 +2742,10 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
   return ran.err || "tmux refused";
 }
 
-/** One pane's screen: with wrapped lines joined (`look`), as drawn, and with colours. */
+/**
+ * One pane's screen: with wrapped lines joined (`look`), as drawn, and with colours. All three keep
+ * the blanks at the end of a line: what shows a prompt to one look must show it to the others.
+ */
 interface Screen {
   look: ScreenText;
   plain: string;
@@ -2756,7 +2759,7 @@ async function readScreen(cfg: Config, pane: Pane): Promise<Screen | null> {
     `display-message -p '${mark}'\ncapture-pane -p ${flags} -t '${pane.id}'\n`;
   const facts = `display-message -p -t '${pane.id}' '#{pane_dead} #{cursor_y} #{pane_title}'\n`;
   const ran = await tmux(
-    cfg, ["source-file", "-"], facts + capture("-J") + capture("") + capture("-e"));
+    cfg, ["source-file", "-"], facts + capture("-J") + capture("-N") + capture("-e -N"));
   const [head = "", text = "", plain = "", styled = ""] = ran.out.split(`${mark}\n`);
   const [, dead, row, title = ""] = /^(\d) (\d+) ?(.*)/.exec(head) ?? [];
   if (!ran.ok || dead !== "0") return null;

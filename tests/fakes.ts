@@ -299,7 +299,12 @@ export class FakeTmux {
     }
     const pane = this.target(opt.t ?? "");
     if (!pane) return failed(`can't find pane: ${opt.t}`);
-    if (name === "capture-pane") return said(`${pane.screen(this.fake.wall)}\n`);
+    if (name === "capture-pane") {
+      // as the real one: blanks at the end of a line stay only where they are asked for
+      const blanks = args.includes("-J") || args.includes("-N");
+      const screen = pane.screen(this.fake.wall);
+      return said(`${blanks ? screen : screen.replace(/ +$/gm, "")}\n`);
+    }
     if (name === "display-message") return said(`${this.expand(pane, words[0]!)}\n`);
     if (name === "set-option" && "F" in opt) pane.marks[words[0]!] = this.expand(pane, words[1]!);
     else if (name === "set-option") ("p" in opt || "w" in opt ? pane.marks : pane.room.options)[words[0]!] = words[1]!;
