@@ -282,7 +282,8 @@ export type Life =
   | Down;
 
 /**
- * What a client does, by one look at its screen and at what it says of itself:
+ * What a client does, by one look at its screen and at what it says of itself (see `SOURCES` for
+ * what counts before what):
  *
  *   active    a turn is under way                background  only work that it left running is
  *   idle      at its prompt, nothing running     waiting     idle, and it said until when
@@ -4683,9 +4684,28 @@ const ROLLOUT = "rollout";
 const ACCOUNT = "account";
 
 /**
- * Where a verdict may come from besides the screen. A new source is added here, and asked in
- * `withOwnWord` (a file) or `askSources` (a server). `moves`: when it reports work the screen must
- * change too, and a frozen screen means a dead client.
+ * Where a verdict may come from besides the rules on the screen. Each step may overrule what those
+ * above it found:
+ *
+ *   screen       the rules; without any, a client that is in front     `screenVerdict`
+ *   process      another program in the pane, or its folder is gone:   `withOwnWord`
+ *                neither screen nor file counts
+ *   files        Claude Code's session file, then its transcript       `withOwnWord`
+ *                where the screen shows an error; Codex's rollout
+ *   server       opencode's: before the screen, but where it is idle   `judge`
+ *   time         background work that takes too long is idleness       `judge`
+ *   account      at rest, while others wait for a limit they share     `readLook`
+ *   draft        a person's text that put a restart off                `readLook`
+ *   change       what has just changed is not at rest                  `noteLook`
+ *
+ * Whoever asks goes as far down as it needs: `closeLook`, right before a key, to the files;
+ * `judgeLook`, before a client is ended and for `status` and `explain`, to time; a small round to
+ * the draft; a full one to the end. `status` and `explain` take the last steps in their own way, as
+ * they do not look twice and name an account's limit beside the verdict: see `decideNow`, `holdOf`,
+ * `whyLeft` and `explainLive`.
+ *
+ * A new source gets a line here and an entry below, and is asked in its step. `moves`: when it
+ * reports work the screen must change too, and a frozen screen means a dead client.
  */
 const SOURCES = {
   server: { label: "its server", moves: false },
@@ -5355,6 +5375,8 @@ async function noteConversation(cfg: Config, agent: Agent, pane: Pane): Promise<
   await writeOrLog(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
 }
 
+// All of it together.
+
 const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", limit: null,
   waitingUntil: null, why: "" };
 
@@ -5366,9 +5388,7 @@ const isReplaced = (cfg: Config, agent: Agent, { startedPid, pid, session }: Pan
 /** The pid mark of a pane that was taken over: what a shell in it executes keeps its pid. */
 const NOBODY = 1;
 
-// All of it together.
-
-/** The verdict of an agent's screen, corrected by its client's files. */
+/** The verdict of an agent's screen, corrected by its process and its client's files. */
 async function withOwnWord(
   cfg: Config, agent: Agent, pane: Pane, screen: Verdict,
 ): Promise<Verdict> {
@@ -5393,15 +5413,43 @@ async function withOwnWord(
   return decideError(end, word.status === "idle", verdict, world.now());
 }
 
-/** The verdict of all sources together; `down`: nobody listens at the client's server. */
-async function askSources(
-  cfg: Config, agent: Agent, pane: Pane, screen: Verdict,
-): Promise<{ verdict: Verdict; down: boolean }> {
-  const verdict = await withOwnWord(cfg, agent, pane, screen);
+/** Background work that takes longer than `longest` ms no longer protects a client. */
+export function decideBackground(
+  verdict: Verdict, since: number | undefined, now: number, longest: number,
+): Verdict {
+  if (verdict.verdict !== "background" || !since || now - since < longest) return verdict;
+  return { ...verdict, verdict: "idle",
+    why: `${verdict.why}, for longer than ${minutes(longest)}` };
+}
+
+/** What is believed of a client by its own sources alone. */
+interface Judged {
+  verdict: Verdict;
+  /** Wall ms since when only background work has been going on. */
+  backgroundSince: number | undefined;
+  /** Nobody listens at its server: whatever answers later is another one. */
+  serverDown: boolean;
+}
+
+/**
+ * A screen's verdict, corrected by all that the client says of itself, and by time. `earlier`:
+ * since when it has done only background work, as far as an earlier look knows.
+ */
+async function judge(
+  cfg: Config, agent: Agent, pane: Pane, screen: Verdict, earlier: number | undefined,
+): Promise<Judged> {
   const backend = backendOf(cfg, agent);
-  if (backend.kind !== "opencode" || !pane.conversation) return { verdict, down: false };
-  const facts = await readOpencode(backend, agent, pane);
-  return { verdict: decideOpencode(facts, verdict, world.now()), down: facts.down ?? false };
+  const byFiles = await withOwnWord(cfg, agent, pane, screen);
+  const server = backend.kind === "opencode" && pane.conversation
+    ? await readOpencode(backend, agent, pane) : null;
+  const now = world.now();
+  const verdict = server ? decideOpencode(server, byFiles, now) : byFiles;
+  // a look that understands nothing does not say that the work has ended
+  const backgroundSince = verdict.verdict === "background" ? Math.min(earlier || Infinity, now)
+    : verdict.verdict === "unsure" ? earlier : undefined;
+  const longest = cfg.watchdog.backgroundMax * 1000;
+  return { verdict: decideBackground(verdict, backgroundSince, now, longest), backgroundSince,
+    serverDown: server?.down ?? false };
 }
 
 // ── state ───────────────────────────────────────────────────────────────────────
@@ -5967,7 +6015,7 @@ export interface Observation {
 }
 
 /** What one look at an agent's screen gave. */
-interface Look {
+interface Look extends Judged {
   /** The same picture as at the last look. */
   same: boolean;
   /** Hashes of the picture, and of one at a prompt without its digits. */
@@ -5975,11 +6023,8 @@ interface Look {
   outline: string;
   /** It was read; false = nothing has been drawn since it was. */
   drawn: boolean;
-  /** The rules' word, and that of all sources together. */
+  /** The rules' word alone; `verdict` is that of all sources, the account and a draft too. */
   judged: Verdict;
-  verdict: Verdict;
-  backgroundSince: number | undefined;
-  serverDown: boolean;
   /** The draft of a person, which put a restart off, still stands in its box. */
   draft: boolean;
   /** Of its client; null = it did not say, undefined = it was not asked. */
@@ -6196,15 +6241,6 @@ const copyOf = (verdict: Verdict): Verdict => JSON.parse(JSON.stringify(verdict)
 /** Digits do not count as a change: a clock in a status line is no sign of work. */
 const withoutDigits = (value: string): string => value.replace(/\d+/g, "0");
 
-/** Background work that takes longer than `longest` ms no longer protects a client. */
-export function decideBackground(
-  verdict: Verdict, since: number | undefined, now: number, longest: number,
-): Verdict {
-  if (verdict.verdict !== "background" || !since || now - since < longest) return verdict;
-  return { ...verdict, verdict: "idle",
-    why: `${verdict.why}, for longer than ${minutes(longest)}` };
-}
-
 /** What an agent's screen and its sources say. `text`: null = nothing was drawn since. */
 async function readLook(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, text: string | null,
@@ -6215,17 +6251,10 @@ async function readLook(
   const same = picture === exact;
   const judged = same && isTimeless(memory.judged) ? memory.judged!
     : copyOf(screenVerdict(cfg, agent, pane, { text: text!, title: pane.title }));
-  const known = await askSources(cfg, agent, pane, judged);
-  let { verdict } = known;
-  // a look that understands nothing does not say that the work has ended
-  const backgroundSince = verdict.verdict === "background"
-    ? Math.min(memory.backgroundSince || Infinity, world.now())
-    : verdict.verdict === "unsure" ? memory.backgroundSince : undefined;
-  verdict = decideBackground(
-    verdict, backgroundSince, world.now(), cfg.watchdog.backgroundMax * 1000);
+  const own = await judge(cfg, agent, pane, judged, memory.backgroundSince);
   const probed = watch.outbox.some(isProbe(agent.name));
-  verdict = decideAccount(
-    accountLimitOf(cfg, watch, agent), agent.name, probed, verdict, world.now());
+  let verdict = decideAccount(
+    accountLimitOf(cfg, watch, agent), agent.name, probed, own.verdict, world.now());
   const draft = memory.draft && verdict.verdict === "idle" &&
     await holdsDraft(cfg, watch, agent, pane);
   if (draft) verdict = { ...verdict, verdict: "blocked", rule: DRAFT, where: "box",
@@ -6234,7 +6263,7 @@ async function readLook(
   const asks = memory.versionOf !== pane.pid && (text !== null || Boolean(verdict.own));
   return {
     same, picture, outline: !same && verdict.verdict === "idle" ? hashOf(withoutDigits(text!)) : "",
-    drawn: text !== null, judged, verdict, backgroundSince, serverDown: known.down, draft,
+    ...own, drawn: text !== null, judged, verdict, draft,
     version: asks
       ? await readVersion(cfg, agent, pane, text ?? "", verdict.own !== undefined) : undefined,
     model: text === null ? "" : readModel(cfg, agent, pane, text, verdict),
@@ -6378,14 +6407,10 @@ async function closeLook(cfg: Config, agent: Agent, pane: Pane): Promise<CloseLo
 }
 
 /** What one look says of an agent: all its sources, but no account and no draft. */
-async function judgeLook(
-  cfg: Config, agent: Agent, pane: Pane, look: ScreenText, backgroundSince: number | undefined,
-): Promise<Verdict> {
-  const screen = screenVerdict(cfg, agent, pane, look);
-  const { verdict } = await askSources(cfg, agent, pane, screen);
-  return decideBackground(
-    verdict, backgroundSince, world.now(), cfg.watchdog.backgroundMax * 1000);
-}
+const judgeLook = async (
+  cfg: Config, agent: Agent, pane: Pane, look: ScreenText, earlier: number | undefined,
+): Promise<Verdict> =>
+  (await judge(cfg, agent, pane, screenVerdict(cfg, agent, pane, look), earlier)).verdict;
 
 /** One more look at the moment of a kill: the tick's may be old, and the agent at work by now. */
 async function verdictStillHolds(

@@ -142,6 +142,22 @@ test("there is one round, and one close look right before a hand is laid on a cl
   expect(callers("closeLook")).toEqual(["lookAtBox", "answerDialog"]);
 });
 
+test("what counts before what in a verdict is a table at its sources, and each step is taken in the one place that it names", () => {
+  const { code } = codeOf(SOURCE);
+  const parts = partsOf(SOURCE);
+  const callers = (name: string): string[] => parts.filter((part) => part.name !== name && new RegExp(`(?<![\\w.]|function )${name}\\(`).test(code.slice(part.from, part.to))).map((part) => part.name);
+  const table = SOURCE.slice(SOURCE.indexOf("Where a verdict may come from besides"), SOURCE.indexOf("const SOURCES"));
+  const steps = [...table.matchAll(/^ \*   (\w+) .* `(\w+)`$/gm)].map(([, step, by]) => [step, by]);
+  expect(steps).toEqual([["screen", "screenVerdict"], ["process", "withOwnWord"], ["files", "withOwnWord"], ["server", "judge"], ["time", "judge"], ["account", "readLook"], ["draft", "readLook"], ["change", "noteLook"]]);
+  for (const [, name] of table.matchAll(/`(\w+)`/g)) expect([name, parts.some((part) => part.name === name) || ["status", "explain", "moves"].includes(name!)]).toEqual([name, true]);
+  for (const name of ["decideClaude", "decideError", "decideCodex"]) expect([name, callers(name)]).toEqual([name, ["withOwnWord"]]);
+  for (const name of ["decideOpencode", "decideBackground"]) expect([name, callers(name)]).toEqual([name, ["judge"]]);
+  expect(callers("withOwnWord")).toEqual(["judge", "closeLook"]);
+  expect(callers("judge")).toEqual(["readLook", "judgeLook"]);
+  expect(callers("decideAccount")).toEqual(["readLook", "whyLeft", "holdOf"]);
+  expect(callers("neverRests")).toEqual(["noteLook"]);
+});
+
 test("what comes next of a living client is said by the decisions that make it, for status and explain alike", () => {
   const { code } = codeOf(SOURCE);
   const parts = partsOf(SOURCE);
