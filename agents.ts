@@ -870,6 +870,12 @@ const READ_MAX = 16_000_000;
 const isAbsent = (error: unknown): boolean =>
   ["ENOENT", "ENOTDIR"].includes((error as { code?: string }).code ?? "");
 
+/** Whether an error leaves open what is in a file; a loop of links is something else there. */
+function isUnread(error: unknown): boolean {
+  const { code } = error as { code?: unknown };
+  return error instanceof NoAnswer || (typeof code === "string" && code !== "ELOOP");
+}
+
 /** Only a regular file is read: a fifo or a device may never end. */
 function refuseOther(path: string, stat: Stats): void {
   const wrong = stat.isDirectory() ? "is a folder" : !stat.isFile() ? "is no regular file" : "";
@@ -5675,6 +5681,7 @@ export async function loadWatch(cfg: Config): Promise<Watch> {
     const bad = stored;
     if (bad !== null) await writeOrLog(() => world.writeAtomic(`${watchFile(cfg)}.bad`, bad));
     const copy = await copiedWatch(cfg);
+    if (!copy && isUnread(error)) throw error;
     const kept = bad === null ? "" : "kept as watch.json.bad, ";
     log(`${watchFile(cfg)}: ${messageOf(error)}; ${kept}` +
       (copy ? "its last copy holds" : "starting without it"));
@@ -5855,13 +5862,15 @@ const operatorFaults = new Map<string, string>();
  * The operator's orders; not to be modified. They are read each time they are asked for: an order
  * counts from the moment it is given, not from the next round. An unreadable file never means
  * start: what was read last stays in force, or else what the watchdog remembers as taken down. Who
- * `writes` them back must know them: there a disk that does not answer throws.
+ * `writes` them back must know them: there a file that cannot be read throws, and a damaged one is
+ * kept aside first.
  */
 export async function operatorOf(cfg: Config, writes = false): Promise<Operator> {
   const last = lastOperator.get(cfg.stateDir);
+  let source: string | null = null;
   try {
     const away = () => (world.mtime(cfg.stateDir) === null ? last?.source : undefined);
-    const source = await world.text(operatorFile(cfg)) ?? away() ?? "{}";
+    source = await world.text(operatorFile(cfg)) ?? away() ?? "{}";
     const raw = source === last?.source ? null : JSON.parse(source);
     if (source !== last?.source && !isRecord(raw)) die("it holds no orders");
     operatorFaults.delete(cfg.stateDir);
@@ -5871,8 +5880,14 @@ export async function operatorOf(cfg: Config, writes = false): Promise<Operator>
     lastOperator.set(cfg.stateDir, { source, operator });
     return operator;
   } catch (error) {
-    if (writes && error instanceof NoAnswer) throw error;
-    operatorFaults.set(cfg.stateDir, `operator.json: ${messageOf(error)}; what it said last holds`);
+    const why = `operator.json: ${messageOf(error)}`;
+    if (writes && isUnread(error)) die(`${why}; nothing was ordered`);
+    if (writes && source !== null) {
+      await world.writeAtomic(`${operatorFile(cfg)}.bad`, source);
+      log(`${why}; kept as operator.json.bad: who was stopped by you and is not shown as such ` +
+        "is to be stopped again, and texts that waited in it are to be sent again");
+    }
+    operatorFaults.set(cfg.stateDir, `${why}; what it said last holds`);
     return last?.operator ?? { ...NO_ORDERS, held: await takenDown(cfg) };
   }
 }
@@ -10315,6 +10330,7 @@ export async function cmdDown(call: Call): Promise<number> {
     log("there are no orphans: every client that runs is in the config");
   }
   let stands = (_operator: Operator, _name: string): boolean => true;
+  let unstored = false;
   if (world.mtime(cfg.logDir) !== null) {
     const ordered = orderedNames(units, withWatchdog);
     // agents must be stoppable even where the order cannot be stored, as on a full disk
@@ -10322,7 +10338,10 @@ export async function cmdDown(call: Call): Promise<number> {
       for (const name of ordered) operator.held[name] = world.now();
     }).then(() => (stands = (operator, name) =>
       !ordered.includes(name) || isDown(operator, name)))
-      .catch((error) => log(`they will not stay down: ${messageOf(error)}`));
+      .catch((error) => {
+        unstored = true;
+        log(`they will not stay down: ${messageOf(error)}`);
+      });
     noteOrder(cfg, strays ? "down --orphans" : "down",
       [...ordered, ...ending.map(({ name }) => name)]);
   }
@@ -10340,7 +10359,7 @@ export async function cmdDown(call: Call): Promise<number> {
     log(`left running: ${what} in ${dir} (pid ${pid}), which this fleet did not start`);
   }
   nameOrphans(orphans.filter((one) => !ending.includes(one)));
-  return stuck.length || end === "stuck" ? 3 : 0;
+  return stuck.length || end === "stuck" ? 3 : unstored ? 1 : 0;
 }
 
 /** Orphans with a pane, and those of which only processes with this fleet's mark are left. */

@@ -243,6 +243,13 @@ describe("files of another version", () => {
     expect(it.fake.logged("watch.json.bad")).toHaveLength(1);
   });
 
+  test("a file that cannot be read, and no copy of it, is not taken for none: it may be sound", async () => {
+    it.fake.files.set(it.file("watch.json"), "{}");
+    const { text } = world;
+    world.text = async (path) => (path.includes("/watch.json") ? Promise.reject(Object.assign(new Error("EIO: i/o error"), { code: "EIO" })) : text(path));
+    await expect(loadWatch(it.cfg)).rejects.toThrow("EIO");
+  });
+
   test("a damaged file on a full disk stops nobody from starting", async () => {
     it.fake.files.set(it.file("watch.json"), "{half");
     it.fake.full = true;
@@ -283,8 +290,8 @@ test("saves side by side: none returns while an earlier one is still on its way"
 });
 
 describe("what a person wants cannot be read", () => {
-  let { fake, cfg, operator } = {} as Scene;
-  beforeEach(async () => void ({ fake, cfg, operator } = await found("night")));
+  let { fake, cfg, operator, starts } = {} as Scene;
+  beforeEach(async () => void ({ fake, cfg, operator, starts } = await found("night")));
   test("by a watchdog that starts: who was down when the last one looked stays down", async () => {
     operator("{half");
     const anew = { ...cfg, stateDir: join(cfg.stateDir, ".") + "/" }; // nothing is remembered of it here
@@ -299,6 +306,25 @@ describe("what a person wants cannot be read", () => {
     operator(golden("night", "state/operator.json"));
     await fake.ticks(cfg, watch, 3);
     expect(fake.logged("operator.json: works again")).toHaveLength(1);
+  });
+  const call = (...words: string[]) => command(...words, "--config", cfg.path);
+  const orders = () => JSON.parse(fake.files.get(join(cfg.stateDir, "operator.json"))!);
+  test.each(["EIO: i/o error", "EACCES: permission denied"])("%s: an order is refused in one line, and the older ones stay on disk", async (why) => {
+    const before = orders();
+    const { text } = world;
+    world.text = async (path) => (path.endsWith("/operator.json") ? Promise.reject(Object.assign(new Error(why), { code: why.split(":")[0] })) : text(path));
+    expect([(await call("up", "helper")).code, starts("helper")]).toEqual([1, 0]);
+    expect([(await call("down", "builder")).code, fake.logged("they will not stay down: operator.json").length]).toEqual([1, 1]);
+    const said = await call("send", "builder", "--queue", "hello");
+    expect([said.code, said.err]).toEqual([1, `agents: operator.json: ${why}; nothing was ordered\n`]);
+    expect(orders()).toEqual(before);
+  });
+  test.each(["{half", "[]"])("damaged (%s): the next order keeps it aside and says so, and who is known to be down stays down", async (text) => {
+    await operatorOf(cfg);
+    operator(text);
+    expect((await call("down", "builder")).code).toBe(0);
+    expect([fake.files.get(join(cfg.stateDir, "operator.json.bad")), Object.keys(orders().held).sort()]).toEqual([text, ["builder", "helper"]]);
+    expect(fake.logged("kept as operator.json.bad")).toHaveLength(1);
   });
   test("the folder is away, no file and no folder: what it said last holds", async () => {
     await operatorOf(cfg);
