@@ -258,6 +258,16 @@ export type Down =
  *   done       a task that ended with 0                  `up`, on_complete: backoff, due at once
  *   held       a person took it down                     `up`: backoff, due at once
  *
+ * Who moves it, by section; `due` is a backoff that is over:
+ *
+ *   observation   `noteClient`: up · `noteTogether`: due, where nobody deals with its end
+ *   healing       `noteStart`: starting · `mustWait`: waiting · `beginCounted`: due, a start failed
+ *                 `endFamily`: stopping · `continueStopping`: whatever is `then`
+ *                 `noteDeath`: backoff or done · `park`: parked
+ *                 `leaveDown`: held · `leaveAlone`: due, once the loops are let go again
+ *   phase advance `runOnComplete`: backoff
+ *   the loop      `applyReleases`: due, by `up` · `noteGap`: the same state by another clock
+ *
  * A running client makes its unit `up` from any state, whoever started it, also where it was told
  * to end and is still there (unless its pane is one that only shows its end, or a phase moves).
  * What an older client left is ended first, by stopping, before a unit that is held or due is
@@ -4296,7 +4306,7 @@ async function startSession(
   const { name, session, dir: cwd } = unit;
   const place = placeFor(snap, session);
   const why = await betweenOrders(cfg, async () => {
-    if (await isOrderedDown(cfg, name, byHand)) return OVERTAKEN;
+    if (await mayNotStart(cfg, name, byHand)) return OVERTAKEN;
     // tmux refuses a second session of one name, but not a second client's window in that session
     const there = place.room ? sessionAlive(await snapshot(cfg), session) : false;
     if (there !== false) return there ? `duplicate session: ${session}` : "tmux did not answer";
@@ -5905,7 +5915,7 @@ const takenDown = async (cfg: Config): Promise<Record<string, number>> => Object
 const BY_YOU = "stopped by you";
 
 /** Whether a unit (or `watchdog`) has the order to stay down. */
-const isDown = (operator: Operator, name: string): boolean => operator.held[name] !== undefined;
+const isHeld = (operator: Operator, name: string): boolean => operator.held[name] !== undefined;
 
 const BUSY = "a command of yours holds it";
 
@@ -5914,7 +5924,7 @@ const BUSY = "a command of yours holds it";
  * working on it, for at most ten minutes and no longer than that command lives.
  */
 function whyHandsOff(operator: Operator, name: string): string {
-  if (isDown(operator, name)) return BY_YOU;
+  if (isHeld(operator, name)) return BY_YOU;
   const left = (operator.busy[name] ?? 0) - world.now();
   return left > 0 && left <= BUSY_MAX && !hasEnded(operator.owners?.[name] ?? "") ? BUSY : "";
 }
@@ -5926,9 +5936,9 @@ function hasEnded(signed: string): boolean {
 }
 
 /** Whether an order keeps a unit from being started; `byHand`: as in `startSession`. */
-async function isOrderedDown(cfg: Config, name: string, byHand = false): Promise<boolean> {
+async function mayNotStart(cfg: Config, name: string, byHand = false): Promise<boolean> {
   const operator = await operatorOf(cfg);
-  return byHand ? isDown(operator, name) : whyHandsOff(operator, name) !== "";
+  return byHand ? isHeld(operator, name) : whyHandsOff(operator, name) !== "";
 }
 
 /** How long, ms, a command may take to restart units; after that the watchdog takes over. */
@@ -7202,7 +7212,7 @@ async function deliverByHand(cfg: Config, messages: Message[], deadline: number)
   const done = () => messages.every(({ id }) => watch.delivered.includes(id));
   const settled = (operator: Operator) => messages.every(({ id, target }) =>
     watch.delivered.includes(id) || watch.unproven.some((one) => one.id === id) ||
-    isDown(operator, target));
+    isHeld(operator, target));
   try {
     while (!settled(await operatorOf(cfg)) && world.mono() < deadline && alone()) {
       await deliverAll(cfg, watch, await lookAround(cfg, watch, targets), targets);
@@ -7875,12 +7885,19 @@ async function leaveDown(cfg: Config, watch: Watch, unit: Unit, seen: Observatio
   noteState(cfg, watch, unit.name, "gone", BY_YOU);
 }
 
+/** A loop agent in the hands of a phase move, or at the end of all phases, is only ended. */
+function leaveAlone(cfg: Config, watch: Watch, agent: Agent): void {
+  const memory = memoryOf(watch, agent.name);
+  continueStopping(cfg, watch, agent);
+  const runs = aliveSince(memory) !== null;
+  if (!runs && downOf(memory.life).state === "backoff") enterDown(memory, DUE);
+}
+
 /** Heals an agent or service: what is gone is started, what is broken is ended and then started. */
 export async function healOne(
   cfg: Config, watch: Watch, unit: Unit, seen: Observation,
 ): Promise<void> {
   const memory = memoryOf(watch, unit.name);
-  if (seen.handsOff) return leaveDown(cfg, watch, unit, seen);
   if (seen.alive === null) return;
   if (seen.alive) {
     noteStranger(cfg, watch, unit, "");
@@ -8014,14 +8031,6 @@ async function superviseAgent(
   cfg: Config, watch: Watch, agent: Agent, seen: Observation,
 ): Promise<void> {
   const memory = memoryOf(watch, agent.name);
-  if (seen.handsOff) return leaveDown(cfg, watch, agent, seen);
-  if (isLeftAlone(cfg, watch, agent, seen)) {
-    continueStopping(cfg, watch, agent);
-    if (downOf(memory.life).state === "backoff" && aliveSince(memory) === null) {
-      enterDown(memory, DUE);
-    }
-    return;
-  }
   if (seen.alive && !isEnding(memory, seen.pane)) {
     await answerDialog(cfg, watch, agent, seen);
     if (await limitTick(cfg, watch, agent, seen.verdict)) {
@@ -8051,7 +8060,7 @@ async function startByWatchdog(
   if (isAgent(unit) && unit.kind === "loop" && phaseTrouble(cfg)) return;
   if (isAgent(unit) && accountLimitOf(cfg, watch, unit)) return;
   if (seen.budget.left <= 0 || (await mustWait(cfg, unit, seen.snap, memory))) return;
-  if (await isOrderedDown(cfg, unit.name)) return; // taken down since the look
+  if (await mayNotStart(cfg, unit.name)) return; // taken down since the look
   if (!(await stopLeftOver(cfg, watch, unit))) return;
   seen.budget.left -= 1;
   const done = await beginCounted(cfg, watch, unit, seen.snap);
@@ -8798,7 +8807,7 @@ export async function startLoops(
   cfg: Config, watch: Watch, snap: Snapshot, move: string,
 ): Promise<void> {
   for (const agent of loopAgents(cfg)) {
-    if (await isOrderedDown(cfg, agent.name) || sessionAlive(snap, agent.session)) continue;
+    if (await mayNotStart(cfg, agent.name) || sessionAlive(snap, agent.session)) continue;
     memoryOf(watch, agent.name).failures = 0;
     // the watchdog starts it, in its new phase, once its account has lifted
     if (accountLimitOf(cfg, watch, agent)) continue;
@@ -8903,7 +8912,7 @@ async function runOnComplete(
   const longest = Math.max(restartDelay, restartDelayMax) * 1000;
   if (down.state === "backoff" &&
       decideHeal(down, false, world.now(), longest).do === "wait") return false;
-  if (isDown(await operatorOf(cfg), agent.name)) {
+  if (isHeld(await operatorOf(cfg), agent.name)) {
     log(`on_complete: ${agent.name} is not started: ${BY_YOU}`);
     return true;
   }
@@ -9009,16 +9018,20 @@ async function remindFleet(
   await guard(watch, "deadlock", () => deadlockCheck(cfg, watch, observations));
 }
 
-/** What a round does for one unit; a small one only heals: its looks are too close for more. */
+/**
+ * What a round does for one unit: what people ordered comes first, then a phase move. A small round
+ * only heals: its looks are too close for more.
+ */
 async function careFor(
   cfg: Config, watch: Watch, unit: Unit, seen: Observation, full: boolean,
 ): Promise<void> {
-  if (!isAgent(unit)) return healOne(cfg, watch, unit, seen);
+  const agent = isAgent(unit) ? unit : null;
   // what was told to end while it was watched is ended still
-  if (!isWatched(unit)) return void continueStopping(cfg, watch, unit);
-  if (full) return superviseAgent(cfg, watch, unit, seen);
-  if (isLeftAlone(cfg, watch, unit, seen)) continueStopping(cfg, watch, unit);
-  else await healOne(cfg, watch, unit, seen);
+  if (agent && !isWatched(agent)) return void continueStopping(cfg, watch, unit);
+  if (seen.handsOff) return leaveDown(cfg, watch, unit, seen);
+  if (agent && isLeftAlone(cfg, watch, agent, seen)) return leaveAlone(cfg, watch, agent);
+  return agent && full
+    ? superviseAgent(cfg, watch, agent, seen) : healOne(cfg, watch, unit, seen);
 }
 
 /**
@@ -9250,7 +9263,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
     log(`another watchdog runs already (pid ${lockHolder(lockPath)})`);
     return 100;
   }
-  if (isDown(await operatorOf(cfg), "watchdog")) {
+  if (isHeld(await operatorOf(cfg), "watchdog")) {
     if (kept) return 0;
     // started by hand, or by its service: a later order
     await changeOperator(cfg, (operator) => void delete operator.held.watchdog)
@@ -9439,7 +9452,7 @@ export async function keep(path: string, lastGood: string, least = HUNG_AFTER): 
   let lock = await takeLock(lockPath);
   if (lock === null) return 100;
   // read under the lock: `down` first writes its order and then looks up who holds the lock
-  if (isDown(await operatorOf(cfg), "watchdog")) return 0;
+  if (isHeld(await operatorOf(cfg), "watchdog")) return 0;
   logToFile(cfg);
   let stop = false;
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => (stop = true));
@@ -9993,7 +10006,7 @@ async function otherVersion(cfg: Config): Promise<string> {
 }
 
 /** Whether no order says that the watchdog is to stay down. */
-const isWanted = (operator: Operator): boolean => !isDown(operator, "watchdog");
+const isWanted = (operator: Operator): boolean => !isHeld(operator, "watchdog");
 
 /** After an upgrade: ends watchdog and keeper of the other version; the agents work on. */
 async function retireOtherVersion(cfg: Config): Promise<void> {
@@ -10125,7 +10138,7 @@ export async function cmdUp(call: Call): Promise<number> {
   await changeOperator(cfg, (operator) => {
     for (const { name } of wanted) release(operator, name);
     if (!withWatchdog) return;
-    wasDown = isDown(operator, "watchdog");
+    wasDown = isHeld(operator, "watchdog");
     delete operator.held.watchdog;
   });
   noteOrder(cfg, "up", orderedNames(wanted, withWatchdog));
@@ -10133,7 +10146,7 @@ export async function cmdUp(call: Call): Promise<number> {
   if (wanted.some(isLoop) && !rests) await checkChannel(cfg);
   const code = await startAndWait(cfg, units, rests ? [] : barred, async () => {
     if (!withWatchdog || (await startWatchdog(cfg, wasDown))) return [];
-    const why = isDown(await operatorOf(cfg), "watchdog") ? OVERTAKEN
+    const why = isHeld(await operatorOf(cfg), "watchdog") ? OVERTAKEN
       : `did not start; see ${sessionLogPath(cfg, watchdogSession(cfg))}`;
     return [{ name: "watchdog", why }];
   });
@@ -10269,7 +10282,7 @@ async function awaitClients(cfg: Config, units: Unit[], step: Step): Promise<Fai
     const snap = await snapshot(cfg);
     const operator = await operatorOf(cfg);
     const late = units.filter((unit) => {
-      if (isDown(operator, unit.name)) return false;
+      if (isHeld(operator, unit.name)) return false;
       const pane = snap.panes.get(unit.session);
       return !pane || (!pane.dead && world.now() - pane.created < RUNNING_AFTER);
     });
@@ -10281,7 +10294,7 @@ async function awaitClients(cfg: Config, units: Unit[], step: Step): Promise<Fai
       continue;
     }
     if (!snap.ok) die(`tmux: ${snap.why}`);
-    const failures = await Promise.all(dead.map((unit) => isDown(operator, unit.name)
+    const failures = await Promise.all(dead.map((unit) => isHeld(operator, unit.name)
       ? { name: unit.name, why: OVERTAKEN }
       : explainDeath(cfg, unit, snap.panes.get(unit.session))));
     return failures.filter((failure) => failure !== null);
@@ -10337,7 +10350,7 @@ export async function cmdDown(call: Call): Promise<number> {
     await changeOperator(cfg, (operator) => {
       for (const name of ordered) operator.held[name] = world.now();
     }).then(() => (stands = (operator, name) =>
-      !ordered.includes(name) || isDown(operator, name)))
+      !ordered.includes(name) || isHeld(operator, name)))
       .catch((error) => {
         unstored = true;
         log(`they will not stay down: ${messageOf(error)}`);
@@ -10482,7 +10495,7 @@ async function restartUnits(
     }
   });
   try {
-    const stuck = await stopUnits(cfg, units, (operator, name) => !isDown(operator, name));
+    const stuck = await stopUnits(cfg, units, (operator, name) => !isHeld(operator, name));
     if (fresh) for (const unit of units) if (isAgent(unit)) await dropResumeId(cfg, unit);
     return await startAndWait(cfg, exceptFailed(units, stuck), [...earlier, ...stuck]);
   } finally {
@@ -10491,7 +10504,7 @@ async function restartUnits(
       for (const { name } of units.filter((unit) => operator.busy[unit.name] === until)) {
         delete operator.busy[name];
         delete operator.owners?.[name];
-        if (!isDown(operator, name)) operator.released[name] = world.now();
+        if (!isHeld(operator, name)) operator.released[name] = world.now();
       }
     });
   }
@@ -10695,7 +10708,7 @@ async function nextOfDown(
   const { now } = look;
   const memory = memoryOf(look.watch, agent.name);
   const pane = snap.panes.get(agent.session);
-  const held = isDown(look.operator, agent.name);
+  const held = isHeld(look.operator, agent.name);
   const fresh = pane && memory.buried !== deathKey(snap.server, pane)
     ? deathOf(cfg, agent, memory, pane.status, now - pane.created) : null;
   const hold = loadLimitState(cfg, agent.session);
@@ -11059,7 +11072,7 @@ function stateOf(
   const pane = snap.panes.get(unit.session);
   const shown = screens.get(unit.name);
   return describeState(memory, {
-    pane, held: isDown(operator, unit.name), enabled: agent?.enabled ?? true, limit,
+    pane, held: isHeld(operator, unit.name), enabled: agent?.enabled ?? true, limit,
     kind: agent?.kind ?? "service", complete, now, unsureAfter: cfg.watchdog.unsureAfter,
     stranger: snap.strangers?.get(unit.session), stuck: stuckNow(memory),
     account: agent && accountLimitOf(cfg, look.watch, agent),
@@ -11211,7 +11224,7 @@ async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []) {
     .map((one) => one.session).concat(watchdogSession(cfg)));
   const isSupervised = (one: StatusRow) =>
     cfg.agents.get(one.name)!.enabled && one.watch !== "none" &&
-    !(isDown(operator, one.name) && !one.running) && !["done", "parked"].includes(one.condition);
+    !(isHeld(operator, one.name) && !one.running) && !["done", "parked"].includes(one.condition);
   const ranBefore = world.mtime(watchFile(cfg)) !== null;
   const expected = agents.some((one) => isSupervised(one) && (one.running || ranBefore));
   return {
@@ -11835,7 +11848,7 @@ export async function cmdSend(call: Call): Promise<number> {
 
 /** Why an agent stays down until a person starts it; "" = it runs, or will be started. */
 async function whyStaysDown(cfg: Config, name: string): Promise<string> {
-  if (isDown(await operatorOf(cfg), name)) return BY_YOU;
+  if (isHeld(await operatorOf(cfg), name)) return BY_YOU;
   const { state } = downOf(memoryOf(await loadWatch(cfg), name).life);
   return state === "parked" || state === "done" ? state : "";
 }
@@ -12017,7 +12030,7 @@ async function explainDown(
   const look = await stepLook(cfg, await loadWatch(cfg));
   const { watch, operator, complete, now } = look;
   const { state } = describeState(memoryOf(watch, agent.name), { pane,
-    held: isDown(operator, agent.name), enabled: agent.enabled, limit: null, kind: agent.kind,
+    held: isHeld(operator, agent.name), enabled: agent.enabled, limit: null, kind: agent.kind,
     complete, now, cannot: whyCannotStart(cfg, snap, agent),
     stranger: snap.strangers?.get(agent.session) });
   const next = await nextOfDown(cfg, look, agent, snap);

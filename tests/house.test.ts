@@ -91,6 +91,9 @@ test("where a unit stands is changed by enter alone, and each state stands in th
     .flatMap((match) => match[1]!.match(/\w+/g)!));
   expect([...states].toSorted()).toEqual(["backoff", "done", "held", "parked", "starting", "stopping", "up", "waiting"]);
   for (const state of states) expect(table).toMatch(new RegExp(`^ \\*   ${state} `, "m"));
+  const movers = partsOf(SOURCE).filter(({ name, from, to }) => !name.startsWith("enter") && /(?<!function )\benter(?:Down|Stopping)?\(/.test(code.slice(from, to))).map(({ name }) => name);
+  const named = table.slice(table.indexOf("Who moves it"), table.indexOf("A running client"));
+  expect([...named.matchAll(/`(\w+)`: /g)].map((match) => match[1]!).toSorted()).toEqual(movers.toSorted());
   const readme = readFileSync(join(import.meta.dir, "..", "README.md"), "utf8");
   for (const state of states) if (!["up", "held"].includes(state)) expect(readme).toMatch(new RegExp(`^\\|.*\\b${state}\\b.* \\|`, "m"));
 });
