@@ -5,7 +5,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { COMMANDS, helpText, parseCall } from "../agents.ts";
-import { command, type FakeWorld, fakeWorld } from "./kit.ts";
+import { atWidth, command, type FakeWorld, fakeWorld } from "./kit.ts";
 import { type Fleet, life, quote, real, SELF, spawn, until } from "./real.ts";
 
 const ROOT = join(import.meta.dir, "..");
@@ -45,25 +45,18 @@ describe("help", () => {
     expect(helpText()).toContain("\nwithout a command: status\n");
     expect(helpText()).toEndWith("\nexit codes: 0 done, 1 failed, 2 usage, 3 something needs a human, 100 another watchdog runs");
   });
-  test("words to the left, clauses to the right; on a phone a clause stands below its word", () => {
-    const { columns } = process.stdout;
-    const shown = (width: number) => {
-      process.stdout.columns = width;
-      return helpText().split("\n\n")[1]!.split("\n");
-    };
-    try {
-      const words = SHOWN.map(({ name, args }) => `${name} ${args}`.trim());
-      expect(shown(300)).toEqual(SHOWN.map(({ clause }, nth) => `  ${words[nth]!.padEnd(32)} ${clause}`));
-      // 2 and 33 columns for a word leave 24 for a clause
-      const lined = shown(59);
-      expect(lined.filter((line) => /^ {2}\S/.test(line))).toEqual(SHOWN.map(({ clause }, nth) => expect.stringMatching(words[nth]!.length <= 32
-        ? new RegExp(`^  ${RegExp.escape(words[nth]!.padEnd(32))} ${RegExp.escape(clause.split(" ")[0]!)}`) : new RegExp(`^  ${RegExp.escape(words[nth]!)}$`))));
-      for (const line of lined) expect(line).toMatch(/^ {2}\S|^ {6}\S|^ {35}\S/);
-      expect(shown(58).filter((line) => /^ {2}\S/.test(line))).toEqual(words.map((word) => `  ${word}`));
-      for (const line of shown(58)) expect(line).toMatch(/^ {2}\S|^ {6}\S/);
-    } finally {
-      process.stdout.columns = columns;
-    }
+  test("words to the left, clauses to the right; on a phone a clause stands below its word", async () => {
+    const shown = (width: number) => atWidth(width, () => helpText().split("\n\n")[1]!.split("\n"));
+    const words = SHOWN.map(({ name, args }) => `${name} ${args}`.trim());
+    expect(await shown(300)).toEqual(SHOWN.map(({ clause }, nth) => `  ${words[nth]!.padEnd(32)} ${clause}`));
+    // 2 and 33 columns for a word leave 24 for a clause
+    const lined = await shown(59);
+    expect(lined.filter((line) => /^ {2}\S/.test(line))).toEqual(SHOWN.map(({ clause }, nth) => expect.stringMatching(words[nth]!.length <= 32
+      ? new RegExp(`^  ${RegExp.escape(words[nth]!.padEnd(32))} ${RegExp.escape(clause.split(" ")[0]!)}`) : new RegExp(`^  ${RegExp.escape(words[nth]!)}$`))));
+    for (const line of lined) expect(line).toMatch(/^ {2}\S|^ {6}\S|^ {35}\S/);
+    const below = await shown(58);
+    expect(below.filter((line) => /^ {2}\S/.test(line))).toEqual(words.map((word) => `  ${word}`));
+    for (const line of below) expect(line).toMatch(/^ {2}\S|^ {6}\S/);
   });
   test("--version", async () => {
     const { out } = await command("--version");
@@ -71,11 +64,9 @@ describe("help", () => {
     expect((await command("status", "--version", "--help")).out).toStartWith("usage: agents status");
     for (const name of ["down", "up", "restart", "status"]) expect(await command(name, "--version")).toEqual({ code: 0, out, err: "" });
   });
-  test.each([44, 80])("no line is wider than %d columns, but for the calls to be copied", (width) => {
-    const { columns } = process.stdout;
-    process.stdout.columns = width;
-    const lines = [undefined, ...SHOWN].flatMap((one) => helpText(one).split("\n")).filter((line) => !/^(?:usage|example): /.test(line));
-    process.stdout.columns = columns;
+  test.each([44, 80])("no line is wider than %d columns, but for the calls to be copied", async (width) => {
+    const all = await atWidth(width, () => [undefined, ...SHOWN].flatMap((one) => helpText(one).split("\n")));
+    const lines = all.filter((line) => !/^(?:usage|example): /.test(line));
     expect(lines.filter((line) => Bun.stringWidth(line) > width)).toEqual([]);
   });
   test("the program itself, from a shell", async () => {

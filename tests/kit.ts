@@ -80,6 +80,7 @@ export class FakeWorld {
       },
       mtime: (path) => times.get(path) ?? (this.folders.has(path) || files.has(path) || this.below(path).next().value ? 0 : null),
       list: (path) => [...new Set(this.below(path).map((file) => file.slice(path.length + 1).split("/")[0]!))],
+      print: REAL.print,
       log: (line) => void this.lines.push(line),
     } satisfies World);
   }
@@ -186,14 +187,27 @@ export class FakeWorld {
 /** A command of the program over the fake world: its exit code, and what it prints. */
 export async function command(...argv: string[]): Promise<{ code: number; out: string; err: string }> {
   const said = { out: "", err: "" };
-  const streams = [["out", process.stdout], ["err", process.stderr]] as const;
-  const writes = streams.map(([, stream]) => stream.write);
-  for (const [to, stream] of streams) stream.write = (text: unknown) => Boolean(said[to] += Bun.stripANSI(String(text)));
+  const [{ print }, { write }] = [world, process.stderr];
+  world.print = (text) => void (said.out += Bun.stripANSI(text));
+  process.stderr.write = (text: unknown) => Boolean(said.err += Bun.stripANSI(String(text)));
   try {
     const code = await main(argv);
     return { code, ...said };
   } finally {
-    for (const [nth, [, stream]] of streams.entries()) stream.write = writes[nth]!;
+    world.print = print;
+    process.stderr.write = write;
+  }
+}
+
+/** Runs something where the terminal is so many columns wide. */
+export async function atWidth<T>(width: number, body: () => T | Promise<T>): Promise<T> {
+  const before = process.env.COLUMNS;
+  process.env.COLUMNS = `${width}`;
+  try {
+    return await body();
+  } finally {
+    if (before === undefined) delete process.env.COLUMNS;
+    else process.env.COLUMNS = before;
   }
 }
 

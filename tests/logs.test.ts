@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { appendFileSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { cleanLog, parseClaudeTurns, parseCodexTurns, parseOpencodeTurns, type Turn, world } from "../agents.ts";
-import { agents, command, Death, fakeWorld, realFolder, scene } from "./kit.ts";
+import { agents, atWidth, command, Death, fakeWorld, realFolder, scene } from "./kit.ts";
 import { type Fleet, real, SELF, until } from "./real.ts";
 
 describe("cleanLog", () => {
@@ -128,14 +128,10 @@ describe("the command, over files on disk", () => {
       resumes(name, `${name}-id`);
       said(`${name}-id`, "words ".repeat(40));
     }
-    const { columns } = process.stdout;
-    process.stdout.columns = 50;
-    try {
+    await atWidth(50, async () => {
       expect((await logs("a", "bb")).out.trimEnd().split("\n").map((line) => [line.slice(0, 5), Bun.stringWidth(line)])).toEqual([["a  | ", 50], ["bb | ", 50]]);
       expect(Bun.stringWidth((await logs("a")).out.trimEnd())).toBe(50);
-    } finally {
-      process.stdout.columns = columns;
-    }
+    });
   });
 
   test("-f: what is appended, over a file that is gone for a while, each fifth of a second", async () => {

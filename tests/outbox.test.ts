@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  cmdSend, cmdStatus, type Config, decideTyping, isBooting, type Message, nextMessages, enqueue, parseEvents, typeable, type Typing, type VerdictName, type Watch,
+  cmdSend, cmdStatus, type Config, decideTyping, isBooting, type Message, nextMessages, enqueue, parseEvents, typeable, type Typing, type VerdictName, type Watch, world,
 } from "../agents.ts";
 import { disturbed } from "./delivery.ts";
 import type { Disturbance } from "./fakes.ts";
@@ -739,7 +739,7 @@ describe("what a person sees of it", () => {
   beforeEach(() => {
     printed = "";
     fake = fakeWorld(mkdtempSync(join(tmpdir(), "agents-outbox-")));
-    print = spyOn(process.stdout, "write").mockImplementation((text) => ((printed += String(text)), true));
+    print = spyOn(world, "print").mockImplementation((text) => void (printed += text));
   });
   afterEach(() => {
     print.mockRestore();

@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, spyOn, test } from "bun:test";
 import { join } from "node:path";
 import {
   agentPrompt, buildLoopKickoff, CliError, cmdMigrate, cmdPhase, curIdx, curPhase, decidePhase, type Phase, phaseDone, phaseIdxFile,
-  promptText, readState, render, resolveStateFile, roleModel,
+  promptText, readState, render, resolveStateFile, roleModel, world,
 } from "../agents.ts";
 import { fakeWorld, FLEET, realFolder, type Scene, scene } from "./kit.ts";
 
@@ -44,7 +44,7 @@ describe("over the fake world", () => {
   beforeEach(async () => void ({ fake, cfg } = await scene(FLEET, { fake: fakeWorld(realFolder()), ticks: 0 })));
 
   const call = async (...words: string[]): Promise<{ code: number; out: string }> => {
-    const print = spyOn(process.stdout, "write").mockImplementation(() => true);
+    const print = spyOn(world, "print").mockImplementation(() => {});
     try {
       const code = await cmdPhase({ path: cfg.path, words, options: {} });
       return { code, out: print.mock.calls.map(([line]) => String(line)).join("") };

@@ -5,7 +5,7 @@
 import { expect, test } from "bun:test";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { main, type Status, statusText } from "../agents.ts";
+import { main, type Status, statusText, world } from "../agents.ts";
 import { fakeWorld, scene } from "./kit.ts";
 
 const GOLDEN = join(import.meta.dir, "fixtures", "state", "v1");
@@ -32,10 +32,10 @@ async function night(): Promise<Record<string, string>> {
   fake.stat(pid, 7);
   fake.files.set(it.file("watchdog.lock.pid"), `${pid} 7`);
   const printed = async (...words: string[]): Promise<string> => {
-    const { write } = process.stdout;
+    const { print } = world;
     let text = "";
-    process.stdout.write = (part: unknown) => Boolean(text += String(part));
-    await main([...words, "--config", it.cfg.path]).finally(() => void (process.stdout.write = write));
+    world.print = (part) => void (text += part);
+    await main([...words, "--config", it.cfg.path]).finally(() => void (world.print = print));
     return text;
   };
   const texts = { status: await printed("status"), report: await printed("report", "--since", "2h") };

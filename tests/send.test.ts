@@ -16,7 +16,7 @@ const send = (...words: string[]): Promise<number> => cmdSend({ path: cfg.path, 
 describe("send", () => {
   let printed: { mockRestore(): void };
   beforeEach(async () => {
-    printed = spyOn(process.stdout, "write").mockImplementation(() => true);
+    printed = spyOn(world, "print").mockImplementation(() => {});
     await begin(agents("a"));
     pane().doing = "idle";
   });

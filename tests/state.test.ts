@@ -106,7 +106,7 @@ describe.each([...MOMENTS])("the golden state of version 0.1.0, %s", (moment) =>
   });
 
   test("status knows the watchdog that wrote it, and since when it was heard of", async () => {
-    const lines = spyOn(process.stdout, "write").mockImplementation(() => true);
+    const lines = spyOn(world, "print").mockImplementation(() => {});
     it.fake.processes.set(4242, it.fake.tmux.add("another"));
     it.fake.stat(4242, 99);
     await cmdStatus({ path: it.cfg.path, words: [], options: { json: true } });

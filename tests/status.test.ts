@@ -6,7 +6,7 @@ import {
   type Card, columns, type Config, decideNow, describeState, type LimitState, type Memory, memoryOf, type Pane, parseQuestion, enqueue, type Status, type StatusRow, statusLine,
   statusText, type Verdict, type Watch,
 } from "../agents.ts";
-import { command, FLEET, type FakeWorld, fakeWorld, holdLock, message, paneOf, realFolder, verdict } from "./kit.ts";
+import { atWidth, command, FLEET, type FakeWorld, fakeWorld, holdLock, message, paneOf, realFolder, verdict } from "./kit.ts";
 import { type Fleet, life, until } from "./real.ts";
 
 const SECOND = 1000;
@@ -675,12 +675,10 @@ describe("the command over a fleet", () => {
     pane("adversary").doing = "idle";
     await ticks(6);
     watchdog(10);
-    for (const width of ["30", "44", "60", "80", "120", "200"]) {
-      process.env.COLUMNS = width;
-      const { code, out } = await command("status", "*", "--config", cfg.path);
-      delete process.env.COLUMNS;
+    for (const width of [30, 44, 60, 80, 120, 200]) {
+      const { code, out } = await atWidth(width, () => command("status", "*", "--config", cfg.path));
       expect(code).toBe(3);
-      for (const line of out.split("\n")) expect([line, Bun.stringWidth(line) <= Number(width)]).toEqual([line, true]);
+      for (const line of out.split("\n")) expect([line, Bun.stringWidth(line) <= width]).toEqual([line, true]);
     }
     const { out } = await command("status", "*", "--config", cfg.path);
     for (const odd of ["-5", "1e9", "abc", "0", "1.5", "99999", ""]) {
