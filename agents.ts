@@ -2008,6 +2008,12 @@ function trouble(watch: Watch, label: string, message: string): void {
 }
 
 /**
+ * Notes the stage of the round, to explain a watchdog that hangs or was killed. It overwrites an
+ * open file (`openNote`), which works on a full disk and in a folder that was removed.
+ */
+let noteStage: (stage: string) => void = () => {};
+
+/**
  * Runs one stage; an error in it ends that stage alone, and is logged whenever it changes. `label`
  * is `unit NAME` for what is done for one of them, which may be called as another stage is.
  */
@@ -2220,12 +2226,6 @@ const groupOf = (pane: Pane): Group =>
 
 /** This process's pid and birth, so that a later process with the pid is not taken for it. */
 const signature = (): string => `${process.pid} ${bornOf(process.pid)}`;
-
-/**
- * Notes the stage of the round, to explain a watchdog that hangs or was killed. It overwrites an
- * open file, which works on a full disk and in a folder that was removed.
- */
-let noteStage: (stage: string) => void = () => {};
 
 /** Characters; each note is padded to this width, so that it covers a longer one. */
 const STAGE_WIDTH = 160;
@@ -4696,7 +4696,7 @@ async function stopPanes(cfg: Config, panes: Pane[]): Promise<void> {
 }
 
 async function awaitEnd(cfg: Config, panes: Pane[], families: Family[]): Promise<void> {
-  await endFamilies(families);
+  await Promise.all([endFamilies(families), ...panes.map((pane) => endTurn(cfg, pane))]);
   const pinned = panes.filter((pane) => pane.pinned && !pane.dead);
   // a pane can be reused once tmux has noticed that its client ended
   for (let tries = 0; pinned.length && tries < 20; tries++) {
@@ -4837,6 +4837,22 @@ async function promptOpencode(
   const body = { parts: [{ type: "text", text: value }], ...model };
   const path = `/session/${pane.conversation}/prompt_async`;
   return (await askOpencode(backendOf(cfg, agent), agent.dir, path, body)) !== null;
+}
+
+/**
+ * Ends the turn of a client that ends or has ended. A server would go on with it, out of sight and
+ * beside the next client, and asks nobody whether the client is still there (1.18.33).
+ */
+async function endTurn(cfg: Config, { session, backend, conversation }: Pane): Promise<void> {
+  const server = cfg.backends.get(backend);
+  if (!conversation || server?.kind !== "opencode") return;
+  const unit = [...unitsOf(cfg).values()].find((one) => one.session === session);
+  const path = `/session/${conversation}/abort`;
+  const { ok, status } = await callOpencode(server, unit?.dir ?? "/", path, {});
+  // where nobody listens, or the conversation is not known, there is no turn
+  if (!ok && status !== 0 && status !== 404) {
+    log(`${session}: its opencode server does not say that it ended the turn`);
+  }
 }
 
 interface OpencodeFacts {
@@ -7066,7 +7082,7 @@ async function deliver(
   const agent = cfg.agents.get(message.target);
   const note = (delivery: Delivery, said = message) => noteDelivery(cfg, watch, said, delivery);
   if (!agent) return note({ state: "failed", why: NO_AGENT, person: true });
-  const why = whyUntold(seen) || whyAccount(seen, message.cause);
+  const why = await whyUntold(cfg, watch, agent, seen) || whyAccount(seen, message.cause);
   if (why) return note({ state: "waiting", why });
   const pane = seen!.pane!;
   if (backendOf(cfg, agent).kind === "opencode" && pane.conversation) {
@@ -7079,10 +7095,18 @@ async function deliver(
 
 const NOT_RUNNING = "not running";
 
-/** Why nothing can be said to an agent, whatever is on its screen; "" = it can. */
-function whyUntold(seen: Observation | undefined): string {
-  if (seen?.handsOff) return seen.handsOff;
+/**
+ * Why nothing can be said to an agent, whatever is on its screen; "" = it can. Since the look a
+ * person or this very round may have ended its client, whose server would take a text all the same.
+ */
+async function whyUntold(
+  cfg: Config, watch: Watch, agent: Agent, seen: Observation | undefined,
+): Promise<string> {
+  const handsOff = seen?.handsOff || whyHandsOff(await operatorOf(cfg), agent.name);
+  if (handsOff) return handsOff;
   if (!seen?.alive || !seen.pane) return NOT_RUNNING;
+  if (agent.kind === "loop" && watch.intent) return "a phase move is under way";
+  if (memoryOf(watch, agent.name).life.state !== "up") return "its client was told to end";
   // a dialog hides what tells that a client is ready
   return seen.booting && seen.verdict.verdict !== "blocked" ? "booting" : "";
 }
@@ -7799,7 +7823,7 @@ async function endFamily(
     enterStopping(memory, { ...group, since: world.now(), marks });
     await saveOrLog(cfg, watch);
   }
-  if (pane) await killSession(cfg, pane);
+  if (pane) await Promise.all([endTurn(cfg, pane), killSession(cfg, pane)]);
   signalAll(membersOf(family), "SIGHUP");
 }
 

@@ -2,8 +2,8 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { accountOf, decideOpencode, isBooting, launchScript, memoryOf, lookAround, orphansOf, paneActive, parseEvents, enqueue, snapshot, startAgent, type Verdict, type VerdictName, world } from "../agents.ts";
-import { type FakePane, fakeWorld, message, type Scene, scene, verdict } from "./kit.ts";
+import { accountOf, decideOpencode, isBooting, launchScript, memoryOf, lookAround, orphansOf, paneActive, parseEvents, phaseIdxFile, enqueue, snapshot, startAgent, type Verdict, type VerdictName, world } from "../agents.ts";
+import { command, type FakePane, fakeWorld, message, realFolder, type Scene, scene, verdict } from "./kit.ts";
 
 const { http } = world;
 let { fake, cfg, watch, starts, operator } = {} as Scene;
@@ -256,6 +256,75 @@ describe("a text that an opencode server may have taken already, before a crash"
     };
     await ticks(1);
     expect([prompts, watch.outbox]).toEqual([["hear this"], []]);
+  });
+});
+
+describe("a client that ends, and its turn at the server", () => {
+  const OC = '[defaults]\nbackend = "oc"\nwatch = "heal"\n[backend.oc]\nkind = "opencode"\nbin = "oc"\nserver = "http://127.0.0.1:4096"\n' +
+    '[loop]\nphases = [{ id = "p1", plan = "1.md", status = "S1.md" }, { id = "p2", plan = "2.md", status = "S2.md" }]\n[[agent]]\nname = "a"\nkind = "loop"\nrole = "builder"\n[[agent]]\nname = "b"\n';
+  let aborted: string[];
+  let prompts: string[];
+  let status: number;
+  beforeEach(async () => {
+    fake = fakeWorld(realFolder());
+    [aborted, prompts, status] = [[], [], 200];
+    let made = 0;
+    fake.http = async ({ method, url, body }) => {
+      const { pathname } = new URL(url);
+      const [, id] = /^\/session\/(\w+)\/abort$/.exec(pathname) ?? [];
+      if (id) aborted.push(id);
+      if (id && status === 408) fake.turn(5_000);
+      if (id) return { ok: status === 200, status, body: "true" };
+      if (pathname.endsWith("/prompt_async")) prompts.push(`${pathname.split("/")[2]}: ${JSON.parse(body!).parts[0].text}`);
+      const known: Record<string, unknown> = { "/global/health": { healthy: true }, "/session/status": {}, "/permission": [], "/question": [] };
+      return { ok: true, status: 200, body: JSON.stringify(method === "POST" ? { id: `ses_${made += 1}` } : known[pathname] ?? []) };
+    };
+    fake.tmux.onStart = (one) => void (one.text = "     ▣ Build · gpt · 2s\n\n  ┃\n  ┃  \n  ┃\n  ┃  Build  gpt\n  ╹▀▀▀▀▀▀▀▀▀▀▀▀\n   12K (1%)  ctrl+p commands");
+    await begin(OC, 3);
+    prompts.length = 0;
+  });
+  /** As a server that was away: its clients are ended and attached anew. */
+  const heal = () => void (memoryOf(watch, "a").serverDown = true);
+  const move = () => void (watch.intent = { id: "m", from: "p1", to: "p2", run: "", at: fake.wall });
+
+  test.each<[string, () => unknown, number]>([
+    ["healed", heal, 2],
+    ["a phase move", move, 2],
+    ["down", () => command("down", "a", "--config", cfg.path), 1],
+    ["restart", () => command("restart", "a", "--config", cfg.path), 2],
+    ["it ended by itself", () => fake.tmux.exit("agents-a", 1), 2],
+  ])("%s: that turn ends too, and no other", async (_, before, clients) => {
+    await before();
+    await ticks(3);
+    expect([aborted, starts()]).toEqual([["ses_1"], clients]);
+    expect(fake.logged("does not say")).toEqual([]);
+  });
+  test.each([[408, 1], [500, 1], [404, 0], [0, 0]])("a server that answers %p is asked once, and holds nobody up", async (answer, said) => {
+    status = answer;
+    heal();
+    await ticks(3);
+    expect([aborted, starts(), fake.logged("agents-a: its opencode server does not say that it ended the turn").length]).toEqual([["ses_1"], 2, said]);
+  });
+  test("a client without a conversation of ours has no turn there", async () => {
+    fake.tmux.of("agents-a").marks["@agents_conversation"] = "";
+    await command("down", "a", "--config", cfg.path);
+    expect(aborted).toEqual([]);
+  });
+  test.each<[string, () => unknown]>([["the same round healed", heal], ["a phase move", move], ["a phase move is about to end", () => {
+    move();
+    const { text } = world;
+    world.text = async (path) => path === phaseIdxFile(cfg) ? Promise.reject(new Error("EIO")) : text(path);
+  }], ["a person took down since the look", () => {
+    const { http: ask } = fake;
+    fake.http = (request) => {
+      if (request.url.includes("/question")) operator({ held: { a: fake.wall } });
+      return ask(request);
+    };
+  }]])("whom %s: no text goes to the conversation that it had", async (_, before) => {
+    before();
+    watch.outbox.push(message({ text: "hear this", made: fake.wall }));
+    await ticks(1);
+    expect([prompts.filter((one) => one.includes("hear this")), watch.outbox.map(({ cause }) => cause)]).toEqual([[], expect.arrayContaining(["claim"])]);
   });
 });
 
