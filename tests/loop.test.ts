@@ -77,7 +77,7 @@ handoff("P2, fault 8: a claim for an adversary that is down waits, and is there 
   const [heard, starts] = [hears(f, "adversary"), f.starts("builder").length];
   await f.run(["down", "adversary"]);
   await f.push("builder", "claim(one): to nobody");
-  await until(() => f.log.includes("waiting: claim to adversary"));
+  await until(() => f.log.includes("waiting: claim to adversary: stopped by you"));
   expect((await f.states()).messages.adversary).toBe(1);
   await f.up("adversary");
   await until(() => heard().length, 15_000);
