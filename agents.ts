@@ -365,12 +365,13 @@ export interface Memory {
   idleSince: number;
   sameSince: number;
   /** Hashes of the last screen, and of the same without digits if it was at its prompt. */
-  looked: string;
+  picture: string;
+  outline: string;
   /** The verdict of the rules alone on that screen. */
-  judged: Verdict | null;
-  /** When the screen was last read, and the pane's `drawStamp` then; "" = unknown. */
+  byRules: Verdict | null;
+  /** When the screen was last read, and the pane's `stampOf` then; "" = unknown. */
   readAt: number;
-  still: string;
+  drawStamp: string;
   serverDown: boolean;
   /** A restart for idleness was put off because a person's draft is in the input box. */
   draft: boolean;
@@ -5535,7 +5536,8 @@ const heartbeatFile = (cfg: Config): string => join(cfg.stateDir, "heartbeat");
 const freshMemory = (): Memory => ({
   starts: [], failures: 0, life: DUE, lastFatal: 0, restarts: { day: "", count: 0 },
   verdict: "unsure", why: "", since: 0, bootedAt: 0, buried: "", client: null, idleSince: 0,
-  sameSince: 0, looked: "", judged: null, readAt: 0, still: "", serverDown: false, draft: false,
+  sameSince: 0, picture: "", outline: "", byRules: null, readAt: 0, drawStamp: "",
+  serverDown: false, draft: false,
   unsureLooks: 0, unrest: null, answered: "", answers: 0, releasedAt: 0, together: false,
   versionOf: 0, oddLooks: 0, mismatch: "",
 });
@@ -5605,8 +5607,9 @@ function loadedLife({ nextStart, parked, parkedAt, finished, stopping }: StoredL
 
 /** A memory as it is stored: without monotonic times and what concerns this process alone. */
 function storedMemory(memory: Memory) {
-  const { starts, failures, life, idleSince, sameSince, looked, judged, readAt, still, serverDown,
-    draft, unsureLooks, unrest, together, versionOf, oddLooks, mismatch, ...stored } = memory;
+  const { starts, failures, life, idleSince, sameSince, picture, outline, byRules, readAt,
+    drawStamp, serverDown, draft, unsureLooks, unrest, together, versionOf, oddLooks, mismatch,
+    ...stored } = memory;
   return { starts, failures, ...storedLife(memory), ...stored };
 }
 
@@ -5624,8 +5627,8 @@ export function memoryOf(watch: Watch, name: string): Memory {
   return watch.agents[name]!;
 }
 
-/** Whether a pane that stays until its client has ended holds one that was told to end. */
-const isEnding = (memory: Memory, pane: Pane | null): boolean =>
+/** Whether a client was told to end whose pane, the last of a person's session, stays till then. */
+const endsInPlace = (memory: Memory, pane: Pane | null): boolean =>
   pane?.pinned === true && endingOf(memory)?.pid === pane.pid;
 
 export function freshWatch(): Watch {
@@ -6103,8 +6106,8 @@ interface Look extends Judged {
   outline: string;
   /** It was read; false = nothing has been drawn since it was. */
   drawn: boolean;
-  /** The rules' word alone; `verdict` is that of all sources, the account and a draft too. */
-  judged: Verdict;
+  /** The verdict of the rules alone; `verdict` is that of all sources, of account and draft too. */
+  byRules: Verdict;
   /** The draft of a person, which put a restart off, still stands in its box. */
   draft: boolean;
   /** Of its client; null = it did not say, undefined = it was not asked. */
@@ -6117,8 +6120,8 @@ interface Look extends Judged {
 
 /** What is not true of another client in the same session. */
 const NEW_CLIENT = { since: 0, model: undefined, backgroundSince: undefined, idleSince: 0,
-  sameSince: 0, looked: "", judged: null, unrest: null, answered: "", answers: 0, together: false,
-  versionOf: 0, oddLooks: 0, mismatch: "", serverDown: false };
+  sameSince: 0, picture: "", outline: "", byRules: null, unrest: null, answered: "", answers: 0,
+  together: false, versionOf: 0, oddLooks: 0, mismatch: "", serverDown: false };
 
 /** When a process began, s since 1970; NaN = there is none, or no /proc. */
 function startedAt(pid: number): number {
@@ -6204,7 +6207,7 @@ const isClientIn = ({ pid, created }: Pane, { client }: Memory): boolean =>
 /** Notes the client in a unit's pane; a new one starts with a clean memory. */
 function noteClient(watch: Watch, unit: Unit, pane: Pane): void {
   const memory = memoryOf(watch, unit.name);
-  if (isEnding(memory, pane)) return;
+  if (endsInPlace(memory, pane)) return;
   const known = isClientIn(pane, memory);
   if (!known) Object.assign(memory, { ...NEW_CLIENT, bootedAt: pane.created });
   if (!known || doubtful.has(memory.client!)) {
@@ -6220,7 +6223,7 @@ function noteClient(watch: Watch, unit: Unit, pane: Pane): void {
 /** What is remembered, without what was true of an earlier client alone. */
 function memoryOfClient(watch: Watch, unit: Unit, pane: Pane): Memory {
   const memory = memoryOf(watch, unit.name);
-  return isClientIn(pane, memory) || isEnding(memory, pane)
+  return isClientIn(pane, memory) || endsInPlace(memory, pane)
     ? memory : { ...memory, ...NEW_CLIENT };
 }
 
@@ -6233,7 +6236,7 @@ export async function observe(
   const [operator] = await Promise.all([operatorOf(cfg), readState(cfg)]);
   const budget = { left: cfg.watchdog.startBatch };
   const observations = new Map<string, Observation>();
-  const looked: Agent[] = [];
+  const wanted: Agent[] = [];
   for (const unit of unitsOf(cfg).values()) {
     const pane = snap.panes.get(unit.session) ?? null;
     const alive = sessionAlive(snap, unit.session);
@@ -6243,10 +6246,10 @@ export async function observe(
       moving: watch.intent !== null, handsOff, budget });
     if (alive && pane && isAgent(unit) && !handsOff && needsVerdict(watch, unit) &&
         (!only || only.has(unit.name))) {
-      looked.push(unit);
+      wanted.push(unit);
     }
   }
-  await lookAtScreens(cfg, watch, looked, observations, only === undefined);
+  await lookAtScreens(cfg, watch, wanted, observations, only === undefined);
   return observations;
 }
 
@@ -6260,9 +6263,9 @@ function isYoung(cfg: Config, agent: Agent, pane: Pane, screen: string): boolean
 async function lookAtScreens(
   cfg: Config, watch: Watch, agents: Agent[], observations: Map<string, Observation>, full: boolean,
 ): Promise<void> {
-  const judged: Promise<void>[] = [];
-  const see = (agent: Agent, pane: Pane, text: string | null) =>
-    void judged.push(guard(watch, `look ${agent.name}`, async () => {
+  const looks: Promise<void>[] = [];
+  const take = (agent: Agent, pane: Pane, text: string | null) =>
+    void looks.push(guard(watch, `look ${agent.name}`, async () => {
       const seen = observations.get(agent.name)!;
       seen.booting &&= isYoung(cfg, agent, pane, text ?? "");
       seen.look = await readLook(cfg, watch, agent, pane, text);
@@ -6270,15 +6273,15 @@ async function lookAtScreens(
   const unread = new Map<Pane, Agent>();
   for (const agent of agents) {
     const pane = observations.get(agent.name)!.pane!;
-    if (full && !screenMayHaveChanged(cfg, watch, agent, pane)) see(agent, pane, null);
+    if (full && !screenMayHaveChanged(cfg, watch, agent, pane)) take(agent, pane, null);
     else unread.set(pane, agent);
   }
   await captureAll(cfg, [...unread.keys()], (pane, text) => {
     const agent = unread.get(pane)!;
-    if (text !== null) see(agent, pane, text);
+    if (text !== null) take(agent, pane, text);
     else observations.get(agent.name)!.look = "hidden";
   });
-  await Promise.all(judged);
+  await Promise.all(looks);
 }
 
 const isWatched = (agent: Agent): boolean => agent.enabled && agent.watch !== "none";
@@ -6302,15 +6305,15 @@ const isTimeless = (verdict: Verdict | null): boolean =>
  * What must be as it was for a screen to be so too; "" while that is not certain: tmux notes the
  * time of what is drawn to the second, and both clocks may be stepped a little.
  */
-const drawStamp = (pane: Pane): string =>
+const stampOf = (pane: Pane): string =>
   pane.activity > 0 && world.now() - pane.activity > CLOCK_STEP
     ? `${pane.activity} ${pane.size} ${pane.title}` : "";
 
 /** Whether a screen must be read: reading costs most by far, and most screens do not change. */
 function screenMayHaveChanged(cfg: Config, watch: Watch, agent: Agent, pane: Pane): boolean {
   const memory = memoryOfClient(watch, agent, pane);
-  return !memory.still || memory.still !== drawStamp(pane) ||
-    !isTimeless(memory.judged) || memory.verdict === "unsure" ||
+  return !memory.drawStamp || memory.drawStamp !== stampOf(pane) ||
+    !isTimeless(memory.byRules) || memory.verdict === "unsure" ||
     world.mono() - memory.readAt >= cfg.watchdog.heavyInterval * 1000 ||
     watch.outbox.some((message) => message.target === agent.name);
 }
@@ -6326,12 +6329,11 @@ async function readLook(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, text: string | null,
 ): Promise<Look> {
   const memory = memoryOfClient(watch, agent, pane);
-  const [exact = ""] = memory.looked.split(" ");
-  const picture = text === null ? exact : hashOf(text, Bun.hash(pane.title) as bigint);
-  const same = picture === exact;
-  const judged = same && isTimeless(memory.judged) ? memory.judged!
+  const picture = text === null ? memory.picture : hashOf(text, Bun.hash(pane.title) as bigint);
+  const same = picture === memory.picture;
+  const byRules = same && isTimeless(memory.byRules) ? memory.byRules!
     : copyOf(screenVerdict(cfg, agent, pane, { text: text!, title: pane.title }));
-  const own = await judge(cfg, agent, pane, judged, memory.backgroundSince);
+  const own = await judge(cfg, agent, pane, byRules, memory.backgroundSince);
   const probed = watch.outbox.some(isProbe(agent.name));
   let verdict = decideAccount(
     accountLimitOf(cfg, watch, agent), agent.name, probed, own.verdict, world.now());
@@ -6343,7 +6345,7 @@ async function readLook(
   const asks = memory.versionOf !== pane.pid && (text !== null || Boolean(verdict.own));
   return {
     same, picture, outline: !same && verdict.verdict === "idle" ? hashOf(withoutDigits(text!)) : "",
-    ...own, drawn: text !== null, judged, verdict, draft,
+    ...own, drawn: text !== null, byRules, verdict, draft,
     version: asks
       ? await readVersion(cfg, agent, pane, text ?? "", verdict.own !== undefined) : undefined,
     model: text === null ? "" : readModel(cfg, agent, pane, text, verdict),
@@ -6373,7 +6375,7 @@ export async function learn(
   }
 }
 
-/** Both, as each round does them. */
+/** Looks and learns, as each round does first. */
 export async function lookAround(
   cfg: Config, watch: Watch, only?: Set<string>,
 ): Promise<Map<string, Observation>> {
@@ -6407,12 +6409,34 @@ export function paneActive(cfg: Config, agent: Agent, verdict: Verdict, memory: 
   return world.mono() - memory.sameSince < logGrace * 1000;
 }
 
+/** Notes what was drawn. Whether it is a change: at a prompt, more than a clock that runs on. */
+function noteDrawing(memory: Memory, pane: Pane, look: Look): boolean {
+  const { same, picture, byRules, verdict } = look;
+  const outline = same ? memory.outline : look.outline;
+  const changed = verdict.verdict === "idle" ? outline !== memory.outline : !same;
+  // a first look has nothing to compare with
+  if (changed || !memory.sameSince) memory.sameSince = memory.picture ? world.mono() : 0;
+  if (look.drawn) Object.assign(memory, { readAt: world.mono(), drawStamp: stampOf(pane) });
+  Object.assign(memory, { picture, outline, byRules });
+  return changed;
+}
+
+/** Notes which client it is, and what it is said to be. */
+async function noteFacts(
+  cfg: Config, watch: Watch, agent: Agent, pane: Pane, look: Look,
+): Promise<void> {
+  await noteConversation(cfg, agent, pane);
+  noteOdd(cfg, watch, agent, look.verdict.odd ?? "");
+  if (look.model) memoryOf(watch, agent.name).model = look.model;
+  if (look.version !== undefined) noteVersion(cfg, watch, agent, pane, look.version);
+}
+
 /** What is believed of an agent after a look; "idle" needs a second look. */
 async function noteLook(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, look: Look, full: boolean,
 ): Promise<Verdict> {
   const memory = memoryOf(watch, agent.name);
-  const { same, backgroundSince, draft } = look;
+  const { backgroundSince, draft } = look;
   Object.assign(memory, { backgroundSince, draft });
   if (look.serverDown) memory.serverDown = true;
   const replaced = look.verdict.where === "process" && look.verdict.verdict === "unsure";
@@ -6420,28 +6444,18 @@ async function noteLook(
     await tmux(cfg, ["set-option", "-p", "-t", pane.id, "@agents_pid", `${NOBODY}`]);
   }
   if (!full) return look.verdict;
-  memory.judged = look.judged;
-  await noteConversation(cfg, agent, pane);
-  noteOdd(cfg, watch, agent, look.verdict.odd ?? "");
-  if (look.model) memory.model = look.model;
-  if (look.version !== undefined) noteVersion(cfg, watch, agent, pane, look.version);
-  const [exact, loose] = memory.looked.split(" ");
-  const outline = same ? loose : look.outline;
-  const moved = look.verdict.verdict === "idle" ? outline !== loose : !same;
-  if (moved) memory.sameSince = exact ? world.mono() : 0;
-  memory.sameSince ||= exact ? world.mono() : 0;
-  if (look.drawn) Object.assign(memory, { readAt: world.mono(), still: drawStamp(pane) });
+  await noteFacts(cfg, watch, agent, pane, look);
+  const changed = noteDrawing(memory, pane, look);
   let { verdict } = look;
   if (paneActive(cfg, agent, verdict, memory) && verdict.verdict !== "active") {
     verdict = { ...verdict, verdict: "active", rule: "log_grace",
       why: "its screen changed a moment ago" };
   }
-  memory.looked = `${look.picture} ${outline}`;
-  const tentative = verdict.verdict === "idle" && outline !== loose;
   const restless: Verdict =
     { ...verdict, verdict: "unsure", why: "its screen changes, but shows no work" };
+  const tentative = verdict.verdict === "idle" && changed;
   if (tentative) verdict = restless;
-  const never = neverRests(cfg, agent, memory, look.verdict.verdict, tentative || moved);
+  const never = neverRests(cfg, agent, memory, look.verdict.verdict, changed);
   if (never || !tentative || memory.unsureLooks >= UNSURE_LOOKS - 1) {
     await noteVerdict(cfg, watch, agent, never ? restless : verdict, look.text);
   } else {
@@ -7763,8 +7777,8 @@ export interface DeathFacts {
   failures: number;
   /** Starts within `park_window` without a healthy minute between them. */
   starts: number;
-  /** It died together with others: one event, no fault of its own. */
-  massDeath: boolean;
+  /** Its end was no fault of its own: many ended together, or its server was restarted. */
+  blameless: boolean;
   program: string;
   /** It has run here before: a program that is missing now may just be updated. */
   ran: boolean;
@@ -7782,7 +7796,7 @@ export function decideDeath(facts: DeathFacts, settings: Settings): AfterDeath {
   const missing = status === EXIT_MISSING ? `${facts.program} not found` : "";
   if (missing && !facts.ran) return { do: "park", why: missing, failures };
   if (status === EXIT_PERMANENT) return { do: "park", why: "exit 125 (do not restart)", failures };
-  if (facts.massDeath) return { do: "wait", why: "ended together with others", delay: 0, failures };
+  if (facts.blameless) return { do: "wait", why: "ended together with others", delay: 0, failures };
   if (starts >= settings.parkAfter) {
     return { do: "park", why: missing || `${starts} starts in ` +
       `${minutes(1000 * settings.parkWindow)} without a healthy minute`, failures };
@@ -7797,12 +7811,12 @@ export function decideDeath(facts: DeathFacts, settings: Settings): AfterDeath {
 
 /** Ends a client for a restart; the start itself waits, tick by tick, until its process is gone. */
 async function endForRestart(
-  cfg: Config, watch: Watch, agent: Unit, pane: Pane, why: string, innocent = false,
+  cfg: Config, watch: Watch, agent: Unit, pane: Pane, why: string, blameless = false,
 ): Promise<void> {
   const memory = memoryOf(watch, agent.name);
   memory.idleSince = 0;
   memory.sameSince = 0;
-  noteDeath(cfg, watch, agent, null, why, innocent);
+  noteDeath(cfg, watch, agent, null, why, blameless);
   if (pane.pinned) memory.buried = deathKey(watch.server, pane);
   await endFamily(cfg, watch, agent, familyOf(cfg, agent.name, [groupOf(pane)]), pane);
 }
@@ -7837,7 +7851,7 @@ const deathOf = (
   cfg: Config, unit: Unit, memory: Memory, status: number | null, lived: number,
 ): DeathFacts => ({
   kind: isAgent(unit) ? unit.kind : "service", status, lived, failures: memory.failures,
-  starts: startsThatCount(cfg, memory, lived).length, massDeath: false,
+  starts: startsThatCount(cfg, memory, lived).length, blameless: false,
   program: isAgent(unit) ? programOf(backendOf(cfg, unit).bin) : "its program",
   ran: memory.version !== undefined,
 });
@@ -7847,14 +7861,14 @@ const deathKey = (server: string, pane: Pane): string => `${server} ${pane.id}`;
 /** Goes up the ladder for one death, and says so. */
 function noteDeath(
   cfg: Config, watch: Watch, unit: Unit, status: number | null,
-  why = "", massDeath = false,
+  why = "", blameless = false,
 ): void {
   const memory = memoryOf(watch, unit.name);
   const now = world.now();
   const lived = world.mono() - (aliveSince(memory) ?? world.mono());
   memory.starts = startsThatCount(cfg, memory, lived);
   const action = decideDeath(
-    { ...deathOf(cfg, unit, memory, status, lived), massDeath }, cfg.watchdog);
+    { ...deathOf(cfg, unit, memory, status, lived), blameless }, cfg.watchdog);
   memory.failures = action.failures;
   // from now on: an `up` that came before the end is not one that asks for another run
   if (action.do === "finish") enterDown(memory, { state: "done", at: now });
@@ -7964,18 +7978,18 @@ export async function healOne(
   if (seen.alive === null) return;
   if (seen.alive) {
     noteStranger(cfg, watch, unit, "");
-    if (isEnding(memory, seen.pane)) return void continueStopping(cfg, watch, unit);
+    if (endsInPlace(memory, seen.pane)) return void continueStopping(cfg, watch, unit);
     if (isAgent(unit) && seen.pane) await healLiving(cfg, watch, unit, seen, seen.pane);
     return;
   }
   continueStopping(cfg, watch, unit);
-  const grave = seen.pane ? deathKey(seen.snap.server, seen.pane) : "";
+  const death = seen.pane ? deathKey(seen.snap.server, seen.pane) : "";
   const isNews = aliveSince(memory) !== null ||
-    (grave !== "" && grave !== memory.buried && !isOver(memory));
+    (death !== "" && death !== memory.buried && !isOver(memory));
   if (memory.life.state !== "stopping" && isNews) {
     if (seen.pane && isAgent(unit)) await noteLastWords(cfg, watch, unit, seen.pane);
     noteDeath(cfg, watch, unit, seen.pane?.status ?? null, "", memory.together);
-    memory.buried = grave;
+    memory.buried = death;
     memory.together = false;
   }
   if (memory.client && !isOver(memory)) await stopLeftOver(cfg, watch, unit);
@@ -8036,9 +8050,9 @@ async function healLiving(
       `runs ${runs}, the config says ${agent.backend}`);
   }
   if (runs) return;
-  const answers = seen.verdict.rule !== "" &&
+  const hasAnswered = seen.verdict.rule !== "" &&
     (seen.verdict.rule !== "server" || seen.verdict.verdict !== "unsure");
-  if (answers && (memory.serverDown || serverIsNewer(cfg, agent, seen.snap, pane))) {
+  if (hasAnswered && (memory.serverDown || serverIsNewer(cfg, agent, seen.snap, pane))) {
     memory.serverDown = false;
     return endForRestart(cfg, watch, agent, pane, "its server was restarted", true);
   }
@@ -8094,7 +8108,7 @@ async function superviseAgent(
   cfg: Config, watch: Watch, agent: Agent, seen: Observation,
 ): Promise<void> {
   const memory = memoryOf(watch, agent.name);
-  if (seen.alive && !isEnding(memory, seen.pane)) {
+  if (seen.alive && !endsInPlace(memory, seen.pane)) {
     await answerDialog(cfg, watch, agent, seen);
     if (await limitTick(cfg, watch, agent, seen.verdict)) {
       memory.idleSince = 0;
@@ -8166,7 +8180,7 @@ function noteStart(memory: Memory, heals: boolean): void {
   memory.starts = [...memory.starts, world.now()].slice(-50);
   memory.bootedAt = world.now();
   enter(memory, { state: "starting", since: world.mono() });
-  Object.assign(memory, { looked: "", answers: 0 });
+  Object.assign(memory, { picture: "", outline: "", answers: 0 });
 }
 
 const NO_SERVER = "waits for the opencode server";
@@ -8202,13 +8216,13 @@ async function mustWait(cfg: Config, unit: Unit, snap: Snapshot, memory: Memory)
   return why !== "";
 }
 
-const answers = new WeakMap<Snapshot, Map<string, Promise<boolean>>>();
+const answersByLook = new WeakMap<Snapshot, Map<string, Promise<boolean>>>();
 
 /** A server that hangs costs its deadline once per look, not once per agent that waits for it. */
 const oncePerLook = (
   snap: Snapshot, what: string, ask: () => Promise<boolean>,
 ): Promise<boolean> =>
-  answers.getOrInsertComputed(snap, () => new Map()).getOrInsertComputed(what, ask);
+  answersByLook.getOrInsertComputed(snap, () => new Map()).getOrInsertComputed(what, ask);
 
 /** `ready` is a port, an address, or a command that exits with 0; without it, a living session. */
 export async function isReady(cfg: Config, unit: Unit, snap: Snapshot): Promise<boolean> {
@@ -9012,7 +9026,7 @@ async function applyReleases(cfg: Config, watch: Watch): Promise<void> {
   }
 }
 
-/** A round may take this long, ms: one that follows another with short intervals is no gap. */
+/** A busy round may take this long, ms, and no gap is seen in it where intervals are short. */
 const LONG_ROUND = 60_000;
 
 /** After a suspend or a clock step: idle clocks start anew, and no wait grows by the step. */
@@ -9026,7 +9040,7 @@ function noteGap(cfg: Config, watch: Watch): void {
     log(`${Math.round(gap / 1000)} s since the last tick: idle clocks restarted`);
     volatile.quietSince = 0;
     for (const memory of Object.values(watch.agents)) {
-      Object.assign(memory, { idleSince: 0, sameSince: 0, still: "", unrest: null,
+      Object.assign(memory, { idleSince: 0, sameSince: 0, drawStamp: "", unrest: null,
         backgroundSince: memory.backgroundSince && now });
       if (memory.verdict === "unsure" && memory.since) memory.since = now;
       if (step < -CLOCK_STEP) enter(memory, shifted(memory.life, step));
@@ -9225,7 +9239,7 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
       `${lost.length ? `; no longer in it, left running: ${lost.join(", ")}` : ""}`);
     for (const warning of next.warnings) log(`warning: ${warning}`);
     noteConfigGood(cfg, watch);
-    for (const memory of Object.values(watch.agents)) memory.judged = null; // by the old rules
+    for (const memory of Object.values(watch.agents)) memory.byRules = null; // by the old rules
     await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(next), next.source));
     return next;
   } catch (error) {
@@ -11034,13 +11048,14 @@ async function rivalsOf(cfg: Config, snap: Snapshot): Promise<StatusLook["rivals
   return rivals;
 }
 
-/** Longer than any round, ms: a heartbeat's round saw all that was drawn this long before it. */
-const ROUND_MAX = 60_000;
-
-/** Whether the watchdog found this client idle and nothing was drawn since: no need to read it. */
+/**
+ * Whether the watchdog found this client idle and nothing was drawn since: no need to read it. A
+ * round looks first and writes its heartbeat last, at most LONG_ROUND later; after a longer one,
+ * what was drawn in between may be shown a round late.
+ */
 const stillRests = (memory: Memory, pane: Pane, { running, heartbeat }: WatchdogState) =>
   running && memory.verdict === "idle" && memory.since >= pane.created && pane.activity > 0 &&
-  pane.activity < Date.parse(heartbeat) - ROUND_MAX;
+  pane.activity < Date.parse(heartbeat) - LONG_ROUND;
 
 /** Reads all panes in one call, those of ended clients for their last words. Changes nothing. */
 async function lookAtPanes(
@@ -11060,7 +11075,7 @@ async function lookAtPanes(
       screens.set(unit.name, { text: "", verdict });
     }
   }
-  const judged: Promise<unknown>[] = [];
+  const looks: Promise<unknown>[] = [];
   await captureAll(cfg, [...units.keys()], (pane, text) => {
     const unit = units.get(pane)!;
     if (text === null) return;
@@ -11068,10 +11083,10 @@ async function lookAtPanes(
     screens.set(unit.name, one);
     if (pane.dead || !isAgent(unit)) return;
     const { backgroundSince } = memoryOf(watch, unit.name);
-    judged.push(judgeLook(cfg, unit, pane, { text, title: pane.title }, backgroundSince)
+    looks.push(judgeLook(cfg, unit, pane, { text, title: pane.title }, backgroundSince)
       .then((verdict) => (one.verdict = verdict)));
   });
-  await within(STATUS_PATIENCE, Promise.all(judged), []);
+  await within(STATUS_PATIENCE, Promise.all(looks), []);
   return screens;
 }
 

@@ -21,7 +21,7 @@ beforeEach(() => {
 });
 
 describe("decideDeath", () => {
-  const facts: DeathFacts = { kind: "persistent", status: 1, lived: 3600_000, failures: 0, starts: 0, massDeath: false, program: "claude", ran: false };
+  const facts: DeathFacts = { kind: "persistent", status: 1, lived: 3600_000, failures: 0, starts: 0, blameless: false, program: "claude", ran: false };
   test.each<[string, Partial<DeathFacts>, string, number | undefined]>([
     ["healthy for long: at once", {}, "wait", 0],
     ["the second within the reset", { lived: 20_000, failures: 1 }, "wait", 10],
@@ -40,7 +40,7 @@ describe("decideDeath", () => {
     ["fault 60: a task that ended well is done", { kind: "task", status: 0 }, "finish", undefined],
     ["a task that failed is not", { kind: "task", status: 1 }, "wait", 0],
     ["exit 0 of another kind is a death", { status: 0 }, "wait", 0],
-    ["one of many that ended together: no fault of its own", { massDeath: true, failures: 7, lived: 20_000 }, "wait", 0],
+    ["one of many that ended together: no fault of its own", { blameless: true, failures: 7, lived: 20_000 }, "wait", 0],
     ["killed by a signal", { status: null, lived: 20_000, failures: 1 }, "wait", 10],
   ])("%s", (_, some, what, delay) => {
     const action = decideDeath({ ...facts, ...some }, cfg.watchdog);

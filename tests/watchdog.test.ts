@@ -453,7 +453,7 @@ describe("P22: a screen on which nothing was drawn is not read again", () => {
     ["the clock is set back, so that a time may come twice", () => void (fake.wall -= 6_000)],
     ["another client is in the pane", () => void Object.assign(pane, { pid: pane.pid + 1 })],
     ["its screen was not understood", () => void (memoryOf(watch, "a").verdict = "unsure")],
-    ["the config was read again", () => void (memoryOf(watch, "a").judged = null)],
+    ["the config was read again", () => void (memoryOf(watch, "a").byRules = null)],
   ])("it is read where %s", async (_, change) => {
     change();
     await ticks(1);
