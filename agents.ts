@@ -7270,36 +7270,58 @@ const ATTEND_INTERVAL = 400;
 /** How long, ms, a watchdog waits for a command that types by hand to be done with its pass. */
 const HAND_PATIENCE = 30_000;
 
-/** Waits until no command writes the memory: those that come later see who has the lock. */
-async function awaitHand(cfg: Config): Promise<void> {
-  const lock = await takeLock(lockFile(cfg, "hand"), HAND_PATIENCE).catch(() => null);
-  if (lock !== null) freeLock(lock);
+/**
+ * Waits until no command writes the memory, or until `isOver`: those that come later see who has
+ * the watchdog's lock. One that does not give way, such as one stopped by Ctrl-Z, is ended: it has
+ * stored each step before it took it.
+ */
+export async function awaitHand(cfg: Config, isOver = () => false): Promise<void> {
+  const path = lockFile(cfg, "hand");
+  for (let since = world.mono(); !isOver() && isLocked(path); ) {
+    if (world.mono() - since >= HAND_PATIENCE) {
+      const pid = lockHolder(path);
+      const isSure = pid !== null && bornOf(pid) !== "";
+      log(`${path} is held by ${pid === null ? "somebody" : `a command (pid ${pid})`} that does ` +
+        `not give way: ${isSure ? "ending it" : "the watchdog begins when it is free"}`);
+      if (isSure) world.signal(pid, "SIGKILL");
+      since = world.mono();
+    }
+    await world.sleep(ATTEND_INTERVAL);
+  }
 }
 
 /**
- * Delivers queued texts where no watchdog runs, one command at a time, until one starts: there is
- * one writer of its memory. Returns whether all of them were delivered; the others stay queued.
+ * Does what writes the watchdog's memory where no watchdog runs: one command at a time, and one
+ * that starts meanwhile waits. null = it was not done, because somebody else may write.
  */
-async function deliverByHand(cfg: Config, messages: Message[], deadline: number): Promise<boolean> {
-  const alone = () => lockHolder(lockFile(cfg, "watchdog")) === null;
-  const lock = alone() ? await takeLock(lockFile(cfg, "hand"), 100) : null;
-  if (lock === null) return false;
-  const watch = await loadWatch(cfg);
-  const targets = new Set(messages.map((message) => message.target));
-  const done = () => messages.every(({ id }) => watch.delivered.includes(id));
-  const settled = (operator: Operator) => messages.every(({ id, target }) =>
-    watch.delivered.includes(id) || watch.unproven.some((one) => one.id === id) ||
-    isHeld(operator, target));
+async function byHand<T>(
+  cfg: Config, patience: number, write: (isAlone: () => boolean) => Promise<T>,
+): Promise<T | null> {
+  const isAlone = () => lockHolder(lockFile(cfg, "watchdog")) === null;
+  const lock = isAlone() ? await takeLock(lockFile(cfg, "hand"), patience) : null;
+  if (lock === null) return null;
   try {
-    while (!settled(await operatorOf(cfg)) && world.mono() < deadline && alone()) {
-      await deliverAll(cfg, watch, await lookAround(cfg, watch, targets), targets);
-      if (!settled(await operatorOf(cfg))) await world.sleep(ATTEND_INTERVAL);
-    }
-    if (alone()) await save(cfg, watch);
-    return done();
+    return isAlone() ? await write(isAlone) : null; // one may have begun before we had the lock
   } finally {
     freeLock(lock);
   }
+}
+
+/** Delivers queued texts by hand, until a watchdog starts; true = all: the others stay queued. */
+async function deliverByHand(cfg: Config, messages: Message[], deadline: number): Promise<boolean> {
+  return await byHand(cfg, 100, async (isAlone) => {
+    const watch = await loadWatch(cfg);
+    const targets = new Set(messages.map((message) => message.target));
+    const settled = (operator: Operator) => messages.every(({ id, target }) =>
+      watch.delivered.includes(id) || watch.unproven.some((one) => one.id === id) ||
+      isHeld(operator, target));
+    while (!settled(await operatorOf(cfg)) && world.mono() < deadline && isAlone()) {
+      await deliverAll(cfg, watch, await lookAround(cfg, watch, targets), targets);
+      if (!settled(await operatorOf(cfg))) await world.sleep(ATTEND_INTERVAL);
+    }
+    await save(cfg, watch);
+    return messages.every(({ id }) => watch.delivered.includes(id));
+  }) ?? false;
 }
 
 // ── usage limit ─────────────────────────────────────────────────────────────────
@@ -8664,20 +8686,23 @@ function startFetch(cfg: Config, watch: Watch): void {
 async function checkChannel(cfg: Config): Promise<void> {
   const hand = cfg.loop.handoff;
   if (!hand || isComplete(cfg)) return;
-  const watch = await loadWatch(cfg);
-  const first = !watch.sha && lockHolder(lockFile(cfg, "watchdog")) === null;
-  const found = await (first ? fetchHead : inspectChannel)(cfg, hand, watch.sha);
+  const { sha } = await loadWatch(cfg);
+  const found = (sha ? null : await byHand(cfg, HAND_PATIENCE, () => takeBaseline(cfg, hand))) ??
+    await inspectChannel(cfg, hand, sha);
   if (found.why) log(`hand-off: ${channelText(found)}`);
-  if (first) await takeBaseline(cfg, watch, found);
 }
 
 /** The first start ever begins at the present head: before an agent can push, not after. */
-async function takeBaseline(cfg: Config, watch: Watch, found: Fetched): Promise<void> {
-  const { state, head, hand } = found;
+async function takeBaseline(cfg: Config, hand: Handoff): Promise<Fetched | null> {
+  const watch = await loadWatch(cfg);
+  if (watch.sha) return null; // another command took it meanwhile
+  const found = await fetchHead(cfg, hand, "");
+  const { state, head } = found;
   const commits = head ? await commitsSince(hand, "", head) : null;
-  if (!commits && state !== "empty") return;
+  if (!commits && state !== "empty") return found;
   noteCommits(watch, commits ?? [], head || NO_COMMIT);
   await save(cfg, watch);
+  return found;
 }
 
 function noteCommits(watch: Watch, commits: Commit[], head: string): void {
@@ -9347,7 +9372,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
       .catch((error) => log(messageOf(error)));
   }
   logToFile(cfg);
-  await awaitHand(cfg);
+  await awaitHand(cfg, () => signals.stop);
   const watch = await loadWatch(cfg);
   process.on("unhandledRejection",
     (error) => trouble(watch, "unhandled", `ERROR: ${messageOf(error)}`));

@@ -1,7 +1,9 @@
 /** `send`: exit 0 only for what the client has. */
 import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
-import { cmdSend, memoryOf, operatorOf, save, world } from "../agents.ts";
-import { agents, fakeWorld, realFolder, type Scene, scene, together } from "./kit.ts";
+import { closeSync, mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { awaitHand, cmdSend, flock, memoryOf, operatorOf, save, world } from "../agents.ts";
+import { agents, command, FLEET, fakeWorld, realFolder, type Scene, scene, together } from "./kit.ts";
 
 let { fake, cfg, watch, pane } = {} as Scene;
 const begin = async (text: string, count = 3): Promise<void> => void ({ fake, cfg, watch, pane } = await scene(text, { fake, ticks: count }));
@@ -56,5 +58,53 @@ describe("send", () => {
     watch = await fake.watch(cfg);
     await ticks(3);
     expect([pane().received.length, watch.outbox]).toEqual([5, []]);
+  });
+});
+
+describe("while a command writes the memory", () => {
+  let [path, lock] = ["", 0];
+  const holdHand = async (text: string): Promise<void> => {
+    await begin(text, 0);
+    mkdirSync(cfg.stateDir, { recursive: true });
+    path = join(cfg.stateDir, "hand.lock");
+    lock = flock(path)!;
+  };
+  const free = (): void => {
+    if (lock) closeSync(lock);
+    lock = 0;
+  };
+  afterEach(free);
+  test.each([["is not known", 0], ["is ended", 1]])("a watchdog waits for as long as it takes; one that does not give way and %s", async (_, known) => {
+    await holdHand(agents("a"));
+    const { pid } = fake.tmux.add("x");
+    fake.files.set(`${path}.pid`, `${pid} ${known ? 7 : ""}`);
+    if (known) fake.stat(pid, 7);
+    const began = fake.mono;
+    const { sleep, signal } = world;
+    world.signal = (to, what) => {
+      if (what === "SIGKILL") free();
+      return signal(to, what);
+    };
+    world.sleep = async (ms) => {
+      if (fake.mono - began >= 100_000) free();
+      await sleep(ms);
+    };
+    await awaitHand(cfg);
+    const waited = fake.mono - began;
+    expect([fake.processes.has(pid), waited >= 30_000, waited >= 100_000]).toEqual([!known, true, !known]);
+    expect(fake.logged(known ? `(pid ${pid}) that does not give way: ending it` : "the watchdog begins when it is free")).toHaveLength(known ? 1 : 3);
+  });
+  test("an end of the watchdog ends its wait", async () => {
+    await holdHand(agents("a"));
+    await awaitHand(cfg, () => fake.mono > 10_005_000);
+    expect(fake.mono).toBeLessThan(10_030_000);
+  });
+  test("up leaves the first look at the remote to others, and takes it where nobody else writes", async () => {
+    await holdHand(FLEET);
+    await command("up", "builder", "--config", cfg.path);
+    expect((await fake.watch(cfg)).sha).toBe("");
+    free();
+    await command("up", "adversary", "--config", cfg.path);
+    expect((await fake.watch(cfg)).sha).not.toBe("");
   });
 });
