@@ -172,8 +172,8 @@ export interface Snapshot {
  * A text for an agent, kept on disk until its client has received it. Each step is stored before it
  * is taken, so a crash leaves one of these:
  *
- *   no `seen`                        queued; nothing was typed. One for a server has only `tries`:
- *                                    the conversation there shows whether it arrived
+ *   no `seen`                        queued; nothing was typed. One for a server was given to it
+ *                                    if it has `tries`: the conversation shows whether it arrived
  *   `seen`, `pasted`                 in the input box, or still in tmux's buffer
  *   `entered` equals `tries`         Enter was pressed; the screen must show whether it was taken
  *   its id in `Watch.delivered`      received, and no longer in the outbox
@@ -4829,15 +4829,19 @@ async function opencodeHas(
     parts?.some(({ text }) => text === message.text));
 }
 
-/** Gives a text to the server, which queues it during a turn; false = it did not take it. */
+/**
+ * Gives a text to the server, which queues it during a turn; false = it did not take it, null = it
+ * is not known: no answer came in time, or only one of a proxy.
+ */
 async function promptOpencode(
   cfg: Config, agent: Agent, pane: Pane, value: string,
-): Promise<boolean> {
+): Promise<boolean | null> {
   const [providerID, ...rest] = roleModel(cfg, agent).split("/");
   const model = rest.length ? { model: { providerID, modelID: rest.join("/") } } : {};
   const body = { parts: [{ type: "text", text: value }], ...model };
   const path = `/session/${pane.conversation}/prompt_async`;
-  return (await askOpencode(backendOf(cfg, agent), agent.dir, path, body)) !== null;
+  const { ok, status } = await callOpencode(backendOf(cfg, agent), agent.dir, path, body);
+  return ok || (status === 408 || status > 500 ? null : false);
 }
 
 /**
@@ -6745,7 +6749,10 @@ const LATE_LOOKS = 3;
 /** A text that may have been taken twice, or was lost twice in one client, is not typed again. */
 const COPIES_MAX = 2;
 
-/** What to do about a pasted text that is neither in the empty box nor in the transcript. */
+/**
+ * What to do about a pasted text that is neither in the empty box nor in the transcript, or one for
+ * a server that is not in the conversation.
+ */
 export function decideAgain(
   message: Message, { pid, activity }: Pick<Pane, "pid" | "activity">, now: number,
 ): Typing {
@@ -6862,8 +6869,9 @@ function outcomeOf(typing: Typing): Delivery {
   }
   if (typing.do === "done") return { state: "delivered", why: "it stands in the transcript" };
   if (typing.do === "unproven") return { state: "unproven",
-    why: `it was typed ${COPIES_MAX} times and never seen to be taken: look at its screen` };
-  return { state: "waiting", why: "it was pasted, and is not to be seen yet" };
+    why: `it was given to its client ${COPIES_MAX} times and never seen to be taken: ` +
+      "look at its screen" };
+  return { state: "waiting", why: "it was given to its client, and is not to be seen yet" };
 }
 
 /** Stores the next step with a text before it is taken; if that fails, nothing is changed. */
@@ -6887,17 +6895,20 @@ async function wasNeverPasted({ cfg, message }: Errand): Promise<boolean> {
   return listed.ok && listed.out.split("\n").includes(bufferOf(message));
 }
 
+/** What a text is once it was given to the client in a pane one more time. */
+function nextPaste({ tries, pasted }: Message, { pid }: Pane): Pick<Message, "tries" | "pasted"> {
+  const before = pasted?.pid === pid ? pasted.nth : 0;
+  return { tries: tries + 1, pasted: { pid, nth: before + 1, at: world.now(), empty: 0 } };
+}
+
 /** The text as one bracketed paste: whole in every try, however long or however many lines. */
 async function paste(errand: Errand, { transcript }: BoxLook): Promise<string> {
   const { cfg, pane, message } = errand;
   const buffer = bufferOf(message);
   const loaded = await tmux(cfg, ["load-buffer", "-b", buffer, "-"], message.text);
   if (!loaded.ok) return `load-buffer: ${loaded.err}`;
-  const before = message.pasted?.pid === pane.pid ? message.pasted.nth : 0;
-  await intend(errand, {
-    seen: timesIn(transcript, message.text), tries: message.tries + 1,
-    pasted: { pid: pane.pid, nth: before + 1, at: world.now(), empty: 0 },
-  });
+  await intend(errand,
+    { seen: timesIn(transcript, message.text), ...nextPaste(message, pane) });
   const pasted = await tmux(cfg, ["copy-mode", "-q", "-t", pane.id, ";",
     "paste-buffer", "-p", "-d", "-b", buffer, "-t", pane.id]);
   return pasted.ok ? "" : `paste-buffer: ${pasted.err}`;
@@ -7141,11 +7152,17 @@ async function tellServer(
   const there = message.tries > 0 && (await opencodeHas(backend, agent, pane, message));
   if (there === null) return { state: "waiting", why: "the opencode server does not answer" };
   if (there) return { state: "delivered", why: "it is in the conversation already" };
-  message.tries += 1;
+  if (message.pasted) message.pasted.empty += 1;
+  const again = decideAgain(message, pane, world.now());
+  if (again.do !== "type") return outcomeOf(again);
+  const { copies = 0, pasted } = message;
+  Object.assign(message, nextPaste(message, pane), { copies: copies + 1 });
   await save(cfg, watch);
-  return (await promptOpencode(cfg, agent, pane, message.text))
-    ? { state: "delivered", why: "by the server" }
-    : { state: "waiting", why: "the opencode server did not take it" };
+  const taken = await promptOpencode(cfg, agent, pane, message.text);
+  if (taken) return { state: "delivered", why: "by the server" };
+  if (taken === null) return outcomeOf({ do: "await" });
+  Object.assign(message, { copies, pasted });
+  return { state: "waiting", why: "the opencode server did not take it" };
 }
 
 /**

@@ -236,6 +236,62 @@ describe("a text that an opencode server may have taken already, before a crash"
     await ticks(2);
     expect([prompts, watch.outbox]).toEqual([Array(times).fill("hear this"), []]);
   });
+  /** The server's answers to a text that is given to it, and whether the conversation shows it then. */
+  const answering = (status: number, shown = false) => {
+    const { http: ask } = fake;
+    fake.http = async (request) => {
+      const answer = await ask(request);
+      if (!request.url.includes("/prompt_async")) return answer;
+      if (shown) said.push({ role: "user", created: fake.wall, text: prompts.at(-1)! });
+      return { ok: status === 200, status, body: status === 200 ? "taken" : "" };
+    };
+  };
+  test.each([408, 502, 504])("an answer %p leaves it open: it is given anew only when the conversation lacks it for long, and twice at most", async (status) => {
+    answering(status);
+    claim(0);
+    await ticks(1);
+    expect([prompts.length, watch.outbox[0]?.why]).toEqual([1, "it was given to its client, and is not to be seen yet"]);
+    await ticks(40);
+    expect([prompts.length, watch.outbox, watch.unproven.map(({ text }) => text)]).toEqual([2, [], ["hear this"]]);
+    expect(fake.logged("it was given to its client 2 times and never seen to be taken")).toHaveLength(1);
+  });
+  test("an answer that is lost, and the conversation shows it", async () => {
+    answering(408, true);
+    claim(0);
+    await ticks(3);
+    expect([prompts.length, watch.outbox, watch.unproven]).toEqual([1, [], []]);
+  });
+  test("a watchdog that dies each time with the text on its way gives it twice at most", async () => {
+    claim(0);
+    for (let nth = 0; nth < 5; nth++) {
+      const { http: ask } = fake;
+      fake.http = async (request) => {
+        const answer = await ask(request);
+        if (request.url.includes("/prompt_async")) throw new Error("its end");
+        return answer;
+      };
+      await ticks(8);
+      fake.http = ask;
+      watch = await fake.watch(cfg);
+    }
+    expect([prompts.length, watch.unproven.length]).toEqual([2, 1]);
+  });
+  test.each([0, 400, 500])("an answer %p is a no: it is tried until it is taken", async (status) => {
+    const { http: ask } = fake;
+    answering(status);
+    claim(0);
+    await ticks(6);
+    expect([prompts.length, watch.outbox[0]?.why]).toEqual([6, "the opencode server did not take it"]);
+    fake.http = ask;
+    await ticks(1);
+    expect([watch.outbox, watch.unproven]).toEqual([[], []]);
+  });
+  test("one that says yes in other words than JSON has taken it", async () => {
+    answering(200);
+    claim(0);
+    await ticks(3);
+    expect([prompts.length, watch.outbox]).toEqual([1, []]);
+  });
   test.each([["send x", ["hear this"]], ["claim", []]])("while its account is limited: %s", async (cause, told) => {
     const { key } = accountOf(cfg, cfg.agents.get("a")!);
     watch.accounts[key] = { name: "oc", class: "5h", resetAt: fake.wall + 3_600_000, asker: "", askedAt: 0, liftedAt: 0 };
