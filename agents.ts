@@ -4174,14 +4174,16 @@ const STATUS_MAX = 100_000;
 
 /**
  * Whether a phase is done. DONE counts once it is pushed; only without a remote branch is the work
- * tree read. `watch` takes down why the file could not be read, as false is then no answer.
+ * tree read. null = git could not say; `watch` takes down why.
  */
-export async function phaseDone(cfg: Config, status: string, watch?: Watch): Promise<boolean> {
+export async function phaseDone(
+  cfg: Config, status: string, watch?: Watch,
+): Promise<boolean | null> {
   const hand = cfg.loop.handoff;
   if (!hand) return false;
   const pushed = await showPushed(hand, status);
   if (watch) watch.volatile.unread = pushed.state === "failed" ? pushed.why : "";
-  if (pushed.state === "failed") return false;
+  if (pushed.state === "failed") return null;
   const content = pushed.state === "found" ? pushed.text
     : pushed.state === "no branch"
       ? await world.text(resolveStateFile(hand.repo, hand.docsDir, status)) : null;
@@ -8626,12 +8628,19 @@ export function decideHandoff(commits: Commit[], keys: string[], hand: Handoff):
       ({ cause, subject, sha, target: readerOf(cause, hand) })));
 }
 
-/** The commits since the last look; where the old head is unknown or rewritten, the recent ones. */
-async function commitsSince(hand: Handoff, sha: string, head: string): Promise<Commit[] | null> {
-  const straight = sha && (await git(hand.repo, ["merge-base", "--is-ancestor", sha, head])).ok;
-  const range = straight ? [`${sha}..${head}`, `-${PUSH_MAX}`] : [`-${REWRITTEN_MAX}`, head];
+/** What git says of a head that is no ancestor, or that the clone does not have any more. */
+const REWRITTEN = /^$|Not a valid commit name/;
+
+/**
+ * The commits since the last look; where the old head is unknown or rewritten, the recent ones. A
+ * string: why git could not say.
+ */
+async function commitsSince(hand: Handoff, sha: string, head: string): Promise<Commit[] | string> {
+  const line = sha ? await git(hand.repo, ["merge-base", "--is-ancestor", sha, head]) : null;
+  if (line && !line.ok && !REWRITTEN.test(line.err)) return `git merge-base: ${gitWords(line.err)}`;
+  const range = line?.ok ? [`${sha}..${head}`, `-${PUSH_MAX}`] : [`-${REWRITTEN_MAX}`, head];
   const ran = await git(hand.repo, ["log", LOG_FORMAT, ...range, "--"]);
-  return ran.ok ? withChanges(hand, parseCommits(ran.out)) : null;
+  return ran.ok ? withChanges(hand, parseCommits(ran.out)) : `git log: ${gitWords(ran.err)}`;
 }
 
 /** A change as its author made it, whatever the clone's config says of diffs. */
@@ -8671,8 +8680,7 @@ async function readRemote(cfg: Config, hand: Handoff, watch: Watch): Promise<Fet
   if (!head || head === handled) return fetched;
   const commits = head === sha && learned
     ? [] : await commitsSince(hand, head === sha ? "" : sha, head);
-  if (!commits) return { ...fetched, head: "", state: "failing", why: "git log failed",
-    cure: `try it by hand: git -C ${quoted(hand.repo)} log ${trackingRef(hand)}` };
+  if (typeof commits === "string") return { ...unreadable(fetched, commits), head: "" };
   const inboxes = new Map<string, PushedFile>();
   for (const file of hand.inboxes.slice(0, 2)) inboxes.set(file, await showPushed(hand, file));
   const failed = [...inboxes.values()].find((shown) => shown.state === "failed");
@@ -8715,9 +8723,10 @@ async function takeBaseline(cfg: Config, hand: Handoff): Promise<Fetched | null>
   if (watch.sha) return null; // another command took it meanwhile
   const found = await fetchHead(cfg, hand, "");
   const { state, head } = found;
-  const commits = head ? await commitsSince(hand, "", head) : null;
-  if (!commits && state !== "empty") return found;
-  noteCommits(watch, commits ?? [], head || NO_COMMIT);
+  const commits = head ? await commitsSince(hand, "", head) : [];
+  if (typeof commits === "string") return unreadable(found, commits);
+  if (!head && state !== "empty") return found;
+  noteCommits(watch, commits, head || NO_COMMIT);
   await save(cfg, watch);
   return found;
 }
@@ -8872,6 +8881,7 @@ async function deadlockCheck(
 ): Promise<void> {
   const hand = cfg.loop.handoff;
   if (!hand || watch.intent || isComplete(cfg) || phaseTrouble(cfg)) return;
+  if (!watch.channel || isBad(watch.channel.state)) return; // the commit may have come
   const sides = CAUSES.map((cause) => readerOf(cause, hand));
   const verdicts = sides.map((name) => observations.get(name)?.verdict.verdict ?? "unsure");
   const pending = watch.outbox.filter((message) => sides.includes(message.target)).length;
@@ -8882,7 +8892,7 @@ async function deadlockCheck(
   if (!decideDeadlock(verdicts, pending, quiet, cfg.loop.deadlockAfter) ||
       watch.deadlocked === watch.sha) return;
   const phase = curPhase(cfg);
-  if (phase && (await phaseDone(cfg, phase.status, watch))) return;
+  if (phase && (await phaseDone(cfg, phase.status, watch)) !== false) return;
   const owes = owesCommit(watch, hand);
   const subject = watch.turn?.subject ?? "nothing was claimed yet";
   const reason = `both sides have been idle for ${minutes(1000 * quiet)}, ` +
@@ -8952,7 +8962,7 @@ export async function phaseAdvanceCheck(cfg: Config, watch: Watch): Promise<bool
   const idx = curIdx(cfg);
   const phase = phases(cfg)[idx]!;
   const next = decideAdvance(idx, phases(cfg).length,
-    await phaseDone(cfg, phase.status, watch), isComplete(cfg));
+    await phaseDone(cfg, phase.status, watch) === true, isComplete(cfg));
   if (next === "none") return false;
   const to = next === "advance" ? phases(cfg)[idx + 1]!.id : "";
   log(to ? `PHASE ${phase.id} DONE, moving on to ${to}`
@@ -11361,7 +11371,7 @@ async function readPhase(cfg: Config, { intent }: Watch) {
   const { id, plan, status } = (error ? null : curPhase(cfg)) ?? { id: "", plan: "", status: "" };
   return {
     id, index: error ? -1 : curIdx(cfg), total: list.length, plan,
-    done: !error && await within(STATUS_PATIENCE, phaseDone(cfg, status), false),
+    done: !error && await within(STATUS_PATIENCE, phaseDone(cfg, status), false) === true,
     complete: isComplete(cfg),
     // where a phase move under way leads: a phase id or "the end"; "" = none is under way
     moving: intent ? intent.to || "the end" : "", error,

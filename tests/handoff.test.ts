@@ -208,7 +208,7 @@ describe("P16, fault 17: git trouble is local", () => {
   // `rev-parse` only spares a fetch: the channel works
   test.each<[string, () => string[]]>([
     ["ls-remote", () => said(LOST, "ls-remote origin")], ["fetch", () => said(LOST, "fetch origin")],
-    ["log", () => said("git log failed", "log refs/remotes/origin/main")], ["show", () => said(`git show: ${LOST}`, "fsck")], ["rev-parse", () => []],
+    ["log", () => said(`git log: ${LOST}`, "fsck")], ["merge-base", () => said(`git merge-base: ${LOST}`, "fsck")], ["show", () => said(`git show: ${LOST}`, "fsck")], ["rev-parse", () => []],
   ])("%s fails for a while: nothing is lost, and it is said once", async (command, wanted) => {
     await running();
     fake.git.push("claim(one): ready");
@@ -257,6 +257,19 @@ test.each(["fetch", "log", "merge-base"])("no tick waits for git %s: what is new
   fake.git.push("claim(one): never read");
   await healsBesideGit();
   expect(watch.volatile.fetch).not.toBeNull();
+});
+
+test("a git that does not compare the heads in time says nothing of the history: all that was pushed is told then", async () => {
+  await running();
+  const { git } = world;
+  world.git = async (repo, args) => (args[0] === "merge-base" ? { ok: false, out: "", err: "no answer in time", timedOut: true } : git(repo, args));
+  fake.git.push("claim(one): ready");
+  for (let nth = 0; nth < 250; nth++) fake.git.push(`note ${nth}`);
+  await ticks(3);
+  expect(fake.logged("hand-off: git merge-base: no answer in time")).toHaveLength(1);
+  world.git = git;
+  await ticks(3);
+  expect(told("adversary").filter((text) => text.includes("claim(one): ready"))).toHaveLength(1);
 });
 
 test("a remote branch that is lost here is fetched again", async () => {
@@ -330,6 +343,16 @@ describe("deadlock", () => {
     await ticks(4);
     expect(nudged()).toHaveLength(1);
   });
+  test.each(["ls-remote", "show"])("where git %s does not answer nobody owes a commit: it may have come", async (command) => {
+    await rest(10);
+    fake.git.failing = [command];
+    fake.git.push("claim(p1): G1");
+    await ticks(30);
+    expect(nudged()).toEqual([]);
+    fake.git.failing = [];
+    await ticks(3);
+    expect(told("adversary").filter((text) => text.includes("pushed claim(p1): G1"))).toHaveLength(1);
+  });
   test("work in between begins the quiet anew", async () => {
     await rest(10);
     fake.tmux.of("agents-builder").doing = "busy";
@@ -346,7 +369,7 @@ test.each<[VerdictName[], boolean]>([
   expect(decideDeadlock(verdicts, 0, 900, 900)).toBe(wanted));
 
 describe("what git says in between is told, and costs nothing", () => {
-  test.each([["fetch", "Could not resolve host"], ["log", "git log failed"]])("%s fails: it is said, and the claim is told afterwards", async (command, why) => {
+  test.each([["fetch", "Could not resolve host"], ["log", "git log: unable to access"]])("%s fails: it is said, and the claim is told afterwards", async (command, why) => {
     await running();
     fake.git.push("claim(one): ready");
     fake.git.failing = [command];
