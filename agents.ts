@@ -4866,6 +4866,8 @@ interface OpencodeFacts {
   healthy: boolean;
   /** Nobody listens: whatever answers later is another server. */
   down?: boolean;
+  /** It has no such conversation: it is another server, and says nothing of ours. */
+  stranger?: boolean;
   status: { type: string; message?: string } | undefined;
   permission: string | undefined;
   question: boolean;
@@ -4883,10 +4885,14 @@ async function readOpencode(backend: Backend, agent: Agent, pane: Pane): Promise
   // without an answer it is not known that nothing is asked
   const silent = [permissions, questions].some(({ ok, status }) =>
     !ok && (status === 0 || status === 408 || status >= 500));
+  // it leaves out who is idle, and every conversation that is not its own (1.18.33)
+  const own = isRecord(statuses) ? statuses[pane.conversation] : undefined;
+  const status = statusOf(own);
+  const healthy = isRecord(statuses) && !silent && (own === undefined || status !== undefined);
   return {
-    healthy: isRecord(statuses) && !silent,
+    healthy, status,
     down: !answer.ok && answer.status === 0,
-    status: isRecord(statuses) ? statusOf(statuses[pane.conversation]) : undefined,
+    stranger: healthy && !status && !(await opencodeKnows(backend, agent, pane.conversation)),
     // even without a proper name it is a question that a person must answer
     permission: asked && (/^[\w.:*/-]{1,128}$/.test(asked.permission ?? "")
       ? `${asked.permission}` : "one without a proper name"),
@@ -4894,7 +4900,7 @@ async function readOpencode(backend: Backend, agent: Agent, pane: Pane): Promise
   };
 }
 
-/** The status of a conversation; undefined = the answer holds none. */
+/** The status of a conversation; undefined = it is none. */
 function statusOf(value: unknown): OpencodeFacts["status"] {
   if (!isRecord(value) || typeof value.type !== "string") return undefined;
   const message = typeof value.message === "string" ? plainText(value.message, SUBJECT_MAX) : "";
@@ -4906,6 +4912,7 @@ export function decideOpencode(facts: OpencodeFacts, screen: Verdict, now: numbe
   const byServer = (verdict: VerdictName, why: string): Verdict =>
     ({ verdict, rule: "server", where: "server", text: "", limit: null, waitingUntil: null, why });
   if (!facts.healthy) return byServer("unsure", "the opencode server does not answer");
+  if (facts.stranger) return byServer("unsure", "the opencode server has no such conversation");
   if (facts.permission !== undefined) return byServer("blocked", `permission: ${facts.permission}`);
   if (facts.question) return byServer("blocked", "question");
   if (!facts.status || facts.status.type === "idle") {

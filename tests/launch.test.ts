@@ -528,8 +528,15 @@ describe("an opencode server", () => {
         expect((await lookAround(cfg, watch)).get("a")!.verdict.why !== "the opencode server does not answer").toBe(known);
       }
     }
-    for (const odd of [[], "x", 3]) expect(await why({ "/session/status": odd })).toBe("the opencode server does not answer");
-    for (const odd of [{ ses_1: 3 }, { ses_1: { type: {} } }, { ses_1: null }]) expect(await why({ "/session/status": odd, "/permission": {}, "/question": "x" })).not.toContain("answer");
+    for (const odd of [[], "x", 3, { ses_1: 3 }, { ses_1: { type: {} } }, { ses_1: null }]) expect(await why({ "/session/status": odd })).toBe("the opencode server does not answer");
+    expect(await why({ "/permission": {}, "/question": "x" })).not.toContain("answer");
+    for (const [status, known] of [[404, false], [200, true], [408, true], [500, true]] as const) {
+      say({});
+      const { http } = fake;
+      fake.http = async (request) => new URL(request.url).pathname === "/session/ses_1" ? { ok: status === 200, status, body: "{}" } : http(request);
+      const { verdict, why } = (await lookAround(cfg, watch)).get("a")!.verdict;
+      expect([status, verdict !== "unsure", why === "the opencode server has no such conversation"]).toEqual([status, known, !known]);
+    }
   });
   test("a client that was started without it waits for it no more", async () => {
     serve()(408);
