@@ -9003,9 +9003,8 @@ async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<
   const { intent } = watch;
   if (!intent || !snap.ok) return;
   await readState(cfg); // a person may have set the phase since the look
-  if ("error" in cfg.stored.phase) return; // what cannot be read, nobody has set
-  const dropped = decideDrop(intent,
-    phaseTrouble(cfg) ? "" : (curPhase(cfg)?.id ?? ""), phases(cfg));
+  if (phaseTrouble(cfg)) return; // what cannot be told, nobody has set
+  const dropped = decideDrop(intent, curPhase(cfg)?.id ?? "", phases(cfg));
   if (dropped) {
     log(`phase move ${intent.from} → ${intent.to || "the end"} is dropped: ${dropped}`);
     watch.intent = null;

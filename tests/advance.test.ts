@@ -213,7 +213,7 @@ describe("a phase move that makes no sense any more is dropped", () => {
     ["another was set by hand", { from: "p1", to: "p2" }, "p3", "set by hand"],
     ["the end of all", { from: "p3", to: "" }, "p3", ""],
     ["the end of all, but an earlier one was set by hand", { from: "p3", to: "" }, "p1", "set by hand"],
-    ["the phase cannot be read", { from: "p1", to: "p2" }, "", "set by hand"],
+    ["the config has no phases any more", { from: "p1", to: "p2" }, "", "set by hand"],
   ])("%s", (_, intent, here, why) => {
     const said = decideDrop(intent, here, list);
     if (why) expect(said).toContain(why);
@@ -252,6 +252,16 @@ describe("a phase move that makes no sense any more is dropped", () => {
     world.text = text;
     expect([silent > 0, watch.intent, curPhase(cfg)!.id, fake.logged("is dropped")]).toEqual([true, null, "p2", []]);
     expect([starts("builder"), starts("adversary")]).toEqual([2, 2]);
+  });
+  test.each(["nonsense", "99"])("a phase file that holds %s is a person's business and drops nothing: the move ends once the phase is set", async (text) => {
+    await slow();
+    await ticks(1);
+    fake.files.set(phaseIdxFile(cfg), text);
+    await ticks(8);
+    expect([watch.intent?.to, fake.logged("is dropped"), fake.logged('run "phase set"').length]).toEqual(["p2", [], 1]);
+    fake.files.set(phaseIdxFile(cfg), "0");
+    await ticks(8);
+    expect([watch.intent, curPhase(cfg)!.id, starts("builder"), starts("adversary")]).toEqual([null, "p2", 2, 2]);
   });
   test("another phase is set by hand in the very round that would move it: it stays", async () => {
     await begin(THREE);
