@@ -62,7 +62,7 @@ export type Backend = Omit<Table<typeof KEYS.backend>, "rule" | "answer"> & {
 export type BackendKind = Backend["kind"];
 
 /** A program that is no coding client, kept running in tmux beside the agents. */
-export type Service = Table<typeof KEYS.service> & { session: string };
+type Service = Table<typeof KEYS.service> & { session: string };
 
 export type Agent = Omit<Table<typeof KEYS.agent>, "wake"> & {
   session: string;
@@ -75,13 +75,13 @@ export type Unit = Agent | Service;
 /** `plan` is a file in the plan folder, `status` one in the docs_dir of the repository. */
 export type Phase = Table<typeof KEYS.phase>;
 export type Handoff = Table<typeof KEYS.handoff>;
-export type Loop = Omit<Table<typeof KEYS.loop>, "phases" | "handoff" | "onComplete"> & {
+type Loop = Omit<Table<typeof KEYS.loop>, "phases" | "handoff" | "onComplete"> & {
   phases: Phase[];
   handoff?: Handoff;
   onComplete?: Table<typeof KEYS.on_complete>;
 };
-export type Settings = Table<typeof KEYS.watchdog>;
-export type Notify = Table<typeof KEYS.notify>;
+type Settings = Table<typeof KEYS.watchdog>;
+type Notify = Table<typeof KEYS.notify>;
 
 /** The validated agents.toml: every path absolute, every key checked. */
 export interface Config {
@@ -210,7 +210,7 @@ export interface Message {
 }
 
 /** The process group of a client; `born` tells it from a later process with the same pid. */
-export interface Group {
+interface Group {
   pid: number;
   born: string;
 }
@@ -305,7 +305,7 @@ const VERDICTS = [
 ] as const;
 export type VerdictName = (typeof VERDICTS)[number];
 
-export type LimitClass = "5h" | "weekly" | "model" | "money" | "other";
+type LimitClass = "5h" | "weekly" | "model" | "money" | "other";
 
 /**
  * `resetAt`: wall ms, without slack. `native`: the client will go on by itself at the reset.
@@ -388,7 +388,7 @@ export interface Memory {
 }
 
 /** Since when an idle screen has not come to rest, and when it last changed; monotonic ms. */
-export interface Unrest {
+interface Unrest {
   since: number;
   last: number;
 }
@@ -429,7 +429,7 @@ export interface Watch {
 }
 
 /** What should die with the watchdog. */
-export interface Runtime {
+interface Runtime {
   ticks: number;
   lastTick: number;
   lastHeavy: number;
@@ -453,7 +453,7 @@ export interface Runtime {
  * `branch missing`: it has others; `failing`: git could not look.
  */
 const CHANNEL_STATES = ["ok", "empty", "branch missing", "failing"] as const;
-export type ChannelState = (typeof CHANNEL_STATES)[number];
+type ChannelState = (typeof CHANNEL_STATES)[number];
 
 /** The state of the hand-off channel, and since when (wall ms). */
 export interface Channel {
@@ -467,7 +467,7 @@ export interface Channel {
 }
 
 /** A limit of an account; every agent that uses the account waits for it. */
-export interface AccountLimit {
+interface AccountLimit {
   /** For people: `claude (default)`. */
   name: string;
   class: LimitClass;
@@ -516,7 +516,7 @@ export interface AgentEvent {
 }
 
 /** What people ordered; only the command line writes it. */
-export interface Operator {
+interface Operator {
   /** Wall ms at which a unit, or `watchdog`, was taken down; `up` deletes the entry. */
   held: Record<string, number>;
   /** Wall ms until which a command works on a unit: the watchdog leaves it alone. */
@@ -528,7 +528,7 @@ export interface Operator {
 }
 
 /** Decisions are data; `why` is the log line. */
-export type Decision<Do> = Do extends string ? { do: Do; why: string } : never;
+type Decision<Do> = Do extends string ? { do: Do; why: string } : never;
 
 /** An error for people, with its exit code: 1 failed, 2 usage, 3 something needs a human. */
 export class CliError extends Error {
@@ -554,7 +554,7 @@ export interface ExecResult {
   timedOut: boolean;
 }
 
-export interface HttpAnswer {
+interface HttpAnswer {
   ok: boolean;
   status: number;
   body: string;
@@ -730,7 +730,7 @@ const GIT_CONFIG = [
 ].flatMap((setting) => ["-c", setting]);
 
 /** Bytes of output allowed for one git command; beyond that the command counts as failed. */
-export const GIT_OUTPUT_MAX = 8_000_000;
+const GIT_OUTPUT_MAX = 8_000_000;
 
 async function realGit(
   repo: string, args: string[], env: Record<string, string> = {},
@@ -1950,7 +1950,7 @@ export function plainText(value: string, max: number): string {
 
 const hashOf = (value: string, seed?: bigint): string => Bun.hash(value, seed).toString(36);
 
-export const shellQuote = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
+const shellQuote = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
 
 const quoted = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word : shellQuote(word));
 
@@ -2363,6 +2363,9 @@ export function lockHolder(path: string): number | null {
     (born ? bornOf(Number(pid)) === born : isLocked(path)) ? Number(pid) : null;
 }
 
+const holderOf = (cfg: Config, what: Parameters<typeof lockFile>[1]): number | null =>
+  lockHolder(lockFile(cfg, what));
+
 /** The arguments by which keeper and watchdog start, and recognise, each other. */
 const KEPT = { watchdog: ["watchdog", "--kept"], keeper: ["keep", "--last-good"] } as const;
 
@@ -2710,7 +2713,7 @@ export async function pipeToLog(cfg: Config, target: string, logPath: string): P
   await tmux(cfg, ["pipe-pane", "-t", target, pipeCommand(logPath)]);
 }
 
-export interface NewSession {
+interface NewSession {
   session: string;
   cwd: string;
   argv: string[];
@@ -2864,9 +2867,9 @@ export interface Rule {
   box?: TypedBox;
 }
 /** As in `[[backend.NAME.answer]]`. */
-export type DeclaredAnswer = { re: string; keys: string[] };
+type DeclaredAnswer = { re: string; keys: string[] };
 /** One capture of a pane, `text` with wrapped lines joined and blank lines kept. */
-export interface ScreenText { text: string; title: string }
+interface ScreenText { text: string; title: string }
 
 // The rules.
 
@@ -4312,7 +4315,7 @@ const inShell = (script: string, args: string[] = []): string[] =>
 const inFolder = ({ dir }: Unit, script: string, args?: string[]): string[] =>
   inShell(`cd -- ${shellQuote(dir)} || exit\n${script}`, args);
 
-export interface Started {
+interface Started {
   started: boolean;
   /** Why it was not started; "" = it was, or it runs already. */
   why: string;
@@ -4587,7 +4590,7 @@ function strangerIn(cfg: Config, snap: Snapshot, session: string): string {
 }
 
 /** A client of this fleet whose name has left the config: it is no longer supervised. */
-export interface Orphan {
+interface Orphan {
   /** The session without the fleet's prefix, if it has that. */
   name: string;
   session: string;
@@ -5274,7 +5277,7 @@ async function readVersion(
 // Codex: the rollout of its conversation.
 
 /** The end of a rollout, Codex's file of a conversation. */
-export interface CodexWord {
+interface CodexWord {
   /** Whether a turn is open, and when it began or ended (wall ms); null = not known. */
   turn: { open: boolean; at: number } | null;
   /** The windows of its limits: % used, length in minutes, wall ms of the reset. */
@@ -6025,7 +6028,7 @@ async function changeOperator(cfg: Config, change: (operator: Operator) => void)
   makeFolders(cfg);
   const lock = await takeLock(lockFile(cfg, "operator"), ORDERS_PATIENCE);
   if (lock === null) die(`${lockFile(cfg, "operator")} is held by another call ` +
-    `(pid ${lockHolder(lockFile(cfg, "operator"))})`);
+    `(pid ${holderOf(cfg, "operator")})`);
   try {
     const operator = structuredClone(await operatorOf(cfg, true));
     const { taken } = await loadWatch(cfg);
@@ -6049,7 +6052,7 @@ async function ordersElsewhere(cfg: Config): Promise<string> {
     const stateDir = join(cfg.planDir, name, "state");
     const old = { ...cfg, stateDir };
     if (stateDir === cfg.stateDir || !isThere(operatorFile(old)) ||
-      lockHolder(lockFile(old, "watchdog")) !== null) continue;
+      holderOf(old, "watchdog") !== null) continue;
     const { held, queue } = await operatorOf(old);
     const down = Object.keys(held).filter((unit) => unitsOf(cfg).has(unit));
     const texts = [...queue, ...(await loadWatch(old)).outbox]
@@ -6071,11 +6074,11 @@ async function readBeat(cfg: Config) {
     { at: isText, pid: isNumber, version: isText, interval: isNumber });
 }
 
-export type WatchdogState = Awaited<ReturnType<typeof readWatchdog>>;
+type WatchdogState = Awaited<ReturnType<typeof readWatchdog>>;
 
 /** Who runs as watchdog; `stale`: it runs, but missed three ticks; `stage`: what it did then. */
 async function readWatchdog(cfg: Config) {
-  const pid = lockHolder(lockFile(cfg, "watchdog"));
+  const pid = holderOf(cfg, "watchdog");
   const beat = await readBeat(cfg);
   const late =
     world.now() - Date.parse(beat.at ?? "") > 3 * Math.max(beat.interval ?? 0, 5) * 1000;
@@ -6091,7 +6094,7 @@ async function readWatchdog(cfg: Config) {
 // servers say, and changes nothing; `learn` alone writes what was seen into the memory.
 
 /** What one round knows of one agent or service; a parameter `seen` is one of these. */
-export interface Observation {
+interface Observation {
   snap: Snapshot;
   pane: Pane | null;
   /** null = could not look. */
@@ -6478,7 +6481,7 @@ async function noteLook(
 }
 
 /** What a look adds to the unrest of a client; null = it works, waits, or has rested `enough`. */
-export function decideUnrest(
+function decideUnrest(
   old: Unrest | null, verdict: VerdictName, moved: boolean, now: number, enough: number,
 ): Unrest | null {
   if (verdict !== "idle" && verdict !== "unsure") return null;
@@ -6628,7 +6631,7 @@ function noteState(
  * What became of a text. `waiting` is tried again, and `failed` too, but somebody should know.
  * `unproven`: it was typed, nothing shows that it was taken, and it is not typed once more.
  */
-export interface Delivery {
+interface Delivery {
   state: "delivered" | "waiting" | "failed" | "unproven";
   why: string;
   /** Only a person can let it through. */
@@ -6762,7 +6765,7 @@ const COPIES_MAX = 2;
  * What to do about a pasted text that is neither in the empty box nor in the transcript, or one for
  * a server that is not in the conversation.
  */
-export function decideAgain(
+function decideAgain(
   message: Message, { pid, activity }: Pick<Pane, "pid" | "activity">, now: number,
 ): Typing {
   const { pasted, copies = 0 } = message;
@@ -7286,7 +7289,7 @@ const POKE = "SIGUSR2";
 /** Leaves texts to the watchdog, and wakes it. */
 async function queueMessages(cfg: Config, messages: Message[]): Promise<void> {
   await changeOperator(cfg, (operator) => void operator.queue.push(...messages));
-  const pid = lockHolder(lockFile(cfg, "watchdog"));
+  const pid = holderOf(cfg, "watchdog");
   if (pid !== null) world.signal(pid, POKE);
 }
 
@@ -7323,7 +7326,7 @@ export async function awaitHand(cfg: Config, isOver = () => false): Promise<void
 async function byHand<T>(
   cfg: Config, patience: number, write: (isAlone: () => boolean) => Promise<T>,
 ): Promise<T | null> {
-  const isAlone = () => lockHolder(lockFile(cfg, "watchdog")) === null;
+  const isAlone = () => holderOf(cfg, "watchdog") === null;
   const lock = isAlone() ? await takeLock(lockFile(cfg, "hand"), patience) : null;
   if (lock === null) return null;
   try {
@@ -8355,7 +8358,7 @@ const CAUSES = ["claim", "review"] as const;
 type Cause = (typeof CAUSES)[number];
 
 /** A commit that the other side is to be told of. */
-export interface Announcement {
+interface Announcement {
   target: string;
   cause: Cause;
   subject: string;
@@ -8376,7 +8379,7 @@ export const git = (repo: string, args: string[]): Promise<ExecResult> => world.
 const trackingRef = (hand: Handoff): string => `refs/remotes/${hand.remote}/${hand.branch}`;
 
 /** `size` in bytes; the text of a file that is too large to be read is "". */
-export type PushedFile = { state: "found"; text: string; size: number; object: string }
+type PushedFile = { state: "found"; text: string; size: number; object: string }
   | { state: "absent" | "no branch" } | { state: "failed"; why: string };
 
 /** A pushed file, in the docs folder or at the root. "Absent" and "git failed" are two answers. */
@@ -8841,7 +8844,7 @@ function announceCommits(
 }
 
 /** One subject as it stands; of several their number and each, `more` earlier ones only counted. */
-export function nameCommits(cause: Cause, subjects: string[], more: number): string {
+function nameCommits(cause: Cause, subjects: string[], more: number): string {
   const all = subjects.length + more;
   if (all === 1) return subjects[0]!;
   return `${all} ${cause}s, each to be answered: ${subjects.join("; ")}` +
@@ -9434,7 +9437,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   }
   await guard(watch, "state", () => save(cfg, watch));
   noteStage("ended");
-  const partner = kept ? lockHolder(lockFile(cfg, "keeper")) : null;
+  const partner = kept ? holderOf(cfg, "keeper") : null;
   if (partner !== null) world.signal(partner, "SIGTERM");
   return 0;
 }
@@ -9539,7 +9542,7 @@ function keeperCare(): (cfg: Config) => string {
   const still = stillness();
   let [started, startedAt] = [null as Bun.Subprocess | null, 0];
   return (cfg) => {
-    const keeper = lockHolder(lockFile(cfg, "keeper"));
+    const keeper = holderOf(cfg, "keeper");
     const note = readNote(noteFile(cfg, "keeper"));
     const hangs = keeper !== null &&
       isHung(still(note?.pid === keeper ? `${note.at}` : null), cfg.watchdog.signalInterval);
@@ -9628,7 +9631,7 @@ export class Ward {
 
   /** `writes`: the keeper itself can write. On a full disk a silent watchdog is not a hung one. */
   async look(writes: boolean): Promise<void> {
-    const pid = lockHolder(lockFile(this.cfg, "watchdog"));
+    const pid = holderOf(this.cfg, "watchdog");
     if (pid !== null && !this.child) this.waitBeforeStart(1_000);
     if (pid !== null) return this.endIfHung(pid, writes);
     this.asked = null;
@@ -9953,7 +9956,7 @@ async function currentConfig(call: Call): Promise<Config> {
  * of another shell clients at work would be taken for gone, ended, and started once more.
  */
 function joinServer(cfg: Config): void {
-  const watchdog = lockHolder(lockFile(cfg, "watchdog")) ?? lockHolder(lockFile(cfg, "keeper"));
+  const watchdog = holderOf(cfg, "watchdog") ?? holderOf(cfg, "keeper");
   if (watchdog !== null) {
     if (!readProc(`${watchdog}/environ`)) return;
     const folder = variableOf(watchdog, "TMUX_TMPDIR");
@@ -10014,7 +10017,7 @@ async function lastGoodConfig(path: string, error: unknown): Promise<Config | nu
  * The units ("watchdog" and `more` too) that these names and globs mean, each once. An unknown name
  * is a usage error before anything is done.
  */
-export function expandNames(cfg: Config, words: string[], more: string[] = []): string[] {
+function expandNames(cfg: Config, words: string[], more: string[] = []): string[] {
   return namesAmong([...new Set([...unitsOf(cfg).keys(), "watchdog", ...more])], words,
     "agent or service");
 }
@@ -10173,7 +10176,7 @@ function nameLogStranger(cfg: Config, snap: Snapshot): void {
 /** The version of the running watchdog, if its heartbeat says that it is not ours; else "". */
 async function otherVersion(cfg: Config): Promise<string> {
   const beat = await readBeat(cfg);
-  const its = beat.pid === lockHolder(lockFile(cfg, "watchdog")) ? beat.version : "";
+  const its = beat.pid === holderOf(cfg, "watchdog") ? beat.version : "";
   return its && its !== version() ? its : "";
 }
 
@@ -10182,7 +10185,7 @@ const isWanted = (operator: Operator): boolean => !isHeld(operator, "watchdog");
 
 /** After an upgrade: ends watchdog and keeper of the other version; the agents work on. */
 async function retireOtherVersion(cfg: Config): Promise<void> {
-  const holder = () => lockHolder(lockFile(cfg, "watchdog"));
+  const holder = () => holderOf(cfg, "watchdog");
   const [pid, its] = [holder(), await otherVersion(cfg)];
   if (!its) return;
   log(`replacing the watchdog of version ${its} by ${version()}; the agents go on working`);
@@ -10196,7 +10199,7 @@ async function retireOtherVersion(cfg: Config): Promise<void> {
  * `wasDown`: it was ordered down before, so one that still runs may be about to end.
  */
 export async function startWatchdog(cfg: Config, wasDown = false): Promise<boolean> {
-  const running = () => lockHolder(lockFile(cfg, "watchdog")) !== null;
+  const running = () => holderOf(cfg, "watchdog") !== null;
   if (wasDown) await stopWatchdog(cfg, isWanted);
   else await retireOtherVersion(cfg);
   if (running()) {
@@ -10218,7 +10221,7 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
   if (!keeper) return false;
   const deadline = world.mono() + WATCHDOG_START_MAX;
   // ours ends if another `up` was first with a keeper, which then starts the watchdog
-  const kept = () => isRunning(keeper) || lockHolder(lockFile(cfg, "keeper")) !== null;
+  const kept = () => isRunning(keeper) || holderOf(cfg, "keeper") !== null;
   while (!running() && kept() && world.mono() < deadline) await world.sleep(50);
   return running();
 }
@@ -10694,7 +10697,7 @@ async function startAndWait(
   const failures = await withBar(units.length, async (step) => {
     const early = [...earlier, ...(await startAll(cfg, units, boots, step))];
     early.push(...((await between?.()) ?? []));
-    if (boots.length && lockHolder(lockFile(cfg, "watchdog")) === null) await bootAll(cfg, boots);
+    if (boots.length && holderOf(cfg, "watchdog") === null) await bootAll(cfg, boots);
     return [...early, ...(await awaitClients(cfg, exceptFailed(units, early), step))];
   });
   for (const { name, why } of failures) log(`${name}: ${why}`);
@@ -10903,7 +10906,7 @@ const dueOf = ({ due, at }: Next): { next: Due; at: number } | null =>
 // What is known of every unit, from one look at everything: the rows of `status`, as data.
 
 /** The state of a unit in one word. */
-export type Condition =
+type Condition =
   | "working" | "background" | "idle" | "waiting" | "limited" | "blocked" | "unsure"
   | "fatal" | "starting" | "running" | "ending" | "parked" | "backoff" | "ended" | "done"
   | "stopped" | "unknown";
@@ -11962,7 +11965,7 @@ export async function cmdPhase(call: Call): Promise<number> {
 }
 
 /** `attach`: this process becomes tmux, attached to the session; inside tmux it switches to it. */
-export async function cmdAttach(call: Call): Promise<number> {
+async function cmdAttach(call: Call): Promise<number> {
   const cfg = await configFor(call);
   const name = oneName(cfg, call, "attach <name> [--read-only]");
   const session = name === "watchdog" ? watchdogSession(cfg) : unitsOf(cfg).get(name)!.session;
@@ -12088,7 +12091,7 @@ export async function cmdMigrate(call: Call): Promise<number> {
 // How screens are read and why, and the captures that test that.
 
 /** A verdict as JSON; times are ISO 8601, `resetAt` is the banner's own, without slack. */
-export function verdictJson(
+function verdictJson(
   { verdict, rule, where, text, limit, waitingUntil, why, own }: Verdict,
 ): object {
   const shown = limit && { class: limit.class, resetAt: isoOrNone(limit.resetAt) || null };
@@ -12220,7 +12223,7 @@ async function explainDown(
 }
 
 /** `explain`: the verdict on a screen, the rule behind it, and what follows from it. */
-export async function cmdExplain(call: Call): Promise<number> {
+async function cmdExplain(call: Call): Promise<number> {
   const { file, backend, title, at } = call.options;
   if (file !== undefined && call.words.length) die("explain: a name or --file, not both", 2);
   if (file !== undefined) return explainFile(call, String(file));
@@ -12266,7 +12269,7 @@ const captureFolder = ({ kind, name }: Backend): string =>
   kind === "typed" ? name.replace(/[^\w-]/g, "_") : kind;
 
 /** `capture`: saves a screen with its right verdict, so that a wrong one becomes a test. */
-export async function cmdCapture(call: Call): Promise<number> {
+async function cmdCapture(call: Call): Promise<number> {
   const usage = "capture <name> <verdict>-<what>";
   const [name, label = ""] = call.words;
   if (call.words.length !== 2) die(`usage: ${usage}`, 2);
@@ -12565,7 +12568,7 @@ async function printScreens(cfg: Config, names: string[]): Promise<number> {
 }
 
 /** `logs`: the last lines of conversations, or of what was printed, one name after the other. */
-export async function cmdLogs(call: Call): Promise<number> {
+async function cmdLogs(call: Call): Promise<number> {
   const cfg = await configFor(call);
   if (!call.words.length) die("usage: logs <name…>", 2);
   const names = expandNames(cfg, call.words);
@@ -12792,7 +12795,7 @@ const isAbout = ({ agent, names }: AgentEvent, wanted: string[]): boolean => !wa
   wanted.some((name) => name === agent || (Array.isArray(names) && names.includes(name)));
 
 /** `events`: what happened, with repeats folded on a terminal; with `-f` also what comes next. */
-export async function cmdEvents(call: Call): Promise<number> {
+async function cmdEvents(call: Call): Promise<number> {
   const from = world.now() - sinceOf(call, "events");
   const kinds = parseEventNames(String(call.options.event ?? ""));
   const cfg = await configFor(call);
@@ -12846,7 +12849,7 @@ interface Stretch extends Span {
 }
 
 /** Something unsettled. `agent` is "" for the fleet; `cure` is the command, without `agents`. */
-export interface OpenMatter {
+interface OpenMatter {
   agent: string;
   what: string;
   cure: string;
@@ -12952,7 +12955,7 @@ function activeShare(stretches: Stretch[], slot: Span): number | null {
 }
 
 /** What the characters of a timeline mean; the higher a block, the more of its slot was work. */
-export const TIMELINE_KEY = "▁▄█ at work  · idle  ▒ limited  ! waited for you  x down  ↺ restarted";
+const TIMELINE_KEY = "▁▄█ at work  · idle  ▒ limited  ! waited for you  x down  ↺ restarted";
 const SLOT_SIGNS: Record<Activity, string> =
   { active: "", idle: "·", limited: "▒", blocked: "!", down: "x", unknown: " " };
 
@@ -13320,7 +13323,7 @@ async function readLastLook(cfg: Config, events: AgentEvent[]): Promise<number> 
 }
 
 /** `report`: what happened since `--since`, as text, Markdown or JSON. */
-export async function cmdReport(call: Call): Promise<number> {
+async function cmdReport(call: Call): Promise<number> {
   const since = sinceOf(call, "report");
   const cfg = await configFor(call, true);
   const events = await readEvents(cfg);
@@ -13353,7 +13356,7 @@ export interface View {
 }
 
 /** What a key asks for: to quit, or to run a command on a unit. */
-export type Act = { do: "quit" } | { do: "run"; words: string[] };
+type Act = { do: "quit" } | { do: "run"; words: string[] };
 
 export const NEW_VIEW: View = { selected: "", filter: "", mode: "list", input: "", order: "down",
   page: [], top: 0, note: "" };
@@ -13794,7 +13797,7 @@ export async function answerPage(
 }
 
 /** `serve`: serves the page until it is ended. Each request reads the config anew. */
-export async function cmdServe(call: Call): Promise<number> {
+async function cmdServe(call: Call): Promise<number> {
   const cfg = await configFor(call);
   const { port: wanted = `${PAGE_PORT}` } = call.options;
   if (!/^\d{1,5}$/.test(String(wanted)) || Number(wanted) > 65_535) {
@@ -14164,7 +14167,7 @@ function fleetChecks(cfg: Config): (DoctorCheck | false)[] {
  * `doctor`: checks everything that the fleet depends on. Exit code 3 if a check fails, 0 if none
  * does; 2 if there is no fleet, when only the machine is checked.
  */
-export async function cmdDoctor(call: Call): Promise<number> {
+async function cmdDoctor(call: Call): Promise<number> {
   let faults: string[] = [];
   const loaded = await loadConfig(call.path, process.env).catch((error: unknown) => {
     faults = faultsIn(error);
@@ -14416,7 +14419,7 @@ function shippedPrompts(): string[] {
 }
 
 /** `init`: writes agents.toml and prompts/; exit code 1 if an agents.toml was there already. */
-export async function cmdInit(call: Call): Promise<number> {
+async function cmdInit(call: Call): Promise<number> {
   if (call.words.length > 1) die("usage: init [DIR]", 2);
   const dir = resolve(call.words[0] ?? ".");
   const found = Object.keys(CLIENT_SOURCES)
@@ -14571,7 +14574,7 @@ else
 fi`;
 }
 
-export async function cmdCompletion(call: Call): Promise<number> {
+async function cmdCompletion(call: Call): Promise<number> {
   const scripts: Record<string, () => string> = { bash: bashCompletion, zsh: zshCompletion };
   const script = call.words.length === 1 ? scripts[call.words[0]!] : undefined;
   return printed((script ?? die("usage: completion bash | zsh", 2))());
@@ -14625,7 +14628,7 @@ OOMPolicy=continue
 WantedBy=default.target`;
 }
 
-export async function cmdUnit(call: Call): Promise<number> {
+async function cmdUnit(call: Call): Promise<number> {
   const cfg = await configFor(call);
   return printed(unitText([...selfArgv(), "watchdog", "--last-good", lastGoodFile(cfg),
     "--config", cfg.path], process.env));

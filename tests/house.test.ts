@@ -48,6 +48,16 @@ test("no line is longer than a hundred columns", () => {
   expect(long).toEqual([]);
 });
 
+test("what is exported is what a test asks for, or had its name in the original", () => {
+  const files = [...new Bun.Glob("**/*.{ts,mjs}").scanSync(import.meta.dir)].filter((file) => !file.includes("node_modules"));
+  const asked = new Set(files.flatMap((file) => readFileSync(join(import.meta.dir, file), "utf8").match(/\w+/g) ?? []));
+  const original = readFileSync(join(import.meta.dir, "mirror.test.ts"), "utf8").split("const ORIGINAL = `")[1]!.split("`")[0]!.match(/\w+/g)!
+    .map((name) => name.replace(/^_/, "").replace(/_(.)/g, (_, letter) => letter.toUpperCase()));
+  const exported = [...SOURCE.matchAll(/^export (?:async )?(?:function|const|class|interface|type) (\w+)/gm)].map((match) => match[1]!);
+  expect(exported.length).toBeGreaterThan(100);
+  expect(exported.filter((name) => !asked.has(name) && !original.includes(name))).toEqual([]);
+});
+
 /** What else goes past the world, each for a reason of its own. */
 const DIRECT = {
   config: ["existsSync", "lstatSync", "statSync", "Bun.spawnSync"], // whose file was found; the parser, where it is not installed yet
