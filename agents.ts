@@ -6354,7 +6354,7 @@ async function readLook(
   let verdict = decideAccount(
     accountLimitOf(cfg, watch, agent), agent.name, probed, own.verdict, world.now());
   const draft = memory.draft && verdict.verdict === "idle" &&
-    await holdsDraft(cfg, watch, agent, pane);
+    await holdsDraft(cfg, watch, agent, pane) !== false;
   if (draft) verdict = { ...verdict, verdict: "blocked", rule: DRAFT, where: "box",
     why: SOMEONES_DRAFT };
   // nothing new is known of a client that says nothing itself and has drawn nothing
@@ -6704,9 +6704,16 @@ function mayStandAbove(screen: string, { boxRe }: Backend, value: string): boole
     .some(({ groups }) => isOurText(groups?.text ?? "", value));
 }
 
-/** Whether what a person has written stands unsent in an agent's box: a restart would lose it. */
-async function holdsDraft(cfg: Config, watch: Watch, agent: Agent, pane: Pane): Promise<boolean> {
-  const composer = (await lookAtBox(cfg, agent, pane))?.composer;
+/**
+ * Whether what a person has written stands unsent in an agent's box: a restart would lose it; null
+ * = tmux does not show the box.
+ */
+async function holdsDraft(
+  cfg: Config, watch: Watch, agent: Agent, pane: Pane,
+): Promise<boolean | null> {
+  const look = await lookAtBox(cfg, agent, pane);
+  if (!look) return null;
+  const { composer } = look;
   const cutBox = mayCut(backendOf(cfg, agent));
   return Boolean(composer) && !watch.outbox.some((message) => message.target === agent.name &&
     wasPasted(message) && isOurText(composer!, message.text, cutBox));
@@ -6843,8 +6850,9 @@ export async function pingSession(
   }
   const failed = typing.do === "type" ? await paste(errand, look) : "";
   if (failed) return { state: "failed", why: failed };
-  const drawn = typing.do === "submit" ||
-    ((typing.do === "type" || typing.do === "await") && (await isDrawn(errand)));
+  const isPasted = typing.do === "type" || typing.do === "await";
+  const drawn = isPasted ? await isDrawn(errand) : typing.do === "submit";
+  if (drawn === null) return UNSHOWN;
   return drawn ? submit(errand) : outcomeOf(typing);
 }
 
@@ -6860,7 +6868,7 @@ async function closeMenu(
   for (let looks = 0; looks < LOOKS && !look?.composer; looks++) {
     await world.sleep(LOOK_EVERY);
     look = await lookAtBox(cfg, agent, pane);
-    if (look?.composer === "") break;
+    if (!look || look.composer === "") break;
   }
   return look;
 }
@@ -6926,10 +6934,15 @@ async function paste(errand: Errand, { transcript }: BoxLook): Promise<string> {
   return pasted.ok ? "" : `paste-buffer: ${pasted.err}`;
 }
 
-/** Waits until the paste stands in the box, and then for as long as the client needs. */
-async function isDrawn({ cfg, agent, backend, pane, message }: Errand): Promise<boolean> {
+/**
+ * Waits until the paste stands in the box, and then for as long as the client needs; null = tmux
+ * does not show the box.
+ */
+async function isDrawn({ cfg, agent, backend, pane, message }: Errand): Promise<boolean | null> {
   for (let looks = 0; looks < PASTE_LOOKS; looks++) {
-    const composer = (await lookAtBox(cfg, agent, pane))?.composer;
+    const look = await lookAtBox(cfg, agent, pane);
+    if (!look) return null;
+    const { composer } = look;
     const drawn = composer && isOurText(composer, message.text, mayCut(backend));
     if (composer === "") message.pasted!.empty += 1;
     await world.sleep(drawn ? backend.submitPause * 1000 : LOOK_EVERY);
@@ -6985,13 +6998,12 @@ async function whatBecame(
   for (let looks = 0; looks < LOOKS; looks++) {
     await world.sleep(LOOK_EVERY);
     const look = await lookAtBox(cfg, agent, pane);
-    const composer = look?.composer ?? null;
+    if (!look) return "unknown";
+    const { composer, transcript, screen } = look;
     // a dialog or a limit that its turn met at once may have taken the place of the box
-    if (!composer && timesIn(look?.transcript ?? "", message.text) > (message.seen ?? 0)) {
-      return "left";
-    }
+    if (!composer && timesIn(transcript, message.text) > (message.seen ?? 0)) return "left";
     if (composer === "" || (composer && isForeign(composer, message.text) &&
-        !mayStandAbove(look!.screen.plain, backend, message.text))) gone += 1;
+        !mayStandAbove(screen.plain, backend, message.text))) gone += 1;
     else {
       gone = 0;
       found = composer && isOurText(composer, message.text, mayCut(backend)) ? "stands" : "unknown";
@@ -7126,6 +7138,7 @@ async function deliver(
     return note(await tellServer(cfg, watch, agent, message, seen!));
   }
   const said = await standingText(cfg, watch, agent, pane, message);
+  if (!said) return note(UNSHOWN);
   const remember = () => save(cfg, watch);
   await note(await pingSession(cfg, agent, pane, said, remember, message.cause), said);
 }
@@ -7180,15 +7193,18 @@ async function tellServer(
 /**
  * What is to be said now: the text that is due, unless another one of ours stands in the box. That
  * one goes first, by the right of the one that is due: nothing else can be typed before it is sent.
+ * null = tmux does not show the box.
  */
 async function standingText(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, due: Message,
-): Promise<Message> {
+): Promise<Message | null> {
   const backend = backendOf(cfg, agent);
   const pasted = [due, ...watch.outbox, ...watch.unproven].filter((one) =>
     one.target === due.target && wasPasted(one));
   if (!hasBox(backend) || pasted.every((one) => one === due)) return due;
-  const composer = (await lookAtBox(cfg, agent, pane))?.composer;
+  const look = await lookAtBox(cfg, agent, pane);
+  if (!look) return null;
+  const { composer } = look;
   const standing = composer &&
     pasted.find((one) => isOurText(composer, one.text, mayCut(backend)));
   if (!standing) return due;
@@ -7790,8 +7806,9 @@ export async function stallCheckOne(
   });
   if (action.do !== "restart" || !(await verdictStillHolds(cfg, watch, agent, seen))) return false;
   // `readLook` keeps it so for as long as the draft stands there
-  memory.draft = verdict.verdict === "idle" && await holdsDraft(cfg, watch, agent, seen.pane!);
-  if (memory.draft) return false;
+  const draft = verdict.verdict === "idle" && await holdsDraft(cfg, watch, agent, seen.pane!);
+  memory.draft = draft === true;
+  if (draft !== false) return false;
   log(`stall: ${agent.name} (${agent.session}) ${action.why}; ending and restarting it`);
   emit(cfg, "stalled", { agent: agent.name, why: action.why });
   memory.stalls = (memory.stalls ?? 0) + 1;

@@ -4,11 +4,11 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  cmdSend, cmdStatus, type Config, decideTyping, isBooting, type Message, nextMessages, enqueue, parseEvents, typeable, type Typing, type VerdictName, type Watch, world,
+  cmdSend, cmdStatus, type Config, decideTyping, isBooting, type Message, nextMessages, enqueue, parseEvents, typeable, tick, type Typing, type VerdictName, type Watch, world,
 } from "../agents.ts";
 import { disturbed } from "./delivery.ts";
 import type { Disturbance } from "./fakes.ts";
-import { agents, fakeWorld, type FakeWorld, FLEET, message, realFolder, type Scene, scene, verdict } from "./kit.ts";
+import { agents, closeLook, fakeWorld, type FakeWorld, FLEET, message, realFolder, type Scene, scene, verdict } from "./kit.ts";
 
 test("what is typed has no keys, escapes or marks of direction in it; its lines and letters stay", () => {
   expect(typeable("a\r\nb\tc\x03\x1b[31md\x9b\u202ee\u2066f\u200f\u061c\n  é 全 👨‍👩‍👧 می‌خواهم")).toBe("a\nb\tc" + "def\n  é 全 👨‍👩‍👧 می‌خواهم");
@@ -578,6 +578,47 @@ describe("P28: nothing is called delivered without proof", () => {
     pane().paste = (value) => ((pastes += 1), paste(value));
     await tell("hear this", 4);
     expect([pastes, pane().received]).toEqual([1, ["hear this"]]);
+  });
+
+  for (const [when, command, times] of [["the paste", "paste-buffer", 0], ["Enter", "send-keys", 1]] as const) {
+    test(`a tmux that falls silent after ${when} is no box without the text: one look ends the wait, the next round goes on`, async () => {
+      await begin();
+      let asked = 0;
+      const { tmux } = world;
+      world.tmux = async (args, ...rest) => {
+        if (fake.tmux.trouble) asked += 1;
+        const ran = await tmux(args, ...rest);
+        if (args.includes(command)) fake.tmux.trouble = "hang";
+        return ran;
+      };
+      enqueue(watch, "a", "claim", "hear this");
+      await tick(cfg, watch);
+      expect([asked, pane().received.length, waits()[0]]).toEqual([1, times, when === "Enter"
+        ? "Enter was pressed; whether it was taken cannot be seen yet" : "tmux did not show the pane"]);
+      world.tmux = tmux;
+      fake.tmux.trouble = "";
+      await fake.ticks(cfg, watch, 2);
+      expect([pane().received, pane().enters, watch.outbox]).toEqual([["hear this"], 1, []]);
+    });
+  }
+
+  test("where tmux does not show the box, no text of ours passes for a person's draft in it", async () => {
+    await begin();
+    const older = message({ id: "older", text: "the older text, which still stands in the box", cause: "review", tries: 1, seen: 0, made: fake.wall });
+    watch.unproven.push(older);
+    pane().draft = older.text;
+    enqueue(watch, "a", "claim", "hear this");
+    const { tmux } = world;
+    let silent = true;
+    world.tmux = async (args, stdin, ...rest) => {
+      if (!silent || !closeLook(stdin ?? "")) return tmux(args, stdin, ...rest);
+      silent = false;
+      return { ok: false, out: "", err: "no answer in time", timedOut: true };
+    };
+    await fake.ticks(cfg, watch);
+    expect([silent, waits(), watch.outbox[0]?.stuck]).toEqual([false, ["tmux did not show the pane"], undefined]);
+    await fake.ticks(cfg, watch, 3);
+    expect([pane().received, watch.outbox]).toEqual([[older.text, "hear this"], []]);
   });
 
   test("a paste that never came is made again, when several looks have found the box empty", async () => {

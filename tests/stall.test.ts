@@ -2,8 +2,8 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { decideStall, describeState, handoffReset, isFruitful, loadWatch, memoryOf, parseEvents, parseWaitingUntil, type StallFacts, stallPause } from "../agents.ts";
-import { FLEET, message, type Scene, scene } from "./kit.ts";
+import { decideStall, describeState, handoffReset, isFruitful, loadWatch, memoryOf, parseEvents, parseWaitingUntil, type StallFacts, stallPause, world } from "../agents.ts";
+import { closeLook, FLEET, message, type Scene, scene } from "./kit.ts";
 
 describe("decideStall", () => {
   const facts: StallFacts = { verdict: "idle", idle: 0, same: 0, animated: false, past: null, stallIdle: 300, grace: 180 };
@@ -99,6 +99,16 @@ describe("stallCheckOne, over the fake world", () => {
     await fake.ticks(cfg, watch, 2);
     expect(memoryOf(watch, "a").verdict).toBe("idle");
     expect(await ticksToRestart()).toBeLessThanOrEqual(13);
+  });
+  test("where tmux does not show the box, nobody says that there is no draft in it: not restarted", async () => {
+    pane().doing = "idle";
+    pane().draft = "what I was about to say";
+    const { tmux } = world;
+    let looks = 0; // two before an end: whether it is idle still, and the box
+    world.tmux = async (args, stdin, ...rest) => closeLook(stdin ?? "") && (looks += 1) % 2 === 0
+      ? { ok: false, out: "", err: "no answer in time", timedOut: true } : tmux(args, stdin, ...rest);
+    expect(await ticksToRestart(40)).toBe(Infinity);
+    expect([looks > 10, fake.logged("is blocked: someone's draft")]).toEqual([true, []]);
   });
   test("our text whose end a person has cut off is that person's draft", async () => {
     const value = "pull, read the newest claim, try to break it, and commit your review of it with PASS or FAIL";
