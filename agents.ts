@@ -7280,11 +7280,13 @@ function dropLost(cfg: Config, watch: Watch): void {
 
 /** Drops what has expired, takes over what the command line queued; returns whom that is for. */
 async function takeQueued(cfg: Config, watch: Watch): Promise<string[]> {
-  const late = (message: Message) =>
-    (message.expires ?? Infinity) < world.now() && !wasPasted(message);
-  watch.outbox = watch.outbox.filter((message) => !late(message));
-  dropLost(cfg, watch);
   const { queue } = await operatorOf(cfg);
+  const late = (message: Message) => (message.expires ?? Infinity) < world.now();
+  // one that was taken over is taken back in the queue, which only the command line writes
+  const back = new Set(queue.filter(late).map(({ id }) => id));
+  watch.outbox = watch.outbox.filter((message) =>
+    wasPasted(message) || !(late(message) || back.has(message.id)));
+  dropLost(cfg, watch);
   const fresh = queue.filter((message) => !watch.taken.includes(message.id) && !late(message));
   if (!fresh.length) return [];
   for (const message of fresh) {
@@ -12033,6 +12035,7 @@ export async function cmdSend(call: Call): Promise<number> {
   const down = await whyStaysDown(cfg, name);
   if (down) die(`${name} is ${down}: "up ${name}" starts it, --queue leaves the text for then`);
   noteOrder(cfg, "send", [name]);
+  process.once("SIGINT", () => void withdraw(cfg, message).finally(() => process.exit(130)));
   const why = await sendNow(cfg, message, timeout * 1000);
   if (why === null) return printed(`delivered to ${name}`);
   log(why.startsWith("unproven: ") ? `${name}: ${why}`
@@ -12047,11 +12050,15 @@ async function whyStaysDown(cfg: Config, name: string): Promise<string> {
   return state === "parked" || state === "done" ? state : "";
 }
 
+/** How long, ms, `send` waits before it says what for. */
+const SAY_AFTER = 2_000;
+
 /** Waits up to `patience`, ms, for one text; null = delivered, else what it last waited for. */
 async function sendNow(cfg: Config, message: Message, patience: number): Promise<string | null> {
-  const deadline = world.mono() + patience;
+  const began = world.mono();
+  const deadline = began + patience;
   await queueMessages(cfg, [{ ...message, expires: world.now() + patience }]);
-  let last = "the watchdog did not take it yet";
+  let [last, said] = ["the watchdog has not taken it yet", ""];
   for (let looked = false; !looked || world.mono() < deadline; looked = true) {
     if (await deliverByHand(cfg, [message], deadline)) return null;
     const watch = await loadWatch(cfg);
@@ -12063,11 +12070,25 @@ async function sendNow(cfg: Config, message: Message, patience: number): Promise
     }
     const ahead = watch.outbox.find((one) => one.target === message.target && one.why);
     last = watch.outbox.find((one) => one.id === message.id)?.why ?? ahead?.why ?? last;
+    if (last !== said && world.mono() - began >= SAY_AFTER) {
+      said = last;
+      log(`${message.target} has not taken it yet: ${last} (Ctrl-C takes it back)`);
+    }
     await world.sleep(100);
   }
   await changeOperator(cfg,
     (operator) => void (operator.queue = operator.queue.filter((one) => one.id !== message.id)));
   return last;
+}
+
+/** Takes back a text that nobody waits for any more, unless it stands in the input box already. */
+export async function withdraw(cfg: Config, message: Message): Promise<void> {
+  await changeOperator(cfg, (operator) => void (operator.queue = [
+    ...operator.queue.filter(({ id }) => id !== message.id), { ...message, expires: 0 }]));
+  const { outbox } = await loadWatch(cfg);
+  const typed = outbox.some((one) => one.id === message.id && wasPasted(one));
+  log(typed ? `interrupted: it is typed already; status ${message.target} shows what becomes of it`
+    : "interrupted: the text is taken back");
 }
 
 export async function cmdNotify(call: Call): Promise<number> {
@@ -13591,9 +13612,14 @@ function takeTerminal(press: (key: string) => void): Terminal {
 /** How often, ms, the live view reads the fleet; in between only its clock moves. */
 const LIVE_LOOK = 2_000;
 
-/** Shows the live view until `q`, Ctrl-C or a signal, and leaves the terminal as it was. */
-async function watchStatus(call: Call, first: Config): Promise<number> {
+/** `status --watch`. It does not wait for a command that still runs: that goes on without it. */
+async function watchStatus(call: Call, first: Config): Promise<never> {
   if (!isTerminal() || !process.stdin.isTTY) die("status --watch needs a terminal");
+  process.exit(await showLive(call, first));
+}
+
+/** Shows the live view until `q`, Ctrl-C or a signal, and leaves the terminal as it was. */
+async function showLive(call: Call, first: Config): Promise<number> {
   let [cfg, view, status, events] =
     [first, NEW_VIEW, await readStatus(first), await lastEvents(first)];
   const end = Promise.withResolvers<number>();

@@ -192,3 +192,17 @@ real("the keys of the live view run the other commands, and a signal gives the t
   expect(await person.ended()).toBe("exit 143");
   expect([await person.field("alternate_on"), await person.field("cursor_flag")]).toEqual(["0", "1"]);
 });
+
+real("q leaves at once, also while a text that was sent still waits", { agents: [{ name: "a1", watch: "heal" }] }, async (f) => {
+  await f.up();
+  await f.ready("a1");
+  await f.tmux("send-keys", "-t", "=t-a1:", "-l", "half a thought");
+  const person = await f.terminal(["status", "--watch"], { cols: 80, rows: 24 });
+  await until(async () => /^ ▸a1 /m.test(await person.screen()));
+  await person.keys("s");
+  await person.keys("-l", "go on");
+  await person.keys("Enter");
+  await until(async () => /^send a1 …/m.test(await person.screen()));
+  await person.keys("q");
+  expect(await person.ended()).toBe("exit 0");
+});

@@ -2,8 +2,8 @@
 import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
 import { closeSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { awaitHand, cmdSend, flock, memoryOf, operatorOf, save, world } from "../agents.ts";
-import { agents, command, FLEET, fakeWorld, realFolder, type Scene, scene, together } from "./kit.ts";
+import { awaitHand, cmdSend, flock, memoryOf, operatorOf, save, withdraw, world } from "../agents.ts";
+import { agents, command, FLEET, fakeWorld, holdLock, realFolder, type Scene, scene, together } from "./kit.ts";
 
 let { fake, cfg, watch, pane } = {} as Scene;
 const begin = async (text: string, count = 3): Promise<void> => void ({ fake, cfg, watch, pane } = await scene(text, { fake, ticks: count }));
@@ -50,6 +50,43 @@ describe("send", () => {
     expect([await send("[a]", "hear this"), pane().received]).toEqual([0, ["hear this"]]);
     await begin(agents("a", "b"));
     await expect(send("*", "hear this")).rejects.toThrow("* matches a, b: name one of them");
+  });
+  test("it says what it waits for, once, as soon as that takes a while", async () => {
+    pane().doing = "dialog";
+    holdLock(fake, cfg.stateDir, pane().pid);
+    const [from, { sleep }] = [fake.wall, world];
+    const said = () => fake.logged(/a has not taken it yet: .+ \(Ctrl-C takes it back\)/).length;
+    const silent: number[] = [];
+    world.sleep = async (ms) => {
+      if (!said()) silent.push(fake.wall - from);
+      await sleep(ms);
+    };
+    expect([await send("a", "hear this"), said()]).toEqual([1, 1]);
+    expect(silent.at(-1)).toBeGreaterThan(1_500);
+  });
+  test("a text that was interrupted is taken back, also from a watchdog that has it", async () => {
+    pane().doing = "dialog";
+    for (const take of [0, 2]) {
+      await cmdSend({ path: cfg.path, words: ["a", `hear this ${take}`], options: { queue: true } });
+      const [text] = (await operatorOf(cfg)).queue;
+      await ticks(take);
+      expect(watch.outbox.map(({ id }) => id)).toEqual(take ? [text!.id] : []);
+      await withdraw(cfg, text!);
+      await ticks(1);
+      expect(watch.outbox).toEqual([]);
+    }
+    pane().doing = "idle";
+    await ticks(3);
+    expect([pane().received, fake.logged("interrupted: the text is taken back").length]).toEqual([[], 2]);
+  });
+  test("one that stands in the input box is not: status goes on showing it", async () => {
+    pane().takesEnter = false;
+    await cmdSend({ path: cfg.path, words: ["a", "hear this"], options: { queue: true } });
+    const [text] = (await operatorOf(cfg)).queue;
+    await ticks(2);
+    await withdraw(cfg, text!);
+    await ticks(1);
+    expect([watch.outbox.map(({ id }) => id), fake.logged("interrupted: it is typed already; status a shows").length]).toEqual([[text!.id], 1]);
   });
   test("five at once without a watchdog: each text once, and none is left to come again", async () => {
     const texts = ["one", "two", "three", "four", "five"].map((word) => `${word} of the five texts`);
