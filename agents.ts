@@ -4679,8 +4679,9 @@ async function refused(cfg: Config, session: string, why: string): Promise<Start
 async function leftOver(
   cfg: Config, watch: Watch, unit: Unit, groups: (Group | null)[],
 ): Promise<Family | null> {
-  const family = familyOf(cfg, unit.name, groups);
-  if (!membersOf(family).length) return null;
+  const all = listProcesses();
+  const family = familyOf(cfg, unit.name, groups, all);
+  if (!membersOf(family, all).length) return null;
   const snap = usable(await lookAtSessions(cfg, watch));
   return sessionAlive(snap, unit.session) ? null : family;
 }
