@@ -190,7 +190,7 @@ const QUICK = 60_000;
 /** A folder with everything that a test reads, and a temporary folder by which all that it starts is known. */
 function copy(): string {
   const dir = mkdtempSync(join(tmpdir(), "mut-"));
-  const listed = Bun.spawnSync(["git", "ls-files", "-co", "--exclude-standard", "--exclude=/node_modules"], { cwd: ROOT, env: process.env });
+  const listed = Bun.spawnSync(["git", "ls-files", "-co", "--exclude-standard"], { cwd: ROOT, env: process.env });
   for (const file of String(listed.stdout).split("\n").filter(Boolean)) {
     mkdirSync(dirname(join(dir, file)), { recursive: true });
     copyFileSync(join(ROOT, file), join(dir, file));
