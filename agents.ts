@@ -2186,8 +2186,8 @@ interface Member extends Group {
 function familyOf(
   cfg: Config, name: string, groups: (Group | null | undefined)[], all = listProcesses(),
 ): Family {
-  const marks = (all ?? []).map(({ mark }) => mark)
-    .filter((mark) => mark.startsWith(marksOf(cfg, name)));
+  const own = marksOf(cfg, name);
+  const marks = (all ?? []).map(({ mark }) => mark).filter((mark) => mark.startsWith(own));
   return { groups: groups.filter((group) => group != null), marks: [...new Set(marks)] };
 }
 
@@ -10263,10 +10263,15 @@ async function stopWatchdog(
 ): Promise<WatchdogEnd> {
   const locks = [lockFile(cfg, "keeper"), lockFile(cfg, "watchdog")];
   let end: WatchdogEnd = "absent";
+  let pids: number[] = [];
   for (let tries = 0; tries < 240; tries++) {
-    const pids = new Set(locks.map(lockHolder).filter((pid) => pid !== null).concat(
-      supervisorsOf(cfg, "keeper"), supervisorsOf(cfg, "watchdog")));
-    if (!pids.size) return end;
+    pids = pids.filter((pid) => !["", "dead"].includes(bornOf(pid)));
+    // only a look at all processes, which costs more, shows one that began in the meantime
+    if (!pids.length || tries % 40 === 0) {
+      pids = [...new Set(locks.map(lockHolder).filter((pid) => pid !== null).concat(
+        supervisorsOf(cfg, "keeper"), supervisorsOf(cfg, "watchdog")))];
+    }
+    if (!pids.length) return end;
     if (!ask(await operatorOf(cfg))) return "overtaken";
     end = "ended";
     if (tries % 40 === 0) {
@@ -10361,8 +10366,8 @@ async function endLeftOver(cfg: Config, watch: Watch, unit: Unit): Promise<Failu
 }
 
 /** The failure of a unit some of whose processes outlived their end; [] = all are gone. */
-function stuckOf({ name }: Named, family: Family): Failure[] {
-  const members = membersOf(family);
+function stuckOf({ name }: Named, family: Family, all = listProcesses()): Failure[] {
+  const members = membersOf(family, all);
   return members.length ? [{ name, why: cannotEnd(members), stuck: true }] : [];
 }
 
@@ -10623,7 +10628,8 @@ async function stopUnits(
     for (const pane of panes) await killSession(cfg, pane);
   });
   await awaitEnd(cfg, panes, [...families.values()]);
-  return [...families].flatMap(([unit, family]) => stuckOf(unit, family));
+  const all = listProcesses();
+  return [...families].flatMap(([unit, family]) => stuckOf(unit, family, all));
 }
 
 /** The folder of the Claude Code background session that a process is; null = it is none. */

@@ -206,7 +206,8 @@ describe("commands and the keeper, on a clock that the test turns", () => {
     const { cfg, spawned, sleeping, hold, signals, fake, file } = await fleet();
     hold("watchdog");
     fake.files.set(file("heartbeat"), JSON.stringify({ at: "", pid: 77, version: "0.0.1" }));
-    sleeping((nth) => (nth === 2 ? fake.files.delete(file("watchdog.lock.pid")) : nth === 9 && hold("watchdog")));
+    const end = () => (fake.files.delete(file("watchdog.lock.pid")), fake.stat(77, 5, "Z"));
+    sleeping((nth) => (nth === 2 ? end() : nth === 9 && (fake.stat(77, 5), hold("watchdog"))));
     expect([await startWatchdog(cfg), spawned, signals]).toEqual([true, ["keep"], ["0 SIGTERM"]]);
   });
 

@@ -98,6 +98,21 @@ describe("orders", () => {
     expect([await named(codex("/home/codex")), await named(codex("/home/other")), await named(`${agents("a")}env = { CODEX_HOME = "/home/codex" }\n`),
       await named(`${codex("/home/codex")}[backend.codex]\nbin = "/opt/cx"\n`)]).toEqual([1, 0, 0, 1]);
   });
+  test("down looks at all processes as often for nine agents as for two", async () => {
+    const looks: number[] = [];
+    for (const count of [2, 9]) {
+      fake = fakeWorld(realFolder());
+      fake.stat(process.pid, 5);
+      fake.files.set("/proc/self/stat", fake.files.get(`/proc/${process.pid}/stat`)!);
+      await begin(Array.from({ length: count }, (_, nth) => `a${nth}`), 2);
+      const { list } = world;
+      let asked = 0;
+      world.list = (path) => (asked += Number(path === "/proc"), list(path));
+      expect((await call("down")).code).toBe(0);
+      looks.push(asked);
+    }
+    expect([looks[0]! > 0, looks[1]]).toEqual([true, looks[0]!]);
+  });
   test("restart takes no later down back", async () => {
     await begin(["a"], 3);
     fake.beforeTmux((args) => {
