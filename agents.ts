@@ -515,6 +515,48 @@ export interface AgentEvent {
   [key: string]: unknown;
 }
 
+interface EventKind {
+  /** Its word's on a terminal. */
+  colour?: "red" | "yellow" | "green";
+  /** A report lists it. */
+  trouble?: true;
+  /** [notify] can send it; true = it does so by default. */
+  notify?: boolean;
+  /** What a notice of it says to type; `attach` and `up` with the agent's name. */
+  cure?: "attach" | "up" | "status" | "doctor";
+}
+
+/** All kinds of events. */
+const EVENTS = {
+  blocked: { colour: "red", trouble: true, notify: true, cure: "attach" },
+  unsure: { colour: "red", trouble: true, notify: true, cure: "attach" },
+  parked: { colour: "red", trouble: true, notify: true, cure: "up" },
+  limited: { colour: "yellow", notify: true, cure: "status" },
+  lifted: { notify: true },
+  phase: { colour: "green", notify: true },
+  complete: { colour: "green", notify: true },
+  stalled: { colour: "yellow", trouble: true, notify: false },
+  deadlock: { colour: "red", trouble: true, notify: true, cure: "status" },
+  handoff: { colour: "yellow", trouble: true, notify: true, cure: "doctor" },
+  config: { colour: "yellow", trouble: true, notify: true, cure: "doctor" },
+  watchdog: { notify: true },
+  untried: { notify: true },
+  drift: { colour: "yellow", trouble: true, notify: true },
+  fatal: { colour: "red", trouble: true },
+  undelivered: { colour: "yellow", trouble: true },
+  pattern: { colour: "yellow", trouble: true },
+  notices: { colour: "yellow", trouble: true },
+  down: { colour: "yellow" },
+  orphan: { colour: "yellow" },
+  commit: { colour: "green" },
+  answered: {}, delivered: {}, notified: {}, order: {}, start: {}, state: {}, version: {},
+} satisfies Record<string, EventKind>;
+type EventName = keyof typeof EVENTS;
+
+/** Of what stands in events.jsonl, which another version may have written. */
+const kindOf = (event: string): EventKind =>
+  (Object.hasOwn(EVENTS, event) ? EVENTS[event as EventName] : {});
+
 /** What people ordered; only the command line writes it. */
 interface Operator {
   /** Wall ms at which a unit, or `watchdog`, was taken down; `up` deletes the entry. */
@@ -1201,10 +1243,7 @@ const BUILT_IN = ["claude", "opencode", "codex", "gemini"] as const;
 const KINDS = [...BUILT_IN, "typed"] as const;
 
 /** The events that [notify] can send. */
-const NOTICE_EVENTS = [
-  "blocked", "unsure", "parked", "limited", "lifted", "phase", "complete",
-  "stalled", "deadlock", "handoff", "config", "watchdog", "untried", "drift",
-];
+const NOTICE_EVENTS = Object.keys(EVENTS).filter((event) => kindOf(event).notify !== undefined);
 
 const UNIT_KEYS = {
   name: [needed(sessionName)],
@@ -1333,7 +1372,7 @@ export const KEYS = {
     url: [text, ""],
     /** All but stalls, which the watchdog cures itself: they were most of a night's notices. */
     events: [listOf(oneOf(...NOTICE_EVENTS), `a list of ${NOTICE_EVENTS.join(", ")}`),
-      NOTICE_EVENTS.filter((event) => event !== "stalled")],
+      NOTICE_EVENTS.filter((event) => kindOf(event).notify)],
   },
   agent: {
     ...UNIT_KEYS,
@@ -1968,7 +2007,7 @@ const plainField = (value: unknown): unknown =>
     : Array.isArray(value) ? value.slice(0, 50).map(plainField) : value;
 
 /** Appends an event to events.jsonl, and queues it for [notify]; a failed write is only logged. */
-function emit(cfg: Config, event: string, fields: Record<string, unknown> = {}): void {
+function emit(cfg: Config, event: EventName, fields: Record<string, unknown> = {}): void {
   const plain = Object.entries(fields).map(([key, value]) => [key, plainField(value)]);
   const line: AgentEvent = { at: iso(world.now()), event, ...Object.fromEntries(plain) };
   if (notifying && cfg.notify.events.includes(event) && tellsPeople(cfg)) {
@@ -9741,17 +9780,12 @@ const NOTICE_LINE = 400;
 /** Tries per batch, 20 minutes in all: one that cannot be sent must not hold up later ones. */
 export const NOTICE_TRIES = 10;
 
-/** The command that helps with an event of an agent. */
-const NOTICE_CURES: Record<string, string> = {
-  blocked: "attach", unsure: "attach", parked: "up", limited: "status", deadlock: "status",
-};
-
 /** The text of a notice, for a phone: the fleet, then a line per event with what to type. */
 export function noticeText(events: AgentEvent[], fleet: string): string {
   const lines = events.slice(0, NOTICES_MAX).map(({ event, agent, why, from, to, until }) => {
-    const cure = NOTICE_CURES[event] === "status" ? "status"
-      : NOTICE_CURES[event] && agent ? `${NOTICE_CURES[event]} ${agent}`
-      : ["handoff", "config"].includes(event) && to !== "ok" ? "doctor" : "";
+    const { cure: help = "" } = kindOf(event);
+    const named = help === "attach" || help === "up";
+    const cure = named ? agent && `${help} ${agent}` : to === "ok" ? "" : help;
     const at = until ? `until ${localTime(String(until))}` : "";
     const said = plainText([agent, event, from || to ? `${from ?? ""} → ${to ?? ""}` : "", at, why]
       .filter(Boolean).join(" "), NOTICE_LINE);
@@ -12751,20 +12785,7 @@ const readEvents = async (cfg: Config, last = Infinity): Promise<AgentEvent[]> =
   parseEvents((await eventLines(cfg)).slice(-last).join("\n"));
 
 /** All kinds of events, as `events --event` accepts them. */
-export const EVENT_NAMES = [
-  "answered", "blocked", "commit", "complete", "config", "deadlock", "delivered", "down", "drift",
-  "fatal", "handoff", "lifted", "limited", "notices", "notified", "order", "orphan", "parked",
-  "pattern", "phase", "stalled", "start", "state", "undelivered", "unsure", "untried", "version",
-  "watchdog",
-];
-
-const EVENT_STYLES: Record<string, Style> = {
-  ...Object.fromEntries(["blocked", "unsure", "parked", "deadlock", "fatal"].map((name) =>
-    [name, "red" as const])),
-  ...Object.fromEntries(["limited", "stalled", "down", "undelivered", "handoff", "config", "orphan",
-    "notices", "pattern", "drift"].map((name) => [name, "yellow" as const])),
-  ...Object.fromEntries(["commit", "phase", "complete"].map((name) => [name, "green" as const])),
-};
+export const EVENT_NAMES = Object.keys(EVENTS).sort();
 
 /** A fact of an event for people; events.jsonl has the whole of it. */
 const factText = (key: string, value: unknown): string =>
@@ -12778,7 +12799,7 @@ export function eventText(
 ): string {
   const facts = Object.entries(rest).filter(([, value]) => value !== "" && value !== null)
     .map(([key, value]) => printable(`${key}=${factText(key, value)}`));
-  const style = EVENT_STYLES[event];
+  const style = kindOf(event).colour;
   const word = printable(event).padEnd(10);
   const name = style ? paint(style, word) : word;
   const first = since ? ` since ${clockTime(since)}` : "";
@@ -13077,9 +13098,6 @@ function gatesOf(commits: { at: string; kind: string; subject: string }[]) {
   return [...gates.values()];
 }
 
-const TROUBLES = ["blocked", "unsure", "parked", "stalled", "deadlock", "fatal", "undelivered",
-  "handoff", "config", "pattern", "notices", "drift"];
-
 /** What the record says besides each agent's time. */
 function fleetRecord(recent: AgentEvent[]) {
   const named = (name: string) => recent.filter(({ event }) => event === name);
@@ -13094,7 +13112,7 @@ function fleetRecord(recent: AgentEvent[]) {
     gates: gatesOf(commits),
     // what may need a person
     troubles: recent.filter(({ event, to: state }) =>
-      TROUBLES.includes(event) && !["ok", "empty"].includes(String(state)))
+      kindOf(event).trouble && !["ok", "empty"].includes(String(state)))
       .map(({ at, event, agent = "", why = "" }) => ({ at, event, agent, why: String(why) })),
     // those that went out, each with the events it named
     notices: named("notified").map(({ at, told }) =>
