@@ -6377,6 +6377,10 @@ function screenMayHaveChanged(cfg: Config, watch: Watch, agent: Agent, pane: Pan
 /** With strings of its own: a piece of a string keeps the whole in memory, here all screens. */
 const copyOf = (verdict: Verdict): Verdict => JSON.parse(JSON.stringify(verdict));
 
+/** A hash of what a pane shows, to tell whether it still shows that. */
+const pictureOf = ({ text, title }: ScreenText): string =>
+  hashOf(text, Bun.hash(title) as bigint);
+
 /** Digits do not count as a change: a clock in a status line is no sign of work. */
 const withoutDigits = (value: string): string => value.replace(/\d+/g, "0");
 
@@ -6385,7 +6389,7 @@ async function readLook(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, text: string | null,
 ): Promise<Look> {
   const memory = memoryOfClient(watch, agent, pane);
-  const picture = text === null ? memory.picture : hashOf(text, Bun.hash(pane.title) as bigint);
+  const picture = text === null ? memory.picture : pictureOf({ text, title: pane.title });
   const same = picture === memory.picture;
   const byRules = same && isTimeless(memory.byRules) ? memory.byRules!
     : copyOf(screenVerdict(cfg, agent, pane, { text: text!, title: pane.title }));
@@ -6566,11 +6570,14 @@ const judgeLook = async (
 async function verdictStillHolds(
   cfg: Config, watch: Watch, agent: Agent, seen: Observation,
 ): Promise<boolean> {
-  const since = memoryOf(watch, agent.name).backgroundSince;
+  const { backgroundSince, picture, outline } = memoryOf(watch, agent.name);
   const screen = await readScreen(cfg, seen.pane!);
   if (!screen) return false;
-  const { verdict } = await judgeLook(cfg, agent, seen.pane!, screen.look, since);
-  return verdict === seen.verdict.verdict;
+  const { verdict } = await judgeLook(cfg, agent, seen.pane!, screen.look, backgroundSince);
+  if (verdict !== seen.verdict.verdict) return false;
+  // at work or idle, it is ended because its screen stands still
+  return !["active", "idle"].includes(verdict) || pictureOf(screen.look) === picture ||
+    (verdict === "idle" && hashOf(withoutDigits(screen.look.text)) === outline);
 }
 
 /** Notes what is logged once for the whole fleet about a client's version; false = it was. */

@@ -70,6 +70,30 @@ describe("stallCheckOne, over the fake world", () => {
     pane().frozen = fake.wall;
     expect(await ticksToRestart()).toBeLessThanOrEqual(13);
   });
+  test("a spinner that moves again at the moment of the end: not restarted before it has stood still for as long again", async () => {
+    pane().frozen = fake.wall;
+    let moved = 0;
+    fake.beforeTmux((_, stdin) => {
+      if (!closeLook(stdin) || moved) return;
+      moved = fake.wall;
+      pane().frozen = fake.wall + 1_000;
+    });
+    await ticksToRestart();
+    expect([moved > 0, starts(), fake.wall - moved >= 300_000]).toEqual([true, 2, true]);
+  });
+  test.each<[string, string, number]>([["something new", "● Another thing.", 1], ["another time of day", "● Ready at 12:01.", 2]])(
+    "an idle one whose screen shows %s at the moment of the end: it counts as moving, or not, as at every look", async (_, said, clients) => {
+      pane().doing = "idle";
+      pane().said = "● Ready at 11:59.";
+      let ended = false;
+      fake.beforeTmux((__, stdin) => {
+        if (!closeLook(stdin) || ended) return;
+        ended = true;
+        pane().said = said;
+      });
+      await ticksToRestart(15);
+      expect([ended, starts()]).toEqual([true, clients]);
+    });
   test("P13: a dead pane is restarted at the next tick", async () => {
     fake.tmux.exit("agents-a", 1);
     expect(await ticksToRestart()).toBeLessThanOrEqual(2);
