@@ -909,11 +909,41 @@ async function realWriteAtomic(path: string, text: string): Promise<void> {
   }
 }
 
+/** The system's own; loaded by the first lock, as it costs 2 MB. */
+let systemFlock: ((file: number, how: number) => number) | null = null;
+
+/** Locks an open file for as long as it stays open; false = another process has it. */
+function lockOpen(file: number): boolean {
+  const { dlopen } = import.meta.require("bun:ffi") as typeof import("bun:ffi");
+  const library = process.platform === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
+  systemFlock ??= dlopen(library,
+    { flock: { args: ["int", "int"], returns: "int" } }).symbols.flock;
+  const LOCK_EX = 2;
+  const LOCK_NB = 4;
+  return systemFlock(file, LOCK_EX | LOCK_NB) === 0;
+}
+
+/** Renames a full file; false = another process did so: a second time would lose what is in it. */
+function rotate(path: string): boolean {
+  let file: number | null = null;
+  try {
+    file = openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
+    const isOurs = lockOpen(file) &&
+      statSync(path, { throwIfNoEntry: false })?.ino === fstatSync(file).ino;
+    if (isOurs) renameSync(path, `${path}.1`);
+    return isOurs;
+  } catch (error) {
+    if (isAbsent(error)) return false;
+    throw error;
+  } finally {
+    if (file !== null) closeSync(file);
+  }
+}
+
 function realAppend(path: string, text: string, cap = Infinity): boolean {
   setAside(path);
   const size = cap < Infinity ? statSync(path, { throwIfNoEntry: false })?.size : 0;
-  const full = (size ?? 0) > cap;
-  if (full) renameSync(path, `${path}.1`);
+  const full = (size ?? 0) > cap && rotate(path);
   if (text) appendFileSync(path, text, { mode: 0o600 });
   return full || size === undefined;
 }
@@ -2298,20 +2328,6 @@ const noteFile = (cfg: Config, what: "watchdog" | "keeper"): string =>
 
 const lockFile = (cfg: Config, what: "watchdog" | "keeper" | "operator" | "hand"): string =>
   join(cfg.stateDir, `${what}.lock`);
-
-/** The system's own; loaded by the first lock, as it costs 2 MB. */
-let systemFlock: ((file: number, how: number) => number) | null = null;
-
-/** Locks an open file for as long as it stays open; false = another process has it. */
-function lockOpen(file: number): boolean {
-  const { dlopen } = import.meta.require("bun:ffi") as typeof import("bun:ffi");
-  const library = process.platform === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
-  systemFlock ??= dlopen(library,
-    { flock: { args: ["int", "int"], returns: "int" } }).symbols.flock;
-  const LOCK_EX = 2;
-  const LOCK_NB = 4;
-  return systemFlock(file, LOCK_EX | LOCK_NB) === 0;
-}
 
 /** Takes a lock, for as long as the returned descriptor is open; null = another process has it. */
 export function flock(path: string): number | null {
@@ -4252,9 +4268,14 @@ export function render(value: string, variables: Record<string, string>): string
     Object.hasOwn(variables, key) ? variables[key]! : whole);
 }
 
-/** A text of `prompts/` as it is typed: rendered, on one line. */
+/**
+ * A text of `prompts/` as it is typed: rendered, on one line. Of nothing an agent would never hear,
+ * so a file that is empty counts as missing.
+ */
 function renderLine(cfg: Config, file: string, variables: Record<string, string>): string {
-  return render(promptText(cfg, file) ?? "", variables).split(/\s+/).join(" ").trim();
+  const line = (value: string | null) =>
+    render(value ?? "", variables).split(/\s+/).join(" ").trim();
+  return line(promptText(cfg, file)) || line(shipped(file));
 }
 
 function variablesOf(cfg: Config, agent: Agent): Record<string, string> {
@@ -8233,7 +8254,8 @@ async function superviseAgent(
     }
     if (agent.watch === "heal+stall" && (await stallCheckOne(cfg, watch, agent, seen))) return;
   } else if (seen.alive === false) {
-    clearLimitState(cfg, agent.session);
+    // a file that cannot be removed holds up no start
+    await attempt(watch, `limit of ${agent.name}`, () => clearLimitState(cfg, agent.session));
   } else if (seen.alive === null) {
     // what nobody saw was no idleness
     Object.assign(memory, { idleSince: 0, sameSince: 0 });

@@ -69,6 +69,14 @@ test("a claim goes to the adversary, a review to the builder, in our words", asy
   expect([told("adversary").length, told("builder").length]).toEqual([1, 1]);
 });
 
+test("of a text whose file is empty the agent hears by the one that ships", async () => {
+  fake.files.set("/fleet/prompts/claim-ping.md", " \n");
+  await running();
+  fake.git.push("claim(p1): G1 is ready");
+  await ticks(3);
+  expect(told("adversary")).toEqual([expect.stringContaining("builder pushed claim(p1): G1 is ready")]);
+});
+
 test("the first run takes the head as its baseline and says nothing", async () => {
   for (let nth = 0; nth < 5; nth++) fake.git.push(`claim(p1): G${nth}`);
   await ticks(6);

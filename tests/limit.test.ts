@@ -2,9 +2,9 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import {
   clearLimitState, decideLimit, type Limit, limitNudgeMsg, type LimitState, limitStatePath, limitTick, loadLimitState, nextLimitUntil, readState,
-  saveLimitState, enqueue, type VerdictName,
+  saveLimitState, enqueue, type VerdictName, world,
 } from "../agents.ts";
-import { FLEET, type Scene, scene, verdict } from "./kit.ts";
+import { agents, FLEET, type Scene, scene, verdict } from "./kit.ts";
 
 const NOW = Date.UTC(2026, 5, 15, 12);
 const s = (offset: number): number => NOW / 1000 + offset;
@@ -263,4 +263,17 @@ describe("P38: the menu that Gemini opens at its daily limit", () => {
     await fake.ticks(cfg, watch, 12);
     expect([pane.keys.slice(0, 1), pane.enters]).toEqual([[...keys], 0]);
   });
+});
+
+test("a limit's file that cannot be removed holds up no start, and is said once", async () => {
+  const it = await scene(agents("a"), { doing: "limit" });
+  expect(it.fake.files.has(it.file("limited-agents-a.json"))).toBe(true);
+  const { remove } = world;
+  world.remove = (path) => {
+    if (path.includes("/limited-")) throw new Error("EACCES: permission denied");
+    remove(path);
+  };
+  it.fake.tmux.exit("agents-a", 1);
+  await it.ticks(4);
+  expect([it.starts(), it.fake.logged("EACCES").length]).toEqual([2, 1]);
 });

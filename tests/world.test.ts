@@ -1,8 +1,8 @@
 /** The one seam to the outside, on the real disk. */
 import { describe, expect, test } from "bun:test";
-import { mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
-import { cmdMigrate, log, printable, run, world } from "../agents.ts";
+import { closeSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { cmdMigrate, flock, log, printable, run, world } from "../agents.ts";
 import { command, fakeWorld, FLEET, realFolder } from "./kit.ts";
 
 const REAL = { ...world };
@@ -24,6 +24,15 @@ test("the folders that hold prompts and screens are closed to others, whatever t
     process.umask(before);
   }
   for (const folder of [cfg.stateDir, join(cfg.logDir, "unsure")]) expect((statSync(folder).mode & 0o7777).toString(8)).toBe("700");
+});
+
+test("a full log that another process is rotating is not rotated a second time: that would lose it", () => {
+  const path = join(realFolder(), "events.jsonl");
+  writeFileSync(path, "full");
+  const other = flock(path)!;
+  expect([world.append(path, " two", 3), readdirSync(dirname(path))]).toEqual([false, ["events.jsonl"]]);
+  closeSync(other);
+  expect([world.append(path, "three", 3), world.read(path), world.read(`${path}.1`)]).toEqual([true, "three", "full two"]);
 });
 
 test("only a regular file of a sensible size is read, and nothing is waited for", async () => {
