@@ -446,6 +446,8 @@ interface Runtime {
   saving: Promise<void>;
   /** Why the pushed status file could not be read; "" = it could. */
   unread: string;
+  /** The sessions that running units are to have by the config, once their clients have ended. */
+  moves: Record<string, string>;
 }
 
 /**
@@ -5716,7 +5718,7 @@ export function freshWatch(): Watch {
     volatile: {
       ticks: 0, lastTick: 0, lastHeavy: -Infinity, lastNow: 0, errors: {}, fetch: null,
       fetched: null, handled: "",
-      quietSince: 0, saved: "", saving: Promise.resolve(), unread: "",
+      quietSince: 0, saved: "", saving: Promise.resolve(), unread: "", moves: {},
     },
   };
 }
@@ -9368,6 +9370,7 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     const source = await world.text(cfg.path);
     if (source === cfg.source) {
       noteConfigGood(cfg, watch);
+      await moveSessions(cfg, watch);
       return cfg;
     }
     await world.sleep(200);
@@ -9379,6 +9382,8 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     }
     const { logDir, stateDir, tmuxSocket, stored } = cfg;
     Object.assign(next, { logDir, stateDir, tmuxSocket, stored });
+    watch.volatile.moves = keepSessions(cfg, next);
+    await moveSessions(next, watch);
     const left = unitsOf(next);
     const lost = [...unitsOf(cfg).keys()].filter((name) => !left.has(name));
     for (const agent of lost) {
@@ -9397,6 +9402,38 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     if (fresh) emit(cfg, "config", { why: faultsIn(error).join("; ") });
     return cfg;
   }
+}
+
+/**
+ * Lets every unit keep its session where the config names another one, in which its client would
+ * not be found, and be ended for that; returns the other ones.
+ */
+function keepSessions(cfg: Config, next: Config): Record<string, string> {
+  const before = unitsOf(cfg);
+  const moved = [...unitsOf(next).values()].filter(({ name, session }) =>
+    (before.get(name)?.session ?? session) !== session);
+  const moves = Object.fromEntries(moved.map(({ name, session }) => [name, session]));
+  for (const unit of moved) unit.session = before.get(unit.name)!.session;
+  const units = [...unitsOf(next).values()];
+  const double = units.find(({ session }, at) =>
+    units.findIndex((one) => one.session === session) !== at);
+  if (double) die(`the session ${double.session} of ${double.name} is still another unit's`);
+  return moves;
+}
+
+/** Gives units whose client has ended the session of the config, and tells of the others. */
+async function moveSessions(cfg: Config, watch: Watch): Promise<void> {
+  const { moves } = watch.volatile;
+  const units = Object.keys(moves).flatMap((name) => unitsOf(cfg).get(name) ?? []);
+  const snap = units.length ? await snapshot(cfg) : null;
+  for (const unit of units) {
+    if (sessionAlive(snap!, unit.session) !== false) continue;
+    unit.session = moves[unit.name]!;
+    delete moves[unit.name];
+  }
+  const names = Object.keys(moves).join(" ");
+  trouble(watch, "session", names && `another session in the config: restart ${names} to move ` +
+    "there; until then each stays where it is");
 }
 
 /** The end of a fault in the config is an event as its beginning is. */

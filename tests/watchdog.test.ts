@@ -685,6 +685,30 @@ describe("the config is read again", () => {
     await live(1);
     expect(memoryOf(watch, "a").verdict).toBe("blocked");
   });
+  test.each([
+    ["session_prefix", (text: string) => `[defaults]\nsession_prefix = "new-"\n${text}`],
+    ["session", (text: string) => text.replace('name = "a"', 'name = "a"\nsession = "new-a"')],
+  ])("another %s ends no client: it is named, and holds from the next start on", async (_, change) => {
+    await begin(agents("a"));
+    const clients = () => fake.tmux.panes.filter(({ dead, argv }) => !dead && argv.length).map(({ session }) => session);
+    const { pid } = pane();
+    fake.files.set(cfg.path, change(agents("a")));
+    await live(4);
+    expect([clients(), pane().pid, fake.logged("restart a to move there").length]).toEqual([["agents-a"], pid, 1]);
+    fake.tmux.kill(pane());
+    await live(4);
+    expect([clients(), fake.logged("session: works again").length]).toEqual([["new-a"], 1]);
+  });
+  test("two units that swap their sessions keep them; one that takes another's is refused", async () => {
+    const text = (a: string, b: string) => agents("a", "b").replace('"a"', `"a"\nsession = "${a}"`).replace('"b"', `"b"\nsession = "${b}"`);
+    await begin(text("one", "two"));
+    fake.files.set(cfg.path, text("two", "one"));
+    await live(3);
+    expect([...cfg.agents.values()].map(({ session }) => session)).toEqual(["one", "two"]);
+    fake.files.set(cfg.path, `${text("three", "two")}[[agent]]\nname = "c"\nbackend = "claude"\nsession = "one"\n`);
+    await live(3);
+    expect([[...cfg.agents.keys()], fake.logged("is still another unit's").length, fake.everyPane.length]).toEqual([["a", "b"], 1, 2]);
+  });
   test("what two reads agree on is taken, not what a third one finds", async () => {
     await begin(agents("a"));
     fake.files.set(cfg.path, agents("a", "b"));
