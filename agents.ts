@@ -1656,7 +1656,7 @@ function isOurs(path: string): boolean {
 }
 
 /** The hash of the agents.toml that ships with the program: unedited, it is not anybody's fleet. */
-const TEMPLATE = "rp1qbvnpt08f";
+const TEMPLATE = "33dzucw65748m";
 
 /** smol-toml, installed into the program's folder first where a fresh clone has no packages. */
 async function tomlParser(): Promise<typeof import("smol-toml")> {
@@ -6821,7 +6821,7 @@ export function decideTyping(
   const why = whyNotNow(verdict, message.cause);
   if (why) return { do: "wait", why };
   if (composer === null) return { do: "wait", person: true,
-    why: "its input box is not to be seen" };
+    why: "its input box is not visible" };
   if (composer && pasted && isOurText(composer, message.text, cutBox)) return { do: "submit" };
   if (composer) return { do: "wait", person: true, why: pasted && isMixed(composer, message.text)
     ? "our text stands in the input box together with something else: send it or clear it"
@@ -6961,7 +6961,7 @@ function outcomeOf(typing: Typing): Delivery {
   if (typing.do === "unproven") return { state: "unproven",
     why: `it was given to its client ${COPIES_MAX} times and never seen to be taken: ` +
       "look at its screen" };
-  return { state: "waiting", why: "it was given to its client, and is not to be seen yet" };
+  return { state: "waiting", why: "it was given to its client, which does not show it yet" };
 }
 
 /** Stores the next step with a text before it is taken; if that fails, nothing is changed. */
@@ -10099,8 +10099,8 @@ function whyOnlyExample({ implied }: Call, { path, source }: Config): string {
   const folder = dirname(path);
   const ships = folder === SCRIPT_DIR || isThere(join(folder, "agents.ts"));
   return implied && ships && hashOf(source) === TEMPLATE
-    ? `${path} is the example that ships, not a fleet: name a config with --config, ` +
-      "make one with init, or edit this one" : "";
+    ? `${path} is the example that ships, not a fleet: ` +
+      "name a config with --config, or make one: agents init fleet" : "";
 }
 
 /**
@@ -10602,6 +10602,12 @@ async function awaitClients(cfg: Config, units: Unit[], step: Step): Promise<Fai
   }
 }
 
+const isRelative = (program: string): boolean => program.includes("/") && !isAbsolute(program);
+
+/** That a program was not found, and where it was looked for if its path begins there. */
+const notFound = (program: string, dir: string): string =>
+  `${program} was not found${isRelative(program) ? ` in ${dir}` : ""}`;
+
 /** Why a client does not run after its start; null = it is a task that has already succeeded. */
 async function explainDeath(
   cfg: Config, unit: Unit, pane: Pane | undefined,
@@ -10612,10 +10618,10 @@ async function explainDeath(
     const backend = backendOf(cfg, unit);
     const source = CLIENT_SOURCES[basename(programOf(backend.bin))];
     const hint = source ? `get it with: ${source}` : `see bin in [backend.${backend.name}]`;
-    return { name: unit.name, why: `${programOf(backend.bin)} was not found; ${hint}` };
+    return { name: unit.name, why: `${notFound(programOf(backend.bin), unit.dir)}; ${hint}` };
   }
   if (pane.status === EXIT_MISSING && !isAgent(unit)) {
-    return { name: unit.name, why: `${programOf(unit.command)} was not found` };
+    return { name: unit.name, why: notFound(programOf(unit.command), unit.dir) };
   }
   const words = await lastWords(cfg, pane);
   const ended = `its client ended (${endOf(pane)})`;
@@ -11414,6 +11420,11 @@ function nextDue(
 /** What `status` knows of one agent or service. Times are ISO 8601; "" = none, or not known. */
 export type StatusRow = ReturnType<typeof statusRow>;
 
+/** Whether what a text waits for is over: it is as old as the last tick, the row is as of now. */
+const isPast = (waits: string, { verdict }: Memory, running: boolean): boolean =>
+  (running && waits === NOT_RUNNING) ||
+  VERDICTS.some((one) => one !== verdict && waits.startsWith(`${one}: `));
+
 /** A text that is stuck for this long, ms, needs a person. */
 const STUCK_AFTER = 600_000;
 
@@ -11454,7 +11465,7 @@ function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
     // since when the other side of the loop waits for its commit
     owesSince: running && !look.complete && cfg.loop.handoff &&
       owesCommit(watch, cfg.loop.handoff) === unit.name ? isoOrNone(watch.owedSince) : "",
-    messages: mine.length, messagesWhy: running && waits === NOT_RUNNING ? "" : waits,
+    messages: mine.length, messagesWhy: isPast(waits, memory, running) ? "" : waits,
     unproven: unproven.length, // recent texts, typed without proof that the client took them
     restartsToday: memory.restarts.day === localDate(now) ? memory.restarts.count : 0,
     // the command that helps, without `agents`
@@ -11711,7 +11722,7 @@ function dueFirst(rows: StatusRow[], now: number): string {
   const [first] = rows.filter((row) => row.next && Date.parse(row.nextAt) > now)
     .toSorted((a, b) => Date.parse(a.nextAt) - Date.parse(b.nextAt));
   return first?.next ? `next: ${DUES[first.next].word} ${first.name} ` +
-    dayTime(Date.parse(first.nextAt)) : "";
+    dayTime(Date.parse(first.nextAt)) + DUES[first.next].if : "";
 }
 
 const withCure = (what: string, cure: string): string => `${what}${cure && `  — ${cure}`}`;
@@ -13005,6 +13016,8 @@ function stretchesOf(events: AgentEvent[], { from, to }: Span, lastLook: number)
     until(Math.min(Date.parse(event.at), lastLook), !event.last);
     if (event.event === "limited" || event.event === "lifted") limited = event.event === "limited";
     else if (event.event === "state") state = ACTIVITY_OF[String(event.to)] ?? "unknown";
+    // until its first verdict nothing is known of a new client but that it is not down
+    else if (event.event === "start" && state === "down") state = "unknown";
     // a death or a start ends a limit: the watchdog drops its hold then, too
     if (["down", "start", "complete"].includes(event.event) || event.to === "gone") limited = false;
     if (["down", "complete"].includes(event.event)) down = true;
@@ -14054,18 +14067,33 @@ async function examineGit(): Promise<Findings> {
     "apt-get install git, brew install git");
 }
 
+/** Where to look a client up: a relative path leads elsewhere in each folder of its agents. */
+function foldersOf(cfg: Config, { name, bin }: Backend): string[] {
+  const dirs = [...cfg.agents.values()]
+    .filter(({ backend, dir }) => backend === name && isThere(dir)).map(({ dir }) => dir);
+  return isRelative(programOf(bin)) ? [...new Set(dirs)] : dirs.slice(0, 1);
+}
+
 /**
- * Looks a client up as its pane would: after the preamble, in the same shell. A typed client is not
- * asked for its version: it may be any script, which would go to work.
+ * Looks a client up as its pane would: in its folder, after the preamble, in the same shell. A
+ * typed client is not asked for its version: it may be any script, which would go to work.
  */
-async function examineClient(backend: Backend, needed: boolean): Promise<Findings> {
+async function examineClient(
+  cfg: Config, backend: Backend, needed: boolean,
+): Promise<Findings> {
   const program = programOf(backend.bin);
-  const look = `command -v ${program} >/dev/null 2>&1 || { echo agents-missing >&2; exit 127; }`;
+  const [first = "/", ...others] = foldersOf(cfg, backend);
+  const goTo = (dir: string) => `cd -- ${shellQuote(dir)}\n`;
+  const look =
+    `command -v ${program} >/dev/null 2>&1 || { echo "agents-missing $PWD" >&2; exit 127; }\n`;
+  const script = [goTo(first), backend.preamble, "\n", look,
+    ...others.map((dir) => goTo(dir) + look)].join("");
   const ask = backend.kind === "typed" ? "" : `${backend.bin} --version`;
-  const asked = await run(inShell(`${backend.preamble}\n${look}\n${ask}`), LOOK_DEADLINE);
-  if (/^agents-missing$/m.test(asked.err)) {
+  const asked = await run(inShell(script + ask), LOOK_DEADLINE);
+  const missing = /^agents-missing (.*)$/m.exec(asked.err);
+  if (missing) {
     const source = CLIENT_SOURCES[basename(program)];
-    return (needed ? fail : warn)(`${program} was not found`,
+    return (needed ? fail : warn)(notFound(program, missing[1]!),
       source ?? `see bin in [backend.${backend.name}]`);
   }
   const byHand = `try it by hand: ${program} --version`;
@@ -14111,7 +14139,7 @@ function examineFolder(path: string): Findings {
 
 /** Checks the folders that agents, services and the hand-off work in: nothing creates them. */
 function examineDirs(cfg: Config): Findings {
-  const dirs = new Map(cfg.loop.handoff ? [[cfg.loop.handoff.repo, true]] : []);
+  const dirs = new Map<string, boolean>();
   for (const unit of unitsOf(cfg).values()) {
     dirs.set(unit.dir, Boolean(dirs.get(unit.dir)) || !isAgent(unit) || unit.enabled);
   }
@@ -14279,7 +14307,7 @@ function fleetChecks(cfg: Config): (DoctorCheck | false)[] {
     ["codex", "gemini"].includes(backendOf(cfg, agent).kind));
   return [
     ...usedBy(agents).map((one): DoctorCheck =>
-      [`client ${one.name}`, () => examineClient(one, needed.includes(one))]),
+      [`client ${one.name}`, () => examineClient(cfg, one, needed.includes(one))]),
     asking.length > 0 && ["first start", () => examineStarts(cfg, asking)],
     ...needed.filter(({ kind, server }) => kind === "opencode" && server)
       .map((one): DoctorCheck => [`server ${one.name}`, () => examineServer(one)]),

@@ -115,7 +115,7 @@ describe("the agents view", () => {
       it.operator({ queue: [message({ id: "q" })] });
       await it.ticks(4);
       expect([it.pane().draft, it.told(), it.pane().enters]).toEqual(["", [], 0]);
-      expect(it.watch.outbox).toMatchObject([{ id: "q", why: "its input box is not to be seen" }]);
+      expect(it.watch.outbox).toMatchObject([{ id: "q", why: "its input box is not visible" }]);
     });
   }
   test("is blocked by its box alone", async () => {

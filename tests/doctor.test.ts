@@ -108,6 +108,12 @@ describe("doctor", () => {
     const typed = fleet("doctor", '[[agent]]\nname = "x"\nbackend = "t"\n[backend.t]\nbin = "worker --go"\n');
     expect(examine(typed).of("client t")).toBe("ok worker ");
     expect(existsSync(join(scratch, "went to work"))).toBe(false);
+    // a relative path leads elsewhere in each folder
+    for (const dir of ["near", "far"]) mkdirSync(join(scratch, "doctor", dir), { recursive: true });
+    writeFileSync(join(scratch, "doctor", "near", "own"), "", { mode: 0o700 });
+    const own = (...dirs: string[]) => fleet("doctor", `backend.t.bin = "./own"\n${dirs.map((dir) => `[[agent]]\nname = "${dir}"\nbackend = "t"\ndir = "${dir}"\n`).join("")}`);
+    expect(examine(own("near")).of("client t")).toBe("ok ./own ");
+    expect(examine(own("near", "far")).of("client t")).toBe(`fail ./own was not found in ${join(scratch, "doctor", "far")} see bin in [backend.t]`);
   }, 300_000);
 
   test("an opencode server that is asked for is looked for: one that answers, one that does not, one that is ill", async () => {

@@ -250,7 +250,7 @@ describe("a text that an opencode server may have taken already, before a crash"
     answering(status);
     claim(0);
     await ticks(1);
-    expect([prompts.length, watch.outbox[0]?.why]).toEqual([1, "it was given to its client, and is not to be seen yet"]);
+    expect([prompts.length, watch.outbox[0]?.why]).toEqual([1, "it was given to its client, which does not show it yet"]);
     await ticks(40);
     expect([prompts.length, watch.outbox, watch.unproven.map(({ text }) => text)]).toEqual([2, [], ["hear this"]]);
     expect(fake.logged("it was given to its client 2 times and never seen to be taken")).toHaveLength(1);

@@ -626,7 +626,7 @@ describe("P28: nothing is called delivered without proof", () => {
     const paste = pane().paste.bind(pane());
     pane().paste = () => void (pane().paste = paste);
     await tell("hear this", 3);
-    expect([pane().draft, waits()]).toEqual(["", ["it was given to its client, and is not to be seen yet"]]);
+    expect([pane().draft, waits()]).toEqual(["", ["it was given to its client, which does not show it yet"]]);
     await fake.ticks(cfg, watch, 4);
     expect(pane().received).toEqual(["hear this"]);
   });

@@ -54,11 +54,11 @@ const minutesOf = (one: AgentReport): Record<string, number> =>
 describe("report", () => {
   test("the figures of a night are those counted by hand", () => {
     const [builder, adversary] = night().agents as [AgentReport, AgentReport];
-    expect(minutesOf(builder)).toEqual({ active: 75, idle: 58, limited: 60, blocked: 30, down: 2, unknown: 15 });
+    expect(minutesOf(builder)).toEqual({ active: 75, idle: 58, limited: 60, blocked: 30, down: 1, unknown: 16 });
     expect(minutesOf(adversary)).toEqual({ active: 70, idle: 110, limited: 0, blocked: 0, down: 0, unknown: 60 });
     // parts of ten minutes
     const share = (times: number, value: number | null): (number | null)[] => Array(times).fill(value);
-    expect(builder.bar).toEqual([...share(3, 0), ...share(6, 1), ...share(6, 0), 1, 0.5, ...share(6, 0), null]);
+    expect(builder.bar).toEqual([...share(3, 0), ...share(6, 1), ...share(6, 0), 1, 5 / 9, ...share(6, 0), null]);
     expect(adversary.bar).toEqual([...share(6, null), ...share(6, 1), ...share(4, 0), 1, ...share(7, 0)]);
     expect([builder.timeline, adversary.timeline]).toEqual(["···██████▒▒▒▒▒▒█↺··!!!! ", "      ██████····█·······"]);
     expect([builder.firstSeen, adversary.firstSeen]).toEqual([at("00:00"), at("01:00")]);
@@ -74,7 +74,7 @@ describe("report", () => {
 
   test("what no watchdog saw is unknown", () => {
     const report = night({ lastLook: Date.parse(at("03:30")) });
-    expect(minutesOf(report.agents[0]!)).toEqual({ active: 75, idle: 58, limited: 60, blocked: 15, down: 2, unknown: 30 });
+    expect(minutesOf(report.agents[0]!)).toEqual({ active: 75, idle: 58, limited: 60, blocked: 15, down: 1, unknown: 31 });
     expect(report.agents[0]!.silence.ms).toBe(60 * MINUTE);
   });
 
@@ -154,7 +154,7 @@ describe("report", () => {
     const text = reportText(night(), 80);
     expect(text).toContain("builder    ···██████▒▒▒▒▒▒█↺··!!!!\n");
     expect(text).toContain("adversary        ██████····█·······\n");
-    expect(text).toMatch(/builder +1h15m +58m +1h00m +30m +2m +15m +1h15m/);
+    expect(text).toMatch(/builder +1h15m +58m +1h00m +30m +1m +16m +1h15m/);
     expect(text).toMatch(/builder +3 +1\.5s +4\.0s +2 claims +1\n/);
     expect(text).toContain("\nbuilder: 1 restart: ended (exit 1)\n");
     expect(text).toContain("a → b (02:31)");
@@ -252,6 +252,8 @@ describe("report", () => {
     // parked and long unsure wait for a person too; the death that follows takes nothing of that
     expect(drawn([0, { to: "active" }], [10, { event: "parked" }], [10, { event: "down" }], [10, { to: "gone" }], [40, { event: "start" }], [41, { to: "idle" }])).toBe("█!!!↺·");
     expect(drawn([0, { to: "unsure" }], [20, { event: "unsure" }], [30, { to: "idle" }])).toBe("  !···");
+    // a new client is not down while it has no verdict yet
+    expect(drawn([0, { event: "down" }], [0, { to: "gone" }], [20, { event: "start" }], [50, { to: "idle" }])).toBe("xx↺  ·");
     expect(timeline([], [], DAY)).toBe("");
   });
 

@@ -182,6 +182,7 @@ describe("statusText", () => {
     const agents = [row, row, blocked, { ...row, condition: "limited" as const }, { ...row, condition: "idle" as const, next: "wake" as const, nextAt: at(300) },
       { ...row, condition: "waiting" as const, next: "stall" as const, nextAt: at(-5) }, { ...row, name: "z", condition: "stopped" as const, running: false, next: "" as const }];
     expect(lines({ agents }, 100)[1]).toBe("1 needs you · 2 working · 1 limited · 1 idle · 1 waiting · 1 down".padEnd(100 - 18) + `next: wake a ${clock(300)}`.padStart(18));
+    expect(lines({ agents: [{ ...row, next: "stall", nextAt: at(300) }] }, 100)[1]).toEndWith(` next: restart ${row.name} ${clock(300)} if idle`);
     expect(lines({ agents: [blocked, blocked] })[1]).toBe("2 need you");
     expect(lines({ agents: [row] })[1]).toBe("nothing needs you · 1 working");
     expect(lines({ needsHuman: true })[1]).toBe("1 working");
@@ -450,6 +451,14 @@ describe("the command over a fleet", () => {
     expect((await read()).of("builder")).toMatchObject({ running: true, messages: 1, messagesWhy: "" });
     wait("booting");
     expect((await read()).of("builder").messagesWhy).toBe("booting");
+  });
+  test("a text does not wait for a question that the row no longer shows", async () => {
+    await begin(FLEET);
+    pane("builder").doing = "dialog";
+    enqueue(watch, "builder", "wake", "look");
+    await ticks(2);
+    pane("builder").doing = "idle";
+    expect((await read()).of("builder")).toMatchObject({ verdict: "idle", messages: 1, messagesWhy: "" });
   });
   test("a session of its name that another fleet made: it cannot start, exit 3", async () => {
     await begin(FLEET);
