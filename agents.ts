@@ -11,6 +11,10 @@
  * `is…` function that stands above it in the same section, and acts. Everything outside the
  * process is reached through `world`; the few exceptions are named there.
  *
+ * Four tables carry most of it: `Life`, the states of a unit and what moves them; `SOURCES`, what
+ * counts before what in a verdict; `Message`, the steps of a text; the way of a claim, above the
+ * hand-offs.
+ *
  * "The original" is agents.py, the Python script that this program replaces: its functions keep
  * their names here (`start_agent` is `startAgent`), and a fleet that it started is taken over.
  *
@@ -448,6 +452,8 @@ interface Runtime {
   unread: string;
   /** The sessions that running units are to have by the config, once their clients have ended. */
   moves: Record<string, string>;
+  /** How many starts this round may still make. */
+  startsLeft: number;
 }
 
 /**
@@ -5718,7 +5724,7 @@ export function freshWatch(): Watch {
     volatile: {
       ticks: 0, lastTick: 0, lastHeavy: -Infinity, lastNow: 0, errors: {}, fetch: null,
       fetched: null, handled: "",
-      quietSince: 0, saved: "", saving: Promise.resolve(), unread: "", moves: {},
+      quietSince: 0, saved: "", saving: Promise.resolve(), unread: "", moves: {}, startsLeft: 0,
     },
   };
 }
@@ -6172,8 +6178,6 @@ interface Observation {
   handsOff: string;
   /** A phase move was under way when this was seen: the loops are in its hands. */
   moving: boolean;
-  /** How many starts this round may still make. */
-  budget: { left: number };
 }
 
 /** What one look at an agent's screen gave. */
@@ -6313,7 +6317,6 @@ export async function observe(
   const snap = await lookAtSessions(cfg, watch);
   // read after the look: who restarts an agent by hand holds it first, and ends it then
   const [operator] = await Promise.all([operatorOf(cfg), readState(cfg)]);
-  const budget = { left: cfg.watchdog.startBatch };
   const observations = new Map<string, Observation>();
   const wanted: Agent[] = [];
   for (const unit of unitsOf(cfg).values()) {
@@ -6322,7 +6325,7 @@ export async function observe(
     const handsOff = whyHandsOff(operator, unit.name);
     observations.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT, look: null,
       booting: isAgent(unit) && pane !== null && isYoung(cfg, unit, pane, ""),
-      moving: watch.intent !== null, handsOff, budget });
+      moving: watch.intent !== null, handsOff });
     if (alive && pane && isAgent(unit) && !handsOff && needsVerdict(watch, unit) &&
         (!only || only.has(unit.name))) {
       wanted.push(unit);
@@ -6458,12 +6461,13 @@ export async function learn(
   }
 }
 
-/** Looks and learns, as each round does first. */
+/** How each round begins: looks, learns, and may start another batch. */
 export async function lookAround(
   cfg: Config, watch: Watch, only?: Set<string>,
 ): Promise<Map<string, Observation>> {
   const observations = await observe(cfg, watch, only);
   await learn(cfg, watch, observations, only === undefined);
+  watch.volatile.startsLeft = cfg.watchdog.startBatch;
   return observations;
 }
 
@@ -7503,6 +7507,16 @@ function holdFor(cfg: Config, agent: Agent, verdict: Verdict, old: LimitState | 
   };
 }
 
+/** An agent that is held back: what it shows now, its hold, and the limit of its account. */
+interface Limited {
+  cfg: Config;
+  watch: Watch;
+  agent: Agent;
+  verdict: Verdict;
+  state: LimitState;
+  shared: AccountLimit | null;
+}
+
 /** True while the agent is inside a usage-limit window: the callers then suppress all healing. */
 export async function limitTick(
   cfg: Config, watch: Watch, agent: Agent, verdict: Verdict,
@@ -7519,8 +7533,10 @@ export async function limitTick(
     return false;
   }
   if (!state) await beginHold(cfg, watch, agent, verdict);
-  else if (action.do === "hold") await keepHold(cfg, watch, agent, verdict, state, shared);
-  else await probeLimit(cfg, watch, agent, verdict, state, shared);
+  else {
+    const one: Limited = { cfg, watch, agent, verdict, state, shared };
+    await (action.do === "hold" ? keepHold(one) : probeLimit(one));
+  }
   return true;
 }
 
@@ -7547,15 +7563,13 @@ async function beginHold(cfg: Config, watch: Watch, agent: Agent, verdict: Verdi
 }
 
 /** Holds on, by what the screen says now: a limit that a probe has met, or an earlier end. */
-async function keepHold(
-  cfg: Config, watch: Watch, agent: Agent, verdict: Verdict, state: LimitState,
-  shared: AccountLimit | null,
-): Promise<void> {
+async function keepHold(one: Limited): Promise<void> {
+  const { cfg, watch, agent, verdict, state, shared } = one;
   const asked = (state.asked ?? 0) * 1000;
   const answered = isAnswered(watch, agent.name, asked);
-  const met = answered ? newLimit(cfg, agent, verdict, state) : null;
+  const met = answered ? newLimit(one) : null;
   if (met) await saveLimitState(cfg, agent.session, met);
-  else await tightenHold(cfg, agent, verdict, state);
+  else await tightenHold(one);
   // a banner from before another one's work proves nothing against that
   const stands = answered && asked >= (shared?.liftedAt ?? 0);
   if (verdict.limit && stands) shareLimit(cfg, watch, agent, met ?? state);
@@ -7563,8 +7577,7 @@ async function keepHold(
 
 /** Asks whether the limit is over; a probe that nobody has heard yet is not asked once more. */
 async function probeLimit(
-  cfg: Config, watch: Watch, agent: Agent, verdict: Verdict, state: LimitState,
-  shared: AccountLimit | null,
+  { cfg, watch, agent, verdict, state, shared }: Limited,
 ): Promise<void> {
   const isNew = !watch.outbox.some(isProbe(agent.name));
   const shown = verdict.verdict === "limited" && verdict.where !== ACCOUNT;
@@ -7581,9 +7594,7 @@ async function probeLimit(
 }
 
 /** The hold for a limit that a probe has met: another banner than before, with a time to come. */
-function newLimit(
-  cfg: Config, agent: Agent, verdict: Verdict, state: LimitState,
-): LimitState | null {
+function newLimit({ cfg, agent, verdict, state }: Limited): LimitState | null {
   const { banner, resetAt } = verdict.limit ?? {};
   return state.asked !== undefined && banner !== undefined && banner !== state.banner &&
     (resetAt ?? 0) > world.now() ? holdFor(cfg, agent, verdict, null) : null;
@@ -7597,9 +7608,7 @@ const holdForAnswer = (cfg: Config, state: LimitState): LimitState => ({ ...stat
  * A stepped clock, or a banner that names an earlier time, may end a hold sooner, never later; the
  * client's own epoch, which may come a look after the banner, counts as it is.
  */
-async function tightenHold(
-  cfg: Config, agent: Agent, verdict: Verdict, state: LimitState,
-): Promise<void> {
+async function tightenHold({ cfg, agent, verdict, state }: Limited): Promise<void> {
   if (verdict.verdict !== "limited" || !verdict.limit || state.nudges > 0) return;
   const fresh = holdFor(cfg, agent, verdict, state);
   const exact = verdict.limit.exact && Math.abs(fresh.resetAt! - (state.resetAt ?? 0)) > 1;
@@ -8277,10 +8286,10 @@ async function startByWatchdog(
   const memory = memoryOf(watch, unit.name);
   if (isAgent(unit) && unit.kind === "loop" && phaseTrouble(cfg)) return;
   if (isAgent(unit) && accountLimitOf(cfg, watch, unit)) return;
-  if (seen.budget.left <= 0 || (await mustWait(cfg, unit, seen.snap, memory))) return;
+  if (watch.volatile.startsLeft <= 0 || (await mustWait(cfg, unit, seen.snap, memory))) return;
   if (await mayNotStart(cfg, unit.name)) return; // taken down since the look
   if (!(await stopLeftOver(cfg, watch, unit))) return;
-  seen.budget.left -= 1;
+  watch.volatile.startsLeft -= 1;
   const done = await beginCounted(cfg, watch, unit, seen.snap);
   if (done.untried) throw new Error(done.why);
   if (done.started || !done.why || done.why === OVERTAKEN) return;
@@ -8417,6 +8426,19 @@ export async function wakeAgent(
 // The pair talks through commits: a claim is told to the adversary, a review to the builder, a
 // changed inbox to its reader. What was seen and what is to be said of it are stored in one write.
 // A channel that does not work is told like any other trouble: silence would look like no news.
+//
+// The way of a claim, from its push until the other side has it:
+//
+//   startFetch        beside the rounds `readRemote` looks at the remote's head; if it moved,
+//                     `fetchHead` fetches it and `commitsSince` lists what is new
+//   handoffCheck      the next round, or a small one at once: `decideHandoff` says which commits
+//                     are news and to whom, `announceCommits` queues one text for all of them;
+//                     text and commits are stored in one write
+//   deliverAll        the end of the same round: `nextMessages` takes one text per target, and
+//                     `deliver` asks what no screen shows (`whyUntold`, `whyAccount`)
+//   pingSession       by a close look each time: `decideTyping`, `paste`, `submit`, `whatBecame`,
+//                     each step stored before it is taken; for opencode `tellServer` instead
+//   noteDelivery      what became of it; what waits or failed is tried again by the next round
 
 /** Commits that are compared with those already seen where a history was rewritten. */
 const REWRITTEN_MAX = 200;

@@ -58,6 +58,17 @@ test("what is exported is what a test asks for, or had its name in the original"
   expect(exported.filter((name) => !asked.has(name) && !original.includes(name))).toEqual([]);
 });
 
+test("the way of a claim names functions that there are, in the order in which they call each other", () => {
+  const { code } = codeOf(SOURCE);
+  const parts = partsOf(SOURCE);
+  const way = SOURCE.slice(SOURCE.indexOf("// The way of a claim"), SOURCE.indexOf("/** Commits that are compared with those"));
+  const rows = way.split(/^\/\/ {3}(?=\w)/m).slice(1).map((row) => [/^\w+/.exec(row)![0], [...row.matchAll(/`(\w+)`/g)].map((match) => match[1]!)] as const);
+  expect(rows.map(([name]) => name)).toEqual(["startFetch", "handoffCheck", "deliverAll", "pingSession", "noteDelivery"]);
+  const bodyOf = (name: string) => parts.filter((part) => part.name === name).map(({ from, to }) => code.slice(from, to)).join("");
+  const calls = (name: string): string => bodyOf(name) + parts.filter((part) => part.name !== name && new RegExp(`\\b${part.name}\\(`).test(bodyOf(name))).map((part) => bodyOf(part.name)).join("");
+  for (const [name, steps] of rows) for (const step of steps) expect([name, step, new RegExp(`\\b${step}\\(`).test(name === "pingSession" && step === "tellServer" ? bodyOf("deliver") : calls(name))]).toEqual([name, step, true]);
+});
+
 /** What else goes past the world, each for a reason of its own. */
 const DIRECT = {
   config: ["existsSync", "lstatSync", "statSync", "Bun.spawnSync"], // whose file was found; the parser, where it is not installed yet
