@@ -2089,7 +2089,7 @@ function trouble(watch: Watch, label: string, message: string): void {
  * Notes the stage of the round, to explain a watchdog that hangs or was killed. It overwrites an
  * open file (`openNote`), which works on a full disk and in a folder that was removed.
  */
-let noteStage: (stage: string) => void = () => {};
+let noteStage: (stage: string) => boolean = () => false;
 
 /**
  * Runs one stage; an error in it ends that stage alone, and is logged whenever it changes. `label`
@@ -2337,10 +2337,20 @@ const noteFile = (cfg: Config, what: "watchdog" | "keeper"): string =>
 const lockFile = (cfg: Config, what: "watchdog" | "keeper" | "operator" | "hand"): string =>
   join(cfg.stateDir, `${what}.lock`);
 
+/** A disk that became read-only keeps nobody from a lock that is there. */
+function openToLock(path: string): number {
+  try {
+    return openSync(path, "a+", 0o600);
+  } catch (error) {
+    if ((error as { code?: string }).code !== "EROFS") throw error;
+    return openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  }
+}
+
 /** Takes a lock, for as long as the returned descriptor is open; null = another process has it. */
 export function flock(path: string): number | null {
   setAside(path);
-  const file = openSync(path, "a+", 0o600);
+  const file = openToLock(path);
   if (lockOpen(file)) return file;
   closeSync(file);
   return null;
@@ -9575,7 +9585,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
     cfg = await reloadConfig(cfg, watch);
     await guard(watch, "tick", async () => {
       const snap = await tick(cfg, watch);
-      if (kept) trouble(watch, "keeper", keeper(cfg));
+      if (kept) trouble(watch, "keeper", keeper(cfg, noteStage("keeper")));
       if (snap && lastGood) await followLog(cfg, snap);
     });
     const interval = Math.max(cfg.watchdog.signalInterval * 1000, 50);
@@ -9683,16 +9693,16 @@ const KEEPER_START_MAX = 60_000;
 
 /**
  * Makes a check that starts a missing keeper and replaces one that hangs. It says why no keeper
- * could be started; "" = one runs, or is on its way.
+ * could be started; "" = one runs, or is on its way. `writes`: as in `Ward.look`.
  */
-function keeperCare(): (cfg: Config) => string {
+export function keeperCare(): (cfg: Config, writes: boolean) => string {
   const still = stillness();
   let [started, startedAt] = [null as Bun.Subprocess | null, 0];
-  return (cfg) => {
+  return (cfg, writes) => {
     const keeper = holderOf(cfg, "keeper");
     const note = readNote(noteFile(cfg, "keeper"));
-    const hangs = keeper !== null &&
-      isHung(still(note?.pid === keeper ? `${note.at}` : null), cfg.watchdog.signalInterval);
+    const sign = writes && note?.pid === keeper ? `${note.at}` : null;
+    const hangs = keeper !== null && isHung(still(sign), cfg.watchdog.signalInterval);
     if (keeper !== null && !hangs) return "";
     // on a loaded machine a keeper needs seconds to get its lock; a second one would only add load.
     // Exit 100: another has the lock, whose pid could not be written (a full disk)

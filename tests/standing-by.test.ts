@@ -2,7 +2,7 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { HUNG_AFTER, keep, startWatchdog, Ward, world } from "../agents.ts";
+import { HUNG_AFTER, keep, keeperCare, startWatchdog, Ward, world } from "../agents.ts";
 import { agents, command, fakeWorld, realFolder, scene } from "./kit.ts";
 import { allowed, type Fleet, handoffStorm, life, lives, loopPlan, real, signal, until } from "./real.ts";
 
@@ -186,6 +186,15 @@ describe("commands and the keeper, on a clock that the test turns", () => {
     operator({ held: { watchdog: 1 } });
     expect([await keep(cfg.path, ""), spawned]).toEqual([0, ["watchdog"]]);
     expect(await keep(cfg.path, "")).toBe(100);
+  });
+
+  test.each([true, false])("a keeper that leaves no sign hangs where others can write (%p), and there alone", async (writes) => {
+    const { cfg, fake, file, hold, signals, spawned } = await fleet();
+    hold("keeper");
+    fake.files.set(file("keeper.stage"), `77 1 keeping${" ".repeat(100)}\n`);
+    const care = keeperCare();
+    for (let nth = 0; nth < 310; nth++, fake.turn(1_000)) expect(care(cfg, writes)).toBe("");
+    expect([signals.some((one) => one.endsWith("SIGKILL")), spawned.includes("keep")]).toEqual([writes, writes]);
   });
 
   test("`up` finds a watchdog that runs, or waits for the one that a keeper starts", async () => {

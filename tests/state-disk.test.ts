@@ -1,7 +1,9 @@
 /** P4 on a real small file system that is full for a while; needs root to mount one. */
 import { expect } from "bun:test";
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
-import { real, until } from "./real.ts";
+import { closeSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { flock } from "../agents.ts";
+import { real, signal, until } from "./real.ts";
 
 const mounts = (...words: string[]): boolean => Bun.spawnSync(words, { stdio: ["ignore", "ignore", "ignore"] }).exitCode === 0;
 
@@ -43,6 +45,40 @@ real("P4: a full disk stops no supervision, and nothing is lost or half written 
     expect((await f.run(["send", "b1", "after it"])).code).toBe(0);
     expect(f.submits("b1")).toEqual(["after it"]);
     expect((await f.run(["down"])).code).toBe(0);
+  } finally {
+    mounts("umount", "-l", logs);
+  }
+});
+
+real("P4: on a disk that became read-only a watchdog comes up, and goes on once it can write again", {
+  agents: [{ name: "a1", watch: "heal" }],
+}, async (f) => {
+  const logs = f.path(".agents");
+  mkdirSync(logs);
+  if (process.getuid?.() !== 0 || !mounts("mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", logs)) {
+    process.stderr.write("SKIPPED: the read-only disk: no small file system can be mounted here\n");
+    return;
+  }
+  try {
+    await f.up();
+    await f.ready("a1");
+    const [old, keeper] = [f.lock("watchdog"), f.lock("keeper")];
+    signal(keeper, "SIGKILL");
+    signal(old, "SIGKILL");
+    for (const session of ["t-a1", "t-watchdog"]) await f.tmux("pipe-pane", "-t", `=${session}:`); // or the disk is in use
+    await until(() => mounts("mount", "-o", "remount,ro", logs));
+    const watchdog = f.start(["watchdog"]);
+    const isHeld = () => {
+      const taken = flock(join(f.state, "watchdog.lock"));
+      if (taken !== null) closeSync(taken);
+      return taken === null;
+    };
+    await until(isHeld, 20_000);
+    expect([watchdog.exitCode, f.starts("a1").length]).toEqual([null, 1]);
+    expect(mounts("mount", "-o", "remount,rw", logs)).toBe(true);
+    await until(() => f.lock("watchdog") === watchdog.pid, 15_000);
+    await f.ticks(2);
+    expect([isHeld(), (await f.run(["down"])).code]).toEqual([true, 0]);
   } finally {
     mounts("umount", "-l", logs);
   }
