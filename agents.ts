@@ -363,6 +363,8 @@ export interface Memory {
   /** The dialog that was answered last, and how many were since the start. */
   answered: string;
   answers: number;
+  /** Its keys are on their way, or may be: a stopped tmux carries them when it goes on. */
+  answering?: boolean | undefined;
   /** Wall ms of the newest `up` that released it. */
   releasedAt: number;
   // in memory only; times are monotonic ms
@@ -2767,10 +2769,15 @@ export async function captureAll(
   }
 }
 
-/** Sends keys to a pane's program: not to copy mode, nor to panes synchronized with it. */
-async function sendKeys(cfg: Config, { id }: Pane, keys: string[]): Promise<void> {
-  await tmux(cfg, ["set-option", "-p", "-t", id, "synchronize-panes", "off", ";",
-    "copy-mode", "-q", "-t", id, ";", "send-keys", "-t", id, ...keys]);
+/**
+ * Sends keys to a pane's program: not to copy mode, nor to panes synchronized with it. false = tmux
+ * did not carry them, null = it is not known: a stopped one does so when it goes on (3.3a).
+ */
+async function sendKeys(cfg: Config, { id }: Pane, keys: string[]): Promise<boolean | null> {
+  const { ok, timedOut } = await tmux(cfg,
+    ["set-option", "-p", "-t", id, "synchronize-panes", "off", ";",
+      "copy-mode", "-q", "-t", id, ";", "send-keys", "-t", id, ...keys]);
+  return ok || (timedOut ? null : false);
 }
 
 /** tmux expands `#` in its arguments and, in a pipe's command, `%` too. */
@@ -5761,6 +5768,7 @@ const GROUP = {
 const MEMORY_SHAPES: Record<string, Shape> = {
   version: isText, model: isText,
   unsureTold: isNumber, backgroundSince: isNumber, stalls: isNumber, stallsTold: isNumber,
+  answering: isFlag,
   starts: every(isNumber), client: orNull(withFields(GROUP)),
   stopping: orNull(withFields({ ...GROUP, since: isNumber, marks: orNull(every(isText)),
     stuck: orNull(isText), killed: orNull(isNumber) })),
@@ -6214,7 +6222,8 @@ interface Look extends Judged {
 /** What is not true of another client in the same session. */
 const NEW_CLIENT = { since: 0, model: undefined, backgroundSince: undefined, idleSince: 0,
   sameSince: 0, picture: "", outline: "", byRules: null, unrest: null, answered: "", answers: 0,
-  together: false, versionOf: 0, oddLooks: 0, mismatch: "", serverDown: false };
+  answering: undefined, together: false, versionOf: 0, oddLooks: 0, mismatch: "",
+  serverDown: false };
 
 /** When a process began, s since 1970; NaN = there is none, or no /proc. */
 function startedAt(pid: number): number {
@@ -8223,7 +8232,8 @@ async function healLiving(
 
 /**
  * Answers a dialog that the operator declared: on a fresh look, within the dialog alone (what an
- * agent quotes above it must not answer), once per appearance.
+ * agent quotes above it must not answer), once per appearance. Keys that may not have come are sent
+ * again if the dialog stands there for one more look.
  */
 async function answerDialog(
   cfg: Config, watch: Watch, agent: Agent, seen: Observation,
@@ -8233,11 +8243,17 @@ async function answerDialog(
   const backend = backendOf(cfg, agent);
   if ((verdict.verdict !== "blocked" && verdict.verdict !== "limited") || !pane) {
     memory.answered = "";
+    delete memory.answering;
     return;
   }
   if (!backend.answer.length) return;
   const fresh = await closeLook(cfg, agent, pane);
   if (fresh?.verdict.verdict !== verdict.verdict) return;
+  if (memory.answering) {
+    memory.answered = "";
+    delete memory.answering;
+    return;
+  }
   const { look } = fresh.screen;
   const dialog = hasKnownBox(backend.kind) ? readRegions(look).dialog : tailOf(look.text, 8);
   for (const answer of backend.answer) {
@@ -8246,12 +8262,14 @@ async function answerDialog(
     if (!match || memory.answered === match) continue;
     if (memory.answers >= answer.max) return trouble(watch, `answer ${agent.name}`,
       `${agent.name}: answered ${answer.max} times, not again`);
-    memory.answered = match;
-    memory.answers += 1;
+    const { answers } = memory;
+    Object.assign(memory, { answered: match, answers: answers + 1, answering: true });
     await save(cfg, watch);
     log(`${agent.name}: answering ${show(match)} with ${answer.keys.join(" ")}, as declared`);
-    emit(cfg, "answered", { agent: agent.name, match, keys: answer.keys });
-    await sendKeys(cfg, pane, answer.keys);
+    const carried = await sendKeys(cfg, pane, answer.keys);
+    if (carried !== null) delete memory.answering;
+    if (carried === false) Object.assign(memory, { answered: "", answers });
+    else emit(cfg, "answered", { agent: agent.name, match, keys: answer.keys });
     return;
   }
 }

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { type AgentEvent, type Config, EVENT_NAMES, eventText, foldEvents, memoryOf, parseEventNames, parseEvents, type Report, enqueue, type Watch, brokenLine } from "../agents.ts";
+import { type AgentEvent, type Config, EVENT_NAMES, eventText, foldEvents, memoryOf, parseEventNames, parseEvents, type Report, enqueue, type Watch, brokenLine, world } from "../agents.ts";
 import { agents, command, Death, FLEET, type FakeWorld, fakeWorld, scene } from "./kit.ts";
 import { loopPlan, real, signal, until } from "./real.ts";
 
@@ -160,6 +160,57 @@ describe("each event stands there once, with its facts", () => {
       await ticks(1);
     }
     expect([counts, fake.logged("a: answered 3 times, not again").length > 0]).toEqual([[1, 2, 3, 3, 3], true]);
+  });
+  /** A declared answer whose keys meet another tmux; `late`: the client gets them after all. */
+  const sending = async (ran: { err: string; timedOut: boolean }, late = false) => {
+    await begin(`${ONE}[backend.claude]\nanswer = [{ re = "Do you want to proceed", keys = ["Tab"], max = 2 }]\n`);
+    pane("a").doing = "dialog";
+    const { tmux } = world;
+    let silent = true;
+    world.tmux = async (args, ...rest) => {
+      if (!silent || !args.includes("send-keys")) return tmux(args, ...rest);
+      silent = false;
+      if (late) pane("a").keys.push("Tab");
+      return { ok: false, out: "", ...ran };
+    };
+    await ticks(1);
+    expect(silent).toBe(false);
+  };
+  test("answered: keys that tmux did not carry are sent at the next look, and not counted before", async () => {
+    await sending({ err: "server exited unexpectedly", timedOut: false });
+    expect([events("answered"), pane("a").keys]).toEqual([[], []]);
+    await ticks(1);
+    expect([events("answered").length, pane("a").keys]).toEqual([1, ["Tab"]]);
+    await ticks(5);
+    expect([events("answered").length, pane("a").keys, memoryOf(watch, "a").answers]).toEqual([1, ["Tab"], 1]);
+  });
+  test("answered: keys that a silent tmux may carry late are sent again only when the dialog stands for a look more", async () => {
+    await sending({ err: "no answer in time", timedOut: true });
+    await ticks(1);
+    expect(pane("a").keys).toEqual([]);
+    await ticks(6);
+    expect([events("answered").length, pane("a").keys, memoryOf(watch, "a").answers]).toEqual([2, ["Tab"], 2]);
+  });
+  test("answered: keys that came late have answered it", async () => {
+    await sending({ err: "no answer in time", timedOut: true }, true);
+    await ticks(1);
+    pane("a").doing = "busy"; // drawn a moment after that look
+    await ticks(5);
+    expect(pane("a").keys).toEqual(["Tab"]);
+  });
+  test("answered: by a watchdog that died with the keys on their way: sent by the next one", async () => {
+    await begin(`${ONE}[backend.claude]\nanswer = [{ re = "Do you want to proceed", keys = ["Tab"] }]\n`);
+    pane("a").doing = "dialog";
+    fake.dieAt = Infinity;
+    fake.beforeTmux((args) => {
+      if (args.includes("send-keys") && fake.dieAt === Infinity) fake.dieAt = 1;
+    });
+    await expect(ticks(2)).resolves.toBeUndefined();
+    expect(pane("a").keys).toEqual([]);
+    fake.revive();
+    watch = await fake.watch(cfg);
+    await ticks(4);
+    expect(pane("a").keys).toEqual(["Tab"]);
   });
   test("delivered: how long it waited, in ms, and after how many tries", async () => {
     await begin(ONE);
