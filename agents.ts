@@ -264,7 +264,7 @@ export type Down =
  *
  * Who moves it, by section; `due` is a backoff that is over:
  *
- *   observation   `noteClient`: up · `noteTogether`: due, where nobody deals with its end
+ *   observation   `noteClient`: up · `forgetUncared`: due, where nobody deals with its end
  *   healing       `noteStart`: starting · `mustWait`: waiting · `beginCounted`: due, a start failed
  *                 `endFamily`: stopping · `continueStopping`: whatever is `then`
  *                 `noteDeath`: backoff or done · `park`: parked
@@ -567,7 +567,14 @@ type EventName = keyof typeof EVENTS;
 const kindOf = (event: string): EventKind =>
   (Object.hasOwn(EVENTS, event) ? EVENTS[event as EventName] : {});
 
-/** What people ordered; only the command line writes it. */
+/**
+ * What people ordered; only the command line writes it, and before it acts. Who obeys:
+ *
+ *   held       every start (`mayNotStart`), and each round (`whyHandsOff`, then `leaveDown`)
+ *   busy       each round, which leaves the unit alone for as long as the command lives
+ *   released   the next tick (`applyReleases`): the unit is due, and its ladder begins anew
+ *   queue      the next round, which takes the texts over (`takeQueued`)
+ */
 interface Operator {
   /** Wall ms at which a unit, or `watchdog`, was taken down; `up` deletes the entry. */
   held: Record<string, number>;
@@ -5647,12 +5654,12 @@ const freshMemory = (): Memory => ({
 /** Down, to be started as soon as possible. */
 const DUE: Down = { state: "backoff", until: 0 };
 
-/** The way from one state to another, but for what is loaded, and a start that is taken back. */
+/** The only way from one state to another; what is loaded and a start taken back aside. */
 function enter(memory: Memory, life: Life): void {
   memory.life = life;
 }
 
-/** The same for a unit that is down; what is left of its client is ended first. */
+/** The same for a unit that does not run; while its old client still ends, this comes after it. */
 const enterDown = (memory: Memory, down: Down): void =>
   enter(memory, memory.life.state === "stopping" ? { ...memory.life, then: down } : down);
 
@@ -6219,7 +6226,7 @@ interface Look extends Judged {
   text: string;
 }
 
-/** What is not true of another client in the same session. */
+/** What a new client in the same session begins with: nothing that was true of the old one. */
 const NEW_CLIENT = { since: 0, model: undefined, backgroundSince: undefined, idleSince: 0,
   sameSince: 0, picture: "", outline: "", byRules: null, unrest: null, answered: "", answers: 0,
   answering: undefined, together: false, versionOf: 0, oddLooks: 0, mismatch: "",
@@ -6274,6 +6281,13 @@ async function neededSnapshot(cfg: Config): Promise<Snapshot> {
 /** A minute alive counts as healthy for the parking rule (promises: "without a healthy minute"). */
 const HEALTHY_MINUTE = 60_000;
 
+/** Takes the end of an agent that nobody deals with for known: it is not news for ever. */
+function forgetUncared(watch: Watch, unit: Unit, { handsOff }: Observation): void {
+  const cared = !isAgent(unit) || (isWatched(unit) && !handsOff);
+  const memory = memoryOf(watch, unit.name);
+  if (!cared && aliveSince(memory) !== null) enterDown(memory, DUE);
+}
+
 /**
  * Marks who ended together with others since the last look: one event, no fault of their own. It
  * counts until their end is dealt with, which a small round does for some of them only.
@@ -6285,12 +6299,7 @@ function noteTogether(
   if (snap.ok && snap.server) watch.server = snap.server;
   const gone = [...unitsOf(cfg).values()]
     .filter((unit) => sessionAlive(snap, unit.session) === false);
-  for (const unit of gone) {
-    // nobody deals with the end of these: it must not count as news for ever
-    const cared = !isAgent(unit) || (isWatched(unit) && !observations.get(unit.name)!.handsOff);
-    const memory = memoryOf(watch, unit.name);
-    if (!cared && aliveSince(memory) !== null) enterDown(memory, DUE);
-  }
+  for (const unit of gone) forgetUncared(watch, unit, observations.get(unit.name)!);
   const died = gone.filter((unit) => {
     const since = aliveSince(memoryOf(watch, unit.name));
     return since !== null && world.mono() - since >= HEALTHY_MINUTE;
@@ -6403,8 +6412,8 @@ const isTimeless = (verdict: Verdict | null): boolean =>
   verdict.where !== "process";
 
 /**
- * What must be as it was for a screen to be so too; "" while that is not certain: tmux notes the
- * time of what is drawn to the second, and both clocks may be stepped a little.
+ * While this stays the same, so does the screen. "" = that is not certain: tmux notes the time of
+ * what is drawn to the second, and both clocks may be stepped a little.
  */
 const stampOf = (pane: Pane): string =>
   pane.activity > 0 && world.now() - pane.activity > CLOCK_STEP
@@ -8326,8 +8335,8 @@ async function startByWatchdog(
 }
 
 /**
- * Starts a unit for the watchdog. It is counted before it is made, for a crash right after it must
- * not make it free; what was not tried, on a full disk or after an order, is not counted.
+ * Starts a unit for the watchdog. The start is counted before it is made: a crash right after it
+ * must not make it free. What was not tried, on a full disk or after an order, is not counted.
  */
 async function beginCounted(
   cfg: Config, watch: Watch, unit: Unit, snap: Snapshot, options: StartOptions = {},
