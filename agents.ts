@@ -638,7 +638,8 @@ export interface World {
   read(path: string): string | null;
   /** The same for callers that can wait; a disk that does not answer in time throws. */
   text(path: string): Promise<string | null>;
-  /** The last `bytes` bytes of a file; null as above. */
+  /** The first or the last `bytes` bytes of a file; null as above. */
+  head(path: string, bytes: number): string | null;
   tail(path: string, bytes: number): string | null;
   writeAtomic(path: string, text: string): Promise<void>;
   /**
@@ -1041,11 +1042,17 @@ async function realText(path: string): Promise<string | null> {
   }
 }
 
+function readPart(file: number, from: number, bytes: number): string {
+  const part = Buffer.alloc(bytes);
+  return part.toString("utf8", 0, readSync(file, part, 0, bytes, from));
+}
+
+const realHead = (path: string, bytes: number): string | null =>
+  readRegular(path, (file, size) => readPart(file, 0, Math.min(size, bytes)));
+
 const realTail = (path: string, bytes: number): string | null =>
-  readRegular(path, (file, size) => {
-    const end = Buffer.alloc(Math.min(size, bytes));
-    return end.toString("utf8", 0, readSync(file, end, 0, end.length, size - end.length));
-  });
+  readRegular(path, (file, size) =>
+    readPart(file, Math.max(size - bytes, 0), Math.min(size, bytes)));
 
 function realRemove(path: string): void {
   try {
@@ -1120,6 +1127,7 @@ export const world: World = {
   signal: realSignal,
   read: realRead,
   text: realText,
+  head: realHead,
   tail: realTail,
   writeAtomic: realWriteAtomic,
   append: realAppend,
@@ -5224,7 +5232,7 @@ export function parseTranscriptEnd(tail: string, now: number): TranscriptEnd | n
   return null;
 }
 
-/** Bytes read from the end of a conversation's file: enough for a large tool result or two. */
+/** Bytes read from an end of a conversation's file: enough for a large tool result or two. */
 const END_MAX = 262_144;
 /** What was read from the end of each file, by path; `settled` as in `SessionFile`. */
 type Ends<T> = Map<string, { changed: number; settled: boolean; said: T }>;
@@ -5447,13 +5455,13 @@ const rollouts: Ends<CodexWord> = new Map();
 interface RolloutHead { own: boolean; cwd: string; began: number }
 const heads = new Map<string, RolloutHead>();
 
-/** null = the file cannot be read or is too large, so that the screen alone decides. */
+/** null = the file cannot be read, so that the screen alone decides. */
 function rolloutHead(path: string): RolloutHead | null {
   const known = heads.get(path);
   if (known) return known;
   let first: unknown;
   try {
-    first = parsedRecord((world.read(path) ?? "").split("\n", 1)[0]!)?.payload;
+    first = parsedRecord((world.head(path, END_MAX) ?? "").split("\n", 1)[0]!)?.payload;
   } catch {
     return null;
   }

@@ -99,7 +99,7 @@ test("no file of the state is read at once but who has a lock and where a round 
   const callers = (call: string): string[] => parts.filter((part) => part.banner !== "the world" && part.name !== call && new RegExp(`(?<![\\w.])${call}\\(`).test(code.slice(part.from, part.to)))
     .map(({ name }) => name).sort();
   // what ships, prompts, the system, a client's own files, captures
-  expect(callers("world\\.read")).toEqual(["examineScope", "judgeCaptures", "promptText", "rolloutHead", "textNow", "triedVersions"]);
+  expect(callers("world\\.read")).toEqual(["examineScope", "judgeCaptures", "promptText", "textNow", "triedVersions"]);
   expect(callers("textNow")).toEqual(["backgroundFolder", "lockHolder", "readNote", "readProc", "secretOf", "writePid"]);
 });
 

@@ -513,13 +513,27 @@ describe("P38: a Codex agent in a round", () => {
     const newer = "01a217ae-85cf-72c1-8b85-998520f5637e";
     writes(it, THREAD, "11-00-00", rows(meta()));
     writes(it, newer, "11-30-00", rows(meta()));
-    const { read } = world;
-    world.read = (path) => {
-      if (path.includes(newer)) throw new Error("is larger than 16 MB");
-      return read(path);
+    const { head } = world;
+    world.head = (path, bytes) => {
+      if (path.includes(newer)) throw new Error("EACCES: permission denied");
+      return head(path, bytes);
     };
     await it.ticks(2);
     expect(idOf(it)).toBe(THREAD);
+  });
+  test("a long conversation says what the client does as a short one: of its file only the ends are read", async () => {
+    const it = await begin();
+    const { read } = world;
+    world.read = (path) => {
+      if (path.includes(THREAD)) throw new Error(`${path} is too large (17 MB)`);
+      return read(path);
+    };
+    writes(it, THREAD, "11-00-00", rows(meta(), turn("task_complete", it.fake.wall)));
+    await it.ticks(2);
+    expect([idOf(it), verdictOf(it)]).toEqual([THREAD, "idle"]);
+    writes(it, THREAD, "11-00-00", rows(meta(), "x".repeat(1_000_000), turn("task_started", it.fake.wall)));
+    await it.ticks(1);
+    expect(verdictOf(it)).toBe("active");
   });
   test("that of a Codex which it runs itself does not count", async () => {
     const it = await begin();

@@ -44,6 +44,10 @@ test("only a regular file of a sensible size is read, and nothing is waited for"
   expect(() => world.read(at("fifo"))).toThrow("no regular file");
   expect(() => world.read(at("device"))).toThrow("no regular file");
   expect(() => world.read(at("huge"))).toThrow("too large (1074 MB)");
+  writeFileSync(at("short"), "of five");
+  for (const [part, short] of [[world.head, "of f"], [world.tail, "five"]] as const) {
+    expect([part(at("huge"), 4), part(at("short"), 4), part(at("short"), 400), part(at("none"), 4)]).toEqual(["\0".repeat(4), short, "of five", null]);
+  }
   expect(() => world.read(at("loop"))).toThrow("ELOOP");
   for (const [name, why] of [["fifo", "no regular file"], ["device", "no regular file"], ["huge", "too large (1074 MB)"], ["loop", "ELOOP"], [".", "is a folder"]] as const) {
     expect(await world.text(at(name)).catch((error) => error.message)).toContain(why);
