@@ -13815,6 +13815,8 @@ async function showLive(call: Call, first: Config): Promise<number> {
   const terminal = takeTerminal(press);
   const signals = { SIGTERM: 143, SIGHUP: 129, SIGINT: 130 } as const;
   for (const [name, code] of Object.entries(signals)) process.on(name, () => end.resolve(code));
+  // a terminal that was closed under a parent that ignores SIGHUP says it in no other way
+  for (const name of ["end", "error"]) process.stdin.on(name, () => end.resolve(signals.SIGHUP));
   process.stdout.on("resize", draw);
   const look = async () => {
     cfg = await currentConfig(call).catch((error) =>

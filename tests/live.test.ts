@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { type AgentEvent, liveLines, NEW_VIEW, parseKeys, pressKey, type Status, type StatusRow, type View } from "../agents.ts";
 import { type FakeWorld, fakeWorld } from "./kit.ts";
-import { real, signal, until } from "./real.ts";
+import { real, SELF, signal, until } from "./real.ts";
 
 describe("keys", () => {
   const view = (some: Partial<View> = {}): View => ({ ...NEW_VIEW, selected: "b", ...some });
@@ -205,4 +205,14 @@ real("q leaves at once, also while a text that was sent still waits", { agents: 
   await until(async () => /^send a1 …/m.test(await person.screen()));
   await person.keys("q");
   expect(await person.ended()).toBe("exit 0");
+});
+
+real("it ends with its terminal, also under a parent that ignores the hangup", { agents: [{ name: "a1" }] }, async (f) => {
+  const deaf = await f.tmux("-L", "person", "-f", "/dev/null", "new-session", "-dP", "-F", "#{pane_id}", "-x", "80", "-y", "24",
+    "sh", "-c", 'trap "" HUP; "$@"; exit', "sh", ...SELF, "status", "--watch", "--config", f.config);
+  const views = () => f.processes().filter(({ command }) => / status --watch/.test(command) && !/^(sh|tmux) /.test(command)).length;
+  await until(async () => /^ ▸a1 /m.test(await f.tmux("-L", "person", "capture-pane", "-p", "-t", deaf)));
+  expect(views()).toBe(1);
+  await f.tmux("-L", "person", "kill-pane", "-t", deaf);
+  await until(() => views() === 0);
 });
