@@ -12425,15 +12425,11 @@ async function explainLive(call: Call, cfg: Config, agent: Agent, pane: Pane): P
 
 /** Explains an agent that is down: how it ended, its last words, and how it comes back. */
 async function explainDown(
-  call: Call, cfg: Config, agent: Agent, snap: Snapshot, pane: Pane | undefined,
+  call: Call, cfg: Config, agent: Agent, pane: Pane | undefined,
 ): Promise<number> {
-  const look = await stepLook(cfg, await loadWatch(cfg));
-  const { watch, operator, complete, now } = look;
-  const { state } = describeState(memoryOf(watch, agent.name), { pane,
-    held: isHeld(operator, agent.name), enabled: agent.enabled, limit: null, kind: agent.kind,
-    complete, now, cannot: whyCannotStart(cfg, snap, agent),
-    stranger: snap.strangers?.get(agent.session) });
-  const next = await nextOfDown(cfg, look, agent, snap);
+  const look = await lookForStatus(cfg, [agent.name]);
+  const { state } = stateOf(cfg, look, agent, memoryOf(look.watch, agent.name), null);
+  const next = await nextOfDown(cfg, look, agent, look.snap);
   const end = pane ? (await explainDeath(cfg, agent, pane))?.why ?? endOf(pane) : null;
   const facts: [string, string | null][] = [
     ["state", state], ["end", end], ["next", nextText(next)],
@@ -12455,7 +12451,7 @@ async function cmdExplain(call: Call): Promise<number> {
   const [agent, snap] = await namedAgent(cfg, call, "explain <name>");
   const pane = snap.panes.get(agent.session);
   return pane && !pane.dead
-    ? explainLive(call, cfg, agent, pane) : explainDown(call, cfg, agent, snap, pane);
+    ? explainLive(call, cfg, agent, pane) : explainDown(call, cfg, agent, pane);
 }
 
 /** Keys, tokens and ids, without the prefixes by which a rule may know them: those are kept. */

@@ -256,6 +256,7 @@ describe("the family of a client", () => {
     expect([starts(), fake.logged("cannot be ended: pid 70001").length, events().length]).toEqual([1, 1, 1]);
     expect((await command("status", "--config", "/fleet/agents.toml"))).toEqual(expect.objectContaining({
       code: 3, out: expect.stringContaining("cannot be ended: pid 70001") }));
+    expect((await command("explain", "a", "--config", "/fleet/agents.toml")).out).toContain("state    cannot be ended: pid 70001");
     host.end(70_001);
     await ticks(4);
     expect(starts()).toBe(2);
