@@ -1,6 +1,6 @@
 /** What a client started ends with it, and no other client is started before that. */
 import { describe, expect, test } from "bun:test";
-import { closeSync, fstatSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { closeSync, fstatSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { childEnv, isCodexDaemon, keepLock, lockHolder, memoryOf, openNote, pendingUnits, readNote, save, snapshot, startAgent, supervisorsOf, takeLock, world, storedLife } from "../agents.ts";
 import { agents, command, type FakeWorld, fakeWorld, holdLock, realFolder, type Scene, scene } from "./kit.ts";
 import { real, until } from "./real.ts";
@@ -190,6 +190,9 @@ describe("who may act", () => {
     expect(read()!.at).toBeWithin(began, Date.now() + 1);
     expect(readFileSync(path, "utf8")).toMatch(/^\d+ \d+ git fetch +\n$/);
     expect([readNote("/nowhere"), openNote("/nowhere/x")("x")]).toEqual([null, false]);
+    // what stands in its place is moved out of the way
+    mkdirSync(`${path}s`);
+    expect([openNote(`${path}s`)("x"), statSync(`${path}s`).isFile(), statSync(`${path}s.bad`).isDirectory()]).toEqual([true, true, true]);
   });
 });
 

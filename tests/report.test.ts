@@ -230,6 +230,16 @@ describe("report", () => {
     expect([/^a +1 +(\S+)/m.exec(text(1))?.[1], /^a +1$/m.test(text(0))]).toEqual(["0.0s", true]);
   });
 
+  test.each([[9_999, "10.0s"], [10_000, "10s"], [59_400, "59s"], [60_000, "1m"], [3_600_000, "1h00m"]])("a wait of %d ms is %s", (ms, shown) => {
+    expect(reportText(summariseEvents([{ at: at("00:01"), event: "delivered", agent: "a", ms }], DAY, DAY + 60 * MINUTE), Infinity)).toMatch(new RegExp(`^a +1 +${shown} +${shown}$`, "m"));
+  });
+
+  test("work that began and ended in one moment breaks no silence", () => {
+    const told = (minute: number, to: string): AgentEvent => ({ at: new Date(DAY + minute * MINUTE).toISOString(), event: "state", agent: "a", to });
+    const events = [told(0, "active"), told(10, "idle"), told(30, "active"), told(30, "idle")];
+    expect(summariseEvents(events, DAY, DAY + 60 * MINUTE).agents[0]!.silence.ms).toBe(50 * MINUTE);
+  });
+
   test("the parts of a bar are round on a clock: as long as twenty of them fit", () => {
     const S = 1000;
     const [M, H] = [60 * S, 3600 * S];

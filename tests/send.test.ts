@@ -15,6 +15,9 @@ beforeEach(() => {
 
 const send = (...words: string[]): Promise<number> => cmdSend({ path: cfg.path, words, options: { timeout: "3" } });
 
+/** One that an order only wakes. */
+const besideWatchdog = (): void => holdLock(fake, cfg.stateDir, Object.assign(fake.tmux.add("x"), { ignores: ["SIGUSR2"] }).pid);
+
 describe("send", () => {
   let printed: { mockRestore(): void };
   beforeEach(async () => {
@@ -51,9 +54,23 @@ describe("send", () => {
     await begin(agents("a", "b"));
     await expect(send("*", "hear this")).rejects.toThrow("* matches a, b: name one of them");
   });
+  test("--timeout 0 is no wait, and no wrong use", async () => {
+    expect(await cmdSend({ path: cfg.path, words: ["a", "hear this"], options: { timeout: "0" } })).toBe(1);
+    expect(fake.logged("not delivered to a")).toHaveLength(1);
+  });
+  test("beside a watchdog it looks ten times a second whether that has delivered the text", async () => {
+    besideWatchdog();
+    const pauses: number[] = [];
+    world.sleep = async (ms) => {
+      fake.turn(ms);
+      watch.delivered = pauses.push(ms) === 5 ? (await operatorOf(cfg)).queue.map(({ id }) => id) : [];
+      save(cfg, watch);
+    };
+    expect([await send("a", "hear this"), pauses]).toEqual([0, Array(5).fill(100)]);
+  });
   test("it says what it waits for, once, as soon as that takes a while", async () => {
     pane().doing = "dialog";
-    holdLock(fake, cfg.stateDir, pane().pid);
+    besideWatchdog();
     const [from, { sleep }] = [fake.wall, world];
     const said = () => fake.logged(/a has not taken it yet: .+ \(Ctrl-C takes it back\)/).length;
     const silent: number[] = [];

@@ -197,6 +197,24 @@ describe("commands and the keeper, on a clock that the test turns", () => {
     expect([signals.some((one) => one.endsWith("SIGKILL")), spawned.includes("keep")]).toEqual([writes, writes]);
   });
 
+  test("a watchdog starts a keeper where there is none: another one while that starts after a minute only, at once where it ended", async () => {
+    const { cfg, child, spawned, said, hold, fake, file } = await fleet();
+    const care = keeperCare();
+    const looks = (s: number) => {
+      for (let nth = 0; nth < s; nth++) expect([care(cfg, true), fake.turn(1_000)]).toEqual(["", undefined]);
+      return spawned.length;
+    };
+    hold("keeper");
+    expect(looks(5)).toBe(0);
+    fake.files.delete(file("keeper.lock.pid"));
+    expect([looks(60), looks(1)]).toEqual([1, 2]);
+    child.exitCode = 100; // another has the lock
+    expect([looks(59), looks(1)]).toEqual([2, 3]);
+    child.exitCode = 1;
+    expect(looks(2)).toBe(5);
+    expect([new Set(spawned), new Set(said())]).toEqual([new Set(["keep"]), new Set(["no keeper, starting one"])]);
+  });
+
   test("`up` finds a watchdog that runs, or waits for the one that a keeper starts", async () => {
     const { cfg, child, spawned, sleeping, hold, said, took, fake, file } = await fleet();
     sleeping((nth) => nth === 30 && hold("watchdog"));

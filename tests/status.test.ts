@@ -101,6 +101,11 @@ describe("what a dialog asks", () => {
     // no dialog, or none whose beginning is certain
     ["claude/blocked-401", ""], ["claude/blocked-v332-cfg-axsr-perm-200x50", ""], ["codex/blocked-model-picker-80x24", ""], ["gemini/blocked-question-80x24", ""],
   ])("%s", (file, question) => expect(asks(file)).toBe(question));
+  const box = (...above: string[]) => [...above, "❯ 1. Yes", "  2. No", "", "Esc to cancel · Tab to amend"].join("\n");
+  test.each([
+    ["after a step with a number, which is no choice", box("1. All is read.", "△ Permission required", "  Delete what is left?"), "Delete what is left?"],
+    ["not below its choices", box().replace("2. No", "2. No, or what else?"), ""],
+  ])("%s", (_, text, question) => expect(parseQuestion(text)).toBe(question));
 });
 
 describe("decideNow", () => {

@@ -67,6 +67,21 @@ describe("orders", () => {
     const { code } = await call("up", "a");
     expect([code, fake.lines.findLast((line) => line.includes("ended"))]).toEqual([1, expect.stringMatching(/ a: its client ended \(exit 4\):\n.*\] {5}● Ready\.\n/)]);
   });
+  test("up waits a second to see whether a client ends at once, for up_wait at most", async () => {
+    const up = async (wait: number) => {
+      fake = fakeWorld(realFolder());
+      void ({ fake, cfg } = await scene(`[watchdog]\nup_wait = ${wait}\n${agents("a")}`, { fake, ticks: 0 }));
+      let ends = Infinity;
+      fake.tmux.onStart = (one) => void ([one.doing, ends] = ["idle", fake.mono + 700]);
+      const { sleep } = world;
+      world.sleep = async (ms) => {
+        await sleep(ms);
+        if (fake.mono >= ends) [ends] = [Infinity, fake.tmux.exit("agents-a", 4)];
+      };
+      return (await call("up", "a")).code;
+    };
+    expect([await up(60), await up(0.2)]).toEqual([1, 0]);
+  });
   test("up waits for what an agent needs, and starts it as soon as that answers", async () => {
     const text = `[[service]]\nname = "db"\ncommand = "x"\nready = "5432"\n${agents("a")}needs = ["db"]\n`;
     void ({ fake, cfg, watch, file, operator, starts, ticks } = await scene(text, { fake, ticks: 0 }));
@@ -112,6 +127,19 @@ describe("orders", () => {
       looks.push(asked);
     }
     expect([looks[0]! > 0, looks[1]]).toEqual([true, looks[0]!]);
+  });
+  test("down waits for a client that minds no hang-up: SIGTERM after five seconds ends it", async () => {
+    await begin(["a"], 2);
+    const { pid } = fake.everyPane[0]!;
+    for (const one of [process.pid, pid]) fake.stat(one, 5);
+    fake.files.set("/proc/self/stat", fake.files.get(`/proc/${process.pid}/stat`)!);
+    const [{ signal }, began, sent] = [world, fake.mono, [] as unknown[]];
+    world.signal = (to, name) => {
+      if (to === pid && name !== 0) sent.push([name, Math.round((fake.mono - began) / 1000)]);
+      if (to === pid && name === "SIGTERM") fake.files.delete(`/proc/${pid}/stat`);
+      return signal(to, name);
+    };
+    expect([(await call("down", "a")).code, sent]).toEqual([0, [["SIGTERM", 5]]]);
   });
   test("restart takes no later down back", async () => {
     await begin(["a"], 3);
