@@ -3072,6 +3072,9 @@ const geminiFrame = (holds: RegExp): RegExp => new RegExp(
 
 const GEMINI_LIMIT = / +(?:Usage limit reached for|You have exhausted your) /;
 
+/** Of a command that a person typed. */
+const CODEX_REFUSALS = [".*\\bUse /\\w+ to see ", ".* to use /\\w+\\.", "Cannot open "];
+
 /** What Codex asks at its start and near a limit, where Enter would trust or change the model. */
 const CODEX_QUESTIONS: Rule[] = [
   question("login", "asks how to log in", /^ *Welcome to Codex, [^]*\bPress enter to continue/),
@@ -3241,7 +3244,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
         "We['’]re currently experiencing", "Selected model is at capacity", "stream disconnected",
         "Connection failed: ", "Error while reading the server response", "request timed out",
         "unexpected status 5",
-        ".*\\bUse /\\w+ to see ", "Cannot open ", // replies to what a person typed
+        ...CODEX_REFUSALS,
       ].join("|") + ")") },
     atBox(CLIENTS.codex.box_re, CLIENTS.codex.empty_re),
   ],
@@ -3484,8 +3487,23 @@ function readRegions({ text, title }: ScreenText): Regions {
 /** Where a described box is missing, the lines at the bottom that are taken for a dialog. */
 const DIALOG_LINES = 20;
 
+/** How Codex begins what a turn consists of. */
+const CODEX_MARK = /^[›•◦■✗─]/;
+/** How it begins what it says to a person's `/status`, `!ls` and the like, which are no turns. */
+const CODEX_REPLY = new RegExp("^(?:/[a-z][\\w-]*(?: |$)|• (?:Unrecognized command '|You ran )|"
+  + `■ (?:${CODEX_REFUSALS.join("|")}))`);
+
+/** The lines without the replies to commands at their end: what was newest before still is. */
+function withoutReplies(lines: string[]): string[] {
+  const isReply = (line: string, at: number) => !lines[at - 1] && CODEX_REPLY.test(line);
+  const last = lines.findLastIndex((line, at) => CODEX_MARK.test(line) && !isReply(line, at));
+  const reply = lines.findIndex((line, at) => at > last && isReply(line, at));
+  return last < 0 || reply < 0 ? lines : lines.slice(0, reply);
+}
+
 /** The text from the last paragraph that begins in the first column, else the last paragraph. */
-function newestBlock(lines: string[]): string {
+function newestBlock(above: string[]): string {
+  const lines = withoutReplies(above);
   const begins = (column: RegExp) =>
     lines.findLastIndex((line, at) => column.test(line) && !lines[at - 1]);
   const first = begins(/^\S/);
@@ -5379,8 +5397,9 @@ async function readVersion(
 
 /** The end of a rollout, Codex's file of a conversation. */
 interface CodexWord {
-  /** Whether a turn is open, and when it began or ended (wall ms); null = not known. */
-  turn: { open: boolean; at: number } | null;
+  /** The newest turn: whether it is open, when it began or ended (wall ms), and the banner of the
+   *  usage limit that ended it, "" = none did. null = not known. */
+  turn: { open: boolean; at: number; limit: string } | null;
   /** The windows of its limits: % used, length in minutes, wall ms of the reset. */
   windows: { used: number; minutes: number; resetAt: number }[];
 }
@@ -5400,7 +5419,10 @@ export function parseRolloutEnd(tail: string): CodexWord {
     if (entry?.type !== "event_msg") continue;
     const at = Date.parse(String(entry.timestamp));
     if (turn && TURN_ENTRY.test(`"type":"${said.type}"`) && at) {
-      word.turn = { open: said.type === "task_started", at };
+      const { codex_error_info: kind, message } = isRecord(said.error) ? said.error : {};
+      const limit = kind === "usage_limit_exceeded"
+        ? `■ ${plainText(String(message), SUBJECT_MAX)}` : "";
+      word.turn = { open: said.type === "task_started", at, limit };
     } else if (said.type === "token_count" && !limits) {
       limits = true;
       word.windows = windowsOf(said.rate_limits);
@@ -5423,27 +5445,39 @@ function windowsOf(limits: unknown): CodexWord["windows"] {
 const BANNER_BEHIND = 2 * MINUTE;
 const WINDOW_CLASSES: Record<number, LimitClass> = { 300: "5h", 10_080: "weekly" };
 
+/** The limit that a screen or a turn's end names, with the reset and class of its window. */
+function exactLimit(limit: Limit, windows: CodexWord["windows"], now: number): Limit {
+  const { resetAt: shown } = limit;
+  const live = windows.filter(({ used, resetAt }) => Math.abs(resetAt - now) < RESET_FURTHEST
+    && (used >= 100 || (shown !== null && Math.abs(resetAt - shown) < BANNER_BEHIND)));
+  const last = live.sort((a, b) => b.resetAt - a.resetAt)[0];
+  if (!last) return limit;
+  const { minutes: length, resetAt } = last;
+  return { ...limit, class: WINDOW_CLASSES[length] ?? limit.class, resetAt, exact: true };
+}
+
 /**
- * Codex's screen, completed from its rollout: the exact reset and class of a limit, and a turn that
- * is not drawn. `born`: wall ms of the process's start; a turn begun before that was cut off.
+ * Codex's screen, completed from its rollout: the exact reset and class of a limit, a limit whose
+ * banner has left the screen, and a turn that is not drawn. `born`: wall ms of the process's start;
+ * a turn begun before that was cut off.
  */
 export function decideCodex(
   word: CodexWord | null, screen: Verdict, born: number, now: number,
 ): Verdict {
-  if (word?.turn?.open && word.turn.at > born - CLOCK_STEP && screen.verdict === "idle") {
-    return { ...screen, verdict: "active", rule: "turn", where: ROLLOUT, text: "",
-      why: "a turn is under way, it says" };
+  if (!word) return screen;
+  if (screen.limit && screen.verdict === "limited") {
+    const limit = exactLimit(screen.limit, word.windows, now);
+    return { ...screen, limit, why: limit.exact ? limitWhy(limit, now) : screen.why };
   }
-  if (!word || !screen.limit || screen.verdict !== "limited") return screen;
-  const { resetAt: shown } = screen.limit;
-  const live = word.windows.filter(({ used, resetAt }) => Math.abs(resetAt - now) < RESET_FURTHEST
-    && (used >= 100 || (shown !== null && Math.abs(resetAt - shown) < BANNER_BEHIND)));
-  const last = live.sort((a, b) => b.resetAt - a.resetAt)[0];
-  if (!last) return screen;
-  const { minutes: length, resetAt } = last;
-  const limit = { ...screen.limit, class: WINDOW_CLASSES[length] ?? screen.limit.class, resetAt,
-    exact: true };
-  return { ...screen, limit, why: limitWhy(limit, now) };
+  const turn = screen.verdict === "idle" && word.turn && word.turn.at > born - CLOCK_STEP
+    ? word.turn : null;
+  const byTurn = { ...screen, rule: "turn", where: ROLLOUT, text: "" };
+  if (turn?.open) return { ...byTurn, verdict: "active", why: "a turn is under way, it says" };
+  if (!turn?.limit) return screen;
+  const limit = exactLimit({ class: classOf(turn.limit), banner: turn.limit, native: false,
+    resetAt: parseResetEpoch(turn.limit, turn.at) }, word.windows, now);
+  if ((limit.resetAt ?? 0) <= now) return screen;
+  return { ...byTurn, verdict: "limited", limit, why: limitWhy(limit, now) };
 }
 
 /** `rollout-<when it began>-<id of the conversation>.jsonl` */

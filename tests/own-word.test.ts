@@ -430,7 +430,7 @@ const WEEK = { used_percent: 40, window_minutes: 10_080, resets_at: RESET + 400_
 describe("P38: the end of a Codex rollout", () => {
   test("the newest entry that begins or ends a turn, the newest limits", () => {
     const said = parseRolloutEnd(rows(turn("task_complete", NOON - 9), windows(WEEK), turn("task_started"), windows(FIVE, WEEK), entry("response_item", { type: "message" })));
-    expect(said).toEqual({ turn: { open: true, at: NOON }, windows: [{ used: 100, minutes: 300, resetAt: RESET * 1000 }, { used: 40, minutes: 10_080, resetAt: (RESET + 400_000) * 1000 }] });
+    expect(said).toEqual({ turn: { open: true, at: NOON, limit: "" }, windows: [{ used: 100, minutes: 300, resetAt: RESET * 1000 }, { used: 40, minutes: 10_080, resetAt: (RESET + 400_000) * 1000 }] });
     for (const end of ["task_complete", "turn_aborted"]) expect(parseRolloutEnd(rows(turn("task_started"), turn(end))).turn).toMatchObject({ open: false });
   });
   test("what an agent quotes, what is cut off and what has another shape says nothing", () => {
@@ -455,6 +455,17 @@ describe("P38: the end of a Codex rollout", () => {
     expect(judged(turn("task_started"), verdict("idle"), NOON + 60_000).verdict).toBe("idle");
     expect(judged(turn("task_complete"), verdict("idle")).verdict).toBe("idle");
     expect(decideCodex(null, verdict("idle"), 0, NOON).verdict).toBe("idle");
+  });
+  test("a limit ends with its reset, not when its banner leaves the screen", () => {
+    const message = "You’ve hit your usage limit. Visit https://chatgpt.com/settings/usage to purchase more credits or try again at Jun 16th, 2026 1:00 PM.";
+    const refused = (codex_error_info = "usage_limit_exceeded") => entry("event_msg", { type: "task_complete", error: { message, codex_error_info } }, NOON - 9);
+    const ahead = { ...WEEK, used_percent: 100, resets_at: NOON / 1000 + 60 };
+    expect(judged(rows(windows(ahead), refused()), verdict("idle"))).toMatchObject({ verdict: "limited", where: "rollout", limit: { class: "weekly", resetAt: NOON + 60_000, exact: true } });
+    expect(judged(refused(), verdict("idle"))).toMatchObject({ verdict: "limited", limit: { class: "other" } });
+    const over = rows(windows({ ...ahead, resets_at: NOON / 1000 - 1 }), refused());
+    for (const said of [over, refused("other"), rows(refused(), turn("task_complete"))]) expect(judged(said, verdict("idle")).verdict).toBe("idle");
+    expect(judged(refused(), verdict("idle"), NOON + 60_000).verdict).toBe("idle");
+    for (const name of ["active", "blocked", "fatal", "unsure"] as const) expect(judged(refused(), verdict(name)).verdict).toBe(name);
   });
 });
 
