@@ -4884,8 +4884,9 @@ const ACCOUNT = "account";
  * they do not look twice and name an account's limit beside the verdict: see `decideNow`, `holdOf`,
  * `whyLeft` and `explainLive`.
  *
- * A new source gets a line here and an entry below, and is asked in its step. `moves`: when it
- * reports work the screen must change too, and a frozen screen means a dead client.
+ * A new source gets a line here and an entry below, is asked in its step, and what it gives as a
+ * `rule` stands in `FINDINGS`. `moves`: when it reports work the screen must change too, and a
+ * frozen screen means a dead client.
  */
 const SOURCES = {
   server: { label: "its server", moves: false },
@@ -8269,6 +8270,7 @@ async function healLiving(
       `runs ${runs}, the config says ${agent.backend}`);
   }
   if (runs) return;
+  // neither a screen that was not shown nor a silent server says that the server is back
   const hasAnswered = seen.verdict.rule !== "" &&
     (seen.verdict.rule !== "server" || seen.verdict.verdict !== "unsure");
   if (hasAnswered && (memory.serverDown || serverIsNewer(cfg, agent, seen.snap, pane))) {

@@ -173,13 +173,17 @@ test("what counts before what in a verdict is a table at its sources, and each s
   const table = SOURCE.slice(SOURCE.indexOf("Where a verdict may come from besides"), SOURCE.indexOf("const SOURCES"));
   const steps = [...table.matchAll(/^ \*   (\w+) .* `(\w+)`$/gm)].map(([, step, by]) => [step, by]);
   expect(steps).toEqual([["screen", "screenVerdict"], ["process", "withOwnWord"], ["files", "withOwnWord"], ["server", "judge"], ["time", "judge"], ["account", "readLook"], ["draft", "readLook"], ["change", "noteLook"]]);
-  for (const [, name] of table.matchAll(/`(\w+)`/g)) expect([name, parts.some((part) => part.name === name) || ["status", "explain", "moves"].includes(name!)]).toEqual([name, true]);
+  for (const [, name] of table.matchAll(/`(\w+)`/g)) expect([name, parts.some((part) => part.name === name) || ["status", "explain", "moves", "rule"].includes(name!)]).toEqual([name, true]);
   for (const name of ["decideClaude", "decideError", "decideCodex"]) expect([name, callers(name)]).toEqual([name, ["withOwnWord"]]);
   for (const name of ["decideOpencode", "decideBackground"]) expect([name, callers(name)]).toEqual([name, ["judge"]]);
   expect(callers("withOwnWord")).toEqual(["judge", "closeLook"]);
   expect(callers("judge")).toEqual(["readLook", "judgeLook"]);
   expect(callers("decideAccount")).toEqual(["readLook", "whyLeft", "holdOf"]);
   expect(callers("neverRests")).toEqual(["noteLook"]);
+  const findings = SOURCE.slice(SOURCE.indexOf("const FINDINGS"), SOURCE.indexOf("/** An operator's rule is never taken"));
+  const given = [...SOURCE.matchAll(/\brule: "(\w[\w ]*)"/g)].map((match) => match[1]!);
+  expect(given.length).toBeGreaterThan(5);
+  expect(given.filter((name) => !findings.includes(`"${name}"`))).toEqual([]);
 });
 
 test("what comes next of a living client is said by the decisions that make it, for status and explain alike", () => {
