@@ -231,6 +231,8 @@ export interface Stopping extends Group {
   since: number;
   /** The launches whose processes are to end with the group. */
   marks?: string[];
+  /** Its client was told by a signal, and its pane may stay. */
+  inPlace?: boolean;
   /** Wall ms of the first SIGKILL. */
   killed?: number;
   /** What even SIGKILL did not end, for a person to see; "" or absent = nothing yet. */
@@ -2705,16 +2707,19 @@ export function sessionCommand(snap: Snapshot, session: string): string {
 
 /**
  * Ends our pane; its session goes with its last pane. The pid must match, as a restarted tmux
- * server gives out the same ids again. A pinned pane stays: only its client is told to end.
+ * server gives out the same ids again. false = it may stay, as it is pinned, or as tmux gave no
+ * answer: its client was told to end.
  */
-export async function killSession(cfg: Config, pane: Pane): Promise<void> {
-  if (!pane.pinned) await killPane(cfg, pane);
-  else if (!pane.dead) world.signal(-pane.pid, "SIGHUP");
+export async function killSession(cfg: Config, pane: Pane): Promise<boolean> {
+  if (!pane.pinned && await killPane(cfg, pane)) return true;
+  if (!pane.dead) world.signal(-pane.pid, "SIGHUP");
+  return false;
 }
 
-async function killPane(cfg: Config, { id, pid }: { id: string; pid: number }): Promise<void> {
-  await tmux(cfg,
+async function killPane(cfg: Config, { id, pid }: { id: string; pid: number }): Promise<boolean> {
+  const ran = await tmux(cfg,
     ["if-shell", "-F", "-t", id, `#{==:#{pane_pid},${pid}}`, `kill-pane -t '${id}'`]);
+  return ran.ok;
 }
 
 // in a dead pane, tmux's line on how the client ended may have scrolled the first line away
@@ -5779,9 +5784,14 @@ export function memoryOf(watch: Watch, name: string): Memory {
   return watch.agents[name]!;
 }
 
-/** Whether a client was told to end whose pane, the last of a person's session, stays till then. */
-const endsInPlace = (memory: Memory, pane: Pane | null): boolean =>
-  pane?.pinned === true && endingOf(memory)?.pid === pane.pid;
+/**
+ * Whether a client was told to end whose pane stays until then: the last one of a person's session,
+ * or one that tmux did not close.
+ */
+function endsInPlace(memory: Memory, pane: Pane | null): boolean {
+  const ending = endingOf(memory);
+  return ending?.pid === pane?.pid && Boolean(pane?.pinned || ending?.inPlace);
+}
 
 export function freshWatch(): Watch {
   return {
@@ -5821,7 +5831,7 @@ const MEMORY_SHAPES: Record<string, Shape> = {
   answering: isFlag,
   starts: every(isNumber), client: orNull(withFields(GROUP)),
   stopping: orNull(withFields({ ...GROUP, since: isNumber, marks: orNull(every(isText)),
-    stuck: orNull(isText), killed: orNull(isNumber) })),
+    stuck: orNull(isText), killed: orNull(isNumber), inPlace: orNull(isFlag) })),
   restarts: withFields({ day: isText, count: isNumber }),
 };
 const WATCH_SHAPES: Record<string, Shape> = {
@@ -8037,7 +8047,7 @@ async function endForRestart(
   memory.idleSince = 0;
   memory.sameSince = 0;
   noteDeath(cfg, watch, agent, null, why, blameless);
-  if (pane.pinned) memory.buried = deathKey(watch.server, pane);
+  memory.buried = deathKey(watch.server, pane);
   await endFamily(cfg, watch, agent, familyOf(cfg, agent.name, [groupOf(pane)]), pane);
 }
 
@@ -8057,7 +8067,11 @@ async function endFamily(
     enterStopping(memory, { ...group, since: world.now(), marks });
     await saveOrLog(cfg, watch);
   }
-  if (pane) await Promise.all([endTurn(cfg, pane), killSession(cfg, pane)]);
+  if (pane) {
+    const [closed] = await Promise.all([killSession(cfg, pane), endTurn(cfg, pane)]);
+    const ending = endingOf(memory);
+    if (ending && !closed) ending.inPlace = true;
+  }
   signalAll(membersOf(family), "SIGHUP");
 }
 

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import {
   backendMismatch, cmdUp, type DeathFacts, decideDeath, decideHeal, decideStop, expectedBackendCmd, isReady, memoryOf,
   healOne, isCallOf, isWatchdog, lookAround, ownPanes, parsePane, programOf, save, enqueue, sessionAlive, sessionCommand, type Snapshot,
-  snapshot, world, type Life, type Down, storedLife,
+  parseEvents, snapshot, world, type Life, type Down, storedLife,
 } from "../agents.ts";
 import { agents, closeLook, type FakePane, fakeWorld, FLEET, paneOf, realFolder, type Scene, scene } from "./kit.ts";
 
@@ -332,6 +332,34 @@ test("an agent whose screen tmux does not show at that moment is not ended", asy
   fake.tmux.run = run;
   await ticks(4);
   expect(starts()).toBe(2);
+});
+
+describe("a client that is ended while tmux does not close its pane", () => {
+  /** `late`: the pane goes when tmux goes on, as a stopped one carries the words of a client that was killed. */
+  const ended = async (err: string, ignores: string[], late: boolean): Promise<void> => {
+    await begin(`${agents("a")}resume = true\n`, 6);
+    fake.files.set(join(cfg.stateDir, "a.id"), "old-id");
+    const old = pane();
+    Object.assign(old, { doing: "fatal", ignores });
+    const { tmux } = world;
+    let silent = 0;
+    world.tmux = async (args, ...rest) => {
+      if (args[0] !== "if-shell" || silent) return tmux(args, ...rest);
+      silent += 1;
+      if (late) queueMicrotask(() => fake.tmux.kill(old));
+      return { ok: false, out: "", err, timedOut: err === "no answer in time" };
+    };
+    await fake.ticks(cfg, watch, 6);
+    expect(silent).toBe(1);
+  };
+  const down = () => parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "down" || event === "fatal").map(({ event }) => event);
+  test.each([
+    ["no answer in time", [], false], ["no answer in time", [], true], ["server exited unexpectedly", [], false],
+    ["no answer in time", ["SIGHUP"], false], ["no answer in time", ["SIGHUP", "SIGTERM"], false], ["no answer in time", ["SIGHUP"], true],
+  ] as [string, string[], boolean][])("%s, it ignores %p, closed late: %p: it dies once, and counts once", async (err, ignores, late) => {
+    await ended(err, ignores, late);
+    expect([down(), memoryOf(watch, "a").failures, starts(), fake.everyPane[1]!.argv.includes("old-id")]).toEqual([["fatal", "down"], 1, 2, true]);
+  });
 });
 
 test("a client whose session was gone before anybody saw it goes up the ladder too", async () => {
