@@ -11518,12 +11518,16 @@ function stepOf(
   return nextStep(cfg, look, agent, { pane, memory, verdict: { ...shown, verdict }, hold });
 }
 
-/** What is due next for an agent, as its row shows it; null = nothing that a clock decides. */
+/**
+ * What is due next for an agent, as its row shows it; null = nothing that a clock decides, or no
+ * watchdog to do it.
+ */
 function nextDue(
   cfg: Config, look: StatusLook, agent: Agent, memory: Memory, hold: LimitState | null,
   condition: Condition,
 ): { next: Due; at: number } | null {
-  const { watch, complete, now } = look;
+  const { watch, watchdog, complete, now } = look;
+  if (!watchdog.running) return null;
   if (condition === "backoff") return dueOf(decideNextDown(memory, false, null, cfg.watchdog, now));
   if (!isLiving(condition) || condition === "blocked") return null;
   const step = stepOf(cfg, look, agent, memory, hold);
@@ -11539,7 +11543,7 @@ export type StatusRow = ReturnType<typeof statusRow>;
 
 /** Whether what a text waits for is over: it is as old as the last tick, the row is as of now. */
 const isPast = (waits: string, { verdict }: Memory, running: boolean): boolean =>
-  (running && waits === NOT_RUNNING) ||
+  running === (waits === NOT_RUNNING) ||
   VERDICTS.some((one) => one !== verdict && waits.startsWith(`${one}: `));
 
 /** A text that is stuck for this long, ms, needs a person. */
@@ -12052,6 +12056,9 @@ export function columns(
 const CARD_SCREEN = 12;
 const CARD_RESTARTS = 5;
 
+/** What to say of a watchdog that does not run. */
+const NOTHING_DONE = 'not running, so nothing is done; "up watchdog" starts it';
+
 /** Everything that is known of one unit, with the last lines that it shows. */
 export type Card = Awaited<ReturnType<typeof cardOf>>;
 
@@ -12071,7 +12078,8 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow) {
     // what decided it, and what the client itself says; null = the screen was not read
     evidence: verdict ? { rule: verdict.rule, where: verdict.where, text: verdict.text,
       ...(verdict.own ? { own: verdict.own } : {}) } : null,
-    nextStep: next ? `${next.does}${next.at === null ? "" : ` at ${dayTime(next.at)}`}` : "",
+    nextStep: !next ? "" : !look.watchdog.running ? `the watchdog is ${NOTHING_DONE}`
+      : `${next.does}${next.at === null ? "" : ` at ${dayTime(next.at)}`}`,
     texts: texts.map(({ made, cause, text, tries, why = "" }) =>
       ({ made: isoOrNone(made), cause, text: plainText(text, SUBJECT_MAX), tries, why })),
     restarts: restartsFor(row.name, events).slice(-CARD_RESTARTS),
@@ -12273,7 +12281,8 @@ export async function cmdSend(call: Call): Promise<number> {
   process.once("SIGINT", () => void withdraw(cfg, message).finally(() => process.exit(130)));
   const why = await sendNow(cfg, message, timeout * 1000);
   if (why === null) return printed(`delivered to ${name}`);
-  log(why.startsWith("unproven: ") ? `${name}: ${why}`
+  log(why.startsWith("unproven: ") ? `${name}: ${why}` : await isTyped(cfg, message)
+    ? `typed into ${name}, not seen to be taken within ${timeout} s: ${why}; ${lookAfter(name)}`
     : `not delivered to ${name} within ${timeout} s: ${why}`);
   return 1;
 }
@@ -12320,11 +12329,18 @@ async function sendNow(cfg: Config, message: Message, patience: number): Promise
 export async function withdraw(cfg: Config, message: Message): Promise<void> {
   await changeOperator(cfg, (operator) => void (operator.queue = [
     ...operator.queue.filter(({ id }) => id !== message.id), { ...message, expires: 0 }]));
-  const { outbox } = await loadWatch(cfg);
-  const typed = outbox.some((one) => one.id === message.id && wasPasted(one));
-  log(typed ? `interrupted: it is typed already; status ${message.target} shows what becomes of it`
+  log(await isTyped(cfg, message)
+    ? `interrupted: it is typed already; ${lookAfter(message.target)}`
     : "interrupted: the text is taken back");
 }
+
+/** Whether a text was typed and is still in doubt: it may be taken at any moment. */
+async function isTyped(cfg: Config, { id }: Message): Promise<boolean> {
+  const { outbox } = await loadWatch(cfg);
+  return outbox.some((one) => one.id === id && wasPasted(one));
+}
+
+const lookAfter = (name: string): string => `"status ${name}" shows what becomes of it`;
 
 export async function cmdNotify(call: Call): Promise<number> {
   const cfg = await configFor(call);
@@ -12453,8 +12469,7 @@ const LOOKS_APART = 300;
 
 /** What to say where no watchdog runs, so that nothing will be done. */
 const watchdogFact = async (cfg: Config): Promise<[string, string | null]> =>
-  ["watchdog", (await readWatchdog(cfg)).running ? null
-    : 'not running, so nothing is done; "up watchdog" starts it'];
+  ["watchdog", (await readWatchdog(cfg)).running ? null : NOTHING_DONE];
 
 /** Reads a running agent as the watchdog does: twice, as a changing screen is not believed idle. */
 async function explainLive(call: Call, cfg: Config, agent: Agent, pane: Pane): Promise<number> {

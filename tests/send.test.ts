@@ -103,7 +103,12 @@ describe("send", () => {
     await ticks(2);
     await withdraw(cfg, text!);
     await ticks(1);
-    expect([watch.outbox.map(({ id }) => id), fake.logged("interrupted: it is typed already; status a shows").length]).toEqual([[text!.id], 1]);
+    expect([watch.outbox.map(({ id }) => id), fake.logged('interrupted: it is typed already; "status a" shows').length]).toEqual([[text!.id], 1]);
+  });
+  test("one that was typed, and that the client may still take, is not called undelivered", async () => {
+    pane().takesEnter = false;
+    expect(await send("a", "hear this")).toBe(1);
+    expect([fake.logged(/typed into a, not seen to be taken within 3 s: .+; "status a" shows what becomes of it/).length, fake.logged("not delivered").length]).toEqual([1, 0]);
   });
   test("five at once without a watchdog: each text once, and none is left to come again", async () => {
     const texts = ["one", "two", "three", "four", "five"].map((word) => `${word} of the five texts`);

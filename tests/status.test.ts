@@ -464,6 +464,9 @@ describe("the command over a fleet", () => {
     await ticks(2);
     pane("builder").doing = "idle";
     expect((await read()).of("builder")).toMatchObject({ verdict: "idle", messages: 1, messagesWhy: "" });
+    fake.tmux.exit("agents-builder", 1);
+    fake.files.set(state("watch.json"), fake.files.get(state("watch.json"))!.replace(/blocked: [^"]*/, "its input box is not visible"));
+    expect((await read()).of("builder")).toMatchObject({ running: false, messages: 1, messagesWhy: "" });
   });
   test("a session of its name that another fleet made: it cannot start, exit 3", async () => {
     await begin(FLEET);
@@ -590,7 +593,11 @@ describe("the command over a fleet", () => {
     // the watchdog has not seen this one yet
     expect((await read()).of("adversary")).toMatchObject({ condition: "limited", until: "2026-06-15T15:00:00.000Z", detail: expect.stringMatching(/^5-hour limit, resets /) });
     await ticks(2);
-    expect((await read()).of("adversary")).toMatchObject({ condition: "limited", detail: expect.stringMatching(/^to .*, 5h$/), next: "probe" });
+    // nothing is due where no watchdog would do it
+    expect((await read()).of("adversary")).toMatchObject({ condition: "limited", detail: expect.stringMatching(/^to .*, 5h$/), next: "", nextAt: "" });
+    expect((await command("status", "adversary", "--config", cfg.path)).out).toMatch(/^next +the watchdog is not running, so nothing is done; "up\s+watchdog"\s+starts it$/m);
+    watchdog(10);
+    expect((await read()).of("adversary")).toMatchObject({ condition: "limited", next: "probe" });
     pane("adversary").doing = "busy";
     expect((await read()).of("adversary")).toMatchObject({ condition: "working", next: "" });
     pane("adversary").doing = "dialog";
