@@ -6141,13 +6141,14 @@ const isHeld = (operator: Operator, name: string): boolean => operator.held[name
 const BUSY = "a command of yours holds it";
 
 /**
- * Why the watchdog must leave a unit alone, "" = it need not: it is down by order, or a command is
- * working on it, for at most ten minutes and no longer than that command lives.
+ * Why this process must leave a unit alone, "" = it need not: it is down by order, or another
+ * command is working on it, for at most ten minutes and no longer than that command lives.
  */
 function whyHandsOff(operator: Operator, name: string): string {
   if (isHeld(operator, name)) return BY_YOU;
   const left = (operator.busy[name] ?? 0) - world.now();
-  return left > 0 && left <= BUSY_MAX && !hasEnded(operator.owners?.[name] ?? "") ? BUSY : "";
+  const owner = operator.owners?.[name] ?? "";
+  return left > 0 && left <= BUSY_MAX && owner !== signature() && !hasEnded(owner) ? BUSY : "";
 }
 
 /** Whether the process with this signature has certainly ended; never certain without /proc. */
@@ -7050,7 +7051,9 @@ function outcomeOf(typing: Typing): Delivery {
 }
 
 /** Stores the next step with a text before it is taken; if that fails, nothing is changed. */
-async function intend({ message, remember }: Errand, step: Partial<Message>): Promise<void> {
+async function intend(
+  { message, remember }: Pick<Errand, "message" | "remember">, step: Partial<Message>,
+): Promise<void> {
   const before = { ...message };
   Object.assign(message, step);
   try {
@@ -7336,8 +7339,8 @@ async function tellServer(
   const again = decideAgain(message, pane, world.now());
   if (again.do !== "type") return outcomeOf(again);
   const { copies = 0, pasted } = message;
-  Object.assign(message, nextPaste(message, pane), { copies: copies + 1 });
-  await save(cfg, watch);
+  const remember = () => save(cfg, watch);
+  await intend({ message, remember }, { ...nextPaste(message, pane), copies: copies + 1 });
   const taken = await promptOpencode(cfg, agent, pane, message.text);
   if (taken) return { state: "delivered", why: "by the server" };
   if (taken === null) return outcomeOf({ do: "await" });

@@ -286,6 +286,16 @@ describe("a text that an opencode server may have taken already, before a crash"
     await ticks(1);
     expect([watch.outbox, watch.unproven]).toEqual([[], []]);
   });
+  test("on a full disk nothing is given, nothing counts as given, and nothing is lost", async () => {
+    const { writeAtomic } = world;
+    claim(0);
+    world.writeAtomic = async () => Promise.reject(Object.assign(new Error("ENOSPC"), { code: "ENOSPC" }));
+    await ticks(8);
+    expect([prompts, watch.outbox.map(({ tries }) => tries), watch.unproven]).toEqual([[], [0], []]);
+    world.writeAtomic = writeAtomic;
+    await ticks(2);
+    expect([prompts, watch.outbox]).toEqual([["hear this"], []]);
+  });
   test("one that says yes in other words than JSON has taken it", async () => {
     answering(200);
     claim(0);
@@ -317,7 +327,7 @@ describe("a text that an opencode server may have taken already, before a crash"
 
 describe("a client that ends, and its turn at the server", () => {
   const OC = '[defaults]\nbackend = "oc"\nwatch = "heal"\n[backend.oc]\nkind = "opencode"\nbin = "oc"\nserver = "http://127.0.0.1:4096"\n' +
-    '[loop]\nphases = [{ id = "p1", plan = "1.md", status = "S1.md" }, { id = "p2", plan = "2.md", status = "S2.md" }]\n[[agent]]\nname = "a"\nkind = "loop"\nrole = "builder"\n[[agent]]\nname = "b"\n';
+    '[loop]\nphases = [{ id = "p1", plan = "1.md", status = "S1.md" }, { id = "p2", plan = "2.md", status = "S2.md" }]\n[[agent]]\nname = "a"\nkind = "loop"\nrole = "builder"\n[[agent]]\nname = "b"\nprompt = "Work."\n';
   let aborted: string[];
   let prompts: string[];
   let status: number;
@@ -360,6 +370,13 @@ describe("a client that ends, and its turn at the server", () => {
     heal();
     await ticks(3);
     expect([aborted, starts(), fake.logged("agents-a: its opencode server does not say that it ended the turn").length]).toEqual([["ses_1"], 2, said]);
+  });
+  test("a restart where no watchdog runs gives the kickoff itself, and does not wait for its own order to end", async () => {
+    await ticks(3);
+    prompts.length = 0;
+    const before = fake.wall;
+    expect(await command("restart", "b", "--config", cfg.path)).toMatchObject({ code: 0 });
+    expect([prompts.length, fake.wall - before < 20_000, (await fake.watch(cfg)).outbox]).toEqual([1, true, []]);
   });
   test("a client without a conversation of ours has no turn there", async () => {
     fake.tmux.of("agents-a").marks["@agents_conversation"] = "";
