@@ -640,6 +640,8 @@ export interface World {
   read(path: string): string | null;
   /** The same for callers that can wait; a disk that does not answer in time throws. */
   text(path: string): Promise<string | null>;
+  /** Whether the disk of a path answers in time; to be asked before the calls that cannot wait. */
+  answers(path: string): Promise<boolean>;
   /** The first or the last `bytes` bytes of a file; null as above. */
   head(path: string, bytes: number): string | null;
   tail(path: string, bytes: number): string | null;
@@ -1044,6 +1046,20 @@ async function realText(path: string): Promise<string | null> {
   }
 }
 
+/** The questions to disks that are still open, by path, and since when (monotonic ms). */
+const asked = new Map<string, { answer: Promise<boolean>; since: number }>();
+
+/** One question at a time, as each holds a thread for as long as the disk hangs. */
+function realAnswers(path: string): Promise<boolean> {
+  const ask = async (): Promise<boolean> => {
+    await Bun.file(path).stat().catch(() => {});
+    return asked.delete(path);
+  };
+  const { answer, since } = asked.getOrInsertComputed(path,
+    () => ({ since: world.mono(), answer: ask() }));
+  return within(Math.max(since + READ_DEADLINE - world.mono(), 0), answer, false);
+}
+
 function readPart(file: number, from: number, bytes: number): string {
   const part = Buffer.alloc(bytes);
   return part.toString("utf8", 0, readSync(file, part, 0, bytes, from));
@@ -1129,6 +1145,7 @@ export const world: World = {
   signal: realSignal,
   read: realRead,
   text: realText,
+  answers: realAnswers,
   head: realHead,
   tail: realTail,
   writeAtomic: realWriteAtomic,
@@ -5147,6 +5164,24 @@ function seekSessionFile(agent: Agent, pane: Pane): SessionFile {
     settled: true, sought: world.mono() };
 }
 
+/** The sessions of clients whose own files are on a disk that does not answer at present. */
+const silent = new Set<string>();
+
+/**
+ * Whether the disk with a client's own files answers. Where it does not, nothing there is touched:
+ * the call would never return, and one agent's disk would end the care of all.
+ */
+async function diskAnswers(cfg: Config, agent: Agent, pane: Pane): Promise<boolean> {
+  const { kind } = backendOf(cfg, agent);
+  const known = sessionFiles.get(cfg)?.get(agent.session);
+  const folder = kind === "codex" ? codexHomeOf(agent) : kind !== "claude" ? ""
+    : known?.pane === pane.pid ? known.folder : claudeFolder(pane.pid, agent.env);
+  const answers = !folder || await world.answers(folder);
+  if (answers) silent.delete(agent.session);
+  else silent.add(agent.session);
+  return answers;
+}
+
 /** Whether a wrapper's client has ended; the wrapper may have started another. */
 const hasLeft = ({ pane, pid, born }: SessionFile): boolean =>
   pid !== pane && bornOf(pid) !== born;
@@ -5156,6 +5191,7 @@ const hasLeft = ({ pane, pid, born }: SessionFile): boolean =>
  * screen decides. Costs one `stat` if nothing has changed.
  */
 function readClaudeWord(cfg: Config, agent: Agent, pane: Pane): ClaudeWord | null {
+  if (silent.has(agent.session)) return null;
   const files = sessionFiles.getOrInsertComputed(cfg, () => new Map());
   try {
     let file = files.get(agent.session);
@@ -5576,6 +5612,7 @@ const rolloutOfId = (agent: Agent, id: string | null): string => (id ? rolloutsS
  * with one is the client: those that it runs may be a Codex too, or read other rollouts.
  */
 async function rolloutOf(cfg: Config, agent: Agent, pane: Pane): Promise<string> {
+  if (silent.has(agent.session)) return "";
   if (!showsOpenFiles(pane)) return (await rolloutInFolder(cfg, agent, pane)).path;
   for (const pid of pidsIn(pane)) {
     const open = world.opened(pid).filter((path) => ROLLOUT_NAME.test(path));
@@ -5629,6 +5666,9 @@ async function withOwnWord(
   if (world.folder(pane.pid).endsWith(" (deleted)")) {
     const why = `its folder was removed; restart ${agent.name} once it is there again`;
     return { ...NO_VERDICT, verdict: "blocked", rule: "folder", where: "process", why };
+  }
+  if (!(await diskAnswers(cfg, agent, pane))) {
+    return { ...NO_VERDICT, where: "disk", why: "the disk with its own files does not answer" };
   }
   const { kind } = backendOf(cfg, agent);
   if (kind === "codex") {

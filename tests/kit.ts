@@ -60,6 +60,7 @@ export class FakeWorld {
       signal: (pid, signal) => this.signal(Math.abs(pid), signal),
       read: (path) => this.read(path),
       text: async (path) => this.read(path),
+      answers: async () => true,
       head: (path, bytes) => this.read(path)?.slice(0, bytes) ?? null,
       tail: (path, bytes) => this.read(path)?.slice(-bytes) ?? null,
       opened: (pid) => this.opened.get(pid) ?? [],

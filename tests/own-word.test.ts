@@ -546,6 +546,23 @@ describe("P38: a Codex agent in a round", () => {
     await it.ticks(1);
     expect(verdictOf(it)).toBe("active");
   });
+  test("on a disk that does not answer nothing of the client's own is touched, and nothing is believed until it does", async () => {
+    const it = await begin();
+    writes(it, THREAD, "11-00-00", rows(meta(), turn("task_complete", it.fake.wall)));
+    await it.ticks(2);
+    const touched: string[] = [];
+    const { head, tail, list, mtime } = world;
+    const note = <T extends unknown[], R>(call: (...args: T) => R) => (...args: T): R => {
+      if (String(args[0]).includes("rollout-") || String(args[0]).includes("sessions")) touched.push(String(args[0]));
+      return call(...args);
+    };
+    Object.assign(world, { head: note(head), tail: note(tail), list: note(list), mtime: note(mtime), answers: async () => false });
+    await it.ticks(2);
+    expect([verdictOf(it), memoryOf(it.watch, "a").why, touched]).toEqual(["unsure", "the disk with its own files does not answer", []]);
+    world.answers = async () => true;
+    await it.ticks(2);
+    expect(verdictOf(it)).toBe("idle");
+  });
   test("that of a Codex which it runs itself does not count", async () => {
     const it = await begin();
     const { pid } = it.pane();

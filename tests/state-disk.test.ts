@@ -1,6 +1,6 @@
 /** P4 on a real small file system that is full for a while; needs root to mount one. */
 import { expect } from "bun:test";
-import { closeSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { flock } from "../agents.ts";
 import { real, signal, until } from "./real.ts";
@@ -81,5 +81,37 @@ real("P4: on a disk that became read-only a watchdog comes up, and goes on once 
     expect([isHeld(), (await f.run(["down"])).code]).toEqual([true, 0]);
   } finally {
     mounts("umount", "-l", logs);
+  }
+});
+
+real("P4: an agent whose client keeps its files on a disk that hangs is unsure, and costs no other agent its care", {
+  agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }],
+}, async (f) => {
+  const home = f.path("hung");
+  mkdirSync(home);
+  f.write("agents.toml", f.read("agents.toml").replace("env = {", `env = { CLAUDE_CONFIG_DIR = ${JSON.stringify(home)},`));
+  await f.up();
+  await f.ready("a1", "b1");
+  await f.ticks(2);
+  const watchdog = f.lock("watchdog");
+  // a file system whose program never answers
+  const hung = Bun.spawn(["bash", "-c", 'exec 3<>/dev/fuse && mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 hung "$1" && exec sleep 600', "sh", home],
+    { stdio: ["ignore", "ignore", "ignore"] });
+  try {
+    const isMounted = () => readFileSync("/proc/self/mountinfo", "utf8").includes(`${home.slice(-11)} `);
+    await until(() => isMounted() || hung.exitCode !== null);
+    if (!isMounted()) {
+      process.stderr.write("SKIPPED: the disk that hangs: no such file system can be mounted here\n");
+      return;
+    }
+    await until(() => JSON.parse(f.read(".agents/state/watch.json")).agents.a1?.why === "the disk with its own files does not answer", 30_000);
+    await f.tmux("kill-session", "-t", "=t-b1");
+    await until(() => f.starts("b1").length === 2, 15_000);
+    await f.ticks(3);
+    expect([f.lock("watchdog"), f.starts("a1").length]).toEqual([watchdog, 1]);
+  } finally {
+    hung.kill("SIGKILL"); // whoever waits there gets an error
+    await hung.exited;
+    mounts("umount", "-l", home);
   }
 });
