@@ -3239,7 +3239,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     ...CODEX_QUESTIONS,
     // its last line, which wraps in a narrow pane, says what Enter does
     { name: "dialog", verdict: "blocked", where: "dialog", why: "a dialog is open",
-      re: /^ *(?:\S.* [|·] )?(?:Press )?enter(?:\/esc)? \S.*(?:\n.*){0,3}(?![^])/m },
+      re: /^(?=.*(?:\n.*){0,3}(?![^])) *(?:\S.* [|·] )?(?:Press )?enter(?:\/esc)? \S/m },
     { name: "dialog choice", verdict: "blocked", where: "dialog", why: "a dialog is open",
       re: /^ *› \d+\. \S/m },
     { name: "search", verdict: "blocked", where: "foot", why: "the history search is open",

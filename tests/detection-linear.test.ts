@@ -32,13 +32,19 @@ const SUBJECTS: [string, (text: string) => unknown][] = [
   ["a box of claude", (text) => composerText("claude", claude(text), claude(text))],
 ];
 
-/** How long, ms; where that is too long, the shortest of three: what else runs on the machine only ever adds to it. */
+/** Of a processor, ms: what else runs on the machine takes none of it. */
+function spent(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+}
+
+/** How long, ms; where that is too long, the shortest of three: what this process does besides only ever adds to it. */
 function took(work: () => unknown, limit: number): number {
   let best = Infinity;
   for (let tries = 0; tries < 3 && best > limit; tries++) {
-    const began = performance.now();
+    const began = spent();
     work();
-    best = Math.min(best, performance.now() - began);
+    best = Math.min(best, spent() - began);
   }
   return best;
 }
