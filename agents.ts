@@ -7522,16 +7522,24 @@ const HAND_PATIENCE = 30_000;
  */
 export async function awaitHand(cfg: Config, isOver = () => false): Promise<void> {
   const path = lockFile(cfg, "hand");
-  for (let since = world.mono(); !isOver() && isLocked(path); ) {
-    if (world.mono() - since >= HAND_PATIENCE) {
-      const pid = lockHolder(path);
-      const isSure = pid !== null && bornOf(pid) !== "";
-      log(`${path} is held by ${pid === null ? "somebody" : `a command (pid ${pid})`} that does ` +
-        `not give way: ${isSure ? "ending it" : "the watchdog begins when it is free"}`);
-      if (isSure) world.signal(pid, "SIGKILL");
-      since = world.mono();
+  const isFree = async (): Promise<boolean> => {
+    try {
+      const lock = await takeLock(path, ATTEND_INTERVAL);
+      if (lock !== null) freeLock(lock);
+      return lock !== null;
+    } catch (error) {
+      log(`${messageOf(error)}; going on without it`); // as on a full disk, where it cannot be made
+      return true;
     }
-    await world.sleep(ATTEND_INTERVAL);
+  };
+  for (let since = world.mono(); !isOver() && !(await isFree()); ) {
+    if (world.mono() - since < HAND_PATIENCE) continue;
+    const pid = lockHolder(path);
+    const isSure = pid !== null && bornOf(pid) !== "";
+    log(`${path} is held by ${pid === null ? "somebody" : `a command (pid ${pid})`} that does ` +
+      `not give way: ${isSure ? "ending it" : "the watchdog begins when it is free"}`);
+    if (isSure) world.signal(pid, "SIGKILL");
+    since = world.mono();
   }
 }
 

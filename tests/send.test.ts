@@ -1,6 +1,6 @@
 /** `send`: exit 0 only for what the client has. */
 import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
-import { closeSync, mkdirSync } from "node:fs";
+import { closeSync, mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { awaitHand, cmdSend, flock, memoryOf, operatorOf, save, withdraw, world } from "../agents.ts";
 import { agents, command, FLEET, fakeWorld, holdLock, realFolder, type Scene, scene, together } from "./kit.ts";
@@ -152,6 +152,22 @@ describe("while a command writes the memory", () => {
     const waited = fake.mono - began;
     expect([fake.processes.has(pid), waited >= 30_000, waited >= 100_000]).toEqual([!known, true, !known]);
     expect(fake.logged(known ? `(pid ${pid}) that does not give way: ending it` : "the watchdog begins when it is free")).toHaveLength(known ? 1 : 3);
+  });
+  test("where the lock cannot be made, as on a full disk, nobody has it", async () => {
+    await holdHand(agents("a"));
+    free();
+    cfg.stateDir = join(cfg.stateDir, "none");
+    await awaitHand(cfg);
+    expect(fake.logged("hand.lock'; going on without it")).toHaveLength(1);
+  });
+  test.each(["a folder", "nothing"])("a lock that is %s is held by nobody", async (what) => {
+    await holdHand(agents("a"));
+    free();
+    rmSync(path);
+    if (what === "a folder") mkdirSync(path);
+    const began = fake.mono;
+    await awaitHand(cfg);
+    expect([fake.mono - began, fake.lines]).toEqual([0, []]);
   });
   test("an end of the watchdog ends its wait", async () => {
     await holdHand(agents("a"));
