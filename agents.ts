@@ -3414,11 +3414,33 @@ function isQuote(lines: string[], at: number, end: number, done: string, foot: s
   return own === null ? null : !own;
 }
 
+/** What may cure an error, or takes it out of the conversation: what was newest no longer counts. */
+const CLAUDE_REMEDY = new RegExp("^❯ /(?:login|logout|model|clear|compact|rewind|resume|branch|"
+  + "fork|upgrade|extra-usage|usage-credits|setup)\\b");
+
+/**
+ * The line of a person's `/context`, `!ls` and the like whose output begins at `at`; -1 = there is
+ * none. It is no turn, unless a command of the operator's ran into an error.
+ */
+function commandOf(lines: string[], at: number, block: string): number {
+  const owner = lines.slice(0, at).findLastIndex((line) => /^\S/.test(line));
+  const asked = lines[owner] ?? "";
+  const isTurn = /^⎿ (?:Interrupted|API Error)\b/.test(block) || BUILT_IN_RULES.claude.some(
+    ({ where, re }) => where === "event" && re.test(block));
+  const cures = CLAUDE_REMEDY.test(asked) && !block.startsWith("⎿ Kept ");
+  return block.startsWith("⎿") && /^(?:❯ \/|! )/.test(asked) && !isTurn && !cures ? owner : -1;
+}
+
 function claudeNewest(lines: string[], foot: string): Newest {
   let [end, done] = [lines.length, ""];
   for (let at = end - 1; at >= 0; at--) {
     if (!/^(?:\S|  ⎿)/.test(lines[at]!)) continue;
     const block = oneLine(lines.slice(at, end).join("\n").split("\n\n")[0]!);
+    const command = commandOf(lines, at, block);
+    if (command >= 0) {
+      at = end = command;
+      continue;
+    }
     if (!FOOTER_LINES.test(lines[at]!)) {
       const quote = isQuote(lines, at, end, done, foot);
       return { event: quote ? "" : block, done, doubtful: quote === null };

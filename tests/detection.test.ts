@@ -167,6 +167,14 @@ describe("an answer that is nothing but an error", () => {
       expect(got(drawn(text, "", "⏸ manual mode on · ? for shortcuts · ← for agents"))).toBe(verdict as never);
     });
   }
+  test("what a person's command prints is no turn; what may cure it, an interrupt or another error is newer", () => {
+    const after = (more: string) => got(claudeScreen(`❯ go\n  ⎿  Invalid API key · Fix external API key\n\n✻ Baked for 0s\n\n${more}`, 80));
+    for (const more of ["❯ /mcp\n  ⎿  No MCP servers loaded.\n     To add one, run it.", "❯ /context\n  ⎿  Context usage\n     ⛀ ⛁\n\n     14 skills", "! ls\n  ⎿  a\n     b",
+      "❯ /model\n  ⎿  Kept model as Sonnet", "❯ /mcp\n  ⎿  None\n\n❯ /memory\n  ⎿  Closed memory"]) expect([more, after(more)]).toEqual([more, "blocked"]);
+    for (const more of ["❯ /login\n  ⎿  Login successful", "❯ /model\n  ⎿  Set model to Opus", "❯ /clear\n  ⎿  (no content)", "❯ /review\n  ⎿  Interrupted · What should Claude do instead?",
+      "❯ /review\n\n● OK", "❯ /review\n  ⎿  API Error: 529 Overloaded."]) expect([more, after(more)]).toEqual([more, "idle"]);
+    expect(after("❯ /review\n  ⎿  Prompt is too long")).toBe("fatal");
+  });
   test("right under a prompt it is the client's own in any version", () => {
     const text = claudeScreen("❯ go on with\n  the work\n  ⎿  Invalid API key · Fix external API key\n\n✻ Baked for 0s · done 9:30 PM", 80);
     expect(got(text)).toBe("blocked");
