@@ -3077,11 +3077,14 @@ const atBox = (boxRe: string, emptyRe?: string): Rule => ({
   given: boxRe, box: { boxRe, ...(emptyRe === undefined ? {} : { emptyRe }) },
 });
 
+/** What a person's `/stats` and the like printed, which is no turn; others may cure an error. */
+const GEMINI_REPLIES = String.raw`(?:\n▄{8}.*\n > /(?!(?:auth|model|clear|compress|chat|resume`
+  + String.raw`|rewind|restore|init)\b)\S.*(?:\n(?!✦|▄|✕ \[API ).*)*)*`;
 // Gemini's newest error: between it and the box there is nothing but a hint of its own.
 const geminiError = (said: RegExp): Pick<Rule, "where" | "has" | "re"> => ({
   where: "screen", has: "✕ [API Error: ", re: new RegExp(
-    String.raw`^✕ \[API Error: (?:${said.source}).*(?:\n(?![✦✕▄]).*)*\n`
-    + String.raw`${GEMINI_TOP}(?:\n(?!▄).*)*(?![^])`, "m") });
+    String.raw`^✕ \[API Error: (?:${said.source}).*(?:\n(?![✦✕▄]).*)*`
+    + String.raw`${GEMINI_REPLIES}\n${GEMINI_TOP}(?:\n(?!▄).*)*(?![^])`, "m") });
 /** The same error with its first line scrolled away; `@` = anywhere in the rest of it. */
 const geminiCut = (holds: RegExp): Pick<Rule, "where" | "has" | "re"> => ({
   where: "screen", has: "ℹ This request failed.", re: new RegExp(
@@ -3414,7 +3417,7 @@ function isQuote(lines: string[], at: number, end: number, done: string, foot: s
   return own === null ? null : !own;
 }
 
-/** What may cure an error, or takes it out of the conversation: what was newest no longer counts. */
+/** What may cure an error or take it out of the conversation: what was newest counts no longer. */
 const CLAUDE_REMEDY = new RegExp("^❯ /(?:login|logout|model|clear|compact|rewind|resume|branch|"
   + "fork|upgrade|extra-usage|usage-credits|setup)\\b");
 

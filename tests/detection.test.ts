@@ -187,6 +187,16 @@ describe("an answer that is nothing but an error", () => {
   });
 });
 
+test("Gemini: what a person's command prints is no turn; what may cure the error, and a newer answer, are", () => {
+  const error = readFileSync(`${FIXTURES}/gemini/blocked-e401-200x50.txt`, "utf8");
+  const after = (...lines: string[]) => {
+    const text = error.replace(/\n(?=─{8}.*\n(?:.*\n){1,3}▄{8})/, `\n${lines.map((line) => (line.startsWith("> ") ? `${"▄".repeat(80)}\n ${line}\n${"▀".repeat(80)}` : line)).join("\n")}\n`);
+    return detect(BUILT_IN_RULES.gemini, { text, title: "◇  Ready (x)" }, NOW).verdict;
+  };
+  expect([after("> /mcp", "No MCP servers configured."), after("> /permissions", "✕ Please provide a subcommand"), after("> /mcp", "None.", "> /tools", "  - Shell")]).toEqual(["blocked", "blocked", "blocked"]);
+  expect([after("> /auth"), after("> go on", "✦ OK"), after("> /mine", "✦ OK"), after("> /mcp", "None.", "> go on", "ℹ Request cancelled.")]).toEqual(["idle", "idle", "idle", "idle"]);
+});
+
 test("opencode: a dialog in the middle of the pane is open, whatever is typed in it; one that an answer quotes is not", () => {
   const read = (text: string) => detect(BUILT_IN_RULES.opencode, { text, title: "OC | x" }, NOW).verdict;
   for (const size of ["80x24", "200x50"]) {
