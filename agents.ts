@@ -3367,11 +3367,14 @@ function claudeBox(lines: string[]): Box | null {
   return { from: first + 1, to: last - 1, first, last };
 }
 
+// On the home screen of a wide pane it is in the middle, below a logo; an answer may quote one.
 function opencodeBox(lines: string[]): Box | null {
-  const last = lines.findLastIndex((line) => /^ {1,6}╹▀{8}/.test(line));
+  const last = lines.findLastIndex((line) => /^ +╹▀{8}/.test(line));
   // Claude Code alone writes these in the first column: its transcript quotes an opencode screen
   if (last < 1 || lines.some((line) => /^[●❯✻─▔]/.test(line))) return null;
   const first = lines.slice(0, last).findLastIndex((line) => !/^ +┃/.test(line)) + 1;
+  const isHome = lines.slice(0, first).every((line) => /^[ ▀▄█]*$/.test(line));
+  if (!isHome && !/^ {1,6}╹/.test(lines[last]!)) return null;
   return { from: first + 1, to: last - 3, first, last };
 }
 
