@@ -8300,7 +8300,7 @@ export async function healOne(
   const isNews = aliveSince(memory) !== null ||
     (death !== "" && death !== memory.buried && !isOver(memory));
   if (memory.life.state !== "stopping" && isNews) {
-    if (seen.pane && isAgent(unit)) await noteLastWords(cfg, watch, unit, seen.pane);
+    if (seen.pane && isAgent(unit)) await noteFatalEnd(cfg, watch, unit, seen.pane);
     noteDeath(cfg, watch, unit, seen.pane?.status ?? null, "", memory.together);
     memory.buried = death;
     memory.together = false;
@@ -8323,7 +8323,7 @@ function noteStranger(cfg: Config, watch: Watch, unit: Unit, why: string): void 
 }
 
 /** A client that ended at once may say why: a resume id that led there twice is not used again. */
-async function noteLastWords(cfg: Config, watch: Watch, agent: Agent, pane: Pane): Promise<void> {
+async function noteFatalEnd(cfg: Config, watch: Watch, agent: Agent, pane: Pane): Promise<void> {
   const screen = (await capturePane(cfg, pane)) ?? "";
   const verdict = detect(rulesOf(backendOf(cfg, agent)), { text: screen, title: "" }, world.now());
   dropSlowPatterns(cfg, agent);
@@ -11355,7 +11355,7 @@ interface UnitScreen { text: string; verdict?: Verdict }
 
 /** What a client asks a person, until when it waits, or what it said as it ended; "" = none. */
 function clientWords({ text, verdict }: UnitScreen, pane: Pane): string {
-  if (pane.dead) return lastWord(text);
+  if (pane.dead) return tellingLine(text);
   if (verdict?.waitingUntil && verdict.verdict === "waiting") {
     return `to ${localTime(verdict.waitingUntil)}`;
   }
@@ -11366,7 +11366,7 @@ function clientWords({ text, verdict }: UnitScreen, pane: Pane): string {
 }
 
 /** The most telling line of an ended client: its last error, else its last line. */
-function lastWord(text: string): string {
+function tellingLine(text: string): string {
   const lines = tailOf(text.replace(/^Pane is dead.*$/gm, ""), 12).split("\n");
   const tells = /error|cannot|not found|fail|denied|refused|panic/i;
   const said = lines.findLast((line) => tells.test(line));
