@@ -6095,7 +6095,7 @@ async function storePhase(cfg: Config, idx: number): Promise<void> {
 
 /** The hold of one agent, in the original's format. */
 export interface LimitState {
-  /** Wall s: nothing is typed before. */
+  /** Wall s: nothing is typed before but what a person sends (`whyLimited`). */
   until: number;
   /** How often it was probed. */
   nudges: number;
@@ -6138,6 +6138,19 @@ function parseLimitState(text: string | null): LimitState | null {
 
 export const loadLimitState = (cfg: Config, session: string): LimitState | null =>
   cfg.stored.limits.get(session) ?? null;
+
+/** Whether a hold lasts: a clock that was set back behind its beginning makes none longer. */
+const isHolding = ({ until, setAt = 0 }: LimitState, now: number): boolean =>
+  now / 1000 < until && now / 1000 >= setAt - 60;
+
+/** The hold that keeps an agent from its work, whatever its screen shows by now; null = none. */
+function holdOn(cfg: Config, { session }: Agent): LimitState | null {
+  const hold = loadLimitState(cfg, session);
+  return hold && isHolding(hold, world.now()) ? hold : null;
+}
+
+const holdWords = ({ class: kind = "other", resetAt }: LimitState): string =>
+  `its ${LIMIT_NAMES[kind]} holds${resetAt ? ` until ${dayTime(resetAt * 1000)}` : ""}`;
 
 export async function saveLimitState(
   cfg: Config, session: string, state: LimitState,
@@ -7304,15 +7317,15 @@ const queueBoot = (
 };
 
 /**
- * The next text for each target: a kickoff, then in the order they were made. All but the probe of
- * a limit wait for a limited target, so there it goes before the kickoff. A wake comes last, and so
- * does a probe once the limit is lifted: they alone wait for an agent at rest.
+ * The next text for each target: a kickoff, then in the order they were made. For a limited target
+ * the probe comes first, then what a person sends: the rest waits. A wake comes last, and so does a
+ * probe once the limit is lifted: they alone wait for an agent at rest.
  */
 export function nextMessages(
   outbox: Message[], isLimited: (target: string) => boolean = () => false,
 ): Message[] {
-  const rank = ({ cause, target }: Message): number => cause === PROBE
-    ? isLimited(target) ? 0 : 3 : { boot: 1, wake: 3 }[cause] ?? 2;
+  const rank = ({ cause, target }: Message): number => passesLimit(cause) && isLimited(target)
+    ? cause === PROBE ? 0 : 1 : { boot: 2, wake: 4, [PROBE]: 4 }[cause] ?? 3;
   const first = new Map<string, Message>();
   for (const message of outbox) {
     const before = first.get(message.target);
@@ -7326,7 +7339,10 @@ export async function deliverAll(
   cfg: Config, watch: Watch, observations: Map<string, Observation>, only?: Set<string>,
 ): Promise<void> {
   await takeQueued(cfg, watch);
-  const isLimited = (target: string) => observations.get(target)?.verdict.verdict === "limited";
+  const isLimited = (target: string) => {
+    const [agent, seen] = [cfg.agents.get(target), observations.get(target)];
+    return seen?.verdict.verdict === "limited" || Boolean(agent && holdOn(cfg, agent));
+  };
   const due = nextMessages(watch.outbox, isLimited)
     .filter((message) => !only || only.has(message.target));
   for (const label of Object.keys(watch.volatile.errors)) {
@@ -7357,7 +7373,8 @@ async function deliver(
   const agent = cfg.agents.get(message.target);
   const note = (delivery: Delivery, said = message) => noteDelivery(cfg, watch, said, delivery);
   if (!agent) return note({ state: "failed", why: NO_AGENT, person: true });
-  const why = await whyUntold(cfg, watch, agent, seen) || whyAccount(seen, message.cause);
+  const why = await whyUntold(cfg, watch, agent, seen) ||
+    (passesLimit(message.cause) ? "" : whyLimited(cfg, agent, seen!, message.cause));
   if (why) return note({ state: "waiting", why });
   const pane = seen!.pane!;
   if (backendOf(cfg, agent).kind === "opencode" && pane.conversation) {
@@ -7387,10 +7404,17 @@ async function whyUntold(
   return seen.booting && seen.verdict.verdict !== "blocked" ? "booting" : "";
 }
 
-/** Why an agent's account lets nothing be said to it: a probe may be, and what a person sends. */
-const whyAccount = (seen: Observation | undefined, cause: string): string =>
-  (seen?.verdict.where === ACCOUNT && cause !== PROBE && !cause.startsWith("send ")
-    ? `limited: ${seen.verdict.why}` : "");
+/** Whether a text may go to an agent whose limit is no more than remembered. */
+const passesLimit = (cause: string): boolean => cause === PROBE || cause.startsWith("send ");
+
+/** Why a text waits for the end of a limit that its agent need not show any more; "" = for none. */
+function whyLimited(
+  cfg: Config, agent: Agent, { verdict }: Observation, cause: string,
+): string {
+  const hold = holdOn(cfg, agent);
+  return hold || verdict.where === ACCOUNT
+    ? whyNotNow(verdict, cause) || (hold ? holdWords(hold) : "") : "";
+}
 
 /** Hands a text to an opencode server, whose record of the conversation is the proof. */
 async function tellServer(
@@ -7643,8 +7667,7 @@ export function decideLimit(
   if (!limited && answered) return { do: "lift", why: "at its prompt after its probe" };
   const reset = state.resetAt ?? state.until;
   if (!limited && now / 1000 >= reset) return { do: "lift", why: "at its prompt after the reset" };
-  if (now / 1000 < state.until && now / 1000 >= (state.setAt ?? 0) - 60) return {
-    do: "hold", why: "" };
+  if (isHolding(state, now)) return { do: "hold", why: "" };
   // the banner of a reset that is far off may be gone by now
   return limited || verdict.verdict === "idle"
     ? { do: "probe", why: `limit probe #${state.nudges + 1}` } : { do: "hold", why: "" };
@@ -8586,7 +8609,8 @@ export async function wakeAgent(
   // a clock that was stepped back must not put a wake off for longer than its interval
   const due = stored === undefined || stored > now + interval ? now + interval : stored;
   watch.wakeDue[agent.name] = due;
-  const action = decideWake(due, now, seen.alive, seen.verdict.verdict);
+  const action = decideWake(due, now, seen.alive,
+    whyLimited(cfg, agent, seen, "wake") ? "limited" : seen.verdict.verdict);
   if (action.do !== "wake") return false;
   const value = renderLine(cfg, agent.wake.promptFile, variablesOf(cfg, agent));
   log(`waking ${agent.name} (${agent.session}) for its scheduled pass`);
@@ -8609,7 +8633,7 @@ export async function wakeAgent(
 //                     are news and to whom, `announceCommits` queues one text for all of them;
 //                     text and commits are stored in one write
 //   deliverAll        the end of the same round: `nextMessages` takes one text per target, and
-//                     `deliver` asks what no screen shows (`whyUntold`, `whyAccount`)
+//                     `deliver` asks what no screen shows (`whyUntold`, `whyLimited`)
 //   pingSession       by a close look each time: `decideTyping`, `paste`, `submit`, `whatBecame`,
 //                     each step stored before it is taken; for opencode `tellServer` instead
 //   noteDelivery      what became of it; what waits or failed is tried again by the next round
@@ -9179,7 +9203,11 @@ async function deadlockCheck(
   if (!hand || watch.intent || isComplete(cfg) || phaseTrouble(cfg)) return;
   if (!watch.channel || isBad(watch.channel.state)) return; // the commit may have come
   const sides = CAUSES.map((cause) => readerOf(cause, hand));
-  const verdicts = sides.map((name) => observations.get(name)?.verdict.verdict ?? "unsure");
+  const verdicts = sides.map((name) => {
+    const [agent, seen] = [cfg.agents.get(name), observations.get(name)];
+    if (!agent || !seen) return "unsure";
+    return whyLimited(cfg, agent, seen, "deadlock") ? "limited" : seen.verdict.verdict;
+  });
   const pending = watch.outbox.filter((message) => sides.includes(message.target)).length;
   const resting = decideDeadlock(verdicts, pending, 0, 0);
   const { volatile } = watch;

@@ -328,6 +328,17 @@ describe("deadlock", () => {
     await ticks(400);
     expect(nudged()).toHaveLength(1);
   });
+  test("no side that a limit holds owes a commit, though it rests at its prompt", async () => {
+    cfg = await fake.config(FLEET.replace('watch = "heal+stall"', 'watch = "heal"').replace('name = "builder"', 'name = "builder"\naccount = "its own"'));
+    await running();
+    await ticks(2);
+    const builder = fake.tmux.of("agents-builder");
+    Object.assign(builder, { doing: "limit", banner: "You've hit your 5-hour limit · resets 3pm (UTC)" });
+    await ticks(2);
+    builder.doing = "idle";
+    await ticks(60);
+    expect(nudged()).toEqual([]);
+  });
   test("after a claim it is the adversary's turn", async () => {
     await rest(1);
     fake.git.push("claim(p1): G1");

@@ -4,7 +4,7 @@ import {
   clearLimitState, decideLimit, type Limit, limitNudgeMsg, type LimitState, limitStatePath, limitTick, loadLimitState, nextLimitUntil, readState,
   saveLimitState, enqueue, type VerdictName, world,
 } from "../agents.ts";
-import { agents, FLEET, type Scene, scene, verdict } from "./kit.ts";
+import { agents, command, FLEET, type Scene, scene, verdict } from "./kit.ts";
 
 const NOW = Date.UTC(2026, 5, 15, 12);
 const s = (offset: number): number => NOW / 1000 + offset;
@@ -190,6 +190,43 @@ describe("limitTick, over the fake world", () => {
     expect(pane().received).toEqual([]);
   });
 
+  describe("a hold whose banner is gone, as after /clear", () => {
+    const WEEKLY = "You've hit your weekly limit · resets Jun 19, 10pm (UTC)";
+    /** The client rests at its prompt, and a claim waits for it. */
+    const cleared = async (banner?: string) => {
+      limited(banner);
+      await minutes(2);
+      Object.assign(pane(), { doing: "idle", said: "● Cleared." });
+      enqueue(watch, "a", "claim", "a claim");
+    };
+    test("lets no hand-off and no wake through, before the reset has come", async () => {
+      cfg = await fake.config(`${TEXT}wake = { interval = 600 }\n`);
+      await cleared();
+      await minutes(170);
+      expect([pane().received, fake.logged("waking a").length]).toEqual([[], 0]);
+      expect(watch.outbox).toMatchObject([{ cause: "claim", why: "its 5-hour limit holds until 15:00" }]);
+      await minutes(20);
+      expect([fake.received("agents-a")[0], state()]).toEqual(["a claim", null]);
+    });
+    test("lets the probe through before the claim, though that came first", async () => {
+      await cleared(WEEKLY);
+      await minutes(62);
+      expect(pane().received).toEqual([expect.stringContaining("if you can work again"), "a claim"]);
+    });
+    test("lets through what a person sends, also past the claim", async () => {
+      await cleared();
+      enqueue(watch, "a", "send 1", "a word");
+      await minutes(10);
+      expect(pane().received).toEqual(["a word"]);
+    });
+    test("is told as such by status, beside the text", async () => {
+      await cleared();
+      await minutes(2);
+      const { out } = await command("status", "--json", "--config", cfg.path);
+      expect(JSON.parse(out).agents[0]).toMatchObject({ condition: "limited", messages: 1, messagesWhy: "its 5-hour limit holds until 15:00" });
+    });
+  });
+
   test("an agent that died is not held by its old limit", async () => {
     limited();
     await minutes(2);
@@ -213,7 +250,7 @@ describe("limitTick, over the fake world", () => {
     await minutes(16);
     expect(state()).toBeNull();
     expect(pane().received[0]).not.toStartWith("a ");
-    expect(pane().received.slice(1)).toEqual(["a boot", "a review", "a claim", "a send 1", "a wake"]);
+    expect(pane().received.slice(1)).toEqual(["a send 1", "a boot", "a review", "a claim", "a wake"]);
     expect(watch.outbox).toEqual([]);
   });
 
