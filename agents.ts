@@ -1648,13 +1648,16 @@ class ConfigReader {
 
   /** Checks one table against its keys; the result has camelCase keys and every default. */
   read<T extends Keys>(at: Location, raw: object, keys: T): Table<T> {
-    for (const key of Object.keys(raw)) {
-      if (!(key in keys)) this.warning(at, key, `unknown key${nearest(key, Object.keys(keys))}`);
+    const unknown = Object.keys(raw).filter((key) => !(key in keys));
+    for (const key of unknown) {
+      this.warning(at, key, `unknown key${nearest(key, Object.keys(keys))}`);
     }
     const values = Object.entries(keys).map(([key, [check, fallback]]) => {
       const value = (raw as Record<string, unknown>)[key];
       if (value === undefined) {
-        if (check.needed) this.fault(at, key, `missing; ${check(undefined)}`);
+        const slip = unknown.find((other) => nearest(other, [key]));
+        if (check.needed) this.fault(at, key, `missing; it must be ${check(undefined)}` +
+          (slip ? ` ("${slip}" is no key)` : ""));
         return [camelCase(key), fallback];
       }
       const allowed = check(value);
@@ -10152,7 +10155,9 @@ async function sendNotice(
     headers: json ? { "content-type": "application/json" }
       : { title: "agents", "content-type": "text/plain; charset=utf-8" },
     signal: AbortSignal.timeout(NOTICE_DEADLINE),
-  }).catch((error: Error) => die(`notify: the URL did not answer (${error.name})`));
+  }).catch((error: Error & { code?: unknown }) =>
+    // never its message, which names the URL with what is secret in it
+    die(`notify: the URL did not answer (${isText(error.code) ? error.code : error.name})`));
   if (!answer.ok) die(`notify: the URL answered ${answer.status}`);
 }
 
@@ -14386,6 +14391,15 @@ function examineDirs(cfg: Config): Findings {
     (needed ? fail : warn)(`${dir} does not exist`, "clone it there, or fix dir"));
 }
 
+/** An agent is told to read the plan of its phase; a later one may still have to be written. */
+function examinePlans({ loop: { phases }, planDir }: Config): Findings {
+  const missing = phases.filter(({ plan }) => !isThere(absolute(planDir, plan)));
+  if (!missing.length) return good(`${phases.length} there`);
+  return missing.map(({ id, plan }) =>
+    warn(`phase ${id}: ${absolute(planDir, plan)} does not exist`,
+      "write it, or fix plan in [loop]"));
+}
+
 /** Whether the disk has room; `free` is bytes. */
 export function assessDisk(free: number): Findings {
   const gigabytes = `${(free / 1e9).toFixed(1)} GB free`;
@@ -14551,6 +14565,7 @@ function fleetChecks(cfg: Config): (DoctorCheck | false)[] {
     ["log_dir", () => examineFolder(cfg.logDir)],
     ["state", () => examineFolder(cfg.stateDir)],
     ["dirs", () => examineDirs(cfg)],
+    loopAgents(cfg).length > 0 && ["plans", () => examinePlans(cfg)],
     cfg.loop.handoff !== undefined && loopAgents(cfg).length > 0 &&
       ["handoff", () => examineChannel(cfg)],
     ["background", () => findBackground(cfg, agents).map(({ pid, what, dir }) =>

@@ -184,6 +184,17 @@ describe("doctor", () => {
     expect(await watchdog({ version: "0.0.9" })).toBe(`warn it runs version 0.0.9, this is ${version()}`);
   }, 300_000);
 
+  test("the plans that the phases name", () => {
+    const path = fleet("plans", `loop.phases = [{ id = "p1", plan = "p1.md", status = "S.md" }, { id = "p2", plan = "sub/p2.md", status = "T.md" }]\n${["builder", "adversary"].map((role) =>
+      `[[agent]]\nname = "${role}"\nkind = "loop"\nrole = "${role}"\nbackend = "claude"\n`).join("")}[backend.claude]\nbin = "true"\n`);
+    const folder = join(scratch, "plans");
+    expect(examine(path).of("plans").split("\n")).toEqual(["p1.md", "sub/p2.md"].map((plan, at) =>
+      `warn phase p${at + 1}: ${join(folder, plan)} does not exist write it, or fix plan in [loop]`));
+    mkdirSync(join(folder, "sub"));
+    for (const plan of ["p1.md", "sub/p2.md"]) writeFileSync(join(folder, plan), "plan\n");
+    expect(examine(path).of("plans")).toBe("ok 2 there ");
+  });
+
   test("folders: not there yet, open to others, a file in the way, a dir that is missing", () => {
     const path = fleet("folders", `${TWO}[backend.claude]\nbin = "true"\n`);
     const logs = join(scratch, "folders", ".agents");

@@ -138,6 +138,8 @@ describe("notify --test", () => {
       const { cfg } = await scene(`[notify]\nurl = "json:${hangs.url}"\n${agents("a")}`, { ticks: 0 });
       const hung = await command("notify", "--test", "--config", cfg.path);
       expect([hung, deadlines]).toEqual([{ code: 1, out: "", err: "agents: notify: the URL did not answer (TimeoutError)\n" }, [10_000]]);
+      const nobody = await scene(`[notify]\nurl = "http://127.0.0.1:9/secret"\n${agents("a")}`, { ticks: 0 });
+      expect((await command("notify", "--test", "--config", nobody.cfg.path)).err).toBe("agents: notify: the URL did not answer (ECONNREFUSED)\n");
     } finally {
       AbortSignal.timeout = timeout;
       hangs.stop();
