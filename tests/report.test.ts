@@ -234,6 +234,11 @@ describe("report", () => {
     expect(reportText(summariseEvents([{ at: at("00:01"), event: "delivered", agent: "a", ms }], DAY, DAY + 60 * MINUTE), Infinity)).toMatch(new RegExp(`^a +1 +${shown} +${shown}$`, "m"));
   });
 
+  test("until when somebody looked, or that nobody did", () => {
+    const text = (lastLook: number) => reportText(summariseEvents([], DAY, DAY + 60 * MINUTE, { ...BOTH, lastLook }), 80);
+    expect([text(DAY), text(DAY + MINUTE)]).toEqual([expect.stringContaining("no watchdog was running at the time"), expect.stringContaining("the watchdog last looked at 00:01")]);
+  });
+
   test("work that began and ended in one moment breaks no silence", () => {
     const told = (minute: number, to: string): AgentEvent => ({ at: new Date(DAY + minute * MINUTE).toISOString(), event: "state", agent: "a", to });
     const events = [told(0, "active"), told(10, "idle"), told(30, "active"), told(30, "idle")];

@@ -70,6 +70,11 @@ describe("stallCheckOne, over the fake world", () => {
     pane().frozen = fake.wall;
     expect(await ticksToRestart()).toBeLessThanOrEqual(13);
   });
+  test("work that a rule without a spinner sees may stand still", async () => {
+    ({ fake, cfg, watch, pane, starts } = await scene(`${TEXT}[backend.claude]\nrule = [{ name = "still", verdict = "active", re = "STANDS STILL" }]\n`, { ticks: 4 }));
+    Object.assign(pane(), { doing: "idle", said: "● STANDS STILL" });
+    expect([await ticksToRestart(), watch.agents.a!.verdict]).toEqual([Infinity, "active"]);
+  });
   test("a spinner that moves again at the moment of the end: not restarted before it has stood still for as long again", async () => {
     pane().frozen = fake.wall;
     let moved = 0;

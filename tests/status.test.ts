@@ -362,6 +362,14 @@ describe("the command over a fleet", () => {
     expect(of("upgrader").state).toBe("stopped (disabled)");
     expect((await command("--config", cfg.path)).out).toMatch(/^\S+\/scene-\w+ \(agents-\) · phase p1 1\/2 · plan-1\.md .* ● 10s ago\n.*\n {2}AGENT/);
   });
+  test("a client whose agent left the config, and whether it runs", async () => {
+    await begin(FLEET);
+    await fake.config(FLEET.replace(/\[\[agent\]\]\nname = "orchestrator"[^[]*/, ""));
+    const left = { name: "orchestrator", session: "agents-orchestrator" };
+    expect((await read()).status.orphans).toEqual([{ ...left, running: true }]);
+    fake.tmux.exit(left.session);
+    expect((await read()).status.orphans).toEqual([{ ...left, running: false }]);
+  });
   test("a heartbeat is stale after three ticks, where it is that of the one that runs: exit 3", async () => {
     await begin(FLEET);
     for (const [seconds, stale] of [[89, false], [91, true]] as const) {
