@@ -4845,15 +4845,21 @@ async function refused(cfg: Config, session: string, why: string): Promise<Start
 
 /**
  * What is left of the clients of a unit that does not run; null = nothing. The panes are looked at
- * after the processes, so that a client started in the meantime does not count as left over.
+ * after the processes, so that a client started in the meantime does not count as left over. One
+ * that still runs in the session that the config named before is not: it throws.
  */
 async function leftOver(
   cfg: Config, watch: Watch, unit: Unit, groups: (Group | null)[],
 ): Promise<Family | null> {
   const all = listProcesses();
   const family = familyOf(cfg, unit.name, groups, all);
-  if (!membersOf(family, all).length) return null;
+  const members = membersOf(family, all);
+  if (!members.length) return null;
   const snap = usable(await lookAtSessions(cfg, watch));
+  const moved = orphansOf(cfg, snap).find(({ pane }) =>
+    !pane.dead && members.some(({ pid }) => Math.abs(pid) === pane.pid));
+  if (moved) die(`${unit.name} still runs in the session ${moved.session}, where the config had ` +
+    `it before: restart ${unit.name} to move it`);
   return sessionAlive(snap, unit.session) ? null : family;
 }
 
@@ -10689,9 +10695,13 @@ const orderedNames = (units: Unit[], withWatchdog: boolean): string[] =>
 /** Ends what a unit left running when its session went; returns what cannot be ended. */
 async function endLeftOver(cfg: Config, watch: Watch, unit: Unit): Promise<Failure[]> {
   const memory = memoryOf(watch, unit.name);
-  const left = await leftOver(cfg, watch, unit, [endingOf(memory), memory.client]);
-  if (left) await endFamilies([left]);
-  return left ? stuckOf(unit, left) : [];
+  try {
+    const left = await leftOver(cfg, watch, unit, [endingOf(memory), memory.client]);
+    if (left) await endFamilies([left]);
+    return left ? stuckOf(unit, left) : [];
+  } catch (error) {
+    return [{ name: unit.name, why: messageOf(error) }];
+  }
 }
 
 /** The failure of a unit some of whose processes outlived their end; [] = all are gone. */

@@ -50,6 +50,14 @@ describe("orders", () => {
     await call("up", "a");
     expect(fake.logged("orders are left in")).toEqual([]);
   });
+  test("under another session_prefix up ends nothing that runs, and says what to do; restart moves it", async () => {
+    await begin(["a"], 3);
+    const { pid } = fake.tmux.of("agents-a");
+    await fake.config(`[defaults]\nsession_prefix = "new-"\n${agents("a")}`);
+    expect([(await call("up", "a")).code, fake.everyPane.length, fake.processes.has(pid)]).toEqual([1, 1, true]);
+    expect(fake.logged("a still runs in the session agents-a")).toHaveLength(1);
+    expect([(await call("restart", "a")).code, fake.processes.has(pid), fake.everyPane.at(-1)!.session]).toEqual([0, false, "new-a"]);
+  });
   test("up starts nothing that was taken down meanwhile, and says so", async () => {
     await begin(["a", "b", "c"]);
     fake.beforeTmux((args) => {

@@ -699,6 +699,15 @@ describe("the config is read again", () => {
     await live(4);
     expect([clients(), fake.logged("session: works again").length]).toEqual([["new-a"], 1]);
   });
+  test("nor does it where a watchdog starts with it", async () => {
+    await begin(agents("a"));
+    const { pid } = pane();
+    cfg = await fake.config(`[defaults]\nsession_prefix = "new-"\n${agents("a")}`);
+    watch = await fake.watch(cfg);
+    await ticks(4);
+    expect([pane().pid, pane().dead, fake.everyPane.length]).toEqual([pid, false, 1]);
+    expect(fake.logged("a still runs in the session agents-a, where the config had it before: restart a to move it")).toHaveLength(1);
+  });
   test("two units that swap their sessions keep them; one that takes another's is refused", async () => {
     const text = (a: string, b: string) => agents("a", "b").replace('"a"', `"a"\nsession = "${a}"`).replace('"b"', `"b"\nsession = "${b}"`);
     await begin(text("one", "two"));
