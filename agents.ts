@@ -7573,8 +7573,10 @@ async function queueMessages(cfg: Config, messages: Message[]): Promise<void> {
 /** How often, ms, pending units are looked at between two ticks. */
 const ATTEND_INTERVAL = 400;
 
-/** How long, ms, a watchdog waits for a command that types by hand to be done with its pass. */
+/** How long, ms, a command waits for another one that writes the memory. */
 const HAND_PATIENCE = 30_000;
+/** Longer than a pass over hundred agents takes, each of which answers at its deadline only. */
+const HAND_HUNG = 180_000;
 
 /**
  * Waits until no command writes the memory, or until `isOver`: those that come later see who has
@@ -7594,7 +7596,7 @@ export async function awaitHand(cfg: Config, isOver = () => false): Promise<void
     }
   };
   for (let since = world.mono(); !isOver() && !(await isFree()); ) {
-    if (world.mono() - since < HAND_PATIENCE) continue;
+    if (world.mono() - since < HAND_HUNG) continue;
     const pid = lockHolder(path);
     const isSure = pid !== null && bornOf(pid) !== "";
     log(`${path} is held by ${pid === null ? "somebody" : `a command (pid ${pid})`} that does ` +
@@ -8965,7 +8967,8 @@ const REWRITTEN = /^$|Not a valid commit name/;
  * string: why git could not say.
  */
 async function commitsSince(hand: Handoff, sha: string, head: string): Promise<Commit[] | string> {
-  const line = sha ? await git(hand.repo, ["merge-base", "--is-ancestor", sha, head]) : null;
+  const line = sha && sha !== NO_COMMIT
+    ? await git(hand.repo, ["merge-base", "--is-ancestor", sha, head]) : null;
   if (line && !line.ok && !REWRITTEN.test(line.err)) return `git merge-base: ${gitWords(line.err)}`;
   const range = line?.ok ? [`${sha}..${head}`, `-${PUSH_MAX}`] : [`-${REWRITTEN_MAX}`, head];
   const ran = await git(hand.repo, ["log", LOG_FORMAT, ...range, "--"]);
@@ -9041,22 +9044,26 @@ async function checkChannel(cfg: Config): Promise<void> {
   const hand = cfg.loop.handoff;
   if (!hand || isComplete(cfg)) return;
   const { sha } = await loadWatch(cfg);
-  const found = (sha ? null : await byHand(cfg, HAND_PATIENCE, () => takeBaseline(cfg, hand))) ??
-    await inspectChannel(cfg, hand, sha);
+  const isFirst = !sha && holderOf(cfg, "watchdog") === null;
+  const found = await (isFirst ? takeBaseline(cfg, hand) : inspectChannel(cfg, hand, sha));
   if (found.why) log(`hand-off: ${channelText(found)}`);
 }
 
-/** The first start ever begins at the present head: before an agent can push, not after. */
-async function takeBaseline(cfg: Config, hand: Handoff): Promise<Fetched | null> {
-  const watch = await loadWatch(cfg);
-  if (watch.sha) return null; // another command took it meanwhile
+/**
+ * The first start ever begins at the present head: before an agent can push, not after. git, which
+ * may take minutes, is asked before the lock is taken.
+ */
+async function takeBaseline(cfg: Config, hand: Handoff): Promise<Fetched> {
   const found = await fetchHead(cfg, hand, "");
   const { state, head } = found;
   const commits = head ? await commitsSince(hand, "", head) : [];
   if (typeof commits === "string") return unreadable(found, commits);
-  if (!head && state !== "empty") return found;
-  noteCommits(watch, commits, head || NO_COMMIT);
-  await save(cfg, watch);
+  if (head || state === "empty") await byHand(cfg, HAND_PATIENCE, async () => {
+    const watch = await loadWatch(cfg);
+    if (watch.sha) return; // another command took it meanwhile
+    noteCommits(watch, commits, head || NO_COMMIT);
+    await save(cfg, watch);
+  });
   return found;
 }
 

@@ -296,7 +296,7 @@ describe("what keeps git from answering is told with its cure, within three tick
     await ticks(2);
     const blob = gitIn(at("watch"), "rev-parse", "refs/remotes/origin/main:machine-docs/STATUS-p1.md");
     rmSync(at("watch/.git/objects", blob.slice(0, 2), blob.slice(2)));
-    expect(await phaseDone(cfg, "STATUS-p1.md", watch)).toBe(false);
+    expect(await phaseDone(cfg, "STATUS-p1.md", watch)).toBeNull();
     await ticks(3);
     expect([state(), watch.channel!.cure]).toEqual(["failing", expect.stringContaining("clone it again")]);
   });
@@ -585,7 +585,7 @@ describe("what comes from outside is bounded and clean", () => {
     await running();
     commit("status", { "STATUS.md": "## DONE\n\nAll gates PASS.\n", "machine-docs/README.md": "" });
     for (const [target, wanted, why] of [
-      ["../STATUS.md", true, ""], ["/etc/passwd", false, "is a link to no file"], ["../../x", false, "is a link to no file"], ["STATUS-p1.md", false, "is a link to no file"],
+      ["../STATUS.md", true, ""], ["/etc/passwd", null, "is a link to no file"], ["../../x", null, "is a link to no file"], ["STATUS-p1.md", null, "is a link to no file"],
       ["no-such-file", false, ""],
     ] as const) {
       rmSync(at("builder/machine-docs/STATUS-p1.md"), { force: true });
@@ -617,7 +617,7 @@ describe("what comes from outside is bounded and clean", () => {
     commit("status", { "machine-docs/STATUS-p1.md": `version https://git-lfs.github.com/spec/v1\noid sha256:${"0".repeat(64)}\nsize 5\n` });
     push();
     await ticks(3);
-    expect(await phaseDone(cfg, "STATUS-p1.md", watch)).toBe(false);
+    expect(await phaseDone(cfg, "STATUS-p1.md", watch)).toBeNull();
     expect(watch.volatile.unread).toContain("machine-docs/STATUS-p1.md is kept in Git LFS");
   });
   test("a repository with SHA-256 names: claims are told, an empty one's first as well, and DONE is seen", async () => {
