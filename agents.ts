@@ -6113,7 +6113,7 @@ export interface LimitState {
   class?: LimitClass;
   setAt?: number;
   resetAt?: number;
-  /** Wall s of the last probe. */
+  /** Wall s at which it last took a text, as a probe is; absent = none yet, or its probe waits. */
   asked?: number;
 }
 
@@ -7493,9 +7493,21 @@ async function noteDelivery(
     `${state}: ${label}: ${why}`);
   watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
   watch.unproven = [...watch.unproven, message].slice(-UNPROVEN_MAX);
+  await noteAsked(cfg, watch, message);
   await save(cfg, watch);
   log(`unproven: ${label}: ${why}`);
   trouble(watch, `message ${message.id}`, "");
+}
+
+/** Whatever an agent in a limit was given asks for its end: what it shows now is the answer. */
+async function noteAsked(cfg: Config, watch: Watch, { target, cause }: Message): Promise<void> {
+  const session = cfg.agents.get(target)?.session ?? "";
+  const hold = loadLimitState(cfg, session);
+  if (hold) await writeOrLog(() =>
+    saveLimitState(cfg, session, { ...hold, asked: world.now() / 1000 }));
+  const asks = cause === PROBE
+    ? Object.values(watch.accounts).filter(({ asker }) => asker === target) : [];
+  for (const shared of asks) shared.askedAt = world.now();
 }
 
 /** The file of a long text goes this many deliveries later: nobody sees when it was read. */
@@ -7509,6 +7521,7 @@ async function noteDelivered(
   const agent = cfg.agents.get(message.target);
   if (message.cause === "boot" && agent) await noteKickoffGiven(cfg, agent.session);
   watch.delivered = [...watch.delivered, message.id].slice(-200);
+  await noteAsked(cfg, watch, message);
   await save(cfg, watch);
   log(`delivered: ${message.cause} to ${message.target} (${why})`);
   emit(cfg, "delivered", { agent: message.target, cause: message.cause,
@@ -7666,15 +7679,17 @@ export function limitNudgeMsg(cfg: Config, agent: Agent): string {
 /** What a limit asks for; none where there is no limit. */
 type LimitStep = "none" | "hold" | "probe" | "lift";
 
-/** `pending`: a probe is still to be typed. */
 export function decideLimit(
-  state: LimitState | null, verdict: Verdict, now: number, pending = false,
+  state: LimitState | null, verdict: Verdict, now: number,
 ): Decision<LimitStep> {
   const limited = verdict.verdict === "limited";
   if (!state) return limited ? { do: "hold", why: verdict.why } : { do: "none", why: "" };
-  if (verdict.verdict === "active") return { do: "lift", why: "it works again" };
+  const since = state.asked === undefined ? undefined : Math.abs(now - state.asked * 1000);
+  // a turn that has only just begun may still meet the limit
+  if (verdict.verdict === "active") return (since ?? Infinity) < LIMIT_SHOWS
+    ? { do: "hold", why: "" } : { do: "lift", why: "it works again" };
   if (verdict.verdict === "unsure" || verdict.verdict === "blocked") return { do: "none", why: "" };
-  const answered = state.asked !== undefined && !pending && now - state.asked * 1000 >= LIMIT_STAYS;
+  const answered = (since ?? 0) >= LIMIT_STAYS;
   if (!limited && answered) return { do: "lift", why: "at its prompt after its probe" };
   const reset = state.resetAt ?? state.until;
   if (!limited && now / 1000 >= reset) return { do: "lift", why: "at its prompt after the reset" };
@@ -7698,6 +7713,7 @@ function holdFor(cfg: Config, agent: Agent, verdict: Verdict, old: LimitState | 
   return {
     until, nudges: old?.nudges ?? 0, setAt: now / 1000, banner: limit?.banner ?? verdict.text,
     class: limit?.class ?? "other", ...(resetAt !== null ? { resetAt: resetAt / 1000 } : {}),
+    ...(old?.asked !== undefined ? { asked: old.asked } : {}),
   };
 }
 
@@ -7718,9 +7734,7 @@ export async function limitTick(
   const state = loadLimitState(cfg, agent.session);
   const shared = accountLimitOf(cfg, watch, agent);
   if (!state && verdict.where === ACCOUNT) return true;
-  const pending = watch.outbox.some(isProbe(agent.name));
-  const action = decideShared(
-    decideLimit(state, verdict, world.now(), pending), shared, agent.name);
+  const action = decideShared(decideLimit(state, verdict, world.now()), shared, agent.name);
   if (action.do === "none") return state !== null;
   if (action.do === "lift") {
     liftLimit(cfg, watch, agent, shared, action.why);
@@ -7776,7 +7790,10 @@ async function probeLimit(
   const isNew = !watch.outbox.some(isProbe(agent.name));
   const shown = verdict.verdict === "limited" && verdict.where !== ACCOUNT;
   const hold = shown ? holdFor(cfg, agent, verdict, state) : holdForAnswer(cfg, state);
-  if (isNew) Object.assign(hold, { nudges: hold.nudges + 1, asked: world.now() / 1000 });
+  if (isNew) {
+    hold.nudges += 1;
+    delete hold.asked; // until it has the probe
+  }
   await saveLimitState(cfg, agent.session, hold);
   if (!isNew) return;
   if (shared) shared.askedAt = world.now();

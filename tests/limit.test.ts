@@ -21,6 +21,9 @@ describe("decideLimit", () => {
     ["before the reset: hold", held, "limited", "hold"],
     ["before the reset the banner is gone: hold on", held, "idle", "hold"],
     ["it works: lift", held, "active", "lift"],
+    ["its probe may meet the limit yet: hold on", { ...held, asked: s(-2) }, "active", "hold"],
+    ["it works on its probe: lift", { ...held, asked: s(-10) }, "active", "lift"],
+    ["a clock that was set back holds none that works", { ...held, asked: s(7200) }, "active", "lift"],
     ["could not look: nothing", held, "unsure", "none"],
     ["a dialog: nothing", held, "blocked", "none"],
     ["after the reset the banner still stands: probe", due, "limited", "probe"],
@@ -129,6 +132,22 @@ describe("limitTick, over the fake world", () => {
     expect(fake.logged("still limited after 3 probes")).toHaveLength(1);
   });
 
+  test("a probe that is caught at work before it meets the limit ends no hold, and counts on", async () => {
+    ({ fake, cfg, watch, pane, starts } = await scene(`[watchdog]\nsignal_interval = 2\nlimit_probe_fallback = 20\n${TEXT}`, { ticks: 2 }));
+    limited("You've hit your limit");
+    let busy = 0;
+    pane().onSubmit = () => void (pane().doing = "busy");
+    await fake.ticks(cfg, watch, 200, () => {
+      if (pane().doing === "busy" && (busy += 1) % 3 === 0) limited("You've hit your limit");
+    });
+    expect([fake.logged("limit lifted").length, fake.logged("limit hit").length, fake.logged("after 3 probes").length]).toEqual([0, 1, 1]);
+    expect(state()!.nudges).toBeGreaterThan(3);
+    pane().onSubmit = undefined;
+    pane().doing = "busy";
+    await fake.ticks(cfg, watch, 10);
+    expect(state()).toBeNull();
+  });
+
   test("fault 48: the banner of a limit that was lifted does not hold for another day", async () => {
     limited();
     await minutes(181);
@@ -216,7 +235,7 @@ describe("limitTick, over the fake world", () => {
     test("lets through what a person sends, also past the claim", async () => {
       await cleared();
       enqueue(watch, "a", "send 1", "a word");
-      await minutes(10);
+      await minutes(1);
       expect(pane().received).toEqual(["a word"]);
     });
     test("is told as such by status, beside the text", async () => {
@@ -265,6 +284,28 @@ describe("limitTick, over the fake world", () => {
     expect(pane().received).toHaveLength(1);
     await minutes(30);
     expect(pane().received.length).toBeGreaterThan(2);
+  });
+
+  test("a probe that waited behind a draft is answered as soon as any: its answer counts from when it was heard", async () => {
+    limited("You've hit your limit");
+    pane().draft = "half a thought";
+    await minutes(17);
+    expect([state()!.nudges, pane().received]).toEqual([1, []]);
+    pane().draft = "";
+    pane().onSubmit = () => void Object.assign(pane(), { doing: "idle", said: "● Nothing is left to do." });
+    await minutes(1);
+    expect([pane().received.length, state() === null]).toEqual([1, false]);
+    await minutes(2);
+    expect(state()).toBeNull();
+  });
+
+  test("a person's text that is answered ends the hold, as a probe's does", async () => {
+    limited("You've hit your weekly limit · resets Jun 19, 10pm (UTC)");
+    await minutes(5);
+    Object.assign(pane(), { doing: "idle", said: "● Cleared." });
+    enqueue(watch, "a", "send 1", "a word");
+    await minutes(3);
+    expect([pane().received, state()]).toEqual([["a word"], null]);
   });
 
   test("P33: a hand-off that stands in the box of a limited client goes as its probe", async () => {
