@@ -1701,7 +1701,7 @@ function isOurs(path: string): boolean {
 }
 
 /** The hash of the agents.toml that ships with the program: unedited, it is not anybody's fleet. */
-const TEMPLATE = "33dzucw65748m";
+const TEMPLATE = "36foq0xqzqzrx";
 
 /** smol-toml, installed into the program's folder first where a fresh clone has no packages. */
 async function tomlParser(): Promise<typeof import("smol-toml")> {
@@ -8599,6 +8599,14 @@ const oncePerLook = (
 ): Promise<boolean> =>
   answersByLook.getOrInsertComputed(snap, () => new Map()).getOrInsertComputed(what, ask);
 
+/**
+ * Runs `$1` and ends it after 4 s, with all that it started (without bash, it alone). Our deadline
+ * of 5 s ends only the tmux client: one that hangs would go on, and at each look one more join it.
+ */
+const LIMITED = 'end() { kill -9 -- -"$1" || kill -9 "$1"; }; exec </dev/null >/dev/null 2>&1; ' +
+  'set -m; /bin/sh -c "$1" & it=$!; (sleep 4; end $it) & limit=$!; ' +
+  "wait $it; code=$?; end $limit; exit $code";
+
 /** `ready` is a port, an address, or a command that exits with 0; without it, a living session. */
 export async function isReady(cfg: Config, unit: Unit, snap: Snapshot): Promise<boolean> {
   if (sessionAlive(snap, unit.session) !== true) return false;
@@ -8611,7 +8619,8 @@ export async function isReady(cfg: Config, unit: Unit, snap: Snapshot): Promise<
     const { ok, status } = await world.http({ method: "GET", url: ready });
     return ok || (status >= 300 && status < 400); // it sends its visitors elsewhere to log in
   }
-  return (await tmux(cfg, ["run-shell", noFormat(ready)])).ok;
+  const limited = [SHELL, "-c", LIMITED, "ready", ready].map(shellQuote).join(" ");
+  return (await tmux(cfg, ["run-shell", noFormat(`exec ${limited}`)])).ok;
 }
 
 // ── wake ────────────────────────────────────────────────────────────────────────

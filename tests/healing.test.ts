@@ -1,12 +1,13 @@
 /** What died is started again, by a ladder; what never stays up is parked and said. */
 import { beforeEach, describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   backendMismatch, cmdUp, type DeathFacts, decideDeath, decideHeal, decideStop, expectedBackendCmd, isReady, memoryOf,
   healOne, isCallOf, isWatchdog, lookAround, ownPanes, parsePane, programOf, save, enqueue, sessionAlive, sessionCommand, type Snapshot,
   parseEvents, snapshot, world, type Life, type Down, storedLife,
 } from "../agents.ts";
-import { agents, closeLook, type FakePane, fakeWorld, FLEET, paneOf, realFolder, type Scene, scene } from "./kit.ts";
+import { agents, closeLook, type FakePane, fakeWorld, FLEET, paneOf, realFolder, type Scene, scene, until } from "./kit.ts";
 
 const TEXT = '[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal"\n';
 const HOUR = 3600_000;
@@ -19,6 +20,9 @@ beforeEach(() => {
   fake.tmux.onStart = (one) => void (one.doing = "busy");
   return begin(TEXT, 0);
 });
+
+/** A command as tmux's server runs it: with `##` for `#`. */
+const inShell = (command: string) => Bun.spawnSync(["sh", "-c", command.replaceAll("##", "#")]);
 
 describe("decideDeath", () => {
   const facts: DeathFacts = { kind: "persistent", status: 1, lived: 3600_000, failures: 0, starts: 0, blameless: false, program: "claude", ran: false };
@@ -301,12 +305,12 @@ describe("services", () => {
     await fake.ticks(cfg, watch, 2);
     const asked: string[] = [];
     fake.http = async ({ method, url }) => (asked.push(`${method} ${url}`), { ok: true, status: 200, body: "" });
-    fake.tmux.shell = (command) => command === "test -e ok";
+    fake.tmux.shell = (command) => inShell(command).exitCode === 0;
     const web = cfg.services.get("web")!;
     const snap = await snapshot(cfg);
     expect(await isReady(cfg, web, snap)).toBe(true);
     expect(await isReady(cfg, { ...web, ready: "http://x/health" }, snap)).toBe(true);
-    expect(await isReady(cfg, { ...web, ready: "test -e ok" }, snap)).toBe(true);
+    expect(await isReady(cfg, { ...web, ready: "test 'o k' = \"$(echo o k)\" # it is" }, snap)).toBe(true);
     expect(await isReady(cfg, { ...web, ready: "test -e no" }, snap)).toBe(false);
     expect(await isReady(cfg, { ...web, ready: "" }, snap)).toBe(true);
     expect(await isReady(cfg, { ...web, session: "agents-none" }, snap as Snapshot)).toBe(false);
@@ -332,6 +336,18 @@ test("an agent whose screen tmux does not show at that moment is not ended", asy
   fake.tmux.run = run;
   await ticks(4);
   expect(starts()).toBe(2);
+});
+
+test("a ready command that hangs is ended before the next one, with all that it started", async () => {
+  await begin(`[[service]]\nname = "web"\ncommand = "serve"\n`);
+  const file = join(realFolder(), "pids");
+  const web = { ...cfg.services.get("web")!, ready: `sleep 30 & echo $! $$ > '${file}'; sleep 31; true` };
+  fake.tmux.shell = (command) => inShell(command).exitCode === 0;
+  expect(await isReady(cfg, web, await snapshot(cfg))).toBe(false);
+  const pids = readFileSync(file, "utf8").trim().split(" ").map(Number);
+  expect(pids).toHaveLength(2);
+  const runs = (pid: number) => /^[^Z]/.test(Bun.spawnSync(["ps", "-o", "stat=", "-p", `${pid}`]).stdout.toString().trim());
+  await until(() => !pids.some(runs));
 });
 
 describe("a client that is ended while tmux does not close its pane", () => {
