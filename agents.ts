@@ -7452,7 +7452,7 @@ async function tellServer(
 /**
  * What is to be said now: the text that is due, unless another one of ours stands in the box. That
  * one goes first, by the right of the one that is due: nothing else can be typed before it is sent.
- * null = tmux does not show the box.
+ * One that had no proof and now stands in the transcript has it. null = tmux does not show the box.
  */
 async function standingText(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, due: Message,
@@ -7463,9 +7463,11 @@ async function standingText(
   if (!hasBox(backend) || pasted.every((one) => one === due)) return due;
   const look = await lookAtBox(cfg, agent, pane);
   if (!look) return null;
-  const { composer } = look;
-  const standing = composer &&
-    pasted.find((one) => isOurText(composer, one.text, mayCut(backend)));
+  const { verdict, composer, transcript } = look;
+  const standing = composer
+    ? pasted.find((one) => isOurText(composer, one.text, mayCut(backend)))
+    : watch.unproven.find((one) => one.target === due.target &&
+      decideTyping(verdict, one, composer, transcript).do === "done");
   if (!standing) return due;
   if (!watch.outbox.includes(standing)) watch.outbox.push(standing);
   watch.unproven = watch.unproven.filter((one) => one !== standing);
@@ -7517,7 +7519,9 @@ async function noteDelivered(
   cfg: Config, watch: Watch, message: Message, why: string,
 ): Promise<void> {
   watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
-  watch.unproven = watch.unproven.filter((one) => one.target !== message.target);
+  // other words prove nothing of these; the same ones were said again
+  watch.unproven = watch.unproven.filter(({ target, text }) =>
+    target !== message.target || text !== message.text);
   const agent = cfg.agents.get(message.target);
   if (message.cause === "boot" && agent) await noteKickoffGiven(cfg, agent.session);
   watch.delivered = [...watch.delivered, message.id].slice(-200);
@@ -7541,13 +7545,16 @@ function sweepTexts(cfg: Config, watch: Watch): void {
 
 /** ms for which a text waits for the return of an agent that left the config. */
 const RETURN_MAX = DAY;
+/** ms for which a text without a proof is shown: nobody need tell us that he has seen to it. */
+const UNPROVEN_FOR = DAY;
 
-/** Drops the texts of agents that left the config long ago, and says so. */
+/** Drops the texts of agents that left the config long ago, saying so, and those shown for long. */
 function dropLost(cfg: Config, watch: Watch): void {
   const lost = watch.outbox.filter(({ target, why, stuck = Infinity }) =>
     why === NO_AGENT && !cfg.agents.has(target) && world.now() - stuck >= RETURN_MAX);
   for (const { cause, target } of lost) log(`dropped: ${cause} to ${target}: ${NO_AGENT}`);
   if (lost.length) watch.outbox = watch.outbox.filter((message) => !lost.includes(message));
+  watch.unproven = watch.unproven.filter(({ made }) => world.now() - made < UNPROVEN_FOR);
 }
 
 /** Drops what has expired, takes over what the command line queued; returns whom that is for. */

@@ -660,6 +660,33 @@ describe("P28: nothing is called delivered without proof", () => {
     expect(watch.unproven).toEqual([]);
   });
 
+  test("what is delivered later proves nothing of a text without a proof: it is shown for a day", async () => {
+    await begin();
+    pane().onSubmit = () => void (pane().said = "● A long answer.");
+    atEnter("cleared", 5_000, 2);
+    const id = await tell("hear this", 15);
+    const other = await tell("get up", 3, "wake");
+    expect([watch.delivered, watch.unproven.map((one) => one.id)]).toEqual([[other], [id]]);
+    watch = await fake.watch(cfg);
+    fake.turn(86_400_000);
+    await fake.ticks(cfg, watch, 1);
+    expect(watch.unproven).toEqual([]);
+  });
+
+  test("a text without a proof has one when it shows up in the transcript, or is said again", async () => {
+    for (const again of ["shown", "said"]) {
+      await begin();
+      pane().onSubmit = () => void (pane().said = "● A long answer.");
+      atEnter("cleared", 5_000, 2);
+      const id = await tell("hear this", 15);
+      expect(watch.unproven.map((one) => one.id)).toEqual([id]);
+      if (again === "shown") pane().said = "❯ hear this\n\n● A long answer.";
+      const next = await tell(again === "shown" ? "and this" : "hear this", 2);
+      expect([watch.delivered, watch.unproven]).toEqual([again === "shown" ? [id, next] : [next], []]);
+      fake.restore();
+    }
+  });
+
   test("a client that takes an Enter soon after a paste for a newline gets another", async () => {
     await typed(`${BOX}submit_pause = 0.3\n`);
     pane().newlineFor = 900;
