@@ -13294,16 +13294,25 @@ function stretchesOf(events: AgentEvent[], { from, to }: Span, lastLook: number)
   const stretches: Stretch[] = [];
   let state: Activity = "unknown";
   let [limited, down, needsYou, at] = [false, false, false, from];
-  const until = (end: number, looked = true) => {
+  // nobody looked between the last heartbeat of one watchdog and the start of the next, which comes
+  // after the starts that `up` makes
+  const gaps = events.filter(({ last }) => last)
+    .map((one): Span => ({ from: Date.parse(String(one.last)), to: Date.parse(one.at) }));
+  const upTo = (end: number, looked: boolean) => {
     const doing = !looked ? "unknown" : down ? "down" : limited ? "limited" : state;
     const [next, waits] = [Math.min(end, to), looked && (needsYou || doing === "blocked")];
     if (next > at) stretches.push({ from: at, to: next, doing, needsYou: waits });
     at = Math.max(at, next);
   };
+  const until = (end: number, looked = true) => {
+    for (const gap of gaps.filter((one) => one.to > at && one.from < end)) {
+      upTo(gap.from, looked);
+      upTo(Math.min(gap.to, end), false);
+    }
+    upTo(end, looked);
+  };
   for (const event of events) {
-    // nobody looked between the last heartbeat of one watchdog and the start of the next
-    if (event.last) until(Math.min(Date.parse(String(event.last)), lastLook));
-    until(Math.min(Date.parse(event.at), lastLook), !event.last);
+    until(Math.min(Date.parse(event.at), lastLook));
     if (event.event === "limited" || event.event === "lifted") limited = event.event === "limited";
     else if (event.event === "state") state = ACTIVITY_OF[String(event.to)] ?? "unknown";
     // until its first verdict nothing is known of a new client but that it is not down
