@@ -403,7 +403,10 @@ interface Unrest {
 
 /** Everything that the watchdog remembers; all but `volatile` is `state/watch.json`. */
 export interface Watch {
+  /** The head up to which commits were handled; `baselineOf` says whether it is this channel's. */
   sha: string;
+  /** The channel that `sha` is of; "" = an older version stored it. */
+  shaOf: string;
   /** The keys of the commits already handled, newest last: a rebase repeats nothing. */
   seen: string[];
   inboxes: Record<string, string>;
@@ -613,6 +616,8 @@ export interface ExecResult {
   out: string;
   err: string;
   timedOut: boolean;
+  /** With which code it ended, over 128 = by a signal; absent = it did not end, or never ran. */
+  code?: number | undefined;
 }
 
 interface HttpAnswer {
@@ -720,7 +725,7 @@ function within<T>(ms: number, promised: Promise<T>, otherwise: T): Promise<T> {
 
 const textOf = (parts: Uint8Array[]): string => Buffer.concat(parts).toString();
 
-/** How long, ms, to wait twice for the rest of a program's output after its exit; see `run`. */
+/** ms. After a program's exit its output counts as whole once nothing came for twice as long. */
 const PIPES_REST = 500;
 
 /** How long, ms, to wait for a program to exit after its deadline has killed it. */
@@ -754,19 +759,32 @@ export async function run(
     }, deadline);
     const out: Uint8Array[] = [];
     const err: Uint8Array[] = [];
+    let came = 0;
+    const counted = (next: OnChunk) => (part: Uint8Array) => {
+      came += 1;
+      next(part);
+    };
+    let whole = false;
     const printed = Promise.all([
-      drain(readers[0], take ?? ((part) => out.push(part))),
-      drain(readers[1], (part) => err.push(part)),
-    ]);
+      drain(readers[0], counted(take ?? ((part) => out.push(part)))),
+      drain(readers[1], counted((part) => err.push(part))),
+    ]).then(() => (whole = true));
     // a program stuck on a dead network disk does not even end by SIGKILL
     const code = await within(deadline + UNKILLABLE, child.exited, null)
       .finally(() => clearTimeout(timer));
     // twice: if this process was suspended, the first wait times out before anything is read
-    for (let rest = 0; rest < 2; rest++) await within(PIPES_REST, printed, null);
+    let quiet = 0;
+    for (let rests = 2 + deadline / PIPES_REST; !whole && quiet < 2 && rests > 0; rests--) {
+      const before = came;
+      await within(PIPES_REST, printed, false);
+      quiet = came === before ? quiet + 1 : 0;
+    }
+    const cut = !whole && quiet < 2;
     closePipes();
     await printed;
-    return { ok: code === 0 && !timedOut, out: textOf(out),
-      err: timedOut ? "no answer in time" : textOf(err).trim(), timedOut };
+    return { ok: code === 0 && !timedOut && !cut, out: textOf(out),
+      err: timedOut ? "no answer in time" : cut ? "its output has no end" : textOf(err).trim(),
+      timedOut, code: code ?? undefined };
   } catch (error) {
     return { ok: false, out: "", err: messageOf(error), timedOut: false };
   }
@@ -5872,7 +5890,7 @@ function endsInPlace(memory: Memory, pane: Pane | null): boolean {
 
 export function freshWatch(): Watch {
   return {
-    sha: "", seen: [], inboxes: {}, turn: null, deadlocked: "", outbox: [], taken: [],
+    sha: "", shaOf: "", seen: [], inboxes: {}, turn: null, deadlocked: "", outbox: [], taken: [],
     delivered: [], unproven: [], agents: {}, intent: null,
     wakeDue: {}, server: "", versions: [], accounts: {}, channel: null, notices: null,
     volatile: {
@@ -6035,7 +6053,8 @@ export function save(cfg: Config, watch: Watch): Promise<void> {
 async function writeWatch(cfg: Config, watch: Watch): Promise<void> {
   const agents = Object.entries(watch.agents)
     .map(([name, memory]) => [name, storedMemory(memory)]);
-  const stored = JSON.stringify({ ...watch, channel: watch.channel ?? undefined,
+  const stored = JSON.stringify({ ...watch, shaOf: watch.shaOf || undefined,
+    channel: watch.channel ?? undefined,
     notices: watch.notices ?? undefined,
     unproven: watch.unproven.length ? watch.unproven : undefined,
     versions: watch.versions.length ? watch.versions : undefined,
@@ -8702,6 +8721,8 @@ export interface Commit {
   /** Author, author time and subject: what a rebase leaves alone. */
   key: string;
   subject: string;
+  /** When it was made, wall ms, to the second. */
+  at?: number;
   sha?: string;
   /** What it changes, hashed; of claims and reviews only, and where git could say. */
   change?: string;
@@ -8728,6 +8749,12 @@ export function handoffReset(watch: Watch): void {
 }
 
 export const git = (repo: string, args: string[]): Promise<ExecResult> => world.git(repo, args);
+
+const channelOf = ({ repo, remote, branch }: Handoff): string => `${repo} ${remote} ${branch}`;
+
+/** The head up to which this channel was handled; "" = none: what another one had says nothing. */
+const baselineOf = ({ sha, shaOf }: Pick<Watch, "sha" | "shaOf">, hand: Handoff): string =>
+  (["", channelOf(hand)].includes(shaOf) ? sha : "");
 
 /** Named in full: a local branch or tag called origin/main would be taken for it. */
 const trackingRef = (hand: Handoff): string => `refs/remotes/${hand.remote}/${hand.branch}`;
@@ -8821,6 +8848,7 @@ const GIT_CURES: [said: RegExp, cure: (hand: Handoff) => string][] = [
     `clone the repository to ${quoted(repo)}, or fix repo in [loop.handoff]`],
   [/dubious ownership/, ({ repo }) => `git config --global --add safe.directory ${quoted(repo)}`],
   [/No space left/, () => "make room on the disk"],
+  [/unknown option/, () => "git 2.29 or newer is needed"],
   [/lazy fetching disabled|promisor/, ({ repo }) =>
     `${quoted(repo)} is a partial clone: make a full one in its place`],
   [/exists; cannot create|cannot create.* exists/, ({ repo, remote }) =>
@@ -8951,7 +8979,8 @@ async function fetchHead(cfg: Config, hand: Handoff, sha: string): Promise<Fetch
   const { here, lock } = await lookAtClone(hand);
   if (here !== found.head) {
     const fetched = await world.git(hand.repo,
-      ["fetch", "-q", "--no-tags", "--no-recurse-submodules", hand.remote,
+      // an agent that works in the same clone reads FETCH_HEAD
+      ["fetch", "-q", "--no-write-fetch-head", "--no-tags", "--no-recurse-submodules", hand.remote,
         `+refs/heads/${hand.branch}:${trackingRef(hand)}`], sshEnv(cfg));
     if (!fetched.ok) return failedLook(cfg, hand, "fetch", fetched);
   }
@@ -8963,7 +8992,7 @@ const LOG_FORMAT = "--format=%H%x00%at %an%x00%s"; // a name may hold a tab, and
 const parseCommits = (out: string): Commit[] =>
   out.split("\n").filter(Boolean).reverse().map((line) => {
     const [sha = "", made, subject = ""] = line.split("\0");
-    return { sha, key: hashOf(`${made}\t${subject}`),
+    return { sha, key: hashOf(`${made}\t${subject}`), at: parseInt(made!) * 1000,
       subject: plainText(subject, SUBJECT_MAX) };
   });
 
@@ -8993,7 +9022,8 @@ export function decideHandoff(commits: Commit[], keys: string[], hand: Handoff):
 }
 
 /** What git says of a head that is no ancestor, or that the clone does not have any more. */
-const REWRITTEN = /^$|Not a valid commit name/;
+const isRewritten = ({ code, err }: ExecResult): boolean =>
+  code === 1 || /Not a valid (commit|object) name/.test(err);
 
 /**
  * The commits since the last look; where the old head is unknown or rewritten, the recent ones. A
@@ -9002,7 +9032,7 @@ const REWRITTEN = /^$|Not a valid commit name/;
 async function commitsSince(hand: Handoff, sha: string, head: string): Promise<Commit[] | string> {
   const line = sha && sha !== NO_COMMIT
     ? await git(hand.repo, ["merge-base", "--is-ancestor", sha, head]) : null;
-  if (line && !line.ok && !REWRITTEN.test(line.err)) return `git merge-base: ${gitWords(line.err)}`;
+  if (line && !line.ok && !isRewritten(line)) return `git merge-base: ${gitWords(line.err)}`;
   const range = line?.ok ? [`${sha}..${head}`, `-${PUSH_MAX}`] : [`-${REWRITTEN_MAX}`, head];
   const ran = await git(hand.repo, ["log", LOG_FORMAT, ...range, "--"]);
   return ran.ok ? withChanges(hand, parseCommits(ran.out)) : `git log: ${gitWords(ran.err)}`;
@@ -9035,14 +9065,15 @@ async function withChanges(hand: Handoff, commits: Commit[]): Promise<Commit[]> 
 
 /** All that a tick wants to know of the remote, read beside it, each command with its deadline. */
 async function readRemote(cfg: Config, hand: Handoff, watch: Watch): Promise<Fetched> {
-  const { sha, volatile: { handled } } = watch;
+  const { handled } = watch.volatile;
+  const sha = baselineOf(watch, hand);
   // the first look of a watchdog compares once more what an older version saw
   const learned = watch.seen.some((key) => key.includes("."));
   const fetched = await fetchHead(cfg, hand, sha);
   const { head } = fetched;
   const phase = watch.volatile.unread && !phaseTrouble(cfg) ? curPhase(cfg) : null;
   if (phase) await phaseDone(cfg, phase.status, watch); // it may be readable again
-  if (!head || head === handled) return fetched;
+  if (!head || (sha && head === handled)) return fetched;
   const commits = head === sha && learned
     ? [] : await commitsSince(hand, head === sha ? "" : sha, head);
   if (typeof commits === "string") return { ...unreadable(fetched, commits), head: "" };
@@ -9076,31 +9107,36 @@ function startFetch(cfg: Config, watch: Watch): void {
 async function checkChannel(cfg: Config): Promise<void> {
   const hand = cfg.loop.handoff;
   if (!hand || isComplete(cfg)) return;
-  const { sha } = await loadWatch(cfg);
+  const sha = baselineOf(await loadWatch(cfg), hand);
   const isFirst = !sha && holderOf(cfg, "watchdog") === null;
   const found = await (isFirst ? takeBaseline(cfg, hand) : inspectChannel(cfg, hand, sha));
   if (found.why) log(`hand-off: ${channelText(found)}`);
 }
 
 /**
- * The first start ever begins at the present head: before an agent can push, not after. git, which
- * may take minutes, is asked before the lock is taken.
+ * The first start ever begins at the present head: before an agent can push, not after. Where
+ * nobody can say what that is, it is noted since when: what is made from then on is news. git,
+ * which may take minutes, is asked before the lock is taken.
  */
 async function takeBaseline(cfg: Config, hand: Handoff): Promise<Fetched> {
-  const found = await fetchHead(cfg, hand, "");
-  const { state, head } = found;
+  const since = world.now();
+  const fetched = await fetchHead(cfg, hand, "");
+  const { head } = fetched;
   const commits = head ? await commitsSince(hand, "", head) : [];
-  if (typeof commits === "string") return unreadable(found, commits);
-  if (head || state === "empty") await byHand(cfg, HAND_PATIENCE, async () => {
+  const found = typeof commits === "string" ? unreadable(fetched, commits) : fetched;
+  await byHand(cfg, HAND_PATIENCE, async () => {
     const watch = await loadWatch(cfg);
-    if (watch.sha) return; // another command took it meanwhile
-    noteCommits(watch, commits, head || NO_COMMIT);
+    if (baselineOf(watch, hand)) return; // another command took it meanwhile
+    if (typeof commits === "string" || (!head && found.state !== "empty")) {
+      const told = watch.channel?.told ?? false; // people are told by the watchdog
+      watch.channel = { ...decideChannel(watch.channel, found, since), told };
+    } else noteCommits(watch, hand, commits, head || NO_COMMIT);
     await save(cfg, watch);
   });
   return found;
 }
 
-function noteCommits(watch: Watch, commits: Commit[], head: string): void {
+function noteCommits(watch: Watch, hand: Handoff, commits: Commit[], head: string): void {
   const keys = commits.flatMap((commit) =>
     commit.change === undefined ? [commit.key] : [commit.key, changeKey(commit)]);
   const fresh = new Set(keys);
@@ -9108,6 +9144,7 @@ function noteCommits(watch: Watch, commits: Commit[], head: string): void {
   // nobody owes the first commit of all
   if (head === NO_COMMIT) watch.deadlocked = head;
   watch.sha = head;
+  watch.shaOf = channelOf(hand);
 }
 
 const isBad = (state: ChannelState): boolean => state === "branch missing" || state === "failing";
@@ -9155,13 +9192,18 @@ export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
   const { fetched } = volatile;
   volatile.fetched = null;
   if (!hand || fetched?.hand !== hand) return; // the next look goes by the config that holds now
+  const { channel: before } = watch;
   noteChannel(cfg, watch, unreadable(fetched, volatile.unread));
   if (!isBad(watch.channel!.state)) watch.owedSince ??= world.now();
-  if (fetched.state === "empty" && watch.sha === "") noteCommits(watch, [], NO_COMMIT);
+  const baseline = baselineOf(watch, hand);
+  if (fetched.state === "empty" && !baseline) noteCommits(watch, hand, [], NO_COMMIT);
   if (!fetched.news) return;
   const { commits, inboxes } = fetched.news;
-  const first = watch.sha === "" || watch.sha === fetched.head;
-  const announced = first ? [] : decideHandoff(commits, watch.seen, hand);
+  // without a baseline the head is it: all that is news was made while nobody could take one
+  const blindSince = before && isBad(before.state) ? before.since : Infinity;
+  const news = baseline === fetched.head ? []
+    : baseline ? commits : commits.filter(({ at = 0 }) => at + 1000 > blindSince);
+  const announced = decideHandoff(news, watch.seen, hand);
   const sure = checkInboxes(cfg, watch, hand, inboxes);
   for (const { cause, subject, sha } of announced) {
     emit(cfg, "commit", { agent: authorOf(cause, hand), kind: cause, subject, sha });
@@ -9175,7 +9217,7 @@ export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
     watch.turn = { owes: last.target, subject: last.subject, at: world.now() };
     watch.owedSince = world.now();
   }
-  noteCommits(watch, commits, fetched.head);
+  noteCommits(watch, hand, commits, fetched.head);
   await save(cfg, watch);
   if (sure) volatile.handled = fetched.head;
 }
@@ -14481,8 +14523,9 @@ async function examineServer(backend: Backend): Promise<Findings> {
 /** Checks the hand-off's remote, as this login sees it and as the watchdog does. */
 async function examineChannel(cfg: Config): Promise<Findings> {
   const hand = cfg.loop.handoff!;
-  const { channel, sha } = await loadWatch(cfg);
-  const found = await inspectChannel(cfg, hand, sha);
+  const watch = await loadWatch(cfg);
+  const { channel } = watch;
+  const found = await inspectChannel(cfg, hand, baselineOf(watch, hand));
   if (isBad(found.state)) return fail(found.why, found.cure);
   if (channel?.told && (await readWatchdog(cfg)).running) {
     return fail(`the watchdog cannot use it: ${channel.why}`, channel.cure);

@@ -4,7 +4,7 @@ import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, re
 import { join } from "node:path";
 import { type Channel, type Config, decideChannel, decideHandoff, type Fetched, type Handoff, isRefName, phaseDone, plainText, showPushed, type Watch, world } from "../agents.ts";
 import { GIT_ENV } from "./git.ts";
-import { FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
+import { command, FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
 import { until } from "./wait.ts";
 
 // dozens of real gits each, on a machine that may have other work
@@ -658,4 +658,132 @@ test("a quiet look is two gits, as before; a claim costs one more than its log",
   commands.length = 0;
   await ticks(1);
   expect(commands.filter((name) => !["ls-remote", "rev-parse"].includes(name))).toEqual(["fetch", "merge-base", "log", ...Array(7).fill("show")]);
+});
+
+describe("what is pushed before anybody could say where the branch stood", () => {
+  /** The same clock for commits as for the watchdog. */
+  const now = (): void => void (dated = { GIT_AUTHOR_DATE: new Date(fake.wall).toISOString() });
+  const claims = (): string[] => told("adversary").map((text) => /claim\(p1\): \w+/.exec(text)![0]);
+  beforeEach(() => {
+    now();
+    dated.GIT_AUTHOR_DATE = "2026-06-01T00:00:00Z";
+  });
+
+  test("while the remote did not answer from the first start on: the claim is told, what is older is not", async () => {
+    copy("begun");
+    commit("claim(p1): old");
+    push();
+    gitIn(at("watch"), "remote", "set-url", "origin", at("nowhere.git"));
+    await ticks(3);
+    now();
+    commit("claim(p1): first");
+    push();
+    gitIn(at("watch"), "remote", "set-url", "origin", at("origin.git"));
+    watch = await fake.watch(cfg);
+    await ticks(3);
+    expect([state(), claims()]).toEqual(["ok", ["claim(p1): first"]]);
+  });
+
+  test("while the branch was missing: the push that makes it is told, with what it stands on left alone", async () => {
+    commit("claim(p1): old");
+    gitIn(at("builder"), "push", "-q", "origin", "HEAD:master");
+    clone("-b", "master");
+    await ticks(3);
+    expect(state()).toBe("branch missing");
+    now();
+    commit("claim(p1): first");
+    push();
+    await ticks(3);
+    expect([state(), claims()]).toEqual(["ok", ["claim(p1): first"]]);
+  });
+
+  test("another branch in the config begins at its head, and what came while the old one failed is told", async () => {
+    await running();
+    commit("claim(p1): old");
+    gitIn(at("builder"), "push", "-q", "origin", "HEAD:dev");
+    const other = (text: string) => text.replace("[loop.handoff]", '[loop.handoff]\nbranch = "dev"');
+    const to = async (edit = (text: string) => text): Promise<void> => void (cfg = await fake.config(edit(FLEET.replace('repo = "project"', `repo = ${JSON.stringify(at("watch"))}`))));
+    await to(other);
+    await ticks(3);
+    expect([state(), claims()]).toEqual(["ok", []]);
+    now();
+    commit("claim(p1): next");
+    gitIn(at("builder"), "push", "-q", "origin", "HEAD:dev");
+    await ticks(3);
+    expect(claims()).toEqual(["claim(p1): next"]);
+    // back again, at a head that was handled as the other branch's
+    gitIn(at("builder"), "push", "-q", "origin", "HEAD:main");
+    await to();
+    await ticks(3);
+    commit("claim(p1): third");
+    push();
+    await ticks(3);
+    expect(claims()).toEqual(["claim(p1): next", "claim(p1): third"]);
+    gitIn(at("origin.git"), "update-ref", "-d", "refs/heads/main");
+    await ticks(3);
+    now();
+    commit("claim(p1): unseen");
+    gitIn(at("builder"), "push", "-q", "origin", "HEAD:dev");
+    await to(other);
+    await ticks(3);
+    expect(claims().at(-1)).toBe("claim(p1): unseen");
+  });
+
+  test("another clone begins at its head too", async () => {
+    await running();
+    commit("claim(p1): old");
+    gitIn(dir, "init", "-q", "--bare", "-b", "main", "other.git");
+    gitIn(at("builder"), "push", "-q", at("other.git"), "HEAD:main");
+    gitIn(dir, "clone", "-q", "other.git", "elsewhere");
+    cfg = await fake.config(FLEET.replace('repo = "project"', `repo = ${JSON.stringify(at("elsewhere"))}`));
+    await ticks(3);
+    expect([state(), claims()]).toEqual(["ok", []]);
+  });
+});
+
+test.each([["is killed", { ok: false, out: "", err: "", timedOut: false, code: 137 }], ["never ran", { ok: false, out: "", err: "", timedOut: false }]])("a git that %s as it compares the heads says nothing of the history", async (_, ran) => {
+  await running();
+  const { git } = world;
+  world.git = async (repo, args, more) => (args[0] === "merge-base" ? ran : git(repo, args, more));
+  commit("claim(p1): one");
+  push();
+  await ticks(3);
+  expect([state(), watch.channel!.why, told("adversary")]).toEqual(["failing", expect.stringContaining("git merge-base"), []]);
+});
+
+test("a warning beside the answer that a head is no ancestor takes nothing from it", async () => {
+  await running();
+  commit("claim(p1): one");
+  push();
+  await ticks(2);
+  const { git } = world;
+  world.git = async (repo, args, more) => {
+    const ran = await git(repo, args, more);
+    return args[0] === "merge-base" ? { ...ran, err: "warning: commit-graph is out of date" } : ran;
+  };
+  gitIn(at("builder"), "reset", "-q", "--hard", "HEAD~1");
+  commit("claim(p1): two");
+  push();
+  await ticks(3);
+  expect([state(), told("adversary").length]).toEqual(["ok", 2]);
+});
+
+test("FETCH_HEAD is left to whoever else works in the clone", async () => {
+  await running();
+  writeFileSync(at("watch/.git/FETCH_HEAD"), "an agent's\n");
+  commit("claim(p1): one");
+  push();
+  await ticks(2);
+  expect([told("adversary").length, readFileSync(at("watch/.git/FETCH_HEAD"), "utf8")]).toEqual([1, "an agent's\n"]);
+});
+
+test("up notes that nobody could say where the branch stood before it starts anything, and the watchdog tells people", async () => {
+  copy("begun");
+  gitIn(at("watch"), "remote", "set-url", "origin", at("nowhere.git"));
+  const began = fake.wall;
+  await command("up", "builder", "--config", cfg.path);
+  watch = await fake.watch(cfg);
+  expect(channel()).toMatchObject({ state: "failing", since: began, told: false });
+  await ticks(2);
+  expect([channel().told, events().length]).toEqual([true, 1]);
 });

@@ -190,3 +190,23 @@ test("no escape, control or bidi character of anybody's text reaches a log", () 
   expect(fake.lines[1]!.length).toBeLessThan(21_000);
   expect(printable("a\nb\u2028c é 全 👍 \ue0a0")).toBe("a b c é 全 👍 \ue0a0");
 });
+
+describe("what a program printed, after its own exit", () => {
+  test("is read while more of it comes, however slowly", async () => {
+    const ran = await run(["sh", "-c", "(for nth in 1 2 3 4 5 6; do sleep 0.3; echo $nth; done) & exit 0"], 20_000);
+    expect(ran).toMatchObject({ ok: true, out: "1\n2\n3\n4\n5\n6\n", code: 0 });
+  });
+  test("counts as whole where a child that is left behind keeps the pipe open and is silent", async () => {
+    const ran = await run(["sh", "-c", "echo all; sleep 25 & echo $! >&2"], 20_000);
+    process.kill(Number(ran.err), "SIGKILL");
+    expect(ran).toMatchObject({ ok: true, out: "all\n" });
+  });
+  test("is a part, which is no answer, where it has no end", async () => {
+    const ran = await run(["sh", "-c", "(while echo on; do sleep 0.1; done) & echo $! >&2"], 500);
+    expect(ran).toMatchObject({ ok: false, err: "its output has no end" });
+  });
+  test("its code says how it ended", async () => {
+    const codes = await Promise.all(["exit 0", "exit 1", "kill -9 $$"].map((script) => run(["sh", "-c", script], 5_000)));
+    expect(codes.map(({ ok, code }) => [ok, code])).toEqual([[true, 0], [false, 1], [false, 137]]);
+  });
+});
