@@ -7809,6 +7809,20 @@ async function keepHold(one: Limited): Promise<void> {
   if (verdict.limit && stands) shareLimit(cfg, watch, agent, met ?? state);
 }
 
+/**
+ * The start of a client asks by itself: the hold of the one before it is over, and so is its probe.
+ * A start in the time to come is one before the clock was set back, which tells nothing.
+ */
+function forgetHold(cfg: Config, watch: Watch, agent: Agent, { created }: Pane): void {
+  if (created > world.now()) return;
+  watch.outbox = watch.outbox.filter((message) =>
+    !isProbe(agent.name)(message) || message.made >= created);
+  const hold = loadLimitState(cfg, agent.session);
+  if (!hold || (hold.setAt ?? Infinity) * 1000 >= created) return;
+  clearLimitState(cfg, agent.session);
+  log(`${agent.name} was started anew: the limit of its client before holds it no more`);
+}
+
 /** Asks whether the limit is over; a probe that nobody has heard yet is not asked once more. */
 async function probeLimit(
   { cfg, watch, agent, verdict, state, shared }: Limited,
@@ -7902,6 +7916,15 @@ export function accountLimitOf(cfg: Config, watch: Watch, agent: Agent): Account
   const keys = [accountKey(cfg, agent, false), ...(ofModel ? [accountKey(cfg, agent, true)] : [])];
   const found = keys.flatMap((key) => watch.accounts[key] ?? []);
   return found.toSorted((a, b) => b.resetAt - a.resetAt)[0] ?? null;
+}
+
+/** The limit that the start of an agent waits for, its account's or its own; null = none. */
+function limitAhead(
+  cfg: Config, watch: Watch, agent: Agent,
+): Pick<AccountLimit, "class" | "resetAt"> | null {
+  const hold = holdOn(cfg, agent);
+  return accountLimitOf(cfg, watch, agent) ??
+    (hold && { class: hold.class ?? "other", resetAt: hold.until * 1000 });
 }
 
 /** The agents that share the account, or its model, of a limit. */
@@ -8515,9 +8538,6 @@ async function superviseAgent(
       return;
     }
     if (agent.watch === "heal+stall" && (await stallCheckOne(cfg, watch, agent, seen))) return;
-  } else if (seen.alive === false) {
-    // a file that cannot be removed holds up no start
-    await attempt(watch, `limit of ${agent.name}`, () => clearLimitState(cfg, agent.session));
   } else if (seen.alive === null) {
     // what nobody saw was no idleness
     Object.assign(memory, { idleSince: 0, sameSince: 0 });
@@ -8536,7 +8556,7 @@ async function startByWatchdog(
 ): Promise<void> {
   const memory = memoryOf(watch, unit.name);
   if (isAgent(unit) && unit.kind === "loop" && phaseTrouble(cfg)) return;
-  if (isAgent(unit) && accountLimitOf(cfg, watch, unit)) return;
+  if (isAgent(unit) && limitAhead(cfg, watch, unit)) return;
   if (watch.volatile.startsLeft <= 0 || (await mustWait(cfg, unit, seen.snap, memory))) return;
   if (await mayNotStart(cfg, unit.name)) return; // taken down since the look
   if (!(await stopLeftOver(cfg, watch, unit))) return;
@@ -9353,8 +9373,8 @@ export async function startLoops(
   for (const agent of loopAgents(cfg)) {
     if (await mayNotStart(cfg, agent.name) || sessionAlive(snap, agent.session)) continue;
     memoryOf(watch, agent.name).failures = 0;
-    // the watchdog starts it, in its new phase, once its account has lifted
-    if (accountLimitOf(cfg, watch, agent)) continue;
+    // the watchdog starts it, in its new phase, once its limit is over
+    if (limitAhead(cfg, watch, agent)) continue;
     const done = await beginCounted(cfg, watch, agent, snap, { cause: move });
     if (!done.started) log(`${agent.name}: could not be started: ${done.why}`);
   }
@@ -9572,6 +9592,9 @@ async function careFor(
   // what was told to end while it was watched is ended still
   if (agent && !isWatched(agent)) return void continueStopping(cfg, watch, unit);
   if (seen.handsOff) return leaveDown(cfg, watch, unit, seen);
+  // a file that cannot be removed holds up nothing else
+  if (agent && seen.alive && seen.pane) await attempt(watch, `limit of ${agent.name}`,
+    () => forgetHold(cfg, watch, agent, seen.pane!));
   if (agent && isLeftAlone(cfg, watch, agent, seen)) return leaveAlone(cfg, watch, agent);
   return agent && full
     ? superviseAgent(cfg, watch, agent, seen) : healOne(cfg, watch, unit, seen);
@@ -11295,7 +11318,8 @@ function whyLeft(
   const handsOff = whyHandsOff(operator, agent.name);
   if (handsOff) return handsOff;
   if (!agent.enabled) return "it is not enabled";
-  const shared = hold ? null : accountLimitOf(cfg, watch, agent);
+  if (!verdict && hold && isHolding(hold, now)) return holdWords(hold);
+  const shared = hold && verdict ? null : accountLimitOf(cfg, watch, agent);
   const holds = !verdict || decideAccount(shared, agent.name, false, verdict, now) !== verdict;
   if (shared && holds) return accountWords(shared);
   if (agent.kind !== "loop") return "";
@@ -11386,8 +11410,8 @@ interface StateFacts {
   cannot?: string | undefined;
   /** What it asks, or said as it ended. */
   words?: string | undefined;
-  /** The limit of its account, which its start waits for. */
-  account?: AccountLimit | null;
+  /** The limit that its start waits for. */
+  ahead?: ReturnType<typeof limitAhead>;
 }
 
 /** A state for people: `state` in one phrase, the rest in parts; `until` is wall ms. */
@@ -11434,9 +11458,9 @@ function describeDown(memory: Memory, facts: StateFacts): Described {
     return described("backoff", `backoff ${ago(down.until - now)} (${nth})`,
       [end, `${nth} time`].filter(Boolean).join(" · "), { until: down.until });
   }
-  const { account } = facts;
-  const after = account
-    ? `starts after ${dayTime(account.resetAt)} (${LIMIT_NAMES[account.class]})` : "";
+  const { ahead } = facts;
+  const after = ahead
+    ? `starts after ${dayTime(ahead.resetAt)} (${LIMIT_NAMES[ahead.class]})` : "";
   if (pane) {
     return described("ended", `ended (${endOf(pane)})`, [end, after].filter(Boolean).join(" · "));
   }
@@ -11705,7 +11729,7 @@ function stateOf(
     pane, held: isHeld(operator, unit.name), enabled: agent?.enabled ?? true, limit,
     kind: agent?.kind ?? "service", complete, now, unsureAfter: cfg.watchdog.unsureAfter,
     stranger: snap.strangers?.get(unit.session), stuck: stuckNow(memory),
-    account: agent && accountLimitOf(cfg, look.watch, agent),
+    ahead: agent && limitAhead(cfg, look.watch, agent),
     cannot: whyCannotStart(cfg, snap, unit), words: shown && pane ? clientWords(shown, pane) : "",
     rival: look.rivals.get(unit.name)?.why,
   });
@@ -13359,7 +13383,7 @@ function stretchesOf(events: AgentEvent[], { from, to }: Span, lastLook: number)
     else if (event.event === "state") state = ACTIVITY_OF[String(event.to)] ?? "unknown";
     // until its first verdict nothing is known of a new client but that it is not down
     else if (event.event === "start" && state === "down") state = "unknown";
-    // a death or a start ends a limit: the watchdog drops its hold then, too
+    // a start ends a limit: the watchdog drops its hold then, too; until then it shows as down
     if (["down", "start", "complete"].includes(event.event) || event.to === "gone") limited = false;
     if (["down", "complete"].includes(event.event)) down = true;
     else if (["start", "state"].includes(event.event)) down = false;

@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import {
   clearLimitState, decideLimit, type Limit, limitNudgeMsg, type LimitState, limitStatePath, limitTick, loadLimitState, nextLimitUntil, readState,
-  saveLimitState, enqueue, type VerdictName, world,
+  saveLimitState, snapshot, startAgent, enqueue, type VerdictName, world,
 } from "../agents.ts";
 import { agents, command, FLEET, type Scene, scene, verdict } from "./kit.ts";
 
@@ -246,12 +246,52 @@ describe("limitTick, over the fake world", () => {
     });
   });
 
-  test("an agent that died is not held by its old limit", async () => {
-    limited();
-    await minutes(2);
-    fake.tmux.exit("agents-a", 1);
-    await minutes(2);
-    expect([starts(), state()]).toEqual([2, null]);
+  describe("an agent that dies in its limit", () => {
+    test("is started once that is over, for its start would meet it; status says until when it waits", async () => {
+      limited();
+      await minutes(2);
+      fake.tmux.exit("agents-a", 1);
+      await minutes(60);
+      expect(starts()).toBe(1);
+      const { out } = await command("status", "--json", "--config", cfg.path);
+      expect(JSON.parse(out).agents[0]).toMatchObject({ condition: "ended", detail: expect.stringContaining("starts after 15:00 (5-hour limit)") });
+      expect((await command("explain", "a", "--config", cfg.path)).out).toContain("leaves it down: its 5-hour limit holds until 15:00");
+      await minutes(122);
+      expect([starts(), state(), fake.logged("limit probe").length]).toEqual([2, null, 0]);
+    });
+    test("is started to try within limit_probe_far where the reset is far off", async () => {
+      limited("You've hit your weekly limit · resets Jun 19, 10pm (UTC)");
+      await minutes(2);
+      fake.tmux.exit("agents-a", 1);
+      await minutes(62);
+      expect([starts(), state()]).toEqual([2, null]);
+    });
+    test("leaves its probe to nobody", async () => {
+      limited("You've hit your limit");
+      pane().draft = "half a thought";
+      await minutes(7);
+      expect(watch.outbox).toHaveLength(1);
+      fake.tmux.exit("agents-a", 1);
+      await minutes(7);
+      expect([starts(), watch.outbox, fake.received("agents-a")]).toEqual([2, [], []]);
+    });
+    test("is held by nothing once a person has started it", async () => {
+      limited();
+      await minutes(2);
+      fake.tmux.exit("agents-a", 1);
+      await minutes(2);
+      expect((await startAgent(cfg, watch, cfg.agents.get("a")!, await snapshot(cfg))).started).toBe(true);
+      enqueue(watch, "a", "claim", "a claim");
+      await minutes(2);
+      expect([fake.received("agents-a"), state()]).toEqual([["a claim"], null]);
+    });
+    test("a clock that was set back behind the start of its client drops no hold", async () => {
+      await minutes(1);
+      fake.wall -= 3600_000;
+      limited("You've hit your 5-hour limit · resets 4pm (UTC)");
+      await minutes(50);
+      expect([fake.logged("limit hit").length, fake.logged("started anew")]).toEqual([1, []]);
+    });
   });
 
   test("money comes back by no clock: blocked, neither probed nor rebooted", async () => {
@@ -352,6 +392,6 @@ test("a limit's file that cannot be removed holds up no start, and is said once"
     remove(path);
   };
   it.fake.tmux.exit("agents-a", 1);
-  await it.ticks(4);
+  await it.ticks(370);
   expect([it.starts(), it.fake.logged("EACCES").length]).toEqual([2, 1]);
 });

@@ -24,7 +24,7 @@ async function night(): Promise<Record<string, string>> {
   const running = { builder: "busy", adversary: "dialog", writer: "limit", watcher: "idle", server: "busy" } as const;
   for (const [name, doing] of Object.entries(running)) {
     const pane = fake.tmux.add(`agents-${name}`);
-    Object.assign(pane, { doing, marks: { "@agents_session": pane.session, "@agents_backend": "claude", "@agents_home": it.cfg.stateDir, "@agents_phase": "one" } });
+    Object.assign(pane, { doing, created: it.watch.agents[name]!.bootedAt, marks: { "@agents_session": pane.session, "@agents_backend": "claude", "@agents_home": it.cfg.stateDir, "@agents_phase": "one" } });
   }
   fake.git.push("begin", { "README.md": "read me" });
   await it.ticks(2);

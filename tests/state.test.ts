@@ -47,13 +47,16 @@ async function found(moment: Moment, running: Record<string, Doing> = {}, text =
 /** The client that the memory knows, in a pane of this fleet. */
 function stand({ fake, cfg }: Scene, moment: Moment, name: string, doing: Doing): void {
   const pane = fake.tmux.add(`agents-${name}`);
-  const { pid, born } = lifeOf(moment, name).client!;
+  const { client, bootedAt } = lifeOf(moment, name);
+  const { pid, born } = client!;
   fake.processes.delete(pane.pid);
   fake.processes.set(pid, pane);
   fake.stat(pid, Number(born));
   const phase = ["builder", "adversary"].includes(name) ? curPhase(cfg)!.id : "-";
   const marks = { "@agents_session": pane.session, "@agents_backend": "claude", "@agents_home": cfg.stateDir, "@agents_phase": phase };
-  Object.assign(pane, { pid, doing, marks });
+  // its limit is one that this client met
+  const created = doing === "limit" ? bootedAt : pane.created;
+  Object.assign(pane, { pid, doing, marks, created });
 }
 
 /** Files in log_dir that version 0.1.0 does not make, but for the copy of its memory. */
