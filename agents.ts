@@ -2129,6 +2129,25 @@ let barDrawn = false;
 const plural = (number: number, word: string): string =>
   (number ? `${number} ${word}${number > 1 ? "s" : ""}` : "");
 
+/** What is said once a trouble is over, by its label; of any other, that it works again. */
+const OVER: [RegExp, string][] = [
+  [/^stranger (.+)/, "$1: its session name is free again"],
+  [/^rows$/, "tmux: all its panes can be read again"],
+  [/^tmux$/, "tmux: answering again"],
+  [/^git$/, "hand-off: git works again"],
+  [/^status file$/, "status file: no longer too large"],
+  [/^session$/, "every unit is in the session that the config names"],
+  [/^log_dir$|^tmux_socket$/, "$&: the config names the one in use again"],
+  [/^state$/, "state: saved again"],
+  [/^state folder$|^operator\.json$/, "$&: readable again"],
+  [/^config$|^phase state$/, "$&: valid again"],
+  [/^notices$/, "notices: going out again"],
+];
+const overText = (label: string): string => {
+  const known = OVER.find(([of]) => of.test(label));
+  return known ? label.replace(...known) : `${label}: working again`;
+};
+
 /** Logs a trouble whenever it changes, and when it is over; "" = there is none. */
 function trouble(watch: Watch, label: string, message: string): void {
   const { errors } = watch.volatile;
@@ -2138,7 +2157,7 @@ function trouble(watch: Watch, label: string, message: string): void {
   // the outcome of a message or an answer is logged elsewhere
   if (message) log(message);
   else if (!/^(message|answer) /.test(label)) {
-    log(`${label.replace(/^guard (?:unit )?/, "")}: works again`);
+    log(overText(label.replace(/^guard (?:unit )?/, "")));
   }
 }
 
@@ -4513,7 +4532,7 @@ interface Started {
 }
 
 /** Why a start was dropped that a later order of a person forbids. */
-const OVERTAKEN = "a later order of yours keeps it down";
+const OVERTAKEN = 'not started: "agents down" was run after this';
 
 /** How long, ms, a start waits for an order being written; a hung command only delays it. */
 const ORDER_PATIENCE = 5_000;
@@ -6224,10 +6243,10 @@ export async function operatorOf(cfg: Config, writes = false): Promise<Operator>
     if (writes && isUnread(error)) die(`${why}; nothing was ordered`);
     if (writes && source !== null) {
       await world.writeAtomic(`${operatorFile(cfg)}.bad`, source);
-      log(`${why}; kept as operator.json.bad: who was stopped by you and is not shown as such ` +
-        "is to be stopped again, and texts that waited in it are to be sent again");
+      log(`${why}; kept as operator.json.bad. Run "agents down" again for any unit that should ` +
+        "be stopped, and resend queued messages");
     }
-    operatorFaults.set(cfg.stateDir, `${why}; what it said last holds`);
+    operatorFaults.set(cfg.stateDir, `${why}; using its last readable state`);
     return last?.operator ?? { ...NO_ORDERS, held: await takenDown(cfg) };
   }
 }
@@ -6247,7 +6266,8 @@ const BY_YOU = "stopped by you";
 /** Whether a unit (or `watchdog`) has the order to stay down. */
 const isHeld = (operator: Operator, name: string): boolean => operator.held[name] !== undefined;
 
-const BUSY = "a command of yours holds it";
+const busyText = (owner: string): string =>
+  `another command${owner && ` (pid ${owner.split(" ")[0]})`} is restarting it`;
 
 /**
  * Why this process must leave a unit alone, "" = it need not: it is down by order, or another
@@ -6257,7 +6277,8 @@ function whyHandsOff(operator: Operator, name: string): string {
   if (isHeld(operator, name)) return BY_YOU;
   const left = (operator.busy[name] ?? 0) - world.now();
   const owner = operator.owners?.[name] ?? "";
-  return left > 0 && left <= BUSY_MAX && owner !== signature() && !hasEnded(owner) ? BUSY : "";
+  return left > 0 && left <= BUSY_MAX && owner !== signature() && !hasEnded(owner)
+    ? busyText(owner) : "";
 }
 
 /** Whether the process with this signature has certainly ended; never certain without /proc. */
@@ -6430,10 +6451,11 @@ async function lookAtSessions(cfg: Config, watch: Watch): Promise<Snapshot> {
   const [pid] = watch.server.split(" ");
   const socket = socketOf(Number(pid));
   const changed = !["", cfg.tmuxSocket || "default"].includes(socket);
-  const cure = changed ? `set tmux_socket back to ${show(socket)}, down, change it, up`
-    : `kill -USR1 ${pid} makes it again`;
+  const cure = changed ? `set tmux_socket back to ${show(socket)}, run "agents down", change it, ` +
+      'run "agents up"'
+    : `kill -USR1 ${pid} makes it create the socket again`;
   return { ...snap, ok: false,
-    why: `the tmux server ${pid} lives, but not at this socket; ${cure}` };
+    why: `the tmux server (pid ${pid}) runs, but not at this socket; ${cure}` };
 }
 
 /** Who runs, for a command that can do nothing without it. */
@@ -6470,7 +6492,7 @@ function noteTogether(
   if (!restarted && died.length < 3) return;
   const fresh = died.filter((unit) => !memoryOf(watch, unit.name).together);
   if (fresh.length > 1) {
-    log(`${fresh.length} ended together${restarted ? ": the tmux server is another one" : ""}`);
+    log(`${fresh.length} units died at once${restarted ? ": the tmux server was restarted" : ""}`);
   }
   for (const unit of fresh) memoryOf(watch, unit.name).together = true;
 }
@@ -7779,7 +7801,7 @@ function liftLimit(
 ): void {
   if (shared) Object.assign(shared, { asker: agent.name, liftedAt: world.now() });
   clearLimitState(cfg, agent.session);
-  log(`limit lifted on ${agent.name}: ${why}`);
+  log(`usage limit lifted on ${agent.name}: ${why}`);
   emit(cfg, "lifted", { agent: agent.name });
   watch.outbox = watch.outbox.filter((message) =>
     !isProbe(agent.name)(message) || wasPasted(message));
@@ -7789,8 +7811,9 @@ async function beginHold(cfg: Config, watch: Watch, agent: Agent, verdict: Verdi
   const hold = holdFor(cfg, agent, verdict, null);
   await saveLimitState(cfg, agent.session, hold);
   const until = hold.resetAt !== undefined
-    ? `until ${localTime(hold.until * 1000)}` : "no reset time on the screen";
-  log(`limit hit on ${agent.name}: ${verdict.why}; holding ${until} (no reboots)`);
+    ? `holding until ${localTime(hold.until * 1000)}`
+    : `no reset time shown; probing at ${localTime(hold.until * 1000)}`;
+  log(`usage limit on ${agent.name}: ${verdict.why}; ${until}, not restarting it`);
   emit(cfg, "limited", { agent: agent.name, class: hold.class,
     until: iso(hold.until * 1000) });
   shareLimit(cfg, watch, agent, hold);
@@ -7839,7 +7862,8 @@ async function probeLimit(
   if (shared) shared.askedAt = world.now();
   log(`limit probe #${hold.nudges} on ${agent.name}: asking it to go on`);
   if (hold.nudges === 3) {
-    log(`WARNING: ${agent.name} is still limited after 3 probes; it is probed on, never rebooted`);
+    log(`WARNING: ${agent.name} is still limited after 3 probes; ` +
+      "will keep probing, will not restart it");
   }
   enqueue(watch, agent.name, PROBE, limitNudgeMsg(cfg, agent));
 }
@@ -8299,7 +8323,8 @@ function noteDeath(
 
 function park(cfg: Config, watch: Watch, unit: Unit, why: string): void {
   enterDown(memoryOf(watch, unit.name), { state: "parked", why, at: world.now() });
-  log(`${unit.name} (${unit.session}) is parked: ${why}; "up ${unit.name}" releases it`);
+  log(`${unit.name} (${unit.session}) is parked: ${why}; ` +
+    `run "agents up ${unit.name}" to start it again`);
   emit(cfg, "parked", { agent: unit.name, why });
 }
 
@@ -8544,11 +8569,12 @@ async function superviseAgent(
   }
   await healOne(cfg, watch, agent, seen);
   if (seen.alive === false) noteState(cfg, watch, agent.name, "gone",
-    downText(downOf(memory.life)));
+    downText(downOf(memory.life), accountLimitOf(cfg, watch, agent) !== null));
 }
 
-const downText = (down: Down): string =>
-  down.state === "parked" ? down.why : down.state === "done" ? "done" : "restarting";
+const downText = (down: Down, limited: boolean): string =>
+  down.state === "parked" ? down.why : down.state === "done" ? "done"
+    : limited ? "waiting for the usage limit to end" : "restarting";
 
 /** Starts a unit from the loop: only once what it needs is ready, and a batch at most per tick. */
 async function startByWatchdog(
@@ -9199,8 +9225,8 @@ function noteChannel(cfg: Config, watch: Watch, found: Fetched): void {
   if (channel.told && news.from !== news.to) {
     emit(cfg, "handoff", { ...news, why: channelText(channel) });
   } else if (before?.told && !channel.told) {
-    const why = `works again after ${minutes(world.now() - before.since)}`;
-    log(`the hand-off ${why}`);
+    const why = `working again after ${minutes(world.now() - before.since)}`;
+    log(`hand-off: ${why}`);
     emit(cfg, "handoff", { ...news, why });
   }
 }
@@ -9716,7 +9742,8 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     const next = await loadConfig(cfg.path, {}, source);
     for (const [key, field] of [["log_dir", "logDir"], ["tmux_socket", "tmuxSocket"]] as const) {
       trouble(watch, key, next[field] === cfg[field] ? "" : `${key} stays ${show(cfg[field])} ` +
-        "while the fleet runs: set it back, down, change it, up");
+        'while the fleet runs: restore the old value, run "agents down", change it, ' +
+        'run "agents up"');
     }
     const { logDir, stateDir, tmuxSocket, stored } = cfg;
     Object.assign(next, { logDir, stateDir, tmuxSocket, stored });
@@ -9818,7 +9845,7 @@ async function announceStart(cfg: Config, watch: Watch): Promise<void> {
   });
   const before = readNote(noteFile(cfg, "watchdog"));
   if (before && ![RESTING, "ended"].includes(before.stage)) {
-    log(`the watchdog before this one (pid ${before.pid}) was cut short at: ${before.stage}`);
+    log(`previous watchdog (pid ${before.pid}) died during "${before.stage}"`);
   }
   const { heartbeat: last } = await readWatchdog(cfg);
   emit(cfg, "watchdog", { why: "started", version: version(), last });
@@ -10689,7 +10716,7 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
 /** What became of a watchdog that was told to end, and what is said of it. */
 const WATCHDOG_END = {
   absent: "watchdog: not running", ended: "watchdog ended",
-  overtaken: "watchdog: a later order of yours keeps it up",
+  overtaken: 'watchdog left running: "agents up" was run after this',
   stuck: "watchdog: it cannot be ended, not even by SIGKILL",
 };
 type WatchdogEnd = keyof typeof WATCHDOG_END;
@@ -11004,7 +11031,8 @@ export async function cmdDown(call: Call): Promise<number> {
       !ordered.includes(name) || isHeld(operator, name)))
       .catch((error) => {
         unstored = true;
-        log(`they will not stay down: ${messageOf(error)}`);
+        log(`could not save the down order (${messageOf(error)}); ` +
+          "the watchdog may restart these units");
       });
     noteOrder(cfg, strays ? "down --orphans" : "down",
       [...ordered, ...ending.map(({ name }) => name)]);

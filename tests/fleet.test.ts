@@ -260,7 +260,7 @@ resting("P15: a limit is held, probed once after its reset, and lifted; no resta
   f.control("w1", `screen ${screen}`);
   const reset = Math.floor((Date.now() + slow * 5_000) / 1000);
   f.control("l1", `limit Claude usage limit reached|${reset}`);
-  await until(() => f.log.includes("limit hit on l1"));
+  await until(() => f.log.includes("usage limit on l1"));
   const state = JSON.parse(f.read(".agents/state/limited-t-l1.json"));
   expect(state).toMatchObject({ until: reset, nudges: 0 });
   expect((await f.states()).of).toMatchObject({ l1: expect.stringMatching(/^limited until/), w1: expect.stringMatching(/^waiting/) });

@@ -478,7 +478,7 @@ test("agents that nobody watches are no part of a mass death: the ladder holds f
   fake.tmux.onStart = (one) => fake.tmux.exit(one.session, 1);
   fake.tmux.exit("agents-a", 1);
   await ticks(120);
-  expect([fake.logged("ended together"), storedLife(memoryOf(watch, "a")).parked]).toEqual([[], expect.stringContaining("5 starts")]);
+  expect([fake.logged("died at once"), storedLife(memoryOf(watch, "a")).parked]).toEqual([[], expect.stringContaining("5 starts")]);
 });
 
 describe("an agent that is at work by the moment of its end is not ended", () => {

@@ -140,7 +140,7 @@ describe("limitTick, over the fake world", () => {
     await fake.ticks(cfg, watch, 200, () => {
       if (pane().doing === "busy" && (busy += 1) % 3 === 0) limited("You've hit your limit");
     });
-    expect([fake.logged("limit lifted").length, fake.logged("limit hit").length, fake.logged("after 3 probes").length]).toEqual([0, 1, 1]);
+    expect([fake.logged("limit lifted").length, fake.logged("usage limit on").length, fake.logged("after 3 probes").length]).toEqual([0, 1, 1]);
     expect(state()!.nudges).toBeGreaterThan(3);
     pane().onSubmit = undefined;
     pane().doing = "busy";

@@ -84,7 +84,7 @@ folder("P30: log_dir is away for a while: both live on, one watchdog alone, and 
   renameSync(f.path("away"), f.path(".agents"));
   await f.ticks(2);
   expect([f.lock("keeper"), f.lock("watchdog"), (await f.run(["status"])).code]).toEqual([keeper, watchdog, 0]);
-  expect(f.log).toContain("state folder: works again");
+  expect(f.log).toContain("state folder: readable again");
 });
 
 for (const moment of ["as a new keeper begins", "once it has looked"]) {

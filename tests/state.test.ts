@@ -305,10 +305,10 @@ describe("what a person wants cannot be read", () => {
     await operatorOf(cfg);
     operator("{half");
     await fake.ticks(cfg, watch, 3);
-    expect([Object.keys((await operatorOf(cfg)).held), fake.logged("what it said last holds").length]).toEqual([["helper"], 1]);
+    expect([Object.keys((await operatorOf(cfg)).held), fake.logged("using its last readable state").length]).toEqual([["helper"], 1]);
     operator(golden("night", "state/operator.json"));
     await fake.ticks(cfg, watch, 3);
-    expect(fake.logged("operator.json: works again")).toHaveLength(1);
+    expect(fake.logged("operator.json: readable again")).toHaveLength(1);
   });
   const call = (...words: string[]) => command(...words, "--config", cfg.path);
   const orders = () => JSON.parse(fake.files.get(join(cfg.stateDir, "operator.json"))!);
@@ -317,7 +317,7 @@ describe("what a person wants cannot be read", () => {
     const { text } = world;
     world.text = async (path) => (path.endsWith("/operator.json") ? Promise.reject(Object.assign(new Error(why), { code: why.split(":")[0] })) : text(path));
     expect([(await call("up", "helper")).code, starts("helper")]).toEqual([1, 0]);
-    expect([(await call("down", "builder")).code, fake.logged("they will not stay down: operator.json").length]).toEqual([1, 1]);
+    expect([(await call("down", "builder")).code, fake.logged("could not save the down order (operator.json").length]).toEqual([1, 1]);
     const said = await call("send", "builder", "--queue", "hello");
     expect([said.code, said.err]).toEqual([1, `agents: operator.json: ${why}; nothing was ordered\n`]);
     expect(orders()).toEqual(before);
@@ -382,7 +382,7 @@ describe("a disk that does not answer is no news", () => {
     const { cfg, fake, watch } = await found("night", { builder: "busy", writer: "limit" });
     unreadable(/limited-|phase-idx/);
     await fake.ticks(cfg, watch, 2);
-    expect([fake.logged("limit hit on writer"), loadLimitState(cfg, "agents-writer")?.banner]).toEqual([[], JSON.parse(golden("night", "state/limited-agents-writer.json")).banner]);
+    expect([fake.logged("usage limit on writer"), loadLimitState(cfg, "agents-writer")?.banner]).toEqual([[], JSON.parse(golden("night", "state/limited-agents-writer.json")).banner]);
     expect(() => curPhase(cfg)).toThrow("phase-idx cannot be read");
     expect(fake.logged(/phase-idx cannot be read$/)).toHaveLength(1);
   });

@@ -64,7 +64,7 @@ describe("orders", () => {
       if (args.includes("respawn-pane") && starts("a") === 0) down("b", "c");
     });
     expect([(await call("up", "a", "b", "c")).code, starts("a"), starts("b"), starts("c")]).toEqual([1, 1, 0, 0]);
-    expect(fake.logged(/: a later order of yours keeps it down/)).toHaveLength(2);
+    expect(fake.logged(/: not started: "agents down" was run after this/)).toHaveLength(2);
   });
   test("up says with which words a client ended at once, exit 1", async () => {
     await begin(["a"]);

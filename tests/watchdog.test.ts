@@ -47,7 +47,7 @@ describe("fault 1: one agent's error is its own", () => {
     expect(fake.logged("EACCES")).toEqual([expect.stringContaining("ERROR: a: EACCES: permission denied")]);
     fake.write = write;
     await ticks(1);
-    expect(fake.logged("limit hit on a")).toHaveLength(1);
+    expect(fake.logged("usage limit on a")).toHaveLength(1);
   });
 });
 
@@ -230,7 +230,7 @@ describe("P14, fault 16: clock steps kill nobody and tell nothing twice", () => 
   });
 });
 
-test("P8: the tmux server is another one: all come back, start_batch per tick", async () => {
+test("P8: the tmux server was restarted: all come back, start_batch per tick", async () => {
   const names = Array.from({ length: 25 }, (_, i) => `a${i}`);
   await begin(agents(...names));
   expect(fake.tmux.panes).toHaveLength(25);
@@ -339,7 +339,7 @@ describe("P4: a full disk", () => {
     world.writeAtomic = writeAtomic;
     expect(fake.logged("ERROR: state: no room")).toHaveLength(1);
     await ticks(3);
-    expect([fake.logged("state: works again").length, starts("state")]).toEqual([1, 2]);
+    expect([fake.logged("state: saved again").length, starts("state")]).toEqual([1, 2]);
   });
 });
 
@@ -603,7 +603,7 @@ describe("a lost socket is not the end of a server", () => {
     await ticks(2);
     expect([starts("a"), starts("b"), fake.processes.size]).toEqual([1, 1, 2]);
     expect(fake.effects.filter((what) => /^(signal|tmux (new|kill))/.test(what))).toEqual([]);
-    expect(fake.logged(`kill -USR1 ${fake.tmux.server.pid} makes it again`)).toHaveLength(1);
+    expect(fake.logged(`kill -USR1 ${fake.tmux.server.pid} makes it create the socket again`)).toHaveLength(1);
   });
   test("where it lives on for others alone, as after a change of the socket, all come back", async () => {
     fake.tmux.killServer();
@@ -697,7 +697,7 @@ describe("the config is read again", () => {
     expect([clients(), pane().pid, fake.logged("restart a to move there").length]).toEqual([["agents-a"], pid, 1]);
     fake.tmux.kill(pane());
     await live(4);
-    expect([clients(), fake.logged("session: works again").length]).toEqual([["new-a"], 1]);
+    expect([clients(), fake.logged("every unit is in the session").length]).toEqual([["new-a"], 1]);
   });
   test("nor does it where a watchdog starts with it", async () => {
     await begin(agents("a"));
@@ -838,13 +838,13 @@ describe("an edit of the config", () => {
     expect([cfg.logDir, cfg.stateDir, cfg.agents.get("a")!.backend, fake.logged("log_dir stays").length]).toEqual([logDir, stateDir, "opencode", 1]);
     fake.files.set(cfg.path, edited);
     for (let nth = 0; nth < 3; nth++) cfg = await reloadConfig(cfg, watch);
-    expect(fake.logged("log_dir: works again")).toHaveLength(1);
+    expect(fake.logged("log_dir: the config names the one in use again")).toHaveLength(1);
   });
   test("leaves a fleet on the tmux server where it runs, and says how to move it", async () => {
     await begin(agents("a"));
     fake.files.set(cfg.path, `[defaults]\ntmux_socket = "other"\n${edited}`);
     for (let nth = 0; nth < 5; nth++) cfg = await reloadConfig(cfg, watch);
-    expect([cfg.tmuxSocket, cfg.agents.get("a")!.backend, fake.logged('tmux_socket stays "" while the fleet runs: set it back, down, change it, up').length]).toEqual(["", "opencode", 1]);
+    expect([cfg.tmuxSocket, cfg.agents.get("a")!.backend, fake.logged('tmux_socket stays "" while the fleet runs: restore the old value, run "agents down", change it, run "agents up"').length]).toEqual(["", "opencode", 1]);
   });
 });
 
