@@ -472,6 +472,8 @@ type ChannelState = (typeof CHANNEL_STATES)[number];
 
 /** The state of the hand-off channel, and since when (wall ms). */
 export interface Channel {
+  /** Which one it is (`channelOf`); absent = an older version stored it. */
+  of?: string;
   state: ChannelState;
   why: string;
   /** What a person can do about it. */
@@ -2139,7 +2141,7 @@ const OVER: [RegExp, string][] = [
   [/^session$/, "every unit is in the session that the config names"],
   [/^log_dir$|^tmux_socket$/, "$&: the config names the one in use again"],
   [/^state$/, "state: saved again"],
-  [/^state folder$|^operator\.json$/, "$&: readable again"],
+  [/^state folder$|^operator\.json$|^prompts$/, "$&: readable again"],
   [/^config$|^phase state$/, "$&: valid again"],
   [/^notices$/, "notices: going out again"],
 ];
@@ -4325,21 +4327,35 @@ export function isDone(text: string, marker: string): boolean {
 
 export const phases = (cfg: Config): Phase[] => cfg.loop.phases;
 const completeFile = (cfg: Config): string => join(cfg.logDir, "SEQUENCE-COMPLETE");
-const isComplete = (cfg: Config): boolean => world.mtime(completeFile(cfg)) !== null;
+
+/** By either of two witnesses: a log folder that is gone does not start the loops again. */
+const isComplete = (cfg: Config): boolean =>
+  isStoredComplete(cfg.stored.phase) || world.mtime(completeFile(cfg)) !== null;
+
+/** Whether the record beside the phase says that it was the last; a hand may have moved on. */
+const isStoredComplete = (phase: Stored["phase"]): boolean => {
+  const { complete, idx } = ("id" in phase ? parsedRecord(phase.id) : null) ?? {};
+  return complete === true && (!("index" in phase) || phase.index === null ||
+    Number(phase.index) === idx);
+};
 
 /**
  * The index of the current phase. The stored id decides if it belongs to the stored index, as the
  * phases may have been reordered; else the index was moved by hand or by the original, and counts.
+ * Where the index is gone the id alone says it: only without both is it the first phase.
  */
 export function decidePhase(
   index: string | null, stored: string | null, list: Phase[],
 ): { idx: number } | { error: string } {
   const ids = list.map((phase) => phase.id).join(", ");
-  if (index === null) return { idx: 0 };
+  if (index === null && stored === null) return { idx: 0 };
   const wrong = (what: string) => ({ error: `${what}; run "phase set" (phases: ${ids})` });
-  if (!/^\d+\s*$/.test(index)) return wrong(`the phase file holds ${show(index)}, not a number`);
-  const idx = Number(index);
   const { id, idx: written } = parsedRecord(stored) ?? {};
+  if (index === null && !isText(id)) return wrong("the phase file is gone, and phase-id damaged");
+  if (index !== null && !/^\d+\s*$/.test(index)) {
+    return wrong(`the phase file holds ${show(index)}, not a number`);
+  }
+  const idx = Number(index ?? written);
   if (isText(id) && Number(written) === idx && list[idx]?.id !== id) {
     const moved = list.findIndex((phase) => phase.id === id);
     return moved < 0 ? wrong(`phase "${id}" is not in the config any more`) : { idx: moved };
@@ -4378,18 +4394,27 @@ export function resolveStateFile(repo: string, docsDir: string, name: string): s
 /** Bytes: a larger status file never counts as DONE. */
 const STATUS_MAX = 100_000;
 
+const channelOf = ({ repo, remote, branch }: Handoff): string =>
+  `${repo} ${remote} ${branch}`;
+
+/** Whether the remote itself said that it has no such branch: what the clone lacks is no word. */
+const isBranchless = (channel: Channel | null, hand: Handoff): boolean =>
+  channel?.of === channelOf(hand) && ["empty", "branch missing"].includes(channel.state);
+
 /**
- * Whether a phase is done. DONE counts once it is pushed; only without a remote branch is the work
- * tree read. null = git could not say; `watch` takes down why.
+ * Whether a phase is done. DONE counts once it is pushed; only where the remote has no such branch,
+ * by the last look (`channel`), is the work tree read. null = git could not say; `watch` takes down
+ * why.
  */
 export async function phaseDone(
-  cfg: Config, status: string, watch?: Watch,
+  cfg: Config, status: string, channel: Channel | null, watch?: Watch,
 ): Promise<boolean | null> {
   const hand = cfg.loop.handoff;
   if (!hand) return false;
   const pushed = await showPushed(hand, status);
   if (watch) watch.volatile.unread = pushed.state === "failed" ? pushed.why : "";
   if (pushed.state === "failed") return null;
+  if (pushed.state === "no branch" && !isBranchless(channel, hand)) return null;
   const content = pushed.state === "found" ? pushed.text
     : pushed.state === "no branch"
       ? await world.text(resolveStateFile(hand.repo, hand.docsDir, status)) : null;
@@ -4418,13 +4443,24 @@ export function render(value: string, variables: Record<string, string>): string
 
 /**
  * A text of `prompts/` as it is typed: rendered, on one line. Of nothing an agent would never hear,
- * so a file that is empty counts as missing.
+ * so a file that is empty counts as missing, and one that cannot be read too.
  */
 function renderLine(cfg: Config, file: string, variables: Record<string, string>): string {
   const line = (value: string | null) =>
     render(value ?? "", variables).split(/\s+/).join(" ").trim();
-  return line(promptText(cfg, file)) || line(shipped(file));
+  let own = "";
+  const path = absolute(cfg.planDir, file);
+  try {
+    own = line(promptText(cfg, file));
+    promptFaults.delete(path);
+  } catch (error) {
+    promptFaults.set(path, `${messageOf(error)}; the text that ships is used instead`);
+  }
+  return own || line(shipped(file));
 }
+
+/** Why texts of `prompts/` cannot be read, by their path. */
+const promptFaults = new Map<string, string>();
 
 function variablesOf(cfg: Config, agent: Agent): Record<string, string> {
   const phase = phaseTrouble(cfg) ? null : curPhase(cfg);
@@ -6012,14 +6048,19 @@ async function doubtGroups(cfg: Config, watch: Watch): Promise<Watch> {
 }
 
 /**
- * What an earlier watchdog remembered. A damaged file is kept aside and the copy from some minutes
- * ago is used: what was told since then is told again, but no hand-off is lost.
+ * What an earlier watchdog remembered. A damaged file is kept aside; for it, and for one that is
+ * gone, the copy from some minutes ago is used: what was told since then is told again, but no
+ * hand-off is lost.
  */
 export async function loadWatch(cfg: Config): Promise<Watch> {
   let stored: string | null = null;
   try {
     stored = await world.text(watchFile(cfg));
-    return stored === null ? freshWatch() : await doubtGroups(cfg, parseWatch(stored));
+    if (stored !== null) return await doubtGroups(cfg, parseWatch(stored));
+    // no write leaves the folder without it
+    const copy = await copiedWatch(cfg);
+    if (copy) log(`${watchFile(cfg)} is gone; its last copy holds`);
+    return copy ?? freshWatch();
   } catch (error) {
     if (error instanceof NoAnswer) throw error; // or what is not known would be overwritten
     // if it is no regular file, the next write moves it out of the way
@@ -6039,7 +6080,8 @@ const watchCopyFile = (cfg: Config): string => `${watchFile(cfg)}.copy`;
 async function copiedWatch(cfg: Config): Promise<Watch | null> {
   try {
     return await doubtGroups(cfg, parseWatch(await textIn(watchCopyFile(cfg))));
-  } catch {
+  } catch (error) {
+    if (error instanceof NoAnswer) throw error;
     return null;
   }
 }
@@ -6132,9 +6174,10 @@ async function readPhaseFiles(cfg: Config): Promise<Stored["phase"]> {
 const readSshAgent = (cfg: Config): Promise<string> => world.text(sshAgentFile(cfg))
   .then((text) => (text ?? "").trim(), () => cfg.stored.sshAgent);
 
-/** The id first: it does not count until the index that it belongs to is written too. */
-async function storePhase(cfg: Config, idx: number): Promise<void> {
-  const phase = { index: `${idx}`, id: `${JSON.stringify({ id: phases(cfg)[idx]!.id, idx })}\n` };
+/** The id first: beside an older index it does not count until its own is written too. */
+async function storePhase(cfg: Config, idx: number, complete?: true): Promise<void> {
+  const phase = { index: `${idx}`,
+    id: `${JSON.stringify({ id: phases(cfg)[idx]!.id, idx, complete })}\n` };
   await world.writeAtomic(phaseIdFile(cfg), phase.id);
   await world.writeAtomic(phaseIdxFile(cfg), phase.index);
   cfg.stored.phase = phase;
@@ -8796,8 +8839,6 @@ export function handoffReset(watch: Watch): void {
 
 export const git = (repo: string, args: string[]): Promise<ExecResult> => world.git(repo, args);
 
-const channelOf = ({ repo, remote, branch }: Handoff): string => `${repo} ${remote} ${branch}`;
-
 /** The head up to which this channel was handled; "" = none: what another one had says nothing. */
 const baselineOf = ({ sha, shaOf }: Pick<Watch, "sha" | "shaOf">, hand: Handoff): string =>
   (["", channelOf(hand)].includes(shaOf) ? sha : "");
@@ -8920,7 +8961,7 @@ function failedLook(cfg: Config, hand: Handoff, what: string, ran: ExecResult): 
     `${GIT_DEADLINE / 1000} s)`, cure: byHand };
   const why = gitWords(ran.err);
   const lock = /Unable to create '([^']+\.lock)': File exists/.exec(ran.err)?.[1];
-  if (lock) return { ...failing, why, cure: `unless a git is at work there: rm ${quoted(lock)}` };
+  if (lock) return { ...failing, why, cure: careful(lock) };
   const socket = sshEnv(cfg).SSH_AUTH_SOCK;
   if (socket && /Could not read from remote|Permission denied/.test(ran.err) &&
       !/does not appear to be a git/.test(ran.err) && !isThere(socket)) {
@@ -8982,19 +9023,32 @@ async function lookAtRemote(cfg: Config, hand: Handoff, sha: string): Promise<Fe
 
 /** What a git that was killed may leave behind in the clone, for git to trip over. */
 const locksOf = (hand: Handoff): string[] =>
-  [`${trackingRef(hand)}.lock`, "packed-refs.lock", "shallow.lock", "index.lock"];
+  [`${trackingRef(hand)}.lock`, "packed-refs.lock", "shallow.lock"];
 
-/** Whether a git is at work in a clone: its hooks and its editor may keep a lock for hours. */
-const gitWorksIn = (repo: string): boolean => world.list("/proc").some((pid) =>
-  basename(readProc(`${pid}/cmdline`).split("\0")[0]!) === "git" &&
-  `${world.folder(Number(pid))}/`.startsWith(`${linkless(repo)}/`));
+/**
+ * Whether a git is at work in a clone: its hooks and its editor may keep a lock for hours. null =
+ * the system does not say, of all processes (macOS) or of another user's.
+ */
+function gitWorksIn(repo: string): boolean | null {
+  const pids = world.list("/proc").filter((name) => /^\d+$/.test(name));
+  const folders = pids.filter((pid) =>
+    basename(readProc(`${pid}/cmdline`).split("\0")[0]!) === "git")
+    .map((pid) => world.folder(Number(pid)));
+  if (folders.some((folder) => `${folder}/`.startsWith(`${linkless(repo)}/`))) return true;
+  return pids.length && !folders.includes("") ? false : null;
+}
+
+/** How a lock is removed that may be a living git's. */
+const careful = (path: string): string => `unless a git is at work there: rm ${quoted(path)}`;
 
 /** The first of these lock files that no living git can hold, in words; null = none. */
 function staleLock(hand: Handoff, paths: string[]): Pick<Fetched, "state" | "why" | "cure"> | null {
   for (const path of paths.map((one) => resolve(hand.repo, one))) {
     const age = world.now() - (world.mtime(path) ?? Infinity);
-    if (age > GIT_DEADLINE && !gitWorksIn(hand.repo)) return { state: "failing",
-      why: `a git that was cut short left ${path}, ${ago(age)} old`, cure: `rm ${quoted(path)}` };
+    const works = age > GIT_DEADLINE ? gitWorksIn(hand.repo) : true;
+    if (!works) return { state: "failing",
+      why: `a git that was cut short left ${path}, ${ago(age)} old`,
+      cure: works === null ? careful(path) : `rm ${quoted(path)}` };
   }
   return null;
 }
@@ -9118,7 +9172,7 @@ async function readRemote(cfg: Config, hand: Handoff, watch: Watch): Promise<Fet
   const fetched = await fetchHead(cfg, hand, sha);
   const { head } = fetched;
   const phase = watch.volatile.unread && !phaseTrouble(cfg) ? curPhase(cfg) : null;
-  if (phase) await phaseDone(cfg, phase.status, watch); // it may be readable again
+  if (phase) await phaseDone(cfg, phase.status, watch.channel, watch); // it may be readable again
   if (!head || (sha && head === handled)) return fetched;
   const commits = head === sha && learned
     ? [] : await commitsSince(hand, head === sha ? "" : sha, head);
@@ -9203,15 +9257,17 @@ const channelText = ({ why, cure }: { why: string; cure: string }): string =>
  * is told before the third.
  */
 export function decideChannel(before: Channel | null, found: Fetched, now: number): Channel {
-  const { state, why, cure } = found;
+  const { state, why, cure, hand } = found;
+  const of = channelOf(hand);
   const wasBad = before !== null && isBad(before.state);
   if (!isBad(state)) {
-    return before?.state === state ? before : { state, why, cure, since: now, told: false };
+    return before?.state === state ? { ...before, of }
+      : { of, state, why, cure, since: now, told: false };
   }
   const numberless = (said: string) => said.replace(/\d+/g, "#");
   // a port or an age that differs is no news
   const same = wasBad && before.state === state && numberless(before.why) === numberless(why);
-  return { state, why: same ? before.why : why, cure: same ? before.cure : cure,
+  return { of, state, why: same ? before.why : why, cure: same ? before.cure : cure,
     since: wasBad ? before.since : now, told: wasBad || found.hung };
 }
 
@@ -9251,8 +9307,7 @@ export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
     : baseline ? commits : commits.filter(({ at = 0 }) => at + 1000 > blindSince);
   const announced = decideHandoff(news, watch.seen, hand);
   const sure = checkInboxes(cfg, watch, hand, inboxes);
-  for (const { cause, subject, sha } of announced) {
-    emit(cfg, "commit", { agent: authorOf(cause, hand), kind: cause, subject, sha });
+  for (const { cause } of announced) {
     endStalls(memoryOf(watch, authorOf(cause, hand)));
   }
   for (const cause of CAUSES) {
@@ -9265,6 +9320,10 @@ export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
   }
   noteCommits(watch, hand, commits, fetched.head);
   await save(cfg, watch);
+  // what is not stored comes again, and would be said again
+  for (const { cause, subject, sha } of announced) {
+    emit(cfg, "commit", { agent: authorOf(cause, hand), kind: cause, subject, sha });
+  }
   if (sure) volatile.handled = fetched.head;
 }
 
@@ -9353,7 +9412,7 @@ async function deadlockCheck(
   if (!decideDeadlock(verdicts, pending, quiet, cfg.loop.deadlockAfter) ||
       watch.deadlocked === watch.sha) return;
   const phase = curPhase(cfg);
-  if (phase && (await phaseDone(cfg, phase.status, watch)) !== false) return;
+  if (phase && (await phaseDone(cfg, phase.status, watch.channel, watch)) !== false) return;
   const owes = owesCommit(watch, hand);
   const subject = watch.turn?.subject ?? "nothing was claimed yet";
   const reason = `both sides have been idle for ${minutes(1000 * quiet)}, ` +
@@ -9423,7 +9482,7 @@ export async function phaseAdvanceCheck(cfg: Config, watch: Watch): Promise<bool
   const idx = curIdx(cfg);
   const phase = phases(cfg)[idx]!;
   const next = decideAdvance(idx, phases(cfg).length,
-    await phaseDone(cfg, phase.status, watch) === true, isComplete(cfg));
+    await phaseDone(cfg, phase.status, watch.channel, watch) === true, isComplete(cfg));
   if (next === "none") return false;
   const to = next === "advance" ? phases(cfg)[idx + 1]!.id : "";
   log(to ? `PHASE ${phase.id} DONE, moving on to ${to}`
@@ -9452,36 +9511,44 @@ export function decideDrop(
     ? "it is not in the config any more" : "";
 }
 
+/** Whether a move makes sense still; drops it if not. */
+async function mayMove(
+  cfg: Config, watch: Watch, intent: { from: string; to: string },
+): Promise<boolean> {
+  await readState(cfg); // a person may have set the phase since the look
+  if (phaseTrouble(cfg)) return false; // what cannot be told, nobody has set
+  const dropped = decideDrop(intent, curPhase(cfg)?.id ?? "", phases(cfg));
+  if (!dropped) return true;
+  log(`phase move ${intent.from} → ${intent.to || "the end"} is dropped: ${dropped}`);
+  watch.intent = null;
+  await save(cfg, watch);
+  return false;
+}
+
 /** Does the steps of a move that are still to be done; called until it clears the intent. */
 async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<void> {
   const { intent } = watch;
-  if (!intent || !snap.ok) return;
-  await readState(cfg); // a person may have set the phase since the look
-  if (phaseTrouble(cfg)) return; // what cannot be told, nobody has set
-  const dropped = decideDrop(intent, curPhase(cfg)?.id ?? "", phases(cfg));
-  if (dropped) {
-    log(`phase move ${intent.from} → ${intent.to || "the end"} is dropped: ${dropped}`);
-    watch.intent = null;
-    return save(cfg, watch);
-  }
+  if (!intent || !snap.ok || !(await mayMove(cfg, watch, intent))) return;
   if (!(await stopLoops(cfg, watch, snap, intent.id))) return;
+  if (!(await mayMove(cfg, watch, intent))) return; // ending them took its time
   if (intent.to) {
     const idx = phases(cfg).findIndex((phase) => phase.id === intent.to);
     await storePhase(cfg, idx);
     world.remove(completeFile(cfg));
     handoffReset(watch);
     await startLoops(cfg, watch, snap, intent.id);
-    emit(cfg, "phase", { from: intent.from, to: intent.to });
   } else {
     if (!(await runOnComplete(cfg, watch, snap, intent))) return;
+    await storePhase(cfg, curIdx(cfg), true);
     await world.writeAtomic(completeFile(cfg),
       `phase sequence complete ${dateAndTime(world.now())}; the loops are stopped\n`);
     // by then [loop.on_complete] may be gone, or ask for another task
     if (intent.run && triggered(cfg) === intent.run) world.remove(triggerFile(cfg));
-    emit(cfg, "complete", { phase: intent.from });
   }
   watch.intent = null;
   await save(cfg, watch);
+  if (intent.to) emit(cfg, "phase", { from: intent.from, to: intent.to });
+  else emit(cfg, "complete", { phase: intent.from });
 }
 
 /** Starts the task once: its pane carries the move's mark, also after it has ended. */
@@ -9641,6 +9708,7 @@ async function round(
   if (full) await tendFleet(cfg, watch, observations);
   if (first) await guard(watch, "phase move", () => continueMove(cfg, watch, first.snap));
   if (full) {
+    trouble(watch, "prompts", [...promptFaults.values()].join("; "));
     trouble(watch, "operator.json", operatorFaults.get(cfg.stateDir) ?? "");
     trouble(watch, "phase state", loopAgents(cfg).length ? phaseTrouble(cfg) : "");
     await guard(watch, "accounts", () => settleAccounts(cfg, watch, observations));
@@ -11887,14 +11955,15 @@ function needsChannel(cfg: Config, { channel }: Watch, operator: Operator): bool
 /** How long, ms, `status` waits for clients' servers, and for git: whether the phase is DONE. */
 const STATUS_PATIENCE = 3_000;
 
-async function readPhase(cfg: Config, { intent }: Watch) {
+async function readPhase(cfg: Config, { intent, channel }: Watch) {
   const list = phases(cfg);
   if (!list.length) return null;
   const error = phaseTrouble(cfg);
   const { id, plan, status } = (error ? null : curPhase(cfg)) ?? { id: "", plan: "", status: "" };
   return {
     id, index: error ? -1 : curIdx(cfg), total: list.length, plan,
-    done: !error && await within(STATUS_PATIENCE, phaseDone(cfg, status), false) === true,
+    done: !error &&
+      await within(STATUS_PATIENCE, phaseDone(cfg, status, channel), false) === true,
     complete: isComplete(cfg),
     // where a phase move under way leads: a phase id or "the end"; "" = none is under way
     moving: intent ? intent.to || "the end" : "", error,

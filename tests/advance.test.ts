@@ -21,6 +21,7 @@ describe("decideAdvance", () => {
 });
 
 let { fake, cfg, watch, pane, starts, file } = {} as Scene;
+const again = async (): Promise<void> => void (watch = await fake.watch(cfg));
 const begin = async (text: string, count = 3): Promise<void> => void ({ fake, cfg, watch, pane, starts, file } = await scene(text, { fake, ticks: count }));
 const ticks = (count: number) => fake.ticks(cfg, watch, count);
 beforeEach(() => {
@@ -314,4 +315,45 @@ test("a folder that does not say whether all is done keeps nobody from being hea
   fake.tmux.exit("agents-x", 1);
   await ticks(6);
   expect([starts("x"), fake.logged("fetch: EACCES")]).toEqual([2, [expect.anything()]]);
+});
+
+test("a phase file that is lost in a run sends no loop back to the first phase", async () => {
+  finish("p1");
+  await heavy();
+  expect(curPhase(cfg)!.id).toBe("p2");
+  fake.files.delete(phaseIdxFile(cfg));
+  await heavy();
+  expect([curPhase(cfg)!.id, starts("builder"), watch.intent]).toEqual(["p2", 2, null]);
+});
+
+test("all phases are done, also where the log folder that says so is gone", async () => {
+  for (const id of ["p1", "p2"]) {
+    finish(id);
+    await heavy();
+  }
+  expect(marker()).toBe(true);
+  const before = starts("builder");
+  fake.files.delete(join(cfg.logDir, "SEQUENCE-COMPLETE"));
+  await again();
+  await heavy();
+  expect([starts("builder"), fake.logged("PHASE SEQUENCE COMPLETE").length]).toEqual([before, 1]);
+});
+
+test("a phase that a person sets while the loops of a move are ended is kept", async () => {
+  await begin(FLEET.replace("\n]", '\n  { id = "p3", plan = "p3.md", status = "STATUS-p3.md" },\n]'));
+  finish("p1");
+  const { text } = world;
+  let reads = 0;
+  world.text = async (path) => {
+    const was = await text(path);
+    // the first is the round's own look
+    if (path === phaseIdxFile(cfg) && watch.intent && !fake.tmux.panes.some(({ session }) => /builder|adversary/.test(session)) && (reads += 1) === 2) {
+      fake.files.set(file("phase-id"), JSON.stringify({ id: "p3", idx: 2 }));
+      fake.files.set(path, "2");
+    }
+    return was;
+  };
+  await fake.ticks(cfg, watch, 13, () => (reads = 0));
+  world.text = text;
+  expect([curPhase(cfg)!.id, watch.intent, fake.logged("the phase was set by hand").length]).toEqual(["p3", null, 1]);
 });

@@ -156,7 +156,7 @@ describe("three answers of a look at the remote", () => {
     push();
     await ticks(2);
     expect([state(), events().at(-1)]).toEqual(["ok", expect.objectContaining({ from: "branch missing", to: "ok" })]);
-    expect(fake.logged("hand-off: ")).toHaveLength(1);
+    expect(fake.logged("hand-off: origin has no branch")).toHaveLength(1);
   });
 
   test("a new repository: no trouble, and the first push of all is told", async () => {
@@ -244,8 +244,9 @@ describe("what keeps git from answering is told with its cure, within three tick
     expect([state(), events()]).toEqual(["ok", []]);
   });
 
-  test.each(["refs/remotes/origin/main.lock", "packed-refs.lock", "shallow.lock", "index.lock"])("%s that a killed git left: named, never removed", async (lock) => {
+  test.each(["refs/remotes/origin/main.lock", "packed-refs.lock", "shallow.lock"])("%s that a killed git left: named, never removed", async (lock) => {
     await running();
+    fake.stat(1, 1);
     const path = at("watch/.git", lock);
     writeFileSync(path, "");
     await ticks(3);
@@ -272,9 +273,9 @@ describe("what keeps git from answering is told with its cure, within three tick
     expect([state(), told("adversary").length]).toEqual(["ok", 1]);
   });
 
-  test("index.lock of a git that a hook or an editor keeps at work is no trouble, however old it is", async () => {
+  test("a lock of a git that a hook or an editor keeps at work is no trouble, however old it is", async () => {
     await running();
-    const path = at("watch/.git/index.lock");
+    const path = at("watch/.git/packed-refs.lock");
     writeFileSync(path, "");
     const git = Bun.spawn(["git", "-C", at("watch"), "cat-file", "--batch"], { stdin: "pipe", stdout: "ignore" });
     fake.files.set(`/proc/${git.pid}/cmdline`, "git\0-C\0watch\0cat-file\0--batch\0");
@@ -285,8 +286,32 @@ describe("what keeps git from answering is told with its cure, within three tick
     expect([state(), events()]).toEqual(["ok", []]);
     git.kill();
     await git.exited;
+    fake.files.delete(`/proc/${git.pid}/cmdline`);
+    fake.stat(1, 1);
     await ticks(3);
     expect(channel()).toMatchObject({ state: "failing", told: true, cure: `rm '${path}'` });
+  });
+
+  test.each<[string, () => void]>([
+    ["the system does not say what runs (macOS)", () => {}],
+    ["a git of another user runs, nobody sees where", () => void fake.files.set("/proc/7/cmdline", "git\0gc\0")],
+  ])("where %s no lock is called dead for sure", async (_, arrange) => {
+    await running();
+    arrange();
+    const path = at("watch/.git/packed-refs.lock");
+    writeFileSync(path, "");
+    await ticks(3);
+    expect(channel()).toMatchObject({ state: "failing", cure: `unless a git is at work there: rm '${path}'` });
+  });
+
+  test("an index.lock is in the way of no fetch", async () => {
+    await running();
+    fake.stat(1, 1);
+    writeFileSync(at("watch/.git/index.lock"), "");
+    commit("claim(p1): one");
+    push();
+    await ticks(3);
+    expect([state(), told("adversary").length]).toEqual(["ok", 1]);
   });
 
   test("a pushed file that cannot be read: not done, and told", async () => {
@@ -296,7 +321,7 @@ describe("what keeps git from answering is told with its cure, within three tick
     await ticks(2);
     const blob = gitIn(at("watch"), "rev-parse", "refs/remotes/origin/main:machine-docs/STATUS-p1.md");
     rmSync(at("watch/.git/objects", blob.slice(0, 2), blob.slice(2)));
-    expect(await phaseDone(cfg, "STATUS-p1.md", watch)).toBeNull();
+    expect(await phaseDone(cfg, "STATUS-p1.md", watch.channel, watch)).toBeNull();
     await ticks(3);
     expect([state(), watch.channel!.cure]).toEqual(["failing", expect.stringContaining("clone it again")]);
   });
@@ -576,8 +601,8 @@ describe("what comes from outside is bounded and clean", () => {
       commit("status", { "machine-docs/STATUS-p1.md": done + "x\n".repeat(size / 2) });
       push();
       gitIn(at("watch"), "fetch", "-q");
-      expect(await phaseDone(cfg, "STATUS-p1.md", watch)).toBe(wanted);
-      await phaseDone(cfg, "STATUS-p1.md", watch);
+      expect(await phaseDone(cfg, "STATUS-p1.md", watch.channel, watch)).toBe(wanted);
+      await phaseDone(cfg, "STATUS-p1.md", watch.channel, watch);
     }
     expect(fake.logged("STATUS-p1.md has 420 kB: over 100 kB it never counts as DONE")).toHaveLength(1);
   });
@@ -593,7 +618,7 @@ describe("what comes from outside is bounded and clean", () => {
       commit(`a link to ${target}`);
       push();
       gitIn(at("watch"), "fetch", "-q");
-      expect([target, await phaseDone(cfg, "STATUS-p1.md", watch), watch.volatile.unread]).toEqual([target, wanted, why ? expect.stringContaining(why) : ""]);
+      expect([target, await phaseDone(cfg, "STATUS-p1.md", watch.channel, watch), watch.volatile.unread]).toEqual([target, wanted, why ? expect.stringContaining(why) : ""]);
     }
   });
   test.each(["docs", "docs/loop"])("a docs folder that is a link is followed: %s", async (folder) => {
@@ -604,11 +629,11 @@ describe("what comes from outside is bounded and clean", () => {
     push();
     await configure((text) => text.replace("[loop.handoff]", `[loop.handoff]\ndocs_dir = "${folder}"`));
     gitIn(at("watch"), "fetch", "-q");
-    expect([await phaseDone(cfg, "STATUS-p1.md", watch), await phaseDone(cfg, "STATUS-p2.md", watch), watch.volatile.unread]).toEqual([true, false, ""]);
+    expect([await phaseDone(cfg, "STATUS-p1.md", watch.channel, watch), await phaseDone(cfg, "STATUS-p2.md", watch.channel, watch), watch.volatile.unread]).toEqual([true, false, ""]);
     // a git that does not answer for the folder has not said that there is no such file
     const { git } = world;
     world.git = async (dir, args, ...rest) => (args.some((word) => word.endsWith(`:${folder}`)) ? { ok: false, out: "", err: "timed out", timedOut: true } as never : git(dir, args, ...rest));
-    await phaseDone(cfg, "STATUS-p1.md", watch);
+    await phaseDone(cfg, "STATUS-p1.md", watch.channel, watch);
     world.git = git;
     expect(watch.volatile.unread).toContain("cannot be told");
   });
@@ -617,7 +642,7 @@ describe("what comes from outside is bounded and clean", () => {
     commit("status", { "machine-docs/STATUS-p1.md": `version https://git-lfs.github.com/spec/v1\noid sha256:${"0".repeat(64)}\nsize 5\n` });
     push();
     await ticks(3);
-    expect(await phaseDone(cfg, "STATUS-p1.md", watch)).toBeNull();
+    expect(await phaseDone(cfg, "STATUS-p1.md", watch.channel, watch)).toBeNull();
     expect(watch.volatile.unread).toContain("machine-docs/STATUS-p1.md is kept in Git LFS");
   });
   test("a repository with SHA-256 names: claims are told, an empty one's first as well, and DONE is seen", async () => {
@@ -638,7 +663,7 @@ describe("what comes from outside is bounded and clean", () => {
     commit("status", { "machine-docs/STATUS-p1.md": "## DONE\n\nAll gates PASS.\n" });
     push();
     await ticks(3);
-    expect([state(), told("adversary"), await phaseDone(cfg, "STATUS-p1.md", watch)]).toEqual(["ok", [expect.stringContaining("the first"), expect.stringContaining("the second")], true]);
+    expect([state(), told("adversary"), await phaseDone(cfg, "STATUS-p1.md", watch.channel, watch)]).toEqual(["ok", [expect.stringContaining("the first"), expect.stringContaining("the second")], true]);
   });
   test.each<[string, boolean]>([
     ["main", true], ["feature/x-1", true], ["v1.2", true], ["ünï", true], ["", false], ["-x", false], ["/x", false], ["x/", false], ["a..b", false], ["a//b", false], ["a/.b", false],

@@ -77,6 +77,41 @@ test("of a text whose file is empty the agent hears by the one that ships", asyn
   expect(told("adversary")).toEqual([expect.stringContaining("builder pushed claim(p1): G1 is ready")]);
 });
 
+test("of a text whose file cannot be read the agent hears by the one that ships, once, and that is said until it can", async () => {
+  const { read } = world;
+  world.read = (path) => {
+    if (path === "/fleet/prompts/claim-ping.md") throw new Error("EACCES: permission denied, open 'claim-ping.md'");
+    return read(path);
+  };
+  await running();
+  fake.git.push("claim(p1): G1 is ready");
+  await ticks(6);
+  expect(told("adversary")).toEqual([expect.stringContaining("builder pushed claim(p1): G1 is ready")]);
+  expect(fake.logged("EACCES: permission denied, open 'claim-ping.md'; the text that ships is used instead")).toHaveLength(1);
+  world.read = read;
+  fake.git.push("claim(p1): G2 is ready");
+  await ticks(4);
+  expect([told("adversary").length, fake.logged("prompts: readable again").length]).toEqual([2, 1]);
+});
+
+test("a commit that could not be stored is no event yet, and then one", async () => {
+  await running();
+  fake.git.push("claim(p1): G1");
+  await ticks(1);
+  const events = () => fake.files.get(`${cfg.stateDir}/events.jsonl`)?.match(/"event":"commit"/g)?.length ?? 0;
+  const { writeAtomic } = world;
+  world.writeAtomic = async (path, text) => {
+    if (path.endsWith("watch.json")) throw new Error("EIO: i/o error");
+    return writeAtomic(path, text);
+  };
+  await ticks(3);
+  expect(events()).toBe(0);
+  world.writeAtomic = writeAtomic;
+  watch = await fake.watch(cfg);
+  await ticks(3);
+  expect(events()).toBe(1);
+});
+
 test("the first run takes the head as its baseline and says nothing", async () => {
   for (let nth = 0; nth < 5; nth++) fake.git.push(`claim(p1): G${nth}`);
   await ticks(6);

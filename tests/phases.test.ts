@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, spyOn, test } from "bun:test";
 import { join } from "node:path";
 import {
-  agentPrompt, buildLoopKickoff, CliError, cmdMigrate, cmdPhase, curIdx, curPhase, decidePhase, type Phase, phaseDone, phaseIdxFile,
+  agentPrompt, buildLoopKickoff, type Channel, CliError, cmdMigrate, cmdPhase, curIdx, curPhase, decidePhase, type Phase, phaseDone, phaseIdxFile,
   promptText, readState, render, resolveStateFile, roleModel, world,
 } from "../agents.ts";
 import { fakeWorld, FLEET, realFolder, type Scene, scene } from "./kit.ts";
@@ -15,6 +15,10 @@ describe("decidePhase", () => {
   test.each<[string, string | null, string | null, number | RegExp]>([
     ["no file: the first phase", null, null, 0],
     ["the index alone, as the original wrote it", "2", null, 2],
+    ["the id alone: the index was lost", null, stored("c", 2), 2],
+    ["the id alone, of phases reordered since", null, stored("a", 2), 0],
+    ["the id alone, of a phase that was removed", null, stored("gone", 1), /phase "gone" is not in the config any more/],
+    ["the id alone, damaged", null, "{half", /the phase file is gone, and phase-id damaged/],
     ["a line end behind it", "1\n", null, 1],
     ["index and id agree", "1", stored("b", 1), 1],
     ["fault 12: phases reordered, the id counts", "0", stored("b", 0), 1],
@@ -102,6 +106,13 @@ describe("over the fake world", () => {
     expect(fake.files.has(join(cfg.logDir, "SEQUENCE-COMPLETE"))).toBe(false);
   });
 
+  test("a phase that a person sets takes back that it was the last", async () => {
+    fake.write(join(cfg.stateDir, "phase-id"), '{"id":"p2","idx":1,"complete":true}\n');
+    fake.write(join(cfg.stateDir, "phase-idx"), "1");
+    await call("set", "p2");
+    expect(file("phase-id")).toBe('{"id":"p2","idx":1}\n');
+  });
+
   test("next in the last phase is refused: it begins nothing, and what is complete stays so", async () => {
     await call("set", "p2");
     fake.write(join(cfg.logDir, "SEQUENCE-COMPLETE"), "done");
@@ -183,25 +194,28 @@ describe("over the fake world", () => {
       fake.git.push("x", { "README.md": "r" });
       fake.git.run(["fetch"]);
       fake.files.set(`${repo()}/machine-docs/STATUS-p1.md`, DONE);
-      expect(await phaseDone(cfg, "STATUS-p1.md")).toBe(false);
+      expect(await phaseDone(cfg, "STATUS-p1.md", null)).toBe(false);
       fake.git.push("done", { "machine-docs/STATUS-p1.md": DONE });
-      expect(await phaseDone(cfg, "STATUS-p1.md")).toBe(false);
+      expect(await phaseDone(cfg, "STATUS-p1.md", null)).toBe(false);
       fake.git.run(["fetch"]);
-      expect(await phaseDone(cfg, "STATUS-p1.md")).toBe(true);
+      expect(await phaseDone(cfg, "STATUS-p1.md", null)).toBe(true);
     });
     test("at the root of the repository too", async () => {
       fake.git.push("done", { "STATUS-p1.md": DONE });
       fake.git.run(["fetch"]);
-      expect(await phaseDone(cfg, "STATUS-p1.md")).toBe(true);
+      expect(await phaseDone(cfg, "STATUS-p1.md", null)).toBe(true);
     });
-    test("the work tree counts where there is no such remote branch", async () => {
+    test("the work tree counts where the remote said that it has no such branch, and no sooner", async () => {
       fake.files.set(`${repo()}/STATUS-p1.md`, DONE);
-      expect(await phaseDone(cfg, "STATUS-p1.md")).toBe(true);
+      const channel = { of: `${repo()} origin main`, state: "empty", why: "", cure: "", since: 0, told: false } as const;
+      const done = (some: Partial<Channel> | null) => phaseDone(cfg, "STATUS-p1.md", some && { ...channel, ...some });
+      expect([await done({}), await done({ state: "branch missing" })]).toEqual([true, true]);
+      expect([await done(null), await done({ state: "failing" }), await done({ state: "ok" }), await done({ of: `${repo()} origin dev` })]).toEqual([null, null, null, null]);
     });
     test("git that fails is not done", async () => {
       fake.files.set(`${repo()}/STATUS-p1.md`, DONE);
       fake.git.failing = ["show"];
-      expect(await phaseDone(cfg, "STATUS-p1.md")).toBe(false);
+      expect(await phaseDone(cfg, "STATUS-p1.md", null)).toBeNull();
     });
   });
 

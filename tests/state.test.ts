@@ -7,7 +7,7 @@ import {
   sessionLogPath, type Watch, type Memory, storedLife, world,
 } from "../agents.ts";
 import type { Doing } from "./fakes.ts";
-import { agents, command, fakeWorld, type Scene, scene } from "./kit.ts";
+import { agents, command, fakeWorld, message, type Scene, scene } from "./kit.ts";
 
 const GOLDEN = join(import.meta.dir, "fixtures", "state", "v1");
 /** As it is there; the limit of the night is that of one agent alone. */
@@ -452,4 +452,22 @@ test("a hold with a wrong field is a hold without it", async () => {
   fake.files.set(file("limited-agents-writer.json"), JSON.stringify({ ...rest, resetAt: "soon", banner: 5 }));
   await readState(cfg);
   expect(loadLimitState(cfg, "agents-writer")).toEqual(rest);
+});
+
+describe("a memory that is gone", () => {
+  test("is taken from its copy: no text on its way is lost", async () => {
+    const it = await scene(agents("a"));
+    it.watch.outbox.push(message());
+    it.fake.files.set(`${it.file("watch.json")}.copy`, JSON.stringify({ ...it.watch, volatile: undefined }));
+    it.fake.files.delete(it.file("watch.json"));
+    expect((await it.again()).outbox.map(({ id }) => id)).toEqual(["1"]);
+    expect(it.fake.logged("watch.json is gone; its last copy holds")).toHaveLength(1);
+  });
+  test("and whose copy nobody can read now is not made anew", async () => {
+    const it = await scene(agents("a"));
+    it.fake.files.delete(it.file("watch.json"));
+    const { text } = world;
+    world.text = (path) => (path.endsWith(".copy") ? Promise.reject(new NoAnswer("no answer")) : text(path));
+    await expect(it.again()).rejects.toThrow("no answer");
+  });
 });
