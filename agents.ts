@@ -3723,7 +3723,10 @@ function unruled(screen: Regions): Verdict {
 
 /** The rule of a verdict when a draft in the box hides whether the client works. */
 const DRAFT = "draft";
-const SOMEONES_DRAFT = "someone's draft stands in the input box";
+const SOMEONES_DRAFT = "someone's draft is in the input box";
+/** Of a stored reason, which an older version may have put in its own words. */
+const isOfDraft = (why = ""): boolean =>
+  [SOMEONES_DRAFT, "someone's draft stands in the input box"].includes(why);
 /** The rule for the menu that a limit opens. */
 const LIMIT_MENU = "limit menu";
 
@@ -6379,7 +6382,7 @@ async function ordersElsewhere(cfg: Config): Promise<string> {
     const texts = [...queue, ...(await loadWatch(old)).outbox]
       .filter(({ target }) => cfg.agents.has(target)).length;
     const found = [down.length ? `keep ${down.join(", ")} down` : "",
-      texts ? `${plural(texts, "text")} to send` : ""].filter(Boolean).join(", ");
+      texts ? `${plural(texts, "message")} to send` : ""].filter(Boolean).join(", ");
     if (found) return `orders are left in ${stateDir}: ${found}; if log_dir was changed, ` +
       `move its files to ${cfg.stateDir}, or give the orders again`;
   }
@@ -7084,7 +7087,7 @@ export function decideTyping(
     why: "its input box is not visible" };
   if (composer && pasted && isOurText(composer, message.text, cutBox)) return { do: "submit" };
   if (composer) return { do: "wait", person: true, why: pasted && isMixed(composer, message.text)
-    ? "our text stands in the input box together with something else: send it or clear it"
+    ? "our message is mixed with other text in the input box; submit or clear it by hand"
     : SOMEONES_DRAFT };
   return { do: isAbove ? "done" : "type" };
 }
@@ -7217,11 +7220,11 @@ function outcomeOf(typing: Typing): Delivery {
   if (typing.do === "wait") {
     return { state: "waiting", why: typing.why, ...(typing.person ? { person: true } : {}) };
   }
-  if (typing.do === "done") return { state: "delivered", why: "it stands in the transcript" };
+  if (typing.do === "done") return { state: "delivered", why: "it is in the transcript" };
   if (typing.do === "unproven") return { state: "unproven",
-    why: `it was given to its client ${COPIES_MAX} times and never seen to be taken: ` +
-      "look at its screen" };
-  return { state: "waiting", why: "it was given to its client, which does not show it yet" };
+    why: `typed ${COPIES_MAX === 2 ? "twice" : `${COPIES_MAX} times`}, with no sign that the ` +
+      "client accepted it; look at its screen" };
+  return { state: "waiting", why: "passed to its client; not visible there yet" };
 }
 
 /** Stores the next step with a text before it is taken; if that fails, nothing is changed. */
@@ -7304,10 +7307,10 @@ async function submit(errand: Errand): Promise<Delivery> {
     const found = await whatBecame(errand);
     if (found === "left") return { state: "delivered", why: "typed" };
     if (found === "unknown") return {
-      state: "waiting", why: "Enter was pressed; whether it was taken cannot be seen yet" };
+      state: "waiting", why: "Enter was pressed; no sign yet that it was accepted" };
   }
   return { state: "failed", person: true,
-    why: "the text still stands in the input box after three times Enter" };
+    why: "still in the input box after three Enters" };
 }
 
 async function pressEnter(errand: Errand): Promise<void> {
@@ -7357,7 +7360,7 @@ function isAtCursor({ cursorLine }: Screen, { text: value }: Message): boolean {
  */
 async function typeBlind(errand: Errand, first: BoxLook): Promise<Delivery> {
   const { cfg, agent, backend, pane, message, cause } = errand;
-  const unproven: Delivery = { state: "unproven", why: "its client has no input box that can be " +
+  const unproven: Delivery = { state: "unproven", why: "its client's input box is not " +
     `recognised: describe it as box_re in [backend.${backend.name}]` };
   const now = whyNotNow(first.verdict, cause);
   if (now) return { state: "waiting", why: now };
@@ -7492,7 +7495,7 @@ async function whyUntold(
   if (handsOff) return handsOff;
   if (!seen?.alive || !seen.pane) return NOT_RUNNING;
   if (agent.kind === "loop" && watch.intent) return "a phase move is under way";
-  if (memoryOf(watch, agent.name).life.state !== "up") return "its client was told to end";
+  if (memoryOf(watch, agent.name).life.state !== "up") return "its client is being ended";
   // a dialog hides what tells that a client is ready
   return seen.booting && seen.verdict.verdict !== "blocked" ? "booting" : "";
 }
@@ -7530,7 +7533,7 @@ async function tellServer(
   if (taken) return { state: "delivered", why: "by the server" };
   if (taken === null) return outcomeOf({ do: "await" });
   Object.assign(message, { copies, pasted });
-  return { state: "waiting", why: "the opencode server did not take it" };
+  return { state: "waiting", why: "the opencode server did not accept it" };
 }
 
 /**
@@ -7573,7 +7576,7 @@ async function noteDelivery(
   if (state !== "waiting" && message.undelivered !== state) {
     message.undelivered = state;
     emit(cfg, "undelivered",
-      { agent: message.target, cause: message.cause, why: `${state}: ${why}` });
+      { agent: message.target, cause: message.cause, why: `${wordOf(state)}: ${why}` });
   }
   if (state !== "unproven") return trouble(watch, `message ${message.id}`,
     `${state}: ${label}: ${why}`);
@@ -7581,9 +7584,14 @@ async function noteDelivery(
   watch.unproven = [...watch.unproven, message].slice(-UNPROVEN_MAX);
   await noteAsked(cfg, watch, message);
   await save(cfg, watch);
-  log(`unproven: ${label}: ${why}`);
+  log(`${UNCONFIRMED}${label}: ${why}`);
   trouble(watch, `message ${message.id}`, "");
 }
+
+/** What people read for "unproven", which files and JSON keep. */
+const UNCONFIRMED = "unconfirmed: ";
+const wordOf = (state: Delivery["state"]): string =>
+  state === "unproven" ? "unconfirmed" : state;
 
 /** Whatever an agent in a limit was given asks for its end: what it shows now is the answer. */
 async function noteAsked(cfg: Config, watch: Watch, { target, cause }: Message): Promise<void> {
@@ -9655,7 +9663,7 @@ async function tendFleet(
     if (loopAgents(cfg).length && !phaseTrouble(cfg)) {
       await guard(watch, "phase", () => phaseAdvanceCheck(cfg, watch));
     }
-    await guard(watch, "texts", () => sweepTexts(cfg, watch));
+    await guard(watch, "messages", () => sweepTexts(cfg, watch));
   }
   await guard(watch, "logs", () => keepLogs(cfg, observations));
 }
@@ -11762,7 +11770,7 @@ export function decideNow(
     return { verdict: "unsure", why: "its screen could not be read", since };
   }
   const drawn = pane.activity || now;
-  if (shown.verdict === "idle" && known?.why === SOMEONES_DRAFT) return known;
+  if (shown.verdict === "idle" && isOfDraft(known?.why)) return known!;
   const moves = now - drawn < quiet && (known?.verdict === "active" || shown.where === "process");
   const { verdict, why } = shown.verdict === "idle" && moves
     ? { verdict: "active" as const, why: "its screen changed a moment ago" } : shown;
@@ -12324,8 +12332,8 @@ function queueText(row: StatusRow): string {
   const why = messagesWhy && !messagesWhy.startsWith(verdict) &&
     ![condition, state].includes(messagesWhy)
     ? ` (${messagesWhy})` : "";
-  const texts = [plural(messages, "text") && `${plural(messages, "text")} held`,
-    unproven ? `${unproven} unproven` : ""].filter(Boolean).join(", ");
+  const texts = [plural(messages, "message") && `${plural(messages, "message")} waiting`,
+    unproven ? `${unproven} unconfirmed` : ""].filter(Boolean).join(", ");
   return texts && texts + why;
 }
 
@@ -12593,7 +12601,7 @@ export async function cmdSend(call: Call): Promise<number> {
   makeFolders(cfg);
   const id = newId();
   const message: Message = { ...messageFor(name, `send ${id}`, value), id };
-  if (!message.text.trim()) die("send: the text is empty", 2);
+  if (!message.text.trim()) die("send: the message is empty", 2);
   if (call.options.queue) {
     noteOrder(cfg, "send", [name]);
     await queueMessages(cfg, [message]);
@@ -12601,13 +12609,13 @@ export async function cmdSend(call: Call): Promise<number> {
     return 0;
   }
   const down = await whyStaysDown(cfg, name);
-  if (down) die(`${name} is ${down}: "up ${name}" starts it, --queue leaves the text for then`);
+  if (down) die(`${name} is ${down}: "up ${name}" starts it, --queue keeps the message until then`);
   noteOrder(cfg, "send", [name]);
   process.once("SIGINT", () => void withdraw(cfg, message).finally(() => process.exit(130)));
   const why = await sendNow(cfg, message, timeout * 1000);
   if (why === null) return printed(`delivered to ${name}`);
-  log(why.startsWith("unproven: ") ? `${name}: ${why}` : await isTyped(cfg, message)
-    ? `typed into ${name}, not seen to be taken within ${timeout} s: ${why}; ${lookAfter(name)}`
+  log(why.startsWith(UNCONFIRMED) ? `${name}: ${why}` : await isTyped(cfg, message)
+    ? `typed into ${name}, not confirmed within ${timeout} s: ${why}; ${lookAfter(name)}`
     : `not delivered to ${name} within ${timeout} s: ${why}`);
   return 1;
 }
@@ -12627,21 +12635,21 @@ async function sendNow(cfg: Config, message: Message, patience: number): Promise
   const began = world.mono();
   const deadline = began + patience;
   await queueMessages(cfg, [{ ...message, expires: world.now() + patience }]);
-  let [last, said] = ["the watchdog has not taken it yet", ""];
+  let [last, said] = ["the watchdog has not picked it up yet", ""];
   for (let looked = false; !looked || world.mono() < deadline; looked = true) {
     if (await deliverByHand(cfg, [message], deadline)) return null;
     const watch = await loadWatch(cfg);
     if (watch.delivered.includes(message.id)) return null;
     const unproven = watch.unproven.find((one) => one.id === message.id);
     if (unproven) {
-      last = `unproven: ${unproven.why}`;
+      last = `${UNCONFIRMED}${unproven.why}`;
       break;
     }
     const ahead = watch.outbox.find((one) => one.target === message.target && one.why);
     last = watch.outbox.find((one) => one.id === message.id)?.why ?? ahead?.why ?? last;
     if (last !== said && world.mono() - began >= SAY_AFTER) {
       said = last;
-      log(`${message.target} has not taken it yet: ${last} (Ctrl-C takes it back)`);
+      log(`waiting to reach ${message.target}: ${last} (Ctrl-C withdraws it)`);
     }
     await world.sleep(100);
   }
@@ -12655,8 +12663,8 @@ export async function withdraw(cfg: Config, message: Message): Promise<void> {
   await changeOperator(cfg, (operator) => void (operator.queue = [
     ...operator.queue.filter(({ id }) => id !== message.id), { ...message, expires: 0 }]));
   log(await isTyped(cfg, message)
-    ? `interrupted: it is typed already; ${lookAfter(message.target)}`
-    : "interrupted: the text is taken back");
+    ? `interrupted: it was already typed; ${lookAfter(message.target)}`
+    : "interrupted: the message is withdrawn");
 }
 
 /** Whether a text was typed and is still in doubt: it may be taken at any moment. */
@@ -12665,7 +12673,7 @@ async function isTyped(cfg: Config, { id }: Message): Promise<boolean> {
   return outbox.some((one) => one.id === id && wasPasted(one));
 }
 
-const lookAfter = (name: string): string => `"status ${name}" shows what becomes of it`;
+const lookAfter = (name: string): string => `see "agents status ${name}" for what becomes of it`;
 
 export async function cmdNotify(call: Call): Promise<number> {
   const cfg = await configFor(call);
@@ -13721,7 +13729,7 @@ export function openMatters(status: Status, now: number): OpenMatter[] {
   const rows = [...status.agents, ...status.services]
     .filter((row) => row.needsHuman || row.condition === "limited")
     .map((row) => ({ agent: row.name, needsHuman: row.needsHuman, cure: row.cure,
-      what: said(row) + (row.messages ? ` · ${plural(row.messages, "text")} held` : "") }));
+      what: said(row) + (row.messages ? ` · ${plural(row.messages, "message")} waiting` : "") }));
   const orphans = status.orphans.map(({ name }) => ({ agent: name, needsHuman: false,
     what: "left the config, its client is still there", cure: `down ${name}` }));
   const stopped = isStopped(status)

@@ -250,10 +250,10 @@ describe("a text that an opencode server may have taken already, before a crash"
     answering(status);
     claim(0);
     await ticks(1);
-    expect([prompts.length, watch.outbox[0]?.why]).toEqual([1, "it was given to its client, which does not show it yet"]);
+    expect([prompts.length, watch.outbox[0]?.why]).toEqual([1, "passed to its client; not visible there yet"]);
     await ticks(40);
     expect([prompts.length, watch.outbox, watch.unproven.map(({ text }) => text)]).toEqual([2, [], ["hear this"]]);
-    expect(fake.logged("it was given to its client 2 times and never seen to be taken")).toHaveLength(1);
+    expect(fake.logged("typed twice, with no sign that the client accepted it")).toHaveLength(1);
   });
   test("an answer that is lost, and the conversation shows it", async () => {
     answering(408, true);
@@ -281,7 +281,7 @@ describe("a text that an opencode server may have taken already, before a crash"
     answering(status);
     claim(0);
     await ticks(6);
-    expect([prompts.length, watch.outbox[0]?.why]).toEqual([6, "the opencode server did not take it"]);
+    expect([prompts.length, watch.outbox[0]?.why]).toEqual([6, "the opencode server did not accept it"]);
     fake.http = ask;
     await ticks(1);
     expect([watch.outbox, watch.unproven]).toEqual([[], []]);

@@ -195,7 +195,7 @@ describe("over the fake world", () => {
     pane().draft = "half a sentence";
     enqueue(watch, "a", "claim", "x".repeat(50));
     await fake.ticks(cfg, watch, 3);
-    expect([pane().draft, pane().enters, waits()[0]]).toEqual(["half a sentence", 0, "someone's draft stands in the input box"]);
+    expect([pane().draft, pane().enters, waits()[0]]).toEqual(["half a sentence", 0, "someone's draft is in the input box"]);
     pane().draft = "";
     await fake.ticks(cfg, watch);
     expect(pane().received).toEqual(["x".repeat(50)]);
@@ -206,7 +206,7 @@ describe("over the fake world", () => {
     enqueue(watch, "a", "claim", "hear this");
     await fake.ticks(cfg, watch);
     expect([pane().enters, pane().draft, watch.outbox.length]).toEqual([3, "hear this", 1]);
-    expect(waits()[0]).toContain("after three times Enter");
+    expect(waits()[0]).toContain("after three Enters");
     pane().takesEnter = true;
     await fake.ticks(cfg, watch);
     expect([pane().received, watch.outbox]).toEqual([["hear this"], []]);
@@ -557,7 +557,7 @@ describe("P28: nothing is called delivered without proof", () => {
     const paste = pane().paste.bind(pane());
     pane().paste = (value) => paste(`${value} y`);
     await tell("hear this, whoever it may concern, and tell me what you think of it", 3);
-    expect([pane().enters, waits()[0]]).toEqual([0, "our text stands in the input box together with something else: send it or clear it"]);
+    expect([pane().enters, waits()[0]]).toEqual([0, "our message is mixed with other text in the input box; submit or clear it by hand"]);
     Object.assign(pane(), { draft: "", paste });
     await fake.ticks(cfg, watch, 7);
     expect(pane().received).toEqual(["hear this, whoever it may concern, and tell me what you think of it"]);
@@ -594,7 +594,7 @@ describe("P28: nothing is called delivered without proof", () => {
       enqueue(watch, "a", "claim", "hear this");
       await tick(cfg, watch);
       expect([asked, pane().received.length, waits()[0]]).toEqual([1, times, when === "Enter"
-        ? "Enter was pressed; whether it was taken cannot be seen yet" : "tmux did not show the pane"]);
+        ? "Enter was pressed; no sign yet that it was accepted" : "tmux did not show the pane"]);
       world.tmux = tmux;
       fake.tmux.trouble = "";
       await fake.ticks(cfg, watch, 2);
@@ -626,7 +626,7 @@ describe("P28: nothing is called delivered without proof", () => {
     const paste = pane().paste.bind(pane());
     pane().paste = () => void (pane().paste = paste);
     await tell("hear this", 3);
-    expect([pane().draft, waits()]).toEqual(["", ["it was given to its client, which does not show it yet"]]);
+    expect([pane().draft, waits()]).toEqual(["", ["passed to its client; not visible there yet"]]);
     await fake.ticks(cfg, watch, 4);
     expect(pane().received).toEqual(["hear this"]);
   });
@@ -766,8 +766,8 @@ describe("P28: nothing is called delivered without proof", () => {
     expect([watch.outbox, watch.delivered]).toEqual([[], []]);
     expect(Object.keys(JSON.parse(fake.files.get(join(cfg.stateDir, "watch.json"))!))).toContain("unproven");
     expect(watch.unproven.map(({ id, why }) => [id, why])).toEqual(ids.map((id) => [id,
-      "its client has no input box that can be recognised: describe it as box_re in [backend.plain]"]));
-    expect(fake.logged("unproven: claim to a")).toHaveLength(2);
+      "its client's input box is not recognised: describe it as box_re in [backend.plain]"]));
+    expect(fake.logged("unconfirmed: claim to a")).toHaveLength(2);
     watch = await fake.watch(cfg);
     await fake.ticks(cfg, watch, 3);
     expect(pane().received).toHaveLength(2);
@@ -834,10 +834,10 @@ describe("what a person sees of it", () => {
     fake.turn(2_000);
     expect(await cmdSend(call)).toBe(1);
     expect(fake.mono - from).toBeLessThan(20_000);
-    expect(fake.lines.at(-1)).toContain("a: unproven: its client has no input box that can be recognised: describe it as box_re in [backend.plain]");
+    expect(fake.lines.at(-1)).toContain("a: unconfirmed: its client's input box is not recognised: describe it as box_re in [backend.plain]");
     expect(fake.received("agents-a")).toEqual(["hear this"]);
     const [, table] = await status(cfg);
-    expect(table).toContain("1 unproven (its client has no input box");
+    expect(table).toContain("1 unconfirmed (its client's input box");
     const row = JSON.parse((await status(cfg, { json: true }))[1]).agents[0];
     expect([row.messages, row.unproven, row.messagesWhy]).toEqual([0, 1, expect.stringContaining("box_re")]);
   });
@@ -851,9 +851,9 @@ describe("what a person sees of it", () => {
       return [row.needsHuman, row.messagesWhy];
     };
     await fake.ticks(cfg, watch, 2);
-    expect(await needs()).toEqual([false, "someone's draft stands in the input box"]);
+    expect(await needs()).toEqual([false, "someone's draft is in the input box"]);
     await fake.ticks(cfg, watch, 20);
-    expect(await needs()).toEqual([true, "someone's draft stands in the input box"]);
+    expect(await needs()).toEqual([true, "someone's draft is in the input box"]);
     fake.tmux.of("agents-a").draft = "";
     await fake.ticks(cfg, watch, 1);
     expect(await needs()).toEqual([false, ""]);

@@ -329,7 +329,7 @@ describe("report", () => {
       const open = openMatters(status({ agents: [row("a", { condition: "limited", state: "limited until 21:52 (weekly)", messages: 1 }), row("b"), row("c", { state: "blocked: Bash \"rm\" 13m", needsHuman: true, cure: "attach c" }),
         row("d", { state: "parked: claude not found", needsHuman: true, running: false, cure: "up d" })] }), DAY);
       expect(open.map(({ agent, what, cure, needsHuman }) => [agent, what, cure, needsHuman])).toEqual([
-        ["c", 'blocked: Bash "rm" 13m', "attach c", true], ["d", "parked: claude not found", "up d", true], ["a", "limited until 21:52 (weekly) · 1 text held", "", false]]);
+        ["c", 'blocked: Bash "rm" 13m', "attach c", true], ["d", "parked: claude not found", "up d", true], ["a", "limited until 21:52 (weekly) · 1 message waiting", "", false]]);
       const text = reportText(night({ open }), 80);
       expect(text).toContain('\n\nOpen\n! c: blocked: Bash "rm" 13m → agents attach c\n! d: parked: claude not found → agents up d\na: limited until 21:52');
       expect(text.indexOf("Open")).toBeLessThan(text.indexOf("Achieved"));

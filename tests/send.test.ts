@@ -44,7 +44,7 @@ describe("send", () => {
     down();
     save(cfg, watch);
     const before = fake.wall;
-    await expect(send("a", "hear this")).rejects.toThrow(`a is ${why}: "up a" starts it, --queue leaves the text for then`);
+    await expect(send("a", "hear this")).rejects.toThrow(`a is ${why}: "up a" starts it, --queue keeps the message until then`);
     expect([fake.wall - before, (await operatorOf(cfg)).queue]).toEqual([0, []]);
     expect(await cmdSend({ path: cfg.path, words: ["a", "hear this"], options: { queue: true } })).toBe(0);
     expect((await operatorOf(cfg)).queue.length).toBe(1);
@@ -72,7 +72,7 @@ describe("send", () => {
     pane().doing = "dialog";
     besideWatchdog();
     const [from, { sleep }] = [fake.wall, world];
-    const said = () => fake.logged(/a has not taken it yet: .+ \(Ctrl-C takes it back\)/).length;
+    const said = () => fake.logged(/waiting to reach a: .+ \(Ctrl-C withdraws it\)/).length;
     const silent: number[] = [];
     world.sleep = async (ms) => {
       if (!said()) silent.push(fake.wall - from);
@@ -94,7 +94,7 @@ describe("send", () => {
     }
     pane().doing = "idle";
     await ticks(3);
-    expect([pane().received, fake.logged("interrupted: the text is taken back").length]).toEqual([[], 2]);
+    expect([pane().received, fake.logged("interrupted: the message is withdrawn").length]).toEqual([[], 2]);
   });
   test("one that stands in the input box is not: status goes on showing it", async () => {
     pane().takesEnter = false;
@@ -103,12 +103,12 @@ describe("send", () => {
     await ticks(2);
     await withdraw(cfg, text!);
     await ticks(1);
-    expect([watch.outbox.map(({ id }) => id), fake.logged('interrupted: it is typed already; "status a" shows').length]).toEqual([[text!.id], 1]);
+    expect([watch.outbox.map(({ id }) => id), fake.logged('interrupted: it was already typed; see "agents status a"').length]).toEqual([[text!.id], 1]);
   });
   test("one that was typed, and that the client may still take, is not called undelivered", async () => {
     pane().takesEnter = false;
     expect(await send("a", "hear this")).toBe(1);
-    expect([fake.logged(/typed into a, not seen to be taken within 3 s: .+; "status a" shows what becomes of it/).length, fake.logged("not delivered").length]).toEqual([1, 0]);
+    expect([fake.logged(/typed into a, not confirmed within 3 s: .+; see "agents status a" for what becomes of it/).length, fake.logged("not delivered").length]).toEqual([1, 0]);
   });
   test("five at once without a watchdog: each text once, and none is left to come again", async () => {
     const texts = ["one", "two", "three", "four", "five"].map((word) => `${word} of the five texts`);

@@ -122,7 +122,7 @@ describe("stallCheckOne, over the fake world", () => {
     pane().doing = "idle";
     pane().draft = "what I was about to say";
     expect(await ticksToRestart(100)).toBe(Infinity);
-    expect([pane().draft, fake.logged("is blocked: someone's draft stands in the input box")]).toEqual(["what I was about to say", [expect.any(String)]]);
+    expect([pane().draft, fake.logged("is blocked: someone's draft is in the input box")]).toEqual(["what I was about to say", [expect.any(String)]]);
     expect(memoryOf(watch, "a").verdict).toBe("blocked");
     pane().draft = "";
     await fake.ticks(cfg, watch, 2);

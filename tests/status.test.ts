@@ -134,7 +134,7 @@ describe("decideNow", () => {
     expect(now_(verdict("idle"), memory("active"), { activity: ago(1) })).toEqual(["active", 900]);
     expect(now_(verdict("idle"), memory("active"), { activity: ago(3) })).toEqual(["idle", 3]);
     expect(now_({ ...verdict("idle"), where: "process" }, memory("idle"), { activity: ago(1) })[0]).toBe("active");
-    expect(now_(verdict("idle"), memory("blocked", ago(900), "someone's draft stands in the input box"))).toEqual(["blocked", 900]);
+    expect(now_(verdict("idle"), memory("blocked", ago(900), "someone's draft is in the input box"))).toEqual(["blocked", 900]);
   });
 });
 
@@ -202,8 +202,8 @@ describe("statusText", () => {
       "  AGENT  KIND     BACKEND  MODEL    STATE",
       "! b      loop     claude   default  blocked 5s  Do you want to proceed?  → attach b",
       "  a      loop     claude   default  working 5s",
-      `  c      loop     claude   default  working 5s  2 texts held (booting) · wake ${clock(60)} · 3 restarts`,
-      "  d      loop     claude   default  working 5s  1 text held",
+      `  c      loop     claude   default  working 5s  2 messages waiting (booting) · wake ${clock(60)} · 3 restarts`,
+      "  d      loop     claude   default  working 5s  1 message waiting",
       "  web    service  -        -        running",
     ]);
   });
@@ -244,9 +244,9 @@ describe("statusText", () => {
     }
   });
   test.each<[width: number, says: string]>([
-    [200, "Do you want to proceed? · 4 texts held · 2 restarts  → attach assistant"],
-    [80, "Do you want to proceed? · 4 texts held · 2↺  → attach"],
-    [70, "Do you want to proceed? · 4 t… · 2↺  → attach"],
+    [200, "Do you want to proceed? · 4 messages waiting · 2 restarts  → attach assistant"],
+    [86, "Do you want to proceed? · 4 messages waiting · 2↺  → attach"],
+    [70, "Do you want to proceed? · 4 m… · 2↺  → attach"],
   ])("on %d columns the restarts and the cure become shorter before the question does", (width, says) => {
     const agents = [{ ...blocked, name: "assistant", messages: 4, restartsToday: 2, cure: "attach assistant" }];
     expect(lines({ agents }, width)[3]).toEndWith(`  ${says}`);
@@ -449,7 +449,7 @@ describe("the command over a fleet", () => {
     const { code, of } = await read();
     expect([code, of("builder").messages, of("builder").messagesWhy]).toEqual([3, 1, expect.stringMatching(/dialog/)]);
     expect([of("adversary").restartsToday, of("builder").restartsToday]).toEqual([1, 0]);
-    expect((await command("status", "--config", cfg.path)).out).toMatch(/^! builder .* Do you want to proceed\? · 1 text held  → attach builder$/m);
+    expect((await command("status", "--config", cfg.path)).out).toMatch(/^! builder .* Do you want to proceed\? · 1 message waiting  → attach builder$/m);
     expect((await command("status", "--config", cfg.path)).out).toMatch(/^ {2}adversary .* {2}1 restart$/m);
     fake.turn(24 * HOUR);
     watchdog(10);
