@@ -5132,17 +5132,20 @@ interface OpencodeFacts {
 }
 
 async function readOpencode(backend: Backend, agent: Agent, pane: Pane): Promise<OpencodeFacts> {
-  type Pending = { sessionID?: string; permission?: string }[];
+  type Pending = { sessionID?: string; permission?: string };
   const [answer, permissions, questions] = await Promise.all(
     ["/session/status", "/permission", "/question"].map((path) =>
       callOpencode(backend, agent.dir, path))) as [HttpAnswer, HttpAnswer, HttpAnswer];
   const statuses = contentOf<unknown>(answer);
-  const mine = (list: HttpAnswer) => [contentOf<Pending>(list) ?? []].flat()
-    .find((one) => one?.sessionID === pane.conversation);
-  const asked = mine(permissions);
-  // without an answer it is not known that nothing is asked
-  const silent = [permissions, questions].some(({ ok, status }) =>
-    !ok && (status === 0 || status === 408 || status >= 500));
+  // anything but a list does not say that nothing is asked: what it does not know is 200 and HTML
+  const listOf = (list: HttpAnswer): Pending[] | null => {
+    const pending = contentOf<Pending[]>(list);
+    return Array.isArray(pending) ? pending : null;
+  };
+  const lists = [listOf(permissions), listOf(questions)];
+  const silent = lists.includes(null);
+  const [asked, question] = lists.map((list) =>
+    list?.find((one) => one?.sessionID === pane.conversation));
   // it leaves out who is idle, and every conversation that is not its own (1.18.33)
   const own = isRecord(statuses) ? statuses[pane.conversation] : undefined;
   const status = statusOf(own);
@@ -5154,7 +5157,7 @@ async function readOpencode(backend: Backend, agent: Agent, pane: Pane): Promise
     // even without a proper name it is a question that a person must answer
     permission: asked && (/^[\w.:*/-]{1,128}$/.test(asked.permission ?? "")
       ? `${asked.permission}` : "one without a proper name"),
-    question: mine(questions) !== undefined,
+    question: question !== undefined,
   };
 }
 

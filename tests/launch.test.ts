@@ -538,15 +538,18 @@ describe("an opencode server", () => {
     }
     expect(await why({ "/session/status": { ses_1: { type: "retry", message: `usage limit \x1b[2J\u202e${"y".repeat(1_000_000)}` } } })).toMatch(/^usage limit y{287}…$/);
     for (const path of ["/permission", "/question"]) {
-      for (const [status, known] of [[0, false], [408, false], [500, false], [404, true]] as const) {
+      for (const status of [0, 404, 408, 500, 200]) {
         say({});
         const { http } = fake;
-        fake.http = async (request) => new URL(request.url).pathname === path ? { ok: false, status, body: "" } : http(request);
-        expect((await lookAround(cfg, watch)).get("a")!.verdict.why !== "the opencode server does not answer").toBe(known);
+        fake.http = async (request) => new URL(request.url).pathname === path ? { ok: status === 200, status, body: status === 200 ? "<!doctype html>" : "" } : http(request);
+        expect((await lookAround(cfg, watch)).get("a")!.verdict.why).toBe("the opencode server does not answer");
       }
     }
     for (const odd of [[], "x", 3, { ses_1: 3 }, { ses_1: { type: {} } }, { ses_1: null }]) expect(await why({ "/session/status": odd })).toBe("the opencode server does not answer");
-    expect(await why({ "/permission": {}, "/question": "x" })).not.toContain("answer");
+    for (const path of ["/permission", "/question"]) {
+      for (const odd of [{}, "x", 3]) expect(await why({ [path]: odd })).toBe("the opencode server does not answer");
+      expect(await why({ [path]: [null, 3, {}, { sessionID: "ses_2" }] })).not.toContain("answer");
+    }
     for (const [status, known] of [[404, false], [200, true], [408, true], [500, true]] as const) {
       say({});
       const { http } = fake;
