@@ -13357,23 +13357,27 @@ interface Fold {
   since: string;
 }
 
-/** How far back an equal event is looked for: a restart makes five or six kinds of events. */
+/** Among how many of its agent's last ones an equal event is looked for: a restart makes six. */
 const FOLD_WITHIN = 8;
 
 /**
- * Folds events that differ from one of the last few kinds only in time and numbers into one, at the
- * time of the last. Commits are never folded.
+ * Folds events that differ from one of their agent's last few only in time and numbers into one, at
+ * the time of the last: what other agents do meanwhile hides no repeat. Commits are never folded.
  */
 export function foldEvents(events: AgentEvent[]): Fold[] {
-  const folded: (Fold & { key: string })[] = [];
+  const folded = new Set<Fold & { key: string }>();
+  const lately = new Map<string, (Fold & { key: string })[]>();
   for (const event of events) {
+    const { agent = "", at, sha } = event;
     const key = withoutDigits(JSON.stringify({ ...event, at: "" }));
-    const near = folded.findLastIndex((one, i) =>
-      i >= folded.length - FOLD_WITHIN && one.key === key);
-    const [before] = event.sha || near < 0 ? [] : folded.splice(near, 1);
-    folded.push({ event, key, times: (before?.times ?? 0) + 1, since: before?.since ?? event.at });
+    const near = lately.get(agent) ?? [];
+    const before = sha ? undefined : near.find((one) => one.key === key);
+    const fold = { event, key, times: (before?.times ?? 0) + 1, since: before?.since ?? at };
+    if (before) folded.delete(before);
+    folded.add(fold);
+    lately.set(agent, [...near.filter((one) => one !== before), fold].slice(-FOLD_WITHIN));
   }
-  return folded;
+  return [...folded];
 }
 
 /** The kinds of events that `--event` names, separated by commas, globs allowed; [] = all. */

@@ -49,9 +49,14 @@ describe("events as a person reads them", () => {
     const kinds = ["stalled", "down", "state", "start"];
     const cycle = Array.from({ length: 28 }, (_, i) => event(10 + i, { event: kinds[i % 4]!, agent: "docs", why: "" }));
     expect(foldEvents(cycle).map(({ event: { event }, times, since }) => `${event} ${times} ${since.slice(14, 16)}`)).toEqual(["stalled 7 10", "down 7 11", "state 7 12", "start 7 13"]);
-    const others = Array.from({ length: 8 }, (_, i) => event(20 + i, { agent: `n${"x".repeat(i)}` }));
+    const others = Array.from({ length: 8 }, (_, i) => event(20 + i, { event: `n${"x".repeat(i)}` }));
     expect(foldEvents([event(10), ...others, event(30)])).toHaveLength(10);
     expect(foldEvents([event(10), ...others.slice(1), event(30)])).toHaveLength(8);
+  });
+  test("two that flap by turns hide no repeat of each other", () => {
+    const kinds = ["stalled", "down", "start", "state", "unsure"];
+    const turns = Array.from({ length: 40 }, (_, i) => event(10 + i, { event: kinds[(i >> 1) % 5]!, agent: i % 2 ? "a" : "b", why: "" }));
+    expect(foldEvents(turns).map(({ times }) => times)).toEqual(Array(10).fill(4));
   });
   test("filters: kinds by name and glob, agents by what is theirs and by orders that name them", () => {
     expect([parseEventNames(""), parseEventNames("blocked,limited"), parseEventNames("un*")]).toEqual([[], ["blocked", "limited"], ["undelivered", "unsure", "untried"]]);
