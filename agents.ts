@@ -7868,8 +7868,9 @@ async function beginHold(cfg: Config, watch: Watch, agent: Agent, verdict: Verdi
     ? `holding until ${localTime(hold.until * 1000)}`
     : `no reset time shown; probing at ${localTime(hold.until * 1000)}`;
   log(`usage limit on ${agent.name}: ${verdict.why}; ${until}, not restarting it`);
+  // it may be asked long before a reset that is far off, and has to be where none is named
   emit(cfg, "limited", { agent: agent.name, class: hold.class,
-    until: iso(hold.until * 1000) });
+    until: isoOrNone((hold.resetAt ?? 0) * 1000), asks: iso(hold.until * 1000) });
   shareLimit(cfg, watch, agent, hold);
 }
 
@@ -10292,11 +10293,12 @@ export const NOTICE_TRIES = 10;
 
 /** The text of a notice, for a phone: the fleet, then a line per event with what to type. */
 export function noticeText(events: AgentEvent[], fleet: string): string {
-  const lines = events.slice(0, NOTICES_MAX).map(({ event, agent, why, from, to, until }) => {
+  const lines = events.slice(0, NOTICES_MAX).map(({ event, agent, why, from, to, until, asks }) => {
     const { cure: help = "" } = kindOf(event);
     const named = help === "attach" || help === "up";
     const cure = named ? agent && `${help} ${agent}` : to === "ok" ? "" : help;
-    const at = until ? `until ${localTime(String(until))}` : "";
+    const at = until ? `until ${localTime(String(until))}`
+      : asks ? `with no reset time, asked again at ${localTime(String(asks))}` : "";
     const said = plainText([agent, event, from || to ? `${from ?? ""} → ${to ?? ""}` : "", at, why]
       .filter(Boolean).join(" "), NOTICE_LINE);
     return cure ? `${said} · agents ${cure}` : said;

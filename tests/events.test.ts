@@ -143,10 +143,18 @@ describe("each event stands there once, with its facts", () => {
     await begin(ONE);
     pane("a").doing = "limit";
     await ticks(5);
-    expect(events("limited", "lifted")).toMatchObject([{ event: "limited", agent: "a", class: "5h", until: "2026-06-15T15:00:45.000Z" }]);
+    expect(events("limited", "lifted")).toMatchObject([{ event: "limited", agent: "a", class: "5h", until: "2026-06-15T15:00:00.000Z", asks: "2026-06-15T15:00:45.000Z" }]);
     pane("a").doing = "busy";
     await ticks(3);
     expect(events("limited", "lifted")[1]).toMatchObject({ event: "lifted", agent: "a" });
+  });
+  test("limited to a reset that is far off, before which it is asked: the reset is its end", async () => {
+    await begin(ONE);
+    Object.assign(pane("a"), { doing: "limit", banner: "You've hit your weekly limit · resets Jun 18, 9am (UTC)" });
+    await ticks(5);
+    const [limited] = events("limited");
+    expect(limited).toMatchObject({ until: "2026-06-18T09:00:00.000Z" });
+    expect(Date.parse(String(limited!.asks)) - fake.wall).toBeLessThan(7_200_000);
   });
   test("answered: what, and with which keys", async () => {
     await begin(`${ONE}[backend.claude]\nanswer = [{ re = "Do you want to proceed", keys = ["Down", "Tab"] }]\n`);
