@@ -12053,7 +12053,7 @@ export function statusLine(status: Status): string {
       : needsHuman && !faults.length ? "?" : ""].filter(Boolean).join(" ");
 }
 
-/** On fewer columns KIND, BACKEND and MODEL are shown only if they differ, and fit. */
+/** On fewer columns KIND, BACKEND and MODEL are shown only if they differ. */
 const WIDE = 100;
 /** On fewer columns, as on a phone over ssh, each unit gets one short line. */
 const NARROW = 60;
@@ -12127,8 +12127,10 @@ function headline(status: Status, width: number, now: number): string {
     [status.fleet, place && `phase ${place}`], [folder, place && `phase ${place}`], [folder, place],
   ].map((parts) => printable(parts.filter(Boolean).join(" · ")));
   const room = width - Bun.stringWidth(right) - 2;
-  return paint("bold", spread(
-    forms.find((form) => Bun.stringWidth(form) <= room) ?? forms.at(-1)!, right, width));
+  // the fleet's name is cut before its phase
+  const least = cut(printable(folder), Math.max(4, room - Bun.stringWidth(place) - 3));
+  return paint("bold", spread(forms.find((form) => Bun.stringWidth(form) <= room) ??
+    printable([least, place].filter(Boolean).join(" · ")), right, width));
 }
 
 const phaseWord = ({ moving, complete, done }: NonNullable<Status["phase"]>): string =>
@@ -12261,7 +12263,7 @@ function longTable(rows: StatusRow[], width: number, now: number): string[] {
   return lines.map((line, i) => (i ? paintRow(rows[i - 1]!, line) : paint("bold", line)));
 }
 
-/** Which of KIND, BACKEND, MODEL are shown: on fewer than WIDE columns only what differs. */
+/** Which of KIND, BACKEND, MODEL fit beside the reasons; below WIDE columns only what differs. */
 function optionalColumns(
   rows: StatusRow[], width: number, now: number,
 ): ("kind" | "backend" | "model")[] {
@@ -12269,10 +12271,13 @@ function optionalColumns(
   const wideOf = (texts: string[]) => Math.max(0, ...texts.map((text) => Bun.stringWidth(text)));
   let room = width - 2 - REASONS_GOOD - 4 - wideOf(rows.map(({ name }) => name)) -
     wideOf(rows.map((row) => stateText(row, now)));
-  const shown = (["model", "kind", "backend"] as const).filter((key) => {
-    const differs = new Set(agents.map((row) => row[key])).size > 1;
+  const differs = (key: "kind" | "backend" | "model") =>
+    new Set(agents.map((row) => row[key])).size > 1;
+  const order = (["model", "kind", "backend"] as const)
+    .toSorted((a, b) => Number(differs(b)) - Number(differs(a)));
+  const shown = order.filter((key) => {
     const wide = 2 + Math.max(key.length, wideOf(rows.map((row) => row[key])));
-    if (width < WIDE && (!differs || wide > room)) return false;
+    if (wide > room || (width < WIDE && !differs(key))) return false;
     room -= wide;
     return true;
   });

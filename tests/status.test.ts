@@ -169,6 +169,7 @@ describe("statusText", () => {
     expect(head(80)).toBe(`~/night (agents-) · phase p1 1/2 · plan.md`.padEnd(80 - 18) + `${time}  ● 2s ago`.padStart(18));
     expect(head(56)).toStartWith("~/night (agents-) · phase p1 1/2  ");
     expect(head(44)).toBe("night · phase p1 1/2".padEnd(30) + `${time.slice(0, 5)} ● 2s ago`);
+    expect(head(44, { folder: "/srv/parser-of-the-dates", phase: { ...phase, id: "leap-days", total: 12 } })).toBe(`parser-of-… · leap-days 1/12  ${time.slice(0, 5)} ● 2s ago`);
     expect(head(30)).toBe("night · p1 1/2 ".padEnd(16) + `${time.slice(0, 5)} ● 2s ago`);
     expect(head(Infinity)).toBe(`~/night (agents-) · phase p1 1/2 · plan.md  ${time}  ● 2s ago`);
     expect(head(80, { watchdog: { ...watchdog, stale: true } })).toEndWith("  ✗ 2s ago");
@@ -210,6 +211,9 @@ describe("statusText", () => {
   test("KIND, BACKEND and MODEL below 100 columns: only what tells agents apart, and fits", () => {
     const head = (width: number, ...agents: Partial<StatusRow>[]) => lines({ agents: agents.map((one) => ({ ...row, ...one })) }, width)[2]!.trim().split(/ +/);
     expect(head(100, {}, {})).toEqual(["AGENT", "KIND", "BACKEND", "MODEL", "STATE"]);
+    // beside a long name what is alike goes first, so that the reason keeps its columns
+    const name = "orchestrator-of-the-parser";
+    expect([head(100, { name }, {}), head(108, { name }, { kind: "task" }), head(120, { name }, {})]).toEqual([["AGENT", "MODEL", "STATE"], ["AGENT", "KIND", "MODEL", "STATE"], ["AGENT", "KIND", "BACKEND", "MODEL", "STATE"]]);
     expect(head(99, {}, {})).toEqual(["AGENT", "STATE"]);
     expect(head(99, {}, { model: "opus" })).toEqual(["AGENT", "MODEL", "STATE"]);
     expect(head(80, {}, { model: "opus", kind: "task", backend: "codex" })).toEqual(["AGENT", "KIND", "MODEL", "STATE"]);
