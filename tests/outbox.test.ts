@@ -642,7 +642,7 @@ describe("P28: nothing is called delivered without proof", () => {
   test("its own text, left in the box by a watchdog that was ended, is sent before a newer one", async () => {
     await begin();
     pane().draft = "the first";
-    watch.outbox = [message({ text: "the second", cause: "nudge" }), message({ id: "2", text: "the first", seen: 0, tries: 1 })];
+    watch.outbox = [message({ text: "the second", cause: "review" }), message({ id: "2", text: "the first", seen: 0, tries: 1 })];
     await fake.ticks(cfg, watch, 2);
     expect(pane().received).toEqual(["the first", "the second"]);
   });
