@@ -385,7 +385,7 @@ export interface Memory {
   draft: boolean;
   unsureLooks: number;
   unrest: Unrest | null;
-  /** It ended together with others, and its end has not been dealt with yet. */
+  /** It died together with others, and its end has not been dealt with yet. */
   together: boolean;
   /** The pid whose version is known; 0 = none. */
   versionOf: number;
@@ -1005,7 +1005,7 @@ function isUnread(error: unknown): boolean {
 
 /** Only a regular file is read: a fifo or a device may never end. */
 function refuseOther(path: string, stat: Stats): void {
-  const wrong = stat.isDirectory() ? "is a folder" : !stat.isFile() ? "is no regular file" : "";
+  const wrong = stat.isDirectory() ? "is a folder" : !stat.isFile() ? "is not a regular file" : "";
   if (wrong) throw new Error(`${path} ${wrong}`);
 }
 
@@ -1295,7 +1295,7 @@ const OUR_STATE = new RegExp(["^(?:watch|operator)\\.json", "^events\\.jsonl", "
   "^heartbeat", "^phase-id$", "^ssh-auth-sock", "^(?:kickoff|told|limited|message)-",
   "\\.(?:id|lock|pid|stage|tmp)$"].join("|"));
 const stateName: Check<string> = (value) => fileName(value) ??
-  (OUR_STATE.test(String(value)) ? "a name that no file of the program has" : null);
+  (OUR_STATE.test(String(value)) ? "a name that the program does not use itself" : null);
 const texts = listOf(text, "a list of strings");
 const tables = listOf(table, "a list of tables");
 const oneOf = <const Word extends string>(...words: readonly Word[]): Check<Word> => (value) =>
@@ -1677,7 +1677,7 @@ class ConfigReader {
       if (value === undefined) {
         const slip = unknown.find((other) => nearest(other, [key]));
         if (check.needed) this.fault(at, key, `missing; it must be ${check(undefined)}` +
-          (slip ? ` ("${slip}" is no key)` : ""));
+          (slip ? ` ("${slip}" is not a key)` : ""));
         return [camelCase(key), fallback];
       }
       const allowed = check(value);
@@ -1705,7 +1705,7 @@ export function cfgPath(named = process.env.AGENTS_CONFIG, folder = process.cwd(
     const path = join(at, "agents.toml");
     if (existsSync(path)) {
       if (isOurs(path)) return path;
-      log(`${path} belongs to another user and is passed over; name it with --config to use it`);
+      log(`${path} belongs to another user and is ignored; name it with --config to use it`);
     }
     if (dirname(at) === at) return join(SCRIPT_DIR, "agents.toml");
   }
@@ -1721,7 +1721,7 @@ function isOurs(path: string): boolean {
 }
 
 /** The hash of the agents.toml that ships with the program: unedited, it is not anybody's fleet. */
-const TEMPLATE = "36foq0xqzqzrx";
+const TEMPLATE = "17nagc3xl0f8d";
 
 /** smol-toml, installed into the program's folder first where a fresh clone has no packages. */
 async function tomlParser(): Promise<typeof import("smol-toml")> {
@@ -1814,7 +1814,7 @@ function buildConfig(
   for (const [nth, raw] of top.agent.entries()) addAgent(reader, cfg, top.defaults, raw, nth, env);
   for (const [nth, raw] of top.service.entries()) addService(reader, cfg, top.defaults, raw, nth);
   if (!top.agent.length && !top.service.length) {
-    reader.fault(ROOT, "", "no [[agent]] and no [[service]] in it");
+    reader.fault(ROOT, "", "it has no [[agent]] and no [[service]]");
   }
   checkTogether(reader, cfg);
   const [, secret] = /^(?:json:)?env:(.+)$/.exec(cfg.notify.url) ?? [];
@@ -1976,7 +1976,7 @@ function checkTogether(reader: ConfigReader, cfg: Config): void {
     if (taken) reader.fault(at, "session", `"${one.session}" is the session of ${taken} too`);
     sessions.set(one.session, at.label);
     for (const need of one.needs.filter((need) => !names.includes(need))) {
-      reader.fault(at, "needs", `"${need}" is no agent or service${nearest(need, names)}`);
+      reader.fault(at, "needs", `"${need}" is not an agent or service${nearest(need, names)}`);
     }
   }
   const targets = cfg.loop.handoff
@@ -1984,7 +1984,7 @@ function checkTogether(reader: ConfigReader, cfg: Config): void {
   for (const [key, name] of Object.entries(targets)) {
     if (!cfg.agents.has(name)) {
       reader.fault(location("loop.handoff"), key,
-        `"${name}" is no agent${nearest(name, cfg.agents.keys())}`);
+        `"${name}" is not an agent${nearest(name, cfg.agents.keys())}`);
     }
   }
 }
@@ -2486,7 +2486,7 @@ export async function keepLock(
     await writePid(path);
     report("");
   } catch (error) {
-    report(`${cfg.stateDir}: ${messageOf(error)}; going on from memory`);
+    report(`${cfg.stateDir}: ${messageOf(error)}; continuing from memory`);
   }
   return lock;
 }
@@ -3708,7 +3708,7 @@ function ruled(
   };
   return rule.where === "event" && screen.newest().doubtful
     ? { ...found, verdict: "unsure", limit: null, doubted: found,
-      why: `an error, or a quote of it: ${found.why}` }
+      why: `an error, or text that quotes one: ${found.why}` }
     : found;
 }
 
@@ -3718,7 +3718,7 @@ function unruled(screen: Regions): Verdict {
     text: lastNonemptyLine(screen.screen) } as const;
   if (!screen.screen) return { ...rest, rule: "blank", why: "blank screen" };
   return screen.box === null ? { ...rest, rule: "none", why: "no input box is recognised" }
-    : { ...rest, rule: DRAFT, why: "a draft hides whether it works" };
+    : { ...rest, rule: DRAFT, why: "a draft hides whether it is working" };
 }
 
 /** The rule of a verdict when a draft in the box hides whether the client works. */
@@ -3739,11 +3739,11 @@ function decideWaiting(
   const at = iso(until);
   const isOver = until <= now;
   if (verdict.waitingUntil !== null) {
-    return isOver ? { ...verdict, verdict: "idle", why: `its wake-up of ${at} did not come` }
+    return isOver ? { ...verdict, verdict: "idle", why: `its ${at} wake-up did not happen` }
       : verdict;
   }
   if (until > now + longest) {
-    const why = `${verdict.why}; its WAITING-UNTIL ${at} is too far off to be waited for`;
+    const why = `${verdict.why}; its WAITING-UNTIL ${at} is too far ahead to wait for`;
     return { ...verdict, why };
   }
   const marked: Verdict = { ...verdict, rule: "marker", where: "screen", waitingUntil: until };
@@ -4203,7 +4203,7 @@ function screenVerdict(cfg: Config, agent: Agent, pane: Pane, look: ScreenText):
   const unknown = verdict.verdict === "unsure" && ["none", DRAFT, "marker"].includes(verdict.rule);
   if (backend.kind !== "typed" || described || !unknown) return verdict;
   return isInFront(cfg, agent, pane) ? { ...verdict, verdict: "idle", rule: "in front",
-    where: "process", why: "its client is in front of its pane" } : verdict;
+    where: "process", why: "its client is in the foreground" } : verdict;
 }
 
 // ── phases and prompts ──────────────────────────────────────────────────────────
@@ -4423,7 +4423,7 @@ export async function phaseDone(
       ? await world.text(resolveStateFile(hand.repo, hand.docsDir, status)) : null;
   const size = pushed.state === "found" ? pushed.size : Buffer.byteLength(content ?? "");
   if (watch) trouble(watch, "status file", size > STATUS_MAX
-    ? `${status} has ${Math.round(size / 1000)} kB: over 100 kB it never counts as DONE` : "");
+    ? `${status} is ${Math.round(size / 1000)} kB: over 100 kB it never counts as DONE` : "");
   return content !== null && size <= STATUS_MAX && isDone(content, cfg.loop.doneMarker);
 }
 
@@ -4518,7 +4518,9 @@ export async function resumeId(cfg: Config, agent: Agent): Promise<string | null
 }
 
 async function dropResumeId(cfg: Config, agent: Agent): Promise<void> {
-  if (await resumeId(cfg, agent)) log(`${agent.name}: its resume id is dropped`);
+  if (await resumeId(cfg, agent)) {
+    log(`${agent.name}: resume id discarded: the next start is a new conversation`);
+  }
   world.remove(idFile(cfg, agent));
   world.remove(legacyIdFile(cfg, agent));
 }
@@ -4832,8 +4834,8 @@ function strangerIn(cfg: Config, snap: Snapshot, session: string): string {
   const tmux = `tmux ${cfg.tmuxSocket ? `-L ${cfg.tmuxSocket} ` : ""}`;
   const target = targetSession(session);
   return runs === undefined ? "" : `the session ${session} was not made by this fleet and holds ` +
-    `no client (it runs ${runs}); it is left alone. End it (${tmux}kill-session -t ${target}) ` +
-    `or give it another name (${tmux}rename-session -t ${target} NAME), then: up`;
+    `no client (it runs ${runs}); leaving it alone. End it (${tmux}kill-session -t ${target}) ` +
+    `or rename it (${tmux}rename-session -t ${target} NAME), then: up`;
 }
 
 /** A client of this fleet whose name has left the config: it is no longer supervised. */
@@ -4872,7 +4874,7 @@ async function rivalOf(
   for (const { name, pane } of orphans) {
     const row = asked.out.split("\n").find((line) => line.startsWith(`${pane.id} `));
     const dir = row?.slice(pane.id.length + 1);
-    const rival = `${name}, which left the config, is at work in its folder`;
+    const rival = `${name}, no longer in the config, is at work in its folder`;
     if (!dir) return { name, why: `tmux does not say whether ${rival}` };
     if (isSameFolder(dir, unit.dir)) return { name, why: rival };
   }
@@ -5358,7 +5360,7 @@ export function decideClaude(word: ClaudeWord | null, screen: Verdict): Verdict 
   const { verdict, where } = screen;
   if (word.status === "busy") {
     const open = verdict === "blocked" && !isOfTurn(screen);
-    return open || verdict === "active" ? drawn : byFile("active", "at work, it says");
+    return open || verdict === "active" ? drawn : byFile("active", "it says it is working");
   }
   if (word.status === "waiting") {
     const drawnToo = ["blocked", "limited"].includes(verdict) || where === "title";
@@ -5366,9 +5368,9 @@ export function decideClaude(word: ClaudeWord | null, screen: Verdict): Verdict 
   }
   if (word.status === "shell") {
     return verdict === "idle" || screen.rule === DRAFT
-      ? byFile("background", "a shell of it still runs") : drawn;
+      ? byFile("background", "one of its shells is still running") : drawn;
   }
-  return screen.rule === DRAFT ? byFile("idle", "at its prompt, it says") : drawn;
+  return screen.rule === DRAFT ? byFile("idle", "it says it is at its prompt") : drawn;
 }
 
 /** How the last turn of a transcript ended. */
@@ -5630,7 +5632,7 @@ export function decideCodex(
   const turn = screen.verdict === "idle" && word.turn && word.turn.at > born - CLOCK_STEP
     ? word.turn : null;
   const byTurn = { ...screen, rule: "turn", where: ROLLOUT, text: "" };
-  if (turn?.open) return { ...byTurn, verdict: "active", why: "a turn is under way, it says" };
+  if (turn?.open) return { ...byTurn, verdict: "active", why: "it says a turn is in progress" };
   if (!turn?.limit) return screen;
   const limit = exactLimit({ class: classOf(turn.limit), banner: turn.limit, native: false,
     resetAt: parseResetEpoch(turn.limit, turn.at) }, word.windows, now);
@@ -5775,12 +5777,12 @@ async function withOwnWord(
   cfg: Config, agent: Agent, pane: Pane, screen: Verdict,
 ): Promise<Verdict> {
   if (isReplaced(cfg, agent, pane)) {
-    const why = "what runs in its pane is not the client that was started there; " +
-      `restart ${agent.name} starts it anew`;
+    const why = "its pane runs something other than the client we started; " +
+      `run "agents restart ${agent.name}"`;
     return { ...NO_VERDICT, where: "process", why };
   }
   if (world.folder(pane.pid).endsWith(" (deleted)")) {
-    const why = `its folder was removed; restart ${agent.name} once it is there again`;
+    const why = `its folder was removed; put it back, then run "agents restart ${agent.name}"`;
     return { ...NO_VERDICT, verdict: "blocked", rule: "folder", where: "process", why };
   }
   if (!(await diskAnswers(cfg, agent, pane))) {
@@ -6065,18 +6067,18 @@ export async function loadWatch(cfg: Config): Promise<Watch> {
     if (stored !== null) return await doubtGroups(cfg, parseWatch(stored));
     // no write leaves the folder without it
     const copy = await copiedWatch(cfg);
-    if (copy) log(`${watchFile(cfg)} is gone; its last copy holds`);
+    if (copy) log(`${watchFile(cfg)} is gone; using the last copy`);
     return copy ?? freshWatch();
   } catch (error) {
     if (error instanceof NoAnswer) throw error; // or what is not known would be overwritten
-    // if it is no regular file, the next write moves it out of the way
+    // if it is not a regular file, the next write moves it out of the way
     const bad = stored;
     if (bad !== null) await writeOrLog(() => world.writeAtomic(`${watchFile(cfg)}.bad`, bad));
     const copy = await copiedWatch(cfg);
     if (!copy && isUnread(error)) throw error;
     const kept = bad === null ? "" : "kept as watch.json.bad, ";
     log(`${watchFile(cfg)}: ${messageOf(error)}; ${kept}` +
-      (copy ? "its last copy holds" : "starting without it"));
+      (copy ? "using the last copy" : "starting without it"));
     return copy ?? freshWatch();
   }
 }
@@ -6289,7 +6291,7 @@ export async function operatorOf(cfg: Config, writes = false): Promise<Operator>
     return operator;
   } catch (error) {
     const why = `operator.json: ${messageOf(error)}`;
-    if (writes && isUnread(error)) die(`${why}; nothing was ordered`);
+    if (writes && isUnread(error)) die(`${why}; the order was not saved`);
     if (writes && source !== null) {
       await world.writeAtomic(`${operatorFile(cfg)}.bad`, source);
       log(`${why}; kept as operator.json.bad. Run "agents down" again for any unit that should ` +
@@ -6354,7 +6356,7 @@ const ORDERS_PATIENCE = 30_000;
 async function changeOperator(cfg: Config, change: (operator: Operator) => void): Promise<void> {
   makeFolders(cfg);
   const lock = await takeLock(lockFile(cfg, "operator"), ORDERS_PATIENCE);
-  if (lock === null) die(`${lockFile(cfg, "operator")} is held by another call ` +
+  if (lock === null) die(`${lockFile(cfg, "operator")} is held by another command ` +
     `(pid ${holderOf(cfg, "operator")})`);
   try {
     const operator = structuredClone(await operatorOf(cfg, true));
@@ -6386,7 +6388,7 @@ async function ordersElsewhere(cfg: Config): Promise<string> {
       .filter(({ target }) => cfg.agents.has(target)).length;
     const found = [down.length ? `keep ${down.join(", ")} down` : "",
       texts ? `${plural(texts, "message")} to send` : ""].filter(Boolean).join(", ");
-    if (found) return `orders are left in ${stateDir}: ${found}; if log_dir was changed, ` +
+    if (found) return `orders remain in ${stateDir}: ${found}; if log_dir was changed, ` +
       `move its files to ${cfg.stateDir}, or give the orders again`;
   }
   return "";
@@ -6523,7 +6525,7 @@ function forgetUncared(watch: Watch, unit: Unit, { handsOff }: Observation): voi
 }
 
 /**
- * Marks who ended together with others since the last look: one event, no fault of their own. It
+ * Marks who died together with others since the last look: one event, no fault of their own. It
  * counts until their end is dealt with, which a small round does for some of them only.
  */
 function noteTogether(
@@ -6885,13 +6887,13 @@ function noteVersion(
   if (version !== null) memory.versionOf = pane.pid;
   if (!version) return;
   if (memory.version && memory.version !== version) {
-    log(`${agent.name}: its client is ${name} ${version} now, it was ${memory.version}`);
+    log(`${agent.name}: its client is now ${name} ${version}, was ${memory.version}`);
     emit(cfg, "version", { agent: agent.name, from: memory.version, to: version });
   }
   memory.version = version;
   if (!isUntried(kind, version) || !sayOnce(watch, `untried ${name} ${version}`)) return;
-  const why = `${name} ${version} was never tried (${MEASURED[kind]!.join(" to ")} were)`;
-  log(`${why}: look at what "explain" says of ${agent.name}`);
+  const why = `${name} ${version} is untested (tested: ${MEASURED[kind]!.join(" to ")})`;
+  log(`${why}: check it with "agents explain ${agent.name}"`);
   emit(cfg, "untried", { agent: agent.name, why });
 }
 
@@ -6904,7 +6906,7 @@ function noteOdd(cfg: Config, watch: Watch, agent: Agent, odd: string): void {
   memory.oddLooks = odd ? memory.oddLooks + 1 : 0;
   const client = `${agent.backend} ${memory.version ?? "of unknown version"}`;
   if (memory.oddLooks !== ODD_LOOKS || !sayOnce(watch, `drift ${client}`)) return;
-  log(`${agent.name} (${client}): ${odd}; "capture" keeps its screen as a test`);
+  log(`${agent.name} (${client}): ${odd}; "agents capture" saves its screen as a test`);
   emit(cfg, "drift", { agent: agent.name, version: memory.version ?? "", why: odd });
 }
 
@@ -6919,8 +6921,8 @@ async function noteVerdict(
   if (memory.unsureLooks === UNSURE_LOOKS) {
     const file = join(cfg.logDir, "unsure", `${agent.name}.txt`);
     await world.writeAtomic(file, screen);
-    log(`${agent.name}: its screen is not understood (${verdict.why}); ` +
-      `kept in ${file}, nothing is done`);
+    log(`${agent.name}: its screen is not recognised (${verdict.why}); ` +
+      `saved to ${file}, no action taken`);
   }
   noteState(cfg, watch, agent.name, verdict.verdict, verdict.why);
   if (isUnsureTooLong(memory, cfg.watchdog.unsureAfter, world.now()) &&
@@ -7706,7 +7708,7 @@ export async function awaitHand(cfg: Config, isOver = () => false): Promise<void
       if (lock !== null) freeLock(lock);
       return lock !== null;
     } catch (error) {
-      log(`${messageOf(error)}; going on without it`); // as on a full disk, where it cannot be made
+      log(`${messageOf(error)}; continuing without it`); // as on a full disk
       return true;
     }
   };
@@ -7715,7 +7717,7 @@ export async function awaitHand(cfg: Config, isOver = () => false): Promise<void
     const pid = lockHolder(path);
     const isSure = pid !== null && bornOf(pid) !== "";
     log(`${path} is held by ${pid === null ? "somebody" : `a command (pid ${pid})`} that does ` +
-      `not give way: ${isSure ? "ending it" : "the watchdog begins when it is free"}`);
+      `release it: ${isSure ? "ending it" : "the watchdog will start once it is free"}`);
     if (isSure) world.signal(pid, "SIGKILL");
     since = world.mono();
   }
@@ -8114,7 +8116,7 @@ function unprobedUntil(cfg: Config, { resetAt, askedAt }: AccountLimit): number 
 async function freeAccount(
   cfg: Config, watch: Watch, key: string, sharers: Agent[],
 ): Promise<void> {
-  log(`${watch.accounts[key]!.name}: its limit is over, its agents go on`);
+  log(`${watch.accounts[key]!.name}: its limit is over, its agents resume`);
   delete watch.accounts[key];
   for (const { session } of sharers) {
     const state = loadLimitState(cfg, session);
@@ -8185,7 +8187,7 @@ const endStalls = (memory: Memory): void => {
 
 /** What people are told, and `status` shows, of an agent that no restart helps; "" = one may. */
 const vainRestarts = ({ stallsTold = 0 }: Memory): string =>
-  stallsTold ? `restarted ${stallsTold} times for being idle, and nothing came of it` : "";
+  stallsTold ? `restarted ${stallsTold} times for being idle, to no effect` : "";
 
 /** Says once per restart that an agent is idle again after as many as are given it without help. */
 function noteVainRestarts(
@@ -8284,7 +8286,7 @@ export function decideDeath(facts: DeathFacts, settings: Settings): AfterDeath {
   const missing = status === EXIT_MISSING ? `${facts.program} not found` : "";
   if (missing && !facts.ran) return { do: "park", why: missing, failures };
   if (status === EXIT_PERMANENT) return { do: "park", why: "exit 125 (do not restart)", failures };
-  if (facts.blameless) return { do: "wait", why: "ended together with others", delay: 0, failures };
+  if (facts.blameless) return { do: "wait", why: "died together with others", delay: 0, failures };
   if (starts >= settings.parkAfter) {
     return { do: "park", why: missing || `${starts} starts in ` +
       `${minutes(1000 * settings.parkWindow)} without a healthy minute`, failures };
@@ -8423,7 +8425,7 @@ function noteStuck(cfg: Config, unit: Unit, old: Stopping, left: Member[]): void
   if (world.now() - old.killed < KILLED_BY) return;
   const why = cannotEnd(left);
   if (!old.stuck) {
-    log(`${unit.name} needs you: its old client ${why}; no other is started beside it`);
+    log(`${unit.name} needs you: its old client ${why}; not starting another beside it`);
     emit(cfg, "blocked", { agent: unit.name, why });
   }
   old.stuck = why;
@@ -8587,7 +8589,7 @@ async function answerDialog(
     dropSlowPatterns(cfg, agent);
     if (!match || memory.answered === match) continue;
     if (memory.answers >= answer.max) return trouble(watch, `answer ${agent.name}`,
-      `${agent.name}: answered ${answer.max} times, not again`);
+      `${agent.name}: answered ${answer.max} times, will not answer again`);
     const { answers } = memory;
     Object.assign(memory, { answered: match, answers: answers + 1, answering: true });
     await save(cfg, watch);
@@ -8879,9 +8881,9 @@ async function showPath(hand: Handoff, path: string, links = 5): Promise<PushedF
   const ran = await git(hand.repo, ["show", `${trackingRef(hand)}:${path}`]);
   if (ran.ok) {
     const target = await linkedFrom(hand, path, ran.out);
-    if (target === null) return { state: "failed", why: `git ls-tree: ${path} cannot be told` };
+    if (target === null) return { state: "failed", why: `git could not say what ${path} is` };
     if (target.startsWith("../") || isAbsolute(target) || (target && !links)) {
-      return { state: "failed", why: `${path} is a link to no file of the branch` };
+      return { state: "failed", why: `${path} is a symlink that leads to no file of the branch` };
     }
     if (ran.out.startsWith(LFS_POINTER)) {
       return { state: "failed", why: `${path} is kept in Git LFS, which git show cannot read` };
@@ -8895,7 +8897,7 @@ async function showPath(hand: Handoff, path: string, links = 5): Promise<PushedF
     return { state: "failed", why: `git show: ${gitWords(ran.err)}` };
   }
   const there = links ? await throughFolder(hand, path) : "";
-  if (there === null) return { state: "failed", why: `git show: ${path} cannot be told` };
+  if (there === null) return { state: "failed", why: `git could not say what ${path} is` };
   return there ? showPath(hand, there, links - 1) : { state: "absent" };
 }
 
@@ -9051,7 +9053,7 @@ function gitWorksIn(repo: string): boolean | null {
 }
 
 /** How a lock is removed that may be a living git's. */
-const careful = (path: string): string => `unless a git is at work there: rm ${quoted(path)}`;
+const careful = (path: string): string => `if no git is running there: rm ${quoted(path)}`;
 
 /** The first of these lock files that no living git can hold, in words; null = none. */
 function staleLock(hand: Handoff, paths: string[]): Pick<Fetched, "state" | "why" | "cure"> | null {
@@ -9059,7 +9061,7 @@ function staleLock(hand: Handoff, paths: string[]): Pick<Fetched, "state" | "why
     const age = world.now() - (world.mtime(path) ?? Infinity);
     const works = age > GIT_DEADLINE ? gitWorksIn(hand.repo) : true;
     if (!works) return { state: "failing",
-      why: `a git that was cut short left ${path}, ${ago(age)} old`,
+      why: `a killed git left the lock ${path}, ${ago(age)} old`,
       cure: works === null ? careful(path) : `rm ${quoted(path)}` };
   }
   return null;
@@ -9426,7 +9428,7 @@ async function deadlockCheck(
   const phase = curPhase(cfg);
   if (phase && (await phaseDone(cfg, phase.status, watch.channel, watch)) !== false) return;
   const owes = owesCommit(watch, hand);
-  const subject = watch.turn?.subject ?? "nothing was claimed yet";
+  const subject = watch.turn?.subject ?? "nothing has been claimed yet";
   const reason = `both sides have been idle for ${minutes(1000 * quiet)}, ` +
     `nothing is on its way, the last word was: ${subject}`;
   log(`deadlock: ${reason} → ${owes}`);
@@ -9592,7 +9594,7 @@ async function runOnComplete(
   const until = world.now() + restartDelay * 1000;
   enterDown(memory, { state: "backoff", until });
   trouble(watch, "on_complete",
-    `on_complete: ${agent.name} could not be started: ${done.why}; it is tried again`);
+    `on_complete: ${agent.name} could not be started: ${done.why}; it will be retried`);
   return false;
 }
 
@@ -9877,7 +9879,7 @@ async function moveSessions(cfg: Config, watch: Watch): Promise<void> {
     delete moves[unit.name];
   }
   const names = Object.keys(moves).join(" ");
-  trouble(watch, "session", names && `another session in the config: restart ${names} to move ` +
+  trouble(watch, "session", names && `the config names another session: restart ${names} to move ` +
     "there; until then each stays where it is");
 }
 
@@ -10348,7 +10350,7 @@ function secretOf(value: string): string {
   if ((statSync(path).mode & 0o077) !== 0) {
     die(`notify: ${path} is readable by others (chmod 600 it)`);
   }
-  return textNow(path).trim() || die(`notify: ${path} is empty, or no file that can be read`);
+  return textNow(path).trim() || die(`notify: ${path} is empty or unreadable`);
 }
 
 /**
@@ -10432,7 +10434,7 @@ export function noteNotices(cfg: Config, watch: Watch, why: string, events: numb
   if (!why) trouble(watch, "notices", "");
   const dropped = (watch.notices?.dropped ?? 0) - lost;
   if (!dropped) return why !== "";
-  log(`${dropped} notices are dropped after ${NOTICE_TRIES} tries: ${why}`);
+  log(`dropped ${plural(dropped, "notice")} after ${NOTICE_TRIES} tries: ${why}`);
   emit(cfg, "notices", { dropped, why });
   return false;
 }
@@ -10453,7 +10455,7 @@ interface Call {
 /** What the system means by the codes that a person can do something about. */
 const REFUSALS: Record<string, string> = {
   EACCES: "permission denied", EPERM: "not permitted", EROFS: "the disk is mounted read-only",
-  ENOSPC: "the disk is full", ENOTDIR: "what is to be a folder is none", EISDIR: "it is a folder",
+  ENOSPC: "the disk is full", ENOTDIR: "not a directory", EISDIR: "it is a folder",
 };
 
 /** Path and reason of what the system refused; "" = the error is not of that kind. */
@@ -10756,7 +10758,7 @@ async function retireOtherVersion(cfg: Config): Promise<void> {
   const holder = () => holderOf(cfg, "watchdog");
   const [pid, its] = [holder(), await otherVersion(cfg)];
   if (!its) return;
-  log(`replacing the watchdog of version ${its} by ${version()}; the agents go on working`);
+  log(`replacing the watchdog of version ${its} by ${version()}; the agents keep working`);
   // another `up` may be doing the same: the watchdog that it started must not be ended
   await stopWatchdog(cfg,
     (operator) => isWanted(operator) && [pid, null].includes(holder()));
@@ -10857,7 +10859,7 @@ function release(operator: Operator, name: string): void {
 }
 
 const SEQUENCE_COMPLETE =
-  "all phases are done; go on with phase set ID, or add a phase to [loop] and say phase next";
+  'all phases are done; run "phase set ID", or add a phase to [loop] and run "phase next"';
 
 const isLoop = (unit: Unit): boolean => isAgent(unit) && unit.kind === "loop";
 
@@ -11319,14 +11321,14 @@ export async function cmdRestart(call: Call): Promise<number> {
 
 type Due = keyof typeof DUES;
 
-/** What a clock decides: its word, its condition, and what is said once the time has passed. */
+/** What a clock decides: its word, alone and with a name; its condition; what is said once past. */
 const DUES = {
-  wake: { word: "wake", if: "", passed: "wake when idle" },
-  probe: { word: "ask again", if: "", passed: "is asked now" },
-  stall: { word: "restart", if: " if idle", passed: "restart due" },
-  person: { word: "call you", if: " if unsure", passed: "needs you" },
-  idle: { word: "call idle", if: "", passed: "counts as idle" },
-  start: { word: "start", if: "", passed: "starts now" },
+  wake: { word: "wake", of: "wake NAME", if: "", passed: "wake when idle" },
+  probe: { word: "probe", of: "probe NAME", if: "", passed: "probing now" },
+  stall: { word: "restart", of: "restart NAME", if: " if idle", passed: "restart due" },
+  person: { word: "alert you", of: "alert you about NAME", if: " if unsure", passed: "needs you" },
+  idle: { word: "treat as idle", of: "treat NAME as idle", if: "", passed: "counts as idle" },
+  start: { word: "start", of: "start NAME", if: "", passed: "starts now" },
 } as const;
 
 /** What the watchdog does next about an agent, and when (wall ms; null = no clock decides it). */
@@ -11565,7 +11567,8 @@ function describeDown(memory: Memory, facts: StateFacts): Described {
   if (down.state === "backoff" && down.until > now) {
     const nth = ordinal(memory.failures);
     return described("backoff", `backoff ${ago(down.until - now)} (${nth})`,
-      [end, `${nth} time`].filter(Boolean).join(" · "), { until: down.until });
+      [end, memory.failures && `failure ${memory.failures}`].filter(Boolean).join(" · "),
+      { until: down.until });
   }
   const { ahead } = facts;
   const after = ahead
@@ -12037,7 +12040,7 @@ const isStopped = ({ agents, services, watchdog }: Status): boolean =>
   !watchdog.running && !watchdog.missing &&
   ![...agents, ...services].some(({ running }) => running);
 
-/** The fleet in a few characters, for tmux's status line: how many work, need you, are limited. */
+/** The fleet in one short line, for tmux's status line: how many work, need you, are limited. */
 export function statusLine(status: Status): string {
   const { agents, watchdog, needsHuman, prefix, configError } = status;
   const counted = (sign: string, some: StatusRow[]) => (some.length ? sign + some.length : "");
@@ -12182,7 +12185,7 @@ function countedAs(condition: Condition, width: number): string {
 function dueFirst(rows: StatusRow[], now: number): string {
   const [first] = rows.filter((row) => row.next && Date.parse(row.nextAt) > now)
     .toSorted((a, b) => Date.parse(a.nextAt) - Date.parse(b.nextAt));
-  return first?.next ? `next: ${DUES[first.next].word} ${first.name} ` +
+  return first?.next ? `next: ${DUES[first.next].of.replace("NAME", () => first.name)} ` +
     dayTime(Date.parse(first.nextAt)) + DUES[first.next].if : "";
 }
 
@@ -12236,7 +12239,7 @@ function remarksOf(status: Status, now: number): string[] {
       ? withCure(`hand-off: ${handoff.why}`, handoff.cure) : "",
     unknown.length ? `sessions not in the config: ${unknown.join(", ")}` : "",
     olderPhase.length ? `still on an older phase's kickoff: ${olderPhase.join(", ")} ` +
-      `("phase set ID --restart" takes them along)` : "",
+      `("phase set ID --restart" moves them too)` : "",
   ].filter(Boolean);
 }
 
@@ -12513,7 +12516,7 @@ async function showCards(call: Call, cfg: Config): Promise<number> {
     die("status: --watch and --line take no names: they show the whole fleet", 2);
   }
   const names = expandNames(cfg, call.words).filter((name) => name !== "watchdog");
-  if (!names.length) die('status: the watchdog has no card; "logs watchdog" shows what it did', 2);
+  if (!names.length) die('status: no watchdog details; "logs watchdog" shows what it did', 2);
   const look = await lookForStatus(cfg, names);
   const status = await statusFrom(cfg, look, names);
   const card = (row: StatusRow) => cardOf(cfg, look, row);
@@ -12564,7 +12567,7 @@ export async function cmdPhase(call: Call): Promise<number> {
   if (call.options.restart) return restartUnits(cfg, loopAgents(cfg), false);
   if (older.length) {
     log(`${older.join(", ")} still work on the old kickoff; ` +
-      `"phase set ${ids[idx]} --restart" takes them along`);
+      `"phase set ${ids[idx]} --restart" moves them too`);
   }
   return 0;
 }
@@ -14593,7 +14596,7 @@ async function examineClient(
   const tried = triedVersions(backend.kind);
   if (wasTried(backend.kind, found, tried)) return good(`${program} ${found}`);
   return warn(
-    `${program} ${found}: the detectors were not tried on it (tried: ${tried.join(", ")})`,
+    `${program} ${found}: the detection rules are untested on it (tested: ${tried.join(", ")})`,
     "watch it for a while; where status is wrong, run: capture");
 }
 
@@ -14680,7 +14683,7 @@ async function examineWatchdog(cfg: Config): Promise<Findings> {
   const { running, pid, stale, heartbeat, version: its } = await readWatchdog(cfg);
   if (!running) return warn("not running", "agents up watchdog");
   if (stale) {
-    return fail(`pid ${pid} gave its last sign at ${heartbeat}`,
+    return fail(`pid ${pid} last heartbeat: ${heartbeat}`,
       "agents logs watchdog; then down and up watchdog");
   }
   if (its && its !== version()) {
@@ -14693,11 +14696,12 @@ async function examineWatchdog(cfg: Config): Promise<Findings> {
 /** Whether the clock can be right; `now` is wall ms, `zone` the value of TZ. */
 export function assessClock(now: number, zone: string): Findings {
   if (new Date(now).getUTCFullYear() < 2025) {
-    return fail(`the clock says ${iso(now)}`, "set it: limits and wakes go by it");
+    return fail(`the clock says ${iso(now)}`, "set it: limits and wakes depend on it");
   }
   const name = zone.replace(/^:/, "");
   if (name && knownZone(name) === null) {
-    return warn(`TZ=${zone} is no known zone: times are read as UTC`, "TZ=Europe/Berlin, say");
+    return warn(`TZ=${zone} is not a known time zone: times are read as UTC`,
+      "TZ=Europe/Berlin, say");
   }
   return good(
     `${iso(now).slice(0, 16)}Z, zone ${name || Intl.DateTimeFormat().resolvedOptions().timeZone}`);
@@ -14815,7 +14819,7 @@ function fleetChecks(cfg: Config): (DoctorCheck | false)[] {
       ["handoff", () => examineChannel(cfg)],
     ["background", () => findBackground(cfg, agents).map(({ pid, what, dir }) =>
       warn(`${what} runs in ${dir} (pid ${pid})`,
-        `it works on beside the fleet; end it in its client, or: kill ${pid}`))],
+        `it keeps running beside the fleet; end it in its client, or: kill ${pid}`))],
     ["disk", () => assessDisk(freeBytes(cfg.logDir))],
     ["watchdog", () => examineWatchdog(cfg)],
     ["notify", () => (tellsPeople(cfg) ? good("configured") : UNTOLD)],
@@ -15332,7 +15336,7 @@ export const COMMANDS: Command[] = [
     options: { ...JSON_OPTION,
       watch: { type: "boolean",
         clause: "a live view, with keys for the other commands (? lists them)" },
-      line: { type: "boolean", clause: "a few characters, for tmux's status line" } } },
+      line: { type: "boolean", clause: "one short line, for tmux's status line" } } },
   { name: "watchdog", args: "",
     example: "agents watchdog --config ~/fleet/agents.toml",
     clause: "run the supervisor loop in the foreground (up starts it detached)",
@@ -15395,7 +15399,7 @@ export const COMMANDS: Command[] = [
     options: { keep: { type: "boolean", clause: "leave it running and show how to attach" } } },
   { name: "report", args: "", lenient: true, run: cmdReport,
     example: "agents report --since 12h --md",
-    clause: "the morning's report: what is open, what was achieved, what it cost",
+    clause: "show what is open, what was achieved and what it cost",
     options: { since: { type: "string", value: "TIME",
       clause: "how far back: 30m, 24h (default), 7d" },
     md: { type: "boolean", clause: "print Markdown, for a mail or a chat" }, ...JSON_OPTION } },

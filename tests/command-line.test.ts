@@ -127,7 +127,7 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     [["logs"], "usage: logs <name…>"], [["logs", "a2"], 'no agent or service "a2"; nearest is "a1"'],
     [["attach"], "usage: attach <name> [--read-only]"], [["attach", "*"], "* matches a1, watchdog: name one of them"], [["explain", "a1", "a1"], "usage: explain <name>"],
     [["send"], "usage: send <name> <text… | -> [--timeout S] [--queue]"], [["send", "a1"], "usage: send"], [["send", "a1", " \n"], "send: the message is empty"],
-    [["explain", "watchdog"], "watchdog is not an agent: its screen is not read"], [["status", "watchdog"], "status: the watchdog has no card"],
+    [["explain", "watchdog"], "watchdog is not an agent: its screen is not read"], [["status", "watchdog"], "status: no watchdog details"],
     [["send", "a2", "x"], 'no agent "a2"; nearest is "a1" (there are: a1)'], [["send", "b*", "x"], 'no agent "b*"; nearest is "a1" (there are: a1)'],
     [["send", "a1", "x", "--timeout", "soon"], 'send: --timeout "soon" is not a number of seconds'],
     [["send", "a1", "x", "--timeout=-1"], 'send: --timeout "-1" is not a number of seconds'],
@@ -162,7 +162,7 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     await Bun.write(join(dir, ".agents"), "no folder");
     const ran = await spawn([...SELF, "send", "a1", "x", "--config", join(dir, "agents.toml")]);
     await rm(dir, { recursive: true });
-    expect(ran).toEqual({ code: 1, out: "", err: `agents: ${dir}/.agents/state: what is to be a folder is none\n` });
+    expect(ran).toEqual({ code: 1, out: "", err: `agents: ${dir}/.agents/state: not a directory\n` });
   });
   test("the line for tmux says it where tmux shows it", async () => {
     expect(await command("status", "--line", "--config", "/nowhere/agents.toml"))

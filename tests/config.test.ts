@@ -83,8 +83,8 @@ describe("each fault has its line", () => {
     ["a table of its own", `[watchdog]\n\npark_after = 0\n${AGENT}`, at(3, "[watchdog]: park_after: 0 is not allowed: a whole number, 1 or more")],
     ["a backend", `[backend.x]\nkind = "cloud"\nbin = "x"\n${AGENT}`, at(2, 'backend "x": kind: "cloud" is not allowed')],
     ["an inline table", `${AGENT}wake = { interval = "1h" }\n`, at(4, 'agent "a" wake: interval: "1h"')],
-    ["needs", `${AGENT}needs = ["bb"]\n`, at(4, 'agent "a": needs: "bb" is no agent or service')],
-    ["a ping target", `[loop.handoff]\nrepo = "r"\nclaim_pings = "aa"\nreview_pings = "a"\n${AGENT}`, at(3, '[loop.handoff]: claim_pings: "aa" is no agent; nearest is "a"')],
+    ["needs", `${AGENT}needs = ["bb"]\n`, at(4, 'agent "a": needs: "bb" is not an agent or service')],
+    ["a ping target", `[loop.handoff]\nrepo = "r"\nclaim_pings = "aa"\nreview_pings = "a"\n${AGENT}`, at(3, '[loop.handoff]: claim_pings: "aa" is not an agent; nearest is "a"')],
   ])("%s", async (_, text, wanted) => expect(await faultsOf(text)).toContain(wanted));
 
   test("lineOf reads headers, keys and the nth table", () => {
@@ -252,7 +252,7 @@ test("fault 19: hand-off targets are names of the config, not builder and advers
     .replace('role = "maker"', 'role = "builder"').replace('role = "checker"', 'role = "adversary"')
     .replace('repo = "project"', 'repo = "project"\nclaim_pings = "checker"\nreview_pings = "maker"');
   expect((await fake.config(text)).loop.handoff).toMatchObject({ claimPings: "checker", reviewPings: "maker" });
-  expect(await faultsOf(FLEET.replaceAll('name = "builder"', 'name = "maker"'))).toContain('review_pings: "builder" is no agent');
+  expect(await faultsOf(FLEET.replaceAll('name = "builder"', 'name = "maker"'))).toContain('review_pings: "builder" is not an agent');
 });
 
 test("fault 64: a loop without phases, or without its prompt, is refused", async () => {
@@ -275,7 +275,7 @@ describe("names that would be taken for the program's own are refused", () => {
     const found = ["end", "move", "night"].flatMap((name) => readdirSync(join(states, name, "state"))).filter((name) => name !== "phase-idx");
     expect(found.length).toBeGreaterThan(20);
     for (const name of new Set([...found, "watch.json.copy", "watch.json.bad", "ssh-auth-sock", "keeper.lock", "watchdog.stage", "phase-idx.9.1.tmp"])) {
-      expect(await faultsOf(loop(`state_file = "${name}"`))).toContain(`state_file: "${name}" is not allowed: a name that no file of the program has`);
+      expect(await faultsOf(loop(`state_file = "${name}"`))).toContain(`state_file: "${name}" is not allowed: a name that the program does not use itself`);
     }
     for (const name of ["phase-idx", ".phase-idx", "phase", "../phase"]) expect((await fake.config(loop(`state_file = "${name}"`))).loop.stateFile).toBe(name);
   });

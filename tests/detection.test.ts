@@ -721,7 +721,7 @@ test("a marker beyond the longest wait is named and not waited for", () => {
   const look = (iso: string) => ({ text: claudeScreen(`❯ go\n\n● WAITING-UNTIL: ${iso}`, 80), title: "✳ Claude Code" });
   const far = detect(BUILT_IN_RULES.claude, look("9026-01-01T00:00:00Z"), NOW);
   expect([far.verdict, far.waitingUntil]).toEqual(["idle", null]);
-  expect(far.why).toContain("WAITING-UNTIL 9026-01-01T00:00:00.000Z is too far off");
+  expect(far.why).toContain("WAITING-UNTIL 9026-01-01T00:00:00.000Z is too far ahead");
   expect(detect(BUILT_IN_RULES.claude, look("2026-11-29T19:00:00Z"), NOW).verdict).toBe("waiting");
   expect(detect(BUILT_IN_RULES.claude, look("2026-11-29T20:00:00Z"), NOW).verdict).toBe("idle");
   expect(detect(BUILT_IN_RULES.claude, look("2026-11-22T21:00:00Z"), NOW, 3_600_000).verdict).toBe("idle");

@@ -99,7 +99,7 @@ describe("doctor", () => {
     const tried = examine(path);
     expect([tried.of("client claude"), tried.code]).toEqual([expect.stringMatching(/^ok klaude 2\.1\.330/), 0]);
     script("klaude", 'echo "9.9.9 (Claude Code)"');
-    expect(examine(path).of("client claude")).toMatch(/^warn klaude 9.9.9: the detectors were not tried on it .*capture$/);
+    expect(examine(path).of("client claude")).toMatch(/^warn klaude 9.9.9: the detection rules are untested on it .*capture$/);
     script("klaude", "sleep 60");
     expect(examine(path).of("client claude")).toStartWith("warn klaude --version took longer");
     fleet("doctor", toml("klaude() { echo 2.1.197; }"));
@@ -180,7 +180,7 @@ describe("doctor", () => {
     expect(await watchdog(null)).toBe("warn not running");
     expect(await watchdog({})).toMatch(/^ok pid \d+, heartbeat 1m ago$/);
     expect(await watchdog({ at: "" })).toMatch(/^ok pid \d+, heartbeat to come$/);
-    expect(await watchdog({ interval: 29 })).toMatch(/^fail pid \d+ gave its last sign at 2026-06-15T11:58:30\.000Z$/);
+    expect(await watchdog({ interval: 29 })).toMatch(/^fail pid \d+ last heartbeat: 2026-06-15T11:58:30\.000Z$/);
     expect(await watchdog({ version: "0.0.9" })).toBe(`warn it runs version 0.0.9, this is ${version()}`);
   }, 300_000);
 

@@ -172,7 +172,7 @@ describe("each event stands there once, with its facts", () => {
       pane("a").doing = "busy";
       await ticks(1);
     }
-    expect([counts, fake.logged("a: answered 3 times, not again").length > 0]).toEqual([[1, 2, 3, 3, 3], true]);
+    expect([counts, fake.logged("a: answered 3 times, will not answer again").length > 0]).toEqual([[1, 2, 3, 3, 3], true]);
   });
   /** A declared answer whose keys meet another tmux; `late`: the client gets them after all. */
   const sending = async (ran: { err: string; timedOut: boolean }, late = false) => {

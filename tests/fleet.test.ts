@@ -201,7 +201,7 @@ loops("P18: a phase file that makes no sense holds the loops and says which phas
   expect(await f.sessions()).toEqual(["t-a1", "t-c1", "t-watchdog"]);
 });
 
-loops("fault 34: phase set tells that the loops work on the old kickoff; --restart takes them along", async (f) => {
+loops("fault 34: phase set tells that the loops work on the old kickoff; --restart moves them too", async (f) => {
   for (const name of ["builder", "adversary"]) f.write(`ledger-${name}`, "");
   expect((await f.run(["phase", "set", "one"])).code).toBe(0);
   await f.up();

@@ -267,7 +267,7 @@ describe("what keeps git from answering is told with its cure, within three tick
     commit("claim(p1): G1");
     push();
     await ticks(3);
-    expect([state(), watch.channel!.cure]).toEqual(["failing", `unless a git is at work there: rm '${path}'`]);
+    expect([state(), watch.channel!.cure]).toEqual(["failing", `if no git is running there: rm '${path}'`]);
     rmSync(path);
     await ticks(3);
     expect([state(), told("adversary").length]).toEqual(["ok", 1]);
@@ -301,7 +301,7 @@ describe("what keeps git from answering is told with its cure, within three tick
     const path = at("watch/.git/packed-refs.lock");
     writeFileSync(path, "");
     await ticks(3);
-    expect(channel()).toMatchObject({ state: "failing", cure: `unless a git is at work there: rm '${path}'` });
+    expect(channel()).toMatchObject({ state: "failing", cure: `if no git is running there: rm '${path}'` });
   });
 
   test("an index.lock is in the way of no fetch", async () => {
@@ -604,13 +604,13 @@ describe("what comes from outside is bounded and clean", () => {
       expect(await phaseDone(cfg, "STATUS-p1.md", watch.channel, watch)).toBe(wanted);
       await phaseDone(cfg, "STATUS-p1.md", watch.channel, watch);
     }
-    expect(fake.logged("STATUS-p1.md has 420 kB: over 100 kB it never counts as DONE")).toHaveLength(1);
+    expect(fake.logged("STATUS-p1.md is 420 kB: over 100 kB it never counts as DONE")).toHaveLength(1);
   });
   test("a status file that is a link is read where it leads; one that leads out of the branch is told", async () => {
     await running();
     commit("status", { "STATUS.md": "## DONE\n\nAll gates PASS.\n", "machine-docs/README.md": "" });
     for (const [target, wanted, why] of [
-      ["../STATUS.md", true, ""], ["/etc/passwd", null, "is a link to no file"], ["../../x", null, "is a link to no file"], ["STATUS-p1.md", null, "is a link to no file"],
+      ["../STATUS.md", true, ""], ["/etc/passwd", null, "is a symlink that leads to no file"], ["../../x", null, "is a symlink that leads to no file"], ["STATUS-p1.md", null, "is a symlink that leads to no file"],
       ["no-such-file", false, ""],
     ] as const) {
       rmSync(at("builder/machine-docs/STATUS-p1.md"), { force: true });
@@ -635,7 +635,7 @@ describe("what comes from outside is bounded and clean", () => {
     world.git = async (dir, args, ...rest) => (args.some((word) => word.endsWith(`:${folder}`)) ? { ok: false, out: "", err: "timed out", timedOut: true } as never : git(dir, args, ...rest));
     await phaseDone(cfg, "STATUS-p1.md", watch.channel, watch);
     world.git = git;
-    expect(watch.volatile.unread).toContain("cannot be told");
+    expect(watch.volatile.unread).toContain("git could not say what");
   });
   test("a status file that is kept in Git LFS is told", async () => {
     await running();

@@ -612,7 +612,7 @@ test("the tmux server restarted counts as no fault of anybody, also where a smal
   await healOne(cfg, watch, cfg.agents.get("a")!, (await lookAround(cfg, watch, new Set(["a"]))).get("a")!);
   await fake.ticks(cfg, watch, 2);
   expect([starts("a"), starts("b"), memoryOf(watch, "a").failures, memoryOf(watch, "b").failures]).toEqual([2, 2, 0, 0]);
-  expect(fake.logged(/b .*ended together with others/)).toHaveLength(1);
+  expect(fake.logged(/b .*died together with others/)).toHaveLength(1);
 });
 
 test.each([0, 1, -1, 1.5])("a damaged memory that says to end process %p ends nothing", async (pid) => {

@@ -290,7 +290,7 @@ describe("limitTick, over the fake world", () => {
       fake.wall -= 3600_000;
       limited("You've hit your 5-hour limit · resets 4pm (UTC)");
       await minutes(50);
-      expect([fake.logged("limit hit").length, fake.logged("started anew")]).toEqual([1, []]);
+      expect([fake.logged("usage limit on").length, fake.logged("started anew")]).toEqual([1, []]);
     });
   });
 

@@ -92,7 +92,7 @@ describe("notify --test", () => {
     const fifo = join(realFolder(), "fifo");
     Bun.spawnSync(["mkfifo", "-m", "600", fifo]);
     const waited = await notify(`url = "file:${fifo}"`);
-    expect([waited.code, waited.err]).toEqual([1, `agents: notify: ${fifo} is empty, or no file that can be read\n`]);
+    expect([waited.code, waited.err]).toEqual([1, `agents: notify: ${fifo} is empty or unreadable\n`]);
     const gone = await notify('url = "file:/nowhere/hook"');
     expect([gone.code, gone.err]).toEqual([1, expect.stringContaining("/nowhere/hook")]);
     expect(heard.posts).toEqual([]);
@@ -186,7 +186,7 @@ test("a batch that cannot be sent is dropped after its tries, which status and a
   const said = await command("status", "--config", cfg.path);
   expect([said.code, said.out]).toEqual([3, expect.stringMatching(/^notices: none has gone out for 9m; 7 dropped, the last 0s ago: the command failed: E2BIG$/m)]);
   expect(fake.files.get(file("events.jsonl"))).toContain('"event":"notices","dropped":7,"why":"the command failed: E2BIG"');
-  expect(fake.logged("7 notices are dropped after")).toHaveLength(1);
+  expect(fake.logged("dropped 7 notices after")).toHaveLength(1);
   expect(noteNotices(cfg, await again(), "", 3)).toBe(false);
   await save(cfg, await loadWatch(cfg));
 });
@@ -264,7 +264,7 @@ test("a receiver that is away: longer pauses, the command told once, the newest 
     const first = ["untold"];
     expect(heard.posts.map(({ text }) => said(JSON.parse(text).events))).toEqual([first, first, first, numbers(11, 60), numbers(61, 63), ...Array(NOTICE_TRIES).fill([70]), [1, 80]]);
     expect(readFileSync(told, "utf8").trim().split("\n").map((line) => said(JSON.parse(line)))).toEqual([first, numbers(11, 60), numbers(61, 63), [70], [1, 80]]);
-    expect(fake.logged("1 notices are dropped after 10 tries: notify: the URL answered 500").length).toBeGreaterThan(0);
+    expect(fake.logged("dropped 1 notice after 10 tries: notify: the URL answered 500").length).toBeGreaterThan(0);
   } finally {
     heard.stop();
   }

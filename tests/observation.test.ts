@@ -159,7 +159,7 @@ describe("a typed client that nobody described", () => {
     stat((pid) => pid);
   });
   test("is idle while its client is in front and its screen rests", async () => {
-    expect(await settle("ready\n> ")).toEqual(["idle", "its client is in front of its pane"]);
+    expect(await settle("ready\n> ")).toEqual(["idle", "its client is in the foreground"]);
   });
   test("is unsure where another program is in front, where it is stopped, where nothing tells", async () => {
     stat((pid) => pid + 1);
@@ -197,7 +197,7 @@ test("a wait of thousands of years is named and ends in a restart", async () => 
   pane().doing = "idle";
   pane().said = "● WAITING-UNTIL: 9026-01-01T00:00:00Z";
   await fake.ticks(cfg, watch, 4);
-  expect([memory().verdict, memory().why]).toEqual(["idle", expect.stringContaining("9026-01-01T00:00:00.000Z is too far off")]);
+  expect([memory().verdict, memory().why]).toEqual(["idle", expect.stringContaining("9026-01-01T00:00:00.000Z is too far ahead")]);
   await fake.ticks(cfg, watch, 12);
   expect(fake.everyPane.length).toBe(2);
   cfg = await fake.config(AGENT);

@@ -153,7 +153,7 @@ describe("over the fake world", () => {
     pane().doing = "idle";
     enqueue(watch, "a", "claim", "for ours");
     await fake.ticks(cfg, watch, 16);
-    expect([pane().received, pane().enters, pane().draft, waits()]).toEqual([[], 0, "", ["unsure: what runs in its pane is not the client that was started there; restart a starts it anew"]]);
+    expect([pane().received, pane().enters, pane().draft, waits()]).toEqual([[], 0, "", ["unsure: its pane runs something other than the client we started; run \"agents restart a\""]]);
     expect(fake.logged("a has been unsure for")).toHaveLength(1);
   });
 

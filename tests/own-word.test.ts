@@ -297,7 +297,7 @@ describe("in a round", () => {
     const it = await set();
     says(it, "busy");
     const said = await command("explain", "a", "--config", it.cfg.path);
-    for (const part of ["verdict  active: at work, it says", "source   its session file", "it says  busy (its session file)", "rule     busy (session file)"]) {
+    for (const part of ["verdict  active: it says it is working", "source   its session file", "it says  busy (its session file)", "rule     busy (session file)"]) {
       expect(said.out).toContain(part);
     }
   });
@@ -379,7 +379,7 @@ describe("versions", () => {
     }
     expect(await versions()).toEqual(["2.1.400", "2.1.400"]);
     expect(events(it, "version")).toMatchObject([{ agent: "a", from: "2.1.330", to: "2.1.400" }, { agent: "b", from: "2.1.330", to: "2.1.400" }]);
-    expect(events(it, "untried")).toMatchObject([{ agent: "a", why: "claude 2.1.400 was never tried (2.0.76 to 2.1.332 were)" }]);
+    expect(events(it, "untried")).toMatchObject([{ agent: "a", why: "claude 2.1.400 is untested (tested: 2.0.76 to 2.1.332)" }]);
     await it.again();
     await it.ticks(3);
     expect([events(it, "version").length, events(it, "untried").length]).toEqual([2, 1]);

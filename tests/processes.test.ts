@@ -136,7 +136,7 @@ describe("who may act", () => {
     expect([await kept(held), pid(), said.splice(0)]).toEqual([held, `${process.pid} 7`, [""]]);
     fake.full = true;
     fake.files.delete(`${path}.pid`);
-    expect([await kept(held), said.splice(0)]).toEqual([held, [expect.stringMatching(/: ENOSPC.*; going on from memory$/)]]);
+    expect([await kept(held), said.splice(0)]).toEqual([held, [expect.stringMatching(/: ENOSPC.*; continuing from memory$/)]]);
     fake.full = false;
     rmSync(path);
     const again = (await kept(held))!;

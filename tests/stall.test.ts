@@ -261,7 +261,7 @@ describe("restarts of which nothing comes", () => {
   }
   const told = () => parseEvents(it.fake.files.get(it.file("events.jsonl"))!).filter(({ event }) => event === "blocked").map(({ why }) => why);
   const state = () => describeState(memoryOf(it.watch, "a"), { pane: it.pane() as never, held: false, enabled: true, limit: null, kind: "task", complete: false, now: it.fake.wall });
-  const SAID = (times: number) => `restarted ${times} times for being idle, and nothing came of it`;
+  const SAID = (times: number) => `restarted ${times} times for being idle, to no effect`;
 
   test("an agent that hears nothing: after three it needs you, and the pauses double", async () => {
     it = await scene(TEXT);
@@ -270,7 +270,7 @@ describe("restarts of which nothing comes", () => {
     expect([told(), state().needsHuman]).toEqual([[], false]);
     await it.ticks(12);
     expect(told()).toEqual([SAID(3)]);
-    expect(state()).toMatchObject({ needsHuman: true, state: expect.stringMatching(/^idle: restarted 3 times for being idle, and nothing came of it \d+m$/) });
+    expect(state()).toMatchObject({ needsHuman: true, state: expect.stringMatching(/^idle: restarted 3 times for being idle, to no effect \d+m$/) });
     expect(it.fake.logged(/a needs you: restarted 3 times .*; the next restart waits 10 min/)).toHaveLength(1);
     const [fourth, fifth, sixth] = await pauses(3);
     expect([fourth! <= 6, fifth! >= 20 && fifth! <= 22, sixth! >= 40 && sixth! <= 42]).toEqual([true, true, true]);

@@ -319,7 +319,7 @@ describe("what a person wants cannot be read", () => {
     expect([(await call("up", "helper")).code, starts("helper")]).toEqual([1, 0]);
     expect([(await call("down", "builder")).code, fake.logged("could not save the down order (operator.json").length]).toEqual([1, 1]);
     const said = await call("send", "builder", "--queue", "hello");
-    expect([said.code, said.err]).toEqual([1, `agents: operator.json: ${why}; nothing was ordered\n`]);
+    expect([said.code, said.err]).toEqual([1, `agents: operator.json: ${why}; the order was not saved\n`]);
     expect(orders()).toEqual(before);
   });
   test.each(["{half", "[]"])("damaged (%s): the next order keeps it aside and says so, and who is known to be down stays down", async (text) => {
@@ -461,7 +461,7 @@ describe("a memory that is gone", () => {
     it.fake.files.set(`${it.file("watch.json")}.copy`, JSON.stringify({ ...it.watch, volatile: undefined }));
     it.fake.files.delete(it.file("watch.json"));
     expect((await it.again()).outbox.map(({ id }) => id)).toEqual(["1"]);
-    expect(it.fake.logged("watch.json is gone; its last copy holds")).toHaveLength(1);
+    expect(it.fake.logged("watch.json is gone; using the last copy")).toHaveLength(1);
   });
   test("and whose copy nobody can read now is not made anew", async () => {
     const it = await scene(agents("a"));

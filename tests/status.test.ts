@@ -78,7 +78,7 @@ describe("describeState", () => {
     };
     expect(data({}, { held: true })).toEqual(["stopped", "by you", null]);
     expect(data({ life: { state: "parked", why: "exit 125", at: 0 } }, {})).toEqual(["parked", "exit 125", null]);
-    expect(data({ life: { state: "backoff", until: now + 40 * SECOND }, failures: 2 }, {})).toEqual(["backoff", "2nd time", now + 40 * SECOND]);
+    expect(data({ life: { state: "backoff", until: now + 40 * SECOND }, failures: 2 }, {})).toEqual(["backoff", "failure 2", now + 40 * SECOND]);
     expect(data({}, { pane: ended(1) })).toEqual(["ended", "exit 1", null]);
     expect(data({ since: now, verdict: "blocked", why: "a dialog is open" }, { pane: alive })).toEqual(["blocked", "a dialog is open", null]);
     expect(data({ since: now }, { pane: alive })).toEqual(["working", "", null]);
@@ -260,14 +260,14 @@ describe("statusText", () => {
   test("a time on another day is that day, as short as it can be", () => {
     const day = new Date(NOON + 30 * HOUR).toLocaleDateString("en-US", { weekday: "short" });
     const agents: StatusRow[] = [{ ...row, condition: "limited", next: "probe", nextAt: at(30 * 3600) }];
-    expect(lines({ agents }).at(-1)).toEndWith(`  ask again ${day} ${clock(30 * 3600)}`);
-    expect(lines({ agents }, 44).at(-1)).toBe(`next: ask again a ${day} ${clock(30 * 3600)}`);
+    expect(lines({ agents }).at(-1)).toEndWith(`  probe ${day} ${clock(30 * 3600)}`);
+    expect(lines({ agents }, 44).at(-1)).toBe(`next: probe a ${day} ${clock(30 * 3600)}`);
   });
   test("a time that passed is never shown as ahead", () => {
     const said = (next: StatusRow["next"], seconds: number) => lines({ agents: [{ ...row, next, nextAt: at(seconds) }] }).at(-1)!;
     expect(said("stall", 60)).toEndWith(`  restart ${clock(60)} if idle`);
     expect(said("stall", -60)).toEndWith("  restart due");
-    expect(said("probe", 0)).toEndWith("  is asked now");
+    expect(said("probe", 0)).toEndWith("  probing now");
     expect(said("wake", -1)).toEndWith("  wake when idle");
   });
   test.each([30, 44, 59, 60, 80, 99, 100, 120, 200])("no line is wider than %d columns, whatever letters it holds, and no restart count is cut", (width) => {
@@ -312,7 +312,7 @@ describe("statusText", () => {
   test("sessions that nobody knows, and loops on an older kickoff", () => {
     expect(lines({ unknownSessions: ["agents-x", "agents-y"], olderPhase: ["a", "b"] }).slice(-2)).toEqual([
       "sessions not in the config: agents-x, agents-y",
-      'still on an older phase\'s kickoff: a, b ("phase set ID --restart" takes them along)',
+      'still on an older phase\'s kickoff: a, b ("phase set ID --restart" moves them too)',
     ]);
   });
   test("columns are as wide as their widest cell; a cell that is too wide ends in …", () => {
@@ -559,7 +559,7 @@ describe("the command over a fleet", () => {
     Object.assign(memoryOf(watch, "builder"), { life: { state: "backoff", until: fake.wall + 200 * SECOND }, failures: 1, buried: `${fake.tmux.server.pid} ${fake.tmux.server.start} ${pane("builder").id}` });
     await ticks(1);
     watchdog(10);
-    expect((await read()).of("builder")).toMatchObject({ condition: "backoff", detail: "exit 1: Error: Cannot find module 'yoga' · 1st time", next: "start", needsHuman: false, cure: "" });
+    expect((await read()).of("builder")).toMatchObject({ condition: "backoff", detail: "exit 1: Error: Cannot find module 'yoga' · failure 1", next: "start", needsHuman: false, cure: "" });
     const parked = fake.wall; // it ended before that
     memoryOf(watch, "builder").life = { state: "parked", why: "4 starts in 10 min without a healthy minute", at: parked };
     await ticks(1);

@@ -200,7 +200,7 @@ real("what a person executes in the shell that a client has left, with its pid, 
   await f.up();
   await f.ready("a1");
   f.control("a1", "exit 0");
-  await until(async () => (await f.states()).of.a1!.includes("is not the client that was started there"));
+  await until(async () => (await f.states()).of.a1!.includes("something other than the client we started"));
   await f.ticks(2);
   const first = await f.pid("a1");
   f.control("a1", "idle");

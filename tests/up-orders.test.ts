@@ -25,10 +25,10 @@ describe("orders", () => {
     const old = cfg.stateDir;
     const moved = await fake.config(`[defaults]\nlog_dir = "logs"\n${agents("a", "b")}`);
     expect((await call("up", "a")).code).toBe(0);
-    expect(fake.logged("orders are left in")).toEqual([expect.stringContaining(`orders are left in ${old}: keep b down, 1 text to send; if log_dir was changed, move its files to ${moved.stateDir}`)]);
+    expect(fake.logged("orders remain in")).toEqual([expect.stringContaining(`orders remain in ${old}: keep b down, 1 message to send; if log_dir was changed, move its files to ${moved.stateDir}`)]);
     fake.files.set(`${moved.stateDir}/watch.json`, "{}");
     expect((await call("up", "a")).code).toBe(0);
-    expect(fake.logged("orders are left in")).toHaveLength(1);
+    expect(fake.logged("orders remain in")).toHaveLength(1);
   });
   test("a folder beside ours that may not be entered stops nothing", async () => {
     await begin(["a"], 3);
@@ -48,7 +48,7 @@ describe("orders", () => {
     holdLock(fake, cfg.stateDir, fake.tmux.add("x").pid);
     await fake.config(`[defaults]\nlog_dir = "logs"\nsession_prefix = "b-"\n${agents("a")}`);
     await call("up", "a");
-    expect(fake.logged("orders are left in")).toEqual([]);
+    expect(fake.logged("orders remain in")).toEqual([]);
   });
   test("under another session_prefix up ends nothing that runs, and says what to do; restart moves it", async () => {
     await begin(["a"], 3);

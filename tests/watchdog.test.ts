@@ -156,7 +156,7 @@ test("five looks that are not understood: the screen is kept, once", async () =>
   fake.effects = [];
   await ticks(30);
   expect(fake.effects.filter((what) => what.endsWith("a.txt"))).toHaveLength(1);
-  expect(fake.logged("its screen is not understood")).toHaveLength(1);
+  expect(fake.logged("its screen is not recognised")).toHaveLength(1);
   expect([starts("a"), fake.logged("ERROR").length]).toEqual([1, 0]);
 });
 
