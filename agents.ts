@@ -7043,18 +7043,19 @@ function mayStandAbove(screen: string, { boxRe }: Backend, value: string): boole
 }
 
 /**
- * Whether what a person has written stands unsent in an agent's box: a restart would lose it; null
- * = tmux does not show the box.
+ * Whether what a person has written stands unsent in an agent's box: a restart would lose it. It is
+ * not known where tmux does not show the pane, or no box is recognised in it.
  */
 async function holdsDraft(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane,
-): Promise<boolean | null> {
+): Promise<boolean | "not shown" | "no box"> {
   const look = await lookAtBox(cfg, agent, pane);
-  if (!look) return null;
+  if (!look) return "not shown";
   const { composer } = look;
+  if (composer === null) return "no box";
   const cutBox = mayCut(backendOf(cfg, agent));
-  return Boolean(composer) && !watch.outbox.some((message) => message.target === agent.name &&
-    wasPasted(message) && isOurText(composer!, message.text, cutBox));
+  return composer !== "" && !watch.outbox.some((message) => message.target === agent.name &&
+    wasPasted(message) && isOurText(composer, message.text, cutBox));
 }
 
 export type Typing =
@@ -8203,6 +8204,9 @@ function noteVainRestarts(
   emit(cfg, "blocked", { agent: agent.name, why });
 }
 
+/** So many pauses without a change, not one, where a draft may stand in a box that is not seen. */
+const NO_BOX_PAUSES = 2;
+
 /** Stall care of one agent; `true` = it is being restarted. */
 export async function stallCheckOne(
   cfg: Config, watch: Watch, agent: Agent, seen: Observation,
@@ -8218,19 +8222,22 @@ export async function stallCheckOne(
   const busy = (world.now() - memory.since) / 1000;
   if (isFruitful(verdict.verdict, busy, same, backend.stallIdle)) endStalls(memory);
   noteVainRestarts(cfg, agent, memory, verdict.verdict, idle);
+  const stallIdle = stallPauseOf(cfg, agent, memory);
   const action = decideStall({
     verdict: verdict.verdict, idle, same,
     animated: sourceOf(verdict)?.moves ||
       rulesOf(backend).some((rule) => rule.name === verdict.rule && rule.animated),
     past: verdict.waitingUntil === null ? null : (world.now() - verdict.waitingUntil) / 1000,
-    stallIdle: stallPauseOf(cfg, agent, memory),
+    stallIdle,
     grace: cfg.watchdog.stallGrace,
   });
   if (action.do !== "restart" || !(await verdictStillHolds(cfg, watch, agent, seen))) return false;
   // `readLook` keeps it so for as long as the draft stands there
   const draft = verdict.verdict === "idle" && await holdsDraft(cfg, watch, agent, seen.pane!);
   memory.draft = draft === true;
-  if (draft !== false) return false;
+  // without a box only the screen tells that nobody has typed for as long again
+  const isLeft = draft === "no box" && Math.min(idle, same) >= NO_BOX_PAUSES * stallIdle;
+  if (draft !== false && !isLeft) return false;
   log(`stall: ${agent.name} (${agent.session}) ${action.why}; ending and restarting it`);
   emit(cfg, "stalled", { agent: agent.name, why: action.why });
   memory.stalls = (memory.stalls ?? 0) + 1;
@@ -11454,9 +11461,11 @@ function nextStep(
 ): Next {
   const { now } = look;
   const since = sinceWhen(verdict.verdict, memory, pane, now);
+  const backend = backendOf(cfg, agent);
+  const pauses = hasBox(backend) ? 1 : NO_BOX_PAUSES;
   return decideNext(verdict, {
-    settings: cfg.watchdog, nativeGrace: backendOf(cfg, agent).nativeGrace,
-    stallIdle: stallPauseOf(cfg, agent, memory), watch: agent.watch, hold,
+    settings: cfg.watchdog, nativeGrace: backend.nativeGrace,
+    stallIdle: pauses * stallPauseOf(cfg, agent, memory), watch: agent.watch, hold,
     idleSince: since, unsureSince: since, backgroundSince: memory.backgroundSince || now,
     left: whyLeft(cfg, look, agent, hold, verdict),
     death: deathOf(cfg, agent, memory, null, now - pane.created), now,

@@ -139,6 +139,20 @@ describe("stallCheckOne, over the fake world", () => {
     expect(await ticksToRestart(40)).toBe(Infinity);
     expect([looks > 10, fake.logged("is blocked: someone's draft")]).toEqual([true, []]);
   });
+  test("where no box is recognised a person may be typing: put off until nothing was drawn for twice as long", async () => {
+    pane().doing = "idle";
+    const usual = await ticksToRestart();
+    const screen = (draft: string) => `ready>\n${draft}`;
+    fake.restore();
+    ({ fake, cfg, watch, pane, starts } = await scene('[[agent]]\nname = "a"\nbackend = "plain"\nwatch = "heal+stall"\n' +
+      `[backend.plain]\nkind = "typed"\nbin = "tui"\nconnect_delay = 1\nready_re = "ready>"\nstall_idle = ${cfg.backends.get("claude")!.stallIdle}\n`, { ticks: 4 }));
+    fake.stat(pane().pid, 1); // in front of its pane
+    pane().text = screen("");
+    await fake.ticks(cfg, watch, usual - 3);
+    pane().text = screen("what I was about to say");
+    expect(await ticksToRestart(usual * 2 - 4)).toBe(Infinity);
+    expect(await ticksToRestart(8)).toBeLessThan(8);
+  });
   test("our text whose end a person has cut off is that person's draft", async () => {
     const value = "pull, read the newest claim, try to break it, and commit your review of it with PASS or FAIL";
     pane().doing = "idle";
