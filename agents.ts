@@ -13378,6 +13378,8 @@ interface Fold {
 
 /** Among how many of its agent's last ones an equal event is looked for: a restart makes six. */
 const FOLD_WITHIN = 8;
+/** What comes back after so long, ms, is told by itself, so that a night keeps its order. */
+const FOLD_APART = HOUR;
 
 /**
  * Folds events that differ from one of their agent's last few only in time and numbers into one, at
@@ -13390,7 +13392,8 @@ export function foldEvents(events: AgentEvent[]): Fold[] {
     const { agent = "", at, sha } = event;
     const key = withoutDigits(JSON.stringify({ ...event, at: "" }));
     const near = lately.get(agent) ?? [];
-    const before = sha ? undefined : near.find((one) => one.key === key);
+    const before = sha ? undefined : near.findLast((one) => one.key === key &&
+      Date.parse(at) - Date.parse(one.event.at) < FOLD_APART);
     const fold = { event, key, times: (before?.times ?? 0) + 1, since: before?.since ?? at };
     if (before) folded.delete(before);
     folded.add(fold);

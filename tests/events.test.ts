@@ -58,6 +58,10 @@ describe("events as a person reads them", () => {
     const turns = Array.from({ length: 40 }, (_, i) => event(10 + i, { event: kinds[(i >> 1) % 5]!, agent: i % 2 ? "a" : "b", why: "" }));
     expect(foldEvents(turns).map(({ times }) => times)).toEqual(Array(10).fill(4));
   });
+  test("what comes back an hour later is told by itself, at both times", () => {
+    const later = (hour: number) => ({ ...event(10), at: `2026-06-15T${hour}:10:00Z` });
+    expect(foldEvents([event(10), later(12), { ...later(13), at: "2026-06-15T13:09:59Z" }]).map(({ event: { at }, times }) => [at.slice(11, 16), times])).toEqual([["11:10", 1], ["13:09", 2]]);
+  });
   test("filters: kinds by name and glob, agents by what is theirs and by orders that name them", () => {
     expect([parseEventNames(""), parseEventNames("blocked,limited"), parseEventNames("un*")]).toEqual([[], ["blocked", "limited"], ["undelivered", "unsure", "untried"]]);
     expect(() => parseEventNames("blockd")).toThrow(/no event "blockd", did you mean "blocked"|no event "blockd".*blocked/);
