@@ -13897,12 +13897,12 @@ function reportSections(report: Report): Section[] {
   ];
 }
 
-/** A table without empty columns; if it is wider than `width`, one entry for each row. */
+/** A table without empty columns; where `width` is too narrow for it, one entry for each row. */
 function tableText(table: string[][], width: number): string[] {
   const told = table[0]!.map((_, i) => i === 0 || table.slice(1).some((row) => row[i] !== "-"));
   const [head, ...rows] = table.map((row) => row.filter((_, i) => told[i]));
   if (head!.length === 1) return [];
-  const lines = columns([head!, ...rows], Infinity);
+  const lines = columns([head!, ...rows], width, [[0, 14]]);
   if (lines.every((line) => Bun.stringWidth(line) <= width)) return lines;
   return rows.flatMap(([name, ...cells]) => {
     const facts = cells.flatMap((cell, i) =>

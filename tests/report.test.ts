@@ -72,6 +72,15 @@ describe("report", () => {
     expect(night().troubles.map(({ event }) => event)).toEqual(["undelivered", "blocked"]);
   });
 
+  test("beside an agent's long name the tables stay tables: it gives way down to 14 columns", () => {
+    const name = "builder-of-the-parser-of-dates";
+    const report = summariseEvents(NIGHT.map((one) => one.agent === "builder" ? { ...one, agent: name } : one), DAY, DAY + 240 * MINUTE, { names: [name, "adversary"] });
+    expect(reportText(report, 80)).toMatch(/^AGENT {10,}ACTIVE +IDLE +LIMITED +BLOCKED +DOWN +UNKNOWN +SILENCE\nbuilder-of-the.*… +1h15m /m);
+    expect(reportText(report, 71)).toMatch(/^builder-of-th… {2}1h15m /m);
+    expect(reportText(report, 70)).toMatch(/^builder-of-the-parser-of-dates: active 1h15m · /m);
+    for (const width of [60, 70, 71, 80]) expect(reportText(report, width).split("\n").filter((line) => Bun.stringWidth(line) > width)).toEqual([]);
+  });
+
   test("what no watchdog saw is unknown", () => {
     const report = night({ lastLook: Date.parse(at("03:30")) });
     expect(minutesOf(report.agents[0]!)).toEqual({ active: 75, idle: 58, limited: 60, blocked: 15, down: 1, unknown: 31 });
