@@ -8374,7 +8374,7 @@ function noteDeath(
   // from now on: an `up` that came before the end is not one that asks for another run
   if (action.do === "finish") enterDown(memory, { state: "done", at: now });
   else if (action.do === "park") park(cfg, watch, unit,
-    why ? `${action.why} (${why})` : action.why);
+    why ? `${why} · ${action.why}` : action.why);
   else {
     const until = now + action.delay * 1000;
     enterDown(memory, { state: "backoff", until });

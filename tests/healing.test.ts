@@ -93,6 +93,11 @@ describe("the ladder, over the fake world", () => {
     expect(storedLife(memoryOf(watch, "a")).parked).toContain("5 starts in 30 min");
     expect(fake.logged("is parked")).toHaveLength(1);
   });
+  test("one that is parked by a restart of ours says first what it was restarted for", async () => {
+    fake.tmux.onStart = (pane) => void (pane.doing = "fatal");
+    await hours(1);
+    expect(storedLife(memoryOf(watch, "a")).parked).toMatch(/^(?!\d+ starts).* · 5 starts in 30 min without a healthy minute$/);
+  });
   test("P10: one that dies every 9 minutes: the delay grows to 5 minutes", async () => {
     fake.tmux.onStart = secondsAlive(540);
     await hours(24);
