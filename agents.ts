@@ -560,7 +560,8 @@ const EVENTS = {
   untried: { notify: true },
   drift: { colour: "yellow", trouble: true, notify: true },
   fatal: { colour: "red", trouble: true },
-  undelivered: { colour: "yellow", trouble: true },
+  undelivered: { colour: "red", trouble: true, notify: true, cure: "attach" },
+  unconfirmed: { colour: "yellow", trouble: true },
   pattern: { colour: "yellow", trouble: true },
   notices: { colour: "yellow", trouble: true },
   down: { colour: "yellow" },
@@ -1721,7 +1722,7 @@ function isOurs(path: string): boolean {
 }
 
 /** The hash of the agents.toml that ships with the program: unedited, it is not anybody's fleet. */
-const TEMPLATE = "17nagc3xl0f8d";
+const TEMPLATE = "1obrs5gc7ruda";
 
 /** smol-toml, installed into the program's folder first where a fresh clone has no packages. */
 async function tomlParser(): Promise<typeof import("smol-toml")> {
@@ -7387,12 +7388,15 @@ async function typeBlind(errand: Errand, first: BoxLook): Promise<Delivery> {
   return unproven;
 }
 
-/** Queues a text; it replaces an older one of the same cause to the same target. */
+/** Queues a text in place of an older one of the same cause to the same target. */
 export function enqueue(watch: Watch, target: string, cause: string, value: string): void {
   // one that may stand typed in the input box is not taken back: it would pass for a person's draft
-  watch.outbox = watch.outbox.filter((one) =>
-    one.target !== target || one.cause !== cause || wasPasted(one));
-  watch.outbox.push(messageFor(target, cause, value));
+  const old = watch.outbox.find((one) =>
+    one.target === target && one.cause === cause && !wasPasted(one));
+  watch.outbox = watch.outbox.filter((one) => one !== old);
+  const { stuck, undelivered } = old ?? {};
+  watch.outbox.push({ ...messageFor(target, cause, value),
+    ...(stuck === undefined ? {} : { stuck }), ...(undelivered ? { undelivered } : {}) });
 }
 
 const messageFor = (target: string, cause: string, value: string): Message =>
@@ -7570,6 +7574,10 @@ async function standingText(
 /** How many texts without a proof are kept: to be shown, and to be known again in a box. */
 const UNPROVEN_MAX = 20;
 
+/** Whether a text has waited for a person for as long as a screen may stay unsure. */
+const isStuck = (cfg: Config, { stuck }: Message, now = world.now()): boolean =>
+  stuck !== undefined && now - stuck >= cfg.watchdog.unsureAfter * 1000;
+
 async function noteDelivery(
   cfg: Config, watch: Watch, message: Message, delivery: Delivery,
 ): Promise<void> {
@@ -7579,10 +7587,12 @@ async function noteDelivery(
   message.why = why;
   if (!person) delete message.stuck;
   else message.stuck ??= world.now();
-  if (state !== "waiting" && message.undelivered !== state) {
+  if (state === "waiting" ? isStuck(cfg, message) && !message.undelivered
+    : message.undelivered !== state) {
     message.undelivered = state;
-    emit(cfg, "undelivered",
-      { agent: message.target, cause: message.cause, why: `${wordOf(state)}: ${why}` });
+    const said = { agent: message.target, cause: message.cause, why: `${wordOf(state)}: ${why}` };
+    if (state === "unproven") emit(cfg, "unconfirmed", said);
+    else emit(cfg, "undelivered", said);
   }
   if (state !== "unproven") return trouble(watch, `message ${message.id}`,
     `${state}: ${label}: ${why}`);
@@ -11895,9 +11905,6 @@ const isPast = (waits: string, { verdict }: Memory, running: boolean): boolean =
   running === (waits === NOT_RUNNING) ||
   VERDICTS.some((one) => one !== verdict && waits.startsWith(`${one}: `));
 
-/** A text that is stuck for this long, ms, needs a person. */
-const STUCK_AFTER = 600_000;
-
 function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
   const { snap, watch, queue, screens, now } = look;
   const memory = memoryNow(cfg, look, unit);
@@ -11911,8 +11918,7 @@ function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
   const limit = holdOf(cfg, look, unit);
   const { state, condition, detail, until, ...said } = stateOf(cfg, look, unit, memory, limit);
   const verdict = screens.get(unit.name)?.verdict;
-  const needsHuman = said.needsHuman ||
-    mine.some((message) => now - (message.stuck ?? now) >= STUCK_AFTER);
+  const needsHuman = said.needsHuman || mine.some((message) => isStuck(cfg, message, now));
   const rival = look.rivals.get(unit.name);
   const due = agent && nextDue(cfg, look, agent, memory, limit, condition);
   const answer = agent && condition === "blocked" ? answerTo(cfg, agent, verdict?.rule) : undefined;
@@ -13652,7 +13658,7 @@ function reportAgent(
     // those typed into it, and how long they waited until its client had them
     texts: {
       delivered: waits.length,
-      undelivered: named("undelivered").length,
+      undelivered: named("undelivered").length + named("unconfirmed").length,
       medianMs: waits.length
         ? (waits[(waits.length - 1) >> 1]! + waits[waits.length >> 1]!) / 2 : null,
       maxMs: waits.at(-1) ?? null,

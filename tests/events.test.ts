@@ -63,7 +63,7 @@ describe("events as a person reads them", () => {
     expect(foldEvents([event(10), later(12), { ...later(13), at: "2026-06-15T13:09:59Z" }]).map(({ event: { at }, times }) => [at.slice(11, 16), times])).toEqual([["11:10", 1], ["13:09", 2]]);
   });
   test("filters: kinds by name and glob, agents by what is theirs and by orders that name them", () => {
-    expect([parseEventNames(""), parseEventNames("blocked,limited"), parseEventNames("un*")]).toEqual([[], ["blocked", "limited"], ["undelivered", "unsure", "untried"]]);
+    expect([parseEventNames(""), parseEventNames("blocked,limited"), parseEventNames("un*")]).toEqual([[], ["blocked", "limited"], ["unconfirmed", "undelivered", "unsure", "untried"]]);
     expect(() => parseEventNames("blockd")).toThrow(/no event "blockd", did you mean "blocked"|no event "blockd".*blocked/);
   });
   test("--event knows every event that is ever written, and no other", () => {

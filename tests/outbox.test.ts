@@ -8,7 +8,7 @@ import {
 } from "../agents.ts";
 import { disturbed } from "./delivery.ts";
 import type { Disturbance } from "./fakes.ts";
-import { agents, closeLook, fakeWorld, type FakeWorld, FLEET, message, realFolder, type Scene, scene, verdict } from "./kit.ts";
+import { agents, closeLook, command, fakeWorld, type FakeWorld, FLEET, message, realFolder, type Scene, scene, verdict } from "./kit.ts";
 
 test("what is typed has no keys, escapes or marks of direction in it; its lines and letters stay", () => {
   expect(typeable("a\r\nb\tc\x03\x1b[31md\x9b\u202ee\u2066f\u200f\u061c\n  é 全 👨‍👩‍👧 می‌خواهم")).toBe("a\nb\tc" + "def\n  é 全 👨‍👩‍👧 می‌خواهم");
@@ -155,6 +155,43 @@ describe("over the fake world", () => {
     await fake.ticks(cfg, watch, 16);
     expect([pane().received, pane().enters, pane().draft, waits()]).toEqual([[], 0, "", ["unsure: its pane runs something other than the client we started; run \"agents restart a\""]]);
     expect(fake.logged("a has been unsure for")).toHaveLength(1);
+  });
+
+  describe("a text that only a person can let through", () => {
+    const said = (kind = "undelivered") => parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === kind);
+    test("is told of after unsure_after, once, however long it waits", async () => {
+      pane().draft = "half a thought";
+      enqueue(watch, "a", "claim", "x");
+      await fake.ticks(cfg, watch, 10);
+      expect(said()).toEqual([]);
+      await fake.ticks(cfg, watch, 1);
+      expect(said()).toMatchObject([{ agent: "a", cause: "claim", why: expect.stringContaining("draft") }]);
+      expect(cfg.notify.events).toContain("undelivered");
+      const { out } = await command("status", "--json", "--config", cfg.path);
+      expect(JSON.parse(out).agents[0]).toMatchObject({ condition: "idle", needsHuman: true, cure: "attach a" });
+      watch = await fake.watch(cfg);
+      await fake.ticks(cfg, watch, 200);
+      expect(said()).toHaveLength(1);
+    });
+    test("is the same one where a newer of its kind has taken its place", async () => {
+      pane().draft = "half a thought";
+      for (let nth = 0; nth < 8; nth++) {
+        enqueue(watch, "a", "wake", "look around");
+        await fake.ticks(cfg, watch, 4);
+      }
+      expect(said()).toHaveLength(1);
+    });
+    test("is none once it goes again: what comes later waits for its own time", async () => {
+      pane().draft = "half a thought";
+      enqueue(watch, "a", "claim", "x");
+      await fake.ticks(cfg, watch, 8);
+      pane().draft = "";
+      await fake.ticks(cfg, watch, 2);
+      pane().draft = "another thought";
+      enqueue(watch, "a", "claim", "y");
+      await fake.ticks(cfg, watch, 8);
+      expect([pane().received, said()]).toEqual([["x"], []]);
+    });
   });
 
   test("a text that fails and waits by turns is told of once", async () => {
