@@ -453,6 +453,8 @@ interface Runtime {
   quietSince: number;
   /** watch.json as it was last written. */
   saved: string;
+  /** Events of what was decided but is not stored yet; see `emitStored`. */
+  unsaid: [event: EventName, fields: Record<string, unknown>][];
   /** Settles once every save so far has ended. */
   saving: Promise<void>;
   /** Why the pushed status file could not be read; "" = it could. */
@@ -1986,6 +1988,9 @@ function checkTogether(reader: ConfigReader, cfg: Config): void {
     if (!cfg.agents.has(name)) {
       reader.fault(location("loop.handoff"), key,
         `"${name}" is not an agent${nearest(name, cfg.agents.keys())}`);
+    } else if (!cfg.agents.get(name)!.enabled) {
+      reader.warning(location("loop.handoff"), key,
+        `"${name}" has enabled = false: what it is told waits until you start it`);
     }
   }
 }
@@ -5960,7 +5965,8 @@ export function freshWatch(): Watch {
     volatile: {
       ticks: 0, lastTick: 0, lastHeavy: -Infinity, lastNow: 0, errors: {}, fetch: null,
       fetched: null, handled: "",
-      quietSince: 0, saved: "", saving: Promise.resolve(), unread: "", moves: {}, startsLeft: 0,
+      quietSince: 0, saved: "", unsaid: [], saving: Promise.resolve(), unread: "", moves: {},
+      startsLeft: 0,
     },
   };
 }
@@ -6130,10 +6136,19 @@ async function writeWatch(cfg: Config, watch: Watch): Promise<void> {
     versions: watch.versions.length ? watch.versions : undefined,
     accounts: Object.keys(watch.accounts).length ? watch.accounts : undefined,
     agents: Object.fromEntries(agents), volatile: undefined });
-  if (stored === watch.volatile.saved) return;
-  await world.writeAtomic(watchFile(cfg), stored);
-  watch.volatile.saved = stored;
+  const { unsaid } = watch.volatile;
+  const due = unsaid.length;
+  if (stored !== watch.volatile.saved) {
+    await world.writeAtomic(watchFile(cfg), stored);
+    watch.volatile.saved = stored;
+  }
+  for (const [event, fields] of unsaid.splice(0, due)) emit(cfg, event, fields);
 }
+
+/** An event that the next save says: what is lost in a crash comes again, and is said then. */
+const emitStored = (
+  watch: Watch, event: EventName, fields: Record<string, unknown>,
+): void => void watch.volatile.unsaid.push([event, fields]);
 
 /** The same where the next step does not depend on it: a failure is logged, work goes on. */
 const saveOrLog = (cfg: Config, watch: Watch): Promise<void> =>
@@ -9338,7 +9353,8 @@ export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
     : baseline ? commits : commits.filter(({ at = 0 }) => at + 1000 > blindSince);
   const announced = decideHandoff(news, watch.seen, hand);
   const sure = checkInboxes(cfg, watch, hand, inboxes);
-  for (const { cause } of announced) {
+  for (const { cause, subject, sha } of announced) {
+    emitStored(watch, "commit", { agent: authorOf(cause, hand), kind: cause, subject, sha });
     endStalls(memoryOf(watch, authorOf(cause, hand)));
   }
   for (const cause of CAUSES) {
@@ -9351,10 +9367,6 @@ export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
   }
   noteCommits(watch, hand, commits, fetched.head);
   await save(cfg, watch);
-  // what is not stored comes again, and would be said again
-  for (const { cause, subject, sha } of announced) {
-    emit(cfg, "commit", { agent: authorOf(cause, hand), kind: cause, subject, sha });
-  }
   if (sure) volatile.handled = fetched.head;
 }
 
@@ -9449,10 +9461,10 @@ async function deadlockCheck(
   const reason = `both sides have been idle for ${minutes(1000 * quiet)}, ` +
     `nothing is on its way, the last word was: ${subject}`;
   log(`deadlock: ${reason} → ${owes}`);
-  emit(cfg, "deadlock", { agent: owes, why: reason });
   const variables = { ...variablesOf(cfg, cfg.agents.get(owes)!), reason, subject };
   enqueue(watch, owes, "deadlock", renderLine(cfg, "prompts/deadlock-ping.md", variables));
   watch.deadlocked = watch.sha;
+  emitStored(watch, "deadlock", { agent: owes, why: reason });
   await save(cfg, watch);
 }
 
@@ -9577,9 +9589,9 @@ async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<
     if (intent.run && triggered(cfg) === intent.run) world.remove(triggerFile(cfg));
   }
   watch.intent = null;
+  if (intent.to) emitStored(watch, "phase", { from: intent.from, to: intent.to });
+  else emitStored(watch, "complete", { phase: intent.from });
   await save(cfg, watch);
-  if (intent.to) emit(cfg, "phase", { from: intent.from, to: intent.to });
-  else emit(cfg, "complete", { phase: intent.from });
 }
 
 /** Starts the task once: its pane carries the move's mark, also after it has ended. */
@@ -10745,6 +10757,7 @@ function noteOrder(cfg: Config, command: string, names: string[]): void {
 
 /** Ends a watchdog of the original, which ran in the session that now only shows the log. */
 async function endOriginalWatchdog(cfg: Config, snap: Snapshot): Promise<void> {
+  if (!snap.ok) log(`tmux: ${snap.why}: a watchdog of the original, if one runs, is not ended`);
   const pane = snap.panes.get(watchdogSession(cfg));
   if (!pane || pane.dead || pane.session) return;
   log(`ending the watchdog of the original in ${watchdogSession(cfg)}`);
@@ -11111,7 +11124,8 @@ export async function cmdDown(call: Call): Promise<number> {
   const strays = call.options.orphans === true;
   if (strays && call.words.length) die("usage: down [name… | --orphans]", 2);
   await needTools(cfg);
-  const orphans = await findOrphans(cfg);
+  const snap = await snapshot(cfg);
+  const orphans = findOrphans(cfg, strays ? usable(snap) : snap);
   const names = expandNames(cfg, call.words, orphans.map(({ name }) => name));
   const every = !names.length && !strays;
   const units = [...unitsOf(cfg).values()].filter(({ name }) => every || names.includes(name));
@@ -11155,8 +11169,7 @@ export async function cmdDown(call: Call): Promise<number> {
 }
 
 /** Orphans with a pane, and those of which only processes with this fleet's mark are left. */
-async function findOrphans(cfg: Config): Promise<Orphan[]> {
-  const snap = await snapshot(cfg);
+function findOrphans(cfg: Config, snap: Snapshot): Orphan[] {
   const orphans = orphansOf(cfg, snap);
   const known = [...unitsOf(cfg).keys(), ...orphans.map(({ name }) => name)];
   const fleet = `${roomOf(cfg)}/`;

@@ -124,6 +124,12 @@ test("the trigger of on_complete is a file, never the folder that it stands in: 
   }
 });
 
+test("who is told of claims but never started by itself is a warning", async () => {
+  const off = FLEET.replace('role = "adversary"\n', 'role = "adversary"\nenabled = false\n');
+  expect((await fake.config(off)).warnings).toEqual([expect.stringContaining('claim_pings: "adversary" has enabled = false: what it is told waits until you start it')]);
+  expect((await fake.config(FLEET)).warnings).toEqual([]);
+});
+
 describe("fault 59: an unknown key is a warning that names the nearest", () => {
   test.each<[string, string, string]>([
     ["of an agent", `${AGENT}wach = "heal"\n`, at(4, 'agent "a": wach: unknown key; nearest is "watch"')],

@@ -94,7 +94,7 @@ test("of a text whose file cannot be read the agent hears by the one that ships,
   expect([told("adversary").length, fake.logged("prompts: readable again").length]).toEqual([2, 1]);
 });
 
-test("a commit that could not be stored is no event yet, and then one", async () => {
+test.each([["the next watchdog", true], ["the same one", false]])("a commit that could not be stored is no event yet, and then one, by %s", async (_, dies) => {
   await running();
   fake.git.push("claim(p1): G1");
   await ticks(1);
@@ -107,7 +107,7 @@ test("a commit that could not be stored is no event yet, and then one", async ()
   await ticks(3);
   expect(events()).toBe(0);
   world.writeAtomic = writeAtomic;
-  watch = await fake.watch(cfg);
+  if (dies) watch = await fake.watch(cfg);
   await ticks(3);
   expect(events()).toBe(1);
 });
@@ -393,9 +393,11 @@ describe("deadlock", () => {
     fake.full = true;
     await ticks(10);
     expect(fake.logged(/ERROR: deadlock: ENOSPC/)).toHaveLength(1);
+    const events = () => fake.files.get(`${cfg.stateDir}/events.jsonl`)?.match(/"event":"deadlock"/g)?.length ?? 0;
+    expect(events()).toBe(0);
     fake.full = false;
     await ticks(4);
-    expect(nudged()).toHaveLength(1);
+    expect([nudged().length, events()]).toEqual([1, 1]);
   });
   test.each(["ls-remote", "show"])("where git %s does not answer nobody owes a commit: it may have come", async (command) => {
     await rest(10);

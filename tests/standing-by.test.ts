@@ -229,6 +229,14 @@ describe("commands and the keeper, on a clock that the test turns", () => {
     expect([await startWatchdog(cfg), took()]).toEqual([true, 2.5]);
   });
 
+  test("a tmux that does not answer has not said that no watchdog of the original runs: that is said", async () => {
+    const { cfg, sleeping, hold, said, fake } = await fleet();
+    fake.tmux.trouble = "no answer in time";
+    sleeping((nth) => nth === 3 && hold("watchdog"));
+    expect(await startWatchdog(cfg)).toBe(true);
+    expect(said()[0]).toBe("tmux: no answer in time: a watchdog of the original, if one runs, is not ended");
+  });
+
   test("`up` ends a watchdog of another version before it starts its own", async () => {
     const { cfg, spawned, sleeping, hold, signals, fake, file } = await fleet();
     hold("watchdog");

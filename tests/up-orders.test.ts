@@ -236,6 +236,12 @@ describe("orders", () => {
     expect(orders().at(-1)).toMatchObject({ command: "down --orphans", names: [] });
     expect(fake.files.get(`${cfg.logDir}/agents-watchdog.log`)).toEndWith(" order: down --orphans (by operator)\n");
   });
+  test("whether there are orphans is said by tmux, or not at all", async () => {
+    await begin(["a"], 3);
+    fake.beforeTmux((args) => void (args.includes("list-panes") && (fake.tmux.trouble = "error connecting")));
+    const { code, err } = await call("down", "--orphans");
+    expect([code, err, fake.logged("there are no orphans")]).toEqual([1, expect.stringContaining("tmux: error connecting"), []]);
+  });
   test.each([["lives", 7, true], ["has ended", 8, false]])("the mark of a command that %s", async (_, born, holds) => {
     await begin(["a"], 3);
     fake.stat(4242, 7);
