@@ -6368,6 +6368,9 @@ const BUSY_MAX = 10 * BUSY_FOR;
 /** How long, ms, an order waits for its turn: the last of 40 at once waits for seconds. */
 const ORDERS_PATIENCE = 30_000;
 
+/** Whether nobody waits for a text any more. */
+const isLate = ({ expires = Infinity }: Message): boolean => expires < world.now();
+
 /** Changes the orders, under a lock: otherwise one of two commands could lose its change. */
 async function changeOperator(cfg: Config, change: (operator: Operator) => void): Promise<void> {
   makeFolders(cfg);
@@ -6376,10 +6379,10 @@ async function changeOperator(cfg: Config, change: (operator: Operator) => void)
     `(pid ${holderOf(cfg, "operator")})`);
   try {
     const operator = structuredClone(await operatorOf(cfg, true));
-    const { taken } = await loadWatch(cfg);
-    const late = (message: Message) => (message.expires ?? Infinity) < world.now();
-    operator.queue = operator.queue.filter((message) =>
-      !taken.includes(message.id) && !late(message));
+    const { taken, outbox } = await loadWatch(cfg);
+    // one that is taken back stays until whoever took it over has seen that
+    operator.queue = operator.queue.filter((message) => isLate(message)
+      ? outbox.some(({ id }) => id === message.id) : !taken.includes(message.id));
     change(operator);
     await world.writeAtomic(operatorFile(cfg), JSON.stringify(operator));
   } finally {
@@ -7683,13 +7686,12 @@ function dropLost(cfg: Config, watch: Watch): void {
 /** Drops what has expired, takes over what the command line queued; returns whom that is for. */
 async function takeQueued(cfg: Config, watch: Watch): Promise<string[]> {
   const { queue } = await operatorOf(cfg);
-  const late = (message: Message) => (message.expires ?? Infinity) < world.now();
   // one that was taken over is taken back in the queue, which only the command line writes
-  const back = new Set(queue.filter(late).map(({ id }) => id));
+  const back = new Set(queue.filter(isLate).map(({ id }) => id));
   watch.outbox = watch.outbox.filter((message) =>
-    wasPasted(message) || !(late(message) || back.has(message.id)));
+    wasPasted(message) || !(isLate(message) || back.has(message.id)));
   dropLost(cfg, watch);
-  const fresh = queue.filter((message) => !watch.taken.includes(message.id) && !late(message));
+  const fresh = queue.filter((message) => !watch.taken.includes(message.id) && !isLate(message));
   if (!fresh.length) return [];
   for (const message of fresh) {
     if (message.cause === "boot") watch.outbox = watch.outbox.filter((one) =>
@@ -7709,6 +7711,10 @@ const POKE = "SIGUSR2";
 /** Leaves texts to the watchdog, and wakes it. */
 async function queueMessages(cfg: Config, messages: Message[]): Promise<void> {
   await changeOperator(cfg, (operator) => void operator.queue.push(...messages));
+  poke(cfg);
+}
+
+function poke(cfg: Config): void {
   const pid = holderOf(cfg, "watchdog");
   if (pid !== null) world.signal(pid, POKE);
 }
@@ -11782,7 +11788,7 @@ async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusL
   const screens = await lookAtPanes(cfg, watch, snap, watchdog, named);
   const operator = await operatorOf(cfg);
   const queue = [...watch.outbox,
-    ...operator.queue.filter((message) => !watch.taken.includes(message.id))];
+    ...operator.queue.filter((message) => !watch.taken.includes(message.id) && !isLate(message))];
   return { snap, watch, operator, queue, screens, watchdog, complete: isComplete(cfg),
     now: world.now(), rivals: await rivalsOf(cfg, snap) };
 }
@@ -12699,19 +12705,33 @@ async function sendNow(cfg: Config, message: Message, patience: number): Promise
   return last;
 }
 
+/** How long, ms, an interrupted `send` waits for the watchdog to put its text away. */
+const WITHDRAWN_WITHIN = 3_000;
+
 /** Takes back a text that nobody waits for any more, unless it stands in the input box already. */
 export async function withdraw(cfg: Config, message: Message): Promise<void> {
   await changeOperator(cfg, (operator) => void (operator.queue = [
     ...operator.queue.filter(({ id }) => id !== message.id), { ...message, expires: 0 }]));
-  log(await isTyped(cfg, message)
-    ? `interrupted: it was already typed; ${lookAfter(message.target)}`
+  poke(cfg);
+  const until = world.mono() + WITHDRAWN_WITHIN;
+  // where no watchdog runs, the next one finds in the queue that it is taken back
+  const isTaken = async () => holderOf(cfg, "watchdog") !== null &&
+    Boolean(await inOutbox(cfg, message)) && !(await isTyped(cfg, message));
+  while (await isTaken() && world.mono() < until) await world.sleep(100);
+  const after = lookAfter(message.target);
+  log(await isTyped(cfg, message) ? `interrupted: it was already typed; ${after}`
+    : await isTaken() ? `interrupted: the watchdog has not withdrawn the message yet; ${after}`
     : "interrupted: the message is withdrawn");
 }
 
+/** A text that the watchdog has, as it stored it last. */
+const inOutbox = async (cfg: Config, { id }: Message): Promise<Message | undefined> =>
+  (await loadWatch(cfg)).outbox.find((one) => one.id === id);
+
 /** Whether a text was typed and is still in doubt: it may be taken at any moment. */
-async function isTyped(cfg: Config, { id }: Message): Promise<boolean> {
-  const { outbox } = await loadWatch(cfg);
-  return outbox.some((one) => one.id === id && wasPasted(one));
+async function isTyped(cfg: Config, message: Message): Promise<boolean> {
+  const found = await inOutbox(cfg, message);
+  return found !== undefined && wasPasted(found);
 }
 
 const lookAfter = (name: string): string => `see "agents status ${name}" for what becomes of it`;

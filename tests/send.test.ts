@@ -96,6 +96,23 @@ describe("send", () => {
     await ticks(3);
     expect([pane().received, fake.logged("interrupted: the message is withdrawn").length]).toEqual([[], 2]);
   });
+  test("a withdrawal outlives the orders that others give before the watchdog, which is woken for it, has seen it", async () => {
+    pane().doing = "dialog";
+    besideWatchdog();
+    const order = (text: string) => cmdSend({ path: cfg.path, words: ["a", text], options: { queue: true } });
+    await order("hear this");
+    const [text] = (await operatorOf(cfg)).queue;
+    await ticks(1);
+    fake.effects = [];
+    await withdraw(cfg, text!);
+    expect([fake.effects.filter((what) => what === "signal SIGUSR2").length, fake.logged("interrupted: the watchdog has not withdrawn the message yet").length]).toEqual([1, 1]);
+    await order("and this");
+    pane().doing = "idle";
+    await ticks(3);
+    expect(pane().received).toEqual(["and this"]);
+    await order("and that");
+    expect((await operatorOf(cfg)).queue.map((one) => one.text)).toEqual(["and that"]);
+  });
   test("one that stands in the input box is not: status goes on showing it", async () => {
     pane().takesEnter = false;
     await cmdSend({ path: cfg.path, words: ["a", "hear this"], options: { queue: true } });
