@@ -7749,7 +7749,7 @@ export async function awaitHand(cfg: Config, isOver = () => false): Promise<void
     const pid = lockHolder(path);
     const isSure = pid !== null && bornOf(pid) !== "";
     log(`${path} is held by ${pid === null ? "somebody" : `a command (pid ${pid})`} that does ` +
-      `release it: ${isSure ? "ending it" : "the watchdog will start once it is free"}`);
+      `not release it: ${isSure ? "ending it" : "the watchdog will start once it is free"}`);
     if (isSure) world.signal(pid, "SIGKILL");
     since = world.mono();
   }

@@ -168,14 +168,14 @@ describe("while a command writes the memory", () => {
     await awaitHand(cfg);
     const waited = fake.mono - began;
     expect([fake.processes.has(pid), waited >= 180_000, waited >= 600_000]).toEqual([!known, true, !known]);
-    expect(fake.logged(known ? `(pid ${pid}) that does not give way: ending it` : "the watchdog begins when it is free")).toHaveLength(known ? 1 : 3);
+    expect(fake.logged(known ? `(pid ${pid}) that does not release it: ending it` : "the watchdog will start once it is free")).toHaveLength(known ? 1 : 3);
   });
   test("where the lock cannot be made, as on a full disk, nobody has it", async () => {
     await holdHand(agents("a"));
     free();
     cfg.stateDir = join(cfg.stateDir, "none");
     await awaitHand(cfg);
-    expect(fake.logged("hand.lock'; going on without it")).toHaveLength(1);
+    expect(fake.logged("hand.lock'; continuing without it")).toHaveLength(1);
   });
   test.each(["a folder", "nothing"])("a lock that is %s is held by nobody", async (what) => {
     await holdHand(agents("a"));
