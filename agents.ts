@@ -13595,12 +13595,21 @@ const SLOT_STEPS = [
   ...[1, 2, 3, 4, 6, 8, 12, 24].map((hours) => hours * HOUR),
 ];
 
+/** Columns of the names before the bars. */
+const barLabel = (names: string[]): number =>
+  Math.max(5, ...names.map((name) => Math.min(14, name.length)));
+
 /** A bar has at least this many slots: fewer would hide when something happened. */
 const SLOTS_LEAST = 20;
 
-/** The slots of a bar, round on the local clock: as long as SLOTS_LEAST of them still fit. */
-function slotsOf({ from, to }: Span): Span[] {
-  const fits = SLOT_STEPS.findLast((step) => to - from >= SLOTS_LEAST * step) ?? SLOT_STEPS[0]!;
+/**
+ * The slots of a bar, round on the local clock: as long as SLOTS_LEAST of them still fit, or
+ * shorter where there is `room` for more.
+ */
+function slotsOf({ from, to }: Span, room = 0): Span[] {
+  const least = SLOT_STEPS.findLast((step) => to - from >= SLOTS_LEAST * step) ?? SLOT_STEPS[0]!;
+  const most = SLOT_STEPS.find((step) => to - from <= (room - 1) * step) ?? Infinity;
+  const fits = Math.min(least, most);
   const slot = fits < DAY ? fits : DAY * Math.floor((to - from) / (SLOTS_LEAST * DAY));
   const shift = new Date(from).getTimezoneOffset() * MINUTE;
   const first = Math.floor((from - shift) / slot) * slot + shift;
@@ -13753,7 +13762,7 @@ export type Report = ReturnType<typeof summariseEvents>;
 export function summariseEvents(
   events: AgentEvent[], from: number, to: number,
   facts: { names?: string[]; loops?: string[]; lastLook?: number; fleet?: string;
-    open?: OpenMatter[]; notifies?: boolean } = {},
+    open?: OpenMatter[]; notifies?: boolean; width?: number } = {},
 ) {
   const window = { from, to };
   const lastLook = Math.max(from, Math.min(facts.lastLook ?? to, to));
@@ -13766,7 +13775,8 @@ export function summariseEvents(
     ...recent.flatMap((event) => event.agent ?? [])])];
   const loops = facts.loops?.length ? facts.loops : names;
   const mine = (name: string) => eventsOf(events, name, facts.loops?.includes(name));
-  const slots = slotsOf({ from: recent.length ? known.from : from, to });
+  const slots = slotsOf({ from: recent.length ? known.from : from, to },
+    (facts.width ?? 0) - barLabel(names) - 2);
   const busy = loops.flatMap((name) =>
     stretchesOf(mine(name), window, lastLook).filter((one) => one.doing === "active"));
   return {
@@ -13919,7 +13929,7 @@ function foldTroubles(report: Report): string[] {
 /** The sections of a report, in the order a person wants to read them. */
 function reportSections(report: Report): Section[] {
   const { agents, open, troubles, notices, notifies } = report;
-  const label = Math.max(5, ...agents.map((one) => Math.min(14, one.agent.length)));
+  const label = barLabel(agents.map((one) => one.agent));
   return [
     reportHead(report),
     { title: "Open", items: open.length ? open.map(openText) : ["nothing is open"] },
@@ -14007,13 +14017,16 @@ async function cmdReport(call: Call): Promise<number> {
   const since = sinceOf(call, "report");
   const cfg = await configFor(call, true);
   const events = await readEvents(cfg);
+  const { json, md } = call.options;
+  const width = terminalWidth();
   const report = summariseEvents(events, world.now() - since, world.now(), {
+    width: json || md || width === Infinity ? 0 : width,
     names: [...cfg.agents.keys()], fleet: fleetName(cfg), open: await readOpen(cfg),
     loops: loopAgents(cfg).map((agent) => agent.name), lastLook: await readLastLook(cfg, events),
     notifies: tellsPeople(cfg),
   });
-  return printed(call.options.json ? JSON.stringify(report, null, 2)
-    : call.options.md ? reportMarkdown(report) : reportText(report, terminalWidth()));
+  return printed(json ? JSON.stringify(report, null, 2)
+    : md ? reportMarkdown(report) : reportText(report, width));
 }
 
 // ── the live view ───────────────────────────────────────────────────────────────

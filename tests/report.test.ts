@@ -72,6 +72,18 @@ describe("report", () => {
     expect(night().troubles.map(({ event }) => event)).toEqual(["undelivered", "blocked"]);
   });
 
+  test("the bars fill a wide terminal, with slots that are round on a clock; on a narrow one they keep 20", () => {
+    const bars = (width: number) => {
+      const report = night({ width });
+      const wide = Math.max(...reportText(report, width).split("\n").filter((line) => /^(?:builder|adversary) {2,}[^a-z]/.test(line)).map((line) => Bun.stringWidth(line)));
+      return [report.slotMs / MINUTE, wide <= width];
+    };
+    expect([44, 80, 120, 200, 500].map(bars)).toEqual([[10, true], [5, true], [3, true], [2, true], [0.5, true]]);
+    expect(night().slotMs).toBe(10 * MINUTE);
+    const builder = (width: number) => /^builder {4}(.*)$/m.exec(reportText(night({ width }), width))![1];
+    expect(builder(80)).toBe("······████████████▒▒▒▒▒▒▒▒▒▒▒▒███↺·····!!!!!!"); // 5 minutes each
+  });
+
   test("beside an agent's long name the tables stay tables: it gives way down to 14 columns", () => {
     const name = "builder-of-the-parser-of-dates";
     const report = summariseEvents(NIGHT.map((one) => one.agent === "builder" ? { ...one, agent: name } : one), DAY, DAY + 240 * MINUTE, { names: [name, "adversary"] });
