@@ -118,11 +118,11 @@ three("the socket of a tmux server that lives is removed: nobody is ended, start
   rmSync(socket);
   for (const words of [["up"], ["restart", "a1"], ["up", "a1"], ["explain", "a1"]]) {
     const { code, out, err } = await f.run(words);
-    expect([words, code, out + err]).toEqual([words, 1, expect.stringContaining(`kill -USR1 ${server} makes it again`)]);
+    expect([words, code, out + err]).toEqual([words, 1, expect.stringContaining(`kill -USR1 ${server} makes it create the socket again`)]);
   }
   const { code, out } = await f.run(["status"]);
   expect([code, out]).toEqual([3, expect.stringMatching(/^! a1 .* unknown +tmux: the tmux server \d+ lives/m)]);
-  await until(() => f.log.includes(`kill -USR1 ${server} makes it again`));
+  await until(() => f.log.includes(`kill -USR1 ${server} makes it create the socket again`));
   await f.ticks(4);
   expect(before.map(lives)).toEqual([true, true, true]);
   signal(server, "SIGUSR1");
