@@ -2933,12 +2933,17 @@ async function makePane(cfg: Config, plan: NewSession): Promise<MadePane | strin
   }
 }
 
+/** Why nothing can be started in a folder, such as one on a disk that is away; "" = it can. */
+const whyNoFolder = (dir: string): string =>
+  (world.mtime(dir) === null ? `dir ${dir} does not exist` : "");
+
 /**
  * Starts a program in a pane of our own that outlives it; "" = started, else why not. Size, marks
  * and log are set up while the stand-in runs, so they hold from the program's first byte.
  */
 export async function newSession(cfg: Config, plan: NewSession): Promise<string> {
-  if (world.mtime(plan.cwd) === null) return `dir ${plan.cwd} does not exist`;
+  const away = whyNoFolder(plan.cwd);
+  if (away) return away;
   const made = await makePane(cfg, plan);
   if (typeof made === "string") return made;
   const { id, pid, unnamed } = made;
@@ -8529,13 +8534,14 @@ export async function healOne(
   const action = decideHeal(
     memory.life, false, world.now(), cfg.watchdog.restartDelayMax * 1000);
   if (action.do !== "start") return;
-  const stranger = strangerIn(cfg, seen.snap, unit.session) ||
+  // what was not tried for that is no death: it is looked for again, and counts for nothing
+  const obstacle = whyNoFolder(unit.dir) || strangerIn(cfg, seen.snap, unit.session) ||
     rivalText(await rivalOf(cfg, seen.snap, unit));
-  noteStranger(cfg, watch, unit, stranger);
-  if (!stranger) await startByWatchdog(cfg, watch, unit, seen);
+  noteStranger(cfg, watch, unit, obstacle);
+  if (!obstacle) await startByWatchdog(cfg, watch, unit, seen);
 }
 
-/** Says once that something stands where a unit should, which only a person may end. */
+/** Says once what keeps a unit from its start: a stranger in its place, or no folder. */
 function noteStranger(cfg: Config, watch: Watch, unit: Unit, why: string): void {
   const label = `stranger ${unit.name}`;
   if (why && !watch.volatile.errors[label]) emit(cfg, "blocked", { agent: unit.name, why });

@@ -232,6 +232,21 @@ test("fault 41: a folder that does not exist is said by name, never made", async
   expect(fake.logged("dir /nowhere/at/all does not exist")).not.toBeEmpty();
 });
 
+test("a folder that is away for an hour is no fault of its agent: said once, not counted, and tried until it is back", async () => {
+  cfg = await fake.config(`${TEXT}dir = "/disk"\n`);
+  fake.folders.add("/disk");
+  await fake.ticks(cfg, watch, 3);
+  fake.folders.delete("/disk");
+  fake.tmux.exit("agents-a", 1);
+  await fake.ticks(cfg, watch, 120);
+  const blocked = () => fake.files.get(join(cfg.stateDir, "events.jsonl"))!.split("\n").filter((line) => line.includes('"blocked"'));
+  expect([starts(), memoryOf(watch, "a").life.state, blocked().length]).toEqual([1, "backoff", 1]);
+  expect(blocked()[0]).toContain("dir /disk does not exist");
+  fake.folders.add("/disk");
+  await fake.ticks(cfg, watch, 2);
+  expect([starts(), memoryOf(watch, "a").restarts.count]).toEqual([2, 1]);
+});
+
 describe("another backend than the config says", () => {
   const agent = () => cfg.agents.get("a")!;
   test.each<[string, object, boolean]>([
