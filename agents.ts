@@ -8,7 +8,7 @@
  * is the only channel between the agents.
  *
  * Read it from the top. A function gathers facts, asks a pure `decide…` / `detect` / `parse…` /
- * `is…` function that stands above it in the same section, and acts. Everything outside the
+ * `is…` function, as a rule one above it in the same section, and acts. Everything outside the
  * process is reached through `world`; the few exceptions are named there.
  *
  * Four tables carry most of it: `Life`, the states of a unit and what moves them; `SOURCES`, what
@@ -52,6 +52,18 @@ const SCRIPT_DIR = COMPILED ? dirname(process.execPath) : import.meta.dir;
 
 // ── types ───────────────────────────────────────────────────────────────────────
 // The nouns. Durations in the config are seconds; times in memory and in events are milliseconds.
+//
+//   message         what is for an agent, its words are its text; a notice is for people
+//   taken           accepted by its client: `delivered` with proof of it, `unproven` without
+//   ended, gone     its client does not run (any more); down: and the `Life` says why not
+//   family          a client and all processes that it started
+//   stranger        a session with the name of one of ours, made by somebody else
+//   rival           a client that is no longer in the config, at work in a unit's folder
+//   room            the mark of our sessions; `rooms`: those in which a person has opened a pane
+//   hand            the lock of a command that writes the memory while no watchdog runs; of the
+//                   type `Handoff`: the config of the hand-offs
+//   ward            what the keeper watches over: the watchdog
+//
 // The types of agents.toml's tables derive from KEYS; only what KEYS does not give is added here.
 // A look gives a client's verdict; what a round saw of a unit is an `Observation`, always `seen`;
 // what is done about the unit is its `Life`. `held` is down by an order; a probe asks whether a
@@ -353,7 +365,7 @@ export interface Memory {
   model?: string | undefined;
   /** The `since` of the unsure verdict that people were told of last. */
   unsureTold?: number;
-  /** Wall ms since when only background work has been going on. */
+  /** When (wall ms) only background work was left. */
   backgroundSince?: number | undefined;
   /** Fruitless restarts for a stall in a row, and the count that people were told of last. */
   stalls?: number;
@@ -535,7 +547,7 @@ export interface AgentEvent {
 }
 
 interface EventKind {
-  /** Its word's on a terminal. */
+  /** The colour of its word on a terminal. */
   colour?: "red" | "yellow" | "green";
   /** A report lists it. */
   trouble?: true;
@@ -573,7 +585,7 @@ const EVENTS = {
 } satisfies Record<string, EventKind>;
 type EventName = keyof typeof EVENTS;
 
-/** Of what stands in events.jsonl, which another version may have written. */
+/** Of what is in events.jsonl, which another version may have written. */
 const kindOf = (event: string): EventKind =>
   (Object.hasOwn(EVENTS, event) ? EVENTS[event as EventName] : {});
 
@@ -614,7 +626,8 @@ export class NoAnswer extends CliError {}
 
 // ── the world ───────────────────────────────────────────────────────────────────
 // The one seam to the outside. Tests replace its members and turn the clock; apart from locks and
-// stage notes, nothing else in a tick touches a process, a file or the network.
+// stage notes (and `realPath`, `spawnKeeper`), nothing else in a tick touches a process, a file or
+// the network.
 
 export interface ExecResult {
   ok: boolean;
@@ -3770,8 +3783,9 @@ function clockNear(clock: string, now: number): number {
 }
 
 /**
- * The verdict of one look: by the first rule that matches, else `unsure`, never by elimination. A
- * client at its prompt may have said until when it waits. `now` is wall ms, `longest` the longest
+ * The verdict of one look: by the first rule that matches, else `unsure`. That it is idle has its
+ * evidence too: its box is there, and no rule above says that it is busy (`AT_PROMPT`). A client at
+ * its prompt may have said until when it waits. `now` is wall ms, `longest` the longest
  * wait that is believed, in ms. Nothing is kept between looks: for a limit the caller keeps the
  * `resetAt` of its first look at the banner.
  */
@@ -4417,8 +4431,8 @@ const isBranchless = (channel: Channel | null, hand: Handoff): boolean =>
 
 /**
  * Whether a phase is done. DONE counts once it is pushed; only where the remote has no such branch,
- * by the last look (`channel`), is the work tree read. null = git could not say; `watch` takes down
- * why.
+ * by the last look (`channel`), is the work tree read. null = git could not say, for the
+ * reason recorded in `watch`.
  */
 export async function phaseDone(
   cfg: Config, status: string, channel: Channel | null, watch?: Watch,
@@ -5032,9 +5046,11 @@ const ACCOUNT = "account";
  * they do not look twice and name an account's limit beside the verdict: see `decideNow`, `holdOf`,
  * `whyLeft` and `explainLive`.
  *
- * A new source gets a line here and an entry below, is asked in its step, and what it gives as a
- * `rule` stands in `FINDINGS`. `moves`: when it reports work the screen must change too, and a
- * frozen screen means a dead client.
+ * A new source gets a line here, an entry below and its step. Also look at: `FINDINGS` (its words
+ * for `rule`), whatever compares `where` or `rule`, `stillRests` (which asks no source of an idle
+ * client that drew nothing), `isOdd`, `own` (Claude's session file alone), what `capture` saves
+ * beside a screen; where it remembers, the memory, `MEMORY_SHAPES`, `NEW_CLIENT`. `moves`: when
+ * it reports work the screen must change too, and a frozen screen means a dead client.
  */
 const SOURCES = {
   server: { label: "its server", moves: false },
@@ -5823,7 +5839,7 @@ export function decideBackground(
 /** What is believed of a client by its own sources alone. */
 interface Judged {
   verdict: Verdict;
-  /** Wall ms since when only background work has been going on. */
+  /** When (wall ms) only background work was left. */
   backgroundSince: number | undefined;
   /** Nobody listens at its server: whatever answers later is another one. */
   serverDown: boolean;
@@ -5871,7 +5887,7 @@ const freshMemory = (): Memory => ({
 /** Down, to be started as soon as possible. */
 const DUE: Down = { state: "backoff", until: 0 };
 
-/** The only way from one state to another; what is loaded and a start taken back aside. */
+/** All changes of state go through here, except loading and undoing a start. */
 function enter(memory: Memory, life: Life): void {
   memory.life = life;
 }
@@ -6160,8 +6176,8 @@ const saveOrLog = (cfg: Config, watch: Watch): Promise<void> =>
   attempt(watch, "state", () => save(cfg, watch));
 
 /**
- * What of the state folder decides in a round or a command: read at its beginning, kept up by what
- * we write. Not among it: orders (see `operatorOf`), and what only a start or an end asks for.
+ * The parts of the state folder that rounds and commands depend on: read at the start of each, then
+ * updated as we write. Not here: orders (see `operatorOf`), and what only a start or an end reads.
  */
 export interface Stored {
   /** The texts of both files of the phase, null = there is none; or why they cannot be read. */
@@ -6444,7 +6460,8 @@ async function readWatchdog(cfg: Config) {
 
 // ── observation ─────────────────────────────────────────────────────────────────
 // One look at everything, once per round: `observe` reads which panes live, what their screens and
-// servers say, and changes nothing; `learn` alone writes what was seen into the memory.
+// servers say; `learn` writes what was seen into the memory. Looking also reads the state folder
+// anew, logs, and switches off a pattern that is too slow.
 
 /** What one round knows of one agent or service; a parameter `seen` is one of these. */
 interface Observation {
@@ -6516,8 +6533,8 @@ function socketOf(pid: number): string {
 }
 
 /**
- * Who runs. A server that lives, but not at its socket, cannot be seen: a client of ours that lives
- * is not gone. Without one it is somebody else's by now, such as after a change of the socket.
+ * Who runs. A server that lives, but not at its socket, cannot be seen: while one of our clients
+ * still runs it is ours, merely out of reach. Without one, the fleet has another server by now.
  */
 async function lookAtSessions(cfg: Config, watch: Watch): Promise<Snapshot> {
   const snap = await snapshot(cfg);
@@ -6584,7 +6601,7 @@ function noteClient(watch: Watch, unit: Unit, pane: Pane): void {
   if (!known || doubtful.has(memory.client!)) {
     memory.client = { ...groupOf(pane), made: pane.created };
   }
-  // told to end, but the word never reached it (a crash, a full disk): it may be at work now; but
+  // we told it to end, but the signal never arrived (a crash, a full disk): it may be at work now;
   // not in a move, which tells it again. Another client is started only after the old one's family
   if (endingOf(memory)?.pid === pane.pid && watch.intent) return;
   if (known && memory.life.state === "up") return;
@@ -6990,7 +7007,7 @@ function noteState(
 // that is dead, booting, blocked, limited or unsure keeps its texts waiting.
 
 /**
- * What became of a text. `waiting` is tried again, and `failed` too, but somebody should know.
+ * What became of a text. `waiting` and `failed` will be retried, but of `failed` people hear.
  * `unproven`: it was typed, nothing shows that it was taken, and it is not typed once more.
  */
 interface Delivery {
@@ -7038,7 +7055,7 @@ function isToken(composer: string, value: string): boolean {
 }
 
 /**
- * Whether what stands in the box is the text that we pasted, and nothing else: whole, as a token,
+ * Whether what is in the box is the text that we pasted, and nothing else: whole, as a token,
  * or the end of it where the box is too small. Its beginning alone counts where `box_re` may see no
  * more than the first line of a box; elsewhere somebody has cut off the rest.
  */
@@ -7092,7 +7109,7 @@ const PROBE = "nudge";
 /** Why nothing may be said to an agent now, "" = it may be. A probe is what a limit waits for. */
 function whyNotNow({ verdict, rule, why }: Verdict, cause: string): string {
   const patient = cause === "wake" || cause === PROBE;
-  // what stands in the box says by itself what may be done with it
+  // what is in the box says by itself what may be done with it
   const unsure = verdict === "unsure" && rule !== DRAFT;
   const waits = verdict === "blocked" || verdict === "fatal" || unsure ||
     (verdict === "limited" && cause !== PROBE) ||
@@ -7101,7 +7118,7 @@ function whyNotNow({ verdict, rule, why }: Verdict, cause: string): string {
 }
 
 /**
- * Whether a text may be typed now. `composer` is what stands in the input box: null, no box that is
+ * Whether a text may be typed now. `composer` is what is in the input box: null, no box that is
  * recognised, is not an empty one; `transcript` is what stands above it. Enter answers a dialog, so
  * nothing is ever typed into one.
  */
@@ -7154,7 +7171,7 @@ function decideAgain(
 const isInPlaceOfBox = (kind: BackendKind, { verdict }: Verdict): boolean =>
   ["claude", "codex", "gemini"].includes(kind) && ["blocked", "limited"].includes(verdict);
 
-/** A close look, and what stands in the input box and above it. */
+/** A close look, and what is in the input box and above it. */
 interface BoxLook extends CloseLook {
   composer: string | null;
   transcript: string;
@@ -7185,7 +7202,7 @@ interface Errand {
   backend: Backend;
   pane: Pane;
   message: Message;
-  /** By whose right it is typed: a text that stands in the box goes in place of the one due. */
+  /** The cause whose permission applies: a text already in the box goes in place of the one due. */
   cause: string;
   remember: () => Promise<void>;
 }
@@ -7193,7 +7210,7 @@ interface Errand {
 /**
  * Types a message into an agent's own pane and proves that it was taken: it stood in the input box,
  * and left it. `remember` stores the message before it is pasted and before Enter, for a crash may
- * come in between; whoever looks next knows by it that what stands in the box is ours.
+ * come in between; whoever looks next knows by it that what is in the box is ours.
  */
 export async function pingSession(
   cfg: Config, agent: Agent, pane: Pane, message: Message, remember: () => Promise<void>,
@@ -8197,7 +8214,7 @@ export function decideStall(facts: StallFacts): Decision<"none" | "restart"> {
   return { do: "restart", why: `idle ${Math.round(idle)} s with no WAITING-UNTIL marker` };
 }
 
-/** The longest pause before another restart, s: what nobody mends is still tried now and then. */
+/** The longest pause before another restart, s: even if nobody fixes it, it is tried at times. */
 const STALL_PAUSE_MAX = 6 * 3600;
 
 /** s of idleness before the next restart: twice as long for each after `max` that were in vain. */
@@ -8846,7 +8863,7 @@ export async function wakeAgent(
 //                     `deliver` asks what no screen shows (`whyUntold`, `whyLimited`)
 //   pingSession       by a close look each time: `decideTyping`, `paste`, `submit`, `whatBecame`,
 //                     each step stored before it is taken; for opencode `tellServer` instead
-//   noteDelivery      what became of it; what waits or failed is tried again by the next round
+//   noteDelivery      what became of it; the next round retries what waits or failed
 
 /** Commits that are compared with those already seen where a history was rewritten. */
 const REWRITTEN_MAX = 200;
@@ -9299,7 +9316,7 @@ function noteCommits(watch: Watch, hand: Handoff, commits: Commit[], head: strin
     commit.change === undefined ? [commit.key] : [commit.key, changeKey(commit)]);
   const fresh = new Set(keys);
   watch.seen = [...watch.seen.filter((key) => !fresh.has(key)), ...fresh].slice(-COMMIT_KEYS_MAX);
-  // nobody owes the first commit of all
+  // nobody owes the very first commit
   if (head === NO_COMMIT) watch.deadlocked = head;
   watch.sha = head;
   watch.shaOf = channelOf(hand);
@@ -9571,7 +9588,7 @@ async function mayMove(
   cfg: Config, watch: Watch, intent: { from: string; to: string },
 ): Promise<boolean> {
   await readState(cfg); // a person may have set the phase since the look
-  if (phaseTrouble(cfg)) return false; // what cannot be told, nobody has set
+  if (phaseTrouble(cfg)) return false; // a person has set none that is unreadable
   const dropped = decideDrop(intent, curPhase(cfg)?.id ?? "", phases(cfg));
   if (!dropped) return true;
   log(`phase move ${intent.from} → ${intent.to || "the end"} is dropped: ${dropped}`);
@@ -10322,7 +10339,7 @@ export class Ward {
 // ── notices to people ───────────────────────────────────────────────────────────
 // Sent beside the rounds and never in their way: in batches, retried with growing pauses.
 
-/** A notice may take at most this long, ms; a receiver that hangs is tried again later. */
+/** A notice may take at most this long, ms; a receiver that hangs gets it later. */
 const NOTICE_DEADLINE = 10_000;
 
 /** The most events in one notice, and the most that are kept for a receiver that is away. */
@@ -12714,7 +12731,7 @@ async function sendNow(cfg: Config, message: Message, patience: number): Promise
 /** How long, ms, an interrupted `send` waits for the watchdog to put its text away. */
 const WITHDRAWN_WITHIN = 3_000;
 
-/** Takes back a text that nobody waits for any more, unless it stands in the input box already. */
+/** Withdraws a text that nobody waits for any more, unless it is in the input box already. */
 export async function withdraw(cfg: Config, message: Message): Promise<void> {
   await changeOperator(cfg, (operator) => void (operator.queue = [
     ...operator.queue.filter(({ id }) => id !== message.id), { ...message, expires: 0 }]));

@@ -173,7 +173,7 @@ test("what counts before what in a verdict is a table at its sources, and each s
   const table = SOURCE.slice(SOURCE.indexOf("Where a verdict may come from besides"), SOURCE.indexOf("const SOURCES"));
   const steps = [...table.matchAll(/^ \*   (\w+) .* `(\w+)`$/gm)].map(([, step, by]) => [step, by]);
   expect(steps).toEqual([["screen", "screenVerdict"], ["process", "withOwnWord"], ["files", "withOwnWord"], ["server", "judge"], ["time", "judge"], ["account", "readLook"], ["draft", "readLook"], ["change", "noteLook"]]);
-  for (const [, name] of table.matchAll(/`(\w+)`/g)) expect([name, parts.some((part) => part.name === name) || ["status", "explain", "moves", "rule"].includes(name!)]).toEqual([name, true]);
+  for (const [, name] of table.matchAll(/`(\w+)`/g)) expect([name, parts.some((part) => part.name === name) || ["status", "explain", "moves", "rule", "where", "own", "capture"].includes(name!)]).toEqual([name, true]);
   for (const name of ["decideClaude", "decideError", "decideCodex"]) expect([name, callers(name)]).toEqual([name, ["withOwnWord"]]);
   for (const name of ["decideOpencode", "decideBackground"]) expect([name, callers(name)]).toEqual([name, ["judge"]]);
   expect(callers("withOwnWord")).toEqual(["judge", "closeLook"]);

@@ -577,7 +577,7 @@ describe("a client whose name left the config", () => {
   async function edit(text: string): Promise<void> {
     cfg = await fake.config(text);
   }
-  const SAID = "tester, which left the config, is at work in its folder; end it: agents down tester";
+  const SAID = "tester, no longer in the config, is at work in its folder; end it: agents down tester";
 
   test("renamed: no second client in the same folder, said once, and started once the other is gone", async () => {
     await begin(where("tester", "clone"));

@@ -251,14 +251,14 @@ real("a client whose name left the config: named by status, up and down, no othe
 
   const status = await f.run(["status", "--json"]);
   const { agents, orphans } = JSON.parse(status.out);
-  expect([status.code, agents[0].cure, agents[0].detail, orphans]).toEqual([3, "down a1", "a1, which left the config, is at work in its folder",
+  expect([status.code, agents[0].cure, agents[0].detail, orphans]).toEqual([3, "down a1", "a1, no longer in the config, is at work in its folder",
     ["a1", "b1", "c1"].map((name) => ({ name, session: `t-${name}`, running: true }))]);
   const text = await f.run(["status"]);
   for (const name of ["a1", "b1", "c1"]) expect(text.out).toContain(`${name} left the config, its client runs on → down ${name}`);
   const up = await f.run(["up"]);
-  expect([up.code, up.err]).toEqual([1, expect.stringContaining("a2: a1, which left the config, is at work in its folder; end it: agents down a1")]);
+  expect([up.code, up.err]).toEqual([1, expect.stringContaining("a2: a1, no longer in the config, is at work in its folder; end it: agents down a1")]);
   expect(up.err).toContain("b1 left the config, its client runs on; end it: agents down b1");
-  expect((await f.run(["explain", "a2"])).out).toContain("leaves it down: a1, which left the config, is at work");
+  expect((await f.run(["explain", "a2"])).out).toContain("leaves it down: a1, no longer in the config, is at work");
   expect(f.starts("a2")).toEqual([]);
 
   const down = await f.run(["down", "a1"]);
