@@ -1737,7 +1737,7 @@ function isOurs(path: string): boolean {
 }
 
 /** The hash of the agents.toml that ships with the program: unedited, it is not anybody's fleet. */
-const TEMPLATE = "1obrs5gc7ruda";
+const TEMPLATE = "1qsjlb0dwvc1i";
 
 /** smol-toml, installed into the program's folder first where a fresh clone has no packages. */
 async function tomlParser(): Promise<typeof import("smol-toml")> {
@@ -9960,7 +9960,7 @@ function listen(kept: boolean): LoopSignals {
   for (const signal of ["SIGTERM", "SIGINT", ...(kept ? [] : ["SIGHUP"])]) {
     // `on`: a second one, from a keeper told to end too, must not kill it before its last save
     process.on(signal, () => {
-      if (!signals.stop) log(`watchdog ends (${signal})`);
+      if (!signals.stop) log(`watchdog stopping (${signal})`);
       signals.stop = true;
       signals.wake();
     });
@@ -10028,7 +10028,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   const lockPath = lockFile(cfg, "watchdog");
   let lock = await takeLock(lockPath);
   if (lock === null) {
-    log(`another watchdog runs already (pid ${lockHolder(lockPath)})`);
+    log(`another watchdog is already running (pid ${lockHolder(lockPath)})`);
     return 100;
   }
   if (isHeld(await operatorOf(cfg), "watchdog")) {

@@ -225,7 +225,7 @@ const each = (f: Fleet): Record<string, Tried> => ({
   unit: [["unit"], 0, /^ExecStart=.*watchdog/m],
   demo: [["demo", f.dir], 2, "is not empty"],
   attach: [["attach", "a1"], 1, "attach needs a terminal"],
-  watchdog: [["watchdog"], 100, "another watchdog runs already"],
+  watchdog: [["watchdog"], 100, "another watchdog is already running"],
   restart: [["restart", "a1"], 0, ""],
   down: [["down"], 0, "ending t-a1"],
 });

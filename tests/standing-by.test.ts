@@ -374,7 +374,7 @@ alone("P7, fault 6: of twenty watchdogs at once one lives and the others exit 10
     const [holder, ...more] = all.filter((one) => one.exitCode === null);
     expect(more).toEqual([]);
     expect(f.lock("watchdog")).toBe(holder!.pid);
-    expect(await new Response(lost()[0]!.stderr).text()).toContain("another watchdog runs already");
+    expect(await new Response(lost()[0]!.stderr).text()).toContain("another watchdog is already running");
     const late = f.start(["watchdog"]);
     const began = performance.now();
     expect(await late.exited).toBe(100);
