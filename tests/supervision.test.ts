@@ -121,7 +121,7 @@ three("the socket of a tmux server that lives is removed: nobody is ended, start
     expect([words, code, out + err]).toEqual([words, 1, expect.stringContaining(`kill -USR1 ${server} makes it create the socket again`)]);
   }
   const { code, out } = await f.run(["status"]);
-  expect([code, out]).toEqual([3, expect.stringMatching(/^! a1 .* unknown +tmux: the tmux server \d+ lives/m)]);
+  expect([code, out]).toEqual([3, expect.stringMatching(/^! a1 .* unknown +tmux: the tmux server \(pid \d+\) runs/m)]);
   await until(() => f.log.includes(`kill -USR1 ${server} makes it create the socket again`));
   await f.ticks(4);
   expect(before.map(lives)).toEqual([true, true, true]);
@@ -146,7 +146,7 @@ three("a tmux_socket that was changed under a fleet that runs: nobody is touched
   f.write("agents.toml", f.text({ ...f.plan, defaults: { tmux_socket: "other" } }));
   for (const words of [["up"], ["restart", "a1"]]) {
     const { code, err } = await f.run(words);
-    expect([words, code, err]).toEqual([words, 1, expect.stringContaining('set tmux_socket back to "default", down, change it, up')]);
+    expect([words, code, err]).toEqual([words, 1, expect.stringContaining('set tmux_socket back to "default", run "agents down", change it, run "agents up"')]);
   }
   expect(await pids(f)).toEqual(before);
   f.write("agents.toml", f.text());
