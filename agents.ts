@@ -553,7 +553,10 @@ interface EventKind {
   trouble?: true;
   /** [notify] can send it; true = it does so by default. */
   notify?: boolean;
-  /** What a notice of it says to type; `attach` and `up` with the agent's name. */
+  /**
+   * What a notice of it says to type, `attach` and `up` with the agent's name, unless the event has
+   * a `cure` of its own: of a client that does not run there is nothing to attach to.
+   */
   cure?: "attach" | "up" | "status" | "doctor";
 }
 
@@ -8486,7 +8489,7 @@ function noteStuck(cfg: Config, unit: Unit, old: Stopping, left: Member[]): void
   const why = cannotEnd(left);
   if (!old.stuck) {
     log(`${unit.name} needs you: its old client ${why}; not starting another beside it`);
-    emit(cfg, "blocked", { agent: unit.name, why });
+    emit(cfg, "blocked", { agent: unit.name, why, cure: "status" });
   }
   old.stuck = why;
 }
@@ -8561,7 +8564,9 @@ export async function healOne(
 /** Says once what keeps a unit from its start: a stranger in its place, or no folder. */
 function noteStranger(cfg: Config, watch: Watch, unit: Unit, why: string): void {
   const label = `stranger ${unit.name}`;
-  if (why && !watch.volatile.errors[label]) emit(cfg, "blocked", { agent: unit.name, why });
+  if (why && !watch.volatile.errors[label]) {
+    emit(cfg, "blocked", { agent: unit.name, why, cure: "status" });
+  }
   trouble(watch, label, why && `${unit.name} needs you: ${why}`);
 }
 
@@ -9631,7 +9636,7 @@ async function runOnComplete(
   if (intent.run && !agent) {
     const why = `on_complete: ${NO_AGENT}; it was not started`;
     log(`${intent.run} needs you: ${why}`);
-    emit(cfg, "blocked", { agent: intent.run, why });
+    emit(cfg, "blocked", { agent: intent.run, why, cure: "status" });
   }
   if (!agent || snap.panes.get(agent.session)?.cause === intent.id) return true;
   const memory = memoryOf(watch, agent.name);
@@ -10353,8 +10358,9 @@ export const NOTICE_TRIES = 10;
 
 /** The text of a notice, for a phone: the fleet, then a line per event with what to type. */
 export function noticeText(events: AgentEvent[], fleet: string): string {
-  const lines = events.slice(0, NOTICES_MAX).map(({ event, agent, why, from, to, until, asks }) => {
-    const { cure: help = "" } = kindOf(event);
+  const lines = events.slice(0, NOTICES_MAX).map((one) => {
+    const { event, agent, why, from, to, until, asks } = one;
+    const help = String(one.cure ?? kindOf(event).cure ?? "");
     const named = help === "attach" || help === "up";
     const cure = named ? agent && `${help} ${agent}` : to === "ok" ? "" : help;
     const at = until ? `until ${localTime(String(until))}`

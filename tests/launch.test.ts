@@ -570,7 +570,7 @@ describe("a client whose name left the config", () => {
     for (const dir of ["clone", "other"]) fake.folders.add(`/fleet/${dir}`);
   });
   const where = (name: string, dir: string): string => `[[agent]]\nname = "${name}"\nbackend = "claude"\nwatch = "heal"\ndir = "${dir}"\n`;
-  const blocked = () => parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "blocked").map(({ agent, why }) => [agent, why]);
+  const blocked = () => parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "blocked").map(({ agent, why, cure }) => [agent, why, cure]);
   const orphans = async () => orphansOf(cfg, await snapshot(cfg)).map(({ name, pane }) => [name, pane.dead]);
   const runs = (name: string) => fake.tmux.panes.filter((pane) => pane.session === `agents-${name}` && !pane.dead).length;
   /** The config as it is after an edit, for the rounds that follow. */
@@ -584,7 +584,7 @@ describe("a client whose name left the config", () => {
     expect([runs("tester"), await orphans()]).toEqual([1, []]);
     await edit(where("critic", "clone"));
     await ticks(5);
-    expect([runs("tester"), runs("critic"), await orphans(), blocked()]).toEqual([1, 0, [["tester", false]], [["critic", SAID]]]);
+    expect([runs("tester"), runs("critic"), await orphans(), blocked()]).toEqual([1, 0, [["tester", false]], [["critic", SAID, "status"]]]);
     fake.tmux.kill(fake.tmux.of("agents-tester"));
     await ticks(3);
     expect([runs("critic"), await orphans(), blocked().length]).toEqual([1, [], 1]);
@@ -617,7 +617,7 @@ describe("a client whose name left the config", () => {
     await edit(where("critic", "clone"));
     fake.tmux.of("agents-tester").cwd = "";
     await ticks(3);
-    expect([runs("critic"), blocked()]).toEqual([0, [["critic", expect.stringContaining("tmux does not say whether tester")]]]);
+    expect([runs("critic"), blocked()]).toEqual([0, [["critic", expect.stringContaining("tmux does not say whether tester"), "status"]]]);
   });
   test("never one of another fleet, of a person, or of the original", async () => {
     await begin(where("critic", "clone"));

@@ -154,6 +154,7 @@ test("the fleet, and a line per event: who, what, until when, what to type", () 
   const [fleet, blocked, phase, parked, limited, config] = noticeText(events, "~/night (agents-) on host").split("\n");
   expect([fleet, blocked, phase]).toEqual(["~/night (agents-) on host", "a blocked a dialog · agents attach a", "phase p1 → p2"]);
   expect([parked, limited, config]).toEqual(["b parked 5 starts · agents up b", expect.stringMatching(/^c limited until .*\d\d:00 · agents status$/), "config line 3 · agents doctor"]);
+  expect(noticeText([{ at: "", event: "blocked", agent: "a", why: "its old client cannot be ended", cure: "status" }], "fleet")).toEndWith("\na blocked its old client cannot be ended · agents status");
   expect(noticeText([{ at: "", event: "limited", agent: "c", class: "other", until: "", asks: until }], "fleet")).toMatch(/\nc limited with no reset time, asked again at .*\d\d:00 · agents status$/);
 });
 
