@@ -6563,7 +6563,7 @@ const HEALTHY_MINUTE = 60_000;
 
 /** Takes the end of an agent that nobody deals with for known: it is not news for ever. */
 function forgetUncared(watch: Watch, unit: Unit, { handsOff }: Observation): void {
-  const cared = !isAgent(unit) || (isWatched(unit) && !handsOff);
+  const cared = !handsOff && (!isAgent(unit) || isWatched(unit));
   const memory = memoryOf(watch, unit.name);
   if (!cared && aliveSince(memory) !== null) enterDown(memory, DUE);
 }
@@ -6964,9 +6964,9 @@ async function noteVerdict(
   memory.unsureLooks = verdict.verdict === "unsure" ? memory.unsureLooks + 1 : 0;
   if (memory.unsureLooks === UNSURE_LOOKS) {
     const file = join(cfg.logDir, "unsure", `${agent.name}.txt`);
-    await world.writeAtomic(file, screen);
+    if (screen) await world.writeAtomic(file, screen); // else tmux does not show it
     log(`${agent.name}: its screen is not recognised (${verdict.why}); ` +
-      `saved to ${file}, no action taken`);
+      `${screen && `saved to ${file}, `}no action taken`);
   }
   noteState(cfg, watch, agent.name, verdict.verdict, verdict.why);
   if (isUnsureTooLong(memory, cfg.watchdog.unsureAfter, world.now()) &&
@@ -8517,7 +8517,7 @@ async function leaveDown(cfg: Config, watch: Watch, unit: Unit, seen: Observatio
   if (seen.alive === false && (memory.client || endingOf(memory))) {
     await stopLeftOver(cfg, watch, unit);
   }
-  noteState(cfg, watch, unit.name, "gone", BY_YOU);
+  if (seen.alive === false) noteState(cfg, watch, unit.name, "gone", BY_YOU);
 }
 
 /** A loop agent in the hands of a phase move, or at the end of all phases, is only ended. */
@@ -8736,6 +8736,9 @@ async function beginCounted(
   else if (!done.started && done.why) {
     enterDown(memory, DUE);
     memory.restarts = before.restarts;
+  // somebody else has started it: no start of ours
+  } else if (!done.started) {
+    Object.assign(memory, { starts: before.starts, restarts: before.restarts });
   }
   return done;
 }
@@ -9653,7 +9656,10 @@ async function runOnComplete(
   memory.failures = 0;
   const done = await beginCounted(
     cfg, watch, agent, snap, { force: true, cause: intent.id });
-  if (done.started) return true;
+  if (done.started) {
+    trouble(watch, "on_complete", "");
+    return true;
+  }
   const until = world.now() + restartDelay * 1000;
   enterDown(memory, { state: "backoff", until });
   trouble(watch, "on_complete",

@@ -501,6 +501,31 @@ test("agents that nobody watches are no part of a mass death: the ladder holds f
   expect([fake.logged("died at once"), storedLife(memoryOf(watch, "a")).parked]).toEqual([[], expect.stringContaining("5 starts")]);
 });
 
+test("services that a person stopped together are no mass death", async () => {
+  const names = ["u", "v", "w"];
+  await begin(names.map((name) => `[[service]]\nname = "${name}"\ncommand = "serve"\n`).join(""), 0);
+  await ticks(40);
+  operator({ held: Object.fromEntries(names.map((name) => [name, 1])) });
+  for (const name of names) fake.tmux.exit(`agents-${name}`);
+  await ticks(2);
+  expect(fake.logged("died at once")).toEqual([]);
+});
+
+test("a start that finds the unit running is no start", async () => {
+  await begin(agents("a"));
+  await ticks(30);
+  const { count } = memoryOf(watch, "a").restarts;
+  fake.tmux.exit("agents-a", 1);
+  let other = true; // somebody is faster
+  fake.beforeTmux((args) => {
+    if (args[0] !== "new-session" || !other) return;
+    other = false;
+    Object.assign(fake.tmux.add("agents-a"), { marks: { "@agents_session": "agents-a", "@agents_backend": "claude", "@agents_home": cfg.stateDir } });
+  });
+  await ticks(4);
+  expect([other, memoryOf(watch, "a").life.state, memoryOf(watch, "a").starts, memoryOf(watch, "a").restarts.count]).toEqual([false, "up", [], count]);
+});
+
 describe("an agent that is at work by the moment of its end is not ended", () => {
   test.each<["idle" | "fatal", number]>([["idle", 60], ["fatal", 3]])("%s before", async (doing, count) => {
     await begin(agents("a"));

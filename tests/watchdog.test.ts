@@ -160,6 +160,16 @@ test("five looks that are not understood: the screen is kept, once", async () =>
   expect([starts("a"), fake.logged("ERROR").length]).toEqual([1, 0]);
 });
 
+test("of a screen that tmux does not show no empty file is kept", async () => {
+  await begin(agents("a"));
+  const { tmux } = world;
+  world.tmux = async (args, stdin, ...rest) => args[0] === "source-file" || args[0] === "capture-pane"
+    ? { ok: false, out: "", err: "no answer in time", timedOut: true } : tmux(args, stdin, ...rest);
+  await ticks(30);
+  const [said] = fake.logged("its screen is not recognised");
+  expect([said?.includes("tmux did not show its screen"), said?.includes("saved to"), [...fake.files.keys()].filter((path) => path.includes("/unsure/"))]).toEqual([true, false, []]);
+});
+
 describe("P14, fault 16: clock steps kill nobody and tell nothing twice", () => {
   const states = ["busy", "idle", "limit", "dialog", "blank"] as const;
   const HOUR = 3600_000;
