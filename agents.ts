@@ -578,7 +578,7 @@ const EVENTS = {
   drift: { colour: "yellow", trouble: true, notify: true },
   fatal: { colour: "red", trouble: true },
   undelivered: { colour: "red", trouble: true, notify: true, cure: "attach" },
-  unconfirmed: { colour: "yellow", trouble: true },
+  unconfirmed: { colour: "yellow", trouble: true, notify: false },
   pattern: { colour: "yellow", trouble: true },
   notices: { colour: "yellow", trouble: true },
   down: { colour: "yellow" },

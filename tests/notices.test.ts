@@ -400,3 +400,10 @@ real("the variable that [notify] names is the watchdog's own, whoever started th
   expect((await f.run(["restart", "a1"])).code).toBe(0);
   expect(environ(await f.pid("a1"))).toBe(false);
 });
+
+test("a notice can tell of a text without a proof, and does so only where it is asked to", async () => {
+  for (const [events, wanted] of [["", false], ['events = ["unconfirmed"]', true]] as const) {
+    const { cfg } = await scene(`[notify]\ncommand = "cat"\n${events}\n${agents("a")}`, { ticks: 0 });
+    expect(cfg.notify.events.includes("unconfirmed")).toBe(wanted);
+  }
+});
