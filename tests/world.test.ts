@@ -41,15 +41,15 @@ test("only a regular file of a sensible size is read, and nothing is waited for"
   for (const argv of [["mkfifo", at("fifo")], ["ln", "-s", "loop", at("loop")], ["ln", "-s", "/dev/zero", at("device")], ["truncate", "-s", "1G", at("huge")]]) {
     expect(Bun.spawnSync(argv).exitCode).toBe(0);
   }
-  expect(() => world.read(at("fifo"))).toThrow("no regular file");
-  expect(() => world.read(at("device"))).toThrow("no regular file");
+  expect(() => world.read(at("fifo"))).toThrow("not a regular file");
+  expect(() => world.read(at("device"))).toThrow("not a regular file");
   expect(() => world.read(at("huge"))).toThrow("too large (1074 MB)");
   writeFileSync(at("short"), "of five");
   for (const [part, short] of [[world.head, "of f"], [world.tail, "five"]] as const) {
     expect([part(at("huge"), 4), part(at("short"), 4), part(at("short"), 400), part(at("none"), 4)]).toEqual(["\0".repeat(4), short, "of five", null]);
   }
   expect(() => world.read(at("loop"))).toThrow("ELOOP");
-  for (const [name, why] of [["fifo", "no regular file"], ["device", "no regular file"], ["huge", "too large (1074 MB)"], ["loop", "ELOOP"], [".", "is a folder"]] as const) {
+  for (const [name, why] of [["fifo", "not a regular file"], ["device", "not a regular file"], ["huge", "too large (1074 MB)"], ["loop", "ELOOP"], [".", "is a folder"]] as const) {
     expect(await world.text(at(name)).catch((error) => error.message)).toContain(why);
   }
   writeFileSync(at("file"), "x");
@@ -64,7 +64,7 @@ test("of a file that may be large its end is read, and nothing of what is no fil
   Bun.spawnSync(["truncate", "-s", "20G", at("huge")]);
   expect(world.tail(at("huge"), 3)).toBe("\0\0\0");
   Bun.spawnSync(["mkfifo", at("fifo")]);
-  expect(() => world.tail(at("fifo"), 5)).toThrow("no regular file");
+  expect(() => world.tail(at("fifo"), 5)).toThrow("not a regular file");
 });
 
 test("what stands in a file's place is kept aside by the next write, one after the other", async () => {
