@@ -451,8 +451,8 @@ slow("nor are others started for it, one each second", async (f) => {
   await f.run(["down", "watchdog"]);
   const said = f.log.length;
   const holder = f.start(["watchdog"]);
-  await until(() => f.lock("watchdog"));
-  await f.ticks(1);
+  const itsStage = () => f.read(".agents/state/watchdog.stage");
+  await until(() => itsStage().startsWith(`${holder.pid} `) && itsStage().includes("resting"));
   forgetPid(f);
   const keeper = hasty(f);
   const started = new Set<number>();
