@@ -7272,8 +7272,7 @@ function outcomeOf(typing: Typing): Delivery {
   }
   if (typing.do === "done") return { state: "delivered", why: "it is in the transcript" };
   if (typing.do === "unproven") return { state: "unproven",
-    why: `typed ${COPIES_MAX === 2 ? "twice" : `${COPIES_MAX} times`}, with no sign that the ` +
-      "client accepted it; look at its screen" };
+    why: "typed twice, with no sign that the client accepted it; look at its screen" };
   return { state: "waiting", why: "passed to its client; not visible there yet" };
 }
 
@@ -7749,7 +7748,7 @@ const ATTEND_INTERVAL = 400;
 
 /** How long, ms, a command waits for another one that writes the memory. */
 const HAND_PATIENCE = 30_000;
-/** Longer than a pass over hundred agents takes, each of which answers at its deadline only. */
+/** ms. Longer than a pass over a hundred agents that all answer only at their deadlines. */
 const HAND_HUNG = 180_000;
 
 /**
