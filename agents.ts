@@ -10187,12 +10187,11 @@ export function keeperCare(): (cfg: Config, writes: boolean) => string {
     const sign = writes && note?.pid === keeper ? `${note.at}` : null;
     const hangs = keeper !== null && isHung(still(sign), cfg.watchdog.signalInterval);
     if (keeper !== null && !hangs) return "";
-    // on a loaded machine a keeper needs seconds to get its lock; a second one would only add load.
-    // Exit 100: another has the lock, whose pid could not be written (a full disk)
-    const isStarting = keeper === null && started !== null &&
-      (isRunning(started) || started.exitCode === 100) &&
+    // on a loaded machine a keeper needs seconds to get its lock; a second one would only add load
+    const isStarting = keeper === null && started !== null && isRunning(started) &&
       world.mono() - startedAt < KEEPER_START_MAX;
-    if (isStarting) return "";
+    // where its pid could not be written, on a full disk, the lock itself shows that one runs
+    if (isStarting || (keeper === null && isLocked(lockFile(cfg, "keeper")))) return "";
     if (keeper !== null) world.signal(keeper, "SIGKILL");
     log(keeper === null ? "no keeper, starting one" : `the keeper (pid ${keeper}) hangs: replaced`);
     try {

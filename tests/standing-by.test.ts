@@ -1,8 +1,8 @@
 /** One watchdog, always: killed, doubled, ended by hand, started by a unit; on real processes. */
 import { afterEach, describe, expect, test } from "bun:test";
-import { readFileSync, rmSync } from "node:fs";
+import { closeSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { HUNG_AFTER, keep, keeperCare, startWatchdog, Ward, world } from "../agents.ts";
+import { flock, HUNG_AFTER, keep, keeperCare, startWatchdog, Ward, world } from "../agents.ts";
 import { agents, command, fakeWorld, realFolder, scene } from "./kit.ts";
 import { allowed, type Fleet, handoffStorm, life, lives, loopPlan, real, signal, until } from "./real.ts";
 
@@ -208,10 +208,12 @@ describe("commands and the keeper, on a clock that the test turns", () => {
     expect(looks(5)).toBe(0);
     fake.files.delete(file("keeper.lock.pid"));
     expect([looks(60), looks(1)]).toEqual([1, 2]);
-    child.exitCode = 100; // another has the lock
-    expect([looks(59), looks(1)]).toEqual([2, 3]);
-    child.exitCode = 1;
-    expect(looks(2)).toBe(5);
+    child.exitCode = 100;
+    mkdirSync(cfg.stateDir, { recursive: true });
+    const lock = flock(file("keeper.lock"))!; // another has it, whose pid could not be written
+    expect(looks(120)).toBe(2);
+    closeSync(lock); // that one was killed: what ended at its lock is no sign of another
+    expect(looks(3)).toBe(5);
     expect([new Set(spawned), new Set(said())]).toEqual([new Set(["keep"]), new Set(["no keeper, starting one"])]);
   });
 
