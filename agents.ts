@@ -12495,7 +12495,7 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow) {
       : `${next.does}${next.at === null ? "" : ` at ${dayTime(next.at)}`}`,
     texts: texts.map(({ made, cause, text, tries, why = "" }) =>
       ({ made: isoOrNone(made), cause, text: plainText(text, SUBJECT_MAX), tries, why })),
-    restarts: restartsFor(row.name, events).slice(-CARD_RESTARTS),
+    restarts: restartsOf(eventsOf(events, row.name)).slice(-CARD_RESTARTS),
     screen: tailOf(shown?.text ?? "", CARD_SCREEN).split("\n").map(printable).filter(Boolean),
   };
 }
@@ -12504,12 +12504,24 @@ const isRestartOrder = ({ event, command, names }: AgentEvent, name: string): bo
   event === "order" && String(command).startsWith("restart") &&
   Array.isArray(names) && names.includes(name);
 
-/** When it ended and why, and restarts that a person ordered, oldest first. */
-function restartsFor(name: string, events: AgentEvent[]): { at: string; why: string }[] {
-  return events.flatMap((event) => isRestartOrder(event, name)
-    ? { at: event.at, why: "restarted by you" }
-    : event.event === "down" && event.agent === name
-      ? { at: event.at, why: String(event.why) } : []);
+/** The events that tell how an agent's time went: its own, the watchdog's, the end of its loop. */
+const eventsOf = (events: AgentEvent[], name: string, isLoop = false): AgentEvent[] =>
+  events.filter((event) => event.agent === name || event.event === "watchdog" ||
+    (event.event === "complete" && isLoop) || isRestartOrder(event, name));
+
+/** A reason without the seconds that differ each time, so that reasons of one kind are equal. */
+const reasonOf = (why: string): string => why.replace(/(?: (?:for|by))? \d+ s\b/g, "");
+
+/** Starts that follow a death, each with the reason of the death. */
+function restartsOf(events: AgentEvent[]): { at: string; why: string }[] {
+  let reason: string | null = null;
+  return events.flatMap(({ event, at, why }) => {
+    const before = reason;
+    if (event === "start") reason = null;
+    if (event === "down") reason = reasonOf(String(why));
+    if (event === "order") reason = "by you";
+    return event === "start" && before !== null ? [{ at, why: before }] : [];
+  });
 }
 
 /** A card as text; no line is wider than `width` columns. */
@@ -13302,16 +13314,18 @@ async function cmdLogs(call: Call): Promise<number> {
     }
     const head = names.length > 1
       ? `${paint(NAME_STYLES[nth % NAME_STYLES.length]!, `${name.padEnd(wide)} |`)} ` : "";
-    return { ...source, head: (text: string) => text.replace(/^(?=.)/gm, head) };
+    return { ...source, name, head: (text: string) => text.replace(/^(?=.)/gm, head) };
   }));
   const logs = found.filter((one) => one !== undefined);
   if (!logs.length) return 1;
-  const asked = await Promise.all(logs.map(async ({ path, clean, ask, head, note }) => {
+  const asked = await Promise.all(logs.map(async ({ name, path, clean, ask, head, note }) => {
     if (note) log(note);
     const size = path ? statSync(path).size : 0;
     const tail = path ? await Bun.file(path).slice(Math.max(0, size - LOG_TAIL), size).text() : "";
     const turns = await ask?.() ?? [];
-    const text = head(ask ? turnLines(turns, width) : clean(tail)).trimEnd().split("\n");
+    const whole = head(ask ? turnLines(turns, width) : clean(tail)).trimEnd();
+    if (!whole) log(`${name}: nothing to show in ${path || "its conversation"} yet`);
+    const text = whole.split("\n");
     return { size, turns, text: text.slice(-lines).join("\n") };
   }));
   // not by `print`, which would change raw bytes
@@ -13603,7 +13617,7 @@ function stretchesOf(events: AgentEvent[], { from, to }: Span, lastLook: number)
   return stretches;
 }
 
-const isWithin = ({ at }: AgentEvent, { from, to }: Span): boolean =>
+const isWithin = ({ at }: { at: string }, { from, to }: Span): boolean =>
   Date.parse(at) >= from && Date.parse(at) < to;
 const overlap = (a: Span, b: Span): number =>
   Math.max(0, Math.min(a.to, b.to) - Math.max(a.from, b.from));
@@ -13650,22 +13664,6 @@ function slotsOf({ from, to }: Span, room = 0): Span[] {
   return starts.map((start) => ({ from: start, to: start + slot }));
 }
 
-/** A reason without the seconds that differ each time, so that reasons of one kind are equal. */
-const reasonOf = (why: string): string => why.replace(/(?: (?:for|by))? \d+ s\b/g, "");
-
-/** Starts that follow a death, each with the reason of the death. */
-function restartsOf(events: AgentEvent[], window: Span): { at: number; why: string }[] {
-  let reason: string | null = null;
-  return events.flatMap(({ event, at, why }) => {
-    const before = reason;
-    if (event === "start") reason = null;
-    if (event === "down") reason = reasonOf(String(why));
-    if (event === "order") reason = "by you";
-    const restarted = event === "start" && before !== null && isWithin({ event, at }, window);
-    return restarted ? [{ at: Date.parse(at), why: before! }] : [];
-  });
-}
-
 function countReasons(restarts: { why: string }[]) {
   const why: Record<string, number> = {};
   for (const one of restarts) why[one.why] = (why[one.why] ?? 0) + 1;
@@ -13693,11 +13691,11 @@ const SLOT_SIGNS: Record<Activity, string> =
 export function timeline(mine: AgentEvent[], slots: Span[], lastLook: number): string {
   const window = { from: slots[0]?.from ?? 0, to: slots.at(-1)?.to ?? 0 };
   const stretches = stretchesOf(mine, window, lastLook);
-  const restarts = restartsOf(mine, window);
+  const restarts = restartsOf(mine);
   return slots.map((slot) => {
     const here = stretches.filter((one) => overlap(one, slot) > 0);
     if (here.some(({ needsYou }) => needsYou)) return "!";
-    if (restarts.some(({ at }) => at >= slot.from && at < slot.to)) return "↺";
+    if (restarts.some((one) => isWithin(one, slot))) return "↺";
     const spent = (doing: Activity) => total(here.filter((one) => one.doing === doing), slot);
     // one known moment says more than an unknown hour
     const [most = "unknown"] = ACTIVITIES.filter((doing) => doing !== "unknown" && spent(doing))
@@ -13729,7 +13727,7 @@ function reportAgent(
     spent: Object.fromEntries(
       ACTIVITIES.map((doing) => [doing, total(of(doing), window)])) as Record<Activity, number>,
     silence: longestGap(of("active"), { from, to: known.to }),
-    restarts: countReasons(restartsOf(mine, window)),
+    restarts: countReasons(restartsOf(mine).filter((one) => isWithin(one, window))),
     // those typed into it, and how long they waited until its client had them
     texts: {
       delivered: waits.length,
@@ -13778,11 +13776,6 @@ function fleetRecord(recent: AgentEvent[]) {
       ({ at, told: Array.isArray(told) ? told.map(String) : [] })),
   };
 }
-
-/** The events that tell how an agent's time went: its own, the watchdog's, the end of its loop. */
-const eventsOf = (events: AgentEvent[], name: string, isLoop = false): AgentEvent[] =>
-  events.filter((event) => event.agent === name || event.event === "watchdog" ||
-    (event.event === "complete" && isLoop) || isRestartOrder(event, name));
 
 /** The stable content of `report --json`. */
 export type Report = ReturnType<typeof summariseEvents>;
@@ -14211,9 +14204,8 @@ const filled = (above: string[], last: string[], height: number): string[] =>
 
 /** Bars are drawn only if this many lines stay free for the latest events. */
 const EVENTS_LEAST = 5;
-/** How far back the bars reach, ms, and how many slots they have at most. */
+/** How far back the bars reach, ms. */
 const BARS_SPAN = 20 * MINUTE;
-const BARS_MAX = 60;
 
 /** Each agent's last 20 minutes as a bar, those that need you first, as far as there is room. */
 function barLines(
@@ -14222,14 +14214,10 @@ function barLines(
 ): string[] {
   const agents = rows.filter(({ kind }) => kind !== "service");
   const label = Math.max(11, ...agents.map(({ name }) => Math.min(14, Bun.stringWidth(name))));
-  const count = Math.min(BARS_MAX, width - label - 4);
-  if (room < 3 || count < 10) return [];
+  const across = width - label - 4;
+  if (room < 3 || across <= SLOTS_LEAST) return [];
   const now = world.now();
-  const long = BARS_SPAN / count;
-  // slots are whole steps of the clock, so that a bar moves by one cell at a time
-  const from = (Math.floor(now / long) + 1) * long - BARS_SPAN;
-  const slots = Array.from({ length: count },
-    (_, i) => ({ from: from + i * long, to: from + (i + 1) * long }));
+  const slots = slotsOf({ from: now - BARS_SPAN, to: now }, across);
   const lastLook = running && !stale ? now : Date.parse(heartbeat) || 0;
   const bars = agents.slice(0, room)
     .map(({ name }) => [name, timeline(eventsOf(events, name), slots, lastLook)] as const)
@@ -14237,7 +14225,7 @@ function barLines(
   return !bars.length ? [] : [
     paint("dim", "─".repeat(width)),
     paint("dim", `  ${fit("last 20 min", label)}  ` +
-      spread(clockTime(from), clockTime(now), count)),
+      spread(clockTime(slots[0]!.from), clockTime(now), slots.length)),
     ...bars.map(([name, bar]) => `  ${fit(printable(name), label)}  ${bar}`),
   ];
 }

@@ -122,6 +122,14 @@ describe("the command, over files on disk", () => {
     expect((await logs("a", "web", "-n", "1")).out).toBe("web | line 79\n");
   });
 
+  test("a conversation in which nothing can be read is said to be so, with its file", async () => {
+    const { logs, said, resumes, fake } = await fleet();
+    resumes("a", "made");
+    said("made", "");
+    const { code, out, err } = await logs("a");
+    expect([code, out, err, fake.lines.at(-1)]).toEqual([0, "", expect.any(String), expect.stringMatching(/a: nothing to show in \S+\/made\.jsonl yet$/)]);
+  });
+
   test("conversations of several fill the terminal's width, and no more", async () => {
     const { logs, said, resumes } = await fleet();
     for (const name of ["a", "bb"]) {
@@ -198,7 +206,7 @@ real("logs prints the last lines, as many as are asked for, cleaned or raw", pla
     expect([ran.code, ran.out, ran.err]).toEqual([2, "", `agents: logs: --lines "${bad}" is not a whole number\n`]);
   }
   writeFileSync(log(f, "web"), "\n");
-  expect(await f.run(["logs", "web"])).toEqual({ code: 0, out: "", err: "" });
+  expect(await f.run(["logs", "web"])).toEqual({ code: 0, out: "", err: expect.stringContaining(`web: nothing to show in ${log(f, "web")} yet\n`) });
   writeFileSync(log(f, "watchdog"), "same\nsame\n");
   expect((await f.run(["logs", "watchdog"])).out).toBe("same\nsame\n");
   expect(await f.run(["logs"])).toMatchObject({ code: 2, err: "agents: usage: logs <name…>\n" });

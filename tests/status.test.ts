@@ -688,20 +688,22 @@ describe("the command over a fleet", () => {
   test("a card shows five restarts, and the last twelve lines of a screen", async () => {
     await begin(FLEET);
     const [name] = [...cfg.agents.keys()] as [string];
-    const event = (nth: number) => `${JSON.stringify({ at: new Date(fake.wall - 60_000 + nth * 1000).toISOString(), event: "down", agent: name, why: `exit ${nth}` })}\n`;
+    const at = (nth: number) => new Date(fake.wall - 60_000 + nth * 1000).toISOString();
+    const event = (nth: number) => [{ event: "down", why: `exit ${nth}` }, { event: "start" }].map((one) => `${JSON.stringify({ at: at(nth), agent: name, ...one })}\n`).join("");
     fake.files.set(state("events.jsonl"), Array.from({ length: 9 }, (_, nth) => event(nth + 1)).join(""));
     Object.assign(pane(name), { text: Array.from({ length: 30 }, (_, nth) => `line ${nth}`).join("\n") });
     const { agents: [card] } = JSON.parse((await command("status", name, "--json", "--config", cfg.path)).out) as { agents: Card[] };
     expect([card!.restarts.map(({ why }) => why), card!.screen]).toEqual([[5, 6, 7, 8, 9].map((nth) => `exit ${nth}`), Array.from({ length: 12 }, (_, nth) => `line ${nth + 18}`)]);
   });
-  test("a card's restarts: each end of its client and each order to restart it, of nobody else", async () => {
+  test("a card's restarts: each start after an end of its client or an order to restart it; no park, no start after down", async () => {
     await begin(FLEET);
     const [name, other] = [...cfg.agents.keys()] as [string, string];
-    const events = [["down", { agent: name, why: "exit 1" }], ["order", { command: "down", names: [name] }], ["order", { command: "restart", names: [other] }],
-      ["order", { command: "restart --fresh", names: [other, name] }], ["down", { agent: other, why: "exit 2" }], ["commit", { agent: name, command: "restart", names: [name] }]] as const;
+    const start = (agent: string) => ["start", { agent }] as const;
+    const events = [["down", { agent: name, why: "exit 1" }], start(name), ["order", { command: "down", names: [name] }], start(name), ["order", { command: "restart", names: [other] }], start(other),
+      ["order", { command: "restart --fresh", names: [other, name] }], start(name), ["down", { agent: other, why: "exit 2" }], ["down", { agent: name, why: "parked: 5 starts" }], start(other)] as const;
     fake.files.set(state("events.jsonl"), events.map(([event, more], nth) => `${JSON.stringify({ at: new Date(fake.wall - 60_000 + nth * 1000).toISOString(), event, ...more })}\n`).join(""));
     const { agents: [card] } = JSON.parse((await command("status", name, "--json", "--config", cfg.path)).out) as { agents: Card[] };
-    expect(card!.restarts.map(({ why }) => why)).toEqual(["exit 1", "restarted by you"]);
+    expect(card!.restarts.map(({ at, why }) => [Date.parse(at) - fake.wall + 60_000, why])).toEqual([[1_000, "exit 1"], [7_000, "by you"]]);
   });
   test("a card of several, of one that is down and of one that rests; no card is wider than the terminal", async () => {
     await begin(FLEET.replace('name = "builder"', 'name = "builder"\ndir = "/nowhere"').replace("[loop]", '[[service]]\nname = "web"\ncommand = "serve"\n[loop]'));
