@@ -2949,9 +2949,22 @@ async function makePane(cfg: Config, plan: NewSession): Promise<MadePane | strin
   }
 }
 
-/** Why nothing can be started in a folder, such as one on a disk that is away; "" = it can. */
-const whyNoFolder = (dir: string): string =>
-  (world.mtime(dir) === null ? `dir ${dir} does not exist` : "");
+const MISSING = "does not exist";
+
+/** What is wrong with a folder, such as one on a disk that is away; "" = nothing. */
+function folderFault(dir: string): string {
+  try {
+    return world.mtime(dir) === null ? MISSING : "";
+  } catch (error) {
+    return `cannot be read (${messageOf(error)})`;
+  }
+}
+
+/** Why nothing can be started in a folder; "" = it can. */
+function whyNoFolder(dir: string): string {
+  const fault = folderFault(dir);
+  return fault && `dir ${dir} ${fault}`;
+}
 
 /**
  * Starts a program in a pane of our own that outlives it; "" = started, else why not. Size, marks
@@ -11285,7 +11298,7 @@ export const isCodexDaemon = (argv: string[]): boolean => argv.some((word, at) =
  */
 function findBackground(cfg: Config, units: Unit[]) {
   const agents = units.filter(isAgent);
-  const dirs = agents.map(({ dir }) => (world.mtime(dir) === null ? dir : realPath(dir)));
+  const dirs = agents.map(({ dir }) => linkless(dir));
   const isOurs = (dir: string) => dirs.some((one) => dir === one || dir.startsWith(`${one}/`));
   const isCodex = ({ kind, bin }: Backend) => kind === "codex" || programOf(bin).endsWith("codex");
   const homes = agents.filter((agent) => isCodex(backendOf(cfg, agent))).map(codexHomeOf);
@@ -11883,9 +11896,11 @@ function holdOf(
 
 /** Why a unit cannot be started, whatever the ladder says; undefined = it can. */
 function whyCannotStart(cfg: Config, snap: Snapshot, { dir, session }: Unit): string | undefined {
-  if (world.mtime(dir) !== null) return foreignIn(snap, session) || undefined;
+  const fault = folderFault(dir);
+  if (!fault) return foreignIn(snap, session) || undefined;
   const home = `${dirname(cfg.path)}/`;
-  return `no folder ${dir.startsWith(home) ? dir.slice(home.length) : dir}`;
+  const shown = dir.startsWith(home) ? dir.slice(home.length) : dir;
+  return fault === MISSING ? `no folder ${shown}` : `folder ${shown} ${fault}`;
 }
 
 /** What is left of a client that could not be ended; undefined = nothing. */
@@ -14717,10 +14732,11 @@ function examineDirs(cfg: Config): Findings {
   for (const unit of unitsOf(cfg).values()) {
     dirs.set(unit.dir, Boolean(dirs.get(unit.dir)) || !isAgent(unit) || unit.enabled);
   }
-  const missing = [...dirs].filter(([dir]) => !isThere(dir));
-  if (!missing.length) return good(`${dirs.size} there`);
-  return missing.map(([dir, needed]) =>
-    (needed ? fail : warn)(`${dir} does not exist`, "clone it there, or fix dir"));
+  const wrong = [...dirs].map(([dir, needed]) => ({ dir, needed, fault: folderFault(dir) }))
+    .filter(({ fault }) => fault);
+  if (!wrong.length) return good(`${dirs.size} there`);
+  return wrong.map(({ dir, needed, fault }) => (needed ? fail : warn)(`${dir} ${fault}`,
+    fault === MISSING ? "clone it there, or fix dir" : "see that its disk is mounted, or fix dir"));
 }
 
 /** An agent is told to read the plan of its phase; a later one may still have to be written. */

@@ -209,6 +209,9 @@ describe("doctor", () => {
     expect(folders.of("dirs")).toMatch(/^fail .*nowhere does not exist clone/);
     fleet("folders", `[defaults]\nbackend = "claude"\n${TWO.replace("[[service]]", '[[agent]]\nname = "spare"\nenabled = false\ndir = "nowhere"\n[[service]]')}`);
     expect(examine(path).of("dirs")).toStartWith("warn");
+    // more than a disk knows how to look for
+    fleet("folders", `[defaults]\ndir = "${"x".repeat(300)}"\n${TWO}`);
+    expect(examine(path).of("dirs")).toMatch(/^fail .*x cannot be read \(ENAMETOOLONG.* see that its disk is mounted, or fix dir$/);
   });
 
   test("a config that does not load, and one with warnings", () => {

@@ -7,7 +7,7 @@ import {
   healOne, isCallOf, isWatchdog, lookAround, ownPanes, parsePane, programOf, save, enqueue, sessionAlive, sessionCommand, type Snapshot,
   parseEvents, snapshot, world, type Life, type Down, storedLife,
 } from "../agents.ts";
-import { agents, closeLook, type FakePane, fakeWorld, FLEET, paneOf, realFolder, type Scene, scene, until } from "./kit.ts";
+import { agents, closeLook, command, type FakePane, fakeWorld, FLEET, paneOf, realFolder, type Scene, scene, until } from "./kit.ts";
 
 const TEXT = '[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal"\n';
 const HOUR = 3600_000;
@@ -245,6 +245,28 @@ test("a folder that is away for an hour is no fault of its agent: said once, not
   fake.folders.add("/disk");
   await fake.ticks(cfg, watch, 2);
   expect([starts(), memoryOf(watch, "a").restarts.count]).toEqual([2, 1]);
+});
+
+test("a folder that cannot be read, as on a disk whose server is gone, is named to people; no other agent is held up, and status tells", async () => {
+  cfg = await fake.config(`${TEXT}dir = "/disk"\n${TEXT.replace('"a"', '"b"')}`);
+  fake.folders.add("/disk");
+  await fake.ticks(cfg, watch, 3);
+  const { mtime } = world;
+  world.mtime = (path) => {
+    if (path === "/disk") throw Object.assign(new Error("ENOTCONN: socket is not connected, lstat '/disk'"), { code: "ENOTCONN" });
+    return mtime(path);
+  };
+  const status = () => command("status", "--config", cfg.path);
+  expect((await status()).out).toMatch(/^ {2}a .*\n {2}b /m);
+  for (const name of ["a", "b"]) fake.tmux.exit(`agents-${name}`, 1);
+  await fake.ticks(cfg, watch, 20);
+  const blocked = parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "blocked");
+  expect(blocked).toMatchObject([{ agent: "a", why: expect.stringContaining("dir /disk cannot be read (ENOTCONN") }]);
+  expect([fake.logged("ERROR"), memoryOf(watch, "b").life.state]).toEqual([[], "up"]);
+  expect(await status()).toMatchObject({ code: 3, out: expect.stringMatching(/^! a .* folder \/disk cannot be read \(ENOTCONN/m) });
+  world.mtime = mtime;
+  await fake.ticks(cfg, watch, 2);
+  expect([memoryOf(watch, "a").life.state, memoryOf(watch, "a").restarts.count]).toEqual(["up", 1]);
 });
 
 describe("another backend than the config says", () => {
