@@ -6487,8 +6487,8 @@ interface Observation {
   alive: boolean | null;
   /** What is believed of it, once that was learned. */
   verdict: Verdict;
-  /** null = nobody asks for its screen, it has none, or "hidden": tmux did not show it. */
-  look: Look | "hidden" | null;
+  /** null = nobody asks for its screen, or it has none; a string says why nothing was seen. */
+  look: Look | string | null;
   /** Its client was started so recently that it cannot be typed to yet. */
   booting: boolean;
   /** Why nothing may be done to it: see `whyHandsOff`; "" = it may. */
@@ -6670,6 +6670,7 @@ async function lookAtScreens(
   const take = (agent: Agent, pane: Pane, text: string | null) =>
     void looks.push(guard(watch, `look ${agent.name}`, async () => {
       const seen = observations.get(agent.name)!;
+      seen.look = "the watchdog could not read what it says of itself; see its log";
       seen.booting &&= isYoung(cfg, agent, pane, text ?? "");
       seen.look = await readLook(cfg, watch, agent, pane, text);
     }));
@@ -6682,7 +6683,7 @@ async function lookAtScreens(
   await captureAll(cfg, [...unread.keys()], (pane, text) => {
     const agent = unread.get(pane)!;
     if (text !== null) take(agent, pane, text);
-    else observations.get(agent.name)!.look = "hidden";
+    else observations.get(agent.name)!.look = "tmux did not show its screen";
   });
   await Promise.all(looks);
 }
@@ -6776,8 +6777,9 @@ export async function learn(
     if (seen.alive && pane) noteClient(watch, unit, pane);
     if (!isAgent(unit) || !pane || !look) continue;
     await attempt(watch, `learn ${name}`, async () => {
-      if (look !== "hidden") seen.verdict = await noteLook(cfg, watch, unit, pane, look, full);
-      else if (full) await noteHidden(cfg, watch, unit);
+      if (typeof look !== "string") {
+        seen.verdict = await noteLook(cfg, watch, unit, pane, look, full);
+      } else if (full) await noteUnseen(cfg, watch, unit, look);
     });
   }
 }
@@ -6792,11 +6794,10 @@ export async function lookAround(
   return observations;
 }
 
-/** tmux did not show a screen: nothing is believed of it, and what nobody saw was no idleness. */
-async function noteHidden(cfg: Config, watch: Watch, agent: Agent): Promise<void> {
+/** A look that gave nothing: nothing is believed, and what nobody saw was no idleness. */
+async function noteUnseen(cfg: Config, watch: Watch, agent: Agent, why: string): Promise<void> {
   Object.assign(memoryOf(watch, agent.name), { idleSince: 0, sameSince: 0 });
-  const verdict = { ...NO_VERDICT, why: "tmux did not show its screen" };
-  await noteVerdict(cfg, watch, agent, verdict, "");
+  await noteVerdict(cfg, watch, agent, { ...NO_VERDICT, why }, "");
 }
 
 /** Whether a session printed within this many seconds; only used where no earlier look is known. */
@@ -11817,8 +11818,9 @@ async function lookAtPanes(
     screens.set(unit.name, one);
     if (pane.dead || !isAgent(unit)) return;
     const { backgroundSince } = memoryOf(watch, unit.name);
+    // without a verdict it is unsure: what one client's files refuse hides no other agent
     looks.push(judgeLook(cfg, unit, pane, { text, title: pane.title }, backgroundSince)
-      .then((verdict) => (one.verdict = verdict)));
+      .then((verdict) => (one.verdict = verdict), () => {}));
   });
   await within(STATUS_PATIENCE, Promise.all(looks), []);
   return screens;

@@ -128,7 +128,7 @@ test("observe writes nothing, and says nothing; learn alone takes what was seen 
     expect(bodyOf(name)).not.toBe("");
     expect([name, writes.exec(bodyOf(name))?.[0]]).toEqual([name, undefined]);
   }
-  for (const name of ["noteTogether", "noteClient", "noteLook", "noteHidden"]) {
+  for (const name of ["noteTogether", "noteClient", "noteLook", "noteUnseen"]) {
     expect([name, parts.filter(({ from, to }) => new RegExp(`\\b${name}\\(`).test(code.slice(from, to).replace(new RegExp(`function ${name}\\(`), ""))).map((part) => part.name)]).toEqual([name, ["learn"]]);
   }
 });

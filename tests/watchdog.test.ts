@@ -7,7 +7,7 @@ import {
   captureAll, curIdx, isHung, isUrgent, loadWatch, type Memory, memoryOf, operatorOf, parseEvents, pauseAfter, pendingUnits, phaseIdxFile, reloadConfig, enqueue,
   snapshot, stillness, watched, world, storedLife,
 } from "../agents.ts";
-import { agents, closeLook, type FakePane, type FakeWorld, fakeWorld, FLEET, type Scene, scene } from "./kit.ts";
+import { agents, closeLook, command, type FakePane, type FakeWorld, fakeWorld, FLEET, type Scene, scene } from "./kit.ts";
 import { until } from "./real.ts";
 
 let { fake, cfg, watch, pane, starts, file, operator } = {} as Scene;
@@ -168,6 +168,21 @@ test("of a screen that tmux does not show no empty file is kept", async () => {
   await ticks(30);
   const [said] = fake.logged("its screen is not recognised");
   expect([said?.includes("tmux did not show its screen"), said?.includes("saved to"), [...fake.files.keys()].filter((path) => path.includes("/unsure/"))]).toEqual([true, false, []]);
+});
+
+test("a client whose files cannot be looked through is unsure, in the rounds and in status; a person is told, and no other agent is held up", async () => {
+  await begin(`${agents("b")}[[agent]]\nname = "a"\nbackend = "codex"\nwatch = "heal+stall"\n`);
+  await ticks(5);
+  const { list } = world;
+  world.list = (path) => {
+    if (path.endsWith("/.codex/sessions")) throw new Error("EACCES: permission denied, scandir");
+    return list(path);
+  };
+  await ticks(30);
+  const why = "the watchdog could not read what it says of itself; see its log";
+  expect([memoryOf(watch, "a").verdict, memoryOf(watch, "b").verdict, fake.logged("ERROR: look a: EACCES").length]).toEqual(["unsure", "active", 1]);
+  expect(parseEvents(fake.files.get(`${cfg.stateDir}/events.jsonl`)!).filter(({ event }) => event === "unsure")).toMatchObject([{ agent: "a", why: expect.stringContaining(why) }]);
+  expect(await command("status", "--config", cfg.path)).toMatchObject({ code: 3, out: expect.stringMatching(/^1 needs you · 1 working$[^]*^! a .*unsure/m) });
 });
 
 describe("P14, fault 16: clock steps kill nobody and tell nothing twice", () => {
