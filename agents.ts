@@ -2156,6 +2156,7 @@ const plural = (number: number, word: string): string =>
 /** What is said once a trouble is over, by its label; of any other, that it works again. */
 const OVER: [RegExp, string][] = [
   [/^stranger (.+)/, "$1: its session name is free again"],
+  [/^wake text (.+)/, "$1: its wake text is there again"],
   [/^rows$/, "tmux: all its panes can be read again"],
   [/^tmux$/, "tmux: answering again"],
   [/^git$/, "hand-off: git works again"],
@@ -8575,8 +8576,13 @@ export async function healOne(
 }
 
 /** Says once what keeps a unit from its start: a stranger in its place, or no folder. */
-function noteStranger(cfg: Config, watch: Watch, unit: Unit, why: string): void {
-  const label = `stranger ${unit.name}`;
+const noteStranger = (cfg: Config, watch: Watch, unit: Unit, why: string): void =>
+  noteObstacle(cfg, watch, unit, `stranger ${unit.name}`, why);
+
+/** Says once what only a person can clear away, and by its label that it is over. */
+function noteObstacle(
+  cfg: Config, watch: Watch, unit: Unit, label: string, why: string,
+): void {
   if (why && !watch.volatile.errors[label]) {
     emit(cfg, "blocked", { agent: unit.name, why, cure: "status" });
   }
@@ -8860,9 +8866,13 @@ export async function wakeAgent(
   const action = decideWake(due, now, seen.alive,
     whyLimited(cfg, agent, seen, "wake") ? "limited" : seen.verdict.verdict);
   if (action.do !== "wake") return false;
-  const value = renderLine(cfg, agent.wake.promptFile, variablesOf(cfg, agent));
+  const { promptFile } = agent.wake;
+  const value = renderLine(cfg, promptFile, variablesOf(cfg, agent));
+  noteObstacle(cfg, watch, agent, `wake text ${agent.name}`,
+    value ? "" : `not woken: no text can be read in ${absolute(cfg.planDir, promptFile)}`);
+  if (!value) return false;
   log(`waking ${agent.name} (${agent.session}) for its scheduled pass`);
-  if (value) enqueue(watch, agent.name, "wake", value);
+  enqueue(watch, agent.name, "wake", value);
   watch.wakeDue[agent.name] = now + interval;
   await save(cfg, watch);
   return true;

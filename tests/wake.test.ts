@@ -1,7 +1,7 @@
 /** A scheduled text comes when its agent is idle, once, however many were missed. */
 import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { decideWake, type VerdictName, world } from "../agents.ts";
+import { decideWake, parseEvents, type VerdictName, world } from "../agents.ts";
 import { type Scene, scene } from "./kit.ts";
 
 describe("decideWake", () => {
@@ -36,6 +36,22 @@ describe("over the fake world", () => {
     world.mtime = mtime;
     await hours(1);
     expect(wakes()).toBe(1);
+  });
+  test("a text of the operator's own that is gone, or empty, is named to people; the wake comes once it is there", async () => {
+    const own = "/fleet/own.md";
+    fake.files.set(own, "Look around.");
+    cfg = await fake.config(TEXT.replace("3600", '3600, prompt_file = "own.md"'));
+    const looks = () => fake.received("agents-a").filter((text) => text === "Look around.").length;
+    const needs = () => parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "blocked").map(({ why }) => why);
+    await hours(1.1);
+    for (const [nth, text] of ["", undefined].entries()) {
+      text === undefined ? fake.files.delete(own) : fake.files.set(own, text);
+      await hours(2);
+      expect([looks(), fake.logged("waking").length, needs()]).toEqual([nth + 1, nth + 1, Array(nth + 1).fill(`not woken: no text can be read in ${own}`)]);
+      fake.files.set(own, "Look around.");
+      await fake.ticks(cfg, watch, 2);
+      expect([looks(), fake.logged("its wake text is there again").length]).toEqual([nth + 2, nth + 1]);
+    }
   });
   test("one each interval", async () => {
     await hours(10);
