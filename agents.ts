@@ -9467,8 +9467,11 @@ function checkInboxes(
   let sure = true;
   for (const [nth, [file, shown]] of [...inboxes].entries()) {
     if (shown.state === "failed") sure = false;
-    if (shown.state === "absent") delete watch.inboxes[file];
-    if (shown.state !== "found" || (!shown.object && !shown.text.trim())) continue;
+    // its reader deleted or emptied it: the same text after that is news
+    const isEmpty = shown.state === "absent" ||
+      (shown.state === "found" && !shown.object && !shown.text.trim());
+    if (isEmpty) delete watch.inboxes[file];
+    if (isEmpty || shown.state !== "found") continue;
     const hash = shown.object || new Bun.CryptoHasher("md5").update(shown.text).digest("hex");
     if (watch.inboxes[file] === hash) continue;
     const owner = readerOf(CAUSES[nth]!, hand);

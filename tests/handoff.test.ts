@@ -203,10 +203,10 @@ describe("inboxes", () => {
     expect(told(name)[0]).toContain(INBOXES[name]);
     expect(told(name === "builder" ? "adversary" : "builder")).toEqual([]);
   });
-  test("a change is told, a deletion is not, the same text after it is", async () => {
+  test.each([["a deletion", null], ["emptying it", ""], ["a line without a word", " \n"]])("a change is told, %s is not, the same text after it is", async (_, nothing) => {
     await running();
     fake.tmux.of("agents-builder").doing = "busy";
-    for (const content of ["one", "two", null, "two", "two\n"]) {
+    for (const content of ["one", "two", nothing, "two", "two\n"]) {
       fake.git.push("note", { [INBOXES.builder]: content });
       await ticks(3);
     }
