@@ -2481,7 +2481,7 @@ export async function takeLock(path: string, patience = 300): Promise<number | n
       try {
         await writePid(path);
       } catch (error) {
-        log(`${path}.pid: ${messageOf(error)}`); // on a full disk: the lock itself holds
+        log(`${pidFile(path)}: ${messageOf(error)}`); // on a full disk: the lock itself holds
       }
       return file;
     }
@@ -2517,8 +2517,11 @@ export async function keepLock(
 /** Writes down who holds a lock, unless that is on disk already. */
 async function writePid(path: string): Promise<void> {
   const pid = signature();
-  if (textNow(`${path}.pid`) !== pid) await world.writeAtomic(`${path}.pid`, pid);
+  if (textNow(pidFile(path)) !== pid) await world.writeAtomic(pidFile(path), pid);
 }
+
+/** Beside a lock: the pid of its holder, written once, as it takes the lock. */
+const pidFile = (lock: string): string => `${lock}.pid`;
 
 /** A file's text; "" = there is none, or nobody can read it. A disk that does not answer throws. */
 const textIn = (path: string): Promise<string> =>
@@ -2532,7 +2535,7 @@ const textIn = (path: string): Promise<string> =>
  * tells it from a later process with its number, the lock itself shows that somebody has it.
  */
 export function lockHolder(path: string): number | null {
-  const [pid, born] = textNow(`${path}.pid`).split(" ");
+  const [pid, born] = textNow(pidFile(path)).split(" ");
   return isPid(Number(pid)) && world.signal(Number(pid), 0) &&
     (born ? bornOf(Number(pid)) === born : isLocked(path)) ? Number(pid) : null;
 }
@@ -6462,13 +6465,18 @@ async function readBeat(cfg: Config) {
 
 type WatchdogState = Awaited<ReturnType<typeof readWatchdog>>;
 
-/** Who runs as watchdog; `stale`: it runs, but missed three ticks; `stage`: what it did then. */
+/**
+ * Who runs as watchdog; `stale`: it runs, but missed three ticks, or its first three; `stage`: what
+ * it did then.
+ */
 async function readWatchdog(cfg: Config) {
   const pid = holderOf(cfg, "watchdog");
   const beat = await readBeat(cfg);
-  const late =
-    world.now() - Date.parse(beat.at ?? "") > 3 * Math.max(beat.interval ?? 0, 5) * 1000;
-  const stale = pid !== null && late && beat.pid === pid;
+  // a heartbeat of another watchdog, or none that can be read, says nothing of this one
+  const last = (beat.pid === pid && Date.parse(beat.at ?? "")) ||
+    (world.mtime(pidFile(lockFile(cfg, "watchdog"))) ?? NaN);
+  const interval = beat.interval ?? cfg.watchdog.signalInterval;
+  const stale = pid !== null && world.now() - last > 3 * Math.max(interval, 5) * 1000;
   const note = stale ? readNote(noteFile(cfg, "watchdog")) : null;
   const halted = stale && statOf(pid)[0] === "T" ? `stopped by a signal (kill -CONT ${pid})` : "";
   return { running: pid !== null, pid, heartbeat: beat.at ?? "", stale,
@@ -12211,7 +12219,8 @@ function pulse(
   { running, stale, heartbeat }: WatchdogState, width: number, now: number,
 ): string {
   const clock = clockTime(now, width < NARROW ? 5 : 8);
-  const beat = heartbeat ? ` ${ageOf(heartbeat, now)} ago` : " starting";
+  const beat = heartbeat ? ` ${ageOf(heartbeat, now)} ago`
+    : stale ? " no heartbeat" : " starting";
   return `${clock}${width < NARROW ? " " : "  "}` +
     (running ? `${stale ? "✗" : "●"}${beat}` : "○ no watchdog");
 }
@@ -12294,7 +12303,7 @@ function fleetMatters(
 ): Pick<OpenMatter, "what" | "needsHuman">[] {
   const since = handoff && handoff.since ? ` for ${ageOf(handoff.since, now)}` : "";
   const { heartbeat, stage } = watchdog;
-  const beat = heartbeat ? `, heartbeat ${ageOf(heartbeat, now)} ago` : "";
+  const beat = heartbeat ? `, heartbeat ${ageOf(heartbeat, now)} ago` : ", no heartbeat";
   // what was found last says nothing of now where nobody looks
   const channel = handoff && handoff.state !== "empty" &&
     (watchdog.running || handoff.needsHuman) ? handoff : null;
@@ -14799,7 +14808,7 @@ async function examineWatchdog(cfg: Config): Promise<Findings> {
   const { running, pid, stale, heartbeat, version: its } = await readWatchdog(cfg);
   if (!running) return warn("not running", "agents up watchdog");
   if (stale) {
-    return fail(`pid ${pid} last heartbeat: ${heartbeat}`,
+    return fail(`pid ${pid} last heartbeat: ${heartbeat || "none"}`,
       "agents logs watchdog; then down and up watchdog");
   }
   if (its && its !== version()) {

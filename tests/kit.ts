@@ -288,7 +288,9 @@ export function holdLock(fake: FakeWorld, stateDir: string, pid: number): void {
   mkdirSync(stateDir, { recursive: true });
   const lock = flock(join(stateDir, "watchdog.lock")); // null = from an earlier call
   if (lock !== null) onTestFinished(() => closeSync(lock));
-  fake.files.set(join(stateDir, "watchdog.lock.pid"), `${pid} `);
+  const path = join(stateDir, "watchdog.lock.pid");
+  fake.files.set(path, `${pid} `);
+  fake.times.set(path, fake.wall);
 }
 
 function playing(doing: Doing, home?: string): FakeWorld {

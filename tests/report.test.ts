@@ -369,7 +369,7 @@ describe("report", () => {
     test("the config, the phase, the hand-off, the notices, the watchdog", () => {
       const ill = openMatters(status({ needsHuman: true, configError: "line 39: broken", notices: { dropped: 3, text: "3 dropped", needsHuman: true }, handoff: { state: "failing", since: "", why: "no route", cure: "try it", needsHuman: true },
         phase: { id: "", index: -1, total: 2, plan: "", done: false, complete: false, moving: "", error: "which phase?" }, watchdog: { ...watchdog, stale: true } }), DAY);
-      expect(ill.map(({ what, needsHuman }) => [what, needsHuman])).toEqual(["line 39: broken", "phase: which phase?", "hand-off: failing: no route  — try it", "watchdog: STALE", "notices: 3 dropped"].map((what) => [what, true]));
+      expect(ill.map(({ what, needsHuman }) => [what, needsHuman])).toEqual(["line 39: broken", "phase: which phase?", "hand-off: failing: no route  — try it", "watchdog: STALE, no heartbeat", "notices: 3 dropped"].map((what) => [what, true]));
       const off = { ...watchdog, running: false };
       expect(openMatters(status({ watchdog: { ...off, missing: true }, needsHuman: true }), DAY)).toMatchObject([{ what: "watchdog: stopped  — agents up watchdog", needsHuman: true }]);
       // taken down by a person: said, and no alarm

@@ -383,6 +383,15 @@ describe("the command over a fleet", () => {
     }
     watchdog(91, 76);
     expect((await read()).code).toBe(0);
+    // one whose rounds all fail never gives a sign of its own, while the sign of the one before it stands there
+    for (const [seconds, stale] of [[90, false], [1, true]] as const) {
+      fake.turn(seconds * SECOND);
+      const { code, status } = await read();
+      expect([code, status.watchdog.stale]).toEqual([stale ? 3 : 0, stale]);
+    }
+    fake.files.delete(state("heartbeat"));
+    expect(await command("status", "--config", cfg.path)).toMatchObject({ code: 3, out: expect.stringMatching(/^.* ✗ no heartbeat\n[^]*^watchdog: STALE, no heartbeat$/m) });
+    watchdog(91, 76);
     fake.files.set(state("heartbeat"), "{half");
     expect((await read()).status.watchdog).toEqual({ running: true, pid: 77, heartbeat: "", stale: false, version: "", stage: "", missing: false });
     expect((await command("status", "--config", cfg.path)).out.split("\n")[0]).toEndWith("  ● starting");
