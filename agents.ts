@@ -931,19 +931,17 @@ function realSignal(pid: number, signal: NodeJS.Signals | 0): boolean {
   }
 }
 
-/** Whether a write goes through at once: a file, a device such as /dev/null, or nothing yet. */
-function takesWrites(path: string): boolean {
+/**
+ * Renames a folder or fifo, or a link to one, that is in the place of a file. What is there then
+ * takes writes at once: a file, a device such as /dev/null; undefined = nothing yet.
+ */
+function setAside(path: string): Stats | undefined {
   try {
     const there = statSync(path, { throwIfNoEntry: false });
-    return !there || there.isFile() || there.isCharacterDevice();
+    if (!there || there.isFile() || there.isCharacterDevice()) return there;
   } catch {
-    return false;
+    // such as a link to itself
   }
-}
-
-/** Renames a folder or fifo, or a link to one, that is in the place of a file. */
-function setAside(path: string): void {
-  if (takesWrites(path)) return;
   renameSync(path, existsSync(`${path}.bad`) ? `${path}.bad.${Date.now()}` : `${path}.bad`);
 }
 
@@ -1002,8 +1000,7 @@ function rotate(path: string): boolean {
 }
 
 function realAppend(path: string, text: string, cap = Infinity): boolean {
-  setAside(path);
-  const size = cap < Infinity ? statSync(path, { throwIfNoEntry: false })?.size : 0;
+  const size = setAside(path)?.size;
   const full = (size ?? 0) > cap && rotate(path);
   if (text) appendFileSync(path, text, { mode: 0o600 });
   return full || size === undefined;
@@ -1035,8 +1032,6 @@ function refuseLarge(path: string, size: number): void {
 function readRegular<T>(path: string, read: (file: number, size: number) => T): T | null {
   let file: number;
   try {
-    // every tick asks for a file per agent that is rarely there; exceptions would cost more
-    if (statSync(path, { throwIfNoEntry: false }) === undefined) return null;
     // non-blocking, as opening a fifo would wait for a writer
     file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
@@ -1085,8 +1080,8 @@ async function realText(path: string): Promise<string | null> {
   }
 }
 
-/** The questions to disks that are still open, by path, and since when (monotonic ms). */
-const asked = new Map<string, { answer: Promise<boolean>; since: number }>();
+/** The questions to disks that are still open, by path. */
+const asked = new Map<string, Promise<boolean>>();
 
 /** One question at a time, as each holds a thread for as long as the disk hangs. */
 function realAnswers(path: string): Promise<boolean> {
@@ -1094,9 +1089,7 @@ function realAnswers(path: string): Promise<boolean> {
     await Bun.file(path).stat().catch(() => {});
     return asked.delete(path);
   };
-  const { answer, since } = asked.getOrInsertComputed(path,
-    () => ({ since: world.mono(), answer: ask() }));
-  return within(Math.max(since + READ_DEADLINE - world.mono(), 0), answer, false);
+  return asked.getOrInsertComputed(path, () => within(READ_DEADLINE, ask(), false));
 }
 
 function readPart(file: number, from: number, bytes: number): string {
@@ -2032,8 +2025,9 @@ function makeFolders(cfg: Config): void {
   for (const folder of [cfg.stateDir, join(cfg.logDir, "unsure")]) makeFolder(folder, 0o700);
 }
 
-const unitsOf = (cfg: Config): Map<string, Unit> =>
-  new Map<string, Unit>([...cfg.services, ...cfg.agents]);
+const unitsByConfig = new WeakMap<Config, Map<string, Unit>>();
+const unitsOf = (cfg: Config): Map<string, Unit> => unitsByConfig.getOrInsertComputed(cfg,
+  () => new Map<string, Unit>([...cfg.services, ...cfg.agents]));
 const isAgent = (unit: Unit): unit is Agent => "backend" in unit;
 
 // Shapes check what comes from disk or from a client: any field may be missing or of another type.
@@ -2607,15 +2601,14 @@ export function parsePane(row: string): (Pane & { server: string }) | null {
   if (values.length !== PANE_KEYS.length || !/^\$\d+\t%\d+\t\d+\t[01]\t/.test(row) ||
     /[\x00-\x08\x0a-\x1f\x7f]/.test(row)) return null;
   const fields = {} as Record<keyof typeof PANE_FIELDS, string>;
-  for (const [at, key] of PANE_KEYS.entries()) fields[key] = values[at]!;
-  const { width, height, serverPid, serverStart, ...pane } = fields;
+  PANE_KEYS.forEach((key, at) => (fields[key] = values[at]!));
   const number = (value: string): number | null => (value === "" ? null : Number(value));
   return {
-    ...pane, pid: Number(pane.pid), dead: pane.dead === "1", piped: pane.piped === "1",
-    status: number(pane.status), signal: number(pane.signal),
-    created: Number(pane.created) * 1000, activity: Number(pane.activity) * 1000,
-    size: `${width}x${height}`, startedPid: Number(pane.startedPid),
-    server: `${serverPid} ${serverStart}`,
+    ...fields, pid: Number(fields.pid), dead: fields.dead === "1", piped: fields.piped === "1",
+    status: number(fields.status), signal: number(fields.signal),
+    created: Number(fields.created) * 1000, activity: Number(fields.activity) * 1000,
+    size: `${fields.width}x${fields.height}`, startedPid: Number(fields.startedPid),
+    server: `${fields.serverPid} ${fields.serverStart}`,
   };
 }
 
@@ -3284,6 +3277,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: anyOf(/^ {2}(?:[⏵⏸].* · )?(?:(?:\d+ [a-z][a-z ]+(?:, )?)+|.* \(running\)) · .*↓ to /m,
         /^ {2}[⏵⏸].* · \d+ (?:local agent|shell|background task)s?(?: ·|$)/m) },
     { name: "wake-up", verdict: "background", where: "turn", why: "it has scheduled a wake-up",
+      has: "ScheduleWakeup(",
       re: /(?:[^]*\n)?● ScheduleWakeup\(.*\n {2}⎿\s+Next wakeup scheduled for (?<clock>[\d:]+)/y },
     AT_PROMPT,
   ],
@@ -3737,12 +3731,10 @@ function limitWhy({ class: kind, resetAt }: Limit, now: number): string {
 }
 
 // Money comes back by no clock: a person has to pay, so it is never waited for.
-function ruled(
-  screen: Regions, rule: Rule, region: string, match: RegExpExecArray, now: number,
-): Verdict {
+function ruled(screen: Regions, rule: Rule, match: RegExpExecArray, now: number): Verdict {
   const unpaid = rule.verdict === "blocked" && classOf(match[0]) === "money";
   const limit = rule.verdict === "limited" || unpaid
-    ? limitOf(screen, rule, region, match.index, now) : null;
+    ? limitOf(screen, rule, match.input, match.index, now) : null;
   const found: Verdict = {
     verdict: limit?.class === "money" ? "blocked" : rule.verdict, rule: rule.name,
     where: typeof rule.where === "number" ? `last ${rule.where}` : rule.where,
@@ -3802,6 +3794,18 @@ function clockNear(clock: string, now: number): number {
   return today + Math.round((now - today) / DAY) * DAY;
 }
 
+/** What a rule finds; the forty of a look make no function each, as those cost more than most. */
+function matchOf(screen: Regions, { where, has, re, given }: Rule): RegExpExecArray | null {
+  if (has !== undefined && !screen.screen.includes(has)) return null;
+  const region = regionOf(screen, where);
+  if (region === null) return null;
+  re.lastIndex = 0; // a sticky pattern matches at the start only
+  return given === undefined ? re.exec(region) : timedExec(re, region, given);
+}
+
+const timedExec = (re: RegExp, region: string, given: string): RegExpExecArray | null =>
+  timed(given, () => re.exec(region));
+
 /**
  * The verdict of one look: by the first rule that matches, else `unsure`. That it is idle has its
  * evidence too: its box is there, and no rule above says that it is busy (`AT_PROMPT`). A client at
@@ -3817,11 +3821,8 @@ export function detect(
   const screen = described ? describedRegions(look, described) : readRegions(look);
   let verdict: Verdict | null = null;
   for (const rule of rules) {
-    const region = regionOf(screen, rule.where);
-    rule.re.lastIndex = 0; // a sticky pattern matches at the start only
-    const match = region?.includes(rule.has ?? "")
-      ? timed(rule.given, () => rule.re.exec(region)) : null;
-    if (match) verdict = ruled(screen, rule, region!, match, now);
+    const match = matchOf(screen, rule);
+    if (match) verdict = ruled(screen, rule, match, now);
     if (verdict) break;
   }
   verdict ??= unruled(screen);
@@ -5550,7 +5551,7 @@ const CODEX_MODEL = /^ {2}(\S+)(?: \S+){0,2} · [/~]/m;
 
 /** The model by the client's own account, also after `/model`; "" = not known, or at work. */
 function readModel(
-  cfg: Config, agent: Agent, pane: Pane, screen: string, { verdict }: Verdict,
+  cfg: Config, agent: Agent, pane: Pane, screen: string, { verdict, own }: Verdict,
 ): string {
   const { kind } = backendOf(cfg, agent);
   if (kind === "codex") {
@@ -5558,7 +5559,7 @@ function readModel(
     return MODEL_NAME.test(model) ? model : "";
   }
   // the transcript changes all through a turn, so it is read once that is over
-  const word = kind === "claude" && verdict !== "active" ? readClaudeWord(cfg, agent, pane) : null;
+  const word = own && verdict !== "active" ? readClaudeWord(cfg, agent, pane) : null;
   return word ? readTranscript(cfg, agent, word)?.model ?? "" : "";
 }
 
@@ -8303,8 +8304,8 @@ export async function stallCheckOne(
   const stallIdle = stallPauseOf(cfg, agent, memory);
   const action = decideStall({
     verdict: verdict.verdict, idle, same,
-    animated: sourceOf(verdict)?.moves ||
-      rulesOf(backend).some((rule) => rule.name === verdict.rule && rule.animated),
+    animated: verdict.verdict === "active" && (sourceOf(verdict)?.moves ||
+      rulesOf(backend).some((rule) => rule.name === verdict.rule && rule.animated)),
     past: verdict.waitingUntil === null ? null : (world.now() - verdict.waitingUntil) / 1000,
     stallIdle,
     grace: cfg.watchdog.stallGrace,
