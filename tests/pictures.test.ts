@@ -31,6 +31,7 @@ async function night(): Promise<Record<string, string>> {
   const { pid } = it.pane("builder");
   fake.stat(pid, 7);
   fake.files.set(it.file("watchdog.lock.pid"), `${pid} 7`);
+  it.fake.times.set(it.file("watchdog.lock.pid"), it.fake.wall);
   const printed = async (...words: string[]): Promise<string> => {
     const { print } = world;
     let text = "";
