@@ -381,6 +381,8 @@ export interface Memory {
   answering?: boolean | undefined;
   /** Wall ms of the newest `up` that released it. */
   releasedAt: number;
+  /** What its start waits for, and since when, wall ms. */
+  awaits?: { why: string; since: number } | undefined;
   // in memory only; times are monotonic ms
   idleSince: number;
   sameSince: number;
@@ -2150,6 +2152,7 @@ const plural = (number: number, word: string): string =>
 /** What is said once a trouble is over, by its label; of any other, that it works again. */
 const OVER: [RegExp, string][] = [
   [/^stranger (.+)/, "$1: its session name is free again"],
+  [/^needs (.+)/, "$1: what it needs is ready"],
   [/^wake text (.+)/, "$1: its wake text is there again"],
   [/^rows$/, "tmux: all its panes can be read again"],
   [/^tmux$/, "tmux: answering again"],
@@ -6035,7 +6038,7 @@ const GROUP = {
 const MEMORY_SHAPES: Record<string, Shape> = {
   version: isText, model: isText,
   unsureTold: isNumber, backgroundSince: isNumber, stalls: isNumber, stallsTold: isNumber,
-  answering: isFlag,
+  answering: isFlag, awaits: withFields({ why: isText, since: isNumber }),
   starts: every(isNumber), client: orNull(withFields(GROUP)),
   stopping: orNull(withFields({ ...GROUP, since: isNumber, marks: orNull(every(isText)),
     stuck: orNull(isText), killed: orNull(isNumber), inPlace: orNull(isFlag) })),
@@ -6531,7 +6534,7 @@ interface Look extends Judged {
 /** What a new client in the same session begins with: nothing that was true of the old one. */
 const NEW_CLIENT = { since: 0, model: undefined, backgroundSince: undefined, idleSince: 0,
   sameSince: 0, picture: "", outline: "", byRules: null, unrest: null, answered: "", answers: 0,
-  answering: undefined, together: false, versionOf: 0, oddLooks: 0, mismatch: "",
+  answering: undefined, awaits: undefined, together: false, versionOf: 0, oddLooks: 0, mismatch: "",
   serverDown: false };
 
 /** When a process began, s since 1970; NaN = there is none, or no /proc. */
@@ -8559,6 +8562,7 @@ export async function healOne(
   if (seen.alive === null) return;
   if (seen.alive) {
     noteStranger(cfg, watch, unit, "");
+    noteUnready(cfg, watch, unit, "");
     if (endsInPlace(memory, seen.pane)) return void continueStopping(cfg, watch, unit);
     if (isAgent(unit) && seen.pane) await healLiving(cfg, watch, unit, seen, seen.pane);
     return;
@@ -8587,6 +8591,9 @@ export async function healOne(
 /** Says once what keeps a unit from its start: a stranger in its place, or no folder. */
 const noteStranger = (cfg: Config, watch: Watch, unit: Unit, why: string): void =>
   noteObstacle(cfg, watch, unit, `stranger ${unit.name}`, why);
+
+const noteUnready = (cfg: Config, watch: Watch, unit: Unit, why: string): void =>
+  noteObstacle(cfg, watch, unit, `needs ${unit.name}`, why);
 
 /** Says once what only a person can clear away, and by its label that it is over. */
 function noteObstacle(
@@ -8720,12 +8727,14 @@ async function superviseAgent(
   }
   await healOne(cfg, watch, agent, seen);
   if (seen.alive === false) noteState(cfg, watch, agent.name, "gone",
-    downText(downOf(memory.life), accountLimitOf(cfg, watch, agent) !== null));
+    downText(memory, accountLimitOf(cfg, watch, agent) !== null));
 }
 
-const downText = (down: Down, limited: boolean): string =>
-  down.state === "parked" ? down.why : down.state === "done" ? "done"
-    : limited ? "waiting for the usage limit to end" : "restarting";
+function downText({ life, awaits }: Memory, limited: boolean): string {
+  const down = downOf(life);
+  return down.state === "parked" ? down.why : down.state === "done" ? "done"
+    : limited ? "waiting for the usage limit to end" : awaits?.why ?? "restarting";
+}
 
 /** Starts a unit from the loop: only once what it needs is ready, and a batch at most per tick. */
 async function startByWatchdog(
@@ -8734,7 +8743,11 @@ async function startByWatchdog(
   const memory = memoryOf(watch, unit.name);
   if (isAgent(unit) && unit.kind === "loop" && phaseTrouble(cfg)) return;
   if (isAgent(unit) && limitAhead(cfg, watch, unit)) return;
-  if (watch.volatile.startsLeft <= 0 || (await mustWait(cfg, unit, seen.snap, memory))) return;
+  if (watch.volatile.startsLeft <= 0) return;
+  const waits = await mustWait(cfg, unit, seen.snap, memory);
+  noteUnready(cfg, watch, unit,
+    waits ? whyUnready(await operatorOf(cfg), unit, memory, world.now()) : "");
+  if (waits) return;
   if (await mayNotStart(cfg, unit.name)) return; // taken down since the look
   if (!(await stopLeftOver(cfg, watch, unit))) return;
   watch.volatile.startsLeft -= 1;
@@ -8785,6 +8798,7 @@ function noteStart(memory: Memory, heals: boolean): void {
 }
 
 const NO_SERVER = "waits for the opencode server";
+const waitsFor = (need: string): string => `waits for ${need}`;
 
 /**
  * Why a unit must wait for what it needs: "" = it does not. `since`: monotonic ms since when it
@@ -8796,7 +8810,7 @@ async function notReady(
   for (const need of unit.needs) {
     const other = unitsOf(cfg).get(need);
     if (other && !(await oncePerLook(snap, need, () => isReady(cfg, other, snap)))) {
-      return `waits for ${need}`;
+      return waitsFor(need);
     }
   }
   if (!isAgent(unit)) return "";
@@ -8814,7 +8828,18 @@ async function mustWait(cfg: Config, unit: Unit, snap: Snapshot, memory: Memory)
   const why = await notReady(cfg, unit, snap, since);
   if (why === NO_SERVER) enter(memory, { state: "waiting", since });
   else if (life.state === "waiting") enter(memory, DUE);
+  if (memory.awaits?.why !== why) memory.awaits = why ? { why, since: world.now() } : undefined;
   return why !== "";
+}
+
+/** How long, ms, a start waits for what it needs before a person is told. */
+const NEEDS_PATIENCE = 300_000;
+
+/** Why a start has waited for too long; "" = it has not, or a person took down what it needs. */
+function whyUnready(operator: Operator, unit: Unit, { awaits }: Memory, now: number): string {
+  const need = unit.needs.find((one) => awaits?.why === waitsFor(one));
+  return need === undefined || isHeld(operator, need) || now - awaits!.since < NEEDS_PATIENCE
+    ? "" : `not started: it waits for ${need}, which is not ready`;
 }
 
 const answersByLook = new WeakMap<Snapshot, Map<string, Promise<boolean>>>();
@@ -11630,6 +11655,8 @@ interface StateFacts {
   words?: string | undefined;
   /** The limit that its start waits for. */
   ahead?: ReturnType<typeof limitAhead>;
+  /** Why its start has waited for too long for what it needs. */
+  unready?: string;
 }
 
 /** A state for people: `state` in one phrase, the rest in parts; `until` is wall ms. */
@@ -11677,14 +11704,14 @@ function describeDown(memory: Memory, facts: StateFacts): Described {
       [end, memory.failures && `failure ${memory.failures}`].filter(Boolean).join(" · "),
       { until: down.until });
   }
+  if (!pane && !enabled) return described("stopped", "stopped (disabled)", "disabled");
   const { ahead } = facts;
-  const after = ahead
-    ? `starts after ${dayTime(ahead.resetAt)} (${LIMIT_NAMES[ahead.class]})` : "";
-  if (pane) {
-    return described("ended", `ended (${endOf(pane)})`, [end, after].filter(Boolean).join(" · "));
-  }
-  return enabled ? described("stopped", after ? `stopped: ${after}` : "stopped", after)
-    : described("stopped", "stopped (disabled)", "disabled");
+  const after = ahead ? `starts after ${dayTime(ahead.resetAt)} (${LIMIT_NAMES[ahead.class]})`
+    : memory.awaits?.why ?? "";
+  const more = { needsHuman: !ahead && Boolean(facts.unready) };
+  return pane
+    ? described("ended", `ended (${endOf(pane)})`, [end, after].filter(Boolean).join(" · "), more)
+    : described("stopped", after ? `stopped: ${after}` : "stopped", after, more);
 }
 
 const CONDITIONS: Record<VerdictName | "booting", Condition> = {
@@ -11952,6 +11979,7 @@ function stateOf(
     kind: agent?.kind ?? "service", complete, now, unsureAfter: cfg.watchdog.unsureAfter,
     stranger: snap.strangers?.get(unit.session), stuck: stuckNow(memory),
     ahead: agent && limitAhead(cfg, look.watch, agent),
+    unready: whyUnready(operator, unit, memory, now),
     cannot: whyCannotStart(cfg, snap, unit), words: shown && pane ? clientWords(shown, pane) : "",
     rival: look.rivals.get(unit.name)?.why,
   });

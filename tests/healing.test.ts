@@ -7,7 +7,7 @@ import {
   healOne, isCallOf, isWatchdog, lookAround, ownPanes, parsePane, programOf, save, enqueue, sessionAlive, sessionCommand, type Snapshot,
   parseEvents, snapshot, world, type Life, type Down, storedLife,
 } from "../agents.ts";
-import { agents, closeLook, command, type FakePane, fakeWorld, FLEET, paneOf, realFolder, type Scene, scene, until } from "./kit.ts";
+import { agents, closeLook, command, type FakePane, fakeWorld, FLEET, holdLock, paneOf, realFolder, type Scene, scene, until } from "./kit.ts";
 
 const TEXT = '[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal"\n';
 const HOUR = 3600_000;
@@ -267,6 +267,43 @@ test("a folder that cannot be read, as on a disk whose server is gone, is named 
   world.mtime = mtime;
   await fake.ticks(cfg, watch, 2);
   expect([memoryOf(watch, "a").life.state, memoryOf(watch, "a").restarts.count]).toEqual(["up", 1]);
+});
+
+describe("a start that waits for what its unit needs", () => {
+  const NEEDY = `[[service]]\nname = "web"\ncommand = "serve"\nready = "8080"\n${TEXT}needs = ["web"]\n`;
+  const WHY = "not started: it waits for web, which is not ready";
+  const listens = (ok: boolean) => void (fake.http = async () => ({ ok, status: ok ? 200 : 0, body: "" }));
+  const blocked = () => parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "blocked").map(({ agent, why }) => `${agent} ${why}`);
+  const status = async () => {
+    holdLock(fake, cfg.stateDir, fake.tmux.of("agents-web").pid);
+    return command("status", "--config", cfg.path);
+  };
+  beforeEach(() => begin(NEEDY, 0));
+
+  test("is shown as such, and is a person's business once it has lasted for five minutes; each time anew", async () => {
+    for (const nth of [1, 2]) {
+      listens(false);
+      if (nth > 1) fake.tmux.exit("agents-a", 1);
+      await ticks(9);
+      expect(await status()).toMatchObject({ code: 0, out: expect.stringMatching(/^ {2}a .*(stopped|ended).* waits for web$/m) });
+      expect(blocked()).toHaveLength(nth - 1);
+      await ticks(5);
+      expect(await status()).toMatchObject({ code: 3, out: expect.stringMatching(/^! a .* waits for web$/m) });
+      await ticks(50);
+      watch = await fake.watch(cfg);
+      expect([blocked(), starts(), fake.logged("ERROR")]).toEqual([Array(nth).fill(`a ${WHY}`), nth - 1, []]);
+      listens(true);
+      await ticks(3);
+      expect([starts(), memoryOf(watch, "a").life.state, memoryOf(watch, "a").awaits]).toEqual([nth, "up", undefined]);
+      await ticks(30);
+    }
+  });
+  test("alarms nobody while it is a person who took down what it needs", async () => {
+    await ticks(3);
+    operator({ held: { web: fake.wall } });
+    await ticks(60);
+    expect([blocked(), (await status()).code, starts()]).toEqual([[], 0, 0]);
+  });
 });
 
 describe("another backend than the config says", () => {
