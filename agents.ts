@@ -460,6 +460,8 @@ interface Runtime {
   lastHeavy: number;
   lastNow: number;
   errors: Record<string, string>;
+  /** Since when (monotonic ms) each of `FLEET_WIDE` has lasted, and whether people were told. */
+  lasting: Record<string, { since: number; told: boolean }>;
   fetch: Promise<void> | null;
   fetched: Fetched | null;
   /** The commit up to which commits and inboxes were handled. */
@@ -576,6 +578,7 @@ const EVENTS = {
   handoff: { colour: "yellow", trouble: true, notify: true, cure: "doctor" },
   config: { colour: "yellow", trouble: true, notify: true, cure: "doctor" },
   watchdog: { notify: true },
+  trouble: { colour: "red", trouble: true, notify: true, cure: "doctor" },
   untried: { notify: true },
   drift: { colour: "yellow", trouble: true, notify: true },
   fatal: { colour: "red", trouble: true },
@@ -1735,7 +1738,7 @@ function isOurs(path: string): boolean {
 }
 
 /** The hash of the agents.toml that ships with the program: unedited, it is not anybody's fleet. */
-const TEMPLATE = "1qsjlb0dwvc1i";
+const TEMPLATE = "3dm6gl5xd8uo0";
 
 /** smol-toml, installed into the program's folder first where a fresh clone has no packages. */
 async function tomlParser(): Promise<typeof import("smol-toml")> {
@@ -2166,8 +2169,9 @@ const OVER: [RegExp, string][] = [
   [/^notices$/, "notices: going out again"],
 ];
 const overText = (label: string): string => {
-  const known = OVER.find(([of]) => of.test(label));
-  return known ? label.replace(...known) : `${label}: working again`;
+  const name = label.replace(/^guard (?:unit )?/, "");
+  const known = OVER.find(([of]) => of.test(name));
+  return known ? name.replace(...known) : `${name}: working again`;
 };
 
 /** Logs a trouble whenever it changes, and when it is over; "" = there is none. */
@@ -2179,7 +2183,7 @@ function trouble(watch: Watch, label: string, message: string): void {
   // the outcome of a message or an answer is logged elsewhere
   if (message) log(message);
   else if (!/^(message|answer) /.test(label)) {
-    log(overText(label.replace(/^guard (?:unit )?/, "")));
+    log(overText(label));
   }
 }
 
@@ -6008,7 +6012,7 @@ export function freshWatch(): Watch {
     delivered: [], unproven: [], agents: {}, intent: null,
     wakeDue: {}, server: "", versions: [], accounts: {}, channel: null, notices: null,
     volatile: {
-      ticks: 0, lastTick: 0, lastHeavy: -Infinity, lastNow: 0, errors: {}, fetch: null,
+      ticks: 0, lastTick: 0, lastHeavy: -Infinity, lastNow: 0, errors: {}, lasting: {}, fetch: null,
       fetched: null, handled: "",
       quietSince: 0, saved: "", unsaid: [], saving: Promise.resolve(), unread: "", moves: {},
       startsLeft: 0,
@@ -9869,9 +9873,37 @@ async function round(
   return observations;
 }
 
+/**
+ * What keeps the watchdog from its work for the whole fleet, by the labels of `trouble`. The
+ * heartbeat is what is written each tick: on a full disk it fails first.
+ */
+const FLEET_WIDE = ["tmux", "phase state", "operator.json", "state folder", "guard heartbeat",
+  "guard tick"];
+
+/** How long, ms, such a trouble may last before people are told. */
+const TROUBLE_PATIENCE = 300_000;
+
+/** Tells people of troubles that last: while one does, no look can tell them of anything else. */
+function tellTroubles(cfg: Config, { volatile: { errors, lasting } }: Watch): void {
+  for (const label of FLEET_WIDE) {
+    const why = errors[label];
+    if (!why) {
+      if (lasting[label]?.told) emit(cfg, "trouble", { to: "ok", why: overText(label) });
+      delete lasting[label];
+      continue;
+    }
+    const known = lasting[label] ??= { since: world.mono(), told: false };
+    if (known.told || world.mono() - known.since < TROUBLE_PATIENCE) continue;
+    known.told = true;
+    const lasted = minutes(world.mono() - known.since);
+    emit(cfg, "trouble", { why: `${why.replace(/^ERROR: /, "")}, for ${lasted}` });
+  }
+}
+
 /** The full round, every `signal_interval`. */
 export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefined> {
   noteGap(cfg, watch);
+  tellTroubles(cfg, watch);
   await applyReleases(cfg, watch);
   const observations = await round(cfg, watch);
   await guard(watch, "heartbeat", () => beat(cfg));

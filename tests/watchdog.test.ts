@@ -185,6 +185,31 @@ test("a client whose files cannot be looked through is unsure, in the rounds and
   expect(await command("status", "--config", cfg.path)).toMatchObject({ code: 3, out: expect.stringMatching(/^1 needs you · 1 working$[^]*^! a .*unsure/m) });
 });
 
+describe("what keeps the watchdog from its work is told to people after five minutes, once, and that it is over", () => {
+  const told = () => parseEvents(fake.files.get(`${cfg.stateDir}/events.jsonl`)!).filter(({ event }) => event === "trouble").map(({ to, why }) => [to, why]);
+  const silent = () => ({ ok: false, out: "", err: "no answer in time", timedOut: true });
+  let run: typeof fake.tmux.run;
+  test.each<[string, (on: boolean) => void, unknown[][]]>([
+    ["tmux does not answer", (on) => void (fake.tmux.run = on ? silent : run),
+      [[undefined, "tmux: no answer in time, for 5 min"], ["ok", "tmux: answering again"]]],
+    ["the phase cannot be read", (on) => void fake.files.set(phaseIdxFile(cfg), on ? "x" : "0"),
+      [[undefined, 'the phase file holds "x", not a number; run "phase set" (phases: p1, p2), for 5 min'], ["ok", "phase state: valid again"]]],
+    // of what begins there is no event either, but a notice
+    ["nothing can be stored", (on) => void (fake.full = on), [["ok", "heartbeat: working again"]]],
+  ])("%s", async (_, broken, wanted) => {
+    await begin(FLEET);
+    run = fake.tmux.run.bind(fake.tmux);
+    for (const count of [9, 40]) {
+      broken(true);
+      await ticks(count);
+      broken(false);
+      await ticks(2);
+      expect(told()).toEqual(count === 9 ? [] : wanted);
+    }
+    expect(cfg.notify.events).toContain("trouble");
+  });
+});
+
 describe("P14, fault 16: clock steps kill nobody and tell nothing twice", () => {
   const states = ["busy", "idle", "limit", "dialog", "blank"] as const;
   const HOUR = 3600_000;
@@ -348,7 +373,8 @@ describe("P4: a full disk", () => {
     const stages = ["ERROR: a", "ERROR: state", "ERROR: heartbeat", "events.jsonl"];
     const said = () => stages.map((stage) => fake.logged(`${stage}: ENOSPC`).length);
     await ticks(100);
-    expect([said(), fake.logged("ENOSPC").length]).toEqual([[1, 1, 1, 1], 4]);
+    // of an event as often as there is one: that the agent is down, and that this goes on
+    expect([said(), fake.logged("ENOSPC").length]).toEqual([[1, 1, 1, 2], 5]);
     fake.full = false;
     await ticks(2);
     fake.full = true;
