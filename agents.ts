@@ -2690,13 +2690,15 @@ const processesIn = (pane: Pane): string[][] => statOf("self").length
   ? pidsIn(pane).map((pid) => readProc(`${pid}/cmdline`).replace(/\0+$/, "").split("\0"))
   : [[pane.command]];
 
+/** How tmux says that it has no server; any other failure tells nothing of what runs. */
+const NO_TMUX_SERVER = /no server running|no current target|\(No such file or directory\)/;
+
 /** One look at everything that runs. "No server" means nothing runs; a timeout tells nothing. */
 export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
   // random, so that no program can forge a row with its title
   const mark = `@${newId()} `;
   const ran = await tmux(cfg, ["list-panes", "-a", "-F", mark + PANE_FORMAT]);
-  const none = /no server running|no current target|\(No such file or directory\)/.test(ran.err);
-  if (!ran.ok && !none) {
+  if (!ran.ok && !NO_TMUX_SERVER.test(ran.err)) {
     return { ok: false, why: ran.err || "tmux did not answer", server: "", panes: new Map() };
   }
   const rows = ran.ok ? ran.out.split(mark).slice(1) : [];
@@ -10582,10 +10584,18 @@ export async function notifyPeople(config: () => Config, watch: Watch): Promise<
       continue;
     }
     // a receiver that was away for days gets only the newest
-    pendingNotices.splice(0, pendingNotices.length - NOTICES_MAX);
+    const lost = pendingNotices.splice(0, pendingNotices.length - NOTICES_MAX).length;
+    if (lost) noteLost(watch, lost);
     pause = Math.min(Math.max(5, pause * 2), 300);
     trouble(watch, "notices", `${why}; trying again in ${pause} s`);
   }
+}
+
+/** Counts events that were given up while an earlier batch is still tried. */
+function noteLost(watch: Watch, lost: number): void {
+  const notices = watch.notices!;
+  Object.assign(notices, { dropped: notices.dropped + lost, droppedAt: world.now() });
+  log(`dropped ${plural(lost, "notice")}: more than ${NOTICES_MAX} wait`);
 }
 
 /** Records how a delivery went; true = send the same events again. */
@@ -14711,6 +14721,9 @@ async function examineTmux(cfg: Config | null): Promise<Findings> {
   if (server.timedOut) {
     return fail("the tmux server does not answer", "if it was stopped: kill -CONT <its pid>");
   }
+  if (!server.ok && !NO_TMUX_SERVER.test(server.err)) {
+    return fail(`the tmux server cannot be asked: ${server.err}`, "try it by hand: tmux ls");
+  }
   const [pid, running = ""] = server.out.split("\n")[0]!.split(" ");
   return [assessTmux(client.out, running), assessExit((await askServer(cfg, !pid)).exits),
     ...(pid ? [await examineScope(pid)] : [])].flat();
@@ -14879,6 +14892,15 @@ async function examineWatchdog(cfg: Config): Promise<Findings> {
     `${heartbeat ? `${ageOf(heartbeat, world.now())} ago` : "to come"}`);
 }
 
+/** Whether people are told, and whether what was sent last went out. */
+async function examineNotices(cfg: Config): Promise<Findings> {
+  if (!tellsPeople(cfg)) return UNTOLD;
+  const { notices } = await loadWatch(cfg);
+  const text = noticesText(notices, world.now());
+  if (!text) return good("configured");
+  return (noticesFail(notices) ? fail : warn)(text, "agents notify --test");
+}
+
 /** Whether the clock can be right; `now` is wall ms, `zone` the value of TZ. */
 export function assessClock(now: number, zone: string): Findings {
   if (new Date(now).getUTCFullYear() < 2025) {
@@ -15008,7 +15030,7 @@ function fleetChecks(cfg: Config): (DoctorCheck | false)[] {
         `it keeps running beside the fleet; end it in its client, or: kill ${pid}`))],
     ["disk", () => assessDisk(freeBytes(cfg.logDir))],
     ["watchdog", () => examineWatchdog(cfg)],
-    ["notify", () => (tellsPeople(cfg) ? good("configured") : UNTOLD)],
+    ["notify", () => examineNotices(cfg)],
   ];
 }
 

@@ -184,6 +184,28 @@ describe("doctor", () => {
     expect(await watchdog({ version: "0.0.9" })).toBe(`warn it runs version 0.0.9, this is ${version()}`);
   }, 300_000);
 
+  test("a tmux server that refuses is not none", async () => {
+    const err = "error connecting to /tmp/tmux-0/default (Permission denied)";
+    const refuses = (said: string) => found("tmux", TWO, (fake) => {
+      const run = fake.tmux.run.bind(fake.tmux);
+      fake.tmux.run = (args, stdin) => args.includes("list-sessions") ? { ok: false, out: "", err: said, timedOut: false } : run(args, stdin);
+    });
+    expect(await refuses(err)).toBe(`fail the tmux server cannot be asked: ${err}`);
+    expect(await refuses("no server running on /tmp/tmux-0/default")).toMatch(/^ok .*, no server runs/);
+  }, 300_000);
+
+  test("notices that do not go out, and those that were given up", async () => {
+    const TOLD = `[notify]\ncommand = "true"\n${TWO}`;
+    const notices = (some: object | null, toml = TOLD) => found("notify", toml, (fake, state) => {
+      if (some) fake.files.set(join(state, "watch.json"), JSON.stringify({ notices: { tries: 0, since: 0, dropped: 0, droppedAt: 0, why: "E2BIG", ...some } }));
+    });
+    expect(await notices(null, TWO)).toStartWith("warn nobody is told");
+    expect([await notices(null), await notices({ tries: 1, since: 1 })]).toEqual(["ok configured", "ok configured"]);
+    const hour = Date.UTC(2026, 5, 15, 11);
+    expect(await notices({ tries: 3, since: hour })).toBe("fail none has gone out for 1h: E2BIG");
+    expect(await notices({ dropped: 7, droppedAt: hour })).toBe("warn 7 dropped, the last 1h ago: E2BIG");
+  }, 300_000);
+
   test("the plans that the phases name", () => {
     const path = fleet("plans", `loop.phases = [{ id = "p1", plan = "p1.md", status = "S.md" }, { id = "p2", plan = "sub/p2.md", status = "T.md" }]\n${["builder", "adversary"].map((role) =>
       `[[agent]]\nname = "${role}"\nkind = "loop"\nrole = "${role}"\nbackend = "claude"\n`).join("")}[backend.claude]\nbin = "true"\n`);
