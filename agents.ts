@@ -460,7 +460,7 @@ interface Runtime {
   lastHeavy: number;
   lastNow: number;
   errors: Record<string, string>;
-  /** Since when (monotonic ms) each of `FLEET_WIDE` has lasted, and whether people were told. */
+  /** Since when (monotonic ms) what `HINDERS` has lasted, and whether people were told. */
   lasting: Record<string, { since: number; told: boolean }>;
   fetch: Promise<void> | null;
   fetched: Fetched | null;
@@ -9876,21 +9876,23 @@ async function round(
 }
 
 /**
- * What keeps the watchdog from its work for the whole fleet, by the labels of `trouble`. The
- * heartbeat is what is written each tick: on a full disk it fails first.
+ * What keeps the watchdog from its work, by the labels of `trouble`. The heartbeat is what is
+ * written each tick: on a full disk it fails first.
  */
-const FLEET_WIDE = ["tmux", "phase state", "operator.json", "state folder", "guard heartbeat",
-  "guard tick"];
+const HINDERS = new RegExp("^(?:tmux|phase state|operator\\.json|state folder|" +
+  "guard (?:heartbeat|tick|hand-off|phase|phase move|outbox|unit (.+)))$");
 
 /** How long, ms, such a trouble may last before people are told. */
 const TROUBLE_PATIENCE = 300_000;
 
 /** Tells people of troubles that last: while one does, no look can tell them of anything else. */
 function tellTroubles(cfg: Config, { volatile: { errors, lasting } }: Watch): void {
-  for (const label of FLEET_WIDE) {
+  for (const label of new Set([...Object.keys(errors), ...Object.keys(lasting)])) {
+    const [hinders, agent] = HINDERS.exec(label) ?? [];
     const why = errors[label];
-    if (!why) {
-      if (lasting[label]?.told) emit(cfg, "trouble", { to: "ok", why: overText(label) });
+    // the care of one that left the config is over, whatever its last error was
+    if (!hinders || !why || (agent && !unitsOf(cfg).has(agent))) {
+      if (lasting[label]?.told) emit(cfg, "trouble", { agent, to: "ok", why: overText(label) });
       delete lasting[label];
       continue;
     }
@@ -9898,7 +9900,7 @@ function tellTroubles(cfg: Config, { volatile: { errors, lasting } }: Watch): vo
     if (known.told || world.mono() - known.since < TROUBLE_PATIENCE) continue;
     known.told = true;
     const lasted = minutes(world.mono() - known.since);
-    emit(cfg, "trouble", { why: `${why.replace(/^ERROR: /, "")}, for ${lasted}` });
+    emit(cfg, "trouble", { agent, why: `${why.replace(/^ERROR: /, "")}, for ${lasted}` });
   }
 }
 

@@ -186,18 +186,24 @@ test("a client whose files cannot be looked through is unsure, in the rounds and
 });
 
 describe("what keeps the watchdog from its work is told to people after five minutes, once, and that it is over", () => {
-  const told = () => parseEvents(fake.files.get(`${cfg.stateDir}/events.jsonl`)!).filter(({ event }) => event === "trouble").map(({ to, why }) => [to, why]);
+  const told = () => parseEvents(fake.files.get(`${cfg.stateDir}/events.jsonl`)!).filter(({ event }) => event === "trouble").map(({ agent, to, why }) => [agent, to, why]);
   const silent = () => ({ ok: false, out: "", err: "no answer in time", timedOut: true });
+  const ready = async () => ({ ok: true, status: 200, body: "" });
   let run: typeof fake.tmux.run;
   test.each<[string, (on: boolean) => void, unknown[][]]>([
     ["tmux does not answer", (on) => void (fake.tmux.run = on ? silent : run),
-      [[undefined, "tmux: no answer in time, for 5 min"], ["ok", "tmux: answering again"]]],
+      [[undefined, undefined, "tmux: no answer in time, for 5 min"], [undefined, "ok", "tmux: answering again"]]],
     ["the phase cannot be read", (on) => void fake.files.set(phaseIdxFile(cfg), on ? "x" : "0"),
-      [[undefined, 'the phase file holds "x", not a number; run "phase set" (phases: p1, p2), for 5 min'], ["ok", "phase state: valid again"]]],
+      [[undefined, undefined, 'the phase file holds "x", not a number; run "phase set" (phases: p1, p2), for 5 min'], [undefined, "ok", "phase state: valid again"]]],
     // of what begins there is no event either, but a notice
-    ["nothing can be stored", (on) => void (fake.full = on), [["ok", "heartbeat: working again"]]],
+    ["nothing can be stored", (on) => void (fake.full = on), [[undefined, "ok", "heartbeat: working again"]]],
+    ["the care of one agent fails each time", (on) => {
+      fake.http = on ? () => Promise.reject(new Error("a fault of ours")) : ready;
+      if (on) fake.tmux.exit("agents-orchestrator", 1);
+    }, [["orchestrator", undefined, "orchestrator: a fault of ours, for 5 min"], ["orchestrator", "ok", "orchestrator: working again"]]],
   ])("%s", async (_, broken, wanted) => {
-    await begin(FLEET);
+    fake.http = ready;
+    await begin(FLEET.replace('"Look after the fleet."', '"Look after the fleet."\nneeds = ["web"]') + '[[service]]\nname = "web"\ncommand = "serve"\nready = "80"\n');
     run = fake.tmux.run.bind(fake.tmux);
     for (const count of [9, 40]) {
       broken(true);
@@ -373,8 +379,8 @@ describe("P4: a full disk", () => {
     const stages = ["ERROR: a", "ERROR: state", "ERROR: heartbeat", "events.jsonl"];
     const said = () => stages.map((stage) => fake.logged(`${stage}: ENOSPC`).length);
     await ticks(100);
-    // of an event as often as there is one: that the agent is down, and that this goes on
-    expect([said(), fake.logged("ENOSPC").length]).toEqual([[1, 1, 1, 2], 5]);
+    // of an event as often as there is one: that the agent is down, that it cannot be started, and that nothing can be stored
+    expect([said(), fake.logged("ENOSPC").length]).toEqual([[1, 1, 1, 3], 6]);
     fake.full = false;
     await ticks(2);
     fake.full = true;
