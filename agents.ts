@@ -9806,7 +9806,7 @@ async function tendFleet(
     }
     await guard(watch, "messages", () => sweepTexts(cfg, watch));
   }
-  await guard(watch, "logs", () => keepLogs(cfg, observations));
+  await guard(watch, "logs", () => keepLogs(cfg, watch, observations));
 }
 
 /** The texts that a tick finds due: none once all phases are done, or where nobody can say so. */
@@ -9924,13 +9924,17 @@ async function beat(cfg: Config): Promise<void> {
 }
 
 /** Caps session logs, with one rotation; logs a pane again whose logging stopped. */
-async function keepLogs(cfg: Config, observations: Map<string, Observation>): Promise<void> {
+async function keepLogs(
+  cfg: Config, watch: Watch, observations: Map<string, Observation>,
+): Promise<void> {
   const cap = cfg.watchdog.logMaxMb * 1_000_000;
   const units = unitsOf(cfg);
   for (const [name, { pane, alive }] of observations) {
     if (!alive || !pane) continue;
     const path = sessionLogPath(cfg, units.get(name)!.session);
-    if (world.append(path, "", cap) || !pane.piped) await pipeToLog(cfg, pane.id, path);
+    await attempt(watch, `log of ${name}`, async () => {
+      if (world.append(path, "", cap) || !pane.piped) await pipeToLog(cfg, pane.id, path);
+    });
   }
 }
 

@@ -449,6 +449,19 @@ test("fault 28: a pane whose logging stopped is logged again", async () => {
   expect(fake.tmux.of("agents-a").piped).toBe(true);
 });
 
+test("a log that cannot be opened, as one of root, is said once and keeps no other one from its care", async () => {
+  await begin(agents("a", "b"));
+  const { append } = world;
+  world.append = (path, text, cap) => {
+    if (path.endsWith("agents-a.log")) throw new Error("EACCES: permission denied, open");
+    return append(path, text, cap);
+  };
+  fake.tmux.of("agents-b").piped = false;
+  await ticks(12);
+  expect([fake.tmux.of("agents-b").piped, fake.logged("EACCES").length]).toEqual([true, 1]);
+  expect(fake.logged("EACCES")[0]).toEndWith("ERROR: log of a: EACCES: permission denied, open");
+});
+
 test("fault 28: a log over its cap is rotated, and the pane writes to the new one", async () => {
   await begin(`[watchdog]\nlog_max_mb = 1\n${agents("a")}`);
   const log = join(cfg.logDir, "agents-a.log");
