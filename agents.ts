@@ -10583,7 +10583,10 @@ export async function notifyPeople(config: () => Config, watch: Watch): Promise<
     const why = await sendNotice(config(), events, done).then(() => "", messageOf);
     const told = events.map(({ agent, event, to }) =>
       [agent, event, to ? `→ ${to}` : ""].filter(Boolean).join(" "));
-    if (!why) emit(config(), "notified", { told, upTo: events.at(-1)!.at });
+    // [notify] may have been taken out of the config since
+    if (!why && tellsPeople(config())) {
+      emit(config(), "notified", { told, upTo: events.at(-1)!.at });
+    }
     if (!noteNotices(config(), watch, why, events.length)) {
       [events, pause] = [[], 1];
       done.clear();
@@ -15507,6 +15510,10 @@ WantedBy=default.target`;
 
 async function cmdUnit(call: Call): Promise<number> {
   const cfg = await configFor(call);
+  for (const name of secretNames) {
+    log(`the unit has no ${name}, without which [notify] tells nobody: set it with ` +
+      '"systemctl --user edit agents", or name a file instead, "file:PATH"');
+  }
   return printed(unitText([...selfArgv(), "watchdog", "--last-good", lastGoodFile(cfg),
     "--config", cfg.path], process.env));
 }

@@ -273,6 +273,21 @@ test("a receiver that is away: longer pauses, the command told once, the newest 
   }
 });
 
+test("what waits while [notify] is taken out of the config was not told", async () => {
+  const { fake, cfg, watch, file } = await scene(`[notify]\ncommand = "false"\nevents = ["blocked"]\n${agents("a")}`);
+  fake.files.set(file("events.jsonl"), `${JSON.stringify({ at: new Date(fake.wall).toISOString(), event: "blocked", agent: "a" })}\n`);
+  fake.turn(1);
+  let [now, sleeps] = [cfg, 0];
+  world.sleep = async (ms) => {
+    fake.turn(ms);
+    sleeps += 1;
+    if (sleeps === 2) now = await fake.config(agents("a"));
+    if (sleeps === 4) throw new Death("enough");
+  };
+  await expect(notifyPeople(() => now, watch)).rejects.toThrow("enough");
+  expect([fake.files.get(file("events.jsonl"))!.includes('"notified"'), fake.logged("notify: the command failed").length]).toEqual([false, 1]);
+});
+
 test("a command is over at its own exit, whatever it left in the background holds open", async () => {
   const began = performance.now();
   const ran = await run(["sh", "-c", "echo said; sleep 30 & echo $!; exit 3"], 20_000);

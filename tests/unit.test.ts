@@ -18,6 +18,15 @@ describe("unit", () => {
     expect(comments).toEqual([]);
   });
 
+  test("the variable that [notify] names is not in it, which is said", () => {
+    const said = (notify: string) => {
+      const { code, out, err } = call(["unit", "--config", fleet("notify", `${notify}${TWO}`)], { HOOK: "https://example.org/secret" });
+      return [code, out.includes("HOOK"), /the unit has no HOOK, without which \[notify\] tells nobody/.test(err)];
+    };
+    expect(said('[notify]\nurl = "json:env:HOOK"\n')).toEqual([0, false, true]);
+    expect(said('[notify]\nurl = "json:file:/x"\n')).toEqual([0, false, false]);
+  });
+
   test("systemd accepts it, from a folder with a space and a per cent sign", () => {
     const dir = join(scratch, "50% of it");
     const path = fleet("50% of it", TWO);
