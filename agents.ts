@@ -1685,7 +1685,7 @@ class ConfigReader {
 
   /** Checks one table against its keys; the result has camelCase keys and every default. */
   read<T extends Keys>(at: Location, raw: object, keys: T): Table<T> {
-    const unknown = Object.keys(raw).filter((key) => !(key in keys));
+    const unknown = Object.keys(raw).filter((key) => !Object.hasOwn(keys, key));
     for (const key of unknown) {
       this.warning(at, key, `unknown key${nearest(key, Object.keys(keys))}`);
     }
@@ -1847,9 +1847,9 @@ const ROOT: Location = { label: "", header: "", nth: 0 };
 const location = (header: string, nth = 0, label = `[${header}]`): Location =>
   ({ label, header, nth });
 const without = (keys: object, raw: object): Raw =>
-  Object.fromEntries(Object.entries(raw).filter(([key]) => !(key in keys)));
+  Object.fromEntries(Object.entries(raw).filter(([key]) => !Object.hasOwn(keys, key)));
 const only = (keys: object, raw: object): Raw =>
-  Object.fromEntries(Object.entries(raw).filter(([key]) => key in keys));
+  Object.fromEntries(Object.entries(raw).filter(([key]) => Object.hasOwn(keys, key)));
 
 /** A path in the config: `~/` is the home folder, a relative one starts at the config file. */
 function absolute(base: string, path: string): string {
@@ -6492,6 +6492,11 @@ async function readWatchdog(cfg: Config) {
   return { running: pid !== null, pid, heartbeat: beat.at ?? "", stale,
     version: beat.version ?? "", stage: halted || (note?.pid === pid ? note.stage : "") };
 }
+
+/** Why nothing of what is due may be done; "" = a watchdog is at work. */
+const whyNothingDone = ({ running, stale }: WatchdogState): string =>
+  (!running ? 'not running, so nothing is done; "up watchdog" starts it'
+    : stale ? 'stale, so nothing may be done; see "logs watchdog"' : "");
 
 // ── observation ─────────────────────────────────────────────────────────────────
 // One look at everything, once per round: `observe` reads which panes live, what their screens and
@@ -12056,7 +12061,7 @@ function nextDue(
   condition: Condition,
 ): { next: Due; at: number } | null {
   const { watch, watchdog, complete, now } = look;
-  if (!watchdog.running) return null;
+  if (whyNothingDone(watchdog)) return null;
   if (condition === "backoff") return dueOf(decideNextDown(memory, false, null, cfg.watchdog, now));
   if (!isLiving(condition) || condition === "blocked") return null;
   const step = stepOf(cfg, look, agent, memory, hold);
@@ -12588,9 +12593,6 @@ export function columns(
 const CARD_SCREEN = 12;
 const CARD_RESTARTS = 5;
 
-/** What to say of a watchdog that does not run. */
-const NOTHING_DONE = 'not running, so nothing is done; "up watchdog" starts it';
-
 /** Everything that is known of one unit, with the last lines that it shows. */
 export type Card = Awaited<ReturnType<typeof cardOf>>;
 
@@ -12605,12 +12607,13 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow) {
     : await nextOfDown(cfg, look, agent, snap);
   const texts = [...queue, ...watch.unproven].filter(({ target }) => target === row.name);
   const events = await readEvents(cfg);
+  const idle = whyNothingDone(look.watchdog);
   return {
     ...row,
     // what decided it, and what the client itself says; null = the screen was not read
     evidence: verdict ? { rule: verdict.rule, where: verdict.where, text: verdict.text,
       ...(verdict.own ? { own: verdict.own } : {}) } : null,
-    nextStep: !next ? "" : !look.watchdog.running ? `the watchdog is ${NOTHING_DONE}`
+    nextStep: !next ? "" : idle ? `the watchdog is ${idle}`
       : `${next.does}${next.at === null ? "" : ` at ${dayTime(next.at)}`}`,
     texts: texts.map(({ made, cause, text, tries, why = "" }) =>
       ({ made: isoOrNone(made), cause, text: plainText(text, SUBJECT_MAX), tries, why })),
@@ -13025,9 +13028,9 @@ const screenOf = async (cfg: Config, agent: Agent, pane: Pane): Promise<Screen> 
 /** How long, ms, `explain` waits between its two looks at a screen. */
 const LOOKS_APART = 300;
 
-/** What to say where no watchdog runs, so that nothing will be done. */
+/** What to say where no watchdog is at work, so that nothing will be done. */
 const watchdogFact = async (cfg: Config): Promise<[string, string | null]> =>
-  ["watchdog", (await readWatchdog(cfg)).running ? null : NOTHING_DONE];
+  ["watchdog", whyNothingDone(await readWatchdog(cfg)) || null];
 
 /** Reads a running agent as the watchdog does: twice, as a changing screen is not believed idle. */
 async function explainLive(call: Call, cfg: Config, agent: Agent, pane: Pane): Promise<number> {
@@ -15455,8 +15458,8 @@ fi`;
 }
 
 async function cmdCompletion(call: Call): Promise<number> {
-  const scripts: Record<string, () => string> = { bash: bashCompletion, zsh: zshCompletion };
-  const script = call.words.length === 1 ? scripts[call.words[0]!] : undefined;
+  const scripts = new Map([["bash", bashCompletion], ["zsh", zshCompletion]]);
+  const script = call.words.length === 1 ? scripts.get(call.words[0]!) : undefined;
   return printed((script ?? die("usage: completion bash | zsh", 2))());
 }
 

@@ -141,7 +141,7 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     [["report", "--since", "soon"], 'report: --since "soon" is not a time such as 30m, 24h or 7d'],
     ...["70000", "x", "-1", "1.5", ""].map((port): [string[], string] => [["serve", `--port=${port}`], `serve: --port ${port} is not a port (0 to 65535)`]),
     [["init", "a", "b"], "usage: init [DIR]"], [["demo", "a", "b"], "usage: demo [DIR] [--keep]"], [["completion"], "usage: completion bash | zsh"],
-    [["completion", "fish"], "usage: completion bash | zsh"],
+    [["completion", "fish"], "usage: completion bash | zsh"], [["completion", "toString"], "usage: completion bash | zsh"],
   ])("%p", async (words, says) => {
     const { stateDir } = await fake.config(CONFIG);
     fake.files.set(`${stateDir}/events.jsonl`, ["a1", "gone"].map((agent) => `{"at":"2026-01-01T00:00:00Z","event":"start","agent":"${agent}"}\n`).join(""));

@@ -133,6 +133,7 @@ test("who is told of claims but never started by itself is a warning", async () 
 describe("fault 59: an unknown key is a warning that names the nearest", () => {
   test.each<[string, string, string]>([
     ["of an agent", `${AGENT}wach = "heal"\n`, at(4, 'agent "a": wach: unknown key; nearest is "watch"')],
+    ["that every object has", `${AGENT}toString = "x"\n`, at(4, 'agent "a": toString: unknown key')],
     ["of the file", `${AGENT}[wachdog]\n`, at(4, 'wachdog: unknown key; nearest is "watchdog"')],
     ["of a backend", `[backend.claude]\nactive = "x"\n${AGENT}`, at(2, 'backend "claude": active: unknown key')],
     ["that is no name", `${AGENT}"a(b" = 1\n"x\\ny" = 2\n`, 'agent "a": a(b: unknown key'],

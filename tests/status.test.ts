@@ -617,6 +617,11 @@ describe("the command over a fleet", () => {
     // nothing is due where no watchdog would do it
     expect((await read()).of("adversary")).toMatchObject({ condition: "limited", detail: expect.stringMatching(/^to .*, 5h$/), next: "", nextAt: "" });
     expect((await command("status", "adversary", "--config", cfg.path)).out).toMatch(/^next +the watchdog is not running, so nothing is done; "up\s+watchdog"\s+starts it$/m);
+    // nor where one hangs
+    watchdog(91);
+    expect((await read()).of("adversary")).toMatchObject({ condition: "limited", next: "", nextAt: "" });
+    expect((await command("status", "adversary", "--config", cfg.path)).out).toMatch(/^next +the watchdog is stale, so nothing may be done; see "logs\s+watchdog"$/m);
+    expect((await command("explain", "adversary", "--config", cfg.path)).out).toMatch(/^watchdog +stale, so nothing may be done; see "logs\s+watchdog"$/m);
     watchdog(10);
     expect((await read()).of("adversary")).toMatchObject({ condition: "limited", next: "probe" });
     pane("adversary").doing = "busy";
@@ -631,7 +636,7 @@ describe("the command over a fleet", () => {
     pane("builder").doing = "idle";
     await read();
     fake.turn(90 * SECOND);
-    watchdog(95);
+    watchdog(89);
     const { next, nextAt } = (await read()).of("builder");
     const { agents: [card] } = JSON.parse((await command("status", "builder", "--json", "--config", cfg.path)).out) as { agents: Card[] };
     const at = new Date(nextAt).toTimeString().slice(0, 5);
