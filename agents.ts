@@ -13535,9 +13535,12 @@ async function followFile(
 // ── events ──────────────────────────────────────────────────────────────────────
 // The record: what events.jsonl holds, read back and shown line by line.
 
-/** The events in lines of events.jsonl; a line that a full disk or a crash cut short is skipped. */
+/**
+ * The events in lines of events.jsonl. One that a full disk or a crash cut short is skipped; the
+ * next one stands in the same line, where its beginning, which no string can hold, tells it.
+ */
 export function parseEvents(lines: string): AgentEvent[] {
-  return lines.split("\n").map((line) => parsedRecord(line) as AgentEvent | null)
+  return lines.split(/\n|(?=\{"at":")/).map((line) => parsedRecord(line) as AgentEvent | null)
     .flatMap((event) => (event && Number.isFinite(Date.parse(event.at)) ? [event] : []));
 }
 

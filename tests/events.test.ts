@@ -35,6 +35,13 @@ describe("events as a person reads them", () => {
     const folded = foldEvents([event(10), event(11), event(12, { agent: "b" }), event(13), commit(14), commit(15)]);
     expect(folded.map(({ event: { at }, times, since }) => [at.slice(14, 16), times, since.slice(14, 16)])).toEqual([["12", 1, "12"], ["13", 3, "10"], ["14", 1, "14"], ["15", 1, "15"]]);
   });
+  test("one that was cut short, as on a full disk, costs itself alone, not the next in its line", () => {
+    const next = event(11, { why: '{"at":"2026-06-15T11:12:00Z","event":"blocked"}' });
+    const line = JSON.stringify(event(10));
+    for (const cut of [1, 9, line.length - 1]) {
+      expect(parseEvents(`${line}\n${line.slice(0, cut)}${JSON.stringify(next)}\n${line}\n`)).toEqual([event(10), next, event(10)]);
+    }
+  });
   test("what it tells is one line without colours of its own, whoever wrote it", () => {
     const evil = "red \x1b[31m\x1b]0;t\x07\nnew\u202e";
     expect(eventText(event(10, { event: evil, agent: evil, why: evil, names: [evil] }), NOW)).toBe(
