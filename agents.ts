@@ -10127,8 +10127,8 @@ async function restUntil(
 }
 
 /**
- * How much later than usual code is compiled, in effect never: of what runs once in 30 s too little
- * is kept. With it, 100 agents and a tick every 6 s take 10 MB and a tenth of the CPU more.
+ * How much later than usual code is compiled, in effect never: for what runs once in 30 s a
+ * compiler does not pay. It took 10 MB and a tenth of the CPU more (100 agents, a tick every 6 s).
  */
 export const RARELY_RUN = 1_000_000;
 
