@@ -6563,7 +6563,7 @@ function serverLives(server: string): boolean {
 
 /** Whether any client seen at the last look still runs. */
 const clientsLive = ({ agents }: Watch): boolean => membersOf({ marks: [],
-  groups: Object.values(agents).flatMap(({ client }) => client ?? []) }, null).length > 0;
+  groups: Object.values(agents).flatMap(({ client }) => client ?? []) }).length > 0;
 
 /** The name of the socket that a tmux server made, still there or not; "" = not known. */
 function socketOf(pid: number): string {

@@ -71,6 +71,7 @@ handoff("P16, fault 17: a remote that hangs stops nothing, and once it answers n
   await until(() => heard().length, 40_000);
   expect(f.log.match(/hand-off: no answer in time/g)).toHaveLength(1);
   expect(heard()).toEqual([expect.stringContaining("claim(one): while it hangs")]);
+  await until(async () => !(await f.states()).messages.adversary); // and the watchdog knows it
 });
 
 handoff("P2, fault 8: a claim for an adversary that is down waits, and is there when it is back; one that was pushed while no watchdog ran is delivered (fault 7); a placeholder is not DONE (fault 21)", async (f) => {

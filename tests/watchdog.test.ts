@@ -680,6 +680,20 @@ describe("a lost socket is not the end of a server", () => {
     await ticks(3);
     expect([starts("a"), starts("b"), fake.logged("not at this socket")]).toEqual([2, 2, []]);
   });
+  test("a client that ended does not live on because its busy server has not collected it yet", async () => {
+    fake.stat(process.pid, 1);
+    fake.files.set("/proc/self/stat", fake.files.get(`/proc/${process.pid}/stat`)!);
+    const ended = [...fake.processes];
+    for (const [pid] of ended) fake.stat(pid, pid);
+    await ticks(1);
+    fake.tmux.killServer();
+    for (const [pid, pane] of ended) {
+      fake.processes.set(pid, pane);
+      fake.stat(pid, pid, "Z");
+    }
+    await ticks(3);
+    expect([starts("a"), starts("b"), fake.logged("not at this socket")]).toEqual([2, 2, []]);
+  });
   test("once it is dead all come back", async () => {
     fake.stat(fake.tmux.server.pid, 100_000, "Z");
     fake.tmux.killServer();
