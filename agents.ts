@@ -15191,9 +15191,13 @@ async function makeDemo(dir: string, prefix: string): Promise<string> {
   if (world.list(dir).length) die(`demo: ${dir} is not empty; name a fresh folder`, 2);
   await demoGit(dir, "init", "-q", "--bare", "-b", "main", "origin.git");
   for (const clone of ["builder", "adversary", "watch"]) {
-    await demoGit(dir, "clone", "-q", "origin.git", clone);
-    await demoGit(join(dir, clone), "config", "user.name", `demo ${clone}`);
-    await demoGit(join(dir, clone), "config", "user.email", `${clone}@demo.invalid`);
+    await demoGit(dir, "clone", "-q", "-o", "origin", "origin.git", clone);
+    // nobody is there to unlock the key that signs a person's commits, or to content their hooks
+    for (const [key, value] of [["user.name", `demo ${clone}`],
+      ["user.email", `${clone}@demo.invalid`], ["commit.gpgSign", "false"],
+      ["push.gpgSign", "false"], ["core.hooksPath", "/dev/null"]] as const) {
+      await demoGit(join(dir, clone), "config", key, value);
+    }
   }
   const first = join(dir, "builder");
   await demoGit(first, "checkout", "-q", "-B", "main");
@@ -15223,8 +15227,8 @@ async function cmdDemo(call: Call): Promise<number> {
   const dir = call.words[0] ? resolve(call.words[0]) : mkdtempSync(join(tmpdir(), "agents-demo-"));
   if (!Bun.which("git")) die(NO_GIT);
   const prefix = `demo-${newId().slice(0, 4)}-`;
-  print(`a fleet of two scripted agents in ${dir}`);
   const path = await makeDemo(dir, prefix);
+  print(`a fleet of two scripted agents in ${dir}`);
   const cfg = await loadConfig(path);
   const inDemo: Call = { path, words: [], options: {} };
   let interrupted = false;
@@ -15234,9 +15238,11 @@ async function cmdDemo(call: Call): Promise<number> {
   try {
     if ((await cmdUp(inDemo)) !== 0) return 1;
     if (call.options.keep) {
-      print(`it runs on; look at it with: tmux attach -t ${prefix}builder (detach: Ctrl-b d)`);
-      print(`status: ${selfWords()} status --config ${path}; ` +
-        `end it: ${selfWords()} down --config ${path}`);
+      const config = `--config ${quoted(path)}`;
+      for (const [what, words] of [["look at it (prefix, then d, to leave)", "attach builder"],
+        ["status", "status"], ["end it", "down"]]) {
+        print(`${what}: ${selfWords()} ${words} ${config}`);
+      }
       return 0;
     }
     const giveUp = () => interrupted || readerGone || world.mono() - began > DEMO_DEADLINE;
@@ -15250,7 +15256,7 @@ async function cmdDemo(call: Call): Promise<number> {
       return interrupted ? 130 : 1;
     }
     return printed(`complete in ${Math.round((world.mono() - began) / 1000)} s; ` +
-      `the commits: git -C ${join(dir, "watch")} log --oneline origin/main`);
+      `the commits: git -C ${quoted(join(dir, "watch"))} log --oneline origin/main`);
   } finally {
     if (!call.options.keep) await cmdDown(inDemo);
   }
