@@ -441,6 +441,8 @@ export interface Watch {
   intent: { id: string; from: string; to: string; run: string; at: number } | null;
   /** Wall ms at which each wake is due. */
   wakeDue: Record<string, number>;
+  /** Who was down by order at the last tick; absent = an older version stored it. */
+  held?: Operator["held"];
   server: string;
   /** What was said once about a client's version, such as `untried claude 3.0.0`. */
   versions: string[];
@@ -6055,7 +6057,7 @@ const WATCH_SHAPES: Record<string, Shape> = {
     asker: isText, askedAt: isNumber, liftedAt: isNumber })),
   versions: every(isText), seen: every(isText), taken: every(isText), delivered: every(isText),
   inboxes: every(isText),
-  wakeDue: every(isNumber),
+  wakeDue: every(isNumber), held: every(isNumber),
   turn: orNull(withFields({ owes: isText, subject: isText, at: isNumber })), owedSince: isNumber,
   intent: orNull(withFields({ id: isText, from: isText, to: isText, run: isText })),
   channel: orNull(withFields({ state: (value) => CHANNEL_STATES.includes(value as ChannelState),
@@ -6375,10 +6377,14 @@ const OPERATOR_SHAPES: Record<string, Shape> = {
   owners: every(isText),
 };
 
-/** Which units were down by order when the watchdog saved last, and since when (wall ms). */
-const takenDown = async (cfg: Config): Promise<Record<string, number>> => Object.fromEntries(
-  Object.entries((await loadWatch(cfg)).agents).filter(([, memory]) => memory.why === BY_YOU)
-    .map(([name, memory]) => [name, memory.since]));
+/** Who was down by order when the watchdog saved last, and since when (wall ms). */
+async function takenDown(cfg: Config): Promise<Operator["held"]> {
+  const { held, agents } = await loadWatch(cfg);
+  // version 0.1.0 stored no more than this reason
+  return held ?? Object.fromEntries(Object.entries(agents)
+    .flatMap(([name, { why, since }]) => (why === "stopped by you" ? [[name, since]] : [])));
+}
+
 const BY_YOU = "stopped by you";
 
 /** Whether a unit (or `watchdog`) has the order to stay down. */
@@ -6517,6 +6523,8 @@ interface Observation {
   booting: boolean;
   /** Why nothing may be done to it: see `whyHandsOff`; "" = it may. */
   handsOff: string;
+  /** It is down by order. */
+  held: boolean;
   /** A phase move was under way when this was seen: the loops are in its hands. */
   moving: boolean;
 }
@@ -6670,7 +6678,7 @@ export async function observe(
     const handsOff = whyHandsOff(operator, unit.name);
     observations.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT, look: null,
       booting: isAgent(unit) && pane !== null && isYoung(cfg, unit, pane, ""),
-      moving: watch.intent !== null, handsOff });
+      moving: watch.intent !== null, handsOff, held: isHeld(operator, unit.name) });
     if (alive && pane && isAgent(unit) && !handsOff && needsVerdict(watch, unit) &&
         (!only || only.has(unit.name))) {
       wanted.push(unit);
@@ -7753,8 +7761,8 @@ const UNPROVEN_FOR = DAY;
 
 /** Drops the texts of agents that left the config long ago, saying so, and those shown for long. */
 function dropLost(cfg: Config, watch: Watch): void {
-  const lost = watch.outbox.filter(({ target, why, stuck = Infinity }) =>
-    why === NO_AGENT && !cfg.agents.has(target) && world.now() - stuck >= RETURN_MAX);
+  const lost = watch.outbox.filter(({ target, stuck = Infinity }) =>
+    !cfg.agents.has(target) && world.now() - stuck >= RETURN_MAX);
   for (const { cause, target } of lost) log(`dropped: ${cause} to ${target}: ${NO_AGENT}`);
   if (lost.length) watch.outbox = watch.outbox.filter((message) => !lost.includes(message));
   watch.unproven = watch.unproven.filter(({ made }) => world.now() - made < UNPROVEN_FOR);
@@ -8564,7 +8572,7 @@ async function stopLeftOver(cfg: Config, watch: Watch, unit: Unit): Promise<bool
 async function leaveDown(cfg: Config, watch: Watch, unit: Unit, seen: Observation): Promise<void> {
   const memory = memoryOf(watch, unit.name);
   if (seen.alive === false && seen.pane) memory.buried = deathKey(seen.snap.server, seen.pane);
-  if (seen.handsOff !== BY_YOU) return void continueStopping(cfg, watch, unit);
+  if (!seen.held) return void continueStopping(cfg, watch, unit);
   if (!isOver(memory)) enterDown(memory, { state: "held" });
   if (seen.alive === false && (memory.client || endingOf(memory))) {
     await stopLeftOver(cfg, watch, unit);
@@ -9761,9 +9769,11 @@ async function runOnComplete(
 
 export const watched = (cfg: Config): Agent[] => [...cfg.agents.values()].filter(isWatched);
 
-/** What `up` released is no longer parked, done, held or backing off. */
+/** Notes who is held; what `up` released is no longer parked, done, held or backing off. */
 async function applyReleases(cfg: Config, watch: Watch): Promise<void> {
-  for (const [name, at] of Object.entries((await operatorOf(cfg)).released)) {
+  const { held, released } = await operatorOf(cfg);
+  watch.held = held;
+  for (const [name, at] of Object.entries(released)) {
     const memory = watch.agents[name];
     if (!memory || at === memory.releasedAt) continue;
     const down = downOf(memory.life);
@@ -12145,9 +12155,10 @@ function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
 }
 
 /** The limits of accounts, and how many of their agents wait for each. */
-function accountRows(cfg: Config, { watch }: StatusLook, rows: StatusRow[]) {
+function accountRows(cfg: Config, { watch, operator }: StatusLook, rows: StatusRow[]) {
   const waits = ({ name }: Agent) => rows.some((row) => row.name === name &&
-    row.state !== BY_YOU && !["working", "blocked", "parked", "done"].includes(row.condition));
+    (row.running || !isHeld(operator, name)) &&
+    !["working", "blocked", "parked", "done"].includes(row.condition));
   return Object.entries(watch.accounts).map(([key, shared]) => {
     const waiting = sharersOf(cfg, key).filter(waits).length;
     const said = waiting === 1 ? "1 agent waits" : `${waiting} agents wait`;

@@ -300,6 +300,16 @@ describe("what a person wants cannot be read", () => {
     const anew = { ...cfg, stateDir: join(cfg.stateDir, ".") + "/" }; // nothing is remembered of it here
     expect(Object.keys((await operatorOf(anew)).held)).toEqual(["helper"]);
   });
+  test("by one that starts after a tick of this version: it is no matter how their state is called, and a parked one stays down too", async () => {
+    const watch = await loadWatch(cfg);
+    operator({ held: { helper: 1, scout: 2 } });
+    await fake.ticks(cfg, watch);
+    memoryOf(watch, "helper").why = "in other words";
+    await save(cfg, watch);
+    operator("{half");
+    const anew = { ...cfg, stateDir: join(cfg.stateDir, ".") + "/" };
+    expect((await operatorOf(anew)).held).toEqual({ helper: 1, scout: 2 });
+  });
   test("for a while: what it said last holds, and it is said once, and once that it is over", async () => {
     const watch = await loadWatch(cfg);
     await operatorOf(cfg);
