@@ -98,8 +98,8 @@ for (const moment of ["as a new keeper begins", "once it has looked"]) {
     renameSync(f.path(".agents"), f.path("away"));
     await f.ticks(2);
     expect(lives(watchdog)).toBe(true);
-    rmSync(f.path(".agents"), { recursive: true });
-    renameSync(f.path("away"), f.path(".agents"));
+    // both write in the new folder all the while
+    await until(() => (rmSync(f.path(".agents"), { recursive: true, force: true }), renameSync(f.path("away"), f.path(".agents")), true));
     await f.ticks(2);
     expect([f.lock("keeper"), f.lock("watchdog")]).toEqual([second, watchdog]);
     expect(f.log.match(/watchdog up: /g)).toHaveLength(1);
