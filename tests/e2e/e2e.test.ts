@@ -296,8 +296,9 @@ describe("opencode", () => {
   real("a server that died: nobody is taken for active, it is restarted, its agents after it", async () => {
     const busy = textOf(200, "line", "[[slow:30]] ");
     await expectSent(fleet, "one", busy);
-    await untilState(fleet, "one", "active");
-    await untilState(fleet, "asks", "idle");
+    // by what the watchdog noted: `status` looks for itself, and may be ahead of it
+    const noted = (name: string) => fleet.events().findLast(({ agent, event }) => agent === name && event === "state")!.to;
+    await until(() => noted("one") === "active" && noted("asks") === "idle", 20_000);
     const panes = ["one", "asks"].map((name) => fleet.pane(name));
     const pid = Number(fleet.tmux("display-message", "-p", "-t", fleet.pane("server"), "#{pane_pid}"));
     const killed = Date.now();
