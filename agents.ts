@@ -7337,20 +7337,12 @@ async function intend(
   }
 }
 
-/** The names of the tmux buffers of this fleet begin with it: other fleets may use the server. */
-const buffersOf = (cfg: Config): string => `agents-${roomOf(cfg)}-`;
-const bufferOf = (cfg: Config, { id }: Message): string => buffersOf(cfg) + id;
+const bufferOf = ({ id }: Message): string => `agents-${id}`;
 
 /** tmux drops a buffer as it pastes it: where it is still there, a crash came before the paste. */
 async function wasNeverPasted({ cfg, message }: Errand): Promise<boolean> {
-  return (await listBuffers(cfg)).includes(bufferOf(cfg, message));
-}
-
-/** The fleet's buffers; none where tmux does not say. */
-async function listBuffers(cfg: Config): Promise<string[]> {
   const listed = await tmux(cfg, ["list-buffers", "-F", "#{buffer_name}"]);
-  const names = listed.ok ? listed.out.split("\n") : [];
-  return names.filter((name) => name.startsWith(buffersOf(cfg)));
+  return listed.ok && listed.out.split("\n").includes(bufferOf(message));
 }
 
 /** What a text is once it was given to the client in a pane one more time. */
@@ -7362,7 +7354,7 @@ function nextPaste({ tries, pasted }: Message, { pid }: Pane): Pick<Message, "tr
 /** The text as one bracketed paste: whole in every try, however long or however many lines. */
 async function paste(errand: Errand, { transcript }: BoxLook): Promise<string> {
   const { cfg, pane, message } = errand;
-  const buffer = bufferOf(cfg, message);
+  const buffer = bufferOf(message);
   const loaded = await tmux(cfg, ["load-buffer", "-b", buffer, "-"], message.text);
   if (!loaded.ok) return `load-buffer: ${loaded.err}`;
   await intend(errand,
@@ -7737,20 +7729,13 @@ async function noteDelivered(
   trouble(watch, `message ${message.id}`, "");
 }
 
-/**
- * Removes the files of long texts that nobody waits for, and of those delivered long ago, and the
- * tmux buffers of texts that are not to be pasted any more, which anybody at the server can read.
- */
-async function sweepTexts(cfg: Config, watch: Watch): Promise<void> {
+/** Removes the files of long texts that nobody waits for, and of those delivered long ago. */
+function sweepTexts(cfg: Config, watch: Watch): void {
   const kept = [...watch.outbox, ...watch.unproven].map(({ id }) => id)
     .concat(watch.delivered.slice(1 - FILES_KEPT));
   for (const file of world.list(cfg.stateDir)) {
     const id = /^message-(\w+)\.txt$/.exec(file)?.[1];
     if (id && !kept.includes(id)) world.remove(join(cfg.stateDir, file));
-  }
-  const wanted = watch.outbox.map((message) => bufferOf(cfg, message));
-  for (const buffer of await listBuffers(cfg)) {
-    if (!wanted.includes(buffer)) await tmux(cfg, ["delete-buffer", "-b", buffer]);
   }
 }
 

@@ -291,7 +291,6 @@ export class FakeTmux {
     if (name === "show-options") return said("off\n");
     if (name === "load-buffer") return this.buffers.set(opt.b!, stdin), said();
     if (name === "list-buffers") return said([...this.buffers.keys()].map((buffer) => `${buffer}\n`).join(""));
-    if (name === "delete-buffer") return this.buffers.delete(opt.b!) ? said() : failed(`no buffer ${opt.b}`);
     if (name === "run-shell") return this.shell(words[0]!) ? said() : failed("returned 1");
     if (name === "display-message" && !opt.t) return this.display(words[0]!);
     if (name === "list-panes" || name === "list-sessions") {

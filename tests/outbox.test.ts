@@ -318,19 +318,6 @@ describe("over the fake world", () => {
     expect([pane().received, watch.outbox]).toEqual([["hear this"], []]);
   });
 
-  test("a text whose paste failed stays in tmux no longer than in the outbox; the buffers of others are left alone", async () => {
-    const buffers = () => [...fake.tmux.buffers.values()];
-    const run = fake.tmux.run.bind(fake.tmux);
-    fake.tmux.run = (args, stdin) => (args.includes("paste-buffer") ? { ok: false, out: "", err: "no space", timedOut: false } : run(args, stdin));
-    for (const name of ["buffer0", "agents-notes", "agents-other-x1"]) fake.tmux.buffers.set(name, name);
-    enqueue(watch, "a", "claim", "a secret");
-    await fake.ticks(cfg, watch, 11);
-    expect(buffers()).toEqual(["buffer0", "agents-notes", "agents-other-x1", "a secret"]);
-    watch.outbox = [];
-    await fake.ticks(cfg, watch, 11); // they are looked for now and then
-    expect(buffers()).toEqual(["buffer0", "agents-notes", "agents-other-x1"]);
-  });
-
   test("each long text has a file of its own, which goes twenty deliveries later", async () => {
     const files = () => [...fake.files.keys()].filter((name) => /\/message-\w+\.txt$/.test(name));
     for (const text of ["ä".repeat(4001), "ö".repeat(4001)]) {
