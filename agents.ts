@@ -1717,14 +1717,18 @@ const show = (value: unknown): string => (JSON.stringify(value) ?? String(value)
 /**
  * The absolute path of the config for a command: the one it names, else $AGENTS_CONFIG, else the
  * agents.toml in `folder` or above it, as git and compose search, else the one beside the program.
+ * One that a watchdog runs on counts though the file is gone.
  */
 export function cfgPath(named = process.env.AGENTS_CONFIG, folder = process.cwd()): string {
   if (named) return resolve(named);
+  const inUse = once(configsInUse);
   for (let at = resolve(folder); ; at = dirname(at)) {
     const path = join(at, "agents.toml");
     if (existsSync(path)) {
       if (isOurs(path)) return path;
       log(`${path} belongs to another user and is ignored; name it with --config to use it`);
+    } else if (inUse().has(path)) {
+      return path; // gone while its editor saves it: one further up is another fleet's
     }
     if (dirname(at) === at) return join(SCRIPT_DIR, "agents.toml");
   }
@@ -2569,6 +2573,16 @@ export function supervisorsOf(cfg: Config, what: keyof typeof KEPT): number[] {
     return words[at] === flag && words[words.indexOf("--config", at) + 1] === cfg.path &&
       sharesOurFiles(pid);
   });
+}
+
+/** The configs that watchdogs and keepers of ours name, with their last good copies. */
+function configsInUse(): Map<string, string> {
+  return new Map(world.list("/proc").map(Number).flatMap((pid): [string, string][] => {
+    const words = readProc(`${pid}/cmdline`).split("\0");
+    const [copy, path] = ["--last-good", "--config"].map((option) =>
+      words.includes(option) ? words[words.indexOf(option) + 1] : "");
+    return copy && path && sharesOurFiles(pid) ? [[path, copy]] : [];
+  }));
 }
 
 // ── tmux ────────────────────────────────────────────────────────────────────────
@@ -10763,8 +10777,10 @@ async function configFor(call: Call, shows = false): Promise<Config> {
 
 /** The config that a watchdog still uses while the file is broken; null = no watchdog does. */
 async function lastGoodConfig(path: string, error: unknown): Promise<Config | null> {
+  // a watchdog that was started by hand names no copy
   const [, folder] = /^\s*log_dir\s*=\s*["']([^"']+)["']/m.exec(await textIn(path)) ?? [];
-  const state = join(absolute(dirname(path), folder ?? defaultsOf(KEYS.defaults).logDir), "state");
+  const logDir = absolute(dirname(path), folder ?? defaultsOf(KEYS.defaults).logDir);
+  const state = dirname(configsInUse().get(path) ?? join(logDir, "state", "agents.toml"));
   const source = await textIn(join(state, "agents.toml"));
   const pid = lockHolder(join(state, "watchdog.lock"));
   if (!source || pid === null) return null;

@@ -1,13 +1,13 @@
 /** `status`: what each agent's state is called, what needs a person, and how that is shown. */
 import { beforeEach, describe, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import {
   type Card, columns, type Config, decideNow, describeState, type LimitState, type Memory, memoryOf, type Pane, parseQuestion, enqueue, type Status, type StatusRow, statusLine,
   statusText, type Verdict, type Watch,
 } from "../agents.ts";
 import { atWidth, command, FLEET, type FakeWorld, fakeWorld, holdLock, message, paneOf, realFolder, verdict } from "./kit.ts";
-import { type Fleet, life, until } from "./real.ts";
+import { type Fleet, life, real, SELF, spawn, until } from "./real.ts";
 
 const SECOND = 1000;
 const HOUR = 3600 * SECOND;
@@ -792,6 +792,25 @@ fleet("what needs a person is red on a terminal, and plain in a pipe", async (f)
   expect(await person.ended()).toBe("exit 3");
   expect(await person.screen("-e")).toMatch(/\x1b\[31m(\x1b\[\d+m)?! a1 .*blocked/);
   expect((await f.run(["status"])).out).not.toContain("\x1b");
+});
+
+real("a config that is cut short, or gone while it is saved, is still that of its fleet: not of the one above", { services: [{ name: "o1", command: "sleep 1000" }] }, async (f) => {
+  await f.up();
+  // where its logs are stands in a form, and in a file, that cannot be read once it is broken
+  const good = 'defaults = { session_prefix = "i-", log_dir = "logs" }\n[[service]]\nname = "s1"\ncommand = "sleep 1000"\n';
+  f.write("inner/agents.toml", good);
+  f.write("inner/clone/file", "");
+  const inner = (...words: string[]) => spawn([...SELF, ...words], { cwd: f.path("inner", "clone"), env: f.env });
+  expect((await inner("up")).code).toBe(0);
+  for (const broken of [`${good}[[agent\n`, "", null]) {
+    if (broken === null) rmSync(f.path("inner", "agents.toml"));
+    else f.write("inner/agents.toml", broken);
+    const { code, out } = await inner("status");
+    expect([broken, code, out]).toEqual([broken, 3, expect.stringMatching(/inner\/agents\.toml.*running on the last good one\n[^]*^. s1 .*running/m)]);
+  }
+  expect((await inner("up")).err).toMatch(/inner\/agents\.toml: no such file/);
+  expect((await inner("down")).code).toBe(0);
+  expect(await f.sessions()).toEqual(["t-o1", "t-watchdog"]);
 });
 
 fleet("a broken config under a running watchdog: status, logs, send and down go by the last good one, and say so", async (f) => {
