@@ -7605,6 +7605,7 @@ async function whyUntold(
 ): Promise<string> {
   const handsOff = seen?.handsOff || whyHandsOff(await operatorOf(cfg), agent.name);
   if (handsOff) return handsOff;
+  if (seen?.alive === null) return `tmux: ${seen.snap.why}`; // it may well run
   if (!seen?.alive || !seen.pane) return NOT_RUNNING;
   if (agent.kind === "loop" && watch.intent) return "a phase move is under way";
   if (memoryOf(watch, agent.name).life.state !== "up") return "its client is being ended";

@@ -116,7 +116,7 @@ three("the socket of a tmux server that lives is removed: nobody is ended, start
   const socket = await f.tmux("display-message", "-p", "#{socket_path}");
   expect(socket).toStartWith(f.tmuxDir);
   rmSync(socket);
-  for (const words of [["up"], ["restart", "a1"], ["up", "a1"], ["explain", "a1"]]) {
+  for (const words of [["up"], ["restart", "a1"], ["up", "a1"], ["explain", "a1"], ["send", "a1", "hear this", "--timeout", "4"]]) {
     const { code, out, err } = await f.run(words);
     expect([words, code, out + err]).toEqual([words, 1, expect.stringContaining(`kill -USR1 ${server} makes it create the socket again`)]);
   }
@@ -130,7 +130,7 @@ three("the socket of a tmux server that lives is removed: nobody is ended, start
   await until(async () => (await f.pid("a1")) === before[0]);
   await f.ticks(2);
   expect([await pids(f), starts(f), await f.serverPid()]).toEqual([before, begun, server]);
-  expect(f.log.match(/runs, but not at this socket/g)).toHaveLength(1);
+  expect(f.log.match(/\] tmux: .* runs, but not at this socket/g)).toHaveLength(1);
   rmSync(socket);
   expect(await f.run(["down"])).toMatchObject({ code: 0 });
   expect(before.map(lives)).toEqual([false, false, false]);
