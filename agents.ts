@@ -971,7 +971,7 @@ async function realWriteAtomic(path: string, text: string): Promise<void> {
     renameSync(temporary, path);
   } catch (error) {
     if (existsSync(temporary)) rmSync(temporary); // its own error would hide this one
-    throw error;
+    throw Object.assign(error as Error, { path }); // a full disk names no file
   }
 }
 
@@ -10665,7 +10665,8 @@ interface Call {
 /** What the system means by the codes that a person can do something about. */
 const REFUSALS: Record<string, string> = {
   EACCES: "permission denied", EPERM: "not permitted", EROFS: "the disk is mounted read-only",
-  ENOSPC: "the disk is full", ENOTDIR: "not a directory", EISDIR: "it is a folder",
+  ENOSPC: "the disk is full", EDQUOT: "your disk quota is used up",
+  ENOTDIR: "not a directory", EISDIR: "it is a folder",
 };
 
 /** Path and reason of what the system refused; "" = the error is not of that kind. */
