@@ -10286,19 +10286,23 @@ export const HUNG_AFTER = 120_000;
 const isRunning = ({ exitCode, signalCode }: Bun.Subprocess): boolean =>
   exitCode === null && signalCode === null;
 
-/** Whether it hangs: it has not moved for ten of its intervals (s), and for `least` ms. */
-export const isHung = (stillFor: number, interval: number, least = HUNG_AFTER): boolean =>
-  stillFor >= Math.max(10 * interval * 1000, least);
+/** It hangs once it has not moved for so long, ms: ten of its intervals (s), and `least`. */
+export const hungAfter = (interval: number, least = HUNG_AFTER): number =>
+  Math.max(10 * interval * 1000, least);
 
 /**
  * Measures how long a sign has not changed, ms on the monotonic clock, which stops while the
- * machine is suspended. `null` is "could not look": no evidence, so the time starts over.
+ * machine is suspended. `null` is "could not look": no evidence, so the time starts over. So it
+ * does after half of `hangs`, ms, without a look: then who looks stood still, as in a machine that
+ * was paused, and what is looked at may have with it.
  */
-export function stillness(): (sign: string | null) => number {
-  let [last, since] = ["", 0];
-  return (sign) => {
-    if (sign === null || sign !== last) [last, since] = [sign ?? "", world.mono()];
-    return world.mono() - since;
+export function stillness(): (sign: string | null, hangs: number) => number {
+  let [last, since, looked] = ["", 0, 0];
+  return (sign, hangs) => {
+    const now = world.mono();
+    if (sign === null || sign !== last || now - looked > hangs / 2) since = now;
+    [last, looked] = [sign ?? "", now];
+    return now - since;
   };
 }
 
@@ -10316,8 +10320,8 @@ export function keeperCare(): (cfg: Config, writes: boolean) => string {
     const keeper = holderOf(cfg, "keeper");
     const note = readNote(noteFile(cfg, "keeper"));
     const sign = writes && note?.pid === keeper ? `${note.at}` : null;
-    const hangs = keeper !== null && isHung(still(sign), cfg.watchdog.signalInterval);
-    if (keeper !== null && !hangs) return "";
+    const hangs = hungAfter(cfg.watchdog.signalInterval);
+    if (keeper !== null && still(sign, hangs) < hangs) return "";
     // on a loaded machine a keeper needs seconds to get its lock; a second one would only add load
     const isStarting = keeper === null && started !== null && isRunning(started) &&
       world.mono() - startedAt < KEEPER_START_MAX;
@@ -10351,7 +10355,7 @@ const KEEPER_STEP = 250;
 
 /**
  * The hidden `keep`: starts a watchdog a second after the last one died, and ends one that has hung
- * for two minutes. `least`: see isHung. Exits 100 where another keeper has the lock.
+ * for two minutes. `least`: see hungAfter. Exits 100 where another keeper has the lock.
  */
 export async function keep(path: string, lastGood: string, least = HUNG_AFTER): Promise<number> {
   const cfg = await firstConfig(path, lastGood);
@@ -10404,7 +10408,7 @@ export class Ward {
     const pid = holderOf(this.cfg, "watchdog");
     if (pid !== null && !this.child) this.waitBeforeStart(1_000);
     if (pid !== null) return this.endIfHung(pid, writes);
-    this.asked = null;
+    if (!this.child) this.asked = null;
     if (!this.child && world.mono() >= this.nextStart && !this.awaitsLock()) this.start();
   }
 
@@ -10415,7 +10419,7 @@ export class Ward {
    */
   private awaitsLock(): boolean {
     const [pid] = supervisorsOf(this.cfg, "watchdog");
-    const unlockedFor = this.unlockedFor(pid === undefined ? null : `${pid}`);
+    const unlockedFor = this.unlockedFor(pid === undefined ? null : `${pid}`, this.least);
     if (pid === undefined) return false;
     if (unlockedFor >= this.least && !isLocked(lockFile(this.cfg, "watchdog"))) {
       log(`the watchdog (pid ${pid}) holds no lock in ${this.cfg.stateDir}; ending it`);
@@ -10428,9 +10432,9 @@ export class Ward {
     const note = readNote(noteFile(this.cfg, "watchdog"));
     const isKnown = writes && note?.pid === pid;
     const beat = await readBeat(this.cfg);
-    const stillFor = this.stillFor(isKnown ? `${note.at} ${beat.at}` : null);
-    const interval = beat.interval ?? this.cfg.watchdog.signalInterval;
-    if (!isKnown || !isHung(stillFor, interval, this.least)) return;
+    const hangs = hungAfter(beat.interval ?? this.cfg.watchdog.signalInterval, this.least);
+    const stillFor = this.stillFor(isKnown ? `${note.at} ${beat.at}` : null, hangs);
+    if (!isKnown || stillFor < hangs) return;
     if (this.asked?.pid !== pid) {
       log(`the watchdog (pid ${pid}) has not moved for ${minutes(stillFor)}, ` +
         `at: ${note.stage}; ending it`);
@@ -10454,13 +10458,13 @@ export class Ward {
 
   /** A watchdog that exits by itself could not start. */
   private noteEnd(code: number, signal: NodeJS.Signals | number | null): void {
-    this.child = null;
-    this.ended = code;
+    // one that hung and then heeded the signal was not meant to end for good
+    [this.child, this.ended, this.asked] = [null, this.asked ? null : code, null];
     const pause = signal ? 1_000 : pauseAfter(this.pause, world.mono() - this.startedAt);
     const when = pause > 1_000 ? ` in ${pause / 1_000} s` : "";
     const ended = `the watchdog ended (${signal ?? `exit ${code}`}), starting another${when}`;
     if (code === 100) this.say("another watchdog has the lock");
-    else if (code !== 0) this.say(ended, signal !== null);
+    else if (this.ended !== 0) this.say(ended, signal !== null);
     this.waitBeforeStart(pause);
   }
 

@@ -124,6 +124,35 @@ describe("a keeper and its watchdog, on a clock that the test turns", () => {
     expect([signals.at(-1)?.[1], starts, said().length]).toEqual(["SIGTERM", [], 2]);
   });
 
+  test("nobody hangs because the keeper stood still itself, as both do in a machine that is paused", async () => {
+    const { fake, looks, hold, beat, signals } = await keeper();
+    beat(5);
+    hold();
+    await looks(10);
+    fake.turn(600_000);
+    await looks(115);
+    expect(signals).toEqual([]);
+    await looks(10);
+    expect(signals[0]).toEqual([730, "SIGTERM"]);
+  });
+
+  test.each([true, false])("one that hung and does end when asked was not meant to: another is started (its lock is free first: %p)", async (first) => {
+    const { looks, hold, free, beat, end, signals, starts, said, ward } = await keeper();
+    await looks(1);
+    beat(5);
+    hold();
+    await looks(122);
+    expect(signals[0]?.[1]).toBe("SIGTERM");
+    if (first) {
+      free();
+      await looks(0.5);
+    }
+    await end(0);
+    free();
+    await looks(5);
+    expect([ward.ended, starts.length, said().at(-1)]).toEqual([null, 2, expect.stringMatching(/^the watchdog ended \(exit 0\), starting another/)]);
+  });
+
   test("one that runs without a lock here is waited for, and ended where it never comes", async () => {
     const { fake, cfg, looks, starts, signals, said } = await keeper();
     for (const pid of ["self", 77]) {
