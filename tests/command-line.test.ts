@@ -5,7 +5,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { COMMANDS, helpText, parseCall } from "../agents.ts";
-import { atWidth, command, type FakeWorld, fakeWorld } from "./kit.ts";
+import { atWidth, command, type FakeWorld, fakeWorld, realFolder } from "./kit.ts";
 import { type Fleet, life, quote, real, SELF, spawn, until } from "./real.ts";
 
 const ROOT = join(import.meta.dir, "..");
@@ -111,7 +111,7 @@ test("the agents.toml that ships is an example and no fleet, unless it is named"
 
 describe("a usage error is exit 2, one line, and nothing on standard output", () => {
   let fake: FakeWorld;
-  beforeEach(() => void (fake = fakeWorld()));
+  beforeEach(() => void (fake = fakeWorld(realFolder())));
   const CONFIG = '[[agent]]\nname = "a1"\nbackend = "claude"\n[loop]\nphases = [{ id = "one", plan = "p.md", status = "s.md" }]\n';
   test.each<[words: string[], says: string]>([
     [["stauts"], 'unknown command "stauts"; nearest is "status" (there are: up, down, '],
@@ -145,7 +145,7 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
   ])("%p", async (words, says) => {
     const { stateDir } = await fake.config(CONFIG);
     fake.files.set(`${stateDir}/events.jsonl`, ["a1", "gone"].map((agent) => `{"at":"2026-01-01T00:00:00Z","event":"start","agent":"${agent}"}\n`).join(""));
-    const { code, out, err } = await command(...words, "--config", "/fleet/agents.toml");
+    const { code, out, err } = await command(...words, "--config", join(fake.home, "agents.toml"));
     expect([code, out, err.trimEnd().split("\n").length]).toEqual([2, "", 1]);
     expect(err).toStartWith(`agents: ${says}`);
   });

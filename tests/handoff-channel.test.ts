@@ -4,7 +4,7 @@ import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, re
 import { join } from "node:path";
 import { type Channel, type Config, decideChannel, decideHandoff, type Fetched, type Handoff, isRefName, phaseDone, plainText, showPushed, type Watch, world } from "../agents.ts";
 import { GIT_ENV } from "./git.ts";
-import { command, FLEET, type FakeWorld, fakeWorld } from "./kit.ts";
+import { command, FLEET, type FakeWorld, fakeWorld, realFolder } from "./kit.ts";
 import { until } from "./wait.ts";
 
 // dozens of real gits each, on a machine that may have other work
@@ -52,13 +52,13 @@ beforeEach(async () => {
   dated = {};
   dir = mkdtempSync("/tmp/channel ");
   copy("empty");
-  fake = fakeWorld();
+  fake = fakeWorld(realFolder());
   world.git = async (repo, args, more) => {
     commands.push(args[0]!);
     return REAL_GIT(repo, args, more);
   };
   const mtime = world.mtime;
-  world.mtime = (path) => (path.startsWith("/tmp/") ? (existsSync(path) ? lockTime(path) : null) : mtime(path));
+  world.mtime = (path) => (path.startsWith(dir) ? (existsSync(path) ? lockTime(path) : null) : mtime(path));
   await configure();
 });
 afterEach(() => {

@@ -44,6 +44,7 @@ export class FakeWorld {
   effects: string[] = [];
   dieAt = 0;
   full = false;
+  /** `home`: the default is no folder on disk; where locks are taken, as by orders, it is a real one. */
   constructor(readonly home = "/fleet") {
     const { files, times } = this;
     Object.assign(world, {

@@ -7,7 +7,7 @@ import {
   sessionLogPath, type Watch, type Memory, storedLife, world,
 } from "../agents.ts";
 import type { Doing } from "./fakes.ts";
-import { agents, command, fakeWorld, message, type Scene, scene } from "./kit.ts";
+import { agents, command, fakeWorld, message, realFolder, type Scene, scene } from "./kit.ts";
 
 const GOLDEN = join(import.meta.dir, "fixtures", "state", "v1");
 /** As it is there; the limit of the night is that of one agent alone. */
@@ -31,11 +31,11 @@ const lifeOf = (moment: Moment, name: string): Stored => stored(moment).agents[n
 
 /** The fleet as another watchdog finds it half a minute later: the files, and the clients that still run. */
 async function found(moment: Moment, running: Record<string, Doing> = {}, text = FLEET): Promise<Scene> {
-  const fake = fakeWorld();
+  const fake = fakeWorld(realFolder());
   fake.wall = Date.parse(JSON.parse(golden(moment, "state/heartbeat")).at) + 30_000;
   for (const [file, content] of GOLDEN_FILES[moment]) {
-    fake.files.set(`/fleet/.agents/${file}`, content);
-    fake.times.set(`/fleet/.agents/${file}`, fake.wall - 30_000);
+    fake.files.set(join(fake.home, ".agents", file), content);
+    fake.times.set(join(fake.home, ".agents", file), fake.wall - 30_000);
   }
   const it = await scene(text, { fake, ticks: 0 });
   for (const [name, doing] of Object.entries(running)) stand(it, moment, name, doing);
