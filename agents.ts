@@ -979,14 +979,13 @@ async function realWriteAtomic(path: string, text: string): Promise<void> {
 let systemFlock: ((file: number, how: number) => number) | null = null;
 
 /** Locks an open file for as long as it stays open; false = another process has it. */
-function lockOpen(file: number): boolean {
+function lockOpen(file: number, shared = false): boolean {
   const { dlopen } = import.meta.require("bun:ffi") as typeof import("bun:ffi");
   const library = process.platform === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
   systemFlock ??= dlopen(library,
     { flock: { args: ["int", "int"], returns: "int" } }).symbols.flock;
-  const LOCK_EX = 2;
-  const LOCK_NB = 4;
-  return systemFlock(file, LOCK_EX | LOCK_NB) === 0;
+  const [LOCK_SH, LOCK_EX, LOCK_NB] = [1, 2, 4];
+  return systemFlock(file, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) === 0;
 }
 
 /** Renames a full file; false = another process did so: a second time would lose what is in it. */
@@ -2466,15 +2465,15 @@ export function flock(path: string): number | null {
 
 /**
  * Whether any process holds a lock, even one that could not write its pid. Nobody holds one that is
- * not there; one that cannot be opened may be held.
+ * not there; `otherwise`: of one that cannot be opened. Two that ask do not see each other.
  */
-function isLocked(path: string): boolean {
+function isLocked(path: string, otherwise = true): boolean {
   let file: number | null = null;
   try {
     file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-    return !lockOpen(file);
+    return !lockOpen(file, true);
   } catch (error) {
-    return !isAbsent(error);
+    return !isAbsent(error) && otherwise;
   } finally {
     if (file !== null) closeSync(file);
   }
@@ -2549,6 +2548,10 @@ export function lockHolder(path: string): number | null {
 
 const holderOf = (cfg: Config, what: Parameters<typeof lockFile>[1]): number | null =>
   lockHolder(lockFile(cfg, what));
+
+/** Whether any process has this lock: with its pid beside it, or without, as on a full disk. */
+const isHeldBySomebody = (cfg: Config, what: Parameters<typeof lockFile>[1]): boolean =>
+  holderOf(cfg, what) !== null || isLocked(lockFile(cfg, what));
 
 /** The arguments by which keeper and watchdog start, and recognise, each other. */
 const KEPT = { watchdog: ["watchdog", "--kept"], keeper: ["keep", "--last-good"] } as const;
@@ -6495,27 +6498,42 @@ async function readBeat(cfg: Config) {
 
 type WatchdogState = Awaited<ReturnType<typeof readWatchdog>>;
 
+/** ms. A watchdog that has its lock writes its pid within this time, or cannot. */
+const PID_WRITTEN = 300;
+
+/** Whether a watchdog has its lock and cannot write its pid: the disk is full, or read-only. */
+async function isMute(cfg: Config): Promise<boolean> {
+  const isIt = () => holderOf(cfg, "watchdog") === null &&
+    isLocked(lockFile(cfg, "watchdog"), false); // one that cannot be looked at says nothing
+  if (!isIt()) return false;
+  await world.sleep(PID_WRITTEN);
+  return isIt();
+}
+
 /**
- * Who runs as watchdog; `stale`: it runs, but missed three ticks, or its first three; `stage`: what
- * it did then.
+ * Who runs as watchdog; `stale`: it runs, but missed three ticks, or its first three, or is `mute`:
+ * it cannot write; `stage`: what it did then.
  */
 async function readWatchdog(cfg: Config) {
-  const pid = holderOf(cfg, "watchdog");
+  const mute = await isMute(cfg);
+  const pid = mute ? supervisorsOf(cfg, "watchdog")[0] ?? null : holderOf(cfg, "watchdog");
   const beat = await readBeat(cfg);
   // a heartbeat of another watchdog, or none that can be read, says nothing of this one
   const last = (beat.pid === pid && Date.parse(beat.at ?? "")) ||
     (world.mtime(pidFile(lockFile(cfg, "watchdog"))) ?? NaN);
   const interval = beat.interval ?? cfg.watchdog.signalInterval;
-  const stale = pid !== null && world.now() - last > 3 * Math.max(interval, 5) * 1000;
+  const stale = mute || (pid !== null && world.now() - last > 3 * Math.max(interval, 5) * 1000);
   const note = stale ? readNote(noteFile(cfg, "watchdog")) : null;
-  const halted = stale && statOf(pid)[0] === "T" ? `stopped by a signal (kill -CONT ${pid})` : "";
-  return { running: pid !== null, pid, heartbeat: beat.at ?? "", stale,
-    version: beat.version ?? "", stage: halted || (note?.pid === pid ? note.stage : "") };
+  const halted = stale && pid !== null && statOf(pid)[0] === "T"
+    ? `stopped by a signal (kill -CONT ${pid})` : "";
+  return { running: mute || pid !== null, pid, heartbeat: beat.at ?? "", stale, mute,
+    version: beat.version ?? "", stage: halted || (note && note.pid === pid ? note.stage : "") };
 }
 
 /** Why nothing of what is due may be done; "" = a watchdog is at work. */
-const whyNothingDone = ({ running, stale }: WatchdogState): string =>
+const whyNothingDone = ({ running, stale, mute }: WatchdogState): string =>
   (!running ? 'not running, so nothing is done; "up watchdog" starts it'
+    : mute ? 'running, but cannot write, so nothing may be done; see "doctor"'
     : stale ? 'stale, so nothing may be done; see "logs watchdog"' : "");
 
 // ── observation ─────────────────────────────────────────────────────────────────
@@ -7847,7 +7865,7 @@ export async function awaitHand(cfg: Config, isOver = () => false): Promise<void
 async function byHand<T>(
   cfg: Config, patience: number, write: (isAlone: () => boolean) => Promise<T>,
 ): Promise<T | null> {
-  const isAlone = () => holderOf(cfg, "watchdog") === null;
+  const isAlone = () => !isHeldBySomebody(cfg, "watchdog");
   const lock = isAlone() ? await takeLock(lockFile(cfg, "hand"), patience) : null;
   if (lock === null) return null;
   try {
@@ -9382,7 +9400,7 @@ async function checkChannel(cfg: Config): Promise<void> {
   const hand = cfg.loop.handoff;
   if (!hand || isComplete(cfg)) return;
   const sha = baselineOf(await loadWatch(cfg), hand);
-  const isFirst = !sha && holderOf(cfg, "watchdog") === null;
+  const isFirst = !sha && !isHeldBySomebody(cfg, "watchdog");
   const found = await (isFirst ? takeBaseline(cfg, hand) : inspectChannel(cfg, hand, sha));
   if (found.why) log(`hand-off: ${channelText(found)}`);
 }
@@ -10990,7 +11008,7 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
   const running = () => holderOf(cfg, "watchdog") !== null;
   if (wasDown) await stopWatchdog(cfg, isWanted);
   else await retireOtherVersion(cfg);
-  if (running()) {
+  if (running() || await isMute(cfg)) {
     log("watchdog already running");
     nameLogStranger(cfg, await snapshot(cfg));
     return true;
@@ -11009,7 +11027,7 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
   if (!keeper) return false;
   const deadline = world.mono() + WATCHDOG_START_MAX;
   // ours ends if another `up` was first with a keeper, which then starts the watchdog
-  const kept = () => isRunning(keeper) || holderOf(cfg, "keeper") !== null;
+  const kept = () => isRunning(keeper) || isHeldBySomebody(cfg, "keeper");
   while (!running() && kept() && world.mono() < deadline) await world.sleep(50);
   return running();
 }
@@ -11502,7 +11520,7 @@ async function startAndWait(
   const failures = await withBar(units.length, async (step) => {
     const early = [...earlier, ...(await startAll(cfg, units, boots, step))];
     early.push(...((await between?.()) ?? []));
-    if (boots.length && holderOf(cfg, "watchdog") === null) await bootAll(cfg, boots);
+    if (boots.length && !isHeldBySomebody(cfg, "watchdog")) await bootAll(cfg, boots);
     return [...early, ...(await awaitClients(cfg, exceptFailed(units, early), step))];
   });
   for (const { name, why } of failures) log(`${name}: ${why}`);
@@ -11925,9 +11943,9 @@ async function rivalsOf(cfg: Config, snap: Snapshot): Promise<StatusLook["rivals
  * round looks first and writes its heartbeat last, at most LONG_ROUND later; after a longer one,
  * what was drawn in between may be shown a round late.
  */
-const stillRests = (memory: Memory, pane: Pane, { running, heartbeat }: WatchdogState) =>
-  running && memory.verdict === "idle" && memory.since >= pane.created && pane.activity > 0 &&
-  pane.activity < Date.parse(heartbeat) - LONG_ROUND;
+const stillRests = (memory: Memory, pane: Pane, { running, mute, heartbeat }: WatchdogState) =>
+  running && !mute && memory.verdict === "idle" && memory.since >= pane.created &&
+  pane.activity > 0 && pane.activity < Date.parse(heartbeat) - LONG_ROUND;
 
 /** Reads all panes in one call, those of ended clients for their last words. Changes nothing. */
 async function lookAtPanes(
@@ -12430,6 +12448,7 @@ function fleetMatters(
     [channel?.why ? withCure(`hand-off: ${channel.state}${since}: ${channel.why}`, channel.cure)
       : "", channel?.needsHuman ?? false],
     [watchdog.missing ? withCure("watchdog: stopped", "agents up watchdog")
+      : watchdog.mute ? withCure("watchdog: runs, but cannot write", "agents doctor")
       : watchdog.stale ? `watchdog: STALE${beat}${stage ? `, at: ${stage}` : ""}` : "", true],
     [notices?.text ? `notices: ${notices.text}` : "", notices?.needsHuman ?? false],
   ];
@@ -12915,7 +12934,7 @@ export async function withdraw(cfg: Config, message: Message): Promise<void> {
   poke(cfg);
   const until = world.mono() + WITHDRAWN_WITHIN;
   // where no watchdog runs, the next one finds in the queue that it is taken back
-  const isTaken = async () => holderOf(cfg, "watchdog") !== null &&
+  const isTaken = async () => isHeldBySomebody(cfg, "watchdog") &&
     Boolean(await inOutbox(cfg, message)) && !(await isTyped(cfg, message));
   while (await isTaken() && world.mono() < until) await world.sleep(100);
   const after = lookAfter(message.target);
@@ -14927,8 +14946,10 @@ async function examineChannel(cfg: Config): Promise<Findings> {
 }
 
 async function examineWatchdog(cfg: Config): Promise<Findings> {
-  const { running, pid, stale, heartbeat, version: its } = await readWatchdog(cfg);
+  const { running, pid, stale, mute, heartbeat, version: its } = await readWatchdog(cfg);
   if (!running) return warn("not running", "agents up watchdog");
+  if (mute) return fail(`it runs, but cannot write to ${cfg.stateDir}`,
+    "make room on its disk, and see that it is not read-only");
   if (stale) {
     return fail(`pid ${pid} last heartbeat: ${heartbeat || "none"}`,
       "agents logs watchdog; then down and up watchdog");

@@ -175,12 +175,14 @@ describe("doctor", () => {
       const { pid } = fake.tmux.add("agents-builder");
       if (!beat) return;
       holdLock(fake, state, pid);
+      if ("mute" in beat) fake.files.delete(join(state, "watchdog.lock.pid"));
       fake.files.set(join(state, "heartbeat"), JSON.stringify({ pid, interval: 30, version: version(), at: new Date(fake.wall - 90_000).toISOString(), ...beat }));
     });
     expect(await watchdog(null)).toBe("warn not running");
     expect(await watchdog({})).toMatch(/^ok pid \d+, heartbeat 1m ago$/);
     expect(await watchdog({ at: "" })).toMatch(/^ok pid \d+, heartbeat to come$/);
     expect(await watchdog({ interval: 29 })).toMatch(/^fail pid \d+ last heartbeat: 2026-06-15T11:58:30\.000Z$/);
+    expect(await watchdog({ mute: true })).toMatch(/^fail it runs, but cannot write to .*\/state$/);
     expect(await watchdog({ version: "0.0.9" })).toBe(`warn it runs version 0.0.9, this is ${version()}`);
   }, 300_000);
 

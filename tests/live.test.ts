@@ -60,7 +60,7 @@ describe("liveLines", () => {
   });
   const status = (agents: StatusRow[], some: Partial<Status> = {}): Status => ({
     version: 1, fleet: "~/night (agents-)", folder: "~/night", prefix: "agents-", configError: "", phase: null, agents, services: [], handoff: null, accounts: [], unknownSessions: [], orphans: [],
-    olderPhase: [], needsHuman: false, watchdog: { running: true, pid: 1, heartbeat: new Date(fake.wall).toISOString(), stale: false, version: "", stage: "", missing: false }, ...some,
+    olderPhase: [], needsHuman: false, watchdog: { running: true, pid: 1, heartbeat: new Date(fake.wall).toISOString(), stale: false, mute: false, version: "", stage: "", missing: false }, ...some,
   });
   const many = (count: number) => Array.from({ length: count }, (_, i) => row(`a${i}`));
   const lines = (agents: StatusRow[], view: Partial<View> = {}, [width, height] = [80, 24], events: AgentEvent[] = [], some: Partial<Status> = {}) =>

@@ -49,6 +49,11 @@ describe("send", () => {
     expect(await cmdSend({ path: cfg.path, words: ["a", "hear this"], options: { queue: true } })).toBe(0);
     expect((await operatorOf(cfg)).queue.length).toBe(1);
   });
+  test("beside a watchdog that has its lock and could not write its pid nothing is typed", async () => {
+    besideWatchdog();
+    fake.files.delete(`${cfg.stateDir}/watchdog.lock.pid`);
+    expect([await send("a", "hear this"), pane().received]).toEqual([1, []]);
+  });
   test("a glob names the agent that it matches", async () => {
     expect([await send("[a]", "hear this"), pane().received]).toEqual([0, ["hear this"]]);
     await begin(agents("a", "b"));

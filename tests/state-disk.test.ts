@@ -75,6 +75,7 @@ real("P4: on a disk that became read-only a watchdog comes up, and goes on once 
     };
     await until(isHeld, 20_000);
     expect([watchdog.exitCode, f.starts("a1").length]).toEqual([null, 1]);
+    expect(await f.run(["status"])).toMatchObject({ code: 3, out: expect.stringContaining("watchdog: runs, but cannot write") });
     expect(mounts("mount", "-o", "remount,rw", logs)).toBe(true);
     await until(() => f.lock("watchdog") === watchdog.pid, 15_000);
     await f.ticks(2);

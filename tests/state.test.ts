@@ -116,7 +116,7 @@ describe.each([...MOMENTS])("the golden state of version 0.1.0, %s", (moment) =>
     const status = JSON.parse(lines.mock.calls.map(([text]) => text).join(""));
     lines.mockRestore();
     const { at } = JSON.parse(golden(moment, "state/heartbeat"));
-    expect(status.watchdog).toEqual({ running: true, pid: 4242, heartbeat: at, stale: false, version: "0.1.0", stage: "", missing: false });
+    expect(status.watchdog).toEqual({ running: true, pid: 4242, heartbeat: at, stale: false, mute: false, version: "0.1.0", stage: "", missing: false });
     expect([status.phase.complete, status.phase.moving]).toEqual([moment === "end", moment === "move" ? "two" : ""]);
   });
 });

@@ -4,7 +4,7 @@ import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import {
   type Card, columns, type Config, decideNow, describeState, type LimitState, type Memory, memoryOf, type Pane, parseQuestion, enqueue, type Status, type StatusRow, statusLine,
-  statusText, type Verdict, type Watch,
+  statusText, type Verdict, type Watch, world,
 } from "../agents.ts";
 import { atWidth, command, FLEET, type FakeWorld, fakeWorld, holdLock, message, paneOf, realFolder, verdict } from "./kit.ts";
 import { type Fleet, life, real, SELF, spawn, until } from "./real.ts";
@@ -151,7 +151,7 @@ describe("statusText", () => {
   };
   const blocked: StatusRow = { ...row, name: "b", needsHuman: true, condition: "blocked", detail: "Do you want to proceed?", verdict: "blocked", cure: "attach b" };
   const phase = { id: "p1", index: 0, total: 2, plan: "/x/plan.md", done: false, complete: false, moving: "", error: "" };
-  const watchdog = { running: true, pid: 1, heartbeat: at(-2), stale: false, version: "1.2.3", stage: "", missing: false };
+  const watchdog = { running: true, pid: 1, heartbeat: at(-2), stale: false, mute: false, version: "1.2.3", stage: "", missing: false };
   const status = (more: Partial<Status> = {}): Status => ({
     version: 1, fleet: "~/night (agents-)", folder: "~/night", prefix: "agents-", configError: "", phase: null, agents: [row], services: [], watchdog,
     handoff: null, accounts: [], unknownSessions: [], orphans: [], olderPhase: [], needsHuman: more.agents?.some((one) => one.needsHuman) ?? false, ...more,
@@ -360,11 +360,23 @@ describe("the command over a fleet", () => {
     watchdog(10);
     const { code, status, of } = await read();
     expect([code, status.needsHuman, status.unknownSessions, status.olderPhase]).toEqual([0, false, [], []]);
-    expect(status.watchdog).toEqual({ running: true, pid: 77, heartbeat: new Date(fake.wall - 10 * SECOND).toISOString(), stale: false, version: "1.2.3", stage: "", missing: false });
+    expect(status.watchdog).toEqual({ running: true, pid: 77, heartbeat: new Date(fake.wall - 10 * SECOND).toISOString(), stale: false, mute: false, version: "1.2.3", stage: "", missing: false });
     expect(status.phase).toEqual({ id: "p1", index: 0, total: 2, plan: expect.stringContaining("plan-1.md"), done: false, complete: false, moving: "", error: "" });
     expect(of("builder")).toMatchObject({ kind: "loop", backend: "claude", running: true, state: expect.stringMatching(/^active \d+[sm]$/), next: "", messages: 0, restartsToday: 0 });
     expect(of("upgrader").state).toBe("stopped (disabled)");
     expect((await command("--config", cfg.path)).out).toMatch(/^\S+\/scene-\w+ \(agents-\) · phase p1 1\/2 · plan-1\.md .* ● 10s ago\n.*\n {2}AGENT/);
+  });
+  test("a watchdog that has its lock and could not write its pid runs, but cannot write: status and explain say so", async () => {
+    await begin(FLEET);
+    watchdog(10);
+    fake.files.delete(state("watchdog.lock.pid"));
+    expect((await read()).status).toMatchObject({ needsHuman: true, watchdog: { running: true, pid: null, stale: true, mute: true, missing: false } });
+    expect(await command("status", "--config", cfg.path)).toMatchObject({ code: 3, out: expect.stringContaining("watchdog: runs, but cannot write  — agents doctor\n") });
+    expect((await command("explain", "builder", "--config", cfg.path)).out).toMatch(/^ *watchdog +running, but cannot write/m);
+    // one that has just begun writes it a moment later
+    const { sleep } = world;
+    world.sleep = async (ms) => (watchdog(10), await sleep(ms));
+    expect((await read()).status.watchdog).toMatchObject({ running: true, pid: 77, stale: false, mute: false });
   });
   test("a client whose agent left the config, and whether it runs", async () => {
     await begin(FLEET);
@@ -393,7 +405,7 @@ describe("the command over a fleet", () => {
     expect(await command("status", "--config", cfg.path)).toMatchObject({ code: 3, out: expect.stringMatching(/^.* ✗ no heartbeat\n[^]*^watchdog: STALE, no heartbeat$/m) });
     watchdog(91, 76);
     fake.files.set(state("heartbeat"), "{half");
-    expect((await read()).status.watchdog).toEqual({ running: true, pid: 77, heartbeat: "", stale: false, version: "", stage: "", missing: false });
+    expect((await read()).status.watchdog).toEqual({ running: true, pid: 77, heartbeat: "", stale: false, mute: false, version: "", stage: "", missing: false });
     expect((await command("status", "--config", cfg.path)).out.split("\n")[0]).toEndWith("  ● starting");
   });
   test("no watchdog where one should run: exit 3; after a `down` of all it is 0", async () => {

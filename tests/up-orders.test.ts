@@ -50,6 +50,13 @@ describe("orders", () => {
     await call("up", "a");
     expect(fake.logged("orders remain in")).toEqual([]);
   });
+  test("a watchdog that has its lock and could not write its pid is running", async () => {
+    await begin(["a"], 3);
+    holdLock(fake, cfg.stateDir, fake.tmux.add("x").pid);
+    fake.files.delete(file("watchdog.lock.pid"));
+    expect((await call("up", "watchdog")).code).toBe(0);
+    expect(fake.logged("watchdog already running")).toHaveLength(1);
+  });
   test("under another session_prefix up ends nothing that runs, and says what to do; restart moves it", async () => {
     await begin(["a"], 3);
     const { pid } = fake.tmux.of("agents-a");
