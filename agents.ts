@@ -2165,6 +2165,7 @@ const OVER: [RegExp, string][] = [
   [/^rows$/, "tmux: all its panes can be read again"],
   [/^tmux$/, "tmux: answering again"],
   [/^git$/, "hand-off: git works again"],
+  [/^on_complete$/, "on_complete: nothing waits to be started any more"],
   [/^status file$/, "status file: no longer too large"],
   [/^session$/, "every unit is in the session that the config names"],
   [/^log_dir$|^tmux_socket$/, "$&: the config names the one in use again"],
@@ -9703,6 +9704,12 @@ export function decideDrop(
     ? "it is not in the config any more" : "";
 }
 
+/** A move is over, whatever became of it: nothing that it waited for is a trouble any more. */
+function endMove(watch: Watch): void {
+  watch.intent = null;
+  trouble(watch, "on_complete", "");
+}
+
 /** Whether a move makes sense still; drops it if not. */
 async function mayMove(
   cfg: Config, watch: Watch, intent: { from: string; to: string },
@@ -9712,7 +9719,7 @@ async function mayMove(
   const dropped = decideDrop(intent, curPhase(cfg)?.id ?? "", phases(cfg));
   if (!dropped) return true;
   log(`phase move ${intent.from} → ${intent.to || "the end"} is dropped: ${dropped}`);
-  watch.intent = null;
+  endMove(watch);
   await save(cfg, watch);
   return false;
 }
@@ -9737,7 +9744,7 @@ async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<
     // by then [loop.on_complete] may be gone, or ask for another task
     if (intent.run && triggered(cfg) === intent.run) world.remove(triggerFile(cfg));
   }
-  watch.intent = null;
+  endMove(watch);
   if (intent.to) emitStored(watch, "phase", { from: intent.from, to: intent.to });
   else emitStored(watch, "complete", { phase: intent.from });
   await save(cfg, watch);
@@ -9768,10 +9775,7 @@ async function runOnComplete(
   memory.failures = 0;
   const done = await beginCounted(
     cfg, watch, agent, snap, { force: true, cause: intent.id });
-  if (done.started) {
-    trouble(watch, "on_complete", "");
-    return true;
-  }
+  if (done.started) return true;
   const until = world.now() + restartDelay * 1000;
   enterDown(memory, { state: "backoff", until });
   trouble(watch, "on_complete",

@@ -287,9 +287,27 @@ test("a task for the end that cannot be started is tried again after restart_del
   fake.tmux.run = (args, stdin) => (tried.length < 2 && args.includes("agents-upgrader") && args.includes("respawn-pane")
     ? (tried.push(fake.mono), { ok: false, out: "", err: "fork failed", timedOut: false }) : run(args, stdin));
   await ticks(80);
-  expect([starts("upgrader"), marker()]).toEqual([1, true]);
+  expect([starts("upgrader"), marker(), fake.logged("on_complete: nothing waits to be started any more").length]).toEqual([1, true, 1]);
   expect(tried[1]! - tried[0]!).toBeGreaterThanOrEqual(20_000);
   expect(tried[1]! - tried[0]!).toBeLessThan(23_000);
+});
+
+test.each<[string, () => unknown, string]>([
+  ["a person takes the task down", () => fake.files.set(file("operator.json"), JSON.stringify({ held: { upgrader: fake.wall } })), "p2"],
+  ["a person sets an earlier phase", () => fake.files.set(phaseIdxFile(cfg), "0"), "p1"],
+])("a task for the end that could not be started is no trouble any more once %s", async (_, order, phase) => {
+  await begin(FLEET.replace("healthy_after = 10", "healthy_after = 10\nsignal_interval = 1\nheavy_interval = 5\nrestart_delay = 20"), 6);
+  fake.write(join(cfg.logDir, ".run-upgrade-on-complete"), "");
+  fake.files.set(phaseIdxFile(cfg), "1");
+  finish("p2");
+  const run = fake.tmux.run.bind(fake.tmux);
+  fake.tmux.run = (args, stdin) => (args.includes("agents-upgrader") && args.includes("respawn-pane")
+    ? { ok: false, out: "", err: "fork failed", timedOut: false } : run(args, stdin));
+  await ticks(12);
+  expect([watch.intent?.run, watch.volatile.errors.on_complete]).toEqual(["upgrader", expect.stringContaining("could not be started: fork failed")]);
+  order();
+  await ticks(30);
+  expect([watch.intent, watch.volatile.errors.on_complete, curPhase(cfg)!.id]).toEqual([null, undefined, phase]);
 });
 
 test("a loop that the move cannot start is no client that died: it is started as soon as it can be", async () => {

@@ -81,7 +81,8 @@ export class FakeWorld {
         files.delete(path);
         times.delete(path);
       },
-      mtime: (path) => times.get(path) ?? (this.folders.has(path) || files.has(path) || this.below(path).next().value ? 0 : null),
+      // a time that outlived its file is none
+      mtime: (path) => files.has(path) ? times.get(path) ?? 0 : this.folders.has(path) || this.below(path).next().value ? 0 : null,
       list: (path) => [...new Set(this.below(path).map((file) => file.slice(path.length + 1).split("/")[0]!))],
       print: REAL.print,
       log: (line) => void this.lines.push(line),
