@@ -3199,6 +3199,9 @@ const geminiCut = (holds: RegExp): Pick<Rule, "where" | "has" | "re"> => ({
     String.raw`(?![^]*^✕ )${holds.source.replaceAll("@", String.raw`(?:(?!^ℹ )[^])*`)}[^]*`
     + String.raw`^ℹ This request failed\..*(?:\n(?![✦✕▄]).*)*\n${GEMINI_TOP}(?:\n(?!▄).*)*(?![^])`,
     "miy") });
+/** Gemini's status line, right above its box: a wider drawing may have left others further up. */
+const geminiStatus = (line: string): RegExp => new RegExp(
+  String.raw`^${line}.*(?:\n {9}.*)?\n─{8}.*\n(?:(?![▄▀─]).*\n){1,3}${GEMINI_TOP}`, "m");
 /** A framed dialog of Gemini with such a line in it, and no input box below it. */
 const geminiFrame = (holds: RegExp): RegExp => new RegExp(
   String.raw`^ ?│${holds.source}.*(?:\n ?│.*)*\n ?╰─+╯(?:\n(?!${GEMINI_TOP}).*)*(?![^])`, "m");
@@ -3402,9 +3405,12 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     { name: "search", verdict: "blocked", where: 12, why: "the history search is open",
       re: /^[▄─]{8}.*\n \(r:\) .*(?:\n(?![▄▀─]).*)*\n[▀─]{8}/m },
     // before the title, which does not move during work, so that a frozen client is noticed
+    // in the first column while it compresses: what a model says is indented by two
     { name: "spinner", verdict: "active", where: 12, why: "spinner", animated: true,
-      re: /^ [⠁-⣿] .*\(esc to cancel, (?:\d+m )?\d+s\).*\n─{8}/m },
+      re: geminiStatus(" ?[⠁-⣿] ") },
     { name: "title", verdict: "active", where: "title", why: "busy title", re: /^[✦⏲]/ },
+    { name: "tool", verdict: "active", where: 12, why: "its tool prints nothing",
+      has: "\n ! ", re: geminiStatus(" ! ") },
     // not MODEL_CAPACITY_EXHAUSTED, which is transient
     { name: "quota", verdict: "limited", ...geminiError(
       /You have exhausted your|Quota exceeded|\{"error":\{"code":429,"message":"(?:Quota|You)/) },
