@@ -3357,6 +3357,8 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: /^(?=.*(?:\n.*){0,3}(?![^])) *(?:\S.* [|·] )?(?:Press )?enter(?:\/esc)? \S/m },
     { name: "dialog choice", verdict: "blocked", where: "dialog", why: "a dialog is open",
       re: /^ *› \d+\. \S/m },
+    { name: "pager", verdict: "blocked", where: "dialog", why: "its pager is open",
+      re: /^─{8,} +\d+% ─\n(?: .*\n?)+(?![^])/m },
     { name: "search", verdict: "blocked", where: "foot", why: "the history search is open",
       re: /^ {2}reverse-i-search:/m },
     { name: "server lost", verdict: "unsure", where: 14, why: "its server is lost",
