@@ -341,6 +341,8 @@ export interface Verdict {
   own?: string;
   /** The verdict if the error on the screen is real; it may be an answer that quotes one. */
   doubted?: Verdict;
+  /** Its screen does not show how its last turn ended: what a person ran there is longer. */
+  cutOff?: true;
   /** How its sources contradict each other. */
   odd?: string;
 }
@@ -3447,8 +3449,11 @@ interface Regions {
   box: string | null; foot: string | null; dialog: string | null;
 }
 
-/** `event`, `done`: as in `Where`, "" for none. `doubtful`: an error, or an answer quoting one. */
-interface Newest { event: string; done: string; doubtful: boolean }
+/**
+ * `event`, `done`: as in `Where`, "" for none. `doubtful`: an error, or an answer quoting one.
+ * `cutOff`: the event has left the screen.
+ */
+interface Newest { event: string; done: string; doubtful: boolean; cutOff?: true }
 
 /** Line numbers of an input box: of its text (`from`, `to`) and its drawing (`first`, `last`). */
 interface Box { from: number; to: number; first: number; last: number }
@@ -3571,7 +3576,7 @@ function claudeNewest(lines: string[], foot: string): Newest {
     done += / for \d/.test(lines[at]!) ? `${block}\n` : "";
     end = at;
   }
-  return { event: "", done, doubtful: false };
+  return { event: "", done, doubtful: false, cutOff: true };
 }
 
 // A popup lies over the transcript and the box, in the middle of the pane; a quote of one is not.
@@ -3863,6 +3868,7 @@ export function detect(
     if (verdict) break;
   }
   verdict ??= unruled(screen);
+  if (verdict.rule === AT_PROMPT.name && screen.newest().cutOff) verdict.cutOff = true;
   const rests = ["idle", "background"].includes(verdict.verdict) || verdict.rule === "marker";
   const said = rests && screen.screen.includes("WAITING-UNTIL:")
     ? parseWaitingUntil(screen.above.join("\n")) : null;
@@ -5091,7 +5097,8 @@ const ACCOUNT = "account";
  *   process      another program in the pane, or its folder is gone:   `withOwnWord`
  *                neither screen nor file counts
  *   files        Claude Code's session file, then its transcript       `withOwnWord`
- *                where the screen shows an error; Codex's rollout
+ *                where the screen shows an error, or no end of the
+ *                last turn; Codex's rollout
  *   server       opencode's: before the screen, but where it is idle   `judge`
  *   time         background work that takes too long is idleness       `judge`
  *   account      at rest, while others wait for a limit they share     `readLook`
@@ -5462,6 +5469,9 @@ export function decideClaude(word: ClaudeWord | null, screen: Verdict): Verdict 
 export interface TranscriptEnd {
   /** The kind of error that ended it; "" = no error did. */
   error: string;
+  /** What the screen said of it, and when (wall ms). */
+  text: string;
+  at: number;
   /** The usage limit that ended it: its class (null = not known) and reset (wall ms). */
   limit: { class: LimitClass | null; resetAt: number } | null;
 }
@@ -5476,23 +5486,42 @@ const isReset: Shape = (value) =>
   isNumber(value) && Number(value) < world.now() + RESET_FURTHEST;
 const isResetSeconds: Shape = (value) => isNumber(value) && isReset(Number(value) * 1000);
 
+/** The text of an entry, or of its first part. */
+function textOfEntry({ content, message }: Record<string, unknown>): string {
+  const said = isRecord(message) ? message.content : content;
+  const part: unknown = Array.isArray(said) ? said[0] : said;
+  return String(isRecord(part) ? part.text : part);
+}
+
+const NO_ERROR: TranscriptEnd = { error: "", text: "", at: 0, limit: null };
+
 /** Reads the last entry of the conversation itself from the end of a transcript; null = none. */
 export function parseTranscriptEnd(tail: string, now: number): TranscriptEnd | null {
+  let kept = false; // whether the command above this line left everything as it was
   for (const line of tail.split("\n").reverse()) {
-    if (!/"type":"(?:user|assistant)"/.test(line)) continue;
+    if (!/"type":"(?:user|assistant|system)"/.test(line)) continue;
     const entry = parsedRecord(line);
-    if (!entry || !["user", "assistant"].includes(String(entry.type))) continue;
-    if (entry.isSidechain === true || entry.isMeta === true) continue;
-    if (entry.isApiErrorMessage !== true) return { error: "", limit: null };
-    const error = plainText(typeof entry.error === "string" ? entry.error : "", 40) || "unknown";
-    const quota = isRecord(entry.quotaLimits) ? entry.quotaLimits : {};
-    const resetAt = Number(quota.resetsAt) * 1000;
-    const known = isNumber(quota.resetsAt) && Math.abs(resetAt - now) < RESET_FURTHEST;
-    const limited = known && entry.apiError === "usage_limit_reached";
-    return { error, limit: limited
-      ? { class: LIMIT_TYPES[String(quota.rateLimitType)] ?? null, resetAt } : null };
+    if (!entry || entry.isSidechain === true || entry.isMeta === true) continue;
+    const text = textOfEntry(entry);
+    // what a person ran; older versions note it as an entry of the user
+    const [ran, command] = /^<(?:command-name>(\/[\w-]+)|(?:local-command|bash)-)/.exec(text) ?? [];
+    if (command && !kept && CLAUDE_REMEDY.test(`❯ ${command}`)) return NO_ERROR;
+    kept = text.startsWith("<local-command-stdout>Kept ");
+    if (ran || !["user", "assistant"].includes(String(entry.type))) continue;
+    return entry.isApiErrorMessage === true ? errorIn(entry, now) : NO_ERROR;
   }
   return null;
+}
+
+function errorIn(entry: Record<string, unknown>, now: number): TranscriptEnd {
+  const error = plainText(typeof entry.error === "string" ? entry.error : "", 40) || "unknown";
+  const quota = isRecord(entry.quotaLimits) ? entry.quotaLimits : {};
+  const resetAt = Number(quota.resetsAt) * 1000;
+  const known = isNumber(quota.resetsAt) && Math.abs(resetAt - now) < RESET_FURTHEST;
+  const limited = known && entry.apiError === "usage_limit_reached";
+  return { error, text: plainText(textOfEntry(entry), SUBJECT_MAX),
+    at: Date.parse(String(entry.timestamp)) || now, limit: limited
+      ? { class: LIMIT_TYPES[String(quota.rateLimitType)] ?? null, resetAt } : null };
 }
 
 /** Bytes read from an end of a conversation's file: enough for a large tool result or two. */
@@ -5544,6 +5573,17 @@ const ERROR_WORDS: Record<string, string> = {
 /** Whether a screen shows what the transcript knows better: a limit, or an error of the turn. */
 const showsError = (verdict: Verdict): boolean => verdict.verdict === "limited" ||
   (isOfTurn(verdict) && ["blocked", "fatal", "unsure"].includes(verdict.verdict));
+
+/** An error that has left the screen, judged as if it were still there; null = it is over. */
+function redrawn(rules: Rule[], end: TranscriptEnd, now: number): Verdict | null {
+  const edge = "─".repeat(20);
+  const text = `❯ .\n  ⎿  ${end.text}\n\n${edge}\n❯\n${edge}`;
+  const found = detect(rules, { text, title: "" }, end.at);
+  if (found.verdict === "blocked" || found.verdict === "fatal") return found;
+  if (found.verdict !== "limited" || !found.limit) return null;
+  const resetAt = end.limit?.resetAt ?? found.limit.resetAt;
+  return resetAt !== null && resetAt <= now ? null : { ...found, why: limitWhy(found.limit, now) };
+}
 
 /**
  * A limit or an error on the screen, completed from the transcript: the exact reset, the kind of an
@@ -5880,9 +5920,12 @@ async function withOwnWord(
   }
   const word = kind === "claude" ? readClaudeWord(cfg, agent, pane) : null;
   const verdict = decideClaude(word, screen);
-  if (!word || !showsError(verdict)) return verdict;
-  const end = readTranscript(cfg, agent, word)?.end ?? null;
-  return decideError(end, word.status === "idle", verdict, world.now());
+  const isCutOff = verdict.cutOff && verdict.verdict === "idle";
+  if (!word || !(isCutOff || showsError(verdict))) return verdict;
+  const [end, now] = [readTranscript(cfg, agent, word)?.end ?? null, world.now()];
+  const gone = isCutOff && end?.error ? redrawn(rulesOf(backendOf(cfg, agent)), end, now) : null;
+  const shown = gone ? { ...gone, where: TRANSCRIPT, own: verdict.own! } : verdict;
+  return decideError(end, word.status === "idle", shown, now);
 }
 
 /** Background work that takes longer than `longest` ms no longer protects a client. */

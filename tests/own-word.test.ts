@@ -111,11 +111,28 @@ const endOf = (...entries: object[]) => parseTranscriptEnd(lines(...entries), NO
 
 describe("the end of a transcript", () => {
   test("is the last entry of the conversation itself", () => {
-    expect(endOf(ASKED, LIMITED, NOTICE, REQUEST)).toEqual({ error: "rate_limit", limit: { class: "5h", resetAt: RESET * 1000 } });
-    expect(endOf(ASKED, FAILED)).toEqual({ error: "server_error", limit: null });
-    expect(endOf(FAILED, ASKED, SAID, NOTICE)).toEqual({ error: "", limit: null });
+    expect(endOf(ASKED, LIMITED, NOTICE, REQUEST)).toEqual({ error: "rate_limit", text: "OK", at: NOON, limit: { class: "5h", resetAt: RESET * 1000 } });
+    expect(endOf(ASKED, FAILED)).toEqual({ error: "server_error", text: "OK", at: NOON, limit: null });
+    expect(endOf({ ...FAILED, timestamp: "2026-06-15T10:00:00.000Z" })!.at).toBe(NOON - 7_200_000);
+    expect(endOf(FAILED, ASKED, SAID, NOTICE)).toEqual({ error: "", text: "", at: 0, limit: null });
     expect(endOf(LIMITED, { ...FAILED, isSidechain: true }, { ...ASKED, isMeta: true })!.error).toBe("rate_limit");
     for (const none of ["", "{}\n", lines(NOTICE, REQUEST), `${JSON.stringify(LIMITED).slice(20)}\n`]) expect(parseTranscriptEnd(none, NOON)).toBeNull();
+  });
+  /** What a person ran, as 2.1.330 notes it, and as older versions did. */
+  const RAN = [
+    (name: string, out: string) => [`<command-name>${name}</command-name>`, `<local-command-stdout>${out}</local-command-stdout>`]
+      .map((content) => ({ isSidechain: false, type: "system", subtype: "local_command", content })),
+    (name: string, out: string) => [`<command-name>${name}</command-name>`, `<local-command-stdout>${out}</local-command-stdout>`]
+      .map((content) => ({ ...ASKED, message: { role: "user", content } })),
+  ];
+  test("is what stood there before a person's command, unless that may have cured it", () => {
+    for (const ran of RAN) {
+      const after = (...notes: object[]) => endOf(ASKED, FAILED, ...notes)!.error;
+      expect([after(...ran("/context", "Context usage")), after(...ran("/model", "Kept model as Opus"), ...ran("/cost", "$0"))]).toEqual(["server_error", "server_error"]);
+      expect([after(...ran("/model", "Set model to Opus")), after(...ran("/login", "Login successful"), ...ran("/context", ""))]).toEqual(["", ""]);
+    }
+    const shell = ["<bash-input>ls</bash-input>", "<bash-stdout>a</bash-stdout>"].map((content) => ({ ...ASKED, message: { role: "user", content } }));
+    expect(endOf(FAILED, ...shell)!.error).toBe("server_error");
   });
   test("names the class of a limit where it knows it, and no time that makes no sense", () => {
     const limitOf = (quotaLimits: unknown, more = {}) => endOf({ ...LIMITED, quotaLimits, ...more })!.limit;
@@ -127,7 +144,7 @@ describe("the end of a transcript", () => {
   });
 
   const shown = (some: Partial<ReturnType<typeof verdict>>) => ({ ...verdict(some.verdict!), where: "event", ...some });
-  const said = (error: string, limit: TranscriptEnd["limit"] = null): TranscriptEnd => ({ error, limit });
+  const said = (error: string, limit: TranscriptEnd["limit"] = null): TranscriptEnd => ({ error, text: "", at: NOON, limit });
   const banner = shown({ verdict: "limited", rule: "limit banner", limit: { class: "other", resetAt: NOON, banner: "b", native: true } });
   test("gives a limit its class and the second of its reset", () => {
     const found = decideError(said("rate_limit", { class: "weekly", resetAt: RESET * 1000 }), true, banner, NOON);
@@ -332,6 +349,47 @@ describe("in a round", () => {
     expect(tails.filter((file) => file === path)).toHaveLength(1);
     const said = await command("explain", "a", "--config", it.cfg.path, "--json");
     expect(JSON.parse(said.out).limit).toEqual({ class: "5h", resetAt: new Date(RESET * 1000).toISOString() });
+  });
+  describe("an error that a person's long command has pushed off the screen", () => {
+    const errors: [string, object, string][] = [
+      ["fatal", { ...FAILED, error: "unknown", apiErrorStatus: 400, message: { content: [{ type: "text", text: "API Error: 400 messages.1.content.0: Invalid `signature` in `thinking` block" }] } }, "the conversation is broken"],
+      ["blocked", { ...FAILED, error: "billing_error", message: { content: [{ type: "text", text: "Credit balance too low · Add funds: https://example.org" }] } }, "no credit"],
+      ["blocked", { ...FAILED, error: "invalid_request", message: { content: [{ type: "text", text: "API Error: 418 I'm a teapot" }] } }, "an error that no rule knows (invalid_request)"],
+      ["limited", { ...LIMITED, message: { content: [{ type: "text", text: "You've hit your 5-hour limit · resets 2:20pm (UTC)" }] } }, "5-hour limit, resets 14:20"],
+      ["idle", FAILED, "at its prompt"],
+      ["idle", SAID, "at its prompt"],
+    ];
+    let conversations = 0;
+    const shows = async (entry: object, output = "     a line of its output\n".repeat(40)) => {
+      const it = await set();
+      const id = `cut-off-${(conversations += 1)}`;
+      it.pane().said = output;
+      says(it, "idle", { sessionId: id, cwd: "/fleet/my.proj" });
+      it.fake.files.set(`/conf/projects/-fleet-my-proj/${id}.jsonl`, lines(ASKED, entry));
+      it.fake.times.set(`/conf/projects/-fleet-my-proj/${id}.jsonl`, it.fake.wall - 10_000);
+      await it.ticks(3);
+      return it;
+    };
+    /** What was believed of it last, before it was restarted. */
+    const believed = (it: Scene) => (it.fake.files.get(it.file("events.jsonl")) ?? "").split("\n").filter(Boolean)
+      .map((line) => JSON.parse(line)).filter(({ event, to }) => event === "state" && to !== "gone").map(({ to, why }) => [to, why]).at(-1);
+    for (const [expected, entry, why] of errors) {
+      test(`${expected}: ${why}`, async () => expect<unknown>(believed(await shows(entry))).toEqual([expected, why]));
+    }
+    test("is one still, also below a command that changed nothing", async () => {
+      const menu = "     a line of its output\n\n❯ /model\n  ⎿  Kept model as Sonnet 5.5 (default)";
+      expect(believed(await shows(errors[1]![1], menu))).toEqual(["blocked", "no credit"]);
+    });
+    test("is one no more where the screen shows what came after it", async () => {
+      expect(believed(await shows(errors[1]![1], "● Back at work, all done."))![0]).toBe("idle");
+    });
+    test("and a limit, when its reset has passed", async () => {
+      const it = await shows(errors[3]![1]);
+      expect(loadLimitState(it.cfg, "agents-a")!.resetAt).toBe(RESET);
+      it.fake.wall = RESET * 1000 + 1;
+      await it.ticks(2);
+      expect([verdictOf(it), loadLimitState(it.cfg, "agents-a")]).toEqual(["idle", null]);
+    });
   });
   test("without a transcript the banner stays", async () => {
     const it = await set();
