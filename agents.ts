@@ -3359,6 +3359,9 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: /^(?=.*(?:\n.*){0,3}(?![^])) *(?:\S.* [|·] )?(?:Press )?enter(?:\/esc)? \S/m },
     { name: "dialog choice", verdict: "blocked", where: "dialog", why: "a dialog is open",
       re: /^ *› \d+\. \S/m },
+    // the first line has its tab; what is typed then is none of the agent's own conversation
+    { name: "side", verdict: "blocked", where: "screen", why: "a side conversation is open",
+      re: /^(?:.*│)? \S.* × +\+\n/ },
     { name: "pager", verdict: "blocked", where: "dialog", why: "its pager is open",
       re: /^─{8,} +\d+% ─\n(?: .*\n?)+(?![^])/m },
     { name: "search", verdict: "blocked", where: "foot", why: "the history search is open",
