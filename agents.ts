@@ -5699,23 +5699,30 @@ const TURN_ENTRY = /"type":"(task_started|task_complete|turn_aborted)"/;
 export function parseRolloutEnd(tail: string): CodexWord {
   const word: CodexWord = { turn: null, windows: [] };
   let limits = false;
+  let silent: unknown; // the newest turn, ended without a word: it may be a command a person ran
   for (const line of tail.split("\n").reverse()) {
-    const turn = !word.turn && TURN_ENTRY.test(line);
+    const turn = (!word.turn || silent !== undefined) && TURN_ENTRY.test(line);
     if (!turn && (limits || !line.includes('"type":"token_count"'))) continue;
     const entry = parsedRecord(line);
     const said = isRecord(entry?.payload) ? entry.payload : {};
     if (entry?.type !== "event_msg") continue;
     const at = Date.parse(String(entry.timestamp));
-    if (turn && TURN_ENTRY.test(`"type":"${said.type}"`) && at) {
+    if (silent !== undefined && said.turn_id === silent && said.type === "task_started") {
+      if (isRecord(said.turn_attribution) && said.turn_attribution.turn_trigger === null) {
+        word.turn = null;
+      }
+      silent = undefined;
+    } else if (turn && !word.turn && TURN_ENTRY.test(`"type":"${said.type}"`) && at) {
       const { codex_error_info: kind, message } = isRecord(said.error) ? said.error : {};
       const limit = kind === "usage_limit_exceeded"
         ? `■ ${plainText(String(message), SUBJECT_MAX)}` : "";
       word.turn = { open: said.type === "task_started", at, limit };
+      silent = said.last_agent_message === null && !said.error ? said.turn_id : undefined;
     } else if (said.type === "token_count" && !limits) {
       limits = true;
       word.windows = windowsOf(said.rate_limits);
     }
-    if (word.turn && limits) break;
+    if (word.turn && limits && silent === undefined) break;
   }
   return word;
 }

@@ -491,6 +491,18 @@ describe("P38: the end of a Codex rollout", () => {
     expect(said).toEqual({ turn: { open: true, at: NOON, limit: "" }, windows: [{ used: 100, minutes: 300, resetAt: RESET * 1000 }, { used: 40, minutes: 10_080, resetAt: (RESET + 400_000) * 1000 }] });
     for (const end of ["task_complete", "turn_aborted"]) expect(parseRolloutEnd(rows(turn("task_started"), turn(end))).turn).toMatchObject({ open: false });
   });
+  test("a command that a person ran is no turn once it has ended", () => {
+    const ran = (trigger: object) => [entry("event_msg", { type: "task_started", turn_id: "own", ...trigger }),
+      entry("event_msg", { type: "item_completed", turn_id: "own", item: { source: "user_shell" } }),
+      entry("event_msg", { type: "task_complete", turn_id: "own", last_agent_message: null })];
+    const failed = entry("event_msg", { type: "task_complete", turn_id: "t", last_agent_message: null, error: { codex_error_info: "usage_limit_exceeded", message: "You’ve hit your usage limit." } });
+    const limitAfter = (...later: string[]) => parseRolloutEnd(rows(turn("task_started"), failed, ...later)).turn?.limit;
+    const [own, users] = [{ turn_attribution: { turn_trigger: null } }, { turn_attribution: { turn_trigger: "user" } }];
+    expect([limitAfter(), limitAfter(...ran(own)), limitAfter(...ran(own), windows(WEEK), ...ran(own))]).toEqual(Array(3).fill("■ You’ve hit your usage limit."));
+    // a compaction has no trigger, and an older version none at all; a turn of the agent may end without a word too
+    expect([limitAfter(...ran({})), limitAfter(...ran(users)), limitAfter(...ran(own), turn("turn_aborted"))]).toEqual(["", "", ""]);
+    expect(parseRolloutEnd(rows(failed, ran(own)[0]!)).turn).toMatchObject({ open: true });
+  });
   test("what an agent quotes, what is cut off and what has another shape says nothing", () => {
     const quote = entry("response_item", { type: "message", content: [{ text: turn("task_started") }] });
     for (const tail of ["", "{", quote, turn("task_started").slice(30), entry("event_msg", { type: "token_count", rate_limits: null }), entry("other", { type: "task_started" })]) {
