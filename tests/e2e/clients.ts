@@ -287,3 +287,6 @@ export function textOf(length: number, lines: "line" | "lines", rest = ""): stri
 }
 
 export const note = (line: string): void => appendFileSync(2, `${line}\n`);
+
+// called by itself it installs all of them, so that files which run beside each other find them there
+if (import.meta.main) for (const kind of Object.keys(PACKAGES) as Kind[]) findClient(kind);

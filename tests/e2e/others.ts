@@ -1,6 +1,6 @@
 /**
- * The real Codex and the real Gemini CLI on models of loopback, as e2e.test.ts has the other two:
- * kickoff, texts, drafts, dialogs, limits, an end by force, and what is left behind.
+ * What codex.test.ts and gemini.test.ts try of their clients: kickoff, texts, drafts, dialogs, limits,
+ * an end by force, and what is left behind.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
@@ -25,16 +25,7 @@ interface Client {
   limited: RegExp;
 }
 
-const BOTH: Client[] = [
-  { kind: "codex", model: "codex-api.mjs", flags: "", draft: "› half a thought", dialog: /Would you like to run the following command\?/, yes: "y",
-    bin: (fleet, program) => fleet.codexBin(program), home: (fleet, name, port) => fleet.codexHome(name, port),
-    limit: "[[limit:25]] ", limited: /^limited until .*\(5h\)/ },
-  { kind: "gemini", model: "gemini-api.mjs", flags: "-m gemini-2.5-pro", draft: " > half a thought", dialog: /Allow execution of \[Shell\]\?/, yes: "1",
-    bin: (fleet, program, port) => fleet.geminiBin(program, port), home: (fleet, name) => fleet.geminiHome(name),
-    limit: "[[limit]] ", limited: /^limited/ },
-];
-
-describe.each(BOTH)("$kind", ({ kind, model, bin, home, flags, draft, dialog, yes, limit, limited }) => {
+export const tryClient = ({ kind, model, bin, home, flags, draft, dialog, yes, limit, limited }: Client): void => describe(kind, () => {
   const program = findClient(kind);
   const ready = program !== "";
   const real = (name: string, body: () => Promise<void>) => test.skipIf(!ready)(name, body, PATIENCE);
