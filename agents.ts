@@ -12485,7 +12485,8 @@ function countedAs(condition: Condition, width: number): string {
   if (["fatal", "backoff", "ending", "starting"].includes(condition)) return "starting";
   if (!isLiving(condition)) return "down";
   if (width >= NARROW) return condition === "running" ? "idle" : condition;
-  if (condition === "limited") return condition;
+  // what nobody could read is not said to rest
+  if (condition === "limited" || condition === "unsure") return condition;
   return condition === "working" || condition === "background" ? "work" : "rest";
 }
 

@@ -194,6 +194,7 @@ describe("statusText", () => {
     expect(lines({ needsHuman: true })[1]).toBe("1 working");
     const phone = lines({ agents }, 44);
     expect([phone[1], phone.at(-1)]).toEqual(["1 needs you · 2 work · 1 limited · 2 rest", `next: wake a ${clock(300)}`]);
+    expect(lines({ agents: [row, { ...row, condition: "unsure" as const }] }, 44)[1]).toBe("nothing needs you · 1 work · 1 unsure");
   });
   test("who needs a person comes first, with reason and cure; services last, each with what it waits for", () => {
     const agents = [row, blocked,
