@@ -383,8 +383,8 @@ export interface Memory {
   answering?: boolean | undefined;
   /** Wall ms of the newest `up` that released it. */
   releasedAt: number;
-  /** What its start waits for, and since when, wall ms. */
-  awaits?: { why: string; since: number } | undefined;
+  /** What its start waits for (`notReady`), and since when, wall ms. */
+  awaits?: { need: string; since: number } | undefined;
   // in memory only; times are monotonic ms
   idleSince: number;
   sameSince: number;
@@ -4656,12 +4656,13 @@ const inShell = (script: string, args: string[] = []): string[] =>
 const inFolder = ({ dir }: Unit, script: string, args?: string[]): string[] =>
   inShell(`cd -- ${shellQuote(dir)} || exit\n${script}`, args);
 
+/**
+ * What came of a start. It may run already, whoever started it; a later order may forbid it; and
+ * what was not tried, as on a full disk, is no fault of the unit. `why`: "" = its client runs.
+ */
 interface Started {
-  started: boolean;
-  /** Why it was not started; "" = it was, or it runs already. */
+  outcome: "started" | "runs" | "forbidden" | "untried" | "failed";
   why: string;
-  /** Nothing was tried, so it is no fault of the unit. */
-  untried?: boolean;
 }
 
 /** Why a start was dropped that a later order of a person forbids. */
@@ -4691,15 +4692,16 @@ async function startSession(
 ): Promise<Started> {
   const { name, session, dir: cwd } = unit;
   const place = placeFor(snap, session);
-  const why = await betweenOrders(cfg, async () => {
-    if (await mayNotStart(cfg, name, byHand)) return OVERTAKEN;
+  return betweenOrders(cfg, async (): Promise<Started> => {
+    if (await mayNotStart(cfg, name, byHand)) return { outcome: "forbidden", why: OVERTAKEN };
     // tmux refuses a second session of one name, but not a second client's window in that session
     const there = place.room ? sessionAlive(await snapshot(cfg), session) : false;
-    if (there !== false) return there ? `duplicate session: ${session}` : "tmux did not answer";
-    return newSession(cfg, { ...program, ...place, session, cwd,
-      logPath: sessionLogPath(cfg, session), unit: marksOf(cfg, name) + newId() });
+    if (there) return leftRunning(session);
+    const why = there === null ? "tmux did not answer" : await newSession(cfg, { ...program,
+      ...place, session, cwd, logPath: sessionLogPath(cfg, session),
+      unit: marksOf(cfg, name) + newId() });
+    return why ? refused(cfg, session, why) : { outcome: "started", why: "" };
   });
-  return why ? refused(cfg, session, why) : { started: true, why: "" };
 }
 
 interface LaunchPlan {
@@ -4812,7 +4814,7 @@ async function begin(
     return isAgent(unit) ? await startAgent(cfg, watch, unit, snap, options)
       : await startService(cfg, watch, unit, snap, options.byHand);
   } catch (error) {
-    return { started: false, why: messageOf(error), untried: error instanceof NoAnswer };
+    return { outcome: error instanceof NoAnswer ? "untried" : "failed", why: messageOf(error) };
   }
 }
 
@@ -4821,17 +4823,17 @@ async function clearPlace(
   cfg: Config, watch: Watch, unit: Unit, snap: Snapshot, force = false,
 ): Promise<Started | null> {
   const barred = whyBarred(cfg, snap, unit.session);
-  if (barred) return { started: false, why: barred };
+  if (barred) return { outcome: "failed", why: barred };
   const pane = snap.panes.get(unit.session);
   if (pane && !pane.dead && !force) return leftRunning(unit.session);
   const rival = rivalText(await rivalOf(cfg, snap, unit));
-  if (rival) return { started: false, why: rival };
+  if (rival) return { outcome: "failed", why: rival };
   const group = pane ? groupOf(pane) : null; // not every client that we end has our mark
   if (pane) await stopPanes(cfg, [pane]);
   const left = await leftOver(cfg, watch, unit, [group]);
   if (left) await endFamilies([left]);
   const stuck = left ? membersOf(left) : [];
-  return stuck.length ? { started: false, why: cannotEnd(stuck) } : null;
+  return stuck.length ? { outcome: "failed", why: cannotEnd(stuck) } : null;
 }
 
 export async function startAgent(
@@ -4843,7 +4845,7 @@ export async function startAgent(
   const model = roleModel(cfg, agent);
   const prompt = agentPrompt(cfg, agent);
   const kickoff = await storeKickoff(cfg, agent, prompt);
-  if (kickoff instanceof Error) return { started: false, why: messageOf(kickoff), untried: true };
+  if (kickoff instanceof Error) return { outcome: "untried", why: messageOf(kickoff) };
   const repeated = await kickoffGiven(cfg, agent.session, prompt);
   const plan = { backend, model, kickoff, prompt, repeated };
   const launch = await (backend.kind === "opencode"
@@ -4861,7 +4863,7 @@ export async function startAgent(
       conversation: backend.kind === "opencode" ? (id ?? "") : "",
     },
   });
-  if (!result.started) return result;
+  if (result.outcome !== "started") return result;
   if (id && agent.resume) await writeOrLog(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
   if (!launch.boot) await noteKickoffGiven(cfg, agent.session);
   emit(cfg, "start", { agent: agent.name, backend: backend.name, model, phase });
@@ -4876,7 +4878,7 @@ export async function startService(
   log(`starting service ${service.session}`, true);
   const result = await startSession(cfg, service, snap, byHand,
     { argv: inFolder(service, service.command), env: service.env, marks: {} });
-  if (result.started) emit(cfg, "start", { agent: service.name });
+  if (result.outcome === "started") emit(cfg, "start", { agent: service.name });
   return result;
 }
 
@@ -4999,16 +5001,15 @@ function placeFor(snap: Snapshot, session: string): Pick<NewSession, "room" | "p
 
 function leftRunning(session: string): Started {
   log(`${session} already running, leaving it`, true);
-  return { started: false, why: "" };
+  return { outcome: "runs", why: "" };
 }
 
 /** The result of a start that tmux refused: somebody else may have started the unit meanwhile. */
 async function refused(cfg: Config, session: string, why: string): Promise<Started> {
-  if (!why.startsWith("duplicate session")) return { started: false, why };
-  const snap = await snapshot(cfg);
+  const snap = why.startsWith("duplicate session") ? await snapshot(cfg) : null; // tmux's words
   // running or not: a short task may have ended by now
-  if (snap.panes.has(session)) return leftRunning(session);
-  return { started: false, why: whyBarred(cfg, snap, session) || why };
+  if (snap?.panes.has(session)) return leftRunning(session);
+  return { outcome: "failed", why: (snap && whyBarred(cfg, snap, session)) || why };
 }
 
 // Ending what runs.
@@ -6125,7 +6126,7 @@ const GROUP = {
 const MEMORY_SHAPES: Record<string, Shape> = {
   version: isText, model: isText,
   unsureTold: isNumber, backgroundSince: isNumber, stalls: isNumber, stallsTold: isNumber,
-  answering: isFlag, awaits: withFields({ why: isText, since: isNumber }),
+  answering: isFlag, awaits: withFields({ need: isText, since: isNumber }),
   starts: every(isNumber), client: orNull(withFields(GROUP)),
   stopping: orNull(withFields({ ...GROUP, since: isNumber, marks: orNull(every(isText)),
     stuck: orNull(isText), killed: orNull(isNumber), inPlace: orNull(isFlag) })),
@@ -8844,10 +8845,10 @@ async function superviseAgent(
     downText(memory, accountLimitOf(cfg, watch, agent) !== null));
 }
 
-function downText({ life, awaits }: Memory, limited: boolean): string {
-  const down = downOf(life);
+function downText(memory: Memory, limited: boolean): string {
+  const down = downOf(memory.life);
   return down.state === "parked" ? down.why : down.state === "done" ? "done"
-    : limited ? "waiting for the usage limit to end" : awaits?.why ?? "restarting";
+    : limited ? "waiting for the usage limit to end" : awaitsText(memory) || "restarting";
 }
 
 /** Starts a unit from the loop: only once what it needs is ready, and a batch at most per tick. */
@@ -8866,8 +8867,8 @@ async function startByWatchdog(
   if (!(await stopLeftOver(cfg, watch, unit))) return;
   watch.volatile.startsLeft -= 1;
   const done = await beginCounted(cfg, watch, unit, seen.snap);
-  if (done.untried) throw new Error(done.why);
-  if (done.started || !done.why || done.why === OVERTAKEN) return;
+  if (done.outcome === "untried") throw new Error(done.why);
+  if (done.outcome !== "failed") return;
   log(`${unit.name}: could not be started: ${done.why}`);
   noteDeath(cfg, watch, unit, null, done.why);
 }
@@ -8886,14 +8887,12 @@ async function beginCounted(
   await saveOrLog(cfg, watch);
   const done = await begin(
     cfg, watch, unit, snap, { ...options, onBoot: queueBoot(cfg, watch, unit.name) });
-  if (done.untried || done.why === OVERTAKEN) Object.assign(memory, before);
-  // or its time in "starting" would count as a life
-  else if (!done.started && done.why) {
-    enterDown(memory, DUE);
-    memory.restarts = before.restarts;
-  // somebody else has started it: no start of ours
-  } else if (!done.started) {
-    Object.assign(memory, { starts: before.starts, restarts: before.restarts });
+  const { starts, restarts } = before;
+  if (["untried", "forbidden"].includes(done.outcome)) Object.assign(memory, before);
+  if (done.outcome === "runs") Object.assign(memory, { starts, restarts });
+  if (done.outcome === "failed") {
+    enterDown(memory, DUE); // or its time in "starting" would count as a life
+    memory.restarts = restarts;
   }
   return done;
 }
@@ -8911,39 +8910,40 @@ function noteStart(memory: Memory, heals: boolean): void {
   Object.assign(memory, { picture: "", outline: "", answers: 0 });
 }
 
-const NO_SERVER = "waits for the opencode server";
-const waitsFor = (need: string): string => `waits for ${need}`;
+/** What a unit may have to wait for that has no name in the config. */
+const SERVER = "the opencode server";
+const awaitsText = ({ awaits }: Memory): string => (awaits ? `waits for ${awaits.need}` : "");
+const unreadyText = (need: string): string =>
+  `not started: it waits for ${need}, which is not ready`;
 
 /**
- * Why a unit must wait for what it needs: "" = it does not. `since`: monotonic ms since when it
- * waits for its client's server; `connect_delay` is the longest.
+ * What a unit must wait for: another unit, by its name, or SERVER; "" = nothing. `since`: monotonic
+ * ms since when it waits for its client's server; `connect_delay` is the longest.
  */
 async function notReady(
   cfg: Config, unit: Unit, snap: Snapshot, since = world.mono(),
 ): Promise<string> {
   for (const need of unit.needs) {
     const other = unitsOf(cfg).get(need);
-    if (other && !(await oncePerLook(snap, need, () => isReady(cfg, other, snap)))) {
-      return waitsFor(need);
-    }
+    if (other && !(await oncePerLook(snap, need, () => isReady(cfg, other, snap)))) return need;
   }
   if (!isAgent(unit)) return "";
   const backend = backendOf(cfg, unit);
   if (backend.kind !== "opencode" ||
       world.mono() - since >= backend.connectDelay * 1000) return "";
   const healthy = await oncePerLook(snap, backend.server, () => opencodeHealthy(backend));
-  return healthy ? "" : NO_SERVER;
+  return healthy ? "" : SERVER;
 }
 
 /** The same, in the life of a unit that is to be started. */
 async function mustWait(cfg: Config, unit: Unit, snap: Snapshot, memory: Memory): Promise<boolean> {
   const { life } = memory;
   const since = life.state === "waiting" ? life.since : world.mono();
-  const why = await notReady(cfg, unit, snap, since);
-  if (why === NO_SERVER) enter(memory, { state: "waiting", since });
+  const need = await notReady(cfg, unit, snap, since);
+  if (need === SERVER) enter(memory, { state: "waiting", since });
   else if (life.state === "waiting") enter(memory, DUE);
-  if (memory.awaits?.why !== why) memory.awaits = why ? { why, since: world.now() } : undefined;
-  return why !== "";
+  if (memory.awaits?.need !== need) memory.awaits = need ? { need, since: world.now() } : undefined;
+  return need !== "";
 }
 
 /** How long, ms, a start waits for what it needs before a person is told. */
@@ -8951,9 +8951,8 @@ const NEEDS_PATIENCE = 300_000;
 
 /** Why a start has waited for too long; "" = it has not, or a person took down what it needs. */
 function whyUnready(operator: Operator, unit: Unit, { awaits }: Memory, now: number): string {
-  const need = unit.needs.find((one) => awaits?.why === waitsFor(one));
-  return need === undefined || isHeld(operator, need) || now - awaits!.since < NEEDS_PATIENCE
-    ? "" : `not started: it waits for ${need}, which is not ready`;
+  return !awaits || !unit.needs.includes(awaits.need) || isHeld(operator, awaits.need) ||
+    now - awaits.since < NEEDS_PATIENCE ? "" : unreadyText(awaits.need);
 }
 
 const answersByLook = new WeakMap<Snapshot, Map<string, Promise<boolean>>>();
@@ -9715,7 +9714,7 @@ export async function startLoops(
     // the watchdog starts it, in its new phase, once its limit is over
     if (limitAhead(cfg, watch, agent)) continue;
     const done = await beginCounted(cfg, watch, agent, snap, { cause: move });
-    if (!done.started) log(`${agent.name}: could not be started: ${done.why}`);
+    if (done.why) log(`${agent.name}: could not be started: ${done.why}`);
   }
 }
 
@@ -9836,7 +9835,7 @@ async function runOnComplete(
   memory.failures = 0;
   const done = await beginCounted(
     cfg, watch, agent, snap, { force: true, cause: intent.id });
-  if (done.started) return true;
+  if (done.outcome === "started") return true;
   const until = world.now() + restartDelay * 1000;
   enterDown(memory, { state: "backoff", until });
   trouble(watch, "on_complete",
@@ -11182,7 +11181,8 @@ export async function cmdUp(call: Call): Promise<number> {
     names.length ? names.includes(unit.name) : !isAgent(unit) || unit.enabled);
   const barred = barredLoops(cfg, wanted);
   const units = exceptFailed(wanted, barred);
-  const rests = !names.length && barred[0]?.why === SEQUENCE_COMPLETE;
+  // loops whose phases are all done are no failure where nobody named them
+  const rests = !names.length && barred.length > 0 && !phaseTrouble(cfg);
   if (rests) log(`not started: ${barred.map(({ name }) => name).join(", ")}: ${SEQUENCE_COMPLETE}`);
   const withWatchdog = !names.length || names.includes("watchdog");
   let wasDown = false;
@@ -11242,10 +11242,10 @@ async function startAll(
     // the watchdog may have started some of them in the meantime
     if (world.mono() - looked > RUNNING_AFTER) [snap, looked] = [await snapshot(cfg), world.mono()];
     const running = sessionAlive(snap, unit.session) === true;
-    let waits = "";
-    if (!running) [waits, snap] = await awaitNeeds(cfg, unit, snap);
-    if (waits) {
-      failures.push({ name: unit.name, why: `not started: it ${waits}, which is not ready` });
+    let need = "";
+    if (!running) [need, snap] = await awaitNeeds(cfg, unit, snap);
+    if (need) {
+      failures.push({ name: unit.name, why: unreadyText(need) });
       continue;
     }
     const stuck = running ? [] : await endLeftOver(cfg, known, unit);
@@ -11260,23 +11260,24 @@ async function startAll(
     };
     const done = await begin(cfg, known, unit, snap, { cause, byHand: true, onBoot: first });
     if (done.why) failures.push({ name: unit.name, why: done.why });
-    if (done.started) began.push(world.mono());
-    if (done.started && !isAgent(unit)) snap = await snapshot(cfg);
+    if (done.outcome !== "started") continue;
+    began.push(world.mono());
+    if (!isAgent(unit)) snap = await snapshot(cfg);
   }
   return failures;
 }
 
-/** Waits for what a unit needs, up to `up_wait` or `connect_delay`; `waits` = it is not ready. */
+/** Waits for what a unit needs, up to `up_wait` or `connect_delay`; `need` = it is not ready. */
 async function awaitNeeds(
   cfg: Config, unit: Unit, snap: Snapshot,
-): Promise<[waits: string, snap: Snapshot]> {
+): Promise<[need: string, snap: Snapshot]> {
   const connects = isAgent(unit) ? backendOf(cfg, unit).connectDelay + 1 : 0;
   const patience = world.mono() + Math.max(cfg.watchdog.upWait, connects) * 1000;
   let since: number | undefined;
   for (;;) {
-    const waits = await notReady(cfg, unit, snap, since);
-    if (waits === NO_SERVER) since ??= world.mono();
-    if (!waits || world.mono() >= patience) return [waits, snap];
+    const need = await notReady(cfg, unit, snap, since);
+    if (need === SERVER) since ??= world.mono();
+    if (!need || world.mono() >= patience) return [need, snap];
     await world.sleep(200);
     snap = await snapshot(cfg);
   }
@@ -11632,8 +11633,11 @@ const DUES = {
   start: { word: "start", of: "start NAME", if: "", passed: "starts now" },
 } as const;
 
-/** What the watchdog does next about an agent, and when (wall ms; null = no clock decides it). */
-export interface Next { does: string; at: number | null; due?: Due }
+/**
+ * What the watchdog does next about an agent, and when (wall ms; null = no clock decides it).
+ * `stays`: it stays down until a person starts it.
+ */
+export interface Next { does: string; at: number | null; due?: Due; stays?: true }
 /** What `decideNext` goes by; durations are seconds, as in the config, moments wall ms. */
 export interface NextFacts {
   settings: Settings; nativeGrace: number; stallIdle: number; watch: Agent["watch"];
@@ -11703,17 +11707,20 @@ function nextOfUnsure({ settings, unsureSince: since, now }: NextFacts): Next {
     "and says that it needs you if it stays so", at: due, due: "person" };
 }
 
+const staysDown = (why: string): Next =>
+  ({ does: `leaves it down: ${why}`, at: null, stays: true });
+
 /** What the watchdog does next about a client that is down. `fresh`: an end not noted yet. */
 export function decideNextDown(
   memory: Memory, held: boolean, fresh: DeathFacts | null, settings: Settings, now: number,
 ): Next {
   const action = decideHeal(memory.life, held, now, settings.restartDelayMax * 1000);
   const down = downOf(memory.life);
-  if (action.do === "hold") return { does: `leaves it down: ${action.why}`, at: null };
+  if (action.do === "hold") return staysDown(action.why);
   if (memory.life.state === "stopping") return { does: `starts it later: ${action.why}`, at: null };
   const end = fresh && decideDeath(fresh, settings);
-  if (end?.do === "finish") return { does: `leaves it down: ${end.why}`, at: null };
-  if (end?.do === "park") return { does: `parks it: ${end.why}`, at: now };
+  if (end?.do === "finish") return staysDown(end.why);
+  if (end?.do === "park") return { does: `parks it: ${end.why}`, at: now, stays: true };
   const delay = end ? end.delay * 1000 : 0;
   const at = action.do === "wait" && down.state === "backoff" ? down.until : now + delay;
   return { does: "starts it", at, due: "start" };
@@ -11783,11 +11790,11 @@ async function nextOfDown(
     (agent.watch === "none" ? 'watch is "none"' : "");
   const stranger = strangerIn(cfg, snap, agent.session) ||
     rivalText(await rivalOf(cfg, snap, agent));
-  if (stranger) return { does: `leaves it down: ${stranger}`, at: null };
-  if (left && !held) return { does: `leaves it down: ${left}`, at: null };
+  if (stranger) return staysDown(stranger);
+  if (left && !held) return staysDown(left);
   const next = decideNextDown(memory, held, fresh, cfg.watchdog, now);
-  const needs = next.does === "starts it" ? await notReady(cfg, agent, snap) : "";
-  return needs ? { does: needs, at: null } : next;
+  const need = next.due === "start" ? await notReady(cfg, agent, snap) : "";
+  return need ? { does: `waits for ${need}`, at: null } : next;
 }
 
 const dueOf = ({ due, at }: Next): { next: Due; at: number } | null =>
@@ -11878,7 +11885,7 @@ function describeDown(memory: Memory, facts: StateFacts): Described {
   if (!pane && !enabled) return described("stopped", "stopped (disabled)", "disabled");
   const { ahead } = facts;
   const after = ahead ? `starts after ${dayTime(ahead.resetAt)} (${LIMIT_NAMES[ahead.class]})`
-    : memory.awaits?.why ?? "";
+    : awaitsText(memory);
   const more = { needsHuman: !ahead && Boolean(facts.unready) };
   return pane
     ? described("ended", `ended (${endOf(pane)})`, [end, after].filter(Boolean).join(" · "), more)
@@ -13177,7 +13184,7 @@ async function explainDown(
   const end = pane ? (await explainDeath(cfg, agent, pane))?.why ?? endOf(pane) : null;
   const facts: [string, string | null][] = [
     ["state", state], ["end", end], ["next", nextText(next)],
-    ["cure", /^(?:leaves|parks)/.test(next.does) ? `"up ${agent.name}" starts it` : null],
+    ["cure", next.stays ? `"up ${agent.name}" starts it` : null],
     await watchdogFact(cfg),
   ];
   if (call.options.json) print(JSON.stringify(Object.fromEntries(facts)));

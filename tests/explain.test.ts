@@ -138,13 +138,13 @@ describe("decideNext says what the ladder does", () => {
   test("an agent that is down: held, parked, done, ending, backoff, not noted yet", () => {
     const memory = (change: object) => Object.assign(memoryOf(freshWatch(), "a"), change);
     const down = (change: object, fresh: DeathFacts | null = null, held = false) => decideNextDown(memory(change), held, fresh, settings, now);
-    expect(down({}, null, true)).toEqual({ does: "leaves it down: stopped by you", at: null });
+    expect(down({}, null, true)).toEqual({ does: "leaves it down: stopped by you", at: null, stays: true });
     expect(down({ life: { state: "parked", why: "claude not found", at: 0 } }).does).toBe("leaves it down: parked: claude not found");
     expect(down({ life: { state: "done", at: 0 } }).does).toBe("leaves it down: done");
     expect(down({ life: { state: "stopping", family: { pid: 7, born: "", since: now }, then: { state: "backoff", until: 0 } } })).toEqual({ does: "starts it later: its old process is still ending", at: null });
     expect(down({ life: { state: "backoff", until: now + 40_000 } })).toEqual({ does: "starts it", at: now + 40_000, due: "start" });
     expect(down({})).toEqual({ does: "starts it", at: now, due: "start" });
-    expect(down({}, { ...death, status: 127 })).toEqual({ does: "parks it: claude not found", at: now });
+    expect(down({}, { ...death, status: 127 })).toEqual({ does: "parks it: claude not found", at: now, stays: true });
     expect(down({}, { ...death, kind: "task", status: 0 }).does).toBe("leaves it down: done (exit 0)");
     expect(down({}, { ...death, lived: 1000, failures: 1, status: 1 }).at).toBe(now + 10_000);
   });

@@ -202,3 +202,16 @@ test("no statement leaves a promise of this file to itself: it is awaited, retur
     .filter(({ index }) => /^\w+\([^;]*\);/.test(code.slice(index))).map(({ 1: name, index }) => `${SOURCE.slice(0, index).split("\n").length}: ${name}`);
   expect([names.length > 100, left]).toEqual([true, []]);
 });
+
+/** Whose words a decision may go by: of programs that give no other answer, and of what an older version stored. */
+const BY_WORDS = {
+  isMissing: "tmux's", needTools: "tmux's", refused: "tmux's", unreadable: "git's", takenDown: "of version 0.1.0",
+  decideChannel: "git's, as news or not", clientWords: "those it showed", cmdSend: "those it would repeat",
+};
+
+test("no decision goes by a sentence that is made for people: what it says has a kind beside it", () => {
+  const sentence = String.raw`(?:\w+[.!?\[\]\d]*\.)?\b(?:why|does)\b`;
+  const asked = new RegExp(String.raw`${sentence}!?\)? [!=]== (?!why\b|null|undefined|"")|${sentence}!?\??\.(?:startsWith|endsWith|includes|match)\(|\.(?:test|exec)\(${sentence}!?\)`);
+  const found = partsOf(SOURCE).filter(({ from, to }) => asked.test(SOURCE.slice(from, to)));
+  expect(found.map(({ name }) => name).toSorted()).toEqual(Object.keys(BY_WORDS).toSorted());
+});

@@ -18,7 +18,7 @@ test("no client is started beside one that cannot be ended, though nothing of it
   fake.tmux.of("agents-a").ignores = ["SIGHUP", "SIGTERM", "SIGKILL"];
   const { pid } = fake.tmux.of("agents-a");
   const done = await startAgent(cfg, watch, cfg.agents.get("a")!, await snapshot(cfg), { force: true });
-  expect([done, starts()]).toEqual([{ started: false, why: `cannot be ended: pid ${pid}` }, 1]);
+  expect([done, starts()]).toEqual([{ outcome: "failed", why: `cannot be ended: pid ${pid}` }, 1]);
 });
 
 test("where tmux does not say who is in its session by now, no second client is put there", async () => {
@@ -27,7 +27,7 @@ test("where tmux does not say who is in its session by now, no second client is 
   const { tmux } = world;
   world.tmux = async (args, ...rest) => (args.includes("list-panes") ? { ok: false, out: "", err: "timed out", code: 1, timedOut: true } : tmux(args, ...rest)) as never;
   const done = await startAgent(cfg, watch, cfg.agents.get("a")!, before);
-  expect([done, starts()]).toEqual([{ started: false, why: "tmux did not answer" }, 1]);
+  expect([done, starts()]).toEqual([{ outcome: "failed", why: "tmux did not answer" }, 1]);
 });
 
 describe("fault 39: what reaches the client passes through no shell", () => {

@@ -280,7 +280,7 @@ describe("limitTick, over the fake world", () => {
       await minutes(2);
       fake.tmux.exit("agents-a", 1);
       await minutes(2);
-      expect((await startAgent(cfg, watch, cfg.agents.get("a")!, await snapshot(cfg))).started).toBe(true);
+      expect((await startAgent(cfg, watch, cfg.agents.get("a")!, await snapshot(cfg))).outcome).toBe("started");
       enqueue(watch, "a", "claim", "a claim");
       await minutes(2);
       expect([fake.received("agents-a"), state()]).toEqual([["a claim"], null]);

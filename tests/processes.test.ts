@@ -323,7 +323,7 @@ describe("the family of a client", () => {
     await ticks(6);
     const [next, got] = [pane(), host.helper(70_007, markOf())];
     const done = await startAgent(cfg, watch, cfg.agents.get("a")!, before);
-    expect([done, pane() === next, next.dead, got, starts(), helper]).toEqual([{ started: false, why: "" }, true, false, [], 2, ["SIGHUP"]]);
+    expect([done, pane() === next, next.dead, got, starts(), helper]).toEqual([{ outcome: "runs", why: "" }, true, false, [], 2, ["SIGHUP"]]);
   });
   test("agents at rest cost no look at the processes", async () => {
     await begin();
