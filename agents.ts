@@ -22,6 +22,7 @@
  *   config, logging          agents.toml and the table of its keys; the log and the events
  *   processes and locks      what runs, what belongs to which client, who may act
  *   tmux                     one snapshot a round, screens, new sessions
+ *   git                      the remote's branch and the clone: commits, files, what went wrong
  *   detection                one verdict from one look at a screen, by rules as data
  *   phases, resume id        which phase the loop pair is in; which conversation to resume
  *   agent launch             how each kind of client is started
@@ -2118,6 +2119,9 @@ const shellQuote = (word: string): string => `'${word.replaceAll("'", "'\\''")}'
 
 const quoted = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word : shellQuote(word));
 
+const anyOf = (...parts: RegExp[]) =>
+  new RegExp(parts.map((part) => part.source).join("|"), parts[0]!.flags);
+
 const newId = (): string => crypto.randomUUID().slice(0, 8);
 
 /** Characters of a commit's subject that are passed on. */
@@ -3058,6 +3062,335 @@ async function readScreen(cfg: Config, pane: Pane): Promise<Screen | null> {
   return { look: { text, title }, plain, styled, cursorLine: plain.split("\n")[Number(row)] ?? "" };
 }
 
+// ── git ─────────────────────────────────────────────────────────────────────────
+// The channel between the agents: the remote's branch, and what the clone has of it. "Nothing new",
+// "not there" and "git could not say" are three answers.
+
+/** Commits that are compared with those already seen where a history was rewritten. */
+const REWRITTEN_MAX = 200;
+/** Commits of one push that are read; of more, the newest. */
+const PUSH_MAX = 2_000;
+/** Claims and reviews whose changes are compared in one look. */
+const CHANGES_MAX = 100;
+/** What stands for a head in a repository that has no commit yet: all that follows is new. */
+const NO_COMMIT = "0".repeat(40);
+
+/** What one side of the loop commits for the other to read. */
+const CAUSES = ["claim", "review"] as const;
+type Cause = (typeof CAUSES)[number];
+
+export interface Commit {
+  /** Author, author time and subject: what a rebase leaves alone. */
+  key: string;
+  subject: string;
+  /** When it was made, wall ms, to the second. */
+  at?: number;
+  sha?: string;
+  /** What it changes, hashed; of claims and reviews only, and where git could say. */
+  change?: string;
+}
+
+export const git = (repo: string, args: string[]): Promise<ExecResult> => world.git(repo, args);
+
+/** Named in full: a local branch or tag called origin/main would be taken for it. */
+const trackingRef = (hand: Handoff): string => `refs/remotes/${hand.remote}/${hand.branch}`;
+
+/** `size` in bytes; the text of a file that is too large to be read is "". */
+type PushedFile = { state: "found"; text: string; size: number; object: string }
+  | { state: "absent" | "no branch" } | { state: "failed"; why: string };
+
+/** A pushed file, in the docs folder or at the root. "Absent" and "git failed" are two answers. */
+export async function showPushed(hand: Handoff, name: string): Promise<PushedFile> {
+  for (const path of [`${hand.docsDir}/${name}`, name]) {
+    const shown = await showPath(hand, path);
+    if (shown.state !== "absent") return shown;
+  }
+  return { state: "absent" };
+}
+
+/** How a file begins that stands for one in Git LFS. */
+const LFS_POINTER = "version https://git-lfs.github.com/spec/";
+
+/** The file at a path of the branch; `links`: how many more links may lead to it. */
+async function showPath(hand: Handoff, path: string, links = 5): Promise<PushedFile> {
+  const ran = await git(hand.repo, ["show", `${trackingRef(hand)}:${path}`]);
+  if (ran.ok) {
+    const target = await linkedFrom(hand, path, ran.out);
+    if (target === null) return { state: "failed", why: `git could not say what ${path} is` };
+    if (target.startsWith("../") || isAbsolute(target) || (target && !links)) {
+      return { state: "failed", why: `${path} is a symlink that leads to no file of the branch` };
+    }
+    if (ran.out.startsWith(LFS_POINTER)) {
+      return { state: "failed", why: `${path} is kept in Git LFS, which git show cannot read` };
+    }
+    return target ? showPath(hand, target, links - 1)
+      : { state: "found", text: ran.out, size: Buffer.byteLength(ran.out), object: "" };
+  }
+  if (/invalid object name|unknown revision/.test(ran.err)) return { state: "no branch" };
+  if (/printed more than/.test(ran.err)) return weighPushed(hand, path);
+  if (!NOT_IN_BRANCH.test(ran.err)) {
+    return { state: "failed", why: `git show: ${gitWords(ran.err)}` };
+  }
+  const there = links ? await throughFolder(hand, path) : "";
+  if (there === null) return { state: "failed", why: `git could not say what ${path} is` };
+  return there ? showPath(hand, there, links - 1) : { state: "absent" };
+}
+
+const NOT_IN_BRANCH = /does not exist|exists on disk, but not in/;
+
+/** The path without the link that a folder above it is; "" = none is, null = git did not say. */
+async function throughFolder(hand: Handoff, path: string): Promise<string | null> {
+  const folder = dirname(path);
+  if (folder === ".") return "";
+  const ran = await git(hand.repo, ["show", `${trackingRef(hand)}:${folder}`]);
+  if (/printed more than/.test(ran.err)) return ""; // the list of a large folder
+  const there = ran.ok ? await linkedFrom(hand, folder, ran.out)
+    : NOT_IN_BRANCH.test(ran.err) ? await throughFolder(hand, folder) : null;
+  return there && join(there, basename(path));
+}
+
+/**
+ * Where a link leads, "" = it is none, null = git did not say. git shows of a link its target, in a
+ * line without an end.
+ */
+async function linkedFrom(hand: Handoff, path: string, shown: string): Promise<string | null> {
+  if (!shown || shown.length > 1_000 || shown.includes("\n")) return "";
+  const { ok, out } = await git(hand.repo,
+    ["ls-tree", "--full-tree", trackingRef(hand), "--", path]);
+  if (!ok) return null;
+  return out.startsWith("120000 ")
+    ? isAbsolute(shown) ? shown : join(dirname(path), shown) : "";
+}
+
+/** What is known of a file that is too large to be read. */
+async function weighPushed(hand: Handoff, path: string): Promise<PushedFile> {
+  const ran = await git(hand.repo, ["ls-tree", "-l", "--full-tree", trackingRef(hand), "--", path]);
+  const [, object = "", size] = /^\d+ blob (\w+) +(\d+)\t/.exec(ran.out) ?? [];
+  if (!size) return { state: "failed", why: `git ls-tree: ${gitWords(ran.err)}` };
+  return { state: "found", text: "", size: Number(size), object };
+}
+
+/** What git said, without its advice. */
+const gitWords = (err: string): string => {
+  const lines = err.split(/\n\s*\n/)[0]!.split("\n")
+    .filter((line) => !/^(warning|hint):/i.test(line))
+    .map((line) => line.replace(/^(fatal|error): /, ""));
+  return plainText([...new Set(lines)].slice(0, 3).join("; "), SUBJECT_MAX) || "no reason given";
+};
+
+/** What helps where git says so; the first that fits. */
+const GIT_CURES: [said: RegExp, cure: (hand: Handoff) => string][] = [
+  [/cannot change to|not a git repository/, ({ repo }) =>
+    `clone the repository to ${quoted(repo)}, or fix repo in [loop.handoff]`],
+  [/dubious ownership/, ({ repo }) => `git config --global --add safe.directory ${quoted(repo)}`],
+  [/No space left/, () => "make room on the disk"],
+  [/unknown option/, () => "git 2.29 or newer is needed"],
+  [/lazy fetching disabled|promisor/, ({ repo }) =>
+    `${quoted(repo)} is a partial clone: make a full one in its place`],
+  [/exists; cannot create|cannot create.* exists/, ({ repo, remote }) =>
+    `git -C ${quoted(repo)} remote prune ${remote}`],
+  [anyOf(/bad object|corrupt|object file|missing (blob|tree|commit)|unable to read/,
+    /unresolved delta|bad sha1|broken|did not send all/),
+    ({ repo }) => `the clone is damaged: move ${quoted(repo)} away and clone it again`],
+  [/Host key verification failed/, () => "connect to the host once by hand and accept its key"],
+  [/could not read (Username|Password)|Authentication failed|terminal prompts disabled/, () =>
+    "give the clone a credential helper: the watchdog answers no prompt"],
+  [/Permission denied/, () =>
+    'see that "ssh-add -l" lists the key, then run "up" again from that login'],
+  [/does not appear to be a git repository|Repository not found|not found/i,
+    ({ repo, remote }) => `see where it points: git -C ${quoted(repo)} remote get-url ${remote}`],
+];
+
+/** A look that did not succeed: git's reason, and what a person can do about it. */
+function failedLook(cfg: Config, hand: Handoff, what: string, ran: ExecResult): Fetched {
+  const failing = { state: "failing" as const, head: "", hand, hung: ran.timedOut };
+  const byHand =
+    `try it by hand: git -C ${quoted(hand.repo)} ${what || "ls-remote"} ${hand.remote}`;
+  if (ran.timedOut) return { ...failing, why: `no answer in time (git ${what}, ` +
+    `${GIT_DEADLINE / 1000} s)`, cure: byHand };
+  const why = gitWords(ran.err);
+  const lock = /Unable to create '([^']+\.lock)': File exists/.exec(ran.err)?.[1];
+  if (lock) return { ...failing, why, cure: careful(lock) };
+  const socket = sshEnv(cfg).SSH_AUTH_SOCK;
+  if (socket && /Could not read from remote|Permission denied/.test(ran.err) &&
+      !/does not appear to be a git/.test(ran.err) && !isThere(socket)) {
+    return { ...failing, why: `${why}; the ssh agent ${plainText(socket, 200)} is gone`,
+      cure: 'run "up" from a login that has one: the watchdog then uses that' };
+  }
+  return { ...failing, why,
+    cure: GIT_CURES.find(([said]) => said.test(ran.err))?.[1](hand) ?? byHand };
+}
+
+/** A look at a head whose files cannot be read; "" = they can. */
+function unreadable(fetched: Fetched, why: string): Fetched {
+  if (!why || fetched.state !== "ok") return fetched;
+  const cure = GIT_CURES.find(([said]) => said.test(why))?.[1](fetched.hand) ??
+    `try it by hand: git -C ${quoted(fetched.hand.repo)} fsck`;
+  return { ...fetched, state: "failing", why, cure };
+}
+
+/** The ssh agent for git: that of the newest login that ran `up`, or the one we were born with. */
+function sshEnv(cfg: Config): Record<string, string> {
+  const sockets = [cfg.stored.sshAgent, process.env.SSH_AUTH_SOCK]
+    .filter((path) => path?.startsWith("/")) as string[];
+  const socket = sockets.find(isThere) ?? sockets[0];
+  return socket ? { SSH_AUTH_SOCK: socket } : {};
+}
+
+/** The lines of `ls-remote`: the remote's refs and what they point to. */
+const parseRefs = (out: string): Map<string, string> =>
+  new Map([...out.matchAll(/^([0-9a-f]{40,64})\t(\S+)$/gm)].map(([, sha, ref]) => [ref!, sha!]));
+
+/** The remote without our branch: a new repository, or one with other branches. */
+function withoutBranch(hand: Handoff, refs: Map<string, string>, sha: string): Fetched {
+  const { branch, remote } = hand;
+  const found = { cure: "", head: "", hand, hung: false };
+  const names = [...refs.keys()].flatMap((ref) => /^refs\/heads\/(.+)$/.exec(ref)?.[1] ?? []);
+  if (!names.length && ["", NO_COMMIT].includes(sha)) return { ...found, state: "empty",
+    why: `${remote} has no branch yet; the first push of ${branch} makes it` };
+  const near = names.filter(isRefName).slice(0, 1_000)
+    .sort((a, b) => distance(branch, a) - distance(branch, b));
+  const others = names.length > 5 ? ` and ${names.length - 5} more` : "";
+  return { ...found, state: "branch missing",
+    why: `${remote} has no branch ${branch}` + (near.length
+      ? `; it has ${near.slice(0, 5).map((name) => plainText(name, 60)).join(", ")}${others}` : ""),
+    cure: near.length ? `set branch = ${JSON.stringify(near[0])} in [loop.handoff], ` +
+      `or push ${branch}` : `push ${branch} again` };
+}
+
+/** The remote's head, asked for by its full name: other refs may end like it. */
+async function lookAtRemote(cfg: Config, hand: Handoff, sha: string): Promise<Fetched> {
+  const ref = `refs/heads/${hand.branch}`;
+  const listed = await world.git(hand.repo, ["ls-remote", hand.remote, ref], sshEnv(cfg));
+  if (!listed.ok) return failedLook(cfg, hand, "ls-remote", listed);
+  const head = parseRefs(listed.out).get(ref);
+  if (head) return { state: "ok", why: "", cure: "", hung: false, head, hand };
+  const all = await world.git(hand.repo, ["ls-remote", "--heads", hand.remote], sshEnv(cfg));
+  if (!all.ok) return failedLook(cfg, hand, "ls-remote", all);
+  return withoutBranch(hand, parseRefs(all.out), sha);
+}
+
+/** What a git that was killed may leave behind in the clone, for git to trip over. */
+const locksOf = (hand: Handoff): string[] =>
+  [`${trackingRef(hand)}.lock`, "packed-refs.lock", "shallow.lock"];
+
+/**
+ * Whether a git is at work in a clone: its hooks and its editor may keep a lock for hours. null =
+ * the system does not say, of all processes (macOS) or of another user's.
+ */
+function gitWorksIn(repo: string): boolean | null {
+  const pids = world.list("/proc").filter((name) => /^\d+$/.test(name));
+  const folders = pids.filter((pid) =>
+    basename(readProc(`${pid}/cmdline`).split("\0")[0]!) === "git")
+    .map((pid) => world.folder(Number(pid)));
+  if (folders.some((folder) => `${folder}/`.startsWith(`${linkless(repo)}/`))) return true;
+  return pids.length && !folders.includes("") ? false : null;
+}
+
+/** How a lock is removed that may be a living git's. */
+const careful = (path: string): string => `if no git is running there: rm ${quoted(path)}`;
+
+/** The first of these lock files that no living git can hold, in words; null = none. */
+function staleLock(hand: Handoff, paths: string[]): Pick<Fetched, "state" | "why" | "cure"> | null {
+  for (const path of paths.map((one) => resolve(hand.repo, one))) {
+    const age = world.now() - (world.mtime(path) ?? Infinity);
+    const works = age > GIT_DEADLINE ? gitWorksIn(hand.repo) : true;
+    if (!works) return { state: "failing",
+      why: `a killed git left the lock ${path}, ${ago(age)} old`,
+      cure: works === null ? careful(path) : `rm ${quoted(path)}` };
+  }
+  return null;
+}
+
+/** What the clone has of the branch, "" = nothing that can be read, and a lock in its way. */
+async function lookAtClone(
+  hand: Handoff,
+): Promise<{ here: string; lock: ReturnType<typeof staleLock> }> {
+  const { out } = await git(hand.repo, ["rev-parse",
+    ...locksOf(hand).flatMap((path) => ["--git-path", path]),
+    "-q", "--verify", `${trackingRef(hand)}^{commit}`]);
+  const lines = out.trim().split("\n");
+  const isLock = (line: string) => line.endsWith(".lock");
+  return { here: lines.find((line) => !isLock(line)) ?? "",
+    lock: staleLock(hand, lines.filter(isLock)) };
+}
+
+/** The remote's head, and what would keep it from being fetched; changes nothing. */
+async function inspectChannel(cfg: Config, hand: Handoff, sha: string): Promise<Fetched> {
+  const found = await lookAtRemote(cfg, hand, sha);
+  return found.head ? { ...found, ...(await lookAtClone(hand)).lock } : found;
+}
+
+/** The remote's head, fetched only where it moved or what is here is damaged. */
+async function fetchHead(cfg: Config, hand: Handoff, sha: string): Promise<Fetched> {
+  const found = await lookAtRemote(cfg, hand, sha);
+  if (!found.head) return found;
+  const { here, lock } = await lookAtClone(hand);
+  if (here !== found.head) {
+    const fetched = await world.git(hand.repo,
+      // an agent that works in the same clone reads FETCH_HEAD
+      ["fetch", "-q", "--no-write-fetch-head", "--no-tags", "--no-recurse-submodules", hand.remote,
+        `+refs/heads/${hand.branch}:${trackingRef(hand)}`], sshEnv(cfg));
+    if (!fetched.ok) return failedLook(cfg, hand, "fetch", fetched);
+  }
+  return { ...found, ...lock };
+}
+
+/** Author time and subject survive a rebase; the commit's own name does not. */
+const LOG_FORMAT = "--format=%H%x00%at %an%x00%s"; // a name may hold a tab, and nothing a NUL
+const parseCommits = (out: string): Commit[] =>
+  out.split("\n").filter(Boolean).reverse().map((line) => {
+    const [sha = "", made, subject = ""] = line.split("\0");
+    return { sha, key: hashOf(`${made}\t${subject}`), at: parseInt(made!) * 1000,
+      subject: plainText(subject, SUBJECT_MAX) };
+  });
+
+/** What a subject says its commit is; a pattern of the operator may make it both. */
+const causesOf = (subject: string, hand: Handoff): Cause[] =>
+  CAUSES.filter((cause) => parsePattern(hand[`${cause}Re` as const], "i").test(subject));
+
+/** What git says of a head that is no ancestor, or that the clone does not have any more. */
+const isRewritten = ({ code, err }: ExecResult): boolean =>
+  code === 1 || /Not a valid (commit|object) name/.test(err);
+
+/**
+ * The commits since the last look; where the old head is unknown or rewritten, the recent ones. A
+ * string: why git could not say.
+ */
+async function commitsSince(hand: Handoff, sha: string, head: string): Promise<Commit[] | string> {
+  const line = sha && sha !== NO_COMMIT
+    ? await git(hand.repo, ["merge-base", "--is-ancestor", sha, head]) : null;
+  if (line && !line.ok && !isRewritten(line)) return `git merge-base: ${gitWords(line.err)}`;
+  const range = line?.ok ? [`${sha}..${head}`, `-${PUSH_MAX}`] : [`-${REWRITTEN_MAX}`, head];
+  const ran = await git(hand.repo, ["log", LOG_FORMAT, ...range, "--"]);
+  return ran.ok ? withChanges(hand, parseCommits(ran.out)) : `git log: ${gitWords(ran.err)}`;
+}
+
+/** A change as its author made it, whatever the clone's config says of diffs. */
+const CHANGE_FORMAT = ["--format=%x00%H", "-p", "-m", "--first-parent", "-U0", "--binary",
+  "--no-renames", "--no-color", "--no-ext-diff", "--no-textconv"];
+
+/**
+ * Adds what the claims and reviews change. A rebase moves lines and renames objects, so neither is
+ * hashed. Where git cannot say, in time or in 8 MB, a commit is known by its key alone.
+ */
+async function withChanges(hand: Handoff, commits: Commit[]): Promise<Commit[]> {
+  const names = commits.filter(({ subject }) => causesOf(subject, hand).length)
+    .map(({ sha }) => sha!).slice(-CHANGES_MAX);
+  const ran = names.length
+    ? await git(hand.repo, ["show", ...CHANGE_FORMAT, ...names, "--"]) : null;
+  if (!ran?.ok) return commits;
+  const changes = new Map(ran.out.split("\0").map((part) => {
+    const [sha = "", ...lines] = part.trimEnd().split("\n");
+    const change = lines.filter((line) => line && !/^(@@|index )/.test(line)).join("\n");
+    return [sha, hashOf(change)];
+  }));
+  return commits.map((commit) => {
+    const change = changes.get(commit.sha!);
+    return change === undefined ? commit : { ...commit, change };
+  });
+}
+
 // ── activity, limit and fatal detection ─────────────────────────────────────────
 // One verdict from one look at a pane, by rules as data. Rules are anchored in regions of the
 // screen: an agent that quotes a footer or a banner must not be taken for the real one.
@@ -3099,9 +3432,6 @@ type DeclaredAnswer = { re: string; keys: string[] };
 interface ScreenText { text: string; title: string }
 
 // The rules.
-
-const anyOf = (...parts: RegExp[]) =>
-  new RegExp(parts.map((part) => part.source).join("|"), parts[0]!.flags);
 
 const CLAUDE_BANNER = anyOf(
   /^⎿ You['’]ve (?:hit|reached) your [^·]*?limit\b/,
@@ -9043,36 +9373,12 @@ export async function wakeAgent(
 //                     each step stored before it is taken; for opencode `tellServer` instead
 //   noteDelivery      what became of it; the next round retries what waits or failed
 
-/** Commits that are compared with those already seen where a history was rewritten. */
-const REWRITTEN_MAX = 200;
-/** Commits of one push that are read; of more, the newest. */
-const PUSH_MAX = 2_000;
 /** Keys of commits that are kept, two for a claim or a review. */
 const COMMIT_KEYS_MAX = 4 * REWRITTEN_MAX;
-/** Claims and reviews whose changes are compared in one look. */
-const CHANGES_MAX = 100;
-
 /** Commits that one text names. */
 const NAMED_MAX = 10;
 /** Bytes of an inbox that its reader is sent to without a word about its size. */
 const INBOX_MAX = 1_000_000;
-/** What stands for a head in a repository that has no commit yet: all that follows is new. */
-const NO_COMMIT = "0".repeat(40);
-
-export interface Commit {
-  /** Author, author time and subject: what a rebase leaves alone. */
-  key: string;
-  subject: string;
-  /** When it was made, wall ms, to the second. */
-  at?: number;
-  sha?: string;
-  /** What it changes, hashed; of claims and reviews only, and where git could say. */
-  change?: string;
-}
-
-/** What one side of the loop commits for the other to read. */
-const CAUSES = ["claim", "review"] as const;
-type Cause = (typeof CAUSES)[number];
 
 /** A commit that the other side is to be told of. */
 interface Announcement {
@@ -9090,268 +9396,9 @@ export function handoffReset(watch: Watch): void {
   watch.volatile.quietSince = 0;
 }
 
-export const git = (repo: string, args: string[]): Promise<ExecResult> => world.git(repo, args);
-
 /** The head up to which this channel was handled; "" = none: what another one had says nothing. */
 const baselineOf = ({ sha, shaOf }: Pick<Watch, "sha" | "shaOf">, hand: Handoff): string =>
   (["", channelOf(hand)].includes(shaOf) ? sha : "");
-
-/** Named in full: a local branch or tag called origin/main would be taken for it. */
-const trackingRef = (hand: Handoff): string => `refs/remotes/${hand.remote}/${hand.branch}`;
-
-/** `size` in bytes; the text of a file that is too large to be read is "". */
-type PushedFile = { state: "found"; text: string; size: number; object: string }
-  | { state: "absent" | "no branch" } | { state: "failed"; why: string };
-
-/** A pushed file, in the docs folder or at the root. "Absent" and "git failed" are two answers. */
-export async function showPushed(hand: Handoff, name: string): Promise<PushedFile> {
-  for (const path of [`${hand.docsDir}/${name}`, name]) {
-    const shown = await showPath(hand, path);
-    if (shown.state !== "absent") return shown;
-  }
-  return { state: "absent" };
-}
-
-/** How a file begins that stands for one in Git LFS. */
-const LFS_POINTER = "version https://git-lfs.github.com/spec/";
-
-/** The file at a path of the branch; `links`: how many more links may lead to it. */
-async function showPath(hand: Handoff, path: string, links = 5): Promise<PushedFile> {
-  const ran = await git(hand.repo, ["show", `${trackingRef(hand)}:${path}`]);
-  if (ran.ok) {
-    const target = await linkedFrom(hand, path, ran.out);
-    if (target === null) return { state: "failed", why: `git could not say what ${path} is` };
-    if (target.startsWith("../") || isAbsolute(target) || (target && !links)) {
-      return { state: "failed", why: `${path} is a symlink that leads to no file of the branch` };
-    }
-    if (ran.out.startsWith(LFS_POINTER)) {
-      return { state: "failed", why: `${path} is kept in Git LFS, which git show cannot read` };
-    }
-    return target ? showPath(hand, target, links - 1)
-      : { state: "found", text: ran.out, size: Buffer.byteLength(ran.out), object: "" };
-  }
-  if (/invalid object name|unknown revision/.test(ran.err)) return { state: "no branch" };
-  if (/printed more than/.test(ran.err)) return weighPushed(hand, path);
-  if (!NOT_IN_BRANCH.test(ran.err)) {
-    return { state: "failed", why: `git show: ${gitWords(ran.err)}` };
-  }
-  const there = links ? await throughFolder(hand, path) : "";
-  if (there === null) return { state: "failed", why: `git could not say what ${path} is` };
-  return there ? showPath(hand, there, links - 1) : { state: "absent" };
-}
-
-const NOT_IN_BRANCH = /does not exist|exists on disk, but not in/;
-
-/** The path without the link that a folder above it is; "" = none is, null = git did not say. */
-async function throughFolder(hand: Handoff, path: string): Promise<string | null> {
-  const folder = dirname(path);
-  if (folder === ".") return "";
-  const ran = await git(hand.repo, ["show", `${trackingRef(hand)}:${folder}`]);
-  if (/printed more than/.test(ran.err)) return ""; // the list of a large folder
-  const there = ran.ok ? await linkedFrom(hand, folder, ran.out)
-    : NOT_IN_BRANCH.test(ran.err) ? await throughFolder(hand, folder) : null;
-  return there && join(there, basename(path));
-}
-
-/**
- * Where a link leads, "" = it is none, null = git did not say. git shows of a link its target, in a
- * line without an end.
- */
-async function linkedFrom(hand: Handoff, path: string, shown: string): Promise<string | null> {
-  if (!shown || shown.length > 1_000 || shown.includes("\n")) return "";
-  const { ok, out } = await git(hand.repo,
-    ["ls-tree", "--full-tree", trackingRef(hand), "--", path]);
-  if (!ok) return null;
-  return out.startsWith("120000 ")
-    ? isAbsolute(shown) ? shown : join(dirname(path), shown) : "";
-}
-
-/** What is known of a file that is too large to be read. */
-async function weighPushed(hand: Handoff, path: string): Promise<PushedFile> {
-  const ran = await git(hand.repo, ["ls-tree", "-l", "--full-tree", trackingRef(hand), "--", path]);
-  const [, object = "", size] = /^\d+ blob (\w+) +(\d+)\t/.exec(ran.out) ?? [];
-  if (!size) return { state: "failed", why: `git ls-tree: ${gitWords(ran.err)}` };
-  return { state: "found", text: "", size: Number(size), object };
-}
-
-/** What git said, without its advice. */
-const gitWords = (err: string): string => {
-  const lines = err.split(/\n\s*\n/)[0]!.split("\n")
-    .filter((line) => !/^(warning|hint):/i.test(line))
-    .map((line) => line.replace(/^(fatal|error): /, ""));
-  return plainText([...new Set(lines)].slice(0, 3).join("; "), SUBJECT_MAX) || "no reason given";
-};
-
-/** What helps where git says so; the first that fits. */
-const GIT_CURES: [said: RegExp, cure: (hand: Handoff) => string][] = [
-  [/cannot change to|not a git repository/, ({ repo }) =>
-    `clone the repository to ${quoted(repo)}, or fix repo in [loop.handoff]`],
-  [/dubious ownership/, ({ repo }) => `git config --global --add safe.directory ${quoted(repo)}`],
-  [/No space left/, () => "make room on the disk"],
-  [/unknown option/, () => "git 2.29 or newer is needed"],
-  [/lazy fetching disabled|promisor/, ({ repo }) =>
-    `${quoted(repo)} is a partial clone: make a full one in its place`],
-  [/exists; cannot create|cannot create.* exists/, ({ repo, remote }) =>
-    `git -C ${quoted(repo)} remote prune ${remote}`],
-  [anyOf(/bad object|corrupt|object file|missing (blob|tree|commit)|unable to read/,
-    /unresolved delta|bad sha1|broken|did not send all/),
-    ({ repo }) => `the clone is damaged: move ${quoted(repo)} away and clone it again`],
-  [/Host key verification failed/, () => "connect to the host once by hand and accept its key"],
-  [/could not read (Username|Password)|Authentication failed|terminal prompts disabled/, () =>
-    "give the clone a credential helper: the watchdog answers no prompt"],
-  [/Permission denied/, () =>
-    'see that "ssh-add -l" lists the key, then run "up" again from that login'],
-  [/does not appear to be a git repository|Repository not found|not found/i,
-    ({ repo, remote }) => `see where it points: git -C ${quoted(repo)} remote get-url ${remote}`],
-];
-
-/** A look that did not succeed: git's reason, and what a person can do about it. */
-function failedLook(cfg: Config, hand: Handoff, what: string, ran: ExecResult): Fetched {
-  const failing = { state: "failing" as const, head: "", hand, hung: ran.timedOut };
-  const byHand =
-    `try it by hand: git -C ${quoted(hand.repo)} ${what || "ls-remote"} ${hand.remote}`;
-  if (ran.timedOut) return { ...failing, why: `no answer in time (git ${what}, ` +
-    `${GIT_DEADLINE / 1000} s)`, cure: byHand };
-  const why = gitWords(ran.err);
-  const lock = /Unable to create '([^']+\.lock)': File exists/.exec(ran.err)?.[1];
-  if (lock) return { ...failing, why, cure: careful(lock) };
-  const socket = sshEnv(cfg).SSH_AUTH_SOCK;
-  if (socket && /Could not read from remote|Permission denied/.test(ran.err) &&
-      !/does not appear to be a git/.test(ran.err) && !isThere(socket)) {
-    return { ...failing, why: `${why}; the ssh agent ${plainText(socket, 200)} is gone`,
-      cure: 'run "up" from a login that has one: the watchdog then uses that' };
-  }
-  return { ...failing, why,
-    cure: GIT_CURES.find(([said]) => said.test(ran.err))?.[1](hand) ?? byHand };
-}
-
-/** The ssh agent for git: that of the newest login that ran `up`, or the one we were born with. */
-function sshEnv(cfg: Config): Record<string, string> {
-  const sockets = [cfg.stored.sshAgent, process.env.SSH_AUTH_SOCK]
-    .filter((path) => path?.startsWith("/")) as string[];
-  const socket = sockets.find(isThere) ?? sockets[0];
-  return socket ? { SSH_AUTH_SOCK: socket } : {};
-}
-
-/** Leaves this login's ssh agent to the watchdog, whose own login may have ended. */
-async function leaveSshAgent(cfg: Config): Promise<void> {
-  const socket = process.env.SSH_AUTH_SOCK;
-  if (!cfg.loop.handoff || !socket || !isThere(socket)) return;
-  if (cfg.stored.sshAgent !== socket) await world.writeAtomic(sshAgentFile(cfg), socket);
-  cfg.stored.sshAgent = socket;
-}
-
-/** The lines of `ls-remote`: the remote's refs and what they point to. */
-const parseRefs = (out: string): Map<string, string> =>
-  new Map([...out.matchAll(/^([0-9a-f]{40,64})\t(\S+)$/gm)].map(([, sha, ref]) => [ref!, sha!]));
-
-/** The remote without our branch: a new repository, or one with other branches. */
-function withoutBranch(hand: Handoff, refs: Map<string, string>, sha: string): Fetched {
-  const { branch, remote } = hand;
-  const found = { cure: "", head: "", hand, hung: false };
-  const names = [...refs.keys()].flatMap((ref) => /^refs\/heads\/(.+)$/.exec(ref)?.[1] ?? []);
-  if (!names.length && ["", NO_COMMIT].includes(sha)) return { ...found, state: "empty",
-    why: `${remote} has no branch yet; the first push of ${branch} makes it` };
-  const near = names.filter(isRefName).slice(0, 1_000)
-    .sort((a, b) => distance(branch, a) - distance(branch, b));
-  const others = names.length > 5 ? ` and ${names.length - 5} more` : "";
-  return { ...found, state: "branch missing",
-    why: `${remote} has no branch ${branch}` + (near.length
-      ? `; it has ${near.slice(0, 5).map((name) => plainText(name, 60)).join(", ")}${others}` : ""),
-    cure: near.length ? `set branch = ${JSON.stringify(near[0])} in [loop.handoff], ` +
-      `or push ${branch}` : `push ${branch} again` };
-}
-
-/** The remote's head, asked for by its full name: other refs may end like it. */
-async function lookAtRemote(cfg: Config, hand: Handoff, sha: string): Promise<Fetched> {
-  const ref = `refs/heads/${hand.branch}`;
-  const listed = await world.git(hand.repo, ["ls-remote", hand.remote, ref], sshEnv(cfg));
-  if (!listed.ok) return failedLook(cfg, hand, "ls-remote", listed);
-  const head = parseRefs(listed.out).get(ref);
-  if (head) return { state: "ok", why: "", cure: "", hung: false, head, hand };
-  const all = await world.git(hand.repo, ["ls-remote", "--heads", hand.remote], sshEnv(cfg));
-  if (!all.ok) return failedLook(cfg, hand, "ls-remote", all);
-  return withoutBranch(hand, parseRefs(all.out), sha);
-}
-
-/** What a git that was killed may leave behind in the clone, for git to trip over. */
-const locksOf = (hand: Handoff): string[] =>
-  [`${trackingRef(hand)}.lock`, "packed-refs.lock", "shallow.lock"];
-
-/**
- * Whether a git is at work in a clone: its hooks and its editor may keep a lock for hours. null =
- * the system does not say, of all processes (macOS) or of another user's.
- */
-function gitWorksIn(repo: string): boolean | null {
-  const pids = world.list("/proc").filter((name) => /^\d+$/.test(name));
-  const folders = pids.filter((pid) =>
-    basename(readProc(`${pid}/cmdline`).split("\0")[0]!) === "git")
-    .map((pid) => world.folder(Number(pid)));
-  if (folders.some((folder) => `${folder}/`.startsWith(`${linkless(repo)}/`))) return true;
-  return pids.length && !folders.includes("") ? false : null;
-}
-
-/** How a lock is removed that may be a living git's. */
-const careful = (path: string): string => `if no git is running there: rm ${quoted(path)}`;
-
-/** The first of these lock files that no living git can hold, in words; null = none. */
-function staleLock(hand: Handoff, paths: string[]): Pick<Fetched, "state" | "why" | "cure"> | null {
-  for (const path of paths.map((one) => resolve(hand.repo, one))) {
-    const age = world.now() - (world.mtime(path) ?? Infinity);
-    const works = age > GIT_DEADLINE ? gitWorksIn(hand.repo) : true;
-    if (!works) return { state: "failing",
-      why: `a killed git left the lock ${path}, ${ago(age)} old`,
-      cure: works === null ? careful(path) : `rm ${quoted(path)}` };
-  }
-  return null;
-}
-
-/** What the clone has of the branch, "" = nothing that can be read, and a lock in its way. */
-async function lookAtClone(
-  hand: Handoff,
-): Promise<{ here: string; lock: ReturnType<typeof staleLock> }> {
-  const { out } = await git(hand.repo, ["rev-parse",
-    ...locksOf(hand).flatMap((path) => ["--git-path", path]),
-    "-q", "--verify", `${trackingRef(hand)}^{commit}`]);
-  const lines = out.trim().split("\n");
-  const isLock = (line: string) => line.endsWith(".lock");
-  return { here: lines.find((line) => !isLock(line)) ?? "",
-    lock: staleLock(hand, lines.filter(isLock)) };
-}
-
-/** The remote's head, and what would keep it from being fetched; changes nothing. */
-async function inspectChannel(cfg: Config, hand: Handoff, sha: string): Promise<Fetched> {
-  const found = await lookAtRemote(cfg, hand, sha);
-  return found.head ? { ...found, ...(await lookAtClone(hand)).lock } : found;
-}
-
-/** The remote's head, fetched only where it moved or what is here is damaged. */
-async function fetchHead(cfg: Config, hand: Handoff, sha: string): Promise<Fetched> {
-  const found = await lookAtRemote(cfg, hand, sha);
-  if (!found.head) return found;
-  const { here, lock } = await lookAtClone(hand);
-  if (here !== found.head) {
-    const fetched = await world.git(hand.repo,
-      // an agent that works in the same clone reads FETCH_HEAD
-      ["fetch", "-q", "--no-write-fetch-head", "--no-tags", "--no-recurse-submodules", hand.remote,
-        `+refs/heads/${hand.branch}:${trackingRef(hand)}`], sshEnv(cfg));
-    if (!fetched.ok) return failedLook(cfg, hand, "fetch", fetched);
-  }
-  return { ...found, ...lock };
-}
-
-/** Author time and subject survive a rebase; the commit's own name does not. */
-const LOG_FORMAT = "--format=%H%x00%at %an%x00%s"; // a name may hold a tab, and nothing a NUL
-const parseCommits = (out: string): Commit[] =>
-  out.split("\n").filter(Boolean).reverse().map((line) => {
-    const [sha = "", made, subject = ""] = line.split("\0");
-    return { sha, key: hashOf(`${made}\t${subject}`), at: parseInt(made!) * 1000,
-      subject: plainText(subject, SUBJECT_MAX) };
-  });
-
-/** What a subject says its commit is; a pattern of the operator may make it both. */
-const causesOf = (subject: string, hand: Handoff): Cause[] =>
-  CAUSES.filter((cause) => parsePattern(hand[`${cause}Re` as const], "i").test(subject));
 
 /** Who is told of a claim, or of a review, and who makes it. */
 const readerOf = (cause: Cause, hand: Handoff): string => hand[`${cause}Pings` as const];
@@ -9374,48 +9421,6 @@ export function decideHandoff(commits: Commit[], keys: string[], hand: Handoff):
       ({ cause, subject, sha, target: readerOf(cause, hand) })));
 }
 
-/** What git says of a head that is no ancestor, or that the clone does not have any more. */
-const isRewritten = ({ code, err }: ExecResult): boolean =>
-  code === 1 || /Not a valid (commit|object) name/.test(err);
-
-/**
- * The commits since the last look; where the old head is unknown or rewritten, the recent ones. A
- * string: why git could not say.
- */
-async function commitsSince(hand: Handoff, sha: string, head: string): Promise<Commit[] | string> {
-  const line = sha && sha !== NO_COMMIT
-    ? await git(hand.repo, ["merge-base", "--is-ancestor", sha, head]) : null;
-  if (line && !line.ok && !isRewritten(line)) return `git merge-base: ${gitWords(line.err)}`;
-  const range = line?.ok ? [`${sha}..${head}`, `-${PUSH_MAX}`] : [`-${REWRITTEN_MAX}`, head];
-  const ran = await git(hand.repo, ["log", LOG_FORMAT, ...range, "--"]);
-  return ran.ok ? withChanges(hand, parseCommits(ran.out)) : `git log: ${gitWords(ran.err)}`;
-}
-
-/** A change as its author made it, whatever the clone's config says of diffs. */
-const CHANGE_FORMAT = ["--format=%x00%H", "-p", "-m", "--first-parent", "-U0", "--binary",
-  "--no-renames", "--no-color", "--no-ext-diff", "--no-textconv"];
-
-/**
- * Adds what the claims and reviews change. A rebase moves lines and renames objects, so neither is
- * hashed. Where git cannot say, in time or in 8 MB, a commit is known by its key alone.
- */
-async function withChanges(hand: Handoff, commits: Commit[]): Promise<Commit[]> {
-  const names = commits.filter(({ subject }) => causesOf(subject, hand).length)
-    .map(({ sha }) => sha!).slice(-CHANGES_MAX);
-  const ran = names.length
-    ? await git(hand.repo, ["show", ...CHANGE_FORMAT, ...names, "--"]) : null;
-  if (!ran?.ok) return commits;
-  const changes = new Map(ran.out.split("\0").map((part) => {
-    const [sha = "", ...lines] = part.trimEnd().split("\n");
-    const change = lines.filter((line) => line && !/^(@@|index )/.test(line)).join("\n");
-    return [sha, hashOf(change)];
-  }));
-  return commits.map((commit) => {
-    const change = changes.get(commit.sha!);
-    return change === undefined ? commit : { ...commit, change };
-  });
-}
-
 /** All that a tick wants to know of the remote, read beside it, each command with its deadline. */
 async function readRemote(cfg: Config, hand: Handoff, watch: Watch): Promise<Fetched> {
   const { handled } = watch.volatile;
@@ -9434,14 +9439,6 @@ async function readRemote(cfg: Config, hand: Handoff, watch: Watch): Promise<Fet
   for (const file of hand.inboxes.slice(0, 2)) inboxes.set(file, await showPushed(hand, file));
   const failed = [...inboxes.values()].find((shown) => shown.state === "failed");
   return { ...unreadable(fetched, failed?.why ?? ""), news: { commits, inboxes } };
-}
-
-/** A look at a head whose files cannot be read; "" = they can. */
-function unreadable(fetched: Fetched, why: string): Fetched {
-  if (!why || fetched.state !== "ok") return fetched;
-  const cure = GIT_CURES.find(([said]) => said.test(why))?.[1](fetched.hand) ??
-    `try it by hand: git -C ${quoted(fetched.hand.repo)} fsck`;
-  return { ...fetched, state: "failing", why, cure };
 }
 
 /** One look at a time, beside the tick; none while there is nothing left to hand over. */
@@ -11156,6 +11153,14 @@ const exceptFailed = (units: Unit[], failed: Failure[]): Unit[] =>
 function release(operator: Operator, name: string): void {
   delete operator.held[name];
   operator.released[name] = world.now();
+}
+
+/** Leaves this login's ssh agent to the watchdog, whose own login may have ended. */
+async function leaveSshAgent(cfg: Config): Promise<void> {
+  const socket = process.env.SSH_AUTH_SOCK;
+  if (!cfg.loop.handoff || !socket || !isThere(socket)) return;
+  if (cfg.stored.sshAgent !== socket) await world.writeAtomic(sshAgentFile(cfg), socket);
+  cfg.stored.sshAgent = socket;
 }
 
 const SEQUENCE_COMPLETE =

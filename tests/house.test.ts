@@ -16,7 +16,7 @@ const usedNames = (code: string): Set<string> => new Set(code.replace(/(?<=[\w)\
 
 test("the sections stand in their order, and the map in the header names them", () => {
   expect(SECTIONS.map(({ name }) => name)).toEqual([
-    "types", "the world", "config", "logging", "processes and locks", "tmux", "activity, limit and fatal detection", "phases and prompts", "resume id",
+    "types", "the world", "config", "logging", "processes and locks", "tmux", "git", "activity, limit and fatal detection", "phases and prompts", "resume id",
     "agent launch", "the clients' own word", "state", "observation", "outbox and typing", "usage limit", "stall detection", "healing", "wake",
     "handoff signalling", "phase advance", "watchdog loop", "standing by", "notices to people", "the command line", "up, down, restart",
     "what comes next", "status", "status as text", "phase, attach, send, notify, migrate", "explain, capture, selftest", "logs", "events", "report", "the live view", "the page", "doctor", "demo, init, completion, unit", "main"]);
@@ -61,7 +61,7 @@ test("what is exported is what a test asks for, or had its name in the original"
 test("the way of a claim names functions that there are, in the order in which they call each other", () => {
   const { code } = codeOf(SOURCE);
   const parts = partsOf(SOURCE);
-  const way = SOURCE.slice(SOURCE.indexOf("// The way of a claim"), SOURCE.indexOf("/** Commits that are compared with those"));
+  const way = SOURCE.slice(SOURCE.indexOf("// The way of a claim"), SOURCE.indexOf("/** Keys of commits that are kept"));
   const rows = way.split(/^\/\/ {3}(?=\w)/m).slice(1).map((row) => [/^\w+/.exec(row)![0], [...row.matchAll(/`(\w+)`/g)].map((match) => match[1]!)] as const);
   expect(rows.map(([name]) => name)).toEqual(["startFetch", "handoffCheck", "deliverAll", "pingSession", "noteDelivery"]);
   const bodyOf = (name: string) => parts.filter((part) => part.name === name).map(({ from, to }) => code.slice(from, to)).join("");
