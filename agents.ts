@@ -651,6 +651,12 @@ export interface ExecResult {
   code?: number | undefined;
 }
 
+interface HttpRequest {
+  method: string;
+  url: string;
+  body?: string;
+}
+
 interface HttpAnswer {
   ok: boolean;
   status: number;
@@ -669,7 +675,7 @@ export interface World {
   tmux(args: string[], stdin?: string, take?: OnChunk): Promise<ExecResult>;
   /** `env` is added to what git always gets. */
   git(repo: string, args: string[], env?: Record<string, string>): Promise<ExecResult>;
-  http(request: { method: string; url: string; body?: string }): Promise<HttpAnswer>;
+  http(request: HttpRequest): Promise<HttpAnswer>;
   /** A negative pid is a process group; signal 0 only asks. False = no such process. */
   signal(pid: number, signal: NodeJS.Signals | 0): boolean;
   /** null = there is no such file; any other trouble throws. */
@@ -845,9 +851,7 @@ const GIT_CONFIG = [
 /** Bytes of output allowed for one git command; beyond that the command counts as failed. */
 const GIT_OUTPUT_MAX = 8_000_000;
 
-async function realGit(
-  repo: string, args: string[], env: Record<string, string> = {},
-): Promise<ExecResult> {
+const realGit: World["git"] = async (repo, args, env) => {
   const remote = ["ls-remote", "fetch"].includes(args[0]!);
   const parts: Uint8Array[] = [];
   let size = 0;
@@ -859,7 +863,7 @@ async function realGit(
   if (!ran.ok && remote) ownSsh.delete(repo);
   if (size <= GIT_OUTPUT_MAX) return { ...ran, out: textOf(parts) };
   return { ...ran, ok: false, err: `git ${args[0]} printed more than 8 MB` };
-}
+};
 
 /** Whether a clone's config sets core.sshCommand; asked again after the remote has failed. */
 const ownSsh = new Map<string, Promise<boolean>>();
@@ -903,9 +907,7 @@ async function fetchHere(url: string, init: RequestInit, hops = 3): Promise<Resp
 }
 
 /** One request with a deadline; `CONNECT tcp://host:port` only asks whether the port is open. */
-async function realHttp(
-  request: { method: string; url: string; body?: string },
-): Promise<HttpAnswer> {
+async function realHttp(request: HttpRequest): Promise<HttpAnswer> {
   try {
     if (request.method === "CONNECT") {
       const { hostname, port } = new URL(request.url);
@@ -923,8 +925,7 @@ async function realHttp(
     return { ok: answer.ok, status: answer.status, body: await bodyOf(answer) };
   } catch (error) {
     // 0: nobody listens; 408: somebody may, but did not answer
-    const refused = /^(ECONNREFUSED|ConnectionRefused)$/
-      .test((error as { code?: string }).code ?? "");
+    const refused = ["ECONNREFUSED", "ConnectionRefused"].includes(errorCode(error));
     return { ok: false, status: refused ? 0 : 408, body: "" };
   }
 }
@@ -937,7 +938,49 @@ function realSignal(pid: number, signal: NodeJS.Signals | 0): boolean {
   try {
     return process.kill(pid, signal);
   } catch (error) {
-    return (error as { code?: string }).code === "EPERM";
+    return errorCode(error) === "EPERM";
+  }
+}
+
+/** What `get` returns, or `otherwise` if it throws. */
+function tried<T>(get: () => T, otherwise: T): T {
+  try {
+    return get();
+  } catch {
+    return otherwise;
+  }
+}
+
+/** The system's word for an error, such as ENOENT; "" = it has none. */
+function errorCode(error: unknown): string {
+  const { code } = error as { code?: unknown };
+  return typeof code === "string" ? code : "";
+}
+
+/** Whether an error says that there is no such file, or no such folder above it. */
+const isAbsent = (error: unknown): boolean => ["ENOENT", "ENOTDIR"].includes(errorCode(error));
+
+/** Whether an error leaves open what is in a file; a loop of links is something else there. */
+const isUnread = (error: unknown): boolean =>
+  error instanceof NoAnswer || !["", "ELOOP"].includes(errorCode(error));
+
+/** What `use` returns of a file; null = there is no such file. */
+function ifThere<T>(use: () => T): T | null {
+  try {
+    return use();
+  } catch (error) {
+    if (isAbsent(error)) return null;
+    throw error;
+  }
+}
+
+/** Opens a file for `use` alone; non-blocking, as opening a fifo would wait for a writer. */
+function withFile<T>(path: string, flags: number, use: (file: number) => T): T {
+  const file = openSync(path, flags | constants.O_NONBLOCK);
+  try {
+    return use(file);
+  } finally {
+    closeSync(file);
   }
 }
 
@@ -946,12 +989,9 @@ function realSignal(pid: number, signal: NodeJS.Signals | 0): boolean {
  * takes writes at once: a file, a device such as /dev/null; undefined = nothing yet.
  */
 function setAside(path: string): Stats | undefined {
-  try {
-    const there = statSync(path, { throwIfNoEntry: false });
-    if (!there || there.isFile() || there.isCharacterDevice()) return there;
-  } catch {
-    // such as a link to itself
-  }
+  // null: of a link to itself, for one
+  const there = tried(() => statSync(path, { throwIfNoEntry: false }), null);
+  if (there === undefined || there?.isFile() || there?.isCharacterDevice()) return there;
   renameSync(path, existsSync(`${path}.bad`) ? `${path}.bad.${Date.now()}` : `${path}.bad`);
 }
 
@@ -979,34 +1019,29 @@ async function realWriteAtomic(path: string, text: string): Promise<void> {
 }
 
 /** The system's own; loaded by the first lock, as it costs 2 MB. */
-let systemFlock: ((file: number, how: number) => number) | null = null;
+const systemFlock = once(() => {
+  const { dlopen } = import.meta.require("bun:ffi") as typeof import("bun:ffi");
+  const library = process.platform === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
+  return dlopen(library, { flock: { args: ["int", "int"], returns: "int" } }).symbols.flock;
+});
 
 /** Locks an open file for as long as it stays open; false = another process has it. */
 function lockOpen(file: number, shared = false): boolean {
-  const { dlopen } = import.meta.require("bun:ffi") as typeof import("bun:ffi");
-  const library = process.platform === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
-  systemFlock ??= dlopen(library,
-    { flock: { args: ["int", "int"], returns: "int" } }).symbols.flock;
   const [LOCK_SH, LOCK_EX, LOCK_NB] = [1, 2, 4];
-  return systemFlock(file, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) === 0;
+  return systemFlock()(file, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) === 0;
 }
 
-/** Renames a full file; false = another process did so: a second time would lose what is in it. */
-function rotate(path: string): boolean {
-  let file: number | null = null;
-  try {
-    file = openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
-    const isOurs = lockOpen(file) &&
-      statSync(path, { throwIfNoEntry: false })?.ino === fstatSync(file).ino;
+/** Whether a path still leads to the file that was opened by it. */
+const isStillAt = (path: string, file: number): boolean =>
+  statSync(path, { throwIfNoEntry: false })?.ino === fstatSync(file).ino;
+
+/** Renames a full file; not if another process did: a second time would lose what is in it. */
+const rotate = (path: string): boolean => ifThere(() =>
+  withFile(path, constants.O_RDWR, (file) => {
+    const isOurs = lockOpen(file) && isStillAt(path, file);
     if (isOurs) renameSync(path, `${path}.1`);
     return isOurs;
-  } catch (error) {
-    if (isAbsent(error)) return false;
-    throw error;
-  } finally {
-    if (file !== null) closeSync(file);
-  }
-}
+  })) ?? false;
 
 function realAppend(path: string, text: string, cap = Infinity): boolean {
   const size = setAside(path)?.size;
@@ -1018,16 +1053,6 @@ function realAppend(path: string, text: string, cap = Infinity): boolean {
 /** Bytes of a file that is read whole: those of a fleet are under 1 MB. */
 const READ_MAX = 16_000_000;
 
-/** Whether an error says that there is no such file, or no such folder above it. */
-const isAbsent = (error: unknown): boolean =>
-  ["ENOENT", "ENOTDIR"].includes((error as { code?: string }).code ?? "");
-
-/** Whether an error leaves open what is in a file; a loop of links is something else there. */
-function isUnread(error: unknown): boolean {
-  const { code } = error as { code?: unknown };
-  return error instanceof NoAnswer || (typeof code === "string" && code !== "ELOOP");
-}
-
 /** Only a regular file is read: a fifo or a device may never end. */
 function refuseOther(path: string, stat: Stats): void {
   const wrong = stat.isDirectory() ? "is a folder" : !stat.isFile() ? "is not a regular file" : "";
@@ -1038,23 +1063,12 @@ function refuseLarge(path: string, size: number): void {
   if (size > READ_MAX) throw new Error(`${path} is too large (${Math.round(size / 1e6)} MB)`);
 }
 
-function readRegular<T>(path: string, read: (file: number, size: number) => T): T | null {
-  let file: number;
-  try {
-    // non-blocking, as opening a fifo would wait for a writer
-    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-  } catch (error) {
-    if (isAbsent(error)) return null;
-    throw error;
-  }
-  try {
+const readRegular = <T>(path: string, read: (file: number, size: number) => T): T | null =>
+  ifThere(() => withFile(path, constants.O_RDONLY, (file) => {
     const stat = fstatSync(file);
     refuseOther(path, stat);
     return read(file, stat.size);
-  } finally {
-    closeSync(file);
-  }
-}
+  }));
 
 /** Whether a file is inside the binary: such a file has no descriptor. */
 const isEmbedded = (path: string): boolean => COMPILED && path.startsWith(import.meta.dir);
@@ -1113,47 +1127,25 @@ const realTail = (path: string, bytes: number): string | null =>
   readRegular(path, (file, size) =>
     readPart(file, Math.max(size - bytes, 0), Math.min(size, bytes)));
 
-function realRemove(path: string): void {
-  try {
-    setAside(path);
-    rmSync(path, { force: true });
-  } catch (error) {
-    if (!isAbsent(error)) throw error;
-  }
-}
+const realRemove = (path: string): void => void ifThere(() => {
+  setAside(path);
+  rmSync(path, { force: true });
+});
 
-/** A dangling link has a time of its own: something is in the place of the file. */
+/** A link to itself has a time of its own: something is in the place of the file. */
 function realMtime(path: string): number | null {
   try {
     return statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? null;
   } catch (error) {
-    if (isAbsent(error)) return null;
-    return lstatSync(path).mtimeMs;
+    return isAbsent(error) ? null : lstatSync(path).mtimeMs;
   }
 }
 
 function realOpened(pid: number): string[] {
   const folder = `/proc/${pid}/fd`;
-  const target = (name: string): string[] => {
-    try {
-      return [readlinkSync(join(folder, name))];
-    } catch {
-      return []; // closed in the meantime
-    }
-  };
-  try {
-    return readdirSync(folder).flatMap(target);
-  } catch {
-    return [];
-  }
-}
-
-function realFolder(pid: number): string {
-  try {
-    return readlinkSync(`/proc/${pid}/cwd`);
-  } catch {
-    return "";
-  }
+  // one may be closed in the meantime
+  const target = (name: string) => tried(() => [readlinkSync(join(folder, name))], []);
+  return tried(() => readdirSync(folder), []).flatMap(target);
 }
 
 /** Waits where a pipe is full: what is lost is lost with an error. */
@@ -1163,7 +1155,7 @@ function realPrint(text: string): void {
     try {
       rest = rest.subarray(writeSync(1, rest));
     } catch (error) {
-      if ((error as { code?: string }).code !== "EAGAIN") throw error;
+      if (errorCode(error) !== "EAGAIN") throw error;
       Bun.sleepSync(PIPE_FULL);
     }
   }
@@ -1195,7 +1187,7 @@ export const world: World = {
   mtime: realMtime,
   list: (path) => (existsSync(path) ? readdirSync(path) : []),
   opened: realOpened,
-  folder: realFolder,
+  folder: (pid) => tried(() => readlinkSync(`/proc/${pid}/cwd`), ""),
   print: realPrint,
   log: (text) => writeError(text),
 };
@@ -1215,14 +1207,10 @@ const standardError = once(() => process.stderr.on("error", () => {}));
 const isTerminal = once((): boolean => mayBeTerminal(1) && process.stdout.isTTY);
 
 /** False also for one that is closed. */
-function mayBeTerminal(file: number): boolean {
-  try {
-    const shown = fstatSync(file);
-    return shown.isCharacterDevice() && shown.rdev !== statSync("/dev/null").rdev;
-  } catch {
-    return false;
-  }
-}
+const mayBeTerminal = (file: number): boolean => tried(() => {
+  const shown = fstatSync(file);
+  return shown.isCharacterDevice() && shown.rdev !== statSync("/dev/null").rdev;
+}, false);
 
 function writeError(text: string): void {
   const stderr = standardError();
@@ -1230,14 +1218,8 @@ function writeError(text: string): void {
   stderr.write(`${text.split("\n").map((line) => brokenLine(line, width)).join("\n")}\n`);
 }
 
-/** Whether there is something at a path that we may see. */
-function isThere(path: string): boolean {
-  try {
-    return world.mtime(path) !== null;
-  } catch {
-    return false; // another user's
-  }
-}
+/** Whether there is something at a path that we may see: what is another user's we may not. */
+const isThere = (path: string): boolean => tried(() => world.mtime(path) !== null, false);
 
 const makeFolder = (path: string, mode = 0o777): void =>
   void mkdirSync(path, { recursive: true, mode });
@@ -1263,13 +1245,12 @@ function shipped(name: string): string | null {
     (COMPILED ? world.read(join(import.meta.dir, name)) : null);
 }
 
-let ownVersion = "";
 /**
  * From the embedded package.json: one beside the binary is somebody else's. Read once: a program
  * replaced while it runs is still the old one.
  */
-export const version = (): string => ownVersion ||=
-  JSON.parse(world.read(join(import.meta.dir, "package.json")) ?? "{}").version ?? "0";
+export const version = once((): string =>
+  JSON.parse(world.read(join(import.meta.dir, "package.json")) ?? "{}").version ?? "0");
 
 // ── config ──────────────────────────────────────────────────────────────────────
 // KEYS says what agents.toml may contain. All faults are reported at once, each with its line; a
@@ -2058,14 +2039,10 @@ const withFields = (fields: Record<string, Shape>): Shape => (value) =>
 const orNull = (shape: Shape): Shape => (value) => value == null || shape(value);
 
 /** A JSON object in a text that may be damaged, or not written to its end; null = there is none. */
-function parsedRecord(text: string | null): Record<string, unknown> | null {
-  try {
-    const value: unknown = JSON.parse(text ?? "");
-    return isRecord(value) ? value : null;
-  } catch {
-    return null;
-  }
-}
+const parsedRecord = (text: string | null): Record<string, unknown> | null => tried(() => {
+  const value: unknown = JSON.parse(text ?? "");
+  return isRecord(value) ? value : null;
+}, null);
 
 // ── logging ─────────────────────────────────────────────────────────────────────
 // Diagnostics go to stderr with date and time; the watchdog's also to its log file. Logging never
@@ -2077,11 +2054,7 @@ const MESSAGE_MAX = 20_000;
 /** `routine`: left out while a progress bar, which tells as much, is on the terminal. */
 export function log(message: string, routine = false): void {
   if (routine && barDrawn) return;
-  try {
-    world.log(stamped(message));
-  } catch {
-    // there is no place left to report this
-  }
+  tried(() => world.log(stamped(message)), undefined); // there is no place left to report an error
 }
 
 function stamped(message: string): string {
@@ -2329,13 +2302,7 @@ function statOf(pid: number | string): string[] {
 const readProc = (path: string): string => textNow(`/proc/${path}`);
 
 /** A file that is read without waiting: of /proc, or of a lock. "" = none that can be read. */
-function textNow(path: string): string {
-  try {
-    return world.read(path) ?? "";
-  } catch {
-    return ""; // such as a process that ended while it was read
-  }
-}
+const textNow = (path: string): string => tried(() => world.read(path) ?? "", "");
 
 interface Process extends Group {
   group: number;
@@ -2456,7 +2423,7 @@ function openToLock(path: string): number {
   try {
     return openSync(path, "a+", 0o600);
   } catch (error) {
-    if ((error as { code?: string }).code !== "EROFS") throw error;
+    if (errorCode(error) !== "EROFS") throw error;
     return openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   }
 }
@@ -2475,14 +2442,10 @@ export function flock(path: string): number | null {
  * not there; `otherwise`: of one that cannot be opened. Two that ask do not see each other.
  */
 function isLocked(path: string, otherwise = true): boolean {
-  let file: number | null = null;
   try {
-    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-    return !lockOpen(file, true);
+    return withFile(path, constants.O_RDONLY, (file) => !lockOpen(file, true));
   } catch (error) {
     return !isAbsent(error) && otherwise;
-  } finally {
-    if (file !== null) closeSync(file);
   }
 }
 
@@ -2513,7 +2476,7 @@ export async function keepLock(
   cfg: Config, path: string, lock: number, report: (why: string) => void = () => {},
 ): Promise<number | null> {
   try {
-    if (statSync(path, { throwIfNoEntry: false })?.ino !== fstatSync(lock).ino) {
+    if (!isStillAt(path, lock)) {
       makeFolders(cfg);
       const taken = await takeLock(path);
       if (taken !== null) closeSync(lock);
@@ -2795,13 +2758,7 @@ function homeOf({ planDir, stateDir }: Config): string {
   return printable(inside ? linkless(planDir) + stateDir.slice(planDir.length) : stateDir);
 }
 
-function linkless(path: string): string {
-  try {
-    return realPath(path);
-  } catch {
-    return path;
-  }
-}
+const linkless = (path: string): string => tried(() => realPath(path), path);
 
 /** A hash of it, to mark the sessions that we made. */
 const roomOf = (cfg: Config): string => hashOf(homeOf(cfg)).slice(0, 6);
@@ -4277,13 +4234,8 @@ function epochsAt(wall: number, zone: string): number[] {
   return real.length ? real : [epochs[0]!];
 }
 
-function knownZone(name: string | undefined): string | null {
-  try {
-    return name ? Temporal.Now.zonedDateTimeISO(ZONES[name] ?? name).timeZoneId : null;
-  } catch {
-    return null;
-  }
-}
+const knownZone = (name = ""): string | null =>
+  tried(() => Temporal.Now.zonedDateTimeISO(ZONES[name] ?? name).timeZoneId, null);
 
 type Groups = Record<string, string | undefined>;
 
@@ -10780,7 +10732,7 @@ function printRaw(text: string): void {
     world.print(text);
   } catch (error) {
     readerGone = true;
-    if ((error as { code?: string }).code === "EPIPE") return;
+    if (errorCode(error) === "EPIPE") return;
     process.exitCode = sayError(Object.assign(error as Error, { path: "standard output" }));
   }
 }
@@ -14802,7 +14754,7 @@ function servePage(port: number, fetch: (request: Request) => Promise<Response>)
     return Bun.serve({ hostname: "127.0.0.1", port, fetch, maxRequestBodySize: 0,
       development: false, reusePort: false });
   } catch (error) {
-    const taken = (error as { code?: unknown }).code === "EADDRINUSE";
+    const taken = errorCode(error) === "EADDRINUSE";
     return die(taken ? `port ${port} is taken: name another with --port, or 0 for a free one`
       : `the page cannot be served: ${messageOf(error)}`);
   }
@@ -15431,7 +15383,7 @@ function writeNew(path: string, value: string): boolean {
     writeFileSync(path, value, { flag: "wx", mode: 0o644 });
     return true;
   } catch (error) {
-    if ((error as { code?: string }).code === "EEXIST") return false;
+    if (errorCode(error) === "EEXIST") return false;
     return die(`${path}: ${messageOf(error)}`);
   }
 }
