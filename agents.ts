@@ -5618,6 +5618,24 @@ export function parseClaudeWord(
   };
 }
 
+/** What a client's file said when it was last read. */
+interface Reading<T> {
+  said: T;
+  /** Wall ms of the change that was read; null = there was no file. */
+  changed: number | null;
+  /** That change was old when it was read, so that a later one has a different time. */
+  settled: boolean;
+}
+
+/** Reads a file by `read`, again only after a change: that there was none costs one `stat`. */
+function readAgain<T>(
+  last: Reading<T> | undefined, path: string, read: (changed: number | null) => T,
+): Reading<T> {
+  const changed = world.mtime(path);
+  if (last?.settled && last.changed === changed) return last;
+  return { said: read(changed), changed, settled: (changed ?? 0) <= world.now() - CLOCK_STEP };
+}
+
 /** The session file of a pane's client. */
 interface SessionFile {
   pane: number;
@@ -5625,19 +5643,12 @@ interface SessionFile {
   pid: number;
   born: string;
   folder: string;
-  /** Wall ms of the change that was last read; null = there is no file. */
-  changed: number | null;
-  /** That change was old when it was read, so that a later one has a different time. */
-  settled: boolean;
-  word: ClaudeWord | null;
+  last?: Reading<ClaudeWord | null>;
   /** Monotonic ms of the last search for it. */
   sought: number;
 }
 
 const sessionFiles = new WeakMap<Config, Map<string, SessionFile>>();
-/** Whether a file is old enough that another change to it would show in its time. */
-const isSettled = (changed: number | null): boolean =>
-  (changed ?? 0) <= world.now() - CLOCK_STEP;
 /** How often, ms, to search for the file of a client that has none: it may have just started. */
 const SEEK_EVERY = 10_000;
 
@@ -5656,8 +5667,7 @@ function seekSessionFile(agent: Agent, pane: Pane): SessionFile {
   const found = world.mtime(join(folder, `${pane.pid}.json`)) !== null ? pane.pid
     : world.list(folder).slice(0, 1000).map((name) => Number(/^(\d+)\.json$/.exec(name)?.[1]))
       .find((pid) => isPid(pid) && isOurs(pid)) ?? pane.pid;
-  return { pane: pane.pid, pid: found, born: bornOf(found), folder, changed: null, word: null,
-    settled: true, sought: world.mono() };
+  return { pane: pane.pid, pid: found, born: bornOf(found), folder, sought: world.mono() };
 }
 
 /** The sessions of clients whose own files are on a disk that does not answer at present. */
@@ -5684,26 +5694,24 @@ const hasLeft = ({ pane, pid, born }: SessionFile): boolean =>
 
 /**
  * The state of a pane's client by its session file; null = none that can be believed, so that the
- * screen decides. Costs one `stat` if nothing has changed.
+ * screen decides.
  */
 function readClaudeWord(cfg: Config, agent: Agent, pane: Pane): ClaudeWord | null {
   if (silent.has(agent.session)) return null;
   const files = sessionFiles.getOrInsertComputed(cfg, () => new Map());
   try {
     let file = files.get(agent.session);
-    const sought = file && (file.changed === null || hasLeft(file)) &&
-      world.mono() - file.sought >= SEEK_EVERY;
-    if (file?.pane !== pane.pid || sought) file = seekSessionFile(agent, pane);
-    files.set(agent.session, file);
-    const path = join(file.folder, `${file.pid}.json`);
-    const changed = world.mtime(path);
-    if (changed !== file.changed || !file.settled) {
-      const text = changed === null ? null : world.tail(path, SESSION_FILE_MAX);
-      const fresh = (changed ?? 0) > pane.created - CLOCK_STEP;
-      file.word = parseClaudeWord(text ?? "", file.pid, file.born, fresh);
+    const isLost = file && (file.last?.changed == null || hasLeft(file));
+    if (file?.pane !== pane.pid || (isLost && world.mono() - file.sought >= SEEK_EVERY)) {
+      file = seekSessionFile(agent, pane);
+      files.set(agent.session, file);
     }
-    Object.assign(file, { changed, settled: isSettled(changed) });
-    return hasLeft(file) ? null : file.word;
+    const { pid, born, folder, last } = file;
+    const path = join(folder, `${pid}.json`);
+    file.last = readAgain(last, path, (changed) => parseClaudeWord(
+      world.tail(path, SESSION_FILE_MAX) ?? "", pid, born,
+      (changed ?? 0) > pane.created - CLOCK_STEP));
+    return hasLeft(file) ? null : file.last.said;
   } catch {
     return null; // somebody else's, or not a file
   }
@@ -5781,13 +5789,19 @@ function textOfEntry({ content, message }: Record<string, unknown>): string {
 
 const NO_ERROR: TranscriptEnd = { error: "", text: "", at: 0, limit: null };
 
+/** The entries on the lines of a conversation's file that may be of interest, newest first. */
+function* newestEntries(tail: string, wanted: RegExp): Generator<Record<string, unknown>> {
+  for (const line of tail.split("\n").reverse()) {
+    const entry = wanted.test(line) && parsedRecord(line);
+    if (entry && entry.isSidechain !== true) yield entry;
+  }
+}
+
 /** Reads the last entry of the conversation itself from the end of a transcript; null = none. */
 export function parseTranscriptEnd(tail: string, now: number): TranscriptEnd | null {
   let kept = false; // whether the command above this line left everything as it was
-  for (const line of tail.split("\n").reverse()) {
-    if (!/"type":"(?:user|assistant|system)"/.test(line)) continue;
-    const entry = parsedRecord(line);
-    if (!entry || entry.isSidechain === true || entry.isMeta === true) continue;
+  for (const entry of newestEntries(tail, /"type":"(?:user|assistant|system)"/)) {
+    if (entry.isMeta === true) continue;
     const text = textOfEntry(entry);
     // what a person ran; older versions note it as an entry of the user
     const [ran, command] = /^<(?:command-name>(\/[\w-]+)|(?:local-command|bash)-)/.exec(text) ?? [];
@@ -5812,23 +5826,19 @@ function errorIn(entry: Record<string, unknown>, now: number): TranscriptEnd {
 
 /** Bytes read from an end of a conversation's file: enough for a large tool result or two. */
 const END_MAX = 262_144;
-/** What was read from the end of each file, by path; `settled` as in `SessionFile`. */
-type Ends<T> = Map<string, { changed: number; settled: boolean; said: T }>;
 /** The most files that are remembered. */
-const ENDS_KEPT = 500;
-const transcripts: Ends<{ end: TranscriptEnd | null; model: string }> = new Map();
+const FILES_KNOWN = 500;
 
-/** Parses the end of a file, again only after a change; null = it cannot be read. */
-function readEnd<T>(ends: Ends<T>, path: string, parse: (tail: string) => T): T | null {
+/** What the end of a file says, "" if there is none; null = it cannot be read. */
+function readEnd<T>(
+  known: Map<string, Reading<T>>, path: string, parse: (tail: string) => T,
+): T | null {
+  if (!path) return null;
   try {
-    const changed = path ? world.mtime(path) : null;
-    if (changed === null) return null;
-    const known = ends.get(path);
-    if (known?.changed === changed && known.settled) return known.said;
-    const said = parse(world.tail(path, END_MAX) ?? "");
-    if (ends.size >= ENDS_KEPT) ends.clear();
-    ends.set(path, { changed, settled: isSettled(changed), said });
-    return said;
+    const end = readAgain(known.get(path), path, () => parse(world.tail(path, END_MAX) ?? ""));
+    if (known.size >= FILES_KNOWN) known.clear();
+    known.set(path, end);
+    return end.said;
   } catch {
     return null; // somebody else's, or not a file
   }
@@ -5844,6 +5854,8 @@ function transcriptOf(cfg: Config, agent: Agent, word: ClaudeWord): string {
   return folder && word.conversation && word.cwd
     ? conversationFile(dirname(folder), word.cwd, word.conversation) : "";
 }
+
+const transcripts = new Map<string, Reading<{ end: TranscriptEnd | null; model: string }>>();
 
 /** How a client's transcript ends, and the model in it; null = not known. */
 const readTranscript = (cfg: Config, agent: Agent, word: ClaudeWord) =>
@@ -5900,10 +5912,8 @@ const MODEL_NAME = /^[\w.:/[\]-]{1,64}$/;
 
 /** The model that gave the last answer in a transcript; "" = not known. */
 export function parseModel(tail: string): string {
-  for (const line of tail.split("\n").reverse()) {
-    const entry = line.includes('"type":"assistant"') ? parsedRecord(line) : null;
-    if (entry?.type !== "assistant" || entry.isSidechain === true) continue;
-    const model = isRecord(entry.message) ? entry.message.model : "";
+  for (const { type, message } of newestEntries(tail, /"type":"assistant"/)) {
+    const model = type === "assistant" && isRecord(message) ? message.model : "";
     if (typeof model === "string" && MODEL_NAME.test(model)) return model;
   }
   return "";
@@ -5975,39 +5985,38 @@ interface CodexWord {
   windows: { used: number; minutes: number; resetAt: number }[];
 }
 
-/** The entries that begin and end a turn in Codex 0.169.0; approvals are part of a turn. */
-const TURN_ENTRY = /"type":"(task_started|task_complete|turn_aborted)"/;
-
-/** Reads the newest entries on turns and on limits from the end of a rollout. */
-export function parseRolloutEnd(tail: string): CodexWord {
-  const word: CodexWord = { turn: null, windows: [] };
-  let limits = false;
-  let silent: unknown; // the newest turn, ended without a word: it may be a command a person ran
-  for (const line of tail.split("\n").reverse()) {
-    const turn = (!word.turn || silent !== undefined) && TURN_ENTRY.test(line);
-    if (!turn && (limits || !line.includes('"type":"token_count"'))) continue;
-    const entry = parsedRecord(line);
-    const said = isRecord(entry?.payload) ? entry.payload : {};
-    if (entry?.type !== "event_msg") continue;
-    const at = Date.parse(String(entry.timestamp));
-    if (silent !== undefined && said.turn_id === silent && said.type === "task_started") {
-      if (isRecord(said.turn_attribution) && said.turn_attribution.turn_trigger === null) {
-        word.turn = null;
-      }
-      silent = undefined;
-    } else if (turn && !word.turn && TURN_ENTRY.test(`"type":"${said.type}"`) && at) {
-      const { codex_error_info: kind, message } = isRecord(said.error) ? said.error : {};
-      const limit = kind === "usage_limit_exceeded"
-        ? `■ ${plainText(String(message), SUBJECT_MAX)}` : "";
-      word.turn = { open: said.type === "task_started", at, limit };
-      silent = said.last_agent_message === null && !said.error ? said.turn_id : undefined;
-    } else if (said.type === "token_count" && !limits) {
-      limits = true;
-      word.windows = windowsOf(said.rate_limits);
-    }
-    if (word.turn && limits && silent === undefined) break;
+/** The events of a rollout that have one of the types, newest first; `at`: wall ms. */
+function* newestEvents(
+  tail: string, types: string[],
+): Generator<Record<string, unknown> & { at: number }> {
+  const wanted = new RegExp(`"type":"(?:${types.join("|")})"`);
+  for (const { type, payload, timestamp } of newestEntries(tail, wanted)) {
+    const at = Date.parse(String(timestamp));
+    if (type !== "event_msg" || !isRecord(payload) || !at) continue;
+    if (types.includes(String(payload.type))) yield { ...payload, at };
   }
-  return word;
+}
+
+/** The newest turn in Codex 0.169.0; approvals are part of a turn. null = there is none. */
+function newestTurn(tail: string): CodexWord["turn"] {
+  const events = [...newestEvents(tail, ["task_started", "task_complete", "turn_aborted"])];
+  const ids = (which: (event: Record<string, unknown>) => boolean) =>
+    new Set(events.filter(which).map((event) => event.turn_id));
+  // what a person ran is a turn that nothing triggered, and that ends without a word
+  const untriggered = ids(({ turn_attribution: by }) => isRecord(by) && by.turn_trigger === null);
+  const silent = ids((event) => event.last_agent_message === null && !event.error);
+  const commands = untriggered.intersection(silent);
+  const newest = events.find((event) => !commands.has(event.turn_id));
+  if (!newest) return null;
+  const { codex_error_info: kind, message } = isRecord(newest.error) ? newest.error : {};
+  return { open: newest.type === "task_started", at: newest.at,
+    limit: kind === "usage_limit_exceeded" ? `■ ${plainText(String(message), SUBJECT_MAX)}` : "" };
+}
+
+/** Reads the newest turn and the newest limits from the end of a rollout. */
+export function parseRolloutEnd(tail: string): CodexWord {
+  const [count] = newestEvents(tail, ["token_count"]);
+  return { turn: newestTurn(tail), windows: windowsOf(count?.rate_limits) };
 }
 
 function windowsOf(limits: unknown): CodexWord["windows"] {
@@ -6061,7 +6070,7 @@ export function decideCodex(
 /** `rollout-<when it began>-<id of the conversation>.jsonl` */
 const ROLLOUT_NAME = /\/rollout-[\dT-]{19}-([\w-]{36})\.jsonl$/;
 
-const rollouts: Ends<CodexWord> = new Map();
+const rollouts = new Map<string, Reading<CodexWord>>();
 
 /** A rollout's first line: not a sub-agent's (`own`), the folder, and when it began (wall ms). */
 interface RolloutHead { own: boolean; cwd: string; began: number }
@@ -6071,18 +6080,18 @@ const heads = new Map<string, RolloutHead>();
 function rolloutHead(path: string): RolloutHead | null {
   const known = heads.get(path);
   if (known) return known;
-  let first: unknown;
   try {
-    first = parsedRecord((world.head(path, END_MAX) ?? "").split("\n", 1)[0]!)?.payload;
+    const [line = ""] = (world.head(path, END_MAX) ?? "").split("\n", 1);
+    const first = parsedRecord(line)?.payload;
+    if (!isRecord(first)) return null;
+    const head = { own: (first.thread_source ?? "user") === "user", cwd: String(first.cwd),
+      began: Date.parse(String(first.timestamp)) };
+    if (heads.size >= FILES_KNOWN) heads.clear();
+    heads.set(path, head);
+    return head;
   } catch {
     return null;
   }
-  if (!isRecord(first)) return null;
-  const head = { own: (first.thread_source ?? "user") === "user", cwd: String(first.cwd),
-    began: Date.parse(String(first.timestamp)) };
-  if (heads.size >= ENDS_KEPT) heads.clear();
-  heads.set(path, head);
-  return head;
 }
 
 const codexHome = (own: string, home: string): string => own || join(home, ".codex");
