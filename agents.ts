@@ -1941,7 +1941,7 @@ function addAgent(
   checkTexts(reader, cfg, agent, at);
 }
 
-/** A missing prompt must be found now, not by the watchdog at three in the morning. */
+/** A missing or empty prompt must be found now, not by the watchdog at three in the morning. */
 function checkTexts(reader: ConfigReader, cfg: Config, agent: Agent, at: Location): void {
   const wanted: [string, string][] = [["prompt_file", agent.promptFile],
     ["wake.prompt_file", agent.wake?.promptFile ?? ""]];
@@ -1954,8 +1954,10 @@ function checkTexts(reader: ConfigReader, cfg: Config, agent: Agent, at: Locatio
     if (!cfg.loop.phases.length) reader.fault(at, "kind", "a loop agent needs [loop] phases");
   }
   for (const [key, file] of wanted) {
-    if (file && promptText(cfg, file) === null) {
-      reader.fault(at, key, `no such file: ${absolute(cfg.planDir, file)}`);
+    const value = file && promptText(cfg, file);
+    if (file && !value?.trim()) {
+      const what = value === null ? "no such file" : "an empty file";
+      reader.fault(at, key, `${what}: ${absolute(cfg.planDir, file)}`);
     }
   }
 }
@@ -2518,6 +2520,9 @@ export function lockHolder(path: string): number | null {
 
 const holderOf = (cfg: Config, what: Parameters<typeof lockFile>[1]): number | null =>
   lockHolder(lockFile(cfg, what));
+
+/** Who that is, in a message: on a full disk no pid says it. */
+const byPid = (pid: number | null): string => (pid === null ? "" : ` (pid ${pid})`);
 
 /** Whether any process has this lock: with its pid beside it, or without, as on a full disk. */
 const isHeldBySomebody = (cfg: Config, what: Parameters<typeof lockFile>[1]): boolean =>
@@ -4854,8 +4859,7 @@ function variablesOf(cfg: Config, agent: Agent): Record<string, string> {
 }
 
 export function buildLoopKickoff(cfg: Config, agent: Agent): string {
-  const role = promptText(cfg, `prompts/${agent.role}.md`) ??
-    die(`agent ${agent.name}: prompts/${agent.role}.md is missing`);
+  const role = neededPrompt(cfg, agent, `prompts/${agent.role}.md`);
   const preamble = promptText(cfg, "prompts/preamble.md") ?? "";
   return render(`${preamble}\n${role}`, variablesOf(cfg, agent));
 }
@@ -4863,9 +4867,15 @@ export function buildLoopKickoff(cfg: Config, agent: Agent): string {
 export function agentPrompt(cfg: Config, agent: Agent): string {
   if (agent.kind === "loop") return buildLoopKickoff(cfg, agent);
   if (!agent.promptFile) return agent.prompt;
-  const value = promptText(cfg, agent.promptFile) ??
-    die(`agent ${agent.name}: prompt_file ${agent.promptFile} is missing`);
+  const value = neededPrompt(cfg, agent, agent.promptFile, "prompt_file ");
   return render(value, variablesOf(cfg, agent));
+}
+
+/** A prompt without which an agent would have nothing to do. */
+function neededPrompt(cfg: Config, agent: Agent, file: string, key = ""): string {
+  const value = promptText(cfg, file);
+  return value?.trim() ? value
+    : die(`agent ${agent.name}: ${key}${file} is ${value === null ? "missing" : "empty"}`);
 }
 
 // ── resume id ───────────────────────────────────────────────────────────────────
@@ -6585,7 +6595,7 @@ const saveOrLog = (cfg: Config, watch: Watch): Promise<void> =>
 export interface Stored {
   /** The texts of both files of the phase, null = there is none; or why they cannot be read. */
   phase: { index: string | null; id: string | null } | { error: string };
-  /** By session; null = its file holds no limit. */
+  /** By session; null = its file is gone. */
   limits: Map<string, LimitState | null>;
   sshAgent: string;
 }
@@ -6655,7 +6665,7 @@ const LIMIT_SHAPES: Record<string, Shape> = {
 
 /**
  * The limits by their files: for most agents there is none, and a look at the folder says so. One
- * that was never read and cannot be read counts as one without a reset time.
+ * that cannot be read is the one that was read last, or else one without a reset time.
  */
 async function readLimits(cfg: Config): Promise<Stored["limits"]> {
   const sessions = world.list(cfg.stateDir)
@@ -6663,12 +6673,14 @@ async function readLimits(cfg: Config): Promise<Stored["limits"]> {
   const unknown = { nudges: 0, until: world.now() / 1000 + cfg.watchdog.limitProbeFallback };
   return new Map(await Promise.all(sessions.map(async (session) => [session,
     await world.text(limitStatePath(cfg, session))
-      .then(parseLimitState, () => cfg.stored.limits.get(session) ?? unknown)] as const)));
+      .then(parseLimitState).catch(() => cfg.stored.limits.get(session) ?? unknown)] as const)));
 }
 
+/** Throws where the file is damaged, which is no word that there is no limit. */
 function parseLimitState(text: string | null): LimitState | null {
+  if (text === null) return null;
   const state = parsedRecord(text);
-  if (!state || !isResetSeconds(state.until)) return null;
+  if (!state || !isResetSeconds(state.until)) die("it holds no limit");
   const wrong = (key: string) => key in state && !LIMIT_SHAPES[key]!(state[key]);
   for (const key of Object.keys(LIMIT_SHAPES).filter(wrong)) delete state[key];
   return { ...state, until: Number(state.until), nudges: Number(state.nudges) || 0 };
@@ -6803,8 +6815,8 @@ const isLate = ({ expires = Infinity }: Message): boolean => expires < world.now
 async function changeOperator(cfg: Config, change: (operator: Operator) => void): Promise<void> {
   makeFolders(cfg);
   const lock = await takeLock(lockFile(cfg, "operator"), ORDERS_PATIENCE);
-  if (lock === null) die(`${lockFile(cfg, "operator")} is held by another command ` +
-    `(pid ${holderOf(cfg, "operator")})`);
+  if (lock === null) die(`${lockFile(cfg, "operator")} is held by another command` +
+    byPid(holderOf(cfg, "operator")));
   try {
     const operator = structuredClone(await operatorOf(cfg, true));
     const { taken, outbox } = await loadWatch(cfg);
@@ -10209,7 +10221,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   const lockPath = lockFile(cfg, "watchdog");
   let lock = await takeLock(lockPath);
   if (lock === null) {
-    log(`another watchdog is already running (pid ${lockHolder(lockPath)})`);
+    log(`another watchdog is already running${byPid(lockHolder(lockPath))}`);
     return 100;
   }
   if (isHeld(await operatorOf(cfg), "watchdog")) {
@@ -10828,8 +10840,9 @@ async function lastGoodConfig(path: string, error: unknown): Promise<Config | nu
   const logDir = absolute(dirname(path), folder ?? defaultsOf(KEYS.defaults).logDir);
   const state = dirname(configsInUse().get(path) ?? join(logDir, "state", "agents.toml"));
   const source = await textIn(join(state, "agents.toml"));
-  const pid = lockHolder(join(state, "watchdog.lock"));
-  if (!source || pid === null) return null;
+  const lock = join(state, "watchdog.lock");
+  const pid = lockHolder(lock);
+  if (!source || (pid === null && !isLocked(lock, false))) return null;
   // two configs may share a log folder: the watchdog's command line says which one it runs
   const words = readProc(`${pid}/cmdline`).split("\0");
   const named = words[words.indexOf("--config") + 1];

@@ -265,6 +265,8 @@ test("fault 19: hand-off targets are names of the config, not builder and advers
 test("fault 64: a loop without phases, or without its prompt, is refused", async () => {
   expect(await faultsOf(`${AGENT}kind = "loop"\nrole = "builder"\n`)).toContain("a loop agent needs [loop] phases");
   expect(await faultsOf(FLEET.replace('role = "builder"', 'role = "nobody"'))).toContain("no such file: /fleet/prompts/nobody.md");
+  fake.files.set("/fleet/prompts/builder.md", "\n");
+  expect(await faultsOf(FLEET)).toContain("an empty file: /fleet/prompts/builder.md");
 });
 
 test("a leading (?ims) becomes flags, an invalid regex names its key (fault 59)", async () => {

@@ -185,6 +185,10 @@ describe("over the fake world", () => {
     fake.files.set(join(fake.home, "own.md"), "From a file.");
     expect(agentPrompt(cfg, { ...agent, promptFile: "own.md" })).toBe("From a file.");
     expect(() => agentPrompt(cfg, { ...agent, promptFile: "none.md" })).toThrow("prompt_file none.md is missing");
+    fake.files.set(join(fake.home, "own.md"), " \n");
+    expect(() => agentPrompt(cfg, { ...agent, promptFile: "own.md" })).toThrow("prompt_file own.md is empty");
+    fake.files.set(join(fake.home, "prompts/builder.md"), "");
+    expect(() => buildLoopKickoff(cfg, cfg.agents.get("builder")!)).toThrow("prompts/builder.md is empty");
   });
 
   describe("fault 20: DONE counts once it is pushed", () => {

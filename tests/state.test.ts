@@ -406,6 +406,15 @@ describe("a disk that does not answer is no news", () => {
     await it.ticks(2);
     expect([it.fake.logged("limit lifted on a").length, it.fake.files.has(it.file("limited-agents-a.json"))]).toEqual([1, false]);
   });
+  test.each(["", '{"until":"soon"}'])("a damaged limit (%s) holds as one without a reset time, and goes once its agent works", async (text) => {
+    const it = await scene(agents("a"), { doing: "blank" });
+    it.fake.files.set(it.file("limited-agents-a.json"), text);
+    await it.ticks(1);
+    expect(loadLimitState(it.cfg, "agents-a")).toEqual({ nudges: 0, until: expect.any(Number) });
+    it.pane().doing = "busy";
+    await it.ticks(2);
+    expect([it.fake.logged("limit lifted on a").length, it.fake.files.has(it.file("limited-agents-a.json"))]).toEqual([1, false]);
+  });
   test("the path of the ssh agent stays the one that was read last", async () => {
     const { cfg, fake, file } = await scene(FLEET);
     fake.files.set(file("ssh-auth-sock"), "/run/agent\n");

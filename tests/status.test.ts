@@ -374,6 +374,11 @@ describe("the command over a fleet", () => {
     expect((await read()).status).toMatchObject({ needsHuman: true, watchdog: { running: true, pid: null, stale: true, mute: true, missing: false } });
     expect(await command("status", "--config", cfg.path)).toMatchObject({ code: 3, out: expect.stringContaining("watchdog: runs, but cannot write  — agents doctor\n") });
     expect((await command("explain", "builder", "--config", cfg.path)).out).toMatch(/^ *watchdog +running, but cannot write/m);
+    // a config that breaks meanwhile is still that of its fleet
+    fake.files.set(state("agents.toml"), FLEET);
+    fake.files.set(cfg.path, `${FLEET}[[agent`);
+    expect(await command("status", "--config", cfg.path)).toMatchObject({ code: 3, out: expect.stringContaining("running on the last good one\n") });
+    fake.files.set(cfg.path, FLEET);
     // one that has just begun writes it a moment later
     const { sleep } = world;
     world.sleep = async (ms) => (watchdog(10), await sleep(ms));

@@ -1,7 +1,7 @@
 /** What a person ordered last holds, whatever is under way; every order can be read afterwards. */
 import { beforeEach, describe, expect, test } from "bun:test";
-import { mkdirSync } from "node:fs";
-import { memoryOf, storedLife, world } from "../agents.ts";
+import { closeSync, mkdirSync } from "node:fs";
+import { flock, memoryOf, storedLife, world } from "../agents.ts";
 import { agents, command, fakeWorld, holdLock, message, realFolder, type Scene, scene, together } from "./kit.ts";
 import { real, until } from "./real.ts";
 
@@ -56,6 +56,19 @@ describe("orders", () => {
     fake.files.delete(file("watchdog.lock.pid"));
     expect((await call("up", "watchdog")).code).toBe(0);
     expect(fake.logged("watchdog already running")).toHaveLength(1);
+  });
+  test("an order that another command holds up names its pid, where one is written", async () => {
+    await begin(["a"], 3);
+    mkdirSync(cfg.stateDir, { recursive: true });
+    const lock = flock(file("operator.lock"));
+    const said = async (pid: string) => {
+      fake.files.set(file("operator.lock.pid"), pid);
+      expect((await call("down", "a")).code).toBe(1);
+      return /could not save the down order \(\S+ (.*)\);/.exec(fake.logged("could not save").at(-1)!)![1];
+    };
+    expect([await said(`${fake.tmux.add("x").pid} `), await said("")]).toEqual(
+      [expect.stringMatching(/^is held by another command \(pid \d+\)$/), "is held by another command"]);
+    closeSync(lock!);
   });
   test("under another session_prefix up ends nothing that runs, and says what to do; restart moves it", async () => {
     await begin(["a"], 3);
