@@ -13655,6 +13655,20 @@ async function eventLines(cfg: Config): Promise<string[]> {
   return texts.flatMap((text) => text?.split("\n") ?? []).filter(Boolean);
 }
 
+/** The events that come after those in the lines `known`; `isOver` is asked before each look. */
+async function* eventsAfter(
+  cfg: Config, known: string[], isOver: () => boolean,
+): AsyncGenerator<AgentEvent> {
+  let [seen, over] = [new Set(known), false];
+  while (!over) {
+    over = isOver();
+    await Bun.sleep(200);
+    const lines = await eventLines(cfg);
+    yield* parseEvents(lines.filter((line) => !seen.has(line)).join("\n"));
+    seen = new Set(lines);
+  }
+}
+
 /** The events on record, oldest first; `last`: only those in that many lines at the end. */
 const readEvents = async (cfg: Config, last = Infinity): Promise<AgentEvent[]> =>
   parseEvents((await eventLines(cfg)).slice(-last).join("\n"));
@@ -13747,27 +13761,22 @@ async function cmdEvents(call: Call): Promise<number> {
   const from = world.now() - sinceOf(call, "events");
   const kinds = parseEventNames(String(call.options.event ?? ""));
   const cfg = await configFor(call);
-  let lines = await eventLines(cfg);
+  const lines = await eventLines(cfg);
   const all = parseEvents(lines.join("\n"));
   // an agent that left the config still has a past
   const names = expandNames(cfg, call.words, [...new Set(all.flatMap(({ agent }) => agent ?? []))]);
   const wanted = (event: AgentEvent) => Date.parse(event.at) >= from && isAbout(event, names) &&
     (!kinds.length || kinds.includes(event.event));
-  const folds = isTerminal() && !call.options.json;
-  const one = ({ event, times, since }: Fold) => {
-    const text = eventText(event, world.now(), times, since);
+  const width = isTerminal() ? terminalWidth() : Infinity;
+  const tell = (event: AgentEvent, times?: number, since?: string) =>
     print(call.options.json ? JSON.stringify(event)
-      : folds ? brokenLine(text, terminalWidth()) : text);
-  };
-  const single = (event: AgentEvent): Fold => ({ event, times: 1, since: event.at });
+      : brokenLine(eventText(event, world.now(), times, since), width));
   const events = all.filter(wanted);
-  for (const fold of folds ? foldEvents(events) : events.map(single)) one(fold);
-  while (call.options.follow && !readerGone) {
-    await Bun.sleep(300);
-    const now = await eventLines(cfg);
-    const added = parseEvents(now.slice(now.lastIndexOf(lines.at(-1)!) + 1).join("\n"));
-    for (const event of added.filter(wanted)) one(single(event));
-    lines = now;
+  if (!isTerminal() || call.options.json) for (const event of events) tell(event);
+  else for (const { event, times, since } of foldEvents(events)) tell(event, times, since);
+  if (!call.options.follow) return 0;
+  for await (const event of eventsAfter(cfg, lines, () => readerGone)) {
+    if (wanted(event)) tell(event);
   }
   return 0;
 }
@@ -15337,7 +15346,11 @@ async function cmdDemo(call: Call): Promise<number> {
       return 0;
     }
     const giveUp = () => interrupted || readerGone || world.mono() - began > DEMO_DEADLINE;
-    const complete = await showEvents(cfg, giveUp);
+    for await (const event of eventsAfter(cfg, [], () => giveUp() || isComplete(cfg))) {
+      print(eventText(event, world.now()));
+      if (event.event === "phase") print(statusText(await readStatus(cfg), terminalWidth()));
+    }
+    const complete = isComplete(cfg);
     let status = await readStatus(cfg);
     // that it is complete is told a moment before the move is stored as done
     while (complete && status.phase?.moving && !giveUp()) status = await readStatus(cfg);
@@ -15360,21 +15373,6 @@ function selfWords(): string {
   const installed = Bun.which(name, { PATH: process.env.PATH ?? "" });
   if (installed && realPath(installed) === self) return name;
   return COMPILED ? quoted(self) : `bun ${quoted(self)}`;
-}
-
-/** Prints events as they come; true = the phases are complete, false = `giveUp` said stop. */
-async function showEvents(cfg: Config, giveUp: () => boolean): Promise<boolean> {
-  for (let shown = 0; !giveUp(); await Bun.sleep(100)) {
-    const text = await world.text(join(cfg.stateDir, "events.jsonl"));
-    const lines = (text ?? "").split("\n").slice(0, -1);
-    for (const event of parseEvents(lines.slice(shown).join("\n"))) {
-      print(eventText(event, world.now()));
-      if (event.event === "phase") print(statusText(await readStatus(cfg), terminalWidth()));
-    }
-    shown = lines.length;
-    if (isComplete(cfg)) return true;
-  }
-  return false;
 }
 
 // A fleet to start from.

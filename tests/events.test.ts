@@ -1,8 +1,9 @@
 /** What happens is written down as an event, once, with what `report` and a person ask of it. */
 import { describe, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
+import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { type AgentEvent, type Config, EVENT_NAMES, eventText, foldEvents, memoryOf, parseEventNames, parseEvents, type Report, enqueue, type Watch, brokenLine, world } from "../agents.ts";
+import { desk, PROGRAM } from "./desk.ts";
 import { agents, command, Death, FLEET, type FakeWorld, fakeWorld, scene } from "./kit.ts";
 import { loopPlan, real, signal, until } from "./real.ts";
 
@@ -351,6 +352,27 @@ describe("those who ran when the watchdog began are as old as their sessions", (
     await ticks(1);
     expect(["a", "b", "c"].map((name) => memoryOf(watch, name).failures)).toEqual(failures);
   });
+});
+
+const { env, fleet } = desk();
+
+test("events -f tells each once, also those that stand in one line with one that was cut short", async () => {
+  const config = fleet("cut", agents("a"));
+  const record = join(dirname(config), ".agents/state/events.jsonl");
+  const line = (minute: number) => `{"at":"2126-06-15T11:${minute}:00Z","event":"stalled","agent":"a"}\n`;
+  mkdirSync(dirname(record), { recursive: true });
+  writeFileSync(record, line(10) + line(11).slice(0, 50));
+  const follow = Bun.spawn([...PROGRAM, "events", "-f", "--config", config], { env, stdio: ["ignore", "pipe", "inherit"] });
+  let came = "";
+  const reading = (async () => {
+    for await (const bytes of follow.stdout) came += new TextDecoder().decode(bytes);
+  })();
+  await until(() => came.includes("11:10"));
+  appendFileSync(record, line(12));
+  await until(() => came.includes("11:12"));
+  follow.kill();
+  await reading;
+  expect(came.match(/11:\d\d/g)).toEqual(["11:10", "11:12"]);
 });
 
 // ── report, on the events of a fleet that really ran ──
