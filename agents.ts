@@ -11788,18 +11788,10 @@ type Condition =
   | "fatal" | "starting" | "running" | "ending" | "parked" | "backoff" | "ended" | "done"
   | "stopped" | "unknown";
 
-/** 1st, 2nd, 3rd, 4th, 11th, 21st. */
-function ordinal(n: number): string {
-  const teen = n % 100 > 10 && n % 100 < 14;
-  return `${n}${(!teen && ["th", "st", "nd", "rd"][n % 10]) || "th"}`;
-}
-
-/** What `describeState` goes by, besides the memory; `now` is wall ms. */
+/** What `describeState` goes by, besides the memory; `now` is wall ms, `unsureAfter` s. */
 interface StateFacts {
   pane: Pane | undefined; held: boolean; enabled: boolean; limit: LimitState | null;
-  kind: string; complete: boolean; now: number;
-  /** s, `unsure_after`. */
-  unsureAfter?: number;
+  kind: string; complete: boolean; now: number; unsureAfter: number;
   /** The program in a session of its name that is not ours. */
   stranger?: string | undefined;
   /** Why it is not started: a client that left the config still works in its folder. */
@@ -11856,8 +11848,7 @@ function describeDown(memory: Memory, facts: StateFacts): Described {
     return described("stopped", `not running: ${why}`, why, { needsHuman: enabled });
   }
   if (down.state === "backoff" && down.until > now) {
-    const nth = ordinal(memory.failures);
-    return described("backoff", `backoff ${ago(down.until - now)} (${nth})`,
+    return described("backoff", `backoff ${ago(down.until - now)} (${ordinal(memory.failures)})`,
       [end, memory.failures && `failure ${memory.failures}`].filter(Boolean).join(" · "),
       { until: down.until });
   }
@@ -11871,10 +11862,11 @@ function describeDown(memory: Memory, facts: StateFacts): Described {
     : described("stopped", after ? `stopped: ${after}` : "stopped", after, more);
 }
 
-const CONDITIONS: Record<VerdictName | "booting", Condition> = {
-  active: "working", background: "background", idle: "idle", waiting: "waiting",
-  limited: "limited", blocked: "blocked", unsure: "unsure", fatal: "fatal", booting: "starting",
-};
+/** 1st, 2nd, 3rd, 4th, 11th, 21st. */
+function ordinal(n: number): string {
+  const teen = n % 100 > 10 && n % 100 < 14;
+  return `${n}${(!teen && ["th", "st", "nd", "rd"][n % 10]) || "th"}`;
+}
 
 /** Whether the client runs and is not being ended. */
 const isLiving = (condition: Condition): boolean =>
@@ -11890,13 +11882,13 @@ function describeLiving(memory: Memory, facts: StateFacts): Described {
       until ? `to ${dayTime(at)}, ${kind}` : `${kind}, its reset has passed`, { until: at });
   }
   if (!memory.since || verdict === "gone") return described("running", "RUNNING");
+  const condition = verdict === "active" ? "working" : verdict === "booting" ? "starting" : verdict;
   const vain = verdict === "blocked" ? "" : vainRestarts(memory);
-  const needsHuman = verdict === "blocked" || vain !== "" || isUnsureTooLong(
-    memory, unsureAfter ?? defaultsOf(KEYS.watchdog).unsureAfter, now);
+  const needsHuman =
+    verdict === "blocked" || vain !== "" || isUnsureTooLong(memory, unsureAfter, now);
   const said = vain || (needsHuman || verdict === "unsure" ? why : "");
   const isTold = ["fatal", "background", "limited", "waiting"].includes(verdict);
-  const state = `${verdict}${said && `: ${said}`} ${ago(now - memory.since)}`;
-  return described(CONDITIONS[verdict], state,
+  return described(condition, `${verdict}${said && `: ${said}`} ${ago(now - memory.since)}`,
     vain || words || (isTold ? why : said), { needsHuman });
 }
 
@@ -12176,7 +12168,7 @@ function nextDue(
 /** What `status` knows of one agent or service. Times are ISO 8601; "" = none, or not known. */
 export type StatusRow = ReturnType<typeof statusRow>;
 
-/** Whether what a text waits for is over: it is as old as the last tick, the row is as of now. */
+/** Whether what a text waits for is over: it dates from the last tick, the row from now. */
 const isPast = (waits: string, { verdict }: Memory, running: boolean): boolean =>
   running === (waits === NOT_RUNNING) ||
   VERDICTS.some((one) => one !== verdict && waits.startsWith(`${one}: `));
@@ -12244,20 +12236,15 @@ function accountRows(cfg: Config, { watch, operator }: StatusLook, rows: StatusR
 }
 
 /** The hand-off channel as the watchdog found it last; null = the config has none. */
-function readChannel(cfg: Config, watch: Watch, operator: Operator) {
-  if (!cfg.loop.handoff || !loopAgents(cfg).length) return null;
-  const { state, why, cure, since } = watch.channel ??
-    { state: "unknown" as const, since: 0, why: "", cure: "" };
-  const needsHuman = needsChannel(cfg, watch, operator);
-  return { state, since: isoOrNone(since), why, cure, needsHuman };
-}
-
-/** Whether a person must fix the hand-off: it does not work, and an agent depends on it. */
-function needsChannel(cfg: Config, { channel }: Watch, operator: Operator): boolean {
-  if (!cfg.loop.handoff || isComplete(cfg) || !channel) return false;
-  const used = loopAgents(cfg).some((agent) => operator.held[agent.name] === undefined);
-  // a missing branch is the remote's own word; a mere failure may pass
-  return used && (channel.told || channel.state === "branch missing");
+function readChannel(cfg: Config, { channel }: Watch, operator: Operator) {
+  const agents = loopAgents(cfg);
+  if (!cfg.loop.handoff || !agents.length) return null;
+  const { state, why, cure, since, told } = channel ??
+    { state: "unknown" as const, since: 0, why: "", cure: "", told: false };
+  const used = !isComplete(cfg) && agents.some(({ name }) => operator.held[name] === undefined);
+  return { state, since: isoOrNone(since), why, cure,
+    // a missing branch is the remote's own word; a mere failure may pass
+    needsHuman: used && (told || state === "branch missing") };
 }
 
 /** How long, ms, `status` waits for clients' servers, and for git: whether the phase is DONE. */
@@ -12288,6 +12275,7 @@ async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []) {
     .map((unit) => statusRow(cfg, look, unit));
   const [agents, services] = [rows(cfg.agents), rows(cfg.services)];
   const phase = await readPhase(cfg, watch);
+  const handoff = readChannel(cfg, watch, operator);
   const known = new Set([...unitsOf(cfg).values()]
     .map((one) => one.session).concat(watchdogSession(cfg)));
   const isSupervised = (one: StatusRow) =>
@@ -12299,8 +12287,7 @@ async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []) {
     version: 1 as const,
     fleet: fleetName(cfg), folder: fleetFolder(cfg), prefix: cfg.sessionPrefix,
     // what is wrong with the config, where the watchdog runs on the last good one
-    configError: cfg.broken, phase, agents, services, 
-    handoff: readChannel(cfg, watch, operator),
+    configError: cfg.broken, phase, agents, services, handoff,
     // `missing`: none runs where one should; false after a `down` of everything
     watchdog: { ...watchdog, missing: !watchdog.running && expected },
     // to people: absent while they go out
@@ -12315,10 +12302,9 @@ async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []) {
     orphans: orphansOf(cfg, snap).map(({ name, session, pane }) =>
       ({ name, session, running: !pane.dead })),
     olderPhase: loopSessionsAlive(cfg, snap, true).map((agent) => agent.name),
-    needsHuman: [...agents, ...services].some((one) => one.needsHuman) || Boolean(phase?.error) ||
-      cfg.broken !== "" ||
-      needsChannel(cfg, watch, operator) || noticesFail(watch.notices) ||
-      (watchdog.running ? watchdog.stale : expected),
+    needsHuman: [...agents, ...services, ...(handoff ? [handoff] : [])]
+      .some((one) => one.needsHuman) || Boolean(phase?.error) || cfg.broken !== "" ||
+      noticesFail(watch.notices) || (watchdog.running ? watchdog.stale : expected),
   };
 }
 
@@ -12369,30 +12355,30 @@ const rowsOf = ({ agents, services }: Status): StatusRow[] => needyFirst([...age
 function statusParts(status: Status, rows: StatusRow[], width: number) {
   const now = world.now();
   const all = rowsOf(status);
+  const isNarrow = width < NARROW;
   const due = dueFirst(all, now);
-  const wrapped = (style: Style, text: string) => (text ? wrap(text, width) : [])
-    .map((line) => paint(style, line));
-  const table = width < NARROW ? shortTable(rows, width, now) : longTable(rows, width, now);
-  const titles = width < NARROW ? 0 : 1;
+  const painted = (style: Style, texts: string[]) => texts.filter(Boolean)
+    .flatMap((text) => wrap(text, width)).map((line) => paint(style, line));
+  const table = isNarrow ? shortTable(rows, width, now) : longTable(rows, width, now);
+  const urgent = fleetMatters(status, now).filter((one) => one.needsHuman);
   return {
     head: [
-      ...wrapped("red", status.configError),
+      ...painted("red", [status.configError]),
       headline(status, width, now),
-      ...countLines(status, all, due, width),
-      ...fleetMatters(status, now).filter((one) => one.needsHuman)
-        .flatMap(({ what }) => wrapped("red", what)),
+      ...countLines(status, all, isNarrow ? "" : due, width),
+      ...painted("red", urgent.map(({ what }) => what)),
     ],
-    title: table.slice(0, titles),
-    lines: table.slice(titles),
+    title: isNarrow ? [] : table.slice(0, 1),
+    lines: isNarrow ? table : table.slice(1),
     foot: [
-      ...(width < NARROW && due ? [cut(due, width)] : []),
-      ...remarksOf(status, now).flatMap((text) => wrapped("yellow", text)),
+      ...(isNarrow && due ? [cut(due, width)] : []),
+      ...painted("yellow", remarksOf(status, now)),
     ],
   };
 }
 
-const wrap = (text: string, width: number): string[] => width === Infinity ? [printable(text)]
-  : Bun.wrapAnsi(printable(text), Math.max(width, 8), { hard: true }).split("\n");
+const wrap = (text: string, width: number): string[] =>
+  Bun.wrapAnsi(printable(text), Math.max(width, 8), { hard: true }).split("\n");
 
 /** One line with text at its left and right end; the left is cut if both do not fit. */
 function spread(left: string, right: string, width: number): string {
@@ -12444,10 +12430,9 @@ function countLines(status: Status, rows: StatusRow[], due: string, width: numbe
     ...GROUPS.flatMap((group) => others.has(group) ? `${others.get(group)!.length} ${group}` : []),
   ].filter(Boolean);
   const lines = flow(counts, width);
-  const together = lines.length === 1 && width >= NARROW &&
-    Bun.stringWidth(`${lines[0]}${due}`) < width;
-  const all = together ? [spread(lines[0]!, due, width)]
-    : [...lines, ...(width < NARROW || !due ? [] : [cut(printable(due), width)])];
+  const fits = lines.length === 1 && Bun.stringWidth(`${lines[0]}${due}`) < width;
+  const all = fits ? [spread(lines[0]!, due, width)]
+    : [...lines, ...(due ? [cut(printable(due), width)] : [])];
   return all.map((line) => calls && line.startsWith(calls)
     ? paint(needy ? "red" : "green", calls) + line.slice(calls.length) : line);
 }
@@ -12554,23 +12539,23 @@ function longTable(rows: StatusRow[], width: number, now: number): string[] {
   const give = [...optional.map((_, i) => [i + 1, 6]), [0, 14], [last, 12]];
   const left = columns([head, ...cells], width - 2 - REASONS_LEAST, give);
   const wide = Math.max(...left.map((line) => Bun.stringWidth(line)));
-  const lines = left.map((line, i) => {
-    const reasons = i ? reasonText(rows[i - 1]!, width - wide - 2, now) : "";
-    return reasons ? `${fit(line, wide)}  ${reasons}` : line;
+  return left.map((line, i) => {
+    const row = rows[i - 1];
+    if (!row) return paint("bold", line);
+    const reasons = reasonText(row, width - wide - 2, now);
+    return paintRow(row, reasons ? `${fit(line, wide)}  ${reasons}` : line);
   });
-  return lines.map((line, i) => (i ? paintRow(rows[i - 1]!, line) : paint("bold", line)));
 }
 
+type Optional = "kind" | "backend" | "model";
+
 /** Which of KIND, BACKEND, MODEL fit beside the reasons; below WIDE columns only what differs. */
-function optionalColumns(
-  rows: StatusRow[], width: number, now: number,
-): ("kind" | "backend" | "model")[] {
+function optionalColumns(rows: StatusRow[], width: number, now: number): Optional[] {
   const agents = rows.filter((row) => row.kind !== "service");
   const wideOf = (texts: string[]) => Math.max(0, ...texts.map((text) => Bun.stringWidth(text)));
   let room = width - 2 - REASONS_GOOD - 4 - wideOf(rows.map(({ name }) => name)) -
     wideOf(rows.map((row) => stateText(row, now)));
-  const differs = (key: "kind" | "backend" | "model") =>
-    new Set(agents.map((row) => row[key])).size > 1;
+  const differs = (key: Optional) => new Set(agents.map((row) => row[key])).size > 1;
   const order = (["model", "kind", "backend"] as const)
     .toSorted((a, b) => Number(differs(b)) - Number(differs(a)));
   const shown = order.filter((key) => {
@@ -12582,9 +12567,8 @@ function optionalColumns(
   return (["kind", "backend", "model"] as const).filter((key) => shown.includes(key));
 }
 
-function stateText(row: StatusRow, now: number): string {
-  return [row.condition, ageText(row, now)].filter(Boolean).join(" ");
-}
+const stateText = (row: StatusRow, now: number): string =>
+  [row.condition, ageText(row, now)].filter(Boolean).join(" ");
 
 function ageText({ condition, since, until }: StatusRow, now: number): string {
   if (condition === "backoff") return ago(Date.parse(until) - now);
@@ -12769,9 +12753,9 @@ function cardText(card: Card, watchdog: WatchdogState, width: number): string {
     ["texts", texts.map(({ made, cause, text, why }) =>
       `${cause.split(" ")[0]} (${[`${ageOf(made, now)} old`, why]
         .filter(Boolean).join("; ")}): ${text}`)],
-    ["restarts", [...(card.restartsToday ? [`${card.restartsToday} today`] : []),
+    ["restarts", [card.restartsToday ? `${card.restartsToday} today` : "",
       ...restarts.map(({ at, why }) => `${localTime(at)}  ${why}`)]],
-    ["next", [card.nextStep, dueText(card, now)].filter(Boolean).slice(0, 1)],
+    ["next", card.nextStep || dueText(card, now)],
     ["cure", card.cure],
     ["answer", card.answer ? answerToml(card.backend, card.answer) : ""],
   ];

@@ -274,7 +274,7 @@ describe("restarts of which nothing comes", () => {
     return found;
   }
   const told = () => parseEvents(it.fake.files.get(it.file("events.jsonl"))!).filter(({ event }) => event === "blocked").map(({ why }) => why);
-  const state = () => describeState(memoryOf(it.watch, "a"), { pane: it.pane() as never, held: false, enabled: true, limit: null, kind: "task", complete: false, now: it.fake.wall });
+  const state = () => describeState(memoryOf(it.watch, "a"), { pane: it.pane() as never, held: false, enabled: true, limit: null, kind: "task", complete: false, now: it.fake.wall, unsureAfter: it.cfg.watchdog.unsureAfter });
   const SAID = (times: number) => `restarted ${times} times for being idle, to no effect`;
 
   test("an agent that hears nothing: after three it needs you, and the pauses double", async () => {
