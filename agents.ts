@@ -2312,20 +2312,29 @@ interface Process extends Group {
   mark: string;
 }
 
+/** The pids of /proc but our own; none without /proc. */
+const otherPids = (): number[] =>
+  world.list("/proc").map(Number).filter((pid) => isPid(pid) && pid !== process.pid);
+
 /** Every process but this one; null = there is no /proc. Takes 50 ms for 1,000 of them. */
 function listProcesses(): Process[] | null {
   if (!statOf("self").length) return null;
-  const pids = world.list("/proc").map(Number).filter((pid) => isPid(pid) && pid !== process.pid);
-  return pids.flatMap((pid) => {
+  return otherPids().flatMap((pid) => {
     const [state, , group, ...rest] = statOf(pid);
     return state === undefined || state === "Z" || state === "X" ? []
       : [{ pid, born: rest[16] ?? "", group: Number(group), mark: variableOf(pid, UNIT_MARK) }];
   });
 }
 
+/** A variable of an environment as /proc shows it; "" = it is not set. */
+function variableIn(environ: string, name: string): string {
+  const [, found = ""] = `\0${environ}`.split(`\0${name}=`, 2);
+  return found.split("\0", 1)[0]!;
+}
+
 /** A variable of the environment that a process was started with; "" = not set, or hidden. */
 const variableOf = (pid: number, name: string): string =>
-  `\0${readProc(`${pid}/environ`)}`.split(`\0${name}=`)[1]?.split("\0")[0] ?? "";
+  variableIn(readProc(`${pid}/environ`), name);
 
 /** The start of every mark of a unit; the id of the launch follows. */
 const marksOf = (cfg: Config, name: string): string => `${roomOf(cfg)}/${name}/`;
@@ -5664,9 +5673,9 @@ const SEEK_EVERY = 10_000;
 
 /** The config folder of a Claude Code: by its process's environment, else by `env` and ours. */
 function claudeFolder(pid: number, env: Record<string, string> = {}): string {
-  const isKnown = readProc(`${pid}/environ`) !== "";
+  const environ = readProc(`${pid}/environ`);
   const of = (name: string): string =>
-    (isKnown ? variableOf(pid, name) : env[name] ?? process.env[name] ?? "");
+    (environ ? variableIn(environ, name) : env[name] ?? process.env[name] ?? "");
   return of("CLAUDE_CONFIG_DIR") || join(of("HOME") || homedir(), ".claude");
 }
 
@@ -10795,16 +10804,19 @@ async function currentConfig(call: Call): Promise<Config> {
 function joinServer(cfg: Config): void {
   const watchdog = holderOf(cfg, "watchdog") ?? holderOf(cfg, "keeper");
   if (watchdog !== null) {
-    if (!readProc(`${watchdog}/environ`)) return;
-    const folder = variableOf(watchdog, "TMUX_TMPDIR");
+    const environ = readProc(`${watchdog}/environ`);
+    if (!environ) return;
+    const folder = variableIn(environ, "TMUX_TMPDIR");
     if (folder) process.env.TMUX_TMPDIR = folder;
     else delete process.env.TMUX_TMPDIR;
     return;
   }
-  for (const { pid, mark } of listProcesses() ?? []) {
-    if (!mark.startsWith(`${roomOf(cfg)}/`)) continue;
+  const ours = `${roomOf(cfg)}/`;
+  for (const pid of otherPids()) {
+    const environ = readProc(`${pid}/environ`);
+    if (!variableIn(environ, UNIT_MARK).startsWith(ours)) continue;
     // the process of a pane itself: what it has started may live in a tmux server of its own
-    const [socket, server] = variableOf(pid, "TMUX").split(",");
+    const [socket, server] = variableIn(environ, "TMUX").split(",");
     if (!socket || statOf(pid)[1] !== server) continue;
     process.env.TMUX_TMPDIR = dirname(dirname(socket));
     return;
@@ -12211,7 +12223,9 @@ function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
       owesCommit(watch, cfg.loop.handoff) === unit.name ? isoOrNone(watch.owedSince) : "",
     messages: mine.length, messagesWhy: isPast(waits, memory, running) ? "" : waits,
     unproven: unproven.length, // recent texts, typed without proof that the client took them
-    restartsToday: memory.restarts.day === localDate(now) ? memory.restarts.count : 0,
+    // asked only if there is one: the first question after the local date takes 4 ms
+    restartsToday: memory.restarts.count && memory.restarts.day === localDate(now)
+      ? memory.restarts.count : 0,
     // the command that helps, without `agents`
     cure: !needsHuman ? "" : running ? `attach ${unit.name}`
       : condition === "parked" ? `up ${unit.name}` : condition === "unknown" ? "doctor"
