@@ -357,6 +357,8 @@ export interface Memory {
   life: Life;
   /** The client that was seen last, until it is gone or another one is seen. */
   client: Client | null;
+  /** The id of its conversation on its server, until a turn there has ended with it. */
+  conversation?: string | undefined;
   lastFatal: number;
   restarts: { day: string; count: number };
   verdict: VerdictName | "gone" | "booting";
@@ -5131,6 +5133,7 @@ async function clearPlace(
   if (rival) return { outcome: "failed", why: rival };
   const group = pane ? groupOf(pane) : null; // not every client that we end has our mark
   if (pane) await stopPanes(cfg, [pane]);
+  else await endTurns(cfg, [lostConversation(cfg, watch, unit)]);
   const left = await leftOver(cfg, watch, unit, [group]);
   if (left) await endFamilies([left]);
   const stuck = left ? membersOf(left) : [];
@@ -5315,6 +5318,16 @@ async function refused(cfg: Config, session: string, why: string): Promise<Start
 
 // Ending what runs.
 
+type Conversed = Pick<Pane, "session" | "backend" | "conversation">;
+
+/** What is known of the conversation of a client whose pane went without us. */
+const lostConversation = (cfg: Config, watch: Watch, { name, session }: Named): Conversed => ({
+  session, backend: cfg.agents.get(name)?.backend ?? "",
+  conversation: watch.agents[name]?.conversation ?? "" });
+
+const endTurns = (cfg: Config, of: Conversed[]): Promise<boolean[]> =>
+  Promise.all(of.map((one) => endTurn(cfg, one)));
+
 /**
  * What is left of the clients of a unit that does not run; null = nothing. The panes are looked at
  * after the processes, so that a client started in the meantime does not count as left over. One
@@ -5351,8 +5364,10 @@ async function stopPanes(cfg: Config, panes: Pane[]): Promise<void> {
   await awaitEnd(cfg, panes, families);
 }
 
-async function awaitEnd(cfg: Config, panes: Pane[], families: Family[]): Promise<void> {
-  await Promise.all([endFamilies(families), ...panes.map((pane) => endTurn(cfg, pane))]);
+async function awaitEnd(
+  cfg: Config, panes: Pane[], families: Family[], lost: Conversed[] = [],
+): Promise<void> {
+  await Promise.all([endFamilies(families), endTurns(cfg, [...panes, ...lost])]);
   const pinned = panes.filter((pane) => pane.pinned && !pane.dead);
   // a pane can be reused once tmux has noticed that its client ended
   for (let tries = 0; pinned.length && tries < 20; tries++) {
@@ -5505,18 +5520,21 @@ async function promptOpencode(
 
 /**
  * Ends the turn of a client that ends or has ended. A server would go on with it, out of sight and
- * beside the next client, and asks nobody whether the client is still there (1.18.33).
+ * beside the next client, and asks nobody whether the client is still there (1.18.33). false = it
+ * does not say that it did.
  */
-async function endTurn(cfg: Config, { session, backend, conversation }: Pane): Promise<void> {
+async function endTurn(
+  cfg: Config, { session, backend, conversation }: Conversed,
+): Promise<boolean> {
   const server = cfg.backends.get(backend);
-  if (!conversation || server?.kind !== "opencode") return;
+  if (!conversation || server?.kind !== "opencode") return true;
   const unit = [...unitsOf(cfg).values()].find((one) => one.session === session);
   const path = `/session/${conversation}/abort`;
   const { ok, status } = await callOpencode(server, unit?.dir ?? "/", path, {});
   // where nobody listens, or the conversation is not known, there is no turn
-  if (!ok && status !== 0 && status !== 404) {
-    log(`${session}: its opencode server does not say that it ended the turn`);
-  }
+  const ended = ok || status === 0 || status === 404;
+  if (!ended) log(`${session}: its opencode server does not say that it ended the turn`);
+  return ended;
 }
 
 interface OpencodeFacts {
@@ -6434,7 +6452,7 @@ const GROUP = {
 
 /** Checks for stored fields whose shape a fresh value does not show. */
 const MEMORY_SHAPES: Record<string, Shape> = {
-  version: isText, model: isText,
+  version: isText, model: isText, conversation: isId,
   unsureTold: isNumber, backgroundSince: isNumber, stalls: isNumber, stallsTold: isNumber,
   answering: isFlag, awaits: withFields({ need: isText, since: isNumber }),
   starts: every(isNumber), client: orNull(withFields(GROUP)),
@@ -7052,7 +7070,8 @@ function noteClient(watch: Watch, unit: Unit, pane: Pane): void {
   const memory = memoryOf(watch, unit.name);
   if (endsInPlace(memory, pane)) return;
   const known = isClientIn(pane, memory);
-  if (!known) Object.assign(memory, { ...NEW_CLIENT, bootedAt: pane.created });
+  if (!known) Object.assign(memory, { ...NEW_CLIENT, bootedAt: pane.created,
+    conversation: pane.conversation || undefined });
   if (!known || doubtful.has(memory.client!)) {
     memory.client = { ...groupOf(pane), made: pane.created };
   }
@@ -8844,7 +8863,8 @@ async function endFamily(
     await saveOrLog(cfg, watch);
   }
   if (pane) {
-    const [closed] = await Promise.all([killSession(cfg, pane), endTurn(cfg, pane)]);
+    const [closed, ended] = await Promise.all([killSession(cfg, pane), endTurn(cfg, pane)]);
+    if (ended) delete memory.conversation; // else the next start asks once more
     const ending = endingOf(memory);
     if (ending && !closed) ending.inPlace = true;
   }
@@ -11461,6 +11481,7 @@ async function stopUnits(
   const known = await loadWatch(cfg);
   const families = new Map<Named, Family>();
   const panes: Pane[] = [];
+  const lost: Conversed[] = [];
   await betweenOrders(cfg, async () => {
     const snap = usable(await snapshot(cfg)); // what a server elsewhere holds ends by its mark
     const operator = await operatorOf(cfg);
@@ -11478,10 +11499,11 @@ async function stopUnits(
       log(pane ? `ending ${unit.session}`
         : `${unit.name}: not running${strangerNote(cfg, snap, unit.session)}`);
       if (pane) panes.push(pane);
+      else lost.push(lostConversation(cfg, known, unit));
     }
     for (const pane of panes) await killSession(cfg, pane);
   });
-  await awaitEnd(cfg, panes, [...families.values()]);
+  await awaitEnd(cfg, panes, [...families.values()], lost);
   const all = listProcesses();
   return [...families].flatMap(([unit, family]) => stuckOf(unit, family, all));
 }

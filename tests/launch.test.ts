@@ -359,17 +359,27 @@ describe("a client that ends, and its turn at the server", () => {
     ["down", () => command("down", "a", "--config", cfg.path), 1],
     ["restart", () => command("restart", "a", "--config", cfg.path), 2],
     ["it ended by itself", () => fake.tmux.exit("agents-a", 1), 2],
+    ["a person closed its session", () => fake.tmux.kill(fake.tmux.of("agents-a")), 2],
+    ["a person closed its session, and then down", () => {
+      fake.tmux.kill(fake.tmux.of("agents-a"));
+      return command("down", "a", "--config", cfg.path);
+    }, 1],
+    ["a person closed its session, and then up", () => {
+      fake.tmux.kill(fake.tmux.of("agents-a"));
+      return command("up", "a", "--config", cfg.path);
+    }, 2],
   ])("%s: that turn ends too, and no other", async (_, before, clients) => {
     await before();
     await ticks(3);
-    expect([aborted, starts()]).toEqual([["ses_1"], clients]);
+    expect([[...new Set(aborted)], starts()]).toEqual([["ses_1"], clients]);
     expect(fake.logged("does not say")).toEqual([]);
   });
-  test.each([[408, 1], [500, 1], [404, 0], [0, 0]])("a server that answers %p is asked once, and holds nobody up", async (answer, said) => {
+  test.each([[408, 2], [500, 2], [404, 0], [0, 0], [200, 0]])("a server that answers %p is asked again before the next start if that told nothing, and holds nobody up", async (answer, said) => {
     status = answer;
     heal();
     await ticks(3);
-    expect([aborted, starts(), fake.logged("agents-a: its opencode server does not say that it ended the turn").length]).toEqual([["ses_1"], 2, said]);
+    const asked = said || 1;
+    expect([aborted, starts(), fake.logged("agents-a: its opencode server does not say that it ended the turn").length]).toEqual([Array(asked).fill("ses_1"), 2, said]);
   });
   test("a restart where no watchdog runs gives the kickoff itself, and does not wait for its own order to end", async () => {
     await ticks(3);
