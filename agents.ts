@@ -342,7 +342,7 @@ export interface Verdict {
   own?: string;
   /** The verdict if the error on the screen is real; it may be an answer that quotes one. */
   doubted?: Verdict;
-  /** Its screen does not show how its last turn ended: what a person ran there is longer. */
+  /** Its screen does not show how its last turn ended, or what error did: it was pushed off. */
   cutOff?: true;
   /** How its sources contradict each other. */
   odd?: string;
@@ -3485,19 +3485,24 @@ const BOX_LINES = 6;
 const patterns = new Map<string, RegExp>();
 
 /** The last rule for a client whose box is described: it is on the screen. */
+const AT_BOX = "box_re";
 const atBox = (boxRe: string, emptyRe?: string): Rule => ({
-  name: "box_re", verdict: "idle", where: "plain", why: "at its prompt", re: boxRegExp(boxRe),
+  name: AT_BOX, verdict: "idle", where: "plain", why: "at its prompt", re: boxRegExp(boxRe),
   given: boxRe, box: { boxRe, ...(emptyRe === undefined ? {} : { emptyRe }) },
 });
 
-/** What a person's `/stats` and the like printed, which is no turn; others may cure an error. */
-const GEMINI_REPLIES = String.raw`(?:\n▄{8}.*\n > /(?!(?:auth|model|clear|compress|chat|resume`
-  + String.raw`|rewind|restore|init)\b)\S.*(?:\n(?!✦|▄|✕ \[API ).*)*)*`;
+/** What may cure an error, take it out of the conversation or leave that. */
+const GEMINI_REMEDY = String.raw`/(?:auth|model|clear|compress|chat|resume|rewind|restore|init)\b`;
+/** What a person's `/stats` and the like printed, which is no turn. */
+const GEMINI_REPLIES = String.raw`(?:\n▄{8}.*\n > (?!${GEMINI_REMEDY})/\S.*`
+  + String.raw`(?:\n(?!✦|▄|✕ \[API ).*)*)*`;
 // Gemini's newest error: between it and the box there is nothing but a hint of its own.
 const geminiError = (said: RegExp): Pick<Rule, "where" | "has" | "re"> => ({
   where: "screen", has: "✕ [API Error: ", re: new RegExp(
     String.raw`^✕ \[API Error: (?:${said.source}).*(?:\n(?![✦✕▄]).*)*`
     + String.raw`${GEMINI_REPLIES}\n${GEMINI_TOP}(?:\n(?!▄).*)*(?![^])`, "m") });
+/** An error of which the screen has only the end. */
+const CUT_OFF = "error cut off";
 /** The same error with its first line scrolled away; `@` = anywhere in the rest of it. */
 const geminiCut = (holds: RegExp): Pick<Rule, "where" | "has" | "re"> => ({
   where: "screen", has: "ℹ This request failed.", re: new RegExp(
@@ -3735,7 +3740,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     { name: "broken conversation cut off", verdict: "fatal", why: "the conversation is broken",
       ...geminiCut(/(?=@"INVALID_ARGUMENT")(?!@API[_\s]+key)/) },
     // only an API error ends in a bracket, not a complaint about an answer, which the next may cure
-    { name: "error cut off", verdict: "blocked", why: "an error, cut off",
+    { name: CUT_OFF, verdict: "blocked", why: "an error, cut off",
       ...geminiCut(/(?=@\]\n+ℹ )(?!@"(?:UNAVAILABLE|INTERNAL|RESOURCE_EXHAUSTED)")/) },
     atBox(CLIENTS.gemini.box_re, CLIENTS.gemini.empty_re),
   ],
@@ -3967,6 +3972,8 @@ const DIALOG_LINES = 20;
 
 /** How Codex begins what a turn consists of. */
 const CODEX_MARK = /^[›•◦■✗─]/;
+/** How Codex and Gemini begin what they say themselves. */
+const SAID = /^[•◦■✗✦✕]/;
 /** How it begins what it says to a person's `/status`, `!ls` and the like, which are no turns. */
 const CODEX_REPLY = new RegExp("^(?:/[a-z][\\w-]*(?: |$)|• (?:Unrecognized command '|You ran )|"
   + `■ (?:${CODEX_REFUSALS.join("|")}))`);
@@ -3996,8 +4003,11 @@ function describedRegions({ text, title }: ScreenText, description: TypedBox): R
   return {
     // with the box: parseWaitingUntil takes the lowest prompt line for it
     lines, above: lines, screen: lines.join("\n"), plain: text, title,
-    newest: once(() => ({ event: found() ? newestBlock(splitLines(
-      text.slice(0, found()!.from).trimEnd())) : "", done: "", doubtful: false })),
+    newest: once(() => {
+      const event = found()
+        ? newestBlock(splitLines(text.slice(0, found()!.from).trimEnd())) : "";
+      return { event, done: "", doubtful: false, ...(SAID.test(event) ? {} : { cutOff: true }) };
+    }),
     get box() {
       return found()?.text ?? null;
     },
@@ -4174,7 +4184,8 @@ export function detect(
     if (verdict) break;
   }
   verdict ??= unruled(screen);
-  if (verdict.rule === AT_PROMPT.name && screen.newest().cutOff) verdict.cutOff = true;
+  const hidesEnd = [AT_PROMPT.name, AT_BOX, CUT_OFF].includes(verdict.rule);
+  if (hidesEnd && screen.newest().cutOff) verdict.cutOff = true;
   const rests = ["idle", "background"].includes(verdict.verdict) || verdict.rule === "marker";
   const said = rests && screen.screen.includes("WAITING-UNTIL:")
     ? parseWaitingUntil(screen.above.join("\n")) : null;
@@ -5401,11 +5412,13 @@ async function endFamilies(families: Family[]): Promise<void> {
 // What clients say of themselves. An opencode server knows what no screen shows (a permission asked
 // for before the client attached), and a text given to it cannot land in a dialog. Claude Code
 // states in a session file for each process whether it works, waits for a person or rests. Codex
-// logs every turn of a conversation in its rollout file, which it keeps open.
+// logs every turn of a conversation in its rollout file, which it keeps open. Gemini notes what is
+// said in a chat file for each conversation, and what is submitted in one log for each folder.
 
 const SESSION_FILE = "session file";
 const TRANSCRIPT = "transcript";
 const ROLLOUT = "rollout";
+const CHAT = "chat file";
 /** Told from a client's own words by `where`: its rules may have the same name. */
 const ACCOUNT = "account";
 
@@ -5418,7 +5431,7 @@ const ACCOUNT = "account";
  *                neither screen nor file counts
  *   files        Claude Code's session file, then its transcript       `withOwnWord`
  *                where the screen shows an error, or no end of the
- *                last turn; Codex's rollout
+ *                last turn; Codex's rollout; there Gemini's chat file
  *   server       opencode's: before the screen, but where it is idle   `judge`
  *   time         background work that takes too long is idleness       `judge`
  *   account      at rest, while others wait for a limit they share     `readLook`
@@ -5443,6 +5456,7 @@ const SOURCES = {
   [SESSION_FILE]: { label: "its session file", moves: true },
   [TRANSCRIPT]: { label: "its transcript", moves: false },
   [ROLLOUT]: { label: "its rollout file", moves: true },
+  [CHAT]: { label: "its chat file", moves: false },
   [ACCOUNT]: { label: "the limit of its account", moves: false },
 } as const;
 
@@ -5689,11 +5703,15 @@ const sessionFiles = new WeakMap<Config, Map<string, SessionFile>>();
 /** How often, ms, to search for the file of a client that has none: it may have just started. */
 const SEEK_EVERY = 10_000;
 
-/** The config folder of a Claude Code: by its process's environment, else by `env` and ours. */
-function claudeFolder(pid: number, env: Record<string, string> = {}): string {
+/** The variables of a client: those of its process, else `env` over ours. */
+function clientVariables(pid: number, env: Record<string, string>): (name: string) => string {
   const environ = readProc(`${pid}/environ`);
-  const of = (name: string): string =>
-    (environ ? variableIn(environ, name) : env[name] ?? process.env[name] ?? "");
+  return (name) => (environ ? variableIn(environ, name) : env[name] ?? process.env[name] ?? "");
+}
+
+/** The config folder of a Claude Code. */
+function claudeFolder(pid: number, env: Record<string, string> = {}): string {
+  const of = clientVariables(pid, env);
   return of("CLAUDE_CONFIG_DIR") || join(of("HOME") || homedir(), ".claude");
 }
 
@@ -5717,7 +5735,8 @@ const silent = new Set<string>();
 async function diskAnswers(cfg: Config, agent: Agent, pane: Pane): Promise<boolean> {
   const { kind } = backendOf(cfg, agent);
   const known = sessionFiles.get(cfg)?.get(agent.session);
-  const folder = kind === "codex" ? codexHomeOf(agent) : kind !== "claude" ? ""
+  const folder = kind === "codex" ? codexHomeOf(agent)
+    : kind === "gemini" ? geminiFolder(agent, pane) : kind !== "claude" ? ""
     : known?.pane === pane.pid ? known.folder : claudeFolder(pane.pid, agent.env);
   const answers = !folder || await world.answers(folder);
   if (answers) silent.delete(agent.session);
@@ -5909,15 +5928,31 @@ const ERROR_WORDS: Record<string, string> = {
 const showsError = (verdict: Verdict): boolean => verdict.verdict === "limited" ||
   (isOfTurn(verdict) && ["blocked", "fatal", "unsure"].includes(verdict.verdict));
 
-/** An error that has left the screen, judged as if it were still there; null = it is over. */
-function redrawn(rules: Rule[], end: TranscriptEnd, now: number): Verdict | null {
-  const edge = "─".repeat(20);
-  const text = `❯ .\n  ⎿  ${end.text}\n\n${edge}\n❯\n${edge}`;
-  const found = detect(rules, { text, title: "" }, end.at);
+/** An error as a file of its client has it; `at`: wall ms. */
+interface FiledError { text: string; at: number }
+
+/** How each client draws, right above its box, the error that ended its last turn. */
+const DRAWN = {
+  claude: (text: string) => `❯ .\n  ⎿  ${text}\n\n${"─".repeat(20)}\n❯\n${"─".repeat(20)}`,
+  codex: (text: string) => `${text}\n\n›\x20\n\n  . · /`,
+  gemini: (text: string) =>
+    `✕ ${text}\n\n${"─".repeat(20)}\n .\n${"▄".repeat(20)}\n > .\n${"▀".repeat(20)}`,
+};
+
+/**
+ * An error that has left the screen, judged as if it were still there; null = it is over. `exact`:
+ * what its client knows of a limit besides the banner.
+ */
+function redrawn(
+  kind: keyof typeof DRAWN, rules: Rule[], { text, at }: FiledError, now: number,
+  exact: (limit: Limit) => Limit,
+): Verdict | null {
+  const found = detect(rules, { text: DRAWN[kind](text), title: "" }, at);
   if (found.verdict === "blocked" || found.verdict === "fatal") return found;
   if (found.verdict !== "limited" || !found.limit) return null;
-  const resetAt = end.limit?.resetAt ?? found.limit.resetAt;
-  return resetAt !== null && resetAt <= now ? null : { ...found, why: limitWhy(found.limit, now) };
+  const limit = exact(found.limit);
+  return limit.resetAt !== null && limit.resetAt <= now ? null
+    : { ...found, limit, why: limitWhy(limit, now) };
 }
 
 /**
@@ -6015,9 +6050,9 @@ async function readVersion(
 
 /** The end of a rollout, Codex's file of a conversation. */
 interface CodexWord {
-  /** The newest turn: whether it is open, when it began or ended (wall ms), and the banner of the
-   *  usage limit that ended it, "" = none did. null = not known. */
-  turn: { open: boolean; at: number; limit: string } | null;
+  /** The newest turn: whether it is open, when it began or ended (wall ms), the error that ended it
+   *  as the screen draws it, "" = none did, and what may have cured it. null = not known. */
+  turn: { open: boolean; at: number; error: string; cured: boolean } | null;
   /** The windows of its limits: % used, length in minutes, wall ms of the reset. */
   windows: { used: number; minutes: number; resetAt: number }[];
 }
@@ -6036,18 +6071,22 @@ function* newestEvents(
 
 /** The newest turn in Codex 0.169.0; approvals are part of a turn. null = there is none. */
 function newestTurn(tail: string): CodexWord["turn"] {
-  const events = [...newestEvents(tail, ["task_started", "task_complete", "turn_aborted"])];
+  // the settings are what `/model` changes, and each turn as it begins
+  const events = [...newestEvents(tail,
+    ["task_started", "task_complete", "turn_aborted", "thread_settings_applied"])];
   const ids = (which: (event: Record<string, unknown>) => boolean) =>
     new Set(events.filter(which).map((event) => event.turn_id));
   // what a person ran is a turn that nothing triggered, and that ends without a word
   const untriggered = ids(({ turn_attribution: by }) => isRecord(by) && by.turn_trigger === null);
   const silent = ids((event) => event.last_agent_message === null && !event.error);
   const commands = untriggered.intersection(silent);
-  const newest = events.find((event) => !commands.has(event.turn_id));
+  const turns = events.filter((event) => !commands.has(event.turn_id));
+  const newest = turns.find(({ type }) => type !== "thread_settings_applied");
   if (!newest) return null;
-  const { codex_error_info: kind, message } = isRecord(newest.error) ? newest.error : {};
-  return { open: newest.type === "task_started", at: newest.at,
-    limit: kind === "usage_limit_exceeded" ? `■ ${plainText(String(message), SUBJECT_MAX)}` : "" };
+  const error = isRecord(newest.error)
+    ? `■ ${plainText(String(newest.error.message), SUBJECT_MAX)}` : "";
+  return { open: newest.type === "task_started", at: newest.at, error,
+    cured: turns[0] !== newest };
 }
 
 /** Reads the newest turn and the newest limits from the end of a rollout. */
@@ -6081,12 +6120,13 @@ function exactLimit(limit: Limit, windows: CodexWord["windows"], now: number): L
 }
 
 /**
- * Codex's screen, completed from its rollout: the exact reset and class of a limit, a limit whose
- * banner has left the screen, and a turn that is not drawn. `born`: wall ms of the process's start;
- * a turn begun before that was cut off.
+ * Codex's screen, completed from its rollout: the exact reset and class of a limit, a limit or an
+ * error that has left the screen, and a turn that is not drawn. `born`: wall ms of the process's
+ * start; a turn begun before that was cut off.
  */
 export function decideCodex(
   word: CodexWord | null, screen: Verdict, born: number, now: number,
+  rules = BUILT_IN_RULES.codex,
 ): Verdict {
   if (!word) return screen;
   if (screen.limit && screen.verdict === "limited") {
@@ -6097,11 +6137,11 @@ export function decideCodex(
     ? word.turn : null;
   const byTurn = { ...screen, rule: "turn", where: ROLLOUT, text: "" };
   if (turn?.open) return { ...byTurn, verdict: "active", why: "it says a turn is in progress" };
-  if (!turn?.limit) return screen;
-  const limit = exactLimit({ class: classOf(turn.limit), banner: turn.limit, native: false,
-    resetAt: parseResetEpoch(turn.limit, turn.at) }, word.windows, now);
-  if ((limit.resetAt ?? 0) <= now) return screen;
-  return { ...byTurn, verdict: "limited", limit, why: limitWhy(limit, now) };
+  const found = turn?.error ? redrawn("codex", rules, { text: turn.error, at: turn.at }, now,
+    (limit) => exactLimit(limit, word.windows, now)) : null;
+  // a limit ends with its reset, not when its banner leaves the screen
+  const counts = found?.limit?.resetAt || (screen.cutOff && !turn?.cured);
+  return found && counts ? { ...found, rule: "turn", where: ROLLOUT } : screen;
 }
 
 /** `rollout-<when it began>-<id of the conversation>.jsonl` */
@@ -6223,6 +6263,81 @@ async function noteConversation(cfg: Config, agent: Agent, pane: Pane): Promise<
   await writeOrLog(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
 }
 
+// Gemini: the file of its conversation, and the log of what was submitted in its folder.
+
+function geminiFolder({ env }: Agent, { pid }: Pane): string {
+  const of = clientVariables(pid, env);
+  return join(of("GEMINI_CLI_HOME") || of("HOME") || homedir(), ".gemini");
+}
+
+/** The folder with Gemini's own files on an agent's folder; "" = it has none yet. */
+function geminiProject(agent: Agent, pane: Pane): string {
+  const home = geminiFolder(agent, pane);
+  const known = parsedRecord(world.head(join(home, "projects.json"), END_MAX))?.projects;
+  const [, name] = Object.entries(isRecord(known) ? known : {})
+    .find(([dir]) => isSameFolder(dir, agent.dir)) ?? [];
+  return typeof name === "string" && isId(name) ? join(home, "tmp", name) : "";
+}
+
+/** A text that was submitted in the folder: a prompt or a command, by whose client, when. */
+interface Submitted { by: unknown; text: string; at: number }
+const submissions = new Map<string, Reading<Submitted[]>>();
+
+/** Reads the end of Gemini's `logs.json`, a list of records that is written anew each time. */
+const parseSubmitted = (tail: string): Submitted[] =>
+  tail.split("\n  {\n").slice(1).flatMap((part) => {
+    const entry = parsedRecord(`{${part.split("\n  }")[0]}}`);
+    return entry ? [{ by: entry.sessionId, text: String(entry.message),
+      at: Date.parse(String(entry.timestamp)) }] : [];
+  });
+
+/** What was submitted to the client with that id; null = it is not known. */
+const submittedTo = (project: string, id: string): Submitted[] | null =>
+  readEnd(submissions, project && join(project, "logs.json"), parseSubmitted)
+    ?.filter(({ by }) => by === id) ?? null;
+
+const chats = new Map<string, Reading<FiledError | null>>();
+
+/** The error that ended the last turn of a conversation in Gemini's file of it; null = none did. */
+function parseChatEnd(tail: string): FiledError | null {
+  for (const entry of newestEntries(tail, /"type":"(?:user|gemini|error)"/)) {
+    const { type, timestamp } = entry;
+    const text = textOfEntry(entry);
+    if (type === "error" && text.startsWith("[API Error: ")) {
+      return { text: plainText(text, SUBJECT_MAX), at: Date.parse(String(timestamp)) || 0 };
+    }
+    // what a person runs in its shell mode is noted as said by the user
+    const isTurn = type === "gemini" ||
+      (type === "user" && !text.startsWith("I ran the following shell command:"));
+    if (isTurn) return null;
+  }
+  return null;
+}
+
+/** The file of the conversation with that id; "" = there is none. */
+function chatFile(project: string, id: string): string {
+  const folder = join(project, "chats");
+  const heads = (path: string) => (world.head(path, END_MAX) ?? "").split("\n", 1)[0]!;
+  // a resumed one leaves an empty file beside the one that it goes on with
+  return world.list(folder).filter((name) => name.endsWith(`-${id.slice(0, 8)}.jsonl`))
+    .map((name) => join(folder, name)).filter((path) => parsedRecord(heads(path))?.sessionId === id)
+    .sort((a, b) => (world.mtime(b) ?? 0) - (world.mtime(a) ?? 0))[0] ?? "";
+}
+
+/** The error that ended the last turn of a Gemini that was started with the id; null = none did. */
+function readChatEnd(agent: Agent, pane: Pane, id: string): FiledError | null {
+  try {
+    const project = geminiProject(agent, pane);
+    const end = project ? readEnd(chats, chatFile(project, id), parseChatEnd) : null;
+    if (!end || end.at < pane.created - CLOCK_STEP) return null;
+    const cured = submittedTo(project, id)?.some(({ text, at }) =>
+      at > end.at && new RegExp(`^${GEMINI_REMEDY}`).test(text));
+    return cured ? null : end;
+  } catch {
+    return null; // somebody else's, or not a file
+  }
+}
+
 // All of it together.
 
 const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", limit: null,
@@ -6252,17 +6367,25 @@ async function withOwnWord(
   if (!(await diskAnswers(cfg, agent, pane))) {
     return { ...NO_VERDICT, where: "disk", why: "the disk with its own files does not answer" };
   }
-  const { kind } = backendOf(cfg, agent);
+  const backend = backendOf(cfg, agent);
+  const [{ kind }, rules] = [backend, rulesOf(backend)];
   if (kind === "codex") {
     const word = readEnd(rollouts, await rolloutOf(cfg, agent, pane), parseRolloutEnd);
-    return decideCodex(word, screen, pane.created, world.now());
+    return decideCodex(word, screen, pane.created, world.now(), rules);
+  }
+  if (kind === "gemini" && screen.cutOff) {
+    const id = await resumeId(cfg, agent);
+    const end = id ? readChatEnd(agent, pane, id) : null;
+    const found = end && redrawn("gemini", rules, end, world.now(), (limit) => limit);
+    return found ? { ...found, where: CHAT } : screen;
   }
   const word = kind === "claude" ? readClaudeWord(cfg, agent, pane) : null;
   const verdict = decideClaude(word, screen);
   const isCutOff = verdict.cutOff && verdict.verdict === "idle";
   if (!word || !(isCutOff || showsError(verdict))) return verdict;
   const [end, now] = [readTranscript(cfg, agent, word)?.end ?? null, world.now()];
-  const gone = isCutOff && end?.error ? redrawn(rulesOf(backendOf(cfg, agent)), end, now) : null;
+  const gone = isCutOff && end?.error ? redrawn("claude", rules, end, now, (limit) =>
+    ({ ...limit, resetAt: end.limit?.resetAt ?? limit.resetAt })) : null;
   const shown = gone ? { ...gone, where: TRANSCRIPT, own: verdict.own! } : verdict;
   return decideError(end, word.status === "idle", shown, now);
 }

@@ -94,6 +94,10 @@ describe("its word and the screen are one verdict", () => {
   });
 });
 
+/** What was believed of it last, before it was restarted. */
+const believed = (it: Scene) => (it.fake.files.get(it.file("events.jsonl")) ?? "").split("\n").filter(Boolean)
+  .map((line) => JSON.parse(line)).filter(({ event, to }) => event === "state" && to !== "gone").map(({ to, why }) => [to, why]).at(-1);
+
 /** Entries of a transcript as 2.1.330 wrote them, shortened. */
 const ASKED = { parentUuid: null, isSidechain: false, type: "user", message: { role: "user", content: "go on" } };
 const SAID = { isSidechain: false, message: { role: "assistant", content: [{ type: "text", text: "OK" }], stop_reason: "end_turn" }, type: "assistant" };
@@ -370,9 +374,6 @@ describe("in a round", () => {
       await it.ticks(3);
       return it;
     };
-    /** What was believed of it last, before it was restarted. */
-    const believed = (it: Scene) => (it.fake.files.get(it.file("events.jsonl")) ?? "").split("\n").filter(Boolean)
-      .map((line) => JSON.parse(line)).filter(({ event, to }) => event === "state" && to !== "gone").map(({ to, why }) => [to, why]).at(-1);
     for (const [expected, entry, why] of errors) {
       test(`${expected}: ${why}`, async () => expect<unknown>(believed(await shows(entry))).toEqual([expected, why]));
     }
@@ -488,7 +489,7 @@ const WEEK = { used_percent: 40, window_minutes: 10_080, resets_at: RESET + 400_
 describe("P38: the end of a Codex rollout", () => {
   test("the newest entry that begins or ends a turn, the newest limits", () => {
     const said = parseRolloutEnd(rows(turn("task_complete", NOON - 9), windows(WEEK), turn("task_started"), windows(FIVE, WEEK), entry("response_item", { type: "message" })));
-    expect(said).toEqual({ turn: { open: true, at: NOON, limit: "" }, windows: [{ used: 100, minutes: 300, resetAt: RESET * 1000 }, { used: 40, minutes: 10_080, resetAt: (RESET + 400_000) * 1000 }] });
+    expect(said).toEqual({ turn: { open: true, at: NOON, error: "", cured: false }, windows: [{ used: 100, minutes: 300, resetAt: RESET * 1000 }, { used: 40, minutes: 10_080, resetAt: (RESET + 400_000) * 1000 }] });
     for (const end of ["task_complete", "turn_aborted"]) expect(parseRolloutEnd(rows(turn("task_started"), turn(end))).turn).toMatchObject({ open: false });
   });
   test("a command that a person ran is no turn once it has ended", () => {
@@ -496,7 +497,7 @@ describe("P38: the end of a Codex rollout", () => {
       entry("event_msg", { type: "item_completed", turn_id: "own", item: { source: "user_shell" } }),
       entry("event_msg", { type: "task_complete", turn_id: "own", last_agent_message: null })];
     const failed = entry("event_msg", { type: "task_complete", turn_id: "t", last_agent_message: null, error: { codex_error_info: "usage_limit_exceeded", message: "You’ve hit your usage limit." } });
-    const limitAfter = (...later: string[]) => parseRolloutEnd(rows(turn("task_started"), failed, ...later)).turn?.limit;
+    const limitAfter = (...later: string[]) => parseRolloutEnd(rows(turn("task_started"), failed, ...later)).turn?.error;
     const [own, users] = [{ turn_attribution: { turn_trigger: null } }, { turn_attribution: { turn_trigger: "user" } }];
     expect([limitAfter(), limitAfter(...ran(own)), limitAfter(...ran(own), windows(WEEK), ...ran(own))]).toEqual(Array(3).fill("■ You’ve hit your usage limit."));
     // a compaction has no trigger, and an older version none at all; a turn of the agent may end without a word too
@@ -533,9 +534,32 @@ describe("P38: the end of a Codex rollout", () => {
     expect(judged(rows(windows(ahead), refused()), verdict("idle"))).toMatchObject({ verdict: "limited", where: "rollout", limit: { class: "weekly", resetAt: NOON + 60_000, exact: true } });
     expect(judged(refused(), verdict("idle"))).toMatchObject({ verdict: "limited", limit: { class: "other" } });
     const over = rows(windows({ ...ahead, resets_at: NOON / 1000 - 1 }), refused());
-    for (const said of [over, refused("other"), rows(refused(), turn("task_complete"))]) expect(judged(said, verdict("idle")).verdict).toBe("idle");
+    for (const said of [over, rows(refused(), turn("task_complete"))]) expect(judged(said, verdict("idle")).verdict).toBe("idle");
     expect(judged(refused(), verdict("idle"), NOON + 60_000).verdict).toBe("idle");
     for (const name of ["active", "blocked", "fatal", "unsure"] as const) expect(judged(refused(), verdict(name)).verdict).toBe(name);
+  });
+});
+
+/** A turn that ended with an error. */
+const failure = (message: string, at = NOON - 9) => entry("event_msg", { type: "task_complete", turn_id: "t", last_agent_message: null, error: { message, codex_error_info: "other" } }, at);
+
+describe("an error of Codex that has left the screen", () => {
+  const gone = { ...verdict("idle"), cutOff: true as const };
+  const judged = (said: string, shown: ReturnType<typeof verdict> = gone, born = NOON - 60_000) => decideCodex(parseRolloutEnd(said), shown, born, NOON);
+  const [login, full] = ["unexpected status 401 Unauthorized: Incorrect API key", "Codex ran out of room in the model's context window. Start a new thread."];
+  test("is judged as if it still stood there", () => {
+    expect(judged(failure(login))).toMatchObject({ verdict: "blocked", where: "rollout", why: "an error that stays" });
+    expect(judged(failure(full))).toMatchObject({ verdict: "fatal", where: "rollout" });
+    expect(judged(failure("You’ve hit your usage limit. Upgrade to Pro or try again later."))).toMatchObject({ verdict: "limited", limit: { resetAt: null } });
+    for (const passing of ["exceeded retry limit, last status: 429 Too Many Requests", "stream disconnected before completion: x"]) expect(judged(failure(passing)).verdict).toBe("idle");
+  });
+  test("is none where the screen shows something newer, nor one of an older turn, of another process or cured by a person", () => {
+    expect(judged(failure(login), verdict("idle")).verdict).toBe("idle");
+    for (const name of ["active", "blocked", "unsure"] as const) expect(judged(failure(full), { ...gone, verdict: name }).verdict).toBe(name);
+    expect(judged(rows(failure(login), turn("task_complete"))).verdict).toBe("idle");
+    expect(judged(failure(login), gone, NOON + 60_000).verdict).toBe("idle");
+    const model = entry("event_msg", { type: "thread_settings_applied", thread_settings: {} });
+    expect([judged(rows(failure(login), model)).verdict, judged(rows(model, turn("task_started"), failure(login))).verdict]).toEqual(["idle", "blocked"]);
   });
 });
 
@@ -712,6 +736,13 @@ describe("P38: a Codex agent in a round", () => {
     await it.ticks(2);
     expect(loadLimitState(it.cfg, "agents-a")).toMatchObject({ class: "5h", resetAt: at });
   });
+  test("an error that a person's long command has pushed off the screen needs a person still", async () => {
+    const it = await begin();
+    it.pane().text = readFileSync(join(import.meta.dir, "fixtures/codex/idle-error-off-screen-80x24.txt"), "utf8");
+    writes(it, THREAD, "11-00-00", rows(meta(), failure("unexpected status 401 Unauthorized: x", it.fake.wall)));
+    await it.ticks(2);
+    expect([verdictOf(it), memoryOf(it.watch, "a").why]).toEqual(["blocked", "an error that stays"]);
+  });
   test("its version is what it draws as it starts", async () => {
     const it = await begin();
     it.pane().text = `  >_ OpenAI Codex (v0.169.0)  \n     /fleet\n\n• OK${BOX}`;
@@ -734,5 +765,57 @@ describe("P38: a Codex agent in a round", () => {
     writes(it, THREAD, "11-00-00", rows(meta(), turn("task_started", it.fake.wall)));
     await it.ticks(2);
     expect(verdictOf(it)).toBe("active");
+  });
+});
+
+// ── Gemini: the file of its conversation ──
+
+describe("the chat file of a Gemini agent", () => {
+  const screen = (name: string) => readFileSync(join(import.meta.dir, `fixtures/gemini/${name}.txt`), "utf8");
+  const [KEY, FULL, DAY] = [
+    '[API Error: {"error":{"code":401,"message":"Request had invalid authentication credentials.","status":"UNAUTHENTICATED","details":[]}}]',
+    '[API Error: {"error":{"code":400,"message":"The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).","status":"INVALID_ARGUMENT","details":[]}}]',
+    "[API Error: You have exhausted your daily quota on this model.]\nPlease wait and try again later.",
+  ];
+  let nth = 0;
+  /** An agent whose last turn ended so, with a person's long command after it. */
+  const begin = async (notes: (said: (type: string, content: unknown, more?: object) => string) => string[], { by = "", submitted = [] as string[], shown = "idle-error-off-screen-80x24" } = {}) => {
+    const it = await scene(`[[agent]]\nname = "a"\nbackend = "gemini"\nwatch = "heal"\nresume = true\nprompt = "Work."\nenv = { GEMINI_CLI_HOME = "/gem${(nth += 1)}" }\n`, { ticks: 1 });
+    const id = it.fake.files.get(join(it.cfg.stateDir, "a.id"))!.trim();
+    const [home, when] = [`/gem${nth}/.gemini`, (after: number) => new Date(it.fake.wall + after).toISOString()];
+    const said = (type: string, content: unknown, more: object = {}) => JSON.stringify({ id: "m", timestamp: when(0), type, content: type === "user" ? [{ text: content }] : content, ...more });
+    const chat = `${home}/tmp/proj/chats/session-2026-06-15T11-00-${id.slice(0, 8)}.jsonl`;
+    const head = JSON.stringify({ sessionId: by || id, kind: "main" });
+    it.fake.files.set(`${home}/projects.json`, JSON.stringify({ projects: { "/elsewhere": "other", [it.cfg.agents.get("a")!.dir]: "proj" } }));
+    it.fake.files.set(chat, rows(head, ...notes(said)));
+    it.fake.files.set(chat.replace("11-00", "12-00"), rows(JSON.stringify({ sessionId: id, kind: "main" })));
+    it.fake.files.set(`${home}/tmp/proj/logs.json`, JSON.stringify(submitted.map((message) => ({ sessionId: id, type: "user", message, timestamp: when(1_000) })), null, 2));
+    for (const [path] of it.fake.files) if (path.startsWith(home)) it.fake.times.set(path, it.fake.wall);
+    it.fake.times.set(chat.replace("11-00", "12-00"), it.fake.wall - 60_000);
+    it.pane().text = screen(shown);
+    await it.ticks(2);
+    return it;
+  };
+  const COMMAND = "I ran the following shell command:\n```sh\ncat long.txt\n```";
+  const failed = (error: string): Parameters<typeof begin>[0] => (said) => [said("user", "go on"), said("error", error), said("info", "This request failed."), said("user", COMMAND), '{"$set":{"lastUpdated":"now"}}'];
+  test("tells of an error that has left the screen", async () => {
+    expect<unknown>(believed(await begin(failed(KEY)))).toEqual(["blocked", "an error that stays"]);
+    expect<unknown>(believed(await begin(failed(FULL), { submitted: ["/stats"] }))).toEqual(["fatal", "the conversation is broken"]);
+    expect(verdictOf(await begin(failed(DAY)))).toBe("limited");
+    expect(verdictOf(await begin(failed('[API Error: {"error":{"code":503,"message":"x"}}]')))).toBe("idle");
+  });
+  test("knows what an error is whose beginning has left the screen", async () => {
+    expect<unknown>(believed(await begin(failed(FULL), { shown: "blocked-error-cut-off-60x18" }))).toEqual(["fatal", "the conversation is broken"]);
+    expect<unknown>(believed(await begin(() => [], { shown: "blocked-error-cut-off-60x18" }))).toEqual(["blocked", "an error, cut off"]);
+  });
+  test("says nothing of another session, an older turn or an older process, nor after what a person did about it", async () => {
+    expect(verdictOf(await begin(failed(KEY), { by: "11111111-2222-4333-8444-555555555555" }))).toBe("idle");
+    expect(verdictOf(await begin((said) => [...failed(KEY)(said), said("user", "again"), said("gemini", "OK")]))).toBe("idle");
+    expect(verdictOf(await begin((said) => [...failed(KEY)(said), said("user", "again")]))).toBe("idle");
+    expect(verdictOf(await begin((said) => [said("error", KEY, { timestamp: "2026-01-01T00:00:00Z" })]))).toBe("idle");
+    for (const cure of ["/auth", "/model", "/clear", "/resume"]) expect([cure, verdictOf(await begin(failed(KEY), { submitted: [cure] }))]).toEqual([cure, "idle"]);
+  });
+  test("is not asked where the screen shows the end of the turn", async () => {
+    expect(verdictOf(await begin(failed(KEY), { shown: "idle-after-read-200x50" }))).toBe("idle");
   });
 });
