@@ -2167,13 +2167,14 @@ const overText = (label: string): string => {
 function trouble(watch: Watch, label: string, message: string): void {
   const { errors } = watch.volatile;
   if ((errors[label] ?? "") === message) return;
-  if (message) errors[label] = message;
-  else delete errors[label];
-  // the outcome of a message or an answer is logged elsewhere
-  if (message) log(message);
-  else if (!/^(message|answer) /.test(label)) {
-    log(overText(label));
+  if (message) {
+    errors[label] = message;
+    log(message);
+    return;
   }
+  delete errors[label];
+  // the outcome of a message or an answer is logged elsewhere
+  if (!/^(message|answer) /.test(label)) log(overText(label));
 }
 
 /**
@@ -2305,6 +2306,21 @@ function statOf(pid: number | string): string[] {
 /** A file of /proc; "" = there is none. */
 const readProc = (path: string): string => textNow(`/proc/${path}`);
 
+/** Whether the system has a /proc to tell of its processes. */
+const hasProc = (): boolean => statOf("self").length > 0;
+
+/** All of them; [] without /proc. */
+const allPids = (): number[] => world.list("/proc").map(Number).filter((pid) => pid > 0);
+const otherPids = (): number[] => allPids().filter((pid) => isPid(pid) && pid !== process.pid);
+
+/** The command line of a process; [""] = there is none. */
+const argvOf = (pid: number): string[] =>
+  readProc(`${pid}/cmdline`).replace(/\0+$/, "").split("\0");
+
+/** What follows an option in a command line; undefined = it is not there. */
+const optionIn = (argv: string[], option: string): string | undefined =>
+  argv[argv.indexOf(option) + 1 || argv.length];
+
 /** A file that is read without waiting: of /proc, or of a lock. "" = none that can be read. */
 const textNow = (path: string): string => tried(() => world.read(path) ?? "", "");
 
@@ -2314,13 +2330,9 @@ interface Process extends Group {
   mark: string;
 }
 
-/** The pids of /proc but our own; none without /proc. */
-const otherPids = (): number[] =>
-  world.list("/proc").map(Number).filter((pid) => isPid(pid) && pid !== process.pid);
-
 /** Every process but this one; null = there is no /proc. Takes 50 ms for 1,000 of them. */
 function listProcesses(): Process[] | null {
-  if (!statOf("self").length) return null;
+  if (!hasProc()) return null;
   return otherPids().flatMap((pid) => {
     const [state, , group, ...rest] = statOf(pid);
     return state === undefined || state === "Z" || state === "X" ? []
@@ -2425,11 +2437,11 @@ export function readNote(path: string): { pid: number; at: number; stage: string
   return stage === undefined ? null : { pid: Number(pid), at: Number(at), stage };
 }
 
-const noteFile = (cfg: Config, what: "watchdog" | "keeper"): string =>
+const noteFile = (cfg: Config, what: keyof typeof KEPT): string =>
   join(cfg.stateDir, `${what}.stage`);
 
-const lockFile = (cfg: Config, what: "watchdog" | "keeper" | "operator" | "hand"): string =>
-  join(cfg.stateDir, `${what}.lock`);
+type LockName = keyof typeof KEPT | "operator" | "hand";
+const lockFile = (cfg: Config, what: LockName): string => join(cfg.stateDir, `${what}.lock`);
 
 /** A disk that became read-only keeps nobody from a lock that is there. */
 function openToLock(path: string): number {
@@ -2529,14 +2541,13 @@ export function lockHolder(path: string): number | null {
     (born ? bornOf(Number(pid)) === born : isLocked(path)) ? Number(pid) : null;
 }
 
-const holderOf = (cfg: Config, what: Parameters<typeof lockFile>[1]): number | null =>
-  lockHolder(lockFile(cfg, what));
+const holderOf = (cfg: Config, what: LockName): number | null => lockHolder(lockFile(cfg, what));
 
 /** Who that is, in a message: on a full disk no pid says it. */
 const byPid = (pid: number | null): string => (pid === null ? "" : ` (pid ${pid})`);
 
 /** Whether any process has this lock: with its pid beside it, or without, as on a full disk. */
-const isHeldBySomebody = (cfg: Config, what: Parameters<typeof lockFile>[1]): boolean =>
+const isHeldBySomebody = (cfg: Config, what: LockName): boolean =>
   holderOf(cfg, what) !== null || isLocked(lockFile(cfg, what));
 
 /** The arguments by which keeper and watchdog start, and recognise, each other. */
@@ -2556,20 +2567,18 @@ function sharesOurFiles(pid: number): boolean {
 /** The pids of the watchdogs or keepers of this config, lock or not; [] without /proc. */
 export function supervisorsOf(cfg: Config, what: keyof typeof KEPT): number[] {
   const [word, flag] = KEPT[what];
-  return world.list("/proc").map(Number).filter((pid) => {
-    const words = readProc(`${pid}/cmdline`).split("\0");
-    const at = words.indexOf(word) + 1;
-    return words[at] === flag && words[words.indexOf("--config", at) + 1] === cfg.path &&
+  return allPids().filter((pid) => {
+    const argv = argvOf(pid);
+    return optionIn(argv, word) === flag && optionIn(argv, "--config") === cfg.path &&
       sharesOurFiles(pid);
   });
 }
 
 /** The configs that watchdogs and keepers of ours name, with their last good copies. */
 function configsInUse(): Map<string, string> {
-  return new Map(world.list("/proc").map(Number).flatMap((pid): [string, string][] => {
-    const words = readProc(`${pid}/cmdline`).split("\0");
-    const [copy, path] = ["--last-good", "--config"].map((option) =>
-      words.includes(option) ? words[words.indexOf(option) + 1] : "");
+  return new Map(allPids().flatMap((pid): [string, string][] => {
+    const argv = argvOf(pid);
+    const [copy, path] = [optionIn(argv, "--last-good"), optionIn(argv, "--config")];
     return copy && path && sharesOurFiles(pid) ? [[path, copy]] : [];
   }));
 }
@@ -2691,9 +2700,8 @@ function pidsIn(pane: Pane): number[] {
 }
 
 /** The command lines of a pane's processes; without /proc only the name that tmux gives. */
-const processesIn = (pane: Pane): string[][] => statOf("self").length
-  ? pidsIn(pane).map((pid) => readProc(`${pid}/cmdline`).replace(/\0+$/, "").split("\0"))
-  : [[pane.command]];
+const processesIn = (pane: Pane): string[][] =>
+  (hasProc() ? pidsIn(pane).map(argvOf) : [[pane.command]]);
 
 /** How tmux says that it has no server; any other failure tells nothing of what runs. */
 const NO_TMUX_SERVER = /no server running|no current target|\(No such file or directory\)/;
@@ -3252,10 +3260,9 @@ const locksOf = (hand: Handoff): string[] =>
  * the system does not say, of all processes (macOS) or of another user's.
  */
 function gitWorksIn(repo: string): boolean | null {
-  const pids = world.list("/proc").filter((name) => /^\d+$/.test(name));
-  const folders = pids.filter((pid) =>
-    basename(readProc(`${pid}/cmdline`).split("\0")[0]!) === "git")
-    .map((pid) => world.folder(Number(pid)));
+  const pids = allPids();
+  const folders = pids.filter((pid) => basename(argvOf(pid)[0]!) === "git")
+    .map((pid) => world.folder(pid));
   if (folders.some((folder) => `${folder}/`.startsWith(`${linkless(repo)}/`))) return true;
   return pids.length && !folders.includes("") ? false : null;
 }
@@ -4581,7 +4588,7 @@ function isInFront(cfg: Config, agent: Agent, pane: Pane): boolean {
   const ours = pane.startedPid > 0 || pane.backend !== "" ||
     pane.command === expectedBackendCmd(cfg, agent);
   return state !== undefined && !/[TtZX]/.test(state) && group === front && ours &&
-    !isLeftShell(readProc(`${pane.pid}/cmdline`).split("\0"), backendOf(cfg, agent));
+    !isLeftShell(argvOf(pane.pid), backendOf(cfg, agent));
 }
 
 /** Whether an interactive shell has taken the client's place, as after `client; exec sh`. */
@@ -6346,7 +6353,7 @@ const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", 
 /** Whether a person's program, or a shell, has taken the place of the client that we started. */
 const isReplaced = (cfg: Config, agent: Agent, { startedPid, pid, session }: Pane): boolean =>
   (startedPid > 0 && startedPid !== pid) || (session !== "" &&
-    isLeftShell(readProc(`${pid}/cmdline`).split("\0"), backendOf(cfg, agent)));
+    isLeftShell(argvOf(pid), backendOf(cfg, agent)));
 
 /** The pid mark of a pane that was taken over: what a shell in it executes keeps its pid. */
 const NOBODY = 1;
@@ -6638,7 +6645,7 @@ function parseWatch(stored: string): Watch {
 const LONGEST_ABSENCE = 300_000;
 
 async function doubtGroups(cfg: Config, watch: Watch): Promise<Watch> {
-  const ranAt = statOf("self").length ? world.now() : (await readBeat(cfg)).at ?? 0;
+  const ranAt = hasProc() ? world.now() : (await readBeat(cfg)).at ?? 0;
   if (isRecent(ranAt, LONGEST_ABSENCE)) return watch;
   for (const memory of Object.values(watch.agents)) {
     for (const group of [memory.client, endingOf(memory)]) if (group) doubtful.add(group);
@@ -6941,7 +6948,7 @@ function whyHandsOff(operator: Operator, name: string): string {
 /** Whether the process with this signature has certainly ended; never certain without /proc. */
 function hasEnded(signed: string): boolean {
   const [pid, born] = signed.split(" ");
-  return Boolean(born) && statOf("self").length > 0 && bornOf(Number(pid)) !== born;
+  return Boolean(born) && hasProc() && bornOf(Number(pid)) !== born;
 }
 
 /** Whether an order keeps a unit from being started; `byHand`: as in `startSession`. */
@@ -10999,9 +11006,8 @@ async function lastGoodConfig(path: string, error: unknown): Promise<Config | nu
   const pid = lockHolder(lock);
   if (!source || (pid === null && !isLocked(lock, false))) return null;
   // two configs may share a log folder: the watchdog's command line says which one it runs
-  const words = readProc(`${pid}/cmdline`).split("\0");
-  const named = words[words.indexOf("--config") + 1];
-  if (words.includes("--config") && named !== path) return null;
+  const named = pid !== null && optionIn(argvOf(pid), "--config");
+  if (named && named !== path) return null;
   const [fault] = faultsIn(error);
   const since = world.mtime(path) ?? world.now();
   return { ...await loadConfig(path, process.env, source),
@@ -11664,7 +11670,7 @@ function findBackground(cfg: Config, units: Unit[]) {
     if (folder !== null) {
       return isOurs(folder) ? [{ pid, what: "Claude Code's background session", dir: folder }] : [];
     }
-    if (!isCodexDaemon(readProc(`${pid}/cmdline`).split("\0"))) return [];
+    if (!isCodexDaemon(argvOf(pid))) return [];
     const dir = world.folder(pid);
     const home = codexHome(variableOf(pid, "CODEX_HOME"), variableOf(pid, "HOME"));
     return isOurs(dir) || homes.includes(home) ? [{ pid, what: "Codex's daemon", dir }] : [];
