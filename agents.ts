@@ -348,8 +348,8 @@ export interface Verdict {
   odd?: string;
 }
 
-/** What the watchdog remembers of one agent or service. Only the last group is not on disk. */
-export interface Memory {
+/** What the watchdog remembers of one agent or service; all but `Transient` is on disk. */
+export interface Memory extends Transient {
   /** Wall ms of the starts since the last healthy minute. */
   starts: number[];
   /** Steps up the restart ladder. */
@@ -388,37 +388,36 @@ export interface Memory {
   releasedAt: number;
   /** What its start waits for (`notReady`), and since when, wall ms. */
   awaits?: { need: string; since: number } | undefined;
-  // in memory only; times are monotonic ms
-  idleSince: number;
-  sameSince: number;
-  /** Hashes of the last screen, and of the same without digits if it was at its prompt. */
-  picture: string;
-  outline: string;
-  /** The verdict of the rules alone on that screen. */
-  byRules: Verdict | null;
-  /** When the screen was last read, and the pane's `stampOf` then; "" = unknown. */
-  readAt: number;
-  drawStamp: string;
-  serverDown: boolean;
-  /** A restart for idleness was put off because a person's draft is in the input box. */
-  draft: boolean;
-  unsureLooks: number;
-  unrest: Unrest | null;
-  /** It died together with others, and its end has not been dealt with yet. */
-  together: boolean;
-  /** The pid whose version is known; 0 = none. */
-  versionOf: number;
-  /** Looks in a row whose sources contradicted each other. */
-  oddLooks: number;
-  /** The wrong backend that its pane showed at the last look; "" = none. */
-  mismatch: string;
 }
 
-/** Since when an idle screen has not come to rest, and when it last changed; monotonic ms. */
-interface Unrest {
-  since: number;
-  last: number;
-}
+/** What of a memory dies with the watchdog, before the first look. Times are monotonic ms. */
+const freshTransient = () => ({
+  idleSince: 0,
+  sameSince: 0,
+  /** Hashes of the last screen, and of the same without digits if it was at its prompt. */
+  picture: "",
+  outline: "",
+  /** The verdict of the rules alone on that screen. */
+  byRules: null as Verdict | null,
+  /** When the screen was last read, and the pane's `stampOf` then; "" = unknown. */
+  readAt: 0,
+  drawStamp: "",
+  serverDown: false,
+  /** A restart for idleness was put off because a person's draft is in the input box. */
+  draft: false,
+  unsureLooks: 0,
+  /** Since when an idle screen has not come to rest, and when it last changed. */
+  unrest: null as { since: number; last: number } | null,
+  /** It died together with others, and its end has not been dealt with yet. */
+  together: false,
+  /** The pid whose version is known; 0 = none. */
+  versionOf: 0,
+  /** Looks in a row whose sources contradicted each other. */
+  oddLooks: 0,
+  /** The wrong backend that its pane showed at the last look; "" = none. */
+  mismatch: "",
+});
+type Transient = ReturnType<typeof freshTransient>;
 
 /** Everything that the watchdog remembers; all but `volatile` is `state/watch.json`. */
 export interface Watch {
@@ -457,36 +456,36 @@ export interface Watch {
   channel: Channel | null;
   /** null = every notice to people has gone out. */
   notices: Notices | null;
-  volatile: Runtime;
+  volatile: ReturnType<typeof freshRuntime>;
 }
 
-/** What should die with the watchdog. */
-interface Runtime {
-  ticks: number;
-  lastTick: number;
-  lastHeavy: number;
-  lastNow: number;
-  errors: Record<string, string>;
+/** What of it dies with the watchdog, before the first round. */
+const freshRuntime = () => ({
+  ticks: 0,
+  lastTick: 0,
+  lastHeavy: -Infinity,
+  lastNow: 0,
+  errors: {} as Record<string, string>,
   /** Since when (monotonic ms) what `HINDERS` has lasted, and whether people were told. */
-  lasting: Record<string, { since: number; told: boolean }>;
-  fetch: Promise<void> | null;
-  fetched: Fetched | null;
+  lasting: {} as Record<string, { since: number; told: boolean }>,
+  fetch: null as Promise<void> | null,
+  fetched: null as Fetched | null,
   /** The commit up to which commits and inboxes were handled. */
-  handled: string;
-  quietSince: number;
+  handled: "",
+  quietSince: 0,
   /** watch.json as it was last written. */
-  saved: string;
+  saved: "",
   /** Events of what was decided but is not stored yet; see `emitStored`. */
-  unsaid: [event: EventName, fields: Record<string, unknown>][];
+  unsaid: [] as [event: EventName, fields: Record<string, unknown>][],
   /** Settles once every save so far has ended. */
-  saving: Promise<void>;
+  saving: Promise.resolve(),
   /** Why the pushed status file could not be read; "" = it could. */
-  unread: string;
+  unread: "",
   /** The sessions that running units are to have by the config, once their clients have ended. */
-  moves: Record<string, string>;
+  moves: {} as Record<string, string>,
   /** How many starts this round may still make. */
-  startsLeft: number;
-}
+  startsLeft: 0,
+});
 
 /**
  * The remote's branch at the last look. `empty`: the repository has no branch at all yet;
@@ -536,10 +535,7 @@ export interface Notices {
 }
 
 /** The result of one look at the remote; `head` is "" unless `state` is ok. */
-export interface Fetched {
-  state: ChannelState;
-  why: string;
-  cure: string;
+export interface Fetched extends Pick<Channel, "state" | "why" | "cure"> {
   /** git ran into its deadline. */
   hung: boolean;
   head: string;
@@ -2309,7 +2305,7 @@ const readProc = (path: string): string => textNow(`/proc/${path}`);
 /** Whether the system has a /proc to tell of its processes. */
 const hasProc = (): boolean => statOf("self").length > 0;
 
-/** All of them; [] without /proc. */
+/** The pids of all processes, and of all others; [] without /proc. */
 const allPids = (): number[] => world.list("/proc").map(Number).filter((pid) => pid > 0);
 const otherPids = (): number[] => allPids().filter((pid) => isPid(pid) && pid !== process.pid);
 
@@ -6447,11 +6443,8 @@ const heartbeatFile = (cfg: Config): string => join(cfg.stateDir, "heartbeat");
 
 const freshMemory = (): Memory => ({
   starts: [], failures: 0, life: DUE, lastFatal: 0, restarts: { day: "", count: 0 },
-  verdict: "unsure", why: "", since: 0, bootedAt: 0, buried: "", client: null, idleSince: 0,
-  sameSince: 0, picture: "", outline: "", byRules: null, readAt: 0, drawStamp: "",
-  serverDown: false, draft: false,
-  unsureLooks: 0, unrest: null, answered: "", answers: 0, releasedAt: 0, together: false,
-  versionOf: 0, oddLooks: 0, mismatch: "",
+  verdict: "unsure", why: "", since: 0, bootedAt: 0, buried: "", client: null, answered: "",
+  answers: 0, releasedAt: 0, ...freshTransient(),
 });
 
 /** Down, to be started as soon as possible. */
@@ -6517,13 +6510,13 @@ function loadedLife({ nextStart, parked, parkedAt, finished, stopping }: StoredL
   return stopping ? { state: "stopping", family: stopping, then: down } : down;
 }
 
-/** A memory as it is stored: without monotonic times and what concerns this process alone. */
+/** A memory as it is stored. */
 function storedMemory(memory: Memory) {
-  const { starts, failures, life, idleSince, sameSince, picture, outline, byRules, readAt,
-    drawStamp, serverDown, draft, unsureLooks, unrest, together, versionOf, oddLooks, mismatch,
-    ...stored } = memory;
+  const { starts, failures, life, ...others } = memory;
+  const stored = without(TRANSIENT, others) as Omit<typeof others, keyof Transient>;
   return { starts, failures, ...storedLife(memory), ...stored };
 }
+const TRANSIENT = freshTransient();
 
 /** A fresh memory, overlaid with what was on disk. */
 function loadedMemory(value: unknown): Memory {
@@ -6553,12 +6546,7 @@ export function freshWatch(): Watch {
     sha: "", shaOf: "", seen: [], inboxes: {}, turn: null, deadlocked: "", outbox: [], taken: [],
     delivered: [], unproven: [], agents: {}, intent: null,
     wakeDue: {}, server: "", versions: [], accounts: {}, channel: null, notices: null,
-    volatile: {
-      ticks: 0, lastTick: 0, lastHeavy: -Infinity, lastNow: 0, errors: {}, lasting: {}, fetch: null,
-      fetched: null, handled: "",
-      quietSince: 0, saved: "", unsaid: [], saving: Promise.resolve(), unread: "", moves: {},
-      startsLeft: 0,
-    },
+    volatile: freshRuntime(),
   };
 }
 
@@ -7463,8 +7451,8 @@ async function noteLook(
 
 /** What a look adds to the unrest of a client; null = it works, waits, or has rested `enough`. */
 function decideUnrest(
-  old: Unrest | null, verdict: VerdictName, moved: boolean, now: number, enough: number,
-): Unrest | null {
+  old: Memory["unrest"], verdict: VerdictName, moved: boolean, now: number, enough: number,
+): Memory["unrest"] {
   if (verdict !== "idle" && verdict !== "unsure") return null;
   if (verdict === "unsure") return old && { ...old, last: now };
   if (moved) return { since: old?.since ?? now, last: now };
