@@ -15514,24 +15514,18 @@ function selfWords(): string {
 
 // A fleet to start from.
 
-/** The config with `backend = "from"` changed to `to`; everything else stays, comments too. */
-export function preferBackend(source: string, from: string, to: string): string {
-  return source.replace(new RegExp(`^(\\s*backend\\s*=\\s*)"${from}"`, "gm"), `$1"${to}"`);
-}
-
-/** The config with the [[agent]]s and [[service]]s that need a client made into comments. */
-export function withoutClient(source: string, client: string): string {
-  const needs = new RegExp(`^\\[\\[(agent|service)\\]\\](?=[^]*^[^#\n]*"${client}\\b)`, "m");
+/** The config with the [[agent]]s and [[service]]s that need opencode made into comments. */
+function withoutOpencode(source: string): string {
+  const needs = /^\[\[(agent|service)\]\](?=[^]*^[^#\n]*"opencode\b)/m;
   return source.split(/^(?=\[)/m)
     .map((table) => (needs.test(table) ? table.replace(/^(?=[^#\n])/gm, "# ") : table)).join("");
 }
 
 /** The shipped config, adapted to the clients that were found; with none it stays as it is. */
 export function configWith(source: string, found: string[]): string {
-  if (found.includes("claude")) {
-    return found.includes("opencode") ? source : withoutClient(source, "opencode");
-  }
-  return found.includes("opencode") ? preferBackend(source, "claude", "opencode") : source;
+  const [claude, opencode] = [found.includes("claude"), found.includes("opencode")];
+  if (claude) return opencode ? source : withoutOpencode(source);
+  return opencode ? source.replace(/^(\s*backend\s*=\s*)"claude"/gm, '$1"opencode"') : source;
 }
 
 /** Creates a file; false = it exists already and is left as it is. */
@@ -15589,18 +15583,6 @@ async function cmdInit(call: Call): Promise<number> {
 
 // Completion for shells, from the table of commands.
 
-/** What may follow a command: literal words, the names of the fleet, a folder. */
-export function completionsOf(
-  command: Command,
-): { words: string[]; names: boolean; folder: boolean } {
-  const bare = command.args.replace(/<[^>]*>/g, "");
-  return {
-    words: command.args.includes("|") ? (bare.match(/[a-z]+/g) ?? []) : [],
-    names: /name/.test(command.args),
-    folder: /DIR/.test(command.args),
-  };
-}
-
 /** The options that are shown, with their names. */
 const optionsOf = ({ options = {} }: Command) =>
   Object.entries(options).map(([name, option]) => ({ name, ...option }))
@@ -15608,15 +15590,19 @@ const optionsOf = ({ options = {} }: Command) =>
 
 interface Offer { word: string; clause: string }
 
-/** A line of the script's `case` for each command; `names`: how to ask for the fleet's names. */
+/**
+ * A line of the script's `case` for each command: its options, and what may follow by its `args`:
+ * names of the fleet, asked for by `names`, literal words, a folder.
+ */
 const caseLines = (names: string, line: (options: Offer[], words: string) => string): string =>
   SHOWN.map((command) => {
-    const { words, names: asks, folder } = completionsOf(command);
+    const { name, args } = command;
+    const literal = args.includes("|") ? args.replace(/<[^>]*>/g, "").match(/[a-z]+/g) ?? [] : [];
     const options = [...optionsOf(command).map(({ name, clause }) =>
       ({ word: `--${name}`, clause })), { word: "--config", clause: "config file" },
       { word: "--help", clause: "usage" }];
-    return `    ${command.name}) ${line(options, asks ? names : words.join(" "))}` +
-      `${folder ? " folder=1" : ""} ;;`;
+    return `    ${name}) ${line(options, args.includes("name") ? names : literal.join(" "))}` +
+      `${args.includes("DIR") ? " folder=1" : ""} ;;`;
   }).join("\n");
 
 /** The options that take a value, as a `case` pattern. */
@@ -15940,12 +15926,6 @@ function hanging(word: string, clause: string): string {
 const helpEntry = (word: string, wide: number, clause: string): string =>
   hanging(`  ${word.padEnd(wide)} `, clause);
 
-function optionLines(command: Command): string[] {
-  return optionsOf(command)
-    .map(({ name, short, value, clause }) => helpEntry(
-      `${short ? `-${short}, ` : ""}--${name}${value ? ` ${value}` : ""}`, 26, clause));
-}
-
 /** The help of one command, or of all. */
 export function helpText(command?: Command): string {
   const common = [
@@ -15954,12 +15934,13 @@ export function helpText(command?: Command): string {
     "  --help, --version",
   ];
   if (command) {
+    const options = optionsOf(command).map(({ name, short, value, clause }) => helpEntry(
+      `${short ? `-${short}, ` : ""}--${name}${value ? ` ${value}` : ""}`, 26, clause));
     return [`usage: agents ${command.name} ${command.args}`.trim(),
-      hanging("  ", command.clause), "", ...optionLines(command), ...common, "",
+      hanging("  ", command.clause), "", ...options, ...common, "",
       `example: ${command.example}`].join("\n");
   }
-  const list = SHOWN
-    .map((one) => helpEntry(`${one.name} ${one.args}`.trim(), 32, one.clause));
+  const list = SHOWN.map((one) => helpEntry(`${one.name} ${one.args}`.trim(), 32, one.clause));
   return ["usage: agents [command] [options]", "without a command: status", "",
     ...list, "", ...common, "",
     hanging("exit codes: ", "0 done, 1 failed, 2 usage, 3 something needs a human, " +
@@ -15967,10 +15948,8 @@ export function helpText(command?: Command): string {
 }
 
 /** What other tools call these commands. */
-const ALIASES: Record<string, string[]> = {
-  ps: ["status"], ls: ["status"], list: ["status"], top: ["status", "--watch"],
-  start: ["up"], stop: ["down"],
-};
+const ALIASES = new Map([["ps", ["status"]], ["ls", ["status"]], ["list", ["status"]],
+  ["top", ["status", "--watch"]], ["start", ["up"]], ["stop", ["down"]]]);
 
 const GLOBAL_OPTIONS = {
   config: { type: "string", clause: "the path of an agents.toml" },
@@ -15993,28 +15972,29 @@ function optionFault(message: string, options: NonNullable<Command["options"]>):
   return option ? `${flag} needs a value: ${option.clause}` : reason;
 }
 
+/** A command line, whatever its command allows. */
+const looseArgs = (args: string[]) =>
+  parseArgs({ args, options: GLOBAL_OPTIONS, strict: false, allowPositionals: true });
+
 /** Parses a command line into a command and its call; throws a CliError with code 2. */
 export function parseCall(given: string[]): { command: Command; call: Call } {
-  const wordsIn = (args: string[]) => parseArgs(
-    { args, options: GLOBAL_OPTIONS, strict: false, allowPositionals: true }).positionals;
-  const find = (word: string | undefined) => COMMANDS.find((one) => one.name === word);
+  const find = (word: string) => COMMANDS.find((one) => one.name === word);
+  const words = looseArgs(given).positionals;
   // an option before the command may have a value, which must not be taken for the command
-  const words = wordsIn(given);
   const afterOption = given[0]?.startsWith("-")
-    ? words.find((word) => find(word) || ALIASES[word]) : undefined;
+    ? words.find((word) => find(word) || ALIASES.has(word)) : undefined;
   const said = afterOption ?? words[0] ?? "status";
-  const argv = given.flatMap((word, at) =>
-    at === given.indexOf(said) && Object.hasOwn(ALIASES, said) ? ALIASES[said]! : [word]);
-  const name = ALIASES[said]?.[0] ?? said;
+  const meant = ALIASES.get(said) ?? [said];
+  const [name] = meant as [string];
+  const argv = words.length ? given.toSpliced(given.indexOf(said), 1, ...meant) : given;
   const command = find(name);
-  const names = SHOWN.map((one) => one.name);
-  if (!command) die(`unknown command "${name}"${instead(name, names)}`, 2);
+  if (!command) die(`unknown command "${name}"${instead(name, SHOWN.map((one) => one.name))}`, 2);
   const options = { ...GLOBAL_OPTIONS, ...command.options };
   try {
     const { values, positionals } = parseArgs({ args: argv, options, allowPositionals: true });
-    const given = values.config as string | undefined;
-    if (given === "") die(`${name}: --config names nothing: is the variable behind it set?`, 2);
-    const call = { path: cfgPath(given), implied: !(given || process.env.AGENTS_CONFIG),
+    const config = values.config as string | undefined;
+    if (config === "") die(`${name}: --config names nothing: is the variable behind it set?`, 2);
+    const call = { path: cfgPath(config), implied: !(config || process.env.AGENTS_CONFIG),
       lenient: command.lenient === true, options: values,
       words: positionals.toSpliced(positionals.indexOf(name), 1) };
     if (!command.args && call.words.length && !values.help) {
@@ -16032,9 +16012,9 @@ export function parseCall(given: string[]): { command: Command; call: Call } {
 /** Runs a command line. Returns the exit code, as the help lists them; never throws. */
 export async function main(argv: string[]): Promise<number> {
   try {
-    const words = argv[0] === "help" ? [...argv.slice(1), "--help"] : argv;
-    const { values, positionals } =
-      parseArgs({ args: words, options: GLOBAL_OPTIONS, strict: false, allowPositionals: true });
+    const [first = "", ...rest] = argv;
+    const words = ["help", "version"].includes(first) ? [...rest, `--${first}`] : argv;
+    const { values, positionals } = looseArgs(words);
     if (values.version && !positionals.length) return printed(version());
     if (values.help && !positionals.length) return printed(helpText());
     const { command, call } = parseCall(words);

@@ -62,7 +62,7 @@ describe("help", () => {
     const { out } = await command("--version");
     expect(out).toMatch(/^\d+\.\d+\.\d+\n$/);
     expect((await command("status", "--version", "--help")).out).toStartWith("usage: agents status");
-    for (const name of ["down", "up", "restart", "status"]) expect(await command(name, "--version")).toEqual({ code: 0, out, err: "" });
+    for (const words of [["version"], ["version", "up"], ...["down", "up", "restart", "status"].map((name) => [name, "--version"])]) expect(await command(...words)).toEqual({ code: 0, out, err: "" });
   });
   test.each([44, 80])("no line is wider than %d columns, but for the calls to be copied", async (width) => {
     const all = await atWidth(width, () => [undefined, ...SHOWN].flatMap((one) => helpText(one).split("\n")));

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { configWith, loadConfig, preferBackend, withoutClient } from "../agents.ts";
+import { configWith, loadConfig } from "../agents.ts";
 import { desk, PROGRAM, ROOT } from "./desk.ts";
 
 const { scratch, bin, env, script, call } = desk();
@@ -59,7 +59,7 @@ describe("init", () => {
 
   test("without opencode what needs it becomes comments, and the file still loads", async () => {
     const shipped = readFileSync(join(ROOT, "agents.toml"), "utf8");
-    const without = withoutClient(shipped, "opencode");
+    const without = configWith(shipped, ["claude"]);
     expect(without).not.toMatch(/^[^#\n]*"opencode\b/m);
     expect(without.replace(/^# /gm, "")).toBe(shipped.replace(/^# /gm, ""));
     expect(configWith(shipped, [])).toBe(shipped);
@@ -74,7 +74,7 @@ describe("init", () => {
 
   test("opencode alone becomes the backend; comments stay", () => {
     const source = '[defaults]\nbackend = "claude" # the client\n# backend = "claude"\n[backend.claude]\nbin = "claude"\n';
-    expect(preferBackend(source, "claude", "opencode")).toBe(source.replace('backend = "claude" # the', 'backend = "opencode" # the'));
+    expect(configWith(source, ["opencode"])).toBe(source.replace('backend = "claude" # the', 'backend = "opencode" # the'));
     script("opencode", "echo 1.18.33");
     const { code, out } = call(["init", join(scratch, "open")]);
     rmSync(join(bin, "opencode"));
