@@ -14407,11 +14407,9 @@ async function readOpen(cfg: Config): Promise<OpenMatter[]> {
 }
 
 /** Until when a watchdog looked at the agents, wall ms. */
-async function readLastLook(cfg: Config, events: AgentEvent[]): Promise<number> {
-  const { running, stale, heartbeat } = await readWatchdog(cfg);
-  return running && !stale ? world.now()
+const lastLookOf = ({ running, stale, heartbeat }: WatchdogState, events: AgentEvent[]): number =>
+  running && !stale ? world.now()
     : Date.parse(heartbeat) || Date.parse(events.at(-1)?.at ?? "") || 0;
-}
 
 /** `report`: what happened since `--since`, as text, Markdown or JSON. */
 async function cmdReport(call: Call): Promise<number> {
@@ -14423,8 +14421,8 @@ async function cmdReport(call: Call): Promise<number> {
   const report = summariseEvents(events, world.now() - since, world.now(), {
     width: json || md || width === Infinity ? 0 : width,
     names: [...cfg.agents.keys()], fleet: fleetName(cfg), open: await readOpen(cfg),
-    loops: loopAgents(cfg).map((agent) => agent.name), lastLook: await readLastLook(cfg, events),
-    notifies: tellsPeople(cfg),
+    loops: loopAgents(cfg).map((agent) => agent.name), notifies: tellsPeople(cfg),
+    lastLook: lastLookOf(await readWatchdog(cfg), events),
   });
   return printed(json ? JSON.stringify(report, null, 2)
     : md ? reportMarkdown(report) : reportText(report, width));
@@ -14449,14 +14447,17 @@ export interface View {
   note: string;
 }
 
-/** What a key asks for: to quit, or to run a command on a unit. */
-type Act = { do: "quit" } | { do: "run"; words: string[] };
+/** What a key made of the view, and asks for: to quit, or to run a command on a unit. */
+interface Pressed {
+  view: View;
+  act?: { do: "quit" } | { do: "run"; words: string[] };
+}
 
 export const NEW_VIEW: View = { selected: "", filter: "", mode: "list", input: "", order: "down",
   page: [], top: 0, note: "" };
 
-/** Keys of the list, as the last line and the help name them. */
-const LIVE_KEYS: [key: string, short: string, clause: string][] = [
+/** Keys of the list, each with its word, mostly the command that it runs, and its help. */
+const LIVE_KEYS: [key: string, word: string, clause: string][] = [
   ["⏎", "attach", "attach to it; detach to return"],
   ["l", "logs", "what it was told, said and did"],
   ["e", "explain", "how its screen is read, and why"],
@@ -14483,8 +14484,8 @@ export function parseKeys(sent: string): string[] {
     .flatMap(([all, code]) => names[code ?? all] ?? (code ? [] : all));
 }
 
-/** What a key does to the view, and what is to be run; `names`: the rows in their order. */
-export function pressKey(view: View, key: string, names: string[]): { view: View; act?: Act } {
+/** What a key does; `names`: the rows in their order. */
+export function pressKey(view: View, key: string, names: string[]): Pressed {
   const list: View = { ...view, mode: "list", input: "" };
   if (key === "quit") return { view, act: { do: "quit" } };
   if (view.mode === "page") return { view: pageKey(view, key) };
@@ -14505,37 +14506,35 @@ function pageKey(view: View, key: string): View {
 }
 
 /** A key while a message is typed, or the filter, which applies as it is typed. */
-function inputKey(view: View, key: string): { view: View; act?: Act } {
+function inputKey(view: View, key: string): Pressed {
+  const isFilter = view.mode === "filter";
   const list: View = { ...view, mode: "list", input: "" };
-  if (key === "escape") return { view: view.mode === "filter" ? { ...list, filter: "" } : list };
-  const sends = view.mode === "send" && view.input.trim() !== "";
+  if (key === "escape") return { view: isFilter ? { ...list, filter: "" } : list };
   if (key === "enter") {
-    const act: Act = { do: "run", words: ["send", view.selected, view.input] };
-    return { view: list, ...(sends ? { act } : {}) };
+    return isFilter || !view.input.trim() ? { view: list }
+      : { view: list, act: { do: "run", words: ["send", view.selected, view.input] } };
   }
   const input = key === "erase" ? [...view.input].slice(0, -1).join("")
     : [...key].length === 1 && printable(key) ? view.input + key : view.input;
-  return { view: { ...view, input, ...(view.mode === "filter" ? { filter: input } : {}) } };
+  return { view: { ...view, input, ...(isFilter ? { filter: input } : {}) } };
 }
 
-function listKey(view: View, key: string, names: string[]): { view: View; act?: Act } {
+function listKey(view: View, key: string, names: string[]): Pressed {
   const at = Math.max(0, names.indexOf(view.selected));
   const moves: Record<string, number> = { j: at + 1, down: at + 1, k: at - 1, up: at - 1, home: 0,
     g: 0, end: names.length - 1, G: names.length - 1, pagedown: at + 10, pageup: at - 10 };
   const selected = names[Math.max(0, Math.min(names.length - 1, moves[key] ?? at))] ?? "";
   const next: View = { ...view, selected };
-  const run = (command: string) => (selected
-    ? { view: next, act: { do: "run" as const, words: [command, selected] } } : { view: next });
-  if (key === "q") return { view: next, act: { do: "quit" } };
-  if (key === "?") return { view: { ...next, mode: "page", page: HELP_PAGE, top: 0 } };
-  if (key === "/") return { view: { ...next, mode: "filter", input: view.filter } };
+  const shown = key === "enter" ? "⏎" : key;
+  const [, word] = LIVE_KEYS.find(([one]) => one === shown) ?? [];
+  if (word === "quit") return { view: next, act: { do: "quit" } };
+  if (word === "help") return { view: { ...next, mode: "page", page: HELP_PAGE, top: 0 } };
+  if (word === "find") return { view: { ...next, mode: "filter", input: view.filter } };
   if (key === "escape") return { view: { ...next, filter: "" } };
-  if (key === "s" && selected) return { view: { ...next, mode: "send", input: "" } };
-  if ((key === "r" || key === "d") && selected) {
-    return { view: { ...next, mode: "ask", order: key === "r" ? "restart" : "down" } };
-  }
-  const commands: Record<string, string> = { enter: "attach", l: "logs", e: "explain", u: "up" };
-  return commands[key] ? run(commands[key]) : { view: next };
+  if (!word || !selected) return { view: next };
+  if (word === "send") return { view: { ...next, mode: "send", input: "" } };
+  if (word === "restart" || word === "down") return { view: { ...next, mode: "ask", order: word } };
+  return { view: next, act: { do: "run", words: [word, selected] } };
 }
 
 /** The rows that match the filter, in any of their columns. */
@@ -14562,7 +14561,8 @@ export function liveLines(
   const table = lines.map((line, i) => (i === at ? markRow(line, width) : line))
     .slice(from, from + room);
   const left = room - table.length;
-  const bars = barLines(rows, events, status.watchdog, width, left - foot.length - EVENTS_LEAST);
+  const lastLook = lastLookOf(status.watchdog, events);
+  const bars = barLines(rows, events, lastLook, width, left - foot.length - EVENTS_LEAST);
   const below = [...foot, ...bars,
     ...historyLines(events, width, left - foot.length - bars.length)];
   return filled([...top, ...title, ...table, ...below.slice(0, left)], last, height);
@@ -14584,8 +14584,7 @@ const BARS_SPAN = 20 * MINUTE;
 
 /** Each agent's last 20 minutes as a bar, those that need you first, as far as there is room. */
 function barLines(
-  rows: StatusRow[], events: AgentEvent[], { running, stale, heartbeat }: WatchdogState,
-  width: number, room: number,
+  rows: StatusRow[], events: AgentEvent[], lastLook: number, width: number, room: number,
 ): string[] {
   const agents = rows.filter(({ kind }) => kind !== "service");
   const label = Math.max(11, ...agents.map(({ name }) => Math.min(14, Bun.stringWidth(name))));
@@ -14593,7 +14592,6 @@ function barLines(
   if (room < 3 || across <= SLOTS_LEAST) return [];
   const now = world.now();
   const slots = slotsOf({ from: now - BARS_SPAN, to: now }, across);
-  const lastLook = running && !stale ? now : Date.parse(heartbeat) || 0;
   const bars = agents.slice(0, room)
     .map(({ name }) => [name, timeline(eventsOf(events, name), slots, lastLook)] as const)
     .filter(([, bar]) => bar.trim()).slice(0, room - 2);
@@ -14666,6 +14664,9 @@ const LIVE_LOOK = 2_000;
 /** `status --watch`. It does not wait for a command that still runs: that goes on without it. */
 async function watchStatus(call: Call, first: Config): Promise<never> {
   if (!isTerminal() || !process.stdin.isTTY) die("status --watch needs a terminal");
+  if (process.env.TERM === "dumb") {
+    die('status --watch cannot draw on this terminal (TERM=dumb); "events -f" prints line by line');
+  }
   process.exit(await showLive(call, first));
 }
 
@@ -14728,25 +14729,25 @@ async function perform(
   cfg: Config, words: string[], terminal: Terminal, signal: AbortSignal,
   change: (some: Partial<View>) => void,
 ): Promise<void> {
-  const argv = [...selfArgv(), ...words.slice(0, 2), "--config", cfg.path];
-  const said = words.slice(0, 2).join(" ");
-  if (words[0] === "attach") {
+  const [command = "", name = "", ...text] = words;
+  const argv = [...selfArgv(), command, name, "--config", cfg.path];
+  const said = `${command} ${name}`;
+  if (command === "attach") {
     let code: number | null = 0;
     await terminal.lend(async () => (code = await Bun.spawn(argv, { signal, env: process.env,
       stdio: ["inherit", "inherit", "inherit"] }).exited));
     return change({ note: code ? `${said}: failed` : "" });
   }
-  const isPage = words[0] === "logs" || words[0] === "explain";
   change({ note: `${said} …` });
-  const more = words[0] === "logs" ? ["-n", "500"]
-    : words.slice(2).length ? ["--", ...words.slice(2)] : [];
-  const ran = await run([...argv, ...more], LIVE_PATIENCE,
-    { COLUMNS: `${process.stdout.columns ?? 80}` });
-  const lines = `${ran.out}${ran.err}`.trimEnd().split("\n")
-    .flatMap((line) => wrap(line, process.stdout.columns ?? 80));
-  if (!isPage) return change({ note: `${said}: ${ran.ok ? "done" : lines.at(-1) || "failed"}` });
-  const end = Math.max(0, lines.length - (process.stdout.rows ?? 24) + 1);
-  change({ mode: "page", page: lines, top: words[0] === "logs" ? end : 0, note: "" });
+  const { columns: width = 80, rows = 24 } = process.stdout;
+  const more = command === "logs" ? ["-n", "500"] : text.length ? ["--", ...text] : [];
+  const ran = await run([...argv, ...more], LIVE_PATIENCE, { COLUMNS: `${width}` });
+  const lines = `${ran.out}${ran.err}`.trimEnd().split("\n").flatMap((line) => wrap(line, width));
+  if (command !== "logs" && command !== "explain") {
+    return change({ note: `${said}: ${ran.ok ? "done" : lines.at(-1) || "failed"}` });
+  }
+  const top = command === "logs" ? Math.max(0, lines.length - rows + 1) : 0;
+  change({ mode: "page", page: lines, top, note: "" });
 }
 
 /** How long, ms, a command of the live view may take: an agent may end slowly at a restart. */
@@ -14813,7 +14814,7 @@ async function pageBars(cfg: Config, names: string[]): Promise<string> {
   const now = world.now();
   const events = await readEvents(cfg);
   const { agents, slots, slotMs } = summariseEvents(events, now - PAGE_SPAN, now,
-    { names: [...cfg.agents.keys()], lastLook: await readLastLook(cfg, events) });
+    { names: [...cfg.agents.keys()], lastLook: lastLookOf(await readWatchdog(cfg), events) });
   const shown = agents.filter(({ agent }) => names.includes(agent));
   const wide = Math.min(12, Math.max(0, ...shown.map(({ agent }) => Bun.stringWidth(agent))));
   const room = PAGE_COLUMNS - wide - 1;

@@ -128,6 +128,8 @@ real("status --watch draws over the old table until q or Ctrl-C, and leaves the 
 }, async (f) => {
   const piped = await f.run(["status", "--watch"]);
   expect([piped.code, piped.out, piped.err]).toEqual([1, "", "agents: status --watch needs a terminal\n"]);
+  const dumb = await f.terminal(["status", "--watch"], { env: ["TERM=dumb"] });
+  expect([await dumb.ended(), await dumb.screen()]).toEqual(["exit 1", expect.stringContaining("status --watch cannot draw on this terminal (TERM=dumb)")]);
   const person = await f.terminal(["status", "--watch"]);
   await until(async () => /○ no watchdog$[^]*^ ▸a1 .*stopped[^]*^ +b1 .*stopped[^]*^the fleet is stopped: /m.test(await person.screen()));
   expect([await person.field("alternate_on"), await person.field("cursor_flag")]).toEqual(["1", "0"]);

@@ -201,10 +201,10 @@ export class Fleet {
   }
 
   /** The program in a shell of a person's terminal: a pane on a tmux server that is not the fleet's. */
-  async terminal(args: string[], { cols = 120, rows = 30 } = {}) {
+  async terminal(args: string[], { cols = 120, rows = 30, env = [] as string[] } = {}) {
     const tmux = (...words: string[]) => this.tmux("-L", "person", "-f", "/dev/null", ...words);
     const pane = await tmux("new-session", "-dP", "-F", "#{pane_id}", "-x", `${cols}`, "-y", `${rows}`,
-      "sh", "-c", '"$@"; echo "exit $?"; exec cat', "sh", ...SELF, ...args, "--config", this.config);
+      "sh", "-c", '"$@"; echo "exit $?"; exec cat', "sh", "env", ...env, ...SELF, ...args, "--config", this.config);
     const field = (name: string) => tmux("display-message", "-p", "-t", pane, `#{${name}}`);
     const screen = (...options: string[]) => tmux("capture-pane", "-p", "-t", pane, ...options);
     return {
