@@ -379,8 +379,9 @@ export interface Memory extends Transient {
   bootedAt: number;
   /** The dead pane that was dealt with last: one that died while no watchdog ran is new. */
   buried: string;
-  /** The dialog that was answered last, and how many were since the start. */
+  /** The dialog that was answered last, when (wall ms), and how many were since the start. */
   answered: string;
+  answeredAt?: number | undefined;
   answers: number;
   /** Its keys are on their way, or may be: a stopped tmux carries them when it goes on. */
   answering?: boolean | undefined;
@@ -6552,7 +6553,7 @@ export function freshWatch(): Watch {
 
 /** Fields of the memory that hold a wall time of the past. */
 const PAST = ["since", "at", "made", "stuck", "owedSince", "backgroundSince", "unsureTold",
-  "droppedAt", "askedAt", "liftedAt", "killed"];
+  "droppedAt", "askedAt", "liftedAt", "killed", "answeredAt"];
 
 /** Moves what a clock that has been set back since left in the future to now. */
 function takeBack(value: unknown, now = world.now()): void {
@@ -6572,7 +6573,7 @@ const GROUP = {
 const MEMORY_SHAPES: Record<string, Shape> = {
   version: isText, model: isText, conversation: isId,
   unsureTold: isNumber, backgroundSince: isNumber, stalls: isNumber, stallsTold: isNumber,
-  answering: isFlag, awaits: withFields({ need: isText, since: isNumber }),
+  answering: isFlag, answeredAt: isNumber, awaits: withFields({ need: isText, since: isNumber }),
   starts: every(isNumber), client: orNull(withFields(GROUP)),
   stopping: orNull(withFields({ ...GROUP, since: isNumber, marks: orNull(every(isText)),
     stuck: orNull(isText), killed: orNull(isNumber), inPlace: orNull(isFlag) })),
@@ -9224,10 +9225,14 @@ async function healLiving(
   await endForRestart(cfg, watch, agent, pane, `fatal: ${seen.verdict.why}`);
 }
 
+/** ms after its keys until what is drawn is no longer the end of the dialog that they answered. */
+const ANSWER_DRAWN = 2_000;
+
 /**
  * Answers a dialog that the operator declared: on a fresh look, within the dialog alone (what an
- * agent quotes above it must not answer), once per appearance. Keys that may not have come are sent
- * again if the dialog stands there for one more look.
+ * agent quotes above it must not answer), once per appearance. One that reads the same is another
+ * one if something was drawn after the end of the first. Keys that may not have come are sent again
+ * if the dialog stands there for one more look.
  */
 async function answerDialog(
   cfg: Config, watch: Watch, agent: Agent, seen: Observation,
@@ -9250,14 +9255,18 @@ async function answerDialog(
   }
   const { look } = fresh.screen;
   const dialog = hasKnownBox(backend.kind) ? readRegions(look).dialog : tailOf(look.text, 8);
+  const shown = Bun.hash(dialog ?? "").toString(36);
+  const stands = memory.answered === shown &&
+    pane.activity < (memory.answeredAt ?? Infinity) + ANSWER_DRAWN;
   for (const answer of backend.answer) {
     const match = dialog && timed(answer.re, () => compiled(answer.re, "m").exec(dialog)?.[0]);
     dropSlowPatterns(cfg, agent);
-    if (!match || memory.answered === match) continue;
+    if (!match || stands) continue;
     if (memory.answers >= answer.max) return trouble(watch, `answer ${agent.name}`,
       `${agent.name}: answered ${answer.max} times, will not answer again`);
     const { answers } = memory;
-    Object.assign(memory, { answered: match, answers: answers + 1, answering: true });
+    Object.assign(memory,
+      { answered: shown, answeredAt: world.now(), answers: answers + 1, answering: true });
     await save(cfg, watch);
     log(`${agent.name}: answering ${show(match)} with ${answer.keys.join(" ")}, as declared`);
     const carried = await sendKeys(cfg, pane, answer.keys);

@@ -186,6 +186,17 @@ describe("each event stands there once, with its facts", () => {
     }
     expect([counts, fake.logged("a: answered 3 times, will not answer again").length > 0]).toEqual([[1, 2, 3, 3, 3], true]);
   });
+  test("answered: a second dialog too that came within a look, also one that reads the same; one that stands there is not", async () => {
+    await begin(`${ONE}[backend.claude]\nanswer = [{ re = "Do you want to proceed", keys = ["Tab"], max = 9 }]\n`);
+    const keys = async (command: string, drawn: number) => {
+      pane("a").draw(`\n${"─".repeat(80)}\n ${command}\n Do you want to proceed?\n ❯ 1. Yes\n   2. No\n\n Esc to cancel · Tab to amend\n`, drawn);
+      await ticks(2);
+      return pane("a").keys.length;
+    };
+    const first = fake.wall;
+    expect([await keys("rm one", first), await keys("rm one", first + 1_000), await keys("rm two", first + 1_000)]).toEqual([1, 1, 2]);
+    expect([await keys("rm two", fake.wall), await keys("rm two", fake.wall - 60_000)]).toEqual([3, 3]);
+  });
   /** A declared answer whose keys meet another tmux; `late`: the client gets them after all. */
   const sending = async (ran: { err: string; timedOut: boolean }, late = false) => {
     await begin(`${ONE}[backend.claude]\nanswer = [{ re = "Do you want to proceed", keys = ["Tab"], max = 2 }]\n`);
