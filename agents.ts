@@ -6592,20 +6592,19 @@ const WATCH_SHAPES: Record<string, Shape> = {
   notices: orNull(withFields(
     { tries: isNumber, since: isNumber, dropped: isNumber, droppedAt: isNumber, why: isText })),
 };
-const isMessage = withFields({
+const MESSAGE = {
   id: isText, target: isText, text: isText, cause: isText, made: isNumber, tries: isNumber,
-});
+};
 const MESSAGE_SHAPES: Record<string, Shape> = {
-  seen: isNumber, entered: isNumber, copies: isNumber,
+  ...MESSAGE, seen: isNumber, entered: isNumber, copies: isNumber,
   pasted: withFields({ pid: isNumber, nth: isNumber, at: isNumber, empty: isNumber }),
   subjects: every(isText), more: isNumber, why: isText, stuck: isNumber, expires: isNumber,
   undelivered: isText,
 };
 
 /** The stored messages; entries that are no message are dropped. */
-const soundMessages = (list: unknown): Message[] => !Array.isArray(list) ? []
-  : list.filter(isMessage).map(({ id, target, text, cause, made, tries, ...rest }) =>
-    sound({ id, target, text, cause, made, tries }, rest, MESSAGE_SHAPES));
+const soundMessages = (list: unknown): Message[] => (Array.isArray(list) ? list : [])
+  .filter(withFields(MESSAGE)).map((one) => sound({} as Message, one, MESSAGE_SHAPES));
 
 /** A fresh value with the stored fields that are sound; a bad field is dropped alone. */
 function sound<T extends object>(fresh: T, stored: unknown, shapes: Record<string, Shape>): T {
@@ -6879,12 +6878,8 @@ export async function operatorOf(cfg: Config, writes = false): Promise<Operator>
   try {
     const away = () => (world.mtime(cfg.stateDir) === null ? last?.source : undefined);
     source = await world.text(operatorFile(cfg)) ?? away() ?? "{}";
-    const raw = source === last?.source ? null : JSON.parse(source);
-    if (source !== last?.source && !isRecord(raw)) die("it holds no orders");
+    const operator = source === last?.source ? last.operator : parseOperator(source);
     operatorFaults.delete(cfg.stateDir);
-    if (source === last?.source) return last.operator;
-    const known = sound(NO_ORDERS, raw, OPERATOR_SHAPES);
-    const operator = { ...known, queue: soundMessages(raw.queue) };
     lastOperator.set(cfg.stateDir, { source, operator });
     return operator;
   } catch (error) {
@@ -6902,9 +6897,15 @@ export async function operatorOf(cfg: Config, writes = false): Promise<Operator>
 
 const NO_ORDERS: Operator = { held: {}, busy: {}, released: {}, queue: [] };
 const OPERATOR_SHAPES: Record<string, Shape> = {
-  held: every(isNumber), busy: every(isNumber), released: every(isNumber), queue: () => false,
-  owners: every(isText),
+  held: every(isNumber), busy: every(isNumber), released: every(isNumber), owners: every(isText),
 };
+
+/** Parses the orders of a file; throws if there are none in it. */
+function parseOperator(source: string): Operator {
+  const raw: unknown = JSON.parse(source);
+  if (!isRecord(raw)) die("it holds no orders");
+  return { ...sound(NO_ORDERS, raw, OPERATOR_SHAPES), queue: soundMessages(raw.queue) };
+}
 
 /** Who was down by order when the watchdog saved last, and since when (wall ms). */
 async function takenDown(cfg: Config): Promise<Operator["held"]> {
