@@ -214,6 +214,8 @@ export interface Message {
   copies?: number;
   /** Why it still waits, for `status`. */
   why?: string;
+  /** As in `Wait`. */
+  during?: Wait["during"];
   /** The state in which people were last told of it; absent = they were not. */
   undelivered?: Delivery["state"];
   /** Wall ms since when only a person can let it through. */
@@ -6598,8 +6600,8 @@ const MESSAGE = {
 const MESSAGE_SHAPES: Record<string, Shape> = {
   ...MESSAGE, seen: isNumber, entered: isNumber, copies: isNumber,
   pasted: withFields({ pid: isNumber, nth: isNumber, at: isNumber, empty: isNumber }),
-  subjects: every(isText), more: isNumber, why: isText, stuck: isNumber, expires: isNumber,
-  undelivered: isText,
+  subjects: every(isText), more: isNumber, why: isText, during: isText, stuck: isNumber,
+  expires: isNumber, undelivered: isText,
 };
 
 /** The stored messages; entries that are no message are dropped. */
@@ -7601,15 +7603,21 @@ function noteState(
 // Nothing said is lost: a text is on disk before it is typed and until its client has it. A target
 // that is dead, booting, blocked, limited or unsure keeps its texts waiting.
 
+/** Why a text has to wait. */
+interface Wait {
+  why: string;
+  /** The state of its agent that has to end first; absent = it waits for something else. */
+  during?: Memory["verdict"] | undefined;
+  /** Only a person can let it through. */
+  person?: boolean;
+}
+
 /**
  * What became of a text. `waiting` and `failed` will be retried, but of `failed` people hear.
  * `unproven`: it was typed, nothing shows that it was taken, and it is not typed once more.
  */
-interface Delivery {
+interface Delivery extends Wait {
   state: "delivered" | "waiting" | "failed" | "unproven";
-  why: string;
-  /** Only a person can let it through. */
-  person?: boolean;
 }
 
 /** Text beyond this goes to a file: 8 KB is more than any client shows in its box. */
@@ -7696,20 +7704,20 @@ async function holdsDraft(
 
 export type Typing =
   | { do: "type" | "submit" | "await" | "done" | "unproven" }
-  | { do: "wait"; why: string; person?: boolean };
+  | { do: "wait" } & Wait;
 
 /** The cause of a limit's probe: the original's word, which the files keep. */
 const PROBE = "nudge";
 
-/** Why nothing may be said to an agent now, "" = it may be. A probe is what a limit waits for. */
-function whyNotNow({ verdict, rule, why }: Verdict, cause: string): string {
+/** Why nothing may be said to an agent now, null = it may. A probe is what a limit waits for. */
+function whyNotNow({ verdict, rule, why }: Verdict, cause: string): Wait | null {
   const patient = cause === "wake" || cause === PROBE;
   // what is in the box says by itself what may be done with it
   const unsure = verdict === "unsure" && rule !== DRAFT;
   const waits = verdict === "blocked" || verdict === "fatal" || unsure ||
     (verdict === "limited" && cause !== PROBE) ||
     (patient && ["active", "background", "waiting"].includes(verdict));
-  return waits ? `${verdict}: ${why}` : "";
+  return waits ? { why: `${verdict}: ${why}`, during: verdict } : null;
 }
 
 /**
@@ -7723,8 +7731,8 @@ export function decideTyping(
   const pasted = wasPasted(message);
   const isAbove = pasted && timesIn(transcript, message.text) > message.seen!;
   if (composer === null && isAbove && message.entered !== undefined) return { do: "done" };
-  const why = whyNotNow(verdict, message.cause);
-  if (why) return { do: "wait", why };
+  const wait = whyNotNow(verdict, message.cause);
+  if (wait) return { do: "wait", ...wait };
   if (composer === null) return { do: "wait", person: true,
     why: "its input box is not visible" };
   if (composer && pasted && isOurText(composer, message.text, cutBox)) return { do: "submit" };
@@ -7858,12 +7866,10 @@ function typingNow({ message, pane, backend, cause }: Errand, look: BoxLook): Ty
   return decideAgain(message, pane, world.now());
 }
 
-function outcomeOf(typing: Typing): Delivery {
-  if (typing.do === "wait") {
-    return { state: "waiting", why: typing.why, ...(typing.person ? { person: true } : {}) };
-  }
-  if (typing.do === "done") return { state: "delivered", why: "it is in the transcript" };
-  if (typing.do === "unproven") return { state: "unproven",
+function outcomeOf({ do: next, ...wait }: Typing): Delivery {
+  if ("why" in wait) return { state: "waiting", ...wait };
+  if (next === "done") return { state: "delivered", why: "it is in the transcript" };
+  if (next === "unproven") return { state: "unproven",
     why: "typed twice, with no sign that the client accepted it; look at its screen" };
   return { state: "waiting", why: "passed to its client; not visible there yet" };
 }
@@ -8004,7 +8010,7 @@ async function typeBlind(errand: Errand, first: BoxLook): Promise<Delivery> {
   const unproven: Delivery = { state: "unproven", why: "its client's input box is not " +
     `recognised: describe it as box_re in [backend.${backend.name}]` };
   const now = whyNotNow(first.verdict, cause);
-  if (now) return { state: "waiting", why: now };
+  if (now) return { state: "waiting", ...now };
   if (!wasPasted(message)) {
     const failed = await paste(errand, first);
     if (failed) return { state: "failed", why: failed };
@@ -8014,8 +8020,8 @@ async function typeBlind(errand: Errand, first: BoxLook): Promise<Delivery> {
     const look = await lookAtBox(cfg, agent, pane);
     if (!look) return UNSHOWN;
     if (enters && !isAtCursor(look.screen, message)) return unproven;
-    const why = whyNotNow(look.verdict, cause);
-    if (why) return enters ? unproven : { state: "waiting", why };
+    const wait = whyNotNow(look.verdict, cause);
+    if (wait) return enters ? unproven : { state: "waiting", ...wait };
     await pressEnter(errand);
     await world.sleep(LOOK_EVERY * LOOKS);
   }
@@ -8113,9 +8119,9 @@ async function deliver(
   const agent = cfg.agents.get(message.target);
   const note = (delivery: Delivery, said = message) => noteDelivery(cfg, watch, said, delivery);
   if (!agent) return note({ state: "failed", why: NO_AGENT, person: true });
-  const why = await whyUntold(cfg, watch, agent, seen) ||
-    (passesLimit(message.cause) ? "" : whyLimited(cfg, agent, seen!, message.cause));
-  if (why) return note({ state: "waiting", why });
+  const wait = await whyUntold(cfg, watch, agent, seen) ??
+    (passesLimit(message.cause) ? null : whyLimited(cfg, agent, seen!, message.cause));
+  if (wait) return note({ state: "waiting", ...wait });
   const pane = seen!.pane!;
   if (backendOf(cfg, agent).kind === "opencode" && pane.conversation) {
     return note(await tellServer(cfg, watch, agent, message, seen!));
@@ -8126,35 +8132,34 @@ async function deliver(
   await note(await pingSession(cfg, agent, pane, said, remember, message.cause), said);
 }
 
-const NOT_RUNNING = "not running";
-
 /**
- * Why nothing can be said to an agent, whatever is on its screen; "" = it can. Since the look a
+ * Why nothing can be said to an agent, whatever is on its screen; null = it can. Since the look a
  * person or this very round may have ended its client, whose server would take a text all the same.
  */
 async function whyUntold(
   cfg: Config, watch: Watch, agent: Agent, seen: Observation | undefined,
-): Promise<string> {
+): Promise<Wait | null> {
   const handsOff = seen?.handsOff || whyHandsOff(await operatorOf(cfg), agent.name);
-  if (handsOff) return handsOff;
-  if (seen?.alive === null) return `tmux: ${seen.snap.why}`; // it may well run
-  if (!seen?.alive || !seen.pane) return NOT_RUNNING;
-  if (agent.kind === "loop" && watch.intent) return "a phase move is under way";
-  if (memoryOf(watch, agent.name).life.state !== "up") return "its client is being ended";
+  if (handsOff) return { why: handsOff };
+  if (seen?.alive === null) return { why: `tmux: ${seen.snap.why}` }; // it may well run
+  if (!seen?.alive || !seen.pane) return { why: "not running", during: "gone" };
+  if (agent.kind === "loop" && watch.intent) return { why: "a phase move is under way" };
+  if (memoryOf(watch, agent.name).life.state !== "up") return { why: "its client is being ended" };
   // a dialog hides what tells that a client is ready
-  return seen.booting && seen.verdict.verdict !== "blocked" ? "booting" : "";
+  return seen.booting && seen.verdict.verdict !== "blocked"
+    ? { why: "booting", during: "booting" } : null;
 }
 
 /** Whether a text may go to an agent whose limit is no more than remembered. */
 const passesLimit = (cause: string): boolean => cause === PROBE || cause.startsWith("send ");
 
-/** Why a text waits for the end of a limit that its agent need not show any more; "" = for none. */
+/** Why a text waits for the end of a limit that its agent need not show any more; null = none. */
 function whyLimited(
   cfg: Config, agent: Agent, { verdict }: Observation, cause: string,
-): string {
+): Wait | null {
   const hold = holdOn(cfg, agent);
-  return hold || verdict.where === ACCOUNT
-    ? whyNotNow(verdict, cause) || (hold ? holdWords(hold) : "") : "";
+  if (!hold && verdict.where !== ACCOUNT) return null;
+  return whyNotNow(verdict, cause) ?? (hold && { why: holdWords(hold) });
 }
 
 /** Hands a text to an opencode server, whose record of the conversation is the proof. */
@@ -8162,8 +8167,8 @@ async function tellServer(
   cfg: Config, watch: Watch, agent: Agent, message: Message, seen: Observation,
 ): Promise<Delivery> {
   // what its account lets through does not wait for the verdict that the account gave
-  const why = seen.verdict.where === ACCOUNT ? "" : whyNotNow(seen.verdict, message.cause);
-  if (why) return { state: "waiting", why };
+  const wait = seen.verdict.where === ACCOUNT ? null : whyNotNow(seen.verdict, message.cause);
+  if (wait) return { state: "waiting", ...wait };
   const [backend, pane] = [backendOf(cfg, agent), seen.pane!];
   const there = message.tries > 0 && (await opencodeHas(backend, agent, pane, message));
   if (there === null) return { state: "waiting", why: "the opencode server does not answer" };
@@ -8216,33 +8221,31 @@ const isStuck = (cfg: Config, { stuck }: Message, now = world.now()): boolean =>
 async function noteDelivery(
   cfg: Config, watch: Watch, message: Message, delivery: Delivery,
 ): Promise<void> {
-  const { state, why, person } = delivery;
-  const label = `${message.cause} to ${message.target}`;
+  const { state, why, during, person } = delivery;
   if (state === "delivered") return noteDelivered(cfg, watch, message, why);
-  message.why = why;
+  Object.assign(message, { why, during });
   if (!person) delete message.stuck;
   else message.stuck ??= world.now();
+  const word = DELIVERY_WORDS[state];
   if (state === "waiting" ? isStuck(cfg, message) && !message.undelivered
     : message.undelivered !== state) {
     message.undelivered = state;
-    const said = { agent: message.target, cause: message.cause, why: `${wordOf(state)}: ${why}` };
+    const said = { agent: message.target, cause: message.cause, why: `${word}: ${why}` };
     if (state === "unproven") emit(cfg, "unconfirmed", said);
     else emit(cfg, "undelivered", said);
   }
-  if (state !== "unproven") return trouble(watch, `message ${message.id}`,
-    `${state}: ${label}: ${why}`);
+  const line = `${word}: ${message.cause} to ${message.target}: ${why}`;
+  if (state !== "unproven") return trouble(watch, `message ${message.id}`, line);
   watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
   watch.unproven = [...watch.unproven, message].slice(-UNPROVEN_MAX);
   await noteAsked(cfg, watch, message);
   await save(cfg, watch);
-  log(`${UNCONFIRMED}${label}: ${why}`);
+  log(line);
   trouble(watch, `message ${message.id}`, "");
 }
 
-/** What people read for "unproven", which files and JSON keep. */
-const UNCONFIRMED = "unconfirmed: ";
-const wordOf = (state: Delivery["state"]): string =>
-  state === "unproven" ? "unconfirmed" : state;
+/** What people read; files and JSON keep "unproven". */
+const DELIVERY_WORDS = { waiting: "waiting", failed: "failed", unproven: "unconfirmed" };
 
 /** Whatever an agent in a limit was given asks for its end: what it shows now is the answer. */
 async function noteAsked(cfg: Config, watch: Watch, { target, cause }: Message): Promise<void> {
@@ -8389,9 +8392,9 @@ async function byHand<T>(
   }
 }
 
-/** Delivers queued texts by hand, until a watchdog starts; true = all: the others stay queued. */
-async function deliverByHand(cfg: Config, messages: Message[], deadline: number): Promise<boolean> {
-  return await byHand(cfg, 100, async (isAlone) => {
+/** Delivers queued texts by hand, until a watchdog starts; what is not delivered stays queued. */
+async function deliverByHand(cfg: Config, messages: Message[], deadline: number): Promise<void> {
+  await byHand(cfg, 100, async (isAlone) => {
     const watch = await loadWatch(cfg);
     const targets = new Set(messages.map((message) => message.target));
     const settled = (operator: Operator) => messages.every(({ id, target }) =>
@@ -8402,8 +8405,7 @@ async function deliverByHand(cfg: Config, messages: Message[], deadline: number)
       if (!settled(await operatorOf(cfg))) await world.sleep(ATTEND_INTERVAL);
     }
     await save(cfg, watch);
-    return messages.every(({ id }) => watch.delivered.includes(id));
-  }) ?? false;
+  });
 }
 
 // ── usage limit ─────────────────────────────────────────────────────────────────
@@ -12330,9 +12332,8 @@ function nextDue(
 export type StatusRow = ReturnType<typeof statusRow>;
 
 /** Whether what a text waits for is over: it dates from the last tick, the row from now. */
-const isPast = (waits: string, { verdict }: Memory, running: boolean): boolean =>
-  running === (waits === NOT_RUNNING) ||
-  VERDICTS.some((one) => one !== verdict && waits.startsWith(`${one}: `));
+const isPast = ({ during }: Message, { verdict }: Memory, running: boolean): boolean =>
+  running ? during !== undefined && during !== verdict : during !== "gone";
 
 function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
   const { snap, watch, queue, screens, now } = look;
@@ -12343,7 +12344,8 @@ function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
   const own = running && isClientIn(pane, memory) ? memory.model : "";
   const isMine = (message: Message) => message.target === unit.name;
   const [mine, unproven] = [queue.filter(isMine), watch.unproven.filter(isMine)];
-  const { why: waits = "" } = mine[0] ?? unproven.at(-1) ?? {};
+  const [first = unproven.at(-1)] = mine;
+  const waiting = first && !isPast(first, memory, running) ? first : null;
   const limit = holdOf(cfg, look, unit);
   const { state, condition, detail, until, ...said } = stateOf(cfg, look, unit, memory, limit);
   const verdict = screens.get(unit.name)?.verdict;
@@ -12370,7 +12372,9 @@ function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
     // since when the other side of the loop waits for its commit
     owesSince: running && !look.complete && cfg.loop.handoff &&
       owesCommit(watch, cfg.loop.handoff) === unit.name ? isoOrNone(watch.owedSince) : "",
-    messages: mine.length, messagesWhy: isPast(waits, memory, running) ? "" : waits,
+    messages: mine.length, messagesWhy: waiting?.why ?? "",
+    // the state of the agent that has to end first; "" = they wait for something else
+    messagesDuring: waiting?.during ?? ("" as const),
     unproven: unproven.length, // recent texts, typed without proof that the client took them
     // asked only if there is one: the first question after the local date takes 4 ms
     restartsToday: memory.restarts.count && memory.restarts.day === localDate(now)
@@ -12783,10 +12787,9 @@ const commitText = ({ owesSince }: StatusRow, now: number): string =>
 
 /** How many texts wait for it and why, and how many it may or may not have taken. */
 function queueText(row: StatusRow): string {
-  const { messages, messagesWhy, unproven, condition, state, verdict } = row;
-  const why = messagesWhy && !messagesWhy.startsWith(verdict) &&
-    ![condition, state].includes(messagesWhy)
-    ? ` (${messagesWhy})` : "";
+  const { messages, messagesWhy, messagesDuring, unproven, running, state, verdict } = row;
+  const isShown = (running && messagesDuring === verdict) || messagesWhy === state;
+  const why = messagesWhy && !isShown ? ` (${messagesWhy})` : "";
   const texts = [plural(messages, "message") && `${plural(messages, "message")} waiting`,
     unproven ? `${unproven} unconfirmed` : ""].filter(Boolean).join(", ");
   return texts && texts + why;
@@ -13077,9 +13080,10 @@ export async function cmdSend(call: Call): Promise<number> {
   if (down) die(`${name} is ${down}: "up ${name}" starts it, --queue keeps the message until then`);
   noteOrder(cfg, "send", [name]);
   process.once("SIGINT", () => void withdraw(cfg, message).finally(() => process.exit(130)));
-  const why = await sendNow(cfg, message, timeout * 1000);
-  if (why === null) return printed(`delivered to ${name}`);
-  log(why.startsWith(UNCONFIRMED) ? `${name}: ${why}` : await isTyped(cfg, message)
+  const { state, why } = await sendNow(cfg, message, timeout * 1000);
+  if (state === "delivered") return printed(`delivered to ${name}`);
+  log(state === "unproven" ? `${name}: ${DELIVERY_WORDS[state]}: ${why}`
+    : await isTyped(cfg, message)
     ? `typed into ${name}, not confirmed within ${timeout} s: ${why}; ${lookAfter(name)}`
     : `not delivered to ${name} within ${timeout} s: ${why}`);
   return 1;
@@ -13095,32 +13099,33 @@ async function whyStaysDown(cfg: Config, name: string): Promise<string> {
 /** How long, ms, `send` waits before it says what for. */
 const SAY_AFTER = 2_000;
 
-/** Waits up to `patience`, ms, for one text; null = delivered, else what it last waited for. */
-async function sendNow(cfg: Config, message: Message, patience: number): Promise<string | null> {
+/** Waits up to `patience`, ms, for what becomes of one text. */
+async function sendNow(cfg: Config, message: Message, patience: number): Promise<Delivery> {
   const began = world.mono();
   const deadline = began + patience;
   await queueMessages(cfg, [{ ...message, expires: world.now() + patience }]);
-  let [last, said] = ["the watchdog has not picked it up yet", ""];
+  const outcome: Delivery = { state: "waiting", why: "the watchdog has not picked it up yet" };
+  let said = "";
   for (let looked = false; !looked || world.mono() < deadline; looked = true) {
-    if (await deliverByHand(cfg, [message], deadline)) return null;
-    const watch = await loadWatch(cfg);
-    if (watch.delivered.includes(message.id)) return null;
-    const unproven = watch.unproven.find((one) => one.id === message.id);
-    if (unproven) {
-      last = `${UNCONFIRMED}${unproven.why}`;
+    await deliverByHand(cfg, [message], deadline);
+    const { delivered, unproven, outbox } = await loadWatch(cfg);
+    if (delivered.includes(message.id)) return { state: "delivered", why: "" };
+    const isIt = ({ id }: Message) => id === message.id;
+    const ahead = outbox.find((one) => one.target === message.target && one.why);
+    outcome.why = [...unproven, ...outbox].find(isIt)?.why ?? ahead?.why ?? outcome.why;
+    if (unproven.some(isIt)) {
+      outcome.state = "unproven";
       break;
     }
-    const ahead = watch.outbox.find((one) => one.target === message.target && one.why);
-    last = watch.outbox.find((one) => one.id === message.id)?.why ?? ahead?.why ?? last;
-    if (last !== said && world.mono() - began >= SAY_AFTER) {
-      said = last;
-      log(`waiting to reach ${message.target}: ${last} (Ctrl-C withdraws it)`);
+    if (outcome.why !== said && world.mono() - began >= SAY_AFTER) {
+      said = outcome.why;
+      log(`waiting to reach ${message.target}: ${said} (Ctrl-C withdraws it)`);
     }
     await world.sleep(100);
   }
   await changeOperator(cfg,
     (operator) => void (operator.queue = operator.queue.filter((one) => one.id !== message.id)));
-  return last;
+  return outcome;
 }
 
 /** How long, ms, an interrupted `send` waits for the watchdog to put its text away. */

@@ -55,7 +55,7 @@ describe("liveLines", () => {
   beforeEach(() => void (fake = fakeWorld()));
   const row = (name: string, some: Partial<StatusRow> = {}): StatusRow => ({
     name, kind: "loop", backend: "claude", model: "default", watch: "heal", session: name, running: true, state: "", condition: "working", detail: "", since: "",
-    until: "", verdict: "active", why: "", next: "", nextAt: "", messages: 0, messagesWhy: "", unproven: 0, restartsToday: 0, modelFrom: "start", needsHuman: false, cure: "", version: "",
+    until: "", verdict: "active", why: "", next: "", nextAt: "", messages: 0, messagesWhy: "", messagesDuring: "", unproven: 0, restartsToday: 0, modelFrom: "start", needsHuman: false, cure: "", version: "",
     owesSince: "", ...some,
   });
   const status = (agents: StatusRow[], some: Partial<Status> = {}): Status => ({

@@ -341,7 +341,7 @@ describe("report", () => {
 
   describe("what is open comes first", () => {
     const row = (name: string, more: Partial<StatusRow> = {}): StatusRow => ({ name, kind: "loop", backend: "claude", model: "opus", watch: "heal", session: `agents-${name}`, running: true, state: "working 2m",
-      condition: "working", detail: "", until: "", nextAt: "", owesSince: "", version: "", cure: "", since: "", next: "", messages: 0, messagesWhy: "", unproven: 0, restartsToday: 0, modelFrom: "start", verdict: "active", why: "", needsHuman: false, ...more });
+      condition: "working", detail: "", until: "", nextAt: "", owesSince: "", version: "", cure: "", since: "", next: "", messages: 0, messagesWhy: "", messagesDuring: "", unproven: 0, restartsToday: 0, modelFrom: "start", verdict: "active", why: "", needsHuman: false, ...more });
     const watchdog = { running: true, pid: 1, heartbeat: "", stale: false, mute: false, version: "", stage: "", missing: false };
     const status = (more: Partial<Status> = {}): Status => ({ version: 1, fleet: "", folder: "", prefix: "", configError: "", phase: null, services: [], handoff: null, accounts: [], unknownSessions: [], orphans: [], olderPhase: [], needsHuman: false,
       agents: [row("a")], watchdog, ...more });

@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import {
-  type Card, columns, type Config, decideNow, describeState, type LimitState, type Memory, memoryOf, type Pane, parseQuestion, enqueue, type Status, type StatusRow, statusLine,
+  type Card, columns, type Config, decideNow, describeState, type LimitState, type Memory, memoryOf, type Message, type Pane, parseQuestion, enqueue, type Status, type StatusRow, statusLine,
   statusText, type Verdict, type Watch, world,
 } from "../agents.ts";
 import { atWidth, command, FLEET, type FakeWorld, fakeWorld, holdLock, message, paneOf, realFolder, verdict } from "./kit.ts";
@@ -146,7 +146,7 @@ describe("statusText", () => {
   const clock = (seconds: number) => new Date(NOON + seconds * SECOND).toTimeString().slice(0, 5);
   const row: StatusRow = {
     name: "a", kind: "loop", backend: "claude", model: "default", watch: "heal", session: "agents-a", running: true, state: "active 5s",
-    condition: "working", detail: "", since: at(-5), until: "", verdict: "active", why: "", next: "", nextAt: "", owesSince: "", messages: 0, messagesWhy: "",
+    condition: "working", detail: "", since: at(-5), until: "", verdict: "active", why: "", next: "", nextAt: "", owesSince: "", messages: 0, messagesWhy: "", messagesDuring: "",
     unproven: 0, restartsToday: 0, modelFrom: "start", needsHuman: false, cure: "", version: "",
   };
   const blocked: StatusRow = { ...row, name: "b", needsHuman: true, condition: "blocked", detail: "Do you want to proceed?", verdict: "blocked", cure: "attach b" };
@@ -489,22 +489,23 @@ describe("the command over a fleet", () => {
   test("a text for an agent that runs again does not wait for it to run", async () => {
     await begin(FLEET);
     watchdog(10);
-    const wait = (why: string) => fake.files.set(state("watch.json"), JSON.stringify({ ...JSON.parse(fake.files.get(state("watch.json"))!),
-      outbox: [message({ target: "builder", why })] }));
-    wait("not running");
-    expect((await read()).of("builder")).toMatchObject({ running: true, messages: 1, messagesWhy: "" });
-    wait("booting");
-    expect((await read()).of("builder").messagesWhy).toBe("booting");
+    const wait = (some: Partial<Message>) => fake.files.set(state("watch.json"), JSON.stringify({ ...JSON.parse(fake.files.get(state("watch.json"))!),
+      outbox: [message({ target: "builder", ...some })] }));
+    wait({ why: "not running", during: "gone" });
+    expect((await read()).of("builder")).toMatchObject({ running: true, messages: 1, messagesWhy: "", messagesDuring: "" });
+    wait({ why: "its input box is not visible" });
+    expect((await read()).of("builder")).toMatchObject({ messagesWhy: "its input box is not visible", messagesDuring: "" });
   });
   test("a text does not wait for a question that the row no longer shows", async () => {
     await begin(FLEET);
     pane("builder").doing = "dialog";
     enqueue(watch, "builder", "wake", "look");
     await ticks(2);
+    expect((await read()).of("builder")).toMatchObject({ verdict: "blocked", messagesWhy: expect.stringContaining("blocked: "), messagesDuring: "blocked" });
     pane("builder").doing = "idle";
-    expect((await read()).of("builder")).toMatchObject({ verdict: "idle", messages: 1, messagesWhy: "" });
+    expect((await read()).of("builder")).toMatchObject({ verdict: "idle", messages: 1, messagesWhy: "", messagesDuring: "" });
     fake.tmux.exit("agents-builder", 1);
-    fake.files.set(state("watch.json"), fake.files.get(state("watch.json"))!.replace(/blocked: [^"]*/, "its input box is not visible"));
+    fake.files.set(state("watch.json"), fake.files.get(state("watch.json"))!.replace(/blocked: [^"]*","during":"blocked"/, 'its input box is not visible"'));
     expect((await read()).of("builder")).toMatchObject({ running: false, messages: 1, messagesWhy: "" });
   });
   test("a session of its name that another fleet made: it cannot start, exit 3", async () => {
