@@ -1085,6 +1085,18 @@ function realRead(path: string): string | null {
 /** How long, ms, to wait for a file: a network disk that is away never answers. */
 const READ_DEADLINE = 5_000;
 
+/** How many questions to disks are late, and may still hold threads. */
+let unanswered = 0;
+
+/** What a disk answers; null = nothing in time. */
+async function inTime<T>(asked: Promise<T>): Promise<T | null> {
+  const answer = await within(READ_DEADLINE, asked, null);
+  if (answer !== null) return answer;
+  unanswered += 1;
+  asked.catch(() => {}).finally(() => (unanswered -= 1));
+  return null;
+}
+
 async function realText(path: string): Promise<string | null> {
   if (isEmbedded(path)) return realRead(path);
   const file = Bun.file(path);
@@ -1095,7 +1107,7 @@ async function realText(path: string): Promise<string | null> {
     return file.text();
   };
   try {
-    const text = await within(READ_DEADLINE, read(), null);
+    const text = await inTime(read());
     if (text === null) throw new NoAnswer(`${path} cannot be read: the disk does not answer`);
     return text;
   } catch (error) {
@@ -1107,14 +1119,25 @@ async function realText(path: string): Promise<string | null> {
 /** The questions to disks that are still open, by path. */
 const asked = new Map<string, Promise<boolean>>();
 
-/** One question at a time, as each holds a thread for as long as the disk hangs. */
-function realAnswers(path: string): Promise<boolean> {
-  const ask = async (): Promise<boolean> => {
-    await Bun.file(path).stat().catch(() => {});
-    return asked.delete(path);
-  };
-  return asked.getOrInsertComputed(path, () => within(READ_DEADLINE, ask(), false));
+/** The last one; a thread asks them one after the other. */
+let lastAsked: Promise<unknown> = Promise.resolve();
+
+/**
+ * A disk that hangs holds the thread that asks it. On two cores Bun has two of them, and without
+ * them no file at all is read: while one hangs, other disks are asked by processes.
+ */
+async function askDisk(path: string): Promise<boolean> {
+  if (!unanswered) {
+    lastAsked = lastAsked.then(() => Bun.file(path).stat()).catch(() => {});
+    if (await inTime(lastAsked.then(() => true))) return asked.delete(path);
+  }
+  const child = Bun.spawn(["stat", path], { stdio: ["ignore", "ignore", "ignore"] });
+  child.unref();
+  return within(READ_DEADLINE, child.exited.then(() => asked.delete(path)), false);
 }
+
+const realAnswers = (path: string): Promise<boolean> =>
+  asked.getOrInsertComputed(path, () => askDisk(path));
 
 function readPart(file: number, from: number, bytes: number): string {
   const part = Buffer.alloc(bytes);
@@ -1218,6 +1241,10 @@ function writeError(text: string): void {
   const width = stderr.isTTY ? stderr.columns || 80 : Infinity;
   stderr.write(`${text.split("\n").map((line) => brokenLine(line, width)).join("\n")}\n`);
 }
+
+/** Those of some paths whose disks answer. */
+const answering = async (paths: string[]): Promise<string[]> =>
+  (await Promise.all(paths.map(async (path) => await world.answers(path) ? [path] : []))).flat();
 
 /** Whether there is something at a path that we may see: what is another user's we may not. */
 const isThere = (path: string): boolean => tried(() => world.mtime(path) !== null, false);
@@ -2964,7 +2991,8 @@ async function makePane(cfg: Config, plan: NewSession): Promise<MadePane | strin
 const MISSING = "does not exist";
 
 /** What is wrong with a folder, such as one on a disk that is away; "" = nothing. */
-function folderFault(dir: string): string {
+async function folderFault(dir: string): Promise<string> {
+  if (!(await world.answers(dir))) return "cannot be read (its disk does not answer)";
   try {
     return world.mtime(dir) === null ? MISSING : "";
   } catch (error) {
@@ -2973,8 +3001,8 @@ function folderFault(dir: string): string {
 }
 
 /** Why nothing can be started in a folder; "" = it can. */
-function whyNoFolder(dir: string): string {
-  const fault = folderFault(dir);
+async function whyNoFolder(dir: string): Promise<string> {
+  const fault = await folderFault(dir);
   return fault && `dir ${dir} ${fault}`;
 }
 
@@ -2983,7 +3011,7 @@ function whyNoFolder(dir: string): string {
  * and log are set up while the stand-in runs, so they hold from the program's first byte.
  */
 export async function newSession(cfg: Config, plan: NewSession): Promise<string> {
-  const away = whyNoFolder(plan.cwd);
+  const away = await whyNoFolder(plan.cwd);
   if (away) return away;
   const made = await makePane(cfg, plan);
   if (typeof made === "string") return made;
@@ -9151,7 +9179,7 @@ export async function healOne(
     memory.life, false, world.now(), cfg.watchdog.restartDelayMax * 1000);
   if (action.do !== "start") return;
   // what was not tried for that is no death: it is looked for again, and counts for nothing
-  const obstacle = whyNoFolder(unit.dir) || strangerIn(cfg, seen.snap, unit.session) ||
+  const obstacle = await whyNoFolder(unit.dir) || strangerIn(cfg, seen.snap, unit.session) ||
     rivalText(await rivalOf(cfg, seen.snap, unit));
   noteStranger(cfg, watch, unit, obstacle);
   if (!obstacle) await startByWatchdog(cfg, watch, unit, seen);
@@ -11573,7 +11601,7 @@ export async function cmdDown(call: Call): Promise<number> {
     log(`${name}: ${why}`);
     emit(cfg, "blocked", { agent: name, why });
   }
-  for (const { pid, what, dir } of findBackground(cfg, units)) {
+  for (const { pid, what, dir } of await findBackground(cfg, units)) {
     log(`left running: ${what} in ${dir} (pid ${pid}), which this fleet did not start`);
   }
   nameOrphans(orphans.filter((one) => !ending.includes(one)));
@@ -11638,8 +11666,10 @@ async function stopUnits(
 }
 
 /** The folder of the Claude Code background session that a process is; null = it is none. */
-function backgroundFolder(pid: number): string | null {
-  const path = join(claudeFolder(pid), "sessions", `${pid}.json`);
+async function backgroundFolder(pid: number): Promise<string | null> {
+  const home = claudeFolder(pid);
+  const path = join(home, "sessions", `${pid}.json`);
+  if (!(await world.answers(home))) return null;
   try {
     const fresh = (world.mtime(path) ?? 0) >= startedAt(pid) * 1000 - CLOCK_STEP;
     const session = claudeSession(textNow(path), pid, bornOf(pid), fresh);
@@ -11654,19 +11684,25 @@ export const isCodexDaemon = (argv: string[]): boolean => argv.some((word, at) =
   /^codex(\b|$)/.test(basename(word)) &&
   argv.slice(at + 1).some((one) => one === "app-server" || one === "pid-update-loop"));
 
+interface Background {
+  pid: number;
+  what: string;
+  dir: string;
+}
+
 /**
  * Background sessions and daemons of clients in our folders that do not carry our mark: the person
  * is told of them, and decides.
  */
-function findBackground(cfg: Config, units: Unit[]) {
+async function findBackground(cfg: Config, units: Unit[]) {
   const agents = units.filter(isAgent);
-  const dirs = agents.map(({ dir }) => linkless(dir));
+  const dirs = (await answering(agents.map(({ dir }) => dir))).map(linkless);
   const isOurs = (dir: string) => dirs.some((one) => dir === one || dir.startsWith(`${one}/`));
   const isCodex = ({ kind, bin }: Backend) => kind === "codex" || programOf(bin).endsWith("codex");
   const homes = agents.filter((agent) => isCodex(backendOf(cfg, agent))).map(codexHomeOf);
   const others = (listProcesses() ?? []).filter(({ mark }) => !mark.startsWith(`${roomOf(cfg)}/`));
-  return others.flatMap(({ pid }): { pid: number; what: string; dir: string }[] => {
-    const folder = backgroundFolder(pid);
+  const found = others.map(async ({ pid }): Promise<Background[]> => {
+    const folder = await backgroundFolder(pid);
     if (folder !== null) {
       return isOurs(folder) ? [{ pid, what: "Claude Code's background session", dir: folder }] : [];
     }
@@ -11675,6 +11711,7 @@ function findBackground(cfg: Config, units: Unit[]) {
     const home = codexHome(variableOf(pid, "CODEX_HOME"), variableOf(pid, "HOME"));
     return isOurs(dir) || homes.includes(home) ? [{ pid, what: "Codex's daemon", dir }] : [];
   });
+  return (await Promise.all(found)).flat();
 }
 
 /** What to add to "not running" where a stranger's session has the unit's name. */
@@ -12131,6 +12168,8 @@ interface StatusLook {
   watchdog: WatchdogState; complete: boolean; now: number;
   /** The orphan in the folder of an agent that does not run, by the name of the agent. */
   rivals: Map<string, { name: string; why: string }>;
+  /** What is wrong with the folders of units that do not run; see `folderFault`. */
+  faults: Map<string, string>;
 }
 
 /** The agents that must not be started now because of an orphan in their folder. */
@@ -12198,8 +12237,12 @@ async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusL
   const operator = await operatorOf(cfg);
   const queue = [...watch.outbox,
     ...operator.queue.filter((message) => !watch.taken.includes(message.id) && !isLate(message))];
+  const dirs = [...unitsOf(cfg).values()]
+    .filter(({ session }) => sessionAlive(snap, session) === false).map(({ dir }) => dir);
+  const faults = new Map(await Promise.all([...new Set(dirs)].map(async (dir) =>
+    [dir, await folderFault(dir)] as const)));
   return { snap, watch, operator, queue, screens, watchdog, complete: isComplete(cfg),
-    now: world.now(), rivals: await rivalsOf(cfg, snap) };
+    now: world.now(), rivals: await rivalsOf(cfg, snap), faults };
 }
 
 // What is believed of one unit now.
@@ -12258,8 +12301,10 @@ function holdOf(
 }
 
 /** Why a unit cannot be started, whatever the ladder says; undefined = it can. */
-function whyCannotStart(cfg: Config, snap: Snapshot, { dir, session }: Unit): string | undefined {
-  const fault = folderFault(dir);
+function whyCannotStart(
+  cfg: Config, { snap, faults }: StatusLook, { dir, session }: Unit,
+): string | undefined {
+  const fault = faults.get(dir);
   if (!fault) return foreignIn(snap, session) || undefined;
   const home = `${dirname(cfg.path)}/`;
   const shown = dir.startsWith(home) ? dir.slice(home.length) : dir;
@@ -12292,7 +12337,7 @@ function stateOf(
     stranger: snap.strangers?.get(unit.session), stuck: stuckNow(memory),
     ahead: agent && limitAhead(cfg, look.watch, agent),
     unready: whyUnready(operator, unit, memory, now),
-    cannot: whyCannotStart(cfg, snap, unit), words: shown && pane ? clientWords(shown, pane) : "",
+    cannot: whyCannotStart(cfg, look, unit), words: shown && pane ? clientWords(shown, pane) : "",
     rival: look.rivals.get(unit.name)?.why,
   });
 }
@@ -15036,10 +15081,11 @@ async function examineGit(): Promise<Findings> {
 }
 
 /** Where to look a client up: a relative path leads elsewhere in each folder of its agents. */
-function foldersOf(cfg: Config, { name, bin }: Backend): string[] {
-  const dirs = [...cfg.agents.values()]
-    .filter(({ backend, dir }) => backend === name && isThere(dir)).map(({ dir }) => dir);
-  return isRelative(programOf(bin)) ? [...new Set(dirs)] : dirs.slice(0, 1);
+async function foldersOf(cfg: Config, { name, bin }: Backend): Promise<string[]> {
+  const dirs = [...cfg.agents.values()].filter(({ backend }) => backend === name)
+    .map(({ dir }) => dir);
+  const there = (await answering([...new Set(dirs)])).filter(isThere);
+  return isRelative(programOf(bin)) ? there : there.slice(0, 1);
 }
 
 /**
@@ -15050,7 +15096,7 @@ async function examineClient(
   cfg: Config, backend: Backend, needed: boolean,
 ): Promise<Findings> {
   const program = programOf(backend.bin);
-  const [first = "/", ...others] = foldersOf(cfg, backend);
+  const [first = "/", ...others] = await foldersOf(cfg, backend);
   const goTo = (dir: string) => `cd -- ${shellQuote(dir)}\n`;
   const look =
     `command -v ${program} >/dev/null 2>&1 || { echo "agents-missing $PWD" >&2; exit 127; }\n`;
@@ -15106,13 +15152,14 @@ function examineFolder(path: string): Findings {
 }
 
 /** Checks the folders that agents, services and the hand-off work in: nothing creates them. */
-function examineDirs(cfg: Config): Findings {
+async function examineDirs(cfg: Config): Promise<Findings> {
   const dirs = new Map<string, boolean>();
   for (const unit of unitsOf(cfg).values()) {
     dirs.set(unit.dir, Boolean(dirs.get(unit.dir)) || !isAgent(unit) || unit.enabled);
   }
-  const wrong = [...dirs].map(([dir, needed]) => ({ dir, needed, fault: folderFault(dir) }))
-    .filter(({ fault }) => fault);
+  const faults = await Promise.all([...dirs].map(async ([dir, needed]) =>
+    ({ dir, needed, fault: await folderFault(dir) })));
+  const wrong = faults.filter(({ fault }) => fault);
   if (!wrong.length) return good(`${dirs.size} there`);
   return wrong.map(({ dir, needed, fault }) => (needed ? fail : warn)(`${dir} ${fault}`,
     fault === MISSING ? "clone it there, or fix dir" : "see that its disk is mounted, or fix dir"));
@@ -15308,7 +15355,7 @@ function fleetChecks(cfg: Config): (DoctorCheck | false)[] {
     loopAgents(cfg).length > 0 && ["plans", () => examinePlans(cfg)],
     cfg.loop.handoff !== undefined && loopAgents(cfg).length > 0 &&
       ["handoff", () => examineChannel(cfg)],
-    ["background", () => findBackground(cfg, agents).map(({ pid, what, dir }) =>
+    ["background", async () => (await findBackground(cfg, agents)).map(({ pid, what, dir }) =>
       warn(`${what} runs in ${dir} (pid ${pid})`,
         `it keeps running beside the fleet; end it in its client, or: kill ${pid}`))],
     ["disk", () => assessDisk(freeBytes(cfg.logDir))],
@@ -16049,4 +16096,7 @@ export async function main(argv: string[]): Promise<number> {
 const COMMAND_POLICY = 20;
 
 if (import.meta.main) Bun.unsafe.setJITPolicy(COMMAND_POLICY);
-if (import.meta.main) process.exitCode = (await main(process.argv.slice(2))) || process.exitCode;
+if (import.meta.main) {
+  process.exitCode = (await main(process.argv.slice(2))) || process.exitCode;
+  if (unanswered) process.exit(); // or it would not end before that disk answers
+}

@@ -247,24 +247,32 @@ test("a folder that is away for an hour is no fault of its agent: said once, not
   expect([starts(), memoryOf(watch, "a").restarts.count]).toEqual([2, 1]);
 });
 
-test("a folder that cannot be read, as on a disk whose server is gone, is named to people; no other agent is held up, and status tells", async () => {
+test.each<[string, string, boolean]>([
+  ["cannot be read, as on a disk whose server is gone,", "ENOTCONN", true],
+  ["is on a disk that does not answer", "its disk does not answer", false],
+])("a folder that %s is named to people; no other agent is held up, and status and doctor tell", async (_, why, answers) => {
   cfg = await fake.config(`${TEXT}dir = "/disk"\n${TEXT.replace('"a"', '"b"')}`);
   fake.folders.add("/disk");
   await fake.ticks(cfg, watch, 3);
   const { mtime } = world;
+  let touched = 0;
+  world.answers = async (path) => path !== "/disk" || answers;
   world.mtime = (path) => {
-    if (path === "/disk") throw Object.assign(new Error("ENOTCONN: socket is not connected, lstat '/disk'"), { code: "ENOTCONN" });
-    return mtime(path);
+    if (path !== "/disk") return mtime(path);
+    touched += 1;
+    throw Object.assign(new Error("ENOTCONN: socket is not connected, lstat '/disk'"), { code: "ENOTCONN" });
   };
   const status = () => command("status", "--config", cfg.path);
   expect((await status()).out).toMatch(/^ {2}a .*\n {2}b /m);
   for (const name of ["a", "b"]) fake.tmux.exit(`agents-${name}`, 1);
   await fake.ticks(cfg, watch, 20);
   const blocked = parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "blocked");
-  expect(blocked).toMatchObject([{ agent: "a", why: expect.stringContaining("dir /disk cannot be read (ENOTCONN") }]);
+  expect(blocked).toMatchObject([{ agent: "a", why: expect.stringContaining(`dir /disk cannot be read (${why}`) }]);
   expect([fake.logged("ERROR"), memoryOf(watch, "b").life.state]).toEqual([[], "up"]);
-  expect(await status()).toMatchObject({ code: 3, out: expect.stringMatching(/^! a .* folder \/disk cannot be read \(ENOTCONN/m) });
-  world.mtime = mtime;
+  expect(await status()).toMatchObject({ code: 3, out: expect.stringMatching(new RegExp(`^! a .* folder /disk cannot be read \\(${why}`, "m")) });
+  expect((await command("doctor", "--config", cfg.path)).out).toMatch(new RegExp(`^fail +dirs: /disk cannot be read \\(${why}`, "m"));
+  expect(touched > 0).toBe(answers); // what does not answer is not waited for
+  Object.assign(world, { mtime, answers: async () => true });
   await fake.ticks(cfg, watch, 2);
   expect([memoryOf(watch, "a").life.state, memoryOf(watch, "a").restarts.count]).toEqual(["up", 1]);
 });

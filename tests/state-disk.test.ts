@@ -85,14 +85,15 @@ real("P4: on a disk that became read-only a watchdog comes up, and goes on once 
   }
 });
 
-real("P4: an agent whose client keeps its files on a disk that hangs is unsure, and costs no other agent its care", {
-  agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }],
+real("P4: an agent whose client keeps its files on a disk that hangs, or works there, costs no other agent its care, nor a command its end", {
+  agents: ["a1", "b1", "c1"].map((name) => ({ name, watch: "heal" })),
 }, async (f) => {
   const home = f.path("hung");
   mkdirSync(home);
-  f.write("agents.toml", f.read("agents.toml").replace("env = {", `env = { CLAUDE_CONFIG_DIR = ${JSON.stringify(home)},`));
+  f.write("agents.toml", f.read("agents.toml").replace("env = {", `env = { CLAUDE_CONFIG_DIR = ${JSON.stringify(home)},`)
+    .replace('name = "c1"', `name = "c1"\ndir = ${JSON.stringify(home)}`));
   await f.up();
-  await f.ready("a1", "b1");
+  await f.ready("a1", "b1", "c1");
   await f.ticks(2);
   const watchdog = f.lock("watchdog");
   // a file system whose program never answers
@@ -106,10 +107,15 @@ real("P4: an agent whose client keeps its files on a disk that hangs is unsure, 
       return;
     }
     await until(() => JSON.parse(f.read(".agents/state/watch.json")).agents.a1?.why === "the disk with its own files does not answer", 30_000);
+    await f.tmux("kill-session", "-t", "=t-c1");
+    await until(() => f.events("blocked").some(({ agent }) => agent === "c1"), 15_000);
     await f.tmux("kill-session", "-t", "=t-b1");
     await until(() => f.starts("b1").length === 2, 15_000);
     await f.ticks(3);
-    expect([f.lock("watchdog"), f.starts("a1").length]).toEqual([watchdog, 1]);
+    expect([f.lock("watchdog"), f.starts("a1").length, f.starts("c1").length]).toEqual([watchdog, 1, 1]);
+    const status = await f.run(["status"]);
+    expect([status.code, status.out]).toEqual([3, expect.stringMatching(/^! c1 .*cannot be read \(its disk does not answer\)/m)]);
+    expect((await f.run(["down"])).code).toBe(0);
   } finally {
     hung.kill("SIGKILL"); // whoever waits there gets an error
     await hung.exited;
