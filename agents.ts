@@ -3098,7 +3098,9 @@ export interface Commit {
   change?: string;
 }
 
-export const git = (repo: string, args: string[]): Promise<ExecResult> => world.git(repo, args);
+export const git = (
+  repo: string, args: string[], env?: Record<string, string>,
+): Promise<ExecResult> => world.git(repo, args, env);
 
 /** Named in full: a local branch or tag called origin/main would be taken for it. */
 const trackingRef = (hand: Handoff): string => `refs/remotes/${hand.remote}/${hand.branch}`;
@@ -3119,32 +3121,27 @@ export async function showPushed(hand: Handoff, name: string): Promise<PushedFil
 /** How a file begins that stands for one in Git LFS. */
 const LFS_POINTER = "version https://git-lfs.github.com/spec/";
 
+const NOT_IN_BRANCH = /does not exist|exists on disk, but not in/;
+
 /** The file at a path of the branch; `links`: how many more links may lead to it. */
 async function showPath(hand: Handoff, path: string, links = 5): Promise<PushedFile> {
-  const ran = await git(hand.repo, ["show", `${trackingRef(hand)}:${path}`]);
-  if (ran.ok) {
-    const target = await linkedFrom(hand, path, ran.out);
-    if (target === null) return { state: "failed", why: `git could not say what ${path} is` };
-    if (target.startsWith("../") || isAbsolute(target) || (target && !links)) {
-      return { state: "failed", why: `${path} is a symlink that leads to no file of the branch` };
-    }
-    if (ran.out.startsWith(LFS_POINTER)) {
-      return { state: "failed", why: `${path} is kept in Git LFS, which git show cannot read` };
-    }
-    return target ? showPath(hand, target, links - 1)
-      : { state: "found", text: ran.out, size: Buffer.byteLength(ran.out), object: "" };
+  const failed = (why: string): PushedFile => ({ state: "failed", why });
+  const { ok, out, err } = await git(hand.repo, ["show", `${trackingRef(hand)}:${path}`]);
+  if (!ok && /invalid object name|unknown revision/.test(err)) return { state: "no branch" };
+  if (!ok && /printed more than/.test(err)) return weighPushed(hand, path);
+  if (!ok && !NOT_IN_BRANCH.test(err)) return failed(`git show: ${gitWords(err)}`);
+  const target = ok ? await linkedFrom(hand, path, out)
+    : links ? await throughFolder(hand, path) : "";
+  if (target === null) return failed(`git could not say what ${path} is`);
+  if (target.startsWith("../") || isAbsolute(target) || (target && !links)) {
+    return failed(`${path} is a symlink that leads to no file of the branch`);
   }
-  if (/invalid object name|unknown revision/.test(ran.err)) return { state: "no branch" };
-  if (/printed more than/.test(ran.err)) return weighPushed(hand, path);
-  if (!NOT_IN_BRANCH.test(ran.err)) {
-    return { state: "failed", why: `git show: ${gitWords(ran.err)}` };
-  }
-  const there = links ? await throughFolder(hand, path) : "";
-  if (there === null) return { state: "failed", why: `git could not say what ${path} is` };
-  return there ? showPath(hand, there, links - 1) : { state: "absent" };
+  if (target) return showPath(hand, target, links - 1);
+  if (!ok) return { state: "absent" };
+  return out.startsWith(LFS_POINTER)
+    ? failed(`${path} is kept in Git LFS, which git show cannot read`)
+    : { state: "found", text: out, size: Buffer.byteLength(out), object: "" };
 }
-
-const NOT_IN_BRANCH = /does not exist|exists on disk, but not in/;
 
 /** The path without the link that a folder above it is; "" = none is, null = git did not say. */
 async function throughFolder(hand: Handoff, path: string): Promise<string | null> {
@@ -3186,7 +3183,7 @@ const gitWords = (err: string): string => {
   return plainText([...new Set(lines)].slice(0, 3).join("; "), SUBJECT_MAX) || "no reason given";
 };
 
-/** What helps where git says so; the first that fits. */
+/** What a person can do where git says so; the first that fits. */
 const GIT_CURES: [said: RegExp, cure: (hand: Handoff) => string][] = [
   [/cannot change to|not a git repository/, ({ repo }) =>
     `clone the repository to ${quoted(repo)}, or fix repo in [loop.handoff]`],
@@ -3209,32 +3206,36 @@ const GIT_CURES: [said: RegExp, cure: (hand: Handoff) => string][] = [
     ({ repo, remote }) => `see where it points: git -C ${quoted(repo)} remote get-url ${remote}`],
 ];
 
+const cureFor = (said: string, hand: Handoff): string | undefined =>
+  GIT_CURES.find(([fits]) => fits.test(said))?.[1](hand);
+
+const tryGit = ({ repo }: Handoff, command: string): string =>
+  `try it by hand: git -C ${quoted(repo)} ${command}`;
+
 /** A look that did not succeed: git's reason, and what a person can do about it. */
 function failedLook(cfg: Config, hand: Handoff, what: string, ran: ExecResult): Fetched {
-  const failing = { state: "failing" as const, head: "", hand, hung: ran.timedOut };
-  const byHand =
-    `try it by hand: git -C ${quoted(hand.repo)} ${what || "ls-remote"} ${hand.remote}`;
-  if (ran.timedOut) return { ...failing, why: `no answer in time (git ${what}, ` +
-    `${GIT_DEADLINE / 1000} s)`, cure: byHand };
-  const why = gitWords(ran.err);
+  const failed = (why: string, cure: string): Fetched =>
+    ({ state: "failing", why, cure, hung: ran.timedOut, head: "", hand });
+  const byHand = tryGit(hand, `${what} ${hand.remote}`);
+  const why = ran.timedOut
+    ? `no answer in time (git ${what}, ${GIT_DEADLINE / 1000} s)` : gitWords(ran.err);
+  if (ran.timedOut) return failed(why, byHand);
   const lock = /Unable to create '([^']+\.lock)': File exists/.exec(ran.err)?.[1];
-  if (lock) return { ...failing, why, cure: careful(lock) };
+  if (lock) return failed(why, careful(lock));
   const socket = sshEnv(cfg).SSH_AUTH_SOCK;
   if (socket && /Could not read from remote|Permission denied/.test(ran.err) &&
       !/does not appear to be a git/.test(ran.err) && !isThere(socket)) {
-    return { ...failing, why: `${why}; the ssh agent ${plainText(socket, 200)} is gone`,
-      cure: 'run "up" from a login that has one: the watchdog then uses that' };
+    return failed(`${why}; the ssh agent ${plainText(socket, 200)} is gone`,
+      'run "up" from a login that has one: the watchdog then uses that');
   }
-  return { ...failing, why,
-    cure: GIT_CURES.find(([said]) => said.test(ran.err))?.[1](hand) ?? byHand };
+  return failed(why, cureFor(ran.err, hand) ?? byHand);
 }
 
-/** A look at a head whose files cannot be read; "" = they can. */
+/** A look at a head whose files git cannot read, and why; "" = it can. */
 function unreadable(fetched: Fetched, why: string): Fetched {
-  if (!why || fetched.state !== "ok") return fetched;
-  const cure = GIT_CURES.find(([said]) => said.test(why))?.[1](fetched.hand) ??
-    `try it by hand: git -C ${quoted(fetched.hand.repo)} fsck`;
-  return { ...fetched, state: "failing", why, cure };
+  const { state, hand } = fetched;
+  return !why || state !== "ok" ? fetched
+    : { ...fetched, state: "failing", why, cure: cureFor(why, hand) ?? tryGit(hand, "fsck") };
 }
 
 /** The ssh agent for git: that of the newest login that ran `up`, or the one we were born with. */
@@ -3252,35 +3253,33 @@ const parseRefs = (out: string): Map<string, string> =>
 /** The remote without our branch: a new repository, or one with other branches. */
 function withoutBranch(hand: Handoff, refs: Map<string, string>, sha: string): Fetched {
   const { branch, remote } = hand;
-  const found = { cure: "", head: "", hand, hung: false };
+  const without = (state: ChannelState, why: string, cure: string): Fetched =>
+    ({ state, why, cure, hung: false, head: "", hand });
   const names = [...refs.keys()].flatMap((ref) => /^refs\/heads\/(.+)$/.exec(ref)?.[1] ?? []);
-  if (!names.length && ["", NO_COMMIT].includes(sha)) return { ...found, state: "empty",
-    why: `${remote} has no branch yet; the first push of ${branch} makes it` };
+  const why = `${remote} has no branch`;
+  if (!names.length && ["", NO_COMMIT].includes(sha)) {
+    return without("empty", `${why} yet; the first push of ${branch} makes it`, "");
+  }
   const near = names.filter(isRefName).slice(0, 1_000)
     .sort((a, b) => distance(branch, a) - distance(branch, b));
+  if (!near.length) return without("branch missing", `${why} ${branch}`, `push ${branch} again`);
+  const shown = near.slice(0, 5).map((name) => plainText(name, 60)).join(", ");
   const others = names.length > 5 ? ` and ${names.length - 5} more` : "";
-  return { ...found, state: "branch missing",
-    why: `${remote} has no branch ${branch}` + (near.length
-      ? `; it has ${near.slice(0, 5).map((name) => plainText(name, 60)).join(", ")}${others}` : ""),
-    cure: near.length ? `set branch = ${JSON.stringify(near[0])} in [loop.handoff], ` +
-      `or push ${branch}` : `push ${branch} again` };
+  return without("branch missing", `${why} ${branch}; it has ${shown}${others}`,
+    `set branch = ${JSON.stringify(near[0])} in [loop.handoff], or push ${branch}`);
 }
 
 /** The remote's head, asked for by its full name: other refs may end like it. */
 async function lookAtRemote(cfg: Config, hand: Handoff, sha: string): Promise<Fetched> {
   const ref = `refs/heads/${hand.branch}`;
-  const listed = await world.git(hand.repo, ["ls-remote", hand.remote, ref], sshEnv(cfg));
+  const listed = await git(hand.repo, ["ls-remote", hand.remote, ref], sshEnv(cfg));
   if (!listed.ok) return failedLook(cfg, hand, "ls-remote", listed);
   const head = parseRefs(listed.out).get(ref);
   if (head) return { state: "ok", why: "", cure: "", hung: false, head, hand };
-  const all = await world.git(hand.repo, ["ls-remote", "--heads", hand.remote], sshEnv(cfg));
+  const all = await git(hand.repo, ["ls-remote", "--heads", hand.remote], sshEnv(cfg));
   if (!all.ok) return failedLook(cfg, hand, "ls-remote", all);
   return withoutBranch(hand, parseRefs(all.out), sha);
 }
-
-/** What a git that was killed may leave behind in the clone, for git to trip over. */
-const locksOf = (hand: Handoff): string[] =>
-  [`${trackingRef(hand)}.lock`, "packed-refs.lock", "shallow.lock"];
 
 /**
  * Whether a git is at work in a clone: its hooks and its editor may keep a lock for hours. null =
@@ -3313,8 +3312,9 @@ function staleLock(hand: Handoff, paths: string[]): Pick<Fetched, "state" | "why
 async function lookAtClone(
   hand: Handoff,
 ): Promise<{ here: string; lock: ReturnType<typeof staleLock> }> {
+  const locks = [`${trackingRef(hand)}.lock`, "packed-refs.lock", "shallow.lock"];
   const { out } = await git(hand.repo, ["rev-parse",
-    ...locksOf(hand).flatMap((path) => ["--git-path", path]),
+    ...locks.flatMap((path) => ["--git-path", path]),
     "-q", "--verify", `${trackingRef(hand)}^{commit}`]);
   const lines = out.trim().split("\n");
   const isLock = (line: string) => line.endsWith(".lock");
@@ -3334,7 +3334,7 @@ async function fetchHead(cfg: Config, hand: Handoff, sha: string): Promise<Fetch
   if (!found.head) return found;
   const { here, lock } = await lookAtClone(hand);
   if (here !== found.head) {
-    const fetched = await world.git(hand.repo,
+    const fetched = await git(hand.repo,
       // an agent that works in the same clone reads FETCH_HEAD
       ["fetch", "-q", "--no-write-fetch-head", "--no-tags", "--no-recurse-submodules", hand.remote,
         `+refs/heads/${hand.branch}:${trackingRef(hand)}`], sshEnv(cfg));
@@ -9607,7 +9607,7 @@ function startFetch(cfg: Config, watch: Watch): void {
   const hand = cfg.loop.handoff;
   if (!hand || isComplete(cfg) || volatile.fetch) return;
   volatile.fetch = readRemote(cfg, hand, watch)
-    .catch((error): Fetched => failedLook(cfg, hand, "",
+    .catch((error): Fetched => failedLook(cfg, hand, "ls-remote",
       { ok: false, out: "", err: messageOf(error), timedOut: false }))
     .then((found) => void (volatile.fetched = found))
     .finally(() => (volatile.fetch = null));
