@@ -283,7 +283,7 @@ export type Down =
  *
  *   observation   `noteClient`: up · `forgetUncared`: due, where nobody deals with its end
  *   healing       `noteStart`: starting · `mustWait`: waiting · `beginCounted`: due, a start failed
- *                 `endFamily`: stopping · `continueStopping`: whatever is `then`
+ *                 `beginStopping`: stopping · `continueStopping`: whatever is `then`
  *                 `noteDeath`: backoff or done · `park`: parked
  *                 `leaveDown`: held · `leaveAlone`: due, once the loops are let go again
  *   phase advance `runOnComplete`: backoff
@@ -2820,7 +2820,7 @@ export function sessionAlive(snap: Snapshot, session: string): boolean | null {
   return pane !== undefined && !pane.dead;
 }
 
-/** From the original. Nothing here asks it: the marks of a pane tell better what it runs. */
+/** The program in front; known only of a pane without our mark. */
 export function sessionCommand(snap: Snapshot, session: string): string {
   return snap.panes.get(session)?.command ?? "";
 }
@@ -8984,7 +8984,7 @@ export function decideDeath(facts: DeathFacts, settings: Settings): AfterDeath {
   return { do: "wait", why: how, delay, failures: step + 1 };
 }
 
-/** Ends a client for a restart; the start itself waits, tick by tick, until its process is gone. */
+/** Ends a client for a restart; the start waits, round by round, until all of it is gone. */
 async function endForRestart(
   cfg: Config, watch: Watch, agent: Unit, pane: Pane, why: string, blameless = false,
 ): Promise<void> {
@@ -8993,7 +8993,7 @@ async function endForRestart(
   memory.sameSince = 0;
   noteDeath(cfg, watch, agent, null, why, blameless);
   memory.buried = deathKey(watch.server, pane);
-  await endFamily(cfg, watch, agent, familyOf(cfg, agent.name, [groupOf(pane)]), pane);
+  await beginStopping(cfg, watch, agent, familyOf(cfg, agent.name, [groupOf(pane)]), pane);
 }
 
 /**
@@ -9001,7 +9001,7 @@ async function endForRestart(
  * it ends is stored before it is told, if the disk lets it. `pane`: null = it is gone, and
  * processes are left.
  */
-async function endFamily(
+async function beginStopping(
   cfg: Config, watch: Watch, unit: Unit, family: Family, pane: Pane | null,
 ): Promise<void> {
   const memory = memoryOf(watch, unit.name);
@@ -9021,12 +9021,12 @@ async function endFamily(
   signalAll(membersOf(family), "SIGHUP");
 }
 
-/** The starts that speak for parking it, after a life of this many ms. */
+/** The starts that count towards parking it, after a life of this many ms. */
 const startsThatCount = (cfg: Config, memory: Memory, lived: number): number[] =>
   (lived >= HEALTHY_MINUTE ? [] : memory.starts.filter((at) =>
     at > world.now() - cfg.watchdog.parkWindow * 1000 && at <= world.now() + 1000));
 
-/** What the ladder asks of a client that has ended, or is about to be. */
+/** What the ladder goes by for a client that has ended, or would if it ended now. */
 const deathOf = (
   cfg: Config, unit: Unit, memory: Memory, status: number | null, lived: number,
 ): DeathFacts => ({
@@ -9050,25 +9050,23 @@ function noteDeath(
   const action = decideDeath(
     { ...deathOf(cfg, unit, memory, status, lived), blameless }, cfg.watchdog);
   memory.failures = action.failures;
-  // from now on: an `up` that came before the end is not one that asks for another run
-  if (action.do === "finish") enterDown(memory, { state: "done", at: now });
-  else if (action.do === "park") park(cfg, watch, unit,
-    why ? `${why} · ${action.why}` : action.why);
-  else {
-    const until = now + action.delay * 1000;
-    enterDown(memory, { state: "backoff", until });
-    const wait = until > now
-      ? `restarting in ${Math.round((until - now) / 1000)} s` : "restarting";
-    log(`${unit.name} (${unit.session}) ${why || action.why}; ${wait}`);
+  if (action.do === "finish") {
+    // from now on: an `up` that came before the end is not one that asks for another run
+    enterDown(memory, { state: "done", at: now });
+  } else if (action.do === "park") {
+    park(cfg, memory, unit, why ? `${why} · ${action.why}` : action.why);
+  } else {
+    enterDown(memory, { state: "backoff", until: now + action.delay * 1000 });
+    const later = action.delay ? ` in ${Math.round(action.delay)} s` : "";
+    log(`${unit.name} (${unit.session}) ${why || action.why}; restarting${later}`);
   }
   emit(cfg, "down", { agent: unit.name, why: why || action.why, status });
 }
 
-function park(cfg: Config, watch: Watch, unit: Unit, why: string): void {
-  enterDown(memoryOf(watch, unit.name), { state: "parked", why, at: world.now() });
-  log(`${unit.name} (${unit.session}) is parked: ${why}; ` +
-    `run "agents up ${unit.name}" to start it again`);
-  emit(cfg, "parked", { agent: unit.name, why });
+function park(cfg: Config, memory: Memory, { name, session }: Unit, why: string): void {
+  enterDown(memory, { state: "parked", why, at: world.now() });
+  log(`${name} (${session}) is parked: ${why}; run "agents up ${name}" to start it again`);
+  emit(cfg, "parked", { agent: name, why });
 }
 
 export function decideHeal(
@@ -9122,33 +9120,32 @@ async function stopLeftOver(cfg: Config, watch: Watch, unit: Unit): Promise<bool
   const memory = memoryOf(watch, unit.name);
   if (memory.life.state !== "stopping") {
     const left = await leftOver(cfg, watch, unit, [memory.client]);
-    if (left) await endFamily(cfg, watch, unit, left, null);
+    if (left) await beginStopping(cfg, watch, unit, left, null);
     else memory.client = null;
   }
   return continueStopping(cfg, watch, unit);
 }
 
 /**
- * What a person took down: only ends what outlived its client. What a command works on: ends what
- * was told to end before, as the command says itself what becomes of the rest.
+ * Of a unit that a person took down, only ends what outlived its client; of one that a command
+ * works on, only what was told to end before: the command sees to the rest.
  */
 async function leaveDown(cfg: Config, watch: Watch, unit: Unit, seen: Observation): Promise<void> {
   const memory = memoryOf(watch, unit.name);
   if (seen.alive === false && seen.pane) memory.buried = deathKey(seen.snap.server, seen.pane);
   if (!seen.held) return void continueStopping(cfg, watch, unit);
   if (!isOver(memory)) enterDown(memory, { state: "held" });
-  if (seen.alive === false && (memory.client || endingOf(memory))) {
-    await stopLeftOver(cfg, watch, unit);
-  }
-  if (seen.alive === false) noteState(cfg, watch, unit.name, "gone", BY_YOU);
+  if (seen.alive !== false) return;
+  if (memory.client || endingOf(memory)) await stopLeftOver(cfg, watch, unit);
+  noteState(cfg, watch, unit.name, "gone", BY_YOU);
 }
 
-/** A loop agent in the hands of a phase move, or at the end of all phases, is only ended. */
+/** A loop agent in a phase move, or after the last phase: only what was told to end is ended. */
 function leaveAlone(cfg: Config, watch: Watch, agent: Agent): void {
   const memory = memoryOf(watch, agent.name);
   continueStopping(cfg, watch, agent);
-  const runs = aliveSince(memory) !== null;
-  if (!runs && downOf(memory.life).state === "backoff") enterDown(memory, DUE);
+  const isDown = aliveSince(memory) === null;
+  if (isDown && downOf(memory.life).state === "backoff") enterDown(memory, DUE);
 }
 
 /** Heals an agent or service: what is gone is started, what is broken is ended and then started. */
@@ -9158,8 +9155,8 @@ export async function healOne(
   const memory = memoryOf(watch, unit.name);
   if (seen.alive === null) return;
   if (seen.alive) {
-    noteStranger(cfg, watch, unit, "");
-    noteUnready(cfg, watch, unit, "");
+    noteObstacle(cfg, watch, unit, "stranger", "");
+    noteObstacle(cfg, watch, unit, "needs", "");
     if (endsInPlace(memory, seen.pane)) return void continueStopping(cfg, watch, unit);
     if (isAgent(unit) && seen.pane) await healLiving(cfg, watch, unit, seen, seen.pane);
     return;
@@ -9181,25 +9178,19 @@ export async function healOne(
   // what was not tried for that is no death: it is looked for again, and counts for nothing
   const obstacle = await whyNoFolder(unit.dir) || strangerIn(cfg, seen.snap, unit.session) ||
     rivalText(await rivalOf(cfg, seen.snap, unit));
-  noteStranger(cfg, watch, unit, obstacle);
+  noteObstacle(cfg, watch, unit, "stranger", obstacle);
   if (!obstacle) await startByWatchdog(cfg, watch, unit, seen);
 }
 
-/** Says once what keeps a unit from its start: a stranger in its place, or no folder. */
-const noteStranger = (cfg: Config, watch: Watch, unit: Unit, why: string): void =>
-  noteObstacle(cfg, watch, unit, `stranger ${unit.name}`, why);
-
-const noteUnready = (cfg: Config, watch: Watch, unit: Unit, why: string): void =>
-  noteObstacle(cfg, watch, unit, `needs ${unit.name}`, why);
-
-/** Says once what only a person can clear away, and by its label that it is over. */
+/** Says once what only a person can clear away, and that it is over: `why` is "" then. */
 function noteObstacle(
-  cfg: Config, watch: Watch, unit: Unit, label: string, why: string,
+  cfg: Config, watch: Watch, { name }: Unit, kind: "stranger" | "needs" | "wake text", why: string,
 ): void {
+  const label = `${kind} ${name}`;
   if (why && !watch.volatile.errors[label]) {
-    emit(cfg, "blocked", { agent: unit.name, why, cure: "status" });
+    emit(cfg, "blocked", { agent: name, why, cure: "status" });
   }
-  trouble(watch, label, why && `${unit.name} needs you: ${why}`);
+  trouble(watch, label, why && `${name} needs you: ${why}`);
 }
 
 /** A client that ended at once may say why: a resume id that led there twice is not used again. */
@@ -9234,7 +9225,8 @@ async function healLiving(
   cfg: Config, watch: Watch, agent: Agent, seen: Observation, pane: Pane,
 ): Promise<void> {
   const memory = memoryOf(watch, agent.name);
-  const runs = backendMismatch(cfg, agent, pane) ? pane.backend || pane.command : "";
+  const runs = backendMismatch(cfg, agent, pane)
+    ? pane.backend || sessionCommand(seen.snap, agent.session) : "";
   const before = memory.mismatch;
   memory.mismatch = runs;
   // a pane without our mark shows what is in front just now: one look is not enough
@@ -9271,19 +9263,12 @@ async function answerDialog(
   const memory = memoryOf(watch, agent.name);
   const { verdict, pane } = seen;
   const backend = backendOf(cfg, agent);
-  if ((verdict.verdict !== "blocked" && verdict.verdict !== "limited") || !pane) {
-    memory.answered = "";
-    delete memory.answering;
-    return;
-  }
+  const forget = () => void Object.assign(memory, { answered: "", answering: undefined });
+  if (!["blocked", "limited"].includes(verdict.verdict) || !pane) return forget();
   if (!backend.answer.length) return;
   const fresh = await closeLook(cfg, agent, pane);
   if (fresh?.verdict.verdict !== verdict.verdict) return;
-  if (memory.answering) {
-    memory.answered = "";
-    delete memory.answering;
-    return;
-  }
+  if (memory.answering) return forget();
   const { look } = fresh.screen;
   const dialog = hasKnownBox(backend.kind) ? readRegions(look).dialog : tailOf(look.text, 8);
   const shown = Bun.hash(dialog ?? "").toString(36);
@@ -9293,15 +9278,17 @@ async function answerDialog(
     const match = dialog && timed(answer.re, () => compiled(answer.re, "m").exec(dialog)?.[0]);
     dropSlowPatterns(cfg, agent);
     if (!match || stands) continue;
-    if (memory.answers >= answer.max) return trouble(watch, `answer ${agent.name}`,
-      `${agent.name}: answered ${answer.max} times, will not answer again`);
+    if (memory.answers >= answer.max) {
+      return trouble(watch, `answer ${agent.name}`,
+        `${agent.name}: answered ${answer.max} times, will not answer again`);
+    }
     const { answers } = memory;
     Object.assign(memory,
       { answered: shown, answeredAt: world.now(), answers: answers + 1, answering: true });
     await save(cfg, watch);
     log(`${agent.name}: answering ${show(match)} with ${answer.keys.join(" ")}, as declared`);
     const carried = await sendKeys(cfg, pane, answer.keys);
-    if (carried !== null) delete memory.answering;
+    if (carried !== null) memory.answering = undefined;
     if (carried === false) Object.assign(memory, { answered: "", answers });
     else emit(cfg, "answered", { agent: agent.name, match, keys: answer.keys });
     return;
@@ -9331,14 +9318,17 @@ async function superviseAgent(
     Object.assign(memory, { idleSince: 0, sameSince: 0 });
   }
   await healOne(cfg, watch, agent, seen);
-  if (seen.alive === false) noteState(cfg, watch, agent.name, "gone",
-    downText(memory, accountLimitOf(cfg, watch, agent) !== null));
+  if (seen.alive === false) {
+    noteState(cfg, watch, agent.name, "gone", whyDown(cfg, watch, agent, memory));
+  }
 }
 
-function downText(memory: Memory, limited: boolean): string {
+function whyDown(cfg: Config, watch: Watch, agent: Agent, memory: Memory): string {
   const down = downOf(memory.life);
-  return down.state === "parked" ? down.why : down.state === "done" ? "done"
-    : limited ? "waiting for the usage limit to end" : awaitsText(memory) || "restarting";
+  if (down.state === "parked") return down.why;
+  if (down.state === "done") return "done";
+  if (accountLimitOf(cfg, watch, agent)) return "waiting for the usage limit to end";
+  return awaitsText(memory) || "restarting";
 }
 
 /** Starts a unit from the loop: only once what it needs is ready, and a batch at most per tick. */
@@ -9350,7 +9340,7 @@ async function startByWatchdog(
   if (isAgent(unit) && limitAhead(cfg, watch, unit)) return;
   if (watch.volatile.startsLeft <= 0) return;
   const waits = await mustWait(cfg, unit, seen.snap, memory);
-  noteUnready(cfg, watch, unit,
+  noteObstacle(cfg, watch, unit, "needs",
     waits ? whyUnready(await operatorOf(cfg), unit, memory, world.now()) : "");
   if (waits) return;
   if (await mayNotStart(cfg, unit.name)) return; // taken down since the look
@@ -9457,7 +9447,8 @@ const oncePerLook = (
  * Runs `$1` and ends it after 4 s, with all that it started (without bash, it alone). Our deadline
  * of 5 s ends only the tmux client: one that hangs would go on, and at each look one more join it.
  */
-const LIMITED = 'end() { kill -9 -- -"$1" || kill -9 "$1"; }; exec </dev/null >/dev/null 2>&1; ' +
+const WITH_DEADLINE = 'end() { kill -9 -- -"$1" || kill -9 "$1"; }; ' +
+  'exec </dev/null >/dev/null 2>&1; ' +
   'set -m; /bin/sh -c "$1" & it=$!; (sleep 4; end $it) & limit=$!; ' +
   "wait $it; code=$?; end $limit; exit $code";
 
@@ -9473,8 +9464,8 @@ export async function isReady(cfg: Config, unit: Unit, snap: Snapshot): Promise<
     const { ok, status } = await world.http({ method: "GET", url: ready });
     return ok || (status >= 300 && status < 400); // it sends its visitors elsewhere to log in
   }
-  const limited = [SHELL, "-c", LIMITED, "ready", ready].map(shellQuote).join(" ");
-  return (await tmux(cfg, ["run-shell", noFormat(`exec ${limited}`)])).ok;
+  const command = [SHELL, "-c", WITH_DEADLINE, "ready", ready].map(shellQuote).join(" ");
+  return (await tmux(cfg, ["run-shell", noFormat(`exec ${command}`)])).ok;
 }
 
 // ── wake ────────────────────────────────────────────────────────────────────────
@@ -9489,11 +9480,11 @@ export function decideWake(
   return verdict === "idle" ? { do: "wake", why: "scheduled wake" } : { do: "hold", why: verdict };
 }
 
-/** True when the wake was queued, false to try again on the next tick. */
+/** Queues the text of an agent's wake once that is due and the agent idle. */
 export async function wakeAgent(
   cfg: Config, watch: Watch, agent: Agent, seen: Observation,
-): Promise<boolean> {
-  if (!agent.wake) return true;
+): Promise<void> {
+  if (!agent.wake) return;
   const now = world.now();
   const interval = agent.wake.interval * 1000;
   const stored = watch.wakeDue[agent.name];
@@ -9502,17 +9493,16 @@ export async function wakeAgent(
   watch.wakeDue[agent.name] = due;
   const action = decideWake(due, now, seen.alive,
     whyLimited(cfg, agent, seen, "wake") ? "limited" : seen.verdict.verdict);
-  if (action.do !== "wake") return false;
+  if (action.do !== "wake") return;
   const { promptFile } = agent.wake;
   const value = renderLine(cfg, promptFile, variablesOf(cfg, agent));
-  noteObstacle(cfg, watch, agent, `wake text ${agent.name}`,
+  noteObstacle(cfg, watch, agent, "wake text",
     value ? "" : `not woken: no text can be read in ${absolute(cfg.planDir, promptFile)}`);
-  if (!value) return false;
+  if (!value) return;
   log(`waking ${agent.name} (${agent.session}) for its scheduled pass`);
   enqueue(watch, agent.name, "wake", value);
   watch.wakeDue[agent.name] = now + interval;
   await save(cfg, watch);
-  return true;
 }
 
 // ── handoff signalling ──────────────────────────────────────────────────────────
@@ -9667,18 +9657,19 @@ const channelText = ({ why, cure }: { why: string; cure: string }): string =>
  * is told before the third.
  */
 export function decideChannel(before: Channel | null, found: Fetched, now: number): Channel {
-  const { state, why, cure, hand } = found;
-  const of = channelOf(hand);
-  const wasBad = before !== null && isBad(before.state);
+  const { state } = found;
+  const of = channelOf(found.hand);
   if (!isBad(state)) {
     return before?.state === state ? { ...before, of }
-      : { of, state, why, cure, since: now, told: false };
+      : { of, state, why: found.why, cure: found.cure, since: now, told: false };
   }
-  const numberless = (said: string) => said.replace(/\d+/g, "#");
+  const wasBad = before !== null && isBad(before.state);
   // a port or an age that differs is no news
-  const same = wasBad && before.state === state && numberless(before.why) === numberless(why);
-  return { of, state, why: same ? before.why : why, cure: same ? before.cure : cure,
-    since: wasBad ? before.since : now, told: wasBad || found.hung };
+  const numberless = (said: string) => said.replace(/\d+/g, "#");
+  const same = wasBad && before.state === state &&
+    numberless(before.why) === numberless(found.why);
+  const { why, cure } = same ? before : found;
+  return { of, state, why, cure, since: wasBad ? before.since : now, told: wasBad || found.hung };
 }
 
 /** Notes what a look found; tells people that hand-offs do not work, and that they do again. */
@@ -9704,7 +9695,7 @@ export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
   const { fetched } = volatile;
   volatile.fetched = null;
   if (!hand || fetched?.hand !== hand) return; // the next look goes by the config that holds now
-  const { channel: before } = watch;
+  const before = watch.channel;
   noteChannel(cfg, watch, unreadable(fetched, volatile.unread));
   if (!isBad(watch.channel!.state)) watch.owedSince ??= world.now();
   const baseline = baselineOf(watch, hand);
@@ -9722,7 +9713,8 @@ export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
     endStalls(memoryOf(watch, authorOf(cause, hand)));
   }
   for (const cause of CAUSES) {
-    announceCommits(cfg, watch, hand, announced.filter((one) => one.cause === cause));
+    const subjects = announced.filter((one) => one.cause === cause).map(({ subject }) => subject);
+    if (subjects.length) announceCommits(cfg, watch, hand, cause, subjects);
   }
   const last = announced.at(-1);
   if (last) {
@@ -9736,22 +9728,20 @@ export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
 
 /** One text for all claims, or all reviews: of this push, and those not told yet. */
 function announceCommits(
-  cfg: Config, watch: Watch, hand: Handoff, announced: Announcement[],
+  cfg: Config, watch: Watch, hand: Handoff, cause: Cause, announced: string[],
 ): void {
-  const [first] = announced;
-  if (!first) return;
-  const { target, cause } = first;
-  const from = authorOf(cause, hand);
+  const target = readerOf(cause, hand);
   const waiting = watch.outbox.find((message) =>
     message.target === target && message.cause === cause && !wasPasted(message));
   // of one that an older version queued only the text is known: it is told beside the new one
   if (waiting && !waiting.subjects) waiting.cause = `earlier ${cause}`;
-  const all = [...(waiting?.subjects ?? []), ...announced.map(({ subject }) => subject)];
+  const all = [...(waiting?.subjects ?? []), ...announced];
   const subjects = all.slice(-NAMED_MAX);
   const more = (waiting?.more ?? 0) + all.length - subjects.length;
   const subject = nameCommits(cause, subjects, more);
   log(`handoff: ${subject} → ${target}`);
-  const variables = { ...variablesOf(cfg, cfg.agents.get(target)!), from, subject };
+  const variables = { ...variablesOf(cfg, cfg.agents.get(target)!), subject,
+    from: authorOf(cause, hand) };
   enqueue(watch, target, cause, renderLine(cfg, `prompts/${cause}-ping.md`, variables));
   Object.assign(watch.outbox.at(-1)!, { subjects, ...(more ? { more } : {}) });
 }
@@ -9818,7 +9808,7 @@ async function deadlockCheck(
   const resting = decideDeadlock(verdicts, pending, 0, 0);
   const { volatile } = watch;
   volatile.quietSince = resting ? volatile.quietSince || world.mono() : 0;
-  const quiet = volatile.quietSince ? (world.mono() - volatile.quietSince) / 1000 : 0;
+  const quiet = resting ? (world.mono() - volatile.quietSince) / 1000 : 0;
   if (!decideDeadlock(verdicts, pending, quiet, cfg.loop.deadlockAfter) ||
       watch.deadlocked === watch.sha) return;
   const phase = curPhase(cfg);
@@ -9852,7 +9842,7 @@ export async function stopLoops(
     const pane = snap.panes.get(agent.session);
     if (pane && (pane.dead ? !pane.pinned : pane.cause !== move)) {
       if (memory.life.state !== "stopping") log(`ending ${agent.session}`);
-      await endFamily(cfg, watch, agent, familyIn(cfg, pane), pane);
+      await beginStopping(cfg, watch, agent, familyIn(cfg, pane), pane);
       gone = false;
     }
     const ended = pane
@@ -9889,12 +9879,12 @@ export function decideAdvance(
  */
 export async function phaseAdvanceCheck(cfg: Config, watch: Watch): Promise<boolean> {
   if (!phases(cfg).length || !cfg.loop.autoAdvance || watch.intent) return false;
-  const idx = curIdx(cfg);
-  const phase = phases(cfg)[idx]!;
-  const next = decideAdvance(idx, phases(cfg).length,
-    await phaseDone(cfg, phase.status, watch.channel, watch) === true, isComplete(cfg));
+  const [list, idx] = [phases(cfg), curIdx(cfg)];
+  const phase = list[idx]!;
+  const done = await phaseDone(cfg, phase.status, watch.channel, watch) === true;
+  const next = decideAdvance(idx, list.length, done, isComplete(cfg));
   if (next === "none") return false;
-  const to = next === "advance" ? phases(cfg)[idx + 1]!.id : "";
+  const to = next === "advance" ? list[idx + 1]!.id : "";
   log(to ? `PHASE ${phase.id} DONE, moving on to ${to}`
     : `PHASE SEQUENCE COMPLETE (${phase.id} DONE), stopping the loops`);
   watch.intent = { id: newId(), from: phase.id, to,
@@ -9990,11 +9980,9 @@ async function runOnComplete(
   }
   log(`on_complete: starting ${agent.name}`);
   memory.failures = 0;
-  const done = await beginCounted(
-    cfg, watch, agent, snap, { force: true, cause: intent.id });
+  const done = await beginCounted(cfg, watch, agent, snap, { force: true, cause: intent.id });
   if (done.outcome === "started") return true;
-  const until = world.now() + restartDelay * 1000;
-  enterDown(memory, { state: "backoff", until });
+  enterDown(memory, { state: "backoff", until: world.now() + restartDelay * 1000 });
   trouble(watch, "on_complete",
     `on_complete: ${agent.name} could not be started: ${done.why}; it will be retried`);
   return false;
@@ -10032,17 +10020,18 @@ function noteGap(cfg: Config, watch: Watch): void {
   const [mono, now] = [world.mono(), world.now()];
   const gap = Math.max(mono - volatile.lastTick, now - volatile.lastNow);
   const step = now - volatile.lastNow - (mono - volatile.lastTick);
+  const setBack = step < -CLOCK_STEP;
   if (volatile.ticks > 0 &&
-      (gap > Math.max(3 * cfg.watchdog.signalInterval * 1000, LONG_ROUND) || step < -CLOCK_STEP)) {
+      (gap > Math.max(3 * cfg.watchdog.signalInterval * 1000, LONG_ROUND) || setBack)) {
     log(`${Math.round(gap / 1000)} s since the last tick: idle clocks restarted`);
     volatile.quietSince = 0;
     for (const memory of Object.values(watch.agents)) {
       Object.assign(memory, { idleSince: 0, sameSince: 0, drawStamp: "", unrest: null,
         backgroundSince: memory.backgroundSince && now });
       if (memory.verdict === "unsure" && memory.since) memory.since = now;
-      if (step < -CLOCK_STEP) enter(memory, shifted(memory.life, step));
+      if (setBack) enter(memory, shifted(memory.life, step));
     }
-    if (step < -CLOCK_STEP) {
+    if (setBack) {
       takeBack({ ...watch, volatile: null });
       for (const name of Object.keys(watch.wakeDue)) watch.wakeDue[name]! += step;
     }
@@ -10064,13 +10053,14 @@ async function tendFleet(
   trouble(watch, "tmux", first && !first.snap.ok ? `tmux: ${first.snap.why}` : "");
   trouble(watch, "rows", first?.snap.refused
     ? `${first.snap.refused} panes have names that break tmux's list: left alone` : "");
-  if (loopAgents(cfg).length) {
+  const hasLoops = loopAgents(cfg).length > 0;
+  if (hasLoops) {
     await guard(watch, "hand-off", () => handoffCheck(cfg, watch));
     await guard(watch, "fetch", () => startFetch(cfg, watch));
   }
   if (world.mono() - volatile.lastHeavy >= cfg.watchdog.heavyInterval * 1000) {
     volatile.lastHeavy = world.mono();
-    if (loopAgents(cfg).length && !phaseTrouble(cfg)) {
+    if (hasLoops && !phaseTrouble(cfg)) {
       await guard(watch, "phase", () => phaseAdvanceCheck(cfg, watch));
     }
     await guard(watch, "messages", () => sweepTexts(cfg, watch));
@@ -10086,8 +10076,9 @@ async function remindFleet(
   await guard(watch, "completion", () => (complete = isComplete(cfg)));
   if (complete) return;
   for (const agent of cfg.agents.values()) {
-    if (agent.enabled && agent.wake) await guard(watch, `wake ${agent.name}`,
-      () => wakeAgent(cfg, watch, agent, observations.get(agent.name)!));
+    if (!agent.enabled || !agent.wake) continue;
+    const seen = observations.get(agent.name)!;
+    await guard(watch, `wake ${agent.name}`, () => wakeAgent(cfg, watch, agent, seen));
   }
   await guard(watch, "deadlock", () => deadlockCheck(cfg, watch, observations));
 }
@@ -10103,9 +10094,11 @@ async function careFor(
   // what was told to end while it was watched is ended still
   if (agent && !isWatched(agent)) return void continueStopping(cfg, watch, unit);
   if (seen.handsOff) return leaveDown(cfg, watch, unit, seen);
-  // a file that cannot be removed holds up nothing else
-  if (agent && seen.alive && seen.pane) await attempt(watch, `limit of ${agent.name}`,
-    () => forgetHold(cfg, watch, agent, seen.pane!));
+  if (agent && seen.alive && seen.pane) {
+    // a file that cannot be removed holds up nothing else
+    const forget = () => forgetHold(cfg, watch, agent, seen.pane!);
+    await attempt(watch, `limit of ${agent.name}`, forget);
+  }
   if (agent && isLeftAlone(cfg, watch, agent, seen)) return leaveAlone(cfg, watch, agent);
   return agent && full
     ? superviseAgent(cfg, watch, agent, seen) : healOne(cfg, watch, unit, seen);
@@ -10132,8 +10125,9 @@ async function round(
     await guard(watch, "accounts", () => settleAccounts(cfg, watch, observations));
   }
   for (const [name, unit] of unitsOf(cfg)) {
-    if (full || names.has(name)) await guard(watch, `unit ${name}`,
-      () => careFor(cfg, watch, unit, observations.get(name)!, full));
+    if (!full && !names.has(name)) continue;
+    const seen = observations.get(name)!;
+    await guard(watch, `unit ${name}`, () => careFor(cfg, watch, unit, seen, full));
   }
   if (full) await remindFleet(cfg, watch, observations);
   await guard(watch, "outbox", () => deliverAll(cfg, watch, observations, names));
@@ -10274,8 +10268,8 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     for (const agent of lost) {
       emit(cfg, "orphan", { agent, why: "it left the config; its client is left alone" });
     }
-    log("config reloaded" +
-      `${lost.length ? `; no longer in it, left running: ${lost.join(", ")}` : ""}`);
+    const running = lost.length ? `; no longer in it, left running: ${lost.join(", ")}` : "";
+    log(`config reloaded${running}`);
     for (const warning of next.warnings) log(`warning: ${warning}`);
     noteConfigGood(cfg, watch);
     for (const memory of Object.values(watch.agents)) memory.byRules = null; // by the old rules
@@ -10290,23 +10284,26 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
 }
 
 /**
- * Lets every unit keep its session where the config names another one, in which its client would
- * not be found, and be ended for that; returns the other ones.
+ * Lets every unit keep its session where the config now names another, in which its client would
+ * not be found, and be ended for it; returns the new ones.
  */
 function keepSessions(cfg: Config, next: Config): Record<string, string> {
   const before = unitsOf(cfg);
-  const moved = [...unitsOf(next).values()].filter(({ name, session }) =>
-    (before.get(name)?.session ?? session) !== session);
-  const moves = Object.fromEntries(moved.map(({ name, session }) => [name, session]));
-  for (const unit of moved) unit.session = before.get(unit.name)!.session;
-  const units = [...unitsOf(next).values()];
-  const double = units.find(({ session }, at) =>
-    units.findIndex((one) => one.session === session) !== at);
-  if (double) die(`the session ${double.session} of ${double.name} is still another unit's`);
+  const moves: Record<string, string> = {};
+  const taken = new Set<string>();
+  for (const unit of unitsOf(next).values()) {
+    const { name, session } = unit;
+    unit.session = before.get(name)?.session ?? session;
+    if (unit.session !== session) moves[name] = session;
+    if (taken.has(unit.session)) {
+      die(`the session ${unit.session} of ${name} is still another unit's`);
+    }
+    taken.add(unit.session);
+  }
   return moves;
 }
 
-/** Gives units whose client has ended the session of the config, and tells of the others. */
+/** Moves units whose client has ended to the session of the config, and names the others. */
 async function moveSessions(cfg: Config, watch: Watch): Promise<void> {
   const { moves } = watch.volatile;
   const units = Object.keys(moves).flatMap((name) => unitsOf(cfg).get(name) ?? []);
@@ -10454,10 +10451,11 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
 
 /** Removes what a write that was killed half-way left behind. */
 function sweepTemporaries(cfg: Config): void {
-  const old = (file: string) =>
-    world.now() - (world.mtime(join(cfg.stateDir, file)) ?? world.now()) > 60_000;
-  const files = world.list(cfg.stateDir).filter((file) => file.endsWith(".tmp") && old(file));
-  for (const file of files) world.remove(join(cfg.stateDir, file));
+  for (const file of world.list(cfg.stateDir)) {
+    const path = join(cfg.stateDir, file);
+    const made = file.endsWith(".tmp") ? world.mtime(path) : null;
+    if (made !== null && world.now() - made > 60_000) world.remove(path);
+  }
 }
 
 /** The config at the start; a watchdog that was restarted falls back to the last good one. */
@@ -11203,22 +11201,15 @@ function nameLogStranger(cfg: Config, snap: Snapshot): void {
   if (stranger) log(`the watchdog's log is not shown: ${stranger}`);
 }
 
-/** The version of the running watchdog, if its heartbeat says that it is not ours; else "". */
-async function otherVersion(cfg: Config): Promise<string> {
-  const beat = await readBeat(cfg);
-  const its = beat.pid === holderOf(cfg, "watchdog") ? beat.version : "";
-  return its && its !== version() ? its : "";
-}
-
 /** Whether no order says that the watchdog is to stay down. */
 const isWanted = (operator: Operator): boolean => !isHeld(operator, "watchdog");
 
-/** After an upgrade: ends watchdog and keeper of the other version; the agents work on. */
+/** After an upgrade: ends watchdog and keeper if the heartbeat names another version than ours. */
 async function retireOtherVersion(cfg: Config): Promise<void> {
   const holder = () => holderOf(cfg, "watchdog");
-  const [pid, its] = [holder(), await otherVersion(cfg)];
-  if (!its) return;
-  log(`replacing the watchdog of version ${its} by ${version()}; the agents keep working`);
+  const [pid, beat] = [holder(), await readBeat(cfg)];
+  if (pid === null || beat.pid !== pid || !beat.version || beat.version === version()) return;
+  log(`replacing the watchdog of version ${beat.version} by ${version()}; the agents keep working`);
   // another `up` may be doing the same: the watchdog that it started must not be ended
   await stopWatchdog(cfg,
     (operator) => isWanted(operator) && [pid, null].includes(holder()));
@@ -11536,20 +11527,19 @@ const notFound = (program: string, dir: string): string =>
 async function explainDeath(
   cfg: Config, unit: Unit, pane: Pane | undefined,
 ): Promise<Failure | null> {
-  if (!pane) return { name: unit.name, why: "its session is gone" };
+  const failed = (why: string): Failure => ({ name: unit.name, why });
+  if (!pane) return failed("its session is gone");
   if (isAgent(unit) && unit.kind === "task" && pane.status === 0) return null;
-  if (pane.status === EXIT_MISSING && isAgent(unit)) {
-    const backend = backendOf(cfg, unit);
-    const source = CLIENT_SOURCES[basename(programOf(backend.bin))];
-    const hint = source ? `get it with: ${source}` : `see bin in [backend.${backend.name}]`;
-    return { name: unit.name, why: `${notFound(programOf(backend.bin), unit.dir)}; ${hint}` };
-  }
-  if (pane.status === EXIT_MISSING && !isAgent(unit)) {
-    return { name: unit.name, why: notFound(programOf(unit.command), unit.dir) };
+  if (pane.status === EXIT_MISSING) {
+    if (!isAgent(unit)) return failed(notFound(programOf(unit.command), unit.dir));
+    const { name, bin } = backendOf(cfg, unit);
+    const source = CLIENT_SOURCES[basename(programOf(bin))];
+    const hint = source ? `get it with: ${source}` : `see bin in [backend.${name}]`;
+    return failed(`${notFound(programOf(bin), unit.dir)}; ${hint}`);
   }
   const words = await lastWords(cfg, pane);
   const ended = `its client ended (${endOf(pane)})`;
-  return { name: unit.name, why: words.trim() ? `${ended}:\n${words}` : ended };
+  return failed(words.trim() ? `${ended}:\n${words}` : ended);
 }
 
 const endOf = (pane: Pane): string =>
@@ -11574,23 +11564,25 @@ export async function cmdDown(call: Call): Promise<number> {
   if (strays && !ending.length) {
     log("there are no orphans: every client that runs is in the config");
   }
-  let stands = (_operator: Operator, _name: string): boolean => true;
-  let unstored = false;
+  const ordered = orderedNames(units, withWatchdog);
+  let [stored, unstored] = [false, false];
   if (world.mtime(cfg.logDir) !== null) {
-    const ordered = orderedNames(units, withWatchdog);
-    // agents must be stoppable even where the order cannot be stored, as on a full disk
-    await changeOperator(cfg, (operator) => {
-      for (const name of ordered) operator.held[name] = world.now();
-    }).then(() => (stands = (operator, name) =>
-      !ordered.includes(name) || isHeld(operator, name)))
-      .catch((error) => {
-        unstored = true;
-        log(`could not save the down order (${messageOf(error)}); ` +
-          "the watchdog may restart these units");
+    try {
+      await changeOperator(cfg, (operator) => {
+        for (const name of ordered) operator.held[name] = world.now();
       });
+      stored = true;
+    } catch (error) {
+      // agents must be stoppable even where the order cannot be stored, as on a full disk
+      unstored = true;
+      log(`could not save the down order (${messageOf(error)}); ` +
+        "the watchdog may restart these units");
+    }
     noteOrder(cfg, strays ? "down --orphans" : "down",
       [...ordered, ...ending.map(({ name }) => name)]);
   }
+  const stands = (operator: Operator, name: string): boolean =>
+    !stored || !ordered.includes(name) || isHeld(operator, name);
   let end: WatchdogEnd = "absent";
   if (withWatchdog) {
     end = await stopWatchdog(cfg, (operator) => stands(operator, "watchdog"));

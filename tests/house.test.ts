@@ -150,9 +150,9 @@ test("a unit is started in one way, and a family is told to end in one: by a rou
   expect([callers("startAgent"), callers("startService"), callers("begin")]).toEqual([["begin"], ["begin"], ["beginCounted", "startAll"]]);
   expect(callers("beginCounted")).toEqual(["startByWatchdog", "startLoops", "runOnComplete"]);
   expect(callers("noteStart")).toEqual(["beginCounted"]);
-  expect(callers("enterStopping")).toEqual(["endFamily"]);
-  expect(callers("signalAll")).toEqual(["endFamilies", "endFamily", "continueStopping"]);
-  expect(callers("killSession")).toEqual(["stopPanes", "endFamily", "followLog", "stopUnits"]);
+  expect(callers("enterStopping")).toEqual(["beginStopping"]);
+  expect(callers("signalAll")).toEqual(["endFamilies", "beginStopping", "continueStopping"]);
+  expect(callers("killSession")).toEqual(["stopPanes", "beginStopping", "followLog", "stopUnits"]);
 });
 
 test("there is one round, and one close look right before a hand is laid on a client", () => {
