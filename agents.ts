@@ -7085,11 +7085,8 @@ const whyNothingDone = ({ running, stale, mute }: WatchdogState): string =>
 // anew, logs, and switches off a pattern that is too slow.
 
 /** What one round knows of one agent or service; a parameter `seen` is one of these. */
-interface Observation {
+type Observation = Presence & {
   snap: Snapshot;
-  pane: Pane | null;
-  /** null = could not look. */
-  alive: boolean | null;
   /** What is believed of it, once that was learned. */
   verdict: Verdict;
   /** null = nobody asks for its screen, or it has none; a string says why nothing was seen. */
@@ -7102,7 +7099,11 @@ interface Observation {
   held: boolean;
   /** A phase move was under way when this was seen: the loops are in its hands. */
   moving: boolean;
-}
+};
+
+/** `alive`: null = could not look. */
+type Presence = { alive: true; pane: Pane } | { alive: false | null; pane: Pane | null };
+type SeenAlive = Extract<Observation, { alive: true }>;
 
 /** What one look at an agent's screen gave. */
 interface Look extends Judged {
@@ -7251,11 +7252,13 @@ export async function observe(
   for (const unit of unitsOf(cfg).values()) {
     const pane = snap.panes.get(unit.session) ?? null;
     const alive = sessionAlive(snap, unit.session);
+    const presence: Presence = alive && pane
+      ? { alive, pane } : { alive: alive === null ? null : false, pane };
     const handsOff = whyHandsOff(operator, unit.name);
-    observations.set(unit.name, { snap, pane, alive, verdict: NO_VERDICT, look: null,
+    observations.set(unit.name, { snap, ...presence, verdict: NO_VERDICT, look: null,
       booting: isAgent(unit) && pane !== null && isYoung(cfg, unit, pane, ""),
       moving: watch.intent !== null, handsOff, held: isHeld(operator, unit.name) });
-    if (alive && pane && isAgent(unit) && !handsOff && needsVerdict(watch, unit) &&
+    if (alive && isAgent(unit) && !handsOff && needsVerdict(watch, unit) &&
         (!only || only.has(unit.name))) {
       wanted.push(unit);
     }
@@ -7382,7 +7385,7 @@ export async function learn(
   for (const [name, seen] of observations) {
     const unit = units.get(name)!;
     const { pane, look } = seen;
-    if (seen.alive && pane) noteClient(watch, unit, pane);
+    if (seen.alive) noteClient(watch, unit, seen.pane);
     if (!isAgent(unit) || !pane || !look) continue;
     await attempt(watch, `learn ${name}`, async () => {
       if (typeof look !== "string") {
@@ -7525,12 +7528,12 @@ const judgeLook = async (
 
 /** One more look at the moment of a kill: the tick's may be old, and the agent at work by now. */
 async function verdictStillHolds(
-  cfg: Config, watch: Watch, agent: Agent, seen: Observation,
+  cfg: Config, watch: Watch, agent: Agent, seen: SeenAlive,
 ): Promise<boolean> {
   const { backgroundSince, picture, outline } = memoryOf(watch, agent.name);
-  const screen = await readScreen(cfg, seen.pane!);
+  const screen = await readScreen(cfg, seen.pane);
   if (!screen) return false;
-  const { verdict } = await judgeLook(cfg, agent, seen.pane!, screen.look, backgroundSince);
+  const { verdict } = await judgeLook(cfg, agent, seen.pane, screen.look, backgroundSince);
   if (verdict !== seen.verdict.verdict) return false;
   // at work or idle, it is ended because its screen stands still
   return !["active", "idle"].includes(verdict) || pictureOf(screen.look) === picture ||
@@ -8170,7 +8173,7 @@ async function whyUntold(
   const handsOff = seen?.handsOff || whyHandsOff(await operatorOf(cfg), agent.name);
   if (handsOff) return { why: handsOff };
   if (seen?.alive === null) return { why: `tmux: ${seen.snap.why}` }; // it may well run
-  if (!seen?.alive || !seen.pane) return { why: "not running", during: "gone" };
+  if (!seen?.alive) return { why: "not running", during: "gone" };
   if (agent.kind === "loop" && watch.intent) return { why: "a phase move is under way" };
   if (memoryOf(watch, agent.name).life.state !== "up") return { why: "its client is being ended" };
   // a dialog hides what tells that a client is ready
@@ -8887,7 +8890,7 @@ const NO_BOX_PAUSES = 2;
 
 /** Stall care of one agent; `true` = it is being restarted. */
 export async function stallCheckOne(
-  cfg: Config, watch: Watch, agent: Agent, seen: Observation,
+  cfg: Config, watch: Watch, agent: Agent, seen: SeenAlive,
 ): Promise<boolean> {
   const memory = memoryOf(watch, agent.name);
   const mono = world.mono();
@@ -8911,7 +8914,7 @@ export async function stallCheckOne(
   });
   if (action.do !== "restart" || !(await verdictStillHolds(cfg, watch, agent, seen))) return false;
   // `readLook` keeps it so for as long as the draft stands there
-  const draft = verdict.verdict === "idle" && await holdsDraft(cfg, watch, agent, seen.pane!);
+  const draft = verdict.verdict === "idle" && await holdsDraft(cfg, watch, agent, seen.pane);
   memory.draft = draft === true;
   // without a box only the screen tells that nobody has typed for as long again
   const isLeft = draft === "no box" && Math.min(idle, same) >= NO_BOX_PAUSES * stallIdle;
@@ -8919,7 +8922,7 @@ export async function stallCheckOne(
   log(`stall: ${agent.name} (${agent.session}) ${action.why}; ending and restarting it`);
   emit(cfg, "stalled", { agent: agent.name, why: action.why });
   memory.stalls = (memory.stalls ?? 0) + 1;
-  await endForRestart(cfg, watch, agent, seen.pane!, action.why);
+  await endForRestart(cfg, watch, agent, seen.pane, action.why);
   return true;
 }
 
@@ -8989,8 +8992,7 @@ async function endForRestart(
   cfg: Config, watch: Watch, agent: Unit, pane: Pane, why: string, blameless = false,
 ): Promise<void> {
   const memory = memoryOf(watch, agent.name);
-  memory.idleSince = 0;
-  memory.sameSince = 0;
+  Object.assign(memory, { idleSince: 0, sameSince: 0 });
   noteDeath(cfg, watch, agent, null, why, blameless);
   memory.buried = deathKey(watch.server, pane);
   await beginStopping(cfg, watch, agent, familyOf(cfg, agent.name, [groupOf(pane)]), pane);
@@ -9157,8 +9159,8 @@ export async function healOne(
   if (seen.alive) {
     noteObstacle(cfg, watch, unit, "stranger", "");
     noteObstacle(cfg, watch, unit, "needs", "");
-    if (endsInPlace(memory, seen.pane)) return void continueStopping(cfg, watch, unit);
-    if (isAgent(unit) && seen.pane) await healLiving(cfg, watch, unit, seen, seen.pane);
+    if (endsInPlace(memory, seen.pane)) continueStopping(cfg, watch, unit);
+    else if (isAgent(unit)) await healLiving(cfg, watch, unit, seen);
     return;
   }
   continueStopping(cfg, watch, unit);
@@ -9222,9 +9224,10 @@ function serverIsNewer(cfg: Config, agent: Agent, snap: Snapshot, pane: Pane): b
 }
 
 async function healLiving(
-  cfg: Config, watch: Watch, agent: Agent, seen: Observation, pane: Pane,
+  cfg: Config, watch: Watch, agent: Agent, seen: SeenAlive,
 ): Promise<void> {
   const memory = memoryOf(watch, agent.name);
+  const { pane } = seen;
   const runs = backendMismatch(cfg, agent, pane)
     ? pane.backend || sessionCommand(seen.snap, agent.session) : "";
   const before = memory.mismatch;
@@ -9258,13 +9261,12 @@ const ANSWER_DRAWN = 2_000;
  * if the dialog stands there for one more look.
  */
 async function answerDialog(
-  cfg: Config, watch: Watch, agent: Agent, seen: Observation,
+  cfg: Config, watch: Watch, agent: Agent, { verdict, pane }: SeenAlive,
 ): Promise<void> {
   const memory = memoryOf(watch, agent.name);
-  const { verdict, pane } = seen;
   const backend = backendOf(cfg, agent);
   const forget = () => void Object.assign(memory, { answered: "", answering: undefined });
-  if (!["blocked", "limited"].includes(verdict.verdict) || !pane) return forget();
+  if (!["blocked", "limited"].includes(verdict.verdict)) return forget();
   if (!backend.answer.length) return;
   const fresh = await closeLook(cfg, agent, pane);
   if (fresh?.verdict.verdict !== verdict.verdict) return;
@@ -10094,10 +10096,10 @@ async function careFor(
   // what was told to end while it was watched is ended still
   if (agent && !isWatched(agent)) return void continueStopping(cfg, watch, unit);
   if (seen.handsOff) return leaveDown(cfg, watch, unit, seen);
-  if (agent && seen.alive && seen.pane) {
+  if (agent && seen.alive) {
+    const { pane } = seen;
     // a file that cannot be removed holds up nothing else
-    const forget = () => forgetHold(cfg, watch, agent, seen.pane!);
-    await attempt(watch, `limit of ${agent.name}`, forget);
+    await attempt(watch, `limit of ${agent.name}`, () => forgetHold(cfg, watch, agent, pane));
   }
   if (agent && isLeftAlone(cfg, watch, agent, seen)) return leaveAlone(cfg, watch, agent);
   return agent && full
@@ -10193,7 +10195,7 @@ async function keepLogs(
   const cap = cfg.watchdog.logMaxMb * 1_000_000;
   const units = unitsOf(cfg);
   for (const [name, { pane, alive }] of observations) {
-    if (!alive || !pane) continue;
+    if (!alive) continue;
     const path = sessionLogPath(cfg, units.get(name)!.session);
     await attempt(watch, `log of ${name}`, async () => {
       if (world.append(path, "", cap) || !pane.piped) await pipeToLog(cfg, pane.id, path);
