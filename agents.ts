@@ -1284,6 +1284,28 @@ export const version = once((): string =>
 // KEYS says what agents.toml may contain. All faults are reported at once, each with its line; a
 // wrong value is never guessed at, and a missing one gets the default in the table.
 
+// Shapes check what comes from outside: any field may be missing or of another type.
+type Shape = (value: unknown) => boolean;
+const isText = (value: unknown): value is string => typeof value === "string";
+const isFlag: Shape = (value) => typeof value === "boolean";
+const isNumber = (value: unknown): value is number =>
+  typeof value === "number" && Number.isFinite(value);
+const isRecord = (value: unknown): value is Record<string, unknown> =>
+  value !== null && typeof value === "object" && !Array.isArray(value);
+const isList = (item: Shape): Shape => (value) => Array.isArray(value) && value.every(item);
+const isTable = (item: Shape): Shape => (value) =>
+  isRecord(value) && Object.values(value).every(item);
+const withFields = (fields: Record<string, Shape>): Shape => (value) =>
+  isRecord(value) && Object.entries(fields).every(([key, shape]) => shape(value[key]));
+/** null, or absent, or of this shape. */
+const orNull = (shape: Shape): Shape => (value) => value == null || shape(value);
+
+/** A JSON object in a text that may be damaged, or not written to its end; null = there is none. */
+const parsedRecord = (text: string | null): Record<string, unknown> | null => tried(() => {
+  const value: unknown = JSON.parse(text ?? "");
+  return isRecord(value) ? value : null;
+}, null);
+
 /** Checks a value: null = it is a `T`, else what is allowed. */
 interface Check<T> {
   (value: unknown): string | null;
@@ -1305,62 +1327,57 @@ type Table<T extends Keys> =
 
 const needed = <T>(check: Check<T>): Check<T> & { needed: true } =>
   Object.assign((value: unknown) => check(value), { needed: true as const });
-const text: Check<string> = (value) => (typeof value === "string" ? null : "a string");
-const notEmpty: Check<string> = (value) => (text(value) ?? (value ? null : "a string, not empty"));
-const flag: Check<boolean> = (value) => (typeof value === "boolean" ? null : "true or false");
-const seconds: Check<number> = (value) =>
-  typeof value === "number" && Number.isFinite(value) && value >= 0
-    ? null : "a number of seconds, 0 or more";
-const count: Check<number> = (value) =>
-  Number.isInteger(value) && Number(value) > 0 ? null : "a whole number, 1 or more";
-const table: Check<Raw> = (value) =>
-  value !== null && typeof value === "object" && !Array.isArray(value) ? null : "a table";
-const listOf = <T>(item: Check<T>, what: string): Check<T[]> => (value) =>
-  Array.isArray(value) && value.every((one) => item(one) === null) ? null : what;
+/** A check by a shape, of which `allowed` says in words what it is. */
+const allow = <T>(allowed: string, shape: Shape): Check<T> => (value) =>
+  (shape(value) ? null : allowed);
+const text = allow<string>("a string", isText);
+const like = (re: RegExp, allowed: string): Check<string> =>
+  allow(allowed, (value) => isText(value) && re.test(value));
+const notEmpty = like(/[^]/, "a string, not empty");
+const texts = allow<string[]>("a list of strings", isList(isText));
+const flag = allow<boolean>("true or false", isFlag);
+const seconds = allow<number>("a number of seconds, 0 or more",
+  (value) => isNumber(value) && value >= 0);
+const count = allow<number>("a whole number, 1 or more",
+  (value) => Number.isInteger(value) && Number(value) > 0);
+const table = allow<Raw>("a table", isRecord);
+const tables = allow<Raw[]>("a list of tables", isList(isRecord));
+const stringTable = allow<Record<string, string>>("a table of strings", isTable(isText));
+const oneOf = <const Word extends string>(...words: readonly Word[]): Check<Word> =>
+  allow(`one of ${words.map((word) => `"${word}"`).join(", ")}`,
+    (value) => words.includes(value as Word));
 /** No folder such as `.` or `~`: the program removes the file, and would remove all of that. */
-const fileName: Check<string> = (value) =>
-  typeof value === "string" && /[^/.~]$/.test(value) ? null : "the name of a file";
+const fileName = like(/[^/.~]$/, "the name of a file");
 /** What the program itself keeps in the folder of this file. */
 const OUR_STATE = new RegExp(["^(?:watch|operator)\\.json", "^events\\.jsonl", "^agents\\.toml",
   "^heartbeat", "^phase-id$", "^ssh-auth-sock", "^(?:kickoff|told|limited|message)-",
   "\\.(?:id|lock|pid|stage|tmp)$"].join("|"));
 const stateName: Check<string> = (value) => fileName(value) ??
   (OUR_STATE.test(String(value)) ? "a name that the program does not use itself" : null);
-const texts = listOf(text, "a list of strings");
-const tables = listOf(table, "a list of tables");
-const oneOf = <const Word extends string>(...words: readonly Word[]): Check<Word> => (value) =>
-  words.includes(value as Word) ? null : `one of ${words.map((word) => `"${word}"`).join(", ")}`;
 /** tmux silently turns `.` and `:` into `_`, and then never finds the session again. */
-const sessionName: Check<string> = (value) =>
-  typeof value === "string" && /^[A-Za-z0-9_][A-Za-z0-9_-]*$/.test(value)
-    ? null
-    : "letters, digits, _ and -, not - at the start";
+const sessionName =
+  like(/^[A-Za-z0-9_][A-Za-z0-9_-]*$/, "letters, digits, _ and -, not - at the start");
 /** A branch or remote name that git allows (git-check-ref-format), without invisible characters. */
 export const isRefName = (name: string): boolean =>
   name !== "" && name.length <= 200 && !NO_REF_RE.test(name);
 const NO_REF_RE = /^[-/.]|\.\.|\/[/.]|@\{|\.lock(?:\/|$)|[/.]$|[\s~^:?*[\\\p{Cc}\p{Cf}]/u;
-const refName: Check<string> = (value) =>
-  typeof value === "string" && isRefName(value) ? null : "a name that git allows for a branch";
+const refName = allow<string>("a name that git allows for a branch",
+  (value) => isText(value) && isRefName(value));
 const pattern: Check<string> = (value) => {
-  if (typeof value !== "string") return "a regular expression";
+  if (!isText(value)) return "a regular expression";
   try {
     parsePattern(value);
     return null;
   } catch (error) {
-    return "a regular expression (" +
-      `${messageOf(error).replace(/^Invalid regular expression: /, "")})`;
+    const fault = messageOf(error).replace(/^Invalid regular expression: /, "");
+    return `a regular expression (${fault})`;
   }
 };
 const boxPattern: Check<string> = (value) =>
   pattern(value) ?? (/\(\?<text>/.test(String(value))
     ? null : "a regular expression with a group (?<text>…) for what is typed in the box");
-const region: Check<string> = (value) =>
-  typeof value === "string" && /^(?:title|screen|event|box|foot|dialog|last [1-9]\d*)$/.test(value)
-    ? null : '"title", "screen", "event", "box", "foot", "dialog" or "last N"';
-const stringTable: Check<Record<string, string>> = (value) =>
-  table(value) === null && Object.values(value as object).every((one) => typeof one === "string")
-    ? null
-    : "a table of strings";
+const region = like(/^(?:title|screen|event|box|foot|dialog|last [1-9]\d*)$/,
+  '"title", "screen", "event", "box", "foot", "dialog" or "last N"');
 
 /** The kinds of clients; `typed` is any other, as its operator describes it. */
 const BUILT_IN = ["claude", "opencode", "codex", "gemini"] as const;
@@ -1495,8 +1512,9 @@ export const KEYS = {
     command: [text, ""],
     url: [text, ""],
     /** All but stalls, which the watchdog cures itself: they were most of a night's notices. */
-    events: [listOf(oneOf(...NOTICE_EVENTS), `a list of ${NOTICE_EVENTS.join(", ")}`),
-      NOTICE_EVENTS.filter((event) => kindOf(event).notify)],
+    events: [allow<string[]>(`a list of ${NOTICE_EVENTS.join(", ")}`,
+      isList((event) => NOTICE_EVENTS.includes(event as string))),
+    NOTICE_EVENTS.filter((event) => kindOf(event).notify)],
   },
   agent: {
     ...UNIT_KEYS,
@@ -2053,26 +2071,6 @@ const unitsByConfig = new WeakMap<Config, Map<string, Unit>>();
 const unitsOf = (cfg: Config): Map<string, Unit> => unitsByConfig.getOrInsertComputed(cfg,
   () => new Map<string, Unit>([...cfg.services, ...cfg.agents]));
 const isAgent = (unit: Unit): unit is Agent => "backend" in unit;
-
-// Shapes check what comes from disk or from a client: any field may be missing or of another type.
-type Shape = (value: unknown) => boolean;
-const isText: Shape = (value) => typeof value === "string";
-const isFlag: Shape = (value) => typeof value === "boolean";
-const isNumber: Shape = (value) => typeof value === "number" && Number.isFinite(value);
-const isRecord = (value: unknown): value is Record<string, unknown> =>
-  value !== null && typeof value === "object" && !Array.isArray(value);
-const every = (item: Shape): Shape => (value) => Array.isArray(value)
-  ? value.every(item) : isRecord(value) && Object.values(value).every(item);
-const withFields = (fields: Record<string, Shape>): Shape => (value) =>
-  isRecord(value) && Object.entries(fields).every(([key, shape]) => shape(value[key]));
-/** null, or absent, or of this shape. */
-const orNull = (shape: Shape): Shape => (value) => value == null || shape(value);
-
-/** A JSON object in a text that may be damaged, or not written to its end; null = there is none. */
-const parsedRecord = (text: string | null): Record<string, unknown> | null => tried(() => {
-  const value: unknown = JSON.parse(text ?? "");
-  return isRecord(value) ? value : null;
-}, null);
 
 // ── logging ─────────────────────────────────────────────────────────────────────
 // Diagnostics go to stderr with date and time; the watchdog's also to its log file. Logging never
@@ -6604,17 +6602,17 @@ const MEMORY_SHAPES: Record<string, Shape> = {
   version: isText, model: isText, conversation: isId,
   unsureTold: isNumber, backgroundSince: isNumber, stalls: isNumber, stallsTold: isNumber,
   answering: isFlag, answeredAt: isNumber, awaits: withFields({ need: isText, since: isNumber }),
-  starts: every(isNumber), client: orNull(withFields(GROUP)),
-  stopping: orNull(withFields({ ...GROUP, since: isNumber, marks: orNull(every(isText)),
+  starts: isList(isNumber), client: orNull(withFields(GROUP)),
+  stopping: orNull(withFields({ ...GROUP, since: isNumber, marks: orNull(isList(isText)),
     stuck: orNull(isText), killed: orNull(isNumber), inPlace: orNull(isFlag) })),
   restarts: withFields({ day: isText, count: isNumber }),
 };
 const WATCH_SHAPES: Record<string, Shape> = {
-  accounts: every(withFields({ name: isText, class: isLimitClass, resetAt: isReset,
+  accounts: isTable(withFields({ name: isText, class: isLimitClass, resetAt: isReset,
     asker: isText, askedAt: isNumber, liftedAt: isNumber })),
-  versions: every(isText), seen: every(isText), taken: every(isText), delivered: every(isText),
-  inboxes: every(isText),
-  wakeDue: every(isNumber), held: every(isNumber),
+  versions: isList(isText), seen: isList(isText), taken: isList(isText), delivered: isList(isText),
+  inboxes: isTable(isText),
+  wakeDue: isTable(isNumber), held: isTable(isNumber),
   turn: orNull(withFields({ owes: isText, subject: isText, at: isNumber })), owedSince: isNumber,
   intent: orNull(withFields({ id: isText, from: isText, to: isText, run: isText })),
   channel: orNull(withFields({ state: (value) => CHANNEL_STATES.includes(value as ChannelState),
@@ -6628,7 +6626,7 @@ const MESSAGE = {
 const MESSAGE_SHAPES: Record<string, Shape> = {
   ...MESSAGE, seen: isNumber, entered: isNumber, copies: isNumber,
   pasted: withFields({ pid: isNumber, nth: isNumber, at: isNumber, empty: isNumber }),
-  subjects: every(isText), more: isNumber, why: isText, during: isText, stuck: isNumber,
+  subjects: isList(isText), more: isNumber, why: isText, during: isText, stuck: isNumber,
   expires: isNumber, undelivered: isText,
 };
 
@@ -6927,7 +6925,8 @@ export async function operatorOf(cfg: Config, writes = false): Promise<Operator>
 
 const NO_ORDERS: Operator = { held: {}, busy: {}, released: {}, queue: [] };
 const OPERATOR_SHAPES: Record<string, Shape> = {
-  held: every(isNumber), busy: every(isNumber), released: every(isNumber), owners: every(isText),
+  held: isTable(isNumber), busy: isTable(isNumber), released: isTable(isNumber),
+  owners: isTable(isText),
 };
 
 /** Parses the orders of a file; throws if there are none in it. */
