@@ -176,13 +176,13 @@ export interface Snapshot {
   /** Our panes, by the session that each was made as. */
   panes: Map<string, Pane>;
   /** The sessions of other fleets, by name, with the state folder of each. */
-  foreign?: Map<string, string>;
+  foreign: Map<string, string>;
   /** The sessions without a pane of ours, by name, with the program in each. */
-  strangers?: Map<string, string>;
+  strangers: Map<string, string>;
   /** The sessions of ours in which a person has opened a window or pane, by name. */
-  rooms?: Set<string>;
+  rooms: Set<string>;
   /** How many rows of tmux's list were ignored because they could not be read for certain. */
-  refused?: number;
+  refused: number;
 }
 
 /**
@@ -2736,7 +2736,8 @@ export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
   const mark = `@${newId()} `;
   const ran = await tmux(cfg, ["list-panes", "-a", "-F", mark + PANE_FORMAT]);
   if (!ran.ok && !NO_TMUX_SERVER.test(ran.err)) {
-    return { ok: false, why: ran.err || "tmux did not answer", server: "", panes: new Map() };
+    return { ok: false, why: ran.err || "tmux did not answer", server: "", refused: 0,
+      ...sortPanes(cfg, []) };
   }
   const rows = ran.ok ? ran.out.split(mark).slice(1) : [];
   // a hook of the operator may print lines of its own behind one
@@ -2749,8 +2750,8 @@ export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
     return snapshot(cfg, false);
   }
   const server = panes[0]?.server ?? await serverWithoutPanes(cfg);
-  return { ok: true, why: "", server, ...sortPanes(cfg, panes),
-    refused: rows.length - panes.length };
+  return { ok: true, why: "", server, refused: rows.length - panes.length,
+    ...sortPanes(cfg, panes) };
 }
 
 /** Which server is at our socket where it has no pane (exit-empty off); "" = there is none. */
@@ -2767,7 +2768,7 @@ const usable = (snap: Snapshot): Snapshot =>
 /** Sorts panes into ours, those of other fleets, and the sessions of people. */
 function sortPanes(
   cfg: Config, panes: Pane[],
-): Required<Pick<Snapshot, "panes" | "foreign" | "strangers" | "rooms">> {
+): Pick<Snapshot, "panes" | "foreign" | "strangers" | "rooms"> {
   const home = homeOf(cfg);
   const room = roomOf(cfg);
   // older versions marked a pane with the target of a log_dir that is a link
@@ -3799,7 +3800,9 @@ interface Regions {
 interface Newest { event: string; done: string; doubtful: boolean; cutOff?: true }
 
 /** Line numbers of an input box: of its text (`from`, `to`) and its drawing (`first`, `last`). */
-interface Box { from: number; to: number; first: number; last: number }
+interface Box {
+  kind: "claude" | "opencode"; from: number; to: number; first: number; last: number;
+}
 
 const oneLine = (text: string) => text.replace(/\s+/g, " ").trim();
 /**
@@ -3829,7 +3832,7 @@ function claudeBox(lines: string[]): Box | null {
   const last = lines.findLastIndex(isRule);
   const first = lines.slice(0, Math.max(last, 0)).findLastIndex(isRule);
   if (first < 0 || !/^(?:│ )?[❯>!](?:\s|$)/.test(lines[first + 1]!)) return null;
-  return { from: first + 1, to: last - 1, first, last };
+  return { kind: "claude", from: first + 1, to: last - 1, first, last };
 }
 
 // On the home screen of a wide pane it is in the middle, below a logo; an answer may quote one.
@@ -3840,8 +3843,15 @@ function opencodeBox(lines: string[]): Box | null {
   const first = lines.slice(0, last).findLastIndex((line) => !/^ +┃/.test(line)) + 1;
   const isHome = lines.slice(0, first).every((line) => /^[ ▀▄█]*$/.test(line));
   if (!isHome && !/^ {1,6}╹/.test(lines[last]!)) return null;
-  return { from: first + 1, to: last - 3, first, last };
+  return { kind: "opencode", from: first + 1, to: last - 3, first, last };
 }
+
+/** The clients whose input box is known without a description. */
+const KNOWN_BOXES = { claude: claudeBox, opencode: opencodeBox };
+const hasKnownBox = (kind: BackendKind): kind is Box["kind"] => Object.hasOwn(KNOWN_BOXES, kind);
+/** Whether no description comes before what is known. */
+const isBoxKnown = (kind: BackendKind, boxRe: string | undefined): kind is Box["kind"] =>
+  boxRe === undefined && hasKnownBox(kind);
 
 // Lines that may follow an event without being newer ones: the limit's menu command, the line about
 // continuing, the one that closes the turn, tips, the effort line.
@@ -3961,13 +3971,11 @@ function splitDialog(lines: string[]): { above: string[]; dialog: string[] } {
 }
 
 // The `!` of shell mode stays in the text: whatever is typed behind it would be run.
-function boxContent(
-  lines: string[], box: Box, kind: "claude" | "opencode", frame = lines[box.last]!.length,
-): string {
-  const content = lines.slice(box.from, box.to + 1);
-  const width = kind === "claude" ? Infinity : frame;
-  const edge = kind === "claude" ? /^(?:│ )?(?:[❯>].?| {2})|\s*│$/g : /^ +┃ {0,2}/;
-  return content.map((line) => line.slice(0, width).replace(edge, "")).join("\n").trim();
+function boxContent(lines: string[], box: Box, frame = lines[box.last]!.length): string {
+  const [width, edge] = box.kind === "claude"
+    ? [Infinity, /^(?:│ )?(?:[❯>].?| {2})|\s*│$/g] : [frame, /^ +┃ {0,2}/];
+  return lines.slice(box.from, box.to + 1)
+    .map((line) => line.slice(0, width).replace(edge, "")).join("\n").trim();
 }
 
 // Claude Code 2.0 draws its prompts with `>`.
@@ -3979,24 +3987,25 @@ function readRegions({ text, title }: ScreenText): Regions {
   const raw = splitLines(text.trimEnd());
   const claude = claudeBox(raw);
   const lines = asDrawnNow(raw, claude);
-  const screen = lines.join("\n");
+  const whole = { lines, screen: lines.join("\n"), plain: text, title };
   const box = claude ?? opencodeBox(lines);
   if (!box) {
     const { above, dialog } = splitDialog(lines);
     const foot = lastLines(lines, 3);
-    return { lines, above: lines, screen, plain: text, title,
-      newest: once(() => claudeNewest(above, foot)),
+    return { ...whole, above: lines, newest: once(() => claudeNewest(above, foot)),
       box: null, foot, dialog: dialog.join("\n") };
   }
-  const above = claude ? lines.slice(0, box.first) : opencodePage(lines, box);
   const foot = lines.slice(box.last + 1).join("\n");
-  const popup = claude ? -1 : opencodePopup(lines, box);
-  return {
-    lines, above, screen, plain: text, title,
-    newest: once(() => (claude ? claudeNewest(above, foot) : opencodeNewest(above))),
-    box: popup < 0 ? boxContent(lines, box, claude ? "claude" : "opencode") : null, foot,
-    dialog: popup < 0 ? null : lines.slice(popup).join("\n"),
-  };
+  if (claude) {
+    const above = lines.slice(0, box.first);
+    return { ...whole, above, newest: once(() => claudeNewest(above, foot)),
+      box: boxContent(lines, box), foot, dialog: null };
+  }
+  const above = opencodePage(lines, box);
+  const popup = opencodePopup(lines, box);
+  return { ...whole, above, newest: once(() => opencodeNewest(above)), foot,
+    ...(popup < 0 ? { box: boxContent(lines, box), dialog: null }
+      : { box: null, dialog: lines.slice(popup).join("\n") }) };
 }
 
 /** Where a described box is missing, the lines at the bottom that are taken for a dialog. */
@@ -4138,13 +4147,17 @@ function ruled(screen: Regions, rule: Rule, match: RegExpExecArray, now: number)
     : found;
 }
 
-/** No rule matched, so nothing is known. */
-function unruled(screen: Regions): Verdict {
-  const rest = { verdict: "unsure", where: "screen", limit: null, waitingUntil: null,
+/** By the first rule that matches; if none does, nothing is known. */
+function verdictBy(rules: Rule[], screen: Regions, now: number): Verdict {
+  for (const rule of rules) {
+    const match = matchOf(screen, rule);
+    if (match) return ruled(screen, rule, match, now);
+  }
+  const unknown = { verdict: "unsure", where: "screen", limit: null, waitingUntil: null,
     text: lastNonemptyLine(screen.screen) } as const;
-  if (!screen.screen) return { ...rest, rule: "blank", why: "blank screen" };
-  return screen.box === null ? { ...rest, rule: "none", why: "no input box is recognised" }
-    : { ...rest, rule: DRAFT, why: "a draft hides whether it is working" };
+  if (!screen.screen) return { ...unknown, rule: "blank", why: "blank screen" };
+  return screen.box === null ? { ...unknown, rule: "none", why: "no input box is recognised" }
+    : { ...unknown, rule: DRAFT, why: "a draft hides whether it is working" };
 }
 
 /** The rule of a verdict when a draft in the box hides whether the client works. */
@@ -4209,13 +4222,7 @@ export function detect(
 ): Verdict {
   const described = rules.at(-1)?.box;
   const screen = described ? describedRegions(look, described) : readRegions(look);
-  let verdict: Verdict | null = null;
-  for (const rule of rules) {
-    const match = matchOf(screen, rule);
-    if (match) verdict = ruled(screen, rule, match, now);
-    if (verdict) break;
-  }
-  verdict ??= unruled(screen);
+  const verdict = verdictBy(rules, screen, now);
   const hidesEnd = [AT_PROMPT.name, AT_BOX, CUT_OFF].includes(verdict.rule);
   if (hidesEnd && screen.newest().cutOff) verdict.cutOff = true;
   const rests = ["idle", "background"].includes(verdict.verdict) || verdict.rule === "marker";
@@ -4457,33 +4464,30 @@ export function composerText(
   kind: BackendKind, plain: string, styled?: string, box: TypedBox = {},
 ): string | null {
   const { plain: shown, bright } = styled ? dropGhostText(styled) : { plain, bright: plain };
-  if (!hasKnownBox(kind) || box.boxRe !== undefined) {
+  if (!isBoxKnown(kind, box.boxRe)) {
     return findBox(bright, box)?.text === "" ? "" : findBox(shown, box)?.text ?? null;
   }
   const lines = splitLines(shown.trimEnd());
-  const found = kind === "claude" ? claudeBox(lines) : opencodeBox(lines);
+  const found = KNOWN_BOXES[kind](lines);
   if (!found) return null;
-  const all = boxContent(lines, found, kind);
+  const all = boxContent(lines, found);
   if (kind === "claude" && NEW_SESSION.test(all)) return null;
   // measured by the plain screen, as the lower edge may be grey too
-  const own = boxContent(splitLines(bright), found, kind, lines[found.last]!.length);
+  const own = boxContent(splitLines(bright), found, lines[found.last]!.length);
   // of ghost text, the first letter is under the cursor and therefore not dim
   return PLACEHOLDER.test(all) || (own.length <= 1 && all.length > 1) ? "" : own;
 }
 
 /** The screen above the input box: a text there was sent, one in the box was not. */
 function aboveBox(kind: BackendKind, plain: string, box: TypedBox): string {
-  if (!hasKnownBox(kind) || box.boxRe !== undefined) {
-    return plain.slice(0, findBox(plain, box)?.from ?? 0);
-  }
+  if (!isBoxKnown(kind, box.boxRe)) return plain.slice(0, findBox(plain, box)?.from ?? 0);
   const lines = splitLines(plain.trimEnd());
-  const found = kind === "claude" ? claudeBox(lines) : opencodeBox(lines);
-  return lines.slice(0, found?.first ?? 0).join("\n");
+  return lines.slice(0, KNOWN_BOXES[kind](lines)?.first ?? 0).join("\n");
 }
 
 /** Whether a text in the box would pass for an empty box, or for a box of its own. */
 function hidesInBox({ kind, boxRe, emptyRe }: Backend, value: string): boolean {
-  if (hasKnownBox(kind) && boxRe === undefined) {
+  if (isBoxKnown(kind, boxRe)) {
     return PLACEHOLDER.test(value.trim()) || NEW_SESSION.test(value);
   }
   return (boxRe !== undefined && compiled(boxRe, "m").test(value)) ||
@@ -4574,10 +4578,6 @@ function compileRules(backend: Backend): Rule[] {
   }
   return [...own, ...rules, ...restRules(backend)];
 }
-
-/** Whether its input box is known without a description. */
-const hasKnownBox = (kind: BackendKind): kind is "claude" | "opencode" =>
-  kind === "claude" || kind === "opencode";
 
 /** The rule by which a described client is idle: its box, else its ready mark. */
 function restRules(backend: Backend): Rule[] {
@@ -5271,7 +5271,7 @@ const noteKickoffGiven = (cfg: Config, session: string): Promise<void> => writeO
 
 /** What holds the session that a unit needs, and how to go on; "" = the name is free or ours. */
 function strangerIn(cfg: Config, snap: Snapshot, session: string): string {
-  const runs = snap.strangers?.get(session);
+  const runs = snap.strangers.get(session);
   const tmux = `tmux ${cfg.tmuxSocket ? `-L ${cfg.tmuxSocket} ` : ""}`;
   const target = targetSession(session);
   return runs === undefined ? "" : `the session ${session} was not made by this fleet and holds ` +
@@ -5329,7 +5329,7 @@ const rivalText = (rival: { name: string; why: string } | null): string =>
 
 /** Which other fleet has a session of this name, and what helps; "" = none has. */
 function foreignIn({ foreign }: Snapshot, session: string): string {
-  const home = foreign?.get(session);
+  const home = foreign.get(session);
   return home === undefined ? "" : `the session ${session} belongs to the fleet of ` +
     `${dirname(home)}; set session_prefix in [defaults]`;
 }
@@ -5343,7 +5343,7 @@ function whyBarred(cfg: Config, snap: Snapshot, session: string): string {
 /** Where a unit starts, if not in a new session. */
 function placeFor(snap: Snapshot, session: string): Pick<NewSession, "room" | "pane"> {
   const pane = snap.panes.get(session);
-  return { room: snap.rooms?.has(session) === true, pane: pane?.pinned ? pane : undefined };
+  return { room: snap.rooms.has(session), pane: pane?.pinned ? pane : undefined };
 }
 
 function leftRunning(session: string): Started {
@@ -12327,7 +12327,7 @@ function stateOf(
   return describeState(memory, {
     pane, held: isHeld(operator, unit.name), enabled: agent?.enabled ?? true, limit,
     kind: agent?.kind ?? "service", complete, now, unsureAfter: cfg.watchdog.unsureAfter,
-    stranger: snap.strangers?.get(unit.session), stuck: stuckNow(memory),
+    stranger: snap.strangers.get(unit.session), stuck: stuckNow(memory),
     ahead: agent && limitAhead(cfg, look.watch, agent),
     unready: whyUnready(operator, unit, memory, now),
     cannot: whyCannotStart(cfg, look, unit), words: shown && pane ? clientWords(shown, pane) : "",
@@ -12500,7 +12500,7 @@ async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []) {
       { dropped: watch.notices.dropped, text: noticesText(watch.notices, now),
         needsHuman: noticesFail(watch.notices) } } : {}),
     accounts: accountRows(cfg, look, agents),
-    unknownSessions: [...snap.panes.keys(), ...(snap.strangers?.keys() ?? [])]
+    unknownSessions: [...snap.panes.keys(), ...snap.strangers.keys()]
       .filter((name) => name.startsWith(cfg.sessionPrefix) && !known.has(name))
       .map((name) => plainText(name, SUBJECT_MAX)).sort(),
     // of those, clients of this fleet that are no longer in the config
