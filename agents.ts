@@ -1055,31 +1055,26 @@ function realAppend(path: string, text: string, cap = Infinity): boolean {
 const READ_MAX = 16_000_000;
 
 /** Only a regular file is read: a fifo or a device may never end. */
-function refuseOther(path: string, stat: Stats): void {
-  const wrong = stat.isDirectory() ? "is a folder" : !stat.isFile() ? "is not a regular file" : "";
+function refuseOther(path: string, stat: Stats, max: number): void {
+  const wrong = stat.isDirectory() ? "is a folder" : !stat.isFile() ? "is not a regular file"
+    : stat.size > max ? `is too large (${Math.round(stat.size / 1e6)} MB)` : "";
   if (wrong) throw new Error(`${path} ${wrong}`);
 }
 
-function refuseLarge(path: string, size: number): void {
-  if (size > READ_MAX) throw new Error(`${path} is too large (${Math.round(size / 1e6)} MB)`);
-}
-
-const readRegular = <T>(path: string, read: (file: number, size: number) => T): T | null =>
-  ifThere(() => withFile(path, constants.O_RDONLY, (file) => {
-    const stat = fstatSync(file);
-    refuseOther(path, stat);
-    return read(file, stat.size);
-  }));
+const readRegular = <T>(
+  path: string, read: (file: number, size: number) => T, max = Infinity,
+): T | null => ifThere(() => withFile(path, constants.O_RDONLY, (file) => {
+  const stat = fstatSync(file);
+  refuseOther(path, stat, max);
+  return read(file, stat.size);
+}));
 
 /** Whether a file is inside the binary: such a file has no descriptor. */
 const isEmbedded = (path: string): boolean => COMPILED && path.startsWith(import.meta.dir);
 
 function realRead(path: string): string | null {
   if (isEmbedded(path)) return existsSync(path) ? readFileSync(path, "utf8") : null;
-  return readRegular(path, (file, size) => {
-    refuseLarge(path, size);
-    return readFileSync(file, "utf8");
-  });
+  return readRegular(path, (file) => readFileSync(file, "utf8"), READ_MAX);
 }
 
 /** How long, ms, to wait for a file: a network disk that is away never answers. */
@@ -1101,9 +1096,8 @@ async function realText(path: string): Promise<string | null> {
   if (isEmbedded(path)) return realRead(path);
   const file = Bun.file(path);
   const read = async (): Promise<string> => {
-    const stat = await file.stat(); // before it is opened, as opening a fifo would wait
-    refuseOther(path, stat);
-    refuseLarge(path, stat.size);
+    // before it is opened, as opening a fifo would wait
+    refuseOther(path, await file.stat(), READ_MAX);
     return file.text();
   };
   try {
@@ -1227,14 +1221,11 @@ export const brokenLine = (line: string, width: number): string =>
 /** Standard error; that its reader has gone is no fault. */
 const standardError = once(() => process.stderr.on("error", () => {}));
 
-/** Whether standard output is a terminal. */
-const isTerminal = once((): boolean => mayBeTerminal(1) && process.stdout.isTTY);
-
-/** False also for one that is closed. */
-const mayBeTerminal = (file: number): boolean => tried(() => {
-  const shown = fstatSync(file);
+/** Whether standard output is a terminal; it may as well be closed. */
+const isTerminal = once((): boolean => tried(() => {
+  const shown = fstatSync(1);
   return shown.isCharacterDevice() && shown.rdev !== statSync("/dev/null").rdev;
-}, false);
+}, false) && process.stdout.isTTY);
 
 function writeError(text: string): void {
   const stderr = standardError();
@@ -3812,13 +3803,8 @@ const oneLine = (text: string) => text.replace(/\s+/g, " ").trim();
 const splitLines = (text: string) => text.replaceAll("⏺", "●")
   .replace(/[\r\u2028\u2029]/g, " ").split("\n").map((line) => line.trimEnd());
 
-function lastLines(lines: string[], count: number): string {
-  const last: string[] = [];
-  for (let at = lines.length - 1; at >= 0 && last.length < count; at--) {
-    if (lines[at]) last.unshift(lines[at]!);
-  }
-  return last.join("\n");
-}
+const lastLines = (lines: string[], count: number): string =>
+  lines.filter(Boolean).slice(-count).join("\n");
 
 /** The last line of `text` that is not blank, trimmed; "" when there is none. */
 export function lastNonemptyLine(text: string): string {
@@ -4087,8 +4073,8 @@ const LIMIT_CLASSES: [LimitClass, RegExp][] = [
     "insufficient (?:credit|balance)|usage.credits? limit|out of (?:extra )?usage)", "i")],
   ["5h", /\b(?:5.?h(?:our)?|session) (?:usage )?limit/i],
   ["weekly", /\bweekly\b/i],
-  ["model", /\b(?:opus|sonnet|haiku|fable|fast)\b[^·]*limit|\bon this model\b/i],
-  ["model", /\blimit reached for all \w+ models\b/i],
+  ["model", anyOf(/\b(?:opus|sonnet|haiku|fable|fast)\b[^·]*limit|\bon this model\b/i,
+    /\blimit reached for all \w+ models\b/i)],
 ];
 const isLimitClass: Shape = (value) => Object.hasOwn(LIMIT_NAMES, String(value));
 const LIMIT_NAMES: Record<LimitClass, string> = {
@@ -4598,10 +4584,8 @@ function replaceRules(rules: Rule[], rule: Rule): Rule[] {
   const last = rules.findLastIndex((one) => one.verdict === rule.verdict);
   const rank = (verdict: VerdictName) => ["blocked", "active", "limited", "fatal"].indexOf(verdict);
   const behind = rules.findLastIndex((one) => rank(one.verdict) < rank(rule.verdict)) + 1;
-  const at = last < 0 ? behind : last;
-  return rules.flatMap((one, i) => [...(i === at ? [rule] : []),
-      ...(one.verdict === rule.verdict ? [] : [one])])
-    .concat(at >= rules.length ? [rule] : []);
+  return rules.toSpliced(last < 0 ? behind : last, 0, rule)
+    .filter((one) => one === rule || one.verdict !== rule.verdict);
 }
 
 /**
