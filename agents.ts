@@ -391,6 +391,8 @@ export interface Memory extends Transient {
   releasedAt: number;
   /** What its start waits for (`notReady`), and since when, wall ms. */
   awaits?: { need: string; since: number } | undefined;
+  /** A restart for idleness was put off because a person's draft is in the input box. */
+  draft?: boolean | undefined;
 }
 
 /** What of a memory dies with the watchdog, before the first look. Times are monotonic ms. */
@@ -406,8 +408,6 @@ const freshTransient = () => ({
   readAt: 0,
   drawStamp: "",
   serverDown: false,
-  /** A restart for idleness was put off because a person's draft is in the input box. */
-  draft: false,
   unsureLooks: 0,
   /** Since when an idle screen has not come to rest, and when it last changed. */
   unrest: null as { since: number; last: number } | null,
@@ -4149,9 +4149,6 @@ function verdictBy(rules: Rule[], screen: Regions, now: number): Verdict {
 /** The rule of a verdict when a draft in the box hides whether the client works. */
 const DRAFT = "draft";
 const SOMEONES_DRAFT = "someone's draft is in the input box";
-/** Of a stored reason, which an older version may have put in its own words. */
-const isOfDraft = (why = ""): boolean =>
-  [SOMEONES_DRAFT, "someone's draft stands in the input box"].includes(why);
 /** The rule for the menu that a limit opens. */
 const LIMIT_MENU = "limit menu";
 
@@ -6585,7 +6582,8 @@ const GROUP = {
 const MEMORY_SHAPES: Record<string, Shape> = {
   version: isText, model: isText, conversation: isId,
   unsureTold: isNumber, backgroundSince: isNumber, stalls: isNumber, stallsTold: isNumber,
-  answering: isFlag, answeredAt: isNumber, awaits: withFields({ need: isText, since: isNumber }),
+  answering: isFlag, answeredAt: isNumber, draft: isFlag,
+  awaits: withFields({ need: isText, since: isNumber }),
   starts: isList(isNumber), client: orNull(withFields(GROUP)),
   stopping: orNull(withFields({ ...GROUP, since: isNumber, marks: orNull(isList(isText)),
     stuck: orNull(isText), killed: orNull(isNumber), inPlace: orNull(isFlag) })),
@@ -7110,10 +7108,8 @@ interface Look extends Judged {
 }
 
 /** What a new client in the same session begins with: nothing that was true of the old one. */
-const NEW_CLIENT = { since: 0, model: undefined, backgroundSince: undefined, idleSince: 0,
-  sameSince: 0, picture: "", outline: "", byRules: null, unrest: null, answered: "", answers: 0,
-  answering: undefined, awaits: undefined, together: false, versionOf: 0, oddLooks: 0, mismatch: "",
-  serverDown: false };
+const NEW_CLIENT = { ...TRANSIENT, since: 0, model: undefined, backgroundSince: undefined,
+  answered: "", answers: 0, answering: undefined, awaits: undefined, draft: undefined };
 
 /** When a process began, s since 1970; NaN = there is none, or no /proc. */
 function startedAt(pid: number): number {
@@ -7339,7 +7335,7 @@ async function readLook(
   const probed = watch.outbox.some(isProbe(agent.name));
   let verdict = decideAccount(
     accountLimitOf(cfg, watch, agent), agent.name, probed, own.verdict, world.now());
-  const draft = memory.draft && verdict.verdict === "idle" &&
+  const draft = memory.draft === true && verdict.verdict === "idle" &&
     await holdsDraft(cfg, watch, agent, pane) !== false;
   if (draft) verdict = { ...verdict, verdict: "blocked", rule: DRAFT, where: "box",
     why: SOMEONES_DRAFT };
@@ -7440,7 +7436,7 @@ async function noteLook(
 ): Promise<Verdict> {
   const memory = memoryOf(watch, agent.name);
   const { backgroundSince, draft } = look;
-  Object.assign(memory, { backgroundSince, draft });
+  Object.assign(memory, { backgroundSince, draft: draft || undefined });
   if (look.serverDown) memory.serverDown = true;
   const replaced = look.verdict.where === "process" && look.verdict.verdict === "unsure";
   if (replaced && pane.startedPid !== NOBODY) {
@@ -8898,7 +8894,7 @@ export async function stallCheckOne(
   if (action.do !== "restart" || !(await verdictStillHolds(cfg, watch, agent, seen))) return false;
   // `readLook` keeps it so for as long as the draft stands there
   const draft = verdict.verdict === "idle" && await holdsDraft(cfg, watch, agent, seen.pane);
-  memory.draft = draft === true;
+  memory.draft = draft === true || undefined;
   // without a box only the screen tells that nobody has typed for as long again
   const isLeft = draft === "no box" && Math.min(idle, same) >= NO_BOX_PAUSES * stallIdle;
   if (draft !== false && !isLeft) return false;
@@ -12245,7 +12241,7 @@ export function decideNow(
     return { verdict: "unsure", why: "its screen could not be read", since };
   }
   const drawn = pane.activity || now;
-  if (shown.verdict === "idle" && isOfDraft(known?.why)) return known!;
+  if (shown.verdict === "idle" && known?.draft && known.verdict === "blocked") return known;
   const moves = now - drawn < quiet && (known?.verdict === "active" || shown.where === "process");
   const { verdict, why } = shown.verdict === "idle" && moves
     ? { verdict: "active" as const, why: "its screen changed a moment ago" } : shown;

@@ -124,6 +124,9 @@ describe("stallCheckOne, over the fake world", () => {
     expect(await ticksToRestart(100)).toBe(Infinity);
     expect([pane().draft, fake.logged("is blocked: someone's draft is in the input box")]).toEqual(["what I was about to say", [expect.any(String)]]);
     expect(memoryOf(watch, "a").verdict).toBe("blocked");
+    watch = await fake.watch(cfg); // another watchdog knows it from the memory
+    await fake.ticks(cfg, watch, 2);
+    expect(memoryOf(watch, "a").verdict).toBe("blocked");
     pane().draft = "";
     await fake.ticks(cfg, watch, 2);
     expect(memoryOf(watch, "a").verdict).toBe("idle");
