@@ -1711,22 +1711,23 @@ class ConfigReader {
     for (const key of unknown) {
       this.warning(at, key, `unknown key${nearest(key, Object.keys(keys))}`);
     }
-    const values = Object.entries(keys).map(([key, [check, fallback]]) => {
-      const value = (raw as Record<string, unknown>)[key];
-      if (value === undefined) {
+    const read: Raw = {};
+    for (const [key, [check, fallback]] of Object.entries(keys)) {
+      const value = (raw as Raw)[key];
+      const allowed = value === undefined ? null : check(value);
+      const kept = allowed === null && value !== undefined ? value : fallback;
+      if (kept !== undefined) read[camelCase(key)] = kept;
+      if (value === undefined && check.needed) {
         const slip = unknown.find((other) => nearest(other, [key]));
-        if (check.needed) this.fault(at, key, `missing; it must be ${check(undefined)}` +
+        this.fault(at, key, `missing; it must be ${check(undefined)}` +
           (slip ? ` ("${slip}" is not a key)` : ""));
-        return [camelCase(key), fallback];
       }
-      const allowed = check(value);
-      if (allowed === null) return [camelCase(key), value];
+      if (allowed === null) continue;
       const words = [...allowed.matchAll(/"([^"]+)"/g)].map((match) => match[1]!);
       this.fault(at, key, `${show(value)} is not allowed: ${allowed}` +
         `${nearest(show(value).replaceAll('"', ""), words)}`);
-      return [camelCase(key), fallback];
-    });
-    return Object.fromEntries(values.filter(([, value]) => value !== undefined)) as Table<T>;
+    }
+    return read as Table<T>;
   }
 }
 
@@ -2357,8 +2358,9 @@ function listProcesses(): Process[] | null {
 
 /** A variable of an environment as /proc shows it; "" = it is not set. */
 function variableIn(environ: string, name: string): string {
-  const [, found = ""] = `\0${environ}`.split(`\0${name}=`, 2);
-  return found.split("\0", 1)[0]!;
+  const all = `\0${environ}\0`;
+  const at = all.indexOf(`\0${name}=`);
+  return at < 0 ? "" : all.slice(at + name.length + 2, all.indexOf("\0", at + 1));
 }
 
 /** A variable of the environment that a process was started with; "" = not set, or hidden. */
@@ -5728,14 +5730,36 @@ function claudeFolder(pid: number, env: Record<string, string> = {}): string {
   return of("CLAUDE_CONFIG_DIR") || join(of("HOME") || homedir(), ".claude");
 }
 
+/** Whether a wrapper's client has ended; the wrapper may have started another. */
+const hasLeft = ({ pane, pid, born }: SessionFile): boolean =>
+  pid !== pane && bornOf(pid) !== born;
+
+/** The session file that is known of a pane's client; null = it is to be searched for, or again. */
+function knownFile(cfg: Config, { session }: Agent, { pid }: Pane): SessionFile | null {
+  const file = sessionFiles.get(cfg)?.get(session);
+  if (file?.pane !== pid) return null;
+  const isLost = file.last?.changed == null || hasLeft(file);
+  return isLost && world.mono() - file.sought >= SEEK_EVERY ? null : file;
+}
+
+const sessionsFolder = (cfg: Config, agent: Agent, pane: Pane): string =>
+  knownFile(cfg, agent, pane)?.folder ?? join(claudeFolder(pane.pid, agent.env), "sessions");
+
 /** Finds the file of a pane's client: by the pane's pid, else by one of its process group. */
-function seekSessionFile(agent: Agent, pane: Pane): SessionFile {
-  const folder = join(claudeFolder(pane.pid, agent.env), "sessions");
+function seekSessionFile(folder: string, pane: Pane): SessionFile {
   const isOurs = (pid: number) => statOf(pid)[2] === String(pane.pid);
   const found = world.mtime(join(folder, `${pane.pid}.json`)) !== null ? pane.pid
     : world.list(folder).slice(0, 1000).map((name) => Number(/^(\d+)\.json$/.exec(name)?.[1]))
       .find((pid) => isPid(pid) && isOurs(pid)) ?? pane.pid;
   return { pane: pane.pid, pid: found, born: bornOf(found), folder, sought: world.mono() };
+}
+
+/** The folder with a client's own files; "" = none are read. */
+function ownFolder(cfg: Config, agent: Agent, pane: Pane): string {
+  const { kind } = backendOf(cfg, agent);
+  if (kind === "claude") return sessionsFolder(cfg, agent, pane);
+  return kind === "codex" ? codexHomeOf(agent)
+    : kind === "gemini" ? geminiFolder(agent, pane) : "";
 }
 
 /** The sessions of clients whose own files are on a disk that does not answer at present. */
@@ -5745,41 +5769,29 @@ const silent = new Set<string>();
  * Whether the disk with a client's own files answers. Where it does not, nothing there is touched:
  * the call would never return, and one agent's disk would end the care of all.
  */
-async function diskAnswers(cfg: Config, agent: Agent, pane: Pane): Promise<boolean> {
-  const { kind } = backendOf(cfg, agent);
-  const known = sessionFiles.get(cfg)?.get(agent.session);
-  const folder = kind === "codex" ? codexHomeOf(agent)
-    : kind === "gemini" ? geminiFolder(agent, pane) : kind !== "claude" ? ""
-    : known?.pane === pane.pid ? known.folder : claudeFolder(pane.pid, agent.env);
+async function diskAnswers(agent: Agent, folder: string): Promise<boolean> {
   const answers = !folder || await world.answers(folder);
   if (answers) silent.delete(agent.session);
   else silent.add(agent.session);
   return answers;
 }
 
-/** Whether a wrapper's client has ended; the wrapper may have started another. */
-const hasLeft = ({ pane, pid, born }: SessionFile): boolean =>
-  pid !== pane && bornOf(pid) !== born;
-
 /**
  * The state of a pane's client by its session file; null = none that can be believed, so that the
  * screen decides.
  */
-function readClaudeWord(cfg: Config, agent: Agent, pane: Pane): ClaudeWord | null {
+function readClaudeWord(
+  cfg: Config, agent: Agent, pane: Pane, folder = sessionsFolder(cfg, agent, pane),
+): ClaudeWord | null {
   if (silent.has(agent.session)) return null;
   const files = sessionFiles.getOrInsertComputed(cfg, () => new Map());
   try {
-    let file = files.get(agent.session);
-    const isLost = file && (file.last?.changed == null || hasLeft(file));
-    if (file?.pane !== pane.pid || (isLost && world.mono() - file.sought >= SEEK_EVERY)) {
-      file = seekSessionFile(agent, pane);
-      files.set(agent.session, file);
-    }
-    const { pid, born, folder, last } = file;
-    const path = join(folder, `${pid}.json`);
-    file.last = readAgain(last, path, (changed) => parseClaudeWord(
-      world.tail(path, SESSION_FILE_MAX) ?? "", pid, born,
-      (changed ?? 0) > pane.created - CLOCK_STEP));
+    const file = knownFile(cfg, agent, pane) ?? seekSessionFile(folder, pane);
+    files.set(agent.session, file);
+    const { pid, born, last } = file;
+    const path = join(file.folder, `${pid}.json`);
+    file.last = readAgain(last, path, (changed) => changed === null ? null : parseClaudeWord(
+      world.tail(path, SESSION_FILE_MAX) ?? "", pid, born, changed > pane.created - CLOCK_STEP));
     return hasLeft(file) ? null : file.last.said;
   } catch {
     return null; // somebody else's, or not a file
@@ -6377,7 +6389,8 @@ async function withOwnWord(
     const why = `its folder was removed; put it back, then run "agents restart ${agent.name}"`;
     return { ...NO_VERDICT, verdict: "blocked", rule: "folder", where: "process", why };
   }
-  if (!(await diskAnswers(cfg, agent, pane))) {
+  const folder = ownFolder(cfg, agent, pane);
+  if (!(await diskAnswers(agent, folder))) {
     return { ...NO_VERDICT, where: "disk", why: "the disk with its own files does not answer" };
   }
   const backend = backendOf(cfg, agent);
@@ -6392,7 +6405,7 @@ async function withOwnWord(
     const found = end && redrawn("gemini", rules, end, world.now(), (limit) => limit);
     return found ? { ...found, where: CHAT } : screen;
   }
-  const word = kind === "claude" ? readClaudeWord(cfg, agent, pane) : null;
+  const word = kind === "claude" ? readClaudeWord(cfg, agent, pane, folder) : null;
   const verdict = decideClaude(word, screen);
   const isCutOff = verdict.cutOff && verdict.verdict === "idle";
   if (!word || !(isCutOff || showsError(verdict))) return verdict;
@@ -12133,12 +12146,12 @@ function subjectOf(own: string[], question = ""): string {
 
 // One look at everything.
 
-/** Everything that the rows of one `status` are made from; `now` is wall ms. */
+/** Everything that the rows of one `status` are made from; `now` is wall ms, `today` local. */
 interface StatusLook {
   snap: Snapshot; watch: Watch; operator: Operator; queue: Message[];
   /** By unit name; no entry = its screen was not read, or could not be. */
   screens: Map<string, UnitScreen>;
-  watchdog: WatchdogState; complete: boolean; now: number;
+  watchdog: WatchdogState; complete: boolean; now: number; today: string;
   /** The orphan in the folder of an agent that does not run, by the name of the agent. */
   rivals: Map<string, { name: string; why: string }>;
   /** What is wrong with the folders of units that do not run; see `folderFault`. */
@@ -12201,13 +12214,13 @@ async function lookAtPanes(
 
 /** Gathers what `status` shows. `named`: read these screens and no others; none = all agents. */
 async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusLook> {
-  await readState(cfg);
   const watch = await loadWatch(cfg);
-  const snap = await lookAtSessions(cfg, watch);
+  // while tmux works; the first question after the local date alone takes 4 ms
+  const [snap, watchdog, today] = await Promise.all([lookAtSessions(cfg, watch),
+    readWatchdog(cfg), localDate(world.now()), readState(cfg)]);
   if (!snap.ok && isMissing(snap)) die(NO_TMUX);
-  const watchdog = await readWatchdog(cfg);
-  const screens = await lookAtPanes(cfg, watch, snap, watchdog, named);
-  const operator = await operatorOf(cfg);
+  const [screens, operator, rivals] = await Promise.all(
+    [lookAtPanes(cfg, watch, snap, watchdog, named), operatorOf(cfg), rivalsOf(cfg, snap)]);
   const queue = [...watch.outbox,
     ...operator.queue.filter((message) => !watch.taken.includes(message.id) && !isLate(message))];
   const dirs = [...unitsOf(cfg).values()]
@@ -12215,7 +12228,7 @@ async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusL
   const faults = new Map(await Promise.all([...new Set(dirs)].map(async (dir) =>
     [dir, await folderFault(dir)] as const)));
   return { snap, watch, operator, queue, screens, watchdog, complete: isComplete(cfg),
-    now: world.now(), rivals: await rivalsOf(cfg, snap), faults };
+    now: world.now(), today, rivals, faults };
 }
 
 // What is believed of one unit now.
@@ -12354,7 +12367,7 @@ const isPast = ({ during }: Message, { verdict }: Memory, running: boolean): boo
   running ? during !== undefined && during !== verdict : during !== "gone";
 
 function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
-  const { snap, watch, queue, screens, now } = look;
+  const { snap, watch, queue, screens, now, today } = look;
   const memory = memoryNow(cfg, look, unit);
   const agent = isAgent(unit) ? unit : null;
   const pane = snap.panes.get(unit.session);
@@ -12394,9 +12407,7 @@ function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
     // the state of the agent that has to end first; "" = they wait for something else
     messagesDuring: waiting?.during ?? ("" as const),
     unproven: unproven.length, // recent texts, typed without proof that the client took them
-    // asked only if there is one: the first question after the local date takes 4 ms
-    restartsToday: memory.restarts.count && memory.restarts.day === localDate(now)
-      ? memory.restarts.count : 0,
+    restartsToday: memory.restarts.day === today ? memory.restarts.count : 0,
     // the command that helps, without `agents`
     cure: !needsHuman ? "" : running ? `attach ${unit.name}`
       : condition === "parked" ? `up ${unit.name}` : condition === "unknown" ? "doctor"

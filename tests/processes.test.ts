@@ -223,6 +223,20 @@ describe("the family of a client", () => {
     await ticks(4);
     expect([starts(), markOf() === first]).toEqual([2, false]);
   });
+  test("P22: a status reads the environment of each client once, and one more to find their tmux server", async () => {
+    await begin(agents("a", "b", "c"));
+    const [{ read }, { TMUX_TMPDIR: folder }] = [world, process.env];
+    for (const name of ["a", "b", "c"]) fake.files.set(`/proc/${pane(name).pid}/environ`, `TMUX=/sockets/tmux-0/default,1,0\0AGENTS_UNIT=${markOf(name)}\0HOME=/home\0`);
+    const environs: string[] = [];
+    world.read = (path) => (path.endsWith("/environ") && environs.push(path), read(path));
+    try {
+      await command("status", "--config", cfg.path);
+      expect([process.env.TMUX_TMPDIR, environs.length]).toEqual(["/sockets", 4]);
+    } finally {
+      if (folder === undefined) delete process.env.TMUX_TMPDIR;
+      else process.env.TMUX_TMPDIR = folder;
+    }
+  });
   test("no child of ours carries the mark of an agent that ran the command", () => {
     process.env.AGENTS_UNIT = "f/a/1";
     try {
