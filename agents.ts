@@ -9420,7 +9420,7 @@ async function mustWait(cfg: Config, unit: Unit, snap: Snapshot, memory: Memory)
   return need !== "";
 }
 
-/** How long, ms, a start waits for what it needs before a person is told. */
+/** A start waits this long, ms, for what it needs before a person is told. */
 const NEEDS_PATIENCE = 300_000;
 
 /** Why a start has waited for too long; "" = it has not, or a person took down what it needs. */
@@ -9868,23 +9868,22 @@ export function decideAdvance(
 }
 
 /**
- * On the heavy tick: begins a move when the current phase is DONE; true when one begins. A complete
- * sequence stays complete until the operator appends a phase: then the loops go on with that.
+ * On the heavy tick: begins a move when the current phase is DONE. A complete sequence stays
+ * complete until the operator appends a phase: then the loops go on with that.
  */
-export async function phaseAdvanceCheck(cfg: Config, watch: Watch): Promise<boolean> {
-  if (!phases(cfg).length || !cfg.loop.autoAdvance || watch.intent) return false;
+export async function phaseAdvanceCheck(cfg: Config, watch: Watch): Promise<void> {
+  if (!phases(cfg).length || !cfg.loop.autoAdvance || watch.intent) return;
   const [list, idx] = [phases(cfg), curIdx(cfg)];
   const phase = list[idx]!;
   const done = await phaseDone(cfg, phase.status, watch.channel, watch) === true;
   const next = decideAdvance(idx, list.length, done, isComplete(cfg));
-  if (next === "none") return false;
+  if (next === "none") return;
   const to = next === "advance" ? list[idx + 1]!.id : "";
   log(to ? `PHASE ${phase.id} DONE, moving on to ${to}`
     : `PHASE SEQUENCE COMPLETE (${phase.id} DONE), stopping the loops`);
   watch.intent = { id: newId(), from: phase.id, to,
     run: to ? "" : triggered(cfg), at: world.now() };
   await save(cfg, watch);
-  return true;
 }
 
 const triggerFile = (cfg: Config): string =>
@@ -9896,7 +9895,7 @@ function triggered(cfg: Config): string {
   return onComplete && world.mtime(triggerFile(cfg)) !== null ? onComplete.run : "";
 }
 
-/** Why a move under way makes no sense any more, "" = it does. */
+/** Why a move under way no longer makes sense; "" = it does. */
 export function decideDrop(
   intent: { from: string; to: string }, here: string, list: Phase[],
 ): string {
@@ -9905,13 +9904,13 @@ export function decideDrop(
     ? "it is not in the config any more" : "";
 }
 
-/** A move is over, whatever became of it: nothing that it waited for is a trouble any more. */
+/** A move is over, whatever became of it: what it waited for is no trouble any more. */
 function endMove(watch: Watch): void {
   watch.intent = null;
   trouble(watch, "on_complete", "");
 }
 
-/** Whether a move makes sense still; drops it if not. */
+/** Whether a move still makes sense; drops it if not. */
 async function mayMove(
   cfg: Config, watch: Watch, intent: { from: string; to: string },
 ): Promise<boolean> {
@@ -10005,7 +10004,7 @@ async function applyReleases(cfg: Config, watch: Watch): Promise<void> {
   }
 }
 
-/** A busy round may take this long, ms, and no gap is seen in it where intervals are short. */
+/** A busy round may take this long, ms: longer than many an interval, and no gap for all that. */
 const LONG_ROUND = 60_000;
 
 /** After a suspend or a clock step: idle clocks start anew, and no wait grows by the step. */
@@ -10139,7 +10138,7 @@ async function round(
 const HINDERS = new RegExp("^(?:tmux|phase state|operator\\.json|state folder|" +
   "guard (?:heartbeat|tick|hand-off|phase|phase move|outbox|unit (.+)))$");
 
-/** How long, ms, such a trouble may last before people are told. */
+/** Such a trouble may last this long, ms, before people are told. */
 const TROUBLE_PATIENCE = 300_000;
 
 /** Tells people of troubles that last: while one does, no look can tell them of anything else. */
@@ -10195,7 +10194,7 @@ async function keepLogs(
   }
 }
 
-/** What has not come about for this long, ms, a first text or a move, waits for the ticks. */
+/** A first text or a phase move that takes longer than this, ms, goes on by the ticks alone. */
 const BOOT_PATIENCE = 120_000;
 
 /** Units that must not wait for the next tick: ending, waiting for a server, due, not told yet. */
@@ -10257,8 +10256,7 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     Object.assign(next, { logDir, stateDir, tmuxSocket, stored });
     watch.volatile.moves = keepSessions(cfg, next);
     await moveSessions(next, watch);
-    const left = unitsOf(next);
-    const lost = [...unitsOf(cfg).keys()].filter((name) => !left.has(name));
+    const lost = [...new Set(unitsOf(cfg).keys()).difference(unitsOf(next))];
     for (const agent of lost) {
       emit(cfg, "orphan", { agent, why: "it left the config; its client is left alone" });
     }
@@ -10312,7 +10310,7 @@ async function moveSessions(cfg: Config, watch: Watch): Promise<void> {
     "there; until then each stays where it is");
 }
 
-/** The end of a fault in the config is an event as its beginning is. */
+/** That the config is valid again is an event, as its fault was. */
 function noteConfigGood(cfg: Config, watch: Watch): void {
   if (watch.volatile.errors.config) emit(cfg, "config", { to: "ok", why: "it is valid again" });
   trouble(watch, "config", "");
@@ -10325,7 +10323,7 @@ interface LoopSignals {
   wake(): void;
 }
 
-/** `kept`: no terminal can be closed over it, so that HUP asks for another look, as of a daemon. */
+/** `kept`: it has no terminal to lose, so SIGHUP asks it for another look, as it does a daemon. */
 function listen(kept: boolean): LoopSignals {
   const signals: LoopSignals = { stop: false, poked: false, wake() {} };
   for (const signal of ["SIGTERM", "SIGINT", ...(kept ? [] : ["SIGHUP"])]) {
@@ -10382,8 +10380,8 @@ async function restUntil(
 }
 
 /**
- * How much later than usual code is compiled, in effect never: for what runs once in 30 s a
- * compiler does not pay. It took 10 MB and a tenth of the CPU more (100 agents, a tick every 6 s).
+ * How much later than usual code is compiled, in effect never: a compiler does not pay for what
+ * runs once in 30 s. It took 10 MB and a tenth of the CPU more (100 agents, a tick every 6 s).
  */
 export const RARELY_RUN = 1_000_000;
 
@@ -10488,7 +10486,7 @@ function phaseLine(cfg: Config): string {
   return phaseTrouble(cfg) || `phase ${curPhase(cfg)!.id} [${curIdx(cfg) + 1}/${list.length}]`;
 }
 
-/** Whether any loop runs; `older` = on the kickoff of another phase than the current one. */
+/** The loop agents that run; `older`: only those on the kickoff of another phase than this one. */
 export function loopSessionsAlive(cfg: Config, snap: Snapshot, older = false): Agent[] {
   const now = phaseTrouble(cfg) ? "" : curPhase(cfg)?.id;
   return loopAgents(cfg).filter((agent) => sessionAlive(snap, agent.session) &&
@@ -10517,7 +10515,7 @@ export const HUNG_AFTER = 120_000;
 const isRunning = ({ exitCode, signalCode }: Bun.Subprocess): boolean =>
   exitCode === null && signalCode === null;
 
-/** It hangs once it has not moved for so long, ms: ten of its intervals (s), and `least`. */
+/** It hangs once it has not moved for this long, ms: ten of its intervals (s), at least `least`. */
 export const hungAfter = (interval: number, least = HUNG_AFTER): number =>
   Math.max(10 * interval * 1000, least);
 
@@ -10537,7 +10535,7 @@ export function stillness(): (sign: string | null, hangs: number) => number {
   };
 }
 
-/** How long, ms, a new keeper may take to get its lock before another one is started. */
+/** A new keeper may take this long, ms, to get its lock before another one is started. */
 const KEEPER_START_MAX = 60_000;
 
 /**
@@ -10581,7 +10579,7 @@ async function followLog(cfg: Config, snap: Snapshot): Promise<void> {
     ...placeFor(snap, session) });
 }
 
-/** How often, ms, the keeper checks its own lock and the watchdog. */
+/** The keeper checks its own lock and the watchdog this often, ms. */
 const KEEPER_STEP = 250;
 
 /**
@@ -10639,8 +10637,9 @@ export class Ward {
     const pid = holderOf(this.cfg, "watchdog");
     if (pid !== null && !this.child) this.waitBeforeStart(1_000);
     if (pid !== null) return this.endIfHung(pid, writes);
-    if (!this.child) this.asked = null;
-    if (!this.child && world.mono() >= this.nextStart && !this.awaitsLock()) this.start();
+    if (this.child) return;
+    this.asked = null;
+    if (world.mono() >= this.nextStart && !this.awaitsLock()) this.start();
   }
 
   /**
@@ -10816,7 +10815,7 @@ async function sendNotice(
   if (!answer.ok) die(`notify: the URL answered ${answer.status}`);
 }
 
-/** For this long, ms, what an ended watchdog left untold is still news. */
+/** What an ended watchdog left untold is news for this long, ms. */
 const UNTOLD_FOR = HOUR;
 
 /** The events of these kinds that came after the last notice and before this watchdog. */
@@ -10865,7 +10864,7 @@ export async function notifyPeople(config: () => Config, watch: Watch): Promise<
   }
 }
 
-/** Counts events that were given up while an earlier batch is still tried. */
+/** Counts events that were dropped while an earlier batch is still being tried. */
 function noteLost(watch: Watch, lost: number): void {
   const notices = watch.notices!;
   Object.assign(notices, { dropped: notices.dropped + lost, droppedAt: world.now() });
@@ -11186,16 +11185,16 @@ async function endOriginalWatchdog(cfg: Config, snap: Snapshot): Promise<void> {
   await stopPanes(cfg, [pane]);
 }
 
-/** How long, ms, a watchdog may take to get its lock after its keeper started, under load. */
+/** Under load a watchdog may take this long, ms, to get its lock after its keeper started. */
 const WATCHDOG_START_MAX = 30_000;
 
-/** Logs that somebody else's session has the name of the one for the watchdog's log. */
+/** Says why the watchdog's log is not shown: somebody else's session has its name. */
 function nameLogStranger(cfg: Config, snap: Snapshot): void {
   const stranger = strangerIn(cfg, snap, watchdogSession(cfg));
   if (stranger) log(`the watchdog's log is not shown: ${stranger}`);
 }
 
-/** Whether no order says that the watchdog is to stay down. */
+/** No order says that the watchdog is to stay down. */
 const isWanted = (operator: Operator): boolean => !isHeld(operator, "watchdog");
 
 /** After an upgrade: ends watchdog and keeper if the heartbeat names another version than ours. */
@@ -11373,7 +11372,7 @@ async function endLeftOver(cfg: Config, watch: Watch, unit: Unit): Promise<Failu
   }
 }
 
-/** The failure of a unit some of whose processes outlived their end; [] = all are gone. */
+/** The failure of a unit some of whose processes could not be ended; [] = all are gone. */
 function stuckOf({ name }: Named, family: Family, all = listProcesses()): Failure[] {
   const members = membersOf(family, all);
   return members.length ? [{ name, why: cannotEnd(members), stuck: true }] : [];
@@ -11477,9 +11476,8 @@ async function withBar<T>(total: number, work: (step: Step) => Promise<T>): Prom
 
 /** Types the first texts where no watchdog runs; the rest stays queued until one does. */
 async function bootAll(cfg: Config, boots: Message[]): Promise<void> {
-  const agents = boots.map((message) => cfg.agents.get(message.target)!);
-  const patience = Math.max(...agents.map((agent) => backendOf(cfg, agent).connectDelay)) + 20;
-  await deliverByHand(cfg, boots, world.mono() + patience * 1000);
+  const delays = boots.map(({ target }) => backendOf(cfg, cfg.agents.get(target)!).connectDelay);
+  await deliverByHand(cfg, boots, world.mono() + (Math.max(...delays) + 20) * 1000);
 }
 
 /** A client counts as running after this long, ms: one that is not installed ends within 100. */
@@ -11513,7 +11511,7 @@ async function awaitClients(cfg: Config, units: Unit[], step: Step): Promise<Fai
 
 const isRelative = (program: string): boolean => program.includes("/") && !isAbsolute(program);
 
-/** That a program was not found, and where it was looked for if its path begins there. */
+/** That a program was not found; of a relative path also where it begins. */
 const notFound = (program: string, dir: string): string =>
   `${program} was not found${isRelative(program) ? ` in ${dir}` : ""}`;
 
@@ -11950,13 +11948,11 @@ async function nextOfDown(
   const held = isHeld(look.operator, agent.name);
   const fresh = pane && memory.buried !== deathKey(snap.server, pane)
     ? deathOf(cfg, agent, memory, pane.status, now - pane.created) : null;
-  const hold = loadLimitState(cfg, agent.session);
-  const left = whyLeft(cfg, look, agent, hold, null) ||
+  const left = whyLeft(cfg, look, agent, loadLimitState(cfg, agent.session), null) ||
     (agent.watch === "none" ? 'watch is "none"' : "");
-  const stranger = strangerIn(cfg, snap, agent.session) ||
-    rivalText(await rivalOf(cfg, snap, agent));
-  if (stranger) return staysDown(stranger);
-  if (left && !held) return staysDown(left);
+  const obstacle = strangerIn(cfg, snap, agent.session) ||
+    rivalText(await rivalOf(cfg, snap, agent)) || (held ? "" : left);
+  if (obstacle) return staysDown(obstacle);
   const next = decideNextDown(memory, held, fresh, cfg.watchdog, now);
   const need = next.due === "start" ? await notReady(cfg, agent, snap) : "";
   return need ? { does: `waits for ${need}`, at: null } : next;
