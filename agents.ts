@@ -11310,8 +11310,9 @@ async function leaveSshAgent(cfg: Config): Promise<void> {
   cfg.stored.sshAgent = socket;
 }
 
+const REPEAT = 'to repeat one take DONE out of its status file, push that, and run "phase set ID"';
 const SEQUENCE_COMPLETE =
-  'all phases are done; run "phase set ID", or add a phase to [loop] and run "phase next"';
+  `all phases are done; add a phase to [loop] and run "phase next", or ${REPEAT}`;
 
 const isLoop = (unit: Unit): boolean => isAgent(unit) && unit.kind === "loop";
 
@@ -13033,7 +13034,7 @@ export async function cmdPhase(call: Call): Promise<number> {
   const idx = verb === "next" ? curIdx(cfg) + 1
     : named >= 0 ? named : /^\d+$/.test(wanted!) ? Number(wanted) : -1;
   if (verb === "next" && !ids[idx]) {
-    die(`"${ids.at(-1)}" is the last phase: add one to [loop], or repeat one with phase set ID`);
+    die(`"${ids.at(-1)}" is the last phase: add one to [loop], or ${REPEAT}`);
   }
   if (!ids[idx]) die(`phase set: no phase "${wanted}"${instead(wanted!, ids)}`, 2);
   makeFolders(cfg);
@@ -13042,6 +13043,11 @@ export async function cmdPhase(call: Call): Promise<number> {
   emit(cfg, "phase", { to: ids[idx], by: "operator" });
   noteOrder(cfg, `phase ${verb}`, [ids[idx]!]);
   print(`the phase is now ${ids[idx]} (${idx + 1}/${ids.length})`);
+  const { status } = phases(cfg)[idx]!;
+  if (cfg.loop.autoAdvance && await phaseDone(cfg, status, (await loadWatch(cfg)).channel)) {
+    log(`${ids[idx]} is DONE already: the watchdog moves on. To repeat it, take DONE out of ` +
+      `${status} and push that, then set it again`);
+  }
   const snap = await snapshot(cfg);
   const older = loopSessionsAlive(cfg, snap, true).map((agent) => agent.name);
   if (call.options.restart) return restartUnits(cfg, loopAgents(cfg), false);

@@ -117,7 +117,22 @@ describe("over the fake world", () => {
     await call("set", "p2");
     fake.write(join(cfg.logDir, "SEQUENCE-COMPLETE"), "done");
     const error = await refused("next");
-    expect([error.code, error.message]).toEqual([1, expect.stringContaining('"p2" is the last phase')]);
+    expect([error.code, error.message]).toEqual([1, expect.stringContaining('"p2" is the last phase: add one to [loop], or to repeat one take DONE out')]);
+  });
+
+  test("set to one that is DONE already says that it is not repeated, and how it would be", async () => {
+    const said = async (...words: string[]) => (fake.lines.length = 0, await call(...words), fake.logged("DONE"));
+    expect(await said("set", "p1")).toEqual([]);
+    fake.git.push("done", { "machine-docs/STATUS-p1.md": "## DONE\n\nAll gates PASS.\n" });
+    fake.git.run(["fetch"]);
+    expect(await said("set", "p1")).toEqual([expect.stringContaining(
+      "p1 is DONE already: the watchdog moves on. To repeat it, take DONE out of STATUS-p1.md and push that, then set it again")]);
+    expect(await said("next")).toEqual([]);
+    fake.git.failing = ["show"]; // git cannot say
+    expect(await said("set", "p1")).toEqual([]);
+    fake.git.failing = [];
+    await fake.config(FLEET.replace("[loop]\n", "[loop]\nauto_advance = false\n"));
+    expect(await said("set", "p1")).toEqual([]);
   });
 
   test("fault 34: loops that stay on the old kickoff are named", async () => {

@@ -44,7 +44,7 @@ describe("up", () => {
     fake.files.set(join(cfg.logDir, "SEQUENCE-COMPLETE"), "done");
     fake.git.push("init");
     expect([await up("orchestrator"), starts("orchestrator")]).toEqual([0, 1]);
-    expect([await up("builder"), starts("builder"), fake.logged("all phases are done; run \"phase set ID\"").length]).toEqual([1, 0, 1]);
+    expect([await up("builder"), starts("builder"), fake.logged("all phases are done; add a phase to [loop] and run \"phase next\", or to repeat one take DONE out of its status file").length]).toEqual([1, 0, 1]);
   });
   test.each([
     ["are done", "all phases are done", () => fake.files.set(join(cfg.logDir, "SEQUENCE-COMPLETE"), "done")],
