@@ -7345,7 +7345,7 @@ async function readLook(
   const byRules = same && isTimeless(memory.byRules) ? memory.byRules!
     : copyOf(screenVerdict(cfg, agent, pane, { text: text!, title: pane.title }));
   const own = await judge(cfg, agent, pane, byRules, memory.backgroundSince);
-  const probed = watch.outbox.some(isProbe(agent.name));
+  const probed = probeOf(watch, agent) !== undefined;
   let verdict = decideAccount(
     accountLimitOf(cfg, watch, agent), agent.name, probed, own.verdict, world.now());
   const draft = memory.draft === true && verdict.verdict === "idle" &&
@@ -8440,7 +8440,8 @@ const FAR_RESET = 6 * 3600;
 
 /** Until when to hold, wall s. */
 export function nextLimitUntil(
-  settings: Settings, limit: Limit | null, nativeGrace: number, now: number,
+  settings: Settings, limit: Pick<Limit, "resetAt" | "native"> | null, nativeGrace: number,
+  now: number,
 ): number {
   if (limit?.resetAt == null) return now / 1000 + settings.limitProbeFallback;
   const reset = limit.resetAt / 1000 + settings.limitResetSlack + (limit.native ? nativeGrace : 0);
@@ -8462,13 +8463,14 @@ export function decideLimit(
 ): Decision<LimitStep> {
   const limited = verdict.verdict === "limited";
   if (!state) return limited ? { do: "hold", why: verdict.why } : { do: "none", why: "" };
-  const since = state.asked === undefined ? undefined : Math.abs(now - state.asked * 1000);
+  const since = Math.abs(now - (state.asked ?? NaN) * 1000); // NaN if it was not asked: never late
   // a turn that has only just begun may still meet the limit
-  if (verdict.verdict === "active") return (since ?? Infinity) < LIMIT_SHOWS
+  if (verdict.verdict === "active") return since < LIMIT_SHOWS
     ? { do: "hold", why: "" } : { do: "lift", why: "it works again" };
   if (verdict.verdict === "unsure" || verdict.verdict === "blocked") return { do: "none", why: "" };
-  const answered = (since ?? 0) >= LIMIT_STAYS;
-  if (!limited && answered) return { do: "lift", why: "at its prompt after its probe" };
+  if (!limited && since >= LIMIT_STAYS) {
+    return { do: "lift", why: "at its prompt after its probe" };
+  }
   const reset = state.resetAt ?? state.until;
   if (!limited && now / 1000 >= reset) return { do: "lift", why: "at its prompt after the reset" };
   if (isHolding(state, now)) return { do: "hold", why: "" };
@@ -8512,17 +8514,20 @@ export async function limitTick(
   const state = loadLimitState(cfg, agent.session);
   const shared = accountLimitOf(cfg, watch, agent);
   if (!state && verdict.where === ACCOUNT) return true;
-  const action = decideShared(decideLimit(state, verdict, world.now()), shared, agent.name);
+  const action = decideLimit(state, verdict, world.now());
   if (action.do === "none") return state !== null;
   if (action.do === "lift") {
     liftLimit(cfg, watch, agent, shared, action.why);
     return false;
   }
-  if (!state) await beginHold(cfg, watch, agent, verdict);
-  else {
-    const one: Limited = { cfg, watch, agent, verdict, state, shared };
-    await (action.do === "hold" ? keepHold(one) : probeLimit(one));
+  if (!state) {
+    await beginHold(cfg, watch, agent, verdict);
+    return true;
   }
+  // one agent probes for all of an account
+  const probes = action.do === "probe" && (!shared || shared.asker === agent.name);
+  const one: Limited = { cfg, watch, agent, verdict, state, shared };
+  await (probes ? probeLimit(one) : keepHold(one));
   return true;
 }
 
@@ -8554,10 +8559,11 @@ async function beginHold(cfg: Config, watch: Watch, agent: Agent, verdict: Verdi
 async function keepHold(one: Limited): Promise<void> {
   const { cfg, watch, agent, verdict, state, shared } = one;
   const asked = (state.asked ?? 0) * 1000;
-  const answered = isAnswered(watch, agent.name, asked);
+  // what shows by then is what a probe met, not what stood there before it
+  const answered = !probeOf(watch, agent) && world.now() - asked >= LIMIT_STAYS;
   const met = answered ? newLimit(one) : null;
-  if (met) await saveLimitState(cfg, agent.session, met);
-  else await tightenHold(one);
+  const hold = met ?? tighterHold(one);
+  if (hold) await saveLimitState(cfg, agent.session, hold);
   // a banner from before another one's work proves nothing against that
   const stands = answered && asked >= (shared?.liftedAt ?? 0);
   if (verdict.limit && stands) shareLimit(cfg, watch, agent, met ?? state);
@@ -8581,15 +8587,15 @@ function forgetHold(cfg: Config, watch: Watch, agent: Agent, { created }: Pane):
 async function probeLimit(
   { cfg, watch, agent, verdict, state, shared }: Limited,
 ): Promise<void> {
-  const isNew = !watch.outbox.some(isProbe(agent.name));
   const shown = verdict.verdict === "limited" && verdict.where !== ACCOUNT;
-  const hold = shown ? holdFor(cfg, agent, verdict, state) : holdForAnswer(cfg, state);
-  if (isNew) {
-    hold.nudges += 1;
-    delete hold.asked; // until it has the probe
-  }
+  // at its prompt, with no banner to go by, it gets the time to answer
+  const time = Math.max(cfg.watchdog.limitProbeFallback, 2 * LIMIT_SHOWS / 1000);
+  const hold = shown ? holdFor(cfg, agent, verdict, state)
+    : { ...state, until: world.now() / 1000 + time };
+  if (probeOf(watch, agent)) return saveLimitState(cfg, agent.session, hold);
+  hold.nudges += 1;
+  delete hold.asked; // until it has the probe
   await saveLimitState(cfg, agent.session, hold);
-  if (!isNew) return;
   if (shared) shared.askedAt = world.now();
   log(`limit probe #${hold.nudges} on ${agent.name}: asking it to go on`);
   if (hold.nudges === 3) {
@@ -8606,27 +8612,17 @@ function newLimit({ cfg, agent, verdict, state }: Limited): LimitState | null {
     (resetAt ?? 0) > world.now() ? holdFor(cfg, agent, verdict, null) : null;
 }
 
-/** The hold after a probe of an agent at its prompt, with no banner to go by: time to answer. */
-const holdForAnswer = (cfg: Config, state: LimitState): LimitState => ({ ...state,
-  until: world.now() / 1000 + Math.max(cfg.watchdog.limitProbeFallback, 2 * LIMIT_SHOWS / 1000) });
-
 /**
  * A stepped clock, or a banner that names an earlier time, may end a hold sooner, never later; the
- * client's own epoch, which may come a look after the banner, counts as it is.
+ * client's own epoch, which may come a look after the banner, counts as it is. null = as before.
  */
-async function tightenHold({ cfg, agent, verdict, state }: Limited): Promise<void> {
-  if (verdict.verdict !== "limited" || !verdict.limit || state.nudges > 0) return;
+function tighterHold({ cfg, agent, verdict, state }: Limited): LimitState | null {
+  if (verdict.verdict !== "limited" || !verdict.limit || state.nudges > 0) return null;
   const fresh = holdFor(cfg, agent, verdict, state);
   const exact = verdict.limit.exact && Math.abs(fresh.resetAt! - (state.resetAt ?? 0)) > 1;
-  if (exact || fresh.until < state.until - 1) {
-    const setAt = state.setAt ?? fresh.setAt!;
-    await saveLimitState(cfg, agent.session, { ...fresh, setAt });
-  }
+  return exact || fresh.until < state.until - 1
+    ? { ...fresh, setAt: state.setAt ?? fresh.setAt! } : null;
 }
-
-/** Whether a limit that still shows is what a probe met, not what stood there before it. */
-const isAnswered = (watch: Watch, name: string, asked: number): boolean =>
-  !watch.outbox.some(isProbe(name)) && world.now() - asked >= LIMIT_STAYS;
 
 // Agents that use one account share its limits: each of them would meet the same banner, and forty
 // probes at the reset would be the first to use up what came back.
@@ -8665,11 +8661,9 @@ function accountKey(cfg: Config, agent: Agent, ofModel: boolean): string {
 
 /** The limit of its account that an agent must wait for; null = none. */
 export function accountLimitOf(cfg: Config, watch: Watch, agent: Agent): AccountLimit | null {
-  const kept = Object.keys(watch.accounts);
-  if (!kept.length) return null;
-  const ofModel = kept.some((key) => key.includes(OF_MODEL));
-  const keys = [accountKey(cfg, agent, false), ...(ofModel ? [accountKey(cfg, agent, true)] : [])];
-  const found = keys.flatMap((key) => watch.accounts[key] ?? []);
+  if (!Object.keys(watch.accounts).length) return null;
+  const found = [false, true].flatMap((ofModel) =>
+    watch.accounts[accountKey(cfg, agent, ofModel)] ?? []);
   return found.toSorted((a, b) => b.resetAt - a.resetAt)[0] ?? null;
 }
 
@@ -8711,20 +8705,16 @@ export function decideAccount(
 
 const isProbe = (name: string) => ({ target, cause }: Message): boolean =>
   target === name && cause === PROBE;
-
-/** One agent probes for all of an account. */
-const decideShared = (
-  action: Decision<LimitStep>, shared: AccountLimit | null, name: string,
-): Decision<LimitStep> =>
-  (action.do === "probe" && shared && shared.asker !== name ? { do: "hold", why: "" } : action);
+/** The probe that an agent has not got yet. */
+const probeOf = (watch: Watch, { name }: Agent): Message | undefined =>
+  watch.outbox.find(isProbe(name));
 
 /** Makes the limit of one agent that of its account, where others use that too. */
 function shareLimit(cfg: Config, watch: Watch, agent: Agent, hold: LimitState): void {
   const { class: kind = "other", resetAt = 0 } = hold;
-  const ours = ["5h", "weekly", "model", "other"].includes(kind);
   const key = accountKey(cfg, agent, kind === "model");
   const old = watch.accounts[key];
-  if (!ours || resetAt * 1000 <= world.now() ||
+  if (kind === "money" || resetAt * 1000 <= world.now() ||
       (old && !old.liftedAt && old.resetAt >= resetAt * 1000) ||
       sharersOf(cfg, key).length < 2) return;
   const model = kind === "model" ? `, ${roleModel(cfg, agent) || "default model"}` : "";
@@ -8742,7 +8732,7 @@ function canProbe(
   cfg: Config, watch: Watch, agent: Agent, observations: Map<string, Observation>,
 ): boolean {
   const seen = observations.get(agent.name);
-  const probe = watch.outbox.find(isProbe(agent.name));
+  const probe = probeOf(watch, agent);
   return agent.watch !== "none" && seen?.alive === true && !seen.handsOff &&
     !isLeftAlone(cfg, watch, agent, seen) && seen.verdict.verdict === "limited" &&
     loadLimitState(cfg, agent.session) !== null &&
@@ -8776,14 +8766,11 @@ async function settleAccounts(
     }
     if (asker) continue;
     shared.askedAt ||= now;
-    if (now >= unprobedUntil(cfg, shared)) await freeAccount(cfg, watch, key, sharers);
+    // what nobody can probe is believed for as long as one agent's own limit is
+    const until = nextLimitUntil(
+      cfg.watchdog, { resetAt: shared.resetAt, native: false }, 0, shared.askedAt);
+    if (now / 1000 >= until) await freeAccount(cfg, watch, key, sharers);
   }
-}
-
-/** Until when, wall ms, a limit is believed that nobody can probe: as one agent's own is. */
-function unprobedUntil(cfg: Config, { resetAt, askedAt }: AccountLimit): number {
-  const limit = { class: "other" as const, resetAt, banner: "", native: false };
-  return nextLimitUntil(cfg.watchdog, limit, 0, askedAt) * 1000;
 }
 
 /** The others follow: those that show the limit are asked now, the rest simply goes on. */
