@@ -1210,10 +1210,11 @@ export const world: World = {
   log: (text) => writeError(text),
 };
 
-/** A line, which may be coloured, broken between words; its further lines are indented by two. */
-export const brokenLine = (line: string, width: number): string =>
-  (Bun.stringWidth(line) <= width ? line
-    : Bun.wrapAnsi(line, Math.max(width - 2, 8), { hard: true }).replaceAll("\n", "\n  "));
+/** A line, which may be coloured, broken between words; `rest` begins all but the first. */
+export const broken = (line: string, width: number, rest = ""): string[] =>
+  (Bun.stringWidth(line) <= width ? [line]
+    : Bun.wrapAnsi(line, Math.max(width - rest.length, 8), { hard: true })
+      .replaceAll("\n", `\n${rest}`).split("\n"));
 
 // Node's streams take 10 ms to load, a tenth of a `status`: they are asked only what they alone
 // know, and only where there may be a terminal.
@@ -1230,7 +1231,7 @@ const isTerminal = once((): boolean => tried(() => {
 function writeError(text: string): void {
   const stderr = standardError();
   const width = stderr.isTTY ? stderr.columns || 80 : Infinity;
-  stderr.write(`${text.split("\n").map((line) => brokenLine(line, width)).join("\n")}\n`);
+  stderr.write(`${text.split("\n").flatMap((line) => broken(line, width, "  ")).join("\n")}\n`);
 }
 
 /** Those of some paths whose disks answer. */
@@ -2093,6 +2094,10 @@ export function die(message: string, code = 1): never {
 /** A text on one line, without escapes, control and invisible characters (bidi marks, tags). */
 export const printable = (value: string): string => Bun.stripANSI(value).toWellFormed()
   .replace(/[\t-\r\u2028\u2029]/g, " ").replace(/[\p{Cc}\p{Cf}]/gu, "");
+
+/** A text as lines of this width. */
+const wrap = (text: string, width: number, rest?: string): string[] =>
+  broken(printable(text), width, rest);
 
 /** The same for a text with lines, tabs and colours of our own. */
 const printableText = (value: string): string => value.split(/(\x1b\[[\d;]*m|[\n\t])/)
@@ -12557,9 +12562,6 @@ function statusParts(status: Status, rows: StatusRow[], width: number) {
   };
 }
 
-const wrap = (text: string, width: number): string[] =>
-  Bun.wrapAnsi(printable(text), Math.max(width, 8), { hard: true }).split("\n");
-
 /** One line with text at its left and right end; the left is cut if both do not fit. */
 function spread(left: string, right: string, width: number): string {
   if (width === Infinity) return [left, right].filter(Boolean).join("  ");
@@ -13940,7 +13942,7 @@ async function cmdEvents(call: Call): Promise<number> {
   const width = isTerminal() ? terminalWidth() : Infinity;
   const tell = (event: AgentEvent, times?: number, since?: string) =>
     print(call.options.json ? JSON.stringify(event)
-      : brokenLine(eventText(event, world.now(), times, since), width));
+      : broken(eventText(event, world.now(), times, since), width, "  ").join("\n"));
   const events = all.filter(wanted);
   if (!isTerminal() || call.options.json) for (const event of events) tell(event);
   else for (const { event, times, since } of foldEvents(events)) tell(event, times, since);
@@ -14390,7 +14392,7 @@ function tableText(table: string[][], width: number): string[] {
   return rows.flatMap(([name, ...cells]) => {
     const facts = cells.flatMap((cell, i) =>
       (cell === "-" ? [] : `${head![i + 1]!.toLowerCase()} ${cell}`));
-    return facts.length ? wrapped(`${name}: ${facts.join(" · ")}`, width) : [];
+    return facts.length ? wrap(`${name}: ${facts.join(" · ")}`, width, "  ") : [];
   });
 }
 
@@ -14402,17 +14404,14 @@ function barText([label, cells]: [string, string], width: number): string {
   return `${label}  ${" ".repeat(half.length)}${shown.slice(half.length)}`.trimEnd();
 }
 
-const wrapped = (line: string, width: number): string[] =>
-  brokenLine(printable(line), width).split("\n");
-
 /** A report as text; prose is wrapped to `width` columns. */
 export function reportText(report: Report, width: number): string {
   return reportSections(report).map(({ title, items = [], tables = [], bars = [] }) => [
-    ...wrapped(title, width).map((line) => paint("bold", line)),
+    ...wrap(title, width, "  ").map((line) => paint("bold", line)),
     ...bars.map((bar) => barText(bar, width)),
     ...tables.map((table) => tableText(table, width)).filter((lines) => lines.length)
       .flatMap((lines) => [...lines, ""]),
-    ...items.flatMap((item) => wrapped(item, width))
+    ...items.flatMap((item) => wrap(item, width, "  "))
       .map((line) => (line.startsWith("! ") ? paint("red", line) : line)),
   ].join("\n").trimEnd()).join("\n\n");
 }
@@ -14505,7 +14504,7 @@ const LIVE_KEYS: [key: string, word: string, clause: string][] = [
 const HELP_PAGE = [
   ...[...LIVE_KEYS, ["↑ ↓", "", "or k and j: another row"] as const]
     .map(([key, short, clause]) => `${fit(key, 4)}${fit(short, 9)}${clause}`),
-  "", "in the bars:", ...Bun.wrapAnsi(TIMELINE_KEY, 44).split("\n"),
+  "", "in the bars:", ...wrap(TIMELINE_KEY, 44),
 ];
 
 /** The keys in what a terminal sent: each a character or a name. */
