@@ -3576,6 +3576,11 @@ const GEMINI_QUESTIONS: Rule[] = [
     geminiFrame(/ +How would you like to authenticate for this project\?/)),
 ];
 
+/** Whether a verdict is by one of those rules, and its `why` says therefore what is asked. */
+const namesQuestion = ({ rule, where }: Verdict): boolean =>
+  [...CLAUDE_QUESTIONS, ...CODEX_QUESTIONS, ...GEMINI_QUESTIONS]
+    .some((one) => one.name === rule && one.where === where);
+
 /**
  * The built-in rules, measured on the versions in `MEASURED`. The first match wins; without any the
  * verdict is `unsure`. A `typed` client is idle only by what its operator describes (`restRules`),
@@ -12078,7 +12083,7 @@ function clientWords({ text, verdict }: UnitScreen, pane: Pane): string {
   if (verdict?.waitingUntil && verdict.verdict === "waiting") {
     return `to ${localTime(verdict.waitingUntil)}`;
   }
-  if (verdict?.verdict !== "blocked" || verdict.why.startsWith("asks ")) return "";
+  if (verdict?.verdict !== "blocked" || namesQuestion(verdict)) return "";
   if (verdict.where === "event") return lineOfText(text, verdict);
   const question = parseQuestion(text, pane.title);
   return verdict.where === "dialog" || question.endsWith("?") ? question : "";
