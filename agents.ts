@@ -13966,21 +13966,36 @@ const ACTIVITIES = ["active", "idle", "limited", "blocked", "down", "unknown"] a
 type Activity = (typeof ACTIVITIES)[number];
 const ACTIVITY_OF: Record<string, Activity> = {
   active: "active", background: "active", idle: "idle", waiting: "idle", limited: "limited",
-  blocked: "blocked",
-  fatal: "down", gone: "down",
+  blocked: "blocked", fatal: "down", gone: "down",
 };
 
-/** A stretch of time, wall ms; `to` is not part of it. */
-interface Span {
-  from: number;
-  to: number;
+/** What the record says of an agent at one moment; `state` is by its last verdict. */
+interface Standing { state: Activity; limited: boolean; down: boolean; needsYou: boolean }
+
+/**
+ * What an event changes in that; `gone` is the state of that name. A start ends a limit, whose hold
+ * the watchdog drops then, too; until then it shows as down.
+ */
+const CHANGES: Record<string, Partial<Standing>> = {
+  limited: { limited: true }, lifted: { limited: false },
+  down: { down: true, limited: false }, complete: { down: true, limited: false },
+  start: { down: false, limited: false, needsYou: false },
+  state: { down: false, needsYou: false }, gone: { down: false, limited: false },
+  blocked: { needsYou: true }, unsure: { needsYou: true }, parked: { needsYou: true },
+};
+
+function standingAfter({ event, to }: AgentEvent, before: Standing): Standing {
+  const state = event === "state" ? ACTIVITY_OF[String(to)] ?? "unknown"
+    // until its first verdict nothing is known of a new client but that it is not down
+    : event === "start" && before.state === "down" ? "unknown" : before.state;
+  return { ...before, ...CHANGES[event === "state" && to === "gone" ? "gone" : event], state };
 }
 
+/** A stretch of time, wall ms; `to` is not part of it. */
+interface Span { from: number; to: number }
+
 /** A span of an agent's time; `needsYou`: it was waiting for a person, whatever it was doing. */
-interface Stretch extends Span {
-  doing: Activity;
-  needsYou: boolean;
-}
+interface Stretch extends Span { doing: Activity; needsYou: boolean }
 
 /** Something unsettled. `agent` is "" for the fleet; `cure` is the command, without `agents`. */
 interface OpenMatter {
@@ -13993,13 +14008,14 @@ interface OpenMatter {
 /** An agent's time as stretches without a gap. A limit outranks its screen, a death both. */
 function stretchesOf(events: AgentEvent[], { from, to }: Span, lastLook: number): Stretch[] {
   const stretches: Stretch[] = [];
-  let state: Activity = "unknown";
-  let [limited, down, needsYou, at] = [false, false, false, from];
+  let standing: Standing = { state: "unknown", limited: false, down: false, needsYou: false };
+  let at = from;
   // nobody looked between the last heartbeat of one watchdog and the start of the next, which comes
   // after the starts that `up` makes
   const gaps = events.filter(({ last }) => last)
     .map((one): Span => ({ from: Date.parse(String(one.last)), to: Date.parse(one.at) }));
   const upTo = (end: number, looked: boolean) => {
+    const { state, limited, down, needsYou } = standing;
     const doing = !looked ? "unknown" : down ? "down" : limited ? "limited" : state;
     const [next, waits] = [Math.min(end, to), looked && (needsYou || doing === "blocked")];
     if (next > at) stretches.push({ from: at, to: next, doing, needsYou: waits });
@@ -14014,18 +14030,7 @@ function stretchesOf(events: AgentEvent[], { from, to }: Span, lastLook: number)
   };
   for (const event of events) {
     until(Math.min(Date.parse(event.at), lastLook));
-    if (event.event === "limited" || event.event === "lifted") limited = event.event === "limited";
-    else if (event.event === "state") state = ACTIVITY_OF[String(event.to)] ?? "unknown";
-    // until its first verdict nothing is known of a new client but that it is not down
-    else if (event.event === "start" && state === "down") state = "unknown";
-    // a start ends a limit: the watchdog drops its hold then, too; until then it shows as down
-    if (["down", "start", "complete"].includes(event.event) || event.to === "gone") limited = false;
-    if (["down", "complete"].includes(event.event)) down = true;
-    else if (["start", "state"].includes(event.event)) down = false;
-    if (["blocked", "unsure", "parked"].includes(event.event)) needsYou = true;
-    else if (event.event === "start" || (event.event === "state" && event.to !== "gone")) {
-      needsYou = false;
-    }
+    standing = standingAfter(event, standing);
   }
   until(lastLook);
   until(to, false);
@@ -14079,12 +14084,6 @@ function slotsOf({ from, to }: Span, room = 0): Span[] {
   return starts.map((start) => ({ from: start, to: start + slot }));
 }
 
-function countReasons(restarts: { why: string }[]) {
-  const why: Record<string, number> = {};
-  for (const one of restarts) why[one.why] = (why[one.why] ?? 0) + 1;
-  return { count: restarts.length, why };
-}
-
 /** The active share of a slot, 0 to 1; null = not known. */
 function activeShare(stretches: Stretch[], slot: Span): number | null {
   const looked = total(stretches.filter(({ doing }) => doing !== "unknown"), slot);
@@ -14133,6 +14132,8 @@ function reportAgent(
   const named = (event: string) => recent.filter((one) => one.event === event);
   const waits = named("delivered").map((event) => Number(event.ms)).sort((a, b) => a - b);
   const commits = (kind: string) => named("commit").filter((event) => event.kind === kind).length;
+  const restarts = restartsOf(mine).filter((one) => isWithin(one, window));
+  const reasons = [...Map.groupBy(restarts, ({ why }) => why)];
   const first = Date.parse(mine.find((event) => event.agent === agent)?.at ?? "");
   const from = Math.min(Math.max(first || known.to, known.from), known.to);
   return {
@@ -14142,7 +14143,8 @@ function reportAgent(
     spent: Object.fromEntries(
       ACTIVITIES.map((doing) => [doing, total(of(doing), window)])) as Record<Activity, number>,
     silence: longestGap(of("active"), { from, to: known.to }),
-    restarts: countReasons(restartsOf(mine).filter((one) => isWithin(one, window))),
+    restarts: { count: restarts.length,
+      why: Object.fromEntries(reasons.map(([why, all]) => [why, all.length])) },
     // those typed into it, and how long they waited until its client had them
     texts: {
       delivered: waits.length,
@@ -14278,19 +14280,17 @@ interface Section {
   bars?: [label: string, cells: string][];
 }
 
-/** A moment without its year, and without its day where that is the day of `to`. */
-const momentIn = ({ to }: { to?: string }, length = 5) => (at: string): string =>
-  dateAndTime(at, to, length).replace(/^\d+-/, "");
+/** A moment without its year, and without its day where that is the day of `today`. */
+const momentText = (at: string, today?: string, length = 5): string =>
+  dateAndTime(at, today, length).replace(/^\d+-/, "");
 
 /** Which fleet and time the report covers, and how much of that time was recorded. */
-function reportHead(report: Report): Section {
-  const { fleet, from, to, seen, recorded } = report;
-  const when = momentIn(report);
+function reportHead({ fleet, from, to, seen, recorded }: Report): Section {
   const last = seen > from
-    ? `the watchdog last looked at ${when(seen)}` : "no watchdog was running at the time";
+    ? `the watchdog last looked at ${momentText(seen, to)}` : "no watchdog was running at the time";
   const begins = recorded > from && seen > from
-    ? `the record begins at ${when(recorded)}; nothing is known before that` : "";
-  const span = `${momentIn({})(from)} to ${momentIn({ to: from })(to)}`;
+    ? `the record begins at ${momentText(recorded, to)}; nothing is known before that` : "";
+  const span = `${momentText(from)} to ${momentText(to, from)}`;
   return { title: [fleet, span].filter(Boolean).join(" · "),
     items: [begins, seen === to ? "" : last].filter(Boolean) };
 }
@@ -14298,9 +14298,8 @@ function reportHead(report: Report): Section {
 const openText = ({ agent, what, cure, needsHuman }: OpenMatter): string =>
   `${needsHuman ? "! " : ""}${agent ? `${agent}: ` : ""}${what}${cure ? ` → agents ${cure}` : ""}`;
 
-function achieved(report: Report): Section {
-  const { phases: moves, complete, gates, commits } = report;
-  const when = momentIn(report);
+function achieved({ phases: moves, complete, gates, commits, to }: Report): Section {
+  const when = (at: string) => momentText(at, to);
   const advanced = moves.map((move) =>
     `${move.from ? `${move.from} → ` : "set to "}${move.to} (${when(move.at)})`);
   const named = (passed: boolean) => gates.filter((one) => one.passed === passed)
@@ -14324,10 +14323,8 @@ function restartsText({ agent, restarts: { count, why } }: AgentReport): string 
 }
 
 /** Where the time went; an agent's time counts from when it was first seen. */
-function costs(report: Report): Section {
-  const { agents, silence, from } = report;
-  const before = ({ firstSeen }: AgentReport) =>
-    Date.parse(firstSeen || report.to) - Date.parse(from);
+function costs({ agents, silence, from, to }: Report): Section {
+  const before = ({ firstSeen }: AgentReport) => Date.parse(firstSeen || to) - Date.parse(from);
   const times = agents.map((one) => [one.agent,
     ...ACTIVITIES.map((doing) =>
       spanText(one.spent[doing] - (doing === "unknown" ? before(one) : 0))),
@@ -14343,7 +14340,7 @@ function costs(report: Report): Section {
   ]);
   const told = (rows: string[][]) =>
     rows.filter((row) => row.slice(1).some((cell) => cell !== "-"));
-  const when = momentIn(report, silence.ms < 10 * MINUTE ? 8 : 5);
+  const when = (at: string) => momentText(at, to, silence.ms < 10 * MINUTE ? 8 : 5);
   const quiet = silence.ms ? `, from ${when(silence.from)} to ${when(silence.to)}` : "";
   return { title: "What it cost",
     tables: [
@@ -14356,20 +14353,19 @@ function costs(report: Report): Section {
 }
 
 /** One line for all troubles of one kind of one agent, so that none is left out. */
-function foldTroubles(report: Report): string[] {
-  const { troubles } = report;
+function foldTroubles({ troubles, to }: Report): string[] {
   const kinds = Map.groupBy(troubles, ({ agent, event }) => `${agent ? `${agent} ` : ""}${event}`);
   return [...kinds].map(([kind, all]) => {
     const { at, why } = all.at(-1)!;
     const [times, last] = all.length > 1 ? [` ×${all.length}`, "last "] : ["", ""];
     const reason = withLocalTimes(reasonOf(why)).replace(/\s+/g, " ");
-    return `${kind}${times}: ${reason} (${last}${momentIn(report)(at)})`;
+    return `${kind}${times}: ${reason} (${last}${momentText(at, to)})`;
   });
 }
 
 /** The sections of a report, in the order a person wants to read them. */
 function reportSections(report: Report): Section[] {
-  const { agents, open, troubles, notices, notifies } = report;
+  const { agents, open, troubles, notices, notifies, to } = report;
   const label = barLabel(agents.map((one) => one.agent));
   return [
     reportHead(report),
@@ -14383,7 +14379,7 @@ function reportSections(report: Report): Section[] {
     { title: "Troubles", items: troubles.length ? foldTroubles(report) : ["none"] },
     { title: "Notices", items: !notices.length
       ? [notifies ? "none went out" : `none went out: ${UNTOLD.what}; ${UNTOLD.cure}`]
-      : notices.map(({ at, told }) => `${momentIn(report)(at)} ${told.join(", ")}`) },
+      : notices.map(({ at, told }) => `${momentText(at, to)} ${told.join(", ")}`) },
   ];
 }
 
