@@ -13609,17 +13609,62 @@ const turnLines = (turns: Turn[], width: number): string => turns.map(({ at, who
   return `${who === "said" ? line : paint(TURN_STYLES[who], line)}\n`;
 }).join("");
 
-/** What `logs` reads for one name: a file, or a conversation that a server has. */
+/** What `logs` reads for one name. */
 interface Source {
+  /** "" = a server has the conversation. */
   path: string;
-  /** Makes the file's bytes readable, in pieces as they come. */
-  clean: (raw: string) => string;
-  /** Asks a server for the whole conversation, if it is not in a file. */
-  ask?: () => Promise<Turn[]>;
   /** Why this is not the conversation, and what it is instead; "" = it is. */
   note: string;
-  /** Finds the source anew: a restart may have begun another conversation. */
-  again?: () => Promise<Source | null>;
+  /** What is there now, of a long file the end. */
+  tail(): Promise<string>;
+  /** What comes after that, until the reader is gone or it `isOver`, which is asked every 3 s. */
+  added(isOver: () => Promise<boolean>): AsyncGenerator<string>;
+}
+
+/** Bytes of a log's end that `logs` reads: enough for as many lines as a person reads. */
+const LOG_TAIL = 2_000_000;
+
+/** A file, made readable by `clean` in pieces as they come; one rotated is read from its start. */
+function fileSource(path: string, clean: (raw: string) => string, note = ""): Source {
+  let at = 0;
+  return {
+    path, note,
+    async tail() {
+      at = statSync(path).size;
+      return clean(await Bun.file(path).slice(Math.max(0, at - LOG_TAIL), at).text());
+    },
+    async *added(isOver) {
+      let decoder = new TextDecoder(); // keeps the bytes of a character that is not written yet
+      for (let looks = 1; !readerGone; await world.sleep(200), looks += 1) {
+        if (looks % 15 === 0 && await isOver()) return;
+        const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+        if (size < at) [at, decoder] = [0, new TextDecoder()];
+        if (size === at) continue;
+        const bytes = await Bun.file(path).slice(at, size).arrayBuffer();
+        at = size;
+        yield clean(decoder.decode(bytes, { stream: true }));
+      }
+    },
+  };
+}
+
+/** How often, ms, a server is asked for new turns. */
+const ASK_EVERY = 2_000;
+
+/** A conversation that a server has; `ask` gets the whole of it. */
+function serverSource(ask: () => Promise<Turn[]>, width: number): Source {
+  const shown = new Set<string>();
+  const tail = async () => {
+    const fresh = (await ask()).filter((one) => !shown.has(JSON.stringify(one)));
+    for (const one of fresh) shown.add(JSON.stringify(one));
+    return turnLines(fresh, width);
+  };
+  return {
+    path: "", note: "", tail,
+    async *added() {
+      for (; !readerGone; yield await tail()) await world.sleep(ASK_EVERY);
+    },
+  };
 }
 
 /** Makes a reader of JSON lines; an incomplete last line waits for the next call. */
@@ -13656,13 +13701,13 @@ async function conversationSource(
   const id = (pane?.conversation ?? "") || await resumeId(cfg, agent) || "";
   if (backend.kind === "opencode" && backend.server && isId(id)) {
     const ask = () => askOpencode<unknown>(backend, agent.dir, `/session/${id}/message?limit=200`);
-    if (await ask() === null) return null;
-    return { path: "", clean: String, ask: async () => parseOpencodeTurns(await ask()), note: "" };
+    const turns = async () => parseOpencodeTurns(await ask());
+    return await ask() === null ? null : serverSource(turns, width);
   }
   const path = await conversationOf(cfg, agent, pane).catch(() => "");
   if (!path || !statSync(path, { throwIfNoEntry: false })?.isFile()) return null;
   const parse = backend.kind === "codex" ? parseCodexTurns : parseClaudeTurns;
-  return { path, clean: turnReader(parse, width), note: "" };
+  return fileSource(path, turnReader(parse, width));
 }
 
 /** What a unit's pane printed, or the watchdog's log; a string says why there is none. */
@@ -13673,7 +13718,7 @@ function paneSource(cfg: Config, name: string, raw: boolean): Source | string {
   if (!statSync(path).isFile()) return `${path} is not a file`;
   const note = unit && isAgent(unit) && !raw ? `${name}: no transcript of its client was found, ` +
     "this is what it printed, made readable (--screen: the screen as it is now)" : "";
-  return { path, note, clean: raw ? String : unit ? cleanLog : linesOf };
+  return fileSource(path, raw ? String : unit ? cleanLog : linesOf, note);
 }
 
 /** Colours that tell names apart. */
@@ -13712,75 +13757,50 @@ async function cmdLogs(call: Call): Promise<number> {
     const source = (agent && snap && await conversationSource(cfg, agent, snap, width)) ??
       paneSource(cfg, name, raw);
     if (typeof source === "string") return names.length > 1 ? log(source) : die(source);
-    if (agent && snap) {
-      source.again = async () => conversationSource(cfg, agent, await snapshot(cfg), width);
-    }
-    const head = names.length > 1
+    const again = async () => (agent && !raw
+      ? conversationSource(cfg, agent, await snapshot(cfg), width) : null);
+    const label = names.length > 1
       ? `${paint(NAME_STYLES[nth % NAME_STYLES.length]!, `${name.padEnd(wide)} |`)} ` : "";
-    return { ...source, name, head: (text: string) => text.replace(/^(?=.)/gm, head) };
+    return { name, source, again, head: (text: string) => text.replace(/^(?=.)/gm, label) };
   }));
   const logs = found.filter((one) => one !== undefined);
   if (!logs.length) return 1;
-  const asked = await Promise.all(logs.map(async ({ name, path, clean, ask, head, note }) => {
-    if (note) log(note);
-    const size = path ? statSync(path).size : 0;
-    const tail = path ? await Bun.file(path).slice(Math.max(0, size - LOG_TAIL), size).text() : "";
-    const turns = await ask?.() ?? [];
-    const whole = head(ask ? turnLines(turns, width) : clean(tail)).trimEnd();
-    if (!whole) log(`${name}: nothing to show in ${path || "its conversation"} yet`);
-    const text = whole.split("\n");
-    return { size, turns, text: text.slice(-lines).join("\n") };
+  const texts = await Promise.all(logs.map(async ({ name, source, head }) => {
+    if (source.note) log(source.note);
+    const text = head(await source.tail()).trimEnd();
+    if (!text) log(`${name}: nothing to show in ${source.path || "its conversation"} yet`);
+    return text.split("\n").slice(-lines).join("\n");
   }));
   // not by `print`, which would change raw bytes
-  for (const { text } of asked) if (lines > 0 && text) printRaw(`${text}\n`);
+  for (const text of texts) if (lines > 0 && text) printRaw(`${text}\n`);
   if (call.options.follow) {
-    await Promise.all(logs.map((source, nth) => (source.ask
-      ? followTurns(source.ask, asked[nth]!.turns, (turns) => source.head(turnLines(turns, width)))
-      : followSource(source, source.head, asked[nth]!.size))));
+    await Promise.all(logs.map(({ source, again, head }) => followSource(source, again, head)));
   }
   return 0;
 }
 
-/** Follows a file, and then the one in which the conversation goes on after a restart. */
+/** Prints what is added to a source, and then to the one in which it goes on after a restart. */
 async function followSource(
-  { path, clean, again }: Source, head: (text: string) => string, from: number,
+  source: Source, again: () => Promise<Source | null>, head: (text: string) => string,
 ): Promise<void> {
-  let next: Source | null = null;
-  await followFile(path, (bytes) => head(clean(bytes)), from, async () => {
-    next = await again?.() ?? null;
-    return Boolean(next?.path) && next!.path !== path;
-  });
-  if (!next || readerGone) return;
-  await followSource({ ...(next as Source), ...(again ? { again } : {}) }, head, 0);
-}
-
-/** How often, ms, a server is asked for new turns. */
-const ASK_EVERY = 2_000;
-
-/** Prints the turns that are new in a server's conversation, until the reader is gone. */
-async function followTurns(
-  ask: () => Promise<Turn[]>, shown: Turn[], text: (turns: Turn[]) => string,
-): Promise<void> {
-  const keys = new Set(shown.map((one) => JSON.stringify(one)));
-  while (!readerGone) {
-    await world.sleep(ASK_EVERY);
-    const fresh = (await ask()).filter((one) => !keys.has(JSON.stringify(one)));
-    for (const one of fresh) keys.add(JSON.stringify(one));
-    if (fresh.length) printRaw(text(fresh));
+  let next = null as Source | null;
+  const isOver = async () => {
+    next = await again();
+    return Boolean(next?.path) && next!.path !== source.path;
+  };
+  for await (const text of source.added(isOver)) {
+    if (text.trim()) printRaw(head(text.endsWith("\n") ? text : `${text}\n`));
   }
+  if (next && !readerGone) await followSource(next, again, head);
 }
 
 /** Lines without control characters: an older watchdog wrote its log as it came. */
 const linesOf = (raw: string): string => raw.split("\n").map(printable).join("\n");
 
-/** Bytes of a log's end that `logs` reads: enough for as many lines as a person reads. */
-const LOG_TAIL = 2_000_000;
-
 /** Makes a TUI's output readable: cursor moves end a line, lines drawn again are dropped. */
 export function cleanLog(raw: string): string {
   const moved = raw.replace(/\x1b\[\d*;?\d*[HfABEFGd]|\x1b\[[23]?J|\r\n?/g, "\n");
-  const lines = moved.split("\n")
-    .map((line) => printable(line).trimEnd());
+  const lines = moved.split("\n").map((line) => printable(line).trimEnd());
   const recent: string[] = [];
   return lines.filter((line) => {
     if (!/[\p{L}\p{N}]/u.test(line) || recent.includes(line)) return false;
@@ -13788,29 +13808,6 @@ export function cleanLog(raw: string): string {
     if (recent.length > 60) recent.shift();
     return true;
   }).join("\n");
-}
-
-/** After this many looks, 3 s, a follower asks whether another file has taken this one's place. */
-const LOOKS_BETWEEN = 15;
-
-/**
- * Prints what is appended to a file until `ended`, asked every 3 s, or until the reader is gone. A
- * file that was rotated is read from its new beginning.
- */
-async function followFile(
-  path: string, clean: (value: string) => string, from: number, ended = async () => false,
-): Promise<void> {
-  let decoder = new TextDecoder(); // keeps the bytes of a character whose rest is not written yet
-  for (let [at, looks] = [from, 1]; !readerGone; await world.sleep(200), looks += 1) {
-    if (looks % LOOKS_BETWEEN === 0 && await ended()) return;
-    const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
-    if (size < at) [at, decoder] = [0, new TextDecoder()];
-    if (size === at) continue;
-    const bytes = await Bun.file(path).slice(at, size).arrayBuffer();
-    const text = clean(decoder.decode(bytes, { stream: true }));
-    at = size;
-    if (text.trim()) printRaw(text.endsWith("\n") ? text : `${text}\n`);
-  }
 }
 
 // ── events ──────────────────────────────────────────────────────────────────────
