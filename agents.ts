@@ -13021,42 +13021,45 @@ export async function cmdPhase(call: Call): Promise<number> {
     return printed(`phase ${curPhase(cfg)!.id} [${curIdx(cfg) + 1}/${ids.length}]  ` +
       `seq: ${ids.join(" ")}`);
   }
-  if (verb === "set" && wanted === undefined) {
-    die(`phase set: which one? (there are: ${ids.join(", ")})`, 2);
-  }
-  const named = ids.indexOf(wanted ?? "");
-  const idx = verb === "next" ? curIdx(cfg) + 1
-    : named >= 0 ? named : /^\d+$/.test(wanted!) ? Number(wanted) : -1;
-  if (verb === "next" && !ids[idx]) {
+  const idx = verb === "next" ? curIdx(cfg) + 1 : phaseNamed(ids, wanted);
+  const id = ids[idx] ??
     die(`"${ids.at(-1)}" is the last phase: add one to [loop], or ${REPEAT}`);
-  }
-  if (!ids[idx]) die(`phase set: no phase "${wanted}"${instead(wanted!, ids)}`, 2);
   makeFolders(cfg);
   await storePhase(cfg, idx);
   world.remove(completeFile(cfg));
-  emit(cfg, "phase", { to: ids[idx], by: "operator" });
-  noteOrder(cfg, `phase ${verb}`, [ids[idx]!]);
-  print(`the phase is now ${ids[idx]} (${idx + 1}/${ids.length})`);
+  emit(cfg, "phase", { to: id, by: "operator" });
+  noteOrder(cfg, `phase ${verb}`, [id]);
+  print(`the phase is now ${id} (${idx + 1}/${ids.length})`);
   const { status } = phases(cfg)[idx]!;
   if (cfg.loop.autoAdvance && await phaseDone(cfg, status, (await loadWatch(cfg)).channel)) {
-    log(`${ids[idx]} is DONE already: the watchdog moves on. To repeat it, take DONE out of ` +
+    log(`${id} is DONE already: the watchdog moves on. To repeat it, take DONE out of ` +
       `${status} and push that, then set it again`);
   }
-  const snap = await snapshot(cfg);
-  const older = loopSessionsAlive(cfg, snap, true).map((agent) => agent.name);
   if (call.options.restart) return restartUnits(cfg, loopAgents(cfg), false);
+  const older = loopSessionsAlive(cfg, await snapshot(cfg), true).map((agent) => agent.name);
   if (older.length) {
     log(`${older.join(", ")} still work on the old kickoff; ` +
-      `"phase set ${ids[idx]} --restart" moves them too`);
+      `"phase set ${id} --restart" moves them too`);
   }
   return 0;
 }
+
+/** The index of the phase that `phase set` means, by its id or its index. */
+function phaseNamed(ids: string[], wanted?: string): number {
+  if (wanted === undefined) die(`phase set: which one? (there are: ${ids.join(", ")})`, 2);
+  const idx = ids.includes(wanted) || !/^\d+$/.test(wanted) ? ids.indexOf(wanted) : Number(wanted);
+  return ids[idx] ? idx : die(`phase set: no phase "${wanted}"${instead(wanted, ids)}`, 2);
+}
+
+/** The session of a unit, or of the watchdog. */
+const sessionNamed = (cfg: Config, name: string): string =>
+  unitsOf(cfg).get(name)?.session ?? watchdogSession(cfg);
 
 /** `attach`: this process becomes tmux, attached to the session; inside tmux it switches to it. */
 async function cmdAttach(call: Call): Promise<number> {
   const cfg = await configFor(call);
   const name = oneName(cfg, call, "attach <name> [--read-only]");
-  const session = name === "watchdog" ? watchdogSession(cfg) : unitsOf(cfg).get(name)!.session;
+  const session = sessionNamed(cfg, name);
   const snap = await neededSnapshot(cfg);
   const pane = snap.panes.get(session);
   if (!pane) die(`${name} is not running${strangerNote(cfg, snap, session)}`);
@@ -13131,7 +13134,7 @@ async function sendNow(cfg: Config, message: Message, patience: number): Promise
   await queueMessages(cfg, [{ ...message, expires: world.now() + patience }]);
   const outcome: Delivery = { state: "waiting", why: "the watchdog has not picked it up yet" };
   let said = "";
-  for (let looked = false; !looked || world.mono() < deadline; looked = true) {
+  do {
     await deliverByHand(cfg, [message], deadline);
     const { delivered, unproven, outbox } = await loadWatch(cfg);
     if (delivered.includes(message.id)) return { state: "delivered", why: "" };
@@ -13147,7 +13150,7 @@ async function sendNow(cfg: Config, message: Message, patience: number): Promise
       log(`waiting to reach ${message.target}: ${said} (Ctrl-C withdraws it)`);
     }
     await world.sleep(100);
-  }
+  } while (world.mono() < deadline);
   await changeOperator(cfg,
     (operator) => void (operator.queue = operator.queue.filter((one) => one.id !== message.id)));
   return outcome;
@@ -13713,7 +13716,7 @@ async function conversationSource(
 /** What a unit's pane printed, or the watchdog's log; a string says why there is none. */
 function paneSource(cfg: Config, name: string, raw: boolean): Source | string {
   const unit = unitsOf(cfg).get(name);
-  const path = sessionLogPath(cfg, unit?.session ?? watchdogSession(cfg));
+  const path = sessionLogPath(cfg, sessionNamed(cfg, name));
   if (!isThere(path)) return `${name} has no log yet: ${path} does not exist`;
   if (!statSync(path).isFile()) return `${path} is not a file`;
   const note = unit && isAgent(unit) && !raw ? `${name}: no transcript of its client was found, ` +
@@ -13728,8 +13731,7 @@ const NAME_STYLES: Style[] = ["cyan", "magenta", "blue", "green", "yellow"];
 async function printScreens(cfg: Config, names: string[]): Promise<number> {
   const snap = await neededSnapshot(cfg);
   for (const name of names) {
-    const session = unitsOf(cfg).get(name)?.session ?? watchdogSession(cfg);
-    const pane = snap.panes.get(session);
+    const pane = snap.panes.get(sessionNamed(cfg, name));
     const text = pane ? await capturePane(cfg, pane) : null;
     if (text === null) die(notRunning(name, pane));
     if (names.length > 1) print(paint("bold", `── ${name}`));
