@@ -7109,6 +7109,9 @@ type Observation = Presence & {
 type Presence = { alive: true; pane: Pane } | { alive: false | null; pane: Pane | null };
 type SeenAlive = Extract<Observation, { alive: true }>;
 
+/** What one round saw, by the name of the unit. */
+type Observations = Map<string, Observation>;
+
 /** What one look at an agent's screen gave. */
 interface Look extends Judged {
   /** The same picture as at the last look. */
@@ -7195,9 +7198,7 @@ function forgetUncared(watch: Watch, unit: Unit, { handsOff }: Observation): voi
  * Marks who died together with others since the last look: one event, no fault of their own. It
  * counts until their end is dealt with, which a small round does for some of them only.
  */
-function noteTogether(
-  cfg: Config, watch: Watch, snap: Snapshot, observations: Map<string, Observation>,
-): void {
+function noteTogether(cfg: Config, watch: Watch, snap: Snapshot, observations: Observations): void {
   const restarted = snap.ok && watch.server !== "" && snap.server !== watch.server;
   if (snap.ok && snap.server) watch.server = snap.server;
   const gone = [...unitsOf(cfg).values()]
@@ -7245,7 +7246,7 @@ function memoryOfClient(watch: Watch, unit: Unit, pane: Pane): Memory {
 /** One look at everything: who runs, and what stands on the screens whose verdict can matter. */
 export async function observe(
   cfg: Config, watch: Watch, only?: Set<string>,
-): Promise<Map<string, Observation>> {
+): Promise<Observations> {
   const snap = await lookAtSessions(cfg, watch);
   // read after the look: who restarts an agent by hand holds it first, and ends it then
   const [operator] = await Promise.all([operatorOf(cfg), readState(cfg)]);
@@ -7277,7 +7278,7 @@ function isYoung(cfg: Config, agent: Agent, pane: Pane, screen: string): boolean
 
 /** Reads the screens that may have changed and judges each as it arrives; `full` = a whole tick. */
 async function lookAtScreens(
-  cfg: Config, watch: Watch, agents: Agent[], observations: Map<string, Observation>, full: boolean,
+  cfg: Config, watch: Watch, agents: Agent[], observations: Observations, full: boolean,
 ): Promise<void> {
   const looks: Promise<void>[] = [];
   const take = (agent: Agent, pane: Pane, text: string | null) =>
@@ -7379,7 +7380,7 @@ async function readLook(
  * each. `full`: a whole tick; a small round notes no verdict, its looks are too close together.
  */
 export async function learn(
-  cfg: Config, watch: Watch, observations: Map<string, Observation>, full: boolean,
+  cfg: Config, watch: Watch, observations: Observations, full: boolean,
 ): Promise<void> {
   const [first] = observations.values();
   if (first) noteTogether(cfg, watch, first.snap, observations);
@@ -7400,7 +7401,7 @@ export async function learn(
 /** How each round begins: looks, learns, and may start another batch. */
 export async function lookAround(
   cfg: Config, watch: Watch, only?: Set<string>,
-): Promise<Map<string, Observation>> {
+): Promise<Observations> {
   const observations = await observe(cfg, watch, only);
   await learn(cfg, watch, observations, only === undefined);
   watch.volatile.startsLeft = cfg.watchdog.startBatch;
@@ -8115,7 +8116,7 @@ export function nextMessages(
 
 /** Delivers what can be delivered, one text per target, the targets side by side. */
 export async function deliverAll(
-  cfg: Config, watch: Watch, observations: Map<string, Observation>, only?: Set<string>,
+  cfg: Config, watch: Watch, observations: Observations, only?: Set<string>,
 ): Promise<void> {
   await takeQueued(cfg, watch);
   const isLimited = (target: string) => {
@@ -8594,9 +8595,7 @@ function forgetHold(cfg: Config, watch: Watch, agent: Agent, { created }: Pane):
 }
 
 /** Asks whether the limit is over; a probe that nobody has heard yet is not asked once more. */
-async function probeLimit(
-  { cfg, watch, agent, verdict, state, shared }: Limited,
-): Promise<void> {
+async function probeLimit({ cfg, watch, agent, verdict, state, shared }: Limited): Promise<void> {
   const shown = verdict.verdict === "limited" && verdict.where !== ACCOUNT;
   // at its prompt, with no banner to go by, it gets the time to answer
   const time = Math.max(cfg.watchdog.limitProbeFallback, 2 * LIMIT_SHOWS / 1000);
@@ -8738,9 +8737,7 @@ function shareLimit(cfg: Config, watch: Watch, agent: Agent, hold: LimitState): 
 const PROBE_PATIENCE = 600_000;
 
 /** Whether an agent can probe for its account: it shows the limit, and can be typed to. */
-function canProbe(
-  cfg: Config, watch: Watch, agent: Agent, observations: Map<string, Observation>,
-): boolean {
+function canProbe(cfg: Config, watch: Watch, agent: Agent, observations: Observations): boolean {
   const seen = observations.get(agent.name);
   const probe = probeOf(watch, agent);
   return agent.watch !== "none" && seen?.alive === true && !seen.handsOff &&
@@ -8751,7 +8748,7 @@ function canProbe(
 
 /** Who probes for each account, and the end of a limit: one that probed works, or none can. */
 async function settleAccounts(
-  cfg: Config, watch: Watch, observations: Map<string, Observation>,
+  cfg: Config, watch: Watch, observations: Observations,
 ): Promise<void> {
   const now = world.now();
   for (const [key, shared] of Object.entries(watch.accounts)) {
@@ -9163,8 +9160,7 @@ export async function healOne(
     memory.together = false;
   }
   if (memory.client && !isOver(memory)) await stopLeftOver(cfg, watch, unit);
-  const action = decideHeal(
-    memory.life, false, world.now(), cfg.watchdog.restartDelayMax * 1000);
+  const action = decideHeal(memory.life, false, world.now(), cfg.watchdog.restartDelayMax * 1000);
   if (action.do !== "start") return;
   // what was not tried for that is no death: it is looked for again, and counts for nothing
   const obstacle = await whyNoFolder(unit.dir) || strangerIn(cfg, seen.snap, unit.session) ||
@@ -9212,9 +9208,7 @@ function serverIsNewer(cfg: Config, agent: Agent, snap: Snapshot, pane: Pane): b
   });
 }
 
-async function healLiving(
-  cfg: Config, watch: Watch, agent: Agent, seen: SeenAlive,
-): Promise<void> {
+async function healLiving(cfg: Config, watch: Watch, agent: Agent, seen: SeenAlive): Promise<void> {
   const memory = memoryOf(watch, agent.name);
   const { pane } = seen;
   const runs = backendMismatch(cfg, agent, pane)
@@ -9223,8 +9217,7 @@ async function healLiving(
   memory.mismatch = runs;
   // a pane without our mark shows what is in front just now: one look is not enough
   if (runs && runs === before) {
-    return endForRestart(cfg, watch, agent, pane,
-      `runs ${runs}, the config says ${agent.backend}`);
+    return endForRestart(cfg, watch, agent, pane, `runs ${runs}, the config says ${agent.backend}`);
   }
   if (runs) return;
   // neither a screen that was not shown nor a silent server says that the server is back
@@ -9400,8 +9393,7 @@ async function notReady(
   }
   if (!isAgent(unit)) return "";
   const backend = backendOf(cfg, unit);
-  if (backend.kind !== "opencode" ||
-      world.mono() - since >= backend.connectDelay * 1000) return "";
+  if (backend.kind !== "opencode" || world.mono() - since >= backend.connectDelay * 1000) return "";
   const healthy = await oncePerLook(snap, backend.server, () => opencodeHealthy(backend));
   return healthy ? "" : SERVER;
 }
@@ -9657,8 +9649,7 @@ export function decideChannel(before: Channel | null, found: Fetched, now: numbe
   const wasBad = before !== null && isBad(before.state);
   // a port or an age that differs is no news
   const numberless = (said: string) => said.replace(/\d+/g, "#");
-  const same = wasBad && before.state === state &&
-    numberless(before.why) === numberless(found.why);
+  const same = wasBad && before.state === state && numberless(before.why) === numberless(found.why);
   const { why, cure } = same ? before : found;
   return { of, state, why, cure, since: wasBad ? before.since : now, told: wasBad || found.hung };
 }
@@ -9783,9 +9774,7 @@ export function decideDeadlock(
   return resting && pending === 0 && quietFor >= after;
 }
 
-async function deadlockCheck(
-  cfg: Config, watch: Watch, observations: Map<string, Observation>,
-): Promise<void> {
+async function deadlockCheck(cfg: Config, watch: Watch, observations: Observations): Promise<void> {
   const hand = cfg.loop.handoff;
   if (!hand || watch.intent || isComplete(cfg) || phaseTrouble(cfg)) return;
   if (!watch.channel || isBad(watch.channel.state)) return; // the commit may have come
@@ -10035,9 +10024,7 @@ function noteGap(cfg: Config, watch: Watch): void {
  * What a tick does for the fleet as a whole, before any unit: hand-offs, and on its own, longer
  * interval the heavy part (phase advance, old texts).
  */
-async function tendFleet(
-  cfg: Config, watch: Watch, observations: Map<string, Observation>,
-): Promise<void> {
+async function tendFleet(cfg: Config, watch: Watch, observations: Observations): Promise<void> {
   const { volatile } = watch;
   const [first] = observations.values();
   trouble(watch, "tmux", first && !first.snap.ok ? `tmux: ${first.snap.why}` : "");
@@ -10059,9 +10046,7 @@ async function tendFleet(
 }
 
 /** The texts that a tick finds due: none once all phases are done, or where nobody can say so. */
-async function remindFleet(
-  cfg: Config, watch: Watch, observations: Map<string, Observation>,
-): Promise<void> {
+async function remindFleet(cfg: Config, watch: Watch, observations: Observations): Promise<void> {
   let complete = true; // where the folder cannot be read nobody is woken
   await guard(watch, "completion", () => (complete = isComplete(cfg)));
   if (complete) return;
@@ -10100,9 +10085,7 @@ async function careFor(
  * small round between two ticks, for these alone: a phase move goes on, and what is down is healed,
  * but no limit, stall or dialog is dealt with.
  */
-async function round(
-  cfg: Config, watch: Watch, names?: Set<string>,
-): Promise<Map<string, Observation>> {
+async function round(cfg: Config, watch: Watch, names?: Set<string>): Promise<Observations> {
   const full = names === undefined;
   const observations = await lookAround(cfg, watch, names);
   const [first] = observations.values();
@@ -10177,9 +10160,7 @@ async function beat(cfg: Config): Promise<void> {
 }
 
 /** Caps session logs, with one rotation; logs a pane again whose logging stopped. */
-async function keepLogs(
-  cfg: Config, watch: Watch, observations: Map<string, Observation>,
-): Promise<void> {
+async function keepLogs(cfg: Config, watch: Watch, observations: Observations): Promise<void> {
   const cap = cfg.watchdog.logMaxMb * 1_000_000;
   const units = unitsOf(cfg);
   for (const [name, { pane, alive }] of observations) {
@@ -10365,8 +10346,7 @@ async function restUntil(
   due: number, cfg: Config, watch: Watch, signals: LoopSignals,
 ): Promise<void> {
   while (!signals.stop && world.mono() < due) {
-    const pause = Math.min(
-      due - world.mono(), isUrgent(cfg, watch) ? ATTEND_INTERVAL : Infinity);
+    const pause = Math.min(due - world.mono(), isUrgent(cfg, watch) ? ATTEND_INTERVAL : Infinity);
     const woken = new Promise<void>((resolve) => (signals.wake = resolve));
     await Promise.race([world.sleep(signals.poked ? 0 : pause), woken]);
     signals.poked = false;
@@ -11201,8 +11181,7 @@ async function retireOtherVersion(cfg: Config): Promise<void> {
   if (pid === null || beat.pid !== pid || !beat.version || beat.version === version()) return;
   log(`replacing the watchdog of version ${beat.version} by ${version()}; the agents keep working`);
   // another `up` may be doing the same: the watchdog that it started must not be ended
-  await stopWatchdog(cfg,
-    (operator) => isWanted(operator) && [pid, null].includes(holder()));
+  await stopWatchdog(cfg, (operator) => isWanted(operator) && [pid, null].includes(holder()));
 }
 
 /**
@@ -11448,8 +11427,7 @@ async function withBar<T>(total: number, work: (step: Step) => Promise<T>): Prom
   if (!stderr.isTTY || total < BAR_FROM) return work(() => {});
   const print = world.log;
   let shown = "";
-  const draw = () =>
-    void stderr.write(`\r${fit(shown, (stderr.columns || 80) - 1)}\r`);
+  const draw = () => void stderr.write(`\r${fit(shown, (stderr.columns || 80) - 1)}\r`);
   barDrawn = true;
   world.log = (line) => {
     const bar = shown;
@@ -12575,9 +12553,7 @@ function spread(left: string, right: string, width: number): string {
 }
 
 /** The time of day, and the age of the watchdog's heartbeat. */
-function pulse(
-  { running, stale, heartbeat }: WatchdogState, width: number, now: number,
-): string {
+function pulse({ running, stale, heartbeat }: WatchdogState, width: number, now: number): string {
   const clock = clockTime(now, width < NARROW ? 5 : 8);
   const beat = heartbeat ? ` ${ageOf(heartbeat, now)} ago`
     : stale ? " no heartbeat" : " starting";
@@ -15064,9 +15040,7 @@ async function foldersOf(cfg: Config, { name, bin }: Backend): Promise<string[]>
  * Looks a client up as its pane would: in its folder, after the preamble, in the same shell. A
  * typed client is not asked for its version: it may be any script, which would go to work.
  */
-async function examineClient(
-  cfg: Config, backend: Backend, needed: boolean,
-): Promise<Findings> {
+async function examineClient(cfg: Config, backend: Backend, needed: boolean): Promise<Findings> {
   const program = programOf(backend.bin);
   const [first = "/", ...others] = await foldersOf(cfg, backend);
   const goTo = (dir: string) => `cd -- ${shellQuote(dir)}\n`;
