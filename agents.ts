@@ -7727,13 +7727,11 @@ function mayStandAbove(screen: string, { boxRe }: Backend, value: string): boole
 async function holdsDraft(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane,
 ): Promise<boolean | "not shown" | "no box"> {
-  const look = await lookAtBox(cfg, agent, pane);
+  const look = await lookAtBox({ cfg, agent, pane });
   if (!look) return "not shown";
-  const { composer } = look;
-  if (composer === null) return "no box";
-  const cutBox = mayCut(backendOf(cfg, agent));
-  return composer !== "" && !watch.outbox.some((message) => message.target === agent.name &&
-    wasPasted(message) && isOurText(composer, message.text, cutBox));
+  if (look.composer === null) return "no box";
+  return look.composer !== "" && !watch.outbox.some((message) =>
+    message.target === agent.name && wasPasted(message) && holdsText(look, message));
 }
 
 export type Typing =
@@ -7812,9 +7810,13 @@ const isInPlaceOfBox = (kind: BackendKind, { verdict }: Verdict): boolean =>
 interface BoxLook extends CloseLook {
   composer: string | null;
   transcript: string;
+  /** `box_re` may see no more than the first line of the box. */
+  cutBox: boolean;
 }
 
-async function lookAtBox(cfg: Config, agent: Agent, pane: Pane): Promise<BoxLook | null> {
+async function lookAtBox(
+  { cfg, agent, pane }: Pick<Errand, "cfg" | "agent" | "pane">,
+): Promise<BoxLook | null> {
   const backend = backendOf(cfg, agent);
   const look = await closeLook(cfg, agent, pane);
   if (!look) return null;
@@ -7823,43 +7825,42 @@ async function lookAtBox(cfg: Config, agent: Agent, pane: Pane): Promise<BoxLook
   const transcript = composer === null && isInPlaceOfBox(backend.kind, look.verdict) ? plain
     : aboveBox(backend.kind, plain, backend);
   dropSlowPatterns(cfg, agent);
-  return { ...look, composer, transcript };
+  return { ...look, composer, transcript, cutBox: backend.boxRe !== undefined };
 }
+
+/** Whether a text of ours is in the box, and nothing else. */
+const holdsText = ({ composer, cutBox }: BoxLook, { text }: Message): boolean =>
+  composer !== null && isOurText(composer, text, cutBox);
 
 const UNSHOWN: Delivery = { state: "waiting", why: "tmux did not show the pane" };
 /** Whether a client's input box can be recognised at all. */
 const hasBox = (backend: Backend): boolean =>
   hasKnownBox(backend.kind) || backend.boxRe !== undefined;
-const mayCut = (backend: Backend): boolean => backend.boxRe !== undefined;
 
-/** One text on its way into one pane; `remember` stores what became of it before each key. */
+/** One text on its way to one client. */
 interface Errand {
   cfg: Config;
+  watch: Watch;
   agent: Agent;
   backend: Backend;
   pane: Pane;
   message: Message;
   /** The cause whose permission applies: a text already in the box goes in place of the one due. */
   cause: string;
-  remember: () => Promise<void>;
 }
 
 /**
  * Types a message into an agent's own pane and proves that it was taken: it stood in the input box,
- * and left it. `remember` stores the message before it is pasted and before Enter, for a crash may
- * come in between; whoever looks next knows by it that what is in the box is ours.
+ * and left it. The message is stored before it is pasted and before Enter, for a crash may come in
+ * between; whoever looks next knows by it that what is in the box is ours.
  */
-export async function pingSession(
-  cfg: Config, agent: Agent, pane: Pane, message: Message, remember: () => Promise<void>,
-  cause = message.cause,
-): Promise<Delivery> {
-  const backend = backendOf(cfg, agent);
-  const errand: Errand = { cfg, agent, backend, pane, message, cause, remember };
-  await shorten(cfg, backend, message);
-  let look = await lookAtBox(cfg, agent, pane);
-  if (look && cause === PROBE) look = await closeMenu(errand, look);
+export async function pingSession(errand: Errand): Promise<Delivery> {
+  const { message } = errand;
+  await shorten(errand);
+  let look = await lookAtBox(errand);
+  if (look && errand.cause === PROBE) look = await closeMenu(errand, look);
   if (!look) return UNSHOWN;
-  if (!hasBox(backend)) return typeBlind(errand, look);
+  if (!hasBox(errand.backend)) return typeBlind(errand, look);
   let typing = typingNow(errand, look);
   if (typing.do === "await" && await wasNeverPasted(errand)) {
     message.pasted!.nth -= 1;
@@ -7874,27 +7875,24 @@ export async function pingSession(
 }
 
 /** Closes the menu that a limit has opened over the box that a probe needs. */
-async function closeMenu(
-  { cfg, agent, pane, backend }: Errand, first: BoxLook,
-): Promise<BoxLook | null> {
+async function closeMenu(errand: Errand, first: BoxLook): Promise<BoxLook | null> {
   const { verdict, rule } = first.verdict;
-  const keys = BUILT_IN_RULES[backend.kind].find(({ name }) => name === rule)?.closes;
+  const keys = BUILT_IN_RULES[errand.backend.kind].find(({ name }) => name === rule)?.closes;
   if (verdict !== "limited" || !keys) return first;
-  await sendKeys(cfg, pane, keys);
+  await sendKeys(errand.cfg, errand.pane, keys);
   let look: BoxLook | null = null;
   for (let looks = 0; looks < LOOKS && !look?.composer; looks++) {
     await world.sleep(LOOK_EVERY);
-    look = await lookAtBox(cfg, agent, pane);
+    look = await lookAtBox(errand);
     if (!look || look.composer === "") break;
   }
   return look;
 }
 
 /** What to do after one look; an empty box counts against a paste that is late. */
-function typingNow({ message, pane, backend, cause }: Errand, look: BoxLook): Typing {
-  const { verdict, composer, transcript } = look;
-  const typing = decideTyping(
-    verdict, { ...message, cause }, composer, transcript, mayCut(backend));
+function typingNow({ message, pane, cause }: Errand, look: BoxLook): Typing {
+  const { verdict, composer, transcript, cutBox } = look;
+  const typing = decideTyping(verdict, { ...message, cause }, composer, transcript, cutBox);
   if (typing.do !== "type") return typing;
   if (message.pasted) message.pasted.empty += 1;
   return decideAgain(message, pane, world.now());
@@ -7909,13 +7907,11 @@ function outcomeOf({ do: next, ...wait }: Typing): Delivery {
 }
 
 /** Stores the next step with a text before it is taken; if that fails, nothing is changed. */
-async function intend(
-  { message, remember }: Pick<Errand, "message" | "remember">, step: Partial<Message>,
-): Promise<void> {
+async function intend({ cfg, watch, message }: Errand, step: Partial<Message>): Promise<void> {
   const before = { ...message };
   Object.assign(message, step);
   try {
-    await remember();
+    await save(cfg, watch);
   } catch (error) {
     for (const key of Object.keys(step) as (keyof Message)[]) delete message[key];
     Object.assign(message, before);
@@ -7943,8 +7939,7 @@ async function paste(errand: Errand, { transcript }: BoxLook): Promise<string> {
   const buffer = bufferOf(message);
   const loaded = await tmux(cfg, ["load-buffer", "-b", buffer, "-"], message.text);
   if (!loaded.ok) return `load-buffer: ${loaded.err}`;
-  await intend(errand,
-    { seen: timesIn(transcript, message.text), ...nextPaste(message, pane) });
+  await intend(errand, { seen: timesIn(transcript, message.text), ...nextPaste(message, pane) });
   const pasted = await tmux(cfg, ["copy-mode", "-q", "-t", pane.id, ";",
     "paste-buffer", "-p", "-d", "-b", buffer, "-t", pane.id]);
   return pasted.ok ? "" : `paste-buffer: ${pasted.err}`;
@@ -7954,13 +7949,13 @@ async function paste(errand: Errand, { transcript }: BoxLook): Promise<string> {
  * Waits until the paste stands in the box, and then for as long as the client needs; null = tmux
  * does not show the box.
  */
-async function isDrawn({ cfg, agent, backend, pane, message }: Errand): Promise<boolean | null> {
+async function isDrawn(errand: Errand): Promise<boolean | null> {
+  const { backend, message } = errand;
   for (let looks = 0; looks < PASTE_LOOKS; looks++) {
-    const look = await lookAtBox(cfg, agent, pane);
+    const look = await lookAtBox(errand);
     if (!look) return null;
-    const { composer } = look;
-    const drawn = composer && isOurText(composer, message.text, mayCut(backend));
-    if (composer === "") message.pasted!.empty += 1;
+    const drawn = holdsText(look, message);
+    if (look.composer === "") message.pasted!.empty += 1;
     await world.sleep(drawn ? backend.submitPause * 1000 : LOOK_EVERY);
     if (drawn) return true;
   }
@@ -7968,7 +7963,7 @@ async function isDrawn({ cfg, agent, backend, pane, message }: Errand): Promise<
 }
 
 /** A text too long to type, or that its box would hide, goes to a file for the client to read. */
-async function shorten(cfg: Config, backend: Backend, message: Message): Promise<void> {
+async function shorten({ cfg, backend, message }: Errand): Promise<void> {
   const fits = Buffer.byteLength(message.text) <= TYPED_MAX && !hidesInBox(backend, message.text);
   if (fits || wasPasted(message)) return;
   const file = join(cfg.stateDir, `message-${message.id}.txt`);
@@ -7978,9 +7973,8 @@ async function shorten(cfg: Config, backend: Backend, message: Message): Promise
 
 /** Enter, at most three times, each time after another look: at the text, and for a dialog. */
 async function submit(errand: Errand): Promise<Delivery> {
-  const { cfg, agent, pane } = errand;
   for (let enters = 0; enters < 3; enters++) {
-    const look = await lookAtBox(cfg, agent, pane);
+    const look = await lookAtBox(errand);
     if (!look) return UNSHOWN;
     const typing = typingNow(errand, look);
     if (typing.do !== "submit") return outcomeOf(typing);
@@ -7990,8 +7984,7 @@ async function submit(errand: Errand): Promise<Delivery> {
     if (found === "unknown") return {
       state: "waiting", why: "Enter was pressed; no sign yet that it was accepted" };
   }
-  return { state: "failed", person: true,
-    why: "still in the input box after three Enters" };
+  return { state: "failed", person: true, why: "still in the input box after three Enters" };
 }
 
 async function pressEnter(errand: Errand): Promise<void> {
@@ -8007,26 +8000,22 @@ async function pressEnter(errand: Errand): Promise<void> {
  * or when two looks running find the box without it: a single one may fall into a redraw. A screen
  * without a box, and without a dialog in its place, says nothing.
  */
-async function whatBecame(
-  { cfg, agent, backend, pane, message }: Errand,
-): Promise<"left" | "stands" | "unknown"> {
-  let [found, gone] = ["unknown" as "stands" | "unknown", 0];
+async function whatBecame(errand: Errand): Promise<"left" | "stands" | "unknown"> {
+  const { backend, message } = errand;
+  let [stands, gone] = [false, 0];
   for (let looks = 0; looks < LOOKS; looks++) {
     await world.sleep(LOOK_EVERY);
-    const look = await lookAtBox(cfg, agent, pane);
+    const look = await lookAtBox(errand);
     if (!look) return "unknown";
     const { composer, transcript, screen } = look;
     // a dialog or a limit that its turn met at once may have taken the place of the box
     if (!composer && timesIn(transcript, message.text) > (message.seen ?? 0)) return "left";
     if (composer === "" || (composer && isForeign(composer, message.text) &&
         !mayStandAbove(screen.plain, backend, message.text))) gone += 1;
-    else {
-      gone = 0;
-      found = composer && isOurText(composer, message.text, mayCut(backend)) ? "stands" : "unknown";
-    }
+    else [stands, gone] = [holdsText(look, message), 0];
     if (gone === 2) return "left";
   }
-  return gone ? "unknown" : found;
+  return stands && !gone ? "stands" : "unknown";
 }
 
 /** Whether the end of a text stands at the cursor: it was not taken, in a client without a box. */
@@ -8040,7 +8029,7 @@ function isAtCursor({ cursorLine }: Screen, { text: value }: Message): boolean {
  * pressed again while the text stands at the cursor, never anew for one that is out of sight.
  */
 async function typeBlind(errand: Errand, first: BoxLook): Promise<Delivery> {
-  const { cfg, agent, backend, pane, message, cause } = errand;
+  const { backend, message, cause } = errand;
   const unproven: Delivery = { state: "unproven", why: "its client's input box is not " +
     `recognised: describe it as box_re in [backend.${backend.name}]` };
   const now = whyNotNow(first.verdict, cause);
@@ -8051,7 +8040,7 @@ async function typeBlind(errand: Errand, first: BoxLook): Promise<Delivery> {
     await world.sleep(backend.submitPause * 1000);
   } else if (!isAtCursor(first.screen, message)) return unproven;
   for (let enters = 0; enters < 3; enters++) {
-    const look = await lookAtBox(cfg, agent, pane);
+    const look = await lookAtBox(errand);
     if (!look) return UNSHOWN;
     if (enters && !isAtCursor(look.screen, message)) return unproven;
     const wait = whyNotNow(look.verdict, cause);
@@ -8153,17 +8142,17 @@ async function deliver(
   const agent = cfg.agents.get(message.target);
   const note = (delivery: Delivery, said = message) => noteDelivery(cfg, watch, said, delivery);
   if (!agent) return note({ state: "failed", why: NO_AGENT, person: true });
+  const { cause } = message;
   const wait = await whyUntold(cfg, watch, agent, seen) ??
-    (passesLimit(message.cause) ? null : whyLimited(cfg, agent, seen!, message.cause));
+    (passesLimit(cause) ? null : whyLimited(cfg, agent, seen!, cause));
   if (wait) return note({ state: "waiting", ...wait });
-  const pane = seen!.pane!;
-  if (backendOf(cfg, agent).kind === "opencode" && pane.conversation) {
-    return note(await tellServer(cfg, watch, agent, message, seen!));
+  const [backend, pane] = [backendOf(cfg, agent), seen!.pane!];
+  const errand: Errand = { cfg, watch, agent, backend, pane, message, cause };
+  if (backend.kind === "opencode" && pane.conversation) {
+    return note(await tellServer(errand, seen!.verdict));
   }
-  const said = await standingText(cfg, watch, agent, pane, message);
-  if (!said) return note(UNSHOWN);
-  const remember = () => save(cfg, watch);
-  await note(await pingSession(cfg, agent, pane, said, remember, message.cause), said);
+  const said = await standingText(errand);
+  return said ? note(await pingSession({ ...errand, message: said }), said) : note(UNSHOWN);
 }
 
 /**
@@ -8197,13 +8186,11 @@ function whyLimited(
 }
 
 /** Hands a text to an opencode server, whose record of the conversation is the proof. */
-async function tellServer(
-  cfg: Config, watch: Watch, agent: Agent, message: Message, seen: Observation,
-): Promise<Delivery> {
+async function tellServer(errand: Errand, verdict: Verdict): Promise<Delivery> {
+  const { cfg, agent, backend, pane, message, cause } = errand;
   // what its account lets through does not wait for the verdict that the account gave
-  const wait = seen.verdict.where === ACCOUNT ? null : whyNotNow(seen.verdict, message.cause);
+  const wait = verdict.where === ACCOUNT ? null : whyNotNow(verdict, cause);
   if (wait) return { state: "waiting", ...wait };
-  const [backend, pane] = [backendOf(cfg, agent), seen.pane!];
   const there = message.tries > 0 && (await opencodeHas(backend, agent, pane, message));
   if (there === null) return { state: "waiting", why: "the opencode server does not answer" };
   if (there) return { state: "delivered", why: "it is in the conversation already" };
@@ -8211,8 +8198,7 @@ async function tellServer(
   const again = decideAgain(message, pane, world.now());
   if (again.do !== "type") return outcomeOf(again);
   const { copies = 0, pasted } = message;
-  const remember = () => save(cfg, watch);
-  await intend({ message, remember }, { ...nextPaste(message, pane), copies: copies + 1 });
+  await intend(errand, { ...nextPaste(message, pane), copies: copies + 1 });
   const taken = await promptOpencode(cfg, agent, pane, message.text);
   if (taken) return { state: "delivered", why: "by the server" };
   if (taken === null) return outcomeOf({ do: "await" });
@@ -8225,18 +8211,15 @@ async function tellServer(
  * one goes first, by the right of the one that is due: nothing else can be typed before it is sent.
  * One that had no proof and now stands in the transcript has it. null = tmux does not show the box.
  */
-async function standingText(
-  cfg: Config, watch: Watch, agent: Agent, pane: Pane, due: Message,
-): Promise<Message | null> {
-  const backend = backendOf(cfg, agent);
+async function standingText(errand: Errand): Promise<Message | null> {
+  const { watch, message: due } = errand;
   const pasted = [due, ...watch.outbox, ...watch.unproven].filter((one) =>
     one.target === due.target && wasPasted(one));
-  if (!hasBox(backend) || pasted.every((one) => one === due)) return due;
-  const look = await lookAtBox(cfg, agent, pane);
+  if (!hasBox(errand.backend) || pasted.every((one) => one === due)) return due;
+  const look = await lookAtBox(errand);
   if (!look) return null;
   const { verdict, composer, transcript } = look;
-  const standing = composer
-    ? pasted.find((one) => isOurText(composer, one.text, mayCut(backend)))
+  const standing = composer ? pasted.find((one) => holdsText(look, one))
     : watch.unproven.find((one) => one.target === due.target &&
       decideTyping(verdict, one, composer, transcript).do === "done");
   if (!standing) return due;
