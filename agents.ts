@@ -4282,56 +4282,47 @@ const ZONES: Record<string, string> = Object.fromEntries(`
   CST-06:00 CDT-05:00 MST-07:00 MDT-06:00 PST-08:00 PDT-07:00 AKST-09:00 AKDT-08:00 HST-10:00
 `.trim().split(/\s+/).map((zone) => [zone.slice(0, -6), zone.slice(-6)]));
 
-// The wall clock of a zone, as the epoch at which UTC would show the same: easy to calculate with.
-const wallAt = (epoch: number, zone: string): number => epoch +
-  new Date(epoch).toTemporalInstant().toZonedDateTimeISO(zone).offsetNanoseconds / 1e6;
+const zonedAt = (epoch: number, zone: string): Temporal.ZonedDateTime =>
+  new Date(epoch).toTemporalInstant().toZonedDateTimeISO(zone);
 
-// The epochs with this wall clock: two in the hour that a zone repeats in autumn; in the hour that
-// it skips in spring one, moved on by the gap.
-function epochsAt(wall: number, zone: string): number[] {
-  const offsets = [wall - DAY, wall + DAY].map((epoch) => wallAt(epoch, zone) - epoch);
-  const epochs = offsets.map((offset) => wall - offset);
-  const real = epochs.filter((epoch) => wallAt(epoch, zone) === wall).sort((a, b) => a - b);
-  return real.length ? real : [epochs[0]!];
-}
+// Two epochs in the hour that a zone repeats in autumn, else twice the same; in the hour that it
+// skips in spring that is moved on by the gap.
+const epochsAt = (wall: Temporal.PlainDateTime, zone: string): number[] =>
+  (["compatible", "later"] as const).map((disambiguation) =>
+    wall.toZonedDateTime(zone, { disambiguation }).epochMilliseconds);
 
 const knownZone = (name = ""): string | null =>
   tried(() => Temporal.Now.zonedDateTimeISO(ZONES[name] ?? name).timeZoneId, null);
 
 type Groups = Record<string, string | undefined>;
 
-function timeOfDay({ hour, minute, half }: Groups): number | null {
+function timeOfDay({ hour, minute, half }: Groups): Temporal.PlainTime | null {
   const [hours, minutes] = [Number(hour), Number(minute ?? 0)];
   if (minutes > 59 || hours > 23 || (half && (hours < 1 || hours > 12))) return null;
   const shown = half ? hours % 12 + (half.toLowerCase() === "p" ? 12 : 0) : hours;
-  return (shown * 60 + minutes) * MINUTE;
+  return new Temporal.PlainTime(shown, minutes);
 }
 
-// The days that a banner may mean, as wall clocks, the likeliest first.
-function daysMeant(when: Groups, today: number): number[] {
-  const year = new Date(today).getUTCFullYear();
+// The days that a banner may mean, the likeliest first.
+function daysMeant(when: Groups, today: Temporal.PlainDate): Temporal.PlainDate[] {
   if (when.month) {
-    const month = MONTHS.indexOf(when.month.toLowerCase());
-    const years = when.year ? [Number(when.year)] : [year - 1, year, year + 1];
-    return years.map((each) => Date.UTC(each, month, Number(when.day)));
+    const month = MONTHS.indexOf(when.month.toLowerCase()) + 1;
+    const years = when.year ? [Number(when.year)] : [today.year - 1, today.year, today.year + 1];
+    return years.map((year) =>
+      new Temporal.PlainDate(year, month, 1).add({ days: Number(when.day) - 1 }));
   }
-  const days = Array.from({ length: 10 }, (_, nth) => today + (nth - 1) * DAY);
+  const days = Array.from({ length: 10 }, (_, nth) => today.add({ days: nth - 1 }));
   const weekday = WEEKDAYS.indexOf(when.weekday?.toLowerCase() ?? "");
-  return weekday < 0 ? days : days.filter((day) => new Date(day).getUTCDay() === weekday);
+  return weekday < 0 ? days : days.filter((day) => day.dayOfWeek % 7 === weekday);
 }
 
 /** The first time that a banner may mean and that is at most `past` ms ago. */
 function occurrence(when: Groups, now: number, zone: string, past: number): number | null {
   const time = timeOfDay(when);
   if (time === null) return null;
-  const today = Math.floor(wallAt(now - past, zone) / DAY) * DAY;
-  const walls = daysMeant(when, today).map((day) => day + time);
-  if (when.year) {
-    const epochs = epochsAt(walls[0]!, zone);
-    return epochs.find((epoch) => epoch > now) ?? epochs[0]!;
-  }
-  const epochs = walls.map((wall) => epochsAt(wall, zone))
-    .find((each) => each.some((epoch) => epoch > now - past)) ?? [];
+  const epochs = daysMeant(when, zonedAt(now - past, zone).toPlainDate())
+    .map((day) => epochsAt(day.toPlainDateTime(time), zone))
+    .find((each) => when.year || each.some((epoch) => epoch > now - past)) ?? [];
   return epochs.find((epoch) => epoch > now) ?? epochs.at(-1) ?? null;
 }
 
@@ -4346,9 +4337,11 @@ const JUST_PASSED = 90_000;
  * banner may still be on the screen; Codex gives a date for every reset that is not today; and a
  * 5-hour limit is never more than 6 h ahead.
  */
-function mayBePast(banner: string, when: Groups, wall: number): number {
+function mayBePast(banner: string, when: Groups, now: number, zone: string): number {
   if (when.month) return DAY;
-  if (/^■ .*\btry again at\b/.test(banner)) return Math.max(wall % DAY, JUST_PASSED);
+  if (/^■ .*\btry again at\b/.test(banner)) {
+    return Math.max(now - zonedAt(now, zone).startOfDay().epochMilliseconds, JUST_PASSED);
+  }
   return classOf(banner) === "5h" ? 18 * HOUR : JUST_PASSED;
 }
 
@@ -4376,8 +4369,7 @@ export function parseResetEpoch(banner: string, now: number, zone?: string): num
   const named = [...shown.matchAll(/\(([A-Za-z][\w/+-]*)\)/g)].map((one) => one[1]);
   const known = [ZONES[behind], ...named, zone].map(knownZone).find((each) => each !== null);
   const local = known ?? Intl.DateTimeFormat().resolvedOptions().timeZone;
-  const past = mayBePast(shown, match.groups, wallAt(now, local));
-  return occurrence(match.groups, now, local, past);
+  return occurrence(match.groups, now, local, mayBePast(shown, match.groups, now, local));
 }
 
 // The input box: the text that a person, or we, typed and did not send.
