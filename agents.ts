@@ -3152,8 +3152,8 @@ async function throughFolder(hand: Handoff, path: string): Promise<string | null
 }
 
 /**
- * Where a link leads, "" = it is none, null = git did not say. git shows of a link its target, in a
- * line without an end.
+ * Where a link leads; "" = it is no link, null = git did not say. git shows a link as its target,
+ * with no newline behind it.
  */
 async function linkedFrom(hand: Handoff, path: string, shown: string): Promise<string | null> {
   if (!shown || shown.length > 1_000 || shown.includes("\n")) return "";
@@ -8888,8 +8888,8 @@ export async function stallCheckOne(
 }
 
 // ── healing ─────────────────────────────────────────────────────────────────────
-// What died is started again, by a ladder: at once where it had been healthy, then 10 s doubling to
-// 5 min (Kubernetes), parked when it never stays up (supervisord FATAL, systemd's burst of five).
+// What died is started again, up a ladder: at once if it had been healthy, then after 10 s doubling
+// to 5 min (Kubernetes); parked if it never stays up (supervisord's FATAL, systemd's burst of 5).
 
 /** s6: exit 125 asks not to be restarted; a shell exits with 127 for a missing program. */
 const EXIT_PERMANENT = 125;
@@ -8960,9 +8960,8 @@ async function endForRestart(
 }
 
 /**
- * Tells a unit's family to end, for the watchdog; `continueStopping` sees to it, look by look. That
- * it ends is stored before it is told, if the disk lets it. `pane`: null = it is gone, and
- * processes are left.
+ * Begins to end a unit's family, for the watchdog; `continueStopping` goes on, look by look. It is
+ * stored before it is done, if the disk lets it. `pane`: null = only processes are left.
  */
 async function beginStopping(
   cfg: Config, watch: Watch, unit: Unit, family: Family, pane: Pane | null,
@@ -9014,7 +9013,7 @@ function noteDeath(
     { ...deathOf(cfg, unit, memory, status, lived), blameless }, cfg.watchdog);
   memory.failures = action.failures;
   if (action.do === "finish") {
-    // from now on: an `up` that came before the end is not one that asks for another run
+    // dated now: an `up` from before the end does not ask for another run
     enterDown(memory, { state: "done", at: now });
   } else if (action.do === "park") {
     park(cfg, memory, unit, why ? `${why} · ${action.why}` : action.why);
@@ -9040,7 +9039,7 @@ export function decideHeal(
   if (down.state === "parked") return { do: "hold", why: `parked: ${down.why}` };
   if (down.state === "done") return { do: "hold", why: "done" };
   if (life.state === "stopping") return { do: "wait", why: "its old process is still ending" };
-  // a pause longer than any the ladder knows was reckoned by a clock that ran ahead
+  // a pause longer than the ladder's longest was set by a clock that ran ahead
   if (down.state === "backoff" && down.until > now && down.until <= now + longest) {
     return { do: "wait", why: "backoff" };
   }
@@ -9137,7 +9136,7 @@ export async function healOne(
   if (memory.client && !isOver(memory)) await stopLeftOver(cfg, watch, unit);
   const action = decideHeal(memory.life, false, world.now(), cfg.watchdog.restartDelayMax * 1000);
   if (action.do !== "start") return;
-  // what was not tried for that is no death: it is looked for again, and counts for nothing
+  // a start that this prevents is no death: it counts for nothing, and is tried again
   const obstacle = await whyNoFolder(unit.dir) || strangerIn(cfg, seen.snap, unit.session) ||
     rivalText(await rivalOf(cfg, seen.snap, unit));
   noteObstacle(cfg, watch, unit, "stranger", obstacle);
@@ -9273,7 +9272,7 @@ async function superviseAgent(
     }
     if (agent.watch === "heal+stall" && (await stallCheckOne(cfg, watch, agent, seen))) return;
   } else if (seen.alive === null) {
-    // what nobody saw was no idleness
+    // time that nobody saw does not count as idle
     Object.assign(memory, { idleSince: 0, sameSince: 0 });
   }
   await healOne(cfg, watch, agent, seen);
@@ -9403,7 +9402,7 @@ const oncePerLook = (
 
 /**
  * Runs `$1` and ends it after 4 s, with all that it started (without bash, it alone). Our deadline
- * of 5 s ends only the tmux client: one that hangs would go on, and at each look one more join it.
+ * of 5 s ends only the tmux client: what hangs would run on, joined by one more at each look.
  */
 const WITH_DEADLINE = 'end() { kill -9 -- -"$1" || kill -9 "$1"; }; ' +
   'exec </dev/null >/dev/null 2>&1; ' +
@@ -9466,7 +9465,7 @@ export async function wakeAgent(
 // ── handoff signalling ──────────────────────────────────────────────────────────
 // The pair talks through commits: a claim is told to the adversary, a review to the builder, a
 // changed inbox to its reader. What was seen and what is to be said of it are stored in one write.
-// A channel that does not work is told like any other trouble: silence would look like no news.
+// A channel that does not work is told like any other trouble: silence would pass for no news.
 //
 // The way of a claim, from its push until the other side has it:
 //
@@ -9572,9 +9571,9 @@ async function checkChannel(cfg: Config): Promise<void> {
 }
 
 /**
- * The first start ever begins at the present head: before an agent can push, not after. Where
- * nobody can say what that is, it is noted since when: what is made from then on is news. git,
- * which may take minutes, is asked before the lock is taken.
+ * The very first start begins at the head as it stands before any agent can push. Where nobody can
+ * say what it is, the time is noted instead: commits made after that are news. git may take its
+ * minutes, so it is asked before the lock is taken.
  */
 async function takeBaseline(cfg: Config, hand: Handoff): Promise<Fetched> {
   const since = world.now();
@@ -9659,7 +9658,7 @@ export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
   if (fetched.state === "empty" && !baseline) noteCommits(watch, hand, [], NO_COMMIT);
   if (!fetched.news) return;
   const { commits, inboxes } = fetched.news;
-  // without a baseline the head is it: all that is news was made while nobody could take one
+  // without a baseline this head becomes it: news is only what was made while none could be taken
   const blindSince = before && isBad(before.state) ? before.since : Infinity;
   const news = baseline === fetched.head ? []
     : baseline ? commits : commits.filter(({ at = 0 }) => at + 1000 > blindSince);
@@ -9690,7 +9689,7 @@ function announceCommits(
   const target = readerOf(cause, hand);
   const waiting = watch.outbox.find((message) =>
     message.target === target && message.cause === cause && !wasPasted(message));
-  // of one that an older version queued only the text is known: it is told beside the new one
+  // an older version stored the text alone: it is told beside the new one
   if (waiting && !waiting.subjects) waiting.cause = `earlier ${cause}`;
   const all = [...(waiting?.subjects ?? []), ...announced];
   const subjects = all.slice(-NAMED_MAX);
@@ -9718,7 +9717,7 @@ function checkInboxes(
   let sure = true;
   for (const [nth, [file, shown]] of [...inboxes].entries()) {
     if (shown.state === "failed") sure = false;
-    // its reader deleted or emptied it: the same text after that is news
+    // its reader deleted or emptied it: the same text is news when it comes again
     const isEmpty = shown.state === "absent" ||
       (shown.state === "found" && !shown.object && !shown.text.trim());
     if (isEmpty) delete watch.inboxes[file];
@@ -9782,7 +9781,7 @@ async function deadlockCheck(cfg: Config, watch: Watch, observations: Observatio
 
 // ── phase advance ───────────────────────────────────────────────────────────────
 // A move is an intent on disk: stop the loops, store the phase, start them with its texts. Each
-// step can be done again, so that a crash at any of them is mended by doing all of them again.
+// step can be repeated, so a crash at any of them is mended by doing them all again.
 
 export const loopAgents = (cfg: Config): Agent[] =>
   [...cfg.agents.values()].filter((agent) => agent.kind === "loop" && agent.enabled);
@@ -9876,7 +9875,7 @@ async function mayMove(
   cfg: Config, watch: Watch, intent: { from: string; to: string },
 ): Promise<boolean> {
   await readState(cfg); // a person may have set the phase since the look
-  if (phaseTrouble(cfg)) return false; // a person has set none that is unreadable
+  if (phaseTrouble(cfg)) return false; // nor dropped: nobody has set what cannot be read
   const dropped = decideDrop(intent, curPhase(cfg)?.id ?? "", phases(cfg));
   if (!dropped) return true;
   log(`phase move ${intent.from} → ${intent.to || "the end"} is dropped: ${dropped}`);
@@ -10041,7 +10040,7 @@ async function careFor(
   cfg: Config, watch: Watch, unit: Unit, seen: Observation, full: boolean,
 ): Promise<void> {
   const agent = isAgent(unit) ? unit : null;
-  // what was told to end while it was watched is ended still
+  // what was told to end while it was still watched is seen to its end
   if (agent && !isWatched(agent)) return void continueStopping(cfg, watch, unit);
   if (seen.handsOff) return leaveDown(cfg, watch, unit, seen);
   if (agent && seen.alive) {
@@ -10280,7 +10279,7 @@ interface LoopSignals {
 function listen(kept: boolean): LoopSignals {
   const signals: LoopSignals = { stop: false, poked: false, wake() {} };
   for (const signal of ["SIGTERM", "SIGINT", ...(kept ? [] : ["SIGHUP"])]) {
-    // `on`: a second one, from a keeper told to end too, must not kill it before its last save
+    // not `once`: a second one, of a keeper told to end too, must not kill it before its last save
     process.on(signal, () => {
       if (!signals.stop) log(`watchdog stopping (${signal})`);
       signals.stop = true;
@@ -10473,9 +10472,9 @@ export const hungAfter = (interval: number, least = HUNG_AFTER): number =>
 
 /**
  * Measures how long a sign has not changed, ms on the monotonic clock, which stops while the
- * machine is suspended. `null` is "could not look": no evidence, so the time starts over. So it
- * does after half of `hangs`, ms, without a look: then who looks stood still, as in a machine that
- * was paused, and what is looked at may have with it.
+ * machine is suspended. `null` is "could not look": no evidence, so the time starts over. It also
+ * does after half of `hangs`, ms, without a look: then the one who looks stood still, as in a
+ * paused machine, and what it looks at may have too.
  */
 export function stillness(): (sign: string | null, hangs: number) => number {
   let [last, since, looked] = ["", 0, 0];
@@ -10919,8 +10918,8 @@ async function currentConfig(call: Call): Promise<Config> {
 }
 
 /**
- * Goes to the tmux server of the watchdog that runs, else to that of a client: by the TMUX_TMPDIR
- * of another shell clients at work would be taken for gone, ended, and started once more.
+ * Goes to the tmux server of the running watchdog, else to that of a client: under another shell's
+ * TMUX_TMPDIR, clients at work would be taken for gone, ended and started again.
  */
 function joinServer(cfg: Config): void {
   const watchdog = holderOf(cfg, "watchdog") ?? holderOf(cfg, "keeper");
@@ -11081,8 +11080,8 @@ const assessExit = (exits: boolean): Findings => exits
   ? warn(EXITS, "tmux set -s exit-unattached off, and the same in tmux.conf") : [];
 
 // ── up, down, restart ───────────────────────────────────────────────────────────
-// Orders of people. A command acts itself, under the lock of orders that every start of the
-// watchdog takes too, and does not ask the watchdog to: an order must hold where that hangs, or is
+// What people order. A command acts by itself, under the lock of orders that every start of the
+// watchdog takes too, and does not ask the watchdog to: an order must hold even if that hangs or is
 // of an older version. The watchdog follows the result.
 
 /**
