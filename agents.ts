@@ -54,15 +54,15 @@ const SCRIPT_DIR = COMPILED ? dirname(process.execPath) : import.meta.dir;
 // ── types ───────────────────────────────────────────────────────────────────────
 // The nouns. Durations in the config are seconds; times in memory and in events are milliseconds.
 //
-//   message         what is for an agent, its words are its text; a notice is for people
+//   message, text   a message is for an agent, its text the words of it; a notice is for people
 //   taken           accepted by its client: `delivered` with proof of it, `unproven` without
-//   ended, gone     its client does not run (any more); down: and the `Life` says why not
+//   ended, gone     its client no longer runs; `down`: and its `Life` says why
 //   family          a client and all processes that it started
 //   stranger        a session with the name of one of ours, made by somebody else
 //   rival           a client that is no longer in the config, at work in a unit's folder
 //   room            the mark of our sessions; `rooms`: those in which a person has opened a pane
-//   hand            the lock of a command that writes the memory while no watchdog runs; of the
-//                   type `Handoff`: the config of the hand-offs
+//   hand            a lock: of a command that writes the memory while no watchdog runs;
+//                   a `Handoff`: the config of the hand-offs
 //   ward            what the keeper watches over: the watchdog
 //
 // The types of agents.toml's tables derive from KEYS; only what KEYS does not give is added here.
@@ -395,7 +395,7 @@ export interface Memory extends Transient {
   draft?: boolean | undefined;
 }
 
-/** What of a memory dies with the watchdog, before the first look. Times are monotonic ms. */
+/** The part of a memory that dies with the watchdog, as it begins. Times are monotonic ms. */
 const freshTransient = () => ({
   idleSince: 0,
   sameSince: 0,
@@ -462,7 +462,7 @@ export interface Watch {
   volatile: ReturnType<typeof freshRuntime>;
 }
 
-/** What of it dies with the watchdog, before the first round. */
+/** The part that dies with the watchdog, as it begins. */
 const freshRuntime = () => ({
   ticks: 0,
   lastTick: 0,
@@ -564,8 +564,8 @@ interface EventKind {
   /** [notify] can send it; true = it does so by default. */
   notify?: boolean;
   /**
-   * What a notice of it says to type, `attach` and `up` with the agent's name, unless the event has
-   * a `cure` of its own: of a client that does not run there is nothing to attach to.
+   * The command that a notice of it suggests, `attach` and `up` with the agent's name. An event may
+   * bring a `cure` of its own: a client that does not run cannot be attached to.
    */
   cure?: "attach" | "up" | "status" | "doctor";
 }
@@ -599,7 +599,7 @@ const EVENTS = {
 } satisfies Record<string, EventKind>;
 type EventName = keyof typeof EVENTS;
 
-/** Of what is in events.jsonl, which another version may have written. */
+/** The kind of an event in events.jsonl, which another version may have written. */
 const kindOf = (event: string): EventKind =>
   (Object.hasOwn(EVENTS, event) ? EVENTS[event as EventName] : {});
 
@@ -635,7 +635,7 @@ export class CliError extends Error {
   }
 }
 
-/** A disk said nothing in time: what is in the file is not known. */
+/** A disk did not answer in time: what is in the file is not known. */
 export class NoAnswer extends CliError {}
 
 // ── the world ───────────────────────────────────────────────────────────────────
@@ -763,7 +763,7 @@ function within<T>(ms: number, promised: Promise<T>, otherwise: T): Promise<T> {
 
 const textOf = (parts: Uint8Array[]): string => Buffer.concat(parts).toString();
 
-/** ms. After a program's exit its output counts as whole once nothing came for twice as long. */
+/** ms. Once a program has exited, its output is complete when nothing came for twice this long. */
 const PIPES_REST = 500;
 
 /** How long, ms, to wait for a program to exit after its deadline has killed it. */
@@ -986,11 +986,11 @@ function withFile<T>(path: string, flags: number, use: (file: number) => T): T {
 }
 
 /**
- * Renames a folder or fifo, or a link to one, that is in the place of a file. What is there then
- * takes writes at once: a file, a device such as /dev/null; undefined = nothing yet.
+ * Moves a folder or a fifo, or a link to one, out of the place of a file. Returns what is there and
+ * takes writes at once: a file, or a device such as /dev/null; undefined = nothing yet.
  */
 function setAside(path: string): Stats | undefined {
-  // null: of a link to itself, for one
+  // null: it cannot be looked at, such as a link to itself
   const there = tried(() => statSync(path, { throwIfNoEntry: false }), null);
   if (there === undefined || there?.isFile() || there?.isCharacterDevice()) return there;
   renameSync(path, existsSync(`${path}.bad`) ? `${path}.bad.${Date.now()}` : `${path}.bad`);
@@ -1019,7 +1019,7 @@ async function realWriteAtomic(path: string, text: string): Promise<void> {
   }
 }
 
-/** The system's own; loaded by the first lock, as it costs 2 MB. */
+/** The system's `flock`; loaded by the first lock, as it costs 2 MB. */
 const systemFlock = once(() => {
   const { dlopen } = import.meta.require("bun:ffi") as typeof import("bun:ffi");
   const library = process.platform === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
@@ -1036,7 +1036,7 @@ function lockOpen(file: number, shared = false): boolean {
 const isStillAt = (path: string, file: number): boolean =>
   statSync(path, { throwIfNoEntry: false })?.ino === fstatSync(file).ino;
 
-/** Renames a full file; not if another process did: a second time would lose what is in it. */
+/** Renames a full file, unless another process just did: a second time would lose its content. */
 const rotate = (path: string): boolean => ifThere(() =>
   withFile(path, constants.O_RDWR, (file) => {
     const isOurs = lockOpen(file) && isStillAt(path, file);
@@ -1051,7 +1051,7 @@ function realAppend(path: string, text: string, cap = Infinity): boolean {
   return full || size === undefined;
 }
 
-/** Bytes of a file that is read whole: those of a fleet are under 1 MB. */
+/** The largest file, in bytes, that is read whole; those of a fleet are under 1 MB. */
 const READ_MAX = 16_000_000;
 
 /** Only a regular file is read: a fifo or a device may never end. */
@@ -1166,7 +1166,7 @@ function realOpened(pid: number): string[] {
   return tried(() => readdirSync(folder), []).flatMap(target);
 }
 
-/** Waits where a pipe is full: what is lost is lost with an error. */
+/** Waits while a pipe is full: nothing is lost without an error. */
 function realPrint(text: string): void {
   let rest = Buffer.from(text);
   while (rest.length) {
@@ -1216,13 +1216,13 @@ export const broken = (line: string, width: number, rest = ""): string[] =>
     : Bun.wrapAnsi(line, Math.max(width - rest.length, 8), { hard: true })
       .replaceAll("\n", `\n${rest}`).split("\n"));
 
-// Node's streams take 10 ms to load, a tenth of a `status`: they are asked only what they alone
-// know, and only where there may be a terminal.
+// Node's streams take 10 ms to load, a tenth of a `status`: they are only asked what nothing else
+// knows, and only where there may be a terminal.
 
-/** Standard error; that its reader has gone is no fault. */
+/** Standard error; a reader that has gone is not an error. */
 const standardError = once(() => process.stderr.on("error", () => {}));
 
-/** Whether standard output is a terminal; it may as well be closed. */
+/** Whether standard output is a terminal; it may even be closed. */
 const isTerminal = once((): boolean => tried(() => {
   const shown = fstatSync(1);
   return shown.isCharacterDevice() && shown.rdev !== statSync("/dev/null").rdev;
@@ -1238,13 +1238,13 @@ function writeError(text: string): void {
 const answering = async (paths: string[]): Promise<string[]> =>
   (await Promise.all(paths.map(async (path) => await world.answers(path) ? [path] : []))).flat();
 
-/** Whether there is something at a path that we may see: what is another user's we may not. */
+/** Whether there is something at a path; what we may not see, such as another user's, is not. */
 const isThere = (path: string): boolean => tried(() => world.mtime(path) !== null, false);
 
 const makeFolder = (path: string, mode = 0o777): void =>
   void mkdirSync(path, { recursive: true, mode });
 
-/** A value that is made when it is first asked for. */
+/** A value that is made when it is first needed. */
 function once<T>(make: () => T): () => T {
   let made: { value: T } | null = null;
   return () => (made ??= { value: make() }).value;
@@ -1298,7 +1298,7 @@ const parsedRecord = (text: string | null): Record<string, unknown> | null => tr
   return isRecord(value) ? value : null;
 }, null);
 
-/** Checks a value: null = it is a `T`, else what is allowed. */
+/** Checks a value: null = it is a `T`; else says what is allowed. */
 interface Check<T> {
   (value: unknown): string | null;
   lets?: T;
@@ -1319,7 +1319,7 @@ type Table<T extends Keys> =
 
 const needed = <T>(check: Check<T>): Check<T> & { needed: true } =>
   Object.assign((value: unknown) => check(value), { needed: true as const });
-/** A check by a shape, of which `allowed` says in words what it is. */
+/** Checks by a shape, which `allowed` puts in words. */
 const allow = <T>(allowed: string, shape: Shape): Check<T> => (value) =>
   (shape(value) ? null : allowed);
 const text = allow<string>("a string", isText);
@@ -1340,7 +1340,7 @@ const oneOf = <const Word extends string>(...words: readonly Word[]): Check<Word
     (value) => words.includes(value as Word));
 /** No folder such as `.` or `~`: the program removes the file, and would remove all of that. */
 const fileName = like(/[^/.~]$/, "the name of a file");
-/** What the program itself keeps in the folder of this file. */
+/** The names that the program itself uses in the folder of that file. */
 const OUR_STATE = new RegExp(["^(?:watch|operator)\\.json", "^events\\.jsonl", "^agents\\.toml",
   "^heartbeat", "^phase-id$", "^ssh-auth-sock", "^(?:kickoff|told|limited|message)-",
   "\\.(?:id|lock|pid|stage|tmp)$"].join("|"));
@@ -1576,7 +1576,7 @@ const CLIENTS = {
     supports_resume: true,
     start_args: "--session-id {id}",
     resume_args: "--resume {id}",
-    // with the prompt in the same word: one that begins with "-" would be read as an option
+    // joined to the prompt in one word: a prompt that begins with "-" would be read as an option
     prompt_args: "--prompt-interactive=",
     connect_delay: 90,
     // the frame of its box, whatever is typed in it
@@ -1739,7 +1739,7 @@ const show = (value: unknown): string => (JSON.stringify(value) ?? String(value)
 /**
  * The absolute path of the config for a command: the one it names, else $AGENTS_CONFIG, else the
  * agents.toml in `folder` or above it, as git and compose search, else the one beside the program.
- * One that a watchdog runs on counts though the file is gone.
+ * One that a watchdog runs on counts even if the file is gone.
  */
 export function cfgPath(named = process.env.AGENTS_CONFIG, folder = process.cwd()): string {
   if (named) return resolve(named);
@@ -1765,7 +1765,7 @@ function isOurs(path: string): boolean {
   return [lstatSync(path), statSync(path)].every(({ uid }) => owners.includes(uid));
 }
 
-/** The hash of the agents.toml that ships with the program: unedited, it is not anybody's fleet. */
+/** The hash of the agents.toml that ships with the program: unedited, it is nobody's fleet. */
 const TEMPLATE = "3dm6gl5xd8uo0";
 
 /** smol-toml, installed into the program's folder first where a fresh clone has no packages. */
@@ -1945,7 +1945,7 @@ function readLoop(reader: ConfigReader, planDir: string, raw: Raw): Loop {
   };
 }
 
-/** The table of an agent or service with the defaults for it, its name, and where it is. */
+/** The table of an agent or service with its defaults, its name, and where it is. */
 function unitTable(kind: "agent" | "service", defaults: Raw, raw: Raw, nth: number) {
   const name = typeof raw.name === "string" ? raw.name : "";
   const at = location(kind, nth, `${kind} ${name ? `"${name}"` : nth + 1}`);
@@ -2055,7 +2055,7 @@ export function backendOf(cfg: Config, agent: Agent): Backend {
     die(`agent ${agent.name}: unknown backend "${agent.backend}"`);
 }
 
-/** For commands that write. The folders are closed to others: prompts may hold secrets. */
+/** For commands that write. Other users are kept out: prompts may hold secrets. */
 function makeFolders(cfg: Config): void {
   for (const folder of [cfg.stateDir, join(cfg.logDir, "unsure")]) makeFolder(folder, 0o700);
 }
@@ -2072,7 +2072,7 @@ const isAgent = (unit: Unit): unit is Agent => "backend" in unit;
 /** Characters of a log message: enough for a stack trace. */
 const MESSAGE_MAX = 20_000;
 
-/** `routine`: left out while a progress bar, which tells as much, is on the terminal. */
+/** `routine`: left out while a progress bar on the terminal says as much. */
 export function log(message: string, routine = false): void {
   if (routine && barDrawn) return;
   tried(() => world.log(stamped(message)), undefined); // there is no place left to report an error
@@ -2161,7 +2161,7 @@ let barDrawn = false;
 const plural = (number: number, word: string): string =>
   (number ? `${number} ${word}${number > 1 ? "s" : ""}` : "");
 
-/** What is said once a trouble is over, by its label; of any other, that it works again. */
+/** What is said once a trouble is over, by its label; of all others, that it works again. */
 const OVER: [RegExp, string][] = [
   [/^stranger (.+)/, "$1: its session name is free again"],
   [/^needs (.+)/, "$1: what it needs is ready"],
@@ -2184,7 +2184,7 @@ const overText = (label: string): string => {
   return known ? name.replace(...known) : `${name}: working again`;
 };
 
-/** Logs a trouble whenever it changes, and when it is over; "" = there is none. */
+/** Logs a trouble when it begins, changes and ends; "" = there is none. */
 function trouble(watch: Watch, label: string, message: string): void {
   const { errors } = watch.volatile;
   if ((errors[label] ?? "") === message) return;
@@ -2206,7 +2206,7 @@ let noteStage: (stage: string) => boolean = () => false;
 
 /**
  * Runs one stage; an error in it ends that stage alone, and is logged whenever it changes. `label`
- * is `unit NAME` for what is done for one of them, which may be called as another stage is.
+ * is `unit NAME` for what is done for one unit, whose name may be that of another stage.
  */
 async function guard(watch: Watch, label: string, stage: () => unknown): Promise<void> {
   noteStage(label);
@@ -2249,7 +2249,7 @@ const dateAndTime = (at: Moment, today?: Moment, length = 8): string =>
   (today !== undefined && localDate(at) === localDate(today) ? "" : `${localDate(at)} `) +
   clockTime(at, length);
 
-/** Whether a time is less than `ms` away; one that a clock set back left far ahead is not. */
+/** Whether a time is less than `ms` away, in either direction: a clock may have been set back. */
 const isRecent = (at: Moment, ms: number): boolean =>
   Math.abs(Number(new Date(at)) - world.now()) < ms;
 
@@ -2257,11 +2257,11 @@ const isRecent = (at: Moment, ms: number): boolean =>
 const localTime = (at: Moment): string => (isRecent(at, 20 * HOUR) ? clockTime(at)
   : `${localDate(at)} ${clockTime(at)}`);
 
-/** A text for people: the moments in it, which are ISO 8601 in UTC, in local time. */
+/** A text for people: the moments in it, ISO 8601 in UTC, are shown in local time. */
 const withLocalTimes = (value: string): string =>
   value.replace(/\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/g, localTime);
 
-/** The same with the day of the week, where that tells the day. */
+/** The same with the day of the week, where that is enough to tell the day. */
 const dayTime = (ms: number): string => {
   const hours = (ms - world.now()) / HOUR;
   if (hours < 20 || hours > 6 * 24) return localTime(ms);
@@ -2330,7 +2330,7 @@ const readProc = (path: string): string => textNow(`/proc/${path}`);
 /** Whether the system has a /proc to tell of its processes. */
 const hasProc = (): boolean => statOf("self").length > 0;
 
-/** The pids of all processes, and of all others; [] without /proc. */
+/** The pids of all processes, and of all but this one; [] without /proc. */
 const allPids = (): number[] => world.list("/proc").map(Number).filter((pid) => pid > 0);
 const otherPids = (): number[] => allPids().filter((pid) => isPid(pid) && pid !== process.pid);
 
@@ -2375,7 +2375,7 @@ const variableOf = (pid: number, name: string): string =>
 /** The start of every mark of a unit; the id of the launch follows. */
 const marksOf = (cfg: Config, name: string): string => `${roomOf(cfg)}/${name}/`;
 
-/** A client and everything that it started: all in these groups, and all with these marks. */
+/** A client and everything that it started: whatever is in these groups or has these marks. */
 interface Family {
   groups: Group[];
   marks: string[];
@@ -2387,7 +2387,7 @@ interface Member extends Group {
   grouped: boolean;
 }
 
-/** The family of a unit at this moment, by all marks of now; later launches do not join it. */
+/** The family of a unit at this moment; later launches, with marks of their own, are not in it. */
 function familyOf(
   cfg: Config, name: string, groups: (Group | null | undefined)[], all = listProcesses(),
 ): Family {
@@ -2465,7 +2465,7 @@ const noteFile = (cfg: Config, what: keyof typeof KEPT): string =>
 type LockName = keyof typeof KEPT | "operator" | "hand";
 const lockFile = (cfg: Config, what: LockName): string => join(cfg.stateDir, `${what}.lock`);
 
-/** A disk that became read-only keeps nobody from a lock that is there. */
+/** A lock that exists can be taken even on a disk that became read-only. */
 function openToLock(path: string): number {
   try {
     return openSync(path, "a+", 0o600);
@@ -2568,7 +2568,7 @@ const holderOf = (cfg: Config, what: LockName): number | null => lockHolder(lock
 /** Who that is, in a message: on a full disk no pid says it. */
 const byPid = (pid: number | null): string => (pid === null ? "" : ` (pid ${pid})`);
 
-/** Whether any process has this lock: with its pid beside it, or without, as on a full disk. */
+/** Whether any process has this lock, whether or not it could write its pid beside it. */
 const isHeldBySomebody = (cfg: Config, what: LockName): boolean =>
   holderOf(cfg, what) !== null || isLocked(lockFile(cfg, what));
 
@@ -2708,7 +2708,7 @@ export function isCallOf(words: string[], argv: string[]): boolean {
   return named(argv[0]) || (INTERPRETER.test(basename(argv[0] ?? "")) && named(argv[1]));
 }
 
-/** The most processes that are looked at in one pane. */
+/** The most processes of one pane that are looked at. */
 const TREE_MAX = 50;
 
 /** The processes of a pane, its own first; without /proc only that one. */
@@ -2725,10 +2725,10 @@ function pidsIn(pane: Pane): number[] {
 const processesIn = (pane: Pane): string[][] =>
   (hasProc() ? pidsIn(pane).map(argvOf) : [[pane.command]]);
 
-/** How tmux says that it has no server; any other failure tells nothing of what runs. */
+/** How tmux says that it has no server; any other failure says nothing of what runs. */
 const NO_TMUX_SERVER = /no server running|no current target|\(No such file or directory\)/;
 
-/** One look at everything that runs. "No server" means nothing runs; a timeout tells nothing. */
+/** One look at everything that runs. "No server" means nothing does; a timeout means nothing. */
 export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
   // random, so that no program can forge a row with its title
   const mark = `@${newId()} `;
@@ -2738,7 +2738,7 @@ export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
       ...sortPanes(cfg, []) };
   }
   const rows = ran.ok ? ran.out.split(mark).slice(1) : [];
-  // a hook of the operator may print lines of its own behind one
+  // a hook of the operator may print lines of its own after a row
   const panes = rows.map((row) => parsePane(row.split("\n", 1)[0]!))
     .filter((pane) => pane !== null);
   // tmux 3.3 may take seconds to collect an exit status; the end of another child makes it hurry
@@ -2759,7 +2759,7 @@ const serverWithoutPanes = async (cfg: Config): Promise<string> =>
 const NO_TMUX = "tmux was not found: install it (apt-get install tmux, brew install tmux)";
 const isMissing = ({ why }: Snapshot): boolean => /not found/.test(why);
 
-/** A look that a command can do nothing without. */
+/** A look, for a command that can do nothing without it. */
 const usable = (snap: Snapshot): Snapshot =>
   (snap.ok ? snap : die(isMissing(snap) ? NO_TMUX : `tmux: ${snap.why}`));
 
@@ -2824,8 +2824,8 @@ export function sessionCommand(snap: Snapshot, session: string): string {
 
 /**
  * Ends our pane; its session goes with its last pane. The pid must match, as a restarted tmux
- * server gives out the same ids again. false = it may stay, as it is pinned, or as tmux gave no
- * answer: its client was told to end.
+ * server gives out the same ids again. false = the pane may stay, because it is pinned or tmux did
+ * not answer: its client was told to end.
  */
 export async function killSession(cfg: Config, pane: Pane): Promise<boolean> {
   if (!pane.pinned && await killPane(cfg, pane)) return true;
@@ -2854,7 +2854,7 @@ export async function capturePane(cfg: Config, pane: Pane): Promise<string | nul
  * watchdog of 400 agents grows to 90 MB instead of 50 (both measured); 60 are promised.
  */
 const COLLECT_AFTER = 1_000_000;
-/** The garbage of one agent in a tick besides its screen, in characters. */
+/** What a tick leaves as garbage for one agent besides its screen, in characters. */
 const LEFT_PER_AGENT = 1_500;
 let uncollected = 0;
 
@@ -2880,8 +2880,8 @@ function cutAt(mark: string, take: (block: string) => void): OnChunk {
 
 /**
  * Captures all screens with one tmux client and hands each over as it comes, so that those of a
- * large fleet are never in memory together. A missing one is captured again on its own; null =
- * could not look.
+ * large fleet are never all in memory. A missing one is captured again on its own; null = could not
+ * look.
  */
 export async function captureAll(
   cfg: Config, panes: Pane[], take: (pane: Pane, text: string | null) => void,
@@ -2908,7 +2908,7 @@ export async function captureAll(
 
 /**
  * Sends keys to a pane's program: not to copy mode, nor to panes synchronized with it. false = tmux
- * did not carry them, null = it is not known: a stopped one does so when it goes on (3.3a).
+ * did not deliver them, null = it is not known: a stopped one does when it is resumed (3.3a).
  */
 async function sendKeys(cfg: Config, { id }: Pane, keys: string[]): Promise<boolean | null> {
   const { ok, timedOut } = await tmux(cfg,
@@ -2925,7 +2925,7 @@ const pipeCommand = (path: string): string =>
 export const sessionLogPath = (cfg: Config, session: string): string =>
   join(cfg.logDir, `${session}.log`);
 
-/** Logs what a pane prints. Without `-o`, which would turn logging off at the second call. */
+/** Logs what a pane prints. No `-o`, which would turn logging off at the second call. */
 export async function pipeToLog(cfg: Config, target: string, logPath: string): Promise<void> {
   await tmux(cfg, ["pipe-pane", "-t", target, pipeCommand(logPath)]);
 }
@@ -2947,7 +2947,7 @@ interface NewSession {
   unit?: string;
 }
 
-/** Runs in a pane until it is set up; after a crash in between it ends by itself. */
+/** Runs in a pane until it is set up; if we crash before that, it ends by itself. */
 const STAND_IN = ["sleep", "30"];
 
 const envArgs = (env: Record<string, string>): string[] =>
@@ -3023,12 +3023,12 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
       "set-option", "-t", unnamed, "@agents_room", roomOf(cfg), ";"] : []),
     ...(pid ? [...set("-w", "window-size", "manual"),
       "resize-window", "-t", id, "-x", `${cfg.cols}`, "-y", `${cfg.rows}`, ";"]
-      // without -k: fails if somebody uses the pane by now. A dead pane would take no log
+      // without -k: fails if somebody uses the pane by now. To a dead pane no log can be attached
       : ["respawn-pane", "-t", id, ...STAND_IN, ";"]),
     ...set("-p", "remain-on-exit", "on"),
     ...Object.entries(marks).flatMap(([key, value]) =>
       set("-p", `@agents_${key}`, printable(value))),
-    // the tmux server may have got them from the person or client that started it
+    // the tmux server may have inherited them from the person or client that started it
     ...[...secretNames, ...CALLERS_OWN].flatMap((name) =>
       ["set-environment", "-t", id, "-r", name, ";"]),
     ...(plan.logPath ? ["pipe-pane", "-t", id, pipeCommand(plan.logPath), ";"] : []),
@@ -3037,7 +3037,7 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
     "set-option", "-p", "-F", "-t", id, "@agents_pid", "#{pane_pid}", ";",
     "display-message", "-p", "-t", id, "made #{@agents_pid}",
   ]);
-  // not by its exit: a hook of the operator that fails is no failure of ours
+  // not by the exit code: a hook of the operator that fails is not our failure
   if (/^made \d+$/m.test(ran.out)) return "";
   if (pid) await killPane(cfg, { id, pid });
   return ran.err || "tmux refused";
@@ -3045,7 +3045,7 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
 
 /**
  * One pane's screen: with wrapped lines joined (`look`), as drawn, and with colours. All three keep
- * the blanks at the end of a line: what shows a prompt to one look must show it to the others.
+ * the blanks at the end of a line: a prompt that one of them shows, the others must show too.
  */
 interface Screen {
   look: ScreenText;
@@ -3417,7 +3417,7 @@ export type Where =
 /** `whole`: the banner is the whole region, not only the line that matched. */
 export interface Rule {
   name: string; verdict: VerdictName; where: Where; re: RegExp; whole?: boolean; why?: string;
-  /** Words that every match contains: a screen without them need not be searched by `re`. */
+  /** Text that every match contains: a screen without it need not be searched. */
   has?: string;
   /** What it matches keeps changing during work: a spinner, a counter. */
   animated?: boolean;
@@ -3497,7 +3497,7 @@ const CLAUDE_QUESTIONS: Rule[] = [
     /^ *❯ 1\. Fix with Claude\n *2\. Exit and fix manually$/),
 ];
 
-/** What opencode's palette, pickers and forms begin with: a title, and the key that closes them. */
+/** How opencode's palette, pickers and forms begin: a title, and the key that closes them. */
 const POPUP_TITLE = /(?<= {3})[A-Z]\S*(?: \S+)* {4,}esc(?:\/enter)?(?!.)/;
 /** The columns of opencode's sidebar, which is beside the box of a wide session. */
 const SIDEBAR = 42;
@@ -3576,7 +3576,7 @@ const GEMINI_QUESTIONS: Rule[] = [
     geminiFrame(/ +How would you like to authenticate for this project\?/)),
 ];
 
-/** Whether a verdict is by one of those rules, and its `why` says therefore what is asked. */
+/** Whether a verdict is by one of these rules, whose `why` says what is asked. */
 const namesQuestion = ({ rule, where }: Verdict): boolean =>
   [...CLAUDE_QUESTIONS, ...CODEX_QUESTIONS, ...GEMINI_QUESTIONS]
     .some((one) => one.name === rule && one.where === where);
@@ -3847,7 +3847,7 @@ function opencodeBox(lines: string[]): Box | null {
 /** The clients whose input box is known without a description. */
 const KNOWN_BOXES = { claude: claudeBox, opencode: opencodeBox };
 const hasKnownBox = (kind: BackendKind): kind is Box["kind"] => Object.hasOwn(KNOWN_BOXES, kind);
-/** Whether no description comes before what is known. */
+/** Whether its box is read by what is known: a description of the operator's comes first. */
 const isBoxKnown = (kind: BackendKind, boxRe: string | undefined): kind is Box["kind"] =>
   boxRe === undefined && hasKnownBox(kind);
 
@@ -3869,7 +3869,7 @@ function clientSays(lines: string[], at: number): boolean {
   return before === "" ? lines[owner + 1]!.startsWith("  ⎿") : !before.startsWith("● ");
 }
 
-/** Whether this version closes its own errors with `· done`; null = the screen does not tell. */
+/** Whether this version ends its own errors with `· done`; null = the screen does not say. */
 function printsDoneBehindErrors(lines: string[], foot: string): boolean | null {
   const shown = lines.findLast((line) => /^(?: ▐▛|╭─).* Claude Code v\d/.test(line));
   const [, minor, patch] = /Claude Code v\d+\.(\d+)\.(\d+)/.exec(shown ?? "") ?? [];
@@ -4192,7 +4192,7 @@ function clockNear(clock: string, now: number): number {
   return today + Math.round((now - today) / DAY) * DAY;
 }
 
-/** What a rule finds; the forty of a look make no function each, as those cost more than most. */
+/** What a rule finds. Without a closure for each of the forty of a look: most cost less than it. */
 function matchOf(screen: Regions, { where, has, re, given }: Rule): RegExpExecArray | null {
   if (has !== undefined && !screen.screen.includes(has)) return null;
   const region = regionOf(screen, where);
@@ -4285,8 +4285,8 @@ const ZONES: Record<string, string> = Object.fromEntries(`
 const zonedAt = (epoch: number, zone: string): Temporal.ZonedDateTime =>
   new Date(epoch).toTemporalInstant().toZonedDateTimeISO(zone);
 
-// Two epochs in the hour that a zone repeats in autumn, else twice the same; in the hour that it
-// skips in spring that is moved on by the gap.
+// The epochs of a wall clock: two in the hour that a zone repeats in autumn, else the same one
+// twice; in the hour that it skips in spring, moved on by the gap.
 const epochsAt = (wall: Temporal.PlainDateTime, zone: string): number[] =>
   (["compatible", "later"] as const).map((disambiguation) =>
     wall.toZonedDateTime(zone, { disambiguation }).epochMilliseconds);
@@ -4536,7 +4536,7 @@ function compiled(source: string, flags: string): RegExp {
 const FINDINGS = ["blank", "none", DRAFT, "marker", "in front", "server", "turn", "busy", "waiting",
   "shell", "idle", "account", "log_grace", "folder"];
 
-/** An operator's rule is never taken for one of the program's, which are asked after by name. */
+/** An operator's rule never has the name of one of the program's: those are looked up by name. */
 function nameOfOwn({ kind }: Backend, name: string | undefined, nth: number): string {
   const isTaken = BUILT_IN_RULES[kind].some((rule) => rule.name === name) ||
     FINDINGS.includes(name ?? "");
