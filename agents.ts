@@ -5580,40 +5580,27 @@ interface OpencodeFacts {
 }
 
 async function readOpencode(backend: Backend, agent: Agent, pane: Pane): Promise<OpencodeFacts> {
-  type Pending = { sessionID?: string; permission?: string };
-  const [answer, permissions, questions] = await Promise.all(
-    ["/session/status", "/permission", "/question"].map((path) =>
-      callOpencode(backend, agent.dir, path))) as [HttpAnswer, HttpAnswer, HttpAnswer];
-  const statuses = contentOf<unknown>(answer);
-  // anything but a list does not say that nothing is asked: what it does not know is 200 and HTML
-  const listOf = (list: HttpAnswer): Pending[] | null => {
-    const pending = contentOf<Pending[]>(list);
-    return Array.isArray(pending) ? pending : null;
-  };
-  const lists = [listOf(permissions), listOf(questions)];
-  const silent = lists.includes(null);
-  const [asked, question] = lists.map((list) =>
-    list?.find((one) => one?.sessionID === pane.conversation));
+  const answers = await Promise.all(["/session/status", "/permission", "/question"].map((path) =>
+    callOpencode(backend, agent.dir, path)));
+  const [statuses, ...lists] = answers.map((answer) => contentOf<unknown>(answer));
+  const [asked, question] = lists.map((list) => Array.isArray(list)
+    ? list.find((one) => isRecord(one) && one.sessionID === pane.conversation) : undefined);
   // it leaves out who is idle, and every conversation that is not its own (1.18.33)
   const own = isRecord(statuses) ? statuses[pane.conversation] : undefined;
-  const status = statusOf(own);
-  const healthy = isRecord(statuses) && !silent && (own === undefined || status !== undefined);
+  const type = isRecord(own) ? wordsIn(own.type, 40) : "";
+  const status = isRecord(own) && type ? { type, message: wordsIn(own.message) } : undefined;
+  // anything but a list does not say that nothing is asked: what it does not know is 200 and HTML
+  const healthy = isRecord(statuses) && lists.every(Array.isArray) &&
+    (own === undefined || status !== undefined);
   return {
     healthy, status,
-    down: !answer.ok && answer.status === 0,
+    down: answers[0]!.status === 0 && !answers[0]!.ok,
     stranger: healthy && !status && !(await opencodeKnows(backend, agent, pane.conversation)),
     // even without a proper name it is a question that a person must answer
     permission: asked && (/^[\w.:*/-]{1,128}$/.test(asked.permission ?? "")
       ? `${asked.permission}` : "one without a proper name"),
     question: question !== undefined,
   };
-}
-
-/** The status of a conversation; undefined = it is none. */
-function statusOf(value: unknown): OpencodeFacts["status"] {
-  if (!isRecord(value) || typeof value.type !== "string") return undefined;
-  const message = typeof value.message === "string" ? plainText(value.message, SUBJECT_MAX) : "";
-  return { type: plainText(value.type, 40), message };
 }
 
 /** The server counts before the screen, where the busy bar keeps moving after the server died. */
@@ -5635,6 +5622,10 @@ export function decideOpencode(facts: OpencodeFacts, screen: Verdict, now: numbe
   return { ...byServer("limited", message),
     limit: { class: "other", resetAt, banner: message, native: true } };
 }
+
+/** A client's own words, on one line; "" if they are no text. */
+const wordsIn = (value: unknown, max = SUBJECT_MAX): string =>
+  (typeof value === "string" ? plainText(value, max) : "");
 
 /** A client's statement of its version, "" if it does not look like one. */
 const versionIn = (value: unknown): string =>
@@ -5676,10 +5667,8 @@ export function parseClaudeWord(
   const said = claudeSession(file, pid, born, fresh);
   if (!said || (said.kind ?? "interactive") !== "interactive") return null;
   const status = (["busy", "waiting", "shell", "idle"] as const).find((one) => one === said.status);
-  const word = (value: unknown, max: number) => typeof value === "string"
-    ? plainText(value, max) : "";
   return status === undefined ? null : {
-    status, waitsFor: status === "waiting" ? word(said.waitingFor, 60) || "a dialog" : "",
+    status, waitsFor: status === "waiting" ? wordsIn(said.waitingFor, 60) || "a dialog" : "",
     version: versionIn(said.version),
     conversation: isId(said.sessionId) ? said.sessionId : "",
     cwd: typeof said.cwd === "string" ? said.cwd.slice(0, 4096) : "",
@@ -5897,14 +5886,15 @@ export function parseTranscriptEnd(tail: string, now: number): TranscriptEnd | n
 }
 
 function errorIn(entry: Record<string, unknown>, now: number): TranscriptEnd {
-  const error = plainText(typeof entry.error === "string" ? entry.error : "", 40) || "unknown";
   const quota = isRecord(entry.quotaLimits) ? entry.quotaLimits : {};
   const resetAt = Number(quota.resetsAt) * 1000;
   const known = isNumber(quota.resetsAt) && Math.abs(resetAt - now) < RESET_FURTHEST;
-  const limited = known && entry.apiError === "usage_limit_reached";
-  return { error, text: plainText(textOfEntry(entry), SUBJECT_MAX),
-    at: Date.parse(String(entry.timestamp)) || now, limit: limited
-      ? { class: LIMIT_TYPES[String(quota.rateLimitType)] ?? null, resetAt } : null };
+  return {
+    error: wordsIn(entry.error, 40) || "unknown", text: wordsIn(textOfEntry(entry)),
+    at: Date.parse(String(entry.timestamp)) || now,
+    limit: known && entry.apiError === "usage_limit_reached"
+      ? { class: LIMIT_TYPES[String(quota.rateLimitType)] ?? null, resetAt } : null,
+  };
 }
 
 /** Bytes read from an end of a conversation's file: enough for a large tool result or two. */
@@ -6173,6 +6163,7 @@ export function decideCodex(
 
 /** `rollout-<when it began>-<id of the conversation>.jsonl` */
 const ROLLOUT_NAME = /\/rollout-[\dT-]{19}-([\w-]{36})\.jsonl$/;
+const idOfRollout = (path: string): string => ROLLOUT_NAME.exec(path)?.[1] ?? "";
 
 const rollouts = new Map<string, Reading<CodexWord>>();
 
@@ -6180,13 +6171,16 @@ const rollouts = new Map<string, Reading<CodexWord>>();
 interface RolloutHead { own: boolean; cwd: string; began: number }
 const heads = new Map<string, RolloutHead>();
 
+/** The record on the first line of a conversation's file. */
+const firstEntry = (path: string): Record<string, unknown> | null =>
+  parsedRecord((world.head(path, END_MAX) ?? "").split("\n", 1)[0]!);
+
 /** null = the file cannot be read, so that the screen alone decides. */
 function rolloutHead(path: string): RolloutHead | null {
   const known = heads.get(path);
   if (known) return known;
   try {
-    const [line = ""] = (world.head(path, END_MAX) ?? "").split("\n", 1);
-    const first = parsedRecord(line)?.payload;
+    const first = firstEntry(path)?.payload;
     if (!isRecord(first)) return null;
     const head = { own: (first.thread_source ?? "user") === "user", cwd: String(first.cwd),
       began: Date.parse(String(first.timestamp)) };
@@ -6253,39 +6247,39 @@ async function rolloutInFolder(
 }
 
 /** The rollout of a conversation by its id; "" = there is none. */
-const rolloutOfId = (agent: Agent, id: string | null): string => (id ? rolloutsSince(agent)
-  .find((path) => ROLLOUT_NAME.exec(path)![1] === id) : undefined) ?? "";
+const rolloutOfId = (agent: Agent, id: string | null): string =>
+  (id && rolloutsSince(agent).find((path) => idOfRollout(path) === id)) || "";
 
 /**
  * The rollout that a pane's Codex writes, the newest one it has open; "" = none. The first process
- * with one is the client: those that it runs may be a Codex too, or read other rollouts.
+ * with one is the client: those that it runs may be a Codex too, or read other rollouts. `begun`:
+ * where the system does not show what is open, as in `rolloutInFolder`.
  */
-async function rolloutOf(cfg: Config, agent: Agent, pane: Pane): Promise<string> {
-  if (silent.has(agent.session)) return "";
-  if (!showsOpenFiles(pane)) return (await rolloutInFolder(cfg, agent, pane)).path;
+async function rolloutOf(
+  cfg: Config, agent: Agent, pane: Pane,
+): Promise<{ path: string; begun: string[] }> {
+  const none = { path: "", begun: [] };
+  if (silent.has(agent.session)) return none;
+  // every process has at least its terminal open
+  if (!world.opened(pane.pid).length) return rolloutInFolder(cfg, agent, pane);
   for (const pid of pidsIn(pane)) {
     const open = world.opened(pid).filter((path) => ROLLOUT_NAME.test(path));
     const own = open.sort((a, b) => (basename(a) < basename(b) ? 1 : -1))
       .find((path) => rolloutHead(path)?.own);
-    if (own) return own;
+    if (own) return { path: own, begun: [] };
   }
-  return "";
+  return none;
 }
-
-/** Whether the system tells what a process has open: every one has at least its terminal. */
-const showsOpenFiles = (pane: Pane): boolean => world.opened(pane.pid).length > 0;
 
 /** Stores the id of a conversation that the client chose itself. */
 async function noteConversation(cfg: Config, agent: Agent, pane: Pane): Promise<void> {
   const backend = backendOf(cfg, agent);
   if (backend.kind !== "codex" || !agent.resume || !backend.supportsResume) return;
   const kept = await resumeId(cfg, agent);
-  const id = ROLLOUT_NAME.exec(await rolloutOf(cfg, agent, pane))?.[1];
-  const { begun } = showsOpenFiles(pane) ? { begun: [] } : await rolloutInFolder(cfg, agent, pane);
+  const { path, begun } = await rolloutOf(cfg, agent, pane);
+  const id = idOfRollout(path);
   // an id stored while this rollout was the only candidate may be another client's after all
-  if (!id && begun.some((path) => ROLLOUT_NAME.exec(path)![1] === kept)) {
-    await dropResumeId(cfg, agent);
-  }
+  if (!id && begun.some((one) => idOfRollout(one) === kept)) await dropResumeId(cfg, agent);
   if (!id || id === kept) return;
   await writeOrLog(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
 }
@@ -6344,10 +6338,9 @@ function parseChatEnd(tail: string): FiledError | null {
 /** The file of the conversation with that id; "" = there is none. */
 function chatFile(project: string, id: string): string {
   const folder = join(project, "chats");
-  const heads = (path: string) => (world.head(path, END_MAX) ?? "").split("\n", 1)[0]!;
   // a resumed one leaves an empty file beside the one that it goes on with
   return world.list(folder).filter((name) => name.endsWith(`-${id.slice(0, 8)}.jsonl`))
-    .map((name) => join(folder, name)).filter((path) => parsedRecord(heads(path))?.sessionId === id)
+    .map((name) => join(folder, name)).filter((path) => firstEntry(path)?.sessionId === id)
     .sort((a, b) => (world.mtime(b) ?? 0) - (world.mtime(a) ?? 0))[0] ?? "";
 }
 
@@ -6398,7 +6391,8 @@ async function withOwnWord(
   const backend = backendOf(cfg, agent);
   const [{ kind }, rules] = [backend, rulesOf(backend)];
   if (kind === "codex") {
-    const word = readEnd(rollouts, await rolloutOf(cfg, agent, pane), parseRolloutEnd);
+    const { path } = await rolloutOf(cfg, agent, pane);
+    const word = readEnd(rollouts, path, parseRolloutEnd);
     return decideCodex(word, screen, pane.created, world.now(), rules);
   }
   if (kind === "gemini" && screen.cutOff) {
@@ -13642,7 +13636,7 @@ async function conversationOf(cfg: Config, agent: Agent, pane: Pane | undefined)
     return id ? conversationFile(folder, realPath(agent.dir), id) : "";
   }
   if (kind !== "codex") return "";
-  return live ? rolloutOf(cfg, agent, live) : rolloutOfId(agent, id);
+  return live ? (await rolloutOf(cfg, agent, live)).path : rolloutOfId(agent, id);
 }
 
 /** The conversation of an agent; null = its client keeps none that can be read. */
