@@ -14955,8 +14955,8 @@ function triedVersions(kind: BackendKind): string[] {
 async function examineTmux(cfg: Config | null): Promise<Findings> {
   const client = await world.tmux(["-V"]);
   if (!client.ok) {
-    const what = client.timedOut ? "tmux does not answer" : "not found";
-    return fail(what, NO_TMUX.split(": ").at(-1)!);
+    return fail(client.timedOut ? "tmux does not answer" : "not found",
+      "apt-get install tmux, brew install tmux");
   }
   if (!cfg) return assessTmux(client.out, null);
   const server = await tmux(cfg, ["list-sessions", "-F", "#{pid} #{version}"]);
@@ -15046,8 +15046,8 @@ const existing = (path: string): string =>
 /** Checks a folder of ours: it holds prompts and screens, which nobody else should read. */
 function examineFolder(path: string): Findings {
   const there = existing(path);
-  const { uid, mode } = statSync(there);
-  if (!statSync(there).isDirectory()) {
+  const found = statSync(there);
+  if (!found.isDirectory()) {
     return fail(`${there} is not a folder`, "move it away, or choose another log_dir");
   }
   try {
@@ -15056,36 +15056,36 @@ function examineFolder(path: string): Findings {
     return fail(`${there} cannot be written`, "make it yours, or choose another log_dir");
   }
   if (there !== path) return good(`${path} does not exist yet; up makes it`);
-  if (uid !== userInfo().uid) {
-    return fail(`${path} belongs to another user (uid ${uid})`,
+  if (found.uid !== userInfo().uid) {
+    return fail(`${path} belongs to another user (uid ${found.uid})`,
       "run as that user, or choose another");
   }
-  if (!(mode & 0o077)) return good(path);
-  return warn(`${path} is open to others (mode ${(mode & 0o777).toString(8)})`,
+  if (!(found.mode & 0o077)) return good(path);
+  return warn(`${path} is open to others (mode ${(found.mode & 0o777).toString(8)})`,
     `chmod 700 ${quoted(path)}`);
 }
 
 /** Checks the folders that agents, services and the hand-off work in: nothing creates them. */
 async function examineDirs(cfg: Config): Promise<Findings> {
-  const dirs = new Map<string, boolean>();
-  for (const unit of unitsOf(cfg).values()) {
-    dirs.set(unit.dir, Boolean(dirs.get(unit.dir)) || !isAgent(unit) || unit.enabled);
-  }
-  const faults = await Promise.all([...dirs].map(async ([dir, needed]) =>
-    ({ dir, needed, fault: await folderFault(dir) })));
-  const wrong = faults.filter(({ fault }) => fault);
-  if (!wrong.length) return good(`${dirs.size} there`);
-  return wrong.map(({ dir, needed, fault }) => (needed ? fail : warn)(`${dir} ${fault}`,
-    fault === MISSING ? "clone it there, or fix dir" : "see that its disk is mounted, or fix dir"));
+  const users = Map.groupBy(unitsOf(cfg).values(), ({ dir }) => dir);
+  const wrong = await Promise.all([...users].map(async ([dir, units]) => {
+    const fault = await folderFault(dir);
+    const isNeeded = units.some((unit) => !isAgent(unit) || unit.enabled);
+    return !fault ? [] : (isNeeded ? fail : warn)(`${dir} ${fault}`, fault === MISSING
+      ? "clone it there, or fix dir" : "see that its disk is mounted, or fix dir");
+  }));
+  return orGood(wrong.flat(), `${users.size} there`);
 }
+
+/** What is wrong; where nothing is, what is good. */
+const orGood = (wrong: Found[], what: string): Findings => (wrong.length ? wrong : good(what));
 
 /** An agent is told to read the plan of its phase; a later one may still have to be written. */
 function examinePlans({ loop: { phases }, planDir }: Config): Findings {
   const missing = phases.filter(({ plan }) => !isThere(absolute(planDir, plan)));
-  if (!missing.length) return good(`${phases.length} there`);
-  return missing.map(({ id, plan }) =>
+  return orGood(missing.map(({ id, plan }) =>
     warn(`phase ${id}: ${absolute(planDir, plan)} does not exist`,
-      "write it, or fix plan in [loop]"));
+      "write it, or fix plan in [loop]")), `${phases.length} there`);
 }
 
 /** Whether the disk has room; `free` is bytes. */
@@ -15096,9 +15096,9 @@ export function assessDisk(free: number): Findings {
     ? warn(gigabytes, "make room, or lower log_max_mb in [watchdog]") : good(gigabytes);
 }
 
-function freeBytes(path: string): number {
+function examineDisk(path: string): Findings {
   const { bavail, bsize } = statfsSync(existing(path));
-  return bavail * bsize;
+  return assessDisk(bavail * bsize);
 }
 
 async function examineServer(backend: Backend): Promise<Findings> {
@@ -15108,8 +15108,7 @@ async function examineServer(backend: Backend): Promise<Findings> {
 }
 
 /** Checks the hand-off's remote, as this login sees it and as the watchdog does. */
-async function examineChannel(cfg: Config): Promise<Findings> {
-  const hand = cfg.loop.handoff!;
+async function examineChannel(cfg: Config, hand: Handoff): Promise<Findings> {
   const watch = await loadWatch(cfg);
   const { channel } = watch;
   const found = await inspectChannel(cfg, hand, baselineOf(watch, hand));
@@ -15176,9 +15175,15 @@ const isTrusted = (known: unknown, dir: string, says: (entry: unknown) => boolea
   isRecord(known) && Object.entries(known).some(([path, entry]) =>
     (dir === path || dir.startsWith(`${path.replace(/\/$/, "")}/`)) && says(entry));
 
+/** What a client asks before it works, unless that is settled, each with what settles it. */
+const openQuestions = (
+  client: string, all: [settled: boolean, what: string, cure: string][],
+): Found[] => all.filter(([settled]) => !settled)
+  .map(([, what, cure]) => warn(`${client} asks ${what}`, cure));
+
 /**
- * What Codex would ask before it works in `dir`, each with a setting that answers it beforehand.
- * `settings` is its config.toml, null = there is none; `has`: whether a file lies beside it.
+ * What Codex would ask before it works in `dir`. `settings` is its config.toml, null = there is
+ * none; `has`: whether a file lies beside it.
  */
 export function assessCodexStart(
   settings: Raw | null, dir: string, flags: string, has: (file: string) => boolean,
@@ -15191,7 +15196,7 @@ export function assessCodexStart(
   const calm = valueAt(settings, "notice", "hide_rate_limit_model_nudge") === true;
   const reviewed = !has("hooks.json") || JSON.stringify(settings).includes("trusted_hash") ||
     wordsOf(flags).includes("--dangerously-bypass-hook-trust");
-  const asks: [settled: boolean, what: string, cure: string][] = [
+  return openQuestions("Codex", [
     [login, "how to log in", "codex login, or a model_provider with env_key in config.toml"],
     [trusted, `whether to trust ${dir}`,
       `[projects.${JSON.stringify(dir)}] trust_level = "trusted" in config.toml`],
@@ -15199,9 +15204,7 @@ export function assessCodexStart(
       "[notice] hide_rate_limit_model_nudge = true in config.toml"],
     [reviewed, "to review its hooks",
       "review them once by hand, or --dangerously-bypass-hook-trust in flags"],
-  ];
-  return asks.filter(([settled]) => !settled)
-    .map(([, what, cure]) => warn(`Codex asks ${what}`, cure));
+  ]);
 }
 
 /** The same for Gemini CLI, by its settings.json and trustedFolders.json. */
@@ -15210,12 +15213,12 @@ export function assessGeminiStart(
 ): Found[] {
   const known = isTrusted(trusted, dir, (entry) => entry === "TRUST_FOLDER") ||
     wordsOf(flags).includes("--skip-trust");
-  return [
-    ...(valueAt(settings, "security", "auth", "selectedType") !== undefined ? [] : [
-      warn("Gemini asks how to authenticate", "security.auth.selectedType in settings.json")]),
-    ...(known ? [] : [warn(`Gemini asks whether to trust ${dir}`,
-      `${JSON.stringify(dir)}: "TRUST_FOLDER" in trustedFolders.json, or --skip-trust in flags`)]),
-  ];
+  return openQuestions("Gemini", [
+    [valueAt(settings, "security", "auth", "selectedType") !== undefined, "how to authenticate",
+      "security.auth.selectedType in settings.json"],
+    [known, `whether to trust ${dir}`,
+      `${JSON.stringify(dir)}: "TRUST_FOLDER" in trustedFolders.json, or --skip-trust in flags`],
+  ]);
 }
 
 /** A client's settings file, TOML or JSON; null = there is none that can be read. */
@@ -15237,19 +15240,21 @@ async function examineStarts(cfg: Config, agents: Agent[]): Promise<Findings> {
     const folder = kind === "codex" ? codexHomeOf(agent)
       : join(agent.env.HOME ?? homedir(), ".gemini");
     const has = (file: string) => isThere(join(folder, file));
+    const read = (file: string) => settingsIn(join(folder, file));
     return kind === "codex"
-      ? assessCodexStart(await settingsIn(join(folder, "config.toml")), agent.dir, flags, has)
-      : assessGeminiStart(await settingsIn(join(folder, "settings.json")),
-        await settingsIn(join(folder, "trustedFolders.json")), agent.dir, flags);
+      ? assessCodexStart(await read("config.toml"), agent.dir, flags, has)
+      : assessGeminiStart(await read("settings.json"), await read("trustedFolders.json"),
+        agent.dir, flags);
   }));
   const all = new Map(found.flat().map((one) => [one.what, one]));
-  return all.size ? [...all.values()] : good("nothing is asked");
+  return orGood([...all.values()], "nothing is asked");
 }
 
+/** A check and its findings; [] = there is nothing of the kind to check. */
 type DoctorCheck = [check: string, examine: () => Findings | Promise<Findings>];
 
-/** The checks that need a config; false = there is nothing of the kind to check. */
-function fleetChecks(cfg: Config): (DoctorCheck | false)[] {
+/** The checks that need a config. */
+function fleetChecks(cfg: Config): DoctorCheck[] {
   const agents = [...cfg.agents.values()];
   const enabled = agents.filter((agent) => agent.enabled);
   const usedBy = (some: Agent[]) =>
@@ -15257,22 +15262,22 @@ function fleetChecks(cfg: Config): (DoctorCheck | false)[] {
   const needed = usedBy(enabled);
   const asking = enabled.filter((agent) =>
     ["codex", "gemini"].includes(backendOf(cfg, agent).kind));
+  const hasLoop = loopAgents(cfg).length > 0;
   return [
     ...usedBy(agents).map((one): DoctorCheck =>
       [`client ${one.name}`, () => examineClient(cfg, one, needed.includes(one))]),
-    asking.length > 0 && ["first start", () => examineStarts(cfg, asking)],
+    ["first start", () => (asking.length ? examineStarts(cfg, asking) : [])],
     ...needed.filter(({ kind, server }) => kind === "opencode" && server)
       .map((one): DoctorCheck => [`server ${one.name}`, () => examineServer(one)]),
     ["log_dir", () => examineFolder(cfg.logDir)],
     ["state", () => examineFolder(cfg.stateDir)],
     ["dirs", () => examineDirs(cfg)],
-    loopAgents(cfg).length > 0 && ["plans", () => examinePlans(cfg)],
-    cfg.loop.handoff !== undefined && loopAgents(cfg).length > 0 &&
-      ["handoff", () => examineChannel(cfg)],
+    ["plans", () => (hasLoop ? examinePlans(cfg) : [])],
+    ["handoff", () => (hasLoop && cfg.loop.handoff ? examineChannel(cfg, cfg.loop.handoff) : [])],
     ["background", async () => (await findBackground(cfg, agents)).map(({ pid, what, dir }) =>
       warn(`${what} runs in ${dir} (pid ${pid})`,
         `it keeps running beside the fleet; end it in its client, or: kill ${pid}`))],
-    ["disk", () => assessDisk(freeBytes(cfg.logDir))],
+    ["disk", () => examineDisk(cfg.logDir)],
     ["watchdog", () => examineWatchdog(cfg)],
     ["notify", () => examineNotices(cfg)],
   ];
@@ -15291,25 +15296,22 @@ async function cmdDoctor(call: Call): Promise<number> {
   const noFleet = loaded && !loaded.broken ? whyOnlyExample(call, loaded) : "";
   const cfg = noFleet ? null : loaded;
   if (cfg) joinServer(cfg);
-  const instead = cfg ? "fix it; the fleet runs on the last good one, which is examined here"
+  const cure = cfg ? "fix it; the fleet runs on the last good one, which is examined here"
     : "fix it, or name another with --config";
   const config = noFleet ? [fail(noFleet, "agents init fleet")]
-    : faults.length ? faults.map((fault) => fail(fault, instead))
+    : faults.length ? faults.map((fault) => fail(fault, cure))
     : [good(call.path), ...loaded!.warnings.map((one) => warn(one, "fix or remove the key"))];
-  const checks: (DoctorCheck | false)[] = [
+  const checks: DoctorCheck[] = [
     ["tmux", () => examineTmux(cfg)], ["git", examineGit], ["config", () => config],
     ...(cfg ? fleetChecks(cfg) : []),
     ["clock", () => assessClock(world.now(), process.env.TZ ?? "")],
     ["locale", () => assessLocale(process.env)],
   ];
-  const findings = await Promise.all(checks.filter((one) => one !== false).map(async (
-    [check, examine],
-  ): Promise<Finding[]> => {
-    const found = await Promise.resolve().then(examine)
+  const all = (await Promise.all(checks.map(async ([check, examine]) => {
+    const found = await Promise.try(examine)
       .catch((error: unknown) => fail(messageOf(error), "look at it by hand"));
-    return [found].flat().map((one) => ({ check, ...one }));
-  }));
-  const all = findings.flat();
+    return [found].flat().map((one): Finding => ({ check, ...one }));
+  }))).flat();
   const ok = !all.some(({ level }) => level === "fail");
   const colour = { ok: "green", warn: "yellow", fail: "red" } as const;
   const lineOf = ({ check, level, what, cure }: Finding) => paint(colour[level], level) +
