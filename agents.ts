@@ -15560,128 +15560,101 @@ async function cmdInit(call: Call): Promise<number> {
   return 0;
 }
 
-// Completion for shells, from the table of commands.
+// Completion: the shells ask the hidden `complete`, which knows the table of commands.
 
 /** The options that are shown, with their names. */
 const optionsOf = ({ options = {} }: Command) =>
   Object.entries(options).map(([name, option]) => ({ name, ...option }))
     .filter(({ clause }) => clause);
 
-interface Offer { word: string; clause: string }
+/** What may stand where Tab was pressed: words with their clauses, or what the shell finds. */
+type Offers = [word: string, clause: string][] | ":files" | ":folders";
 
-/**
- * A line of the script's `case` for each command: its options, and what may follow by its `args`:
- * names of the fleet, asked for by `names`, literal words, a folder.
- */
-const caseLines = (names: string, line: (options: Offer[], words: string) => string): string =>
-  SHOWN.map((command) => {
-    const { name, args } = command;
-    const literal = args.includes("|") ? args.replace(/<[^>]*>/g, "").match(/[a-z]+/g) ?? [] : [];
-    const options = [...optionsOf(command).map(({ name, clause }) =>
-      ({ word: `--${name}`, clause })), { word: "--config", clause: "config file" },
-      { word: "--help", clause: "usage" }];
-    return `    ${name}) ${line(options, args.includes("name") ? names : literal.join(" "))}` +
-      `${args.includes("DIR") ? " folder=1" : ""} ;;`;
-  }).join("\n");
+/** What fits at word `at` of a line, whose words are as they were typed, quotes and all. */
+async function offersAt(at: number, line: string[]): Promise<Offers> {
+  const valued = ["--config", ...SHOWN.flatMap(optionsOf).flatMap(({ type, name, short }) =>
+    (type === "string" ? [`--${name}`, `-${short}`] : []))];
+  // bash makes a word of the = in --config=PATH
+  const [before = [], after = []] = [line.slice(1, at), line.slice(at + 1)]
+    .map((part) => part.filter((one) => one !== "="));
+  const [word = "", last = ""] = [line[at], before.at(-1)];
+  if (last === "--config" || word.startsWith("--config=")) return ":files";
+  if (valued.includes(last)) return [];
+  const said = before.find((one, nth) =>
+    !one.startsWith("-") && !valued.includes(before[nth - 1] ?? ""));
+  const command = SHOWN.find(({ name }) => name === said);
+  if (word.startsWith("-")) {
+    const own = command ? optionsOf(command) : [{ name: "version", clause: "its version" }];
+    return [...own.map(({ name, clause }): [string, string] => [`--${name}`, clause]),
+      ["--config", "config file"], ["--help", "usage"]];
+  }
+  if (said === undefined) return SHOWN.map(({ name, clause }) => [name, clause]);
+  const { args = "" } = command ?? {};
+  if (args.includes("DIR")) return ":folders";
+  if (args.includes("name")) return namesFor([...before, "", ...after]);
+  const literal = args.includes("|") ? args.replace(/<[^>]*>/g, "").match(/[a-z]+/g) ?? [] : [];
+  return literal.map((one) => [one, ""]);
+}
 
-/** The options that take a value, as a `case` pattern. */
-const valuedOptions = (): string =>
-  [...new Set(SHOWN.flatMap(optionsOf).filter(({ type }) => type === "string")
-    .flatMap(({ name, short }) => [`--${name}`, ...(short ? [`-${short}`] : [])]))].join("|") ||
-  "--";
+/** The names of the fleet whose config a line names; none if that cannot be read. */
+async function namesFor(line: string[]): Promise<[string, string][]> {
+  const config = line.find((one, nth) => line[nth - 1] === "--config" || /^--config=./.test(one));
+  const path = config?.replace(/^--config=|[\\"']/g, "").replace(/^~(?=\/)/, homedir());
+  const names = await fleetNames(cfgPath(path)).catch(() => []);
+  return names.map((name) => [name, ""]);
+}
 
-function bashCompletion(): string {
-  const cases = caseLines('$("$self" names ${config:+--config "$config"} 2>/dev/null)',
-    (options, words) => `options="${options.map(({ word }) => word).join(" ")}" words="${words}"`);
-  return `# bash completion for agents; put this line into ~/.bashrc:  \
+const fleetNames = async (path: string): Promise<string[]> =>
+  [...unitsOf(await loadConfig(path)).keys(), "watchdog"];
+
+/** The hidden `complete -- SHELL AT WORD…`. */
+async function cmdComplete({ words: [shell, at, ...line] }: Call): Promise<number> {
+  const offers = await offersAt(Number(at), line);
+  return printed(typeof offers === "string" ? offers : offers.map(([word, clause]) =>
+    (shell === "zsh" && clause ? `${word}:${clause}` : word)).join("\n"));
+}
+
+const COMPLETIONS = new Map([
+  ["bash", `# bash completion for agents; put this line into ~/.bashrc:  \
 source <(agents completion bash)
 _agents() {
-  local word="\${COMP_WORDS[COMP_CWORD]}" before="\${COMP_WORDS[COMP_CWORD-1]}" \
-self="\${COMP_WORDS[0]}"
-  local command="" config="" options="--config --help --version" words="" folder="" i IFS=$' \\t\\n'
-  self="\${self/#\\~\\//$HOME/}"
-  for ((i = 1; i < \${#COMP_WORDS[@]}; i++)); do
-    case "\${COMP_WORDS[i]}" in
-      --config) [[ "\${COMP_WORDS[i+1]}" == "=" ]] && ((i++)); ((i++)); \
-config="\${COMP_WORDS[i]}" ;;
-      ${valuedOptions()}) ((i++)) ;;
-      -*) ;;
-      *) [[ -z $command && $i -lt $COMP_CWORD ]] && command="\${COMP_WORDS[i]}" ;;
-    esac
-  done
-  config="\${config//[\\\\\\"\\']/}" config="\${config/#\\~\\//$HOME/}"
+  local word="\${COMP_WORDS[COMP_CWORD]}" self="\${COMP_WORDS[0]/#\\~\\//$HOME/}" offers IFS=$'\\n'
+  offers="$("$self" complete -- bash "$COMP_CWORD" "\${COMP_WORDS[@]}" 2>/dev/null)"
   [[ $word == "=" ]] && word=""
-  [[ $before == "=" ]] && before="\${COMP_WORDS[COMP_CWORD-2]}"
-  case "$before" in
-    --config) compopt -o filenames 2>/dev/null; IFS=$'\\n'; \
-COMPREPLY=($(compgen -f -- "$word")); return ;;
-    ${valuedOptions()}) COMPREPLY=(); return ;;
+  case "$offers" in
+    :files) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$word")) ;;
+    :folders) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -d -- "$word")) ;;
+    *) COMPREPLY=($(compgen -W "$offers" -- "$word")) ;;
   esac
-  case "$command" in
-    "") words="${SHOWN.map((one) => one.name).join(" ")}" ;;
-${cases}
-  esac
-  [[ $word == -* ]] && words="$options"
-  COMPREPLY=($(compgen -W "$words" -- "$word"))
-  [[ -n $folder && $word != -* ]] && { compopt -o filenames 2>/dev/null; IFS=$'\\n'; \
-COMPREPLY=($(compgen -d -- "$word")); }
-  return 0
 }
-complete -F _agents agents agents.ts`;
-}
-
-function zshCompletion(): string {
-  const list = (offers: Offer[]) =>
-    offers.map(({ word, clause }) => shellQuote(`${word}:${clause}`)).join(" ");
-  const cases = caseLines(
-    '${(f)"$(${~words[1]} names ${config:+--config} ${config:+$config} 2>/dev/null)"}',
-    (options, words) => `options=(${list(options)}) offer=(${words})`);
-  return `#compdef agents agents.ts
+complete -F _agents agents agents.ts`],
+  ["zsh", `#compdef agents agents.ts
 # zsh completion for agents; put this line into ~/.zshrc, after compinit:  \
 source <(agents completion zsh)
 _agents() {
-  local command config folder i
-  local -a options offer commands
-  commands=(${list(SHOWN.map(({ name, clause }) => ({ word: name, clause })))})
-  for ((i = 2; i <= $#words; i++)); do
-    case $words[i] in
-      --config=*) config=\${~\${(Q)words[i]#--config=}} ;;
-      --config) ((i++)); config=\${~\${(Q)words[i]}} ;;
-      ${valuedOptions()}) ((i++)) ;;
-      -*) ;;
-      *) [[ -z $command && $i -lt $CURRENT ]] && command=$words[i] ;;
-    esac
-  done
-  [[ $words[CURRENT-1] == --config ]] && { _files; return }
-  [[ $words[CURRENT-1] == (${valuedOptions()}) ]] && return 1
-  compset -P '--config=' && { _files; return }
-  case $command in
-    "") options=(--config:'config file' --help:usage --version:'its version') ;;
-${cases}
+  local -a offers
+  offers=(\${(f)"$(\${~words[1]} complete -- zsh $((CURRENT - 1)) "\${words[@]}" 2>/dev/null)"})
+  case $offers[1] in
+    :files) compset -P '--config='; _files ;;
+    :folders) _files -/ ;;
+    *) _describe agents offers ;;
   esac
-  if [[ $words[CURRENT] == -* ]]; then _describe -o option options
-  elif [[ -z $command ]]; then _describe command commands
-  elif [[ -n $folder ]]; then _files -/
-  else compadd -- $offer
-  fi
 }
 if [[ $funcstack[1] == _agents ]]; then _agents "$@"
 else
   (( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
   compdef _agents agents agents.ts
-fi`;
+fi`],
+]);
+
+async function cmdCompletion({ words }: Call): Promise<number> {
+  const script = words.length === 1 ? COMPLETIONS.get(words[0]!) : undefined;
+  return printed(script ?? die("usage: completion bash | zsh", 2));
 }
 
-async function cmdCompletion(call: Call): Promise<number> {
-  const scripts = new Map([["bash", bashCompletion], ["zsh", zshCompletion]]);
-  const script = call.words.length === 1 ? scripts.get(call.words[0]!) : undefined;
-  return printed((script ?? die("usage: completion bash | zsh", 2))());
-}
-
-/** The hidden `names`, for completion: the fleet's names, one on each line. */
-async function cmdNames(call: Call): Promise<number> {
-  return printed([...unitsOf(await loadConfig(call.path)).keys(), "watchdog"].join("\n"));
-}
+/** The hidden `names`, which the scripts of version 0.2.0 ask: the fleet's names, one on a line. */
+const cmdNames = async (call: Call): Promise<number> =>
+  printed((await fleetNames(call.path)).join("\n"));
 
 // Supervision across reboots.
 
@@ -15869,6 +15842,7 @@ export const COMMANDS: Command[] = [
   { name: "unit", args: "", run: cmdUnit,
     example: "agents unit > ~/.config/systemd/user/agents.service",
     clause: "print a systemd user unit that runs the watchdog" },
+  { name: "complete", args: "-- SHELL AT WORD…", clause: "", hidden: true, run: cmdComplete },
   { name: "names", args: "", clause: "", hidden: true, run: cmdNames },
   { name: "keep", args: "", clause: "", hidden: true,
     options: { "last-good": { type: "string", clause: "" }, least: { type: "string", clause: "" } },
