@@ -5945,6 +5945,24 @@ const ERROR_WORDS: Record<string, string> = {
 const showsError = (verdict: Verdict): boolean => verdict.verdict === "limited" ||
   (isOfTurn(verdict) && ["blocked", "fatal", "unsure"].includes(verdict.verdict));
 
+/** A text that was submitted to a client, by its own record; `at`: wall ms; `by`: which client. */
+interface Submitted { text: string; at: number; by?: unknown }
+const submissions = new Map<string, Reading<Submitted[]>>();
+
+/** null = there is no such file, or it cannot be read. */
+const readSubmitted = (path: string, parse: (tail: string) => Submitted[]): Submitted[] | null =>
+  (path && world.mtime(path) !== null ? readEnd(submissions, path, parse) : null);
+
+/** What a transcript, or a rollout, has of the user's: prompts, also those that wait for a turn. */
+const parsePrompts = (tail: string): Submitted[] =>
+  [...newestEntries(tail, /"(?:type|role)":"user"|"operation":"enqueue"/)].map((entry) => {
+    const said = isRecord(entry.payload) ? entry.payload : entry;
+    const { content } = isRecord(said.message) ? said.message : said;
+    const parts: unknown[] = Array.isArray(content) ? content : [{ text: content }];
+    return { text: parts.map((part) => (isRecord(part) ? part.text ?? "" : "")).join("\n"),
+      at: Date.parse(String(entry.timestamp)) };
+  });
+
 /** An error as a file of its client has it; `at`: wall ms. */
 interface FiledError { text: string; at: number }
 
@@ -6291,30 +6309,27 @@ function geminiFolder({ env }: Agent, { pid }: Pane): string {
   return join(of("GEMINI_CLI_HOME") || of("HOME") || homedir(), ".gemini");
 }
 
+const projectNames = new Map<string, Reading<Record<string, unknown> | null>>();
+
 /** The folder with Gemini's own files on an agent's folder; "" = it has none yet. */
 function geminiProject(agent: Agent, pane: Pane): string {
   const home = geminiFolder(agent, pane);
-  const known = parsedRecord(world.head(join(home, "projects.json"), END_MAX))?.projects;
+  const known = readEnd(projectNames, join(home, "projects.json"), parsedRecord)?.projects;
   const [, name] = Object.entries(isRecord(known) ? known : {})
     .find(([dir]) => isSameFolder(dir, agent.dir)) ?? [];
   return typeof name === "string" && isId(name) ? join(home, "tmp", name) : "";
 }
 
-/** A text that was submitted in the folder: a prompt or a command, by whose client, when. */
-interface Submitted { by: unknown; text: string; at: number }
-const submissions = new Map<string, Reading<Submitted[]>>();
-
 /** Reads the end of Gemini's `logs.json`, a list of records that is written anew each time. */
-const parseSubmitted = (tail: string): Submitted[] =>
-  tail.split("\n  {\n").slice(1).flatMap((part) => {
-    const entry = parsedRecord(`{${part.split("\n  }")[0]}}`);
-    return entry ? [{ by: entry.sessionId, text: String(entry.message),
-      at: Date.parse(String(entry.timestamp)) }] : [];
-  });
+const parseLog = (tail: string): Submitted[] => tail.split("\n  {\n").slice(1).flatMap((part) => {
+  const entry = parsedRecord(`{${part.split("\n  }")[0]}}`);
+  return entry ? [{ text: String(entry.message), at: Date.parse(String(entry.timestamp)),
+    by: entry.sessionId }] : [];
+});
 
-/** What was submitted to the client with that id; null = it is not known. */
+/** What was submitted to the Gemini that was started with that id; null = not known. */
 const submittedTo = (project: string, id: string): Submitted[] | null =>
-  readEnd(submissions, project && join(project, "logs.json"), parseSubmitted)
+  readSubmitted(project && join(project, "logs.json"), parseLog)
     ?.filter(({ by }) => by === id) ?? null;
 
 const chats = new Map<string, Reading<FiledError | null>>();
@@ -6359,6 +6374,21 @@ function readChatEnd(agent: Agent, pane: Pane, id: string): FiledError | null {
 }
 
 // All of it together.
+
+/** What was submitted to a client lately, by its own record; null = it keeps none that we know. */
+async function submittedIn(cfg: Config, agent: Agent, pane: Pane): Promise<Submitted[] | null> {
+  const { kind } = backendOf(cfg, agent);
+  if (silent.has(agent.session)) return null;
+  if (kind === "gemini") {
+    const id = await resumeId(cfg, agent);
+    return id ? submittedTo(geminiProject(agent, pane), id) : null;
+  }
+  if (kind === "codex") {
+    return readSubmitted((await rolloutOf(cfg, agent, pane)).path, parsePrompts);
+  }
+  const word = kind === "claude" ? readClaudeWord(cfg, agent, pane) : null;
+  return word && readSubmitted(transcriptOf(cfg, agent, word), parsePrompts);
+}
 
 const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", limit: null,
   waitingUntil: null, why: "" };
@@ -7847,7 +7877,7 @@ export async function pingSession(errand: Errand): Promise<Delivery> {
   if (look && errand.cause === PROBE) look = await closeMenu(errand, look);
   if (!look) return UNSHOWN;
   if (!hasBox(errand.backend)) return typeBlind(errand, look);
-  let typing = typingNow(errand, look);
+  let typing = await typingNow(errand, look);
   if (typing.do === "await" && await wasNeverPasted(errand)) {
     message.pasted!.nth -= 1;
     typing = { do: "type" };
@@ -7875,20 +7905,46 @@ async function closeMenu(errand: Errand, first: BoxLook): Promise<BoxLook | null
   return look;
 }
 
-/** What to do after one look; an empty box counts against a paste that is late. */
-function typingNow({ message, pane, cause }: Errand, look: BoxLook): Typing {
-  const { verdict, composer, transcript, cutBox } = look;
-  const typing = decideTyping(verdict, { ...message, cause }, composer, transcript, cutBox);
-  if (typing.do !== "type") return typing;
-  if (message.pasted) message.pasted.empty += 1;
-  return decideAgain(message, pane, world.now());
+/**
+ * Whether its client has recorded a text for which Enter was pressed; null = it is not known. What
+ * a client does with a command, it records in its own way.
+ */
+async function isRecorded({ cfg, agent, pane, message }: Errand): Promise<boolean | null> {
+  const { entered, pasted, text: value } = message;
+  if (entered === undefined || !pasted || /^[/!]/.test(value)) return null;
+  const said = await submittedIn(cfg, agent, pane);
+  return said && said.some(({ text, at }) =>
+    at > pasted.at - CLOCK_STEP && timesIn(text, value) > 0);
 }
+
+/** What proves a text sent on a screen; what takes the place of the box shows others as well. */
+const proofOn = ({ composer, transcript }: BoxLook, recorded: boolean | null): string =>
+  (composer === null && recorded === false ? "" : transcript);
+
+/** What to do after one look; an empty box counts against a paste that is late. */
+async function typingNow(errand: Errand, look: BoxLook): Promise<Typing> {
+  const { message, pane, cause } = errand;
+  const { verdict, composer, cutBox } = look;
+  const recorded = await isRecorded(errand);
+  if (recorded) return { do: "done" };
+  const typing = decideTyping(
+    verdict, { ...message, cause }, composer, proofOn(look, recorded), cutBox);
+  if (typing.do !== "type") return typing;
+  // a client at work may keep what it was given for later
+  const waits = recorded === false && verdict.verdict === "active";
+  if (message.pasted && !waits) message.pasted.empty += 1;
+  const again = decideAgain(message, pane, world.now());
+  if (recorded === null || message.pasted?.pid !== pane.pid) return again;
+  return waits || again.do === "await" ? { do: "wait", why: NO_SIGN } : { do: "unproven" };
+}
+
+const NO_SIGN = "Enter was pressed; no sign yet that it was accepted";
 
 function outcomeOf({ do: next, ...wait }: Typing): Delivery {
   if ("why" in wait) return { state: "waiting", ...wait };
   if (next === "done") return { state: "delivered", why: "it is in the transcript" };
   if (next === "unproven") return { state: "unproven",
-    why: "typed twice, with no sign that the client accepted it; look at its screen" };
+    why: "typed, with no sign that the client accepted it; look at its screen" };
   return { state: "waiting", why: "passed to its client; not visible there yet" };
 }
 
@@ -7962,13 +8018,12 @@ async function submit(errand: Errand): Promise<Delivery> {
   for (let enters = 0; enters < 3; enters++) {
     const look = await lookAtBox(errand);
     if (!look) return UNSHOWN;
-    const typing = typingNow(errand, look);
+    const typing = await typingNow(errand, look);
     if (typing.do !== "submit") return outcomeOf(typing);
     await pressEnter(errand);
     const found = await whatBecame(errand);
     if (found === "left") return { state: "delivered", why: "typed" };
-    if (found === "unknown") return {
-      state: "waiting", why: "Enter was pressed; no sign yet that it was accepted" };
+    if (found === "unknown") return { state: "waiting", why: NO_SIGN };
   }
   return { state: "failed", person: true, why: "still in the input box after three Enters" };
 }
@@ -7982,9 +8037,10 @@ async function pressEnter(errand: Errand): Promise<void> {
 }
 
 /**
- * What became of a text after Enter. It has left when the box is empty and the transcript has it,
- * or when two looks running find the box without it: a single one may fall into a redraw. A screen
- * without a box, and without a dialog in its place, says nothing.
+ * What became of a text after Enter. It has left when its client has recorded it, or when the box
+ * is empty and it stands above. Where a client keeps no record, also when two looks running find
+ * the box without it: a single one may fall into a redraw. A screen without a box, and without a
+ * dialog in its place, says nothing.
  */
 async function whatBecame(errand: Errand): Promise<"left" | "stands" | "unknown"> {
   const { backend, message } = errand;
@@ -7993,13 +8049,15 @@ async function whatBecame(errand: Errand): Promise<"left" | "stands" | "unknown"
     await world.sleep(LOOK_EVERY);
     const look = await lookAtBox(errand);
     if (!look) return "unknown";
-    const { composer, transcript, screen } = look;
+    const { composer, screen } = look;
+    const recorded = await isRecorded(errand);
     // a dialog or a limit that its turn met at once may have taken the place of the box
-    if (!composer && timesIn(transcript, message.text) > (message.seen ?? 0)) return "left";
+    const isAbove = timesIn(proofOn(look, recorded), message.text) > (message.seen ?? 0);
+    if (recorded || (!composer && isAbove)) return "left";
     if (composer === "" || (composer && isForeign(composer, message.text) &&
         !mayStandAbove(screen.plain, backend, message.text))) gone += 1;
     else [stands, gone] = [holdsText(look, message), 0];
-    if (gone === 2) return "left";
+    if (gone >= 2 && recorded === null) return "left";
   }
   return stands && !gone ? "stands" : "unknown";
 }
@@ -8205,9 +8263,12 @@ async function standingText(errand: Errand): Promise<Message | null> {
   const look = await lookAtBox(errand);
   if (!look) return null;
   const { verdict, composer, transcript } = look;
+  const unproven = watch.unproven.filter(({ target }) => target === due.target);
+  const recorded = await Promise.all(
+    unproven.map((message) => isRecorded({ ...errand, message })));
   const standing = composer ? pasted.find((one) => holdsText(look, one))
-    : watch.unproven.find((one) => one.target === due.target &&
-      decideTyping(verdict, one, composer, transcript).do === "done");
+    : unproven.find((one, nth) =>
+      recorded[nth] || decideTyping(verdict, one, composer, transcript).do === "done");
   if (!standing) return due;
   if (!watch.outbox.includes(standing)) watch.outbox.push(standing);
   watch.unproven = watch.unproven.filter((one) => one !== standing);

@@ -827,9 +827,10 @@ describe("P28: nothing is called delivered without proof", () => {
     expect([watch.delivered, watch.outbox.length, pane().enters]).toEqual([[], 1, 0]);
   });
 
-  for (const [backend, seed] of [["claude", 1], ["typed", 2]] as const) {
+  for (const [backend, seed] of [["claude", 1], ["typed", 2], ["recorded", 3]] as const) {
     test(`500 texts to a ${backend} client, disturbed around Enter (seed ${seed})`, async () => {
-      const { delivered, unproven, ...wrong } = await disturbed(seed, 500, backend);
+      const { delivered, unproven, twice, ...wrong } = await disturbed(seed, 500, backend);
+      if (backend === "recorded") expect(twice).toBe(0);
       expect(wrong).toEqual({ false: [], copies: [], merged: [], deaf: [] });
       expect(delivered + unproven).toBe(1_000);
       expect(unproven).toBeLessThan(20);

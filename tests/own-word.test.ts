@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import {
-  BUILT_IN_RULES, type ClaudeWord, decideClaude, decideCodex, decideError, detect, isUntried, loadLimitState, memoryOf, parseClaudeWord, parseModel, parseRolloutEnd, parseTranscriptEnd, type Status, type TranscriptEnd, world,
+  BUILT_IN_RULES, type ClaudeWord, decideClaude, decideCodex, decideError, detect, enqueue, isUntried, loadLimitState, memoryOf, parseClaudeWord, parseModel, parseRolloutEnd, parseTranscriptEnd, type Status, type TranscriptEnd, world,
 } from "../agents.ts";
 import { agents, command, type FakePane, scene, type Scene, type Setting, verdict } from "./kit.ts";
 
@@ -817,5 +817,79 @@ describe("the chat file of a Gemini agent", () => {
   });
   test("is not asked where the screen shows the end of the turn", async () => {
     expect(verdictOf(await begin(failed(KEY), { shown: "idle-after-read-200x50" }))).toBe("idle");
+  });
+});
+
+describe("what a client records of the texts that it is given is the proof that it has them", () => {
+  const PATH = "/conf/projects/-fleet-my-proj/rec.jsonl";
+  const at = (it: Scene) => new Date(it.fake.wall).toISOString();
+  /** A Claude Code that records what is submitted to it, `after` ms later; null = never. */
+  const begin = async (after: number | null) => {
+    const it = await set();
+    const write = (more: object) => {
+      it.fake.files.set(PATH, `${it.fake.files.get(PATH) ?? ""}${lines(more)}`);
+      it.fake.times.set(PATH, it.fake.wall);
+    };
+    write({ ...SAID, timestamp: at(it) });
+    says(it, "idle", { sessionId: "rec", cwd: "/fleet/my.proj" });
+    let told = "";
+    it.pane().onSubmit = (text) => {
+      it.pane().said = "● What it prints pushes the text out of sight.";
+      told = text;
+    };
+    const { sleep } = world;
+    let since = 0;
+    world.sleep = async (ms) => {
+      await sleep(ms);
+      since += told ? ms : 0;
+      if (told && after !== null && since >= after) write({ ...ASKED, message: { content: told }, timestamp: at(it) }), (told = "");
+    };
+    return Object.assign(it, { write });
+  };
+  const tell = async (it: Scene, ticks: number, text = "hear this, whoever it may concern") => {
+    enqueue(it.watch, "a", "claim", text);
+    await it.ticks(ticks);
+    return [it.pane().received.length, it.watch.delivered.length, it.watch.outbox.map(({ why }) => why), it.watch.unproven.map((one) => one.text)];
+  };
+  const NO_SIGN = "Enter was pressed; no sign yet that it was accepted";
+  test("also where its screen shows nothing of them", async () => expect(await tell(await begin(300), 1)).toEqual([1, 1, [], []]));
+  test("a text that left the box and is not recorded waits, is unconfirmed in the end, and is never typed again", async () => {
+    const it = await begin(null);
+    expect(await tell(it, 1)).toEqual([1, 0, [NO_SIGN], []]);
+    await it.ticks(6);
+    expect(await tell(it, 0, "x")).toEqual([1, 0, [undefined], ["hear this, whoever it may concern"]]);
+    it.write({ ...ASKED, message: { content: [{ type: "text", text: "hear this,\nwhoever it may concern" }] }, timestamp: new Date(it.fake.wall).toISOString() });
+    await it.ticks(3);
+    expect([it.watch.unproven, it.watch.delivered.length, it.pane().received]).toEqual([[], 1, ["hear this, whoever it may concern", "x"]]);
+  });
+  test("one that a client at work keeps for later waits until it is taken", async () => {
+    const it = await begin(null);
+    const { onSubmit } = it.pane();
+    it.pane().onSubmit = (text) => (onSubmit!(text), (it.pane().doing = "busy"), says(it, "busy", { sessionId: "rec", cwd: "/fleet/my.proj" }));
+    expect(await tell(it, 60)).toEqual([1, 0, [NO_SIGN], []]);
+    it.write({ type: "queue-operation", operation: "enqueue", content: "hear this, whoever it may concern", timestamp: at(it) });
+    await it.ticks(1);
+    expect([it.watch.delivered.length, it.pane().received.length]).toEqual([1, 1]);
+  });
+  test("a picker that takes the Enter and shows the text has not received it", async () => {
+    const it = await begin(null);
+    const text = "hear this, whoever it may concern";
+    const key = it.pane().key.bind(it.pane());
+    it.pane().key = (name) => (name === "Enter" ? it.pane().draw(`● OK.\n\n${"─".repeat(80)}\n Search sessions\n ⌕ ${text}\n\n Enter to select · Esc to cancel\n`, it.fake.wall) : key(name));
+    says(it, "waiting", { waitingFor: "dialog open", sessionId: "rec", cwd: "/fleet/my.proj" });
+    says(it, "idle", { sessionId: "rec", cwd: "/fleet/my.proj" });
+    expect(await tell(it, 3, text)).toEqual([0, 0, ["blocked: a dialog is open"], []]);
+  });
+  test("an older one with the same words, a sub-agent's, or what a tool printed proves nothing", async () => {
+    const it = await begin(null);
+    const text = "hear this, whoever it may concern";
+    it.write({ ...ASKED, message: { content: text }, timestamp: new Date(it.fake.wall - 60_000).toISOString() });
+    const onSubmit = it.pane().onSubmit!;
+    it.pane().onSubmit = (value) => {
+      onSubmit(value);
+      it.write({ ...ASKED, isSidechain: true, message: { content: text }, timestamp: at(it) });
+      it.write({ ...ASKED, message: { content: [{ type: "tool_result", content: text }] }, timestamp: at(it) });
+    };
+    expect(await tell(it, 1, text)).toEqual([1, 0, [NO_SIGN], []]);
   });
 });
