@@ -3425,8 +3425,8 @@ export interface Rule {
   answer?: DeclaredAnswer;
   /** The operator's own pattern as the config has it; absent = a built-in rule. */
   given?: string;
-  /** The keys that close this menu without choosing; text in the input box survives them. */
-  closes?: string[];
+  /** The key that closes this menu without choosing, or what names it; a text in the box stays. */
+  closes?: string | RegExp;
   /** On the last rule: how the client draws its box, unless like Claude Code or opencode. */
   box?: TypedBox;
 }
@@ -3607,7 +3607,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: NEW_SESSION },
     { name: "search", verdict: "blocked", where: "foot", why: "the history search is open",
       re: /^ {2}search prompts:/ },
-    { name: "limit menu", verdict: "limited", where: "dialog", closes: ["Escape"],
+    { name: "limit menu", verdict: "limited", where: "dialog", closes: "Escape",
       re: /^\s*What do you want to do\?[^]*\d\. Stop and wait for limit/ },
     ...CLAUDE_QUESTIONS,
     { name: "dialog hint", verdict: "blocked", where: "dialog", why: "a dialog is open",
@@ -3745,9 +3745,8 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     { name: "action required", verdict: "blocked", where: "title", why: "an approval or a question",
       re: /^✋/ },
     // before the title, which may still say that it works
-    { name: "limit menu", verdict: "limited", where: 20, closes: ["2"],
-      re: geminiFrame(new RegExp(`${GEMINI_LIMIT.source}(?=(?:.*\\n ?│)+ +2\\. Stop)`)) },
-    { name: "usage limit", verdict: "limited", where: 20, re: geminiFrame(GEMINI_LIMIT) },
+    { name: "limit menu", verdict: "limited", where: 20, closes: /[^]*\n ?│ [● ] (\d)\. Stop /,
+      re: geminiFrame(GEMINI_LIMIT) },
     ...GEMINI_QUESTIONS,
     { name: "dialog", verdict: "blocked", where: 20, why: "a dialog is open",
       re: geminiFrame(/(?=.*(?:● +\d+\. |\b(?:Enter|Esc) to ))/) },
@@ -7893,9 +7892,11 @@ export async function pingSession(errand: Errand): Promise<Delivery> {
 /** Closes the menu that a limit has opened over the box that a probe needs. */
 async function closeMenu(errand: Errand, first: BoxLook): Promise<BoxLook | null> {
   const { verdict, rule } = first.verdict;
-  const keys = BUILT_IN_RULES[errand.backend.kind].find(({ name }) => name === rule)?.closes;
-  if (verdict !== "limited" || !keys) return first;
-  await sendKeys(errand.cfg, errand.pane, keys);
+  const { closes = "" } =
+    BUILT_IN_RULES[errand.backend.kind].find(({ name }) => name === rule) ?? {};
+  const key = typeof closes === "string" ? closes : closes.exec(first.screen.plain)?.[1];
+  if (verdict !== "limited" || !key) return first;
+  await sendKeys(errand.cfg, errand.pane, [key]);
   let look: BoxLook | null = null;
   for (let looks = 0; looks < LOOKS && !look?.composer; looks++) {
     await world.sleep(LOOK_EVERY);

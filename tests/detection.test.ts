@@ -392,7 +392,6 @@ const DRAWN: [client: string, verdict: string, rule: string, text: string, title
   ["gemini", "active", "spinner", `✦ OK${GEMINI_FOOT.replace(/ {50}/, " ⠧ Thinking... (esc to cancel, 1m 2s)  ")}`],
   ["gemini", "active", "title", `✦ OK${GEMINI_FOOT}`, "✦  Working… (x)"],
   ["gemini", "limited", "limit menu", menu("Stop")],
-  ["gemini", "limited", "usage limit", menu("Switch to another model")],
   ["gemini", "limited", "quota", quota("You have exhausted your daily quota on this model.")],
   ["gemini", "idle", "box_re", quota('{"error":{"code":503,"message":"The model is overloaded."}}')],
   ["gemini", "blocked", "error", quota("This account is suspended.")],

@@ -371,15 +371,19 @@ describe("limitTick, over the fake world", () => {
 });
 
 describe("P38: the menu that Gemini opens at its daily limit", () => {
-  const frame = (second: string) => `╭${"─".repeat(70)}╮\n│ Usage limit reached for all Pro models.${" ".repeat(30)}│\n│${" ".repeat(70)}│\n│ ● 1. Keep trying${" ".repeat(53)}│\n│   2. ${second.padEnd(64)}│\n╰${"─".repeat(70)}╯\n`;
-  test.each([["Stop", ["2"]], ["Switch to another model", []]] as const)("its second choice is %s", async (second, keys) => {
+  const frame = (choices: string[]) => `╭${"─".repeat(70)}╮\n│ Usage limit reached for all Pro models.${" ".repeat(30)}│\n│${" ".repeat(70)}│\n`
+    + `${choices.map((choice, nth) => `│ ${nth ? " " : "●"} ${nth + 1}. ${choice.padEnd(64)}│\n`).join("")}╰${"─".repeat(70)}╯\n`;
+  test.each([
+    [["Keep trying", "Stop"], ["2"]], [["Keep trying", "Switch to gemini-2.5-flash", "Stop"], ["3"]], [["Switch to gemini-2.5-flash", "Upgrade for higher limits", "Stop"], ["3"]],
+    [["Keep trying", "Switch to Stop"], []],
+  ] as const)("the probe closes %p by its Stop, and is not typed into it", async (choices, keys) => {
     const { fake, cfg, watch } = await scene('[[agent]]\nname = "a"\nbackend = "gemini"\nwatch = "heal"\n', { ticks: 1 });
     const pane = fake.tmux.of("agents-a");
-    pane.text = frame(second);
+    pane.text = frame([...choices]);
     await fake.ticks(cfg, watch, 2);
     expect([loadLimitState(cfg, "agents-a")?.resetAt, pane.keys]).toEqual([undefined, []]);
     await fake.ticks(cfg, watch, 12);
-    expect([pane.keys.slice(0, 1), pane.enters]).toEqual([[...keys], 0]);
+    expect([pane.keys.slice(0, 1), pane.enters, pane.draft, pane.received]).toEqual([[...keys], 0, "", []]);
   });
 });
 
