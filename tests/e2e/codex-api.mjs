@@ -11,6 +11,7 @@
 //   slow:SECONDS   streamed text       ask   a command that asks to leave the sandbox
 //   limit:SECONDS  a 5-hour limit that ends so many seconds later
 //   act            the command `sh act.sh` in its folder
+//   full           the conversation is too long
 import { appendFileSync } from 'node:fs';
 import http from 'node:http';
 
@@ -43,6 +44,7 @@ http.createServer(async (req, res) => {
       'x-codex-primary-used-percent': '100', 'x-codex-primary-window-minutes': '300', 'x-codex-primary-reset-at': `${resets}`,
     });
   }
+  if (kind === 'full') return json(400, { error: { type: 'invalid_request_error', code: 'context_length_exceeded', message: 'Your input exceeds the context window of this model.' } });
   res.writeHead(200, { 'content-type': 'text/event-stream' });
   const event = (type, fields) => res.destroyed || res.write(`event: ${type}\ndata: ${JSON.stringify({ type, ...fields })}\n\n`);
   const end = () => {

@@ -11,6 +11,7 @@
 //   slow:SECONDS   streamed text       ask   a shell command that asks
 //   limit          the daily quota, which names no time
 //   act            the shell command `sh act.sh` in its folder
+//   full           the conversation is too long
 import { appendFileSync } from 'node:fs';
 import http from 'node:http';
 
@@ -55,6 +56,7 @@ http.createServer(async (req, res) => {
       { '@type': `${KIND}RetryInfo`, retryDelay: '7200s' },
     ] } });
   }
+  if (kind === 'full') return json(400, { error: { code: 400, status: 'INVALID_ARGUMENT', message: 'The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).' } });
   res.writeHead(200, { 'content-type': 'text/event-stream' });
   const send = (given, reason) => res.destroyed || res.write(`data: ${JSON.stringify(candidate(given, reason))}\r\n\r\n`);
   const command = { ask: `touch ${project}/asked.txt`, act: 'sh act.sh' }[kind];

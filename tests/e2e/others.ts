@@ -42,6 +42,7 @@ export const tryClient = ({ kind, model, bin, home, flags, draft, dialog, yes, l
       "[watchdog]\nsignal_interval = 2\nlimit_reset_slack = 1\nlimit_probe_fallback = 30\nup_wait = 40",
       `[backend.${kind}]\nflags = "${flags}"\nbin = '''${bin(fleet, program, port)}'''`,
       agent("one", 'prompt_file = "prompts/kickoff.md"\nresume = true'), agent("asks"), agent("lim"),
+      agent("full", "resume = true").replace('"heal"', '"none"'),
     ].join("\n"));
     expect(await fleet.run(["up"])).toMatchObject({ code: 0 });
   }, PATIENCE);
@@ -106,6 +107,26 @@ export const tryClient = ({ kind, model, bin, home, flags, draft, dialog, yes, l
     await expectHeld(fleet, "lim", /limited/);
     await until(() => fleet.events().some(({ agent, event }) => agent === "lim" && event === "lifted"), 60_000, 500);
     await expectSent(fleet, "lim", textOf(300, "line"));
+  });
+
+  real("an error that a person's long command has pushed off the screen is one still, until the next prompt", async () => {
+    await untilState(fleet, "full", "idle");
+    await fleet.send("full", textOf(200, "line", "[[full]] "));
+    await untilState(fleet, "full", "fatal");
+    fleet.keys("full", "!");
+    await Bun.sleep(1_000);
+    fleet.tmux("send-keys", "-t", fleet.pane("full"), "-l", "seq 300 400");
+    await Bun.sleep(1_000);
+    fleet.keys("full", "Enter");
+    await until(() => /\b400\b/.test(fleet.screen("full")) && !/exceed|ran out of room/.test(fleet.screen("full")));
+    await Bun.sleep(6_000); // two rounds
+    expect((await fleet.state("full")).state).toStartWith("fatal");
+    fleet.keys("full", "Escape");
+    await Bun.sleep(1_000);
+    fleet.tmux("send-keys", "-t", fleet.pane("full"), "-l", "go on");
+    await Bun.sleep(1_000);
+    fleet.keys("full", "Enter");
+    await untilState(fleet, "full", "idle");
   });
 
   real("a client that was killed by force goes on with its conversation", async () => {
