@@ -635,6 +635,10 @@ export class CliError extends Error {
   }
 }
 
+export function die(message: string, code = 1): never {
+  throw new CliError(message, code);
+}
+
 /** A disk did not answer in time: what is in the file is not known. */
 export class NoAnswer extends CliError {}
 
@@ -2087,10 +2091,6 @@ function stamped(message: string): string {
 /** ms by which the wall clock may drift from the monotonic one before it counts as a step. */
 const CLOCK_STEP = 5_000;
 
-export function die(message: string, code = 1): never {
-  throw new CliError(message, code);
-}
-
 /** A text on one line, without escapes, control and invisible characters (bidi marks, tags). */
 export const printable = (value: string): string => Bun.stripANSI(value).toWellFormed()
   .replace(/[\t-\r\u2028\u2029]/g, " ").replace(/[\p{Cc}\p{Cf}]/gu, "");
@@ -2440,17 +2440,13 @@ const RESTING = "resting";
 /** Opens the note of a watchdog or keeper; the returned function writes it, false = it failed. */
 export function openNote(path: string): (stage: string) => boolean {
   let file: number | null = null;
-  return (stage) => {
-    try {
-      if (file === null) setAside(path);
-      file ??= openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_NONBLOCK, 0o600);
-      writeSync(file, `${process.pid} ${Date.now()} ${stage}`.slice(0, STAGE_WIDTH)
-        .padEnd(STAGE_WIDTH).concat("\n"), 0);
-      return true;
-    } catch {
-      return false; // the note only helps to explain a failure
-    }
-  };
+  return (stage) => tried(() => {
+    if (file === null) setAside(path);
+    file ??= openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_NONBLOCK, 0o600);
+    writeSync(file, `${process.pid} ${Date.now()} ${stage}`.slice(0, STAGE_WIDTH)
+      .padEnd(STAGE_WIDTH).concat("\n"), 0);
+    return true;
+  }, false); // the note only helps to explain a failure
 }
 
 /** A stage note: whose pid, when (wall ms) and which stage; null = it cannot be read. */
@@ -4571,7 +4567,7 @@ function restRules(backend: Backend): Rule[] {
   const drawn = hasKnownBox(backend.kind);
   if (boxRe !== undefined) {
     const { box, ...rule } = atBox(boxRe, emptyRe);
-    return [drawn ? rule : { ...rule, box: box! }];
+    return [{ ...rule, ...(drawn ? {} : { box }) }];
   }
   if (drawn) return [];
   if (readyRe === undefined) return BUILT_IN_RULES.typed;
@@ -5496,14 +5492,8 @@ async function askOpencode<T>(
   return contentOf(await callOpencode(backend, dir, path, body));
 }
 
-function contentOf<T>(answer: HttpAnswer): T | null {
-  if (!answer.ok) return null;
-  try {
-    return JSON.parse(answer.body || "{}");
-  } catch {
-    return null;
-  }
-}
+const contentOf = <T>({ ok, body }: HttpAnswer): T | null =>
+  (ok ? tried(() => JSON.parse(body || "{}"), null) : null);
 
 const opencodeHealthy = async (backend: Backend): Promise<boolean> =>
   (await askOpencode<{ healthy?: boolean }>(backend, "/", "/global/health"))?.healthy === true;
@@ -14906,11 +14896,7 @@ export function parsePagePath(path: string, host: string, token: string): string
   const [given = "", name = "", ...more] = path.split("/").slice(1);
   const local = LOOPBACK.includes(URL.parse(`http://${host}`)?.hostname ?? "");
   if (!sameSecret(given, token) || !local || more.length) return null;
-  try {
-    return decodeURIComponent(name);
-  } catch {
-    return null;
-  }
+  return tried(() => decodeURIComponent(name), null);
 }
 
 /** Answers one request; `show` makes the page of a unit or of the fleet, null = not found. */
