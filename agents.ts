@@ -126,47 +126,10 @@ export interface Config {
   stored: Stored;
 }
 
-/** A pane as tmux reports it, with the marks (`@agents_…` options) that we set at launch. */
-export interface Pane {
-  /** The session it is in now; people may have moved it. */
-  sessionName: string;
-  sessionId: string;
-  id: string;
-  pid: number;
-  dead: boolean;
-  status: number | null;
-  signal: number | null;
-  piped: boolean;
-  /** Wall ms at which its client was started. */
-  created: number;
-  /** Wall ms, to the second, of the last drawing in its window; 0 = not known. */
-  activity: number;
-  /** Columns and rows: a resize redraws the screen. */
-  size: string;
-  /** The program in the foreground; read only of panes without our mark. */
-  command: string;
-  /** Mark: the session that it was made as; "" = the pane is not ours. */
-  session: string;
-  /** Mark: the backend that it was started with. */
-  backend: string;
-  /** Mark: the model that it was started with, "default" = its own choice; "" = not known. */
-  model: string;
-  /** Mark: the phase that it was started in. */
-  phase: string;
-  /** Mark: what it was started for, such as a phase move. */
-  cause: string;
-  /** Mark: the state folder of the fleet that made it; "" = made by hand, or by the original. */
-  home: string;
-  /** Mark: the id of the client's conversation on its server (opencode). */
-  conversation: string;
-  /** Mark of its session: a hash of the fleet's state folder; "" = we did not make the session. */
-  room: string;
-  /** Mark: the pid that we started in it; any other pid is a person's. 0 = not known. */
-  startedPid: number;
+/** A pane as tmux reports it (`PANE_FIELDS`). */
+export type Pane = { [Key in keyof typeof PANE_FIELDS]: ReturnType<(typeof PANE_FIELDS)[Key][1]> }
   /** It is the last pane of somebody else's session, which must not end with it. */
-  pinned?: boolean;
-  title: string;
-}
+  & { pinned?: boolean };
 
 /** One look at the whole tmux server. `ok: false` is "could not look", which is never "gone". */
 export interface Snapshot {
@@ -2616,39 +2579,64 @@ function tmux(cfg: Config, args: string[], stdin?: string, take?: OnChunk): Prom
   return world.tmux([...socket, ...escaped], stdin, take);
 }
 
+const isOne = (value: string): boolean => value === "1";
+const numberOrNull = (value: string): number | null => (value === "" ? null : Number(value));
+const inMs = (value: string): number => Number(value) * 1000;
+
 /**
- * What tmux is asked of each pane, by the field that it becomes. Free text comes last. The command,
- * which a program can set, is asked for only without a mark.
+ * A pane by its fields: what tmux is asked for, and how the answer is read. Marks are `@agents_…`
+ * options that we set at launch; an option that is not set is "". Free text comes last.
  */
 const PANE_FIELDS = {
-  sessionId: "session_id", id: "pane_id", pid: "pane_pid", dead: "pane_dead",
-  status: "pane_dead_status", signal: "pane_dead_signal", piped: "pane_pipe",
-  created: "?@agents_started,#{@agents_started},#{session_created}", activity: "window_activity",
-  width: "pane_width", height: "pane_height", session: "@agents_session",
-  backend: "@agents_backend", phase: "@agents_phase", cause: "@agents_cause",
-  conversation: "@agents_conversation", model: "@agents_model", home: "@agents_home",
-  room: "@agents_room", startedPid: "@agents_pid", serverPid: "pid", serverStart: "start_time",
-  sessionName: "session_name", command: "?@agents_session,,#{pane_current_command}",
-  title: "pane_title",
-};
-const PANE_KEYS = Object.keys(PANE_FIELDS) as (keyof typeof PANE_FIELDS)[];
-const PANE_FORMAT = Object.values(PANE_FIELDS).map((field) => `#{${field}}`).join("\t");
+  sessionId: ["#{session_id}", String],
+  id: ["#{pane_id}", String],
+  pid: ["#{pane_pid}", Number],
+  dead: ["#{pane_dead}", isOne],
+  status: ["#{pane_dead_status}", numberOrNull],
+  signal: ["#{pane_dead_signal}", numberOrNull],
+  piped: ["#{pane_pipe}", isOne],
+  /** Wall ms at which its client was started. */
+  created: ["#{?@agents_started,#{@agents_started},#{session_created}}", inMs],
+  /** Wall ms, to the second, of the last drawing in its window; 0 = not known. */
+  activity: ["#{window_activity}", inMs],
+  /** Columns and rows: a resize redraws the screen. */
+  size: ["#{pane_width}x#{pane_height}", String],
+  /** Mark: the session that it was made as; "" = the pane is not ours. */
+  session: ["#{@agents_session}", String],
+  /** Mark: the backend that it was started with. */
+  backend: ["#{@agents_backend}", String],
+  /** Mark: the phase that it was started in. */
+  phase: ["#{@agents_phase}", String],
+  /** Mark: what it was started for, such as a phase move. */
+  cause: ["#{@agents_cause}", String],
+  /** Mark: the id of the client's conversation on its server (opencode). */
+  conversation: ["#{@agents_conversation}", String],
+  /** Mark: the model that it was started with, "default" = its own choice; "" = not known. */
+  model: ["#{@agents_model}", String],
+  /** Mark: the state folder of the fleet that made it; "" = made by hand, or by the original. */
+  home: ["#{@agents_home}", String],
+  /** Mark of its session: a hash of the fleet's state folder; "" = we did not make the session. */
+  room: ["#{@agents_room}", String],
+  /** Mark: the pid that we started in it; any other pid is a person's. 0 = not known. */
+  startedPid: ["#{@agents_pid}", Number],
+  /** The tmux server: its pid and when it began. */
+  server: ["#{pid} #{start_time}", String],
+  /** The session it is in now; people may have moved it. */
+  sessionName: ["#{session_name}", String],
+  /** The program in the foreground, which may set it to anything; read only without our mark. */
+  command: ["#{?@agents_session,,#{pane_current_command}}", String],
+  title: ["#{pane_title}", String],
+} satisfies Record<string, [format: string, read: (value: string) => unknown]>;
+const PANE_COLUMNS = Object.entries(PANE_FIELDS);
+const PANE_FORMAT = PANE_COLUMNS.map(([, [format]]) => format).join("\t");
 
 /** Parses a row of `list-panes -F PANE_FORMAT`; null = its fields cannot be told for certain. */
-export function parsePane(row: string): (Pane & { server: string }) | null {
+export function parsePane(row: string): Pane | null {
   const values = row.split("\t");
-  if (values.length !== PANE_KEYS.length || !/^\$\d+\t%\d+\t\d+\t[01]\t/.test(row) ||
+  if (values.length !== PANE_COLUMNS.length || !/^\$\d+\t%\d+\t\d+\t[01]\t/.test(row) ||
     /[\x00-\x08\x0a-\x1f\x7f]/.test(row)) return null;
-  const fields = {} as Record<keyof typeof PANE_FIELDS, string>;
-  PANE_KEYS.forEach((key, at) => (fields[key] = values[at]!));
-  const number = (value: string): number | null => (value === "" ? null : Number(value));
-  return {
-    ...fields, pid: Number(fields.pid), dead: fields.dead === "1", piped: fields.piped === "1",
-    status: number(fields.status), signal: number(fields.signal),
-    created: Number(fields.created) * 1000, activity: Number(fields.activity) * 1000,
-    size: `${fields.width}x${fields.height}`, startedPid: Number(fields.startedPid),
-    server: `${fields.serverPid} ${fields.serverStart}`,
-  };
+  return Object.fromEntries(PANE_COLUMNS.map(([key, [, read]], at) =>
+    [key, read(values[at]!)])) as Pane;
 }
 
 /**
