@@ -98,33 +98,9 @@ type Loop = Omit<Table<typeof KEYS.loop>, "phases" | "handoff" | "onComplete"> &
   onComplete?: Table<typeof KEYS.on_complete>;
 };
 type Settings = Table<typeof KEYS.watchdog>;
-type Notify = Table<typeof KEYS.notify>;
 
 /** The validated agents.toml: every path absolute, every key checked. */
-export interface Config {
-  path: string;
-  source: string;
-  planDir: string;
-  logDir: string;
-  stateDir: string;
-  sessionPrefix: string;
-  tmuxSocket: string;
-  cols: number;
-  rows: number;
-  watchdog: Settings;
-  backends: Map<string, Backend>;
-  agents: Map<string, Agent>;
-  services: Map<string, Service>;
-  loop: Loop;
-  notify: Notify;
-  /** Agents whose model or backend was overridden for this one call. */
-  overridden: Set<string>;
-  warnings: string[];
-  /** The fault of the file on disk, while the last good config stays in force; "" = none. */
-  broken: string;
-  /** What the state folder said when it was read last. */
-  stored: Stored;
-}
+export type Config = ReturnType<typeof buildConfig>;
 
 /** A pane as tmux reports it (`PANE_FIELDS`). */
 export type Pane = { [Key in keyof typeof PANE_FIELDS]: ReturnType<(typeof PANE_FIELDS)[Key][1]> }
@@ -132,18 +108,10 @@ export type Pane = { [Key in keyof typeof PANE_FIELDS]: ReturnType<(typeof PANE_
   & { pinned?: boolean };
 
 /** One look at the whole tmux server. `ok: false` is "could not look", which is never "gone". */
-export interface Snapshot {
+export interface Snapshot extends ReturnType<typeof sortPanes> {
   ok: boolean;
   why: string;
   server: string;
-  /** Our panes, by the session that each was made as. */
-  panes: Map<string, Pane>;
-  /** The sessions of other fleets, by name, with the state folder of each. */
-  foreign: Map<string, string>;
-  /** The sessions without a pane of ours, by name, with the program in each. */
-  strangers: Map<string, string>;
-  /** The sessions of ours in which a person has opened a window or pane, by name. */
-  rooms: Set<string>;
   /** How many rows of tmux's list were ignored because they could not be read for certain. */
   refused: number;
 }
@@ -1605,18 +1573,12 @@ export function nearest(word: string, words: Iterable<string>): string {
   return near ? `; nearest is "${near.other}"` : "";
 }
 
-/** A config's lines, and its table headers, each over the lines from `at` up to `to`. */
-interface Outline {
-  source: string;
-  lines: string[];
-  heads: { name: string; at: number; to: number }[];
-}
+/** A config as it was last split: each table header is over the lines from `at` up to `to`. */
+let outline = {
+  source: "", lines: [] as string[], heads: [] as { name: string; at: number; to: number }[] };
 
-// Cached: a file with a thousand faults is split once.
-let outline: Outline = { source: "", lines: [], heads: [] };
-
-function outlineOf(source: string): Outline {
-  if (source === outline.source) return outline;
+function outlineOf(source: string): typeof outline {
+  if (source === outline.source) return outline; // a file with a thousand faults is split once
   const lines = source.split("\n");
   const names = lines.map((line) => /^\s*\[\[?\s*([^\]\s]+)\s*\]/.exec(line)?.[1]);
   const heads = names.flatMap((name, at) =>
@@ -1645,13 +1607,6 @@ export function lineOf(source: string, header: string, nth: number, key: string)
     (name === header || name.startsWith(`${header}.`)))
     .map(({ at, to }) => [at, lineIn(at, to)]).find(([at, line]) => line! > at!);
   return found?.[1] ?? table.at + 1;
-}
-
-/** A table in the file: its name for people, and its header and number to find its line by. */
-interface Location {
-  label: string;
-  header: string;
-  nth: number;
 }
 
 /** Collects every fault of a file instead of stopping at the first. */
@@ -1795,7 +1750,7 @@ type Raw = Record<string, unknown>;
 
 function buildConfig(
   reader: ConfigReader, raw: Raw, env: Record<string, string | undefined>,
-): Config {
+) {
   const top = reader.read(ROOT, raw, KEYS[""]);
   const planDir = dirname(reader.path);
   const inherited: Keys = { ...KEYS.agent, ...KEYS.service };
@@ -1805,7 +1760,7 @@ function buildConfig(
     if (key in top.defaults) reader.fault(at, key, "cannot be a default: each needs its own");
   }
   const logDir = absolute(planDir, own.logDir);
-  const cfg: Config = {
+  const cfg = {
     ...own,
     path: reader.path,
     source: reader.source,
@@ -1814,13 +1769,16 @@ function buildConfig(
     stateDir: join(logDir, "state"),
     watchdog: reader.read(location("watchdog"), top.watchdog, KEYS.watchdog),
     backends: readBackends(reader, top.backend),
-    agents: new Map(),
-    services: new Map(),
+    agents: new Map<string, Agent>(),
+    services: new Map<string, Service>(),
     loop: readLoop(reader, planDir, top.loop),
     notify: reader.read(location("notify"), top.notify, KEYS.notify),
-    overridden: new Set(),
+    /** Agents whose model or backend was overridden for this one call. */
+    overridden: new Set<string>(),
     warnings: reader.warnings,
+    /** The fault of the file on disk, while the last good config stays in force; "" = none. */
     broken: "",
+    /** What the state folder said when it was read last. */
     stored: UNREAD,
   };
   for (const [nth, raw] of top.agent.entries()) addAgent(reader, cfg, top.defaults, raw, nth, env);
@@ -1838,9 +1796,10 @@ function buildConfig(
 const UNREAD: Stored = { phase: { error: "the state was not read" }, limits: new Map(),
   sshAgent: "" };
 
-const ROOT: Location = { label: "", header: "", nth: 0 };
-const location = (header: string, nth = 0, label = `[${header}]`): Location =>
-  ({ label, header, nth });
+/** A table in the file: its header and number to find its line by, and its name for people. */
+const location = (header: string, nth = 0, label = `[${header}]`) => ({ label, header, nth });
+type Location = ReturnType<typeof location>;
+const ROOT = location("", 0, "");
 const without = (keys: object, raw: object): Raw =>
   Object.fromEntries(Object.entries(raw).filter(([key]) => !Object.hasOwn(keys, key)));
 const only = (keys: object, raw: object): Raw =>
@@ -2748,9 +2707,7 @@ const usable = (snap: Snapshot): Snapshot =>
   (snap.ok ? snap : die(isMissing(snap) ? NO_TMUX : `tmux: ${snap.why}`));
 
 /** Sorts panes into ours, those of other fleets, and the sessions of people. */
-function sortPanes(
-  cfg: Config, panes: Pane[],
-): Pick<Snapshot, "panes" | "foreign" | "strangers" | "rooms"> {
+function sortPanes(cfg: Config, panes: Pane[]) {
   const home = homeOf(cfg);
   const room = roomOf(cfg);
   // older versions marked a pane with the target of a log_dir that is a link
@@ -2770,10 +2727,14 @@ function sortPanes(
   const others = [...sessions].filter(([name, there]) => !there.some(({ id, room: of }) =>
     mine.has(id) || of === room) && !foreign.some((pane) => pane.sessionName === name));
   return {
+    /** Our panes, by the session that each was made as. */
     panes: own,
+    /** The sessions of other fleets, by name, with the state folder of each. */
     foreign: new Map(foreign.map((pane) => [pane.sessionName, pane.home])),
+    /** The sessions without a pane of ours, by name, with the program in each. */
     strangers: new Map(others.map(([name, there]) =>
       [name, there[0]!.dead ? "a program that has ended" : there[0]!.command || "something"])),
+    /** The sessions of ours in which a person has opened a window or pane, by name. */
     rooms: new Set(panes.filter(({ room: of, sessionName, id }) =>
       of === room && own.get(sessionName)?.id !== id).map((pane) => pane.sessionName)),
   };
@@ -2937,20 +2898,13 @@ const STAND_IN = ["sleep", "30"];
 const envArgs = (env: Record<string, string>): string[] =>
   Object.entries(env).flatMap(([key, value]) => ["-e", `${key}=${value}`]);
 
-interface MadePane {
-  id: string;
-  /** The pid of the stand-in; 0 = the pane is an old one, without. */
-  pid: number;
-  /** The id of a session that still has its temporary name; "" = there is none. */
-  unnamed: string;
-}
-
 /**
  * A pane for a client; a string says why there is none. Only what tmux returns identifies it: an
- * operator's hook may have split it, activated another, or renamed its session by now. A new
- * session gets its real name last, so that one left half-made by a crash is in nobody's way.
+ * operator's hook may have split it, activated another, or renamed its session by now. `pid` is the
+ * stand-in's, 0 in an old pane, which has none. A new session gets its real name last, so that one
+ * left half-made by a crash is in nobody's way: `unnamed` is its id, "" if it has its name.
  */
-async function makePane(cfg: Config, plan: NewSession): Promise<MadePane | string> {
+async function makePane(cfg: Config, plan: NewSession) {
   if (plan.pane) return { id: plan.pane.id, pid: 0, unnamed: "" };
   const temporary = `starting-${newId()}`;
   const how = ["-d", "-P", "-F", "#{pane_id} #{pane_pid} #{session_id}", "-c", noFormat(plan.cwd),
@@ -3031,14 +2985,8 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
  * One pane's screen: with wrapped lines joined (`look`), as drawn, and with colours. All three keep
  * the blanks at the end of a line: a prompt that one of them shows, the others must show too.
  */
-interface Screen {
-  look: ScreenText;
-  plain: string;
-  styled: string;
-  cursorLine: string;
-}
-
-async function readScreen(cfg: Config, pane: Pane): Promise<Screen | null> {
+type Screen = NonNullable<Awaited<ReturnType<typeof readScreen>>>;
+async function readScreen(cfg: Config, pane: Pane) {
   const mark = `@@${newId()}`;
   const capture = (flags: string) =>
     `display-message -p '${mark}'\ncapture-pane -p ${flags} -t '${pane.id}'\n`;
