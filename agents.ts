@@ -4206,12 +4206,12 @@ const RELATIVE =
   new RegExp(String.raw`\b(?:in|after)\b:?\s*(${UNIT}(?:(?:[\s,]|and\b)*${UNIT})*)`, "i");
 
 /** UTC offsets of abbreviated time zones, which no library resolves reliably. */
-const ZONES: Record<string, string> = Object.fromEntries(`
+const zones = once((): Record<string, string> => Object.fromEntries(`
   UTC+00:00 GMT+00:00 WET+00:00 BST+01:00 WEST+01:00 CET+01:00 CEST+02:00 EET+02:00 EEST+03:00
   MSK+03:00 IST+05:30 SGT+08:00 HKT+08:00 AWST+08:00 JST+09:00 KST+09:00 ACST+09:30 AEST+10:00
   AEDT+11:00 NZST+12:00 NZDT+13:00 BRT-03:00 ART-03:00 AST-04:00 ADT-03:00 EST-05:00 EDT-04:00
   CST-06:00 CDT-05:00 MST-07:00 MDT-06:00 PST-08:00 PDT-07:00 AKST-09:00 AKDT-08:00 HST-10:00
-`.trim().split(/\s+/).map((zone) => [zone.slice(0, -6), zone.slice(-6)]));
+`.trim().split(/\s+/).map((zone) => [zone.slice(0, -6), zone.slice(-6)])));
 
 const zonedAt = (epoch: number, zone: string): Temporal.ZonedDateTime =>
   new Date(epoch).toTemporalInstant().toZonedDateTimeISO(zone);
@@ -4223,7 +4223,7 @@ const epochsAt = (wall: Temporal.PlainDateTime, zone: string): number[] =>
     wall.toZonedDateTime(zone, { disambiguation }).epochMilliseconds);
 
 const knownZone = (name = ""): string | null =>
-  tried(() => Temporal.Now.zonedDateTimeISO(ZONES[name] ?? name).timeZoneId, null);
+  tried(() => Temporal.Now.zonedDateTimeISO(zones()[name] ?? name).timeZoneId, null);
 
 type Groups = Record<string, string | undefined>;
 
@@ -4298,7 +4298,7 @@ export function parseResetEpoch(banner: string, now: number, zone?: string): num
   }
   const behind = /^\s*([A-Z]{3,4})\b/.exec(shown.slice(match.index + match[0].length))?.[1] ?? "";
   const named = [...shown.matchAll(/\(([A-Za-z][\w/+-]*)\)/g)].map((one) => one[1]);
-  const known = [ZONES[behind], ...named, zone].map(knownZone).find((each) => each !== null);
+  const known = [zones()[behind], ...named, zone].map(knownZone).find((each) => each !== null);
   const local = known ?? Intl.DateTimeFormat().resolvedOptions().timeZone;
   return occurrence(match.groups, now, local, mayBePast(shown, match.groups, now, local));
 }
@@ -14433,7 +14433,7 @@ const LIVE_KEYS: [key: string, word: string, clause: string][] = [
   ["?", "help", "this page"],
   ["q", "quit", "leave; the fleet keeps running"],
 ];
-const HELP_PAGE = [
+const helpPage = (): string[] => [
   ...[...LIVE_KEYS, ["↑ ↓", "", "or k and j: another row"] as const]
     .map(([key, short, clause]) => `${fit(key, 4)}${fit(short, 9)}${clause}`),
   "", "in the bars:", ...wrap(TIMELINE_KEY, 44),
@@ -14492,7 +14492,7 @@ function listKey(view: View, key: string, names: string[]): Pressed {
   const shown = key === "enter" ? "⏎" : key;
   const [, word] = LIVE_KEYS.find(([one]) => one === shown) ?? [];
   if (word === "quit") return { view: next, act: { do: "quit" } };
-  if (word === "help") return { view: { ...next, mode: "page", page: HELP_PAGE, top: 0 } };
+  if (word === "help") return { view: { ...next, mode: "page", page: helpPage(), top: 0 } };
   if (word === "find") return { view: { ...next, mode: "filter", input: view.filter } };
   if (key === "escape") return { view: { ...next, filter: "" } };
   if (!word || !selected) return { view: next };
@@ -14744,15 +14744,14 @@ a { color: inherit; text-decoration: none; display: block; padding: 5px 0 }
 .dim { color: var(--dim) }
 `;
 
-const PAGE_STYLE_HASH = new Bun.CryptoHasher("sha256").update(PAGE_STYLE).digest("base64");
-
 /** The page may load and run nothing, is not framed or stored, and leaks its address to no one. */
-const PAGE_HEADERS = {
+const pageHeaders = once(() => ({
   "cache-control": "no-store", "referrer-policy": "no-referrer",
   "x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin",
-  "content-security-policy": `default-src 'none'; style-src 'sha256-${PAGE_STYLE_HASH}'; ` +
+  "content-security-policy": `default-src 'none'; style-src 'sha256-${
+    new Bun.CryptoHasher("sha256").update(PAGE_STYLE).digest("base64")}'; ` +
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-};
+}));
 
 /** Text as HTML, without terminal colours. */
 const html = (text: string): string => Bun.escapeHTML(Bun.stripANSI(printableText(text)));
@@ -14840,7 +14839,7 @@ export async function answerPage(
   request: Request, token: string, show: (name: string) => Promise<string | null>,
 ): Promise<Response> {
   const say = (text: string, status: number, more: Record<string, string> = {}) =>
-    new Response(text, { status, headers: { ...PAGE_HEADERS, ...more } });
+    new Response(text, { status, headers: { ...pageHeaders(), ...more } });
   if (!["GET", "HEAD"].includes(request.method)) return say("", 405, { allow: "GET, HEAD" });
   const { pathname } = new URL(request.url);
   const name = parsePagePath(pathname, request.headers.get("host") ?? "", token);
