@@ -4681,15 +4681,14 @@ export const phases = (cfg: Config): Phase[] => cfg.loop.phases;
 const completeFile = (cfg: Config): string => join(cfg.logDir, "SEQUENCE-COMPLETE");
 
 /** By either of two witnesses: a log folder that is gone does not start the loops again. */
-const isComplete = (cfg: Config): boolean =>
-  isStoredComplete(cfg.stored.phase) || world.mtime(completeFile(cfg)) !== null;
-
-/** Whether the record beside the phase says that it was the last; a hand may have moved on. */
-const isStoredComplete = (phase: Stored["phase"]): boolean => {
+function isComplete(cfg: Config): boolean {
+  const { phase } = cfg.stored;
   const { complete, idx } = ("id" in phase ? parsedRecord(phase.id) : null) ?? {};
-  return complete === true && (!("index" in phase) || phase.index === null ||
-    Number(phase.index) === idx);
-};
+  // a hand may have moved on since
+  const isLast = complete === true && "index" in phase &&
+    (phase.index === null || Number(phase.index) === idx);
+  return isLast || world.mtime(completeFile(cfg)) !== null;
+}
 
 /**
  * The index of the current phase. The stored id decides if it belongs to the stored index, as the
@@ -4737,6 +4736,9 @@ function phaseTrouble(cfg: Config): string {
   }
 }
 
+/** The current phase; null where there is none, or none that can be read. */
+const knownPhase = (cfg: Config): Phase | null => (phaseTrouble(cfg) ? null : curPhase(cfg));
+
 /** A status file in a work tree: in the docs folder, else where old repositories keep it. */
 export function resolveStateFile(repo: string, docsDir: string, name: string): string {
   const path = join(repo, docsDir, name);
@@ -4778,7 +4780,7 @@ export async function phaseDone(
 
 /** The phase's own model for a role wins over the agent's. */
 export function roleModel(cfg: Config, agent: Agent): string {
-  const own = agent.role && !phaseTrouble(cfg) ? curPhase(cfg)?.models[agent.role] : "";
+  const own = agent.role && knownPhase(cfg)?.models[agent.role];
   return own || agent.model;
 }
 
@@ -4794,8 +4796,8 @@ export function render(value: string, variables: Record<string, string>): string
 }
 
 /**
- * A text of `prompts/` as it is typed: rendered, on one line. Of nothing an agent would never hear,
- * so a file that is empty counts as missing, and one that cannot be read too.
+ * A text of `prompts/` as it is typed: rendered, on one line. Where the operator's own is empty or
+ * cannot be read, the one that ships is used: an agent must hear something.
  */
 function renderLine(cfg: Config, file: string, variables: Record<string, string>): string {
   const line = (value: string | null) =>
@@ -4815,7 +4817,7 @@ function renderLine(cfg: Config, file: string, variables: Record<string, string>
 const promptFaults = new Map<string, string>();
 
 function variablesOf(cfg: Config, agent: Agent): Record<string, string> {
-  const phase = phaseTrouble(cfg) ? null : curPhase(cfg);
+  const phase = knownPhase(cfg);
   return {
     agent: agent.name,
     role: agent.role,
@@ -5149,18 +5151,11 @@ const kickoffFile = (cfg: Config, session: string): string =>
   join(cfg.stateDir, `kickoff-${session}.txt`);
 
 /** Stores the kickoff for the client to read: in the state folder, else as a temporary file. */
-async function storeKickoff(cfg: Config, agent: Agent, prompt: string): Promise<string | Error> {
+function storeKickoff(cfg: Config, agent: Agent, prompt: string): Promise<string | Error> {
+  const path = kickoffFile(cfg, agent.session);
   const elsewhere = join(tmpdir(), `agents-${agent.session}-${crypto.randomUUID()}.txt`);
-  let why: unknown;
-  for (const path of [kickoffFile(cfg, agent.session), elsewhere]) {
-    try {
-      await world.writeAtomic(path, prompt);
-      return path;
-    } catch (error) {
-      why ??= error;
-    }
-  }
-  return new Error(messageOf(why));
+  return world.writeAtomic(path, prompt).then(() => path, (why: unknown) =>
+    world.writeAtomic(elsewhere, prompt).then(() => elsewhere, () => new Error(messageOf(why))));
 }
 
 /** Writes something that a running client can do without: a full disk must not undo its start. */
@@ -9518,7 +9513,7 @@ async function readRemote(cfg: Config, hand: Handoff, watch: Watch): Promise<Fet
   const learned = watch.seen.some((key) => key.includes("."));
   const fetched = await fetchHead(cfg, hand, sha);
   const { head } = fetched;
-  const phase = watch.volatile.unread && !phaseTrouble(cfg) ? curPhase(cfg) : null;
+  const phase = watch.volatile.unread ? knownPhase(cfg) : null;
   if (phase) await phaseDone(cfg, phase.status, watch.channel, watch); // it may be readable again
   if (!head || (sha && head === handled)) return fetched;
   const commits = head === sha && learned
@@ -10421,7 +10416,7 @@ function phaseLine(cfg: Config): string {
 
 /** The loop agents that run; `older`: only those on the kickoff of another phase than this one. */
 export function loopSessionsAlive(cfg: Config, snap: Snapshot, older = false): Agent[] {
-  const now = phaseTrouble(cfg) ? "" : curPhase(cfg)?.id;
+  const now = knownPhase(cfg)?.id ?? "";
   return loopAgents(cfg).filter((agent) => sessionAlive(snap, agent.session) &&
     (!older || ![now, ""].includes(snap.panes.get(agent.session)!.phase)));
 }
