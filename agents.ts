@@ -2083,6 +2083,10 @@ let barDrawn = false;
 const plural = (number: number, word: string): string =>
   (number ? `${number} ${word}${number > 1 ? "s" : ""}` : "");
 
+/** Joins those parts that say something. */
+const joined = (by: string, ...parts: (string | undefined)[]): string =>
+  parts.filter(Boolean).join(by);
+
 /** What is said once a trouble is over, by its label; of all others, that it works again. */
 const OVER: [RegExp, string][] = [
   [/^stranger (.+)/, "$1: its session name is free again"],
@@ -11935,15 +11939,15 @@ export function describeState(memory: Memory, facts: StateFacts): Described {
 
 function describeDown(memory: Memory, facts: StateFacts): Described {
   const { pane, held, enabled, kind, now, stranger, rival, cannot, words } = facts;
-  const end = pane ? [endOf(pane), words].filter(Boolean).join(": ") : "";
+  const end = pane ? joined(": ", endOf(pane), words) : "";
   if (held) return described("stopped", BY_YOU, "by you");
   const down = downOf(memory.life);
   if (cannot && enabled && down.state !== "done") {
     return described("stopped", `cannot start: ${cannot}`, cannot, { needsHuman: true });
   }
   if (down.state === "parked") {
-    return described("parked", `parked: ${down.why}`,
-      [end, down.why].filter(Boolean).join(" · "), { needsHuman: true });
+    return described("parked", `parked: ${down.why}`, joined(" · ", end, down.why),
+      { needsHuman: true });
   }
   if (down.state === "done" || (kind === "task" && pane?.status === 0)) {
     return described("done", "done");
@@ -11957,9 +11961,9 @@ function describeDown(memory: Memory, facts: StateFacts): Described {
     return described("stopped", `not running: ${why}`, why, { needsHuman: enabled });
   }
   if (down.state === "backoff" && down.until > now) {
-    return described("backoff", `backoff ${ago(down.until - now)} (${ordinal(memory.failures)})`,
-      [end, memory.failures && `failure ${memory.failures}`].filter(Boolean).join(" · "),
-      { until: down.until });
+    const { failures } = memory;
+    return described("backoff", `backoff ${ago(down.until - now)} (${ordinal(failures)})`,
+      joined(" · ", end, failures ? `failure ${failures}` : ""), { until: down.until });
   }
   if (!pane && !enabled) return described("stopped", "stopped (disabled)", "disabled");
   const { ahead } = facts;
@@ -11967,8 +11971,8 @@ function describeDown(memory: Memory, facts: StateFacts): Described {
     : awaitsText(memory);
   const more = { needsHuman: !ahead && Boolean(facts.unready) };
   return pane
-    ? described("ended", `ended (${endOf(pane)})`, [end, after].filter(Boolean).join(" · "), more)
-    : described("stopped", after ? `stopped: ${after}` : "stopped", after, more);
+    ? described("ended", `ended (${endOf(pane)})`, joined(" · ", end, after), more)
+    : described("stopped", joined(": ", "stopped", after), after, more);
 }
 
 /** 1st, 2nd, 3rd, 4th, 11th, 21st. */
@@ -12064,7 +12068,7 @@ function subjectOf(own: string[], question = ""): string {
   const framed = own.findIndex((line) => /^╌{8}/.test(line));
   const [heading = "", next = ""] = own.filter((line) => line && !/^[─▔╌╭╰]/.test(line));
   const body = framed < 0 ? next : own.slice(framed + 1).find(Boolean) ?? "";
-  return [heading.replace(/:$/, ""), body === question ? "" : body].filter(Boolean).join(": ");
+  return joined(": ", heading.replace(/:$/, ""), body === question ? "" : body);
 }
 
 // One look at everything.
@@ -12444,13 +12448,12 @@ export function statusLine(status: Status): string {
   const are = (...conditions: Condition[]) =>
     agents.filter(({ condition }) => conditions.includes(condition));
   const needy = agents.filter((one) => one.needsHuman);
-  const faults = [configError ? "✗ config" : "",
-    watchdog.missing || watchdog.stale ? "✗ watchdog" : ""].filter(Boolean);
-  return [prefix.replace(/-$/, ""), counted("●", are("working", "background")),
-    counted("!", needy), counted("◐", are("limited")), ...faults,
+  const faults = joined(" ", configError ? "✗ config" : "",
+    watchdog.missing || watchdog.stale ? "✗ watchdog" : "");
+  return joined(" ", prefix.replace(/-$/, ""), counted("●", are("working", "background")),
+    counted("!", needy), counted("◐", are("limited")), faults,
     isStopped(status) ? "stopped" : "",
-    needy.length ? `${needy.map(({ name }) => name).join(" ")}?`
-      : needsHuman && !faults.length ? "?" : ""].filter(Boolean).join(" ");
+    needy.length || (needsHuman && !faults) ? `${needy.map(({ name }) => name).join(" ")}?` : "");
 }
 
 /** On fewer columns KIND, BACKEND and MODEL are shown only if they differ. */
@@ -12498,7 +12501,7 @@ function statusParts(status: Status, rows: StatusRow[], width: number) {
 
 /** One line with text at its left and right end; the left is cut if both do not fit. */
 function spread(left: string, right: string, width: number): string {
-  if (width === Infinity) return [left, right].filter(Boolean).join("  ");
+  if (width === Infinity) return joined("  ", left, right);
   const room = width - Bun.stringWidth(right) - (right ? 1 : 0);
   return right && room > 0 ? `${fit(left, room)} ${right}` : cut(left, width);
 }
@@ -12517,16 +12520,16 @@ function headline(status: Status, width: number, now: number): string {
   const { phase, watchdog } = status;
   const right = pulse(watchdog, width, now);
   const place = phase?.id ? `${phase.id} ${phase.index + 1}/${phase.total}${phaseWord(phase)}` : "";
-  const folder = basename(status.folder);
-  const forms = [
-    [status.fleet, place && `phase ${place}`, place && basename(phase!.plan)],
-    [status.fleet, place && `phase ${place}`], [folder, place && `phase ${place}`], [folder, place],
-  ].map((parts) => printable(parts.filter(Boolean).join(" · ")));
+  const [folder, long] = [basename(status.folder), place && `phase ${place}`];
   const room = width - Bun.stringWidth(right) - 2;
   // the fleet's name is cut before its phase
   const least = cut(printable(folder), Math.max(4, room - Bun.stringWidth(place) - 3));
-  return paint("bold", spread(forms.find((form) => Bun.stringWidth(form) <= room) ??
-    printable([least, place].filter(Boolean).join(" · ")), right, width));
+  const forms = [
+    [status.fleet, long, place && basename(phase!.plan)],
+    [status.fleet, long], [folder, long], [folder, place], [least, place],
+  ].map((parts) => printable(joined(" · ", ...parts)));
+  const left = forms.find((form) => Bun.stringWidth(form) <= room) ?? forms.at(-1)!;
+  return paint("bold", spread(left, right, width));
 }
 
 const phaseWord = ({ moving, complete, done }: NonNullable<Status["phase"]>): string =>
@@ -12682,7 +12685,7 @@ function optionalColumns(rows: StatusRow[], width: number, now: number): Optiona
 }
 
 const stateText = (row: StatusRow, now: number): string =>
-  [row.condition, ageText(row, now)].filter(Boolean).join(" ");
+  joined(" ", row.condition, ageText(row, now));
 
 function ageText({ condition, since, until }: StatusRow, now: number): string {
   if (condition === "backoff") return ago(Date.parse(until) - now);
@@ -12705,18 +12708,18 @@ function dueText({ next, nextAt }: StatusRow, now: number): string {
  */
 function reasonText(row: StatusRow, room: number, now: number): string {
   const { cure, restartsToday } = row;
-  const text = printable([row.detail, commitText(row, now), queueText(row), dueText(row, now)]
-    .filter(Boolean).join(" · "));
+  const text = printable(
+    joined(" · ", row.detail, commitText(row, now), queueText(row), dueText(row, now)));
   const [restarts, sign] = [plural(restartsToday, "restart"), restartSign(row)];
   const tails = [[restarts, cure], [sign, cure], [sign, cure.split(" ")[0]]]
-    .map(([many, help]) => [many, help && printable(`→ ${help}`)].filter(Boolean).join("  "));
+    .map(([many, help]) => joined("  ", many, help && printable(`→ ${help}`)));
   const leaves = (columns: number) => (tail: string) =>
     Bun.stringWidth(tail) + 3 + columns <= room;
   const tail = tails.find(leaves(Bun.stringWidth(text))) ?? tails.find(leaves(REASONS_GOOD)) ??
     tails.slice(-1).find(leaves(REASON_LEAST)) ?? sign;
   const said = cut(text, Math.max(0, room - Bun.stringWidth(tail) - (tail ? 3 : 0)))
     .replace(/ · ?…$/, "…");
-  return [said, tail].filter(Boolean).join(restarts ? " · " : "  ");
+  return joined(restarts ? " · " : "  ", said, tail);
 }
 
 /** With fewer columns for the reason the row has no room for the cure. */
@@ -12737,8 +12740,8 @@ function queueText(row: StatusRow): string {
   const { messages, messagesWhy, messagesDuring, unproven, running, state, verdict } = row;
   const isShown = (running && messagesDuring === verdict) || messagesWhy === state;
   const why = messagesWhy && !isShown ? ` (${messagesWhy})` : "";
-  const texts = [plural(messages, "message") && `${plural(messages, "message")} waiting`,
-    unproven ? `${unproven} unconfirmed` : ""].filter(Boolean).join(", ");
+  const texts = joined(", ", messages ? `${plural(messages, "message")} waiting` : "",
+    unproven ? `${unproven} unconfirmed` : "");
   return texts && texts + why;
 }
 
@@ -12750,9 +12753,9 @@ function shortTable(rows: StatusRow[], width: number, now: number): string[] {
     const restarts = row.restartsToday ? ` ${restartSign(row)}` : "";
     const head = `${row.needsHuman ? "!" : " "} ${fit(printable(row.name), name)} ` +
       `${ageText(row, now).padStart(3)} `;
-    const joint = row.needsHuman ? ": " : row.condition === "limited" ? " " : " · ";
+    const by = row.needsHuman ? ": " : row.condition === "limited" ? " " : " · ";
     const said = row.condition === "blocked" && row.detail ? row.detail
-      : [row.condition, row.detail || dueText(row, now)].filter(Boolean).join(joint);
+      : joined(by, row.condition, row.detail || dueText(row, now));
     const room = width - Bun.stringWidth(head) - Bun.stringWidth(restarts);
     return paintRow(row, head + cut(printable(said), Math.max(0, room)) + restarts);
   });
@@ -12853,19 +12856,18 @@ function cardText(card: Card, watchdog: WatchdogState, width: number): string {
   const { evidence, texts, restarts, condition, since, detail } = card;
   const aged = ageText(card, now);
   const facts: [string, string | string[]][] = [
-    ["is", [card.kind, card.kind === "service" ? ""
-      : `${card.backend}${card.version && ` ${card.version}`}, ` +
+    ["is", card.kind === "service" ? card.kind : joined(" · ", card.kind,
+      `${joined(" ", card.backend, card.version)}, ` +
         `${card.running && card.modelFrom === "start" ? "started with " : ""}model ${card.model}`,
-      card.watch === "-" ? "" : `watch ${card.watch}`].filter(Boolean).join(" · ")],
+      `watch ${card.watch}`)],
     ["state", condition + (aged && ` for ${aged}, since ${localTime(since)}`)],
     ["why", detail.replace(/^to (?=\S* ?\d)/, "until ") ||
       (card.running ? withLocalTimes(card.why) : "")],
-    ["evidence", evidence?.rule ? `rule "${evidence.rule}" (${evidence.where})` +
-      `${evidence.text ? `: ${evidence.text}` : ""}` : ""],
+    ["evidence", evidence?.rule
+      ? joined(": ", `rule "${evidence.rule}" (${evidence.where})`, evidence.text) : ""],
     ["it says", evidence?.own ?? ""],
     ["texts", texts.map(({ made, cause, text, why }) =>
-      `${cause.split(" ")[0]} (${[`${ageOf(made, now)} old`, why]
-        .filter(Boolean).join("; ")}): ${text}`)],
+      `${cause.split(" ")[0]} (${joined("; ", `${ageOf(made, now)} old`, why)}): ${text}`)],
     ["restarts", [card.restartsToday ? `${card.restartsToday} today` : "",
       ...restarts.map(({ at, why }) => `${localTime(at)}  ${why}`)]],
     ["next", card.nextStep || dueText(card, now)],
@@ -14198,7 +14200,7 @@ function rulerText({ slots, slotMs }: Report): string {
   }, "").trimEnd();
 }
 
-/** A section of a report: lines of prose, tables, and bars, whose columns must stay aligned. */
+/** A section of a report: prose ("" = none), tables, and bars, whose columns stay aligned. */
 interface Section {
   title: string;
   items?: string[];
@@ -14217,12 +14219,11 @@ function reportHead({ fleet, from, to, seen, recorded }: Report): Section {
   const begins = recorded > from && seen > from
     ? `the record begins at ${momentText(recorded, to)}; nothing is known before that` : "";
   const span = `${momentText(from)} to ${momentText(to, from)}`;
-  return { title: [fleet, span].filter(Boolean).join(" · "),
-    items: [begins, seen === to ? "" : last].filter(Boolean) };
+  return { title: joined(" · ", fleet, span), items: [begins, seen === to ? "" : last] };
 }
 
 const openText = ({ agent, what, cure, needsHuman }: OpenMatter): string =>
-  `${needsHuman ? "! " : ""}${agent ? `${agent}: ` : ""}${what}${cure ? ` → agents ${cure}` : ""}`;
+  (needsHuman ? "! " : "") + joined(": ", agent, what) + (cure ? ` → agents ${cure}` : "");
 
 function achieved({ phases: moves, complete, gates, commits, to }: Report): Section {
   const when = (at: string) => momentText(at, to);
@@ -14237,8 +14238,8 @@ function achieved({ phases: moves, complete, gates, commits, to }: Report): Sect
     named(false) && `gates failing: ${named(false)}`,
     commits.length ? `${plural(commits.length, "commit")}:` : "no commits",
     ...commits.map(({ at, agent, sha, subject }) =>
-      [when(at), sha.slice(0, 7), agent, subject].filter(Boolean).join(" ")),
-  ].filter(Boolean) };
+      joined(" ", when(at), sha.slice(0, 7), agent, subject)),
+  ] };
 }
 
 /** How often an agent was restarted and why, the most common reason first. */
@@ -14260,8 +14261,7 @@ function costs({ agents, silence, from, to }: Report): Section {
     one.texts.undelivered ? `${one.texts.delivered} (${one.texts.undelivered} undelivered)`
       : String(one.texts.delivered || "-"),
     spanText(one.texts.medianMs ?? 0), spanText(one.texts.maxMs ?? 0),
-    [plural(one.commits.claim, "claim"), plural(one.commits.review, "review")]
-      .filter(Boolean).join(", ") || "-",
+    joined(", ", plural(one.commits.claim, "claim"), plural(one.commits.review, "review")) || "-",
     String(one.restarts.count || "-"),
   ]);
   const told = (rows: string[][]) =>
@@ -14275,7 +14275,7 @@ function costs({ agents, silence, from, to }: Report): Section {
     ].filter((table) => table.length > 1),
     items: [...agents.filter(({ restarts }) => restarts.count).map(restartsText),
       agents.some(({ firstSeen }) => firstSeen) ? "" : "nothing is known about this time",
-      quiet && `longest silence: ${spanText(silence.ms)}${quiet}`].filter(Boolean) };
+      quiet && `longest silence: ${spanText(silence.ms)}${quiet}`] };
 }
 
 /** One line for all troubles of one kind of one agent, so that none is left out. */
@@ -14338,7 +14338,7 @@ export function reportText(report: Report, width: number): string {
     ...bars.map((bar) => barText(bar, width)),
     ...tables.map((table) => tableText(table, width)).filter((lines) => lines.length)
       .flatMap((lines) => [...lines, ""]),
-    ...items.flatMap((item) => wrap(item, width, "  "))
+    ...items.filter(Boolean).flatMap((item) => wrap(item, width, "  "))
       .map((line) => (line.startsWith("! ") ? paint("red", line) : line)),
   ].join("\n").trimEnd()).join("\n\n");
 }
@@ -14355,7 +14355,7 @@ export function reportMarkdown(report: Report): string {
     bars.length ? ["```", ...bars.map((bar) => barText(bar, Infinity)), "```"].join("\n") : "",
     ...tables.map(([head, ...rows]) =>
       [row(head!), row(head!.map(() => "---")), ...rows.map(row)].join("\n")),
-    items.map((item) => `- ${escapeMarkdown(item)}`).join("\n"),
+    items.filter(Boolean).map((item) => `- ${escapeMarkdown(item)}`).join("\n"),
   ].filter(Boolean).join("\n\n")).join("\n\n");
 }
 
