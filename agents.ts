@@ -1233,6 +1233,12 @@ const parsedRecord = (text: string | null): Record<string, unknown> | null => tr
   return isRecord(value) ? value : null;
 }, null);
 
+/** The value at these nested keys; undefined = there is none. */
+const valueAt = (value: unknown, ...keys: string[]): unknown =>
+  keys.reduce<unknown>((at, key) => (isRecord(at) ? at[key] : undefined), value);
+
+const listOf = (value: unknown): unknown[] => (Array.isArray(value) ? value : []);
+
 /** Checks a value: null = it is a `T`; else says what is allowed. */
 interface Check<T> {
   (value: unknown): string | null;
@@ -13452,27 +13458,28 @@ const TURN_MAX = 2_000;
 const TOOL_INPUTS = ["command", "cmd", "file_path", "filePath", "path", "pattern", "query", "url",
   "description", "prompt"];
 
+/** One turn; none where there is no text. */
 const turn = (at: number, who: Turn["who"], text: unknown): Turn[] => {
-  const plain = typeof text === "string" ? plainText(text, TURN_MAX) : "";
+  const plain = isText(text) ? plainText(text, TURN_MAX) : "";
   return plain ? [{ at, who, text: plain }] : [];
 };
 
 /** A tool and its most telling input, on one line. */
 function toolText(name: unknown, input: unknown): string {
-  const given = typeof input === "string" ? parsedRecord(input) ?? { command: input } : input;
+  const given = isText(input) ? parsedRecord(input) ?? { command: input } : input;
   const facts = isRecord(given) ? given : {};
   const [said = ""] = [...TOOL_INPUTS.map((key) => facts[key]), ...Object.values(facts)]
     .map((value) => (Array.isArray(value) && value.every(isText) ? value.join(" ") : value))
-    .filter((value) => typeof value === "string");
-  return `${typeof name === "string" ? name : "a tool"} ${said}`.trim();
+    .filter(isText);
+  return `${isText(name) ? name : "a tool"} ${said}`.trim();
 }
 
 /** The text of a tool's result, which is a string or a list of parts. */
 const resultText = (content: unknown): unknown => (Array.isArray(content)
-  ? content.map((part) => (isRecord(part) ? part.text : "")).join(" ") : content);
+  ? content.map((part) => valueAt(part, "text")).join(" ") : content);
 
 /** A slash command, or what one printed, without the tags around it in Claude Code's transcript. */
-const withoutTags = (text: unknown): unknown => (typeof text === "string" && text.startsWith("<")
+const withoutTags = (text: unknown): unknown => (isText(text) && text.startsWith("<")
   ? text.slice(0, 20 * TURN_MAX).replace(new RegExp("<command-message>[^]*?</command-message>|" +
     "</?(?:command-name|command-args|local-command-std(?:out|err)|bash-(?:input|std(?:out|err)))>",
     "g"), " ") : text);
@@ -13480,12 +13487,10 @@ const withoutTags = (text: unknown): unknown => (typeof text === "string" && tex
 /** The turns in a line of a Claude Code transcript; sub-agents and the client's notes have none. */
 export function parseClaudeTurns(line: string): Turn[] {
   const entry = /"type":"(?:user|assistant)"/.test(line) ? parsedRecord(line) : null;
-  const message = isRecord(entry?.message) ? entry.message : null;
-  if (!entry || !message || entry.isSidechain === true || entry.isMeta === true) return [];
+  if (!entry || entry.isSidechain === true || entry.isMeta === true) return [];
   const at = Date.parse(String(entry.timestamp)) || 0;
   const who = entry.isApiErrorMessage === true ? "error" : entry.type === "user" ? "told" : "said";
-  const parts = Array.isArray(message.content) ? message.content : [message.content];
-  return parts.flatMap((part) => {
+  return [valueAt(entry, "message", "content")].flat().flatMap((part) => {
     if (!isRecord(part)) return turn(at, who, withoutTags(part));
     if (part.type === "text") return turn(at, who, withoutTags(part.text));
     if (part.type === "tool_use") return turn(at, "tool", toolText(part.name, part.input));
@@ -13500,35 +13505,33 @@ export function parseCodexTurns(line: string): Turn[] {
   const said = isRecord(entry?.payload) ? entry.payload : {};
   const at = Date.parse(String(entry?.timestamp)) || 0;
   if (entry?.type === "event_msg") {
-    if (said.type === "turn_aborted") {
-      return turn(at, "error", `the turn was ${said.reason ?? "aborted"}`);
-    }
-    return said.type === "task_complete" && isRecord(said.error)
-      ? turn(at, "error", said.error.message) : [];
+    if (said.type === "task_complete") return turn(at, "error", valueAt(said, "error", "message"));
+    return said.type !== "turn_aborted" ? []
+      : turn(at, "error", `the turn was ${said.reason ?? "aborted"}`);
   }
   if (/^(?:function|custom_tool)_call$/.test(String(said.type))) {
     return turn(at, "tool", toolText(said.name, said.arguments ?? said.input));
   }
-  if (said.type !== "message" || !["user", "assistant"].includes(String(said.role))) return [];
-  const parts = Array.isArray(said.content) ? said.content : [];
-  return parts.flatMap((part) => (isRecord(part) && !/^\s*<[a-z_]+>/.test(String(part.text))
-    ? turn(at, said.role === "user" ? "told" : "said", part.text) : []));
+  const who = said.role === "user" ? "told" : said.role === "assistant" ? "said" : null;
+  if (said.type !== "message" || !who) return [];
+  return listOf(said.content).map((part) => valueAt(part, "text"))
+    .flatMap((text) => (/^\s*<[a-z_]+>/.test(String(text)) ? [] : turn(at, who, text)));
 }
 
 /** The turns in a conversation as opencode's server returns it, oldest first. */
 export function parseOpencodeTurns(messages: unknown): Turn[] {
-  return (Array.isArray(messages) ? messages : []).flatMap((message) => {
+  return listOf(messages).flatMap((message) => {
     const { info, parts } = isRecord(message) ? message : {};
     if (!isRecord(info)) return [];
-    const at = Number(isRecord(info.time) ? info.time.created : 0) || 0;
-    const failed = isRecord(info.error) && isRecord(info.error.data) ? info.error.data.message : "";
-    return [...(Array.isArray(parts) ? parts : []).flatMap((part) => {
+    const at = Number(valueAt(info, "time", "created")) || 0;
+    const who = info.role === "user" ? "told" : "said";
+    return [...listOf(parts).flatMap((part) => {
       if (!isRecord(part) || part.synthetic === true) return [];
-      const state = isRecord(part.state) ? part.state : {};
-      if (part.type === "text") return turn(at, info.role === "user" ? "told" : "said", part.text);
-      return part.type === "tool" ? [...turn(at, "tool", toolText(part.tool, state.input)),
-        ...turn(at, "error", state.error)] : [];
-    }), ...turn(at, "error", failed)];
+      if (part.type === "text") return turn(at, who, part.text);
+      return part.type !== "tool" ? []
+        : [...turn(at, "tool", toolText(part.tool, valueAt(part, "state", "input"))),
+          ...turn(at, "error", valueAt(part, "state", "error"))];
+    }), ...turn(at, "error", valueAt(info, "error", "data", "message"))];
   });
 }
 
@@ -15143,10 +15146,6 @@ export function assessLocale(env: Record<string, string | undefined>): Findings 
   return warn(`${locale || "none is set"}: clients may draw ? for lines and marks`,
     "export LANG=C.UTF-8");
 }
-
-/** The value at these nested keys of a settings file; undefined = there is none. */
-const valueAt = (settings: unknown, ...keys: string[]): unknown => keys.reduce<unknown>((at, key) =>
-  (isRecord(at) ? at[key] : undefined), settings);
 
 /** Whether a folder, or one above it, has an entry in `known` that `says` it is trusted. */
 const isTrusted = (known: unknown, dir: string, says: (entry: unknown) => boolean): boolean =>
