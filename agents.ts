@@ -13230,12 +13230,14 @@ async function explainFile(call: Call, file: string): Promise<number> {
   }));
 }
 
-/** The agent that a command names, and a snapshot of what runs. */
-async function namedAgent(cfg: Config, call: Call, usage: string): Promise<[Agent, Snapshot]> {
+/** The agent that a command names, and its pane. */
+async function namedAgent(
+  cfg: Config, call: Call, usage: string,
+): Promise<[Agent, Pane | undefined]> {
   const name = oneName(cfg, call, usage);
   const agent = cfg.agents.get(name) ??
     die(`${name} is not an agent: its screen is not read`, 2);
-  return [agent, await neededSnapshot(cfg)];
+  return [agent, (await neededSnapshot(cfg)).panes.get(agent.session)];
 }
 
 const notRunning = (name: string, pane: Pane | undefined): string =>
@@ -13293,8 +13295,7 @@ async function cmdExplain(call: Call): Promise<number> {
   if (file !== undefined) return explainFile(call, String(file));
   if (backend ?? title ?? at) die("explain: --backend, --title and --at go with --file", 2);
   const cfg = await configFor(call);
-  const [agent, snap] = await namedAgent(cfg, call, "explain <name>");
-  const pane = snap.panes.get(agent.session);
+  const [agent, pane] = await namedAgent(cfg, call, "explain <name>");
   return pane && !pane.dead
     ? explainLive(call, cfg, agent, pane) : explainDown(call, cfg, agent, pane);
 }
@@ -13344,8 +13345,7 @@ async function cmdCapture(call: Call): Promise<number> {
   }
   if (!what) die(`capture: say what it shows: ${expected}-<what>, in letters, digits and -`, 2);
   const cfg = await configFor(call);
-  const [agent, snap] = await namedAgent(cfg, { ...call, words: [name!] }, usage);
-  const pane = snap.panes.get(agent.session);
+  const [agent, pane] = await namedAgent(cfg, { ...call, words: [name!] }, usage);
   if (!pane || pane.dead) die(notRunning(agent.name, pane));
   const backend = backendOf(cfg, agent);
   const path = join(SCRIPT_DIR, "tests", "fixtures", captureFolder(backend), label);
@@ -13353,9 +13353,7 @@ async function cmdCapture(call: Call): Promise<number> {
     die(`capture: ${path}.txt exists already`);
   }
   const { look } = await screenOf(cfg, agent, pane);
-  const size = await tmux(cfg,
-    ["display-message", "-p", "-t", pane.id, "#{pane_width} #{pane_height}"]);
-  const [cols, rows] = size.out.trim().split(" ").map(Number);
+  const [cols, rows] = pane.size.split("x").map(Number);
   const clean = (value: string) => scrub(value, [agent.dir, cfg.planDir, homedir()]);
   const shown = { text: clean(look.text), title: clean(look.title) };
   const version = await clientVersion(look.text, backend, agent);
@@ -13376,9 +13374,8 @@ async function cmdCapture(call: Call): Promise<number> {
 const fixtureFolders = (): string[] => [...new Set([join(SCRIPT_DIR, "tests", "fixtures"),
   join(import.meta.dir, "fixtures"), join(import.meta.dir, "tests", "fixtures")])];
 
-function fixtureFolder(): string | null {
-  return fixtureFolders().find((folder) => world.list(join(folder, "claude")).length) ?? null;
-}
+const fixtureFolder = (): string | null =>
+  fixtureFolders().find((folder) => world.list(join(folder, "claude")).length) ?? null;
 
 /** Judges all captures: the first word of a file's name is the verdict that it must get. */
 export function selftest(
@@ -13414,10 +13411,7 @@ export async function cmdSelftest(call: Call): Promise<number> {
   const results = selftest((kind) => BUILT_IN_RULES[kind]);
   if (!results.length) die("selftest: no fixture was found, nothing was tested");
   const wrong = results.filter((result) => !result.ok);
-  for (const { file, expected, verdict } of wrong) {
-    print(`FAIL ${file}: ${verdict.verdict} (${verdict.rule || verdict.why}), ` +
-      `expected ${expected}`);
-  }
+  for (const one of wrong) print(`FAIL ${wrongText(one)}`);
   const used = new Set(results.map((result) => result.verdict.rule));
   const idle = BUILT_IN.flatMap((kind) => BUILT_IN_RULES[kind])
     .filter((rule) => !used.has(rule.name));
@@ -13426,6 +13420,9 @@ export async function cmdSelftest(call: Call): Promise<number> {
   if (call.options.config) await reportOwnRules(await configFor(call));
   return wrong.length ? 1 : 0;
 }
+
+const wrongText = ({ file, expected, verdict }: SelfTest): string =>
+  `${file}: ${verdict.verdict} (${verdict.rule || verdict.why}), expected ${expected}`;
 
 /** How the operator's rules read the captures: for information, without effect on the exit code. */
 async function reportOwnRules(cfg: Config): Promise<void> {
@@ -13436,9 +13433,7 @@ async function reportOwnRules(cfg: Config): Promise<void> {
     const differ = mine.filter((result) => !result.ok);
     print(`with the rules of backend "${backend.name}": ` +
       `${mine.length - differ.length} of ${mine.length} right`);
-    for (const { file, expected, verdict } of differ) {
-      print(`  ${file}: ${verdict.verdict} (${verdict.rule}), expected ${expected}`);
-    }
+    for (const one of differ) print(`  ${wrongText(one)}`);
   }
 }
 
