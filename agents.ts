@@ -5879,9 +5879,13 @@ const showsError = (verdict: Verdict): boolean => verdict.verdict === "limited" 
 interface Submitted { text: string; at: number; by?: unknown }
 const submissions = new Map<string, Reading<Submitted[]>>();
 
+/** The beginning of a record: what is not in it since then was not submitted. */
+const RECORD_BEGINS: Submitted = { text: "", at: 0 };
+
 /** null = there is no such file, or it cannot be read. */
 const readSubmitted = (path: string, parse: (tail: string) => Submitted[]): Submitted[] | null =>
-  (path && world.mtime(path) !== null ? readEnd(submissions, path, parse) : null);
+  (path && world.mtime(path) !== null ? readEnd(submissions, path, (tail) =>
+    [...parse(tail), ...(Buffer.byteLength(tail) < END_MAX - 4 ? [RECORD_BEGINS] : [])]) : null);
 
 /** What a transcript, or a rollout, has of the user's: prompts, also those that wait for a turn. */
 const parsePrompts = (tail: string): Submitted[] =>
@@ -6260,7 +6264,7 @@ const parseLog = (tail: string): Submitted[] => tail.split("\n  {\n").slice(1).f
 /** What was submitted to the Gemini that was started with that id; null = not known. */
 const submittedTo = (project: string, id: string): Submitted[] | null =>
   readSubmitted(project && join(project, "logs.json"), parseLog)
-    ?.filter(({ by }) => by === id) ?? null;
+    ?.filter((one) => one === RECORD_BEGINS || one.by === id) ?? null;
 
 const chats = new Map<string, Reading<FiledError | null>>();
 
@@ -7844,9 +7848,9 @@ async function closeMenu(errand: Errand, first: BoxLook): Promise<BoxLook | null
 async function isRecorded({ cfg, agent, pane, message }: Errand): Promise<boolean | null> {
   const { entered, pasted, text: value } = message;
   if (entered === undefined || !pasted || /^[/!]/.test(value)) return null;
-  const said = await submittedIn(cfg, agent, pane);
-  return said && said.some(({ text, at }) =>
-    at > pasted.at - CLOCK_STEP && timesIn(text, value) > 0);
+  const said = await submittedIn(cfg, agent, pane) ?? [];
+  return said.some(({ text, at }) => at > pasted.at - CLOCK_STEP && timesIn(text, value) > 0) ||
+    (said.some(({ at }) => at < pasted.at) ? false : null);
 }
 
 /** What proves a text sent on a screen; what takes the place of the box shows others as well. */

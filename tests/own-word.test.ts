@@ -862,6 +862,12 @@ describe("what a client records of the texts that it is given is the proof that 
     await it.ticks(3);
     expect([it.watch.unproven, it.watch.delivered.length, it.pane().received]).toEqual([[], 1, ["hear this, whoever it may concern", "x"]]);
   });
+  test("a record that does not reach back to the paste any more says nothing", async () => {
+    const it = await begin(null);
+    const { onSubmit } = it.pane();
+    it.pane().onSubmit = (text) => (onSubmit!(text), it.write({ ...SAID, message: { content: "x".repeat(300_000) } }));
+    expect(await tell(it, 1)).toEqual([1, 1, [], []]);
+  });
   test("one that a client at work keeps for later waits until it is taken", async () => {
     const it = await begin(null);
     const { onSubmit } = it.pane();
