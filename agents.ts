@@ -9823,6 +9823,11 @@ export function decideAdvance(
  * complete until the operator appends a phase: then the loops go on with that.
  */
 export async function phaseAdvanceCheck(cfg: Config, watch: Watch): Promise<void> {
+  const { phase: stored } = cfg.stored;
+  // the phase that the loops are in is that one still where the config lists it elsewhere later
+  if ("id" in stored && stored.id === null) {
+    await storePhase(cfg, curIdx(cfg), isComplete(cfg) || undefined);
+  }
   if (!phases(cfg).length || !cfg.loop.autoAdvance || watch.intent) return;
   const [list, idx] = [phases(cfg), curIdx(cfg)];
   const phase = list[idx]!;
@@ -11129,6 +11134,8 @@ async function endOriginalWatchdog(cfg: Config, snap: Snapshot): Promise<void> {
 
 /** Under load a watchdog may take this long, ms, to get its lock after its keeper started. */
 const WATCHDOG_START_MAX = 30_000;
+/** A keeper that has not moved for this long, ms, hangs: a look of it takes 5 s at most. */
+const KEEPER_PATIENCE = 10_000;
 
 /** Says why the watchdog's log is not shown: somebody else's session has its name. */
 function nameLogStranger(cfg: Config, snap: Snapshot): void {
@@ -11158,12 +11165,14 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
   if (wasDown) await stopWatchdog(cfg, isWanted);
   else await retireOtherVersion(cfg);
   if (running() || await isMute(cfg)) {
-    log("watchdog already running");
+    const { stale, mute } = await readWatchdog(cfg);
+    const hint = stale && !mute ? ', but stale: "agents restart watchdog" replaces it' : "";
+    log(`watchdog already running${hint}`);
     nameLogStranger(cfg, await snapshot(cfg));
     return true;
   }
   await endOriginalWatchdog(cfg, await snapshot(cfg));
-  const keeper = await betweenOrders(cfg, async () => {
+  let keeper = await betweenOrders(cfg, async () => {
     if (!isWanted(await operatorOf(cfg))) return log(`watchdog: ${OVERTAKEN}`);
     // the log first: a watchdog that already runs would open the same session at the same moment
     const snap = await snapshot(cfg);
@@ -11176,8 +11185,20 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
   if (!keeper) return false;
   const deadline = world.mono() + WATCHDOG_START_MAX;
   // ours ends if another `up` was first with a keeper, which then starts the watchdog
-  const kept = () => isRunning(keeper) || isHeldBySomebody(cfg, "keeper");
-  while (!running() && kept() && world.mono() < deadline) await world.sleep(50);
+  const kept = () => isRunning(keeper!) || isHeldBySomebody(cfg, "keeper");
+  const still = stillness();
+  let ended = 0;
+  while (!running() && kept() && world.mono() < deadline) {
+    // where a keeper was there before ours, it starts the watchdog, unless it hangs
+    const pid = holderOf(cfg, "keeper");
+    const stood = still(`${pid} ${readNote(noteFile(cfg, "keeper"))?.at}`, KEEPER_PATIENCE);
+    if (pid !== null && pid !== ended && stood >= KEEPER_PATIENCE) {
+      log(`the keeper (pid ${pid}) hangs: replaced`);
+      world.signal(ended = pid, "SIGKILL");
+      keeper = spawnKeeper(cfg);
+    }
+    await world.sleep(50);
+  }
   return running();
 }
 

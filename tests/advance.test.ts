@@ -51,6 +51,16 @@ test("the loops are started again, with the texts of the next phase", async () =
   expect(starts("orchestrator")).toBe(1);
 });
 
+test("the phase that the loops began with stays theirs, wherever the config lists it later, or not at all", async () => {
+  const [p1, p2] = /phases = \[\n(.*\n)(.*\n)/.exec(FLEET)!.slice(1) as [string, string];
+  const other = await fake.config(FLEET.replace(p1 + p2, p2 + p1));
+  await readState(other);
+  expect(curPhase(other)!.id).toBe("p1");
+  const without = await fake.config(FLEET.replace(p1, ""));
+  await readState(without);
+  expect(() => curPhase(without)).toThrow('phase "p1" is not in the config any more');
+});
+
 test("nothing moves before the phase is done, nor where the file is not pushed", async () => {
   fake.git.push("status(p1)", { "machine-docs/STATUS-p1.md": "## DONE\n\nnot yet\n" });
   await heavy();

@@ -190,7 +190,10 @@ describe("commands and the keeper, on a clock that the test turns", () => {
     const { signal } = world;
     world.signal = (pid, name) => (pid !== 77 ? signal(pid, name) : Boolean(name === 0 || signals.push(`${(fake.mono - began) / 1000} ${name}`)));
     fake.stat(77, 5);
-    const hold = (what: "watchdog" | "keeper") => void fake.files.set(file(`${what}.lock.pid`), "77 5");
+    const hold = (what: "watchdog" | "keeper") => {
+      fake.files.set(file(`${what}.lock.pid`), "77 5");
+      fake.times.set(file(`${what}.lock.pid`), fake.wall);
+    };
     const sleeping = (act: (nth: number) => void) => void (world.sleep = async (ms) => {
       fake.turn(ms);
       act(pauses.push(ms));
@@ -350,6 +353,22 @@ kept("kill -9 of both: the agents run on, status says so with exit 3, up brings 
   await f.up();
   expect(f.lock("watchdog")).toBeGreaterThan(0);
   expect(await pids(f)).toEqual(before);
+});
+
+kept("a keeper that hangs starts no watchdog: up replaces it, and names a watchdog that hangs", async (f) => {
+  await f.up();
+  const keeper = await until(() => f.lock("keeper"));
+  const watchdog = await until(() => f.lock("watchdog"));
+  signal(keeper, "SIGSTOP");
+  signal(watchdog, "SIGSTOP");
+  await until(async () => (await f.run(["status"])).out.includes("watchdog: STALE"), 25_000);
+  expect((await f.run(["up", "watchdog"])).err).toContain('watchdog already running, but stale: "agents restart watchdog" replaces it');
+  signal(watchdog, "SIGKILL");
+  await until(() => !f.lock("watchdog"));
+  const up = await f.run(["up", "watchdog"]);
+  expect([up.code, up.err]).toEqual([0, expect.stringContaining(`the keeper (pid ${keeper}) hangs: replaced`)]);
+  expect([keeper, 0]).not.toContain(f.lock("keeper"));
+  expect(f.lock("watchdog")).toBeGreaterThan(0);
 });
 
 kept("a watchdog that cannot start is tried ever more slowly, and is there once it can", async (f) => {
