@@ -1146,7 +1146,7 @@ export const world: World = {
 };
 
 /** A line, which may be coloured, broken between words; `rest` begins all but the first. */
-export const broken = (line: string, width: number, rest = ""): string[] =>
+export const wrapLine = (line: string, width: number, rest = ""): string[] =>
   (Bun.stringWidth(line) <= width ? [line]
     : Bun.wrapAnsi(line, Math.max(width - rest.length, 8), { hard: true })
       .replaceAll("\n", `\n${rest}`).split("\n"));
@@ -1166,7 +1166,7 @@ const isTerminal = once((): boolean => tried(() => {
 function writeError(text: string): void {
   const stderr = standardError();
   const width = stderr.isTTY ? stderr.columns || 80 : Infinity;
-  stderr.write(`${text.split("\n").flatMap((line) => broken(line, width, "  ")).join("\n")}\n`);
+  stderr.write(`${text.split("\n").flatMap((line) => wrapLine(line, width, "  ")).join("\n")}\n`);
 }
 
 /** Those of some paths whose disks answer. */
@@ -2025,7 +2025,7 @@ export const printable = (value: string): string => Bun.stripANSI(value).toWellF
 
 /** A text as lines of this width. */
 const wrap = (text: string, width: number, rest?: string): string[] =>
-  broken(printable(text), width, rest);
+  wrapLine(printable(text), width, rest);
 
 /** The same for a text with lines, tabs and colours of our own. */
 const printableText = (value: string): string => value.split(/(\x1b\[[\d;]*m|[\n\t])/)
@@ -4368,11 +4368,11 @@ function boxRegExp(boxRe: string): RegExp {
   return compiled(`(?:${source})(?=.*(?:\\n.*){0,${BOX_LINES - 1}}\\s*(?![^]))`, flags);
 }
 
-/** A described input box: its unsent text, and the offsets of its start and of the text's end. */
-interface FoundBox { text: string; from: number; to: number }
-
-/** The lowest match is the box: one that an agent quotes is above it. */
-function findBox(screen: string, { boxRe, emptyRe }: TypedBox): FoundBox | null {
+/**
+ * A described input box: its unsent text, and the offsets of its start and of the text's end. The
+ * lowest match is the box: one that an agent quotes is above it.
+ */
+function findBox(screen: string, { boxRe, emptyRe }: TypedBox) {
   if (boxRe === undefined) return null;
   const { source, flags } = boxRegExp(boxRe);
   const last = timed(boxRe, () => [...screen.matchAll(new RegExp(source, `${flags}dg`))].at(-1));
@@ -13898,7 +13898,7 @@ async function cmdEvents(call: Call): Promise<number> {
   const width = isTerminal() ? terminalWidth() : Infinity;
   const tell = (event: AgentEvent, times?: number, since?: string) =>
     print(call.options.json ? JSON.stringify(event)
-      : broken(eventText(event, world.now(), times, since), width, "  ").join("\n"));
+      : wrapLine(eventText(event, world.now(), times, since), width, "  ").join("\n"));
   const events = all.filter(wanted);
   if (!isTerminal() || call.options.json) for (const event of events) tell(event);
   else for (const { event, times, since } of foldEvents(events)) tell(event, times, since);

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { type AgentEvent, type Config, EVENT_NAMES, eventText, foldEvents, memoryOf, parseEventNames, parseEvents, type Report, enqueue, type Watch, broken, world } from "../agents.ts";
+import { type AgentEvent, type Config, EVENT_NAMES, eventText, foldEvents, memoryOf, parseEventNames, parseEvents, type Report, enqueue, type Watch, world, wrapLine } from "../agents.ts";
 import { desk, PROGRAM } from "./desk.ts";
 import { agents, command, Death, FLEET, type FakeWorld, fakeWorld, scene } from "./kit.ts";
 import { loopPlan, real, signal, until } from "./real.ts";
@@ -49,7 +49,7 @@ describe("events as a person reads them", () => {
       '11:10:00 red  new   agent=red  new why=red  new names=red  new'.replace("11:10:00", Bun.stripANSI(eventText(event(10), NOW)).slice(0, 8)));
   });
   test.each([44, 80, 120])("one that is long goes on below itself within %d columns", (width) => {
-    const text = broken(eventText(event(10, { why: `${"x".repeat(300)} 全部全部` }), NOW), width, "  ").join("\n");
+    const text = wrapLine(eventText(event(10, { why: `${"x".repeat(300)} 全部全部` }), NOW), width, "  ").join("\n");
     expect(text.split("\n").filter((line) => Bun.stringWidth(line) > width)).toEqual([]);
     expect(text.replace(/\n {2}/g, "").replaceAll(" ", "")).toContain("x".repeat(300));
   });
