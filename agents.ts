@@ -678,17 +678,6 @@ export function childEnv(own = false): Record<string, string | undefined> {
     !dropped.test(key) && (own || !secretNames.has(key))));
 }
 
-/** Reads a pipe until it ends or is cancelled. */
-async function drain(
-  reader: { read(): Promise<{ done: boolean; value?: Uint8Array | undefined }> }, take: OnChunk,
-): Promise<void> {
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    if (value) take(value);
-  }
-}
-
 /** The result of a promise, or `otherwise` if it takes longer than `ms`. */
 function within<T>(ms: number, promised: Promise<T>, otherwise: T): Promise<T> {
   let timer: Timer;
@@ -721,26 +710,30 @@ export async function run(
       detached: true,
     });
     let timedOut = false;
-    const readers = [child.stdout.getReader(), child.stderr.getReader()] as const;
     // a stopped tmux server keeps its dead client's pipes open for ever
-    const closePipes = () => readers.forEach((reader) => void reader.cancel().catch(() => {}));
+    const pipes = new AbortController();
     const timer = setTimeout(() => {
       timedOut = true;
       world.signal(-child.pid, "SIGTERM"); // git removes its lock files then
       setTimeout(() => world.signal(-child.pid, "SIGKILL"), 500);
-      closePipes();
+      pipes.abort();
     }, deadline);
     const out: Uint8Array[] = [];
     const err: Uint8Array[] = [];
     let came = 0;
-    const counted = (next: OnChunk) => (part: Uint8Array) => {
-      came += 1;
-      next(part);
-    };
+    const drain = (pipe: ReadableStream<Uint8Array>, next: OnChunk) =>
+      pipe.pipeTo(new WritableStream({
+        write(part) {
+          came += 1;
+          next(part);
+        },
+      }), { signal: pipes.signal }).catch((error) => {
+        if (!pipes.signal.aborted) throw error;
+      });
     let whole = false;
     const printed = Promise.all([
-      drain(readers[0], counted(take ?? ((part) => out.push(part)))),
-      drain(readers[1], counted((part) => err.push(part))),
+      drain(child.stdout, take ?? ((part) => out.push(part))),
+      drain(child.stderr, (part) => err.push(part)),
     ]).then(() => (whole = true));
     // a program stuck on a dead network disk does not even end by SIGKILL
     const code = await within(deadline + UNKILLABLE, child.exited, null)
@@ -753,7 +746,7 @@ export async function run(
       quiet = came === before ? quiet + 1 : 0;
     }
     const cut = !whole && quiet < 2;
-    closePipes();
+    pipes.abort();
     await printed;
     return { ok: code === 0 && !timedOut && !cut, out: textOf(out),
       err: timedOut ? "no answer in time" : cut ? "its output has no end" : textOf(err).trim(),
