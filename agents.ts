@@ -12212,17 +12212,33 @@ export function decideNow(
   return { verdict, why, since: sinceWhen(verdict, memory, pane, now) };
 }
 
-/** A unit's memory with the verdict of this look; a unit that does not run keeps its last one. */
-function memoryNow(cfg: Config, look: StatusLook, unit: Unit): Memory {
+/** One unit as it is now. */
+interface UnitNow {
+  unit: Unit;
+  agent: Agent | null;
+  pane: Pane | undefined;
+  /** Its pane, if the client in it runs. */
+  live: Pane | null;
+  shown: UnitScreen | undefined;
+  /** With the verdict of this look; a unit that does not run keeps its last one. */
+  memory: Memory;
+  hold: LimitState | null;
+}
+
+function unitNow(cfg: Config, look: StatusLook, unit: Unit): UnitNow {
   const { snap, watch, screens, now } = look;
-  const memory = memoryOf(watch, unit.name);
+  const agent = isAgent(unit) ? unit : null;
   const pane = snap.panes.get(unit.session);
-  if (!pane || pane.dead || !isAgent(unit)) return memory;
+  const live = pane && !pane.dead ? pane : null;
   const shown = screens.get(unit.name);
-  const { kind, logGrace } = backendOf(cfg, unit);
-  const quiet = kind === "opencode" ? logGrace * 1000 : STILL_AFTER;
-  const young = isBooting(backendOf(cfg, unit), now - pane.created, shown?.text ?? "");
-  return { ...memory, ...decideNow(shown?.verdict, memory, pane, young, quiet, now) };
+  const memory = memoryOf(watch, unit.name);
+  const one = { unit, agent, pane, live, shown, memory, hold: holdOf(cfg, look, unit) };
+  if (!agent || !live) return one;
+  const backend = backendOf(cfg, agent);
+  const quiet = backend.kind === "opencode" ? backend.logGrace * 1000 : STILL_AFTER;
+  const young = isBooting(backend, now - live.created, shown?.text ?? "");
+  const verdict = decideNow(shown?.verdict, memory, live, young, quiet, now);
+  return { ...one, memory: { ...memory, ...verdict } };
 }
 
 /** The usage limit that holds a unit, its own or its account's; null = none, or just lifted. */
@@ -12258,21 +12274,18 @@ function stuckNow(memory: Memory): string | undefined {
 
 /** The state of one unit in words, from everything `status` gathered. */
 function stateOf(
-  cfg: Config, look: StatusLook, unit: Unit, memory: Memory, limit: LimitState | null,
+  cfg: Config, look: StatusLook, { unit, agent, pane, shown, memory, hold }: UnitNow,
 ): Described {
-  const { snap, operator, screens, complete, now } = look;
+  const { snap, watch, operator, complete, now } = look;
   if (!snap.ok) {
     return described("unknown", `unknown (tmux: ${snap.why})`, `tmux: ${snap.why}`,
       { needsHuman: true });
   }
-  const agent = isAgent(unit) ? unit : null;
-  const pane = snap.panes.get(unit.session);
-  const shown = screens.get(unit.name);
   return describeState(memory, {
-    pane, held: isHeld(operator, unit.name), enabled: agent?.enabled ?? true, limit,
+    pane, held: isHeld(operator, unit.name), enabled: agent?.enabled ?? true, limit: hold,
     kind: agent?.kind ?? "service", complete, now, unsureAfter: cfg.watchdog.unsureAfter,
     stranger: snap.strangers.get(unit.session), stuck: stuckNow(memory),
-    ahead: agent && limitAhead(cfg, look.watch, agent),
+    ahead: agent && limitAhead(cfg, watch, agent),
     unready: whyUnready(operator, unit, memory, now),
     cannot: whyCannotStart(cfg, look, unit), words: shown && pane ? clientWords(shown, pane) : "",
     rival: look.rivals.get(unit.name)?.why,
@@ -12281,28 +12294,24 @@ function stateOf(
 
 /** What the watchdog does next about an agent, for row and card; null = its client is not up. */
 function stepOf(
-  cfg: Config, look: StatusLook, agent: Agent, memory: Memory, hold: LimitState | null,
+  cfg: Config, look: StatusLook, { agent, live, shown, memory, hold }: UnitNow,
 ): Next | null {
   const { verdict } = memory;
-  const pane = look.snap.panes.get(agent.session);
-  if (!pane || pane.dead || verdict === "gone" || verdict === "booting") return null;
-  const shown = look.screens.get(agent.name)?.verdict ?? NO_VERDICT;
-  return nextStep(cfg, look, agent, { pane, memory, verdict: { ...shown, verdict }, hold });
+  if (!agent || !live || verdict === "gone" || verdict === "booting") return null;
+  const believed = { ...(shown?.verdict ?? NO_VERDICT), verdict };
+  return nextStep(cfg, look, agent, { pane: live, memory, verdict: believed, hold });
 }
 
-/**
- * What is due next for an agent, as its row shows it; null = nothing that a clock decides, or no
- * watchdog to do it.
- */
+/** What is due next, as its row shows it; null = nothing by the clock, or no watchdog to do it. */
 function nextDue(
-  cfg: Config, look: StatusLook, agent: Agent, memory: Memory, hold: LimitState | null,
-  condition: Condition,
+  cfg: Config, look: StatusLook, one: UnitNow, condition: Condition,
 ): { next: Due; at: number } | null {
   const { watch, watchdog, complete, now } = look;
-  if (whyNothingDone(watchdog)) return null;
+  const { agent, memory } = one;
+  if (!agent || whyNothingDone(watchdog)) return null;
   if (condition === "backoff") return dueOf(decideNextDown(memory, false, null, cfg.watchdog, now));
   if (!isLiving(condition) || condition === "blocked") return null;
-  const step = stepOf(cfg, look, agent, memory, hold);
+  const step = stepOf(cfg, look, one);
   const due = step && dueOf(step);
   const wake = watch.wakeDue[agent.name];
   return due ?? (agent.wake && wake && !complete ? { next: "wake", at: wake } : null);
@@ -12318,27 +12327,25 @@ const isPast = ({ during }: Message, { verdict }: Memory, running: boolean): boo
   running ? during !== undefined && during !== verdict : during !== "gone";
 
 function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
-  const { snap, watch, queue, screens, now, today } = look;
-  const memory = memoryNow(cfg, look, unit);
-  const agent = isAgent(unit) ? unit : null;
-  const pane = snap.panes.get(unit.session);
-  const running = pane !== undefined && !pane.dead;
-  const own = running && isClientIn(pane, memory) ? memory.model : "";
+  const { watch, queue, now, today } = look;
+  const one = unitNow(cfg, look, unit);
+  const { agent, live, memory } = one;
+  const running = live !== null;
+  const own = live && isClientIn(live, memory) ? memory.model : "";
   const isMine = (message: Message) => message.target === unit.name;
   const [mine, unproven] = [queue.filter(isMine), watch.unproven.filter(isMine)];
   const [first = unproven.at(-1)] = mine;
   const waiting = first && !isPast(first, memory, running) ? first : null;
-  const limit = holdOf(cfg, look, unit);
-  const { state, condition, detail, until, ...said } = stateOf(cfg, look, unit, memory, limit);
-  const verdict = screens.get(unit.name)?.verdict;
+  const { state, condition, detail, until, ...said } = stateOf(cfg, look, one);
+  const verdict = one.shown?.verdict;
   const needsHuman = said.needsHuman || mine.some((message) => isStuck(cfg, message, now));
   const rival = look.rivals.get(unit.name);
-  const due = agent && nextDue(cfg, look, agent, memory, limit, condition);
+  const due = nextDue(cfg, look, one, condition);
   const answer = agent && condition === "blocked" ? answerTo(cfg, agent, verdict?.rule) : undefined;
   return {
     name: unit.name, kind: agent?.kind ?? "service",
-    backend: agent ? (running && pane.backend) || agent.backend : "-",
-    model: agent ? own || (running && pane.model) || roleModel(cfg, agent) || "default" : "-",
+    backend: agent ? live?.backend || agent.backend : "-",
+    model: agent ? own || live?.model || roleModel(cfg, agent) || "default" : "-",
     // "client": the client names it now; else it was or will be started with it
     modelFrom: (own ? "client" : "start") as "client" | "start",
     watch: agent?.watch ?? "-", session: unit.session, running,
@@ -12825,14 +12832,12 @@ const CARD_RESTARTS = 5;
 export type Card = Awaited<ReturnType<typeof cardOf>>;
 
 async function cardOf(cfg: Config, look: StatusLook, row: StatusRow) {
-  const { snap, watch, queue, screens } = look;
-  const shown = screens.get(row.name);
-  const agent = cfg.agents.get(row.name);
-  const pane = snap.panes.get(row.session);
+  const { snap, watch, queue } = look;
+  const one = unitNow(cfg, look, unitsOf(cfg).get(row.name)!);
+  const { agent, live, shown } = one;
   const verdict = shown?.verdict;
-  const next = !agent || !snap.ok ? null : pane && !pane.dead
-    ? stepOf(cfg, look, agent, memoryNow(cfg, look, agent), holdOf(cfg, look, agent))
-    : await nextOfDown(cfg, look, agent, snap);
+  const next = !agent || !snap.ok ? null
+    : live ? stepOf(cfg, look, one) : await nextOfDown(cfg, look, agent, snap);
   const texts = [...queue, ...watch.unproven].filter(({ target }) => target === row.name);
   const events = await readEvents(cfg);
   const idle = whyNothingDone(look.watchdog);
@@ -13293,7 +13298,7 @@ async function explainDown(
   call: Call, cfg: Config, agent: Agent, pane: Pane | undefined,
 ): Promise<number> {
   const look = await lookForStatus(cfg, [agent.name]);
-  const { state } = stateOf(cfg, look, agent, memoryOf(look.watch, agent.name), null);
+  const { state } = stateOf(cfg, look, unitNow(cfg, look, agent));
   const next = await nextOfDown(cfg, look, agent, look.snap);
   const end = pane ? (await explainDeath(cfg, agent, pane))?.why ?? endOf(pane) : null;
   const facts: [string, string | null][] = [
