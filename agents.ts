@@ -14790,19 +14790,20 @@ ${blocks.filter(Boolean).map((block) => `<pre>${block}</pre>`).join("\n")}
 
 /** The last hour of these agents, a bar for each; no line is wider than the page. */
 async function pageBars(cfg: Config, names: string[]): Promise<string> {
+  const agents = names.filter((name) => cfg.agents.has(name));
+  if (!agents.length) return "";
   const now = world.now();
   const events = await readEvents(cfg);
-  const { agents, slots, slotMs } = summariseEvents(events, now - PAGE_SPAN, now,
-    { names: [...cfg.agents.keys()], lastLook: lastLookOf(await readWatchdog(cfg), events) });
-  const shown = agents.filter(({ agent }) => names.includes(agent));
-  const wide = Math.min(12, Math.max(0, ...shown.map(({ agent }) => Bun.stringWidth(agent))));
-  const room = PAGE_COLUMNS - wide - 1;
-  const from = Date.parse(slots.slice(-room)[0]!);
-  return shown.length === 0 ? "" : html([
-    `since ${localTime(from)}, ${ago(slotMs)} each`,
-    ...shown.map((one) => `${fit(one.agent, wide)} ${[...one.timeline].slice(-room).join("")}`),
-    ...wrap(TIMELINE_KEY, PAGE_COLUMNS),
-  ].join("\n"));
+  const lastLook = lastLookOf(await readWatchdog(cfg), events);
+  const begins = Math.min(Date.parse(events[0]?.at ?? "") || 0, now - SLOTS_LEAST * 1000);
+  const wide = Math.min(12, Math.max(...agents.map((name) => Bun.stringWidth(name))));
+  const slots = slotsOf({ from: Math.max(now - PAGE_SPAN, begins), to: now });
+  const shown = slots.slice(wide + 1 - PAGE_COLUMNS);
+  const { from, to } = shown[0]!;
+  return html([`since ${localTime(from)}, ${ago(to - from)} each`,
+    ...agents.map((name) =>
+      `${fit(name, wide)} ${timeline(eventsOf(events, name), shown, lastLook)}`),
+    ...wrap(TIMELINE_KEY, PAGE_COLUMNS)].join("\n"));
 }
 
 /** The page of the fleet: its status, each row a link, and the last hour. */
