@@ -12684,8 +12684,8 @@ function longTable(rows: StatusRow[], width: number, now: number): string[] {
   const cells = rows.map((row) => [`${row.needsHuman ? "!" : " "} ${row.name}`,
     ...optional.map((key) => row[key]), stateText(row, now)]);
   const last = head.length - 1;
-  const give = [...optional.map((_, i) => [i + 1, 6]), [0, 14], [last, 12]];
-  const left = columns([head, ...cells], width - 2 - REASONS_LEAST, give);
+  const left = columns([head, ...cells], width - 2 - REASONS_LEAST,
+    [...optional.map((_, i): [number, number] => [i + 1, 6]), [0, 14], [last, 12]]);
   const wide = Math.max(...left.map((line) => Bun.stringWidth(line)));
   return left.map((line, i) => {
     const row = rows[i - 1];
@@ -12808,13 +12808,13 @@ function paintRow(row: StatusRow, line: string): string {
  * longer than `width`, the columns in `give` shrink, one after the other, to their least width.
  */
 export function columns(
-  rows: string[][], width: number, give = rows[0]!.map((_, i) => [i, 6]).reverse(),
+  rows: string[][], width: number, give: [column: number, least: number][],
 ): string[] {
   const cells = rows.map((row) => row.map(printable));
   const wide = rows[0]!.map((_, i) => Math.max(...cells.map((row) => Bun.stringWidth(row[i]!))));
   const used = wide.filter((one) => one > 0);
   let over = used.reduce((sum, one) => sum + one, 0) + 2 * (used.length - 1) - width;
-  for (const [column, least] of give as [number, number][]) {
+  for (const [column, least] of give) {
     const less = Math.max(0, Math.min(over, wide[column]! - least));
     wide[column]! -= less;
     over -= less;
@@ -15050,9 +15050,7 @@ function examineFolder(path: string): Findings {
   if (!found.isDirectory()) {
     return fail(`${there} is not a folder`, "move it away, or choose another log_dir");
   }
-  try {
-    accessSync(there, constants.W_OK | constants.X_OK);
-  } catch {
+  if (!tried(() => (accessSync(there, constants.W_OK | constants.X_OK), true), false)) {
     return fail(`${there} cannot be written`, "make it yours, or choose another log_dir");
   }
   if (there !== path) return good(`${path} does not exist yet; up makes it`);
@@ -15219,13 +15217,10 @@ export function assessGeminiStart(
 
 /** A client's settings file, TOML or JSON; null = there is none that can be read. */
 async function settingsIn(path: string): Promise<Raw | null> {
-  try {
-    const source = await world.text(path);
-    if (source === null) return null;
-    return path.endsWith(".toml") ? (await tomlParser()).parse(source) : parsedRecord(source);
-  } catch {
-    return null;
-  }
+  const source = await textIn(path);
+  if (!path.endsWith(".toml")) return parsedRecord(source);
+  const { parse } = await tomlParser();
+  return source ? tried(() => parse(source), null) : null;
 }
 
 /** What clients would ask at their start; those whose `bin` sets another home are not checked. */
@@ -15723,6 +15718,8 @@ interface Command {
 }
 
 const JSON_OPTION = { json: { type: "boolean", clause: "print JSON instead of text" } } as const;
+const SINCE_OPTION = { since:
+  { type: "string", value: "TIME", clause: "how far back: 30m, 24h (default), 7d" } } as const;
 
 /** All commands, in the order of the help. */
 export const COMMANDS: Command[] = [
@@ -15808,16 +15805,15 @@ export const COMMANDS: Command[] = [
   { name: "report", args: "", lenient: true, run: cmdReport,
     example: "agents report --since 12h --md",
     clause: "show what is open, what was achieved and what it cost",
-    options: { since: { type: "string", value: "TIME",
-      clause: "how far back: 30m, 24h (default), 7d" },
-    md: { type: "boolean", clause: "print Markdown, for a mail or a chat" }, ...JSON_OPTION } },
+    options: { ...SINCE_OPTION,
+      md: { type: "boolean", clause: "print Markdown, for a mail or a chat" }, ...JSON_OPTION } },
   { name: "events", args: "[name…]", lenient: true, run: cmdEvents,
     example: "agents events -f builder",
     clause: "show what happened, event by event; on a terminal repeats are folded",
     options: {
       event: { type: "string", value: "NAMES",
         clause: "only these kinds: blocked,limited or 'co*'" },
-      since: { type: "string", value: "TIME", clause: "how far back: 30m, 24h (default), 7d" },
+      ...SINCE_OPTION,
       follow: { type: "boolean", short: "f", clause: "keep printing new ones" },
       json: { type: "boolean", clause: "print each as a line of JSON" },
     } },

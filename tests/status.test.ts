@@ -318,15 +318,16 @@ describe("statusText", () => {
     ]);
   });
   test("columns are as wide as their widest cell; a cell that is too wide ends in …", () => {
-    expect(columns([["A", "B"], ["xxx", "yy"]], 80)).toEqual(["A    B", "xxx  yy"]);
-    expect(columns([["AAAAAAAAAA", "B"], ["x", "y"]], 9)).toEqual(["AAAAA…  B", "x       y"]);
-    expect(columns([["A", "", "C"], ["x", "", "z"]], 80)).toEqual(["A    C", "x    z"]);
-    expect(columns([["全部全部全部", "B"], ["x", "y"]], 9)).toEqual(["全部…   B", "x       y"]);
+    const EVEN: [number, number][] = [[1, 6], [0, 6]];
+    expect(columns([["A", "B"], ["xxx", "yy"]], 80, EVEN)).toEqual(["A    B", "xxx  yy"]);
+    expect(columns([["AAAAAAAAAA", "B"], ["x", "y"]], 9, EVEN)).toEqual(["AAAAA…  B", "x       y"]);
+    expect(columns([["A", "", "C"], ["x", "", "z"]], 80, EVEN)).toEqual(["A    C", "x    z"]);
+    expect(columns([["全部全部全部", "B"], ["x", "y"]], 9, EVEN)).toEqual(["全部…   B", "x       y"]);
     for (const width of [9, 10, 11, 12, 13]) {
-      const [wide, thin] = columns([["👍🏽全部e\u0301全部", "B"], ["x", "y"]], width);
+      const [wide, thin] = columns([["👍🏽全部e\u0301全部", "B"], ["x", "y"]], width, EVEN);
       expect([Bun.stringWidth(wide!), Bun.stringWidth(thin!), wide!.includes("…")]).toEqual([width, width, true]);
     }
-    expect(columns([["A\x1b[31m\u202e\tx\n", "B"]], 80)).toEqual(["A x   B"]);
+    expect(columns([["A\x1b[31m\u202e\tx\n", "B"]], 80, EVEN)).toEqual(["A x   B"]);
   });
 });
 
