@@ -7089,13 +7089,9 @@ function startedAt(pid: number): number {
 
 /** Whether the tmux server of the last look still runs: by its pid and the second it began. */
 function serverLives(server: string): boolean {
-  const [pid, started] = server.split(" ").map(Number);
-  return pid !== undefined && Math.abs(startedAt(pid) - started!) < 5;
+  const [pid = 0, started = NaN] = server.split(" ").map(Number);
+  return Math.abs(startedAt(pid) - started) < 5;
 }
-
-/** Whether any client seen at the last look still runs. */
-const clientsLive = ({ agents }: Watch): boolean => membersOf({ marks: [],
-  groups: Object.values(agents).flatMap(({ client }) => client ?? []) }).length > 0;
 
 /** The name of the socket that a tmux server made, still there or not; "" = not known. */
 function socketOf(pid: number): string {
@@ -7110,8 +7106,9 @@ function socketOf(pid: number): string {
  */
 async function lookAtSessions(cfg: Config, watch: Watch): Promise<Snapshot> {
   const snap = await snapshot(cfg);
-  if (!snap.ok || snap.server === watch.server || !serverLives(watch.server) ||
-    !clientsLive(watch)) return snap;
+  if (!snap.ok || snap.server === watch.server || !serverLives(watch.server)) return snap;
+  const clients = Object.values(watch.agents).flatMap(({ client }) => client ?? []);
+  if (!membersOf({ groups: clients, marks: [] }).length) return snap;
   const [pid] = watch.server.split(" ");
   const socket = socketOf(Number(pid));
   const changed = !["", cfg.tmuxSocket || "default"].includes(socket);
@@ -7130,7 +7127,7 @@ async function neededSnapshot(cfg: Config): Promise<Snapshot> {
 /** A minute alive counts as healthy for the parking rule (promises: "without a healthy minute"). */
 const HEALTHY_MINUTE = 60_000;
 
-/** Takes the end of an agent that nobody deals with for known: it is not news for ever. */
+/** Lets the end of an agent that nobody looks after be known: it would stay news for ever. */
 function forgetUncared(watch: Watch, unit: Unit, { handsOff }: Observation): void {
   const cared = !handsOff && (!isAgent(unit) || isWatched(unit));
   const memory = memoryOf(watch, unit.name);
@@ -7141,11 +7138,14 @@ function forgetUncared(watch: Watch, unit: Unit, { handsOff }: Observation): voi
  * Marks who died together with others since the last look: one event, no fault of their own. It
  * counts until their end is dealt with, which a small round does for some of them only.
  */
-function noteTogether(cfg: Config, watch: Watch, snap: Snapshot, observations: Observations): void {
+function noteTogether(cfg: Config, watch: Watch, observations: Observations): void {
+  const [first] = observations.values();
+  if (!first) return;
+  const { snap } = first;
   const restarted = snap.ok && watch.server !== "" && snap.server !== watch.server;
   if (snap.ok && snap.server) watch.server = snap.server;
   const gone = [...unitsOf(cfg).values()]
-    .filter((unit) => sessionAlive(snap, unit.session) === false);
+    .filter(({ name }) => observations.get(name)!.alive === false);
   for (const unit of gone) forgetUncared(watch, unit, observations.get(unit.name)!);
   const died = gone.filter((unit) => {
     const since = aliveSince(memoryOf(watch, unit.name));
@@ -7279,9 +7279,6 @@ function screenMayHaveChanged(cfg: Config, watch: Watch, agent: Agent, pane: Pan
     watch.outbox.some((message) => message.target === agent.name);
 }
 
-/** With strings of its own: a piece of a string keeps the whole in memory, here all screens. */
-const copyOf = (verdict: Verdict): Verdict => JSON.parse(JSON.stringify(verdict));
-
 /** A hash of what a pane shows, to tell whether it still shows that. */
 const pictureOf = ({ text, title }: ScreenText): string =>
   hashOf(text, Bun.hash(title) as bigint);
@@ -7296,8 +7293,10 @@ async function readLook(
   const memory = memoryOfClient(watch, agent, pane);
   const picture = text === null ? memory.picture : pictureOf({ text, title: pane.title });
   const same = picture === memory.picture;
-  const byRules = same && isTimeless(memory.byRules) ? memory.byRules!
-    : copyOf(screenVerdict(cfg, agent, pane, { text: text!, title: pane.title }));
+  const fresh = () => screenVerdict(cfg, agent, pane, { text: text!, title: pane.title });
+  // a copy, since a part of a string keeps the whole of it in memory, and here every screen
+  const byRules: Verdict = same && isTimeless(memory.byRules) ? memory.byRules!
+    : JSON.parse(JSON.stringify(fresh()));
   const own = await judge(cfg, agent, pane, byRules, memory.backgroundSince);
   const probed = probeOf(watch, agent) !== undefined;
   let verdict = decideAccount(
@@ -7325,8 +7324,7 @@ async function readLook(
 export async function learn(
   cfg: Config, watch: Watch, observations: Observations, full: boolean,
 ): Promise<void> {
-  const [first] = observations.values();
-  if (first) noteTogether(cfg, watch, first.snap, observations);
+  noteTogether(cfg, watch, observations);
   const units = unitsOf(cfg);
   for (const [name, seen] of observations) {
     const unit = units.get(name)!;
