@@ -5822,16 +5822,19 @@ function errorIn(entry: Record<string, unknown>, now: number): TranscriptEnd {
 
 /** Bytes read from an end of a conversation's file: enough for a large tool result or two. */
 const END_MAX = 262_144;
-/** The most files that are remembered. */
+/** The most files that are remembered, for each way to read them. */
 const FILES_KNOWN = 500;
+type Parser<T> = (tail: string) => T;
+type Readings<T> = Map<string, Reading<T | null>>;
+const readings = new Map<Parser<unknown>, Readings<unknown>>();
 
-/** What the end of a file says, "" if there is none; null = it cannot be read. */
-function readEnd<T>(
-  known: Map<string, Reading<T>>, path: string, parse: (tail: string) => T,
-): T | null {
+/** What the end of a file says; null = there is none, or it cannot be read. */
+function readEnd<T>(path: string, parse: Parser<T>): T | null {
   if (!path) return null;
+  const known = readings.getOrInsertComputed(parse, () => new Map()) as Readings<T>;
   try {
-    const end = readAgain(known.get(path), path, () => parse(world.tail(path, END_MAX) ?? ""));
+    const end = readAgain(known.get(path), path, (changed) =>
+      changed === null ? null : parse(world.tail(path, END_MAX) ?? ""));
     if (known.size >= FILES_KNOWN) known.clear();
     known.set(path, end);
     return end.said;
@@ -5851,12 +5854,12 @@ function transcriptOf(cfg: Config, agent: Agent, word: ClaudeWord): string {
     ? conversationFile(dirname(folder), word.cwd, word.conversation) : "";
 }
 
-const transcripts = new Map<string, Reading<{ end: TranscriptEnd | null; model: string }>>();
+/** How a transcript ends, and the model in it. */
+const parseTranscript = (tail: string) =>
+  ({ end: parseTranscriptEnd(tail, world.now()), model: parseModel(tail) });
 
-/** How a client's transcript ends, and the model in it; null = not known. */
 const readTranscript = (cfg: Config, agent: Agent, word: ClaudeWord) =>
-  readEnd(transcripts, transcriptOf(cfg, agent, word),
-    (tail) => ({ end: parseTranscriptEnd(tail, world.now()), model: parseModel(tail) }));
+  readEnd(transcriptOf(cfg, agent, word), parseTranscript);
 
 /** Errors that pass by themselves: the next prompt gets past them. */
 const PASSING_ERRORS = ["server_error", "rate_limit", "overloaded"];
@@ -5870,25 +5873,23 @@ const showsError = (verdict: Verdict): boolean => verdict.verdict === "limited" 
 
 /** A text that was submitted to a client, by its own record; `at`: wall ms; `by`: which client. */
 interface Submitted { text: string; at: number; by?: unknown }
-const submissions = new Map<string, Reading<Submitted[]>>();
 
 /** The beginning of a record: what is not in it since then was not submitted. */
 const RECORD_BEGINS: Submitted = { text: "", at: 0 };
 
-/** null = there is no such file, or it cannot be read. */
-const readSubmitted = (path: string, parse: (tail: string) => Submitted[]): Submitted[] | null =>
-  (path && world.mtime(path) !== null ? readEnd(submissions, path, (tail) =>
-    [...parse(tail), ...(Buffer.byteLength(tail) < END_MAX - 4 ? [RECORD_BEGINS] : [])]) : null);
+/** With the beginning of the record, where its end is all of it. */
+const fromItsBeginning = (parse: Parser<Submitted[]>): Parser<Submitted[]> => (tail) =>
+  [...parse(tail), ...(Buffer.byteLength(tail) < END_MAX - 4 ? [RECORD_BEGINS] : [])];
 
 /** What a transcript, or a rollout, has of the user's: prompts, also those that wait for a turn. */
-const parsePrompts = (tail: string): Submitted[] =>
+const parsePrompts = fromItsBeginning((tail) =>
   [...newestEntries(tail, /"(?:type|role)":"user"|"operation":"enqueue"/)].map((entry) => {
     const said = isRecord(entry.payload) ? entry.payload : entry;
     const { content } = isRecord(said.message) ? said.message : said;
     const parts: unknown[] = Array.isArray(content) ? content : [{ text: content }];
     return { text: parts.map((part) => (isRecord(part) ? part.text ?? "" : "")).join("\n"),
       at: Date.parse(String(entry.timestamp)) };
-  });
+  }));
 
 /** An error as a file of its client has it; `at`: wall ms. */
 interface FiledError { text: string; at: number }
@@ -6110,8 +6111,6 @@ export function decideCodex(
 const ROLLOUT_NAME = /\/rollout-[\dT-]{19}-([\w-]{36})\.jsonl$/;
 const idOfRollout = (path: string): string => ROLLOUT_NAME.exec(path)?.[1] ?? "";
 
-const rollouts = new Map<string, Reading<CodexWord>>();
-
 /** A rollout's first line: not a sub-agent's (`own`), the folder, and when it began (wall ms). */
 interface RolloutHead { own: boolean; cwd: string; began: number }
 const heads = new Map<string, RolloutHead>();
@@ -6236,30 +6235,26 @@ function geminiFolder({ env }: Agent, { pid }: Pane): string {
   return join(of("GEMINI_CLI_HOME") || of("HOME") || homedir(), ".gemini");
 }
 
-const projectNames = new Map<string, Reading<Record<string, unknown> | null>>();
-
 /** The folder with Gemini's own files on an agent's folder; "" = it has none yet. */
 function geminiProject(agent: Agent, pane: Pane): string {
   const home = geminiFolder(agent, pane);
-  const known = readEnd(projectNames, join(home, "projects.json"), parsedRecord)?.projects;
+  const known = readEnd(join(home, "projects.json"), parsedRecord)?.projects;
   const [, name] = Object.entries(isRecord(known) ? known : {})
     .find(([dir]) => isSameFolder(dir, agent.dir)) ?? [];
   return typeof name === "string" && isId(name) ? join(home, "tmp", name) : "";
 }
 
 /** Reads the end of Gemini's `logs.json`, a list of records that is written anew each time. */
-const parseLog = (tail: string): Submitted[] => tail.split("\n  {\n").slice(1).flatMap((part) => {
+const parseLog = fromItsBeginning((tail) => tail.split("\n  {\n").slice(1).flatMap((part) => {
   const entry = parsedRecord(`{${part.split("\n  }")[0]}}`);
   return entry ? [{ text: String(entry.message), at: Date.parse(String(entry.timestamp)),
     by: entry.sessionId }] : [];
-});
+}));
 
 /** What was submitted to the Gemini that was started with that id; null = not known. */
 const submittedTo = (project: string, id: string): Submitted[] | null =>
-  readSubmitted(project && join(project, "logs.json"), parseLog)
+  readEnd(project && join(project, "logs.json"), parseLog)
     ?.filter((one) => one === RECORD_BEGINS || one.by === id) ?? null;
-
-const chats = new Map<string, Reading<FiledError | null>>();
 
 /** The error that ended the last turn of a conversation in Gemini's file of it; null = none did. */
 function parseChatEnd(tail: string): FiledError | null {
@@ -6290,7 +6285,7 @@ function chatFile(project: string, id: string): string {
 function readChatEnd(agent: Agent, pane: Pane, id: string): FiledError | null {
   try {
     const project = geminiProject(agent, pane);
-    const end = project ? readEnd(chats, chatFile(project, id), parseChatEnd) : null;
+    const end = project ? readEnd(chatFile(project, id), parseChatEnd) : null;
     if (!end || end.at < pane.created - CLOCK_STEP) return null;
     const cured = submittedTo(project, id)?.some(({ text, at }) =>
       at > end.at && new RegExp(`^${GEMINI_REMEDY}`).test(text));
@@ -6311,10 +6306,10 @@ async function submittedIn(cfg: Config, agent: Agent, pane: Pane): Promise<Submi
     return id ? submittedTo(geminiProject(agent, pane), id) : null;
   }
   if (kind === "codex") {
-    return readSubmitted((await rolloutOf(cfg, agent, pane)).path, parsePrompts);
+    return readEnd((await rolloutOf(cfg, agent, pane)).path, parsePrompts);
   }
   const word = kind === "claude" ? readClaudeWord(cfg, agent, pane) : null;
-  return word && readSubmitted(transcriptOf(cfg, agent, word), parsePrompts);
+  return word && readEnd(transcriptOf(cfg, agent, word), parsePrompts);
 }
 
 const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", limit: null,
@@ -6349,7 +6344,7 @@ async function withOwnWord(
   const [{ kind }, rules] = [backend, rulesOf(backend)];
   if (kind === "codex") {
     const { path } = await rolloutOf(cfg, agent, pane);
-    const word = readEnd(rollouts, path, parseRolloutEnd);
+    const word = readEnd(path, parseRolloutEnd);
     return decideCodex(word, screen, pane.created, world.now(), rules);
   }
   if (kind === "gemini" && screen.cutOff) {
