@@ -6950,11 +6950,11 @@ async function changeOperator(cfg: Config, change: (operator: Operator) => void)
 }
 
 /**
- * Which orders lie in another folder beside the config, where log_dir was changed, and nobody reads
- * them. "" = none. Looked for until this fleet has a memory of its own.
+ * Warns of orders in another folder beside the config, which nobody reads since log_dir was
+ * changed. Looks for them until this fleet has a memory of its own.
  */
-async function ordersElsewhere(cfg: Config): Promise<string> {
-  if (world.mtime(watchFile(cfg)) !== null) return "";
+async function warnOfOrdersElsewhere(cfg: Config): Promise<void> {
+  if (world.mtime(watchFile(cfg)) !== null) return;
   for (const name of world.list(cfg.planDir)) {
     const stateDir = join(cfg.planDir, name, "state");
     const old = { ...cfg, stateDir };
@@ -6966,10 +6966,11 @@ async function ordersElsewhere(cfg: Config): Promise<string> {
       .filter(({ target }) => cfg.agents.has(target)).length;
     const found = [down.length ? `keep ${down.join(", ")} down` : "",
       texts ? `${plural(texts, "message")} to send` : ""].filter(Boolean).join(", ");
-    if (found) return `orders remain in ${stateDir}: ${found}; if log_dir was changed, ` +
-      `move its files to ${cfg.stateDir}, or give the orders again`;
+    if (found) {
+      return log(`warning: orders remain in ${stateDir}: ${found}; if log_dir was changed, ` +
+        `move its files to ${cfg.stateDir}, or give the orders again`);
+    }
   }
-  return "";
 }
 
 /** The heartbeat of the last tick, without fields that are not sound; `interval` in s. */
@@ -10282,10 +10283,7 @@ async function announceStart(cfg: Config, watch: Watch): Promise<void> {
   await guard(watch, "left-overs", () => sweepTemporaries(cfg));
   await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(cfg), cfg.source));
   for (const warning of cfg.warnings) log(`warning: ${warning}`);
-  await guard(watch, "orders elsewhere", async () => {
-    const elsewhere = await ordersElsewhere(cfg);
-    if (elsewhere) log(`warning: ${elsewhere}`);
-  });
+  await guard(watch, "orders elsewhere", () => warnOfOrdersElsewhere(cfg));
   const before = readNote(noteFile(cfg, "watchdog"));
   if (before && ![RESTING, "ended"].includes(before.stage)) {
     log(`previous watchdog (pid ${before.pid}) died during "${before.stage}"`);
@@ -10806,13 +10804,11 @@ function noteLost(watch: Watch, lost: number): void {
 
 /** Records how a delivery went; true = send the same events again. */
 export function noteNotices(cfg: Config, watch: Watch, why: string, events: number): boolean {
-  const lost = watch.notices?.dropped ?? 0;
   watch.notices = decideNotices(watch.notices, plainText(why, FIELD_MAX), events, world.now());
   if (!why) trouble(watch, "notices", "");
-  const dropped = (watch.notices?.dropped ?? 0) - lost;
-  if (!dropped) return why !== "";
-  log(`dropped ${plural(dropped, "notice")} after ${NOTICE_TRIES} tries: ${why}`);
-  emit(cfg, "notices", { dropped, why });
+  if (!why || watch.notices?.tries) return why !== "";
+  log(`dropped ${plural(events, "notice")} after ${NOTICE_TRIES} tries: ${why}`);
+  emit(cfg, "notices", { dropped: events, why });
   return false;
 }
 
@@ -11276,8 +11272,7 @@ export async function cmdUp(call: Call): Promise<number> {
   const names = expandNames(cfg, call.words);
   await needTools(cfg);
   makeFolders(cfg);
-  const elsewhere = await ordersElsewhere(cfg).catch(messageOf);
-  if (elsewhere) log(`warning: ${elsewhere}`);
+  await warnOfOrdersElsewhere(cfg).catch((error) => log(`warning: ${messageOf(error)}`));
   const wanted = [...unitsOf(cfg).values()].filter((unit) =>
     names.length ? names.includes(unit.name) : !isAgent(unit) || unit.enabled);
   const barred = barredLoops(cfg, wanted);
