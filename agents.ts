@@ -5699,7 +5699,7 @@ function readClaudeWord(
 ): ClaudeWord | null {
   if (silent.has(agent.session)) return null;
   const files = sessionFiles.getOrInsertComputed(cfg, () => new Map());
-  try {
+  return tried(() => {
     const file = knownFile(cfg, agent, pane) ?? seekSessionFile(folder, pane);
     files.set(agent.session, file);
     const { pid, born, last } = file;
@@ -5707,9 +5707,7 @@ function readClaudeWord(
     file.last = readAgain(last, path, (changed) => changed === null ? null : parseClaudeWord(
       world.tail(path, SESSION_FILE_MAX) ?? "", pid, born, changed > pane.created - CLOCK_STEP));
     return hasLeft(file) ? null : file.last.said;
-  } catch {
-    return null; // somebody else's, or not a file
-  }
+  }, null); // somebody else's, or not a file
 }
 
 /** Rules for a screen that is not the client's: its session file says nothing about that. */
@@ -5832,15 +5830,13 @@ const readings = new Map<Parser<unknown>, Readings<unknown>>();
 function readEnd<T>(path: string, parse: Parser<T>): T | null {
   if (!path) return null;
   const known = readings.getOrInsertComputed(parse, () => new Map()) as Readings<T>;
-  try {
+  return tried(() => {
     const end = readAgain(known.get(path), path, (changed) =>
       changed === null ? null : parse(world.tail(path, END_MAX) ?? ""));
     if (known.size >= FILES_KNOWN) known.clear();
     known.set(path, end);
     return end.said;
-  } catch {
-    return null; // somebody else's, or not a file
-  }
+  }, null); // somebody else's, or not a file
 }
 
 /** Claude Code's transcript of a conversation that was begun in the folder `cwd`. */
@@ -6123,17 +6119,13 @@ const firstEntry = (path: string): Record<string, unknown> | null =>
 function rolloutHead(path: string): RolloutHead | null {
   const known = heads.get(path);
   if (known) return known;
-  try {
-    const first = firstEntry(path)?.payload;
-    if (!isRecord(first)) return null;
-    const head = { own: (first.thread_source ?? "user") === "user", cwd: String(first.cwd),
-      began: Date.parse(String(first.timestamp)) };
-    if (heads.size >= FILES_KNOWN) heads.clear();
-    heads.set(path, head);
-    return head;
-  } catch {
-    return null;
-  }
+  const first = tried(() => firstEntry(path), null)?.payload;
+  if (!isRecord(first)) return null;
+  const head = { own: (first.thread_source ?? "user") === "user", cwd: String(first.cwd),
+    began: Date.parse(String(first.timestamp)) };
+  if (heads.size >= FILES_KNOWN) heads.clear();
+  heads.set(path, head);
+  return head;
 }
 
 const codexHome = (own: string, home: string): string => own || join(home, ".codex");
@@ -6283,16 +6275,13 @@ function chatFile(project: string, id: string): string {
 
 /** The error that ended the last turn of a Gemini that was started with the id; null = none did. */
 function readChatEnd(agent: Agent, pane: Pane, id: string): FiledError | null {
-  try {
-    const project = geminiProject(agent, pane);
-    const end = project ? readEnd(chatFile(project, id), parseChatEnd) : null;
-    if (!end || end.at < pane.created - CLOCK_STEP) return null;
-    const cured = submittedTo(project, id)?.some(({ text, at }) =>
-      at > end.at && new RegExp(`^${GEMINI_REMEDY}`).test(text));
-    return cured ? null : end;
-  } catch {
-    return null; // somebody else's, or not a file
-  }
+  const project = geminiProject(agent, pane);
+  const chat = project && tried(() => chatFile(project, id), "");
+  const end = readEnd(chat, parseChatEnd);
+  if (!end || end.at < pane.created - CLOCK_STEP) return null;
+  const cured = submittedTo(project, id)?.some(({ text, at }) =>
+    at > end.at && new RegExp(`^${GEMINI_REMEDY}`).test(text));
+  return cured ? null : end;
 }
 
 // All of it together.
@@ -6619,25 +6608,24 @@ async function doubtGroups(cfg: Config, watch: Watch): Promise<Watch> {
  */
 export async function loadWatch(cfg: Config): Promise<Watch> {
   let stored: string | null = null;
+  let fault: unknown = null;
   try {
     stored = await world.text(watchFile(cfg));
     if (stored !== null) return await doubtGroups(cfg, parseWatch(stored));
-    // no write leaves the folder without it
-    const copy = await copiedWatch(cfg);
-    if (copy) log(`${watchFile(cfg)} is gone; using the last copy`);
-    return copy ?? freshWatch();
   } catch (error) {
     if (error instanceof NoAnswer) throw error; // or what is not known would be overwritten
-    // if it is not a regular file, the next write moves it out of the way
-    const bad = stored;
-    if (bad !== null) await writeOrLog(() => world.writeAtomic(`${watchFile(cfg)}.bad`, bad));
-    const copy = await copiedWatch(cfg);
-    if (!copy && isUnread(error)) throw error;
-    const kept = bad === null ? "" : "kept as watch.json.bad, ";
-    log(`${watchFile(cfg)}: ${messageOf(error)}; ${kept}` +
-      (copy ? "using the last copy" : "starting without it"));
-    return copy ?? freshWatch();
+    fault = error;
   }
+  // if it is not a regular file, the next write moves it out of the way
+  const bad = stored;
+  if (bad !== null) await writeOrLog(() => world.writeAtomic(`${watchFile(cfg)}.bad`, bad));
+  const copy = await copiedWatch(cfg);
+  if (fault !== null && !copy && isUnread(fault)) throw fault;
+  const why = fault === null ? " is gone" // no write leaves the folder without it
+    : `: ${messageOf(fault)}${bad === null ? "" : "; kept as watch.json.bad"}`;
+  if (copy) log(`${watchFile(cfg)}${why}; using the last copy`);
+  else if (fault !== null) log(`${watchFile(cfg)}${why}; starting without it`);
+  return copy ?? freshWatch();
 }
 
 const watchCopyFile = (cfg: Config): string => `${watchFile(cfg)}.copy`;
