@@ -8998,10 +8998,9 @@ function park(cfg: Config, memory: Memory, { name, session }: Unit, why: string)
 }
 
 export function decideHeal(
-  life: Life, held: boolean, now: number, longest = Infinity,
+  life: Life, now: number, longest = Infinity,
 ): Decision<"start" | "hold" | "wait"> {
   const down = downOf(life);
-  if (held) return { do: "hold", why: BY_YOU };
   if (down.state === "parked") return { do: "hold", why: `parked: ${down.why}` };
   if (down.state === "done") return { do: "hold", why: "done" };
   if (life.state === "stopping") return { do: "wait", why: "its old process is still ending" };
@@ -9100,7 +9099,7 @@ export async function healOne(
     memory.together = false;
   }
   if (memory.client && !isOver(memory)) await stopLeftOver(cfg, watch, unit);
-  const action = decideHeal(memory.life, false, world.now(), cfg.watchdog.restartDelayMax * 1000);
+  const action = decideHeal(memory.life, world.now(), cfg.watchdog.restartDelayMax * 1000);
   if (action.do !== "start") return;
   // a start that this prevents is no death: it counts for nothing, and is tried again
   const obstacle = await whyNoFolder(unit.dir) || strangerIn(cfg, seen.snap, unit.session) ||
@@ -9896,8 +9895,7 @@ async function runOnComplete(
   const down = downOf(memory.life);
   const { restartDelay, restartDelayMax } = cfg.watchdog;
   const longest = Math.max(restartDelay, restartDelayMax) * 1000;
-  if (down.state === "backoff" &&
-      decideHeal(down, false, world.now(), longest).do === "wait") return false;
+  if (decideHeal(down, world.now(), longest).do === "wait") return false;
   if (isHeld(await operatorOf(cfg), agent.name)) {
     log(`on_complete: ${agent.name} is not started: ${BY_YOU}`);
     return true;
@@ -11806,9 +11804,9 @@ const staysDown = (why: string): Next =>
 
 /** What the watchdog does next about a client that is down. `fresh`: an end not noted yet. */
 export function decideNextDown(
-  memory: Memory, held: boolean, fresh: DeathFacts | null, settings: Settings, now: number,
+  memory: Memory, fresh: DeathFacts | null, settings: Settings, now: number,
 ): Next {
-  const action = decideHeal(memory.life, held, now, settings.restartDelayMax * 1000);
+  const action = decideHeal(memory.life, now, settings.restartDelayMax * 1000);
   const down = downOf(memory.life);
   if (action.do === "hold") return staysDown(action.why);
   if (memory.life.state === "stopping") return { does: `starts it later: ${action.why}`, at: null };
@@ -11876,15 +11874,14 @@ async function nextOfDown(
   const { now } = look;
   const memory = memoryOf(look.watch, agent.name);
   const pane = snap.panes.get(agent.session);
-  const held = isHeld(look.operator, agent.name);
   const fresh = pane && memory.buried !== deathKey(snap.server, pane)
     ? deathOf(cfg, agent, memory, pane.status, now - pane.created) : null;
-  const left = whyLeft(cfg, look, agent, loadLimitState(cfg, agent.session), null) ||
-    (agent.watch === "none" ? 'watch is "none"' : "");
   const obstacle = strangerIn(cfg, snap, agent.session) ||
-    rivalText(await rivalOf(cfg, snap, agent)) || (held ? "" : left);
+    rivalText(await rivalOf(cfg, snap, agent)) ||
+    whyLeft(cfg, look, agent, loadLimitState(cfg, agent.session), null) ||
+    (agent.watch === "none" ? 'watch is "none"' : "");
   if (obstacle) return staysDown(obstacle);
-  const next = decideNextDown(memory, held, fresh, cfg.watchdog, now);
+  const next = decideNextDown(memory, fresh, cfg.watchdog, now);
   const need = next.due === "start" ? await notReady(cfg, agent, snap) : "";
   return need ? { does: `waits for ${need}`, at: null } : next;
 }
@@ -12285,7 +12282,7 @@ function nextDue(
   const { watch, watchdog, complete, now } = look;
   const { agent, memory } = one;
   if (!agent || whyNothingDone(watchdog)) return null;
-  if (condition === "backoff") return dueOf(decideNextDown(memory, false, null, cfg.watchdog, now));
+  if (condition === "backoff") return dueOf(decideNextDown(memory, null, cfg.watchdog, now));
   if (!isLiving(condition) || condition === "blocked") return null;
   const step = stepOf(cfg, look, one);
   const due = step && dueOf(step);

@@ -135,11 +135,10 @@ describe("decideNext says what the ladder does", () => {
     expect(said("fatal", { death: { ...death, starts: 5 } }).does).toBe("ends it and parks it (5 starts in 30 min without a healthy minute)");
     expect(said("idle", { left: "it is not enabled" })).toEqual({ does: "leaves it alone: it is not enabled", at: null });
   });
-  test("an agent that is down: held, parked, done, ending, backoff, not noted yet", () => {
+  test("an agent that is down: parked, done, ending, backoff, not noted yet", () => {
     const memory = (change: object) => Object.assign(memoryOf(freshWatch(), "a"), change);
-    const down = (change: object, fresh: DeathFacts | null = null, held = false) => decideNextDown(memory(change), held, fresh, settings, now);
-    expect(down({}, null, true)).toEqual({ does: "leaves it down: stopped by you", at: null, stays: true });
-    expect(down({ life: { state: "parked", why: "claude not found", at: 0 } }).does).toBe("leaves it down: parked: claude not found");
+    const down = (change: object, fresh: DeathFacts | null = null) => decideNextDown(memory(change), fresh, settings, now);
+    expect(down({ life: { state: "parked", why: "claude not found", at: 0 } })).toEqual({ does: "leaves it down: parked: claude not found", at: null, stays: true });
     expect(down({ life: { state: "done", at: 0 } }).does).toBe("leaves it down: done");
     expect(down({ life: { state: "stopping", family: { pid: 7, born: "", since: now }, then: { state: "backoff", until: 0 } } })).toEqual({ does: "starts it later: its old process is still ending", at: null });
     expect(down({ life: { state: "backoff", until: now + 40_000 } })).toEqual({ does: "starts it", at: now + 40_000, due: "start" });

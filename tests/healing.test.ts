@@ -56,18 +56,17 @@ describe("decideDeath", () => {
 describe("decideHeal", () => {
   const now = 1_000_000;
   const ending = (then: Down): Life => ({ state: "stopping", family: { pid: 1, born: "", since: 0 }, then });
-  test.each<[string, Life, boolean, string]>([
-    ["start", { state: "backoff", until: 0 }, false, "start"],
-    ["fault 29: stopped by the operator", { state: "backoff", until: 0 }, true, "hold"],
-    ["no longer held", { state: "held" }, false, "start"],
-    ["waiting for its server", { state: "waiting", since: 0 }, false, "start"],
-    ["parked", { state: "parked", why: "x", at: 0 }, false, "hold"],
-    ["done", { state: "done", at: 0 }, false, "hold"],
-    ["fault 26: its old process is still ending", ending({ state: "backoff", until: 0 }), false, "wait"],
-    ["parked, while its old process is still ending", ending({ state: "parked", why: "x", at: 0 }), false, "hold"],
-    ["on the ladder", { state: "backoff", until: now + 1 }, false, "wait"],
-    ["its time has come", { state: "backoff", until: now }, false, "start"],
-  ])("%s", (_, life, held, wanted) => expect(decideHeal(life, held, now).do).toBe(wanted as never));
+  test.each<[string, Life, string]>([
+    ["start", { state: "backoff", until: 0 }, "start"],
+    ["no longer held", { state: "held" }, "start"],
+    ["waiting for its server", { state: "waiting", since: 0 }, "start"],
+    ["parked", { state: "parked", why: "x", at: 0 }, "hold"],
+    ["done", { state: "done", at: 0 }, "hold"],
+    ["fault 26: its old process is still ending", ending({ state: "backoff", until: 0 }), "wait"],
+    ["parked, while its old process is still ending", ending({ state: "parked", why: "x", at: 0 }), "hold"],
+    ["on the ladder", { state: "backoff", until: now + 1 }, "wait"],
+    ["its time has come", { state: "backoff", until: now }, "start"],
+  ])("%s", (_, life, wanted) => expect(decideHeal(life, now).do).toBe(wanted as never));
 });
 
 test("decideStop: HUP, after 5 s TERM, after 10 s KILL", () =>
@@ -149,6 +148,7 @@ describe("the ladder, over the fake world", () => {
     watch = await fake.watch(cfg);
     await hours(1);
     expect(starts()).toBe(1);
+    expect((await command("explain", "a", "--config", cfg.path)).out).toContain("next     leaves it down: stopped by you");
   });
 });
 
@@ -622,7 +622,7 @@ describe("times that are not of this client, or of no clock", () => {
   });
   test("a pause that is longer than any is over", async () => {
     await begin(agents("a"));
-    const of = (until: number) => decideHeal({ state: "backoff", until }, false, fake.wall, 300_000).do;
+    const of = (until: number) => decideHeal({ state: "backoff", until }, fake.wall, 300_000).do;
     expect([of(fake.wall + 300_000), of(fake.wall + 10 * 8766 * HOUR), of(fake.wall)]).toEqual(["wait", "start", "start"]);
     fake.tmux.exit("agents-a", 1);
     memoryOf(watch, "a").life = { state: "backoff", until: fake.wall + 10 * 8766 * HOUR };
