@@ -65,7 +65,7 @@ const SCRIPT_DIR = COMPILED ? dirname(process.execPath) : import.meta.dir;
 //                   a `Handoff`: the config of the hand-offs
 //   ward            what the keeper watches over: the watchdog
 //
-// The types of agents.toml's tables derive from KEYS; only what KEYS does not give is added here.
+// A type that a table or a function gives is derived from it, as those of agents.toml from KEYS.
 // A look gives a client's verdict; what a round saw of a unit is an `Observation`, always `seen`;
 // what is done about the unit is its `Life`. `held` is down by an order; a probe asks whether a
 // usage limit is over. What is stored keeps its field names, of which some are the original's.
@@ -2581,7 +2581,7 @@ const PANE_FIELDS = {
   room: ["#{@agents_room}", String],
   /** Mark: the pid that we started in it; any other pid is a person's. 0 = not known. */
   startedPid: ["#{@agents_pid}", Number],
-  /** The tmux server: its pid and when it began. */
+  /** The tmux server: its pid and when it began; "" = there is none. */
   server: ["#{pid} #{start_time}", String],
   /** The session it is in now; people may have moved it. */
   sessionName: ["#{session_name}", String],
@@ -2693,14 +2693,12 @@ export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
     await tmux(cfg, ["run-shell", "true"]);
     return snapshot(cfg, false);
   }
-  const server = panes[0]?.server ?? await serverWithoutPanes(cfg);
+  // a server may be there without a pane (exit-empty off)
+  const server = panes[0]?.server ??
+    (await tmux(cfg, ["display-message", "-p", PANE_FIELDS.server[0]])).out.trim();
   return { ok: true, why: "", server, refused: rows.length - panes.length,
     ...sortPanes(cfg, panes) };
 }
-
-/** Which server is at our socket where it has no pane (exit-empty off); "" = there is none. */
-const serverWithoutPanes = async (cfg: Config): Promise<string> =>
-  (await tmux(cfg, ["display-message", "-p", "#{pid} #{start_time}"])).out.trim();
 
 const NO_TMUX = "tmux was not found: install it (apt-get install tmux, brew install tmux)";
 const isMissing = ({ why }: Snapshot): boolean => /not found/.test(why);
