@@ -3751,10 +3751,8 @@ const lastLines = (lines: string[], count: number): string =>
   lines.filter(Boolean).slice(-count).join("\n");
 
 /** The last line of `text` that is not blank, trimmed; "" when there is none. */
-export function lastNonemptyLine(text: string): string {
-  const shown = text.trimEnd();
-  return shown.slice(shown.lastIndexOf("\n") + 1).trim();
-}
+export const lastNonemptyLine = (text: string): string =>
+  text.trimEnd().split("\n").at(-1)!.trim();
 
 // Between two horizontal lines; old versions draw a frame.
 function claudeBox(lines: string[]): Box | null {
@@ -3790,13 +3788,17 @@ const FOOTER_LINES = anyOf(
   /^● Usage limit reached ·|^\S \w+ · \/effort|^ +⎿\s+Tip:|Automatic continue cancelled/,
 );
 
+/** The line above in the first column, of which an indented line is part; -1 = there is none. */
+const ownerOf = (lines: string[], at: number): number =>
+  lines.slice(0, at).findLastIndex((line) => /^\S/.test(line));
+
 /**
  * Whether the text behind a `⎿` is the client's own: always under a prompt, and below the output of
  * a tool. Right under a `●` it is the output of that tool or sub-agent, or part of an answer.
  */
 function clientSays(lines: string[], at: number): boolean {
   const before = lines[at - 1] ?? "";
-  const owner = lines.slice(0, at).findLastIndex((line) => /^\S/.test(line));
+  const owner = ownerOf(lines, at);
   if (/^❯/.test(lines[owner] ?? "")) return true;
   return before === "" ? lines[owner + 1]!.startsWith("  ⎿") : !before.startsWith("● ");
 }
@@ -3812,8 +3814,8 @@ function printsDoneBehindErrors(lines: string[], foot: string): boolean | null {
 
 /**
  * Whether a block is an answer that begins with a quoted error; null = it may as well be the
- * client's own. A real error is one paragraph, and only Claude Code 2.1.250 to 2.1.322 closed it
- * with a line that says `· done`.
+ * client's own. A real error is one paragraph, and only the versions between Claude Code 2.1.236
+ * and 2.1.326 ended it with a line that says `· done`.
  */
 function isQuote(lines: string[], at: number, end: number, done: string, foot: string) {
   const block = lines.slice(at, end);
@@ -3834,7 +3836,7 @@ const CLAUDE_REMEDY = new RegExp("^❯ /(?:login|logout|model|clear|compact|rewi
  * none. It is no turn, unless a command of the operator's ran into an error.
  */
 function commandOf(lines: string[], at: number, block: string): number {
-  const owner = lines.slice(0, at).findLastIndex((line) => /^\S/.test(line));
+  const owner = ownerOf(lines, at);
   const asked = lines[owner] ?? "";
   const isTurn = /^⎿ (?:Interrupted|API Error)\b/.test(block) || BUILT_IN_RULES.claude.some(
     ({ where, re }) => where === "event" && re.test(block));
@@ -4100,20 +4102,18 @@ const LIMIT_MENU = "limit menu";
 function decideWaiting(
   verdict: Verdict, said: number | null, now: number, longest: number,
 ): Verdict {
-  const until = verdict.waitingUntil ?? said;
-  if (until === null) return verdict;
-  const at = iso(until);
-  const isOver = until <= now;
-  if (verdict.waitingUntil !== null) {
-    return isOver ? { ...verdict, verdict: "idle", why: `its ${at} wake-up did not happen` }
-      : verdict;
+  const { waitingUntil: wakeUp, why } = verdict;
+  if (wakeUp !== null) {
+    return wakeUp > now ? verdict
+      : { ...verdict, verdict: "idle", why: `its ${iso(wakeUp)} wake-up did not happen` };
   }
-  if (until > now + longest) {
-    const why = `${verdict.why}; its WAITING-UNTIL ${at} is too far ahead to wait for`;
-    return { ...verdict, why };
+  if (said === null) return verdict;
+  const at = iso(said);
+  if (said > now + longest) {
+    return { ...verdict, why: `${why}; its WAITING-UNTIL ${at} is too far ahead to wait for` };
   }
-  const marked: Verdict = { ...verdict, rule: "marker", where: "screen", waitingUntil: until };
-  if (!isOver) return { ...marked, verdict: "waiting", why: `waits until ${at}` };
+  const marked: Verdict = { ...verdict, rule: "marker", where: "screen", waitingUntil: said };
+  if (said > now) return { ...marked, verdict: "waiting", why: `waits until ${at}` };
   return verdict.verdict === "background" ? verdict : { ...marked, why: `its wait ended ${at}` };
 }
 
