@@ -71,11 +71,7 @@ const SCRIPT_DIR = COMPILED ? dirname(process.execPath) : import.meta.dir;
 // usage limit is over. What is stored keeps its field names, of which some are the original's.
 
 /** A coding client as data: how it is launched, typed to and read. */
-export type Backend = Omit<Table<typeof KEYS.backend>, "rule" | "answer"> & {
-  name: string;
-  rule: Table<typeof KEYS.rule>[];
-  answer: Table<typeof KEYS.answer>[];
-};
+export type Backend = ReturnType<typeof readBackend>;
 export type BackendKind = Backend["kind"];
 
 /** A program that is no coding client, kept running in tmux beside the agents. */
@@ -92,11 +88,6 @@ export type Unit = Agent | Service;
 /** `plan` is a file in the plan folder, `status` one in the docs_dir of the repository. */
 export type Phase = Table<typeof KEYS.phase>;
 export type Handoff = Table<typeof KEYS.handoff>;
-type Loop = Omit<Table<typeof KEYS.loop>, "phases" | "handoff" | "onComplete"> & {
-  phases: Phase[];
-  handoff?: Handoff;
-  onComplete?: Table<typeof KEYS.on_complete>;
-};
 type Settings = Table<typeof KEYS.watchdog>;
 
 /** The validated agents.toml: every path absolute, every key checked. */
@@ -1810,7 +1801,7 @@ function absolute(base: string, path: string): string {
   return isAbsolute(path) ? path : resolve(base, path);
 }
 
-function readBackends(reader: ConfigReader, raw: Raw): Map<string, Backend> {
+function readBackends(reader: ConfigReader, raw: Raw) {
   const names = new Set<string>([...BUILT_IN, ...Object.keys(raw)]);
   return new Map([...names].map((name) => [name, readBackend(reader, name, raw[name] ?? {})]));
 }
@@ -1822,7 +1813,7 @@ function clientOf(name: string, { kind = name, resume_args: resumes }: Raw): obj
     ...CLIENTS[known] };
 }
 
-function readBackend(reader: ConfigReader, name: string, raw: unknown): Backend {
+function readBackend(reader: ConfigReader, name: string, raw: unknown) {
   const at = location(`backend.${name}`, 0, `backend "${name}"`);
   const allowed = table(raw);
   if (allowed) reader.fault(at, "", `${show(raw)} is not allowed: ${allowed}`);
@@ -1842,7 +1833,7 @@ function readBackend(reader: ConfigReader, name: string, raw: unknown): Backend 
   return { ...backend, name, rule: list("rule"), answer: list("answer") };
 }
 
-function readLoop(reader: ConfigReader, planDir: string, raw: Raw): Loop {
+function readLoop(reader: ConfigReader, planDir: string, raw: Raw) {
   const at = location("loop");
   // the keys of [loop.handoff] may also be given in [loop]
   const { handoff, onComplete, ...loop } =
@@ -1861,12 +1852,11 @@ function readLoop(reader: ConfigReader, planDir: string, raw: Raw): Loop {
   }
   const hand = handoff && reader.read(
     location("loop.handoff"), { ...only(KEYS.handoff, raw), ...handoff }, KEYS.handoff);
-  const complete = onComplete &&
-    reader.read(location("loop.on_complete"), onComplete, KEYS.on_complete);
   return {
     ...loop, phases,
-    ...(hand ? { handoff: { ...hand, repo: absolute(planDir, hand.repo ?? "") } } : {}),
-    ...(complete ? { onComplete: complete } : {}),
+    handoff: hand && { ...hand, repo: absolute(planDir, hand.repo ?? "") },
+    onComplete: onComplete &&
+      reader.read(location("loop.on_complete"), onComplete, KEYS.on_complete),
   };
 }
 
