@@ -12116,7 +12116,7 @@ async function lookAtPanes(
     screens.set(unit.name, one);
     if (pane.dead || !isAgent(unit)) return;
     const { backgroundSince } = memoryOf(watch, unit.name);
-    // without a verdict it is unsure: what one client's files refuse hides no other agent
+    // no verdict means unsure: unreadable files of one client must not hide the other agents
     looks.push(judgeLook(cfg, unit, pane, { text, title: pane.title }, backgroundSince)
       .then((verdict) => (one.verdict = verdict), () => {}));
   });
@@ -12565,7 +12565,7 @@ function countedAs(condition: Condition, width: number): string {
   if (["fatal", "backoff", "ending", "starting"].includes(condition)) return "starting";
   if (!isLiving(condition)) return "down";
   if (width >= NARROW) return condition === "running" ? "idle" : condition;
-  // what nobody could read is not said to rest
+  // an agent that could not be read is not said to rest
   if (condition === "limited" || condition === "unsure") return condition;
   return condition === "working" || condition === "background" ? "work" : "rest";
 }
@@ -12586,7 +12586,7 @@ function fleetMatters(
   const since = handoff && handoff.since ? ` for ${ageOf(handoff.since, now)}` : "";
   const { heartbeat, stage } = watchdog;
   const beat = heartbeat ? `, heartbeat ${ageOf(heartbeat, now)} ago` : ", no heartbeat";
-  // what was found last says nothing of now where nobody looks
+  // while no watchdog looks, what was found last says nothing about now
   const channel = handoff && handoff.state !== "empty" &&
     (watchdog.running || handoff.needsHuman) ? handoff : null;
   const matters: [what: string, needsHuman: boolean][] = [
@@ -12634,7 +12634,7 @@ function remarksOf(status: Status, now: number): string[] {
 
 // The table.
 
-/** The reasons get at least this many columns; names are cut to leave them. */
+/** The reasons get at least this many columns; names are cut to make room for them. */
 const REASONS_LEAST = 30;
 /** The reasons get this many columns before KIND, BACKEND or MODEL are shown. */
 const REASONS_GOOD = 44;
@@ -12695,8 +12695,8 @@ function dueText({ next, nextAt }: StatusRow, now: number): string {
 }
 
 /**
- * The reason, what waits, what is due. The restarts and the cure behind it become as short as they
- * must for it to stay whole: the cure loses the name, which the row already has.
+ * The reason, what waits, what is due. The restarts and the cure after it are shortened as far as
+ * it needs to stay whole: the cure loses the name, which the row already has.
  */
 function reasonText(row: StatusRow, room: number, now: number): string {
   const { cure, restartsToday } = row;
@@ -12714,7 +12714,7 @@ function reasonText(row: StatusRow, room: number, now: number): string {
   return joined(restarts ? " · " : "  ", said, tail);
 }
 
-/** With fewer columns for the reason the row has no room for the cure. */
+/** Where the reason would get fewer columns than this, the cure is left out. */
 const REASON_LEAST = 16;
 
 const restartSign = ({ restartsToday }: StatusRow): string =>
@@ -12885,7 +12885,8 @@ export async function cmdStatus(call: Call): Promise<number> {
   if (call.options.line && !call.words.length) return printStatusLine(call);
   const cfg = await configFor(call, !call.words.length);
   if (call.words.length) return showCards(call, cfg);
-  if (call.options.watch) return watchStatus(call, cfg);
+  // a command that its keys started and that still runs goes on without it
+  if (call.options.watch) return runAndExit(() => showLive(call, cfg));
   const status = await readStatus(cfg);
   print(call.options.json ? JSON.stringify(status, null, 2) : statusText(status, terminalWidth()));
   return status.needsHuman ? 3 : 0;
@@ -12989,7 +12990,7 @@ async function cmdAttach(call: Call): Promise<number> {
     ["display-message", "-p", "-t", pane.id, "#{window_id} #{socket_path}"])).out.trim().split(" ");
   const target = `${pane.sessionId}:${window}.${pane.id}`;
   if (server && process.env.TMUX?.split(",")[0] === server) {
-    // tmux knows no read-only visit: it is the person's client that becomes so
+    // tmux has no read-only visit: the person's whole client becomes read-only
     if (only.length) log("this client stays read-only until you detach it (prefix, then d)");
     const { ok, err } = await run(["tmux", "-S", server, "switch-client", ...only, "-t", target],
       TMUX_DEADLINE, { TMUX: process.env.TMUX!, TMUX_PANE: process.env.TMUX_PANE });
@@ -13306,7 +13307,7 @@ export function scrub(value: string, paths: string[]): string {
 /** The version of a client, by its screen or by asking the program; "" = not known. */
 async function clientVersion(screen: string, backend: Backend, agent: Agent): Promise<string> {
   const shown = VERSION_LINES[backend.kind]?.exec(screen)?.[1];
-  // a typed client is never asked: it may be a script that would go to work
+  // a typed client is never asked: it may be a script that would start working
   if (shown || backend.kind === "typed") return shown ?? "";
   const asked = await run(["sh", "-c",
     `cd ${shellQuote(agent.dir)} && ${backend.bin} --version`], TMUX_DEADLINE);
@@ -13433,7 +13434,7 @@ export interface Turn {
 
 /** A turn is cut to this many characters. */
 const TURN_MAX = 2_000;
-/** The keys of a tool's input that tell most, the best first. */
+/** The keys of a tool's input that say most about it, the best first. */
 const TOOL_INPUTS = ["command", "cmd", "file_path", "filePath", "path", "pattern", "query", "url",
   "description", "prompt"];
 
@@ -13728,7 +13729,7 @@ export function cleanLog(raw: string): string {
 
 /**
  * The events in lines of events.jsonl. One that a full disk or a crash cut short is skipped; the
- * next one stands in the same line, where its beginning, which no string can hold, tells it.
+ * next one then shares its line, and is found by its beginning, which no string can contain.
  */
 export function parseEvents(lines: string): AgentEvent[] {
   return lines.split(/\n|(?=\{"at":")/).map((line) => parsedRecord(line) as AgentEvent | null)
@@ -13792,9 +13793,9 @@ interface Fold {
   since: string;
 }
 
-/** Among how many of its agent's last ones an equal event is looked for: a restart makes six. */
+/** How many of its agent's latest events are searched for an equal one: a restart makes six. */
 const FOLD_WITHIN = 8;
-/** What comes back after so long, ms, is told by itself, so that a night keeps its order. */
+/** What comes back after this long, ms, is shown by itself, so that a night keeps its order. */
 const FOLD_APART = HOUR;
 
 /**
@@ -14341,12 +14342,6 @@ export function reportMarkdown(report: Report): string {
   ].filter(Boolean).join("\n\n")).join("\n\n");
 }
 
-/** What is unsettled now; that the fleet could not be read counts as well. */
-async function readOpen(cfg: Config): Promise<OpenMatter[]> {
-  return readStatus(cfg).then((status) => openMatters(status, world.now()), (error) =>
-    [{ agent: "", what: `could not look: ${messageOf(error)}`, cure: "doctor", needsHuman: true }]);
-}
-
 /** Until when a watchdog looked at the agents, wall ms. */
 const lastLookOf = ({ running, stale, heartbeat }: WatchdogState, events: AgentEvent[]): number =>
   running && !stale ? world.now()
@@ -14358,10 +14353,12 @@ async function cmdReport(call: Call): Promise<number> {
   const cfg = await configFor(call, true);
   const events = await readEvents(cfg);
   const { json, md } = call.options;
+  const open = await readStatus(cfg).then((status) => openMatters(status, world.now()), (error) =>
+    [{ agent: "", what: `could not look: ${messageOf(error)}`, cure: "doctor", needsHuman: true }]);
   const width = terminalWidth();
   const report = summariseEvents(events, world.now() - since, world.now(), {
     width: json || md || width === Infinity ? 0 : width,
-    names: [...cfg.agents.keys()], fleet: fleetName(cfg), open: await readOpen(cfg),
+    names: [...cfg.agents.keys()], fleet: fleetName(cfg), open,
     loops: loopAgents(cfg).map((agent) => agent.name), notifies: tellsPeople(cfg),
     lastLook: lastLookOf(await readWatchdog(cfg), events),
   });
@@ -14602,17 +14599,12 @@ function takeTerminal(press: (key: string) => void): Terminal {
 /** How often, ms, the live view reads the fleet; in between only its clock moves. */
 const LIVE_LOOK = 2_000;
 
-/** `status --watch`. It does not wait for a command that still runs: that goes on without it. */
-async function watchStatus(call: Call, first: Config): Promise<never> {
+/** `status --watch`, until `q`, Ctrl-C or a signal; it leaves the terminal as it was. */
+async function showLive(call: Call, first: Config): Promise<number> {
   if (!isTerminal() || !process.stdin.isTTY) die("status --watch needs a terminal");
   if (process.env.TERM === "dumb") {
     die('status --watch cannot draw on this terminal (TERM=dumb); "events -f" prints line by line');
   }
-  process.exit(await showLive(call, first));
-}
-
-/** Shows the live view until `q`, Ctrl-C or a signal, and leaves the terminal as it was. */
-async function showLive(call: Call, first: Config): Promise<number> {
   let [cfg, view, status, events] =
     [first, NEW_VIEW, await readStatus(first), await lastEvents(first)];
   const end = Promise.withResolvers<number>();
@@ -15316,13 +15308,13 @@ done
 `;
 
 function demoConfig(prefix: string, client: string): string {
-  const backend = (role: string) => `[backend.${role}]
+  const agent = (role: string) => `[backend.${role}]
 kind = "typed"
 bin = ${JSON.stringify(`sh ${shellQuote(client)} ${role}`)}
 box_re = '^> ?(?<text>.*)$'
 ready_re = '^>'
-`;
-  const agent = (role: string) => `[[agent]]
+
+[[agent]]
 name = "${role}"
 kind = "loop"
 role = "${role}"
@@ -15337,7 +15329,7 @@ watch = "heal+stall"
 signal_interval = 1
 heavy_interval = 2
 
-${["builder", "adversary"].map((role) => `${backend(role)}\n${agent(role)}`).join("\n")}
+${["builder", "adversary"].map(agent).join("\n")}
 [loop]
 phases = [
   { id = "one", plan = "one.md", status = "STATUS-one.md" },
@@ -15360,7 +15352,7 @@ async function makeDemo(dir: string, prefix: string): Promise<string> {
   await demoGit(dir, "init", "-q", "--bare", "-b", "main", "origin.git");
   for (const clone of ["builder", "adversary", "watch"]) {
     await demoGit(dir, "clone", "-q", "-o", "origin", "origin.git", clone);
-    // nobody is there to unlock the key that signs a person's commits, or to content their hooks
+    // nobody is there to unlock the key that signs a person's commits, or to satisfy their hooks
     for (const [key, value] of [["user.name", `demo ${clone}`],
       ["user.email", `${clone}@demo.invalid`], ["commit.gpgSign", "false"],
       ["push.gpgSign", "false"], ["core.hooksPath", "/dev/null"]] as const) {
@@ -15420,7 +15412,7 @@ async function cmdDemo(call: Call): Promise<number> {
     }
     const complete = isComplete(cfg);
     let status = await readStatus(cfg);
-    // that it is complete is told a moment before the move is stored as done
+    // that all is complete is announced a moment before the move is stored as done
     while (complete && status.phase?.moving && !giveUp()) status = await readStatus(cfg);
     print(statusText(status, terminalWidth()));
     if (!complete) {
@@ -15503,11 +15495,11 @@ async function cmdInit(call: Call): Promise<number> {
   for (const [client, how] of missing) print(`${client} was not found; get it with: ${how}`);
   if (kept.includes("agents.toml")) return 1;
   if (found.join() === "opencode") {
-    print("claude was not found: the agents use opencode; a model is provider/model there");
+    print("claude was not found: the agents use opencode, whose models are named provider/model");
   }
-  if (found.join() === "claude") print("opencode was not found: what needs it became comments");
+  if (found.join() === "claude") print("opencode was not found: what needs it is commented out");
   const path = join(dir, "agents.toml");
-  print(`next: say in ${path} where your clones and plans are, then:`);
+  print(`next: set the paths of your clones and plans in ${path}, then:`);
   for (const word of ["doctor", "up"]) print(`  ${selfWords()} ${word} --config ${quoted(path)}`);
   return 0;
 }
@@ -15805,7 +15797,7 @@ export const COMMANDS: Command[] = [
 
 const SHOWN = COMMANDS.filter((one) => !one.hidden);
 
-/** Runs a long-lived command and exits at its end, whatever still waits, as a notice may. */
+/** Runs a long-lived command and exits at its end, whatever still runs, as a notice may. */
 async function runAndExit(work: () => Promise<number>): Promise<never> {
   try {
     process.exit(await work());
