@@ -13819,15 +13819,6 @@ export function foldEvents(events: AgentEvent[]): Fold[] {
   return [...folded];
 }
 
-/** The kinds of events that `--event` names, separated by commas, globs allowed; [] = all. */
-export function parseEventNames(words: string): string[] {
-  return words.split(",").filter(Boolean).flatMap((word) => {
-    const found = EVENT_NAMES.filter((name) => new Bun.Glob(word).match(name));
-    return found.length ? found
-      : die(`events: no event "${word}"${instead(word, EVENT_NAMES)}`, 2);
-  });
-}
-
 /** The ms in a duration such as 30m, 24h or 7d; null = it is none. */
 export function parseSince(value: string): number | null {
   const [, number, unit = ""] = /^(\d{1,5})([mhd])$/.exec(value) ?? [];
@@ -13847,7 +13838,8 @@ const isAbout = ({ agent, names }: AgentEvent, wanted: string[]): boolean => !wa
 /** `events`: what happened, with repeats folded on a terminal; with `-f` also what comes next. */
 async function cmdEvents(call: Call): Promise<number> {
   const from = world.now() - sinceOf(call, "events");
-  const kinds = parseEventNames(String(call.options.event ?? ""));
+  const named = String(call.options.event ?? "").split(",").filter(Boolean);
+  const kinds = namesAmong(EVENT_NAMES, named, "event");
   const cfg = await configFor(call);
   const lines = await eventLines(cfg);
   const all = parseEvents(lines.join("\n"));

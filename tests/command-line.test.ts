@@ -115,7 +115,7 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
   const CONFIG = '[[agent]]\nname = "a1"\nbackend = "claude"\n[loop]\nphases = [{ id = "one", plan = "p.md", status = "s.md" }]\n';
   test.each<[words: string[], says: string]>([
     [["stauts"], 'unknown command "stauts"; nearest is "status" (there are: up, down, '],
-    [["doctor", "a1"], 'doctor takes no "a1"'], [["status", "--watch", "a1"], "status: --watch and --line take no names"], [["status", "a2"], 'no agent or service "a2"'], [["events", "a2"], 'no agent or service "a2"; nearest is "a1" (there are: a1, watchdog, gone)'], [["events", "--event", "comit"], 'events: no event "comit"; nearest is "commit"'], [["report", "a1", "b1"], 'report takes no "a1"'], [["unit", "x"], 'unit takes no "x"'],
+    [["doctor", "a1"], 'doctor takes no "a1"'], [["status", "--watch", "a1"], "status: --watch and --line take no names"], [["status", "a2"], 'no agent or service "a2"'], [["events", "a2"], 'no agent or service "a2"; nearest is "a1" (there are: a1, watchdog, gone)'], [["events", "--event", "comit"], 'no event "comit"; nearest is "commit"'], [["report", "a1", "b1"], 'report takes no "a1"'], [["unit", "x"], 'unit takes no "x"'],
     [["status", "--jsno"], "status: Unknown option '--jsno'; nearest is \"--json\""],
     [["up", "--json"], "up: Unknown option '--json'"],
     [["status", "--line", "--json"], "status: --json and --line cannot be combined"], [["top", "--json"], "status: --json and --watch cannot be combined"],
