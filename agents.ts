@@ -13426,11 +13426,7 @@ async function reportOwnRules(cfg: Config): Promise<void> {
 // What agents were told, said and did; what services and the watchdog printed.
 
 /** One line of a conversation; `at` is wall ms, 0 = not known. */
-export interface Turn {
-  at: number;
-  who: "told" | "said" | "tool" | "error";
-  text: string;
-}
+export interface Turn { at: number; who: "told" | "said" | "tool" | "error"; text: string }
 
 /** A turn is cut to this many characters. */
 const TURN_MAX = 2_000;
@@ -13784,14 +13780,8 @@ export function eventText(
     `${facts.join(" ")}${times > 1 ? ` (${times} times${first})` : ""}`;
 }
 
-/** Several equal events, shown as one. */
-interface Fold {
-  /** The last of them. */
-  event: AgentEvent;
-  times: number;
-  /** When the first happened, ISO 8601. */
-  since: string;
-}
+/** Equal events, shown as one: the last of them, how many, and when the first was (ISO 8601). */
+interface Fold { event: AgentEvent; times: number; since: string }
 
 /** How many of its agent's latest events are searched for an equal one: a restart makes six. */
 const FOLD_WITHIN = 8;
@@ -14553,15 +14543,10 @@ function keyLine(width: number): string {
   return Bun.stringWidth(named(true)) <= width ? named(true) : cut(named(false), width);
 }
 
-/** The terminal in raw mode, on its alternate screen, until `close`. */
-interface Terminal {
-  draw(lines: string[]): void;
-  /** Restores it while other work uses it. */
-  lend(work: () => Promise<unknown>): Promise<void>;
-  close(): void;
-}
+type Terminal = ReturnType<typeof takeTerminal>;
 
-function takeTerminal(press: (key: string) => void): Terminal {
+/** Takes the terminal: in raw mode, on its alternate screen, until `close`. */
+function takeTerminal(press: (key: string) => void) {
   const { stdin, stdout } = process;
   const decoder = new TextDecoder();
   const read = (bytes: Uint8Array) =>
@@ -14582,9 +14567,10 @@ function takeTerminal(press: (key: string) => void): Terminal {
   open();
   return {
     close,
-    draw: (lines) => void (ours && stdout.write(
+    draw: (lines: string[]) => void (ours && stdout.write(
       `\x1b[H${lines.map((line) => `${printableText(line)}\x1b[K`).join("\r\n")}\x1b[J`)),
-    lend: (work) => (close(), work().finally(open).then(() => {})),
+    // restored while other work uses it
+    lend: (work: () => Promise<unknown>) => (close(), work().finally(open)),
   };
 }
 
@@ -15343,20 +15329,19 @@ async function makeDemo(dir: string, prefix: string): Promise<string> {
   if (world.list(dir).length) die(`demo: ${dir} is not empty; name a fresh folder`, 2);
   await demoGit(dir, "init", "-q", "--bare", "-b", "main", "origin.git");
   for (const clone of ["builder", "adversary", "watch"]) {
+    const inClone = (...args: string[]) => demoGit(join(dir, clone), ...args);
     await demoGit(dir, "clone", "-q", "-o", "origin", "origin.git", clone);
     // nobody is there to unlock the key that signs a person's commits, or to satisfy their hooks
     for (const [key, value] of [["user.name", `demo ${clone}`],
       ["user.email", `${clone}@demo.invalid`], ["commit.gpgSign", "false"],
       ["push.gpgSign", "false"], ["core.hooksPath", "/dev/null"]] as const) {
-      await demoGit(join(dir, clone), "config", key, value);
+      await inClone("config", key, value);
     }
-  }
-  const first = join(dir, "builder");
-  await demoGit(first, "checkout", "-q", "-B", "main");
-  await demoGit(first, "commit", "-q", "--allow-empty", "-m", "Begin the demonstration");
-  await demoGit(first, "push", "-q", "-u", "origin", "main");
-  for (const clone of ["adversary", "watch"]) {
-    await demoGit(join(dir, clone), "pull", "-q", "origin", "main");
+    if (clone !== "builder") continue;
+    // what the others are cloned with
+    await inClone("checkout", "-q", "-B", "main");
+    await inClone("commit", "-q", "--allow-empty", "-m", "Begin the demonstration");
+    await inClone("push", "-q", "-u", "origin", "main");
   }
   makeFolder(join(dir, "prompts"));
   for (const [name, content] of Object.entries(DEMO_PROMPTS)) {
