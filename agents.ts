@@ -406,8 +406,6 @@ const freshRuntime = () => ({
   saving: Promise.resolve(),
   /** Why the pushed status file could not be read; "" = it could. */
   unread: "",
-  /** The sessions that running units are to have by the config, once their clients have ended. */
-  moves: {} as Record<string, string>,
   /** How many starts this round may still make. */
   startsLeft: 0,
 });
@@ -2086,7 +2084,6 @@ const OVER: [RegExp, string][] = [
   [/^git$/, "hand-off: git works again"],
   [/^on_complete$/, "on_complete: nothing waits to be started any more"],
   [/^status file$/, "status file: no longer too large"],
-  [/^session$/, "every unit is in the session that the config names"],
   [/^log_dir$|^tmux_socket$/, "$&: the config names the one in use again"],
   [/^state$/, "state: saved again"],
   [/^state folder$|^operator\.json$|^prompts$/, "$&: readable again"],
@@ -2553,7 +2550,7 @@ const PANE_FIELDS = {
   activity: ["#{window_activity}", inMs],
   /** Columns and rows: a resize redraws the screen. */
   size: ["#{pane_width}x#{pane_height}", String],
-  /** Mark: the session that it was made as; "" = the pane is not ours. */
+  /** Mark: the session that it was made as, then its unit's; "" = the pane is not ours. */
   session: ["#{@agents_session}", String],
   /** Mark: the backend that it was started with. */
   backend: ["#{@agents_backend}", String],
@@ -2569,6 +2566,8 @@ const PANE_FIELDS = {
   home: ["#{@agents_home}", String],
   /** Mark of its session: a hash of the fleet's state folder; "" = we did not make the session. */
   room: ["#{@agents_room}", String],
+  /** Mark: the unit that it was made for, in whatever session; "" = an older version made it. */
+  unit: ["#{@agents_unit}", String],
   /** Mark: the pid that we started in it; any other pid is a person's. 0 = not known. */
   startedPid: ["#{@agents_pid}", Number],
   /** The tmux server: its pid and when it began; "" = there is none. */
@@ -2704,6 +2703,10 @@ function sortPanes(cfg: Config, panes: Pane[]) {
   // older versions marked a pane with the target of a log_dir that is a link
   const homes = ["", home, printable(linkless(cfg.stateDir))];
   const foreign = panes.filter((pane) => !homes.includes(pane.home));
+  // a client stays its unit's where the config names another session by now
+  for (const pane of panes.filter((one) => one.home === home)) {
+    pane.session = unitsOf(cfg).get(pane.unit)?.session ?? pane.session;
+  }
   const own = ownPanes(panes.filter((pane) => !foreign.includes(pane)), room);
   const sessions = Map.groupBy(panes, (pane) => pane.sessionName);
   const units = new Map([...unitsOf(cfg).values()].map((unit) => [unit.session, unit]));
@@ -2718,7 +2721,7 @@ function sortPanes(cfg: Config, panes: Pane[]) {
   const others = [...sessions].filter(([name, there]) => !there.some(({ id, room: of }) =>
     mine.has(id) || of === room) && !foreign.some((pane) => pane.sessionName === name));
   return {
-    /** Our panes, by the session that each was made as. */
+    /** Our panes, by the session of the unit that each was made for. */
     panes: own,
     /** The sessions of other fleets, by name, with the state folder of each. */
     foreign: new Map(foreign.map((pane) => [pane.sessionName, pane.home])),
@@ -4952,8 +4955,9 @@ async function startSession(
     // tmux refuses a second session of one name, but not a second client's window in that session
     const there = place.room ? sessionAlive(await snapshot(cfg), session) : false;
     if (there) return leftRunning(session);
+    const marks = { ...program.marks, unit: name };
     const why = there === null ? "tmux did not answer" : await newSession(cfg, { ...program,
-      ...place, session, cwd, logPath: sessionLogPath(cfg, session),
+      marks, ...place, session, cwd, logPath: sessionLogPath(cfg, session),
       unit: marksOf(cfg, name) + newId() });
     return why ? refused(cfg, session, why) : { outcome: "started", why: "" };
   });
@@ -5080,7 +5084,7 @@ async function clearPlace(
   const barred = whyBarred(cfg, snap, unit.session);
   if (barred) return { outcome: "failed", why: barred };
   const pane = snap.panes.get(unit.session);
-  if (pane && !pane.dead && !force) return leftRunning(unit.session);
+  if (pane && !pane.dead && !force) return leftRunning(pane.room ? pane.sessionName : unit.session);
   const rival = rivalText(await rivalOf(cfg, snap, unit));
   if (rival) return { outcome: "failed", why: rival };
   const group = pane ? groupOf(pane) : null; // not every client that we end has our mark
@@ -10150,7 +10154,6 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     const source = await world.text(cfg.path);
     if (source === cfg.source) {
       noteConfigGood(cfg, watch);
-      await moveSessions(cfg, watch);
       return cfg;
     }
     await world.sleep(200);
@@ -10163,8 +10166,7 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     }
     const { logDir, stateDir, tmuxSocket, stored } = cfg;
     Object.assign(next, { logDir, stateDir, tmuxSocket, stored });
-    watch.volatile.moves = keepSessions(cfg, next);
-    await moveSessions(next, watch);
+    await moveLog(cfg, next);
     const lost = [...new Set(unitsOf(cfg).keys()).difference(unitsOf(next))];
     for (const agent of lost) {
       emit(cfg, "orphan", { agent, why: "it left the config; its client is left alone" });
@@ -10184,39 +10186,12 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
   }
 }
 
-/**
- * Lets every unit keep its session where the config now names another, in which its client would
- * not be found, and be ended for it; returns the new ones.
- */
-function keepSessions(cfg: Config, next: Config): Record<string, string> {
-  const before = unitsOf(cfg);
-  const moves: Record<string, string> = {};
-  const taken = new Set<string>();
-  for (const unit of unitsOf(next).values()) {
-    const { name, session } = unit;
-    unit.session = before.get(name)?.session ?? session;
-    if (unit.session !== session) moves[name] = session;
-    if (taken.has(unit.session)) {
-      die(`the session ${unit.session} of ${name} is still another unit's`);
-    }
-    taken.add(unit.session);
-  }
-  return moves;
-}
-
-/** Moves units whose client has ended to the session of the config, and names the others. */
-async function moveSessions(cfg: Config, watch: Watch): Promise<void> {
-  const { moves } = watch.volatile;
-  const units = Object.keys(moves).flatMap((name) => unitsOf(cfg).get(name) ?? []);
-  const snap = units.length ? await snapshot(cfg) : null;
-  for (const unit of units) {
-    if (sessionAlive(snap!, unit.session) !== false) continue;
-    unit.session = moves[unit.name]!;
-    delete moves[unit.name];
-  }
-  const names = Object.keys(moves).join(" ");
-  trouble(watch, "session", names && `the config names another session: restart ${names} to move ` +
-    "there; until then each stays where it is");
+/** The watchdog's log is named after its session, which another session_prefix renames. */
+async function moveLog(cfg: Config, next: Config): Promise<void> {
+  if (watchdogSession(cfg) === watchdogSession(next)) return;
+  if (loggedTo) loggedTo = sessionLogPath(next, watchdogSession(next));
+  const pane = (await snapshot(cfg)).panes.get(watchdogSession(cfg));
+  if (pane) await killSession(cfg, pane);
 }
 
 /** That the config is valid again is an event, as its fault was. */
@@ -10374,11 +10349,11 @@ let loggedTo = "";
 
 /** From here on each line also goes to the watchdog's own log, which is rotated at its cap. */
 function logToFile(cfg: Config): void {
-  const path = loggedTo = sessionLogPath(cfg, watchdogSession(cfg));
+  loggedTo = sessionLogPath(cfg, watchdogSession(cfg));
   const print = world.log;
   world.log = (line) => {
     try {
-      world.append(path, `${line}\n`, cfg.watchdog.logMaxMb * 1_000_000);
+      world.append(loggedTo, `${line}\n`, cfg.watchdog.logMaxMb * 1_000_000);
     } finally {
       print(line);
     }

@@ -152,7 +152,7 @@ test("a unit is started in one way, and a family is told to end in one: by a rou
   expect(callers("noteStart")).toEqual(["beginCounted"]);
   expect(callers("enterStopping")).toEqual(["beginStopping"]);
   expect(callers("signalAll")).toEqual(["endFamilies", "beginStopping", "continueStopping"]);
-  expect(callers("killSession")).toEqual(["stopPanes", "beginStopping", "followLog", "stopUnits"]);
+  expect(callers("killSession")).toEqual(["stopPanes", "beginStopping", "moveLog", "followLog", "stopUnits"]);
 });
 
 test("there is one round, and one close look right before a hand is laid on a client", () => {

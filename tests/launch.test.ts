@@ -637,9 +637,11 @@ describe("a client whose name left the config", () => {
     fake.tmux.add("agents-human");
     expect(await orphans()).toEqual([]);
   });
-  test("with the prefix changed it is named by its session", async () => {
+  test("with the prefix changed it is named by its session; who is in the config still is no orphan", async () => {
     await begin(where("tester", "clone"));
     await edit(`[defaults]\nsession_prefix = "night-"\n${where("tester", "clone")}`);
+    expect(await orphans()).toEqual([]);
+    await edit(`[defaults]\nsession_prefix = "night-"\n${where("critic", "clone")}`);
     expect(await orphans()).toEqual([["agents-tester", false]]);
   });
 });

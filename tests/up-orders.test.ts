@@ -70,12 +70,12 @@ describe("orders", () => {
       [expect.stringMatching(/^is held by another command \(pid \d+\)$/), "is held by another command"]);
     closeSync(lock!);
   });
-  test("under another session_prefix up ends nothing that runs, and says what to do; restart moves it", async () => {
+  test("under another session_prefix up ends nothing that runs, and restart moves it", async () => {
     await begin(["a"], 3);
     const { pid } = fake.tmux.of("agents-a");
     await fake.config(`[defaults]\nsession_prefix = "new-"\n${agents("a")}`);
-    expect([(await call("up", "a")).code, fake.everyPane.length, fake.processes.has(pid)]).toEqual([1, 1, true]);
-    expect(fake.logged("a still runs in the session agents-a")).toHaveLength(1);
+    expect([(await call("up", "a")).code, fake.everyPane.length, fake.processes.has(pid)]).toEqual([0, 1, true]);
+    expect(fake.logged("agents-a already running, leaving it")).toHaveLength(1);
     expect([(await call("restart", "a")).code, fake.processes.has(pid), fake.everyPane.at(-1)!.session]).toEqual([0, false, "new-a"]);
   });
   test("up starts nothing that was taken down meanwhile, and says so", async () => {

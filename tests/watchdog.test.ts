@@ -7,7 +7,7 @@ import {
   captureAll, curIdx, hungAfter, isUrgent, loadWatch, type Memory, memoryOf, operatorOf, parseEvents, pauseAfter, pendingUnits, phaseIdxFile, reloadConfig, enqueue,
   snapshot, stillness, watched, world, storedLife,
 } from "../agents.ts";
-import { agents, closeLook, command, type FakePane, type FakeWorld, fakeWorld, FLEET, type Scene, scene } from "./kit.ts";
+import { agents, closeLook, command, type FakePane, type FakeWorld, fakeWorld, FLEET, message, type Scene, scene } from "./kit.ts";
 import { until } from "./real.ts";
 
 let { fake, cfg, watch, pane, starts, file, operator } = {} as Scene;
@@ -772,16 +772,18 @@ describe("the config is read again", () => {
   test.each([
     ["session_prefix", (text: string) => `[defaults]\nsession_prefix = "new-"\n${text}`],
     ["session", (text: string) => text.replace('name = "a"', 'name = "a"\nsession = "new-a"')],
-  ])("another %s ends no client: it is named, and holds from the next start on", async (_, change) => {
+  ])("another %s ends no client, whose unit is known by its mark, and holds from the next start on", async (_, change) => {
     await begin(agents("a"));
     const clients = () => fake.tmux.panes.filter(({ dead, argv }) => !dead && argv.length).map(({ session }) => session);
     const { pid } = pane();
     fake.files.set(cfg.path, change(agents("a")));
     await live(4);
-    expect([clients(), pane().pid, fake.logged("restart a to move there").length]).toEqual([["agents-a"], pid, 1]);
+    expect([clients(), pane().pid, memoryOf(watch, "a").life.state]).toEqual([["agents-a"], pid, "up"]);
+    const status = await command("status", "--config", cfg.path);
+    expect([status.out, status.out.includes("left the config")]).toEqual([expect.stringMatching(/^ {2}a .*working/m), false]);
     fake.tmux.kill(pane());
     await live(4);
-    expect([clients(), fake.logged("every unit is in the session").length]).toEqual([["new-a"], 1]);
+    expect(clients()).toEqual(["new-a"]);
   });
   test("nor does it where a watchdog starts with it", async () => {
     await begin(agents("a"));
@@ -789,18 +791,36 @@ describe("the config is read again", () => {
     cfg = await fake.config(`[defaults]\nsession_prefix = "new-"\n${agents("a")}`);
     watch = await fake.watch(cfg);
     await ticks(4);
-    expect([pane().pid, pane().dead, fake.everyPane.length]).toEqual([pid, false, 1]);
+    expect([pane().pid, pane().dead, fake.everyPane.length, memoryOf(watch, "a").life.state]).toEqual([pid, false, 1, "up"]);
+  });
+  test("a client of an older version, without the mark, is left there too, and it is said how to move it", async () => {
+    await begin(agents("a"));
+    delete pane().marks["@agents_unit"];
+    cfg = await fake.config(`[defaults]\nsession_prefix = "new-"\n${agents("a")}`);
+    watch = await fake.watch(cfg);
+    await ticks(4);
+    expect([pane().dead, fake.everyPane.length]).toEqual([false, 1]);
     expect(fake.logged("a still runs in the session agents-a, where the config had it before: restart a to move it")).toHaveLength(1);
   });
-  test("two units that swap their sessions keep them; one that takes another's is refused", async () => {
+  test("the log of the watchdog goes with its session", async () => {
+    await begin(agents("a"));
+    Object.assign(fake.tmux.add("agents-watchdog"), { marks: { "@agents_session": "agents-watchdog", "@agents_home": cfg.stateDir } });
+    fake.files.set(cfg.path, `[defaults]\nsession_prefix = "new-"\n${agents("a")}`);
+    await live(1);
+    expect(fake.tmux.panes.map(({ session }) => session)).toEqual(["agents-a"]);
+  });
+  test("units that swap their sessions, or take another's, are still who they are", async () => {
     const text = (a: string, b: string) => agents("a", "b").replace('"a"', `"a"\nsession = "${a}"`).replace('"b"', `"b"\nsession = "${b}"`);
     await begin(text("one", "two"));
     fake.files.set(cfg.path, text("two", "one"));
     await live(3);
-    expect([...cfg.agents.values()].map(({ session }) => session)).toEqual(["one", "two"]);
-    fake.files.set(cfg.path, `${text("three", "two")}[[agent]]\nname = "c"\nbackend = "claude"\nsession = "one"\n`);
+    watch.outbox.push(message({ target: "a", text: "for a", made: fake.wall }), message({ id: "2", target: "b", text: "for b", made: fake.wall }));
+    for (const one of fake.tmux.panes) one.doing = "idle";
     await live(3);
-    expect([[...cfg.agents.keys()], fake.logged("is still another unit's").length, fake.everyPane.length]).toEqual([["a", "b"], 1, 2]);
+    expect([fake.everyPane.length, fake.received("one"), fake.received("two")]).toEqual([2, ["for a"], ["for b"]]);
+    fake.files.set(cfg.path, `${text("three", "two")}[[agent]]\nname = "c"\nbackend = "claude"\nwatch = "heal"\nsession = "one"\n`);
+    await live(3);
+    expect(fake.everyPane.map(({ session, dead, marks }) => [session, dead, marks["@agents_unit"]])).toEqual([["one", false, "a"], ["two", false, "b"], ["one", false, "c"]]);
   });
   test("what two reads agree on is taken, not what a third one finds", async () => {
     await begin(agents("a"));
