@@ -4923,7 +4923,7 @@ interface Started {
   why: string;
 }
 
-/** Why a start was dropped that a later order of a person forbids. */
+/** Why a start was dropped: a later order forbids it. */
 const OVERTAKEN = 'not started: "agents down" was run after this';
 
 /** How long, ms, a start waits for an order being written; a hung command only delays it. */
@@ -6506,7 +6506,7 @@ export function freshWatch(): Watch {
 const PAST = ["since", "at", "made", "stuck", "owedSince", "backgroundSince", "unsureTold",
   "droppedAt", "askedAt", "liftedAt", "killed", "answeredAt"];
 
-/** Moves what a clock that has been set back since left in the future to now. */
+/** Moves times that lie ahead to now: the clock has been set back since. */
 function takeBack(value: unknown, now = world.now()): void {
   if (!isRecord(value) && !Array.isArray(value)) return;
   for (const [key, one] of Object.entries(value)) {
@@ -6581,7 +6581,7 @@ function parseWatch(stored: string): Watch {
     unproven: soundMessages(known.unproven), agents: Object.fromEntries(agents) };
 }
 
-/** Without /proc, the groups of a memory are believed while its watchdog ran a moment ago, ms. */
+/** ms. Without /proc, a memory's groups are believed only if its watchdog ran this recently. */
 const LONGEST_ABSENCE = 300_000;
 
 async function doubtGroups(cfg: Config, watch: Watch): Promise<Watch> {
@@ -6675,12 +6675,12 @@ async function writeWatch(cfg: Config, watch: Watch): Promise<void> {
   for (const [event, fields] of unsaid.splice(0, due)) emit(cfg, event, fields);
 }
 
-/** An event that the next save says: what is lost in a crash comes again, and is said then. */
+/** An event that the next save emits: what a crash loses is decided again, and said then. */
 const emitStored = (
   watch: Watch, event: EventName, fields: Record<string, unknown>,
 ): void => void watch.volatile.unsaid.push([event, fields]);
 
-/** The same where the next step does not depend on it: a failure is logged, work goes on. */
+/** A save on which the next step does not depend: a failure is logged, and work goes on. */
 const saveOrLog = (cfg: Config, watch: Watch): Promise<void> =>
   attempt(watch, "state", () => save(cfg, watch));
 
@@ -7564,14 +7564,14 @@ interface Wait {
 }
 
 /**
- * What became of a text. `waiting` and `failed` will be retried, but of `failed` people hear.
- * `unproven`: it was typed, nothing shows that it was taken, and it is not typed once more.
+ * What became of a text. `waiting` and `failed` are retried, and people hear of `failed`.
+ * `unproven`: it was typed, nothing shows that it was taken, and it is not typed again.
  */
 interface Delivery extends Wait {
   state: "delivered" | "waiting" | "failed" | "unproven";
 }
 
-/** Text beyond this goes to a file: 8 KB is more than any client shows in its box. */
+/** Bytes. A longer text goes to a file: no client shows 8 KB in its box. */
 const TYPED_MAX = 8_000;
 /** ms between two looks; how many tell what a key did, and what a paste did on a busy machine. */
 const LOOK_EVERY = 100;
@@ -7589,7 +7589,7 @@ const timesIn = (screen: string, value: string): number =>
 /** Whether a text may stand typed in its client's input box. */
 const wasPasted = (message: Message): boolean => message.seen !== undefined;
 
-/** This many characters of a text that a box cuts off are no accident: no person types them. */
+/** Nobody types this many characters of our text by chance. */
 const PART_MIN = 40;
 
 /**
@@ -7621,7 +7621,7 @@ function isOurText(composer: string, value: string, cutBox = true): boolean {
   return shown === whole || part || isToken(composer, value);
 }
 
-/** Whether a draft can have nothing to do with our text: a piece of it may be half drawn. */
+/** Whether a draft cannot be ours; a piece of our text may be half drawn. */
 const isForeign = (composer: string, value: string): boolean =>
   !compact(value).includes(compact(composer)) && !isMixed(composer, value);
 
@@ -7629,7 +7629,7 @@ const isForeign = (composer: string, value: string): boolean =>
 const isMixed = (composer: string, value: string): boolean =>
   compact(composer).includes(headOf(value)) || /\[pasted?\b[^\]]*\]/i.test(composer);
 
-/** Whether our text may stand in a described box further up: a list below one can look like it. */
+/** Whether our text may be in a described box further up: a list below can look like a box. */
 function mayStandAbove(screen: string, { boxRe }: Backend, value: string): boolean {
   if (boxRe === undefined) return false;
   const { source, flags } = compiled(boxRe, "m");
@@ -7638,8 +7638,8 @@ function mayStandAbove(screen: string, { boxRe }: Backend, value: string): boole
 }
 
 /**
- * Whether what a person has written stands unsent in an agent's box: a restart would lose it. It is
- * not known where tmux does not show the pane, or no box is recognised in it.
+ * Whether a person's unsent text is in an agent's box: a restart would lose it. Not known where
+ * tmux does not show the pane, or no box is recognised in it.
  */
 async function holdsDraft(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane,
@@ -7670,8 +7670,8 @@ function whyNotNow({ verdict, rule, why }: Verdict, cause: string): Wait | null 
 }
 
 /**
- * Whether a text may be typed now. `composer` is what is in the input box: null, no box that is
- * recognised, is not an empty one; `transcript` is what stands above it. Enter answers a dialog, so
+ * Whether a text may be typed now. `composer`: what is in the input box; null = no box is
+ * recognised, which is not an empty box. `transcript`: what is above it. Enter answers a dialog, so
  * nothing is ever typed into one.
  */
 export function decideTyping(
@@ -7682,22 +7682,21 @@ export function decideTyping(
   if (composer === null && isAbove && message.entered !== undefined) return { do: "done" };
   const wait = whyNotNow(verdict, message.cause);
   if (wait) return { do: "wait", ...wait };
-  if (composer === null) return { do: "wait", person: true,
-    why: "its input box is not visible" };
-  if (composer && pasted && isOurText(composer, message.text, cutBox)) return { do: "submit" };
-  if (composer) return { do: "wait", person: true, why: pasted && isMixed(composer, message.text)
+  if (composer === null) return { do: "wait", person: true, why: "its input box is not visible" };
+  if (composer === "") return { do: isAbove ? "done" : "type" };
+  if (pasted && isOurText(composer, message.text, cutBox)) return { do: "submit" };
+  return { do: "wait", person: true, why: pasted && isMixed(composer, message.text)
     ? "our message is mixed with other text in the input box; submit or clear it by hand"
     : SOMEONES_DRAFT };
-  return { do: isAbove ? "done" : "type" };
 }
 
 /**
- * ms, and looks, until a paste that none of them has found is lost: a client that drew since has
- * read it by then, one that drew nothing may be frozen and shows it when it goes on.
+ * A paste that was not seen for this many ms and looks is lost: a client that has drawn since must
+ * have read it; one that has drawn nothing may be frozen, and show it when it goes on.
  */
 const PASTE_LATE = { drew: 20_000, still: 120_000 };
 const LATE_LOOKS = 3;
-/** A text that may have been taken twice, or was lost twice in one client, is not typed again. */
+/** A text that may have been taken twice, or was lost twice by one client, is not typed again. */
 const COPIES_MAX = 2;
 
 /**
@@ -7717,8 +7716,8 @@ function decideAgain(
 }
 
 /**
- * Whether what a client shows stands in place of its input box, as a dialog does: a text of ours on
- * such a screen was sent. opencode draws some of its dialogs over the box.
+ * Whether what a client shows has replaced its input box, as a dialog does: a text of ours on such
+ * a screen has been sent. opencode draws some of its dialogs over the box.
  */
 const isInPlaceOfBox = (kind: BackendKind, { verdict }: Verdict): boolean =>
   ["claude", "codex", "gemini"].includes(kind) && ["blocked", "limited"].includes(verdict);
@@ -7800,10 +7799,10 @@ async function closeMenu(errand: Errand, first: BoxLook): Promise<BoxLook | null
   if (verdict !== "limited" || !key) return first;
   await sendKeys(errand.cfg, errand.pane, [key]);
   let look: BoxLook | null = null;
-  for (let looks = 0; looks < LOOKS && !look?.composer; looks++) {
+  for (let looks = 0; looks < LOOKS; looks++) {
     await world.sleep(LOOK_EVERY);
     look = await lookAtBox(errand);
-    if (!look || look.composer === "") break;
+    if (look?.composer !== null) break;
   }
   return look;
 }
@@ -8013,9 +8012,9 @@ const messageFor = (target: string, cause: string, value: string): Message =>
   ({ id: newId(), target, text: typeable(value), cause, made: world.now(), tries: 0 });
 
 /**
- * Without what a terminal takes for keys, a Ctrl-C in a commit's subject could end its reader, and
- * without what makes a text look like another one. A last word such as `@file` opens a list in the
- * box, of which Enter would take an entry: a blank behind it closes the list.
+ * A text without what a terminal takes for keys (a Ctrl-C in a commit's subject could end its
+ * reader) and what makes it look like another text. A last word such as `@file` opens a list in the
+ * box, and Enter would pick an entry of it: a blank closes the list.
  */
 export function typeable(value: string): string {
   const typed = value.replace(/\r\n?/g, "\n")
@@ -8071,7 +8070,7 @@ export async function deliverAll(
     const began = world.mono();
     await Promise.all(batch.map((message) => guard(watch, `deliver ${message.target}`, () =>
       deliver(cfg, watch, message, observations.get(message.target)))));
-    // whoever waited for a limit does not go on all at once
+    // agents that waited for a limit do not all go on at once
     const paced = batch.some(({ cause }) => cause === PROBE) && at + batch.length < due.length;
     const left = began + PROBE_PACE - world.mono();
     if (paced && left > 0) await world.sleep(left);
@@ -8120,7 +8119,7 @@ async function whyUntold(
     ? { why: "booting", during: "booting" } : null;
 }
 
-/** Whether a text may go to an agent whose limit is no more than remembered. */
+/** Whether a text may go to an agent whose limit is only remembered, not shown. */
 const passesLimit = (cause: string): boolean => cause === PROBE || cause.startsWith("send ");
 
 /** Why a text waits for the end of a limit that its agent need not show any more; null = none. */
@@ -8154,9 +8153,9 @@ async function tellServer(errand: Errand, verdict: Verdict): Promise<Delivery> {
 }
 
 /**
- * What is to be said now: the text that is due, unless another one of ours stands in the box. That
- * one goes first, by the right of the one that is due: nothing else can be typed before it is sent.
- * One that had no proof and now stands in the transcript has it. null = tmux does not show the box.
+ * The text to type now: the one that is due, unless another of ours is in the box. That one goes
+ * first, with the permission of the one that is due: nothing else can be typed before it is sent.
+ * An unproven text that is in the transcript by now is proven. null = tmux does not show the box.
  */
 async function standingText(errand: Errand): Promise<Message | null> {
   const { watch, message: due } = errand;
@@ -8178,7 +8177,7 @@ async function standingText(errand: Errand): Promise<Message | null> {
   return standing;
 }
 
-/** How many texts without a proof are kept: to be shown, and to be known again in a box. */
+/** How many unproven texts are kept, to be shown and to be recognised in a box. */
 const UNPROVEN_MAX = 20;
 
 /** Whether a text has waited for a person for as long as a screen may stay unsure. */
@@ -8214,7 +8213,7 @@ async function noteDelivery(
 /** What people read; files and JSON keep "unproven". */
 const DELIVERY_WORDS = { waiting: "waiting", failed: "failed", unproven: "unconfirmed" };
 
-/** Whatever an agent in a limit was given asks for its end: what it shows now is the answer. */
+/** Any text that a limited agent was given asks whether it is over: what it shows now answers. */
 async function noteAsked(cfg: Config, watch: Watch, { target, cause }: Message): Promise<void> {
   const session = cfg.agents.get(target)?.session ?? "";
   const hold = loadLimitState(cfg, session);
@@ -8225,14 +8224,14 @@ async function noteAsked(cfg: Config, watch: Watch, { target, cause }: Message):
   for (const shared of asks) shared.askedAt = world.now();
 }
 
-/** The file of a long text goes this many deliveries later: nobody sees when it was read. */
+/** The file of a long text is removed this many deliveries later: nothing shows when it is read. */
 const FILES_KEPT = 20;
 
 async function noteDelivered(
   cfg: Config, watch: Watch, message: Message, why: string,
 ): Promise<void> {
   watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
-  // other words prove nothing of these; the same ones were said again
+  // another text proves nothing of these; the same one was said again
   watch.unproven = watch.unproven.filter(({ target, text }) =>
     target !== message.target || text !== message.text);
   const agent = cfg.agents.get(message.target);
@@ -8258,7 +8257,7 @@ function sweepTexts(cfg: Config, watch: Watch): void {
 
 /** ms for which a text waits for the return of an agent that left the config. */
 const RETURN_MAX = DAY;
-/** ms for which a text without a proof is shown: nobody need tell us that he has seen to it. */
+/** ms for which an unproven text is shown: nobody has to tell us that it was dealt with. */
 const UNPROVEN_FOR = DAY;
 
 /** Drops the texts of agents that left the config long ago, saying so, and those shown for long. */
@@ -8273,7 +8272,7 @@ function dropLost(cfg: Config, watch: Watch): void {
 /** Drops what has expired, takes over what the command line queued; returns whom that is for. */
 async function takeQueued(cfg: Config, watch: Watch): Promise<string[]> {
   const { queue } = await operatorOf(cfg);
-  // one that was taken over is taken back in the queue, which only the command line writes
+  // a text that was taken over is withdrawn by the queue, which only the command line writes
   const back = new Set(queue.filter(isLate).map(({ id }) => id));
   watch.outbox = watch.outbox.filter((message) =>
     wasPasted(message) || !(isLate(message) || back.has(message.id)));
@@ -8343,8 +8342,8 @@ export async function awaitHand(cfg: Config, isOver = () => false): Promise<void
 }
 
 /**
- * Does what writes the watchdog's memory where no watchdog runs: one command at a time, and one
- * that starts meanwhile waits. null = it was not done, because somebody else may write.
+ * Does what writes the watchdog's memory where no watchdog runs: one command at a time, and a
+ * watchdog that starts meanwhile waits. null = it was not done: somebody else may write.
  */
 async function byHand<T>(
   cfg: Config, patience: number, write: (isAlone: () => boolean) => Promise<T>,
@@ -8376,8 +8375,8 @@ async function deliverByHand(cfg: Config, messages: Message[], deadline: number)
 }
 
 // ── usage limit ─────────────────────────────────────────────────────────────────
-// An agent in a usage limit is left alone: no reboot can help it, each would burn quota. After the
-// reset one short text asks whether the window is open again. The state file is the original's.
+// An agent in a usage limit is left alone: a restart cannot help it, and would burn quota. After
+// the reset one short text asks whether the window is open again. The state file is the original's.
 
 /** s. A limit is probed before a reset further off than this: plans change, limits are lifted. */
 const FAR_RESET = 6 * 3600;
@@ -8514,8 +8513,8 @@ async function keepHold(one: Limited): Promise<void> {
 }
 
 /**
- * The start of a client asks by itself: the hold of the one before it is over, and so is its probe.
- * A start in the time to come is one before the clock was set back, which tells nothing.
+ * A new client asks by itself: the hold of the one before it is over, and so is its probe. A start
+ * that lies ahead was made before the clock was set back, and tells nothing.
  */
 function forgetHold(cfg: Config, watch: Watch, agent: Agent, { created }: Pane): void {
   if (created > world.now()) return;
@@ -8524,7 +8523,7 @@ function forgetHold(cfg: Config, watch: Watch, agent: Agent, { created }: Pane):
   const hold = loadLimitState(cfg, agent.session);
   if (!hold || (hold.setAt ?? Infinity) * 1000 >= created) return;
   clearLimitState(cfg, agent.session);
-  log(`${agent.name} was started anew: the limit of its client before holds it no more`);
+  log(`${agent.name} was restarted: the limit of its old client no longer holds it`);
 }
 
 /** Asks whether the limit is over; a probe that nobody has heard yet is not asked once more. */
@@ -8567,7 +8566,7 @@ function tighterHold({ cfg, agent, verdict, state }: Limited): LimitState | null
 }
 
 // Agents that use one account share its limits: each of them would meet the same banner, and forty
-// probes at the reset would be the first to use up what came back.
+// probes at the reset would use up what has just come back.
 
 /** What in an agent's environment says whose quota it uses. */
 const CREDENTIAL = /^(?:HOME|.*_HOME|.*CONFIG_DIR|.*_TOKEN|.*_KEY|.*_URL|AWS_.*|GOOGLE_.*)$/;
@@ -8727,7 +8726,7 @@ async function freeAccount(
 
 // ── stall detection ─────────────────────────────────────────────────────────────
 // Idle without having said until when it waits: something went wrong, the agent is started afresh.
-// Every branch wants `stall_idle` of idleness on the monotonic clock; one look is never enough.
+// Every branch needs `stall_idle` of idleness on the monotonic clock; one look is never enough.
 
 /** A frozen picture of work in progress is only believed dead after a minute at least. */
 const FROZEN_MIN = 60;
@@ -8761,10 +8760,10 @@ export function decideStall(facts: StallFacts): Decision<"none" | "restart"> {
   return { do: "restart", why: `idle ${Math.round(idle)} s with no WAITING-UNTIL marker` };
 }
 
-/** The longest pause before another restart, s: even if nobody fixes it, it is tried at times. */
+/** s. The longest pause before another restart: even if nobody helps, it is tried now and then. */
 const STALL_PAUSE_MAX = 6 * 3600;
 
-/** s of idleness before the next restart: twice as long for each after `max` that were in vain. */
+/** s of idleness before the next restart: doubled for each one in vain after `max` of them. */
 export const stallPause = (stallIdle: number, stalls: number, max: number): number =>
   Math.max(stallIdle, Math.min(stallIdle * 2 ** Math.max(0, stalls - max + 1), STALL_PAUSE_MAX));
 
@@ -8790,7 +8789,7 @@ const endStalls = (memory: Memory): void => {
 const vainRestarts = ({ stallsTold = 0 }: Memory): string =>
   stallsTold ? `restarted ${stallsTold} times for being idle, to no effect` : "";
 
-/** Says once per restart that an agent is idle again after as many as are given it without help. */
+/** Says once for each restart in vain, from `stall_max` on, that the agent is idle again. */
 function noteVainRestarts(
   cfg: Config, agent: Agent, memory: Memory, verdict: VerdictName, idle: number,
 ): void {
@@ -8804,7 +8803,7 @@ function noteVainRestarts(
   emit(cfg, "blocked", { agent: agent.name, why });
 }
 
-/** So many pauses without a change, not one, where a draft may stand in a box that is not seen. */
+/** Where a draft may be in a box that is not recognised: this many pauses without a change. */
 const NO_BOX_PAUSES = 2;
 
 /** Stall care of one agent; `true` = it is being restarted. */
