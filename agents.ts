@@ -7836,8 +7836,8 @@ async function typingNow(errand: Errand, look: BoxLook): Promise<Typing> {
   const waits = recorded === false && verdict.verdict === "active";
   if (message.pasted && !waits) message.pasted.empty += 1;
   const again = decideAgain(message, pane, world.now());
-  if (recorded === null || message.pasted?.pid !== pane.pid) return again;
-  return waits || again.do === "await" ? { do: "wait", why: NO_SIGN } : { do: "unproven" };
+  return recorded === false && (waits || again.do === "await")
+    ? { do: "wait", why: NO_SIGN } : again;
 }
 
 const NO_SIGN = "Enter was pressed; no sign yet that it was accepted";
