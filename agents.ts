@@ -3629,6 +3629,10 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: /^(?=.*(?:\n.*){0,3}(?![^])) *(?:\S.* [|·] )?(?:Press )?enter(?:\/esc)? \S/m },
     { name: "dialog choice", verdict: "blocked", where: "dialog", why: "a dialog is open",
       re: /^ *› \d+\. \S/m },
+    // over the transcript; the box stays below it, but its last line, which names keys, is gone
+    { name: "popup", verdict: "blocked", where: "screen", why: "a dialog is open", has: "enter ",
+      re: new RegExp(String.raw`^.* {2}(?:Press )?enter \S.*\besc \w+(?:[ │|].*)?\n(?:.*\n)*`
+        + String.raw`› .*\n\n {2}\S.* · [/~].*(?:\n {2}(?! *[←?⚠]|esc |tab )\S.*)?(?![^])`, "m") },
     // the first line has its tab; what is typed then is none of the agent's own conversation
     { name: "side", verdict: "blocked", where: "screen", why: "a side conversation is open",
       re: /^(?:.*│)? \S.* × +\+\n/ },
@@ -3681,9 +3685,12 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     { name: "search", verdict: "blocked", where: 12, why: "the history search is open",
       re: /^[▄─]{8}.*\n \(r:\) .*(?:\n(?![▄▀─]).*)*\n[▀─]{8}/m },
     // before the title, which does not move during work, so that a frozen client is noticed
-    // in the first column while it compresses: what a model says is indented by two
     { name: "spinner", verdict: "active", where: 12, why: "spinner", animated: true,
-      re: geminiStatus(" ?[⠁-⣿] ") },
+      re: geminiStatus(" [⠁-⣿] ") },
+    // the newest block, above its to-do list; in the first column, where a model says nothing
+    { name: "compressing", verdict: "active", where: "screen", why: "it compresses", animated: true,
+      has: "Compressing chat history",
+      re: new RegExp(String.raw`^[⠁-⣿] Comp.*(?:\n(?![✦✕ℹ▄▀╭]).*)*\n${GEMINI_TOP}`, "m") },
     { name: "title", verdict: "active", where: "title", why: "busy title", re: /^[✦⏲]/ },
     { name: "tool", verdict: "active", where: 12, why: "its tool prints nothing",
       has: "\n ! ", re: geminiStatus(" ! ") },
