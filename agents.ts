@@ -972,7 +972,7 @@ function realAppend(path: string, text: string, cap = Infinity): boolean {
 const READ_MAX = 16_000_000;
 
 /** Only a regular file is read: a fifo or a device may never end. */
-function refuseOther(path: string, stat: Stats, max: number): void {
+function refuseUnreadable(path: string, stat: Stats, max: number): void {
   const wrong = stat.isDirectory() ? "is a folder" : !stat.isFile() ? "is not a regular file"
     : stat.size > max ? `is too large (${Math.round(stat.size / 1e6)} MB)` : "";
   if (wrong) throw new Error(`${path} ${wrong}`);
@@ -982,7 +982,7 @@ const readRegular = <T>(
   path: string, read: (file: number, size: number) => T, max = Infinity,
 ): T | null => ifThere(() => withFile(path, constants.O_RDONLY, (file) => {
   const stat = fstatSync(file);
-  refuseOther(path, stat, max);
+  refuseUnreadable(path, stat, max);
   return read(file, stat.size);
 }));
 
@@ -1014,7 +1014,7 @@ async function realText(path: string): Promise<string | null> {
   const file = Bun.file(path);
   const read = async (): Promise<string> => {
     // before it is opened, as opening a fifo would wait
-    refuseOther(path, await file.stat(), READ_MAX);
+    refuseUnreadable(path, await file.stat(), READ_MAX);
     return file.text();
   };
   try {

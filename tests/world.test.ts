@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { closeSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { cmdMigrate, flock, log, printable, run, world } from "../agents.ts";
+import { cmdMigrate, flock, log, printable, run, world, wrapLine } from "../agents.ts";
 import { command, fakeWorld, FLEET, realFolder } from "./kit.ts";
 
 const REAL = { ...world };
@@ -180,6 +180,10 @@ test("a message on a terminal is broken between words; in a pipe it is one line"
   for (const line of lines) expect(line.length).toBeLessThanOrEqual(44);
   expect([lines[0], lines[1]!.startsWith("  "), lines.at(-1)]).toEqual(["[agents 2026-06-15 12:00:00] builder: its", true, "    its last words"]);
   expect(said(0).split("\n").length).toBe(3);
+});
+test("a line that fits keeps what it begins with, as a page of the live view does", () => {
+  expect(wrapLine("          a value below its key", 40)).toEqual(["          a value below its key"]);
+  expect(wrapLine("one two three", 9, "  ")).toEqual(["one two", "  three"]);
 });
 
 test("no escape, control or bidi character of anybody's text reaches a log", () => {
