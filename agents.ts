@@ -1788,8 +1788,9 @@ const UNREAD: Stored = { phase: { error: "the state was not read" }, limits: new
 const location = (header: string, nth = 0, label = `[${header}]`) => ({ label, header, nth });
 type Location = ReturnType<typeof location>;
 const ROOT = location("", 0, "");
-const without = (keys: object, raw: object): Raw =>
-  Object.fromEntries(Object.entries(raw).filter(([key]) => !Object.hasOwn(keys, key)));
+const without = <T extends object, K extends object>(keys: K, all: T): Omit<T, keyof K> =>
+  Object.fromEntries(Object.entries(all).filter(([key]) => !Object.hasOwn(keys, key))) as
+    Omit<T, keyof K>;
 const only = (keys: object, raw: object): Raw =>
   Object.fromEntries(Object.entries(raw).filter(([key]) => Object.hasOwn(keys, key)));
 
@@ -6361,22 +6362,13 @@ export function decideBackground(
     why: `${verdict.why}, for longer than ${minutes(longest)}` };
 }
 
-/** What is believed of a client by its own sources alone. */
-interface Judged {
-  verdict: Verdict;
-  /** When (wall ms) only background work was left. */
-  backgroundSince: number | undefined;
-  /** Nobody listens at its server: whatever answers later is another one. */
-  serverDown: boolean;
-}
-
 /**
  * A screen's verdict, corrected by all that the client says of itself, and by time. `earlier`:
- * since when it has done only background work, as far as an earlier look knows.
+ * since when (wall ms) it has done only background work, as far as an earlier look knows.
  */
 async function judge(
   cfg: Config, agent: Agent, pane: Pane, screen: Verdict, earlier: number | undefined,
-): Promise<Judged> {
+) {
   const backend = backendOf(cfg, agent);
   const byFiles = await withOwnWord(cfg, agent, pane, screen);
   const server = backend.kind === "opencode" && pane.conversation
@@ -6446,15 +6438,7 @@ function shifted<T extends Life>(life: T, step: number): T {
 }
 
 /** A life in the format of version 0.1.0. Who runs is not stored: the next look shows it. */
-interface StoredLife {
-  nextStart: number;
-  parked: string;
-  parkedAt: number;
-  finished: boolean;
-  stopping: Stopping | null;
-}
-
-export function storedLife(memory: Memory): StoredLife {
+export function storedLife(memory: Memory) {
   const down = downOf(memory.life);
   return {
     nextStart: down.state === "backoff" ? down.until : 0,
@@ -6463,7 +6447,8 @@ export function storedLife(memory: Memory): StoredLife {
   };
 }
 
-function loadedLife({ nextStart, parked, parkedAt, finished, stopping }: StoredLife): Life {
+function loadedLife(stored: ReturnType<typeof storedLife>): Life {
+  const { nextStart, parked, parkedAt, finished, stopping } = stored;
   const down: Down = parked ? { state: "parked", why: parked, at: parkedAt }
     : finished ? { state: "done", at: parkedAt } : { state: "backoff", until: nextStart };
   return stopping ? { state: "stopping", family: stopping, then: down } : down;
@@ -6472,18 +6457,15 @@ function loadedLife({ nextStart, parked, parkedAt, finished, stopping }: StoredL
 /** A memory as it is stored. */
 function storedMemory(memory: Memory) {
   const { starts, failures, life, ...others } = memory;
-  const stored = without(TRANSIENT, others) as Omit<typeof others, keyof Transient>;
-  return { starts, failures, ...storedLife(memory), ...stored };
+  return { starts, failures, ...storedLife(memory), ...without(TRANSIENT, others) };
 }
 const TRANSIENT = freshTransient();
 
 /** A fresh memory, overlaid with what was on disk. */
 function loadedMemory(value: unknown): Memory {
   const fresh = freshMemory();
-  const { nextStart, parked, parkedAt, finished, stopping, ...known } =
-    sound(storedMemory(fresh), value, MEMORY_SHAPES);
-  return { ...fresh, ...known,
-    life: loadedLife({ nextStart, parked, parkedAt, finished, stopping }) };
+  const stored = sound(storedMemory(fresh), value, MEMORY_SHAPES);
+  return { ...fresh, ...without(storedLife(fresh), stored), life: loadedLife(stored) };
 }
 
 export function memoryOf(watch: Watch, name: string): Memory {
@@ -7039,25 +7021,7 @@ type SeenAlive = Extract<Observation, { alive: true }>;
 type Observations = Map<string, Observation>;
 
 /** What one look at an agent's screen gave. */
-interface Look extends Judged {
-  /** The same picture as at the last look. */
-  same: boolean;
-  /** Hashes of the picture, and of one at a prompt without its digits. */
-  picture: string;
-  outline: string;
-  /** It was read; false = nothing has been drawn since it was. */
-  drawn: boolean;
-  /** The verdict of the rules alone; `verdict` is that of all sources, of account and draft too. */
-  byRules: Verdict;
-  /** The draft of a person, which put a restart off, still stands in its box. */
-  draft: boolean;
-  /** Of its client; null = it did not say, undefined = it was not asked. */
-  version: string | null | undefined;
-  /** As its client names it; "" = nothing new is known. */
-  model: string;
-  /** The screen itself, where it may have to be kept for a person. */
-  text: string;
-}
+type Look = Awaited<ReturnType<typeof readLook>>;
 
 /** What a new client in the same session begins with: nothing that was true of the old one. */
 const NEW_CLIENT = { ...TRANSIENT, since: 0, model: undefined, backgroundSince: undefined,
@@ -7272,7 +7236,7 @@ const withoutDigits = (value: string): string => value.replace(/\d+/g, "0");
 /** What an agent's screen and its sources say. `text`: null = nothing was drawn since. */
 async function readLook(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, text: string | null,
-): Promise<Look> {
+) {
   const memory = memoryOfClient(watch, agent, pane);
   const picture = text === null ? memory.picture : pictureOf({ text, title: pane.title });
   const same = picture === memory.picture;
@@ -7291,11 +7255,18 @@ async function readLook(
   // nothing new is known of a client that says nothing itself and has drawn nothing
   const asks = memory.versionOf !== pane.pid && (text !== null || Boolean(verdict.own));
   return {
-    same, picture, outline: !same && verdict.verdict === "idle" ? hashOf(withoutDigits(text!)) : "",
-    ...own, drawn: text !== null, byRules, verdict, draft,
+    // of the rules alone; of all sources, account and draft too
+    ...own, byRules, verdict,
+    draft, // a person's text that put a restart off is still in its box
+    same, // its picture is that of the last look
+    // hashes of the picture, and of one at a prompt without its digits
+    picture, outline: !same && verdict.verdict === "idle" ? hashOf(withoutDigits(text!)) : "",
+    drawn: text !== null,
+    // null = its client did not say, undefined = it was not asked
     version: asks
       ? await readVersion(cfg, agent, pane, text ?? "", verdict.own !== undefined) : undefined,
-    model: text === null ? "" : readModel(cfg, agent, pane, text, verdict),
+    model: text === null ? "" : readModel(cfg, agent, pane, text, verdict), // "" = nothing new
+    // the screen itself, where it may have to be kept for a person
     text: memory.unsureLooks === UNSURE_LOOKS - 1 ? text ?? "" : "",
   };
 }
