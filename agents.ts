@@ -11493,7 +11493,9 @@ async function stopUnits(
   const panes: Pane[] = [];
   const lost: Conversed[] = [];
   await betweenOrders(cfg, async () => {
-    const snap = usable(await snapshot(cfg)); // what a server elsewhere holds ends by its mark
+    const look = await lookAtSessions(cfg, known);
+    const snap = look.ok ? look : usable(await snapshot(cfg));
+    if (!look.ok) log(`tmux: ${look.why}; the clients end without it, their panes stay`);
     const operator = await operatorOf(cfg);
     const follow = snap.panes.get(watchdogSession(cfg));
     if (follow && withLog && stands(operator, "watchdog")) panes.push(follow);
@@ -11505,8 +11507,9 @@ async function stopUnits(
       const { marks, ...family } = familyOf(cfg, unit.name, groups, all);
       // an orphan that was started under another prefix carries another mark
       const own = all?.find(({ pid }) => pid === pane?.pid)?.mark;
-      families.set(unit, { ...family, marks: own ? [...marks, own] : marks });
-      log(pane ? `ending ${unit.session}`
+      const whole = { ...family, marks: own ? [...marks, own] : marks };
+      families.set(unit, whole);
+      log(pane || membersOf(whole, all).length ? `ending ${unit.session}`
         : `${unit.name}: not running${strangerNote(cfg, snap, unit.session)}`);
       if (pane) panes.push(pane);
       else lost.push(lostConversation(cfg, known, unit));
