@@ -5557,15 +5557,7 @@ const versionIn = (value: unknown): string =>
 // Claude Code: the session file of its process, and the transcript of its conversation.
 
 /** The state of a running client by Claude Code's session file. */
-export interface ClaudeWord {
-  status: "busy" | "waiting" | "shell" | "idle";
-  /** What it waits for, in its own words; "" = it does not wait. */
-  waitsFor: string;
-  version: string;
-  /** The conversation, and the folder in which it was begun. */
-  conversation: string;
-  cwd: string;
-}
+export type ClaudeWord = NonNullable<ReturnType<typeof parseClaudeWord>>;
 
 /** Bytes of a session file that are read; one of 2.1.330 has 700. */
 const SESSION_FILE_MAX = 16_384;
@@ -5584,15 +5576,14 @@ function claudeSession(
 }
 
 /** The state in a session file; null = none that is valid, or that of a background session. */
-export function parseClaudeWord(
-  file: string, pid: number, born: string, fresh: boolean,
-): ClaudeWord | null {
+export function parseClaudeWord(file: string, pid: number, born: string, fresh: boolean) {
   const said = claudeSession(file, pid, born, fresh);
   if (!said || (said.kind ?? "interactive") !== "interactive") return null;
   const status = (["busy", "waiting", "shell", "idle"] as const).find((one) => one === said.status);
   return status === undefined ? null : {
     status, waitsFor: status === "waiting" ? wordsIn(said.waitingFor, 60) || "a dialog" : "",
     version: versionIn(said.version),
+    // the conversation, and the folder in which it was begun
     conversation: isId(said.sessionId) ? said.sessionId : "",
     cwd: typeof said.cwd === "string" ? said.cwd.slice(0, 4096) : "",
   };
@@ -5753,15 +5744,7 @@ export function decideClaude(word: ClaudeWord | null, screen: Verdict): Verdict 
 }
 
 /** How the last turn of a transcript ended. */
-export interface TranscriptEnd {
-  /** The kind of error that ended it; "" = no error did. */
-  error: string;
-  /** What the screen said of it, and when (wall ms). */
-  text: string;
-  at: number;
-  /** The usage limit that ended it: its class (null = not known) and reset (wall ms). */
-  limit: { class: LimitClass | null; resetAt: number } | null;
-}
+export type TranscriptEnd = ReturnType<typeof errorIn>;
 
 const LIMIT_TYPES: Record<string, LimitClass> = {
   five_hour: "5h", seven_day: "weekly", seven_day_opus: "model", seven_day_sonnet: "model",
@@ -5806,13 +5789,15 @@ export function parseTranscriptEnd(tail: string, now: number): TranscriptEnd | n
   return null;
 }
 
-function errorIn(entry: Record<string, unknown>, now: number): TranscriptEnd {
+/** The error that an entry is; "" = none. `text`: what the screen says of it; `at`: wall ms. */
+function errorIn(entry: Record<string, unknown>, now: number) {
   const quota = isRecord(entry.quotaLimits) ? entry.quotaLimits : {};
   const resetAt = Number(quota.resetsAt) * 1000;
   const known = isNumber(quota.resetsAt) && Math.abs(resetAt - now) < RESET_FURTHEST;
   return {
     error: wordsIn(entry.error, 40) || "unknown", text: wordsIn(textOfEntry(entry)),
     at: Date.parse(String(entry.timestamp)) || now,
+    // the usage limit that ended the turn: its class, null = not known, and reset (wall ms)
     limit: known && entry.apiError === "usage_limit_reached"
       ? { class: LIMIT_TYPES[String(quota.rateLimitType)] ?? null, resetAt } : null,
   };
@@ -6008,13 +5993,7 @@ async function readVersion(
 // Codex: the rollout of its conversation.
 
 /** The end of a rollout, Codex's file of a conversation. */
-interface CodexWord {
-  /** The newest turn: whether it is open, when it began or ended (wall ms), the error that ended it
-   *  as the screen draws it, "" = none did, and what may have cured it. null = not known. */
-  turn: { open: boolean; at: number; error: string; cured: boolean } | null;
-  /** The windows of its limits: % used, length in minutes, wall ms of the reset. */
-  windows: { used: number; minutes: number; resetAt: number }[];
-}
+type CodexWord = ReturnType<typeof parseRolloutEnd>;
 
 /** The events of a rollout that have one of the types, newest first; `at`: wall ms. */
 function* newestEvents(
@@ -6029,7 +6008,7 @@ function* newestEvents(
 }
 
 /** The newest turn in Codex 0.169.0; approvals are part of a turn. null = there is none. */
-function newestTurn(tail: string): CodexWord["turn"] {
+function newestTurn(tail: string) {
   // the settings are what `/model` changes, and each turn as it begins
   const events = [...newestEvents(tail,
     ["task_started", "task_complete", "turn_aborted", "thread_settings_applied"])];
@@ -6042,19 +6021,23 @@ function newestTurn(tail: string): CodexWord["turn"] {
   const turns = events.filter((event) => !commands.has(event.turn_id));
   const newest = turns.find(({ type }) => type !== "thread_settings_applied");
   if (!newest) return null;
-  const error = isRecord(newest.error)
-    ? `■ ${plainText(String(newest.error.message), SUBJECT_MAX)}` : "";
-  return { open: newest.type === "task_started", at: newest.at, error,
-    cured: turns[0] !== newest };
+  return {
+    open: newest.type === "task_started", at: newest.at,
+    // what ended it, as the screen draws it; "" = no error did
+    error: isRecord(newest.error)
+      ? `■ ${plainText(String(newest.error.message), SUBJECT_MAX)}` : "",
+    cured: turns[0] !== newest, // by what was changed since
+  };
 }
 
 /** Reads the newest turn and the newest limits from the end of a rollout. */
-export function parseRolloutEnd(tail: string): CodexWord {
+export function parseRolloutEnd(tail: string) {
   const [count] = newestEvents(tail, ["token_count"]);
   return { turn: newestTurn(tail), windows: windowsOf(count?.rate_limits) };
 }
 
-function windowsOf(limits: unknown): CodexWord["windows"] {
+/** The windows of its limits: % used, length in minutes, wall ms of the reset. */
+function windowsOf(limits: unknown) {
   const both = isRecord(limits) ? [limits.primary, limits.secondary] : [];
   return both.flatMap((one) => {
     if (!isRecord(one) || !isNumber(one.resets_at) || !isNumber(one.used_percent)) return [];
