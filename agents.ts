@@ -563,9 +563,9 @@ export function die(message: string, code = 1): never {
 export class NoAnswer extends CliError {}
 
 // ── the world ───────────────────────────────────────────────────────────────────
-// The one seam to the outside. Tests replace its members and turn the clock; apart from locks and
-// stage notes (and `realPath`, `spawnKeeper`), nothing else in a tick touches a process, a file or
-// the network.
+// Its last word, `world`, is the one seam to the outside. Tests replace its members and turn the
+// clock; apart from locks and stage notes (and `realPath`, `spawnKeeper`), nothing else in a tick
+// touches a process, a file or the network.
 
 export interface ExecResult {
   ok: boolean;
@@ -589,48 +589,6 @@ interface HttpAnswer {
 }
 
 type OnChunk = (part: Uint8Array) => void;
-
-export interface World {
-  /** Wall clock, ms. */
-  now(): number;
-  /** Monotonic clock, ms. */
-  mono(): number;
-  sleep(ms: number): Promise<void>;
-  /** `take` gets the output in parts as they come; `out` then stays empty. */
-  tmux(args: string[], stdin?: string, take?: OnChunk): Promise<ExecResult>;
-  /** `env` is added to what git always gets. */
-  git(repo: string, args: string[], env?: Record<string, string>): Promise<ExecResult>;
-  http(request: HttpRequest): Promise<HttpAnswer>;
-  /** A negative pid is a process group; signal 0 only asks. False = no such process. */
-  signal(pid: number, signal: NodeJS.Signals | 0): boolean;
-  /** null = there is no such file; any other trouble throws. */
-  read(path: string): string | null;
-  /** The same for callers that can wait; a disk that does not answer in time throws. */
-  text(path: string): Promise<string | null>;
-  /** Whether the disk of a path answers in time; to be asked before the calls that cannot wait. */
-  answers(path: string): Promise<boolean>;
-  /** The first or the last `bytes` bytes of a file; null as above. */
-  head(path: string, bytes: number): string | null;
-  tail(path: string, bytes: number): string | null;
-  writeAtomic(path: string, text: string): Promise<void>;
-  /**
-   * Rotates to `<path>.1` once the file is over `cap` bytes. True = the file is a new one, so that
-   * whoever had the path open writes elsewhere.
-   */
-  append(path: string, text: string, cap?: number): boolean;
-  remove(path: string): void;
-  /** Wall ms of the last change; null = there is no such file. */
-  mtime(path: string): number | null;
-  /** The names in a folder; [] = there is no such folder. */
-  list(path: string): string[];
-  /** The paths that a process has open; [] = none, or the system does not tell. */
-  opened(pid: number): string[];
-  /** The current folder of a process, "… (deleted)" once that was removed; "" = not known. */
-  folder(pid: number): string;
-  /** Writes to standard output, all of it; a reader that has gone is an EPIPE. */
-  print(text: string): void;
-  log(line: string): void;
-}
 
 /** ms. tmux answers within a few; 5 s means a stopped server. git may talk to a slow remote. */
 const TMUX_DEADLINE = 5_000;
@@ -769,7 +727,10 @@ const GIT_CONFIG = [
 /** Bytes of output allowed for one git command; beyond that the command counts as failed. */
 const GIT_OUTPUT_MAX = 8_000_000;
 
-const realGit: World["git"] = async (repo, args, env) => {
+/** `env` is added to what git always gets. */
+async function realGit(
+  repo: string, args: string[], env: Record<string, string> = {},
+): Promise<ExecResult> {
   const remote = ["ls-remote", "fetch"].includes(args[0]!);
   const parts: Uint8Array[] = [];
   let size = 0;
@@ -781,7 +742,7 @@ const realGit: World["git"] = async (repo, args, env) => {
   if (!ran.ok && remote) ownSsh.delete(repo);
   if (size <= GIT_OUTPUT_MAX) return { ...ran, out: textOf(parts) };
   return { ...ran, ok: false, err: `git ${args[0]} printed more than 8 MB` };
-};
+}
 
 /** Whether a clone's config sets core.sshCommand; asked again after the remote has failed. */
 const ownSsh = new Map<string, Promise<boolean>>();
@@ -851,6 +812,7 @@ async function realHttp(request: HttpRequest): Promise<HttpAnswer> {
 /** To `kill`, 0 means our own group, -1 every process and 1 is init: none is ever a client. */
 const isPid = (pid: number): boolean => Number.isSafeInteger(pid) && Math.abs(pid) > 1;
 
+/** A negative pid is a process group; signal 0 only asks. False = no such process. */
 function realSignal(pid: number, signal: NodeJS.Signals | 0): boolean {
   if (!isPid(pid)) return false;
   try {
@@ -961,6 +923,10 @@ const rotate = (path: string): boolean => ifThere(() =>
     return isOurs;
   })) ?? false;
 
+/**
+ * Rotates to `<path>.1` once the file is over `cap` bytes. True = the file is a new one, so that
+ * whoever had the path open writes elsewhere.
+ */
 function realAppend(path: string, text: string, cap = Infinity): boolean {
   const size = setAside(path)?.size;
   const full = (size ?? 0) > cap && rotate(path);
@@ -989,6 +955,7 @@ const readRegular = <T>(
 /** Whether a file is inside the binary: such a file has no descriptor. */
 const isEmbedded = (path: string): boolean => COMPILED && path.startsWith(import.meta.dir);
 
+/** null = there is no such file; any other trouble throws. */
 function realRead(path: string): string | null {
   if (isEmbedded(path)) return existsSync(path) ? readFileSync(path, "utf8") : null;
   return readRegular(path, (file) => readFileSync(file, "utf8"), READ_MAX);
@@ -1009,6 +976,7 @@ async function inTime<T>(asked: Promise<T>): Promise<T | null> {
   return null;
 }
 
+/** The same for callers that can wait; a disk that does not answer in time throws. */
 async function realText(path: string): Promise<string | null> {
   if (isEmbedded(path)) return realRead(path);
   const file = Bun.file(path);
@@ -1047,6 +1015,7 @@ async function askDisk(path: string): Promise<boolean> {
   return within(READ_DEADLINE, child.exited.then(() => asked.delete(path)), false);
 }
 
+/** Whether the disk of a path answers in time; to be asked before the calls that cannot wait. */
 const realAnswers = (path: string): Promise<boolean> =>
   asked.getOrInsertComputed(path, () => askDisk(path));
 
@@ -1055,6 +1024,7 @@ function readPart(file: number, from: number, bytes: number): string {
   return part.toString("utf8", 0, readSync(file, part, 0, bytes, from));
 }
 
+/** The first or the last `bytes` bytes of a file; null = there is no such file. */
 const realHead = (path: string, bytes: number): string | null =>
   readRegular(path, (file, size) => readPart(file, 0, Math.min(size, bytes)));
 
@@ -1067,7 +1037,10 @@ const realRemove = (path: string): void => void ifThere(() => {
   rmSync(path, { force: true });
 });
 
-/** A link to itself has a time of its own: something is in the place of the file. */
+/**
+ * Wall ms of the last change; null = there is no such file. A link to itself has a time of its own:
+ * something is in the place of the file.
+ */
 function realMtime(path: string): number | null {
   try {
     return statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? null;
@@ -1076,6 +1049,7 @@ function realMtime(path: string): number | null {
   }
 }
 
+/** The paths that a process has open; [] = none, or the system does not tell. */
 function realOpened(pid: number): string[] {
   const folder = `/proc/${pid}/fd`;
   // one may be closed in the meantime
@@ -1083,7 +1057,7 @@ function realOpened(pid: number): string[] {
   return tried(() => readdirSync(folder), []).flatMap(target);
 }
 
-/** Waits while a pipe is full: nothing is lost without an error. */
+/** Waits while a pipe is full: nothing is lost without an error. A reader that left is an EPIPE. */
 function realPrint(text: string): void {
   let rest = Buffer.from(text);
   while (rest.length) {
@@ -1103,11 +1077,15 @@ const PIPE_FULL = 5;
 const realPath = (path: string): string => realpathSync(path);
 
 /** The running program's world; tests replace its members. */
-export const world: World = {
+export const world = {
+  /** Wall clock, ms. */
   now: () => Date.now(),
+  /** Monotonic clock, ms. */
   mono: () => performance.now(),
-  sleep: (ms) => Bun.sleep(ms),
-  tmux: (args, stdin, take) => run(["tmux", "-u", ...args], TMUX_DEADLINE, {}, stdin, take),
+  sleep: (ms: number): Promise<void> => Bun.sleep(ms),
+  /** `take` gets the output in parts as they come; `out` then stays empty. */
+  tmux: (args: string[], stdin?: string, take?: OnChunk): Promise<ExecResult> =>
+    run(["tmux", "-u", ...args], TMUX_DEADLINE, {}, stdin, take),
   git: realGit,
   http: realHttp,
   signal: realSignal,
@@ -1120,12 +1098,15 @@ export const world: World = {
   append: realAppend,
   remove: realRemove,
   mtime: realMtime,
-  list: (path) => (existsSync(path) ? readdirSync(path) : []),
+  /** The names in a folder; [] = there is no such folder. */
+  list: (path: string): string[] => (existsSync(path) ? readdirSync(path) : []),
   opened: realOpened,
-  folder: (pid) => tried(() => readlinkSync(`/proc/${pid}/cwd`), ""),
+  /** The current folder of a process, "… (deleted)" once that was removed; "" = not known. */
+  folder: (pid: number): string => tried(() => readlinkSync(`/proc/${pid}/cwd`), ""),
   print: realPrint,
-  log: (text) => writeError(text),
+  log: (text: string): void => writeError(text),
 };
+export type World = typeof world;
 
 /** A line, which may be coloured, broken between words; `rest` begins all but the first. */
 export const wrapLine = (line: string, width: number, rest = ""): string[] =>
