@@ -12566,7 +12566,7 @@ function longTable(rows: StatusRow[], width: number, now: number): string[] {
   const last = head.length - 1;
   const left = columns([head, ...cells], width - 2 - REASONS_LEAST,
     [...optional.map((_, i): [number, number] => [i + 1, 6]), [0, 14], [last, 12]]);
-  const wide = Math.max(...left.map((line) => Bun.stringWidth(line)));
+  const wide = widest(left);
   return left.map((line, i) => {
     const row = rows[i - 1];
     if (!row) return paint("bold", line);
@@ -12575,19 +12575,22 @@ function longTable(rows: StatusRow[], width: number, now: number): string[] {
   });
 }
 
+/** Columns of the widest of these texts. */
+const widest = (texts: string[]): number =>
+  Math.max(0, ...texts.map((text) => Bun.stringWidth(text)));
+
 type Optional = "kind" | "backend" | "model";
 
 /** Which of KIND, BACKEND, MODEL fit beside the reasons; below WIDE columns only what differs. */
 function optionalColumns(rows: StatusRow[], width: number, now: number): Optional[] {
   const agents = rows.filter((row) => row.kind !== "service");
-  const wideOf = (texts: string[]) => Math.max(0, ...texts.map((text) => Bun.stringWidth(text)));
-  let room = width - 2 - REASONS_GOOD - 4 - wideOf(rows.map(({ name }) => name)) -
-    wideOf(rows.map((row) => stateText(row, now)));
+  let room = width - 2 - REASONS_GOOD - 4 - widest(rows.map(({ name }) => name)) -
+    widest(rows.map((row) => stateText(row, now)));
   const differs = (key: Optional) => new Set(agents.map((row) => row[key])).size > 1;
   const order = (["model", "kind", "backend"] as const)
     .toSorted((a, b) => Number(differs(b)) - Number(differs(a)));
   const shown = order.filter((key) => {
-    const wide = 2 + Math.max(key.length, wideOf(rows.map((row) => row[key])));
+    const wide = 2 + widest([key, ...rows.map((row) => row[key])]);
     if (wide > room || (width < WIDE && !differs(key))) return false;
     room -= wide;
     return true;
@@ -12658,8 +12661,7 @@ function queueText(row: StatusRow): string {
 
 /** The table for a phone: a line for each unit with its name, age, state and reason. */
 function shortTable(rows: StatusRow[], width: number, now: number): string[] {
-  const name = Math.min(12, Math.max(4, ...rows.map((row) => Bun.stringWidth(row.name))),
-    Math.max(4, width - 20));
+  const name = Math.min(12, Math.max(4, Math.min(widest(rows.map((row) => row.name)), width - 20)));
   return rows.map((row) => {
     const restarts = row.restartsToday ? ` ${restartSign(row)}` : "";
     const head = `${row.needsHuman ? "!" : " "} ${fit(printable(row.name), name)} ` +
@@ -12691,7 +12693,7 @@ export function columns(
   rows: string[][], width: number, give: [column: number, least: number][],
 ): string[] {
   const cells = rows.map((row) => row.map(printable));
-  const wide = rows[0]!.map((_, i) => Math.max(...cells.map((row) => Bun.stringWidth(row[i]!))));
+  const wide = rows[0]!.map((_, i) => widest(cells.map((row) => row[i]!)));
   const used = wide.filter((one) => one > 0);
   let over = used.reduce((sum, one) => sum + one, 0) + 2 * (used.length - 1) - width;
   for (const [column, least] of give) {
@@ -12915,7 +12917,6 @@ async function cmdAttach(call: Call): Promise<number> {
       TMUX_DEADLINE, { TMUX: process.env.TMUX!, TMUX_PANE: process.env.TMUX_PANE });
     return ok ? 0 : die(`tmux: ${err.trim()}`);
   }
-  process.removeAllListeners("warning");
   const argv = ["tmux", "-u", ...socket, "attach-session", ...only, "-t", target];
   process.execve!(Bun.which("tmux")!, argv, childEnv() as Record<string, string>);
   return 1;
@@ -13578,7 +13579,7 @@ async function cmdLogs(call: Call): Promise<number> {
   }
   if (call.options.screen) return printScreens(cfg, names);
   const raw = call.options.raw === true;
-  const wide = Math.max(...names.map((name) => name.length));
+  const wide = widest(names);
   const width = terminalWidth() - (names.length > 1 ? wide + 3 : 0);
   const snap = raw ? null : await snapshot(cfg);
   const found = await Promise.all(names.map(async (name, nth) => {
@@ -13875,8 +13876,7 @@ const SLOT_STEPS = [
 ];
 
 /** Columns of the names before the bars. */
-const barLabel = (names: string[]): number =>
-  Math.max(5, ...names.map((name) => Math.min(14, name.length)));
+const barLabel = (names: string[]): number => Math.max(5, Math.min(14, widest(names)));
 
 /** A bar has at least this many slots: fewer would hide when something happened. */
 const SLOTS_LEAST = 20;
@@ -14425,14 +14425,14 @@ const BARS_SPAN = 20 * MINUTE;
 function barLines(
   rows: StatusRow[], events: AgentEvent[], lastLook: number, width: number, room: number,
 ): string[] {
-  const agents = rows.filter(({ kind }) => kind !== "service");
-  const label = Math.max(11, ...agents.map(({ name }) => Math.min(14, Bun.stringWidth(name))));
+  const agents = rows.filter(({ kind }) => kind !== "service").map(({ name }) => name);
+  const label = Math.max(11, Math.min(14, widest(agents)));
   const across = width - label - 4;
   if (room < 3 || across <= SLOTS_LEAST) return [];
   const now = world.now();
   const slots = slotsOf({ from: now - BARS_SPAN, to: now }, across);
   const bars = agents.slice(0, room)
-    .map(({ name }) => [name, timeline(eventsOf(events, name), slots, lastLook)] as const)
+    .map((name) => [name, timeline(eventsOf(events, name), slots, lastLook)] as const)
     .filter(([, bar]) => bar.trim()).slice(0, room - 2);
   return !bars.length ? [] : [
     paint("dim", "─".repeat(width)),
@@ -14646,7 +14646,7 @@ async function pageBars(cfg: Config, names: string[]): Promise<string> {
   const events = await readEvents(cfg);
   const lastLook = lastLookOf(await readWatchdog(cfg), events);
   const begins = Math.min(Date.parse(events[0]?.at ?? "") || 0, now - SLOTS_LEAST * 1000);
-  const wide = Math.min(12, Math.max(...agents.map((name) => Bun.stringWidth(name))));
+  const wide = Math.min(12, widest(agents));
   const slots = slotsOf({ from: Math.max(now - PAGE_SPAN, begins), to: now });
   const shown = slots.slice(wide + 1 - PAGE_COLUMNS);
   const { from, to } = shown[0]!;
