@@ -27,7 +27,7 @@ const SOURCE = readFileSync(join(ROOT, "agents.ts"), "utf8");
 const SECTIONS: Record<string, { banners?: RegExp; functions?: RegExp; calls?: RegExp; tests: string[] }> = {
   notices: { banners: /^notices/, functions: /^(emit|tellsPeople|pendingNotices|notifying|cmdNotify)$/, tests: ["notices"] },
   events: { banners: /^events/, calls: /\bemit\(/, tests: ["events"] },
-  status: { banners: /^status/, functions: /^(ago|ageOf|fit|cut|watchStatus|barDrawn)$/, tests: ["status", "pictures", "page", "live"] },
+  status: { banners: /^status/, functions: /^(ago|ageOf|fit|cut|showLive|barDrawn)$/, tests: ["status", "pictures", "page", "live"] },
   lock: {
     functions: /^(openNote|readNote|lockFile|systemFlock|lockOpen|flock|isLocked|takeLock|freeLock|keepLock|writePid|textIn|lockHolder|sharesOurFiles|supervisorsOf|changeOperator)$/,
     tests: ["processes", "up", "standing-by"],

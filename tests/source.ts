@@ -69,7 +69,7 @@ export interface Part {
 
 /** Functions, classes, constants and variables at the top level, in their order. */
 export function partsOf(source: string): Part[] {
-  const heads = [...source.matchAll(/^(?:export )?(?:(?:async )?function|const|let|class) (\w+)/gm)];
+  const heads = [...source.matchAll(/^(?:export )?(?:(?:async )?function\*?|const|let|class) (\w+)/gm)];
   const banners = [...source.matchAll(/^\/\/ ── (.+?) ─+$/gm)];
   const ends = [...heads, ...banners, ...source.matchAll(/^(?:\/\*\*|\/\/|(?:export )?interface|(?:export )?type|import|if) ?/gm)].map(({ index }) => index).sort((a, b) => a - b);
   return heads.map((head) => ({
