@@ -12931,9 +12931,6 @@ export async function cmdSend(call: Call): Promise<number> {
   const value = (words.length === 1 && words[0] === "-"
     ? await Bun.stdin.text() : words.join(" ")).trimEnd();
   const timeout = Number(call.options.timeout ?? 60);
-  if (!Number.isFinite(timeout) || timeout < 0) {
-    die(`send: --timeout ${show(call.options.timeout)} is not a number of seconds`, 2);
-  }
   makeFolders(cfg);
   const id = newId();
   const message: Message = { ...messageFor(name, `send ${id}`, value), id };
@@ -13124,9 +13121,7 @@ async function explainFile(call: Call, file: string): Promise<number> {
   if (name === undefined) {
     die(`explain: --file needs --backend (${Object.keys(BUILT_IN_RULES).join(", ")})`, 2);
   }
-  const now = at === undefined
-    ? world.now() : /^\d{4}-\d\d-\d\d/.test(String(at)) ? Date.parse(String(at)) : NaN;
-  if (Number.isNaN(now)) die(`explain: --at ${show(at)} is not an ISO 8601 time`, 2);
+  const now = at === undefined ? world.now() : Date.parse(String(at));
   const [rules, backend, settings] = await backendFor(call, String(name));
   const verdict = detect(rules, { text: await readPaneFile(file), title: String(title) }, now);
   const { nativeGrace, stallIdle } = backend;
@@ -13574,9 +13569,6 @@ async function cmdLogs(call: Call): Promise<number> {
   if (!call.words.length) die("usage: logs <name…>", 2);
   const names = expandNames(cfg, call.words);
   const lines = Number(call.options.lines ?? 50);
-  if (!Number.isInteger(lines) || lines < 0) {
-    die(`logs: --lines ${show(call.options.lines)} is not a whole number`, 2);
-  }
   if (call.options.screen) return printScreens(cfg, names);
   const raw = call.options.raw === true;
   const wide = widest(names);
@@ -13735,11 +13727,8 @@ export function parseSince(value: string): number | null {
   return Number(number) * UNIT_MS[unit]! || null;
 }
 
-/** The value of `--since` in ms, 24 hours without it. */
-function sinceOf({ options }: Call, command: string): number {
-  return parseSince(String(options.since ?? "24h")) ??
-    die(`${command}: --since ${show(options.since)} is not a time such as 30m, 24h or 7d`, 2);
-}
+/** How far back a command looks, ms. */
+const sinceOf = ({ options }: Call): number => parseSince(String(options.since ?? "24h"))!;
 
 /** Whether an event belongs to one of these agents, or is an order that names one; [] = all. */
 const isAbout = ({ agent, names }: AgentEvent, wanted: string[]): boolean => !wanted.length ||
@@ -13747,7 +13736,7 @@ const isAbout = ({ agent, names }: AgentEvent, wanted: string[]): boolean => !wa
 
 /** `events`: what happened, with repeats folded on a terminal; with `-f` also what comes next. */
 async function cmdEvents(call: Call): Promise<number> {
-  const from = world.now() - sinceOf(call, "events");
+  const from = world.now() - sinceOf(call);
   const named = String(call.options.event ?? "").split(",").filter(Boolean);
   const kinds = namesAmong(EVENT_NAMES, named, "event");
   const cfg = await configFor(call);
@@ -14250,14 +14239,14 @@ const lastLookOf = ({ running, stale, heartbeat }: WatchdogState, events: AgentE
 
 /** `report`: what happened since `--since`, as text, Markdown or JSON. */
 async function cmdReport(call: Call): Promise<number> {
-  const since = sinceOf(call, "report");
   const cfg = await configFor(call, true);
   const events = await readEvents(cfg);
   const { json, md } = call.options;
   const open = await readStatus(cfg).then((status) => openMatters(status, world.now()), (error) =>
     [{ agent: "", what: `could not look: ${messageOf(error)}`, cure: "doctor", needsHuman: true }]);
   const width = terminalWidth();
-  const report = summariseEvents(events, world.now() - since, world.now(), {
+  const now = world.now();
+  const report = summariseEvents(events, now - sinceOf(call), now, {
     width: json || md || width === Infinity ? 0 : width,
     names: [...cfg.agents.keys()], fleet: fleetName(cfg), open,
     loops: loopAgents(cfg).map((agent) => agent.name), notifies: tellsPeople(cfg),
@@ -14722,10 +14711,6 @@ export async function answerPage(
 /** `serve`: serves the page until it is ended. Each request reads the config anew. */
 async function cmdServe(call: Call): Promise<number> {
   const cfg = await configFor(call);
-  const { port: wanted = `${PAGE_PORT}` } = call.options;
-  if (!/^\d{1,5}$/.test(String(wanted)) || Number(wanted) > 65_535) {
-    die(`serve: --port ${wanted} is not a port (0 to 65535)`, 2);
-  }
   const token = Buffer.from(crypto.getRandomValues(new Uint8Array(18))).toString("base64url");
   const show = async (name: string) => {
     const now = await currentConfig(call);
@@ -14733,7 +14718,8 @@ async function cmdServe(call: Call): Promise<number> {
     if (!name) return fleetPage(now, root);
     return unitsOf(now).has(name) ? unitPage(now, root, name) : null;
   };
-  const server = servePage(Number(wanted), (request) => answerPage(request, token, show));
+  const server = servePage(Number(call.options.port ?? PAGE_PORT), (request) =>
+    answerPage(request, token, show));
   const { port } = server;
   log(`anyone with this address can see ${fleetName(cfg)}; Ctrl-C stops it. Elsewhere: ` +
     `ssh -L ${port}:127.0.0.1:${port} ${hostname()}, then open the same address there`);
@@ -15558,17 +15544,24 @@ interface Command {
   args: string;
   clause: string;
   example?: string;
-  options?: Record<string,
-    { type: "string" | "boolean"; short?: string; clause: string; value?: string }>;
+  options?: Record<string, Option>;
   hidden?: boolean;
   /** It only looks, or ends things: while the file is broken it uses the last good config. */
   lenient?: true;
   run(call: Call): Promise<number>;
 }
 
+interface Option {
+  type: "string" | "boolean"; short?: string; clause: string; value?: string;
+  /** Which values it takes, and what they are called. */
+  takes?: (value: string) => boolean; what?: string;
+}
+
 const JSON_OPTION = { json: { type: "boolean", clause: "print JSON instead of text" } } as const;
-const SINCE_OPTION = { since:
-  { type: "string", value: "TIME", clause: "how far back: 30m, 24h (default), 7d" } } as const;
+const SINCE_OPTION = { since: { type: "string", value: "TIME",
+  clause: "how far back: 30m, 24h (default), 7d",
+  takes: (value: string) => parseSince(value) !== null, what: "a time such as 30m, 24h or 7d",
+} } as const;
 
 /** All commands, in the order of the help. */
 export const COMMANDS: Command[] = [
@@ -15602,7 +15595,8 @@ export const COMMANDS: Command[] = [
     example: "agents logs -f -n 20 builder adversary",
     clause: "show what agents were told, said and did; what services and the watchdog printed",
     options: {
-      lines: { type: "string", short: "n", value: "N", clause: "how many lines (50)" },
+      lines: { type: "string", short: "n", value: "N", clause: "how many lines (50)",
+        takes: (value) => /^\d+$/.test(value), what: "a whole number" },
       follow: { type: "boolean", short: "f", clause: "keep printing what is added" },
       screen: { type: "boolean", clause: "the screen as it is now" },
       raw: { type: "boolean", clause: "the bytes as the client wrote them" },
@@ -15616,7 +15610,8 @@ export const COMMANDS: Command[] = [
     clause: "type a message into an agent and wait until it has been accepted",
     lenient: true, run: cmdSend,
     options: {
-      timeout: { type: "string", value: "S", clause: "how long to wait for that, in seconds (60)" },
+      timeout: { type: "string", value: "S", clause: "how long to wait for that, in seconds (60)",
+        takes: (value) => /^\d+(?:\.\d+)?$/.test(value), what: "a number of seconds" },
       queue: { type: "boolean", clause: "do not wait, leave it to the watchdog" },
     } },
   { name: "phase", args: "[show | next | set <id>]", run: cmdPhase,
@@ -15636,7 +15631,9 @@ export const COMMANDS: Command[] = [
         clause: "read a captured screen instead; - is standard input" },
       backend: { type: "string", value: "B", clause: "the backend whose screen the file shows" },
       title: { type: "string", value: "T", clause: "the title of its pane" },
-      at: { type: "string", value: "ISO", clause: "when it was captured (default: now)" },
+      at: { type: "string", value: "ISO", clause: "when it was captured (default: now)",
+        takes: (value) => /^\d{4}-\d\d-\d\d/.test(value) && Date.parse(value) > 0,
+        what: "an ISO 8601 time" },
     } },
   { name: "capture", args: "<name> <verdict>-<what>", lenient: true,
     example: "agents capture builder blocked-new-dialog",
@@ -15670,7 +15667,9 @@ export const COMMANDS: Command[] = [
     example: "agents serve --port 8675",
     clause: "serve a read-only page for a phone, on this machine only",
     options: { port: { type: "string", value: "N",
-      clause: "the port on 127.0.0.1 (8675); 0 picks a free one" } } },
+      clause: "the port on 127.0.0.1 (8675); 0 picks a free one",
+      takes: (value) => /^\d{1,5}$/.test(value) && Number(value) <= 65_535,
+      what: "a port (0 to 65535)" } } },
   { name: "doctor", args: "", clause: "check everything the fleet depends on and suggest fixes",
     example: "agents doctor --json | jq '.findings[] | select(.level != \"ok\")'",
     options: JSON_OPTION, run: cmdDoctor },
@@ -15788,11 +15787,16 @@ export function parseCall(given: string[]): { command: Command; call: Call } {
     const { values, positionals } = parseArgs({ args: argv, options, allowPositionals: true });
     const config = values.config as string | undefined;
     if (config === "") die(`${name}: --config names nothing: is the variable behind it set?`, 2);
-    const call = { path: cfgPath(config), implied: !(config || process.env.AGENTS_CONFIG),
+    const call: Call = { path: cfgPath(config), implied: !(config || process.env.AGENTS_CONFIG),
       lenient: command.lenient === true, options: values,
       words: positionals.toSpliced(positionals.indexOf(name), 1) };
     if (!command.args && call.words.length && !values.help) {
       die(`${name} takes no "${call.words[0]}"`, 2);
+    }
+    for (const [option, { takes, what }] of Object.entries(command.options ?? {})) {
+      const value = call.options[option];
+      if (!takes || !isText(value) || takes(value) || values.help) continue;
+      die(`${name}: --${option} ${show(value)} is not ${what}`, 2);
     }
     const forms = FORMS.filter((form) => form in values).map((form) => `--${form}`);
     if (forms.length > 1) die(`${name}: ${forms.join(" and ")} cannot be combined`, 2);

@@ -139,7 +139,7 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     [["notify"], "usage: notify --test"], [["capture", "a1"], "usage: capture <name> <verdict>-<what>"],
     [["capture", "a1", "idel-x"], 'capture: "idel" is not a verdict; nearest is "idle"'], [["capture", "a1", "idle"], "capture: say what it shows: idle-<what>"],
     [["report", "--since", "soon"], 'report: --since "soon" is not a time such as 30m, 24h or 7d'],
-    ...["70000", "x", "-1", "1.5", ""].map((port): [string[], string] => [["serve", `--port=${port}`], `serve: --port ${port} is not a port (0 to 65535)`]),
+    ...["70000", "x", "-1", "1.5", ""].map((port): [string[], string] => [["serve", `--port=${port}`], `serve: --port "${port}" is not a port (0 to 65535)`]),
     [["init", "a", "b"], "usage: init [DIR]"], [["demo", "a", "b"], "usage: demo [DIR] [--keep]"], [["completion"], "usage: completion bash | zsh"],
     [["completion", "fish"], "usage: completion bash | zsh"], [["completion", "toString"], "usage: completion bash | zsh"],
   ])("%p", async (words, says) => {
