@@ -1561,7 +1561,7 @@ export function lineOf(source: string, header: string, nth: number, key: string)
   const { lines, heads } = outlineOf(source);
   const bare = RegExp.escape(key.split(".").at(-1)!);
   const opens = new RegExp(`(^\\s*(\\[.*\\.)?|[{,]\\s*)"?${bare}"?\\s*[=.\\]]`);
-  // `from`, which is the line above, where no line gives the key
+  // `from`, the line above them, if no line gives the key
   const lineIn = (from: number, to: number): number =>
     from + 1 + lines.slice(from, to).findIndex((line) => opens.test(line));
   if (header === "") {
@@ -2375,8 +2375,9 @@ export function flock(path: string): number | null {
 }
 
 /**
- * Whether any process holds a lock, even one that could not write its pid. Nobody holds one that is
- * not there; `otherwise`: of one that cannot be opened. Two that ask do not see each other.
+ * Whether any process holds a lock, even one that could not write its pid. A lock that is not there
+ * is held by nobody; `otherwise` is the answer for one that cannot be opened. Those who ask do not
+ * hold it against each other.
  */
 function isLocked(path: string, otherwise = true): boolean {
   try {
@@ -2455,7 +2456,7 @@ export function lockHolder(path: string): number | null {
 
 const holderOf = (cfg: Config, what: LockName): number | null => lockHolder(lockFile(cfg, what));
 
-/** Who that is, in a message: on a full disk no pid says it. */
+/** The holder, in a message: on a full disk its pid is not known. */
 const byPid = (pid: number | null): string => (pid === null ? "" : ` (pid ${pid})`);
 
 /** Whether any process has this lock, whether or not it could write its pid beside it. */
@@ -2598,7 +2599,7 @@ export function ownPanes(panes: Pane[], room = ""): Map<string, Pane> {
 
 /**
  * Tells by a command line whether an unmarked session, started by the original or by hand, runs the
- * program of a unit; no unit = of the watchdog.
+ * program of a unit; without a unit, whether it runs the watchdog.
  */
 function claimOf(cfg: Config, unit: Unit | undefined): (argv: string[]) => boolean {
   if (!unit) return isWatchdog;
@@ -3430,7 +3431,7 @@ const atBox = (boxRe: string, emptyRe?: string): Rule => ({
   given: boxRe, box: { boxRe, ...(emptyRe === undefined ? {} : { emptyRe }) },
 });
 
-/** What may cure an error, take it out of the conversation or leave that. */
+/** Commands of Gemini that may cure an error, take it out of the conversation or leave that. */
 const GEMINI_REMEDY = String.raw`/(?:auth|model|clear|compress|chat|resume|rewind|restore|init)\b`;
 /** What a person's `/stats` and the like printed, which is no turn. */
 const GEMINI_REPLIES = String.raw`(?:\n▄{8}.*\n > (?!${GEMINI_REMEDY})/\S.*`
@@ -3457,7 +3458,7 @@ const geminiFrame = (holds: RegExp): RegExp => new RegExp(
 
 const GEMINI_LIMIT = / +(?:Usage limit reached for|You have exhausted your) /;
 
-/** Of a command that a person typed. */
+/** How Codex refuses a command that a person typed. */
 const CODEX_REFUSALS = [".*\\bUse /\\w+ to see ", ".* to use /\\w+\\.", "Cannot open "];
 
 /** What Codex asks at its start and near a limit, where Enter would trust or change the model. */
@@ -3925,11 +3926,11 @@ function readRegions({ text, title }: ScreenText): Regions {
 /** Where a described box is missing, the lines at the bottom that are taken for a dialog. */
 const DIALOG_LINES = 20;
 
-/** How Codex begins what a turn consists of. */
+/** How Codex begins the parts of a turn. */
 const CODEX_MARK = /^[›•◦■✗─]/;
 /** How Codex and Gemini begin what they say themselves. */
 const SAID = /^[•◦■✗✦✕]/;
-/** How it begins what it says to a person's `/status`, `!ls` and the like, which are no turns. */
+/** How Codex begins its replies to a person's `/status`, `!ls` and the like, which are no turns. */
 const CODEX_REPLY = new RegExp("^(?:/[a-z][\\w-]*(?: |$)|• (?:Unrecognized command '|You ran )|"
   + `■ (?:${CODEX_REFUSALS.join("|")}))`);
 
@@ -4043,7 +4044,7 @@ function limitWhy({ class: kind, resetAt }: Limit, now: number): string {
   return `${LIMIT_NAMES[kind]}, resets ${day}${clockTime(resetAt)}`;
 }
 
-// Money comes back by no clock: a person has to pay, so it is never waited for.
+// Credit does not come back with time: a person has to pay, so it is never waited for.
 function ruled(screen: Regions, rule: Rule, match: RegExpExecArray, now: number): Verdict {
   const unpaid = rule.verdict === "blocked" && classOf(match[0]) === "money";
   const limit = rule.verdict === "limited" || unpaid
