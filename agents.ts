@@ -5402,22 +5402,20 @@ function callOpencode(
     ? { method: "POST", url, body: JSON.stringify(body) } : { method: "GET", url });
 }
 
-async function askOpencode<T>(
-  backend: Backend, dir: string, path: string, body?: object,
-): Promise<T | null> {
-  return contentOf(await callOpencode(backend, dir, path, body));
-}
-
-const contentOf = <T>({ ok, body }: HttpAnswer): T | null =>
+/** What an answer holds; null = it is none. */
+const contentOf = ({ ok, body }: HttpAnswer): unknown =>
   (ok ? tried(() => JSON.parse(body || "{}"), null) : null);
 
+const askOpencode = async (...request: Parameters<typeof callOpencode>): Promise<unknown> =>
+  contentOf(await callOpencode(...request));
+
 const opencodeHealthy = async (backend: Backend): Promise<boolean> =>
-  (await askOpencode<{ healthy?: boolean }>(backend, "/", "/global/health"))?.healthy === true;
+  valueAt(await askOpencode(backend, "/", "/global/health"), "healthy") === true;
 
 async function opencodeSession(backend: Backend, agent: Agent): Promise<string | null> {
-  const made = await askOpencode<{ id?: string }>(
-    backend, agent.dir, "/session", { title: agent.session });
-  return isId(made?.id) ? made.id : null;
+  const made = await askOpencode(backend, agent.dir, "/session", { title: agent.session });
+  const id = valueAt(made, "id");
+  return isId(id) ? id : null;
 }
 
 /** Only the server's "not found" counts as no, never a slow or missing answer. */
@@ -5429,14 +5427,12 @@ async function opencodeKnows(backend: Backend, agent: Agent, id: string): Promis
 async function opencodeHas(
   backend: Backend, agent: Agent, pane: Pane, message: Message,
 ): Promise<boolean | null> {
-  type Said =
-    { info?: { role?: string; time?: { created?: number } }; parts?: { text?: string }[] }[];
-  const list = await askOpencode<Said>(
+  const list = await askOpencode(
     backend, agent.dir, `/session/${pane.conversation}/message?limit=50`);
   if (!Array.isArray(list)) return null;
-  return list.some(({ info, parts }) =>
-    info?.role === "user" && (info.time?.created ?? 0) > message.made - CLOCK_STEP &&
-    parts?.some(({ text }) => text === message.text));
+  return list.some((one) => valueAt(one, "info", "role") === "user" &&
+    Number(valueAt(one, "info", "time", "created") ?? 0) > message.made - CLOCK_STEP &&
+    listOf(valueAt(one, "parts")).some((part) => valueAt(part, "text") === message.text));
 }
 
 /**
@@ -5487,13 +5483,13 @@ interface OpencodeFacts {
 async function readOpencode(backend: Backend, agent: Agent, pane: Pane): Promise<OpencodeFacts> {
   const answers = await Promise.all(["/session/status", "/permission", "/question"].map((path) =>
     callOpencode(backend, agent.dir, path)));
-  const [statuses, ...lists] = answers.map((answer) => contentOf<unknown>(answer));
-  const [asked, question] = lists.map((list) => Array.isArray(list)
-    ? list.find((one) => isRecord(one) && one.sessionID === pane.conversation) : undefined);
+  const [statuses, ...lists] = answers.map(contentOf);
+  const [asked, question] = lists.map((list) =>
+    listOf(list).find((one) => valueAt(one, "sessionID") === pane.conversation));
   // it leaves out who is idle, and every conversation that is not its own (1.18.33)
-  const own = isRecord(statuses) ? statuses[pane.conversation] : undefined;
-  const type = isRecord(own) ? wordsIn(own.type, 40) : "";
-  const status = isRecord(own) && type ? { type, message: wordsIn(own.message) } : undefined;
+  const own = valueAt(statuses, pane.conversation);
+  const type = wordsIn(valueAt(own, "type"), 40);
+  const status = type ? { type, message: wordsIn(valueAt(own, "message")) } : undefined;
   // anything but a list does not say that nothing is asked: what it does not know is 200 and HTML
   const healthy = isRecord(statuses) && lists.every(Array.isArray) &&
     (own === undefined || status !== undefined);
@@ -5502,8 +5498,9 @@ async function readOpencode(backend: Backend, agent: Agent, pane: Pane): Promise
     down: answers[0]!.status === 0 && !answers[0]!.ok,
     stranger: healthy && !status && !(await opencodeKnows(backend, agent, pane.conversation)),
     // even without a proper name it is a question that a person must answer
-    permission: asked && (/^[\w.:*/-]{1,128}$/.test(asked.permission ?? "")
-      ? `${asked.permission}` : "one without a proper name"),
+    permission: asked === undefined ? undefined
+      : /^[\w.:*/-]{1,128}$/.exec(String(valueAt(asked, "permission") ?? ""))?.[0] ??
+        "one without a proper name",
     question: question !== undefined,
   };
 }
@@ -5739,9 +5736,8 @@ const isReset: Shape = (value) =>
 const isResetSeconds: Shape = (value) => isNumber(value) && isReset(Number(value) * 1000);
 
 /** The text of an entry, or of its first part. */
-function textOfEntry({ content, message }: Record<string, unknown>): string {
-  const said = isRecord(message) ? message.content : content;
-  const part: unknown = Array.isArray(said) ? said[0] : said;
+function textOfEntry(entry: Record<string, unknown>): string {
+  const [part] = [valueAt(entry, "message", "content") ?? entry.content].flat();
   return String(isRecord(part) ? part.text : part);
 }
 
@@ -5773,15 +5769,16 @@ export function parseTranscriptEnd(tail: string, now: number): TranscriptEnd | n
 
 /** The error that an entry is; "" = none. `text`: what the screen says of it; `at`: wall ms. */
 function errorIn(entry: Record<string, unknown>, now: number) {
-  const quota = isRecord(entry.quotaLimits) ? entry.quotaLimits : {};
-  const resetAt = Number(quota.resetsAt) * 1000;
-  const known = isNumber(quota.resetsAt) && Math.abs(resetAt - now) < RESET_FURTHEST;
+  const seconds = valueAt(entry, "quotaLimits", "resetsAt");
+  const resetAt = Number(seconds) * 1000;
+  const known = isNumber(seconds) && Math.abs(resetAt - now) < RESET_FURTHEST;
   return {
     error: wordsIn(entry.error, 40) || "unknown", text: wordsIn(textOfEntry(entry)),
     at: Date.parse(String(entry.timestamp)) || now,
     // the usage limit that ended the turn: its class, null = not known, and reset (wall ms)
     limit: known && entry.apiError === "usage_limit_reached"
-      ? { class: LIMIT_TYPES[String(quota.rateLimitType)] ?? null, resetAt } : null,
+      ? { class: LIMIT_TYPES[String(valueAt(entry, "quotaLimits", "rateLimitType"))] ?? null,
+        resetAt } : null,
   };
 }
 
@@ -5848,9 +5845,9 @@ const fromItsBeginning = (parse: Parser<Submitted[]>): Parser<Submitted[]> => (t
 const parsePrompts = fromItsBeginning((tail) =>
   [...newestEntries(tail, /"(?:type|role)":"user"|"operation":"enqueue"/)].map((entry) => {
     const said = isRecord(entry.payload) ? entry.payload : entry;
-    const { content } = isRecord(said.message) ? said.message : said;
+    const content = valueAt(said, "message", "content") ?? said.content;
     const parts: unknown[] = Array.isArray(content) ? content : [{ text: content }];
-    return { text: parts.map((part) => (isRecord(part) ? part.text ?? "" : "")).join("\n"),
+    return { text: parts.map((part) => valueAt(part, "text") ?? "").join("\n"),
       at: Date.parse(String(entry.timestamp)) };
   }));
 
@@ -5968,7 +5965,7 @@ async function readVersion(
   if (line && !screen.includes(" v") && !screen.includes("(v")) return null;
   if (line) return line.exec(screen)?.[1] ?? null;
   if (backend.kind !== "opencode" || !pane.conversation) return "";
-  const health = await askOpencode<{ version?: unknown }>(backend, agent.dir, "/global/health");
+  const health = await askOpencode(backend, agent.dir, "/global/health");
   return isRecord(health) ? versionIn(health.version) : null;
 }
 
@@ -5997,7 +5994,8 @@ function newestTurn(tail: string) {
   const ids = (which: (event: Record<string, unknown>) => boolean) =>
     new Set(events.filter(which).map((event) => event.turn_id));
   // what a person ran is a turn that nothing triggered, and that ends without a word
-  const untriggered = ids(({ turn_attribution: by }) => isRecord(by) && by.turn_trigger === null);
+  const untriggered = ids((event) =>
+    valueAt(event, "turn_attribution", "turn_trigger") === null);
   const silent = ids((event) => event.last_agent_message === null && !event.error);
   const commands = untriggered.intersection(silent);
   const turns = events.filter((event) => !commands.has(event.turn_id));
@@ -6020,8 +6018,7 @@ export function parseRolloutEnd(tail: string) {
 
 /** The windows of its limits: % used, length in minutes, wall ms of the reset. */
 function windowsOf(limits: unknown) {
-  const both = isRecord(limits) ? [limits.primary, limits.secondary] : [];
-  return both.flatMap((one) => {
+  return ["primary", "secondary"].map((which) => valueAt(limits, which)).flatMap((one) => {
     if (!isRecord(one) || !isNumber(one.resets_at) || !isNumber(one.used_percent)) return [];
     return [{ used: Number(one.used_percent), minutes: Number(one.window_minutes) || 0,
       resetAt: Number(one.resets_at) * 1000 }];
@@ -13527,7 +13524,7 @@ async function conversationSource(
   const pane = snap.panes.get(agent.session);
   const id = (pane?.conversation ?? "") || await resumeId(cfg, agent) || "";
   if (backend.kind === "opencode" && backend.server && isId(id)) {
-    const ask = () => askOpencode<unknown>(backend, agent.dir, `/session/${id}/message?limit=200`);
+    const ask = () => askOpencode(backend, agent.dir, `/session/${id}/message?limit=200`);
     const turns = async () => parseOpencodeTurns(await ask());
     return await ask() === null ? null : serverSource(turns, width);
   }
