@@ -4698,10 +4698,14 @@ export function decidePhase(
   return idx < list.length ? { idx } : wrong(`phase index ${idx} is out of range`);
 }
 
-/** The index into `phases`; throws if `decidePhase` finds a fault. */
-export function curIdx(cfg: Config): number {
+/** The index into `phases`, or what is wrong with what is stored of it. */
+function readIdx(cfg: Config): ReturnType<typeof decidePhase> {
   const { phase } = cfg.stored;
-  const found = "error" in phase ? phase : decidePhase(phase.index, phase.id, phases(cfg));
+  return "error" in phase ? phase : decidePhase(phase.index, phase.id, phases(cfg));
+}
+
+export function curIdx(cfg: Config): number {
+  const found = readIdx(cfg);
   return "idx" in found ? found.idx : die(found.error);
 }
 
@@ -4712,12 +4716,8 @@ export function curPhase(cfg: Config): Phase | null {
 
 /** What is wrong with the stored phase, "" = nothing. */
 function phaseTrouble(cfg: Config): string {
-  try {
-    curPhase(cfg);
-    return "";
-  } catch (error) {
-    return messageOf(error);
-  }
+  const found = phases(cfg).length ? readIdx(cfg) : { idx: 0 };
+  return "error" in found ? found.error : "";
 }
 
 /** The current phase; null where there is none, or none that can be read. */
@@ -6666,15 +6666,9 @@ export async function readState(cfg: Config): Promise<void> {
   }
 }
 
-async function readPhaseFiles(cfg: Config): Promise<Stored["phase"]> {
-  try {
-    const [index, id] = await Promise.all(
-      [world.text(phaseIdxFile(cfg)), world.text(phaseIdFile(cfg))]);
-    return { index, id };
-  } catch (error) {
-    return { error: messageOf(error) };
-  }
-}
+const readPhaseFiles = (cfg: Config): Promise<Stored["phase"]> =>
+  Promise.all([world.text(phaseIdxFile(cfg)), world.text(phaseIdFile(cfg))])
+    .then(([index, id]) => ({ index, id }), (error: unknown) => ({ error: messageOf(error) }));
 
 const readSshAgent = (cfg: Config): Promise<string> => world.text(sshAgentFile(cfg))
   .then((text) => (text ?? "").trim(), () => cfg.stored.sshAgent);
