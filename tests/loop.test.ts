@@ -1,7 +1,7 @@
 /** A builder, an adversary and a real repository: hand-offs and phases, by the command line, on real tmux and git. */
 import { expect } from "bun:test";
 import { chmodSync, existsSync, rmSync } from "node:fs";
-import { type Fleet, life, loopPlan, signal, until } from "./real.ts";
+import { type Fleet, handoffStorm, life, loopPlan, real, signal, until } from "./real.ts";
 
 // ── hand-offs ───────────────────────────────────────────────────────────────────
 
@@ -95,6 +95,14 @@ handoff("P2, fault 8: a claim for an adversary that is down waits, and is there 
   await until(() => heard().length === 3);
   await f.ticks(4);
   expect(f.starts("builder")).toHaveLength(starts);
+});
+
+real("P1: 20 hand-offs, the watchdog killed by -9 at a random moment of each: all arrive, two copies at most", loopPlan({ watchdog: { signal_interval: 1 } }), async (f) => {
+  const { copies, took } = await handoffStorm(f, 20);
+  const sorted = took.toSorted((a, b) => a - b);
+  console.log(`hand-offs under kill -9: copies ${copies.join(" ")}; ms median ${sorted[10]}, worst ${sorted.at(-1)}`);
+  expect(Math.min(...copies)).toBeGreaterThanOrEqual(1);
+  expect(Math.max(...copies)).toBeLessThanOrEqual(2);
 });
 
 // ── phases ──────────────────────────────────────────────────────────────────────
