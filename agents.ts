@@ -268,6 +268,8 @@ export interface Verdict {
   doubted?: Verdict;
   /** Its screen does not show how its last turn ended, or what error did: it was pushed off. */
   cutOff?: true;
+  /** What it said last, if that is short and it rests: it may be an error that no rule knows. */
+  last?: string;
   /** How its sources contradict each other. */
   odd?: string;
 }
@@ -4135,11 +4137,16 @@ export function detect(
   const verdict = verdictBy(rules, screen, now);
   const hidesEnd = [AT_PROMPT.name, AT_BOX, CUT_OFF].includes(verdict.rule);
   if (hidesEnd && screen.newest().cutOff) verdict.cutOff = true;
+  const { event } = hidesEnd ? screen.newest() : { event: "" };
+  if (verdict.verdict === "idle" && event && event.length < LAST_MAX) verdict.last = event;
   const rests = ["idle", "background"].includes(verdict.verdict) || verdict.rule === "marker";
   const said = rests && screen.screen.includes("WAITING-UNTIL:")
     ? parseWaitingUntil(screen.above.join("\n")) : null;
   return decideWaiting(verdict, said, now, longest);
 }
+
+/** Characters: what a client says of an error is shorter. */
+const LAST_MAX = 300;
 
 /** A prompt as an undescribed client may draw it. */
 const PROMPT_LINE = /^ {0,2}[❯›>](?: |$)/;
@@ -5358,8 +5365,8 @@ const ACCOUNT = "account";
  *   process      another program in the pane, or its folder is gone:   `withOwnWord`
  *                neither screen nor file counts
  *   files        Claude Code's session file, then its transcript       `withOwnWord`
- *                where the screen shows an error, or no end of the
- *                last turn; Codex's rollout; there Gemini's chat file
+ *                where the screen shows an error, what may be one, or
+ *                no end of the last turn; Codex's rollout; there Gemini's chat file
  *   server       opencode's: before the screen, but where it is idle   `judge`
  *   time         background work that takes too long is idleness       `judge`
  *   account      at rest, while others wait for a limit they share     `readLook`
@@ -5827,6 +5834,11 @@ const ERROR_WORDS: Record<string, string> = {
   authentication_failed: "login needed", billing_error: "no credit",
 };
 
+/** Whether what a client said `last` is an error that needs a person; rules know the API's own. */
+const staysUnknown = ({ error, text }: TranscriptEnd, last: string): boolean => error !== "" &&
+  last.includes(text.slice(0, 30)) &&
+  !PASSING_ERRORS.includes(error) && !/^API Error|try again/i.test(text);
+
 /** Whether a screen shows what the transcript knows better: a limit, or an error of the turn. */
 const showsError = (verdict: Verdict): boolean => verdict.verdict === "limited" ||
   (isOfTurn(verdict) && ["blocked", "fatal", "unsure"].includes(verdict.verdict));
@@ -5894,6 +5906,10 @@ export function decideError(
     const { class: kind, resetAt } = end.limit;
     const limit = { ...shown.limit, class: kind ?? shown.limit.class, resetAt, exact: true };
     return { ...shown, limit, why: limitWhy(limit, now) };
+  }
+  if (rests && shown.last && staysUnknown(end, shown.last)) {
+    return { ...shown, verdict: "blocked", rule: UNKNOWN_ERROR, where: TRANSCRIPT, text: end.text,
+      why: ERROR_WORDS[end.error] ?? `${end.text} (${end.error})` };
   }
   if (shown.rule !== UNKNOWN_ERROR || !end.error) return shown;
   if (PASSING_ERRORS.includes(end.error) && rests) return idle("at its prompt after an error");
@@ -6307,7 +6323,8 @@ async function withOwnWord(
   const word = kind === "claude" ? readClaudeWord(cfg, agent, pane, folder) : null;
   const verdict = decideClaude(word, screen);
   const isCutOff = verdict.cutOff && verdict.verdict === "idle";
-  if (!word || !(isCutOff || showsError(verdict))) return verdict;
+  const mayBeError = word?.status === "idle" && verdict.last !== undefined;
+  if (!word || !(isCutOff || mayBeError || showsError(verdict))) return verdict;
   const [end, now] = [readTranscript(cfg, agent, word)?.end ?? null, world.now()];
   const gone = isCutOff && end?.error ? redrawn("claude", rules, end, now, (limit) =>
     ({ ...limit, resetAt: end.limit?.resetAt ?? limit.resetAt })) : null;

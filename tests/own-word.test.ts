@@ -176,6 +176,20 @@ describe("the end of a transcript", () => {
     expect(decideError(said("server_error"), false, unknown, NOON).verdict).toBe("blocked");
     expect(decideError(said(""), true, unknown, NOON)).toEqual(unknown);
   });
+  test("an error whose words no rule knows is one, unless it passes by itself", () => {
+    const idle = shown({ verdict: "idle", rule: "prompt", why: "at its prompt" });
+    const after = (error: string, text: string, last = `● ${text}`) => {
+      const found = decideError({ ...said(error), text }, true, { ...idle, last }, NOON);
+      return found.verdict === "idle" ? idle : found;
+    };
+    expect(after("authentication_failed", "Login expired · Please run /login")).toMatchObject({ verdict: "blocked", where: "transcript", why: "login needed", text: "Login expired · Please run /login" });
+    expect(after("account_on_hold", "Your account is on hold")).toMatchObject({ verdict: "blocked", why: "Your account is on hold (account_on_hold)" });
+    for (const [error, text] of [["server_error", "Server busy"], ["unknown", "API Error: Connection error."], ["authentication_failed", "Authentication error · please try again"], ["", ""]] as const) {
+      expect(after(error, text)).toEqual(idle);
+    }
+    // its screen shows what came after it
+    expect(after("billing_error", "No more credits", "● Back at work.")).toEqual(idle);
+  });
 });
 
 const FLEET = agents("a").replace("[[agent]]", '[[agent]]\nenv = { CLAUDE_CONFIG_DIR = "/conf" }');
@@ -188,6 +202,29 @@ function says(it: Scene, status: string, some: { pid?: number; at?: number; [key
 }
 const set = (setting: Setting = {}) => scene(FLEET, setting);
 const verdictOf = (it: Scene): string => memoryOf(it.watch, "a").verdict;
+
+test("a client that rests after an error that no rule knows is blocked, until a person did something about it", async () => {
+  const it = await set();
+  const path = "/conf/projects/-fleet/e1.jsonl";
+  const writes = (...entries: object[]) => {
+    it.fake.turn(5_000);
+    it.fake.files.set(path, lines(...entries));
+    it.fake.times.set(path, it.fake.wall);
+  };
+  const text = "Login expired · Please run /login";
+  const failed = { ...FAILED, error: "authentication_failed", message: { ...FAILED.message, content: [{ type: "text", text }] } };
+  it.pane().said = `❯ go on\n\n● ${text}`;
+  says(it, "idle", { sessionId: "e1", cwd: "/fleet" });
+  writes(ASKED, SAID);
+  await it.ticks(2);
+  expect(verdictOf(it)).toBe("idle"); // its agent says so
+  writes(ASKED, failed);
+  await it.ticks(2);
+  expect([verdictOf(it), memoryOf(it.watch, "a").why]).toEqual(["blocked", "login needed"]);
+  writes(ASKED, failed, { type: "user", message: { role: "user", content: "<command-name>/login</command-name>" } });
+  await it.ticks(2);
+  expect(verdictOf(it)).toBe("idle");
+});
 
 describe("the model of a Claude Code", () => {
   const by = (model: unknown, more = {}) => ({ ...SAID, message: { ...SAID.message, model }, ...more });
@@ -402,13 +439,15 @@ describe("in a round", () => {
   });
   test("no transcript is asked for while nothing shows an error or a limit, but for the model of a turn that is over", async () => {
     const it = await set();
+    it.pane().said = `● ${"All of it is done. ".repeat(20)}`; // no error is as long
+    await it.ticks(3);
     const asked: string[] = [];
     const { mtime } = world;
     world.mtime = (path) => (asked.push(path), mtime(path));
     says(it, "idle", { sessionId: "c1", cwd: "/fleet/my.proj" });
     await it.ticks(3);
     expect(asked.filter((path) => path.includes("/projects/"))).toEqual([]);
-    it.pane().said = "● Done.";
+    it.pane().said = `● ${"All of it is done still. ".repeat(20)}`;
     await it.ticks(3);
     expect([1, 2]).toContain(asked.filter((path) => path.includes("/projects/")).length); // once for each look at something new
   });
