@@ -578,12 +578,6 @@ export interface ExecResult {
   code?: number | undefined;
 }
 
-interface HttpRequest {
-  method: string;
-  url: string;
-  body?: string;
-}
-
 interface HttpAnswer {
   ok: boolean;
   status: number;
@@ -788,7 +782,9 @@ async function fetchHere(url: string, init: RequestInit, hops = 3): Promise<Resp
 }
 
 /** One request with a deadline; `CONNECT tcp://host:port` only asks whether the port is open. */
-async function realHttp(request: HttpRequest): Promise<HttpAnswer> {
+async function realHttp(
+  request: { method: string; url: string; body?: string },
+): Promise<HttpAnswer> {
   try {
     if (request.method === "CONNECT") {
       const { hostname, port } = new URL(request.url);
@@ -2241,14 +2237,11 @@ const optionIn = (argv: string[], option: string): string | undefined =>
 /** A file that is read without waiting: of /proc, or of a lock. "" = none that can be read. */
 const textNow = (path: string): string => tried(() => world.read(path) ?? "", "");
 
-interface Process extends Group {
-  group: number;
-  /** The mark of the launch that it belongs to; "" = none, or another user's process. */
-  mark: string;
-}
-
-/** Every process but this one; null = there is no /proc. Takes 50 ms for 1,000 of them. */
-function listProcesses(): Process[] | null {
+/**
+ * Every process but this one, with the mark of its launch, "" = none or another user's; null =
+ * there is no /proc. Takes 50 ms for 1,000 of them.
+ */
+function listProcesses() {
   if (!hasProc()) return null;
   return otherPids().flatMap((pid) => {
     const [state, , group, ...rest] = statOf(pid);
