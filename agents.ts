@@ -4630,18 +4630,14 @@ const HEADINGS_MAX = 100;
 /** Characters of a line that are searched for evidence. */
 const EVIDENCE_MAX = 2_000;
 
-/** Whether the line at `at` is the heading, and the first line below it with text is evidence. */
-function isProven(page: string, at: number, heading: string): boolean {
-  const lineAt = (from: number) => page.slice(from, (page.indexOf("\n", from) + 1 || Infinity) - 1);
-  const line = lineAt(at);
-  if (line.trimEnd() !== heading) return false;
-  const text = /\S/g;
-  text.lastIndex = at + line.length;
-  if (!text.test(page)) return false;
-  const from = page.lastIndexOf("\n", text.lastIndex - 1) + 1;
-  const first = lineAt(from);
-  return isEvidence(first.slice(0, EVIDENCE_MAX)) &&
-    !UNDERLINE_RE.test(lineAt(from + first.length + 1));
+/** What follows a heading alone on its line: the first line with text, and the one below that. */
+const BELOW_RE = /\s*\n([^\n]*)(?:\n([^\n]*))?/y;
+
+/** Whether the heading that ends at `end` fills its line, with evidence below it. */
+function isProven(page: string, end: number): boolean {
+  BELOW_RE.lastIndex = end;
+  const [, first = "", below = ""] = BELOW_RE.exec(page) ?? [];
+  return isEvidence(first.slice(0, EVIDENCE_MAX)) && !UNDERLINE_RE.test(below);
 }
 
 /**
@@ -4655,7 +4651,7 @@ export function isDone(text: string, marker: string): boolean {
   const page = visibleText(`\n${text.replace(/^\uFEFF/, "")}`) ?? "";
   let at = page.indexOf(`\n${heading}`);
   for (let nth = 0; at >= 0 && nth < HEADINGS_MAX; nth++) {
-    if (isProven(page, at + 1, heading)) return true;
+    if (isProven(page, at + 1 + heading.length)) return true;
     at = page.indexOf(`\n${heading}`, at + 1);
   }
   return false;
@@ -7371,14 +7367,11 @@ function neverRests(
   return agent.watch === "heal+stall" && last - since >= enough && enough > 0;
 }
 
-/** One look at one agent at this moment, right before something is done to it. */
-interface CloseLook {
-  screen: Screen;
-  /** Of its screen and its client's files: a server is not asked. */
-  verdict: Verdict;
-}
-
-async function closeLook(cfg: Config, agent: Agent, pane: Pane): Promise<CloseLook | null> {
+/**
+ * One look at one agent at this moment, right before something is done to it: its screen, and the
+ * verdict of that and of its client's files; a server is not asked.
+ */
+async function closeLook(cfg: Config, agent: Agent, pane: Pane) {
   const screen = await readScreen(cfg, pane);
   return screen && { screen,
     verdict: await withOwnWord(cfg, agent, pane, screenVerdict(cfg, agent, pane, screen.look)) };
@@ -7666,17 +7659,10 @@ function decideAgain(
 const isInPlaceOfBox = (kind: BackendKind, { verdict }: Verdict): boolean =>
   ["claude", "codex", "gemini"].includes(kind) && ["blocked", "limited"].includes(verdict);
 
-/** A close look, and what is in the input box and above it. */
-interface BoxLook extends CloseLook {
-  composer: string | null;
-  transcript: string;
-  /** `box_re` may see no more than the first line of the box. */
-  cutBox: boolean;
-}
+/** A close look, and what is in the input box (null = none is recognised) and above it. */
+type BoxLook = NonNullable<Awaited<ReturnType<typeof lookAtBox>>>;
 
-async function lookAtBox(
-  { cfg, agent, pane }: Pick<Errand, "cfg" | "agent" | "pane">,
-): Promise<BoxLook | null> {
+async function lookAtBox({ cfg, agent, pane }: Pick<Errand, "cfg" | "agent" | "pane">) {
   const backend = backendOf(cfg, agent);
   const look = await closeLook(cfg, agent, pane);
   if (!look) return null;
@@ -7685,6 +7671,7 @@ async function lookAtBox(
   const transcript = composer === null && isInPlaceOfBox(backend.kind, look.verdict) ? plain
     : aboveBox(backend.kind, plain, backend);
   dropSlowPatterns(cfg, agent);
+  // `box_re` may see no more than the first line of the box
   return { ...look, composer, transcript, cutBox: backend.boxRe !== undefined };
 }
 
