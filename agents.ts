@@ -13451,7 +13451,7 @@ function fileSource(path: string, clean: (raw: string) => string, note = ""): So
     async *added(isOver) {
       let decoder = new TextDecoder(); // keeps the bytes of a character that is not written yet
       for (let looks = 1; !readerGone; await world.sleep(200), looks += 1) {
-        if (looks % 15 === 0 && await isOver()) return;
+        if (looks % 15 === 0 && await isOver()) return; // 3 s
         const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
         if (size < at) [at, decoder] = [0, new TextDecoder()];
         if (size === at) continue;
@@ -13477,7 +13477,10 @@ function serverSource(ask: () => Promise<Turn[]>, width: number): Source {
   return {
     path: "", note: "", tail,
     async *added() {
-      for (; !readerGone; yield await tail()) await world.sleep(ASK_EVERY);
+      while (!readerGone) {
+        await world.sleep(ASK_EVERY);
+        yield await tail();
+      }
     },
   };
 }
