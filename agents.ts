@@ -10870,11 +10870,8 @@ function onlyName(names: string[], word: string): string {
   return names[0]!;
 }
 
-/** The one agent, service or "watchdog" that a call is about; `usage` is for the error. */
-function oneName(cfg: Config, call: Call, usage: string): string {
-  if (call.words.length !== 1) die(`usage: ${usage}`, 2);
-  return onlyName(expandNames(cfg, call.words), call.words[0]!);
-}
+/** The one agent, service or "watchdog" that a word names. */
+const oneName = (cfg: Config, word: string): string => onlyName(expandNames(cfg, [word]), word);
 
 /** The first tmux with the formats and pane options used here. */
 const TMUX_OLDEST = "3.2.0";
@@ -11587,7 +11584,6 @@ async function startAndWait(
 /** `restart`: the units first, then the watchdog if it is named. */
 export async function cmdRestart(call: Call): Promise<number> {
   const cfg = await configFor(call);
-  if (!call.words.length) die("usage: restart <name…> [--fresh]", 2);
   const names = expandNames(cfg, call.words);
   await needTools(cfg);
   makeFolders(cfg);
@@ -12888,7 +12884,7 @@ const sessionNamed = (cfg: Config, name: string): string =>
 /** `attach`: this process becomes tmux, attached to the session; inside tmux it switches to it. */
 async function cmdAttach(call: Call): Promise<number> {
   const cfg = await configFor(call);
-  const name = oneName(cfg, call, "attach <name> [--read-only]");
+  const name = oneName(cfg, call.words[0]!);
   const session = sessionNamed(cfg, name);
   const snap = await neededSnapshot(cfg);
   const pane = snap.panes.get(session);
@@ -12915,7 +12911,6 @@ async function cmdAttach(call: Call): Promise<number> {
 export async function cmdSend(call: Call): Promise<number> {
   const cfg = await configFor(call);
   const [wanted = "", ...words] = call.words;
-  if (!wanted || !words.length) die("usage: send <name> <text… | -> [--timeout S] [--queue]", 2);
   const name = onlyName(namesAmong([...cfg.agents.keys()], [wanted], "agent"), wanted);
   const value = (words.length === 1 && words[0] === "-"
     ? await Bun.stdin.text() : words.join(" ")).trimEnd();
@@ -13120,10 +13115,8 @@ async function explainFile(call: Call, file: string): Promise<number> {
 }
 
 /** The agent that a command names, and its pane. */
-async function namedAgent(
-  cfg: Config, call: Call, usage: string,
-): Promise<[Agent, Pane | undefined]> {
-  const name = oneName(cfg, call, usage);
+async function namedAgent(cfg: Config, word: string): Promise<[Agent, Pane | undefined]> {
+  const name = oneName(cfg, word);
   const agent = cfg.agents.get(name) ??
     die(`${name} is not an agent: its screen is not read`, 2);
   return [agent, (await neededSnapshot(cfg)).panes.get(agent.session)];
@@ -13180,11 +13173,13 @@ async function explainDown(
 /** `explain`: the verdict on a screen, the rule behind it, and what follows from it. */
 async function cmdExplain(call: Call): Promise<number> {
   const { file, backend, title, at } = call.options;
-  if (file !== undefined && call.words.length) die("explain: a name or --file, not both", 2);
+  const [word] = call.words;
+  if (file !== undefined && word) die("explain: a name or --file, not both", 2);
   if (file !== undefined) return explainFile(call, String(file));
   if (backend ?? title ?? at) die("explain: --backend, --title and --at go with --file", 2);
+  if (!word) die("usage: explain <name>, or --file PANE --backend B", 2);
   const cfg = await configFor(call);
-  const [agent, pane] = await namedAgent(cfg, call, "explain <name>");
+  const [agent, pane] = await namedAgent(cfg, word);
   return pane && !pane.dead
     ? explainLive(call, cfg, agent, pane) : explainDown(call, cfg, agent, pane);
 }
@@ -13224,9 +13219,7 @@ const captureFolder = ({ kind, name }: Backend): string =>
 
 /** `capture`: saves a screen with its right verdict, so that a wrong one becomes a test. */
 async function cmdCapture(call: Call): Promise<number> {
-  const usage = "capture <name> <verdict>-<what>";
-  const [name, label = ""] = call.words;
-  if (call.words.length !== 2) die(`usage: ${usage}`, 2);
+  const [name = "", label = ""] = call.words;
   const [, expected, what] = /^([^-]*)(?:-([\w-]+))?$/.exec(label) ?? [];
   if (!expected || !VERDICTS.includes(expected as VerdictName)) {
     const word = expected ?? label;
@@ -13234,7 +13227,7 @@ async function cmdCapture(call: Call): Promise<number> {
   }
   if (!what) die(`capture: say what it shows: ${expected}-<what>, in letters, digits and -`, 2);
   const cfg = await configFor(call);
-  const [agent, pane] = await namedAgent(cfg, { ...call, words: [name!] }, usage);
+  const [agent, pane] = await namedAgent(cfg, name);
   if (!pane || pane.dead) die(notRunning(agent.name, pane));
   const backend = backendOf(cfg, agent);
   const path = join(SCRIPT_DIR, "tests", "fixtures", captureFolder(backend), label);
@@ -13558,7 +13551,6 @@ async function printScreens(cfg: Config, names: string[]): Promise<number> {
 /** `logs`: the last lines of conversations, or of what was printed, one name after the other. */
 async function cmdLogs(call: Call): Promise<number> {
   const cfg = await configFor(call);
-  if (!call.words.length) die("usage: logs <name…>", 2);
   const names = expandNames(cfg, call.words);
   const lines = Number(call.options.lines ?? 50);
   if (call.options.screen) return printScreens(cfg, names);
@@ -15257,7 +15249,6 @@ async function makeDemo(dir: string, prefix: string): Promise<string> {
 const DEMO_DEADLINE = 180_000;
 
 async function cmdDemo(call: Call): Promise<number> {
-  if (call.words.length > 1) die("usage: demo [DIR] [--keep]", 2);
   const dir = call.words[0] ? resolve(call.words[0]) : mkdtempSync(join(tmpdir(), "agents-demo-"));
   if (!Bun.which("git")) die(NO_GIT);
   const prefix = `demo-${newId().slice(0, 4)}-`;
@@ -15344,7 +15335,6 @@ function shippedPrompts(): string[] {
 
 /** `init`: writes agents.toml and prompts/; exit code 1 if an agents.toml was there already. */
 async function cmdInit(call: Call): Promise<number> {
-  if (call.words.length > 1) die("usage: init [DIR]", 2);
   const dir = resolve(call.words[0] ?? ".");
   const found = Object.keys(CLIENT_SOURCES)
     .filter((client) => Bun.which(client, { PATH: process.env.PATH ?? "" }));
@@ -15465,10 +15455,8 @@ else
 fi`],
 ]);
 
-async function cmdCompletion({ words }: Call): Promise<number> {
-  const script = words.length === 1 ? COMPLETIONS.get(words[0]!) : undefined;
-  return printed(script ?? die("usage: completion bash | zsh", 2));
-}
+const cmdCompletion = async ({ words: [shell = ""] }: Call): Promise<number> =>
+  printed(COMPLETIONS.get(shell) ?? die("usage: completion bash | zsh", 2));
 
 /** The hidden `names`, which the scripts of version 0.2.0 ask: the fleet's names, one on a line. */
 const cmdNames = async (call: Call): Promise<number> =>
@@ -15536,6 +15524,8 @@ interface Command {
   args: string;
   clause: string;
   example?: string;
+  /** How many words it takes; absent = any number, or none where `args` names none. */
+  words?: [least: number, most: number];
   options?: Record<string, Option>;
   hidden?: boolean;
   /** It only looks, or ends things: while the file is broken it uses the last good config. */
@@ -15565,7 +15555,7 @@ export const COMMANDS: Command[] = [
     clause: "stop everything, or only those named; nothing restarts them until up",
     options: { orphans: { type: "boolean",
       clause: "only clients whose agent is no longer in the config" } } },
-  { name: "restart", args: "<name…>", run: cmdRestart,
+  { name: "restart", args: "<name…>", words: [1, Infinity], run: cmdRestart,
     example: "agents restart builder --fresh",
     clause: "end agents or services and start them again",
     options: { fresh: { type: "boolean", clause: "begin a new conversation" } } },
@@ -15583,7 +15573,7 @@ export const COMMANDS: Command[] = [
     // it exits at once: a fetch, a notice or a pause must not keep an ended watchdog alive
     run: (call) => runAndExit(() => watchdogLoop(call.path, call.options.kept === true,
       String(call.options["last-good"] ?? ""))) },
-  { name: "logs", args: "<name…>", lenient: true, run: cmdLogs,
+  { name: "logs", args: "<name…>", words: [1, Infinity], lenient: true, run: cmdLogs,
     example: "agents logs -f -n 20 builder adversary",
     clause: "show what agents were told, said and did; what services and the watchdog printed",
     options: {
@@ -15593,11 +15583,11 @@ export const COMMANDS: Command[] = [
       screen: { type: "boolean", clause: "the screen as it is now" },
       raw: { type: "boolean", clause: "the bytes as the client wrote them" },
     } },
-  { name: "attach", args: "<name>", lenient: true, run: cmdAttach,
+  { name: "attach", args: "<name>", words: [1, 1], lenient: true, run: cmdAttach,
     example: "agents attach assistant --read-only",
     clause: "attach this terminal to an agent's session",
     options: { "read-only": { type: "boolean", clause: "watch only, type nothing" } } },
-  { name: "send", args: "<name> <text… | ->",
+  { name: "send", args: "<name> <text… | ->", words: [2, Infinity],
     example: 'agents send builder "go on with the second gate"',
     clause: "type a message into an agent and wait until it has been accepted",
     lenient: true, run: cmdSend,
@@ -15613,7 +15603,7 @@ export const COMMANDS: Command[] = [
   { name: "notify", args: "", clause: "test the settings in [notify]", run: cmdNotify,
     example: "agents notify --test",
     options: { test: { type: "boolean", clause: "send a test notice" } } },
-  { name: "explain", args: "[name]",
+  { name: "explain", args: "[name]", words: [0, 1],
     example: "agents explain builder",
     clause: "show how an agent's screen is read, which rule decided, and what happens next",
     lenient: true, run: cmdExplain,
@@ -15627,7 +15617,7 @@ export const COMMANDS: Command[] = [
         takes: (value) => /^\d{4}-\d\d-\d\d/.test(value) && Date.parse(value) > 0,
         what: "an ISO 8601 time" },
     } },
-  { name: "capture", args: "<name> <verdict>-<what>", lenient: true,
+  { name: "capture", args: "<name> <verdict>-<what>", words: [2, 2], lenient: true,
     example: "agents capture builder blocked-new-dialog",
     clause: "save an agent's screen as a test of the detection rules", run: cmdCapture },
   { name: "selftest", args: "", run: cmdSelftest,
@@ -15636,7 +15626,7 @@ export const COMMANDS: Command[] = [
   { name: "migrate", args: "", run: cmdMigrate,
     example: "agents migrate --config ~/fleet/agents.toml",
     clause: "take over conversation ids from the files of older launchers" },
-  { name: "demo", args: "[DIR]", run: cmdDemo,
+  { name: "demo", args: "[DIR]", words: [0, 1], run: cmdDemo,
     example: "agents demo --keep ~/demo",
     clause: "run a small real fleet of scripted agents, then end it",
     options: { keep: { type: "boolean", clause: "leave it running and show how to attach" } } },
@@ -15665,10 +15655,10 @@ export const COMMANDS: Command[] = [
   { name: "doctor", args: "", clause: "check everything the fleet depends on and suggest fixes",
     example: "agents doctor --json | jq '.findings[] | select(.level != \"ok\")'",
     options: JSON_OPTION, run: cmdDoctor },
-  { name: "init", args: "[DIR]", run: cmdInit,
+  { name: "init", args: "[DIR]", words: [0, 1], run: cmdInit,
     example: "agents init ~/fleet",
     clause: "write an agents.toml and prompts/ to start from; keeps files that exist" },
-  { name: "completion", args: "bash | zsh", run: cmdCompletion,
+  { name: "completion", args: "bash | zsh", words: [1, 1], run: cmdCompletion,
     example: "agents completion bash >> ~/.bashrc",
     clause: "print a completion script for your shell" },
   { name: "unit", args: "", run: cmdUnit,
@@ -15761,6 +15751,24 @@ function optionFault(message: string, options: NonNullable<Command["options"]>):
 const looseArgs = (args: string[]) =>
   parseArgs({ args, options: GLOBAL_OPTIONS, strict: false, allowPositionals: true });
 
+/** Holds the words and options of a call against the table of commands. */
+function checkCall(command: Command, { words, options }: Call): void {
+  const { name, args, words: [least, most] = [0, args ? Infinity : 0] } = command;
+  if (!most && words.length) die(`${name} takes no "${words[0]}"`, 2);
+  if (words.length < least || words.length > most) {
+    const more = optionsOf(command).map((one) => ` [--${joined(" ", one.name, one.value)}]`);
+    die(`usage: ${name} ${args}${more.join("")}`, 2);
+  }
+  for (const [option, { takes, what }] of Object.entries(command.options ?? {})) {
+    const value = options[option];
+    if (takes && isText(value) && !takes(value)) {
+      die(`${name}: --${option} ${show(value)} is not ${what}`, 2);
+    }
+  }
+  const forms = FORMS.filter((form) => form in options).map((form) => `--${form}`);
+  if (forms.length > 1) die(`${name}: ${forms.join(" and ")} cannot be combined`, 2);
+}
+
 /** Parses a command line into a command and its call; throws a CliError with code 2. */
 export function parseCall(given: string[]): { command: Command; call: Call } {
   const find = (word: string) => COMMANDS.find((one) => one.name === word);
@@ -15782,16 +15790,7 @@ export function parseCall(given: string[]): { command: Command; call: Call } {
     const call: Call = { path: cfgPath(config), implied: !(config || process.env.AGENTS_CONFIG),
       lenient: command.lenient === true, options: values,
       words: positionals.toSpliced(positionals.indexOf(name), 1) };
-    if (!command.args && call.words.length && !values.help) {
-      die(`${name} takes no "${call.words[0]}"`, 2);
-    }
-    for (const [option, { takes, what }] of Object.entries(command.options ?? {})) {
-      const value = call.options[option];
-      if (!takes || !isText(value) || takes(value) || values.help) continue;
-      die(`${name}: --${option} ${show(value)} is not ${what}`, 2);
-    }
-    const forms = FORMS.filter((form) => form in values).map((form) => `--${form}`);
-    if (forms.length > 1) die(`${name}: ${forms.join(" and ")} cannot be combined`, 2);
+    if (!values.help && !values.version) checkCall(command, call);
     return { command, call };
   } catch (error) {
     if (error instanceof CliError) throw error;

@@ -125,7 +125,7 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     [["status", "--config", "--json"], "status: --config needs a value: the path of an agents.toml\n"], [["status", "--json=x"], "status: Option '--json' does not take an argument\n"],
     [["restart"], "usage: restart <name…> [--fresh]"], [["down", "a1", "--orphans"], "usage: down [name… | --orphans]"],
     [["logs"], "usage: logs <name…>"], [["logs", "a2"], 'no agent or service "a2"; nearest is "a1"'],
-    [["attach"], "usage: attach <name> [--read-only]"], [["attach", "*"], "* matches a1, watchdog: name one of them"], [["explain", "a1", "a1"], "usage: explain <name>"],
+    [["attach"], "usage: attach <name> [--read-only]"], [["attach", "*"], "* matches a1, watchdog: name one of them"], [["explain", "a1", "a1"], "usage: explain [name] [--json] [--file PANE]"], [["explain"], "usage: explain <name>, or --file PANE --backend B"],
     [["send"], "usage: send <name> <text… | -> [--timeout S] [--queue]"], [["send", "a1"], "usage: send"], [["send", "a1", " \n"], "send: the message is empty"],
     [["explain", "watchdog"], "watchdog is not an agent: its screen is not read"], [["status", "watchdog"], "status: no watchdog details"],
     [["send", "a2", "x"], 'no agent "a2"; nearest is "a1" (there are: a1)'], [["send", "b*", "x"], 'no agent "b*"; nearest is "a1" (there are: a1)'],

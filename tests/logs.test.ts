@@ -116,7 +116,7 @@ describe("the command, over files on disk", () => {
     expect(await logs("web")).toEqual({ code: 0, err: "", out: Array.from({ length: 50 }, (_, nth) => `line ${nth + 30}\n`).join("") });
     expect([(await logs("web", "-n", "2")).out, (await logs("web", "-n", "0")).out]).toEqual(["line 78\nline 79\n", ""]);
     for (const bad of ["x", "-1", "1.5"]) expect(await logs("web", `--lines=${bad}`)).toEqual({ code: 2, out: "", err: `agents: logs: --lines "${bad}" is not a whole number\n` });
-    expect(await logs()).toEqual({ code: 2, out: "", err: "agents: usage: logs <name…>\n" });
+    expect(await logs()).toEqual({ code: 2, out: "", err: "agents: usage: logs <name…> [--lines N] [--follow] [--screen] [--raw]\n" });
     expect(await logs("a")).toEqual({ code: 1, out: "", err: `agents: a has no log yet: ${path("a")} does not exist\n` });
     expect(await logs("a", "bb")).toEqual({ code: 1, out: "", err: "" });
     expect((await logs("a", "web", "-n", "1")).out).toBe("web | line 79\n");
@@ -209,7 +209,7 @@ real("logs prints the last lines, as many as are asked for, cleaned or raw", pla
   expect(await f.run(["logs", "web"])).toEqual({ code: 0, out: "", err: expect.stringContaining(`web: nothing to show in ${log(f, "web")} yet\n`) });
   writeFileSync(log(f, "watchdog"), "same\nsame\n");
   expect((await f.run(["logs", "watchdog"])).out).toBe("same\nsame\n");
-  expect(await f.run(["logs"])).toMatchObject({ code: 2, err: "agents: usage: logs <name…>\n" });
+  expect(await f.run(["logs"])).toMatchObject({ code: 2, err: "agents: usage: logs <name…> [--lines N] [--follow] [--screen] [--raw]\n" });
   writeFileSync(log(f, "web"), "served\n");
   expect((await f.run(["logs", "w*"])).out).toBe("web      | served\nwatchdog | same\nwatchdog | same\n");
 });
