@@ -3403,6 +3403,8 @@ const CLAUDE_QUESTIONS: Rule[] = [
 
 /** How opencode's palette, pickers and forms begin: a title, and the key that closes them. */
 const POPUP_TITLE = /(?<= {3})[A-Z]\S*(?: \S+)* {4,}esc(?:\/enter)?(?!.)/;
+/** In place of agent and model in opencode's box: the shell mode that `!` begins. */
+const OPENCODE_SHELL = /^ +┃ {2}Shell(?: {4}|$)/; // the sidebar may stand beside it
 /** The columns of opencode's sidebar, which is beside the box of a wide session. */
 const SIDEBAR = 42;
 
@@ -3610,7 +3612,8 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     // over the transcript; the box stays below it, but its last line, which names keys, is gone
     { name: "popup", verdict: "blocked", where: "screen", why: "a dialog is open", has: "enter ",
       re: new RegExp(String.raw`^.* {2}(?:Press )?enter \S.*\besc \w+(?:[ │|].*)?\n(?:.*\n)*`
-        + String.raw`› .*\n\n {2}\S.* · [/~].*(?:\n {2}(?! *[←?⚠]|esc |tab )\S.*)?(?![^])`, "m") },
+        + String.raw`› Ask Codex .*\n\n {2}\S.* · [/~].*`
+        + String.raw`(?:\n {2}(?! *[←?⚠]|esc |tab )\S.*)?(?![^])`, "m") },
     // the first line has its tab; what is typed then is none of the agent's own conversation
     { name: "side", verdict: "blocked", where: "screen", why: "a side conversation is open",
       re: /^(?:.*│)? \S.* × +\+\n/ },
@@ -4377,7 +4380,9 @@ export function composerText(
   // measured by the plain screen, as the lower edge may be grey too
   const own = boxContent(splitLines(bright), found, lines[found.last]!.length);
   // of ghost text, the first letter is under the cursor and therefore not dim
-  return PLACEHOLDER.test(all) || (own.length <= 1 && all.length > 1) ? "" : own;
+  const text = PLACEHOLDER.test(all) || (own.length <= 1 && all.length > 1) ? "" : own;
+  // as in Claude Code's box, where it stands: whatever is typed behind it would be run
+  return kind === "opencode" && OPENCODE_SHELL.test(lines[found.last - 1]!) ? `!${text}` : text;
 }
 
 /** The screen above the input box: a text there was sent, one in the box was not. */

@@ -774,6 +774,7 @@ describe("composerText", () => {
     ["opencode", "opencode/idle-draft-typed-80x24.txt", "some typed text not submitted"],
     ["opencode", "opencode/idle-draft-pasted-token-200x50.txt", "[Pasted ~1 lines]"],
     ["opencode", "opencode/idle-home-2-80x24.txt", ""],
+    ["opencode", "opencode/idle-shell-mode-120x40.txt", "!"],
     ["opencode", "opencode/idle-home-missing-glyphs-80x24.txt", ""],
     ["opencode", "opencode/idle-empty-session-200x50.txt", ""],
     ["opencode", "opencode/blocked-permission-2-80x24.txt", null],
