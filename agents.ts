@@ -11789,7 +11789,6 @@ const dueOf = ({ due, at }: Next): { next: Due; at: number } | null =>
 // ── status ──────────────────────────────────────────────────────────────────────
 // What is known of every unit, from one look at everything: the rows of `status`, as data.
 
-/** The state of a unit in one word. */
 type Condition =
   | "working" | "background" | "idle" | "waiting" | "limited" | "blocked" | "unsure"
   | "fatal" | "starting" | "running" | "ending" | "parked" | "backoff" | "ended" | "done"
@@ -12362,7 +12361,6 @@ const WIDE = 100;
 /** On fewer columns, as on a phone over ssh, each unit gets one short line. */
 const NARROW = 60;
 
-/** `status` as text; no line is wider than `width` columns. */
 export function statusText(status: Status, width: number): string {
   const { head, title, lines, foot } = statusParts(status, rowsOf(status), width);
   return [...head, ...title, ...lines, ...foot].join("\n");
@@ -12565,7 +12563,6 @@ function longTable(rows: StatusRow[], width: number, now: number): string[] {
   });
 }
 
-/** Columns of the widest of these texts. */
 const widest = (texts: string[]): number =>
   Math.max(0, ...texts.map((text) => Bun.stringWidth(text)));
 
@@ -12816,7 +12813,6 @@ async function printStatusLine(call: Call): Promise<number> {
   }
 }
 
-/** `status NAME`: everything that is known of the named units. */
 async function showCards(call: Call, cfg: Config): Promise<number> {
   if (call.options.watch || call.options.line) {
     die("status: --watch and --line take no names: they show the whole fleet", 2);
@@ -12882,7 +12878,6 @@ function phaseNamed(ids: string[], wanted?: string): number {
   return ids[idx] ? idx : die(`phase set: no phase "${wanted}"${instead(wanted, ids)}`, 2);
 }
 
-/** The session of a unit, or of the watchdog. */
 const sessionNamed = (cfg: Config, name: string): string =>
   unitsOf(cfg).get(name)?.session ?? watchdogSession(cfg);
 
@@ -13119,7 +13114,6 @@ async function explainFile(call: Call, file: string): Promise<number> {
   }));
 }
 
-/** The agent that a command names, and its pane. */
 async function namedAgent(cfg: Config, word: string): Promise<[Agent, Pane | undefined]> {
   const name = oneName(cfg, word);
   const agent = cfg.agents.get(name) ??
@@ -13311,7 +13305,7 @@ export async function cmdSelftest(call: Call): Promise<number> {
 const wrongText = ({ file, expected, verdict }: SelfTest): string =>
   `${file}: ${verdict.verdict} (${verdict.rule || verdict.why}), expected ${expected}`;
 
-/** How the operator's rules read the captures: for information, without effect on the exit code. */
+/** For information: it has no effect on the exit code. */
 async function reportOwnRules(cfg: Config): Promise<void> {
   for (const backend of cfg.backends.values()) {
     const mine = fixtureFolders().flatMap((folder) =>
@@ -13336,7 +13330,6 @@ const TURN_MAX = 2_000;
 const TOOL_INPUTS = ["command", "cmd", "file_path", "filePath", "path", "pattern", "query", "url",
   "description", "prompt"];
 
-/** One turn; none where there is no text. */
 const turn = (at: number, who: Turn["who"], text: unknown): Turn[] => {
   const plain = isText(text) ? plainText(text, TURN_MAX) : "";
   return plain ? [{ at, who, text: plain }] : [];
@@ -13415,7 +13408,6 @@ export function parseOpencodeTurns(messages: unknown): Turn[] {
 
 const TURN_STYLES = { told: "bold", tool: "dim", error: "red" } as const;
 
-/** Each turn on one line of at most `width` columns. */
 const turnLines = (turns: Turn[], width: number): string => turns.map(({ at, who, text }) => {
   const time = at ? dateAndTime(at, world.now()) : "--:--:--";
   const line = cut(`${time} ${who.padEnd(5)} ${text}`, width);
@@ -14104,7 +14096,6 @@ function achieved({ phases: moves, complete, gates, commits, to }: Report): Sect
   ] };
 }
 
-/** How often an agent was restarted and why, the most common reason first. */
 function restartsText({ agent, restarts: { count, why } }: AgentReport): string {
   const reasons = Object.entries(why).sort((a, b) => b[1] - a[1]);
   const said = reasons.map(([reason, times]) => reason + (times > 1 ? ` ×${times}` : ""));
@@ -14151,7 +14142,6 @@ function foldTroubles({ troubles, to }: Report): string[] {
   });
 }
 
-/** The sections of a report, in the order a person wants to read them. */
 function reportSections(report: Report): Section[] {
   const { agents, open, troubles, notices, notifies, to } = report;
   const label = barLabel(agents.map((one) => one.agent));
@@ -14193,7 +14183,6 @@ function barText([label, cells]: [string, string], width: number): string {
   return `${label}  ${" ".repeat(half.length)}${shown.slice(half.length)}`.trimEnd();
 }
 
-/** A report as text; prose is wrapped to `width` columns. */
 export function reportText(report: Report, width: number): string {
   return reportSections(report).map(({ title, items = [], tables = [], bars = [] }) => [
     ...wrap(title, width, "  ").map((line) => paint("bold", line)),
@@ -14209,7 +14198,6 @@ export function reportText(report: Report, width: number): string {
 const escapeMarkdown = (value: string): string =>
   printable(value).replace(/[\\`*_{}[\]<>|~#]/g, "\\$&");
 
-/** A report as Markdown, for a mail or a chat. */
 export function reportMarkdown(report: Report): string {
   const row = (cells: string[]) => `| ${cells.map(escapeMarkdown).join(" | ")} |`;
   return reportSections(report).map(({ title, items = [], tables = [], bars = [] }, i) => [
@@ -14354,7 +14342,6 @@ function listKey(view: View, key: string, names: string[]): Pressed {
   return { view: next, act: { do: "run", words: [word, selected] } };
 }
 
-/** The rows that match the filter, in any of their columns. */
 const filtered = (rows: StatusRow[], filter: string): StatusRow[] =>
   rows.filter(({ name, kind, backend, model, condition, detail }) =>
     [name, kind, backend, model, condition, detail].join(" ").toLowerCase()
@@ -14597,7 +14584,6 @@ const pageHeaders = once(() => ({
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }));
 
-/** Text as HTML, without terminal colours. */
 const html = (text: string): string => Bun.escapeHTML(Bun.stripANSI(printableText(text)));
 
 /** A page of preformatted blocks of HTML, which reloads itself every 5 s. */
@@ -14768,7 +14754,6 @@ export function wasTried(kind: BackendKind, version: string, tried: string[]): b
   return tried.some((one) => head(one) === head(version));
 }
 
-/** The versions of one kind of client that there are captures of. */
 function triedVersions(kind: BackendKind): string[] {
   const folder = join(fixtureFolder() ?? "", kind);
   const sidecars = world.list(folder).filter((file) => file.endsWith(".json"));
@@ -14900,7 +14885,6 @@ async function examineDirs(cfg: Config): Promise<Findings> {
   return orGood(wrong.flat(), `${users.size} there`);
 }
 
-/** What is wrong; where nothing is, what is good. */
 const orGood = (wrong: Found[], what: string): Findings => (wrong.length ? wrong : good(what));
 
 /** An agent is told to read the plan of its phase; a later one may still have to be written. */
@@ -14958,7 +14942,6 @@ async function examineWatchdog(cfg: Config): Promise<Findings> {
     `${heartbeat ? `${ageOf(heartbeat, world.now())} ago` : "to come"}`);
 }
 
-/** Whether people are told, and whether what was sent last went out. */
 async function examineNotices(cfg: Config): Promise<Findings> {
   if (!tellsPeople(cfg)) return UNTOLD;
   const { notices } = await loadWatch(cfg);
@@ -15069,7 +15052,6 @@ async function examineStarts(cfg: Config, agents: Agent[]): Promise<Findings> {
 /** A check and its findings; [] = there is nothing of the kind to check. */
 type DoctorCheck = [check: string, examine: () => Findings | Promise<Findings>];
 
-/** The checks that need a config. */
 function fleetChecks(cfg: Config): DoctorCheck[] {
   const agents = [...cfg.agents.values()];
   const enabled = agents.filter((agent) => agent.enabled);
@@ -15706,7 +15688,6 @@ function hanging(word: string, clause: string): string {
 const helpEntry = (word: string, wide: number, clause: string): string =>
   hanging(`  ${word.padEnd(wide)} `, clause);
 
-/** The help of one command, or of all. */
 export function helpText(command?: Command): string {
   const common = [
     helpEntry("--config PATH", 26, "config file (default: $AGENTS_CONFIG, else agents.toml here " +
