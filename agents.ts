@@ -4867,7 +4867,7 @@ async function dropResumeId(cfg: Config, agent: Agent): Promise<void> {
 }
 
 // ── agent launch ────────────────────────────────────────────────────────────────
-// bin, flags, preamble and a service's command are shell code of the operator. Everything else
+// bin, flags, preamble and a service's command are the operator's shell code. Everything else
 // reaches the client as arguments that no shell parses; the client becomes the pane's own process.
 
 /** Bytes, below the kernel's 128 KiB for one argument: the client must read a longer prompt. */
@@ -4901,7 +4901,7 @@ const SHELL = Bun.which("bash") ?? "/bin/sh";
 const inShell = (script: string, args: string[] = []): string[] =>
   [SHELL, "-c", script, "agents", ...args];
 
-/** The same in a unit's folder, or not at all: tmux starts elsewhere where it cannot go there. */
+/** The same in a unit's folder, or not at all: tmux starts it elsewhere if it cannot go there. */
 const inFolder = ({ dir }: Unit, script: string, args?: string[]): string[] =>
   inShell(`cd -- ${shellQuote(dir)} || exit\n${script}`, args);
 
@@ -4974,8 +4974,8 @@ interface Launch {
 }
 
 /**
- * The words that start or resume a conversation, without those that the operator gives already: a
- * client may refuse a switch that it gets twice.
+ * The words that start or resume a conversation, without those that the operator already gives: a
+ * client may refuse a switch that comes twice.
  */
 function startWords(backend: Backend, id: string | null, known: boolean): string[] {
   const words = wordsOf(known ? backend.resumeArgs : backend.startArgs);
@@ -5270,8 +5270,8 @@ const endTurns = (cfg: Config, of: Conversed[]): Promise<boolean[]> =>
 
 /**
  * What is left of the clients of a unit that does not run; null = nothing. The panes are looked at
- * after the processes, so that a client started in the meantime does not count as left over. One
- * that still runs in the session that the config named before is not: it throws.
+ * after the processes, so that a client started in the meantime does not count as left over. Throws
+ * if one still runs in the session that the config named before.
  */
 async function leftOver(
   cfg: Config, watch: Watch, unit: Unit, groups: (Group | null)[],
@@ -5296,7 +5296,7 @@ function familyIn(cfg: Config, pane: Pane): Family {
 
 /**
  * Ends panes and waits until the families of those that live are gone: two clients in one clone
- * corrupt it. The unit of a dead one may run again by now, started by another.
+ * would corrupt it. The unit of a dead pane may run again by now, started by somebody else.
  */
 async function stopPanes(cfg: Config, panes: Pane[]): Promise<void> {
   const families = panes.filter(({ dead }) => !dead).map((pane) => familyIn(cfg, pane));
@@ -5348,7 +5348,7 @@ const SESSION_FILE = "session file";
 const TRANSCRIPT = "transcript";
 const ROLLOUT = "rollout";
 const CHAT = "chat file";
-/** Told from a client's own words by `where`: its rules may have the same name. */
+/** Not a client's own word; a rule may have the same name, but not the same `where`. */
 const ACCOUNT = "account";
 
 /**
@@ -5491,7 +5491,7 @@ async function readOpencode(backend: Backend, agent: Agent, pane: Pane): Promise
   const own = valueAt(statuses, pane.conversation);
   const type = wordsIn(valueAt(own, "type"), 40);
   const status = type ? { type, message: wordsIn(valueAt(own, "message")) } : undefined;
-  // anything but a list does not say that nothing is asked: what it does not know is 200 and HTML
+  // only a list says that nothing is asked: to what it does not know it answers with 200 and HTML
   const healthy = isRecord(statuses) && lists.every(Array.isArray) &&
     (own === undefined || status !== undefined);
   return {
@@ -5578,7 +5578,7 @@ interface Reading<T> {
   settled: boolean;
 }
 
-/** Reads a file by `read`, again only after a change: that there was none costs one `stat`. */
+/** Reads a file by `read`, and again only after a change, for which it costs one `stat` to look. */
 function readAgain<T>(
   last: Reading<T> | undefined, path: string, read: (changed: number | null) => T,
 ): Reading<T> {
@@ -5744,7 +5744,7 @@ function textOfEntry(entry: Record<string, unknown>): string {
 
 const NO_ERROR: TranscriptEnd = { error: "", text: "", at: 0, limit: null };
 
-/** The entries on the lines of a conversation's file that may be of interest, newest first. */
+/** The entries on those lines of a conversation's file, newest first, without a sub-agent's. */
 function* newestEntries(tail: string, wanted: RegExp): Generator<Record<string, unknown>> {
   for (const line of tail.split("\n").reverse()) {
     const entry = wanted.test(line) && parsedRecord(line);
@@ -5916,13 +5916,9 @@ export function decideError(
 const MODEL_NAME = /^[\w.:/[\]-]{1,64}$/;
 
 /** The model that gave the last answer in a transcript; "" = not known. */
-export function parseModel(tail: string): string {
-  for (const { type, message } of newestEntries(tail, /"type":"assistant"/)) {
-    const model = type === "assistant" && isRecord(message) ? message.model : "";
-    if (typeof model === "string" && MODEL_NAME.test(model)) return model;
-  }
-  return "";
-}
+export const parseModel = (tail: string): string => newestEntries(tail, /"type":"assistant"/)
+  .map((entry) => (entry.type === "assistant" ? wordsIn(valueAt(entry, "message", "model")) : ""))
+  .find((model) => MODEL_NAME.test(model)) ?? "";
 
 /** The line below Codex's box: model, effort and folder. */
 const CODEX_MODEL = /^ {2}(\S+)(?: \S+){0,2} · [/~]/m;
@@ -6188,8 +6184,9 @@ async function noteConversation(cfg: Config, agent: Agent, pane: Pane): Promise<
   const id = idOfRollout(path);
   // an id stored while this rollout was the only candidate may be another client's after all
   if (!id && begun.some((one) => idOfRollout(one) === kept)) await dropResumeId(cfg, agent);
-  if (!id || id === kept) return;
-  await writeOrLog(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
+  if (id && id !== kept) {
+    await writeOrLog(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
+  }
 }
 
 // Gemini: the file of its conversation, and the log of what was submitted in its folder.
@@ -7041,7 +7038,7 @@ async function neededSnapshot(cfg: Config): Promise<Snapshot> {
 /** A minute alive counts as healthy for the parking rule (promises: "without a healthy minute"). */
 const HEALTHY_MINUTE = 60_000;
 
-/** Lets the end of an agent that nobody looks after be known: it would stay news for ever. */
+/** Marks the end of an agent that nobody looks after as seen: it would stay news for ever. */
 function forgetUncared(watch: Watch, unit: Unit, { handsOff }: Observation): void {
   const cared = !handsOff && (!isAgent(unit) || isWatched(unit));
   const memory = memoryOf(watch, unit.name);
@@ -7294,7 +7291,7 @@ export function paneActive(cfg: Config, agent: Agent, verdict: Verdict, memory: 
   return world.mono() - memory.sameSince < logGrace * 1000;
 }
 
-/** Notes what was drawn. Whether it is a change: at a prompt, more than a clock that runs on. */
+/** Notes what was drawn; true = it is a change: at a prompt, more than a clock that moves on. */
 function noteDrawing(memory: Memory, pane: Pane, look: Look): boolean {
   const { same, picture, byRules, verdict } = look;
   const outline = same ? memory.outline : look.outline;
@@ -7306,7 +7303,7 @@ function noteDrawing(memory: Memory, pane: Pane, look: Look): boolean {
   return changed;
 }
 
-/** Notes which client it is, and what it is said to be. */
+/** Notes which client it is, and what is known of it. */
 async function noteFacts(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, look: Look,
 ): Promise<void> {
@@ -7409,7 +7406,7 @@ function sayOnce(watch: Watch, what: string): boolean {
   return true;
 }
 
-/** A client that is not what it was is an event; one that nobody has tried is said once. */
+/** Another version of a client is an event; one that detection was not tried on is said once. */
 function noteVersion(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, version: string | null,
 ): void {
@@ -7977,12 +7974,8 @@ export function nextMessages(
 ): Message[] {
   const rank = ({ cause, target }: Message): number => passesLimit(cause) && isLimited(target)
     ? cause === PROBE ? 0 : 1 : { boot: 2, wake: 4, [PROBE]: 4 }[cause] ?? 3;
-  const first = new Map<string, Message>();
-  for (const message of outbox) {
-    const before = first.get(message.target);
-    if (!before || rank(message) < rank(before)) first.set(message.target, message);
-  }
-  return [...first.values()];
+  return [...Map.groupBy(outbox, ({ target }) => target).values()]
+    .map((texts) => texts.toSorted((a, b) => rank(a) - rank(b))[0]!);
 }
 
 /** Delivers what can be delivered, one text per target, the targets side by side. */
