@@ -2206,21 +2206,23 @@ const cannotEnd = (members: Member[]): string =>
  * such process; "dead" = a zombie (in many containers nobody reaps them).
  */
 function bornOf(pid: number): string {
-  const stat = statOf(pid);
-  return stat[0] === "Z" ? "dead" : (stat[19] ?? "");
+  const { state, born = "" } = statOf(pid);
+  return state === "Z" ? "dead" : born;
 }
 
-/** The fields of /proc/<pid>/stat after the name: state, parent, group…; [] = no such process. */
-function statOf(pid: number | string): string[] {
+/** What /proc/<pid>/stat says of a process, after its name; the state "" = no such process. */
+function statOf(pid: number | string) {
   const stat = readProc(`${pid}/stat`);
-  return stat ? stat.slice(stat.lastIndexOf(")") + 2).split(" ") : [];
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return { state: fields[0]!, parent: fields[1], group: fields[2], front: fields[5],
+    born: fields[19] };
 }
 
 /** A file of /proc; "" = there is none. */
 const readProc = (path: string): string => textNow(`/proc/${path}`);
 
 /** Whether the system has a /proc to tell of its processes. */
-const hasProc = (): boolean => statOf("self").length > 0;
+const hasProc = (): boolean => statOf("self").state !== "";
 
 /** The pids of all processes, and of all but this one; [] without /proc. */
 const allPids = (): number[] => world.list("/proc").map(Number).filter((pid) => pid > 0);
@@ -2244,9 +2246,9 @@ const textNow = (path: string): string => tried(() => world.read(path) ?? "", ""
 function listProcesses() {
   if (!hasProc()) return null;
   return otherPids().flatMap((pid) => {
-    const [state, , group, ...rest] = statOf(pid);
-    return state === undefined || state === "Z" || state === "X" ? []
-      : [{ pid, born: rest[16] ?? "", group: Number(group), mark: variableOf(pid, UNIT_MARK) }];
+    const { state, group, born = "" } = statOf(pid);
+    return ["", "Z", "X"].includes(state) ? []
+      : [{ pid, born, group: Number(group), mark: variableOf(pid, UNIT_MARK) }];
   });
 }
 
@@ -4514,10 +4516,10 @@ function replaceRules(rules: Rule[], rule: Rule): Rule[] {
  * without our mark is recognised by its command. False also where the system does not tell.
  */
 function isInFront(cfg: Config, agent: Agent, pane: Pane): boolean {
-  const [state, , group, , , front] = statOf(pane.pid);
+  const { state, group, front } = statOf(pane.pid);
   const ours = pane.startedPid > 0 || pane.backend !== "" ||
     pane.command === expectedBackendCmd(cfg, agent);
-  return state !== undefined && !/[TtZX]/.test(state) && group === front && ours &&
+  return state !== "" && !/[TtZX]/.test(state) && group === front && ours &&
     !isLeftShell(argvOf(pane.pid), backendOf(cfg, agent));
 }
 
@@ -5632,7 +5634,7 @@ const sessionsFolder = (cfg: Config, agent: Agent, pane: Pane): string =>
 
 /** Finds the file of a pane's client: by the pane's pid, else by one of its process group. */
 function seekSessionFile(folder: string, pane: Pane): SessionFile {
-  const isOurs = (pid: number) => statOf(pid)[2] === String(pane.pid);
+  const isOurs = (pid: number) => statOf(pid).group === String(pane.pid);
   const found = world.mtime(join(folder, `${pane.pid}.json`)) !== null ? pane.pid
     : world.list(folder).slice(0, 1000).map((name) => Number(/^(\d+)\.json$/.exec(name)?.[1]))
       .find((pid) => isPid(pid) && isOurs(pid)) ?? pane.pid;
@@ -6943,7 +6945,7 @@ async function readWatchdog(cfg: Config) {
   const interval = beat.interval ?? cfg.watchdog.signalInterval;
   const stale = mute || (pid !== null && world.now() - last > 3 * Math.max(interval, 5) * 1000);
   const note = stale ? readNote(noteFile(cfg, "watchdog")) : null;
-  const halted = stale && pid !== null && statOf(pid)[0] === "T"
+  const halted = stale && pid !== null && statOf(pid).state === "T"
     ? `stopped by a signal (kill -CONT ${pid})` : "";
   return { running: mute || pid !== null, pid, heartbeat: beat.at ?? "", stale, mute,
     version: beat.version ?? "", stage: halted || (note && note.pid === pid ? note.stage : "") };
@@ -10792,7 +10794,7 @@ function joinServer(cfg: Config): void {
     if (!variableIn(environ, UNIT_MARK).startsWith(ours)) continue;
     // the process of a pane itself: what it has started may live in a tmux server of its own
     const [socket, server] = variableIn(environ, "TMUX").split(",");
-    if (!socket || statOf(pid)[1] !== server) continue;
+    if (!socket || statOf(pid).parent !== server) continue;
     process.env.TMUX_TMPDIR = dirname(dirname(socket));
     return;
   }
