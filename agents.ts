@@ -999,16 +999,30 @@ const asked = new Map<string, Promise<boolean>>();
 /** The last one; a thread asks them one after the other. */
 let lastAsked: Promise<unknown> = Promise.resolve();
 
+/** Where the disk of a path begins; the path itself where the system does not tell. */
+function diskOf(path: string): string {
+  const rows = tried(() => readFileSync("/proc/self/mountinfo", "utf8"), "").split("\n");
+  const points = rows.map((row) => (row.split(" ")[4] ?? "").replace(/\\([0-7]{3})/g,
+    (_, code: string) => String.fromCharCode(parseInt(code, 8))));
+  const above = points.filter((point) => path === point || path.startsWith(`${point}/`));
+  return above.sort((one, other) => other.length - one.length)[0] ?? path;
+}
+
 /**
  * A disk that hangs holds the thread that asks it. On two cores Bun has two of them, and without
- * them no file at all is read: while one hangs, other disks are asked by processes.
+ * them no file at all is read: while one hangs, other disks are asked by processes. A process whose
+ * thread waits for a name below that another one looks up there cannot even be killed: the place
+ * where the disk begins is asked first, which looks up none.
  */
 async function askDisk(path: string): Promise<boolean> {
+  const places = [diskOf(path), path];
   if (!unanswered) {
-    lastAsked = lastAsked.then(() => Bun.file(path).stat()).catch(() => {});
+    for (const place of places) {
+      lastAsked = lastAsked.then(() => Bun.file(place).stat()).catch(() => {});
+    }
     if (await inTime(lastAsked.then(() => true))) return asked.delete(path);
   }
-  const child = Bun.spawn(["stat", path], { stdio: ["ignore", "ignore", "ignore"] });
+  const child = Bun.spawn(["stat", ...places], { stdio: ["ignore", "ignore", "ignore"] });
   child.unref();
   return within(READ_DEADLINE, child.exited.then(() => asked.delete(path)), false);
 }

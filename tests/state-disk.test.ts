@@ -98,7 +98,7 @@ real("P4: an agent whose client keeps its files on a disk that hangs, or works t
   const watchdog = f.lock("watchdog");
   // a file system whose program never answers
   const hung = Bun.spawn(["bash", "-c", 'exec 3<>/dev/fuse && mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 hung "$1" && exec sleep 600', "sh", home],
-    { stdio: ["ignore", "ignore", "ignore"] });
+    { env: f.env, stdio: ["ignore", "ignore", "ignore"] }); // it ends with the fleet, however that does
   try {
     const isMounted = () => readFileSync("/proc/self/mountinfo", "utf8").includes(`${home.slice(-11)} `);
     await until(() => isMounted() || hung.exitCode !== null);
