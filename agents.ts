@@ -1998,13 +1998,13 @@ const CLOCK_STEP = 5_000;
 export const printable = (value: string): string => Bun.stripANSI(value).toWellFormed()
   .replace(/[\t-\r\u2028\u2029]/g, " ").replace(/[\p{Cc}\p{Cf}]/gu, "");
 
-/** A text as lines of this width. */
-const wrap = (text: string, width: number, rest?: string): string[] =>
-  wrapLine(printable(text), width, rest);
-
 /** The same for a text with lines, tabs and colours of our own. */
 const printableText = (value: string): string => value.split(/(\x1b\[[\d;]*m|[\n\t])/)
   .map((part, at) => (at % 2 ? part : printable(part))).join("");
+
+/** A text as lines of this width. */
+const wrap = (text: string, width: number, rest?: string): string[] =>
+  wrapLine(printable(text), width, rest);
 
 /** Text from outside, such as a commit's subject: one line of at most `max` characters. */
 export function plainText(value: string, max: number): string {
@@ -3775,7 +3775,7 @@ function opencodeBox(lines: string[]): Box | null {
 const KNOWN_BOXES = { claude: claudeBox, opencode: opencodeBox };
 const hasKnownBox = (kind: BackendKind): kind is Box["kind"] => Object.hasOwn(KNOWN_BOXES, kind);
 /** Whether its box is read by what is known: a description of the operator's comes first. */
-const isBoxKnown = (kind: BackendKind, boxRe: string | undefined): kind is Box["kind"] =>
+const usesKnownBox = (kind: BackendKind, boxRe: string | undefined): kind is Box["kind"] =>
   boxRe === undefined && hasKnownBox(kind);
 
 // Lines that may follow an event without being newer ones: the limit's menu command, the line about
@@ -4385,7 +4385,7 @@ export function composerText(
   kind: BackendKind, plain: string, styled?: string, box: TypedBox = {},
 ): string | null {
   const { plain: shown, bright } = styled ? dropGhostText(styled) : { plain, bright: plain };
-  if (!isBoxKnown(kind, box.boxRe)) {
+  if (!usesKnownBox(kind, box.boxRe)) {
     return findBox(bright, box)?.text === "" ? "" : findBox(shown, box)?.text ?? null;
   }
   const lines = splitLines(shown.trimEnd());
@@ -4403,14 +4403,14 @@ export function composerText(
 
 /** The screen above the input box: a text there was sent, one in the box was not. */
 function aboveBox(kind: BackendKind, plain: string, box: TypedBox): string {
-  if (!isBoxKnown(kind, box.boxRe)) return plain.slice(0, findBox(plain, box)?.from ?? 0);
+  if (!usesKnownBox(kind, box.boxRe)) return plain.slice(0, findBox(plain, box)?.from ?? 0);
   const lines = splitLines(plain.trimEnd());
   return lines.slice(0, KNOWN_BOXES[kind](lines)?.first ?? 0).join("\n");
 }
 
 /** Whether a text in the box would pass for an empty box, or for a box of its own. */
 function hidesInBox({ kind, boxRe, emptyRe }: Backend, value: string): boolean {
-  if (isBoxKnown(kind, boxRe)) {
+  if (usesKnownBox(kind, boxRe)) {
     return PLACEHOLDER.test(value.trim()) || NEW_SESSION.test(value);
   }
   return (boxRe !== undefined && compiled(boxRe, "m").test(value)) ||
