@@ -5486,18 +5486,9 @@ async function endTurn(
   return ended;
 }
 
-interface OpencodeFacts {
-  healthy: boolean;
-  /** Nobody listens: whatever answers later is another server. */
-  down?: boolean;
-  /** It has no such conversation: it is another server, and says nothing of ours. */
-  stranger?: boolean;
-  status: { type: string; message?: string } | undefined;
-  permission: string | undefined;
-  question: boolean;
-}
+type OpencodeFacts = Awaited<ReturnType<typeof readOpencode>>;
 
-async function readOpencode(backend: Backend, agent: Agent, pane: Pane): Promise<OpencodeFacts> {
+async function readOpencode(backend: Backend, agent: Agent, pane: Pane) {
   const answers = await Promise.all(["/session/status", "/permission", "/question"].map((path) =>
     callOpencode(backend, agent.dir, path)));
   const [statuses, ...lists] = answers.map(contentOf);
@@ -5512,7 +5503,9 @@ async function readOpencode(backend: Backend, agent: Agent, pane: Pane): Promise
     (own === undefined || status !== undefined);
   return {
     healthy, status,
+    // nobody listens: whatever answers later is another server
     down: answers[0]!.status === 0 && !answers[0]!.ok,
+    // another server already, which says nothing of our conversation
     stranger: healthy && !status && !(await opencodeKnows(backend, agent, pane.conversation)),
     // even without a proper name it is a question that a person must answer
     permission: asked === undefined ? undefined
@@ -8738,9 +8731,9 @@ const vainRestarts = ({ stallsTold = 0 }: Memory): string =>
 function noteVainRestarts(
   cfg: Config, agent: Agent, memory: Memory, verdict: VerdictName, idle: number,
 ): void {
-  const { stalls = 0 } = memory;
+  const { stalls = 0, stallsTold } = memory;
   if (verdict !== "idle" || idle < backendOf(cfg, agent).stallIdle) return;
-  if (!stalls || stalls < cfg.watchdog.stallMax || memory.stallsTold === stalls) return;
+  if (!stalls || stalls < cfg.watchdog.stallMax || stallsTold === stalls) return;
   memory.stallsTold = stalls;
   const why = vainRestarts(memory);
   log(`${agent.name} needs you: ${why}; the next restart waits ` +
