@@ -3729,7 +3729,7 @@ interface Regions {
  * `event`, `done`: as in `Where`, "" for none. `doubtful`: an error, or an answer quoting one.
  * `cutOff`: the event has left the screen.
  */
-interface Newest { event: string; done: string; doubtful: boolean; cutOff?: true }
+interface Newest { event: string; done?: string; doubtful?: boolean; cutOff?: boolean }
 
 /** Line numbers of an input box: of its text (`from`, `to`) and its drawing (`first`, `last`). */
 interface Box {
@@ -3858,7 +3858,7 @@ function claudeNewest(lines: string[], foot: string): Newest {
     done += / for \d/.test(lines[at]!) ? `${block}\n` : "";
     end = at;
   }
-  return { event: "", done, doubtful: false, cutOff: true };
+  return { event: "", done, cutOff: true };
 }
 
 // A popup lies over the transcript and the box, in the middle of the pane; a quote of one is not.
@@ -3882,12 +3882,11 @@ function opencodePage(lines: string[], box: Box): string[] {
 // An error that ended the turn is a box with a bar right above a `▣` line without a duration. A
 // prompt is drawn alike, but right below the `▣` of the turn before.
 function opencodeNewest(lines: string[]): Newest {
-  const none = { event: "", done: "", doubtful: false };
   const blocks = lines.join("\n").trim().split(/\n\s*\n/);
   const [before, error, mark] = blocks.slice(-3);
-  if (!mark || !/^\s*▣(?!.* · (?:[\dhms. ]+|interrupted)$)/.test(mark)) return none;
-  if (/^\s*▣/.test(before!) || !/^\s*┃/.test(error!)) return none;
-  return { ...none, event: oneLine(error!.replace(/┃/g, " ")) };
+  if (!mark || !/^\s*▣(?!.* · (?:[\dhms. ]+|interrupted)$)/.test(mark)) return { event: "" };
+  if (/^\s*▣/.test(before!) || !/^\s*┃/.test(error!)) return { event: "" };
+  return { event: oneLine(error!.replace(/┃/g, " ")) };
 }
 
 // Without a box there is a dialog, from the first horizontal line below the transcript to the end.
@@ -3976,7 +3975,7 @@ function describedRegions({ text, title }: ScreenText, description: TypedBox): R
     newest: once(() => {
       const event = found()
         ? newestBlock(splitLines(text.slice(0, found()!.from).trimEnd())) : "";
-      return { event, done: "", doubtful: false, ...(SAID.test(event) ? {} : { cutOff: true }) };
+      return { event, cutOff: !SAID.test(event) };
     }),
     get box() {
       return found()?.text ?? null;
@@ -3999,7 +3998,7 @@ function mayHideWork({ title, newest, box }: Regions): boolean {
 
 function regionOf(screen: Regions, where: Where): string | null {
   if (typeof where === "number") return lastLines(screen.lines, where);
-  if (where === "event" || where === "done") return screen.newest()[where];
+  if (where === "event" || where === "done") return screen.newest()[where] ?? "";
   if (where === "turn") {
     const prompt = screen.above.findLastIndex((line) => /^❯ \S/.test(line));
     return screen.above.slice(prompt + 1).join("\n");
