@@ -12794,7 +12794,7 @@ export async function cmdStatus(call: Call): Promise<number> {
   if (call.options.line && !call.words.length) return printStatusLine(call);
   const cfg = await configFor(call, !call.words.length);
   if (call.words.length) return showCards(call, cfg);
-  // a command that its keys started and that still runs goes on without it
+  // a command that one of its keys has started goes on without it
   if (call.options.watch) return runAndExit(() => showLive(call, cfg));
   const status = await readStatus(cfg);
   print(call.options.json ? JSON.stringify(status, null, 2) : statusText(status, terminalWidth()));
@@ -13421,7 +13421,7 @@ interface Source {
   path: string;
   /** Why this is not the conversation, and what it is instead; "" = it is. */
   note: string;
-  /** What is there now, of a long file the end. */
+  /** What is there now; of a long file, its end. */
   tail(): Promise<string>;
   /** What comes after that, until the reader is gone or it `isOver`, which is asked every 3 s. */
   added(isOver: () => Promise<boolean>): AsyncGenerator<string>;
@@ -13430,7 +13430,7 @@ interface Source {
 /** Bytes of a log's end that `logs` reads: enough for as many lines as a person reads. */
 const LOG_TAIL = 2_000_000;
 
-/** A file, made readable by `clean` in pieces as they come; one rotated is read from its start. */
+/** A file, made readable by `clean` piece by piece; after a rotation it is read from its start. */
 function fileSource(path: string, clean: (raw: string) => string, note = ""): Source {
   let at = 0;
   return {
@@ -13753,7 +13753,7 @@ const ACTIVITY_OF: Record<string, Activity> = {
   blocked: "blocked", fatal: "down", gone: "down",
 };
 
-/** What the record says of an agent at one moment; `state` is by its last verdict. */
+/** What the record says of an agent at one moment; `state` goes by its last verdict. */
 interface Standing { state: Activity; limited: boolean; down: boolean; needsYou: boolean }
 
 /**
@@ -15126,13 +15126,6 @@ async function cmdDoctor(call: Call): Promise<number> {
 // The demo: an ordinary fleet in a fresh folder, with two scripted clients. Everything around them
 // is real: tmux, git, the watchdog, the texts, the phase moves.
 
-const DEMO_PROMPTS: Record<string, string> = {
-  boot: "read {kickoff}\n",
-  preamble: "phase={phase.id} status={phase.status} docs={docs_dir}\n",
-  builder: "Builder: claim the phase, and write DONE once it passed review.\n",
-  adversary: "Adversary: check what is claimed and say PASS or FAIL.\n",
-};
-
 /** The smallest client: it reads lines at a prompt; its first argument is its role. */
 const DEMO_CLIENT = `#!/bin/sh
 # commit SUBJECT FILE TEXT
@@ -15161,6 +15154,16 @@ while printf '> ' && read -r text; do
   esac
 done
 `;
+
+const DEMO_FILES: Record<string, string> = {
+  "prompts/boot.md": "read {kickoff}\n",
+  "prompts/preamble.md": "phase={phase.id} status={phase.status} docs={docs_dir}\n",
+  "prompts/builder.md": "Builder: claim the phase, and write DONE once it passed review.\n",
+  "prompts/adversary.md": "Adversary: check what is claimed and say PASS or FAIL.\n",
+  "one.md": "Make work-one.txt.\n",
+  "two.md": "Make work-two.txt.\n",
+  "client.sh": DEMO_CLIENT,
+};
 
 function demoConfig(prefix: string, client: string): string {
   const agent = (role: string) => `[backend.${role}]
@@ -15215,22 +15218,15 @@ async function makeDemo(dir: string, prefix: string): Promise<string> {
       await inClone("config", key, value);
     }
     if (clone !== "builder") continue;
-    // what the others are cloned with
+    // the history that the others are cloned with
     await inClone("checkout", "-q", "-B", "main");
     await inClone("commit", "-q", "--allow-empty", "-m", "Begin the demonstration");
     await inClone("push", "-q", "-u", "origin", "main");
   }
   makeFolder(join(dir, "prompts"));
-  for (const [name, content] of Object.entries(DEMO_PROMPTS)) {
-    await world.writeAtomic(join(dir, "prompts", `${name}.md`), content);
-  }
-  for (const phase of ["one", "two"]) {
-    await world.writeAtomic(join(dir, `${phase}.md`), `Make work-${phase}.txt.\n`);
-  }
-  const [path, client] = [join(dir, "agents.toml"), join(dir, "client.sh")];
-  await world.writeAtomic(client, DEMO_CLIENT);
-  await world.writeAtomic(path, demoConfig(prefix, client));
-  return path;
+  const files = { ...DEMO_FILES, "agents.toml": demoConfig(prefix, join(dir, "client.sh")) };
+  for (const [name, text] of Object.entries(files)) await world.writeAtomic(join(dir, name), text);
+  return join(dir, "agents.toml");
 }
 
 /** How long the demo may take, ms. */
@@ -15363,7 +15359,7 @@ const optionsOf = ({ options = {} }: Command) =>
   Object.entries(options).map(([name, option]) => ({ name, ...option }))
     .filter(({ clause }) => clause);
 
-/** What may stand where Tab was pressed: words with their clauses, or what the shell finds. */
+/** What may stand where Tab was pressed: words with their clauses, or what the shell looks up. */
 type Offers = [word: string, clause: string][] | ":files" | ":folders";
 
 /** What fits at word `at` of a line, whose words are as they were typed, quotes and all. */
@@ -15738,7 +15734,7 @@ function optionFault(message: string, options: NonNullable<Command["options"]>):
 const looseArgs = (args: string[]) =>
   parseArgs({ args, options: GLOBAL_OPTIONS, strict: false, allowPositionals: true });
 
-/** Holds the words and options of a call against the table of commands. */
+/** Checks the words and options of a call against the table of commands. */
 function checkCall(command: Command, { words, options }: Call): void {
   const { name, args, words: [least, most] = [0, args ? Infinity : 0] } = command;
   if (!most && words.length) die(`${name} takes no "${words[0]}"`, 2);
