@@ -144,8 +144,8 @@ agents.time.sleep = sleep\nagents.watchdog_loop(${JSON.stringify(join(dir, "agen
   return spent / ticks;
 }
 
-/** MB in memory of a real watchdog after a thousand ticks, one behind the other, and at its peak. */
-async function memoryOf(cfg: Config, draw: () => Promise<unknown>): Promise<{ now: number; peak: number }> {
+/** MB in memory of a real watchdog after a thousand ticks, one behind the other, at its peak, and what of it is shared with every other Bun. */
+async function memoryOf(cfg: Config, draw: () => Promise<unknown>): Promise<{ now: number; peak: number; shared: number }> {
   const config = join(cfg.planDir, "fast.toml");
   writeFileSync(config, cfg.source.replace("signal_interval = 30", "signal_interval = 0"));
   const child = Bun.spawn([...selfArgv(), "watchdog", "--config", config], { stdio: ["ignore", "ignore", "ignore"], env: process.env });
@@ -160,7 +160,7 @@ async function memoryOf(cfg: Config, draw: () => Promise<unknown>): Promise<{ no
   child.kill();
   await child.exited;
   const megabytes = (field: string) => (Number(new RegExp(`^${field}:\\s+(\\d+) kB`, "m").exec(status)![1]) * 1024) / 1e6;
-  return { now: megabytes("VmRSS"), peak: megabytes("VmHWM") };
+  return { now: megabytes("VmRSS"), peak: megabytes("VmHWM"), shared: megabytes("RssFile") };
 }
 
 /** Median ms of a whole run of a program. */
@@ -238,9 +238,11 @@ async function bench(size: number): Promise<Result> {
         "% of a core at a 30 s tick": both((cost) => ((total(cost) / 30_000) * 100).toFixed(2)),
         "watchdog RSS MB after 1,000 ticks": `${resting.now.toFixed(0)} / ${working.now.toFixed(0)}`,
         "  at its peak": `${resting.peak.toFixed(0)} / ${working.peak.toFixed(0)}`,
+        "  of it shared with every other Bun": `${resting.shared.toFixed(0)} / ${working.shared.toFixed(0)}`,
         "status ms": await latency([...selfArgv(), "status", "--config", cfg.path]),
         "status ms, binary": existsSync(binary[0]!) ? await latency([...binary, "status", "--config", cfg.path]) : "-",
         "  of it tmux": await latency(["tmux", "list-panes", "-a", "-F", "#{pane_id} #{pane_dead} #{session_name}"]),
+        "bun -e 0, ms": await latency([process.execPath, "-e", "0"]),
         "up s": (up / 1000).toFixed(1),
       },
     };
