@@ -1500,7 +1500,8 @@ const CLIENTS = {
     // the `!` of its shell mode is somebody's draft: what is typed there would be run
     box_re: String.raw`^─{8}.*\n(?:(?![▄▀─]).*\n){1,3}${GEMINI_TOP}\n (?:[>*] +(?! )|(?=! ))`
       + String.raw`(?<text>.*(?:\n(?![▄▀─]).*)*)\n[▀─]{8}.*(?:\n(?:[ ▀].*)?)*(?![^])`,
-    empty_re: "^Type your message",
+    // in both modes of /vim a paste and Enter work as ever
+    empty_re: "^(?:Type your message|Press '(?:i|Esc)' for )",
     submit_pause: 1,
   },
   typed: {},
@@ -3689,6 +3690,11 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       has: "Compressing chat history",
       re: new RegExp(String.raw`^[⠁-⣿] Comp.*(?:\n(?![✦✕ℹ▄▀╭]).*)*\n${GEMINI_TOP}`, "m") },
     { name: "title", verdict: "active", where: "title", why: "busy title", re: /^[✦⏲]/ },
+    // it hides that it compresses; at rest a hint follows what is said, if there is room for one
+    { name: "queued", verdict: "active", where: "screen", why: "it has queued what it was given",
+      has: "Queued (press ", re: new RegExp(String.raw`^ {2}Queued \(press \S+ to edit\):\n`
+        + String.raw`(?:(?! *\? for) {4}.*\n|\n)+`
+        + String.raw`─{8}.*(?:\n(?![✦✕ℹ▄▀╭]).*)*\n${GEMINI_TOP}`, "m") },
     { name: "tool", verdict: "active", where: 12, why: "its tool prints nothing",
       has: "\n ! ", re: geminiStatus(" ! ") },
     // not MODEL_CAPACITY_EXHAUSTED, which is transient

@@ -739,6 +739,13 @@ test("Gemini's shell mode counts as somebody's draft: what is typed there would 
   }
 });
 
+test("what Gemini's empty box says in the two modes of /vim is no draft", () => {
+  for (const mode of ["insert", "normal"]) {
+    const text = readFileSync(`${FIXTURES}/gemini/idle-vim-${mode}-80x24.txt`, "utf8");
+    expect(composerText("gemini", text, undefined, BUILT_IN_RULES.gemini.at(-1)!.box)).toBe("");
+  }
+});
+
 test("a limit that ends in days is no 5-hour limit, whatever an older note on the screen says", () => {
   const text = readFileSync(`${FIXTURES}/codex/limited-v171-old-note-80x24.txt`, "utf8");
   const { limit } = detect(BUILT_IN_RULES.codex, { text, title: "" }, Date.parse("2026-11-26T19:40:30Z"));
