@@ -5136,7 +5136,7 @@ export async function startAgent(
     },
   });
   if (result.outcome !== "started") return result;
-  if (id && agent.resume) await writeOrLog(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
+  if (id && agent.resume) await keepResumeId(cfg, agent, id);
   if (!launch.boot) await noteKickoffGiven(cfg, agent.session);
   emit(cfg, "start", { agent: agent.name, backend: backend.name, model, phase });
   return result;
@@ -5173,6 +5173,9 @@ async function writeOrLog(write: () => Promise<void>): Promise<void> {
     log(messageOf(error));
   }
 }
+
+const keepResumeId = (cfg: Config, agent: Agent, id: string): Promise<void> =>
+  writeOrLog(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
 
 const kickoffGivenFile = (cfg: Config, session: string): string =>
   join(cfg.stateDir, `told-${session}`);
@@ -6145,9 +6148,7 @@ const soughtRollouts = new WeakMap<Agent, SoughtRollout>();
  * folder since its start (`begun`), else that of the conversation it was to resume. If there are
  * several, or another Codex agent works in the folder, those begun may not be this client's.
  */
-async function rolloutInFolder(
-  cfg: Config, agent: Agent, pane: Pane,
-): Promise<{ path: string; begun: string[] }> {
+async function rolloutInFolder(cfg: Config, agent: Agent, pane: Pane) {
   const mark = `${pane.id} ${pane.created}`;
   let sought = soughtRollouts.get(agent);
   const found = sought && (sought.begun.length > 0 || sought.resumed !== "");
@@ -6173,10 +6174,8 @@ const rolloutOfId = (agent: Agent, id: string | null): string =>
  * with one is the client: those that it runs may be a Codex too, or read other rollouts. `begun`:
  * where the system does not show what is open, as in `rolloutInFolder`.
  */
-async function rolloutOf(
-  cfg: Config, agent: Agent, pane: Pane,
-): Promise<{ path: string; begun: string[] }> {
-  const none = { path: "", begun: [] };
+async function rolloutOf(cfg: Config, agent: Agent, pane: Pane) {
+  const none = { path: "", begun: [] as string[] };
   if (silent.has(agent.session)) return none;
   // every process has at least its terminal open
   if (!world.opened(pane.pid).length) return rolloutInFolder(cfg, agent, pane);
@@ -6184,7 +6183,7 @@ async function rolloutOf(
     const open = world.opened(pid).filter((path) => ROLLOUT_NAME.test(path));
     const own = open.sort((a, b) => (basename(a) < basename(b) ? 1 : -1))
       .find((path) => rolloutHead(path)?.own);
-    if (own) return { path: own, begun: [] };
+    if (own) return { ...none, path: own };
   }
   return none;
 }
@@ -6198,9 +6197,7 @@ async function noteConversation(cfg: Config, agent: Agent, pane: Pane): Promise<
   const id = idOfRollout(path);
   // an id stored while this rollout was the only candidate may be another client's after all
   if (!id && begun.some((one) => idOfRollout(one) === kept)) await dropResumeId(cfg, agent);
-  if (id && id !== kept) {
-    await writeOrLog(() => world.writeAtomic(idFile(cfg, agent), `${id}\n`));
-  }
+  if (id && id !== kept) await keepResumeId(cfg, agent, id);
 }
 
 // Gemini: the file of its conversation, and the log of what was submitted in its folder.
