@@ -6292,19 +6292,24 @@ const isReplaced = (cfg: Config, agent: Agent, { startedPid, pid, session }: Pan
 /** The pid mark of a pane that was taken over: what a shell in it executes keeps its pid. */
 const NOBODY = 1;
 
+/** What the process in a pane says against its screen and its files; null = nothing. */
+function processVerdict(cfg: Config, agent: Agent, pane: Pane): Verdict | null {
+  const restart = `run "agents restart ${agent.name}"`;
+  if (isReplaced(cfg, agent, pane)) {
+    const why = `its pane runs something other than the client we started; ${restart}`;
+    return { ...NO_VERDICT, where: "process", why };
+  }
+  if (!world.folder(pane.pid).endsWith(" (deleted)")) return null;
+  const why = `its folder was removed; put it back, then ${restart}`;
+  return { ...NO_VERDICT, verdict: "blocked", rule: "folder", where: "process", why };
+}
+
 /** The verdict of an agent's screen, corrected by its process and its client's files. */
 async function withOwnWord(
   cfg: Config, agent: Agent, pane: Pane, screen: Verdict,
 ): Promise<Verdict> {
-  if (isReplaced(cfg, agent, pane)) {
-    const why = "its pane runs something other than the client we started; " +
-      `run "agents restart ${agent.name}"`;
-    return { ...NO_VERDICT, where: "process", why };
-  }
-  if (world.folder(pane.pid).endsWith(" (deleted)")) {
-    const why = `its folder was removed; put it back, then run "agents restart ${agent.name}"`;
-    return { ...NO_VERDICT, verdict: "blocked", rule: "folder", where: "process", why };
-  }
+  const byProcess = processVerdict(cfg, agent, pane);
+  if (byProcess) return byProcess;
   const folder = ownFolder(cfg, agent, pane);
   if (!(await diskAnswers(agent, folder))) {
     return { ...NO_VERDICT, where: "disk", why: "the disk with its own files does not answer" };
