@@ -1024,6 +1024,7 @@ async function askDisk(path: string): Promise<boolean> {
   }
   const child = Bun.spawn(["stat", ...places], { stdio: ["ignore", "ignore", "ignore"] });
   child.unref();
+  process.on("exit", () => child.kill("SIGKILL"));
   return within(READ_DEADLINE, child.exited.then(() => asked.delete(path)), false);
 }
 

@@ -3,7 +3,7 @@ import { expect } from "bun:test";
 import { closeSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { flock } from "../agents.ts";
-import { real, signal, until } from "./real.ts";
+import { lives, real, signal, until } from "./real.ts";
 
 const mounts = (...words: string[]): boolean => Bun.spawnSync(words, { stdio: ["ignore", "ignore", "ignore"] }).exitCode === 0;
 
@@ -116,6 +116,7 @@ real("P4: an agent whose client keeps its files on a disk that hangs, or works t
     const status = await f.run(["status"]);
     expect([status.code, status.out]).toEqual([3, expect.stringMatching(/^! c1 .*cannot be read \(its disk does not answer\)/m)]);
     expect((await f.run(["down"])).code).toBe(0);
+    await until(() => f.processes().every(({ pid }) => pid === hung.pid || !lives(pid))); // nor one that still asks it
   } finally {
     hung.kill("SIGKILL"); // whoever waits there gets an error
     await hung.exited;
