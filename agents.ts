@@ -1599,6 +1599,7 @@ class ConfigReader {
   constructor(
     readonly path: string,
     readonly source: string,
+    readonly wasGood: boolean,
   ) {}
 
   fault(at: Location, key: string, message: string, list = this.faults): void {
@@ -1693,10 +1694,12 @@ function tomlFault({ line, column, message }: TomlError, source: string): string
 /**
  * Reads, checks and completes an agents.toml. `env` holds the overrides of a single command
  * (AGENT_MODEL_<name>, AGENT_BACKEND_<name>), none for the watchdog; `known` is the text of the
- * file where it was read already. Throws a CliError(2) whose message has one line per fault.
+ * file where it was read already; `wasGood`: that is the copy of one that was good, though a prompt
+ * may have gone since. Throws a CliError(2) whose message has one line per fault.
  */
 export async function loadConfig(
   path: string, env: Record<string, string | undefined> = {}, known?: string | null,
+  wasGood = false,
 ): Promise<Config> {
   const source = known === undefined ? await readConfig(path) : known;
   if (source === null) {
@@ -1710,7 +1713,7 @@ export async function loadConfig(
     if (!(error instanceof TomlError)) throw error;
     die(`${path}:${error.line}:${error.column}: ${tomlFault(error, source)}`, 2);
   }
-  const reader = new ConfigReader(path, source);
+  const reader = new ConfigReader(path, source, wasGood);
   const cfg = buildConfig(reader, raw, env);
   if (reader.faults.length) die([...new Set(reader.faults)].join("\n"), 2);
   await readState(cfg);
@@ -1905,7 +1908,8 @@ function checkTexts(reader: ConfigReader, cfg: Config, agent: Agent, at: Locatio
     const value = file && promptText(cfg, file);
     if (file && !value?.trim()) {
       const what = value === null ? "no such file" : "an empty file";
-      reader.fault(at, key, `${what}: ${absolute(cfg.planDir, file)}`);
+      reader.fault(at, key, `${what}: ${absolute(cfg.planDir, file)}`,
+        reader.wasGood ? reader.warnings : reader.faults);
     }
   }
 }
@@ -10283,7 +10287,7 @@ async function firstConfig(path: string, lastGood: string): Promise<Config> {
     const source = lastGood ? await world.text(lastGood) : null;
     if (source === null) throw error;
     log(`the last good config is in force: ${messageOf(error)}`);
-    return loadConfig(path, {}, source);
+    return loadConfig(path, {}, source, true);
   }
 }
 
@@ -10833,7 +10837,7 @@ async function configFor(call: Call, shows = false): Promise<Config> {
   const noFleet = whyOnlyExample(call, cfg);
   if (noFleet) die(noFleet, 2);
   if (cfg.broken && !shows) log(paint("red", cfg.broken));
-  else for (const warning of cfg.warnings) log(`warning: ${warning}`);
+  if (!cfg.broken) for (const warning of cfg.warnings) log(`warning: ${warning}`);
   return cfg;
 }
 
@@ -10851,9 +10855,11 @@ async function lastGoodConfig(path: string, error: unknown): Promise<Config | nu
   const named = pid !== null && optionIn(argvOf(pid), "--config");
   if (named && named !== path) return null;
   const [fault] = faultsIn(error);
-  const since = world.mtime(path) ?? world.now();
-  return { ...await loadConfig(path, process.env, source),
-    broken: `${fault}; broken since ${localTime(since)}, running on the last good one` };
+  // where the file itself is that one, a prompt has gone
+  const since = await textIn(path) === source ? ""
+    : `broken since ${localTime(world.mtime(path) ?? world.now())}, `;
+  return { ...await loadConfig(path, process.env, source, true),
+    broken: `${fault}; ${since}running on the last good one` };
 }
 
 /**

@@ -1,7 +1,7 @@
 /** `status`: what each agent's state is called, what needs a person, and how that is shown. */
 import { beforeEach, describe, expect, test } from "bun:test";
 import { readFileSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import {
   type Card, columns, type Config, decideNow, describeState, type LimitState, type Memory, memoryOf, type Message, type Pane, parseQuestion, enqueue, type Status, type StatusRow, statusLine,
   statusText, type Verdict, type Watch, world,
@@ -381,6 +381,11 @@ describe("the command over a fleet", () => {
     fake.files.set(cfg.path, `${FLEET}[[agent`);
     expect(await command("status", "--config", cfg.path)).toMatchObject({ code: 3, out: expect.stringContaining("running on the last good one\n") });
     fake.files.set(cfg.path, FLEET);
+    // and one whose prompt an editor has emptied, which is no fault of the file
+    fake.files.set(join(dirname(cfg.path), "prompts/builder.md"), "");
+    const emptied = await command("status", "--config", cfg.path);
+    expect(emptied).toMatchObject({ code: 3, err: "", out: expect.stringMatching(/an empty file: .*builder\.md; running on the last good one\n/) });
+    fake.files.delete(join(dirname(cfg.path), "prompts/builder.md"));
     // one that has just begun writes it a moment later
     const { sleep } = world;
     world.sleep = async (ms) => (watchdog(10), await sleep(ms));
