@@ -56,7 +56,7 @@ http.createServer(async (req, res) => {
       { '@type': `${KIND}RetryInfo`, retryDelay: '7200s' },
     ] } });
   }
-  if (kind === 'full') return json(400, { error: { code: 400, status: 'INVALID_ARGUMENT', message: 'The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).' } });
+  if (kind === 'full') return json(400, { error: { code: 400, message: 'The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).', status: 'INVALID_ARGUMENT', details: [] } });
   res.writeHead(200, { 'content-type': 'text/event-stream' });
   const send = (given, reason) => res.destroyed || res.write(`data: ${JSON.stringify(candidate(given, reason))}\r\n\r\n`);
   const command = { ask: `touch ${project}/asked.txt`, act: 'sh act.sh' }[kind];
