@@ -1672,7 +1672,7 @@ function isOurs(path: string): boolean {
 }
 
 /** The hash of the agents.toml that ships with the program: unedited, it is nobody's fleet. */
-const TEMPLATE = "3dm6gl5xd8uo0";
+const TEMPLATE = "1chyp1oqcvvbg";
 
 /** smol-toml, installed into the program's folder first where a fresh clone has no packages. */
 async function tomlParser(): Promise<typeof import("smol-toml")> {
