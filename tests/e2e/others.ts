@@ -113,16 +113,17 @@ export const tryClient = ({ kind, model, bin, home, flags, draft, dialog, yes, l
     await untilState(fleet, "full", "idle");
     await fleet.send("full", textOf(200, "line", "[[full]] "));
     await untilState(fleet, "full", "fatal");
+    fleet.tmux("resize-window", "-t", "=agents-full:", "-x", "80", "-y", "20");
+    await Bun.sleep(2_000);
     fleet.keys("full", "!");
     await Bun.sleep(1_000);
     fleet.tmux("send-keys", "-t", fleet.pane("full"), "-l", "seq 300 400");
     await Bun.sleep(1_000);
     fleet.keys("full", "Enter");
     await until(() => /\b400\b/.test(fleet.screen("full")) && !/exceed|ran out of room/.test(fleet.screen("full")));
+    fleet.keys("full", "Escape"); // out of Gemini's shell mode
     await Bun.sleep(6_000); // two rounds
     expect((await fleet.state("full")).state).toStartWith("fatal");
-    fleet.keys("full", "Escape");
-    await Bun.sleep(1_000);
     fleet.tmux("send-keys", "-t", fleet.pane("full"), "-l", "go on");
     await Bun.sleep(1_000);
     fleet.keys("full", "Enter");
