@@ -1024,7 +1024,9 @@ async function askDisk(path: string): Promise<boolean> {
   }
   const child = Bun.spawn(["stat", ...places], { stdio: ["ignore", "ignore", "ignore"] });
   child.unref();
-  process.on("exit", () => child.kill("SIGKILL"));
+  const end = () => child.kill("SIGKILL");
+  process.on("exit", end);
+  void child.exited.finally(() => process.off("exit", end));
   return within(READ_DEADLINE, child.exited.then(() => asked.delete(path)), false);
 }
 
@@ -7782,7 +7784,7 @@ async function typingNow(errand: Errand, look: BoxLook): Promise<Typing> {
   const { message, pane, cause } = errand;
   const { verdict, composer, cutBox } = look;
   const recorded = await isRecorded(errand);
-  if (recorded) return { do: "done" };
+  if (recorded && !holdsText(look, message)) return { do: "done" };
   const typing = decideTyping(
     verdict, { ...message, cause }, composer, proofOn(look, recorded), cutBox);
   if (typing.do !== "type") return typing;
@@ -7893,8 +7895,9 @@ async function pressEnter(errand: Errand): Promise<void> {
 }
 
 /**
- * What became of a text after Enter. It has left when its client has recorded it, or when the box
- * is empty and it stands above. Where a client keeps no record, also when two looks running find
+ * What became of a text after Enter. It has left when its client has recorded it and it is not in
+ * the box (what was recorded may be an equal text of a moment ago), or when the box is empty and it
+ * stands above. Where a client keeps no record, also when two looks running find
  * the box without it: a single one may fall into a redraw. A screen without a box, and without a
  * dialog in its place, says nothing.
  */
@@ -7909,7 +7912,8 @@ async function whatBecame(errand: Errand): Promise<"left" | "stands" | "unknown"
     const recorded = await isRecorded(errand);
     // a dialog or a limit that its turn met at once may have taken the place of the box
     const isAbove = timesIn(proofOn(look, recorded), message.text) > (message.seen ?? 0);
-    if (recorded || (!composer && isAbove)) return "left";
+    const isTaken = recorded && !holdsText(look, message);
+    if (isTaken || (!composer && isAbove)) return "left";
     if (composer === "" || (composer && isForeign(composer, message.text) &&
         !mayStandAbove(screen.plain, backend, message.text))) gone += 1;
     else [stands, gone] = [holdsText(look, message), 0];
@@ -9738,11 +9742,12 @@ export function decideAdvance(
  * complete until the operator appends a phase: then the loops go on with that.
  */
 export async function phaseAdvanceCheck(cfg: Config, watch: Watch): Promise<void> {
-  const { phase: stored } = cfg.stored;
+  const isUnstored = ({ phase }: Stored): boolean => "id" in phase && phase.id === null;
+  // a person may have set the phase since the look
+  if (isUnstored(cfg.stored)) await readState(cfg);
+  if (phaseTrouble(cfg)) return;
   // the phase that the loops are in is that one still where the config lists it elsewhere later
-  if ("id" in stored && stored.id === null) {
-    await storePhase(cfg, curIdx(cfg), isComplete(cfg) || undefined);
-  }
+  if (isUnstored(cfg.stored)) await storePhase(cfg, curIdx(cfg), isComplete(cfg) || undefined);
   if (!phases(cfg).length || !cfg.loop.autoAdvance || watch.intent) return;
   const [list, idx] = [phases(cfg), curIdx(cfg)];
   const phase = list[idx]!;

@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import {
-  curPhase, decideAdvance, decideDrop, handoffReset, loopAgents, loopSessionsAlive, memoryOf, parseEvents, type Phase, phaseIdxFile, readState, snapshot, world,
+  curPhase, decideAdvance, decideDrop, handoffReset, loopAgents, loopSessionsAlive, memoryOf, parseEvents, type Phase, phaseAdvanceCheck, phaseIdxFile, readState, snapshot, world,
 } from "../agents.ts";
 import { fakeWorld, FLEET, type Scene, scene } from "./kit.ts";
 
@@ -59,6 +59,16 @@ test("the phase that the loops began with stays theirs, wherever the config list
   const without = await fake.config(FLEET.replace(p1, ""));
   await readState(without);
   expect(() => curPhase(without)).toThrow('phase "p1" is not in the config any more');
+});
+
+test("a phase that was set since the look is not overwritten by the first one, which was in force until then", async () => {
+  const stored = { ...cfg.stored, phase: { index: null, id: null } };
+  fake.files.set(phaseIdxFile(cfg), "1");
+  fake.files.set(join(cfg.stateDir, "phase-id"), JSON.stringify({ id: "p2", idx: 1 }));
+  Object.assign(cfg, { stored });
+  await phaseAdvanceCheck(cfg, watch);
+  await readState(cfg);
+  expect(curPhase(cfg)!.id).toBe("p2");
 });
 
 test("nothing moves before the phase is done, nor where the file is not pushed", async () => {

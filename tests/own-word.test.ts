@@ -901,6 +901,14 @@ describe("what a client records of the texts that it is given is the proof that 
     await it.ticks(3);
     expect([it.watch.unproven, it.watch.delivered.length, it.pane().received]).toEqual([[], 1, ["hear this, whoever it may concern", "hear this, whoever it may concern", "x"]]);
   });
+  test("an Enter that was swallowed is not believed for what another text, recorded just before, has in common", async () => {
+    const it = await begin(0);
+    const key = it.pane().key.bind(it.pane());
+    it.write({ ...ASKED, message: { content: "please continue with the plan" }, timestamp: at(it) });
+    let swallowed = 0;
+    it.pane().key = (name) => (name === "Enter" && swallowed++ < 1 ? undefined : key(name)) as never;
+    expect([await tell(it, 1, "continue"), swallowed, it.pane().received]).toEqual([[1, 1, [], []], 2, ["continue"]]);
+  });
   test("a record that does not reach back to the paste any more says nothing", async () => {
     const it = await begin(null);
     const { onSubmit } = it.pane();
