@@ -6224,16 +6224,16 @@ function geminiProject(agent: Agent, pane: Pane): string {
 }
 
 /** Reads the end of Gemini's `logs.json`, a list of records that is written anew each time. */
-const parseLog = fromItsBeginning((tail) => tail.split("\n  {\n").slice(1).flatMap((part) => {
+const parseLog = (tail: string): Submitted[] => tail.split("\n  {\n").slice(1).flatMap((part) => {
   const entry = parsedRecord(`{${part.split("\n  }")[0]}}`);
   return entry ? [{ text: String(entry.message), at: Date.parse(String(entry.timestamp)),
     by: entry.sessionId }] : [];
-}));
+});
 
 /** What was submitted to the Gemini that was started with that id; null = not known. */
 const submittedTo = (project: string, id: string): Submitted[] | null =>
   readEnd(project && join(project, "logs.json"), parseLog)
-    ?.filter((one) => one === RECORD_BEGINS || one.by === id) ?? null;
+    ?.filter(({ by }) => by === id) ?? null;
 
 /** The error that ended the last turn of a conversation in Gemini's file of it; null = none did. */
 function parseChatEnd(tail: string): FiledError | null {
@@ -6279,7 +6279,9 @@ async function submittedIn(cfg: Config, agent: Agent, pane: Pane): Promise<Submi
   if (silent.has(agent.session)) return null;
   if (kind === "gemini") {
     const id = await resumeId(cfg, agent);
-    return id ? submittedTo(geminiProject(agent, pane), id) : null;
+    const said = id ? submittedTo(geminiProject(agent, pane), id) : null;
+    // an id that this client has never used, or a log begun anew, does not tell what it was given
+    return said?.some(({ at }) => at > pane.created - CLOCK_STEP) ? said : null;
   }
   if (kind === "codex") {
     return readEnd((await rolloutOf(cfg, agent, pane)).path, parsePrompts);

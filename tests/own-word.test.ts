@@ -909,6 +909,25 @@ describe("what a client records of the texts that it is given is the proof that 
     it.pane().key = (name) => (name === "Enter" && swallowed++ < 1 ? undefined : key(name)) as never;
     expect([await tell(it, 1, "continue"), swallowed, it.pane().received]).toEqual([[1, 1, [], []], 2, ["continue"]]);
   });
+  test("Gemini's log of the folder says nothing of an id that this client has never used", async () => {
+    const [home, text, id] = ["/gem-log/.gemini", "hear this, whoever it may concern", "11111111-2222-4333-8444-555555555555"];
+    const box = "[backend.gemini]\nconnect_delay = 1\nbox_re = '^❯\u00a0(?<text>[^]*?)\\n─{8}'\n";
+    const it = await scene(`${box}[[agent]]\nname = "a"\nbackend = "gemini"\nwatch = "heal"\nresume = false\nprompt = "Work."\nenv = { GEMINI_CLI_HOME = "/gem-log" }\n`, { ticks: 5 });
+    const write = (file: string, value: unknown) => {
+      it.fake.files.set(`${home}/${file}`, JSON.stringify(value, null, 2));
+      it.fake.times.set(`${home}/${file}`, it.fake.wall);
+    };
+    const entry = (sessionId: string, message: string, before = 0) => ({ sessionId, type: "user", message, timestamp: new Date(it.fake.wall - before).toISOString() });
+    it.fake.files.set(join(it.cfg.stateDir, "a.id"), `${id}\n`); // of a time when it resumed
+    write("projects.json", { projects: { [it.cfg.agents.get("a")!.dir]: "proj" } });
+    write("tmp/proj/logs.json", [entry(id, "long ago", 86_400_000)]);
+    it.pane().onSubmit = (value) => {
+      it.pane().said = "✦ What it prints pushes the text out of sight.";
+      write("tmp/proj/logs.json", [entry(id, "long ago", 86_400_000), entry("another", value)]);
+    };
+    await it.ticks(2);
+    expect(await tell(it as never, 10, text)).toEqual([1, 1, [], []]);
+  });
   test("a record that does not reach back to the paste any more says nothing", async () => {
     const it = await begin(null);
     const { onSubmit } = it.pane();
