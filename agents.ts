@@ -5864,12 +5864,15 @@ const showsError = (verdict: Verdict): boolean => verdict.verdict === "limited" 
 /** A text that was submitted to a client, by its own record; `at`: wall ms; `by`: which client. */
 interface Submitted { text: string; at: number; by?: unknown }
 
-/** The beginning of a record: what is not in it since then was not submitted. */
-const RECORD_BEGINS: Submitted = { text: "", at: 0 };
-
-/** With the beginning of the record, where its end is all of it. */
-const fromItsBeginning = (parse: Parser<Submitted[]>): Parser<Submitted[]> => (tail) =>
-  [...parse(tail), ...(Buffer.byteLength(tail) < END_MAX - 4 ? [RECORD_BEGINS] : [])];
+/**
+ * With the beginning of the record, where its end is all of it: what is not in it since then was not
+ * submitted. A conversation that was begun after a text says nothing of that.
+ */
+const fromItsBeginning = (parse: Parser<Submitted[]>): Parser<Submitted[]> => (tail) => {
+  const begun = /"timestamp":"([^"]+)"/.exec(tail)?.[1] ?? "";
+  const isWhole = Buffer.byteLength(tail) < END_MAX - 4;
+  return [...parse(tail), ...(isWhole ? [{ text: "", at: Date.parse(begun) - 1 }] : [])];
+};
 
 /** What a transcript, or a rollout, has of the user's: prompts, also those that wait for a turn. */
 const parsePrompts = fromItsBeginning((tail) =>

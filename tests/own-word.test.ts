@@ -928,6 +928,12 @@ describe("what a client records of the texts that it is given is the proof that 
     await it.ticks(2);
     expect(await tell(it as never, 10, text)).toEqual([1, 1, [], []]);
   });
+  test("a conversation that was begun after a text, as by /clear, says nothing of it", async () => {
+    const it = await begin(null);
+    const { onSubmit } = it.pane();
+    it.pane().onSubmit = (text) => (onSubmit!(text), it.fake.files.set(PATH, ""), it.write({ ...ASKED, message: { content: "x" }, timestamp: new Date(it.fake.wall + 10).toISOString() }));
+    expect(await tell(it, 10)).toEqual([1, 1, [], []]);
+  });
   test("a record that does not reach back to the paste any more says nothing", async () => {
     const it = await begin(null);
     const { onSubmit } = it.pane();
