@@ -5854,7 +5854,7 @@ const ERROR_WORDS: Record<string, string> = {
 
 /** Whether what a client said `last` is an error that needs a person; rules know the API's own. */
 const staysUnknown = ({ error, text }: TranscriptEnd, last: string): boolean => error !== "" &&
-  last.includes(text.slice(0, 30)) &&
+  text !== "" && last.includes(text.slice(0, 30)) &&
   !PASSING_ERRORS.includes(error) && !/^API Error|try again/i.test(text);
 
 /** Whether a screen shows what the transcript knows better: a limit, or an error of the turn. */

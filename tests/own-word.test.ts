@@ -934,6 +934,10 @@ describe("what a client records of the texts that it is given is the proof that 
     it.pane().onSubmit = (text) => (onSubmit!(text), it.fake.files.set(PATH, ""), it.write({ ...ASKED, message: { content: "x" }, timestamp: new Date(it.fake.wall + 10).toISOString() }));
     expect(await tell(it, 10)).toEqual([1, 1, [], []]);
   });
+  test("an error without a word is not on every screen", () => {
+    const screen = { verdict: "idle", rule: "prompt", where: "box", text: "", limit: null, waitingUntil: null, why: "at its prompt", last: "All done." } as const;
+    expect(decideError({ error: "unknown", text: "", at: 0, limit: null }, true, screen, 1)).toEqual(screen);
+  });
   test("a record that does not reach back to the paste any more says nothing", async () => {
     const it = await begin(null);
     const { onSubmit } = it.pane();
