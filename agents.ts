@@ -5865,8 +5865,8 @@ const showsError = (verdict: Verdict): boolean => verdict.verdict === "limited" 
 interface Submitted { text: string; at: number; by?: unknown }
 
 /**
- * With the beginning of the record, where its end is all of it: what is not in it since then was not
- * submitted. A conversation that was begun after a text says nothing of that.
+ * With the beginning of the record, where its end is all of it: what is not in it since then was
+ * not submitted. A conversation that was begun after a text says nothing of that.
  */
 const fromItsBeginning = (parse: Parser<Submitted[]>): Parser<Submitted[]> => (tail) => {
   const begun = /"timestamp":"([^"]+)"/.exec(tail)?.[1] ?? "";
