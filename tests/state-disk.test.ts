@@ -1,11 +1,24 @@
 /** P4 on a real small file system that is full for a while; needs root to mount one. */
-import { expect } from "bun:test";
-import { closeSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { expect, test } from "bun:test";
+import { closeSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { flock } from "../agents.ts";
+import { flock, world } from "../agents.ts";
 import { lives, real, signal, until } from "./real.ts";
 
 const mounts = (...words: string[]): boolean => Bun.spawnSync(words, { stdio: ["ignore", "ignore", "ignore"] }).exitCode === 0;
+
+/** Mounts a file system whose program never answers. */
+const hang = (place: string, env: Record<string, string | undefined>): Bun.Subprocess =>
+  Bun.spawn(["bash", "-c", 'exec 3<>/dev/fuse && mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 hung "$1" && exec sleep 600', "sh", place],
+    { env, stdio: ["ignore", "ignore", "ignore"] });
+
+async function isMounted(place: string, hung: Bun.Subprocess): Promise<boolean> {
+  const mounted = () => readFileSync("/proc/self/mountinfo", "utf8").includes(`${place.slice(-11)} `);
+  await until(() => mounted() || hung.exitCode !== null);
+  if (!mounted()) process.stderr.write("SKIPPED: the disk that hangs: no such file system can be mounted here\n");
+  return mounted();
+}
 
 /** Writes until nothing more fits. */
 function fill(path: string): void {
@@ -96,16 +109,9 @@ real("P4: an agent whose client keeps its files on a disk that hangs, or works t
   await f.ready("a1", "b1", "c1");
   await f.ticks(2);
   const watchdog = f.lock("watchdog");
-  // a file system whose program never answers
-  const hung = Bun.spawn(["bash", "-c", 'exec 3<>/dev/fuse && mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 hung "$1" && exec sleep 600', "sh", home],
-    { env: f.env, stdio: ["ignore", "ignore", "ignore"] }); // it ends with the fleet, however that does
+  const hung = hang(home, f.env); // it ends with the fleet, however that does
   try {
-    const isMounted = () => readFileSync("/proc/self/mountinfo", "utf8").includes(`${home.slice(-11)} `);
-    await until(() => isMounted() || hung.exitCode !== null);
-    if (!isMounted()) {
-      process.stderr.write("SKIPPED: the disk that hangs: no such file system can be mounted here\n");
-      return;
-    }
+    if (!(await isMounted(home, hung))) return;
     await until(() => JSON.parse(f.read(".agents/state/watch.json")).agents.a1?.why === "the disk with its own files does not answer", 30_000);
     await f.tmux("kill-session", "-t", "=t-c1");
     await until(() => f.events("blocked").some(({ agent }) => agent === "c1"), 15_000);
@@ -123,3 +129,23 @@ real("P4: an agent whose client keeps its files on a disk that hangs, or works t
     mounts("umount", "-l", home);
   }
 });
+
+test("what is asked beside a disk that hangs leaves nothing behind in a watchdog that goes on for weeks", async () => {
+  const place = mkdtempSync(join(tmpdir(), "agents-hung-"));
+  const hung = hang(place, process.env);
+  try {
+    if (!(await isMounted(place, hung))) return;
+    const before = process.listenerCount("exit");
+    expect(await world.answers(join(place, "file"))).toBe(false);
+    const beside = process.listenerCount("exit");
+    for (let nth = 0; nth < 5; nth++) expect(await world.answers(tmpdir())).toBe(true);
+    expect(process.listenerCount("exit")).toBe(beside);
+    hung.kill("SIGKILL"); // whoever waits there gets an error
+    await until(() => process.listenerCount("exit") === before);
+  } finally {
+    hung.kill("SIGKILL");
+    await hung.exited;
+    mounts("umount", "-l", place);
+    rmSync(place, { recursive: true });
+  }
+}, 30_000);
