@@ -5852,10 +5852,13 @@ const ERROR_WORDS: Record<string, string> = {
   authentication_failed: "login needed", billing_error: "no credit",
 };
 
-/** Whether what a client said `last` is an error that needs a person; rules know the API's own. */
-const staysUnknown = ({ error, text }: TranscriptEnd, last: string): boolean => error !== "" &&
-  text !== "" && last.includes(text.slice(0, 30)) &&
-  !PASSING_ERRORS.includes(error) && !/^API Error|try again/i.test(text);
+/** Whether an error of the transcript is what the client said `last`. */
+const isShownIn = (last: string | undefined, { text }: TranscriptEnd): boolean =>
+  text !== "" && last !== undefined && last.includes(text.slice(0, 30));
+
+/** Whether an error that no rule knows needs a person; rules know the API's own. */
+const staysUnknown = ({ error, text }: TranscriptEnd): boolean =>
+  error !== "" && !PASSING_ERRORS.includes(error) && !/^API Error|try again/i.test(text);
 
 /** Whether a screen shows what the transcript knows better: a limit, or an error of the turn. */
 const showsError = (verdict: Verdict): boolean => verdict.verdict === "limited" ||
@@ -5911,6 +5914,11 @@ function redrawn(
     : { ...found, limit, why: limitWhy(limit, now) };
 }
 
+/** A limit that a client's file has in words that no rule knows, until its reset. */
+const filedLimit = (screen: Verdict, where: string, limit: Limit, now: number): Verdict =>
+  ((limit.resetAt ?? 0) <= now ? screen
+    : { ...screen, verdict: "limited", rule: "turn", where, limit, why: limitWhy(limit, now) });
+
 /**
  * A limit or an error on the screen, completed from the transcript: the exact reset, the kind of an
  * error that no rule knows, and whether a possible quote is one.
@@ -5928,9 +5936,15 @@ export function decideError(
     const limit = { ...shown.limit, class: kind ?? shown.limit.class, resetAt, exact: true };
     return { ...shown, limit, why: limitWhy(limit, now) };
   }
-  if (rests && shown.last && staysUnknown(end, shown.last)) {
-    return { ...shown, verdict: "blocked", rule: UNKNOWN_ERROR, where: TRANSCRIPT, text: end.text,
-      why: ERROR_WORDS[end.error] ?? `${end.text} (${end.error})` };
+  if (rests && isShownIn(shown.last, end)) {
+    if (end.limit) {
+      return filedLimit(shown, TRANSCRIPT, { class: end.limit.class ?? "other", banner: end.text,
+        native: false, resetAt: end.limit.resetAt, exact: true }, now);
+    }
+    if (staysUnknown(end)) {
+      return { ...shown, verdict: "blocked", rule: UNKNOWN_ERROR, where: TRANSCRIPT, text: end.text,
+        why: ERROR_WORDS[end.error] ?? `${end.text} (${end.error})` };
+    }
   }
   if (shown.rule !== UNKNOWN_ERROR || !end.error) return shown;
   if (PASSING_ERRORS.includes(end.error) && rests) return idle("at its prompt after an error");
@@ -6039,6 +6053,7 @@ function newestTurn(tail: string) {
     // what ended it, as the screen draws it; "" = no error did
     error: isRecord(newest.error)
       ? `■ ${plainText(String(newest.error.message), SUBJECT_MAX)}` : "",
+    limited: valueAt(newest, "error", "codex_error_info") === "usage_limit_exceeded",
     cured: turns[0] !== newest, // by what was changed since
   };
 }
@@ -6095,7 +6110,10 @@ export function decideCodex(
     (limit) => exactLimit(limit, word.windows, now)) : null;
   // a limit ends with its reset, not when its banner leaves the screen
   const counts = found?.limit?.resetAt || (screen.cutOff && !turn?.cured);
-  return found && counts ? { ...found, rule: "turn", where: ROLLOUT } : screen;
+  if (found && counts) return { ...found, rule: "turn", where: ROLLOUT };
+  return turn?.limited ? filedLimit(screen, ROLLOUT, exactLimit(
+    { class: "other", banner: turn.error, native: false, resetAt: null }, word.windows, now), now)
+    : screen;
 }
 
 /** `rollout-<when it began>-<id of the conversation>.jsonl` */
@@ -7763,9 +7781,15 @@ async function closeMenu(errand: Errand, first: BoxLook): Promise<BoxLook | null
   for (let looks = 0; looks < LOOKS; looks++) {
     await world.sleep(LOOK_EVERY);
     look = await lookAtBox(errand);
-    if (look?.composer !== null) break;
+    if (look && look.composer !== null) break;
   }
   return look;
+}
+
+/** Whether a recorded prompt is a text of ours; a short one may be a part of what others say. */
+function isSaidIn(prompt: string, value: string): boolean {
+  const [said, own] = [prompt, value].map((one) => one.replace(/\s+/g, ""));
+  return own!.length < PART_MIN ? said === own : timesIn(prompt, value) > 0;
 }
 
 /**
@@ -7776,7 +7800,7 @@ async function isRecorded({ cfg, agent, pane, message }: Errand): Promise<boolea
   const { entered, pasted, text: value } = message;
   if (entered === undefined || !pasted || /^[/!]/.test(value)) return null;
   const said = await submittedIn(cfg, agent, pane) ?? [];
-  return said.some(({ text, at }) => at > pasted.at - CLOCK_STEP && timesIn(text, value) > 0) ||
+  return said.some(({ text, at }) => at > pasted.at - CLOCK_STEP && isSaidIn(text, value)) ||
     (said.some(({ at }) => at < pasted.at) ? false : null);
 }
 

@@ -190,6 +190,14 @@ describe("the end of a transcript", () => {
     // its screen shows what came after it
     expect(after("billing_error", "No more credits", "● Back at work.")).toEqual(idle);
   });
+  test("a limit whose words no rule knows is one until its reset", () => {
+    const text = "Plan quota is used up";
+    const idle = { ...shown({ verdict: "idle", rule: "prompt", why: "at its prompt" }), last: `● ${text}` };
+    const limited = (resetAt: number, rests = true, last = idle.last) =>
+      decideError({ ...said("rate_limit"), text, limit: { class: "weekly", resetAt } }, rests, { ...idle, last }, NOON);
+    expect(limited(NOON + 60_000)).toMatchObject({ verdict: "limited", where: "transcript", limit: { class: "weekly", resetAt: NOON + 60_000, exact: true, banner: text } });
+    for (const over of [limited(NOON), limited(NOON + 60_000, false), limited(NOON + 60_000, true, "● Back at work.")]) expect(over.verdict).toBe("idle");
+  });
 });
 
 const FLEET = agents("a").replace("[[agent]]", '[[agent]]\nenv = { CLAUDE_CONFIG_DIR = "/conf" }');
@@ -528,7 +536,7 @@ const WEEK = { used_percent: 40, window_minutes: 10_080, resets_at: RESET + 400_
 describe("P38: the end of a Codex rollout", () => {
   test("the newest entry that begins or ends a turn, the newest limits", () => {
     const said = parseRolloutEnd(rows(turn("task_complete", NOON - 9), windows(WEEK), turn("task_started"), windows(FIVE, WEEK), entry("response_item", { type: "message" })));
-    expect(said).toEqual({ turn: { open: true, at: NOON, error: "", cured: false }, windows: [{ used: 100, minutes: 300, resetAt: RESET * 1000 }, { used: 40, minutes: 10_080, resetAt: (RESET + 400_000) * 1000 }] });
+    expect(said).toEqual({ turn: { open: true, at: NOON, error: "", limited: false, cured: false }, windows: [{ used: 100, minutes: 300, resetAt: RESET * 1000 }, { used: 40, minutes: 10_080, resetAt: (RESET + 400_000) * 1000 }] });
     for (const end of ["task_complete", "turn_aborted"]) expect(parseRolloutEnd(rows(turn("task_started"), turn(end))).turn).toMatchObject({ open: false });
   });
   test("a command that a person ran is no turn once it has ended", () => {
@@ -576,6 +584,12 @@ describe("P38: the end of a Codex rollout", () => {
     for (const said of [over, rows(refused(), turn("task_complete"))]) expect(judged(said, verdict("idle")).verdict).toBe("idle");
     expect(judged(refused(), verdict("idle"), NOON + 60_000).verdict).toBe("idle");
     for (const name of ["active", "blocked", "fatal", "unsure"] as const) expect(judged(refused(), verdict(name)).verdict).toBe(name);
+  });
+  test("a limit whose words no rule knows is one by the rollout's own word, while a window is used up", () => {
+    const refused = (codex_error_info: string) => entry("event_msg", { type: "task_complete", error: { message: "Plan quota is used up.", codex_error_info } }, NOON - 9);
+    const ahead = windows({ ...WEEK, used_percent: 100, resets_at: NOON / 1000 + 60 });
+    expect(judged(rows(ahead, refused("usage_limit_exceeded")), verdict("idle"))).toMatchObject({ verdict: "limited", where: "rollout", limit: { class: "weekly", resetAt: NOON + 60_000, exact: true } });
+    for (const said of [rows(ahead, refused("other")), rows(refused("usage_limit_exceeded"))]) expect(judged(said, verdict("idle")).verdict).toBe("idle");
   });
 });
 
@@ -937,6 +951,12 @@ describe("what a client records of the texts that it is given is the proof that 
   test("an error without a word is not on every screen", () => {
     const screen = { verdict: "idle", rule: "prompt", where: "box", text: "", limit: null, waitingUntil: null, why: "at its prompt", last: "All done." } as const;
     expect(decideError({ error: "unknown", text: "", at: 0, limit: null }, true, screen, 1)).toEqual(screen);
+  });
+  test("a short text is not proven by a longer one that has it in it", async () => {
+    const it = await begin(null);
+    const onSubmit = it.pane().onSubmit!;
+    it.pane().onSubmit = (value) => (onSubmit(value), it.write({ ...ASKED, message: { content: "please go on with it" }, timestamp: at(it) }));
+    expect(await tell(it, 1, "go on")).toEqual([1, 0, [NO_SIGN], []]);
   });
   test("a record that does not reach back to the paste any more says nothing", async () => {
     const it = await begin(null);
