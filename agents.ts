@@ -10912,9 +10912,12 @@ const instead = (word: string, known: readonly string[]): string =>
 /** The known names that these words mean, names or globs; `what` calls them in the error. */
 function namesAmong(known: string[], words: string[], what: string): string[] {
   const found = words.flatMap((word) => {
-    const glob = /[*?[]/.test(word) ? known.filter((name) => new Bun.Glob(word).match(name)) : [];
     if (known.includes(word)) return [word];
-    return glob.length ? glob : die(`no ${what} "${word}"${instead(word, known)}`, 2);
+    // what is left out must be known too: with a slip in it, `!name` would mean all
+    const without = word.startsWith("!") && namesAmong(known, [word.slice(1)], what);
+    const meant = known.filter((name) =>
+      (without ? !without.includes(name) : new Bun.Glob(word).match(name)));
+    return meant.length ? meant : die(`no ${what} "${word}"${instead(word, known)}`, 2);
   });
   return [...new Set(found)];
 }
@@ -11416,9 +11419,9 @@ const endOf = (pane: Pane): string =>
  * is healed. All stays down until `up`; what a later `up` already took back is left alone.
  */
 export async function cmdDown(call: Call): Promise<number> {
-  const cfg = await configFor(call);
   const strays = call.options.orphans === true;
   if (strays && call.words.length) die("usage: down [name… | --orphans]", 2);
+  const cfg = await configFor(call);
   await needTools(cfg);
   const snap = await snapshot(cfg);
   const orphans = findOrphans(cfg, strays ? usable(snap) : snap);
@@ -12883,16 +12886,11 @@ async function showCards(call: Call, cfg: Config): Promise<number> {
 // ── phase, attach, send, notify, migrate ────────────────────────────────────────
 // What people order day by day.
 
-/** `phase show | next | set ID-or-index`: checked before anything is written. */
+/** `phase show | next | set ID`, or its index: checked before anything is written. */
 export async function cmdPhase(call: Call): Promise<number> {
-  const [verb = "show", wanted, ...rest] = call.words;
+  const [verb = "show", wanted = ""] = call.words;
   const cfg = await configFor({ ...call, lenient: verb === "show" });
   const ids = phases(cfg).map(({ id }) => id);
-  const verbs = ["show", "next", "set"];
-  if (!verbs.includes(verb)) die(`phase: unknown "${verb}"${instead(verb, verbs)}`, 2);
-  if (rest.length || (verb !== "set" && wanted !== undefined)) {
-    die("usage: phase [show | next | set <id or index>] [--restart]", 2);
-  }
   if (!ids.length) die("the config has no phases");
   if (verb === "show") {
     return printed(`phase ${curPhase(cfg)!.id} [${curIdx(cfg) + 1}/${ids.length}]  ` +
@@ -12922,8 +12920,7 @@ export async function cmdPhase(call: Call): Promise<number> {
 }
 
 /** The index of the phase that `phase set` means, by its id or its index. */
-function phaseNamed(ids: string[], wanted?: string): number {
-  if (wanted === undefined) die(`phase set: which one? (there are: ${ids.join(", ")})`, 2);
+function phaseNamed(ids: string[], wanted: string): number {
   const idx = ids.includes(wanted) || !/^\d+$/.test(wanted) ? ids.indexOf(wanted) : Number(wanted);
   return ids[idx] ? idx : die(`phase set: no phase "${wanted}"${instead(wanted, ids)}`, 2);
 }
@@ -13059,8 +13056,8 @@ async function isTyped(cfg: Config, message: Message): Promise<boolean> {
 const lookAfter = (name: string): string => `see "agents status ${name}" for what becomes of it`;
 
 export async function cmdNotify(call: Call): Promise<number> {
-  const cfg = await configFor(call);
   if (!call.options.test) die("usage: notify --test", 2);
+  const cfg = await configFor(call);
   if (!tellsPeople(cfg)) die("[notify] names neither command nor url");
   await sendNotice(cfg,
     [{ at: iso(world.now()), event: "test", why: "a test of the notices" }]);
@@ -13226,9 +13223,8 @@ async function cmdExplain(call: Call): Promise<number> {
   if (file !== undefined && word) die("explain: a name or --file, not both", 2);
   if (file !== undefined) return explainFile(call, String(file));
   if (backend ?? title ?? at) die("explain: --backend, --title and --at go with --file", 2);
-  if (!word) die("usage: explain <name>, or --file PANE --backend B", 2);
   const cfg = await configFor(call);
-  const [agent, pane] = await namedAgent(cfg, word);
+  const [agent, pane] = await namedAgent(cfg, word!);
   return pane && !pane.dead
     ? explainLive(call, cfg, agent, pane) : explainDown(call, cfg, agent, pane);
 }
@@ -15559,6 +15555,8 @@ interface Command {
   example?: string;
   /** How many words it takes; absent = any number, or none where `args` names none. */
   words?: [least: number, most: number];
+  /** Whether these words, with these options, are a call of it at all. */
+  fits?(call: Call): boolean;
   options?: Record<string, Option>;
   hidden?: boolean;
   /** It only looks, or ends things: while the file is broken it uses the last good config. */
@@ -15626,17 +15624,22 @@ export const COMMANDS: Command[] = [
     lenient: true, run: cmdSend,
     options: {
       timeout: { type: "string", value: "S", clause: "how long to wait for that, in seconds (60)",
-        takes: (value) => /^\d+(?:\.\d+)?$/.test(value), what: "a number of seconds" },
+        takes: (value) => /\d/.test(value) && Number(value) >= 0 && Number(value) < Infinity,
+        what: "a number of seconds" },
       queue: { type: "boolean", clause: "do not wait, leave it to the watchdog" },
     } },
   { name: "phase", args: "[show | next | set <id>]", run: cmdPhase,
+    fits: ({ words: [verb = "show", ...more] }) =>
+      ["show", "next", "set"].includes(verb) && more.length === (verb === "set" ? 1 : 0),
     example: "agents phase set two --restart",
     clause: "show or change the phase of the loop agents",
     options: { restart: { type: "boolean", clause: "restart the loop agents on the new phase" } } },
   { name: "notify", args: "", clause: "test the settings in [notify]", run: cmdNotify,
     example: "agents notify --test",
     options: { test: { type: "boolean", clause: "send a test notice" } } },
-  { name: "explain", args: "[name]", words: [0, 1],
+  { name: "explain", args: "<name>", words: [0, 1],
+    fits: ({ words, options: { file, backend, title, at } }) =>
+      words.length > 0 || (file ?? backend ?? title ?? at) !== undefined,
     example: "agents explain builder",
     clause: "show how an agent's screen is read, which rule decided, and what happens next",
     lenient: true, run: cmdExplain,
@@ -15784,10 +15787,11 @@ const looseArgs = (args: string[]) =>
   parseArgs({ args, options: GLOBAL_OPTIONS, strict: false, allowPositionals: true });
 
 /** Checks the words and options of a call against the table of commands. */
-function checkCall(command: Command, { words, options }: Call): void {
+function checkCall(command: Command, call: Call): void {
+  const { words, options } = call;
   const { name, args, words: [least, most] = [0, args ? Infinity : 0] } = command;
   if (!most && words.length) die(`${name} takes no "${words[0]}"`, 2);
-  if (words.length < least || words.length > most) {
+  if (words.length < least || words.length > most || command.fits?.(call) === false) {
     const more = optionsOf(command).map((one) => ` [--${joined(" ", one.name, one.value)}]`);
     die(`usage: ${name} ${args}${more.join("")}`, 2);
   }

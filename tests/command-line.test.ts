@@ -125,16 +125,14 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     [["status", "--config", "--json"], "status: --config needs a value: the path of an agents.toml\n"], [["status", "--json=x"], "status: Option '--json' does not take an argument\n"],
     [["restart"], "usage: restart <name…> [--fresh]"], [["down", "a1", "--orphans"], "usage: down [name… | --orphans]"],
     [["logs"], "usage: logs <name…>"], [["logs", "a2"], 'no agent or service "a2"; nearest is "a1"'],
-    [["attach"], "usage: attach <name> [--read-only]"], [["attach", "*"], "* matches a1, watchdog: name one of them"], [["explain", "a1", "a1"], "usage: explain [name] [--json] [--file PANE]"], [["explain"], "usage: explain <name>, or --file PANE --backend B"],
+    [["attach"], "usage: attach <name> [--read-only]"], [["attach", "*"], "* matches a1, watchdog: name one of them"], [["explain", "a1", "a1"], "usage: explain <name> [--json] [--file PANE]"], [["explain"], "usage: explain <name> [--json] [--file PANE]"],
     [["send"], "usage: send <name> <text… | -> [--timeout S] [--queue]"], [["send", "a1"], "usage: send"], [["send", "a1", " \n"], "send: the message is empty"],
     [["explain", "watchdog"], "watchdog is not an agent: its screen is not read"], [["status", "watchdog"], "status: no watchdog details"],
     [["send", "a2", "x"], 'no agent "a2"; nearest is "a1" (there are: a1)'], [["send", "b*", "x"], 'no agent "b*"; nearest is "a1" (there are: a1)'],
     [["send", "a1", "x", "--timeout", "soon"], 'send: --timeout "soon" is not a number of seconds'],
-    [["send", "a1", "x", "--timeout=-1"], 'send: --timeout "-1" is not a number of seconds'],
-    [["phase", "nxt"], 'phase: unknown "nxt"; nearest is "next" (there are: show, next, set)'],
-    [["phase", "show", "x"], "usage: phase [show | next | set <id or index>] [--restart]"],
-    [["phase", "set"], "phase set: which one? (there are: one)"],
-    [["phase", "set", "one", "two"], "usage: phase"], [["phase", "set", "on"], 'phase set: no phase "on"; nearest is "one" (there are: one)'],
+    ...["-1", "", ".", "Infinity"].map((wait): [string[], string] => [["send", "a1", "x", `--timeout=${wait}`], `send: --timeout "${wait}" is not a number of seconds`]),
+    [["down", "!a2"], 'no agent or service "a2"; nearest is "a1"'], [["down", "!"], 'no agent or service ""'], [["down", "!*"], 'no agent or service "!*"'],
+    [["phase", "set", "on"], 'phase set: no phase "on"; nearest is "one" (there are: one)'],
     [["phase", "set", "1"], 'phase set: no phase "1"'],
     [["notify"], "usage: notify --test"], [["capture", "a1"], "usage: capture <name> <verdict>-<what>"],
     [["capture", "a1", "idel-x"], 'capture: "idel" is not a verdict; nearest is "idle"'], [["capture", "a1", "idle"], "capture: say what it shows: idle-<what>"],
@@ -148,6 +146,17 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     const { code, out, err } = await command(...words, "--config", join(fake.home, "agents.toml"));
     expect([code, out, err.trimEnd().split("\n").length]).toEqual([2, "", 1]);
     expect(err).toStartWith(`agents: ${says}`);
+  });
+  test.each<[words: string[], usage: string]>([
+    ...[["nxt"], ["set"], ["show", "x"], ["next", "x"], ["set", "one", "two"]].map((words): [string[], string] =>
+      [["phase", ...words], "phase [show | next | set <id>] [--restart]"]),
+    ...[[], ["a1", "a1"]].map((words): [string[], string] => [["explain", ...words], "explain <name> [--json] [--file PANE] [--backend B] [--title T] [--at ISO]"]),
+    [["notify"], "notify --test"], [["down", "a1", "--orphans"], "down [name… | --orphans]"],
+  ])("%p is refused before the config is read, with the command's one usage", async (words, usage) => {
+    expect(await command(...words, "--config", "/nowhere/agents.toml")).toEqual({ code: 2, out: "", err: `agents: usage: ${usage}\n` });
+  });
+  test("half a second, and whatever else is a number, is a time to wait", () => {
+    for (const wait of [".5", "0", "1.5", "5.", "1e1"]) expect(parseCall(["send", "a1", "x", "--timeout", wait]).call.options.timeout).toBe(wait);
   });
   const WITHOUT_CONFIG = ["explain", "selftest", "doctor", "init", "demo", "completion", "capture", "notify", "send", "restart", "watchdog", "unit"];
   test("an empty --config is no config found elsewhere, and a folder is none", async () => {

@@ -74,6 +74,7 @@ describe("events as a person reads them", () => {
     const { path: config } = await (fake = fakeWorld(realFolder())).config(ONE);
     fake.files.set(join(fake.home, ".agents/state/events.jsonl"), EVENT_NAMES.map((kind, minute) => `${JSON.stringify(event(minute + 10, { event: kind, at: new Date(fake.wall).toISOString() }))}\n`).join(""));
     const shown = async (words: string) => (await command("events", "--json", "--event", words, "--config", config)).out.trim().split("\n").map((line) => JSON.parse(line).event);
+    expect([await shown("!order"), await shown("{blocked}")]).toEqual([EVENT_NAMES.filter((kind) => kind !== "order"), ["blocked"]]);
     expect([await shown(""), await shown("blocked,limited"), await shown("un*")]).toEqual([EVENT_NAMES, ["blocked", "limited"], ["unconfirmed", "undelivered", "unsure", "untried"]]);
   });
   test("--event knows every event that is ever written, and no other", () => {
