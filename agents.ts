@@ -1178,6 +1178,8 @@ function shipped(name: string): string | null {
     (COMPILED ? world.read(join(import.meta.dir, name)) : null);
 }
 
+const CAME_BARE = "this program came without its agents.toml and prompts/";
+
 /**
  * From the embedded package.json: one beside the binary is somebody else's. Read once: a program
  * replaced while it runs is still the old one.
@@ -1718,6 +1720,7 @@ export async function loadConfig(
   const reader = new ConfigReader(path, source, wasGood);
   const cfg = buildConfig(reader, raw, env);
   if (reader.faults.length) die([...new Set(reader.faults)].join("\n"), 2);
+  if (!wasGood && lacksTexts(cfg)) die(CAME_BARE);
   await readState(cfg);
   return cfg;
 }
@@ -1915,6 +1918,15 @@ function checkTexts(reader: ConfigReader, cfg: Config, agent: Agent, at: Locatio
     }
   }
 }
+
+/** The texts of `prompts/` that this program types, beside those that the config names. */
+const TYPED = ["boot", "continue", "limit-probe", "limit-probe-loop", "claim-ping", "review-ping",
+  "inbox-ping", "deadlock-ping"] as const;
+const typedFile = (text: typeof TYPED[number]): string => `prompts/${text}.md`;
+
+/** Whether one of those is nowhere, as where agents.ts was copied alone: nothing would be typed. */
+const lacksTexts = (cfg: Config): boolean => TYPED.map(typedFile).some((file) =>
+  !shipped(file)?.trim() && !tried(() => promptText(cfg, file)?.trim(), ""));
 
 function addService(reader: ConfigReader, cfg: Config, defaults: Raw, raw: Raw, nth: number): void {
   const { name, at, given } = unitTable("service", defaults, raw, nth);
@@ -5019,8 +5031,8 @@ const choosesId = ({ startArgs, resumeArgs }: Backend): boolean =>
 
 /** A text instead of the whole prompt: to go on, or to read the prompt's file; "" = no prompt. */
 function shortPrompt(cfg: Config, agent: Agent, plan: LaunchPlan, goesOn: boolean): string {
-  if (goesOn) return renderLine(cfg, "prompts/continue.md", variablesOf(cfg, agent));
-  return plan.prompt && renderLine(cfg, "prompts/boot.md", { kickoff: plan.kickoff });
+  if (goesOn) return renderLine(cfg, typedFile("continue"), variablesOf(cfg, agent));
+  return plan.prompt && renderLine(cfg, typedFile("boot"), { kickoff: plan.kickoff });
 }
 
 /**
@@ -7897,7 +7909,7 @@ async function shorten({ cfg, backend, message }: Errand): Promise<void> {
   if (fits || wasPasted(message)) return;
   const file = join(cfg.stateDir, `message-${message.id}.txt`);
   await world.writeAtomic(file, message.text);
-  message.text = renderLine(cfg, "prompts/boot.md", { kickoff: file });
+  message.text = renderLine(cfg, typedFile("boot"), { kickoff: file });
 }
 
 /** Enter, at most three times, each time after another look: at the text, and for a dialog. */
@@ -8378,7 +8390,8 @@ export function nextLimitUntil(
 export function limitNudgeMsg(cfg: Config, agent: Agent): string {
   const steady = agent.kind === "persistent" || agent.kind === "orchestrator" ||
     !phases(cfg).length;
-  return renderLine(cfg, `prompts/limit-probe${steady ? "" : "-loop"}.md`, variablesOf(cfg, agent));
+  return renderLine(cfg, typedFile(steady ? "limit-probe" : "limit-probe-loop"),
+    variablesOf(cfg, agent));
 }
 
 /** What a limit asks for; none where there is no limit. */
@@ -9637,7 +9650,7 @@ function announceCommits(
   log(`handoff: ${subject} → ${target}`);
   const variables = { ...variablesOf(cfg, cfg.agents.get(target)!), subject,
     from: authorOf(cause, hand) };
-  enqueue(watch, target, cause, renderLine(cfg, `prompts/${cause}-ping.md`, variables));
+  enqueue(watch, target, cause, renderLine(cfg, typedFile(`${cause}-ping`), variables));
   Object.assign(watch.outbox.at(-1)!, { subjects, ...(more ? { more } : {}) });
 }
 
@@ -9669,7 +9682,7 @@ function checkInboxes(
       ? ` (${(shown.size / 1e6).toFixed(1)} MB: look before you read it whole)` : "";
     const variables = { ...variablesOf(cfg, cfg.agents.get(owner)!),
       file: `${hand.docsDir}/${file}${size}`, owner };
-    enqueue(watch, owner, `inbox ${file}`, renderLine(cfg, "prompts/inbox-ping.md", variables));
+    enqueue(watch, owner, `inbox ${file}`, renderLine(cfg, typedFile("inbox-ping"), variables));
     watch.inboxes[file] = hash;
   }
   return sure;
@@ -9712,7 +9725,7 @@ async function deadlockCheck(cfg: Config, watch: Watch, observations: Observatio
     `nothing is on its way, the last word was: ${subject}`;
   log(`deadlock: ${reason} → ${owes}`);
   const variables = { ...variablesOf(cfg, cfg.agents.get(owes)!), reason, subject };
-  enqueue(watch, owes, "deadlock", renderLine(cfg, "prompts/deadlock-ping.md", variables));
+  enqueue(watch, owes, "deadlock", renderLine(cfg, typedFile("deadlock-ping"), variables));
   watch.deadlocked = watch.sha;
   emitStored(watch, "deadlock", { agent: owes, why: reason });
   await save(cfg, watch);
@@ -15370,7 +15383,7 @@ async function cmdInit(call: Call): Promise<number> {
   const prompts = shippedPrompts();
   const source = shipped("agents.toml");
   if (source === null || !prompts.length) {
-    die("this program came without its agents.toml and prompts/");
+    die(CAME_BARE);
   }
   try {
     makeFolder(join(dir, "prompts"));
@@ -15442,7 +15455,8 @@ async function namesFor(line: string[]): Promise<[string, string][]> {
 }
 
 const fleetNames = async (path: string): Promise<string[]> =>
-  [...unitsOf(await loadConfig(path)).keys(), "watchdog"];
+  [...unitsOf(await currentConfig({ path, lenient: true, words: [], options: {} })).keys(),
+    "watchdog"];
 
 /** The hidden `complete -- SHELL AT WORD…`. */
 async function cmdComplete({ words: [shell, at, ...line] }: Call): Promise<number> {

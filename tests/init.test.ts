@@ -1,11 +1,11 @@
 /** A fleet to start from: what is written, and what is left as it is. */
 import { describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
 import { configWith, loadConfig } from "../agents.ts";
 import { desk, PROGRAM, ROOT } from "./desk.ts";
 
-const { scratch, bin, env, script, call } = desk();
+const { scratch, bin, env, script, call, fleet } = desk();
 
 describe("init", () => {
   test("an empty folder gets all, a second call changes nothing", () => {
@@ -47,6 +47,25 @@ describe("init", () => {
     expect(next(`${linked}:${env.PATH}`)).toBe("agents");
     rmSync(dir, { recursive: true });
     expect(next(env.PATH)).toBe(process.env.AGENTS_BIN ? self : `bun ${self}`);
+  });
+
+  test.skipIf(Boolean(process.env.AGENTS_BIN))("agents.ts alone, without prompts/ beside it, starts nothing: it would type empty texts", () => {
+    const dir = join(scratch, "alone");
+    mkdirSync(dir);
+    copyFileSync(join(ROOT, "agents.ts"), join(dir, "agents.ts"));
+    for (const name of ["node_modules", "package.json"]) symlinkSync(join(ROOT, name), join(dir, name));
+    const alone = (...words: string[]) => {
+      const ran = Bun.spawnSync([...PROGRAM.slice(0, -1), join(dir, "agents.ts"), ...words], { env, cwd: scratch });
+      return [ran.exitCode, String(ran.stderr)];
+    };
+    const config = fleet("bare", '[[agent]]\nname = "a1"\nbackend = "claude"\n');
+    const refused = [1, "agents: this program came without its agents.toml and prompts/\n"];
+    for (const words of [["up", "--config", config], ["demo", join(dir, "demo")], ["init", join(dir, "fleet")]]) {
+      expect([words, ...alone(...words)]).toEqual([words, ...refused]);
+    }
+    // with all its texts beside the config it is whole
+    symlinkSync(join(ROOT, "prompts"), join(dirname(config), "prompts"));
+    expect(alone("unit", "--config", config)).toEqual([0, ""]);
   });
 
   test("a link that leads nowhere is a file too", () => {

@@ -380,6 +380,7 @@ describe("the command over a fleet", () => {
     fake.files.set(state("agents.toml"), FLEET);
     fake.files.set(cfg.path, `${FLEET}[[agent`);
     expect(await command("status", "--config", cfg.path)).toMatchObject({ code: 3, out: expect.stringContaining("running on the last good one\n") });
+    expect((await command("complete", "--", "bash", "2", "agents", "logs", "", "--config", cfg.path)).out).toContain("builder\n");
     fake.files.set(cfg.path, FLEET);
     // and one whose prompt an editor has emptied, which is no fault of the file
     fake.files.set(join(dirname(cfg.path), "prompts/builder.md"), "");
