@@ -1720,7 +1720,6 @@ export async function loadConfig(
   const reader = new ConfigReader(path, source, wasGood);
   const cfg = buildConfig(reader, raw, env);
   if (reader.faults.length) die([...new Set(reader.faults)].join("\n"), 2);
-  if (!wasGood && lacksTexts(cfg)) die(CAME_BARE);
   await readState(cfg);
   return cfg;
 }
@@ -1924,9 +1923,12 @@ const TYPED = ["boot", "continue", "limit-probe", "limit-probe-loop", "claim-pin
   "inbox-ping", "deadlock-ping"] as const;
 const typedFile = (text: typeof TYPED[number]): string => `prompts/${text}.md`;
 
-/** Whether one of those is nowhere, as where agents.ts was copied alone: nothing would be typed. */
-const lacksTexts = (cfg: Config): boolean => TYPED.map(typedFile).some((file) =>
-  !shipped(file)?.trim() && !tried(() => promptText(cfg, file)?.trim(), ""));
+/** Dies where one is nowhere, as where agents.ts was copied alone: nothing would be typed. */
+function needTexts(cfg: Config): void {
+  const isNowhere = (file: string): boolean =>
+    !shipped(file)?.trim() && !tried(() => promptText(cfg, file)?.trim(), "");
+  if (TYPED.map(typedFile).some(isNowhere)) die(CAME_BARE);
+}
 
 function addService(reader: ConfigReader, cfg: Config, defaults: Raw, raw: Raw, nth: number): void {
   const { name, at, given } = unitTable("service", defaults, raw, nth);
@@ -11216,6 +11218,7 @@ function barredLoops(cfg: Config, units: Unit[]): Failure[] {
 /** `up`: services first, then agents, a batch at a time; returns once every client runs. */
 export async function cmdUp(call: Call): Promise<number> {
   const cfg = await configFor(call);
+  needTexts(cfg);
   const names = expandNames(cfg, call.words);
   await needTools(cfg);
   makeFolders(cfg);
@@ -15297,6 +15300,7 @@ async function cmdDemo(call: Call): Promise<number> {
   const path = await makeDemo(dir, prefix);
   print(`a fleet of two scripted agents in ${dir}`);
   const cfg = await loadConfig(path);
+  needTexts(cfg);
   const inDemo: Call = { path, words: [], options: {} };
   let interrupted = false;
   const interrupt = () => void (interrupted = true);
