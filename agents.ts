@@ -12904,7 +12904,9 @@ async function showCards(call: Call, cfg: Config): Promise<number> {
 
 /** `phase show | next | set ID`, or its index: checked before anything is written. */
 export async function cmdPhase(call: Call): Promise<number> {
-  const [verb = "show", wanted = ""] = call.words;
+  const [verb = "show", wanted] = call.words;
+  const verbs = ["show", "next", "set"];
+  if (!verbs.includes(verb)) die(`phase: unknown "${verb}"${instead(verb, verbs)}`, 2);
   const cfg = await configFor({ ...call, lenient: verb === "show" });
   const ids = phases(cfg).map(({ id }) => id);
   if (!ids.length) die("the config has no phases");
@@ -12936,7 +12938,8 @@ export async function cmdPhase(call: Call): Promise<number> {
 }
 
 /** The index of the phase that `phase set` means, by its id or its index. */
-function phaseNamed(ids: string[], wanted: string): number {
+function phaseNamed(ids: string[], wanted?: string): number {
+  if (wanted === undefined) die(`phase set: which one? (there are: ${ids.join(", ")})`, 2);
   const idx = ids.includes(wanted) || !/^\d+$/.test(wanted) ? ids.indexOf(wanted) : Number(wanted);
   return ids[idx] ? idx : die(`phase set: no phase "${wanted}"${instead(wanted, ids)}`, 2);
 }
@@ -15647,8 +15650,7 @@ export const COMMANDS: Command[] = [
       queue: { type: "boolean", clause: "do not wait, leave it to the watchdog" },
     } },
   { name: "phase", args: "[show | next | set <id>]", run: cmdPhase,
-    fits: ({ words: [verb = "show", ...more] }) =>
-      ["show", "next", "set"].includes(verb) && more.length === (verb === "set" ? 1 : 0),
+    fits: ({ words: [verb, ...more] }) => more.length <= (verb === "set" ? 1 : 0),
     example: "agents phase set two --restart",
     clause: "show or change the phase of the loop agents",
     options: { restart: { type: "boolean", clause: "restart the loop agents on the new phase" } } },

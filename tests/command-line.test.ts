@@ -132,6 +132,8 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     [["send", "a1", "x", "--timeout", "soon"], 'send: --timeout "soon" is not a number of seconds'],
     ...["-1", "", ".", "Infinity"].map((wait): [string[], string] => [["send", "a1", "x", `--timeout=${wait}`], `send: --timeout "${wait}" is not a number of seconds`]),
     [["down", "!a2"], 'no agent or service "a2"; nearest is "a1"'], [["down", "!"], 'no agent or service ""'], [["down", "!*"], 'no agent or service "!*"'],
+    [["phase", "nxt"], 'phase: unknown "nxt"; nearest is "next" (there are: show, next, set)'],
+    [["phase", "set"], "phase set: which one? (there are: one)"],
     [["phase", "set", "on"], 'phase set: no phase "on"; nearest is "one" (there are: one)'],
     [["phase", "set", "1"], 'phase set: no phase "1"'],
     [["notify"], "usage: notify --test"], [["capture", "a1"], "usage: capture <name> <verdict>-<what>"],
@@ -148,12 +150,15 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     expect(err).toStartWith(`agents: ${says}`);
   });
   test.each<[words: string[], usage: string]>([
-    ...[["nxt"], ["set"], ["show", "x"], ["next", "x"], ["set", "one", "two"]].map((words): [string[], string] =>
+    ...[["nxt", "x"], ["show", "x"], ["next", "x"], ["set", "one", "two"]].map((words): [string[], string] =>
       [["phase", ...words], "phase [show | next | set <id>] [--restart]"]),
     ...[[], ["a1", "a1"]].map((words): [string[], string] => [["explain", ...words], "explain <name> [--json] [--file PANE] [--backend B] [--title T] [--at ISO]"]),
     [["notify"], "notify --test"], [["down", "a1", "--orphans"], "down [name… | --orphans]"],
   ])("%p is refused before the config is read, with the command's one usage", async (words, usage) => {
     expect(await command(...words, "--config", "/nowhere/agents.toml")).toEqual({ code: 2, out: "", err: `agents: usage: ${usage}\n` });
+  });
+  test("a verb that phase does not have is refused before the config is read", async () => {
+    expect((await command("phase", "nxt", "--config", "/nowhere/agents.toml")).err).toContain('nearest is "next"');
   });
   test("half a second, and whatever else is a number, is a time to wait", () => {
     for (const wait of [".5", "0", "1.5", "5.", "1e1"]) expect(parseCall(["send", "a1", "x", "--timeout", wait]).call.options.timeout).toBe(wait);

@@ -86,7 +86,9 @@ describe("over the fake world", () => {
     expect((await refused("set", "p3")).message).toContain('nearest is "p1"');
   });
 
-  test("fault 67: no command dies of a bad phase", async () => {
+  test("fault 67: an unknown verb is an error, and no command dies of a bad phase", async () => {
+    expect((await refused("foo")).message).toContain('unknown "foo"');
+    expect((await refused("set")).code).toBe(2);
     fake.files.set(phaseIdxFile(cfg), "99");
     expect((await refused("show")).message).toContain("out of range");
     expect((await refused("next")).message).toContain("out of range");
