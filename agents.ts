@@ -6212,9 +6212,10 @@ const rolloutOfId = (agent: Agent, id: string | null): string =>
   (id && rolloutsSince(agent).find((path) => idOfRollout(path) === id)) || "";
 
 /**
- * The rollout that a pane's Codex writes, the newest one it has open; "" = none. The first process
- * with one is the client: those that it runs may be a Codex too, or read other rollouts. `begun`:
- * where the system does not show what is open, as in `rolloutInFolder`.
+ * The rollout that a pane's Codex writes; "" = none. Of those it has open it is the one written
+ * last: after /new and /resume all stay open (measured, 0.171.0). The first process with one is the
+ * client: those that it runs may be a Codex too, or read other rollouts. `begun`: where the system
+ * does not show what is open, as in `rolloutInFolder`.
  */
 async function rolloutOf(cfg: Config, agent: Agent, pane: Pane) {
   const none = { path: "", begun: [] as string[] };
@@ -6222,10 +6223,11 @@ async function rolloutOf(cfg: Config, agent: Agent, pane: Pane) {
   // every process has at least its terminal open
   if (!world.opened(pane.pid).length) return rolloutInFolder(cfg, agent, pane);
   for (const pid of pidsIn(pane)) {
-    const open = world.opened(pid).filter((path) => ROLLOUT_NAME.test(path));
-    const own = open.sort((a, b) => (basename(a) < basename(b) ? 1 : -1))
-      .find((path) => rolloutHead(path)?.own);
-    if (own) return { ...none, path: own };
+    const open = world.opened(pid).filter((path) => ROLLOUT_NAME.test(path))
+      .map((path) => ({ path, at: tried(() => world.mtime(path) ?? 0, 0) }));
+    const own = open.sort((a, b) => b.at - a.at || (basename(a.path) < basename(b.path) ? 1 : -1))
+      .find(({ path }) => rolloutHead(path)?.own);
+    if (own) return { ...none, path: own.path };
   }
   return none;
 }

@@ -666,6 +666,17 @@ describe("P38: a Codex agent in a round", () => {
     await it.ticks(2);
     expect(idOf(it)).toBe(newer);
   });
+  test("of those that it has open the one written last counts: a person went back to an older one by /resume", async () => {
+    const it = await begin();
+    const newer = "01a217ae-85cf-72c1-8b85-998520f5637d";
+    writes(it, THREAD, "11-00-00", rows(meta()));
+    writes(it, newer, "11-30-00", rows(meta()));
+    await it.ticks(2);
+    expect(idOf(it)).toBe(newer);
+    writes(it, THREAD, "11-00-00", rows(meta(), turn("task_started", it.fake.wall)));
+    await it.ticks(2);
+    expect([idOf(it), verdictOf(it)]).toEqual([THREAD, "active"]);
+  });
   test("one that cannot be read is nobody's: the conversation stays what it was", async () => {
     const it = await begin();
     const newer = "01a217ae-85cf-72c1-8b85-998520f5637e";
