@@ -5790,20 +5790,29 @@ function* newestEntries(tail: string, wanted: RegExp): Generator<Record<string, 
   }
 }
 
-/** Reads the last entry of the conversation itself from the end of a transcript; null = none. */
+/**
+ * Reads the last entry of the conversation itself from the end of a transcript; null = none. An
+ * error that comes at once may be written before the prompt that met it (seen in 2.1.307).
+ */
 export function parseTranscriptEnd(tail: string, now: number): TranscriptEnd | null {
+  const timeOf = ({ timestamp }: Record<string, unknown>) => Date.parse(String(timestamp));
   let kept = false; // whether the command above this line left everything as it was
+  let last: Record<string, unknown> | null = null;
   for (const entry of newestEntries(tail, /"type":"(?:user|assistant|system)"/)) {
     if (entry.isMeta === true) continue;
     const text = textOfEntry(entry);
     // what a person ran; older versions note it as an entry of the user
     const [ran, command] = /^<(?:command-name>(\/[\w-]+)|(?:local-command|bash)-)/.exec(text) ?? [];
-    if (command && !kept && CLAUDE_REMEDY.test(`❯ ${command}`)) return NO_ERROR;
+    if (!last && command && !kept && CLAUDE_REMEDY.test(`❯ ${command}`)) return NO_ERROR;
     kept = text.startsWith("<local-command-stdout>Kept ");
     if (ran || !["user", "assistant"].includes(String(entry.type))) continue;
-    return entry.isApiErrorMessage === true ? errorIn(entry, now) : NO_ERROR;
+    if (last) {
+      if (timeOf(entry) > timeOf(last)) last = entry;
+      break;
+    }
+    last = entry;
   }
-  return null;
+  return last && (last.isApiErrorMessage === true ? errorIn(last, now) : NO_ERROR);
 }
 
 /** The error that an entry is; "" = none. `text`: what the screen says of it; `at`: wall ms. */

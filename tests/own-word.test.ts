@@ -122,6 +122,13 @@ describe("the end of a transcript", () => {
     expect(endOf(LIMITED, { ...FAILED, isSidechain: true }, { ...ASKED, isMeta: true })!.error).toBe("rate_limit");
     for (const none of ["", "{}\n", lines(NOTICE, REQUEST), `${JSON.stringify(LIMITED).slice(20)}\n`]) expect(parseTranscriptEnd(none, NOON)).toBeNull();
   });
+  test("is the later one of two that were written the other way round", () => {
+    const [before, after] = ["2026-06-15T10:00:00.396Z", "2026-06-15T10:00:00.563Z"];
+    expect(endOf({ ...LIMITED, timestamp: after }, { ...ASKED, timestamp: before }, NOTICE)!.limit).toEqual({ class: "5h", resetAt: RESET * 1000 });
+    for (const [failed, asked] of [[before, after], [after, after], [undefined, before], [after, undefined]]) {
+      expect(endOf({ ...FAILED, timestamp: failed }, { ...ASKED, timestamp: asked })!.error).toBe("");
+    }
+  });
   /** What a person ran, as 2.1.330 notes it, and as older versions did. */
   const RAN = [
     (name: string, out: string) => [`<command-name>${name}</command-name>`, `<local-command-stdout>${out}</local-command-stdout>`]
