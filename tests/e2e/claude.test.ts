@@ -4,11 +4,11 @@
  * AGENTS_E2E=1 bun test tests/e2e
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { until } from "../real.ts";
 import { findClient, Fleet, textOf, versionOf } from "./clients.ts";
-import { CONTINUE, expectArrived, expectFile, expectHeld, expectOnce, expectSent, expectSentInTurn, expectUndisturbed, PATIENCE, SIZES, untilState } from "./proof.ts";
+import { CONTINUE, expectAnswered, expectArrived, expectFile, expectHeld, expectOnce, expectSent, expectSentInTurn, expectUndisturbed, PATIENCE, SIZES, untilState } from "./proof.ts";
 
 const claude = findClient("claude");
 
@@ -89,25 +89,9 @@ describe("Claude Code", () => {
     }
   });
 
-  real("a pending permission is never answered; after a human did, the rest is delivered", async () => {
-    const asking = textOf(200, "line", "@@bashask ");
-    await expectSent(fleet, "asks", asking);
-    await untilState(fleet, "asks", "blocked");
-    await until(async () => JSON.parse((await fleet.run(["explain", "asks", "--json"])).out).own === "waiting (permission prompt)");
-    const held = await expectHeld(fleet, "asks", /blocked/);
-    const queued = textOf(3000, "lines");
-    await fleet.run(["send", "asks", "--queue", queued]);
-    await Bun.sleep(4_500);
-    expect(await fleet.state("asks")).toMatchObject({ messages: 1, messagesWhy: expect.stringContaining("blocked"), state: expect.stringContaining("blocked") });
-    expect(fleet.screen("asks")).toContain("Do you want to proceed?");
-    expect(fleet.conversation(asking)!.results).toBe(0);
-    expect(existsSync(join(fleet.project, "asked.txt"))).toBe(false);
-    fleet.keys("asks", "1");
-    await expectArrived(fleet, queued);
-    expect(fleet.conversation(asking)!.results).toBe(1);
-    expect(existsSync(join(fleet.project, "asked.txt"))).toBe(true);
-    expect(fleet.times(held)).toBe(0);
-  });
+  real("a pending permission is never answered; after a human did, the rest is delivered", () => expectAnswered(fleet, {
+    asking: textOf(200, "line", "@@bashask "), shows: /Do you want to proceed\?/, yes: "1", made: join(fleet.project, "asked.txt"),
+  }, () => until(async () => JSON.parse((await fleet.run(["explain", "asks", "--json"])).out).own === "waiting (permission prompt)")));
 
   real("a usage limit holds", async () => {
     const limiting = textOf(200, "line", "@@lim5h ");

@@ -1,10 +1,10 @@
 /** The real opencode with a server of its own, as claude.test.ts has the real Claude Code. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { until } from "../real.ts";
 import { findClient, Fleet, freePort, textOf } from "./clients.ts";
-import { CONTINUE, expectArrived, expectHeld, expectOnce, expectSent, expectSentInTurn, expectUndisturbed, PATIENCE, SIZES, untilState } from "./proof.ts";
+import { CONTINUE, expectAnswered, expectOnce, expectSent, expectSentInTurn, expectUndisturbed, PATIENCE, SIZES, untilState } from "./proof.ts";
 
 const opencode = findClient("opencode");
 
@@ -80,24 +80,10 @@ describe("opencode", () => {
     fleet.tmux("copy-mode", "-q", "-t", fleet.pane("one"));
   });
 
-  real("a pending permission is never answered; after a human did, the rest is delivered", async () => {
-    const asking = textOf(200, "line", `[[bash:touch ${fleet.dir}/asking/asked.txt]] `);
-    await expectSent(fleet, "asks", asking);
-    await untilState(fleet, "asks", "blocked");
-    const held = await expectHeld(fleet, "asks", /blocked/);
-    const queued = textOf(3000, "lines");
-    await fleet.run(["send", "asks", "--queue", queued]);
-    await Bun.sleep(4_500);
-    expect(await fleet.state("asks")).toMatchObject({ messages: 1, messagesWhy: expect.stringContaining("blocked"), state: expect.stringContaining("blocked") });
-    expect(await permissions()).toHaveLength(1);
-    expect(fleet.screen("asks")).toContain("Permission required");
-    expect(fleet.conversation(asking)!.results).toBe(0);
-    fleet.keys("asks", "Enter");
-    await expectArrived(fleet, queued);
-    expect(fleet.conversation(asking)!.results).toBe(1);
-    expect(existsSync(join(fleet.dir, "asking/asked.txt"))).toBe(true);
-    expect(fleet.times(held)).toBe(0);
-  });
+  real("a pending permission is never answered; after a human did, the rest is delivered", () => expectAnswered(fleet, {
+    asking: textOf(200, "line", `[[bash:touch ${fleet.dir}/asking/asked.txt]] `), shows: /Permission required/, yes: "Enter",
+    made: join(fleet.dir, "asking/asked.txt"),
+  }, async () => expect(await permissions()).toHaveLength(1)));
 
   real("a killed client goes on in the same session", async () => {
     fleet.tmux("kill-session", "-t", "=agents-one");

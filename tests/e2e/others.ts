@@ -3,11 +3,10 @@
  * an end by force, and what is left behind.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { until } from "../real.ts";
 import { findClient, Fleet, textOf } from "./clients.ts";
-import { CONTINUE, expectArrived, expectFile, expectHeld, expectOnce, expectSent, PATIENCE, SIZES, untilState } from "./proof.ts";
+import { CONTINUE, expectAnswered, expectArrived, expectFile, expectHeld, expectOnce, expectSent, PATIENCE, SIZES, untilState } from "./proof.ts";
 
 interface Client {
   kind: "codex" | "gemini";
@@ -84,22 +83,9 @@ export const tryClient = ({ kind, model, bin, home, flags, draft, dialog, yes, l
     expect(fleet.asked().some(({ said }) => said.at(-1)!.trim() === "half a thought")).toBe(true);
   });
 
-  real("a dialog is never typed into; after a human answered, the rest is delivered", async () => {
-    const asking = textOf(200, "line", "[[ask]] ");
-    await expectSent(fleet, "asks", asking);
-    await untilState(fleet, "asks", "blocked");
-    const held = await expectHeld(fleet, "asks", /blocked/);
-    const queued = textOf(3000, "lines");
-    await fleet.run(["send", "asks", "--queue", queued]);
-    await Bun.sleep(4_500);
-    expect(await fleet.state("asks")).toMatchObject({ messages: 1, state: expect.stringContaining("blocked") });
-    expect(fleet.screen("asks")).toMatch(dialog);
-    expect([fleet.conversation(asking)!.results, existsSync(join(fleet.project, "asked.txt"))]).toEqual([0, false]);
-    fleet.keys("asks", yes);
-    await expectArrived(fleet, queued);
-    expect([fleet.conversation(asking)!.results, existsSync(join(fleet.project, "asked.txt"))]).toEqual([1, true]);
-    expect(fleet.times(held)).toBe(0);
-  });
+  real("a dialog is never typed into; after a human answered, the rest is delivered", () => expectAnswered(fleet, {
+    asking: textOf(200, "line", "[[ask]] "), shows: dialog, yes, made: join(fleet.project, "asked.txt"),
+  }));
 
   real("a limit holds, is probed once it is over, and lifts", async () => {
     expect(await fleet.send("lim", textOf(200, "line", limit))).toMatchObject({ code: 0 });

@@ -1,6 +1,6 @@
 /** What is proven of a real client: a text is with the model whole and once, or nothing came through. */
 import { expect } from "bun:test";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { until } from "../real.ts";
 import { type Fleet, note, textOf } from "./clients.ts";
@@ -39,6 +39,33 @@ export async function expectHeld(fleet: Fleet, name: string, why: RegExp): Promi
 
 export const untilState = (fleet: Fleet, name: string, state: string) =>
   until(async () => (await fleet.state(name)).state.startsWith(state), 60_000, 500);
+
+/**
+ * A dialog is never typed into; after a human answered it by a key, the rest is delivered. `made`: the
+ * file that only this answer lets the client make. `meanwhile`: what else holds as long as it asks.
+ */
+export async function expectAnswered(
+  fleet: Fleet, { asking, shows, yes, made }: { asking: string; shows: RegExp; yes: string; made: string },
+  meanwhile: () => Promise<unknown> = async () => {},
+): Promise<void> {
+  const done = () => [fleet.conversation(asking)!.results, existsSync(made)];
+  await expectSent(fleet, "asks", asking);
+  await untilState(fleet, "asks", "blocked");
+  await meanwhile();
+  const held = await expectHeld(fleet, "asks", /blocked/);
+  const queued = textOf(3000, "lines");
+  await fleet.run(["send", "asks", "--queue", queued]);
+  await Bun.sleep(4_500); // two looks, at which nothing happens
+  expect(await fleet.state("asks")).toMatchObject({ messages: 1, messagesWhy: expect.stringContaining("blocked"), state: expect.stringContaining("blocked") });
+  await meanwhile();
+  expect(fleet.screen("asks")).toMatch(shows);
+  expect(done()).toEqual([0, false]);
+  fleet.keys("asks", yes);
+  await expectArrived(fleet, queued);
+  expect(done()).toEqual([1, true]);
+  expect(fleet.times(held)).toBe(0);
+}
+
 /** What is too long to type lies in a file that the message names, and stays there to be read. */
 export async function expectFile(fleet: Fleet, name: string): Promise<void> {
   const text = textOf(20_000, "lines");
