@@ -1,7 +1,7 @@
 /** `logs`: the end of what a client wrote, as text, and what comes after it. */
 import { describe, expect, test } from "bun:test";
 import { appendFileSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { cleanLog, parseClaudeTurns, parseCodexTurns, parseOpencodeTurns, type Turn, world } from "../agents.ts";
 import { agents, atWidth, command, Death, fakeWorld, realFolder, scene } from "./kit.ts";
 import { type Fleet, real, SELF, until } from "./real.ts";
@@ -73,7 +73,7 @@ describe("conversations as turns, one line each", () => {
   test("whatever it holds, a turn is one line of printable text, and bounded", () => {
     const hostile = `a\x1b]52;c;eA==\x07\x1b[31mb\u202e\r\n\tc${"x".repeat(100_000)}`;
     for (const turns of [claude("user", hostile), claude("assistant", [{ type: "tool_use", name: hostile, input: { command: hostile } }]), parseOpencodeTurns([{ info: { role: "user" }, parts: [{ type: "text", text: hostile }] }])]) {
-      expect([turns.length, /[\p{Cc}\p{Cf}]/u.test(turns[0]!.text), turns[0]!.text.length <= 2_000, turns[0]!.text.startsWith("ab c")]).toEqual([1, false, true, true]);
+      expect([turns.length, /[\p{Cc}\p{Cf}]/u.test(turns[0]!.text), turns[0]!.text.length, turns[0]!.text.startsWith("ab c")]).toEqual([1, false, 2_000, true]);
     }
   });
 });
@@ -120,6 +120,37 @@ describe("the command, over files on disk", () => {
     expect(await logs("a")).toEqual({ code: 1, out: "", err: `agents: a has no log yet: ${path("a")} does not exist\n` });
     expect(await logs("a", "bb")).toEqual({ code: 1, out: "", err: "" });
     expect((await logs("a", "web", "-n", "1")).out).toBe("web | line 79\n");
+  });
+
+  test("that a unit's log is no conversation is said of an agent whose conversation was looked for, and of nothing else", async () => {
+    const { logs, printed, fake } = await fleet();
+    for (const name of ["a", "web", "watchdog"]) printed(name, "printed\n");
+    const said = async (...words: string[]) => (fake.lines.length = 0, await logs(...words), fake.lines.map((line) => line.replace(/^\[.*?\] /, "")));
+    expect(await said("a")).toEqual([expect.stringMatching(/^a: no transcript of its client was found, this is what it printed/)]);
+    for (const words of [["a", "--raw"], ["web"], ["watchdog"]]) expect([words, await said(...words)]).toEqual([words, []]);
+  });
+
+  test("--screen: that of one as it stands, those of several each under its name; one that does not run has none", async () => {
+    const { logs, fake, cfg } = await fleet();
+    for (const name of ["a", "bb"]) Object.assign(fake.tmux.add(`agents-${name}`), { marks: { "@agents_session": `agents-${name}`, "@agents_home": cfg.stateDir }, text: `the screen of ${name}\n\n` });
+    expect(await logs("a", "--screen")).toEqual({ code: 0, out: "the screen of a\n", err: "" });
+    expect(await logs("a", "bb", "--screen")).toEqual({ code: 0, out: "── a\nthe screen of a\n── bb\nthe screen of bb\n", err: "" });
+    expect(await logs("web", "--screen")).toEqual({ code: 1, out: "", err: "agents: web is not running\n" });
+  });
+
+  test("of Codex the rollout that is to be resumed, of a client without a transcript what it printed", async () => {
+    const { logs, printed, resumes, fake } = await fleet();
+    const id = crypto.randomUUID();
+    const path = join(fake.home, `codex/sessions/2026/06/15/rollout-2026-06-15T11-00-00-${id}.jsonl`);
+    await fake.config(`[[agent]]\nname = "c"\nbackend = "codex"\nresume = true\nenv = { CODEX_HOME = "${fake.home}/codex" }\n[[agent]]\nname = "g"\nbackend = "gemini"\nresume = true\n`);
+    fake.files.set(path, "");
+    mkdirSync(dirname(path), { recursive: true });
+    writeFileSync(path, `${JSON.stringify({ type: "response_item", payload: { type: "message", role: "assistant", content: [{ type: "output_text", text: "done" }] } })}\n`);
+    for (const name of ["c", "g"]) {
+      resumes(name, id);
+      printed(name, "printed\n");
+    }
+    expect([(await logs("c")).out, (await logs("g")).out]).toEqual(["--:--:-- said  done\n", "printed\n"]);
   });
 
   test("a conversation in which nothing can be read is said to be so, with its file", async () => {
