@@ -5,7 +5,7 @@ import {
   agentPrompt, buildLoopKickoff, type Channel, CliError, cmdMigrate, cmdPhase, curIdx, curPhase, decidePhase, type Phase, phaseDone, phaseIdxFile,
   promptText, readState, render, resolveStateFile, roleModel, world,
 } from "../agents.ts";
-import { fakeWorld, FLEET, realFolder, type Scene, scene } from "./kit.ts";
+import { agents, fakeWorld, FLEET, realFolder, type Scene, scene } from "./kit.ts";
 
 const phase = (id: string): Phase => ({ id, plan: `${id}.md`, status: `STATUS-${id}.md`, models: {} });
 const LIST = ["a", "b", "c"].map(phase);
@@ -164,6 +164,23 @@ describe("over the fake world", () => {
     expect(file("phase-id")).toBe('{"id":"p2","idx":1}\n');
     await fake.config(FLEET.replace("phases = [", 'phases = [\n  { id = "p0", plan = "p0.md", status = "S.md" },'));
     expect((await call("show")).out).toContain("phase p2 [3/3]");
+  });
+
+  test("migrate begins no phase of its own: where none is stored, and for the number of an older launcher, which is named", async () => {
+    const migrate = async () => (fake.lines.length = 0, await cmdMigrate({ path: cfg.path, words: [], options: {} }), fake.logged("the old .phase-idx holds 1;").length);
+    expect([await migrate(), file("phase-idx"), file("phase-id")]).toEqual([0, undefined, undefined]);
+    fake.files.set(join(cfg.logDir, ".phase-idx"), "1\n");
+    expect([await migrate(), file("phase-idx"), file("phase-id")]).toEqual([1, undefined, undefined]);
+    await call("set", "p2");
+    expect([await migrate(), file("phase-id")]).toEqual([0, '{"id":"p2","idx":1}\n']);
+  });
+
+  test("migrate takes over the ids of older launchers, and names those that have none", async () => {
+    await fake.config(`${agents("a")}resume = true\n${agents("b")}resume = true\n${agents("c")}`);
+    fake.files.set(join(cfg.logDir, ".a-session-id"), "old-id-1\n");
+    await cmdMigrate({ path: cfg.path, words: [], options: {} });
+    expect([file("a.id"), file("b.id")]).toEqual(["old-id-1", undefined]);
+    expect(fake.logged(" resume id: ").map((line) => line.replace(/^\[.*?\] /, ""))).toEqual(["a resume id: old-id-1", "b resume id: (none)"]);
   });
 
   test("a role's model: the phase's own, then the agent's", async () => {
