@@ -63,6 +63,12 @@ describe("send", () => {
     expect(await cmdSend({ path: cfg.path, words: ["a", "hear this"], options: { timeout: "0" } })).toBe(1);
     expect(fake.logged("not delivered to a")).toHaveLength(1);
   });
+  test("who gives up takes the own text out of the queue, and leaves that of somebody else there", async () => {
+    besideWatchdog();
+    await cmdSend({ path: cfg.path, words: ["a", "and this"], options: { queue: true } });
+    expect(await send("a", "hear this")).toBe(1);
+    expect((await operatorOf(cfg)).queue.map(({ text }) => text)).toEqual(["and this"]);
+  });
   test("beside a watchdog it looks ten times a second whether that has delivered the text", async () => {
     besideWatchdog();
     const pauses: number[] = [];

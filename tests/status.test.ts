@@ -132,7 +132,7 @@ describe("decideNow", () => {
   });
   test("a screen that moves is no rest; a draft that the watchdog found holds", () => {
     expect(now_(verdict("idle"), memory("active"), { activity: ago(1) })).toEqual(["active", 900]);
-    expect(now_(verdict("idle"), memory("active"), { activity: ago(3) })).toEqual(["idle", 3]);
+    expect(now_(verdict("idle"), memory("active"), { activity: ago(2) })).toEqual(["idle", 2]);
     expect(now_({ ...verdict("idle"), where: "process" }, memory("idle"), { activity: ago(1) })[0]).toBe("active");
     expect(now_(verdict("idle"), { ...memory("blocked"), draft: true })).toEqual(["blocked", 900]);
     expect(now_(verdict("idle"), memory("blocked", ago(900), "someone's draft is in the input box"))[0]).toBe("idle");
