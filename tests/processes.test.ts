@@ -127,6 +127,19 @@ describe("who may act", () => {
     expect([await takeLock(path) !== null, pid(), fake.logged(`${path}.pid: ENOSPC`).length]).toEqual([true, undefined, 1]);
   });
 
+  test("who waits for a lock looks thirty times a second, and lets others work meanwhile", async () => {
+    const { fake, path } = await onDisk();
+    const held = (await takeLock(path))!;
+    const pauses: number[] = [];
+    const due = Promise.withResolvers<void>();
+    world.sleep = async (ms) => {
+      fake.turn(ms);
+      if (pauses.push(ms) === 3) setImmediate(() => (closeSync(held), due.resolve()));
+      if (pauses.length >= 3) await due.promise;
+    };
+    expect([await takeLock(path) !== null, pauses]).toEqual([true, [30, 30, 30]]);
+  });
+
   test("a lock is kept, and taken again where its file was removed, unless another was first", async () => {
     const { fake, cfg, path, pid } = await onDisk();
     const said: string[] = [];

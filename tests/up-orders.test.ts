@@ -1,7 +1,7 @@
 /** What a person ordered last holds, whatever is under way; every order can be read afterwards. */
 import { beforeEach, describe, expect, test } from "bun:test";
 import { closeSync, mkdirSync } from "node:fs";
-import { flock, memoryOf, storedLife, world } from "../agents.ts";
+import { flock, log, memoryOf, storedLife, world } from "../agents.ts";
 import { agents, command, fakeWorld, holdLock, message, realFolder, type Scene, scene, together } from "./kit.ts";
 import { real, until } from "./real.ts";
 
@@ -122,6 +122,26 @@ describe("orders", () => {
     };
     expect([(await call("up", "db", "a")).code, starts("a"), at >= 3_000 && at < 4_000]).toEqual([0, 1, true]);
   });
+  test("up of twenty shows on a terminal how far it is, one column narrower than that, in place of a line for each; of fewer, or in a pipe, those lines", async () => {
+    const { isTTY, columns } = process.stderr;
+    const up = async (count: number, terminal: boolean) => {
+      fake = fakeWorld(realFolder());
+      fake.tmux.onStart = (one) => {
+        one.doing = "busy";
+        if (one.session === "agents-a12") log("what else there is to say");
+      };
+      await begin(Array.from({ length: count }, (_, nth) => `a${nth + 10}`));
+      Object.assign(process.stderr, { isTTY: terminal, columns: 46 });
+      const { code, err } = await call("up", "a*").finally(() => Object.assign(process.stderr, { isTTY, columns }));
+      const drawn = err.split("\r").filter(Boolean);
+      return { code, drawn: drawn.filter((one, nth) => one !== drawn[nth - 1]), lines: fake.logged("starting agents-a").length, others: fake.logged("what else").length };
+    };
+    const shown = Array.from({ length: 21 }, (_, nth) => `${nth}/20 [${"█".repeat(Math.round(1.5 * nth)).padEnd(30, "·")}] ${nth < 20 ? `a${nth + 10}` : "running"}`);
+    const bars = shown.map((bar) => (bar.endsWith("running") ? expect.stringMatching(/^20\/20 \[█{30}\] runni…$/) : bar.padEnd(45)));
+    expect(await up(20, true)).toEqual({ code: 0, drawn: [...bars.slice(0, 3), " ".repeat(45), ...bars.slice(2), "\n"], lines: 0, others: 1 });
+    expect(await up(20, false)).toEqual({ code: 0, drawn: [], lines: 20, others: 1 });
+    expect(await up(19, true)).toEqual({ code: 0, drawn: [], lines: 19, others: 1 });
+  });
   test("down names the other fleet whose session has the name of what it should end", async () => {
     await begin(["a"]);
     Object.assign(fake.tmux.add("agents-a"), { marks: { "@agents_session": "agents-a", "@agents_home": "/other/.agents/state" } });
@@ -241,6 +261,17 @@ describe("orders", () => {
     const codes = await together(fake, Array.from({ length: 40 }, (_, nth) => () => call("send", "a", `text ${nth}`, "--queue").then(({ code }) => code)));
     expect([...new Set(codes), wanted().queue.length]).toEqual([0, 40]);
     expect(new Set(wanted().queue.map(({ text }: { text: string }) => text)).size).toBe(40);
+  });
+  test("an order has the orders for itself until they are stored", async () => {
+    await begin(["a"]);
+    const { writeAtomic } = world;
+    const alone: boolean[] = [];
+    world.writeAtomic = async (path, text) => {
+      await Promise.resolve();
+      if (path === file("operator.json")) alone.push(flock(file("operator.lock")) === null);
+      return writeAtomic(path, text);
+    };
+    expect([(await call("send", "a", "text", "--queue")).code, alone]).toEqual([0, [true]]);
   });
   test("every order leaves an event and a line in the watchdog's log", async () => {
     await begin(["a", "b"], 3);

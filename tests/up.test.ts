@@ -28,6 +28,16 @@ describe("up", () => {
     expect([await up(...names), ...names.map((name) => starts(name))]).toEqual([0, 1, 1, 1, 1]);
     expect(names.map((name) => pane(name).received.length)).toEqual([1, 1, 1, 0]);
   });
+  test("where no watchdog runs it types the first texts for as long as the slowest client takes to connect, and 20 s more; what is left stays queued", async () => {
+    fake.tmux.onStart = (one) => {
+      one.doing = "idle";
+      if (one.session === "agents-a") fake.stat(one.pid, 1); // in front of its pane
+    };
+    await begin([["a", 5], ["b", 30]].map(([name, delay]) => `[backend.${name}]\nkind = "typed"\nbin = "typed"\nconnect_delay = ${delay}\n[[agent]]\nname = "${name}"\nbackend = "${name}"\nprompt = "Work."\n`).join(""), 0);
+    const began = fake.mono;
+    expect([await up("a", "b"), Math.floor((fake.mono - began) / 5_000)]).toEqual([0, 10]);
+    expect(await Promise.all(["a", "b"].map(async (name) => [pane(name).received.length, (await fake.watch(cfg)).outbox.filter(({ target }) => target === name).length]))).toEqual([[1, 0], [0, 1]]);
+  });
   test("a task that somebody else started meanwhile, and that has ended by now, was started all the same", async () => {
     await begin('[[agent]]\nname = "a"\nkind = "task"\nbackend = "claude"\n', 0);
     let first = true;
