@@ -87,6 +87,17 @@ describe("a keeper and its watchdog, on a clock that the test turns", () => {
     expect(said()).toEqual(["another watchdog has the lock"]);
   });
 
+  test("one that cannot be started is tried ever more slowly, each ten seconds at last, and why is said once", async () => {
+    const { fake, looks, said, starts } = await keeper();
+    const began = fake.mono;
+    Object.assign(Bun, { spawn: () => {
+      starts.push((fake.mono - began) / 1000);
+      throw new Error("EAGAIN: no more processes");
+    } });
+    await looks(40);
+    expect([starts, said()]).toEqual([[0, 2, 6, 14, 24, 34], ["the watchdog could not be started: EAGAIN: no more processes; trying again"]]);
+  });
+
   test("after one that somebody else started another is started a second later", async () => {
     const { looks, starts, hold, free } = await keeper();
     hold();
@@ -186,7 +197,14 @@ describe("commands and the keeper, on a clock that the test turns", () => {
     const began = fake.mono;
     const [spawned, signals, pauses]: [string[], string[], number[]] = [[], [], []];
     const child = { exitCode: null as number | null, signalCode: null, exited: new Promise<number>(() => {}), unref: () => {}, kill: (name: string) => (signals.push(`child ${name}`), Object.assign(child, { exited: Promise.resolve(0) })) };
-    Object.assign(Bun, { spawn: (argv: string[]) => (spawned.push(argv.find((word) => ["keep", "watchdog"].includes(word))!), child) });
+    /** Those that were started in a session of their own. */
+    const detached: string[] = [];
+    Object.assign(Bun, { spawn: (argv: string[], options: { detached?: boolean }) => {
+      const what = argv.find((word) => ["keep", "watchdog"].includes(word))!;
+      spawned.push(what);
+      if (options.detached) detached.push(what);
+      return child;
+    } });
     const { signal } = world;
     world.signal = (pid, name) => (pid !== 77 ? signal(pid, name) : Boolean(name === 0 || signals.push(`${(fake.mono - began) / 1000} ${name}`)));
     fake.stat(77, 5);
@@ -198,14 +216,15 @@ describe("commands and the keeper, on a clock that the test turns", () => {
       fake.turn(ms);
       act(pauses.push(ms));
     });
-    return { ...it, child, spawned, signals, pauses, hold, sleeping, said: () => fake.lines.map((line) => line.replace(/^\[.*?\] /, "")), took: () => (fake.mono - began) / 1000 };
+    return { ...it, child, spawned, detached, signals, pauses, hold, sleeping, said: () => fake.lines.map((line) => line.replace(/^\[.*?\] /, "")), took: () => (fake.mono - began) / 1000 };
   }
 
   test("a keeper looks four times a second until it is told to end, and ends its watchdog", async () => {
-    const { cfg, file, spawned, pauses, sleeping, signals } = await fleet();
+    const { cfg, file, spawned, detached, pauses, sleeping, signals } = await fleet();
     sleeping((nth) => nth === 8 && process.emit("SIGTERM", "SIGTERM"));
     const code = await keep(cfg.path, "");
     expect([code, pauses, spawned, signals]).toEqual([0, Array(8).fill(250), ["watchdog"], ["child SIGTERM"]]);
+    expect(detached).toEqual([]); // what ends a keeper's group ends its watchdog
     expect(readFileSync(file("keeper.stage"), "utf8")).toMatch(new RegExp(`^${process.pid} \\d+ keeping +\\n$`));
   });
 
@@ -218,6 +237,18 @@ describe("commands and the keeper, on a clock that the test turns", () => {
     operator({ held: { watchdog: 1 } });
     expect([await keep(cfg.path, ""), spawned]).toEqual([0, ["watchdog"]]);
     expect(await keep(cfg.path, "")).toBe(100);
+  });
+
+  test("it ends where another has taken its lock, and leaves the watchdog alone", async () => {
+    const { cfg, file, sleeping, signals } = await fleet();
+    let other = null as number | null;
+    sleeping((nth) => {
+      if (nth === 3) rmSync(file("keeper.lock"));
+      if (nth === 3) other = flock(file("keeper.lock"));
+      if (nth === 100) throw new Error("it goes on");
+    });
+    expect([await keep(cfg.path, ""), signals]).toEqual([0, []]);
+    closeSync(other!);
   });
 
   test.each([true, false])("a keeper that leaves no sign hangs where others can write (%p), and there alone", async (writes) => {
@@ -261,6 +292,27 @@ describe("commands and the keeper, on a clock that the test turns", () => {
     hold("keeper");
     sleeping((nth) => nth === 50 && hold("watchdog"));
     expect([await startWatchdog(cfg), took()]).toEqual([true, 2.5]);
+  });
+
+  test("`up` leaves the session that shows the log as it is, and opens another where what showed it has ended", async () => {
+    const { cfg, spawned, detached, sleeping, hold, said, fake, file } = await fleet();
+    const { tmux } = world;
+    world.tmux = async (args, ...rest) => {
+      if (args.some((word) => word.includes("kill-"))) await new Promise(setImmediate); // as a loaded machine does
+      return tmux(args, ...rest);
+    };
+    const shown = async () => {
+      fake.files.delete(file("watchdog.lock.pid"));
+      sleeping(() => hold("watchdog"));
+      expect(await startWatchdog(cfg)).toBe(true);
+      expect(fake.tmux.panes.map(({ session, dead }) => [session, dead])).toEqual([["agents-watchdog", false]]);
+      return fake.tmux.of("agents-watchdog").pid;
+    };
+    const first = await shown();
+    expect(await shown()).toBe(first);
+    fake.tmux.exit("agents-watchdog");
+    expect(await shown()).not.toBe(first);
+    expect([new Set(said()), spawned, detached]).toEqual([new Set(["starting watchdog"]), ...Array(2).fill(Array(3).fill("keep"))]);
   });
 
   test("a tmux that does not answer has not said that no watchdog of the original runs: that is said", async () => {
