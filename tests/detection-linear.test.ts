@@ -93,7 +93,14 @@ test("P31: the lines of two thousand faults of a config are found in one pass", 
 describe("P35: a pattern of the operator that is too slow for a screen", () => {
   const EVIL = "(?m)^(a+)+$";
   const config = (keys: string, more = "") => `[backend.claude]\n${keys}\n[[agent]]\nname = "a"\nkind = "persistent"\nbackend = "claude"\nwatch = "heal"\nprompt = "p"\n[[agent]]\nname = "b"\nkind = "persistent"\nbackend = "claude"\nwatch = "heal"\nprompt = "p"\n${more}`;
-  const hostile = `● ${"x".repeat(20)}\n${"a".repeat(60)}b`;
+  /** Each letter more doubles what it takes: as many as take at least twice the 200 ms that are allowed, and no more. */
+  const letters = (): string => {
+    const few = 20;
+    const ms = Math.max(1, took(() => parsePattern(EVIL).exec(`${"a".repeat(few)}b`), 0));
+    return "a".repeat(few + Math.max(0, Math.ceil(Math.log2(500 / ms))));
+  };
+  const slowLine = `${letters()}b`;
+  const hostile = `● ${"x".repeat(20)}\n${slowLine}`;
 
   test.each([`limit_re = '${EVIL}'`, `fatal_re = '${EVIL}'`, `active_re = '${EVIL}'`, `rule = [{ verdict = "limited", re = '${EVIL}' }]`])("%s is switched off for that agent alone and named once", async (key) => {
     const it = await scene(config(key));
@@ -108,7 +115,7 @@ describe("P35: a pattern of the operator that is too slow for a screen", () => {
   test("that answers a dialog, too", async () => {
     const it = await scene(config(`answer = [{ re = '${EVIL}', keys = ["1"] }]`));
     for (const name of ["a", "b"]) {
-      const line = name === "a" ? `${"a".repeat(60)}b` : "aaaa";
+      const line = name === "a" ? slowLine : "aaaa";
       it.pane(name).text = ["─".repeat(80), " Do you want to proceed?", line, " ❯ 1. Yes", "   2. No", "", " Esc to cancel · Tab to amend"].join("\n");
     }
     await it.ticks(4);
