@@ -9877,7 +9877,7 @@ async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<
   }
   endMove(watch);
   if (intent.to) emitStored(watch, "phase", { from: intent.from, to: intent.to });
-  else emitStored(watch, "complete", { phase: intent.from });
+  else emitStored(watch, "complete", { phase: intent.from, why: "all phases are done" });
   await save(cfg, watch);
 }
 
@@ -10243,11 +10243,12 @@ async function announceStart(cfg: Config, watch: Watch): Promise<void> {
   for (const warning of cfg.warnings) log(`warning: ${warning}`);
   await guard(watch, "orders elsewhere", () => warnOfOrdersElsewhere(cfg));
   const before = readNote(noteFile(cfg, "watchdog"));
-  if (before && ![RESTING, "ended"].includes(before.stage)) {
-    log(`previous watchdog (pid ${before.pid}) died during "${before.stage}"`);
-  }
+  const died = before && before.stage !== "ended" ? `(pid ${before.pid}) died` +
+    (before.stage === RESTING ? "" : ` during "${before.stage}"`) : "";
+  if (died) log(`the watchdog before this one ${died}`);
   const { heartbeat: last } = await readWatchdog(cfg);
-  emit(cfg, "watchdog", { why: "started", version: version(), last });
+  emit(cfg, "watchdog", { why: died ? `started after the one before ${died}` : "started",
+    version: version(), last });
   log(`watchdog up: ${phaseLine(cfg)}, ` +
     `signal=${cfg.watchdog.signalInterval}s heavy=${cfg.watchdog.heavyInterval}s, ` +
     `watching: ${watched(cfg).map((agent) => agent.name).join(", ") || "none"}`);
@@ -10623,8 +10624,8 @@ export function noticeText(events: AgentEvent[], fleet: string): string {
     const cure = named ? agent && `${help} ${agent}` : to === "ok" ? "" : help;
     const at = until ? `until ${localTime(String(until))}`
       : asks ? `with no reset time, asked again at ${localTime(String(asks))}` : "";
-    const said = plainText([agent, event, from || to ? `${from ?? ""} → ${to ?? ""}` : "", at, why]
-      .filter(Boolean).join(" "), NOTICE_LINE);
+    const what = joined(" ", agent, event, from || to ? `${from ?? ""} → ${to ?? ""}` : "", at);
+    const said = plainText(joined(": ", what, String(why ?? "")), NOTICE_LINE);
     return cure ? `${said} · agents ${cure}` : said;
   });
   return [plainText(fleet, SUBJECT_MAX), ...lines].join("\n");

@@ -299,7 +299,7 @@ describe("each event stands there once, with its facts", () => {
     expect(events("phase", "complete")).toMatchObject([{ event: "phase", from: "p1", to: "p2" }]);
     fake.git.push("status(p2): done", { "machine-docs/STATUS-p2.md": "# S\n\n## DONE\n\nAll gates PASS.\n" });
     await ticks(12);
-    expect(events("phase", "complete").slice(1)).toMatchObject([{ event: "complete", phase: "p2" }]);
+    expect(events("phase", "complete").slice(1)).toMatchObject([{ event: "complete", phase: "p2", why: "all phases are done" }]);
   });
 });
 

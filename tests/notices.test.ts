@@ -52,7 +52,7 @@ describe("notify --test", () => {
   };
 
   /** Its config stands in the home folder, here. */
-  const SAID = `~ (agents-) on ${hostname()}\ntest a test of the notices`;
+  const SAID = `~ (agents-) on ${hostname()}\ntest: a test of the notices`;
 
   test("a notice arrives whole, as text and as JSON", async () => {
     expect(await notifyAtHome(`url = "${heard.url}"`)).toEqual({ code: 0, out: "sent\n", err: "" });
@@ -106,7 +106,7 @@ describe("notify --test", () => {
       writeFileSync(join(dir, ".slack-webhook"), `${heard.url}\n`, { mode: 0o600 });
       expect(await notifyAtHome(line.replace("https://ntfy.sh/YOUR-TOPIC", heard.url))).toEqual({ code: 0, out: "sent\n", err: "" });
       expect(heard.posts).toHaveLength(1);
-      expect(heard.posts[0]!.text).toInclude("test a test of the notices");
+      expect(heard.posts[0]!.text).toInclude("test: a test of the notices");
     });
     test.each(lines.filter((line) => line.startsWith("command")))("%s", async (line) => {
       const bin = join(dir, "bin");
@@ -152,16 +152,16 @@ test("the fleet, and a line per event: who, what, until when, what to type", () 
   const events: AgentEvent[] = [{ at: "", event: "blocked", agent: "a", why: "a dialog" }, { at: "", event: "phase", from: "p1", to: "p2" },
     { at: "", event: "parked", agent: "b", why: "5 starts" }, { at: "", event: "limited", agent: "c", class: "5h", until }, { at: "", event: "config", why: "line 3" }];
   const [fleet, blocked, phase, parked, limited, config] = noticeText(events, "~/night (agents-) on host").split("\n");
-  expect([fleet, blocked, phase]).toEqual(["~/night (agents-) on host", "a blocked a dialog · agents attach a", "phase p1 → p2"]);
-  expect([parked, limited, config]).toEqual(["b parked 5 starts · agents up b", expect.stringMatching(/^c limited until .*\d\d:00 · agents status$/), "config line 3 · agents doctor"]);
-  expect(noticeText([{ at: "", event: "blocked", agent: "a", why: "its old client cannot be ended", cure: "status" }], "fleet")).toEndWith("\na blocked its old client cannot be ended · agents status");
+  expect([fleet, blocked, phase]).toEqual(["~/night (agents-) on host", "a blocked: a dialog · agents attach a", "phase p1 → p2"]);
+  expect([parked, limited, config]).toEqual(["b parked: 5 starts · agents up b", expect.stringMatching(/^c limited until .*\d\d:00 · agents status$/), "config: line 3 · agents doctor"]);
+  expect(noticeText([{ at: "", event: "blocked", agent: "a", why: "its old client cannot be ended", cure: "status" }], "fleet")).toEndWith("\na blocked: its old client cannot be ended · agents status");
   expect(noticeText([{ at: "", event: "limited", agent: "c", class: "other", until: "", asks: until }], "fleet")).toMatch(/\nc limited with no reset time, asked again at .*\d\d:00 · agents status$/);
 });
 
 test("a line is one line, printable and cut, and fifty of them fit into a variable", () => {
   const hostile: AgentEvent = { at: "", event: "deadlock", agent: "a", why: `one\n\x1b]52;c;eA==\x07\x1b[31mtwo\u202e${"😀".repeat(100_000)}` };
   const [line, ...more] = noticeText([hostile], "fleet").split("\n").slice(1);
-  expect([[...line!].slice(0, 21).join(""), more, /[\p{Cc}\p{Cf}]/u.test(line!)]).toEqual(["a deadlock one two😀😀😀", [], false]);
+  expect([[...line!].slice(0, 22).join(""), more, /[\p{Cc}\p{Cf}]/u.test(line!)]).toEqual(["a deadlock: one two😀😀😀", [], false]);
   expect([...line!].length).toBe(400 + " · agents status".length);
   const fifty = noticeText(Array(500).fill(hostile), "fleet");
   expect([fifty.split("\n").length, Buffer.byteLength(`AGENTS_NOTICE=${fifty}`) < 128 * 1024]).toEqual([51, true]);
@@ -351,7 +351,7 @@ telling("a running watchdog tells what [notify] lists and nothing else; a receiv
     expect(f.events().map(({ event }) => event)).toContain("state");
     await until(() => f.events("notified").length === 2);
     expect(f.events("notified").map(({ told }) => told)).toEqual([["a1 blocked"], ["b1 blocked"]]);
-    expect([f.log.match(/trying again in \d+ s/g), JSON.parse(heard.posts[3]!.text).text]).toEqual([["trying again in 5 s", "trying again in 10 s"], expect.stringMatching(/ \(t-\) on .*\nb1 blocked .* · agents attach b1$/)]);
+    expect([f.log.match(/trying again in \d+ s/g), JSON.parse(heard.posts[3]!.text).text]).toEqual([["trying again in 5 s", "trying again in 10 s"], expect.stringMatching(/ \(t-\) on .*\nb1 blocked: .* · agents attach b1$/)]);
   } finally {
     heard.stop();
   }

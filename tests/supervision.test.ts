@@ -58,6 +58,8 @@ three("P5, faults 2 and 3: a broken, half-written, emptied, deleted, unreadable 
   writeFileSync(f.config, "[[agent\n");
   signal(old, "SIGKILL");
   await until(() => said() === broken.length + 1);
+  const began = f.events("watchdog").map(({ why }) => why);
+  expect(began).toEqual(["started", expect.stringMatching(new RegExp(`^started after the one before \\(pid ${old}\\) died(?: during ".+")?$`))]);
   signal(before[0]!, "SIGKILL");
   await until(() => f.starts("a1").length === 2);
   f.write("agents.toml", good);
