@@ -1841,7 +1841,7 @@ function readLoop(reader: ConfigReader, planDir: string, raw: Raw) {
     reader.read(at, without(without(KEYS.loop, KEYS.handoff), raw), KEYS.loop);
   if ("resume_phase" in raw) {
     reader.warning(at, "resume_phase",
-      'obsolete, it has no effect once a phase is stored; use "phase set"');
+      'obsolete, it has no effect once a phase is stored; use "agents phase set"');
   }
   const phases = loop.phases.map((phase, nth) => {
     const label = `phase ${typeof phase.id === "string" ? `"${phase.id}"` : nth + 1}`;
@@ -3140,7 +3140,7 @@ const GIT_CURES: [said: RegExp, cure: (hand: Handoff) => string][] = [
   [/could not read (Username|Password)|Authentication failed|terminal prompts disabled/, () =>
     "give the clone a credential helper: the watchdog answers no prompt"],
   [/Permission denied/, () =>
-    'see that "ssh-add -l" lists the key, then run "up" again from that login'],
+    'see that "ssh-add -l" lists the key, then run "agents up" again from that login'],
   [/does not appear to be a git repository|Repository not found|not found/i,
     ({ repo, remote }) => `see where it points: git -C ${quoted(repo)} remote get-url ${remote}`],
 ];
@@ -3165,7 +3165,7 @@ function failedLook(cfg: Config, hand: Handoff, what: string, ran: ExecResult): 
   if (socket && /Could not read from remote|Permission denied/.test(ran.err) &&
       !/does not appear to be a git/.test(ran.err) && !isThere(socket)) {
     return failed(`${why}; the ssh agent ${plainText(socket, 200)} is gone`,
-      'run "up" from a login that has one: the watchdog then uses that');
+      'run "agents up" from a login that has one: the watchdog then uses that');
   }
   return failed(why, cureFor(ran.err, hand) ?? byHand);
 }
@@ -4727,7 +4727,7 @@ export function decidePhase(
 ): { idx: number } | { error: string } {
   const ids = list.map((phase) => phase.id).join(", ");
   if (index === null && stored === null) return { idx: 0 };
-  const wrong = (what: string) => ({ error: `${what}; run "phase set" (phases: ${ids})` });
+  const wrong = (what: string) => ({ error: `${what}; run "agents phase set" (phases: ${ids})` });
   const { id, idx: written } = parsedRecord(stored) ?? {};
   if (index === null && !isText(id)) return wrong("the phase file is gone, and phase-id damaged");
   if (index !== null && !/^\d+\s*$/.test(index)) {
@@ -7022,9 +7022,9 @@ async function readWatchdog(cfg: Config) {
 
 /** Why nothing of what is due may be done; "" = a watchdog is at work. */
 const whyNothingDone = ({ running, stale, mute }: WatchdogState): string =>
-  (!running ? 'not running, so nothing is done; "up watchdog" starts it'
-    : mute ? 'running, but cannot write, so nothing may be done; see "doctor"'
-    : stale ? 'stale, so nothing may be done; see "logs watchdog"' : "");
+  (!running ? 'not running, so nothing is done; "agents up watchdog" starts it'
+    : mute ? 'running, but cannot write, so nothing may be done; see "agents doctor"'
+    : stale ? 'stale, so nothing may be done; see "agents logs watchdog"' : "");
 
 // ── observation ─────────────────────────────────────────────────────────────────
 // One look at everything, once per round: `observe` reads which panes live, what their screens and
@@ -11215,9 +11215,10 @@ async function leaveSshAgent(cfg: Config): Promise<void> {
   cfg.stored.sshAgent = socket;
 }
 
-const REPEAT = 'to repeat one take DONE out of its status file, push that, and run "phase set ID"';
+const REPEAT =
+  'to repeat one take DONE out of its status file, push that, and run "agents phase set ID"';
 const SEQUENCE_COMPLETE =
-  `all phases are done; add a phase to [loop] and run "phase next", or ${REPEAT}`;
+  `all phases are done; add a phase to [loop] and run "agents phase next", or ${REPEAT}`;
 
 const isLoop = (unit: Unit): boolean => isAgent(unit) && unit.kind === "loop";
 
@@ -12609,14 +12610,14 @@ function remarksOf(status: Status, now: number): string[] {
     isStopped(status) ? 'the fleet is stopped: "agents up" starts it' : "",
     ...fleetMatters(status, now).flatMap(({ what, needsHuman }) => (needsHuman ? [] : [what])),
     ...accounts.map(({ text }) => text),
-    ...orphans.map(({ name, running }) => `${name} left the config, ` +
-      `${running ? "its client runs on" : "its ended client is still there"} → down ${name}`),
+    ...orphans.map(({ name, running }) => `${name} left the config, its ` +
+      `${running ? "client runs on" : "ended client is still there"} → agents down ${name}`),
     ...answersFor(agents),
     handoff?.state === "empty" && handoff.why
       ? withCure(`hand-off: ${handoff.why}`, handoff.cure) : "",
     unknown.length ? `sessions not in the config: ${unknown.join(", ")}` : "",
     olderPhase.length ? `still on an older phase's kickoff: ${olderPhase.join(", ")} ` +
-      `("phase set ID --restart" moves them too)` : "",
+      `("agents phase set ID --restart" moves them too)` : "",
   ].filter(Boolean);
 }
 
@@ -12845,12 +12846,12 @@ function cardText(card: Card, watchdog: WatchdogState, width: number): string {
     ["evidence", evidence?.rule
       ? joined(": ", `rule "${evidence.rule}" (${evidence.where})`, evidence.text) : ""],
     ["it says", evidence?.own ?? ""],
-    ["texts", texts.map(({ made, cause, text, why }) =>
+    ["messages", texts.map(({ made, cause, text, why }) =>
       `${cause.split(" ")[0]} (${joined("; ", `${ageOf(made, now)} old`, why)}): ${text}`)],
     ["restarts", [card.restartsToday ? `${card.restartsToday} today` : "",
       ...restarts.map(({ at, why }) => `${localTime(at)}  ${why}`)]],
     ["next", card.nextStep || dueText(card, now)],
-    ["cure", card.cure],
+    ["cure", card.cure && `agents ${card.cure}`],
     ["answer", card.answer ? answerToml(card.backend, card.answer) : ""],
   ];
   const lines = facts.flatMap(([key, value]) => factLines(key, [value].flat(), width));
@@ -12899,7 +12900,9 @@ async function showCards(call: Call, cfg: Config): Promise<number> {
     die("status: --watch and --line take no names: they show the whole fleet", 2);
   }
   const names = expandNames(cfg, call.words).filter((name) => name !== "watchdog");
-  if (!names.length) die('status: no watchdog details; "logs watchdog" shows what it did', 2);
+  if (!names.length) {
+    die('status: no watchdog details; "agents logs watchdog" shows what it did', 2);
+  }
   const look = await lookForStatus(cfg, names);
   const status = await statusFrom(cfg, look, names);
   const card = (row: StatusRow) => cardOf(cfg, look, row);
@@ -12944,7 +12947,7 @@ export async function cmdPhase(call: Call): Promise<number> {
   const older = loopSessionsAlive(cfg, await snapshot(cfg), true).map((agent) => agent.name);
   if (older.length) {
     log(`${older.join(", ")} still work on the old kickoff; ` +
-      `"phase set ${id} --restart" moves them too`);
+      `"agents phase set ${id} --restart" moves them too`);
   }
   return 0;
 }
@@ -13004,7 +13007,10 @@ export async function cmdSend(call: Call): Promise<number> {
     return 0;
   }
   const down = await whyStaysDown(cfg, name);
-  if (down) die(`${name} is ${down}: "up ${name}" starts it, --queue keeps the message until then`);
+  if (down) {
+    die(`${name} is ${down}: "agents up ${name}" starts it, ` +
+      "--queue keeps the message until then");
+  }
   noteOrder(cfg, "send", [name]);
   process.once("SIGINT", () => void withdraw(cfg, message).finally(() => process.exit(130)));
   const { state, why } = await sendNow(cfg, message, timeout * 1000);
@@ -13104,7 +13110,7 @@ export async function cmdMigrate(call: Call): Promise<number> {
   if ("error" in phase) die(phase.error);
   if (legacy && phase.index === null) {
     log(`NOTE: the old .phase-idx holds ${legacy}; numbers may have moved since, ` +
-      `so it is not copied: run "phase set" yourself`);
+      `so it is not copied: run "agents phase set" yourself`);
   }
   if (phase.index !== null && phase.id === null && phases(cfg).length) {
     const trouble = phaseTrouble(cfg);
@@ -13239,7 +13245,7 @@ async function explainDown(
   const end = pane ? (await explainDeath(cfg, agent, pane))?.why ?? endOf(pane) : null;
   const facts: [string, string | null][] = [
     ["state", state], ["end", end], ["next", nextText(next)],
-    ["cure", next.stays ? `"up ${agent.name}" starts it` : null],
+    ["cure", next.stays ? `"agents up ${agent.name}" starts it` : null],
     await watchdogFact(cfg),
   ];
   if (call.options.json) print(JSON.stringify(Object.fromEntries(facts)));
@@ -14201,7 +14207,7 @@ function costs({ agents, silence, from, to }: Report): Section {
   return { title: "What it cost",
     tables: [
       [["AGENT", ...ACTIVITIES.map((doing) => doing.toUpperCase()), "SILENCE"], ...told(times)],
-      [["AGENT", "TEXTS", "MEDIAN", "LONGEST", "COMMITS", "RESTARTS"], ...told(deeds)],
+      [["AGENT", "MESSAGES", "MEDIAN", "LONGEST", "COMMITS", "RESTARTS"], ...told(deeds)],
     ].filter((table) => table.length > 1),
     items: [...agents.filter(({ restarts }) => restarts.count).map(restartsText),
       agents.some(({ firstSeen }) => firstSeen) ? "" : "nothing is known about this time",
@@ -14542,7 +14548,8 @@ const LIVE_LOOK = 2_000;
 async function showLive(call: Call, first: Config): Promise<number> {
   if (!isTerminal() || !process.stdin.isTTY) die("status --watch needs a terminal");
   if (process.env.TERM === "dumb") {
-    die('status --watch cannot draw on this terminal (TERM=dumb); "events -f" prints line by line');
+    die("status --watch cannot draw on this terminal (TERM=dumb); " +
+      '"agents events -f" prints line by line');
   }
   let [cfg, view, status, events] =
     [first, NEW_VIEW, await readStatus(first), await lastEvents(first)];
@@ -15543,7 +15550,7 @@ export function unitText(argv: string[], env: Record<string, string | undefined>
 #   systemctl --user enable --now agents
 #   loginctl enable-linger
 # The last one keeps your units running while you are not logged in. To stop supervision:
-# systemctl --user stop agents ("down watchdog" would be undone two seconds later).
+# systemctl --user stop agents ("agents down watchdog" would be undone two seconds later).
 [Unit]
 Description=agents: keeps a fleet of coding agents at work in tmux
 # never give up starting it

@@ -192,7 +192,7 @@ test("fault 12: a phase that cannot be read holds the loops, says so once, and n
   fake.tmux.exit("agents-builder", 1);
   fake.tmux.exit("agents-orchestrator", 1);
   await heavy();
-  expect(fake.logged("phase index 99 is out of range; run \"phase set\"").filter((line) => !line.includes("ERROR"))).toHaveLength(1);
+  expect(fake.logged("phase index 99 is out of range; run \"agents phase set\"").filter((line) => !line.includes("ERROR"))).toHaveLength(1);
   expect([starts("builder"), starts("orchestrator")]).toEqual([1, 2]);
   fake.files.set(join(cfg.stateDir, "phase-idx"), "1");
   await fake.ticks(cfg, watch, 2);
@@ -279,7 +279,7 @@ describe("a phase move that makes no sense any more is dropped", () => {
     await ticks(1);
     fake.files.set(phaseIdxFile(cfg), text);
     await ticks(8);
-    expect([watch.intent?.to, fake.logged("is dropped"), fake.logged('run "phase set"').length]).toEqual(["p2", [], 1]);
+    expect([watch.intent?.to, fake.logged("is dropped"), fake.logged('run "agents phase set"').length]).toEqual(["p2", [], 1]);
     fake.files.set(phaseIdxFile(cfg), "0");
     await ticks(8);
     expect([watch.intent, curPhase(cfg)!.id, starts("builder"), starts("adversary")]).toEqual([null, "p2", 2, 2]);

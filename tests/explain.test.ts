@@ -214,7 +214,7 @@ real("explain reads a live pane", plan, async (f) => {
   await f.run(["down"]);
   const down = await f.run(["explain", "a1"]);
   expect([down.code, down.err]).toEqual([1, expect.stringContaining("not running")]);
-  for (const part of ["state    stopped by you", "next     leaves it down: stopped by you", 'cure     "up a1" starts it']) {
+  for (const part of ["state    stopped by you", "next     leaves it down: stopped by you", 'cure     "agents up a1" starts it']) {
     expect(down.out).toContain(part);
   }
   const unknown = await f.run(["explain", "a2"]);
@@ -228,7 +228,7 @@ real("explain says how a client ended, and what comes", {
   await f.run(["up", "a1"]);
   await until(async () => (await f.run(["explain", "a1"])).out.includes("state    ended"), 20_000, 250);
   const ran = await f.run(["explain", "a1"]);
-  for (const part of ["its client ended (exit 125)", "the licence has run out", "exit 125 (do not restart)", 'cure     "up a1" starts it']) {
+  for (const part of ["its client ended (exit 125)", "the licence has run out", "exit 125 (do not restart)", 'cure     "agents up a1" starts it']) {
     expect(ran.out).toContain(part);
   }
   expect([ran.code, ran.err]).toEqual([1, expect.stringContaining("not running (exit 125)")]);

@@ -407,7 +407,7 @@ describe("the clone's own way to its remote", () => {
   test("an ssh agent that is gone is named; the one that up leaves is used", async () => {
     process.env.SSH_AUTH_SOCK = at("agent.1");
     await ticks(3);
-    expect(channel()).toMatchObject({ state: "failing", told: true, why: expect.stringContaining(`the ssh agent ${at("agent.1")} is gone`), cure: expect.stringContaining('run "up" from a login') });
+    expect(channel()).toMatchObject({ state: "failing", told: true, why: expect.stringContaining(`the ssh agent ${at("agent.1")} is gone`), cure: expect.stringContaining('run "agents up" from a login') });
     writeFileSync(at("agent.2"), "");
     fake.files.set(`${cfg.stateDir}/ssh-auth-sock`, at("agent.2"));
     await ticks(2);

@@ -215,3 +215,13 @@ test("no decision goes by a sentence that is made for people: what it says has a
   const found = partsOf(SOURCE).filter(({ from, to }) => asked.test(SOURCE.slice(from, to)));
   expect(found.map(({ name }) => name).toSorted()).toEqual(Object.keys(BY_WORDS).toSorted());
 });
+
+test("a command that a message quotes is whole, to be copied as it stands", () => {
+  const names = [...SOURCE.matchAll(/^  \{ name: "(\w+)", args/gm)].map(([, name]) => name).filter((name) => name !== "watchdog"); // also the name of one
+  expect(names.length).toBeGreaterThan(20);
+  const command = new RegExp(`"(?:${names.join("|")})(?: [^"]*)?"`, "g");
+  const literals = (line: string) => line.replace(/\$\{[^}]*\}/g, "NAME").match(/"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`/g) ?? [];
+  const short = SOURCE.split("\n").flatMap((line, at) => literals(line)
+    .flatMap((text) => (text.startsWith('"') ? [] : text.match(command) ?? [])).map((found) => `${at + 1}: ${found}`));
+  expect(short).toEqual([]);
+});

@@ -44,7 +44,7 @@ describe("send", () => {
     down();
     save(cfg, watch);
     const before = fake.wall;
-    await expect(send("a", "hear this")).rejects.toThrow(`a is ${why}: "up a" starts it, --queue keeps the message until then`);
+    await expect(send("a", "hear this")).rejects.toThrow(`a is ${why}: "agents up a" starts it, --queue keeps the message until then`);
     expect([fake.wall - before, (await operatorOf(cfg)).queue]).toEqual([0, []]);
     expect(await cmdSend({ path: cfg.path, words: ["a", "hear this"], options: { queue: true } })).toBe(0);
     expect((await operatorOf(cfg)).queue.length).toBe(1);

@@ -314,7 +314,7 @@ describe("statusText", () => {
   test("sessions that nobody knows, and loops on an older kickoff", () => {
     expect(lines({ unknownSessions: ["agents-x", "agents-y"], olderPhase: ["a", "b"] }).slice(-2)).toEqual([
       "sessions not in the config: agents-x, agents-y",
-      'still on an older phase\'s kickoff: a, b ("phase set ID --restart" moves them too)',
+      'still on an older phase\'s kickoff: a, b ("agents phase set ID --restart" moves them too)',
     ]);
   });
   test("columns are as wide as their widest cell; a cell that is too wide ends in …", () => {
@@ -643,12 +643,12 @@ describe("the command over a fleet", () => {
     await ticks(2);
     // nothing is due where no watchdog would do it
     expect((await read()).of("adversary")).toMatchObject({ condition: "limited", detail: expect.stringMatching(/^to .*, 5h$/), next: "", nextAt: "" });
-    expect((await command("status", "adversary", "--config", cfg.path)).out).toMatch(/^next +the watchdog is not running, so nothing is done; "up\s+watchdog"\s+starts it$/m);
+    expect((await command("status", "adversary", "--config", cfg.path)).out).toMatch(/^next +the watchdog is not running, so nothing is done; "agents\s+up\s+watchdog"\s+starts it$/m);
     // nor where one hangs
     watchdog(91);
     expect((await read()).of("adversary")).toMatchObject({ condition: "limited", next: "", nextAt: "" });
-    expect((await command("status", "adversary", "--config", cfg.path)).out).toMatch(/^next +the watchdog is stale, so nothing may be done; see "logs\s+watchdog"$/m);
-    expect((await command("explain", "adversary", "--config", cfg.path)).out).toMatch(/^watchdog +stale, so nothing may be done; see "logs\s+watchdog"$/m);
+    expect((await command("status", "adversary", "--config", cfg.path)).out).toMatch(/^next +the watchdog is stale, so nothing may be done; see "agents\s+logs\s+watchdog"$/m);
+    expect((await command("explain", "adversary", "--config", cfg.path)).out).toMatch(/^watchdog +stale, so nothing may be done; see "agents\s+logs\s+watchdog"$/m);
     watchdog(10);
     expect((await read()).of("adversary")).toMatchObject({ condition: "limited", next: "probe" });
     pane("adversary").doing = "busy";
@@ -704,8 +704,8 @@ describe("the command over a fleet", () => {
     expect(agents[0]!.screen).toContain(" ❯ 1. Yes");
     const card = (await command("status", "buil*", "--config", cfg.path)).out;
     for (const line of [/^! builder {2}\d\d:.* ● 10s ago$/m, /^is +loop · claude, started with model default · watch heal\+stall$/m, /^state +blocked for 2m, since \d\d:\d\d$/m, /^why +Do you want to proceed\?$/m,
-      /^evidence +rule "dialog hint" \(dialog\): Esc to cancel/m, /^texts +wake \(2m old; blocked: a dialog is open\): look at the newest claim$/m, /^restarts +1 today\n +\d\d:\d\d {2}ended \(exit 1\)$/m,
-      /^next +types nothing/m, /^cure +attach builder$/m, /^─+\n[^]*^ ❯ 1\. Yes$/m]) expect(card).toMatch(line);
+      /^evidence +rule "dialog hint" \(dialog\): Esc to cancel/m, /^messages  wake \(2m old; blocked: a dialog is open\): look at the newest claim$/m, /^restarts +1 today\n +\d\d:\d\d {2}ended \(exit 1\)$/m,
+      /^next +types nothing/m, /^cure +agents attach builder$/m, /^─+\n[^]*^ ❯ 1\. Yes$/m]) expect(card).toMatch(line);
   });
   test("the last words of an ended client: its last error, else its last line", async () => {
     await begin(FLEET);
@@ -764,7 +764,7 @@ describe("the command over a fleet", () => {
     delete process.env.COLUMNS;
     expect(out).toMatch(/^! builder [^]*^why +no folder \/nowhere$[^]*^adversary [^]*^next +restarts it if it is still idle at \d\d:\d\d\n─+\n● Ready\.[^]*^web [^]*^is +service$/m);
     const watchdogs = await command("status", "watchdog", "--config", cfg.path);
-    expect([watchdogs.code, watchdogs.err]).toEqual([2, expect.stringContaining("logs watchdog")]);
+    expect([watchdogs.code, watchdogs.err]).toEqual([2, expect.stringContaining("agents logs watchdog")]);
   });
   test("the loop agent from which nothing came for two hours says so, and it alone: it is the other's turn after its commit", async () => {
     await begin(FLEET);

@@ -95,7 +95,7 @@ three("fault 3: an agent that vanishes from the file is named and left running; 
   await f.ready("d1");
   expect(await f.pid("b1")).toBe(pid);
   const { out } = await f.run(["status"]);
-  for (const name of ["b1", "c1"]) expect(out).toMatch(new RegExp(`^${name} left the config, its client runs on +→ down ${name}$`, "m"));
+  for (const name of ["b1", "c1"]) expect(out).toMatch(new RegExp(`^${name} left the config, its client runs on +→ agents down ${name}$`, "m"));
   await f.run(["down", "d1"]);
   f.write("agents.toml", f.text());
 });

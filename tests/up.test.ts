@@ -54,7 +54,7 @@ describe("up", () => {
     fake.files.set(join(cfg.logDir, "SEQUENCE-COMPLETE"), "done");
     fake.git.push("init");
     expect([await up("orchestrator"), starts("orchestrator")]).toEqual([0, 1]);
-    expect([await up("builder"), starts("builder"), fake.logged("all phases are done; add a phase to [loop] and run \"phase next\", or to repeat one take DONE out of its status file").length]).toEqual([1, 0, 1]);
+    expect([await up("builder"), starts("builder"), fake.logged("all phases are done; add a phase to [loop] and run \"agents phase next\", or to repeat one take DONE out of its status file").length]).toEqual([1, 0, 1]);
   });
   test.each([
     ["are done", "all phases are done", () => fake.files.set(join(cfg.logDir, "SEQUENCE-COMPLETE"), "done")],
@@ -264,7 +264,7 @@ real("a client whose name left the config: named by status, up and down, no othe
   expect([status.code, agents[0].cure, agents[0].detail, orphans]).toEqual([3, "down a1", "a1, no longer in the config, is at work in its folder",
     ["a1", "b1", "c1"].map((name) => ({ name, session: `t-${name}`, running: true }))]);
   const text = await f.run(["status"]);
-  for (const name of ["a1", "b1", "c1"]) expect(text.out).toContain(`${name} left the config, its client runs on → down ${name}`);
+  for (const name of ["a1", "b1", "c1"]) expect(text.out).toContain(`${name} left the config, its client runs on → agents down ${name}`);
   const up = await f.run(["up"]);
   expect([up.code, up.err]).toEqual([1, expect.stringContaining("a2: a1, no longer in the config, is at work in its folder; end it: agents down a1")]);
   expect(up.err).toContain("b1 left the config, its client runs on; end it: agents down b1");

@@ -194,7 +194,7 @@ describe("what keeps the watchdog from its work is told to people after five min
     ["tmux does not answer", (on) => void (fake.tmux.run = on ? silent : run),
       [[undefined, undefined, "tmux: no answer in time, for 5 min"], [undefined, "ok", "tmux: answering again"]]],
     ["the phase cannot be read", (on) => void fake.files.set(phaseIdxFile(cfg), on ? "x" : "0"),
-      [[undefined, undefined, 'the phase file holds "x", not a number; run "phase set" (phases: p1, p2), for 5 min'], [undefined, "ok", "phase state: valid again"]]],
+      [[undefined, undefined, 'the phase file holds "x", not a number; run "agents phase set" (phases: p1, p2), for 5 min'], [undefined, "ok", "phase state: valid again"]]],
     // of what begins there is no event either, but a notice
     ["nothing can be stored", (on) => void (fake.full = on), [[undefined, "ok", "heartbeat: working again"]]],
     ["the care of one agent fails each time", (on) => {
