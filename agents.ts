@@ -10440,6 +10440,7 @@ export function keeperCare(): (cfg: Config, writes: boolean) => string {
     const note = readNote(noteFile(cfg, "keeper"));
     const sign = writes && note?.pid === keeper ? `${note.at}` : null;
     const hangs = hungAfter(cfg.watchdog.signalInterval);
+    if (keeper !== null) started = null; // it, or another one, is past its start
     if (keeper !== null && still(sign, hangs) < hangs) return "";
     // on a loaded machine a keeper needs seconds to get its lock; a second one would only add load
     const isStarting = keeper === null && started !== null && isRunning(started) &&
@@ -10447,6 +10448,7 @@ export function keeperCare(): (cfg: Config, writes: boolean) => string {
     // where its pid could not be written, on a full disk, the lock itself shows that one runs
     if (isStarting || (keeper === null && isLocked(lockFile(cfg, "keeper")))) return "";
     if (keeper !== null) world.signal(keeper, "SIGKILL");
+    started?.kill("SIGKILL"); // it hangs before its lock: they must not pile up
     log(keeper === null ? "no keeper, starting one" : `the keeper (pid ${keeper}) hangs: replaced`);
     try {
       [started, startedAt] = [spawnKeeper(cfg), world.mono()];
@@ -10525,27 +10527,29 @@ export class Ward {
   /** `writes`: the keeper itself can write. On a full disk a silent watchdog is not a hung one. */
   async look(writes: boolean): Promise<void> {
     const pid = holderOf(this.cfg, "watchdog");
+    if (pid !== null) this.unlockedFor(null, this.least);
     if (pid !== null && !this.child) this.waitBeforeStart(1_000);
     if (pid !== null) return this.endIfHung(pid, writes);
-    if (this.child) return;
-    this.asked = null;
-    if (world.mono() >= this.nextStart && !this.awaitsLock()) this.start();
+    if (!this.child) {
+      this.asked = null;
+      if (world.mono() < this.nextStart) return;
+    }
+    const unlocked = this.child?.pid ?? supervisorsOf(this.cfg, "watchdog")[0];
+    if (unlocked === undefined) this.start();
+    else this.endIfUnlocked(unlocked);
   }
 
   /**
-   * Whether a watchdog runs without a lock here, because the state folder was removed: it locks the
-   * new folder within a round, and a second watchdog would start without its memory. One that
-   * takes too long is ended, unless somebody has that lock: on a full disk no pid says who.
+   * A watchdog runs without a lock here: it has just been started, or the state folder was removed.
+   * It takes one within a round; a second watchdog would start without its memory. One that takes
+   * too long hangs, as at a file of a dead disk, unless somebody has that lock: on a full disk no
+   * pid says who.
    */
-  private awaitsLock(): boolean {
-    const [pid] = supervisorsOf(this.cfg, "watchdog");
-    const unlockedFor = this.unlockedFor(pid === undefined ? null : `${pid}`, this.least);
-    if (pid === undefined) return false;
-    if (unlockedFor >= this.least && !isLocked(lockFile(this.cfg, "watchdog"))) {
-      log(`the watchdog (pid ${pid}) holds no lock in ${this.cfg.stateDir}; ending it`);
-      world.signal(pid, "SIGKILL");
-    }
-    return true;
+  private endIfUnlocked(pid: number): void {
+    if (this.unlockedFor(`${pid}`, this.least) < this.least ||
+      isLocked(lockFile(this.cfg, "watchdog"))) return;
+    this.say(`the watchdog (pid ${pid}) holds no lock in ${this.cfg.stateDir}; ending it`);
+    world.signal(pid, "SIGKILL");
   }
 
   private async endIfHung(pid: number, writes: boolean): Promise<void> {

@@ -20,7 +20,7 @@ describe("a keeper and its watchdog, on a clock that the test turns", () => {
     let end = async (_code: number, _signal: NodeJS.Signals | null): Promise<void> => {};
     Object.assign(Bun, { spawn: () => {
       const { promise, resolve } = Promise.withResolvers<number>();
-      const child = { exited: promise, signalCode: null as NodeJS.Signals | null };
+      const child = { pid: 90 + starts.length, exited: promise, signalCode: null as NodeJS.Signals | null };
       starts.push(seconds());
       end = async (code, signal) => {
         child.signalCode = signal;
@@ -32,7 +32,7 @@ describe("a keeper and its watchdog, on a clock that the test turns", () => {
     const signals: [at: number, name: string][] = [];
     const { signal } = world;
     world.signal = (pid, name) => {
-      if (pid === 77 && name !== 0) signals.push([seconds(), name]);
+      if ((pid === 77 || pid >= 90) && name !== 0) signals.push([seconds(), name]);
       return pid === 77 || signal(pid, name);
     };
     fake.stat(77, 5);
@@ -179,6 +179,30 @@ describe("a keeper and its watchdog, on a clock that the test turns", () => {
     await looks(0.5);
     expect(starts).toEqual([120.5]);
   });
+
+  test("one of its own that hangs before it has a lock, as at a file of a dead disk, is ended and started again", async () => {
+    const { cfg, looks, starts, signals, said, end, hold, free } = await keeper();
+    await looks(1);
+    hold();
+    await looks(50);
+    free();
+    await looks(119);
+    expect([starts, signals]).toEqual([[0], []]); // the time with a lock does not count
+    await looks(3);
+    expect([signals[0], signals.length > 1, said()]).toEqual([[171, "SIGKILL"], true, [`the watchdog (pid 90) holds no lock in ${cfg.stateDir}; ending it`]]);
+    await end(137, "SIGKILL");
+    await looks(2);
+    expect(starts).toEqual([0, 174]);
+  });
+
+  test("one of its own that has a lock, but no disk to write its pid on, is left alone", async () => {
+    const { cfg, looks, starts, signals } = await keeper();
+    cfg.stateDir = realFolder();
+    const lock = flock(join(cfg.stateDir, "watchdog.lock"))!;
+    await looks(300);
+    closeSync(lock);
+    expect([starts, signals]).toEqual([[0], []]);
+  });
 });
 
 describe("commands and the keeper, on a clock that the test turns", () => {
@@ -196,7 +220,7 @@ describe("commands and the keeper, on a clock that the test turns", () => {
     const { fake, file } = it;
     const began = fake.mono;
     const [spawned, signals, pauses]: [string[], string[], number[]] = [[], [], []];
-    const child = { exitCode: null as number | null, signalCode: null, exited: new Promise<number>(() => {}), unref: () => {}, kill: (name: string) => (signals.push(`child ${name}`), Object.assign(child, { exited: Promise.resolve(0) })) };
+    const child = { pid: 90, exitCode: null as number | null, signalCode: null, exited: new Promise<number>(() => {}), unref: () => {}, kill: (name: string) => (signals.push(`child ${name}`), Object.assign(child, { exited: Promise.resolve(0) })) };
     /** Those that were started in a session of their own. */
     const detached: string[] = [];
     Object.assign(Bun, { spawn: (argv: string[], options: { detached?: boolean }) => {
@@ -261,7 +285,7 @@ describe("commands and the keeper, on a clock that the test turns", () => {
   });
 
   test("a watchdog starts a keeper where there is none: another one while that starts after a minute only, at once where it ended", async () => {
-    const { cfg, child, spawned, said, hold, fake, file } = await fleet();
+    const { cfg, child, spawned, said, hold, fake, file, signals } = await fleet();
     const care = keeperCare();
     const looks = (s: number) => {
       for (let nth = 0; nth < s; nth++) expect([care(cfg, true), fake.turn(1_000)]).toEqual(["", undefined]);
@@ -270,7 +294,7 @@ describe("commands and the keeper, on a clock that the test turns", () => {
     hold("keeper");
     expect(looks(5)).toBe(0);
     fake.files.delete(file("keeper.lock.pid"));
-    expect([looks(60), looks(1)]).toEqual([1, 2]);
+    expect([looks(60), signals.length, looks(1), signals]).toEqual([1, 0, 2, ["child SIGKILL"]]);
     child.exitCode = 100;
     mkdirSync(cfg.stateDir, { recursive: true });
     const lock = flock(file("keeper.lock"))!; // another has it, whose pid could not be written
