@@ -111,9 +111,9 @@ export interface Snapshot extends ReturnType<typeof sortPanes> {
  * A text for an agent, kept on disk until its client has received it. Each step is stored before it
  * is taken, so a crash leaves one of these:
  *
- *   no `seen`                        queued; nothing was typed. One for a server was given to it
- *                                    if it has `tries`: the conversation shows whether it arrived
+ *   no `pasted`                      queued; its client has nothing of it
  *   `seen`, `pasted`                 in the input box, or still in tmux's buffer
+ *   `pasted` alone                   given to a server, whose conversation shows if it arrived
  *   `entered` equals `tries`         Enter was pressed; the screen must show whether it was taken
  *   its id in `Watch.delivered`      received, and no longer in the outbox
  *   in `Watch.unproven`              typed without proof that it was taken; not typed again
@@ -126,9 +126,12 @@ export interface Message {
   /** Wall ms. */
   made: number;
   tries: number;
-  /** How often its beginning was on the screen before the last paste; see `wasPasted`. */
+  /** How often its beginning was on the screen before the last paste. */
   seen?: number;
-  /** The last paste: the client's pid, which paste into it this is, wall ms, empty boxes since. */
+  /**
+   * The last paste, or gift to a server: the client's pid, which one to it this is, wall ms, empty
+   * boxes since.
+   */
   pasted?: { pid: number; nth: number; at: number; empty: number };
   /** The number of the last try in which Enter was pressed. */
   entered?: number;
@@ -7596,8 +7599,11 @@ const TOLD_APART = 160;
 const timesIn = (screen: string, value: string): number =>
   compact(screen).split(headOf(value, TOLD_APART)).length - 1;
 
-/** Whether a text may stand typed in its client's input box. */
-const wasPasted = (message: Message): boolean => message.seen !== undefined;
+/**
+ * Whether its client may have a text, in its input box or by its server: it is not taken back, and
+ * nobody is told that it was not delivered. An older version stored `seen` alone.
+ */
+const wasPasted = ({ seen, pasted }: Message): boolean => (seen ?? pasted) !== undefined;
 
 /** Nobody types this many characters of our text by chance. */
 const PART_MIN = 40;
@@ -7688,7 +7694,7 @@ export function decideTyping(
   verdict: Verdict, message: Message, composer: string | null, transcript: string, cutBox = true,
 ): Typing {
   const pasted = wasPasted(message);
-  const isAbove = pasted && timesIn(transcript, message.text) > message.seen!;
+  const isAbove = timesIn(transcript, message.text) > (message.seen ?? Infinity);
   if (composer === null && isAbove && message.entered !== undefined) return { do: "done" };
   const wait = whyNotNow(verdict, message.cause);
   if (wait) return { do: "wait", ...wait };

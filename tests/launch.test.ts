@@ -255,6 +255,16 @@ describe("a text that an opencode server may have taken already, before a crash"
     expect([prompts.length, watch.outbox, watch.unproven.map(({ text }) => text)]).toEqual([2, [], ["hear this"]]);
     expect(fake.logged("typed, with no sign that the client accepted it")).toHaveLength(1);
   });
+  test("while it is open, a newer text of its cause comes after it, and it is not taken back", async () => {
+    answering(408);
+    claim(0);
+    const [given] = watch.outbox;
+    await ticks(1);
+    enqueue(watch, "a", "claim", "the newer one");
+    operator({ queue: [{ ...given, expires: 0 }] });
+    await ticks(1);
+    expect([prompts, watch.outbox.map(({ text }) => text)]).toEqual([["hear this"], ["hear this", "the newer one"]]);
+  });
   test("an answer that is lost, and the conversation shows it", async () => {
     answering(408, true);
     claim(0);
