@@ -18,10 +18,8 @@ async function shellOf(argv: string[], prepare: string): Promise<(typed: string,
   keys("Enter");
   await wait(/^ready/m);
   return async (typed, awaited) => {
-    // the line before it is dropped, and an empty screen shows that
-    keys("C-c");
-    keys("-l", "clear");
-    keys("Enter");
+    // the line before it is dropped, and an empty screen shows that; C-c would take what is typed after it along
+    keys("C-u", "C-l");
     await wait(/^>\s*$/);
     keys("-l", typed);
     keys("Tab");

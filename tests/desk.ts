@@ -4,7 +4,7 @@
  */
 import { afterAll } from "bun:test";
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { homedir, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 
 export const ROOT = resolve(import.meta.dir, "..");
@@ -33,6 +33,8 @@ export function desk(): Desk {
   const scratch = mkdtempSync(join(tmpdir(), "agents-desk-"));
   const bin = join(scratch, "bin");
   const env = {
+    // what Bun made of the program already: its cache would be empty in an empty home
+    BUN_RUNTIME_TRANSPILER_CACHE_PATH: join(homedir(), ".bun", "install", "cache", "@t@"),
     PATH: `${bin}:/usr/local/bin:/usr/bin:/bin`, HOME: scratch, TMUX_TMPDIR: scratch, LANG: "C.UTF-8", TZ: "UTC", TERM: "xterm-256color",
   };
   const script = (name: string, body: string): void => {
