@@ -7,12 +7,12 @@
  * watchdog reads the same file, so what is started and what is supervised cannot drift apart. Git
  * is the only channel between the agents.
  *
- * Read it from the top. A function gathers facts, asks a pure `decide…` / `detect` / `parse…` /
- * `is…` function, as a rule one above it in the same section, and acts. Everything outside the
+ * Read it from the top. A function gathers facts, asks a pure `decide…`, `detect` or `parse…`
+ * function, as a rule one above it in the same section, and acts. Everything outside the
  * process is reached through `world`; the few exceptions are named there.
  *
  * Four tables carry most of it: `Life`, the states of a unit and what moves them; `SOURCES`, what
- * counts before what in a verdict; `Message`, the steps of a text; the way of a claim, above the
+ * counts before what in a verdict; `Message`, the steps of a text; the path of a claim, above the
  * hand-offs.
  *
  * "The original" is agents.py, the Python script that this program replaces: its functions keep
@@ -66,9 +66,10 @@ const SCRIPT_DIR = COMPILED ? dirname(process.execPath) : import.meta.dir;
 //   ward            what the keeper watches over: the watchdog
 //
 // A type that a table or a function gives is derived from it, as those of agents.toml from KEYS.
-// A look gives a client's verdict; what a round saw of a unit is an `Observation`, always `seen`;
-// what is done about the unit is its `Life`. `held` is down by an order; a probe asks whether a
-// usage limit is over. What is stored keeps its field names, of which some are the original's.
+// A look gives a client's verdict; what a round saw of a unit is an `Observation`, as a variable
+// always `seen` (a field `seen` counts what was on a screen, or holds keys of commits); what is
+// done about the unit is its `Life`. `held` is down by an order; a probe asks whether a usage limit
+// is over. What is stored keeps its field names, of which some are the original's.
 
 /** A coding client as data: how it is launched, typed to and read. */
 export type Backend = ReturnType<typeof readBackend>;
@@ -209,8 +210,8 @@ export type Down =
  *   observation   `noteClient`: up · `forgetUncared`: due, where nobody deals with its end
  *   healing       `noteStart`: starting · `mustWait`: waiting · `beginCounted`: due, a start failed
  *                 `beginStopping`: stopping · `continueStopping`: whatever is `then`
- *                 `noteDeath`: backoff or done · `park`: parked
- *                 `leaveDown`: held · `leaveAlone`: due, once the loops are let go again
+ *                 `noteDeath`: backoff or done; through it, `park`: parked
+ *                 `leaveDown`: held · `leaveAlone`: due, for when the loops are let go again
  *   phase advance `runOnComplete`: backoff
  *   the loop      `applyReleases`: due, by `up` · `noteGap`: the same state by another clock
  *
@@ -306,13 +307,13 @@ export interface Memory extends Transient {
   stallsTold?: number;
   /** Wall ms at which its newest client was started, whoever did it; 0 = none ever ran. */
   bootedAt: number;
-  /** The dead pane that was dealt with last: one that died while no watchdog ran is new. */
+  /** The dead pane that was dealt with last: any other one is news, also where no watchdog ran. */
   buried: string;
   /** The dialog that was answered last, when (wall ms), and how many were since the start. */
   answered: string;
   answeredAt?: number | undefined;
   answers: number;
-  /** Its keys are on their way, or may be: a stopped tmux carries them when it goes on. */
+  /** Its keys were sent, perhaps to no effect yet: a stopped tmux delivers them once it goes on. */
   answering?: boolean | undefined;
   /** Wall ms of the newest `up` that released it. */
   releasedAt: number;
@@ -568,7 +569,7 @@ export function die(message: string, code = 1): never {
 export class NoAnswer extends CliError {}
 
 // ── the world ───────────────────────────────────────────────────────────────────
-// Its last word, `world`, is the one seam to the outside. Tests replace its members and turn the
+// `world`, below, is the one seam to the outside. Tests replace its members and turn the
 // clock; apart from locks and stage notes (and `realPath`, `spawnKeeper`), nothing else in a tick
 // touches a process, a file or the network.
 
@@ -1526,7 +1527,7 @@ function wordsOf(bin: string): string[] {
 export const programOf = (bin: string): string => wordsOf(bin)[0] ?? "";
 
 /** How to install a client, for the message that it is missing. */
-const CLIENT_SOURCES: Record<string, string> = {
+const INSTALL_WITH: Record<string, string> = {
   claude: "npm install -g @anthropic-ai/claude-code",
   opencode: "npm install -g opencode-ai",
   codex: "npm install -g @openai/codex",
@@ -3152,7 +3153,7 @@ const cureFor = (said: string, hand: Handoff): string | undefined =>
   GIT_CURES.find(([fits]) => fits.test(said))?.[1](hand);
 
 const tryGit = ({ repo }: Handoff, command: string): string =>
-  `try it by hand: git -C ${quoted(repo)} ${command}`;
+  `run it yourself: git -C ${quoted(repo)} ${command}`;
 
 /** A look that did not succeed: git's reason, and what a person can do about it. */
 function failedLook(cfg: Config, hand: Handoff, what: string, ran: ExecResult): Fetched {
@@ -3180,7 +3181,7 @@ function unreadable(fetched: Fetched, why: string): Fetched {
     : { ...fetched, state: "failing", why, cure: cureFor(why, hand) ?? tryGit(hand, "fsck") };
 }
 
-/** The ssh agent for git: that of the newest login that ran `up`, or the one we were born with. */
+/** The ssh agent for git: that of the newest login that ran `up`, or the one that we inherited. */
 function sshEnv(cfg: Config): Record<string, string> {
   const sockets = [cfg.stored.sshAgent, process.env.SSH_AUTH_SOCK]
     .filter((path) => path?.startsWith("/")) as string[];
@@ -4781,7 +4782,7 @@ const STATUS_MAX = 100_000;
 const channelOf = ({ repo, remote, branch }: Handoff): string =>
   `${repo} ${remote} ${branch}`;
 
-/** Whether the remote itself said that it has no such branch: what the clone lacks is no word. */
+/** Whether the remote itself said that it has no such branch: a clone without it proves nothing. */
 const isBranchless = (channel: Channel | null, hand: Handoff): boolean =>
   channel?.of === channelOf(hand) && ["empty", "branch missing"].includes(channel.state);
 
@@ -5406,10 +5407,13 @@ const ACCOUNT = "account";
  *   screen       the rules; without any, a client that is in front     `screenVerdict`
  *   process      another program in the pane, or its folder is gone:   `withOwnWord`
  *                neither screen nor file counts
+ *   disk         that of its files does not answer: nothing counts     `withOwnWord`
  *   files        Claude Code's session file, then its transcript       `withOwnWord`
  *                where the screen shows an error, what may be one, or
- *                no end of the last turn; Codex's rollout; there Gemini's chat file
- *   server       opencode's: before the screen, but where it is idle   `judge`
+ *                no end of the last turn; Codex's rollout; Gemini's chat
+ *                file where the screen shows only the end of an error
+ *   server       opencode's overrules the screen; where it says idle,  `judge`
+ *                the screen decides
  *   time         background work that takes too long is idleness       `judge`
  *   account      at rest, while others wait for a limit they share     `readLook`
  *   draft        a person's text that put a restart off                `readLook`
@@ -5421,19 +5425,31 @@ const ACCOUNT = "account";
  * they do not look twice and name an account's limit beside the verdict: see `decideNow`, `holdOf`,
  * `whyLeft` and `explainLive`.
  *
- * A new source gets a line here, an entry below and its step. Also look at: `FINDINGS` (its words
- * for `rule`), whatever compares `where` or `rule`, `stillRests` (which asks no source of an idle
- * client that drew nothing), `isOdd`, `own` (Claude's session file alone), what `capture` saves
- * beside a screen; where it remembers, the memory, `MEMORY_SHAPES`, `NEW_CLIENT`. `moves`: when
- * it reports work the screen must change too, and a frozen screen means a dead client.
+ * A new source gets a line here, an entry below and, where the table names it, its step: a pure
+ * `decide…` beside the others, and a branch that asks it. Then look at
+ *
+ *   files          `ownFolder`: only what that names is asked whether its disk answers, and every
+ *                  reader asks `silent`; `readEnd`, `readAgain` to read them
+ *   words          `FINDINGS` for `rule`, `DRAWN` for errors that left the screen, whatever
+ *                  compares `where` or `rule`, `isOdd`, `own` (Claude's session file alone)
+ *   no question    `stillRests`, which asks no source of an idle client that drew nothing
+ *   memory         `Memory`, `MEMORY_SHAPES`, `NEW_CLIENT`, `PAST` for a wall time
+ *   proof          `submittedIn`, `isInPlaceOfBox`: whether a text was taken
+ *   facts          `readModel`, `readVersion`, `MEASURED`; `noteConversation` to resume
+ *   commands       `conversationSource` (logs), `cmdCapture`, `examineStarts` (doctor)
+ *
+ * For a new kind of client the compiler asks for `CLIENTS`, `BUILT_IN_RULES` and `MEASURED`, and
+ * for nothing else. `moves`: when it reports work the screen must change too, and a frozen screen
+ * means a dead client.
  */
 const SOURCES = {
-  server: { label: "its server", moves: false },
   process: { label: "its process", moves: false },
+  disk: { label: "the disk of its files", moves: false },
   [SESSION_FILE]: { label: "its session file", moves: true },
   [TRANSCRIPT]: { label: "its transcript", moves: false },
   [ROLLOUT]: { label: "its rollout file", moves: true },
   [CHAT]: { label: "its chat file", moves: false },
+  server: { label: "its server", moves: false },
   [ACCOUNT]: { label: "the limit of its account", moves: false },
 } as const;
 
@@ -6000,7 +6016,8 @@ function readModel(
     return MODEL_NAME.test(model) ? model : "";
   }
   // the transcript changes all through a turn, so it is read once that is over
-  const word = own && verdict !== "active" ? readClaudeWord(cfg, agent, pane) : null;
+  const isOver = kind === "claude" && own && verdict !== "active";
+  const word = isOver ? readClaudeWord(cfg, agent, pane) : null;
   return word ? readTranscript(cfg, agent, word)?.model ?? "" : "";
 }
 
@@ -6605,7 +6622,7 @@ function sound<T extends object>(fresh: T, stored: unknown, shapes: Record<strin
 function parseWatch(stored: string): Watch {
   const fresh = freshWatch();
   const raw: unknown = JSON.parse(stored);
-  if (!isRecord(raw)) die("it holds no memory");
+  if (!isRecord(raw)) die("it is not a watchdog's memory");
   takeBack(raw);
   const known = sound(fresh, raw, WATCH_SHAPES);
   const agents = Object.entries(known.agents).filter(([, memory]) => isRecord(memory))
@@ -6628,7 +6645,7 @@ async function doubtGroups(cfg: Config, watch: Watch): Promise<Watch> {
 
 /**
  * What an earlier watchdog remembered. A damaged file is kept aside; for it, and for one that is
- * gone, the copy from some minutes ago is used: what was told since then is told again, but no
+ * gone, the copy from some minutes ago is used: what was sent since then is sent again, but no
  * hand-off is lost.
  */
 export async function loadWatch(cfg: Config): Promise<Watch> {
@@ -6734,7 +6751,7 @@ const phaseIdFile = (cfg: Config): string => join(cfg.stateDir, "phase-id");
 const sshAgentFile = (cfg: Config): string => join(cfg.stateDir, "ssh-auth-sock");
 /**
  * Reads all of it at once into `cfg.stored`. Of a folder or a file that cannot be read just now,
- * what was read last holds: nobody is set free, and no loop is sent back to the first phase.
+ * what was read last holds: no limit is lifted, and no loop goes back to the first phase.
  */
 export async function readState(cfg: Config): Promise<void> {
   try {
@@ -6799,11 +6816,11 @@ async function readLimits(cfg: Config): Promise<Stored["limits"]> {
       .then(parseLimitState).catch(() => cfg.stored.limits.get(session) ?? unknown)] as const)));
 }
 
-/** Throws where the file is damaged, which is no word that there is no limit. */
+/** Throws where the file is damaged: that does not mean that there is no limit. */
 function parseLimitState(text: string | null): LimitState | null {
   if (text === null) return null;
   const state = parsedRecord(text);
-  if (!state || !isResetSeconds(state.until)) die("it holds no limit");
+  if (!state || !isResetSeconds(state.until)) die("it is not a limit's file");
   const wrong = (key: string) => key in state && !LIMIT_SHAPES[key]!(state[key]);
   for (const key of Object.keys(LIMIT_SHAPES).filter(wrong)) delete state[key];
   return { ...state, until: Number(state.until), nudges: Number(state.nudges) || 0 };
@@ -6882,7 +6899,7 @@ const OPERATOR_SHAPES: Record<string, Shape> = {
 /** Parses the orders of a file; throws if there are none in it. */
 function parseOperator(source: string): Operator {
   const raw: unknown = JSON.parse(source);
-  if (!isRecord(raw)) die("it holds no orders");
+  if (!isRecord(raw)) die("it is not a file of orders");
   return { ...sound(NO_ORDERS, raw, OPERATOR_SHAPES), queue: soundMessages(raw.queue) };
 }
 
@@ -7109,10 +7126,10 @@ async function neededSnapshot(cfg: Config): Promise<Snapshot> {
   return usable(await lookAtSessions(cfg, await loadWatch(cfg)));
 }
 
-/** A minute alive counts as healthy for the parking rule (promises: "without a healthy minute"). */
+/** For parking, a minute alive is healthy; for the delay it is `healthy_after`. */
 const HEALTHY_MINUTE = 60_000;
 
-/** Marks the end of an agent that nobody looks after as seen: it would stay news for ever. */
+/** Marks the end of an unwatched agent as dealt with; else each round would take it for news. */
 function forgetUncared(watch: Watch, unit: Unit, { handsOff }: Observation): void {
   const cared = !handsOff && (!isAgent(unit) || isWatched(unit));
   const memory = memoryOf(watch, unit.name);
@@ -7171,7 +7188,7 @@ function memoryOfClient(watch: Watch, unit: Unit, pane: Pane): Memory {
     ? memory : { ...memory, ...NEW_CLIENT };
 }
 
-/** One look at everything: who runs, and what stands on the screens whose verdict can matter. */
+/** One look at everything: who runs, and what is on the screens whose verdict can matter. */
 export async function observe(
   cfg: Config, watch: Watch, only?: Set<string>,
 ): Promise<Observations> {
@@ -7341,7 +7358,7 @@ export async function lookAround(
   return observations;
 }
 
-/** A look that gave nothing: nothing is believed, and what nobody saw was no idleness. */
+/** A look that gave nothing: nothing is believed, and time that nobody saw is not idle time. */
 async function noteUnseen(cfg: Config, watch: Watch, agent: Agent, why: string): Promise<void> {
   Object.assign(memoryOf(watch, agent.name), { idleSince: 0, sameSince: 0 });
   await noteVerdict(cfg, watch, agent, { ...NO_VERDICT, why }, "");
@@ -7687,14 +7704,14 @@ function whyNotNow({ verdict, rule, why }: Verdict, cause: string): Wait | null 
 
 /**
  * Whether a text may be typed now. `composer`: what is in the input box; null = no box is
- * recognised, which is not an empty box. `transcript`: what is above it. Enter answers a dialog, so
+ * recognised, which is not an empty box. `above`: what is above it. Enter answers a dialog, so
  * nothing is ever typed into one.
  */
 export function decideTyping(
-  verdict: Verdict, message: Message, composer: string | null, transcript: string, cutBox = true,
+  verdict: Verdict, message: Message, composer: string | null, above: string, cutBox = true,
 ): Typing {
   const pasted = wasPasted(message);
-  const isAbove = timesIn(transcript, message.text) > (message.seen ?? Infinity);
+  const isAbove = timesIn(above, message.text) > (message.seen ?? Infinity);
   if (composer === null && isAbove && message.entered !== undefined) return { do: "done" };
   const wait = whyNotNow(verdict, message.cause);
   if (wait) return { do: "wait", ...wait };
@@ -7716,8 +7733,8 @@ const LATE_LOOKS = 3;
 const COPIES_MAX = 2;
 
 /**
- * What to do about a pasted text that is neither in the empty box nor in the transcript, or one for
- * a server that is not in the conversation.
+ * What to do about a pasted text that is neither in the empty box nor above it, or one for a
+ * server that is not in the conversation.
  */
 function decideAgain(
   message: Message, { pid, activity }: Pick<Pane, "pid" | "activity">, now: number,
@@ -7747,11 +7764,11 @@ async function lookAtBox({ cfg, agent, pane }: Pick<Errand, "cfg" | "agent" | "p
   if (!look) return null;
   const { plain, styled } = look.screen;
   const composer = composerText(backend.kind, plain, styled, backend);
-  const transcript = composer === null && isInPlaceOfBox(backend.kind, look.verdict) ? plain
+  const above = composer === null && isInPlaceOfBox(backend.kind, look.verdict) ? plain
     : aboveBox(backend.kind, plain, backend);
   dropSlowPatterns(cfg, agent);
   // `box_re` may see no more than the first line of the box
-  return { ...look, composer, transcript, cutBox: backend.boxRe !== undefined };
+  return { ...look, composer, above, cutBox: backend.boxRe !== undefined };
 }
 
 /** Whether a text of ours is in the box, and nothing else. */
@@ -7836,8 +7853,8 @@ async function isRecorded({ cfg, agent, pane, message }: Errand): Promise<boolea
 }
 
 /** What proves a text sent on a screen; what takes the place of the box shows others as well. */
-const proofOn = ({ composer, transcript }: BoxLook, recorded: boolean | null): string =>
-  (composer === null && recorded === false ? "" : transcript);
+const proofOn = ({ composer, above }: BoxLook, recorded: boolean | null): string =>
+  (composer === null && recorded === false ? "" : above);
 
 /** What to do after one look; an empty box counts against a paste that is late. */
 async function typingNow(errand: Errand, look: BoxLook): Promise<Typing> {
@@ -7860,7 +7877,7 @@ const NO_SIGN = "Enter was pressed; no sign yet that it was accepted";
 
 function outcomeOf({ do: next, ...wait }: Typing): Delivery {
   if ("why" in wait) return { state: "waiting", ...wait };
-  if (next === "done") return { state: "delivered", why: "it is in the transcript" };
+  if (next === "done") return { state: "delivered", why: "it is in the conversation" };
   if (next === "unproven") return { state: "unproven",
     why: "typed, with no sign that the client accepted it; look at its screen" };
   return { state: "waiting", why: "passed to its client; not visible there yet" };
@@ -7894,12 +7911,12 @@ function nextPaste({ tries, pasted }: Message, { pid }: Pane): Pick<Message, "tr
 }
 
 /** The text as one bracketed paste: whole in every try, however long or however many lines. */
-async function paste(errand: Errand, { transcript }: BoxLook): Promise<string> {
+async function paste(errand: Errand, { above }: BoxLook): Promise<string> {
   const { cfg, pane, message } = errand;
   const buffer = bufferOf(message);
   const loaded = await tmux(cfg, ["load-buffer", "-b", buffer, "-"], message.text);
   if (!loaded.ok) return `load-buffer: ${loaded.err}`;
-  await intend(errand, { seen: timesIn(transcript, message.text), ...nextPaste(message, pane) });
+  await intend(errand, { seen: timesIn(above, message.text), ...nextPaste(message, pane) });
   const pasted = await tmux(cfg, ["copy-mode", "-q", "-t", pane.id, ";",
     "paste-buffer", "-p", "-d", "-b", buffer, "-t", pane.id]);
   return pasted.ok ? "" : `paste-buffer: ${pasted.err}`;
@@ -8169,7 +8186,7 @@ async function tellServer(errand: Errand, verdict: Verdict): Promise<Delivery> {
 /**
  * The text to type now: the one that is due, unless another of ours is in the box. That one goes
  * first, with the permission of the one that is due: nothing else can be typed before it is sent.
- * An unproven text that is in the transcript by now is proven. null = tmux does not show the box.
+ * An unproven text that is above the box by now is proven. null = tmux does not show the box.
  */
 async function standingText(errand: Errand): Promise<Message | null> {
   const { watch, message: due } = errand;
@@ -8178,13 +8195,13 @@ async function standingText(errand: Errand): Promise<Message | null> {
   if (!hasBox(errand.backend) || pasted.every((one) => one === due)) return due;
   const look = await lookAtBox(errand);
   if (!look) return null;
-  const { verdict, composer, transcript } = look;
+  const { verdict, composer, above } = look;
   const unproven = watch.unproven.filter(({ target }) => target === due.target);
   const recorded = await Promise.all(
     unproven.map((message) => isRecorded({ ...errand, message })));
   const standing = composer ? pasted.find((one) => holdsText(look, one))
     : unproven.find((one, nth) =>
-      recorded[nth] || decideTyping(verdict, one, composer, transcript).do === "done");
+      recorded[nth] || decideTyping(verdict, one, composer, above).do === "done");
   if (!standing) return due;
   if (!watch.outbox.includes(standing)) watch.outbox.push(standing);
   watch.unproven = watch.unproven.filter((one) => one !== standing);
@@ -8553,7 +8570,7 @@ async function probeLimit({ cfg, watch, agent, verdict, state, shared }: Limited
   delete hold.asked; // until it has the probe
   await saveLimitState(cfg, agent.session, hold);
   if (shared) shared.askedAt = world.now();
-  log(`limit probe #${hold.nudges} on ${agent.name}: asking it to go on`);
+  log(`limit probe #${hold.nudges} on ${agent.name}: asking it to continue`);
   if (hold.nudges === 3) {
     log(`WARNING: ${agent.name} is still limited after 3 probes; ` +
       "will keep probing, will not restart it");
@@ -8801,18 +8818,18 @@ const endStalls = (memory: Memory): void => {
 };
 
 /** What people are told, and `status` shows, of an agent that no restart helps; "" = one may. */
-const vainRestarts = ({ stallsTold = 0 }: Memory): string =>
+const uselessRestarts = ({ stallsTold = 0 }: Memory): string =>
   stallsTold ? `restarted ${stallsTold} times for being idle, to no effect` : "";
 
-/** Says once for each restart in vain, from `stall_max` on, that the agent is idle again. */
-function noteVainRestarts(
+/** Reports once per useless restart, from `stall_max` on, that the agent is idle again. */
+function noteUselessRestarts(
   cfg: Config, agent: Agent, memory: Memory, verdict: VerdictName, idle: number,
 ): void {
   const { stalls = 0, stallsTold } = memory;
   if (verdict !== "idle" || idle < backendOf(cfg, agent).stallIdle) return;
   if (!stalls || stalls < cfg.watchdog.stallMax || stallsTold === stalls) return;
   memory.stallsTold = stalls;
-  const why = vainRestarts(memory);
+  const why = uselessRestarts(memory);
   log(`${agent.name} needs you: ${why}; the next restart waits ` +
     minutes(1000 * stallPauseOf(cfg, agent, memory)));
   emit(cfg, "blocked", { agent: agent.name, why });
@@ -8835,7 +8852,7 @@ export async function stallCheckOne(
   const same = memory.sameSince ? (mono - memory.sameSince) / 1000 : 0;
   const busy = (world.now() - memory.since) / 1000;
   if (isFruitful(verdict.verdict, busy, same, backend.stallIdle)) endStalls(memory);
-  noteVainRestarts(cfg, agent, memory, verdict.verdict, idle);
+  noteUselessRestarts(cfg, agent, memory, verdict.verdict, idle);
   const stallIdle = stallPauseOf(cfg, agent, memory);
   const action = decideStall({
     verdict: verdict.verdict, idle, same,
@@ -9107,7 +9124,7 @@ export async function healOne(
   if (memory.client && !isOver(memory)) await stopLeftOver(cfg, watch, unit);
   const action = decideHeal(memory.life, world.now(), cfg.watchdog.restartDelayMax * 1000);
   if (action.do !== "start") return;
-  // a start that this prevents is no death: it counts for nothing, and is tried again
+  // a start that this prevents is not counted as a death, and is tried again
   const obstacle = await whyNoFolder(unit.dir) || strangerIn(cfg, seen.snap, unit.session) ||
     rivalText(await rivalOf(cfg, seen.snap, unit));
   noteObstacle(cfg, watch, unit, "stranger", obstacle);
@@ -9133,7 +9150,7 @@ async function noteFatalEnd(cfg: Config, watch: Watch, agent: Agent, pane: Pane)
   if (verdict.verdict === "fatal") await noteFatal(cfg, watch, agent, verdict.why);
 }
 
-/** The second fatal error within the window costs the resume id. */
+/** The second fatal error within the window discards the resume id. */
 async function noteFatal(cfg: Config, watch: Watch, agent: Agent, why: string): Promise<void> {
   const memory = memoryOf(watch, agent.name);
   const again = isRecent(memory.lastFatal, cfg.watchdog.parkWindow * 1000);
@@ -9343,7 +9360,7 @@ async function notReady(
   return healthy ? "" : SERVER;
 }
 
-/** The same, in the life of a unit that is to be started. */
+/** Whether a start has to wait, by `readiness`; notes it in the unit's memory. */
 async function mustWait(cfg: Config, unit: Unit, snap: Snapshot, memory: Memory): Promise<boolean> {
   const { life } = memory;
   const since = life.state === "waiting" ? life.since : world.mono();
@@ -9435,21 +9452,22 @@ export async function wakeAgent(
 
 // ── handoff signalling ──────────────────────────────────────────────────────────
 // The pair talks through commits: a claim is told to the adversary, a review to the builder, a
-// changed inbox to its reader. What was seen and what is to be said of it are stored in one write.
-// A channel that does not work is told like any other trouble: silence would pass for no news.
+// changed inbox to its reader. What was seen and the text about it are stored in one write.
+// A channel that does not work is reported: otherwise its silence would look like "nothing new".
 //
-// The way of a claim, from its push until the other side has it:
+// The path of a claim, from its push until the other side has it:
 //
 //   startFetch        beside the rounds `readRemote` looks at the remote's head; if it moved,
 //                     `fetchHead` fetches it and `commitsSince` lists what is new
-//   handoffCheck      the next round, or a small one at once: `decideHandoff` says which commits
+//   handoffCheck      a small round at once, else the next one: `decideHandoff` says which commits
 //                     are news and to whom, `announceCommits` queues one text for all of them;
 //                     text and commits are stored in one write
 //   deliverAll        the end of the same round: `nextMessages` takes one text per target, and
 //                     `deliver` asks what no screen shows (`whyUntold`, `whyLimited`)
 //   pingSession       by a close look each time: `decideTyping`, `paste`, `submit`, `whatBecame`,
 //                     each step stored before it is taken; for opencode `tellServer` instead
-//   noteDelivery      what became of it; the next round retries what waits or failed
+//   noteDelivery      what became of it; it is proven by the client's own record, the
+//                     screen above its box, its server; the next round retries what waits or failed
 
 /** Keys of commits that are kept, two for a claim or a review. */
 const COMMIT_KEYS_MAX = 4 * REWRITTEN_MAX;
@@ -9569,7 +9587,7 @@ function noteCommits(watch: Watch, hand: Handoff, commits: Commit[], head: strin
     commit.change === undefined ? [commit.key] : [commit.key, changeKey(commit)]);
   const fresh = new Set(keys);
   watch.seen = [...watch.seen.filter((key) => !fresh.has(key)), ...fresh].slice(-COMMIT_KEYS_MAX);
-  // nobody owes the very first commit
+  // the very first commit is no claim that somebody has to answer
   if (head === NO_COMMIT) watch.deadlocked = head;
   watch.sha = head;
   watch.shaOf = channelOf(hand);
@@ -9940,7 +9958,7 @@ async function applyReleases(cfg: Config, watch: Watch): Promise<void> {
   }
 }
 
-/** A busy round may take this long, ms: longer than many an interval, and no gap for all that. */
+/** A busy round may take this long, ms: longer than many intervals, and still no gap. */
 const LONG_ROUND = 60_000;
 
 /** After a suspend or a clock step: idle clocks start anew, and no wait grows by the step. */
@@ -9952,7 +9970,7 @@ function noteGap(cfg: Config, watch: Watch): void {
   const setBack = step < -CLOCK_STEP;
   if (volatile.ticks > 0 &&
       (gap > Math.max(3 * cfg.watchdog.signalInterval * 1000, LONG_ROUND) || setBack)) {
-    log(`${Math.round(gap / 1000)} s since the last tick: idle clocks restarted`);
+    log(`${Math.round(gap / 1000)} s since the last tick: idle timers restarted`);
     volatile.quietSince = 0;
     for (const memory of Object.values(watch.agents)) {
       Object.assign(memory, { idleSince: 0, sameSince: 0, drawStamp: "", unrest: null,
@@ -10184,7 +10202,7 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     await moveLog(cfg, next);
     const lost = [...new Set(unitsOf(cfg).keys()).difference(unitsOf(next))];
     for (const agent of lost) {
-      emit(cfg, "orphan", { agent, why: "it left the config; its client is left alone" });
+      emit(cfg, "orphan", { agent, why: "it left the config; its client is left running" });
     }
     const running = lost.length ? `; no longer in it, left running: ${lost.join(", ")}` : "";
     log(`config reloaded${running}`);
@@ -10417,8 +10435,8 @@ export const hungAfter = (interval: number, least = HUNG_AFTER): number =>
 
 /**
  * Measures how long a sign has not changed, ms on the monotonic clock, which stops while the
- * machine is suspended. `null` is "could not look": no evidence, so the time starts over. It also
- * does after half of `hangs`, ms, without a look: then the one who looks stood still, as in a
+ * machine is suspended. `null` is "could not look": no evidence, so the time starts over, as
+ * it does after half of `hangs`, ms, without a look: then the observer itself stood still, as in a
  * paused machine, and what it looks at may have too.
  */
 export function stillness(): (sign: string | null, hangs: number) => number {
@@ -10455,7 +10473,8 @@ export function keeperCare(): (cfg: Config, writes: boolean) => string {
     if (isStarting || (keeper === null && isLocked(lockFile(cfg, "keeper")))) return "";
     if (keeper !== null) world.signal(keeper, "SIGKILL");
     started?.kill("SIGKILL"); // it hangs before its lock: they must not pile up
-    log(keeper === null ? "no keeper, starting one" : `the keeper (pid ${keeper}) hangs: replaced`);
+    log(keeper === null ? "no keeper, starting one"
+      : `the keeper (pid ${keeper}) is hung: replacing it`);
     try {
       [started, startedAt] = [spawnKeeper(cfg), world.mono()];
       return "";
@@ -10668,7 +10687,7 @@ function noticesText(notices: Notices | null, now: number): string {
   const { since, dropped, droppedAt, why } = notices;
   const lost = dropped && now - droppedAt < DAY
     ? `${dropped} dropped, the last ${ago(now - droppedAt)} ago` : "";
-  const failing = noticesFail(notices) ? `none has gone out for ${ago(now - since)}` : "";
+  const failing = noticesFail(notices) ? `none sent for ${ago(now - since)}` : "";
   const both = [failing, lost].filter(Boolean).join("; ");
   return both && `${both}: ${why}`;
 }
@@ -11054,7 +11073,7 @@ async function needTools(cfg: Config): Promise<void> {
   if (old) die(`tmux ${old} is too old: 3.2 or newer is needed`);
   const server = await askServer(cfg);
   if (/protocol version|server version/.test(server.why)) {
-    die(`the running tmux server and ${asked.out.trim()} do not understand each other ` +
+    die(`the running tmux server and ${asked.out.trim()} are not compatible ` +
       `(${server.why}): ${NEW_SERVER}`);
   }
   for (const finding of [assessTmux(asked.out, server.version), assessExit(server.exits)].flat()) {
@@ -11078,16 +11097,16 @@ function noteOrder(cfg: Config, command: string, names: string[]): void {
 
 /** Ends a watchdog of the original, which ran in the session that now only shows the log. */
 async function endOriginalWatchdog(cfg: Config, snap: Snapshot): Promise<void> {
-  if (!snap.ok) log(`tmux: ${snap.why}: a watchdog of the original, if one runs, is not ended`);
+  if (!snap.ok) log(`tmux: ${snap.why}: an old agents.py watchdog, if one runs, is not ended`);
   const pane = snap.panes.get(watchdogSession(cfg));
   if (!pane || pane.dead || pane.session) return;
-  log(`ending the watchdog of the original in ${watchdogSession(cfg)}`);
+  log(`ending the old agents.py watchdog in ${watchdogSession(cfg)}`);
   await stopPanes(cfg, [pane]);
 }
 
 /** Under load a watchdog may take this long, ms, to get its lock after its keeper started. */
 const WATCHDOG_START_MAX = 30_000;
-/** A keeper that has not moved for this long, ms, hangs: a look of it takes 5 s at most. */
+/** A keeper that has not moved for this long, ms, is hung: each of its checks takes 5 s at most. */
 const KEEPER_PATIENCE = 10_000;
 
 /** Says why the watchdog's log is not shown: somebody else's session has its name. */
@@ -11146,7 +11165,7 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
     const pid = holderOf(cfg, "keeper");
     const stood = still(`${pid} ${readNote(noteFile(cfg, "keeper"))?.at}`, KEEPER_PATIENCE);
     if (pid !== null && pid !== ended && stood >= KEEPER_PATIENCE) {
-      log(`the keeper (pid ${pid}) hangs: replaced`);
+      log(`the keeper (pid ${pid}) is hung: replacing it`);
       world.signal(ended = pid, "SIGKILL");
       keeper = spawnKeeper(cfg);
     }
@@ -11217,7 +11236,7 @@ function release(operator: Operator, name: string): void {
   operator.released[name] = world.now();
 }
 
-/** Leaves this login's ssh agent to the watchdog, whose own login may have ended. */
+/** Hands this login's ssh agent to the watchdog, whose own login may have ended. */
 async function leaveSshAgent(cfg: Config): Promise<void> {
   const socket = process.env.SSH_AUTH_SOCK;
   if (!cfg.loop.handoff || !socket || !isThere(socket)) return;
@@ -11441,7 +11460,7 @@ async function explainDeath(
   if (pane.status === EXIT_MISSING) {
     if (!isAgent(unit)) return failed(notFound(programOf(unit.command), unit.dir));
     const { name, bin } = backendOf(cfg, unit);
-    const source = CLIENT_SOURCES[basename(programOf(bin))];
+    const source = INSTALL_WITH[basename(programOf(bin))];
     const hint = source ? `get it with: ${source}` : `see bin in [backend.${name}]`;
     return failed(`${notFound(programOf(bin), unit.dir)}; ${hint}`);
   }
@@ -11470,7 +11489,7 @@ export async function cmdDown(call: Call): Promise<number> {
   const ending = orphans.filter(({ name }) => strays || names.includes(name));
   const withWatchdog = every || names.includes("watchdog");
   if (strays && !ending.length) {
-    log("there are no orphans: every client that runs is in the config");
+    log("no orphans: every client that runs is in the config");
   }
   const ordered = orderedNames(units, withWatchdog);
   let [stored, unstored] = [false, false];
@@ -11522,7 +11541,7 @@ function findOrphans(cfg: Config, snap: Snapshot): Orphan[] {
 
 function nameOrphans(orphans: Orphan[]): void {
   for (const { name, pane } of orphans) {
-    const what = pane?.dead ? "its ended client is still there" : "its client runs on";
+    const what = pane?.dead ? "its dead pane is still there" : "its client is still running";
     log(`${name} left the config, ${what}; end it: agents down ${name}`);
   }
 }
@@ -11542,7 +11561,7 @@ async function stopUnits(
   await betweenOrders(cfg, async () => {
     const look = await lookAtSessions(cfg, known);
     const snap = look.ok ? look : usable(await snapshot(cfg));
-    if (!look.ok) log(`tmux: ${look.why}; the clients end without it, their panes stay`);
+    if (!look.ok) log(`tmux: ${look.why}; ending the clients without it; their panes stay`);
     const operator = await operatorOf(cfg);
     const follow = snap.panes.get(watchdogSession(cfg));
     if (follow && withLog && stands(operator, "watchdog")) panes.push(follow);
@@ -11785,7 +11804,7 @@ function nextOfUnsure({ settings, unsureSince: since, now }: NextFacts): Next {
   const due = since === undefined ? null : since + settings.unsureAfter * 1000;
   if (due !== null && due <= now) return NEEDS_YOU;
   return { does: `does nothing; keeps the screen after ${UNSURE_LOOKS} looks, ` +
-    "and says that it needs you if it stays so", at: due, due: "person" };
+    "and reports it to you if it stays so", at: due, due: "person" };
 }
 
 const staysDown = (why: string): Next =>
@@ -11902,7 +11921,7 @@ interface StateFacts {
   words?: string | undefined;
   /** The limit that its start waits for. */
   ahead?: ReturnType<typeof limitAhead>;
-  /** Why its start has waited for too long for what it needs. */
+  /** Why its start is overdue: what it needs is not ready. */
   unready?: string;
 }
 
@@ -11981,7 +12000,7 @@ function describeLiving(memory: Memory, facts: StateFacts): Described {
   }
   if (!memory.since || verdict === "gone") return described("running", "RUNNING");
   const condition = verdict === "active" ? "working" : verdict === "booting" ? "starting" : verdict;
-  const vain = verdict === "blocked" ? "" : vainRestarts(memory);
+  const vain = verdict === "blocked" ? "" : uselessRestarts(memory);
   const needsHuman =
     verdict === "blocked" || vain !== "" || isUnsureTooLong(memory, unsureAfter, now);
   const said = vain || (needsHuman || verdict === "unsure" ? why : "");
@@ -12611,7 +12630,7 @@ function answersFor(agents: StatusRow[]): string[] {
 const answerToml = (backend: string, { re, keys }: DeclaredAnswer): string[] =>
   [`[[backend.${backend}.answer]]`, `re = '${re}'`, `keys = ${JSON.stringify(keys)}`];
 
-/** What is not wrong but worth knowing, one line each. */
+/** Remarks: nothing is wrong, but worth knowing; one line each. */
 function remarksOf(status: Status, now: number): string[] {
   const { handoff, unknownSessions, orphans, olderPhase, agents, accounts } = status;
   const unknown = unknownSessions.filter((name) =>
@@ -12621,7 +12640,7 @@ function remarksOf(status: Status, now: number): string[] {
     ...fleetMatters(status, now).flatMap(({ what, needsHuman }) => (needsHuman ? [] : [what])),
     ...accounts.map(({ text }) => text),
     ...orphans.map(({ name, running }) => `${name} left the config, its ` +
-      `${running ? "client runs on" : "ended client is still there"} → agents down ${name}`),
+      `${running ? "client is still running" : "dead pane is still there"} → agents down ${name}`),
     ...answersFor(agents),
     handoff?.state === "empty" && handoff.why
       ? withCure(`hand-off: ${handoff.why}`, handoff.cure) : "",
@@ -12956,7 +12975,7 @@ export async function cmdPhase(call: Call): Promise<number> {
   if (call.options.restart) return restartUnits(cfg, loopAgents(cfg), false);
   const older = loopSessionsAlive(cfg, await snapshot(cfg), true).map((agent) => agent.name);
   if (older.length) {
-    log(`${older.join(", ")} still work on the old kickoff; ` +
+    log(`${older.join(", ")} still work by the old phase's prompt; ` +
       `"agents phase set ${id} --restart" moves them too`);
   }
   return 0;
@@ -13341,7 +13360,7 @@ async function cmdCapture(call: Call): Promise<number> {
   await world.writeAtomic(`${path}.json`, `${JSON.stringify(side)}\n`);
   const right = verdict.verdict === expected ? "as it should be" : `it should be ${expected}`;
   return printed([`${path}.txt`, `${path}.json`,
-    `the rules say now: ${verdict.verdict} (${verdict.rule}): ${right}`].join("\n"));
+    `the rules now say: ${verdict.verdict} (${verdict.rule}): ${right}`].join("\n"));
 }
 
 /** Folders of captures with known verdicts: beside the program, then in the binary. */
@@ -14790,8 +14809,9 @@ async function cmdServe(call: Call): Promise<number> {
   const server = servePage(Number(call.options.port ?? PAGE_PORT), (request) =>
     answerPage(request, token, show));
   const { port } = server;
-  log(`anyone with this address can see ${fleetName(cfg)}; Ctrl-C stops it. Elsewhere: ` +
-    `ssh -L ${port}:127.0.0.1:${port} ${hostname()}, then open the same address there`);
+  log(`anyone with this address can see ${fleetName(cfg)}; Ctrl-C stops it. ` +
+    `From another machine: ssh -L ${port}:127.0.0.1:${port} ${hostname()}, ` +
+    "then open the same address there");
   print(`http://127.0.0.1:${port}/${token}/`);
   await new Promise((end) => ["SIGINT", "SIGTERM"].forEach((name) => process.once(name, end)));
   await server.stop(true);
@@ -14831,10 +14851,10 @@ export function assessScope(
         "or start tmux outside: systemd-run --user --scope tmux new -d");
   }
   if (/\/user-\d+\.slice\//.test(`${path}/`) && linger === false) {
-    return warn("the tmux server belongs to a login, which may end it at logout",
+    return warn("the tmux server runs in a login session, which may kill it at logout",
       "loginctl enable-linger");
   }
-  return good(`the tmux server outlives its surroundings${path ? ` (${last || "no unit"})` : ""}`);
+  return good(`the tmux server survives a logout${path ? ` (${last || "no unit"})` : ""}`);
 }
 
 /** The path in systemd's own hierarchy; "" = systemd knows of none, as in a container. */
@@ -14868,7 +14888,7 @@ async function examineTmux(cfg: Config | null): Promise<Findings> {
     return fail("the tmux server does not answer", "if it was stopped: kill -CONT <its pid>");
   }
   if (!server.ok && !NO_TMUX_SERVER.test(server.err)) {
-    return fail(`the tmux server cannot be asked: ${server.err}`, "try it by hand: tmux ls");
+    return fail(`the tmux server does not answer: ${server.err}`, "run it yourself: tmux ls");
   }
   const [pid, running = ""] = server.out.split("\n")[0]!.split(" ");
   return [assessTmux(client.out, running), assessExit((await askServer(cfg, !pid)).exits),
@@ -14924,11 +14944,11 @@ async function examineClient(cfg: Config, backend: Backend, needed: boolean): Pr
   const asked = await run(inShell(script + ask), LOOK_DEADLINE);
   const missing = /^agents-missing (.*)$/m.exec(asked.err);
   if (missing) {
-    const source = CLIENT_SOURCES[basename(program)];
+    const source = INSTALL_WITH[basename(program)];
     return (needed ? fail : warn)(notFound(program, missing[1]!),
       source ?? `see bin in [backend.${backend.name}]`);
   }
-  const byHand = `try it by hand: ${program} --version`;
+  const byHand = `run it yourself: ${program} --version`;
   if (asked.timedOut) return warn(`${program} --version took longer than 5 s`, byHand);
   if (!ask) return good(program);
   const found = asked.out.match(/\d+\.\d+(\.\d+)?/g)?.at(-1);
@@ -14992,7 +15012,7 @@ function examinePlans({ loop: { phases }, planDir }: Config): Findings {
 /** Whether the disk has room; `free` is bytes. */
 export function assessDisk(free: number): Findings {
   const gigabytes = `${(free / 1e9).toFixed(1)} GB free`;
-  if (free < 100e6) return fail(gigabytes, "make room: nothing can be remembered on a full disk");
+  if (free < 100e6) return fail(gigabytes, "make room: on a full disk no state can be stored");
   return free < 1e9
     ? warn(gigabytes, "make room, or lower log_max_mb in [watchdog]") : good(gigabytes);
 }
@@ -15005,7 +15025,7 @@ function examineDisk(path: string): Findings {
 async function examineServer(backend: Backend): Promise<Findings> {
   if (await opencodeHealthy(backend)) return good(backend.server);
   return warn(`no opencode server answers at ${backend.server}`,
-    "up starts it as a [[service]]; else: opencode serve");
+    "declare it as a [[service]] and run up, or: opencode serve");
 }
 
 /** Checks the hand-off's remote, as this login sees it and as the watchdog does. */
@@ -15033,7 +15053,7 @@ async function examineWatchdog(cfg: Config): Promise<Findings> {
     return warn(`it runs version ${its}, this is ${version()}`, "agents up watchdog");
   }
   return good(`pid ${pid}, heartbeat ` +
-    `${heartbeat ? `${ageOf(heartbeat, world.now())} ago` : "to come"}`);
+    `${heartbeat ? `${ageOf(heartbeat, world.now())} ago` : "not yet"}`);
 }
 
 async function examineNotices(cfg: Config): Promise<Findings> {
@@ -15062,7 +15082,7 @@ export function assessClock(now: number, zone: string): Findings {
 export function assessLocale(env: Record<string, string | undefined>): Findings {
   const locale = env.LC_ALL || env.LC_CTYPE || env.LANG || "";
   if (/utf-?8/i.test(locale)) return good(locale);
-  return warn(`${locale || "none is set"}: clients may draw ? for lines and marks`,
+  return warn(`${locale || "none is set"}: clients may show ? in place of lines and symbols`,
     "export LANG=C.UTF-8");
 }
 
@@ -15201,7 +15221,7 @@ async function cmdDoctor(call: Call): Promise<number> {
   ];
   const all = (await Promise.all(checks.map(async ([check, examine]) => {
     const found = await Promise.try(examine)
-      .catch((error: unknown) => fail(messageOf(error), "look at it by hand"));
+      .catch((error: unknown) => fail(messageOf(error), "check it yourself"));
     return [found].flat().map((one): Finding => ({ check, ...one }));
   }))).flat();
   const ok = !all.some(({ level }) => level === "fail");
@@ -15414,7 +15434,7 @@ function shippedPrompts(): string[] {
 /** `init`: writes agents.toml and prompts/; exit code 1 if an agents.toml was there already. */
 async function cmdInit(call: Call): Promise<number> {
   const dir = resolve(call.words[0] ?? ".");
-  const found = Object.keys(CLIENT_SOURCES)
+  const found = Object.keys(INSTALL_WITH)
     .filter((client) => Bun.which(client, { PATH: process.env.PATH ?? "" }));
   const prompts = shippedPrompts();
   const source = shipped("agents.toml");
@@ -15433,7 +15453,7 @@ async function cmdInit(call: Call): Promise<number> {
     .map(([name]) => name);
   print(`${plural(files.length - kept.length, "file") || "nothing"} written to ${dir}`);
   for (const name of kept) log(`${join(dir, name)} exists already: kept as it is`);
-  const missing = found.length ? [] : Object.entries(CLIENT_SOURCES);
+  const missing = found.length ? [] : Object.entries(INSTALL_WITH);
   for (const [client, how] of missing) print(`${client} was not found; get it with: ${how}`);
   if (kept.includes("agents.toml")) return 1;
   if (found.join() === "opencode") {
@@ -15587,7 +15607,7 @@ WantedBy=default.target`;
 async function cmdUnit(call: Call): Promise<number> {
   const cfg = await configFor(call);
   for (const name of secretNames) {
-    log(`the unit has no ${name}, without which [notify] tells nobody: set it with ` +
+    log(`the unit has no ${name}, which [notify] needs: set it with ` +
       '"systemctl --user edit agents", or name a file instead, "file:PATH"');
   }
   return printed(unitText([...selfArgv(), "watchdog", "--last-good", lastGoodFile(cfg),
@@ -15642,7 +15662,7 @@ export const COMMANDS: Command[] = [
     options: { fresh: { type: "boolean", clause: "begin a new conversation" } } },
   { name: "status", args: "[name…]", lenient: true, run: cmdStatus,
     example: "agents status --json | jq '.agents[] | select(.needsHuman)'",
-    clause: "show every agent, its state and what needs you; with names, all that is known of them",
+    clause: "show every agent, its state and what needs you; with names, all details of them",
     options: { ...JSON_OPTION,
       watch: { type: "boolean",
         clause: "a live view, with keys for the other commands (? lists them)" },
@@ -15871,7 +15891,7 @@ export function parseCall(given: string[]): { command: Command; call: Call } {
   try {
     const { values, positionals } = parseArgs({ args: argv, options, allowPositionals: true });
     const config = values.config as string | undefined;
-    if (config === "") die(`${name}: --config names nothing: is the variable behind it set?`, 2);
+    if (config === "") die(`${name}: --config is empty: is the variable behind it set?`, 2);
     const call: Call = { path: cfgPath(config), implied: !(config || process.env.AGENTS_CONFIG),
       lenient: command.lenient === true, options: values,
       words: positionals.toSpliced(positionals.indexOf(name), 1) };

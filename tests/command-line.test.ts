@@ -166,7 +166,7 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
   const WITHOUT_CONFIG = ["explain", "selftest", "doctor", "init", "demo", "completion", "capture", "notify", "send", "restart", "watchdog", "unit"];
   test("an empty --config is no config found elsewhere, and a folder is none", async () => {
     for (const words of [["down", "--config="], ["down", "--config", ""]]) {
-      expect(await command(...words)).toEqual({ code: 2, out: "", err: "agents: down: --config names nothing: is the variable behind it set?\n" });
+      expect(await command(...words)).toEqual({ code: 2, out: "", err: "agents: down: --config is empty: is the variable behind it set?\n" });
     }
     expect(await spawn([...SELF, "status", "--config", "/tmp"])).toEqual({ code: 2, out: "", err: "agents: /tmp is a folder\n" });
   });

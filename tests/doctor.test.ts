@@ -130,7 +130,7 @@ describe("doctor", () => {
     };
     expect(await looked(true)).toBe(`ok ${url} `);
     healthy = false;
-    const silent = `warn no opencode server answers at ${url} up starts it as a [[service]]; else: opencode serve`;
+    const silent = `warn no opencode server answers at ${url} declare it as a [[service]] and run up, or: opencode serve`;
     expect(await looked(true)).toBe(silent);
     await server.stop(true);
     expect([await looked(true), await looked(false)]).toEqual([silent, ""]);
@@ -164,7 +164,7 @@ describe("doctor", () => {
       "ok 3.3a\nwarn the tmux server runs inside manager.service (KillMode=process, OOMPolicy=stop): it and all agents die with that unit");
     expect(readFileSync(join(scratch, "asked"), "utf8")).toBe("show -p KillMode -p OOMPolicy manager.service\n");
     writeFileSync(join(scratch, "policy"), "continue");
-    expect(await scope(unit, true)).toBe("ok 3.3a\nok the tmux server outlives its surroundings (manager.service)");
+    expect(await scope(unit, true)).toBe("ok 3.3a\nok the tmux server survives a logout (manager.service)");
     await scope(`0::${USER}/user@1000.service/app.slice/agents.service\n`, true);
     expect(readFileSync(join(scratch, "asked"), "utf8")).toBe("--user show -p KillMode -p OOMPolicy agents.service\n");
     expect([await scope(unit, false), await scope("", true)]).toEqual(["ok 3.3a", "ok 3.3a"]);
@@ -180,7 +180,7 @@ describe("doctor", () => {
     });
     expect(await watchdog(null)).toBe("warn not running");
     expect(await watchdog({})).toMatch(/^ok pid \d+, heartbeat 1m ago$/);
-    expect(await watchdog({ at: "" })).toMatch(/^ok pid \d+, heartbeat to come$/);
+    expect(await watchdog({ at: "" })).toMatch(/^ok pid \d+, heartbeat not yet$/);
     expect(await watchdog({ interval: 29 })).toMatch(/^fail pid \d+ last heartbeat: 2026-06-15T11:58:30\.000Z$/);
     expect(await watchdog({ mute: true })).toMatch(/^fail it runs, but cannot write to .*\/state$/);
     expect(await watchdog({ version: "0.0.9" })).toBe(`warn it runs version 0.0.9, this is ${version()}`);
@@ -192,7 +192,7 @@ describe("doctor", () => {
       const run = fake.tmux.run.bind(fake.tmux);
       fake.tmux.run = (args, stdin) => args.includes("list-sessions") ? { ok: false, out: "", err: said, timedOut: false } : run(args, stdin);
     });
-    expect(await refuses(err)).toBe(`fail the tmux server cannot be asked: ${err}`);
+    expect(await refuses(err)).toBe(`fail the tmux server does not answer: ${err}`);
     expect(await refuses("no server running on /tmp/tmux-0/default")).toMatch(/^ok .*, no server runs/);
   }, 300_000);
 
@@ -204,7 +204,7 @@ describe("doctor", () => {
     expect(await notices(null, TWO)).toStartWith("warn nobody is told");
     expect([await notices(null), await notices({ tries: 1, since: 1 })]).toEqual(["ok configured", "ok configured"]);
     const hour = Date.UTC(2026, 5, 15, 11);
-    expect(await notices({ tries: 3, since: hour })).toBe("fail none has gone out for 1h: E2BIG");
+    expect(await notices({ tries: 3, since: hour })).toBe("fail none sent for 1h: E2BIG");
     expect(await notices({ dropped: 7, droppedAt: hour })).toBe("warn 7 dropped, the last 1h ago: E2BIG");
   }, 300_000);
 

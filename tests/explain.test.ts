@@ -251,7 +251,7 @@ if (!process.env.AGENTS_BIN) real("capture files a live pane, without paths and 
   await showing(f, `${f.dir}\n${key("sk-ant-")}\n\n● Ready.\n\n✻ Baked for 3s\n\n${"─".repeat(40)}\n❯\u00a0\n${"─".repeat(40)}\n  ? for shortcuts`);
   const ran = await capture(f, "a1", "idle-made-here");
   const [text, sidecar, verdict] = ran.out.split("\n");
-  expect([ran.code, verdict]).toEqual([0, "the rules say now: idle (prompt): as it should be"]);
+  expect([ran.code, verdict]).toEqual([0, "the rules now say: idle (prompt): as it should be"]);
   expect(text).toBe(f.path("program/tests/fixtures/claude/idle-made-here.txt"));
   const shown = readFileSync(text!, "utf8");
   expect(shown).toContain("● Ready.");
@@ -274,7 +274,7 @@ if (!process.env.AGENTS_BIN) real("P38: capture and selftest serve a backend tha
   await showing(f, "said\n> half a thought");
   const ran = await capture(f, "a1", "idle-made-here");
   const [text, sidecar, verdict] = ran.out.split("\n");
-  expect([ran.code, text, verdict]).toEqual([0, f.path("program/tests/fixtures/scripted/idle-made-here.txt"), "the rules say now: idle (box_re): as it should be"]);
+  expect([ran.code, text, verdict]).toEqual([0, f.path("program/tests/fixtures/scripted/idle-made-here.txt"), "the rules now say: idle (box_re): as it should be"]);
   expect(JSON.parse(readFileSync(sidecar!, "utf8"))).toMatchObject({ version: "", made: "real" });
   expect((await capture(f, "a1", "active-wrong")).code).toBe(0);
   symlinkSync(join(PROGRAM, "tests/fixtures/claude"), f.path("program/tests/fixtures/claude"));

@@ -208,7 +208,7 @@ describe("what keeps git from answering is told with its cure, within three tick
   const cases: [string, () => void | Promise<void>, RegExp, RegExp, () => void][] = [
     ["the remote is gone", () => gitIn(at("watch"), "remote", "set-url", "origin", at("nowhere.git")), /nowhere\.git/, /remote get-url origin/,
       () => gitIn(at("watch"), "remote", "set-url", "origin", at("origin.git"))],
-    ["the remote refuses", () => gitIn(at("watch"), "remote", "set-url", "origin", "http://127.0.0.1:1/x.git"), /127\.0\.0\.1.*(refused|Failed to connect)/, /by hand/,
+    ["the remote refuses", () => gitIn(at("watch"), "remote", "set-url", "origin", "http://127.0.0.1:1/x.git"), /127\.0\.0\.1.*(refused|Failed to connect)/, /run it yourself/,
       () => gitIn(at("watch"), "remote", "set-url", "origin", at("origin.git"))],
     ["the clone is gone", () => rmSync(at("watch"), { recursive: true }), /cannot change to/, /clone the repository to .*watch/, () => clone()],
     ["the clone is none", () => rmSync(at("watch", ".git"), { recursive: true }), /not (appear to be )?a git repository/, /clone the repository|get-url/,
@@ -428,7 +428,7 @@ describe("the clone's own way to its remote", () => {
     commit("claim(p1): huge");
     push();
     await ticks(3);
-    expect(channel()).toMatchObject({ state: "failing", told: true, cure: `try it by hand: git -C '${at("watch")}' fetch origin` });
+    expect(channel()).toMatchObject({ state: "failing", told: true, cure: `run it yourself: git -C '${at("watch")}' fetch origin` });
   });
   test("no hook and no fsmonitor of the clone runs", async () => {
     gitIn(at("watch"), "remote", "set-url", "origin", at("origin.git"));

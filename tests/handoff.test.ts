@@ -246,7 +246,7 @@ describe("inboxes", () => {
 });
 
 describe("P16, fault 17: git trouble is local", () => {
-  const said = (why: string, how: string): string[] => [`hand-off: ${why}; try it by hand: git -C ${hand().repo} ${how}`];
+  const said = (why: string, how: string): string[] => [`hand-off: ${why}; run it yourself: git -C ${hand().repo} ${how}`];
   const LOST = "unable to access the remote: Could not resolve host";
   // `rev-parse` only spares a fetch: the channel works
   test.each<[string, () => string[]]>([

@@ -58,10 +58,10 @@ test("what is exported is what a test asks for, or had its name in the original"
   expect(exported.filter((name) => !asked.has(name) && !original.includes(name))).toEqual([]);
 });
 
-test("the way of a claim names functions that there are, in the order in which they call each other", () => {
+test("the path of a claim names functions that there are, in the order in which they call each other", () => {
   const { code } = codeOf(SOURCE);
   const parts = partsOf(SOURCE);
-  const way = SOURCE.slice(SOURCE.indexOf("// The way of a claim"), SOURCE.indexOf("/** Keys of commits that are kept"));
+  const way = SOURCE.slice(SOURCE.indexOf("// The path of a claim"), SOURCE.indexOf("/** Keys of commits that are kept"));
   const rows = way.split(/^\/\/ {3}(?=\w)/m).slice(1).map((row) => [/^\w+/.exec(row)![0], [...row.matchAll(/`(\w+)`/g)].map((match) => match[1]!)] as const);
   expect(rows.map(([name]) => name)).toEqual(["startFetch", "handoffCheck", "deliverAll", "pingSession", "noteDelivery"]);
   const bodyOf = (name: string) => parts.filter((part) => part.name === name).map(({ from, to }) => code.slice(from, to)).join("");
@@ -172,8 +172,8 @@ test("what counts before what in a verdict is a table at its sources, and each s
   const callers = (name: string): string[] => parts.filter((part) => part.name !== name && new RegExp(`(?<![\\w.]|function )${name}\\(`).test(code.slice(part.from, part.to))).map((part) => part.name);
   const table = SOURCE.slice(SOURCE.indexOf("Where a verdict may come from besides"), SOURCE.indexOf("const SOURCES"));
   const steps = [...table.matchAll(/^ \*   (\w+) .* `(\w+)`$/gm)].map(([, step, by]) => [step, by]);
-  expect(steps).toEqual([["screen", "screenVerdict"], ["process", "withOwnWord"], ["files", "withOwnWord"], ["server", "judge"], ["time", "judge"], ["account", "readLook"], ["draft", "readLook"], ["change", "noteLook"]]);
-  for (const [, name] of table.matchAll(/`(\w+)`/g)) expect([name, parts.some((part) => part.name === name) || ["status", "explain", "moves", "rule", "where", "own", "capture"].includes(name!)]).toEqual([name, true]);
+  expect(steps).toEqual([["screen", "screenVerdict"], ["process", "withOwnWord"], ["disk", "withOwnWord"], ["files", "withOwnWord"], ["server", "judge"], ["time", "judge"], ["account", "readLook"], ["draft", "readLook"], ["change", "noteLook"]]);
+  for (const [, name] of table.matchAll(/`(\w+)`/g)) expect([name, parts.some((part) => part.name === name) || ["status", "explain", "moves", "rule", "where", "own", "silent", "Memory"].includes(name!)]).toEqual([name, true]);
   for (const name of ["decideClaude", "decideError", "decideCodex"]) expect([name, callers(name)]).toEqual([name, ["withOwnWord"]]);
   for (const name of ["decideOpencode", "decideBackground"]) expect([name, callers(name)]).toEqual([name, ["judge"]]);
   expect(callers("withOwnWord")).toEqual(["judge", "closeLook"]);

@@ -185,7 +185,7 @@ test("a batch that cannot be sent is dropped after its tries, which status and a
   expect(tries).toEqual([...Array(NOTICE_TRIES - 1).fill(true), false]);
   await save(cfg, watch);
   const said = await command("status", "--config", cfg.path);
-  expect([said.code, said.out]).toEqual([3, expect.stringMatching(/^notices: none has gone out for 9m; 7 dropped, the last 0s ago: the command failed: E2BIG$/m)]);
+  expect([said.code, said.out]).toEqual([3, expect.stringMatching(/^notices: none sent for 9m; 7 dropped, the last 0s ago: the command failed: E2BIG$/m)]);
   expect(fake.files.get(file("events.jsonl"))).toContain('"event":"notices","dropped":7,"why":"the command failed: E2BIG"');
   expect(fake.logged("dropped 7 notices after")).toHaveLength(1);
   expect(noteNotices(cfg, await again(), "", 3)).toBe(false);
@@ -209,7 +209,7 @@ test("`status` says so from the third failure on, and of a loss for a day", asyn
     await save(cfg, watch);
     return /^notices: .*$/m.exec((await command("status", "--config", cfg.path)).out)?.[0] ?? "";
   };
-  expect([await shown(), await shown(), await shown()]).toEqual(["", "", "notices: none has gone out for 0s: E2BIG"]);
+  expect([await shown(), await shown(), await shown()]).toEqual(["", "", "notices: none sent for 0s: E2BIG"]);
   for (let tries = 3; tries < NOTICE_TRIES; tries++) await shown();
   fake.turn(24 * 3_600_000 - 1_000);
   expect(await shown("")).toBe("notices: 7 dropped, the last 23h ago: E2BIG");

@@ -344,7 +344,7 @@ describe("commands and the keeper, on a clock that the test turns", () => {
     fake.tmux.trouble = "no answer in time";
     sleeping((nth) => nth === 3 && hold("watchdog"));
     expect(await startWatchdog(cfg)).toBe(true);
-    expect(said()[0]).toBe("tmux: no answer in time: a watchdog of the original, if one runs, is not ended");
+    expect(said()[0]).toBe("tmux: no answer in time: an old agents.py watchdog, if one runs, is not ended");
   });
 
   test("`up` ends a watchdog of another version before it starts its own", async () => {
@@ -442,7 +442,7 @@ kept("a keeper that hangs starts no watchdog: up replaces it, and names a watchd
   signal(watchdog, "SIGKILL");
   await until(() => !f.lock("watchdog"));
   const up = await f.run(["up", "watchdog"]);
-  expect([up.code, up.err]).toEqual([0, expect.stringContaining(`the keeper (pid ${keeper}) hangs: replaced`)]);
+  expect([up.code, up.err]).toEqual([0, expect.stringContaining(`the keeper (pid ${keeper}) is hung: replacing it`)]);
   expect([keeper, 0]).not.toContain(f.lock("keeper"));
   expect(f.lock("watchdog")).toBeGreaterThan(0);
 });

@@ -21,7 +21,7 @@ describe("unit", () => {
   test("the variable that [notify] names is not in it, which is said", () => {
     const said = (notify: string) => {
       const { code, out, err } = call(["unit", "--config", fleet("notify", `${notify}${TWO}`)], { HOOK: "https://example.org/secret" });
-      return [code, out.includes("HOOK"), /the unit has no HOOK, without which \[notify\] tells nobody/.test(err)];
+      return [code, out.includes("HOOK"), /the unit has no HOOK, which \[notify\] needs/.test(err)];
     };
     expect(said('[notify]\nurl = "json:env:HOOK"\n')).toEqual([0, false, true]);
     expect(said('[notify]\nurl = "json:file:/x"\n')).toEqual([0, false, false]);

@@ -264,10 +264,10 @@ real("a client whose name left the config: named by status, up and down, no othe
   expect([status.code, agents[0].cure, agents[0].detail, orphans]).toEqual([3, "down a1", "a1, no longer in the config, is at work in its folder",
     ["a1", "b1", "c1"].map((name) => ({ name, session: `t-${name}`, running: true }))]);
   const text = await f.run(["status"]);
-  for (const name of ["a1", "b1", "c1"]) expect(text.out).toContain(`${name} left the config, its client runs on → agents down ${name}`);
+  for (const name of ["a1", "b1", "c1"]) expect(text.out).toContain(`${name} left the config, its client is still running → agents down ${name}`);
   const up = await f.run(["up"]);
   expect([up.code, up.err]).toEqual([1, expect.stringContaining("a2: a1, no longer in the config, is at work in its folder; end it: agents down a1")]);
-  expect(up.err).toContain("b1 left the config, its client runs on; end it: agents down b1");
+  expect(up.err).toContain("b1 left the config, its client is still running; end it: agents down b1");
   expect((await f.run(["explain", "a2"])).out).toContain("leaves it down: a1, no longer in the config, is at work");
   expect(f.starts("a2")).toEqual([]);
 
