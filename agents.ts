@@ -146,6 +146,8 @@ export interface Message {
   undelivered?: Delivery["state"];
   /** Wall ms since when only a person can let it through. */
   stuck?: number;
+  /** Wall ms since when it is without proof; absent = an older version stored it. */
+  unprovenAt?: number;
   /** The subjects of the commits it reports, oldest first. */
   subjects?: string[];
   /** How many earlier commits it only counts. */
@@ -6553,8 +6555,8 @@ export function freshWatch(): Watch {
 }
 
 /** Fields of the memory that hold a wall time of the past. */
-const PAST = ["since", "at", "made", "stuck", "owedSince", "backgroundSince", "unsureTold",
-  "droppedAt", "askedAt", "liftedAt", "killed", "answeredAt"];
+const PAST = ["since", "at", "made", "stuck", "unprovenAt", "owedSince", "backgroundSince",
+  "unsureTold", "droppedAt", "askedAt", "liftedAt", "killed", "answeredAt"];
 
 /** Moves times that lie ahead to now: the clock has been set back since. */
 function takeBack(value: unknown, now = world.now()): void {
@@ -6601,7 +6603,7 @@ const MESSAGE_SHAPES: Record<string, Shape> = {
   ...MESSAGE, seen: isNumber, entered: isNumber, copies: isNumber,
   pasted: withFields({ pid: isNumber, nth: isNumber, at: isNumber, empty: isNumber }),
   subjects: isList(isText), more: isNumber, why: isText, during: isText, stuck: isNumber,
-  expires: isNumber, undelivered: isText,
+  unprovenAt: isNumber, expires: isNumber, undelivered: isText,
 };
 
 /** The stored messages; entries that are no message are dropped. */
@@ -8234,6 +8236,7 @@ async function noteDelivery(
   const line = `${word}: ${message.cause} to ${message.target}: ${why}`;
   if (state !== "unproven") return trouble(watch, `message ${message.id}`, line);
   watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
+  message.unprovenAt = world.now();
   watch.unproven = [...watch.unproven, message].slice(-UNPROVEN_MAX);
   await noteAsked(cfg, watch, message);
   await save(cfg, watch);
@@ -8297,7 +8300,8 @@ function dropLost(cfg: Config, watch: Watch): void {
     !cfg.agents.has(target) && world.now() - stuck >= RETURN_MAX);
   for (const { cause, target } of lost) log(`dropped: ${cause} to ${target}: ${NO_AGENT}`);
   if (lost.length) watch.outbox = watch.outbox.filter((message) => !lost.includes(message));
-  watch.unproven = watch.unproven.filter(({ made }) => world.now() - made < UNPROVEN_FOR);
+  watch.unproven = watch.unproven.filter(({ made, unprovenAt = made }) =>
+    world.now() - unprovenAt < UNPROVEN_FOR);
 }
 
 /** Drops what has expired, takes over what the command line queued; returns whom that is for. */

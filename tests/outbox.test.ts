@@ -711,6 +711,19 @@ describe("P28: nothing is called delivered without proof", () => {
     expect(watch.unproven).toEqual([]);
   });
 
+  test("that day begins when the text is without a proof, however long it had waited to be typed", async () => {
+    await begin();
+    pane().onSubmit = () => void (pane().said = "● A long answer.");
+    atEnter("cleared", 5_000, 2);
+    const id = await tell("hear this", 0);
+    watch.outbox[0]!.made -= 25 * 3_600_000;
+    await fake.ticks(cfg, watch, 15);
+    expect(watch.unproven.map((one) => one.id)).toEqual([id]);
+    pane().draft = "hear this";
+    await tell("and this", 2);
+    expect(pane().received.slice(-2)).toEqual(["hear this", "and this"]);
+  });
+
   test("a text without a proof has one when it shows up in the transcript, or is said again", async () => {
     for (const again of ["shown", "said"]) {
       await begin();
