@@ -8258,9 +8258,6 @@ async function noteAsked(cfg: Config, watch: Watch, { target, cause }: Message):
   for (const shared of asks) shared.askedAt = world.now();
 }
 
-/** The file of a long text is removed this many deliveries later: nothing shows when it is read. */
-const FILES_KEPT = 20;
-
 async function noteDelivered(
   cfg: Config, watch: Watch, message: Message, why: string,
 ): Promise<void> {
@@ -8279,13 +8276,20 @@ async function noteDelivered(
   trouble(watch, `message ${message.id}`, "");
 }
 
-/** Removes the files of long texts that nobody waits for, and of those delivered long ago. */
+/**
+ * ms for which the file of a long text is kept. Nothing shows when it is read: a client may keep
+ * the text for after its turn, and a weekly limit may hold it up before and after it is typed.
+ */
+const FILES_KEPT = 15 * DAY;
+
+/** Removes the files of long texts that were typed long ago. */
 function sweepTexts(cfg: Config, watch: Watch): void {
-  const kept = [...watch.outbox, ...watch.unproven].map(({ id }) => id)
-    .concat(watch.delivered.slice(1 - FILES_KEPT));
+  const kept = [...watch.outbox, ...watch.unproven].map(({ id }) => id);
   for (const file of world.list(cfg.stateDir)) {
     const id = /^message-(\w+)\.txt$/.exec(file)?.[1];
-    if (id && !kept.includes(id)) world.remove(join(cfg.stateDir, file));
+    if (!id || kept.includes(id)) continue;
+    const path = join(cfg.stateDir, file);
+    if (!isRecent(world.mtime(path) ?? 0, FILES_KEPT)) world.remove(path);
   }
 }
 

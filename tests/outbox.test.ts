@@ -319,7 +319,7 @@ describe("over the fake world", () => {
     expect([pane().received, watch.outbox]).toEqual([["hear this"], []]);
   });
 
-  test("each long text has a file of its own, which goes twenty deliveries later", async () => {
+  test("each long text has a file of its own, which outlives what is delivered after it, and goes after two weeks", async () => {
     const files = () => [...fake.files.keys()].filter((name) => /\/message-\w+\.txt$/.test(name));
     for (const text of ["ä".repeat(4001), "ö".repeat(4001)]) {
       enqueue(watch, "a", "claim", text);
@@ -327,21 +327,24 @@ describe("over the fake world", () => {
     }
     expect(files().map((file) => fake.files.get(file)![0])).toEqual(["ä", "ö"]);
     expect(pane().received.map((text) => /\S+\.txt/.exec(text)![0])).toEqual(files());
-    for (let nth = 0; nth < 18; nth++) {
+    for (let nth = 0; nth < 20; nth++) {
       enqueue(watch, "a", "claim", `text ${nth}`);
       await fake.ticks(cfg, watch);
     }
     await fake.ticks(cfg, watch, 10); // they are looked for now and then
-    expect(files().map((file) => fake.files.get(file)![0])).toEqual(["ö"]);
+    expect(files()).toHaveLength(2);
+    fake.turn(15 * 86_400_000);
+    await fake.ticks(cfg, watch, 10);
+    expect(files()).toEqual([]);
   });
 
-  test("the file of a long text that nobody waits for any more goes, too", async () => {
+  test("the file of a long text that still waits stays, however old it is", async () => {
     pane().doing = "blank";
     enqueue(watch, "a", "send", "ä".repeat(4001));
-    fake.files.set(join(cfg.stateDir, "message-gone.txt"), "of one that has expired");
-    fake.files.set(join(cfg.stateDir, `message-${watch.outbox[0]!.id}.txt`), "of one that waits");
+    const mine = join(cfg.stateDir, `message-${watch.outbox[0]!.id}.txt`);
+    for (const file of [mine, join(cfg.stateDir, "message-gone.txt")]) fake.files.set(file, "written long ago");
     await fake.ticks(cfg, watch, 11);
-    expect([...fake.files.keys()].filter((name) => name.includes("/message-"))).toEqual([join(cfg.stateDir, `message-${watch.outbox[0]!.id}.txt`)]);
+    expect([...fake.files.keys()].filter((name) => name.includes("/message-"))).toEqual([mine]);
   });
 
   test("fault 61: many lines, a ; at the end, 8,000 characters arrive whole", async () => {
