@@ -8086,7 +8086,6 @@ export function nextMessages(
 export async function deliverAll(
   cfg: Config, watch: Watch, observations: Observations, only?: Set<string>,
 ): Promise<void> {
-  await takeQueued(cfg, watch);
   const isLimited = (target: string) => {
     const [agent, seen] = [cfg.agents.get(target), observations.get(target)];
     return seen?.verdict.verdict === "limited" || Boolean(agent && holdOn(cfg, agent));
@@ -8406,6 +8405,7 @@ async function deliverByHand(cfg: Config, messages: Message[], deadline: number)
       watch.delivered.includes(id) || watch.unproven.some((one) => one.id === id) ||
       isHeld(operator, target));
     while (!settled(await operatorOf(cfg)) && world.mono() < deadline && isAlone()) {
+      await takeQueued(cfg, watch);
       await deliverAll(cfg, watch, await lookAround(cfg, watch, targets), targets);
       if (!settled(await operatorOf(cfg))) await world.sleep(ATTEND_INTERVAL);
     }
@@ -10079,7 +10079,11 @@ async function round(cfg: Config, watch: Watch, names?: Set<string>): Promise<Ob
     await guard(watch, `unit ${name}`, () => careFor(cfg, watch, unit, seen, full));
   }
   if (full) await remindFleet(cfg, watch, observations);
-  await guard(watch, "outbox", () => deliverAll(cfg, watch, observations, names));
+  await guard(watch, "outbox", async () => {
+    // in a small round a text that comes now may be for others, whom nobody has looked at
+    if (full) await takeQueued(cfg, watch);
+    await deliverAll(cfg, watch, observations, names);
+  });
   await guard(watch, "state", async () => {
     await save(cfg, watch);
     if (full) await copyWatch(cfg, watch);
@@ -10177,7 +10181,7 @@ export const isUrgent = (cfg: Config, watch: Watch): boolean =>
   (watch.intent !== null && isRecent(watch.intent.at, BOOT_PATIENCE));
 
 /** The small round between two ticks, for the units that wait for something. */
-async function quickRound(cfg: Config, watch: Watch): Promise<void> {
+export async function quickRound(cfg: Config, watch: Watch): Promise<void> {
   const names = new Set([...pendingUnits(cfg, watch), ...await takeQueued(cfg, watch)]);
   if (watch.volatile.fetched) {
     await guard(watch, "hand-off", () => handoffCheck(cfg, watch));

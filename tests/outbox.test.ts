@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  cmdSend, cmdStatus, type Config, decideTyping, isBooting, type Message, nextMessages, enqueue, parseEvents, typeable, tick, type Typing, type VerdictName, type Watch, world,
+  cmdSend, cmdStatus, type Config, decideTyping, isBooting, type Message, nextMessages, enqueue, parseEvents, quickRound, typeable, tick, type Typing, type VerdictName, type Watch, world,
 } from "../agents.ts";
 import { disturbed } from "./delivery.ts";
 import type { Disturbance } from "./fakes.ts";
@@ -437,6 +437,16 @@ describe("a text is said once, and never lost", () => {
     await ticks(5);
     expect(watch.taken).toEqual(["q3"]);
     expect(fake.received("agents-a")).toEqual(["text 0", "text 1", "text 2", "text 3"]);
+  });
+  test("one that comes during a small round for others is told in the next one", async () => {
+    await begin(agents("a", "b"));
+    pane("a").doing = pane("b").doing = "idle";
+    watch.outbox.push(message({ cause: "boot", made: fake.wall }));
+    fake.beforeTmux(() => operator({ queue: [{ ...queued(1)[0]!, target: "b" }] }));
+    for (const told of [[], ["text 0"]]) {
+      await quickRound(cfg, watch);
+      expect([pane("a").received.length, pane("b").received]).toEqual([1, told]);
+    }
   });
   test("a newer one does not take back what stands typed in the box", async () => {
     await begin(agents("a"));
