@@ -567,7 +567,7 @@ export function die(message: string, code = 1): never {
   throw new CliError(message, code);
 }
 
-/** A disk did not answer in time: what is in the file is not known. */
+/** A disk, or tmux, did not answer in time: what is there is not known. */
 export class NoAnswer extends CliError {}
 
 // ── the world ───────────────────────────────────────────────────────────────────
@@ -844,7 +844,8 @@ function errorCode(error: unknown): string {
 /** Whether an error says that there is no such file, or no such folder above it. */
 const isAbsent = (error: unknown): boolean => ["ENOENT", "ENOTDIR"].includes(errorCode(error));
 
-/** Whether an error leaves open what is in a file; a loop of links is something else there. */
+/** Whether an error is of a disk or of tmux, and says nothing of what was asked for; a loop of
+ *  links is something else in the place of a file. */
 const isUnread = (error: unknown): boolean =>
   error instanceof NoAnswer || !["", "ELOOP"].includes(errorCode(error));
 
@@ -2714,9 +2715,11 @@ export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
 const NO_TMUX = "tmux was not found: install it (apt-get install tmux, brew install tmux)";
 const isMissing = ({ why }: Snapshot): boolean => /not found/.test(why);
 
-/** A look, for a command that can do nothing without it. */
-const usable = (snap: Snapshot): Snapshot =>
-  (snap.ok ? snap : die(isMissing(snap) ? NO_TMUX : `tmux: ${snap.why}`));
+/** A look, for whoever can do nothing without it. */
+function usable(snap: Snapshot): Snapshot {
+  if (snap.ok) return snap;
+  throw new NoAnswer(isMissing(snap) ? NO_TMUX : `tmux: ${snap.why}`);
+}
 
 /** Sorts panes into ours, those of other fleets, and the sessions of people. */
 function sortPanes(cfg: Config, panes: Pane[]) {
@@ -2911,6 +2914,12 @@ interface NewSession {
 /** Runs in a pane until it is set up; if we crash before that, it ends by itself. */
 const STAND_IN = ["sleep", "30"];
 
+/** Why tmux made no pane; that it did not answer in time is no refusal. */
+function whyNoPane({ err, timedOut }: ExecResult): string {
+  if (timedOut) throw new NoAnswer(`tmux: ${err}`);
+  return err || "tmux refused";
+}
+
 const envArgs = (env: Record<string, string>): string[] =>
   Object.entries(env).flatMap(([key, value]) => ["-e", `${key}=${value}`]);
 
@@ -2934,7 +2943,7 @@ async function makePane(cfg: Config, plan: NewSession) {
     const [, id, pid, session] = /^(%\d+) (\d+) (\$\d+)$/m.exec(ran.out) ?? [];
     if (id) return { id, pid: Number(pid), unnamed: plan.room ? "" : session! };
     // a server that is about to exit still accepts clients, and drops them
-    if (attempt || !/server exited|lost server/.test(ran.err)) return ran.err || "tmux refused";
+    if (attempt || !/server exited|lost server/.test(ran.err)) return whyNoPane(ran);
     await world.sleep(300);
   }
 }
@@ -2994,7 +3003,7 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
   // not by the exit code: a hook of the operator that fails is not our failure
   if (/^made \d+$/m.test(ran.out)) return "";
   if (pid) await killPane(cfg, { id, pid });
-  return ran.err || "tmux refused";
+  return whyNoPane(ran);
 }
 
 /**
@@ -4955,7 +4964,8 @@ const inFolder = ({ dir }: Unit, script: string, args?: string[]): string[] =>
 
 /**
  * What came of a start. It may run already, whoever started it; a later order may forbid it; and
- * what was not tried, as on a full disk, is no fault of the unit. `why`: "" = its client runs.
+ * what was not tried, on a full disk or where tmux did not answer, is no fault of the unit. `why`:
+ * "" = its client runs.
  */
 interface Started {
   outcome: "started" | "runs" | "forbidden" | "untried" | "failed";
@@ -4992,12 +5002,12 @@ async function startSession(
   return betweenOrders(cfg, async (): Promise<Started> => {
     if (await mayNotStart(cfg, name, byHand)) return { outcome: "forbidden", why: OVERTAKEN };
     // tmux refuses a second session of one name, but not a second client's window in that session
-    const there = place.room ? sessionAlive(await snapshot(cfg), session) : false;
-    if (there) return leftRunning(session);
+    if (place.room && sessionAlive(usable(await snapshot(cfg)), session)) {
+      return leftRunning(session);
+    }
     const marks = { ...program.marks, unit: name };
-    const why = there === null ? "tmux did not answer" : await newSession(cfg, { ...program,
-      marks, ...place, session, cwd, logPath: sessionLogPath(cfg, session),
-      unit: marksOf(cfg, name) + newId() });
+    const why = await newSession(cfg, { ...program, marks, ...place, session, cwd,
+      logPath: sessionLogPath(cfg, session), unit: marksOf(cfg, name) + newId() });
     return why ? refused(cfg, session, why) : { outcome: "started", why: "" };
   });
 }
@@ -5112,7 +5122,7 @@ async function begin(
     return isAgent(unit) ? await startAgent(cfg, watch, unit, snap, options)
       : await startService(cfg, watch, unit, snap, options.byHand);
   } catch (error) {
-    return { outcome: error instanceof NoAnswer ? "untried" : "failed", why: messageOf(error) };
+    return { outcome: isUnread(error) ? "untried" : "failed", why: messageOf(error) };
   }
 }
 
@@ -5120,7 +5130,7 @@ async function begin(
 async function clearPlace(
   cfg: Config, watch: Watch, unit: Unit, snap: Snapshot, force = false,
 ): Promise<Started | null> {
-  const barred = whyBarred(cfg, snap, unit.session);
+  const barred = whyBarred(cfg, usable(snap), unit.session);
   if (barred) return { outcome: "failed", why: barred };
   const pane = snap.panes.get(unit.session);
   if (pane && !pane.dead && !force) return leftRunning(pane.room ? pane.sessionName : unit.session);
@@ -5301,7 +5311,8 @@ function leftRunning(session: string): Started {
 
 /** The result of a start that tmux refused: somebody else may have started the unit meanwhile. */
 async function refused(cfg: Config, session: string, why: string): Promise<Started> {
-  const snap = why.startsWith("duplicate session") ? await snapshot(cfg) : null; // tmux's words
+  // tmux's words
+  const snap = why.startsWith("duplicate session") ? usable(await snapshot(cfg)) : null;
   // running or not: a short task may have ended by now
   if (snap?.panes.has(session)) return leftRunning(session);
   return { outcome: "failed", why: (snap && whyBarred(cfg, snap, session)) || why };
@@ -9309,7 +9320,7 @@ async function startByWatchdog(
 
 /**
  * Starts a unit for the watchdog. The start is counted before it is made: a crash right after it
- * must not make it free. What was not tried, on a full disk or after an order, is not counted.
+ * must not make it free. One that was not tried (see `Started`), or is forbidden, is not counted.
  */
 async function beginCounted(
   cfg: Config, watch: Watch, unit: Unit, snap: Snapshot, options: StartOptions = {},
@@ -10505,7 +10516,7 @@ async function followLog(cfg: Config, snap: Snapshot): Promise<void> {
   const path = sessionLogPath(cfg, session);
   const argv = ["tail", "-n", "200", "-F", path];
   await newSession(cfg, { session, cwd: cfg.logDir, argv, env: {}, logPath: "", marks: {},
-    ...placeFor(snap, session) });
+    ...placeFor(snap, session) }).catch((error) => log(messageOf(error)));
 }
 
 /** The keeper checks its own lock and the watchdog this often, ms. */

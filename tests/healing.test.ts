@@ -1,6 +1,7 @@
 /** What died is started again, by a ladder; what never stays up is parked and said. */
 import { beforeEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
   backendMismatch, cmdUp, type DeathFacts, decideDeath, decideHeal, decideStop, expectedBackendCmd, isReady, memoryOf,
@@ -122,6 +123,38 @@ describe("the ladder, over the fake world", () => {
     fake.tmux.exit("agents-a", 1);
     await hours(1);
     expect([starts() - 4, storedLife(memoryOf(watch, "a")).parked]).toEqual([5, "claude not found"]);
+  });
+  test.each([
+    ["does not answer when a pane is to be made", (args: string[]) => args.includes("new-session")],
+    ["does not answer when its client is to be started", (args: string[]) => args.includes("respawn-pane")],
+    ["does not answer the look before a start", (args: string[]) => args.includes("list-panes")],
+  ])("where tmux %s, that is no death of the unit: it is started once tmux answers", async (_, isSlow) => {
+    await hours(0.1);
+    fake.tmux.exit("agents-a", 1);
+    const run = fake.tmux.run.bind(fake.tmux);
+    let slow = true;
+    fake.tmux.run = (args, stdin) => (slow && isSlow(args) ? (fake.turn(5_000), { ok: false, out: "", err: "no answer in time", timedOut: true }) : run(args, stdin));
+    const { failures } = memoryOf(watch, "a");
+    await hours(0.5);
+    expect([starts(), storedLife(memoryOf(watch, "a")).parked, memoryOf(watch, "a").failures - failures <= 1]).toEqual([1, "", true]);
+    slow = false;
+    await hours(0.1);
+    expect(starts()).toBe(2);
+  });
+  test("a first text that could not be stored, as the state disk is full, is no death of its agent", async () => {
+    await begin(`${TEXT.replace("claude", "plain")}prompt = "go"\n[backend.plain]\nkind = "typed"\nbin = "tui"\n`, 0);
+    fake.folders.add(tmpdir());
+    const write = fake.write.bind(fake);
+    let full = true;
+    fake.write = (path, text) => {
+      fake.full = full && path.startsWith(cfg.stateDir);
+      write(path, text);
+    };
+    await hours(1);
+    expect([starts(), storedLife(memoryOf(watch, "a")).parked, memoryOf(watch, "a").failures, fake.logged("could not be started")]).toEqual([0, "", 0, []]);
+    full = false;
+    await hours(0.1);
+    expect(starts()).toBe(1);
   });
   test("P11: the program is missing: parked with its name, up releases it", async () => {
     fake.tmux.onStart = (pane) => fake.tmux.exit(pane.session, 127);

@@ -116,7 +116,7 @@ export class FakeWorld {
   }
 
   write(path: string, text: string): void {
-    if (this.full) throw new Error(`ENOSPC: no space left on device, write '${path}'`);
+    if (this.full) throw Object.assign(new Error(`ENOSPC: no space left on device, write '${path}'`), { code: "ENOSPC" });
     if (!this.folders.has(dirname(path))) throw new Error(`ENOENT: no such file or directory, open '${path}'`);
     this.effect(`write ${path.split("/").at(-1)}`);
     this.files.set(path, text);
