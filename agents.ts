@@ -6534,12 +6534,15 @@ function storedMemory(memory: Memory) {
   return { starts, failures, ...storedLife(memory), ...without(TRANSIENT, others) };
 }
 const TRANSIENT = freshTransient();
+/** The same of a fresh one: the types of its fields. */
+const FRESH_STORED = storedMemory(freshMemory());
+const FRESH_LIFE = storedLife(freshMemory());
 
 /** A fresh memory, overlaid with what was on disk. */
 function loadedMemory(value: unknown): Memory {
-  const fresh = freshMemory();
-  const stored = sound(storedMemory(fresh), value, MEMORY_SHAPES);
-  return { ...fresh, ...without(storedLife(fresh), stored), life: loadedLife(stored) };
+  const stored = soundFields(FRESH_STORED, value, MEMORY_SHAPES);
+  return { ...freshMemory(), ...without(FRESH_LIFE, stored),
+    life: loadedLife({ ...FRESH_LIFE, ...stored }) };
 }
 
 export function memoryOf(watch: Watch, name: string): Memory {
@@ -6570,11 +6573,11 @@ const PAST = ["since", "at", "made", "stuck", "unprovenAt", "owedSince", "backgr
   "unsureTold", "droppedAt", "askedAt", "liftedAt", "killed", "answeredAt"];
 
 /** Moves times that lie ahead to now: the clock has been set back since. */
-function takeBack(value: unknown, now = world.now()): void {
-  if (!isRecord(value) && !Array.isArray(value)) return;
-  for (const [key, one] of Object.entries(value)) {
-    if (PAST.includes(key) && Number(one) > now) (value as Record<string, unknown>)[key] = now;
-    else if (key !== "client") takeBack(one, now); // its times are what tells it from another
+function takeBack(value: object | null, now = world.now()): void {
+  for (const [key, one] of Object.entries(value ?? {})) {
+    if (typeof one !== "object") {
+      if (Number(one) > now && PAST.includes(key)) (value as Record<string, unknown>)[key] = now;
+    } else if (key !== "client") takeBack(one, now); // its times are what tells it from another
   }
 }
 
@@ -6621,15 +6624,21 @@ const MESSAGE_SHAPES: Record<string, Shape> = {
 const soundMessages = (list: unknown): Message[] => (Array.isArray(list) ? list : [])
   .filter(withFields(MESSAGE)).map((one) => sound({} as Message, one, MESSAGE_SHAPES));
 
-/** A fresh value with the stored fields that are sound; a bad field is dropped alone. */
-function sound<T extends object>(fresh: T, stored: unknown, shapes: Record<string, Shape>): T {
+/** The stored fields that are sound; a bad field is dropped alone. */
+function soundFields<T extends object>(
+  fresh: T, stored: unknown, shapes: Record<string, Shape>,
+): Partial<T> {
   const fields = isRecord(stored) ? Object.entries(stored) : [];
   // an optional field is missing from a fresh value: its shape alone decides
   const good = fields.filter(([key, value]) =>
     (!(key in fresh) || sameShape(fresh[key as keyof T], value)) &&
     (shapes[key]?.(value) ?? key in fresh));
-  return { ...fresh, ...Object.fromEntries(good) };
+  return Object.fromEntries(good) as Partial<T>;
 }
+
+/** A fresh value with those of them that are stored. */
+const sound = <T extends object>(fresh: T, stored: unknown, shapes: Record<string, Shape>): T =>
+  ({ ...fresh, ...soundFields(fresh, stored, shapes) });
 
 /** Parses a stored memory; throws if the text is none. */
 function parseWatch(stored: string): Watch {
