@@ -1603,6 +1603,11 @@ export function lineOf(source: string, header: string, nth: number, key: string)
   return found?.[1] ?? table.at + 1;
 }
 
+/** The keys of each table with their names in the program; read anew for every unit. */
+const namedKeys = new WeakMap<Keys, ReturnType<typeof withNames>>();
+const withNames = (keys: Keys) => Object.entries(keys)
+  .map(([key, [check, fallback]]) => ({ key, name: camelCase(key), check, fallback }));
+
 /** Collects every fault of a file instead of stopping at the first. */
 class ConfigReader {
   faults: string[] = [];
@@ -1630,11 +1635,11 @@ class ConfigReader {
       this.warning(at, key, `unknown key${nearest(key, Object.keys(keys))}`);
     }
     const read: Raw = {};
-    for (const [key, [check, fallback]] of Object.entries(keys)) {
+    for (const { key, name, check, fallback } of namedKeys.getOrInsertComputed(keys, withNames)) {
       const value = (raw as Raw)[key];
       const allowed = value === undefined ? null : check(value);
       const kept = allowed === null && value !== undefined ? value : fallback;
-      if (kept !== undefined) read[camelCase(key)] = kept;
+      if (kept !== undefined) read[name] = kept;
       if (value === undefined && check.needed) {
         const slip = unknown.find((other) => nearest(other, [key]));
         this.fault(at, key, `missing; it must be ${check(undefined)}` +
