@@ -3795,8 +3795,14 @@ const oneLine = (text: string) => text.replace(/\s+/g, " ").trim();
 const splitLines = (text: string) => text.replaceAll("⏺", "●")
   .replace(/[\r\u2028\u2029]/g, " ").split("\n").map((line) => line.trimEnd());
 
-const lastLines = (lines: string[], count: number): string =>
-  lines.filter(Boolean).slice(-count).join("\n");
+/** The last lines that are not blank; counted from below, as many rules ask for a few of them. */
+function lastLines(lines: string[], count: number): string {
+  const last: string[] = [];
+  for (let at = lines.length - 1; at >= 0 && last.length < count; at--) {
+    if (lines[at]) last.unshift(lines[at]!);
+  }
+  return last.join("\n");
+}
 
 /** The last line of `text` that is not blank, trimmed; "" when there is none. */
 export const lastNonemptyLine = (text: string): string =>
@@ -3884,12 +3890,14 @@ const CLAUDE_REMEDY = new RegExp("^❯ /(?:login|logout|model|clear|compact|rewi
  * none. It is no turn, unless a command of the operator's ran into an error.
  */
 function commandOf(lines: string[], at: number, block: string): number {
+  if (!block.startsWith("⎿")) return -1;
   const owner = ownerOf(lines, at);
   const asked = lines[owner] ?? "";
+  if (!/^(?:❯ \/|! )/.test(asked)) return -1;
   const isTurn = /^⎿ (?:Interrupted|API Error)\b/.test(block) || BUILT_IN_RULES.claude.some(
     ({ where, re }) => where === "event" && re.test(block));
   const cures = CLAUDE_REMEDY.test(asked) && !block.startsWith("⎿ Kept ");
-  return block.startsWith("⎿") && /^(?:❯ \/|! )/.test(asked) && !isTurn && !cures ? owner : -1;
+  return isTurn || cures ? -1 : owner;
 }
 
 function claudeNewest(lines: string[], foot: string): Newest {
