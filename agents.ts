@@ -12707,10 +12707,11 @@ const REASONS_LEAST = 30;
 const REASONS_GOOD = 44;
 
 function longTable(rows: StatusRow[], width: number, now: number): string[] {
-  const optional = optionalColumns(rows, width, now);
+  const states = rows.map((row) => stateText(row, now));
+  const optional = optionalColumns(rows, width, widest(states));
   const head = ["  AGENT", ...optional.map((key) => key.toUpperCase()), "STATE"];
-  const cells = rows.map((row) => [`${row.needsHuman ? "!" : " "} ${row.name}`,
-    ...optional.map((key) => row[key]), stateText(row, now)]);
+  const cells = rows.map((row, i) => [`${row.needsHuman ? "!" : " "} ${row.name}`,
+    ...optional.map((key) => row[key]), states[i]!]);
   const last = head.length - 1;
   const left = columns([head, ...cells], width - 2 - REASONS_LEAST,
     [...optional.map((_, i): [number, number] => [i + 1, 6]), [0, 14], [last, 12]]);
@@ -12728,11 +12729,13 @@ const widest = (texts: string[]): number =>
 
 type Optional = "kind" | "backend" | "model";
 
-/** Which of KIND, BACKEND, MODEL fit beside the reasons; below WIDE columns only what differs. */
-function optionalColumns(rows: StatusRow[], width: number, now: number): Optional[] {
+/**
+ * Which of KIND, BACKEND, MODEL fit beside the reasons and a state of so many columns; below WIDE
+ * columns only what differs.
+ */
+function optionalColumns(rows: StatusRow[], width: number, state: number): Optional[] {
   const agents = rows.filter((row) => row.kind !== "service");
-  let room = width - 2 - REASONS_GOOD - 4 - widest(rows.map(({ name }) => name)) -
-    widest(rows.map((row) => stateText(row, now)));
+  let room = width - 2 - REASONS_GOOD - 4 - widest(rows.map(({ name }) => name)) - state;
   const differs = (key: Optional) => new Set(agents.map((row) => row[key])).size > 1;
   const order = (["model", "kind", "backend"] as const)
     .toSorted((a, b) => Number(differs(b)) - Number(differs(a)));
@@ -12772,7 +12775,8 @@ function reasonText(row: StatusRow, room: number, now: number): string {
   const text = printable(
     joined(" · ", row.detail, commitText(row, now), queueText(row), dueText(row, now)));
   const [restarts, sign] = [plural(restartsToday, "restart"), restartSign(row)];
-  const tails = [[restarts, cure], [sign, cure], [sign, cure.split(" ")[0]]]
+  const forms = [[restarts, cure], [sign, cure], [sign, cure.split(" ")[0]]];
+  const tails = (restarts || cure ? forms : [])
     .map(([many, help]) => joined("  ", many, help && printable(`→ ${help}`)));
   const leaves = (columns: number) => (tail: string) =>
     Bun.stringWidth(tail) + 3 + columns <= room;
