@@ -3,16 +3,32 @@ import { expect, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { command, fakeWorld, realFolder } from "./kit.ts";
-import { allowed, type Fleet, life, lives, loopPlan, quote, real, signal, TUI, until } from "./real.ts";
-
-const pair = { agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }] };
-const ours = life({ agents: [...pair.agents, { name: "other", enabled: false }], services: [{ name: "serve", command: "sleep 1000" }] });
+import { type Fleet, life, lives, loopPlan, quote, real, signal, TUI, until } from "./real.ts";
 
 /** A screen as Claude Code draws it, with a last block of its transcript. */
 const screenOf = (said: string): string =>
   ["❯ go on", "", `● ${said}`, "", "─".repeat(60), "❯\u00a0", "─".repeat(60), "  ⏵⏵ auto mode on (shift+tab to cycle)"].join("\n");
 
 // ── commands ────────────────────────────────────────────────────────────────────
+
+// in front: between tests that run at once it would divide them
+test("faults 65 and 71: an unknown name: exit 2, the nearest is named; status, logs and phase do nothing; what does not run is not ended", async () => {
+  const fake = fakeWorld(realFolder());
+  await fake.config('[[agent]]\nname = "a1"\nbackend = "claude"\n[[agent]]\nname = "b1"\nbackend = "claude"\n');
+  const f = (...words: string[]) => command(...words, "--config", join(fake.home, "agents.toml"));
+  for (const words of [["up", "a1", "bb1"], ["down", "a1", "bb1"], ["up", "c*"], ["logs", "bb1"]]) {
+    const ran = await f(...words);
+    expect([words, ran.code]).toEqual([words, 2]);
+    expect(ran.err).toMatch(words.includes("bb1") ? /"bb1"; nearest is "b1"/ : /"c\*"/);
+  }
+  for (const [words, code] of [[["status"], 0], [["logs", "a1"], 1], [["phase"], 1]] as const) expect([words, (await f(...words)).code]).toEqual([words, code]);
+  expect([fake.everyPane, fake.effects, [...fake.files.keys()], existsSync(join(fake.home, ".agents"))]).toEqual([[], [], [join(fake.home, "agents.toml")], false]);
+  expect((await f("down")).code).toBe(0);
+  for (const name of ["a1", "b1", "watchdog"]) expect(fake.logged(`${name}: not running`)).toHaveLength(1);
+});
+
+const pair = { agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }] };
+const ours = life({ agents: [...pair.agents, { name: "other", enabled: false }], services: [{ name: "serve", command: "sleep 1000" }] });
 
 ours("up and down by names and globs, agents and services; up alone starts no disabled agent, up NAME does", async (f) => {
   await f.up();
@@ -31,39 +47,8 @@ ours("up and down by names and globs, agents and services; up alone starts no di
   await f.ready("other");
 });
 
-for (const [what, call] of [
-  ["exec", "exec python3 agents.py watchdog"], ["shell", "python3 './agents.py' watchdog --config 'x'; echo over"],
-  ["one that minds no hang-up", "trap '' HUP; exec python3 agents.py watchdog"],
-] as const) {
-  ours(`a watchdog of the original in its session (${what}) is ended before ours starts`, async (f) => {
-    expect((await f.run(["down"])).code).toBe(0);
-    f.write("agents.py", "import time\ntime.sleep(1000)\n");
-    await f.tmux("new-session", "-d", "-s", "t-watchdog", "-c", f.dir.replaceAll("#", "##"), call);
-    const old = await f.pid("watchdog");
-    await until(() => f.processes().some(({ command }) => /python3 \S*agents.py watchdog/.test(command)));
-    let both = false;
-    const timer = setInterval(() => void (both ||= lives(old) && f.lock("watchdog") > 0), 10);
-    const ran = await f.up().finally(() => clearInterval(timer));
-    expect(ran.err).toContain("ending the watchdog of the original");
-    expect([lives(old), both]).toEqual([false, false]);
-    expect(f.lock("watchdog")).toBeGreaterThan(0);
-    expect(await f.sessions()).toEqual(["t-a1", "t-b1", "t-serve", "t-watchdog"]);
-  });
-}
-
-ours("a session that only has the name of the watchdog's is left alone", async (f) => {
-  expect((await f.run(["down"])).code).toBe(0);
-  await f.tmux("new-session", "-d", "-s", "t-watchdog", "sleep 1000");
-  const pid = await f.pid("watchdog");
-  const ran = await f.up();
-  expect(ran.err).toContain("the watchdog's log is not shown: the session t-watchdog");
-  expect((await f.run(["up"])).err).toContain("the watchdog's log is not shown: the session t-watchdog");
-  expect((await f.run(["down"])).code).toBe(0);
-  expect([lives(pid), await f.sessions()]).toEqual([true, ["t-watchdog"]]);
-  await f.tmux("kill-session", "-t", "=t-watchdog");
-});
-
 ours("no command is status; --json is stable; a relative --config from elsewhere is this one", async (f) => {
+  expect((await f.run(["down"])).code).toBe(0);
   f.write("agents.toml", f.text(pair)); // from here on these two are the whole fleet
   const before = [f.starts("a1").length, f.starts("b1").length];
   const started = await f.run(["up", "--config", "../agents.toml"], { cwd: f.home });
@@ -104,19 +89,37 @@ ours("P20, fault 29: what the operator took down stays down, across a new watchd
   await until(() => starts(2));
 });
 
-test("faults 65 and 71: an unknown name: exit 2, the nearest is named; status, logs and phase do nothing; what does not run is not ended", async () => {
-  const fake = fakeWorld(realFolder());
-  await fake.config('[[agent]]\nname = "a1"\nbackend = "claude"\n[[agent]]\nname = "b1"\nbackend = "claude"\n');
-  const f = (...words: string[]) => command(...words, "--config", join(fake.home, "agents.toml"));
-  for (const words of [["up", "a1", "bb1"], ["down", "a1", "bb1"], ["up", "c*"], ["logs", "bb1"]]) {
-    const ran = await f(...words);
-    expect([words, ran.code]).toEqual([words, 2]);
-    expect(ran.err).toMatch(words.includes("bb1") ? /"bb1"; nearest is "b1"/ : /"c\*"/);
-  }
-  for (const [words, code] of [[["status"], 0], [["logs", "a1"], 1], [["phase"], 1]] as const) expect([words, (await f(...words)).code]).toEqual([words, code]);
-  expect([fake.everyPane, fake.effects, [...fake.files.keys()], existsSync(join(fake.home, ".agents"))]).toEqual([[], [], [join(fake.home, "agents.toml")], false]);
-  expect((await f("down")).code).toBe(0);
-  for (const name of ["a1", "b1", "watchdog"]) expect(fake.logged(`${name}: not running`)).toHaveLength(1);
+const original = life({ agents: [pair.agents[0]!] });
+for (const [what, call] of [
+  ["exec", "exec python3 agents.py watchdog"], ["shell", "python3 './agents.py' watchdog --config 'x'; echo over"],
+  ["one that minds no hang-up", "trap '' HUP; exec python3 agents.py watchdog"],
+] as const) {
+  original(`a watchdog of the original in its session (${what}) is ended before ours starts`, async (f) => {
+    expect((await f.run(["down"])).code).toBe(0);
+    f.write("agents.py", "import time\ntime.sleep(1000)\n");
+    await f.tmux("new-session", "-d", "-s", "t-watchdog", "-c", f.dir.replaceAll("#", "##"), call);
+    const old = await f.pid("watchdog");
+    await until(() => f.processes().some(({ command }) => /python3 \S*agents.py watchdog/.test(command)));
+    let both = false;
+    const timer = setInterval(() => void (both ||= lives(old) && f.lock("watchdog") > 0), 10);
+    const ran = await f.up().finally(() => clearInterval(timer));
+    expect(ran.err).toContain("ending the old agents.py watchdog");
+    expect([lives(old), both]).toEqual([false, false]);
+    expect(f.lock("watchdog")).toBeGreaterThan(0);
+    expect(await f.sessions()).toEqual(["t-a1", "t-watchdog"]);
+  });
+}
+
+original("a session that only has the name of the watchdog's is left alone", async (f) => {
+  expect((await f.run(["down"])).code).toBe(0);
+  await f.tmux("new-session", "-d", "-s", "t-watchdog", "sleep 1000");
+  const pid = await f.pid("watchdog");
+  const ran = await f.up();
+  expect(ran.err).toContain("the watchdog's log is not shown: the session t-watchdog");
+  expect((await f.run(["up"])).err).toContain("the watchdog's log is not shown: the session t-watchdog");
+  expect((await f.run(["down"])).code).toBe(0);
+  expect([lives(pid), await f.sessions()]).toEqual([true, ["t-watchdog"]]);
+  await f.tmux("kill-session", "-t", "=t-watchdog");
 });
 
 const broken = life({
@@ -227,16 +230,13 @@ real("migrate takes over the ids of older launchers; selftest says how many", {
 
 // ── healing ─────────────────────────────────────────────────────────────────────
 
-const resting = life({
-  agents: [...["a1", "b1", "c1"].map((name) => ({ name, watch: "heal+stall" })), { name: "d1", watch: "heal+stall", prompt: "do the work" }, { name: "e1", watch: "heal" },
-    ...["l1", "w1"].map((name) => ({ name, watch: "heal+stall", account: name }))],
-  backend: { stall_idle: 2 }, watchdog: { limit_probe_fallback: 30 },
-});
-resting("P12: a busy agent, a dialog and a draft over work are never restarted; one that is idle for stall_idle is, with its whole kickoff", async (f) => {
+real("P12: a busy agent, a dialog and a draft over work are never restarted; one that is idle for stall_idle is, with its whole kickoff", {
+  agents: [...["a1", "b1", "c1"].map((name) => ({ name, watch: "heal+stall" })), { name: "d1", watch: "heal+stall", prompt: "do the work" }, { name: "e1", watch: "heal" }],
+  backend: { stall_idle: 2 },
+}, async (f) => {
   f.control("a1", "busy");
   f.control("b1", "dialog");
   f.control("c1", "busy");
-  for (const name of ["l1", "w1"]) f.control(name, "busy"); // their turn comes
   await f.up();
   await f.ready("a1", "b1", "c1");
   const draft = "half a sentence";
@@ -250,20 +250,31 @@ resting("P12: a busy agent, a dialog and a draft over work are never restarted; 
   expect([f.bytes("b1"), f.bytes("c1"), f.submits("c1")]).toEqual(["", draft, []]);
   expect(await f.screen("c1")).toContain(draft);
   expect(f.log.match(/b1 is blocked/g)).toHaveLength(1);
-  f.control("d1", "busy");
 });
 
-resting("P15: a limit is held, probed once after its reset, and lifted; no restart. Fault 13: WAITING-UNTIL is respected, and past it the agent is restarted", async (f) => {
-  const slow = Math.min(await allowed(1), 8); // a moment at which nothing moves is no reason to wait for an hour
-  const due = Date.now() + slow * 15_000;
-  const screen = f.write("waiting.txt", screenOf(`All is pushed.\n  WAITING-UNTIL: ${new Date(due).toISOString()}`));
-  f.control("w1", `screen ${screen}`);
-  const reset = Math.floor((Date.now() + slow * 5_000) / 1000);
-  f.control("l1", `limit Claude usage limit reached|${reset}`);
+real("P15: a limit is held, probed once after its reset, and lifted; no restart. Fault 13: WAITING-UNTIL is respected, and past it the agent is restarted", {
+  agents: ["l1", "w1"].map((name) => ({ name, watch: "heal+stall", account: name })), backend: { stall_idle: 2 }, watchdog: { limit_probe_fallback: 30 },
+}, async (f) => {
+  for (const name of ["l1", "w1"]) f.control(name, "busy");
+  await f.up();
+  await f.ready("l1", "w1");
+  // seen as they stand while both times are far; then near ones take their place
+  const waits = (due: number) => f.write("waiting.txt", screenOf(`All is pushed.\n  WAITING-UNTIL: ${new Date(due).toISOString()}`));
+  const limited = (reset: number) => f.control("l1", `limit Claude usage limit reached|${reset}`);
+  const later = Math.floor(Date.now() / 1000) + 3_600;
+  f.control("w1", `screen ${waits(later * 1000)}`);
+  limited(later);
   await until(() => f.log.includes("usage limit on l1"));
   const state = JSON.parse(f.read(".agents/state/limited-t-l1.json"));
-  expect(state).toMatchObject({ until: reset, nudges: 0 });
-  expect((await f.states()).of).toMatchObject({ l1: expect.stringMatching(/^limited until/), w1: expect.stringMatching(/^waiting/) });
+  expect(state).toMatchObject({ until: later, nudges: 0 });
+  await until(async () => {
+    const { of } = await f.states();
+    return /^limited until/.test(of.l1!) && /^waiting/.test(of.w1!);
+  }, undefined, 250);
+  const due = Date.now() + 6_000;
+  const reset = Math.floor(Date.now() / 1000) + 3;
+  waits(due);
+  limited(reset);
   await until(() => f.submits("l1").length, reset * 1000 - Date.now() + 8_000);
   expect(f.ledger("l1").find((fact) => fact.submit)!.at).toBeGreaterThanOrEqual(reset * 1000);
   await f.ticks(4);
