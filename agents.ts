@@ -6991,7 +6991,7 @@ const BUSY_MAX = 10 * BUSY_FOR;
 const ORDERS_PATIENCE = 30_000;
 
 /** Whether nobody waits for a text any more. */
-const isLate = ({ expires = Infinity }: Message): boolean => expires < world.now();
+const isLate = ({ expires = Infinity }: Message): boolean => expires <= world.now();
 
 /** Changes the orders, under a lock: otherwise one of two commands could lose its change. */
 async function changeOperator(cfg: Config, change: (operator: Operator) => void): Promise<void> {
@@ -7784,7 +7784,7 @@ function decideAgain(
   const late = Math.abs(now - pasted.at) < patience || pasted.empty < LATE_LOOKS;
   if (late && pasted.pid === pid) return { do: "await" };
   const lost = pasted.pid === pid ? pasted.nth : 0;
-  return { do: Math.max(copies, lost) < COPIES_MAX ? "type" : "unproven" };
+  return { do: Math.max(copies, lost) < COPIES_MAX && !isLate(message) ? "type" : "unproven" };
 }
 
 /**
@@ -7815,6 +7815,8 @@ const holdsText = ({ composer, cutBox }: BoxLook, { text }: Message): boolean =>
   composer !== null && isOurText(composer, text, cutBox);
 
 const UNSHOWN: Delivery = { state: "waiting", why: "tmux did not show the pane" };
+/** The next round drops it. */
+const GIVEN_UP: Delivery = { state: "waiting", why: "nobody waits for it any more" };
 /** Whether a client's input box can be recognised at all. */
 const hasBox = (backend: Backend): boolean =>
   hasKnownBox(backend.kind) || backend.boxRe !== undefined;
@@ -7848,8 +7850,8 @@ export async function pingSession(errand: Errand): Promise<Delivery> {
     message.pasted!.nth -= 1;
     typing = { do: "type" };
   }
-  const failed = typing.do === "type" ? await paste(errand, look) : "";
-  if (failed) return { state: "failed", why: failed };
+  const failed = typing.do === "type" ? await paste(errand, look) : null;
+  if (failed) return failed;
   const isPasted = typing.do === "type" || typing.do === "await";
   const drawn = isPasted ? await isDrawn(errand) : typing.do === "submit";
   if (drawn === null) return UNSHOWN;
@@ -7922,17 +7924,34 @@ function outcomeOf({ do: next, ...wait }: Typing): Delivery {
   return { state: "waiting", why: "passed to its client; not visible there yet" };
 }
 
-/** Stores the next step with a text before it is taken; if that fails, nothing is changed. */
-async function intend({ cfg, watch, message }: Errand, step: Partial<Message>): Promise<void> {
+/**
+ * Stores the next step with a text before it is taken, and returns what takes that back; if it
+ * cannot be stored, nothing is changed.
+ */
+async function intend({ cfg, watch, message }: Errand, step: Partial<Message>) {
   const before = { ...message };
+  const undo = (): void => {
+    for (const key of Object.keys(step) as (keyof Message)[]) delete message[key];
+    Object.assign(message, before);
+  };
   Object.assign(message, step);
   try {
     await save(cfg, watch);
   } catch (error) {
-    for (const key of Object.keys(step) as (keyof Message)[]) delete message[key];
-    Object.assign(message, before);
+    undo();
     throw error;
   }
+  return undo;
+}
+
+/**
+ * Stores that a client is given a text now; false = nobody waits for it any more, so it is not.
+ * That is asked once it is stored: who gives a text up sees there whether it may still be taken.
+ */
+async function mayGive(errand: Errand, step: Partial<Message>): Promise<boolean> {
+  const undo = await intend(errand, step);
+  if (isLate(errand.message)) undo();
+  return !isLate(errand.message);
 }
 
 const bufferOf = ({ id }: Message): string => `agents-${id}`;
@@ -7949,16 +7968,23 @@ function nextPaste({ tries, pasted }: Message, { pid }: Pane): Pick<Message, "tr
   return { tries: tries + 1, pasted: { pid, nth: before + 1, at: world.now(), empty: 0 } };
 }
 
-/** The text as one bracketed paste: whole in every try, however long or however many lines. */
-async function paste(errand: Errand, { above }: BoxLook): Promise<string> {
+/**
+ * The text as one bracketed paste: whole in every try, however long or however many lines. Returns
+ * why there was none; null = there was.
+ */
+async function paste(errand: Errand, { above }: BoxLook): Promise<Delivery | null> {
   const { cfg, pane, message } = errand;
   const buffer = bufferOf(message);
   const loaded = await tmux(cfg, ["load-buffer", "-b", buffer, "-"], message.text);
-  if (!loaded.ok) return `load-buffer: ${loaded.err}`;
-  await intend(errand, { seen: timesIn(above, message.text), ...nextPaste(message, pane) });
+  if (!loaded.ok) return { state: "failed", why: `load-buffer: ${loaded.err}` };
+  const step = { seen: timesIn(above, message.text), ...nextPaste(message, pane) };
+  if (!await mayGive(errand, step)) {
+    await tmux(cfg, ["delete-buffer", "-b", buffer]);
+    return GIVEN_UP;
+  }
   const pasted = await tmux(cfg, ["copy-mode", "-q", "-t", pane.id, ";",
     "paste-buffer", "-p", "-d", "-b", buffer, "-t", pane.id]);
-  return pasted.ok ? "" : `paste-buffer: ${pasted.err}`;
+  return pasted.ok ? null : { state: "failed", why: `paste-buffer: ${pasted.err}` };
 }
 
 /**
@@ -8056,7 +8082,7 @@ async function typeBlind(errand: Errand, first: BoxLook): Promise<Delivery> {
   if (now) return { state: "waiting", ...now };
   if (!wasPasted(message)) {
     const failed = await paste(errand, first);
-    if (failed) return { state: "failed", why: failed };
+    if (failed) return failed;
     await world.sleep(backend.submitPause * 1000);
   } else if (!isAtCursor(first.screen, message)) return unproven;
   for (let enters = 0; enters < 3; enters++) {
@@ -8213,7 +8239,7 @@ async function tellServer(errand: Errand, verdict: Verdict): Promise<Delivery> {
   const again = decideAgain(message, pane, world.now());
   if (again.do !== "type") return outcomeOf(again);
   const { copies = 0, pasted } = message;
-  await intend(errand, { ...nextPaste(message, pane), copies: copies + 1 });
+  if (!await mayGive(errand, { ...nextPaste(message, pane), copies: copies + 1 })) return GIVEN_UP;
   const taken = await promptOpencode(cfg, agent, pane, message.text);
   if (taken) return { state: "delivered", why: "by the server" };
   if (taken === null) return outcomeOf({ do: "await" });
@@ -8349,8 +8375,8 @@ async function takeQueued(cfg: Config, watch: Watch): Promise<string[]> {
   const { queue } = await operatorOf(cfg);
   // a text that was taken over is withdrawn by the queue, which only the command line writes
   const back = new Set(queue.filter(isLate).map(({ id }) => id));
-  watch.outbox = watch.outbox.filter((message) =>
-    wasPasted(message) || !(isLate(message) || back.has(message.id)));
+  for (const message of watch.outbox) if (back.has(message.id)) message.expires = 0;
+  watch.outbox = watch.outbox.filter((message) => wasPasted(message) || !isLate(message));
   dropLost(cfg, watch);
   const fresh = queue.filter((message) => !watch.taken.includes(message.id) && !isLate(message));
   if (!fresh.length) return [];
@@ -13095,10 +13121,10 @@ export async function cmdSend(call: Call): Promise<number> {
   }
   noteOrder(cfg, "send", [name]);
   process.once("SIGINT", () => void withdraw(cfg, message).finally(() => process.exit(130)));
-  const { state, why } = await sendNow(cfg, message, timeout * 1000);
-  if (state === "delivered") return printed(`delivered to ${name}`);
-  log(state === "unproven" ? `${name}: ${DELIVERY_WORDS[state]}: ${why}`
-    : await isTyped(cfg, message)
+  const { fate, why } = await sendNow(cfg, message, timeout * 1000);
+  if (fate === "delivered") return printed(`delivered to ${name}`);
+  log(fate === "unproven" ? `${name}: ${DELIVERY_WORDS[fate]}: ${why}`
+    : fate === "typed"
     ? `typed into ${name}, not confirmed within ${timeout} s: ${why}; ${lookAfter(name)}`
     : `not delivered to ${name} within ${timeout} s: ${why}`);
   return 1;
@@ -13114,33 +13140,45 @@ async function whyStaysDown(cfg: Config, name: string): Promise<string> {
 /** How long, ms, `send` waits before it says what for. */
 const SAY_AFTER = 2_000;
 
+/**
+ * What has become of a text, as the watchdog stored it last; "" = it does not have it. `typed`: it
+ * may be taken at any moment.
+ */
+function fateOf(
+  { delivered, unproven, outbox }: Watch, { id }: Message,
+): "delivered" | "unproven" | "typed" | "waiting" | "" {
+  if (delivered.includes(id)) return "delivered";
+  if (unproven.some((one) => one.id === id)) return "unproven";
+  const found = outbox.find((one) => one.id === id);
+  return found ? wasPasted(found) ? "typed" : "waiting" : "";
+}
+
 /** Waits up to `patience`, ms, for what becomes of one text. */
-async function sendNow(cfg: Config, message: Message, patience: number): Promise<Delivery> {
+async function sendNow(cfg: Config, message: Message, patience: number) {
+  const expires = world.now() + patience;
   const began = world.mono();
   const deadline = began + patience;
-  await queueMessages(cfg, [{ ...message, expires: world.now() + patience }]);
-  const outcome: Delivery = { state: "waiting", why: "the watchdog has not picked it up yet" };
-  let said = "";
-  do {
+  await queueMessages(cfg, [{ ...message, expires }]);
+  let why = "the watchdog has not picked it up yet";
+  for (let said = ""; ; await world.sleep(100)) {
     await deliverByHand(cfg, [message], deadline);
-    const { delivered, unproven, outbox } = await loadWatch(cfg);
-    if (delivered.includes(message.id)) return { state: "delivered", why: "" };
-    const isIt = ({ id }: Message) => id === message.id;
+    // nothing is typed after that: a look that begins then is the last one
+    const isOver = world.mono() >= deadline;
+    const watch = await loadWatch(cfg);
+    const fate = fateOf(watch, message);
+    const { unproven, outbox } = watch;
     const ahead = outbox.find((one) => one.target === message.target && one.why);
-    outcome.why = [...unproven, ...outbox].find(isIt)?.why ?? ahead?.why ?? outcome.why;
-    if (unproven.some(isIt)) {
-      outcome.state = "unproven";
-      break;
+    why = [...unproven, ...outbox].find(({ id }) => id === message.id)?.why ?? ahead?.why ?? why;
+    if (isOver) {
+      await changeOperator(cfg, (operator) =>
+        void (operator.queue = operator.queue.filter(({ id }) => id !== message.id)));
     }
-    if (outcome.why !== said && world.mono() - began >= SAY_AFTER) {
-      said = outcome.why;
+    if (isOver || fate === "delivered" || fate === "unproven") return { fate, why };
+    if (why !== said && world.mono() - began >= SAY_AFTER) {
+      said = why;
       log(`waiting to reach ${message.target}: ${said} (Ctrl-C withdraws it)`);
     }
-    await world.sleep(100);
-  } while (world.mono() < deadline);
-  await changeOperator(cfg,
-    (operator) => void (operator.queue = operator.queue.filter((one) => one.id !== message.id)));
-  return outcome;
+  }
 }
 
 /** How long, ms, an interrupted `send` waits for the watchdog to put its text away. */
@@ -13152,24 +13190,16 @@ export async function withdraw(cfg: Config, message: Message): Promise<void> {
     ...operator.queue.filter(({ id }) => id !== message.id), { ...message, expires: 0 }]));
   poke(cfg);
   const until = world.mono() + WITHDRAWN_WITHIN;
+  const fateNow = async () => fateOf(await loadWatch(cfg), message);
+  let fate = await fateNow();
   // where no watchdog runs, the next one finds in the queue that it is taken back
-  const isTaken = async () => isHeldBySomebody(cfg, "watchdog") &&
-    Boolean(await inOutbox(cfg, message)) && !(await isTyped(cfg, message));
-  while (await isTaken() && world.mono() < until) await world.sleep(100);
+  const isTaken = () => fate === "waiting" && isHeldBySomebody(cfg, "watchdog");
+  for (; isTaken() && world.mono() < until; fate = await fateNow()) await world.sleep(100);
   const after = lookAfter(message.target);
-  log(await isTyped(cfg, message) ? `interrupted: it was already typed; ${after}`
-    : await isTaken() ? `interrupted: the watchdog has not withdrawn the message yet; ${after}`
+  log(fate === "delivered" ? "interrupted: it was already delivered"
+    : fate === "typed" || fate === "unproven" ? `interrupted: it was already typed; ${after}`
+    : isTaken() ? `interrupted: the watchdog has not withdrawn the message yet; ${after}`
     : "interrupted: the message is withdrawn");
-}
-
-/** A text that the watchdog has, as it stored it last. */
-const inOutbox = async (cfg: Config, { id }: Message): Promise<Message | undefined> =>
-  (await loadWatch(cfg)).outbox.find((one) => one.id === id);
-
-/** Whether a text was typed and is still in doubt: it may be taken at any moment. */
-async function isTyped(cfg: Config, message: Message): Promise<boolean> {
-  const found = await inOutbox(cfg, message);
-  return found !== undefined && wasPasted(found);
 }
 
 const lookAfter = (name: string): string => `see "agents status ${name}" for what becomes of it`;

@@ -290,6 +290,7 @@ export class FakeTmux {
     if (name === "start-server") return said();
     if (name === "show-options") return said("off\n");
     if (name === "load-buffer") return this.buffers.set(opt.b!, stdin), said();
+    if (name === "delete-buffer") return this.buffers.delete(opt.b!), said();
     if (name === "list-buffers") return said([...this.buffers.keys()].map((buffer) => `${buffer}\n`).join(""));
     if (name === "run-shell") return this.shell(words[0]!) ? said() : failed("returned 1");
     if (name === "display-message" && !opt.t) return this.display(words[0]!);

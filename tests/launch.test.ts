@@ -255,7 +255,7 @@ describe("a text that an opencode server may have taken already, before a crash"
     expect([prompts.length, watch.outbox, watch.unproven.map(({ text }) => text)]).toEqual([2, [], ["hear this"]]);
     expect(fake.logged("typed, with no sign that the client accepted it")).toHaveLength(1);
   });
-  test("while it is open, a newer text of its cause comes after it, and it is not taken back", async () => {
+  test("while it is open, a newer text of its cause comes after it; withdrawn, it is not taken back, and not given anew", async () => {
     answering(408);
     claim(0);
     const [given] = watch.outbox;
@@ -264,6 +264,9 @@ describe("a text that an opencode server may have taken already, before a crash"
     operator({ queue: [{ ...given, expires: 0 }] });
     await ticks(1);
     expect([prompts, watch.outbox.map(({ text }) => text)]).toEqual([["hear this"], ["hear this", "the newer one"]]);
+    answering(200);
+    await ticks(20);
+    expect([prompts, watch.unproven.map(({ text }) => text)]).toEqual([["hear this", "the newer one"], ["hear this"]]);
   });
   test("an answer that is lost, and the conversation shows it", async () => {
     answering(408, true);

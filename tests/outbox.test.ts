@@ -448,6 +448,36 @@ describe("a text is said once, and never lost", () => {
       expect([pane("a").received.length, pane("b").received]).toEqual([1, told]);
     }
   });
+  /** Time that passes at the first moment of that kind, so that a text expires then. */
+  const MOMENTS: [when: string, passTime: (turn: () => void) => void][] = [
+    ["another is typed to before", (turn) => fake.beforeTmux((args) => void (args.includes("paste-buffer") && turn()))],
+    ["it is stored that it is typed now", (turn) => {
+      const { writeAtomic } = world;
+      world.writeAtomic = async (path, text) => {
+        await writeAtomic(path, text);
+        if (text.includes('"seen":0') && text.includes('"target":"b"')) turn();
+      };
+    }],
+  ];
+  test.each(MOMENTS)("one that nobody waits for any more as %s is not typed, and leaves nothing behind", async (_, passTime) => {
+    await begin(`[watchdog]\nstart_batch = 1\n${agents("a", "b")}`);
+    pane("a").doing = pane("b").doing = "idle";
+    enqueue(watch, "a", "claim", "to the other");
+    watch.outbox.push(message({ target: "b", expires: fake.wall + 5_000 }));
+    let times = 1;
+    passTime(() => void (times-- > 0 && fake.turn(6_000)));
+    await ticks(2);
+    expect([pane("a").received, pane("b").received, watch.outbox, fake.tmux.buffers.size]).toEqual([["to the other"], [], [], 0]);
+  });
+  test("one that was typed, and that nobody waits for any more, is not typed anew", async () => {
+    await begin(agents("a"));
+    pane().doing = "idle";
+    let pastes = 0;
+    pane().paste = () => void (pastes += 1); // a client that swallows it
+    watch.outbox.push(message({ expires: fake.wall + 5_000 }));
+    await ticks(30);
+    expect([pastes, watch.outbox, watch.unproven.length]).toEqual([1, [], 1]);
+  });
   test("a newer one does not take back what stands typed in the box", async () => {
     await begin(agents("a"));
     pane().doing = "idle";

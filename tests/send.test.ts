@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
 import { closeSync, mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { awaitHand, cmdSend, flock, memoryOf, operatorOf, save, withdraw, world } from "../agents.ts";
-import { agents, command, FLEET, fakeWorld, holdLock, realFolder, type Scene, scene, together } from "./kit.ts";
+import { agents, command, FLEET, fakeWorld, holdLock, message, realFolder, type Scene, scene, together } from "./kit.ts";
 
 let { fake, cfg, watch, pane } = {} as Scene;
 const begin = async (text: string, count = 3): Promise<void> => void ({ fake, cfg, watch, pane } = await scene(text, { fake, ticks: count }));
@@ -78,6 +78,31 @@ describe("send", () => {
       save(cfg, watch);
     };
     expect([await send("a", "hear this"), pauses]).toEqual([0, Array(5).fill(100)]);
+  });
+  test("one that the watchdog delivers at the last moment is delivered", async () => {
+    besideWatchdog();
+    world.sleep = async (ms) => {
+      fake.turn(ms);
+      if (fake.mono < end) return;
+      watch.delivered = (await operatorOf(cfg)).queue.map(({ id }) => id);
+      await save(cfg, watch);
+    };
+    const end = fake.mono + 3_000;
+    expect(await send("a", "hear this")).toBe(0);
+  });
+  test("one that is delivered while it is withdrawn is not called withdrawn", async () => {
+    besideWatchdog();
+    const text = message({ id: "q1" });
+    watch.outbox.push(text);
+    await save(cfg, watch);
+    const { sleep } = world;
+    world.sleep = async (ms) => {
+      Object.assign(watch, { outbox: [], delivered: ["q1"] });
+      await save(cfg, watch);
+      await sleep(ms);
+    };
+    await withdraw(cfg, text);
+    expect(fake.logged("interrupted")).toEqual([expect.stringContaining("interrupted: it was already delivered")]);
   });
   test("it says what it waits for, once, as soon as that takes a while", async () => {
     pane().doing = "dialog";
