@@ -297,6 +297,8 @@ export interface Memory extends Transient {
   why: string;
   /** Wall ms since when the verdict holds. */
   since: number;
+  /** It has run for a healthy minute: its program is there, or was. */
+  ran?: boolean;
   /** The version of its client and the model in use, as the client states them. */
   version?: string;
   model?: string | undefined;
@@ -6605,7 +6607,7 @@ const GROUP = {
 
 /** Checks for stored fields whose shape a fresh value does not show. */
 const MEMORY_SHAPES: Record<string, Shape> = {
-  version: isText, model: isText, conversation: isId,
+  ran: isFlag, version: isText, model: isText, conversation: isId,
   unsureTold: isNumber, backgroundSince: isNumber, stalls: isNumber, stallsTold: isNumber,
   answering: isFlag, answeredAt: isNumber, draft: isFlag,
   awaits: withFields({ need: isText, since: isNumber }),
@@ -7216,8 +7218,10 @@ function noteClient(watch: Watch, unit: Unit, pane: Pane): void {
   // we told it to end, but the signal never arrived (a crash, a full disk): it may be at work now;
   // not in a move, which tells it again. Another client is started only after the old one's family
   if (endingOf(memory)?.pid === pane.pid && watch.intent) return;
-  if (known && memory.life.state === "up") return;
-  enter(memory, { state: "up", since: world.mono() - Math.max(0, world.now() - pane.created) });
+  if (!known || memory.life.state !== "up") {
+    enter(memory, { state: "up", since: world.mono() - Math.max(0, world.now() - pane.created) });
+  }
+  if (world.mono() - aliveSince(memory)! >= HEALTHY_MINUTE) memory.ran = true;
 }
 
 /** What is remembered, without what was true of an earlier client alone. */
@@ -9055,7 +9059,7 @@ const deathOf = (
   kind: isAgent(unit) ? unit.kind : "service", status, lived, failures: memory.failures,
   starts: startsThatCount(cfg, memory, lived).length, blameless: false,
   program: isAgent(unit) ? programOf(backendOf(cfg, unit).bin) : "its program",
-  ran: memory.version !== undefined,
+  ran: memory.ran === true,
 });
 
 const deathKey = (server: string, pane: Pane): string => `${server} ${pane.id}`;

@@ -113,7 +113,6 @@ describe("the ladder, over the fake world", () => {
   });
   test("a program that is away while it is updated is there again at a later try; one that stays away is parked with its name", async () => {
     await hours(0.1);
-    memoryOf(watch, "a").version = "2.1.330";
     let away = 2;
     fake.tmux.onStart = (pane) => (away-- > 0 ? fake.tmux.exit(pane.session, 127) : void (pane.doing = "busy"));
     fake.tmux.exit("agents-a", 1);
@@ -397,6 +396,26 @@ describe("services", () => {
     fake.tmux.exit("agents-web", 1);
     await fake.ticks(cfg, watch, 3);
     expect(starts("web")).toBe(2);
+  });
+  test.each(["as it dies", "while a person restarts it"])("one whose program is away for its update %s is started again, also by another watchdog; one that was never there is parked", async (when) => {
+    fake.http = async () => ({ ok: true, status: 0, body: "" });
+    await fake.ticks(cfg, watch, 4);
+    let away = 2;
+    fake.tmux.onStart = (pane) => void (pane.session === "agents-web" && away-- > 0 && fake.tmux.exit(pane.session, 127));
+    if (when === "as it dies") fake.tmux.exit("agents-web", 1);
+    else {
+      fake.tmux.kill(fake.tmux.of("agents-web"));
+      fake.tmux.exit(fake.tmux.add("agents-web").session, 127);
+      Object.assign(fake.tmux.of("agents-web").marks, { "@agents_session": "agents-web", "@agents_home": cfg.stateDir });
+    }
+    await save(cfg, watch);
+    watch = await fake.watch(cfg);
+    await fake.ticks(cfg, watch, 8);
+    expect([memoryOf(watch, "web").life.state, away]).toEqual(["up", -1]);
+    cfg = await fake.config(`${TEXT}[[service]]\nname = "web2"\ncommand = "nobody"\n`);
+    fake.tmux.onStart = (pane) => fake.tmux.exit(pane.session, 127);
+    await fake.ticks(cfg, watch, 8);
+    expect([storedLife(memoryOf(watch, "web2")).parked, starts("web2")]).toEqual(["its program not found", 1]);
   });
   test("one that a person took down has not died: nothing is said, no step up the ladder, and up starts it at once", async () => {
     await fake.ticks(cfg, watch, 2);
