@@ -9064,14 +9064,18 @@ const deathOf = (
 
 const deathKey = (server: string, pane: Pane): string => `${server} ${pane.id}`;
 
-/** Goes up the ladder for one death, and says so. */
+/** How long, ms, the client of a dead pane lived for certain: until it drew for the last time. */
+const livedIn = ({ activity, created }: Pane): number => Math.max(0, activity - created);
+
+/** Goes up the ladder for one death, and says so. `pane`: its dead one; null = there is none. */
 function noteDeath(
-  cfg: Config, watch: Watch, unit: Unit, status: number | null,
-  why = "", blameless = false,
+  cfg: Config, watch: Watch, unit: Unit, pane: Pane | null, why = "", blameless = false,
 ): void {
   const memory = memoryOf(watch, unit.name);
   const now = world.now();
-  const lived = world.mono() - (aliveSince(memory) ?? world.mono());
+  const status = pane?.status ?? null;
+  const since = aliveSince(memory); // null = it died while no watchdog looked
+  const lived = since !== null ? world.mono() - since : pane ? livedIn(pane) : 0;
   memory.starts = startsThatCount(cfg, memory, lived);
   const action = decideDeath(
     { ...deathOf(cfg, unit, memory, status, lived), blameless }, cfg.watchdog);
@@ -9192,7 +9196,7 @@ export async function healOne(
     (death !== "" && death !== memory.buried && !isOver(memory));
   if (memory.life.state !== "stopping" && isNews) {
     if (seen.pane && isAgent(unit)) await noteFatalEnd(cfg, watch, unit, seen.pane);
-    noteDeath(cfg, watch, unit, seen.pane?.status ?? null, "", memory.together);
+    noteDeath(cfg, watch, unit, seen.pane, "", memory.together);
     memory.buried = death;
     memory.together = false;
   }
@@ -11962,7 +11966,7 @@ async function nextOfDown(
   const memory = memoryOf(look.watch, agent.name);
   const pane = snap.panes.get(agent.session);
   const fresh = pane && memory.buried !== deathKey(snap.server, pane)
-    ? deathOf(cfg, agent, memory, pane.status, now - pane.created) : null;
+    ? deathOf(cfg, agent, memory, pane.status, livedIn(pane)) : null;
   const obstacle = strangerIn(cfg, snap, agent.session) ||
     rivalText(await rivalOf(cfg, snap, agent)) ||
     whyLeft(cfg, look, agent, loadLimitState(cfg, agent.session), null) ||

@@ -140,6 +140,13 @@ describe("the ladder, over the fake world", () => {
     await hours(0.1);
     expect(starts()).toBe(2);
   });
+  test("one that dies after an hour of health while no watchdog looks is started at once, as where one looks", async () => {
+    await hours(1);
+    fake.tmux.exit("agents-a", 1);
+    watch = await fake.watch(cfg);
+    await fake.ticks(cfg, watch, 1);
+    expect([starts(), fake.logged("ended (exit 1)").map((line) => line.replace(/.*restarting/, ""))]).toEqual([2, [""]]);
+  });
   test("a first text that could not be stored, as the state disk is full, is no death of its agent", async () => {
     await begin(`${TEXT.replace("claude", "plain")}prompt = "go"\n[backend.plain]\nkind = "typed"\nbin = "tui"\n`, 0);
     fake.folders.add(tmpdir());
