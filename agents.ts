@@ -6903,17 +6903,23 @@ const operatorFaults = new Map<string, string>();
 
 /**
  * The operator's orders; not to be modified. They are read each time they are asked for: an order
- * counts from the moment it is given, not from the next round. An unreadable file never means
- * start: what was read last stays in force, or else what the watchdog remembers as taken down. Who
- * `writes` them back must know them: there a file that cannot be read throws, and a damaged one is
- * kept aside first.
+ * counts from the moment it is given, not from the next round. A file that is unreadable, or gone,
+ * never means start: what was read last stays in force, or else what the watchdog remembers as
+ * taken down. Who `writes` them back must know them: there a file that cannot be read throws, and a
+ * damaged one is kept aside first.
  */
 export async function operatorOf(cfg: Config, writes = false): Promise<Operator> {
   const last = lastOperator.get(cfg.stateDir);
   let source: string | null = null;
   try {
     const away = () => (world.mtime(cfg.stateDir) === null ? last?.source : undefined);
-    source = await world.text(operatorFile(cfg)) ?? away() ?? "{}";
+    source = await world.text(operatorFile(cfg)) ?? away() ?? null;
+    if (source === null) {
+      const held = await takenDown(cfg); // no order removes the file
+      operatorFaults.set(cfg.stateDir, Object.keys(held).length === 0 ? ""
+        : "operator.json is gone; what was down stays down");
+      return { ...NO_ORDERS, held };
+    }
     const operator = source === last?.source ? last.operator : parseOperator(source);
     operatorFaults.delete(cfg.stateDir);
     lastOperator.set(cfg.stateDir, { source, operator });

@@ -345,6 +345,16 @@ describe("what a person wants cannot be read", () => {
     fake.folders.clear();
     expect(Object.keys((await operatorOf(cfg)).held)).toEqual(["helper"]);
   });
+  test("the file alone is gone: who was down stays down, which is said; the next order writes it again", async () => {
+    const watch = await loadWatch(cfg);
+    operator({ held: { helper: 1, scout: 2 } });
+    await fake.ticks(cfg, watch, 2);
+    fake.files.delete(join(cfg.stateDir, "operator.json"));
+    const anew = await loadWatch(cfg); // of a watchdog, or after a reboot
+    await fake.ticks(cfg, anew, 4);
+    expect([starts("helper"), starts("scout"), fake.logged("operator.json is gone; what was down stays down").length]).toEqual([0, 0, 1]);
+    expect([(await call("down", "builder")).code, Object.keys(orders().held).sort()]).toEqual([0, ["builder", "helper", "scout"]]);
+  });
   test("one wrong field costs itself alone", async () => {
     operator({ ...JSON.parse(golden("night", "state/operator.json")), busy: { a: "long" }, queue: [{ id: 5 }] });
     expect([Object.keys((await operatorOf(cfg)).held), (await operatorOf(cfg)).busy, (await operatorOf(cfg)).queue]).toEqual([["helper"], {}, []]);
