@@ -107,6 +107,10 @@ async function work(message: string): Promise<void> {
 }
 
 const args = process.argv.slice(2);
+if (args.at(-1) === "--version") {
+  process.stdout.write("2.1.330 (Claude Code)\n"); // doctor asks, and would wait five seconds
+  process.exit();
+}
 const prompt = args.includes("--") ? args[args.indexOf("--") + 1] : "";
 if (prompt) queue.push(prompt);
 note({ start: args, pid: process.pid });
