@@ -33,26 +33,9 @@ hung("P30: a watchdog that is stopped is seen as such, and replaced, with a word
   await keeper.exited;
 });
 
-hung("P30: a hung watchdog is STALE in status, with the place and the cure, exit 3; one that ended is stopped", async (f) => {
+hung("an order needs no watchdog: one that hangs with its keeper keeps no down, up or restart waiting", async (f) => {
   await f.up();
   await until(() => f.lock("keeper"));
-  await f.ticks(1);
-  const [keeper, watchdog] = [f.lock("keeper"), f.lock("watchdog")];
-  signal(keeper, "SIGSTOP");
-  signal(watchdog, "SIGSTOP");
-  const { at } = JSON.parse(f.read(".agents/state/heartbeat"));
-  await until(() => Date.now() - Date.parse(at) > 15_000, 60_000);
-  const stale = await f.run(["status"]);
-  expect([stale.code, stale.out]).toEqual([3, expect.stringContaining(`stopped by a signal (kill -CONT ${watchdog})`)]);
-  expect(stale.out).toContain("STALE");
-  signal(watchdog, "SIGKILL");
-  await until(() => !lives(watchdog));
-  expect([(await f.run(["status"])).out.includes("watchdog: stopped"), (await f.run(["status"])).code]).toEqual([true, 3]);
-  signal(keeper, "SIGCONT");
-  await until(() => f.lock("watchdog"), 30_000);
-});
-
-hung("an order needs no watchdog: one that hangs with its keeper keeps no down, up or restart waiting", async (f) => {
   await f.ticks(1);
   const [a, b, c] = starts(f) as [number, number, number];
   const hung = [f.lock("keeper"), f.lock("watchdog")];
@@ -67,8 +50,29 @@ hung("an order needs no watchdog: one that hangs with its keeper keeps no down, 
   expect(starts(f)).toEqual([a, b + 1, c + 1]);
 });
 
-/** Time between two looks of the watchdog for what is to happen there. */
-const folder = life({ ...trio, watchdog: { signal_interval: 3 } });
+real("P30: a hung watchdog is STALE in status, with the place and the cure, exit 3; one that ended is stopped", { agents: [trio.agents[0]!] }, async (f) => {
+  await f.up();
+  await until(() => f.lock("keeper"));
+  await f.ticks(1);
+  const [keeper, watchdog] = [f.lock("keeper"), f.lock("watchdog")];
+  signal(keeper, "SIGSTOP");
+  signal(watchdog, "SIGSTOP");
+  const { at } = JSON.parse(f.read(".agents/state/heartbeat"));
+  await until(() => Date.now() - Date.parse(at) > 15_000, 60_000);
+  const stale = await f.run(["status"]);
+  expect([stale.code, stale.out]).toEqual([3, expect.stringContaining(`stopped by a signal (kill -CONT ${watchdog})`)]);
+  expect(stale.out).toContain("STALE");
+  signal(watchdog, "SIGKILL");
+  await until(() => !lives(watchdog));
+  const stopped = await f.run(["status"]);
+  expect([stopped.out.includes("watchdog: stopped"), stopped.code]).toEqual([true, 3]);
+  signal(keeper, "SIGCONT");
+  await until(() => f.lock("watchdog"), 30_000);
+});
+
+/** Time between two looks of the watchdog for what is to happen there: a keeper that saw no watchdog would start one after a second. */
+const watchdog = { signal_interval: 2 };
+const folder = life({ ...trio, watchdog });
 
 folder("P30: log_dir is away for a while: both live on, one watchdog alone, and they write again", async (f) => {
   await f.up();
@@ -87,8 +91,21 @@ folder("P30: log_dir is away for a while: both live on, one watchdog alone, and 
   expect(f.log).toContain("state folder: readable again");
 });
 
+folder("P30: log_dir goes, and up makes it anew: one watchdog goes on, and down ends all", async (f) => {
+  await f.ticks(1);
+  const [watchdog, begun] = [f.lock("watchdog"), starts(f)];
+  renameSync(f.path(".agents"), f.path("away"));
+  expect((await f.run(["up"])).code).toBe(0);
+  expect([f.lock("watchdog"), starts(f)]).toEqual([watchdog, begun]);
+  expect((await f.run(["down"])).code).toBe(0);
+  expect(lives(watchdog)).toBe(false);
+  expect(await f.sessions()).toEqual([]);
+});
+
 for (const moment of ["as a new keeper begins", "once it has looked"]) {
-  folder(`P30: log_dir goes, ${moment}: the watchdog goes on with its memory, no other is started`, async (f) => {
+  real(`P30: log_dir goes, ${moment}: the watchdog goes on with its memory, no other is started`, { agents: [trio.agents[0]!], watchdog }, async (f) => {
+    await f.up();
+    await f.ready("a1");
     await f.ticks(1);
     const [keeper, watchdog] = [f.lock("keeper"), f.lock("watchdog")];
     signal(keeper, "SIGKILL");
@@ -105,17 +122,6 @@ for (const moment of ["as a new keeper begins", "once it has looked"]) {
     expect(f.log.match(/watchdog up: /g)).toHaveLength(1);
   });
 }
-
-folder("P30: log_dir goes, and up makes it anew: one watchdog goes on, and down ends all", async (f) => {
-  await f.ticks(1);
-  const [watchdog, begun] = [f.lock("watchdog"), starts(f)];
-  renameSync(f.path(".agents"), f.path("away"));
-  expect((await f.run(["up"])).code).toBe(0);
-  expect([f.lock("watchdog"), starts(f)]).toEqual([watchdog, begun]);
-  expect((await f.run(["down"])).code).toBe(0);
-  expect(lives(watchdog)).toBe(false);
-  expect(await f.sessions()).toEqual([]);
-});
 
 real("P30: the program is away while the watchdog dies: the keeper tries until it is back", { agents: [{ name: "c1" }] }, async (f) => {
   const program = f.path("program"); // Bun, or the executable that is tried
@@ -139,7 +145,7 @@ const WRONG: Record<string, (path: string) => void> = {
   "a loop": (path) => symlinkSync(path, path), "a gigabyte": (path) => void Bun.spawnSync(["truncate", "-s", "1G", path]),
   garbage: (path) => writeFileSync(path, "{\0garbage"),
 };
-real("P30: a fifo, a folder, a loop, a gigabyte, garbage in place of each state file: a new watchdog comes up, status answers, agents are healed", { agents: [trio.agents[0]!], watchdog: { park_after: 50 } }, async (f) => {
+real("P30: a fifo, a folder, a loop, a gigabyte, garbage in place of each state file: a new watchdog comes up, status answers, agents are healed", { agents: [trio.agents[0]!], watchdog: { park_after: 50, restart_delay_max: 0.5 } }, async (f) => {
   await f.up();
   await f.ready("a1");
   await f.ticks(2);
