@@ -21,9 +21,7 @@ function countClients(f: Fleet, name: string): { most: () => number; stop: () =>
   return { most: () => most, stop: () => clearInterval(timer) };
 }
 
-const three = life(trio);
-
-three("P5, faults 2 and 3: a broken, half-written, emptied, deleted, unreadable config changes nothing, one line each; a watchdog that is killed meanwhile comes back with the last good one", async (f) => {
+real("P5, faults 2 and 3: a broken, half-written, emptied, deleted, unreadable config changes nothing, one line each; a watchdog that is killed meanwhile comes back with the last good one", { ...trio, watchdog: { signal_interval: 0.25 } }, async (f) => {
   await f.up();
   await f.ready("a1", "b1", "c1");
   const before = await pids(f);
@@ -62,10 +60,13 @@ three("P5, faults 2 and 3: a broken, half-written, emptied, deleted, unreadable 
   expect(began).toEqual(["started", expect.stringMatching(new RegExp(`^started after the one before \\(pid ${old}\\) died(?: during ".+")?$`))]);
   signal(before[0]!, "SIGKILL");
   await until(() => f.starts("a1").length === 2);
-  f.write("agents.toml", good);
 });
 
+const three = life(trio);
+
 three("P8, fault 44: a tmux server that is stopped for 8 s: calls end, nothing is started twice", async (f) => {
+  await f.up();
+  await f.ready("a1", "b1", "c1");
   await f.ticks(2);
   const [before, begun] = [await pids(f), starts(f)];
   const server = await f.serverPid();
@@ -111,17 +112,21 @@ three("P8, fault 5: tmux kill-server: every watched agent is back, once, and the
   expect([f.lock("watchdog"), starts(f)]).toEqual([watchdog, [a + 1, b + 1, c]]);
 });
 
-three("the socket of a tmux server that lives is removed: nobody is ended, started or called dead, and all are there again with it; down ends all", async (f) => {
+const away = life(trio);
+
+away("the socket of a tmux server that lives is removed: nobody is ended, started or called dead, and all are there again with it; down ends all", async (f) => {
   await f.up();
+  await f.ready("a1", "b1", "c1");
   await f.ticks(2);
   const [before, begun, server] = [await pids(f), starts(f), await f.serverPid()];
   const socket = await f.tmux("display-message", "-p", "#{socket_path}");
   expect(socket).toStartWith(f.tmuxDir);
   rmSync(socket);
-  for (const words of [["up"], ["restart", "a1"], ["up", "a1"], ["explain", "a1"], ["send", "a1", "hear this", "--timeout", "4"]]) {
+  const calls = [["up"], ["restart", "a1"], ["up", "a1"], ["explain", "a1"], ["send", "a1", "hear this", "--timeout", "4"]];
+  await Promise.all(calls.map(async (words) => {
     const { code, out, err } = await f.run(words);
     expect([words, code, out + err]).toEqual([words, 1, expect.stringContaining(`kill -USR1 ${server} makes it create the socket again`)]);
-  }
+  }));
   const { code, out } = await f.run(["status"]);
   expect([code, out]).toEqual([3, expect.stringMatching(/^! a1 .* unknown +tmux: the tmux server \(pid \d+\) runs/m)]);
   await until(() => f.log.includes(`kill -USR1 ${server} makes it create the socket again`));
@@ -140,7 +145,7 @@ three("the socket of a tmux server that lives is removed: nobody is ended, start
   expect(before.map(lives)).toEqual([false, false, false]);
 });
 
-three("a tmux_socket that was changed under a fleet that runs: nobody is touched, and what helps is said", async (f) => {
+away("a tmux_socket that was changed under a fleet that runs: nobody is touched, and what helps is said", async (f) => {
   const begun = starts(f)[0]!;
   await f.up();
   await until(() => f.starts("a1").length === begun + 1);
@@ -177,24 +182,29 @@ real("a tmux server without a session (exit-empty off) is empty, not away: what 
 
 const stubborn = { agents: [{ name: "a1", watch: "heal+stall", env: { TUI_IGNORE_HUP: "1" } }] };
 /** Its client has a child that is as deaf. */
-const deaf = life({ ...stubborn, backend: { preamble: "(trap '' HUP TERM; while :; do sleep 1000; done) &" }, watchdog: { signal_interval: 1 } });
+const deaf = { ...stubborn, backend: { preamble: "(trap '' HUP TERM; while :; do sleep 1000; done) &" }, watchdog: { signal_interval: 1 } };
 
-deaf("P21, fault 26: a client that ignores HUP and TERM: restart never has two of it; its session is closed by hand, the client lives on: still never two", async (f) => {
+real("P21, fault 26: a client that ignores HUP and TERM: restart never has two of it; its session is closed by hand, the client lives on: still never two", {
+  ...deaf, agents: ["a1", "b1"].map((name) => ({ ...stubborn.agents[0]!, name })),
+}, async (f) => {
   await f.up();
-  await f.ready("a1");
+  await f.ready("a1", "b1");
+  await f.ticks(2);
   const first = await f.pid("a1");
-  const clients = countClients(f, "a1");
+  const [clients, others] = [countClients(f, "a1"), countClients(f, "b1")];
+  // at once, each with a client of its own: one that is as deaf takes 10 s to end
+  await f.tmux("kill-session", "-t", "=t-b1");
   expect((await f.run(["restart", "a1"])).code).toBe(0);
   await until(() => f.starts("a1").length === 2);
   expect([clients.most(), lives(first)]).toEqual([1, false]);
-  await f.ticks(2);
-  await f.tmux("kill-session", "-t", "=t-a1");
-  await until(() => f.starts("a1").length === 3, 25_000);
-  clients.stop();
-  expect(clients.most()).toBe(1);
+  await until(() => f.starts("b1").length === 2, 25_000);
+  for (const one of [clients, others]) one.stop();
+  expect([clients.most(), others.most()]).toEqual([1, 1]);
 });
 
-deaf("P20: down ends a client that ignores HUP and TERM within 15 s, and its children", async (f) => {
+real("P20: down ends a client that ignores HUP and TERM within 15 s, and its children", deaf, async (f) => {
+  await f.up();
+  await f.ready("a1");
   const began = performance.now();
   expect((await f.run(["down"])).code).toBe(0);
   expect(performance.now() - began).toBeLessThan(await allowed(15_000));
@@ -222,7 +232,7 @@ watched("a watchdog at rest looks once per signal_interval, and sleeps between",
   const shim = f.write("bin/tmux", [
     "#!/bin/sh", `exec=${quote(Bun.which("tmux")!)}`, `echo "$*" >> ${calls}`, `[ -e ${slow} ] || exec "$exec" "$@"`,
     'case "$*" in *list-panes*) what=look;; *new-session*) what=session;; *) exec "$exec" "$@";; esac',
-    `echo "begin $what" >> ${asked}`, "sleep 2", '"$exec" "$@"', "code=$?", `echo "end $what" >> ${asked}`, "exit $code", "",
+    `echo "begin $what" >> ${asked}`, "sleep 0.6", '"$exec" "$@"', "code=$?", `echo "end $what" >> ${asked}`, "exit $code", "",
   ].join("\n"));
   chmodSync(shim, 0o755);
   f.env.PATH = `${f.path("bin")}:${f.env.PATH}`;
@@ -238,6 +248,8 @@ watched("a watchdog at rest looks once per signal_interval, and sleeps between",
 });
 
 watched("a tick that takes longer than its interval has no other beside it, and what it makes is made once", async (f) => {
+  f.write("agents.toml", f.text({ ...f.plan, watchdog: { signal_interval: 0.25 } }));
+  await until(() => JSON.parse(f.read(".agents/state/heartbeat")).interval === 0.25);
   f.write("slow", "");
   const steps = () => f.read("asked").split("\n").slice(0, -1);
   await until(() => steps().length >= 6, 30_000);
