@@ -573,9 +573,9 @@ export function die(message: string, code = 1): never {
 export class NoAnswer extends CliError {}
 
 // ── the world ───────────────────────────────────────────────────────────────────
-// `world`, below, is the one seam to the outside. Tests replace its members and turn the
-// clock; apart from locks and stage notes (and `realPath`, `spawnKeeper`), nothing else in a tick
-// touches a process, a file or the network.
+// `world`, below, is the one seam to the outside. Tests replace its members and turn the clock;
+// apart from locks and stage notes (and `spawnKeeper`), nothing else in a tick touches a process, a
+// file or the network.
 
 export interface ExecResult {
   ok: boolean;
@@ -1097,9 +1097,6 @@ function realPrint(text: string): void {
 /** ms between two tries to write into a full pipe that somebody has set not to block. */
 const PIPE_FULL = 5;
 
-/** A path with its links resolved. Throws where there is none. */
-const realPath = (path: string): string => realpathSync(path);
-
 /** The running program's world; tests replace its members. */
 export const world = {
   /** Wall clock, ms. */
@@ -1125,6 +1122,8 @@ export const world = {
   /** The names in a folder; [] = there is no such folder. */
   list: (path: string): string[] => (existsSync(path) ? readdirSync(path) : []),
   opened: realOpened,
+  /** A path with its links resolved. Throws where there is none. */
+  realPath: (path: string): string => realpathSync(path),
   /** The current folder of a process, "… (deleted)" once that was removed; "" = not known. */
   folder: (pid: number): string => tried(() => readlinkSync(`/proc/${pid}/cwd`), ""),
   print: realPrint,
@@ -2780,7 +2779,7 @@ function homeOf({ planDir, stateDir }: Config): string {
   return printable(inside ? linkless(planDir) + stateDir.slice(planDir.length) : stateDir);
 }
 
-const linkless = (path: string): string => tried(() => realPath(path), path);
+const linkless = (path: string): string => tried(() => world.realPath(path), path);
 
 /** A hash of it, to mark the sessions that we made. */
 const roomOf = (cfg: Config): string => hashOf(homeOf(cfg)).slice(0, 6);
@@ -5294,12 +5293,16 @@ async function rivalOf(
     const dir = row?.slice(pane.id.length + 1);
     const rival = `${name}, no longer in the config, is at work in its folder`;
     if (!dir) return { name, why: `tmux does not say whether ${rival}` };
-    if (isSameFolder(dir, unit.dir)) return { name, why: rival };
+    if (await isSameFolder(dir, unit.dir)) return { name, why: rival };
   }
   return null;
 }
 
-const isSameFolder = (one: string, other: string): boolean => linkless(one) === linkless(other);
+/** Folders on disks that do not answer are the same by their names alone. */
+async function isSameFolder(one: string, other: string): Promise<boolean> {
+  if (one === other) return true;
+  return (await answering([one, other])).length === 2 && linkless(one) === linkless(other);
+}
 
 const rivalText = (rival: { name: string; why: string } | null): string =>
   rival ? `${rival.why}; end it: agents down ${rival.name}` : "";
@@ -6236,11 +6239,15 @@ function rolloutsSince(agent: Agent, since = 0): string[] {
 }
 
 /** The conversations that were begun in an agent's folder since its client was started. */
-const begunRollouts = (agent: Agent, pane: Pane): string[] =>
-  rolloutsSince(agent, pane.created).filter((path) => {
+async function begunRollouts(agent: Agent, pane: Pane): Promise<string[]> {
+  const begun: string[] = [];
+  for (const path of rolloutsSince(agent, pane.created)) {
     const head = rolloutHead(path);
-    return head?.own && head.began > pane.created - CLOCK_STEP && isSameFolder(head.cwd, agent.dir);
-  });
+    const isNew = head?.own && head.began > pane.created - CLOCK_STEP;
+    if (isNew && await isSameFolder(head.cwd, agent.dir)) begun.push(path);
+  }
+  return begun;
+}
 
 /** The last search by `rolloutInFolder`: when (monotonic ms), the new ones, the resumed one. */
 interface SoughtRollout { pane: string; at: number; begun: string[]; resumed: string }
@@ -6256,16 +6263,17 @@ async function rolloutInFolder(cfg: Config, agent: Agent, pane: Pane) {
   let sought = soughtRollouts.get(agent);
   const found = sought && (sought.begun.length > 0 || sought.resumed !== "");
   if (sought?.pane !== mark || !found || world.mono() - sought.at >= SEEK_EVERY) {
-    const begun = begunRollouts(agent, pane);
+    const begun = await begunRollouts(agent, pane);
     const resumed = begun.length ? "" : rolloutOfId(agent, await resumeId(cfg, agent));
     sought = { pane: mark, at: world.mono(), begun, resumed };
     soughtRollouts.set(agent, sought);
   }
   const { begun, resumed } = sought;
-  const shared = [...cfg.agents.values()].some((other) => other !== agent && other.enabled &&
-    backendOf(cfg, other).kind === "codex" && isSameFolder(other.dir, agent.dir) &&
-    codexHomeOf(other) === codexHomeOf(agent));
-  return { path: begun.length === 1 && !shared ? begun[0]! : resumed, begun };
+  const others = [...cfg.agents.values()].filter((other) => other !== agent && other.enabled &&
+    backendOf(cfg, other).kind === "codex" && codexHomeOf(other) === codexHomeOf(agent));
+  const shared = await Promise.all(others.map(({ dir }) => isSameFolder(dir, agent.dir)));
+  const path = begun.length === 1 && !shared.includes(true) ? begun[0]! : resumed;
+  return { path, begun };
 }
 
 /** The rollout of a conversation by its id; "" = there is none. */
@@ -6315,9 +6323,9 @@ function geminiFolder({ env }: Agent, { pid }: Pane): string {
 /** The folder with Gemini's own files on an agent's folder; "" = it has none yet. */
 function geminiProject(agent: Agent, pane: Pane): string {
   const home = geminiFolder(agent, pane);
-  const known = readEnd(join(home, "projects.json"), parsedRecord)?.projects;
-  const [, name] = Object.entries(isRecord(known) ? known : {})
-    .find(([dir]) => isSameFolder(dir, agent.dir)) ?? [];
+  const known = readEnd(join(home, "projects.json"), parsedRecord);
+  // it lists folders as the system names them; others than its own may be on a disk that hangs
+  const name = valueAt(known, "projects", world.folder(pane.pid) || linkless(agent.dir));
   return typeof name === "string" && isId(name) ? join(home, "tmp", name) : "";
 }
 
@@ -13703,7 +13711,7 @@ async function conversationOf(cfg: Config, agent: Agent, pane: Pane | undefined)
     const word = live && readClaudeWord(cfg, agent, live);
     if (word) return transcriptOf(cfg, agent, word);
     const folder = agent.env.CLAUDE_CONFIG_DIR ?? claudeFolder(0, agent.env);
-    return id ? conversationFile(folder, realPath(agent.dir), id) : "";
+    return id ? conversationFile(folder, world.realPath(agent.dir), id) : "";
   }
   if (kind !== "codex") return "";
   return live ? (await rolloutOf(cfg, agent, live)).path : rolloutOfId(agent, id);
@@ -15488,10 +15496,10 @@ async function cmdDemo(call: Call): Promise<number> {
 
 /** This program as a person would call it. */
 function selfWords(): string {
-  const self = COMPILED ? realPath(process.execPath) : import.meta.path;
+  const self = COMPILED ? world.realPath(process.execPath) : import.meta.path;
   const name = COMPILED ? basename(process.execPath) : "agents";
   const installed = Bun.which(name, { PATH: process.env.PATH ?? "" });
-  if (installed && realPath(installed) === self) return name;
+  if (installed && world.realPath(installed) === self) return name;
   return COMPILED ? quoted(self) : `bun ${quoted(self)}`;
 }
 

@@ -66,6 +66,7 @@ export class FakeWorld {
       tail: (path, bytes) => this.read(path)?.slice(-bytes) ?? null,
       opened: (pid) => this.opened.get(pid) ?? [],
       folder: () => "",
+      realPath: REAL.realPath,
       writeAtomic: async (path, text) => this.write(path, text),
       append: (path, text, cap = Infinity) => {
         const old = files.get(path) ?? "";

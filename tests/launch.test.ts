@@ -642,6 +642,15 @@ describe("a client whose name left the config", () => {
     await ticks(3);
     expect([runs("critic"), blocked()]).toEqual([0, [["critic", expect.stringContaining("tmux does not say whether tester"), "status"]]]);
   });
+  test.each([["another", "clone", 1], ["the same", "other", 0]])("a folder on a disk that does not answer is not looked at; by its name it is %s", async (_, dir, started) => {
+    await begin(where("tester", "other"));
+    const hung = cfg.agents.get("tester")!.dir;
+    const asked: string[] = [];
+    await edit(where("critic", dir));
+    Object.assign(world, { answers: async (path: string) => path !== hung || dir === "other", realPath: (path: string) => (asked.push(path), path) });
+    await ticks(3);
+    expect([runs("tester"), runs("critic"), asked.filter((path) => path === hung)]).toEqual([1, started, []]);
+  });
   test("never one of another fleet, of a person, or of the original", async () => {
     await begin(where("critic", "clone"));
     const other = { "@agents_session": "agents-tester", "@agents_backend": "claude" };

@@ -879,6 +879,23 @@ describe("the chat file of a Gemini agent", () => {
     expect<unknown>(believed(await begin(failed(FULL), { shown: "blocked-error-cut-off-60x18" }))).toEqual(["fatal", "the conversation is broken"]);
     expect<unknown>(believed(await begin(() => [], { shown: "blocked-error-cut-off-60x18" }))).toEqual(["blocked", "an error, cut off"]);
   });
+  test("is found without a look at the other folders that Gemini lists, which may be on a disk that hangs", async () => {
+    const it = await begin(failed(KEY));
+    const { realPath } = world;
+    const asked: string[] = [];
+    world.realPath = (path) => (asked.push(path), realPath(path));
+    const list = async (folder: string) => {
+      it.fake.files.set(`/gem${nth}/.gemini/projects.json`, JSON.stringify({ projects: { "/elsewhere": "other", [folder]: "proj" } }));
+      it.fake.turn(1_000);
+      it.fake.times.set(`/gem${nth}/.gemini/projects.json`, it.fake.wall);
+      await it.ticks(2);
+      return verdictOf(it);
+    };
+    expect(await list(it.cfg.agents.get("a")!.dir)).toBe("blocked");
+    expect(await list("/the/real/folder")).toBe("idle");
+    world.folder = () => "/the/real/folder";
+    expect([await list("/the/real/folder"), asked.filter((path) => path === "/elsewhere")]).toEqual(["blocked", []]);
+  });
   test("says nothing of another session, an older turn or an older process, nor after what a person did about it", async () => {
     expect(verdictOf(await begin(failed(KEY), { by: "11111111-2222-4333-8444-555555555555" }))).toBe("idle");
     expect(verdictOf(await begin((said) => [...failed(KEY)(said), said("user", "again"), said("gemini", "OK")]))).toBe("idle");
