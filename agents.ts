@@ -214,7 +214,7 @@ export type Down =
  *                 `beginStopping`: stopping · `continueStopping`: whatever is `then`
  *                 `noteDeath`: backoff or done; through it, `park`: parked
  *                 `leaveDown`: held · `leaveAlone`: due, for when the loops are let go again
- *   phase advance `runOnComplete`: backoff
+ *   phase advance `startLoops`: due · `runOnComplete`: backoff
  *   the loop      `applyReleases`: due, by `up` · `noteGap`: the same state by another clock
  *
  * A running client makes its unit `up` from any state, whoever started it, also where it was told
@@ -9893,11 +9893,17 @@ export async function startLoops(
 ): Promise<void> {
   for (const agent of loopAgents(cfg)) {
     if (await mayNotStart(cfg, agent.name) || sessionAlive(snap, agent.session)) continue;
-    memoryOf(watch, agent.name).failures = 0;
-    // the watchdog starts it, in its new phase, once its limit is over
-    if (limitAhead(cfg, watch, agent)) continue;
+    const memory = memoryOf(watch, agent.name);
+    memory.failures = 0;
+    enterDown(memory, DUE);
+    // a round starts it, in its new phase, once its limit is over: if it is watched
+    if (isWatched(agent) && limitAhead(cfg, watch, agent)) continue;
     const done = await beginCounted(cfg, watch, agent, snap, { cause: move });
-    if (done.why) log(`${agent.name}: could not be started: ${done.why}`);
+    if (!done.why) continue;
+    log(`${agent.name}: could not be started: ${done.why}`);
+    if (!isWatched(agent)) {
+      emit(cfg, "blocked", { agent: agent.name, why: `not started: ${done.why}`, cure: "up" });
+    }
   }
 }
 

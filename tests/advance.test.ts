@@ -330,6 +330,41 @@ test.each<[string, () => unknown, string]>([
   expect([watch.intent, watch.volatile.errors.on_complete, curPhase(cfg)!.id]).toEqual([null, undefined, phase]);
 });
 
+describe("a loop agent that no round starts (watch none)", () => {
+  const UNWATCHED = FLEET.replace('role = "adversary"', 'role = "adversary"\nwatch = "none"');
+  test("is started in the next phase, though the limit of another holds for its account", async () => {
+    await begin(UNWATCHED);
+    fake.tmux.add("agents-adversary").marks["@agents_session"] = "agents-adversary";
+    pane("orchestrator").doing = "limit";
+    await ticks(3);
+    expect(Object.keys(watch.accounts)).toHaveLength(1);
+    finish("p1");
+    await heavy();
+    expect([curPhase(cfg)!.id, watch.intent, fake.tmux.of("agents-adversary").marks["@agents_phase"]]).toEqual(["p2", null, "p2"]);
+  });
+  test("and that cannot be started is told of", async () => {
+    await begin(UNWATCHED);
+    const run = fake.tmux.run.bind(fake.tmux);
+    fake.tmux.run = (args, stdin) => (args.includes("agents-adversary") && args.includes("respawn-pane") ? { ok: false, out: "", err: "fork failed", timedOut: false } : run(args, stdin));
+    finish("p1");
+    await heavy();
+    const told = parseEvents(fake.files.get(file("events.jsonl"))!).filter(({ event }) => event === "blocked");
+    expect([curPhase(cfg)!.id, told]).toEqual(["p2", [expect.objectContaining({ agent: "adversary", why: "not started: fork failed", cure: "up" })]]);
+  });
+});
+
+test("a parked loop that its limit keeps from the start of a phase is started once that is over", async () => {
+  await begin(FLEET);
+  memoryOf(watch, "builder").life = { state: "parked", why: "exit 1", at: fake.wall };
+  fake.tmux.kill(pane("builder"));
+  fake.files.set(file("limited-agents-builder.json"), JSON.stringify({ until: fake.wall / 1000 + 3600, nudges: 0, setAt: fake.wall / 1000 }));
+  finish("p1");
+  await heavy();
+  expect([curPhase(cfg)!.id, starts("builder")]).toEqual(["p2", 1]);
+  await ticks(130);
+  expect([starts("builder"), memoryOf(watch, "builder").life.state]).toEqual([2, "up"]);
+});
+
 test("a loop that the move cannot start is no client that died: it is started as soon as it can be", async () => {
   const run = fake.tmux.run.bind(fake.tmux);
   let refused = 0;
