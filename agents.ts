@@ -11219,7 +11219,8 @@ function nameLogStranger(cfg: Config, snap: Snapshot): void {
 }
 
 /** No order says that the watchdog is to stay down. */
-const isWanted = (operator: Operator): boolean => !isHeld(operator, "watchdog");
+const isWanted = async (cfg: Config): Promise<boolean> =>
+  !isHeld(await operatorOf(cfg), "watchdog");
 
 /** After an upgrade: ends watchdog and keeper if the heartbeat names another version than ours. */
 async function retireOtherVersion(cfg: Config): Promise<void> {
@@ -11228,7 +11229,7 @@ async function retireOtherVersion(cfg: Config): Promise<void> {
   if (pid === null || beat.pid !== pid || !beat.version || beat.version === version()) return;
   log(`replacing the watchdog of version ${beat.version} by ${version()}; the agents keep working`);
   // another `up` may be doing the same: the watchdog that it started must not be ended
-  await stopWatchdog(cfg, (operator) => isWanted(operator) && [pid, null].includes(holder()));
+  await stopWatchdog(cfg, async () => await isWanted(cfg) && [pid, null].includes(holder()));
 }
 
 /**
@@ -11237,7 +11238,7 @@ async function retireOtherVersion(cfg: Config): Promise<void> {
  */
 export async function startWatchdog(cfg: Config, wasDown = false): Promise<boolean> {
   const running = () => holderOf(cfg, "watchdog") !== null;
-  if (wasDown) await stopWatchdog(cfg, isWanted);
+  if (wasDown) await stopWatchdog(cfg, () => isWanted(cfg));
   else await retireOtherVersion(cfg);
   if (running() || await isMute(cfg)) {
     const { stale, mute } = await readWatchdog(cfg);
@@ -11248,7 +11249,7 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
   }
   await endOriginalWatchdog(cfg, await snapshot(cfg));
   let keeper = await betweenOrders(cfg, async () => {
-    if (!isWanted(await operatorOf(cfg))) return log(`watchdog: ${OVERTAKEN}`);
+    if (!(await isWanted(cfg))) return log(`watchdog: ${OVERTAKEN}`);
     // the log first: a watchdog that already runs would open the same session at the same moment
     const snap = await snapshot(cfg);
     nameLogStranger(cfg, snap);
@@ -11286,12 +11287,10 @@ const WATCHDOG_END = {
 type WatchdogEnd = keyof typeof WATCHDOG_END;
 
 /**
- * Ends keeper and watchdog for as long as the orders `ask` for it. The keeper goes first, or it
+ * Ends keeper and watchdog for as long as the order for it `stands`. The keeper goes first, or it
  * would start another. SIGKILL follows after 8 s, and after 12 s it gives up.
  */
-async function stopWatchdog(
-  cfg: Config, ask: (operator: Operator) => boolean,
-): Promise<WatchdogEnd> {
+async function stopWatchdog(cfg: Config, stands: () => Promise<boolean>): Promise<WatchdogEnd> {
   const locks = [lockFile(cfg, "keeper"), lockFile(cfg, "watchdog")];
   let end: WatchdogEnd = "absent";
   let pids: number[] = [];
@@ -11303,7 +11302,7 @@ async function stopWatchdog(
         supervisorsOf(cfg, "keeper"), supervisorsOf(cfg, "watchdog")))];
     }
     if (!pids.length) return end;
-    if (!ask(await operatorOf(cfg))) return "overtaken";
+    if (!(await stands())) return "overtaken";
     end = "ended";
     if (tries % 40 === 0) {
       for (const pid of pids) world.signal(pid, tries < 160 ? "SIGTERM" : "SIGKILL");
@@ -11596,7 +11595,7 @@ export async function cmdDown(call: Call): Promise<number> {
   }
   const ordered = orderedNames(units, withWatchdog);
   let [stored, unstored] = [false, false];
-  if (world.mtime(cfg.logDir) !== null) {
+  if (tried(() => world.mtime(cfg.logDir) !== null, true)) {
     try {
       await changeOperator(cfg, (operator) => {
         for (const name of ordered) operator.held[name] = world.now();
@@ -11611,11 +11610,11 @@ export async function cmdDown(call: Call): Promise<number> {
     noteOrder(cfg, strays ? "down --orphans" : "down",
       [...ordered, ...ending.map(({ name }) => name)]);
   }
-  const stands = (operator: Operator, name: string): boolean =>
-    !stored || !ordered.includes(name) || isHeld(operator, name);
+  const stands = async (name: string): Promise<boolean> =>
+    !stored || !ordered.includes(name) || isHeld(await operatorOf(cfg), name);
   let end: WatchdogEnd = "absent";
   if (withWatchdog) {
-    end = await stopWatchdog(cfg, (operator) => stands(operator, "watchdog"));
+    end = await stopWatchdog(cfg, () => stands("watchdog"));
     log(WATCHDOG_END[end]);
   }
   const stuck = await stopUnits(cfg, [...units, ...ending], stands, withWatchdog);
@@ -11654,10 +11653,12 @@ function nameOrphans(orphans: Orphan[]): void {
  * order still holds for a name. `withLog`: also the session that shows the watchdog's log.
  */
 async function stopUnits(
-  cfg: Config, units: Named[], stands: (operator: Operator, name: string) => boolean,
-  withLog = false,
+  cfg: Config, units: Named[], stands: (name: string) => Promise<boolean>, withLog = false,
 ): Promise<Failure[]> {
-  const known = await loadWatch(cfg);
+  const known = await loadWatch(cfg).catch((error) => {
+    log(`${messageOf(error)}; ending without the watchdog's memory what has a pane or our mark`);
+    return freshWatch();
+  });
   const families = new Map<Named, Family>();
   const panes: Pane[] = [];
   const lost: Conversed[] = [];
@@ -11665,11 +11666,11 @@ async function stopUnits(
     const look = await lookAtSessions(cfg, known);
     const snap = look.ok ? look : usable(await snapshot(cfg));
     if (!look.ok) log(`tmux: ${look.why}; ending the clients without it; their panes stay`);
-    const operator = await operatorOf(cfg);
     const follow = snap.panes.get(watchdogSession(cfg));
-    if (follow && withLog && stands(operator, "watchdog")) panes.push(follow);
+    if (follow && withLog && await stands("watchdog")) panes.push(follow);
     const all = listProcesses();
-    for (const unit of units.filter(({ name }) => stands(operator, name))) {
+    for (const unit of units) {
+      if (!(await stands(unit.name))) continue;
       const pane = snap.panes.get(unit.session);
       const memory = memoryOf(known, unit.name);
       const groups = [pane && groupOf(pane), endingOf(memory), memory.client];
@@ -11764,7 +11765,8 @@ async function restartUnits(
     }
   });
   try {
-    const stuck = await stopUnits(cfg, units, (operator, name) => !isHeld(operator, name));
+    const stuck = await stopUnits(cfg, units,
+      async (name) => !isHeld(await operatorOf(cfg), name));
     if (fresh) for (const unit of units) if (isAgent(unit)) await dropResumeId(cfg, unit);
     return await startAndWait(cfg, exceptFailed(units, stuck), [...earlier, ...stuck]);
   } finally {
@@ -11815,7 +11817,7 @@ export async function cmdRestart(call: Call): Promise<number> {
     ? await restartUnits(cfg, units, call.options.fresh === true, barred) : 0;
   if (!withWatchdog) return code;
   await changeOperator(cfg, (operator) => void delete operator.held.watchdog);
-  const end = await stopWatchdog(cfg, isWanted);
+  const end = await stopWatchdog(cfg, () => isWanted(cfg));
   if (end !== "stuck") return (await startWatchdog(cfg)) ? code : 1;
   log(WATCHDOG_END.stuck);
   return 3;

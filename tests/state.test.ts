@@ -332,6 +332,19 @@ describe("what a person wants cannot be read", () => {
     expect([said.code, said.err]).toEqual([1, `agents: operator.json: ${why}; the order was not saved\n`]);
     expect(orders()).toEqual(before);
   });
+  test("EIO, and the watchdog's memory too: `down` ends what it names all the same, and says what it could not do", async () => {
+    const { fake, cfg, pane } = await scene(agents("a"), { home: realFolder() });
+    const { text, mtime } = world;
+    const eio = () => Object.assign(new Error("EIO: i/o error"), { code: "EIO" });
+    world.text = async (path) => (path.startsWith(cfg.stateDir) ? Promise.reject(eio()) : text(path));
+    world.mtime = (path) => {
+      if (path.startsWith(cfg.logDir)) throw eio();
+      return mtime(path);
+    };
+    const { id } = pane();
+    expect((await command("down", "--config", cfg.path)).code).toBe(1);
+    expect([fake.tmux.panes.some((one) => one.id === id), fake.logged(/EIO/).length]).toEqual([false, 2]);
+  });
   test.each(["{half", "[]"])("damaged (%s): the next order keeps it aside and says so, and who is known to be down stays down", async (text) => {
     await operatorOf(cfg);
     operator(text);
