@@ -10921,6 +10921,7 @@ const REFUSALS: Record<string, string> = {
   EACCES: "permission denied", EPERM: "not permitted", EROFS: "the disk is mounted read-only",
   ENOSPC: "the disk is full", EDQUOT: "your disk quota is used up",
   ENOTDIR: "not a directory", EISDIR: "it is a folder",
+  EEXIST: "a file is in the way", ENOENT: "no such file or folder",
 };
 
 /** Path and reason of what the system refused; "" = the error is not of that kind. */
@@ -15557,7 +15558,7 @@ async function cmdInit(call: Call): Promise<number> {
   try {
     makeFolder(join(dir, "prompts"));
   } catch (error) {
-    die(`${dir}: ${messageOf(error)}`);
+    throw Object.assign(error as Error, { path: dir });
   }
   const texts = prompts.map((file) =>
     [`prompts/${file}`, shipped(`prompts/${file}`) ?? ""] as const);

@@ -31,9 +31,11 @@ describe("init", () => {
     mkdirSync(dir);
     expect(Bun.spawnSync([...PROGRAM, "init"], { env, cwd: dir }).exitCode).toBe(0);
     expect(readdirSync(dir).sort()).toEqual(["agents.toml", "prompts"]);
-    const blocked = call(["init", join(dir, "agents.toml")]);
-    expect(blocked.code).toBe(1);
-    expect(blocked.err.trim().split("\n")).toHaveLength(1);
+    const file = join(dir, "agents.toml");
+    const said = (...words: string[]) => [call(words).code, call(words).err];
+    expect(said("init", file)).toEqual([1, `agents: ${file}: not a directory\n`]);
+    expect(said("demo", file)).toEqual([1, `agents: ${file}: a file is in the way\n`]);
+    expect(said("init", "/proc/here")).toEqual([1, "agents: /proc/here: no such file or folder\n"]);
     expect(call(["init", "a", "b"]).code).toBe(2);
   });
 
