@@ -13165,7 +13165,11 @@ export async function cmdSend(call: Call): Promise<number> {
 async function whyStaysDown(cfg: Config, name: string): Promise<string> {
   if (isHeld(await operatorOf(cfg), name)) return BY_YOU;
   const { state } = downOf(memoryOf(await loadWatch(cfg), name).life);
-  return state === "parked" || state === "done" ? state : "";
+  if (state === "parked" || state === "done") return state;
+  const runs = sessionAlive(await snapshot(cfg), sessionNamed(cfg, name));
+  return runs === false && !["watchdog" as const, "keeper" as const]
+    .some((what) => isHeldBySomebody(cfg, what))
+    ? "not running, and no watchdog would start it" : "";
 }
 
 /** How long, ms, `send` waits before it says what for. */

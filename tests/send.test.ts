@@ -49,6 +49,14 @@ describe("send", () => {
     expect(await cmdSend({ path: cfg.path, words: ["a", "hear this"], options: { queue: true } })).toBe(0);
     expect((await operatorOf(cfg)).queue.length).toBe(1);
   });
+  test("an agent that does not run is waited for only where a watchdog would start it", async () => {
+    fake.tmux.exit("agents-a", 1);
+    const before = fake.wall;
+    await expect(send("a", "hear this")).rejects.toThrow('a is not running, and no watchdog would start it: "agents up a" starts it');
+    expect([fake.wall - before, (await operatorOf(cfg)).queue]).toEqual([0, []]);
+    besideWatchdog();
+    expect([await send("a", "hear this"), fake.wall > before]).toEqual([1, true]);
+  });
   test("beside a watchdog that has its lock and could not write its pid nothing is typed", async () => {
     besideWatchdog();
     fake.files.delete(`${cfg.stateDir}/watchdog.lock.pid`);
