@@ -8989,6 +8989,8 @@ export function backendMismatch(cfg: Config, agent: Agent, pane: Pane): boolean 
 export interface DeathFacts {
   kind: Agent["kind"] | "service";
   status: number | null;
+  /** The signal that ended it; null = it exited, or its session was closed. */
+  signal?: number | null;
   /** ms that it lived. */
   lived: number;
   failures: number;
@@ -9000,6 +9002,10 @@ export interface DeathFacts {
   /** It has run here before: a program that is missing now may just be updated. */
   ran: boolean;
 }
+
+/** How a client ended, by what tmux says of its pane. */
+const endOf = ({ status, signal }: Pick<DeathFacts, "status" | "signal">): string =>
+  (status === null ? `signal ${signal ?? "?"}` : `exit ${status}`);
 
 /** What to do about a client that has ended; `delay`: s until it is started. */
 type AfterDeath = { failures: number } &
@@ -9022,7 +9028,8 @@ export function decideDeath(facts: DeathFacts, settings: Settings): AfterDeath {
   const step = lived >= settings.restartReset * 1000 ? 0 : Math.max(failures, healthy ? 0 : 1);
   const delay = step === 0
     ? 0 : Math.min(settings.restartDelay * 2 ** (step - 1), settings.restartDelayMax);
-  const how = missing || (status === null ? "gone" : `ended (exit ${status})`);
+  const how = missing || (status === null && !facts.signal ? "its session was closed"
+    : `ended (${endOf(facts)})`);
   return { do: "wait", why: how, delay, failures: step + 1 };
 }
 
@@ -9068,9 +9075,10 @@ const startsThatCount = (cfg: Config, memory: Memory, lived: number): number[] =
 
 /** What the ladder goes by for a client that has ended, or would if it ended now. */
 const deathOf = (
-  cfg: Config, unit: Unit, memory: Memory, status: number | null, lived: number,
+  cfg: Config, unit: Unit, memory: Memory, pane: Pane | null, lived: number,
 ): DeathFacts => ({
-  kind: isAgent(unit) ? unit.kind : "service", status, lived, failures: memory.failures,
+  kind: isAgent(unit) ? unit.kind : "service",
+  status: pane?.status ?? null, signal: pane?.signal ?? null, lived, failures: memory.failures,
   starts: startsThatCount(cfg, memory, lived).length, blameless: false,
   program: isAgent(unit) ? programOf(backendOf(cfg, unit).bin) : "its program",
   ran: memory.ran === true,
@@ -9087,12 +9095,11 @@ function noteDeath(
 ): void {
   const memory = memoryOf(watch, unit.name);
   const now = world.now();
-  const status = pane?.status ?? null;
   const since = aliveSince(memory); // null = it died while no watchdog looked
   const lived = since !== null ? world.mono() - since : pane ? livedIn(pane) : 0;
   memory.starts = startsThatCount(cfg, memory, lived);
-  const action = decideDeath(
-    { ...deathOf(cfg, unit, memory, status, lived), blameless }, cfg.watchdog);
+  const death = { ...deathOf(cfg, unit, memory, pane, lived), blameless };
+  const action = decideDeath(death, cfg.watchdog);
   memory.failures = action.failures;
   if (action.do === "finish") {
     // dated now: an `up` from before the end does not ask for another run
@@ -9104,7 +9111,7 @@ function noteDeath(
     const later = action.delay ? ` in ${Math.round(action.delay)} s` : "";
     log(`${unit.name} (${unit.session}) ${why || action.why}; restarting${later}`);
   }
-  emit(cfg, "down", { agent: unit.name, why: why || action.why, status });
+  emit(cfg, "down", { agent: unit.name, why: why || action.why, status: death.status });
 }
 
 function park(cfg: Config, memory: Memory, { name, session }: Unit, why: string): void {
@@ -11572,9 +11579,6 @@ async function explainDeath(
   return failed(words.trim() ? `${ended}:\n${words}` : ended);
 }
 
-const endOf = (pane: Pane): string =>
-  (pane.status === null ? `signal ${pane.signal ?? "?"}` : `exit ${pane.status}`);
-
 /**
  * `down`: stores the order first, which every start checks, then ends the watchdog, so that nothing
  * is healed. All stays down until `up`; what a later `up` already took back is left alone.
@@ -11989,7 +11993,7 @@ async function nextOfDown(
   const memory = memoryOf(look.watch, agent.name);
   const pane = snap.panes.get(agent.session);
   const fresh = pane && memory.buried !== deathKey(snap.server, pane)
-    ? deathOf(cfg, agent, memory, pane.status, livedIn(pane)) : null;
+    ? deathOf(cfg, agent, memory, pane, livedIn(pane)) : null;
   const obstacle = strangerIn(cfg, snap, agent.session) ||
     rivalText(await rivalOf(cfg, snap, agent)) ||
     whyLeft(cfg, look, agent, loadLimitState(cfg, agent.session), null) ||
@@ -13962,6 +13966,9 @@ async function cmdEvents(call: Call): Promise<number> {
     print(call.options.json ? JSON.stringify(event)
       : wrapLine(eventText(event, world.now(), times, since), width, "  ").join("\n"));
   const events = all.filter(wanted);
+  if (!events.length && !call.options.json) {
+    log(`no ${names.length || kinds.length ? "such " : ""}event since ${localTime(from)}`);
+  }
   if (!isTerminal() || call.options.json) for (const event of events) tell(event);
   else for (const { event, times, since } of foldEvents(events)) tell(event, times, since);
   if (!call.options.follow) return 0;
@@ -14245,8 +14252,9 @@ export function summariseEvents(
     open: facts.open ?? [],
     notifies: facts.notifies ?? true, // whether [notify] names a command or an address now
     agents: names.map((name) => reportAgent(name, mine(name), window, known, slots)),
-    // the longest time in which no loop agent (without loops: no agent) was active
+    // the longest time in which none of these was active
     silence: longestGap(busy, known),
+    silenceOf: facts.loops?.length ? "loops" as const : "agents" as const,
     ...fleetRecord(recent),
   };
 }
@@ -14333,7 +14341,7 @@ function restartsText({ agent, restarts: { count, why } }: AgentReport): string 
 }
 
 /** Where the time went; an agent's time counts from when it was first seen. */
-function costs({ agents, silence, from, to }: Report): Section {
+function costs({ agents, silence, silenceOf, from, to }: Report): Section {
   const before = ({ firstSeen }: AgentReport) => Date.parse(firstSeen || to) - Date.parse(from);
   const times = agents.map((one) => [one.agent,
     ...ACTIVITIES.map((doing) =>
@@ -14358,7 +14366,8 @@ function costs({ agents, silence, from, to }: Report): Section {
     ].filter((table) => table.length > 1),
     items: [...agents.filter(({ restarts }) => restarts.count).map(restartsText),
       agents.some(({ firstSeen }) => firstSeen) ? "" : "nothing is known about this time",
-      quiet && `longest silence: ${spanText(silence.ms)}${quiet}`] };
+      quiet && `longest silence of ${silenceOf === "loops" ? "the loop" : "all"} ` +
+        `(none at work): ${spanText(silence.ms)}${quiet}`] };
 }
 
 /** One line for all troubles of one kind of one agent, so that none is left out. */
@@ -14639,7 +14648,8 @@ function barLines(
 
 function historyLines(events: AgentEvent[], width: number, room: number): string[] {
   if (room < 3) return [];
-  const lines = foldEvents(events).slice(1 - room)
+  // the table and the bars show the states, which would soon hide all else
+  const lines = foldEvents(events.filter(({ event }) => event !== "state")).slice(1 - room)
     .map(({ event, times }) => cut(eventText(event, world.now(), times), width));
   return lines.length ? [paint("dim", "─".repeat(width)), ...lines] : [];
 }

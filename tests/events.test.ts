@@ -122,7 +122,7 @@ describe("each event stands there once, with its facts", () => {
     fake.tmux.add("of-somebody-else");
     fake.tmux.kill(pane("a"));
     await ticks(3);
-    expect(events("down")[1]).toMatchObject({ agent: "a", status: null, why: "gone" });
+    expect(events("down")[1]).toMatchObject({ agent: "a", status: null, why: "its session was closed" });
   });
   test("parked: down and parked", async () => {
     await begin(ONE);
@@ -312,6 +312,10 @@ test("`events` shows those since a time, of agents and of orders that name them,
   const shown = async (...words: string[]) => (await command("events", ...words, "--json", "--config", cfg.path)).out.split("\n").filter(Boolean).map((line) => all.findIndex((one) => one.at === JSON.parse(line).at));
   expect([await shown(), await shown("--since", "1h"), await shown("--since", "1h", "a"), await shown("b"), await shown("b", "--event", "down,start")])
     .toEqual([[0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [1, 2], [2, 3, 4], [4]]);
+  const none = await command("events", "--event", "parked", "--config", cfg.path);
+  expect([none, fake.logged("no such event since").length]).toEqual([{ code: 0, out: "", err: "" }, 1]);
+  expect(await shown("--event", "parked")).toEqual([]); // and not a word where a program reads it
+  expect(fake.logged("no such event since").length).toBe(1);
   expect((await command("events", "b", "--event", "down", "--config", cfg.path)).out).toMatch(/^\d\d:\d\d:\d\d down +agent=b why=exit 1\n$/);
 });
 
@@ -409,7 +413,7 @@ real("report reads what a real fleet wrote: hours, restarts, texts, commits, pha
   f.control("builder", "dialog");
   await until(() => f.events("blocked").length);
   const early = await report();
-  expect(of(early, "builder").restarts).toEqual({ count: 1, why: { gone: 1 } });
+  expect(of(early, "builder").restarts).toEqual({ count: 1, why: { "ended (signal 9)": 1 } });
   expect(of(early, "builder").commits).toEqual({ claim: 1, review: 0 });
   expect(of(early, "builder").spent.down).toBeGreaterThan(0);
   expect(of(early, "adversary").texts.delivered).toBe(1);
@@ -457,5 +461,5 @@ real("report reads what a real fleet wrote: hours, restarts, texts, commits, pha
   expect(Date.parse(late.seen)).toBeLessThan(Date.parse(late.to));
   const { out: text, err } = await f.run(["report"]);
   expect(err).toBe("");
-  for (const part of ["one → two (", "complete at", "last looked", "builder: 1 restart: gone\n", "1 claim", "builder blocked: a dialog is open ("]) expect(text).toContain(part);
+  for (const part of ["one → two (", "complete at", "last looked", "builder: 1 restart: ended (signal 9)\n", "1 claim", "builder blocked: a dialog is open ("]) expect(text).toContain(part);
 });

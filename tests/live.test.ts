@@ -68,7 +68,7 @@ describe("liveLines", () => {
 
   test.each([[44, 24], [60, 20], [80, 24], [120, 40], [200, 50], [80, 6], [30, 5], [44, 1]])("at %dx%d: so many lines, none wider", (width, height) => {
     const wide = row("全部全部全部全部全部", { needsHuman: true, condition: "blocked", detail: "👍🏽全部".repeat(30), cure: "attach x", restartsToday: 12 });
-    const events = Array.from({ length: 60 }, (_, i): AgentEvent => ({ at: new Date(fake.wall).toISOString(), event: "state", agent: `${i}全部`, why: "全部".repeat(60) }));
+    const events = Array.from({ length: 60 }, (_, i): AgentEvent => ({ at: new Date(fake.wall).toISOString(), event: "down", agent: `${i}全部`, why: "全部".repeat(60) }));
     for (const mode of ["list", "filter", "send", "ask", "page"] as const) {
       const shown = lines([wide, ...many(30)], { mode, input: "全部".repeat(80), page: ["全部".repeat(90), "x"], note: "全".repeat(90) }, [width, height], events, { configError: "x ".repeat(200) });
       expect([mode, shown.length]).toEqual([mode, height]);
@@ -81,7 +81,9 @@ describe("liveLines", () => {
     }
   });
   test("head, table, what happened last, and the keys at the bottom", () => {
-    const events: AgentEvent[] = ["one", "two"].map((to) => ({ at: new Date(fake.wall).toISOString(), event: "phase", to }));
+    const at = new Date(fake.wall).toISOString();
+    const events: AgentEvent[] = ["one", "two"].map((to) => ({ at, event: "phase", to }));
+    events.push(...["active", "idle"].map((to) => ({ at, event: "state", agent: "a", to }))); // which the table shows
     const shown = lines([row("a"), row("b")], {}, [80, 12], events);
     expect(shown[0]).toStartWith("~/night (agents-) ");
     expect([shown[1], shown.slice(2, 5).map((line) => line.trim().split(" ")[0])]).toEqual(["nothing needs you · 2 working", ["AGENT", "▸a", "b"]]);
@@ -92,7 +94,8 @@ describe("liveLines", () => {
   });
   test("the last minutes of each agent as a bar, as far as there is room beside what happened", () => {
     const at = (minutes: number) => new Date(fake.wall - minutes * 60_000).toISOString();
-    const events: AgentEvent[] = [{ at: at(15), event: "state", agent: "a", to: "active" }, { at: at(10), event: "state", agent: "a", to: "blocked" }, { at: at(5), event: "state", agent: "a", to: "idle" }];
+    const events: AgentEvent[] = [{ at: at(15), event: "state", agent: "a", to: "active" }, { at: at(10), event: "state", agent: "a", to: "blocked" }, { at: at(5), event: "state", agent: "a", to: "idle" },
+      { at: at(1), event: "phase", to: "two" }];
     const shown = lines([row("a"), row("b")], {}, [80, 20], events);
     const bar = shown.findIndex((line) => line.startsWith("  last 20 min"));
     expect([shown[bar - 1], shown[bar]]).toEqual(["─".repeat(80), expect.stringMatching(/^ {2}last 20 min {2}\d\d:\d\d {50}\d\d:\d\d$/)]);

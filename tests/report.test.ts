@@ -131,9 +131,10 @@ describe("report", () => {
 
   test("a short silence is told to the second: it does not begin and end at one time", () => {
     const report = { ...night(), silence: { from: at("02:45").replace(":00.000", ":05.000"), to: at("02:45").replace(":00.000", ":22.000"), ms: 17_000 } };
-    const told = (one: Report) => /^longest silence: .*$/m.exec(reportText(one, 80))?.[0];
-    expect(told(report)).toMatch(/^longest silence: 17s, from \d\d:\d\d:05 to \d\d:\d\d:22$/);
-    expect(told(night())).toMatch(/^longest silence: 1h10m, from \d\d:\d\d to \d\d:\d\d$/);
+    const told = (one: Report) => /^longest silence .*$/m.exec(reportText(one, 80))?.[0];
+    expect(told(report)).toMatch(/^longest silence of the loop \(none at work\): 17s, from \d\d:\d\d:05 to \d\d:\d\d:22$/);
+    expect(told(night())).toMatch(/^longest silence of the loop \(none at work\): 1h10m, from \d\d:\d\d to \d\d:\d\d$/);
+    expect(told(night({ loops: [] }))).toStartWith("longest silence of all (none at work): 1h10m, from ");
   });
   test("silence: none, one, overlapping and nested spans", () => {
     const gap = (...spans: [number, number][]) => longestGap(spans.map(([from, to]) => ({ from, to })), { from: 0, to: 100 }).ms;
