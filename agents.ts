@@ -2207,8 +2207,8 @@ const withLocalTimes = (value: string): string =>
   value.replace(/\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/g, localTime);
 
 /** The same with the day of the week, where that is enough to tell the day. */
-const dayTime = (ms: number): string => {
-  const hours = (ms - world.now()) / HOUR;
+const dayTime = (ms: number, now = world.now()): string => {
+  const hours = (ms - now) / HOUR;
   if (hours < 20 || hours > 6 * 24) return localTime(ms);
   return `${new Date(ms).toLocaleDateString("en-US", { weekday: "short" })} ${clockTime(ms)}`;
 };
@@ -7240,7 +7240,7 @@ function noteClient(watch: Watch, unit: Unit, pane: Pane): void {
 
 /** What is remembered, without what was true of an earlier client alone. */
 function memoryOfClient(watch: Watch, unit: Unit, pane: Pane): Memory {
-  const memory = memoryOf(watch, unit.name);
+  const memory = Object.hasOwn(watch.agents, unit.name) ? watch.agents[unit.name]! : freshMemory();
   return isClientIn(pane, memory) || endsInPlace(memory, pane)
     ? memory : { ...memory, ...NEW_CLIENT };
 }
@@ -8747,8 +8747,8 @@ const LIMIT_SHOWS = 10_000;
 /** What shows this long, ms, after a probe is no remnant of before it. */
 const LIMIT_STAYS = 60_000;
 
-const accountWords = ({ name, class: kind, resetAt }: AccountLimit): string =>
-  `${name}: ${LIMIT_NAMES[kind]} until ${dayTime(resetAt)}`;
+const accountWords = ({ name, class: kind, resetAt }: AccountLimit, now = world.now()): string =>
+  `${name}: ${LIMIT_NAMES[kind]} until ${dayTime(resetAt, now)}`;
 
 /**
  * What an agent at rest counts as while its account is limited: it could do nothing. The one that
@@ -8762,7 +8762,7 @@ export function decideAccount(
   const asked = shared.askedAt > 0 && !pending && now - shared.askedAt >= LIMIT_SHOWS;
   if (shared.asker === name && (asked || shared.liftedAt > 0)) return verdict;
   return { ...verdict, verdict: "limited", rule: ACCOUNT, where: ACCOUNT, limit: null,
-    waitingUntil: null, why: accountWords(shared) };
+    waitingUntil: null, why: accountWords(shared, now) };
 }
 
 const isProbe = (name: string) => ({ target, cause }: Message): boolean =>
