@@ -6301,16 +6301,36 @@ async function rolloutOf(cfg: Config, agent: Agent, pane: Pane) {
   return none;
 }
 
-/** Stores the id of a conversation that the client chose itself. */
+/**
+ * The conversation that a running Claude Code is in, if something was said in it: without that it
+ * cannot be resumed. "" = there is none, or it is not known.
+ */
+async function claudeConversation(cfg: Config, agent: Agent, pane: Pane): Promise<string> {
+  const said = await submittedIn(cfg, agent, pane) ?? [];
+  const isPrompt = ({ text }: Submitted) => text.trim() !== "" && !text.startsWith("<");
+  return said.some(isPrompt) ? readClaudeWord(cfg, agent, pane)?.conversation ?? "" : "";
+}
+
+/**
+ * Stores the id of a conversation that the client chose itself, or that a person has begun or taken
+ * up in it: in that one the kickoff was not given.
+ */
 async function noteConversation(cfg: Config, agent: Agent, pane: Pane): Promise<void> {
-  const backend = backendOf(cfg, agent);
-  if (backend.kind !== "codex" || !agent.resume || !backend.supportsResume) return;
+  const { kind, supportsResume } = backendOf(cfg, agent);
+  if (!agent.resume || !supportsResume) return;
   const kept = await resumeId(cfg, agent);
-  const { path, begun } = await rolloutOf(cfg, agent, pane);
-  const id = idOfRollout(path);
-  // an id stored while this rollout was the only candidate may be another client's after all
-  if (!id && begun.some((one) => idOfRollout(one) === kept)) await dropResumeId(cfg, agent);
-  if (id && id !== kept) await keepResumeId(cfg, agent, id);
+  let id = "";
+  if (kind === "claude" && readClaudeWord(cfg, agent, pane)?.conversation !== kept) {
+    id = await claudeConversation(cfg, agent, pane);
+  } else if (kind === "codex") {
+    const { path, begun } = await rolloutOf(cfg, agent, pane);
+    id = idOfRollout(path);
+    // an id stored while this rollout was the only candidate may be another client's after all
+    if (!id && begun.some((one) => idOfRollout(one) === kept)) await dropResumeId(cfg, agent);
+  }
+  if (!id || id === kept) return;
+  if (kept) world.remove(kickoffGivenFile(cfg, agent.session));
+  await keepResumeId(cfg, agent, id);
 }
 
 // Gemini: the file of its conversation, and the log of what was submitted in its folder.
@@ -7455,7 +7475,8 @@ function noteDrawing(memory: Memory, pane: Pane, look: Look): boolean {
 async function noteFacts(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, look: Look,
 ): Promise<void> {
-  await noteConversation(cfg, agent, pane);
+  // what a person runs in its place has conversations of its own
+  if (look.verdict.where !== "process") await noteConversation(cfg, agent, pane);
   noteOdd(cfg, watch, agent, look.verdict.odd ?? "");
   if (look.model) memoryOf(watch, agent.name).model = look.model;
   if (look.version !== undefined) noteVersion(cfg, watch, agent, pane, look.version);

@@ -908,6 +908,36 @@ describe("the chat file of a Gemini agent", () => {
   });
 });
 
+describe("a conversation that a person has begun in a Claude Code", () => {
+  const TEXT = FLEET.replace("[[agent]]", '[[agent]]\nresume = true\nprompt = "Work."');
+  const prompt = (content: string) => lines({ ...ASKED, message: { content } });
+  /** After /clear, and what is in the transcript by then; the words of the next start. */
+  const after = async (transcript: string, some: object = {}) => {
+    const it = await scene(TEXT);
+    const idOf = () => it.fake.files.get(it.file("a.id"))!.trim();
+    const first = idOf();
+    const inConversation = (conversation: string, more = {}) => says(it, "idle", { sessionId: conversation, cwd: "/x", ...more });
+    inConversation(first);
+    it.fake.files.set(`/conf/projects/-x/${first}.jsonl`, prompt("Work."));
+    await it.ticks(2);
+    if (transcript) it.fake.files.set("/conf/projects/-x/second.jsonl", transcript);
+    it.fake.turn(5_000);
+    inConversation("second", some);
+    await it.ticks(2);
+    const id = idOf() === first ? "first" : idOf();
+    it.fake.tmux.exit("agents-a", 1);
+    await it.ticks(3);
+    const words = it.fake.everyPane.at(-1)!.argv.join(" ");
+    return [id, it.starts(), words.includes(`--resume ${idOf()}`), words.includes("continue where you stopped")];
+  };
+  test("is resumed, with its kickoff", async () => expect(await after(prompt("look at this"))).toEqual(["second", 2, true, false]));
+  test("is not, before anything was said in it", async () => {
+    expect(await after("")).toEqual(["first", 2, true, true]);
+    expect(await after(prompt("<command-name>/clear</command-name>"))).toEqual(["first", 2, true, true]);
+  });
+  test("is not where it is another's", async () => expect(await after(prompt("look at this"), { pid: 1 })).toEqual(["first", 2, true, true]));
+});
+
 describe("what a client records of the texts that it is given is the proof that it has them", () => {
   const PATH = "/conf/projects/-fleet-my-proj/rec.jsonl";
   const at = (it: Scene) => new Date(it.fake.wall).toISOString();

@@ -120,5 +120,16 @@ describe("Claude Code", () => {
     await expectSent(fleet, "one", textOf(300, "line"));
   });
 
+  real("a conversation that a person begins by /clear is resumed, with its kickoff", async () => {
+    const id = () => readFileSync(join(fleet.dir, ".agents/state/one.id"), "utf8");
+    const [before, text] = [id(), textOf(300, "line")];
+    expect(await fleet.send("one", "/clear")).toMatchObject({ code: 0 });
+    await expectSent(fleet, "one", text);
+    await until(() => id() !== before, 20_000, 250);
+    fleet.tmux("kill-session", "-t", "=agents-one");
+    await until(() => fleet.conversation(text)!.said.join("\n").includes(kickoff), 60_000, 250);
+    await expectSent(fleet, "one", textOf(300, "line"));
+  });
+
   real("no text ever came twice", async () => expectOnce(fleet));
 });
