@@ -6834,9 +6834,17 @@ export async function readState(cfg: Config): Promise<void> {
   }
 }
 
-const readPhaseFiles = (cfg: Config): Promise<Stored["phase"]> =>
-  Promise.all([world.text(phaseIdxFile(cfg)), world.text(phaseIdFile(cfg))])
-    .then(([index, id]) => ({ index, id }), (error: unknown) => ({ error: messageOf(error) }));
+/** Where both files are gone what is known holds; `phaseAdvanceCheck` stores it again. */
+async function readPhaseFiles(cfg: Config): Promise<Stored["phase"]> {
+  try {
+    const [index, id] = await Promise.all(
+      [world.text(phaseIdxFile(cfg)), world.text(phaseIdFile(cfg))]);
+    const known = index === null && id === null && phases(cfg).length ? readIdx(cfg) : {};
+    return "idx" in known ? { index: `${known.idx}`, id } : { index, id };
+  } catch (error) {
+    return { error: messageOf(error) };
+  }
+}
 
 const readSshAgent = (cfg: Config): Promise<string> => world.text(sshAgentFile(cfg))
   .then((text) => (text ?? "").trim(), () => cfg.stored.sshAgent);

@@ -353,6 +353,17 @@ describe("a loop agent that no round starts (watch none)", () => {
   });
 });
 
+test("where both files of the phase are gone the one that is known holds, and is stored again", async () => {
+  finish("p1");
+  await heavy();
+  for (const name of ["phase-idx", "phase-id"]) fake.files.delete(file(name));
+  await heavy();
+  expect([curPhase(cfg)!.id, starts("builder"), fake.files.get(file("phase-id"))]).toEqual(["p2", 2, '{"id":"p2","idx":1}\n']);
+  fake.tmux.exit("agents-builder", 1);
+  await ticks(3);
+  expect(pane("builder").marks["@agents_phase"]).toBe("p2");
+});
+
 test("a parked loop that its limit keeps from the start of a phase is started once that is over", async () => {
   await begin(FLEET);
   memoryOf(watch, "builder").life = { state: "parked", why: "exit 1", at: fake.wall };
