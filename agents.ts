@@ -9338,7 +9338,11 @@ async function answerDialog(
 ): Promise<void> {
   const memory = memoryOf(watch, agent.name);
   const backend = backendOf(cfg, agent);
-  const forget = () => void Object.assign(memory, { answered: "", answering: undefined });
+  const label = `answer ${agent.name}`;
+  const forget = (): void => {
+    Object.assign(memory, { answered: "", answering: undefined });
+    trouble(watch, label, "");
+  };
   if (!["blocked", "limited"].includes(verdict.verdict)) return forget();
   if (!backend.answer.length) return;
   const fresh = await closeLook(cfg, agent, pane);
@@ -9354,7 +9358,7 @@ async function answerDialog(
     dropSlowPatterns(cfg, agent);
     if (!match || stands) continue;
     if (memory.answers >= answer.max) {
-      return trouble(watch, `answer ${agent.name}`,
+      return trouble(watch, label,
         `${agent.name}: answered ${answer.max} times, will not answer again`);
     }
     const { answers } = memory;
