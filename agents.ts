@@ -10367,7 +10367,8 @@ async function moveLog(cfg: Config, next: Config): Promise<void> {
   if (watchdogSession(cfg) === watchdogSession(next)) return;
   if (loggedTo) loggedTo = sessionLogPath(next, watchdogSession(next));
   const pane = (await snapshot(cfg)).panes.get(watchdogSession(cfg));
-  if (pane) await killSession(cfg, pane);
+  // without our mark it may be this very watchdog, run there by hand
+  if (pane?.home) await killSession(cfg, pane);
 }
 
 /** That the config is valid again is an event, as its fault was. */

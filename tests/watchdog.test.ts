@@ -809,6 +809,16 @@ describe("the config is read again", () => {
     await live(1);
     expect(fake.tmux.panes.map(({ session }) => session)).toEqual(["agents-a"]);
   });
+  test("a watchdog that a person runs in a session of that name is not ended with it", async () => {
+    await begin(agents("a"));
+    const { pid } = Object.assign(fake.tmux.add("agents-watchdog"), { command: "agents" });
+    fake.files.set("/proc/self/stat", "1 (x) S 1 1 1 1 1");
+    fake.files.set(`/proc/${pid}/cmdline`, ["bun", "agents.ts", "watchdog"].join("\0"));
+    expect((await snapshot(cfg)).panes.has("agents-watchdog")).toBe(true);
+    fake.files.set(cfg.path, `[defaults]\nsession_prefix = "new-"\n${agents("a")}`);
+    await live(1);
+    expect(fake.tmux.panes.map(({ session }) => session).sort()).toEqual(["agents-a", "agents-watchdog"]);
+  });
   test("units that swap their sessions, or take another's, are still who they are", async () => {
     const text = (a: string, b: string) => agents("a", "b").replace('"a"', `"a"\nsession = "${a}"`).replace('"b"', `"b"\nsession = "${b}"`);
     await begin(text("one", "two"));
