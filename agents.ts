@@ -523,7 +523,7 @@ const EVENTS = {
   pattern: { colour: "yellow", trouble: true },
   notices: { colour: "yellow", trouble: true },
   down: { colour: "yellow" },
-  orphan: { colour: "yellow" },
+  orphan: { colour: "yellow", trouble: true, notify: true },
   commit: { colour: "green" },
   answered: {}, delivered: {}, notified: {}, order: {}, start: {}, state: {}, version: {},
 } satisfies Record<string, EventKind>;
@@ -1689,7 +1689,7 @@ function isOurs(path: string): boolean {
 }
 
 /** The hash of the agents.toml that ships with the program: unedited, it is nobody's fleet. */
-const TEMPLATE = "1chyp1oqcvvbg";
+const TEMPLATE = "1f8ptckfcoib3";
 
 /** smol-toml, installed into the program's folder first where a fresh clone has no packages. */
 function tomlParser(): typeof import("smol-toml") {
@@ -10343,9 +10343,11 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     const { logDir, stateDir, tmuxSocket, stored } = cfg;
     Object.assign(next, { logDir, stateDir, tmuxSocket, stored });
     await moveLog(cfg, next);
-    const lost = [...new Set(unitsOf(cfg).keys()).difference(unitsOf(next))];
+    const lost = [...new Set(unitsOf(cfg).keys()).difference(unitsOf(next))]
+      .filter((name) => aliveSince(memoryOf(watch, name)) !== null);
     for (const agent of lost) {
-      emit(cfg, "orphan", { agent, why: "it left the config; its client is left running" });
+      emit(cfg, "orphan", { agent, cure: `down ${agent}`,
+        why: "it left the config; its client is left running, and nobody watches it" });
     }
     const running = lost.length ? `; no longer in it, left running: ${lost.join(", ")}` : "";
     log(`config reloaded${running}`);

@@ -128,9 +128,19 @@ describe("the config is read again", () => {
     await live(20);
     expect(fake.logged("no longer in it, left running: b")).toHaveLength(1);
     expect(fake.tmux.of("agents-b").dead).toBe(false);
+    const orphans = parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "orphan");
+    expect([orphans.map(({ agent, cure }) => [agent, cure]), cfg.notify.events.includes("orphan")]).toEqual([[["b", "down b"]], true]);
     fake.tmux.exit("agents-b", 1);
     await live(5);
     expect(starts("b")).toBe(1);
+  });
+  test("one that does not run when it leaves the config is no client left running", async () => {
+    fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ held: { b: fake.wall } }));
+    fake.tmux.exit("agents-b", 0);
+    await live(3);
+    put(agents("a"));
+    await live(20);
+    expect([fake.logged("config reloaded").length, fake.logged("left running")]).toEqual([1, []]);
   });
   test("fault 56: a new interval holds at once", async () => {
     put(`[watchdog]\nsignal_interval = 5\n${agents("a", "b")}`);
