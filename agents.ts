@@ -11152,6 +11152,13 @@ function fit(cell: string, width: number): string {
   return shown + " ".repeat(Math.max(0, width - Bun.stringWidth(shown)));
 }
 
+/** A name of exactly `width` columns, cut in its middle: many begin alike and differ at the end. */
+function fitName(name: string, width: number): string {
+  if (name.length <= width || !/^[ -~]+$/.test(name)) return fit(name, width);
+  const head = width >> 1;
+  return `${name.slice(0, head)}…${name.slice(name.length - (width - head - 1))}`;
+}
+
 export interface Finding {
   /** What was checked: a stable word for scripts. */
   check: string;
@@ -12912,7 +12919,7 @@ function shortTable(rows: StatusRow[], width: number, now: number): string[] {
   const name = Math.min(12, Math.max(4, Math.min(widest(rows.map((row) => row.name)), width - 20)));
   return rows.map((row) => {
     const restarts = row.restartsToday ? ` ${restartSign(row)}` : "";
-    const head = `${row.needsHuman ? "!" : " "} ${fit(printable(row.name), name)} ` +
+    const head = `${row.needsHuman ? "!" : " "} ${fitName(printable(row.name), name)} ` +
       `${ageText(row, now).padStart(3)} `;
     const by = row.needsHuman ? ": " : row.condition === "limited" ? " " : " · ";
     const said = row.condition === "blocked" && row.detail ? row.detail
@@ -12934,8 +12941,9 @@ function paintRow(row: StatusRow, line: string): string {
 }
 
 /**
- * Lines of columns as wide as their widest cell; the first row is the title. Where a line would be
- * longer than `width`, the columns in `give` shrink, one after the other, to their least width.
+ * Lines of columns as wide as their widest cell; the first row is the title, the first column holds
+ * names. Where a line would be longer than `width`, the columns in `give` shrink, one after the
+ * other, to their least width.
  */
 export function columns(
   rows: string[][], width: number, give: [column: number, least: number][],
@@ -12949,7 +12957,8 @@ export function columns(
     wide[column]! -= less;
     over -= less;
   }
-  return cells.map((row) => row.map((cell, i) => fit(cell, wide[i]!)).join("  ").trimEnd());
+  return cells.map((row) =>
+    row.map((cell, i) => (i ? fit : fitName)(cell, wide[i]!)).join("  ").trimEnd());
 }
 
 // Cards.
@@ -14427,7 +14436,7 @@ function reportSections(report: Report): Section[] {
     { title: "Timeline", items: [TIMELINE_KEY],
       bars: [{ agent: "", timeline: rulerText(report) },
         ...agents.filter(({ timeline: bar }) => bar.trim())]
-        .map((one) => [fit(one.agent, label), one.timeline.padEnd(report.slots.length)]) },
+        .map((one) => [fitName(one.agent, label), one.timeline.padEnd(report.slots.length)]) },
     costs(report),
     { title: "Troubles", items: troubles.length ? foldTroubles(report) : ["none"] },
     { title: "Notices", items: !notices.length
@@ -14678,7 +14687,7 @@ function barLines(
     paint("dim", "─".repeat(width)),
     paint("dim", `  ${fit("last 20 min", label)}  ` +
       spread(clockTime(slots[0]!.from), clockTime(now), slots.length)),
-    ...bars.map(([name, bar]) => `  ${fit(printable(name), label)}  ${bar}`),
+    ...bars.map(([name, bar]) => `  ${fitName(printable(name), label)}  ${bar}`),
   ];
 }
 
@@ -14893,7 +14902,7 @@ async function pageBars(cfg: Config, names: string[]): Promise<string> {
   const { from, to } = shown[0]!;
   return html([`since ${localTime(from)}, ${ago(to - from)} each`,
     ...agents.map((name) =>
-      `${fit(name, wide)} ${timeline(eventsOf(events, name), shown, lastLook)}`),
+      `${fitName(name, wide)} ${timeline(eventsOf(events, name), shown, lastLook)}`),
     ...wrap(TIMELINE_KEY, PAGE_COLUMNS)].join("\n"));
 }
 

@@ -226,7 +226,12 @@ describe("statusText", () => {
   test("where there is little room a name gives way down to 14 columns, then a state down to 12", () => {
     const agents = [{ ...row, name: "orchestrator-of-it", condition: "background" as const, since: at(-780) }];
     const said = (width: number) => lines({ agents }, width)[3];
-    expect([said(66), said(62), said(61), said(60)]).toEqual(["  orchestrator-of…  background 13m", "  orchestrato…  background 13m", "  orchestrato…  background 1…", "  orchestrato…  background …"]);
+    expect([said(66), said(62), said(61), said(60)]).toEqual(["  orchest…or-of-it  background 13m", "  orche…-of-it  background 13m", "  orche…-of-it  background 1…", "  orche…-of-it  background …"]);
+  });
+  test.each([44, 60, 80])("on %d columns agents whose names begin alike are told apart: a name is cut in its middle", (width) => {
+    const agents = [1, 2, 12].map((nth) => ({ ...blocked, name: `the-tester-of-the-parser-of-dates-${nth}`, detail: "a question of many words ".repeat(4) }));
+    const said = lines({ agents }, width).filter((line) => line.startsWith("! ")).map((line) => line.split(/ +/)[1]!);
+    expect(said.map((name) => /^the-.*…(?:.*)-(\d+)$/.exec(name)?.[1])).toEqual(["1", "2", "12"]);
   });
   test("the cure goes where it would leave less than 16 columns for the reason", () => {
     const agents = [{ ...blocked, name: "orchestrator", restartsToday: 1234, detail: "a question of a few words", cure: "attach orchestrator" }];
@@ -239,7 +244,7 @@ describe("statusText", () => {
       { ...row, name: "adversary", condition: "limited", detail: "to 21:52, weekly" }, { ...row, name: "orchestrator-two", next: "wake", nextAt: at(300) }];
     expect(lines({ agents, phase }, 44).slice(2)).toEqual([
       "! assistant    13m Do you want to proceed?", "! tester       31m parked: exit 1 ×4 4↺", "  adversary        limited to 21:52, weekly",
-      `  orchestrator… 5s working · wake ${clock(300)}`.replace("orchestrator… 5s", "orchestrato…  5s"), `next: wake orchestrator-two ${clock(300)}`]);
+      `  orches…r-two  5s working · wake ${clock(300)}`, `next: wake orchestrator-two ${clock(300)}`]);
   });
   test.each([60, 80])("on %d columns a short reason stays whole, whatever else its line holds", (width) => {
     for (const name of ["b", "assistant", "orchestrator"]) {
@@ -320,7 +325,7 @@ describe("statusText", () => {
   test("columns are as wide as their widest cell; a cell that is too wide ends in …", () => {
     const EVEN: [number, number][] = [[1, 6], [0, 6]];
     expect(columns([["A", "B"], ["xxx", "yy"]], 80, EVEN)).toEqual(["A    B", "xxx  yy"]);
-    expect(columns([["AAAAAAAAAA", "B"], ["x", "y"]], 9, EVEN)).toEqual(["AAAAA…  B", "x       y"]);
+    expect(columns([["AAAAAAAAAA", "B"], ["x", "y"]], 9, EVEN)).toEqual(["AAA…AA  B", "x       y"]);
     expect(columns([["A", "", "C"], ["x", "", "z"]], 80, EVEN)).toEqual(["A    C", "x    z"]);
     expect(columns([["全部全部全部", "B"], ["x", "y"]], 9, EVEN)).toEqual(["全部…   B", "x       y"]);
     for (const width of [9, 10, 11, 12, 13]) {
