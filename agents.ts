@@ -12696,7 +12696,7 @@ function headline(status: Status, width: number, now: number): string {
 }
 
 const phaseWord = ({ moving, complete, done }: NonNullable<Status["phase"]>): string =>
-  moving ? `, moving on to ${moving}` : complete ? ", sequence complete" : done ? ", DONE" : "";
+  moving ? `, moving on to ${moving}` : complete ? ", all done" : done ? ", DONE" : "";
 
 /** How many need you, work, and so on; on a wide enough terminal also what is due first. */
 function countLines(status: Status, rows: StatusRow[], due: string, width: number): string[] {
@@ -12989,7 +12989,7 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow) {
       : `${next.does}${next.at === null ? "" : ` at ${dayTime(next.at)}`}`,
     texts: texts.map(({ made, cause, text, tries, why = "" }) =>
       ({ made: isoOrNone(made), cause, text: plainText(text, SUBJECT_MAX), tries, why })),
-    restarts: restartsOf(eventsOf(events, row.name)).slice(-CARD_RESTARTS),
+    restarts: restartsOf(eventsOf(events, row.name, row.kind === "loop")).slice(-CARD_RESTARTS),
     screen: tailOf(shown?.text ?? "", CARD_SCREEN).split("\n").map(printable).filter(Boolean),
   };
 }
@@ -12999,7 +12999,7 @@ const isRestartOrder = ({ event, command, names }: AgentEvent, name: string): bo
   Array.isArray(names) && names.includes(name);
 
 /** The events that tell how an agent's time went: its own, the watchdog's, the end of its loop. */
-const eventsOf = (events: AgentEvent[], name: string, isLoop = false): AgentEvent[] =>
+const eventsOf = (events: AgentEvent[], name: string, isLoop: boolean): AgentEvent[] =>
   events.filter((event) => event.agent === name || event.event === "watchdog" ||
     (event.event === "complete" && isLoop) || isRestartOrder(event, name));
 
@@ -14281,7 +14281,7 @@ export function summariseEvents(
   const names = [...new Set([...(facts.names ?? []),
     ...recent.flatMap((event) => event.agent ?? [])])];
   const loops = facts.loops?.length ? facts.loops : names;
-  const mine = (name: string) => eventsOf(events, name, facts.loops?.includes(name));
+  const mine = (name: string) => eventsOf(events, name, facts.loops?.includes(name) ?? false);
   const slots = slotsOf({ from: recent.length ? known.from : from, to },
     (facts.width ?? 0) - barLabel(names) - 2);
   const busy = loops.flatMap((name) =>
@@ -14674,14 +14674,15 @@ const BARS_SPAN = 20 * MINUTE;
 function barLines(
   rows: StatusRow[], events: AgentEvent[], lastLook: number, width: number, room: number,
 ): string[] {
-  const agents = rows.filter(({ kind }) => kind !== "service").map(({ name }) => name);
-  const label = Math.max(11, Math.min(14, widest(agents)));
+  const agents = rows.filter(({ kind }) => kind !== "service");
+  const label = Math.max(11, Math.min(14, widest(agents.map(({ name }) => name))));
   const across = width - label - 4;
   if (room < 3 || across <= SLOTS_LEAST) return [];
   const now = world.now();
   const slots = slotsOf({ from: now - BARS_SPAN, to: now }, across);
   const bars = agents.slice(0, room)
-    .map((name) => [name, timeline(eventsOf(events, name), slots, lastLook)] as const)
+    .map(({ name, kind }) =>
+      [name, timeline(eventsOf(events, name, kind === "loop"), slots, lastLook)] as const)
     .filter(([, bar]) => bar.trim()).slice(0, room - 2);
   return !bars.length ? [] : [
     paint("dim", "─".repeat(width)),
@@ -14890,19 +14891,19 @@ ${blocks.filter(Boolean).map((block) => `<pre>${block}</pre>`).join("\n")}
 
 /** The last hour of these agents, a bar for each; no line is wider than the page. */
 async function pageBars(cfg: Config, names: string[]): Promise<string> {
-  const agents = names.filter((name) => cfg.agents.has(name));
+  const agents = names.flatMap((name) => cfg.agents.get(name) ?? []);
   if (!agents.length) return "";
   const now = world.now();
   const events = await readEvents(cfg);
   const lastLook = lastLookOf(await readWatchdog(cfg), events);
   const begins = Math.min(Date.parse(events[0]?.at ?? "") || 0, now - SLOTS_LEAST * 1000);
-  const wide = Math.min(12, widest(agents));
+  const wide = Math.min(12, widest(agents.map(({ name }) => name)));
   const slots = slotsOf({ from: Math.max(now - PAGE_SPAN, begins), to: now });
   const shown = slots.slice(wide + 1 - PAGE_COLUMNS);
   const { from, to } = shown[0]!;
   return html([`since ${localTime(from)}, ${ago(to - from)} each`,
-    ...agents.map((name) =>
-      `${fitName(name, wide)} ${timeline(eventsOf(events, name), shown, lastLook)}`),
+    ...agents.map(({ name, kind }) => `${fitName(name, wide)} ` +
+      timeline(eventsOf(events, name, kind === "loop"), shown, lastLook)),
     ...wrap(TIMELINE_KEY, PAGE_COLUMNS)].join("\n"));
 }
 

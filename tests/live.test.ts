@@ -101,6 +101,10 @@ describe("liveLines", () => {
     expect([shown[bar - 1], shown[bar]]).toEqual(["─".repeat(80), expect.stringMatching(/^ {2}last 20 min {2}\d\d:\d\d {50}\d\d:\d\d$/)]);
     expect(shown[bar + 1]).toMatch(/^ {2}a {12} {14,15}█{15}!{15,16}·{14,15}$/);
     expect(shown[bar + 2]).toBe("─".repeat(80)); // of b nothing is known
+    // once all phases are done the loop agents are down, which no look at them told, and nobody else is
+    const done: AgentEvent[] = [events[0]!, { at: at(10), event: "complete" }];
+    const barOf = (kind: string) => lines([row("a", { kind: kind as StatusRow["kind"] })], {}, [80, 20], done).find((line) => line.startsWith("  a "));
+    expect(["loop", "task"].map(barOf)).toEqual([expect.stringMatching(/█x+$/), expect.stringMatching(/ █+$/)]);
     // as many slots of a round length as the terminal has room for
     const wide = (width: number) => Bun.stringWidth(lines([row("a")], {}, [width, 20], events).find((line) => line.startsWith("  a "))!) - 15;
     expect([44, 60, 120, 200].map(wide)).toEqual([20, 40, 80, 120]);

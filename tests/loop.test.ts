@@ -163,7 +163,7 @@ phases("fault 30: on completion the task runs once, where its trigger file stand
   expect(begun("upgrader", "builder")).toEqual([1, 3]);
   expect((await f.sessions()).filter((name) => /builder|adversary/.test(name))).toEqual([]);
   const status = await f.run(["status"]);
-  expect([status.code, status.out]).toEqual([0, expect.stringContaining("sequence complete")]);
+  expect([status.code, status.out]).toEqual([0, expect.stringContaining(", all done")]);
   goOn(f, "three", "four");
   await until(() => begun("builder", "adversary").join() === "4,4", 15_000);
   expect(complete()).toBe(false);

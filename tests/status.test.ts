@@ -177,7 +177,7 @@ describe("statusText", () => {
     expect(head(80, { watchdog: { ...watchdog, running: false } })).toEndWith("  ○ no watchdog");
   });
   test.each<[string, Partial<typeof phase>]>([
-    ["", {}], [", DONE", { done: true }], [", sequence complete", { complete: true, done: true }],
+    ["", {}], [", DONE", { done: true }], [", all done", { complete: true, done: true }],
     [", moving on to p2", { moving: "p2", done: true }], [", moving on to the end", { moving: "the end", complete: true }],
   ])("a phase is in progress%s", (word, more) =>
     expect(lines({ phase: { ...phase, ...more } })[0]).toStartWith(`~/night (agents-) · phase p1 1/2${word} · plan.md  `));
