@@ -975,8 +975,8 @@ const READ_DEADLINE = 5_000;
 let unanswered = 0;
 
 /** What a disk answers; null = nothing in time. */
-async function inTime<T>(asked: Promise<T>): Promise<T | null> {
-  const answer = await within(READ_DEADLINE, asked, null);
+async function inTime<T>(asked: Promise<T>, ms = READ_DEADLINE): Promise<T | null> {
+  const answer = await within(ms, asked, null);
   if (answer !== null) return answer;
   unanswered += 1;
   asked.catch(() => {}).finally(() => (unanswered -= 1));
@@ -1002,7 +1002,7 @@ async function realText(path: string): Promise<string | null> {
   }
 }
 
-/** The questions to disks that are still open, by path. */
+/** The questions to disks that are still open, by place. */
 const asked = new Map<string, Promise<boolean>>();
 
 /** The last one; a thread asks them one after the other. */
@@ -1017,31 +1017,37 @@ function diskOf(path: string): string {
   return above.sort((one, other) => other.length - one.length)[0] ?? path;
 }
 
+/** How long, ms, a thread may wait for a disk before a process asks it as well. */
+const THREAD_DEADLINE = 1_000;
+
 /**
  * A disk that hangs holds the thread that asks it. On two cores Bun has two of them, and without
- * them no file at all is read: while one hangs, other disks are asked by processes. A process whose
- * thread waits for a name below that another one looks up there cannot even be killed: the place
- * where the disk begins is asked first, which looks up none.
+ * them no file at all is read: while one hangs, other disks are asked by processes.
  */
-async function askDisk(path: string): Promise<boolean> {
-  const places = [diskOf(path), path];
+async function ask(place: string): Promise<boolean> {
   if (!unanswered) {
-    for (const place of places) {
-      lastAsked = lastAsked.then(() => Bun.file(place).stat()).catch(() => {});
-    }
-    if (await inTime(lastAsked.then(() => true))) return asked.delete(path);
+    lastAsked = lastAsked.then(() => Bun.file(place).stat()).catch(() => {});
+    if (await inTime(lastAsked.then(() => true), THREAD_DEADLINE)) return asked.delete(place);
   }
-  const child = Bun.spawn(["stat", ...places], { stdio: ["ignore", "ignore", "ignore"] });
+  const child = Bun.spawn(["stat", place], { stdio: ["ignore", "ignore", "ignore"] });
   child.unref();
   const end = () => child.kill("SIGKILL");
   process.on("exit", end);
   void child.exited.finally(() => process.off("exit", end));
-  return within(READ_DEADLINE, child.exited.then(() => asked.delete(path)), false);
+  return within(READ_DEADLINE, child.exited.then(() => asked.delete(place)), false);
 }
 
-/** Whether the disk of a path answers in time; to be asked before the calls that cannot wait. */
-const realAnswers = (path: string): Promise<boolean> =>
-  asked.getOrInsertComputed(path, () => askDisk(path));
+/**
+ * Whether the disk of a path answers in time; to be asked before the calls that cannot wait. A
+ * process whose thread waits for a name below that another one looks up there cannot even be
+ * killed: the place where the disk begins is asked first, which looks up none, and once for all
+ * that is on it.
+ */
+async function realAnswers(path: string): Promise<boolean> {
+  const answers = (place: string) => asked.getOrInsertComputed(place, () => ask(place));
+  const disk = diskOf(path);
+  return await answers(disk) && (disk === path || answers(path));
+}
 
 function readPart(file: number, from: number, bytes: number): string {
   const part = Buffer.alloc(bytes);

@@ -4,7 +4,7 @@ import { closeSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { flock, world } from "../agents.ts";
-import { lives, real, signal, until } from "./real.ts";
+import { allowed, lives, real, signal, until } from "./real.ts";
 
 const mounts = (...words: string[]): boolean => Bun.spawnSync(words, { stdio: ["ignore", "ignore", "ignore"] }).exitCode === 0;
 
@@ -130,15 +130,20 @@ real("P4: an agent whose client keeps its files on a disk that hangs, or works t
   }
 });
 
-test("what is asked beside a disk that hangs leaves nothing behind in a watchdog that goes on for weeks", async () => {
+test.concurrent("what is asked beside a disk that hangs leaves nothing behind in a watchdog that goes on for weeks", async () => {
   const place = mkdtempSync(join(tmpdir(), "agents-hung-"));
   const hung = hang(place, process.env);
   try {
     if (!(await isMounted(place, hung))) return;
     const before = process.listenerCount("exit");
+    const began = performance.now();
     expect(await world.answers(join(place, "file"))).toBe(false);
+    // once: not for a thread and then, as long again, for a process
+    expect(performance.now() - began).toBeLessThan(await allowed(9_000));
     const beside = process.listenerCount("exit");
     for (let nth = 0; nth < 5; nth++) expect(await world.answers(tmpdir())).toBe(true);
+    // nor is it asked again for what else is on it
+    expect(await world.answers(join(place, "another"))).toBe(false);
     expect(process.listenerCount("exit")).toBe(beside);
     hung.kill("SIGKILL"); // whoever waits there gets an error
     await until(() => process.listenerCount("exit") === before);
