@@ -317,11 +317,9 @@ const notified = (f: Fleet, keys: string, more = ""): void => void f.write("agen
 }));
 const commandTold = (f: Fleet): AgentEvent[][] => f.read("told").split("\n").filter(Boolean).map((line) => JSON.parse(line));
 
-/** More than are kept for a receiver that is away. */
-const SERVICES = 53;
-const telling = life({
-  agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }], watchdog: { signal_interval: 1, start_batch: SERVICES },
-});
+const away = life({ agents: [{ name: "a1", watch: "heal" }] });
+/** More than are kept for a receiver that is away: agents whose folder is not there, each an event and none a process. */
+const MORE = 53;
 /** Its next dialog is an event again, and is told by the keys that are in force by then. */
 const atWork = async (f: Fleet): Promise<void> => {
   f.control("a1", "idle");
@@ -329,7 +327,9 @@ const atWork = async (f: Fleet): Promise<void> => {
   await f.ticks(2);
 };
 
-telling("a running watchdog tells what [notify] lists and nothing else; a receiver that is away is tried again, and it alone", async (f) => {
+real("a running watchdog tells what [notify] lists and nothing else; a receiver that is away is tried again, and it alone", {
+  agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }],
+}, async (f) => {
   const answers = [500, 500];
   const heard = listener(() => answers.shift() ?? 200);
   try {
@@ -357,11 +357,13 @@ telling("a running watchdog tells what [notify] lists and nothing else; a receiv
   }
 });
 
-telling("what happened while the receiver was away is told by the watchdog that follows one that was killed", async (f) => {
+away("what happened while the receiver was away is told by the watchdog that follows one that was killed", async (f) => {
   let away = true;
   const heard = listener(() => (away ? 500 : 200));
   try {
     notified(f, `url = ${JSON.stringify(`json:${heard.url}`)}\nevents = ["blocked"]`);
+    await f.up();
+    await f.ready("a1");
     await atWork(f);
     f.control("a1", "dialog");
     await until(() => heard.posts.length);
@@ -375,31 +377,31 @@ telling("what happened while the receiver was away is told by the watchdog that 
   }
 });
 
-telling("a receiver that is away gets the first notice and the newest fifty once it is back", async (f) => {
+away("a receiver that is away gets the first notice and the newest fifty once it is back", async (f) => {
   let away = true;
+  const blocked = () => f.events("blocked").map(({ agent }) => String(agent)).filter((name) => name.startsWith("s"));
   const heard = listener(async () => {
     // the first post is held until more has happened than is kept
-    await until(() => f.events("parked").length === SERVICES, 9_000).catch(() => {});
+    await until(() => blocked().length === MORE, 9_000).catch(() => {});
     return away ? 500 : 200;
   });
   try {
-    const services = Array.from({ length: SERVICES }, (_, nth) => `[[service]]\nname = "s${nth}"\ncommand = "exit 125"\n`).join("");
-    notified(f, `url = ${JSON.stringify(`json:${heard.url}`)}\nevents = ["blocked", "parked"]`);
+    const others = Array.from({ length: MORE }, (_, nth) => `[[agent]]\nname = "s${nth}"\ndir = "nowhere"\nwatch = "heal"\n`).join("");
+    notified(f, `url = ${JSON.stringify(`json:${heard.url}`)}\nevents = ["blocked"]`);
     await atWork(f);
     f.control("a1", "dialog");
     await until(() => heard.posts.length);
-    notified(f, `url = ${JSON.stringify(`json:${heard.url}`)}\nevents = ["blocked", "parked"]`, services);
-    await until(() => f.events("parked").length === SERVICES, 40_000);
+    notified(f, `url = ${JSON.stringify(`json:${heard.url}`)}\nevents = ["blocked"]`, others);
+    await until(() => blocked().length === MORE, 40_000);
     const failures = () => f.log.match(/trying again in/g)?.length ?? 0;
     const before = failures();
     await until(() => failures() > before, 20_000);
     away = false;
-    const last = f.events("parked").at(-1)!.agent as string;
-    await until(() => eventsIn(heard.posts).some(({ agent }) => agent === last), 40_000);
-    const parked = f.events("parked").map(({ agent }) => agent);
+    const names = blocked();
+    await until(() => eventsIn(heard.posts).some(({ agent }) => agent === names.at(-1)), 40_000);
     expect(heard.posts.slice(0, -1).every(({ text }) => text === heard.posts[0]!.text)).toBe(true);
     expect(eventsIn(heard.posts.slice(0, 1))).toMatchObject([{ event: "blocked", agent: "a1" }]);
-    expect(eventsIn(heard.posts.slice(-1)).map(({ agent }) => agent)).toEqual(parked.slice(-50) as string[]);
+    expect(eventsIn(heard.posts.slice(-1)).map(({ agent }) => agent)).toEqual(names.slice(-50));
   } finally {
     heard.stop();
   }

@@ -128,9 +128,10 @@ const wanted = (f: Fleet) => JSON.parse(f.read(".agents/state/operator.json") ||
 const clients = (f: Fleet, name: string): number[] =>
   [...new Set(f.ledger(name).flatMap((fact) => (fact.pid && lives(fact.pid) ? [fact.pid] : [])))];
 
-const stubborn = life({ agents: [{ name: "a1", watch: "heal+stall", env: { TUI_IGNORE_HUP: "1" } }], watchdog: { signal_interval: 1 } });
+/** Its client takes 10 s to end: each test has one of its own, and they wait at once. */
+const stubborn = { agents: [{ name: "a1", watch: "heal+stall", env: { TUI_IGNORE_HUP: "1" } }], watchdog: { signal_interval: 1 } };
 
-stubborn("a restart that is cut short takes nothing down for good", async (f) => {
+real("a restart that is cut short takes nothing down for good", stubborn, async (f) => {
   await f.up();
   await f.ready("a1");
   await f.ticks(2);
@@ -148,7 +149,9 @@ stubborn("a restart that is cut short takes nothing down for good", async (f) =>
   expect(clients(f, "a1")).toHaveLength(1);
 });
 
-stubborn("down that is cut short, then up: never two clients", async (f) => {
+real("down that is cut short, then up: never two clients", stubborn, async (f) => {
+  await f.up();
+  await f.ready("a1");
   await f.ticks(2);
   const [[old], begun] = [clients(f, "a1"), f.starts("a1").length];
   const down = f.start(["down", "a1"]);
@@ -167,7 +170,9 @@ stubborn("down that is cut short, then up: never two clients", async (f) => {
   }
 });
 
-stubborn("down that is cut short: the watchdog ends what is left, and starts nothing", async (f) => {
+real("down that is cut short: the watchdog ends what is left, and starts nothing", stubborn, async (f) => {
+  await f.up();
+  await f.ready("a1");
   await f.ticks(2);
   const [[old], begun] = [clients(f, "a1"), f.starts("a1").length];
   const down = f.start(["down", "a1"]);
