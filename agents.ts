@@ -10233,7 +10233,8 @@ async function round(cfg: Config, watch: Watch, names?: Set<string>): Promise<Ob
  * written each tick: on a full disk it fails first.
  */
 const HINDERS = new RegExp("^(?:tmux|phase state|operator\\.json|state folder|" +
-  "guard (?:heartbeat|tick|hand-off|phase|phase move|outbox|unit (.+)))$");
+  "guard (?:heartbeat|tick|hand-off|phase|phase move|outbox|completion|accounts|deadlock|" +
+  "(?:unit|learn|wake|deliver) (.+)))$");
 
 /** Such a trouble may last this long, ms, before people are told. */
 const TROUBLE_PATIENCE = 300_000;

@@ -200,6 +200,7 @@ describe("what keeps the watchdog from its work is told to people after five min
   const silent = () => ({ ok: false, out: "", err: "no answer in time", timedOut: true });
   const ready = async () => ({ ok: true, status: 200, body: "" });
   let run: typeof fake.tmux.run;
+  let mtime: typeof world.mtime;
   test.each<[string, (on: boolean) => void, unknown[][]]>([
     ["tmux does not answer", (on) => void (fake.tmux.run = on ? silent : run),
       [[undefined, undefined, "tmux: no answer in time, for 5 min"], [undefined, "ok", "tmux: answering again"]]],
@@ -211,10 +212,19 @@ describe("what keeps the watchdog from its work is told to people after five min
       fake.http = on ? () => Promise.reject(new Error("a fault of ours")) : ready;
       if (on) fake.tmux.exit("agents-orchestrator", 1);
     }, [["orchestrator", undefined, "orchestrator: a fault of ours, for 5 min"], ["orchestrator", "ok", "orchestrator: working again"]]],
+    ["nobody can say whether all phases are done, so that nobody is woken", (on) => {
+      world.mtime = (path) => {
+        if (on && path.endsWith("SEQUENCE-COMPLETE")) throw new Error("a disk's fault");
+        return mtime(path);
+      };
+    }, [[undefined, undefined, "phase: a disk's fault, for 5 min"], // which the next heavy tick finds mended
+      ...["builder", "adversary", undefined].map((name) => [name, undefined, `${name ?? "completion"}: a disk's fault, for 5 min`]),
+      ...["builder", "adversary", undefined].map((name) => [name, "ok", `${name ?? "completion"}: working again`])]],
   ])("%s", async (_, broken, wanted) => {
     fake.http = ready;
     await begin(FLEET.replace('"Look after the fleet."', '"Look after the fleet."\nneeds = ["web"]') + '[[service]]\nname = "web"\ncommand = "serve"\nready = "80"\n');
     run = fake.tmux.run.bind(fake.tmux);
+    ({ mtime } = world);
     for (const count of [9, 40]) {
       broken(true);
       await ticks(count);
