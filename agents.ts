@@ -4929,9 +4929,13 @@ const legacyIdFile = (cfg: Config, agent: Agent): string =>
 const isId = (value: unknown): value is string =>
   typeof value === "string" && /^[\w-]{1,128}$/.test(value);
 
-/** The id in a file; one that is unreadable or malformed costs the conversation, not the agent. */
+/** The id in a file; a malformed one costs the conversation, not the agent. */
 async function idIn(path: string): Promise<string | null> {
-  const id = (await textIn(path)).trim();
+  const text = await world.text(path).catch((error) => {
+    if (isUnread(error)) throw error; // or another conversation would be begun in its place
+    return null;
+  });
+  const id = text?.trim();
   return isId(id) ? id : null;
 }
 
@@ -4940,7 +4944,7 @@ export async function resumeId(cfg: Config, agent: Agent): Promise<string | null
 }
 
 async function dropResumeId(cfg: Config, agent: Agent): Promise<void> {
-  if (await resumeId(cfg, agent)) {
+  if (await resumeId(cfg, agent).catch(() => true)) {
     log(`${agent.name}: resume id discarded: the next start is a new conversation`);
   }
   world.remove(idFile(cfg, agent));
@@ -7490,7 +7494,10 @@ async function noteFacts(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, look: Look,
 ): Promise<void> {
   // what a person runs in its place has conversations of its own
-  if (look.verdict.where !== "process") await noteConversation(cfg, agent, pane);
+  if (look.verdict.where !== "process") {
+    await attempt(watch, `conversation of ${agent.name}`,
+      () => noteConversation(cfg, agent, pane));
+  }
   noteOdd(cfg, watch, agent, look.verdict.odd ?? "");
   if (look.model) memoryOf(watch, agent.name).model = look.model;
   if (look.version !== undefined) noteVersion(cfg, watch, agent, pane, look.version);

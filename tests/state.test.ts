@@ -446,15 +446,15 @@ describe("a disk that does not answer is no news", () => {
     await readState(cfg);
     expect(cfg.stored.sshAgent).toBe("/run/agent");
   });
-  test("a conversation whose id it does not tell is not begun anew: the start waits, and counts for nothing", async () => {
+  test.each([["NoAnswer", () => new NoAnswer("builder.id: a fault")], ["EIO", () => Object.assign(new Error("builder.id: a fault"), { code: "EIO" })]])("a conversation whose id it does not tell (%s) is not begun anew: the start waits, and counts for nothing", async (_, fault) => {
     const it = await found("night", { builder: "busy" });
     const id = it.fake.files.get(it.file("builder.id"));
     const { text } = world;
     let silent = true;
-    world.text = async (path) => (silent && path.endsWith("builder.id") ? Promise.reject(new NoAnswer(`${path}: the disk does not answer`)) : text(path));
+    world.text = async (path) => (silent && path.endsWith("builder.id") ? Promise.reject(fault()) : text(path));
     it.fake.tmux.exit("agents-builder", 1);
     await it.ticks(20);
-    expect([started(it).includes("builder"), it.fake.files.get(it.file("builder.id")), it.fake.logged("builder.id: the disk does not answer").length]).toEqual([false, id, 1]);
+    expect([started(it).includes("builder"), it.fake.files.get(it.file("builder.id")), it.fake.logged("ERROR: builder: builder.id: a fault").length]).toEqual([false, id, 1]);
     silent = false;
     await it.ticks(2);
     expect(it.fake.everyPane.find(({ session }) => session === "agents-builder")?.argv).toContain(id!.trim());
