@@ -1125,8 +1125,8 @@ export const world = {
   append: realAppend,
   remove: realRemove,
   mtime: realMtime,
-  /** The names in a folder; [] = there is no such folder. */
-  list: (path: string): string[] => (existsSync(path) ? readdirSync(path) : []),
+  /** The names in a folder; [] = there is no such folder, any other trouble throws. */
+  list: (path: string): string[] => ifThere(() => readdirSync(path)) ?? [],
   opened: realOpened,
   /** A path with its links resolved. Throws where there is none. */
   realPath: (path: string): string => realpathSync(path),

@@ -14,6 +14,14 @@ test("a path below something that is no folder is a file that is not there; a fo
   expect(() => world.read(folder)).toThrow("a folder");
 });
 
+test("a folder that is not there has no names in it; one that cannot be looked at is no empty one", () => {
+  const folder = realFolder();
+  writeFileSync(join(folder, "file"), "x");
+  symlinkSync(join(folder, "loop"), join(folder, "loop"));
+  expect([world.list(folder).sort(), world.list(join(folder, "none")), world.list(join(folder, "file"))]).toEqual([["file", "loop"], [], []]);
+  expect(() => world.list(join(folder, "loop"))).toThrow("ELOOP");
+});
+
 test("the folders that hold prompts and screens are closed to others, whatever the umask", async () => {
   const fake = fakeWorld(realFolder());
   const cfg = await fake.config(FLEET);
