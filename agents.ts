@@ -3064,8 +3064,8 @@ export interface Commit {
   /** When it was made, wall ms, to the second. */
   at?: number;
   sha?: string;
-  /** What it changes, hashed; of claims and reviews only, and where git could say. */
-  change?: string;
+  /** What it changes, hashed; of claims and reviews only. null = git gave no answer in time. */
+  change?: string | null;
 }
 
 export const git = (
@@ -3349,13 +3349,16 @@ const CHANGE_FORMAT = ["--format=%x00%H", "-p", "-m", "--first-parent", "-U0", "
 
 /**
  * Adds what the claims and reviews change. A rebase moves lines and renames objects, so neither is
- * hashed. Where git cannot say, in time or in 8 MB, a commit is known by its key alone.
+ * hashed. What git cannot show, as in a partial clone, or in 8 MB, is known by its key alone.
  */
 async function withChanges(hand: Handoff, commits: Commit[]): Promise<Commit[]> {
   const names = commits.filter(({ subject }) => causesOf(subject, hand).length)
     .map(({ sha }) => sha!).slice(-CHANGES_MAX);
   const ran = names.length
     ? await git(hand.repo, ["show", ...CHANGE_FORMAT, ...names, "--"]) : null;
+  if (ran?.timedOut) {
+    return commits.map((one) => names.includes(one.sha!) ? { ...one, change: null } : one);
+  }
   if (!ran?.ok) return commits;
   const changes = new Map(ran.out.split("\0").map((part) => {
     const [sha = "", ...lines] = part.trimEnd().split("\n");
@@ -9650,6 +9653,9 @@ const authorOf = (cause: Cause, hand: Handoff): string =>
 /** The key of a commit together with what it changes: an amended commit has another. */
 const changeKey = ({ key, change }: Commit): string => `${key}.${change}`;
 
+/** Whether it is known what a commit changes, if it can be: by that alone an amended one is new. */
+const isCompared = ({ change }: Commit): boolean => change !== null;
+
 /** What new commits ask to be said, oldest first: every claim and every review among them. */
 export function decideHandoff(commits: Commit[], keys: string[], hand: Handoff): Announcement[] {
   const known = new Set(keys);
@@ -9657,7 +9663,8 @@ export function decideHandoff(commits: Commit[], keys: string[], hand: Handoff):
   const compared = new Set(keys.filter((key) => key.includes("."))
     .map((key) => key.split(".")[0]!));
   const isNew = (commit: Commit) => !known.has(commit.key) ||
-    (commit.change !== undefined && compared.has(commit.key) && !known.has(changeKey(commit)));
+    (typeof commit.change === "string" && compared.has(commit.key) &&
+      !known.has(changeKey(commit)));
   return commits.filter(isNew).flatMap(({ subject, sha }) =>
     causesOf(subject, hand).map((cause) =>
       ({ cause, subject, sha, target: readerOf(cause, hand) })));
@@ -9680,7 +9687,9 @@ async function readRemote(cfg: Config, hand: Handoff, watch: Watch): Promise<Fet
   const inboxes = new Map<string, PushedFile>();
   for (const file of hand.inboxes.slice(0, 2)) inboxes.set(file, await showPushed(hand, file));
   const failed = [...inboxes.values()].find((shown) => shown.state === "failed");
-  return { ...unreadable(fetched, failed?.why ?? ""), news: { commits, inboxes } };
+  const why = failed?.why ??
+    (commits.every(isCompared) ? "" : "git show: no answer in time");
+  return { ...unreadable(fetched, why), news: { commits, inboxes } };
 }
 
 /** One look at a time, beside the tick; none while there is nothing left to hand over. */
@@ -9730,7 +9739,7 @@ async function takeBaseline(cfg: Config, hand: Handoff): Promise<Fetched> {
 
 function noteCommits(watch: Watch, hand: Handoff, commits: Commit[], head: string): void {
   const keys = commits.flatMap((commit) =>
-    commit.change === undefined ? [commit.key] : [commit.key, changeKey(commit)]);
+    typeof commit.change === "string" ? [commit.key, changeKey(commit)] : [commit.key]);
   const fresh = new Set(keys);
   watch.seen = [...watch.seen.filter((key) => !fresh.has(key)), ...fresh].slice(-COMMIT_KEYS_MAX);
   // the very first commit is no claim that somebody has to answer
@@ -9812,9 +9821,11 @@ export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
     watch.turn = { owes: last.target, subject: last.subject, at: world.now() };
     watch.owedSince = world.now();
   }
-  noteCommits(watch, hand, commits, fetched.head);
+  // where git did not answer they are compared once more, if there is anything to compare with
+  const compared = commits.every(isCompared);
+  noteCommits(watch, hand, commits, compared || !baseline ? fetched.head : baseline);
   await save(cfg, watch);
-  if (sure) volatile.handled = fetched.head;
+  if (sure && compared) volatile.handled = fetched.head;
 }
 
 /** One text for all claims, or all reviews: of this push, and those not told yet. */
@@ -9851,7 +9862,8 @@ function checkInboxes(
 ): boolean {
   let sure = true;
   for (const [nth, [file, shown]] of [...inboxes].entries()) {
-    if (shown.state === "failed") sure = false;
+    // the head is known: a clone without the branch was disturbed in between
+    if (shown.state === "failed" || shown.state === "no branch") sure = false;
     // its reader deleted or emptied it: the same text is news when it comes again
     const isEmpty = shown.state === "absent" ||
       (shown.state === "found" && !shown.object && !shown.text.trim());

@@ -193,6 +193,23 @@ test("fault 52: a head that vanished while no watchdog ran", async () => {
   expect([told("adversary").length, told("builder").length]).toEqual([1, 1]);
 });
 
+test.each([["gives no answer in time", true], ["cannot show it, as in a partial clone", false]])("an amended claim, where git %s: that tells no new one late, and none twice", async (_, late) => {
+  await running();
+  const claim = fake.git.push("claim(p1): G1", { work: "one" });
+  await ticks(3);
+  const run = fake.git.run.bind(fake.git);
+  let fails = true;
+  fake.git.run = (args) => fails && args.includes("-p") ? { ok: false, out: "", err: "", timedOut: late } : run(args);
+  fake.git.remote = [...fake.git.remote.slice(0, -1), { ...claim, sha: "c".repeat(40), files: { ...claim.files, work: "two" } }];
+  fake.git.push("claim(p1): G2", { work: "three" });
+  await ticks(5);
+  const gates = () => told("adversary").map((text) => /G\d/.exec(text)![0]);
+  expect([gates(), watch.channel!.state, watch.channel!.why]).toEqual([["G1", "G2"], ...late ? ["failing", "git show: no answer in time"] : ["ok", ""]]);
+  fails = false;
+  await ticks(5);
+  expect([gates(), watch.channel!.state]).toEqual([late ? ["G1", "G2", "G1"] : ["G1", "G2"], "ok"]);
+});
+
 describe("inboxes", () => {
   const INBOXES = { adversary: "machine-docs/ADVERSARY-INBOX.md", builder: "machine-docs/BUILDER-INBOX.md" };
   test.each(["adversary", "builder"] as const)("that of the %s is told to the %s", async (name) => {
@@ -223,8 +240,9 @@ describe("inboxes", () => {
     await ticks(3);
     expect(told("builder")).toHaveLength(1);
   });
-  test("one that is changed while git fails is told later", async () => {
+  test.each(["fatal: unable to access the remote", "fatal: invalid object name 'origin/main'."])("one that is changed while git fails is told later: %s", async (error) => {
     await running();
+    fake.git.error = error;
     fake.git.push("claim(one): ready");
     fake.git.failing = ["show"];
     fake.git.push("note", { [INBOXES.builder]: "one" });
