@@ -8495,6 +8495,7 @@ export async function awaitHand(cfg: Config, isOver = () => false): Promise<void
     }
   };
   for (let since = world.mono(); !isOver() && !(await isFree()); ) {
+    noteStage("waiting for a command");
     if (world.mono() - since < HAND_HUNG) continue;
     const pid = lockHolder(path);
     const isSure = pid !== null && bornOf(pid) !== "";
@@ -10432,13 +10433,14 @@ function listen(kept: boolean): LoopSignals {
   return signals;
 }
 
-/** Logs the start, and cleans up after an earlier watchdog. */
-async function announceStart(cfg: Config, watch: Watch): Promise<void> {
+/** Logs the start, and cleans up after an earlier watchdog, whose last note is `before`. */
+async function announceStart(
+  cfg: Config, watch: Watch, before: ReturnType<typeof readNote>,
+): Promise<void> {
   await guard(watch, "left-overs", () => sweepTemporaries(cfg));
   await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(cfg), cfg.source));
   for (const warning of cfg.warnings) log(`warning: ${warning}`);
   await guard(watch, "orders elsewhere", () => warnOfOrdersElsewhere(cfg));
-  const before = readNote(noteFile(cfg, "watchdog"));
   const died = before && before.stage !== "ended" ? `(pid ${before.pid}) died` +
     (before.stage === RESTING ? "" : ` during "${before.stage}"`) : "";
   if (died) log(`the watchdog before this one ${died}`);
@@ -10493,20 +10495,23 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
       .catch((error) => log(messageOf(error)));
   }
   logToFile(cfg);
+  const before = readNote(noteFile(cfg, "watchdog"));
+  // from here on its keeper sees whether it moves
+  noteStage = openNote(noteFile(cfg, "watchdog"));
+  noteStage("starting");
   await awaitHand(cfg, () => signals.stop);
   const watch = await loadWatch(cfg);
   process.on("unhandledRejection",
     (error) => trouble(watch, "unhandled", `ERROR: ${messageOf(error)}`));
-  await announceStart(cfg, watch);
-  noteStage = openNote(noteFile(cfg, "watchdog"));
+  await announceStart(cfg, watch, before);
   const keeper = keeperCare();
   void notifyPeople(() => cfg, watch);
   while (!signals.stop) {
     const began = world.mono();
-    const before: number = lock;
-    lock = await keepLock(cfg, lockPath, before, (why) => trouble(watch, "state folder", why));
+    const held: number = lock;
+    lock = await keepLock(cfg, lockPath, held, (why) => trouble(watch, "state folder", why));
     if (lock === null) return 0; // the folder was removed, and another watchdog took its place
-    if (lock !== before) {
+    if (lock !== held) {
       watch.volatile.saved = "";
       noteStage = openNote(noteFile(cfg, "watchdog"));
     }

@@ -490,6 +490,22 @@ real("a watchdog that cannot start is tried ever more slowly, and is there once 
 
 const alone = life(trio);
 
+alone("a watchdog notes from its start on where it is, so that one that hangs before its first round is seen to", async (f) => {
+  mkdirSync(f.path(".agents/state"), { recursive: true });
+  const hand = flock(f.path(".agents/state/hand.lock"))!; // a command is at work
+  const watchdog = f.start(["watchdog"]);
+  await until(() => f.lock("watchdog"));
+  const note = () => f.read(".agents/state/watchdog.stage");
+  await until(() => note().includes("waiting for a command"));
+  const first = note();
+  await until(() => note() !== first);
+  expect(first.split(" ")[0]).toBe(`${watchdog.pid}`);
+  closeSync(hand);
+  await f.ticks(1);
+  watchdog.kill("SIGINT");
+  await until(() => watchdog.exitCode !== null);
+});
+
 alone("a watchdog in the foreground ends at once on Ctrl-C, exit 0", async (f) => {
   const watchdog = f.start(["watchdog"]);
   await until(() => f.lock("watchdog"));
