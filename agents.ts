@@ -6947,6 +6947,8 @@ export function clearLimitState(cfg: Config, session: string): void {
 
 /** The orders as they were read last, by state folder. */
 const lastOperator = new Map<string, { source: string; operator: Operator }>();
+/** What is read of a file that is not there. */
+const NO_FILE = "";
 /** Why they cannot be read at present, by state folder. */
 const operatorFaults = new Map<string, string>();
 
@@ -6964,10 +6966,13 @@ export async function operatorOf(cfg: Config, writes = false): Promise<Operator>
     const away = () => (world.mtime(cfg.stateDir) === null ? last?.source : undefined);
     source = await world.text(operatorFile(cfg)) ?? away() ?? null;
     if (source === null) {
-      const held = await takenDown(cfg); // no order removes the file
-      operatorFaults.set(cfg.stateDir, Object.keys(held).length === 0 ? ""
+      // no order removes the file; while it is gone nobody is taken down, and one look is enough
+      const operator = last?.source === NO_FILE
+        ? last.operator : { ...NO_ORDERS, held: await takenDown(cfg) };
+      lastOperator.set(cfg.stateDir, { source: NO_FILE, operator });
+      operatorFaults.set(cfg.stateDir, Object.keys(operator.held).length === 0 ? ""
         : "operator.json is gone; what was down stays down");
-      return { ...NO_ORDERS, held };
+      return operator;
     }
     const operator = source === last?.source ? last.operator : parseOperator(source);
     operatorFaults.delete(cfg.stateDir);
