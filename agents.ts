@@ -11438,6 +11438,8 @@ const REPEAT =
 const SEQUENCE_COMPLETE =
   `all phases are done; add a phase to [loop] and run "agents phase next", or ${REPEAT}`;
 
+const upStarts = (name: string): string => `"agents up ${name}" starts it`;
+
 const isLoop = (unit: Unit): boolean => isAgent(unit) && unit.kind === "loop";
 
 /** The loop agents among these that nothing may start now: their phases are done, or unreadable. */
@@ -11924,7 +11926,7 @@ const DUES = {
 
 /**
  * What the watchdog does next about an agent, and when (wall ms; null = no clock decides it).
- * `stays`: it stays down until a person starts it.
+ * `stays`: it stays down until a person starts it, by `up`.
  */
 export interface Next { does: string; at: number | null; due?: Due; stays?: true }
 /** What `decideNext` goes by; durations are seconds, as in the config, moments wall ms. */
@@ -11996,8 +11998,8 @@ function nextOfUnsure({ settings, unsureSince: since, now }: NextFacts): Next {
     "and reports it to you if it stays so", at: due, due: "person" };
 }
 
-const staysDown = (why: string): Next =>
-  ({ does: `leaves it down: ${why}`, at: null, stays: true });
+const leavesDown = (why: string): Next => ({ does: `leaves it down: ${why}`, at: null });
+const staysDown = (why: string): Next => ({ ...leavesDown(why), stays: true });
 
 /** What the watchdog does next about a client that is down. `fresh`: an end not noted yet. */
 export function decideNextDown(
@@ -12073,11 +12075,13 @@ async function nextOfDown(
   const pane = snap.panes.get(agent.session);
   const fresh = pane && memory.buried !== deathKey(snap.server, pane)
     ? deathOf(cfg, agent, memory, pane, livedIn(pane)) : null;
-  const obstacle = strangerIn(cfg, snap, agent.session) ||
-    rivalText(await rivalOf(cfg, snap, agent)) ||
-    whyLeft(cfg, look, agent, loadLimitState(cfg, agent.session), null) ||
+  const taken = strangerIn(cfg, snap, agent.session) ||
+    rivalText(await rivalOf(cfg, snap, agent));
+  const left = whyLeft(cfg, look, agent, loadLimitState(cfg, agent.session), null) ||
     (agent.watch === "none" ? 'watch is "none"' : "");
-  if (obstacle) return staysDown(obstacle);
+  const ordered = isHeld(look.operator, agent.name) || !agent.enabled || agent.watch === "none";
+  if (left && ordered && !taken) return staysDown(left);
+  if (taken || left) return leavesDown(taken || left);
   const next = decideNextDown(memory, fresh, cfg.watchdog, now);
   const need = next.due === "start" ? await notReady(cfg, agent, snap) : "";
   return need ? { does: `waits for ${need}`, at: null } : next;
@@ -13231,10 +13235,7 @@ export async function cmdSend(call: Call): Promise<number> {
     return 0;
   }
   const down = await whyStaysDown(cfg, name);
-  if (down) {
-    die(`${name} is ${down}: "agents up ${name}" starts it, ` +
-      "--queue keeps the message until then");
-  }
+  if (down) die(`${name} is ${down}, --queue keeps the message until then`);
   noteOrder(cfg, "send", [name]);
   process.once("SIGINT", () => void withdraw(cfg, message).finally(() => process.exit(130)));
   const { fate, why } = await sendNow(cfg, message, timeout * 1000);
@@ -13246,15 +13247,18 @@ export async function cmdSend(call: Call): Promise<number> {
   return 1;
 }
 
-/** Why an agent stays down until a person starts it; "" = it runs, or will be started. */
+/** Why an agent stays down until a person acts, and how; "" = it runs, or will be started. */
 async function whyStaysDown(cfg: Config, name: string): Promise<string> {
-  if (isHeld(await operatorOf(cfg), name)) return BY_YOU;
+  if (isHeld(await operatorOf(cfg), name)) return `${BY_YOU}: ${upStarts(name)}`;
   const { state } = downOf(memoryOf(await loadWatch(cfg), name).life);
-  if (state === "parked" || state === "done") return state;
-  const runs = sessionAlive(await snapshot(cfg), sessionNamed(cfg, name));
-  return runs === false && !["watchdog" as const, "keeper" as const]
-    .some((what) => isHeldBySomebody(cfg, what))
-    ? "not running, and no watchdog would start it" : "";
+  if (state === "parked" || state === "done") return `${state}: ${upStarts(name)}`;
+  const agent = cfg.agents.get(name)!;
+  if (sessionAlive(await snapshot(cfg), agent.session) !== false) return "";
+  const [barred] = barredLoops(cfg, [agent]);
+  if (barred) return `not running: ${barred.why}`;
+  const kept = ["watchdog" as const, "keeper" as const]
+    .some((what) => isHeldBySomebody(cfg, what));
+  return kept ? "" : `not running, and no watchdog would start it: ${upStarts(name)}`;
 }
 
 /** How long, ms, `send` waits before it says what for. */
@@ -13477,7 +13481,7 @@ async function explainDown(
   const end = pane ? (await explainDeath(cfg, agent, pane))?.why ?? endOf(pane) : null;
   const facts: [string, string | null][] = [
     ["state", state], ["end", end], ["next", nextText(next)],
-    ["cure", next.stays ? `"agents up ${agent.name}" starts it` : null],
+    ["cure", barredLoops(cfg, [agent])[0]?.why ?? (next.stays ? upStarts(agent.name) : null)],
     await watchdogFact(cfg),
   ];
   if (call.options.json) print(JSON.stringify(Object.fromEntries(facts)));

@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { cmdRestart, cmdUp, phaseIdxFile, world } from "../agents.ts";
-import { agents, fakeWorld, FLEET, realFolder, type Scene, scene } from "./kit.ts";
+import { agents, command, fakeWorld, FLEET, realFolder, type Scene, scene } from "./kit.ts";
 import { allowed, type Fleet, life, lives, quote, real, TUI, until } from "./real.ts";
 
 describe("up", () => {
@@ -55,6 +55,14 @@ describe("up", () => {
     fake.git.push("init");
     expect([await up("orchestrator"), starts("orchestrator")]).toEqual([0, 1]);
     expect([await up("builder"), starts("builder"), fake.logged("all phases are done; add a phase to [loop] and run \"agents phase next\", or to repeat one take DONE out of its status file").length]).toEqual([1, 0, 1]);
+    // nor do explain and send say that up would start one
+    fake.tmux.exit("agents-orchestrator", 125);
+    const said = (...words: string[]) => command(...words, "--config", cfg.path);
+    expect((await said("explain", "builder")).out).toMatch(/^cure +all phases are done; add a phase to \[loop\]/m);
+    expect((await said("explain", "orchestrator")).out).toMatch(/^cure +"agents up orchestrator" starts it$/m);
+    const before = fake.wall;
+    expect((await said("send", "builder", "hear this")).err).toStartWith("agents: builder is not running: all phases are done; add a phase to [loop]");
+    expect(fake.wall).toBe(before);
   });
   test.each([
     ["are done", "all phases are done", () => fake.files.set(join(cfg.logDir, "SEQUENCE-COMPLETE"), "done")],
