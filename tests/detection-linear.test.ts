@@ -112,6 +112,20 @@ describe("P35: a pattern of the operator that is too slow for a screen", () => {
     expect(it.watch.agents.b!.verdict).toBe(key.startsWith("fatal") ? "fatal" : key.startsWith("active") ? "active" : "limited");
   });
 
+  test("the operator's other rules and answers for it stay", async () => {
+    const it = await scene(config(`rule = [{ verdict = "active", re = '${EVIL}' }, { verdict = "fatal", re = "(?m)^over$" }]\nanswer = [{ re = '${EVIL}', keys = ["1"] }, { re = "(?m)^ *go on$", keys = ["2"] }]`));
+    const asks = (line: string) => void (it.pane("a").text = ["─".repeat(80), " Do you want to proceed?", line, " ❯ 1. Yes", "   2. No", "", " Esc to cancel · Tab to amend"].join("\n"));
+    asks(slowLine);
+    await it.ticks(4);
+    expect([it.fake.logged("switched off").length > 0, it.pane("a").keys]).toEqual([true, []]);
+    asks("go on");
+    await it.ticks(2);
+    expect(it.pane("a").keys).toEqual(["2"]);
+    Object.assign(it.pane("a"), { text: null, said: "● yes\nover" });
+    await it.ticks(1);
+    expect(it.watch.agents.a!.verdict).toBe("fatal");
+  });
+
   test("that answers a dialog, too", async () => {
     const it = await scene(config(`answer = [{ re = '${EVIL}', keys = ["1"] }]`));
     for (const name of ["a", "b"]) {

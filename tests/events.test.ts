@@ -163,6 +163,13 @@ describe("each event stands there once, with its facts", () => {
     await ticks(3);
     expect(events("limited", "lifted")[1]).toMatchObject({ event: "lifted", agent: "a" });
   });
+  test.each([["You've hit your 5-hour limit · resets 3pm (UTC)", "holding until"], ["You've hit your 5-hour limit", "no reset time shown; probing at"]])("limited by %p: the log says until when, by the local clock", async (banner, says) => {
+    await begin(ONE);
+    Object.assign(pane("a"), { doing: "limit", banner });
+    await ticks(3);
+    const asks = new Date(String(events("limited")[0]!.asks));
+    expect(fake.logged("usage limit on a")).toEqual([expect.stringContaining(`; ${says} ${asks.toTimeString().slice(0, 5)}, not restarting it`)]);
+  });
   test("limited to a reset that is far off, before which it is asked: the reset is its end", async () => {
     await begin(ONE);
     Object.assign(pane("a"), { doing: "limit", banner: "You've hit your weekly limit · resets Jun 18, 9am (UTC)" });

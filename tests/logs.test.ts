@@ -43,7 +43,11 @@ describe("conversations as turns, one line each", () => {
     expect(told("<command-message>go is running</command-message>\n<command-name>/go</command-name>\n<command-args>on now</command-args>")).toEqual(["/go on now"]);
     expect(told("<local-command-stdout>No MCP servers loaded.</local-command-stdout>")).toEqual(["No MCP servers loaded."]);
     expect(told("<local-command-stdout></local-command-stdout>")).toEqual([]);
+    expect(parseClaudeTurns(JSON.stringify({ type: "user", timestamp: "soon", message: { content: "go" } }))).toEqual([{ at: 0, who: "told", text: "go" }]);
     expect(told("<b>bold</b> <command-name>")).toEqual(["<b>bold</b>"]);
+    // a tag is looked for in as much as twenty turns could show
+    const long = (length: number) => told(`<command-message>${"x".repeat(length)}</command-message>on`)[0];
+    expect([long(39_000), long(41_000)?.slice(0, 18)]).toEqual(["on", "<command-message>x"]);
   });
   test("not what a sub-agent or the client itself notes, nor what is no entry", () => {
     for (const more of [{ isSidechain: true }, { isMeta: true }]) expect(claude("user", "hidden", more)).toEqual([]);

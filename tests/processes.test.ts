@@ -155,8 +155,11 @@ describe("who may act", () => {
     const again = (await kept(held))!;
     expect(() => fstatSync(held)).toThrow();
     expect([pid(), await takeLock(path), await kept(again), said.splice(0)]).toEqual([`${process.pid} 7`, null, again, [""]]);
+    rmSync(cfg.stateDir, { recursive: true }); // and its folder with it
+    const anew = (await kept(again))!;
+    expect([anew === again, fstatSync(anew).nlink, said.splice(0)]).toEqual([false, 1, []]);
     rmSync(path);
-    expect([await takeLock(path) !== null, await kept(again), fstatSync(again).nlink]).toEqual([true, null, 0]);
+    expect([await takeLock(path) !== null, await kept(anew), fstatSync(anew).nlink]).toEqual([true, null, 0]);
   });
 
   test.each<[says: string, holds: boolean]>([["77 5", true], ["77 6", false], ["78 5", false], ["78", false], ["1 5", false], ["x 5", false], ["", false]])(

@@ -305,7 +305,7 @@ describe("commands and the keeper, on a clock that the test turns", () => {
   });
 
   test("`up` finds a watchdog that runs, or waits for the one that a keeper starts", async () => {
-    const { cfg, child, spawned, sleeping, hold, said, took, fake, file } = await fleet();
+    const { cfg, child, spawned, signals, sleeping, hold, said, took, fake, file } = await fleet();
     sleeping((nth) => nth === 30 && hold("watchdog"));
     expect([await startWatchdog(cfg), spawned, took()]).toEqual([true, ["keep"], 1.5]);
     expect([await startWatchdog(cfg), spawned.length, said()]).toEqual([true, 1, ["starting watchdog", "watchdog already running"]]);
@@ -315,7 +315,7 @@ describe("commands and the keeper, on a clock that the test turns", () => {
     expect([await startWatchdog(cfg), took()]).toEqual([false, 1.5]);
     hold("keeper");
     sleeping((nth) => nth === 50 && hold("watchdog"));
-    expect([await startWatchdog(cfg), took()]).toEqual([true, 2.5]);
+    expect([await startWatchdog(cfg), took(), signals]).toEqual([true, 2.5, []]);
   });
 
   test("`up` leaves the session that shows the log as it is, and opens another where what showed it has ended", async () => {
@@ -354,6 +354,21 @@ describe("commands and the keeper, on a clock that the test turns", () => {
     const end = () => (fake.files.delete(file("watchdog.lock.pid")), fake.stat(77, 5, "Z"));
     sleeping((nth) => (nth === 2 ? end() : nth === 9 && (fake.stat(77, 5), hold("watchdog"))));
     expect([await startWatchdog(cfg), spawned, signals]).toEqual([true, ["keep"], ["0 SIGTERM"]]);
+  });
+
+  test("`down` ends also a watchdog that began while it waited for the one before it", async () => {
+    const { cfg, hold, sleeping, signals, fake, file } = await fleet();
+    const { signal } = world;
+    world.signal = (pid, name) => (pid === 78 && name !== 0 ? (fake.stat(78, 5, "Z"), Boolean(signals.push(`78 ${name}`))) : signal(pid, name));
+    hold("watchdog");
+    sleeping((nth) => {
+      if (nth !== 3) return;
+      fake.stat(77, 5, "Z");
+      fake.stat(78, 5);
+      fake.processes.set(78, fake.tmux.add("x"));
+      fake.files.set(file("watchdog.lock.pid"), "78 5");
+    });
+    expect([(await command("down", "watchdog", "--config", cfg.path)).code, signals]).toEqual([0, ["0 SIGTERM", "78 SIGTERM"]]);
   });
 
   test("`down` asks a watchdog to end each two seconds, ends it after eight, and gives up after twelve", async () => {

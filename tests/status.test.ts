@@ -60,6 +60,7 @@ describe("describeState", () => {
   ])("%s: %o %o", (state, some, more) => expect(said(some, more)).toEqual({ state, needsHuman: false }));
   test.each<[state: string, memory: Partial<Memory>, facts: Partial<Facts>]>([
     ["parked: exit 125", { life: { state: "parked", why: "exit 125", at: 0 } }, {}],
+    ["pid 5 does not end", {}, { pane: alive, stuck: "pid 5 does not end" }],
     ["blocked: a dialog is open 2m", { since: now - 120 * SECOND, verdict: "blocked", why: "a dialog is open" }, { pane: alive }],
     ["unsure: blank screen 5m", { since: now - 300 * SECOND, verdict: "unsure", why: "blank screen" }, { pane: alive }],
     ["unsure: blank screen 1m", { since: now - 60 * SECOND, verdict: "unsure", why: "blank screen" }, { pane: alive, unsureAfter: 60 }],
@@ -104,6 +105,8 @@ describe("what a dialog asks", () => {
   const box = (...above: string[]) => [...above, "❯ 1. Yes", "  2. No", "", "Esc to cancel · Tab to amend"].join("\n");
   test.each([
     ["after a step with a number, which is no choice", box("1. All is read.", "△ Permission required", "  Delete what is left?"), "Delete what is left?"],
+    ...["Yes", "No", "Allow once", "Deny", "✔ Go on", "3) Go on"].map((choice): [string, string, string] =>
+      [`"${choice}" is a choice, and its question is above it`, ["What shall it do?", `${choice}, or what else?`, "", "Esc to cancel · Tab to amend"].join("\n"), "What shall it do?"]),
     ["not below its choices", box().replace("2. No", "2. No, or what else?"), ""],
   ])("%s", (_, text, question) => expect(parseQuestion(text)).toBe(question));
 });

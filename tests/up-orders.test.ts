@@ -110,6 +110,21 @@ describe("orders", () => {
     };
     expect([await up(60), await up(0.2)]).toEqual([1, 0]);
   });
+  test("up looks ten times a second whether its clients run, and lets others work meanwhile", async () => {
+    await begin(["a"]);
+    const pauses: number[] = [];
+    let resting = false;
+    world.sleep = async (ms) => {
+      fake.turn(ms);
+      if (!starts("a")) return;
+      pauses.push(ms);
+      resting = true;
+      await new Promise(setImmediate);
+      resting = false;
+    };
+    fake.beforeTmux(() => expect(resting).toBe(false));
+    expect([(await call("up", "a")).code, new Set(pauses), pauses.length]).toEqual([0, new Set([100]), 10]);
+  });
   test("up waits for what an agent needs, and starts it as soon as that answers", async () => {
     const text = `[[service]]\nname = "db"\ncommand = "x"\nready = "5432"\n${agents("a")}needs = ["db"]\n`;
     void ({ fake, cfg, watch, file, operator, starts, ticks } = await scene(text, { fake, ticks: 0 }));
@@ -160,6 +175,15 @@ describe("orders", () => {
     };
     expect([await named(codex("/home/codex")), await named(codex("/home/other")), await named(`${agents("a")}env = { CODEX_HOME = "/home/codex" }\n`),
       await named(`${codex("/home/codex")}[backend.codex]\nbin = "/opt/cx"\n`)]).toEqual([1, 0, 0, 1]);
+  });
+  test.each([true, false])("down names a background session of Claude Code in a folder of its agents, where the disk with that session's file answers (%p)", async (answers) => {
+    await begin(["a"]);
+    for (const pid of [process.pid, 88]) fake.stat(pid, 5);
+    const session = JSON.stringify({ pid: 88, sessionId: "x", cwd: cfg.agents.get("a")!.dir, status: "idle", kind: "bg", procStart: "5" });
+    for (const [path, text] of Object.entries({ "/proc/self/stat": fake.files.get("/proc/88/stat")!, "/proc/88/cmdline": "claude\0", "/proc/88/environ": "CLAUDE_CONFIG_DIR=/away\0", "/away/sessions/88.json": session })) fake.files.set(path, text);
+    world.answers = async (path) => answers || !path.startsWith("/away");
+    await call("down");
+    expect(fake.logged("left running: Claude Code's background session").length).toBe(Number(answers));
   });
   test("down looks at all processes as often for nine agents as for two", async () => {
     const looks: number[] = [];
@@ -292,6 +316,13 @@ describe("orders", () => {
     fake.beforeTmux((args) => void (args.includes("list-panes") && (fake.tmux.trouble = "error connecting")));
     const { code, err } = await call("down", "--orphans");
     expect([code, err, fake.logged("there are no orphans")]).toEqual([1, expect.stringContaining("tmux: error connecting"), []]);
+  });
+  test("up by hand starts also what another command is busy with", async () => {
+    await begin(["a"], 3);
+    fake.stat(4242, 7);
+    operator({ held: {}, busy: { a: fake.wall + 500_000 }, owners: { a: "4242 7" }, released: {}, queue: [] });
+    fake.tmux.exit("agents-a", 1);
+    expect([(await call("up", "a")).code, starts("a")]).toEqual([0, 2]);
   });
   test.each([["lives", 7, true], ["has ended", 8, false]])("the mark of a command that %s", async (_, born, holds) => {
     await begin(["a"], 3);

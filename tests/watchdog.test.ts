@@ -117,8 +117,8 @@ describe("the config is read again", () => {
       put(agents("a", "b", "c"));
       await sleep(ms);
     };
-    const before = cfg;
-    expect(await reloadConfig(cfg, watch)).toBe(before);
+    const [before, began] = [cfg, fake.mono];
+    expect([await reloadConfig(cfg, watch), fake.mono - began]).toEqual([before, 200]);
     world.sleep = sleep;
     await live(1);
     expect([...cfg.agents.keys()]).toEqual(["a", "b", "c"]);
