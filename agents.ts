@@ -1998,7 +1998,7 @@ const fleetFolder = (cfg: Config): string =>
 
 const watchdogSession = (cfg: Config): string => `${cfg.sessionPrefix}watchdog`;
 
-/** By agent, its backend without the patterns that `dropSlowPatterns` switched off. */
+/** By agent, its backend without the patterns that were too slow for its screen. */
 const reducedBackends = new WeakMap<Config, Map<string, Backend>>();
 
 /** The backend of an agent; the config was checked, so it exists. */
@@ -4489,8 +4489,8 @@ function hidesInBox({ kind, boxRe, emptyRe }: Backend, value: string): boolean {
 
 /** How long, ms, an operator's pattern may take for one screen. */
 const PATTERN_MAX = 200;
-/** The patterns that took longer, until `dropSlowPatterns` deals with them. */
-const slowPatterns = new Set<string>();
+/** Those that took longer for the agent whose screen is read now; see `readingFor`. */
+let slowPatterns: Set<string> | null = null;
 
 /** Times a match of an operator's pattern, twice if slow: the machine may just have been busy. */
 function timed<T>(given: string | undefined, match: () => T): T {
@@ -4499,27 +4499,33 @@ function timed<T>(given: string | undefined, match: () => T): T {
   if (given === undefined || performance.now() - began <= PATTERN_MAX) return found;
   const again = performance.now();
   match();
-  if (performance.now() - again > PATTERN_MAX) slowPatterns.add(given);
+  if (performance.now() - again > PATTERN_MAX) slowPatterns?.add(given);
   return found;
 }
 
 /**
- * Switches off the patterns that are too slow for an agent's screen: they would delay all others at
- * every tick. None hangs, as Bun gives up on a match after about a second (measured on 1.4.5).
+ * Reads what an agent shows, and switches off for it the patterns that are too slow: they would
+ * delay all others at every tick. None hangs, as Bun gives up on a match after about a second
+ * (measured on 1.4.5).
  */
-function dropSlowPatterns(cfg: Config, agent: Agent): void {
-  for (const slow of slowPatterns) {
-    const whole = backendOf(cfg, agent);
-    const names = PATTERN_KEYS.filter((key) => whole[key] === slow);
-    const backend = { ...whole, rule: whole.rule.filter(({ re }) => re !== slow),
-      answer: whole.answer.filter(({ re }) => re !== slow) };
-    for (const key of names) delete backend[key];
-    reducedBackends.getOrInsertComputed(cfg, () => new Map()).set(agent.name, backend);
-    log(`${agent.name}: the pattern ${show(slow)} of backend "${whole.name}" takes over ` +
-      `${PATTERN_MAX} ms for its screen: switched off for it until the config changes`);
-    emit(cfg, "pattern", { agent: agent.name, pattern: slow });
-  }
-  slowPatterns.clear();
+function readingFor<T>(cfg: Config, agent: Agent, read: () => T): T {
+  const slow = slowPatterns = new Set<string>();
+  const found = read();
+  slowPatterns = null;
+  for (const pattern of slow) switchOff(cfg, agent, pattern);
+  return found;
+}
+
+function switchOff(cfg: Config, agent: Agent, slow: string): void {
+  const whole = backendOf(cfg, agent);
+  const names = PATTERN_KEYS.filter((key) => whole[key] === slow);
+  const backend = { ...whole, rule: whole.rule.filter(({ re }) => re !== slow),
+    answer: whole.answer.filter(({ re }) => re !== slow) };
+  for (const key of names) delete backend[key];
+  reducedBackends.getOrInsertComputed(cfg, () => new Map()).set(agent.name, backend);
+  log(`${agent.name}: the pattern ${show(slow)} of backend "${whole.name}" takes over ` +
+    `${PATTERN_MAX} ms for its screen: switched off for it until the config changes`);
+  emit(cfg, "pattern", { agent: agent.name, pattern: slow });
 }
 
 const PATTERN_KEYS = ["activeRe", "limitRe", "fatalRe", "readyRe", "boxRe", "emptyRe"] as const;
@@ -4619,8 +4625,8 @@ function isLeftShell([program = "", ...words]: string[], { bin }: Backend): bool
 function screenVerdict(cfg: Config, agent: Agent, pane: Pane, look: ScreenText): Verdict {
   const backend = backendOf(cfg, agent);
   const longest = cfg.watchdog.waitingMax * 1000;
-  const verdict = detect(rulesOf(backend), look, world.now(), longest);
-  dropSlowPatterns(cfg, agent);
+  const verdict = readingFor(cfg, agent, () =>
+    detect(rulesOf(backend), look, world.now(), longest));
   const described = backend.boxRe !== undefined || backend.readyRe !== undefined;
   const unknown = verdict.verdict === "unsure" && ["none", DRAFT, "marker"].includes(verdict.rule);
   if (backend.kind !== "typed" || described || !unknown) return verdict;
@@ -6467,12 +6473,14 @@ async function withOwnWord(
   if (kind === "codex") {
     const { path } = await rolloutOf(cfg, agent, pane);
     const word = readEnd(path, parseRolloutEnd);
-    return decideCodex(word, screen, pane.created, world.now(), rules);
+    return readingFor(cfg, agent, () =>
+      decideCodex(word, screen, pane.created, world.now(), rules));
   }
   if (kind === "gemini" && screen.cutOff) {
     const id = await resumeId(cfg, agent);
     const end = id ? readChatEnd(agent, pane, id) : null;
-    const found = end && redrawn("gemini", rules, end, world.now(), (limit) => limit);
+    const found = end && readingFor(cfg, agent, () =>
+      redrawn("gemini", rules, end, world.now(), (limit) => limit));
     return found ? { ...found, where: CHAT } : screen;
   }
   const word = kind === "claude" ? readClaudeWord(cfg, agent, pane, folder) : null;
@@ -6481,8 +6489,9 @@ async function withOwnWord(
   const mayBeError = word?.status === "idle" && verdict.last !== undefined;
   if (!word || !(isCutOff || mayBeError || showsError(verdict))) return verdict;
   const [end, now] = [readTranscript(cfg, agent, word)?.end ?? null, world.now()];
-  const gone = isCutOff && end?.error ? redrawn("claude", rules, end, now, (limit) =>
-    ({ ...limit, resetAt: end.limit?.resetAt ?? limit.resetAt })) : null;
+  const gone = isCutOff && end?.error ? readingFor(cfg, agent, () =>
+    redrawn("claude", rules, end, now, (limit) =>
+      ({ ...limit, resetAt: end.limit?.resetAt ?? limit.resetAt }))) : null;
   const shown = gone ? { ...gone, where: TRANSCRIPT, own: verdict.own! } : verdict;
   return decideError(end, word.status === "idle", shown, now);
 }
@@ -7318,11 +7327,9 @@ export async function observe(
   return observations;
 }
 
-function isYoung(cfg: Config, agent: Agent, pane: Pane, screen: string): boolean {
-  const young = isBooting(backendOf(cfg, agent), world.now() - pane.created, screen);
-  dropSlowPatterns(cfg, agent);
-  return young;
-}
+const isYoung = (cfg: Config, agent: Agent, pane: Pane, screen: string): boolean =>
+  readingFor(cfg, agent, () =>
+    isBooting(backendOf(cfg, agent), world.now() - pane.created, screen));
 
 /** Reads the screens that may have changed and judges each as it arrives; `full` = a whole tick. */
 async function lookAtScreens(
@@ -7870,12 +7877,13 @@ async function lookAtBox({ cfg, agent, pane }: Pick<Errand, "cfg" | "agent" | "p
   const look = await closeLook(cfg, agent, pane);
   if (!look) return null;
   const { plain, styled } = look.screen;
-  const composer = composerText(backend.kind, plain, styled, backend);
-  const above = composer === null && isInPlaceOfBox(backend.kind, look.verdict) ? plain
-    : aboveBox(backend.kind, plain, backend);
-  dropSlowPatterns(cfg, agent);
-  // `box_re` may see no more than the first line of the box
-  return { ...look, composer, above, cutBox: backend.boxRe !== undefined };
+  return readingFor(cfg, agent, () => {
+    const composer = composerText(backend.kind, plain, styled, backend);
+    const above = composer === null && isInPlaceOfBox(backend.kind, look.verdict) ? plain
+      : aboveBox(backend.kind, plain, backend);
+    // `box_re` may see no more than the first line of the box
+    return { ...look, composer, above, cutBox: backend.boxRe !== undefined };
+  });
 }
 
 /** Whether a text of ours is in the box, and nothing else. */
@@ -9296,8 +9304,8 @@ function noteObstacle(
 /** A client that ended at once may say why: a resume id that led there twice is not used again. */
 async function noteFatalEnd(cfg: Config, watch: Watch, agent: Agent, pane: Pane): Promise<void> {
   const screen = (await capturePane(cfg, pane)) ?? "";
-  const verdict = detect(rulesOf(backendOf(cfg, agent)), { text: screen, title: "" }, world.now());
-  dropSlowPatterns(cfg, agent);
+  const verdict = readingFor(cfg, agent, () =>
+    detect(rulesOf(backendOf(cfg, agent)), { text: screen, title: "" }, world.now()));
   if (verdict.verdict === "fatal") await noteFatal(cfg, watch, agent, verdict.why);
 }
 
@@ -9376,8 +9384,8 @@ async function answerDialog(
   const stands = memory.answered === shown &&
     pane.activity < (memory.answeredAt ?? Infinity) + ANSWER_DRAWN;
   for (const answer of backend.answer) {
-    const match = dialog && timed(answer.re, () => compiled(answer.re, "m").exec(dialog)?.[0]);
-    dropSlowPatterns(cfg, agent);
+    const match = dialog && readingFor(cfg, agent, () =>
+      timed(answer.re, () => compiled(answer.re, "m").exec(dialog)?.[0]));
     if (!match || stands) continue;
     if (memory.answers >= answer.max) {
       return trouble(watch, label,

@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import {
-  BUILT_IN_RULES, type ClaudeWord, decideClaude, decideCodex, decideError, detect, enqueue, isUntried, loadLimitState, memoryOf, parseClaudeWord, parseModel, parseRolloutEnd, parseTranscriptEnd, type Status, type TranscriptEnd, world,
+  BUILT_IN_RULES, type ClaudeWord, decideClaude, decideCodex, decideError, detect, enqueue, isUntried, loadLimitState, memoryOf, parseClaudeWord, parseModel, parsePattern, parseRolloutEnd, parseTranscriptEnd, type Status, type TranscriptEnd, world,
 } from "../agents.ts";
 import { agents, command, type FakePane, scene, type Scene, type Setting, verdict } from "./kit.ts";
 
@@ -813,6 +813,20 @@ describe("P38: a Codex agent in a round", () => {
     writes(it, THREAD, "11-00-00", rows(meta(), failure("unexpected status 401 Unauthorized: x", it.fake.wall)));
     await it.ticks(2);
     expect([verdictOf(it), memoryOf(it.watch, "a").why]).toEqual(["blocked", "an error that stays"]);
+  });
+  test("a pattern that is too slow for an error which has left the screen is switched off for this agent, not for the next one", async () => {
+    const evil = "(?m)^(?:■ )?(a+)+$";
+    const it = await begin(`[[agent]]\nname = "b"\nbackend = "codex"\nwatch = "heal"\nprompt = "Work."\n[backend.codex]\nrule = [{ verdict = "limited", where = "last 8", re = '${evil}' }]\n`);
+    it.pane("b").text = readFileSync(join(import.meta.dir, "fixtures/codex/idle-error-off-screen-80x24.txt"), "utf8");
+    let slow = "aaaaaaaaaaaaaaab"; // each letter more doubles what it takes: no more than take over 200 ms
+    for (let took = 0; took < 600;) {
+      const began = performance.now();
+      parsePattern(evil).exec(slow = `a${slow}`);
+      took = performance.now() - began;
+    }
+    writes(it, THREAD, "11-00-00", rows(meta(), failure(slow, it.fake.wall)), it.pane("b").pid);
+    await it.ticks(3);
+    expect(it.fake.logged("switched off")).toEqual([expect.stringContaining(`b: the pattern "${evil}" of backend "codex" takes over 200 ms`)]);
   });
   test("its version is what it draws as it starts", async () => {
     const it = await begin();
