@@ -1619,6 +1619,8 @@ const withNames = (keys: Keys) => Object.entries(keys)
 class ConfigReader {
   faults: string[] = [];
   warnings: string[] = [];
+  /** What reads prompts: once their disks are known to answer. */
+  later: (() => void)[] = [];
   constructor(
     readonly path: string,
     readonly source: string,
@@ -1742,6 +1744,8 @@ export async function loadConfig(
   }
   const reader = new ConfigReader(path, source, wasGood);
   const cfg = buildConfig(reader, raw, env);
+  await askPromptDisks(cfg);
+  for (const check of reader.later) check();
   if (reader.faults.length) die([...new Set(reader.faults)].join("\n"), 2);
   await readState(cfg);
   return cfg;
@@ -1916,7 +1920,7 @@ function addAgent(
   }
   if (wake) agent.wake = reader.read(location("agent", nth, `${at.label} wake`), wake, KEYS.wake);
   if (name) cfg.agents.set(name, agent);
-  checkTexts(reader, cfg, agent, at);
+  reader.later.push(() => checkTexts(reader, cfg, agent, at));
 }
 
 /** A missing or empty prompt must be found now, not by the watchdog at three in the morning. */
@@ -1932,13 +1936,32 @@ function checkTexts(reader: ConfigReader, cfg: Config, agent: Agent, at: Locatio
     if (!cfg.loop.phases.length) reader.fault(at, "kind", "a loop agent needs [loop] phases");
   }
   for (const [key, file] of wanted) {
-    const value = file && promptText(cfg, file);
-    if (file && !value?.trim()) {
-      const what = value === null ? "no such file" : "an empty file";
-      reader.fault(at, key, `${what}: ${absolute(cfg.planDir, file)}`,
-        reader.wasGood ? reader.warnings : reader.faults);
-    }
+    const fault = file && whyNoText(cfg, file);
+    if (fault) reader.fault(at, key, fault, reader.wasGood ? reader.warnings : reader.faults);
   }
+}
+
+/** What is wrong with a prompt; "" = nothing. */
+function whyNoText(cfg: Config, file: string): string {
+  try {
+    const value = promptText(cfg, file);
+    const what = value === null ? "no such file" : value.trim() ? "" : "an empty file";
+    return what && `${what}: ${absolute(cfg.planDir, file)}`;
+  } catch (error) {
+    return messageOf(error);
+  }
+}
+
+/** The folders of prompts whose disks did not answer when they were last asked. */
+const hungFolders = new Set<string>();
+
+/** Prompts are read at once: those on a disk that hangs must not be, until it answers again. */
+async function askPromptDisks(cfg: Config): Promise<void> {
+  const named = [...cfg.agents.values()].flatMap(({ promptFile, wake }) =>
+    [promptFile, wake?.promptFile ?? ""]).filter(Boolean);
+  const folders = ["prompts/any", ...named].map((file) => dirname(absolute(cfg.planDir, file)));
+  await Promise.all([...new Set(folders)].map(async (folder) =>
+    await world.answers(folder) ? hungFolders.delete(folder) : hungFolders.add(folder)));
 }
 
 /** The texts of `prompts/` that this program types, beside those that the config names. */
@@ -4861,7 +4884,9 @@ export function roleModel(cfg: Config, agent: Agent): string {
 
 /** A prompt beside the config wins over the one that ships with the program; null = neither. */
 export function promptText(cfg: Config, file: string): string | null {
-  return world.read(absolute(cfg.planDir, file)) ?? (isAbsolute(file) ? null : shipped(file));
+  const path = absolute(cfg.planDir, file);
+  if (hungFolders.has(dirname(path))) throw new NoAnswer(`${path}: its disk does not answer`);
+  return world.read(path) ?? (isAbsolute(file) ? null : shipped(file));
 }
 
 /** Fills in variables such as `{phase.id}`; braces around any other word are left as they are. */
@@ -10367,6 +10392,7 @@ export async function quickRound(cfg: Config, watch: Watch): Promise<void> {
  */
 export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
   try {
+    await askPromptDisks(cfg);
     const source = await world.text(cfg.path);
     if (source === cfg.source) {
       noteConfigGood(cfg, watch);

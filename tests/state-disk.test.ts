@@ -130,6 +130,35 @@ real("P4: an agent whose client keeps its files on a disk that hangs, or works t
   }
 });
 
+real("P4: a prompt on a disk that hangs keeps no watchdog from its start, and no other agent from its care", {
+  agents: ["a1", "b1"].map((name) => ({ name, watch: "heal" })),
+}, async (f) => {
+  const home = f.path("hung");
+  mkdirSync(home);
+  f.write("hung/a1.md", "go");
+  f.write("agents.toml", f.read("agents.toml").replace('name = "a1"', `name = "a1"\nprompt_file = ${JSON.stringify(join(home, "a1.md"))}`));
+  await f.up();
+  await f.ready("a1", "b1");
+  await f.ticks(1);
+  const watchdog = f.lock("watchdog");
+  const hung = hang(home, f.env);
+  try {
+    if (!(await isMounted(home, hung))) return;
+    signal(watchdog, "SIGKILL");
+    await until(() => ![0, watchdog].includes(f.lock("watchdog")), 30_000);
+    for (const name of ["a1", "b1"]) await f.tmux("kill-session", "-t", `=t-${name}`);
+    await until(() => f.starts("b1").length === 2, 30_000);
+    await f.ticks(2);
+    expect([f.starts("a1").length, f.log.includes("a1.md: its disk does not answer")]).toEqual([1, true]);
+    expect((await f.run(["down"])).code).toBe(0);
+    await until(() => f.processes().every(({ pid }) => pid === hung.pid || !lives(pid)));
+  } finally {
+    hung.kill("SIGKILL");
+    await hung.exited;
+    mounts("umount", "-l", home);
+  }
+});
+
 test.concurrent("what is asked beside a disk that hangs leaves nothing behind in a watchdog that goes on for weeks", async () => {
   const place = mkdtempSync(join(tmpdir(), "agents-hung-"));
   const hung = hang(place, process.env);

@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  captureAll, curIdx, hungAfter, isUrgent, loadWatch, type Memory, memoryOf, operatorOf, parseEvents, pauseAfter, pendingUnits, phaseIdxFile, reloadConfig, enqueue,
+  captureAll, curIdx, hungAfter, isUrgent, loadConfig, loadWatch, type Memory, memoryOf, operatorOf, parseEvents, pauseAfter, pendingUnits, phaseIdxFile, reloadConfig, enqueue,
   snapshot, stillness, watched, world, storedLife,
 } from "../agents.ts";
 import { agents, closeLook, command, type FakePane, type FakeWorld, fakeWorld, FLEET, message, type Scene, scene } from "./kit.ts";
@@ -32,6 +32,26 @@ describe("fault 1: one agent's error is its own", () => {
     fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ released: { c: fake.wall } }));
     await ticks(2);
     expect(starts("c")).toBe(2);
+  });
+  test("a prompt on a disk that hangs: it is not read, the others are healed, a watchdog that starts gets through, and it is read once the disk answers", async () => {
+    const text = `${agents("a")}${agents("b")}prompt_file = "/hung/b.md"\n`;
+    fake.files.set("/hung/b.md", "x");
+    await begin(text);
+    const { answers, read } = world;
+    let hangs = true;
+    world.answers = async (path) => !(hangs && path.startsWith("/hung")) && answers(path);
+    world.read = (path) => (hangs && path.startsWith("/hung") ? expect.unreachable("it would wait for ever") : read(path));
+    await reloadConfig(cfg, watch);
+    for (const name of ["a", "b"]) fake.tmux.exit(`agents-${name}`, 1);
+    await ticks(12);
+    expect([starts("a"), starts("b"), storedLife(memoryOf(watch, "b")).parked, fake.logged("/hung/b.md: its disk does not answer").length]).toEqual([2, 1, "", 1]);
+    const anew = (good: boolean) => loadConfig(cfg.path, {}, text, good);
+    expect((await anew(true)).warnings).toEqual([`${cfg.path}:9: agent "b": prompt_file: /hung/b.md: its disk does not answer`]);
+    await expect(anew(false)).rejects.toThrow("its disk does not answer");
+    hangs = false;
+    await reloadConfig(cfg, watch);
+    await ticks(2);
+    expect(starts("b")).toBe(2);
   });
   test("a limit file that cannot be written", async () => {
     await begin(agents("a", "b"));
