@@ -164,14 +164,31 @@ async function memoryOf(cfg: Config, draw: () => Promise<unknown>): Promise<{ no
 }
 
 /** Median ms of a whole run of a program. */
-async function latency(argv: string[]): Promise<string> {
+async function latency(argv: string[]): Promise<number> {
   const times: number[] = [];
   for (let i = 0; i < 15; i++) {
     const began = performance.now();
     await Bun.spawn(argv, { stdio: ["ignore", "ignore", "ignore"], env: process.env }).exited;
     times.push(performance.now() - began);
   }
-  return quantile(times, 0.5).toFixed(0);
+  return quantile(times, 0.5);
+}
+
+/** The same of `status`, by the script and by the executable; null = that was not built. */
+async function statusCost(cfg: Config): Promise<{ script: number; binary: number | null }> {
+  const binary = resolve(import.meta.dir, "../dist/agents");
+  const words = ["status", "--config", cfg.path];
+  return { script: await latency([...selfArgv(), ...words]), binary: existsSync(binary) ? await latency([binary, ...words]) : null };
+}
+
+/** The same while a watchdog runs that has found all agents at rest: `status` then reads no screen. */
+async function supervisedStatus(cfg: Config): Promise<{ script: number; binary: number | null }> {
+  const child = Bun.spawn([...selfArgv(), "watchdog", "--config", cfg.path], { stdio: ["ignore", "ignore", "ignore"], env: process.env });
+  await Bun.sleep(95_000); // the third tick, and so more than a minute since anything was drawn
+  const cost = await statusCost(cfg);
+  child.kill();
+  await child.exited;
+  return cost;
 }
 
 /** What one size costs: the rows of the table, and the figures that something is promised of. */
@@ -215,6 +232,7 @@ async function bench(size: number): Promise<Result> {
     const original = values.original && size <= 100 ? await originalCost(cfg, resolve(values.original), server) : null;
     await settle();
     const resting = await memoryOf(cfg, async () => {});
+    const supervised = await supervisedStatus(cfg);
     const working = await memoryOf(cfg, draw);
     for (const screen of screens) closeSync(screen);
     const figures = (cost: Cost, memory: { now: number }): Figures => ({
@@ -223,7 +241,9 @@ async function bench(size: number): Promise<Result> {
     });
     const both = (show: (cost: Cost) => string) => `${show(rest)} / ${show(work)}`;
     const each = (part: "own" | "children" | "server") => both((cost) => (cost[part] / cost.wall.length).toFixed(1));
-    const binary = [resolve(import.meta.dir, "../dist/agents")];
+    const unsupervised = await statusCost(cfg);
+    const listing = await latency(["tmux", "list-panes", "-a", "-F", "#{pane_id} #{pane_dead} #{session_name}"]);
+    const ms = ({ script, binary }: typeof supervised) => `${script.toFixed(0)} / ${binary === null ? "-" : binary.toFixed(0)}`;
     return {
       agents: size, rest: figures(rest, resting), work: figures(work, working),
       rows: {
@@ -239,10 +259,9 @@ async function bench(size: number): Promise<Result> {
         "watchdog RSS MB after 1,000 ticks": `${resting.now.toFixed(0)} / ${working.now.toFixed(0)}`,
         "  at its peak": `${resting.peak.toFixed(0)} / ${working.peak.toFixed(0)}`,
         "  of it shared with every other Bun": `${resting.shared.toFixed(0)} / ${working.shared.toFixed(0)}`,
-        "status ms": await latency([...selfArgv(), "status", "--config", cfg.path]),
-        "status ms, binary": existsSync(binary[0]!) ? await latency([...binary, "status", "--config", cfg.path]) : "-",
-        "  of it tmux": await latency(["tmux", "list-panes", "-a", "-F", "#{pane_id} #{pane_dead} #{session_name}"]),
-        "bun -e 0, ms": await latency([process.execPath, "-e", "0"]),
+        "status ms, script / binary": ms(supervised), "  of it tmux": listing.toFixed(0),
+        "  without a watchdog, all screens read": ms(unsupervised),
+        "bun -e 0, ms": (await latency([process.execPath, "-e", "0"])).toFixed(0),
         "up s": (up / 1000).toFixed(1),
       },
     };
