@@ -363,8 +363,17 @@ function holderOf(slot: string): number {
   }
 }
 
-/** Waits for a free place among the fleets of this run; returns what frees it again. */
-async function takeSlot(): Promise<() => void> {
+/** The one of this worker that asked last; the next one looks for a place only once it has its own. */
+let asked: Promise<unknown> = Promise.resolve();
+
+/** Waits for a place among the fleets of this run; returns what frees it again. */
+function takeSlot(): Promise<() => void> {
+  const taken = asked.then(findSlot);
+  asked = taken.catch(() => {});
+  return taken;
+}
+
+async function findSlot(): Promise<() => void> {
   for (let nth = 0; ; nth = (nth + 1) % AT_ONCE) {
     mkdirSync(SLOTS, { recursive: true });
     const slot = join(SLOTS, `${nth}`);
