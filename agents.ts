@@ -13224,6 +13224,10 @@ function phaseNamed(ids: string[], wanted?: string): number {
 const sessionNamed = (cfg: Config, name: string): string =>
   unitsOf(cfg).get(name)?.session ?? watchdogSession(cfg);
 
+/** Where it is said why a unit, or the watchdog, does not run. */
+const seeWhy = (name: string): string =>
+  `see "agents ${name === "watchdog" ? "logs" : "status"} ${name}"`;
+
 /** `attach`: this process becomes tmux, attached to the session; inside tmux it switches to it. */
 async function cmdAttach(call: Call): Promise<number> {
   const cfg = await configFor(call);
@@ -13231,7 +13235,7 @@ async function cmdAttach(call: Call): Promise<number> {
   const session = sessionNamed(cfg, name);
   const snap = await neededSnapshot(cfg);
   const pane = snap.panes.get(session);
-  if (!pane) die(`${name} is not running${strangerNote(cfg, snap, session)}`);
+  if (!pane) die(`${name} is not running${strangerNote(cfg, snap, session)}: ${seeWhy(name)}`);
   if (!isTerminal() || !process.stdin.isTTY) die("attach needs a terminal");
   const socket = cfg.tmuxSocket ? ["-L", cfg.tmuxSocket] : [];
   const only = call.options["read-only"] ? ["-r"] : [];
@@ -13580,7 +13584,7 @@ async function cmdCapture(call: Call): Promise<number> {
   if (!what) die(`capture: say what it shows: ${expected}-<what>, in letters, digits and -`, 2);
   const cfg = await configFor(call);
   const [agent, pane] = await namedAgent(cfg, name);
-  if (!pane || pane.dead) die(notRunning(agent.name, pane));
+  if (!pane || pane.dead) die(`${notRunning(agent.name, pane)}: ${seeWhy(agent.name)}`);
   const backend = backendOf(cfg, agent);
   const path = join(SCRIPT_DIR, "tests", "fixtures", captureFolder(backend), label);
   if (isThere(`${path}.txt`) || isThere(`${path}.json`)) {
@@ -13891,7 +13895,7 @@ async function printScreens(cfg: Config, names: string[]): Promise<number> {
   for (const name of names) {
     const pane = snap.panes.get(sessionNamed(cfg, name));
     const text = pane ? await capturePane(cfg, pane) : null;
-    if (text === null) die(notRunning(name, pane));
+    if (text === null) die(`${notRunning(name, pane)}: ${seeWhy(name)}`);
     if (names.length > 1) print(paint("bold", `── ${name}`));
     print(linesOf(text).trimEnd());
   }

@@ -13,8 +13,8 @@ fleet("attach says what is in its way", async (f) => {
   };
   await f.up("a1");
   expect(await said("a1")).toEqual([1, "", "agents: attach needs a terminal\n"]);
-  expect(await said("a10")).toEqual([1, "", "agents: a10 is not running\n"]);
-  expect(await said("watchdog")).toEqual([1, "", "agents: watchdog is not running\n"]);
+  expect(await said("a10")).toEqual([1, "", "agents: a10 is not running: see \"agents status a10\"\n"]);
+  expect(await said("watchdog")).toEqual([1, "", "agents: watchdog is not running: see \"agents logs watchdog\"\n"]);
   expect(await said("a2")).toEqual([2, "", expect.stringContaining('no agent or service "a2"; nearest is "a1"')]);
   expect(await said()).toEqual([2, "", "agents: usage: attach <name> [--read-only]\n"]);
 });

@@ -139,7 +139,7 @@ describe("the command, over files on disk", () => {
     for (const name of ["a", "bb"]) Object.assign(fake.tmux.add(`agents-${name}`), { marks: { "@agents_session": `agents-${name}`, "@agents_home": cfg.stateDir }, text: `the screen of ${name}\n\n` });
     expect(await logs("a", "--screen")).toEqual({ code: 0, out: "the screen of a\n", err: "" });
     expect(await logs("a", "bb", "--screen")).toEqual({ code: 0, out: "── a\nthe screen of a\n── bb\nthe screen of bb\n", err: "" });
-    expect(await logs("web", "--screen")).toEqual({ code: 1, out: "", err: "agents: web is not running\n" });
+    expect(await logs("web", "--screen")).toEqual({ code: 1, out: "", err: "agents: web is not running: see \"agents status web\"\n" });
   });
 
   test("of Codex the rollout that is to be resumed, of a client without a transcript what it printed", async () => {
