@@ -58,19 +58,21 @@ async function renewed(f: Fleet, before: Scene): Promise<void> {
   const { of } = await f.states();
   for (const name of NAMES) expect([name, of[name]]).toEqual([name, expect.not.stringMatching(/not running|ended|stopped/)]);
   const text = `after ${begun}`;
-  for (const name of NAMES) expect(await f.run(["send", name, text, "--queue"])).toMatchObject({ code: 0 });
+  await Promise.all(NAMES.map(async (name) => expect([name, await f.run(["send", name, text, "--queue"])]).toMatchObject([name, { code: 0 }])));
   await until(() => NAMES.every((name) => f.submits(name).at(-1) === text), 100_000, 200);
   await unharmed(f, before);
 }
 
 /** A machine that does much besides is no reason to fail. */
 const PATIENT = { up_wait: 60, restart_reset: 1, signal_interval: 1 };
-const ours = life({ agents: NAMES.map((name) => ({ name, watch: "heal" })), watchdog: PATIENT });
+/** Where most of a test is waiting for rounds. */
+const QUICK = { ...PATIENT, signal_interval: 0.5 };
+const ours = { agents: NAMES.map((name) => ({ name, watch: "heal" })), watchdog: PATIENT };
 
 for (const where of ["", ", where a hook splits every new session"]) {
-  ours(`P27: restart, heal, down and up end our clients alone${where}`, async (f) => {
+  real(`P27: restart, heal, down and up end our clients alone${where}`, ours, async (f) => {
+    await begin(f);
     if (where) await f.tmux("set-hook", "-g", "after-new-session", `split-window -h ${JSON.stringify(program(f))}`);
-    else await begin(f);
     let before = await disturb(f);
     expect(await f.run(["restart", ...NAMES])).toMatchObject({ code: 0 });
     await renewed(f, before);
@@ -88,11 +90,12 @@ for (const where of ["", ", where a hook splits every new session"]) {
   });
 }
 
-ours("P27: a stall restart ends our clients alone", async (f) => {
+real("P27: a stall restart ends our clients alone", ours, async (f) => {
   for (const name of NAMES) f.control(name, "busy");
+  await begin(f);
   const before = await disturb(f);
   const agents = NAMES.map((name) => ({ name, watch: "heal+stall" }));
-  f.write("agents.toml", f.text({ agents, backend: { stall_idle: 4 }, watchdog: { ...PATIENT, stall_grace: 1 } }));
+  f.write("agents.toml", f.text({ agents, backend: { stall_idle: 2 }, watchdog: { ...PATIENT, stall_grace: 1 } }));
   await f.ticks(2);
   expect((await clients(f)).size).toBe(NAMES.length);
   for (const name of NAMES) f.control(name, "idle");
@@ -150,7 +153,7 @@ real("P27: restored bare shells are named, not typed into, not ended, not healed
 });
 
 const beside = life({
-  agents: [{ name: "a1", watch: "heal" }, { name: "p1", watch: "heal", backend: "plain" }], watchdog: PATIENT,
+  agents: [{ name: "a1", watch: "heal" }, { name: "p1", watch: "heal", backend: "plain" }], watchdog: QUICK,
   toml: `[backend.plain]\nkind = "typed"\nbin = ${JSON.stringify(`${TUI} plain`)}\nconnect_delay = 0\n`,
 });
 
@@ -173,7 +176,7 @@ beside("what a person starts in the pane of a client without a box gets nothing 
   const id = (await f.tmux("list-panes", "-t", "=t-p1", "-F", "#{pane_id} #{pane_pid} #{@agents_pid}")).split(" ");
   expect(id[1]).toBe(id[2]!);
   await f.tmux("respawn-pane", "-k", "-t", id[0]!, program(f));
-  const sent = await f.run(["send", "p1", "touch executed", "--timeout", "6"]);
+  const sent = await f.run(["send", "p1", "touch executed", "--timeout", "3"]);
   expect([sent.code, f.read("typed")]).toEqual([1, ""]);
 });
 
@@ -192,7 +195,7 @@ beside("a program that names itself like rows of the list forges none", async (f
 });
 
 real("what a person executes in the shell that a client has left, with its pid, gets nothing typed until a restart", {
-  agents: [{ name: "a1", watch: "heal" }], watchdog: PATIENT,
+  agents: [{ name: "a1", watch: "heal" }], watchdog: QUICK,
 }, async (f) => {
   f.write("wrapper", `#!/bin/bash\n${TUI} "$@"\nexec bash --norc --noprofile -i\n`);
   chmodSync(f.path("wrapper"), 0o755);
@@ -208,7 +211,7 @@ real("what a person executes in the shell that a client has left, with its pid, 
   await f.tmux("send-keys", "-t", "=t-a1:", "Enter");
   await until(() => f.starts("a1").length === 2);
   await f.ticks(3);
-  expect([await f.pid("a1") === first, (await f.run(["send", "a1", "not for you", "--timeout", "4"])).code, f.submits("a1")]).toEqual([true, 1, []]);
+  expect([await f.pid("a1") === first, (await f.run(["send", "a1", "not for you", "--timeout", "2"])).code, f.submits("a1")]).toEqual([true, 1, []]);
   expect(await f.run(["restart", "a1"])).toMatchObject({ code: 0 });
   expect(await f.run(["send", "a1", "for you"])).toMatchObject({ code: 0 });
 });
