@@ -4,7 +4,7 @@ import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from "node:
 import { join } from "node:path";
 import { type Fleet, life, lives, quote, real, SELF, until } from "./real.ts";
 
-const pair = { agents: [{ name: "a1", prompt: "one" }, { name: "a10", prompt: "ten" }], watchdog: { signal_interval: 1 } };
+const pair = { agents: [{ name: "a1", prompt: "one" }, { name: "a10", prompt: "ten" }] };
 
 const both = life(pair);
 
@@ -112,7 +112,7 @@ const PEOPLE: Record<string, (f: Fleet, at: string) => Promise<unknown>> = {
   renamed: (f, at) => f.tmux("rename-session", "-t", at.slice(0, -1), "mine"),
 };
 const VISITED = Object.keys(PEOPLE);
-const typed = life({ agents: ["a1", ...VISITED].map((name) => ({ name, watch: "heal" })), watchdog: { signal_interval: 1 } });
+const typed = life({ agents: ["a1", ...VISITED].map((name) => ({ name, watch: "heal" })) });
 
 typed("fault 9: a text waits behind a dialog, and nothing approves it", async (f) => {
   await f.up();
@@ -155,11 +155,11 @@ typed("fault 61: any text arrives whole, once: a last ; quotes, many lines, 3,00
 
 typed("faults 9 and 10: a second window is active, the window is split, the other pane is its first, the keys of one pane go to all, copy-mode is on, the session was renamed: the text reaches the agent and nobody else", async (f) => {
   const texts = ["touch /tmp/executed; echo `date`", "a second one"];
-  for (const [name, visit] of Object.entries(PEOPLE)) {
+  await Promise.all(Object.entries(PEOPLE).map(async ([name, visit]) => {
     await visit(f, `=t-${name}:`);
     for (const text of texts) expect([name, await f.run(["send", name, text])]).toEqual([name, { code: 0, out: `delivered to ${name}\n`, err: "" }]);
     expect([name, f.submits(name), f.read("person")]).toEqual([name, texts, ""]);
-  }
+  }));
   // a renamed session is still the agent's: no second client
   await f.ticks(2);
   expect(VISITED.map((name) => f.starts(name).length)).toEqual(VISITED.map(() => 1));
