@@ -1,7 +1,7 @@
 /** As a newcomer installs it, into an empty home, by each way that the README names; and away again. What a release makes, and an upgrade at work. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync, symlinkSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
 import { version } from "../agents.ts";
 import { type Fleet, lives, real, signal, spawn, until } from "./real.ts";
@@ -22,8 +22,13 @@ function newcomer() {
   const [home, bin, prefix] = [join(dir, "home"), join(dir, "bin"), join(dir, "prefix")];
   for (const folder of [home, bin]) mkdirSync(folder);
   symlinkSync(realpathSync(process.execPath), join(bin, "bun"));
-  const env = { ...process.env, HOME: home, PATH: `${prefix}/bin:${bin}:${process.env.PATH}`, npm_config_prefix: prefix, npm_config_update_notifier: "false",
-    AGENTS_CONFIG: undefined, NODE_ENV: undefined, BUN_INSTALL: undefined, XDG_CACHE_HOME: undefined };
+  const env = {
+    ...process.env, HOME: home, PATH: `${prefix}/bin:${bin}:${process.env.PATH}`,
+    npm_config_prefix: prefix, npm_config_update_notifier: "false", npm_config_audit: "false", npm_config_fund: "false",
+    // what Bun made of the program already: its cache would be empty in an empty home
+    BUN_RUNTIME_TRANSPILER_CACHE_PATH: join(homedir(), ".bun", "install", "cache", "@t@"),
+    AGENTS_CONFIG: undefined, NODE_ENV: undefined, BUN_INSTALL: undefined, XDG_CACHE_HOME: undefined,
+  };
   const command = join(prefix, "bin", "agents");
   return { dir, home, prefix, command, env, call: (...argv: string[]) => spawn(argv, { env, cwd: home, ms: 120_000 }) };
 }
@@ -94,7 +99,7 @@ describe.skipIf(!npm || other)("npm i -g of the packed tarball", () => {
 describe.skipIf(!npm || other)("other ways to install it", () => {
   /** npm of another version comes from the registry; where it does not, that is said and no evidence. The machine's own is tried above. */
   const others = npm ? [11, 12].filter((major) => !Bun.spawnSync([npm, "--version"]).stdout.toString().startsWith(`${major}.`)) : [];
-  test.each(others)("npm %d installs the tarball and takes it away", async (major) => {
+  test.concurrent.each(others)("npm %d installs the tarball and takes it away", async (major) => {
     const { dir, command, call } = newcomer();
     const fetched = await call(process.execPath, "add", "--cwd", dir, `npm@${major}`);
     if (fetched.code !== 0) return console.warn(`npm ${major} could not be fetched, not tried: ${fetched.err.trim().split("\n").at(-1)}`);
@@ -107,7 +112,7 @@ describe.skipIf(!npm || other)("other ways to install it", () => {
     expect(existsSync(command)).toBe(false);
   });
 
-  test("npm i -g . in a clone links it, packages come with the first call", async () => {
+  test.concurrent("npm i -g . in a clone links it, packages come with the first call", async () => {
     const { dir, home, command, env, call } = newcomer();
     const installed = await spawn([npm!, "install", "-g", "."], { env, cwd: clone(dir), ms: 120_000 });
     expect(installed.code, installed.err).toBe(0);
@@ -115,7 +120,7 @@ describe.skipIf(!npm || other)("other ways to install it", () => {
     expect(await spawn([command, "status"], { env, cwd: join(home, "fleet") })).toMatchObject({ code: 3, out: expect.stringMatching(/^~\/fleet \(/) });
   });
 
-  test("bunx runs it once from a tarball or a clone; bun add -g installs the tarball", async () => {
+  test.concurrent("bunx runs it once from a tarball or a clone; bun add -g installs the tarball", async () => {
     const { dir, home, env, call } = newcomer();
     const bun = join(dir, "bin", "bun");
     const tarball = await pack();
@@ -140,14 +145,14 @@ describe.skipIf(other)("bun run release", () => {
   const here = `${process.platform}-${process.arch}`;
   const tarball = `${PACKAGE}-${version()}.tgz`;
 
-  test("makes the tarball, an executable that works, and their checksums", async () => {
+  test.concurrent("makes the tarball, an executable that works, and their checksums", async () => {
     const { code, err, out, names, dist } = await release(here);
     expect([code, err, names]).toEqual([0, "", [tarball, `agents-${here}`]]);
     expect(out).toContain(`made agents-${here}, and tried it`);
     expect((await spawn(["sha256sum", "-c", "SHA256SUMS"], { cwd: dist })).code).toBe(0);
   });
 
-  test("a target that cannot be made is named, and the exit code says so", async () => {
+  test.concurrent("a target that cannot be made is named, and the exit code says so", async () => {
     const { code, err, out, names } = await release("plan9-x64");
     expect([code, err, names]).toEqual([1, `release ${version()} is incomplete: plan9-x64\n`, [tarball]]);
     expect(out).toMatch(/^NOT made: agents-plan9-x64: .*unsupported target/im);
