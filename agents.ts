@@ -8045,14 +8045,19 @@ async function intend({ cfg, watch, message }: Errand, step: Partial<Message>) {
   return undo;
 }
 
+/** Whether nobody waits for a text any more, by what the command line says of it at this moment. */
+const isGivenUp = async ({ cfg, message }: Errand): Promise<boolean> => isLate(message) ||
+  (await operatorOf(cfg)).queue.some((one) => one.id === message.id && isLate(one));
+
 /**
  * Stores that a client is given a text now; false = nobody waits for it any more, so it is not.
  * That is asked once it is stored: who gives a text up sees there whether it may still be taken.
  */
 async function mayGive(errand: Errand, step: Partial<Message>): Promise<boolean> {
   const undo = await intend(errand, step);
-  if (isLate(errand.message)) undo();
-  return !isLate(errand.message);
+  const isOver = await isGivenUp(errand);
+  if (isOver) undo();
+  return !isOver;
 }
 
 const bufferOf = ({ id }: Message): string => `agents-${id}`;

@@ -469,6 +469,17 @@ describe("a text is said once, and never lost", () => {
     await ticks(2);
     expect([pane("a").received, pane("b").received, watch.outbox, fake.tmux.buffers.size]).toEqual([["to the other"], [], [], 0]);
   });
+  test("one that is withdrawn while the watchdog is on its way to it is not typed", async () => {
+    await begin(agents("a"));
+    pane().doing = "idle";
+    watch.outbox.push(message());
+    const [text] = watch.outbox;
+    fake.beforeTmux((args) => void (args.includes("load-buffer") && operator({ queue: [{ ...text, expires: 0 }] })));
+    await ticks(1);
+    expect([pane().received, watch.outbox.map(({ seen, pasted }) => [seen, pasted])]).toEqual([[], [[undefined, undefined]]]);
+    await ticks(1);
+    expect([pane().received, watch.outbox]).toEqual([[], []]);
+  });
   test("one that was typed, and that nobody waits for any more, is not typed anew", async () => {
     await begin(agents("a"));
     pane().doing = "idle";
