@@ -373,7 +373,7 @@ export interface Watch {
   taken: string[];
   /** The ids of the latest deliveries, newest last: `send` waits for its own here. */
   delivered: string[];
-  /** The latest texts that were typed without proof that they were taken, newest last. */
+  /** The latest texts of each target that were typed without proof that they were taken. */
   unproven: Message[];
   agents: Record<string, Memory>;
   /** A phase move under way: replayed after a crash, cleared last. */
@@ -8378,7 +8378,7 @@ async function standingText(errand: Errand): Promise<Message | null> {
   return standing;
 }
 
-/** How many unproven texts are kept, to be shown and to be recognised in a box. */
+/** How many unproven texts to one agent are kept, to be shown and to be recognised in its box. */
 const UNPROVEN_MAX = 20;
 
 /** Whether a text has waited for a person for as long as a screen may stay unsure. */
@@ -8405,7 +8405,8 @@ async function noteDelivery(
   if (state !== "unproven") return trouble(watch, `message ${message.id}`, line);
   watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
   message.unprovenAt = world.now();
-  watch.unproven = [...watch.unproven, message].slice(-UNPROVEN_MAX);
+  const all = Map.groupBy([...watch.unproven, message], ({ target }) => target);
+  watch.unproven = [...all.values()].flatMap((texts) => texts.slice(-UNPROVEN_MAX));
   await noteAsked(cfg, watch, message);
   await save(cfg, watch);
   log(line);
