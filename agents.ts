@@ -14074,9 +14074,10 @@ export function parseSince(value: string): number | null {
 /** How far back a command looks, ms. */
 const sinceOf = ({ options }: Call): number => parseSince(String(options.since ?? "24h"))!;
 
-/** Whether an event belongs to one of these agents, or is an order that names one; [] = all. */
-const isAbout = ({ agent, names }: AgentEvent, wanted: string[]): boolean => !wanted.length ||
-  wanted.some((name) => name === agent || (Array.isArray(names) && names.includes(name)));
+/** Whether an event belongs to one of these, or is an order that names one; [] = all. */
+const isAbout = ({ event, agent, names }: AgentEvent, wanted: string[]): boolean =>
+  !wanted.length || wanted.some((name) => name === (event === "watchdog" ? event : agent) ||
+    (Array.isArray(names) && names.includes(name)));
 
 /** `events`: what happened, with repeats folded on a terminal; with `-f` also what comes next. */
 async function cmdEvents(call: Call): Promise<number> {

@@ -320,6 +320,7 @@ test("`events` shows those since a time, of agents and of orders that name them,
   const shown = async (...words: string[]) => (await command("events", ...words, "--json", "--config", cfg.path)).out.split("\n").filter(Boolean).map((line) => all.findIndex((one) => one.at === JSON.parse(line).at));
   expect([await shown(), await shown("--since", "1h"), await shown("--since", "1h", "a"), await shown("b"), await shown("b", "--event", "down,start")])
     .toEqual([[0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [1, 2], [2, 3, 4], [4]]);
+  expect(await shown("watchdog")).toEqual([5]); // its own, as an agent's
   const none = await command("events", "--event", "parked", "--config", cfg.path);
   expect([none, fake.logged("no such event since").length]).toEqual([{ code: 0, out: "", err: "" }, 1]);
   expect(await shown("--event", "parked")).toEqual([]); // and not a word where a program reads it
