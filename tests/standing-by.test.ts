@@ -385,7 +385,7 @@ describe("commands and the keeper, on a clock that the test turns", () => {
 });
 
 const trio = {
-  agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal+stall" }, { name: "c1" }], watchdog: { signal_interval: 1 },
+  agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal+stall" }, { name: "c1" }],
 };
 const childrenOf = (pid: number): number[] => readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ").filter(Boolean).map(Number);
 const pids = async (f: Fleet) => Promise.all(["a1", "b1", "c1"].map((name) => f.pid(name)));
