@@ -147,6 +147,18 @@ describe("each event stands there once, with its facts", () => {
       { event: "blocked", agent: "a", why: "a dialog is open" },
     ]);
   });
+  test("another dialog is another event, another kind of work is none", async () => {
+    await begin(`${ONE}[backend.claude]\nrule = [${["one", "two"].map((name) => `{ name = "asks ${name}", verdict = "blocked", re = "(?m)^ask ${name}" }, { name = "does ${name}", verdict = "active", re = "(?m)^do ${name}" }`).join(", ")}]\n`);
+    const told: [string, unknown][] = [];
+    for (const line of ["do one", "do two", "ask one", "ask one", "ask two"]) {
+      fake.files.delete(path());
+      pane("a").text = `${line}\n`;
+      await ticks(3);
+      told.push([line, events("state", "blocked").map(({ event, why }) => `${event} ${why}`)]);
+    }
+    const both = (why: string) => [`state ${why}`, `blocked ${why}`];
+    expect(told).toEqual([["do one", []], ["do two", []], ["ask one", both("asks one")], ["ask one", []], ["ask two", both("asks two")]]);
+  });
   test("stalled", async () => {
     await begin(ONE);
     pane("a").doing = "idle";

@@ -84,6 +84,14 @@ describe("report", () => {
     expect(builder(80)).toBe("······████████████▒▒▒▒▒▒▒▒▒▒▒▒███↺·····!!!!!!"); // 5 minutes each
   });
 
+  test.each([0, 7, 59])("the bars fit in 60 columns and more, also of a time that begins %d minutes past the hour", (past) => {
+    const wider = Array.from({ length: 200 }, (_, nth) => 60 + nth).filter((width) => {
+      const report = summariseEvents(NIGHT, DAY + past * MINUTE, DAY + 240 * MINUTE, { ...BOTH, width });
+      return "adversary".length + 2 + report.agents[0]!.timeline.length > width;
+    });
+    expect(wider).toEqual([]);
+  });
+
   test("beside an agent's long name the tables stay tables: it gives way down to 14 columns", () => {
     const name = "builder-of-the-parser-of-dates";
     const report = summariseEvents(NIGHT.map((one) => one.agent === "builder" ? { ...one, agent: name } : one), DAY, DAY + 240 * MINUTE, { names: [name, "adversary"] });
@@ -131,8 +139,10 @@ describe("report", () => {
 
   test("a short silence is told to the second: it does not begin and end at one time", () => {
     const report = { ...night(), silence: { from: at("02:45").replace(":00.000", ":05.000"), to: at("02:45").replace(":00.000", ":22.000"), ms: 17_000 } };
+    const lasting = (ms: number): Report => ({ ...night(), silence: { from: at("02:00"), to: new Date(DAY + 120 * MINUTE + ms).toISOString(), ms } });
     const told = (one: Report) => /^longest silence .*$/m.exec(reportText(one, 80))?.[0];
     expect(told(report)).toMatch(/^longest silence of the loop \(none at work\): 17s, from \d\d:\d\d:05 to \d\d:\d\d:22$/);
+    expect([told(lasting(10 * MINUTE - 1000)), told(lasting(10 * MINUTE))]).toEqual([expect.stringMatching(/ to \d\d:\d\d:59$/), expect.stringMatching(/ to \d\d:\d\d$/)]);
     expect(told(night())).toMatch(/^longest silence of the loop \(none at work\): 1h10m, from \d\d:\d\d to \d\d:\d\d$/);
     expect(told(night({ loops: [] }))).toStartWith("longest silence of all (none at work): 1h10m, from ");
   });

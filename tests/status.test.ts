@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import { readFileSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import {
-  type Card, columns, type Config, decideNow, describeState, type LimitState, type Memory, memoryOf, type Message, type Pane, parseQuestion, enqueue, type Status, type StatusRow, statusLine,
+  type Card, columns, type Config, decideNow, describeState, type LimitState, type Memory, memoryOf, type Message, type Pane, parseQuestion, enqueue, save, type Status, type StatusRow, statusLine,
   statusText, type Verdict, type Watch, world,
 } from "../agents.ts";
 import { atWidth, command, FLEET, type FakeWorld, fakeWorld, holdLock, message, paneOf, realFolder, verdict } from "./kit.ts";
@@ -377,6 +377,22 @@ describe("the command over a fleet", () => {
     expect(of("upgrader").state).toBe("stopped (disabled)");
     expect((await command("--config", cfg.path)).out).toMatch(/^\S+\/scene-\w+ \(agents-\) · phase p1 1\/2 · plan-1\.md .* ● 10s ago\n.*\n {2}AGENT/);
   });
+  test.each([["failing", true, true], ["failing", false, false], ["branch missing", false, true], ["ok", false, false]] as const)("a hand-off channel that is %s (told of: %p) needs a person: %p, unless all loops are down", async (state, told, needs) => {
+    await begin(FLEET);
+    watchdog(10);
+    watch.channel = { of: "x", state, why: "no route", cure: "", since: fake.wall, told };
+    await save(cfg, watch);
+    const asked = async () => (await read()).status.handoff!.needsHuman;
+    expect(await asked()).toBe(needs);
+    fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ held: { builder: 1, adversary: 1 } }));
+    expect(await asked()).toBe(false);
+  });
+  test("a config that breaks while no watchdog runs is no fleet's: status goes by no copy of it", async () => {
+    await begin(FLEET);
+    fake.files.set(state("agents.toml"), FLEET);
+    fake.files.set(cfg.path, `${FLEET}[[agent`);
+    expect(await command("status", "--config", cfg.path)).toMatchObject({ code: 2, out: "", err: expect.stringContaining("agents.toml:") });
+  });
   test("a watchdog that has its lock and could not write its pid runs, but cannot write: status and explain say so", async () => {
     await begin(FLEET);
     watchdog(10);
@@ -387,7 +403,9 @@ describe("the command over a fleet", () => {
     // a config that breaks meanwhile is still that of its fleet
     fake.files.set(state("agents.toml"), FLEET);
     fake.files.set(cfg.path, `${FLEET}[[agent`);
+    fake.lines.length = 0;
     expect(await command("status", "--config", cfg.path)).toMatchObject({ code: 3, out: expect.stringContaining("running on the last good one\n") });
+    expect(fake.lines).toEqual([]); // it is not told twice
     expect((await command("complete", "--", "bash", "2", "agents", "logs", "", "--config", cfg.path)).out).toContain("builder\n");
     fake.files.set(cfg.path, FLEET);
     // and one whose prompt an editor has emptied, which is no fault of the file
