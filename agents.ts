@@ -1002,8 +1002,9 @@ async function realText(path: string): Promise<string | null> {
   }
 }
 
-/** The questions to disks that are still open, by place. */
+/** The questions to disks that are still open, by place, and what they are asked for, by path. */
 const asked = new Map<string, Promise<boolean>>();
+const askedFor = new Map<string, Promise<boolean>>();
 
 /** The last one; a thread asks them one after the other. */
 let lastAsked: Promise<unknown> = Promise.resolve();
@@ -1043,11 +1044,15 @@ async function ask(place: string): Promise<boolean> {
  * killed: the place where the disk begins is asked first, which looks up none, and once for all
  * that is on it.
  */
-async function realAnswers(path: string): Promise<boolean> {
+async function askFor(path: string): Promise<boolean> {
   const answers = (place: string) => asked.getOrInsertComputed(place, () => ask(place));
   const disk = diskOf(path);
   return await answers(disk) && (disk === path || answers(path));
 }
+
+/** The same, once for all who ask at the same time: most agents have their files in one folder. */
+const realAnswers = (path: string): Promise<boolean> => askedFor.getOrInsertComputed(path,
+  () => askFor(path).finally(() => askedFor.delete(path)));
 
 function readPart(file: number, from: number, bytes: number): string {
   const part = Buffer.alloc(bytes);

@@ -22,6 +22,14 @@ test("a folder that is not there has no names in it; one that cannot be looked a
   expect(() => world.list(join(folder, "loop"))).toThrow("ELOOP");
 });
 
+test("a disk that a hundred agents ask at the same time is asked, and looked for, once", async () => {
+  const folder = realFolder();
+  const first = REAL.answers(folder);
+  expect(REAL.answers(folder)).toBe(first);
+  expect(await first).toBe(true);
+  expect(REAL.answers(folder)).not.toBe(first); // it may hang by now
+});
+
 test("the folders that hold prompts and screens are closed to others, whatever the umask", async () => {
   const fake = fakeWorld(realFolder());
   const cfg = await fake.config(FLEET);
