@@ -878,6 +878,13 @@ describe("P28: nothing is called delivered without proof", () => {
     expect(pane().received).toHaveLength(2);
   });
 
+  test.each([["of another agent are kept beside it", "b", 21], ["of its own are too many beside it", "a", 20]])("twenty texts without a proof %s", async (_, target, kept) => {
+    await typed();
+    watch.unproven = Array.from({ length: 20 }, (_, nth) => message({ id: `${nth}`, target, unprovenAt: fake.wall }));
+    const id = await tell("hear this");
+    expect([watch.unproven.length, watch.unproven.at(-1)!.id]).toEqual([kept, id]);
+  });
+
   test("without a box: Enter again while the text stands at the cursor", async () => {
     await typed("submit_pause = 0.3\n");
     const key = pane().key.bind(pane());
