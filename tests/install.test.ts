@@ -43,11 +43,12 @@ const pack = (): Promise<string> => made ??= (async () => {
 })();
 
 /** What a clone of the repository holds, as far as a program of it needs that: no packages. */
-function clone(dir: string): string {
+async function clone(dir: string): Promise<string> {
   const folder = join(dir, "clone");
-  for (const name of ["agents.ts", "agents.toml", "bun.lock", "CHANGELOG.md", "LICENSE", "package.json", "prompts", "README.md", "tests"]) {
-    cpSync(join(ROOT, name), join(folder, name), { recursive: true });
-  }
+  mkdirSync(folder);
+  const names = ["agents.ts", "agents.toml", "bun.lock", "CHANGELOG.md", "LICENSE", "package.json", "prompts", "README.md", "tests"];
+  const copied = await spawn(["cp", "-r", ...names.map((name) => join(ROOT, name)), folder]);
+  expect(copied.code, copied.err).toBe(0);
   return folder;
 }
 
@@ -114,7 +115,7 @@ describe.skipIf(!npm || other)("other ways to install it", () => {
 
   test.concurrent("npm i -g . in a clone links it, packages come with the first call", async () => {
     const { dir, home, command, env, call } = newcomer();
-    const installed = await spawn([npm!, "install", "-g", "."], { env, cwd: clone(dir), ms: 120_000 });
+    const installed = await spawn([npm!, "install", "-g", "."], { env, cwd: await clone(dir), ms: 120_000 });
     expect(installed.code, installed.err).toBe(0);
     expect((await call(command, "init", "fleet")).code).toBe(0);
     expect(await spawn([command, "status"], { env, cwd: join(home, "fleet") })).toMatchObject({ code: 3, out: expect.stringMatching(/^~\/fleet \(/) });
@@ -124,7 +125,7 @@ describe.skipIf(!npm || other)("other ways to install it", () => {
     const { dir, home, env, call } = newcomer();
     const bun = join(dir, "bin", "bun");
     const tarball = await pack();
-    for (const from of [tarball, clone(dir)]) {
+    for (const from of [tarball, await clone(dir)]) {
       expect(await call(bun, "x", "--package", from, "agents", "--version"), from).toMatchObject({ code: 0, out: `${version()}\n` });
     }
     expect((await call(bun, "add", "-g", tarball)).code).toBe(0);
@@ -136,7 +137,7 @@ describe.skipIf(!npm || other)("other ways to install it", () => {
 
 describe.skipIf(other)("bun run release", () => {
   const release = async (...targets: string[]) => {
-    const folder = clone(newcomer().dir);
+    const folder = await clone(newcomer().dir);
     symlinkSync(join(ROOT, "node_modules"), join(folder, "node_modules"));
     const ran = await spawn([process.execPath, join(folder, "tests", "release.ts"), ...targets]);
     const sums = await Bun.file(join(folder, "dist", "SHA256SUMS")).text();
