@@ -195,6 +195,13 @@ describe("report", () => {
     expect(text).toMatch(/adversary +1h10m +1h50m +- +- +- +- +1h10m/);
   });
 
+  test("on a narrow terminal a bar keeps its end: what came last", () => {
+    const told = (minute: number, to: string): AgentEvent => ({ at: new Date(DAY + minute * MINUTE).toISOString(), event: "state", agent: "builder", to });
+    const text = reportText(summariseEvents([told(59, "active"), told(230, "idle")], DAY + 59 * MINUTE, DAY + 240 * MINUTE, { names: ["builder"], lastLook: DAY + 240 * MINUTE, width: 44 }), 44);
+    expect(/^builder +(\S*)$/m.exec(text)![1]).toMatch(/^█{30,}··$/);
+    for (const line of text.split("\n")) expect(Bun.stringWidth(line)).toBeLessThanOrEqual(44);
+  });
+
   describe("the parts of a bar are whole hours of the local clock", () => {
     const { TZ } = process.env;
     afterEach(() => {
@@ -224,6 +231,10 @@ describe("report", () => {
       ["America/St_Johns", "2026-03-08T03:15:00Z", ["23:00", "00:00", "01:00", "03:00", "04:00", "05:00", "06:00"]],
     ])("%s in the night in which its clocks change: %s", (zone, from, clocks) =>
       expect(of(zone, from, 24).slots.map(clock).slice(0, clocks.length)).toEqual(clocks));
+    test.each([["01:00", 7, "   02:00 04:00 06:00"], ["00:00", 24, "00 03 06 09 12 15 18 21"], ["00:00", 96, "00 12 00 12 00 12 00 12"]])("above them stand round times too: from %s, %d hours", (from, hours, ruler) => {
+      const text = reportText(of("UTC", at(from), hours), 80);
+      expect(/^Timeline\n {11}(.*)$/m.exec(text)![1]).toBe(ruler);
+    });
     test("a zone changes where the bars begin and what the clock says, and no figure", () => {
       const figures = (zone: string) => of(zone, at("00:00"), 24).agents.map(({ bar, timeline, ...rest }) => rest);
       expect(figures("Asia/Kolkata")).toEqual(figures("UTC"));
@@ -303,6 +314,8 @@ describe("report", () => {
     expect(drawn([0, { to: "idle" }], [5, { event: "unsure" }], [41, { event: "start" }], [42, { event: "watchdog", why: "started", last: new Date(DAY + 10 * MINUTE).toISOString() }], [43, { to: "active" }])).toBe("!   ▇█");
     // a new client is not down while it has no verdict yet
     expect(drawn([0, { event: "down" }], [0, { to: "gone" }], [20, { event: "start" }], [50, { to: "idle" }])).toBe("xx↺  ·");
+    // most of a slot counts, whatever came first
+    expect([drawn([0, { to: "idle" }], [4, { to: "limited" }], [16, { to: "idle" }]), drawn([0, { to: "limited" }], [4, { to: "idle" }], [16, { to: "limited" }])]).toEqual(["▒▒····", "··▒▒▒▒"]);
     // who comes back after an end comes back without the limit, also where no start is told
     for (const end of [{ event: "down" }, { event: "complete" }, { to: "gone" }]) expect(drawn([0, { event: "limited" }], [20, end], [40, { to: "active" }])).toBe("▒▒xx██");
     expect(drawn([0, { event: "limited" }], [20, { event: "start" }], [21, { to: "active" }])).toBe("▒▒████");

@@ -356,6 +356,29 @@ describe("commands and the keeper, on a clock that the test turns", () => {
     expect([await startWatchdog(cfg), spawned, signals]).toEqual([true, ["keep"], ["0 SIGTERM"]]);
   });
 
+  test("`up` takes no watchdog for one of another version by the sign of one before it", async () => {
+    const { cfg, hold, sleeping, signals, said, fake, file } = await fleet();
+    sleeping(() => {});
+    hold("watchdog");
+    fake.files.set(file("heartbeat"), JSON.stringify({ at: "", pid: 76, version: "0.0.1" }));
+    expect([await startWatchdog(cfg), signals, said().filter((line) => line.startsWith("replacing"))]).toEqual([true, [], []]);
+  });
+
+  test("`up` leaves one of another version alone as soon as it is ordered down", async () => {
+    const { cfg, sleeping, hold, signals, fake, file, operator } = await fleet();
+    hold("watchdog");
+    fake.files.set(file("heartbeat"), JSON.stringify({ at: "", pid: 77, version: "0.0.1" }));
+    sleeping((nth) => nth === 1 && operator({ held: { watchdog: 1 } }));
+    await startWatchdog(cfg);
+    expect(signals).toEqual(["0 SIGTERM"]);
+  });
+
+  test("`up` waits half a minute for a watchdog, and no longer", async () => {
+    const { cfg, sleeping, took } = await fleet();
+    sleeping(() => {});
+    expect([await startWatchdog(cfg), took()]).toEqual([false, 30]);
+  });
+
   test("`down` ends also a watchdog that began while it waited for the one before it", async () => {
     const { cfg, hold, sleeping, signals, fake, file } = await fleet();
     const { signal } = world;

@@ -376,6 +376,7 @@ describe("the command over a fleet", () => {
     expect(of("builder")).toMatchObject({ kind: "loop", backend: "claude", running: true, state: expect.stringMatching(/^active \d+[sm]$/), next: "", messages: 0, restartsToday: 0 });
     expect(of("upgrader").state).toBe("stopped (disabled)");
     expect((await command("--config", cfg.path)).out).toMatch(/^\S+\/scene-\w+ \(agents-\) · phase p1 1\/2 · plan-1\.md .* ● 10s ago\n.*\n {2}AGENT/);
+    expect(await command("status", "--line", "--config", cfg.path)).toMatchObject({ code: 0, out: expect.stringMatching(/^\S.*\n$/), err: "" });
   });
   test.each([["failing", true, true], ["failing", false, false], ["branch missing", false, true], ["ok", false, false]] as const)("a hand-off channel that is %s (told of: %p) needs a person: %p, unless all loops are down", async (state, told, needs) => {
     await begin(FLEET);
