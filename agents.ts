@@ -7946,7 +7946,6 @@ interface Errand {
  */
 export async function pingSession(errand: Errand): Promise<Delivery> {
   const { message } = errand;
-  await shorten(errand);
   let look = await lookAtBox(errand);
   if (look && errand.cause === PROBE) look = await closeMenu(errand, look);
   if (!look) return UNSHOWN;
@@ -8085,6 +8084,7 @@ function nextPaste({ tries, pasted }: Message, { pid }: Pane): Pick<Message, "tr
  */
 async function paste(errand: Errand, { above }: BoxLook): Promise<Delivery | null> {
   const { cfg, pane, message } = errand;
+  await shorten(errand);
   const buffer = bufferOf(message);
   const loaded = await tmux(cfg, ["load-buffer", "-b", buffer, "-"], message.text);
   if (!loaded.ok) return { state: "failed", why: `load-buffer: ${loaded.err}` };
@@ -13305,7 +13305,7 @@ async function whyStaysDown(cfg: Config, name: string): Promise<string> {
   if (sessionAlive(await snapshot(cfg), agent.session) !== false) return "";
   const [barred] = barredLoops(cfg, [agent]);
   if (barred) return `not running: ${barred.why}`;
-  const kept = ["watchdog" as const, "keeper" as const]
+  const kept = isWatched(agent) && ["watchdog" as const, "keeper" as const]
     .some((what) => isHeldBySomebody(cfg, what));
   return kept ? "" : `not running, and no watchdog would start it: ${upStarts(name)}`;
 }
@@ -13326,6 +13326,11 @@ function fateOf(
   return found ? wasPasted(found) ? "typed" : "waiting" : "";
 }
 
+/** Says in the queue that nobody waits for a text any more, by no clock: one may be set back. */
+const giveUp = (cfg: Config, message: Message): Promise<void> =>
+  changeOperator(cfg, (operator) => void (operator.queue = [
+    ...operator.queue.filter(({ id }) => id !== message.id), { ...message, expires: 0 }]));
+
 /** Waits up to `patience`, ms, for what becomes of one text. */
 async function sendNow(cfg: Config, message: Message, patience: number) {
   const expires = world.now() + patience;
@@ -13335,17 +13340,14 @@ async function sendNow(cfg: Config, message: Message, patience: number) {
   let why = "the watchdog has not picked it up yet";
   for (let said = ""; ; await world.sleep(100)) {
     await deliverByHand(cfg, [message], deadline);
-    // nothing is typed after that: a look that begins then is the last one
     const isOver = world.mono() >= deadline;
+    // nothing is typed after that: a look that begins then is the last one
+    if (isOver) await giveUp(cfg, message);
     const watch = await loadWatch(cfg);
     const fate = fateOf(watch, message);
     const { unproven, outbox } = watch;
     const ahead = outbox.find((one) => one.target === message.target && one.why);
     why = [...unproven, ...outbox].find(({ id }) => id === message.id)?.why ?? ahead?.why ?? why;
-    if (isOver) {
-      await changeOperator(cfg, (operator) =>
-        void (operator.queue = operator.queue.filter(({ id }) => id !== message.id)));
-    }
     if (isOver || fate === "delivered" || fate === "unproven") return { fate, why };
     if (why !== said && world.mono() - began >= SAY_AFTER) {
       said = why;
@@ -13359,8 +13361,7 @@ const WITHDRAWN_WITHIN = 3_000;
 
 /** Withdraws a text that nobody waits for any more, unless it is in the input box already. */
 export async function withdraw(cfg: Config, message: Message): Promise<void> {
-  await changeOperator(cfg, (operator) => void (operator.queue = [
-    ...operator.queue.filter(({ id }) => id !== message.id), { ...message, expires: 0 }]));
+  await giveUp(cfg, message);
   poke(cfg);
   const until = world.mono() + WITHDRAWN_WITHIN;
   const fateNow = async () => fateOf(await loadWatch(cfg), message);

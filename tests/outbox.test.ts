@@ -338,6 +338,17 @@ describe("over the fake world", () => {
     expect(files()).toEqual([]);
   });
 
+  test("the file of a long text is as old as its paste: one that waited for weeks is there when it is read", async () => {
+    pane().doing = "dialog";
+    enqueue(watch, "a", "claim", "ä".repeat(4001));
+    await fake.ticks(cfg, watch, 2);
+    fake.turn(20 * 86_400_000);
+    pane().doing = "idle";
+    await fake.ticks(cfg, watch, 20);
+    const [file = ""] = /\S+\.txt/.exec(pane().received.join()) ?? [];
+    expect([fake.files.get(file)?.length, watch.outbox]).toEqual([4001, []]);
+  });
+
   test("the file of a long text that still waits stays, however old it is", async () => {
     pane().doing = "blank";
     enqueue(watch, "a", "send", "ä".repeat(4001));

@@ -34,7 +34,7 @@ describe("send", () => {
       await sleep(ms);
     };
     expect(await send("a", "hear this")).toBe(1);
-    expect([fake.logged("not delivered to a").length, (await operatorOf(cfg)).queue, pane().received]).toEqual([1, [], []]);
+    expect([fake.logged("not delivered to a").length, (await operatorOf(cfg)).queue.map(({ expires }) => expires), pane().received]).toEqual([1, [0], []]);
   });
   test.each<[why: string, down: () => void]>([
     ["stopped by you", () => void fake.files.set(`${cfg.stateDir}/operator.json`, JSON.stringify({ held: { a: 1 } }))],
@@ -57,6 +57,30 @@ describe("send", () => {
     besideWatchdog();
     expect([await send("a", "hear this"), fake.wall > before]).toEqual([1, true]);
   });
+  test.each(['watch = "none"', "enabled = false"])("nor beside a watchdog where it leaves the agent alone: %s", async (setting) => {
+    fake.tmux.exit("agents-a", 1);
+    cfg = await fake.config(agents("a").replace(/watch = .*/, setting));
+    besideWatchdog();
+    const before = fake.wall;
+    await expect(send("a", "hear this")).rejects.toThrow('a is not running, and no watchdog would start it: "agents up a" starts it');
+    expect(fake.wall - before).toBe(0);
+  });
+  test("a text that was given up is not typed either where the clock was set back meanwhile", async () => {
+    pane().doing = "dialog";
+    besideWatchdog();
+    const { sleep } = world;
+    world.sleep = async (ms) => {
+      world.sleep = sleep;
+      await ticks(1);
+      fake.wall -= 3600_000;
+      await sleep(ms);
+    };
+    expect([await send("a", "hear this"), watch.outbox.length]).toEqual([1, 1]);
+    expect(fake.logged("not delivered to a")).toHaveLength(1);
+    pane().doing = "idle";
+    await ticks(3);
+    expect([pane().received, watch.outbox]).toEqual([[], []]);
+  });
   test("beside a watchdog that has its lock and could not write its pid nothing is typed", async () => {
     besideWatchdog();
     fake.files.delete(`${cfg.stateDir}/watchdog.lock.pid`);
@@ -71,11 +95,11 @@ describe("send", () => {
     expect(await cmdSend({ path: cfg.path, words: ["a", "hear this"], options: { timeout: "0" } })).toBe(1);
     expect(fake.logged("not delivered to a")).toHaveLength(1);
   });
-  test("who gives up takes the own text out of the queue, and leaves that of somebody else there", async () => {
+  test("who gives up takes the own text back, and leaves that of somebody else in the queue", async () => {
     besideWatchdog();
     await cmdSend({ path: cfg.path, words: ["a", "and this"], options: { queue: true } });
     expect(await send("a", "hear this")).toBe(1);
-    expect((await operatorOf(cfg)).queue.map(({ text }) => text)).toEqual(["and this"]);
+    expect((await operatorOf(cfg)).queue.map(({ text, expires }) => [text, expires])).toEqual([["and this", undefined], ["hear this", 0]]);
   });
   test("beside a watchdog it looks ten times a second whether that has delivered the text", async () => {
     besideWatchdog();
