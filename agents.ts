@@ -1045,7 +1045,9 @@ async function ask(place: string): Promise<boolean> {
  * that is on it.
  */
 async function askFor(path: string): Promise<boolean> {
-  const answers = (place: string) => asked.getOrInsertComputed(place, () => ask(place));
+  // where no process can be started, whoever asks next tries again
+  const answers = (place: string) => asked.getOrInsertComputed(place, () =>
+    ask(place).catch(() => !asked.delete(place)));
   const disk = diskOf(path);
   return await answers(disk) && (disk === path || answers(path));
 }

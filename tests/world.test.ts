@@ -30,6 +30,23 @@ test("a disk that a hundred agents ask at the same time is asked, and looked for
   expect(REAL.answers(folder)).not.toBe(first); // it may hang by now
 });
 
+test("a disk that no process could be started to ask is asked again the next time", async () => {
+  const { file, spawn } = Bun;
+  const hung = Promise.withResolvers<unknown>();
+  const place = realFolder();
+  try {
+    Object.assign(Bun, { file: () => ({ stat: () => hung.promise }), spawn: () => {
+      throw Object.assign(new Error("EAGAIN: posix_spawn 'stat'"), { code: "EAGAIN" });
+    } });
+    expect(await REAL.answers(place)).toBe(false);
+    Object.assign(Bun, { spawn });
+    expect(await REAL.answers(place)).toBe(true);
+  } finally {
+    Object.assign(Bun, { file, spawn });
+    hung.resolve(null);
+  }
+});
+
 test("the folders that hold prompts and screens are closed to others, whatever the umask", async () => {
   const fake = fakeWorld(realFolder());
   const cfg = await fake.config(FLEET);
