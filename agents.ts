@@ -9083,8 +9083,8 @@ export function backendMismatch(cfg: Config, agent: Agent, pane: Pane): boolean 
 export interface DeathFacts {
   kind: Agent["kind"] | "service";
   status: number | null;
-  /** The signal that ended it; null = it exited, or its session was closed. */
-  signal?: number | null;
+  /** The signal that ended it; null = none that tmux names; absent = its session was closed. */
+  signal?: number | null | undefined;
   /** ms that it lived. */
   lived: number;
   failures: number;
@@ -9122,8 +9122,8 @@ export function decideDeath(facts: DeathFacts, settings: Settings): AfterDeath {
   const step = lived >= settings.restartReset * 1000 ? 0 : Math.max(failures, healthy ? 0 : 1);
   const delay = step === 0
     ? 0 : Math.min(settings.restartDelay * 2 ** (step - 1), settings.restartDelayMax);
-  const how = missing || (status === null && !facts.signal ? "its session was closed"
-    : `ended (${endOf(facts)})`);
+  const how = missing || (status === null && facts.signal === undefined
+    ? "its session was closed" : `ended (${endOf(facts)})`);
   return { do: "wait", why: how, delay, failures: step + 1 };
 }
 
@@ -9172,7 +9172,7 @@ const deathOf = (
   cfg: Config, unit: Unit, memory: Memory, pane: Pane | null, lived: number,
 ): DeathFacts => ({
   kind: isAgent(unit) ? unit.kind : "service",
-  status: pane?.status ?? null, signal: pane?.signal ?? null, lived, failures: memory.failures,
+  status: pane?.status ?? null, signal: pane?.signal, lived, failures: memory.failures,
   starts: startsThatCount(cfg, memory, lived).length, blameless: false,
   program: isAgent(unit) ? programOf(backendOf(cfg, unit).bin) : "its program",
   ran: memory.ran === true,

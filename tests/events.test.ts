@@ -124,6 +124,12 @@ describe("each event stands there once, with its facts", () => {
     await ticks(3);
     expect(events("down")[1]).toMatchObject({ agent: "a", status: null, why: "its session was closed" });
   });
+  test("down by a signal that tmux does not name, as 3.2: its session was not closed", async () => {
+    await begin(ONE);
+    Object.assign(fake.tmux.of("agents-a"), { dead: true, status: null, signal: null });
+    await ticks(3);
+    expect(events("down")).toMatchObject([{ agent: "a", status: null, why: "ended (signal ?)" }]);
+  });
   test("parked: down and parked", async () => {
     await begin(ONE);
     fake.tmux.exit("agents-a", 125);
