@@ -10797,7 +10797,8 @@ export class Ward {
    * pid says who.
    */
   private endIfUnlocked(pid: number): void {
-    if (this.unlockedFor(`${pid}`, this.least) < this.least ||
+    const longest = Math.max(2_000 * this.cfg.watchdog.signalInterval, this.least);
+    if (this.unlockedFor(`${pid}`, longest) < longest ||
       isLocked(lockFile(this.cfg, "watchdog"))) return;
     this.say(`the watchdog (pid ${pid}) holds no lock in ${this.cfg.stateDir}; ending it`);
     world.signal(pid, "SIGKILL");

@@ -180,6 +180,19 @@ describe("a keeper and its watchdog, on a clock that the test turns", () => {
     expect(starts).toEqual([120.5]);
   });
 
+  test("one that rests for longer than that is waited for until it has looked at its lock", async () => {
+    const { cfg, looks, signals, hold, free } = await keeper();
+    cfg.watchdog.signalInterval = 200;
+    await looks(1);
+    hold();
+    await looks(1);
+    free(); // its folder was removed
+    await looks(250);
+    expect(signals).toEqual([]);
+    await looks(200);
+    expect(signals[0]?.[1]).toBe("SIGKILL");
+  });
+
   test("one of its own that hangs before it has a lock, as at a file of a dead disk, is ended and started again", async () => {
     const { cfg, looks, starts, signals, said, end, hold, free } = await keeper();
     await looks(1);
