@@ -7093,6 +7093,10 @@ const ORDERS_PATIENCE = 30_000;
 /** Whether nobody waits for a text any more. */
 const isLate = ({ expires = Infinity }: Message): boolean => expires <= world.now();
 
+/** The texts of the command line that no watchdog has taken over yet. */
+const freshTexts = ({ taken }: Watch, { queue }: Operator): Message[] =>
+  queue.filter((message) => !taken.includes(message.id) && !isLate(message));
+
 /** Changes the orders, under a lock: otherwise one of two commands could lose its change. */
 async function changeOperator(cfg: Config, change: (operator: Operator) => void): Promise<void> {
   makeFolders(cfg);
@@ -7123,9 +7127,9 @@ async function warnOfOrdersElsewhere(cfg: Config): Promise<void> {
     const old = { ...cfg, stateDir };
     if (stateDir === cfg.stateDir || !isThere(operatorFile(old)) ||
       holderOf(old, "watchdog") !== null) continue;
-    const { held, queue } = await operatorOf(old);
-    const down = Object.keys(held).filter((unit) => unitsOf(cfg).has(unit));
-    const texts = [...queue, ...(await loadWatch(old)).outbox]
+    const [operator, watch] = [await operatorOf(old), await loadWatch(old)];
+    const down = Object.keys(operator.held).filter((unit) => unitsOf(cfg).has(unit));
+    const texts = [...freshTexts(watch, operator), ...watch.outbox]
       .filter(({ target }) => cfg.agents.has(target)).length;
     const found = [down.length ? `keep ${down.join(", ")} down` : "",
       texts ? `${plural(texts, "message")} to send` : ""].filter(Boolean).join(", ");
@@ -8483,13 +8487,14 @@ function dropLost(cfg: Config, watch: Watch): void {
 
 /** Drops what has expired, takes over what the command line queued; returns whom that is for. */
 async function takeQueued(cfg: Config, watch: Watch): Promise<string[]> {
-  const { queue } = await operatorOf(cfg);
+  const operator = await operatorOf(cfg);
+  const { queue } = operator;
   // a text that was taken over is withdrawn by the queue, which only the command line writes
   const back = new Set(queue.filter(isLate).map(({ id }) => id));
   for (const message of watch.outbox) if (back.has(message.id)) message.expires = 0;
   watch.outbox = watch.outbox.filter((message) => wasPasted(message) || !isLate(message));
   dropLost(cfg, watch);
-  const fresh = queue.filter((message) => !watch.taken.includes(message.id) && !isLate(message));
+  const fresh = freshTexts(watch, operator);
   if (!fresh.length) return [];
   for (const message of fresh) {
     if (message.cause === "boot") watch.outbox = watch.outbox.filter((one) =>
@@ -12390,8 +12395,7 @@ async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusL
   if (!snap.ok && isMissing(snap)) die(NO_TMUX);
   const [screens, operator, rivals] = await Promise.all(
     [lookAtPanes(cfg, watch, snap, watchdog, named), operatorOf(cfg), rivalsOf(cfg, snap)]);
-  const queue = [...watch.outbox,
-    ...operator.queue.filter((message) => !watch.taken.includes(message.id) && !isLate(message))];
+  const queue = [...watch.outbox, ...freshTexts(watch, operator)];
   const dirs = [...unitsOf(cfg).values()]
     .filter(({ session }) => sessionAlive(snap, session) === false).map(({ dir }) => dir);
   const faults = new Map(await Promise.all([...new Set(dirs)].map(async (dir) =>

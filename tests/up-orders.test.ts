@@ -1,7 +1,7 @@
 /** What a person ordered last holds, whatever is under way; every order can be read afterwards. */
 import { beforeEach, describe, expect, test } from "bun:test";
 import { closeSync, mkdirSync } from "node:fs";
-import { flock, log, memoryOf, storedLife, world } from "../agents.ts";
+import { flock, log, memoryOf, save, storedLife, world } from "../agents.ts";
 import { agents, command, fakeWorld, holdLock, message, realFolder, type Scene, scene, together } from "./kit.ts";
 import { real, until } from "./real.ts";
 
@@ -20,7 +20,11 @@ describe("orders", () => {
 
   test("orders that a change of log_dir has left behind are named, until the fleet has a memory there", async () => {
     await begin(["a", "b"], 3);
-    operator({ held: { b: fake.wall, gone: 1 }, busy: {}, released: {}, queue: [message({ target: "a" })] });
+    // beside the one that waits, what was given up, what is delivered, and none of them twice
+    const [waiting, givenUp, delivered] = ["w1", "g1", "d1"].map((id) => message({ id, target: "a" }));
+    operator({ held: { b: fake.wall, gone: 1 }, busy: {}, released: {}, queue: [waiting, { ...givenUp, expires: 0 }, delivered] });
+    Object.assign(watch, { outbox: [waiting], taken: ["w1", "d1"], delivered: ["d1"] });
+    await save(cfg, watch);
     for (const pane of [...fake.tmux.panes]) fake.tmux.kill(pane);
     const old = cfg.stateDir;
     const moved = await fake.config(`[defaults]\nlog_dir = "logs"\n${agents("a", "b")}`);
