@@ -134,6 +134,19 @@ describe("the command, over files on disk", () => {
     for (const words of [["a", "--raw"], ["web"], ["watchdog"]]) expect([words, await said(...words)]).toEqual([words, []]);
   });
 
+  test("an agent whose conversation has no file any more shows what it printed", async () => {
+    const { logs, printed, said, resumes, cfg, fake } = await fleet();
+    printed("a", "printed\n");
+    resumes("a", "gone");
+    expect((await logs("a")).out).toBe("printed\n");
+    const id = crypto.randomUUID();
+    await fake.config(`[[agent]]\nname = "c"\nbackend = "codex"\nresume = true\nenv = { CODEX_HOME = "${fake.home}/codex" }\n`);
+    fake.files.set(join(fake.home, `codex/sessions/2026/06/15/rollout-2026-06-15T11-00-00-${id}.jsonl`), ""); // listed, and gone since
+    resumes("c", id);
+    printed("c", "printed too\n");
+    expect((await logs("c")).out).toBe("printed too\n");
+  });
+
   test("--screen: that of one as it stands, those of several each under its name; one that does not run has none", async () => {
     const { logs, fake, cfg } = await fleet();
     for (const name of ["a", "bb"]) Object.assign(fake.tmux.add(`agents-${name}`), { marks: { "@agents_session": `agents-${name}`, "@agents_home": cfg.stateDir }, text: `the screen of ${name}\n\n` });

@@ -1,7 +1,7 @@
 /** What a client started ends with it, and no other client is started before that. */
 import { describe, expect, test } from "bun:test";
 import { closeSync, fstatSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
-import { childEnv, isCodexDaemon, keepLock, lockHolder, memoryOf, openNote, pendingUnits, readNote, save, snapshot, startAgent, supervisorsOf, takeLock, world, storedLife } from "../agents.ts";
+import { childEnv, flock, isCodexDaemon, keepLock, lockHolder, memoryOf, openNote, pendingUnits, readNote, save, snapshot, startAgent, supervisorsOf, takeLock, world, storedLife } from "../agents.ts";
 import { agents, command, type FakeWorld, fakeWorld, holdLock, realFolder, type Scene, scene } from "./kit.ts";
 import { real, until } from "./real.ts";
 
@@ -125,6 +125,16 @@ describe("who may act", () => {
     fake.full = true;
     fake.files.delete(`${path}.pid`);
     expect([await takeLock(path) !== null, pid(), fake.logged(`${path}.pid: ENOSPC`).length]).toEqual([true, undefined, 1]);
+  });
+
+  test.skipIf(process.platform !== "linux")("who does not get a lock keeps no file open for it", async () => {
+    const { path } = await onDisk();
+    const held = flock(path)!;
+    const open = () => readdirSync("/proc/self/fd").length;
+    const before = open();
+    for (let nth = 0; nth < 50; nth++) expect(flock(path)).toBeNull();
+    expect(open() - before).toBeLessThan(25);
+    closeSync(held);
   });
 
   test("who waits for a lock looks thirty times a second, and lets others work meanwhile", async () => {

@@ -369,6 +369,14 @@ describe("commands and the keeper, on a clock that the test turns", () => {
     expect([await startWatchdog(cfg), spawned, signals]).toEqual([true, ["keep"], ["0 SIGTERM"]]);
   });
 
+  test("`up` after a `down` waits until the watchdog has ended that is still at it, and starts another", async () => {
+    const { cfg, spawned, sleeping, hold, signals, fake, file } = await fleet();
+    hold("watchdog");
+    const end = () => (fake.files.delete(file("watchdog.lock.pid")), fake.stat(77, 5, "Z"));
+    sleeping((nth) => (nth === 3 ? end() : nth === 9 && (fake.stat(77, 5), hold("watchdog"))));
+    expect([await startWatchdog(cfg, true), spawned, signals]).toEqual([true, ["keep"], ["0 SIGTERM"]]);
+  });
+
   test("`up` takes no watchdog for one of another version by the sign of one before it", async () => {
     const { cfg, hold, sleeping, signals, said, fake, file } = await fleet();
     sleeping(() => {});

@@ -388,6 +388,14 @@ describe("the command over a fleet", () => {
     fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ held: { builder: 1, adversary: 1 } }));
     expect(await asked()).toBe(false);
   });
+  test("a report that could not look at the fleet says so first, and that it needs a person", async () => {
+    await begin(FLEET);
+    fake.beforeTmux(() => {
+      throw new Error("error connecting");
+    });
+    const { code, out } = await command("report", "--config", cfg.path);
+    expect([code, out]).toEqual([0, expect.stringMatching(/\nOpen\n! could not look: .*error connecting.* → agents doctor\n/)]);
+  });
   test("a config that breaks while no watchdog runs is no fleet's: status goes by no copy of it", async () => {
     await begin(FLEET);
     fake.files.set(state("agents.toml"), FLEET);
@@ -619,6 +627,12 @@ describe("the command over a fleet", () => {
     fake.tmux.exit("agents-builder", 1);
     watchdog(10);
     expect((await read()).of("builder")).toMatchObject({ condition: "ended", state: "ended (exit 1)", detail: "exit 1: Error: Cannot find module 'yoga'" });
+    // an error far above its last words is none of them
+    for (const [lines, words] of [[11, "Error: an old one"], [12, "and on"]] as const) {
+      pane("builder").draw(`Error: an old one\n${"and on\n".repeat(lines)}Pane is dead (status 1, now)\n`, fake.wall);
+      expect((await read()).of("builder").detail).toBe(`exit 1: ${words}`);
+    }
+    pane("builder").draw("at main.js:3\nError: Cannot find module 'yoga'\n    at run\nPane is dead (status 1, now)\n", fake.wall);
     Object.assign(memoryOf(watch, "builder"), { life: { state: "backoff", until: fake.wall + 200 * SECOND }, failures: 1, buried: `${fake.tmux.server.pid} ${fake.tmux.server.start} ${pane("builder").id}` });
     await ticks(1);
     watchdog(10);
@@ -733,6 +747,7 @@ describe("the command over a fleet", () => {
     for (const line of [/^! builder {2}\d\d:.* ● 10s ago$/m, /^is +loop · claude, started with model default · watch heal\+stall$/m, /^state +blocked for 2m, since \d\d:\d\d$/m, /^why +Do you want to proceed\?$/m,
       /^evidence +rule "dialog hint" \(dialog\): Esc to cancel/m, /^messages  wake \(2m old; blocked: a dialog is open\): look at the newest claim$/m, /^restarts +1 today\n +\d\d:\d\d {2}ended \(exit 1\)$/m,
       /^next +types nothing/m, /^cure +agents attach builder$/m, /^─+\n[^]*^ ❯ 1\. Yes$/m]) expect(card).toMatch(line);
+    expect(new Set(card.match(/^─+$/gm)!.map((line) => line.length))).toEqual(new Set([80]));
   });
   test("the last words of an ended client: its last error, else its last line", async () => {
     await begin(FLEET);
