@@ -368,12 +368,6 @@ describe("what a person wants cannot be read", () => {
     expect([starts("helper"), starts("scout"), fake.logged("operator.json is gone; what was down stays down").length]).toEqual([0, 0, 1]);
     expect([(await call("down", "builder")).code, Object.keys(orders().held).sort()]).toEqual([0, ["builder", "helper", "scout"]]);
   });
-  test("the file alone is gone: what it said last holds, also where the watchdog has not stored that yet", async () => {
-    operator({ held: { helper: 1, scout: 2 } });
-    await operatorOf(cfg);
-    fake.files.delete(join(cfg.stateDir, "operator.json"));
-    expect(Object.keys((await operatorOf(cfg)).held)).toEqual(["helper", "scout"]);
-  });
   test("one wrong field costs itself alone", async () => {
     operator({ ...JSON.parse(golden("night", "state/operator.json")), busy: { a: "long" }, queue: [{ id: 5 }] });
     expect([Object.keys((await operatorOf(cfg)).held), (await operatorOf(cfg)).busy, (await operatorOf(cfg)).queue]).toEqual([["helper"], {}, []]);
