@@ -13305,16 +13305,17 @@ export async function cmdSend(call: Call): Promise<number> {
 
 /** Why an agent stays down until a person acts, and how; "" = it runs, or will be started. */
 async function whyStaysDown(cfg: Config, name: string): Promise<string> {
-  if (isHeld(await operatorOf(cfg), name)) return `${BY_YOU}: ${upStarts(name)}`;
-  const { state } = downOf(memoryOf(await loadWatch(cfg), name).life);
-  if (state === "parked" || state === "done") return `${state}: ${upStarts(name)}`;
   const agent = cfg.agents.get(name)!;
-  if (sessionAlive(await snapshot(cfg), agent.session) !== false) return "";
   const [barred] = barredLoops(cfg, [agent]);
-  if (barred) return `not running: ${barred.why}`;
+  const cure = barred?.why ?? upStarts(name);
+  if (isHeld(await operatorOf(cfg), name)) return `${BY_YOU}: ${cure}`;
+  const { state } = downOf(memoryOf(await loadWatch(cfg), name).life);
+  if (state === "parked" || state === "done") return `${state}: ${cure}`;
+  if (sessionAlive(await snapshot(cfg), agent.session) !== false) return "";
+  if (barred) return `not running: ${cure}`;
   const kept = isWatched(agent) && ["watchdog" as const, "keeper" as const]
     .some((what) => isHeldBySomebody(cfg, what));
-  return kept ? "" : `not running, and no watchdog would start it: ${upStarts(name)}`;
+  return kept ? "" : `not running, and no watchdog would start it: ${cure}`;
 }
 
 /** How long, ms, `send` waits before it says what for. */

@@ -63,6 +63,8 @@ describe("up", () => {
     const before = fake.wall;
     expect((await said("send", "builder", "hear this")).err).toStartWith("agents: builder is not running: all phases are done; add a phase to [loop]");
     expect(fake.wall).toBe(before);
+    await said("down", "builder");
+    expect((await said("send", "builder", "hear this")).err).toStartWith("agents: builder is stopped by you: all phases are done; add a phase to [loop]");
   });
   test.each([
     ["are done", "all phases are done", () => fake.files.set(join(cfg.logDir, "SEQUENCE-COMPLETE"), "done")],
