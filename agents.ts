@@ -6893,8 +6893,8 @@ async function readPhaseFiles(cfg: Config): Promise<Stored["phase"]> {
   try {
     const [index, id] = await Promise.all(
       [world.text(phaseIdxFile(cfg)), world.text(phaseIdFile(cfg))]);
-    const known = index === null && id === null && phases(cfg).length ? readIdx(cfg) : {};
-    return "idx" in known ? { index: `${known.idx}`, id } : { index, id };
+    const { phase } = cfg.stored;
+    return index === null && id === null && "id" in phase ? phase : { index, id };
   } catch (error) {
     return { error: messageOf(error) };
   }
@@ -10042,12 +10042,12 @@ export function decideAdvance(
  * complete until the operator appends a phase: then the loops go on with that.
  */
 export async function phaseAdvanceCheck(cfg: Config, watch: Watch): Promise<void> {
-  const isUnstored = ({ phase }: Stored): boolean => "id" in phase && phase.id === null;
+  const isUnstored = (): boolean => world.mtime(phaseIdFile(cfg)) === null;
   // a person may have set the phase since the look
-  if (isUnstored(cfg.stored)) await readState(cfg);
+  if (isUnstored()) await readState(cfg);
   if (phaseTrouble(cfg)) return;
   // the phase that the loops are in is that one still where the config lists it elsewhere later
-  if (isUnstored(cfg.stored)) await storePhase(cfg, curIdx(cfg), isComplete(cfg) || undefined);
+  if (isUnstored()) await storePhase(cfg, curIdx(cfg), isComplete(cfg) || undefined);
   if (!phases(cfg).length || !cfg.loop.autoAdvance || watch.intent) return;
   const [list, idx] = [phases(cfg), curIdx(cfg)];
   const phase = list[idx]!;

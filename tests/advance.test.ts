@@ -365,6 +365,23 @@ test("where both files of the phase are gone the one that is known holds, and is
   expect(pane("builder").marks["@agents_phase"]).toBe("p2");
 });
 
+test("where all files of a complete sequence are gone it stays complete, and its last phase is that one wherever it is listed", async () => {
+  finish("p1");
+  await heavy();
+  finish("p2");
+  await heavy();
+  const [p1, p2] = /phases = \[\n(.*\n)(.*\n)/.exec(FLEET)!.slice(1) as [string, string];
+  for (const name of ["phase-idx", "phase-id"]) fake.files.delete(file(name));
+  fake.files.delete(join(cfg.logDir, "SEQUENCE-COMPLETE"));
+  await readState(cfg);
+  const other = await fake.config(FLEET.replace(p1 + p2, p2 + p1));
+  other.stored = cfg.stored;
+  await readState(other);
+  expect([starts("builder"), curPhase(other)!.id]).toEqual([2, "p2"]);
+  await heavy();
+  expect([starts("builder"), fake.files.get(file("phase-id"))]).toEqual([2, '{"id":"p2","idx":1,"complete":true}\n']);
+});
+
 test("a parked loop that its limit keeps from the start of a phase is started once that is over", async () => {
   await begin(FLEET);
   memoryOf(watch, "builder").life = { state: "parked", why: "exit 1", at: fake.wall };
