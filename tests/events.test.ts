@@ -381,6 +381,22 @@ test("a delivery is stored before it is told: a crash at its event makes no seco
   expect(fake.received("agents-a")).toEqual(["look around"]);
 });
 
+test("events -f looks five times a second", async () => {
+  await begin(ONE);
+  const { sleep } = Bun;
+  const [{ text }, pauses] = [world, [] as number[]];
+  let looks = 0;
+  world.text = async (path) => {
+    if ((looks += 1) > 200) throw new Death("it looks without a pause");
+    return text(path);
+  };
+  Object.assign(Bun, { sleep: async (ms: number) => {
+    if (pauses.push(ms) === 5) throw new Death("enough");
+  } });
+  const { err } = await command("events", "-f", "--config", cfg.path).finally(() => Object.assign(Bun, { sleep }));
+  expect([err.trim(), pauses]).toEqual([expect.stringContaining("enough"), Array(5).fill(200)]);
+});
+
 describe("those who ran when the watchdog began are as old as their sessions", () => {
   const THREE = ["a", "b", "c"].map((name) => ONE.replace('"a"', `"${name}"`)).join("");
   test.each([[3600, [0, 0, 0]], [5, [1, 1, 1]]])("%d s old, ended together at the second look: failures %p", async (seconds, failures) => {
