@@ -15714,11 +15714,8 @@ async function cmdInit(call: Call): Promise<number> {
   if (source === null || !prompts.length) {
     die(CAME_BARE);
   }
-  try {
-    makeFolder(join(dir, "prompts"));
-  } catch (error) {
-    throw Object.assign(error as Error, { path: dir });
-  }
+  makeFolder(dir); // by itself: an error names what could not be made
+  makeFolder(join(dir, "prompts"));
   const texts = prompts.map((file) =>
     [`prompts/${file}`, shipped(`prompts/${file}`) ?? ""] as const);
   const files = [["agents.toml", configWith(source, found)] as const, ...texts];

@@ -33,7 +33,10 @@ describe("init", () => {
     expect(readdirSync(dir).sort()).toEqual(["agents.toml", "prompts"]);
     const file = join(dir, "agents.toml");
     const said = (...words: string[]) => [call(words).code, call(words).err];
-    expect(said("init", file)).toEqual([1, `agents: ${file}: not a directory\n`]);
+    expect(said("init", file)).toEqual([1, `agents: ${file}: a file is in the way\n`]);
+    mkdirSync(join(dir, "x"));
+    writeFileSync(join(dir, "x", "prompts"), "");
+    expect(said("init", join(dir, "x"))).toEqual([1, `agents: ${join(dir, "x", "prompts")}: a file is in the way\n`]);
     expect(said("demo", file)).toEqual([1, `agents: ${file}: a file is in the way\n`]);
     expect(said("init", "/proc/here")).toEqual([1, "agents: /proc/here: no such file or folder\n"]);
     expect(call(["init", "a", "b"]).code).toBe(2);
