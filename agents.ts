@@ -13335,7 +13335,7 @@ function fateOf(
 }
 
 /** Says in the queue that nobody waits for a text any more, by no clock: one may be set back. */
-const giveUp = (cfg: Config, message: Message): Promise<void> =>
+const recall = (cfg: Config, message: Message): Promise<void> =>
   changeOperator(cfg, (operator) => void (operator.queue = [
     ...operator.queue.filter(({ id }) => id !== message.id), { ...message, expires: 0 }]));
 
@@ -13350,7 +13350,7 @@ async function sendNow(cfg: Config, message: Message, patience: number) {
     await deliverByHand(cfg, [message], deadline);
     const isOver = world.mono() >= deadline;
     // nothing is typed after that: a look that begins then is the last one
-    if (isOver) await giveUp(cfg, message);
+    if (isOver) await recall(cfg, message);
     const watch = await loadWatch(cfg);
     const fate = fateOf(watch, message);
     const { unproven, outbox } = watch;
@@ -13369,7 +13369,7 @@ const WITHDRAWN_WITHIN = 3_000;
 
 /** Withdraws a text that nobody waits for any more, unless it is in the input box already. */
 export async function withdraw(cfg: Config, message: Message): Promise<void> {
-  await giveUp(cfg, message);
+  await recall(cfg, message);
   poke(cfg);
   const until = world.mono() + WITHDRAWN_WITHIN;
   const fateNow = async () => fateOf(await loadWatch(cfg), message);
