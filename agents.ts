@@ -136,7 +136,7 @@ export interface Message {
   pasted?: { pid: number; nth: number; at: number; empty: number };
   /** The number of the last try in which Enter was pressed. */
   entered?: number;
-  /** How many tries pressed Enter. */
+  /** How many tries pressed Enter, or gave it to a server. */
   copies?: number;
   /** Why it still waits, for `status`. */
   why?: string;
@@ -15298,7 +15298,7 @@ function examineDisk(path: string): Findings {
 async function examineServer(backend: Backend): Promise<Findings> {
   if (await opencodeHealthy(backend)) return good(backend.server);
   return warn(`no opencode server answers at ${backend.server}`,
-    "declare it as a [[service]] and run up, or: opencode serve");
+    'declare it as a [[service]] and run "agents up", or: opencode serve');
 }
 
 /** Checks the hand-off's remote, as this login sees it and as the watchdog does. */
@@ -15325,8 +15325,8 @@ async function examineWatchdog(cfg: Config): Promise<Findings> {
   if (its && its !== version()) {
     return warn(`it runs version ${its}, this is ${version()}`, "agents up watchdog");
   }
-  return good(`pid ${pid}, heartbeat ` +
-    `${heartbeat ? `${ageOf(heartbeat, world.now())} ago` : "not yet"}`);
+  return good(`pid ${pid}, ` +
+    (heartbeat ? `heartbeat ${ageOf(heartbeat, world.now())} ago` : "no heartbeat yet"));
 }
 
 async function examineNotices(cfg: Config): Promise<Findings> {

@@ -130,7 +130,7 @@ describe("doctor", () => {
     };
     expect(await looked(true)).toBe(`ok ${url} `);
     healthy = false;
-    const silent = `warn no opencode server answers at ${url} declare it as a [[service]] and run up, or: opencode serve`;
+    const silent = `warn no opencode server answers at ${url} declare it as a [[service]] and run "agents up", or: opencode serve`;
     expect(await looked(true)).toBe(silent);
     await server.stop(true);
     expect([await looked(true), await looked(false)]).toEqual([silent, ""]);
@@ -180,7 +180,7 @@ describe("doctor", () => {
     });
     expect(await watchdog(null)).toBe("warn not running");
     expect(await watchdog({})).toMatch(/^ok pid \d+, heartbeat 1m ago$/);
-    expect(await watchdog({ at: "" })).toMatch(/^ok pid \d+, heartbeat not yet$/);
+    expect(await watchdog({ at: "" })).toMatch(/^ok pid \d+, no heartbeat yet$/);
     expect(await watchdog({ interval: 29 })).toMatch(/^fail pid \d+ last heartbeat: 2026-06-15T11:58:30\.000Z$/);
     expect(await watchdog({ mute: true })).toMatch(/^fail it runs, but cannot write to .*\/state$/);
     expect(await watchdog({ version: "0.0.9" })).toBe(`warn it runs version 0.0.9, this is ${version()}`);
