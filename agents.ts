@@ -10427,8 +10427,11 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     const { logDir, stateDir, tmuxSocket, stored } = cfg;
     Object.assign(next, { logDir, stateDir, tmuxSocket, stored });
     await moveLog(cfg, next);
-    const lost = [...new Set(unitsOf(cfg).keys()).difference(unitsOf(next))]
-      .filter((name) => aliveSince(memoryOf(watch, name)) !== null);
+    const kept = [...unitsOf(next).values()];
+    const lost = [...unitsOf(cfg).values()]
+      .filter(({ name, session }) => aliveSince(memoryOf(watch, name)) !== null &&
+        !kept.some((one) => one.name === name || one.session === session))
+      .map(({ name }) => name);
     for (const agent of lost) {
       emit(cfg, "orphan", { agent, cure: `down ${agent}`,
         why: "it left the config; its client is left running, and nobody watches it" });
@@ -11773,8 +11776,14 @@ function findOrphans(cfg: Config, snap: Snapshot): Orphan[] {
   const orphans = orphansOf(cfg, snap);
   const known = [...unitsOf(cfg).keys(), ...orphans.map(({ name }) => name)];
   const fleet = `${roomOf(cfg)}/`;
-  const marked = new Set((listProcesses() ?? []).flatMap(({ mark }) =>
-    mark.startsWith(fleet) ? [mark.slice(fleet.length).split("/")[0]!] : []));
+  const all = listProcesses() ?? [];
+  // an agent that has another name by now keeps its session, where a client has the mark of the old
+  const kept = new Set([...unitsOf(cfg).values()].map(({ session }) => {
+    const pid = snap.panes.get(session)?.pid;
+    return all.find((one) => one.pid === pid)?.mark;
+  }));
+  const marked = new Set(all.flatMap(({ mark }) =>
+    mark.startsWith(fleet) && !kept.has(mark) ? [mark.slice(fleet.length).split("/")[0]!] : []));
   const left = [...marked].filter((name) => sessionName(name) === null && !known.includes(name));
   return [...orphans, ...left.map((name) =>
     ({ name, session: `${cfg.sessionPrefix}${name}`, pane: null }))];

@@ -249,6 +249,15 @@ describe("the family of a client", () => {
     await ticks(4);
     expect([starts(), markOf() === first]).toEqual([2, false]);
   });
+  test("what runs in the session of an agent of the config is no orphan, under whatever name it was started", async () => {
+    await begin();
+    fake.files.set(`/proc/${pane().pid}/environ`, `AGENTS_UNIT=${markOf()}\0`);
+    host.helper(70_001, markOf());
+    host.helper(70_002, markOf("a").replace("/a/", "/b/"));
+    fake.files.set(cfg.path, `${agents("c")}session = "agents-a"\n`);
+    await command("down", "--orphans", "--config", cfg.path);
+    expect([pane().dead, host.helpers.has(70_001), host.helpers.has(70_002)]).toEqual([false, true, false]);
+  });
   test("P22: a status reads the environment of each client once, and one more to find their tmux server", async () => {
     await begin(agents("a", "b", "c"));
     const [{ read }, { TMUX_TMPDIR: folder }] = [world, process.env];

@@ -143,6 +143,14 @@ describe("the config is read again", () => {
     await live(1);
     expect([...cfg.agents.keys()]).toEqual(["a", "b", "c"]);
   });
+  test("an agent with another name in the session that it had is no orphan: it is watched", async () => {
+    put(`${agents("a", "c")}session = "agents-b"\n`);
+    await live(3);
+    expect([fake.logged("config reloaded").length, fake.logged("left running"), fake.files.get(join(cfg.stateDir, "events.jsonl"))!.includes('"orphan"')]).toEqual([1, [], false]);
+    fake.tmux.exit("agents-b", 1);
+    await live(5);
+    expect(starts("b")).toBe(2);
+  });
   test("fault 3: who vanished from it is named and left running", async () => {
     put(agents("a"));
     await live(20);
