@@ -7544,8 +7544,9 @@ function noteDrawing(memory: Memory, pane: Pane, look: Look): boolean {
 async function noteFacts(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane, look: Look,
 ): Promise<void> {
-  // what a person runs in its place has conversations of its own
-  if (look.verdict.where !== "process") {
+  // what a person runs in its place has conversations of its own; that of a client that is being
+  // ended may just have been discarded
+  if (look.verdict.where !== "process" && memoryOf(watch, agent.name).life.state === "up") {
     await attempt(watch, `conversation of ${agent.name}`,
       () => noteConversation(cfg, agent, pane));
   }

@@ -949,6 +949,21 @@ describe("a conversation that a person has begun in a Claude Code", () => {
     expect(await after("")).toEqual(["first", 2, true, true]);
     expect(await after(prompt("<command-name>/clear</command-name>"))).toEqual(["first", 2, true, true]);
   });
+  test("is not kept once more where a fatal error has cost its id, and tmux does not close its pane", async () => {
+    const it = await scene(TEXT);
+    const first = it.fake.files.get(it.file("a.id"))!.trim();
+    says(it, "idle", { sessionId: first, cwd: "/x" });
+    it.fake.files.set(`/conf/projects/-x/${first}.jsonl`, prompt("Work."));
+    await it.ticks(2);
+    memoryOf(it.watch, "a").lastFatal = it.fake.wall;
+    Object.assign(it.pane(), { doing: "fatal", ignores: ["SIGHUP", "SIGTERM"] });
+    const { tmux } = world;
+    let silent = 0;
+    world.tmux = async (args, ...rest) => args[0] !== "if-shell" || silent++ ? tmux(args, ...rest)
+      : { ok: false, out: "", err: "no answer in time", timedOut: true };
+    await it.ticks(8);
+    expect([silent > 0, it.starts(), it.fake.everyPane.at(-1)!.argv.includes(first)]).toEqual([true, 2, false]);
+  });
   test("is not where it is another's", async () => expect(await after(prompt("look at this"), { pid: 1 })).toEqual(["first", 2, true, true]));
 });
 
