@@ -93,14 +93,10 @@ test("P31: the lines of two thousand faults of a config are found in one pass", 
 describe("P35: a pattern of the operator that is too slow for a screen", () => {
   const EVIL = "(?m)^(a+)+$";
   const config = (keys: string, more = "") => `[backend.claude]\n${keys}\n[[agent]]\nname = "a"\nkind = "persistent"\nbackend = "claude"\nwatch = "heal"\nprompt = "p"\n[[agent]]\nname = "b"\nkind = "persistent"\nbackend = "claude"\nwatch = "heal"\nprompt = "p"\n${more}`;
-  /** Each letter more doubles what it takes: as many as take at least twice the 200 ms that are allowed, and no more. */
-  const letters = (): string => {
-    const few = 20;
-    const ms = Math.max(1, took(() => parsePattern(EVIL).exec(`${"a".repeat(few)}b`), 0));
-    return "a".repeat(few + Math.max(0, Math.ceil(Math.log2(500 / ms))));
-  };
-  const slowLine = `${letters()}b`;
-  const hostile = `● ${"x".repeat(20)}\n${slowLine}`;
+  const line = `${"a".repeat(20)}b`;
+  /** As many lines as take half as long again as the 200 ms that are allowed. */
+  const slow = Array(Math.ceil(300 / took(() => parsePattern(EVIL).exec(line), 0))).fill(line).join("\n");
+  const hostile = `● ${"x".repeat(20)}\n${slow}`;
 
   test.each([`limit_re = '${EVIL}'`, `fatal_re = '${EVIL}'`, `active_re = '${EVIL}'`, `rule = [{ verdict = "limited", re = '${EVIL}' }]`])("%s is switched off for that agent alone and named once", async (key) => {
     const it = await scene(config(key));
@@ -115,7 +111,7 @@ describe("P35: a pattern of the operator that is too slow for a screen", () => {
   test("the operator's other rules and answers for it stay", async () => {
     const it = await scene(config(`rule = [{ verdict = "active", re = '${EVIL}' }, { verdict = "fatal", re = "(?m)^over$" }]\nanswer = [{ re = '${EVIL}', keys = ["1"] }, { re = "(?m)^ *go on$", keys = ["2"] }]`));
     const asks = (line: string) => void (it.pane("a").text = ["─".repeat(80), " Do you want to proceed?", line, " ❯ 1. Yes", "   2. No", "", " Esc to cancel · Tab to amend"].join("\n"));
-    asks(slowLine);
+    asks(slow);
     await it.ticks(4);
     expect([it.fake.logged("switched off").length > 0, it.pane("a").keys]).toEqual([true, []]);
     asks("go on");
@@ -129,7 +125,7 @@ describe("P35: a pattern of the operator that is too slow for a screen", () => {
   test("that answers a dialog, too", async () => {
     const it = await scene(config(`answer = [{ re = '${EVIL}', keys = ["1"] }]`));
     for (const name of ["a", "b"]) {
-      const line = name === "a" ? slowLine : "aaaa";
+      const line = name === "a" ? slow : "aaaa";
       it.pane(name).text = ["─".repeat(80), " Do you want to proceed?", line, " ❯ 1. Yes", "   2. No", "", " Esc to cancel · Tab to amend"].join("\n");
     }
     await it.ticks(4);
