@@ -8470,7 +8470,7 @@ function sweepTexts(cfg: Config, watch: Watch): void {
     const id = /^message-(\w+)\.txt$/.exec(file)?.[1];
     if (!id || kept.includes(id)) continue;
     const path = join(cfg.stateDir, file);
-    if (!isRecent(world.mtime(path) ?? 0, FILES_KEPT)) world.remove(path);
+    if (world.now() - (world.mtime(path) ?? 0) >= FILES_KEPT) world.remove(path);
   }
 }
 

@@ -333,6 +333,10 @@ describe("over the fake world", () => {
     }
     await fake.ticks(cfg, watch, 10); // they are looked for now and then
     expect(files()).toHaveLength(2);
+    fake.wall -= 30 * 86_400_000; // a clock that was set back makes none older
+    await fake.ticks(cfg, watch, 10);
+    expect(files()).toHaveLength(2);
+    fake.wall += 30 * 86_400_000;
     fake.turn(15 * 86_400_000);
     await fake.ticks(cfg, watch, 10);
     expect(files()).toEqual([]);
