@@ -10043,7 +10043,8 @@ export function decideAdvance(
  * complete until the operator appends a phase: then the loops go on with that.
  */
 export async function phaseAdvanceCheck(cfg: Config, watch: Watch): Promise<void> {
-  const isUnstored = (): boolean => world.mtime(phaseIdFile(cfg)) === null;
+  const isUnstored = (): boolean =>
+    world.mtime(cfg.stateDir) !== null && world.mtime(phaseIdFile(cfg)) === null;
   // a person may have set the phase since the look
   if (isUnstored()) await readState(cfg);
   if (phaseTrouble(cfg)) return;

@@ -365,6 +365,13 @@ test("where both files of the phase are gone the one that is known holds, and is
   expect(pane("builder").marks["@agents_phase"]).toBe("p2");
 });
 
+test("while the state folder is away nothing is said of the phase, which is known", async () => {
+  for (const path of [...fake.files.keys()]) if (path.startsWith(`${cfg.stateDir}/`)) fake.files.delete(path);
+  fake.folders.delete(cfg.stateDir);
+  await heavy();
+  expect([curPhase(cfg)!.id, watch.volatile.errors["guard phase"], fake.folders.has(cfg.stateDir)]).toEqual(["p1", undefined, false]);
+});
+
 test("where all files of a complete sequence are gone it stays complete, and its last phase is that one wherever it is listed", async () => {
   finish("p1");
   await heavy();
