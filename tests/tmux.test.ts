@@ -21,6 +21,7 @@ both("down of a1 leaves a10 alone, prefix of its name or not, and no text for a1
   const again = await f.run(["down", "a1"]);
   expect([again.code, again.err]).toEqual([0, expect.stringContaining("a1: not running")]);
   await f.up("a1");
+  await until(() => f.starts("a1").length === 2);
   expect(await f.pid("a10")).toBe(ten);
   expect(f.starts("a10")).toHaveLength(1);
   expect(f.bytes("a10")).toBe("");
