@@ -6987,9 +6987,7 @@ export function clearLimitState(cfg: Config, session: string): void {
 }
 
 /** The orders as they were read last, by state folder. */
-const lastOperator = new Map<string, { source: string; operator: Operator }>();
-/** What is read of a file that is not there. */
-const NO_FILE = "";
+const lastOperator = new Map<string, { source: string | null; operator: Operator }>();
 /** Why they cannot be read at present, by state folder. */
 const operatorFaults = new Map<string, string>();
 
@@ -7007,10 +7005,9 @@ export async function operatorOf(cfg: Config, writes = false): Promise<Operator>
     const away = () => (world.mtime(cfg.stateDir) === null ? last?.source : undefined);
     source = await world.text(operatorFile(cfg)) ?? away() ?? null;
     if (source === null) {
-      // no order removes the file; while it is gone nobody is taken down, and one look is enough
-      const operator = last?.source === NO_FILE
-        ? last.operator : { ...NO_ORDERS, held: await takenDown(cfg) };
-      lastOperator.set(cfg.stateDir, { source: NO_FILE, operator });
+      // no order removes the file; the memory may be gone with it
+      const operator = { ...NO_ORDERS, held: last?.operator.held ?? await takenDown(cfg) };
+      lastOperator.set(cfg.stateDir, { source, operator });
       operatorFaults.set(cfg.stateDir, Object.keys(operator.held).length === 0 ? ""
         : "operator.json is gone; what was down stays down");
       return operator;

@@ -6,7 +6,7 @@
 import { closeSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
-import { type Config, flock, loadConfig, loadWatch, main, tick, type Watch, type World, world } from "../agents.ts";
+import { type Config, flock, loadConfig, loadWatch, main, operatorOf, tick, type Watch, type World, world } from "../agents.ts";
 import type { Message, Pane, Verdict, VerdictName } from "../agents.ts";
 import { type Doing, FakeGit, type FakePane, FakeTmux } from "./fakes.ts";
 
@@ -21,6 +21,7 @@ if (runner) Object.assign(Bun, { gc: () => 0 });
 
 const REAL: World = { ...world };
 const PROGRAM = resolve(import.meta.dir, "..");
+const SHARED = "/fleet";
 
 /** The end of the supervisor at one effect; each later one throws it too, until `revive()`. */
 export class Death extends Error {}
@@ -44,8 +45,9 @@ export class FakeWorld {
   effects: string[] = [];
   dieAt = 0;
   full = false;
+  private isNew = true;
   /** `home`: the default is no folder on disk; where locks are taken, as by orders, it is a real one. */
-  constructor(readonly home = "/fleet") {
+  constructor(readonly home = SHARED) {
     const { files, times } = this;
     Object.assign(world, {
       now: () => this.wall,
@@ -146,7 +148,18 @@ export class FakeWorld {
     this.files.set(path, text);
     const cfg = await loadConfig(path, env);
     for (const folder of [cfg.logDir, cfg.stateDir, join(cfg.logDir, "unsure")]) this.folders.add(folder);
+    if (this.isNew && this.home === SHARED) await this.forgetOrders(cfg);
+    this.isNew = false;
     return cfg;
+  }
+
+  /** The program remembers what the orders in a folder said last: here that is what another test wrote. */
+  private async forgetOrders(cfg: Config): Promise<void> {
+    const path = join(cfg.stateDir, "operator.json");
+    if (this.files.has(path)) return;
+    this.files.set(path, "{}");
+    await operatorOf(cfg);
+    this.files.delete(path);
   }
 
   /** The watchdog's memory, as one that starts now reads it. */

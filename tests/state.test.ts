@@ -368,6 +368,14 @@ describe("what a person wants cannot be read", () => {
     expect([starts("helper"), starts("scout"), fake.logged("operator.json is gone; what was down stays down").length]).toEqual([0, 0, 1]);
     expect([(await call("down", "builder")).code, Object.keys(orders().held).sort()]).toEqual([0, ["builder", "helper", "scout"]]);
   });
+  test("the folder was removed, and is made again: what the orders said last holds, which is said", async () => {
+    const watch = await loadWatch(cfg);
+    operator({ held: { helper: 1, scout: 2 } });
+    await fake.ticks(cfg, watch, 2);
+    for (const path of [...fake.files.keys()]) if (path.startsWith(`${cfg.stateDir}/`)) fake.files.delete(path);
+    await fake.ticks(cfg, watch, 4);
+    expect([starts("helper"), starts("scout"), Object.keys(watch.held!), fake.logged("operator.json is gone; what was down stays down").length]).toEqual([0, 0, ["helper", "scout"], 1]);
+  });
   test("one wrong field costs itself alone", async () => {
     operator({ ...JSON.parse(golden("night", "state/operator.json")), busy: { a: "long" }, queue: [{ id: 5 }] });
     expect([Object.keys((await operatorOf(cfg)).held), (await operatorOf(cfg)).busy, (await operatorOf(cfg)).queue]).toEqual([["helper"], {}, []]);
