@@ -6901,7 +6901,7 @@ async function readPhaseFiles(cfg: Config): Promise<Stored["phase"]> {
 }
 
 const readSshAgent = (cfg: Config): Promise<string> => world.text(sshAgentFile(cfg))
-  .then((text) => (text ?? "").trim(), () => cfg.stored.sshAgent);
+  .then((text) => text?.trim() ?? cfg.stored.sshAgent, () => cfg.stored.sshAgent);
 
 /** The id first: beside an older index it does not count until its own is written too. */
 async function storePhase(cfg: Config, idx: number, complete?: true): Promise<void> {

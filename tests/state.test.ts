@@ -450,6 +450,9 @@ describe("a disk that does not answer is no news", () => {
     const { cfg, fake, file } = await scene(FLEET);
     fake.files.set(file("ssh-auth-sock"), "/run/agent\n");
     await readState(cfg);
+    fake.files.delete(file("ssh-auth-sock"));
+    await readState(cfg);
+    expect(cfg.stored.sshAgent).toBe("/run/agent");
     unreadable(/ssh-auth-sock/);
     await readState(cfg);
     expect(cfg.stored.sshAgent).toBe("/run/agent");
