@@ -3,7 +3,7 @@
  * in milliseconds. A clock one turns, files as a map, tmux as panes with a scripted client in each,
  * git as a list of commits, and death at any effect one names.
  */
-import { closeSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { type Config, flock, loadConfig, loadWatch, main, operatorOf, tick, type Watch, type World, world } from "../agents.ts";
@@ -94,6 +94,9 @@ export class FakeWorld {
 
   restore(): void {
     Object.assign(world, REAL);
+    if (!existsSync(SHARED)) return;
+    rmSync(SHARED, { recursive: true });
+    throw new Error(`a lock was taken in ${SHARED}, which all worlds share: that test needs a realFolder()`);
   }
 
   /** Passes time on both clocks. */

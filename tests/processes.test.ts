@@ -228,8 +228,8 @@ describe("the family of a client", () => {
   /** The mark of an agent's newest launch, as its program was given it. */
   const markOf = (name = "a"): string => marks.get(`agents-${name}`)!;
   const marks = new Map<string, string>();
-  async function begin(text = agents("a")): Promise<void> {
-    fake = fakeWorld();
+  async function begin(text = agents("a"), home?: string): Promise<void> {
+    fake = fakeWorld(home);
     host = linux(fake);
     fake.beforeTmux((args) => {
       const mark = args.find((word) => word.startsWith("AGENTS_UNIT="));
@@ -250,7 +250,7 @@ describe("the family of a client", () => {
     expect([starts(), markOf() === first]).toEqual([2, false]);
   });
   test("what runs in the session of an agent of the config is no orphan, under whatever name it was started", async () => {
-    await begin();
+    await begin(agents("a"), realFolder());
     fake.files.set(`/proc/${pane().pid}/environ`, `AGENTS_UNIT=${markOf()}\0`);
     host.helper(70_001, markOf());
     host.helper(70_002, markOf("a").replace("/a/", "/b/"));
