@@ -10427,10 +10427,12 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     Object.assign(next, { logDir, stateDir, tmuxSocket, stored });
     await moveLog(cfg, next);
     const kept = [...unitsOf(next).values()];
-    const lost = [...unitsOf(cfg).values()]
-      .filter(({ name, session }) => aliveSince(memoryOf(watch, name)) !== null &&
-        !kept.some((one) => one.name === name || one.session === session))
-      .map(({ name }) => name);
+    const left = [...unitsOf(cfg).values()].filter(({ name, session }) =>
+      !kept.some((one) => one.name === name || one.session === session));
+    // asked now: a watchdog that has just begun has not seen them yet
+    const snap = left.length ? await lookAtSessions(cfg, watch) : null;
+    const lost = left.filter(({ name, session }) => snap && (sessionAlive(snap, session) ??
+      aliveSince(memoryOf(watch, name)) !== null)).map(({ name }) => name);
     for (const agent of lost) {
       emit(cfg, "orphan", { agent, cure: `down ${agent}`,
         why: "it left the config; its client is left running, and nobody watches it" });

@@ -162,6 +162,12 @@ describe("the config is read again", () => {
     await live(5);
     expect(starts("b")).toBe(1);
   });
+  test("one that runs, and that this watchdog has not seen yet, is named too", async () => {
+    watch = await fake.watch(cfg);
+    put(agents("a"));
+    await live(2);
+    expect(fake.logged("no longer in it, left running: b")).toHaveLength(1);
+  });
   test("one that does not run when it leaves the config is no client left running", async () => {
     fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ held: { b: fake.wall } }));
     fake.tmux.exit("agents-b", 0);
