@@ -846,8 +846,10 @@ function errorCode(error: unknown): string {
 /** Whether an error says that there is no such file, or no such folder above it. */
 const isAbsent = (error: unknown): boolean => ["ENOENT", "ENOTDIR"].includes(errorCode(error));
 
-/** Whether an error is of a disk or of tmux, and says nothing of what was asked for; a loop of
- *  links is something else in the place of a file. */
+/**
+ * Whether an error is one of a disk or of tmux, and says nothing of what was asked for; a loop of
+ * links is something else in the place of a file.
+ */
 const isUnread = (error: unknown): boolean =>
   error instanceof NoAnswer || !["", "ELOOP"].includes(errorCode(error));
 
@@ -6635,7 +6637,7 @@ function storedMemory(memory: Memory) {
   return { starts, failures, ...storedLife(memory), ...without(TRANSIENT, others) };
 }
 const TRANSIENT = freshTransient();
-/** The same of a fresh one: the types of its fields. */
+/** What is stored of a fresh one, for the types of its fields; made once for all. */
 const FRESH_STORED = storedMemory(freshMemory());
 const FRESH_LIFE = storedLife(freshMemory());
 
@@ -6737,7 +6739,7 @@ function soundFields<T extends object>(
   return Object.fromEntries(good) as Partial<T>;
 }
 
-/** A fresh value with those of them that are stored. */
+/** A fresh value with the sound ones of the stored fields. */
 const sound = <T extends object>(fresh: T, stored: unknown, shapes: Record<string, Shape>): T =>
   ({ ...fresh, ...soundFields(fresh, stored, shapes) });
 
@@ -9670,8 +9672,8 @@ export async function wakeAgent(
 //                     `deliver` asks what no screen shows (`whyUntold`, `whyLimited`)
 //   pingSession       by a close look each time: `decideTyping`, `paste`, `submit`, `whatBecame`,
 //                     each step stored before it is taken; for opencode `tellServer` instead
-//   noteDelivery      what became of it; it is proven by the client's own record, the
-//                     screen above its box, its server; the next round retries what waits or failed
+//   noteDelivery      what became of it; the client's own record, the screen above its box or its
+//                     server proves it. The next round retries what waits or failed
 
 /** Keys of commits that are kept, two for a claim or a review. */
 const COMMIT_KEYS_MAX = 4 * REWRITTEN_MAX;
