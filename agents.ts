@@ -6370,7 +6370,8 @@ async function claudeConversation(cfg: Config, agent: Agent, pane: Pane): Promis
  */
 async function noteConversation(cfg: Config, agent: Agent, pane: Pane): Promise<void> {
   const { kind, supportsResume } = backendOf(cfg, agent);
-  if (!agent.resume || !supportsResume) return;
+  // no other kind says which one it is in
+  if (!agent.resume || !supportsResume || !["claude", "codex"].includes(kind)) return;
   const kept = await resumeId(cfg, agent);
   let id = "";
   if (kind === "claude" && readClaudeWord(cfg, agent, pane)?.conversation !== kept) {
@@ -9236,23 +9237,22 @@ export function decideHeal(
   return { do: "start", why: "" };
 }
 
-/** Sends the next signal to a family that was told to end; true once all of it is gone. */
-function continueStopping(cfg: Config, watch: Watch, unit: Unit): boolean {
+/** Sends the next signal to a family that was told to end, until all of it is gone. */
+function continueStopping(cfg: Config, watch: Watch, unit: Unit): void {
   const memory = memoryOf(watch, unit.name);
   const old = endingOf(memory);
-  if (!old) return true;
+  if (!old) return;
   // a clock that was set back while no watchdog looked must not put the next signal off
   old.since = Math.min(old.since, world.now());
   const left = membersOf({ groups: [old], marks: old.marks ?? [] });
   if (!left.length) {
     if (old.stuck) log(`${unit.name}: its old processes have ended`);
     enter(memory, downOf(memory.life));
-    return true;
+    return;
   }
   const signal = decideStop(world.now() - old.since);
   if (signal !== "SIGHUP") signalAll(left, signal);
   if (signal === "SIGKILL") noteStuck(cfg, unit, old, left);
-  return false;
 }
 
 /** Says once that even SIGKILL did not end what must end before another client may start. */
@@ -9267,15 +9267,15 @@ function noteStuck(cfg: Config, unit: Unit, old: Stopping, left: Member[]): void
   old.stuck = why;
 }
 
-/** Ends what outlived the session or the client of a unit; true = nothing of it is left. */
-async function stopLeftOver(cfg: Config, watch: Watch, unit: Unit): Promise<boolean> {
+/** Ends what outlived the session or the client of a unit. */
+async function stopLeftOver(cfg: Config, watch: Watch, unit: Unit): Promise<void> {
   const memory = memoryOf(watch, unit.name);
   if (memory.life.state !== "stopping") {
     const left = await leftOver(cfg, watch, unit, [memory.client]);
     if (left) await beginStopping(cfg, watch, unit, left, null);
     else memory.client = null;
   }
-  return continueStopping(cfg, watch, unit);
+  continueStopping(cfg, watch, unit);
 }
 
 /**
@@ -9496,7 +9496,8 @@ async function startByWatchdog(
     waits ? whyUnready(await operatorOf(cfg), unit, memory, world.now()) : "");
   if (waits) return;
   if (await mayNotStart(cfg, unit.name)) return; // taken down since the look
-  if (!(await stopLeftOver(cfg, watch, unit))) return;
+  await stopLeftOver(cfg, watch, unit);
+  if (endingOf(memory)) return;
   watch.volatile.startsLeft -= 1;
   const done = await beginCounted(cfg, watch, unit, seen.snap);
   if (done.outcome === "untried") throw new Error(done.why);
@@ -9990,25 +9991,32 @@ async function deadlockCheck(cfg: Config, watch: Watch, observations: Observatio
 export const loopAgents = (cfg: Config): Agent[] =>
   [...cfg.agents.values()].filter((agent) => agent.kind === "loop" && agent.enabled);
 
-/** Ends the loops that do not belong to this move yet; true once all their processes are gone. */
+/** Whether a loop's pane does not belong to this move yet. */
+const isOfOldPhase = (pane: Pane, move: string): boolean =>
+  (pane.dead ? !pane.pinned : pane.cause !== move);
+
+/** Ends the loops that do not belong to this move yet. */
 export async function stopLoops(
   cfg: Config, watch: Watch, snap: Snapshot, move: string,
-): Promise<boolean> {
-  let gone = true;
+): Promise<void> {
   for (const agent of loopAgents(cfg)) {
     const memory = memoryOf(watch, agent.name);
     const pane = snap.panes.get(agent.session);
-    if (pane && (pane.dead ? !pane.pinned : pane.cause !== move)) {
+    if (pane && isOfOldPhase(pane, move)) {
       if (memory.life.state !== "stopping") log(`ending ${agent.session}`);
       await beginStopping(cfg, watch, agent, familyIn(cfg, pane), pane);
-      gone = false;
     }
-    const ended = pane
-      ? continueStopping(cfg, watch, agent) : await stopLeftOver(cfg, watch, agent);
-    gone &&= ended;
+    if (pane) continueStopping(cfg, watch, agent);
+    else await stopLeftOver(cfg, watch, agent);
   }
-  return gone;
 }
+
+/** Whether nothing of the loops is left from before this move, as far as this look shows. */
+const areLoopsGone = (cfg: Config, watch: Watch, { panes }: Snapshot, move: string): boolean =>
+  loopAgents(cfg).every(({ name, session }) => {
+    const pane = panes.get(session);
+    return !(pane && isOfOldPhase(pane, move)) && !endingOf(memoryOf(watch, name));
+  });
 
 export async function startLoops(
   cfg: Config, watch: Watch, snap: Snapshot, move: string,
@@ -10105,7 +10113,8 @@ async function mayMove(
 async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<void> {
   const { intent } = watch;
   if (!intent || !snap.ok || !(await mayMove(cfg, watch, intent))) return;
-  if (!(await stopLoops(cfg, watch, snap, intent.id))) return;
+  await stopLoops(cfg, watch, snap, intent.id);
+  if (!areLoopsGone(cfg, watch, snap, intent.id)) return;
   if (!(await mayMove(cfg, watch, intent))) return; // ending them took its time
   if (intent.to) {
     const idx = phases(cfg).findIndex((phase) => phase.id === intent.to);

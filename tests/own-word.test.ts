@@ -922,6 +922,15 @@ describe("the chat file of a Gemini agent", () => {
   });
 });
 
+test("the id of its conversation is not read in a round where the client does not say which one it is in", async () => {
+  const it = await scene('[backend.plain]\nkind = "typed"\nbin = "claude"\nresume_args = "--resume $id"\n[[agent]]\nname = "a"\nbackend = "plain"\nwatch = "heal"\nresume = true\nprompt = "Work."\n');
+  const { text } = world;
+  const read: string[] = [];
+  world.text = (path, ...more) => (read.push(path), text(path, ...more));
+  await it.ticks(3);
+  expect([read.includes(it.file("operator.json")), it.starts(), memoryOf(it.watch, "a").life.state, read.includes(it.file("a.id"))]).toEqual([true, 1, "up", false]);
+});
+
 describe("a conversation that a person has begun in a Claude Code", () => {
   const TEXT = FLEET.replace("[[agent]]", '[[agent]]\nresume = true\nprompt = "Work."');
   const prompt = (content: string) => lines({ ...ASKED, message: { content } });
