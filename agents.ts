@@ -14641,29 +14641,27 @@ async function cmdReport(call: Call): Promise<number> {
 // `status --watch`: the table of `status`, kept up to date, with the latest events below; keys run
 // other commands.
 
-export interface View {
+export const NEW_VIEW = {
   /** Name of the row that keys act on. */
-  selected: string;
-  filter: string;
+  selected: "",
+  filter: "",
   /** `filter`, `send`: keys are text. `ask`: to confirm `order`. `page`: a text is shown. */
-  mode: "list" | "filter" | "send" | "ask" | "page";
-  input: string;
-  order: "restart" | "down";
-  page: string[];
+  mode: "list" as "list" | "filter" | "send" | "ask" | "page",
+  input: "",
+  order: "down" as "restart" | "down",
+  page: [] as string[],
   /** Index of the first line of the page on the screen. */
-  top: number;
+  top: 0,
   /** The outcome of the last order. */
-  note: string;
-}
+  note: "",
+};
+export type View = typeof NEW_VIEW;
 
 /** What a key made of the view, and asks for: to quit, or to run a command on a unit. */
 interface Pressed {
   view: View;
   act?: { do: "quit" } | { do: "run"; words: string[] };
 }
-
-export const NEW_VIEW: View = { selected: "", filter: "", mode: "list", input: "", order: "down",
-  page: [], top: 0, note: "" };
 
 /** Keys of the list, each with its word, mostly the command that it runs, and its help. */
 const LIVE_KEYS: [key: string, word: string, clause: string][] = [
@@ -14986,8 +14984,8 @@ a { color: inherit; text-decoration: none; display: block; padding: 5px 0 }
 const pageHeaders = once(() => ({
   "cache-control": "no-store", "referrer-policy": "no-referrer",
   "x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin",
-  "content-security-policy": `default-src 'none'; style-src 'sha256-${
-    new Bun.CryptoHasher("sha256").update(PAGE_STYLE).digest("base64")}'; ` +
+  "content-security-policy": "default-src 'none'; " +
+    `style-src 'sha256-${Bun.SHA256.hash(PAGE_STYLE, "base64")}'; ` +
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }));
 
@@ -15056,10 +15054,8 @@ async function unitPage(cfg: Config, root: string, name: string): Promise<string
 }
 
 /** How long two digests take to compare tells nothing about the token. */
-const sameSecret = (given: string, token: string): boolean => {
-  const digest = (text: string) => new Bun.CryptoHasher("sha256").update(text).digest("hex");
-  return digest(given) === digest(token);
-};
+const sameSecret = (given: string, token: string): boolean =>
+  Bun.SHA256.hash(given, "hex") === Bun.SHA256.hash(token, "hex");
 
 /**
  * What a request asks for: the name of a unit, "" = the whole fleet; null = no such page. The host
@@ -15129,10 +15125,10 @@ function servePage(port: number, fetch: (request: Request) => Promise<Response>)
 
 /**
  * Whether something may end the tmux server by accident. `cgroups` is its /proc/<pid>/cgroup,
- * `unit` what systemd says of its unit, `linger` whether the user lingers (null = not known).
+ * `unit` what systemd says of its unit, `linger` whether the user lingers.
  */
 export function assessScope(
-  cgroups: string, unit: { killMode: string; oomPolicy: string }, linger: boolean | null,
+  cgroups: string, unit: { killMode: string; oomPolicy: string }, linger: boolean,
 ): Findings {
   const path = cgroupOf(cgroups);
   const last = basename(path);
@@ -15144,7 +15140,7 @@ export function assessScope(
       "KillMode=process and OOMPolicy=continue in it, " +
         "or start tmux outside: systemd-run --user --scope tmux new -d");
   }
-  if (/\/user-\d+\.slice\//.test(`${path}/`) && linger === false) {
+  if (/\/user-\d+\.slice\//.test(`${path}/`) && !linger) {
     return warn("the tmux server runs in a login session, which may kill it at logout",
       "loginctl enable-linger");
   }
@@ -15732,14 +15728,11 @@ async function cmdInit(call: Call): Promise<number> {
     .filter((client) => Bun.which(client, { PATH: process.env.PATH ?? "" }));
   const prompts = shippedPrompts();
   const source = shipped("agents.toml");
-  if (source === null || !prompts.length) {
-    die(CAME_BARE);
-  }
+  if (source === null || !prompts.length) die(CAME_BARE);
   makeFolder(dir); // by itself: an error names what could not be made
   makeFolder(join(dir, "prompts"));
-  const texts = prompts.map((file) =>
-    [`prompts/${file}`, shipped(`prompts/${file}`) ?? ""] as const);
-  const files = [["agents.toml", configWith(source, found)] as const, ...texts];
+  const files = [["agents.toml", configWith(source, found)] as const,
+    ...prompts.map((file) => [`prompts/${file}`, shipped(`prompts/${file}`) ?? ""] as const)];
   const kept = files.filter(([name, value]) => !writeNew(join(dir, name), value))
     .map(([name]) => name);
   print(`${plural(files.length - kept.length, "file") || "nothing"} written to ${dir}`);
@@ -16211,14 +16204,10 @@ export async function main(argv: string[]): Promise<number> {
   }
 }
 
-/**
- * How much later than usual code is compiled: what a command runs is over before it would pay
- * (`status` of 100 agents takes a quarter less, `selftest` a fifth).
- */
-const COMMAND_POLICY = 20;
-
-if (import.meta.main) Bun.unsafe.setJITPolicy(COMMAND_POLICY);
 if (import.meta.main) {
+  // code is compiled this much later than usual: a command is over before it would pay (`status`
+  // of 100 agents takes a quarter less, `selftest` a fifth)
+  Bun.unsafe.setJITPolicy(20);
   process.exitCode = (await main(process.argv.slice(2))) || process.exitCode;
   if (unanswered) process.exit(); // or it would not end before that disk answers
 }

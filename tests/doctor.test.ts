@@ -23,8 +23,8 @@ describe("doctor", () => {
     expect([assessTmux("tmux 3.3a", ""), assessTmux("tmux 3.3a", null)]).toMatchObject([{ what: "3.3a, no server runs" }, { what: "3.3a" }]));
 
   test.each([
-    ["0::/system.slice/manager.service", NONE, null, "warn"],
-    ["0::/system.slice/manager.service", SAFE, null, "ok"],
+    ["0::/system.slice/manager.service", NONE, false, "warn"],
+    ["0::/system.slice/manager.service", SAFE, false, "ok"],
     [`0::${USER}/user@1000.service/app.slice/agents.service`, NONE, true, "warn"],
     [`0::${USER}/user@1000.service/app.slice/agents.service`, SAFE, true, "ok"],
     [`0::${USER}/user@1000.service/tmux-spawn-1.scope`, NONE, true, "ok"],
@@ -35,7 +35,7 @@ describe("doctor", () => {
   ])("%s, %p, linger %p: %s", (cgroup, unit, linger, expected) => expect(level(assessScope(cgroup, unit, linger))).toBe(expected));
 
   test("a unit that kills is named with its cure", () => {
-    const found = assessScope("0::/system.slice/manager.service", NONE, null) as Finding;
+    const found = assessScope("0::/system.slice/manager.service", NONE, false) as Finding;
     expect(found.what).toContain("manager.service");
     expect(found.cure).toContain("systemd-run --user --scope");
   });
