@@ -48,9 +48,11 @@ fleet("attach shows the session of the agent; keys reach it, with --read-only th
   await f.tmux("switch-client", "-c", await f.tmux("list-clients", "-F", "#{client_name}"), "-t", "human");
   await shows("human");
   const words = [...SELF, "attach", "a10", "--config", f.config].map(quote).join(" ");
-  await f.tmux("send-keys", "-t", "human", "-l", words);
+  const exit = f.path("exit");
+  await f.tmux("send-keys", "-t", "human", "-l", `${words}; echo "exit $?" >${quote(exit)}`);
   await f.tmux("send-keys", "-t", "human", "Enter");
   await shows("t-a10");
+  expect(await until(() => f.read("exit"))).toBe("exit 0\n");
   await other.keys("C-b", "d");
   expect([await other.ended(), await f.pid("a1")]).toEqual(["exit 0", client]);
 });

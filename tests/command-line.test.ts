@@ -205,6 +205,16 @@ test.each<[words: string[]]>([[["status"]], [["up"]], [["down"]], [["attach", "a
   expect(ran).toEqual({ code: 1, out: "", err: "agents: tmux was not found: install it (apt-get install tmux, brew install tmux)\n" });
 });
 
+test("selftest ends with 1 where a rule misses a capture, and names it", async () => {
+  const { files } = fakeWorld();
+  const captures = join(ROOT, "tests/fixtures/claude");
+  files.set(join(captures, "unsure-empty.txt"), "");
+  expect(await command("selftest")).toEqual({ code: 0, out: expect.stringMatching(/^1 passed, 0 failed$/m), err: "" });
+  files.set(join(captures, "idle-empty.txt"), "");
+  const { code, out } = await command("selftest");
+  expect([code, out]).toEqual([1, expect.stringMatching(/^FAIL claude\/idle-empty\.txt: unsure \(.*\), expected idle\n[^]*^1 passed, 1 failed$/m)]);
+});
+
 real("selftest says how an operator's own rules read the captures, of backends that have captures", {
   agents: [{ name: "a1" }], toml: '[backend.mine]\nkind = "claude"\nbin = "claude"\nactive_re = "^never"\n[backend.plain]\nkind = "typed"\nbin = "x"\n',
 }, async (f) => {

@@ -152,6 +152,18 @@ test("a wake arrives at least once, at most twice", async () => {
   });
 });
 
+test("a declared answer is given to a dialog once, also where that closes later than the next watchdog looks", async () => {
+  const make = async (): Promise<Scene> => {
+    const it = await begin(`[[backend.claude.answer]]\nre = "want to proceed"\nkeys = ["y", "Enter"]\n${FLEET}`, "idle");
+    const from = it.fake.wall;
+    Object.assign(it.fake.tmux.of("agents-orchestrator"), { slow: 1.5 * it.cfg.watchdog.signalInterval * 1000, disturbance: { kind: "dialog", from, to: Infinity } });
+    return it;
+  };
+  // its client gets the keys after the first tick that follows
+  const count = await atEveryEffect(make, () => 1, ({ fake }, at) => expect(fake.tmux.of("agents-orchestrator").keys).toEqual(at === "no death" ? [] : ["y"]));
+  expect(count).toBeGreaterThan(3);
+});
+
 test("a stall restart: it runs afterwards, never two at once", async () => {
   const make = async (): Promise<Scene> => {
     const it = await begin();

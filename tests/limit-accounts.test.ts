@@ -1,6 +1,6 @@
 /** A limit is the account's: one agent meets it, all that use the account wait, one asks for all, the others follow. */
 import { describe, expect, test } from "bun:test";
-import { accountLimitOf, accountOf, curPhase, deliverAll, loadLimitState, memoryOf } from "../agents.ts";
+import { accountLimitOf, accountOf, clearLimitState, curPhase, deliverAll, loadLimitState, memoryOf, save } from "../agents.ts";
 import { agents, command, FLEET, holdLock, message, realFolder, scene, type Scene, type Setting } from "./kit.ts";
 
 const NAMES = ["a", "b", "c"];
@@ -89,6 +89,19 @@ describe("while one agent shows a limit with a reset", () => {
     it.fake.tmux.kill(it.pane("b"));
     it.pane("c").doing = "dialog";
     expect((await command("status", "--config", it.cfg.path)).out).toContain(", 1 agent waits");
+  });
+  test("status believes a new client of the one that asked, ten seconds after that", async () => {
+    const it = await three();
+    limit(it, "a");
+    await it.ticks(3);
+    clearLimitState(it.cfg, "agents-a");
+    it.pane("a").doing = "idle";
+    for (const shared of Object.values(it.watch.accounts)) Object.assign(shared, { asker: "a", askedAt: it.fake.wall });
+    await save(it.cfg, it.watch);
+    const conditions = async () => JSON.parse((await command("status", "--json", "--config", it.cfg.path)).out).agents.map((one: { condition: string }) => one.condition);
+    expect(await conditions()).toEqual(["limited", "limited", "limited"]);
+    it.fake.turn(10_000);
+    expect(await conditions()).toEqual(["idle", "limited", "limited"]);
   });
 });
 

@@ -860,8 +860,11 @@ describe("the config is read again", () => {
     await begin(agents("a"));
     Object.assign(fake.tmux.add("agents-watchdog"), { marks: { "@agents_session": "agents-watchdog", "@agents_home": cfg.stateDir } });
     fake.files.set(cfg.path, `[defaults]\nsession_prefix = "new-"\n${agents("a")}`);
+    const left: string[][] = [];
+    world.log = (line) => void (line.endsWith("config reloaded") && left.push(fake.tmux.panes.map(({ session }) => session)));
     await live(1);
-    expect(fake.tmux.panes.map(({ session }) => session)).toEqual(["agents-a"]);
+    // at the time when it is said
+    expect(left).toEqual([["agents-a"]]);
   });
   test("a watchdog that a person runs in a session of that name is not ended with it", async () => {
     await begin(agents("a"));
