@@ -2198,12 +2198,16 @@ async function guard(watch: Watch, label: string, stage: () => unknown): Promise
 
 /** The same for a step too short to hang, which is not noted as a stage. */
 async function attempt(watch: Watch, label: string, stage: () => unknown): Promise<void> {
+  trouble(watch, `guard ${label}`, await faultIn(label, stage));
+}
+
+/** Runs a stage and returns how it failed; "" = it did not. */
+async function faultIn(label: string, stage: () => unknown): Promise<string> {
   try {
     await stage();
-    trouble(watch, `guard ${label}`, "");
+    return "";
   } catch (error) {
-    const named = label.replace(/^unit /, "");
-    trouble(watch, `guard ${label}`, `ERROR: ${named}: ${messageOf(error)}`);
+    return `ERROR: ${label.replace(/^unit /, "")}: ${messageOf(error)}`;
   }
 }
 
@@ -7194,8 +7198,8 @@ const whyNothingDone = ({ running, stale, mute }: WatchdogState): string =>
 
 // ── observation ─────────────────────────────────────────────────────────────────
 // One look at everything, once per round: `observe` reads which panes live, what their screens and
-// servers say; `learn` writes what was seen into the memory. Looking also reads the state folder
-// anew, logs, and switches off a pattern that is too slow.
+// servers say; `learn` writes what was seen into the memory, and says what went wrong in a look. A
+// look itself only notes its stage, and switches off a pattern that is too slow.
 
 /** What one round knows of one agent or service; a parameter `seen` is one of these. */
 type Observation = Presence & {
@@ -7204,6 +7208,8 @@ type Observation = Presence & {
   verdict: Verdict;
   /** null = nobody asks for its screen, or it has none; a string says why nothing was seen. */
   look: Look | string | null;
+  /** How the look failed, "" = it did not; null = nobody looked. */
+  fault: string | null;
   /** Its client was started so recently that it cannot be typed to yet. */
   booting: boolean;
   /** Why nothing may be done to it: see `whyHandsOff`; "" = it may. */
@@ -7342,7 +7348,7 @@ export async function observe(
 ): Promise<Observations> {
   const snap = await lookAtSessions(cfg, watch);
   // read after the look: who restarts an agent by hand holds it first, and ends it then
-  const [operator] = await Promise.all([operatorOf(cfg), readState(cfg)]);
+  const operator = await operatorOf(cfg);
   const observations = new Map<string, Observation>();
   const wanted: Agent[] = [];
   for (const unit of unitsOf(cfg).values()) {
@@ -7352,7 +7358,7 @@ export async function observe(
       ? { alive, pane } : { alive: alive === null ? null : false, pane };
     const handsOff = whyHandsOff(operator, unit.name);
     observations.set(unit.name, { snap, ...presence, verdict: NO_VERDICT, look: null,
-      booting: isAgent(unit) && pane !== null && isYoung(cfg, unit, pane, ""),
+      fault: null, booting: isAgent(unit) && pane !== null && isYoung(cfg, unit, pane, ""),
       moving: watch.intent !== null, handsOff, held: isHeld(operator, unit.name) });
     if (alive && isAgent(unit) && !handsOff && needsVerdict(watch, unit) &&
         (!only || only.has(unit.name))) {
@@ -7372,22 +7378,24 @@ async function lookAtScreens(
   cfg: Config, watch: Watch, agents: Agent[], observations: Observations, full: boolean,
 ): Promise<void> {
   const looks: Promise<void>[] = [];
-  const take = (agent: Agent, pane: Pane, text: string | null) =>
-    void looks.push(guard(watch, `look ${agent.name}`, async () => {
-      const seen = observations.get(agent.name)!;
-      seen.look = "the watchdog could not read what it says of itself; see its log";
+  const take = async (agent: Agent, pane: Pane, text: string | null): Promise<void> => {
+    const seen = observations.get(agent.name)!;
+    noteStage(`look ${agent.name}`);
+    seen.fault = await faultIn(`look ${agent.name}`, async () => {
       seen.booting &&= isYoung(cfg, agent, pane, text ?? "");
       seen.look = await readLook(cfg, watch, agent, pane, text);
-    }));
+    });
+    seen.look ??= "the watchdog could not read what it says of itself; see its log";
+  };
   const unread = new Map<Pane, Agent>();
   for (const agent of agents) {
     const pane = observations.get(agent.name)!.pane!;
-    if (full && !screenMayHaveChanged(cfg, watch, agent, pane)) take(agent, pane, null);
+    if (full && !screenMayHaveChanged(cfg, watch, agent, pane)) looks.push(take(agent, pane, null));
     else unread.set(pane, agent);
   }
   await captureAll(cfg, [...unread.keys()], (pane, text) => {
     const agent = unread.get(pane)!;
-    if (text !== null) take(agent, pane, text);
+    if (text !== null) looks.push(take(agent, pane, text));
     else observations.get(agent.name)!.look = "tmux did not show its screen";
   });
   await Promise.all(looks);
@@ -7483,7 +7491,8 @@ export async function learn(
   const units = unitsOf(cfg);
   for (const [name, seen] of observations) {
     const unit = units.get(name)!;
-    const { pane, look } = seen;
+    const { pane, look, fault } = seen;
+    if (fault !== null) trouble(watch, `guard look ${name}`, fault);
     if (seen.alive) noteClient(watch, unit, seen.pane);
     if (!isAgent(unit) || !pane || !look) continue;
     await attempt(watch, `learn ${name}`, async () => {
@@ -7494,10 +7503,11 @@ export async function learn(
   }
 }
 
-/** How each round begins: looks, learns, and may start another batch. */
+/** How each round begins: reads the state, looks, learns, and may start another batch. */
 export async function lookAround(
   cfg: Config, watch: Watch, only?: Set<string>,
 ): Promise<Observations> {
+  await readState(cfg);
   const observations = await observe(cfg, watch, only);
   await learn(cfg, watch, observations, only === undefined);
   watch.volatile.startsLeft = cfg.watchdog.startBatch;
