@@ -537,7 +537,7 @@ const kindOf = (event: string): EventKind =>
  * What people ordered; only the command line writes it, and before it acts. Who obeys:
  *
  *   held       every start (`mayNotStart`), and each round (`whyHandsOff`, then `leaveDown`)
- *   busy       each round, which leaves the unit alone for as long as the command lives
+ *   busy       each round, which leaves the unit alone until the command lets go of it, or ends
  *   released   the next tick (`applyReleases`): the unit is due, and its ladder begins anew
  *   queue      the next round, which takes the texts over (`takeQueued`)
  */
@@ -7063,7 +7063,7 @@ const BY_YOU = "stopped by you";
 const isHeld = (operator: Operator, name: string): boolean => operator.held[name] !== undefined;
 
 const busyText = (owner: string): string =>
-  `another command${owner && ` (pid ${owner.split(" ")[0]})`} is restarting it`;
+  `another command${owner && ` (pid ${owner.split(" ")[0]})`} is starting it`;
 
 /**
  * Why this process must leave a unit alone, "" = it need not: it is down by order, or another
@@ -7089,7 +7089,7 @@ async function mayNotStart(cfg: Config, name: string, byHand = false): Promise<b
   return byHand ? isHeld(operator, name) : whyHandsOff(operator, name) !== "";
 }
 
-/** How long, ms, a command may take to restart units; after that the watchdog takes over. */
+/** How long, ms, a command may take to start units; after that the watchdog takes over. */
 const BUSY_FOR = 60_000;
 /** The most that may be, ms, for many units; also caps it after the clock was set back. */
 const BUSY_MAX = 10 * BUSY_FOR;
@@ -9290,12 +9290,13 @@ async function stopLeftOver(cfg: Config, watch: Watch, unit: Unit): Promise<void
 
 /**
  * Of a unit that a person took down, only ends what outlived its client; of one that a command
- * works on, only what was told to end before: the command sees to the rest.
+ * works on, only what was told to end before: the command sees to the rest, and a client that it
+ * has started and that has ended since is news once it lets go.
  */
 async function leaveDown(cfg: Config, watch: Watch, unit: Unit, seen: Observation): Promise<void> {
   const memory = memoryOf(watch, unit.name);
-  if (seen.alive === false && seen.pane) memory.buried = deathKey(seen.snap.server, seen.pane);
   if (!seen.held) return void continueStopping(cfg, watch, unit);
+  if (seen.alive === false && seen.pane) memory.buried = deathKey(seen.snap.server, seen.pane);
   if (!isOver(memory)) enterDown(memory, { state: "held" });
   if (seen.alive !== false) return;
   if (memory.client || endingOf(memory)) await stopLeftOver(cfg, watch, unit);
@@ -11503,6 +11504,34 @@ function release(operator: Operator, name: string): void {
   operator.released[name] = world.now();
 }
 
+/**
+ * Marks the units that this command is about to start: the watchdog leaves them alone, or it would
+ * start in the meantime what the command then starts once more.
+ */
+function takeInHand(cfg: Config, operator: Operator, units: Unit[]): void {
+  const pauses = Math.floor((units.length - 1) / cfg.watchdog.startBatch) * RUNNING_AFTER;
+  const until = world.now() + Math.min(BUSY_FOR + pauses, BUSY_MAX);
+  operator.owners ??= {};
+  for (const { name } of units) {
+    operator.busy[name] = until;
+    operator.owners[name] = signature();
+  }
+}
+
+/** Only our mark goes: what was ordered in the meantime stands. It is void once we have ended. */
+async function letGo(cfg: Config, units: Unit[]): Promise<void> {
+  const isOurs = ({ owners }: Operator, { name }: Unit) => owners?.[name] === signature();
+  const operator = await operatorOf(cfg);
+  if (!units.some((unit) => isOurs(operator, unit))) return;
+  await changeOperator(cfg, (operator) => {
+    for (const { name } of units.filter((unit) => isOurs(operator, unit))) {
+      delete operator.busy[name];
+      delete operator.owners![name];
+      if (!isHeld(operator, name)) operator.released[name] = world.now();
+    }
+  }).catch((error) => log(messageOf(error)));
+}
+
 /** Hands this login's ssh agent to the watchdog, whose own login may have ended. */
 async function leaveSshAgent(cfg: Config): Promise<void> {
   const socket = process.env.SSH_AUTH_SOCK;
@@ -11543,23 +11572,31 @@ export async function cmdUp(call: Call): Promise<number> {
   if (rests) log(`not started: ${barred.map(({ name }) => name).join(", ")}: ${SEQUENCE_COMPLETE}`);
   const withWatchdog = !names.length || names.includes("watchdog");
   let wasDown = false;
+  const snap = await snapshot(cfg);
+  // what runs already stays in the watchdog's hands
+  const down = units.filter(({ session }) => sessionAlive(snap, session) !== true);
   await changeOperator(cfg, (operator) => {
     for (const { name } of wanted) release(operator, name);
+    takeInHand(cfg, operator, down);
     if (!withWatchdog) return;
     wasDown = isHeld(operator, "watchdog");
     delete operator.held.watchdog;
   });
-  noteOrder(cfg, "up", orderedNames(wanted, withWatchdog));
-  await leaveSshAgent(cfg);
-  if (wanted.some(isLoop) && !rests) await checkChannel(cfg);
-  const code = await startAndWait(cfg, units, rests ? [] : barred, async () => {
-    if (!withWatchdog || (await startWatchdog(cfg, wasDown))) return [];
-    const why = isHeld(await operatorOf(cfg), "watchdog") ? OVERTAKEN
-      : `did not start; see ${sessionLogPath(cfg, watchdogSession(cfg))}`;
-    return [{ name: "watchdog", why }];
-  });
-  nameOrphans(orphansOf(cfg, await snapshot(cfg)));
-  return code;
+  try {
+    noteOrder(cfg, "up", orderedNames(wanted, withWatchdog));
+    await leaveSshAgent(cfg);
+    if (wanted.some(isLoop) && !rests) await checkChannel(cfg);
+    const code = await startAndWait(cfg, units, rests ? [] : barred, async () => {
+      if (!withWatchdog || (await startWatchdog(cfg, wasDown))) return [];
+      const why = isHeld(await operatorOf(cfg), "watchdog") ? OVERTAKEN
+        : `did not start; see ${sessionLogPath(cfg, watchdogSession(cfg))}`;
+      return [{ name: "watchdog", why }];
+    });
+    nameOrphans(orphansOf(cfg, await snapshot(cfg)));
+    return code;
+  } finally {
+    await letGo(cfg, down);
+  }
 }
 
 const orderedNames = (units: Unit[], withWatchdog: boolean): string[] =>
@@ -11598,28 +11635,32 @@ async function startAll(
     await world.sleep(Math.max(0, before + RUNNING_AFTER - world.mono()));
     // the watchdog may have started some of them in the meantime
     if (world.mono() - looked > RUNNING_AFTER) [snap, looked] = [await snapshot(cfg), world.mono()];
-    const running = sessionAlive(snap, unit.session) === true;
-    let need = "";
-    if (!running) [need, snap] = await awaitNeeds(cfg, unit, snap);
-    if (need) {
-      failures.push({ name: unit.name, why: unreadyText(need) });
-      continue;
+    try {
+      const running = sessionAlive(snap, unit.session) === true;
+      let need = "";
+      if (!running) [need, snap] = await awaitNeeds(cfg, unit, snap);
+      if (need) {
+        failures.push({ name: unit.name, why: unreadyText(need) });
+        continue;
+      }
+      const stuck = running ? [] : await endLeftOver(cfg, known, unit);
+      failures.push(...stuck);
+      if (stuck.length) continue;
+      if (isLoop(unit)) await readState(cfg); // another phase may have begun while it waited
+      const cause = cfg.overridden.has(unit.name) ? "override" : "";
+      const first = async (boot: string) => {
+        const message = messageFor(unit.name, "boot", boot);
+        boots.push(message);
+        await queueMessages(cfg, [message]);
+      };
+      const done = await begin(cfg, known, unit, snap, { cause, byHand: true, onBoot: first });
+      if (done.why) failures.push({ name: unit.name, why: done.why });
+      if (done.outcome !== "started") continue;
+      began.push(world.mono());
+      if (!isAgent(unit)) snap = await snapshot(cfg);
+    } finally {
+      await letGo(cfg, [unit]);
     }
-    const stuck = running ? [] : await endLeftOver(cfg, known, unit);
-    failures.push(...stuck);
-    if (stuck.length) continue;
-    if (isLoop(unit)) await readState(cfg); // another phase may have begun while it waited
-    const cause = cfg.overridden.has(unit.name) ? "override" : "";
-    const first = async (boot: string) => {
-      const message = messageFor(unit.name, "boot", boot);
-      boots.push(message);
-      await queueMessages(cfg, [message]);
-    };
-    const done = await begin(cfg, known, unit, snap, { cause, byHand: true, onBoot: first });
-    if (done.why) failures.push({ name: unit.name, why: done.why });
-    if (done.outcome !== "started") continue;
-    began.push(world.mono());
-    if (!isAgent(unit)) snap = await snapshot(cfg);
   }
   return failures;
 }
@@ -11924,15 +11965,9 @@ async function restartUnits(
   cfg: Config, units: Unit[], fresh: boolean, earlier: Failure[] = [],
 ): Promise<number> {
   await neededSnapshot(cfg); // nothing is ended that could not be started again
-  const pauses = Math.floor((units.length - 1) / cfg.watchdog.startBatch) * RUNNING_AFTER;
-  const until = world.now() + Math.min(BUSY_FOR + pauses, BUSY_MAX);
   await changeOperator(cfg, (operator) => {
-    operator.owners ??= {};
-    for (const { name } of units) {
-      operator.busy[name] = until;
-      operator.owners[name] = signature();
-      release(operator, name);
-    }
+    for (const { name } of units) release(operator, name);
+    takeInHand(cfg, operator, units);
   });
   try {
     const stuck = await stopUnits(cfg, units,
@@ -11940,14 +11975,7 @@ async function restartUnits(
     if (fresh) for (const unit of units) if (isAgent(unit)) await dropResumeId(cfg, unit);
     return await startAndWait(cfg, exceptFailed(units, stuck), [...earlier, ...stuck]);
   } finally {
-    // only our mark goes: what was ordered in the meantime stands
-    await changeOperator(cfg, (operator) => {
-      for (const { name } of units.filter((unit) => operator.busy[unit.name] === until)) {
-        delete operator.busy[name];
-        delete operator.owners?.[name];
-        if (!isHeld(operator, name)) operator.released[name] = world.now();
-      }
-    });
+    await letGo(cfg, units);
   }
 }
 

@@ -64,6 +64,7 @@ real("two ups at once start one client of each agent, of cols and rows, and leav
   await f.ticks(2);
   expect([f.starts("a1").length, f.starts("a10").length]).toEqual([1, 1]);
   expect(both).toEqual([expect.objectContaining({ code: 0 }), expect.objectContaining({ code: 0 })]);
+  expect(JSON.parse(f.read(".agents/state/operator.json"))).toMatchObject({ busy: {}, owners: {} });
   expect(await size(f)).toBe("132x43");
   for (const name of ["a1", "a10"]) expect(await f.tmux("display-message", "-p", "-t", `=t-${name}:`, "#{pane_pipe}")).toBe("1");
   await f.run(["send", "a1", "a-word-for-the-log"]);

@@ -321,6 +321,74 @@ describe("orders", () => {
     const { code, err } = await call("down", "--orphans");
     expect([code, err, fake.logged("there are no orphans")]).toEqual([1, expect.stringContaining("tmux: error connecting"), []]);
   });
+  /** Right before the first call of a member of the world of which `when` is true, `act` is done by another process. */
+  const meanwhile = (member: "tmux" | "writeAtomic", when: (call: string) => boolean, act: () => Promise<unknown>) => {
+    const [{ [member]: before }, { pid }] = [world, process];
+    for (const one of [4242, pid]) fake.stat(one, 7);
+    fake.files.set("/proc/self/stat", fake.files.get("/proc/4242/stat")!);
+    let due = true;
+    const hooked = async (...args: Parameters<typeof before>) => {
+      if (due && when(`${args[0]}`)) {
+        due = false;
+        Object.defineProperty(process, "pid", { value: 4242 });
+        await act().finally(() => Object.defineProperty(process, "pid", { value: pid }));
+      }
+      return (before as (...words: unknown[]) => unknown)(...args);
+    };
+    Object.assign(world, { [member]: hooked });
+  };
+  const isOrdered = (): boolean => fake.files.has(file("operator.json")) && wanted().released.a > 0;
+  const moments = {
+    "between its order and its start": ["tmux", isOrdered],
+    "before it lets go of it": ["writeAtomic", (path: string) => path === file("operator.json") && starts("a") === 2],
+    "once it has let go of it": ["tmux", () => starts("a") === 2 && !wanted().busy.a],
+  } as const;
+  test.each(["up", "restart"].flatMap((word) => Object.keys(moments).map((moment) => [word, moment as keyof typeof moments] as const)))(
+    "%s of a task that ends at once runs it once, where a watchdog looks %s", async (word, moment) => {
+    fake.tmux.onStart = (one) => fake.tmux.exit(one.session, 0);
+    void ({ fake, cfg, watch, file, operator, starts, ticks } = await scene(`${agents("a")}kind = "task"\nprompt = "x"\n`, { fake }));
+    expect([starts("a"), memoryOf(watch, "a").life.state]).toEqual([1, "done"]);
+    const [member, when] = moments[moment];
+    let looks = 0;
+    meanwhile(member, when, () => ticks(2, () => void looks++));
+    expect((await call(word, "a")).code).toBe(0);
+    await ticks(3);
+    expect([looks, starts("a"), memoryOf(watch, "a").life.state, wanted().busy, wanted().owners]).toEqual([2, 2, "done", {}, {}]);
+  });
+  test("up that is killed at any moment: the task runs once all the same, at the watchdog's next ticks", async () => {
+    const [{ pid }, runs] = [process, [] as number[]];
+    for (let nth = 1; ; nth++) {
+      fake = fakeWorld(realFolder());
+      fake.tmux.onStart = (one) => fake.tmux.exit(one.session, 0);
+      void ({ fake, cfg, watch, file, operator, starts, ticks } = await scene(`${agents("a")}kind = "task"\nprompt = "x"\n`, { fake }));
+      for (const one of [4242, pid]) fake.stat(one, 7);
+      fake.files.set("/proc/self/stat", fake.files.get("/proc/4242/stat")!);
+      fake.dieAt = fake.effects.length + nth;
+      const { code } = await call("up", "a");
+      if (code === 0) break;
+      fake.revive();
+      const ordered = isOrdered();
+      fake.files.delete(`/proc/${pid}/stat`);
+      Object.defineProperty(process, "pid", { value: 4242 });
+      await ticks(4).finally(() => Object.defineProperty(process, "pid", { value: pid }));
+      expect([nth, starts("a"), memoryOf(watch, "a").life.state]).toEqual([nth, ordered ? 2 : 1, "done"]);
+      runs.push(starts("a"));
+    }
+    expect([...new Set(runs)]).toEqual([1, 2]);
+  });
+  test.each(["up", "restart"])("%s leaves to the watchdog what it has started, while it waits for what others need", async (word) => {
+    const text = `[[service]]\nname = "db"\ncommand = "x"\nready = "5432"\n${agents("a", "b")}needs = ["db"]\n`;
+    void ({ fake, cfg, watch, file, operator, starts, ticks } = await scene(text, { fake, ticks: 0 }));
+    fake.tmux.add("agents-a").doing = "busy";
+    const [began, marks] = [fake.mono, [] as string[][]];
+    fake.http = async () => ({ ok: fake.mono - began >= 3_000, status: 0, body: "" });
+    const { sleep } = world;
+    world.sleep = async (ms) => (marks.push([...Object.keys(wanted().busy), `${ms}`]), sleep(ms));
+    expect([(await call(word, "db", "a", "b")).code, starts("b")]).toEqual([0, 1]);
+    expect([...new Set(marks.filter((one) => one.includes("200")).map(String)), `${marks.at(-1)}`]).toEqual(["b,200", "100"]);
+    // what ran already was never in its hands
+    expect(marks.flat().includes("a")).toBe(word === "restart");
+  });
   test("up by hand starts also what another command is busy with", async () => {
     await begin(["a"], 3);
     fake.stat(4242, 7);
