@@ -240,6 +240,9 @@ export type Life =
   | { state: "stopping"; family: Stopping; then: Down }
   | Down;
 
+/** Down, to be started as soon as possible. */
+const DUE: Down = { state: "backoff", until: 0 };
+
 /**
  * What a client does, by one look at its screen and at what it says of itself (see `SOURCES` for
  * what counts before what):
@@ -280,23 +283,37 @@ export interface Verdict {
   odd?: string;
 }
 
-/** What the watchdog remembers of one agent or service; all but `Transient` is on disk. */
-export interface Memory extends Transient {
+/** What the watchdog remembers of one agent or service, as it begins. */
+const freshMemory = () => ({
   /** Wall ms of the starts since the last healthy minute. */
-  starts: number[];
+  starts: [] as number[],
   /** Steps up the restart ladder. */
-  failures: number;
-  life: Life;
+  failures: 0,
+  life: DUE as Life,
+  lastFatal: 0,
+  restarts: { day: "", count: 0 },
+  verdict: "unsure" as VerdictName | "gone" | "booting",
+  why: "",
+  /** Wall ms since when the verdict holds. */
+  since: 0,
+  /** Wall ms at which its newest client was started, whoever did it; 0 = none ever ran. */
+  bootedAt: 0,
+  /** The dead pane that was dealt with last: any other one is news, also where no watchdog ran. */
+  buried: "",
   /** The client that was seen last, until it is gone or another one is seen. */
-  client: Client | null;
+  client: null as Client | null,
+  /** The dialog that was answered last, and how many were since the start. */
+  answered: "",
+  answers: 0,
+  /** Wall ms of the newest `up` that released it. */
+  releasedAt: 0,
+  ...freshTransient(),
+});
+
+/** The same later on; all but `Transient` is on disk. */
+export interface Memory extends ReturnType<typeof freshMemory> {
   /** The id of its conversation on its server, until a turn there has ended with it. */
   conversation?: string | undefined;
-  lastFatal: number;
-  restarts: { day: string; count: number };
-  verdict: VerdictName | "gone" | "booting";
-  why: string;
-  /** Wall ms since when the verdict holds. */
-  since: number;
   /** It has run for a healthy minute: its program is there, or was. */
   ran?: boolean;
   /** The version of its client and the model in use, as the client states them. */
@@ -309,18 +326,10 @@ export interface Memory extends Transient {
   /** Fruitless restarts for a stall in a row, and the count that people were told of last. */
   stalls?: number;
   stallsTold?: number;
-  /** Wall ms at which its newest client was started, whoever did it; 0 = none ever ran. */
-  bootedAt: number;
-  /** The dead pane that was dealt with last: any other one is news, also where no watchdog ran. */
-  buried: string;
-  /** The dialog that was answered last, when (wall ms), and how many were since the start. */
-  answered: string;
+  /** When (wall ms) the last dialog was answered. */
   answeredAt?: number | undefined;
-  answers: number;
   /** Its keys were sent, perhaps to no effect yet: a stopped tmux delivers them once it goes on. */
   answering?: boolean | undefined;
-  /** Wall ms of the newest `up` that released it. */
-  releasedAt: number;
   /** What its start waits for (`notReady`), and since when, wall ms. */
   awaits?: { need: string; since: number } | undefined;
   /** A restart for idleness was put off because a person's draft is in the input box. */
@@ -354,44 +363,48 @@ const freshTransient = () => ({
 });
 type Transient = ReturnType<typeof freshTransient>;
 
-/** Everything that the watchdog remembers; all but `volatile` is `state/watch.json`. */
-export interface Watch {
+/** Everything that the watchdog remembers, as it begins. */
+export const freshWatch = () => ({
   /** The head up to which commits were handled; `baselineOf` says whether it is this channel's. */
-  sha: string;
+  sha: "",
   /** The channel that `sha` is of; "" = an older version stored it. */
-  shaOf: string;
+  shaOf: "",
   /** The keys of the commits already handled, newest last: a rebase repeats nothing. */
-  seen: string[];
-  inboxes: Record<string, string>;
+  seen: [] as string[],
+  inboxes: {} as Record<string, string>,
   /** Who is to commit next, and the subject of the claim or review that says so. */
-  turn: { owes: string; subject: string; at: number } | null;
-  /** Wall ms since when that commit has been owed; absent = not known. */
-  owedSince?: number | undefined;
-  deadlocked: string;
-  outbox: Message[];
+  turn: null as { owes: string; subject: string; at: number } | null,
+  deadlocked: "",
+  outbox: [] as Message[],
   /** The ids of messages that were taken over but are still in the command line's queue. */
-  taken: string[];
+  taken: [] as string[],
   /** The ids of the latest deliveries, newest last: `send` waits for its own here. */
-  delivered: string[];
+  delivered: [] as string[],
   /** The latest texts of each target that were typed without proof that they were taken. */
-  unproven: Message[];
-  agents: Record<string, Memory>;
+  unproven: [] as Message[],
+  agents: {} as Record<string, Memory>,
   /** A phase move under way: replayed after a crash, cleared last. */
-  intent: { id: string; from: string; to: string; run: string; at: number } | null;
+  intent: null as { id: string; from: string; to: string; run: string; at: number } | null,
   /** Wall ms at which each wake is due. */
-  wakeDue: Record<string, number>;
+  wakeDue: {} as Record<string, number>,
+  server: "",
+  /** What was said once about a client's version, such as `untried claude 3.0.0`. */
+  versions: [] as string[],
+  /** The limits in force, by account and, for a limit of one model, by model too. */
+  accounts: {} as Record<string, AccountLimit>,
+  /** null = nobody has looked at the remote yet. */
+  channel: null as Channel | null,
+  /** null = every notice to people has gone out. */
+  notices: null as Notices | null,
+  volatile: freshRuntime(),
+});
+
+/** The same later on; all but `volatile` is `state/watch.json`. */
+export interface Watch extends ReturnType<typeof freshWatch> {
+  /** Wall ms since when the commit of `turn` has been owed; absent = not known. */
+  owedSince?: number | undefined;
   /** Who was down by order at the last tick; absent = an older version stored it. */
   held?: Operator["held"];
-  server: string;
-  /** What was said once about a client's version, such as `untried claude 3.0.0`. */
-  versions: string[];
-  /** The limits in force, by account and, for a limit of one model, by model too. */
-  accounts: Record<string, AccountLimit>;
-  /** null = nobody has looked at the remote yet. */
-  channel: Channel | null;
-  /** null = every notice to people has gone out. */
-  notices: Notices | null;
-  volatile: ReturnType<typeof freshRuntime>;
 }
 
 /** The part that dies with the watchdog, as it begins. */
@@ -6307,8 +6320,8 @@ async function begunRollouts(agent: Agent, pane: Pane): Promise<string[]> {
 }
 
 /** The last search by `rolloutInFolder`: when (monotonic ms), the new ones, the resumed one. */
-interface SoughtRollout { pane: string; at: number; begun: string[]; resumed: string }
-const soughtRollouts = new WeakMap<Agent, SoughtRollout>();
+const soughtRollouts =
+  new WeakMap<Agent, { pane: string; at: number; begun: string[]; resumed: string }>();
 
 /**
  * The rollout of a client whose open files the system does not show (macOS): the one begun in its
@@ -6574,15 +6587,6 @@ const watchFile = (cfg: Config): string => join(cfg.stateDir, "watch.json");
 const operatorFile = (cfg: Config): string => join(cfg.stateDir, "operator.json");
 const heartbeatFile = (cfg: Config): string => join(cfg.stateDir, "heartbeat");
 
-const freshMemory = (): Memory => ({
-  starts: [], failures: 0, life: DUE, lastFatal: 0, restarts: { day: "", count: 0 },
-  verdict: "unsure", why: "", since: 0, bootedAt: 0, buried: "", client: null, answered: "",
-  answers: 0, releasedAt: 0, ...freshTransient(),
-});
-
-/** Down, to be started as soon as possible. */
-const DUE: Down = { state: "backoff", until: 0 };
-
 /** All changes of state go through here, except loading and undoing a start. */
 function enter(memory: Memory, life: Life): void {
   memory.life = life;
@@ -6665,15 +6669,6 @@ export function memoryOf(watch: Watch, name: string): Memory {
 function endsInPlace(memory: Memory, pane: Pane | null): boolean {
   const ending = endingOf(memory);
   return ending?.pid === pane?.pid && Boolean(pane?.pinned || ending?.inPlace);
-}
-
-export function freshWatch(): Watch {
-  return {
-    sha: "", shaOf: "", seen: [], inboxes: {}, turn: null, deadlocked: "", outbox: [], taken: [],
-    delivered: [], unproven: [], agents: {}, intent: null,
-    wakeDue: {}, server: "", versions: [], accounts: {}, channel: null, notices: null,
-    volatile: freshRuntime(),
-  };
 }
 
 /** Fields of the memory that hold a wall time of the past. */
@@ -9694,14 +9689,6 @@ const NAMED_MAX = 10;
 /** Bytes of an inbox that its reader is sent to without a word about its size. */
 const INBOX_MAX = 1_000_000;
 
-/** A commit that the other side is to be told of. */
-interface Announcement {
-  target: string;
-  cause: Cause;
-  subject: string;
-  sha?: string | undefined;
-}
-
 /** Forgets whose turn it was; what was seen and is still to be said is kept, not to be lost. */
 export function handoffReset(watch: Watch): void {
   watch.turn = null;
@@ -9726,7 +9713,7 @@ const changeKey = ({ key, change }: Commit): string => `${key}.${change}`;
 const isCompared = ({ change }: Commit): boolean => change !== null;
 
 /** What new commits ask to be said, oldest first: every claim and every review among them. */
-export function decideHandoff(commits: Commit[], keys: string[], hand: Handoff): Announcement[] {
+export function decideHandoff(commits: Commit[], keys: string[], hand: Handoff) {
   const known = new Set(keys);
   // of a commit that an older version handled only the key is known: that is enough
   const compared = new Set(keys.filter((key) => key.includes("."))
@@ -10489,16 +10476,12 @@ function noteConfigGood(cfg: Config, watch: Watch): void {
   trouble(watch, "config", "");
 }
 
-/** What the loop learns by signals: to end, or that something was queued. */
-interface LoopSignals {
-  stop: boolean;
-  poked: boolean;
-  wake(): void;
-}
-
-/** `kept`: it has no terminal to lose, so SIGHUP asks it for another look, as it does a daemon. */
-function listen(kept: boolean): LoopSignals {
-  const signals: LoopSignals = { stop: false, poked: false, wake() {} };
+/**
+ * What the loop learns by signals: to end, or that something was queued. `kept`: it has no terminal
+ * to lose, so SIGHUP asks it for another look, as it does a daemon.
+ */
+function listen(kept: boolean) {
+  const signals = { stop: false, poked: false, wake() {} };
   for (const signal of ["SIGTERM", "SIGINT", ...(kept ? [] : ["SIGHUP"])]) {
     // not `once`: a second one, of a keeper told to end too, must not kill it before its last save
     process.on(signal, () => {
@@ -10537,7 +10520,7 @@ async function announceStart(
 
 /** Sleeps until the next tick, in small steps while something is pending. */
 async function restUntil(
-  due: number, cfg: Config, watch: Watch, signals: LoopSignals,
+  due: number, cfg: Config, watch: Watch, signals: ReturnType<typeof listen>,
 ): Promise<void> {
   while (!signals.stop && world.mono() < due) {
     const pause = Math.min(due - world.mono(), isUrgent(cfg, watch) ? ATTEND_INTERVAL : Infinity);
@@ -11921,12 +11904,6 @@ export const isCodexDaemon = (argv: string[]): boolean => argv.some((word, at) =
   /^codex(\b|$)/.test(basename(word)) &&
   argv.slice(at + 1).some((one) => one === "app-server" || one === "pid-update-loop"));
 
-interface Background {
-  pid: number;
-  what: string;
-  dir: string;
-}
-
 /**
  * Background sessions and daemons of clients in our folders that do not carry our mark: the person
  * is told of them, and decides.
@@ -11938,7 +11915,7 @@ async function findBackground(cfg: Config, units: Unit[]) {
   const isCodex = ({ kind, bin }: Backend) => kind === "codex" || programOf(bin).endsWith("codex");
   const homes = agents.filter((agent) => isCodex(backendOf(cfg, agent))).map(codexHomeOf);
   const others = (listProcesses() ?? []).filter(({ mark }) => !mark.startsWith(`${roomOf(cfg)}/`));
-  const found = others.map(async ({ pid }): Promise<Background[]> => {
+  const found = others.map(async ({ pid }) => {
     const folder = await backgroundFolder(pid);
     if (folder !== null) {
       return isOurs(folder) ? [{ pid, what: "Claude Code's background session", dir: folder }] : [];
@@ -12231,13 +12208,11 @@ interface StateFacts {
 }
 
 /** A state for people: `state` in one phrase, the rest in parts; `until` is wall ms. */
-interface Described {
-  state: string; condition: Condition; detail: string; until: number | null; needsHuman: boolean;
-}
-
 const described = (
-  condition: Condition, state: string, detail = "", more: Partial<Described> = {},
-): Described => ({ state, condition, detail, until: null, needsHuman: false, ...more });
+  condition: Condition, state: string, detail = "",
+  more: { until?: number; needsHuman?: boolean } = {},
+) => ({ state, condition, detail, until: null as number | null, needsHuman: false, ...more });
+type Described = ReturnType<typeof described>;
 
 /** A unit's state in words: what a person or the ladder decided, else what its screen says. */
 export function describeState(memory: Memory, facts: StateFacts): Described {
@@ -12496,20 +12471,13 @@ export function decideNow(
   return { verdict, why, since: sinceWhen(verdict, memory, pane, now) };
 }
 
-/** One unit as it is now. */
-interface UnitNow {
-  unit: Unit;
-  agent: Agent | null;
-  pane: Pane | undefined;
-  /** Its pane, if the client in it runs. */
-  live: Pane | null;
-  shown: UnitScreen | undefined;
-  /** With the verdict of this look; a unit that does not run keeps its last one. */
-  memory: Memory;
-  hold: LimitState | null;
-}
+type UnitNow = ReturnType<typeof unitNow>;
 
-function unitNow(cfg: Config, look: StatusLook, unit: Unit): UnitNow {
+/**
+ * One unit as it is now. `live`: its pane, if the client in it runs. `memory`: with the verdict of
+ * this look; a unit that does not run keeps its last one.
+ */
+function unitNow(cfg: Config, look: StatusLook, unit: Unit) {
   const { snap, watch, screens, now } = look;
   const agent = isAgent(unit) ? unit : null;
   const pane = snap.panes.get(unit.session);

@@ -40,7 +40,7 @@ describe("decideHandoff", () => {
   test("what was seen is not said again", () =>
     expect(decideHandoff(commits("claim(p1): G1"), ["k0"], hand())).toEqual([]));
   test("patterns of the config", () =>
-    expect(decideHandoff(commits("gate: G1"), [], { ...hand(), claimRe: "^gate:", claimPings: "x" })).toEqual([{ target: "x", cause: "claim", subject: "gate: G1" }]));
+    expect(decideHandoff(commits("gate: G1"), [], { ...hand(), claimRe: "^gate:", claimPings: "x" })).toEqual([{ target: "x", cause: "claim", subject: "gate: G1", sha: undefined }]));
 });
 
 describe("decideDeadlock", () => {
