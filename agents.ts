@@ -210,7 +210,7 @@ export type Down =
  * Who moves it, by section; `due` is a backoff that is over:
  *
  *   observation   `noteClient`: up · `forgetUncared`: due, where nobody deals with its end
- *   healing       `noteStart`: starting · `mustWait`: waiting · `beginCounted`: due, a start failed
+ *   healing       `noteStart`: starting · `noteNeed`: waiting · `beginCounted`: due, a start failed
  *                 `beginStopping`: stopping · `continueStopping`: whatever is `then`
  *                 `noteDeath`: backoff or done; through it, `park`: parked
  *                 `leaveDown`: held · `leaveAlone`: due, for when the loops are let go again
@@ -5060,6 +5060,8 @@ interface Started {
   why: string;
 }
 
+/** It runs already, and is left alone. */
+const RUNS: Started = { outcome: "runs", why: "" };
 /** Why a start was dropped: a later order forbids it. */
 const OVERTAKEN = 'not started: "agents down" was run after this';
 
@@ -5090,9 +5092,7 @@ async function startSession(
   return betweenOrders(cfg, async (): Promise<Started> => {
     if (await mayNotStart(cfg, name, byHand)) return { outcome: "forbidden", why: OVERTAKEN };
     // tmux refuses a second session of one name, but not a second client's window in that session
-    if (place.room && sessionAlive(usable(await snapshot(cfg)), session)) {
-      return leftRunning(session);
-    }
+    if (place.room && sessionAlive(usable(await snapshot(cfg)), session)) return RUNS;
     const marks = { ...program.marks, unit: name };
     const why = await newSession(cfg, { ...program, marks, ...place, session, cwd,
       logPath: sessionLogPath(cfg, session), unit: marksOf(cfg, name) + newId() });
@@ -5207,23 +5207,35 @@ async function begin(
   cfg: Config, watch: Watch, unit: Unit, snap: Snapshot, options: StartOptions,
 ): Promise<Started> {
   try {
-    return isAgent(unit) ? await startAgent(cfg, watch, unit, snap, options)
+    const done = isAgent(unit) ? await startAgent(cfg, watch, unit, snap, options)
       : await startService(cfg, watch, unit, snap, options.byHand);
+    if (done.outcome === "runs") {
+      const pane = snap.panes.get(unit.session);
+      log(`${pane?.room ? pane.sessionName : unit.session} already running, leaving it`, true);
+    }
+    return done;
   } catch (error) {
     return { outcome: isUnread(error) ? "untried" : "failed", why: messageOf(error) };
   }
 }
 
-/** Clears the way for the start of a unit; null = it is clear, else why nothing may be started. */
-async function clearPlace(
-  cfg: Config, watch: Watch, unit: Unit, snap: Snapshot, force = false,
+/** Why a unit may not be started; null = it may, in the place that `clearPlace` makes. */
+async function whyNotBegun(
+  cfg: Config, unit: Unit, snap: Snapshot, force = false,
 ): Promise<Started | null> {
   const barred = whyBarred(cfg, usable(snap), unit.session);
   if (barred) return { outcome: "failed", why: barred };
   const pane = snap.panes.get(unit.session);
-  if (pane && !pane.dead && !force) return leftRunning(pane.room ? pane.sessionName : unit.session);
+  if (pane && !pane.dead && !force) return RUNS;
   const rival = rivalText(await rivalOf(cfg, snap, unit));
-  if (rival) return { outcome: "failed", why: rival };
+  return rival ? { outcome: "failed", why: rival } : null;
+}
+
+/** Ends what is left of a unit before its start; null = it is gone, else why it cannot start. */
+async function clearPlace(
+  cfg: Config, watch: Watch, unit: Unit, snap: Snapshot,
+): Promise<Started | null> {
+  const pane = snap.panes.get(unit.session);
   const group = pane ? groupOf(pane) : null; // not every client that we end has our mark
   if (pane) await stopPanes(cfg, [pane]);
   else await endTurns(cfg, [lostConversation(cfg, watch, unit)]);
@@ -5236,8 +5248,9 @@ async function clearPlace(
 export async function startAgent(
   cfg: Config, watch: Watch, agent: Agent, snap: Snapshot, options: StartOptions = {},
 ): Promise<Started> {
-  const taken = await clearPlace(cfg, watch, agent, snap, options.force);
-  if (taken) return taken;
+  const prevented = await whyNotBegun(cfg, agent, snap, options.force) ??
+    await clearPlace(cfg, watch, agent, snap);
+  if (prevented) return prevented;
   const backend = backendOf(cfg, agent);
   const model = roleModel(cfg, agent);
   const prompt = agentPrompt(cfg, agent);
@@ -5270,8 +5283,9 @@ export async function startAgent(
 export async function startService(
   cfg: Config, watch: Watch, service: Service, snap: Snapshot, byHand = false,
 ): Promise<Started> {
-  const taken = await clearPlace(cfg, watch, service, snap);
-  if (taken) return taken;
+  const prevented = await whyNotBegun(cfg, service, snap) ??
+    await clearPlace(cfg, watch, service, snap);
+  if (prevented) return prevented;
   log(`starting service ${service.session}`, true);
   const result = await startSession(cfg, service, snap, byHand,
     { argv: inFolder(service, service.command), env: service.env, marks: {} });
@@ -5396,17 +5410,12 @@ function placeFor(snap: Snapshot, session: string): Pick<NewSession, "room" | "p
   return { room: snap.rooms.has(session), pane: pane?.pinned ? pane : undefined };
 }
 
-function leftRunning(session: string): Started {
-  log(`${session} already running, leaving it`, true);
-  return { outcome: "runs", why: "" };
-}
-
 /** The result of a start that tmux refused: somebody else may have started the unit meanwhile. */
 async function refused(cfg: Config, session: string, why: string): Promise<Started> {
   // tmux's words
   const snap = why.startsWith("duplicate session") ? usable(await snapshot(cfg)) : null;
   // running or not: a short task may have ended by now
-  if (snap?.panes.has(session)) return leftRunning(session);
+  if (snap?.panes.has(session)) return RUNS;
   return { outcome: "failed", why: (snap && whyBarred(cfg, snap, session)) || why };
 }
 
@@ -7584,7 +7593,10 @@ async function noteLook(
     { ...verdict, verdict: "unsure", why: "its screen changes, but shows no work" };
   const tentative = verdict.verdict === "idle" && changed;
   if (tentative) verdict = restless;
-  const never = neverRests(cfg, agent, memory, look.verdict.verdict, changed);
+  const enough = backendOf(cfg, agent).stallIdle * 1000;
+  memory.unrest =
+    decideUnrest(memory.unrest, look.verdict.verdict, changed, world.mono(), enough);
+  const never = neverRests(agent, memory.unrest, enough);
   if (never || !tentative || memory.unsureLooks >= UNSURE_LOOKS - 1) {
     await noteVerdict(cfg, watch, agent, never ? restless : verdict, look.text);
   } else {
@@ -7607,14 +7619,9 @@ function decideUnrest(
  * Whether a screen without work has kept changing for as long as it would have to rest before its
  * agent counts as stalled: without a word to a person it would go on like that for ever.
  */
-function neverRests(
-  cfg: Config, agent: Agent, memory: Memory, verdict: VerdictName, moved: boolean,
-): boolean {
-  const enough = backendOf(cfg, agent).stallIdle * 1000;
-  memory.unrest = decideUnrest(memory.unrest, verdict, moved, world.mono(), enough);
-  const { since, last } = memory.unrest ?? { since: 0, last: 0 };
-  return agent.watch === "heal+stall" && last - since >= enough && enough > 0;
-}
+const neverRests = (agent: Agent, unrest: Memory["unrest"], enough: number): boolean =>
+  agent.watch === "heal+stall" && unrest !== null && unrest.last - unrest.since >= enough &&
+  enough > 0;
 
 /**
  * One look at one agent at this moment, right before something is done to it: its screen, and the
@@ -9497,10 +9504,13 @@ async function startByWatchdog(
   if (isAgent(unit) && unit.kind === "loop" && phaseTrouble(cfg)) return;
   if (isAgent(unit) && limitAhead(cfg, watch, unit)) return;
   if (watch.volatile.startsLeft <= 0) return;
-  const waits = await mustWait(cfg, unit, seen.snap, memory);
+  const { life } = memory;
+  const since = life.state === "waiting" ? life.since : world.mono();
+  const need = await notReady(cfg, unit, seen.snap, since);
+  noteNeed(memory, need, since);
   noteObstacle(cfg, watch, unit, "needs",
-    waits ? whyUnready(await operatorOf(cfg), unit, memory, world.now()) : "");
-  if (waits) return;
+    need && whyUnready(await operatorOf(cfg), unit, memory, world.now()));
+  if (need) return;
   if (await mayNotStart(cfg, unit.name)) return; // taken down since the look
   await stopLeftOver(cfg, watch, unit);
   if (endingOf(memory)) return;
@@ -9573,15 +9583,11 @@ async function notReady(
   return healthy ? "" : SERVER;
 }
 
-/** Whether a start has to wait, by `readiness`; notes it in the unit's memory. */
-async function mustWait(cfg: Config, unit: Unit, snap: Snapshot, memory: Memory): Promise<boolean> {
-  const { life } = memory;
-  const since = life.state === "waiting" ? life.since : world.mono();
-  const need = await notReady(cfg, unit, snap, since);
+/** Notes what a start waits for, "" = nothing; `since`: as in `notReady`. */
+function noteNeed(memory: Memory, need: string, since: number): void {
   if (need === SERVER) enter(memory, { state: "waiting", since });
-  else if (life.state === "waiting") enter(memory, DUE);
+  else if (memory.life.state === "waiting") enter(memory, DUE);
   if (memory.awaits?.need !== need) memory.awaits = need ? { need, since: world.now() } : undefined;
-  return need !== "";
 }
 
 /** A start waits this long, ms, for what it needs before a person is told. */
