@@ -1110,11 +1110,11 @@ function realOpened(pid: number): string[] {
 }
 
 /** Waits while a pipe is full: nothing is lost without an error. A reader that left is an EPIPE. */
-function realPrint(text: string): void {
+function writeAll(file: typeof OUT | typeof ERR, text: string): void {
   let rest = Buffer.from(text);
   while (rest.length) {
     try {
-      rest = rest.subarray(writeSync(1, rest));
+      rest = rest.subarray(writeSync(file, rest));
     } catch (error) {
       if (errorCode(error) !== "EAGAIN") throw error;
       Bun.sleepSync(PIPE_FULL);
@@ -1124,6 +1124,9 @@ function realPrint(text: string): void {
 
 /** ms between two tries to write into a full pipe that somebody has set not to block. */
 const PIPE_FULL = 5;
+
+/** The descriptors of standard output and standard error. */
+const [OUT, ERR] = [1, 2] as const;
 
 /** The running program's world; tests replace its members. */
 export const world = {
@@ -1154,7 +1157,12 @@ export const world = {
   realPath: (path: string): string => realpathSync(path),
   /** The current folder of a process, "… (deleted)" once that was removed; "" = not known. */
   folder: (pid: number): string => tried(() => readlinkSync(`/proc/${pid}/cwd`), ""),
-  print: realPrint,
+  print: (text: string): void => writeAll(OUT, text),
+  /** On standard error; a reader that has gone is not an error. */
+  printError: (text: string): void => tried(() => writeAll(ERR, text), undefined),
+  /** How many columns the terminal has that standard error is; Infinity = it is none. */
+  errorWidth: (): number =>
+    (maybeTerminal(ERR) && process.stderr.isTTY ? process.stderr.columns || 80 : Infinity),
   log: (text: string): void => writeError(text),
 };
 export type World = typeof world;
@@ -1168,19 +1176,19 @@ export const wrapLine = (line: string, width: number, rest = ""): string[] =>
 // Node's streams take 10 ms to load, a tenth of a `status`: they are only asked what nothing else
 // knows, and only where there may be a terminal.
 
-/** Standard error; a reader that has gone is not an error. */
-const standardError = once(() => process.stderr.on("error", () => {}));
-
-/** Whether standard output is a terminal; it may even be closed. */
-const isTerminal = once((): boolean => tried(() => {
-  const shown = fstatSync(1);
+/** Whether a descriptor is no file, no pipe and not /dev/null; it may even be closed. */
+const maybeTerminal = (file: number): boolean => tried(() => {
+  const shown = fstatSync(file);
   return shown.isCharacterDevice() && shown.rdev !== statSync("/dev/null").rdev;
-}, false) && process.stdout.isTTY);
+}, false);
+
+/** Whether standard output is a terminal. */
+const isTerminal = once((): boolean => maybeTerminal(OUT) && process.stdout.isTTY);
 
 function writeError(text: string): void {
-  const stderr = standardError();
-  const width = stderr.isTTY ? stderr.columns || 80 : Infinity;
-  stderr.write(`${text.split("\n").flatMap((line) => wrapLine(line, width, "  ")).join("\n")}\n`);
+  const width = world.errorWidth();
+  const lines = text.split("\n").flatMap((line) => wrapLine(line, width, "  "));
+  world.printError(`${lines.join("\n")}\n`);
 }
 
 /** Those of some paths whose disks answer. */
@@ -2349,14 +2357,15 @@ const textNow = (path: string): string => tried(() => world.read(path) ?? "", ""
 
 /**
  * Every process but this one, with the mark of its launch, "" = none or another user's; null =
- * there is no /proc. Takes 50 ms for 1,000 of them.
+ * there is no /proc. Takes 50 ms for 1,000 of them, half of that where few marks are `wanted`.
  */
-function listProcesses() {
+function listProcesses(wanted: (mark: string) => boolean = () => true) {
   if (!hasProc()) return null;
   return otherPids().flatMap((pid) => {
+    const mark = variableOf(pid, UNIT_MARK);
+    if (!wanted(mark)) return [];
     const { state, group, born = "" } = statOf(pid);
-    return ["", "Z", "X"].includes(state) ? []
-      : [{ pid, born, group: Number(group), mark: variableOf(pid, UNIT_MARK) }];
+    return ["", "Z", "X"].includes(state) ? [] : [{ pid, born, group: Number(group), mark }];
   });
 }
 
@@ -2583,12 +2592,11 @@ function sharesOurFiles(pid: number): boolean {
 }
 
 /** The pids of the watchdogs or keepers of this config, lock or not; [] without /proc. */
-export function supervisorsOf(cfg: Config, what: keyof typeof KEPT): number[] {
-  const [word, flag] = KEPT[what];
+export function supervisorsOf(cfg: Config, ...what: (keyof typeof KEPT)[]): number[] {
   return allPids().filter((pid) => {
     const argv = argvOf(pid);
-    return optionIn(argv, word) === flag && optionIn(argv, "--config") === cfg.path &&
-      sharesOurFiles(pid);
+    return what.some((one) => optionIn(argv, KEPT[one][0]) === KEPT[one][1]) &&
+      optionIn(argv, "--config") === cfg.path && sharesOurFiles(pid);
   });
 }
 
@@ -5195,6 +5203,8 @@ interface StartOptions {
   cause?: string;
   /** As in `startSession`. */
   byHand?: boolean;
+  /** Just now nothing of it was left. */
+  cleared?: boolean;
   /** Takes a first text that must be typed. */
   onBoot?: (boot: string) => unknown;
 }
@@ -5208,7 +5218,7 @@ async function begin(
 ): Promise<Started> {
   try {
     const done = isAgent(unit) ? await startAgent(cfg, watch, unit, snap, options)
-      : await startService(cfg, watch, unit, snap, options.byHand);
+      : await startService(cfg, watch, unit, snap, options);
     if (done.outcome === "runs") {
       const pane = snap.panes.get(unit.session);
       log(`${pane?.room ? pane.sessionName : unit.session} already running, leaving it`, true);
@@ -5233,15 +5243,14 @@ async function whyNotBegun(
 
 /** Ends what is left of a unit before its start; null = it is gone, else why it cannot start. */
 async function clearPlace(
-  cfg: Config, watch: Watch, unit: Unit, snap: Snapshot,
+  cfg: Config, watch: Watch, unit: Unit, snap: Snapshot, cleared = false,
 ): Promise<Started | null> {
   const pane = snap.panes.get(unit.session);
   const group = pane ? groupOf(pane) : null; // not every client that we end has our mark
   if (pane) await stopPanes(cfg, [pane]);
   else await endTurns(cfg, [lostConversation(cfg, watch, unit)]);
-  const left = await leftOver(cfg, watch, unit, [group]);
-  if (left) await endFamilies([left]);
-  const stuck = left ? membersOf(left) : [];
+  const left = pane || !cleared ? await leftOver(cfg, watch, unit, [group]) : null;
+  const stuck = left ? await endFamilies([left]) : [];
   return stuck.length ? { outcome: "failed", why: cannotEnd(stuck) } : null;
 }
 
@@ -5249,7 +5258,7 @@ export async function startAgent(
   cfg: Config, watch: Watch, agent: Agent, snap: Snapshot, options: StartOptions = {},
 ): Promise<Started> {
   const prevented = await whyNotBegun(cfg, agent, snap, options.force) ??
-    await clearPlace(cfg, watch, agent, snap);
+    await clearPlace(cfg, watch, agent, snap, options.cleared);
   if (prevented) return prevented;
   const backend = backendOf(cfg, agent);
   const model = roleModel(cfg, agent);
@@ -5281,13 +5290,13 @@ export async function startAgent(
 }
 
 export async function startService(
-  cfg: Config, watch: Watch, service: Service, snap: Snapshot, byHand = false,
+  cfg: Config, watch: Watch, service: Service, snap: Snapshot, options: StartOptions,
 ): Promise<Started> {
   const prevented = await whyNotBegun(cfg, service, snap) ??
-    await clearPlace(cfg, watch, service, snap);
+    await clearPlace(cfg, watch, service, snap, options.cleared);
   if (prevented) return prevented;
   log(`starting service ${service.session}`, true);
-  const result = await startSession(cfg, service, snap, byHand,
+  const result = await startSession(cfg, service, snap, options.byHand === true,
     { argv: inFolder(service, service.command), env: service.env, marks: {} });
   if (result.outcome === "started") emit(cfg, "start", { agent: service.name });
   return result;
@@ -5439,7 +5448,9 @@ const endTurns = (cfg: Config, of: Conversed[]): Promise<boolean[]> =>
 async function leftOver(
   cfg: Config, watch: Watch, unit: Unit, groups: (Group | null)[],
 ): Promise<Family | null> {
-  const all = listProcesses();
+  const own = marksOf(cfg, unit.name);
+  const grouped = groups.some((group) => group != null); // in a group may be what has no mark
+  const all = listProcesses((mark) => grouped || mark.startsWith(own));
   const family = familyOf(cfg, unit.name, groups, all);
   const members = membersOf(family, all);
   if (!members.length) return null;
@@ -5467,21 +5478,27 @@ async function stopPanes(cfg: Config, panes: Pane[]): Promise<void> {
   await awaitEnd(cfg, panes, families);
 }
 
+/** Waits until families and panes are gone; returns what cannot be ended. */
 async function awaitEnd(
   cfg: Config, panes: Pane[], families: Family[], lost: Conversed[] = [],
-): Promise<void> {
-  await Promise.all([endFamilies(families), endTurns(cfg, [...panes, ...lost])]);
+): Promise<Member[]> {
+  const [left] = await Promise.all([
+    endFamilies(families), endTurns(cfg, [...panes, ...lost])]);
   const pinned = panes.filter((pane) => pane.pinned && !pane.dead);
   // a pane can be reused once tmux has noticed that its client ended
   for (let tries = 0; pinned.length && tries < 20; tries++) {
     const snap = await snapshot(cfg);
-    if (pinned.every(({ session }) => !sessionAlive(snap, session))) return;
+    if (pinned.every(({ session }) => !sessionAlive(snap, session))) break;
     await world.sleep(100);
   }
+  return left;
 }
 
-/** Ends families whose panes are gone, with 12 s before their last members count as unkillable. */
-async function endFamilies(families: Family[]): Promise<void> {
+/**
+ * Ends families whose panes are gone, with 12 s before their last members count as unkillable.
+ * Returns those.
+ */
+async function endFamilies(families: Family[]): Promise<Member[]> {
   const began = world.mono();
   let left: Member[] = [];
   for (let last = ""; ; ) {
@@ -5494,7 +5511,7 @@ async function endFamilies(families: Family[]): Promise<void> {
       left = families.flatMap((family) => membersOf(family, all));
       signalAll(left, signal);
     }
-    if (!left.length || age > 10_000 + KILLED_BY) return;
+    if (!left.length || age > 10_000 + KILLED_BY) return left;
     last = signal;
     await world.sleep(50);
   }
@@ -11454,7 +11471,7 @@ async function stopWatchdog(cfg: Config, stands: () => Promise<boolean>): Promis
     // only a look at all processes, which costs more, shows one that began in the meantime
     if (!pids.length || tries % 40 === 0) {
       pids = [...new Set(locks.map(lockHolder).filter((pid) => pid !== null).concat(
-        supervisorsOf(cfg, "keeper"), supervisorsOf(cfg, "watchdog")))];
+        supervisorsOf(cfg, "keeper", "watchdog")))];
     }
     if (!pids.length) return end;
     if (!(await stands())) return "overtaken";
@@ -11596,18 +11613,16 @@ async function endLeftOver(cfg: Config, watch: Watch, unit: Unit): Promise<Failu
   const memory = memoryOf(watch, unit.name);
   try {
     const left = await leftOver(cfg, watch, unit, [endingOf(memory), memory.client]);
-    if (left) await endFamilies([left]);
-    return left ? stuckOf(unit, left) : [];
+    const stuck = left ? await endFamilies([left]) : [];
+    return stuck.length ? [stuckAt(unit, stuck)] : [];
   } catch (error) {
     return [{ name: unit.name, why: messageOf(error) }];
   }
 }
 
-/** The failure of a unit some of whose processes could not be ended; [] = all are gone. */
-function stuckOf({ name }: Named, family: Family, all = listProcesses()): Failure[] {
-  const members = membersOf(family, all);
-  return members.length ? [{ name, why: cannotEnd(members), stuck: true }] : [];
-}
+/** The failure of a unit some of whose processes could not be ended. */
+const stuckAt = ({ name }: Named, members: Member[]): Failure =>
+  ({ name, why: cannotEnd(members), stuck: true });
 
 /** Starts what does not run, `start_batch` at a time; collects first texts in `boots`. */
 async function startAll(
@@ -11642,7 +11657,8 @@ async function startAll(
         boots.push(message);
         await queueMessages(cfg, [message]);
       };
-      const done = await begin(cfg, known, unit, snap, { cause, byHand: true, onBoot: first });
+      const done = await begin(cfg, known, unit, snap,
+        { cause, byHand: true, cleared: true, onBoot: first });
       if (done.why) failures.push({ name: unit.name, why: done.why });
       if (done.outcome !== "started") continue;
       began.push(world.mono());
@@ -11681,11 +11697,10 @@ const BAR_FROM = 20;
  * pipe, or with few steps, there is no bar and every line is printed.
  */
 async function withBar<T>(total: number, work: (step: Step) => Promise<T>): Promise<T> {
-  const stderr = standardError();
-  if (!stderr.isTTY || total < BAR_FROM) return work(() => {});
+  if (total < BAR_FROM || world.errorWidth() === Infinity) return work(() => {});
   const print = world.log;
   let shown = "";
-  const draw = () => void stderr.write(`\r${fit(shown, (stderr.columns || 80) - 1)}\r`);
+  const draw = () => world.printError(`\r${fit(shown, world.errorWidth() - 1)}\r`);
   barDrawn = true;
   world.log = (line) => {
     const bar = shown;
@@ -11704,7 +11719,7 @@ async function withBar<T>(total: number, work: (step: Step) => Promise<T>): Prom
   } finally {
     barDrawn = false;
     world.log = print;
-    if (shown) stderr.write("\n");
+    if (shown) world.printError("\n");
   }
 }
 
@@ -11828,14 +11843,14 @@ function findOrphans(cfg: Config, snap: Snapshot): Orphan[] {
   const orphans = orphansOf(cfg, snap);
   const known = [...unitsOf(cfg).keys(), ...orphans.map(({ name }) => name)];
   const fleet = `${roomOf(cfg)}/`;
-  const all = listProcesses() ?? [];
+  const all = listProcesses((mark) => mark.startsWith(fleet)) ?? [];
   // an agent that has another name by now keeps its session, where a client has the mark of the old
   const kept = new Set([...unitsOf(cfg).values()].map(({ session }) => {
     const pid = snap.panes.get(session)?.pid;
     return all.find((one) => one.pid === pid)?.mark;
   }));
   const marked = new Set(all.flatMap(({ mark }) =>
-    mark.startsWith(fleet) && !kept.has(mark) ? [mark.slice(fleet.length).split("/")[0]!] : []));
+    kept.has(mark) ? [] : [mark.slice(fleet.length).split("/")[0]!]));
   const left = [...marked].filter((name) => sessionName(name) === null && !known.includes(name));
   return [...orphans, ...left.map((name) =>
     ({ name, session: `${cfg.sessionPrefix}${name}`, pane: null }))];
@@ -11886,9 +11901,13 @@ async function stopUnits(
     }
     for (const pane of panes) await killSession(cfg, pane);
   });
-  await awaitEnd(cfg, panes, [...families.values()], lost);
+  const left = await awaitEnd(cfg, panes, [...families.values()], lost);
+  if (!left.length) return [];
   const all = listProcesses();
-  return [...families].flatMap(([unit, family]) => stuckOf(unit, family, all));
+  return [...families].flatMap(([unit, family]) => {
+    const members = membersOf(family, all);
+    return members.length ? [stuckAt(unit, members)] : [];
+  });
 }
 
 /** The folder of the Claude Code background session that a process is; null = it is none. */
@@ -11897,7 +11916,9 @@ async function backgroundFolder(pid: number): Promise<string | null> {
   const path = join(home, "sessions", `${pid}.json`);
   if (!(await world.answers(home))) return null;
   try {
-    const fresh = (world.mtime(path) ?? 0) >= startedAt(pid) * 1000 - CLOCK_STEP;
+    const written = world.mtime(path);
+    if (written === null) return null; // of nearly all processes, most of them no clients
+    const fresh = written >= startedAt(pid) * 1000 - CLOCK_STEP;
     const session = claudeSession(textNow(path), pid, bornOf(pid), fresh);
     return session?.kind === "bg" ? String(session.cwd ?? "") : null;
   } catch {
@@ -11920,8 +11941,9 @@ async function findBackground(cfg: Config, units: Unit[]) {
   const isOurs = (dir: string) => dirs.some((one) => dir === one || dir.startsWith(`${one}/`));
   const isCodex = ({ kind, bin }: Backend) => kind === "codex" || programOf(bin).endsWith("codex");
   const homes = agents.filter((agent) => isCodex(backendOf(cfg, agent))).map(codexHomeOf);
-  const others = (listProcesses() ?? []).filter(({ mark }) => !mark.startsWith(`${roomOf(cfg)}/`));
-  const found = others.map(async ({ pid }) => {
+  const fleet = `${roomOf(cfg)}/`;
+  const others = otherPids().filter((pid) => !variableOf(pid, UNIT_MARK).startsWith(fleet));
+  const found = others.map(async (pid) => {
     const folder = await backgroundFolder(pid);
     if (folder !== null) {
       return isOurs(folder) ? [{ pid, what: "Claude Code's background session", dir: folder }] : [];

@@ -88,6 +88,8 @@ export class FakeWorld {
       mtime: (path) => files.has(path) ? times.get(path) ?? 0 : this.folders.has(path) || this.below(path).next().value ? 0 : null,
       list: (path) => [...new Set(this.below(path).map((file) => file.slice(path.length + 1).split("/")[0]!))],
       print: REAL.print,
+      printError: REAL.printError,
+      errorWidth: () => Infinity,
       log: (line) => void this.lines.push(line),
     } satisfies World);
   }
@@ -208,15 +210,14 @@ export class FakeWorld {
 /** A command of the program over the fake world: its exit code, and what it prints. */
 export async function command(...argv: string[]): Promise<{ code: number; out: string; err: string }> {
   const said = { out: "", err: "" };
-  const [{ print }, { write }] = [world, process.stderr];
+  const { print, printError } = world;
   world.print = (text) => void (said.out += Bun.stripANSI(text));
-  process.stderr.write = (text: unknown) => Boolean(said.err += Bun.stripANSI(String(text)));
+  world.printError = (text) => void (said.err += Bun.stripANSI(text));
   try {
     const code = await main(argv);
     return { code, ...said };
   } finally {
-    world.print = print;
-    process.stderr.write = write;
+    Object.assign(world, { print, printError });
   }
 }
 

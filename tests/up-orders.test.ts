@@ -141,8 +141,28 @@ describe("orders", () => {
     };
     expect([(await call("up", "db", "a")).code, starts("a"), at >= 3_000 && at < 4_000]).toEqual([0, 1, true]);
   });
+  test("of the processes of others, of which a machine may have a thousand, a command asks no more than it must", async () => {
+    await begin(["a", "b"]);
+    fake.stat(7_000, 1);
+    for (const [path, text] of Object.entries({ "/proc/self/stat": fake.files.get("/proc/7000/stat")!, "/proc/7000/cmdline": "sh\0", "/proc/7000/environ": "HOME=/\0" })) fake.files.set(path, text);
+    const { read } = world;
+    const asked = async (...words: string[]) => {
+      const files: Record<string, number> = {};
+      world.read = (path) => {
+        const [, file] = /^\/proc\/7000\/(.*)$/.exec(path) ?? [];
+        if (file) files[file] = (files[file] ?? 0) + 1;
+        return read(path);
+      };
+      await call(...words);
+      return files;
+    };
+    // in which tmux server the fleet is; and for each agent whether it has its mark
+    expect(await asked("up", "a", "b")).toEqual({ environ: 3 });
+    expect(await asked("up", "a", "b")).toEqual({ environ: 1 });
+    // the server; orphans; members before and after the end; watchdogs; background sessions, by mark and by folder
+    expect(await asked("down")).toEqual({ environ: 6, stat: 2, cmdline: 2 });
+  });
   test("up of twenty shows on a terminal how far it is, one column narrower than that, in place of a line for each; of fewer, or in a pipe, those lines", async () => {
-    const { isTTY, columns } = process.stderr;
     const up = async (count: number, terminal: boolean) => {
       fake = fakeWorld(realFolder());
       fake.tmux.onStart = (one) => {
@@ -150,8 +170,8 @@ describe("orders", () => {
         if (one.session === "agents-a12") log("what else there is to say");
       };
       await begin(Array.from({ length: count }, (_, nth) => `a${nth + 10}`));
-      Object.assign(process.stderr, { isTTY: terminal, columns: 46 });
-      const { code, err } = await call("up", "a*").finally(() => Object.assign(process.stderr, { isTTY, columns }));
+      world.errorWidth = () => (terminal ? 46 : Infinity);
+      const { code, err } = await call("up", "a*");
       const drawn = err.split("\r").filter(Boolean);
       return { code, drawn: drawn.filter((one, nth) => one !== drawn[nth - 1]), lines: fake.logged("starting agents-a").length, others: fake.logged("what else").length };
     };

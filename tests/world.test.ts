@@ -198,14 +198,14 @@ describe("a server's answer", () => {
 });
 
 test("a message on a terminal is broken between words; in a pipe it is one line", () => {
-  const { isTTY, columns, write } = process.stderr;
+  const { printError, errorWidth } = world;
   const said = (width: number): string => {
     let text = "";
-    Object.assign(process.stderr, { isTTY: width > 0, columns: width, write: (part: unknown) => Boolean(text += String(part)) });
+    Object.assign(world, { errorWidth: () => width || Infinity, printError: (part: string) => void (text += part) });
     try {
       world.log(`[agents 2026-06-15 12:00:00] builder: ${"its client ended ".repeat(4)}\n    its last words`);
     } finally {
-      Object.assign(process.stderr, { isTTY, columns, write });
+      Object.assign(world, { printError, errorWidth });
     }
     return text;
   };
