@@ -388,6 +388,8 @@ export const freshWatch = () => ({
   /** Wall ms at which each wake is due. */
   wakeDue: {} as Record<string, number>,
   server: "",
+  /** The clients that are not in the config, and that people were told of. */
+  orphans: [] as string[],
   /** What was said once about a client's version, such as `untried claude 3.0.0`. */
   versions: [] as string[],
   /** The limits in force, by account and, for a limit of one model, by model too. */
@@ -6729,7 +6731,8 @@ const MEMORY_SHAPES: Record<string, Shape> = {
 const WATCH_SHAPES: Record<string, Shape> = {
   accounts: isTable(withFields({ name: isText, class: isLimitClass, resetAt: isReset,
     asker: isText, askedAt: isNumber, liftedAt: isNumber })),
-  versions: isList(isText), seen: isList(isText), taken: isList(isText), delivered: isList(isText),
+  versions: isList(isText), orphans: isList(isText),
+  seen: isList(isText), taken: isList(isText), delivered: isList(isText),
   inboxes: isTable(isText),
   wakeDue: isTable(isNumber), held: isTable(isNumber),
   turn: orNull(withFields({ owes: isText, subject: isText, at: isNumber })), owedSince: isNumber,
@@ -6865,6 +6868,7 @@ async function writeWatch(cfg: Config, watch: Watch): Promise<void> {
     notices: watch.notices ?? undefined,
     unproven: watch.unproven.length ? watch.unproven : undefined,
     versions: watch.versions.length ? watch.versions : undefined,
+    orphans: watch.orphans.length ? watch.orphans : undefined,
     accounts: Object.keys(watch.accounts).length ? watch.accounts : undefined,
     agents: Object.fromEntries(agents), volatile: undefined });
   const { unsaid } = watch.volatile;
@@ -10241,6 +10245,22 @@ function noteGap(cfg: Config, watch: Watch): void {
 }
 
 /**
+ * Tells people once of each client that runs and is not in the config: a look shows them, whenever
+ * they left it, also while no watchdog ran.
+ */
+function noteOrphans(cfg: Config, watch: Watch, snap: Snapshot): void {
+  if (!snap.ok) return;
+  const names = orphansOf(cfg, snap).filter(({ pane }) => !pane.dead).map(({ name }) => name);
+  const fresh = names.filter((name) => !watch.orphans.includes(name));
+  if (fresh.length) log(`no longer in the config, left running: ${fresh.join(", ")}`);
+  for (const agent of fresh) {
+    emitStored(watch, "orphan", { agent, cure: `down ${agent}`,
+      why: "it left the config; its client is left running, and nobody watches it" });
+  }
+  watch.orphans = names;
+}
+
+/**
  * What a tick does for the fleet as a whole, before any unit: hand-offs, and on its own, longer
  * interval the heavy part (phase advance, old texts).
  */
@@ -10250,6 +10270,7 @@ async function tendFleet(cfg: Config, watch: Watch, observations: Observations):
   trouble(watch, "tmux", first && !first.snap.ok ? `tmux: ${first.snap.why}` : "");
   trouble(watch, "rows", first?.snap.refused
     ? `${first.snap.refused} panes have names that break tmux's list: left alone` : "");
+  if (first) noteOrphans(cfg, watch, first.snap);
   const hasLoops = loopAgents(cfg).length > 0;
   if (hasLoops) {
     await guard(watch, "hand-off", () => handoffCheck(cfg, watch));
@@ -10437,7 +10458,7 @@ export async function quickRound(cfg: Config, watch: Watch): Promise<void> {
 
 /**
  * The config as it stands now; the last good one while the file is half-written, broken or gone. A
- * change is taken when two reads agree, and what vanished from it is named, never ended.
+ * change is taken when two reads agree; what vanished from it is never ended (see `noteOrphans`).
  */
 export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
   try {
@@ -10458,19 +10479,7 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     const { logDir, stateDir, tmuxSocket, stored } = cfg;
     Object.assign(next, { logDir, stateDir, tmuxSocket, stored });
     await moveLog(cfg, next);
-    const kept = [...unitsOf(next).values()];
-    const left = [...unitsOf(cfg).values()].filter(({ name, session }) =>
-      !kept.some((one) => one.name === name || one.session === session));
-    // asked now: a watchdog that has just begun has not seen them yet
-    const snap = left.length ? await lookAtSessions(cfg, watch) : null;
-    const lost = left.filter(({ name, session }) => snap && (sessionAlive(snap, session) ??
-      aliveSince(memoryOf(watch, name)) !== null)).map(({ name }) => name);
-    for (const agent of lost) {
-      emit(cfg, "orphan", { agent, cure: `down ${agent}`,
-        why: "it left the config; its client is left running, and nobody watches it" });
-    }
-    const running = lost.length ? `; no longer in it, left running: ${lost.join(", ")}` : "";
-    log(`config reloaded${running}`);
+    log("config reloaded");
     for (const warning of next.warnings) log(`warning: ${warning}`);
     noteConfigGood(cfg, watch);
     for (const memory of Object.values(watch.agents)) memory.byRules = null; // by the old rules

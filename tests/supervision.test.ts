@@ -92,7 +92,7 @@ three("fault 3: an agent that vanishes from the file is named and left running; 
   const pid = await f.pid("b1");
   f.write("agents.toml", f.text({ agents: [trio.agents[0]!, { name: "d1", watch: "heal" }], watchdog: { signal_interval: 1.25 } }));
   await until(() => JSON.parse(f.read(".agents/state/heartbeat")).interval === 1.25);
-  await until(() => f.log.includes("no longer in it, left running: b1, c1"));
+  await until(() => f.log.includes("no longer in the config, left running: b1, c1"));
   await f.ready("d1");
   expect(await f.pid("b1")).toBe(pid);
   const { out } = await f.run(["status"]);

@@ -91,6 +91,7 @@ describe("the config is read again", () => {
     }
   };
   const put = (text: string | null): void => void (text === null ? fake.files.delete("/fleet/agents.toml") : fake.files.set("/fleet/agents.toml", text));
+  const orphans = () => parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "orphan").map(({ agent, cure }) => [agent, cure]);
   beforeEach(() => begin(agents("a", "b")));
 
   test("a change is in force at the next tick", async () => {
@@ -154,10 +155,9 @@ describe("the config is read again", () => {
   test("fault 3: who vanished from it is named and left running", async () => {
     put(agents("a"));
     await live(20);
-    expect(fake.logged("no longer in it, left running: b")).toHaveLength(1);
+    expect(fake.logged("no longer in the config, left running: b")).toHaveLength(1);
     expect(fake.tmux.of("agents-b").dead).toBe(false);
-    const orphans = parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "orphan");
-    expect([orphans.map(({ agent, cure }) => [agent, cure]), cfg.notify.events.includes("orphan")]).toEqual([[["b", "down b"]], true]);
+    expect([orphans(), cfg.notify.events.includes("orphan")]).toEqual([[["b", "down b"]], true]);
     fake.tmux.exit("agents-b", 1);
     await live(5);
     expect(starts("b")).toBe(1);
@@ -166,7 +166,31 @@ describe("the config is read again", () => {
     watch = await fake.watch(cfg);
     put(agents("a"));
     await live(2);
-    expect(fake.logged("no longer in it, left running: b")).toHaveLength(1);
+    expect(fake.logged("no longer in the config, left running: b")).toHaveLength(1);
+  });
+  test.each([
+    ["while tmux was silent, of which this watchdog remembers nothing", async () => {
+      fake.tmux.trouble = "hang";
+      put(agents("a"));
+      await live(2);
+      expect([fake.logged("config reloaded").length, orphans()]).toEqual([1, []]);
+      fake.tmux.trouble = "";
+    }],
+    ["while no watchdog ran", async () => void (cfg = await fake.config(agents("a")))],
+  ])("one that left it %s is named once tmux shows it, and once alone; again if it comes back and leaves again", async (_, leave) => {
+    watch = await fake.watch(cfg);
+    watch.agents = {};
+    await leave();
+    for (const _ of [1, 2]) {
+      await live(2);
+      watch = await fake.watch(cfg); // the next watchdog
+    }
+    expect([orphans(), fake.logged("left running: b").length]).toEqual([[["b", "down b"]], 1]);
+    for (const text of [agents("a", "b"), agents("a")]) {
+      put(text);
+      await live(2);
+    }
+    expect(orphans()).toHaveLength(2);
   });
   test("one that does not run when it leaves the config is no client left running", async () => {
     fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ held: { b: fake.wall } }));
