@@ -160,6 +160,18 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
   test("a verb that phase does not have is refused before the config is read", async () => {
     expect((await command("phase", "nxt", "--config", "/nowhere/agents.toml")).err).toContain('nearest is "next"');
   });
+  test.each(SHOWN.filter(({ name }) => name !== "phase").map(({ name, args }) => [`${name} ${args}`.trimEnd(), name, args.replaceAll(" | ", "|").split(" ").filter(Boolean)] as const))("%s takes as many words as that", (_, name, args) => {
+    const least = args.filter((arg) => !arg.startsWith("[")).length;
+    const most = args.at(-1)?.includes("…") ? Infinity : args.length;
+    const takes = (count: number) => {
+      try {
+        return parseCall([name, ...Array<string>(count).fill("x")]).call.words.length === count;
+      } catch {
+        return false;
+      }
+    };
+    for (let count = 0; count < 5; count++) expect([count, takes(count)]).toEqual([count, count >= least && count <= most]);
+  });
   test("half a second, and whatever else is a number, is a time to wait", () => {
     for (const wait of [".5", "0", "1.5", "5.", "1e1"]) expect(parseCall(["send", "a1", "x", "--timeout", wait]).call.options.timeout).toBe(wait);
   });

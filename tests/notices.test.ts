@@ -155,6 +155,7 @@ test("the fleet, and a line per event: who, what, until when, what to type", () 
   expect([fleet, blocked, phase]).toEqual(["~/night (agents-) on host", "a blocked: a dialog · agents attach a", "phase p1 → p2"]);
   expect([parked, limited, config]).toEqual(["b parked: 5 starts · agents up b", expect.stringMatching(/^c limited until .*\d\d:00 · agents status$/), "config: line 3 · agents doctor"]);
   expect(noticeText([{ at: "", event: "blocked", agent: "a", why: "its old client cannot be ended", cure: "status" }], "fleet")).toEndWith("\na blocked: its old client cannot be ended · agents status");
+  expect(noticeText([{ at: "", event: "config", to: "ok", why: "it is valid again" }], "fleet")).toBe("fleet\nconfig → ok: it is valid again");
   expect(noticeText([{ at: "", event: "limited", agent: "c", class: "other", until: "", asks: until }], "fleet")).toMatch(/\nc limited with no reset time, asked again at .*\d\d:00 · agents status$/);
 });
 
@@ -215,6 +216,17 @@ test("`status` says so from the third failure on, and of a loss for a day", asyn
   expect(await shown("")).toBe("notices: 7 dropped, the last 23h ago: E2BIG");
   fake.turn(1_000);
   expect(await shown("")).toBe("");
+});
+
+test("`status` says so from the first failure on where events are lost by it, as they wait", async () => {
+  const { fake, cfg, watch } = await scene(agents("a"));
+  const shown = async (droppedAt: number) => {
+    watch.notices = { tries: 1, since: fake.wall, dropped: 3, droppedAt, why: "E2BIG" };
+    await save(cfg, watch);
+    return /^notices: .*$/m.exec((await command("status", "--config", cfg.path)).out)?.[0];
+  };
+  expect(await shown(fake.wall)).toBe("notices: none sent for 0s; 3 dropped, the last 0s ago: E2BIG");
+  expect(await shown(fake.wall - 1_000)).toBe("notices: 3 dropped, the last 1s ago: E2BIG");
 });
 
 test("what a watchdog left untold is told by the next one, for an hour", () => {

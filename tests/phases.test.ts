@@ -1,5 +1,6 @@
 /** Which phase it is, and what its loops are told: what cannot be read holds them, it is never phase 0. */
 import { beforeEach, describe, expect, spyOn, test } from "bun:test";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import {
   agentPrompt, buildLoopKickoff, type Channel, CliError, cmdMigrate, cmdPhase, curIdx, curPhase, decidePhase, type Phase, phaseDone, phaseIdxFile,
@@ -65,6 +66,10 @@ describe("over the fake world", () => {
   };
   const file = (name: string): string | undefined => fake.files.get(join(cfg.stateDir, name));
 
+  test("an order for a fleet that was never up makes its folders", async () => {
+    await call("next");
+    expect(existsSync(cfg.stateDir)).toBe(true);
+  });
   test("show, next, set by id and by index", async () => {
     expect((await call()).out).toBe("phase p1 [1/2]  seq: p1 p2\n");
     expect((await call("next")).out).toBe("the phase is now p2 (2/2)\n");

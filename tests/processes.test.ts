@@ -137,6 +137,29 @@ describe("who may act", () => {
     closeSync(held);
   });
 
+  test("a folder in the place of a lock is moved away", async () => {
+    const { path } = await onDisk();
+    mkdirSync(path);
+    expect([await takeLock(path) !== null, statSync(path).isFile(), statSync(`${path}.bad`).isDirectory()]).toEqual([true, true, true]);
+  });
+
+  test.skipIf(!Bun.which("flock"))("who only asks whether a lock is held holds it against nobody who asks too", async () => {
+    const { fake, path } = await onDisk();
+    fake.processes.set(77, fake.tmux.add("agents-x"));
+    fake.files.set(`${path}.pid`, "77 ");
+    const held = async (how: string) => {
+      const other = Bun.spawn(["flock", how, path, "cat"], { stdin: "pipe", stdout: "pipe" });
+      other.stdin.write("held\n");
+      other.stdin.flush();
+      await other.stdout.getReader().read();
+      const holder = lockHolder(path);
+      other.stdin.end();
+      await other.exited;
+      return holder;
+    };
+    expect([await held("--shared"), await held("--exclusive")]).toEqual([null, 77]);
+  });
+
   test("who waits for a lock looks thirty times a second, and lets others work meanwhile", async () => {
     const { fake, path } = await onDisk();
     const held = (await takeLock(path))!;

@@ -172,7 +172,9 @@ describe("send", () => {
     const [text] = (await operatorOf(cfg)).queue;
     await ticks(1);
     fake.effects = [];
+    const began = fake.mono;
     await withdraw(cfg, text!);
+    expect(fake.mono - began).toBe(3_000);
     expect([fake.effects.filter((what) => what === "signal SIGUSR2").length, fake.logged("interrupted: the watchdog has not withdrawn the message yet").length]).toEqual([1, 1]);
     await order("and this");
     pane().doing = "idle";

@@ -461,7 +461,13 @@ describe("the command over a fleet", () => {
     await begin(FLEET);
     const { code, status } = await read();
     expect([code, status.watchdog, status.needsHuman]).toMatchObject([3, { running: false, missing: true }, true]);
+    const memory = fake.files.get(state("watch.json"))!;
+    fake.files.delete(state("watch.json")); // its clients run: they were started by hand
+    expect((await read()).status.watchdog.missing).toBe(true);
     for (const one of fake.tmux.panes) one.dead = true;
+    expect((await read()).status.watchdog.missing).toBe(false);
+    fake.files.set(state("watch.json"), memory); // none does, as after a reboot
+    expect((await read()).status.watchdog.missing).toBe(true);
     fake.files.set(state("operator.json"), JSON.stringify({ held: Object.fromEntries([...cfg.agents.keys()].map((name) => [name, 1])) }));
     const down = await read();
     expect([down.code, down.status.watchdog.missing, down.of("builder").state]).toEqual([0, false, "stopped by you"]);
@@ -492,6 +498,8 @@ describe("the command over a fleet", () => {
     expect(of("builder")).toMatchObject({ state: expect.stringMatching(/^idle/), condition: "idle", next: "stall" });
     expect(of("adversary")).toMatchObject({ state: expect.stringMatching(/^limited until .*5h/), condition: "limited", next: "probe", until: "2026-06-15T15:00:00.000Z" });
     expect(of("upgrader").next).toBe("");
+    fake.files.set(join(cfg.logDir, "SEQUENCE-COMPLETE"), "");
+    expect((await read()).of("orchestrator").next).toBe("");
   });
   test("no restart is announced of a client that the watchdog leaves alone", async () => {
     await begin(FLEET);
@@ -538,6 +546,12 @@ describe("the command over a fleet", () => {
     expect((await read()).of("builder")).toMatchObject({ running: true, messages: 1, messagesWhy: "", messagesDuring: "" });
     wait({ why: "its input box is not visible" });
     expect((await read()).of("builder")).toMatchObject({ messagesWhy: "its input box is not visible", messagesDuring: "" });
+  });
+  test("where no text waits, why the latest one has no proof", async () => {
+    await begin(FLEET);
+    const unproven = ["an older one", "its box was not seen"].map((why, nth) => message({ id: `${nth}`, target: "builder", why, unprovenAt: fake.wall }));
+    fake.files.set(state("watch.json"), JSON.stringify({ ...JSON.parse(fake.files.get(state("watch.json"))!), unproven }));
+    expect((await read()).of("builder")).toMatchObject({ messages: 0, unproven: 2, messagesWhy: "its box was not seen" });
   });
   test("a text does not wait for a question that the row no longer shows", async () => {
     await begin(FLEET);
@@ -758,6 +772,7 @@ describe("the command over a fleet", () => {
       return (await read()).of(name).detail;
     };
     expect([await said("begin", "it works", "the end"), await said("begin", "Error: no such model", "the end", "")]).toEqual(["exit 1: the end", "exit 1: Error: no such model"]);
+    for (const last of ["cannot open it", "no file was not found", "it FAILED", "access denied", "login refused", "panic: index"]) expect(await said(last, "the end")).toBe(`exit 1: ${last}`);
   });
   test("a broken config needs a person, whoever works", async () => {
     await begin(FLEET);

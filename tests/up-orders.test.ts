@@ -237,6 +237,22 @@ describe("orders", () => {
     };
     expect([(await call("down", "a")).code, sent]).toEqual([0, [["SIGTERM", 5]]]);
   });
+  test.each([[1, 60_000], [5, 62_000]])("a restart of %d has its mark at once, for %d ms, which goes when it is done", async (count, lasts) => {
+    const names = ["a", "b", "c", "d", "e"].slice(0, count);
+    ({ fake, cfg, file, starts } = await scene(`[watchdog]\nstart_batch = 2\n${agents(...names)}`, { fake }));
+    const began = fake.wall;
+    const marks: unknown[] = [];
+    const { writeAtomic } = world;
+    world.writeAtomic = (path, text) => (path === file("operator.json") && marks.push(JSON.parse(text).busy), writeAtomic(path, text));
+    expect([(await call("restart", ...names)).code, starts("a")]).toEqual([0, 2]);
+    expect([marks[0], marks.at(-1)]).toEqual([Object.fromEntries(names.map((name) => [name, began + lasts])), {}]);
+  });
+  test("a restart leaves the session that shows the watchdog's log, and does not complain of a tmux that answers", async () => {
+    await begin(["a"], 3);
+    Object.assign(fake.tmux.add("agents-watchdog"), { marks: { "@agents_session": "agents-watchdog", "@agents_home": cfg.stateDir } });
+    expect([(await call("restart", "a")).code, starts("a"), fake.tmux.panes.map(({ session }) => session).sort()]).toEqual([0, 2, ["agents-a", "agents-watchdog"]]);
+    expect(fake.logged("tmux: ")).toEqual([]);
+  });
   test("restart takes no later down back", async () => {
     await begin(["a"], 3);
     fake.beforeTmux((args) => {
@@ -339,7 +355,16 @@ describe("orders", () => {
     await begin(["a"], 3);
     fake.beforeTmux((args) => void (args.includes("list-panes") && (fake.tmux.trouble = "error connecting")));
     const { code, err } = await call("down", "--orphans");
-    expect([code, err, fake.logged("there are no orphans")]).toEqual([1, expect.stringContaining("tmux: error connecting"), []]);
+    expect([code, err, fake.logged("no orphans")]).toEqual([1, expect.stringContaining("tmux: error connecting"), []]);
+  });
+  test("that there are no orphans is said to who asks for them, where there are none", async () => {
+    await begin(["a", "b"], 3);
+    await call("down", "b");
+    await fake.config(agents("b"));
+    await call("down", "--orphans");
+    expect([fake.logged("ending agents-a").length, fake.logged("no orphans")]).toEqual([1, []]);
+    await call("down", "--orphans");
+    expect(fake.logged("no orphans: every client that runs is in the config")).toHaveLength(1);
   });
   /** Right before the first call of a member of the world of which `when` is true, `act` is done by another process. */
   const meanwhile = (member: "tmux" | "writeAtomic", when: (call: string) => boolean, act: () => Promise<unknown>) => {
