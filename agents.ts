@@ -7907,6 +7907,26 @@ export function decideTyping(
     : SOMEONES_DRAFT };
 }
 
+/** Whether the end of a text stands at the cursor: it was not taken, in a client without a box. */
+function isAtCursor({ cursorLine }: Screen, { text: value }: Message): boolean {
+  const line = compact(cursorLine).slice(-16);
+  return line !== "" && compact(value).endsWith(line);
+}
+
+/**
+ * The same where no input box can be recognised: a text is typed once, and never called delivered.
+ * Enter is pressed while it `stands` at the cursor, never for one out of sight; nor once more
+ * (`wasEntered`) where something else is on the screen by now.
+ */
+export function decideBlind(
+  verdict: Verdict, message: Message, stands: boolean, wasEntered: boolean,
+): Typing {
+  const wait = whyNotNow(verdict, message.cause);
+  if (wait && !wasEntered) return { do: "wait", ...wait };
+  if (!wasPasted(message)) return { do: "type" };
+  return { do: stands && !wait ? "submit" : "unproven" };
+}
+
 /**
  * A paste that was not seen for this many ms and looks is lost: a client that has drawn since must
  * have read it; one that has drawn nothing may be frozen, and show it when it goes on.
@@ -7989,7 +8009,6 @@ export async function pingSession(errand: Errand): Promise<Delivery> {
   let look = await lookAtBox(errand);
   if (look && errand.cause === PROBE) look = await closeMenu(errand, look);
   if (!look) return UNSHOWN;
-  if (!hasBox(errand.backend)) return typeBlind(errand, look);
   let typing = await typingNow(errand, look);
   if (typing.do === "await" && await wasNeverPasted(errand)) {
     message.pasted!.nth -= 1;
@@ -7998,9 +8017,9 @@ export async function pingSession(errand: Errand): Promise<Delivery> {
   const failed = typing.do === "type" ? await paste(errand, look) : null;
   if (failed) return failed;
   const isPasted = typing.do === "type" || typing.do === "await";
-  const drawn = isPasted ? await isDrawn(errand) : typing.do === "submit";
+  const drawn = isPasted ? await awaitPaste(errand) : typing.do === "submit";
   if (drawn === null) return UNSHOWN;
-  return drawn ? submit(errand) : outcomeOf(typing);
+  return drawn ? submit(errand) : outcomeOf(typing, errand.backend);
 }
 
 /** Closes the menu that a limit has opened over the box that a probe needs. */
@@ -8042,10 +8061,17 @@ async function isRecorded({ cfg, agent, pane, message }: Errand): Promise<boolea
 const proofOn = ({ composer, above }: BoxLook, recorded: boolean | null): string =>
   (composer === null && recorded === false ? "" : above);
 
-/** What to do after one look; an empty box counts against a paste that is late. */
-async function typingNow(errand: Errand, look: BoxLook): Promise<Typing> {
+/**
+ * What to do after one look; an empty box counts against a paste that is late. `enters`: how often
+ * Enter was pressed since the text was there; absent = whether it is there has to be seen first.
+ */
+async function typingNow(errand: Errand, look: BoxLook, enters?: number): Promise<Typing> {
   const { message, pane, cause } = errand;
   const { verdict, composer, cutBox } = look;
+  if (!hasBox(errand.backend)) {
+    const stands = enters === 0 || isAtCursor(look.screen, message);
+    return decideBlind(verdict, { ...message, cause }, stands, Boolean(enters));
+  }
   const recorded = await isRecorded(errand);
   if (recorded && !holdsText(look, message)) return { do: "done" };
   const typing = decideTyping(
@@ -8061,11 +8087,13 @@ async function typingNow(errand: Errand, look: BoxLook): Promise<Typing> {
 
 const NO_SIGN = "Enter was pressed; no sign yet that it was accepted";
 
-function outcomeOf({ do: next, ...wait }: Typing): Delivery {
+function outcomeOf({ do: next, ...wait }: Typing, backend: Backend): Delivery {
   if ("why" in wait) return { state: "waiting", ...wait };
   if (next === "done") return { state: "delivered", why: "it is in the conversation" };
-  if (next === "unproven") return { state: "unproven",
-    why: "typed, with no sign that the client accepted it; look at its screen" };
+  if (next === "unproven") return { state: "unproven", why: hasBox(backend)
+    ? "typed, with no sign that the client accepted it; look at its screen"
+    : "its client's input box is not recognised: describe it as box_re in " +
+      `[backend.${backend.name}]` };
   return { state: "waiting", why: "passed to its client; not visible there yet" };
 }
 
@@ -8097,7 +8125,7 @@ const isGivenUp = async ({ cfg, message }: Errand): Promise<boolean> => isLate(m
  * Stores that a client is given a text now; false = nobody waits for it any more, so it is not.
  * That is asked once it is stored: who gives a text up sees there whether it may still be taken.
  */
-async function mayGive(errand: Errand, step: Partial<Message>): Promise<boolean> {
+async function intendGiving(errand: Errand, step: Partial<Message>): Promise<boolean> {
   const undo = await intend(errand, step);
   const isOver = await isGivenUp(errand);
   if (isOver) undo();
@@ -8129,7 +8157,7 @@ async function paste(errand: Errand, { above }: BoxLook): Promise<Delivery | nul
   const loaded = await tmux(cfg, ["load-buffer", "-b", buffer, "-"], message.text);
   if (!loaded.ok) return { state: "failed", why: `load-buffer: ${loaded.err}` };
   const step = { seen: timesIn(above, message.text), ...nextPaste(message, pane) };
-  if (!await mayGive(errand, step)) {
+  if (!await intendGiving(errand, step)) {
     await tmux(cfg, ["delete-buffer", "-b", buffer]);
     return GIVEN_UP;
   }
@@ -8139,11 +8167,15 @@ async function paste(errand: Errand, { above }: BoxLook): Promise<Delivery | nul
 }
 
 /**
- * Waits until the paste stands in the box, and then for as long as the client needs; null = tmux
- * does not show the box.
+ * Waits until the paste stands in the box, if that can be recognised, and then for as long as the
+ * client needs; null = tmux does not show the box.
  */
-async function isDrawn(errand: Errand): Promise<boolean | null> {
+async function awaitPaste(errand: Errand): Promise<boolean | null> {
   const { backend, message } = errand;
+  if (!hasBox(backend)) {
+    await world.sleep(backend.submitPause * 1000);
+    return true;
+  }
   for (let looks = 0; looks < PASTE_LOOKS; looks++) {
     const look = await lookAtBox(errand);
     if (!look) return null;
@@ -8169,14 +8201,16 @@ async function submit(errand: Errand): Promise<Delivery> {
   for (let enters = 0; enters < 3; enters++) {
     const look = await lookAtBox(errand);
     if (!look) return UNSHOWN;
-    const typing = await typingNow(errand, look);
-    if (typing.do !== "submit") return outcomeOf(typing);
+    const typing = await typingNow(errand, look, enters);
+    if (typing.do !== "submit") return outcomeOf(typing, errand.backend);
     await pressEnter(errand);
     const found = await whatBecame(errand);
     if (found === "left") return { state: "delivered", why: "typed" };
     if (found === "unknown") return { state: "waiting", why: NO_SIGN };
   }
-  return { state: "failed", person: true, why: "still in the input box after three Enters" };
+  return hasBox(errand.backend)
+    ? { state: "failed", person: true, why: "still in the input box after three Enters" }
+    : outcomeOf({ do: "unproven" }, errand.backend);
 }
 
 async function pressEnter(errand: Errand): Promise<void> {
@@ -8196,6 +8230,10 @@ async function pressEnter(errand: Errand): Promise<void> {
  */
 async function whatBecame(errand: Errand): Promise<"left" | "stands" | "unknown"> {
   const { backend, message } = errand;
+  if (!hasBox(backend)) {
+    await world.sleep(LOOK_EVERY * LOOKS);
+    return "stands"; // unless the next look shows that it does not
+  }
   let [stands, gone] = [false, 0];
   for (let looks = 0; looks < LOOKS; looks++) {
     await world.sleep(LOOK_EVERY);
@@ -8213,39 +8251,6 @@ async function whatBecame(errand: Errand): Promise<"left" | "stands" | "unknown"
     if (gone >= 2 && recorded === null) return "left";
   }
   return stands && !gone ? "stands" : "unknown";
-}
-
-/** Whether the end of a text stands at the cursor: it was not taken, in a client without a box. */
-function isAtCursor({ cursorLine }: Screen, { text: value }: Message): boolean {
-  const line = compact(cursorLine).slice(-16);
-  return line !== "" && compact(value).endsWith(line);
-}
-
-/**
- * Where no input box can be recognised: typed once, submitted, and never called delivered. Enter is
- * pressed again while the text stands at the cursor, never anew for one that is out of sight.
- */
-async function typeBlind(errand: Errand, first: BoxLook): Promise<Delivery> {
-  const { backend, message, cause } = errand;
-  const unproven: Delivery = { state: "unproven", why: "its client's input box is not " +
-    `recognised: describe it as box_re in [backend.${backend.name}]` };
-  const now = whyNotNow(first.verdict, cause);
-  if (now) return { state: "waiting", ...now };
-  if (!wasPasted(message)) {
-    const failed = await paste(errand, first);
-    if (failed) return failed;
-    await world.sleep(backend.submitPause * 1000);
-  } else if (!isAtCursor(first.screen, message)) return unproven;
-  for (let enters = 0; enters < 3; enters++) {
-    const look = await lookAtBox(errand);
-    if (!look) return UNSHOWN;
-    if (enters && !isAtCursor(look.screen, message)) return unproven;
-    const wait = whyNotNow(look.verdict, cause);
-    if (wait) return enters ? unproven : { state: "waiting", ...wait };
-    await pressEnter(errand);
-    await world.sleep(LOOK_EVERY * LOOKS);
-  }
-  return unproven;
 }
 
 /** Queues a text in place of an older one of the same cause to the same target. */
@@ -8344,7 +8349,12 @@ async function deliver(
     return note(await tellServer(errand, seen!.verdict));
   }
   const said = await standingText(errand);
-  return said ? note(await pingSession({ ...errand, message: said }), said) : note(UNSHOWN);
+  if (!said) return note(UNSHOWN);
+  if (watch.unproven.includes(said)) {
+    watch.unproven = watch.unproven.filter((one) => one !== said);
+    watch.outbox.push(said);
+  }
+  return note(await pingSession({ ...errand, message: said }), said);
 }
 
 /**
@@ -8388,12 +8398,13 @@ async function tellServer(errand: Errand, verdict: Verdict): Promise<Delivery> {
   if (there) return { state: "delivered", why: "it is in the conversation already" };
   if (message.pasted) message.pasted.empty += 1;
   const again = decideAgain(message, pane, world.now());
-  if (again.do !== "type") return outcomeOf(again);
+  if (again.do !== "type") return outcomeOf(again, backend);
   const { copies = 0, pasted } = message;
-  if (!await mayGive(errand, { ...nextPaste(message, pane), copies: copies + 1 })) return GIVEN_UP;
+  const step = { ...nextPaste(message, pane), copies: copies + 1 };
+  if (!await intendGiving(errand, step)) return GIVEN_UP;
   const taken = await promptOpencode(cfg, agent, pane, message.text);
   if (taken) return { state: "delivered", why: "by the server" };
-  if (taken === null) return outcomeOf({ do: "await" });
+  if (taken === null) return outcomeOf({ do: "await" }, backend);
   Object.assign(message, { copies, pasted });
   return { state: "waiting", why: "the opencode server did not accept it" };
 }
@@ -8417,10 +8428,7 @@ async function standingText(errand: Errand): Promise<Message | null> {
   const standing = composer ? pasted.find((one) => holdsText(look, one))
     : unproven.find((one, nth) =>
       recorded[nth] || decideTyping(verdict, one, composer, above).do === "done");
-  if (!standing) return due;
-  if (!watch.outbox.includes(standing)) watch.outbox.push(standing);
-  watch.unproven = watch.unproven.filter((one) => one !== standing);
-  return standing;
+  return standing ?? due;
 }
 
 /** How many unproven texts to one agent are kept, to be shown and to be recognised in its box. */

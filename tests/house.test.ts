@@ -163,6 +163,7 @@ test("there is one round, and one close look right before a hand is laid on a cl
   for (const name of ["careFor", "continueMove", "settleAccounts"]) expect([name, callers(name)]).toEqual([name, ["round"]]);
   for (const name of ["superviseAgent", "healOne"]) expect([name, callers(name).filter((one) => !["careFor", "superviseAgent"].includes(one))]).toEqual([name, []]);
   expect(callers("readScreen")).toEqual(["closeLook", "verdictStillHolds", "screenOf"]);
+  expect(callers("pressEnter")).toEqual(["submit"]);
   expect(callers("closeLook")).toEqual(["lookAtBox", "answerDialog"]);
 });
 

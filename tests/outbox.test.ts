@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  cmdSend, cmdStatus, type Config, decideTyping, isBooting, type Message, nextMessages, enqueue, parseEvents, quickRound, typeable, tick, type Typing, type VerdictName, type Watch, world,
+  cmdSend, cmdStatus, type Config, decideBlind, decideTyping, isBooting, type Message, nextMessages, enqueue, parseEvents, quickRound, typeable, tick, type Typing, type VerdictName, type Watch, world,
 } from "../agents.ts";
 import { disturbed } from "./delivery.ts";
 import type { Disturbance } from "./fakes.ts";
@@ -66,6 +66,20 @@ describe("decideTyping", () => {
     ["a text that a frame wraps is known again", "idle", { seen: 0 }, "", `  ┃  ${text.slice(0, 20)}\n  ┃  ${text.slice(20)}`, "done"],
   ])("%s", (_, state, some, composer, screen, wanted) =>
     expect(decideTyping(verdict(state), message(some), composer, screen).do).toBe(wanted));
+});
+
+describe("decideBlind, for a client whose box is not recognised", () => {
+  test.each<[string, VerdictName, Partial<Message>, stands: boolean, wasEntered: boolean, Typing["do"]]>([
+    ["idle: the text is typed", "idle", {}, false, false, "type"],
+    ["at a dialog nothing is typed", "blocked", {}, false, false, "wait"],
+    ["it stands at the cursor: Enter", "idle", { seen: 0 }, true, false, "submit"],
+    ["it stands at the cursor, at a dialog: no Enter", "blocked", { seen: 0 }, true, false, "wait"],
+    ["typed once, and out of sight", "idle", { seen: 0 }, false, false, "unproven"],
+    ["after Enter it stands there: once more", "idle", { seen: 0 }, true, true, "submit"],
+    ["after Enter it is out of sight", "idle", { seen: 0 }, false, true, "unproven"],
+    ["after Enter there is a dialog, which another Enter would answer", "blocked", { seen: 0 }, true, true, "unproven"],
+  ])("%s", (_, state, some, stands, wasEntered, wanted) =>
+    expect(decideBlind(verdict(state), message(some), stands, wasEntered).do).toBe(wanted));
 });
 
 test("no piece of our text that a person could type is taken for ours", () => {
