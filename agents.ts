@@ -7027,10 +7027,11 @@ const operatorFaults = new Map<string, string>();
  * The operator's orders; not to be modified. They are read each time they are asked for: an order
  * counts from the moment it is given, not from the next round. A file that is unreadable, or gone,
  * never means start: what was read last stays in force, or else what the watchdog remembers as
- * taken down. Who `writes` them back must know them: there a file that cannot be read throws, and a
- * damaged one is kept aside first.
+ * taken down. `atFault`: what is done first about a file that cannot be used.
  */
-export async function operatorOf(cfg: Config, writes = false): Promise<Operator> {
+export async function operatorOf(
+  cfg: Config, atFault: (why: string, source: string | null, error: unknown) => unknown = () => {},
+): Promise<Operator> {
   const last = lastOperator.get(cfg.stateDir);
   let source: string | null = null;
   try {
@@ -7050,12 +7051,7 @@ export async function operatorOf(cfg: Config, writes = false): Promise<Operator>
     return operator;
   } catch (error) {
     const why = `operator.json: ${messageOf(error)}`;
-    if (writes && isUnread(error)) die(`${why}; the order was not saved`);
-    if (writes && source !== null) {
-      await world.writeAtomic(`${operatorFile(cfg)}.bad`, source);
-      log(`${why}; kept as operator.json.bad. Run "agents down" again for any unit that should ` +
-        "be stopped, and resend queued messages");
-    }
+    await atFault(why, source, error);
     operatorFaults.set(cfg.stateDir, `${why}; using its last readable state`);
     return last?.operator ?? { ...NO_ORDERS, held: await takenDown(cfg) };
   }
@@ -7129,6 +7125,16 @@ const isLate = ({ expires = Infinity }: Message): boolean => expires <= world.no
 const freshTexts = ({ taken }: Watch, { queue }: Operator): Message[] =>
   queue.filter((message) => !taken.includes(message.id) && !isLate(message));
 
+/** The orders for who writes them back: unread ones must be known, damaged ones are kept aside. */
+const ordersToChange = (cfg: Config): Promise<Operator> =>
+  operatorOf(cfg, async (why, source, error) => {
+    if (isUnread(error)) die(`${why}; the order was not saved`);
+    if (source === null) return;
+    await world.writeAtomic(`${operatorFile(cfg)}.bad`, source);
+    log(`${why}; kept as operator.json.bad. Run "agents down" again for any unit that should ` +
+      "be stopped, and resend queued messages");
+  });
+
 /** Changes the orders, under a lock: otherwise one of two commands could lose its change. */
 async function changeOperator(cfg: Config, change: (operator: Operator) => void): Promise<void> {
   makeFolders(cfg);
@@ -7136,7 +7142,7 @@ async function changeOperator(cfg: Config, change: (operator: Operator) => void)
   if (lock === null) die(`${lockFile(cfg, "operator")} is held by another command` +
     byPid(holderOf(cfg, "operator")));
   try {
-    const operator = structuredClone(await operatorOf(cfg, true));
+    const operator = structuredClone(await ordersToChange(cfg));
     const { taken, outbox } = await loadWatch(cfg);
     // one that is taken back stays until whoever took it over has seen that
     operator.queue = operator.queue.filter((message) => isLate(message)
@@ -10128,8 +10134,8 @@ function endMove(watch: Watch): void {
   trouble(watch, "on_complete", "");
 }
 
-/** Whether a move still makes sense; drops it if not. */
-async function mayMove(
+/** Drops a move that makes no sense any more; true = it goes on. */
+async function confirmMove(
   cfg: Config, watch: Watch, intent: { from: string; to: string },
 ): Promise<boolean> {
   await readState(cfg); // a person may have set the phase since the look
@@ -10145,10 +10151,10 @@ async function mayMove(
 /** Does the steps of a move that are still to be done; called until it clears the intent. */
 async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<void> {
   const { intent } = watch;
-  if (!intent || !snap.ok || !(await mayMove(cfg, watch, intent))) return;
+  if (!intent || !snap.ok || !(await confirmMove(cfg, watch, intent))) return;
   await stopLoops(cfg, watch, snap, intent.id);
   if (!areLoopsGone(cfg, watch, snap, intent.id)) return;
-  if (!(await mayMove(cfg, watch, intent))) return; // ending them took its time
+  if (!(await confirmMove(cfg, watch, intent))) return; // ending them took its time
   if (intent.to) {
     const idx = phases(cfg).findIndex((phase) => phase.id === intent.to);
     await storePhase(cfg, idx);
