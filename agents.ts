@@ -4890,26 +4890,43 @@ const isBranchless = (channel: Channel | null, hand: Handoff): boolean =>
   channel?.of === channelOf(hand) && ["empty", "branch missing"].includes(channel.state);
 
 /**
- * Whether a phase is done. DONE counts once it is pushed; only where the remote has no such branch,
- * by the last look (`channel`), is the work tree read. null = git could not say, for the
- * reason recorded in `watch`.
+ * What the status file of a phase says. DONE counts once it is pushed; only where the remote has no
+ * such branch, by the last look (`channel`), is the work tree read. `done`: null = git could not
+ * say, and `unread` says why; `size`: bytes, of a file that was seen.
  */
-export async function phaseDone(
-  cfg: Config, status: string, channel: Channel | null, watch?: Watch,
-): Promise<boolean | null> {
+async function readDone(
+  cfg: Config, status: string, channel: Channel | null,
+): Promise<{ done: boolean | null; unread: string; size?: number }> {
   const hand = cfg.loop.handoff;
-  if (!hand) return false;
+  if (!hand) return { done: false, unread: "" };
   const pushed = await showPushed(hand, status);
-  if (watch) watch.volatile.unread = pushed.state === "failed" ? pushed.why : "";
-  if (pushed.state === "failed") return null;
-  if (pushed.state === "no branch" && !isBranchless(channel, hand)) return null;
+  if (pushed.state === "failed") return { done: null, unread: pushed.why };
+  const unseen = pushed.state === "no branch" && !isBranchless(channel, hand);
+  if (unseen) return { done: null, unread: "" };
   const content = pushed.state === "found" ? pushed.text
     : pushed.state === "no branch"
       ? await world.text(resolveStateFile(hand.repo, hand.docsDir, status)) : null;
   const size = pushed.state === "found" ? pushed.size : Buffer.byteLength(content ?? "");
-  if (watch) trouble(watch, "status file", size > STATUS_MAX
-    ? `${status} is ${Math.round(size / 1000)} kB: over 100 kB it never counts as DONE` : "");
-  return content !== null && size <= STATUS_MAX && isDone(content, cfg.loop.doneMarker);
+  const done = content !== null && size <= STATUS_MAX && isDone(content, cfg.loop.doneMarker);
+  return { done, unread: "", size };
+}
+
+/** Whether a phase is done; null = git could not say. */
+export const phaseDone = async (
+  cfg: Config, status: string, channel: Channel | null,
+): Promise<boolean | null> => (await readDone(cfg, status, channel)).done;
+
+/** The same for the watchdog, which notes why git could not say, or why it never will. */
+export async function notePhaseDone(
+  cfg: Config, watch: Watch, status: string,
+): Promise<boolean | null> {
+  const { done, unread, size } = await readDone(cfg, status, watch.channel);
+  watch.volatile.unread = unread;
+  if (size !== undefined) {
+    trouble(watch, "status file", size > STATUS_MAX
+      ? `${status} is ${Math.round(size / 1000)} kB: over 100 kB it never counts as DONE` : "");
+  }
+  return done;
 }
 
 /** The phase's own model for a role wins over the agent's. */
@@ -9776,7 +9793,7 @@ async function readRemote(cfg: Config, hand: Handoff, watch: Watch): Promise<Fet
   const fetched = await fetchHead(cfg, hand, sha);
   const { head } = fetched;
   const phase = watch.volatile.unread ? knownPhase(cfg) : null;
-  if (phase) await phaseDone(cfg, phase.status, watch.channel, watch); // it may be readable again
+  if (phase) await notePhaseDone(cfg, watch, phase.status); // it may be readable again
   if (!head || (sha && head === handled)) return fetched;
   const commits = head === sha && learned
     ? [] : await commitsSince(hand, head === sha ? "" : sha, head);
@@ -10010,7 +10027,7 @@ async function deadlockCheck(cfg: Config, watch: Watch, observations: Observatio
   if (!decideDeadlock(verdicts, pending, quiet, cfg.loop.deadlockAfter) ||
       watch.deadlocked === watch.sha) return;
   const phase = curPhase(cfg);
-  if (phase && (await phaseDone(cfg, phase.status, watch.channel, watch)) !== false) return;
+  if (phase && (await notePhaseDone(cfg, watch, phase.status)) !== false) return;
   const owes = owesCommit(watch, hand);
   const subject = watch.turn?.subject ?? "nothing has been claimed yet";
   const reason = `both sides have been idle for ${minutes(1000 * quiet)}, ` +
@@ -10099,7 +10116,7 @@ export async function phaseAdvanceCheck(cfg: Config, watch: Watch): Promise<void
   if (!phases(cfg).length || !cfg.loop.autoAdvance || watch.intent) return;
   const [list, idx] = [phases(cfg), curIdx(cfg)];
   const phase = list[idx]!;
-  const done = await phaseDone(cfg, phase.status, watch.channel, watch) === true;
+  const done = await notePhaseDone(cfg, watch, phase.status) === true;
   const next = decideAdvance(idx, list.length, done, isComplete(cfg));
   if (next === "none") return;
   const to = next === "advance" ? list[idx + 1]!.id : "";

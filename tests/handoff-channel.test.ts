@@ -2,7 +2,7 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, symlinkSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Channel, type Config, decideChannel, decideHandoff, type Fetched, type Handoff, isRefName, phaseDone, plainText, showPushed, type Watch, world } from "../agents.ts";
+import { type Channel, type Config, decideChannel, decideHandoff, type Fetched, type Handoff, isRefName, notePhaseDone, plainText, showPushed, type Watch, world } from "../agents.ts";
 import { GIT_ENV } from "./git.ts";
 import { command, FLEET, type FakeWorld, fakeWorld, realFolder } from "./kit.ts";
 import { until } from "./wait.ts";
@@ -321,7 +321,7 @@ describe("what keeps git from answering is told with its cure, within three tick
     await ticks(2);
     const blob = gitIn(at("watch"), "rev-parse", "refs/remotes/origin/main:machine-docs/STATUS-p1.md");
     rmSync(at("watch/.git/objects", blob.slice(0, 2), blob.slice(2)));
-    expect(await phaseDone(cfg, "STATUS-p1.md", watch.channel, watch)).toBeNull();
+    expect(await notePhaseDone(cfg, watch, "STATUS-p1.md")).toBeNull();
     await ticks(3);
     expect([state(), watch.channel!.cure]).toEqual(["failing", expect.stringContaining("clone it again")]);
   });
@@ -601,8 +601,8 @@ describe("what comes from outside is bounded and clean", () => {
       commit("status", { "machine-docs/STATUS-p1.md": done + "x\n".repeat(size / 2) });
       push();
       gitIn(at("watch"), "fetch", "-q");
-      expect(await phaseDone(cfg, "STATUS-p1.md", watch.channel, watch)).toBe(wanted);
-      await phaseDone(cfg, "STATUS-p1.md", watch.channel, watch);
+      expect(await notePhaseDone(cfg, watch, "STATUS-p1.md")).toBe(wanted);
+      await notePhaseDone(cfg, watch, "STATUS-p1.md");
     }
     expect(fake.logged("STATUS-p1.md is 420 kB: over 100 kB it never counts as DONE")).toHaveLength(1);
   });
@@ -618,7 +618,7 @@ describe("what comes from outside is bounded and clean", () => {
       commit(`a link to ${target}`);
       push();
       gitIn(at("watch"), "fetch", "-q");
-      expect([target, await phaseDone(cfg, "STATUS-p1.md", watch.channel, watch), watch.volatile.unread]).toEqual([target, wanted, why ? expect.stringContaining(why) : ""]);
+      expect([target, await notePhaseDone(cfg, watch, "STATUS-p1.md"), watch.volatile.unread]).toEqual([target, wanted, why ? expect.stringContaining(why) : ""]);
     }
   });
   test.each(["docs", "docs/loop"])("a docs folder that is a link is followed: %s", async (folder) => {
@@ -629,11 +629,11 @@ describe("what comes from outside is bounded and clean", () => {
     push();
     await configure((text) => text.replace("[loop.handoff]", `[loop.handoff]\ndocs_dir = "${folder}"`));
     gitIn(at("watch"), "fetch", "-q");
-    expect([await phaseDone(cfg, "STATUS-p1.md", watch.channel, watch), await phaseDone(cfg, "STATUS-p2.md", watch.channel, watch), watch.volatile.unread]).toEqual([true, false, ""]);
+    expect([await notePhaseDone(cfg, watch, "STATUS-p1.md"), await notePhaseDone(cfg, watch, "STATUS-p2.md"), watch.volatile.unread]).toEqual([true, false, ""]);
     // a git that does not answer for the folder has not said that there is no such file
     const { git } = world;
     world.git = async (dir, args, ...rest) => (args.some((word) => word.endsWith(`:${folder}`)) ? { ok: false, out: "", err: "timed out", timedOut: true } as never : git(dir, args, ...rest));
-    await phaseDone(cfg, "STATUS-p1.md", watch.channel, watch);
+    await notePhaseDone(cfg, watch, "STATUS-p1.md");
     world.git = git;
     expect(watch.volatile.unread).toContain("git could not say what");
   });
@@ -642,7 +642,7 @@ describe("what comes from outside is bounded and clean", () => {
     commit("status", { "machine-docs/STATUS-p1.md": `version https://git-lfs.github.com/spec/v1\noid sha256:${"0".repeat(64)}\nsize 5\n` });
     push();
     await ticks(3);
-    expect(await phaseDone(cfg, "STATUS-p1.md", watch.channel, watch)).toBeNull();
+    expect(await notePhaseDone(cfg, watch, "STATUS-p1.md")).toBeNull();
     expect(watch.volatile.unread).toContain("machine-docs/STATUS-p1.md is kept in Git LFS");
   });
   test("a repository with SHA-256 names: claims are told, an empty one's first as well, and DONE is seen", async () => {
@@ -663,7 +663,7 @@ describe("what comes from outside is bounded and clean", () => {
     commit("status", { "machine-docs/STATUS-p1.md": "## DONE\n\nAll gates PASS.\n" });
     push();
     await ticks(3);
-    expect([state(), told("adversary"), await phaseDone(cfg, "STATUS-p1.md", watch.channel, watch)]).toEqual(["ok", [expect.stringContaining("the first"), expect.stringContaining("the second")], true]);
+    expect([state(), told("adversary"), await notePhaseDone(cfg, watch, "STATUS-p1.md")]).toEqual(["ok", [expect.stringContaining("the first"), expect.stringContaining("the second")], true]);
   });
   test.each<[string, boolean]>([
     ["main", true], ["feature/x-1", true], ["v1.2", true], ["ünï", true], ["", false], ["-x", false], ["/x", false], ["x/", false], ["a..b", false], ["a//b", false], ["a/.b", false],

@@ -133,6 +133,44 @@ test("observe writes nothing, and says nothing; learn alone takes what was seen 
   }
 });
 
+/** What may be changed on the way to an answer. */
+const ON_THE_WAY = {
+  memoryOf: "a unit that nobody has asked for yet gets an empty memory", loadWatch: "a memory that cannot be parsed is kept aside",
+  readingFor: "a pattern that takes too long is switched off before it is tried again", cfgPath: "a config of another user is named as it is passed over",
+  COMMANDS: "a table of what others do",
+};
+
+test("what has the name of a question changes nothing, signals nobody and says nothing, nor does what it asks", () => {
+  const { code } = codeOf(SOURCE);
+  const parts = partsOf(SOURCE).filter(({ banner }) => banner !== "the world");
+  const question = /^(?:(?:is|are|has|may|must|can|will|was|why|decide|detect|parse|assess|needs|holds|never|passes|shares|describe)(?=[A-Z])|judge|detect|observe$|closeLook|lookAt(?!Screens)|snapshot|sessionAlive|standingText|notReady|phaseDone|next)|Of$/;
+  const memory = "(?:memory|watch|message|cfg|shared|volatile|errors)";
+  const act = new RegExp(String.raw`\bworld\.(?:writeAtomic|append|remove|print|log)\w*\(|\bworld\.signal\((?!.*, 0\))|\b(?:sendKeys|killPane|killSession|newSession|pipeToLog)\(` +
+    String.raw`|\b${memory}(?:[.!?]+\w+|\[\w+\])+!? (?:\|\||&&|\?\?|[+-])?= |Object\.assign\(${memory}\b|\bdelete ${memory}\b`);
+  const bodies = new Map(parts.map(({ name, from, to }) => [name, code.slice(from, to)]));
+  const asked = new Map([...bodies].map(([name, body]) => {
+    const own = ownNames(body.replace(name, ""));
+    return [name, [...usedNames(body)].filter((word) => word !== name && !own.has(word) && bodies.has(word))];
+  }));
+  /** How it comes to change something, name by name; null = it does not. */
+  const wayOf = (name: string): string | null => {
+    const ways = [[name]];
+    for (const way of ways) { // which grows as it is walked
+      const last = way.at(-1)!;
+      if (last in ON_THE_WAY) continue;
+      const found = act.exec(bodies.get(last)!);
+      if (found) return [...way, found[0]].join(" → ");
+      for (const next of asked.get(last)!) if (!ways.some((one) => one.at(-1) === next)) ways.push([...way, next]);
+    }
+    return null;
+  };
+  const questions = parts.filter(({ name, from, to }) => question.test(name) && /^(?:export )?(?:async )?function|=>/.test(SOURCE.slice(from, to))).map(({ name }) => name);
+  expect(questions.length).toBeGreaterThan(250);
+  expect(questions.map(wayOf).filter((way) => way !== null)).toEqual([]);
+  expect(Object.keys(ON_THE_WAY).filter((name) => !bodies.has(name))).toEqual([]);
+  for (const name of ["continueStopping", "learn", "stopLoops", "submit"]) expect([name, wayOf(name) === null]).toEqual([name, false]);
+});
+
 test("no promise is dropped: what is stored before it is done has been written when the next line runs", () => {
   const { code } = codeOf(SOURCE);
   const waiting = partsOf(SOURCE).filter(({ from, to }) => /^(export )?(async function|const \w+ = async )|^[^{]*\): Promise</.test(code.slice(from, to))).map(({ name }) => name);
