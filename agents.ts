@@ -2275,7 +2275,7 @@ const withLocalTimes = (value: string): string =>
 const dayTime = (ms: number, now = world.now()): string => {
   const hours = (ms - now) / HOUR;
   if (hours < 20 || hours > 6 * 24) return localTime(ms);
-  return `${new Date(ms).toLocaleDateString("en-US", { weekday: "short" })} ${clockTime(ms)}`;
+  return `${new Date(ms).toDateString().slice(0, 3)} ${clockTime(ms)}`;
 };
 
 const iso = (ms: number): string => new Date(ms).toISOString();
