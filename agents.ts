@@ -1566,7 +1566,10 @@ function wordsOf(bin: string): string[] {
       (_, single, double, bare) => single ?? double ?? bare));
 }
 
-export const programOf = (bin: string): string => wordsOf(bin)[0] ?? "";
+/** By command line: a few, that each row of a status asks for. */
+const programs = new Map<string, string>();
+export const programOf = (bin: string): string =>
+  programs.getOrInsertComputed(bin, () => wordsOf(bin)[0] ?? "");
 
 /** How to install a client, for the message that it is missing. */
 const INSTALL_WITH: Record<string, string> = {
@@ -1830,8 +1833,9 @@ function buildConfig(
     /** What the state folder said when it was read last. */
     stored: UNREAD,
   };
-  for (const [nth, raw] of top.agent.entries()) addAgent(reader, cfg, top.defaults, raw, nth, env);
-  for (const [nth, raw] of top.service.entries()) addService(reader, cfg, top.defaults, raw, nth);
+  const [ofAgents, ofServices] = [KEYS.agent, KEYS.service].map((keys) => only(keys, top.defaults));
+  for (const [nth, raw] of top.agent.entries()) addAgent(reader, cfg, ofAgents!, raw, nth, env);
+  for (const [nth, raw] of top.service.entries()) addService(reader, cfg, ofServices!, raw, nth);
   if (!top.agent.length && !top.service.length) {
     reader.fault(ROOT, "", "it has no [[agent]] and no [[service]]");
   }
@@ -1924,7 +1928,7 @@ function readLoop(reader: ConfigReader, planDir: string, raw: Raw) {
 function unitTable(kind: "agent" | "service", defaults: Raw, raw: Raw, nth: number) {
   const name = typeof raw.name === "string" ? raw.name : "";
   const at = location(kind, nth, `${kind} ${name ? `"${name}"` : nth + 1}`);
-  return { name, at, given: { ...only(KEYS[kind], defaults), ...raw } };
+  return { name, at, given: { ...defaults, ...raw } };
 }
 
 const sessionAndDir = (cfg: Config, name: string, unit: { session?: string; dir: string }) => ({
@@ -2094,9 +2098,13 @@ function stamped(message: string): string {
 /** ms by which the wall clock may drift from the monotonic one before it counts as a step. */
 const CLOCK_STEP = 5_000;
 
-/** A text on one line, without escapes, control and invisible characters (bidi marks, tags). */
-export const printable = (value: string): string => Bun.stripANSI(value).toWellFormed()
-  .replace(/[\t-\r\u2028\u2029]/g, " ").replace(/[\p{Cc}\p{Cf}]/gu, "");
+/**
+ * A text on one line, without escapes, control and invisible characters (bidi marks, tags). Most
+ * texts are plain ASCII, which is all that they are asked for.
+ */
+export const printable = (value: string): string => (/^[ -~]*$/.test(value) ? value
+  : Bun.stripANSI(value).toWellFormed()
+    .replace(/[\t-\r\u2028\u2029]/g, " ").replace(/[\p{Cc}\p{Cf}]/gu, ""));
 
 /** The same for a text with lines, tabs and colours of our own. */
 const printableText = (value: string): string => value.split(/(\x1b\[[\d;]*m|[\n\t])/)
@@ -2240,6 +2248,7 @@ const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
 const UNIT_MS: Record<string, number> = { d: DAY, h: HOUR, m: MINUTE, s: 1000 };
+const LONGEST_FIRST = Object.entries(UNIT_MS);
 
 /** Wall ms, or ISO 8601 as in events; shown in local time. */
 type Moment = number | string;
@@ -2292,7 +2301,7 @@ const minutes = (ms: number): string => {
 /** In the largest unit alone: 59s, 3m, 2h, 4d. */
 const ago = (ms: number): string => {
   const span = 1000 * Math.max(0, Math.round(ms / 1000));
-  const [unit, length] = Object.entries(UNIT_MS).find(([, one]) => span >= one) ?? ["s", 1000];
+  const [unit, length] = LONGEST_FIRST.find(([, one]) => span >= one) ?? ["s", 1000];
   return `${Math.floor(span / length)}${unit}`;
 };
 
@@ -2684,8 +2693,9 @@ export function parsePane(row: string): Pane | null {
   const values = row.split("\t");
   if (values.length !== PANE_COLUMNS.length || !/^\$\d+\t%\d+\t\d+\t[01]\t/.test(row) ||
     /[\x00-\x08\x0a-\x1f\x7f]/.test(row)) return null;
-  return Object.fromEntries(PANE_COLUMNS.map(([key, [, read]], at) =>
-    [key, read(values[at]!)])) as Pane;
+  const pane: Raw = {};
+  for (const [at, [key, [, read]]] of PANE_COLUMNS.entries()) pane[key] = read(values[at]!);
+  return pane as Pane;
 }
 
 /**
@@ -6697,9 +6707,10 @@ const FRESH_LIFE = storedLife(freshMemory());
 
 /** A fresh memory, overlaid with what was on disk. */
 function loadedMemory(value: unknown): Memory {
-  const stored = soundFields(FRESH_STORED, value, MEMORY_SHAPES);
-  return { ...freshMemory(), ...without(FRESH_LIFE, stored),
-    life: loadedLife({ ...FRESH_LIFE, ...stored }) };
+  const { nextStart, parked, parkedAt, finished, stopping, ...others } =
+    { ...FRESH_LIFE, ...soundFields(FRESH_STORED, value, MEMORY_SHAPES) };
+  return { ...freshMemory(), ...others,
+    life: loadedLife({ nextStart, parked, parkedAt, finished, stopping }) };
 }
 
 export function memoryOf(watch: Watch, name: string): Memory {
@@ -6722,10 +6733,11 @@ const PAST = ["since", "at", "made", "stuck", "unprovenAt", "owedSince", "backgr
 
 /** Moves times that lie ahead to now: the clock has been set back since. */
 function takeBack(value: object | null, now = world.now()): void {
-  for (const [key, one] of Object.entries(value ?? {})) {
-    if (typeof one !== "object") {
-      if (Number(one) > now && PAST.includes(key)) (value as Record<string, unknown>)[key] = now;
-    } else if (key !== "client") takeBack(one, now); // its times are what tells it from another
+  for (const key of Object.keys(value ?? {})) {
+    const one = (value as Raw)[key];
+    if (typeof one === "object") {
+      if (key !== "client") takeBack(one, now); // its times are what tells it from another
+    } else if (Number(one) > now && PAST.includes(key)) (value as Raw)[key] = now;
   }
 }
 
@@ -6777,12 +6789,15 @@ const soundMessages = (list: unknown): Message[] => (Array.isArray(list) ? list 
 function soundFields<T extends object>(
   fresh: T, stored: unknown, shapes: Record<string, Shape>,
 ): Partial<T> {
-  const fields = isRecord(stored) ? Object.entries(stored) : [];
-  // an optional field is missing from a fresh value: its shape alone decides
-  const good = fields.filter(([key, value]) =>
-    (!(key in fresh) || sameShape(fresh[key as keyof T], value)) &&
-    (shapes[key]?.(value) ?? key in fresh));
-  return Object.fromEntries(good) as Partial<T>;
+  const good: Raw = {};
+  for (const key of isRecord(stored) ? Object.keys(stored) : []) {
+    const value = (stored as Raw)[key];
+    // an optional field is missing from a fresh value: its shape alone decides
+    const isKnown = key in fresh;
+    if ((!isKnown || sameShape(fresh[key as keyof T], value)) &&
+      (shapes[key]?.(value) ?? isKnown)) good[key] = value;
+  }
+  return good as Partial<T>;
 }
 
 /** A fresh value with the sound ones of the stored fields. */
