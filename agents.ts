@@ -6041,7 +6041,6 @@ function transcriptOf(cfg: Config, agent: Agent, word: ClaudeWord): string {
     ? conversationFile(dirname(folder), word.cwd, word.conversation) : "";
 }
 
-/** How a transcript ends, and the model in it. */
 const parseTranscript = (tail: string) =>
   ({ end: parseTranscriptEnd(tail, world.now()), model: parseModel(tail) });
 
@@ -6695,7 +6694,6 @@ function loadedLife(stored: ReturnType<typeof storedLife>): Life {
   return stopping ? { state: "stopping", family: stopping, then: down } : down;
 }
 
-/** A memory as it is stored. */
 function storedMemory(memory: Memory) {
   const { starts, failures, life, ...others } = memory;
   return { starts, failures, ...storedLife(memory), ...without(TRANSIENT, others) };
@@ -7201,8 +7199,8 @@ async function warnOfOrdersElsewhere(cfg: Config): Promise<void> {
     const down = Object.keys(operator.held).filter((unit) => unitsOf(cfg).has(unit));
     const texts = [...freshTexts(watch, operator), ...watch.outbox]
       .filter(({ target }) => cfg.agents.has(target)).length;
-    const found = [down.length ? `keep ${down.join(", ")} down` : "",
-      texts ? `${plural(texts, "message")} to send` : ""].filter(Boolean).join(", ");
+    const found = joined(", ", down.length ? `keep ${down.join(", ")} down` : "",
+      texts ? `${plural(texts, "message")} to send` : "");
     if (found) {
       return log(`warning: orders remain in ${stateDir}: ${found}; if log_dir was changed, ` +
         `move its files to ${cfg.stateDir}, or give the orders again`);
@@ -7466,7 +7464,6 @@ async function lookAtScreens(
 
 const isWatched = (agent: Agent): boolean => agent.enabled && agent.watch !== "none";
 
-/** Whether this agent's verdict is needed at all. */
 const needsVerdict = (watch: Watch, agent: Agent): boolean =>
   (agent.enabled &&
     (agent.watch !== "none" || agent.wake !== undefined || agent.kind === "loop")) ||
@@ -11010,7 +11007,7 @@ function noticesText(notices: Notices | null, now: number): string {
   const lost = dropped && now - droppedAt < DAY
     ? `${dropped} dropped, the last ${ago(now - droppedAt)} ago` : "";
   const failing = noticesFail(notices) ? `none sent for ${ago(now - since)}` : "";
-  const both = [failing, lost].filter(Boolean).join("; ");
+  const both = joined("; ", failing, lost);
   return both && `${both}: ${why}`;
 }
 
@@ -11087,7 +11084,7 @@ export async function notifyPeople(config: () => Config, watch: Watch): Promise<
     if (!events.length) continue;
     const why = await sendNotice(config(), events, done).then(() => "", messageOf);
     const told = events.map(({ agent, event, to }) =>
-      [agent, event, to ? `→ ${to}` : ""].filter(Boolean).join(" "));
+      joined(" ", agent, event, to ? `→ ${to}` : ""));
     // [notify] may have been taken out of the config since
     if (!why && tellsPeople(config())) {
       emit(config(), "notified", { told, upTo: events.at(-1)!.at });
@@ -11313,6 +11310,8 @@ const oneName = (cfg: Config, word: string): string => onlyName(expandNames(cfg,
 /** The first tmux with the formats and pane options used here. */
 const TMUX_OLDEST = "3.2.0";
 
+// Text laid out for a terminal.
+
 /** Cuts a text, which may be coloured, to `width` columns; the last one is then an ellipsis. */
 function cut(cell: string, width: number): string {
   if (Bun.stringWidth(cell) <= width) return cell;
@@ -11334,6 +11333,72 @@ function fitName(name: string, width: number): string {
   const head = width >> 1;
   return `${name.slice(0, head)}…${name.slice(name.length - (width - head - 1))}`;
 }
+
+/** One line with text at its left and right end; the left is cut if both do not fit. */
+function spread(left: string, right: string, width: number): string {
+  if (width === Infinity) return joined("  ", left, right);
+  const room = width - Bun.stringWidth(right) - (right ? 1 : 0);
+  return right && room > 0 ? `${fit(left, room)} ${right}` : cut(left, width);
+}
+
+const widest = (texts: string[]): number =>
+  Math.max(0, ...texts.map((text) => Bun.stringWidth(text)));
+
+/**
+ * Lines of columns as wide as their widest cell; the first row is the title, the first column holds
+ * names. Where a line would be longer than `width`, the columns in `give` shrink, one after the
+ * other, to their least width.
+ */
+export function columns(
+  rows: string[][], width: number, give: [column: number, least: number][],
+): string[] {
+  const cells = rows.map((row) => row.map(printable));
+  const wide = rows[0]!.map((_, i) => widest(cells.map((row) => row[i]!)));
+  const used = wide.filter((one) => one > 0);
+  let over = used.reduce((sum, one) => sum + one, 0) + 2 * (used.length - 1) - width;
+  for (const [column, least] of give) {
+    const less = Math.max(0, Math.min(over, wide[column]! - least));
+    wide[column]! -= less;
+    over -= less;
+  }
+  return cells.map((row) =>
+    row.map((cell, i) => (i ? fit : fitName)(cell, wide[i]!)).join("  ").trimEnd());
+}
+
+/** Joins parts by dots, on as many lines as needed. */
+function flow(parts: string[], width: number): string[] {
+  const lines: string[] = [];
+  for (const part of parts) {
+    const longer = lines.length ? `${lines.at(-1)} · ${part}` : part;
+    if (lines.length && Bun.stringWidth(longer) > width) lines.push(part);
+    else lines.splice(-1, 1, longer);
+  }
+  return lines.map((line) => cut(line, width));
+}
+
+/** Keys and their values, each starting on a line of its own and wrapped; empty ones are left out. */
+function factLines(
+  facts: [key: string, values: string | string[]][], width: number, indent = 10,
+): string[] {
+  return facts.flatMap(([key, values]) => [values].flat().filter(Boolean)
+    .flatMap((value) => wrap(value, width - indent))
+    .map((line, i) => `${(i ? "" : key).padEnd(indent)}${line}`));
+}
+
+/** With fewer columns than these a clause of the help goes below its word. */
+const CLAUSE_LEAST = 24;
+
+/** A word of the help and its clause, wrapped and indented to the terminal's width. */
+function hanging(word: string, clause: string): string {
+  const width = terminalWidth();
+  const below = width - word.length < CLAUSE_LEAST;
+  const left = below ? " ".repeat(6) : word;
+  const text = Bun.wrapAnsi(clause, Math.max(width - left.length, CLAUSE_LEAST))
+    .replaceAll("\n", `\n${" ".repeat(left.length)}`);
+  return below ? `${word.trimEnd()}\n${left}${text}` : word + text;
+}
+
+// What is found wrong, for `doctor` and before `up`.
 
 export interface Finding {
   /** What was checked: a stable word for scripts. */
@@ -12236,9 +12301,6 @@ function nextStep(
   });
 }
 
-const stepLook = async (cfg: Config, watch: Watch): Promise<StepLook> =>
-  ({ watch, operator: await operatorOf(cfg), complete: isComplete(cfg), now: world.now() });
-
 async function nextOfDown(
   cfg: Config, look: StepLook, agent: Agent, snap: Snapshot,
 ): Promise<Next> {
@@ -12864,13 +12926,6 @@ function statusParts(status: Status, rows: StatusRow[], width: number) {
   };
 }
 
-/** One line with text at its left and right end; the left is cut if both do not fit. */
-function spread(left: string, right: string, width: number): string {
-  if (width === Infinity) return joined("  ", left, right);
-  const room = width - Bun.stringWidth(right) - (right ? 1 : 0);
-  return right && room > 0 ? `${fit(left, room)} ${right}` : cut(left, width);
-}
-
 /** The time of day, and the age of the watchdog's heartbeat. */
 function pulse({ running, stale, heartbeat }: WatchdogState, width: number, now: number): string {
   const clock = clockTime(now, width < NARROW ? 5 : 8);
@@ -12917,17 +12972,6 @@ function countLines(status: Status, rows: StatusRow[], due: string, width: numbe
     : [...lines, ...(due ? [cut(printable(due), width)] : [])];
   return all.map((line) => calls && line.startsWith(calls)
     ? paint(needy ? "red" : "green", calls) + line.slice(calls.length) : line);
-}
-
-/** Joins parts by dots, on as many lines as needed. */
-function flow(parts: string[], width: number): string[] {
-  const lines: string[] = [];
-  for (const part of parts) {
-    const longer = lines.length ? `${lines.at(-1)} · ${part}` : part;
-    if (lines.length && Bun.stringWidth(longer) > width) lines.push(part);
-    else lines.splice(-1, 1, longer);
-  }
-  return lines.map((line) => cut(line, width));
 }
 
 /** The groups that the count line names, in this order. */
@@ -13029,9 +13073,6 @@ function longTable(rows: StatusRow[], width: number, now: number): string[] {
     return paintRow(row, reasons ? `${fit(line, wide)}  ${reasons}` : line);
   });
 }
-
-const widest = (texts: string[]): number =>
-  Math.max(0, ...texts.map((text) => Bun.stringWidth(text)));
 
 type Optional = "kind" | "backend" | "model";
 
@@ -13142,27 +13183,6 @@ function paintRow(row: StatusRow, line: string): string {
   return stands ? paint(ROW_STYLES[stands], line) : line;
 }
 
-/**
- * Lines of columns as wide as their widest cell; the first row is the title, the first column holds
- * names. Where a line would be longer than `width`, the columns in `give` shrink, one after the
- * other, to their least width.
- */
-export function columns(
-  rows: string[][], width: number, give: [column: number, least: number][],
-): string[] {
-  const cells = rows.map((row) => row.map(printable));
-  const wide = rows[0]!.map((_, i) => widest(cells.map((row) => row[i]!)));
-  const used = wide.filter((one) => one > 0);
-  let over = used.reduce((sum, one) => sum + one, 0) + 2 * (used.length - 1) - width;
-  for (const [column, least] of give) {
-    const less = Math.max(0, Math.min(over, wide[column]! - least));
-    wide[column]! -= less;
-    over -= less;
-  }
-  return cells.map((row) =>
-    row.map((cell, i) => (i ? fit : fitName)(cell, wide[i]!)).join("  ").trimEnd());
-}
-
 // Cards.
 
 /** A card shows at most this many lines of the screen, and this many restarts. */
@@ -13196,14 +13216,14 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow) {
   };
 }
 
-const isRestartOrder = ({ event, command, names }: AgentEvent, name: string): boolean =>
-  event === "order" && String(command).startsWith("restart") &&
+const isNamedIn = ({ names }: AgentEvent, name: string): boolean =>
   Array.isArray(names) && names.includes(name);
 
 /** The events that tell how an agent's time went: its own, the watchdog's, the end of its loop. */
 const eventsOf = (events: AgentEvent[], name: string, isLoop: boolean): AgentEvent[] =>
-  events.filter((event) => event.agent === name || event.event === "watchdog" ||
-    (event.event === "complete" && isLoop) || isRestartOrder(event, name));
+  events.filter((one) => one.agent === name || one.event === "watchdog" ||
+    (one.event === "complete" && isLoop) || (one.event === "order" && isNamedIn(one, name) &&
+      String(one.command).startsWith("restart")));
 
 /** A reason without the seconds that differ each time, so that reasons of one kind are equal. */
 const reasonOf = (why: string): string => why.replace(/(?: (?:for|by))? \d+ s\b/g, "");
@@ -13220,7 +13240,6 @@ function restartsOf(events: AgentEvent[]): { at: string; why: string }[] {
   });
 }
 
-/** A card as text; no line is wider than `width` columns. */
 function cardText(card: Card, watchdog: WatchdogState, width: number): string {
   const now = world.now();
   const { evidence, texts, restarts, condition, since, detail } = card;
@@ -13244,18 +13263,12 @@ function cardText(card: Card, watchdog: WatchdogState, width: number): string {
     ["cure", card.cure && `agents ${card.cure}`],
     ["answer", card.answer ? answerToml(card.backend, card.answer) : ""],
   ];
-  const lines = facts.flatMap(([key, value]) => factLines(key, [value].flat(), width));
   const style = card.needsHuman ? "red" : "bold";
   const title = printable(`${card.needsHuman ? "! " : ""}${card.name}`);
-  return [paint(style, spread(title, pulse(watchdog, width, now), width)), ...lines,
+  return [paint(style, spread(title, pulse(watchdog, width, now), width)),
+    ...factLines(facts, width),
     ...(card.screen.length ? [paint("dim", "─".repeat(Math.min(width, 80)))] : []),
     ...card.screen.map((line) => cut(line, width))].join("\n");
-}
-
-/** A key and its values, each starting on a line of its own and wrapped to the width. */
-function factLines(key: string, values: string[], width: number, indent = 10): string[] {
-  const lines = values.filter(Boolean).flatMap((value) => wrap(value, width - indent));
-  return lines.map((line, i) => `${(i ? "" : key).padEnd(indent)}${line}`);
 }
 
 // The command.
@@ -13505,7 +13518,6 @@ export async function cmdNotify(call: Call): Promise<number> {
   return printed("sent");
 }
 
-/** `migrate`: fills state/ from the files of older launchers. */
 export async function cmdMigrate(call: Call): Promise<number> {
   const cfg = await configFor(call);
   makeFolders(cfg);
@@ -13543,9 +13555,9 @@ function verdictJson(
 }
 
 /** Prints keys and values in columns, without empty ones. */
-const printFacts = (facts: [string, string | null][]): number => printed(facts
-  .flatMap(([key, value]) => factLines(key, withLocalTimes(value ?? "").split("\n"),
-    terminalWidth(), 9)).join("\n"));
+const printFacts = (facts: [string, string | null][]): number => printed(factLines(
+  facts.map(([key, value]) => [key, withLocalTimes(value ?? "").split("\n")]),
+  terminalWidth(), 9).join("\n"));
 
 const nextText = (next: Next): string =>
   (next.at === null ? next.does : `${next.does} at ${iso(next.at)}`);
@@ -13634,7 +13646,9 @@ async function explainLive(call: Call, cfg: Config, agent: Agent, pane: Pane): P
   if (verdict.verdict === "idle" && moves) {
     verdict = { ...verdict, verdict: "unsure", why: "its screen changes" };
   }
-  const next = nextStep(cfg, await stepLook(cfg, watch), agent,
+  const step = { watch, operator: await operatorOf(cfg), complete: isComplete(cfg),
+    now: world.now() };
+  const next = nextStep(cfg, step, agent,
     { pane, memory, verdict, hold: loadLimitState(cfg, agent.session) });
   return printVerdict(call, verdict, next, [await watchdogFact(cfg)]);
 }
@@ -13657,7 +13671,6 @@ async function explainDown(
   return die(notRunning(agent.name, pane));
 }
 
-/** `explain`: the verdict on a screen, the rule behind it, and what follows from it. */
 async function cmdExplain(call: Call): Promise<number> {
   const { file, backend, title, at } = call.options;
   const [word] = call.words;
@@ -13703,7 +13716,6 @@ async function clientVersion(screen: string, backend: Backend, agent: Agent): Pr
 const captureFolder = ({ kind, name }: Backend): string =>
   kind === "typed" ? name.replace(/[^\w-]/g, "_") : kind;
 
-/** `capture`: saves a screen with its right verdict, so that a wrong one becomes a test. */
 async function cmdCapture(call: Call): Promise<number> {
   const [name = "", label = ""] = call.words;
   const [, expected, what] = /^([^-]*)(?:-([\w-]+))?$/.exec(label) ?? [];
@@ -14032,7 +14044,6 @@ async function printScreens(cfg: Config, names: string[]): Promise<number> {
   return 0;
 }
 
-/** `logs`: the last lines of conversations, or of what was printed, one name after the other. */
 async function cmdLogs(call: Call): Promise<number> {
   const cfg = await configFor(call);
   const names = expandNames(cfg, call.words);
@@ -14199,11 +14210,10 @@ export function parseSince(value: string): number | null {
 const sinceOf = ({ options }: Call): number => parseSince(String(options.since ?? "24h"))!;
 
 /** Whether an event belongs to one of these, or is an order that names one; [] = all. */
-const isAbout = ({ event, agent, names }: AgentEvent, wanted: string[]): boolean =>
-  !wanted.length || wanted.some((name) => name === (event === "watchdog" ? event : agent) ||
-    (Array.isArray(names) && names.includes(name)));
+const isAbout = (one: AgentEvent, wanted: string[]): boolean =>
+  !wanted.length || wanted.some((name) => isNamedIn(one, name) ||
+    name === (one.event === "watchdog" ? one.event : one.agent));
 
-/** `events`: what happened, with repeats folded on a terminal; with `-f` also what comes next. */
 async function cmdEvents(call: Call): Promise<number> {
   const from = world.now() - sinceOf(call);
   const named = String(call.options.event ?? "").split(",").filter(Boolean);
@@ -14707,7 +14717,6 @@ const lastLookOf = ({ running, stale, heartbeat }: WatchdogState, events: AgentE
   running && !stale ? world.now()
     : Date.parse(heartbeat) || Date.parse(events.at(-1)?.at ?? "") || 0;
 
-/** `report`: what happened since `--since`, as text, Markdown or JSON. */
 async function cmdReport(call: Call): Promise<number> {
   const cfg = await configFor(call, true);
   const events = await readEvents(cfg);
@@ -16163,19 +16172,6 @@ async function runAndExit(work: () => Promise<number>): Promise<never> {
   }
 }
 
-/** With fewer columns than these a clause of the help goes below its word. */
-const CLAUSE_LEAST = 24;
-
-/** A word of the help and its clause, wrapped and indented to the terminal's width. */
-function hanging(word: string, clause: string): string {
-  const width = terminalWidth();
-  const below = width - word.length < CLAUSE_LEAST;
-  const left = below ? " ".repeat(6) : word;
-  const text = Bun.wrapAnsi(clause, Math.max(width - left.length, CLAUSE_LEAST))
-    .replaceAll("\n", `\n${" ".repeat(left.length)}`);
-  return below ? `${word.trimEnd()}\n${left}${text}` : word + text;
-}
-
 const helpEntry = (word: string, wide: number, clause: string): string =>
   hanging(`  ${word.padEnd(wide)} `, clause);
 
@@ -16228,7 +16224,6 @@ function optionFault(message: string, options: NonNullable<Command["options"]>):
 const looseArgs = (args: string[]) =>
   parseArgs({ args, options: GLOBAL_OPTIONS, strict: false, allowPositionals: true });
 
-/** Checks the words and options of a call against the table of commands. */
 function checkCall(command: Command, call: Call): void {
   const { words, options } = call;
   const { name, args, words: [least, most] = [0, args ? Infinity : 0] } = command;
