@@ -656,9 +656,6 @@ const textOf = (parts: Uint8Array[]): string => Buffer.concat(parts).toString();
 /** ms. Once a program has exited, its output is complete when nothing came for twice this long. */
 const PIPES_REST = 500;
 
-/** How long, ms, to wait for a program to exit after its deadline has killed it. */
-const UNKILLABLE = 2_000;
-
 /**
  * Runs a program in a process group of its own, so that the deadline (ms) kills its children too.
  * Its own exit ends the wait: a child that it left behind may hold its pipes open for ever.
@@ -702,7 +699,7 @@ export async function run(
       drain(child.stderr, (part) => err.push(part)),
     ]).then(() => (whole = true));
     // a program stuck on a dead network disk does not even end by SIGKILL
-    const code = await within(deadline + UNKILLABLE, child.exited, null)
+    const code = await within(deadline + 2_000, child.exited, null)
       .finally(() => clearTimeout(timer));
     // twice: if this process was suspended, the first wait times out before anything is read
     let quiet = 0;
@@ -778,16 +775,13 @@ async function quietSsh(repo: string): Promise<Record<string, string>> {
   return isSet ? {} : { GIT_SSH_COMMAND: "ssh -oBatchMode=yes -oConnectTimeout=10" };
 }
 
-/** Bytes of a server's answer that are accepted. */
-const ANSWER_MAX = 2_000_000;
-
 /** The text of an answer; one that is too large or never ends throws. */
 async function bodyOf(answer: Response): Promise<string> {
   const parts: Uint8Array[] = [];
   let size = 0;
   for await (const part of answer.body ?? []) {
     size += part.length;
-    if (size > ANSWER_MAX) throw new Error("an answer of more than 2 MB"); // cancels the stream
+    if (size > 2_000_000) throw new Error("an answer of more than 2 MB"); // cancels the stream
     parts.push(part);
   }
   return textOf(parts);
@@ -1119,13 +1113,10 @@ function writeAll(file: typeof OUT | typeof ERR, text: string): void {
       rest = rest.subarray(writeSync(file, rest));
     } catch (error) {
       if (errorCode(error) !== "EAGAIN") throw error;
-      Bun.sleepSync(PIPE_FULL);
+      Bun.sleepSync(5); // somebody has set it not to block
     }
   }
 }
-
-/** ms between two tries to write into a full pipe that somebody has set not to block. */
-const PIPE_FULL = 5;
 
 /** The descriptors of standard output and standard error. */
 const [OUT, ERR] = [1, 2] as const;
@@ -2152,7 +2143,8 @@ function emit(cfg: Config, event: EventName, fields: Record<string, unknown> = {
     pendingNotices.push(line);
   }
   try {
-    world.append(join(cfg.stateDir, "events.jsonl"), `${JSON.stringify(line)}\n`, EVENTS_CAP);
+    // two such files and the rest of the state folder stay under 1 MB
+    world.append(join(cfg.stateDir, "events.jsonl"), `${JSON.stringify(line)}\n`, 400_000);
   } catch (error) {
     log(`events.jsonl: ${messageOf(error)}`);
   }
@@ -2163,9 +2155,6 @@ const tellsPeople = ({ notify }: Config): boolean => Boolean(notify.command || n
 /** The events that people are still to be told of, in order; only the watchdog uses this. */
 const pendingNotices: AgentEvent[] = [];
 let notifying = false;
-
-/** Bytes: two such files and the rest of the state folder stay under 1 MB. */
-const EVENTS_CAP = 400_000;
 
 let barDrawn = false;
 
@@ -3157,9 +3146,6 @@ export async function showPushed(hand: Handoff, name: string): Promise<PushedFil
   return { state: "absent" };
 }
 
-/** How a file begins that stands for one in Git LFS. */
-const LFS_POINTER = "version https://git-lfs.github.com/spec/";
-
 const NOT_IN_BRANCH = /does not exist|exists on disk, but not in/;
 
 /** The file at a path of the branch; `links`: how many more links may lead to it. */
@@ -3177,7 +3163,7 @@ async function showPath(hand: Handoff, path: string, links = 5): Promise<PushedF
   }
   if (target) return showPath(hand, target, links - 1);
   if (!ok) return { state: "absent" };
-  return out.startsWith(LFS_POINTER)
+  return out.startsWith("version https://git-lfs.github.com/spec/")
     ? failed(`${path} is kept in Git LFS, which git show cannot read`)
     : { state: "found", text: out, size: Buffer.byteLength(out), object: "" };
 }
@@ -3594,8 +3580,6 @@ const geminiStatus = (line: string): RegExp => new RegExp(
 const geminiFrame = (holds: RegExp): RegExp => new RegExp(
   String.raw`^ ?│${holds.source}.*(?:\n ?│.*)*\n ?╰─+╯(?:\n(?!${GEMINI_TOP}).*)*(?![^])`, "m");
 
-const GEMINI_LIMIT = / +(?:Usage limit reached for|You have exhausted your) /;
-
 /** How Codex refuses a command that a person typed. */
 const CODEX_REFUSALS = [".*\\bUse /\\w+ to see ", ".* to use /\\w+\\.", "Cannot open "];
 
@@ -3798,7 +3782,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: /^✋/ },
     // before the title, which may still say that it works
     { name: "limit menu", verdict: "limited", where: 20, closes: /[^]*\n ?│ [● ] (\d)\. Stop /,
-      re: geminiFrame(GEMINI_LIMIT) },
+      re: geminiFrame(/ +(?:Usage limit reached for|You have exhausted your) /) },
     ...GEMINI_QUESTIONS,
     { name: "dialog", verdict: "blocked", where: 20, why: "a dialog is open",
       re: geminiFrame(/(?=.*(?:● +\d+\. |\b(?:Enter|Esc) to ))/) },
@@ -5102,13 +5086,10 @@ const RUNS: Started = { outcome: "runs", why: "" };
 /** Why a start was dropped: a later order forbids it. */
 const OVERTAKEN = 'not started: "agents down" was run after this';
 
-/** How long, ms, a start waits for an order being written; a hung command only delays it. */
-const ORDER_PATIENCE = 5_000;
-
 /** Does something under the lock of the orders: a later order finds it done. */
 async function betweenOrders<T>(cfg: Config, work: () => Promise<T>): Promise<T> {
-  // without the folder of the lock there are no orders
-  const lock = await takeLock(lockFile(cfg, "operator"), ORDER_PATIENCE).catch(() => null);
+  // a hung command only delays a start; without the folder of the lock there are no orders
+  const lock = await takeLock(lockFile(cfg, "operator"), 5_000).catch(() => null);
   try {
     return await work();
   } finally {
@@ -7145,9 +7126,6 @@ const BUSY_FOR = 60_000;
 /** The most that may be, ms, for many units; also caps it after the clock was set back. */
 const BUSY_MAX = 10 * BUSY_FOR;
 
-/** How long, ms, an order waits for its turn: the last of 40 at once waits for seconds. */
-const ORDERS_PATIENCE = 30_000;
-
 /** Whether nobody waits for a text any more. */
 const isLate = ({ expires = Infinity }: Message): boolean => expires <= world.now();
 
@@ -7168,7 +7146,8 @@ const ordersToChange = (cfg: Config): Promise<Operator> =>
 /** Changes the orders, under a lock: otherwise one of two commands could lose its change. */
 async function changeOperator(cfg: Config, change: (operator: Operator) => void): Promise<void> {
   makeFolders(cfg);
-  const lock = await takeLock(lockFile(cfg, "operator"), ORDERS_PATIENCE);
+  // the last of 40 orders at once waits for seconds
+  const lock = await takeLock(lockFile(cfg, "operator"), 30_000);
   if (lock === null) die(`${lockFile(cfg, "operator")} is held by another command` +
     byPid(holderOf(cfg, "operator")));
   try {
@@ -7219,15 +7198,12 @@ async function readBeat(cfg: Config) {
 
 type WatchdogState = Awaited<ReturnType<typeof readWatchdog>>;
 
-/** ms. A watchdog that has its lock writes its pid within this time, or cannot. */
-const PID_WRITTEN = 300;
-
 /** Whether a watchdog has its lock and cannot write its pid: the disk is full, or read-only. */
 async function isMute(cfg: Config): Promise<boolean> {
   const isIt = () => holderOf(cfg, "watchdog") === null &&
     isLocked(lockFile(cfg, "watchdog"), false); // one that cannot be looked at says nothing
   if (!isIt()) return false;
-  await world.sleep(PID_WRITTEN);
+  await world.sleep(300); // by then it has written its pid, or cannot
   return isIt();
 }
 
@@ -8356,15 +8332,12 @@ export async function deliverAll(
     const began = world.mono();
     await Promise.all(batch.map((message) => guard(watch, `deliver ${message.target}`, () =>
       deliver(cfg, watch, message, observations.get(message.target)))));
-    // agents that waited for a limit do not all go on at once
+    // agents that waited for a limit do not all go on at once: a batch takes at least a second
     const paced = batch.some(({ cause }) => cause === PROBE) && at + batch.length < due.length;
-    const left = began + PROBE_PACE - world.mono();
+    const left = began + 1_000 - world.mono();
     if (paced && left > 0) await world.sleep(left);
   }
 }
-
-/** ms that each `start_batch` of probes takes at least. */
-const PROBE_PACE = 1_000;
 
 const NO_AGENT = "no such agent in the config";
 
@@ -8550,19 +8523,17 @@ function sweepTexts(cfg: Config, watch: Watch): void {
   }
 }
 
-/** ms for which a text waits for the return of an agent that left the config. */
-const RETURN_MAX = DAY;
-/** ms for which an unproven text is shown: nobody has to tell us that it was dealt with. */
-const UNPROVEN_FOR = DAY;
-
-/** Drops the texts of agents that left the config long ago, saying so, and those shown for long. */
+/**
+ * Drops the texts of agents that left the config a day ago, saying so, and those shown as unproven
+ * for a day: nobody has to tell us that one was dealt with.
+ */
 function dropLost(cfg: Config, watch: Watch): void {
   const lost = watch.outbox.filter(({ target, stuck = Infinity }) =>
-    !cfg.agents.has(target) && world.now() - stuck >= RETURN_MAX);
+    !cfg.agents.has(target) && world.now() - stuck >= DAY);
   for (const { cause, target } of lost) log(`dropped: ${cause} to ${target}: ${NO_AGENT}`);
   if (lost.length) watch.outbox = watch.outbox.filter((message) => !lost.includes(message));
   watch.unproven = watch.unproven.filter(({ made, unprovenAt = made }) =>
-    world.now() - unprovenAt < UNPROVEN_FOR);
+    world.now() - unprovenAt < DAY);
 }
 
 /** Drops what has expired, takes over what the command line queued; returns whom that is for. */
@@ -8605,8 +8576,6 @@ function poke(cfg: Config): void {
 /** How often, ms, pending units are looked at between two ticks. */
 const ATTEND_INTERVAL = 400;
 
-/** How long, ms, a command waits for another one that writes the memory. */
-const HAND_PATIENCE = 30_000;
 /** ms. Longer than a pass over a hundred agents that all answer only at their deadlines. */
 const HAND_HUNG = 180_000;
 
@@ -9851,7 +9820,7 @@ async function takeBaseline(cfg: Config, hand: Handoff): Promise<Fetched> {
   const { head } = fetched;
   const commits = head ? await commitsSince(hand, "", head) : [];
   const found = typeof commits === "string" ? unreadable(fetched, commits) : fetched;
-  await byHand(cfg, HAND_PATIENCE, async () => {
+  await byHand(cfg, 30_000, async () => {
     const watch = await loadWatch(cfg);
     if (baselineOf(watch, hand)) return; // another command took it meanwhile
     if (typeof commits === "string" || (!head && found.state !== "empty")) {
@@ -10407,10 +10376,10 @@ const HINDERS = new RegExp("^(?:tmux|phase state|operator\\.json|state folder|" 
   "guard (?:heartbeat|tick|hand-off|phase|phase move|outbox|completion|accounts|deadlock|" +
   "(?:unit|learn|wake|deliver) (.+)))$");
 
-/** Such a trouble may last this long, ms, before people are told. */
-const TROUBLE_PATIENCE = 300_000;
-
-/** Tells people of troubles that last: while one does, no look can tell them of anything else. */
+/**
+ * Tells people of troubles that have lasted for five minutes: while one does, no look can tell them
+ * of anything else.
+ */
 function tellTroubles(cfg: Config, { volatile: { errors, lasting } }: Watch): void {
   for (const label of new Set([...Object.keys(errors), ...Object.keys(lasting)])) {
     const [hinders, agent] = HINDERS.exec(label) ?? [];
@@ -10422,7 +10391,7 @@ function tellTroubles(cfg: Config, { volatile: { errors, lasting } }: Watch): vo
       continue;
     }
     const known = lasting[label] ??= { since: world.mono(), told: false };
-    if (known.told || world.mono() - known.since < TROUBLE_PATIENCE) continue;
+    if (known.told || world.mono() - known.since < 5 * MINUTE) continue;
     known.told = true;
     const lasted = minutes(world.mono() - known.since);
     emit(cfg, "trouble", { agent, why: `${why.replace(/^ERROR: /, "")}, for ${lasted}` });
@@ -10767,9 +10736,6 @@ export function stillness(): (sign: string | null, hangs: number) => number {
   };
 }
 
-/** A new keeper may take this long, ms, to get its lock before another one is started. */
-const KEEPER_START_MAX = 60_000;
-
 /**
  * Makes a check that starts a missing keeper and replaces one that hangs. It says why no keeper
  * could be started; "" = one runs, or is on its way. `writes`: as in `Ward.look`.
@@ -10786,7 +10752,7 @@ export function keeperCare(): (cfg: Config, writes: boolean) => string {
     if (keeper !== null && still(sign, hangs) < hangs) return "";
     // on a loaded machine a keeper needs seconds to get its lock; a second one would only add load
     const isStarting = keeper === null && started !== null && isRunning(started) &&
-      world.mono() - startedAt < KEEPER_START_MAX;
+      world.mono() - startedAt < MINUTE;
     // where its pid could not be written, on a full disk, the lock itself shows that one runs
     if (isStarting || (keeper === null && isLocked(lockFile(cfg, "keeper")))) return "";
     if (keeper !== null) world.signal(keeper, "SIGKILL");
@@ -10814,9 +10780,6 @@ async function followLog(cfg: Config, snap: Snapshot): Promise<void> {
     ...placeFor(snap, session) }).catch((error) => log(messageOf(error)));
 }
 
-/** The keeper checks its own lock and the watchdog this often, ms. */
-const KEEPER_STEP = 250;
-
 /**
  * The hidden `keep`: starts a watchdog a second after the last one died, and ends one that has hung
  * for two minutes. `least`: see hungAfter. Exits 100 where another keeper has the lock.
@@ -10839,7 +10802,7 @@ export async function keep(path: string, lastGood: string, least = HUNG_AFTER): 
     lock = await keepLock(cfg, lockPath, lock);
     if (lock === null) return 0;
     await ward.look(note("keeping"));
-    await world.sleep(KEEPER_STEP);
+    await world.sleep(250);
   }
   ward.child?.kill("SIGTERM");
   await ward.child?.exited;
@@ -11053,14 +11016,14 @@ async function sendNotice(
   if (!answer.ok) die(`notify: the URL answered ${answer.status}`);
 }
 
-/** What an ended watchdog left untold is news for this long, ms. */
-const UNTOLD_FOR = HOUR;
-
-/** The events of these kinds that came after the last notice and before this watchdog. */
+/**
+ * The events of these kinds that an ended watchdog left untold, of the last hour before `began`:
+ * what is older is no news.
+ */
 export function untoldEvents(events: AgentEvent[], kinds: string[], began: number): AgentEvent[] {
   const last = events.findLast(({ event }) => ["notified", "notices"].includes(event));
   const told = Date.parse(String(last?.upTo ?? last?.at ?? ""));
-  const from = Math.max(began - UNTOLD_FOR, told || 0);
+  const from = Math.max(began - HOUR, told || 0);
   return events.filter(({ at, event }) =>
     kinds.includes(event) && Date.parse(at) > from && Date.parse(at) < began);
 }
@@ -11376,7 +11339,7 @@ function flow(parts: string[], width: number): string[] {
   return lines.map((line) => cut(line, width));
 }
 
-/** Keys and their values, each starting on a line of its own and wrapped; empty ones are left out. */
+/** Keys with their values, each on lines of its own and wrapped; without empty ones. */
 function factLines(
   facts: [key: string, values: string | string[]][], width: number, indent = 10,
 ): string[] {
@@ -13115,7 +13078,8 @@ function dueText({ next, nextAt }: StatusRow, now: number): string {
 
 /**
  * The reason, what waits, what is due. The restarts and the cure after it are shortened as far as
- * it needs to stay whole: the cure loses the name, which the row already has.
+ * it needs to stay whole: the cure loses the name, which the row already has, and is left out
+ * where the reason would get fewer than 16 columns.
  */
 function reasonText(row: StatusRow, room: number, now: number): string {
   const { cure, restartsToday } = row;
@@ -13128,23 +13092,18 @@ function reasonText(row: StatusRow, room: number, now: number): string {
   const leaves = (columns: number) => (tail: string) =>
     Bun.stringWidth(tail) + 3 + columns <= room;
   const tail = tails.find(leaves(Bun.stringWidth(text))) ?? tails.find(leaves(REASONS_GOOD)) ??
-    tails.slice(-1).find(leaves(REASON_LEAST)) ?? sign;
+    tails.slice(-1).find(leaves(16)) ?? sign;
   const said = cut(text, Math.max(0, room - Bun.stringWidth(tail) - (tail ? 3 : 0)))
     .replace(/ · ?…$/, "…");
   return joined(restarts ? " · " : "  ", said, tail);
 }
 
-/** Where the reason would get fewer columns than this, the cure is left out. */
-const REASON_LEAST = 16;
-
 const restartSign = ({ restartsToday }: StatusRow): string =>
   (restartsToday ? `${restartsToday}↺` : "");
 
-/** A loop without a claim or review for this long, ms, is worth a look. */
-const COMMIT_LATE = 2 * HOUR;
-
+/** A loop without a claim or review for two hours is worth a look. */
 const commitText = ({ owesSince }: StatusRow, now: number): string =>
-  owesSince && now - Date.parse(owesSince) >= COMMIT_LATE
+  owesSince && now - Date.parse(owesSince) >= 2 * HOUR
     ? `no commit in this phase for ${ageOf(owesSince, now)}` : "";
 
 /** How many texts wait for it and why, and how many it may or may not have taken. */
@@ -13185,10 +13144,6 @@ function paintRow(row: StatusRow, line: string): string {
 
 // Cards.
 
-/** A card shows at most this many lines of the screen, and this many restarts. */
-const CARD_SCREEN = 12;
-const CARD_RESTARTS = 5;
-
 /** Everything that is known of one unit, with the last lines that it shows. */
 export type Card = Awaited<ReturnType<typeof cardOf>>;
 
@@ -13211,8 +13166,8 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow) {
       : `${next.does}${next.at === null ? "" : ` at ${dayTime(next.at)}`}`,
     texts: texts.map(({ made, cause, text, tries, why = "" }) =>
       ({ made: isoOrNone(made), cause, text: plainText(text, SUBJECT_MAX), tries, why })),
-    restarts: restartsOf(eventsOf(events, row.name, row.kind === "loop")).slice(-CARD_RESTARTS),
-    screen: tailOf(shown?.text ?? "", CARD_SCREEN).split("\n").map(printable).filter(Boolean),
+    restarts: restartsOf(eventsOf(events, row.name, row.kind === "loop")).slice(-5),
+    screen: tailOf(shown?.text ?? "", 12).split("\n").map(printable).filter(Boolean),
   };
 }
 
@@ -13441,9 +13396,6 @@ async function whyStaysDown(cfg: Config, name: string): Promise<string> {
   return kept ? "" : `not running, and no watchdog would start it: ${cure}`;
 }
 
-/** How long, ms, `send` waits before it says what for. */
-const SAY_AFTER = 2_000;
-
 /**
  * What has become of a text, as the watchdog stored it last; "" = it does not have it. `typed`: it
  * may be taken at any moment.
@@ -13480,21 +13432,19 @@ async function sendNow(cfg: Config, message: Message, patience: number) {
     const ahead = outbox.find((one) => one.target === message.target && one.why);
     why = [...unproven, ...outbox].find(({ id }) => id === message.id)?.why ?? ahead?.why ?? why;
     if (isOver || fate === "delivered" || fate === "unproven") return { fate, why };
-    if (why !== said && world.mono() - began >= SAY_AFTER) {
+    // most texts are taken before there is anything to say
+    if (why !== said && world.mono() - began >= 2_000) {
       said = why;
       log(`waiting to reach ${message.target}: ${said} (Ctrl-C withdraws it)`);
     }
   }
 }
 
-/** How long, ms, an interrupted `send` waits for the watchdog to put its text away. */
-const WITHDRAWN_WITHIN = 3_000;
-
 /** Withdraws a text that nobody waits for any more, unless it is in the input box already. */
 export async function withdraw(cfg: Config, message: Message): Promise<void> {
   await recall(cfg, message);
   poke(cfg);
-  const until = world.mono() + WITHDRAWN_WITHIN;
+  const until = world.mono() + 3_000;
   const fateNow = async () => fateOf(await loadWatch(cfg), message);
   let fate = await fateNow();
   // where no watchdog runs, the next one finds in the queue that it is taken back
@@ -13627,9 +13577,6 @@ const notRunning = (name: string, pane: Pane | undefined): string =>
 const screenOf = async (cfg: Config, agent: Agent, pane: Pane): Promise<Screen> =>
   (await readScreen(cfg, pane)) ?? die(`${agent.name}: its pane could not be read`);
 
-/** How long, ms, `explain` waits between its two looks at a screen. */
-const LOOKS_APART = 300;
-
 /** What to say where no watchdog is at work, so that nothing will be done. */
 const watchdogFact = async (cfg: Config): Promise<[string, string | null]> =>
   ["watchdog", whyNothingDone(await readWatchdog(cfg)) || null];
@@ -13637,7 +13584,7 @@ const watchdogFact = async (cfg: Config): Promise<[string, string | null]> =>
 /** Reads a running agent as the watchdog does: twice, as a changing screen is not believed idle. */
 async function explainLive(call: Call, cfg: Config, agent: Agent, pane: Pane): Promise<number> {
   const first = await screenOf(cfg, agent, pane);
-  await world.sleep(LOOKS_APART);
+  await world.sleep(300);
   const { look } = await screenOf(cfg, agent, pane);
   const watch = await loadWatch(cfg);
   const memory = memoryOf(watch, agent.name);
@@ -13952,9 +13899,6 @@ function fileSource(path: string, clean: (raw: string) => string, note = ""): So
   };
 }
 
-/** How often, ms, a server is asked for new turns. */
-const ASK_EVERY = 2_000;
-
 /** A conversation that a server has; `ask` gets the whole of it. */
 function serverSource(ask: () => Promise<Turn[]>, width: number): Source {
   const shown = new Set<string>();
@@ -13967,7 +13911,7 @@ function serverSource(ask: () => Promise<Turn[]>, width: number): Source {
     path: "", note: "", tail,
     async *added() {
       while (!readerGone) {
-        await world.sleep(ASK_EVERY);
+        await world.sleep(2_000);
         yield await tail();
       }
     },
@@ -14866,7 +14810,8 @@ export function liveLines(
     .slice(from, from + room);
   const left = room - table.length;
   const lastLook = lastLookOf(status.watchdog, events);
-  const bars = barLines(rows, events, lastLook, width, left - foot.length - EVENTS_LEAST);
+  // five lines stay free for the latest events
+  const bars = barLines(rows, events, lastLook, width, left - foot.length - 5);
   const below = [...foot, ...bars,
     ...historyLines(events, width, left - foot.length - bars.length)];
   return filled([...top, ...title, ...table, ...below.slice(0, left)], last, height);
@@ -14881,11 +14826,6 @@ const filled = (above: string[], last: string[], height: number): string[] =>
   [...above.slice(0, Math.max(0, height - last.length)),
     ...Array(Math.max(0, height - above.length - last.length)).fill(""), ...last].slice(0, height);
 
-/** Bars are drawn only if this many lines stay free for the latest events. */
-const EVENTS_LEAST = 5;
-/** How far back the bars reach, ms. */
-const BARS_SPAN = 20 * MINUTE;
-
 /** Each agent's last 20 minutes as a bar, those that need you first, as far as there is room. */
 function barLines(
   rows: StatusRow[], events: AgentEvent[], lastLook: number, width: number, room: number,
@@ -14895,7 +14835,7 @@ function barLines(
   const across = width - label - 4;
   if (room < 3 || across <= SLOTS_LEAST) return [];
   const now = world.now();
-  const slots = slotsOf({ from: now - BARS_SPAN, to: now }, across);
+  const slots = slotsOf({ from: now - 20 * MINUTE, to: now }, across);
   const bars = agents.slice(0, room)
     .map(({ name, kind }) =>
       [name, timeline(eventsOf(events, name, kind === "loop"), slots, lastLook)] as const)
@@ -14960,9 +14900,6 @@ function takeTerminal(press: (key: string) => void) {
   };
 }
 
-/** How often, ms, the live view reads the fleet; in between only its clock moves. */
-const LIVE_LOOK = 2_000;
-
 /** `status --watch`, until `q`, Ctrl-C or a signal; it leaves the terminal as it was. */
 async function showLive(call: Call, first: Config): Promise<number> {
   if (!isTerminal() || !process.stdin.isTTY) die("status --watch needs a terminal");
@@ -15007,8 +14944,8 @@ async function showLive(call: Call, first: Config): Promise<number> {
   const isEnded = end.promise.then(() => true);
   draw();
   try {
-    // a look may hang, which must not delay the end
-    while (!(await within(LIVE_LOOK, isEnded, false))) {
+    // in between only its clock moves; a look may hang, which must not delay the end
+    while (!(await within(2_000, isEnded, false))) {
       await Promise.race([look().then(draw), isEnded]);
     }
     return await end.promise;
@@ -15039,7 +14976,8 @@ async function perform(
   change({ note: `${said} …` });
   const { columns: width = 80, rows = 24 } = process.stdout;
   const more = command === "logs" ? ["-n", "500"] : text.length ? ["--", ...text] : [];
-  const ran = await run([...argv, ...more], LIVE_PATIENCE, { COLUMNS: `${width}` });
+  // an agent may end slowly at a restart
+  const ran = await run([...argv, ...more], 2 * MINUTE, { COLUMNS: `${width}` });
   const lines = `${ran.out}${ran.err}`.trimEnd().split("\n").flatMap((line) => wrap(line, width));
   if (command !== "logs" && command !== "explain") {
     return change({ note: `${said}: ${ran.ok ? "done" : lines.at(-1) || "failed"}` });
@@ -15048,20 +14986,11 @@ async function perform(
   change({ mode: "page", page: lines, top, note: "" });
 }
 
-/** How long, ms, a command of the live view may take: an agent may end slowly at a restart. */
-const LIVE_PATIENCE = 120_000;
-
 // ── the page ────────────────────────────────────────────────────────────────────
 // `serve`: the fleet on a phone, read-only, for whoever has the address with its token.
 
 /** Columns of the page: a phone held upright. */
 const PAGE_COLUMNS = 44;
-/** The port on 127.0.0.1 unless --port names another. */
-const PAGE_PORT = 8675;
-/** How far the bars of the page reach back, ms. */
-const PAGE_SPAN = HOUR;
-/** The host names of loopback; a site that is rebound to loopback comes under its own name. */
-const LOOPBACK = ["127.0.0.1", "localhost", "[::1]"];
 
 const PAGE_STYLE = `
 :root { color-scheme: light dark; --back: #fff; --text: #1b1f24; --dim: #667; --need: #b3261e;
@@ -15114,7 +15043,7 @@ async function pageBars(cfg: Config, names: string[]): Promise<string> {
   const lastLook = lastLookOf(await readWatchdog(cfg), events);
   const begins = Math.min(Date.parse(events[0]?.at ?? "") || 0, now - SLOTS_LEAST * 1000);
   const wide = Math.min(12, widest(agents.map(({ name }) => name)));
-  const slots = slotsOf({ from: Math.max(now - PAGE_SPAN, begins), to: now });
+  const slots = slotsOf({ from: Math.max(now - HOUR, begins), to: now });
   const shown = slots.slice(wide + 1 - PAGE_COLUMNS);
   const { from, to } = shown[0]!;
   return html([`since ${localTime(from)}, ${ago(to - from)} each`,
@@ -15161,7 +15090,8 @@ const sameSecret = (given: string, token: string): boolean =>
  */
 export function parsePagePath(path: string, host: string, token: string): string | null {
   const [given = "", name = "", ...more] = path.split("/").slice(1);
-  const local = LOOPBACK.includes(URL.parse(`http://${host}`)?.hostname ?? "");
+  const local = ["127.0.0.1", "localhost", "[::1]"]
+    .includes(URL.parse(`http://${host}`)?.hostname ?? "");
   if (!sameSecret(given, token) || !local || more.length) return null;
   return tried(() => decodeURIComponent(name), null);
 }
@@ -15194,7 +15124,7 @@ async function cmdServe(call: Call): Promise<number> {
     if (!name) return fleetPage(now, root);
     return unitsOf(now).has(name) ? unitPage(now, root, name) : null;
   };
-  const server = servePage(Number(call.options.port ?? PAGE_PORT), (request) =>
+  const server = servePage(Number(call.options.port ?? 8675), (request) =>
     answerPage(request, token, show));
   const { port } = server;
   log(`anyone with this address can see ${fleetName(cfg)}; Ctrl-C stops it. ` +
@@ -15730,9 +15660,6 @@ async function makeDemo(dir: string, prefix: string): Promise<string> {
   return join(dir, "agents.toml");
 }
 
-/** How long the demo may take, ms. */
-const DEMO_DEADLINE = 180_000;
-
 async function cmdDemo(call: Call): Promise<number> {
   const dir = call.words[0] ? resolve(call.words[0]) : mkdtempSync(join(tmpdir(), "agents-demo-"));
   if (!Bun.which("git")) die(NO_GIT);
@@ -15756,7 +15683,7 @@ async function cmdDemo(call: Call): Promise<number> {
       }
       return 0;
     }
-    const giveUp = () => interrupted || readerGone || world.mono() - began > DEMO_DEADLINE;
+    const giveUp = () => interrupted || readerGone || world.mono() - began > 3 * MINUTE;
     for await (const event of eventsAfter(cfg, [], () => giveUp() || isComplete(cfg))) {
       print(eventText(event, world.now()));
       if (event.event === "phase") print(statusText(await readStatus(cfg), terminalWidth()));
@@ -16204,9 +16131,6 @@ const GLOBAL_OPTIONS = {
   help: { type: "boolean", short: "h", clause: "" }, version: { type: "boolean", clause: "" },
 } as const;
 
-/** Options that decide what is printed: only one of them can be given. */
-const FORMS = ["json", "md", "line", "watch", "screen", "raw"] as const;
-
 /** The message of `parseArgs` about wrong options, in one line and in our words. */
 function optionFault(message: string, options: NonNullable<Command["options"]>): string {
   const known = Object.keys(options).map((option) => `--${option}`);
@@ -16238,7 +16162,9 @@ function checkCall(command: Command, call: Call): void {
       die(`${name}: --${option} ${show(value)} is not ${what}`, 2);
     }
   }
-  const forms = FORMS.filter((form) => form in options).map((form) => `--${form}`);
+  // only one of them can decide what is printed
+  const forms = ["json", "md", "line", "watch", "screen", "raw"]
+    .filter((form) => form in options).map((form) => `--${form}`);
   if (forms.length > 1) die(`${name}: ${forms.join(" and ")} cannot be combined`, 2);
 }
 
