@@ -2558,6 +2558,10 @@ const textIn = (path: string): Promise<string> =>
     return "";
   });
 
+/** Whether a lock is there and nobody has it: what is written beside it came with a copy. */
+const isFree = (path: string): boolean =>
+  tried(() => withFile(path, constants.O_RDONLY, (file) => lockOpen(file, true)), false);
+
 /**
  * The pid that holds a lock, if it is still the process that took it; null = nobody. Where no /proc
  * tells it from a later process with its number, the lock itself shows that somebody has it.
@@ -2565,7 +2569,7 @@ const textIn = (path: string): Promise<string> =>
 export function lockHolder(path: string): number | null {
   const [pid, born] = textNow(pidFile(path)).split(" ");
   return isPid(Number(pid)) && world.signal(Number(pid), 0) &&
-    (born ? bornOf(Number(pid)) === born : isLocked(path)) ? Number(pid) : null;
+    (born ? bornOf(Number(pid)) === born && !isFree(path) : isLocked(path)) ? Number(pid) : null;
 }
 
 const holderOf = (cfg: Config, what: LockName): number | null => lockHolder(lockFile(cfg, what));
@@ -2640,6 +2644,8 @@ const PANE_FIELDS = {
   status: ["#{pane_dead_status}", numberOrNull],
   signal: ["#{pane_dead_signal}", numberOrNull],
   piped: ["#{pane_pipe}", isOne],
+  /** A person has turned its input off: what is typed into it is dropped. */
+  inputOff: ["#{pane_input_off}", isOne],
   /** Wall ms at which its client was started. */
   created: ["#{?@agents_started,#{@agents_started},#{session_created}}", inMs],
   /** Wall ms, to the second, of the last drawing in its window; 0 = not known. */
@@ -2756,6 +2762,10 @@ function pidsIn(pane: Pane): number[] {
 /** The command lines of a pane's processes; without /proc only the name that tmux gives. */
 const processesIn = (pane: Pane): string[][] =>
   (hasProc() ? pidsIn(pane).map(argvOf) : [[pane.command]]);
+
+/** How a person calls the tmux server of this fleet. */
+const tmuxByHand = ({ tmuxSocket }: Config): string =>
+  `tmux${tmuxSocket ? ` -L ${tmuxSocket}` : ""}`;
 
 /** How tmux says that it has no server; any other failure says nothing of what runs. */
 const NO_TMUX_SERVER = /no server running|no current target|\(No such file or directory\)/;
@@ -3203,16 +3213,17 @@ async function weighPushed(hand: Handoff, path: string): Promise<PushedFile> {
 /** What git said, without its advice. */
 const gitWords = (err: string): string => {
   const lines = err.split(/\n\s*\n/)[0]!.split("\n")
-    .filter((line) => !/^(warning|hint):/i.test(line))
+    .filter((line) => !/^(warning|hint):|:$/i.test(line))
     .map((line) => line.replace(/^(fatal|error): /, ""));
   return plainText([...new Set(lines)].slice(0, 3).join("; "), SUBJECT_MAX) || "no reason given";
 };
 
 /** What a person can do where git says so; the first that fits. */
-const GIT_CURES: [said: RegExp, cure: (hand: Handoff) => string][] = [
+const GIT_CURES: [said: RegExp, cure: (hand: Handoff, found: string[]) => string][] = [
   [/cannot change to|not a git repository/, ({ repo }) =>
     `clone the repository to ${quoted(repo)}, or fix repo in [loop.handoff]`],
-  [/dubious ownership/, ({ repo }) => `git config --global --add safe.directory ${quoted(repo)}`],
+  [/dubious ownership in repository at '([^']+)'/, (_, [, owned]) =>
+    `git config --global --add safe.directory ${quoted(owned!)}`],
   [/No space left/, () => "make room on the disk"],
   [/unknown option/, () => "git 2.29 or newer is needed"],
   [/lazy fetching disabled|promisor/, ({ repo }) =>
@@ -3225,20 +3236,40 @@ const GIT_CURES: [said: RegExp, cure: (hand: Handoff) => string][] = [
   [/Host key verification failed/, () => "connect to the host once by hand and accept its key"],
   [/could not read (Username|Password)|Authentication failed|terminal prompts disabled/, () =>
     "give the clone a credential helper: the watchdog answers no prompt"],
+  // of ssh the words stand alone, or behind the name of the host
+  [/insufficient permission|Read-only file system|(?:create|open|write|lock|update) .*denied/,
+    ({ repo }) => `let this user write to ${quoted(repo)}`],
   [/Permission denied/, () =>
     'see that "ssh-add -l" lists the key, then run "agents up" again from that login'],
   [/does not appear to be a git repository|Repository not found|not found/i,
     ({ repo, remote }) => `see where it points: git -C ${quoted(repo)} remote get-url ${remote}`],
 ];
 
-const cureFor = (said: string, hand: Handoff): string | undefined =>
-  GIT_CURES.find(([fits]) => fits.test(said))?.[1](hand);
+function cureFor(said: string, hand: Handoff): string | undefined {
+  for (const [fits, cure] of GIT_CURES) {
+    const found = fits.exec(said);
+    if (found) return cure(hand, found);
+  }
+}
 
 const tryGit = ({ repo }: Handoff, command: string): string =>
   `run it yourself: git -C ${quoted(repo)} ${command}`;
 
+/**
+ * What git failed at: one that takes the folder for no clone, as a damaged one or one of another
+ * user's, says only that it knows no such remote.
+ */
+async function explained({ repo, remote }: Handoff, ran: ExecResult): Promise<ExecResult> {
+  if (!ran.err.includes(`'${remote}' does not appear to be a git repository`)) return ran;
+  const clone = await git(repo, ["rev-parse", "--git-dir"]);
+  return clone.ok ? ran : clone;
+}
+
 /** A look that did not succeed: git's reason, and what a person can do about it. */
-function failedLook(cfg: Config, hand: Handoff, what: string, ran: ExecResult): Fetched {
+async function failedLook(
+  cfg: Config, hand: Handoff, what: string, answer: ExecResult,
+): Promise<Fetched> {
+  const ran = await explained(hand, answer);
   const failed = (why: string, cure: string): Fetched =>
     ({ state: "failing", why, cure, hung: ran.timedOut, head: "", hand });
   const byHand = tryGit(hand, `${what} ${hand.remote}`);
@@ -5351,11 +5382,11 @@ const noteKickoffGiven = (cfg: Config, session: string): Promise<void> => writeO
 /** What holds the session that a unit needs, and how to go on; "" = the name is free or ours. */
 function strangerIn(cfg: Config, snap: Snapshot, session: string): string {
   const runs = snap.strangers.get(session);
-  const tmux = `tmux ${cfg.tmuxSocket ? `-L ${cfg.tmuxSocket} ` : ""}`;
+  const tmux = tmuxByHand(cfg);
   const target = targetSession(session);
   return runs === undefined ? "" : `the session ${session} was not made by this fleet and holds ` +
-    `no client (it runs ${runs}); leaving it alone. End it (${tmux}kill-session -t ${target}) ` +
-    `or rename it (${tmux}rename-session -t ${target} NAME), then: up`;
+    `no client (it runs ${runs}); leaving it alone. End it (${tmux} kill-session -t ${target}) ` +
+    `or rename it (${tmux} rename-session -t ${target} NAME), then: up`;
 }
 
 /** A client of this fleet whose name has left the config: it is no longer supervised. */
@@ -8356,6 +8387,10 @@ async function deliver(
   if (backend.kind === "opencode" && pane.conversation) {
     return note(await tellServer(errand, seen!.verdict));
   }
+  if (pane.inputOff) {
+    const cure = `run "${tmuxByHand(cfg)} select-pane -e -t ${pane.id}"`;
+    return note({ state: "waiting", person: true, why: `the input of its pane is off; ${cure}` });
+  }
   const said = await standingText(errand);
   if (!said) return note(UNSHOWN);
   if (watch.unproven.includes(said)) {
@@ -9793,7 +9828,7 @@ function startFetch(cfg: Config, watch: Watch): void {
   const hand = cfg.loop.handoff;
   if (!hand || isComplete(cfg) || volatile.fetch) return;
   volatile.fetch = readRemote(cfg, hand, watch)
-    .catch((error): Fetched => failedLook(cfg, hand, "ls-remote",
+    .catch((error) => failedLook(cfg, hand, "ls-remote",
       { ok: false, out: "", err: messageOf(error), timedOut: false }))
     .then((found) => void (volatile.fetched = found))
     .finally(() => (volatile.fetch = null));

@@ -57,6 +57,8 @@ export class FakePane {
   newlineFor = 0;
   /** Texts submitted, Enters that answered a dialog, other keys. */
   received: string[] = [];
+  /** `select-pane -d`: tmux drops what is typed. */
+  inputOff = false;
   approved = 0;
   enters = 0;
   keys: string[] = [];
@@ -140,7 +142,7 @@ export class FakePane {
   /** A bracketed paste; while a dialog is open the client drops it. */
   paste(value: string): void {
     this.type(() => {
-      if (this.dead || this.takenBy()) return;
+      if (this.dead || this.inputOff || this.takenBy()) return;
       this.draft += value;
       this.pastedAt = this.clock();
     });
@@ -164,7 +166,7 @@ export class FakePane {
   }
 
   private press(name: string): void {
-    if (this.dead || this.inMode) return;
+    if (this.dead || this.inMode || this.inputOff) return;
     const taken = this.takenBy();
     if (name === "Escape" && taken === "menu") this.doing = "limit";
     if (name !== "Enter" && name !== "C-m") return void this.keys.push(name);
@@ -368,6 +370,7 @@ export class FakeTmux {
     const fields: Record<string, unknown> = {
       session_name: pane.session, session_id: pane.room.id, pane_id: pane.id, pane_pid: pane.pid,
       pane_dead: Number(pane.dead), pane_dead_status: pane.status ?? "", pane_pipe: Number(pane.piped),
+      pane_input_off: Number(pane.inputOff),
       session_created: Math.floor(pane.created / 1000),
       window_activity: Math.floor(pane.activity(now) / 1000), pane_width: pane.cols, pane_height: 50,
       pane_current_command: pane.command, pane_title: pane.title(now), pane_start_path: pane.cwd, cursor_y: format.includes("cursor_y") ? Math.max(row(), 0) : 0,

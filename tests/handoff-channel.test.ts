@@ -211,8 +211,12 @@ describe("what keeps git from answering is told with its cure, within three tick
     ["the remote refuses", () => gitIn(at("watch"), "remote", "set-url", "origin", "http://127.0.0.1:1/x.git"), /127\.0\.0\.1.*(refused|Failed to connect)/, /run it yourself/,
       () => gitIn(at("watch"), "remote", "set-url", "origin", at("origin.git"))],
     ["the clone is gone", () => rmSync(at("watch"), { recursive: true }), /cannot change to/, /clone the repository to .*watch/, () => clone()],
-    ["the clone is none", () => rmSync(at("watch", ".git"), { recursive: true }), /not (appear to be )?a git repository/, /clone the repository|get-url/,
+    ["the clone is none", () => rmSync(at("watch", ".git"), { recursive: true }), /not a git repository/, /clone the repository to .*watch/,
       () => (rmSync(at("watch"), { recursive: true }), clone())],
+    ["the clone's HEAD is damaged", () => writeFileSync(at("watch", ".git", "HEAD"), "garbage"), /not a git repository/, /clone the repository to .*watch/,
+      () => (rmSync(at("watch"), { recursive: true }), clone())],
+    ["the clone has no such remote", () => gitIn(at("watch"), "remote", "rename", "origin", "upstream"), /'origin' does not appear/, /remote get-url origin/,
+      () => gitIn(at("watch"), "remote", "rename", "upstream", "origin")],
     ["the head's commit is damaged", () => {
       const sha = gitIn(at("watch"), "rev-parse", "refs/remotes/origin/main");
       const path = at("watch", ".git/objects", sha.slice(0, 2), sha.slice(2));
@@ -233,6 +237,38 @@ describe("what keeps git from answering is told with its cure, within three tick
     push();
     await ticks(4);
     expect([state(), events().length, events().at(-1)!.to, told("adversary").length]).toEqual(["ok", 2, "ok", 1]);
+  });
+
+  // git itself decides by the owner: root can be none of another user's folder here
+  test.each([
+    ["the clone", "rev-parse", "watch"], ["the remote", "ls-remote", "origin.git"],
+  ])("a folder of another user's is named with its cure: %s", async (_, command, folder) => {
+    await running();
+    const { git } = world;
+    const owned = `fatal: detected dubious ownership in repository at '${at(folder)}'\n`
+      + `To add an exception for this directory, call:\n\n\tgit config …\n`;
+    const unknown = "fatal: 'origin' does not appear to be a git repository\n";
+    world.git = async (repo, args, more) => (args[0] === command || args[0] === "ls-remote"
+      ? { ok: false, out: "", err: args[0] === command ? owned : unknown, timedOut: false } : git(repo, args, more));
+    await ticks(3);
+    expect(channel()).toMatchObject({ state: "failing", why: `detected dubious ownership in repository at '${at(folder)}'`,
+      cure: `git config --global --add safe.directory '${at(folder)}'` });
+  });
+
+  test.each([
+    ["error: insufficient permission for adding an object to repository database .git/objects", /let .* write to .*watch/],
+    ["error: cannot lock ref 'refs/remotes/origin/main': Unable to create '/w/.git/refs/remotes/origin/main.lock': Permission denied", /let .* write to .*watch/],
+    ["error: cannot update the ref: unable to create directory for '.git/refs/x': Read-only file system", /let .* write to .*watch/],
+    ["git@host: Permission denied (publickey).\nfatal: Could not read from remote repository.", /ssh-add -l/],
+    ["T@host: Permission denied, please try again.", /ssh-add -l/],
+  ])("who may not write is no matter of keys: %s", async (err, cure) => {
+    await running();
+    commit("claim(p1): one");
+    push();
+    const { git } = world;
+    world.git = async (repo, args, more) => (args[0] === "fetch" ? { ok: false, out: "", err, timedOut: false } : git(repo, args, more));
+    await ticks(3);
+    expect(channel()).toMatchObject({ state: "failing", cure: expect.stringMatching(cure) });
   });
 
   test("one bad look wakes nobody", async () => {

@@ -253,6 +253,17 @@ describe("over the fake world", () => {
     expect(pane().received).toEqual(["x".repeat(50)]);
   });
 
+  test("where the input of the pane is off nothing is typed until it is on again", async () => {
+    pane().inputOff = true;
+    enqueue(watch, "a", "claim", "hear this");
+    await fake.ticks(cfg, watch, 3);
+    expect([watch.outbox.length, watch.outbox[0]!.pasted, waits()[0]]).toEqual(
+      [1, undefined, `the input of its pane is off; run "tmux select-pane -e -t ${pane().id}"`]);
+    pane().inputOff = false;
+    await fake.ticks(cfg, watch);
+    expect([pane().received, watch.outbox]).toEqual([["hear this"], []]);
+  });
+
   test("Enter three times at most, the text is pasted once", async () => {
     pane().takesEnter = false;
     enqueue(watch, "a", "claim", "hear this");

@@ -204,6 +204,18 @@ describe("who may act", () => {
       expect(lockHolder(path)).toBe(holds ? 77 : null);
     });
 
+  test("a pid beside a lock that nobody has came with a copy of the folder", async () => {
+    const { fake, path, pid } = await onDisk();
+    fake.processes.set(process.pid, fake.tmux.add("agents-x"));
+    const held = (await takeLock(path))!;
+    const copy = `${path}.copy`;
+    writeFileSync(copy, "");
+    fake.files.set(`${copy}.pid`, pid()!);
+    expect([lockHolder(path), lockHolder(copy)]).toEqual([process.pid, null]);
+    closeSync(held);
+    expect(lockHolder(path)).toBe(null);
+  });
+
   test("the watchdogs and keepers of this config alone, of our user, with our files", async () => {
     const { fake, cfg } = await scene(agents("a"), { ticks: 0 });
     const runs = (pid: number | string, words: string[], user = 1000, mounts = "22 1 / /") => {
