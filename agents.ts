@@ -1306,7 +1306,8 @@ const stateName: Check<string> = (value) => fileName(value) ??
   (OUR_STATE.test(String(value)) ? "a name that the program does not use itself" : null);
 /** tmux silently turns `.` and `:` into `_`, and then never finds the session again. */
 const sessionName =
-  like(/^[A-Za-z0-9_][A-Za-z0-9_-]*$/, "letters, digits, _ and -, not - at the start");
+  // 100: files are called by it, with words before and behind
+  like(/^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$/, "letters, digits, _ and -, not - at the start");
 /** A branch or remote name that git allows (git-check-ref-format), without invisible characters. */
 export const isRefName = (name: string): boolean =>
   name !== "" && name.length <= 200 && !NO_REF_RE.test(name);
@@ -1323,6 +1324,10 @@ const pattern: Check<string> = (value) => {
     return `a regular expression (${fault})`;
   }
 };
+/** One that every text matches, such as after a last "|", would decide each screen. */
+const tellingPattern: Check<string> = (value) => pattern(value) ??
+  (["", "x"].every((one) => parsePattern(String(value)).test(one))
+    ? "a regular expression that does not match every text" : null);
 const boxPattern: Check<string> = (value) =>
   pattern(value) ?? (/\(\?<text>/.test(String(value))
     ? null : "a regular expression with a group (?<text>…) for what is typed in the box");
@@ -1392,10 +1397,10 @@ export const KEYS = {
     flags: [text, ""],
     preamble: [text, ""],
     server: [text, ""],
-    active_re: [pattern],
-    limit_re: [pattern],
-    fatal_re: [pattern],
-    ready_re: [pattern],
+    active_re: [tellingPattern],
+    limit_re: [tellingPattern],
+    fatal_re: [tellingPattern],
+    ready_re: [tellingPattern],
     /** The client's input box; the named group `text` is what is typed in it and not yet sent. */
     box_re: [boxPattern],
     /** The placeholder in an empty box. */
@@ -1421,11 +1426,11 @@ export const KEYS = {
     name: [text],
     verdict: [needed(oneOf(...VERDICTS))],
     where: [region, "screen"],
-    re: [needed(pattern)],
+    re: [needed(tellingPattern)],
     /** The reset of a limit may be anywhere in the region, not only in the line that matched. */
     whole: [flag, false],
   },
-  answer: { re: [needed(pattern)], keys: [needed(texts)], max: [count, 3] },
+  answer: { re: [needed(tellingPattern)], keys: [needed(texts)], max: [count, 3] },
   loop: {
     phases: [tables, []],
     state_file: [stateName, "phase-idx"],
@@ -1626,14 +1631,19 @@ export function lineOf(source: string, header: string, nth: number, key: string)
     const table = heads.find(({ name }) => name.split(".")[0] === key);
     return lineIn(0, heads[0]?.at ?? lines.length) || (table?.at ?? 0) + 1;
   }
-  const named = heads.filter(({ name }) => name === header);
-  const table = named[nth];
+  /** In this table or those below it; `undefined` = no line gives the key. */
+  const lineUnder = (header: string, nth: number): number | undefined => {
+    const named = heads.filter(({ name }) => name === header);
+    const [at, end] = [named[nth]?.at ?? lines.length, named[nth + 1]?.at ?? lines.length];
+    return heads.filter((head) => head.at >= at && head.at < end &&
+      (head.name === header || head.name.startsWith(`${header}.`)))
+      .map((head) => [head.at, lineIn(head.at, head.to)]).find(([at, line]) => line! > at!)?.[1];
+  };
+  const table = heads.filter(({ name }) => name === header)[nth];
   if (!table) return 0;
-  const end = named[nth + 1]?.at ?? lines.length;
-  const found = heads.filter(({ name, at }) => at >= table.at && at < end &&
-    (name === header || name.startsWith(`${header}.`)))
-    .map(({ at, to }) => [at, lineIn(at, to)]).find(([at, line]) => line! > at!);
-  return found?.[1] ?? table.at + 1;
+  const inherited = header === "agent" || header === "service" ? ["defaults"] : [];
+  return [header, ...inherited].map((one, at) => lineUnder(one, at ? 0 : nth)).find(Boolean) ??
+    table.at + 1;
 }
 
 /** The keys of each table with their names in the program; read anew for every unit. */
@@ -1691,17 +1701,21 @@ class ConfigReader {
 
 const camelCase = (key: string): string =>
   key.replace(/_(.)/g, (_, letter) => letter.toUpperCase());
-const show = (value: unknown): string => (JSON.stringify(value) ?? String(value)).slice(0, 60);
+const show = (value: unknown): string => // JSON has no NaN
+  (typeof value === "number" ? `${value}` : JSON.stringify(value) ?? `${value}`).slice(0, 60);
 
 /**
  * The absolute path of the config for a command: the one it names, else $AGENTS_CONFIG, else the
  * agents.toml in `folder` or above it, as git and compose search, else the one beside the program.
  * One that a watchdog runs on counts even if the file is gone.
  */
-export function cfgPath(named = process.env.AGENTS_CONFIG, folder = process.cwd()): string {
-  if (named) return resolve(named);
+export function cfgPath(named = process.env.AGENTS_CONFIG, folder?: string): string {
+  if (named && isAbsolute(named)) return resolve(named);
+  const here = resolve(folder ?? tried(() => process.cwd(), null) ??
+    die("the folder that you are in was removed: cd to another one", 2));
+  if (named) return resolve(here, named);
   const inUse = once(configsInUse);
-  for (let at = resolve(folder); ; at = dirname(at)) {
+  for (let at = here; ; at = dirname(at)) {
     const path = join(at, "agents.toml");
     if (existsSync(path)) {
       if (isOurs(path)) return path;
@@ -1828,7 +1842,11 @@ function buildConfig(
   for (const [nth, raw] of top.agent.entries()) addAgent(reader, cfg, ofAgents!, raw, nth, env);
   for (const [nth, raw] of top.service.entries()) addService(reader, cfg, ofServices!, raw, nth);
   if (!top.agent.length && !top.service.length) {
-    reader.fault(ROOT, "", "it has no [[agent]] and no [[service]]");
+    const words = ["agent", "service"];
+    const slip = Object.keys(raw).find((key) => !Object.hasOwn(KEYS[""], key) &&
+      nearest(key, words));
+    reader.fault(ROOT, slip ?? "", "it has no [[agent]] and no [[service]]" +
+      (slip ? ` ("${slip}" is not a key${nearest(slip, words)})` : ""));
   }
   checkTogether(reader, cfg);
   const [, secret] = /^(?:json:)?env:(.+)$/.exec(cfg.notify.url) ?? [];
@@ -2018,6 +2036,10 @@ function checkTogether(reader: ConfigReader, cfg: Config): void {
   const all = [...[...cfg.agents.values()].map((one, nth) => ["agent", nth, one] as const),
     ...[...cfg.services.values()].map((one, nth) => ["service", nth, one] as const)];
   const names = all.map(([, , one]) => one.name);
+  const needs = new Map(all.map(([, , one]) => [one.name, one.needs]));
+  const leadsTo = (from: string, to: string, been = new Set<string>()): boolean =>
+    from === to || !!needs.get(from)?.some((next) =>
+      !been.has(next) && leadsTo(next, to, been.add(next)));
   for (const [header, nth, one] of all) {
     const at = location(header, nth, `${header} "${one.name}"`);
     if (one.name === "watchdog") reader.fault(at, "name", '"watchdog" is the watchdog\'s own name');
@@ -2026,6 +2048,9 @@ function checkTogether(reader: ConfigReader, cfg: Config): void {
     sessions.set(one.session, at.label);
     for (const need of one.needs.filter((need) => !names.includes(need))) {
       reader.fault(at, "needs", `"${need}" is not an agent or service${nearest(need, names)}`);
+    }
+    for (const need of one.needs.filter((need) => leadsTo(need, one.name))) {
+      reader.fault(at, "needs", `"${need}" needs "${one.name}" in turn: none of them can start`);
     }
   }
   const targets = cfg.loop.handoff

@@ -1,5 +1,5 @@
 /** agents.toml: what is wrong with it is found at once, with its line; what is missing has its default. */
-import { beforeEach, describe, expect, onTestFinished, test } from "bun:test";
+import { beforeEach, describe, expect, onTestFinished, spyOn, test } from "bun:test";
 import { chownSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
@@ -82,6 +82,11 @@ describe("each fault has its line", () => {
     ["a missing key: the line of the table", '\n[[agent]]\nname = "a"\n', at(2, 'agent "a": backend: missing')],
     ["a table of its own", `[watchdog]\n\npark_after = 0\n${AGENT}`, at(3, "[watchdog]: park_after: 0 is not allowed: a whole number, 1 or more")],
     ["a backend", `[backend.x]\nkind = "cloud"\nbin = "x"\n${AGENT}`, at(2, 'backend "x": kind: "cloud" is not allowed')],
+    ["a value of the defaults", `[defaults]\nbackend = "claudee"\n[[agent]]\nname = "a"\n`, at(2, 'agent "a": backend: unknown backend "claudee"')],
+    ["a default that the agent has itself", `[defaults]\nwatch = "heal"\n${AGENT}watch = "heel"\n`, at(6, 'agent "a": watch: "heel"')],
+    ["a missing key beside defaults", `[defaults]\nwatch = "heal"\n[[agent]]\nname = "a"\n`, at(3, 'agent "a": backend: missing')],
+    ["agents by another name", `[defaults]\nbackend = "claude"\n[[agents]]\nname = "a"\n`, at(3, 'agents: it has no [[agent]] and no [[service]] ("agents" is not a key; nearest is "agent")')],
+    ["a number that is none", `[watchdog]\nstall_grace = nan\n${AGENT}`, at(2, "[watchdog]: stall_grace: NaN is not allowed")],
     ["an inline table", `${AGENT}wake = { interval = "1h" }\n`, at(4, 'agent "a" wake: interval: "1h"')],
     ["needs", `${AGENT}needs = ["bb"]\n`, at(4, 'agent "a": needs: "bb" is not an agent or service')],
     ["a ping target", `[loop.handoff]\nrepo = "r"\nclaim_pings = "aa"\nreview_pings = "a"\n${AGENT}`, at(3, '[loop.handoff]: claim_pings: "aa" is not an agent; nearest is "a"')],
@@ -94,6 +99,25 @@ describe("each fault has its line", () => {
     expect(lineOf(source, "b", 1, "none")).toBe(5);
     expect(lineOf(source, "none", 0, "x")).toBe(0);
   });
+});
+
+test("units that need each other are refused: none of them could ever start", async () => {
+  const service = (name: string, need: string) => `[[service]]\nname = "${name}"\ncommand = "x"\nneeds = ["${need}"]\n`;
+  expect(await faultsOf(`${AGENT}needs = ["a"]\n`)).toBe(at(4, 'agent "a": needs: "a" needs "a" in turn: none of them can start'));
+  expect(await faultsOf(`${service("s", "t")}${service("t", "u")}${service("u", "s")}${AGENT}needs = ["s"]\n`)).toBe(
+    [at(4, 'service "s": needs: "t"'), at(8, 'service "t": needs: "u"'), at(12, 'service "u": needs: "s"')]
+      .map((head, nth) => `${head} needs "${"stu"[nth]}" in turn: none of them can start`).join("\n"));
+  expect((await fake.config(`${service("s", "t")}${service("t", "v")}[[service]]\nname = "v"\ncommand = "x"\n${AGENT}needs = ["s", "t", "v"]\n`)).warnings).toEqual([]);
+});
+
+test("a pattern that matches every text is refused: it would decide each screen", async () => {
+  const every = "a regular expression that does not match every text";
+  for (const key of ["active_re", "limit_re", "fatal_re", "ready_re"]) {
+    for (const re of ["", "limit reached|", "(?m)^.*$"]) expect(await faultsOf(`[backend.claude]\n${key} = '${re}'\n${AGENT}`)).toContain(`${key}: "${re}" is not allowed: ${every}`);
+  }
+  expect(await faultsOf(`[[backend.claude.rule]]\nverdict = "idle"\nre = "|ready"\n${AGENT}`)).toContain(every);
+  expect(await faultsOf(`[[backend.claude.answer]]\nkeys = ["Enter"]\nre = ""\n${AGENT}`)).toContain(every);
+  expect((await fake.config(`[[backend.claude.rule]]\nverdict = "idle"\nwhere = "box"\nre = '^$'\n${AGENT}`)).warnings).toEqual([]);
 });
 
 test("all faults are found at once", async () => {
@@ -211,6 +235,12 @@ describe("fault 37: every path is absolute at once", () => {
   test("--config from any folder", () => {
     expect(cfgPath("x/agents.toml")).toBe(join(process.cwd(), "x/agents.toml"));
     expect(cfgPath("/elsewhere/agents.toml")).toBe("/elsewhere/agents.toml");
+    const cwd = spyOn(process, "cwd").mockImplementation(() => {
+      throw new Error("uv_cwd");
+    });
+    onTestFinished(() => cwd.mockRestore());
+    expect(cfgPath("/elsewhere/agents.toml")).toBe("/elsewhere/agents.toml");
+    for (const named of ["x/agents.toml", ""]) expect(() => cfgPath(named)).toThrow("the folder that you are in was removed: cd to another one");
   });
   test("without one: that of this folder, else of the nearest above, else the one beside the program", () => {
     const folder = mkdtempSync(join(tmpdir(), "agents-config-"));
@@ -245,7 +275,7 @@ describe("fault 37: every path is absolute at once", () => {
 });
 
 test("fault 42: a name that tmux would change is refused", async () => {
-  for (const name of ["my.agent", "my:agent", "a b", "", "-x"]) expect(await faultsOf(`[[agent]]\nname = ${JSON.stringify(name)}\nbackend = "claude"\n`)).toContain("name: ");
+  for (const name of ["my.agent", "my:agent", "a b", "", "-x", "x".repeat(101)]) expect(await faultsOf(`[[agent]]\nname = ${JSON.stringify(name)}\nbackend = "claude"\n`)).toContain("name: ");
 });
 
 test("fault 58: two of one name, or of one session, are refused", async () => {
