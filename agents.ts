@@ -9532,25 +9532,30 @@ async function answerDialog(
   const shown = Bun.hash(dialog ?? "").toString(36);
   const stands = memory.answered === shown &&
     pane.activity < (memory.answeredAt ?? Infinity) + ANSWER_DRAWN;
-  for (const answer of backend.answer) {
-    const match = dialog && readingFor(cfg, agent, () =>
-      timed(answer.re, () => compiled(answer.re, "m").exec(dialog)?.[0]));
-    if (!match || stands) continue;
-    if (memory.answers >= answer.max) {
-      return trouble(watch, label,
-        `${agent.name}: answered ${answer.max} times, will not answer again`);
-    }
-    const { answers } = memory;
-    Object.assign(memory,
-      { answered: shown, answeredAt: world.now(), answers: answers + 1, answering: true });
-    await save(cfg, watch);
-    log(`${agent.name}: answering ${show(match)} with ${answer.keys.join(" ")}, as declared`);
-    const carried = await sendKeys(cfg, pane, answer.keys);
-    if (carried !== null) memory.answering = undefined;
-    if (carried === false) Object.assign(memory, { answered: "", answers });
-    else emit(cfg, "answered", { agent: agent.name, match, keys: answer.keys });
-    return;
+  const answer = stands ? null : declaredAnswer(cfg, agent, dialog ?? "");
+  if (!answer) return;
+  const [{ match, keys, max }, { answers }] = [answer, memory];
+  if (answers >= max) {
+    return trouble(watch, label, `${agent.name}: answered ${max} times, will not answer again`);
   }
+  Object.assign(memory,
+    { answered: shown, answeredAt: world.now(), answers: answers + 1, answering: true });
+  await save(cfg, watch);
+  log(`${agent.name}: answering ${show(match)} with ${keys.join(" ")}, as declared`);
+  const carried = await sendKeys(cfg, pane, keys);
+  if (carried !== null) memory.answering = undefined;
+  if (carried === false) Object.assign(memory, { answered: "", answers });
+  else emit(cfg, "answered", { agent: agent.name, match, keys });
+}
+
+/** The first declared answer that fits a dialog, with the words that it fits; null = none does. */
+function declaredAnswer(cfg: Config, agent: Agent, dialog: string) {
+  for (const answer of backendOf(cfg, agent).answer) {
+    const match = readingFor(cfg, agent, () =>
+      timed(answer.re, () => compiled(answer.re, "m").exec(dialog)?.[0]));
+    if (match) return { ...answer, match };
+  }
+  return null;
 }
 
 const tailOf = (value: string, lines: number): string =>
@@ -11552,10 +11557,9 @@ async function retireOtherVersion(cfg: Config): Promise<void> {
  * `wasDown`: it was ordered down before, so one that still runs may be about to end.
  */
 export async function startWatchdog(cfg: Config, wasDown = false): Promise<boolean> {
-  const running = () => holderOf(cfg, "watchdog") !== null;
   if (wasDown) await stopWatchdog(cfg, () => isWanted(cfg));
   else await retireOtherVersion(cfg);
-  if (running() || await isMute(cfg)) {
+  if (holderOf(cfg, "watchdog") !== null || await isMute(cfg)) {
     const { stale, mute } = await readWatchdog(cfg);
     const hint = stale && !mute ? ', but stale: "agents restart watchdog" replaces it' : "";
     log(`watchdog already running${hint}`);
@@ -11563,7 +11567,7 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
     return true;
   }
   await endOriginalWatchdog(cfg, await snapshot(cfg));
-  let keeper = await betweenOrders(cfg, async () => {
+  const keeper = await betweenOrders(cfg, async () => {
     if (!(await isWanted(cfg))) return log(`watchdog: ${OVERTAKEN}`);
     // the log first: a watchdog that already runs would open the same session at the same moment
     const snap = await snapshot(cfg);
@@ -11573,10 +11577,16 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
     log("starting watchdog");
     return spawnKeeper(cfg);
   });
-  if (!keeper) return false;
+  return keeper ? awaitWatchdog(cfg, keeper) : false;
+}
+
+/** Waits for the watchdog that a keeper of ours was started for; false = it did not start. */
+async function awaitWatchdog(cfg: Config, first: Bun.Subprocess): Promise<boolean> {
+  let keeper = first;
+  const running = () => holderOf(cfg, "watchdog") !== null;
   const deadline = world.mono() + WATCHDOG_START_MAX;
   // ours ends if another `up` was first with a keeper, which then starts the watchdog
-  const kept = () => isRunning(keeper!) || isHeldBySomebody(cfg, "keeper");
+  const kept = () => isRunning(keeper) || isHeldBySomebody(cfg, "keeper");
   const still = stillness();
   let ended = 0;
   while (!running() && kept() && world.mono() < deadline) {
@@ -11946,24 +11956,13 @@ export async function cmdDown(call: Call): Promise<number> {
     log("no orphans: every client that runs is in the config");
   }
   const ordered = orderedNames(units, withWatchdog);
-  let [stored, unstored] = [false, false];
-  if (tried(() => world.mtime(cfg.logDir) !== null, true)) {
-    try {
-      await changeOperator(cfg, (operator) => {
-        for (const name of ordered) operator.held[name] = world.now();
-      });
-      stored = true;
-    } catch (error) {
-      // agents must be stoppable even where the order cannot be stored, as on a full disk
-      unstored = true;
-      log(`could not save the down order (${messageOf(error)}); ` +
-        "the watchdog may restart these units");
-    }
+  const order = await storeDown(cfg, ordered);
+  if (order !== "absent") {
     noteOrder(cfg, strays ? "down --orphans" : "down",
       [...ordered, ...ending.map(({ name }) => name)]);
   }
   const stands = async (name: string): Promise<boolean> =>
-    !stored || !ordered.includes(name) || isHeld(await operatorOf(cfg), name);
+    order !== "stored" || !ordered.includes(name) || isHeld(await operatorOf(cfg), name);
   let end: WatchdogEnd = "absent";
   if (withWatchdog) {
     end = await stopWatchdog(cfg, () => stands("watchdog"));
@@ -11978,7 +11977,25 @@ export async function cmdDown(call: Call): Promise<number> {
     log(`left running: ${what} in ${dir} (pid ${pid}), which this fleet did not start`);
   }
   nameOrphans(orphans.filter((one) => !ending.includes(one)));
-  return stuck.length || end === "stuck" ? 3 : unstored ? 1 : 0;
+  return stuck.length || end === "stuck" ? 3 : order === "failed" ? 1 : 0;
+}
+
+/** Orders units to stay down; "absent" = there is no folder to store that in. */
+async function storeDown(
+  cfg: Config, names: string[],
+): Promise<"stored" | "failed" | "absent"> {
+  if (!tried(() => world.mtime(cfg.logDir) !== null, true)) return "absent";
+  try {
+    await changeOperator(cfg, (operator) => {
+      for (const name of names) operator.held[name] = world.now();
+    });
+    return "stored";
+  } catch (error) {
+    // agents must be stoppable even where the order cannot be stored, as on a full disk
+    log(`could not save the down order (${messageOf(error)}); ` +
+      "the watchdog may restart these units");
+    return "failed";
+  }
 }
 
 /** Orphans with a pane, and those of which only processes with this fleet's mark are left. */

@@ -159,7 +159,8 @@ real("a restart that is cut short takes nothing down for good", stubborn, async 
   expect(clients(f, "a1")).toHaveLength(1);
 });
 
-real("down that is cut short, then up: never two clients", stubborn, async (f) => {
+/** A fleet whose `down` was killed once the session was gone: the client that is left, and how many began before. */
+async function cutShort(f: Fleet) {
   await f.up();
   await f.ready("a1");
   await f.ticks(2);
@@ -168,27 +169,26 @@ real("down that is cut short, then up: never two clients", stubborn, async (f) =
   await until(async () => !(await f.sessions()).includes("t-a1"));
   down.kill("SIGKILL");
   await down.exited;
-  expect(clients(f, "a1")).toEqual([old!]);
+  return { old: old!, begun };
+}
+
+real("down that is cut short, then up: never two clients", stubborn, async (f) => {
+  const { old, begun } = await cutShort(f);
+  expect(clients(f, "a1")).toEqual([old]);
   let most = 0;
   const timer = setInterval(() => void (most = Math.max(most, clients(f, "a1").length)), 10);
   try {
     await f.up("a1");
     await until(() => f.starts("a1").length === begun + 1);
-    expect([most, lives(old!)]).toEqual([1, false]);
+    expect([most, lives(old)]).toEqual([1, false]);
   } finally {
     clearInterval(timer);
   }
 });
 
 real("down that is cut short: the watchdog ends what is left, and starts nothing", stubborn, async (f) => {
-  await f.up();
-  await f.ready("a1");
-  await f.ticks(2);
-  const [[old], begun] = [clients(f, "a1"), f.starts("a1").length];
-  const down = f.start(["down", "a1"]);
-  await until(async () => !(await f.sessions()).includes("t-a1"));
-  down.kill("SIGKILL");
-  await until(() => !lives(old!), 15_000);
+  const { old, begun } = await cutShort(f);
+  await until(() => !lives(old), 15_000);
   await f.ticks(2);
   expect([f.starts("a1").length, (await f.states()).of.a1]).toEqual([begun, "stopped by you"]);
 });
