@@ -190,6 +190,10 @@ test("a unit is started in one way, and a family is told to end in one: by a rou
   expect(callers("noteStart")).toEqual(["beginCounted"]);
   expect(callers("enterStopping")).toEqual(["beginStopping"]);
   expect(callers("signalAll")).toEqual(["endFamilies", "beginStopping", "continueStopping"]);
+  for (const name of ["beginStopping", "continueStopping", "stopLeftOver", "stopLoops"]) { // whether a family is gone, its unit's life says
+    const { from, to } = parts.find((part) => part.name === name)!;
+    expect([name, /\): (\S+) \{$/m.exec(code.slice(from, to))?.[1]]).toEqual([name, expect.stringMatching(/^(?:Promise<)?void>?$/)]);
+  }
   expect(callers("killSession")).toEqual(["stopPanes", "beginStopping", "moveLog", "followLog", "stopUnits"]);
 });
 
