@@ -1799,7 +1799,10 @@ async function readConfig(path: string): Promise<string | null> {
     return await world.text(path);
   } catch (error) {
     const said = messageOf(error);
-    return die(said.startsWith(path) ? said : `${path}: ${said}`, 2);
+    if (error instanceof NoAnswer) die(said, 2);
+    const inside = join(path, "agents.toml"); // there where `path` is the folder of a fleet
+    const hint = isThere(inside) ? `; the config in it is ${inside}` : "";
+    return die((said.startsWith(path) ? said : `${path}: ${said}`) + hint, 2);
   }
 }
 
@@ -13325,7 +13328,7 @@ async function printStatusLine(call: Call): Promise<number> {
     return status.needsHuman ? 3 : 0;
   } catch (error) {
     const [fault = ""] = faultsIn(error);
-    print(`agents ✗ ${fault.replace(`${dirname(call.path)}/`, "")}`);
+    print(`agents ✗ ${fault.replaceAll(`${dirname(call.path)}/`, "")}`);
     return error instanceof CliError ? error.code : 1;
   }
 }

@@ -1,10 +1,10 @@
 /** The command line: help, usage errors, exit codes, and each command of the help once on a real fleet. */
-import { beforeEach, describe, expect, test } from "bun:test";
+import { beforeEach, describe, expect, onTestFinished, test } from "bun:test";
 import { existsSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, realpath, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { COMMANDS, helpText, parseCall } from "../agents.ts";
+import { COMMANDS, helpText, NoAnswer, parseCall, world } from "../agents.ts";
 import { atWidth, command, type FakeWorld, fakeWorld, realFolder } from "./kit.ts";
 import { type Fleet, life, quote, real, SELF, spawn, until } from "./real.ts";
 
@@ -181,6 +181,23 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
       expect(await command(...words)).toEqual({ code: 2, out: "", err: "agents: down: --config is empty: is the variable behind it set?\n" });
     }
     expect(await spawn([...SELF, "status", "--config", "/tmp"])).toEqual({ code: 2, out: "", err: "agents: /tmp is a folder\n" });
+  });
+  test("of a folder with a config in it that config is named, by every command, and in tmux's line as short as there is room", async () => {
+    const dir = await realpath(await mkdtemp(join(tmpdir(), "agents-folder-")));
+    onTestFinished(() => rm(dir, { recursive: true }));
+    await Bun.write(join(dir, "agents.toml"), "");
+    const said = `${dir} is a folder; the config in it is ${dir}/agents.toml`;
+    const words = ["status", "up", "down", "events", "watchdog", "unit", "migrate"];
+    const ran = (...call: string[]) => spawn([...SELF, ...call, "--config", dir]);
+    expect(await Promise.all(words.map((word) => ran(word)))).toEqual(words.map(() => ({ code: 2, out: "", err: `agents: ${said}\n` })));
+    expect(await ran("status", "--line")).toMatchObject({ code: 2, out: `agents ✗ ${said.replaceAll(`${dirname(dir)}/`, "")}\n` });
+    expect((await ran("doctor")).out).toContain(`fail  config: ${said}`);
+  });
+  test("a disk that does not answer for the config is asked nothing more", async () => {
+    const said = "/hung cannot be read: the disk does not answer";
+    world.text = () => Promise.reject(new NoAnswer(said));
+    world.mtime = () => expect.unreachable("it would wait for ever");
+    expect(await command("up", "--config", "/hung")).toEqual({ code: 2, out: "", err: `agents: ${said}\n` });
   });
   test("what the system refuses is said without its code names", async () => {
     const dir = await mkdtemp(join(tmpdir(), "agents-refused-"));
