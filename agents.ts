@@ -15,6 +15,20 @@
  * counts before what in a verdict; `Message`, the steps of a text; the path of a claim, above the
  * hand-offs.
  *
+ * To follow a round, or a command, along its calls:
+ *
+ *   watchdogLoop → tick → round            every signal_interval; quickRound → round in between
+ *   round → lookAround → observe, learn    who runs and what the screens say, kept as Memory
+ *   round → tendFleet → handoffCheck       new commits become texts for the other side
+ *   round → continueMove                   from one phase to the next
+ *   round → careFor → superviseAgent       limits, stalls, dialogs; and deaths:
+ *   superviseAgent → healOne → startByWatchdog → beginCounted → begin
+ *   begin → startAgent → startSession → newSession
+ *   round → deliverAll → deliver → pingSession
+ *   cmdUp → startAndWait → startAll → begin
+ *   cmdDown → stopUnits → killSession
+ *   cmdStatus → readStatus → lookForStatus, statusFrom
+ *
  * "The original" is agents.py, the Python script that this program replaces: its functions keep
  * their names here (`start_agent` is `startAgent`), and a fleet that it started is taken over.
  *
@@ -1072,19 +1086,6 @@ function readPart(file: number, from: number, bytes: number): string {
   return part.toString("utf8", 0, readSync(file, part, 0, bytes, from));
 }
 
-/** The first or the last `bytes` bytes of a file; null = there is no such file. */
-const realHead = (path: string, bytes: number): string | null =>
-  readRegular(path, (file, size) => readPart(file, 0, Math.min(size, bytes)));
-
-const realTail = (path: string, bytes: number): string | null =>
-  readRegular(path, (file, size) =>
-    readPart(file, Math.max(size - bytes, 0), Math.min(size, bytes)));
-
-const realRemove = (path: string): void => void ifThere(() => {
-  setAside(path);
-  rmSync(path, { force: true });
-});
-
 /**
  * Wall ms of the last change; null = there is no such file. A link to itself has a time of its own:
  * something is in the place of the file.
@@ -1137,11 +1138,17 @@ export const world = {
   read: realRead,
   text: realText,
   answers: realAnswers,
-  head: realHead,
-  tail: realTail,
+  /** The first or the last `bytes` bytes of a file; null = there is no such file. */
+  head: (path: string, bytes: number): string | null =>
+    readRegular(path, (file, size) => readPart(file, 0, Math.min(size, bytes))),
+  tail: (path: string, bytes: number): string | null => readRegular(path, (file, size) =>
+    readPart(file, Math.max(size - bytes, 0), Math.min(size, bytes))),
   writeAtomic: realWriteAtomic,
   append: realAppend,
-  remove: realRemove,
+  remove: (path: string): void => void ifThere(() => {
+    setAside(path);
+    rmSync(path, { force: true });
+  }),
   mtime: realMtime,
   /** The names in a folder; [] = there is no such folder, any other trouble throws. */
   list: (path: string): string[] => ifThere(() => readdirSync(path)) ?? [],

@@ -69,6 +69,16 @@ test("the path of a claim names functions that there are, in the order in which 
   for (const [name, steps] of rows) for (const step of steps) expect([name, step, new RegExp(`\\b${step}\\(`).test(name === "pingSession" && step === "tellServer" ? bodyOf("deliver") : calls(name))]).toEqual([name, step, true]);
 });
 
+test("each call that the header names is made", () => {
+  const { code } = codeOf(SOURCE);
+  const parts = partsOf(SOURCE);
+  const header = SOURCE.slice(0, SOURCE.indexOf("*/"));
+  const calls = header.match(/\w+(?: → \w+(?:, \w+)*)+/g)!.flatMap((chain) => chain.split(" → ").flatMap((to, at, all) => at ? to.split(", ").map((name) => [all[at - 1]!, name] as const) : []));
+  expect(calls.length).toBeGreaterThan(20);
+  const makes = ([from, to]: readonly [string, string]) => parts.some((part) => part.name === from && new RegExp(`(?<!function )\\b${to}\\(`).test(code.slice(part.from, part.to)));
+  expect(calls.filter((call) => !makes(call))).toEqual([]);
+});
+
 /** What else goes past the world, each for a reason of its own. */
 const DIRECT = {
   config: ["existsSync", "lstatSync", "statSync", "Bun.spawnSync"], // whose file was found; the parser, where it is not installed yet
