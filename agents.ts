@@ -1043,9 +1043,6 @@ function diskOf(path: string): string {
   return above.sort((one, other) => other.length - one.length)[0] ?? path;
 }
 
-/** How long, ms, a thread may wait for a disk before a process asks it as well. */
-const THREAD_DEADLINE = 1_000;
-
 /**
  * A disk that hangs holds the thread that asks it. On two cores Bun has two of them, and without
  * them no file at all is read: while one hangs, other disks are asked by processes.
@@ -1053,7 +1050,7 @@ const THREAD_DEADLINE = 1_000;
 async function ask(place: string): Promise<boolean> {
   if (!unanswered) {
     lastAsked = lastAsked.then(() => Bun.file(place).stat()).catch(() => {});
-    if (await inTime(lastAsked.then(() => true), THREAD_DEADLINE)) return asked.delete(place);
+    if (await inTime(lastAsked.then(() => true), 1_000)) return asked.delete(place);
   }
   const child = Bun.spawn(["stat", place], { stdio: ["ignore", "ignore", "ignore"] });
   child.unref();
@@ -3149,10 +3146,6 @@ async function readScreen(cfg: Config, pane: Pane) {
 
 /** Commits that are compared with those already seen where a history was rewritten. */
 const REWRITTEN_MAX = 200;
-/** Commits of one push that are read; of more, the newest. */
-const PUSH_MAX = 2_000;
-/** Claims and reviews whose changes are compared in one look. */
-const CHANGES_MAX = 100;
 /** What stands for a head in a repository that has no commit yet: all that follows is new. */
 const NO_COMMIT = "0".repeat(40);
 
@@ -3452,14 +3445,14 @@ const isRewritten = ({ code, err }: ExecResult): boolean =>
   code === 1 || /Not a valid (commit|object) name/.test(err);
 
 /**
- * The commits since the last look; where the old head is unknown or rewritten, the recent ones. A
- * string: why git could not say.
+ * The commits since the last look, at most the 2,000 newest; where the old head is unknown or
+ * rewritten, the recent ones. A string: why git could not say.
  */
 async function commitsSince(hand: Handoff, sha: string, head: string): Promise<Commit[] | string> {
   const line = sha && sha !== NO_COMMIT
     ? await git(hand.repo, ["merge-base", "--is-ancestor", sha, head]) : null;
   if (line && !line.ok && !isRewritten(line)) return `git merge-base: ${gitWords(line.err)}`;
-  const range = line?.ok ? [`${sha}..${head}`, `-${PUSH_MAX}`] : [`-${REWRITTEN_MAX}`, head];
+  const range = line?.ok ? [`${sha}..${head}`, "-2000"] : [`-${REWRITTEN_MAX}`, head];
   const ran = await git(hand.repo, ["log", LOG_FORMAT, ...range, "--"]);
   return ran.ok ? withChanges(hand, parseCommits(ran.out)) : `git log: ${gitWords(ran.err)}`;
 }
@@ -3469,12 +3462,13 @@ const CHANGE_FORMAT = ["--format=%x00%H", "-p", "-m", "--first-parent", "-U0", "
   "--no-renames", "--no-color", "--no-ext-diff", "--no-textconv"];
 
 /**
- * Adds what the claims and reviews change. A rebase moves lines and renames objects, so neither is
- * hashed. What git cannot show, as in a partial clone, or in 8 MB, is known by its key alone.
+ * Adds what the 100 newest claims and reviews change. A rebase moves lines and renames objects, so
+ * neither is hashed. What git cannot show, as in a partial clone, or in 8 MB, is known by its key
+ * alone.
  */
 async function withChanges(hand: Handoff, commits: Commit[]): Promise<Commit[]> {
   const names = commits.filter(({ subject }) => causesOf(subject, hand).length)
-    .map(({ sha }) => sha!).slice(-CHANGES_MAX);
+    .map(({ sha }) => sha!).slice(-100);
   const ran = names.length
     ? await git(hand.repo, ["show", ...CHANGE_FORMAT, ...names, "--"]) : null;
   if (ran?.timedOut) {
@@ -3559,7 +3553,6 @@ const ERROR_THAT_STAYS = new RegExp("^[⎿●] API Error(?!:? (?:4\\d\\d )?(?:[a
 
 /** In the box of Claude Code's agents view: a text sent there starts another session. */
 const NEW_SESSION = /^describe a task for a new\b/;
-const AGENTS_VIEW = "agents view box";
 
 const question = (
   name: string, why: string, re: RegExp, ...[declared, ...keys]: string[]
@@ -3598,8 +3591,6 @@ const CLAUDE_QUESTIONS: Rule[] = [
 const POPUP_TITLE = /(?<= {3})[A-Z]\S*(?: \S+)* {4,}esc(?:\/enter)?(?!.)/;
 /** In place of agent and model in opencode's box: the shell mode that `!` begins. */
 const OPENCODE_SHELL = /^ +┃ {2}Shell(?: {4}|$)/; // the sidebar may stand beside it
-/** The columns of opencode's sidebar, which is beside the box of a wide session. */
-const SIDEBAR = 42;
 
 /** The last rule for a client: its input box is there, and nothing else says that it is busy. */
 const AT_PROMPT: Rule =
@@ -3607,9 +3598,6 @@ const AT_PROMPT: Rule =
 
 /** How a client draws its input box, as the config describes it. */
 type TypedBox = Pick<Backend, "boxRe" | "emptyRe">;
-
-/** A box ends within this many lines of the bottom; one further up is a quote. */
-const BOX_LINES = 6;
 
 /** The compiled patterns of the config, by flags and source. */
 const patterns = new Map<string, RegExp>();
@@ -3700,7 +3688,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: /(?:^|· )claude agents$/ },
     { name: "agents view foot", verdict: "blocked", where: "foot", why: "the agents view is open",
       re: / · enter to return · space to reply · / },
-    { name: AGENTS_VIEW, verdict: "blocked", where: "box", why: "the agents view is open",
+    { name: "agents view box", verdict: "blocked", where: "box", why: "the agents view is open",
       re: NEW_SESSION },
     { name: "search", verdict: "blocked", where: "foot", why: "the history search is open",
       re: /^ {2}search prompts:/ },
@@ -4056,7 +4044,7 @@ function opencodePopup(lines: string[], box: Box): number {
   return lines.findIndex((line) => {
     const title = POPUP_TITLE.exec(line);
     const off = title ? title.index + line.length - centred : NaN;
-    return Math.abs(off) < 2 || Math.abs(off - SIDEBAR) < 2;
+    return Math.abs(off) < 2 || Math.abs(off - 42) < 2; // 42: the sidebar of a wide session
   });
 }
 
@@ -4124,9 +4112,6 @@ function readRegions({ text, title }: ScreenText): Regions {
       : { box: null, dialog: lines.slice(popup).join("\n") }) };
 }
 
-/** Where a described box is missing, the lines at the bottom that are taken for a dialog. */
-const DIALOG_LINES = 20;
-
 /** How Codex begins the parts of a turn. */
 const CODEX_MARK = /^[›•◦■✗─]/;
 /** How Codex and Gemini begin what they say themselves. */
@@ -4172,7 +4157,7 @@ function describedRegions({ text, title }: ScreenText, description: TypedBox): R
       return found() && splitLines(text.slice(found()!.to).trimEnd()).slice(1).join("\n");
     },
     get dialog() {
-      return found() ? null : lastLines(lines, DIALOG_LINES);
+      return found() ? null : lastLines(lines, 20);
     },
   };
 }
@@ -4337,18 +4322,13 @@ export function detect(
   const hidesEnd = [AT_PROMPT.name, AT_BOX, CUT_OFF].includes(verdict.rule);
   if (hidesEnd && screen.newest().cutOff) verdict.cutOff = true;
   const { event } = hidesEnd ? screen.newest() : { event: "" };
-  if (verdict.verdict === "idle" && event && event.length < LAST_MAX) verdict.last = event;
+  // what a client says of an error is short
+  if (verdict.verdict === "idle" && event && event.length < 300) verdict.last = event;
   const rests = ["idle", "background"].includes(verdict.verdict) || verdict.rule === "marker";
   const said = rests && screen.screen.includes("WAITING-UNTIL:")
     ? parseWaitingUntil(screen.above.join("\n")) : null;
   return decideWaiting(verdict, said, now, longest);
 }
-
-/** Characters: what a client says of an error is shorter. */
-const LAST_MAX = 300;
-
-/** A prompt as an undescribed client may draw it. */
-const PROMPT_LINE = /^ {0,2}[❯›>](?: |$)/;
 
 /**
  * Until when the agent said it waits: the last `WAITING-UNTIL: <iso>` of its last turn, as wall ms;
@@ -4365,7 +4345,7 @@ export function parseWaitingUntil(text: string): number | null {
   for (const line of splitLines(text)) {
     if (/^(?:●|❯|  ⎿)/.test(line)) isOwn = line.startsWith("●");
     const marker = /^[\s●•◦▪*_`>+-]*WAITING-UNTIL:[*_`\s]*(\S+)/.exec(line);
-    const prompt = PROMPT_LINE.exec(line);
+    const prompt = /^ {0,2}[❯›>](?: |$)/.exec(line); // as an undescribed client may draw it
     if (marker && isOwn) [stamp, turnEnds, asked] = [marker[1]!, 0, ""];
     else if (/^❯ \S/.test(line) || (/^ +▣ /.test(line) && turnEnds++)) stamp = "";
     else if (/^ {1,6}╹/.test(line)) asked = ""; // above it was the input box, not a prompt
@@ -4542,10 +4522,10 @@ function dropGhostText(styled: string): { plain: string; bright: string } {
   return { plain, bright };
 }
 
-/** A `box_re` that matches only near the bottom of the screen. */
+/** A `box_re` that matches only within six lines of the bottom: a box further up is a quote. */
 function boxRegExp(boxRe: string): RegExp {
   const { source, flags } = compiled(boxRe, "m");
-  return compiled(`(?:${source})(?=.*(?:\\n.*){0,${BOX_LINES - 1}}\\s*(?![^]))`, flags);
+  return compiled(`(?:${source})(?=.*(?:\\n.*){0,5}\\s*(?![^]))`, flags);
 }
 
 /**
@@ -5102,9 +5082,6 @@ async function dropResumeId(cfg: Config, agent: Agent): Promise<void> {
 // bin, flags, preamble and a service's command are the operator's shell code. Everything else
 // reaches the client as arguments that no shell parses; the client becomes the pane's own process.
 
-/** Bytes, below the kernel's 128 KiB for one argument: the client must read a longer prompt. */
-const ARGUMENT_MAX = 100_000;
-
 /** Exits 127 if the program is not found; `go` is "exec", or "" for a function of the preamble. */
 const NEED_PROGRAM = 'need() { while case $1 in *=*) :;; *) false;; esac; do shift; done; ' +
   'case $(command -v "$1") in "") echo "agents: $1 was not found"; exit 127;; ' +
@@ -5241,7 +5218,8 @@ async function launchClient(cfg: Config, agent: Agent, plan: LaunchPlan): Promis
   ];
   const typed = backend.promptArgs === undefined;
   const goesOn = known !== null && repeated;
-  const short = typed || goesOn || Buffer.byteLength(prompt) > ARGUMENT_MAX
+  // the client must read a prompt that nears the kernel's 128 KiB for one argument
+  const short = typed || goesOn || Buffer.byteLength(prompt) > 100_000
     ? shortPrompt(cfg, agent, plan, goesOn) : "";
   const script = launchScript(backend, typed ? "none" : short ? "text" : prompt ? "file" : "none");
   return { argv: inFolder(agent, script, [typed ? "" : short || kickoff, ...args]), env: {},
@@ -5803,9 +5781,6 @@ const versionIn = (value: unknown): string =>
 /** The state of a running client by Claude Code's session file. */
 export type ClaudeWord = NonNullable<ReturnType<typeof parseClaudeWord>>;
 
-/** Bytes of a session file that are read; one of 2.1.330 has 700. */
-const SESSION_FILE_MAX = 16_384;
-
 /**
  * The session file of the process `pid`, which began at `born` (clock ticks; "" = not known); null
  * = it is malformed or another process's. `fresh`: its time says that this process wrote it, where
@@ -5939,8 +5914,9 @@ function readClaudeWord(
     files.set(agent.session, file);
     const { pid, born, last } = file;
     const path = join(file.folder, `${pid}.json`);
+    // the file of 2.1.330 has 700 bytes
     file.last = readAgain(last, path, (changed) => changed === null ? null : parseClaudeWord(
-      world.tail(path, SESSION_FILE_MAX) ?? "", pid, born, changed > pane.created - CLOCK_STEP));
+      world.tail(path, 16_384) ?? "", pid, born, changed > pane.created - CLOCK_STEP));
     return hasLeft(file) ? null : file.last.said;
   }, null); // somebody else's, or not a file
 }
@@ -6209,16 +6185,15 @@ export const parseModel = (tail: string): string => newestEntries(tail, /"type":
   .map((entry) => (entry.type === "assistant" ? wordsIn(valueAt(entry, "message", "model")) : ""))
   .find((model) => MODEL_NAME.test(model)) ?? "";
 
-/** The line below Codex's box: model, effort and folder. */
-const CODEX_MODEL = /^ {2}(\S+)(?: \S+){0,2} · [/~]/m;
-
 /** The model by the client's own account, also after `/model`; "" = not known, or at work. */
 function readModel(
   cfg: Config, agent: Agent, pane: Pane, screen: string, { verdict, own }: Verdict,
 ): string {
   const { kind } = backendOf(cfg, agent);
   if (kind === "codex") {
-    const [, model = ""] = CODEX_MODEL.exec(screen.slice(screen.lastIndexOf("\n› "))) ?? [];
+    // the line below its box: model, effort and folder
+    const [, model = ""] = /^ {2}(\S+)(?: \S+){0,2} · [/~]/m
+      .exec(screen.slice(screen.lastIndexOf("\n› "))) ?? [];
     return MODEL_NAME.test(model) ? model : "";
   }
   // the transcript changes all through a turn, so it is read once that is over
@@ -7862,8 +7837,6 @@ interface Delivery extends Wait {
   state: "delivered" | "waiting" | "failed" | "unproven";
 }
 
-/** Bytes. A longer text goes to a file: no client shows 8 KB in its box. */
-const TYPED_MAX = 8_000;
 /** ms between two looks; how many tell what a key did, and what a paste did on a busy machine. */
 const LOOK_EVERY = 100;
 const LOOKS = 20;
@@ -8266,7 +8239,8 @@ async function awaitPaste(errand: Errand): Promise<boolean | null> {
 
 /** A text too long to type, or that its box would hide, goes to a file for the client to read. */
 async function shorten({ cfg, backend, message }: Errand): Promise<void> {
-  const fits = Buffer.byteLength(message.text) <= TYPED_MAX && !hidesInBox(backend, message.text);
+  // no client shows 8 kB in its box
+  const fits = Buffer.byteLength(message.text) <= 8_000 && !hidesInBox(backend, message.text);
   if (fits || wasPasted(message)) return;
   const file = join(cfg.stateDir, `message-${message.id}.txt`);
   await world.writeAtomic(file, message.text);
@@ -8509,9 +8483,6 @@ async function standingText(errand: Errand): Promise<Message | null> {
   return standing ?? due;
 }
 
-/** How many unproven texts to one agent are kept, to be shown and to be recognised in its box. */
-const UNPROVEN_MAX = 20;
-
 /** Whether a text has waited for a person for as long as a screen may stay unsure. */
 const isStuck = (cfg: Config, { stuck }: Message, now = world.now()): boolean =>
   stuck !== undefined && now - stuck >= cfg.watchdog.unsureAfter * 1000;
@@ -8536,8 +8507,9 @@ async function noteDelivery(
   if (state !== "unproven") return trouble(watch, `message ${message.id}`, line);
   watch.outbox = watch.outbox.filter((one) => one.id !== message.id);
   message.unprovenAt = world.now();
+  // the last ones to each agent are kept, to be shown and to be recognised in its box
   const all = Map.groupBy([...watch.unproven, message], ({ target }) => target);
-  watch.unproven = [...all.values()].flatMap((texts) => texts.slice(-UNPROVEN_MAX));
+  watch.unproven = [...all.values()].flatMap((texts) => texts.slice(-20));
   await noteAsked(cfg, watch, message);
   await save(cfg, watch);
   log(line);
@@ -9796,13 +9768,6 @@ export async function wakeAgent(
 //   noteDelivery      what became of it; the client's own record, the screen above its box or its
 //                     server proves it. The next round retries what waits or failed
 
-/** Keys of commits that are kept, two for a claim or a review. */
-const COMMIT_KEYS_MAX = 4 * REWRITTEN_MAX;
-/** Commits that one text names. */
-const NAMED_MAX = 10;
-/** Bytes of an inbox that its reader is sent to without a word about its size. */
-const INBOX_MAX = 1_000_000;
-
 /** Forgets whose turn it was; what was seen and is still to be said is kept, not to be lost. */
 export function handoffReset(watch: Watch): void {
   watch.turn = null;
@@ -9911,7 +9876,9 @@ function noteCommits(watch: Watch, hand: Handoff, commits: Commit[], head: strin
   const keys = commits.flatMap((commit) =>
     typeof commit.change === "string" ? [commit.key, changeKey(commit)] : [commit.key]);
   const fresh = new Set(keys);
-  watch.seen = [...watch.seen.filter((key) => !fresh.has(key)), ...fresh].slice(-COMMIT_KEYS_MAX);
+  // a claim or a review has two
+  watch.seen = [...watch.seen.filter((key) => !fresh.has(key)), ...fresh]
+    .slice(-4 * REWRITTEN_MAX);
   // the very first commit is no claim that somebody has to answer
   if (head === NO_COMMIT) watch.deadlocked = head;
   watch.sha = head;
@@ -9998,7 +9965,7 @@ export async function handoffCheck(cfg: Config, watch: Watch): Promise<void> {
   if (sure && compared) volatile.handled = fetched.head;
 }
 
-/** One text for all claims, or all reviews: of this push, and those not told yet. */
+/** One text for all claims, or all reviews: of this push, and those not told yet; it names ten. */
 function announceCommits(
   cfg: Config, watch: Watch, hand: Handoff, cause: Cause, announced: string[],
 ): void {
@@ -10008,7 +9975,7 @@ function announceCommits(
   // an older version stored the text alone: it is told beside the new one
   if (waiting && !waiting.subjects) waiting.cause = `earlier ${cause}`;
   const all = [...(waiting?.subjects ?? []), ...announced];
-  const subjects = all.slice(-NAMED_MAX);
+  const subjects = all.slice(-10);
   const more = (waiting?.more ?? 0) + all.length - subjects.length;
   const subject = nameCommits(cause, subjects, more);
   log(`handoff: ${subject} → ${target}`);
@@ -10043,7 +10010,7 @@ function checkInboxes(
     if (watch.inboxes[file] === hash) continue;
     const owner = readerOf(CAUSES[nth]!, hand);
     log(`handoff: ${file} changed → ${owner}`);
-    const size = shown.size > INBOX_MAX
+    const size = shown.size > 1_000_000
       ? ` (${(shown.size / 1e6).toFixed(1)} MB: look before you read it whole)` : "";
     const variables = { ...variablesOf(cfg, cfg.agents.get(owner)!),
       file: `${hand.docsDir}/${file}${size}`, owner };
@@ -11345,9 +11312,6 @@ function onlyName(names: string[], word: string): string {
 /** The one agent, service or "watchdog" that a word names. */
 const oneName = (cfg: Config, word: string): string => onlyName(expandNames(cfg, [word]), word);
 
-/** The first tmux with the formats and pane options used here. */
-const TMUX_OLDEST = "3.2.0";
-
 // Text laid out for a terminal.
 
 /** Cuts a text, which may be coloured, to `width` columns; the last one is then an ellipsis. */
@@ -11458,7 +11422,8 @@ const UNTOLD = warn("nobody is told when an agent needs a person",
 /** The version that tmux says it is, if that is too old; else "". */
 function tooOld(said: string): string {
   const [found = ""] = /\d+\.\d+/.exec(said) ?? [];
-  return found && Bun.semver.order(`${found}.0`, TMUX_OLDEST) < 0 ? found : "";
+  // 3.2 is the first with the formats and pane options used here
+  return found && Bun.semver.order(`${found}.0`, "3.2.0") < 0 ? found : "";
 }
 
 /**

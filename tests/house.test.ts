@@ -61,7 +61,7 @@ test("what is exported is what a test asks for, or had its name in the original"
 test("the path of a claim names functions that there are, in the order in which they call each other", () => {
   const { code } = codeOf(SOURCE);
   const parts = partsOf(SOURCE);
-  const way = SOURCE.slice(SOURCE.indexOf("// The path of a claim"), SOURCE.indexOf("/** Keys of commits that are kept"));
+  const way = SOURCE.slice(SOURCE.indexOf("// The path of a claim"), SOURCE.indexOf("/** Forgets whose turn it was"));
   const rows = way.split(/^\/\/ {3}(?=\w)/m).slice(1).map((row) => [/^\w+/.exec(row)![0], [...row.matchAll(/`(\w+)`/g)].map((match) => match[1]!)] as const);
   expect(rows.map(([name]) => name)).toEqual(["startFetch", "handoffCheck", "deliverAll", "pingSession", "noteDelivery"]);
   const bodyOf = (name: string) => parts.filter((part) => part.name === name).map(({ from, to }) => code.slice(from, to)).join("");
