@@ -197,17 +197,17 @@ export interface Stopping extends Group {
 }
 
 /** Down, and what ends that. */
-export type Down =
+export type Down = Readonly<
   /** Wall ms before which no start is made; 0 = at once. */
   | { state: "backoff"; until: number }
   /** Wall ms since when; `up` releases it. */
   | { state: "parked"; why: string; at: number }
   | { state: "done"; at: number }
-  | { state: "held" };
+  | { state: "held" }>;
 
 /**
- * The state of one agent or service. Only `enter` moves it (and `beginCounted` takes back a start
- * that was never tried):
+ * The state of one agent or service. Only `enter` moves it (`beginCounted` takes back a start that
+ * was never tried, `noteEnding` notes how an end goes on, `takeBack` times that lie ahead):
  *
  *   state      what it means                             what moves it on
  *   backoff    down until its time has come              its time: waiting, or starting
@@ -248,11 +248,11 @@ export type Down =
  *                  what is left of its client cannot be ended: ending
  *   no tmux        unknown
  */
-export type Life =
+export type Life = Readonly<
   /** Monotonic ms. */
   | { state: "up" | "starting" | "waiting"; since: number }
-  | { state: "stopping"; family: Stopping; then: Down }
-  | Down;
+  | { state: "stopping"; family: Readonly<Stopping>; then: Down }
+  | Down>;
 
 /** Down, to be started as soon as possible. */
 const DUE: Down = { state: "backoff", until: 0 };
@@ -6683,8 +6683,13 @@ function downOf(life: Life): Down {
 }
 
 /** The family that is still being ended; null = none. */
-const endingOf = ({ life }: Memory): Stopping | null =>
+const endingOf = ({ life }: Memory): Readonly<Stopping> | null =>
   life.state === "stopping" ? life.family : null;
+
+/** Notes how the end of a family goes on. It stays the same object: `doubtful` knows it by that. */
+function noteEnding(memory: Memory, news: Partial<Stopping>): void {
+  if (memory.life.state === "stopping") Object.assign(memory.life.family, news);
+}
 
 /** Monotonic ms since when its client is known to run; null = it does not run. */
 const aliveSince = ({ life }: Memory): number | null =>
@@ -9252,8 +9257,7 @@ async function beginStopping(
   if (pane) {
     const [closed, ended] = await Promise.all([killSession(cfg, pane), endTurn(cfg, pane)]);
     if (ended) delete memory.conversation; // else the next start asks once more
-    const ending = endingOf(memory);
-    if (ending && !closed) ending.inPlace = true;
+    if (!closed) noteEnding(memory, { inPlace: true });
   }
   signalAll(membersOf(family), "SIGHUP");
 }
@@ -9330,7 +9334,7 @@ function continueStopping(cfg: Config, watch: Watch, unit: Unit): void {
   const old = endingOf(memory);
   if (!old) return;
   // a clock that was set back while no watchdog looked must not put the next signal off
-  old.since = Math.min(old.since, world.now());
+  noteEnding(memory, { since: Math.min(old.since, world.now()) });
   const left = membersOf({ groups: [old], marks: old.marks ?? [] });
   if (!left.length) {
     if (old.stuck) log(`${unit.name}: its old processes have ended`);
@@ -9339,19 +9343,21 @@ function continueStopping(cfg: Config, watch: Watch, unit: Unit): void {
   }
   const signal = decideStop(world.now() - old.since);
   if (signal !== "SIGHUP") signalAll(left, signal);
-  if (signal === "SIGKILL") noteStuck(cfg, unit, old, left);
+  if (signal === "SIGKILL") noteStuck(cfg, unit, memory, left);
 }
 
 /** Says once that even SIGKILL did not end what must end before another client may start. */
-function noteStuck(cfg: Config, unit: Unit, old: Stopping, left: Member[]): void {
-  old.killed = Math.min(old.killed ?? Infinity, world.now());
-  if (world.now() - old.killed < KILLED_BY) return;
+function noteStuck(cfg: Config, unit: Unit, memory: Memory, left: Member[]): void {
+  const { killed: first = Infinity, stuck } = endingOf(memory)!;
+  const killed = Math.min(first, world.now());
+  noteEnding(memory, { killed });
+  if (world.now() - killed < KILLED_BY) return;
   const why = cannotEnd(left);
-  if (!old.stuck) {
+  if (!stuck) {
     log(`${unit.name} needs you: its old client ${why}; not starting another beside it`);
     emit(cfg, "blocked", { agent: unit.name, why, cure: "status" });
   }
-  old.stuck = why;
+  noteEnding(memory, { stuck: why });
 }
 
 /** Ends what outlived the session or the client of a unit. */
