@@ -2290,21 +2290,21 @@ const dateAndTime = (at: Moment, today?: Moment, length = 8): string =>
   clockTime(at, length);
 
 /** Whether a time is less than `ms` away, in either direction: a clock may have been set back. */
-const isRecent = (at: Moment, ms: number): boolean =>
-  Math.abs(Number(new Date(at)) - world.now()) < ms;
+const isRecent = (at: Moment, ms: number, now = world.now()): boolean =>
+  Math.abs(Number(new Date(at)) - now) < ms;
 
 /** To the minute; without the date for times less than 20 hours away. */
-const localTime = (at: Moment): string => (isRecent(at, 20 * HOUR) ? clockTime(at)
-  : `${localDate(at)} ${clockTime(at)}`);
+const localTime = (at: Moment, now = world.now()): string =>
+  (isRecent(at, 20 * HOUR, now) ? clockTime(at) : `${localDate(at)} ${clockTime(at)}`);
 
 /** A text for people: the moments in it, ISO 8601 in UTC, are shown in local time. */
 const withLocalTimes = (value: string): string =>
-  value.replace(/\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/g, localTime);
+  value.replace(/\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/g, (at) => localTime(at));
 
 /** The same with the day of the week, where that is enough to tell the day. */
 const dayTime = (ms: number, now = world.now()): string => {
   const hours = (ms - now) / HOUR;
-  if (hours < 20 || hours > 6 * 24) return localTime(ms);
+  if (hours < 20 || hours > 6 * 24) return localTime(ms, now);
   return `${new Date(ms).toDateString().slice(0, 3)} ${clockTime(ms)}`;
 };
 
@@ -7173,7 +7173,7 @@ const BUSY_FOR = 60_000;
 const BUSY_MAX = 10 * BUSY_FOR;
 
 /** Whether nobody waits for a text any more. */
-const isLate = ({ expires = Infinity }: Message): boolean => expires <= world.now();
+const isLate = ({ expires = Infinity }: Message, now = world.now()): boolean => expires <= now;
 
 /** The texts of the command line that no watchdog has taken over yet. */
 const freshTexts = ({ taken }: Watch, { queue }: Operator): Message[] =>
@@ -8004,7 +8004,7 @@ function decideAgain(
   const late = Math.abs(now - pasted.at) < patience || pasted.empty < LATE_LOOKS;
   if (late && pasted.pid === pid) return { do: "await" };
   const lost = pasted.pid === pid ? pasted.nth : 0;
-  return { do: Math.max(copies, lost) < COPIES_MAX && !isLate(message) ? "type" : "unproven" };
+  return { do: Math.max(copies, lost) < COPIES_MAX && !isLate(message, now) ? "type" : "unproven" };
 }
 
 /**
@@ -8588,7 +8588,7 @@ async function takeQueued(cfg: Config, watch: Watch): Promise<string[]> {
   const operator = await operatorOf(cfg);
   const { queue } = operator;
   // a text that was taken over is withdrawn by the queue, which only the command line writes
-  const back = new Set(queue.filter(isLate).map(({ id }) => id));
+  const back = new Set(queue.filter((one) => isLate(one)).map(({ id }) => id));
   for (const message of watch.outbox) if (back.has(message.id)) message.expires = 0;
   watch.outbox = watch.outbox.filter((message) => wasPasted(message) || !isLate(message));
   dropLost(cfg, watch);

@@ -143,6 +143,32 @@ test("observe writes nothing, and says nothing; learn alone takes what was seen 
   }
 });
 
+/** The functions of such a name, the world's own apart. */
+const functionsCalled = (name: RegExp): string[] =>
+  partsOf(SOURCE).filter((part) => part.banner !== "the world" && name.test(part.name) && /^(?:export )?(?:async )?function|=>/.test(SOURCE.slice(part.from, part.to))).map((part) => part.name);
+
+/** How a function comes to do something, name by name: by itself, or by what it uses but for `except`; null = it does not. */
+function wayTo(act: RegExp, except: string[]): (name: string) => string | null {
+  const { code } = codeOf(SOURCE);
+  const parts = partsOf(SOURCE).filter(({ banner }) => banner !== "the world");
+  const bodies = new Map(parts.map(({ name, from, to }) => [name, code.slice(from, to)]));
+  const uses = new Map([...bodies].map(([name, body]) => {
+    const own = ownNames(body.replace(name, ""));
+    return [name, [...usedNames(body)].filter((word) => word !== name && !own.has(word) && bodies.has(word))];
+  }));
+  return (name) => {
+    const ways = [[name]];
+    for (const way of ways) { // which grows as it is walked
+      const last = way.at(-1)!;
+      if (except.includes(last)) continue;
+      const found = act.exec(bodies.get(last)!);
+      if (found) return [...way, found[0]].join(" → ");
+      for (const next of uses.get(last)!) if (!ways.some((one) => one.at(-1) === next)) ways.push([...way, next]);
+    }
+    return null;
+  };
+}
+
 /** What may be changed on the way to an answer. */
 const ON_THE_WAY = {
   memoryOf: "a unit that nobody has asked for yet gets an empty memory", loadWatch: "a memory that cannot be parsed is kept aside",
@@ -151,34 +177,23 @@ const ON_THE_WAY = {
 };
 
 test("what has the name of a question changes nothing, signals nobody and says nothing, nor does what it asks", () => {
-  const { code } = codeOf(SOURCE);
-  const parts = partsOf(SOURCE).filter(({ banner }) => banner !== "the world");
   const question = /^(?:(?:is|are|has|may|must|can|will|was|why|decide|detect|parse|assess|needs|holds|never|passes|shares|describe)(?=[A-Z])|judge|detect|observe$|closeLook|lookAt(?!Screens)|snapshot|sessionAlive|standingText|notReady|phaseDone|next)|Of$/;
   const memory = "(?:memory|watch|message|cfg|shared|volatile|errors)";
   const act = new RegExp(String.raw`\bworld\.(?:writeAtomic|append|remove|print|log)\w*\(|\bworld\.signal\((?!.*, 0\))|\b(?:sendKeys|killPane|killSession|newSession|pipeToLog)\(` +
     String.raw`|\b${memory}(?:[.!?]+\w+|\[\w+\])+!? (?:\|\||&&|\?\?|[+-])?= |Object\.assign\(${memory}\b|\bdelete ${memory}\b`);
-  const bodies = new Map(parts.map(({ name, from, to }) => [name, code.slice(from, to)]));
-  const asked = new Map([...bodies].map(([name, body]) => {
-    const own = ownNames(body.replace(name, ""));
-    return [name, [...usedNames(body)].filter((word) => word !== name && !own.has(word) && bodies.has(word))];
-  }));
-  /** How it comes to change something, name by name; null = it does not. */
-  const wayOf = (name: string): string | null => {
-    const ways = [[name]];
-    for (const way of ways) { // which grows as it is walked
-      const last = way.at(-1)!;
-      if (last in ON_THE_WAY) continue;
-      const found = act.exec(bodies.get(last)!);
-      if (found) return [...way, found[0]].join(" → ");
-      for (const next of asked.get(last)!) if (!ways.some((one) => one.at(-1) === next)) ways.push([...way, next]);
-    }
-    return null;
-  };
-  const questions = parts.filter(({ name, from, to }) => question.test(name) && /^(?:export )?(?:async )?function|=>/.test(SOURCE.slice(from, to))).map(({ name }) => name);
+  const [questions, wayOf] = [functionsCalled(question), wayTo(act, Object.keys(ON_THE_WAY))];
   expect(questions.length).toBeGreaterThan(250);
   expect(questions.map(wayOf).filter((way) => way !== null)).toEqual([]);
-  expect(Object.keys(ON_THE_WAY).filter((name) => !bodies.has(name))).toEqual([]);
   for (const name of ["continueStopping", "learn", "stopLoops", "submit"]) expect([name, wayOf(name) === null]).toEqual([name, false]);
+  for (const name of Object.keys(ON_THE_WAY)) expect([name, wayTo(act, Object.keys(ON_THE_WAY).filter((one) => one !== name))(name) === null]).toEqual([name, false]);
+});
+
+test("a decision is made of what it is given alone: not even the clock is read", () => {
+  const [decisions, wayOf] = [functionsCalled(/^(?:decide(?=[A-Z])|detect$)/), wayTo(/(?<!, now = )\bworld\.\w+|\bprocess\.\w+|\bDate\.now\b/, [])];
+  expect(decisions.length).toBeGreaterThan(25);
+  expect(decisions.map(wayOf).filter((way) => way !== null)).toEqual([]);
+  expect(wayOf("isRecent")).toBeNull();
+  expect(wayOf("learn")).not.toBeNull();
 });
 
 test("no promise is dropped: what is stored before it is done has been written when the next line runs", () => {
