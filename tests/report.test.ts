@@ -310,6 +310,8 @@ describe("report", () => {
     // parked and long unsure wait for a person too; the death that follows takes nothing of that
     expect(drawn([0, { to: "active" }], [10, { event: "parked" }], [10, { event: "down" }], [10, { to: "gone" }], [40, { event: "start" }], [41, { to: "idle" }])).toBe("█!!!↺·");
     expect(drawn([0, { to: "unsure" }], [20, { event: "unsure" }], [30, { to: "idle" }])).toBe("  !···");
+    // what cannot be ended, or is limited, waits for one as well
+    expect(drawn([0, { to: "limited" }], [20, { event: "blocked" }], [40, { to: "limited" }])).toBe("▒▒!!▒▒");
     // taken down, and up again: `up` starts it before there is a watchdog, and nobody looked until then
     expect(drawn([0, { to: "idle" }], [5, { event: "unsure" }], [41, { event: "start" }], [42, { event: "watchdog", why: "started", last: new Date(DAY + 10 * MINUTE).toISOString() }], [43, { to: "active" }])).toBe("!   ▇█");
     // a new client is not down while it has no verdict yet

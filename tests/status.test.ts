@@ -1,5 +1,5 @@
 /** `status`: what each agent's state is called, what needs a person, and how that is shown. */
-import { beforeEach, describe, expect, test } from "bun:test";
+import { beforeEach, describe, expect, spyOn, test } from "bun:test";
 import { readFileSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import {
@@ -107,6 +107,10 @@ describe("what a dialog asks", () => {
     ["after a step with a number, which is no choice", box("1. All is read.", "△ Permission required", "  Delete what is left?"), "Delete what is left?"],
     ...["Yes", "No", "Allow once", "Deny", "✔ Go on", "3) Go on"].map((choice): [string, string, string] =>
       [`"${choice}" is a choice, and its question is above it`, ["What shall it do?", `${choice}, or what else?`, "", "Esc to cancel · Tab to amend"].join("\n"), "What shall it do?"]),
+    ...["1. Yes", "Yes", "No", "✔ Go on"].map((choice): [string, string, string] =>
+      [`"${choice}" is one that is chosen, not the last line above`, ["─".repeat(80), " What shall it do?", "", ` ❯ ${choice}`, "   Other", "", " Esc to cancel · Tab to amend"].join("\n"), "What shall it do?"]),
+    ...["proceed", "continue"].map((go): [string, string, string] =>
+      [`whether to ${go} is no subject`, box("─".repeat(80), " Bash command", "", "   touch x", "", ` Do you want to ${go}?`), "Bash command: touch x"]),
     ["not below its choices", box().replace("2. No", "2. No, or what else?"), ""],
   ])("%s", (_, text, question) => expect(parseQuestion(text)).toBe(question));
 });
@@ -388,6 +392,27 @@ describe("the command over a fleet", () => {
     fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ held: { builder: 1, adversary: 1 } }));
     expect(await asked()).toBe(false);
   });
+  test("a hand-off channel that nobody has looked at yet needs nobody", async () => {
+    await begin(FLEET);
+    watchdog(10);
+    watch.channel = null;
+    await save(cfg, watch);
+    expect((await read()).status.handoff).toMatchObject({ state: "unknown", needsHuman: false });
+  });
+  test("a phase is not DONE because git does not say so in time", async () => {
+    await begin(FLEET);
+    const { setTimeout: later } = globalThis;
+    const timer = spyOn(globalThis, "setTimeout").mockImplementation(((act: () => void, ms: number) => later(act, ms === 3_000 ? 0 : ms)) as typeof setTimeout);
+    world.git = () => new Promise(() => {});
+    const { status } = await read().finally(() => timer.mockRestore());
+    expect(status.phase).toMatchObject({ id: "p1", done: false });
+  });
+  test("a service that was not started yet is not disabled", async () => {
+    await begin(FLEET);
+    cfg = await fake.config(`${FLEET}[[service]]\nname = "web"\ncommand = "serve"\n`);
+    const { services } = (await read()).status;
+    expect(services.map(({ name, state }) => [name, state])).toEqual([["web", "stopped"]]);
+  });
   test("a report that could not look at the fleet says so first, and that it needs a person", async () => {
     await begin(FLEET);
     fake.beforeTmux(() => {
@@ -413,7 +438,9 @@ describe("the command over a fleet", () => {
     fake.files.set(state("agents.toml"), FLEET);
     fake.files.set(cfg.path, `${FLEET}[[agent`);
     fake.lines.length = 0;
-    expect(await command("status", "--config", cfg.path)).toMatchObject({ code: 3, out: expect.stringContaining("running on the last good one\n") });
+    for (const [code, ...words] of [[3, "status"], [3, "status", "--line"], [0, "report"]] as const) {
+      expect(await command(...words, "--config", cfg.path)).toMatchObject({ code, out: expect.stringMatching(words.length > 1 ? /✗ config/ : /running on the last good one\n/) });
+    }
     expect(fake.lines).toEqual([]); // it is not told twice
     expect((await command("complete", "--", "bash", "2", "agents", "logs", "", "--config", cfg.path)).out).toContain("builder\n");
     fake.files.set(cfg.path, FLEET);
