@@ -12069,7 +12069,7 @@ async function backgroundFolder(pid: number): Promise<string | null> {
 
 /** Whether a command line is that of Codex's app server, or of the loop that updates it. */
 export const isCodexDaemon = (argv: string[]): boolean => argv.some((word, at) =>
-  /^codex(\b|$)/.test(basename(word)) &&
+  /^codex\b/.test(basename(word)) &&
   argv.slice(at + 1).some((one) => one === "app-server" || one === "pid-update-loop"));
 
 /**

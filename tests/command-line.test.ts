@@ -160,8 +160,10 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
   test("a verb that phase does not have is refused before the config is read", async () => {
     expect((await command("phase", "nxt", "--config", "/nowhere/agents.toml")).err).toContain('nearest is "next"');
   });
-  test.each(SHOWN.filter(({ name }) => name !== "phase").map(({ name, args }) => [`${name} ${args}`.trimEnd(), name, args.replaceAll(" | ", "|").split(" ").filter(Boolean)] as const))("%s takes as many words as that", (_, name, args) => {
-    const least = args.filter((arg) => !arg.startsWith("[")).length;
+  const argsOf = (args: string) => args.replaceAll(" | ", "|").split(" ").filter(Boolean);
+  const isNeeded = (arg: string) => !arg.startsWith("[");
+  test.each(SHOWN.filter(({ name }) => name !== "phase").map(({ name, args }) => [`${name} ${args}`.trimEnd(), name, argsOf(args)] as const))("%s takes as many words as that", (_, name, args) => {
+    const least = args.filter(isNeeded).length;
     const most = args.at(-1)?.includes("…") ? Infinity : args.length;
     const takes = (count: number) => {
       try {
@@ -171,6 +173,10 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
       }
     };
     for (let count = 0; count < 5; count++) expect([count, takes(count)]).toEqual([count, count >= least && count <= most]);
+  });
+  test("while the config is broken, what only looks or ends goes by the last good one, and nothing else", () => {
+    const lenient = SHOWN.filter(({ name, args }) => parseCall([name, ...argsOf(args).filter(isNeeded)]).call.lenient).map(({ name }) => name);
+    expect(lenient).toEqual(["down", "status", "logs", "attach", "send", "explain", "capture", "report", "events", "serve"]);
   });
   test("half a second, and whatever else is a number, is a time to wait", () => {
     for (const wait of [".5", "0", "1.5", "5.", "1e1"]) expect(parseCall(["send", "a1", "x", "--timeout", wait]).call.options.timeout).toBe(wait);

@@ -156,7 +156,7 @@ describe("the command, over files on disk", () => {
   });
 
   test("of Codex the rollout that is to be resumed, of a client without a transcript what it printed", async () => {
-    const { logs, printed, resumes, fake } = await fleet();
+    const { logs, printed, resumes, fake, cfg } = await fleet();
     const id = crypto.randomUUID();
     const path = join(fake.home, `codex/sessions/2026/06/15/rollout-2026-06-15T11-00-00-${id}.jsonl`);
     await fake.config(`[[agent]]\nname = "c"\nbackend = "codex"\nresume = true\nenv = { CODEX_HOME = "${fake.home}/codex" }\n[[agent]]\nname = "g"\nbackend = "gemini"\nresume = true\n`);
@@ -168,6 +168,15 @@ describe("the command, over files on disk", () => {
       printed(name, "printed\n");
     }
     expect([(await logs("c")).out, (await logs("g")).out]).toEqual(["--:--:-- said  done\n", "printed\n"]);
+    // of one that runs the rollout that it has open
+    const open = path.replace(id, crypto.randomUUID());
+    const text = [{ type: "session_meta", payload: { id, source: "cli" } }, { type: "response_item", payload: { type: "message", role: "assistant", content: [{ type: "output_text", text: "at work" }] } }]
+      .map((line) => `${JSON.stringify(line)}\n`).join("");
+    fake.files.set(open, text);
+    writeFileSync(open, text);
+    const pane = Object.assign(fake.tmux.add("agents-c"), { marks: { "@agents_session": "agents-c", "@agents_home": cfg.stateDir } });
+    fake.opened.set(pane.pid, [open]);
+    expect((await logs("c")).out).toBe("--:--:-- said  at work\n");
   });
 
   test("a conversation in which nothing can be read is said to be so, with its file", async () => {

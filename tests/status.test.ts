@@ -442,6 +442,8 @@ describe("the command over a fleet", () => {
       expect(await command(...words, "--config", cfg.path)).toMatchObject({ code, out: expect.stringMatching(words.length > 1 ? /✗ config/ : /running on the last good one\n/) });
     }
     expect(fake.lines).toEqual([]); // it is not told twice
+    await command("explain", "builder", "--config", cfg.path);
+    expect(fake.logged("running on the last good one")).toHaveLength(1);
     expect((await command("complete", "--", "bash", "2", "agents", "logs", "", "--config", cfg.path)).out).toContain("builder\n");
     fake.files.set(cfg.path, FLEET);
     // and one whose prompt an editor has emptied, which is no fault of the file
@@ -647,9 +649,11 @@ describe("the command over a fleet", () => {
     expect([(await read()).of("builder").condition, captured.length]).toEqual(["idle", 0]);
     pane("builder").doing = "dialog";
     expect([(await read()).of("builder").condition, captured.length]).toEqual(["blocked", 1]);
+    pane("builder").activity = () => 0; // when it drew is not known
+    expect([(await read()).of("builder").condition, captured.length]).toEqual(["blocked", 2]);
     fake.files.delete(state("watchdog.lock.pid"));
     await read();
-    expect(captured.length).toBe(4);
+    expect(captured.length).toBe(5);
   });
   test("without a watchdog, too, and a client younger than its look is starting", async () => {
     await begin(FLEET);

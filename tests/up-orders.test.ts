@@ -253,6 +253,27 @@ describe("orders", () => {
     expect([(await call("restart", "a")).code, starts("a"), fake.tmux.panes.map(({ session }) => session).sort()]).toEqual([0, 2, ["agents-a", "agents-watchdog"]]);
     expect(fake.logged("tmux: ")).toEqual([]);
   });
+  test("up does not wait for a client that is ordered down meanwhile", async () => {
+    await begin(["a", "b"]);
+    const began = fake.mono;
+    const { sleep } = world;
+    world.sleep = async (ms) => {
+      if (starts("b")) down("b");
+      for (const pane of fake.tmux.panes.filter(({ session }) => session === "agents-b")) fake.tmux.kill(pane);
+      await sleep(ms);
+    };
+    const { code } = await call("up", "a", "b");
+    expect([code, fake.logged('b: not started: "agents down" was run after this').length, fake.mono - began]).toEqual([1, 1, 1_000]);
+  });
+  test("a tmux server of another version is told of before anything is started", async () => {
+    await begin(["a"]);
+    const { tmux } = world;
+    for (const why of ["protocol version mismatch (client 8, server 7)", "server version is too old for client"]) {
+      world.tmux = async (args, ...more) => (args.includes("show-options") ? { ok: false, out: "", err: why, timedOut: false } : tmux(args, ...more));
+      expect(await call("up", "a")).toMatchObject({ code: 1, err: expect.stringContaining(`are not compatible (${why})`) });
+    }
+    expect(starts("a")).toBe(0);
+  });
   test("restart takes no later down back", async () => {
     await begin(["a"], 3);
     fake.beforeTmux((args) => {
