@@ -12353,26 +12353,6 @@ type Condition =
   | "fatal" | "starting" | "running" | "ending" | "parked" | "backoff" | "ended" | "done"
   | "stopped" | "unknown";
 
-/** What `describeState` goes by, besides the memory; `now` is wall ms, `unsureAfter` s. */
-interface StateFacts {
-  pane: Pane | undefined; held: boolean; enabled: boolean; limit: LimitState | null;
-  kind: string; complete: boolean; now: number; unsureAfter: number;
-  /** The program in a session of its name that is not ours. */
-  stranger?: string | undefined;
-  /** Why it is not started: a client that left the config still works in its folder. */
-  rival?: string | undefined;
-  /** What is left of its old client that cannot be ended. */
-  stuck?: string | undefined;
-  /** Why it cannot start at all. */
-  cannot?: string | undefined;
-  /** What it asks, or said as it ended. */
-  words?: string | undefined;
-  /** The limit that its start waits for. */
-  ahead?: ReturnType<typeof limitAhead>;
-  /** Why its start is overdue: what it needs is not ready. */
-  unready?: string;
-}
-
 /** A state for people: `state` in one phrase, the rest in parts; `until` is wall ms. */
 const described = (
   condition: Condition, state: string, detail = "",
@@ -12690,25 +12670,33 @@ function stuckNow(memory: Memory): string | undefined {
   return left.length ? cannotEnd(left) : undefined;
 }
 
-/** The state of one unit in words, from everything `status` gathered. */
-function stateOf(
+type StateFacts = ReturnType<typeof stateFacts>;
+
+/** What the words for a state go by, besides the memory; `now` is wall ms, `unsureAfter` s. */
+const stateFacts = (
   cfg: Config, look: StatusLook, { unit, agent, pane, shown, memory, hold }: UnitNow,
-): Described {
-  const { snap, watch, operator, complete, now } = look;
-  if (!snap.ok) {
-    return described("unknown", `unknown (tmux: ${snap.why})`, `tmux: ${snap.why}`,
-      { needsHuman: true });
-  }
-  return describeState(memory, {
-    pane, held: isHeld(operator, unit.name), enabled: agent?.enabled ?? true, limit: hold,
-    kind: agent?.kind ?? "service", complete, now, unsureAfter: cfg.watchdog.unsureAfter,
-    stranger: snap.strangers.get(unit.session), stuck: stuckNow(memory),
-    ahead: agent && limitAhead(cfg, watch, agent),
-    unready: whyUnready(operator, unit, memory, now),
-    cannot: whyCannotStart(cfg, look, unit), words: shown && pane ? clientWords(shown, pane) : "",
-    rival: look.rivals.get(unit.name)?.why,
-  });
-}
+) => ({
+  pane, held: isHeld(look.operator, unit.name), enabled: agent?.enabled ?? true, limit: hold,
+  kind: agent?.kind ?? "service", complete: look.complete, now: look.now,
+  unsureAfter: cfg.watchdog.unsureAfter,
+  // the program in a session of its name that is not ours
+  stranger: look.snap.strangers.get(unit.session),
+  // why it is not started: a client that left the config still works in its folder
+  rival: look.rivals.get(unit.name)?.why,
+  // what is left of its old client that cannot be ended
+  stuck: stuckNow(memory),
+  cannot: whyCannotStart(cfg, look, unit), // why it cannot start at all
+  // what it asks, or said as it ended
+  words: shown && pane ? clientWords(shown, pane) : "",
+  ahead: agent && limitAhead(cfg, look.watch, agent), // the limit that its start waits for
+  unready: whyUnready(look.operator, unit, memory, look.now), // why its start is overdue
+});
+
+/** The state of one unit in words, from everything `status` gathered. */
+const stateOf = (cfg: Config, look: StatusLook, one: UnitNow): Described => (look.snap.ok
+  ? describeState(one.memory, stateFacts(cfg, look, one))
+  : described("unknown", `unknown (tmux: ${look.snap.why})`, `tmux: ${look.snap.why}`,
+    { needsHuman: true }));
 
 /** What the watchdog does next about an agent, for row and card; null = its client is not up. */
 function stepOf(

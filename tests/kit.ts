@@ -10,6 +10,9 @@ import { type Config, flock, loadConfig, loadWatch, main, operatorOf, tick, type
 import type { Message, Pane, Verdict, VerdictName } from "../agents.ts";
 import { type Doing, FakeGit, type FakePane, FakeTmux } from "./fakes.ts";
 
+/** What `describeState` is told of a unit with nothing special about it. */
+export const PLAIN = { stranger: undefined, rival: undefined, stuck: undefined, cannot: undefined, words: "", ahead: null, unready: "" };
+
 export type { FakePane } from "./fakes.ts";
 export { until } from "./wait.ts";
 

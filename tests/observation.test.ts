@@ -5,7 +5,7 @@ import { join } from "node:path";
 import {
   type Config, decideBackground, decideTyping, decideWake, describeState, loadWatch, memoryOf, type Message, tick, type Verdict, type Watch,
 } from "../agents.ts";
-import { type FakeWorld, fakeWorld, realFolder } from "./kit.ts";
+import { type FakeWorld, fakeWorld, PLAIN, realFolder } from "./kit.ts";
 
 const AGENT = '[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal+stall"\n';
 const RULE = "─".repeat(80);
@@ -28,7 +28,7 @@ const pane = () => fake.tmux.of("agents-a");
 const memory = () => memoryOf(watch, "a");
 const events = (name: string): { why: string }[] => (fake.files.get(`${cfg.stateDir}/events.jsonl`) ?? "")
   .split("\n").filter(Boolean).map((line) => JSON.parse(line)).filter((one) => one.event === name);
-const state = () => describeState(memory(), { pane: { dead: false } as never, held: false, enabled: true,
+const state = () => describeState(memory(), { ...PLAIN, pane: { dead: false } as never, held: false, enabled: true,
   limit: null, kind: "persistent", complete: false, now: fake.wall, unsureAfter: cfg.watchdog.unsureAfter });
 
 test("a client that has the number of the one before it, as after a reboot, begins anew", async () => {

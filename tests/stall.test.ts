@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { decideStall, describeState, handoffReset, isFruitful, loadWatch, memoryOf, parseEvents, parseWaitingUntil, type StallFacts, stallPause, world } from "../agents.ts";
-import { closeLook, FLEET, message, type Scene, scene } from "./kit.ts";
+import { closeLook, FLEET, message, PLAIN, type Scene, scene } from "./kit.ts";
 
 describe("decideStall", () => {
   const facts: StallFacts = { verdict: "idle", idle: 0, same: 0, animated: false, past: null, stallIdle: 300, grace: 180 };
@@ -277,7 +277,7 @@ describe("restarts of which nothing comes", () => {
     return found;
   }
   const told = () => parseEvents(it.fake.files.get(it.file("events.jsonl"))!).filter(({ event }) => event === "blocked").map(({ why }) => why);
-  const state = () => describeState(memoryOf(it.watch, "a"), { pane: it.pane() as never, held: false, enabled: true, limit: null, kind: "task", complete: false, now: it.fake.wall, unsureAfter: it.cfg.watchdog.unsureAfter });
+  const state = () => describeState(memoryOf(it.watch, "a"), { ...PLAIN, pane: it.pane() as never, held: false, enabled: true, limit: null, kind: "task", complete: false, now: it.fake.wall, unsureAfter: it.cfg.watchdog.unsureAfter });
   const SAID = (times: number) => `restarted ${times} times for being idle, to no effect`;
 
   test("an agent that hears nothing: after three it needs you, and the pauses double", async () => {

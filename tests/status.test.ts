@@ -6,7 +6,7 @@ import {
   type Card, columns, type Config, decideNow, describeState, type LimitState, type Memory, memoryOf, type Message, type Pane, parseQuestion, enqueue, save, type Status, type StatusRow, statusLine,
   statusText, type Verdict, type Watch, world,
 } from "../agents.ts";
-import { atWidth, command, FLEET, type FakeWorld, fakeWorld, holdLock, message, paneOf, realFolder, verdict } from "./kit.ts";
+import { atWidth, command, FLEET, type FakeWorld, fakeWorld, holdLock, message, paneOf, PLAIN, realFolder, verdict } from "./kit.ts";
 import { type Fleet, life, real, SELF, spawn, until } from "./real.ts";
 
 const SECOND = 1000;
@@ -17,7 +17,7 @@ describe("describeState", () => {
   type Facts = Parameters<typeof describeState>[1];
   const alive = { dead: false } as Facts["pane"];
   const ended = (status: number | null, signal: number | null = null) => ({ dead: true, status, signal }) as Facts["pane"];
-  const facts = { pane: undefined, held: false, enabled: true, limit: null, kind: "persistent", complete: false, now, unsureAfter: 300 };
+  const facts = { ...PLAIN, pane: undefined, held: false, enabled: true, limit: null, kind: "persistent", complete: false, now, unsureAfter: 300 };
   const memory = { life: { state: "backoff", until: 0 }, failures: 0, verdict: "active", why: "", since: 0 };
   const limit: LimitState = { until: now / 1000 + 60, nudges: 0 };
   const said = (some: Partial<Memory>, more: Partial<Facts>) => {
