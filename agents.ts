@@ -8715,11 +8715,9 @@ export function limitNudgeMsg(cfg: Config, agent: Agent): string {
 }
 
 /** What a limit asks for; none where there is no limit. */
-type LimitStep = "none" | "hold" | "probe" | "lift";
-
 export function decideLimit(
   state: LimitState | null, verdict: Verdict, now: number,
-): Decision<LimitStep> {
+): Decision<"none" | "hold" | "probe" | "lift"> {
   const limited = verdict.verdict === "limited";
   if (!state) return limited ? { do: "hold", why: verdict.why } : { do: "none", why: "" };
   const since = Math.abs(now - (state.asked ?? NaN) * 1000); // NaN if it was not asked: never late
@@ -9181,23 +9179,6 @@ export function backendMismatch(cfg: Config, agent: Agent, pane: Pane): boolean 
   return others.includes(pane.command) && pane.command !== expectedBackendCmd(cfg, agent);
 }
 
-export interface DeathFacts {
-  kind: Agent["kind"] | "service";
-  status: number | null;
-  /** The signal that ended it; null = none that tmux names; absent = its session was closed. */
-  signal?: number | null | undefined;
-  /** ms that it lived. */
-  lived: number;
-  failures: number;
-  /** Starts within `park_window` without a healthy minute between them. */
-  starts: number;
-  /** Its end was no fault of its own: many ended together, or its server was restarted. */
-  blameless: boolean;
-  program: string;
-  /** It has run here before: a program that is missing now may just be updated. */
-  ran: boolean;
-}
-
 /** How a client ended, by what tmux says of its pane. */
 const endOf = ({ status, signal }: Pick<DeathFacts, "status" | "signal">): string =>
   (status === null ? `signal ${signal ?? "?"}` : `exit ${status}`);
@@ -9267,15 +9248,19 @@ const startsThatCount = (cfg: Config, memory: Memory, lived: number): number[] =
   (lived >= HEALTHY_MINUTE ? [] : memory.starts.filter((at) =>
     at > world.now() - cfg.watchdog.parkWindow * 1000 && at <= world.now() + 1000));
 
+export type DeathFacts = ReturnType<typeof deathOf>;
+
 /** What the ladder goes by for a client that has ended, or would if it ended now. */
-const deathOf = (
-  cfg: Config, unit: Unit, memory: Memory, pane: Pane | null, lived: number,
-): DeathFacts => ({
-  kind: isAgent(unit) ? unit.kind : "service",
-  status: pane?.status ?? null, signal: pane?.signal, lived, failures: memory.failures,
-  starts: startsThatCount(cfg, memory, lived).length, blameless: false,
+const deathOf = (cfg: Config, unit: Unit, memory: Memory, pane: Pane | null, lived: number) => ({
+  kind: isAgent(unit) ? unit.kind : "service" as const,
+  status: pane?.status ?? null,
+  signal: pane?.signal, // null = none that tmux names; undefined = its session was closed
+  lived, // ms
+  failures: memory.failures,
+  starts: startsThatCount(cfg, memory, lived).length,
+  blameless: false, // no fault of its own: many ended together, or its server was restarted
   program: isAgent(unit) ? programOf(backendOf(cfg, unit).bin) : "its program",
-  ran: memory.ran === true,
+  ran: memory.ran === true, // here, before: a program that is missing now may just be updated
 });
 
 const deathKey = (server: string, pane: Pane): string => `${server} ${pane.id}`;
@@ -12503,21 +12488,12 @@ function subjectOf(own: string[], question = ""): string {
 
 // One look at everything.
 
-/** Everything that the rows of one `status` are made from; `now` is wall ms, `today` local. */
-interface StatusLook {
-  snap: Snapshot; watch: Watch; operator: Operator; queue: Message[];
-  /** By unit name; no entry = its screen was not read, or could not be. */
-  screens: Map<string, UnitScreen>;
-  watchdog: WatchdogState; complete: boolean; now: number; today: string;
-  /** The orphan in the folder of an agent that does not run, by the name of the agent. */
-  rivals: Map<string, { name: string; why: string }>;
-  /** What is wrong with the folders of units that do not run; see `folderFault`. */
-  faults: Map<string, string>;
-}
+/** Everything that the rows of one `status` are made from. */
+type StatusLook = Awaited<ReturnType<typeof lookForStatus>>;
 
 /** The agents that must not be started now because of an orphan in their folder. */
-async function rivalsOf(cfg: Config, snap: Snapshot): Promise<StatusLook["rivals"]> {
-  const rivals: StatusLook["rivals"] = new Map();
+async function rivalsOf(cfg: Config, snap: Snapshot) {
+  const rivals = new Map<string, { name: string; why: string }>();
   for (const agent of cfg.agents.values()) {
     if (sessionAlive(snap, agent.session) !== false) continue;
     const rival = await rivalOf(cfg, snap, agent);
@@ -12570,7 +12546,7 @@ async function lookAtPanes(
 }
 
 /** Gathers what `status` shows. `named`: read these screens and no others; none = all agents. */
-async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusLook> {
+async function lookForStatus(cfg: Config, named: string[] = []) {
   const watch = await loadWatch(cfg);
   // while tmux works; the first question after the local date alone takes 4 ms
   const [snap, watchdog, today] = await Promise.all([lookAtSessions(cfg, watch),
@@ -12583,8 +12559,12 @@ async function lookForStatus(cfg: Config, named: string[] = []): Promise<StatusL
     .filter(({ session }) => sessionAlive(snap, session) === false).map(({ dir }) => dir);
   const faults = new Map(await Promise.all([...new Set(dirs)].map(async (dir) =>
     [dir, await folderFault(dir)] as const)));
-  return { snap, watch, operator, queue, screens, watchdog, complete: isComplete(cfg),
-    now: world.now(), today, rivals, faults };
+  return {
+    snap, watch, operator, queue, watchdog, complete: isComplete(cfg), now: world.now(), today,
+    screens, // by unit name; no entry = its screen was not read, or could not be
+    rivals, // by the name of an agent that does not run, the orphan in its folder
+    faults, // what is wrong with the folders of units that do not run; see `folderFault`
+  };
 }
 
 // What is believed of one unit now.

@@ -119,7 +119,7 @@ describe("decideNext says what the ladder does", () => {
   const now = Date.parse("2026-11-22T19:30:00Z");
   const settings = { restartDelay: 10, restartDelayMax: 300, restartReset: 600, parkAfter: 5, parkWindow: 1800, healthyAfter: 10,
     stallGrace: 180, unsureAfter: 300, backgroundMax: 3600 } as never;
-  const death: DeathFacts = { kind: "persistent", status: null, lived: 20_000, failures: 0, starts: 1, blameless: false, program: "claude", ran: false };
+  const death: DeathFacts = { kind: "persistent", status: null, signal: undefined, lived: 20_000, failures: 0, starts: 1, blameless: false, program: "claude", ran: false };
   const facts: NextFacts = { settings, nativeGrace: 180, stallIdle: 300, watch: "heal+stall", hold: null, idleSince: now, death, now };
   const said = (verdict: string, more: Partial<NextFacts> = {}, change: object = {}) => decideNext(
     { verdict, rule: "", where: "", text: "", limit: null, waitingUntil: null, why: "", ...change } as never, { ...facts, ...more });

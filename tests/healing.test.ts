@@ -26,7 +26,7 @@ beforeEach(() => {
 const inShell = (command: string) => Bun.spawnSync(["sh", "-c", command.replaceAll("##", "#")]);
 
 describe("decideDeath", () => {
-  const facts: DeathFacts = { kind: "persistent", status: 1, lived: 3600_000, failures: 0, starts: 0, blameless: false, program: "claude", ran: false };
+  const facts: DeathFacts = { kind: "persistent", status: 1, signal: undefined, lived: 3600_000, failures: 0, starts: 0, blameless: false, program: "claude", ran: false };
   test.each<[string, Partial<DeathFacts>, string, number | undefined]>([
     ["healthy for long: at once", {}, "wait", 0],
     ["the second within the reset", { lived: 20_000, failures: 1 }, "wait", 10],
