@@ -12869,7 +12869,7 @@ export function statusLine(status: Status): string {
     watchdog.missing || watchdog.stale ? "✗ watchdog" : "");
   return joined(" ", prefix.replace(/-$/, ""), counted("●", are("working", "background")),
     counted("!", needy), counted("◐", are("limited")), faults,
-    isStopped(status) ? "stopped" : "",
+    isStopped(status) ? "stopped" : status.phase?.complete ? "done" : "",
     needy.length || (needsHuman && !faults) ? `${needy.map(({ name }) => name).join(" ")}?` : "");
 }
 
@@ -12948,7 +12948,7 @@ const phaseWord = ({ moving, complete, done }: NonNullable<Status["phase"]>): st
 function countLines(status: Status, rows: StatusRow[], due: string, width: number): string[] {
   const needy = rows.filter((row) => row.needsHuman).length;
   const others = Map.groupBy(rows.filter((row) => !row.needsHuman && row.kind !== "service"),
-    (row) => countedAs(row.condition, width));
+    (row) => countedAs(row, status.phase?.complete === true, width));
   const calls = needy ? `${needy} ${needy > 1 ? "need" : "needs"} you`
     : status.needsHuman ? "" : "nothing needs you";
   const counts = [
@@ -12965,10 +12965,14 @@ function countLines(status: Status, rows: StatusRow[], due: string, width: numbe
 
 /** The groups that the count line names, in this order. */
 const GROUPS = ["working", "work", "background", "limited", "starting", "idle", "waiting", "unsure",
-  "rest", "down"];
+  "rest", "done", "down"];
 
-function countedAs(condition: Condition, width: number): string {
+/** `complete`: all phases are done, and the loops rest for good. */
+function countedAs({ condition, kind }: StatusRow, complete: boolean, width: number): string {
   if (["fatal", "backoff", "ending", "starting"].includes(condition)) return "starting";
+  if (condition === "done" || (complete && kind === "loop" && condition === "stopped")) {
+    return "done";
+  }
   if (!isLiving(condition)) return "down";
   if (width >= NARROW) return condition === "running" ? "idle" : condition;
   // an agent that could not be read is not said to rest
@@ -14345,7 +14349,8 @@ function activeShare(stretches: Stretch[], slot: Span): number | null {
 }
 
 /** What the characters of a timeline mean; the higher a block, the more of its slot was work. */
-const TIMELINE_KEY = "▁▄█ at work  · idle  ▒ limited  ! waited for you  x down  ↺ restarted";
+const TIMELINE_KEY =
+  "▁▄█ at work  · idle  ▒ limited  ! waited for you  x down or done  ↺ restarted";
 const SLOT_SIGNS: Record<Activity, string> =
   { active: "", idle: "·", limited: "▒", blocked: "!", down: "x", unknown: " " };
 

@@ -204,6 +204,15 @@ describe("statusText", () => {
     expect([phone[1], phone.at(-1)]).toEqual(["1 needs you · 2 work · 1 limited · 2 rest", `next: wake a ${clock(300)}`]);
     expect(lines({ agents: [row, { ...row, condition: "unsure" as const }] }, 44)[1]).toBe("nothing needs you · 1 work · 1 unsure");
   });
+  test("what is done is not called down: a task that ended with 0, and the loop pair after the last phase", () => {
+    const down = (name: string, more: Partial<StatusRow>): StatusRow => ({ ...row, name, running: false, condition: "stopped", ...more });
+    const agents = [down("a", {}), down("b", {}), down("t", { kind: "task", condition: "done" }), down("p", { kind: "persistent" })];
+    const said = (complete: boolean, width: number) => lines({ agents, phase: { ...phase, complete } }, width)[1];
+    expect([said(true, 100), said(false, 100), said(true, 44)]).toEqual(
+      ["nothing needs you · 3 done · 1 down", "nothing needs you · 1 done · 3 down", "nothing needs you · 3 done · 1 down"]);
+    const line = (running: boolean, some = agents) => statusLine(status({ agents: some, phase: { ...phase, complete: true }, watchdog: { ...watchdog, running } }));
+    expect([line(true), line(true, [row, ...agents]), line(false)]).toEqual(["agents done", "agents ●1 done", "agents stopped"]);
+  });
   test("who needs a person comes first, with reason and cure; services last, each with what it waits for", () => {
     const agents = [row, blocked,
       { ...row, name: "c", next: "wake" as const, nextAt: at(60), messages: 2, messagesWhy: "booting", restartsToday: 3 }, { ...row, name: "d", messages: 1 }];
