@@ -365,23 +365,23 @@ export class FakeTmux {
   }
 
   private expand(pane: FakePane, format: string): string {
-    const now = this.fake.wall;
-    const row = () => pane.screen(now).split("\n").findIndex((line) => line.startsWith("❯\u00a0"));
-    const fields: Record<string, unknown> = {
-      session_name: pane.session, session_id: pane.room.id, pane_id: pane.id, pane_pid: pane.pid,
-      pane_dead: Number(pane.dead), pane_dead_status: pane.status ?? "", pane_pipe: Number(pane.piped),
-      pane_input_off: Number(pane.inputOff),
-      session_created: Math.floor(pane.created / 1000),
-      window_activity: Math.floor(pane.activity(now) / 1000), pane_width: pane.cols, pane_height: 50,
-      pane_current_command: pane.command, pane_title: pane.title(now), pane_start_path: pane.cwd, cursor_y: format.includes("cursor_y") ? Math.max(row(), 0) : 0,
-      pid: this.server.pid, start_time: this.server.start, version: this.version.replace("tmux ", ""), ...pane.room.options, ...pane.marks,
-    };
-    const value = (field: string) => String(fields[field] ?? "");
-    return format
-      .replace(/#\{\?([^,]+),([^,]*),#\{([^}]+)\}\}/g, (_, field, yes, no) => (value(field) ? yes : value(no)))
-      .replace(/#\{([^}]+)\}/g, (_, field) => value(field));
+    const value = (field: string) => String(FIELDS[field]?.(pane, this) ?? pane.marks[field] ?? pane.room.options[field] ?? "");
+    return format.replace(/#\{(?:\?([^,]+),([^,]*),#\{([^}]+)\}|([^}]+))\}/g, (_, field, yes, no, plain) =>
+      plain ? value(plain) : value(field) ? this.expand(pane, yes) : value(no));
   }
 }
+
+/** What tmux says of a pane, besides its options. */
+const FIELDS: Record<string, (pane: FakePane, tmux: FakeTmux) => unknown> = {
+  session_name: (pane) => pane.session, session_id: (pane) => pane.room.id, pane_id: (pane) => pane.id, pane_pid: (pane) => pane.pid,
+  pane_dead: (pane) => Number(pane.dead), pane_dead_status: (pane) => pane.status, pane_pipe: (pane) => Number(pane.piped),
+  pane_input_off: (pane) => Number(pane.inputOff),
+  session_created: (pane) => Math.floor(pane.created / 1000),
+  window_activity: (pane, { fake }) => Math.floor(pane.activity(fake.wall) / 1000), pane_width: (pane) => pane.cols, pane_height: () => 50,
+  pane_current_command: (pane) => pane.command, pane_title: (pane, { fake }) => pane.title(fake.wall), pane_start_path: (pane) => pane.cwd,
+  cursor_y: (pane, { fake }) => Math.max(pane.screen(fake.wall).split("\n").findIndex((line) => line.startsWith("❯\u00a0")), 0),
+  pid: (_, { server }) => server.pid, start_time: (_, { server }) => server.start, version: (_, { version }) => version.replace("tmux ", ""),
+};
 
 const READS = ["list-panes", "list-buffers", "list-sessions", "source-file", "capture-pane", "display-message", "run-shell", "start-server", "show-options", "-V"];
 const fail = (message: string): never => {

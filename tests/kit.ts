@@ -71,7 +71,8 @@ export class FakeWorld {
       tail: (path, bytes) => this.read(path)?.slice(-bytes) ?? null,
       opened: (pid) => this.opened.get(pid) ?? [],
       folder: () => "",
-      realPath: REAL.realPath,
+      // of the folder that is on no disk there is nothing to ask
+      realPath: (path) => `${path}/`.startsWith(`${SHARED}/`) ? path : REAL.realPath(path),
       writeAtomic: async (path, text) => this.write(path, text),
       append: (path, text, cap = Infinity) => {
         const old = files.get(path) ?? "";
@@ -88,8 +89,8 @@ export class FakeWorld {
         times.delete(path);
       },
       // a time that outlived its file is none
-      mtime: (path) => files.has(path) ? times.get(path) ?? 0 : this.folders.has(path) || this.below(path).next().value ? 0 : null,
-      list: (path) => [...new Set(this.below(path).map((file) => file.slice(path.length + 1).split("/")[0]!))],
+      mtime: (path) => files.has(path) ? times.get(path) ?? 0 : this.folders.has(path) || this.list(path).length ? 0 : null,
+      list: (path) => this.list(path),
       print: REAL.print,
       printError: REAL.printError,
       errorWidth: () => Infinity,
@@ -134,10 +135,12 @@ export class FakeWorld {
     this.times.set(path, this.wall);
   }
 
-  /** The files in a folder and in those below it. */
-  private *below(path: string): Generator<string, undefined> {
+  /** The names of the files and folders in a folder. */
+  private list(path: string): string[] {
     const start = `${path}/`;
-    for (const file of this.files.keys()) if (file.startsWith(start)) yield file;
+    const names = new Set<string>();
+    for (const file of this.files.keys()) if (file.startsWith(start)) names.add(file.slice(start.length).split("/", 1)[0]!);
+    return [...names];
   }
 
   private signal(pid: number, signal: NodeJS.Signals | 0): boolean {
