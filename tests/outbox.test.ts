@@ -753,6 +753,19 @@ describe("P28: nothing is called delivered without proof", () => {
     expect([pane().received, watch.outbox]).toEqual([[older.text, "hear this"], []]);
   });
 
+  test("an unproven text that stands in the box waits for its Enter in the outbox, and no longer beside it", async () => {
+    await begin();
+    const older = message({ id: "older", text: "the older text, which still stands in the box", cause: "review", tries: 1, seen: 0, made: fake.wall });
+    watch.unproven.push(older);
+    pane().draft = older.text;
+    pane().takesEnter = false;
+    await tell("hear this");
+    expect([watch.outbox.map(({ id }) => id === "older"), watch.unproven]).toEqual([[false, true], []]);
+    pane().takesEnter = true;
+    await fake.ticks(cfg, watch, 3);
+    expect([pane().received, watch.outbox, watch.unproven]).toEqual([[older.text, "hear this"], [], []]);
+  });
+
   test("a paste that never came is made again, when several looks have found the box empty", async () => {
     await begin();
     const paste = pane().paste.bind(pane());
@@ -930,7 +943,7 @@ describe("P28: nothing is called delivered without proof", () => {
     const key = pane().key.bind(pane());
     pane().key = () => void (pane().key = key);
     await tell("hear this, whoever it may concern");
-    expect(pane().received).toEqual(["hear this, whoever it may concern"]);
+    expect([pane().received, pane().enters]).toEqual([["hear this, whoever it may concern"], 1]); // the first key was lost
   });
 
   test("opencode without its server, its box unknown: the echo of a text is no delivery", async () => {
