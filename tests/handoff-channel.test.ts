@@ -98,10 +98,16 @@ const told = (name: string): string[] => fake.received(`agents-${name}`);
 const events = (name = "handoff"): Record<string, unknown>[] =>
   (fake.files.get(`${cfg.stateDir}/events.jsonl`) ?? "").split("\n").filter(Boolean)
     .map((line) => JSON.parse(line)).filter(({ event }) => event === name);
+/** What git says of the repository with a first commit, which is the same in each test: asked once. */
+const begun = new Map<string, ReturnType<typeof REAL_GIT>>();
 /** A fleet that runs on a first commit. */
 const running = async (): Promise<void> => {
   copy("begun");
+  const { git } = world;
+  world.git = (repo, args, more) => (args[0] === "fetch" ? git(repo, args, more)
+    : begun.getOrInsertComputed(JSON.stringify([args, more]), () => git(repo, args, more)));
   await ticks(2);
+  world.git = git;
 };
 /** A copy: some matchers write into what they are given. */
 const channel = (): Channel => structuredClone(watch.channel!);

@@ -205,7 +205,7 @@ export class Simulation {
 }
 
 /** As many rounds as the promise speaks of in CI, a part of them by hand: they only look for what is rare. */
-export const rounds = (promised: number, byHand: number): number => (process.env.CI ? promised : byHand);
+export const rounds = <T>(promised: T, byHand: T): T => (process.env.CI ? promised : byHand);
 
 /** The seeds from one to another: all of them in CI, every seventeenth by hand, which is one a worker. */
 export const seeds = (from: number, to: number): number[] =>

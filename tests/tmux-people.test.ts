@@ -2,6 +2,7 @@
 import { expect } from "bun:test";
 import { chmodSync } from "node:fs";
 import { type Fleet, life, lives, loopPlan, quote, real, signal, TUI, until } from "./real.ts";
+import { rounds } from "./sim.ts";
 
 const NAMES = ["linked", "joined", "grouped", "renamed", "second"];
 /** A program of a person, which notes each byte that is typed into it. */
@@ -69,7 +70,9 @@ const PATIENT = { up_wait: 60, restart_reset: 1, signal_interval: 1 };
 const QUICK = { ...PATIENT, signal_interval: 0.5 };
 const ours = { agents: NAMES.map((name) => ({ name, watch: "heal" })), watchdog: PATIENT };
 
-for (const where of ["", ", where a hook splits every new session"]) {
+const hooked = ", where a hook splits every new session";
+// by hand the harder one alone, which is the other and a hook
+for (const where of rounds(["", hooked], [hooked])) {
   real(`P27: restart, heal, down and up end our clients alone${where}`, ours, async (f) => {
     await begin(f);
     if (where) await f.tmux("set-hook", "-g", "after-new-session", `split-window -h ${JSON.stringify(program(f))}`);
