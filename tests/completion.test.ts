@@ -3,6 +3,7 @@ import { beforeAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { COMMANDS } from "../agents.ts";
 import { desk, TWO } from "./desk.ts";
+import { command } from "./kit.ts";
 import { until } from "./wait.ts";
 
 const { scratch, env, call, fleet } = desk();
@@ -47,14 +48,15 @@ describe("completion", () => {
     expect(call(["help"]).out).not.toMatch(/^ {2}names/m);
   });
 
-  test("every shown command and option is offered, no hidden one is", () => {
+  test("every shown command and option is offered, no hidden one is", async () => {
     const offered = (...line: string[]) => call(["complete", "--", "bash", `${line.length - 1}`, ...line]).out.trimEnd().split("\n");
     const shown = COMMANDS.filter(({ hidden }) => !hidden);
     expect(offered("agents", "")).toEqual(shown.map(({ name }) => name));
     expect(offered("agents", "-").toSorted()).toEqual(["--config", "--help", "--version"]);
     for (const { name, options = {} } of shown) {
       const own = Object.entries(options).filter(([, { clause }]) => clause).map(([option]) => `--${option}`);
-      expect([name, ...offered("agents", name, "-")]).toEqual([name, ...own, "--config", "--help"]);
+      const { out } = await command("complete", "--", "bash", "2", "agents", name, "-");
+      expect([name, ...out.trimEnd().split("\n")]).toEqual([name, ...own, "--config", "--help"]);
     }
     expect([offered("agents", "phase", ""), offered("agents", "report", ""), offered("agents", "keep", "")]).toEqual([["show", "next", "set"], [""], [""]]);
     expect([offered("agents", "init", ""), offered("agents", "up", "--config", ""), offered("agents", "logs", "-n", "")]).toEqual([[":folders"], [":files"], [""]]);

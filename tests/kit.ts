@@ -26,7 +26,7 @@ const REAL: World = { ...world };
 const PROGRAM = resolve(import.meta.dir, "..");
 const SHARED = "/fleet";
 
-/** The end of the supervisor at one effect; each later one throws it too, until `revive()`. */
+/** The end of the supervisor at one effect; each later one of that tick throws it too, and it makes no other until `revive()`. */
 export class Death extends Error {}
 
 export class FakeWorld {
@@ -47,6 +47,7 @@ export class FakeWorld {
   /** What a changing member did, in order; at number `dieAt` (1-based) the supervisor dies. */
   effects: string[] = [];
   dieAt = 0;
+  private isDead = false;
   full = false;
   private isNew = true;
   /** `home`: the default is no folder on disk; where locks are taken, as by orders, it is a real one. */
@@ -112,13 +113,15 @@ export class FakeWorld {
   }
 
   effect(what: string): void {
-    if (this.dieAt && this.effects.length + 1 >= this.dieAt) throw new Death(`died at effect ${this.dieAt}: ${what}`);
+    this.isDead = this.dieAt > 0 && this.effects.length + 1 >= this.dieAt;
+    if (this.isDead) throw new Death(`died at effect ${this.dieAt}: ${what}`);
     this.effects.push(what);
   }
 
   /** Another supervisor may go on with the same files. */
   revive(): void {
     this.dieAt = 0;
+    this.isDead = false;
   }
 
   /** A file of the map; of the real disk only what ships with the program. */
@@ -183,7 +186,7 @@ export class FakeWorld {
     for (let nth = 0; nth < count; nth++) {
       before(nth);
       const due = this.mono + cfg.watchdog.signalInterval * 1000;
-      await tick(cfg, watch);
+      if (!this.isDead) await tick(cfg, watch);
       await watch.volatile.fetch;
       this.turn(Math.max(0, due - this.mono));
     }
