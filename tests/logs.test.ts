@@ -211,6 +211,25 @@ describe("the command, over files on disk", () => {
     expect((await logs("web")).out).toBe("new\n");
   });
 
+  test("-f: the same conversation goes on, however often it is asked for", async () => {
+    const { follow, said, resumes } = await fleet();
+    resumes("a", "made");
+    for (const text of ["old", "before"]) said("made", text);
+    const out = await follow(["a"], { 1: () => said("made", "first"), 40: () => said("made", "last") }, 50);
+    expect(out.match(/(?<=said +)\w+/g)).toEqual(["before", "first", "last"]);
+  });
+
+  test("-f: what a service prints, and the bytes of a client, have no conversation to go on in", async () => {
+    const { follow, printed, said, resumes } = await fleet();
+    resumes("a", "made");
+    said("made", "not shown");
+    for (const words of [["web"], ["a", "--raw"]] as const) {
+      const more = (text: string) => () => printed(words[0], `${text}\n`);
+      more("before")();
+      expect([words, await follow([...words], { 1: more("first"), 40: more("last") }, 50)]).toEqual([words, "before\nfirst\nlast\n"]);
+    }
+  });
+
   test("-f: another conversation is followed from its beginning, from the fifteenth look on", async () => {
     const { follow, said, resumes } = await fleet();
     said("one", "the first");

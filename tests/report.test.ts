@@ -231,7 +231,7 @@ describe("report", () => {
       ["America/St_Johns", "2026-03-08T03:15:00Z", ["23:00", "00:00", "01:00", "03:00", "04:00", "05:00", "06:00"]],
     ])("%s in the night in which its clocks change: %s", (zone, from, clocks) =>
       expect(of(zone, from, 24).slots.map(clock).slice(0, clocks.length)).toEqual(clocks));
-    test.each([["01:00", 7, "   02:00 04:00 06:00"], ["00:00", 24, "00 03 06 09 12 15 18 21"], ["00:00", 96, "00 12 00 12 00 12 00 12"]])("above them stand round times too: from %s, %d hours", (from, hours, ruler) => {
+    test.each([["01:00", 7, "   02:00 04:00 06:00"], ["00:00", 24, "00 03 06 09 12 15 18 21"], ["00:00", 96, "00 12 00 12 00 12 00 12"], ["00:00", 480, "01 04 07 10 13 16 19"]])("above them stand round times too: from %s, %d hours", (from, hours, ruler) => {
       const text = reportText(of("UTC", at(from), hours), 80);
       expect(/^Timeline\n {11}(.*)$/m.exec(text)![1]).toBe(ruler);
     });

@@ -320,6 +320,15 @@ describe("restarts of which nothing comes", () => {
     await it.ticks(ticks);
     expect([state().needsHuman, memoryOf(it.watch, "a").stalls ?? 0]).toEqual([false, restarts]);
   });
+  test("it is not over before it has worked for that long", async () => {
+    it = await scene(TEXT);
+    await pauses(3);
+    await it.ticks(3);
+    it.pane().doing = "busy";
+    const left: unknown[] = [];
+    await it.ticks(13, () => left.push(memoryOf(it.watch, "a").stalls));
+    expect(left).toEqual([...Array(11).fill(3), undefined, undefined]);
+  });
   test("a claim or a review is its author's", async () => {
     it = await scene(FLEET);
     it.fake.git.push("init", { "README.md": "r" });

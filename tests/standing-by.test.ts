@@ -400,14 +400,14 @@ describe("commands and the keeper, on a clock that the test turns", () => {
     expect([await startWatchdog(cfg), took()]).toEqual([false, 30]);
   });
 
-  test("`down` ends also a watchdog that began while it waited for the one before it", async () => {
+  test.each([["had ended", true], ["hung", false]])("`down` ends also a watchdog that began while it waited for the one before it, which %s", async (_, ended) => {
     const { cfg, hold, sleeping, signals, fake, file } = await fleet();
     const { signal } = world;
     world.signal = (pid, name) => (pid === 78 && name !== 0 ? (fake.stat(78, 5, "Z"), Boolean(signals.push(`78 ${name}`))) : signal(pid, name));
     hold("watchdog");
     sleeping((nth) => {
       if (nth !== 3) return;
-      fake.stat(77, 5, "Z");
+      if (ended) fake.stat(77, 5, "Z");
       fake.stat(78, 5);
       fake.processes.set(78, fake.tmux.add("x"));
       fake.files.set(file("watchdog.lock.pid"), "78 5");

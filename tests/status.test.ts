@@ -135,7 +135,8 @@ describe("decideNow", () => {
     expect(now_(verdict("idle"), memory("idle"), { created: ago(1) }, true)).toEqual(["booting", 1]);
     expect(now_(verdict("blocked"), memory("idle"), { created: ago(1) }, true)[0]).toBe("blocked");
     expect(now_(undefined, memory("idle"))).toEqual(["unsure", 0]);
-    expect(now_(undefined, memory("unsure"))).toEqual(["unsure", 900]);
+    // since its client began, and not since one before it
+    for (const [began, since] of [[900, 900], [899, 0]] as const) expect(now_(undefined, memory("unsure"), { created: ago(began) })).toEqual(["unsure", since]);
   });
   test("a screen that moves is no rest; a draft that the watchdog found holds", () => {
     expect(now_(verdict("idle"), memory("active"), { activity: ago(1) })).toEqual(["active", 900]);
