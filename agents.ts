@@ -57,6 +57,7 @@ import { accessSync, appendFileSync, closeSync, constants, existsSync, fstatSync
 import type { Stats } from "node:fs";
 import { homedir, hostname, tmpdir, userInfo } from "node:os";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
+import { parseArgs, styleText } from "node:util";
 import type { TomlError } from "smol-toml";
 
 /** Whether this is the compiled binary, which has its files embedded and re-executes itself. */
@@ -11185,12 +11186,10 @@ function terminalWidth(): number {
 
 type Style = "red" | "yellow" | "green" | "cyan" | "magenta" | "blue" | "dim" | "bold" | "inverse";
 
-/** Loaded where something is coloured: it takes 2 ms. */
-const nodeUtil = once(() => import.meta.require("node:util") as typeof import("node:util"));
-
 /** Colours only for a terminal: `styleText` asks the stream, and respects NO_COLOR. */
-const paint = (style: Style, value: string): string => (isTerminal() || process.env.FORCE_COLOR
-  ? nodeUtil().styleText(style, value, { stream: process.stdout }) : value);
+const paint = (style: Style, value: string): string =>
+  (isTerminal() || process.env.FORCE_COLOR ? styleText(style, value, { stream: process.stdout })
+    : value);
 
 /** The config as it is now; if it is broken, the last good one for a lenient command. */
 async function currentConfig(call: Call): Promise<Config> {
@@ -16166,50 +16165,22 @@ const GLOBAL_OPTIONS = {
   help: { type: "boolean", short: "h", clause: "" }, version: { type: "boolean", clause: "" },
 } as const;
 
-type Options = Record<string, Pick<Option, "type" | "short" | "clause">>;
-
-const looksLikeOption = (word: string): boolean => /^-[^]/.test(word);
-
-/**
- * Tells the options of a command line from its words: `--name=value`, `-n 5`, `-fn5`, and after a
- * `--` only words. `fault` is told what is wrong; without it any option will do. Written here, as
- * the parser of node:util comes with all of that module, which takes 2 ms to load.
- */
-function parseWords(args: string[], options: Options, fault?: (what: string) => never) {
-  const [rest, values, positionals] = [[...args], {} as Call["options"], [] as string[]];
-  for (let arg = rest.shift(); arg !== undefined; arg = rest.shift()) {
-    if (arg === "--") {
-      positionals.push(...rest.splice(0));
-      continue;
-    }
-    if (!looksLikeOption(arg)) {
-      positionals.push(arg);
-      continue;
-    }
-    const [, flag = arg, given] =
-      /^(--[^][^=]*)=([^]*)$/.exec(arg) ?? /^(-[^-])([^]+)$/.exec(arg) ?? [];
-    const isLong = flag.startsWith("--");
-    const [name = flag.slice(isLong ? 2 : 1), option] = Object.entries(options)
-      .find(([one, { short }]) => flag === (isLong ? `--${one}` : `-${short}`)) ?? [];
-    const takesValue = option?.type === "string";
-    const isGroup = !isLong && !takesValue && given !== undefined;
-    if (isGroup) rest.unshift(`-${given}`);
-    const value = isGroup ? undefined : given ?? (takesValue ? rest.shift() : undefined);
-    if (!option) {
-      const known = Object.keys(options).map((one) => `--${one}`);
-      fault?.(`Unknown option '${flag}'${isLong ? nearest(flag, known) : ""}`);
-    } else if (!takesValue && value !== undefined) {
-      fault?.(`Option '${flag}' does not take an argument`);
-    } else if (takesValue && (value === undefined || (!given && looksLikeOption(value)))) {
-      fault?.(`${flag} needs a value: ${option.clause}`);
-    }
-    values[name] = value ?? true;
-  }
-  return { values, positionals };
+/** The message of `parseArgs` about wrong options, in one line and in our words. */
+function optionFault(message: string, options: NonNullable<Command["options"]>): string {
+  const known = Object.keys(options).map((option) => `--${option}`);
+  const [reason = ""] = message.split(/\.\s/);
+  const [, unknown = ""] = /^Unknown option '(--?[^'\s]+)/.exec(reason) ?? [];
+  if (unknown) return reason + (unknown.startsWith("--") ? nearest(unknown, known) : "");
+  const valueless = /^Option '(--?[\w-]+).* argument (?:missing|is ambiguous)$/;
+  const [, flag = ""] = valueless.exec(reason) ?? [];
+  const [, option] = Object.entries(options)
+    .find(([name, { short }]) => [`--${name}`, `-${short}`].includes(flag)) ?? [];
+  return option ? `${flag} needs a value: ${option.clause}` : reason;
 }
 
 /** A command line, whatever its command allows. */
-const looseWords = (args: string[]) => parseWords(args, GLOBAL_OPTIONS);
+const looseArgs = (args: string[]) =>
+  parseArgs({ args, options: GLOBAL_OPTIONS, strict: false, allowPositionals: true });
 
 function checkCall(command: Command, call: Call): void {
   const { words, options } = call;
@@ -16234,7 +16205,7 @@ function checkCall(command: Command, call: Call): void {
 /** Parses a command line into a command and its call; throws a CliError with code 2. */
 export function parseCall(given: string[]): { command: Command; call: Call } {
   const find = (word: string) => COMMANDS.find((one) => one.name === word);
-  const words = looseWords(given).positionals;
+  const words = looseArgs(given).positionals;
   // an option before the command may have a value, which must not be taken for the command
   const afterOption = given[0]?.startsWith("-")
     ? words.find((word) => find(word) || ALIASES.has(word)) : undefined;
@@ -16245,14 +16216,19 @@ export function parseCall(given: string[]): { command: Command; call: Call } {
   const command = find(name);
   if (!command) die(`unknown command "${name}"${instead(name, SHOWN.map((one) => one.name))}`, 2);
   const options = { ...GLOBAL_OPTIONS, ...command.options };
-  const { values, positionals } = parseWords(argv, options, (what) => die(`${name}: ${what}`, 2));
-  const config = values.config as string | undefined;
-  if (config === "") die(`${name}: --config is empty: is the variable behind it set?`, 2);
-  const call: Call = { path: cfgPath(config), implied: !(config || process.env.AGENTS_CONFIG),
-    lenient: command.lenient === true, options: values,
-    words: positionals.toSpliced(positionals.indexOf(name), 1) };
-  if (!values.help && !values.version) checkCall(command, call);
-  return { command, call };
+  try {
+    const { values, positionals } = parseArgs({ args: argv, options, allowPositionals: true });
+    const config = values.config as string | undefined;
+    if (config === "") die(`${name}: --config is empty: is the variable behind it set?`, 2);
+    const call: Call = { path: cfgPath(config), implied: !(config || process.env.AGENTS_CONFIG),
+      lenient: command.lenient === true, options: values,
+      words: positionals.toSpliced(positionals.indexOf(name), 1) };
+    if (!values.help && !values.version) checkCall(command, call);
+    return { command, call };
+  } catch (error) {
+    if (error instanceof CliError) throw error;
+    die(`${name}: ${optionFault(messageOf(error), options)}`, 2);
+  }
 }
 
 /** Runs a command line. Returns the exit code, as the help lists them; never throws. */
@@ -16260,7 +16236,7 @@ export async function main(argv: string[]): Promise<number> {
   try {
     const [first = "", ...rest] = argv;
     const words = ["help", "version"].includes(first) ? [...rest, `--${first}`] : argv;
-    const { values, positionals } = looseWords(words);
+    const { values, positionals } = looseArgs(words);
     if (values.version && !positionals.length) return printed(version());
     if (values.help && !positionals.length) return printed(helpText());
     const { command, call } = parseCall(words);

@@ -1,10 +1,9 @@
 /** The command line: help, usage errors, exit codes, and each command of the help once on a real fleet. */
 import { beforeEach, describe, expect, onTestFinished, test } from "bun:test";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { mkdtemp, realpath, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { parseArgs } from "node:util";
 import { COMMANDS, helpText, NoAnswer, parseCall, world } from "../agents.ts";
 import { atWidth, command, type FakeWorld, fakeWorld, realFolder } from "./kit.ts";
 import { type Fleet, life, quote, real, SELF, spawn, until } from "./real.ts";
@@ -108,36 +107,6 @@ test("the agents.toml that ships is an example and no fleet, unless it is named"
   const doctor = await spawn([...SELF, "doctor"], { cwd: ROOT, env: { ...process.env, AGENTS_CONFIG: undefined } });
   expect([doctor.code, /^fail {2}config: .*is the example that ships, not a fleet.* — agents init fleet$/m.test(doctor.out)]).toEqual([2, true]);
   expect(doctor.out).not.toMatch(/^\w+ +(dirs|watchdog|log_dir):/m);
-});
-
-test("options and words are told apart as the parser of node:util does it, which takes too long to load", () => {
-  fakeWorld();
-  const known = COMMANDS.find(({ name }) => name === "logs")!.options!;
-  const options = { ...known, config: { type: "string" }, help: { type: "boolean", short: "h" }, version: { type: "boolean" } } as const;
-  const words = ["a", "b c", "", "-", "--", "-5", "--config", "--config=", "--config=x", "--config=-x", "-f", "-n", "-n5", "-n=5", "-fn5", "-fn", "-nf", "-hf", "-fx", "--raw", "--raw=", "--follow", "--lines", "--lines=3", "--no-raw", "--=x", "---", "--a=b=c", "-é", "--line\nx"];
-  // `a` before them, so that no word is taken for the command, and no call lacks one
-  const lines = words.flatMap((one) => words.flatMap((two) => ["-f", "7", "--lines"].map((three) => ["logs", "a", one, two, three])));
-  let understood = 0;
-  for (const args of lines) {
-    let right: unknown, ours: unknown;
-    try {
-      const { values, positionals } = parseArgs({ args, options, allowPositionals: true });
-      right = [{ ...values }, positionals.slice(1)];
-    } catch {
-      right = "a fault";
-    }
-    try {
-      const { call } = parseCall(args);
-      ours = [call.options, call.words];
-      understood++;
-    } catch (error) {
-      // what the command says of its values, once they were understood, is its own
-      ours = /is not a whole number|--config is empty/.test(String(error)) ? right : "a fault";
-    }
-    expect([args, ours]).toEqual([args, right]);
-  }
-  expect([understood > 500, lines.length - understood > 500]).toEqual([true, true]);
-  expect(readFileSync(join(ROOT, "agents.ts"), "utf8")).not.toMatch(/^import (?!type).*"node:util";/m);
 });
 
 describe("a usage error is exit 2, one line, and nothing on standard output", () => {
