@@ -1147,6 +1147,7 @@ export const world = {
     rmSync(path, { force: true });
   }),
   mtime: realMtime,
+  isFolder: (path: string): boolean => tried(() => statSync(path).isDirectory(), false),
   /** The names in a folder; [] = there is no such folder, any other trouble throws. */
   list: (path: string): string[] => ifThere(() => readdirSync(path)) ?? [],
   opened: realOpened,
@@ -1312,6 +1313,9 @@ const stateName: Check<string> = (value) => fileName(value) ??
 const sessionName =
   // 100: files are called by it, with words before and behind
   like(/^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$/, "letters, digits, _ and -, not - at the start");
+/** Units are kept by their names, among what every object has. */
+const unitName: Check<string> = (value) => sessionName(value) ??
+  (String(value) in {} ? "a name that the program does not use itself" : null);
 /** A branch or remote name that git allows (git-check-ref-format), without invisible characters. */
 export const isRefName = (name: string): boolean =>
   name !== "" && name.length <= 200 && !NO_REF_RE.test(name);
@@ -1346,7 +1350,7 @@ const KINDS = [...BUILT_IN, "typed"] as const;
 const NOTICE_EVENTS = Object.keys(EVENTS).filter((event) => kindOf(event).notify !== undefined);
 
 const UNIT_KEYS = {
-  name: [needed(sessionName)],
+  name: [needed(unitName)],
   session: [sessionName],
   dir: [text, "."],
   needs: [texts, []],
@@ -2202,7 +2206,7 @@ const joined = (by: string, ...parts: (string | undefined)[]): string =>
 
 /** What is said once a trouble is over, by its label; of all others, that it works again. */
 const OVER: [RegExp, string][] = [
-  [/^stranger (.+)/, "$1: its session name is free again"],
+  [/^stranger (.+)/, "$1: nothing is in the way of its start any more"],
   [/^needs (.+)/, "$1: what it needs is ready"],
   [/^wake text (.+)/, "$1: its wake text is there again"],
   [/^rows$/, "tmux: all its panes can be read again"],
@@ -3068,12 +3072,13 @@ async function makePane(cfg: Config, plan: NewSession) {
 }
 
 const MISSING = "does not exist";
+const NO_FOLDER = "is not a folder";
 
 /** What is wrong with a folder, such as one on a disk that is away; "" = nothing. */
 async function folderFault(dir: string): Promise<string> {
   if (!(await world.answers(dir))) return "cannot be read (its disk does not answer)";
   try {
-    return world.mtime(dir) === null ? MISSING : "";
+    return world.mtime(dir) === null ? MISSING : world.isFolder(dir) ? "" : NO_FOLDER;
   } catch (error) {
     return `cannot be read (${messageOf(error)})`;
   }
@@ -3256,6 +3261,7 @@ const GIT_CURES: [said: RegExp, cure: (hand: Handoff, found: string[]) => string
   [/dubious ownership in repository at '([^']+)'/, (_, [, owned]) =>
     `git config --global --add safe.directory ${quoted(owned!)}`],
   [/No space left/, () => "make room on the disk"],
+  [/is a symlink|is kept in Git LFS/, () => "commit the file itself in its place"],
   [/unknown option/, () => "git 2.29 or newer is needed"],
   [/lazy fetching disabled|promisor/, ({ repo }) =>
     `${quoted(repo)} is a partial clone: make a full one in its place`],
@@ -11925,10 +11931,11 @@ export async function cmdDown(call: Call): Promise<number> {
     log("no orphans: every client that runs is in the config");
   }
   const ordered = orderedNames(units, withWatchdog);
-  const order = await storeDown(cfg, ordered);
+  // the config may name them again, as after a half-finished edit
+  const strayed = ending.map(({ name }) => name);
+  const order = await storeDown(cfg, [...ordered, ...strayed]);
   if (order !== "absent") {
-    noteOrder(cfg, strays ? "down --orphans" : "down",
-      [...ordered, ...ending.map(({ name }) => name)]);
+    noteOrder(cfg, strays ? "down --orphans" : "down", [...ordered, ...strayed]);
   }
   const stands = async (name: string): Promise<boolean> =>
     order !== "stored" || !ordered.includes(name) || isHeld(await operatorOf(cfg), name);
@@ -12642,7 +12649,7 @@ function whyCannotStart(
   if (!fault) return foreignIn(snap, session) || undefined;
   const home = `${dirname(cfg.path)}/`;
   const shown = dir.startsWith(home) ? dir.slice(home.length) : dir;
-  return fault === MISSING ? `no folder ${shown}` : `folder ${shown} ${fault}`;
+  return [MISSING, NO_FOLDER].includes(fault) ? `no folder ${shown}` : `folder ${shown} ${fault}`;
 }
 
 /** What is left of a client that could not be ended; undefined = nothing. */
@@ -14100,11 +14107,23 @@ export function parseEvents(lines: string): AgentEvent[] {
     .flatMap((event) => (event && Number.isFinite(Date.parse(event.at)) ? [event] : []));
 }
 
+/** The text of a part of the record; of one that cannot be read a line that says so. */
+async function recordIn(path: string): Promise<string> {
+  try {
+    return await world.text(path) ?? "";
+  } catch (error) {
+    if (error instanceof NoAnswer) throw error;
+    const at = iso(tried(() => world.mtime(path), null) ?? world.now());
+    const why = `${messageOf(error)}: its events are left out`;
+    return JSON.stringify({ at, event: "trouble", why });
+  }
+}
+
 /** The lines of events.jsonl, oldest first, with those of the last rotation. */
 async function eventLines(cfg: Config): Promise<string[]> {
   const path = join(cfg.stateDir, "events.jsonl");
-  const texts = [await world.text(`${path}.1`), await world.text(path)];
-  return texts.flatMap((text) => text?.split("\n") ?? []).filter(Boolean);
+  const texts = [await recordIn(`${path}.1`), await recordIn(path)];
+  return texts.flatMap((text) => text.split("\n")).filter(Boolean);
 }
 
 /** The events that come after those in the lines `known`; `isOver` is asked before each look. */

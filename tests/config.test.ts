@@ -278,6 +278,14 @@ test("fault 42: a name that tmux would change is refused", async () => {
   for (const name of ["my.agent", "my:agent", "a b", "", "-x", "x".repeat(101)]) expect(await faultsOf(`[[agent]]\nname = ${JSON.stringify(name)}\nbackend = "claude"\n`)).toContain("name: ");
 });
 
+test("a name that every object has is refused: its agent would count as taken down", async () => {
+  for (const name of ["constructor", "__proto__", "toString"]) {
+    const taken = `name: "${name}" is not allowed: a name that the program does not use itself`;
+    expect(await faultsOf(AGENT.replace('"a"', `"${name}"`))).toContain(taken);
+    expect(await faultsOf(`${AGENT}[[service]]\nname = "${name}"\ncommand = "x"\n`)).toContain(taken);
+  }
+});
+
 test("fault 58: two of one name, or of one session, are refused", async () => {
   expect(await faultsOf(AGENT + AGENT)).toContain("a second agent with this name");
   expect(await faultsOf(`${AGENT}${AGENT.replace('"a"', '"b"')}session = "agents-a"\n`)).toContain('"agents-a" is the session of agent "a" too');

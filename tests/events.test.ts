@@ -28,6 +28,23 @@ const events = (...kinds: string[]): AgentEvent[] =>
 const pane = (name: string) => fake.tmux.of(`agents-${name}`);
 const ONE = '[[agent]]\nname = "a"\nbackend = "claude"\nmodel = "opus"\nwatch = "heal+stall"\n';
 
+test("a file of the record that cannot be read costs its own events alone, and is said", async () => {
+  await begin(ONE);
+  fake.tmux.exit("agents-a", 1);
+  await ticks(2);
+  const { text } = world;
+  const call = (...words: string[]) => command(...words, "--config", cfg.path);
+  for (const [nth, part] of [`${path()}.1`, path()].entries()) {
+    world.text = async (file) => {
+      if (file === part) throw new Error(`${part} is too large (30 MB)`);
+      return text(file);
+    };
+    const shown = await call("events");
+    expect([shown.code, shown.out.includes("down "), shown.out.includes(`${part} is too large (30 MB): its events are left out`)]).toEqual([0, nth === 0, true]);
+    expect((await call("report")).code).toBe(0);
+  }
+});
+
 describe("events as a person reads them", () => {
   const NOW = Date.parse("2026-06-15T12:00:00Z");
   const event = (minute: number, more: Partial<AgentEvent> = {}): AgentEvent => ({ at: `2026-06-15T11:${minute}:00Z`, event: "stalled", agent: "a", why: `idle ${300 + minute} s`, ...more });

@@ -223,6 +223,12 @@ describe("what keeps git from answering is told with its cure, within three tick
       () => (rmSync(at("watch"), { recursive: true }), clone())],
     ["the clone has no such remote", () => gitIn(at("watch"), "remote", "rename", "origin", "upstream"), /'origin' does not appear/, /remote get-url origin/,
       () => gitIn(at("watch"), "remote", "rename", "upstream", "origin")],
+    ["an inbox is a link out of the branch", () => {
+      commit("docs", { "machine-docs/README.md": "" });
+      symlinkSync("/etc/passwd", at("builder/machine-docs/BUILDER-INBOX.md"));
+      commit("a link");
+      push();
+    }, /BUILDER-INBOX\.md is a symlink/, /commit the file itself/, () => rmSync(at("builder/machine-docs/BUILDER-INBOX.md"))],
     ["the head's commit is damaged", () => {
       const sha = gitIn(at("watch"), "rev-parse", "refs/remotes/origin/main");
       const path = at("watch", ".git/objects", sha.slice(0, 2), sha.slice(2));

@@ -271,6 +271,18 @@ test("fault 41: a folder that does not exist is said by name, never made", async
   expect(fake.logged("dir /nowhere/at/all does not exist")).not.toBeEmpty();
 });
 
+test("what is in the place of its folder is named, and costs it no start", async () => {
+  cfg = await fake.config(`${TEXT}dir = "/disk"\n`);
+  fake.files.set("/disk", "a file");
+  await fake.ticks(cfg, watch, 3);
+  expect([starts(), fake.logged("a needs you: dir /disk is not a folder").length]).toEqual([0, 1]);
+  expect((await command("status", "--config", cfg.path)).out).toMatch(/^! a .*stopped +no folder \/disk/m);
+  fake.files.delete("/disk");
+  fake.folders.add("/disk");
+  await fake.ticks(cfg, watch, 2);
+  expect([starts(), fake.logged("a: nothing is in the way of its start any more").length]).toEqual([1, 1]);
+});
+
 test("a folder that is away for an hour is no fault of its agent: said once, not counted, and tried until it is back", async () => {
   cfg = await fake.config(`${TEXT}dir = "/disk"\n`);
   fake.folders.add("/disk");

@@ -91,6 +91,7 @@ export class FakeWorld {
       },
       // a time that outlived its file is none
       mtime: (path) => files.has(path) ? times.get(path) ?? 0 : this.folders.has(path) || this.list(path).length ? 0 : null,
+      isFolder: (path) => !files.has(path),
       list: (path) => this.list(path),
       print: REAL.print,
       printError: REAL.printError,

@@ -375,6 +375,18 @@ describe("orders", () => {
     expect(orders().at(-1)).toMatchObject({ command: "down --orphans", names: [] });
     expect(fake.files.get(`${cfg.logDir}/agents-watchdog.log`)).toEndWith(" order: down --orphans (by operator)\n");
   });
+  test("what was taken down while the config did not name it stays down where it names it again", async () => {
+    await begin(["a", "b", "c"], 3);
+    const only = await fake.config(agents("a"));
+    await fake.ticks(only, watch, 2);
+    expect((await call("down", "b")).code).toBe(0);
+    expect((await call("down", "--orphans")).code).toBe(0);
+    await fake.config(agents("a", "b", "c"));
+    await fake.ticks(cfg, watch, 3);
+    expect([starts("a"), starts("b"), starts("c"), memoryOf(watch, "b").life.state]).toEqual([1, 1, 1, "held"]);
+    await call("up", "b");
+    expect(starts("b")).toBe(2);
+  });
   test("whether there are orphans is said by tmux, or not at all", async () => {
     await begin(["a"], 3);
     fake.beforeTmux((args) => void (args.includes("list-panes") && (fake.tmux.trouble = "error connecting")));
