@@ -926,7 +926,10 @@ async function realWriteAtomic(path: string, text: string): Promise<void> {
     renameSync(temporary, path);
   } catch (error) {
     if (existsSync(temporary)) rmSync(temporary); // its own error would hide this one
-    throw Object.assign(error as Error, { path }); // a full disk names no file
+    const fault = error as Error;
+    // a full disk names no file, others that of this one try: said anew at each
+    fault.message = fault.message.replaceAll(temporary, path);
+    throw Object.assign(fault, { path });
   }
 }
 
@@ -10327,7 +10330,7 @@ async function tendFleet(cfg: Config, watch: Watch, observations: Observations):
   if (first) noteOrphans(cfg, watch, first.snap);
   const hasLoops = loopAgents(cfg).length > 0;
   if (hasLoops) {
-    await guard(watch, "hand-off", () => handoffCheck(cfg, watch));
+    if (volatile.fetched) await guard(watch, "hand-off", () => handoffCheck(cfg, watch));
     await guard(watch, "fetch", () => startFetch(cfg, watch));
   }
   if (world.mono() - volatile.lastHeavy >= cfg.watchdog.heavyInterval * 1000) {
@@ -10537,7 +10540,7 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     for (const warning of next.warnings) log(`warning: ${warning}`);
     noteConfigGood(cfg, watch);
     for (const memory of Object.values(watch.agents)) memory.byRules = null; // by the old rules
-    await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(next), next.source));
+    await copyConfig(next, watch);
     return next;
   } catch (error) {
     const fresh = watch.volatile.errors.config === undefined;
@@ -10546,6 +10549,10 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     return cfg;
   }
 }
+
+/** Keeps the copy by which commands go on while the file is broken, or its folder gone. */
+const copyConfig = (cfg: Config, watch: Watch): Promise<void> =>
+  guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(cfg), cfg.source));
 
 /** The watchdog's log is named after its session, which another session_prefix renames. */
 async function moveLog(cfg: Config, next: Config): Promise<void> {
@@ -10590,7 +10597,7 @@ async function announceStart(
   cfg: Config, watch: Watch, before: ReturnType<typeof readNote>,
 ): Promise<void> {
   await guard(watch, "left-overs", () => sweepTemporaries(cfg));
-  await guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(cfg), cfg.source));
+  await copyConfig(cfg, watch);
   for (const warning of cfg.warnings) log(`warning: ${warning}`);
   await guard(watch, "orders elsewhere", () => warnOfOrdersElsewhere(cfg));
   const died = before && before.stage !== "ended" ? `(pid ${before.pid}) died` +
@@ -10667,6 +10674,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
       watch.volatile.saved = "";
       noteStage = openNote(noteFile(cfg, "watchdog"));
     }
+    if (!isThere(lastGoodFile(cfg))) await copyConfig(cfg, watch);
     cfg = await reloadConfig(cfg, watch);
     await guard(watch, "tick", async () => {
       const snap = await tick(cfg, watch);
@@ -11504,7 +11512,10 @@ async function endOriginalWatchdog(cfg: Config, snap: Snapshot): Promise<void> {
 
 /** Under load a watchdog may take this long, ms, to get its lock after its keeper started. */
 const WATCHDOG_START_MAX = 30_000;
-/** A keeper that has not moved for this long, ms, is hung: each of its checks takes 5 s at most. */
+/**
+ * ms. A keeper that has not moved for so long is hung: each of its checks takes 5 s at most. One
+ * that was there before and has started no watchdog by then may be of a program that is gone.
+ */
 const KEEPER_PATIENCE = 10_000;
 
 /** Says why the watchdog's log is not shown: somebody else's session has its name. */
@@ -11565,11 +11576,12 @@ async function awaitWatchdog(cfg: Config, first: Bun.Subprocess): Promise<boolea
   const still = stillness();
   let ended = 0;
   while (!running() && kept() && world.mono() < deadline) {
-    // where a keeper was there before ours, it starts the watchdog, unless it hangs
+    // where a keeper was there before ours, it starts the watchdog, if it can
     const pid = holderOf(cfg, "keeper");
-    const stood = still(`${pid} ${readNote(noteFile(cfg, "keeper"))?.at}`, KEEPER_PATIENCE);
+    const moved = pid === keeper.pid ? readNote(noteFile(cfg, "keeper"))?.at : "";
+    const stood = still(`${pid} ${moved}`, KEEPER_PATIENCE);
     if (pid !== null && pid !== ended && stood >= KEEPER_PATIENCE) {
-      log(`the keeper (pid ${pid}) is hung: replacing it`);
+      log(`the keeper (pid ${pid}) starts no watchdog: replacing it`);
       world.signal(ended = pid, "SIGKILL");
       keeper = spawnKeeper(cfg);
     }

@@ -417,6 +417,25 @@ describe("deadlock", () => {
     await ticks(4);
     expect([nudged().length, events()]).toEqual([1, 1]);
   });
+  test("a hand-off that cannot be stored is said once, also beside ticks in which git has not answered yet", async () => {
+    await running();
+    fake.full = true;
+    fake.git.push("claim(p1): G1");
+    await ticks(4);
+    const { git } = world;
+    const answer = Promise.withResolvers<void>();
+    world.git = async (repo, args, more) => {
+      if (args[0] === "ls-remote") await answer.promise;
+      return git(repo, args, more);
+    };
+    for (let nth = 0; nth < 3; nth++) await tick(cfg, watch);
+    answer.resolve();
+    await ticks(4);
+    expect([fake.logged(/ERROR: hand-off: ENOSPC/).length, fake.logged("hand-off: working again").length]).toEqual([1, 0]);
+    fake.full = false;
+    await ticks(4);
+    expect([told("adversary").length, fake.logged("hand-off: working again").length]).toEqual([1, 1]);
+  });
   test.each(["ls-remote", "show"])("where git %s does not answer nobody owes a commit: it may have come", async (command) => {
     await rest(10);
     fake.git.failing = [command];

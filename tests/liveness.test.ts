@@ -91,12 +91,14 @@ folder("P30: log_dir is away for a while: both live on, one watchdog alone, and 
   expect(f.log).toContain("state folder: readable again");
 });
 
-folder("P30: log_dir goes, and up makes it anew: one watchdog goes on, and down ends all", async (f) => {
+folder("P30: log_dir goes, and up makes it anew: one watchdog goes on, and down ends all, though the config went too", async (f) => {
   await f.ticks(1);
   const [watchdog, begun] = [f.lock("watchdog"), starts(f)];
   renameSync(f.path(".agents"), f.path("away"));
   expect((await f.run(["up"])).code).toBe(0);
   expect([f.lock("watchdog"), starts(f)]).toEqual([watchdog, begun]);
+  rmSync(f.config);
+  await until(() => f.read(".agents/state/agents.toml"));
   expect((await f.run(["down"])).code).toBe(0);
   expect(lives(watchdog)).toBe(false);
   expect(await f.sessions()).toEqual([]);

@@ -1,10 +1,10 @@
 /** One watchdog, always: killed, doubled, ended by hand, started by a unit; on real processes. */
 import { afterEach, describe, expect, test } from "bun:test";
-import { closeSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { closeSync, cpSync, mkdirSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { flock, HUNG_AFTER, keep, keeperCare, startWatchdog, Ward, world } from "../agents.ts";
 import { agents, command, fakeWorld, realFolder, scene } from "./kit.ts";
-import { allowed, type Fleet, life, lives, real, signal, until } from "./real.ts";
+import { allowed, type Fleet, life, lives, PROGRAM, real, signal, spawn, until } from "./real.ts";
 
 describe("a keeper and its watchdog, on a clock that the test turns", () => {
   const { spawn } = Bun;
@@ -522,9 +522,27 @@ real("a keeper that hangs starts no watchdog: up replaces it, and names a watchd
   signal(watchdog, "SIGKILL");
   await until(() => !f.lock("watchdog"));
   const up = await f.run(["up", "watchdog"]);
-  expect([up.code, up.err]).toEqual([0, expect.stringContaining(`the keeper (pid ${keeper}) is hung: replacing it`)]);
+  expect([up.code, up.err]).toEqual([0, expect.stringContaining(`the keeper (pid ${keeper}) starts no watchdog: replacing it`)]);
   expect([keeper, 0]).not.toContain(f.lock("keeper"));
   expect(f.lock("watchdog")).toBeGreaterThan(0);
+});
+
+real("a keeper whose program is gone, as after an upgrade elsewhere, starts no watchdog: up replaces it", unwatched, async (f) => {
+  const old = f.path("old");
+  mkdirSync(old);
+  for (const name of ["agents.ts", "package.json", "prompts"]) cpSync(join(PROGRAM, name), join(old, name), { recursive: true });
+  symlinkSync(join(PROGRAM, "node_modules"), join(old, "node_modules"));
+  const script = [process.execPath, "--no-env-file", "--config=/dev/null", join(old, "agents.ts")];
+  await spawn([...script, "up", "watchdog", "--config", f.config], { env: f.env });
+  const keeper = await until(() => f.lock("keeper"));
+  await f.ticks(1);
+  rmSync(old, { recursive: true });
+  signal(f.lock("watchdog"), "SIGKILL");
+  await until(() => f.log.includes("the watchdog ended (exit 1)"), 20_000);
+  const up = await f.run(["up", "watchdog"]);
+  expect([up.code, up.err]).toEqual([0, expect.stringContaining(`the keeper (pid ${keeper}) starts no watchdog: replacing it`)]);
+  await f.ticks(1);
+  expect([keeper, 0]).not.toContain(f.lock("keeper"));
 });
 
 real("a watchdog that cannot start is tried ever more slowly, and is there once it can", unwatched, async (f) => {

@@ -14,6 +14,12 @@ test("a path below something that is no folder is a file that is not there; a fo
   expect(() => world.read(folder)).toThrow("a folder");
 });
 
+test("what cannot be written is named, not the temporary file, which is another one each time", async () => {
+  const path = join(realFolder(), "away", "file");
+  const said = async () => (await REAL.writeAtomic(path, "x").catch((error) => error)).message;
+  expect([await said(), await said()]).toEqual(Array(2).fill(expect.stringMatching(new RegExp(`^ENOENT: .*, open '${path}'$`))));
+});
+
 test("a folder that is not there has no names in it; one that cannot be looked at is no empty one", () => {
   const folder = realFolder();
   writeFileSync(join(folder, "file"), "x");
