@@ -1,7 +1,7 @@
 /** Text from outside costs time in proportion to its length, whatever it is; what does not is switched off. */
-import { afterAll, beforeAll, describe, expect, spyOn, test } from "bun:test";
+import { beforeEach, describe, expect, test } from "bun:test";
 import { BUILT_IN_RULES, cleanLog, composerText, detect, lineOf, parsePattern, parseResetEpoch, parseWaitingUntil, reloadConfig, type Rule, rulesOf } from "../agents.ts";
-import { CLIENTS, fakeWorld, scene, tableOf } from "./kit.ts";
+import { CLIENTS, FASTER, fakeWorld, fasterClock, scene, tableOf } from "./kit.ts";
 import { rounds } from "./sim.ts";
 import { allowed } from "./wait.ts";
 
@@ -96,16 +96,11 @@ test("P31: the lines of two thousand faults of a config are found in one pass", 
 describe("P35: a pattern of the operator that is too slow for a screen", () => {
   const EVIL = "(?m)^(a+)+$";
   const config = (keys: string, more = "") => `[backend.claude]\n${keys}\n[[agent]]\nname = "a"\nkind = "persistent"\nbackend = "claude"\nwatch = "heal"\nprompt = "p"\n[[agent]]\nname = "b"\nkind = "persistent"\nbackend = "claude"\nwatch = "heal"\nprompt = "p"\n${more}`;
-  /** A clock that runs so many times as fast: to be too slow takes less of a processor. */
-  const FASTER = 20;
   const line = `${"a".repeat(20)}b`;
   /** As many lines as take half as long again as the 200 ms that are allowed, by that clock. */
   const slow = Array(Math.ceil(300 / FASTER / took(() => parsePattern(EVIL).exec(line), 0))).fill(line).join("\n");
   const hostile = `● ${"x".repeat(20)}\n${slow}`;
-  const now = performance.now.bind(performance);
-  const clock = spyOn(performance, "now");
-  beforeAll(() => void clock.mockImplementation(() => now() * FASTER));
-  afterAll(() => clock.mockRestore());
+  beforeEach(fasterClock);
 
   test.each([`limit_re = '${EVIL}'`, `fatal_re = '${EVIL}'`, `active_re = '${EVIL}'`, `rule = [{ verdict = "limited", re = '${EVIL}' }]`])("%s is switched off for that agent alone and named once", async (key) => {
     const it = await scene(config(key));

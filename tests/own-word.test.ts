@@ -6,7 +6,7 @@ import { join } from "node:path";
 import {
   BUILT_IN_RULES, type ClaudeWord, decideClaude, decideCodex, decideError, detect, enqueue, isUntried, loadLimitState, memoryOf, parseClaudeWord, parseModel, parsePattern, parseRolloutEnd, parseTranscriptEnd, type Status, type TranscriptEnd, world,
 } from "../agents.ts";
-import { agents, command, type FakePane, scene, type Scene, type Setting, verdict } from "./kit.ts";
+import { agents, command, type FakePane, fasterClock, scene, type Scene, type Setting, verdict } from "./kit.ts";
 
 /** As 2.1.330 wrote it. */
 const MEASURED = {
@@ -818,6 +818,7 @@ describe("P38: a Codex agent in a round", () => {
     const evil = "(?m)^(?:■ )?(a+)+$";
     const it = await begin(`[[agent]]\nname = "b"\nbackend = "codex"\nwatch = "heal"\nprompt = "Work."\n[backend.codex]\nrule = [{ verdict = "limited", where = "last 8", re = '${evil}' }]\n`);
     it.pane("b").text = readFileSync(join(import.meta.dir, "fixtures/codex/idle-error-off-screen-80x24.txt"), "utf8");
+    fasterClock();
     let slow = "aaaaaaaaaaaaaaab"; // each letter more doubles what it takes: no more than take over 200 ms
     for (let took = 0; took < 600;) {
       const began = performance.now();
