@@ -346,7 +346,7 @@ export interface Memory extends ReturnType<typeof freshMemory> {
   answering?: boolean | undefined;
   /** What its start waits for (`notReady`), and since when, wall ms. */
   awaits?: { need: string; since: number } | undefined;
-  /** A restart for idleness was put off because a person's draft is in the input box. */
+  /** A restart for idleness was put off because an unsent text is in the input box. */
   draft?: boolean | undefined;
 }
 
@@ -4276,6 +4276,8 @@ function verdictBy(rules: Rule[], screen: Regions, now: number): Verdict {
 /** The rule of a verdict when a draft in the box hides whether the client works. */
 const DRAFT = "draft";
 const SOMEONES_DRAFT = "someone's draft is in the input box";
+const OUR_DRAFT =
+  "our unconfirmed message is still in the input box; submit or clear it by hand";
 /** The rule for the menu that a limit opens. */
 const LIMIT_MENU = "limit menu";
 
@@ -5613,7 +5615,7 @@ const ACCOUNT = "account";
  *                the screen decides
  *   time         background work that takes too long is idleness       `judge`
  *   account      at rest, while others wait for a limit they share     `readLook`
- *   draft        a person's text that put a restart off                `readLook`
+ *   draft        an unsent text that put a restart off                 `readLook`
  *   change       what has just changed is not at rest                  `noteLook`
  *
  * Whoever asks goes as far down as it needs: `closeLook`, right before a key, to the files;
@@ -7551,16 +7553,16 @@ async function readLook(
   const probed = probeOf(watch, agent) !== undefined;
   let verdict = decideAccount(
     accountLimitOf(cfg, watch, agent), agent.name, probed, own.verdict, world.now());
-  const draft = memory.draft === true && verdict.verdict === "idle" &&
-    await holdsDraft(cfg, watch, agent, pane) !== false;
+  const draft = memory.draft === true && verdict.verdict === "idle"
+    ? await draftIn(cfg, watch, agent, pane) : "";
   if (draft) verdict = { ...verdict, verdict: "blocked", rule: DRAFT, where: "box",
-    why: SOMEONES_DRAFT };
+    why: draft === "ours" ? OUR_DRAFT : SOMEONES_DRAFT };
   // nothing new is known of a client that says nothing itself and has drawn nothing
   const asks = memory.versionOf !== pane.pid && (text !== null || Boolean(verdict.own));
   return {
     // of the rules alone; of all sources, account and draft too
     ...own, byRules, verdict,
-    draft, // a person's text that put a restart off is still in its box
+    draft: draft !== "", // an unsent text that put a restart off is still in its box
     same, // its picture is that of the last look
     // hashes of the picture, and of one at a prompt without its digits
     picture, outline: !same && verdict.verdict === "idle" ? hashOf(withoutDigits(text!)) : "",
@@ -7922,17 +7924,19 @@ function mayStandAbove(screen: string, { boxRe }: Backend, value: string): boole
 }
 
 /**
- * Whether a person's unsent text is in an agent's box: a restart would lose it. Not known where
- * tmux does not show the pane, or no box is recognised in it.
+ * Whose unsent text is in an agent's box, which a restart would lose; "" = nobody's, as what is in
+ * the outbox is typed again. Not known where tmux does not show the pane, or no box is recognised.
  */
-async function holdsDraft(
+async function draftIn(
   cfg: Config, watch: Watch, agent: Agent, pane: Pane,
-): Promise<boolean | "not shown" | "no box"> {
+): Promise<"" | "someone's" | "ours" | "not shown" | "no box"> {
   const look = await lookAtBox({ cfg, agent, pane });
   if (!look) return "not shown";
   if (look.composer === null) return "no box";
-  return look.composer !== "" && !watch.outbox.some((message) =>
-    message.target === agent.name && wasPasted(message) && holdsText(look, message));
+  const stands = (message: Message) =>
+    message.target === agent.name && wasPasted(message) && holdsText(look, message);
+  if (look.composer === "" || watch.outbox.some(stands)) return "";
+  return watch.unproven.some(stands) ? "ours" : "someone's";
 }
 
 export type Typing =
@@ -8582,17 +8586,22 @@ function sweepTexts(cfg: Config, watch: Watch): void {
   }
 }
 
+/** Whether a text without proof is still shown as such: nobody tells us that one was dealt with. */
+const isShown = ({ made, unprovenAt = made }: Message): boolean => world.now() - unprovenAt < DAY;
+
 /**
  * Drops the texts of agents that left the config a day ago, saying so, and those shown as unproven
- * for a day: nobody has to tell us that one was dealt with.
+ * for a day whose client is gone: in the box of one that runs, such a text must not pass for a
+ * person's draft.
  */
 function dropLost(cfg: Config, watch: Watch): void {
   const lost = watch.outbox.filter(({ target, stuck = Infinity }) =>
     !cfg.agents.has(target) && world.now() - stuck >= DAY);
   for (const { cause, target } of lost) log(`dropped: ${cause} to ${target}: ${NO_AGENT}`);
   if (lost.length) watch.outbox = watch.outbox.filter((message) => !lost.includes(message));
-  watch.unproven = watch.unproven.filter(({ made, unprovenAt = made }) =>
-    world.now() - unprovenAt < DAY);
+  watch.unproven = watch.unproven.filter((message) => isShown(message) ||
+    (cfg.agents.has(message.target) && message.pasted !== undefined &&
+      watch.agents[message.target]?.client?.pid === message.pasted.pid));
 }
 
 /** Drops what has expired, takes over what the command line queued; returns whom that is for. */
@@ -9158,11 +9167,11 @@ export async function stallCheckOne(
   });
   if (action.do !== "restart" || !(await verdictStillHolds(cfg, watch, agent, seen))) return false;
   // `readLook` keeps it so for as long as the draft stands there
-  const draft = verdict.verdict === "idle" && await holdsDraft(cfg, watch, agent, seen.pane);
-  memory.draft = draft === true || undefined;
+  const draft = verdict.verdict === "idle" ? await draftIn(cfg, watch, agent, seen.pane) : "";
+  memory.draft = draft === "someone's" || draft === "ours" || undefined;
   // without a box only the screen tells that nobody has typed for as long again
   const isLeft = draft === "no box" && Math.min(idle, same) >= NO_BOX_PAUSES * stallIdle;
-  if (draft !== false && !isLeft) return false;
+  if (draft && !isLeft) return false;
   log(`stall: ${agent.name} (${agent.session}) ${action.why}; ending and restarting it`);
   emit(cfg, "stalled", { agent: agent.name, why: action.why });
   memory.stalls = (memory.stalls ?? 0) + 1;
@@ -12741,7 +12750,8 @@ function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
   const running = live !== null;
   const own = live && isClientIn(live, memory) ? memory.model : "";
   const isMine = (message: Message) => message.target === unit.name;
-  const [mine, unproven] = [queue.filter(isMine), watch.unproven.filter(isMine)];
+  const mine = queue.filter(isMine);
+  const unproven = watch.unproven.filter((message) => isMine(message) && isShown(message));
   const [first = unproven.at(-1)] = mine;
   const waiting = first && !isPast(first, memory, running) ? first : null;
   const { state, condition, detail, until, ...said } = stateOf(cfg, look, one);
@@ -13206,7 +13216,8 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow) {
   const verdict = shown?.verdict;
   const next = !agent || !snap.ok ? null
     : live ? stepOf(cfg, look, one) : await nextOfDown(cfg, look, agent, snap);
-  const texts = [...queue, ...watch.unproven].filter(({ target }) => target === row.name);
+  const texts = [...queue, ...watch.unproven.filter(isShown)]
+    .filter(({ target }) => target === row.name);
   const events = await readEvents(cfg);
   const idle = whyNothingDone(look.watchdog);
   return {

@@ -134,7 +134,7 @@ test("observe writes nothing, and says nothing; learn alone takes what was seen 
   const parts = partsOf(SOURCE);
   const bodyOf = (name: string) => parts.filter((part) => part.name === name).map(({ from, to }) => code.slice(from, to)).join("\n");
   const writes = /\b(?:memory|watch)[.!][\w.!]* (?:\|\||&&|\?\?|[+-])?= |Object\.assign\((?:memory|watch)|\b(?:emit|log|trouble|guard|attempt|enter\w*|note(?!Stage)\w*|save\w*|read\w*State|memoryOf)\(/; // its stage is for whoever ends one that hangs
-  for (const name of ["observe", "lookAtScreens", "readLook", "memoryOfClient", "lookAtSessions", "screenMayHaveChanged", "holdsDraft", "withOwnWord"]) {
+  for (const name of ["observe", "lookAtScreens", "readLook", "memoryOfClient", "lookAtSessions", "screenMayHaveChanged", "draftIn", "withOwnWord"]) {
     expect(bodyOf(name)).not.toBe("");
     expect([name, writes.exec(bodyOf(name))?.[0]]).toEqual([name, undefined]);
   }

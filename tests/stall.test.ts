@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { decideStall, describeState, handoffReset, isFruitful, loadWatch, memoryOf, parseEvents, parseWaitingUntil, type StallFacts, stallPause, world } from "../agents.ts";
-import { closeLook, FLEET, message, PLAIN, type Scene, scene } from "./kit.ts";
+import { closeLook, command, FLEET, message, PLAIN, type Scene, scene } from "./kit.ts";
 
 describe("decideStall", () => {
   const facts: StallFacts = { verdict: "idle", idle: 0, same: 0, animated: false, past: null, stallIdle: 300, grace: 180 };
@@ -162,6 +162,22 @@ describe("stallCheckOne, over the fake world", () => {
     pane().draft = value.slice(0, 60);
     watch.outbox.push(message({ target: "a", text: value, made: fake.wall, tries: 1, seen: 0 }));
     expect([await ticksToRestart(100), pane().draft]).toEqual([Infinity, value.slice(0, 60)]);
+  });
+  test("our own message, without proof and still in the box, is no draft of a person, also after the day for which it is shown", async () => {
+    const text = "pull, read the newest claim, try to break it";
+    Object.assign(pane(), { doing: "idle", draft: text });
+    const pasted = { pid: pane().pid, nth: 1, at: fake.wall, empty: 0 };
+    watch.unproven.push(message({ target: "a", text, made: fake.wall, unprovenAt: fake.wall, tries: 1, seen: 0, pasted }));
+    expect([await ticksToRestart(100), pane().draft, fake.logged("someone's draft")]).toEqual([Infinity, text, []]);
+    expect(fake.logged("a is blocked: our unconfirmed message is still in the input box")).toHaveLength(1);
+    fake.turn(86_400_000);
+    await fake.ticks(cfg, watch, 3);
+    const { agents: [row] } = JSON.parse((await command("status", "--json", "--config", cfg.path)).out);
+    expect([row.condition, row.detail, row.unproven]).toEqual(["blocked", expect.stringContaining("our unconfirmed message"), 0]);
+    // the next client cannot have it
+    fake.tmux.exit("agents-a", 1);
+    await fake.ticks(cfg, watch, 3);
+    expect([starts(), watch.unproven]).toEqual([2, []]);
   });
   const told = () => parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "unsure").map(({ why }) => why);
   test.each([2, 3, 5, 9])("a screen without work that changes at every look but one in %d, for ever: a person hears of it", async (every) => {
