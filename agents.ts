@@ -14368,18 +14368,20 @@ const SLOT_STEPS = [
 /** Columns of the names before the bars. */
 const barLabel = (names: string[]): number => Math.max(5, Math.min(14, widest(names)));
 
-/** A bar has at least this many slots: fewer would hide when something happened. */
+/** A bar has at least this many slots where nothing limits them: fewer would hide much. */
 const SLOTS_LEAST = 20;
 
 /**
- * The slots of a bar, round on the local clock: as long as SLOTS_LEAST of them still fit, or
- * shorter where there is `room` for more.
+ * The slots of a bar, round on the local clock: as many as there is `room` for, so that the whole
+ * time is shown; 0 = any number, and they are as long as SLOTS_LEAST of them still fit.
  */
 function slotsOf({ from, to }: Span, room = 0): Span[] {
-  const least = SLOT_STEPS.findLast((step) => to - from >= SLOTS_LEAST * step) ?? SLOT_STEPS[0]!;
-  const most = SLOT_STEPS.find((step) => to - from <= (room - 1) * step) ?? Infinity;
-  const fits = Math.min(least, most);
-  const slot = fits < DAY ? fits : DAY * Math.floor((to - from) / (SLOTS_LEAST * DAY));
+  const span = to - from;
+  const most = Math.max(1, room - 1); // the first one may begin before `from`
+  const slot = room > 0
+    ? SLOT_STEPS.find((step) => span <= most * step) ?? DAY * Math.ceil(span / (most * DAY))
+    : span >= SLOTS_LEAST * DAY ? DAY * Math.floor(span / (SLOTS_LEAST * DAY))
+    : SLOT_STEPS.findLast((step) => span >= SLOTS_LEAST * step) ?? SLOT_STEPS[0]!;
   const shift = new Date(from).getTimezoneOffset() * MINUTE;
   const first = Math.floor((from - shift) / slot) * slot + shift;
   const starts = Array.from({ length: Math.ceil((to - first) / slot) }, (_, i) => first + i * slot);
@@ -15119,12 +15121,11 @@ async function pageBars(cfg: Config, names: string[]): Promise<string> {
   const lastLook = lastLookOf(await readWatchdog(cfg), events);
   const begins = Math.min(Date.parse(events[0]?.at ?? "") || 0, now - SLOTS_LEAST * 1000);
   const wide = Math.min(12, widest(agents.map(({ name }) => name)));
-  const slots = slotsOf({ from: Math.max(now - HOUR, begins), to: now });
-  const shown = slots.slice(wide + 1 - PAGE_COLUMNS);
-  const { from, to } = shown[0]!;
+  const slots = slotsOf({ from: Math.max(now - HOUR, begins), to: now }, PAGE_COLUMNS - wide - 1);
+  const { from, to } = slots[0]!;
   return html([`since ${localTime(from)}, ${ago(to - from)} each`,
     ...agents.map(({ name, kind }) => `${fitName(name, wide)} ` +
-      timeline(eventsOf(events, name, kind === "loop"), shown, lastLook)),
+      timeline(eventsOf(events, name, kind === "loop"), slots, lastLook)),
     ...wrap(TIMELINE_KEY, PAGE_COLUMNS)].join("\n"));
 }
 
