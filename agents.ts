@@ -1063,18 +1063,25 @@ async function ask(place: string): Promise<boolean> {
   return within(READ_DEADLINE, child.exited.then(() => asked.delete(place)), false);
 }
 
+/** The most links that lead from one to the next before the system refuses them. */
+const LINKS_MAX = 40;
+
 /**
  * Whether the disk of a path answers in time; to be asked before the calls that cannot wait. A
  * process whose thread waits for a name below that another one looks up there cannot even be
  * killed: the place where the disk begins is asked first, which looks up none, and once for all
- * that is on it.
+ * that is on it. A link is read only once its folder has answered, and asked for where it leads.
  */
-async function askFor(path: string): Promise<boolean> {
+async function askFor(path: string, links = 0): Promise<boolean> {
   // where no process can be started, whoever asks next tries again
   const answers = (place: string) => asked.getOrInsertComputed(place, () =>
     ask(place).catch(() => !asked.delete(place)));
-  const disk = diskOf(path);
-  return await answers(disk) && (disk === path || answers(path));
+  const [disk, folder] = [diskOf(path), dirname(path)];
+  if (!(await answers(disk))) return false;
+  if (disk === path) return true;
+  if (folder !== disk && !(await answers(folder))) return false;
+  const target = links < LINKS_MAX ? tried(() => readlinkSync(path), "") : "";
+  return target ? askFor(resolve(folder, target), links + 1) : answers(path);
 }
 
 /** The same, once for all who ask at the same time: most agents have their files in one folder. */
@@ -1990,7 +1997,7 @@ function checkTexts(reader: ConfigReader, cfg: Config, agent: Agent, at: Locatio
   const wanted: [string, string][] = [["prompt_file", agent.promptFile],
     ["wake.prompt_file", agent.wake?.promptFile ?? ""]];
   if (agent.kind === "loop") {
-    if (agent.role) wanted.push(["role", `prompts/${agent.role}.md`]);
+    if (agent.role) wanted.push(["role", rolePrompt(agent.role)]);
     else {
       reader.fault(at, "role",
         "missing; a loop agent needs one (its prompt is prompts/<role>.md)");
@@ -2014,22 +2021,25 @@ function whyNoText(cfg: Config, file: string): string {
   }
 }
 
-/** The folders of prompts whose disks did not answer when they were last asked. */
-const hungFolders = new Set<string>();
+/** The prompts whose disks did not answer when they were last asked. */
+const hungPrompts = new Set<string>();
 
 /** Prompts are read at once: those on a disk that hangs must not be, until it answers again. */
 async function askPromptDisks(cfg: Config): Promise<void> {
-  const named = [...cfg.agents.values()].flatMap(({ promptFile, wake }) =>
-    [promptFile, wake?.promptFile ?? ""]).filter(Boolean);
-  const folders = ["prompts/any", ...named].map((file) => dirname(absolute(cfg.planDir, file)));
-  await Promise.all([...new Set(folders)].map(async (folder) =>
-    await world.answers(folder) ? hungFolders.delete(folder) : hungFolders.add(folder)));
+  const named = [...cfg.agents.values()].flatMap(({ promptFile, wake, role }) =>
+    [promptFile, wake?.promptFile ?? "", role && rolePrompt(role)]).filter(Boolean);
+  const paths = [PREAMBLE, ...TYPED.map(typedFile), ...named]
+    .map((file) => absolute(cfg.planDir, file));
+  await Promise.all([...new Set(paths)].map(async (path) =>
+    await world.answers(path) ? hungPrompts.delete(path) : hungPrompts.add(path)));
 }
 
 /** The texts of `prompts/` that this program types, beside those that the config names. */
 const TYPED = ["boot", "continue", "limit-probe", "limit-probe-loop", "claim-ping", "review-ping",
   "inbox-ping", "deadlock-ping"] as const;
 const typedFile = (text: typeof TYPED[number]): string => `prompts/${text}.md`;
+const rolePrompt = (role: string): string => `prompts/${role}.md`;
+const PREAMBLE = "prompts/preamble.md";
 
 /** Dies where one is nowhere, as where agents.ts was copied alone: nothing would be typed. */
 function needTexts(cfg: Config): void {
@@ -4992,7 +5002,7 @@ export function roleModel(cfg: Config, agent: Agent): string {
 /** A prompt beside the config wins over the one that ships with the program; null = neither. */
 export function promptText(cfg: Config, file: string): string | null {
   const path = absolute(cfg.planDir, file);
-  if (hungFolders.has(dirname(path))) throw new NoAnswer(`${path}: its disk does not answer`);
+  if (hungPrompts.has(path)) throw new NoAnswer(`${path}: its disk does not answer`);
   return world.read(path) ?? (isAbsolute(file) ? null : shipped(file));
 }
 
@@ -5038,8 +5048,8 @@ function variablesOf(cfg: Config, agent: Agent): Record<string, string> {
 }
 
 export function buildLoopKickoff(cfg: Config, agent: Agent): string {
-  const role = neededPrompt(cfg, agent, `prompts/${agent.role}.md`);
-  const preamble = promptText(cfg, "prompts/preamble.md") ?? "";
+  const role = neededPrompt(cfg, agent, rolePrompt(agent.role));
+  const preamble = promptText(cfg, PREAMBLE) ?? "";
   return render(`${preamble}\n${role}`, variablesOf(cfg, agent));
 }
 

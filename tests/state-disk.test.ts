@@ -1,6 +1,6 @@
 /** P4 on a real small file system that is full for a while; needs root to mount one. */
 import { expect, test } from "bun:test";
-import { closeSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { flock, world } from "../agents.ts";
@@ -130,15 +130,17 @@ real("P4: an agent whose client keeps its files on a disk that hangs, or works t
   }
 });
 
-real("P4: a prompt on a disk that hangs keeps no watchdog from its start, and no other agent from its care", {
-  agents: ["a1", "b1"].map((name) => ({ name, watch: "heal" })),
+real("P4: a prompt on a disk that hangs, or a link to one there, keeps no watchdog from its start, and no other agent from its care", {
+  agents: ["a1", "b1", "c1"].map((name) => ({ name, watch: "heal" })),
 }, async (f) => {
   const home = f.path("hung");
   mkdirSync(home);
   f.write("hung/a1.md", "go");
-  f.write("agents.toml", f.read("agents.toml").replace('name = "a1"', `name = "a1"\nprompt_file = ${JSON.stringify(join(home, "a1.md"))}`));
+  symlinkSync("hung/a1.md", f.path("c1.md"));
+  f.write("agents.toml", f.read("agents.toml").replace('name = "a1"', `name = "a1"\nprompt_file = ${JSON.stringify(join(home, "a1.md"))}`)
+    .replace('name = "c1"', 'name = "c1"\nprompt_file = "c1.md"'));
   await f.up();
-  await f.ready("a1", "b1");
+  await f.ready("a1", "b1", "c1");
   await f.ticks(1);
   const watchdog = f.lock("watchdog");
   const hung = hang(home, f.env);
@@ -146,10 +148,10 @@ real("P4: a prompt on a disk that hangs keeps no watchdog from its start, and no
     if (!(await isMounted(home, hung))) return;
     signal(watchdog, "SIGKILL");
     await until(() => ![0, watchdog].includes(f.lock("watchdog")), 30_000);
-    for (const name of ["a1", "b1"]) await f.tmux("kill-session", "-t", `=t-${name}`);
+    for (const name of ["a1", "b1", "c1"]) await f.tmux("kill-session", "-t", `=t-${name}`);
     await until(() => f.starts("b1").length === 2, 30_000);
     await f.ticks(2);
-    expect([f.starts("a1").length, f.log.includes("a1.md: its disk does not answer")]).toEqual([1, true]);
+    for (const name of ["a1", "c1"]) expect([f.starts(name).length, f.log.includes(`${name}.md: its disk does not answer`)]).toEqual([1, true]);
     expect((await f.run(["down"])).code).toBe(0);
     await until(() => f.processes().every(({ pid }) => pid === hung.pid || !lives(pid)));
   } finally {
