@@ -1254,8 +1254,10 @@ const isRecord = (value: unknown): value is Record<string, unknown> =>
 const isList = (item: Shape): Shape => (value) => Array.isArray(value) && value.every(item);
 const isTable = (item: Shape): Shape => (value) =>
   isRecord(value) && Object.values(value).every(item);
-const withFields = (fields: Record<string, Shape>): Shape => (value) =>
-  isRecord(value) && Object.entries(fields).every(([key, shape]) => shape(value[key]));
+function withFields(fields: Record<string, Shape>): Shape {
+  const keys = Object.keys(fields);
+  return (value) => isRecord(value) && keys.every((key) => fields[key]!(value[key]));
+}
 /** null, or absent, or of this shape. */
 const orNull = (shape: Shape): Shape => (value) => value == null || shape(value);
 
@@ -2289,7 +2291,7 @@ const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
 const UNIT_MS: Record<string, number> = { d: DAY, h: HOUR, m: MINUTE, s: 1000 };
-const LONGEST_FIRST = Object.entries(UNIT_MS);
+const LONGEST_FIRST = Object.entries(UNIT_MS).map(([unit, length]) => ({ unit, length }));
 
 /** Wall ms, or ISO 8601 as in events; shown in local time. */
 type Moment = number | string;
@@ -2342,7 +2344,7 @@ const minutes = (ms: number): string => {
 /** In the largest unit alone: 59s, 3m, 2h, 4d. */
 const ago = (ms: number): string => {
   const span = 1000 * Math.max(0, Math.round(ms / 1000));
-  const [unit, length] = LONGEST_FIRST.find(([, one]) => span >= one) ?? ["s", 1000];
+  const { unit, length } = LONGEST_FIRST.find((one) => span >= one.length) ?? LONGEST_FIRST.at(-1)!;
   return `${Math.floor(span / length)}${unit}`;
 };
 
@@ -2732,8 +2734,9 @@ const PANE_FIELDS = {
   command: ["#{?@agents_session,,#{pane_current_command}}", String],
   title: ["#{pane_title}", String],
 } satisfies Record<string, [format: string, read: (value: string) => unknown]>;
-const PANE_COLUMNS = Object.entries(PANE_FIELDS);
-const PANE_FORMAT = PANE_COLUMNS.map(([, [format]]) => format).join("\t");
+const PANE_COLUMNS = Object.entries(PANE_FIELDS)
+  .map(([key, [format, read]]) => ({ key, format, read }));
+const PANE_FORMAT = PANE_COLUMNS.map(({ format }) => format).join("\t");
 
 /** Parses a row of `list-panes -F PANE_FORMAT`; null = its fields cannot be told for certain. */
 export function parsePane(row: string): Pane | null {
@@ -2741,7 +2744,8 @@ export function parsePane(row: string): Pane | null {
   if (values.length !== PANE_COLUMNS.length || !/^\$\d+\t%\d+\t\d+\t[01]\t/.test(row) ||
     /[\x00-\x08\x0a-\x1f\x7f]/.test(row)) return null;
   const pane: Raw = {};
-  for (const [at, [key, [, read]]] of PANE_COLUMNS.entries()) pane[key] = read(values[at]!);
+  let at = 0;
+  for (const { key, read } of PANE_COLUMNS) pane[key] = read(values[at++]!);
   return pane as Pane;
 }
 
