@@ -3,7 +3,7 @@
  * git, real processes, the scripted client of the program. Whatever a test started is known by the
  * TMUX_TMPDIR in its environment, and is ended by pid when the test is over.
  */
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { GIT_ENV } from "./git.ts";
@@ -241,10 +241,19 @@ export class Fleet {
     return this.tmux("capture-pane", "-p", "-J", "-t", `=t-${name}:`);
   }
 
+  /** Each ledger as it was read last: while a test waits for a line, it asks every few ms. */
+  private ledgers = new Map<string, { seen: string; facts: Fact[] }>();
+
   ledger(name: string): Fact[] {
     const file = this.path(`ledger-${name}`);
-    if (!existsSync(file)) return [];
-    return readFileSync(file, "utf8").split("\n").slice(0, -1).map((line) => JSON.parse(line));
+    const stat = statSync(file, { throwIfNoEntry: false });
+    if (!stat) return [];
+    const seen = `${stat.ino} ${stat.size} ${stat.mtimeMs}`;
+    const known = this.ledgers.get(name);
+    if (known?.seen === seen) return known.facts;
+    const facts = readFileSync(file, "utf8").split("\n").slice(0, -1).map((line) => JSON.parse(line));
+    this.ledgers.set(name, { seen, facts });
+    return facts;
   }
 
   /** The command lines with which a client was started, oldest first. */
