@@ -13381,7 +13381,7 @@ export async function cmdPhase(call: Call): Promise<number> {
   if (call.options.restart) return restartUnits(cfg, loopAgents(cfg), false);
   const older = loopSessionsAlive(cfg, await snapshot(cfg), true).map((agent) => agent.name);
   if (older.length) {
-    log(`${older.join(", ")} still work by the old phase's prompt; ` +
+    log(`still on the old phase's prompt: ${older.join(", ")}; ` +
       `"agents phase set ${id} --restart" moves them too`);
   }
   return 0;

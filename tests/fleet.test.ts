@@ -213,7 +213,7 @@ loops("fault 34: phase set tells that the loops work on the old kickoff; --resta
   await f.up();
   await f.ready("builder", "adversary");
   const moved = await f.run(["phase", "set", "two"]);
-  expect(moved.err).toContain("still work by the old phase's prompt");
+  expect(moved.err).toContain("still on the old phase's prompt: builder, adversary");
   expect((await f.run(["status"])).out).toContain("still on an older phase's kickoff: builder, adversary");
   expect((await f.run(["phase", "set", "two", "--restart"])).code).toBe(0);
   await until(() => f.starts("builder").length === 2 && f.starts("adversary").length === 2);

@@ -143,7 +143,7 @@ describe("over the fake world", () => {
   test("fault 34: loops that stay on the old kickoff are named", async () => {
     fake.tmux.add("agents-builder").marks = { "@agents_phase": "p1", "@agents_session": "agents-builder" };
     await call("set", "p2");
-    expect(fake.logged("builder still work by the old phase's prompt")).toHaveLength(1);
+    expect(fake.logged("still on the old phase's prompt: builder;")).toHaveLength(1);
   });
 
   test("fault 11: a write that fails leaves the old phase, at every step", async () => {
