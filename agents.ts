@@ -6979,8 +6979,8 @@ const saveOrLog = (cfg: Config, watch: Watch): Promise<void> =>
  * updated as we write. Not here: orders (see `operatorOf`), and what only a start or an end reads.
  */
 export interface Stored {
-  /** The texts of both files of the phase, null = there is none; or why they cannot be read. */
-  phase: { index: string | null; id: string | null } | { error: string };
+  /** What was read of the phase; or why it cannot be read, and what was read before. */
+  phase: PhaseTexts | { error: string; known?: PhaseTexts | undefined };
   /** By session; null = its file is gone. */
   limits: Map<string, LimitState | null>;
   sshAgent: string;
@@ -7005,15 +7005,22 @@ export async function readState(cfg: Config): Promise<void> {
   }
 }
 
+/** The texts of both files of the phase; null = there is none. */
+interface PhaseTexts {
+  index: string | null;
+  id: string | null;
+}
+
 /** Where both files are gone what is known holds; `phaseAdvanceCheck` stores it again. */
 async function readPhaseFiles(cfg: Config): Promise<Stored["phase"]> {
+  const { phase } = cfg.stored;
+  const known = "error" in phase ? phase.known : phase;
   try {
     const [index, id] = await Promise.all(
       [world.text(phaseIdxFile(cfg)), world.text(phaseIdFile(cfg))]);
-    const { phase } = cfg.stored;
-    return index === null && id === null && "id" in phase ? phase : { index, id };
+    return index === null && id === null && known ? known : { index, id };
   } catch (error) {
-    return { error: messageOf(error) };
+    return { error: messageOf(error), known };
   }
 }
 

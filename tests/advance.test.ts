@@ -365,6 +365,19 @@ test("where both files of the phase are gone the one that is known holds, and is
   expect(pane("builder").marks["@agents_phase"]).toBe("p2");
 });
 
+test("the one that is known holds also where its files could not be read before they were gone", async () => {
+  finish("p1");
+  await heavy();
+  const { text } = world;
+  world.text = (path) => (path.includes("/phase-") ? Promise.reject(new Error("EACCES: permission denied")) : text(path));
+  await heavy();
+  expect(() => curPhase(cfg)).toThrow("EACCES");
+  world.text = text;
+  for (const name of ["phase-idx", "phase-id"]) fake.files.delete(file(name));
+  await heavy();
+  expect([curPhase(cfg)!.id, starts("builder"), fake.files.get(file("phase-id"))]).toEqual(["p2", 2, '{"id":"p2","idx":1}\n']);
+});
+
 test("while the state folder is away nothing is said of the phase, which is known", async () => {
   for (const path of [...fake.files.keys()]) if (path.startsWith(`${cfg.stateDir}/`)) fake.files.delete(path);
   fake.folders.delete(cfg.stateDir);
