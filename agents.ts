@@ -5259,7 +5259,7 @@ async function launchOpencode(cfg: Config, agent: Agent, plan: LaunchPlan): Prom
   const { backend, model, repeated } = plan;
   const kept = agent.resume ? await resumeId(cfg, agent) : null;
   const id = (kept && (await opencodeKnows(backend, agent, kept)) ? kept : null) ??
-    (await opencodeSession(backend, agent));
+    (await unusedSession(backend, agent));
   const args = ["attach", backend.server, "--dir", agent.dir, ...(id ? ["--session", id] : [])];
   const boot = shortPrompt(cfg, agent, plan, kept !== null && kept === id && repeated);
   const env = { NO_COLOR: "1",
@@ -5365,6 +5365,7 @@ export async function startAgent(
     },
   });
   if (result.outcome !== "started") return result;
+  unusedSessions.delete(agent.name);
   if (id && agent.resume) await keepResumeId(cfg, agent, id);
   if (!launch.boot) await noteKickoffGiven(cfg, agent.session);
   emit(cfg, "start", { agent: agent.name, backend: backend.name, model, phase });
@@ -5694,6 +5695,18 @@ async function opencodeSession(backend: Backend, agent: Agent): Promise<string |
   const made = await askOpencode(backend, agent.dir, "/session", { title: agent.session });
   const id = valueAt(made, "id");
   return isId(id) ? id : null;
+}
+
+/** The conversations that were made for a start, by agent, until that start is made. */
+const unusedSessions = new Map<string, string>();
+
+/** A new conversation; the one of a start that failed, as on a full disk, is used again. */
+async function unusedSession(backend: Backend, agent: Agent): Promise<string | null> {
+  const left = unusedSessions.get(agent.name);
+  if (left && await opencodeKnows(backend, agent, left)) return left;
+  const id = await opencodeSession(backend, agent);
+  if (id) unusedSessions.set(agent.name, id);
+  return id;
 }
 
 /** Only the server's "not found" counts as no, never a slow or missing answer. */

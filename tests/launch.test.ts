@@ -667,3 +667,28 @@ describe("a client whose name left the config", () => {
     expect(await orphans()).toEqual([["agents-tester", false]]);
   });
 });
+
+test("a start that cannot be stored, as on a full disk, makes no further conversation at an opencode server: the one it made is used, unless the server forgot it", async () => {
+  const made: string[] = [];
+  let forgot = "";
+  fake.http = async ({ method, url }) => {
+    const { pathname } = new URL(url);
+    if (method === "POST" && pathname === "/session") made.push(`ses_${made.length + 1}`);
+    if (forgot && pathname === `/session/${forgot}`) return { ok: false, status: 404, body: "" };
+    return { ok: true, status: 200, body: JSON.stringify(pathname === "/global/health" ? { healthy: true } : { id: made.at(-1) }) };
+  };
+  await begin('[[agent]]\nname = "a"\nbackend = "opencode"\nwatch = "heal"\nprompt = "x"\n', 0);
+  const write = fake.write.bind(fake);
+  fake.write = (path, text) => {
+    if (path.endsWith("/watch.json")) throw Object.assign(new Error("ENOSPC: no space left on device"), { code: "ENOSPC" });
+    write(path, text);
+  };
+  await ticks(10);
+  expect([made, starts("a")]).toEqual([["ses_1"], 0]);
+  forgot = "ses_1";
+  await ticks(5);
+  expect([made, starts("a")]).toEqual([["ses_1", "ses_2"], 0]);
+  fake.write = write;
+  await ticks(2);
+  expect([made, fake.everyPane.map(({ argv }) => argv.at(-1))]).toEqual([["ses_1", "ses_2"], ["ses_2"]]);
+});
