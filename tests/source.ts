@@ -1,7 +1,10 @@
 /** agents.ts as text: what is code in it, and which declaration it belongs to. */
 
-/** The source with comments, strings and patterns blanked; every character stays where it is. */
-export function codeOf(source: string): { code: string; patterns: [from: number, to: number][] } {
+const codes = new Map<string, ReturnType<typeof blanked>>();
+/** The source with comments, strings and patterns blanked; every character stays where it is. Made once: all rules of the house ask for it. */
+export const codeOf = (source: string) => codes.getOrInsertComputed(source, blanked);
+
+function blanked(source: string): { code: string; patterns: [from: number, to: number][] } {
   const code = source.split(""); // not by code points: places are counted in units
   const patterns: [number, number][] = [];
   const blank = (from: number, to: number) => {
