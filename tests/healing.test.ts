@@ -9,6 +9,7 @@ import {
   parseEvents, snapshot, world, type Life, type Down, storedLife,
 } from "../agents.ts";
 import { agents, closeLook, command, type FakePane, fakeWorld, FLEET, holdLock, paneOf, realFolder, type Scene, scene, until } from "./kit.ts";
+import { rounds } from "./sim.ts";
 
 const TEXT = '[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal"\n';
 const HOUR = 3600_000;
@@ -107,9 +108,10 @@ describe("the ladder, over the fake world", () => {
   });
   test("P10: one that dies every 11 minutes is started at once each time", async () => {
     fake.tmux.onStart = secondsAlive(660);
-    await hours(24);
+    const long = rounds(24, 6);
+    await hours(long);
     expect(fake.logged("restarting in")).toHaveLength(0);
-    expect(starts()).toBeGreaterThan(115);
+    expect(starts()).toBeGreaterThan(long * 115 / 24);
   });
   test("a program that is away while it is updated is there again at a later try; one that stays away is parked with its name", async () => {
     await hours(0.1);
