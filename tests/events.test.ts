@@ -45,6 +45,16 @@ test("a file of the record that cannot be read costs its own events alone, and i
   }
 });
 
+test("beyond 400 kB the record goes on in a new file", async () => {
+  const { fake, cfg, file } = await scene(agents("a"), { home: realFolder() });
+  const path = file("events.jsonl");
+  for (const [size, goesOn] of [[400_000, false], [400_001, true]] as const) {
+    fake.files.set(path, "x".repeat(size));
+    await command("send", "a", "text", "--queue", "--config", cfg.path);
+    expect(fake.files.has(`${path}.1`)).toBe(goesOn);
+  }
+});
+
 describe("events as a person reads them", () => {
   const NOW = Date.parse("2026-06-15T12:00:00Z");
   const event = (minute: number, more: Partial<AgentEvent> = {}): AgentEvent => ({ at: `2026-06-15T11:${minute}:00Z`, event: "stalled", agent: "a", why: `idle ${300 + minute} s`, ...more });
