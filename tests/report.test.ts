@@ -72,7 +72,7 @@ describe("report", () => {
     expect(night().troubles.map(({ event }) => event)).toEqual(["undelivered", "blocked"]);
   });
 
-  test("the bars fill a wide terminal, with slots that are round on a clock; on a narrow one they keep 20", () => {
+  test("the bars fill a wide terminal, with slots that are round on a clock; in a pipe there are at least 20", () => {
     const bars = (width: number) => {
       const report = night({ width });
       const wide = Math.max(...reportText(report, width).split("\n").filter((line) => /^(?:builder|adversary) {2,}[^a-z]/.test(line)).map((line) => Bun.stringWidth(line)));
