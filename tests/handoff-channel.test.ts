@@ -13,6 +13,7 @@ const { git: REAL_GIT, folder: REAL_FOLDER } = world;
 
 /** git in a folder, as an agent calls it. */
 function gitIn(folder: string, ...args: string[]): string {
+  if (folder === dir) at();
   const ran = Bun.spawnSync(["git", "-C", folder, ...args], { env: { ...process.env, ...GIT_ENV, ...dated } });
   if (ran.exitCode !== 0) throw new Error(`git ${args.join(" ")}: ${ran.stderr}`);
   return ran.stdout.toString().trim();
@@ -23,7 +24,7 @@ let dated: Record<string, string> = {};
 /** Made once: a bare origin with a builder's clone, and the same with a first commit and the watchdog's clone. */
 const MADE = mkdtempSync("/tmp/channel ");
 beforeAll(() => {
-  dir = join(MADE, "empty");
+  [dir, isCopied] = [join(MADE, "empty"), true];
   mkdirSync(dir);
   gitIn(dir, "init", "-q", "--template=", "--bare", "-b", "main", "origin.git");
   gitIn(dir, "clone", "-q", "--template=", "origin.git", "builder");
@@ -35,6 +36,7 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(MADE, { recursive: true, force: true }));
 function copy(what: "empty" | "begun", to = dir): void {
+  isCopied = true;
   const from = join(MADE, what);
   cpSync(from, to, { recursive: true });
   for (const clone of ["builder", "watch"].map((name) => join(to, name, ".git", "config")).filter((path) => existsSync(path))) {
@@ -43,6 +45,8 @@ function copy(what: "empty" | "begun", to = dir): void {
 }
 
 let dir: string;
+/** Whether the repositories are there: copied for the first that asks for a path of theirs. */
+let isCopied = false;
 let fake: FakeWorld;
 let cfg: Config;
 let watch: Watch;
@@ -50,8 +54,7 @@ let env: Record<string, string | undefined>;
 beforeEach(async () => {
   env = { ...process.env };
   dated = {};
-  dir = mkdtempSync("/tmp/channel ");
-  copy("empty");
+  [dir, isCopied] = [mkdtempSync("/tmp/channel "), false];
   fake = fakeWorld(realFolder());
   world.git = async (repo, args, more) => {
     commands.push(args[0]!);
@@ -74,9 +77,12 @@ const fail = (message: string): never => {
 /** How long ago, on the fake clock, a file of the clone was written: an hour, or just now for `fresh`. */
 const fresh = new Set<string>();
 const lockTime = (path: string): number => fake.wall - (fresh.has(path) ? 0 : 3_600_000);
-const at = (...names: string[]): string => join(dir, ...names);
+function at(...names: string[]): string {
+  if (!isCopied) copy("empty");
+  return join(dir, ...names);
+}
 const configure = async (edit = (text: string) => text): Promise<void> => {
-  cfg = await fake.config(edit(FLEET.replace('repo = "project"', `repo = ${JSON.stringify(at("watch"))}`)));
+  cfg = await fake.config(edit(FLEET.replace('repo = "project"', `repo = ${JSON.stringify(join(dir, "watch"))}`)));
   watch = await fake.watch(cfg);
 };
 const clone = (...options: string[]): void => void gitIn(dir, "clone", "-q", "--no-hardlinks", ...options, "origin.git", "watch");
@@ -93,7 +99,10 @@ const push = (): void => {
   cpSync(at("builder/.git/objects"), at("origin.git/objects"), { recursive: true, force: false });
   copyFileSync(at("builder/.git/refs/heads/main"), at("origin.git/refs/heads/main"));
 };
-const ticks = (count: number) => fake.ticks(cfg, watch, count);
+const ticks = (count: number) => {
+  at();
+  return fake.ticks(cfg, watch, count);
+};
 const told = (name: string): string[] => fake.received(`agents-${name}`);
 const events = (name = "handoff"): Record<string, unknown>[] =>
   (fake.files.get(`${cfg.stateDir}/events.jsonl`) ?? "").split("\n").filter(Boolean)
