@@ -278,6 +278,10 @@ test("a receiver that is away: longer pauses, the command told once, the newest 
     expect(heard.posts.map(({ text }) => said(JSON.parse(text).events))).toEqual([first, first, first, numbers(11, 60), numbers(61, 63), ...Array(NOTICE_TRIES).fill([70]), [1, 80]]);
     expect(readFileSync(told, "utf8").trim().split("\n").map((line) => said(JSON.parse(line)))).toEqual([first, numbers(11, 60), numbers(61, 63), [70], [1, 80]]);
     expect(fake.logged("dropped 1 notice after 10 tries: notify: the URL answered 500").length).toBeGreaterThan(0);
+    // what the next watchdog need not tell: all up to the last of a batch
+    const posted = JSON.parse(heard.posts.at(-1)!.text).events as AgentEvent[];
+    const record = fake.files.get(join(cfg.stateDir, "events.jsonl"))!.trim().split("\n").map((line) => JSON.parse(line) as AgentEvent);
+    expect([record.findLast(({ event }) => event === "notified")!.upTo, posted[0]!.at < posted[1]!.at]).toEqual([posted[1]!.at, true]);
     // the ten that were too many, and the batch that was given up
     expect([fake.logged("dropped 10 notices: more than 50 wait").length, watch.notices?.dropped]).toEqual([1, 11]);
   } finally {
