@@ -154,11 +154,12 @@ real("P30: a fifo, a folder, a loop, a gigabyte, garbage in place of each state 
   const files = ["watch.json", "operator.json", "heartbeat", "events.jsonl", "agents.toml", "watchdog.stage", "a1.id", "limited-t-a1.json",
     "keeper.stage", "operator.lock", "ssh-auth-sock"];
   for (const [what, make] of Object.entries(WRONG)) {
+    const [old, starts] = [f.lock("watchdog"), f.starts("a1").length];
+    signal(old, "SIGSTOP"); // it would write one anew between the two calls
     for (const file of files) {
       rmSync(join(f.state, file), { force: true, recursive: true });
       make(join(f.state, file));
     }
-    const [old, starts] = [f.lock("watchdog"), f.starts("a1").length];
     signal(old, "SIGKILL");
     await until(() => f.lock("watchdog") !== old && f.lock("watchdog"), 60_000);
     expect([[what, 0], [what, 3]]).toContainEqual([what, (await f.run(["status"])).code]);
