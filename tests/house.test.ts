@@ -129,11 +129,19 @@ test("where a unit stands is changed by enter alone, and each state stands in th
   for (const state of states) if (!["up", "held"].includes(state)) expect(readme).toMatch(new RegExp(`^\\|.*\\b${state}\\b.* \\|`, "m"));
 });
 
+/** How what is remembered or shared is changed: a field set, counted, deleted, or filled by a method. */
+const CHANGE = (() => {
+  const whose = String.raw`\b(?:memory|watch|operator|message|cfg|shared|volatile|errors)\b`;
+  const field = String.raw`${whose}(?:[.!?]+\w+|!?\[[^\]]*\])+`;
+  return String.raw`${field}!? (?:\|\||&&|\?\?|[+-])?= |${field}!?(?:\+\+|--)|Object\.assign\(${whose}|\bdelete ${whose}` +
+    String.raw`|${field}[!?]*\.(?:push|pop|shift|unshift|splice|sort|reverse|fill|set|add|clear|delete|getOrInsert\w*)\(`;
+})();
+
 test("observe writes nothing, and says nothing; learn alone takes what was seen into the memory", () => {
   const { code } = codeOf(SOURCE);
   const parts = partsOf(SOURCE);
   const bodyOf = (name: string) => parts.filter((part) => part.name === name).map(({ from, to }) => code.slice(from, to)).join("\n");
-  const writes = /\b(?:memory|watch)[.!][\w.!]* (?:\|\||&&|\?\?|[+-])?= |Object\.assign\((?:memory|watch)|\b(?:emit|log|trouble|guard|attempt|enter\w*|note(?!Stage)\w*|save\w*|read\w*State|memoryOf)\(/; // its stage is for whoever ends one that hangs
+  const writes = new RegExp(String.raw`${CHANGE}|\b(?:emit|log|trouble|guard|attempt|enter\w*|note(?!Stage)\w*|save\w*|read\w*State|memoryOf)\(`); // its stage is for whoever ends one that hangs
   for (const name of ["observe", "lookAtScreens", "readLook", "memoryOfClient", "lookAtSessions", "screenMayHaveChanged", "draftIn", "withOwnWord"]) {
     expect(bodyOf(name)).not.toBe("");
     expect([name, writes.exec(bodyOf(name))?.[0]]).toEqual([name, undefined]);
@@ -178,9 +186,7 @@ const ON_THE_WAY = {
 
 test("what has the name of a question changes nothing, signals nobody and says nothing, nor does what it asks", () => {
   const question = /^(?:(?:is|are|has|may|must|can|will|was|why|decide|detect|parse|assess|needs|holds|never|passes|shares|describe)(?=[A-Z])|judge|detect|observe$|closeLook|lookAt(?!Screens)|snapshot|sessionAlive|standingText|notReady|phaseDone|next)|Of$/;
-  const memory = "(?:memory|watch|message|cfg|shared|volatile|errors)";
-  const act = new RegExp(String.raw`\bworld\.(?:writeAtomic|append|remove|print|log)\w*\(|\bworld\.signal\((?!.*, 0\))|\b(?:sendKeys|killPane|killSession|newSession|pipeToLog)\(` +
-    String.raw`|\b${memory}(?:[.!?]+\w+|\[\w+\])+!? (?:\|\||&&|\?\?|[+-])?= |Object\.assign\(${memory}\b|\bdelete ${memory}\b`);
+  const act = new RegExp(String.raw`\bworld\.(?:writeAtomic|append|remove|print|log)\w*\(|\bworld\.signal\((?!.*, 0\))|\b(?:sendKeys|killPane|killSession|newSession|pipeToLog)\(|${CHANGE}`);
   const [questions, wayOf] = [functionsCalled(question), wayTo(act, Object.keys(ON_THE_WAY))];
   expect(questions.length).toBeGreaterThan(250);
   expect(questions.map(wayOf).filter((way) => way !== null)).toEqual([]);
