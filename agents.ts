@@ -5698,14 +5698,14 @@ async function opencodeSession(backend: Backend, agent: Agent): Promise<string |
 }
 
 /** The conversations that were made for a start, by agent, until that start is made. */
-const unusedSessions = new Map<string, string>();
+const unusedSessions = new Map<string, { id: string; dir: string }>();
 
 /** A new conversation; the one of a start that failed, as on a full disk, is used again. */
 async function unusedSession(backend: Backend, agent: Agent): Promise<string | null> {
   const left = unusedSessions.get(agent.name);
-  if (left && await opencodeKnows(backend, agent, left)) return left;
+  if (left?.dir === agent.dir && await opencodeKnows(backend, agent, left.id)) return left.id;
   const id = await opencodeSession(backend, agent);
-  if (id) unusedSessions.set(agent.name, id);
+  if (id) unusedSessions.set(agent.name, { id, dir: agent.dir });
   return id;
 }
 

@@ -692,3 +692,25 @@ test("a start that cannot be stored, as on a full disk, makes no further convers
   await ticks(2);
   expect([made, fake.everyPane.map(({ argv }) => argv.at(-1))]).toEqual([["ses_1", "ses_2"], ["ses_2"]]);
 });
+
+test("a conversation made for a start that failed is not used in another folder, as where dir was changed since", async () => {
+  const made: string[] = [];
+  fake.http = async ({ method, url }) => {
+    const { pathname, searchParams } = new URL(url);
+    if (method === "POST" && pathname === "/session") made.push(searchParams.get("directory")!);
+    return { ok: true, status: 200, body: JSON.stringify(pathname === "/global/health" ? { healthy: true } : { id: `ses_${made.length}` }) };
+  };
+  const opencode = (dir: string) => `[[agent]]\nname = "a"\nbackend = "opencode"\nwatch = "heal"\nprompt = "x"\ndir = "${dir}"\n`;
+  for (const dir of ["old", "new"]) fake.folders.add(`/fleet/${dir}`);
+  await begin(opencode("old"), 0);
+  const write = fake.write.bind(fake);
+  fake.write = (path, text) => {
+    if (path.endsWith("/watch.json")) throw Object.assign(new Error("ENOSPC: no space left on device"), { code: "ENOSPC" });
+    write(path, text);
+  };
+  await ticks(5);
+  expect([made, starts("a")]).toEqual([["/fleet/old"], 0]);
+  fake.write = write;
+  await fake.ticks(await fake.config(opencode("new")), watch, 5);
+  expect([made, fake.everyPane.map(({ argv }) => argv.at(-1))]).toEqual([["/fleet/old", "/fleet/new"], ["ses_2"]]);
+});
