@@ -7203,10 +7203,11 @@ function whyHandsOff(operator: Operator, name: string): string {
     ? busyText(owner) : "";
 }
 
-/** Whether the process with this signature has certainly ended; never certain without /proc. */
+/** Whether what signed so has ended for certain; without /proc, once no process has its pid. */
 function hasEnded(signed: string): boolean {
-  const [pid, born] = signed.split(" ");
-  return Boolean(born) && hasProc() && bornOf(Number(pid)) !== born;
+  const [word, born] = signed.split(" ");
+  const pid = Number(word);
+  return hasProc() ? Boolean(born) && bornOf(pid) !== born : isPid(pid) && !world.signal(pid, 0);
 }
 
 /** Whether an order keeps a unit from being started; `byHand`: as in `startSession`. */

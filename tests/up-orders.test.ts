@@ -486,6 +486,14 @@ describe("orders", () => {
     await ticks(6);
     expect(starts("a")).toBe(holds ? 1 : 2);
   });
+  test.each([["lives", true], ["has ended, as by Ctrl-C", false]])("without /proc, the mark of a command that %s", async (_, holds) => {
+    await begin(["a", "other"], 3);
+    const { pid } = fake.tmux.of("agents-other");
+    operator({ held: {}, busy: { a: fake.wall + 500_000 }, owners: { a: `${holds ? pid : 4242} ` }, released: {}, queue: [] });
+    fake.tmux.exit("agents-a", 1);
+    await ticks(6);
+    expect(starts("a")).toBe(holds ? 1 : 2);
+  });
 });
 
 const six = Array.from({ length: 6 }, (_, nth) => `a${nth}`);
