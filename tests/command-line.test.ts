@@ -86,6 +86,20 @@ test.skipIf(!existsSync("/dev/full"))("output that is lost is a failure; a reade
   }
 });
 
+test("an error is broken at the width of its terminal; a reader of it who has gone changes no exit code", async () => {
+  let shown = "";
+  const decoder = new TextDecoder();
+  const terminal = new Bun.Terminal({ cols: 40, rows: 24, data: (_, part) => void (shown += decoder.decode(part, { stream: true })) });
+  const ran = Bun.spawn([...SELF, "status", "--config", "/nowhere/agents.toml"], { terminal });
+  expect(await ran.exited).toBe(2);
+  await until(() => shown.endsWith("with init)\r\n"));
+  terminal.close();
+  const lines = shown.trimEnd().split("\r\n");
+  expect([lines.length > 1, lines[0]!.startsWith("agents: "), Math.max(...lines.map((line) => line.length)) <= 40]).toEqual([true, true, true]);
+  const gone = `exec 4> >(:); wait $!; ${SELF.map(quote).join(" ")} status --config /nowhere/agents.toml 2>&4`;
+  expect(await spawn(["bash", "-c", gone])).toEqual({ code: 2, out: "", err: "" });
+});
+
 test("words of other tools name the same commands, and an option may stand before its command", () => {
   const call = (...words: string[]) => {
     const { command: { name }, call: { words: names, options } } = parseCall(words);
@@ -202,8 +216,9 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
   test("a disk that does not answer for the config is asked nothing more", async () => {
     const said = "/hung cannot be read: the disk does not answer";
     world.text = () => Promise.reject(new NoAnswer(said));
-    world.mtime = () => expect.unreachable("it would wait for ever");
-    expect(await command("up", "--config", "/hung")).toEqual({ code: 2, out: "", err: `agents: ${said}\n` });
+    const asked: string[] = [];
+    world.mtime = (path) => (asked.push(path), null);
+    expect([await command("up", "--config", "/hung"), asked]).toEqual([{ code: 2, out: "", err: `agents: ${said}\n` }, []]);
   });
   test("what the system refuses is said without its code names", async () => {
     const dir = await mkdtemp(join(tmpdir(), "agents-refused-"));
