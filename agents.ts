@@ -9552,7 +9552,7 @@ async function answerDialog(
     trouble(watch, label, "");
   };
   if (!["blocked", "limited"].includes(verdict.verdict)) return forget();
-  if (!backend.answer.length) return;
+  if (!backend.answer.length || pane.inputOff) return;
   const fresh = await closeLook(cfg, agent, pane);
   if (fresh?.verdict.verdict !== verdict.verdict) return;
   if (memory.answering) return forget();

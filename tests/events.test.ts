@@ -283,6 +283,15 @@ describe("each event stands there once, with its facts", () => {
     await ticks(6);
     expect([events("answered").length, pane("a").keys, memoryOf(watch, "a").answers]).toEqual([2, ["Tab"], 2]);
   });
+  test("answered: not where the input of the pane is off, until it is on again", async () => {
+    await begin(`${ONE}[backend.claude]\nanswer = [{ re = "Do you want to proceed", keys = ["Tab"] }]\n`);
+    Object.assign(pane("a"), { doing: "dialog", inputOff: true });
+    await ticks(3);
+    expect([events("answered"), memoryOf(watch, "a").answers]).toEqual([[], 0]);
+    pane("a").inputOff = false;
+    await ticks(3);
+    expect([events("answered").length, pane("a").keys]).toEqual([1, ["Tab"]]);
+  });
   test("answered: keys that came late have answered it", async () => {
     await sending({ err: "no answer in time", timedOut: true }, true);
     await ticks(1);
