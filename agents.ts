@@ -14188,13 +14188,14 @@ async function eventLines(cfg: Config): Promise<string[]> {
 async function* eventsAfter(
   cfg: Config, known: string[], isOver: () => boolean,
 ): AsyncGenerator<AgentEvent> {
-  let [seen, over] = [new Set(known), false];
-  while (!over) {
+  const seen = new Set(known);
+  for (let over = false; !over;) {
     over = isOver();
     await Bun.sleep(200);
-    const lines = await eventLines(cfg);
-    yield* parseEvents(lines.filter((line) => !seen.has(line)).join("\n"));
-    seen = new Set(lines);
+    const fresh = (await eventLines(cfg)).filter((line) => !seen.has(line));
+    yield* parseEvents(fresh.join("\n"));
+    // none is forgotten: a file that cannot be read for a moment holds nothing new afterwards
+    for (const line of fresh) seen.add(line);
   }
 }
 

@@ -433,6 +433,21 @@ test("events -f looks five times a second", async () => {
   expect([err.trim(), pauses]).toEqual([expect.stringContaining("enough"), Array(5).fill(200)]);
 });
 
+test("events -f tells nothing twice after a look at which the record could not be read", async () => {
+  await begin(ONE);
+  fake.tmux.exit("agents-a", 1);
+  await ticks(2);
+  const { sleep } = Bun;
+  const { text } = world;
+  let looks = 0;
+  Object.assign(Bun, { sleep: async () => {
+    if ((looks += 1) === 4) throw new Death("enough");
+    world.text = looks === 2 ? async (file) => (file === path() ? Promise.reject(new Error(`${path()}: EIO`)) : text(file)) : text;
+  } });
+  const { out } = await command("events", "-f", "--config", cfg.path).finally(() => Object.assign(Bun, { sleep }));
+  expect([out.split(" down ").length - 1, out.split("EIO: its events are left out").length - 1, looks]).toEqual([1, 1, 4]);
+});
+
 describe("those who ran when the watchdog began are as old as their sessions", () => {
   const THREE = ["a", "b", "c"].map((name) => ONE.replace('"a"', `"${name}"`)).join("");
   test.each([[3600, [0, 0, 0]], [5, [1, 1, 1]]])("%d s old, ended together at the second look: failures %p", async (seconds, failures) => {
