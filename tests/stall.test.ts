@@ -172,8 +172,8 @@ describe("stallCheckOne, over the fake world", () => {
     expect(fake.logged("a is blocked: our unconfirmed message is still in the input box")).toHaveLength(1);
     fake.turn(86_400_000);
     await fake.ticks(cfg, watch, 3);
-    const { agents: [row] } = JSON.parse((await command("status", "--json", "--config", cfg.path)).out);
-    expect([row.condition, row.detail, row.unproven]).toEqual(["blocked", expect.stringContaining("our unconfirmed message"), 0]);
+    const { agents: [card] } = JSON.parse((await command("status", "a", "--json", "--config", cfg.path)).out);
+    expect([card.condition, card.detail, card.unproven, card.texts]).toEqual(["blocked", expect.stringContaining("our unconfirmed message"), 0, []]);
     // the next client cannot have it
     fake.tmux.exit("agents-a", 1);
     await fake.ticks(cfg, watch, 3);
