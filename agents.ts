@@ -15,7 +15,7 @@
  * counts before what in a verdict; `Message`, the steps of a text; the path of a claim, above the
  * hand-offs.
  *
- * To follow a round, or a command, along its calls:
+ * To follow a round or a command through its calls:
  *
  *   watchdogLoop → tick → round            every signal_interval; quickRound → round in between
  *   round → lookAround → observe, learn    who runs and what the screens say, kept as Memory
@@ -927,7 +927,8 @@ async function realWriteAtomic(path: string, text: string): Promise<void> {
   } catch (error) {
     if (existsSync(temporary)) rmSync(temporary); // its own error would hide this one
     const fault = error as Error;
-    // a full disk names no file, others that of this one try: said anew at each
+    // a full disk names no file; other errors name the temporary one, which differs at each try and
+    // would be logged each time
     fault.message = fault.message.replaceAll(temporary, path);
     throw Object.assign(fault, { path });
   }
@@ -1063,14 +1064,14 @@ async function ask(place: string): Promise<boolean> {
   return within(READ_DEADLINE, child.exited.then(() => asked.delete(place)), false);
 }
 
-/** The most links that lead from one to the next before the system refuses them. */
+/** The longest chain of links that the system follows. */
 const LINKS_MAX = 40;
 
 /**
  * Whether the disk of a path answers in time; to be asked before the calls that cannot wait. A
  * process whose thread waits for a name below that another one looks up there cannot even be
  * killed: the place where the disk begins is asked first, which looks up none, and once for all
- * that is on it. A link is read only once its folder has answered, and asked for where it leads.
+ * that is on it. A link is read only once its folder has answered; then its target is asked.
  */
 async function askFor(path: string, links = 0): Promise<boolean> {
   // where no process can be started, whoever asks next tries again
@@ -1168,7 +1169,7 @@ export const world = {
   print: (text: string): void => writeAll(OUT, text),
   /** On standard error; a reader that has gone is not an error. */
   printError: (text: string): void => tried(() => writeAll(ERR, text), undefined),
-  /** How many columns the terminal has that standard error is; Infinity = it is none. */
+  /** The width of the terminal that shows standard error; Infinity = none does. */
   errorWidth: (): number =>
     (maybeTerminal(ERR) && process.stderr.isTTY ? process.stderr.columns || 80 : Infinity),
   log: (text: string): void => writeError(text),
@@ -1184,7 +1185,7 @@ export const wrapLine = (line: string, width: number, rest = ""): string[] =>
 // Node's streams take 10 ms to load, a tenth of a `status`: they are only asked what nothing else
 // knows, and only where there may be a terminal.
 
-/** Whether a descriptor is no file, no pipe and not /dev/null; it may even be closed. */
+/** Whether a descriptor may be a terminal: a device, not /dev/null; it may even be closed. */
 const maybeTerminal = (file: number): boolean => tried(() => {
   const shown = fstatSync(file);
   return shown.isCharacterDevice() && shown.rdev !== statSync("/dev/null").rdev;
@@ -1323,9 +1324,9 @@ const stateName: Check<string> = (value) => fileName(value) ??
   (OUR_STATE.test(String(value)) ? "a name that the program does not use itself" : null);
 /** tmux silently turns `.` and `:` into `_`, and then never finds the session again. */
 const sessionName =
-  // 100: files are called by it, with words before and behind
+  // at most 100: file names are made of it and more words
   like(/^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$/, "letters, digits, _ and -, not - at the start");
-/** Units are kept by their names, among what every object has. */
+/** Units are stored by name in objects, where `constructor` is there from the start. */
 const unitName: Check<string> = (value) => sessionName(value) ??
   (String(value) in {} ? "a name that the program does not use itself" : null);
 /** A branch or remote name that git allows (git-check-ref-format), without invisible characters. */
@@ -1344,7 +1345,7 @@ const pattern: Check<string> = (value) => {
     return `a regular expression (${fault})`;
   }
 };
-/** One that every text matches, such as after a last "|", would decide each screen. */
+/** One that matches every text, such as one that ends in "|", would decide every screen. */
 const tellingPattern: Check<string> = (value) => pattern(value) ??
   (["", "x"].every((one) => parsePattern(String(value)).test(one))
     ? "a regular expression that does not match every text" : null);
@@ -1582,7 +1583,7 @@ function wordsOf(bin: string): string[] {
       (_, single, double, bare) => single ?? double ?? bare));
 }
 
-/** By command line: a few, that each row of a status asks for. */
+/** The program of each command line: there are few, and every row of a status asks. */
 const programs = new Map<string, string>();
 export const programOf = (bin: string): string =>
   programs.getOrInsertComputed(bin, () => wordsOf(bin)[0] ?? "");
@@ -1820,7 +1821,7 @@ async function readConfig(path: string): Promise<string | null> {
   } catch (error) {
     const said = messageOf(error);
     if (error instanceof NoAnswer) die(said, 2);
-    const inside = join(path, "agents.toml"); // there where `path` is the folder of a fleet
+    const inside = join(path, "agents.toml"); // is there if `path` is the folder of a fleet
     const hint = isThere(inside) ? `; the config in it is ${inside}` : "";
     return die((said.startsWith(path) ? said : `${path}: ${said}`) + hint, 2);
   }
@@ -1885,7 +1886,7 @@ const UNREAD: Stored = { phase: { error: "the state was not read" }, limits: new
 const location = (header: string, nth = 0, label = `[${header}]`) => ({ label, header, nth });
 type Location = ReturnType<typeof location>;
 const ROOT = location("", 0, "");
-/** By a copy: each save calls it for each agent, and lists of entries took three times as long. */
+/** Deletes from a copy: each save calls it for each agent, and entries took three times as long. */
 function without<T extends object, K extends object>(keys: K, all: T): Omit<T, keyof K> {
   const left: Partial<T> = { ...all };
   for (const key of Object.keys(keys)) delete left[key as keyof T];
@@ -2145,7 +2146,7 @@ const CLOCK_STEP = 5_000;
 
 /**
  * A text on one line, without escapes, control and invisible characters (bidi marks, tags). Most
- * texts are plain ASCII, which is all that they are asked for.
+ * texts are plain ASCII, and stay as they are.
  */
 export const printable = (value: string): string => (/^[ -~]*$/.test(value) ? value
   : Bun.stripANSI(value).toWellFormed()
@@ -11558,7 +11559,7 @@ async function endOriginalWatchdog(cfg: Config, snap: Snapshot): Promise<void> {
 const WATCHDOG_START_MAX = 30_000;
 /**
  * ms. A keeper that has not moved for so long is hung: each of its checks takes 5 s at most. One
- * that was there before and has started no watchdog by then may be of a program that is gone.
+ * that was there before ours and has started no watchdog by then may run a program that is gone.
  */
 const KEEPER_PATIENCE = 10_000;
 
@@ -11695,8 +11696,8 @@ function release(operator: Operator, name: string): void {
 }
 
 /**
- * Marks the units that this command is about to start: the watchdog leaves them alone, or it would
- * start in the meantime what the command then starts once more.
+ * Marks the units that this command is about to start. The watchdog leaves them alone: it might
+ * start one in the meantime, and the command would start it again.
  */
 function takeInHand(cfg: Config, operator: Operator, units: Unit[]): void {
   const pauses = Math.floor((units.length - 1) / cfg.watchdog.startBatch) * RUNNING_AFTER;
@@ -12109,7 +12110,7 @@ async function backgroundFolder(pid: number): Promise<string | null> {
   if (!(await world.answers(home))) return null;
   try {
     const written = world.mtime(path);
-    if (written === null) return null; // of nearly all processes, most of them no clients
+    if (written === null) return null; // nearly always: most processes are no clients
     const fresh = written >= startedAt(pid) * 1000 - CLOCK_STEP;
     const session = claudeSession(textNow(path), pid, bornOf(pid), fresh);
     return session?.kind === "bg" ? String(session.cwd ?? "") : null;
@@ -13272,7 +13273,10 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow) {
 const isNamedIn = ({ names }: AgentEvent, name: string): boolean =>
   Array.isArray(names) && names.includes(name);
 
-/** The events that tell how an agent's time went: its own, the watchdog's, the end of its loop. */
+/**
+ * The events that tell how an agent's time went: its own, the watchdog's, the end of its loop, the
+ * orders to restart it.
+ */
 const eventsOf = (events: AgentEvent[], name: string, isLoop: boolean): AgentEvent[] =>
   events.filter((one) => one.agent === name || one.event === "watchdog" ||
     (one.event === "complete" && isLoop) || (one.event === "order" && isNamedIn(one, name) &&
@@ -14409,7 +14413,7 @@ const SLOTS_LEAST = 20;
 
 /**
  * The slots of a bar, round on the local clock: as many as there is `room` for, so that the whole
- * time is shown; 0 = any number, and they are as long as SLOTS_LEAST of them still fit.
+ * time is shown; 0 = no limit, and they are as long as SLOTS_LEAST of them allow.
  */
 function slotsOf({ from, to }: Span, room = 0): Span[] {
   const span = to - from;
