@@ -105,6 +105,11 @@ describe("liveLines", () => {
     const done: AgentEvent[] = [events[0]!, { at: at(10), event: "complete" }];
     const barOf = (kind: string) => lines([row("a", { kind: kind as StatusRow["kind"] })], {}, [80, 20], done).find((line) => line.startsWith("  a "));
     expect(["loop", "task"].map(barOf)).toEqual([expect.stringMatching(/█x+$/), expect.stringMatching(/ █+$/)]);
+    // five lines stay free below them, above the two at the bottom, at the least height too
+    const active = many(3).map(({ name }): AgentEvent => ({ at: at(15), event: "state", agent: name, to: "active" }));
+    const below = Array.from({ length: 20 }, (_, nth) => lines(many(3), {}, [80, 10 + nth], active)).filter((shown) => shown.some((line) => line.startsWith("  last 20 min")))
+      .map((shown) => shown.length - 3 - shown.findLastIndex((line) => line.startsWith("  a")));
+    expect([Math.min(...below), below[0], below.length > 5]).toEqual([5, 5, true]);
     // as many slots of a round length as the terminal has room for
     const wide = (width: number) => Bun.stringWidth(lines([row("a")], {}, [width, 20], events).find((line) => line.startsWith("  a "))!) - 15;
     expect([44, 60, 120, 200].map(wide)).toEqual([20, 40, 80, 120]);

@@ -87,7 +87,7 @@ describe("report", () => {
   test.each([0, 7, 59].flatMap((past) => [4, 48, 31 * 24].map((hours) => [past, hours] as const)))(
     "the bars fit in 30 columns and more, of a time that begins %d minutes past the hour and lasts %d hours", (past, hours) => {
     const wider = Array.from({ length: 230 }, (_, nth) => 30 + nth).filter((width) => {
-      const report = summariseEvents(NIGHT, DAY + past * MINUTE, DAY + hours * 60 * MINUTE, { ...BOTH, width });
+      const report = summariseEvents(NIGHT, DAY + past * MINUTE, DAY + (past + hours * 60) * MINUTE, { ...BOTH, width });
       return "adversary".length + 2 + report.agents[0]!.timeline.length > width;
     });
     expect(wider).toEqual([]);
