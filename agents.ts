@@ -14169,7 +14169,7 @@ export function parseEvents(lines: string): AgentEvent[] {
     .flatMap((event) => (event && Number.isFinite(Date.parse(event.at)) ? [event] : []));
 }
 
-/** The text of a part of the record; of one that cannot be read a line that says so. */
+/** The text of one file of the record; where it cannot be read, a line that says so. */
 async function recordIn(path: string): Promise<string> {
   try {
     return await world.text(path) ?? "";

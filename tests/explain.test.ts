@@ -4,8 +4,9 @@ import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync,
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  BUILT_IN_RULES, type DeathFacts, decideNext, decideNextDown, detect, freshWatch, memoryOf, type LimitState, type NextFacts, scrub,
+  BUILT_IN_RULES, type DeathFacts, decideNext, decideNextDown, detect, freshWatch, memoryOf, type LimitState, type NextFacts, scrub, world,
 } from "../agents.ts";
+import { agents, command, scene } from "./kit.ts";
 import { type Fleet, PROGRAM, real, SELF, spawn, until } from "./real.ts";
 
 const FIXTURES = join(import.meta.dir, "fixtures");
@@ -204,6 +205,19 @@ async function showing(f: Fleet, text: string): Promise<void> {
   const last = text.trimEnd().split("\n").at(-1)!.trim();
   await until(async () => (await f.screen("a1")).includes(last));
 }
+
+test("a live screen is read twice, 0.3 s apart: one that changes in the meantime is not called idle", async () => {
+  const { cfg, pane, fake } = await scene(agents("a"));
+  pane("a").doing = "idle";
+  const { sleep } = world;
+  const verdict = async (change = () => {}) => {
+    const began = fake.mono;
+    world.sleep = async (ms) => (change(), sleep(ms));
+    const { out } = await command("explain", "a", "--json", "--config", cfg.path);
+    return [JSON.parse(out).verdict, fake.mono - began];
+  };
+  expect([await verdict(), await verdict(() => void (pane("a").said = "● One word more."))]).toEqual([["idle", 300], ["unsure", 300]]);
+});
 
 real("explain reads a live pane", plan, async (f) => {
   await showing(f, readFileSync(pane("claude/blocked-permission-bash-80x24"), "utf8"));

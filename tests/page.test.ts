@@ -1,9 +1,10 @@
 /** The page: who may see it, what it shows of what, and that looking changes nothing. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, onTestFinished, spyOn, test } from "bun:test";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { answerPage, parsePagePath } from "../agents.ts";
+import { agents, command, scene } from "./kit.ts";
 import { type Fleet, real, signal, spawn, until } from "./real.ts";
 
 const TOKEN = "dGhlIHRva2VuIG9mIGl0";
@@ -60,6 +61,19 @@ describe("the answer", () => {
     expect([answer.status, text]).toEqual([500, expect.stringContaining("agents.toml &lt;line 3&gt;")]);
     expect(text).toContain('<meta http-equiv="refresh" content="5">');
   });
+});
+
+test("it is served on this machine alone, on the port that the help names unless --port names another", async () => {
+  const { cfg } = await scene(agents("a"));
+  const listened: unknown[] = [];
+  const serve = spyOn(Bun, "serve").mockImplementation((({ hostname, port }: { hostname: string; port: number }) => {
+    listened.push([hostname, port]);
+    throw new Error("enough");
+  }) as never);
+  onTestFinished(() => serve.mockRestore());
+  for (const words of [[], ["--port", "9000"]]) await command("serve", ...words, "--config", cfg.path);
+  expect((await command("serve", "--help")).out).toContain("the port on 127.0.0.1 (8675)");
+  expect(listened).toEqual([["127.0.0.1", 8675], ["127.0.0.1", 9000]]);
 });
 
 /** `serve` on a free port, as soon as it has said its address. */
