@@ -211,6 +211,9 @@ describe("statusText", () => {
     const said = (complete: boolean, width: number) => lines({ agents, phase: { ...phase, complete } }, width)[1];
     expect([said(true, 100), said(false, 100), said(true, 44)]).toEqual(
       ["nothing needs you · 3 done · 1 down", "nothing needs you · 1 done · 3 down", "nothing needs you · 3 done · 1 down"]);
+    // one of the pair that is still at work, or was parked, is not done
+    const pair = [{ ...row, name: "a" }, down("b", { condition: "parked" }), down("c", {})];
+    expect(lines({ agents: pair, phase: { ...phase, complete: true } }, 100)[1]).toBe("nothing needs you · 1 working · 1 done · 1 down");
     const line = (running: boolean, some = agents) => statusLine(status({ agents: some, phase: { ...phase, complete: true }, watchdog: { ...watchdog, running } }));
     expect([line(true), line(true, [row, ...agents]), line(false)]).toEqual(["agents done", "agents ●1 done", "agents stopped"]);
   });
