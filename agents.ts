@@ -1349,6 +1349,8 @@ const pattern: Check<string> = (value) => {
 const tellingPattern: Check<string> = (value) => pattern(value) ??
   (["", "x"].every((one) => parsePattern(String(value)).test(one))
     ? "a regular expression that does not match every text" : null);
+/** In the original's own keys "" means "none". */
+const patternOrNone: Check<string> = (value) => (value === "" ? null : tellingPattern(value));
 const boxPattern: Check<string> = (value) =>
   pattern(value) ?? (/\(\?<text>/.test(String(value))
     ? null : "a regular expression with a group (?<text>…) for what is typed in the box");
@@ -1418,9 +1420,9 @@ export const KEYS = {
     flags: [text, ""],
     preamble: [text, ""],
     server: [text, ""],
-    active_re: [tellingPattern],
-    limit_re: [tellingPattern],
-    fatal_re: [tellingPattern],
+    active_re: [patternOrNone],
+    limit_re: [patternOrNone],
+    fatal_re: [patternOrNone],
     ready_re: [tellingPattern],
     /** The client's input box; the named group `text` is what is typed in it and not yet sent. */
     box_re: [boxPattern],
@@ -4658,12 +4660,12 @@ function switchOff(cfg: Config, agent: Agent, slow: string): void {
 
 const PATTERN_KEYS = ["activeRe", "limitRe", "fatalRe", "readyRe", "boxRe", "emptyRe"] as const;
 
-/** A pattern of the config, ignoring case as in the original; null = not given. */
+/** A pattern of the config, ignoring case as in the original; null = not given, or "". */
 export function backendRe(
   backend: Backend, key: "activeRe" | "limitRe" | "fatalRe" | "readyRe",
 ): RegExp | null {
   const source = backend[key];
-  return source === undefined ? null : compiled(source, key === "readyRe" ? "" : "i");
+  return source ? compiled(source, key === "readyRe" ? "" : "i") : null;
 }
 
 function compiled(source: string, flags: string): RegExp {

@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, onTestFinished, spyOn, test } from "bun:t
 import { chownSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
-import { cfgPath, CliError, lineOf, loadConfig, nearest, parsePattern } from "../agents.ts";
+import { cfgPath, CliError, lineOf, loadConfig, nearest, parsePattern, rulesOf } from "../agents.ts";
 import { type FakeWorld, fakeWorld, FLEET } from "./kit.ts";
 
 let fake: FakeWorld;
@@ -113,11 +113,17 @@ test("units that need each other are refused: none of them could ever start", as
 test("a pattern that matches every text is refused: it would decide each screen", async () => {
   const every = "a regular expression that does not match every text";
   for (const key of ["active_re", "limit_re", "fatal_re", "ready_re"]) {
-    for (const re of ["", "limit reached|", "(?m)^.*$"]) expect(await faultsOf(`[backend.claude]\n${key} = '${re}'\n${AGENT}`)).toContain(`${key}: "${re}" is not allowed: ${every}`);
+    for (const re of ["limit reached|", "(?m)^.*$"]) expect(await faultsOf(`[backend.claude]\n${key} = '${re}'\n${AGENT}`)).toContain(`${key}: "${re}" is not allowed: ${every}`);
   }
+  expect(await faultsOf(`[backend.claude]\nready_re = ""\n${AGENT}`)).toContain(every);
   expect(await faultsOf(`[[backend.claude.rule]]\nverdict = "idle"\nre = "|ready"\n${AGENT}`)).toContain(every);
   expect(await faultsOf(`[[backend.claude.answer]]\nkeys = ["Enter"]\nre = ""\n${AGENT}`)).toContain(every);
   expect((await fake.config(`[[backend.claude.rule]]\nverdict = "idle"\nwhere = "box"\nre = '^$'\n${AGENT}`)).warnings).toEqual([]);
+});
+
+test("an empty pattern of the original is as one that is not given", async () => {
+  const rules = async (toml: string) => rulesOf((await fake.config(`${toml}${AGENT}`)).backends.get("claude")!).map(({ name, verdict }) => `${name} ${verdict}`);
+  expect(await rules(`[backend.claude]\nactive_re = ""\nlimit_re = ""\nfatal_re = ""\n`)).toEqual(await rules(""));
 });
 
 test("all faults are found at once", async () => {
