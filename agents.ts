@@ -2440,8 +2440,12 @@ const variableOf = (pid: number, name: string): string =>
 /** The start of every mark of a unit; the id of the launch follows. */
 const marksOf = (cfg: Config, name: string): string => `${roomOf(cfg)}/${name}/`;
 
-/** A client and everything that it started: whatever is in these groups or has these marks. */
+/**
+ * A client and everything that it started: whatever is in these groups or has these marks, but for
+ * what has the mark of another `room`: a copy of that fleet's folder remembers its groups.
+ */
 interface Family {
+  room: string;
   groups: Group[];
   marks: string[];
 }
@@ -2458,7 +2462,8 @@ function familyOf(
 ): Family {
   const own = marksOf(cfg, name);
   const marks = (all ?? []).map(({ mark }) => mark).filter((mark) => mark.startsWith(own));
-  return { groups: groups.filter((group) => group != null), marks: [...new Set(marks)] };
+  return { room: roomOf(cfg), groups: groups.filter((group) => group != null),
+    marks: [...new Set(marks)] };
 }
 
 /** Groups known by their pid alone, which may have been reused. */
@@ -2471,7 +2476,7 @@ function isSameGroup(group: Group): boolean {
   return isPid(pid) && !doubtful.has(group) && (now === "" || now === "dead" || now === born);
 }
 
-function membersOf({ groups, marks }: Family, all = listProcesses()): Member[] {
+function membersOf({ room, groups, marks }: Family, all = listProcesses()): Member[] {
   const same = groups.filter(isSameGroup);
   if (!all) {
     return same.filter(({ pid }) => world.signal(-pid, 0))
@@ -2479,7 +2484,8 @@ function membersOf({ groups, marks }: Family, all = listProcesses()): Member[] {
   }
   const found = all.map(({ pid, born, group, mark }) =>
     ({ pid, born, mark, grouped: same.some((one) => one.pid === group) }));
-  return found.filter(({ mark, grouped }) => grouped || marks.includes(mark));
+  const isOurs = (mark: string) => mark === "" || mark.startsWith(`${room}/`);
+  return found.filter(({ mark, grouped }) => (grouped && isOurs(mark)) || marks.includes(mark));
 }
 
 const stillRuns = ({ pid, born }: Member): boolean =>
@@ -5551,7 +5557,7 @@ async function leftOver(
 function familyIn(cfg: Config, pane: Pane): Family {
   const unit = [...unitsOf(cfg).values()].find(({ session }) => session === pane.session);
   const groups = [groupOf(pane)];
-  return unit ? familyOf(cfg, unit.name, groups) : { groups, marks: [] };
+  return unit ? familyOf(cfg, unit.name, groups) : { room: roomOf(cfg), groups, marks: [] };
 }
 
 /**
@@ -7397,7 +7403,7 @@ async function lookAtSessions(cfg: Config, watch: Watch): Promise<Snapshot> {
   const snap = await snapshot(cfg);
   if (!snap.ok || snap.server === watch.server || !serverLives(watch.server)) return snap;
   const clients = Object.values(watch.agents).flatMap(({ client }) => client ?? []);
-  if (!membersOf({ groups: clients, marks: [] }).length) return snap;
+  if (!membersOf({ room: roomOf(cfg), groups: clients, marks: [] }).length) return snap;
   const [pid] = watch.server.split(" ");
   const socket = socketOf(Number(pid));
   const changed = !["", cfg.tmuxSocket || "default"].includes(socket);
@@ -9379,7 +9385,7 @@ function continueStopping(cfg: Config, watch: Watch, unit: Unit): void {
   if (!old) return;
   // a clock that was set back while no watchdog looked must not put the next signal off
   noteEnding(memory, { since: Math.min(old.since, world.now()) });
-  const left = membersOf({ groups: [old], marks: old.marks ?? [] });
+  const left = membersOf({ room: roomOf(cfg), groups: [old], marks: old.marks ?? [] });
   if (!left.length) {
     if (old.stuck) log(`${unit.name}: its old processes have ended`);
     enter(memory, downOf(memory.life));
@@ -9910,6 +9916,7 @@ async function takeBaseline(cfg: Config, hand: Handoff): Promise<Fetched> {
   const { head } = fetched;
   const commits = head ? await commitsSince(hand, "", head) : [];
   const found = typeof commits === "string" ? unreadable(fetched, commits) : fetched;
+  // another command may be writing the memory
   await byHand(cfg, 30_000, async () => {
     const watch = await loadWatch(cfg);
     if (baselineOf(watch, hand)) return; // another command took it meanwhile
@@ -12712,10 +12719,11 @@ function whyCannotStart(
 }
 
 /** What is left of a client that could not be ended; undefined = nothing. */
-function stuckNow(memory: Memory): string | undefined {
+function stuckNow(cfg: Config, memory: Memory): string | undefined {
   const stopping = endingOf(memory);
   if (!stopping?.stuck) return undefined;
-  const left = membersOf({ groups: [stopping], marks: stopping.marks ?? [] });
+  const left = membersOf(
+    { room: roomOf(cfg), groups: [stopping], marks: stopping.marks ?? [] });
   return left.length ? cannotEnd(left) : undefined;
 }
 
@@ -12733,7 +12741,7 @@ const stateFacts = (
   // why it is not started: a client that left the config still works in its folder
   rival: look.rivals.get(unit.name)?.why,
   // what is left of its old client that cannot be ended
-  stuck: stuckNow(memory),
+  stuck: stuckNow(cfg, memory),
   cannot: whyCannotStart(cfg, look, unit), // why it cannot start at all
   // what it asks, or said as it ended
   words: shown && pane ? clientWords(shown, pane) : "",
@@ -13548,7 +13556,7 @@ async function sendNow(cfg: Config, message: Message, patience: number) {
 export async function withdraw(cfg: Config, message: Message): Promise<void> {
   await recall(cfg, message);
   poke(cfg);
-  const until = world.mono() + 3_000;
+  const until = world.mono() + 3_000; // for the watchdog to put it away
   const fateNow = async () => fateOf(await loadWatch(cfg), message);
   let fate = await fateNow();
   // where no watchdog runs, the next one finds in the queue that it is taken back
@@ -14015,7 +14023,7 @@ function serverSource(ask: () => Promise<Turn[]>, width: number): Source {
     path: "", note: "", tail,
     async *added() {
       while (!readerGone) {
-        await world.sleep(2_000);
+        await world.sleep(2_000); // each time it sends the whole conversation
         yield await tail();
       }
     },

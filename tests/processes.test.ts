@@ -334,6 +334,18 @@ describe("the family of a client", () => {
     await ticks(8);
     expect([starts(), got]).toEqual([2, ["SIGHUP"]]);
   });
+  test("what has another fleet's mark is not ended, though a copy of its folder remembers it", async () => {
+    for (const [mark, signals] of [["abc123/a/x", []], ["", ["SIGTERM"]]] as const) {
+      await begin();
+      host.helper(70_001, "");
+      memoryOf(watch, "a").client = { pid: 70_001, born: "70001" };
+      const got = host.helper(70_001, mark);
+      host.end(pane().pid);
+      fake.tmux.exit("agents-a", 1);
+      await ticks(8);
+      expect([starts(), got]).toEqual([2, [...signals]]);
+    }
+  });
   test("what cannot be ended holds the start, is said once and needs a person, until it is gone", async () => {
     await begin();
     host.helper(70_001, markOf(), ALL);
