@@ -402,6 +402,8 @@ export const freshWatch = () => ({
   /** Wall ms at which each wake is due. */
   wakeDue: {} as Record<string, number>,
   server: "",
+  /** The fleet (`roomOf`) whose server and clients it names; "" = an older version stored it. */
+  room: "",
   /** The clients that are not in the config, and that people were told of. */
   orphans: [] as string[],
   /** What was said once about a client's version, such as `untried claude 3.0.0`. */
@@ -6879,15 +6881,20 @@ function soundFields<T extends object>(
 const sound = <T extends object>(fresh: T, stored: unknown, shapes: Record<string, Shape>): T =>
   ({ ...fresh, ...soundFields(fresh, stored, shapes) });
 
+/** What a memory names that runs; a copy of another fleet's folder names what that fleet runs. */
+const RUNNING = { client: null, conversation: undefined, stopping: null };
+
 /** Parses a stored memory; throws if the text is none. */
-function parseWatch(stored: string): Watch {
+function parseWatch(cfg: Config, stored: string): Watch {
   const fresh = freshWatch();
   const raw: unknown = JSON.parse(stored);
   if (!isRecord(raw)) die("it is not a watchdog's memory");
   takeBack(raw);
   const known = sound(fresh, raw, WATCH_SHAPES);
+  const isCopy = known.room !== "" && known.room !== roomOf(cfg);
+  if (isCopy) Object.assign(known, { room: "", server: "" });
   const agents = Object.entries(known.agents).filter(([, memory]) => isRecord(memory))
-    .map(([name, memory]) => [name, loadedMemory(memory)]);
+    .map(([name, memory]) => [name, loadedMemory(isCopy ? { ...memory, ...RUNNING } : memory)]);
   return { ...known, volatile: fresh.volatile, outbox: soundMessages(known.outbox),
     unproven: soundMessages(known.unproven), agents: Object.fromEntries(agents) };
 }
@@ -6914,7 +6921,7 @@ export async function loadWatch(cfg: Config): Promise<Watch> {
   let fault: unknown = null;
   try {
     stored = await world.text(watchFile(cfg));
-    if (stored !== null) return await doubtGroups(cfg, parseWatch(stored));
+    if (stored !== null) return await doubtGroups(cfg, parseWatch(cfg, stored));
   } catch (error) {
     if (error instanceof NoAnswer) throw error; // or what is not known would be overwritten
     fault = error;
@@ -6935,7 +6942,7 @@ const watchCopyFile = (cfg: Config): string => `${watchFile(cfg)}.copy`;
 
 async function copiedWatch(cfg: Config): Promise<Watch | null> {
   try {
-    return await doubtGroups(cfg, parseWatch(await textIn(watchCopyFile(cfg))));
+    return await doubtGroups(cfg, parseWatch(cfg, await textIn(watchCopyFile(cfg))));
   } catch (error) {
     if (error instanceof NoAnswer) throw error;
     return null;
@@ -6971,6 +6978,7 @@ async function writeWatch(cfg: Config, watch: Watch): Promise<void> {
   const agents = Object.entries(watch.agents)
     .map(([name, memory]) => [name, storedMemory(memory)]);
   const stored = JSON.stringify({ ...watch, shaOf: watch.shaOf || undefined,
+    room: watch.room || undefined,
     channel: watch.channel ?? undefined,
     notices: watch.notices ?? undefined,
     unproven: watch.unproven.length ? watch.unproven : undefined,
@@ -7438,7 +7446,7 @@ function noteTogether(cfg: Config, watch: Watch, observations: Observations): vo
   if (!first) return;
   const { snap } = first;
   const restarted = snap.ok && watch.server !== "" && snap.server !== watch.server;
-  if (snap.ok && snap.server) watch.server = snap.server;
+  if (snap.ok && snap.server) Object.assign(watch, { server: snap.server, room: roomOf(cfg) });
   const gone = [...unitsOf(cfg).values()]
     .filter(({ name }) => observations.get(name)!.alive === false);
   for (const unit of gone) forgetUncared(watch, unit, observations.get(unit.name)!);

@@ -401,6 +401,17 @@ describe("a client that ends, and its turn at the server", () => {
     expect(await command("restart", "b", "--config", cfg.path)).toMatchObject({ code: 0 });
     expect([prompts.length, fake.wall - before < 20_000, (await fake.watch(cfg)).outbox]).toEqual([1, true, []]);
   });
+  test.each(["down", "up"])("%s in a copy of the fleet's folder ends no turn of the fleet", async (order) => {
+    await ticks(2);
+    const copy = realFolder();
+    for (const [path, text] of fake.files) if (path.startsWith(fake.home)) fake.files.set(path.replace(fake.home, copy), text);
+    for (const folder of fake.folders) fake.folders.add(folder.replace(fake.home, copy));
+    fake.files.set(join(copy, "agents.toml"), OC.replace("[defaults]", '[defaults]\nsession_prefix = "copy-"'));
+    await command(order, "a", "--config", join(copy, "agents.toml"));
+    expect(aborted).toEqual([]);
+    await command("down", "a", "--config", cfg.path);
+    expect(aborted).toEqual(["ses_1"]);
+  });
   test("a client without a conversation of ours has no turn there", async () => {
     fake.tmux.of("agents-a").marks["@agents_conversation"] = "";
     await command("down", "a", "--config", cfg.path);

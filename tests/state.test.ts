@@ -220,6 +220,20 @@ describe("files of another version", () => {
     expect([watch.sha, watch.seen]).toEqual([night.sha, night.seen]);
   });
 
+  test("what came with a copy of another fleet's folder names nothing that runs here", async () => {
+    await it.ticks(1);
+    const { room, server } = JSON.parse(it.fake.files.get(it.file("watch.json"))!);
+    const night = stored("night");
+    const { scout } = night.agents;
+    const runs = { ...scout, client: { pid: 70_001, born: "70001" }, stopping: { pid: 70_002, born: "70002", since: 5, marks: [] }, conversation: "ses_1" };
+    for (const of of [room, "abc123"]) {
+      const { agents, ...watch } = await loaded({ ...night, room: of, server, agents: { scout: runs } });
+      const { stopping, parked } = storedLife(agents.scout!);
+      expect([agents.scout!.client !== null, stopping !== null, agents.scout!.conversation, watch.server]).toEqual(of === room ? [true, true, "ses_1", server] : [false, false, undefined, ""]);
+      expect([parked, watch.sha, watch.outbox]).toEqual([scout!.parked, night.sha, night.outbox]);
+    }
+  });
+
   test("a text with a wrong field keeps its words", async () => {
     const text = { id: "1", target: "scout", text: "words", cause: "send", made: 1, tries: 2 };
     const wrong = { seen: "x", pasted: { pid: 5 }, subjects: [1], stuck: null, unknown: 1 };
