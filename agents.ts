@@ -7210,7 +7210,7 @@ const busyText = (owner: string): string =>
 
 /**
  * Why this process must leave a unit alone, "" = it need not: it is down by order, or another
- * command is working on it, for at most ten minutes and no longer than that command lives.
+ * command is working on it, for as long as that command lives and renews its mark.
  */
 function whyHandsOff(operator: Operator, name: string): string {
   if (isHeld(operator, name)) return BY_YOU;
@@ -7233,9 +7233,9 @@ async function mayNotStart(cfg: Config, name: string, byHand = false): Promise<b
   return byHand ? isHeld(operator, name) : whyHandsOff(operator, name) !== "";
 }
 
-/** How long, ms, a command may take to start units; after that the watchdog takes over. */
+/** ms until the watchdog takes over from a command that does not renew its mark: it hangs. */
 const BUSY_FOR = 60_000;
-/** The most that may be, ms, for many units; also caps it after the clock was set back. */
+/** The most that a mark of an older version lasts, ms; also caps it after a clock was set back. */
 const BUSY_MAX = 10 * BUSY_FOR;
 
 /** Whether nobody waits for a text any more. */
@@ -11716,14 +11716,28 @@ function release(operator: Operator, name: string): void {
  * Marks the units that this command is about to start. The watchdog leaves them alone: it might
  * start one in the meantime, and the command would start it again.
  */
-function takeInHand(cfg: Config, operator: Operator, units: Unit[]): void {
-  const pauses = Math.floor((units.length - 1) / cfg.watchdog.startBatch) * RUNNING_AFTER;
-  const until = world.now() + Math.min(BUSY_FOR + pauses, BUSY_MAX);
+function takeInHand(operator: Operator, units: Unit[]): void {
   operator.owners ??= {};
   for (const { name } of units) {
-    operator.busy[name] = until;
+    operator.busy[name] = world.now() + BUSY_FOR;
     operator.owners[name] = signature();
   }
+}
+
+/**
+ * Renews our marks, and returns the units that we still have in hand. Not one that ran when this
+ * command began, nor one that a watchdog took over: a task may have run and ended there.
+ */
+async function keepInHand(cfg: Config, units: Unit[]): Promise<Unit[]> {
+  const watched = isHeldBySomebody(cfg, "watchdog");
+  const left = ({ busy }: Operator, { name }: Unit) => (busy[name] ?? 0) - world.now();
+  const ours = (operator: Operator) => units.filter((unit) =>
+    operator.owners?.[unit.name] === signature() && (!watched || left(operator, unit) > 0));
+  const operator = await operatorOf(cfg);
+  if (ours(operator).some((unit) => left(operator, unit) < BUSY_FOR / 2)) {
+    await changeOperator(cfg, (now) => takeInHand(now, ours(now)));
+  }
+  return ours(operator);
 }
 
 /** Only our mark goes: what was ordered in the meantime stands. It is void once we have ended. */
@@ -11785,7 +11799,7 @@ export async function cmdUp(call: Call): Promise<number> {
   const down = units.filter(({ session }) => sessionAlive(snap, session) !== true);
   await changeOperator(cfg, (operator) => {
     for (const { name } of wanted) release(operator, name);
-    takeInHand(cfg, operator, down);
+    takeInHand(operator, down);
     if (!withWatchdog) return;
     wasDown = isHeld(operator, "watchdog");
     delete operator.held.watchdog;
@@ -11844,11 +11858,12 @@ async function startAll(
     try {
       const running = sessionAlive(snap, unit.session) === true;
       let need = "";
-      if (!running) [need, snap] = await awaitNeeds(cfg, unit, snap);
+      if (!running) [need, snap] = await awaitNeeds(cfg, unit, snap, wanted.slice(nth + 1));
       if (need) {
         failures.push({ name: unit.name, why: unreadyText(need) });
         continue;
       }
+      if (!running && !(await keepInHand(cfg, [unit])).length) continue;
       const stuck = running ? [] : await endLeftOver(cfg, known, unit);
       failures.push(...stuck);
       if (stuck.length) continue;
@@ -11872,14 +11887,18 @@ async function startAll(
   return failures;
 }
 
-/** Waits for what a unit needs, up to `up_wait` or `connect_delay`; `need` = it is not ready. */
+/**
+ * Waits for what a unit needs, up to `up_wait` or `connect_delay`; `need` = it is not ready. In the
+ * meantime it and those that come `later` stay in hand.
+ */
 async function awaitNeeds(
-  cfg: Config, unit: Unit, snap: Snapshot,
+  cfg: Config, unit: Unit, snap: Snapshot, later: Unit[],
 ): Promise<[need: string, snap: Snapshot]> {
   const connects = isAgent(unit) ? backendOf(cfg, unit).connectDelay + 1 : 0;
   const patience = world.mono() + Math.max(cfg.watchdog.upWait, connects) * 1000;
   let since: number | undefined;
   for (;;) {
+    await keepInHand(cfg, [unit, ...later]);
     const need = await notReady(cfg, unit, snap, since);
     if (need === SERVER) since ??= world.mono();
     if (!need || world.mono() >= patience) return [need, snap];
@@ -12182,7 +12201,7 @@ async function restartUnits(
   await neededSnapshot(cfg); // nothing is ended that could not be started again
   await changeOperator(cfg, (operator) => {
     for (const { name } of units) release(operator, name);
-    takeInHand(cfg, operator, units);
+    takeInHand(operator, units);
   });
   try {
     const stuck = await stopUnits(cfg, units,

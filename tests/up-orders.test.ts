@@ -143,6 +143,40 @@ describe("orders", () => {
     };
     expect([(await call("up", "db", "a")).code, starts("a"), at >= 3_000 && at < 4_000]).toEqual([0, 1, true]);
   });
+  const TASKS = '[[service]]\nname = "db"\ncommand = "x"\nready = "5432"\n' + `${agents("n1", "n2", "n3", "n4", "n5", "n6", "n7")}`.replaceAll("[[agent]]", '[[agent]]\nneeds = ["db"]') +
+    `${agents("t")}kind = "task"\nprompt = "x"\n`;
+  test("however long up waits for what others need, a task that comes later stays in its hands, and no longer than it is at work", async () => {
+    void ({ fake, cfg, watch, file, operator, starts, ticks } = await scene(TASKS, { fake, ticks: 0 }));
+    const { sleep } = world;
+    const lapsed: number[] = [];
+    world.sleep = async (ms) => {
+      await sleep(ms);
+      if (!starts("t") && !(wanted().busy.t > fake.wall)) lapsed.push(fake.mono);
+    };
+    const began = fake.mono;
+    expect([(await call("up")).code, starts("t"), lapsed]).toEqual([1, 1, []]);
+    expect([fake.mono - began > 60_000, wanted().busy]).toEqual([true, {}]);
+  });
+  test.each<[string, number, (out: Scene) => unknown]>([
+    ["it ran when up began, and has ended since", 3, () => fake.tmux.exit("agents-t", 0)],
+    ["its watchdog took over from an up that was stopped for a while", 0, ({ fake, cfg }) => {
+      holdLock(fake, cfg.stateDir, fake.tmux.add("x").pid);
+      fake.turn(61_000); // in which it started the task, which has ended
+    }],
+  ])("up starts no task a second time: %s", async (_, count, meanwhile) => {
+    const it = await scene(TASKS, { fake, ticks: count });
+    void ({ fake, cfg, watch, file, operator, starts, ticks } = it);
+    const before = starts("t");
+    const { sleep } = world;
+    let done = false;
+    world.sleep = async (ms) => {
+      await sleep(ms);
+      if (!done) meanwhile(it);
+      done = true;
+    };
+    await call("up", "n1", "t");
+    expect([done, starts("t") - before]).toEqual([true, 0]);
+  });
   test("of the processes of others, of which a machine may have a thousand, a command asks no more than it must", async () => {
     await begin(["a", "b"]);
     fake.stat(7_000, 1);
@@ -239,7 +273,7 @@ describe("orders", () => {
     };
     expect([(await call("down", "a")).code, sent]).toEqual([0, [["SIGTERM", 5]]]);
   });
-  test.each([[1, 60_000], [5, 62_000]])("a restart of %d has its mark at once, for %d ms, which goes when it is done", async (count, lasts) => {
+  test.each([1, 5])("a restart of %d has its mark at once, for a minute, which goes when it is done", async (count) => {
     const names = ["a", "b", "c", "d", "e"].slice(0, count);
     ({ fake, cfg, file, starts } = await scene(`[watchdog]\nstart_batch = 2\n${agents(...names)}`, { fake }));
     const began = { wall: fake.wall, mono: fake.mono };
@@ -248,7 +282,7 @@ describe("orders", () => {
     world.writeAtomic = (path, text) => (path === file("operator.json") && marks.push(JSON.parse(text).busy), writeAtomic(path, text));
     expect([(await call("restart", ...names)).code, starts("a")]).toEqual([0, 2]);
     expect(fake.mono - began.mono).toBeLessThan(20_000); // a pause of a second before each batch
-    expect([marks[0], marks.at(-1)]).toEqual([Object.fromEntries(names.map((name) => [name, began.wall + lasts])), {}]);
+    expect([marks[0], marks.at(-1)]).toEqual([Object.fromEntries(names.map((name) => [name, began.wall + 60_000])), {}]);
   });
   test("a restart leaves the session that shows the watchdog's log, and does not complain of a tmux that answers", async () => {
     await begin(["a"], 3);
