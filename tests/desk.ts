@@ -5,13 +5,10 @@
 import { afterAll } from "bun:test";
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
+import { ROOT, SELF } from "./program.ts";
 
-export const ROOT = resolve(import.meta.dir, "..");
-/** The program under test: the compiled binary that AGENTS_BIN names, else the script. */
-export const PROGRAM = process.env.AGENTS_BIN
-  ? [resolve(process.env.AGENTS_BIN)]
-  : [process.execPath, "--no-env-file", "--config=/dev/null", join(ROOT, "agents.ts")];
+export { ROOT, SELF };
 
 export const TWO = '[[agent]]\nname = "builder"\nbackend = "claude"\n[[agent]]\nname = "adversary"\nbackend = "claude"\n' +
   '[[service]]\nname = "server"\ncommand = "sleep 9"\n';
@@ -42,7 +39,7 @@ export function desk(): Desk {
     chmodSync(join(bin, name), 0o755);
   };
   mkdirSync(bin);
-  for (const name of ["agents", "agents.ts"]) script(name, `exec ${PROGRAM.map((word) => `'${word}'`).join(" ")} "$@"`);
+  for (const name of ["agents", "agents.ts"]) script(name, `exec ${SELF.map((word) => `'${word}'`).join(" ")} "$@"`);
   afterAll(() => {
     Bun.spawnSync(["tmux", "-L", "people", "kill-server"], { env });
     rmSync(scratch, { recursive: true });
@@ -50,7 +47,7 @@ export function desk(): Desk {
   return {
     scratch, bin, env, script,
     call(args, own = {}) {
-      const ran = Bun.spawnSync([...PROGRAM, ...args], { env: { ...env, ...own }, cwd: scratch, timeout: 240_000 });
+      const ran = Bun.spawnSync([...SELF, ...args], { env: { ...env, ...own }, cwd: scratch, timeout: 240_000 });
       return { code: ran.exitCode ?? -1, out: String(ran.stdout), err: String(ran.stderr) };
     },
     fleet(name, toml) {

@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Finding, assessClock, assessCodexStart, assessDisk, assessGeminiStart, assessLocale, assessScope, assessTmux, version, wasTried } from "../agents.ts";
-import { desk, PROGRAM, TWO } from "./desk.ts";
+import { desk, SELF, TWO } from "./desk.ts";
 import { command, type FakeWorld, fakeWorld, holdLock } from "./kit.ts";
 
 const { scratch, bin, env, script, call, fleet } = desk();
@@ -124,7 +124,7 @@ describe("doctor", () => {
     const looked = async (enabled: boolean): Promise<string> => {
       const path = fleet("server", `[[agent]]\nname = "x"\nbackend = "oc"\nenabled = ${enabled}\n` +
         `[backend.oc]\nkind = "opencode"\nbin = "true"\nserver = "${url}"\n`);
-      const child = Bun.spawn([...PROGRAM, "doctor", "--json", "--config", path], { env, stdout: "pipe" });
+      const child = Bun.spawn([...SELF, "doctor", "--json", "--config", path], { env, stdout: "pipe" });
       const { findings } = JSON.parse(await new Response(child.stdout).text()) as { findings: Finding[] };
       return findings.filter(({ check }) => check === "server oc").map(({ level, what, cure }) => `${level} ${what} ${cure}`).join();
     };

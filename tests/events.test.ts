@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { type AgentEvent, type Config, EVENT_NAMES, eventText, foldEvents, memoryOf, parseEvents, type Report, enqueue, type Watch, world, wrapLine } from "../agents.ts";
-import { desk, PROGRAM } from "./desk.ts";
+import { desk, SELF } from "./desk.ts";
 import { agents, command, Death, FLEET, type FakeWorld, fakeWorld, realFolder, scene } from "./kit.ts";
 import { loopPlan, real, signal, until } from "./real.ts";
 
@@ -474,7 +474,7 @@ test("events -f tells each once, also those that stand in one line with one that
   const line = (minute: number) => `{"at":"2126-06-15T11:${minute}:00Z","event":"stalled","agent":"a"}\n`;
   mkdirSync(dirname(record), { recursive: true });
   writeFileSync(record, line(10) + line(11).slice(0, 50));
-  const follow = Bun.spawn([...PROGRAM, "events", "-f", "--config", config], { env, stdio: ["ignore", "pipe", "inherit"] });
+  const follow = Bun.spawn([...SELF, "events", "-f", "--config", config], { env, stdio: ["ignore", "pipe", "inherit"] });
   let came = "";
   const reading = (async () => {
     for await (const bytes of follow.stdout) came += new TextDecoder().decode(bytes);

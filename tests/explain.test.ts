@@ -7,7 +7,7 @@ import {
   BUILT_IN_RULES, type DeathFacts, decideNext, decideNextDown, detect, freshWatch, memoryOf, type LimitState, type NextFacts, scrub, world,
 } from "../agents.ts";
 import { agents, command, scene } from "./kit.ts";
-import { type Fleet, PROGRAM, real, SELF, spawn, until } from "./real.ts";
+import { type Fleet, ROOT, real, SELF, spawn, until } from "./real.ts";
 
 const FIXTURES = join(import.meta.dir, "fixtures");
 const pane = (file: string) => join(FIXTURES, `${file}.txt`);
@@ -67,7 +67,7 @@ describe("explain --file", () => {
 test("explain --file imports nothing from smol-toml, status does", async () => {
   const dir = mkdtempSync(join(tmpdir(), "agents-cost-"));
   try {
-    for (const name of ["agents.ts", "package.json", "prompts"]) cpSync(join(PROGRAM, name), join(dir, name), { recursive: true });
+    for (const name of ["agents.ts", "package.json", "prompts"]) cpSync(join(ROOT, name), join(dir, name), { recursive: true });
     const parser = join(dir, "node_modules", "smol-toml");
     mkdirSync(parser, { recursive: true });
     writeFileSync(join(parser, "package.json"), '{"name": "smol-toml", "version": "1.9.1", "type": "module", "main": "index.js"}');
@@ -254,8 +254,8 @@ async function besideIt(f: Fleet, ...words: string[]) {
   const home = f.path("program");
   if (!existsSync(home)) {
     f.write("program/.keep", "");
-    copyFileSync(join(PROGRAM, "agents.ts"), join(home, "agents.ts"));
-    for (const name of ["node_modules", "package.json", "prompts"]) symlinkSync(join(PROGRAM, name), join(home, name));
+    copyFileSync(join(ROOT, "agents.ts"), join(home, "agents.ts"));
+    for (const name of ["node_modules", "package.json", "prompts"]) symlinkSync(join(ROOT, name), join(home, name));
   }
   const argv = [process.execPath, "--no-env-file", join(home, "agents.ts"), ...words, "--config", f.config];
   return spawn(argv, { env: f.env });
@@ -291,7 +291,7 @@ if (!process.env.AGENTS_BIN) real("P38: capture and selftest serve a backend tha
   expect([ran.code, text, verdict]).toEqual([0, f.path("program/tests/fixtures/scripted/idle-made-here.txt"), "the rules now say: idle (box_re): as it should be"]);
   expect(JSON.parse(readFileSync(sidecar!, "utf8"))).toMatchObject({ version: "", made: "real" });
   expect((await capture(f, "a1", "active-wrong")).code).toBe(0);
-  symlinkSync(join(PROGRAM, "tests/fixtures/claude"), f.path("program/tests/fixtures/claude"));
+  symlinkSync(join(ROOT, "tests/fixtures/claude"), f.path("program/tests/fixtures/claude"));
   const tested = await besideIt(f, "selftest");
   expect(tested.out).toContain('with the rules of backend "scripted": 1 of 2 right\n  scripted/active-wrong.txt: idle (box_re), expected active');
 });

@@ -3,7 +3,8 @@ import { describe, expect, test } from "bun:test";
 import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { configWith, loadConfig } from "../agents.ts";
-import { desk, PROGRAM, ROOT } from "./desk.ts";
+import { desk, ROOT, SELF } from "./desk.ts";
+import { SCRIPT } from "./program.ts";
 
 const { scratch, bin, env, script, call, fleet } = desk();
 
@@ -29,7 +30,7 @@ describe("init", () => {
   test("without a folder: here; what is in the way is said in one line", () => {
     const dir = join(scratch, "here");
     mkdirSync(dir);
-    expect(Bun.spawnSync([...PROGRAM, "init"], { env, cwd: dir }).exitCode).toBe(0);
+    expect(Bun.spawnSync([...SELF, "init"], { env, cwd: dir }).exitCode).toBe(0);
     expect(readdirSync(dir).sort()).toEqual(["agents.toml", "prompts"]);
     const file = join(dir, "agents.toml");
     const said = (...words: string[]) => [call(words).code, call(words).err];
@@ -45,13 +46,13 @@ describe("init", () => {
   test("what comes next is named as it is installed: by the command, or by the file", () => {
     const linked = join(scratch, "linked-bin");
     mkdirSync(linked);
-    const self = resolve(process.env.AGENTS_BIN ?? join(ROOT, "agents.ts"));
+    const self = SELF.at(-1)!;
     symlinkSync(self, join(linked, "agents"));
     const dir = join(scratch, "named");
     const next = (path: string) => / {2}(.*) doctor --config/.exec(call(["init", dir], { PATH: path }).out)?.[1];
     expect(next(`${linked}:${env.PATH}`)).toBe("agents");
     rmSync(dir, { recursive: true });
-    expect(next(env.PATH)).toBe(process.env.AGENTS_BIN ? self : `bun ${self}`);
+    expect(next(env.PATH)).toBe(SELF === SCRIPT ? `bun ${self}` : self);
   });
 
   test.skipIf(Boolean(process.env.AGENTS_BIN))("agents.ts alone, without prompts/ beside it, starts nothing: it would type empty texts", () => {
@@ -60,7 +61,7 @@ describe("init", () => {
     copyFileSync(join(ROOT, "agents.ts"), join(dir, "agents.ts"));
     for (const name of ["node_modules", "package.json"]) symlinkSync(join(ROOT, name), join(dir, name));
     const alone = (...words: string[]) => {
-      const ran = Bun.spawnSync([...PROGRAM.slice(0, -1), join(dir, "agents.ts"), ...words], { env, cwd: scratch });
+      const ran = Bun.spawnSync([...SCRIPT.slice(0, -1), join(dir, "agents.ts"), ...words], { env, cwd: scratch });
       return [ran.exitCode, String(ran.stderr)];
     };
     const config = fleet("bare", '[[agent]]\nname = "a1"\nbackend = "claude"\n');

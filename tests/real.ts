@@ -7,11 +7,13 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSy
 import { homedir, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { GIT_ENV } from "./git.ts";
+import { ROOT, SELF } from "./program.ts";
 import { markedBy, reap, reapAfter, signal } from "./reaper.ts";
 import { until } from "./wait.ts";
 
 export { signal } from "./reaper.ts";
 export { allowed, until } from "./wait.ts";
+export { ROOT, SELF } from "./program.ts";
 
 /** Not there for scripts such as the soak run, which use the fleet alone. */
 const runner = await import("bun:test").then((one) => {
@@ -21,12 +23,6 @@ const runner = await import("bun:test").then((one) => {
   });
   return one;
 }).catch(() => null);
-
-export const PROGRAM = resolve(import.meta.dir, "..");
-/** The program under test: the compiled binary that AGENTS_BIN names, else the script by its shebang. */
-export const SELF = process.env.AGENTS_BIN
-  ? [resolve(PROGRAM, process.env.AGENTS_BIN)]
-  : [process.execPath, "--no-env-file", "--config=/dev/null", join(PROGRAM, "agents.ts")];
 
 export interface Ran {
   code: number;
@@ -93,7 +89,7 @@ const tableText = (header: string, table: Table): string =>
 /** A word for a POSIX shell. */
 export const quote = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
 /** The command line of the scripted client, as shell words. The last is there because Bun keeps a first `--` for itself. */
-export const TUI = [process.execPath, "--no-env-file", "--config=/dev/null", join(PROGRAM, "tests", "tui.ts"), "tui"]
+export const TUI = [process.execPath, "--no-env-file", "--config=/dev/null", join(ROOT, "tests", "tui.ts"), "tui"]
   .map(quote).join(" ");
 
 /** Whether a process lives: not a zombie that nobody waited for. */

@@ -4,7 +4,7 @@ import { closeSync, cpSync, mkdirSync, readFileSync, rmSync, symlinkSync } from 
 import { join } from "node:path";
 import { flock, HUNG_AFTER, keep, keeperCare, startWatchdog, Ward, world } from "../agents.ts";
 import { agents, command, fakeWorld, realFolder, scene } from "./kit.ts";
-import { allowed, type Fleet, life, lives, PROGRAM, real, signal, spawn, until } from "./real.ts";
+import { allowed, type Fleet, life, lives, ROOT, real, signal, spawn, until } from "./real.ts";
 
 describe("a keeper and its watchdog, on a clock that the test turns", () => {
   const { spawn } = Bun;
@@ -530,8 +530,8 @@ real("a keeper that hangs starts no watchdog: up replaces it, and names a watchd
 real("a keeper whose program is gone, as after an upgrade elsewhere, starts no watchdog: up replaces it", unwatched, async (f) => {
   const old = f.path("old");
   mkdirSync(old);
-  for (const name of ["agents.ts", "package.json", "prompts"]) cpSync(join(PROGRAM, name), join(old, name), { recursive: true });
-  symlinkSync(join(PROGRAM, "node_modules"), join(old, "node_modules"));
+  for (const name of ["agents.ts", "package.json", "prompts"]) cpSync(join(ROOT, name), join(old, name), { recursive: true });
+  symlinkSync(join(ROOT, "node_modules"), join(old, "node_modules"));
   const script = [process.execPath, "--no-env-file", "--config=/dev/null", join(old, "agents.ts")];
   await spawn([...script, "up", "watchdog", "--config", f.config], { env: f.env });
   const keeper = await until(() => f.lock("keeper"));
