@@ -5127,6 +5127,13 @@ const NEED_PROGRAM = 'need() { while case $1 in *=*) :;; *) false;; esac; do shi
   '*/*) go=exec;; *) go=;; esac; }';
 
 /**
+ * What the shell of a launch said last where it did not find a program: `NEED_PROGRAM`, bash, sh.
+ * The exit code alone does not tell: a client passes on that of a shell in it.
+ */
+const NOT_FOUND = new RegExp("^agents: (?:(?:line )?\\d+: )?(?:exec: )?(.+?)" +
+  "(?:(?: was|: command|:) not found|: No such file or directory)$");
+
+/**
  * The shell script of a pane: the operator's preamble, a check that the program exists, then the
  * client in place of the shell. Its `$1` is the prompt, as text or as the path of a file; the other
  * arguments go to the client.
@@ -9235,9 +9242,13 @@ export async function stallCheckOne(
 // What died is started again, up a ladder: at once if it had been healthy, then after 10 s doubling
 // to 5 min (Kubernetes); parked if it never stays up (supervisord's FATAL, systemd's burst of 5).
 
-/** s6: exit 125 asks not to be restarted; a shell exits with 127 for a missing program. */
+/** s6: exit 125 asks not to be restarted. */
 const EXIT_PERMANENT = 125;
-const EXIT_MISSING = 127;
+/** What a shell means by its exit code; a client may pass it on. */
+const UNRUN: Record<number, string> = {
+  126: ": it, or a shell in it, could not run a command",
+  127: ": it, or a shell in it, did not find a command",
+};
 
 /** The name of the program that the config gives an agent. */
 export function expectedBackendCmd(cfg: Config, agent: Agent): string {
@@ -9255,6 +9266,18 @@ export function backendMismatch(cfg: Config, agent: Agent, pane: Pane): boolean 
 /** How a client ended, by what tmux says of its pane. */
 const endOf = ({ status, signal }: Pick<DeathFacts, "status" | "signal">): string =>
   (status === null ? `signal ${signal ?? "?"}` : `exit ${status}`);
+const endInWords = (facts: Parameters<typeof endOf>[0]): string =>
+  endOf(facts) + (UNRUN[facts.status ?? 0] ?? "");
+
+/** What the shell of a client that ended with 126 or 127 said; `missing`: the program, if known. */
+function unrunBy({ status }: Pick<Pane, "status">, screen: string) {
+  if (!UNRUN[status ?? 0]) return { missing: "", line: "" };
+  const lines = tailOf(withoutEnd(screen), 12).split("\n");
+  const line = lines.findLast((one) =>
+    /(?:not found|No such file or directory|ermission denied|cannot execute.*)$/.test(one)) ?? "";
+  const missing = status === 127 ? NOT_FOUND.exec(lines.at(-1)!)?.[1] ?? "" : "";
+  return { missing: plainText(missing, SUBJECT_MAX), line: plainText(line, SUBJECT_MAX) };
+}
 
 /** What to do about a client that has ended; `delay`: s until it is started. */
 type AfterDeath = { failures: number } &
@@ -9265,7 +9288,7 @@ export function decideDeath(facts: DeathFacts, settings: Settings): AfterDeath {
   if (facts.kind === "task" && status === 0) {
     return { do: "finish", why: "done (exit 0)", failures };
   }
-  const missing = status === EXIT_MISSING ? `${facts.program} not found` : "";
+  const missing = facts.missing && `${facts.missing} not found`;
   if (missing && !facts.ran) return { do: "park", why: missing, failures };
   if (status === EXIT_PERMANENT) return { do: "park", why: "exit 125 (do not restart)", failures };
   if (facts.blameless) return { do: "wait", why: "died together with others", delay: 0, failures };
@@ -9278,7 +9301,7 @@ export function decideDeath(facts: DeathFacts, settings: Settings): AfterDeath {
   const delay = step === 0
     ? 0 : Math.min(settings.restartDelay * 2 ** (step - 1), settings.restartDelayMax);
   const how = missing || (status === null && facts.signal === undefined
-    ? "its session was closed" : `ended (${endOf(facts)})`);
+    ? "its session was closed" : joined(": ", `ended (${endInWords(facts)})`, facts.line));
   return { do: "wait", why: how, delay, failures: step + 1 };
 }
 
@@ -9324,7 +9347,9 @@ const startsThatCount = (cfg: Config, memory: Memory, lived: number): number[] =
 export type DeathFacts = ReturnType<typeof deathOf>;
 
 /** What the ladder goes by for a client that has ended, or would if it ended now. */
-const deathOf = (cfg: Config, unit: Unit, memory: Memory, pane: Pane | null, lived: number) => ({
+const deathOf = (
+  cfg: Config, unit: Unit, memory: Memory, pane: Pane | null, lived: number, screen = "",
+) => ({
   kind: isAgent(unit) ? unit.kind : "service" as const,
   status: pane?.status ?? null,
   signal: pane?.signal, // null = none that tmux names; undefined = its session was closed
@@ -9332,7 +9357,7 @@ const deathOf = (cfg: Config, unit: Unit, memory: Memory, pane: Pane | null, liv
   failures: memory.failures,
   starts: startsThatCount(cfg, memory, lived).length,
   blameless: false, // no fault of its own: many ended together, or its server was restarted
-  program: isAgent(unit) ? programOf(backendOf(cfg, unit).bin) : "its program",
+  ...unrunBy(pane ?? { status: null }, screen),
   ran: memory.ran === true, // here, before: a program that is missing now may just be updated
 });
 
@@ -9341,16 +9366,20 @@ const deathKey = (server: string, pane: Pane): string => `${server} ${pane.id}`;
 /** How long, ms, the client of a dead pane lived for certain: until it drew for the last time. */
 const livedIn = ({ activity, created }: Pane): number => Math.max(0, activity - created);
 
-/** Goes up the ladder for one death, and says so. `pane`: its dead one; null = there is none. */
+/**
+ * Goes up the ladder for one death, and says so. `pane`: its dead one, with its `screen`; null =
+ * there is none.
+ */
 function noteDeath(
   cfg: Config, watch: Watch, unit: Unit, pane: Pane | null, why = "", blameless = false,
+  screen = "",
 ): void {
   const memory = memoryOf(watch, unit.name);
   const now = world.now();
   const since = aliveSince(memory); // null = it died while no watchdog looked
   const lived = since !== null ? world.mono() - since : pane ? livedIn(pane) : 0;
   memory.starts = startsThatCount(cfg, memory, lived);
-  const death = { ...deathOf(cfg, unit, memory, pane, lived), blameless };
+  const death = { ...deathOf(cfg, unit, memory, pane, lived, screen), blameless };
   const action = decideDeath(death, cfg.watchdog);
   memory.failures = action.failures;
   if (action.do === "finish") {
@@ -9470,8 +9499,9 @@ export async function healOne(
   const isNews = aliveSince(memory) !== null ||
     (death !== "" && death !== memory.buried && !isOver(memory));
   if (memory.life.state !== "stopping" && isNews) {
-    if (seen.pane && isAgent(unit)) await noteFatalEnd(cfg, watch, unit, seen.pane);
-    noteDeath(cfg, watch, unit, seen.pane, "", memory.together);
+    const screen = await lastScreen(cfg, seen.pane);
+    if (seen.pane && isAgent(unit)) await noteFatalEnd(cfg, watch, unit, screen);
+    noteDeath(cfg, watch, unit, seen.pane, "", memory.together, screen);
     memory.buried = death;
     memory.together = false;
   }
@@ -9497,8 +9527,9 @@ function noteObstacle(
 }
 
 /** A client that ended at once may say why: a resume id that led there twice is not used again. */
-async function noteFatalEnd(cfg: Config, watch: Watch, agent: Agent, pane: Pane): Promise<void> {
-  const screen = (await capturePane(cfg, pane)) ?? "";
+async function noteFatalEnd(
+  cfg: Config, watch: Watch, agent: Agent, screen: string,
+): Promise<void> {
   const verdict = readingFor(cfg, agent, () =>
     detect(rulesOf(backendOf(cfg, agent)), { text: screen, title: "" }, world.now()));
   if (verdict.verdict === "fatal") await noteFatal(cfg, watch, agent, verdict.why);
@@ -9603,6 +9634,13 @@ function declaredAnswer(cfg: Config, agent: Agent, dialog: string) {
   }
   return null;
 }
+
+/** What an ended client left on its screen; "" = there is no pane, or tmux does not show it. */
+const lastScreen = async (cfg: Config, pane: Pane | null | undefined): Promise<string> =>
+  (pane && await capturePane(cfg, pane)) ?? "";
+
+/** A dead pane's text without tmux's line on how its client ended. */
+const withoutEnd = (screen: string): string => screen.replace(/^Pane is dead.*$/gm, "");
 
 const tailOf = (value: string, lines: number): string =>
   value.trimEnd().split("\n").filter((line) => line.trim()).slice(-lines).join("\n");
@@ -11688,8 +11726,7 @@ async function stopWatchdog(cfg: Config, stands: () => Promise<boolean>): Promis
 
 /** The last lines of a screen, indented, for the message that a client could not be started. */
 async function lastWords(cfg: Config, pane: Pane): Promise<string> {
-  const screen = (await capturePane(cfg, pane)) ?? "";
-  return tailOf(screen.replace(/^Pane is dead.*$/gm, ""), 5).split("\n")
+  return tailOf(withoutEnd(await lastScreen(cfg, pane)), 5).split("\n")
     .map((line) => `    ${line}`).join("\n");
 }
 
@@ -11992,15 +12029,15 @@ async function explainDeath(
   const failed = (why: string): Failure => ({ name: unit.name, why });
   if (!pane) return failed("its session is gone");
   if (isAgent(unit) && unit.kind === "task" && pane.status === 0) return null;
-  if (pane.status === EXIT_MISSING) {
-    if (!isAgent(unit)) return failed(notFound(programOf(unit.command), unit.dir));
-    const { name, bin } = backendOf(cfg, unit);
-    const source = INSTALL_WITH[basename(programOf(bin))];
-    const hint = source ? `get it with: ${source}` : `see bin in [backend.${name}]`;
-    return failed(`${notFound(programOf(bin), unit.dir)}; ${hint}`);
+  const { missing } = unrunBy(pane, await lastScreen(cfg, pane));
+  if (missing) {
+    if (!isAgent(unit)) return failed(notFound(missing, unit.dir));
+    const source = INSTALL_WITH[basename(missing)];
+    const hint = source ? `get it with: ${source}` : `see bin in [backend.${unit.backend}]`;
+    return failed(`${notFound(missing, unit.dir)}; ${hint}`);
   }
   const words = await lastWords(cfg, pane);
-  const ended = `its client ended (${endOf(pane)})`;
+  const ended = `its client ended (${endInWords(pane)})`;
   return failed(words.trim() ? `${ended}:\n${words}` : ended);
 }
 
@@ -12417,7 +12454,7 @@ async function nextOfDown(
   const memory = memoryOf(look.watch, agent.name);
   const pane = snap.panes.get(agent.session);
   const fresh = pane && memory.buried !== deathKey(snap.server, pane)
-    ? deathOf(cfg, agent, memory, pane, livedIn(pane)) : null;
+    ? deathOf(cfg, agent, memory, pane, livedIn(pane), await lastScreen(cfg, pane)) : null;
   const taken = strangerIn(cfg, snap, agent.session) ||
     rivalText(await rivalOf(cfg, snap, agent));
   const left = whyLeft(cfg, look, agent, loadLimitState(cfg, agent.session), null) ||
@@ -12542,7 +12579,7 @@ function clientWords({ text, verdict }: UnitScreen, pane: Pane): string {
 
 /** The most telling line of an ended client: its last error, else its last line. */
 function tellingLine(text: string): string {
-  const lines = tailOf(text.replace(/^Pane is dead.*$/gm, ""), 12).split("\n");
+  const lines = tailOf(withoutEnd(text), 12).split("\n");
   const tells = /error|cannot|not found|fail|denied|refused|panic/i;
   const said = lines.findLast((line) => tells.test(line));
   return plainText(said ?? lines.at(-1) ?? "", SUBJECT_MAX);

@@ -120,7 +120,7 @@ describe("decideNext says what the ladder does", () => {
   const now = Date.parse("2026-11-22T19:30:00Z");
   const settings = { restartDelay: 10, restartDelayMax: 300, restartReset: 600, parkAfter: 5, parkWindow: 1800, healthyAfter: 10,
     stallGrace: 180, unsureAfter: 300, backgroundMax: 3600 } as never;
-  const death: DeathFacts = { kind: "persistent", status: null, signal: undefined, lived: 20_000, failures: 0, starts: 1, blameless: false, program: "claude", ran: false };
+  const death: DeathFacts = { kind: "persistent", status: null, signal: undefined, lived: 20_000, failures: 0, starts: 1, blameless: false, missing: "", line: "", ran: false };
   const facts: NextFacts = { settings, nativeGrace: 180, stallIdle: 300, watch: "heal+stall", hold: null, idleSince: now, death, now };
   const said = (verdict: string, more: Partial<NextFacts> = {}, change: object = {}) => decideNext(
     { verdict, rule: "", where: "", text: "", limit: null, waitingUntil: null, why: "", ...change } as never, { ...facts, ...more });
@@ -144,7 +144,7 @@ describe("decideNext says what the ladder does", () => {
     expect(down({ life: { state: "stopping", family: { pid: 7, born: "", since: now }, then: { state: "backoff", until: 0 } } })).toEqual({ does: "starts it later: its old process is still ending", at: null });
     expect(down({ life: { state: "backoff", until: now + 40_000 } })).toEqual({ does: "starts it", at: now + 40_000, due: "start" });
     expect(down({})).toEqual({ does: "starts it", at: now, due: "start" });
-    expect(down({}, { ...death, status: 127 })).toEqual({ does: "parks it: claude not found", at: now, stays: true });
+    expect(down({}, { ...death, status: 127, missing: "claude" })).toEqual({ does: "parks it: claude not found", at: now, stays: true });
     expect(down({}, { ...death, kind: "task", status: 0 }).does).toBe("leaves it down: done (exit 0)");
     expect(down({}, { ...death, lived: 1000, failures: 1, status: 1 }).at).toBe(now + 10_000);
   });

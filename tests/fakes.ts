@@ -246,10 +246,10 @@ export class FakeTmux {
     return said();
   }
 
-  /** The client ends by itself: its pane stays. */
-  exit(session: string, status = 0): void {
+  /** The client ends by itself: its pane stays, with what it said last. */
+  exit(session: string, status = 0, said = ""): void {
     const pane = this.of(session);
-    Object.assign(pane, { dead: true, status });
+    Object.assign(pane, { dead: true, status }, said && { text: said });
     this.fake.processes.delete(pane.pid);
   }
 

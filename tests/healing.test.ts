@@ -12,6 +12,8 @@ import { agents, closeLook, command, type FakePane, fakeWorld, FLEET, holdLock, 
 import { rounds } from "./sim.ts";
 
 const TEXT = '[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal"\n';
+/** What the shell of a launch says where its client is not there. */
+const GONE = "agents: claude was not found";
 const HOUR = 3600_000;
 let { fake, cfg, watch, pane, starts, operator } = {} as Scene;
 const begin = async (text: string, count = 3): Promise<void> =>
@@ -27,7 +29,7 @@ beforeEach(() => {
 const inShell = (command: string) => Bun.spawnSync(["sh", "-c", command.replaceAll("##", "#")]);
 
 describe("decideDeath", () => {
-  const facts: DeathFacts = { kind: "persistent", status: 1, signal: undefined, lived: 3600_000, failures: 0, starts: 0, blameless: false, program: "claude", ran: false };
+  const facts: DeathFacts = { kind: "persistent", status: 1, signal: undefined, lived: 3600_000, failures: 0, starts: 0, blameless: false, missing: "", line: "", ran: false };
   test.each<[string, Partial<DeathFacts>, string, number | undefined]>([
     ["healthy for long: at once", {}, "wait", 0],
     ["the second within the reset", { lived: 20_000, failures: 1 }, "wait", 10],
@@ -39,9 +41,10 @@ describe("decideDeath", () => {
     ["P10: alive for less: it grows", { lived: 540_000, failures: 3 }, "wait", 40],
     ["fault 22: five starts without a healthy minute", { starts: 5 }, "park", undefined],
     ["four are not enough", { starts: 4, lived: 1000, failures: 4 }, "wait", 80],
-    ["P11: the program is missing", { status: 127 }, "park", undefined],
-    ["it ran here before: it may be under an update", { status: 127, lived: 0, failures: 1, starts: 2, ran: true }, "wait", 10],
-    ["but not for ever", { status: 127, lived: 0, starts: 5, ran: true }, "park", undefined],
+    ["P11: the program is missing", { status: 127, missing: "claude" }, "park", undefined],
+    ["it ran here before: it may be under an update", { status: 127, missing: "claude", lived: 0, failures: 1, starts: 2, ran: true }, "wait", 10],
+    ["but not for ever", { status: 127, missing: "claude", lived: 0, starts: 5, ran: true }, "park", undefined],
+    ["exit 127 of a client that was found: as any other", { status: 127, lived: 1000 }, "wait", 10],
     ["exit 125: do not restart", { status: 125 }, "park", undefined],
     ["fault 60: a task that ended well is done", { kind: "task", status: 0 }, "finish", undefined],
     ["a task that failed is not", { kind: "task", status: 1 }, "wait", 0],
@@ -116,7 +119,7 @@ describe("the ladder, over the fake world", () => {
   test("a program that is away while it is updated is there again at a later try; one that stays away is parked with its name", async () => {
     await hours(0.1);
     let away = 2;
-    fake.tmux.onStart = (pane) => (away-- > 0 ? fake.tmux.exit(pane.session, 127) : void (pane.doing = "busy"));
+    fake.tmux.onStart = (pane) => (away-- > 0 ? fake.tmux.exit(pane.session, 127, GONE) : void (pane.doing = "busy"));
     fake.tmux.exit("agents-a", 1);
     await hours(0.1);
     expect([starts(), storedLife(memoryOf(watch, "a")).parked]).toEqual([4, ""]);
@@ -164,8 +167,22 @@ describe("the ladder, over the fake world", () => {
     await hours(0.1);
     expect(starts()).toBe(1);
   });
+  test.each([
+    [127, "● Ready.\nhook.sh: line 3: jq: command not found\nPane is dead (status 127)", "ended (exit 127: it, or a shell in it, did not find a command): hook.sh: line 3: jq: command not found"],
+    [127, "agents: line 1: jq: command not found\n● Ready.", "ended (exit 127: it, or a shell in it, did not find a command): agents: line 1: jq: command not found"],
+    [127, "● Ready.", "ended (exit 127: it, or a shell in it, did not find a command)"],
+    [126, "agents: line 5: /opt/claude: Permission denied", "ended (exit 126: it, or a shell in it, could not run a command): agents: line 5: /opt/claude: Permission denied"],
+  ])("an exit %d of a client that was found says what is known, and is a death as any other: %j", async (status, said, why) => {
+    await hours(0.1);
+    fake.tmux.exit("agents-a", status, said);
+    await hours(0.01);
+    expect([starts(), storedLife(memoryOf(watch, "a")).parked, fake.logged(why).length]).toEqual([2, "", 1]);
+    fake.tmux.onStart = (pane) => fake.tmux.exit(pane.session, status, said);
+    expect((await command("restart", "a", "--config", cfg.path)).code).toBe(1);
+    expect(fake.lines.at(-1)).toContain(` a: its client ended (${why.slice("ended (".length).split(")")[0]})`);
+  });
   test("P11: the program is missing: parked with its name, up releases it", async () => {
-    fake.tmux.onStart = (pane) => fake.tmux.exit(pane.session, 127);
+    fake.tmux.onStart = (pane) => fake.tmux.exit(pane.session, 127, GONE);
     await hours(1);
     expect([starts(), storedLife(memoryOf(watch, "a")).parked]).toEqual([1, "claude not found"]);
     fake.tmux.onStart = (pane) => void (pane.doing = "busy");
@@ -422,11 +439,11 @@ describe("services", () => {
     fake.http = async () => ({ ok: true, status: 0, body: "" });
     await fake.ticks(cfg, watch, 4);
     let away = 2;
-    fake.tmux.onStart = (pane) => void (pane.session === "agents-web" && away-- > 0 && fake.tmux.exit(pane.session, 127));
+    fake.tmux.onStart = (pane) => void (pane.session === "agents-web" && away-- > 0 && fake.tmux.exit(pane.session, 127, "agents: line 2: serve: command not found"));
     if (when === "as it dies") fake.tmux.exit("agents-web", 1);
     else {
       fake.tmux.kill(fake.tmux.of("agents-web"));
-      fake.tmux.exit(fake.tmux.add("agents-web").session, 127);
+      fake.tmux.exit(fake.tmux.add("agents-web").session, 127, "agents: line 2: serve: command not found");
       Object.assign(fake.tmux.of("agents-web").marks, { "@agents_session": "agents-web", "@agents_home": cfg.stateDir });
     }
     await save(cfg, watch);
@@ -434,9 +451,9 @@ describe("services", () => {
     await fake.ticks(cfg, watch, 8);
     expect([memoryOf(watch, "web").life.state, away]).toEqual(["up", -1]);
     cfg = await fake.config(`${TEXT}[[service]]\nname = "web2"\ncommand = "nobody"\n`);
-    fake.tmux.onStart = (pane) => fake.tmux.exit(pane.session, 127);
+    fake.tmux.onStart = (pane) => fake.tmux.exit(pane.session, 127, "agents: line 2: nobody: command not found");
     await fake.ticks(cfg, watch, 8);
-    expect([storedLife(memoryOf(watch, "web2")).parked, starts("web2")]).toEqual(["its program not found", 1]);
+    expect([storedLife(memoryOf(watch, "web2")).parked, starts("web2")]).toEqual(["nobody not found", 1]);
   });
   test("one that a person took down has not died: nothing is said, no step up the ladder, and up starts it at once", async () => {
     await fake.ticks(cfg, watch, 2);
