@@ -12168,12 +12168,38 @@ async function stopUnits(
     for (const pane of panes) await killSession(cfg, pane);
   });
   const left = await awaitEnd(cfg, panes, [...families.values()], lost);
-  if (!left.length) return [];
-  const all = listProcesses();
-  return [...families].flatMap(([unit, family]) => {
-    const members = membersOf(family, all);
+  const all = left.length ? listProcesses() : [];
+  const stuck = [...families].flatMap(([unit, family]) => {
+    const members = left.length ? membersOf(family, all) : [];
     return members.length ? [stuckAt(unit, members)] : [];
   });
+  const ended = [...families.keys()].filter((unit) =>
+    !stuck.some(({ name }) => name === unit.name));
+  return [...stuck, ...await endAgain(cfg, ended, stands)];
+}
+
+/**
+ * Ends once more what runs again, and returns what runs even then: as a pane ends, a tmux hook of
+ * the operator's may respawn it, or one that was still to be ended.
+ */
+async function endAgain(
+  cfg: Config, units: Named[], stands: (name: string) => Promise<boolean>,
+): Promise<Failure[]> {
+  for (let tries = 0; ; tries++) {
+    const snap = await snapshot(cfg);
+    if (!snap.ok) log(`tmux: ${snap.why}; it does not show whether anything runs again`);
+    const again: [Named, Pane][] = [];
+    for (const unit of units) {
+      const pane = snap.panes.get(unit.session);
+      if (pane && !pane.dead && await stands(unit.name)) again.push([unit, pane]);
+    }
+    if (!again.length || tries) {
+      const by = `something restarts it, such as a hook; see: ${tmuxByHand(cfg)} show-hooks -g`;
+      return again.map(([{ name }, { pid }]) =>
+        ({ name, why: `runs again (pid ${pid}): ${by}`, stuck: true }));
+    }
+    await stopPanes(cfg, again.map(([, pane]) => pane));
+  }
 }
 
 /** The folder of the Claude Code background session that a process is; null = it is none. */

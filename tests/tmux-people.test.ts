@@ -231,6 +231,25 @@ real("a session that a hook renames is supervised, and is no unknown one", { age
   await until(() => f.starts("a1").length === 2, 60_000, 200);
 });
 
+real("down ends what a hook restarts meanwhile, and says what it restarts each time, exit 3", { agents: ["a1", "a2"].map((name) => ({ name, watch: "heal" })), watchdog: PATIENT }, async (f) => {
+  await f.tmux("new-session", "-d", "-s", "person", "cat");
+  await f.up();
+  await f.ready("a1", "a2");
+  // its target is any pane that is left
+  await f.tmux("set-hook", "-g", "window-unlinked", "respawn-pane -k");
+  expect(await f.run(["down"])).toMatchObject({ code: 0 });
+  expect([...(await clients(f)).keys()]).toEqual([]);
+  await f.tmux("set-hook", "-gu", "window-unlinked");
+  await f.up();
+  await f.ready("a1", "a2");
+  // the last pane of a person's session, whose client is ended and whose pane stays
+  await f.tmux("new-session", "-d", "-s", "mine", "cat", ";", "move-window", "-k", "-s", "=t-a1:0", "-t", "=mine:0");
+  await f.tmux("set-hook", "-g", "pane-died", "respawn-pane -k");
+  const { code, err } = await f.run(["down"]);
+  expect([code, /a1: runs again \(pid (\d+)\): something restarts it, such as a hook; see: tmux.* show-hooks -g/.exec(err)?.[1]]).toEqual([3, await f.tmux("display-message", "-p", "-t", "=mine:", "#{pane_pid}")]);
+  expect(await f.sessions()).toEqual(["mine", "person"]);
+});
+
 // ── what tmux's own settings would do ───────────────────────────────────────────
 
 real("destroy-unattached does not take our sessions, and they keep their size whoever attaches elsewhere", {
