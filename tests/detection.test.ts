@@ -47,6 +47,7 @@ const QUOTES = [
   "✻ Churning… (1s · ↓ 9 tokens · thinking)", "✻ 500 Internal server error · retrying in 3s · attempt 4/10",
   "API Error: 400 messages.1.content.0: `thinking` cannot be modified", "Prompt is too long",
   "API Error: 400 due to tool use concurrency issues. Run /rewind to recover the conversation.",
+  "Login expired · Please run /login", "AWS authentication failed · refresh them", "Opus 4.7 requires usage credits.", "Your organization has disabled Claude subscription access",
   "Please run /login · API Error: 403 forbidden", "Credit balance too low", "Invalid API key",
   "❯ Run /rewind to go back", "No conversation found with session ID: 1",
   "Resume this session with:", "claude --resume 12", "EXITED rc=1", "Pane is dead (status 1, now)",
@@ -65,7 +66,7 @@ const QUOTES = [
 
 // 2.1.197 draws an answer that is nothing but one of these as it draws the error itself, and where
 // the screen does not name the version 2.1.250 to 2.1.322 may have drawn it.
-const ALIKE = /^(?:API Error: 400|Prompt is too long|Please run|Credit balance|Invalid API key)/;
+const ALIKE = /^(?:API Error: 400|Prompt is too long|Please run|Credit balance|Invalid API key|Login expired|AWS auth|Opus 4.7|Your organization)/;
 
 // As the clients draw it: words wrapped at the width, every line but the first indented.
 function wrapped(text: string, width: number, indent: string, first = indent): string {

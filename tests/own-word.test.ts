@@ -226,7 +226,7 @@ test("a client that rests after an error that no rule knows is blocked, until a 
     it.fake.files.set(path, lines(...entries));
     it.fake.times.set(path, it.fake.wall);
   };
-  const text = "Login expired · Please run /login";
+  const text = "This session has no login that it can use. To use an account of your own, run /login.";
   const failed = { ...FAILED, error: "authentication_failed", message: { ...FAILED.message, content: [{ type: "text", text }] } };
   it.pane().said = `❯ go on\n\n● ${text}`;
   says(it, "idle", { sessionId: "e1", cwd: "/fleet" });
