@@ -14279,43 +14279,47 @@ export function parseEvents(lines: string): AgentEvent[] {
     .flatMap((event) => (event && Number.isFinite(Date.parse(event.at)) ? [event] : []));
 }
 
-/** The text of one file of the record; where it cannot be read, a line that says so. */
-async function recordIn(path: string): Promise<string> {
+/** One file of the record; where it cannot be read, a line that says so. */
+async function recordIn(path: string): Promise<{ text: string; unread?: true }> {
   try {
-    return await world.text(path) ?? "";
+    return { text: await world.text(path) ?? "" };
   } catch (error) {
     if (error instanceof NoAnswer) throw error;
     const at = iso(tried(() => world.mtime(path), null) ?? world.now());
     const why = `${messageOf(error)}: its events are left out`;
-    return JSON.stringify({ at, event: "trouble", why });
+    return { text: JSON.stringify({ at, event: "trouble", why }), unread: true };
   }
 }
 
 /** The lines of events.jsonl, oldest first, with those of the last rotation. */
-async function eventLines(cfg: Config): Promise<string[]> {
+async function readRecord(cfg: Config): Promise<{ lines: string[]; isWhole: boolean }> {
   const path = join(cfg.stateDir, "events.jsonl");
-  const texts = [await recordIn(`${path}.1`), await recordIn(path)];
-  return texts.flatMap((text) => text.split("\n")).filter(Boolean);
+  const files = [await recordIn(`${path}.1`), await recordIn(path)];
+  return { lines: files.flatMap(({ text }) => text.split("\n")).filter(Boolean),
+    isWhole: !files.some(({ unread }) => unread) };
 }
 
 /** The events that come after those in the lines `known`; `isOver` is asked before each look. */
 async function* eventsAfter(
   cfg: Config, known: string[], isOver: () => boolean,
 ): AsyncGenerator<AgentEvent> {
-  const seen = new Set(known);
+  let [older, seen] = [new Set<string>(), new Set(known)];
   for (let over = false; !over;) {
     over = isOver();
     await Bun.sleep(200);
-    const fresh = (await eventLines(cfg)).filter((line) => !seen.has(line));
+    const { lines, isWhole } = await readRecord(cfg);
+    const fresh = lines.filter((line) => !seen.has(line) && !older.has(line));
     yield* parseEvents(fresh.join("\n"));
-    // none is forgotten: a file that cannot be read for a moment holds nothing new afterwards
-    for (const line of fresh) seen.add(line);
+    // forgotten is what was rotated away: neither what cannot be read for a moment, nor what one
+    // look has missed because the files were rotated between its two readings
+    if (isWhole) [older, seen] = [seen, new Set(lines)];
+    else for (const line of fresh) seen.add(line);
   }
 }
 
 /** The events on record, oldest first; `last`: only those in that many lines at the end. */
 const readEvents = async (cfg: Config, last = Infinity): Promise<AgentEvent[]> =>
-  parseEvents((await eventLines(cfg)).slice(-last).join("\n"));
+  parseEvents((await readRecord(cfg)).lines.slice(-last).join("\n"));
 
 /** All kinds of events, as `events --event` accepts them. */
 export const EVENT_NAMES = Object.keys(EVENTS).sort();
@@ -14388,7 +14392,7 @@ async function cmdEvents(call: Call): Promise<number> {
   const named = String(call.options.event ?? "").split(",").filter(Boolean);
   const kinds = namesAmong(EVENT_NAMES, named, "event");
   const cfg = await configFor(call);
-  const lines = await eventLines(cfg);
+  const { lines } = await readRecord(cfg);
   const all = parseEvents(lines.join("\n"));
   // an agent that left the config still has a past
   const names = expandNames(cfg, call.words, [...new Set(all.flatMap(({ agent }) => agent ?? []))]);

@@ -448,6 +448,27 @@ test("events -f tells nothing twice after a look at which the record could not b
   expect([out.split(" down ").length - 1, out.split("EIO: its events are left out").length - 1, looks]).toEqual([1, 1, 4]);
 });
 
+test("events -f forgets what was rotated away, and nothing that one look has missed", async () => {
+  await begin(ONE);
+  await ticks(1);
+  const { sleep } = Bun;
+  const { text } = world;
+  const line = (at: number, why: string) => `${JSON.stringify({ at: new Date(fake.wall + at).toISOString(), event: "trouble", why })}\n`;
+  const [old, missed] = [line(0, "what was rotated away"), line(1, "what a look has missed")];
+  fake.files.set(path(), `${old}${missed}`);
+  // the record as each look finds it; in the third it is rotated between the two files
+  const looks = [[old, missed], ["", missed], ["", line(2, "new")], [missed, line(2, "new")], ["", ""], ["", ""], [old, missed]];
+  let nth = 0;
+  Object.assign(Bun, { sleep: async () => {
+    const [before, now] = looks[nth++] ?? [];
+    if (before === undefined) throw new Death("enough");
+    world.text = async (file) => (file === path() ? now! : file === `${path()}.1` ? before : text(file));
+  } });
+  const { out } = await command("events", "-f", "--config", cfg.path).finally(() => Object.assign(Bun, { sleep }));
+  const told = (why: string) => out.split(why).length - 1;
+  expect([told("what was rotated away"), told("what a look has missed"), told("new")]).toEqual([2, 2, 1]);
+});
+
 describe("those who ran when the watchdog began are as old as their sessions", () => {
   const THREE = ["a", "b", "c"].map((name) => ONE.replace('"a"', `"${name}"`)).join("");
   test.each([[3600, [0, 0, 0]], [5, [1, 1, 1]]])("%d s old, ended together at the second look: failures %p", async (seconds, failures) => {
