@@ -11387,12 +11387,21 @@ async function lastGoodConfig(path: string, error: unknown): Promise<Config | nu
   // two configs may share a log folder: the watchdog's command line says which one it runs
   const named = pid !== null && optionIn(argvOf(pid), "--config");
   if (named && named !== path) return null;
+  const good = await loadConfig(path, process.env, source, true);
   const [fault] = faultsIn(error);
   // where the file itself is that one, a prompt has gone
-  const since = await textIn(path) === source ? ""
-    : `broken since ${localTime(world.mtime(path) ?? world.now())}, `;
-  return { ...await loadConfig(path, process.env, source, true),
-    broken: `${fault}; ${since}running on the last good one` };
+  const since = await textIn(path) === source ? "" : await brokenSince(good);
+  return { ...good, broken: `${fault}; ${since}running on the last good one` };
+}
+
+/** Since when a config is broken, as its watchdog saw; until that has, when the file changed. */
+async function brokenSince(cfg: Config): Promise<string> {
+  const events = await readEvents(cfg);
+  const told = events.slice(events.findLastIndex(({ event }) => event === "watchdog") + 1)
+    .findLast(({ event }) => event === "config");
+  if (told && told.to !== "ok") return `broken since ${localTime(told.at)}, `;
+  const changed = world.mtime(cfg.path);
+  return changed === null ? "" : `changed at ${localTime(changed)}, `;
 }
 
 /**

@@ -440,6 +440,27 @@ describe("the command over a fleet", () => {
     fake.files.set(cfg.path, `${FLEET}[[agent`);
     expect(await command("status", "--config", cfg.path)).toMatchObject({ code: 2, out: "", err: expect.stringContaining("agents.toml:") });
   });
+  test("a config is broken since its watchdog saw it so; until then it is said when the file changed, which tells no more", async () => {
+    await begin(FLEET);
+    watchdog(10);
+    const now = fake.wall;
+    const clock = (minutesAgo: number) => new Date(now - 60_000 * minutesAgo).toTimeString().slice(0, 5);
+    const record = (...events: [number, string, string?][]) => void fake.files.set(state("events.jsonl"), events.map(([minutesAgo, event, to]) =>
+      `${JSON.stringify({ at: new Date(now - 60_000 * minutesAgo).toISOString(), event, ...(to && { to }) })}\n`).join(""));
+    fake.files.set(state("agents.toml"), FLEET);
+    fake.files.set(cfg.path, `${FLEET}[[agent`);
+    fake.times.set(cfg.path, now - 60_000 * 600); // as `cp -p` leaves it
+    const said = async () => /; (.*)running on the last good one$/.exec((await read()).status.configError)?.[1];
+    const seen: [number, string, string?][] = [[90, "config"], [60, "watchdog"]]; // the one before saw another fault
+    record(...seen);
+    expect(await said()).toBe(`changed at ${clock(600)}, `);
+    record(...seen, [50, "config"], [40, "config", "ok"], [30, "config"], [20, "trouble"]);
+    expect(await said()).toBe(`broken since ${clock(30)}, `);
+    record(...seen, [50, "config"], [40, "config", "ok"]);
+    expect(await said()).toBe(`changed at ${clock(600)}, `);
+    fake.files.delete(cfg.path);
+    expect(await said()).toBe("");
+  });
   test("a watchdog that has its lock and could not write its pid runs, but cannot write: status and explain say so", async () => {
     await begin(FLEET);
     watchdog(10);
@@ -946,7 +967,7 @@ fleet("a broken config under a running watchdog: status, logs, send and down go 
   await until(() => seen(f) === "idle");
   const good = f.read("agents.toml");
   f.write("agents.toml", `${good}\n[[agent\n`);
-  const said = /agents\.toml:\d+:\d+: .*; broken since .*\d\d:\d\d, running on the last good one/;
+  const said = /agents\.toml:\d+:\d+: .*; (broken since|changed at) .*\d\d:\d\d, running on the last good one/;
   const status = await f.run(["status"]);
   expect([status.code, status.out.split("\n")[0], /^. a1 /m.test(status.out)]).toEqual([3, expect.stringMatching(said), true]);
   expect(JSON.parse((await f.run(["status", "--json"])).out).configError).toMatch(said);
