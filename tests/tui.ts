@@ -3,12 +3,34 @@
  * all that it received, a line of JSON each; the first line of the file TUI_CONTROL sets its state: busy,
  * idle, dialog, limit <banner>, screen <file>, exit <n>, `once …` for one that is not set again.
  */
-import { appendFileSync, existsSync, readFileSync, rmSync, watch } from "node:fs";
+import { dlopen } from "bun:ffi";
+import { appendFileSync, existsSync, readFileSync, rmSync, watch, writeSync } from "node:fs";
 import { basename, dirname } from "node:path";
 
 const { TUI_LEDGER = "", TUI_CONTROL = "", TUI_WORK_MS = "400", TUI_IGNORE_HUP } = process.env;
 /** How often it draws a screen that moves or is read from a file; any other only when something happens, or as often as that, ms. */
 const [MOVING, STILL] = [100, 1_000];
+
+/** The terminal by the system's own calls: Node's streams for one take as long to load as all of Bun. */
+const { symbols: { tcgetattr, tcsetattr, cfmakeraw, ioctl } } = dlopen("libc.so.6", {
+  tcgetattr: { args: ["int", "ptr"], returns: "int" }, tcsetattr: { args: ["int", "int", "ptr"], returns: "int" },
+  cfmakeraw: { args: ["ptr"], returns: "void" }, ioctl: { args: ["int", "u64", "ptr"], returns: "int" },
+});
+const TIOCGWINSZ = 0x5413;
+/** As the terminal was before this client; no `termios` is larger. */
+const before = new Uint8Array(256);
+const isTerminal = tcgetattr(0, before) === 0;
+/** Rows, columns, and two in pixels; what a terminal that is gone had last. */
+const size = new Uint16Array([24, 80, 0, 0]);
+
+/** One whose terminal is gone lives on, if it ignores that. */
+function print(text: string): void {
+  try {
+    writeSync(1, text);
+  } catch {
+    // nobody sees it
+  }
+}
 
 let lines: string[] = [];
 let [draft, pasting, state, drawn] = ["", false, "idle", ""];
@@ -25,7 +47,8 @@ function enterState(next: string): void {
 }
 
 function draw(): void {
-  const { columns = 80, rows = 24 } = process.stdout;
+  ioctl(1, TIOCGWINSZ, size);
+  const [rows = 24, columns = 80] = size;
   const rule = "─".repeat(columns);
   const busy = state === "busy";
   const [word, rest] = /^(\w+) ?(.*)$/s.exec(state)!.slice(1) as [string, string];
@@ -38,7 +61,7 @@ function draw(): void {
       ...(word === "limit" ? ["❯ go on", `  ⎿  ${rest}`, ""] : []), ...(word === "dialog" ? dialog : box)];
   const screen = `\x1b]2;${busy ? "◐" : "✳"} Claude Code\x07\x1b[2J\x1b[H${parts.join("\n").replaceAll("\n", "\r\n")}`;
   const key = `${columns} ${rows} ${screen}`;
-  if (key !== drawn) process.stdout.write(screen);
+  if (key !== drawn) print(screen);
   drawn = key;
 }
 
@@ -74,7 +97,8 @@ function clear(): void {
 }
 
 function leave(code: number): never {
-  process.stdout.write("\x1b[?2004l");
+  print("\x1b[?2004l");
+  if (isTerminal) tcsetattr(0, 0, before);
   process.exit(code);
 }
 
@@ -108,20 +132,27 @@ async function work(message: string): Promise<void> {
 
 const args = process.argv.slice(2);
 if (args.at(-1) === "--version") {
-  process.stdout.write("2.1.330 (Claude Code)\n"); // doctor asks, and would wait five seconds
+  print("2.1.330 (Claude Code)\n"); // doctor asks, and would wait five seconds
   process.exit();
 }
 const prompt = args.includes("--") ? args[args.indexOf("--") + 1] : "";
 if (prompt) queue.push(prompt);
 note({ start: args, pid: process.pid });
-process.stdin.setRawMode?.(true);
-process.stdin.setEncoding("utf8").on("data", (bytes) => {
-  receive(String(bytes));
-  wake();
-});
+if (isTerminal) {
+  const raw = before.slice();
+  cfmakeraw(raw);
+  tcsetattr(0, 0, raw);
+}
+void (async () => {
+  const decoder = new TextDecoder();
+  for await (const bytes of Bun.stdin.stream()) {
+    receive(decoder.decode(bytes, { stream: true }));
+    wake();
+  }
+})().catch(() => {}); // it has no terminal any more
 if (TUI_CONTROL) watch(dirname(TUI_CONTROL), (_, name) => void (name === basename(TUI_CONTROL) && wake()));
 process.on("SIGWINCH", () => wake());
-process.stdout.write("\x1b[?2004h");
+print("\x1b[?2004h");
 process.on("SIGHUP", () => {
   note({ hangup: state, draft });
   if (!TUI_IGNORE_HUP) leave(0);
