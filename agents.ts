@@ -5474,7 +5474,7 @@ export function orphansOf(cfg: Config, snap: Snapshot): (Orphan & { pane: Pane }
   const known = new Set([...unitsOf(cfg).values()].map(({ session }) => session));
   return [...snap.panes]
     .filter(([session, pane]) => pane.home === home && pane.session === session &&
-      !known.has(session) && session !== watchdogSession(cfg))
+      !known.has(session) && session !== watchdogSession(cfg) && pane.unit !== LOG.unit)
     .map(([session, pane]) => ({ session, pane, name: session.startsWith(cfg.sessionPrefix)
       ? session.slice(cfg.sessionPrefix.length) : session }));
 }
@@ -10928,6 +10928,9 @@ export function keeperCare(): (cfg: Config, writes: boolean) => string {
   };
 }
 
+/** Marks the pane that shows the watchdog's log, whatever its session is called: no client. */
+const LOG = { unit: "watchdog" };
+
 /** Opens a session that shows the watchdog's log, if there is none; closing it ends nothing. */
 async function followLog(cfg: Config, snap: Snapshot): Promise<void> {
   const session = watchdogSession(cfg);
@@ -10936,7 +10939,7 @@ async function followLog(cfg: Config, snap: Snapshot): Promise<void> {
   if (pane) await killSession(cfg, pane);
   const path = sessionLogPath(cfg, session);
   const argv = ["tail", "-n", "200", "-F", path];
-  await newSession(cfg, { session, cwd: cfg.logDir, argv, env: {}, logPath: "", marks: {},
+  await newSession(cfg, { session, cwd: cfg.logDir, argv, env: {}, logPath: "", marks: LOG,
     ...placeFor(snap, session) }).catch((error) => log(messageOf(error)));
 }
 
@@ -11833,9 +11836,24 @@ function barredLoops(cfg: Config, units: Unit[]): Failure[] {
   return why ? units.filter(isLoop).map(({ name }) => ({ name, why })) : [];
 }
 
+/**
+ * The config for a command that starts or ends things. Two configs that share a log_dir share their
+ * locks, orders and memory: to one of them, the clients of the other have left the config.
+ */
+async function configToAct(call: Call): Promise<Config> {
+  const cfg = await configFor(call);
+  const pid = holderOf(cfg, "watchdog") ?? holderOf(cfg, "keeper");
+  const other = (pid !== null && optionIn(argvOf(pid), "--config")) || cfg.path;
+  if (isAbsolute(other) && isThere(other) && linkless(other) !== linkless(cfg.path)) {
+    die(`${cfg.logDir} is in use by the fleet of ${other} (pid ${pid}): give ${cfg.path} ` +
+      "a log_dir of its own");
+  }
+  return cfg;
+}
+
 /** `up`: services first, then agents, a batch at a time; returns once every client runs. */
 export async function cmdUp(call: Call): Promise<number> {
-  const cfg = await configFor(call);
+  const cfg = await configToAct(call);
   needTexts(cfg);
   const names = expandNames(cfg, call.words);
   await needTools(cfg);
@@ -12067,7 +12085,7 @@ async function explainDeath(
 export async function cmdDown(call: Call): Promise<number> {
   const strays = call.options.orphans === true;
   if (strays && call.words.length) die("usage: down [name… | --orphans]", 2);
-  const cfg = await configFor(call);
+  const cfg = await configToAct(call);
   await needTools(cfg);
   const snap = await snapshot(cfg);
   const orphans = findOrphans(cfg, strays ? usable(snap) : snap);
@@ -12318,7 +12336,7 @@ async function startAndWait(
 
 /** `restart`: the units first, then the watchdog if it is named. */
 export async function cmdRestart(call: Call): Promise<number> {
-  const cfg = await configFor(call);
+  const cfg = await configToAct(call);
   const names = expandNames(cfg, call.words);
   await needTools(cfg);
   makeFolders(cfg);

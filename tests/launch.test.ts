@@ -670,6 +670,14 @@ describe("a client whose name left the config", () => {
     fake.tmux.add("agents-human");
     expect(await orphans()).toEqual([]);
   });
+  test("the session that shows the watchdog's log is no client, whatever prefix it has", async () => {
+    await begin(where("tester", "clone"));
+    for (const unit of ["watchdog", "builder"]) {
+      const session = `night-${unit}`;
+      Object.assign(fake.tmux.add(session), { marks: { "@agents_session": session, "@agents_home": cfg.stateDir, "@agents_unit": unit } });
+    }
+    expect(await orphans()).toEqual([["night-builder", false]]);
+  });
   test("with the prefix changed it is named by its session; who is in the config still is no orphan", async () => {
     await begin(where("tester", "clone"));
     await edit(`[defaults]\nsession_prefix = "night-"\n${where("tester", "clone")}`);

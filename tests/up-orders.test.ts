@@ -61,6 +61,23 @@ describe("orders", () => {
     expect((await call("up", "watchdog")).code).toBe(0);
     expect(fake.logged("watchdog already running")).toHaveLength(1);
   });
+  test("nothing is started or ended in a log_dir whose watchdog runs another config; one that was renamed is the same", async () => {
+    await begin(["a"], 3);
+    const { pid } = fake.tmux.add("x");
+    holdLock(fake, cfg.stateDir, pid);
+    const runs = (path: string) => void fake.files.set(`/proc/${pid}/cmdline`, ["bun", "agents.ts", "watchdog", "--kept", "--config", path].join("\0"));
+    const other = `${fake.home}/other.toml`;
+    fake.files.set(other, cfg.source);
+    runs(other);
+    for (const words of [["up"], ["up", "a"], ["down"], ["down", "a"], ["down", "--orphans"], ["restart", "a"]]) {
+      expect(await call(...words)).toMatchObject({ code: 1, err: expect.stringContaining(`${cfg.logDir} is in use by the fleet of ${other} (pid ${pid}): give ${cfg.path} a log_dir of its own`) });
+    }
+    expect([starts("a"), fake.processes.has(pid), fake.files.has(file("operator.json"))]).toEqual([1, true, false]);
+    fake.files.delete(other);
+    expect((await call("down", "a")).code).toBe(0);
+    runs(cfg.path);
+    expect((await call("up", "a")).code).toBe(0);
+  });
   test("an order that another command holds up names its pid, where one is written", async () => {
     await begin(["a"], 3);
     mkdirSync(cfg.stateDir, { recursive: true });
