@@ -348,6 +348,8 @@ export interface Memory extends ReturnType<typeof freshMemory> {
   awaits?: { need: string; since: number } | undefined;
   /** A restart for idleness was put off because an unsent text is in the input box. */
   draft?: boolean | undefined;
+  /** The pane's `stampOf` when its screen was last read; absent = not known. */
+  drawStamp?: string | undefined;
 }
 
 /** The part of a memory that dies with the watchdog, as it begins. Times are monotonic ms. */
@@ -359,9 +361,8 @@ const freshTransient = () => ({
   outline: "",
   /** The verdict of the rules alone on that screen. */
   byRules: null as Verdict | null,
-  /** When the screen was last read, and the pane's `stampOf` then; "" = unknown. */
+  /** When the screen was last read. */
   readAt: 0,
-  drawStamp: "",
   serverDown: false,
   unsureLooks: 0,
   /** Since when an idle screen has not come to rest, and when it last changed. */
@@ -6844,7 +6845,7 @@ const GROUP = {
 const MEMORY_SHAPES: Record<string, Shape> = {
   ran: isFlag, version: isText, model: isText, conversation: isId,
   unsureTold: isNumber, backgroundSince: isNumber, stalls: isNumber, stallsTold: isNumber,
-  answering: isFlag, answeredAt: isNumber, draft: isFlag,
+  answering: isFlag, answeredAt: isNumber, draft: isFlag, drawStamp: isText,
   awaits: withFields({ need: isText, since: isNumber }),
   starts: isList(isNumber), client: orNull(withFields(GROUP)),
   stopping: orNull(withFields({ ...GROUP, since: isNumber, marks: orNull(isList(isText)),
@@ -7398,7 +7399,8 @@ type Look = Awaited<ReturnType<typeof readLook>>;
 
 /** What a new client in the same session begins with: nothing that was true of the old one. */
 const NEW_CLIENT = { ...TRANSIENT, since: 0, model: undefined, backgroundSince: undefined,
-  answered: "", answers: 0, answering: undefined, awaits: undefined, draft: undefined };
+  answered: "", answers: 0, answering: undefined, awaits: undefined, draft: undefined,
+  drawStamp: undefined };
 
 /** When a process began, s since 1970; NaN = there is none, or no /proc. */
 function startedAt(pid: number): number {
@@ -7584,18 +7586,22 @@ const isTimeless = (verdict: Verdict | null): boolean =>
   verdict.where !== "process";
 
 /**
- * While this stays the same, so does the screen. "" = that is not certain: tmux notes the time of
- * what is drawn to the second, and both clocks may be stepped a little.
+ * While this stays the same, so does the screen. Absent = that is not certain: tmux notes the time
+ * of what is drawn to the second, and both clocks may be stepped a little.
  */
-const stampOf = (pane: Pane): string =>
-  pane.activity > 0 && world.now() - pane.activity > CLOCK_STEP
-    ? `${pane.activity} ${pane.size} ${pane.title}` : "";
+const stampOf = ({ activity, size, title }: Pane): string | undefined =>
+  (activity > 0 && world.now() - activity > CLOCK_STEP
+    ? hashOf(`${activity} ${size} ${title}`) : undefined);
+
+/** Whether a screen is for certain the one that was read last. */
+const showsTheSame = (memory: Memory, pane: Pane): boolean =>
+  memory.drawStamp !== undefined && memory.drawStamp === stampOf(pane);
 
 /** Whether a screen must be read: reading costs most by far, and most screens do not change. */
 function screenMayHaveChanged(cfg: Config, watch: Watch, agent: Agent, pane: Pane): boolean {
   const memory = memoryOfClient(watch, agent, pane);
-  return !memory.drawStamp || memory.drawStamp !== stampOf(pane) ||
-    !isTimeless(memory.byRules) || memory.verdict === "unsure" ||
+  return !showsTheSame(memory, pane) || !isTimeless(memory.byRules) ||
+    memory.verdict === "unsure" ||
     world.mono() - memory.readAt >= cfg.watchdog.heavyInterval * 1000 ||
     watch.outbox.some((message) => message.target === agent.name);
 }
@@ -10396,8 +10402,8 @@ function noteGap(cfg: Config, watch: Watch): void {
     log(`${Math.round(gap / 1000)} s since the last tick: idle timers restarted`);
     volatile.quietSince = 0;
     for (const memory of Object.values(watch.agents)) {
-      Object.assign(memory, { idleSince: 0, sameSince: 0, drawStamp: "", unrest: null,
-        backgroundSince: memory.backgroundSince && now });
+      Object.assign(memory, { idleSince: 0, sameSince: 0, drawStamp: undefined,
+        unrest: null, backgroundSince: memory.backgroundSince && now });
       if (memory.verdict === "unsure" && memory.since) memory.since = now;
       if (setBack) enter(memory, shifted(memory.life, step));
     }
@@ -12705,14 +12711,10 @@ async function rivalsOf(cfg: Config, snap: Snapshot) {
   return rivals;
 }
 
-/**
- * Whether the watchdog found this client idle and nothing was drawn since: no need to read it. A
- * round looks first and writes its heartbeat last, at most LONG_ROUND later; after a longer one,
- * what was drawn in between may be shown a round late.
- */
-const stillRests = (memory: Memory, pane: Pane, { running, mute, heartbeat }: WatchdogState) =>
+/** Whether the watchdog found this client idle and nothing was drawn since: no need to read it. */
+const stillRests = (memory: Memory, pane: Pane, { running, mute }: WatchdogState): boolean =>
   running && !mute && memory.verdict === "idle" && memory.since >= pane.created &&
-  pane.activity > 0 && pane.activity < Date.parse(heartbeat) - LONG_ROUND;
+  showsTheSame(memory, pane);
 
 /** Reads all panes in one call, those of ended clients for their last words. Changes nothing. */
 async function lookAtPanes(

@@ -689,6 +689,26 @@ describe("the command over a fleet", () => {
     await read();
     expect(captured.length).toBe(5);
   });
+  test("nor one that the watchdog found at rest moments ago: its look counts, not how long it rests", async () => {
+    await begin(FLEET);
+    for (const name of ["builder", "adversary", "orchestrator"]) pane(name).doing = "idle";
+    await ticks(2);
+    watchdog(1);
+    const captured: string[] = [];
+    fake.beforeTmux(([name], stdin) => void (name === "source-file" && captured.push(...stdin.match(/capture-pane.*/g)!)));
+    expect([(await read()).of("builder").condition, captured.length]).toEqual(["idle", 0]);
+  });
+  test("the screen of an agent that the watchdog does not look at any more is read, whatever it was when it did", async () => {
+    const text = (watched: string) => `${FLEET}[[agent]]\nname = "helper"\nwatch = "${watched}"\n`;
+    await begin(text("heal"));
+    pane("helper").doing = "idle";
+    await ticks(3);
+    cfg = await fake.config(text("none"));
+    pane("helper").doing = "dialog";
+    await ticks(4);
+    watchdog(10);
+    expect([memoryOf(watch, "helper").verdict, (await read()).of("helper").condition]).toEqual(["idle", "blocked"]);
+  });
   test("without a watchdog, too, and a client younger than its look is starting", async () => {
     await begin(FLEET);
     fake.tmux.exit("agents-builder", 1);
