@@ -3745,7 +3745,8 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: /^[◐◑⠁-⣿] / },
     // anchored to the client's own line: an operator's status line above it may say anything
     { name: "footer", verdict: "active", where: "foot", why: "busy footer",
-      re: /^ {2}(?:[⏵⏸].* · (?:esc|ctrl\+c) to interrupt\b|esc to interrupt · ← )/m },
+      re: anyOf(/^ {2}[⏵⏸].* · (?:(?:esc|ctrl\+c) to interrupt\b|e(?:sc?)?…$)/m,
+        /^ {2}esc to interrupt · ← /m) },
     { name: "spinner", verdict: "active", where: "event", why: "spinner", animated: true,
       re: /^[·✢✳✶✻✽*∗] (?:\S.*…(?: \((?:esc |(?:\d+[hm] )*\d+s\b)|$)|.*retrying in \d+s · att)/i },
     { name: "transcript", verdict: "blocked", where: 1, why: "its transcript view is open",
@@ -3812,12 +3813,15 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
       re: /^ {2,4}[⬝■]/m },
     { name: "interrupt", verdict: "active", where: "foot", why: "busy footer",
       re: /esc\s+(?:again to )?interrupt|\bretrying\b|attempt\s+#\d/ },
+    { name: "credit", verdict: "blocked", where: "event", why: "no credit",
+      re: anyOf(/^Insufficient (?:credits|balance)/i, /^Your credit balance/i,
+        /^Quota exceeded\. Check your plan/i) },
     { name: "limit error", verdict: "limited", where: "event", whole: true,
       re: /^(?:.{0,40}usage.{0,3}limit|Free usage exceeded|.{0,40}quota exceeded)/i },
-    { name: "credit", verdict: "blocked", where: "event", why: "no credit",
-      re: /^(?:Insufficient (?:credits|balance)|Your credit balance)/i },
-    { name: "access", verdict: "blocked", where: "event", why: "key or access refused",
-      re: /^(?:Incorrect API key|Your account does not|Unauthorized|Forbidden|The model .* not )/ },
+    { name: "access", verdict: "blocked", where: "event", why: "key, login or model refused",
+      re: anyOf(/^(?:Incorrect|(?:AI Gateway .*)?Invalid) API key/,
+        /^(?:Token refresh failed|Unauthorized|Your account does not|Forbidden)/,
+        /^(?:The model .* not |Model not found: )/) },
     { name: "bad request", verdict: "fatal", where: "event", why: "the conversation is broken",
       re: /^Bad request\b/i },
     AT_PROMPT,
@@ -4065,10 +4069,15 @@ function commandOf(lines: string[], at: number, block: string): number {
   return isTurn || cures ? -1 : owner;
 }
 
+/** Whether a `⎿` begins the to-do list of a spinner, which is no newer than that. */
+const hangsOnSpinner = (lines: string[], at: number): boolean =>
+  /^ {2}⎿(?!\s+Tip:)/.test(lines[at]!) &&
+  /^[·✢✳✶✻✽*∗] \S.*…/.test(lines[ownerOf(lines, at)] ?? "");
+
 function claudeNewest(lines: string[], foot: string): Newest {
   let [end, done] = [lines.length, ""];
   for (let at = end - 1; at >= 0; at--) {
-    if (!/^(?:\S|  ⎿)/.test(lines[at]!)) continue;
+    if (!/^(?:\S|  ⎿)/.test(lines[at]!) || hangsOnSpinner(lines, at)) continue;
     const block = oneLine(lines.slice(at, end).join("\n").split("\n\n")[0]!);
     const command = commandOf(lines, at, block);
     if (command >= 0) {
@@ -4210,10 +4219,14 @@ function describedRegions({ text, title }: ScreenText, description: TypedBox): R
   };
 }
 
-/** Whether a draft may hide work: it replaces the busy footer, and nothing else shows rest. */
-function mayHideWork({ title, newest, box }: Regions): boolean {
+/**
+ * Whether work may not show: a draft replaces the busy footer, a narrow pane cuts it off, and
+ * nothing else shows rest.
+ */
+function mayHideWork({ title, newest, box, foot }: Regions): boolean {
   const { event, done } = newest();
-  return Boolean(box) && !PLACEHOLDER.test(box!) && !done && !/^✳ /.test(title) &&
+  const drafted = Boolean(box) && !PLACEHOLDER.test(box!);
+  return (drafted || /^ {2}[⏵⏸].*…$/m.test(foot ?? "")) && !done && !/^✳ /.test(title) &&
     /^[●❯⎿]/.test(event);
 }
 
@@ -4306,7 +4319,8 @@ function verdictBy(rules: Rule[], screen: Regions, now: number): Verdict {
     text: lastNonemptyLine(screen.screen) } as const;
   if (!screen.screen) return { ...unknown, rule: "blank", why: "blank screen" };
   return screen.box === null ? { ...unknown, rule: "none", why: "no input box is recognised" }
-    : { ...unknown, rule: DRAFT, why: "a draft hides whether it is working" };
+    : { ...unknown, rule: DRAFT,
+      why: `${screen.box ? "a draft" : "a narrow pane"} hides whether it is working` };
 }
 
 /** The rule of a verdict when a draft in the box hides whether the client works. */
