@@ -129,22 +129,50 @@ test("where a unit stands is changed by enter alone, and each state stands in th
   for (const state of states) if (!["up", "held"].includes(state)) expect(readme).toMatch(new RegExp(`^\\|.*\\b${state}\\b.* \\|`, "m"));
 });
 
-/** How what is remembered or shared is changed: a field set, counted, deleted, or filled by a method. */
-const CHANGE = (() => {
-  const whose = String.raw`\b(?:memory|watch|operator|message|cfg|shared|volatile|errors)\b`;
-  const field = String.raw`${whose}(?:[.!?]+\w+|!?\[[^\]]*\])+`;
-  return String.raw`${field}!? (?:\|\||&&|\?\?|[+-])?= |${field}!?(?:\+\+|--)|Object\.assign\(${whose}|\bdelete ${whose}` +
-    String.raw`|${field}[!?]*\.(?:push|pop|shift|unshift|splice|sort|reverse|fill|set|add|clear|delete|getOrInsert\w*)\(`;
-})();
+/** What is remembered or shared, by the names that it has everywhere. */
+const SHARED = ["memory", "watch", "operator", "message", "cfg", "shared", "volatile", "errors"];
+const PLACE = String.raw`(?:[.!?]+\w+|!?\[[^\]]*\])`;
+
+/** The same by the names that a body gives to parts of it, be it one by one or by a pattern. What `...rest` gets is a copy. */
+function namesOfShared(body: string): string[] {
+  const pattern = String.raw`(\w+|\{(?:[^{}]|\{[^{}]*\})*\}|\[[^\[\]]*\])`;
+  const namesIn = (one: string): string[] => [...one.matchAll(/(?<![.\w])\w+(?!\w|: )/g)].map(([name]) => name);
+  const taken = [...body.matchAll(new RegExp(String.raw`(\{(?:[^{}]|\{[^{}]*\})*\}): (?:Readonly<)?(?:Memory|Watch|Operator|Message|Config)\b`, "g"))].flatMap(([, one]) => namesIn(one!));
+  const names = new Set([...SHARED, ...taken]);
+  for (let known = 0; known < names.size;) {
+    known = names.size;
+    const part = String.raw`(?:${[...names].join("|")})${PLACE}*`;
+    const alias = new RegExp(String.raw`\b(?:(?:const|let) ${pattern} = ${part}!?(?=[;,]| \?\?)|const ${pattern} of (?:Object\.(?:values|entries)\()?${part}\))`, "g");
+    for (const [, set, each] of body.matchAll(alias)) for (const name of namesIn((set ?? each)!)) names.add(name);
+  }
+  return [...names];
+}
+
+/** How a body changes what is remembered or shared: a field set, counted, deleted, or filled by a method; undefined = it does not. */
+function changeIn(body: string): string | undefined {
+  const whose = String.raw`(?<![.\w])(?:${namesOfShared(body).join("|")})\b`;
+  const part = String.raw`${whose}${PLACE}*`;
+  const field = String.raw`${whose}${PLACE}+`;
+  return new RegExp(String.raw`${field}!? (?:\|\||&&|\?\?|[+-])?= |${field}!?(?:\+\+|--)|Object\.assign\(${whose}|\bdelete ${whose}` +
+    String.raw`|${part}[!?]*\.(?:push|pop|shift|unshift|splice|sort|reverse|fill|set|add|clear|delete|getOrInsert\w*)\(`).exec(body)?.[0];
+}
+
+test.each<[string, boolean]>([
+  ["memory.y = 1", true], ["const { x } = memory; x.y = 1", true], ["const { x: z } = memory; z!.y ??= 1", true], ["const { x: { z } } = memory; z.y += 1", true],
+  ["const [x] = watch.outbox; delete x.y", true], ["const x = watch.agents[name]!; Object.assign(x, y)", true], ["const { x } = watch; const { z } = x; z.push(1)", true],
+  ["for (const one of watch.outbox) one.y = 1", true], ["for (const [, one] of Object.entries(watch.agents)) one.y++", true], ["({ outbox }: Watch) => outbox.shift()", true],
+  ["function f({ volatile: { lasting } }: Watch) { lasting[x] = 1; }", true],
+  ["let { x } = memory; x = 1", false], ["const { x, ...others } = memory; others.y = 1", false], ["const { x } = fresh; x.y = 1", false], ["const x = memory.y + 1; z.x = 2", false], ["const x = readingOf(memory); x.y = 1", false],
+])("what a body changes is seen: %s", (body, changes) => expect(changeIn(body) !== undefined).toBe(changes));
 
 test("observe writes nothing, and says nothing; learn alone takes what was seen into the memory", () => {
   const { code } = codeOf(SOURCE);
   const parts = partsOf(SOURCE);
   const bodyOf = (name: string) => parts.filter((part) => part.name === name).map(({ from, to }) => code.slice(from, to)).join("\n");
-  const writes = new RegExp(String.raw`${CHANGE}|\b(?:emit|log|trouble|guard|attempt|enter\w*|note(?!Stage)\w*|save\w*|read\w*State|memoryOf)\(`); // its stage is for whoever ends one that hangs
+  const writes = new RegExp(String.raw`\b(?:emit|log|trouble|guard|attempt|enter\w*|note(?!Stage)\w*|save\w*|read\w*State|memoryOf)\(`); // its stage is for whoever ends one that hangs
   for (const name of ["observe", "lookAtScreens", "readLook", "memoryOfClient", "lookAtSessions", "screenMayHaveChanged", "draftIn", "withOwnWord"]) {
     expect(bodyOf(name)).not.toBe("");
-    expect([name, writes.exec(bodyOf(name))?.[0]]).toEqual([name, undefined]);
+    expect([name, writes.exec(bodyOf(name))?.[0] ?? changeIn(bodyOf(name))]).toEqual([name, undefined]);
   }
   for (const name of ["noteTogether", "noteClient", "noteLook", "noteUnseen"]) {
     expect([name, parts.filter(({ from, to }) => new RegExp(`\\b${name}\\(`).test(code.slice(from, to).replace(new RegExp(`function ${name}\\(`), ""))).map((part) => part.name)]).toEqual([name, ["learn"]]);
@@ -156,7 +184,7 @@ const functionsCalled = (name: RegExp): string[] =>
   partsOf(SOURCE).filter((part) => part.banner !== "the world" && name.test(part.name) && /^(?:export )?(?:async )?function|=>/.test(SOURCE.slice(part.from, part.to))).map((part) => part.name);
 
 /** How a function comes to do something, name by name: by itself, or by what it uses but for `except`; null = it does not. */
-function wayTo(act: RegExp, except: string[]): (name: string) => string | null {
+function wayTo(act: (body: string) => string | undefined, except: string[]): (name: string) => string | null {
   const { code } = codeOf(SOURCE);
   const parts = partsOf(SOURCE).filter(({ banner }) => banner !== "the world");
   const bodies = new Map(parts.map(({ name, from, to }) => [name, code.slice(from, to)]));
@@ -164,13 +192,15 @@ function wayTo(act: RegExp, except: string[]): (name: string) => string | null {
     const own = ownNames(body.replace(name, ""));
     return [name, [...usedNames(body)].filter((word) => word !== name && !own.has(word) && bodies.has(word))];
   }));
+  const done = new Map<string, string | undefined>();
+  const did = (name: string) => done.getOrInsertComputed(name, () => act(bodies.get(name)!));
   return (name) => {
     const ways = [[name]];
     for (const way of ways) { // which grows as it is walked
       const last = way.at(-1)!;
       if (except.includes(last)) continue;
-      const found = act.exec(bodies.get(last)!);
-      if (found) return [...way, found[0]].join(" → ");
+      const found = did(last);
+      if (found) return [...way, found].join(" → ");
       for (const next of uses.get(last)!) if (!ways.some((one) => one.at(-1) === next)) ways.push([...way, next]);
     }
     return null;
@@ -186,16 +216,17 @@ const ON_THE_WAY = {
 
 test("what has the name of a question changes nothing, signals nobody and says nothing, nor does what it asks", () => {
   const question = /^(?:(?:is|are|has|may|must|can|will|was|why|decide|detect|parse|assess|needs|holds|never|passes|shares|describe)(?=[A-Z])|judge|detect|observe$|closeLook|lookAt(?!Screens)|snapshot|sessionAlive|standingText|notReady|phaseDone|next)|Of$/;
-  const act = new RegExp(String.raw`\bworld\.(?:writeAtomic|append|remove|print|log)\w*\(|\bworld\.signal\((?!.*, 0\))|\b(?:sendKeys|killPane|killSession|newSession|pipeToLog)\(|${CHANGE}`);
-  const [questions, wayOf] = [functionsCalled(question), wayTo(act, Object.keys(ON_THE_WAY))];
+  const act = new RegExp(String.raw`\bworld\.(?:writeAtomic|append|remove|print|log)\w*\(|\bworld\.signal\((?!.*, 0\))|\b(?:sendKeys|killPane|killSession|newSession|pipeToLog)\(`);
+  const does = (body: string) => act.exec(body)?.[0] ?? changeIn(body);
+  const [questions, wayOf] = [functionsCalled(question), wayTo(does, Object.keys(ON_THE_WAY))];
   expect(questions.length).toBeGreaterThan(250);
   expect(questions.map(wayOf).filter((way) => way !== null)).toEqual([]);
   for (const name of ["continueStopping", "learn", "stopLoops", "submit"]) expect([name, wayOf(name) === null]).toEqual([name, false]);
-  for (const name of Object.keys(ON_THE_WAY)) expect([name, wayTo(act, Object.keys(ON_THE_WAY).filter((one) => one !== name))(name) === null]).toEqual([name, false]);
+  for (const name of Object.keys(ON_THE_WAY)) expect([name, wayTo(does, Object.keys(ON_THE_WAY).filter((one) => one !== name))(name) === null]).toEqual([name, false]);
 });
 
 test("a decision is made of what it is given alone: not even the clock is read", () => {
-  const [decisions, wayOf] = [functionsCalled(/^(?:decide(?=[A-Z])|detect$)/), wayTo(/(?<!, now = )\bworld\.\w+|\bprocess\.\w+|\bDate\.now\b/, [])];
+  const [decisions, wayOf] = [functionsCalled(/^(?:decide(?=[A-Z])|detect$)/), wayTo((body) => /(?<!, now = )\bworld\.\w+|\bprocess\.\w+|\bDate\.now\b/.exec(body)?.[0], [])];
   expect(decisions.length).toBeGreaterThan(25);
   expect(decisions.map(wayOf).filter((way) => way !== null)).toEqual([]);
   expect(wayOf("isRecent")).toBeNull();
