@@ -5134,6 +5134,25 @@ export async function resumeId(cfg: Config, agent: Agent): Promise<string | null
   return await idIn(idFile(cfg, agent)) ?? await idIn(legacyIdFile(cfg, agent));
 }
 
+/**
+ * The conversation to go on with; null = none is known, or a client of another fleet is in it, from
+ * whose folder the id was copied: an opencode server and Codex find it from any folder.
+ */
+async function idToResume(cfg: Config, agent: Agent): Promise<string | null> {
+  const id = await resumeId(cfg, agent);
+  if (id === null) return null;
+  const isOthers = (mark: string) => mark !== "" && !mark.startsWith(`${roomOf(cfg)}/`);
+  const { kind, server } = backendOf(cfg, agent);
+  const words = kind === "opencode" ? [id, server] : [id]; // another server may have the same id
+  const other = listProcesses(isOthers)?.find(({ pid }) =>
+    words.every((word) => argvOf(pid).includes(word)) ||
+    world.opened(pid).some((path) => path.endsWith(`-${id}.jsonl`)));
+  if (!other) return id;
+  log(`${agent.name}: a client of another fleet (pid ${other.pid}) is in its conversation`);
+  await dropResumeId(cfg, agent); // nor does that one's record tell of our client
+  return null;
+}
+
 async function dropResumeId(cfg: Config, agent: Agent): Promise<void> {
   if (await resumeId(cfg, agent).catch(() => true)) {
     log(`${agent.name}: resume id discarded: the next start is a new conversation`);
@@ -5280,7 +5299,7 @@ function shortPrompt(cfg: Config, agent: Agent, plan: LaunchPlan, goesOn: boolea
 async function launchClient(cfg: Config, agent: Agent, plan: LaunchPlan): Promise<Launch> {
   const { backend, model, kickoff, prompt, repeated } = plan;
   const resumes = agent.resume && backend.supportsResume && backend.resumeArgs !== "";
-  const known = resumes ? await resumeId(cfg, agent) : null;
+  const known = resumes ? await idToResume(cfg, agent) : null;
   const id = known ?? (resumes && !choosesId(backend) ? crypto.randomUUID() : null);
   const args = [
     ...startWords(backend, id, known !== null),
@@ -5300,7 +5319,7 @@ async function launchClient(cfg: Config, agent: Agent, plan: LaunchPlan): Promis
 /** An opencode client attaches to its server, and to a session made there if the server answers. */
 async function launchOpencode(cfg: Config, agent: Agent, plan: LaunchPlan): Promise<Launch> {
   const { backend, model, repeated } = plan;
-  const kept = agent.resume ? await resumeId(cfg, agent) : null;
+  const kept = agent.resume ? await idToResume(cfg, agent) : null;
   const id = (kept && (await opencodeKnows(backend, agent, kept)) ? kept : null) ??
     (await unusedSession(backend, agent));
   const args = ["attach", backend.server, "--dir", agent.dir, ...(id ? ["--session", id] : [])];

@@ -346,6 +346,20 @@ describe("the family of a client", () => {
       expect([starts(), got]).toEqual([2, [...signals]]);
     }
   });
+  test.each([["in its arguments", "/proc/70001/cmdline", "opencode\0attach\0--session\0ses_1"], ["in a file that it has open", "", ""]])("a conversation that a client of another fleet has %s is not resumed: its id came with a copy of that folder", async (_, path, argv) => {
+    for (const mark of ["abc123/a/x", "ours", ""]) {
+      await begin(`${agents("a")}resume = true\n`);
+      fake.files.set(`${cfg.stateDir}/a.id`, "ses_1");
+      host.helper(70_001, mark && mark.replace("ours", markOf("a").replace("/a/", "/b/")));
+      if (path) fake.files.set(path, argv);
+      else fake.opened.set(70_001, ["/home/.codex/sessions/rollout-2026-06-15-ses_1.jsonl"]);
+      host.end(pane().pid);
+      fake.tmux.exit("agents-a", 1);
+      await ticks(8);
+      const isOther = mark.startsWith("abc123");
+      expect([starts(), pane().argv.join(" ").includes("ses_1"), fake.files.get(`${cfg.stateDir}/a.id`)!.trim() === "ses_1", fake.logged("a client of another fleet (pid 70001)").length]).toEqual([2, !isOther, !isOther, Number(isOther)]);
+    }
+  });
   test("what cannot be ended holds the start, is said once and needs a person, until it is gone", async () => {
     await begin();
     host.helper(70_001, markOf(), ALL);
