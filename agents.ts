@@ -3161,19 +3161,21 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
 
 /**
  * One pane's screen: with wrapped lines joined (`look`), as drawn, and with colours. All three keep
- * the blanks at the end of a line: a prompt that one of them shows, the others must show too.
+ * the blanks at the end of a line: a prompt that one of them shows, the others must show too. null:
+ * tmux does not show it, or the pane is another by now: a restarted server gives out the same ids.
  */
 type Screen = NonNullable<Awaited<ReturnType<typeof readScreen>>>;
 async function readScreen(cfg: Config, pane: Pane) {
   const mark = `@@${newId()}`;
   const capture = (flags: string) =>
     `display-message -p '${mark}'\ncapture-pane -p ${flags} -t '${pane.id}'\n`;
-  const facts = `display-message -p -t '${pane.id}' '#{pane_dead} #{cursor_y} #{pane_title}'\n`;
+  const facts = `display-message -p -t '${pane.id}' ` +
+    "'#{pane_dead} #{pane_pid} #{cursor_y} #{pane_title}'\n";
   const ran = await tmux(
     cfg, ["source-file", "-"], facts + capture("-J") + capture("-N") + capture("-e -N"));
   const [head = "", text = "", plain = "", styled = ""] = ran.out.split(`${mark}\n`);
-  const [, dead, row, title = ""] = /^(\d) (\d+) ?(.*)/.exec(head) ?? [];
-  if (!ran.ok || dead !== "0") return null;
+  const [, dead, pid, row, title = ""] = /^(\d) (\d+) (\d+) ?(.*)/.exec(head) ?? [];
+  if (!ran.ok || dead !== "0" || Number(pid) !== pane.pid) return null;
   return { look: { text, title }, plain, styled, cursorLine: plain.split("\n")[Number(row)] ?? "" };
 }
 

@@ -160,6 +160,13 @@ describe("over the fake world", () => {
     expect(waits().at(-1)).toBe("no such agent in the config");
   });
 
+  test("whoever has the pane's id by the time of typing, as after a restart of tmux, gets nothing", async () => {
+    const others = 70_000;
+    fake.beforeTmux((_, stdin) => void (closeLook(stdin) && Object.assign(pane(), { pid: others })));
+    enqueue(watch, "a", "claim", "for ours");
+    await fake.ticks(cfg, watch);
+    expect([pane().pid, pane().received, pane().draft, waits()]).toEqual([others, [], "", [expect.stringContaining("tmux")]]);
+  });
   test.each<[string, () => void]>([
     ["in the shell that stayed there", () => void fake.files.set(`/proc/${pane().pid}/cmdline`, "bash\0-i\0")],
     ["in the place of ours", () => void fake.tmux.run(["respawn-pane", "-k", "-t", pane().id, "claude"])],
