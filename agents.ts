@@ -5974,12 +5974,31 @@ function knownFile(cfg: Config, { session }: Agent, { pid }: Pane): SessionFile 
 const sessionsFolder = (cfg: Config, agent: Agent, pane: Pane): string =>
   knownFile(cfg, agent, pane)?.folder ?? join(claudeFolder(pane.pid, agent.env), "sessions");
 
+/** Who has a session file in a folder, by process group, and when (monotonic ms) that was so. */
+interface Search {
+  clients: Map<string | undefined, number>;
+  at: number;
+}
+const searches = new WeakMap<Config, Map<string, Search>>();
+/** How long, ms, a search is good for: all clients of one look are found by the same. */
+const SEARCH_LASTS = 1_000;
+
+function clientsIn(cfg: Config, folder: string): Search["clients"] {
+  const known = searches.getOrInsertComputed(cfg, () => new Map());
+  const last = known.get(folder);
+  if (last && world.mono() - last.at < SEARCH_LASTS) return last.clients;
+  const pids = world.list(folder).slice(0, 1000)
+    .map((name) => Number(/^(\d+)\.json$/.exec(name)?.[1])).filter(isPid);
+  // of several in one group the first counts
+  const clients = new Map(pids.toReversed().map((pid) => [statOf(pid).group, pid]));
+  known.set(folder, { clients, at: world.mono() });
+  return clients;
+}
+
 /** Finds the file of a pane's client: by the pane's pid, else by one of its process group. */
-function seekSessionFile(folder: string, pane: Pane): SessionFile {
-  const isOurs = (pid: number) => statOf(pid).group === String(pane.pid);
+function seekSessionFile(cfg: Config, folder: string, pane: Pane): SessionFile {
   const found = world.mtime(join(folder, `${pane.pid}.json`)) !== null ? pane.pid
-    : world.list(folder).slice(0, 1000).map((name) => Number(/^(\d+)\.json$/.exec(name)?.[1]))
-      .find((pid) => isPid(pid) && isOurs(pid)) ?? pane.pid;
+    : clientsIn(cfg, folder).get(String(pane.pid)) ?? pane.pid;
   return { pane: pane.pid, pid: found, born: bornOf(found), folder, sought: world.mono() };
 }
 
@@ -6015,7 +6034,7 @@ function readClaudeWord(
   if (silent.has(agent.session)) return null;
   const files = sessionFiles.getOrInsertComputed(cfg, () => new Map());
   return tried(() => {
-    const file = knownFile(cfg, agent, pane) ?? seekSessionFile(folder, pane);
+    const file = knownFile(cfg, agent, pane) ?? seekSessionFile(cfg, folder, pane);
     files.set(agent.session, file);
     const { pid, born, last } = file;
     const path = join(file.folder, `${pid}.json`);

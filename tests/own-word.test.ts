@@ -343,6 +343,26 @@ describe("in a round", () => {
     await it.ticks(2);
     expect(verdictOf(it)).toBe("active");
   });
+  test("the clients of twenty wrappers are found by one search: their folder is listed once, and none of them is asked for all others", async () => {
+    const names = Array.from({ length: 20 }, (_, nth) => `w${nth}`);
+    const it = await scene(agents(...names).replaceAll("[[agent]]", '[[agent]]\nenv = { CLAUDE_CONFIG_DIR = "/conf" }'));
+    const stat = (pid: number, group: number) => it.fake.files.set(`/proc/${pid}/stat`, `${pid} (x) ${["S", 1, group, ...Array(16).fill(0), pid].join(" ")}`);
+    for (const [nth, name] of names.entries()) {
+      const { pid } = it.pane(name) as FakePane;
+      stat(pid, pid);
+      stat(61_000 + nth, pid);
+      says(it, "busy", { pid: 61_000 + nth, procStart: String(61_000 + nth) });
+    }
+    const { list, read } = world;
+    const asked: string[] = [];
+    world.list = (path) => (asked.push(path), list(path));
+    world.read = (path) => (asked.push(path), read(path));
+    await it.ticks(1);
+    expect(names.map((name) => memoryOf(it.watch, name).verdict)).toEqual(names.map(() => "active"));
+    const times = (path: string) => asked.filter((one) => one === path).length;
+    const each = names.map((_, nth) => times(`/proc/${61_000 + nth}/stat`));
+    expect([times("/conf/sessions"), ...each]).toEqual([1, ...each.fill(each[0]!)]);
+  });
   test("a second change within the instant of the first is seen all the same", async () => {
     const it = await set();
     const at = it.fake.wall;
