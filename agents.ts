@@ -5137,20 +5137,26 @@ export async function resumeId(cfg: Config, agent: Agent): Promise<string | null
 }
 
 /**
- * The conversation to go on with; null = none is known, or a client of another fleet is in it, from
- * whose folder the id was copied: an opencode server and Codex find it from any folder.
+ * The pid of another fleet's client that is in a conversation, as its arguments or its open files
+ * show: a copy of that fleet's folder has the id too, and may be older than `Watch.room`.
+ */
+function otherIn(cfg: Config, { kind, server }: Backend, id: string): number | undefined {
+  const isOthers = (mark: string) => mark !== "" && !mark.startsWith(`${roomOf(cfg)}/`);
+  const words = kind === "opencode" ? [id, server] : [id]; // another server may have the same id
+  return listProcesses(isOthers)?.find(({ pid }) =>
+    words.every((word) => argvOf(pid).includes(word)) ||
+    world.opened(pid).some((path) => path.endsWith(`-${id}.jsonl`)))?.pid;
+}
+
+/**
+ * The conversation to go on with; null = none is known, or it is another fleet's, which an opencode
+ * server and Codex find from any folder.
  */
 async function idToResume(cfg: Config, agent: Agent): Promise<string | null> {
   const id = await resumeId(cfg, agent);
-  if (id === null) return null;
-  const isOthers = (mark: string) => mark !== "" && !mark.startsWith(`${roomOf(cfg)}/`);
-  const { kind, server } = backendOf(cfg, agent);
-  const words = kind === "opencode" ? [id, server] : [id]; // another server may have the same id
-  const other = listProcesses(isOthers)?.find(({ pid }) =>
-    words.every((word) => argvOf(pid).includes(word)) ||
-    world.opened(pid).some((path) => path.endsWith(`-${id}.jsonl`)));
-  if (!other) return id;
-  log(`${agent.name}: a client of another fleet (pid ${other.pid}) is in its conversation`);
+  const other = id === null ? undefined : otherIn(cfg, backendOf(cfg, agent), id);
+  if (other === undefined) return id;
+  log(`${agent.name}: a client of another fleet (pid ${other}) is in its conversation`);
   await dropResumeId(cfg, agent); // nor does that one's record tell of our client
   return null;
 }
@@ -5816,6 +5822,7 @@ async function endTurn(
   const server = cfg.backends.get(backend);
   if (!conversation || server?.kind !== "opencode") return true;
   const unit = [...unitsOf(cfg).values()].find((one) => one.session === session);
+  if (otherIn(cfg, server, conversation) !== undefined) return true; // that turn may be its own
   const path = `/session/${conversation}/abort`;
   const { ok, status } = await callOpencode(server, unit?.dir ?? "/", path, {});
   // where nobody listens, or the conversation is not known, there is no turn

@@ -360,6 +360,20 @@ describe("the family of a client", () => {
       expect([starts(), pane().argv.join(" ").includes("ses_1"), fake.files.get(`${cfg.stateDir}/a.id`)!.trim() === "ses_1", fake.logged("a client of another fleet (pid 70001)").length]).toEqual([2, !isOther, !isOther, Number(isOther)]);
     }
   });
+  test.each([["abc123/a/x", "http://127.0.0.1:4096", 0], ["abc123/a/x", "http://127.0.0.1:4097", 1], ["", "http://127.0.0.1:4096", 1]])("the turn of a conversation is not ended while a client with the mark %j is in it at %s: %d", async (mark, server, wanted) => {
+    let aborted = 0;
+    await begin(`[backend.oc]\nkind = "opencode"\nbin = "oc"\nserver = "http://127.0.0.1:4096"\n${agents("a").replace('"claude"', '"oc"')}`, realFolder());
+    memoryOf(watch, "a").conversation = "ses_1";
+    fake.http = async ({ url }) => {
+      aborted += Number(new URL(url).pathname === "/session/ses_1/abort");
+      return { ok: true, status: 200, body: "true" };
+    };
+    await save(cfg, watch);
+    host.helper(70_001, mark);
+    fake.files.set("/proc/70001/cmdline", ["oc", "attach", server, "--session", "ses_1"].join("\0"));
+    await command("down", "a", "--config", cfg.path);
+    expect(aborted).toBe(wanted);
+  });
   test("what cannot be ended holds the start, is said once and needs a person, until it is gone", async () => {
     await begin();
     host.helper(70_001, markOf(), ALL);
