@@ -792,17 +792,22 @@ async function quietSsh(repo: string): Promise<Record<string, string>> {
   return isSet ? {} : { GIT_SSH_COMMAND: "ssh -oBatchMode=yes -oConnectTimeout=10" };
 }
 
-/** The text of an answer; one that is too large or never ends throws. */
-async function bodyOf(answer: Response): Promise<string> {
+/** The text of a stream; one that is too large or never ends throws. */
+async function textWithin(
+  max: number, tooLarge: string, stream: AsyncIterable<Uint8Array> | Uint8Array[],
+): Promise<string> {
   const parts: Uint8Array[] = [];
   let size = 0;
-  for await (const part of answer.body ?? []) {
+  for await (const part of stream) {
     size += part.length;
-    if (size > 2_000_000) throw new Error("an answer of more than 2 MB"); // cancels the stream
+    if (size > max) throw new Error(tooLarge); // cancels the stream
     parts.push(part);
   }
   return textOf(parts);
 }
+
+const bodyOf = (answer: Response): Promise<string> =>
+  textWithin(2_000_000, "an answer of more than 2 MB", answer.body ?? []);
 
 /** Follows redirects on the same host only; one to another host is returned as the answer. */
 async function fetchHere(url: string, init: RequestInit, hops = 3): Promise<Response> {
@@ -13657,8 +13662,12 @@ export async function cmdSend(call: Call): Promise<number> {
   const cfg = await configFor(call);
   const [wanted = "", ...words] = call.words;
   const name = onlyName(namesAmong([...cfg.agents.keys()], [wanted], "agent"), wanted);
-  const value = (words.length === 1 && words[0] === "-"
-    ? await Bun.stdin.text() : words.join(" ")).trimEnd();
+  const input = words.length === 1 && words[0] === "-"
+    ? Bun.stdin.stream() : [Buffer.from(words.join(" "))];
+  // dozens that wait must fit into a file of the state
+  const value = (await textWithin(200_000, "a message of more than 200 kB", input)
+    .catch((error) => die(`send: ${messageOf(error)}: put it into a file and name that`, 2)))
+    .trimEnd();
   const timeout = Number(call.options.timeout ?? 60);
   makeFolders(cfg);
   const id = newId();
@@ -13846,7 +13855,10 @@ async function backendFor(call: Call, name: string): Promise<[Rule[], Backend, S
 }
 
 async function readPaneFile(file: string): Promise<string> {
-  if (file === "-") return Bun.stdin.text();
+  if (file === "-") {
+    return textWithin(2_000_000, "a screen of more than 2 MB", Bun.stdin.stream())
+      .catch((error) => die(`explain: ${messageOf(error)}`));
+  }
   const text = await world.text(file)
     .catch((error) => die(`explain: ${file}: ${messageOf(error)}`));
   return text ?? die(`explain: ${file}: no such file`);

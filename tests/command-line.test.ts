@@ -1,11 +1,11 @@
 /** The command line: help, usage errors, exit codes, and each command of the help once on a real fleet. */
 import { beforeEach, describe, expect, onTestFinished, test } from "bun:test";
 import { existsSync } from "node:fs";
-import { mkdtemp, realpath, rm } from "node:fs/promises";
+import { mkdtemp, realpath, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { COMMANDS, helpText, NoAnswer, parseCall, world } from "../agents.ts";
-import { atWidth, command, type FakeWorld, fakeWorld, realFolder } from "./kit.ts";
+import { agents, atWidth, command, type FakeWorld, fakeWorld, realFolder } from "./kit.ts";
 import { type Fleet, life, quote, real, SELF, spawn, until } from "./real.ts";
 
 const ROOT = join(import.meta.dir, "..");
@@ -84,6 +84,23 @@ test.skipIf(!existsSync("/dev/full"))("output that is lost is a failure; a reade
     const ran = await spawn(["bash", "-c", `set -o pipefail; ${self} ${words} ${into}`]);
     expect([words, ran.code, ran.err]).toEqual([words, code, said]);
   }
+});
+
+test("an input without an end is refused, and a message too long for the state", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "agents-input-"));
+  await writeFile(join(folder, "agents.toml"), agents("a"));
+  const self = SELF.map(quote).join(" ");
+  const config = `--config ${quote(join(folder, "agents.toml"))}`;
+  const long = "a".repeat(110_000);
+  for (const [line, code, said] of [
+    [`yes | ${self} explain --file - --backend claude`, 1, "agents: explain: a screen of more than 2 MB\n"],
+    [`yes | ${self} send a - ${config}`, 2, "agents: send: a message of more than 200 kB: put it into a file and name that\n"],
+    [`${self} send ${config} a ${long} ${long}`, 2, "agents: send: a message of more than 200 kB: put it into a file and name that\n"],
+  ] as const) {
+    const ran = await spawn(["bash"], { stdin: line });
+    expect([line.slice(0, 30), ran.code, ran.out, ran.err]).toEqual([line.slice(0, 30), code, "", said]);
+  }
+  await rm(folder, { recursive: true });
 });
 
 test("an error is broken at the width of its terminal; a reader of it who has gone changes no exit code", async () => {
