@@ -1,11 +1,13 @@
 /** Clients that are told their work after they were started: opencode by its server, typed ones by their pane. */
 import { expect } from "bun:test";
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Fleet, real, signal, TUI, until } from "./real.ts";
 
 /** What an opencode server answers, as measured, and what it was asked to do. */
 function fakeServer() {
-  const facts = { permissions: [] as object[], busy: false, prompts: [] as { session: string; text: string; model: unknown }[], sessions: 0 };
+  const facts = { permissions: [] as object[], busy: false, prompts: [] as { session: string; text: string; model: unknown }[], sessions: 0, aborted: [] as string[] };
   const server = Bun.serve({
     port: 0, hostname: "127.0.0.1",
     async fetch(request) {
@@ -21,6 +23,7 @@ function fakeServer() {
         facts.prompts.push({ session: session!, text: body.parts[0]!.text, model: body.model });
         return new Response(null, { status: 204 });
       }
+      if (verb === "abort") facts.aborted.push(session!);
       return pathname.startsWith("/session/") ? Response.json({ id: session }) : new Response("", { status: 404 });
     },
   });
@@ -70,6 +73,37 @@ real("fault 57: an opencode server that stays silent: attached after connect_del
   expect(f.starts("a1")).toEqual([["tui", "attach", server.url, "--dir", f.dir]]);
   await until(() => f.submits("a1").length, 12_000);
   expect(f.submits("a1")).toEqual([expect.stringContaining("kickoff-t-a1.txt")]);
+});
+
+real("down and up in a copy of the folder of a fleet at work leave that fleet alone: its client, its turn, its conversation, its watchdog", {
+  agents: [{ name: "a1", backend: "oc", prompt: "the work", watch: "heal", resume: true }],
+}, async (f) => {
+  const server = fakeServer();
+  const copy = mkdtempSync(join(tmpdir(), "copy-"));
+  try {
+    opencode(f, server.url, "supports_resume = true\n");
+    await f.up();
+    await until(() => server.facts.prompts.length);
+    await until(() => JSON.parse(f.read(".agents/state/watch.json")).agents.a1.conversation === "ses_1");
+    const [client, watchdog] = [await f.pid("a1"), f.lock("watchdog")];
+    for (const name of ["agents.toml", ".agents"]) cpSync(f.path(name), join(copy, name), { recursive: true });
+    const inCopy = (...words: string[]) => f.run([...words, "--config", join(copy, "agents.toml")]);
+    const before = f.read("agents.toml");
+    await inCopy("down");
+    // without that it says whose the session of this name is
+    expect((await inCopy("up")).err).toContain("belongs to the fleet of");
+    writeFileSync(join(copy, "agents.toml"), before.replace(/session_prefix = "[^"]*"/, 'session_prefix = "copy-"'));
+    expect((await inCopy("up")).code).toBe(0);
+    await until(() => server.facts.prompts.length === 2);
+    expect([f.starts("a1").map((argv) => argv.at(-1)), server.facts.prompts.map(({ session }) => session)]).toEqual([["ses_1", "ses_2"], ["ses_1", "ses_2"]]);
+    expect((await inCopy("down")).code).toBe(0);
+    expect([server.facts.aborted, await f.pid("a1"), f.lock("watchdog")]).toEqual([["ses_2"], client, watchdog]);
+    expect(await f.run(["down"])).toMatchObject({ code: 0 });
+    expect(server.facts.aborted).toEqual(["ses_2", "ses_1"]);
+  } finally {
+    server.stop();
+    rmSync(copy, { recursive: true });
+  }
 });
 
 real("an opencode agent resumes its session where the server knows it", {
