@@ -1046,12 +1046,19 @@ const askedFor = new Map<string, Promise<boolean>>();
 /** The last one; a thread asks them one after the other. */
 let lastAsked: Promise<unknown> = Promise.resolve();
 
-/** Where the disk of a path begins; the path itself where the system does not tell. */
-function diskOf(path: string): string {
-  const rows = tried(() => readFileSync("/proc/self/mountinfo", "utf8"), "").split("\n");
-  const points = rows.map((row) => (row.split(" ")[4] ?? "").replace(/\\([0-7]{3})/g,
+/** Where disks begin, as it was when the first of the questions that are open now was asked. */
+let disks: string[] = [];
+
+/** The same at this moment; [] where the system does not tell. */
+function readDisks(): string[] {
+  const rows = tried(() => world.read("/proc/self/mountinfo") ?? "", "").split("\n");
+  return rows.map((row) => (row.split(" ", 5)[4] ?? "").replace(/\\([0-7]{3})/g,
     (_, code: string) => String.fromCharCode(parseInt(code, 8))));
-  const above = points.filter((point) => path === point || path.startsWith(`${point}/`));
+}
+
+/** Where the disk of a path begins; the path itself where that is not known. */
+function diskOf(path: string): string {
+  const above = disks.filter((point) => path === point || path.startsWith(`${point}/`));
   return above.sort((one, other) => other.length - one.length)[0] ?? path;
 }
 
@@ -1094,8 +1101,11 @@ async function askFor(path: string, links = 0): Promise<boolean> {
 }
 
 /** The same, once for all who ask at the same time: most agents have their files in one folder. */
-const realAnswers = (path: string): Promise<boolean> => askedFor.getOrInsertComputed(path,
-  () => askFor(path).finally(() => askedFor.delete(path)));
+function realAnswers(path: string): Promise<boolean> {
+  if (!askedFor.size) disks = readDisks();
+  return askedFor.getOrInsertComputed(path,
+    () => askFor(path).finally(() => askedFor.delete(path)));
+}
 
 function readPart(file: number, from: number, bytes: number): string {
   const part = Buffer.alloc(bytes);

@@ -36,6 +36,20 @@ test("a disk that a hundred agents ask at the same time is asked, and looked for
   expect(REAL.answers(folder)).not.toBe(first); // it may hang by now
 });
 
+test("where disks begin is read once for all who ask at the same time, and again for who asks later", async () => {
+  const folder = realFolder();
+  const reads: string[] = [];
+  const ask = (...names: string[]) => Promise.all(names.map((name) => REAL.answers(join(folder, name))));
+  await ask("before"); // after what else is still asked
+  world.read = (path) => (reads.push(path), REAL.read(path));
+  try {
+    expect([await ask("a", "b", "c"), reads]).toEqual([[true, true, true], ["/proc/self/mountinfo"]]);
+    expect([await ask("a"), reads.length]).toEqual([[true], 2]);
+  } finally {
+    world.read = REAL.read;
+  }
+});
+
 test("a disk that no process could be started to ask is asked again the next time", async () => {
   const { file, spawn } = Bun;
   const hung = Promise.withResolvers<unknown>();
