@@ -2880,12 +2880,14 @@ export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
 }
 
 const NO_TMUX = "tmux was not found: install it (apt-get install tmux, brew install tmux)";
-const isMissing = ({ why }: Snapshot): boolean => /not found/.test(why);
+/** Whether a program that failed is not there at all; one that is there may fail in any words. */
+const isMissing = (program: "tmux" | "git"): boolean =>
+  Bun.which(program, { PATH: process.env.PATH ?? "" }) === null;
 
 /** A look, for whoever can do nothing without it. */
 function usable(snap: Snapshot): Snapshot {
   if (snap.ok) return snap;
-  throw new NoAnswer(isMissing(snap) ? NO_TMUX : `tmux: ${snap.why}`);
+  throw new NoAnswer(isMissing("tmux") ? NO_TMUX : `tmux: ${snap.why}`);
 }
 
 /** Sorts panes into ours, those of other fleets, and the sessions of people. */
@@ -11678,7 +11680,7 @@ async function askServer(
 /** Dies where tmux or git is missing or too old; warns about settings of tmux that will hurt. */
 async function needTools(cfg: Config): Promise<void> {
   const asked = await tmux(cfg, ["-V"]);
-  if (!asked.ok) die(NO_TMUX);
+  if (!asked.ok) die(isMissing("tmux") ? NO_TMUX : `tmux: ${asked.err}`);
   const old = tooOld(asked.out);
   if (old) die(`tmux ${old} is too old: 3.2 or newer is needed`);
   const server = await askServer(cfg);
@@ -11689,7 +11691,7 @@ async function needTools(cfg: Config): Promise<void> {
   for (const finding of [assessTmux(asked.out, server.version), assessExit(server.exits)].flat()) {
     if (finding.level !== "ok") log(`warning: ${finding.what}: ${finding.cure}`);
   }
-  if (cfg.loop.handoff && !Bun.which("git")) die(NO_GIT);
+  if (cfg.loop.handoff && isMissing("git")) die(NO_GIT);
 }
 
 const NO_GIT = "git was not found: install it (apt-get install git, brew install git)";
@@ -12832,7 +12834,7 @@ async function lookForStatus(cfg: Config, named: string[] = []) {
   // while tmux works; the first question after the local date alone takes 4 ms
   const [snap, watchdog, today] = await Promise.all([lookAtSessions(cfg, watch),
     readWatchdog(cfg), localDate(world.now()), readState(cfg)]);
-  if (!snap.ok && isMissing(snap)) die(NO_TMUX);
+  if (!snap.ok && isMissing("tmux")) die(NO_TMUX);
   const [screens, operator, rivals] = await Promise.all(
     [lookAtPanes(cfg, watch, snap, watchdog, named), operatorOf(cfg), rivalsOf(cfg, snap)]);
   const queue = [...watch.outbox, ...freshTexts(watch, operator)];
@@ -15539,10 +15541,7 @@ function triedVersions(kind: BackendKind): string[] {
 
 async function examineTmux(cfg: Config | null): Promise<Findings> {
   const client = await world.tmux(["-V"]);
-  if (!client.ok) {
-    return fail(client.timedOut ? "tmux does not answer" : "not found",
-      "apt-get install tmux, brew install tmux");
-  }
+  if (!client.ok) return examineFailed("tmux", client);
   if (!cfg) return assessTmux(client.out, null);
   const server = await tmux(cfg, ["list-sessions", "-F", "#{pid} #{version}"]);
   if (server.timedOut) {
@@ -15577,9 +15576,13 @@ const LOOK_DEADLINE = 5_000;
 async function examineGit(): Promise<Findings> {
   const asked = await run(["git", "--version"], LOOK_DEADLINE);
   if (asked.ok) return good(asked.out.replace("git version ", "").trim());
-  return fail(asked.timedOut ? "git does not answer" : "not found",
-    "apt-get install git, brew install git");
+  return examineFailed("git", asked);
 }
+
+/** That a program does not say its version. */
+const examineFailed = (program: "tmux" | "git", { err }: ExecResult): Findings =>
+  (isMissing(program) ? fail("not found", `apt-get install ${program}, brew install ${program}`)
+    : fail(`it fails: ${err || "it does not say why"}`, `run it yourself: ${program}`));
 
 /** Where to look a client up: a relative path leads elsewhere in each folder of its agents. */
 async function foldersOf(cfg: Config, { name, bin }: Backend): Promise<string[]> {
@@ -16005,7 +16008,7 @@ async function makeDemo(dir: string, prefix: string): Promise<string> {
 
 async function cmdDemo(call: Call): Promise<number> {
   const dir = call.words[0] ? resolve(call.words[0]) : mkdtempSync(join(tmpdir(), "agents-demo-"));
-  if (!Bun.which("git")) die(NO_GIT);
+  if (isMissing("git")) die(NO_GIT);
   const prefix = `demo-${newId().slice(0, 4)}-`;
   const path = await makeDemo(dir, prefix);
   print(`a fleet of two scripted agents in ${dir}`);

@@ -1,7 +1,7 @@
 /** The command line: help, usage errors, exit codes, and each command of the help once on a real fleet. */
 import { beforeEach, describe, expect, onTestFinished, test } from "bun:test";
 import { existsSync } from "node:fs";
-import { mkdtemp, realpath, rm, writeFile } from "node:fs/promises";
+import { chmod, mkdtemp, realpath, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { COMMANDS, helpText, NoAnswer, parseCall, world } from "../agents.ts";
@@ -270,6 +270,18 @@ test.each<[words: string[]]>([[["status"]], [["up"]], [["down"]], [["attach", "a
   const ran = await command(...words, "--config", config).finally(() => void (process.env.PATH = PATH));
   await rm(dirname(config), { recursive: true });
   expect(ran).toEqual({ code: 1, out: "", err: "agents: tmux was not found: install it (apt-get install tmux, brew install tmux)\n" });
+});
+
+test.each(["up", "down", "status"])("of a tmux that is there and fails, %s says how", async (word) => {
+  const folder = await mkdtemp(join(tmpdir(), "agents-broken-"));
+  await Bun.write(join(folder, "agents.toml"), '[[agent]]\nname = "a1"\nbackend = "claude"\n');
+  await Bun.write(join(folder, "tmux"), "#!/bin/sh\necho libevent not found >&2; exit 127\n");
+  await chmod(join(folder, "tmux"), 0o755);
+  const { PATH } = process.env;
+  process.env.PATH = `${folder}:/bin`;
+  const { out, err } = await command(word, "--config", join(folder, "agents.toml")).finally(() => void (process.env.PATH = PATH));
+  await rm(folder, { recursive: true });
+  expect(out + err).toContain("tmux: libevent not found");
 });
 
 test("selftest ends with 1 where a rule misses a capture, and names it", async () => {

@@ -1,6 +1,6 @@
 /** Everything that the fleet stands on is looked at, and each finding has its cure. */
 import { describe, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Finding, assessClock, assessCodexStart, assessDisk, assessGeminiStart, assessLocale, assessScope, assessTmux, version, wasTried } from "../agents.ts";
 import { desk, SELF, TWO } from "./desk.ts";
@@ -251,6 +251,11 @@ describe("doctor", () => {
     Bun.spawnSync(["tmux", "-L", "people", "-f", "/dev/null", "new-session", "-d", "sleep 60"], { env: env });
     expect(examine(path).of("tmux")).toMatch(/^ok \d+\.\d+\w* /);
     expect(examine(path, { PATH: bin }).of("tmux")).toContain("fail not found");
+    // one that is there, and ends as a shell does that does not find something
+    const broken = mkdtempSync(join(scratch, "broken-"));
+    for (const name of ["tmux", "git"]) writeFileSync(join(broken, name), "#!/bin/sh\necho libevent not found >&2; exit 127\n", { mode: 0o755 });
+    const found = examine(path, { PATH: `${broken}:/bin` });
+    expect(["tmux", "git"].map(found.of)).toEqual(["tmux", "git"].map((name) => `fail it fails: libevent not found run it yourself: ${name}`));
   });
 
   test("text: a line each, the cure behind a dash", () => {

@@ -310,7 +310,7 @@ test("no statement leaves a promise of this file to itself: it is awaited, retur
 
 /** Whose words a decision may go by: of programs that give no other answer, and of what an older version stored. */
 const BY_WORDS = {
-  isMissing: "tmux's", needTools: "tmux's", refused: "tmux's", takenDown: "of version 0.1.0",
+  needTools: "tmux's", refused: "tmux's", takenDown: "of version 0.1.0",
   decideChannel: "git's, as news or not", sendNow: "those it would repeat",
 };
 
