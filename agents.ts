@@ -14225,19 +14225,22 @@ function fileSource(path: string, clean: (raw: string) => string, note = ""): So
   };
 }
 
-/** A conversation that a server has; `ask` gets the whole of it. */
-function serverSource(ask: () => Promise<Turn[]>, width: number): Source {
-  const shown = new Set<string>();
+/** A conversation that a server has; `ask` gets its end, null = no answer. */
+function serverSource(ask: () => Promise<Turn[] | null>, width: number): Source {
+  let shown = new Set<string>();
   const tail = async () => {
-    const fresh = (await ask()).filter((one) => !shown.has(JSON.stringify(one)));
-    for (const one of fresh) shown.add(JSON.stringify(one));
+    const turns = await ask();
+    if (!turns) return "";
+    const fresh = turns.filter((one) => !shown.has(JSON.stringify(one)));
+    // what has left the end of the conversation does not come again
+    shown = new Set(turns.map((one) => JSON.stringify(one)));
     return turnLines(fresh, width);
   };
   return {
     path: "", note: "", tail,
     async *added() {
       while (!readerGone) {
-        await world.sleep(2_000); // each time it sends the whole conversation
+        await world.sleep(2_000); // each time it sends as much
         yield await tail();
       }
     },
@@ -14278,7 +14281,10 @@ async function conversationSource(
   const id = (pane?.conversation ?? "") || await resumeId(cfg, agent) || "";
   if (backend.kind === "opencode" && backend.server && isId(id)) {
     const ask = () => askOpencode(backend, agent.dir, `/session/${id}/message?limit=200`);
-    const turns = async () => parseOpencodeTurns(await ask());
+    const turns = async () => {
+      const messages = await ask();
+      return Array.isArray(messages) ? parseOpencodeTurns(messages) : null;
+    };
     return await ask() === null ? null : serverSource(turns, width);
   }
   const path = await conversationOf(cfg, agent, pane).catch(() => "");
