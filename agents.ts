@@ -5960,6 +5960,7 @@ interface SessionFile {
   pane: number;
   /** The client: the pane's own process, or one that a wrapper started in its group. */
   pid: number;
+  /** When a client that a wrapper started began; "" = it is the pane's own process. */
   born: string;
   folder: string;
   last?: Reading<ClaudeWord | null>;
@@ -6023,7 +6024,8 @@ function clientsIn(cfg: Config, folder: string): Search["clients"] {
 function seekSessionFile(cfg: Config, folder: string, pane: Pane): SessionFile {
   const found = world.mtime(join(folder, `${pane.pid}.json`)) !== null ? pane.pid
     : clientsIn(cfg, folder).get(String(pane.pid)) ?? pane.pid;
-  return { pane: pane.pid, pid: found, born: bornOf(found), folder, sought: world.mono() };
+  return { pane: pane.pid, pid: found, born: found === pane.pid ? "" : bornOf(found), folder,
+    sought: world.mono() };
 }
 
 /** The folder with a client's own files; "" = none are read. */
@@ -6060,11 +6062,11 @@ function readClaudeWord(
   return tried(() => {
     const file = knownFile(cfg, agent, pane) ?? seekSessionFile(cfg, folder, pane);
     files.set(agent.session, file);
-    const { pid, born, last } = file;
+    const { pid, last } = file;
     const path = join(file.folder, `${pid}.json`);
     // the file of 2.1.330 has 700 bytes
     file.last = readAgain(last, path, (changed) => changed === null ? null : parseClaudeWord(
-      world.tail(path, 16_384) ?? "", pid, born, changed > pane.created - CLOCK_STEP));
+      world.tail(path, 16_384) ?? "", pid, bornOf(pid), changed > pane.created - CLOCK_STEP));
     return hasLeft(file) ? null : file.last.said;
   }, null); // somebody else's, or not a file
 }

@@ -343,6 +343,18 @@ describe("in a round", () => {
     await it.ticks(2);
     expect(verdictOf(it)).toBe("active");
   });
+  test("of a client without a session file nobody asks when it began", async () => {
+    const it = await set();
+    const { read } = world;
+    const asked: string[] = [];
+    world.read = (path) => (asked.push(path), read(path));
+    await it.ticks(2);
+    const stat = `/proc/${it.pane().pid}/stat`;
+    expect([verdictOf(it), asked.includes(stat)]).toEqual(["idle", false]);
+    says(it, "busy");
+    await it.ticks(1);
+    expect([verdictOf(it), asked.includes(stat)]).toEqual(["active", true]);
+  });
   test("the clients of twenty wrappers are found by one search: their folder is listed once, and none of them is asked for all others", async () => {
     const names = Array.from({ length: 20 }, (_, nth) => `w${nth}`);
     const it = await scene(agents(...names).replaceAll("[[agent]]", '[[agent]]\nenv = { CLAUDE_CONFIG_DIR = "/conf" }'));
