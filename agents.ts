@@ -2643,14 +2643,26 @@ const textIn = (path: string): Promise<string> =>
 const isFree = (path: string): boolean =>
   tried(() => withFile(path, constants.O_RDONLY, (file) => lockOpen(file, true)), false);
 
+/** Whether a process has the lock of another folder, of which this folder is a copy. */
+function hasAnother(pid: number, path: string): boolean {
+  const isOther = (one: string) => tried(() => {
+    const [theirs, ours] = [statSync(one), statSync(path)];
+    return theirs.dev !== ours.dev || theirs.ino !== ours.ino;
+  }, false);
+  const locks = world.opened(pid).filter((one) => basename(one) === basename(path));
+  return locks.length > 0 && locks.every(isOther);
+}
+
 /**
- * The pid that holds a lock, if it is still the process that took it; null = nobody. Where no /proc
- * tells it from a later process with its number, the lock itself shows that somebody has it.
+ * The pid that holds a lock, if it is still the process that took it; null = nobody, or one that
+ * could not write its pid. Where no /proc tells it from a later process with its number, the lock
+ * itself shows that somebody has it.
  */
 export function lockHolder(path: string): number | null {
   const [pid, born] = textNow(pidFile(path)).split(" ");
   return isPid(Number(pid)) && world.signal(Number(pid), 0) &&
-    (born ? bornOf(Number(pid)) === born && !isFree(path) : isLocked(path)) ? Number(pid) : null;
+    (born ? bornOf(Number(pid)) === born && !isFree(path) && !hasAnother(Number(pid), path)
+      : isLocked(path)) ? Number(pid) : null;
 }
 
 const holderOf = (cfg: Config, what: LockName): number | null => lockHolder(lockFile(cfg, what));

@@ -1,6 +1,7 @@
 /** What a client started ends with it, and no other client is started before that. */
 import { describe, expect, test } from "bun:test";
 import { closeSync, fstatSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { childEnv, flock, isCodexDaemon, keepLock, lockHolder, memoryOf, openNote, pendingUnits, readNote, save, snapshot, startAgent, supervisorsOf, takeLock, world, storedLife } from "../agents.ts";
 import { agents, command, type FakeWorld, fakeWorld, holdLock, realFolder, type Scene, scene } from "./kit.ts";
 import { real, until } from "./real.ts";
@@ -214,6 +215,23 @@ describe("who may act", () => {
     expect([lockHolder(path), lockHolder(copy)]).toEqual([process.pid, null]);
     closeSync(held);
     expect(lockHolder(path)).toBe(null);
+  });
+
+  test("the pid of a copy is not that of who has the copy's lock and could not write its own", async () => {
+    const { fake, path } = await onDisk();
+    fake.processes.set(77, fake.tmux.add("agents-x"));
+    fake.stat(77, 5);
+    const copy = join(dirname(path), "copy", basename(path));
+    mkdirSync(dirname(copy));
+    const held = [flock(path)!, flock(copy)!];
+    const holders = (...opened: string[]) => [path, copy].map((one) => {
+      fake.files.set(`${one}.pid`, "77 5");
+      fake.opened.set(77, opened);
+      return lockHolder(one);
+    });
+    // what it has open is not known; the original, the copy, both; and one that was removed
+    expect([holders(), holders("/dev/null", path), holders(copy), holders(path, copy), holders(`${path} (deleted)`)]).toEqual([[77, 77], [77, null], [null, 77], [77, 77], [77, 77]]);
+    for (const lock of held) closeSync(lock);
   });
 
   test("the watchdogs and keepers of this config alone, of our user, with our files", async () => {
