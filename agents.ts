@@ -11935,8 +11935,8 @@ function barredLoops(cfg: Config, units: Unit[]): Failure[] {
 }
 
 /**
- * The config for a command that starts or ends things. Two configs that share a log_dir share their
- * locks, orders and memory: to one of them, the clients of the other have left the config.
+ * The config for a command that orders something. Two configs that share a log_dir share its locks,
+ * orders and memory: to one of them, the clients of the other have left the config.
  */
 async function configToAct(call: Call): Promise<Config> {
   const cfg = await configFor(call);
@@ -13613,7 +13613,7 @@ export async function cmdPhase(call: Call): Promise<number> {
   const [verb = "show", wanted] = call.words;
   const verbs = ["show", "next", "set"];
   if (!verbs.includes(verb)) die(`phase: unknown "${verb}"${instead(verb, verbs)}`, 2);
-  const cfg = await configFor({ ...call, lenient: verb === "show" });
+  const cfg = await (verb === "show" ? configFor({ ...call, lenient: true }) : configToAct(call));
   const ids = phases(cfg).map(({ id }) => id);
   if (!ids.length) die("the config has no phases");
   if (verb === "show") {
@@ -13685,7 +13685,7 @@ async function cmdAttach(call: Call): Promise<number> {
 
 /** `send`: delivers a text to an agent as the watchdog would; exit code 0 only if it was taken. */
 export async function cmdSend(call: Call): Promise<number> {
-  const cfg = await configFor(call);
+  const cfg = await configToAct(call);
   const [wanted = "", ...words] = call.words;
   const name = onlyName(namesAmong([...cfg.agents.keys()], [wanted], "agent"), wanted);
   const input = words.length === 1 && words[0] === "-"

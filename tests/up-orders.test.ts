@@ -69,7 +69,7 @@ describe("orders", () => {
     const other = `${fake.home}/other.toml`;
     fake.files.set(other, cfg.source);
     runs(other);
-    for (const words of [["up"], ["up", "a"], ["down"], ["down", "a"], ["down", "--orphans"], ["restart", "a"]]) {
+    for (const words of [["up"], ["up", "a"], ["down"], ["down", "a"], ["down", "--orphans"], ["restart", "a"], ["send", "a", "hear"], ["phase", "next"], ["phase", "set", "p1"]]) {
       expect(await call(...words)).toMatchObject({ code: 1, err: expect.stringContaining(`${cfg.logDir} is in use by the fleet of ${other} (pid ${pid}): give ${cfg.path} a log_dir of its own`) });
     }
     expect([starts("a"), fake.processes.has(pid), fake.files.has(file("operator.json"))]).toEqual([1, true, false]);
