@@ -348,7 +348,7 @@ export interface Memory extends ReturnType<typeof freshMemory> {
   awaits?: { need: string; since: number } | undefined;
   /** A restart for idleness was put off because an unsent text is in the input box. */
   draft?: boolean | undefined;
-  /** The pane's `stampOf` when its screen was last read; absent = not known. */
+  /** The pane's `stampOf` when its screen was last read; absent = not known. Stored at rest. */
   drawStamp?: string | undefined;
 }
 
@@ -6884,8 +6884,10 @@ function loadedLife(stored: ReturnType<typeof storedLife>): Life {
 }
 
 function storedMemory(memory: Memory) {
-  const { starts, failures, life, ...others } = memory;
-  return { starts, failures, ...storedLife(memory), ...without(TRANSIENT, others) };
+  const { starts, failures, life, drawStamp, ...others } = memory;
+  return { starts, failures, ...storedLife(memory), ...without(TRANSIENT, others),
+    // of a client at work it would be another one at each save
+    ...(drawStamp && memory.verdict === "idle" ? { drawStamp } : {}) };
 }
 const TRANSIENT = freshTransient();
 /** What is stored of a fresh one, for the types of its fields; made once for all. */

@@ -209,3 +209,23 @@ test("a wait of thousands of years is named and ends in a restart", async () => 
   await fake.ticks(cfg, watch, 4);
   expect(memory().verdict).toBe("idle");
 });
+
+test("a client that works and draws now and then makes nothing to store, whatever its screen shows", async () => {
+  await begin();
+  const drawn = async (nth: number) => {
+    const busy = `● Step ${nth}.\n\n✻ Working… (${nth}s · ↓ 1k tokens)`;
+    pane().draw(boxed(busy, "⏵⏵ auto mode on · esc to interrupt"), fake.wall - 10_000);
+    await fake.ticks(cfg, watch);
+  };
+  await drawn(0);
+  const path = `${cfg.stateDir}/watch.json`;
+  const before = fake.files.get(path);
+  for (let nth = 1; nth < 5; nth++) await drawn(nth);
+  expect([memory().verdict, fake.files.get(path)]).toEqual(["active", before]);
+  // once it rests, status has to know the screen again
+  pane().draw(boxed("● Done."), fake.wall - 10_000);
+  await fake.ticks(cfg, watch, 3);
+  const { agents } = JSON.parse(fake.files.get(path)!);
+  expect([memory().verdict, agents.a.drawStamp]).toEqual(["idle", memory().drawStamp]);
+  expect(memory().drawStamp).toBeString();
+});
