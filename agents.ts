@@ -5169,12 +5169,18 @@ export async function resumeId(cfg: Config, agent: Agent): Promise<string | null
  * The pid of another fleet's client that is in a conversation, as its arguments or its open files
  * show: a copy of that fleet's folder has the id too, and may be older than `Watch.room`.
  */
-function otherIn(cfg: Config, { kind, server }: Backend, id: string): number | undefined {
-  const isOthers = (mark: string) => mark !== "" && !mark.startsWith(`${roomOf(cfg)}/`);
+function otherIn(
+  { kind, server }: Backend, id: string, others: ReturnType<typeof ofOtherFleets>,
+): number | undefined {
   const words = kind === "opencode" ? [id, server] : [id]; // another server may have the same id
-  return listProcesses(isOthers)?.find(({ pid }) =>
-    words.every((word) => argvOf(pid).includes(word)) ||
+  return others.find(({ pid }) => words.every((word) => argvOf(pid).includes(word)) ||
     world.opened(pid).some((path) => path.endsWith(`-${id}.jsonl`)))?.pid;
+}
+
+/** The processes that say themselves to be of another fleet. */
+function ofOtherFleets(cfg: Config) {
+  const ours = `${roomOf(cfg)}/`;
+  return listProcesses((mark) => mark !== "" && !mark.startsWith(ours)) ?? [];
 }
 
 /**
@@ -5183,7 +5189,7 @@ function otherIn(cfg: Config, { kind, server }: Backend, id: string): number | u
  */
 async function idToResume(cfg: Config, agent: Agent): Promise<string | null> {
   const id = await resumeId(cfg, agent);
-  const other = id === null ? undefined : otherIn(cfg, backendOf(cfg, agent), id);
+  const other = id === null ? undefined : otherIn(backendOf(cfg, agent), id, ofOtherFleets(cfg));
   if (other === undefined) return id;
   log(`${agent.name}: a client of another fleet (pid ${other}) is in its conversation`);
   await dropResumeId(cfg, agent); // nor does that one's record tell of our client
@@ -5619,8 +5625,11 @@ const lostConversation = (cfg: Config, watch: Watch, { name, session }: Named): 
   session, backend: cfg.agents.get(name)?.backend ?? "",
   conversation: watch.agents[name]?.conversation ?? "" });
 
-const endTurns = (cfg: Config, of: Conversed[]): Promise<boolean[]> =>
-  Promise.all(of.map((one) => endTurn(cfg, one)));
+async function endTurns(cfg: Config, of: Conversed[]): Promise<void> {
+  const talking = of.filter(({ conversation }) => conversation);
+  const others = talking.length ? ofOtherFleets(cfg) : [];
+  await Promise.all(talking.map((one) => endTurn(cfg, one, others)));
+}
 
 /**
  * What is left of the clients of a unit that does not run; null = nothing. The panes are looked at
@@ -5847,11 +5856,13 @@ async function promptOpencode(
  */
 async function endTurn(
   cfg: Config, { session, backend, conversation }: Conversed,
+  others?: ReturnType<typeof ofOtherFleets>,
 ): Promise<boolean> {
   const server = cfg.backends.get(backend);
   if (!conversation || server?.kind !== "opencode") return true;
   const unit = [...unitsOf(cfg).values()].find((one) => one.session === session);
-  if (otherIn(cfg, server, conversation) !== undefined) return true; // that turn may be its own
+  const other = otherIn(server, conversation, others ?? ofOtherFleets(cfg));
+  if (other !== undefined) return true; // the turn may be theirs
   const path = `/session/${conversation}/abort`;
   const { ok, status } = await callOpencode(server, unit?.dir ?? "/", path, {});
   // where nobody listens, or the conversation is not known, there is no turn

@@ -392,6 +392,20 @@ describe("the family of a client", () => {
     await command("down", "a", "--config", cfg.path);
     expect(aborted).toBe(wanted);
   });
+  test("who of other fleets is in a conversation is asked once for all that end together", async () => {
+    const asked = async (...names: string[]) => {
+      await begin(`[backend.oc]\nkind = "opencode"\nbin = "oc"\nserver = "http://127.0.0.1:4096"\n${agents(...names).replaceAll('"claude"', '"oc"')}`, realFolder());
+      for (const name of names) memoryOf(watch, name).conversation = `ses_${name}`;
+      await save(cfg, watch);
+      host.helper(70_001, "abc123/a/x");
+      const { read } = world;
+      let environs = 0;
+      world.read = (path) => ((environs += Number(path === "/proc/70001/environ")), read(path));
+      await command("down", ...names, "--config", cfg.path);
+      return environs;
+    };
+    expect(await asked("a", "b", "c", "d")).toBe(await asked("a"));
+  });
   test("what cannot be ended holds the start, is said once and needs a person, until it is gone", async () => {
     await begin();
     host.helper(70_001, markOf(), ALL);
