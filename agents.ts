@@ -13780,7 +13780,8 @@ async function sendNow(cfg: Config, message: Message, patience: number) {
     const fate = fateOf(watch, message);
     const { unproven, outbox } = watch;
     const ahead = outbox.find((one) => one.target === message.target && one.why);
-    why = [...unproven, ...outbox].find(({ id }) => id === message.id)?.why ?? ahead?.why ?? why;
+    why = [...unproven, ...outbox].find(({ id }) => id === message.id)?.why ??
+      (ahead ? `an earlier message comes first: ${ahead.why}` : why);
     if (isOver || fate === "delivered" || fate === "unproven") return { fate, why };
     // most texts are taken before there is anything to say
     if (why !== said && world.mono() - began >= 2_000) {

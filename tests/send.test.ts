@@ -149,6 +149,14 @@ describe("send", () => {
     expect([await send("a", "hear this"), said()]).toEqual([1, 1]);
     expect(silent.at(-1)).toBeGreaterThan(1_500);
   });
+  test("what another message waits for is not said of this one", async () => {
+    pane().takesEnter = false;
+    await cmdSend({ path: cfg.path, words: ["a", "hear this"], options: { queue: true } });
+    await ticks(2);
+    const [{ why }] = watch.outbox as [Scene["watch"]["outbox"][number]];
+    expect(await send("a", "and this")).toBe(1);
+    expect(fake.logged(`not delivered to a within 3 s: an earlier message comes first: ${why}`)).toHaveLength(1);
+  });
   test("a text that was interrupted is taken back, also from a watchdog that has it", async () => {
     pane().doing = "dialog";
     for (const take of [0, 2]) {
