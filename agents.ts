@@ -7873,6 +7873,8 @@ async function noteLook(
     await noteVerdict(cfg, watch, agent, never ? restless : verdict, look.text);
   } else {
     memory.unsureLooks += 1;
+    // a turn that no look saw is over: as for the stall, it rests since now
+    if (memory.verdict === "idle" && memory.sameSince) memory.since = world.now();
   }
   return verdict;
 }

@@ -113,6 +113,22 @@ describe("stallCheckOne, over the fake world", () => {
     }
     expect(starts()).toBe(1);
   });
+  test("so does a turn that no look saw, in status too; another watchdog is none", async () => {
+    pane().doing = "idle";
+    pane().said = "● One.";
+    await fake.ticks(cfg, watch, 5);
+    const before = memoryOf(watch, "a").since;
+    await fake.ticks(cfg, watch = await fake.watch(cfg), 3);
+    expect(memoryOf(watch, "a").since).toBe(before);
+    pane().said = "● Another.";
+    const from = fake.wall;
+    await fake.ticks(cfg, watch, 3);
+    expect([memoryOf(watch, "a").verdict, memoryOf(watch, "a").since >= from]).toEqual(["idle", true]);
+    const row = JSON.parse((await command("status", "--json", "--config", cfg.path)).out).agents[0];
+    expect(row.since).toBe(new Date(memoryOf(watch, "a").since).toISOString());
+    const early = await ticksToRestart();
+    expect([early >= 7, early <= 11]).toEqual([true, true]);
+  });
   test("fault 78: at a dialog it is neither restarted nor typed to", async () => {
     pane().doing = "dialog";
     expect(await ticksToRestart(100)).toBe(Infinity);
