@@ -4409,7 +4409,7 @@ const timedExec = (re: RegExp, region: string, given: string): RegExpExecArray |
  */
 export function detect(
   rules: Rule[], look: ScreenText, now: number,
-  longest = defaultsOf(KEYS.watchdog).waitingMax * 1000,
+  longest = KEYS.watchdog.waiting_max[1] * 1000,
 ): Verdict {
   const described = rules.at(-1)?.box;
   const screen = described ? describedRegions(look, described) : readRegions(look);
