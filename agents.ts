@@ -5751,7 +5751,7 @@ const ACCOUNT = "account";
  * `decide…` beside the others, and a branch that asks it. Then look at
  *
  *   files          `ownFolder`: only what that names is asked whether its disk answers, and every
- *                  reader asks `silent`; `readEnd`, `readAgain` to read them
+ *                  reader asks `isSilent`; `readEnd`, `readAgain` to read them
  *   words          `FINDINGS` for `rule`, `DRAWN` for errors that left the screen, whatever
  *                  compares `where` or `rule`, `isOdd`, `own` (Claude's session file alone)
  *   no question    `stillRests`, which asks no source of an idle client that drew nothing
@@ -6059,18 +6059,21 @@ function ownFolder(cfg: Config, agent: Agent, pane: Pane): string {
     : kind === "gemini" ? geminiFolder(agent, pane) : "";
 }
 
-/** The sessions of clients whose own files are on a disk that does not answer at present. */
-const silent = new Set<string>();
+/** The folder of each client's own files, by session; null = its disk does not answer. */
+const ownFolders = new Map<string, string | null>();
+const isSilent = ({ session }: Agent): boolean => ownFolders.get(session) === null;
 
 /**
- * Whether the disk with a client's own files answers. Where it does not, nothing there is touched:
- * the call would never return, and one agent's disk would end the care of all.
+ * Asks the disks with the own files of some clients, once for all in one folder. Where one does not
+ * answer, nothing there is touched: the call would never return, and one agent's disk would end the
+ * care of all.
  */
-async function diskAnswers(agent: Agent, folder: string): Promise<boolean> {
-  const answers = !folder || await world.answers(folder);
-  if (answers) silent.delete(agent.session);
-  else silent.add(agent.session);
-  return answers;
+async function askOwnDisks(cfg: Config, clients: [Agent, Pane][]): Promise<void> {
+  const folders = Map.groupBy(clients, ([agent, pane]) => ownFolder(cfg, agent, pane));
+  await Promise.all([...folders].map(async ([folder, there]) => {
+    const answers = !folder || await world.answers(folder);
+    for (const [{ session }] of there) ownFolders.set(session, answers ? folder : null);
+  }));
 }
 
 /**
@@ -6080,7 +6083,7 @@ async function diskAnswers(agent: Agent, folder: string): Promise<boolean> {
 function readClaudeWord(
   cfg: Config, agent: Agent, pane: Pane, folder = sessionsFolder(cfg, agent, pane),
 ): ClaudeWord | null {
-  if (silent.has(agent.session)) return null;
+  if (isSilent(agent)) return null;
   const files = sessionFiles.getOrInsertComputed(cfg, () => new Map());
   return tried(() => {
     const file = knownFile(cfg, agent, pane) ?? seekSessionFile(cfg, folder, pane);
@@ -6607,7 +6610,7 @@ const rolloutOfId = (agent: Agent, id: string | null): string =>
  */
 async function rolloutOf(cfg: Config, agent: Agent, pane: Pane) {
   const none = { path: "", begun: [] as string[] };
-  if (silent.has(agent.session)) return none;
+  if (isSilent(agent)) return none;
   // every process has at least its terminal open
   if (!world.opened(pane.pid).length) return rolloutInFolder(cfg, agent, pane);
   for (const pid of pidsIn(pane)) {
@@ -6722,7 +6725,7 @@ function readChatEnd(agent: Agent, pane: Pane, id: string): FiledError | null {
 /** What was submitted to a client lately, by its own record; null = it keeps none that we know. */
 async function submittedIn(cfg: Config, agent: Agent, pane: Pane): Promise<Submitted[] | null> {
   const { kind } = backendOf(cfg, agent);
-  if (silent.has(agent.session)) return null;
+  if (isSilent(agent)) return null;
   if (kind === "gemini") {
     const id = await resumeId(cfg, agent);
     const said = id ? submittedTo(geminiProject(agent, pane), id) : null;
@@ -6759,14 +6762,17 @@ function processVerdict(cfg: Config, agent: Agent, pane: Pane): Verdict | null {
   return { ...NO_VERDICT, verdict: "blocked", rule: "folder", where: "process", why };
 }
 
-/** The verdict of an agent's screen, corrected by its process and its client's files. */
+/**
+ * The verdict of an agent's screen, corrected by its process and its client's files, whose disk
+ * whoever looks has asked: see `askOwnDisks`.
+ */
 async function withOwnWord(
   cfg: Config, agent: Agent, pane: Pane, screen: Verdict,
 ): Promise<Verdict> {
   const byProcess = processVerdict(cfg, agent, pane);
   if (byProcess) return byProcess;
-  const folder = ownFolder(cfg, agent, pane);
-  if (!(await diskAnswers(agent, folder))) {
+  const folder = ownFolders.get(agent.session);
+  if (folder === null) {
     return { ...NO_VERDICT, where: "disk", why: "the disk with its own files does not answer" };
   }
   const backend = backendOf(cfg, agent);
@@ -7651,18 +7657,22 @@ async function lookAtScreens(
   cfg: Config, watch: Watch, agents: Agent[], observations: Observations, full: boolean,
 ): Promise<void> {
   const looks: Promise<void>[] = [];
+  const paneOf = (agent: Agent): Pane => observations.get(agent.name)!.pane!;
+  // asked when the first screen is there: the others come within moments
+  const disks = once(() => askOwnDisks(cfg, agents.map((agent) => [agent, paneOf(agent)])));
   const take = async (agent: Agent, pane: Pane, text: string | null): Promise<void> => {
     const seen = observations.get(agent.name)!;
     noteStage(`look ${agent.name}`);
     seen.fault = await faultIn(`look ${agent.name}`, async () => {
       seen.booting &&= isYoung(cfg, agent, pane, text ?? "");
+      await disks();
       seen.look = await readLook(cfg, watch, agent, pane, text);
     });
     seen.look ??= "the watchdog could not read what it says of itself; see its log";
   };
   const unread = new Map<Pane, Agent>();
   for (const agent of agents) {
-    const pane = observations.get(agent.name)!.pane!;
+    const pane = paneOf(agent);
     if (full && !screenMayHaveChanged(cfg, watch, agent, pane)) looks.push(take(agent, pane, null));
     else unread.set(pane, agent);
   }
@@ -7903,15 +7913,19 @@ const neverRests = (agent: Agent, unrest: Memory["unrest"], enough: number): boo
  */
 async function closeLook(cfg: Config, agent: Agent, pane: Pane) {
   const screen = await readScreen(cfg, pane);
+  await askOwnDisks(cfg, [[agent, pane]]);
   return screen && { screen,
     verdict: await withOwnWord(cfg, agent, pane, screenVerdict(cfg, agent, pane, screen.look)) };
 }
 
 /** What one look says of an agent: all its sources, but no account and no draft. */
-const judgeLook = async (
+async function judgeLook(
   cfg: Config, agent: Agent, pane: Pane, look: ScreenText, earlier: number | undefined,
-): Promise<Verdict> =>
-  (await judge(cfg, agent, pane, screenVerdict(cfg, agent, pane, look), earlier)).verdict;
+): Promise<Verdict> {
+  const byRules = screenVerdict(cfg, agent, pane, look);
+  await askOwnDisks(cfg, [[agent, pane]]);
+  return (await judge(cfg, agent, pane, byRules, earlier)).verdict;
+}
 
 /** One more look at the moment of a kill: the tick's may be old, and the agent at work by now. */
 async function verdictStillHolds(

@@ -15,6 +15,8 @@ let cfg: Config;
 let watch: Watch;
 /** What tmux was asked since, one entry for each process. */
 let asked: { args: string[]; stdin: string }[] = [];
+/** Which disks were asked since. */
+let disks: string[] = [];
 /** Changes what a batch of captures answers. */
 let damage = (out: string): string => out;
 
@@ -32,7 +34,7 @@ const drawAll = async (): Promise<void> => {
 const captured = (): string[] => asked.flatMap(({ stdin }) => [...stdin.matchAll(/^capture-pane .*-t '(%\d+)'$/gm)].map((match) => match[1]!));
 const paneOf = async (name: string): Promise<string> => (await snapshot(cfg)).panes.get(`t-${name}`)!.id;
 const oneTick = async (): Promise<void> => {
-  asked = [];
+  [asked, disks] = [[], []];
   await tick(cfg, watch);
 };
 
@@ -49,6 +51,7 @@ beforeAll(async () => {
   watch = freshWatch();
   Object.assign(world, {
     log: () => {},
+    answers: (path: string) => (disks.push(path), REAL.answers(path)),
     tmux: async (args: string[], stdin?: string, take?: (part: Uint8Array) => void) => {
       asked.push({ args, stdin: stdin ?? "" });
       const ran = await REAL.tmux(args, stdin);
@@ -75,6 +78,8 @@ test("P22: a tick over a hundred agents at work is two tmux processes", async ()
     await oneTick();
     expect(asked.map(({ args }) => args[0])).toEqual(["list-panes", "source-file"]);
     expect(captured()).toHaveLength(SIZE);
+    // all clients have their own files in one folder
+    expect(disks).toHaveLength(1);
   }
   for (let nth = 0; nth < 5; nth++) await oneTick();
   expect(new Set(NAMES.map((name) => memoryOf(watch, name).verdict))).toEqual(new Set(["idle"]));
@@ -84,6 +89,7 @@ test("P22: at rest it is one; a screen that changed is read, and no other", asyn
   await until(async () => (await oneTick(), captured().length === 0), 20_000);
   await oneTick();
   expect(asked.map(({ args }) => args[0])).toEqual(["list-panes"]);
+  expect(disks).toHaveLength(1);
   const pane = (await snapshot(cfg)).panes.get("t-a7")!;
   writeSync(screens.get("t-a7")!, "\x1b[2;3Hnews ");
   await until(async () => (await snapshot(cfg)).panes.get("t-a7")!.activity > pane.activity);
