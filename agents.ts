@@ -6742,18 +6742,24 @@ async function submittedIn(cfg: Config, agent: Agent, pane: Pane): Promise<Submi
 const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", limit: null,
   waitingUntil: null, why: "" };
 
-/** Whether a person's program, or a shell, has taken the place of the client that we started. */
-const isReplaced = (cfg: Config, agent: Agent, { startedPid, pid, session }: Pane): boolean =>
-  (startedPid > 0 && startedPid !== pid) || (session !== "" &&
-    isLeftShell(argvOf(pid), backendOf(cfg, agent)));
+/**
+ * Whether a person's program, or a shell, has taken the place of the client that we started. While
+ * nothing is `drawn` no shell has: it would have drawn its prompt.
+ */
+const isReplaced = (
+  cfg: Config, agent: Agent, { startedPid, pid, session }: Pane, drawn: boolean,
+): boolean => (startedPid > 0 && startedPid !== pid) ||
+  (drawn && session !== "" && isLeftShell(argvOf(pid), backendOf(cfg, agent)));
 
 /** The pid mark of a pane that was taken over: what a shell in it executes keeps its pid. */
 const NOBODY = 1;
 
 /** What the process in a pane says against its screen and its files; null = nothing. */
-function processVerdict(cfg: Config, agent: Agent, pane: Pane): Verdict | null {
+function processVerdict(
+  cfg: Config, agent: Agent, pane: Pane, drawn: boolean,
+): Verdict | null {
   const restart = `run "agents restart ${agent.name}"`;
-  if (isReplaced(cfg, agent, pane)) {
+  if (isReplaced(cfg, agent, pane, drawn)) {
     const why = `its pane runs something other than the client we started; ${restart}`;
     return { ...NO_VERDICT, where: "process", why };
   }
@@ -6767,9 +6773,9 @@ function processVerdict(cfg: Config, agent: Agent, pane: Pane): Verdict | null {
  * whoever looks has asked: see `askOwnDisks`.
  */
 async function withOwnWord(
-  cfg: Config, agent: Agent, pane: Pane, screen: Verdict,
+  cfg: Config, agent: Agent, pane: Pane, screen: Verdict, drawn = true,
 ): Promise<Verdict> {
-  const byProcess = processVerdict(cfg, agent, pane);
+  const byProcess = processVerdict(cfg, agent, pane, drawn);
   if (byProcess) return byProcess;
   const folder = ownFolders.get(agent.session);
   if (folder === null) {
@@ -6814,13 +6820,15 @@ export function decideBackground(
 
 /**
  * A screen's verdict, corrected by all that the client says of itself, and by time. `earlier`:
- * since when (wall ms) it has done only background work, as far as an earlier look knows.
+ * since when (wall ms) it has done only background work, as far as an earlier look knows; `drawn`:
+ * something was drawn since that look.
  */
 async function judge(
   cfg: Config, agent: Agent, pane: Pane, screen: Verdict, earlier: number | undefined,
+  drawn = true,
 ) {
   const backend = backendOf(cfg, agent);
-  const byFiles = await withOwnWord(cfg, agent, pane, screen);
+  const byFiles = await withOwnWord(cfg, agent, pane, screen, drawn);
   const server = backend.kind === "opencode" && pane.conversation
     ? await readOpencode(backend, agent, pane) : null;
   const now = world.now();
@@ -7739,7 +7747,7 @@ async function readLook(
   // a copy, since a part of a string keeps the whole of it in memory, and here every screen
   const byRules: Verdict = same && isTimeless(memory.byRules) ? memory.byRules!
     : JSON.parse(JSON.stringify(fresh()));
-  const own = await judge(cfg, agent, pane, byRules, memory.backgroundSince);
+  const own = await judge(cfg, agent, pane, byRules, memory.backgroundSince, text !== null);
   const probed = probeOf(watch, agent) !== undefined;
   let verdict = decideAccount(
     accountLimitOf(cfg, watch, agent), agent.name, probed, own.verdict, world.now());

@@ -15,8 +15,8 @@ let cfg: Config;
 let watch: Watch;
 /** What tmux was asked since, one entry for each process. */
 let asked: { args: string[]; stdin: string }[] = [];
-/** Which disks were asked since. */
-let disks: string[] = [];
+/** Which disks were asked since, and whose command lines were read. */
+let [disks, commandLines]: [string[], string[]] = [[], []];
 /** Changes what a batch of captures answers. */
 let damage = (out: string): string => out;
 
@@ -34,7 +34,7 @@ const drawAll = async (): Promise<void> => {
 const captured = (): string[] => asked.flatMap(({ stdin }) => [...stdin.matchAll(/^capture-pane .*-t '(%\d+)'$/gm)].map((match) => match[1]!));
 const paneOf = async (name: string): Promise<string> => (await snapshot(cfg)).panes.get(`t-${name}`)!.id;
 const oneTick = async (): Promise<void> => {
-  [asked, disks] = [[], []];
+  [asked, disks, commandLines] = [[], [], []];
   await tick(cfg, watch);
 };
 
@@ -52,6 +52,10 @@ beforeAll(async () => {
   Object.assign(world, {
     log: () => {},
     answers: (path: string) => (disks.push(path), REAL.answers(path)),
+    read: (path: string) => {
+      if (path.endsWith("/cmdline")) commandLines.push(path);
+      return REAL.read(path);
+    },
     tmux: async (args: string[], stdin?: string, take?: (part: Uint8Array) => void) => {
       asked.push({ args, stdin: stdin ?? "" });
       const ran = await REAL.tmux(args, stdin);
@@ -79,7 +83,7 @@ test("P22: a tick over a hundred agents at work is two tmux processes", async ()
     expect(asked.map(({ args }) => args[0])).toEqual(["list-panes", "source-file"]);
     expect(captured()).toHaveLength(SIZE);
     // all clients have their own files in one folder
-    expect(disks).toHaveLength(1);
+    expect([disks.length, new Set(commandLines).size]).toEqual([1, SIZE]);
   }
   for (let nth = 0; nth < 5; nth++) await oneTick();
   expect(new Set(NAMES.map((name) => memoryOf(watch, name).verdict))).toEqual(new Set(["idle"]));
@@ -89,7 +93,8 @@ test("P22: at rest it is one; a screen that changed is read, and no other", asyn
   await until(async () => (await oneTick(), captured().length === 0), 20_000);
   await oneTick();
   expect(asked.map(({ args }) => args[0])).toEqual(["list-panes"]);
-  expect(disks).toHaveLength(1);
+  // no shell has taken the place of a client without drawing its prompt
+  expect([disks.length, commandLines]).toEqual([1, []]);
   const pane = (await snapshot(cfg)).panes.get("t-a7")!;
   writeSync(screens.get("t-a7")!, "\x1b[2;3Hnews ");
   await until(async () => (await snapshot(cfg)).panes.get("t-a7")!.activity > pane.activity);
