@@ -11929,7 +11929,8 @@ async function keepInHand(cfg: Config, units: Unit[]): Promise<Unit[]> {
     operator.owners?.[unit.name] === signature() && (!watched || left(operator, unit) > 0));
   const operator = await operatorOf(cfg);
   if (ours(operator).some((unit) => left(operator, unit) < BUSY_FOR / 2)) {
-    await changeOperator(cfg, (now) => takeInHand(now, ours(now)));
+    // on a full disk they lapse: a watchdog takes over, and without one nobody does
+    await changeOperator(cfg, (now) => takeInHand(now, ours(now))).catch(() => {});
   }
   return ours(operator);
 }

@@ -174,6 +174,17 @@ describe("orders", () => {
     expect([(await call("up")).code, starts("t"), lapsed]).toEqual([1, 1, []]);
     expect([fake.mono - began > 60_000, wanted().busy]).toEqual([true, {}]);
   });
+  test("marks that cannot be renewed, as on a full disk, keep up from nothing", async () => {
+    void ({ fake, cfg, watch, file, operator, starts, ticks } = await scene(TASKS, { fake, ticks: 0 }));
+    const { sleep, writeAtomic } = world;
+    let full = false;
+    world.sleep = async (ms) => void (full = (await sleep(ms), true));
+    world.writeAtomic = async (path, text) => {
+      if (full && path === file("operator.json")) throw new Error("ENOSPC");
+      return writeAtomic(path, text);
+    };
+    expect([(await call("up", "n*", "t")).code, starts("t"), fake.logged("t: ")]).toEqual([1, 1, []]);
+  });
   test.each<[string, number, (out: Scene) => unknown]>([
     ["it ran when up began, and has ended since", 3, () => fake.tmux.exit("agents-t", 0)],
     ["its watchdog took over from an up that was stopped for a while", 0, ({ fake, cfg }) => {
