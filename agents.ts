@@ -6019,8 +6019,11 @@ function knownFile(cfg: Config, { session }: Agent, { pid }: Pane): SessionFile 
   return isLost && world.mono() - file.sought >= SEEK_EVERY ? null : file;
 }
 
+/** Where clients write their session files, as their environments say, by the panes of one look. */
+const foldersOfLook = new WeakMap<Pane, string>();
 const sessionsFolder = (cfg: Config, agent: Agent, pane: Pane): string =>
-  knownFile(cfg, agent, pane)?.folder ?? join(claudeFolder(pane.pid, agent.env), "sessions");
+  knownFile(cfg, agent, pane)?.folder ?? foldersOfLook.getOrInsertComputed(pane,
+    () => join(claudeFolder(pane.pid, agent.env), "sessions"));
 
 /** Who has a session file in a folder, by process group, and when (monotonic ms) that was so. */
 interface Search {
@@ -7926,12 +7929,16 @@ async function closeLook(cfg: Config, agent: Agent, pane: Pane) {
     verdict: await withOwnWord(cfg, agent, pane, screenVerdict(cfg, agent, pane, screen.look)) };
 }
 
-/** What one look says of an agent: all its sources, but no account and no draft. */
+/**
+ * What one look says of an agent: all its sources, but no account and no draft. `disks`: the
+ * question to the disk with its own files, where others are asked with it.
+ */
 async function judgeLook(
   cfg: Config, agent: Agent, pane: Pane, look: ScreenText, earlier: number | undefined,
+  disks = askOwnDisks(cfg, [[agent, pane]]),
 ): Promise<Verdict> {
   const byRules = screenVerdict(cfg, agent, pane, look);
-  await askOwnDisks(cfg, [[agent, pane]]);
+  await disks;
   return (await judge(cfg, agent, pane, byRules, earlier)).verdict;
 }
 
@@ -12865,6 +12872,8 @@ async function lookAtPanes(
     }
   }
   const looks: Promise<unknown>[] = [];
+  const disks = once(() => askOwnDisks(cfg, [...units].flatMap(([pane, unit]) =>
+    !pane.dead && isAgent(unit) ? [[unit, pane] as [Agent, Pane]] : [])));
   await captureAll(cfg, [...units.keys()], (pane, text) => {
     const unit = units.get(pane)!;
     if (text === null) return;
@@ -12873,7 +12882,7 @@ async function lookAtPanes(
     if (pane.dead || !isAgent(unit)) return;
     const { backgroundSince } = memoryOf(watch, unit.name);
     // no verdict means unsure: unreadable files of one client must not hide the other agents
-    looks.push(judgeLook(cfg, unit, pane, { text, title: pane.title }, backgroundSince)
+    looks.push(judgeLook(cfg, unit, pane, { text, title: pane.title }, backgroundSince, disks())
       .then((verdict) => (one.verdict = verdict), () => {}));
   });
   await within(STATUS_PATIENCE, Promise.all(looks), []);

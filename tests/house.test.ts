@@ -283,8 +283,8 @@ test("what counts before what in a verdict is a table at its sources, and each s
   for (const name of ["decideOpencode", "decideBackground"]) expect([name, callers(name)]).toEqual([name, ["judge"]]);
   expect(callers("withOwnWord")).toEqual(["judge", "closeLook"]);
   expect(callers("judge")).toEqual(["readLook", "judgeLook"]);
-  // whoever comes to a client's own files has asked their disk: the callers of both, `lookAtScreens` for `readLook`
-  expect([callers("askOwnDisks"), callers("readLook")]).toEqual([["lookAtScreens", "closeLook", "judgeLook"], ["lookAtScreens"]]);
+  // whoever comes to a client's own files has asked their disk: the callers of both, `lookAtScreens` for `readLook`, `lookAtPanes` for each of its `judgeLook`
+  expect([callers("askOwnDisks"), callers("readLook")]).toEqual([["lookAtScreens", "closeLook", "judgeLook", "lookAtPanes"], ["lookAtScreens"]]);
   expect(callers("decideAccount")).toEqual(["readLook", "whyLeft", "holdOf"]);
   expect(callers("neverRests")).toEqual(["noteLook"]);
   const findings = SOURCE.slice(SOURCE.indexOf("const FINDINGS"), SOURCE.indexOf("/** An operator's rule is never taken"));

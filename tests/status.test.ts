@@ -689,6 +689,21 @@ describe("the command over a fleet", () => {
     await read();
     expect(captured.length).toBe(5);
   });
+  test("the disk with the clients' own files is asked once for all of them, and the environment of each read once", async () => {
+    await begin(FLEET);
+    watchdog(10);
+    const { answers, read: file } = world;
+    const [disks, environs]: [string[], string[]] = [[], []];
+    world.answers = (path) => (disks.push(path), answers(path));
+    world.read = (path) => {
+      if (path.endsWith("/environ")) environs.push(path);
+      return file(path);
+    };
+    const { status } = await read();
+    const clients = status.agents.filter(({ running, backend }) => running && backend === "claude").length;
+    expect([clients > 2, disks.filter((path) => path.endsWith("/sessions")).length, new Set(environs).size - environs.length]).toEqual([true, 1, 0]);
+    expect(environs.length).toBeGreaterThanOrEqual(clients);
+  });
   test("nor one that the watchdog found at rest moments ago: its look counts, not how long it rests", async () => {
     await begin(FLEET);
     for (const name of ["builder", "adversary", "orchestrator"]) pane(name).doing = "idle";
