@@ -2265,6 +2265,8 @@ const overText = (label: string): string => {
 /** Logs a trouble when it begins, changes and ends; "" = there is none. */
 function trouble(watch: Watch, label: string, message: string): void {
   const { errors } = watch.volatile;
+  // the usual case: a label that was just made is slow to look up
+  if (!message && !Object.keys(errors).length) return;
   if ((errors[label] ?? "") === message) return;
   if (message) {
     errors[label] = message;
