@@ -7932,15 +7932,15 @@ async function closeLook(cfg: Config, agent: Agent, pane: Pane) {
 }
 
 /**
- * What one look says of an agent: all its sources, but no account and no draft. `disks`: the
- * question to the disk with its own files, where others are asked with it.
+ * What one look says of an agent: all its sources, but no account and no draft. `disks`
+ * asks the disk with its own files, where others are asked with it.
  */
 async function judgeLook(
   cfg: Config, agent: Agent, pane: Pane, look: ScreenText, earlier: number | undefined,
-  disks = askOwnDisks(cfg, [[agent, pane]]),
+  disks = () => askOwnDisks(cfg, [[agent, pane]]),
 ): Promise<Verdict> {
   const byRules = screenVerdict(cfg, agent, pane, look);
-  await disks;
+  await disks();
   return (await judge(cfg, agent, pane, byRules, earlier)).verdict;
 }
 
@@ -12884,7 +12884,7 @@ async function lookAtPanes(
     if (pane.dead || !isAgent(unit)) return;
     const { backgroundSince } = memoryOf(watch, unit.name);
     // no verdict means unsure: unreadable files of one client must not hide the other agents
-    looks.push(judgeLook(cfg, unit, pane, { text, title: pane.title }, backgroundSince, disks())
+    looks.push(judgeLook(cfg, unit, pane, { text, title: pane.title }, backgroundSince, disks)
       .then((verdict) => (one.verdict = verdict), () => {}));
   });
   await within(STATUS_PATIENCE, Promise.all(looks), []);
