@@ -3906,6 +3906,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
         "Conversation interrupted", "exceeded retry limit, last status: (?:429|5)",
         "We['’]re currently experiencing", "Selected model is at capacity", "stream disconnected",
         "Connection failed: ", "Error while reading the server response", "request timed out",
+        "interrupted \\(Ctrl-C\\)", "Policy-restricted capacity is unavailable",
         "unexpected status 5",
         ...CODEX_REFUSALS,
       ].join("|") + ")") },

@@ -441,7 +441,8 @@ test("Codex: an error that no rule knows needs a person, one that passes by itse
   const rules = await rulesFrom(tableOf("codex"), "codex");
   const read = (error: string) => detect(rules, { text: `› go\n\n■ ${error}${CODEX_FOOT}`, title: "" }, NOW).verdict;
   expect(["Your account is on fire", "unexpected status 418 I'm a teapot"].map(read)).toEqual(["blocked", "blocked"]);
-  for (const passing of ["Conversation interrupted - use /feedback", "stream disconnected before completion: reset",
+  for (const passing of ["Conversation interrupted - use /feedback", "interrupted (Ctrl-C). Something went wrong? Hit `/feedback`", "Policy-restricted capacity is unavailable. Please try again later.",
+    "stream disconnected before completion: reset",
     "Connection failed: error sending request for url (https://example.invalid/responses)", "request timed out",
     "Error while reading the server response: error decoding response body, request id: 1", "unexpected status 502 Bad Gateway: Unknown error"]) {
     expect([passing, read(passing)]).toEqual([passing, "idle"]);
