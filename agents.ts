@@ -4473,6 +4473,9 @@ const UNIT = String.raw`\d+\s*(?:d(?:ays?)?|h(?:ours?|rs?)?|m(?:in(?:ute)?s?)?|s
 const RELATIVE =
   new RegExp(String.raw`\b(?:in|after)\b:?\s*(${UNIT}(?:(?:[\s,]|and\b)*${UNIT})*)`, "i");
 
+/** How a zone may stand behind a clock. */
+const ZONE_BEHIND = /^\s*((?:UTC|GMT)[+-]\d{1,2}(?::?\d\d)?|[+-]\d\d:?\d\d|[A-Z]{3,4})(?![\w:])/;
+
 /** UTC offsets of abbreviated time zones, which no library resolves reliably. */
 const zones = once((): Record<string, string> => Object.fromEntries(`
   UTC+00:00 GMT+00:00 WET+00:00 BST+01:00 WEST+01:00 CET+01:00 CEST+02:00 EET+02:00 EEST+03:00
@@ -4490,8 +4493,13 @@ const epochsAt = (wall: Temporal.PlainDateTime, zone: string): number[] =>
   (["compatible", "later"] as const).map((disambiguation) =>
     wall.toZonedDateTime(zone, { disambiguation }).epochMilliseconds);
 
-const knownZone = (name = ""): string | null =>
-  tried(() => Temporal.Now.zonedDateTimeISO(zones()[name] ?? name).timeZoneId, null);
+/** The zone of a name, or of an offset such as `GMT+1` or `+0530`; null = none is known. */
+function knownZone(name = ""): string | null {
+  const [, sign, hours = "", minutes = "00"] =
+    /^(?:UTC|GMT)?([+-])(\d{1,2})(?::?(\d\d))?$/.exec(name) ?? [];
+  const zone = sign ? `${sign}${hours.padStart(2, "0")}:${minutes}` : zones()[name] ?? name;
+  return tried(() => Temporal.Now.zonedDateTimeISO(zone).timeZoneId, null);
+}
 
 type Groups = Record<string, string | undefined>;
 
@@ -4564,9 +4572,9 @@ export function parseResetEpoch(banner: string, now: number, zone?: string): num
     // a retry within seconds is no reset
     return span && (span >= MINUTE || !/\bretrying\b/i.test(shown)) ? now + span : null;
   }
-  const behind = /^\s*([A-Z]{3,4})\b/.exec(shown.slice(match.index + match[0].length))?.[1] ?? "";
-  const named = [...shown.matchAll(/\(([A-Za-z][\w/+-]*)\)/g)].map((one) => one[1]);
-  const known = [zones()[behind], ...named, zone].map(knownZone).find((each) => each !== null);
+  const behind = ZONE_BEHIND.exec(shown.slice(match.index + match[0].length))?.[1];
+  const named = [...shown.matchAll(/\(([A-Za-z][\w/+:-]*)\)/g)].map((one) => one[1]);
+  const known = [behind, ...named, zone].map(knownZone).find((each) => each !== null);
   const local = known ?? Intl.DateTimeFormat().resolvedOptions().timeZone;
   return occurrence(match.groups, now, local, mayBePast(shown, match.groups, now, local));
 }
