@@ -8169,10 +8169,13 @@ export type Typing =
 const PROBE = "nudge";
 
 /** Why nothing may be said to an agent now, null = it may. A probe is what a limit waits for. */
-function whyNotNow({ verdict, rule, why }: Verdict, cause: string): Wait | null {
+function whyNotNow(
+  { verdict, rule, why }: Verdict, cause: string, composer: string | null = null,
+): Wait | null {
   const patient = cause === "wake" || cause === PROBE;
-  // what is in the box says by itself what may be done with it
-  const unsure = verdict === "unsure" && rule !== DRAFT;
+  // what is in the box says by itself what may be done with it; an empty one may be that of a
+  // client at work
+  const unsure = verdict === "unsure" && (rule !== DRAFT || (patient && composer === ""));
   const waits = verdict === "blocked" || verdict === "fatal" || unsure ||
     (verdict === "limited" && cause !== PROBE) ||
     (patient && ["active", "background", "waiting"].includes(verdict));
@@ -8190,7 +8193,7 @@ export function decideTyping(
   const pasted = wasPasted(message);
   const isAbove = timesIn(above, message.text) > (message.seen ?? Infinity);
   if (composer === null && isAbove && message.entered !== undefined) return { do: "done" };
-  const wait = whyNotNow(verdict, message.cause);
+  const wait = whyNotNow(verdict, message.cause, composer);
   if (wait) return { do: "wait", ...wait };
   if (composer === null) return { do: "wait", person: true, why: "its input box is not visible" };
   if (composer === "") return { do: isAbove ? "done" : "type" };

@@ -1,10 +1,10 @@
 /** What is said to an agent is on disk until its client has it, and is never typed into a dialog. */
 import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  cmdSend, cmdStatus, type Config, decideBlind, decideTyping, isBooting, type Message, nextMessages, enqueue, parseEvents, quickRound, typeable, tick, type Typing, type VerdictName, type Watch, world,
+  BUILT_IN_RULES, cmdSend, cmdStatus, type Config, decideBlind, decideTyping, detect, isBooting, type Message, nextMessages, enqueue, parseEvents, quickRound, typeable, tick, type Typing, type VerdictName, type Watch, world,
 } from "../agents.ts";
 import { disturbed } from "./delivery.ts";
 import type { Disturbance } from "./fakes.ts";
@@ -66,6 +66,13 @@ describe("decideTyping", () => {
     ["a text that a frame wraps is known again", "idle", { seen: 0 }, "", `  ┃  ${text.slice(0, 20)}\n  ┃  ${text.slice(20)}`, "done"],
   ])("%s", (_, state, some, composer, screen, wanted) =>
     expect(decideTyping(verdict(state), message(some), composer, screen).do).toBe(wanted));
+
+  test("a footer that a narrow pane cuts off may hide work: what must not interrupt it waits, a text of ours in the box is sent", () => {
+    const look = readFileSync(`${import.meta.dir}/fixtures/claude/unsure-no-title-footer-cut-off.txt`, "utf8");
+    const found = detect(BUILT_IN_RULES.claude, { text: look, title: "" }, 0);
+    const done = (some: Partial<Message>, composer: string) => decideTyping(found, message(some), composer, "").do;
+    expect([found.verdict, ...["wake", "nudge", "claim"].map((cause) => done({ cause }, "")), done({ cause: "wake", seen: 0 }, text)]).toEqual(["unsure", "wait", "wait", "type", "submit"]);
+  });
 });
 
 describe("decideBlind, for a client whose box is not recognised", () => {
