@@ -13752,8 +13752,9 @@ export async function cmdSend(call: Call): Promise<number> {
   const input = words.length === 1 && words[0] === "-"
     ? Bun.stdin.stream() : [Buffer.from(words.join(" "))];
   // dozens that wait must fit into a file of the state
-  const value = (await textWithin(200_000, "a message of more than 200 kB", input)
-    .catch((error) => die(`send: ${messageOf(error)}: put it into a file and name that`, 2)))
+  const tooLong = "a message of more than 200 kB: put it into a file and name that";
+  const value = (await textWithin(200_000, tooLong, input)
+    .catch((error) => die(`send: ${messageOf(error)}`, 2)))
     .trimEnd();
   const timeout = Number(call.options.timeout ?? 60);
   makeFolders(cfg);

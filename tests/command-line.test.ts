@@ -95,6 +95,7 @@ test("an input without an end is refused, and a message too long for the state",
   for (const [line, code, said] of [
     [`yes | ${self} explain --file - --backend claude`, 1, "agents: explain: a screen of more than 2 MB\n"],
     [`yes | ${self} send a - ${config}`, 2, "agents: send: a message of more than 200 kB: put it into a file and name that\n"],
+    [`${self} send a - ${config} < ${quote(folder)}`, 2, expect.stringMatching(/^agents: send: EISDIR: [^:]*\n$/)],
     [`${self} send ${config} a ${long} ${long}`, 2, "agents: send: a message of more than 200 kB: put it into a file and name that\n"],
   ] as const) {
     const ran = await spawn(["bash"], { stdin: line });
