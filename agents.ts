@@ -13960,7 +13960,10 @@ async function explainFile(call: Call, file: string): Promise<number> {
   }
   const now = at === undefined ? world.now() : Date.parse(String(at));
   const [rules, backend, settings] = await backendFor(call, String(name));
-  const verdict = detect(rules, { text: await readPaneFile(file), title: String(title) }, now);
+  // a person may have captured it with its colours (`-e`), or saved it with other line ends
+  const text = Bun.stripANSI(await readPaneFile(file)).replace(/^\uFEFF/, "")
+    .replaceAll("\r\n", "\n");
+  const verdict = detect(rules, { text, title: String(title) }, now);
   const { nativeGrace, stallIdle } = backend;
   return printVerdict(call, verdict, decideNext(verdict, {
     settings, nativeGrace, stallIdle, watch: "heal+stall", hold: null, idleSince: now, now,

@@ -26,6 +26,16 @@ describe("explain --file", () => {
     expect([said.verdict, said.rule, said.limit, said.waitingUntil])
       .toEqual(["limited", "limit footer", { class: "5h", resetAt: new Date(reset).toISOString() }, null]);
   });
+  test.each<[string, (screen: string) => string]>([
+    ["in colours", (screen) => screen.replace(/^.+$/gm, "\x1b[1;38;5;246m$&\x1b[0m")], ["with other line ends", (screen) => `\uFEFF${screen.replaceAll("\n", "\r\n")}`],
+  ])("a screen that was saved %s is read as the same one", async (_, saved) => {
+    for (const [backend, file] of [["claude", "fatal-no-conversation-found-80x24"], ["codex", "limited-limit-free-200x50-2"]] as const) {
+      const [screen, { at, title }] = [readFileSync(pane(`${backend}/${file}`), "utf8"), side(`${backend}/${file}`)];
+      const read = (text: string) => explain(["--file", "-", "--backend", backend, "--at", at, "--title", title ?? "", "--json"], text);
+      const [plain, other] = [await read(screen), await read(saved(screen))];
+      expect([JSON.parse(plain.out).verdict, other.out]).toEqual([file.split("-")[0], plain.out]);
+    }
+  });
   test("the text says the rule, the place and what follows", async () => {
     const ran = await explain(["--file", pane(LIMITED), "--backend", "claude", "--at", side(LIMITED).at]);
     for (const part of ["verdict  limited", "source   its screen", "limit footer (foot)", "next     leaves it alone, and asks it to go on at ", "resets 20"]) {
