@@ -1,7 +1,7 @@
 /** Text from outside costs time in proportion to its length, whatever it is; what does not is switched off. */
 import { beforeEach, describe, expect, test } from "bun:test";
 import { BUILT_IN_RULES, cleanLog, composerText, detect, lineOf, parsePattern, parseResetEpoch, parseWaitingUntil, reloadConfig, type Rule, rulesOf } from "../agents.ts";
-import { CLIENTS, FASTER, fakeWorld, fasterClock, scene, tableOf } from "./kit.ts";
+import { CLIENTS, FASTER, fakeWorld, fasterClock, scene, tableOf, took } from "./kit.ts";
 import { rounds } from "./sim.ts";
 import { allowed } from "./wait.ts";
 
@@ -32,23 +32,6 @@ const SUBJECTS: [string, (text: string) => unknown][] = [
   ["a reset time", (text) => parseResetEpoch(text, 1)], ["a marker", (text) => parseWaitingUntil(text)], ["a log", cleanLog],
   ["a box of claude", (text) => composerText("claude", claude(text), claude(text))],
 ];
-
-/** Of a processor, ms: what else runs on the machine takes none of it. */
-function spent(): number {
-  const { user, system } = process.cpuUsage();
-  return (user + system) / 1000;
-}
-
-/** How long, ms; where that is too long, the shortest of three: what this process does besides only ever adds to it. */
-function took(work: () => unknown, limit: number): number {
-  let best = Infinity;
-  for (let tries = 0; tries < 3 && best > limit; tries++) {
-    const began = spent();
-    work();
-    best = Math.min(best, spent() - began);
-  }
-  return best;
-}
 
 type Case = [what: string, work: () => unknown];
 /** Which of them take longer than 20 ms; what does is tried again by what this machine needs just now. */

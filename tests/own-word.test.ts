@@ -6,7 +6,7 @@ import { join } from "node:path";
 import {
   BUILT_IN_RULES, type ClaudeWord, decideClaude, decideCodex, decideError, detect, enqueue, isUntried, loadLimitState, memoryOf, parseClaudeWord, parseModel, parsePattern, parseRolloutEnd, parseTranscriptEnd, type Status, type TranscriptEnd, world,
 } from "../agents.ts";
-import { agents, command, type FakePane, fasterClock, scene, type Scene, type Setting, verdict } from "./kit.ts";
+import { agents, command, FASTER, type FakePane, fasterClock, scene, type Scene, type Setting, took, verdict } from "./kit.ts";
 
 /** As 2.1.330 wrote it. */
 const MEASURED = {
@@ -852,11 +852,7 @@ describe("P38: a Codex agent in a round", () => {
     it.pane("b").text = readFileSync(join(import.meta.dir, "fixtures/codex/idle-error-off-screen-80x24.txt"), "utf8");
     fasterClock();
     let slow = "aaaaaaaaaaaaaaab"; // each letter more doubles what it takes: no more than take over 200 ms
-    for (let took = 0; took < 600;) {
-      const began = performance.now();
-      parsePattern(evil).exec(slow = `a${slow}`);
-      took = performance.now() - began;
-    }
+    while (took(() => parsePattern(evil).exec(slow), 600 / FASTER) < 600 / FASTER) slow = `a${slow}`;
     writes(it, THREAD, "11-00-00", rows(meta(), failure(slow, it.fake.wall)), it.pane("b").pid);
     await it.ticks(3);
     expect(it.fake.logged("switched off")).toEqual([expect.stringContaining(`b: the pattern "${evil}" of backend "codex" takes over 200 ms`)]);
