@@ -6080,13 +6080,17 @@ const isSilent = ({ session }: Agent): boolean => ownFolders.get(session) === nu
 /**
  * Asks the disks with the own files of some clients, once for all in one folder. Where one does not
  * answer, nothing there is touched: the call would never return, and one agent's disk would end the
- * care of all.
+ * care of all. Each waits for its own.
  */
-async function askOwnDisks(cfg: Config, clients: [Agent, Pane][]): Promise<void> {
+function askOwnDisks(cfg: Config, clients: [Agent, Pane][]): Map<Agent, Promise<void>> {
   const folders = Map.groupBy(clients, ([agent, pane]) => ownFolder(cfg, agent, pane));
-  await Promise.all([...folders].map(async ([folder, there]) => {
+  const ask = async (folder: string, there: [Agent, Pane][]): Promise<void> => {
     const answers = !folder || await world.answers(folder);
     for (const [{ session }] of there) ownFolders.set(session, answers ? folder : null);
+  };
+  return new Map([...folders].flatMap(([folder, there]) => {
+    const asked = ask(folder, there);
+    return there.map(([agent]): [Agent, Promise<void>] => [agent, asked]);
   }));
 }
 
@@ -7687,7 +7691,7 @@ async function lookAtScreens(
     noteStage(`look ${agent.name}`);
     seen.fault = await faultIn(`look ${agent.name}`, async () => {
       seen.booting &&= isYoung(cfg, agent, pane, text ?? "");
-      await disks();
+      await disks().get(agent);
       seen.look = await readLook(cfg, watch, agent, pane, text);
     });
     seen.look ??= "the watchdog could not read what it says of itself; see its log";
@@ -7935,7 +7939,7 @@ const neverRests = (agent: Agent, unrest: Memory["unrest"], enough: number): boo
  */
 async function closeLook(cfg: Config, agent: Agent, pane: Pane) {
   const screen = await readScreen(cfg, pane);
-  await askOwnDisks(cfg, [[agent, pane]]);
+  await askOwnDisks(cfg, [[agent, pane]]).get(agent);
   return screen && { screen,
     verdict: await withOwnWord(cfg, agent, pane, screenVerdict(cfg, agent, pane, screen.look)) };
 }
@@ -7949,7 +7953,7 @@ async function judgeLook(
   disks = () => askOwnDisks(cfg, [[agent, pane]]),
 ): Promise<Verdict> {
   const byRules = screenVerdict(cfg, agent, pane, look);
-  await disks();
+  await disks().get(agent);
   return (await judge(cfg, agent, pane, byRules, earlier)).verdict;
 }
 

@@ -355,6 +355,27 @@ describe("in a round", () => {
     await it.ticks(1);
     expect([verdictOf(it), asked.includes(stat)]).toEqual(["active", true]);
   });
+  test("no look waits for a disk with the files of another client", async () => {
+    const it = await scene(agents("a", "b").replace('"a"', '"a"\nenv = { CLAUDE_CONFIG_DIR = "/hangs" }').replace('"b"', '"b"\nenv = { CLAUDE_CONFIG_DIR = "/conf" }'));
+    says(it, "busy", { pid: it.pane("b").pid });
+    const { mtime } = world;
+    const rows = async () => JSON.parse((await command("status", "--json", "--config", it.cfg.path)).out).agents.map(({ condition }: { condition: string }) => condition);
+    for (const look of [() => it.ticks(1), rows]) {
+      const disk = Promise.withResolvers<boolean>();
+      const order: string[] = [];
+      world.answers = (path) => path.startsWith("/hangs") ? disk.promise : Promise.resolve(true);
+      world.mtime = (path) => {
+        if (path.startsWith("/conf/")) order.push("b"), disk.resolve(false);
+        return mtime(path);
+      };
+      const late = setTimeout(() => (order.push("too late"), disk.resolve(false)), 2_000);
+      const found = await look();
+      clearTimeout(late);
+      expect(order[0]).toBe("b");
+      if (found) expect(found).toEqual(["unsure", "working"]);
+    }
+    expect(["a", "b"].map((name) => memoryOf(it.watch, name).verdict)).toEqual(["unsure", "active"]);
+  });
   test("the clients of twenty wrappers are found by one search: their folder is listed once, and none of them is asked for all others", async () => {
     const names = Array.from({ length: 20 }, (_, nth) => `w${nth}`);
     const it = await scene(agents(...names).replaceAll("[[agent]]", '[[agent]]\nenv = { CLAUDE_CONFIG_DIR = "/conf" }'));
