@@ -369,6 +369,8 @@ const freshTransient = () => ({
   unrest: null as { since: number; last: number } | null,
   /** It died together with others, and its end has not been dealt with yet. */
   together: false,
+  /** What its process executed when it was found to be no shell; "" = not known. */
+  executable: "",
   /** The pid whose version is known; 0 = none. */
   versionOf: 0,
   /** Looks in a row whose sources contradicted each other. */
@@ -1184,6 +1186,8 @@ export const world = {
   realPath: (path: string): string => realpathSync(path),
   /** The current folder of a process, "… (deleted)" once that was removed; "" = not known. */
   folder: (pid: number): string => tried(() => readlinkSync(`/proc/${pid}/cwd`), ""),
+  /** The executable of a process; "" = not known. */
+  executable: (pid: number): string => tried(() => readlinkSync(`/proc/${pid}/exe`), ""),
   print: (text: string): void => writeAll(OUT, text),
   /** On standard error; a reader that has gone is not an error. */
   printError: (text: string): void => tried(() => writeAll(ERR, text), undefined),
@@ -6760,24 +6764,27 @@ async function submittedIn(cfg: Config, agent: Agent, pane: Pane): Promise<Submi
 const NO_VERDICT: Verdict = { verdict: "unsure", rule: "", where: "", text: "", limit: null,
   waitingUntil: null, why: "" };
 
+/** Whether an executable may be a shell, by whatever name it was called: dash, ksh93, busybox. */
+const mayBeShell = (executable: string): boolean => /sh|box|^$/.test(basename(executable));
+
 /**
- * Whether a person's program, or a shell, has taken the place of the client that we started. While
- * nothing is `drawn` no shell has: it would have drawn its prompt.
+ * Whether a person's program, or a shell, has taken the place of the client that we started.
+ * `left`: a shell may have, since an earlier look found none.
  */
 const isReplaced = (
-  cfg: Config, agent: Agent, { startedPid, pid, session }: Pane, drawn: boolean,
+  cfg: Config, agent: Agent, { startedPid, pid, session }: Pane, left: boolean,
 ): boolean => (startedPid > 0 && startedPid !== pid) ||
-  (drawn && session !== "" && isLeftShell(argvOf(pid), backendOf(cfg, agent)));
+  (left && session !== "" && isLeftShell(argvOf(pid), backendOf(cfg, agent)));
 
 /** The pid mark of a pane that was taken over: what a shell in it executes keeps its pid. */
 const NOBODY = 1;
 
 /** What the process in a pane says against its screen and its files; null = nothing. */
 function processVerdict(
-  cfg: Config, agent: Agent, pane: Pane, drawn: boolean,
+  cfg: Config, agent: Agent, pane: Pane, left: boolean,
 ): Verdict | null {
   const restart = `run "agents restart ${agent.name}"`;
-  if (isReplaced(cfg, agent, pane, drawn)) {
+  if (isReplaced(cfg, agent, pane, left)) {
     const why = `its pane runs something other than the client we started; ${restart}`;
     return { ...NO_VERDICT, where: "process", why };
   }
@@ -6791,9 +6798,9 @@ function processVerdict(
  * whoever looks has asked: see `askOwnDisks`.
  */
 async function withOwnWord(
-  cfg: Config, agent: Agent, pane: Pane, screen: Verdict, drawn = true,
+  cfg: Config, agent: Agent, pane: Pane, screen: Verdict, left = true,
 ): Promise<Verdict> {
-  const byProcess = processVerdict(cfg, agent, pane, drawn);
+  const byProcess = processVerdict(cfg, agent, pane, left);
   if (byProcess) return byProcess;
   const folder = ownFolders.get(agent.session);
   if (folder === null) {
@@ -6838,15 +6845,15 @@ export function decideBackground(
 
 /**
  * A screen's verdict, corrected by all that the client says of itself, and by time. `earlier`:
- * since when (wall ms) it has done only background work, as far as an earlier look knows; `drawn`:
- * something was drawn since that look.
+ * since when (wall ms) it has done only background work, as far as an earlier look knows; `left`:
+ * see `isReplaced`.
  */
 async function judge(
   cfg: Config, agent: Agent, pane: Pane, screen: Verdict, earlier: number | undefined,
-  drawn = true,
+  left = true,
 ) {
   const backend = backendOf(cfg, agent);
-  const byFiles = await withOwnWord(cfg, agent, pane, screen, drawn);
+  const byFiles = await withOwnWord(cfg, agent, pane, screen, left);
   const server = backend.kind === "opencode" && pane.conversation
     ? await readOpencode(backend, agent, pane) : null;
   const now = world.now();
@@ -7765,7 +7772,10 @@ async function readLook(
   // a copy, since a part of a string keeps the whole of it in memory, and here every screen
   const byRules: Verdict = same && isTimeless(memory.byRules) ? memory.byRules!
     : JSON.parse(JSON.stringify(fresh()));
-  const own = await judge(cfg, agent, pane, byRules, memory.backgroundSince, text !== null);
+  // a shell that takes its place draws its prompt, and is another program
+  const executable = text === null ? memory.executable : world.executable(pane.pid);
+  const left = text !== null && (executable !== memory.executable || mayBeShell(executable));
+  const own = await judge(cfg, agent, pane, byRules, memory.backgroundSince, left);
   const probed = probeOf(watch, agent) !== undefined;
   let verdict = decideAccount(
     accountLimitOf(cfg, watch, agent), agent.name, probed, own.verdict, world.now());
@@ -7783,6 +7793,7 @@ async function readLook(
     // hashes of the picture, and of one at a prompt without its digits
     picture, outline: !same && verdict.verdict === "idle" ? hashOf(withoutDigits(text!)) : "",
     drawn: text !== null,
+    executable: own.verdict.where === "process" ? "" : executable,
     // null = its client did not say, undefined = it was not asked
     version: asks
       ? await readVersion(cfg, agent, pane, text ?? "", verdict.own !== undefined) : undefined,
@@ -7852,13 +7863,13 @@ export function paneActive(cfg: Config, agent: Agent, verdict: Verdict, memory: 
 
 /** Notes what was drawn; true = it is a change: at a prompt, more than a clock that moves on. */
 function noteDrawing(memory: Memory, pane: Pane, look: Look): boolean {
-  const { same, picture, byRules, verdict } = look;
+  const { same, picture, byRules, verdict, executable } = look;
   const outline = same ? memory.outline : look.outline;
   const changed = verdict.verdict === "idle" ? outline !== memory.outline : !same;
   // a first look has nothing to compare with
   if (changed || !memory.sameSince) memory.sameSince = memory.picture ? world.mono() : 0;
   if (look.drawn) Object.assign(memory, { readAt: world.mono(), drawStamp: stampOf(pane) });
-  Object.assign(memory, { picture, outline, byRules });
+  Object.assign(memory, { picture, outline, byRules, executable });
   return changed;
 }
 

@@ -72,6 +72,7 @@ export class FakeWorld {
       tail: (path, bytes) => this.read(path)?.slice(-bytes) ?? null,
       opened: (pid) => this.opened.get(pid) ?? [],
       folder: () => "",
+      executable: () => "",
       // of the folder that is on no disk there is nothing to ask
       realPath: (path) => `${path}/`.startsWith(`${SHARED}/`) ? path : REAL.realPath(path),
       writeAtomic: async (path, text) => this.write(path, text),

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { mkdirSync, renameSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import {
-  type Config, decideBackground, decideTyping, decideWake, describeState, loadWatch, memoryOf, type Message, tick, type Verdict, type Watch,
+  type Config, decideBackground, decideTyping, decideWake, describeState, loadWatch, memoryOf, type Message, tick, type Verdict, type Watch, world,
 } from "../agents.ts";
 import { type FakeWorld, fakeWorld, PLAIN, realFolder } from "./kit.ts";
 
@@ -228,4 +228,29 @@ test("a client that works and draws now and then makes nothing to store, whateve
   const { agents } = JSON.parse(fake.files.get(path)!);
   expect([memory().verdict, agents.a.drawStamp]).toEqual(["idle", memory().drawStamp]);
   expect(memory().drawStamp).toBeString();
+});
+
+test.each([["node", 1], ["bash", 4], ["busybox", 4], ["", 4]])("of four looks at a client at work by %p %d ask whether a shell has its place; one that has is seen at the next", async (name, asks) => {
+  await begin();
+  const { read } = world;
+  const line = `/proc/${pane().pid}/cmdline`;
+  let asked = 0;
+  Object.assign(world, { executable: () => name && `/usr/bin/${name}`, read: (path: string) => (path === line && asked++, read(path)) });
+  const looks = async (times: number) => {
+    for (let nth = 0; nth < times; nth++) {
+      pane().draw(boxed(`● Step ${fake.wall}.\n\n✻ Working… (3s · ↓ 1k tokens)`, "⏵⏵ auto mode on · esc to interrupt"), fake.wall - 10_000);
+      await fake.ticks(cfg, watch, 1);
+    }
+  };
+  await looks(4);
+  expect([memory().verdict, asked]).toEqual(["active", asks]);
+  fake.files.set(line, "bash\0-i\0");
+  world.executable = () => "/usr/bin/bash";
+  await looks(1);
+  expect(memory().why).toStartWith("its pane runs something other than the client we started");
+  // what is executed in it has its pid, and is a person's
+  fake.files.set(line, "claude\0");
+  world.executable = () => "/usr/bin/node";
+  await looks(2);
+  expect(memory().verdict).toBe("unsure");
 });
