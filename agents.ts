@@ -4497,12 +4497,15 @@ const epochsAt = (wall: Temporal.PlainDateTime, zone: string): number[] =>
   (["compatible", "later"] as const).map((disambiguation) =>
     wall.toZonedDateTime(zone, { disambiguation }).epochMilliseconds);
 
-/** The zone of a name, or of an offset such as `GMT+1` or `+0530`; null = none is known. */
+/** The zone of a name; null = none is known. */
+const namedZone = (name: string): string | null =>
+  tried(() => Temporal.Now.zonedDateTimeISO(zones()[name] ?? name).timeZoneId, null);
+
+/** The same, or that of an offset such as `GMT+1` or `+0530`, as a banner may name it. */
 function knownZone(name = ""): string | null {
   const [, sign, hours = "", minutes = "00"] =
     /^(?:UTC|GMT)?([+-])(\d{1,2})(?::?(\d\d))?$/.exec(name) ?? [];
-  const zone = sign ? `${sign}${hours.padStart(2, "0")}:${minutes}` : zones()[name] ?? name;
-  return tried(() => Temporal.Now.zonedDateTimeISO(zone).timeZoneId, null);
+  return namedZone(sign ? `${sign}${hours.padStart(2, "0")}:${minutes}` : name);
 }
 
 type Groups = Record<string, string | undefined>;
@@ -15835,7 +15838,7 @@ export function assessClock(now: number, zone: string): Findings {
     return fail(`the clock says ${iso(now)}`, "set it: limits and wakes depend on it");
   }
   const name = zone.replace(/^:/, "");
-  if (name && knownZone(name) === null) {
+  if (name && namedZone(name) === null) {
     return warn(`TZ=${zone} is not a known time zone: times are read as UTC`,
       "TZ=Europe/Berlin, say");
   }
