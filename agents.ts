@@ -3604,7 +3604,7 @@ interface ScreenText { text: string; title: string }
 // The rules.
 
 const CLAUDE_BANNER = anyOf(
-  /^⎿ You['’]ve (?:hit|reached) your [^·]*?limit\b/,
+  /^⎿ You['’]ve (?:hit|reached) your [^·]*?(?:limit|budget)\b/,
   /^⎿ You['’]re out of (?:extra usage|usage credits)|^⎿ Your org is out of usage/,
   /^⎿ Claude (?:AI )?usage limit reached|^⎿ [\w -]+ limit reached ∙/,
 );
@@ -3804,7 +3804,9 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     { name: "no login", verdict: "blocked", where: "foot", why: "login needed",
       re: /\bNot logged in · [Rr]un \/login$/m },
     { name: "account", verdict: "blocked", where: "event", why: "the account or model is refused",
-      re: anyOf(/^[⎿●] (?:Your \w+ belongs to a disabled |Your organization has disabled )/,
+      re: anyOf(/^[⎿●] Your (?:\w+ belongs to a disabled |organization has disabled )/,
+        /^[⎿●] (?:Your account is on hold |Usage is paused for your organization\.)/,
+        /^[⎿●] Claude Code can't use your /,
         /^[⎿●] (?:There's an issue with the selected model |The model \S+ is not available on )/,
         /^[⎿●] (?:Claude \w+ is not available with |This service is disabled for your org)/,
         /^[⎿●] (?:Your organization's gateway|Gateway) refused the request\b/) },
@@ -4284,7 +4286,7 @@ function regionOf(screen: Regions, where: Where): string | null {
 const LIMIT_CLASSES: [LimitClass, RegExp][] = [
   // a limit that names its reset ends by the clock too, even if a person could pay before
   ["money", new RegExp("^(?!.*\\bresets?\\b).*(?:spend|credit balance|\\borg[^·]*limit|" +
-    "insufficient (?:credit|balance)|usage.credits? limit|out of (?:extra )?usage)", "i")],
+    "insufficient (?:credit|balance)|usage.credits? limit|out of (?:extra )?usage|budget)", "i")],
   ["5h", /\b(?:5.?h(?:our)?|session) (?:usage )?limit/i],
   ["weekly", /\bweekly\b/i],
   ["model", anyOf(/\b(?:opus|sonnet|haiku|fable|fast)\b[^·]*limit|\bon this model\b/i,
