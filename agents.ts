@@ -110,8 +110,12 @@ export type Config = ReturnType<typeof buildConfig>;
 
 /** A pane as tmux reports it (`PANE_FIELDS`). */
 export type Pane = { [Key in keyof typeof PANE_FIELDS]: ReturnType<(typeof PANE_FIELDS)[Key][1]> }
-  /** It is the last pane of somebody else's session, which must not end with it. */
-  & { pinned?: boolean };
+  & {
+    /** Wall ms at which tmux was asked; absent = not known. */
+    askedAt?: number;
+    /** It is the last pane of somebody else's session, which must not end with it. */
+    pinned?: boolean;
+  };
 
 /** One look at the whole tmux server. `ok: false` is "could not look", which is never "gone". */
 export interface Snapshot extends ReturnType<typeof sortPanes> {
@@ -2875,6 +2879,7 @@ const NO_TMUX_SERVER = /no server running|no current target|\(No such file or di
 export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
   // random, so that no program can forge a row with its title
   const mark = `@${newId()} `;
+  const askedAt = world.now();
   const ran = await tmux(cfg, ["list-panes", "-a", "-F", mark + PANE_FORMAT]);
   if (!ran.ok && !NO_TMUX_SERVER.test(ran.err)) {
     return { ok: false, why: ran.err || "tmux did not answer", server: "", refused: 0,
@@ -2884,6 +2889,7 @@ export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
   // a hook of the operator may print lines of its own after a row
   const panes = rows.map((row) => parsePane(row.split("\n", 1)[0]!))
     .filter((pane) => pane !== null);
+  for (const pane of panes) pane.askedAt = askedAt;
   // tmux 3.3 may take seconds to collect an exit status; the end of another child makes it hurry
   if (first && panes.some((pane) =>
     pane.dead && pane.status === null && bornOf(pane.pid) === "dead")) {
@@ -7740,10 +7746,11 @@ const isTimeless = (verdict: Verdict | null): boolean =>
 
 /**
  * While this stays the same, so does the screen. Absent = that is not certain: tmux notes the time
- * of what is drawn to the second, and both clocks may be stepped a little.
+ * of what is drawn to the second, and both clocks may be stepped a little. A screen is read after
+ * tmux was asked for its pane: what was old by then shows in it.
  */
-const stampOf = ({ activity, size, title }: Pane): string | undefined =>
-  (activity > 0 && world.now() - activity > CLOCK_STEP
+const stampOf = ({ activity, size, title, askedAt = activity }: Pane): string | undefined =>
+  (activity > 0 && askedAt - activity > CLOCK_STEP
     ? hashOf(`${activity} ${size} ${title}`) : undefined);
 
 /** Whether a screen is for certain the one that was read last. */

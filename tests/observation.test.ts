@@ -254,3 +254,23 @@ test.each([["node", 1], ["bash", 4], ["busybox", 4], ["", 4]])("of four looks at
   await looks(2);
   expect(memory().verdict).toBe("unsure");
 });
+
+test("what is drawn in the second of a look that takes long is seen by the next one", async () => {
+  await begin();
+  pane().draw(boxed("● Done."), fake.wall - 10_000);
+  await fake.ticks(cfg, watch, 3);
+  const { answers } = world;
+  const second = Math.floor(fake.wall / 1000) * 1000 + 1000;
+  fake.turn(second - fake.wall);
+  pane().draw(boxed("● Done. More."), second);
+  world.answers = async () => {
+    pane().draw("Do you want to proceed?\n❯ 1. Yes\n  2. No\n\nEsc to cancel · Tab to amend\n", second + 700);
+    fake.turn(10_000); // as where a disk or a server is asked in vain
+    return true;
+  };
+  await tick(cfg, watch);
+  world.answers = answers;
+  expect(memory().verdict).toBe("idle");
+  await fake.ticks(cfg, watch);
+  expect(memory().verdict).toBe("blocked");
+});
