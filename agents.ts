@@ -4265,15 +4265,17 @@ function describedRegions({ text, title }: ScreenText, description: TypedBox): R
   };
 }
 
+/** Whether a text was typed into a box; what the client itself writes there is none. */
+const hasDraft = ({ box }: Regions): boolean => Boolean(box) && !PLACEHOLDER.test(box!);
+
 /**
  * Whether work may not show: a draft replaces the busy footer, a narrow pane cuts it off, and
  * nothing else shows rest.
  */
-function mayHideWork({ title, newest, box, foot }: Regions): boolean {
-  const { event, done } = newest();
-  const drafted = Boolean(box) && !PLACEHOLDER.test(box!);
-  return (drafted || /^ {2}[⏵⏸].*…$/m.test(foot ?? "")) && !done && !/^✳ /.test(title) &&
-    /^[●❯⎿]/.test(event);
+function mayHideWork(screen: Regions): boolean {
+  const { event, done } = screen.newest();
+  return (hasDraft(screen) || /^ {2}[⏵⏸].*…$/m.test(screen.foot ?? "")) && !done &&
+    !/^✳ /.test(screen.title) && /^[●❯⎿]/.test(event);
 }
 
 function regionOf(screen: Regions, where: Where): string | null {
@@ -4366,7 +4368,7 @@ function verdictBy(rules: Rule[], screen: Regions, now: number): Verdict {
   if (!screen.screen) return { ...unknown, rule: "blank", why: "blank screen" };
   return screen.box === null ? { ...unknown, rule: "none", why: "no input box is recognised" }
     : { ...unknown, rule: DRAFT,
-      why: `${screen.box ? "a draft" : "a narrow pane"} hides whether it is working` };
+      why: `${hasDraft(screen) ? "a draft" : "a narrow pane"} hides whether it is working` };
 }
 
 /** The rule of a verdict when a draft in the box hides whether the client works. */

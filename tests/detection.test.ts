@@ -219,6 +219,12 @@ test("macOS draws another bullet: every capture says the same", () => {
 
 describe("a client at its prompt", () => {
   const claude = (text: string, title = "✳ Claude Code") => detect(BUILT_IN_RULES.claude, { text, title }, NOW);
+  test("what hides it is named: the client's own words in its box are no draft", () => {
+    const look = readFileSync(`${FIXTURES}/claude/unsure-no-title-footer-cut-off.txt`, "utf8");
+    const why = (box: string) => detect(BUILT_IN_RULES.claude, { text: look.replace(/^❯\s$/m, `❯\u00a0${box}`), title: "" }, NOW).why;
+    expect(["", "Press up to edit queued messages", "half a thought"].map((box) => why(box).replace(" hides whether it is working", "")))
+      .toEqual(["a narrow pane", "a narrow pane", "a draft"]);
+  });
   test("a draft hides the word that Claude works: idle needs its title or a closed turn", () => {
     const draft = claudeScreen("❯ go\n\n● word0 of the answer", 80, "a draft");
     expect(claude(draft, "Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA").verdict).toBe("unsure");
