@@ -11562,6 +11562,9 @@ async function configFor(call: Call, shows = false): Promise<Config> {
   return cfg;
 }
 
+/** Whether two paths name one config, which may be a link to it. */
+const isSameConfig = (one: string, other: string): boolean => linkless(one) === linkless(other);
+
 /** The config that a watchdog still uses while the file is broken; null = no watchdog does. */
 async function lastGoodConfig(path: string, error: unknown): Promise<Config | null> {
   // a watchdog that was started by hand names no copy
@@ -11574,7 +11577,7 @@ async function lastGoodConfig(path: string, error: unknown): Promise<Config | nu
   if (!source || (pid === null && !isLocked(lock, false))) return null;
   // two configs may share a log folder: the watchdog's command line says which one it runs
   const named = pid !== null && optionIn(argvOf(pid), "--config");
-  if (named && named !== path) return null;
+  if (named && !isSameConfig(named, path)) return null;
   const good = await loadConfig(path, process.env, source, true);
   const [fault] = faultsIn(error);
   // where the file itself is that one, a prompt has gone
@@ -12030,7 +12033,7 @@ async function configToAct(call: Call): Promise<Config> {
   const cfg = await configFor(call);
   const pid = holderOf(cfg, "watchdog") ?? holderOf(cfg, "keeper");
   const other = (pid !== null && optionIn(argvOf(pid), "--config")) || cfg.path;
-  if (isAbsolute(other) && isThere(other) && linkless(other) !== linkless(cfg.path)) {
+  if (isAbsolute(other) && isThere(other) && !isSameConfig(other, cfg.path)) {
     die(`${cfg.logDir} is in use by the fleet of ${other} (pid ${pid}): give ${cfg.path} ` +
       "a log_dir of its own");
   }

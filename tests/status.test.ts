@@ -458,6 +458,15 @@ describe("the command over a fleet", () => {
     expect(await said()).toBe(`broken since ${clock(30)}, `);
     record(...seen, [50, "config"], [40, "config", "ok"]);
     expect(await said()).toBe(`changed at ${clock(600)}, `);
+    // the watchdog was started by a link to it; another config is not this one
+    const { realPath } = world;
+    world.realPath = (path) => path === "/link.toml" ? cfg.path : realPath(path);
+    const runs = async (path: string) => {
+      fake.files.set("/proc/77/cmdline", ["agents", "watchdog", "--config", path].join("\0"));
+      return await said() !== undefined;
+    };
+    expect([await runs("/link.toml"), await runs("/other.toml").catch(() => false)]).toEqual([true, false]);
+    fake.files.delete("/proc/77/cmdline");
     fake.files.delete(cfg.path);
     expect(await said()).toBe("");
   });
