@@ -12259,7 +12259,8 @@ async function explainDeath(
   if (missing) {
     if (!isAgent(unit)) return failed(notFound(missing, unit.dir));
     const source = INSTALL_WITH[basename(missing)];
-    const hint = source ? `get it with: ${source}` : `see bin in [backend.${unit.backend}]`;
+    const key = backendOf(cfg, unit).preamble.includes(missing) ? "preamble" : "bin";
+    const hint = source ? `get it with: ${source}` : `see ${key} in [backend.${unit.backend}]`;
     return failed(`${notFound(missing, unit.dir)}; ${hint}`);
   }
   const words = await lastWords(cfg, pane);

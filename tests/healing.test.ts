@@ -181,6 +181,14 @@ describe("the ladder, over the fake world", () => {
     expect((await command("restart", "a", "--config", cfg.path)).code).toBe(1);
     expect(fake.lines.at(-1)).toContain(` a: its client ended (${why.slice("ended (".length).split(")")[0]})`);
   });
+  test("up says where a program stands that was not found: in bin or in preamble", async () => {
+    cfg = await fake.config('[backend.c]\nbin = "~/bin/klaude"\npreamble = "nvm use 20"\n[[agent]]\nname = "a"\nbackend = "c"\n');
+    for (const [said, hint] of [["agents: line 1: nvm: command not found", "nvm was not found; see preamble in [backend.c]"], ["agents: /home/x/bin/klaude was not found", "/home/x/bin/klaude was not found; see bin in [backend.c]"]]) {
+      fake.tmux.onStart = (pane) => fake.tmux.exit(pane.session, 127, said);
+      expect((await command("restart", "a", "--config", cfg.path)).code).toBe(1);
+      expect(fake.lines.at(-1)).toContain(` a: ${hint}`);
+    }
+  });
   test("P11: the program is missing: parked with its name, up releases it", async () => {
     fake.tmux.onStart = (pane) => fake.tmux.exit(pane.session, 127, GONE);
     await hours(1);
