@@ -11141,16 +11141,18 @@ export async function keep(path: string, lastGood: string, least = HUNG_AFTER): 
   // read under the lock: `down` first writes its order and then looks up who holds the lock
   if (isHeld(await operatorOf(cfg), "watchdog")) return 0;
   logToFile(cfg);
-  let stop = false;
-  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => (stop = true));
-  process.on("SIGHUP", () => {}); // "look again", which the loop does anyway
-  const ward = new Ward(cfg, path, least);
+  let [stop, wake] = [false, () => {}];
+  for (const signal of ["SIGTERM", "SIGINT"]) process.on(signal, () => (stop = true, wake()));
+  process.on("SIGHUP", () => wake()); // "look again"
+  const ward = new Ward(cfg, path, least, () => wake());
   const note = openNote(noteFile(cfg, "keeper"));
-  while (!stop && ward.ended !== 0) {
+  const isOver = (): boolean => stop || ward.ended === 0;
+  while (!isOver()) {
     lock = await keepLock(cfg, lockPath, lock);
     if (lock === null) return 0;
     await ward.look(note("keeping"));
-    await world.sleep(250);
+    const woken = new Promise<void>((resolve) => (wake = resolve));
+    if (!isOver()) await Promise.race([world.sleep(ward.rest()), woken]);
   }
   ward.child?.kill("SIGTERM");
   await ward.child?.exited;
@@ -11176,7 +11178,17 @@ export class Ward {
   private asked: { pid: number; at: number } | null = null;
   private stillFor = stillness();
   private unlockedFor = stillness();
-  constructor(readonly cfg: Config, readonly path: string, readonly least: number) {}
+  /** `noted`: called when a watchdog that this keeper started has ended. */
+  constructor(
+    readonly cfg: Config, readonly path: string, readonly least: number,
+    readonly noted = (): void => {},
+  ) {}
+
+  /** For how long, ms, there is nothing to look at: a second, or less where a start is due. */
+  rest(): number {
+    const left = this.child ? 0 : this.nextStart - world.mono();
+    return left > 0 ? Math.min(left, 1_000) : 1_000;
+  }
 
   /** `writes`: the keeper itself can write. On a full disk a silent watchdog is not a hung one. */
   async look(writes: boolean): Promise<void> {
@@ -11245,6 +11257,7 @@ export class Ward {
     if (code === 100) this.say("another watchdog has the lock");
     else if (this.ended !== 0) this.say(ended, signal !== null);
     this.waitBeforeStart(pause);
+    this.noted();
   }
 
   private waitBeforeStart(pause: number): void {

@@ -256,20 +256,41 @@ describe("commands and the keeper, on a clock that the test turns", () => {
     return { ...it, child, spawned, detached, signals, pauses, hold, sleeping, said: () => fake.lines.map((line) => line.replace(/^\[.*?\] /, "")), took: () => (fake.mono - began) / 1000 };
   }
 
-  test("a keeper looks four times a second until it is told to end, and ends its watchdog", async () => {
+  test("a keeper looks once a second until it is told to end, and ends its watchdog", async () => {
     const { cfg, file, spawned, detached, pauses, sleeping, signals } = await fleet();
     sleeping((nth) => nth === 8 && process.emit("SIGTERM", "SIGTERM"));
     const code = await keep(cfg.path, "");
-    expect([code, pauses, spawned, signals]).toEqual([0, Array(8).fill(250), ["watchdog"], ["child SIGTERM"]]);
+    expect([code, pauses, spawned, signals]).toEqual([0, Array(8).fill(1_000), ["watchdog"], ["child SIGTERM"]]);
     expect(detached).toEqual([]); // what ends a keeper's group ends its watchdog
     expect(readFileSync(file("keeper.stage"), "utf8")).toMatch(new RegExp(`^${process.pid} \\d+ keeping +\\n$`));
+  });
+
+  test("the end of its watchdog wakes it, and another is there a second later; so does a signal", async () => {
+    const { cfg, fake, child, pauses, spawned } = await fleet();
+    const asleep = Array.from({ length: 3 }, () => Promise.withResolvers<void>());
+    world.sleep = (ms) => {
+      asleep[pauses.push(ms) - 1]!.resolve();
+      if (pauses.length !== 2) return new Promise(() => {}); // for ever, unless it is woken
+      fake.turn(ms);
+      return Promise.resolve();
+    };
+    const ended = Promise.withResolvers<number>();
+    child.exited = ended.promise;
+    const done = keep(cfg.path, "");
+    await asleep[0]!.promise;
+    Object.assign(child, { exited: new Promise<number>(() => {}), signalCode: "SIGKILL" });
+    ended.resolve(137);
+    await asleep[2]!.promise;
+    expect([pauses, spawned]).toEqual([[1_000, 1_000, 1_000], ["watchdog", "watchdog"]]);
+    process.emit("SIGTERM", "SIGTERM");
+    expect(await done).toBe(0);
   });
 
   test("it ends with a watchdog that was meant to end, does not begin where that is ordered down, and is one", async () => {
     const { cfg, child, file, pauses, sleeping, operator, spawned } = await fleet();
     child.exited = Promise.resolve(0);
     sleeping(() => {});
-    expect([await keep(cfg.path, ""), pauses.length]).toEqual([0, 1]);
+    expect([await keep(cfg.path, ""), pauses.length]).toEqual([0, 0]);
     rmSync(file("keeper.lock"));
     operator({ held: { watchdog: 1 } });
     expect([await keep(cfg.path, ""), spawned]).toEqual([0, ["watchdog"]]);
