@@ -1057,14 +1057,15 @@ let disks: string[] = [];
 
 /** The same at this moment; [] where the system does not tell. */
 function readDisks(): string[] {
-  const rows = tried(() => world.read("/proc/self/mountinfo") ?? "", "").split("\n");
-  return rows.map((row) => (row.split(" ", 5)[4] ?? "").replace(/\\([0-7]{3})/g,
-    (_, code: string) => String.fromCharCode(parseInt(code, 8))));
+  const rows = tried(() => world.read("/proc/self/mountinfo") ?? "", "").trim().split("\n");
+  return rows.flatMap((row) => row.split(" ", 5)[4] ?? []).map((point) =>
+    point.replace(/\\([0-7]{3})/g, (_, code: string) => String.fromCharCode(parseInt(code, 8))));
 }
 
 /** Where the disk of a path begins; the path itself where that is not known. */
 function diskOf(path: string): string {
-  const above = disks.filter((point) => path === point || path.startsWith(`${point}/`));
+  const above = disks.filter((point) =>
+    path === point || path.startsWith(point.replace(/\/?$/, "/")));
   return above.sort((one, other) => other.length - one.length)[0] ?? path;
 }
 
@@ -1102,8 +1103,13 @@ async function askFor(path: string, links = 0): Promise<boolean> {
   if (!(await answers(disk))) return false;
   if (disk === path) return true;
   if (folder !== disk && !(await answers(folder))) return false;
-  const target = links < LINKS_MAX ? tried(() => readlinkSync(path), "") : "";
-  return target ? askFor(resolve(folder, target), links + 1) : answers(path);
+  let target = "";
+  try {
+    target = readlinkSync(path);
+  } catch (error) {
+    if (isAbsent(error)) return true; // the folder's own disk says so
+  }
+  return target && links < LINKS_MAX ? askFor(resolve(folder, target), links + 1) : answers(path);
 }
 
 /** The same, once for all who ask at the same time: most agents have their files in one folder. */

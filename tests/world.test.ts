@@ -50,6 +50,25 @@ test("where disks begin is read once for all who ask at the same time, and again
   }
 });
 
+test("where nothing is, the disk of its folder is asked, and that of the machine by its name", async () => {
+  const folder = realFolder();
+  writeFileSync(join(folder, "file"), "x");
+  const { file } = Bun;
+  const places: unknown[] = [];
+  Object.assign(Bun, { file: (path: string) => (places.push(path), file(path)) });
+  try {
+    world.read = () => "1 0 8:1 / / rw - ext4 /dev/sda rw\n";
+    expect([await REAL.answers(join(folder, "none")), places]).toEqual([true, ["/", folder]]);
+    expect([await REAL.answers(join(folder, "file")), places.slice(2)]).toEqual([true, ["/", folder, join(folder, "file")]]);
+    world.read = () => null; // such as on macOS
+    places.length = 0;
+    expect([await REAL.answers(join(folder, "file")), new Set(places)]).toEqual([true, new Set([join(folder, "file")])]);
+  } finally {
+    Object.assign(Bun, { file });
+    world.read = REAL.read;
+  }
+});
+
 test("a disk that no process could be started to ask is asked again the next time", async () => {
   const { file, spawn } = Bun;
   const hung = Promise.withResolvers<unknown>();
