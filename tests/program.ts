@@ -2,6 +2,7 @@
 import { mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { once } from "./once.ts";
+import "./packages.ts"; // also for what runs without the set-up of the tests
 
 export const ROOT = resolve(import.meta.dir, "..");
 export const SCRIPT = [process.execPath, "--no-env-file", "--config=/dev/null", join(ROOT, "agents.ts")];
