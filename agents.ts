@@ -10912,14 +10912,19 @@ async function announceStart(
     `watching: ${watched(cfg).map((agent) => agent.name).join(", ") || "none"}`);
 }
 
+/** Sleeps for so many ms, or until it is woken. */
+function nap(sleeper: { wake(): void }, pause: number): Promise<void> {
+  const woken = new Promise<void>((resolve) => (sleeper.wake = resolve));
+  return Promise.race([world.sleep(pause), woken]);
+}
+
 /** Sleeps until the next tick, in small steps while something is pending. */
 async function restUntil(
   due: number, cfg: Config, watch: Watch, signals: ReturnType<typeof listen>,
 ): Promise<void> {
   while (!signals.stop && world.mono() < due) {
     const pause = Math.min(due - world.mono(), isUrgent(cfg, watch) ? ATTEND_INTERVAL : Infinity);
-    const woken = new Promise<void>((resolve) => (signals.wake = resolve));
-    await Promise.race([world.sleep(signals.poked ? 0 : pause), woken]);
+    await nap(signals, signals.poked ? 0 : pause);
     signals.poked = false;
     if (signals.stop || world.mono() >= due) continue;
     await guard(watch, "attend", () => quickRound(cfg, watch));
@@ -11147,18 +11152,22 @@ export async function keep(path: string, lastGood: string, least = HUNG_AFTER): 
   // read under the lock: `down` first writes its order and then looks up who holds the lock
   if (isHeld(await operatorOf(cfg), "watchdog")) return 0;
   logToFile(cfg);
-  let [stop, wake] = [false, () => {}];
-  for (const signal of ["SIGTERM", "SIGINT"]) process.on(signal, () => (stop = true, wake()));
-  process.on("SIGHUP", () => wake()); // "look again"
-  const ward = new Ward(cfg, path, least, () => wake());
+  const signals = { stop: false, wake() {} };
+  for (const signal of ["SIGTERM", "SIGINT"]) {
+    process.on(signal, () => {
+      signals.stop = true;
+      signals.wake();
+    });
+  }
+  process.on("SIGHUP", () => signals.wake()); // "look again"
+  const ward = new Ward(cfg, path, least, () => signals.wake());
   const note = openNote(noteFile(cfg, "keeper"));
-  const isOver = (): boolean => stop || ward.ended === 0;
+  const isOver = (): boolean => signals.stop || ward.ended === 0;
   while (!isOver()) {
     lock = await keepLock(cfg, lockPath, lock);
     if (lock === null) return 0;
     await ward.look(note("keeping"));
-    const woken = new Promise<void>((resolve) => (wake = resolve));
-    if (!isOver()) await Promise.race([world.sleep(ward.rest()), woken]);
+    if (!isOver()) await nap(signals, ward.rest());
   }
   ward.child?.kill("SIGTERM");
   await ward.child?.exited;
