@@ -73,7 +73,7 @@ const SCRIPT_DIR = COMPILED ? dirname(process.execPath) : import.meta.dir;
 //   ended, gone     its client no longer runs; `down`: and its `Life` says why
 //   family          a client and all processes that it started
 //   stranger        a session with the name of one of ours, made by somebody else
-//   rival           a client that is no longer in the config, at work in a unit's folder
+//   rival           a client of another fleet, or no longer in the config, in a unit's folder
 //   room            the mark of our sessions; `rooms`: those in which a person has opened a pane
 //   hand            a lock: of a command that writes the memory while no watchdog runs;
 //                   a `Handoff`: the config of the hand-offs
@@ -2947,8 +2947,8 @@ function sortPanes(cfg: Config, panes: Pane[]) {
   return {
     /** Our panes, by the session of the unit that each was made for. */
     panes: own,
-    /** The sessions of other fleets, by name, with the state folder of each. */
-    foreign: new Map(foreign.map((pane) => [pane.sessionName, pane.home])),
+    /** The panes of other fleets. */
+    foreign,
     /** The sessions without a pane of ours, by name, with the program in each. */
     strangers: new Map(others.map(([name, there]) =>
       [name, there[0]!.dead ? "a program that has ended" : there[0]!.command || "something"])),
@@ -5590,27 +5590,47 @@ export function orphansOf(cfg: Config, snap: Snapshot): (Orphan & { pane: Pane }
       ? session.slice(cfg.sessionPrefix.length) : session }));
 }
 
+/** A client in the way of a start, and the command that ends it, without `agents`. */
+interface Rival {
+  why: string;
+  cure: string;
+}
+
 /**
- * The orphan at work in the folder where an agent would start: two clients would undo each other's
- * changes. If the config itself puts several agents into the folder, that is the operator's choice.
+ * The client at work in the folder where an agent would start, an orphan or of another fleet: two
+ * would undo each other's changes. If the config itself puts several agents into the folder, that
+ * is the operator's choice.
  */
-async function rivalOf(
-  cfg: Config, snap: Snapshot, unit: Unit,
-): Promise<{ name: string; why: string } | null> {
-  // a service, which has no backend, edits nothing
-  const orphans = orphansOf(cfg, snap).filter(({ pane }) => !pane.dead && pane.backend);
+async function rivalOf(cfg: Config, snap: Snapshot, unit: Unit): Promise<Rival | null> {
+  const clients = [
+    ...orphansOf(cfg, snap).map(({ name, pane }) =>
+      ({ pane, who: `${name}, no longer in the config,`, cure: () => `down ${name}` })),
+    ...snap.foreign.map((pane) =>
+      ({ pane, who: `${unitIn(pane)} of ${fleetOf(pane)}`, cure: () => endAbroad(pane) })),
+  ].filter(({ pane }) => !pane.dead && pane.backend); // a service, without one, edits nothing
   const shared = [...cfg.agents.values()].some((other) =>
     other.name !== unit.name && other.enabled && other.dir === unit.dir);
-  if (!isAgent(unit) || !orphans.length || shared) return null;
+  if (!isAgent(unit) || !clients.length || shared) return null;
   const asked = await tmux(cfg, ["list-panes", "-a", "-F", "#{pane_id} #{pane_start_path}"]);
-  for (const { name, pane } of orphans) {
+  for (const { pane, who, cure } of clients) {
     const row = asked.out.split("\n").find((line) => line.startsWith(`${pane.id} `));
     const dir = row?.slice(pane.id.length + 1);
-    const rival = `${name}, no longer in the config, is at work in its folder`;
-    if (!dir) return { name, why: `tmux does not say whether ${rival}` };
-    if (await isSameFolder(dir, unit.dir)) return { name, why: rival };
+    const why = `${who} is at work in its folder`;
+    if (!dir) return { why: `tmux does not say whether ${why}`, cure: cure() };
+    if (await isSameFolder(dir, unit.dir)) return { why, cure: cure() };
   }
   return null;
+}
+
+const unitIn = (pane: Pane): string => pane.unit || pane.session;
+const fleetOf = (pane: Pane): string => `the fleet of ${dirname(pane.home)}`;
+
+/** What ends a client of another fleet; its config is known as long as a keeper names it. */
+function endAbroad(pane: Pane): string {
+  const isTheirs = (copy: string) => linkless(dirname(copy)) === linkless(pane.home);
+  const [config = "CONFIG"] =
+    [...configsInUse()].find(([, copy]) => isTheirs(copy))?.map(quoted) ?? [];
+  return `down ${quoted(unitIn(pane))} --config ${config}`;
 }
 
 /** Folders on disks that do not answer are the same by their names alone. */
@@ -5619,14 +5639,14 @@ async function isSameFolder(one: string, other: string): Promise<boolean> {
   return (await answering([one, other])).length === 2 && linkless(one) === linkless(other);
 }
 
-const rivalText = (rival: { name: string; why: string } | null): string =>
-  rival ? `${rival.why}; end it: agents down ${rival.name}` : "";
+const rivalText = (rival: Rival | null): string =>
+  rival ? `${rival.why}; end it: agents ${rival.cure}` : "";
 
 /** Which other fleet has a session of this name, and what helps; "" = none has. */
 function foreignIn({ foreign }: Snapshot, session: string): string {
-  const home = foreign.get(session);
-  return home === undefined ? "" : `the session ${session} belongs to the fleet of ` +
-    `${dirname(home)}; set session_prefix in [defaults]`;
+  const pane = foreign.find(({ sessionName }) => sessionName === session);
+  return pane ? `the session ${session} belongs to ${fleetOf(pane)}; set session_prefix in ` +
+    "[defaults]" : "";
 }
 
 /** Why nothing may be started in the session of this name; "" = it may. */
@@ -12912,9 +12932,9 @@ function subjectOf(own: string[], question = ""): string {
 /** Everything that the rows of one `status` are made from. */
 type StatusLook = Awaited<ReturnType<typeof lookForStatus>>;
 
-/** The agents that must not be started now because of an orphan in their folder. */
+/** The agents that must not be started now because of another client in their folder. */
 async function rivalsOf(cfg: Config, snap: Snapshot) {
-  const rivals = new Map<string, { name: string; why: string }>();
+  const rivals = new Map<string, Rival>();
   for (const agent of cfg.agents.values()) {
     if (sessionAlive(snap, agent.session) !== false) continue;
     const rival = await rivalOf(cfg, snap, agent);
@@ -12981,7 +13001,7 @@ async function lookForStatus(cfg: Config, named: string[] = []) {
   return {
     snap, watch, operator, queue, watchdog, complete: isComplete(cfg), now: world.now(), today,
     screens, // by unit name; no entry = its screen was not read, or could not be
-    rivals, // by the name of an agent that does not run, the orphan in its folder
+    rivals, // by the name of an agent that does not run, the client in its folder
     faults, // what is wrong with the folders of units that do not run; see `folderFault`
   };
 }
@@ -13081,7 +13101,7 @@ const stateFacts = (
   unsureAfter: cfg.watchdog.unsureAfter,
   // the program in a session of its name that is not ours
   stranger: look.snap.strangers.get(unit.session),
-  // why it is not started: a client that left the config still works in its folder
+  // why it is not started: another client works in its folder
   rival: look.rivals.get(unit.name)?.why,
   // what is left of its old client that cannot be ended
   stuck: stuckNow(cfg, memory),
@@ -13176,7 +13196,7 @@ function statusRow(cfg: Config, look: StatusLook, unit: Unit) {
     // the command that helps, without `agents`
     cure: !needsHuman ? "" : running ? `attach ${unit.name}`
       : condition === "parked" ? `up ${unit.name}` : condition === "unknown" ? "doctor"
-      : rival ? `down ${rival.name}` : "",
+      : rival ? rival.cure : "",
     // an answer to its client's question that the config could declare
     ...(answer ? { answer } : {}),
     version: running ? (memory.version ?? "") : "",

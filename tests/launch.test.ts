@@ -687,6 +687,55 @@ describe("a client whose name left the config", () => {
   });
 });
 
+describe("a client of another fleet", () => {
+  const THEIRS = "/night/.agents/state";
+  const agents = (dir: string, ...names: string[]): string => names.map((name) => `[[agent]]\nname = "${name}"\nbackend = "claude"\nwatch = "heal"\ndir = "${dir}"\n`).join("");
+  /** Our fleet, whose only agent would start where another fleet has a pane. */
+  async function beside(dir: string, more: Record<string, string> = {}, ...names: string[]) {
+    fake = fakeWorld(realFolder());
+    fake.tmux.onStart = (one) => void (one.doing = "busy");
+    for (const one of ["clone", "other"]) fake.folders.add(`${fake.home}/${one}`);
+    const pane = Object.assign(fake.tmux.add("night-builder"), { cwd: `${fake.home}/clone`,
+      marks: { "@agents_session": "night-builder", "@agents_backend": "claude", "@agents_home": THEIRS, "@agents_unit": "builder", ...more } });
+    await begin(agents(dir, "a", ...names));
+    return pane;
+  }
+  const SAID = "builder of the fleet of /night/.agents is at work in its folder";
+
+  test("in the folder of an agent: it is not started there, whoever asks, and the other is named; it starts once that has ended", async () => {
+    const pane = await beside("clone");
+    for (const words of [["up"], ["up", "a"], ["restart", "a"]]) expect((await command(...words, "--config", cfg.path)).code).toBe(1);
+    expect([starts("a"), fake.logged(`a: ${SAID}; end it: agents down builder --config CONFIG`).length]).toEqual([0, 3]);
+    await ticks(2);
+    expect([starts("a"), fake.tmux.panes.includes(pane)]).toEqual([0, true]);
+    const { agents: [row] } = JSON.parse((await command("status", "--json", "--config", cfg.path)).out);
+    expect([row.detail, row.cure, row.needsHuman]).toEqual([SAID, "down builder --config CONFIG", true]);
+    expect((await command("explain", "a", "--config", cfg.path)).out).toContain(`leaves it down: ${SAID}`);
+    fake.tmux.kill(pane);
+    await ticks(3);
+    expect(starts("a")).toBe(1);
+  });
+  test("is ended by its own config, which its keeper names", async () => {
+    await beside("clone");
+    const proc = (pid: number | string, words: string[]) => {
+      for (const [file, text] of Object.entries({ cmdline: ["bun", "agents.ts", ...words].join("\0"), status: "Uid:\t1000\t1000\n", mountinfo: "22 1 / /" })) fake.files.set(`/proc/${pid}/${file}`, text);
+    };
+    proc("self", ["up"]);
+    proc(11, ["keep", "--last-good", "/day/.agents/state/agents.toml", "--config", "/day/agents.toml"]);
+    proc(12, ["keep", "--last-good", `${THEIRS}/agents.toml`, "--config", "/night/my agents.toml"]);
+    await command("up", "--config", cfg.path);
+    expect(fake.logged(`a: ${SAID}; end it: agents down builder --config '/night/my agents.toml'`)).toHaveLength(1);
+  });
+  test.each<[string, string, Record<string, string>, string[]]>([
+    ["in another folder", "other", {}, []],
+    ["that is a service", "clone", { "@agents_backend": "" }, []],
+    ["in a folder that our config gives to several", "clone", {}, ["b"]],
+  ])("%s is in nobody's way", async (_, dir, marks, names) => {
+    await beside(dir, marks, ...names);
+    expect(starts("a")).toBe(1);
+  });
+});
+
 test("a start that cannot be stored, as on a full disk, makes no further conversation at an opencode server: the one it made is used, unless the server forgot it", async () => {
   const made: string[] = [];
   let forgot = "";

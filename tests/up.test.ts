@@ -263,7 +263,7 @@ real("a client whose name left the config: named by status, up and down, no othe
   await f.up();
   await f.ready("a1", "b1", "c1");
   // another fleet on the same server, and a person: neither is ours to end
-  const other = await f.tmux("new-session", "-dP", "-F", "#{pane_id}", "-s", "t-other", "-c", f.path("one"), "sleep", "600");
+  const other = await f.tmux("new-session", "-dP", "-F", "#{pane_id}", "-s", "t-other", "-c", f.path("."), "sleep", "600");
   for (const [mark, value] of Object.entries({ session: "t-other", backend: "scripted", home: "/other/.agents/state" })) await f.tmux("set-option", "-p", "-t", other, `@agents_${mark}`, value);
   await f.tmux("new-session", "-d", "-s", "t-human", "sleep", "600");
   const pids = await Promise.all(["a1", "b1", "c1"].map((name) => f.pid(name)));
