@@ -3281,7 +3281,7 @@ async function showPath(hand: Handoff, path: string, links = 5): Promise<PushedF
   if (!ok && !NOT_IN_BRANCH.test(err)) return failed(`git show: ${gitWords(err)}`);
   const target = ok ? await linkedFrom(hand, path, out)
     : links ? await throughFolder(hand, path) : "";
-  if (target === null) return failed(`git could not say what ${path} is`);
+  if (typeof target !== "string") return failed(target.unknown);
   if (target.startsWith("../") || isAbsolute(target) || (target && !links)) {
     return failed(`${path} is a symlink that leads to no file of the branch`);
   }
@@ -3292,26 +3292,29 @@ async function showPath(hand: Handoff, path: string, links = 5): Promise<PushedF
     : { state: "found", text: out, size: Buffer.byteLength(out), object: "" };
 }
 
-/** The path without the link that a folder above it is; "" = none is, null = git did not say. */
-async function throughFolder(hand: Handoff, path: string): Promise<string | null> {
+/** Where a link leads; "" = there is none, `unknown`: why nobody can say. */
+type Target = string | { unknown: string };
+
+/** The path without the link that a folder above it is. */
+async function throughFolder(hand: Handoff, path: string): Promise<Target> {
   const folder = dirname(path);
   if (folder === ".") return "";
-  const ran = await git(hand.repo, ["show", `${trackingRef(hand)}:${folder}`]);
-  if (/printed more than/.test(ran.err)) return ""; // the list of a large folder
-  const there = ran.ok ? await linkedFrom(hand, folder, ran.out)
-    : NOT_IN_BRANCH.test(ran.err) ? await throughFolder(hand, folder) : null;
-  return there && join(there, basename(path));
+  const { ok, out, err } = await git(hand.repo, ["show", `${trackingRef(hand)}:${folder}`]);
+  if (/printed more than/.test(err)) return ""; // the list of a large folder
+  const there = await (NOT_IN_BRANCH.test(err) ? throughFolder(hand, folder)
+    : linkedFrom(hand, folder, ok ? out : null));
+  return there && typeof there === "string" ? join(there, basename(path)) : there;
 }
 
-/**
- * Where a link leads; "" = it is no link, null = git did not say. git shows a link as its target,
- * with no newline behind it.
- */
-async function linkedFrom(hand: Handoff, path: string, shown: string): Promise<string | null> {
-  if (!shown || shown.length > 1_000 || shown.includes("\n")) return "";
+/** `shown`: what git shows there, null = it does not: a link's is its target, without a newline. */
+async function linkedFrom(hand: Handoff, path: string, shown: string | null): Promise<Target> {
+  if (shown === "" || (shown && (shown.length > 1_000 || shown.includes("\n")))) return "";
   const { ok, out } = await git(hand.repo,
     ["ls-tree", "--full-tree", trackingRef(hand), "--", path]);
-  if (!ok) return null;
+  if (out.startsWith("160000 ")) {
+    return { unknown: `${path} is a submodule, whose files are not in the branch` };
+  }
+  if (!ok || shown === null) return { unknown: `git could not say what ${path} is` };
   return out.startsWith("120000 ")
     ? isAbsolute(shown) ? shown : join(dirname(path), shown) : "";
 }
@@ -3340,6 +3343,7 @@ const GIT_CURES: [said: RegExp, cure: (hand: Handoff, found: string[]) => string
     `git config --global --add safe.directory ${quoted(owned!)}`],
   [/No space left/, () => "make room on the disk"],
   [/is a symlink|is kept in Git LFS/, () => "commit the file itself in its place"],
+  [/is a submodule/, () => "make it a folder of the repository itself, or name one in docs_dir"],
   [/unknown option/, () => "git 2.29 or newer is needed"],
   [/lazy fetching disabled|promisor/, ({ repo }) =>
     `${quoted(repo)} is a partial clone: make a full one in its place`],

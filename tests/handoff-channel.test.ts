@@ -694,6 +694,17 @@ describe("what comes from outside is bounded and clean", () => {
     world.git = git;
     expect(watch.volatile.unread).toContain("git could not say what");
   });
+  test.each(["docs", "docs/loop"])("a docs folder in a submodule is told with its cure: %s", async (folder) => {
+    await running();
+    await configure((text) => text.replace("[loop.handoff]", `[loop.handoff]\ndocs_dir = "${folder}"`));
+    gitIn(at("builder"), "update-index", "--add", "--cacheinfo", `160000,${"1".repeat(40)},docs`);
+    gitIn(at("builder"), "commit", "-q", "-m", "a submodule");
+    push();
+    await ticks(3);
+    expect(await notePhaseDone(cfg, watch, "STATUS-p1.md")).toBeNull();
+    await ticks(1);
+    expect(channel()).toMatchObject({ state: "failing", why: "docs is a submodule, whose files are not in the branch", cure: expect.stringContaining("docs_dir") });
+  });
   test("a status file that is kept in Git LFS is told", async () => {
     await running();
     commit("status", { "machine-docs/STATUS-p1.md": `version https://git-lfs.github.com/spec/v1\noid sha256:${"0".repeat(64)}\nsize 5\n` });
