@@ -12087,7 +12087,7 @@ async function configToAct(call: Call): Promise<Config> {
   const other = (pid !== null && optionIn(argvOf(pid), "--config")) || cfg.path;
   if (isAbsolute(other) && isThere(other) && !isSameConfig(other, cfg.path)) {
     die(`${cfg.logDir} is in use by the fleet of ${other} (pid ${pid}): give ${cfg.path} ` +
-      "a log_dir of its own");
+      `a log_dir of its own, or end that one: agents down --config ${quoted(other)}`);
   }
   return cfg;
 }

@@ -70,7 +70,7 @@ describe("orders", () => {
     fake.files.set(other, cfg.source);
     runs(other);
     for (const words of [["up"], ["up", "a"], ["down"], ["down", "a"], ["down", "--orphans"], ["restart", "a"], ["send", "a", "hear"], ["phase", "next"], ["phase", "set", "p1"]]) {
-      expect(await call(...words)).toMatchObject({ code: 1, err: expect.stringContaining(`${cfg.logDir} is in use by the fleet of ${other} (pid ${pid}): give ${cfg.path} a log_dir of its own`) });
+      expect(await call(...words)).toMatchObject({ code: 1, err: expect.stringContaining(`${cfg.logDir} is in use by the fleet of ${other} (pid ${pid}): give ${cfg.path} a log_dir of its own, or end that one: agents down --config ${other}`) });
     }
     expect([starts("a"), fake.processes.has(pid), fake.files.has(file("operator.json"))]).toEqual([1, true, false]);
     fake.files.delete(other);
