@@ -14392,13 +14392,11 @@ function fileSource(path: string, clean: (raw: string) => string, note = ""): So
 
 /** A conversation that a server has; `ask` gets its end, null = no answer. */
 function serverSource(ask: () => Promise<Turn[] | null>, width: number): Source {
-  let shown = new Set<string>();
+  const shown = new Set<string>(); // hashes; what one answer leaves out may be in the next
   const tail = async () => {
-    const turns = await ask();
-    if (!turns) return "";
-    const fresh = turns.filter((one) => !shown.has(JSON.stringify(one)));
-    // what has left the end of the conversation does not come again
-    shown = new Set(turns.map((one) => JSON.stringify(one)));
+    const turns = (await ask() ?? []).map((one) => ({ one, hash: hashOf(JSON.stringify(one)) }));
+    const fresh = turns.filter(({ hash }) => !shown.has(hash)).map(({ one }) => one);
+    for (const { hash } of turns) shown.add(hash);
     return turnLines(fresh, width);
   };
   return {
