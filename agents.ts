@@ -5255,8 +5255,15 @@ const NEED_PROGRAM = 'need() { while case $1 in *=*) :;; *) false;; esac; do shi
  * What the shell of a launch said last where it did not find a program: `NEED_PROGRAM`, bash, sh.
  * The exit code alone does not tell: a client passes on that of a shell in it.
  */
-const NOT_FOUND = new RegExp("^agents: (?:(?:line )?\\d+: )?(?:exec: )?(.+?)" +
+const NOT_FOUND = new RegExp("^agents: (?:(?:line )?\\d+: )?(?:exec: )?(?:line \\d+: )?(.+?)" +
   "(?:(?: was|: command|:) not found|: No such file or directory)$");
+
+/**
+ * What bash, and other shells, say of a script whose interpreter is not there; the others say that
+ * of a script that is not there, too.
+ */
+const NO_INTERPRETER = anyOf(/^agents: line \d+: (.+): cannot execute: required file not found$/,
+  /^agents: (?:\d+: exec|exec: line \d+): (.+): not found$/);
 
 /**
  * The shell script of a pane: the operator's preamble, a check that the program exists, then the
@@ -9494,13 +9501,19 @@ const endOf = ({ status, signal }: Pick<DeathFacts, "status" | "signal">): strin
 const endInWords = (facts: Parameters<typeof endOf>[0]): string =>
   endOf(facts) + (UNRUN[facts.status ?? 0] ?? "");
 
+const INTERPRETER_OF = "the interpreter of ";
+
 /** What the shell of a client that ended with 126 or 127 said; `missing`: the program, if known. */
-function unrunBy({ status }: Pick<Pane, "status">, screen: string) {
+function unrunBy({ status, backend }: Pick<Pane, "status" | "backend">, screen: string) {
   if (!UNRUN[status ?? 0]) return { missing: "", line: "" };
   const lines = tailOf(withoutEnd(screen), 12).split("\n");
   const line = lines.findLast((one) =>
     /(?:not found|No such file or directory|ermission denied|cannot execute.*)$/.test(one)) ?? "";
-  const missing = status === 127 ? NOT_FOUND.exec(lines.at(-1)!)?.[1] ?? "" : "";
+  const last = status === 127 ? lines.at(-1)! : "";
+  const [, script, executed] = NO_INTERPRETER.exec(last) ?? [];
+  // a client's program is there when it is executed, as `NEED_PROGRAM` found it
+  const found = script ?? (backend ? executed : undefined);
+  const missing = found ? INTERPRETER_OF + found : NOT_FOUND.exec(last)?.[1] ?? "";
   return { missing: plainText(missing, SUBJECT_MAX), line: plainText(line, SUBJECT_MAX) };
 }
 
@@ -9582,7 +9595,7 @@ const deathOf = (
   failures: memory.failures,
   starts: startsThatCount(cfg, memory, lived).length,
   blameless: false, // no fault of its own: many ended together, or its server was restarted
-  ...unrunBy(pane ?? { status: null }, screen),
+  ...unrunBy(pane ?? { status: null, backend: "" }, screen),
   ran: memory.ran === true, // here, before: a program that is missing now may just be updated
 });
 
@@ -12308,6 +12321,9 @@ async function explainDeath(
   if (!pane) return failed("its session is gone");
   if (isAgent(unit) && unit.kind === "task" && pane.status === 0) return null;
   const { missing } = unrunBy(pane, await lastScreen(cfg, pane));
+  if (missing.startsWith(INTERPRETER_OF)) {
+    return failed(`${missing} was not found; see the first line of that file`);
+  }
   if (missing) {
     if (!isAgent(unit)) return failed(notFound(missing, unit.dir));
     const source = INSTALL_WITH[basename(missing)];

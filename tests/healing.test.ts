@@ -189,6 +189,24 @@ describe("the ladder, over the fake world", () => {
       expect(fake.lines.at(-1)).toContain(` a: ${hint}`);
     }
   });
+  describe("a client that is there, and whose interpreter is not", () => {
+    // of a script whose first line names what is not there: dash, busybox's ash, bash 5.2
+    test.each(["agents: 7: exec: /opt/own client: not found", "agents: exec: line 7: /opt/own client: not found", "agents: line 7: /opt/own client: cannot execute: required file not found"])("is not said to be missing itself: %s", async (said) => {
+      fake.tmux.onStart = (one) => fake.tmux.exit(one.session, 127, `${said}\nPane is dead (status 127)`);
+      await hours(1);
+      expect([starts(), storedLife(memoryOf(watch, "a")).parked]).toEqual([1, "the interpreter of /opt/own client not found"]);
+      expect((await command("restart", "a", "--config", cfg.path)).code).toBe(1);
+      expect(fake.lines.at(-1)).toEndWith(" a: the interpreter of /opt/own client was not found; see the first line of that file");
+    });
+    test("what sh says of a service's exec may mean either", async () => {
+      cfg = await fake.config('[[service]]\nname = "s"\ncommand = "exec ./own"\n');
+      for (const said of ["agents: 2: exec: ./own: not found", "agents: exec: line 2: ./own: not found"]) {
+        fake.tmux.onStart = (one) => fake.tmux.exit(one.session, 127, said);
+        expect((await command("restart", "s", "--config", cfg.path)).code).toBe(1);
+        expect(fake.lines.at(-1)).toEndWith(` s: ./own was not found in ${fake.home}`);
+      }
+    });
+  });
   test("P11: the program is missing: parked with its name, up releases it", async () => {
     fake.tmux.onStart = (pane) => fake.tmux.exit(pane.session, 127, GONE);
     await hours(1);
