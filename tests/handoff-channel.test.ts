@@ -26,8 +26,8 @@ const MADE = mkdtempSync("/tmp/channel ");
 beforeAll(() => {
   [dir, isCopied] = [join(MADE, "empty"), true];
   mkdirSync(dir);
-  gitIn(dir, "init", "-q", "--template=", "--bare", "-b", "main", "origin.git");
-  gitIn(dir, "clone", "-q", "--template=", "origin.git", "builder");
+  gitIn(dir, "init", "-q", "--bare", "-b", "main", "origin.git");
+  gitIn(dir, "clone", "-q", "origin.git", "builder");
   gitIn(at("builder"), "checkout", "-q", "-B", "main");
   copy("empty", dir = join(MADE, "begun"));
   commit("Begin", { "README.md": "read me\n" });
@@ -146,7 +146,7 @@ describe("whatever clone the watchdog has", () => {
     copy("begun");
     rmSync(at("watch"), { recursive: true });
     gitIn(at("origin.git"), "config", "uploadpack.allowFilter", "true");
-    gitIn(dir, "clone", "-q", "--template=", option, `file://${encodeURI(at("origin.git"))}`, "watch");
+    gitIn(dir, "clone", "-q", option, `file://${encodeURI(at("origin.git"))}`, "watch");
     await ticks(2);
     commit("claim(p1): one", { a: "1" });
     push();
@@ -490,6 +490,7 @@ describe("the clone's own way to its remote", () => {
   test("no hook and no fsmonitor of the clone runs", async () => {
     gitIn(at("watch"), "remote", "set-url", "origin", at("origin.git"));
     const trap = `#!/bin/sh\necho ran >> '${at("trap")}'\n`;
+    mkdirSync(at("watch/.git/hooks"));
     for (const hook of ["reference-transaction", "post-checkout", "pre-auto-gc", "fsmonitor-watchman"]) {
       writeFileSync(at("watch/.git/hooks", hook), trap, { mode: 0o755 });
     }
@@ -716,9 +717,9 @@ describe("what comes from outside is bounded and clean", () => {
   test("a repository with SHA-256 names: claims are told, an empty one's first as well, and DONE is seen", async () => {
     rmSync(at("origin.git"), { recursive: true });
     rmSync(at("builder"), { recursive: true });
-    gitIn(dir, "init", "-q", "--template=", "--bare", "-b", "main", "--object-format=sha256", "origin.git");
+    gitIn(dir, "init", "-q", "--bare", "-b", "main", "--object-format=sha256", "origin.git");
     for (const name of ["builder", "watch"]) {
-      gitIn(dir, "init", "-q", "--template=", "-b", "main", "--object-format=sha256", name);
+      gitIn(dir, "init", "-q", "-b", "main", "--object-format=sha256", name);
       gitIn(at(name), "remote", "add", "origin", at("origin.git"));
     }
     await ticks(4);
