@@ -4172,10 +4172,11 @@ function opencodePage(lines: string[], box: Box): string[] {
 // prompt is drawn alike, but right below the `▣` of the turn before.
 function opencodeNewest(lines: string[]): Newest {
   const blocks = lines.join("\n").trim().split(/\n\s*\n/);
-  const [before, error, mark] = blocks.slice(-3);
-  if (!mark || !/^\s*▣(?!.* · (?:[\dhms. ]+|interrupted)$)/.test(mark)) return { event: "" };
-  if (/^\s*▣/.test(before!) || !/^\s*┃/.test(error!)) return { event: "" };
-  return { event: oneLine(error!.replace(/┃/g, " ")) };
+  const [mark = "", error = "", before = ""] = blocks.slice(-3).reverse();
+  const isMark = (block: string) => /^\s*▣/.test(block);
+  if (isMark(mark) && / · (?:[\dhms. ]+|interrupted)$/.test(mark)) return { event: "" };
+  const isError = isMark(mark) && /^\s*┃/.test(error) && !isMark(before);
+  return { event: isError ? oneLine(error.replace(/┃/g, " ")) : "", cutOff: true };
 }
 
 // Without a box there is a dialog, from the first horizontal line below the transcript to the end.
@@ -5938,7 +5939,22 @@ async function endTurn(
 
 type OpencodeFacts = Awaited<ReturnType<typeof readOpencode>>;
 
-async function readOpencode(backend: Backend, agent: Agent, pane: Pane) {
+/** How the last turn of a conversation ended, where opencode's server has an error of it. */
+function parseOpencodeEnd(messages: unknown) {
+  const info = valueAt(listOf(messages).at(-1), "info");
+  const name = wordsIn(valueAt(info, "error", "name"), 60);
+  if (!name) return null;
+  const time = valueAt(info, "time");
+  return {
+    name, text: wordsIn(valueAt(info, "error", "data", "message")) || name,
+    at: Number(valueAt(time, "completed") ?? valueAt(time, "created")) || 0,
+    // as by a person, by the length of an answer, or an error after which it tried several times
+    passes: ["MessageAbortedError", "MessageOutputLengthError"].includes(name) ||
+      valueAt(info, "error", "data", "isRetryable") === true,
+  };
+}
+
+async function readOpencode(backend: Backend, agent: Agent, pane: Pane, screen: Verdict) {
   const answers = await Promise.all(["/session/status", "/permission", "/question"].map((path) =>
     callOpencode(backend, agent.dir, path)));
   const [statuses, ...lists] = answers.map(contentOf);
@@ -5951,8 +5967,14 @@ async function readOpencode(backend: Backend, agent: Agent, pane: Pane) {
   // only a list says that nothing is asked: to what it does not know it answers with 200 and HTML
   const healthy = isRecord(statuses) && lists.every(Array.isArray) &&
     (own === undefined || status !== undefined);
+  // a screen at rest need not show how the last turn ended, or in words that no rule knows
+  const asks = screen.verdict === "idle" && screen.cutOff && healthy && !status;
+  const end = asks ? parseOpencodeEnd(await askOpencode(
+    backend, agent.dir, `/session/${pane.conversation}/message?limit=1`)) : null;
   return {
     healthy, status,
+    // one from before this client: a person has started it anew since
+    end: end && end.at > pane.created - CLOCK_STEP ? end : null,
     // nobody listens: whatever answers later is another server
     down: answers[0]!.status === 0 && !answers[0]!.ok,
     // another server already, which says nothing of our conversation
@@ -5965,15 +5987,19 @@ async function readOpencode(backend: Backend, agent: Agent, pane: Pane) {
   };
 }
 
+const byServer = (verdict: VerdictName, why: string): Verdict =>
+  ({ verdict, rule: "server", where: "server", text: "", limit: null, waitingUntil: null, why });
+
 /** The server counts before the screen, where the busy bar keeps moving after the server died. */
-export function decideOpencode(facts: OpencodeFacts, screen: Verdict, now: number): Verdict {
-  const byServer = (verdict: VerdictName, why: string): Verdict =>
-    ({ verdict, rule: "server", where: "server", text: "", limit: null, waitingUntil: null, why });
+export function decideOpencode(
+  facts: OpencodeFacts, screen: Verdict, now: number, rules = BUILT_IN_RULES.opencode,
+): Verdict {
   if (!facts.healthy) return byServer("unsure", "the opencode server does not answer");
   if (facts.stranger) return byServer("unsure", "the opencode server has no such conversation");
   if (facts.permission !== undefined) return byServer("blocked", `permission: ${facts.permission}`);
   if (facts.question) return byServer("blocked", "question");
   if (!facts.status || facts.status.type === "idle") {
+    if (facts.end) return decideOpencodeEnd(facts.end, screen, now, rules);
     return screen.verdict === "active" || screen.rule === "none"
       ? byServer("idle", "at its prompt") : screen;
   }
@@ -5983,6 +6009,16 @@ export function decideOpencode(facts: OpencodeFacts, screen: Verdict, now: numbe
   const resetAt = parseResetEpoch(message, now);
   return { ...byServer("limited", message),
     limit: { class: "other", resetAt, banner: message, native: true } };
+}
+
+/** What an error is that opencode's server has of the last turn, and that no rule saw. */
+function decideOpencodeEnd(
+  end: NonNullable<OpencodeFacts["end"]>, screen: Verdict, now: number, rules: Rule[],
+): Verdict {
+  const found = redrawn("opencode", rules, end, now, (limit) => limit);
+  if (found) return { ...found, where: "server" };
+  const isKnown = drawnAs("opencode", rules, end).rule !== AT_PROMPT.name;
+  return isKnown || end.passes ? screen : byServer("blocked", `${end.text} (${end.name})`);
 }
 
 /** A client's own words, on one line; "" if they are no text. */
@@ -6366,19 +6402,24 @@ interface FiledError { text: string; at: number }
 const DRAWN = {
   claude: (text: string) => `❯ .\n  ⎿  ${text}\n\n${"─".repeat(20)}\n❯\n${"─".repeat(20)}`,
   codex: (text: string) => `${text}\n\n›\x20\n\n  . · /`,
+  opencode: (text: string) => `  ┃\n  ┃  ${text}\n  ┃\n\n     ▣  .\n\n  ┃\n  ┃\n  ┃\n  ┃  .\n` +
+    `  ╹${"▀".repeat(text.length + 8)}\n   ctrl+p commands`,
   gemini: (text: string) =>
     `✕ ${text}\n\n${"─".repeat(20)}\n .\n${"▄".repeat(20)}\n > .\n${"▀".repeat(20)}`,
 };
+
+const drawnAs = (kind: keyof typeof DRAWN, rules: Rule[], { text, at }: FiledError): Verdict =>
+  detect(rules, { text: DRAWN[kind](text), title: "" }, at);
 
 /**
  * An error that has left the screen, judged as if it were still there; null = it is over. `exact`:
  * what its client knows of a limit besides the banner.
  */
 function redrawn(
-  kind: keyof typeof DRAWN, rules: Rule[], { text, at }: FiledError, now: number,
+  kind: keyof typeof DRAWN, rules: Rule[], error: FiledError, now: number,
   exact: (limit: Limit) => Limit,
 ): Verdict | null {
-  const found = detect(rules, { text: DRAWN[kind](text), title: "" }, at);
+  const found = drawnAs(kind, rules, error);
   if (found.verdict === "blocked" || found.verdict === "fatal") return found;
   if (found.verdict !== "limited" || !found.limit) return null;
   const limit = exact(found.limit);
@@ -6905,9 +6946,10 @@ async function judge(
   const backend = backendOf(cfg, agent);
   const byFiles = await withOwnWord(cfg, agent, pane, screen, left);
   const server = backend.kind === "opencode" && pane.conversation
-    ? await readOpencode(backend, agent, pane) : null;
+    ? await readOpencode(backend, agent, pane, byFiles) : null;
   const now = world.now();
-  const verdict = server ? decideOpencode(server, byFiles, now) : byFiles;
+  const verdict = server ? readingFor(cfg, agent, () =>
+    decideOpencode(server, byFiles, now, rulesOf(backend))) : byFiles;
   // a look that understands nothing does not say that the work has ended
   const backgroundSince = verdict.verdict === "background" ? Math.min(earlier || Infinity, now)
     : verdict.verdict === "unsure" ? earlier : undefined;

@@ -113,7 +113,8 @@ describe("P38: how Codex, Gemini and a described client are started", () => {
 });
 
 describe("decideOpencode: the server's word before the screen's", () => {
-  const facts = { healthy: true, status: { type: "idle" }, permission: undefined, question: false };
+  const facts = { healthy: true, status: { type: "idle" }, end: null, permission: undefined, question: false };
+  const end = (text: string, some: object = {}) => ({ name: "APIError", text, at: Date.parse("2026-06-15T09:00:00Z"), passes: false, ...some });
   test.each<[string, object, Verdict, VerdictName]>([
     ["fault 79: dead, its bar still moves", { healthy: false }, verdict("active"), "unsure"],
     ["fault 78: a permission that no screen shows", { permission: "bash" }, verdict("idle"), "blocked"],
@@ -125,6 +126,12 @@ describe("decideOpencode: the server's word before the screen's", () => {
     ["a retry after an overload", { status: { type: "retry", message: "Overloaded" } }, verdict("idle"), "active"],
     ["a retry that names a usage limit", { status: { type: "retry", message: "usage limit reached, resets in 2h" } }, verdict("active"), "limited"],
     ["a retry that names a quota", { status: { type: "retry", message: "Quota exceeded" } }, verdict("active"), "limited"],
+    ["an error in words that no rule knows", { end: end("Strange words") }, verdict("idle"), "blocked"],
+    ["an error after which it tried several times", { end: end("Strange words", { passes: true }) }, verdict("idle"), "idle"],
+    ["an error that a rule knows, which has left the screen", { end: end("Bad request: tool_use ids") }, verdict("idle"), "fatal"],
+    ["a limit likewise, tried several times", { end: end("The usage limit has been reached", { passes: true }) }, verdict("idle"), "limited"],
+    ["a limit that is over", { end: end("Monthly usage limit reached, resets in 2 h") }, verdict("idle"), "idle"],
+    ["an error of the last turn, and the next one runs", { end: null, status: { type: "busy" } }, verdict("idle"), "active"],
   ])("%s", (_, some, screen, wanted) =>
     expect(decideOpencode({ ...facts, ...some } as never, screen, fake.wall).verdict).toBe(wanted));
 });
@@ -144,12 +151,14 @@ describe("fault 49: an opencode pane is active for log_grace after its text chan
 
 describe("opencode, by its server", () => {
   const TEXT = '[[agent]]\nname = "a"\nbackend = "opencode"\nwatch = "heal"\nprompt = "Work."\n';
-  let server: { up: boolean; prompts: string[]; permission: boolean; known: string[] };
+  let server: { up: boolean; prompts: string[]; permission: boolean; known: string[]; last: unknown[]; asked: string[] };
   beforeEach(() => {
-    server = { up: true, prompts: [], permission: false, known: [] };
+    server = { up: true, prompts: [], permission: false, known: [], last: [], asked: [] };
     fake.http = async ({ method, url, body }) => {
       if (!server.up) return { ok: false, status: 0, body: "" };
       const path = new URL(url).pathname;
+      server.asked.push(url);
+      if (path.endsWith("/message")) return { ok: true, status: 200, body: JSON.stringify(server.last) };
       const id = `ses_${server.known.length}`;
       if (method === "POST" && path === "/session") server.known.push(id);
       if (path.endsWith("/prompt_async")) server.prompts.push(JSON.parse(body!).parts[0].text);
@@ -180,6 +189,55 @@ describe("opencode, by its server", () => {
     server.permission = false;
     await fake.ticks(cfg, watch, 2);
     expect(server.prompts.at(-1)).toBe("hear this");
+  });
+  describe("an error that ended the last turn", () => {
+    // as 1.18.33 stores it
+    const error = (message: string, name = "APIError", isRetryable?: boolean) => ({ name, data: { message, ...(name === "APIError" ? { statusCode: 418, isRetryable: isRetryable ?? false } : {}) } });
+    const drawn = (text: string) => `  ┃\n  ┃  ${text}\n  ┃\n\n     ▣  Build · gpt\n\n  ┃\n  ┃  \n  ┃\n  ┃  Build  gpt\n  ╹${"▀".repeat(40)}\n   12K (1%)  ctrl+p commands`;
+    const ended = (one: object | undefined, at = fake.wall) => server.last = [{ info: { role: "assistant", error: one, time: { created: at - 1_000, completed: at } }, parts: [] }];
+    const said = async () => {
+      fake.tmux.of("agents-a").text = drawn("Strange words");
+      await fake.ticks(cfg, watch, 3);
+      const { verdict: is, why } = memoryOf(watch, "a");
+      return [is, why];
+    };
+    beforeEach(() => begin(`${TEXT}[backend.opencode]\nlog_grace = 0\n`, 4));
+
+    test("in words that no rule knows needs a person: nothing is said to it, nothing ended, until a turn comes through", async () => {
+      ended(error("Strange words"));
+      expect(await said()).toEqual(["blocked", "Strange words (APIError)"]);
+      enqueue(watch, "a", "claim", "hear this");
+      await fake.ticks(cfg, watch, 400);
+      expect([server.prompts.length, fake.everyPane.length, fake.logged("is blocked: Strange words (APIError)").length]).toEqual([1, 1, 1]);
+      ended(undefined);
+      await fake.ticks(cfg, watch, 2);
+      expect(server.prompts.at(-1)).toBe("hear this");
+    });
+    test.each<[string, () => unknown]>([
+      ["that its server calls passing, as it tried several times", () => ended(error("Strange words", "APIError", true))],
+      ["by a person's Esc", () => ended(error("Aborted", "MessageAbortedError"))],
+      ["before a newer prompt", () => (ended(error("Strange words")), server.last.push({ info: { role: "user", time: { created: fake.wall } }, parts: [] }))],
+      ["from before its client was started", () => ended(error("Strange words"), fake.wall - 3600_000)],
+      ["of which the server says nothing", () => server.last = []],
+      ["in a form that no version has", () => server.last = [{ info: { error: "Strange words" } }]],
+    ])("%s is none: it is at its prompt", async (_, answers) => {
+      answers();
+      expect((await said())[0]).toBe("idle");
+    });
+    test("without a text is called by its name", async () => {
+      ended({ name: "ContentFilterError" });
+      expect((await said())[1]).toBe("ContentFilterError (ContentFilterError)");
+    });
+    test("is asked for only where the screen does not show how the turn ended", async () => {
+      const asked = async (text: string) => {
+        fake.tmux.of("agents-a").text = text;
+        server.asked = [];
+        await fake.ticks(cfg, watch, 3);
+        return server.asked.some((url) => url.includes("/message?limit=1&"));
+      };
+      const box = drawn("").slice(drawn("").indexOf("\n\n  ┃") + 2);
+      expect([await asked(`     ▣  Build · gpt · 1m 2s\n\n${box}`), await asked(`     ▣  Build · gpt · interrupted\n\n${box}`), await asked(`  ┃\n  ┃  go\n  ┃\n\n     an answer\n\n${box}`), await asked(box)]).toEqual([false, false, true, true]);
+    });
   });
   test("fault 32, 79: the server dies and comes back: the client is attached anew, once", async () => {
     await begin(TEXT, 4);
@@ -704,8 +762,8 @@ describe("a client of another fleet", () => {
 
   test("in the folder of an agent: it is not started there, whoever asks, and the other is named; it starts once that has ended", async () => {
     const pane = await beside("clone");
-    for (const words of [["up"], ["up", "a"], ["restart", "a"]]) expect((await command(...words, "--config", cfg.path)).code).toBe(1);
-    expect([starts("a"), fake.logged(`a: ${SAID}; end it: agents down builder --config CONFIG`).length]).toEqual([0, 3]);
+    for (const words of [["up", "a"], ["restart", "a"]]) expect((await command(...words, "--config", cfg.path)).code).toBe(1);
+    expect([starts("a"), fake.logged(`a: ${SAID}; end it: agents down builder --config CONFIG`).length]).toEqual([0, 2]);
     await ticks(2);
     expect([starts("a"), fake.tmux.panes.includes(pane)]).toEqual([0, true]);
     const { agents: [row] } = JSON.parse((await command("status", "--json", "--config", cfg.path)).out);
@@ -723,7 +781,7 @@ describe("a client of another fleet", () => {
     proc("self", ["up"]);
     proc(11, ["keep", "--last-good", "/day/.agents/state/agents.toml", "--config", "/day/agents.toml"]);
     proc(12, ["keep", "--last-good", `${THEIRS}/agents.toml`, "--config", "/night/my agents.toml"]);
-    await command("up", "--config", cfg.path);
+    await command("up", "a", "--config", cfg.path);
     expect(fake.logged(`a: ${SAID}; end it: agents down builder --config '/night/my agents.toml'`)).toHaveLength(1);
   });
   test.each<[string, string, Record<string, string>, string[]]>([
