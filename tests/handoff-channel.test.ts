@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { type Channel, type Config, decideChannel, decideHandoff, type Fetched, type Handoff, isRefName, notePhaseDone, plainText, showPushed, type Watch, world } from "../agents.ts";
 import { GIT_ENV } from "./git.ts";
 import { command, FLEET, type FakeWorld, fakeWorld, realFolder } from "./kit.ts";
+import { SCRATCH } from "./scratch.ts";
 import { until } from "./wait.ts";
 
 // dozens of real gits each, on a machine that may have other work
@@ -22,7 +23,7 @@ function gitIn(folder: string, ...args: string[]): string {
 let dated: Record<string, string> = {};
 
 /** Made once: a bare origin with a builder's clone, and the same with a first commit and the watchdog's clone. */
-const MADE = mkdtempSync("/tmp/channel ");
+const MADE = mkdtempSync(join(SCRATCH, "channel "));
 beforeAll(() => {
   [dir, isCopied] = [join(MADE, "empty"), true];
   mkdirSync(dir);
@@ -54,7 +55,7 @@ let env: Record<string, string | undefined>;
 beforeEach(async () => {
   env = { ...process.env };
   dated = {};
-  [dir, isCopied] = [mkdtempSync("/tmp/channel "), false];
+  [dir, isCopied] = [mkdtempSync(join(SCRATCH, "channel ")), false];
   fake = fakeWorld(realFolder());
   world.git = async (repo, args, more) => {
     commands.push(args[0]!);

@@ -4,11 +4,11 @@
  * git as a list of commits, and death at any effect one names.
  */
 import { closeSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { type Config, flock, loadConfig, loadWatch, main, operatorOf, tick, type Watch, type World, world } from "../agents.ts";
 import type { Message, Pane, Verdict, VerdictName } from "../agents.ts";
 import { type Doing, FakeGit, type FakePane, FakeTmux } from "./fakes.ts";
+import { SCRATCH } from "./scratch.ts";
 
 /** What `describeState` is told of a unit with nothing special about it. */
 export const PLAIN = { stranger: undefined, rival: undefined, stuck: undefined, cannot: undefined, words: "", ahead: null, unready: "" };
@@ -335,7 +335,7 @@ export function fasterClock(): void {
 
 /** A real folder for one test: the locks of commands are no part of the world. */
 export function realFolder(): string {
-  const folder = mkdtempSync(join(tmpdir(), "scene-"));
+  const folder = mkdtempSync(join(SCRATCH, "scene-"));
   onTestFinished(() => rmSync(folder, { recursive: true }));
   return folder;
 }
