@@ -1236,6 +1236,18 @@ function writeError(text: string): void {
 const answering = async (paths: string[]): Promise<string[]> =>
   (await Promise.all(paths.map(async (path) => await world.answers(path) ? [path] : []))).flat();
 
+/** A path with its links followed; one that cannot be followed stays as it is. */
+const linkless = (path: string): string => tried(() => world.realPath(path), path);
+
+/** Folders on disks that do not answer are the same by their names alone. */
+async function isSameFolder(one: string, other: string): Promise<boolean> {
+  if (one === other) return true;
+  return (await answering([one, other])).length === 2 && linkless(one) === linkless(other);
+}
+
+/** Whether two paths name one config, which may be a link to it. */
+const isSameConfig = (one: string, other: string): boolean => linkless(one) === linkless(other);
+
 /** Whether there is something at a path; what we may not see, such as another user's, is not. */
 const isThere = (path: string): boolean => tried(() => world.mtime(path) !== null, false);
 
@@ -2705,12 +2717,20 @@ function sharesOurFiles(pid: number): boolean {
 }
 
 /** The pids of the watchdogs or keepers of this config, lock or not; [] without /proc. */
-export function supervisorsOf(cfg: Config, ...what: (keyof typeof KEPT)[]): number[] {
-  return allPids().filter((pid) => {
+export async function supervisorsOf(
+  cfg: Config, ...what: (keyof typeof KEPT)[]
+): Promise<number[]> {
+  const found = allPids().map(async (pid) => {
     const argv = argvOf(pid);
-    return what.some((one) => optionIn(argv, KEPT[one][0]) === KEPT[one][1]) &&
-      optionIn(argv, "--config") === cfg.path && sharesOurFiles(pid);
+    const isOne = what.some((one) => optionIn(argv, KEPT[one][0]) === KEPT[one][1]);
+    if (!isOne || !sharesOurFiles(pid)) return [];
+    const path = resolve(world.folder(pid), optionIn(argv, "--config") ?? "");
+    // relative paths in a config begin in the folder that it is named by
+    const isOurs = await isSameFolder(dirname(path), cfg.planDir) &&
+      (basename(path) === basename(cfg.path) || isSameConfig(path, cfg.path));
+    return isOurs ? [pid] : [];
   });
+  return (await Promise.all(found)).flat();
 }
 
 /** The configs that watchdogs and keepers of ours name, with their last good copies. */
@@ -2967,8 +2987,6 @@ function homeOf({ planDir, stateDir }: Config): string {
   const inside = stateDir.startsWith(`${planDir}/`);
   return printable(inside ? linkless(planDir) + stateDir.slice(planDir.length) : stateDir);
 }
-
-const linkless = (path: string): string => tried(() => world.realPath(path), path);
 
 /** A hash of it, to mark the sessions that we made. */
 const roomOf = (cfg: Config): string => hashOf(homeOf(cfg)).slice(0, 6);
@@ -5645,12 +5663,6 @@ function endAbroad(pane: Pane): string {
   return `down ${quoted(unitIn(pane))} --config ${config}`;
 }
 
-/** Folders on disks that do not answer are the same by their names alone. */
-async function isSameFolder(one: string, other: string): Promise<boolean> {
-  if (one === other) return true;
-  return (await answering([one, other])).length === 2 && linkless(one) === linkless(other);
-}
-
 const rivalText = (rival: Rival | null): string =>
   rival ? `${rival.why}; end it: agents ${rival.cure}` : "";
 
@@ -7579,7 +7591,7 @@ async function isMute(cfg: Config): Promise<boolean> {
  */
 async function readWatchdog(cfg: Config) {
   const mute = await isMute(cfg);
-  const pid = mute ? supervisorsOf(cfg, "watchdog")[0] ?? null : holderOf(cfg, "watchdog");
+  const pid = mute ? (await supervisorsOf(cfg, "watchdog"))[0] ?? null : holderOf(cfg, "watchdog");
   const beat = await readBeat(cfg);
   // a heartbeat of another watchdog, or none that can be read, says nothing of this one
   const last = (beat.pid === pid && Date.parse(beat.at ?? "")) ||
@@ -11294,7 +11306,7 @@ export class Ward {
       this.asked = null;
       if (world.mono() < this.nextStart) return;
     }
-    const unlocked = this.child?.pid ?? supervisorsOf(this.cfg, "watchdog")[0];
+    const unlocked = this.child?.pid ?? (await supervisorsOf(this.cfg, "watchdog"))[0];
     if (unlocked === undefined) this.start();
     else this.endIfUnlocked(unlocked);
   }
@@ -11669,9 +11681,6 @@ async function configFor(call: Call, shows = false): Promise<Config> {
   return cfg;
 }
 
-/** Whether two paths name one config, which may be a link to it. */
-const isSameConfig = (one: string, other: string): boolean => linkless(one) === linkless(other);
-
 /** The config that a watchdog still uses while the file is broken; null = no watchdog does. */
 async function lastGoodConfig(path: string, error: unknown): Promise<Config | null> {
   // a watchdog that was started by hand names no copy
@@ -12028,7 +12037,7 @@ async function stopWatchdog(cfg: Config, stands: () => Promise<boolean>): Promis
     // only a look at all processes, which costs more, shows one that began in the meantime
     if (!pids.length || tries % 40 === 0) {
       pids = [...new Set(locks.map(lockHolder).filter((pid) => pid !== null).concat(
-        supervisorsOf(cfg, "keeper", "watchdog")))];
+        await supervisorsOf(cfg, "keeper", "watchdog")))];
     }
     if (!pids.length) return end;
     if (!(await stands())) return "overtaken";

@@ -250,12 +250,28 @@ describe("who may act", () => {
     runs(15, watchdog, 1000, "33 1 / /");
     runs(16, ["watchdog", "--config", cfg.path]);
     runs(17, watchdog, 1000, "");
-    expect([supervisorsOf(cfg, "watchdog"), supervisorsOf(cfg, "keeper")]).toEqual([[11], [12]]);
+    expect([await supervisorsOf(cfg, "watchdog"), await supervisorsOf(cfg, "keeper")]).toEqual([[11], [12]]);
     runs("self", ["up"], 1000, "");
-    expect(supervisorsOf(cfg, "watchdog")).toEqual([]);
+    expect(await supervisorsOf(cfg, "watchdog")).toEqual([]);
     fake.files.delete("/proc/self/status");
     for (const pid of [11, 15]) fake.files.delete(`/proc/${pid}/status`);
-    expect(supervisorsOf(cfg, "watchdog")).toEqual([]);
+    expect(await supervisorsOf(cfg, "watchdog")).toEqual([]);
+  });
+  test("also where they name the config by another path: of a link to its folder, or relative", async () => {
+    const { fake, cfg } = await scene(agents("a"), { ticks: 0 });
+    const proc = (pid: number | string, config: string) => {
+      for (const [file, text] of Object.entries({ cmdline: ["bun", "agents.ts", "watchdog", "--kept", "--config", config].join("\0"), status: "Uid:\t1000\t1000\n", mountinfo: "22 1 / /" })) fake.files.set(`/proc/${pid}/${file}`, text);
+    };
+    const real: Record<string, string> = { "/link": fake.home, "/other/agents.toml": cfg.path, [`${fake.home}/by.toml`]: cfg.path };
+    Object.assign(world, { realPath: (path: string) => real[path] ?? path, folder: (pid: number) => (pid === 12 ? fake.home : "/other") });
+    proc("self", "");
+    proc(11, "/link/agents.toml");
+    proc(12, "agents.toml");
+    proc(13, `${fake.home}/by.toml`);
+    // relative paths in it begin elsewhere: another fleet
+    proc(14, "/other/agents.toml");
+    proc(15, "agents.toml");
+    expect(await supervisorsOf(cfg, "watchdog")).toEqual([11, 12, 13]);
   });
 
   test("a note says who is at which stage since when, and covers a longer one", async () => {
