@@ -94,7 +94,8 @@ export interface Ran {
 
 const KEY = `sk-ant-api03-${"made-up-".repeat(11)}AA`;
 const QUIET = "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 DISABLE_AUTOUPDATER=1 DISABLE_TELEMETRY=1 DISABLE_ERROR_REPORTING=1";
-const PLAIN = 'PATH="$PATH" TERM="$TERM" LANG=C.UTF-8 TZ=UTC';
+/** How a client is called in its home, with that in a shell's words: nothing of this machine's environment reaches it. */
+const cleanIn = (home: string): string => `env -i HOME="${home}" TMPDIR="${home}/tmp" PATH="$PATH" TERM="$TERM" LANG=C.UTF-8 TZ=UTC`;
 
 /** One fleet of real clients, with its model, its tmux server and its watchdog. */
 export class Fleet {
@@ -128,17 +129,25 @@ export class Fleet {
     return port;
   }
 
+  /** A client's home, with its temporary files: opencode leaves one of 14 MB at each start. */
+  private home(name: string): string {
+    const home = join(this.dir, "homes", name);
+    mkdirSync(join(home, "tmp"), { recursive: true });
+    return home;
+  }
+
   /** A home of its own for one Claude Code, in which nothing is asked at the first start. */
   claudeHome(name: string, dir = this.project): string {
     const known = { hasCompletedOnboarding: true, projects: { [dir]: { hasTrustDialogAccepted: true } },
       customApiKeyResponses: { approved: [KEY.slice(-20)], rejected: [] } };
-    return resolve(this.file(`homes/${name}/.claude.json`, JSON.stringify(known)), "..");
+    this.file(`homes/${name}/.claude.json`, JSON.stringify(known));
+    return this.home(name);
   }
 
-  /** `bin` as an operator writes it: nothing of this machine's environment reaches the client. */
+  /** `bin` as an operator writes it. */
   claudeBin(client: string, port: number, credential: "key" | "token"): string {
     const own = credential === "key" ? `ANTHROPIC_API_KEY=${KEY}` : "CLAUDE_CODE_OAUTH_TOKEN=sk-ant-oat01-made-up";
-    return `env -i HOME="$CLIENT_HOME" ${PLAIN} ANTHROPIC_BASE_URL=http://127.0.0.1:${port} ${own} ${QUIET} ${client}`;
+    return `${cleanIn("$CLIENT_HOME")} ANTHROPIC_BASE_URL=http://127.0.0.1:${port} ${own} ${QUIET} ${client}`;
   }
 
   /** A home for opencode with the models of the mock; the first is the one that it takes by itself. */
@@ -146,17 +155,17 @@ export class Fleet {
     const of = (name: string) => [name, { name, limit: { context: 1_000_000, output: 8000 } }];
     const provider = { npm: "@ai-sdk/openai-compatible", name: "Mock", options: { baseURL: `http://127.0.0.1:${port}/v1`, apiKey: "made-up" },
       models: Object.fromEntries(models.map(of)) };
-    return resolve(this.file("homes/opencode/.config/opencode/opencode.json", JSON.stringify({ model: `mock/${models[0]}`, provider: { mock: provider } })), "../../..");
+    this.file("homes/opencode/.config/opencode/opencode.json", JSON.stringify({ model: `mock/${models[0]}`, provider: { mock: provider } }));
+    return this.home("opencode");
   }
 
   opencodeBin(client: string, home: string): string {
     const quiet = "OPENCODE_DISABLE_MODELS_FETCH=1 OPENCODE_DISABLE_AUTOUPDATE=1 OPENCODE_DISABLE_LSP_DOWNLOAD=1";
-    return `env -i HOME="${home}" ${PLAIN} ${quiet} ${client}`;
+    return `${cleanIn(home)} ${quiet} ${client}`;
   }
 
   /** A home of its own for one Codex, in which nothing is asked at the first start. */
   codexHome(name: string, port: number, dir = this.project): string {
-    mkdirSync(join(this.dir, "tmp"), { recursive: true });
     const config = `model = "gpt-6-sol"
 model_provider = "mock"
 check_for_update_on_startup = false
@@ -174,11 +183,12 @@ screen_reader_detection_done = true
 [projects."${dir}"]
 trust_level = "trusted"
 `;
-    return resolve(this.file(`homes/${name}/.codex/config.toml`, config), "../..");
+    this.file(`homes/${name}/.codex/config.toml`, config);
+    return this.home(name);
   }
 
   codexBin(client: string): string {
-    return `env -i AGENTS_UNIT="$AGENTS_UNIT" HOME="$CLIENT_HOME" ${PLAIN} SHELL=/bin/sh TMPDIR=${join(this.dir, "tmp")} MOCK_API_KEY=made-up ${client}`;
+    return `${cleanIn("$CLIENT_HOME")} AGENTS_UNIT="$AGENTS_UNIT" SHELL=/bin/sh MOCK_API_KEY=made-up ${client}`;
   }
 
   /** The same for one Gemini CLI. */
@@ -186,11 +196,12 @@ trust_level = "trusted"
     const settings = { security: { auth: { selectedType: "gemini-api-key" } }, general: { enableAutoUpdate: false, enableAutoUpdateNotification: false },
       privacy: { usageStatisticsEnabled: false }, telemetry: { enabled: false }, ide: { hasSeenNudge: true } };
     this.file(`homes/${name}/.gemini/trustedFolders.json`, JSON.stringify({ [dir]: "TRUST_FOLDER" }));
-    return resolve(this.file(`homes/${name}/.gemini/settings.json`, JSON.stringify(settings)), "../..");
+    this.file(`homes/${name}/.gemini/settings.json`, JSON.stringify(settings));
+    return this.home(name);
   }
 
   geminiBin(client: string, port: number): string {
-    return `env -i AGENTS_UNIT="$AGENTS_UNIT" HOME="$CLIENT_HOME" ${PLAIN} COLORTERM=truecolor GEMINI_API_KEY=made-up GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:${port} ${client}`;
+    return `${cleanIn("$CLIENT_HOME")} AGENTS_UNIT="$AGENTS_UNIT" COLORTERM=truecolor GEMINI_API_KEY=made-up GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:${port} ${client}`;
   }
 
   /** The program, called by hand. */

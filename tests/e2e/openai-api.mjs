@@ -9,6 +9,7 @@
 // for requests without tools (titles, compaction) the answer is short.
 //
 //   slow:SECONDS   streamed text       bash:COMMAND   the bash tool       act   bash with `sh act.sh`
+//   fail:STATUS    an error of that status, in words that nobody knows
 import { appendFileSync } from 'node:fs';
 import http from 'node:http';
 
@@ -37,6 +38,9 @@ http.createServer(async (req, res) => {
   if (!stream) {
     return json({ id: `c${id}`, object: 'chat.completion', usage, choices: [{ index: 0, message: { role: 'assistant', content: 'Mock title' }, finish_reason: 'stop' }] });
   }
+  const commands = [...(users.at(-1) ?? '').matchAll(/\[\[([a-z]+)(?::([^\]]*))?\]\]/g)];
+  const [, kind, arg] = (!side && !after && commands.at(-1)) || [];
+  if (kind === 'fail') return res.writeHead(Number(arg), { 'content-type': 'application/json' }).end('{"error":{"message":"The stars are against it"}}');
   res.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-cache' });
   const chunk = (fields) => res.destroyed || res.write(`data: ${JSON.stringify({ id: `c${id}`, object: 'chat.completion.chunk', created: 1, model, ...fields })}\n\n`);
   const send = (delta, reason = null) => chunk({ choices: [{ index: 0, delta, finish_reason: reason }] });
@@ -45,8 +49,6 @@ http.createServer(async (req, res) => {
     chunk({ choices: [], usage });
     res.destroyed || res.end('data: [DONE]\n\n');
   };
-  const commands = [...(users.at(-1) ?? '').matchAll(/\[\[([a-z]+)(?::([^\]]*))?\]\]/g)];
-  const [, kind, arg] = (!side && !after && commands.at(-1)) || [];
   if (kind === 'bash' || kind === 'act') {
     const command = kind === 'act' ? 'sh act.sh' : arg;
     const call = { name: 'bash', arguments: JSON.stringify({ command, description: 'Runs a mock command' }) };

@@ -1,10 +1,10 @@
 /** The real opencode with a server of its own, as claude.test.ts has the real Claude Code. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { until } from "../real.ts";
 import { findClient, Fleet, freePort, textOf } from "./clients.ts";
-import { CONTINUE, expectAnswered, expectOnce, expectSent, expectSentInTurn, expectUndisturbed, PATIENCE, SIZES, untilState } from "./proof.ts";
+import { CONTINUE, expectAnswered, expectHeld, expectOnce, expectSent, expectSentInTurn, expectUndisturbed, PATIENCE, SIZES, untilState } from "./proof.ts";
 
 const opencode = findClient("opencode");
 
@@ -79,6 +79,22 @@ describe("opencode", () => {
     fleet.tmux("kill-pane", "-t", shell);
     fleet.tmux("copy-mode", "-q", "-t", fleet.pane("one"));
   });
+
+  real("an error in words that no rule knows needs a person; once a turn came through, the rest is delivered", async () => {
+    await fleet.run(["send", "asks", "--queue", textOf(200, "line", "[[fail:418]] ")]);
+    await untilState(fleet, "asks", "blocked");
+    expect(fleet.events().findLast(({ agent, to }) => agent === "asks" && to === "blocked")!.why).toBe("The stars are against it (APIError)");
+    await until(() => fleet.screen("asks").split("The stars").length === 2); // without its toast
+    await expectHeld(fleet, "asks", /blocked/);
+    fleet.keys("asks", "-l", "never mind");
+    await until(() => fleet.screen("asks").includes("never mind"));
+    fleet.keys("asks", "Enter");
+    await fleet.arrived("never mind");
+    await expectSent(fleet, "asks", textOf(300, "lines"));
+  });
+
+  real("what it unpacks at each start lies in its own home, which goes with the fleet", async () =>
+    expect(readdirSync(join(fleet.dir, "homes/opencode/tmp")).filter((file) => file.endsWith(".so"))).not.toEqual([]));
 
   real("a pending permission is never answered; after a human did, the rest is delivered", () => expectAnswered(fleet, {
     asking: textOf(200, "line", `[[bash:touch ${fleet.dir}/asking/asked.txt]] `), shows: /Permission required/, yes: "Enter",
