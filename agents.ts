@@ -5763,25 +5763,38 @@ async function awaitEnd(
   return left;
 }
 
+/** Whom a signal to families that are being ended reached, as far as they still run. */
+interface Signalled {
+  signal: NodeJS.Signals | "";
+  left: Member[];
+}
+
+const NOT_YET: Signalled = { signal: "", left: [] };
+
+/**
+ * Sends families the signal for their age, ms. Only the full list shows processes born in the
+ * meantime, but it costs more: it is read for each new signal, and once nobody known is left.
+ */
+function signalFamilies(families: Family[], before: Signalled, age: number): Signalled {
+  const signal = decideStop(age);
+  const known = before.left.filter(stillRuns);
+  if (known.length && signal === before.signal) return { signal, left: known };
+  const all = listProcesses();
+  const left = families.flatMap((family) => membersOf(family, all));
+  signalAll(left, signal);
+  return { signal, left };
+}
+
 /**
  * Ends families whose panes are gone, with 12 s before their last members count as unkillable.
  * Returns those.
  */
 async function endFamilies(families: Family[]): Promise<Member[]> {
   const began = world.mono();
-  let left: Member[] = [];
-  for (let last = ""; ; ) {
+  for (let last = NOT_YET; ; ) {
     const age = world.mono() - began;
-    const signal = decideStop(age);
-    left = left.filter(stillRuns);
-    if (!left.length || signal !== last) {
-      // only the full list, which costs more, shows processes born in the meantime
-      const all = listProcesses();
-      left = families.flatMap((family) => membersOf(family, all));
-      signalAll(left, signal);
-    }
-    if (!left.length || age > 10_000 + KILLED_BY) return left;
-    last = signal;
+    last = signalFamilies(families, last, age);
+    if (!last.left.length || age > 10_000 + KILLED_BY) return last.left;
     await world.sleep(50);
   }
 }
@@ -9608,6 +9621,9 @@ async function endForRestart(
   await beginStopping(cfg, watch, agent, familyOf(cfg, agent.name, [groupOf(pane)]), pane);
 }
 
+/** Whom the watchdog's last signal reached; the next watchdog looks for them anew. */
+const signalled = new WeakMap<Memory, Signalled>();
+
 /**
  * Begins to end a unit's family, for the watchdog; `continueStopping` goes on, look by look. It is
  * stored before it is done, if the disk lets it. `pane`: null = only processes are left.
@@ -9617,8 +9633,7 @@ async function beginStopping(
 ): Promise<void> {
   const memory = memoryOf(watch, unit.name);
   const { groups, marks } = family;
-  const [first] = membersOf(family);
-  const group = groups[0] ?? (first && { pid: first.pid, born: "dead" });
+  const group = groups[0] ?? membersOf(family).map(({ pid }) => ({ pid, born: "dead" }))[0];
   if (group && memory.life.state !== "stopping") {
     enterStopping(memory, { ...group, since: world.now(), marks });
     await saveOrLog(cfg, watch);
@@ -9628,7 +9643,7 @@ async function beginStopping(
     if (ended) delete memory.conversation; // else the next start asks once more
     if (!closed) noteEnding(memory, { inPlace: true });
   }
-  signalAll(membersOf(family), "SIGHUP");
+  signalled.set(memory, signalFamilies([family], NOT_YET, 0));
 }
 
 /** The starts that count towards parking it, after a life of this many ms. */
@@ -9714,15 +9729,16 @@ function continueStopping(cfg: Config, watch: Watch, unit: Unit): void {
   if (!old) return;
   // a clock that was set back while no watchdog looked must not put the next signal off
   noteEnding(memory, { since: Math.min(old.since, world.now()) });
-  const left = membersOf({ room: roomOf(cfg), groups: [old], marks: old.marks ?? [] });
-  if (!left.length) {
+  const family = { room: roomOf(cfg), groups: [old], marks: old.marks ?? [] };
+  const before = signalled.get(memory) ?? NOT_YET;
+  const now = signalFamilies([family], before, world.now() - old.since);
+  signalled.set(memory, now);
+  if (!now.left.length) {
     if (old.stuck) log(`${unit.name}: its old processes have ended`);
     enter(memory, downOf(memory.life));
-    return;
+  } else if (now.signal === "SIGKILL") {
+    noteStuck(cfg, unit, memory, now.left);
   }
-  const signal = decideStop(world.now() - old.since);
-  if (signal !== "SIGHUP") signalAll(left, signal);
-  if (signal === "SIGKILL") noteStuck(cfg, unit, memory, left);
 }
 
 /** Says once that even SIGKILL did not end what must end before another client may start. */

@@ -251,7 +251,8 @@ test("a unit is started in one way, and a family is told to end in one: by a rou
   expect(callers("beginCounted")).toEqual(["startByWatchdog", "startLoops", "runOnComplete"]);
   expect(callers("noteStart")).toEqual(["beginCounted"]);
   expect(callers("enterStopping")).toEqual(["beginStopping"]);
-  expect(callers("signalAll")).toEqual(["endFamilies", "beginStopping", "continueStopping"]);
+  expect(callers("signalAll")).toEqual(["signalFamilies"]);
+  expect(callers("signalFamilies")).toEqual(["endFamilies", "beginStopping", "continueStopping"]);
   for (const name of ["beginStopping", "continueStopping", "stopLeftOver", "stopLoops"]) { // whether a family is gone, its unit's life says
     const { from, to } = parts.find((part) => part.name === name)!;
     expect([name, /\): (\S+) \{$/m.exec(code.slice(from, to))?.[1]]).toEqual([name, expect.stringMatching(/^(?:Promise<)?void>?$/)]);

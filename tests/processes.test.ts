@@ -1,5 +1,5 @@
 /** What a client started ends with it, and no other client is started before that. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, spyOn, test } from "bun:test";
 import { closeSync, fstatSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { childEnv, flock, isCodexDaemon, keepLock, lockHolder, memoryOf, openNote, pendingUnits, readNote, save, snapshot, startAgent, supervisorsOf, takeLock, world, storedLife } from "../agents.ts";
@@ -359,6 +359,22 @@ describe("the family of a client", () => {
     expect([starts(), got]).toEqual([1, ["SIGHUP"]]);
     await ticks(8);
     expect([starts(), [...new Set(got)], other, later]).toEqual([2, ALL, [], []]);
+  });
+  test("all processes are looked for with each signal, not at each look: what came in the meantime gets the next one", async () => {
+    await begin();
+    const known = host.helper(70_001, markOf(), ["SIGHUP", "SIGTERM"]);
+    fatal();
+    await ticks(1);
+    const later = host.helper(70_002, markOf(), ["SIGHUP", "SIGTERM"]);
+    const list = spyOn(world, "list");
+    const looks: number[] = [];
+    while (!known.includes("SIGKILL")) {
+      list.mockClear();
+      await ticks(1);
+      looks.push(list.mock.calls.filter(([path]) => path === "/proc").length);
+    }
+    list.mockRestore();
+    expect([looks.slice(0, -1), known, later]).toEqual([[0, 0, 1, 0], ALL, ALL.slice(1)]);
   });
   test("what a dead client left behind, of any launch, is ended before the next start", async () => {
     await begin();
