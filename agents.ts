@@ -1804,7 +1804,7 @@ function isOurs(path: string): boolean {
 }
 
 /** The hash of the agents.toml that ships with the program: unedited, it is nobody's fleet. */
-const TEMPLATE = "1f8ptckfcoib3";
+const TEMPLATE = "3qqksgr7w8bxi";
 
 /** smol-toml, installed into the program's folder first where a fresh clone has no packages. */
 function tomlParser(): typeof import("smol-toml") {
@@ -5887,8 +5887,13 @@ const contentOf = ({ ok, body }: HttpAnswer): unknown =>
 const askOpencode = async (...request: Parameters<typeof callOpencode>): Promise<unknown> =>
   contentOf(await callOpencode(...request));
 
-const opencodeHealthy = async (backend: Backend): Promise<boolean> =>
-  valueAt(await askOpencode(backend, "/", "/global/health"), "healthy") === true;
+/** It answers, but nobody without its password. */
+const wantsPassword = ({ status }: HttpAnswer): boolean => status === 401;
+
+const askHealth = (backend: Backend): Promise<HttpAnswer> =>
+  callOpencode(backend, "/", "/global/health");
+const isHealthy = (answer: HttpAnswer): boolean =>
+  valueAt(contentOf(answer), "healthy") === true;
 
 async function opencodeSession(backend: Backend, agent: Agent): Promise<string | null> {
   const made = await askOpencode(backend, agent.dir, "/session", { title: agent.session });
@@ -5997,7 +6002,7 @@ async function readOpencode(backend: Backend, agent: Agent, pane: Pane, screen: 
   const end = asks ? parseOpencodeEnd(await askOpencode(
     backend, agent.dir, `/session/${pane.conversation}/message?limit=1`)) : null;
   return {
-    healthy, status,
+    healthy, status, wantsPassword: answers.some(wantsPassword),
     // one from before this client: a person has started it anew since
     end: end && end.at > pane.created - CLOCK_STEP ? end : null,
     // nobody listens: whatever answers later is another server
@@ -6019,7 +6024,10 @@ const byServer = (verdict: VerdictName, why: string): Verdict =>
 export function decideOpencode(
   facts: OpencodeFacts, screen: Verdict, now: number, rules = BUILT_IN_RULES.opencode,
 ): Verdict {
-  if (!facts.healthy) return byServer("unsure", "the opencode server does not answer");
+  if (!facts.healthy) {
+    return byServer("unsure", `the opencode server ${
+      facts.wantsPassword ? "wants a password" : "does not answer"}`);
+  }
   if (facts.stranger) return byServer("unsure", "the opencode server has no such conversation");
   if (facts.permission !== undefined) return byServer("blocked", `permission: ${facts.permission}`);
   if (facts.question) return byServer("blocked", "question");
@@ -10069,7 +10077,8 @@ async function notReady(
   if (!isAgent(unit)) return "";
   const backend = backendOf(cfg, unit);
   if (backend.kind !== "opencode" || world.mono() - since >= backend.connectDelay * 1000) return "";
-  const healthy = await oncePerLook(snap, backend.server, () => opencodeHealthy(backend));
+  const healthy = await oncePerLook(snap, backend.server,
+    async () => isHealthy(await askHealth(backend)));
   return healthy ? "" : SERVER;
 }
 
@@ -10115,8 +10124,9 @@ export async function isReady(cfg: Config, unit: Unit, snap: Snapshot): Promise<
     return (await world.http({ method: "CONNECT", url: `tcp://127.0.0.1:${ready}` })).ok;
   }
   if (/^https?:\/\//.test(ready)) {
-    const { ok, status } = await world.http({ method: "GET", url: ready });
-    return ok || (status >= 300 && status < 400); // it sends its visitors elsewhere to log in
+    const answer = await world.http({ method: "GET", url: ready });
+    // what asks its visitors to log in, here or elsewhere, is up
+    return answer.ok || wantsPassword(answer) || (answer.status >= 300 && answer.status < 400);
   }
   const command = [SHELL, "-c", WITH_DEADLINE, "ready", ready].map(shellQuote).join(" ");
   return (await tmux(cfg, ["run-shell", noFormat(`exec ${command}`)])).ok;
@@ -15939,9 +15949,15 @@ function examineDisk(path: string): Findings {
 }
 
 async function examineServer(backend: Backend): Promise<Findings> {
-  if (await opencodeHealthy(backend)) return good(backend.server);
-  return warn(`no opencode server answers at ${backend.server}`,
-    'declare it as a [[service]] and run "agents up", or: opencode serve');
+  const answer = await askHealth(backend);
+  const at = backend.server.replace(/\/\/[^/]*@/, "//"); // without a password
+  if (isHealthy(answer)) return good(at);
+  return wantsPassword(answer)
+    ? warn(`the opencode server at ${at} wants a password`,
+      `server = "${at.replace("//", "//opencode:PASSWORD@")}", and ` +
+        "OPENCODE_SERVER_PASSWORD in the env of its agents")
+    : warn(`no opencode server answers at ${at}`,
+      'declare it as a [[service]] and run "agents up", or: opencode serve');
 }
 
 /** Checks the hand-off's remote, as this login sees it and as the watchdog does. */

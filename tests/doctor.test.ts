@@ -117,20 +117,24 @@ describe("doctor", () => {
     expect(examine(own("near", "far")).of("client t")).toBe(`fail ./own was not found in ${join(scratch, "doctor", "far")} see bin in [backend.t]`);
   }, 300_000);
 
-  test("an opencode server that is asked for is looked for: one that answers, one that does not, one that is ill", async () => {
-    let healthy = true;
-    const server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: ({ url }) =>
-      (new URL(url).pathname === "/global/health" ? Response.json({ healthy }) : new Response("", { status: 404 })) });
+  test("an opencode server that is asked for is looked for: one that answers, one that does not, one that is ill, one with a password, which is not shown", async () => {
+    let [healthy, password] = [true, ""];
+    const server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: ({ url, headers }) =>
+      (password && headers.get("authorization") !== `Basic ${btoa(`opencode:${password}`)}` ? new Response("", { status: 401 })
+        : new URL(url).pathname === "/global/health" ? Response.json({ healthy }) : new Response("", { status: 404 })) });
     const url = `http://127.0.0.1:${server.port}`;
-    const looked = async (enabled: boolean): Promise<string> => {
+    const looked = async (enabled: boolean, at = url): Promise<string> => {
       const path = fleet("server", `[[agent]]\nname = "x"\nbackend = "oc"\nenabled = ${enabled}\n` +
-        `[backend.oc]\nkind = "opencode"\nbin = "true"\nserver = "${url}"\n`);
+        `[backend.oc]\nkind = "opencode"\nbin = "true"\nserver = "${at}"\n`);
       const child = Bun.spawn([...SELF, "doctor", "--json", "--config", path], { env, stdout: "pipe" });
       const { findings } = JSON.parse(await new Response(child.stdout).text()) as { findings: Finding[] };
       return findings.filter(({ check }) => check === "server oc").map(({ level, what, cure }) => `${level} ${what} ${cure}`).join();
     };
     expect(await looked(true)).toBe(`ok ${url} `);
-    healthy = false;
+    password = "pw";
+    expect(await looked(true)).toBe(`warn the opencode server at ${url} wants a password server = "http://opencode:PASSWORD@127.0.0.1:${server.port}", and OPENCODE_SERVER_PASSWORD in the env of its agents`);
+    expect(await looked(true, url.replace("//", "//opencode:pw@"))).toBe(`ok ${url} `);
+    [healthy, password] = [false, ""];
     const silent = `warn no opencode server answers at ${url} declare it as a [[service]] and run "agents up", or: opencode serve`;
     expect(await looked(true)).toBe(silent);
     await server.stop(true);

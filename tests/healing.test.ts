@@ -518,6 +518,10 @@ describe("services", () => {
     expect(await isReady(cfg, { ...web, ready: "" }, snap)).toBe(true);
     expect(await isReady(cfg, { ...web, session: "agents-none" }, snap as Snapshot)).toBe(false);
     expect(asked).toEqual(["CONNECT tcp://127.0.0.1:8080", "GET http://x/health"]);
+    for (const [status, ready] of [[302, true], [401, true], [0, false], [404, false], [503, false]] as const) {
+      fake.http = async () => ({ ok: false, status, body: "" });
+      expect([status, await isReady(cfg, { ...web, ready: "http://x/health" }, snap)]).toEqual([status, ready]);
+    }
   });
 });
 

@@ -630,11 +630,11 @@ describe("an opencode server", () => {
     }
     expect(await why({ "/session/status": { ses_1: { type: "retry", message: `usage limit \x1b[2J\u202e${"y".repeat(1_000_000)}` } } })).toMatch(/^usage limit y{287}…$/);
     for (const path of ["/permission", "/question"]) {
-      for (const status of [0, 404, 408, 500, 200]) {
+      for (const status of [0, 404, 408, 500, 200, 401]) {
         say({});
         const { http } = fake;
         fake.http = async (request) => new URL(request.url).pathname === path ? { ok: status === 200, status, body: status === 200 ? "<!doctype html>" : "" } : http(request);
-        expect((await lookAround(cfg, watch)).get("a")!.verdict.why).toBe("the opencode server does not answer");
+        expect((await lookAround(cfg, watch)).get("a")!.verdict.why).toBe(`the opencode server ${status === 401 ? "wants a password" : "does not answer"}`);
       }
     }
     for (const odd of [[], "x", 3, { ses_1: 3 }, { ses_1: { type: {} } }, { ses_1: null }]) expect(await why({ "/session/status": odd })).toBe("the opencode server does not answer");
