@@ -10265,7 +10265,11 @@ async function checkChannel(cfg: Config): Promise<void> {
   if (!hand || isComplete(cfg)) return;
   const sha = baselineOf(await loadWatch(cfg), hand);
   const isFirst = !sha && !isHeldBySomebody(cfg, "watchdog");
-  const found = await (isFirst ? takeBaseline(cfg, hand) : inspectChannel(cfg, hand, sha));
+  const asked = isFirst ? takeBaseline(cfg, hand) : inspectChannel(cfg, hand, sha);
+  if (!(await within(2_000, asked, null))) {
+    log(`hand-off: waiting for an answer of ${hand.remote} (${hand.repo})`);
+  }
+  const found = await asked;
   if (found.why) log(`hand-off: ${channelText(found)}`);
 }
 

@@ -882,3 +882,13 @@ test("up notes that nobody could say where the branch stood before it starts any
   await ticks(2);
   expect([channel().told, events().length]).toEqual([true, 1]);
 });
+
+test("up says what it waits for while the remote does not answer", async () => {
+  copy("begun");
+  world.git = async () => {
+    await until(() => fake.logged("hand-off: waiting for an answer of origin").length);
+    return { ok: false, out: "", err: "", timedOut: true };
+  };
+  await command("up", "builder", "--config", cfg.path);
+  expect(fake.logged("hand-off: ")).toEqual([expect.stringContaining("waiting for an answer"), expect.stringContaining("no answer in time (git ls-remote, 20 s)")]);
+});
