@@ -15816,6 +15816,8 @@ async function examineTmux(cfg: Config | null): Promise<Findings> {
   if (!server.ok && !NO_TMUX_SERVER.test(server.err)) {
     return fail(`the tmux server does not answer: ${server.err}`, "run it yourself: tmux ls");
   }
+  const { ok, why } = await lookAtSessions(cfg, await loadWatch(cfg));
+  if (!ok) return fail(why, "");
   const [pid, running = ""] = server.out.split("\n")[0]!.split(" ");
   return [assessTmux(client.out, running), assessExit((await askServer(cfg, !pid)).exits),
     ...(pid ? [await examineScope(pid)] : [])].flat();

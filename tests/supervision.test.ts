@@ -122,11 +122,12 @@ away("the socket of a tmux server that lives is removed: nobody is ended, starte
   const socket = await f.tmux("display-message", "-p", "#{socket_path}");
   expect(socket).toStartWith(f.tmuxDir);
   rmSync(socket);
-  const isRefused = async (words: string[]) => {
+  const isRefused = async (words: string[], wanted = 1) => {
     const { code, out, err } = await f.run(words);
-    expect([words, code, out + err]).toEqual([words, 1, expect.stringContaining(`kill -USR1 ${server} makes it create the socket again`)]);
+    expect([words, code, out + err]).toEqual([words, wanted, expect.stringContaining(`kill -USR1 ${server} makes it create the socket again`)]);
   };
-  await Promise.all([["up"], ["restart", "a1"], ["up", "a1"], ["explain", "a1"]].map(isRefused));
+  await Promise.all([["up"], ["restart", "a1"], ["up", "a1"], ["explain", "a1"]].map((words) => isRefused(words)));
+  await isRefused(["doctor"], 3);
   await isRefused(["send", "a1", "hear this", "--timeout", "4"]); // beside the others it may only have waited for them
   const { code, out } = await f.run(["status"]);
   expect([code, out]).toEqual([3, expect.stringMatching(/^! a1 .* unknown +tmux: the tmux server \(pid \d+\) runs/m)]);
