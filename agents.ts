@@ -4079,10 +4079,12 @@ const usesKnownBox = (kind: BackendKind, boxRe: string | undefined): kind is Box
   boxRe === undefined && hasKnownBox(kind);
 
 // Lines that may follow an event without being newer ones: the limit's menu command, the line about
-// continuing, the one that closes the turn, tips, the effort line.
+// continuing, the one that closes the turn, tips, the effort line, the survey. The survey takes a
+// box that holds one digit alone as its answer (2.1.330), no longer text.
 const FOOTER_LINES = anyOf(
   /^$|^[·✢✳✶✻✽*] [^…]* for \d+[hms]|^❯ (?:\/|Unknown slash command: )rate-limit-options/,
   /^● Usage limit reached ·|^\S \w+ · \/effort|^ +⎿\s+Tip:|Automatic continue cancelled/,
+  /^● How is Claude doing this session\?/,
 );
 
 /** The line above in the first column, of which an indented line is part; -1 = there is none. */
@@ -5826,7 +5828,8 @@ const ACCOUNT = "account";
  *                no end of the last turn; Codex's rollout; Gemini's chat
  *                file where the screen shows only the end of an error
  *   server       opencode's overrules the screen; where it says idle,  `judge`
- *                the screen decides
+ *                the screen decides, and where that shows no end of
+ *                the last turn, an error that the server has of it
  *   time         background work that takes too long is idleness       `judge`
  *   account      at rest, while others wait for a limit they share     `readLook`
  *   draft        an unsent text that put a restart off                 `readLook`

@@ -34,6 +34,21 @@ describe("captures", () => {
   });
 });
 
+/** As the program of 2.1.330 draws it, which shows it at rest, also after an error. */
+const SURVEY = "● How is Claude doing this session? (optional)\n  1: Bad    2: Fine   3: Good   0: Dismiss\n\n";
+const BOX = /^─{40,}\n❯(?!.* \d\.).*\n(?:.*\n)*?─{40,}$/m;
+const atRest = results.filter(({ file, expected }) => file.startsWith("claude/") && ["idle", "blocked", "limited", "fatal", "waiting"].includes(expected))
+  .map(({ file }) => ({ file, text: readFileSync(`${FIXTURES}/${file}`, "utf8"), title: JSON.parse(readFileSync(`${FIXTURES}/${file.replace(/txt$/, "json")}`, "utf8")).title as string }))
+  .filter(({ text }) => BOX.test(text));
+test.each([["wide", SURVEY], ["narrow", SURVEY.replace(" (", "\n  (").replace("   3", "\n  3")]])("Claude Code's survey above its box is no answer: what was said before it counts (%s)", (_, survey) => {
+  const judged = (text: string, title: string) => {
+    const { verdict, rule, limit, last } = detect(BUILT_IN_RULES.claude, { text, title }, NOW);
+    return { verdict, rule, limit, last };
+  };
+  const changed = atRest.filter(({ text, title }) => !Bun.deepEquals(judged(text.replace(BOX, (box) => survey + box), title), judged(text, title)));
+  expect([changed.map(({ file }) => file), atRest.length > 100]).toEqual([[], true]);
+});
+
 // ── quotes ──
 
 const QUOTES = [
