@@ -259,15 +259,15 @@ real("a client whose name left the config: named by status, up and down, no othe
   agents: [{ name: "a1", watch: "heal", dir: "one" }, { name: "b1", watch: "heal", dir: "two" }, { name: "c1", watch: "heal", dir: "three" }],
   watchdog: { signal_interval: 1 },
 }, async (f) => {
-  for (const dir of ["one", "two", "three", "four"]) f.write(`${dir}/README`, "r");
+  for (const dir of ["one", "two", "three", "four", "five"]) f.write(`${dir}/README`, "r");
   await f.up();
   await f.ready("a1", "b1", "c1");
   // another fleet on the same server, and a person: neither is ours to end
-  const other = await f.tmux("new-session", "-dP", "-F", "#{pane_id}", "-s", "t-other", "-c", f.path("."), "sleep", "600");
+  const other = await f.tmux("new-session", "-dP", "-F", "#{pane_id}", "-s", "t-other", "-c", f.path("five").replaceAll("#", "##"), "sleep", "600");
   for (const [mark, value] of Object.entries({ session: "t-other", backend: "scripted", home: "/other/.agents/state" })) await f.tmux("set-option", "-p", "-t", other, `@agents_${mark}`, value);
   await f.tmux("new-session", "-d", "-s", "t-human", "sleep", "600");
   const pids = await Promise.all(["a1", "b1", "c1"].map((name) => f.pid(name)));
-  const edited = { ...f.plan, agents: [{ name: "a2", watch: "heal", dir: "one" }, { name: "d1", watch: "heal", dir: "four" }] };
+  const edited = { ...f.plan, agents: [{ name: "a2", watch: "heal", dir: "one" }, { name: "d1", watch: "heal", dir: "four" }, { name: "e1", watch: "heal", dir: "five" }] };
   f.write("agents.toml", f.text(edited));
   await until(() => f.events("orphan").length === 3);
   expect(f.events("orphan").map(({ agent }) => agent).sort()).toEqual(["a1", "b1", "c1"]);
@@ -282,6 +282,8 @@ real("a client whose name left the config: named by status, up and down, no othe
   for (const name of ["a1", "b1", "c1"]) expect(text.out).toContain(`${name} left the config, its client is still running → agents down ${name}`);
   const up = await f.run(["up"]);
   expect([up.code, up.err]).toEqual([1, expect.stringContaining("a2: a1, no longer in the config, is at work in its folder; end it: agents down a1")]);
+  expect(up.err).toContain("e1: t-other of the fleet of /other/.agents is at work in its folder; end it: agents down t-other --config CONFIG");
+  expect(f.starts("e1")).toEqual([]);
   expect(up.err).toContain("b1 left the config, its client is still running; end it: agents down b1");
   expect((await f.run(["explain", "a2"])).out).toContain("leaves it down: a1, no longer in the config, is at work");
   expect(f.starts("a2")).toEqual([]);
