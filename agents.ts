@@ -52,8 +52,9 @@
  *   status as text … main    one section for each kind of command
  */
 import { accessSync, appendFileSync, closeSync, constants, existsSync, fstatSync, fsyncSync,
-  lstatSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, readlinkSync, readSync,
-  realpathSync, renameSync, rmSync, statfsSync, statSync, writeFileSync, writeSync } from "node:fs";
+  lchownSync, lstatSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, readlinkSync,
+  readSync, realpathSync, renameSync, rmSync, statfsSync, statSync, writeFileSync,
+  writeSync } from "node:fs";
 import type { Stats } from "node:fs";
 import { homedir, hostname, tmpdir, userInfo } from "node:os";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
@@ -921,6 +922,17 @@ function setAside(path: string): Stats | undefined {
   renameSync(path, existsSync(`${path}.bad`) ? `${path}.bad.${Date.now()}` : `${path}.bad`);
 }
 
+/**
+ * Gives what root has made in another user's folder to that user, whose fleet could neither read
+ * nor replace it: one `sudo agents down NAME` would lock its watchdog out of the orders.
+ */
+function passToOwner(path: string): void {
+  if (process.getuid?.() !== 0) return;
+  const { uid, gid } = statSync(dirname(path));
+  // not what a link leads to; and some disks know no owners
+  if (uid !== 0) tried(() => lchownSync(path, uid, gid), undefined);
+}
+
 /** Numbers the temporary files: two writes at the same time must not share one. */
 let written = 0;
 
@@ -933,6 +945,7 @@ async function realWriteAtomic(path: string, text: string): Promise<void> {
     const file = openSync(temporary, "w", 0o600);
     try {
       await Bun.write(Bun.file(file), text);
+      passToOwner(temporary);
       fsyncSync(file);
     } finally {
       closeSync(file);
@@ -980,8 +993,10 @@ const rotate = (path: string): boolean => ifThere(() =>
 function realAppend(path: string, text: string, cap = Infinity): boolean {
   const size = setAside(path)?.size;
   const full = (size ?? 0) > cap && rotate(path);
+  const isNew = full || size === undefined;
   if (text) appendFileSync(path, text, { mode: 0o600 });
-  return full || size === undefined;
+  if (text && isNew) passToOwner(path);
+  return isNew;
 }
 
 /** The largest file, in bytes, that is read whole; those of a fleet are under 1 MB. */
@@ -2581,7 +2596,9 @@ const lockFile = (cfg: Config, what: LockName): string => join(cfg.stateDir, `${
 /** A lock that exists can be taken even on a disk that became read-only. */
 function openToLock(path: string): number {
   try {
-    return openSync(path, "a+", 0o600);
+    const file = openSync(path, "a+", 0o600);
+    passToOwner(path);
+    return file;
   } catch (error) {
     if (errorCode(error) !== "EROFS") throw error;
     return openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);

@@ -1,6 +1,6 @@
 /** The one seam to the outside, on the real disk. */
 import { describe, expect, test } from "bun:test";
-import { closeSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { chownSync, closeSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { cmdMigrate, flock, log, printable, run, world, wrapLine } from "../agents.ts";
 import { command, fakeWorld, FLEET, realFolder } from "./kit.ts";
@@ -18,6 +18,19 @@ test("what cannot be written is named, not the temporary file, which is another 
   const path = join(realFolder(), "away", "file");
   const said = async () => (await REAL.writeAtomic(path, "x").catch((error) => error)).message;
   expect([await said(), await said()]).toEqual(Array(2).fill(expect.stringMatching(new RegExp(`^ENOENT: .*, open '${path}'$`))));
+});
+
+test.skipIf(process.getuid?.() !== 0)("what root writes into another user's folder is that user's", async () => {
+  const folder = realFolder();
+  const at = (name: string) => join(folder, name);
+  for (const [uid, gid] of [[12_345, 23_456], [0, 0]] as const) {
+    chownSync(folder, uid, gid);
+    await REAL.writeAtomic(at("orders"), "x");
+    REAL.append(at("log"), "x");
+    closeSync(flock(at("lock"))!);
+    expect(readdirSync(folder).map((name) => [name, statSync(at(name)).uid, statSync(at(name)).gid]).sort()).toEqual(["lock", "log", "orders"].map((name) => [name, uid, gid]));
+    for (const name of readdirSync(folder)) rmSync(at(name));
+  }
 });
 
 test("a folder that is not there has no names in it; one that cannot be looked at is no empty one", () => {
