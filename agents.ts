@@ -5671,6 +5671,11 @@ async function rivalOf(cfg: Config, snap: Snapshot, unit: Unit): Promise<Rival |
   return null;
 }
 
+/** What only a person can clear out of the way of a unit's start; "" = nothing. */
+const obstacleTo = async (cfg: Config, snap: Snapshot, unit: Unit): Promise<string> =>
+  await whyNoFolder(unit.dir) || strangerIn(cfg, snap, unit.session) ||
+    rivalText(await rivalOf(cfg, snap, unit));
+
 const unitIn = (pane: Pane): string => pane.unit || pane.session;
 const fleetOf = (pane: Pane): string => `the fleet of ${dirname(pane.home)}`;
 
@@ -9845,8 +9850,7 @@ export async function healOne(
   const action = decideHeal(memory.life, world.now(), cfg.watchdog.restartDelayMax * 1000);
   if (action.do !== "start") return;
   // a start that this prevents is not counted as a death, and is tried again
-  const obstacle = await whyNoFolder(unit.dir) || strangerIn(cfg, seen.snap, unit.session) ||
-    rivalText(await rivalOf(cfg, seen.snap, unit));
+  const obstacle = await obstacleTo(cfg, seen.snap, unit);
   noteObstacle(cfg, watch, unit, "stranger", obstacle);
   if (!obstacle) await startByWatchdog(cfg, watch, unit, seen);
 }
@@ -12655,9 +12659,14 @@ function strangerNote(cfg: Config, snap: Snapshot, session: string): string {
  * `earlier`: failures so far.
  */
 async function restartUnits(
-  cfg: Config, units: Unit[], fresh: boolean, earlier: Failure[] = [],
+  cfg: Config, wanted: Unit[], fresh: boolean, earlier: Failure[] = [],
 ): Promise<number> {
-  await neededSnapshot(cfg); // nothing is ended that could not be started again
+  // nothing is ended that could not be started again
+  const snap = await neededSnapshot(cfg);
+  const asked = wanted.map(async (unit) =>
+    ({ name: unit.name, why: await obstacleTo(cfg, snap, unit) }));
+  const prevented = (await Promise.all(asked)).filter(({ why }) => why);
+  const units = exceptFailed(wanted, prevented);
   await changeOperator(cfg, (operator) => {
     for (const { name } of units) release(operator, name);
     takeInHand(operator, units);
@@ -12666,7 +12675,8 @@ async function restartUnits(
     const stuck = await stopUnits(cfg, units,
       async (name) => !isHeld(await operatorOf(cfg), name));
     if (fresh) for (const unit of units) if (isAgent(unit)) await dropResumeId(cfg, unit);
-    return await startAndWait(cfg, exceptFailed(units, stuck), [...earlier, ...stuck]);
+    return await startAndWait(
+      cfg, exceptFailed(units, stuck), [...earlier, ...prevented, ...stuck]);
   } finally {
     await letGo(cfg, units);
   }

@@ -78,6 +78,19 @@ describe("up", () => {
     expect([pids()[0], pids()[1] === other, pane("builder").dead]).toEqual([builder, false, false]);
     expect(fake.logged("builder: ").join()).toContain(why);
   });
+  test("restart ends no client that could not be started again: its folder is not there, or a client that left the config is in it", async () => {
+    const fleet = (dir: string, ...names: string[]) => `${names.map((name) => `[[agent]]\nname = "${name}"\nbackend = "claude"\nwatch = "heal"\ndir = "/at/${name === "a" ? dir : name}"\n`).join("")}`;
+    for (const name of ["a", "b", "old"]) fake.folders.add(`/at/${name}`);
+    await begin(fleet("a", "a", "b", "old"));
+    const { pid } = pane("a");
+    for (const [dir, why] of [["gone", "a: dir /at/gone does not exist"], ["old", "a: old, no longer in the config, is at work in its folder"]] as const) {
+      cfg = await fake.config(fleet(dir, "a", "b"));
+      const before = starts("b");
+      expect([dir, await cmdRestart({ path: cfg.path, words: ["a", "b"], options: {} })]).toEqual([dir, 1]);
+      expect([pane("a").pid, pane("a").dead, starts("a"), starts("b")]).toEqual([pid, false, 1, before + 1]);
+      expect(fake.logged(why)).toHaveLength(1);
+    }
+  });
   test("a phase that begins while a restart ends its loop is the phase that it starts in", async () => {
     await begin(FLEET);
     const { sleep } = world;
@@ -227,17 +240,18 @@ pair("calls that come at once wait for each other: each text is queued", async (
   expect(wanted(f).queue.map(({ text }: { text: string }) => text).toSorted()).toEqual(texts);
 });
 
-pair("a restart that fails leaves the agent to the watchdog", async (f) => {
+real("a restart that fails leaves the agent to the watchdog", { agents: [{ name: "a1", watch: "heal", dir: "work" }] }, async (f) => {
+  mkdirSync(f.path("work"));
+  // between the end of the old client and the start of the new one its folder goes
+  const client = f.write("client", `trap : HUP TERM\n${TUI} "$@"\nrmdir ${quote(f.path("work"))}\n`);
+  f.write("agents.toml", f.text({ ...f.plan, backend: { bin: `sh ${quote(client)}` } }));
   await f.up();
-  await f.ready("a1", "b1");
+  await f.ready("a1");
   const begun = f.starts("a1").length;
-  // between the end of the old client and the start of the new one there is no folder to start it in
-  const plan = { ...f.plan, agents: [{ name: "a1", watch: "heal", dir: f.path("nowhere") }, watched.agents[1]!] };
-  f.write("agents.toml", f.text(plan));
   const ran = await f.run(["restart", "a1"]);
-  expect([ran.code, ran.err]).toEqual([1, expect.stringContaining("nowhere does not exist")]);
+  expect([ran.code, ran.err]).toEqual([1, expect.stringContaining("work does not exist")]);
   expect([wanted(f).held, wanted(f).busy]).toEqual([{}, {}]);
-  f.write("agents.toml", f.text());
+  mkdirSync(f.path("work"));
   await until(() => f.starts("a1").length === begun + 1);
 });
 
