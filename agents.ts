@@ -12075,6 +12075,7 @@ const WATCHDOG_END = {
   absent: "watchdog: not running", ended: "watchdog ended",
   overtaken: 'watchdog left running: "agents up" was run after this',
   stuck: "watchdog: it cannot be ended, not even by SIGKILL",
+  unknown: "watchdog: nobody can say whether it runs: its lock is another's, or cannot be read",
 };
 type WatchdogEnd = keyof typeof WATCHDOG_END;
 
@@ -12093,7 +12094,9 @@ async function stopWatchdog(cfg: Config, stands: () => Promise<boolean>): Promis
       pids = [...new Set(locks.map(lockHolder).filter((pid) => pid !== null).concat(
         await supervisorsOf(cfg, "keeper", "watchdog")))];
     }
-    if (!pids.length) return end;
+    if (!pids.length) {
+      return end === "absent" && isLocked(lockFile(cfg, "watchdog")) ? "unknown" : end;
+    }
     if (!(await stands())) return "overtaken";
     end = "ended";
     if (tries % 40 === 0) {
@@ -12483,7 +12486,7 @@ export async function cmdDown(call: Call): Promise<number> {
     log(`left running: ${what} in ${dir} (pid ${pid}), which this fleet did not start`);
   }
   nameOrphans(orphans.filter((one) => !ending.includes(one)));
-  return stuck.length || end === "stuck" ? 3 : order === "failed" ? 1 : 0;
+  return stuck.length || ["stuck", "unknown"].includes(end) ? 3 : order === "failed" ? 1 : 0;
 }
 
 /** Orders units to stay down; "absent" = there is no folder to store that in. */

@@ -437,7 +437,7 @@ describe("commands and the keeper, on a clock that the test turns", () => {
   });
 
   test("`down` asks a watchdog to end each two seconds, ends it after eight, and gives up after twelve", async () => {
-    const { cfg, hold, sleeping, signals, said, took, fake } = await fleet();
+    const { cfg, file, hold, sleeping, signals, said, took, fake } = await fleet();
     hold("watchdog");
     sleeping(() => {});
     const { code } = await command("down", "watchdog", "--config", cfg.path);
@@ -446,6 +446,11 @@ describe("commands and the keeper, on a clock that the test turns", () => {
     fake.stat(77, 6);
     expect((await command("down", "watchdog", "--config", cfg.path)).code).toBe(0);
     expect(said().at(-1)).toBe("watchdog: not running");
+    // nobody knows whose its lock is, as where it cannot be opened: that of another user's fleet
+    const lock = flock(file("watchdog.lock"))!;
+    expect((await command("down", "watchdog", "--config", cfg.path)).code).toBe(3);
+    expect(said().at(-1)).toStartWith("watchdog: nobody can say whether it runs");
+    closeSync(lock);
   });
 });
 
