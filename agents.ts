@@ -5653,7 +5653,7 @@ interface Rival {
 async function rivalOf(cfg: Config, snap: Snapshot, unit: Unit): Promise<Rival | null> {
   const clients = [
     ...orphansOf(cfg, snap).map(({ name, pane }) =>
-      ({ pane, who: `${name}, no longer in the config,`, cure: () => `down ${name}` })),
+      ({ pane, who: `${name}, no longer in the config,`, cure: async () => `down ${name}` })),
     ...snap.foreign.map((pane) =>
       ({ pane, who: `${unitIn(pane)} of ${fleetOf(pane)}`, cure: () => endAbroad(pane) })),
   ].filter(({ pane }) => !pane.dead && pane.backend); // a service, without one, edits nothing
@@ -5665,8 +5665,8 @@ async function rivalOf(cfg: Config, snap: Snapshot, unit: Unit): Promise<Rival |
     const row = asked.out.split("\n").find((line) => line.startsWith(`${pane.id} `));
     const dir = row?.slice(pane.id.length + 1);
     const why = `${who} is at work in its folder`;
-    if (!dir) return { why: `tmux does not say whether ${why}`, cure: cure() };
-    if (await isSameFolder(dir, unit.dir)) return { why, cure: cure() };
+    if (!dir) return { why: `tmux does not say whether ${why}`, cure: await cure() };
+    if (await isSameFolder(dir, unit.dir)) return { why, cure: await cure() };
   }
   return null;
 }
@@ -5680,10 +5680,11 @@ const unitIn = (pane: Pane): string => pane.unit || pane.session;
 const fleetOf = (pane: Pane): string => `the fleet of ${dirname(pane.home)}`;
 
 /** What ends a client of another fleet; its config is known as long as a keeper names it. */
-function endAbroad(pane: Pane): string {
-  const isTheirs = (copy: string) => linkless(dirname(copy)) === linkless(pane.home);
-  const [config = "CONFIG"] =
-    [...configsInUse()].find(([, copy]) => isTheirs(copy))?.map(quoted) ?? [];
+async function endAbroad(pane: Pane): Promise<string> {
+  let config = "CONFIG";
+  for (const [path, copy] of configsInUse()) {
+    if (await isSameFolder(dirname(copy), pane.home)) config = quoted(path);
+  }
   return `down ${quoted(unitIn(pane))} --config ${config}`;
 }
 

@@ -773,8 +773,11 @@ describe("a client of another fleet", () => {
     await ticks(3);
     expect(starts("a")).toBe(1);
   });
-  test("is ended by its own config, which its keeper names", async () => {
+  test("is ended by its own config, which its keeper names; the folders of others are not looked at on a disk that does not answer", async () => {
     await beside("clone");
+    const { answers, realPath } = world;
+    const asked: string[] = [];
+    Object.assign(world, { answers: async (path: string) => !path.startsWith("/day") && answers(path), realPath: (path: string) => (asked.push(path), realPath(path)) });
     const proc = (pid: number | string, words: string[]) => {
       for (const [file, text] of Object.entries({ cmdline: ["bun", "agents.ts", ...words].join("\0"), status: "Uid:\t1000\t1000\n", mountinfo: "22 1 / /" })) fake.files.set(`/proc/${pid}/${file}`, text);
     };
@@ -783,6 +786,7 @@ describe("a client of another fleet", () => {
     proc(12, ["keep", "--last-good", `${THEIRS}/agents.toml`, "--config", "/night/my agents.toml"]);
     await command("up", "a", "--config", cfg.path);
     expect(fake.logged(`a: ${SAID}; end it: agents down builder --config '/night/my agents.toml'`)).toHaveLength(1);
+    expect(asked.filter((path) => path.startsWith("/day"))).toEqual([]);
   });
   test.each<[string, string, Record<string, string>, string[]]>([
     ["in another folder", "other", {}, []],
