@@ -410,7 +410,7 @@ export const freshWatch = () => ({
   /** Wall ms at which each wake is due. */
   wakeDue: {} as Record<string, number>,
   server: "",
-  /** The fleet (`roomOf`) whose server and clients it names; "" = an older version stored it. */
+  /** The fleet (`room`) whose server and clients it names; "" = an older version stored it. */
   room: "",
   /** The clients that are not in the config, and that people were told of. */
   orphans: [] as string[],
@@ -1207,6 +1207,11 @@ export const world = {
   /** The names in a folder; [] = there is no such folder, any other trouble throws. */
   list: (path: string): string[] => ifThere(() => readdirSync(path)) ?? [],
   opened: realOpened,
+  /** The folder at a path by device and number: a move keeps them, no copy has them; "" = none. */
+  folderId: (path: string): string => tried(() => {
+    const { dev, ino } = statSync(path, { bigint: true });
+    return `${dev}:${ino}`;
+  }, ""),
   /** A path with its links resolved. Throws where there is none. */
   realPath: (path: string): string => realpathSync(path),
   /** The current folder of a process, "… (deleted)" once that was removed; "" = not known. */
@@ -1922,6 +1927,8 @@ function buildConfig(
     broken: "",
     /** What the state folder said when it was read last. */
     stored: UNREAD,
+    /** The mark of this fleet on all that it runs: see `readRoom`. */
+    room: "",
   };
   const [ofAgents, ofServices] = [KEYS.agent, KEYS.service].map((keys) => only(keys, top.defaults));
   for (const [nth, raw] of top.agent.entries()) addAgent(reader, cfg, ofAgents!, raw, nth, env);
@@ -2499,7 +2506,7 @@ const variableOf = (pid: number, name: string): string =>
   variableIn(readProc(`${pid}/environ`), name);
 
 /** The start of every mark of a unit; the id of the launch follows. */
-const marksOf = (cfg: Config, name: string): string => `${roomOf(cfg)}/${name}/`;
+const marksOf = (cfg: Config, name: string): string => `${cfg.room}/${name}/`;
 
 /**
  * A client and everything that it started: whatever is in these groups or has these marks, but for
@@ -2523,7 +2530,7 @@ function familyOf(
 ): Family {
   const own = marksOf(cfg, name);
   const marks = (all ?? []).map(({ mark }) => mark).filter((mark) => mark.startsWith(own));
-  return { room: roomOf(cfg), groups: groups.filter((group) => group != null),
+  return { room: cfg.room, groups: groups.filter((group) => group != null),
     marks: [...new Set(marks)] };
 }
 
@@ -2719,6 +2726,52 @@ const byPid = (pid: number | null): string => (pid === null ? "" : ` (pid ${pid}
 const isHeldBySomebody = (cfg: Config, what: LockName): boolean =>
   holderOf(cfg, what) !== null || isLocked(lockFile(cfg, what));
 
+/**
+ * Where a fleet is, for people, and for what an older version marked: its state folder, with the
+ * links in the path of the config resolved. A link in the place of log_dir is not, as a person may
+ * move that folder while the fleet runs.
+ */
+function homeOf(cfg: Config): string {
+  const { planDir, stateDir } = cfg;
+  return printable(
+    isInside(cfg) ? linkless(planDir) + stateDir.slice(planDir.length) : stateDir);
+}
+
+/** Whether the state folder is in that of the config, and moves with it. */
+const isInside = ({ planDir, stateDir }: Config): boolean => stateDir.startsWith(`${planDir}/`);
+
+/**
+ * By what a state folder is known again, wherever it is by now: the config's folder and the way
+ * from there, or the state folder itself. A copy has neither.
+ */
+function placesOf(cfg: Config): string[] {
+  const { planDir, stateDir } = cfg;
+  const folder = isInside(cfg) && world.folderId(planDir);
+  return [folder ? folder + stateDir.slice(planDir.length) : homeOf(cfg), world.folderId(stateDir)]
+    .filter(Boolean);
+}
+
+const roomFile = (cfg: Config): string => join(cfg.stateDir, "fleet");
+
+/** Stores the mark of this fleet, before anything is started with it. */
+async function storeRoom(cfg: Config): Promise<void> {
+  const text = [cfg.room, ...placesOf(cfg), ""].join("\n");
+  if (await textIn(roomFile(cfg)) !== text) await world.writeAtomic(roomFile(cfg), text);
+}
+
+/**
+ * Where the folder of this config is by now, as the lock shows that a process has open in it; "" =
+ * at its path, or not known.
+ */
+function movedTo(cfg: Config, pid: number): string {
+  const way = cfg.stateDir.slice(cfg.planDir.length);
+  const folders = !isInside(cfg) ? [] : world.opened(pid).filter((path) =>
+    path.endsWith(".lock") && dirname(path).endsWith(way));
+  const here = ["", world.folderId(cfg.planDir)];
+  return folders.map((path) => dirname(path).slice(0, -way.length))
+    .find((folder) => !here.includes(world.folderId(folder))) ?? "";
+}
+
 /** The arguments by which keeper and watchdog start, and recognise, each other. */
 const KEPT = { watchdog: ["watchdog", "--kept"], keeper: ["keep", "--last-good"] } as const;
 
@@ -2745,7 +2798,7 @@ export async function supervisorsOf(
     // relative paths in a config begin in the folder that it is named by
     const isOurs = await isSameFolder(dirname(path), cfg.planDir) &&
       (basename(path) === basename(cfg.path) || isSameConfig(path, cfg.path));
-    return isOurs ? [pid] : [];
+    return isOurs && !movedTo(cfg, pid) ? [pid] : [];
   });
   return (await Promise.all(found)).flat();
 }
@@ -2812,7 +2865,9 @@ const PANE_FIELDS = {
   model: ["#{@agents_model}", String],
   /** Mark: the state folder of the fleet that made it; "" = made by hand, or by the original. */
   home: ["#{@agents_home}", String],
-  /** Mark of its session: a hash of the fleet's state folder; "" = we did not make the session. */
+  /** Mark: the `room` of that fleet; "" = an older version made it. */
+  fleet: ["#{@agents_fleet}", String],
+  /** Mark of its session: the same; "" = we did not make the session. */
   room: ["#{@agents_room}", String],
   /** Mark: the unit that it was made for, in whatever session; "" = an older version made it. */
   unit: ["#{@agents_unit}", String],
@@ -2959,13 +3014,14 @@ function usable(snap: Snapshot): Snapshot {
 
 /** Sorts panes into ours, those of other fleets, and the sessions of people. */
 function sortPanes(cfg: Config, panes: Pane[]) {
-  const home = homeOf(cfg);
-  const room = roomOf(cfg);
-  // older versions marked a pane with the target of a log_dir that is a link
-  const homes = ["", home, printable(linkless(cfg.stateDir))];
-  const foreign = panes.filter((pane) => !homes.includes(pane.home));
+  const { room } = cfg;
+  // older versions marked a pane by paths alone, some with the target of a log_dir that is a link
+  const homes = [homeOf(cfg), printable(linkless(cfg.stateDir))];
+  const isOurs = ({ home, fleet }: Pane) =>
+    home === "" || (fleet ? fleet === room : homes.includes(home));
+  const foreign = panes.filter((pane) => !isOurs(pane));
   // a client stays its unit's where the config names another session by now
-  for (const pane of panes.filter((one) => one.home === home)) {
+  for (const pane of panes.filter((one) => one.home && isOurs(one))) {
     pane.session = unitsOf(cfg).get(pane.unit)?.session ?? pane.session;
   }
   const own = ownPanes(panes.filter((pane) => !foreign.includes(pane)), room);
@@ -2994,19 +3050,6 @@ function sortPanes(cfg: Config, panes: Pane[]) {
       of === room && own.get(sessionName)?.id !== id).map((pane) => pane.sessionName)),
   };
 }
-
-/**
- * Tells this fleet's sessions from those of another with the same prefix: its state folder, with
- * the links in the path of the config resolved. A link in the place of log_dir is not, as a person
- * may move that folder while the fleet runs.
- */
-function homeOf({ planDir, stateDir }: Config): string {
-  const inside = stateDir.startsWith(`${planDir}/`);
-  return printable(inside ? linkless(planDir) + stateDir.slice(planDir.length) : stateDir);
-}
-
-/** A hash of it, to mark the sessions that we made. */
-const roomOf = (cfg: Config): string => hashOf(homeOf(cfg)).slice(0, 6);
 
 /** null = could not look; a pane whose program has ended counts as not alive. */
 export function sessionAlive(snap: Snapshot, session: string): boolean | null {
@@ -3213,12 +3256,12 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
   const { id, pid, unnamed } = made;
   const set = (scope: string, key: string, value: string) =>
     ["set-option", scope, "-t", id, key, value, ";"];
-  const marks = { session: plan.session, home: homeOf(cfg),
+  const marks = { session: plan.session, home: homeOf(cfg), fleet: cfg.room,
     started: `${Math.floor(world.now() / 1000)}`, ...plan.marks };
   const env = plan.unit ? { ...plan.env, [UNIT_MARK]: plan.unit } : plan.env;
   const ran = await tmux(cfg, [
     ...(unnamed ? ["rename-session", "-t", unnamed, plan.session, ";",
-      "set-option", "-t", unnamed, "@agents_room", roomOf(cfg), ";"] : []),
+      "set-option", "-t", unnamed, "@agents_room", cfg.room, ";"] : []),
     ...(pid ? [...set("-w", "window-size", "manual"),
       "resize-window", "-t", id, "-x", `${cfg.cols}`, "-y", `${cfg.rows}`, ";"]
       // without -k: fails if somebody uses the pane by now. To a dead pane no log can be attached
@@ -5255,7 +5298,7 @@ function otherIn(
 
 /** The processes that say themselves to be of another fleet. */
 function ofOtherFleets(cfg: Config) {
-  const ours = `${roomOf(cfg)}/`;
+  const ours = `${cfg.room}/`;
   return listProcesses((mark) => mark !== "" && !mark.startsWith(ours)) ?? [];
 }
 
@@ -5630,10 +5673,9 @@ interface Orphan {
 
 /** Only panes that carry the mark of this fleet count. */
 export function orphansOf(cfg: Config, snap: Snapshot): (Orphan & { pane: Pane })[] {
-  const home = homeOf(cfg);
   const known = new Set([...unitsOf(cfg).values()].map(({ session }) => session));
   return [...snap.panes]
-    .filter(([session, pane]) => pane.home === home && pane.session === session &&
+    .filter(([session, pane]) => pane.home !== "" && pane.session === session &&
       !known.has(session) && session !== watchdogSession(cfg) && pane.unit !== LOG.unit)
     .map(([session, pane]) => ({ session, pane, name: session.startsWith(cfg.sessionPrefix)
       ? session.slice(cfg.sessionPrefix.length) : session }));
@@ -5692,16 +5734,17 @@ const rivalText = (rival: Rival | null): string =>
   rival ? `${rival.why}; end it: agents ${rival.cure}` : "";
 
 /** Which other fleet has a session of this name, and what helps; "" = none has. */
-function foreignIn({ foreign }: Snapshot, session: string): string {
+function foreignIn(cfg: Config, { foreign }: Snapshot, session: string): string {
   const pane = foreign.find(({ sessionName }) => sessionName === session);
-  return pane ? `the session ${session} belongs to ${fleetOf(pane)}; set session_prefix in ` +
-    "[defaults]" : "";
+  const gone = pane?.home === homeOf(cfg) ? ", which was moved or removed" : "";
+  return pane ? `the session ${session} belongs to ${fleetOf(pane)}${gone}; set session_prefix ` +
+    "in [defaults]" : "";
 }
 
 /** Why nothing may be started in the session of this name; "" = it may. */
 function whyBarred(cfg: Config, snap: Snapshot, session: string): string {
   if (!snap.ok) return `tmux: ${snap.why}`;
-  return foreignIn(snap, session) || strangerIn(cfg, snap, session);
+  return foreignIn(cfg, snap, session) || strangerIn(cfg, snap, session);
 }
 
 /** Where a unit starts, if not in a new session. */
@@ -5759,7 +5802,7 @@ async function leftOver(
 function familyIn(cfg: Config, pane: Pane): Family {
   const unit = [...unitsOf(cfg).values()].find(({ session }) => session === pane.session);
   const groups = [groupOf(pane)];
-  return unit ? familyOf(cfg, unit.name, groups) : { room: roomOf(cfg), groups, marks: [] };
+  return unit ? familyOf(cfg, unit.name, groups) : { room: cfg.room, groups, marks: [] };
 }
 
 /**
@@ -7204,7 +7247,7 @@ function parseWatch(cfg: Config, stored: string): Watch {
   if (!isRecord(raw)) die("it is not a watchdog's memory");
   takeBack(raw);
   const known = sound(fresh, raw, WATCH_SHAPES);
-  const isCopy = known.room !== "" && known.room !== roomOf(cfg);
+  const isCopy = known.room !== "" && known.room !== cfg.room;
   if (isCopy) Object.assign(known, { room: "", server: "" });
   const agents = Object.entries(known.agents).filter(([, memory]) => isRecord(memory))
     .map(([name, memory]) => [name, loadedMemory(isCopy ? { ...memory, ...RUNNING } : memory)]);
@@ -7329,6 +7372,19 @@ export interface Stored {
   sshAgent: string;
 }
 
+/**
+ * The mark of this fleet. It is stored, so that a fleet whose folder is moved keeps its own;
+ * neither a copy nor another folder in the old place has it.
+ */
+async function readRoom(cfg: Config): Promise<string> {
+  const stored = await world.text(roomFile(cfg)).catch(() => "");
+  const [room = "", ...places] = stored?.split("\n") ?? [];
+  if (/^\w+$/.test(room) && placesOf(cfg).some((place) => places.includes(place))) return room;
+  // an older version, which knew a fleet by its path alone, stored none
+  const isOlder = stored === null && isThere(watchFile(cfg));
+  return hashOf(homeOf(cfg) + (isOlder ? "" : world.folderId(cfg.planDir))).slice(0, 6);
+}
+
 export const phaseIdxFile = (cfg: Config): string => join(cfg.stateDir, cfg.loop.stateFile);
 const phaseIdFile = (cfg: Config): string => join(cfg.stateDir, "phase-id");
 const sshAgentFile = (cfg: Config): string => join(cfg.stateDir, "ssh-auth-sock");
@@ -7337,6 +7393,7 @@ const sshAgentFile = (cfg: Config): string => join(cfg.stateDir, "ssh-auth-sock"
  * what was read last holds: no limit is lifted, and no loop goes back to the first phase.
  */
 export async function readState(cfg: Config): Promise<void> {
+  cfg.room ||= await readRoom(cfg);
   try {
     if (cfg.stored !== UNREAD && world.mtime(cfg.stateDir) === null) return;
     const [phase, limits, sshAgent] = await Promise.all(
@@ -7725,7 +7782,7 @@ async function lookAtSessions(cfg: Config, watch: Watch): Promise<Snapshot> {
   const snap = await snapshot(cfg);
   if (!snap.ok || snap.server === watch.server || !serverLives(watch.server)) return snap;
   const clients = Object.values(watch.agents).flatMap(({ client }) => client ?? []);
-  if (!membersOf({ room: roomOf(cfg), groups: clients, marks: [] }).length) return snap;
+  if (!membersOf({ room: cfg.room, groups: clients, marks: [] }).length) return snap;
   const [pid] = watch.server.split(" ");
   const socket = socketOf(Number(pid));
   const changed = !["", cfg.tmuxSocket || "default"].includes(socket);
@@ -7760,7 +7817,7 @@ function noteTogether(cfg: Config, watch: Watch, observations: Observations): vo
   if (!first) return;
   const { snap } = first;
   const restarted = snap.ok && watch.server !== "" && snap.server !== watch.server;
-  if (snap.ok && snap.server) Object.assign(watch, { server: snap.server, room: roomOf(cfg) });
+  if (snap.ok && snap.server) Object.assign(watch, { server: snap.server, room: cfg.room });
   const gone = [...unitsOf(cfg).values()]
     .filter(({ name }) => observations.get(name)!.alive === false);
   for (const unit of gone) forgetUncared(watch, unit, observations.get(unit.name)!);
@@ -9763,7 +9820,7 @@ function continueStopping(cfg: Config, watch: Watch, unit: Unit): void {
   if (!old) return;
   // a clock that was set back while no watchdog looked must not put the next signal off
   noteEnding(memory, { since: Math.min(old.since, world.now()) });
-  const family = { room: roomOf(cfg), groups: [old], marks: old.marks ?? [] };
+  const family = { room: cfg.room, groups: [old], marks: old.marks ?? [] };
   const before = signalled.get(memory) ?? NOT_YET;
   const now = signalFamilies([family], before, world.now() - old.since);
   signalled.set(memory, now);
@@ -10976,12 +11033,10 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
     if (await world.text(cfg.path) !== source) return cfg;
     const next = await loadConfig(cfg.path, {}, source);
     for (const [key, field] of [["log_dir", "logDir"], ["tmux_socket", "tmuxSocket"]] as const) {
-      trouble(watch, key, next[field] === cfg[field] ? "" : `${key} stays ${show(cfg[field])} ` +
-        'while the fleet runs: restore the old value, run "agents down", change it, ' +
-        'run "agents up"');
+      trouble(watch, key, next[field] === cfg[field] ? "" : staysText(key, cfg[field]));
     }
-    const { logDir, stateDir, tmuxSocket, stored } = cfg;
-    Object.assign(next, { logDir, stateDir, tmuxSocket, stored });
+    const { logDir, stateDir, tmuxSocket, stored, room } = cfg;
+    Object.assign(next, { logDir, stateDir, tmuxSocket, stored, room });
     await moveLog(cfg, next);
     log("config reloaded");
     for (const warning of next.warnings) log(`warning: ${warning}`);
@@ -10997,9 +11052,16 @@ export async function reloadConfig(cfg: Config, watch: Watch): Promise<Config> {
   }
 }
 
+const staysText = (key: string, value: string): string =>
+  `${key} stays ${show(value)} while the fleet runs: restore the old value, ` +
+  'run "agents down", change it, run "agents up"';
+
 /** Keeps the copy by which commands go on while the file is broken, or its folder gone. */
 const copyConfig = (cfg: Config, watch: Watch): Promise<void> =>
-  guard(watch, "config copy", () => world.writeAtomic(lastGoodFile(cfg), cfg.source));
+  guard(watch, "config copy", async () => {
+    await storeRoom(cfg);
+    await world.writeAtomic(lastGoodFile(cfg), cfg.source);
+  });
 
 /** The watchdog's log is named after its session, which another session_prefix renames. */
 async function moveLog(cfg: Config, next: Config): Promise<void> {
@@ -11120,13 +11182,14 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   while (!signals.stop) {
     const began = world.mono();
     const held: number = lock;
+    if (followFolder(cfg, lockPath, held, kept)) return 1;
     lock = await keepLock(cfg, lockPath, held, (why) => trouble(watch, "state folder", why));
     if (lock === null) return 0; // the folder was removed, and another watchdog took its place
     if (lock !== held) {
       watch.volatile.saved = "";
       noteStage = openNote(noteFile(cfg, "watchdog"));
     }
-    if (!isThere(lastGoodFile(cfg))) await copyConfig(cfg, watch);
+    if (lock !== held || !isThere(lastGoodFile(cfg))) await copyConfig(cfg, watch);
     cfg = await reloadConfig(cfg, watch);
     await guard(watch, "tick", async () => {
       const snap = await tick(cfg, watch);
@@ -11137,6 +11200,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
     noteStage(RESTING);
     await restUntil(began + interval, cfg, watch, signals);
   }
+  if (followFolder(cfg, lockPath, lock, false)) return 1;
   await guard(watch, "state", () => save(cfg, watch));
   noteStage("ended");
   const partner = kept ? holderOf(cfg, "keeper") : null;
@@ -11209,6 +11273,21 @@ function spawnKeeper(cfg: Config): Bun.Subprocess {
   const keeper = spawnSelf([...KEPT.keeper, lastGoodFile(cfg), "--config", cfg.path], true);
   keeper.unref();
   return keeper;
+}
+
+/**
+ * Whether the folder of this config was moved, and our lock with it: what is in the old place is
+ * another fleet's. A keeper goes on where it is now, unless this watchdog has none (`kept`).
+ */
+function followFolder(cfg: Config, path: string, lock: number, kept = true): boolean {
+  const folder = tried(() => isStillAt(path, lock), false) ? "" : movedTo(cfg, process.pid);
+  if (!folder) return false;
+  const now = (one: string) => folder + one.slice(cfg.planDir.length);
+  if (loggedTo) loggedTo = now(loggedTo);
+  log(`the fleet's folder is ${folder} now`);
+  freeLock(lock);
+  if (kept) spawnKeeper({ ...cfg, path: now(cfg.path), stateDir: now(cfg.stateDir) });
+  return true;
 }
 
 /** A watchdog or keeper counts as hung once it has stood still for this long, ms. */
@@ -11310,6 +11389,7 @@ export async function keep(path: string, lastGood: string, least = HUNG_AFTER): 
   const note = openNote(noteFile(cfg, "keeper"));
   const isOver = (): boolean => signals.stop || ward.ended === 0;
   while (!isOver()) {
+    if (followFolder(cfg, lockPath, lock)) break;
     lock = await keepLock(cfg, lockPath, lock);
     if (lock === null) return 0;
     await ward.look(note("keeping"));
@@ -11702,7 +11782,7 @@ function joinServer(cfg: Config): void {
     else delete process.env.TMUX_TMPDIR;
     return;
   }
-  const ours = `${roomOf(cfg)}/`;
+  const ours = `${cfg.room}/`;
   for (const pid of otherPids()) {
     const environ = readProc(`${pid}/environ`);
     if (!variableIn(environ, UNIT_MARK).startsWith(ours)) continue;
@@ -12214,6 +12294,17 @@ async function configToAct(call: Call): Promise<Config> {
   return cfg;
 }
 
+/** Dies where this very config runs with another log_dir, as its file was edited since. */
+async function checkLogDir(cfg: Config, { foreign }: Snapshot): Promise<void> {
+  const homes = new Set(foreign.map(({ home }) => home));
+  homes.delete(homeOf(cfg));
+  for (const home of await answering([...homes])) {
+    const pid = lockHolder(join(home, "watchdog.lock"));
+    const path = pid !== null && !movedTo(cfg, pid) && optionIn(argvOf(pid), "--config");
+    if (path && isSameConfig(path, cfg.path)) die(staysText("log_dir", dirname(home)));
+  }
+}
+
 /** `up`: services first, then agents, a batch at a time; returns once every client runs. */
 export async function cmdUp(call: Call): Promise<number> {
   const cfg = await configToAct(call);
@@ -12221,6 +12312,7 @@ export async function cmdUp(call: Call): Promise<number> {
   const names = expandNames(cfg, call.words);
   await needTools(cfg);
   makeFolders(cfg);
+  await storeRoom(cfg).catch((error) => log(messageOf(error)));
   await warnOfOrdersElsewhere(cfg).catch((error) => log(`warning: ${messageOf(error)}`));
   const wanted = [...unitsOf(cfg).values()].filter((unit) =>
     names.length ? names.includes(unit.name) : !isAgent(unit) || unit.enabled);
@@ -12232,6 +12324,7 @@ export async function cmdUp(call: Call): Promise<number> {
   const withWatchdog = !names.length || names.includes("watchdog");
   let wasDown = false;
   const snap = await snapshot(cfg);
+  await checkLogDir(cfg, snap);
   // what runs already stays in the watchdog's hands
   const down = units.filter(({ session }) => sessionAlive(snap, session) !== true);
   await changeOperator(cfg, (operator) => {
@@ -12455,6 +12548,7 @@ export async function cmdDown(call: Call): Promise<number> {
   const cfg = await configToAct(call);
   await needTools(cfg);
   const snap = await snapshot(cfg);
+  await checkLogDir(cfg, snap);
   const orphans = findOrphans(cfg, strays ? usable(snap) : snap);
   const names = expandNames(cfg, call.words, orphans.map(({ name }) => name));
   const every = !names.length && !strays;
@@ -12479,9 +12573,9 @@ export async function cmdDown(call: Call): Promise<number> {
     log(WATCHDOG_END[end]);
   }
   const stuck = await stopUnits(cfg, [...units, ...ending], stands, withWatchdog);
-  for (const { name, why } of stuck) {
+  for (const { name, why, stuck: isStuck } of stuck) {
     log(`${name}: ${why}`);
-    emit(cfg, "blocked", { agent: name, why });
+    if (isStuck) emit(cfg, "blocked", { agent: name, why });
   }
   for (const { pid, what, dir } of await findBackground(cfg, units)) {
     log(`left running: ${what} in ${dir} (pid ${pid}), which this fleet did not start`);
@@ -12512,7 +12606,7 @@ async function storeDown(
 function findOrphans(cfg: Config, snap: Snapshot): Orphan[] {
   const orphans = orphansOf(cfg, snap);
   const known = [...unitsOf(cfg).keys(), ...orphans.map(({ name }) => name)];
-  const fleet = `${roomOf(cfg)}/`;
+  const fleet = `${cfg.room}/`;
   const all = listProcesses((mark) => mark.startsWith(fleet)) ?? [];
   // an agent that has another name by now keeps its session, where a client has the mark of the old
   const kept = new Set([...unitsOf(cfg).values()].map(({ session }) => {
@@ -12547,6 +12641,7 @@ async function stopUnits(
   const families = new Map<Named, Family>();
   const panes: Pane[] = [];
   const lost: Conversed[] = [];
+  const others: Failure[] = [];
   await betweenOrders(cfg, async () => {
     const look = await lookAtSessions(cfg, known);
     const snap = look.ok ? look : usable(await snapshot(cfg));
@@ -12564,7 +12659,14 @@ async function stopUnits(
       const own = all?.find(({ pid }) => pid === pane?.pid)?.mark;
       const whole = { ...family, marks: own ? [...marks, own] : marks };
       families.set(unit, whole);
-      log(pane || membersOf(whole, all).length ? `ending ${unit.session}`
+      // nothing shows that it is ours, nor that nothing of ours runs
+      const other = foreignIn(cfg, snap, unit.session);
+      const byHand = `${tmuxByHand(cfg)} kill-session -t ${targetSession(unit.session)}`;
+      if (other) {
+        others.push({ name: unit.name, why: `${other}, or end what is left of it: ${byHand}` });
+      }
+      const running = pane || membersOf(whole, all).length;
+      if (running || !other) log(running ? `ending ${unit.session}`
         : `${unit.name}: not running${strangerNote(cfg, snap, unit.session)}`);
       if (pane) panes.push(pane);
       else lost.push(lostConversation(cfg, known, unit));
@@ -12579,7 +12681,7 @@ async function stopUnits(
   });
   const ended = [...families.keys()].filter((unit) =>
     !stuck.some(({ name }) => name === unit.name));
-  return [...stuck, ...await endAgain(cfg, ended, stands)];
+  return [...others, ...stuck, ...await endAgain(cfg, ended, stands)];
 }
 
 /**
@@ -12637,7 +12739,7 @@ async function findBackground(cfg: Config, units: Unit[]) {
   const isOurs = (dir: string) => dirs.some((one) => dir === one || dir.startsWith(`${one}/`));
   const isCodex = ({ kind, bin }: Backend) => kind === "codex" || programOf(bin).endsWith("codex");
   const homes = agents.filter((agent) => isCodex(backendOf(cfg, agent))).map(codexHomeOf);
-  const fleet = `${roomOf(cfg)}/`;
+  const fleet = `${cfg.room}/`;
   const others = otherPids().filter((pid) => !variableOf(pid, UNIT_MARK).startsWith(fleet));
   const found = others.map(async (pid) => {
     const folder = await backgroundFolder(pid);
@@ -12654,7 +12756,7 @@ async function findBackground(cfg: Config, units: Unit[]) {
 
 /** What to add to "not running" where a stranger's session has the unit's name. */
 function strangerNote(cfg: Config, snap: Snapshot, session: string): string {
-  const stranger = foreignIn(snap, session) || strangerIn(cfg, snap, session);
+  const stranger = foreignIn(cfg, snap, session) || strangerIn(cfg, snap, session);
   return stranger && `; ${stranger}`;
 }
 
@@ -12667,6 +12769,7 @@ async function restartUnits(
 ): Promise<number> {
   // nothing is ended that could not be started again
   const snap = await neededSnapshot(cfg);
+  await checkLogDir(cfg, snap);
   const asked = wanted.map(async (unit) =>
     ({ name: unit.name, why: await obstacleTo(cfg, snap, unit) }));
   const prevented = (await Promise.all(asked)).filter(({ why }) => why);
@@ -12713,6 +12816,7 @@ export async function cmdRestart(call: Call): Promise<number> {
   const names = expandNames(cfg, call.words);
   await needTools(cfg);
   makeFolders(cfg);
+  await storeRoom(cfg).catch((error) => log(messageOf(error)));
   const wanted = [...unitsOf(cfg).values()].filter((unit) => names.includes(unit.name));
   const barred = barredLoops(cfg, wanted);
   const units = exceptFailed(wanted, barred);
@@ -13210,7 +13314,7 @@ function whyCannotStart(
   cfg: Config, { snap, faults }: StatusLook, { dir, session }: Unit,
 ): string | undefined {
   const fault = faults.get(dir);
-  if (!fault) return foreignIn(snap, session) || undefined;
+  if (!fault) return foreignIn(cfg, snap, session) || undefined;
   const home = `${dirname(cfg.path)}/`;
   const shown = dir.startsWith(home) ? dir.slice(home.length) : dir;
   return [MISSING, NO_FOLDER].includes(fault) ? `no folder ${shown}` : `folder ${shown} ${fault}`;
@@ -13221,7 +13325,7 @@ function stuckNow(cfg: Config, memory: Memory): string | undefined {
   const stopping = endingOf(memory);
   if (!stopping?.stuck) return undefined;
   const left = membersOf(
-    { room: roomOf(cfg), groups: [stopping], marks: stopping.marks ?? [] });
+    { room: cfg.room, groups: [stopping], marks: stopping.marks ?? [] });
   return left.length ? cannotEnd(left) : undefined;
 }
 

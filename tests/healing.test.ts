@@ -772,10 +772,10 @@ describe("times that are not of this client, or of no clock", () => {
 });
 
 describe("what is ours is known by its pane and its processes, not by a name", () => {
-  const ROW = ["$1", "%2", "3", "0", "", "", "1", "0", "10", "20", "80x24", "a", "claude", "p1", "", "", "opus", "/home", "room", "a", "3", "7 8", "mine", "", "a title"];
+  const ROW = ["$1", "%2", "3", "0", "", "", "1", "0", "10", "20", "80x24", "a", "claude", "p1", "", "", "opus", "/home", "fleet", "room", "a", "3", "7 8", "mine", "", "a title"];
   test("a row of the list is believed as a whole or not at all", () => {
     expect(parsePane(ROW.join("\t"))).toMatchObject({ id: "%2", sessionName: "mine", session: "a", unit: "a", model: "opus", room: "room", created: 10_000, server: "7 8", title: "a title" });
-    const broken = [ROW.slice(1), [...ROW, "more"], ROW.with(23, "two\nlines"), ROW.with(23, "\x1b[2J"), ROW.with(1, "2"), ROW.with(2, "x")];
+    const broken = [ROW.slice(1), [...ROW, "more"], ROW.with(24, "two\nlines"), ROW.with(24, "\x1b[2J"), ROW.with(1, "2"), ROW.with(2, "x")];
     expect(broken.map((row) => parsePane(row.join("\t")))).toEqual(broken.map(() => null));
   });
   test("a row that cannot be read costs itself, and is said once", async () => {

@@ -75,6 +75,7 @@ export class FakeWorld {
       executable: () => "",
       // of the folder that is on no disk there is nothing to ask
       realPath: (path) => `${path}/`.startsWith(`${SHARED}/`) ? path : REAL.realPath(path),
+      folderId: () => "",
       writeAtomic: async (path, text) => this.write(path, text),
       append: (path, text, cap = Infinity) => {
         const old = files.get(path) ?? "";
@@ -247,7 +248,7 @@ export async function atWidth<T>(width: number, body: () => T | Promise<T>): Pro
 /** A pane as the list shows it, with what a test says of it. */
 export const paneOf = (some: Partial<Pane> = {}): Pane => ({
   sessionName: "s", sessionId: "$1", id: "%1", pid: 5, dead: false, status: null, signal: null, piped: false, created: 0,
-  activity: 0, inputOff: false, size: "80x24", server: "1 1", command: "", session: "", unit: "", backend: "", model: "", phase: "", cause: "", home: "", conversation: "", room: "", startedPid: 0,
+  activity: 0, inputOff: false, size: "80x24", server: "1 1", command: "", session: "", unit: "", backend: "", model: "", phase: "", cause: "", home: "", fleet: "", conversation: "", room: "", startedPid: 0,
   title: "", ...some,
 });
 

@@ -152,7 +152,7 @@ real("P30: a fifo, a folder, a loop, a gigabyte, garbage in place of each state 
   await f.ready("a1");
   await f.ticks(2);
   const files = ["watch.json", "operator.json", "heartbeat", "events.jsonl", "agents.toml", "watchdog.stage", "a1.id", "limited-t-a1.json",
-    "keeper.stage", "operator.lock", "ssh-auth-sock"];
+    "fleet", "keeper.stage", "operator.lock", "ssh-auth-sock"];
   for (const [what, make] of Object.entries(WRONG)) {
     const [old, starts] = [f.lock("watchdog"), f.starts("a1").length];
     signal(old, "SIGSTOP"); // it would write one anew between the two calls

@@ -21,6 +21,6 @@ test("the original has 64 functions", () => expect(new Set(ORIGINAL).size).toBe(
 test.each(ORIGINAL.map((name) => [name, counterpart(name)]))("%s is %s", (_, name) =>
   expect(typeof (agents as Record<string, unknown>)[name]).toBe("function"));
 
-test("the seam has twenty-six members", () => expect(Object.keys(agents.world).sort()).toEqual([
-  "answers", "append", "errorWidth", "executable", "folder", "git", "head", "http", "isFolder", "list", "log", "mono", "mtime", "now", "opened", "print", "printError", "read", "realPath", "remove", "signal", "sleep", "tail", "text", "tmux", "writeAtomic",
+test("the seam has twenty-seven members", () => expect(Object.keys(agents.world).sort()).toEqual([
+  "answers", "append", "errorWidth", "executable", "folder", "folderId", "git", "head", "http", "isFolder", "list", "log", "mono", "mtime", "now", "opened", "print", "printError", "read", "realPath", "remove", "signal", "sleep", "tail", "text", "tmux", "writeAtomic",
 ]));

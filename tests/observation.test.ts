@@ -51,6 +51,7 @@ test("the fleet is the same one where its log folder is moved away, and a link l
   expect([fake.everyPane.length, memory().verdict, fake.logged("belongs to")]).toEqual([1, "active", []]);
   // as whoever marked it found it behind a link
   pane().marks["@agents_home"] = join(folder, "moved", "state");
+  delete pane().marks["@agents_fleet"];
   await fake.ticks(cfg, watch, 6);
   expect([fake.everyPane.length, memory().verdict]).toEqual([1, "active"]);
 });

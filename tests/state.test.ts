@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, spyOn, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import {
-  cmdStatus, curPhase, type LimitState, loadLimitState, loadWatch, memoryOf, NoAnswer, operatorOf, parseEvents, readState, reloadConfig, resumeId, save,
+  cmdStatus, curPhase, type LimitState, loadConfig, loadLimitState, loadWatch, memoryOf, NoAnswer, operatorOf, parseEvents, readState, reloadConfig, resumeId, save,
   sessionLogPath, type Watch, type Memory, storedLife, world,
 } from "../agents.ts";
 import type { Doing } from "./fakes.ts";
@@ -59,9 +59,9 @@ function stand({ fake, cfg }: Scene, moment: Moment, name: string, doing: Doing)
   Object.assign(pane, { pid, doing, marks, created });
 }
 
-/** Files in log_dir that version 0.1.0 does not make, but for the copy of its memory. */
+/** Files in log_dir that version 0.1.0 does not make, but for the copy of its memory and the mark of the fleet. */
 const unheardOf = ({ fake, cfg }: Scene): string[] =>
-  [...fake.files.keys()].filter((path) => path.startsWith(`${cfg.logDir}/`) && !path.endsWith("watch.json.copy") && !GOLDEN_FILES.end.has(path.slice(cfg.logDir.length + 1)));
+  [...fake.files.keys()].filter((path) => path.startsWith(`${cfg.logDir}/`) && !/\/(watch\.json\.copy|fleet)$/.test(path) && !GOLDEN_FILES.end.has(path.slice(cfg.logDir.length + 1)));
 
 const started = ({ fake }: Scene): string[] => fake.everyPane.map(({ session }) => session.replace("agents-", ""));
 
@@ -232,6 +232,28 @@ describe("files of another version", () => {
       expect([agents.scout!.client !== null, stopping !== null, agents.scout!.conversation, watch.server]).toEqual(of === room ? [true, true, "ses_1", server] : [false, false, undefined, ""]);
       expect([parked, watch.sha, watch.outbox]).toEqual([scout!.parked, night.sha, night.outbox]);
     }
+  });
+
+  test("the mark of a fleet stays with its folder wherever that is moved, and no copy has it", async () => {
+    const folders: Record<string, string> = {};
+    world.folderId = (path) => folders[path] ?? "";
+    const { fake, cfg: { path, planDir, stateDir } } = it;
+    const mark = join(stateDir, "fleet");
+    const now = async (ids: [plan: string, state: string], stored: string | null = fake.files.get(mark) ?? null): Promise<string> => {
+      [folders[planDir], folders[stateDir]] = ids;
+      if (stored === null) fake.files.delete(mark);
+      else fake.files.set(mark, stored);
+      return (await loadConfig(path)).room;
+    };
+    fake.files.set(it.file("watch.json"), golden("night", "state/watch.json"));
+    const older = await now(["1:1", "1:2"], null); // by the path alone
+    expect(await now(["2:1", "2:2"], null)).toBe(older);
+    fake.files.delete(it.file("watch.json"));
+    const fresh = await now(["1:1", "1:2"], null);
+    expect(new Set([older, fresh, await now(["2:1", "1:2"], null)]).size).toBe(3);
+    const stored = `mine\n1:1/.agents/state\n1:2\n`;
+    expect([await now(["1:1", "9:2"], stored), await now(["9:1", "1:2"]), await now(["9:1", "9:2"]) === "mine", await now(["2:1", "1:1"]) === "mine"]).toEqual(["mine", "mine", false, false]);
+    for (const damaged of ["", "mine", "\n1:2\n", "a/b\n1:2\n", "\0garbage"]) expect([damaged, await now(["1:1", "1:2"], damaged)]).toEqual([damaged, fresh]);
   });
 
   test("a text with a wrong field keeps its words", async () => {

@@ -640,7 +640,7 @@ describe("the command over a fleet", () => {
   test("a session of its name that another fleet made: it cannot start, exit 3", async () => {
     await begin(FLEET);
     watchdog(10);
-    pane("builder").marks["@agents_home"] = "/other/.agents/state";
+    Object.assign(pane("builder").marks, { "@agents_home": "/other/.agents/state", "@agents_fleet": "other1" });
     const { code, of } = await read();
     expect([code, of("builder").needsHuman, of("builder").detail]).toEqual([3, true,
       "the session agents-builder belongs to the fleet of /other/.agents; set session_prefix in [defaults]"]);

@@ -1,7 +1,7 @@
 /** The watchdog at work on real processes: what it rests on is killed, stopped, misconfigured under it. */
 import { expect } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { allowed, type Fleet, life, lives, quote, real, signal, until } from "./real.ts";
 
 const trio = {
@@ -121,7 +121,7 @@ away("the socket of a tmux server that lives is removed: nobody is ended, starte
   const [before, begun, server] = [await pids(f), starts(f), await f.serverPid()];
   const socket = await f.tmux("display-message", "-p", "#{socket_path}");
   expect(socket).toStartWith(f.tmuxDir);
-  rmSync(socket);
+  rmSync(dirname(socket), { recursive: true }); // as by a cleaner of /tmp; each call of tmux makes the folder again
   const isRefused = async (words: string[], wanted = 1) => {
     const { code, out, err } = await f.run(words);
     expect([words, code, out + err]).toEqual([words, wanted, expect.stringContaining(`kill -USR1 ${server} makes it create the socket again`)]);

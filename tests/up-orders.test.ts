@@ -245,11 +245,11 @@ describe("orders", () => {
     expect(await up(20, false)).toEqual({ code: 0, drawn: [], lines: 20, others: 1 });
     expect(await up(19, true)).toEqual({ code: 0, drawn: [], lines: 19, others: 1 });
   });
-  test("down names the other fleet whose session has the name of what it should end", async () => {
+  test("down names the other fleet whose session has the name of what it should end, which may be ours: exit 3", async () => {
     await begin(["a"]);
     Object.assign(fake.tmux.add("agents-a"), { marks: { "@agents_session": "agents-a", "@agents_home": "/other/.agents/state" } });
-    await call("down", "a");
-    expect(fake.logged(" a: not running; the session agents-a belongs to the fleet of /other/.agents;")).toHaveLength(1);
+    expect((await call("down", "a")).code).toBe(3);
+    expect(fake.logged(" a: the session agents-a belongs to the fleet of /other/.agents")).toHaveLength(1);
   });
   test("down names a daemon of Codex that keeps the home of one of its agents, and no other", async () => {
     const codex = (home: string) => `[[agent]]\nname = "c"\nbackend = "codex"\nenv = { CODEX_HOME = "${home}" }\n`;

@@ -1,0 +1,139 @@
+/** The folder of a fleet is moved, linked, copied or put in another's place while it runs: who is who is known by more than a path. */
+import { expect } from "bun:test";
+import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, unlinkSync } from "node:fs";
+import { join } from "node:path";
+import { type Fleet, lives, type Plan, type Ran, real, signal, until } from "./real.ts";
+
+const duo: Plan = { agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }] };
+const clients = (f: Fleet) => Promise.all(["a1", "b1"].map((name) => f.pid(name)));
+const at = (f: Fleet, folder: string, words: string[], env = {}): Promise<Ran> => f.run([...words, "--config", f.path(folder, "agents.toml")], { env });
+
+/** The pid of who has a lock in a folder: a copy has the file beside it too. */
+function pidIn(f: Fleet, folder: string, what: "watchdog" | "keeper"): number {
+  const file = f.path(folder, `.agents/state/${what}.lock.pid`);
+  const pid = existsSync(file) ? Number(readFileSync(file, "utf8").split(" ")[0]) : 0;
+  return pid && lives(pid) && readFileSync(`/proc/${pid}/cmdline`, "utf8").includes(`--config\0${f.path(folder, "agents.toml")}\0`) ? pid : 0;
+}
+const supervisors = (f: Fleet, folder: string): number[] => [pidIn(f, folder, "watchdog"), pidIn(f, folder, "keeper")].filter(Boolean);
+async function watched(f: Fleet, folder: string): Promise<number[]> {
+  await until(() => supervisors(f, folder).length === 2, 60_000);
+  return supervisors(f, folder);
+}
+
+/** A fleet at work in a folder inside that of the harness. */
+async function begin(f: Fleet, folder = "fleet"): Promise<void> {
+  if (!existsSync(f.path(folder))) mkdirSync(f.path(folder), { recursive: true });
+  f.write(join(folder, "agents.toml"), f.text());
+  expect(await at(f, folder, ["up"])).toMatchObject({ code: 0 });
+  await f.ready("a1", "b1");
+  await watched(f, folder);
+}
+
+/** `down` in this folder ends all that the fleet runs. */
+async function endsAll(f: Fleet, folder: string, env = {}): Promise<void> {
+  const pids = [...await clients(f), ...supervisors(f, folder)];
+  expect(await at(f, folder, ["down"], env)).toMatchObject({ code: 0 });
+  expect(pids.filter(lives)).toEqual([]);
+}
+
+real("a fleet whose folder is moved, with a link in its place, is the same fleet to each command", duo, async (f) => {
+  await begin(f);
+  const before = await clients(f);
+  renameSync(f.path("fleet"), f.path("new"));
+  symlinkSync(f.path("new"), f.path("fleet"));
+  expect((await at(f, "fleet", ["status"])).code).toBe(0);
+  expect((await at(f, "fleet", ["send", "a1", "hello"])).code).toBe(0);
+  expect(f.submits("a1")).toEqual(["hello"]);
+  expect(await at(f, "fleet", ["up"])).toMatchObject({ code: 0, err: expect.stringContaining("t-a1 already running") });
+  expect(await clients(f)).toEqual(before);
+  expect((await at(f, "new", ["restart", "b1"])).code).toBe(0);
+  await endsAll(f, "fleet");
+});
+
+real("keeper and watchdog go with a folder that is moved, and leave nothing in the old place", duo, async (f) => {
+  await begin(f, "old/fleet");
+  const before = await clients(f);
+  renameSync(f.path("old"), f.path("new"));
+  await watched(f, "new/fleet");
+  expect(f.read("new/fleet/.agents/t-watchdog.log")).toContain(`the fleet's folder is ${f.path("new/fleet")} now`);
+  expect(await clients(f)).toEqual(before);
+  signal(before[0]!, "SIGKILL");
+  await until(() => f.starts("a1").length === 2, 60_000);
+  expect(f.starts("b1")).toHaveLength(1);
+  expect(existsSync(f.path("old"))).toBe(false);
+  await endsAll(f, "new/fleet");
+});
+
+const copies: Record<string, (f: Fleet) => void> = {
+  "a copy": (f) => {
+    renameSync(f.path("fleet"), f.path("first"));
+    cpSync(f.path("first"), f.path("fleet"), { recursive: true });
+  },
+  "a new folder": (f) => {
+    renameSync(f.path("fleet"), f.path("first"));
+    f.write("fleet/agents.toml", f.text());
+  },
+  "the target of a link that leads elsewhere now": (f) => {
+    cpSync(f.path("first"), f.path("second"), { recursive: true });
+    unlinkSync(f.path("fleet"));
+    symlinkSync(f.path("second"), f.path("fleet"));
+  },
+};
+for (const [what, move] of Object.entries(copies)) {
+  real(`${what} in the place of a fleet's folder is another fleet: neither touches what the other runs`, duo, async (f) => {
+    if (what.includes("link")) {
+      mkdirSync(f.path("first"));
+      symlinkSync(f.path("first"), f.path("fleet"));
+    }
+    await begin(f);
+    const before = await clients(f);
+    move(f);
+    const down = await at(f, "fleet", ["down"]); // at once, before the watchdog has seen it
+    expect([down.code, down.err]).toEqual([3, expect.stringContaining("the session t-a1 belongs to the fleet of")]);
+    const [watchdog, keeper] = await watched(f, "first");
+    expect([(await at(f, "fleet", ["up"])).code, (await at(f, "fleet", ["restart", "b1"])).code, (await at(f, "fleet", ["down"])).code]).toEqual([1, 1, 3]);
+    expect([await clients(f), await watched(f, "first")]).toEqual([before, [watchdog!, keeper!]]);
+    expect([f.starts("a1").length, f.starts("b1").length]).toEqual([1, 1]);
+    expect((await at(f, "first", ["status"])).code).toBe(0);
+    await endsAll(f, "first");
+  });
+}
+
+real("a fleet without a watchdog is ended where its folder is now, from a shell with another TMUX_TMPDIR and HOME", duo, async (f) => {
+  await begin(f);
+  for (const what of ["keeper", "watchdog"] as const) signal(pidIn(f, "fleet", what), "SIGKILL");
+  renameSync(f.path("fleet"), f.path("new"));
+  const there = { TMUX_TMPDIR: f.home, HOME: f.path("new") };
+  expect((await at(f, "new", ["status"], there)).out).toMatch(/a1 .* (idle|starting)/);
+  await endsAll(f, "new", there);
+});
+
+for (const back of ["a backup in its place", "nothing in its place"]) {
+  real(`a fleet whose folder is removed, with ${back}, is ended from where it was`, duo, async (f) => {
+    await begin(f);
+    cpSync(f.path("fleet"), f.path("backup"), { recursive: true });
+    const [before, [watchdog]] = [await clients(f), await watched(f, "fleet")];
+    rmSync(f.path("fleet"), { recursive: true });
+    if (back.startsWith("a")) renameSync(f.path("backup"), f.path("fleet"));
+    const lock = f.path("fleet/.agents/state/fleet");
+    const written = existsSync(lock) ? readFileSync(lock, "utf8") : "";
+    await until(() => existsSync(lock) && readFileSync(lock, "utf8") !== written); // by the watchdog, which goes on
+    expect([await clients(f), pidIn(f, "fleet", "watchdog")]).toEqual([before, watchdog!]);
+    await endsAll(f, "fleet");
+  });
+}
+
+real("another log_dir in the config while the fleet runs: an order says what to restore, and ends nothing; one that was moved is the fleet's own", duo, async (f) => {
+  await begin(f);
+  const before = [...await clients(f), ...await watched(f, "fleet")];
+  f.write("fleet/agents.toml", f.text({ ...duo, defaults: { log_dir: f.path("logs") } }));
+  for (const order of [["down"], ["up"], ["restart", "a1"]]) {
+    const { code, err } = await at(f, "fleet", order);
+    expect([code, err]).toEqual([1, expect.stringContaining(`log_dir stays "${f.path("fleet/.agents")}" while the fleet runs`)]);
+  }
+  expect(before.filter(lives)).toEqual(before);
+  rmSync(f.path("logs"), { recursive: true, force: true });
+  renameSync(f.path("fleet/.agents"), f.path("logs"));
+  await endsAll(f, "fleet");
+  expect(before.filter(lives)).toEqual([]);
+});
