@@ -366,9 +366,29 @@ export class FakeTmux {
 
   private expand(pane: FakePane, format: string): string {
     const value = (field: string) => String(FIELDS[field]?.(pane, this) ?? pane.marks[field] ?? pane.room.options[field] ?? "");
-    return format.replace(/#\{(?:\?([^,]+),([^,]*),#\{([^}]+)\}|([^}]+))\}/g, (_, field, yes, no, plain) =>
-      plain ? value(plain) : value(field) ? this.expand(pane, yes) : value(no));
+    const at = format.indexOf("#{");
+    if (at < 0) return format;
+    let out = format.slice(0, at);
+    for (const part of FORMATS.getOrInsertComputed(format.slice(at), partsOf)) {
+      if (typeof part === "string") out += part;
+      else if ("plain" in part) out += value(part.plain);
+      else out += value(part.field) ? this.expand(pane, part.yes) : value(part.no);
+    }
+    return out;
   }
+}
+
+type Part = string | { plain: string } | { field: string; yes: string; no: string };
+/** Formats by their parts, from the first field on: what stands before it is another in each list of panes. */
+const FORMATS = new Map<string, Part[]>();
+function partsOf(format: string): Part[] {
+  const words = format.split(/#\{(?:\?([^,]+),([^,]*),#\{([^}]+)\}|([^}]+))\}/);
+  const parts: Part[] = [words[0]!];
+  for (let at = 1; at < words.length; at += 5) {
+    const [field, yes, no, plain, text] = words.slice(at, at + 5);
+    parts.push(plain ? { plain } : { field: field!, yes: yes!, no: no! }, text!);
+  }
+  return parts;
 }
 
 /** What tmux says of a pane, besides its options. */

@@ -92,8 +92,13 @@ const commit = (subject: string, files: Record<string, string> = {}): void => {
     mkdirSync(join(at("builder", name), ".."), { recursive: true });
     writeFileSync(at("builder", name), content);
   }
+  if (Object.keys(files).length) gitIn(at("builder"), "add", "-A");
+  gitIn(at("builder"), "commit", "-q", "-a", "--allow-empty", "-m", subject);
+};
+/** For the next commit. */
+const link = (target: string, name: string): void => {
+  symlinkSync(target, at("builder", name));
   gitIn(at("builder"), "add", "-A");
-  gitIn(at("builder"), "commit", "-q", "--allow-empty", "-m", subject);
 };
 /** What a push with --force leaves in the origin, without the five processes of one. */
 const push = (): void => {
@@ -235,7 +240,7 @@ describe("what keeps git from answering is told with its cure, within three tick
       () => gitIn(at("watch"), "remote", "rename", "upstream", "origin")],
     ["an inbox is a link out of the branch", () => {
       commit("docs", { "machine-docs/README.md": "" });
-      symlinkSync("/etc/passwd", at("builder/machine-docs/BUILDER-INBOX.md"));
+      link("/etc/passwd", "machine-docs/BUILDER-INBOX.md");
       commit("a link");
       push();
     }, /BUILDER-INBOX\.md is a symlink/, /commit the file itself/, () => rmSync(at("builder/machine-docs/BUILDER-INBOX.md"))],
@@ -673,7 +678,7 @@ describe("what comes from outside is bounded and clean", () => {
       ["no-such-file", false, ""],
     ] as const) {
       rmSync(at("builder/machine-docs/STATUS-p1.md"), { force: true });
-      symlinkSync(target, at("builder/machine-docs/STATUS-p1.md"));
+      link(target, "machine-docs/STATUS-p1.md");
       commit(`a link to ${target}`);
       push();
       gitIn(at("watch"), "fetch", "-q");
@@ -683,7 +688,7 @@ describe("what comes from outside is bounded and clean", () => {
   test.each(["docs", "docs/loop"])("a docs folder that is a link is followed: %s", async (folder) => {
     await running();
     commit("status", { [`real/${folder.split("/")[1] ?? "x"}/STATUS-p1.md`]: "## DONE\n\nAll gates PASS.\n" });
-    symlinkSync(folder === "docs" ? "real/x" : "real", at("builder/docs"));
+    link(folder === "docs" ? "real/x" : "real", "docs");
     commit("a link");
     push();
     await configure((text) => text.replace("[loop.handoff]", `[loop.handoff]\ndocs_dir = "${folder}"`));
