@@ -3841,9 +3841,10 @@ const namesQuestion = ({ rule, where }: Verdict): boolean =>
  * The built-in rules, measured on the versions in `MEASURED`. The first match wins; without any the
  * verdict is `unsure`. A `typed` client is idle only by what its operator describes (`restRules`),
  * never by a box that looks like another client's: Qwen Code draws its box at work too. Without a
- * description its process decides (`screenVerdict`).
+ * description its process decides (`screenVerdict`). They are made once a screen is read: no start
+ * waits for them.
  */
-export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
+export const builtInRules = once((): Record<BackendKind, Rule[]> => ({
   claude: [
     { name: "no session", verdict: "fatal", where: 3, why: "no such session to resume",
       re: /^No conversation found with session ID:/m },
@@ -4067,7 +4068,7 @@ export const BUILT_IN_RULES: Record<BackendKind, Rule[]> = {
     { name: "marker", verdict: "unsure", where: "screen", why: "nothing shows that it rests",
       re: /WAITING-UNTIL:/, box: {} },
   ],
-};
+}));
 
 // Regions: a screen taken apart.
 
@@ -4199,7 +4200,7 @@ function commandOf(lines: string[], at: number, block: string): number {
   const owner = ownerOf(lines, at);
   const asked = lines[owner] ?? "";
   if (!/^(?:❯ \/|! )/.test(asked)) return -1;
-  const isTurn = /^⎿ (?:Interrupted|API Error)\b/.test(block) || BUILT_IN_RULES.claude.some(
+  const isTurn = /^⎿ (?:Interrupted|API Error)\b/.test(block) || builtInRules().claude.some(
     ({ where, re }) => where === "event" && re.test(block));
   const cures = CLAUDE_REMEDY.test(asked) && !block.startsWith("⎿ Kept ");
   return isTurn || cures ? -1 : owner;
@@ -4855,13 +4856,13 @@ function compiled(source: string, flags: string): RegExp {
   return patterns.getOrInsertComputed(`${flags} ${source}`, () => parsePattern(source, flags));
 }
 
-/** What the program calls its findings that no rule of `BUILT_IN_RULES` makes. */
+/** What the program calls its findings that no rule of `builtInRules` makes. */
 const FINDINGS = ["blank", "none", DRAFT, "marker", "in front", "server", "turn", "busy", "waiting",
   "shell", "idle", "account", "log_grace", "folder"];
 
 /** An operator's rule never has the name of one of the program's: those are looked up by name. */
 function nameOfOwn({ kind }: Backend, name: string | undefined, nth: number): string {
-  const isTaken = BUILT_IN_RULES[kind].some((rule) => rule.name === name) ||
+  const isTaken = builtInRules()[kind].some((rule) => rule.name === name) ||
     FINDINGS.includes(name ?? "");
   return isTaken ? `${name} (yours)` : name ?? `rule ${nth + 1}`;
 }
@@ -4878,7 +4879,7 @@ function compileRules(backend: Backend): Rule[] {
     where: Number(/^last (\d+)$/.exec(rule.where)?.[1]) || rule.where as Exclude<Where, number>,
     re: compiled(rule.re.replaceAll("⏺", "●"), ""), given: rule.re, whole: rule.whole,
   }));
-  let rules = BUILT_IN_RULES[backend.kind].filter(({ box }) => !box);
+  let rules = builtInRules()[backend.kind].filter(({ box }) => !box);
   const replacing = [["activeRe", "active"], ["limitRe", "limited"], ["fatalRe", "fatal"]] as const;
   for (const [key, verdict] of replacing) {
     const re = backendRe(backend, key);
@@ -4898,7 +4899,7 @@ function restRules(backend: Backend): Rule[] {
     return [{ ...rule, ...(drawn ? {} : { box }) }];
   }
   if (drawn) return [];
-  if (readyRe === undefined) return BUILT_IN_RULES.typed;
+  if (readyRe === undefined) return builtInRules().typed;
   return [{ name: "ready_re", verdict: "idle", where: "screen", why: "at its prompt",
     re: compiled(readyRe, "m"), given: readyRe, box: {} }];
 }
@@ -5920,7 +5921,7 @@ const ACCOUNT = "account";
  *   facts          `readModel`, `readVersion`, `MEASURED`; `noteConversation` to resume
  *   commands       `conversationSource` (logs), `cmdCapture`, `examineStarts` (doctor)
  *
- * For a new kind of client the compiler asks for `CLIENTS`, `BUILT_IN_RULES` and `MEASURED`, and
+ * For a new kind of client the compiler asks for `CLIENTS`, `builtInRules` and `MEASURED`, and
  * for nothing else. `moves`: when it reports work the screen must change too, and a frozen screen
  * means a dead client.
  */
@@ -6091,7 +6092,7 @@ const byServer = (verdict: VerdictName, why: string): Verdict =>
 
 /** The server counts before the screen, where the busy bar keeps moving after the server died. */
 export function decideOpencode(
-  facts: OpencodeFacts, screen: Verdict, now: number, rules = BUILT_IN_RULES.opencode,
+  facts: OpencodeFacts, screen: Verdict, now: number, rules = builtInRules().opencode,
 ): Verdict {
   if (!facts.healthy) {
     return byServer("unsure", `the opencode server ${
@@ -6710,7 +6711,7 @@ function exactLimit(limit: Limit, windows: CodexWord["windows"], now: number): L
  */
 export function decideCodex(
   word: CodexWord | null, screen: Verdict, born: number, now: number,
-  rules = BUILT_IN_RULES.codex,
+  rules = builtInRules().codex,
 ): Verdict {
   if (!word) return screen;
   if (screen.limit && screen.verdict === "limited") {
@@ -8546,7 +8547,7 @@ export async function pingSession(errand: Errand): Promise<Delivery> {
 async function closeMenu(errand: Errand, first: BoxLook): Promise<BoxLook | null> {
   const { verdict, rule } = first.verdict;
   const { closes = "" } =
-    BUILT_IN_RULES[errand.backend.kind].find(({ name }) => name === rule) ?? {};
+    builtInRules()[errand.backend.kind].find(({ name }) => name === rule) ?? {};
   const key = typeof closes === "string" ? closes : closes.exec(first.screen.plain)?.[1];
   if (verdict !== "limited" || !key) return first;
   await sendKeys(errand.cfg, errand.pane, [key]);
@@ -14259,7 +14260,7 @@ async function backendFor(call: Call, name: string): Promise<[Rule[], Backend, S
   if (!known.includes(name)) die(`explain: unknown backend "${name}"${instead(name, known)}`, 2);
   const backend = cfg?.backends.get(name) ??
     { ...defaultsOf(KEYS.backend), name, rule: [], answer: [] };
-  const rules = cfg ? rulesOf(backend) : BUILT_IN_RULES[name as BackendKind];
+  const rules = cfg ? rulesOf(backend) : builtInRules()[name as BackendKind];
   return [rules, backend, cfg?.watchdog ?? defaultsOf(KEYS.watchdog)];
 }
 
@@ -14276,7 +14277,7 @@ async function readPaneFile(file: string): Promise<string> {
 async function explainFile(call: Call, file: string): Promise<number> {
   const { backend: name, title = "", at } = call.options;
   if (name === undefined) {
-    die(`explain: --file needs --backend (${Object.keys(BUILT_IN_RULES).join(", ")})`, 2);
+    die(`explain: --file needs --backend (${Object.keys(builtInRules()).join(", ")})`, 2);
   }
   const now = at === undefined ? world.now() : Date.parse(String(at));
   const [rules, backend, settings] = await backendFor(call, String(name));
@@ -14461,12 +14462,12 @@ function judgeCaptures(rules: Rule[], folder: string, client: string) {
 
 /** `selftest`: tests the built-in rules; with --config also reports on the operator's own. */
 export async function cmdSelftest(call: Call): Promise<number> {
-  const results = selftest((kind) => BUILT_IN_RULES[kind]);
+  const results = selftest((kind) => builtInRules()[kind]);
   if (!results.length) die("selftest: no fixture was found, nothing was tested");
   const wrong = results.filter((result) => !result.ok);
   for (const one of wrong) print(`FAIL ${wrongText(one)}`);
   const used = new Set(results.map((result) => result.verdict.rule));
-  const idle = BUILT_IN.flatMap((kind) => BUILT_IN_RULES[kind])
+  const idle = BUILT_IN.flatMap((kind) => builtInRules()[kind])
     .filter((rule) => !used.has(rule.name));
   for (const rule of idle) print(`no fixture exercises the rule "${rule.name}" (${rule.verdict})`);
   print(`${results.length - wrong.length} passed, ${wrong.length} failed`);

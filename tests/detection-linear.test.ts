@@ -1,6 +1,6 @@
 /** Text from outside costs time in proportion to its length, whatever it is; what does not is switched off. */
 import { beforeEach, describe, expect, test } from "bun:test";
-import { BUILT_IN_RULES, cleanLog, composerText, detect, lineOf, parsePattern, parseResetEpoch, parseWaitingUntil, reloadConfig, type Rule, rulesOf } from "../agents.ts";
+import { builtInRules, cleanLog, composerText, detect, lineOf, parsePattern, parseResetEpoch, parseWaitingUntil, reloadConfig, type Rule, rulesOf } from "../agents.ts";
 import { CLIENTS, FASTER, fakeWorld, fasterClock, scene, tableOf, took } from "./kit.ts";
 import { rounds } from "./sim.ts";
 import { allowed } from "./wait.ts";
@@ -21,9 +21,9 @@ const exec = (rule: Rule) => (text: string): unknown => {
   return rule.re.exec(text);
 };
 const judged = (kind: "claude" | "opencode" | "typed", draw: (text: string) => string) => (text: string): unknown =>
-  detect(BUILT_IN_RULES[kind], { text: draw(text), title: text.slice(0, 400) }, 1);
+  detect(builtInRules()[kind], { text: draw(text), title: text.slice(0, 400) }, 1);
 const SUBJECTS: [string, (text: string) => unknown][] = [
-  ...Object.entries(BUILT_IN_RULES).flatMap(([kind, rules]) => rules.map((rule): [string, (text: string) => unknown] => [`the rule "${rule.name}" of ${kind}`, exec(rule)])),
+  ...Object.entries(builtInRules()).flatMap(([kind, rules]) => rules.map((rule): [string, (text: string) => unknown] => [`the rule "${rule.name}" of ${kind}`, exec(rule)])),
   ...(["claude", "opencode", "typed"] as const).flatMap((kind): [string, (text: string) => unknown][] => [
     [`a screen of ${kind}`, judged(kind, (text) => text)],
     [`what stands above the box of ${kind}`, judged(kind, kind === "opencode" ? opencode : claude)],

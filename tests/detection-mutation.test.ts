@@ -4,7 +4,7 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { type BackendKind, BUILT_IN_RULES, type Rule, type SelfTest, selftest, world } from "../agents.ts";
+import { type BackendKind, builtInRules, type Rule, type SelfTest, selftest, world } from "../agents.ts";
 
 interface Mutant { name: string; rule: Rule | null }
 
@@ -57,14 +57,14 @@ function mutantsOf(rule: Rule): Mutant[] {
   ];
 }
 
-const RULES = (["claude", "opencode"] as const).flatMap((kind) => BUILT_IN_RULES[kind].map((rule) => ({ kind, rule, name: rule.name })));
+const RULES = (["claude", "opencode"] as const).flatMap((kind) => builtInRules()[kind].map((rule) => ({ kind, rule, name: rule.name })));
 /** Other rules give the same verdict; which of them speaks is held by detection-questions.test.ts, capture by capture. */
 const isNamed = ({ why }: Rule): boolean => /^asks |^the agents view is open$/.test(why ?? "");
 const said = (results: SelfTest[]): string => results.map(({ verdict }) => verdict.rule).join("\n");
 const sound = new Map<string, SelfTest[]>();
 function known(kind: BackendKind): SelfTest[] {
   if (!sound.has(kind)) {
-    const all = results(kind, BUILT_IN_RULES[kind]);
+    const all = results(kind, builtInRules()[kind]);
     expect(all.every(({ file }) => file.startsWith(`${kind}/`)) && all.length).toBeGreaterThan(10);
     sound.set(kind, all);
   }
@@ -106,7 +106,7 @@ describe("the captures notice", () => {
 
   test.each(RULES)("when $kind's rule $name is removed", ({ kind, rule }) => {
     for (const mutant of mutantsOf(rule)) {
-      const rules = BUILT_IN_RULES[kind].flatMap((one) => one === rule ? mutant.rule ?? [] : one);
+      const rules = builtInRules()[kind].flatMap((one) => one === rule ? mutant.rule ?? [] : one);
       count += 1;
       if (!isNoticed(kind, rule, rules)) survivors.push(`${kind} "${rule.name}": ${mutant.name}`);
     }

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { BUILT_IN_RULES, composerText, detect, memoryOf } from "../agents.ts";
+import { builtInRules, composerText, detect, memoryOf } from "../agents.ts";
 import { agents, command, holdLock, message, realFolder, scene, type Scene } from "./kit.ts";
 
 const FIXTURES = join(import.meta.dir, "fixtures/claude");
@@ -65,7 +65,7 @@ describe("a question of a first start", () => {
     expect(JSON.parse(await status(it, "--json")).agents[0].answer).toBeUndefined();
   });
   test("is no question any more once the client has ended over it, nor where a permission quotes it", () => {
-    const verdictOf = (text: string) => detect(BUILT_IN_RULES.claude, { text, title: "✳ Claude Code" }, 0);
+    const verdictOf = (text: string) => detect(builtInRules().claude, { text, title: "✳ Claude Code" }, 0);
     expect(verdictOf(`${capture("blocked-trust-dialog-80x24").trimEnd()}\n\nBye\nuser@host:~$\n`).verdict).toBe("unsure");
     const quoted = capture("blocked-permission-bash-80x24").replace(/Do you want to proceed\?/, "Try the new fullscreen renderer? Do you want to proceed?");
     expect(verdictOf(quoted)).toMatchObject({ verdict: "blocked", rule: "dialog hint" });
@@ -100,7 +100,7 @@ describe("P38: a question of another client's first start", () => {
   test("a login is named, and no key answers it", () => {
     for (const size of ["80x24", "60x18"]) {
       const text = readFileSync(join(FIXTURES, `../codex/blocked-start-login-${size}.txt`), "utf8");
-      expect(detect(BUILT_IN_RULES.codex, { text, title: "" }, 0)).toMatchObject({ verdict: "blocked", why: "asks how to log in" });
+      expect(detect(builtInRules().codex, { text, title: "" }, 0)).toMatchObject({ verdict: "blocked", why: "asks how to log in" });
     }
   });
 });

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import {
-  type Backend, BUILT_IN_RULES, composerText, detect, lastNonemptyLine, parsePattern, parseResetEpoch,
+  type Backend, builtInRules, composerText, detect, lastNonemptyLine, parsePattern, parseResetEpoch,
   parseWaitingUntil, type Rule, rulesOf, selftest,
 } from "../agents.ts";
 import { CLIENTS, fakeWorld, tableOf } from "./kit.ts";
@@ -10,7 +10,17 @@ import { CLIENTS, fakeWorld, tableOf } from "./kit.ts";
 const NOW = Date.parse("2026-11-22T19:30:00Z");
 const FIXTURES = `${import.meta.dir}/fixtures`;
 const at = (iso: string | null | undefined) => iso ? Date.parse(iso) : null;
-const results = selftest((kind) => BUILT_IN_RULES[kind]);
+const results = selftest((kind) => builtInRules()[kind]);
+
+test("the patterns of the rules are made once a screen is read, not at every start", () => {
+  const made = `let made = 0;
+    globalThis.RegExp = class extends RegExp { constructor(...of) { super(...of); made += 1; } };
+    const { builtInRules } = await import(${JSON.stringify(`${import.meta.dir}/../agents.ts`)});
+    const madeBy = (what) => { const before = made; what(); return made - before; };
+    console.log(madeBy(builtInRules) > 20, madeBy(builtInRules));`;
+  const { stdout, stderr } = Bun.spawnSync([process.execPath, "-e", made], { env: process.env });
+  expect([`${stdout}`, `${stderr}`]).toEqual(["true 0\n", ""]);
+});
 
 describe("captures", () => {
   test("there are some of every verdict and client", () => {
@@ -24,7 +34,7 @@ describe("captures", () => {
   }
   test("every built-in rule has a capture, or is drawn below", () => {
     const used = new Set([...results.map((each) => `${each.file.split("/")[0]} ${each.verdict.rule}`), ...DRAWN.map(([client, , rule]) => `${client} ${rule}`)]);
-    const idle = (["claude", "opencode", "codex", "gemini"] as const).flatMap((kind) => BUILT_IN_RULES[kind]
+    const idle = (["claude", "opencode", "codex", "gemini"] as const).flatMap((kind) => builtInRules()[kind]
       .map((rule) => `${kind} ${rule.name}`).filter((name) => !used.has(name)));
     expect(idle).toEqual([]);
   });
@@ -42,7 +52,7 @@ const atRest = results.filter(({ file, expected }) => file.startsWith("claude/")
   .filter(({ text }) => BOX.test(text));
 test.each([["wide", SURVEY], ["narrow", SURVEY.replace(" (", "\n  (").replace("   3", "\n  3")]])("Claude Code's survey above its box is no answer: what was said before it counts (%s)", (_, survey) => {
   const judged = (text: string, title: string) => {
-    const { verdict, rule, limit, last } = detect(BUILT_IN_RULES.claude, { text, title }, NOW);
+    const { verdict, rule, limit, last } = detect(builtInRules().claude, { text, title }, NOW);
     return { verdict, rule, limit, last };
   };
   const changed = atRest.filter(({ text, title }) => !Bun.deepEquals(judged(text.replace(BOX, (box) => survey + box), title), judged(text, title)));
@@ -155,7 +165,7 @@ describe("quotes are idle", () => {
           for (const [where, text] of Object.entries(drawings[backend](quote, width))) {
             if (where.startsWith("whole answer") && ALIKE.test(quote)) continue;
             const title = backend === "claude" ? "Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA" : "OC | x";
-            const got = detect(BUILT_IN_RULES[backend], { text, title }, NOW);
+            const got = detect(builtInRules()[backend], { text, title }, NOW);
             if (got.verdict !== "idle") wrong.push(`${where}: ${quote} -> ${got.verdict} ${got.rule}`);
           }
         }
@@ -174,7 +184,7 @@ describe("an answer that is nothing but an error", () => {
   const drawn = (text: string, version: string, foot = "⏵⏵ auto mode on") =>
     claudeScreen(`❯ go\n\n${wrapped(text, 80, "  ", "● ")}\n\n✻ Baked for 0s · done 9:30 PM`, 80, "", foot)
       .replace("Claude Code", `Claude Code${version}`);
-  const got = (text: string) => detect(BUILT_IN_RULES.claude, { text, title: "✳ Claude Code" }, NOW).verdict;
+  const got = (text: string) => detect(builtInRules().claude, { text, title: "✳ Claude Code" }, NOW).verdict;
   for (const [text, verdict] of OWN) {
     test(text, () => {
       for (const version of ["2.1.250", "2.1.274", "2.1.322"]) expect(got(drawn(text, ` v${version}`))).toBe(verdict as never);
@@ -207,14 +217,14 @@ test("Gemini: what a person's command prints is no turn; what may cure the error
   const error = readFileSync(`${FIXTURES}/gemini/blocked-e401-200x50.txt`, "utf8");
   const after = (...lines: string[]) => {
     const text = error.replace(/\n(?=─{8}.*\n(?:.*\n){1,3}▄{8})/, `\n${lines.map((line) => (line.startsWith("> ") ? `${"▄".repeat(80)}\n ${line}\n${"▀".repeat(80)}` : line)).join("\n")}\n`);
-    return detect(BUILT_IN_RULES.gemini, { text, title: "◇  Ready (x)" }, NOW).verdict;
+    return detect(builtInRules().gemini, { text, title: "◇  Ready (x)" }, NOW).verdict;
   };
   expect([after("> /mcp", "No MCP servers configured."), after("> /permissions", "✕ Please provide a subcommand"), after("> /mcp", "None.", "> /tools", "  - Shell")]).toEqual(["blocked", "blocked", "blocked"]);
   expect([after("> /auth"), after("> go on", "✦ OK"), after("> /mine", "✦ OK"), after("> /mcp", "None.", "> go on", "ℹ Request cancelled.")]).toEqual(["idle", "idle", "idle", "idle"]);
 });
 
 test("opencode: a dialog in the middle of the pane is open, whatever is typed in it; one that an answer quotes is not", () => {
-  const read = (text: string) => detect(BUILT_IN_RULES.opencode, { text, title: "OC | x" }, NOW).verdict;
+  const read = (text: string) => detect(builtInRules().opencode, { text, title: "OC | x" }, NOW).verdict;
   for (const size of ["80x24", "200x50"]) {
     const palette = readFileSync(`${FIXTURES}/opencode/blocked-v1834-command-palette-${size}.txt`, "utf8");
     expect(read(palette.replace("Search ", "switch "))).toBe("blocked");
@@ -227,16 +237,16 @@ test("macOS draws another bullet: every capture says the same", () => {
   for (const { file, verdict } of results.filter((each) => each.file.startsWith("claude/"))) {
     const side = JSON.parse(readFileSync(`${FIXTURES}/${file.replace(/txt$/, "json")}`, "utf8"));
     const text = readFileSync(`${FIXTURES}/${file}`, "utf8").replaceAll("●", "⏺");
-    expect([file, detect(BUILT_IN_RULES.claude, { text, title: side.title ?? "" }, Date.parse(side.at) || NOW).verdict])
+    expect([file, detect(builtInRules().claude, { text, title: side.title ?? "" }, Date.parse(side.at) || NOW).verdict])
       .toEqual([file, verdict.verdict]);
   }
 });
 
 describe("a client at its prompt", () => {
-  const claude = (text: string, title = "✳ Claude Code") => detect(BUILT_IN_RULES.claude, { text, title }, NOW);
+  const claude = (text: string, title = "✳ Claude Code") => detect(builtInRules().claude, { text, title }, NOW);
   test("what hides it is named: the client's own words in its box are no draft", () => {
     const look = readFileSync(`${FIXTURES}/claude/unsure-no-title-footer-cut-off.txt`, "utf8");
-    const why = (box: string) => detect(BUILT_IN_RULES.claude, { text: look.replace(/^❯\s$/m, `❯\u00a0${box}`), title: "" }, NOW).why;
+    const why = (box: string) => detect(builtInRules().claude, { text: look.replace(/^❯\s$/m, `❯\u00a0${box}`), title: "" }, NOW).why;
     expect(["", "Press up to edit queued messages", "half a thought"].map((box) => why(box).replace(" hides whether it is working", "")))
       .toEqual(["a narrow pane", "a narrow pane", "a draft"]);
   });
@@ -265,10 +275,10 @@ describe("a client at its prompt", () => {
   test("the wake-up that it has scheduled", () => {
     const text = claudeScreen("❯ go\n\n● ScheduleWakeup(in 1221s)\n  ⎿  Next wakeup scheduled for 19:45:00 (in 1221s).\n\n● I look again then.\n\n✻ Baked for 3s", 80);
     const wake = new Date(NOW).setHours(19, 45, 0, 0);
-    const said = (now: number) => detect(BUILT_IN_RULES.claude, { text, title: "✳ x" }, now);
+    const said = (now: number) => detect(builtInRules().claude, { text, title: "✳ x" }, now);
     expect([said(wake - 1000).verdict, said(wake - 1000).waitingUntil]).toEqual(["background", wake]);
     expect([said(wake + 60_000).verdict, said(wake + 60_000).waitingUntil]).toEqual(["idle", wake]);
-    expect(detect(BUILT_IN_RULES.claude, { text: text.replace("✻ Baked", "❯ go on\n\n● OK\n\n✻ Baked"), title: "✳ x" }, wake - 1000).verdict).toBe("idle");
+    expect(detect(builtInRules().claude, { text: text.replace("✻ Baked", "❯ go on\n\n● OK\n\n✻ Baked"), title: "✳ x" }, wake - 1000).verdict).toBe("idle");
   });
 });
 
@@ -323,7 +333,7 @@ describe.each(CLIENTS)("the table for %s", (client) => {
     if (side.reset !== undefined) expect(got.limit!.resetAt).toBe(at(side.reset));
   });
   test("without a description no screen of it is idle by what it looks like", () => {
-    const idle = captures.filter((file) => detect(BUILT_IN_RULES.typed, { text: readFileSync(`${folder}/${file}`, "utf8"), title: "" }, NOW).verdict === "idle");
+    const idle = captures.filter((file) => detect(builtInRules().typed, { text: readFileSync(`${folder}/${file}`, "utf8"), title: "" }, NOW).verdict === "idle");
     expect(idle).toEqual([]);
   });
   test("without its title nothing that needs somebody is taken for idle", async () => {
@@ -426,10 +436,10 @@ const DRAWN: [client: string, verdict: string, rule: string, text: string, title
 
 test("what no capture shows: each such rule for Codex and Gemini is exercised", () => {
   for (const [client, verdict, rule, text, title = ""] of DRAWN) {
-    const got = detect(BUILT_IN_RULES[client as "codex"], { text, title }, NOW);
+    const got = detect(builtInRules()[client as "codex"], { text, title }, NOW);
     expect([rule, got.verdict, got.rule]).toEqual([rule, verdict, rule]);
   }
-  const after = detect(BUILT_IN_RULES.gemini, { text: quota("You have exhausted your capacity on this model. Your quota will reset after 3h12m5s."), title: "" }, NOW);
+  const after = detect(builtInRules().gemini, { text: quota("You have exhausted your capacity on this model. Your quota will reset after 3h12m5s."), title: "" }, NOW);
   expect(after.limit!.resetAt).toBe(NOW + (3 * 3600 + 12 * 60 + 5) * 1000);
 });
 
@@ -444,7 +454,7 @@ test("Codex: a limit names its time at every width, and is over once somebody wa
 });
 
 test("Claude Code: what it says of its login, its network and its images, under either of its marks", () => {
-  const read = (said: string, foot = "  ⏵⏵ auto mode on (shift+tab to cycle)") => detect(BUILT_IN_RULES.claude,
+  const read = (said: string, foot = "  ⏵⏵ auto mode on (shift+tab to cycle)") => detect(builtInRules().claude,
     { text: ` ▐▛███▜▌   Claude Code v2.1.332\n\n❯ go\n\n${said}\n\n✻ Worked for 3s\n\n${"─".repeat(80)}\n❯ \n${"─".repeat(80)}\n${foot}\n`, title: "✳ Claude Code" }, NOW).verdict;
   for (const [said, verdict] of [
     ["Failed to authenticate. API Error: 401 {\"type\":\"error\"}", "blocked"], ["Failed to authenticate. API Error: 403 Request not allowed", "blocked"],
@@ -472,15 +482,15 @@ test("Codex: an error that no rule knows needs a person, one that passes by itse
 });
 
 test("P38: a narrow pane breaks the lines below Codex's box, and those of a draft in it", () => {
-  const { box } = BUILT_IN_RULES.codex.at(-1)!;
+  const { box } = builtInRules().codex.at(-1)!;
   const foot = (wide: string, ...rest: string[]) => ["", wide, ...rest].join("\n");
   const FEET = [foot("  GPT-6-Sol default Fast · /work/repo · Do the", "  mock job", "  ← for agents   ⚠ 1 warning · f2 to view"),
     foot("  GPT-6-Sol default Fast · /work/", "  repo/deep · Do the mock", "  job of the day", "  ← for agents · ? for", "  shortcuts"),
     foot("  GPT-6-Astra extra high Fast ·", "  ~/work/repo", "  ? for shortcuts")];
   for (const below of FEET) for (const [draft, text] of [["Ask Codex to do anything", ""], ["half a\n  thought", "half a\n  thought"]] as const) {
     const screen = `› go\n\n• OK\n\n  Worked for 3s\n\n› ${draft}\n${below}\n`;
-    expect([detect(BUILT_IN_RULES.codex, { text: screen, title: "" }, NOW).verdict, composerText("codex", screen, undefined, box)]).toEqual(["idle", text]);
-    for (const after of ["host% ", "❯ ", "  Browsing · esc back"]) expect(detect(BUILT_IN_RULES.codex, { text: `${screen}${after}`, title: "" }, NOW).verdict).toBe("unsure");
+    expect([detect(builtInRules().codex, { text: screen, title: "" }, NOW).verdict, composerText("codex", screen, undefined, box)]).toEqual(["idle", text]);
+    for (const after of ["host% ", "❯ ", "  Browsing · esc back"]) expect(detect(builtInRules().codex, { text: `${screen}${after}`, title: "" }, NOW).verdict).toBe("unsure");
   }
 });
 
@@ -517,7 +527,7 @@ const UNPAID = [
   "Credit balance is too low", "You're out of extra usage", "You've hit your usage credit limit",
 ];
 const banner = (text: string, width: number, title = "✳ Claude Code") => detect(
-  BUILT_IN_RULES.claude,
+  builtInRules().claude,
   { text: claudeScreen(`❯ go\n${wrapped(text, width, "     ", "  ⎿  ")}`, width), title }, NOW);
 
 describe("live banners", () => {
@@ -546,7 +556,7 @@ describe("live banners", () => {
     const limit = "❯ go\n  ⎿  You've hit your weekly limit · resets Nov 25, 7:34pm (UTC)\n\n";
     for (const news of ["❯ again", "● OK\n\n✻ Baked for 1s · done 7:36 PM", "❯ /compact\n  ⎿  Compacted"]) {
       const text = claudeScreen(limit + news, 80);
-      expect(detect(BUILT_IN_RULES.claude, { text, title: "" }, NOW).verdict).toBe("idle");
+      expect(detect(builtInRules().claude, { text, title: "" }, NOW).verdict).toBe("idle");
     }
   });
   test("an operator's rule over the whole screen", () => {
@@ -714,7 +724,7 @@ test("WAITING-UNTIL", () => {
 test("the marker counts as long as its turn is the last one", () => {
   const iso = "2026-11-22T21:00:00Z";
   const verdict = (kind: "claude" | "opencode", text: string) =>
-    detect(BUILT_IN_RULES[kind], { text, title: "" }, NOW).verdict;
+    detect(builtInRules()[kind], { text, title: "" }, NOW).verdict;
   const said = `❯ go\n\n● WAITING-UNTIL: ${iso}\n\n✻ Baked for 3s · done 7:20 PM`;
   const newer = "\n\n❯ go on\n\n● OK\n\n✻ Baked for 3s · done 7:26 PM";
   expect(verdict("claude", claudeScreen(said, 80))).toBe("waiting");
@@ -744,44 +754,44 @@ test("a newer prompt ends the marker in every client", () => {
 
 test("a marker beyond the longest wait is named and not waited for", () => {
   const look = (iso: string) => ({ text: claudeScreen(`❯ go\n\n● WAITING-UNTIL: ${iso}`, 80), title: "✳ Claude Code" });
-  const far = detect(BUILT_IN_RULES.claude, look("9026-01-01T00:00:00Z"), NOW);
+  const far = detect(builtInRules().claude, look("9026-01-01T00:00:00Z"), NOW);
   expect([far.verdict, far.waitingUntil]).toEqual(["idle", null]);
   expect(far.why).toContain("WAITING-UNTIL 9026-01-01T00:00:00.000Z is too far ahead");
-  expect(detect(BUILT_IN_RULES.claude, look("2026-11-29T19:00:00Z"), NOW).verdict).toBe("waiting");
-  expect(detect(BUILT_IN_RULES.claude, look("2026-11-29T20:00:00Z"), NOW).verdict).toBe("idle");
-  expect(detect(BUILT_IN_RULES.claude, look("2026-11-22T21:00:00Z"), NOW, 3_600_000).verdict).toBe("idle");
+  expect(detect(builtInRules().claude, look("2026-11-29T19:00:00Z"), NOW).verdict).toBe("waiting");
+  expect(detect(builtInRules().claude, look("2026-11-29T20:00:00Z"), NOW).verdict).toBe("idle");
+  expect(detect(builtInRules().claude, look("2026-11-22T21:00:00Z"), NOW, 3_600_000).verdict).toBe("idle");
 });
 
 test("a marker that has passed is idle and keeps its time", () => {
   const text = claudeScreen("❯ go\n\n● WAITING-UNTIL: 2026-11-22T10:00:00Z", 80);
-  const got = detect(BUILT_IN_RULES.claude, { text, title: "" }, NOW);
+  const got = detect(builtInRules().claude, { text, title: "" }, NOW);
   expect([got.verdict, got.waitingUntil]).toEqual(["idle", Date.parse("2026-11-22T10:00Z")]);
 });
 
 test("Gemini's shell mode counts as somebody's draft: what is typed there would be run", () => {
   for (const size of ["80x24", "44x20"]) {
     const text = readFileSync(`${FIXTURES}/gemini/idle-shell-mode-open-${size}.txt`, "utf8");
-    expect(composerText("gemini", text, undefined, BUILT_IN_RULES.gemini.at(-1)!.box)).toStartWith("!");
+    expect(composerText("gemini", text, undefined, builtInRules().gemini.at(-1)!.box)).toStartWith("!");
   }
 });
 
 test("what Gemini's empty box says in the two modes of /vim is no draft", () => {
   for (const mode of ["insert", "normal"]) {
     const text = readFileSync(`${FIXTURES}/gemini/idle-vim-${mode}-80x24.txt`, "utf8");
-    expect(composerText("gemini", text, undefined, BUILT_IN_RULES.gemini.at(-1)!.box)).toBe("");
+    expect(composerText("gemini", text, undefined, builtInRules().gemini.at(-1)!.box)).toBe("");
   }
 });
 
 test("a limit that ends in days is no 5-hour limit, whatever an older note on the screen says", () => {
   const text = readFileSync(`${FIXTURES}/codex/limited-v171-old-note-80x24.txt`, "utf8");
-  const { limit } = detect(BUILT_IN_RULES.codex, { text, title: "" }, Date.parse("2026-11-26T19:40:30Z"));
+  const { limit } = detect(builtInRules().codex, { text, title: "" }, Date.parse("2026-11-26T19:40:30Z"));
   expect([limit!.class, new Date(limit!.resetAt!).getDate()]).toEqual(["other", 1]);
 });
 
 test("a shell in the footer is background work, with a draft in the box and in a narrow pane, too", () => {
   for (const [foot, verdict] of [["⏸ manual mode on · 1 shell", "background"], ["⏵⏵ auto mode on · 2 shells · enter to v…", "background"], ["1 shell", "idle"], ["⏵⏵ auto mode on", "idle"]]) {
     const text = claudeScreen("❯ go\n\n● OK\n\n✻ Baked for 5s · done 7:45 PM", 44, "half", foot);
-    expect([foot, detect(BUILT_IN_RULES.claude, { text, title: "✳ Claude Code" }, NOW).verdict]).toEqual([foot, verdict]);
+    expect([foot, detect(builtInRules().claude, { text, title: "✳ Claude Code" }, NOW).verdict]).toEqual([foot, verdict]);
   }
 });
 
@@ -792,7 +802,7 @@ test("lastNonemptyLine", () => {
 
 test("a spinner with a second paragraph below it is no quote", () => {
   const screen = claudeScreen("❯ go\n\n✻ Thinking… (12s · ↓ 1.2k tokens)\n\n  a line of its own below", 80);
-  expect(detect(BUILT_IN_RULES.claude, { text: screen, title: "" }, NOW).rule).toBe("spinner");
+  expect(detect(builtInRules().claude, { text: screen, title: "" }, NOW).rule).toBe("spinner");
 });
 
 describe("composerText", () => {
@@ -883,7 +893,7 @@ describe("the operator's rules", () => {
     const asked = [...source.matchAll(/\brule: "([^"]+)"|\.rule [!=]== "([^"]+)"/g)].map(([, made, compared]) => (made ?? compared)!);
     expect(asked).toEqual(expect.arrayContaining(["none", "server", "turn", "marker"]));
     for (const kind of ["claude", "opencode", "codex", "gemini", "typed"] as const) {
-      const all = [...new Set([...asked, ...BUILT_IN_RULES[kind].map(({ name }) => name), "draft", "account", "busy", "waiting", "shell", "idle"])];
+      const all = [...new Set([...asked, ...builtInRules()[kind].map(({ name }) => name), "draft", "account", "busy", "waiting", "shell", "idle"])];
       expect(await named(kind, all)).toEqual(all.map((name) => `${name} (yours)`));
     }
     expect(await named("typed", ["dialog", "error", "mine"])).toEqual(["dialog", "error", "mine"]);
@@ -898,7 +908,7 @@ rule = [
   { verdict = "blocked", where = "title", re = "^stuck" },
   { name = "foot", verdict = "active", where = "last 1", re = "mode on" },
 ]`);
-    expect(rules.slice(3)).toEqual(BUILT_IN_RULES.claude);
+    expect(rules.slice(3)).toEqual(builtInRules().claude);
     expect(read(rules, IDLE)).toEqual(["limited", "tokens", "screen"]);
     expect(read(rules, "nothing", "stuck")).toEqual(["blocked", "rule 2", "title"]);
     expect(read(rules, "nothing stuck")).toEqual(["unsure", "none", "screen"]);
@@ -918,7 +928,7 @@ rule = [
       expect(read(rules, IDLE)).toEqual([verdict, `${key}Re`, "screen"]);
       expect(rules.filter((rule) => rule.verdict === verdict).length).toBe(1);
       const rest = (all: Rule[]) => all.filter((rule) => rule.verdict !== verdict);
-      expect(rest(rules)).toEqual(rest(BUILT_IN_RULES.claude));
+      expect(rest(rules)).toEqual(rest(builtInRules().claude));
     });
   }
   test.each<[string, string, string]>([["active", "footer", "limit banner"], ["limit", "transcript", "credit"], ["fatal", "fix first", "background work"]])(
@@ -938,8 +948,8 @@ rule = [
     expect(read(rules, `${lines}busy`)).toEqual(["active", "activeRe", "last 10"]);
   });
   test("no verdict is reached by elimination", () => {
-    expect(read(BUILT_IN_RULES.claude, "> \nready")).toEqual(["unsure", "none", "screen"]);
-    expect(read(BUILT_IN_RULES.opencode, "> \nready")).toEqual(["unsure", "none", "screen"]);
-    expect(read(BUILT_IN_RULES.claude, "\n \n")).toEqual(["unsure", "blank", "screen"]);
+    expect(read(builtInRules().claude, "> \nready")).toEqual(["unsure", "none", "screen"]);
+    expect(read(builtInRules().opencode, "> \nready")).toEqual(["unsure", "none", "screen"]);
+    expect(read(builtInRules().claude, "\n \n")).toEqual(["unsure", "blank", "screen"]);
   });
 });

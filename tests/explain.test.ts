@@ -4,7 +4,7 @@ import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync,
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  BUILT_IN_RULES, type DeathFacts, decideNext, decideNextDown, detect, freshWatch, memoryOf, type LimitState, type NextFacts, scrub, world,
+  builtInRules, type DeathFacts, decideNext, decideNextDown, detect, freshWatch, memoryOf, type LimitState, type NextFacts, scrub, world,
 } from "../agents.ts";
 import { agents, command, scene } from "./kit.ts";
 import { type Fleet, ROOT, real, SELF, spawn, until } from "./real.ts";
@@ -283,7 +283,7 @@ if (!process.env.AGENTS_BIN) real("capture files a live pane, without paths and 
   for (const secret of [f.dir, SECRET_PART]) expect(shown).not.toMatch(typeof secret === "string" ? RegExp.escape(secret) : secret);
   expect(JSON.parse(readFileSync(sidecar!, "utf8")))
     .toMatchObject({ cols: 200, rows: 50, version: "9.8.7", made: "real" });
-  expect(detect(BUILT_IN_RULES.claude, { text: shown, title: "" }, 0).verdict).toBe("idle");
+  expect(detect(builtInRules().claude, { text: shown, title: "" }, 0).verdict).toBe("idle");
   const again = await capture(f, "a1", "idle-made-here");
   expect([again.code, again.err]).toEqual([1, expect.stringContaining("exists already")]);
   const typo = await capture(f, "a1", "idel-made-here");

@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  BUILT_IN_RULES, cmdSend, cmdStatus, type Config, decideBlind, decideTyping, detect, isBooting, type Message, nextMessages, enqueue, parseEvents, quickRound, typeable, tick, type Typing, type VerdictName, type Watch, world,
+  builtInRules, cmdSend, cmdStatus, type Config, decideBlind, decideTyping, detect, isBooting, type Message, nextMessages, enqueue, parseEvents, quickRound, typeable, tick, type Typing, type VerdictName, type Watch, world,
 } from "../agents.ts";
 import { disturbed } from "./delivery.ts";
 import type { Disturbance } from "./fakes.ts";
@@ -69,7 +69,7 @@ describe("decideTyping", () => {
 
   test("a footer that a narrow pane cuts off may hide work: what must not interrupt it waits, a text of ours in the box is sent", () => {
     const look = readFileSync(`${import.meta.dir}/fixtures/claude/unsure-no-title-footer-cut-off.txt`, "utf8");
-    const found = detect(BUILT_IN_RULES.claude, { text: look, title: "" }, 0);
+    const found = detect(builtInRules().claude, { text: look, title: "" }, 0);
     const done = (some: Partial<Message>, composer: string) => decideTyping(found, message(some), composer, "").do;
     expect([found.verdict, ...["wake", "nudge", "claim"].map((cause) => done({ cause }, "")), done({ cause: "wake", seen: 0 }, text)]).toEqual(["unsure", "wait", "wait", "type", "submit"]);
   });

@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import {
-  BUILT_IN_RULES, type ClaudeWord, decideClaude, decideCodex, decideError, detect, enqueue, isUntried, loadLimitState, memoryOf, parseClaudeWord, parseModel, parsePattern, parseRolloutEnd, parseTranscriptEnd, type Status, type TranscriptEnd, world,
+  builtInRules, type ClaudeWord, decideClaude, decideCodex, decideError, detect, enqueue, isUntried, loadLimitState, memoryOf, parseClaudeWord, parseModel, parsePattern, parseRolloutEnd, parseTranscriptEnd, type Status, type TranscriptEnd, world,
 } from "../agents.ts";
 import { agents, command, FASTER, type FakePane, fasterClock, scene, type Scene, type Setting, took, verdict } from "./kit.ts";
 
@@ -86,7 +86,7 @@ describe("its word and the screen are one verdict", () => {
     expect(sides.length).toBeGreaterThan(120);
     const wrong = sides.flatMap(({ file, side }) => {
       const text = readFileSync(join(folder, file.replace(/json$/, "txt")), "utf8");
-      const found = decideClaude({ ...word("idle"), ...side.word }, detect(BUILT_IN_RULES.claude, { text, title: side.title ?? "" }, Date.parse(side.at)));
+      const found = decideClaude({ ...word("idle"), ...side.word }, detect(builtInRules().claude, { text, title: side.title ?? "" }, Date.parse(side.at)));
       const expected = side.together ?? file.split("-")[0];
       return found.verdict === expected ? [] : [`${file}: ${found.verdict} (${found.rule}), expected ${expected}`];
     });
