@@ -10983,12 +10983,13 @@ async function keepLogs(cfg: Config, watch: Watch, observations: Observations): 
 /** A first text or a phase move that takes longer than this, ms, goes on by the ticks alone. */
 const BOOT_PATIENCE = 120_000;
 
-/** Units that must not wait for the next tick: ending, waiting for a server, due, not told yet. */
+/** Units that must not wait for the next tick: ending, waiting for a server, due, just started. */
 export function pendingUnits(cfg: Config, watch: Watch): Set<string> {
   const interval = cfg.watchdog.signalInterval * 1000;
   const [overdue, soon] = [world.now() - interval, world.now() + interval];
-  const names = watch.outbox.filter(({ cause, made }) =>
-    cause === "boot" && isRecent(made, BOOT_PATIENCE)).map((message) => message.target);
+  const names = watch.outbox.filter(({ cause, during, made }) =>
+    (cause === "boot" || during === "booting") && isRecent(made, BOOT_PATIENCE))
+    .map((message) => message.target);
   for (const [name, unit] of unitsOf(cfg)) {
     const { life } = memoryOf(watch, name);
     // one that could not be started for a whole tick waits for the ticks

@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  captureAll, curIdx, hungAfter, isUrgent, loadConfig, loadWatch, type Memory, memoryOf, operatorOf, parseEvents, pauseAfter, pendingUnits, phaseIdxFile, reloadConfig, enqueue,
+  captureAll, curIdx, hungAfter, isUrgent, loadConfig, loadWatch, type Memory, memoryOf, operatorOf, parseEvents, pauseAfter, pendingUnits, phaseIdxFile, quickRound, reloadConfig, enqueue,
   snapshot, stillness, watched, world, storedLife,
 } from "../agents.ts";
 import { agents, closeLook, command, type FakePane, type FakeWorld, fakeWorld, FLEET, message, type Scene, scene } from "./kit.ts";
@@ -956,6 +956,18 @@ describe("what must not wait for the next tick", () => {
     expect(names()).toEqual(["b"]);
     fake.turn(121_000);
     expect(names()).toEqual([]);
+  });
+  test("what waits for a client that was just started", async () => {
+    fake.tmux.exit("agents-b", 1);
+    memoryOf(watch, "b").life = { state: "backoff", until: fake.wall };
+    await quickRound(cfg, watch);
+    operator({ queue: [message({ target: "b", made: fake.wall })] });
+    await quickRound(cfg, watch);
+    expect([starts("b"), watch.outbox[0]!.why, names()]).toEqual([2, "booting", ["b"]]);
+    pane("b").doing = "idle";
+    fake.turn(4_000);
+    await quickRound(cfg, watch);
+    expect([watch.outbox, names()]).toEqual([[], []]);
   });
   test.each([[0, true], [119_000, true], [121_000, false], [-86_400_000, false]])("a phase move that began %d ms ago, for two minutes: what cannot end goes on with the ticks", (ms, urgent) => {
     watch.intent = { id: "m", from: "p1", to: "p2", run: "", at: fake.wall - ms };
