@@ -1687,7 +1687,8 @@ function distance(a: string, b: string): number {
 export function nearest(word: string, words: Iterable<string>): string {
   const near = [...words]
     .map((other) => ({ other, far: distance(word.toLowerCase(), other.toLowerCase()) }))
-    .filter(({ other, far }) => far <= Math.max(2, other.length / 3))
+    .filter(({ other, far }) => far < Math.max(word.length, other.length) &&
+      far <= Math.max(2, other.length / 3))
     .sort((a, b) => a.far - b.far)[0];
   return near ? `; nearest is "${near.other}"` : "";
 }

@@ -160,7 +160,7 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     [["attach"], "usage: attach <name> [--read-only]"], [["attach", "*"], "* matches a1, watchdog: name one of them"], [["explain", "a1", "a1"], "usage: explain <name> [--json] [--file PANE]"], [["explain"], "usage: explain <name> [--json] [--file PANE]"],
     [["send"], "usage: send <name> <text… | -> [--timeout S] [--queue]"], [["send", "a1"], "usage: send"], [["send", "a1", " \n"], "send: the message is empty"],
     [["explain", "watchdog"], "watchdog is not an agent: its screen is not read"], [["status", "watchdog"], "status: no watchdog details"],
-    [["send", "a2", "x"], 'no agent "a2"; nearest is "a1" (there are: a1)'], [["send", "b*", "x"], 'no agent "b*"; nearest is "a1" (there are: a1)'],
+    [["send", "a2", "x"], 'no agent "a2"; nearest is "a1" (there are: a1)'], [["send", "b*", "x"], 'no agent "b*" (there are: a1)'],
     [["send", "a1", "x", "--timeout", "soon"], 'send: --timeout "soon" is not a number of seconds'],
     ...["-1", "", ".", "Infinity"].map((wait): [string[], string] => [["send", "a1", "x", `--timeout=${wait}`], `send: --timeout "${wait}" is not a number of seconds`]),
     [["down", "!a2"], 'no agent or service "a2"; nearest is "a1"'], [["down", "!"], 'no agent or service ""'], [["down", "!*"], 'no agent or service "!*"'],

@@ -175,6 +175,7 @@ describe("fault 59: an unknown key is a warning that names the nearest", () => {
   test("nearest is only said of what is near", () => {
     expect(nearest("heel", ["none", "heal", "heal+stall"])).toBe('; nearest is "heal"');
     expect(nearest("zzzzzz", ["none", "heal"])).toBe("");
+    expect(nearest("x", ["up", "y"])).toBe(""); // no letter of it
   });
 });
 
