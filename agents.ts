@@ -5779,6 +5779,12 @@ async function endTurns(cfg: Config, of: Conversed[]): Promise<void> {
   await Promise.all(talking.map((one) => endTurn(cfg, one, others)));
 }
 
+/** The processes of a fleet; those of `groups` may have no mark, so that all are listed then. */
+function listFleet(cfg: Config, groups: (Group | null)[]) {
+  const grouped = groups.some((group) => group != null);
+  return listProcesses((mark) => grouped || mark.startsWith(`${cfg.room}/`));
+}
+
 /**
  * What is left of the clients of a unit that does not run; null = nothing. The panes are looked at
  * after the processes, so that a client started in the meantime does not count as left over. Throws
@@ -5786,10 +5792,8 @@ async function endTurns(cfg: Config, of: Conversed[]): Promise<void> {
  */
 async function leftOver(
   cfg: Config, watch: Watch, unit: Unit, groups: (Group | null)[],
+  all = listFleet(cfg, groups),
 ): Promise<Family | null> {
-  const own = marksOf(cfg, unit.name);
-  const grouped = groups.some((group) => group != null); // in a group may be what has no mark
-  const all = listProcesses((mark) => grouped || mark.startsWith(own));
   const family = familyOf(cfg, unit.name, groups, all);
   const members = membersOf(family, all);
   if (!members.length) return null;
@@ -12357,11 +12361,21 @@ export async function cmdUp(call: Call): Promise<number> {
 const orderedNames = (units: Unit[], withWatchdog: boolean): string[] =>
   [...units.map(({ name }) => name), ...(withWatchdog ? ["watchdog"] : [])];
 
-/** Ends what a unit left running when its session went; returns what cannot be ended. */
-async function endLeftOver(cfg: Config, watch: Watch, unit: Unit): Promise<Failure[]> {
-  const memory = memoryOf(watch, unit.name);
+/** The groups in which what a unit left running may be. */
+function oldGroups(watch: Watch, { name }: Unit): (Group | null)[] {
+  const memory = memoryOf(watch, name);
+  return [endingOf(memory), memory.client];
+}
+
+/**
+ * Ends what a unit left running when its session went; returns what cannot be ended. `all`: the
+ * processes of the fleet.
+ */
+async function endLeftOver(
+  cfg: Config, watch: Watch, unit: Unit, all: ReturnType<typeof listFleet>,
+): Promise<Failure[]> {
   try {
-    const left = await leftOver(cfg, watch, unit, [endingOf(memory), memory.client]);
+    const left = await leftOver(cfg, watch, unit, oldGroups(watch, unit), all);
     const stuck = left ? await endFamilies([left]) : [];
     return stuck.length ? [stuckAt(unit, stuck)] : [];
   } catch (error) {
@@ -12380,6 +12394,13 @@ async function startAll(
   const known = await loadWatch(cfg);
   const failures: Failure[] = [];
   const began: number[] = [];
+  const groups = wanted.flatMap((unit) => oldGroups(known, unit));
+  let [listed, all] = [-Infinity, null as ReturnType<typeof listFleet>];
+  const processes = () => {
+    const isOld = world.mono() - listed > RUNNING_AFTER;
+    if (isOld) [listed, all] = [world.mono(), listFleet(cfg, groups)];
+    return all;
+  };
   let snap = usable(await lookAtSessions(cfg, known));
   let looked = world.mono();
   for (const [nth, unit] of wanted.entries()) {
@@ -12397,7 +12418,7 @@ async function startAll(
         continue;
       }
       if (!running && !(await keepInHand(cfg, [unit])).length) continue;
-      const stuck = running ? [] : await endLeftOver(cfg, known, unit);
+      const stuck = running ? [] : await endLeftOver(cfg, known, unit, processes());
       failures.push(...stuck);
       if (stuck.length) continue;
       if (isLoop(unit)) await readState(cfg); // another phase may have begun while it waited
@@ -12610,7 +12631,7 @@ function findOrphans(cfg: Config, snap: Snapshot): Orphan[] {
   const orphans = orphansOf(cfg, snap);
   const known = [...unitsOf(cfg).keys(), ...orphans.map(({ name }) => name)];
   const fleet = `${cfg.room}/`;
-  const all = listProcesses((mark) => mark.startsWith(fleet)) ?? [];
+  const all = listFleet(cfg, []) ?? [];
   // an agent that has another name by now keeps its session, where a client has the mark of the old
   const kept = new Set([...unitsOf(cfg).values()].map(({ session }) => {
     const pid = snap.panes.get(session)?.pid;
