@@ -2752,12 +2752,12 @@ function placesOf(cfg: Config): string[] {
     .filter(Boolean);
 }
 
-const roomFile = (cfg: Config): string => join(cfg.stateDir, "fleet");
+const roomFile = (stateDir: string): string => join(stateDir, "fleet");
 
 /** Stores the mark of this fleet, before anything is started with it. */
 async function storeRoom(cfg: Config): Promise<void> {
-  const text = [cfg.room, ...placesOf(cfg), ""].join("\n");
-  if (await textIn(roomFile(cfg)) !== text) await world.writeAtomic(roomFile(cfg), text);
+  const [path, text] = [roomFile(cfg.stateDir), [cfg.room, ...placesOf(cfg), ""].join("\n")];
+  if (await textIn(path) !== text) await world.writeAtomic(path, text);
 }
 
 /**
@@ -5726,8 +5726,12 @@ const fleetOf = (pane: Pane): string => `the fleet of ${dirname(pane.home)}`;
 /** What ends a client of another fleet; its config is known as long as a keeper names it. */
 async function endAbroad(pane: Pane): Promise<string> {
   let config = "CONFIG";
+  const roomIn = async (folder: string) =>
+    (await world.answers(folder) ? textIn(roomFile(folder)).catch(() => "") : "");
+  const isTheirs = async (folder: string) => (pane.fleet === ""
+    ? isSameFolder(folder, pane.home) : (await roomIn(folder)).startsWith(`${pane.fleet}\n`));
   for (const [path, copy] of configsInUse()) {
-    if (await isSameFolder(dirname(copy), pane.home)) config = quoted(path);
+    if (await isTheirs(dirname(copy))) config = quoted(path);
   }
   return `down ${quoted(unitIn(pane))} --config ${config}`;
 }
@@ -7383,7 +7387,7 @@ export interface Stored {
  * neither a copy nor another folder in the old place has it.
  */
 async function readRoom(cfg: Config): Promise<string> {
-  const stored = await world.text(roomFile(cfg)).catch(() => "");
+  const stored = await world.text(roomFile(cfg.stateDir)).catch(() => "");
   const [room = "", ...places] = stored?.split("\n") ?? [];
   if (/^\w+$/.test(room) && placesOf(cfg).some((place) => places.includes(place))) return room;
   // an older version, which knew a fleet by its path alone, stored none

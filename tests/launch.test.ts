@@ -774,7 +774,7 @@ describe("a client of another fleet", () => {
     expect(starts("a")).toBe(1);
   });
   test("is ended by its own config, which its keeper names; the folders of others are not looked at on a disk that does not answer", async () => {
-    await beside("clone");
+    const pane = await beside("clone");
     const { answers, realPath } = world;
     const asked: string[] = [];
     Object.assign(world, { answers: async (path: string) => !path.startsWith("/day") && answers(path), realPath: (path: string) => (asked.push(path), realPath(path)) });
@@ -786,6 +786,12 @@ describe("a client of another fleet", () => {
     proc(12, ["keep", "--last-good", `${THEIRS}/agents.toml`, "--config", "/night/my agents.toml"]);
     await command("up", "a", "--config", cfg.path);
     expect(fake.logged(`a: ${SAID}; end it: agents down builder --config '/night/my agents.toml'`)).toHaveLength(1);
+    // its folder was moved since, and another fleet's is in the old place
+    pane.marks["@agents_fleet"] = "theirs";
+    proc(13, ["keep", "--last-good", "/moved/.agents/state/agents.toml", "--config", "/moved/agents.toml"]);
+    fake.files.set("/moved/.agents/state/fleet", "theirs\n1:1\n");
+    await command("up", "a", "--config", cfg.path);
+    expect(fake.logged(`a: ${SAID}; end it: agents down builder --config /moved/agents.toml`)).toHaveLength(1);
     expect(asked.filter((path) => path.startsWith("/day"))).toEqual([]);
   });
   test.each<[string, string, Record<string, string>, string[]]>([
