@@ -65,7 +65,7 @@ test("the path of a claim names functions that there are, in the order in which 
   const rows = way.split(/^\/\/ {3}(?=\w)/m).slice(1).map((row) => [/^\w+/.exec(row)![0], [...row.matchAll(/`(\w+)`/g)].map((match) => match[1]!)] as const);
   expect(rows.map(([name]) => name)).toEqual(["startFetch", "handoffCheck", "deliverAll", "pingSession", "noteDelivery"]);
   const bodyOf = (name: string) => parts.filter((part) => part.name === name).map(({ from, to }) => code.slice(from, to)).join("");
-  const calls = (name: string): string => bodyOf(name) + parts.filter((part) => part.name !== name && new RegExp(`\\b${part.name}\\(`).test(bodyOf(name))).map((part) => bodyOf(part.name)).join("");
+  const calls = (name: string, body = bodyOf(name)): string => body + parts.filter((part) => part.name !== name && new RegExp(`\\b${part.name}\\(`).test(body)).map((part) => bodyOf(part.name)).join("");
   for (const [name, steps] of rows) for (const step of steps) expect([name, step, new RegExp(`\\b${step}\\(`).test(name === "pingSession" && step === "tellServer" ? bodyOf("deliver") : calls(name))]).toEqual([name, step, true]);
 });
 
@@ -183,17 +183,17 @@ test("observe writes nothing, and says nothing; learn alone takes what was seen 
 const functionsCalled = (name: RegExp): string[] =>
   partsOf(SOURCE).filter((part) => part.banner !== "the world" && name.test(part.name) && /^(?:export )?(?:async )?function|=>/.test(SOURCE.slice(part.from, part.to))).map((part) => part.name);
 
+/** The declarations outside the world: the body of each, and which of the others it uses. */
+const BODIES = new Map(partsOf(SOURCE).filter(({ banner }) => banner !== "the world").map(({ name, from, to }) => [name, codeOf(SOURCE).code.slice(from, to)]));
+const USES = new Map([...BODIES].map(([name, body]) => {
+  const own = ownNames(body.replace(name, ""));
+  return [name, [...usedNames(body)].filter((word) => word !== name && !own.has(word) && BODIES.has(word))];
+}));
+
 /** How a function comes to do something, name by name: by itself, or by what it uses but for `except`; null = it does not. */
 function wayTo(act: (body: string) => string | undefined, except: string[]): (name: string) => string | null {
-  const { code } = codeOf(SOURCE);
-  const parts = partsOf(SOURCE).filter(({ banner }) => banner !== "the world");
-  const bodies = new Map(parts.map(({ name, from, to }) => [name, code.slice(from, to)]));
-  const uses = new Map([...bodies].map(([name, body]) => {
-    const own = ownNames(body.replace(name, ""));
-    return [name, [...usedNames(body)].filter((word) => word !== name && !own.has(word) && bodies.has(word))];
-  }));
   const done = new Map<string, string | undefined>();
-  const did = (name: string) => done.getOrInsertComputed(name, () => act(bodies.get(name)!));
+  const did = (name: string) => done.getOrInsertComputed(name, () => act(BODIES.get(name)!));
   return (name) => {
     const ways = [[name]];
     for (const way of ways) { // which grows as it is walked
@@ -201,7 +201,7 @@ function wayTo(act: (body: string) => string | undefined, except: string[]): (na
       if (except.includes(last)) continue;
       const found = did(last);
       if (found) return [...way, found].join(" → ");
-      for (const next of uses.get(last)!) if (!ways.some((one) => one.at(-1) === next)) ways.push([...way, next]);
+      for (const next of USES.get(last)!) if (!ways.some((one) => one.at(-1) === next)) ways.push([...way, next]);
     }
     return null;
   };

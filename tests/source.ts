@@ -71,7 +71,9 @@ export interface Part {
 }
 
 /** Functions, classes, constants and variables at the top level, in their order. */
-export function partsOf(source: string): Part[] {
+export const partsOf = (source: string): Part[] => parts.getOrInsertComputed(source, declared);
+const parts = new Map<string, Part[]>();
+function declared(source: string): Part[] {
   const heads = [...source.matchAll(/^(?:export )?(?:(?:async )?function\*?|const|let|class) (\w+)/gm)];
   const banners = [...source.matchAll(/^\/\/ ── (.+?) ─+$/gm)];
   const ends = [...heads, ...banners, ...source.matchAll(/^(?:\/\*\*|\/\/|(?:export )?interface|(?:export )?type|import|if) ?/gm)].map(({ index }) => index).sort((a, b) => a - b);
