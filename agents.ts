@@ -2776,14 +2776,17 @@ function movedTo(cfg: Config, pid: number): string {
 /** The arguments by which keeper and watchdog start, and recognise, each other. */
 const KEPT = { watchdog: ["watchdog", "--kept"], keeper: ["keep", "--last-good"] } as const;
 
+/** The user of a process; undefined = there is none, or no /proc. */
+const userOf = (pid: number | string): string | undefined =>
+  /^Uid:\s*(\d+)/m.exec(readProc(`${pid}/status`))?.[1];
+
 /**
  * Whether a process is our user's and sees the same files: in a container the same path may be
  * another file, and another user's fleet keeps its state elsewhere.
  */
 function sharesOurFiles(pid: number): boolean {
-  const user = (of: number | string) => /^Uid:\s*(\d+)/m.exec(readProc(`${of}/status`))?.[1];
   const mounts = (of: number | string) => readProc(`${of}/mountinfo`);
-  return user(pid) !== undefined && user(pid) === user("self") &&
+  return userOf(pid) !== undefined && userOf(pid) === userOf("self") &&
     mounts(pid) !== "" && mounts(pid) === mounts("self");
 }
 
@@ -7793,7 +7796,11 @@ async function lookAtSessions(cfg: Config, watch: Watch): Promise<Snapshot> {
   if (!snap.ok || snap.server === watch.server || !serverLives(watch.server)) return snap;
   const clients = Object.values(watch.agents).flatMap(({ client }) => client ?? []);
   if (!membersOf({ room: cfg.room, groups: clients, marks: [] }).length) return snap;
-  const [pid] = watch.server.split(" ");
+  const [pid = ""] = watch.server.split(" ");
+  if (userOf(pid) !== userOf("self")) {
+    return { ...snap, ok: false,
+      why: `the tmux server (pid ${pid}) is another user's: run this as that one` };
+  }
   const socket = socketOf(Number(pid));
   const changed = !["", cfg.tmuxSocket || "default"].includes(socket);
   const cure = changed ? `set tmux_socket back to ${show(socket)}, run "agents down", change it, ` +

@@ -753,6 +753,13 @@ describe("a lost socket is not the end of a server", () => {
     expect(fake.effects.filter((what) => /^(signal|tmux (new|kill))/.test(what))).toEqual([]);
     expect(fake.logged(`kill -USR1 ${fake.tmux.server.pid} makes it create the socket again`)).toHaveLength(1);
   });
+  test("of a server of another user it is said that only that one can reach it: no signal makes a socket here", async () => {
+    for (const [of, uid] of [["self", 1_000], [fake.tmux.server.pid, 0]]) fake.files.set(`/proc/${of}/status`, `Name:\tx\nUid:\t${uid}\t${uid}\n`);
+    fake.tmux.trouble = GONE;
+    await ticks(2);
+    expect([fake.logged("is another user's: run this as that one"), fake.logged("USR1")]).toEqual([[expect.any(String)], []]);
+    expect((await command("status", "--config", cfg.path)).out).toMatch(/^! a .* unknown +tmux: the tmux server \(pid \d+\) is another user's/m);
+  });
   test("where it lives on for others alone, as after a change of the socket, all come back", async () => {
     fake.tmux.killServer();
     await ticks(3);
