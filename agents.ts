@@ -2761,16 +2761,20 @@ async function storeRoom(cfg: Config): Promise<void> {
 }
 
 /**
- * Where the folder of this config is by now, as the lock shows that a process has open in it; "" =
- * at its path, or not known.
+ * Where the folder of this config is by now, as the lock shows that a process has open in it, and
+ * the mark beside that: log_dir alone may be moved, too. "" = at its path, or not known.
  */
-function movedTo(cfg: Config, pid: number): string {
+async function movedTo(cfg: Config, pid: number): Promise<string> {
   const way = cfg.stateDir.slice(cfg.planDir.length);
   const folders = !isInside(cfg) ? [] : world.opened(pid).filter((path) =>
     path.endsWith(".lock") && dirname(path).endsWith(way));
   const here = ["", world.folderId(cfg.planDir)];
-  return folders.map((path) => dirname(path).slice(0, -way.length))
-    .find((folder) => !here.includes(world.folderId(folder))) ?? "";
+  for (const folder of folders.map((path) => dirname(path).slice(0, -way.length))) {
+    const id = world.folderId(folder);
+    const marks = here.includes(id) ? "" : await textIn(roomFile(folder + way)).catch(() => "");
+    if (marks.split("\n").includes(id + way)) return folder;
+  }
+  return "";
 }
 
 /** The arguments by which keeper and watchdog start, and recognise, each other. */
@@ -2802,7 +2806,7 @@ export async function supervisorsOf(
     // relative paths in a config begin in the folder that it is named by
     const isOurs = await isSameFolder(dirname(path), cfg.planDir) &&
       (basename(path) === basename(cfg.path) || isSameConfig(path, cfg.path));
-    return isOurs && !movedTo(cfg, pid) ? [pid] : [];
+    return isOurs && !(await movedTo(cfg, pid)) ? [pid] : [];
   });
   return (await Promise.all(found)).flat();
 }
@@ -11200,7 +11204,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   while (!signals.stop) {
     const began = world.mono();
     const held: number = lock;
-    if (followFolder(cfg, lockPath, held, kept)) return 1;
+    if (await followFolder(cfg, lockPath, held, kept)) return 1;
     lock = await keepLock(cfg, lockPath, held, (why) => trouble(watch, "state folder", why));
     if (lock === null) return 0; // the folder was removed, and another watchdog took its place
     if (lock !== held) {
@@ -11218,7 +11222,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
     noteStage(RESTING);
     await restUntil(began + interval, cfg, watch, signals);
   }
-  if (followFolder(cfg, lockPath, lock, false)) return 1;
+  if (await followFolder(cfg, lockPath, lock, false)) return 1;
   await guard(watch, "state", () => save(cfg, watch));
   noteStage("ended");
   const partner = kept ? holderOf(cfg, "keeper") : null;
@@ -11297,8 +11301,10 @@ function spawnKeeper(cfg: Config): Bun.Subprocess {
  * Whether the folder of this config was moved, and our lock with it: what is in the old place is
  * another fleet's. A keeper goes on where it is now, unless this watchdog has none (`kept`).
  */
-function followFolder(cfg: Config, path: string, lock: number, kept = true): boolean {
-  const folder = tried(() => isStillAt(path, lock), false) ? "" : movedTo(cfg, process.pid);
+async function followFolder(
+  cfg: Config, path: string, lock: number, kept = true,
+): Promise<boolean> {
+  const folder = tried(() => isStillAt(path, lock), false) ? "" : await movedTo(cfg, process.pid);
   if (!folder) return false;
   const now = (one: string) => folder + one.slice(cfg.planDir.length);
   if (loggedTo) loggedTo = now(loggedTo);
@@ -11407,7 +11413,7 @@ export async function keep(path: string, lastGood: string, least = HUNG_AFTER): 
   const note = openNote(noteFile(cfg, "keeper"));
   const isOver = (): boolean => signals.stop || ward.ended === 0;
   while (!isOver()) {
-    if (followFolder(cfg, lockPath, lock)) break;
+    if (await followFolder(cfg, lockPath, lock)) break;
     lock = await keepLock(cfg, lockPath, lock);
     if (lock === null) return 0;
     await ward.look(note("keeping"));
@@ -12318,7 +12324,7 @@ async function checkLogDir(cfg: Config, { foreign }: Snapshot): Promise<void> {
   homes.delete(homeOf(cfg));
   for (const home of await answering([...homes])) {
     const pid = lockHolder(join(home, "watchdog.lock"));
-    const path = pid !== null && !movedTo(cfg, pid) && optionIn(argvOf(pid), "--config");
+    const path = pid !== null && !(await movedTo(cfg, pid)) && optionIn(argvOf(pid), "--config");
     if (path && isSameConfig(path, cfg.path)) die(staysText("log_dir", dirname(home)));
   }
 }

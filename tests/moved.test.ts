@@ -137,3 +137,13 @@ real("another log_dir in the config while the fleet runs: an order says what to 
   await endsAll(f, "fleet");
   expect(before.filter(lives)).toEqual([]);
 });
+
+real("log_dir is moved away under its own name: the fleet stays where its config is", duo, async (f) => {
+  await begin(f);
+  const [watchdog] = await watched(f, "fleet");
+  mkdirSync(f.path("archive"));
+  renameSync(f.path("fleet/.agents"), f.path("archive/.agents"));
+  await until(() => existsSync(f.path("fleet/.agents/state/heartbeat")));
+  expect([(await watched(f, "fleet"))[0], (await at(f, "fleet", ["status"])).code]).toEqual([watchdog!, 0]);
+  await endsAll(f, "fleet");
+});
