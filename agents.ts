@@ -2980,6 +2980,8 @@ const tmuxByHand = ({ tmuxSocket }: Config): string =>
 
 /** How tmux says that it has no server; any other failure says nothing of what runs. */
 const NO_TMUX_SERVER = /no server running|no current target|\(No such file or directory\)/;
+/** How it says that its server ended while it was asked: the next question tells what is there. */
+const ENDED_MEANWHILE = /^(?:server exited|lost server)/;
 
 /** One look at everything that runs. "No server" means nothing does; a timeout means nothing. */
 export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
@@ -2987,6 +2989,7 @@ export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
   const mark = `@${newId()} `;
   const askedAt = world.now();
   const ran = await tmux(cfg, ["list-panes", "-a", "-F", mark + PANE_FORMAT]);
+  if (first && !ran.ok && ENDED_MEANWHILE.test(ran.err)) return snapshot(cfg, false);
   if (!ran.ok && !NO_TMUX_SERVER.test(ran.err)) {
     return { ok: false, why: ran.err || "tmux did not answer", server: "", refused: 0,
       ...sortPanes(cfg, []) };

@@ -226,6 +226,15 @@ describe("orders", () => {
     // the server; orphans; members before and after the end; watchdogs; background sessions, by mark and by folder
     expect(await asked("down")).toEqual({ environ: 6, stat: 2, cmdline: 2 });
   });
+  test.each(["server exited unexpectedly", "lost server"])("down: %s, as it ends with its last session, is no answer: it is asked once more", async (err) => {
+    await begin(["a"], 3);
+    const { tmux } = world;
+    let ended = 0;
+    world.tmux = (args, ...rest) => args[0] !== "list-panes" || fake.tmux.panes.length || ended++
+      ? tmux(args, ...rest) : Promise.resolve({ ok: false, out: "", err, timedOut: false });
+    expect((await call("down")).code).toBe(0);
+    expect([ended > 1, fake.logged("does not show whether anything runs")]).toEqual([true, []]);
+  });
   test("up of twenty shows on a terminal how far it is, one column narrower than that, in place of a line for each; of fewer, or in a pipe, those lines", async () => {
     const up = async (count: number, terminal: boolean) => {
       fake = fakeWorld(realFolder());
