@@ -588,14 +588,15 @@ function shownAt(epoch: number, zone: string): Shown {
 }
 
 // Walk the real clock minute by minute until it shows what the banner says.
-function bruteForce(zone: string, now: number, want: Partial<Shown>): number {
+function bruteForce(zone: string, now: number, want: Partial<Shown> & { hour: number }): number {
   const keys = Object.keys(want) as (keyof Shown)[];
   let epoch = Math.floor(now / 60_000) * 60_000 + 60_000;
   for (;; epoch += 60_000) {
     const shown = shownAt(epoch, zone);
     if (keys.every((key) => shown[key] === want[key])) return epoch;
-    // Far from the wanted minute one may stride: no zone shifts by less than half an hour.
-    if (want.minute !== undefined && Math.abs(shown.minute - want.minute) > 2 && Math.abs(shown.minute - want.minute) < 58) epoch += 60_000;
+    // Far from the wanted hour or minute one may stride: no zone shifts by more than an hour, or by less than half of one.
+    if (Math.abs(shown.hour - want.hour) > 2 && Math.abs(shown.hour - want.hour) < 22) epoch += 59 * 60_000;
+    else if (want.minute !== undefined && Math.abs(shown.minute - want.minute) > 2 && Math.abs(shown.minute - want.minute) < 58) epoch += 60_000;
   }
 }
 
@@ -622,7 +623,7 @@ describe("200 banners in seven zones", () => {
     const bare = kind === 1;
     if (bare) shown.minute = 0;
     const zoned = `(${zone})`;
-    const [text, want]: [string, Partial<Shown>] = kind === 3
+    const [text, want]: [string, Parameters<typeof bruteForce>[2]] = kind === 3
       ? [`resets ${NAMES[shown.month - 1]} ${shown.day}, ${clock(shown, false)} ${zoned}`,
         { month: shown.month, day: shown.day, hour: shown.hour, minute: shown.minute }]
       : kind === 2

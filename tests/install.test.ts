@@ -1,10 +1,11 @@
 /** As a newcomer installs it, into an empty home, by each way that the README names; and away again. What a release makes, and an upgrade at work. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync, symlinkSync } from "node:fs";
-import { homedir, tmpdir } from "node:os";
+import { homedir } from "node:os";
 import { join } from "node:path";
 import { version } from "../agents.ts";
 import { type Fleet, lives, real, signal, spawn, until } from "./real.ts";
+import { SCRATCH } from "./scratch.ts";
 import { rounds } from "./sim.ts";
 
 const ROOT = join(import.meta.dir, "..");
@@ -20,7 +21,7 @@ afterAll(() => scratch.forEach((dir) => rmSync(dir, { recursive: true, force: tr
 
 /** A machine of a newcomer: an empty home, Bun, and npm's prefix. The registry and its certificates are the machine's own affair. */
 function newcomer() {
-  const dir = realpathSync(mkdtempSync(join(tmpdir(), "agents-install-")));
+  const dir = realpathSync(mkdtempSync(join(SCRATCH, "agents-install-")));
   scratch.push(dir);
   const [home, bin, prefix] = [join(dir, "home"), join(dir, "bin"), join(dir, "prefix")];
   for (const folder of [home, bin]) mkdirSync(folder);
