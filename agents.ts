@@ -2743,21 +2743,33 @@ const isInside = ({ planDir, stateDir }: Config): boolean => stateDir.startsWith
 
 /**
  * By what a state folder is known again, wherever it is by now: the config's folder and the way
- * from there, or the state folder itself. A copy has neither.
+ * from there, or the state folder itself. A copy has neither. In its old place the number of the
+ * file is enough: many disks have another device number each time that they are mounted.
  */
 function placesOf(cfg: Config): string[] {
   const { planDir, stateDir } = cfg;
   const folder = isInside(cfg) && world.folderId(planDir);
-  return [folder ? folder + stateDir.slice(planDir.length) : homeOf(cfg), world.folderId(stateDir)]
-    .filter(Boolean);
+  const state = world.folderId(stateDir);
+  return [folder ? folder + stateDir.slice(planDir.length) : homeOf(cfg), state,
+    state && `${homeOf(cfg)} ${state.split(":")[1]}`].filter(Boolean);
 }
+
+/** The mark of a fleet to an older version, which knew it by the path of its state folder alone. */
+const roomOf = (home: string): string => hashOf(home).slice(0, 6);
 
 const roomFile = (stateDir: string): string => join(stateDir, "fleet");
 
+/** What is stored of the mark; "" = damaged, null = nothing. Throws where it cannot be read. */
+const storedRoom = ({ stateDir }: Config): Promise<string | null> =>
+  world.text(roomFile(stateDir)).catch((error) => {
+    if (isUnread(error)) throw error;
+    return "";
+  });
+
 /** Stores the mark of this fleet, before anything is started with it. */
 async function storeRoom(cfg: Config): Promise<void> {
-  const [path, text] = [roomFile(cfg.stateDir), [cfg.room, ...placesOf(cfg), ""].join("\n")];
-  if (await textIn(path) !== text) await world.writeAtomic(path, text);
+  const text = [cfg.room, ...placesOf(cfg), ""].join("\n");
+  if (await storedRoom(cfg) !== text) await world.writeAtomic(roomFile(cfg.stateDir), text);
 }
 
 /**
@@ -3029,7 +3041,7 @@ function sortPanes(cfg: Config, panes: Pane[]) {
   // older versions marked a pane by paths alone, some with the target of a log_dir that is a link
   const homes = [homeOf(cfg), printable(linkless(cfg.stateDir))];
   const isOurs = ({ home, fleet }: Pane) =>
-    home === "" || (fleet ? fleet === room : homes.includes(home));
+    home === "" || (fleet ? fleet === room : homes.includes(home) || roomOf(home) === room);
   const foreign = panes.filter((pane) => !isOurs(pane));
   // a client stays its unit's where the config names another session by now
   for (const pane of panes.filter((one) => one.home && isOurs(one))) {
@@ -7397,12 +7409,20 @@ export interface Stored {
  * neither a copy nor another folder in the old place has it.
  */
 async function readRoom(cfg: Config): Promise<string> {
-  const stored = await world.text(roomFile(cfg.stateDir)).catch(() => "");
+  const stored = await storedRoom(cfg).catch(() => "");
   const [room = "", ...places] = stored?.split("\n") ?? [];
-  if (/^\w+$/.test(room) && placesOf(cfg).some((place) => places.includes(place))) return room;
-  // an older version, which knew a fleet by its path alone, stored none
-  const isOlder = stored === null && isThere(watchFile(cfg));
-  return hashOf(homeOf(cfg) + (isOlder ? "" : world.folderId(cfg.planDir))).slice(0, 6);
+  const isMark = /^\w+$/.test(room) && places.some(Boolean);
+  if (isMark && placesOf(cfg).some((place) => places.includes(place))) return room;
+  const [home, folder] = [homeOf(cfg), world.folderId(cfg.planDir)];
+  return roomOf(!isMark && await isOlder(cfg) ? home : home + folder);
+}
+
+/** Whether an older version began this fleet, as its memory says where no mark does. */
+async function isOlder(cfg: Config): Promise<boolean> {
+  const read = (path: string) => textIn(path).catch(() => "");
+  const memory = await read(watchFile(cfg)) || await read(watchCopyFile(cfg));
+  const [, room = ""] = /"room": ?"(\w+)"/.exec(memory) ?? [];
+  return memory !== "" && ["", roomOf(homeOf(cfg))].includes(room);
 }
 
 export const phaseIdxFile = (cfg: Config): string => join(cfg.stateDir, cfg.loop.stateFile);
@@ -11198,6 +11218,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
   noteStage = openNote(noteFile(cfg, "watchdog"));
   noteStage("starting");
   await awaitHand(cfg, () => signals.stop);
+  await storedRoom(cfg); // a guess would be stored, and the fleet's own clients be another's
   const watch = await loadWatch(cfg);
   process.on("unhandledRejection",
     (error) => trouble(watch, "unhandled", `ERROR: ${messageOf(error)}`));

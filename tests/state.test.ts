@@ -256,6 +256,41 @@ describe("files of another version", () => {
     for (const damaged of ["", "mine", "\n1:2\n", "a/b\n1:2\n", "\0garbage"]) expect([damaged, await now(["1:1", "1:2"], damaged)]).toEqual([damaged, fresh]);
   });
 
+  test("the mark of a fleet is known where its disk has another device number, and where the file is damaged; what cannot be read is not overwritten", async () => {
+    const folders: Record<string, string> = {};
+    world.folderId = (path) => folders[path] ?? "";
+    const { fake, cfg: { path, planDir, stateDir } } = it;
+    const mark = join(stateDir, "fleet");
+    const now = async (plan: string, state: string): Promise<string> => {
+      [folders[planDir], folders[stateDir]] = [plan, state];
+      return (await loadConfig(path)).room;
+    };
+    const remembered = (room?: string) => fake.files.set(it.file("watch.json"), JSON.stringify({ ...stored("night"), room }));
+    const fresh = await now("1:1", "1:2");
+    remembered();
+    const older = await now("1:1", "1:2");
+    const places = `1:1/.agents/state\n1:2\n${stateDir} 2\n`;
+    fake.files.set(mark, `mine\n${places}`);
+    // mounted anew: the numbers of the files stay; a copy in its place has others
+    expect([await now("9:1", "9:2"), await now("1:7", "1:8") === "mine"]).toEqual(["mine", false]);
+    for (const damaged of ["", "\0garbage", `${older}`]) {
+      fake.files.set(mark, damaged);
+      for (const [room, wanted] of [[older, older], [fresh, fresh], [undefined, older]] as const) {
+        remembered(room);
+        expect([damaged, room, await now("1:1", "1:2")]).toEqual([damaged, room, wanted]);
+      }
+    }
+    fake.files.set(mark, `${older}\n${places}`); // a copy in the place of one that an older version began
+    remembered(older);
+    expect(await now("1:7", "1:8")).not.toBe(older);
+    remembered(fresh);
+    const before = fake.files.get(mark);
+    const { text } = world;
+    world.text = async (file) => (file === mark ? Promise.reject(Object.assign(new Error("EIO: i/o error"), { code: "EIO" })) : text(file));
+    await command("up", "--config", path);
+    expect([fake.files.get(mark), fake.logged("EIO: i/o error").length > 0]).toEqual([before!, true]);
+  });
+
   test("a text with a wrong field keeps its words", async () => {
     const text = { id: "1", target: "scout", text: "words", cause: "send", made: 1, tries: 2 };
     const wrong = { seen: "x", pasted: { pid: 5 }, subjects: [1], stuck: null, unknown: 1 };
