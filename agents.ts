@@ -15125,6 +15125,17 @@ function slotsOf({ from, to }: Span, room = 0): Span[] {
   return starts.map((start) => ({ from: start, to: start + slot }));
 }
 
+/** The stretches in each slot, where both are in their order and none overlaps another. */
+function stretchesIn(slots: Span[], stretches: Stretch[]): Stretch[][] {
+  let first = 0;
+  return slots.map(({ from, to }) => {
+    while (first < stretches.length && stretches[first]!.to <= from) first += 1;
+    let end = first;
+    while (end < stretches.length && stretches[end]!.from < to) end += 1;
+    return stretches.slice(first, end);
+  });
+}
+
 /** The active share of a slot, 0 to 1; null = not known. */
 function activeShare(stretches: Stretch[], slot: Span): number | null {
   const looked = total(stretches.filter(({ doing }) => doing !== "unknown"), slot);
@@ -15147,11 +15158,11 @@ const SLOT_SIGNS: Record<Activity, string> =
 export function timeline(mine: AgentEvent[], slots: Span[], lastLook: number): string {
   const window = { from: slots[0]?.from ?? 0, to: slots.at(-1)?.to ?? 0 };
   const stretches = stretchesOf(mine, window, lastLook);
-  const restarts = restartsOf(mine);
-  return slots.map((slot) => {
-    const here = stretches.filter((one) => overlap(one, slot) > 0);
+  const restarts = restartsOf(mine).map(({ at }) => Date.parse(at));
+  return stretchesIn(slots, stretches).map((here, nth) => {
+    const slot = slots[nth]!;
     if (here.some(({ needsYou }) => needsYou)) return "!";
-    if (restarts.some((one) => isWithin(one, slot))) return "↺";
+    if (restarts.some((at) => at >= slot.from && at < slot.to)) return "↺";
     const spent = (doing: Activity) => total(here.filter((one) => one.doing === doing), slot);
     // one known moment says more than an unknown hour
     const [most = "unknown"] = ACTIVITIES.filter((doing) => doing !== "unknown" && spent(doing))
@@ -15197,7 +15208,7 @@ function reportAgent(
     },
     commits: { claim: commits("claim"), review: commits("review") },
     // the active share of each slot, 0 to 1, and the same slots as drawn by `timeline`
-    bar: slots.map((slot) => activeShare(stretches, slot)),
+    bar: stretchesIn(slots, stretches).map((here, nth) => activeShare(here, slots[nth]!)),
     timeline: timeline(mine, slots, known.to),
   };
 }
