@@ -12154,7 +12154,15 @@ async function retireOtherVersion(cfg: Config): Promise<void> {
 export async function startWatchdog(cfg: Config, wasDown = false): Promise<boolean> {
   if (wasDown) await stopWatchdog(cfg, () => isWanted(cfg));
   else await retireOtherVersion(cfg);
-  if (holderOf(cfg, "watchdog") !== null || await isMute(cfg)) {
+  const holder = holderOf(cfg, "watchdog");
+  for (const pid of holder === null ? await supervisorsOf(cfg, "watchdog") : [holder]) {
+    const [path, copy] = ["--config", "--last-good"].map((one) => optionIn(argvOf(pid), one));
+    // it goes back to the log_dir that it began with, though that was moved
+    const strays = path && copy && isSameConfig(path, cfg.path) &&
+      !(await isSameFolder(dirname(copy), cfg.stateDir));
+    if (strays) die(staysText("log_dir", dirname(dirname(copy))));
+  }
+  if (holder !== null || await isMute(cfg)) {
     const { stale, mute } = await readWatchdog(cfg);
     const hint = stale && !mute ? ', but stale: "agents restart watchdog" replaces it' : "";
     log(`watchdog already running${hint}`);

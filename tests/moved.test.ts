@@ -134,6 +134,8 @@ real("another log_dir in the config while the fleet runs: an order says what to 
   expect(before.filter(lives)).toEqual(before);
   rmSync(f.path("logs"), { recursive: true, force: true });
   renameSync(f.path("fleet/.agents"), f.path("logs"));
+  const up = await at(f, "fleet", ["up"]);
+  expect([up.code, up.err]).toEqual([1, expect.stringMatching(/t-a1 already running.*log_dir stays/s)]);
   await endsAll(f, "fleet");
   expect(before.filter(lives)).toEqual([]);
 });
