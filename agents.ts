@@ -961,17 +961,18 @@ async function realWriteAtomic(path: string, text: string): Promise<void> {
   }
 }
 
-/** The system's `flock`; loaded by the first lock, as it costs 2 MB. */
-const systemFlock = once(() => {
+/** Calls of the system that Bun has not; loaded by the first one, as they cost 2 MB. */
+const system = once(() => {
   const { dlopen } = import.meta.require("bun:ffi") as typeof import("bun:ffi");
   const library = process.platform === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
-  return dlopen(library, { flock: { args: ["int", "int"], returns: "int" } }).symbols.flock;
+  return dlopen(library, { flock: { args: ["int", "int"], returns: "int" },
+    poll: { args: ["ptr", "u64", "int"], returns: "int" } }).symbols;
 });
 
 /** Locks an open file for as long as it stays open; false = another process has it. */
 function lockOpen(file: number, shared = false): boolean {
   const [LOCK_SH, LOCK_EX, LOCK_NB] = [1, 2, 4];
-  return systemFlock()(file, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) === 0;
+  return system().flock(file, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) === 0;
 }
 
 /** Whether a path still leads to the file that was opened by it. */
@@ -1245,6 +1246,14 @@ const maybeTerminal = (file: number): boolean => tried(() => {
 
 /** Whether standard output is a terminal. */
 const isTerminal = once((): boolean => maybeTerminal(OUT) && process.stdout.isTTY);
+
+/** Whether whoever read what is printed has gone, which a pipe says without being written to. */
+function isHungUp(): boolean {
+  const [POLLERR, POLLHUP] = [8, 16];
+  const asked = new Int32Array([OUT, 0]); // a `pollfd`, whose last 16 bits are the answer
+  system().poll(asked, 1, 0);
+  return ((asked[1]! >> 16) & (POLLERR | POLLHUP)) !== 0;
+}
 
 function writeError(text: string): void {
   const width = world.errorWidth();
@@ -11774,6 +11783,9 @@ function sayError(error: unknown): number {
 // a reader that has seen enough, as in `… | head`, is not an error and must not stop work half-way
 let readerGone = false;
 
+/** Whether it has gone, for what may print nothing more for hours, as in `… -f | grep -q`. */
+const hasNoReader = (): boolean => (readerGone ||= isHungUp());
+
 /** Prints as it is. Output that is lost in another way than by its reader is an error: exit 1. */
 function printRaw(text: string): void {
   if (readerGone) return;
@@ -14685,7 +14697,7 @@ function fileSource(path: string, clean: (raw: string) => string, note = ""): So
     },
     async *added(isOver) {
       let decoder = new TextDecoder(); // keeps the bytes of a character that is not written yet
-      for (let looks = 1; !readerGone; await world.sleep(200), looks += 1) {
+      for (let looks = 1; !hasNoReader(); await world.sleep(200), looks += 1) {
         if (looks % 15 === 0 && await isOver()) return; // 3 s
         const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
         if (size < at) [at, decoder] = [0, new TextDecoder()];
@@ -14710,7 +14722,7 @@ function serverSource(ask: () => Promise<Turn[] | null>, width: number): Source 
   return {
     path: "", note: "", tail,
     async *added() {
-      while (!readerGone) {
+      while (!hasNoReader()) {
         await world.sleep(2_000); // each time it sends as much
         yield await tail();
       }
@@ -15000,7 +15012,7 @@ async function cmdEvents(call: Call): Promise<number> {
   if (!isTerminal() || call.options.json) for (const event of events) tell(event);
   else for (const { event, times, since } of foldEvents(events)) tell(event, times, since);
   if (!call.options.follow) return 0;
-  for await (const event of eventsAfter(cfg, lines, () => readerGone)) {
+  for await (const event of eventsAfter(cfg, lines, hasNoReader)) {
     if (wanted(event)) tell(event);
   }
   return 0;

@@ -1,6 +1,6 @@
 /** The command line: help, usage errors, exit codes, and each command of the help once on a real fleet. */
 import { beforeEach, describe, expect, onTestFinished, test } from "bun:test";
-import { existsSync } from "node:fs";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { chmod, mkdtemp, realpath, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -116,6 +116,24 @@ test("an error is broken at the width of its terminal; a reader of it who has go
   expect([lines.length > 1, lines[0]!.startsWith("agents: "), Math.max(...lines.map((line) => line.length)) <= 40]).toEqual([true, true, true]);
   const gone = `exec 4> >(:); wait $!; ${SELF.map(quote).join(" ")} status --config /nowhere/agents.toml 2>&4`;
   expect(await spawn(["bash", "-c", gone])).toEqual({ code: 2, out: "", err: "" });
+});
+
+test.each(["events -f --since 9999d", "logs -f watchdog"])("%s ends with its reader, such as `grep -q`, also where nothing more comes", async (words) => {
+  const folder = realFolder();
+  const write = (name: string, text: string) => (mkdirSync(dirname(join(folder, name)), { recursive: true }), writeFileSync(join(folder, name), text));
+  write("agents.toml", '[[agent]]\nname = "a"\nbackend = "claude"\nprompt = "x"\n');
+  write(".agents/state/events.jsonl", '{"at":"2026-01-01T00:00:00Z","event":"complete","phase":"p1"}\n');
+  write(".agents/agents-watchdog.log", "[agents 2026-01-01 00:00:00] all phases are done\n");
+  const child = Bun.spawn([...SELF, ...words.split(" "), "--config", join(folder, "agents.toml")], { stdout: "pipe", stderr: "ignore" });
+  try {
+    const reader = child.stdout.getReader();
+    await reader.read();
+    await reader.cancel();
+    await until(() => child.exitCode !== null);
+    expect(child.exitCode).toBe(0);
+  } finally {
+    child.kill("SIGKILL");
+  }
 });
 
 test("words of other tools name the same commands, and an option may stand before its command", () => {
