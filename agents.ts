@@ -683,9 +683,11 @@ const PIPES_REST = 500;
 /**
  * Runs a program in a process group of its own, so that the deadline (ms) kills its children too.
  * Its own exit ends the wait: a child that it left behind may hold its pipes open for ever.
+ * `began` hears of the group.
  */
 export async function run(
   argv: string[], deadline: number, env: object = {}, stdin = "", take?: OnChunk,
+  began?: (group: number) => void,
 ): Promise<ExecResult> {
   try {
     const child = Bun.spawn(argv, {
@@ -696,6 +698,7 @@ export async function run(
       cwd: "/",
       detached: true,
     });
+    began?.(child.pid);
     let timedOut = false;
     // a stopped tmux server keeps its dead client's pipes open for ever
     const pipes = new AbortController();
@@ -767,18 +770,44 @@ const GIT_CONFIG = [
 /** Bytes of output allowed for one git command; beyond that the command counts as failed. */
 const GIT_OUTPUT_MAX = 8_000_000;
 
+/** The groups of the gits at work: no Ctrl-C reaches them, and one may wait for ever. */
+const gits = new Set<number>();
+const endGits = (): void => {
+  for (const group of gits) world.signal(-group, "SIGTERM"); // git removes its lock files then
+};
+
+/** What ends a command that does not heed it, with its exit code; `endGits` hears of the exit. */
+const DEADLY = { SIGINT: 130, SIGTERM: 143 } as const;
+const dieOf = (name: keyof typeof DEADLY): void => {
+  if (process.listenerCount(name) === 1) process.exit(DEADLY[name]);
+};
+
+/** Notes which gits are at work: they end with this process. */
+function noteGit(group: number, works: boolean): void {
+  if (!gits.size) {
+    process.on("exit", endGits);
+    for (const name in DEADLY) process.on(name, dieOf);
+  }
+  if (works) gits.add(group);
+  else gits.delete(group);
+  if (gits.size) return;
+  process.off("exit", endGits);
+  for (const name in DEADLY) process.off(name, dieOf);
+}
+
 /** `env` is added to what git always gets. */
 async function realGit(
   repo: string, args: string[], env: Record<string, string> = {},
 ): Promise<ExecResult> {
   const remote = ["ls-remote", "fetch"].includes(args[0]!);
   const parts: Uint8Array[] = [];
-  let size = 0;
+  let [size, group] = [0, 0];
   const ran = await run(["git", "-C", repo, ...GIT_CONFIG, ...args], GIT_DEADLINE,
     { ...GIT_ENV, ...(remote ? await quietSsh(repo) : {}), ...env }, "", (part) => {
       size += part.length;
       if (size <= GIT_OUTPUT_MAX) parts.push(part);
-    });
+    }, (pid) => noteGit(group = pid, true));
+  noteGit(group, false);
   if (!ran.ok && remote) ownSsh.delete(repo);
   if (size <= GIT_OUTPUT_MAX) return { ...ran, out: textOf(parts) };
   return { ...ran, ok: false, err: `git ${args[0]} printed more than 8 MB` };

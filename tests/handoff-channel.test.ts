@@ -6,6 +6,7 @@ import { type Channel, type Config, decideChannel, decideHandoff, type Fetched, 
 import { GIT_ENV } from "./git.ts";
 import { command, FLEET, type FakeWorld, fakeWorld, realFolder } from "./kit.ts";
 import { SCRATCH } from "./scratch.ts";
+import { SELF } from "./program.ts";
 import { until } from "./wait.ts";
 
 // dozens of real gits each, on a machine that may have other work
@@ -896,4 +897,23 @@ test("up says what it waits for while the remote does not answer", async () => {
   };
   await command("up", "builder", "--config", cfg.path);
   expect(fake.logged("hand-off: ")).toEqual([expect.stringContaining("waiting for an answer"), expect.stringContaining("no answer in time (git ls-remote, 20 s)")]);
+});
+
+test.each([["doctor", "SIGINT", 130], ["watchdog", "SIGTERM", 0]] as const)("%s that ends by %s while the remote does not answer leaves no git behind", async (word, signal, code) => {
+  const folder = realFolder();
+  let [asked, left] = [0, 0];
+  const remote = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {}, open: () => void (asked += 1), close: () => void (left += 1) } });
+  gitIn(folder, "init", "-q", "--template=", "watch");
+  gitIn(join(folder, "watch"), "remote", "add", "origin", `git://127.0.0.1:${remote.port}/project`);
+  writeFileSync(join(folder, "agents.toml"), FLEET.replace('repo = "project"', 'repo = "watch"').replace('"heal+stall"', '"none"'));
+  const child = Bun.spawn([...SELF, word, "--config", join(folder, "agents.toml")], { env: { ...process.env, ...GIT_ENV, HOME: folder, TMUX_TMPDIR: folder }, stdio: ["ignore", "ignore", "ignore"] });
+  try {
+    await until(() => asked > 0);
+    child.kill(signal);
+    expect(await child.exited).toBe(code);
+    await until(() => left === asked);
+  } finally {
+    child.kill("SIGKILL");
+    remote.stop(true);
+  }
 });
