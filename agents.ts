@@ -11262,11 +11262,12 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
     (error) => trouble(watch, "unhandled", `ERROR: ${messageOf(error)}`));
   await announceStart(cfg, watch, before);
   const keeper = keeperCare();
+  const hasMoved = follower(cfg, lockPath);
   void notifyPeople(() => cfg, watch);
   while (!signals.stop) {
     const began = world.mono();
     const held: number = lock;
-    if (await followFolder(cfg, lockPath, held, kept)) return 1;
+    if (await hasMoved(held, kept)) return 1;
     lock = await keepLock(cfg, lockPath, held, (why) => trouble(watch, "state folder", why));
     if (lock === null) return 0; // the folder was removed, and another watchdog took its place
     if (lock !== held) {
@@ -11284,7 +11285,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
     noteStage(RESTING);
     await restUntil(began + interval, cfg, watch, signals);
   }
-  if (await followFolder(cfg, lockPath, lock, false)) return 1;
+  if (await hasMoved(lock, false)) return 1;
   await guard(watch, "state", () => save(cfg, watch));
   noteStage("ended");
   const partner = kept ? holderOf(cfg, "keeper") : null;
@@ -11348,32 +11349,36 @@ export function loopSessionsAlive(cfg: Config, snap: Snapshot, older = false): A
 // The keeper starts the watchdog again, and ends one that hangs; the watchdog does the same for its
 // keeper.
 
-const spawnSelf = (words: string[], detached = false): Bun.Subprocess =>
-  Bun.spawn([...selfArgv(), ...words],
+const spawnSelf = (words: string[], detached = false, self = selfArgv()): Bun.Subprocess =>
+  Bun.spawn([...self, ...words],
     { cwd: "/", env: childEnv(true), stdio: ["ignore", "ignore", "ignore"], detached });
 
 /** Starts the keeper, detached from any terminal; it starts the watchdog. */
-function spawnKeeper(cfg: Config): Bun.Subprocess {
-  const keeper = spawnSelf([...KEPT.keeper, lastGoodFile(cfg), "--config", cfg.path], true);
+function spawnKeeper(cfg: Config, self = selfArgv()): Bun.Subprocess {
+  const keeper = spawnSelf([...KEPT.keeper, lastGoodFile(cfg), "--config", cfg.path], true, self);
   keeper.unref();
   return keeper;
 }
 
 /**
- * Whether the folder of this config was moved, and our lock with it: what is in the old place is
- * another fleet's. A keeper goes on where it is now, unless this watchdog has none (`kept`).
+ * Tells whether the folder of this config was moved, and our lock with it: what is in the old place
+ * is another fleet's. A keeper goes on where it is now, unless this watchdog has none (`kept`).
  */
-async function followFolder(
-  cfg: Config, path: string, lock: number, kept = true,
-): Promise<boolean> {
-  const folder = tried(() => isStillAt(path, lock), false) ? "" : await movedTo(cfg, process.pid);
-  if (!folder) return false;
-  const now = (one: string) => folder + one.slice(cfg.planDir.length);
-  if (loggedTo) loggedTo = now(loggedTo);
-  log(`the fleet's folder is ${folder} now`);
-  freeLock(lock);
-  if (kept) spawnKeeper({ ...cfg, path: now(cfg.path), stateDir: now(cfg.stateDir) });
-  return true;
+function follower(cfg: Config, path: string): (lock: number, kept?: boolean) => Promise<boolean> {
+  const [home, program] = [`${linkless(cfg.planDir)}/`, selfArgv().at(-1)!];
+  return async (lock, kept = true) => {
+    const folder = tried(() => isStillAt(path, lock), false) ? "" : await movedTo(cfg, process.pid);
+    if (!folder) return false;
+    const now = (one: string) => folder + one.slice(cfg.planDir.length);
+    if (loggedTo) loggedTo = now(loggedTo);
+    log(`the fleet's folder is ${folder} now`);
+    freeLock(lock);
+    // a program in that folder was moved, too
+    const self = program.startsWith(home) ? join(folder, program.slice(home.length)) : program;
+    const there = { ...cfg, path: now(cfg.path), stateDir: now(cfg.stateDir) };
+    if (kept) spawnKeeper(there, selfArgv().with(-1, self));
+    return true;
+  };
 }
 
 /** A watchdog or keeper counts as hung once it has stood still for this long, ms. */
@@ -11474,8 +11479,9 @@ export async function keep(path: string, lastGood: string, least = HUNG_AFTER): 
   const ward = new Ward(cfg, path, least, () => signals.wake());
   const note = openNote(noteFile(cfg, "keeper"));
   const isOver = (): boolean => signals.stop || ward.ended === 0;
+  const hasMoved = follower(cfg, lockPath);
   while (!isOver()) {
-    if (await followFolder(cfg, lockPath, lock)) break;
+    if (await hasMoved(lock)) break;
     lock = await keepLock(cfg, lockPath, lock);
     if (lock === null) return 0;
     await ward.look(note("keeping"));

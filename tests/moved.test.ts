@@ -2,7 +2,7 @@
 import { expect } from "bun:test";
 import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, unlinkSync } from "node:fs";
 import { join } from "node:path";
-import { type Fleet, lives, type Plan, type Ran, real, signal, until } from "./real.ts";
+import { type Fleet, lives, type Plan, type Ran, real, ROOT, signal, spawn, until } from "./real.ts";
 
 const duo: Plan = { agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }] };
 const clients = (f: Fleet) => Promise.all(["a1", "b1"].map((name) => f.pid(name)));
@@ -64,6 +64,23 @@ real("keeper and watchdog go with a folder that is moved, and leave nothing in t
   await endsAll(f, "new/fleet");
 });
 
+real("a program that is in the folder, as in a clone of it, goes on from where that is moved", duo, async (f) => {
+  for (const one of ["agents.ts", "agents.toml", "package.json", "prompts"]) cpSync(join(ROOT, one), f.path("fleet", one), { recursive: true });
+  symlinkSync(join(ROOT, "node_modules"), f.path("fleet/node_modules"));
+  f.write("fleet/agents.toml", f.text());
+  const run = (folder: string, ...words: string[]) =>
+    spawn([process.execPath, "--no-env-file", "--config=/dev/null", f.path(folder, "agents.ts"), ...words, "--config", f.path(folder, "agents.toml")], { env: f.env });
+  expect(await run("fleet", "up")).toMatchObject({ code: 0 });
+  await f.ready("a1", "b1");
+  await watched(f, "fleet");
+  renameSync(f.path("fleet"), f.path("new"));
+  await watched(f, "new");
+  expect((await run("new", "status")).code).toBe(0);
+  const pids = [...await clients(f), ...supervisors(f, "new")];
+  expect(await run("new", "down")).toMatchObject({ code: 0 });
+  expect(pids.filter(lives)).toEqual([]);
+});
+
 const copies: Record<string, (f: Fleet) => void> = {
   "a copy": (f) => {
     renameSync(f.path("fleet"), f.path("first"));
@@ -113,7 +130,7 @@ for (const back of ["a backup in its place", "nothing in its place"]) {
     await begin(f);
     cpSync(f.path("fleet"), f.path("backup"), { recursive: true });
     const [before, [watchdog]] = [await clients(f), await watched(f, "fleet")];
-    rmSync(f.path("fleet"), { recursive: true });
+    rmSync(f.path("fleet"), { recursive: true, force: true, maxRetries: 5 });
     if (back.startsWith("a")) renameSync(f.path("backup"), f.path("fleet"));
     const lock = f.path("fleet/.agents/state/fleet");
     const written = existsSync(lock) ? readFileSync(lock, "utf8") : "";
