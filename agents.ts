@@ -7457,10 +7457,12 @@ async function readRoom(cfg: Config): Promise<string> {
 
 /** Whether an older version began this fleet, as its memory says where no mark does. */
 async function isOlder(cfg: Config): Promise<boolean> {
-  const read = (path: string) => textIn(path).catch(() => "");
-  const memory = await read(watchFile(cfg)) || await read(watchCopyFile(cfg));
-  const [, room = ""] = /"room": ?"(\w+)"/.exec(memory) ?? [];
-  return memory !== "" && ["", roomOf(homeOf(cfg))].includes(room);
+  for (const path of [watchFile(cfg), watchCopyFile(cfg)]) {
+    const text = await textIn(path).catch(() => "");
+    const memory = tried((): unknown => JSON.parse(text), null);
+    if (isRecord(memory)) return ["", roomOf(homeOf(cfg))].includes(`${memory.room ?? ""}`);
+  }
+  return false;
 }
 
 export const phaseIdxFile = (cfg: Config): string => join(cfg.stateDir, cfg.loop.stateFile);

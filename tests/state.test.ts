@@ -266,9 +266,11 @@ describe("files of another version", () => {
       return (await loadConfig(path)).room;
     };
     const remembered = (room?: string) => fake.files.set(it.file("watch.json"), JSON.stringify({ ...stored("night"), room }));
+    for (const name of ["watch.json", "watch.json.copy"]) fake.files.delete(it.file(name));
     const fresh = await now("1:1", "1:2");
     remembered();
     const older = await now("1:1", "1:2");
+    expect(older).not.toBe(fresh);
     const places = `1:1/.agents/state\n1:2\n${stateDir} 2\n`;
     fake.files.set(mark, `mine\n${places}`);
     // mounted anew: the numbers of the files stay; a copy in its place has others
@@ -279,6 +281,8 @@ describe("files of another version", () => {
         remembered(room);
         expect([damaged, room, await now("1:1", "1:2")]).toEqual([damaged, room, wanted]);
       }
+      fake.files.set(it.file("watch.json"), "garbage"); // which says nothing of an older version
+      expect([damaged, await now("1:1", "1:2")]).toEqual([damaged, fresh]);
     }
     fake.files.set(mark, `${older}\n${places}`); // a copy in the place of one that an older version began
     remembered(older);
