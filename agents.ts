@@ -75,7 +75,7 @@ const SCRIPT_DIR = COMPILED ? dirname(process.execPath) : import.meta.dir;
 //   family          a client and all processes that it started
 //   stranger        a session with the name of one of ours, made by somebody else
 //   rival           a client of another fleet, or no longer in the config, in a unit's folder
-//   room            the mark of our sessions; `rooms`: those in which a person has opened a pane
+//   room            a fleet's mark on all that it runs; `rooms`: our sessions with a person's pane
 //   hand            a lock: of a command that writes the memory while no watchdog runs;
 //                   a `Handoff`: the config of the hand-offs
 //   ward            what the keeper watches over: the watchdog
@@ -5749,6 +5749,9 @@ interface Rival {
   cure: string;
 }
 
+/** The folders in which the panes of a look were started; tmux is asked once for all agents. */
+const foldersByLook = new WeakMap<Snapshot, ReturnType<typeof tmux>>();
+
 /**
  * The client at work in the folder where an agent would start, an orphan or of another fleet: two
  * would undo each other's changes. If the config itself puts several agents into the folder, that
@@ -5764,7 +5767,8 @@ async function rivalOf(cfg: Config, snap: Snapshot, unit: Unit): Promise<Rival |
   const shared = [...cfg.agents.values()].some((other) =>
     other.name !== unit.name && other.enabled && other.dir === unit.dir);
   if (!isAgent(unit) || !clients.length || shared) return null;
-  const asked = await tmux(cfg, ["list-panes", "-a", "-F", "#{pane_id} #{pane_start_path}"]);
+  const asked = await foldersByLook.getOrInsertComputed(snap, () =>
+    tmux(cfg, ["list-panes", "-a", "-F", "#{pane_id} #{pane_start_path}"]));
   for (const { pane, who, cure } of clients) {
     const row = asked.out.split("\n").find((line) => line.startsWith(`${pane.id} `));
     const dir = row?.slice(pane.id.length + 1);

@@ -773,6 +773,17 @@ describe("a client of another fleet", () => {
     await ticks(3);
     expect(starts("a")).toBe(1);
   });
+  test("tmux is asked once for the folders of all clients, not once for each agent", async () => {
+    const { marks } = await beside("clone");
+    Object.assign(fake.tmux.add("night-tester"), { cwd: `${fake.home}/other`, marks: { ...marks, "@agents_session": "night-tester", "@agents_unit": "tester" } });
+    await begin(agents("clone", "a") + agents("other", "b"));
+    await command("up", "a", "b", "--config", cfg.path);
+    const { tmux } = world;
+    let calls = 0;
+    world.tmux = (args, ...rest) => (calls += Number(args.some((arg) => arg.includes("pane_start_path"))), tmux(args, ...rest));
+    const asked = async (look: () => Promise<unknown>): Promise<number> => (calls = 0, await look(), calls);
+    expect([await asked(() => ticks(1)), await asked(() => command("status", "--config", cfg.path)), await asked(() => command("restart", "a", "b", "--config", cfg.path))]).toEqual([1, 1, 1]);
+  });
   test("is ended by its own config, which its keeper names; the folders of others are not looked at on a disk that does not answer", async () => {
     const pane = await beside("clone");
     const { answers, realPath } = world;
