@@ -3,12 +3,13 @@
  * git, real processes, the scripted client of the program. Whatever a test started is known by the
  * TMUX_TMPDIR in its environment, and is ended by pid when the test is over.
  */
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { GIT_ENV } from "./git.ts";
 import { ROOT, SELF } from "./program.ts";
 import { markedBy, reap, reapAfter, signal } from "./reaper.ts";
+import { SCRATCH } from "./scratch.ts";
 import { until } from "./wait.ts";
 
 export { signal } from "./reaper.ts";
@@ -19,7 +20,6 @@ export { ROOT, SELF } from "./program.ts";
 const runner = await import("bun:test").then((one) => {
   one.afterAll(async () => {
     await Promise.all([...fleets].map((left) => left.reap()));
-    if (existsSync(SLOTS) && !readdirSync(SLOTS).length) rmSync(SLOTS, { recursive: true });
   });
   return one;
 }).catch(() => null);
@@ -105,9 +105,9 @@ export function lives(pid: number): boolean {
 const fleets = new Set<Fleet>();
 
 export class Fleet {
-  readonly dir = mkdtempSync("/tmp/fl eet'$x#S%d-");
+  readonly dir = mkdtempSync(join(SCRATCH, "fl eet'$x#S%d-"));
   /** Short: a unix socket's path has at most 107 bytes. */
-  readonly tmuxDir = mkdtempSync("/tmp/at-");
+  readonly tmuxDir = mkdtempSync(join(SCRATCH, "at-"));
   readonly home = join(this.dir, "home");
   readonly config = join(this.dir, "agents.toml");
   readonly state = join(this.dir, ".agents", "state");
@@ -377,13 +377,22 @@ function takeSlot(): Promise<() => void> {
   return taken;
 }
 
+function freeSlot(slot: string): void {
+  rmSync(slot, { force: true });
+  try {
+    rmdirSync(SLOTS); // the last one
+  } catch {
+    // others are in it, or have removed it
+  }
+}
+
 async function findSlot(): Promise<() => void> {
   for (let nth = 0; ; nth = (nth + 1) % AT_ONCE) {
     mkdirSync(SLOTS, { recursive: true });
     const slot = join(SLOTS, `${nth}`);
     try {
       writeFileSync(slot, `${process.pid}`, { flag: "wx" });
-      return () => rmSync(slot, { force: true });
+      return () => freeSlot(slot);
     } catch {
       const holder = holderOf(slot);
       if (holder && !lives(holder)) rmSync(slot, { force: true });
