@@ -130,11 +130,14 @@ for (const back of ["a backup in its place", "nothing in its place"]) {
     await begin(f);
     cpSync(f.path("fleet"), f.path("backup"), { recursive: true });
     const [before, [watchdog]] = [await clients(f), await watched(f, "fleet")];
-    rmSync(f.path("fleet"), { recursive: true, force: true, maxRetries: 5 });
-    if (back.startsWith("a")) renameSync(f.path("backup"), f.path("fleet"));
-    const lock = f.path("fleet/.agents/state/fleet");
-    const written = existsSync(lock) ? readFileSync(lock, "utf8") : "";
-    await until(() => existsSync(lock) && readFileSync(lock, "utf8") !== written); // by the watchdog, which goes on
+    const [mark, backup] = [f.path("fleet/.agents/state/fleet"), f.path("backup")];
+    const written = back.startsWith("a") ? readFileSync(mark, "utf8") : "";
+    await until(() => { // the watchdog makes its files anew in the meantime
+      rmSync(f.path("fleet"), { recursive: true, force: true });
+      if (written) renameSync(backup, f.path("fleet"));
+      return true;
+    });
+    await until(() => existsSync(mark) && readFileSync(mark, "utf8") !== written); // by the watchdog, which goes on
     expect([await clients(f), pidIn(f, "fleet", "watchdog")]).toEqual([before, watchdog!]);
     await endsAll(f, "fleet");
   });

@@ -354,7 +354,7 @@ export const fleet = (plan: Plan): Fleet => new Fleet(plan);
  * This many fleets at a time, over all workers of a run. Most of a test is waiting, but each fleet looks
  * at tmux and git all the while: more of them only wait for each other. 0 leaves these tests out.
  */
-const AT_ONCE = Number(process.env.REAL_AT_ONCE ?? 8);
+const AT_ONCE = Number(process.env.REAL_AT_ONCE ?? 12);
 /** A file for each fleet that runs, with the pid of its worker. The workers have one parent. */
 const SLOTS = join(tmpdir(), `agents-tests-${process.ppid}`);
 
