@@ -5806,9 +5806,10 @@ const rivalText = (rival: Rival | null): string =>
 /** Which other fleet has a session of this name, and what helps; "" = none has. */
 function foreignIn(cfg: Config, { foreign }: Snapshot, session: string): string {
   const pane = foreign.find(({ sessionName }) => sessionName === session);
-  const gone = pane?.home === homeOf(cfg) ? ", which was moved or removed" : "";
-  return pane ? `the session ${session} belongs to ${fleetOf(pane)}${gone}; set session_prefix ` +
-    "in [defaults]" : "";
+  if (!pane) return "";
+  const gone = pane.home === homeOf(cfg) ? ", which was moved or removed" : "";
+  return `the session ${session} belongs to ${fleetOf(pane)}${gone}; set session_prefix in ` +
+    "[defaults]";
 }
 
 /** Why nothing may be started in the session of this name; "" = it may. */

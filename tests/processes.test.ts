@@ -341,6 +341,18 @@ describe("the family of a client", () => {
       else process.env.TMUX_TMPDIR = folder;
     }
   });
+  test("P22: a status follows the links in the fleet's path as often for ten agents as for one", async () => {
+    const followed = async (...names: string[]): Promise<number> => {
+      await begin(agents(...names));
+      const realPath = spyOn(world, "realPath");
+      await command("status", "--config", cfg.path);
+      const calls = realPath.mock.calls.length;
+      realPath.mockRestore();
+      return calls;
+    };
+    const one = await followed("a");
+    expect([one > 0, await followed(..."abcdefghij")]).toEqual([true, one]);
+  });
   test("no child of ours carries the mark of an agent that ran the command", () => {
     process.env.AGENTS_UNIT = "f/a/1";
     try {
