@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { until } from "../real.ts";
 import { findClient, Fleet, freePort, textOf } from "./clients.ts";
-import { CONTINUE, expectAnswered, expectHeld, expectOnce, expectSent, expectSentInTurn, expectUndisturbed, PATIENCE, SIZES, untilState } from "./proof.ts";
+import { CONTINUE, expectAnswered, expectHeld, expectOnce, expectSent, expectSentInTurn, expectUndisturbed, PATIENCE, SIZES } from "./proof.ts";
 
 const opencode = findClient("opencode");
 
@@ -16,6 +16,8 @@ describe("opencode", () => {
   let server = "";
   let session = "";
   const sessionOf = (name: string) => fleet.tmux("display-message", "-p", "-t", fleet.pane(name), "#{@agents_conversation}").trim();
+  /** The last state that the watchdog saw; `status` looks for itself, and may be ahead of it. */
+  const noted = (name: string) => fleet.events().findLast(({ agent, event }) => agent === name && event === "state");
   const permissions = async () => (await (await fetch(`${server}/permission?directory=${encodeURIComponent(join(fleet.dir, "asking"))}`)).json()) as unknown[];
 
   beforeAll(async () => {
@@ -82,8 +84,8 @@ describe("opencode", () => {
 
   real("an error in words that no rule knows needs a person; once a turn came through, the rest is delivered", async () => {
     await fleet.run(["send", "asks", "--queue", textOf(200, "line", "[[fail:418]] ")]);
-    await untilState(fleet, "asks", "blocked");
-    expect(fleet.events().findLast(({ agent, to }) => agent === "asks" && to === "blocked")!.why).toBe("The stars are against it (APIError)");
+    await until(() => noted("asks")?.to === "blocked", 60_000);
+    expect(noted("asks")?.why).toBe("The stars are against it (APIError)");
     await until(() => fleet.screen("asks").split("The stars").length === 2); // without its toast
     await expectHeld(fleet, "asks", /blocked/);
     fleet.keys("asks", "-l", "never mind");
@@ -112,9 +114,7 @@ describe("opencode", () => {
   real("a server that died: nobody is taken for active, it is restarted, its agents after it", async () => {
     const busy = textOf(200, "line", "[[slow:30]] ");
     await expectSent(fleet, "one", busy);
-    // by what the watchdog noted: `status` looks for itself, and may be ahead of it
-    const noted = (name: string) => fleet.events().findLast(({ agent, event }) => agent === name && event === "state")!.to;
-    await until(() => noted("one") === "active" && noted("asks") === "idle", 20_000);
+    await until(() => noted("one")?.to === "active" && noted("asks")?.to === "idle", 20_000);
     const panes = ["one", "asks"].map((name) => fleet.pane(name));
     const pid = Number(fleet.tmux("display-message", "-p", "-t", fleet.pane("server"), "#{pane_pid}"));
     const killed = Date.now();
