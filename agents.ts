@@ -747,6 +747,22 @@ export async function run(
 }
 
 /**
+ * A command of tmux without the last letter of its name, which tmux completes: for the whole name
+ * it first looks for an alias (`command-alias`), by which an operator may have made it another.
+ */
+const unaliased = (command: string): string => command.replace(/^([a-z]+-[a-z]+)[a-z]/, "$1");
+
+/** The commands follow each other by `;`; those of a file from stdin begin its lines. */
+function realTmux(args: string[], stdin?: string, take?: OnChunk): Promise<ExecResult> {
+  const first = args[0] === "-L" ? 2 : 0;
+  const commands = args.map((arg, at) =>
+    (at === first || args[at - 1] === ";" ? unaliased(arg) : arg));
+  const isFile = args[first] === "source-file";
+  const input = isFile ? stdin?.split("\n").map(unaliased).join("\n") : stdin;
+  return run(["tmux", "-u", ...commands], TMUX_DEADLINE, {}, input, take);
+}
+
+/**
  * git never prompts and writes nothing unasked. The clone's own settings for ssh and credentials
  * stay in force, so GIT_ASKPASS is unset: even empty, it would win over core.askPass.
  */
@@ -1213,8 +1229,7 @@ export const world = {
   mono: () => performance.now(),
   sleep: (ms: number): Promise<void> => Bun.sleep(ms),
   /** `take` gets the output in parts as they come; `out` then stays empty. */
-  tmux: (args: string[], stdin?: string, take?: OnChunk): Promise<ExecResult> =>
-    run(["tmux", "-u", ...args], TMUX_DEADLINE, {}, stdin, take),
+  tmux: realTmux,
   git: realGit,
   http: realHttp,
   signal: realSignal,
@@ -2878,10 +2893,13 @@ function configsInUse(): Map<string, string> {
 export const targetSession = (session: string): string => `=${session}`;
 export const targetPane = (session: string): string => `=${session}:`;
 
+/** Ends one command of several; it is no argument that anybody could give. */
+const THEN = "\0";
+
 /** One tmux client, on the configured socket; an argument ending in `;` would end the command. */
 function tmux(cfg: Config, args: string[], stdin?: string, take?: OnChunk): Promise<ExecResult> {
   const socket = cfg.tmuxSocket ? ["-L", cfg.tmuxSocket] : [];
-  const escaped = args.map((arg) => (arg === ";" ? arg : arg.replace(/;$/, "\\;")));
+  const escaped = args.map((arg) => (arg === THEN ? ";" : arg.replace(/;$/, "\\;")));
   return world.tmux([...socket, ...escaped], stdin, take);
 }
 
@@ -3137,7 +3155,7 @@ export async function killSession(cfg: Config, pane: Pane): Promise<boolean> {
 
 async function killPane(cfg: Config, { id, pid }: { id: string; pid: number }): Promise<boolean> {
   const ran = await tmux(cfg,
-    ["if-shell", "-F", "-t", id, `#{==:#{pane_pid},${pid}}`, `kill-pane -t '${id}'`]);
+    ["if-shell", "-F", "-t", id, `#{==:#{pane_pid},${pid}}`, unaliased(`kill-pane -t '${id}'`)]);
   return ran.ok;
 }
 
@@ -3214,8 +3232,8 @@ export async function captureAll(
  */
 async function sendKeys(cfg: Config, { id }: Pane, keys: string[]): Promise<boolean | null> {
   const { ok, timedOut } = await tmux(cfg,
-    ["set-option", "-p", "-t", id, "synchronize-panes", "off", ";",
-      "copy-mode", "-q", "-t", id, ";", "send-keys", "-t", id, ...keys]);
+    ["set-option", "-p", "-t", id, "synchronize-panes", "off", THEN,
+      "copy-mode", "-q", "-t", id, THEN, "send-keys", "-t", id, "--", ...keys]);
   return ok || (timedOut ? null : false);
 }
 
@@ -3275,7 +3293,7 @@ async function makePane(cfg: Config, plan: NewSession) {
   const args = plan.room
     ? ["new-window", "-t", targetPane(plan.session), ...how, ...STAND_IN]
     : ["new-session", "-s", temporary, "-x", `${cfg.cols}`, "-y", `${cfg.rows}`, ...how,
-      ...STAND_IN, ";", "set-option", "-t", targetPane(temporary), "destroy-unattached", "off"];
+      ...STAND_IN, THEN, "set-option", "-t", targetPane(temporary), "destroy-unattached", "off"];
   for (let attempt = 0; ; attempt++) {
     const ran = await tmux(cfg, args);
     const [, id, pid, session] = /^(%\d+) (\d+) (\$\d+)$/m.exec(ran.out) ?? [];
@@ -3316,27 +3334,27 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
   if (typeof made === "string") return made;
   const { id, pid, unnamed } = made;
   const set = (scope: string, key: string, value: string) =>
-    ["set-option", scope, "-t", id, key, value, ";"];
+    ["set-option", scope, "-t", id, key, value, THEN];
   const marks = { session: plan.session, home: homeOf(cfg), fleet: cfg.room,
     started: `${Math.floor(world.now() / 1000)}`, ...plan.marks };
   const env = plan.unit ? { ...plan.env, [UNIT_MARK]: plan.unit } : plan.env;
   const ran = await tmux(cfg, [
-    ...(unnamed ? ["rename-session", "-t", unnamed, plan.session, ";",
-      "set-option", "-t", unnamed, "@agents_room", cfg.room, ";"] : []),
+    ...(unnamed ? ["rename-session", "-t", unnamed, plan.session, THEN,
+      "set-option", "-t", unnamed, "@agents_room", cfg.room, THEN] : []),
     ...(pid ? [...set("-w", "window-size", "manual"),
-      "resize-window", "-t", id, "-x", `${cfg.cols}`, "-y", `${cfg.rows}`, ";"]
+      "resize-window", "-t", id, "-x", `${cfg.cols}`, "-y", `${cfg.rows}`, THEN]
       // without -k: fails if somebody uses the pane by now. To a dead pane no log can be attached
-      : ["respawn-pane", "-t", id, ...STAND_IN, ";"]),
+      : ["respawn-pane", "-t", id, ...STAND_IN, THEN]),
     ...set("-p", "remain-on-exit", "on"),
     ...Object.entries(marks).flatMap(([key, value]) =>
       set("-p", `@agents_${key}`, printable(value))),
     // the tmux server may have inherited them from the person or client that started it
     ...[...secretNames, ...CALLERS_OWN].flatMap((name) =>
-      ["set-environment", "-t", id, "-r", name, ";"]),
-    ...(plan.logPath ? ["pipe-pane", "-t", id, pipeCommand(plan.logPath), ";"] : []),
+      ["set-environment", "-t", id, "-r", name, THEN]),
+    ...(plan.logPath ? ["pipe-pane", "-t", id, pipeCommand(plan.logPath), THEN] : []),
     "respawn-pane", "-k", "-t", id, "-c", noFormat(plan.cwd),
-    ...envArgs(env), ...plan.argv, ";",
-    "set-option", "-p", "-F", "-t", id, "@agents_pid", "#{pane_pid}", ";",
+    ...envArgs(env), ...plan.argv, THEN,
+    "set-option", "-p", "-F", "-t", id, "@agents_pid", "#{pane_pid}", THEN,
     "display-message", "-p", "-t", id, "made #{@agents_pid}",
   ]);
   // not by the exit code: a hook of the operator that fails is not our failure
@@ -8770,7 +8788,7 @@ async function paste(errand: Errand, { above }: BoxLook): Promise<Delivery | nul
     await tmux(cfg, ["delete-buffer", "-b", buffer]);
     return GIVEN_UP;
   }
-  const pasted = await tmux(cfg, ["copy-mode", "-q", "-t", pane.id, ";",
+  const pasted = await tmux(cfg, ["copy-mode", "-q", "-t", pane.id, THEN,
     "paste-buffer", "-p", "-d", "-b", buffer, "-t", pane.id]);
   return pasted.ok ? null : { state: "failed", why: `paste-buffer: ${pasted.err}` };
 }
@@ -12128,8 +12146,8 @@ const assessExit = (exits: boolean): Findings => exits
 async function askServer(
   cfg: Config, start = false,
 ): Promise<{ version: string; exits: boolean; why: string }> {
-  const ran = await tmux(cfg, [...(start ? ["start-server", ";"] : []),
-    "show-options", "-sv", "exit-unattached", ";", "display-message", "-p", "#{version}"]);
+  const ran = await tmux(cfg, [...(start ? ["start-server", THEN] : []),
+    "show-options", "-sv", "exit-unattached", THEN, "display-message", "-p", "#{version}"]);
   const [exits = "", version = ""] = ran.ok ? ran.out.split("\n") : [];
   return { version, exits: exits === "on", why: ran.ok ? "" : ran.err };
 }
@@ -14182,11 +14200,12 @@ async function cmdAttach(call: Call): Promise<number> {
   if (server && process.env.TMUX?.split(",")[0] === server) {
     // tmux has no read-only visit: the person's whole client becomes read-only
     if (only.length) log("this client stays read-only until you detach it (prefix, then d)");
-    const { ok, err } = await run(["tmux", "-S", server, "switch-client", ...only, "-t", target],
+    const { ok, err } = await run(
+      ["tmux", "-S", server, unaliased("switch-client"), ...only, "-t", target],
       TMUX_DEADLINE, { TMUX: process.env.TMUX!, TMUX_PANE: process.env.TMUX_PANE });
     return ok ? 0 : die(`tmux: ${err.trim()}`);
   }
-  const argv = ["tmux", "-u", ...socket, "attach-session", ...only, "-t", target];
+  const argv = ["tmux", "-u", ...socket, unaliased("attach-session"), ...only, "-t", target];
   process.execve!(Bun.which("tmux")!, argv, childEnv() as Record<string, string>);
   return 1;
 }

@@ -229,6 +229,12 @@ describe("each event stands there once, with its facts", () => {
     await ticks(3);
     expect(events("answered")).toMatchObject([{ agent: "a", match: "Do you want to proceed", keys: ["Down", "Tab"] }]);
   });
+  test("answered: with keys that are a sign of tmux's own, too", async () => {
+    await begin(`${ONE}[backend.claude]\nanswer = [{ re = "Do you want to proceed", keys = ["-", ";", "-t", "y;"] }]\n`);
+    pane("a").doing = "dialog";
+    await ticks(3);
+    expect(pane("a").keys).toEqual(["-", ";", "-t", "y;"]);
+  });
   test("answered: as often as was allowed, once for each time that it is shown", async () => {
     await begin(`${ONE}[backend.claude]\nanswer = [{ re = "Do you want to proceed", keys = ["Tab"], max = 3 }]\n`);
     const counts: number[] = [];

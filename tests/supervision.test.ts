@@ -233,7 +233,7 @@ watched("a watchdog at rest looks once per signal_interval, and sleeps between",
   const [calls, asked, slow] = [f.path("calls"), f.path("asked"), f.path("slow")].map(quote);
   const shim = f.write("bin/tmux", [
     "#!/bin/sh", `exec=${quote(Bun.which("tmux")!)}`, `echo "$*" >> ${calls}`, `[ -e ${slow} ] || exec "$exec" "$@"`,
-    'case "$*" in *list-panes*) what=look;; *new-session*) what=session;; *) exec "$exec" "$@";; esac',
+    'case "$*" in *list-pane*) what=look;; *new-sessio*) what=session;; *) exec "$exec" "$@";; esac',
     `echo "begin $what" >> ${asked}`, "sleep 0.6", '"$exec" "$@"', "code=$?", `echo "end $what" >> ${asked}`, "exit $code", "",
   ].join("\n"));
   chmodSync(shim, 0o755);
@@ -241,7 +241,7 @@ watched("a watchdog at rest looks once per signal_interval, and sleeps between",
   await f.up();
   await f.ready("a1");
   await f.ticks(3);
-  const looks = () => f.read("calls").match(/list-panes/g)!.length;
+  const looks = () => f.read("calls").match(/list-pane/g)!.length;
   const [began, before] = [performance.now(), looks()];
   await f.ticks(6);
   const seconds = (performance.now() - began) / 1000;

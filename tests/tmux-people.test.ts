@@ -281,3 +281,21 @@ real("exit-unattached is named by up and by doctor", { agents: [{ name: "a1" }],
   expect([up.code, up.err]).toEqual([1, expect.stringContaining(told)]);
   expect((await f.run(["doctor"])).out).toContain(told);
 });
+
+real("aliases of the operator's for all commands of tmux change no call", { agents: [{ name: "a1", watch: "heal" }], watchdog: PATIENT }, async (f) => {
+  const names = (await f.tmux("-f", "/dev/null", "list-commands", "-F", "#{command_list_name}")).split("\n");
+  expect(names).toContain("capture-pane");
+  f.write("home/.tmux.conf", names.map((name, nth) => `set -s command-alias[${100 + nth}] "${name}=display-message -p aliased"\n`).join(""));
+  await f.up();
+  await f.ready("a1");
+  expect(await f.tmux("list-panes")).toBe("aliased");
+  expect(await f.run(["send", "a1", "hello"])).toMatchObject({ code: 0 });
+  expect(f.submits("a1")).toEqual(["hello"]);
+  const first = f.ledger("a1").find((fact) => fact.pid)!.pid!;
+  expect(await f.run(["restart", "a1"])).toMatchObject({ code: 0 });
+  await until(() => f.starts("a1").length === 2, 60_000, 200);
+  await until(async () => /^idle/.test((await f.states()).of.a1!), 60_000, 200);
+  expect(lives(first)).toBe(false);
+  expect(await f.run(["down"])).toMatchObject({ code: 0 });
+  expect(f.ledger("a1").flatMap((fact) => fact.pid && lives(fact.pid) ? [fact.pid] : [])).toEqual([]);
+});
