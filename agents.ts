@@ -1415,11 +1415,15 @@ const needed = <T>(check: Check<T>): Check<T> & { needed: true } =>
 /** Checks by a shape, which `allowed` puts in words. */
 const allow = <T>(allowed: string, shape: Shape): Check<T> => (value) =>
   (shape(value) ? null : allowed);
-const text = allow<string>("a string", isText);
+/** Arguments, paths and variables end at a NUL, which TOML lets a string hold. */
+const withoutNul = <T>(check: Check<T>): Check<T> => (value) => check(value) ??
+  ((isText(value) ? value : Object.values(value as object).join("")).includes("\0")
+    ? "text without NUL characters" : null);
+const text = withoutNul(allow<string>("a string", isText));
 const like = (re: RegExp, allowed: string): Check<string> =>
-  allow(allowed, (value) => isText(value) && re.test(value));
+  withoutNul(allow(allowed, (value) => isText(value) && re.test(value)));
 const notEmpty = like(/[^]/, "a string, not empty");
-const texts = allow<string[]>("a list of strings", isList(isText));
+const texts = withoutNul(allow<string[]>("a list of strings", isList(isText)));
 const flag = allow<boolean>("true or false", isFlag);
 const seconds = allow<number>("a number of seconds, 0 or more",
   (value) => isNumber(value) && value >= 0);
@@ -1427,7 +1431,8 @@ const count = allow<number>("a whole number, 1 or more",
   (value) => Number.isInteger(value) && Number(value) > 0);
 const table = allow<Raw>("a table", isRecord);
 const tables = allow<Raw[]>("a list of tables", isList(isRecord));
-const stringTable = allow<Record<string, string>>("a table of strings", isTable(isText));
+const stringTable =
+  withoutNul(allow<Record<string, string>>("a table of strings", isTable(isText)));
 const oneOf = <const Word extends string>(...words: readonly Word[]): Check<Word> =>
   allow(`one of ${words.map((word) => `"${word}"`).join(", ")}`,
     (value) => words.includes(value as Word));
@@ -1474,6 +1479,20 @@ const boxPattern: Check<string> = (value) =>
 const region = like(/^(?:title|screen|event|box|foot|dialog|last [1-9]\d*)$/,
   '"title", "screen", "event", "box", "foot", "dialog" or "last N"');
 
+/** Anything else would be typed letter by letter. */
+const keyName = like(new RegExp("^(?:\\^|(?:[CMS]-)+)?(?:[^\\s\\p{Cc}]|0x[\\da-f]+|F\\d\\d?|" +
+  "Enter|KPEnter|Tab|BTab|Space|BSpace|Escape|Up|Down|Left|Right|Home|End|[NP]Page|" +
+  "Page(?:Up|Down)|Pg(?:Up|Dn)|IC|Insert|DC|Delete)$", "iu"),
+'one key as tmux names it, such as "Enter" or "C-m"');
+/** A path is what `tmux -S` takes. */
+const socketName = like(/^[^/\p{Cc}]*$/u, "a name for tmux -L, not a path");
+const readiness: Check<string> = (value) => text(value) ??
+  (/^\s*\d+\s*$/.test(String(value)) && !(Number(value) > 0 && Number(value) < 65_536)
+    ? "a port from 1 to 65535, an address or a command" : null);
+/** Of a variable; any other would hold up each start of its unit. */
+const isVariable = (name: string): boolean => /^[^=\p{Cc}]+$/u.test(name);
+const isAddress = (value: string): boolean => /^https?:\/\/[^\s/]/.test(value);
+
 /** The kinds of clients; `typed` is any other, as its operator describes it. */
 const BUILT_IN = ["claude", "opencode", "codex", "gemini"] as const;
 const KINDS = [...BUILT_IN, "typed"] as const;
@@ -1487,7 +1506,7 @@ const UNIT_KEYS = {
   dir: [text, "."],
   needs: [texts, []],
   /** A command, a port or an address that answers once it is up. */
-  ready: [text, ""],
+  ready: [readiness, ""],
   env: [stringTable, {}],
 } satisfies Keys;
 
@@ -1505,7 +1524,7 @@ export const KEYS = {
   defaults: {
     log_dir: [text, ".agents"],
     session_prefix: [sessionName, "agents-"],
-    tmux_socket: [text, ""],
+    tmux_socket: [socketName, ""],
     cols: [count, 200],
     rows: [count, 50],
   },
@@ -1545,7 +1564,7 @@ export const KEYS = {
     box_re: [boxPattern],
     /** The placeholder in an empty box. */
     empty_re: [pattern],
-    submit_key: [text, "Enter"],
+    submit_key: [keyName, "Enter"],
     /** From the moment a pasted text is drawn until Enter. */
     submit_pause: [seconds, 1],
     connect_delay: [seconds, 12],
@@ -1806,8 +1825,8 @@ class ConfigReader {
 
   fault(at: Location, key: string, message: string, list = this.faults): void {
     const line = lineOf(this.source, at.header, at.nth, key);
-    list.push([this.path + (line > 0 ? `:${line}` : ""), at.label, key, message]
-      .filter(Boolean).join(": "));
+    list.push(printable([this.path + (line > 0 ? `:${line}` : ""), at.label, key, message]
+      .filter(Boolean).join(": ")));
   }
 
   warning(at: Location, key: string, message: string): void {
@@ -1995,8 +2014,12 @@ function buildConfig(
       (slip ? ` ("${slip}" is not a key${nearest(slip, words)})` : ""));
   }
   checkTogether(reader, cfg);
-  const [, secret] = /^(?:json:)?env:(.+)$/.exec(cfg.notify.url) ?? [];
-  if (secret) secretNames.add(secret);
+  const [, url = "", secret = ""] = /^(?:json:)?(env:(.*)|[^]*)$/.exec(cfg.notify.url) ?? [];
+  // a name with "-" at its start would be an option to tmux
+  const isTarget = url.startsWith("env:") ? isVariable(secret) && secret[0] !== "-"
+    : cfg.notify.url === "" || isAddress(url) || /^file:./.test(url);
+  if (!isTarget) reader.fault(location("notify"), "url", NO_TARGET);
+  else if (secret) secretNames.add(secret);
   return cfg;
 }
 
@@ -2050,6 +2073,7 @@ function readBackend(reader: ConfigReader, name: string, raw: unknown) {
         `${show(where)} needs box_re, which says where the input box stands`);
     }
   }
+  if (backend.server && !isAddress(backend.server)) reader.fault(at, "server", NO_ADDRESS);
   const list = <Key extends "rule" | "answer">(key: Key) =>
     backend[key].map((one, nth) => reader.read(part(key, nth), one, KEYS[key]));
   return { ...backend, name, rule: list("rule"), answer: list("answer") };
@@ -2089,6 +2113,17 @@ function unitTable(kind: "agent" | "service", defaults: Raw, raw: Raw, nth: numb
   return { name, at, given: { ...defaults, ...raw } };
 }
 
+/** The value is not shown in these two: it may hold a password. */
+const NO_ADDRESS = "it must begin with http:// or https:// and a host";
+const NO_TARGET = `${NO_ADDRESS}, or be "env:NAME" or "file:PATH", after "json:" or not`;
+
+function checkVariables(reader: ConfigReader, at: Location, env: Record<string, string>): void {
+  for (const name of Object.keys(env).filter((one) => !isVariable(one))) {
+    reader.fault({ ...at, label: `${at.label} env` }, name,
+      `${show(name)} is not allowed: a name that is not empty, without = and control characters`);
+  }
+}
+
 const sessionAndDir = (cfg: Config, name: string, unit: { session?: string; dir: string }) => ({
   session: unit.session ?? cfg.sessionPrefix + name, dir: absolute(cfg.planDir, unit.dir) });
 
@@ -2098,6 +2133,7 @@ function addAgent(
 ): void {
   const { name, at, given } = unitTable("agent", defaults, raw, nth);
   const { wake, ...read } = reader.read(at, given, KEYS.agent);
+  checkVariables(reader, at, read.env);
   const agent: Agent = { ...read, ...sessionAndDir(cfg, name, read) };
   // a shell cannot name a variable with "-": AGENT_MODEL_my_agent is also for "my-agent"
   const override = (what: string) => env[`AGENT_${what}_${name}`] ||
@@ -2176,6 +2212,7 @@ function needTexts(cfg: Config): void {
 function addService(reader: ConfigReader, cfg: Config, defaults: Raw, raw: Raw, nth: number): void {
   const { name, at, given } = unitTable("service", defaults, raw, nth);
   const read = reader.read(at, given, KEYS.service);
+  checkVariables(reader, at, read.env);
   if (cfg.services.has(name) || cfg.agents.has(name)) {
     reader.fault(at, "name", "an agent or service has this name already");
   }

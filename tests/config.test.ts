@@ -148,6 +148,56 @@ test("a table where a scalar is wanted is a fault like any other", async () => {
   expect(await faultsOf(`[backend]\nclaude = "x"\n${AGENT}`)).toContain("claude");
 });
 
+describe("what no program, and not tmux, could be given as it stands is refused", () => {
+  test("a variable's name, at its own line, in agents, services and defaults", async () => {
+    const no = (name: string) => `${JSON.stringify(name)} is not allowed: a name that is not empty, without = and control characters`;
+    for (const name of ["A=B", "", "A\nB", "A\u0000"]) {
+      const env = `env = { GOOD = "1", ${JSON.stringify(name)} = "1" }\n`;
+      const key = name && `${name.replace(/[\n\0]/, (control) => control === "\n" ? " " : "")}: `;
+      const line = /[\n\0]/.test(name) ? 1 : 4;
+      expect(await faultsOf(`${AGENT}${env}`)).toBe(at(line, `agent "a" env: ${key}${no(name)}`));
+      expect(await faultsOf(`[defaults]\n${env}[[service]]\nname = "s"\ncommand = "x"\n`)).toContain(`service "s" env: ${key}${no(name)}`);
+    }
+    expect(await faultsOf(`${AGENT}[agent.env]\nGOOD = "1"\n"A=B" = "1"\n`)).toBe(at(6, `agent "a" env: A=B: ${no("A=B")}`));
+    expect((await fake.config(`${AGENT}env = { "npm_config_//x/:_token" = "a=b\\nc", "${"ä-b.c"}" = "" }\n`)).warnings).toEqual([]);
+  });
+  test("a NUL, in whatever string", async () => {
+    for (const [text, where] of [
+      [`${AGENT}model = "a\\u0000b"\n`, 'agent "a": model'], [`${AGENT}env = { A = "\\u0000" }\n`, 'agent "a": env'],
+      [`${AGENT}needs = ["\\u0000"]\n`, 'agent "a": needs'], [`[backend.claude]\nbin = "\\u0000"\n${AGENT}`, 'backend "claude": bin'],
+      [`[loop]\nphases = [{ id = "x\\u0000", plan = "p", status = "s" }]\n${AGENT}`, 'phase "x": id'],
+      [`[[service]]\nname = "s"\ncommand = "\\u0000"\n`, 'service "s": command'],
+    ] as const) {
+      const message = await faultsOf(text);
+      expect(message.split("\n")).toEqual([expect.stringContaining(`${where}: `)]);
+      expect(message).toEndWith("is not allowed: text without NUL characters");
+    }
+  });
+  test("a key that tmux does not know: it would type its letters", async () => {
+    const submit = (key: string) => `[backend.claude]\nsubmit_key = ${JSON.stringify(key)}\n${AGENT}`;
+    for (const key of ["Entr", "", "C-", "Return", "C-Foo", "a b"]) expect(await faultsOf(submit(key))).toContain(`submit_key: ${JSON.stringify(key)} is not allowed: one key as tmux names it`);
+    expect(await faultsOf(submit("Entr"))).toEndWith('; nearest is "Enter"');
+    for (const key of ["Enter", "enter", "C-m", "M-Enter", "C-M-j", "^M", "F12", "0x0d", ";", "-"]) expect((await fake.config(submit(key))).backends.get("claude")!.submitKey).toBe(key);
+  });
+  test("a path instead of a tmux server's name, and a port that there is not", async () => {
+    expect(await faultsOf(`[defaults]\ntmux_socket = "/tmp/x"\n${AGENT}`)).toContain('tmux_socket: "/tmp/x" is not allowed: a name for tmux -L, not a path');
+    for (const port of ["0", "65536", " 70000"]) expect(await faultsOf(`${AGENT}ready = "${port}"\n`)).toContain("is not allowed: a port from 1 to 65535, an address or a command");
+    expect((await fake.config(`[defaults]\ntmux_socket = "night 2"\n${AGENT}ready = "65535"\n`)).tmuxSocket).toBe("night 2");
+  });
+  test("an address that is none, which is not shown: it may hold a password", async () => {
+    for (const url of ["hooks.example.org/SECRET", "htps://SECRET", "json:", "env:", "env:-g", "json:env:A=B", "file:", "https:///SECRET"]) {
+      expect(await faultsOf(`[notify]\nurl = "${url}"\n${AGENT}`)).toBe(at(2,
+        '[notify]: url: it must begin with http:// or https:// and a host, or be "env:NAME" or "file:PATH", after "json:" or not'));
+    }
+    for (const url of ["", "http://h", "json:https://h/x", "env:HOOK", "json:env:my-hook", "file:~/x"]) expect((await fake.config(`[notify]\nurl = "${url}"\n${AGENT}`)).notify.url).toBe(url);
+    expect(await faultsOf(`[backend.opencode]\nserver = "opencode:SECRET@host:1"\n${AGENT}`)).toBe(at(2, 'backend "opencode": server: it must begin with http:// or https:// and a host'));
+  });
+});
+
+test("an unknown key is one line, without escapes", async () => {
+  expect((await fake.config(`${AGENT}"x\\ny\\u001b[31mz" = 1\n`)).warnings).toEqual([expect.stringContaining('agent "a": x yz: unknown key')]);
+});
+
 test("the trigger of on_complete is a file, never the folder that it stands in: it is removed", async () => {
   for (const name of ["", ".", "..", "/", "sub/", "~/."]) {
     expect(await faultsOf(`[loop.on_complete]\ntrigger_file = "${name}"\n${AGENT}`)).toContain("trigger_file: ");
