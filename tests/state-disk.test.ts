@@ -112,14 +112,15 @@ real("P4: an agent whose client keeps its files on a disk that hangs, or works t
   const hung = hang(home, f.env); // it ends with the fleet, however that does
   try {
     if (!(await isMounted(home, hung))) return;
-    await until(() => JSON.parse(f.read(".agents/state/watch.json")).agents.a1?.why === "the disk with its own files does not answer", 30_000);
     await f.tmux("kill-session", "-t", "=t-c1");
+    const looked = f.run(["status"]); // beside the watchdog: each waits 6 s for that disk
+    await until(() => JSON.parse(f.read(".agents/state/watch.json")).agents.a1?.why === "the disk with its own files does not answer", 30_000);
     await until(() => f.events("blocked").some(({ agent }) => agent === "c1"), 15_000);
     await f.tmux("kill-session", "-t", "=t-b1");
     await until(() => f.starts("b1").length === 2, 15_000);
     await f.ticks(3);
     expect([f.lock("watchdog"), f.starts("a1").length, f.starts("c1").length]).toEqual([watchdog, 1, 1]);
-    const status = await f.run(["status"]);
+    const status = await looked;
     expect([status.code, status.out]).toEqual([3, expect.stringMatching(/^! c1 .*cannot be read \(its disk does not answer\)/m)]);
     expect((await f.run(["down"])).code).toBe(0);
     await until(() => f.processes().every(({ pid }) => pid === hung.pid || !lives(pid))); // nor one that still asks it
