@@ -752,11 +752,12 @@ export async function run(
  */
 const unaliased = (command: string): string => command.replace(/^([a-z]+-[a-z]+)[a-z]/, "$1");
 
-/** The commands follow each other by `;`; those of a file from stdin begin its lines. */
+/** A command is first, behind a `;`, what `if-shell` runs, or begins a line of a file from stdin. */
 function realTmux(args: string[], stdin?: string, take?: OnChunk): Promise<ExecResult> {
   const first = args[0] === "-L" ? 2 : 0;
+  const inner = args[first] === "if-shell" ? args.length - 1 : first;
   const commands = args.map((arg, at) =>
-    (at === first || args[at - 1] === ";" ? unaliased(arg) : arg));
+    ([first, inner].includes(at) || args[at - 1] === ";" ? unaliased(arg) : arg));
   const isFile = args[first] === "source-file";
   const input = isFile ? stdin?.split("\n").map(unaliased).join("\n") : stdin;
   return run(["tmux", "-u", ...commands], TMUX_DEADLINE, {}, input, take);
@@ -3192,7 +3193,7 @@ export async function killSession(cfg: Config, pane: Pane): Promise<boolean> {
 
 async function killPane(cfg: Config, { id, pid }: { id: string; pid: number }): Promise<boolean> {
   const ran = await tmux(cfg,
-    ["if-shell", "-F", "-t", id, `#{==:#{pane_pid},${pid}}`, unaliased(`kill-pane -t '${id}'`)]);
+    ["if-shell", "-F", "-t", id, `#{==:#{pane_pid},${pid}}`, `kill-pane -t '${id}'`]);
   return ran.ok;
 }
 

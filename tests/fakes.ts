@@ -317,7 +317,7 @@ export class FakeTmux {
     else if (name === "respawn-pane") return pane.dead || "k" in opt ? this.respawn(pane, words, opt.c) : failed(`pane ${pane.id} still active`);
     else if (name === "rename-session") return this.rename(pane.room, words[0]!);
     else if (name === "if-shell") return this.isTrue(pane, words[0]!) ? this.source(words[1]!) : said();
-    else if ("kill-pane".startsWith(name)) this.kill(pane); // tmux completes a name
+    else if (name === "kill-pane") this.kill(pane);
     else if (name === "resize-window") pane.cols = Number(opt.x);
     else if (name === "copy-mode") pane.inMode = !("q" in opt);
     else if (name === "paste-buffer") pane.paste(this.buffers.get(opt.b!) ?? fail(`no buffer ${opt.b}`));
