@@ -752,7 +752,7 @@ export async function run(
  */
 const unaliased = (command: string): string => command.replace(/^([a-z]+-[a-z]+)[a-z]/, "$1");
 
-/** A command is first, behind a `;`, what `if-shell` runs, or begins a line of a file from stdin. */
+/** A command is first, behind a `;`, what `if-shell` runs, or begins a line of a file. */
 function realTmux(args: string[], stdin?: string, take?: OnChunk): Promise<ExecResult> {
   const first = args[0] === "-L" ? 2 : 0;
   const inner = args[first] === "if-shell" ? args.length - 1 : first;
@@ -1313,14 +1313,28 @@ const answering = async (paths: string[]): Promise<string[]> =>
 /** A path with its links followed; one that cannot be followed stays as it is. */
 const linkless = (path: string): string => tried(() => world.realPath(path), path);
 
-/** Folders on disks that do not answer are the same by their names alone. */
-async function isSameFolder(one: string, other: string): Promise<boolean> {
+/**
+ * Whether two paths lead to one folder or file, by links or as a mount shows one in two places. On
+ * disks that do not answer their names alone tell.
+ */
+async function isSamePlace(one: string, other: string): Promise<boolean> {
   if (one === other) return true;
-  return (await answering([one, other])).length === 2 && linkless(one) === linkless(other);
+  if ((await answering([one, other])).length < 2) return false;
+  const [here, there] = [one, other].map(world.folderId);
+  return linkless(one) === linkless(other) || (here !== "" && here === there);
 }
 
-/** Whether two paths name one config, which may be a link to it. */
-const isSameConfig = (one: string, other: string): boolean => linkless(one) === linkless(other);
+const isOneOf = async (path: string, others: string[]): Promise<boolean> =>
+  (await Promise.all(others.map((other) => isSamePlace(path, other)))).includes(true);
+
+/** Whether two paths name one config; its file may be gone, as while its editor saves it. */
+const isSameConfig = async (one: string, other: string): Promise<boolean> =>
+  await isSamePlace(one, other) ||
+  (basename(one) === basename(other) && isSamePlace(dirname(one), dirname(other)));
+
+/** Whether it is one fleet's, too: relative paths begin in the folder that it is named by. */
+const isSameFleet = async (one: string, other: string): Promise<boolean> =>
+  await isSamePlace(dirname(one), dirname(other)) && isSameConfig(one, other);
 
 /** Whether there is something at a path; what we may not see, such as another user's, is not. */
 const isThere = (path: string): boolean => tried(() => world.mtime(path) !== null, false);
@@ -1870,7 +1884,9 @@ const show = (value: unknown): string => // JSON has no NaN
  * agents.toml in `folder` or above it, as git and compose search, else the one beside the program.
  * One that a watchdog runs on counts even if the file is gone.
  */
-export function cfgPath(named = process.env.AGENTS_CONFIG, folder?: string): string {
+export async function cfgPath(
+  named = process.env.AGENTS_CONFIG, folder?: string,
+): Promise<string> {
   if (named && isAbsolute(named)) return resolve(named);
   const here = resolve(folder ?? tried(() => process.cwd(), null) ??
     die("the folder that you are in was removed: cd to another one", 2));
@@ -1881,7 +1897,7 @@ export function cfgPath(named = process.env.AGENTS_CONFIG, folder?: string): str
     if (existsSync(path)) {
       if (isOurs(path)) return path;
       log(`${path} belongs to another user and is ignored; name it with --config to use it`);
-    } else if (inUse().has(path)) {
+    } else if (await copyInUse(path, inUse())) {
       return path; // gone while its editor saves it: one further up is another fleet's
     }
     if (dirname(at) === at) return join(SCRIPT_DIR, "agents.toml");
@@ -2042,10 +2058,8 @@ const only = (keys: object, raw: object): Raw =>
   Object.fromEntries(Object.entries(raw).filter(([key]) => Object.hasOwn(keys, key)));
 
 /** A path in the config: `~/` is the home folder, a relative one starts at the config file. */
-function absolute(base: string, path: string): string {
-  if (path === "~" || path.startsWith("~/")) return join(homedir(), path.slice(2));
-  return isAbsolute(path) ? path : resolve(base, path);
-}
+const absolute = (base: string, path: string): string =>
+  resolve(base, path.replace(/^~(?=\/|$)/, homedir()));
 
 function readBackends(reader: ConfigReader, raw: Raw) {
   const names = new Set<string>([...BUILT_IN, ...Object.keys(raw)]);
@@ -2905,22 +2919,30 @@ export async function supervisorsOf(
     const argv = argvOf(pid);
     const isOne = what.some((one) => optionIn(argv, KEPT[one][0]) === KEPT[one][1]);
     if (!isOne || !sharesOurFiles(pid)) return [];
-    const path = resolve(world.folder(pid), optionIn(argv, "--config") ?? "");
-    // relative paths in a config begin in the folder that it is named by
-    const isOurs = await isSameFolder(dirname(path), cfg.planDir) &&
-      (basename(path) === basename(cfg.path) || isSameConfig(path, cfg.path));
+    const isOurs = await isSameFleet(configOf(pid), cfg.path);
     return isOurs && !(await movedTo(cfg, pid)) ? [pid] : [];
   });
   return (await Promise.all(found)).flat();
+}
+
+/** The config that a process names in its command line; "" = none. */
+function configOf(pid: number): string {
+  const path = optionIn(argvOf(pid), "--config");
+  return path ? resolve(world.folder(pid), path) : "";
 }
 
 /** The configs that watchdogs and keepers of ours name, with their last good copies. */
 function configsInUse(): Map<string, string> {
   return new Map(allPids().flatMap((pid): [string, string][] => {
     const argv = argvOf(pid);
-    const [copy, path] = [optionIn(argv, "--last-good"), optionIn(argv, "--config")];
+    const [copy, path] = [optionIn(argv, "--last-good"), configOf(pid)];
     return copy && path && sharesOurFiles(pid) ? [[path, copy]] : [];
   }));
+}
+
+/** The last good copy of a config that a watchdog or keeper runs on; undefined = none does. */
+async function copyInUse(path: string, inUse = configsInUse()): Promise<string | undefined> {
+  for (const [one, copy] of inUse) if (await isSameFleet(one, path)) return copy;
 }
 
 // ── tmux ────────────────────────────────────────────────────────────────────────
@@ -5820,9 +5842,10 @@ async function rivalOf(cfg: Config, snap: Snapshot, unit: Unit): Promise<Rival |
     ...snap.foreign.map((pane) =>
       ({ pane, who: `${unitIn(pane)} of ${fleetOf(pane)}`, cure: () => endAbroad(pane) })),
   ].filter(({ pane }) => !pane.dead && pane.backend); // a service, without one, edits nothing
-  const shared = [...cfg.agents.values()].some((other) =>
-    other.name !== unit.name && other.enabled && other.dir === unit.dir);
-  if (!isAgent(unit) || !clients.length || shared) return null;
+  if (!isAgent(unit) || !clients.length) return null;
+  const others = [...cfg.agents.values()].filter((other) =>
+    other.name !== unit.name && other.enabled);
+  if (await isOneOf(unit.dir, others.map(({ dir }) => dir))) return null;
   const asked = await foldersByLook.getOrInsertComputed(snap, () =>
     tmux(cfg, ["list-panes", "-a", "-F", "#{pane_id} #{pane_start_path}"]));
   for (const { pane, who, cure } of clients) {
@@ -5830,7 +5853,7 @@ async function rivalOf(cfg: Config, snap: Snapshot, unit: Unit): Promise<Rival |
     const dir = row?.slice(pane.id.length + 1);
     const why = `${who} is at work in its folder`;
     if (!dir) return { why: `tmux does not say whether ${why}`, cure: await cure() };
-    if (await isSameFolder(dir, unit.dir)) return { why, cure: await cure() };
+    if (await isSamePlace(dir, unit.dir)) return { why, cure: await cure() };
   }
   return null;
 }
@@ -5849,7 +5872,7 @@ async function endAbroad(pane: Pane): Promise<string> {
   const roomIn = async (folder: string) =>
     (await world.answers(folder) ? textIn(roomFile(folder)).catch(() => "") : "");
   const isTheirs = async (folder: string) => (pane.fleet === ""
-    ? isSameFolder(folder, pane.home) : (await roomIn(folder)).startsWith(`${pane.fleet}\n`));
+    ? isSamePlace(folder, pane.home) : (await roomIn(folder)).startsWith(`${pane.fleet}\n`));
   for (const [path, copy] of configsInUse()) {
     if (await isTheirs(dirname(copy))) config = quoted(path);
   }
@@ -6912,7 +6935,7 @@ async function begunRollouts(agent: Agent, pane: Pane): Promise<string[]> {
   for (const path of rolloutsSince(agent, pane.created)) {
     const head = rolloutHead(path);
     const isNew = head?.own && head.began > pane.created - CLOCK_STEP;
-    if (isNew && await isSameFolder(head.cwd, agent.dir)) begun.push(path);
+    if (isNew && await isSamePlace(head.cwd, agent.dir)) begun.push(path);
   }
   return begun;
 }
@@ -6939,8 +6962,8 @@ async function rolloutInFolder(cfg: Config, agent: Agent, pane: Pane) {
   const { begun, resumed } = sought;
   const others = [...cfg.agents.values()].filter((other) => other !== agent && other.enabled &&
     backendOf(cfg, other).kind === "codex" && codexHomeOf(other) === codexHomeOf(agent));
-  const shared = await Promise.all(others.map(({ dir }) => isSameFolder(dir, agent.dir)));
-  const path = begun.length === 1 && !shared.includes(true) ? begun[0]! : resumed;
+  const shared = await isOneOf(agent.dir, others.map(({ dir }) => dir));
+  const path = begun.length === 1 && !shared ? begun[0]! : resumed;
   return { path, begun };
 }
 
@@ -11979,14 +12002,14 @@ async function lastGoodConfig(path: string, error: unknown): Promise<Config | nu
   // a watchdog that was started by hand names no copy
   const [, folder] = /^\s*log_dir\s*=\s*["']([^"']+)["']/m.exec(await textIn(path)) ?? [];
   const logDir = absolute(dirname(path), folder ?? defaultsOf(KEYS.defaults).logDir);
-  const state = dirname(configsInUse().get(path) ?? join(logDir, "state", "agents.toml"));
+  const state = dirname(await copyInUse(path) ?? join(logDir, "state", "agents.toml"));
   const source = await textIn(join(state, "agents.toml"));
   const lock = join(state, "watchdog.lock");
   const pid = lockHolder(lock);
   if (!source || (pid === null && !isLocked(lock, false))) return null;
   // two configs may share a log folder: the watchdog's command line says which one it runs
-  const named = pid !== null && optionIn(argvOf(pid), "--config");
-  if (named && !isSameConfig(named, path)) return null;
+  const named = pid !== null && configOf(pid);
+  if (named && !(await isSameConfig(named, path))) return null;
   const good = await loadConfig(path, process.env, source, true);
   const [fault] = faultsIn(error);
   // where the file itself is that one, a prompt has gone
@@ -12266,10 +12289,10 @@ export async function startWatchdog(cfg: Config, wasDown = false): Promise<boole
   else await retireOtherVersion(cfg);
   const holder = holderOf(cfg, "watchdog");
   for (const pid of holder === null ? await supervisorsOf(cfg, "watchdog") : [holder]) {
-    const [path, copy] = ["--config", "--last-good"].map((one) => optionIn(argvOf(pid), one));
+    const [path, copy] = [configOf(pid), optionIn(argvOf(pid), "--last-good")];
     // it goes back to the log_dir that it began with, though that was moved
-    const strays = path && copy && isSameConfig(path, cfg.path) &&
-      !(await isSameFolder(dirname(copy), cfg.stateDir));
+    const strays = path && copy && await isSameConfig(path, cfg.path) &&
+      !(await isSamePlace(dirname(copy), cfg.stateDir));
     if (strays) die(staysText("log_dir", dirname(dirname(copy))));
   }
   if (holder !== null || await isMute(cfg)) {
@@ -12452,8 +12475,8 @@ function barredLoops(cfg: Config, units: Unit[]): Failure[] {
 async function configToAct(call: Call): Promise<Config> {
   const cfg = await configFor(call);
   const pid = holderOf(cfg, "watchdog") ?? holderOf(cfg, "keeper");
-  const other = (pid !== null && optionIn(argvOf(pid), "--config")) || cfg.path;
-  if (isAbsolute(other) && isThere(other) && !isSameConfig(other, cfg.path)) {
+  const other = (pid !== null && configOf(pid)) || cfg.path;
+  if (isThere(other) && !(await isSameConfig(other, cfg.path))) {
     die(`${cfg.logDir} is in use by the fleet of ${other} (pid ${pid}): give ${cfg.path} ` +
       `a log_dir of its own, or end that one: agents down --config ${quoted(other)}`);
   }
@@ -12466,8 +12489,8 @@ async function checkLogDir(cfg: Config, { foreign }: Snapshot): Promise<void> {
   homes.delete(homeOf(cfg));
   for (const home of await answering([...homes])) {
     const pid = lockHolder(join(home, "watchdog.lock"));
-    const path = pid !== null && !(await movedTo(cfg, pid)) && optionIn(argvOf(pid), "--config");
-    if (path && isSameConfig(path, cfg.path)) die(staysText("log_dir", dirname(home)));
+    const path = pid !== null && !(await movedTo(cfg, pid)) && configOf(pid);
+    if (path && await isSameConfig(path, cfg.path)) die(staysText("log_dir", dirname(home)));
   }
 }
 
@@ -16768,7 +16791,7 @@ async function offersAt(at: number, line: string[]): Promise<Offers> {
 async function namesFor(line: string[]): Promise<[string, string][]> {
   const config = line.find((one, nth) => line[nth - 1] === "--config" || /^--config=./.test(one));
   const path = config?.replace(/^--config=|[\\"']/g, "").replace(/^~(?=\/)/, homedir());
-  const names = await fleetNames(cfgPath(path)).catch(() => []);
+  const names = await cfgPath(path).then(fleetNames).catch(() => []);
   return names.map((name) => [name, ""]);
 }
 
@@ -17139,7 +17162,7 @@ export function parseCall(given: string[]): { command: Command; call: Call } {
     const { values, positionals } = parseArgs({ args: argv, options, allowPositionals: true });
     const config = values.config as string | undefined;
     if (config === "") die(`${name}: --config is empty: is the variable behind it set?`, 2);
-    const call: Call = { path: cfgPath(config), implied: !(config || process.env.AGENTS_CONFIG),
+    const call: Call = { path: "", implied: !(config || process.env.AGENTS_CONFIG),
       lenient: command.lenient === true, options: values,
       words: positionals.toSpliced(positionals.indexOf(name), 1) };
     if (!values.help && !values.version) checkCall(command, call);
@@ -17161,7 +17184,7 @@ export async function main(argv: string[]): Promise<number> {
     const { command, call } = parseCall(words);
     if (call.options.help) return printed(helpText(command));
     if (call.options.version) return printed(version());
-    return await command.run(call);
+    return await command.run({ ...call, path: await cfgPath(call.options.config as string) });
   } catch (error) {
     return sayError(error);
   }

@@ -289,28 +289,28 @@ describe("fault 36: one-off overrides belong to one call", () => {
 });
 
 describe("fault 37: every path is absolute at once", () => {
-  test("--config from any folder", () => {
-    expect(cfgPath("x/agents.toml")).toBe(join(process.cwd(), "x/agents.toml"));
-    expect(cfgPath("/elsewhere/agents.toml")).toBe("/elsewhere/agents.toml");
+  test("--config from any folder", async () => {
+    expect(await cfgPath("x/agents.toml")).toBe(join(process.cwd(), "x/agents.toml"));
+    expect(await cfgPath("/elsewhere/agents.toml")).toBe("/elsewhere/agents.toml");
     const cwd = spyOn(process, "cwd").mockImplementation(() => {
       throw new Error("uv_cwd");
     });
     onTestFinished(() => cwd.mockRestore());
-    expect(cfgPath("/elsewhere/agents.toml")).toBe("/elsewhere/agents.toml");
-    for (const named of ["x/agents.toml", ""]) expect(() => cfgPath(named)).toThrow("the folder that you are in was removed: cd to another one");
+    expect(await cfgPath("/elsewhere/agents.toml")).toBe("/elsewhere/agents.toml");
+    for (const named of ["x/agents.toml", ""]) await expect(cfgPath(named)).rejects.toThrow("the folder that you are in was removed: cd to another one");
   });
-  test("without one: that of this folder, else of the nearest above, else the one beside the program", () => {
+  test("without one: that of this folder, else of the nearest above, else the one beside the program", async () => {
     const folder = mkdtempSync(join(tmpdir(), "agents-config-"));
     onTestFinished(() => rmSync(folder, { recursive: true }));
     const deep = join(folder, "a", "b");
     mkdirSync(deep, { recursive: true });
-    expect(cfgPath("", deep)).toBe(join(import.meta.dir, "..", "agents.toml"));
+    expect(await cfgPath("", deep)).toBe(join(import.meta.dir, "..", "agents.toml"));
     writeFileSync(join(folder, "agents.toml"), "");
-    expect(cfgPath("", deep)).toBe(join(folder, "agents.toml"));
+    expect(await cfgPath("", deep)).toBe(join(folder, "agents.toml"));
     writeFileSync(join(deep, "agents.toml"), "");
-    expect(cfgPath("", deep)).toBe(join(deep, "agents.toml"));
+    expect(await cfgPath("", deep)).toBe(join(deep, "agents.toml"));
   });
-  test.skipIf(process.getuid?.() !== 0)("another user's is passed over, and named: anybody may lay one into /tmp", () => {
+  test.skipIf(process.getuid?.() !== 0)("another user's is passed over, and named: anybody may lay one into /tmp", async () => {
     const folder = mkdtempSync(join(tmpdir(), "agents-config-"));
     onTestFinished(() => rmSync(folder, { recursive: true }));
     const deep = join(folder, "a", "b");
@@ -318,9 +318,9 @@ describe("fault 37: every path is absolute at once", () => {
     for (const at of [folder, join(folder, "a")]) writeFileSync(join(at, "agents.toml"), "");
     const other = join(folder, "a", "agents.toml");
     chownSync(other, 65_534, 65_534);
-    expect(cfgPath("", deep)).toBe(join(folder, "agents.toml"));
+    expect(await cfgPath("", deep)).toBe(join(folder, "agents.toml"));
     expect(fake.logged("another user")).toEqual([expect.stringContaining(`${other} belongs to another user`)]);
-    expect(cfgPath(other, deep)).toBe(other);
+    expect(await cfgPath(other, deep)).toBe(other);
   });
   test("folders of the file", async () => {
     fake.files.set("/fleet/wake.md", "wake");

@@ -813,6 +813,16 @@ describe("a client of another fleet", () => {
     await beside(dir, marks, ...names);
     expect(starts("a")).toBe(1);
   });
+  test("in a folder that our config gives to several by different paths is in nobody's way; to none but one it is", async () => {
+    await beside("clone");
+    const paths = [`${fake.home}/clone`, "/mounted", "/elsewhere"];
+    world.folderId = (path) => ({ [paths[0]!]: "1:1", "/mounted": "1:1", "/elsewhere": "1:2" }[path] ?? "");
+    for (const path of paths) fake.folders.add(path);
+    const begun = async (other: string): Promise<number> => (await begin(agents("clone", "a") + agents(other, "b")), starts("a"));
+    expect([await begun("/elsewhere"), await begun("/mounted")]).toEqual([0, 1]);
+    const spelled = await beside("clone").then(() => begun(`${fake.home}//other/../clone/`));
+    expect(spelled).toBe(1);
+  });
 });
 
 test("a start that cannot be stored, as on a full disk, makes no further conversation at an opencode server: the one it made is used, unless the server forgot it", async () => {

@@ -2,7 +2,7 @@
 import { describe, expect, spyOn, test } from "bun:test";
 import { closeSync, fstatSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { childEnv, flock, isCodexDaemon, keepLock, lockHolder, memoryOf, openNote, pendingUnits, readNote, save, snapshot, startAgent, supervisorsOf, takeLock, world, storedLife } from "../agents.ts";
+import { cfgPath, childEnv, flock, isCodexDaemon, keepLock, lockHolder, memoryOf, openNote, pendingUnits, readNote, save, snapshot, startAgent, supervisorsOf, takeLock, world, storedLife } from "../agents.ts";
 import { agents, command, type FakeWorld, fakeWorld, holdLock, realFolder, type Scene, scene } from "./kit.ts";
 import { real, until } from "./real.ts";
 
@@ -272,6 +272,34 @@ describe("who may act", () => {
     proc(14, "/other/agents.toml");
     proc(15, "agents.toml");
     expect(await supervisorsOf(cfg, "watchdog")).toEqual([11, 12, 13]);
+    // a mount shows one folder in two places, and has no link to follow
+    proc(16, "/mounted/agents.toml");
+    proc(17, "/mounted/b.toml");
+    expect(await supervisorsOf(cfg, "watchdog")).toEqual([11, 12, 13]);
+    world.folderId = (path) => ["/mounted", fake.home].includes(path) ? "1:1" : "";
+    expect(await supervisorsOf(cfg, "watchdog")).toEqual([11, 12, 13, 16]);
+  });
+  test("the config of this folder that is gone for a moment is in use by whatever path its keeper names; disks that do not answer are left alone", async () => {
+    const { fake } = await scene(agents("a"), { ticks: 0 });
+    const folder = realFolder();
+    mkdirSync(join(folder, "fleet", "clone"), { recursive: true });
+    symlinkSync(join(folder, "fleet"), join(folder, "link"));
+    writeFileSync(join(folder, "agents.toml"), "");
+    const asked: string[] = [];
+    const { realPath } = world;
+    Object.assign(world, { answers: async (path: string) => !path.startsWith("/hung"), realPath: (path: string) => (asked.push(path), realPath(path)) });
+    const found = async (config: string): Promise<string> => {
+      for (const pid of ["self", 11]) {
+        const cmdline = ["bun", "agents.ts", "keep", "--last-good", "/x/agents.toml", "--config", config].join("\0");
+        for (const [file, text] of Object.entries({ cmdline, status: "Uid:\t1000\t1000\n", mountinfo: "22 1 / /" })) fake.files.set(`/proc/${pid}/${file}`, text);
+      }
+      return (await cfgPath("", join(folder, "fleet", "clone"))).slice(folder.length);
+    };
+    expect(await found(join(folder, "fleet", "agents.toml"))).toBe("/fleet/agents.toml");
+    expect(await found(join(folder, "link", "agents.toml"))).toBe("/fleet/agents.toml");
+    for (const other of ["/fleet/other.toml", "/elsewhere/agents.toml"]) expect(await found(join(folder, other))).toBe("/agents.toml");
+    asked.length = 0;
+    expect([await found("/hung/agents.toml"), asked.filter((path) => path.startsWith("/hung"))]).toEqual(["/agents.toml", []]);
   });
 
   test("a note says who is at which stage since when, and covers a longer one", async () => {

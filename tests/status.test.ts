@@ -1,6 +1,6 @@
 /** `status`: what each agent's state is called, what needs a person, and how that is shown. */
 import { beforeEach, describe, expect, spyOn, test } from "bun:test";
-import { readFileSync, rmSync } from "node:fs";
+import { readFileSync, rmSync, symlinkSync } from "node:fs";
 import { dirname, join } from "node:path";
 import {
   type Card, columns, type Config, decideNow, describeState, type LimitState, type Memory, memoryOf, type Message, type Pane, parseQuestion, enqueue, save, type Status, type StatusRow, statusLine,
@@ -461,11 +461,12 @@ describe("the command over a fleet", () => {
     // the watchdog was started by a link to it; another config is not this one
     const { realPath } = world;
     world.realPath = (path) => path === "/link.toml" ? cfg.path : realPath(path);
+    world.folderId = (path) => path.startsWith("/mounted") || path.startsWith(dirname(cfg.path)) ? `1:${path.length - path.lastIndexOf("/")}` : "";
     const runs = async (path: string) => {
       fake.files.set("/proc/77/cmdline", ["agents", "watchdog", "--config", path].join("\0"));
       return await said() !== undefined;
     };
-    expect([await runs("/link.toml"), await runs("/other.toml").catch(() => false)]).toEqual([true, false]);
+    expect([await runs("/link.toml"), await runs("/mounted/agents.toml"), await runs("/other.toml").catch(() => false)]).toEqual([true, true, false]);
     fake.files.delete("/proc/77/cmdline");
     fake.files.delete(cfg.path);
     expect(await said()).toBe("");
@@ -987,14 +988,15 @@ fleet("what needs a person is red on a terminal, and plain in a pipe", async (f)
   expect((await f.run(["status"])).out).not.toContain("\x1b");
 });
 
-real("a config that is cut short, or gone while it is saved, is still that of its fleet: not of the one above", { services: [{ name: "o1", command: "sleep 1000" }] }, async (f) => {
+for (const by of ["", ", also where that was started by a link to its folder"]) real(`a config that is cut short, or gone while it is saved, is still that of its fleet: not of the one above${by}`, { services: [{ name: "o1", command: "sleep 1000" }] }, async (f) => {
   await f.up();
   // where its logs are stands in a form, and in a file, that cannot be read once it is broken
   const good = 'defaults = { session_prefix = "i-", log_dir = "logs" }\n[[service]]\nname = "s1"\ncommand = "sleep 1000"\n';
   f.write("inner/agents.toml", good);
   f.write("inner/clone/file", "");
   const inner = (...words: string[]) => spawn([...SELF, ...words], { cwd: f.path("inner", "clone"), env: f.env });
-  expect((await inner("up")).code).toBe(0);
+  symlinkSync(f.path("inner"), f.path("link"));
+  expect((await inner("up", ...(by ? ["--config", f.path("link", "agents.toml")] : []))).code).toBe(0);
   for (const broken of [`${good}[[agent\n`, "", null]) {
     if (broken === null) rmSync(f.path("inner", "agents.toml"));
     else f.write("inner/agents.toml", broken);
