@@ -3447,8 +3447,10 @@ async function readScreen(cfg: Config, pane: Pane) {
 // The channel between the agents: the remote's branch, and what the clone has of it. "Nothing new",
 // "not there" and "git could not say" are three answers.
 
-/** Commits that are compared with those already seen where a history was rewritten. */
-const REWRITTEN_MAX = 200;
+/** The commits that are compared with those already seen where the old head is unknown. */
+const RECENT_MAX = 200;
+/** The most commits of one look. */
+const COMMITS_MAX = 2_000;
 /** What stands for a head in a repository that has no commit yet: all that follows is new. */
 const NO_COMMIT = "0".repeat(40);
 
@@ -3465,6 +3467,8 @@ export interface Commit {
   sha?: string;
   /** What it changes, hashed; of claims and reviews only. null = git gave no answer in time. */
   change?: string | null;
+  /** A rewrite of the branch made it of one with the same key. */
+  rewritten?: true;
 }
 
 export const git = (
@@ -3727,8 +3731,10 @@ async function fetchHead(cfg: Config, hand: Handoff, sha: string): Promise<Fetch
   const { here, lock } = await lookAtClone(hand);
   if (here !== found.head) {
     const fetched = await git(hand.repo,
-      // an agent that works in the same clone reads FETCH_HEAD
-      ["fetch", "-q", "--no-write-fetch-head", "--no-tags", "--no-recurse-submodules", hand.remote,
+      // an agent that works in the same clone reads FETCH_HEAD; what the clone's config maps in
+      // addition may be the branch that is checked out, which git refuses
+      ["fetch", "-q", "--no-write-fetch-head", "--no-tags", "--no-recurse-submodules",
+        "--refmap=", hand.remote,
         `+refs/heads/${hand.branch}:${trackingRef(hand)}`], sshEnv(cfg));
     if (!fetched.ok) return failedLook(cfg, hand, "fetch", fetched);
   }
@@ -3739,7 +3745,8 @@ async function fetchHead(cfg: Config, hand: Handoff, sha: string): Promise<Fetch
 const LOG_FORMAT = "--format=%H%x00%at %an%x00%s"; // a name may hold a tab, and nothing a NUL
 const parseCommits = (out: string): Commit[] =>
   out.split("\n").filter(Boolean).reverse().map((line) => {
-    const [sha = "", made, subject = ""] = line.split("\0");
+    const [sha = "", made, shown = ""] = line.split("\0");
+    const subject = shown.trimEnd(); // git fills up to the width at which it cuts
     return { sha, key: hashOf(`${made}\t${subject}`), at: parseInt(made!) * 1000,
       subject: plainText(subject, SUBJECT_MAX) };
   });
@@ -3748,46 +3755,68 @@ const parseCommits = (out: string): Commit[] =>
 const causesOf = (subject: string, hand: Handoff): Cause[] =>
   CAUSES.filter((cause) => parsePattern(hand[`${cause}Re` as const], "i").test(subject));
 
-/** What git says of a head that is no ancestor, or that the clone does not have any more. */
-const isRewritten = ({ code, err }: ExecResult): boolean =>
+/** What git says of a head that has nothing in common with another, or is not in the clone. */
+const isUnrelated = ({ code, err }: ExecResult): boolean =>
   code === 1 || /Not a valid (commit|object) name/.test(err);
 
+/** The newest commits of a range. Subjects of more than 8 MB in all are cut. */
+async function logOf(hand: Handoff, range: string, most: number): Promise<ExecResult> {
+  const ask = (format: string) => git(hand.repo, ["log", format, range, `-${most}`, "--"]);
+  const ran = await ask(LOG_FORMAT);
+  return /printed more than/.test(ran.err)
+    ? ask(LOG_FORMAT.replace("%s", `%<(${SUBJECT_MAX},trunc)%s`)) : ran;
+}
+
 /**
- * The commits since the last look, at most the 2,000 newest; where the old head is unknown or
- * rewritten, the recent ones. A string: why git could not say.
+ * The commits since the last look, at most the 2,000 newest, also where the branch was rewritten
+ * since; the recent ones where the old head is unknown. A string: why git could not say.
  */
 async function commitsSince(hand: Handoff, sha: string, head: string): Promise<Commit[] | string> {
-  const line = sha && sha !== NO_COMMIT
-    ? await git(hand.repo, ["merge-base", "--is-ancestor", sha, head]) : null;
-  if (line && !line.ok && !isRewritten(line)) return `git merge-base: ${gitWords(line.err)}`;
-  const range = line?.ok ? [`${sha}..${head}`, "-2000"] : [`-${REWRITTEN_MAX}`, head];
-  const ran = await git(hand.repo, ["log", LOG_FORMAT, ...range, "--"]);
-  return ran.ok ? withChanges(hand, parseCommits(ran.out)) : `git log: ${gitWords(ran.err)}`;
+  const isKnown = sha !== "" && sha !== NO_COMMIT;
+  const base = isKnown ? await git(hand.repo, ["merge-base", sha, head]) : null;
+  if (base && !base.ok && !isUnrelated(base)) return `git merge-base: ${gitWords(base.err)}`;
+  const ran = await (base?.ok ? logOf(hand, `${sha}..${head}`, COMMITS_MAX)
+    : logOf(hand, head, sha === NO_COMMIT ? COMMITS_MAX : RECENT_MAX));
+  if (!ran.ok) return `git log: ${gitWords(ran.err)}`;
+  const commits = await withChanges(hand, parseCommits(ran.out));
+  if (!base?.ok || base.out.trim() === sha) return commits;
+  const replaced = await logOf(hand, `${head}..${sha}`, COMMITS_MAX);
+  if (!replaced.ok) return `git log: ${gitWords(replaced.err)}`;
+  const keys = new Set(parseCommits(replaced.out).map(({ key }) => key));
+  return commits.map((one) => (keys.has(one.key) ? { ...one, rewritten: true } : one));
 }
 
 /** A change as its author made it, whatever the clone's config says of diffs. */
 const CHANGE_FORMAT = ["--format=%x00%H", "-p", "-m", "--first-parent", "-U0", "--binary",
-  "--no-renames", "--no-color", "--no-ext-diff", "--no-textconv"];
+  "--no-renames", "--no-color", "--no-ext-diff", "--no-textconv", "-O/dev/null"];
 
 /**
- * Adds what the 100 newest claims and reviews change. A rebase moves lines and renames objects, so
- * neither is hashed. What git cannot show, as in a partial clone, or in 8 MB, is known by its key
- * alone.
+ * What commits change, hashed, by their names. A rebase moves lines and renames objects, so neither
+ * is hashed. null = git gave no answer in time. One that git cannot show, as in a partial clone, or
+ * in 8 MB, is left out: it must not hide the others, which are asked for in halves then.
  */
+async function changesOf(hand: Handoff, names: string[]): Promise<Map<string, string | null>> {
+  if (!names.length) return new Map();
+  const ran = await git(hand.repo, ["show", ...CHANGE_FORMAT, ...names, "--"]);
+  if (ran.timedOut) return new Map(names.map((name) => [name, null]));
+  if (ran.ok) {
+    return new Map(ran.out.split("\0").map((part) => {
+      const [sha = "", ...lines] = part.trimEnd().split("\n");
+      const change = lines.filter((line) => line && !/^(@@|index )/.test(line)).join("\n");
+      return [sha, hashOf(change)];
+    }));
+  }
+  const half = names.length >> 1;
+  if (!half) return new Map();
+  return new Map([...await changesOf(hand, names.slice(0, half)),
+    ...await changesOf(hand, names.slice(half))]);
+}
+
+/** Adds what the 100 newest claims and reviews change; others are known by their keys alone. */
 async function withChanges(hand: Handoff, commits: Commit[]): Promise<Commit[]> {
   const names = commits.filter(({ subject }) => causesOf(subject, hand).length)
     .map(({ sha }) => sha!).slice(-100);
-  const ran = names.length
-    ? await git(hand.repo, ["show", ...CHANGE_FORMAT, ...names, "--"]) : null;
-  if (ran?.timedOut) {
-    return commits.map((one) => names.includes(one.sha!) ? { ...one, change: null } : one);
-  }
-  if (!ran?.ok) return commits;
-  const changes = new Map(ran.out.split("\0").map((part) => {
-    const [sha = "", ...lines] = part.trimEnd().split("\n");
-    const change = lines.filter((line) => line && !/^(@@|index )/.test(line)).join("\n");
-    return [sha, hashOf(change)];
-  }));
+  const changes = await changesOf(hand, names);
   return commits.map((commit) => {
     const change = changes.get(commit.sha!);
     return change === undefined ? commit : { ...commit, change };
@@ -10467,7 +10496,7 @@ export function decideHandoff(commits: Commit[], keys: string[], hand: Handoff) 
   // of a commit that an older version handled only the key is known: that is enough
   const compared = new Set(keys.filter((key) => key.includes("."))
     .map((key) => key.split(".")[0]!));
-  const isNew = (commit: Commit) => !known.has(commit.key) ||
+  const isNew = (commit: Commit) => !(commit.rewritten || known.has(commit.key)) ||
     (typeof commit.change === "string" && compared.has(commit.key) &&
       !known.has(changeKey(commit)));
   return commits.filter(isNew).flatMap(({ subject, sha }) =>
@@ -10553,7 +10582,7 @@ function noteCommits(watch: Watch, hand: Handoff, commits: Commit[], head: strin
   const fresh = new Set(keys);
   // a claim or a review has two
   watch.seen = [...watch.seen.filter((key) => !fresh.has(key)), ...fresh]
-    .slice(-4 * REWRITTEN_MAX);
+    .slice(-4 * RECENT_MAX);
   // the very first commit is no claim that somebody has to answer
   if (head === NO_COMMIT) watch.deadlocked = head;
   watch.sha = head;

@@ -450,7 +450,7 @@ export class FakeGit {
     if (name === "ls-remote") return said(this.remote.length ? `${this.remote.at(-1)!.sha}\t${rest[1]}\n` : "");
     if (name === "rev-parse") return head ? said(`${head}\n`) : failed("");
     if (name === "fetch") return (this.tracked = this.remote), said();
-    if (name === "merge-base") return this.tracked.some(({ sha }) => sha === rest[1]) ? said() : { ...failed(""), code: 1 };
+    if (name === "merge-base") return this.tracked.some(({ sha }) => sha === rest[0]) ? said(`${rest[0]}\n`) : { ...failed(""), code: 1 };
     if (name === "log") return this.log(rest.find((word) => /\.\.|^-\d+$/.test(word))!);
     if (name === "show") return rest.includes("-p") ? this.changes(rest) : this.show(rest[0]!);
     if (name === "ls-tree") return said(`100644 blob ${head}\t${rest.at(-1)}\n`); // no links

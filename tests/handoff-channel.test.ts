@@ -560,6 +560,59 @@ describe("every claim and every review is told", () => {
   });
 });
 
+describe("a rewritten branch", () => {
+  /** Commits on top of the builder's head, all of them newer than any other. */
+  const pile = (count: number): void => {
+    const later = Math.floor(Date.now() / 1000) + 60;
+    const head = gitIn(at("builder"), "rev-parse", "HEAD");
+    const made = Array.from({ length: count }, (_, nth) =>
+      `commit refs/heads/main\ncommitter S <s@s> ${later + nth} +0000\ndata 4\nside\n${nth ? "" : `from ${head}\n`}\n`);
+    const ran = Bun.spawnSync(["git", "-C", at("builder"), "fast-import", "--quiet"], { stdin: Buffer.from(made.join("")) });
+    expect(ran.exitCode).toBe(0);
+    gitIn(at("builder"), "reset", "-q", "--hard");
+  };
+  test("a claim of the push that rewrites it is told, with three hundred commits above it; what was there before is not", async () => {
+    commit("Begin");
+    for (const nth of [1, 2]) commit(`claim(p1): old ${nth}`);
+    pile(250);
+    commit("work");
+    push();
+    clone();
+    await ticks(2);
+    gitIn(at("builder"), "commit", "-q", "--amend", "--allow-empty", "-m", "work, amended");
+    commit("claim(p1): new");
+    pile(300);
+    push();
+    await ticks(2);
+    expect([state(), told("adversary")]).toEqual(["ok", [expect.stringContaining("pushed claim(p1): new. Pull")]]);
+  });
+  test("a rebase of more claims than are remembered tells none of them again", async () => {
+    copy("begun");
+    commit("first");
+    for (let nth = 1; nth <= 3; nth++) commit(`claim(p1): old ${nth}`);
+    push();
+    await ticks(2);
+    watch.seen = [];
+    const claims = gitIn(at("builder"), "rev-parse", "HEAD");
+    gitIn(at("builder"), "reset", "-q", "--hard", "HEAD~4");
+    commit("another first");
+    gitIn(at("builder"), "cherry-pick", "--allow-empty", `${claims}~3..${claims}`);
+    commit("claim(p1): new");
+    push();
+    await ticks(2);
+    expect(told("adversary")).toEqual([expect.stringContaining("pushed claim(p1): new. Pull")]);
+  });
+  test("the first push into a new repository: a claim is told, with three hundred commits above it", async () => {
+    clone();
+    await ticks(2);
+    commit("claim(p1): new");
+    pile(300);
+    push();
+    await ticks(2);
+    expect(told("adversary")).toEqual([expect.stringContaining("pushed claim(p1): new. Pull")]);
+  });
+});
+
 describe("an amended commit is new work, a rebased one is not", () => {
   const claims = (): number => told("adversary").length;
   /** A claim at a fixed author time, told. */
@@ -590,6 +643,25 @@ describe("an amended commit is new work, a rebased one is not", () => {
     await claimed({ [name]: "a\0b\nx = 1\n" });
     writeFileSync(at("builder", name), "a\0b\n  x = 1\n");
     gitIn(at("builder"), "commit", "-q", "-a", "--amend", "--no-edit");
+    expect(await again()).toBe(2);
+  });
+  test("amended, with a claim above it whose change is too large to be read: told again", async () => {
+    await claimed({ "code.txt": "one\n" });
+    commit("claim(p1): vendored", { "vendored.txt": "0123456789abcde\n".repeat(600_000) });
+    expect(await again()).toBe(2);
+    const vendored = gitIn(at("builder"), "rev-parse", "HEAD");
+    gitIn(at("builder"), "reset", "-q", "--hard", "HEAD~1");
+    writeFileSync(at("builder", "code.txt"), "two\n");
+    gitIn(at("builder"), "commit", "-q", "-a", "--amend", "--no-edit");
+    gitIn(at("builder"), "cherry-pick", vendored);
+    expect(await again()).toBe(3);
+    expect(told("adversary").at(-1)).toContain("pushed claim(p1): G1. Pull");
+  });
+  test("amended where the clone's config orders a diff by a file that is gone: told again", async () => {
+    await claimed({ "code.txt": "one\n" });
+    writeFileSync(at("builder", "code.txt"), "two\n");
+    gitIn(at("builder"), "commit", "-q", "-a", "--amend", "--no-edit");
+    gitIn(at("watch"), "config", "diff.orderFile", at("gone"));
     expect(await again()).toBe(2);
   });
   test("rebased over a change of the same file: not told again", async () => {
@@ -648,6 +720,20 @@ describe("what comes from outside is bounded and clean", () => {
   test.each<[string, string]>([
     ["a\tb\nc\rd", "a b c d"], ["\x1b]0;title\x07x\x9b31m", "x"], ["\x07a\x00\x7fb", "ab"], ["\u202ex\u2069\ufeff\u{e0041}y", "xy"], ["  é 全 👍  ", "é 全 👍"], ["x".repeat(301), `${"x".repeat(299)}…`],
   ])("plainText %p", (value, wanted) => expect(plainText(value, 300)).toBe(wanted));
+  test("subjects of more than 8 MB in all, which git prints cut: each claim is told, and none twice", async () => {
+    await running();
+    commit("claim(p1): before");
+    writeFileSync(at("message"), `claim(p1): long ${"x".repeat(9_000_000)}`);
+    gitIn(at("builder"), "commit", "-q", "--allow-empty", "-F", at("message"));
+    commit("claim(p1): after");
+    push();
+    await ticks(2);
+    gitIn(at("builder"), "commit", "-q", "--amend", "--allow-empty", "-m", "claim(p1): amended");
+    push();
+    await ticks(2);
+    expect([state(), told("adversary").map((text) => [...text.matchAll(/claim\(p1\): (\w+)/g)].map(([, word]) => word))])
+      .toEqual(["ok", [["before", "long", "after"], ["amended"]]]);
+  });
   test("an inbox of 20 MB: its reader is told how large it is, once", async () => {
     await running();
     commit("inbox", { "machine-docs/BUILDER-INBOX.md": "0123456789abcdef\n".repeat(1_200_000) });
@@ -867,6 +953,15 @@ test("a warning beside the answer that a head is no ancestor takes nothing from 
   push();
   await ticks(3);
   expect([state(), told("adversary").length]).toEqual(["ok", 2]);
+});
+
+test.each(["+refs/*:refs/*", "+refs/heads/*:refs/heads/*"])("a clone whose config maps the branch onto itself too (%s) is fetched in", async (refspec) => {
+  await running();
+  gitIn(at("watch"), "config", "remote.origin.fetch", refspec);
+  commit("claim(p1): one");
+  push();
+  await ticks(2);
+  expect([state(), told("adversary").length]).toEqual(["ok", 1]);
 });
 
 test("FETCH_HEAD is left to whoever else works in the clone", async () => {
