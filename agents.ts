@@ -351,6 +351,8 @@ export interface Memory extends ReturnType<typeof freshMemory> {
   answering?: boolean | undefined;
   /** What its start waits for (`notReady`), and since when, wall ms. */
   awaits?: { need: string; since: number } | undefined;
+  /** Why it is left running though a restart is due: another could not be started. */
+  hindered?: string | undefined;
   /** A restart for idleness was put off because an unsent text is in the input box. */
   draft?: boolean | undefined;
   /** The pane's `stampOf` when its screen was last read; absent = not known. Stored at rest. */
@@ -2398,6 +2400,7 @@ const joined = (by: string, ...parts: (string | undefined)[]): string =>
 const OVER: [RegExp, string][] = [
   [/^stranger (.+)/, "$1: nothing is in the way of its start any more"],
   [/^needs (.+)/, "$1: what it needs is ready"],
+  [/^restart (.+)/, "$1: nothing is in the way of its restart any more"],
   [/^wake text (.+)/, "$1: its wake text is there again"],
   [/^rows$/, "tmux: all its panes can be read again"],
   [/^tmux$/, "tmux: answering again"],
@@ -5515,6 +5518,20 @@ const NOT_FOUND = new RegExp("^agents: (?:(?:line )?\\d+: )?(?:exec: )?(?:line \
 const NO_INTERPRETER = anyOf(/^agents: line \d+: (.+): cannot execute: required file not found$/,
   /^agents: (?:\d+: exec|exec: line \d+): (.+): not found$/);
 
+const isRelative = (program: string): boolean => program.includes("/") && !isAbsolute(program);
+
+/** That a program was not found; of a relative path also where it begins. */
+const notFound = (program: string, dir: string): string =>
+  `${program} was not found${isRelative(program) ? ` in ${dir}` : ""}`;
+
+/** The same of one that an agent starts with, and what helps. */
+function notFoundFor(cfg: Config, agent: Agent, program: string): string {
+  const source = INSTALL_WITH[basename(program)];
+  const key = backendOf(cfg, agent).preamble.includes(program) ? "preamble" : "bin";
+  return `${notFound(program, agent.dir)}; ` +
+    (source ? `get it with: ${source}` : `see ${key} in [backend.${agent.backend}]`);
+}
+
 /**
  * The shell script of a pane: the operator's preamble, a check that the program exists, then the
  * client in place of the shell. Its `$1` is the prompt, as text or as the path of a file; the other
@@ -5719,8 +5736,8 @@ async function whyNotBegun(
   if (barred) return { outcome: "failed", why: barred };
   const pane = snap.panes.get(unit.session);
   if (pane && !pane.dead && !force) return RUNS;
-  const rival = rivalText(await rivalOf(cfg, snap, unit));
-  return rival ? { outcome: "failed", why: rival } : null;
+  const obstacle = await obstacleTo(cfg, snap, unit);
+  return obstacle ? { outcome: "failed", why: obstacle } : null;
 }
 
 /** Ends what is left of a unit before its start; null = it is gone, else why it cannot start. */
@@ -7366,7 +7383,7 @@ const GROUP = {
 const MEMORY_SHAPES: Record<string, Shape> = {
   ran: isFlag, version: isText, model: isText, conversation: isId,
   unsureTold: isNumber, backgroundSince: isNumber, stalls: isNumber, stallsTold: isNumber,
-  answering: isFlag, answeredAt: isNumber, draft: isFlag, drawStamp: isText,
+  answering: isFlag, answeredAt: isNumber, draft: isFlag, hindered: isText, drawStamp: isText,
   awaits: withFields({ need: isText, since: isNumber }),
   starts: isList(isNumber), client: orNull(withFields(GROUP)),
   stopping: orNull(withFields({ ...GROUP, since: isNumber, marks: orNull(isList(isText)),
@@ -7945,7 +7962,7 @@ type Look = Awaited<ReturnType<typeof readLook>>;
 /** What a new client in the same session begins with: nothing that was true of the old one. */
 const NEW_CLIENT = { ...TRANSIENT, since: 0, model: undefined, backgroundSince: undefined,
   answered: "", answers: 0, answering: undefined, awaits: undefined, draft: undefined,
-  drawStamp: undefined };
+  hindered: undefined, drawStamp: undefined };
 
 /** When a process began, s since 1970; NaN = there is none, or no /proc. */
 function startedAt(pid: number): number {
@@ -9787,7 +9804,7 @@ function noteUselessRestarts(
 /** Where a draft may be in a box that is not recognised: this many pauses without a change. */
 const NO_BOX_PAUSES = 2;
 
-/** Stall care of one agent; `true` = it is being restarted. */
+/** Stall care of one agent; `true` = its restart is due. */
 export async function stallCheckOne(
   cfg: Config, watch: Watch, agent: Agent, seen: SeenAlive,
 ): Promise<boolean> {
@@ -9818,10 +9835,11 @@ export async function stallCheckOne(
   // without a box only the screen tells that nobody has typed for as long again
   const isLeft = draft === "no box" && Math.min(idle, same) >= NO_BOX_PAUSES * stallIdle;
   if (draft && !isLeft) return false;
-  log(`stall: ${agent.name} (${agent.session}) ${action.why}; ending and restarting it`);
-  emit(cfg, "stalled", { agent: agent.name, why: action.why });
-  memory.stalls = (memory.stalls ?? 0) + 1;
-  await endForRestart(cfg, watch, agent, seen.pane, action.why);
+  await endForRestart(cfg, watch, agent, seen, action.why, false, () => {
+    log(`stall: ${agent.name} (${agent.session}) ${action.why}; ending and restarting it`);
+    emit(cfg, "stalled", { agent: agent.name, why: action.why });
+    memory.stalls = (memory.stalls ?? 0) + 1;
+  });
   return true;
 }
 
@@ -9898,11 +9916,22 @@ export function decideDeath(facts: DeathFacts, settings: Settings): AfterDeath {
   return { do: "wait", why: how, delay, failures: step + 1 };
 }
 
-/** Ends a client for a restart; the start waits, round by round, until all of it is gone. */
+/**
+ * Ends a client for a restart, unless another could not be started: then it stays, and `hindered`
+ * says why. The start waits, round by round, until all of it is gone. `note` comes before the end.
+ */
 async function endForRestart(
-  cfg: Config, watch: Watch, agent: Unit, pane: Pane, why: string, blameless = false,
+  cfg: Config, watch: Watch, agent: Agent, { pane, snap }: SeenAlive, why: string,
+  blameless = false, note: () => unknown = () => {},
 ): Promise<void> {
+  if (limitAhead(cfg, watch, agent)) return; // it could be started only once that is over
   const memory = memoryOf(watch, agent.name);
+  const need = await unreadyNeed(cfg, agent, snap);
+  const prevented = (agent.kind === "loop" && phaseTrouble(cfg)) || (need && unreadyText(need)) ||
+    await whyIrreplaceable(cfg, snap, agent);
+  memory.hindered = prevented ? `not restarted: ${prevented}` : undefined;
+  if (prevented) return;
+  await note();
   Object.assign(memory, { idleSince: 0, sameSince: 0 });
   noteDeath(cfg, watch, agent, null, why, blameless);
   memory.buried = deathKey(watch.server, pane);
@@ -10159,20 +10188,21 @@ async function healLiving(cfg: Config, watch: Watch, agent: Agent, seen: SeenAli
   memory.mismatch = runs;
   // a pane without our mark shows what is in front just now: one look is not enough
   if (runs && runs === before) {
-    return endForRestart(cfg, watch, agent, pane, `runs ${runs}, the config says ${agent.backend}`);
+    return endForRestart(cfg, watch, agent, seen, `runs ${runs}, the config says ${agent.backend}`);
   }
   if (runs) return;
   // neither a screen that was not shown nor a silent server says that the server is back
   const hasAnswered = seen.verdict.rule !== "" &&
     (seen.verdict.rule !== "server" || seen.verdict.verdict !== "unsure");
   if (hasAnswered && (memory.serverDown || serverIsNewer(cfg, agent, seen.snap, pane))) {
-    memory.serverDown = false;
-    return endForRestart(cfg, watch, agent, pane, "its server was restarted", true);
+    return endForRestart(cfg, watch, agent, seen, "its server was restarted", true,
+      () => (memory.serverDown = false));
   }
   if (seen.verdict.verdict !== "fatal") return;
   if (!(await verdictStillHolds(cfg, watch, agent, seen))) return;
-  await noteFatal(cfg, watch, agent, seen.verdict.why);
-  await endForRestart(cfg, watch, agent, pane, `fatal: ${seen.verdict.why}`);
+  const { why } = seen.verdict;
+  await endForRestart(cfg, watch, agent, seen, `fatal: ${why}`, false,
+    () => noteFatal(cfg, watch, agent, why));
 }
 
 /** ms after its keys until what is drawn is no longer the end of the dialog that they answered. */
@@ -10339,8 +10369,19 @@ function noteStart(memory: Memory, heals: boolean): void {
 /** What a unit may have to wait for that has no name in the config. */
 const SERVER = "the opencode server";
 const awaitsText = ({ awaits }: Memory): string => (awaits ? `waits for ${awaits.need}` : "");
-const unreadyText = (need: string): string =>
-  `not started: it waits for ${need}, which is not ready`;
+const unreadyText = (need: string): string => `it waits for ${need}, which is not ready`;
+
+/** Which of the units that it needs is not ready, those `along` with it apart; "" = none. */
+async function unreadyNeed(
+  cfg: Config, unit: Unit, snap: Snapshot, along: Unit[] = [],
+): Promise<string> {
+  for (const need of unit.needs) {
+    const other = unitsOf(cfg).get(need);
+    if (!other || along.includes(other)) continue;
+    if (!(await oncePerLook(snap, need, () => isReady(cfg, other, snap)))) return need;
+  }
+  return "";
+}
 
 /**
  * What a unit must wait for: another unit, by its name, or SERVER; "" = nothing. `since`: monotonic
@@ -10349,11 +10390,8 @@ const unreadyText = (need: string): string =>
 async function notReady(
   cfg: Config, unit: Unit, snap: Snapshot, since = world.mono(),
 ): Promise<string> {
-  for (const need of unit.needs) {
-    const other = unitsOf(cfg).get(need);
-    if (other && !(await oncePerLook(snap, need, () => isReady(cfg, other, snap)))) return need;
-  }
-  if (!isAgent(unit)) return "";
+  const need = await unreadyNeed(cfg, unit, snap);
+  if (need || !isAgent(unit)) return need;
   const backend = backendOf(cfg, unit);
   if (backend.kind !== "opencode" || world.mono() - since >= backend.connectDelay * 1000) return "";
   const healthy = await oncePerLook(snap, backend.server,
@@ -10374,7 +10412,7 @@ const NEEDS_PATIENCE = 300_000;
 /** Why a start has waited for too long; "" = it has not, or a person took down what it needs. */
 function whyUnready(operator: Operator, unit: Unit, { awaits }: Memory, now: number): string {
   return !awaits || !unit.needs.includes(awaits.need) || isHeld(operator, awaits.need) ||
-    now - awaits.since < NEEDS_PATIENCE ? "" : unreadyText(awaits.need);
+    now - awaits.since < NEEDS_PATIENCE ? "" : `not started: ${unreadyText(awaits.need)}`;
 }
 
 const answersByLook = new WeakMap<Snapshot, Map<string, Promise<boolean>>>();
@@ -10407,9 +10445,40 @@ export async function isReady(cfg: Config, unit: Unit, snap: Snapshot): Promise<
     // what asks its visitors to log in, here or elsewhere, is up
     return answer.ok || wantsPassword(answer) || (answer.status >= 300 && answer.status < 400);
   }
-  const command = [SHELL, "-c", WITH_DEADLINE, "ready", ready].map(shellQuote).join(" ");
-  return (await tmux(cfg, ["run-shell", noFormat(`exec ${command}`)])).ok;
+  return await codeOf(cfg, ready) === 0;
 }
+
+/** With what code a shell command ends, in the environment of the panes; undefined = in none. */
+async function codeOf(cfg: Config, line: string): Promise<number | undefined> {
+  const command = [SHELL, "-c", WITH_DEADLINE, "look", line].map(shellQuote).join(" ");
+  const ran = await tmux(cfg, ["run-shell", noFormat(`exec ${command}`)]);
+  return ran.ok ? 0 : ran.code;
+}
+
+/** With this code ends a look for a program that is not there. */
+const NO_PROGRAM = 99;
+
+/** That a start of an agent would not find its program; "" = it would, or only a start can tell. */
+async function whyNoProgram(cfg: Config, agent: Agent): Promise<string> {
+  const { bin, preamble } = backendOf(cfg, agent);
+  const look = `${NEED_PROGRAM}\n(need ${bin.trim()}\n) && exit`;
+  const script = [
+    `PATH=${shellQuote(process.env.PATH ?? "")}:$PATH`, // tmux gives a pane that of its caller
+    look, // whatever else a preamble does is not done for a program that is found without it
+    ...(preamble ? [preamble, look] : []),
+    `exit ${NO_PROGRAM}`,
+  ].join("\n");
+  const variables = Object.entries(agent.env).map(([key, value]) => `${key}=${value}`);
+  const line = ["exec", "env", ...variables, ...inFolder(agent, script)].map(shellQuote).join(" ");
+  return await codeOf(cfg, line) === NO_PROGRAM ? notFoundFor(cfg, agent, programOf(bin)) : "";
+}
+
+/**
+ * Why nothing could take the place of a client that is ended, beside what it would wait for; "" =
+ * something could, as far as anybody can tell.
+ */
+const whyIrreplaceable = async (cfg: Config, snap: Snapshot, unit: Unit): Promise<string> =>
+  await obstacleTo(cfg, snap, unit) || (isAgent(unit) ? whyNoProgram(cfg, unit) : "");
 
 // ── wake ────────────────────────────────────────────────────────────────────────
 // Scheduled texts for persistent agents. A wake waits for an idle agent; those missed meanwhile, by
@@ -10939,9 +11008,12 @@ async function runOnComplete(
     log(`on_complete: ${agent.name} is not started: ${BY_YOU}`);
     return true;
   }
-  log(`on_complete: starting ${agent.name}`);
+  const prevented =
+    sessionAlive(snap, agent.session) && await whyIrreplaceable(cfg, snap, agent);
+  if (!prevented) log(`on_complete: starting ${agent.name}`);
   memory.failures = 0;
-  const done = await beginCounted(cfg, watch, agent, snap, { force: true, cause: intent.id });
+  const done = prevented ? { outcome: "failed", why: prevented }
+    : await beginCounted(cfg, watch, agent, snap, { force: true, cause: intent.id });
   if (done.outcome === "started") return true;
   enterDown(memory, { state: "backoff", until: world.now() + restartDelay * 1000 });
   trouble(watch, "on_complete",
@@ -11099,7 +11171,13 @@ async function round(cfg: Config, watch: Watch, names?: Set<string>): Promise<Ob
   for (const [name, unit] of unitsOf(cfg)) {
     if (!full && !names.has(name)) continue;
     const seen = observations.get(name)!;
-    await guard(watch, `unit ${name}`, () => careFor(cfg, watch, unit, seen, full));
+    await guard(watch, `unit ${name}`, async () => {
+      const memory = memoryOf(watch, name);
+      if (full && seen.alive !== null) memory.hindered = undefined; // its care says it anew
+      await careFor(cfg, watch, unit, seen, full);
+      const { hindered } = memory;
+      trouble(watch, `restart ${name}`, hindered ? `${name} needs you: ${hindered}` : "");
+    });
   }
   if (full) await remindFleet(cfg, watch, observations);
   await guard(watch, "outbox", async () => {
@@ -11119,8 +11197,8 @@ async function round(cfg: Config, watch: Watch, names?: Set<string>): Promise<Ob
  * written each tick: on a full disk it fails first.
  */
 const HINDERS = new RegExp("^(?:tmux|phase state|operator\\.json|state folder|" +
-  "guard (?:heartbeat|tick|hand-off|phase|phase move|outbox|completion|accounts|deadlock|" +
-  "(?:unit|learn|wake|deliver) (.+)))$");
+  "guard (?:heartbeat|tick|hand-off|phase|phase move|outbox|completion|accounts|deadlock)|" +
+  "(?:guard (?:unit|learn|wake|deliver)|restart) (.+))$");
 
 /**
  * Tells people of troubles that have lasted for five minutes: while one does, no look can tell them
@@ -12625,7 +12703,7 @@ async function startAll(
       let need = "";
       if (!running) [need, snap] = await awaitNeeds(cfg, unit, snap, wanted.slice(nth + 1));
       if (need) {
-        failures.push({ name: unit.name, why: unreadyText(need) });
+        failures.push({ name: unit.name, why: `not started: ${unreadyText(need)}` });
         continue;
       }
       if (!running && !(await keepInHand(cfg, [unit])).length) continue;
@@ -12669,6 +12747,25 @@ async function awaitNeeds(
     if (!need || world.mono() >= patience) return [need, snap];
     await world.sleep(200);
     snap = await snapshot(cfg);
+  }
+}
+
+/**
+ * Waits, before units are restarted, until what those that run need is ready, up to `up_wait`:
+ * those for which it is not are not to be ended. What is restarted with them is no matter.
+ */
+async function awaitNeedsOfLiving(
+  cfg: Config, units: Unit[], first: Snapshot,
+): Promise<Failure[]> {
+  const patience = world.mono() + cfg.watchdog.upWait * 1000;
+  const living = units.filter(({ session }) => sessionAlive(first, session));
+  for (let snap = first; ; snap = await snapshot(cfg)) {
+    const asked = await Promise.all(living.map((unit) => unreadyNeed(cfg, unit, snap, units)));
+    const waiting = living.flatMap(({ name }, nth) => asked[nth]
+      ? [{ name, why: `not restarted: ${unreadyText(asked[nth])}` }] : []);
+    if (!waiting.length || world.mono() >= patience) return waiting;
+    await keepInHand(cfg, units);
+    await world.sleep(200);
   }
 }
 
@@ -12744,12 +12841,6 @@ async function awaitClients(cfg: Config, units: Unit[], step: Step): Promise<Fai
   }
 }
 
-const isRelative = (program: string): boolean => program.includes("/") && !isAbsolute(program);
-
-/** That a program was not found; of a relative path also where it begins. */
-const notFound = (program: string, dir: string): string =>
-  `${program} was not found${isRelative(program) ? ` in ${dir}` : ""}`;
-
 /** Why a client does not run after its start; null = it is a task that has already succeeded. */
 async function explainDeath(
   cfg: Config, unit: Unit, pane: Pane | undefined,
@@ -12762,11 +12853,8 @@ async function explainDeath(
     return failed(`${missing} was not found; see the first line of that file`);
   }
   if (missing) {
-    if (!isAgent(unit)) return failed(notFound(missing, unit.dir));
-    const source = INSTALL_WITH[basename(missing)];
-    const key = backendOf(cfg, unit).preamble.includes(missing) ? "preamble" : "bin";
-    const hint = source ? `get it with: ${source}` : `see ${key} in [backend.${unit.backend}]`;
-    return failed(`${notFound(missing, unit.dir)}; ${hint}`);
+    return failed(isAgent(unit)
+      ? notFoundFor(cfg, unit, missing) : notFound(missing, unit.dir));
   }
   const words = await lastWords(cfg, pane);
   const ended = `its client ended (${endInWords(pane)})`;
@@ -13006,7 +13094,7 @@ async function restartUnits(
   const snap = await neededSnapshot(cfg);
   await checkLogDir(cfg, snap);
   const asked = wanted.map(async (unit) =>
-    ({ name: unit.name, why: await obstacleTo(cfg, snap, unit) }));
+    ({ name: unit.name, why: await whyIrreplaceable(cfg, snap, unit) }));
   const prevented = (await Promise.all(asked)).filter(({ why }) => why);
   const units = exceptFailed(wanted, prevented);
   await changeOperator(cfg, (operator) => {
@@ -13014,11 +13102,13 @@ async function restartUnits(
     takeInHand(operator, units);
   });
   try {
-    const stuck = await stopUnits(cfg, units,
+    prevented.push(...await awaitNeedsOfLiving(cfg, units, snap));
+    const ending = exceptFailed(units, prevented);
+    const stuck = await stopUnits(cfg, ending,
       async (name) => !isHeld(await operatorOf(cfg), name));
-    if (fresh) for (const unit of units) if (isAgent(unit)) await dropResumeId(cfg, unit);
+    if (fresh) for (const unit of ending) if (isAgent(unit)) await dropResumeId(cfg, unit);
     return await startAndWait(
-      cfg, exceptFailed(units, stuck), [...earlier, ...prevented, ...stuck]);
+      cfg, exceptFailed(ending, stuck), [...earlier, ...prevented, ...stuck]);
   } finally {
     await letGo(cfg, units);
   }
@@ -13217,7 +13307,7 @@ function nextStep(
     settings: cfg.watchdog, nativeGrace: backend.nativeGrace,
     stallIdle: pauses * stallPauseOf(cfg, agent, memory), watch: agent.watch, hold,
     idleSince: since, unsureSince: since, backgroundSince: memory.backgroundSince || now,
-    left: whyLeft(cfg, look, agent, hold, verdict),
+    left: whyLeft(cfg, look, agent, hold, verdict) || memory.hindered || "",
     death: deathOf(cfg, agent, memory, null, now - pane.created), now,
   });
 }
@@ -13326,7 +13416,7 @@ function describeLiving(memory: Memory, facts: StateFacts): Described {
   }
   if (!memory.since || verdict === "gone") return described("running", "RUNNING");
   const condition = verdict === "active" ? "working" : verdict === "booting" ? "starting" : verdict;
-  const vain = verdict === "blocked" ? "" : uselessRestarts(memory);
+  const vain = verdict === "blocked" ? "" : memory.hindered || uselessRestarts(memory);
   const needsHuman =
     verdict === "blocked" || vain !== "" || isUnsureTooLong(memory, unsureAfter, now);
   const said = vain || (needsHuman || verdict === "unsure" ? why : "");

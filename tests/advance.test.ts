@@ -297,6 +297,23 @@ describe("a phase move that makes no sense any more is dropped", () => {
   });
 });
 
+test("a task for the end that still runs is not ended for a new run that could not be started", async () => {
+  await begin(FLEET.replace("healthy_after = 10", "healthy_after = 10\nsignal_interval = 1\nheavy_interval = 5\nrestart_delay = 20").replace('prompt = "Upgrade everything."', '$&\ndir = "/at/upgrader"'), 6);
+  fake.folders.add("/at/upgrader");
+  Object.assign(fake.tmux.add("agents-upgrader"), { doing: "busy", marks: { ...pane("builder").marks, "@agents_session": "agents-upgrader", "@agents_unit": "upgrader" } });
+  const { pid } = pane("upgrader");
+  fake.write(join(cfg.logDir, ".run-upgrade-on-complete"), "");
+  fake.files.set(phaseIdxFile(cfg), "1");
+  finish("p2");
+  fake.folders.delete("/at/upgrader");
+  await ticks(40);
+  expect([starts("upgrader"), pane("upgrader").pid, pane("upgrader").dead]).toEqual([1, pid, false]);
+  expect(watch.volatile.errors.on_complete).toContain("on_complete: upgrader could not be started: dir /at/upgrader does not exist");
+  fake.folders.add("/at/upgrader");
+  await ticks(30);
+  expect([starts("upgrader"), marker()]).toEqual([2, true]);
+});
+
 test("a task for the end that cannot be started is tried again after restart_delay, not before", async () => {
   const text = FLEET.replace("healthy_after = 10", "healthy_after = 10\nsignal_interval = 1\nheavy_interval = 5\nrestart_delay = 20");
   await begin(text, 6);

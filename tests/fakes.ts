@@ -202,8 +202,8 @@ export class FakeTmux {
   trouble = "";
   server = { pid: 100, start: 1_700_000_000 };
   onStart: (pane: FakePane) => void = () => {};
-  /** The answer to `run-shell`, by its command. */
-  shell: (command: string) => boolean = () => true;
+  /** The answer to `run-shell`, by its command: whether it succeeds, or its exit code. */
+  shell: (command: string) => boolean | number = () => true;
   version = "tmux 3.3a";
   private last = 1000;
   private lastPid = 50_000;
@@ -295,7 +295,11 @@ export class FakeTmux {
     if (name === "load-buffer") return this.buffers.set(opt.b!, stdin), said();
     if (name === "delete-buffer") return this.buffers.delete(opt.b!), said();
     if (name === "list-buffers") return said([...this.buffers.keys()].map((buffer) => `${buffer}\n`).join(""));
-    if (name === "run-shell") return this.shell(words[0]!) ? said() : failed("returned 1");
+    if (name === "run-shell") {
+      const ends = this.shell(words[0]!);
+      const code = typeof ends === "number" ? ends : ends ? 0 : 1;
+      return code ? { ...failed(`returned ${code}`), code } : said();
+    }
     if (name === "display-message" && !opt.t) return this.display(words[0]!);
     if (name === "list-panes" || name === "list-sessions") {
       const lines = this.panes.map((pane) => `${this.expand(pane, opt.F!)}\n`);

@@ -1,12 +1,12 @@
 /** What died is started again, by a ladder; what never stays up is parked and said. */
 import { beforeEach, describe, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { chmodSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  backendMismatch, cmdUp, type DeathFacts, decideDeath, decideHeal, decideStop, expectedBackendCmd, isReady, memoryOf,
+  accountOf, backendMismatch, cmdUp, type DeathFacts, decideDeath, decideHeal, decideStop, expectedBackendCmd, isReady, memoryOf,
   healOne, isCallOf, isWatchdog, lookAround, ownPanes, parsePane, programOf, save, enqueue, sessionAlive, sessionCommand, type Snapshot,
-  parseEvents, snapshot, world, type Life, type Down, storedLife,
+  parseEvents, phaseIdxFile, snapshot, world, type Life, type Down, storedLife,
 } from "../agents.ts";
 import { agents, closeLook, command, type FakePane, fakeWorld, FLEET, holdLock, paneOf, realFolder, type Scene, scene, until } from "./kit.ts";
 import { rounds } from "./sim.ts";
@@ -439,6 +439,104 @@ describe("another backend than the config says", () => {
     expect(expectedBackendCmd(cfg, agent())).toBe("claude");
     expect(["claude", "A=1 B=2 /opt/x/claude --y", ""].map(programOf)).toEqual(["claude", "/opt/x/claude", ""]);
   });
+});
+
+describe("a client that is to be restarted while no other one could be started", () => {
+  const CONFIG = `[[service]]\nname = "web"\ncommand = "serve"\nready = "8080"\n[[agent]]\nname = "a"\nbackend = "claude"\nkind = "loop"\nrole = "builder"\nwatch = "heal+stall"\ndir = "/at/a"\nneeds = ["web"]\n${FLEET.slice(FLEET.indexOf("[loop]"), FLEET.indexOf("[loop.handoff]"))}`;
+  const listens = (ok: boolean) => void (fake.http = async () => ({ ok, status: ok ? 200 : 0, body: "" }));
+  const status = () => command("status", "--config", cfg.path);
+  const troubles = () => parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "trouble").map(({ agent, to, why }) => [agent, to, why]);
+  const due: Record<string, () => void> = {
+    "idle for too long": () => void (pane().doing = "idle"),
+    "a frozen picture": () => void (pane().frozen = fake.wall),
+    "a fatal error": () => void (pane().doing = "fatal"),
+    "another backend": () => void (pane().marks["@agents_backend"] = "opencode"),
+    "a server that was restarted": () => void (memoryOf(watch, "a").serverDown = true),
+  };
+  const prevents: Record<string, [spoil: () => void, mend: () => void, why: string]> = {
+    "its folder is gone": [() => fake.folders.delete("/at/a"), () => fake.folders.add("/at/a"), "dir /at/a does not exist"],
+    "its program is gone": [() => (fake.tmux.shell = () => 99), () => (fake.tmux.shell = () => true), "claude was not found; get it with: npm"],
+    "its service is down": [() => listens(false), () => listens(true), "it waits for web, which is not ready"],
+    "the phases cannot be read": [() => fake.files.set(phaseIdxFile(cfg), "99"), () => fake.files.set(phaseIdxFile(cfg), "0"), "is out of range"],
+  };
+  beforeEach(async () => {
+    fake.folders.add("/at/a");
+    listens(true);
+    await begin(CONFIG);
+    holdLock(fake, cfg.stateDir, fake.tmux.of("agents-web").pid);
+  });
+
+  test.each(Object.keys(due).flatMap((reason) => Object.keys(prevents).map((what) => [reason, what] as const)))("for %s, while %s: it is left at work, which is said once; then it is restarted", async (reason, what) => {
+    const [spoil, mend, why] = prevents[what]!;
+    const { pid } = pane();
+    spoil();
+    due[reason]!();
+    await ticks(40);
+    expect([starts(), pane().pid, pane().dead, memoryOf(watch, "a").failures]).toEqual([1, pid, false, 0]);
+    expect(fake.logged(/a needs you: not restarted: .*/).map((line) => line.includes(why))).toEqual([true]);
+    expect(troubles().filter(([agent]) => agent)).toEqual([["a", undefined, expect.stringMatching(/^a needs you: not restarted: .*, for 5 min$/)]]);
+    expect([fake.logged("restarting"), fake.logged("FATAL")]).toEqual([[], []]);
+    expect(await status()).toMatchObject({ code: 3, out: expect.stringMatching(/^! a .*not restarted: /m) });
+    mend();
+    await ticks(6);
+    expect([starts(), fake.logged("a: nothing is in the way of its restart any more").length]).toEqual([2, 1]);
+    expect(memoryOf(watch, "a").hindered).toBeUndefined();
+  });
+  test("nothing hinders one that works again, and what could not be looked at says nothing", async () => {
+    fake.tmux.shell = () => 99;
+    pane().doing = "fatal";
+    await ticks(2);
+    fake.tmux.trouble = "hang";
+    await ticks(2);
+    expect(memoryOf(watch, "a").hindered).toStartWith("not restarted: claude was not found");
+    fake.tmux.trouble = "";
+    pane().doing = "busy";
+    await ticks(2);
+    expect([memoryOf(watch, "a").hindered, starts(), (await status()).out]).toEqual([undefined, 1, expect.stringMatching(/^ {2}a .*working/m)]);
+  });
+  test.each([["takes too long", 137], ["is ended by its preamble", 1], ["ends as that does not find a program", 127]])("a look for its program that %s keeps nobody from a restart", async (_, code) => {
+    fake.tmux.shell = () => code;
+    pane().doing = "fatal";
+    await ticks(4);
+    expect(starts()).toBe(2);
+  });
+  test("one that would have to wait for a usage limit stays until that is over", async () => {
+    const { key, name } = accountOf(cfg, cfg.agents.get("a")!);
+    due["another backend"]!();
+    for (const wanted of [1, 2]) {
+      watch.accounts = wanted === 1 ? { [key]: { name, class: "weekly", resetAt: fake.wall + HOUR, asker: "", askedAt: 0, liftedAt: 0 } as never } : {};
+      await ticks(10);
+      expect([starts(), pane().dead, memoryOf(watch, "a").hindered]).toEqual([wanted, false, undefined]);
+    }
+  });
+});
+
+test("the program of a start is looked for as its pane would: in its folder, with its variables, and by its preamble only where it is not found without", async () => {
+  const [dir, bin] = [realFolder(), realFolder()];
+  const noted = join(dir, "noted");
+  await Bun.write(join(bin, "klaude"), "#!/bin/sh\n");
+  chmodSync(join(bin, "klaude"), 0o755);
+  fake.folders.add(dir);
+  fake.tmux.shell = (command) => inShell(command).exitCode;
+  const restarted = async (client: string, agent = ""): Promise<[boolean, string | undefined]> => {
+    await begin(`[backend.c]\nkind = "claude"\n${client}\n[[agent]]\nname = "a"\nbackend = "c"\nwatch = "heal"\ndir = "${dir}"\n${agent}`);
+    const before = starts();
+    pane().doing = "fatal";
+    await ticks(3);
+    const { hindered } = memoryOf(watch, "a");
+    fake.tmux.kill(pane());
+    return [starts() > before, hindered];
+  };
+  const see = "; see bin in [backend.c]";
+  expect(await restarted('bin = "klaude"')).toEqual([false, `not restarted: klaude was not found${see}`]);
+  expect(await restarted('bin = "./klaude"')).toEqual([false, `not restarted: ./klaude was not found in ${dir}${see}`]);
+  expect(await restarted('bin = "klaude"', `env = { PATH = "${bin}" }\n`)).toEqual([true, undefined]);
+  expect(await restarted(`bin = "A=1 klaude --x # it's"\npreamble = "PATH=${bin}:$PATH; echo >> ${noted}"`)).toEqual([true, undefined]);
+  expect(await restarted(`bin = "klaude"\npreamble = "set -e; klaude() { :; }"`)).toEqual([true, undefined]);
+  expect(await restarted(`bin = "klaude"\npreamble = "set -e; PATH=/nowhere:$PATH"`)).toEqual([false, `not restarted: klaude was not found${see}`]);
+  const before = readFileSync(noted, "utf8");
+  expect(await restarted(`bin = "sh"\npreamble = "echo >> ${noted}"`)).toEqual([true, undefined]);
+  expect(readFileSync(noted, "utf8")).toBe(before);
 });
 
 describe("services", () => {

@@ -1,6 +1,6 @@
 /** What up, down and restart do, also when they are cut short, or come two at once. */
 import { beforeEach, describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readFileSync, readlinkSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { cmdRestart, cmdUp, phaseIdxFile, world } from "../agents.ts";
 import { agents, command, fakeWorld, FLEET, realFolder, type Scene, scene } from "./kit.ts";
@@ -90,6 +90,61 @@ describe("up", () => {
       expect([pane("a").pid, pane("a").dead, starts("a"), starts("b")]).toEqual([pid, false, 1, before + 1]);
       expect(fake.logged(why)).toHaveLength(1);
     }
+  });
+  test("restart ends no client whose program is not there any more", async () => {
+    await begin(agents("a", "b"));
+    const { pid } = pane("a");
+    fake.tmux.shell = () => 99;
+    expect(await cmdRestart({ path: cfg.path, words: ["a"], options: {} })).toBe(1);
+    expect([pane("a").pid, pane("a").dead, starts("a"), fake.logged("a: claude was not found").length]).toEqual([pid, false, 1, 1]);
+  });
+  describe("what an agent needs", () => {
+    let open = true;
+    const restart = (...words: string[]): Promise<number> => cmdRestart({ path: cfg.path, words, options: {} });
+    beforeEach(async () => {
+      open = true;
+      fake.http = async () => ({ ok: open, status: open ? 200 : 0, body: "" });
+      await begin(`[[service]]\nname = "web"\ncommand = "serve"\nready = "8080"\n${agents("a")}needs = ["web"]\n${agents("b")}`);
+    });
+    test("and is not ready within up_wait: restart leaves it at work, and restarts the others", async () => {
+      const { pid } = pane("a");
+      open = false;
+      const began = fake.mono;
+      expect(await restart("a", "b")).toBe(1);
+      expect([pane("a").pid, pane("a").dead, starts("a"), starts("b")]).toEqual([pid, false, 1, 2]);
+      expect(fake.logged("a: not restarted: it waits for web, which is not ready")).toHaveLength(1);
+      expect(fake.mono - began).toBeGreaterThanOrEqual(cfg.watchdog.upWait * 1000);
+      expect(JSON.parse(fake.files.get(join(cfg.stateDir, "operator.json"))!)).toMatchObject({ held: {}, busy: {}, owners: {} });
+    });
+    test("and is ready a moment later: restart waits for it with its client at work", async () => {
+      open = false;
+      const { sleep } = world;
+      let dead: boolean | undefined;
+      world.sleep = async (ms) => {
+        dead ??= pane("a").dead;
+        open = true;
+        await sleep(ms);
+      };
+      expect([await restart("a"), dead, starts("a")]).toEqual([0, false, 2]);
+    });
+    test("and is restarted with it: that it was not ready is no matter", async () => {
+      open = false;
+      fake.tmux.onStart = (one) => {
+        one.doing = "busy";
+        open ||= one.session === "agents-web";
+      };
+      const began = fake.mono;
+      expect([await restart("web", "a"), starts("web"), starts("a")]).toEqual([0, 2, 2]);
+      expect(fake.mono - began).toBeLessThan(cfg.watchdog.upWait * 1000);
+    });
+  });
+  test("a start that its folder prevents leaves what the last client of its pane said", async () => {
+    fake.folders.add("/at/a");
+    await begin(`${agents("a")}dir = "/at/a"\n`);
+    fake.tmux.exit("agents-a", 1, "segmentation fault");
+    fake.folders.delete("/at/a");
+    expect([await up("a"), pane("a").dead, pane("a").text]).toEqual([1, true, expect.stringContaining("segmentation fault")]);
+    expect(fake.logged("a: dir /at/a does not exist")).toHaveLength(1);
   });
   test("a phase that begins while a restart ends its loop is the phase that it starts in", async () => {
     await begin(FLEET);
@@ -238,6 +293,23 @@ pair("calls that come at once wait for each other: each text is queued", async (
   lock.stdin.end();
   expect(await Promise.all(calls.map(({ exited }) => exited))).toEqual(texts.map(() => 0));
   expect(wanted(f).queue.map(({ text }: { text: string }) => text).toSorted()).toEqual(texts);
+});
+
+real("restart, and a watchdog that finds it on a wrong backend, leave a client at work whose program is gone", { agents: [{ name: "a1", watch: "heal" }] }, async (f) => {
+  const client = f.path("client");
+  const config = (bin: string) => f.write("agents.toml", f.text({ ...f.plan, backend: { bin } }));
+  await Bun.write(client, `#!/bin/sh\nexec ${TUI} "$@"\n`);
+  chmodSync(client, 0o755);
+  config(quote(client));
+  await f.up();
+  await f.ready("a1");
+  const pid = await f.pid("a1");
+  rmSync(client);
+  const ran = await f.run(["restart", "a1"]);
+  expect([ran.code, ran.err]).toEqual([1, expect.stringContaining(`a1: ${client} was not found; see bin in [backend.scripted]`)]);
+  await f.tmux("set-option", "-p", "-t", "=t-a1:", "@agents_backend", "claude");
+  await until(async () => (await f.states()).of.a1?.includes(`not restarted: ${client} was not found`));
+  expect([await f.pid("a1"), f.starts("a1").length]).toEqual([pid, 1]);
 });
 
 real("a restart that fails leaves the agent to the watchdog", { agents: [{ name: "a1", watch: "heal", dir: "work" }] }, async (f) => {
