@@ -7807,6 +7807,17 @@ function hasEnded(signed: string): boolean {
   return hasProc() ? Boolean(born) && bornOf(pid) !== born : isPid(pid) && !world.signal(pid, 0);
 }
 
+const CUT_SHORT = "the command that was restarting it was cut short";
+
+/**
+ * Whether a command took a unit in hand while a client ran there, since `booted` (wall ms), and has
+ * ended without letting go of it; for as long as it would have kept it without another word.
+ */
+function wasCutShort({ busy, owners }: Operator, name: string, booted: number): boolean {
+  const taken = (busy[name] ?? 0) - BUSY_FOR;
+  return taken > booted && isRecent(taken, BUSY_FOR) && hasEnded(owners?.[name] ?? "");
+}
+
 /** Whether an order keeps a unit from being started; `byHand`: as in `startSession`. */
 async function mayNotStart(cfg: Config, name: string, byHand = false): Promise<boolean> {
   const operator = await operatorOf(cfg);
@@ -10126,7 +10137,10 @@ export async function healOne(
   if (memory.life.state !== "stopping" && isNews) {
     const screen = await lastScreen(cfg, seen.pane);
     if (seen.pane && isAgent(unit)) await noteFatalEnd(cfg, watch, unit, screen);
-    noteDeath(cfg, watch, unit, seen.pane, "", memory.together, screen);
+    // the end of one that exited is its own
+    const cut = (seen.pane?.status ?? null) === null &&
+      wasCutShort(await operatorOf(cfg), unit.name, memory.bootedAt);
+    noteDeath(cfg, watch, unit, seen.pane, cut ? CUT_SHORT : "", cut || memory.together, screen);
     memory.buried = death;
     memory.together = false;
   }

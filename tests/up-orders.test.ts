@@ -557,6 +557,24 @@ describe("orders", () => {
     await ticks(6);
     expect(starts("a")).toBe(holds ? 1 : 2);
   });
+  test.each<[string, object, (() => void) | null, boolean]>([
+    ["that has ended: it is started at once, and that is said", {}, null, true],
+    ["that took it in hand before its client began", { ago: 600_000 }, null, false],
+    ["of long ago, which would be void by now", { ago: 61_000 }, null, false],
+    ["that has ended, where the client ended by itself", {}, () => fake.tmux.exit("agents-a", 3), false],
+  ])("its client is gone, and it has the mark of a restart %s", async (_, { ago = 2_000 }: { ago?: number }, end, cut) => {
+    await begin(["a", "other"], 7);
+    fake.stat(4242, 7);
+    fake.files.set("/proc/self/stat", fake.files.get("/proc/4242/stat")!);
+    operator({ held: {}, busy: { a: fake.wall - ago + 60_000 }, owners: { a: "4242 8" }, released: {}, queue: [] });
+    memoryOf(watch, "a").failures = 2;
+    if (end) end();
+    else fake.tmux.kill(fake.tmux.of("agents-a"));
+    const why = "the command that was restarting it was cut short";
+    await ticks(1);
+    expect([fake.logged("its session was closed").length, fake.logged(`a (agents-a) ${why}; restarting`).length]).toEqual(end ? [0, 0] : cut ? [0, 1] : [1, 0]);
+    expect([starts("a"), memoryOf(watch, "a").failures]).toEqual(cut ? [2, 2] : [1, 3]);
+  });
   test.each([["lives", true], ["has ended, as by Ctrl-C", false]])("without /proc, the mark of a command that %s", async (_, holds) => {
     await begin(["a", "other"], 3);
     const { pid } = fake.tmux.of("agents-other");
