@@ -571,7 +571,8 @@ real("a keeper whose program is gone, as after an upgrade elsewhere, starts no w
   expect([keeper, 0]).not.toContain(f.lock("keeper"));
 });
 
-real("a watchdog that cannot start is tried ever more slowly, and is there once it can", unwatched, async (f) => {
+/** Its watchdog ends, and no other can start; returns the config with which one could. */
+async function holdBack(f: Fleet): Promise<string> {
   await f.up("watchdog");
   await f.ticks(1);
   const good = f.read("agents.toml");
@@ -579,13 +580,25 @@ real("a watchdog that cannot start is tried ever more slowly, and is there once 
   await until(() => f.log.includes("the last good config stays in force"));
   rmSync(f.path(".agents/state/agents.toml"));
   signal(f.lock("watchdog"), "SIGKILL");
-  // each pause is said as it is made, and takes that long
+  return good;
+}
+/** Each pause is said as it is made, and takes that long. */
+const pauses = (f: Fleet, seconds: number) =>
+  until(() => f.log.includes(`the watchdog ended (exit 2), starting another in ${seconds} s`), 30_000, 20);
+
+real("a watchdog that cannot start is tried ever more slowly", unwatched, async (f) => {
+  await holdBack(f);
   const at = async (pause: number): Promise<number> => {
-    await until(() => f.log.includes(`the watchdog ended (exit 2), starting another in ${pause} s`), 30_000, 20);
+    await pauses(f, pause);
     return performance.now();
   };
   const [first, second, third] = [await at(2), await at(4), await at(8)];
   expect([second - first > 1_200, third - second > 3_000], `${second - first}, ${third - second}`).toEqual([true, true]);
+});
+
+real("a watchdog that could not start is there once it can", unwatched, async (f) => {
+  const good = await holdBack(f);
+  await pauses(f, 4);
   f.write("agents.toml", good);
   await until(() => f.lock("watchdog"), 30_000);
   await f.ticks(2);
