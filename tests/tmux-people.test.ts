@@ -156,7 +156,7 @@ real("P27: restored bare shells are named, not typed into, not ended, not healed
 });
 
 const beside = life({
-  agents: [{ name: "a1", watch: "heal" }, { name: "p1", watch: "heal", backend: "plain" }], watchdog: QUICK,
+  agents: [{ name: "a1", watch: "heal" }, { name: "p1", watch: "heal", backend: "plain" }], watchdog: { ...QUICK, signal_interval: 0.25 },
   toml: `[backend.plain]\nkind = "typed"\nbin = ${JSON.stringify(`${TUI} plain`)}\nconnect_delay = 0\n`,
 });
 
