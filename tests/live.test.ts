@@ -145,10 +145,17 @@ real("status --watch draws over the old table until q or Ctrl-C, and leaves the 
   const person = await f.terminal(["status", "--watch"]);
   await until(async () => /○ no watchdog$[^]*^ ▸a1 .*stopped[^]*^ +b1 .*stopped[^]*^the fleet is stopped: /m.test(await person.screen()));
   expect([await person.field("alternate_on"), await person.field("cursor_flag")]).toEqual(["1", "0"]);
-  await f.up("a1");
+  await f.up("a1", "watchdog");
   await until(async () => /^ ▸a1 .*(running|idle)/m.test(await person.screen()));
   const screen = await person.screen();
   expect([screen.match(/^ +AGENT /gm)?.length, screen.match(/^ ▸a1 /gm)?.length]).toEqual([1, 1]);
+  // a config that breaks meanwhile
+  const good = f.read("agents.toml");
+  f.write("agents.toml", `${good}\n[[agent\n`);
+  const said = /agents\.toml:\d+:\d+: [^]*broken\s+since [^]*^ ▸a1 /m;
+  await until(async () => said.test(await person.screen()));
+  f.write("agents.toml", good);
+  await until(async () => !said.test(await person.screen()));
   await person.keys("x");
   await person.keys("q");
   expect(await person.ended()).toBe("exit 0");
@@ -197,13 +204,6 @@ real("the keys of the live view run the other commands, and a signal gives the t
   await shows(/^ ▸a1 [^]*\? help/m);
   await person.keys("j");
   await shows(/^ ▸b1 /m);
-  // a config that breaks meanwhile
-  const good = f.read("agents.toml");
-  f.write("agents.toml", `${good}\n[[agent\n`);
-  const said = /agents\.toml:\d+:\d+: [^]*broken\s+since [^]*^ ▸b1 /m;
-  await shows(said);
-  f.write("agents.toml", good);
-  await until(async () => !said.test(await person.screen()));
   const { pid } = f.processes().find(({ command }) => / status --watch/.test(command) && !command.startsWith("sh ") && !command.startsWith("tmux "))!;
   signal(pid, "SIGTERM");
   expect(await person.ended()).toBe("exit 143");
