@@ -9927,6 +9927,9 @@ export function decideDeath(facts: DeathFacts, settings: Settings): AfterDeath {
   return { do: "wait", why: how, delay, failures: step + 1 };
 }
 
+const hinderedText = ({ hindered }: Memory): string =>
+  (hindered ? `not restarted: ${hindered}` : "");
+
 /**
  * Ends a client for a restart, unless another could not be started: then it stays, and `hindered`
  * says why. The start waits, round by round, until all of it is gone. `note` comes before the end.
@@ -9940,7 +9943,7 @@ async function endForRestart(
   const need = await unreadyNeed(cfg, agent, snap);
   const prevented = (agent.kind === "loop" && phaseTrouble(cfg)) || (need && unreadyText(need)) ||
     await whyIrreplaceable(cfg, snap, agent);
-  memory.hindered = prevented ? `not restarted: ${prevented}` : undefined;
+  memory.hindered = prevented || undefined;
   if (prevented) return;
   await note();
   Object.assign(memory, { idleSince: 0, sameSince: 0 });
@@ -11189,8 +11192,8 @@ async function round(cfg: Config, watch: Watch, names?: Set<string>): Promise<Ob
       const memory = memoryOf(watch, name);
       if (full && seen.alive !== null) memory.hindered = undefined; // its care says it anew
       await careFor(cfg, watch, unit, seen, full);
-      const { hindered } = memory;
-      trouble(watch, `restart ${name}`, hindered ? `${name} needs you: ${hindered}` : "");
+      const hindered = hinderedText(memory);
+      trouble(watch, `restart ${name}`, hindered && `${name} needs you: ${hindered}`);
     });
   }
   if (full) await remindFleet(cfg, watch, observations);
@@ -13430,7 +13433,7 @@ function describeLiving(memory: Memory, facts: StateFacts): Described {
   }
   if (!memory.since || verdict === "gone") return described("running", "RUNNING");
   const condition = verdict === "active" ? "working" : verdict === "booting" ? "starting" : verdict;
-  const vain = verdict === "blocked" ? "" : memory.hindered || uselessRestarts(memory);
+  const vain = verdict === "blocked" ? "" : hinderedText(memory) || uselessRestarts(memory);
   const needsHuman =
     verdict === "blocked" || vain !== "" || isUnsureTooLong(memory, unsureAfter, now);
   const said = vain || (needsHuman || verdict === "unsure" ? why : "");

@@ -15,9 +15,9 @@ const TEXT = '[[agent]]\nname = "a"\nbackend = "claude"\nwatch = "heal"\n';
 /** What the shell of a launch says where its client is not there. */
 const GONE = "agents: claude was not found";
 const HOUR = 3600_000;
-let { fake, cfg, watch, pane, starts, operator } = {} as Scene;
+let { fake, cfg, watch, pane, starts, operator, file } = {} as Scene;
 const begin = async (text: string, count = 3): Promise<void> =>
-  void ({ fake, cfg, watch, pane, starts, operator } = await scene(text, { fake, ticks: count }));
+  void ({ fake, cfg, watch, pane, starts, operator, file } = await scene(text, { fake, ticks: count }));
 const ticks = (count: number) => fake.ticks(cfg, watch, count);
 beforeEach(() => {
   fake = fakeWorld(realFolder());
@@ -477,6 +477,8 @@ describe("a client that is to be restarted while no other one could be started",
     expect(troubles().filter(([agent]) => agent)).toEqual([["a", undefined, expect.stringMatching(/^a needs you: not restarted: .*, for 5 min$/)]]);
     expect([fake.logged("restarting"), fake.logged("FATAL")]).toEqual([[], []]);
     expect(await status()).toMatchObject({ code: 3, out: expect.stringMatching(/^! a .*not restarted: /m) });
+    fake.files.set(file("heartbeat"), JSON.stringify({ at: new Date(fake.wall).toISOString(), pid: fake.tmux.of("agents-web").pid }));
+    expect((await command("explain", "a", "--config", cfg.path)).out).toMatch(/^next +leaves it alone: (?!not restarted)/m);
     mend();
     await ticks(6);
     expect([starts(), fake.logged("a: nothing is in the way of its restart any more").length]).toEqual([2, 1]);
@@ -488,7 +490,7 @@ describe("a client that is to be restarted while no other one could be started",
     await ticks(2);
     fake.tmux.trouble = "hang";
     await ticks(2);
-    expect(memoryOf(watch, "a").hindered).toStartWith("not restarted: claude was not found");
+    expect(memoryOf(watch, "a").hindered).toStartWith("claude was not found");
     fake.tmux.trouble = "";
     pane().doing = "busy";
     await ticks(2);
@@ -528,12 +530,12 @@ test("the program of a start is looked for as its pane would: in its folder, wit
     return [starts() > before, hindered];
   };
   const see = "; see bin in [backend.c]";
-  expect(await restarted('bin = "klaude"')).toEqual([false, `not restarted: klaude was not found${see}`]);
-  expect(await restarted('bin = "./klaude"')).toEqual([false, `not restarted: ./klaude was not found in ${dir}${see}`]);
+  expect(await restarted('bin = "klaude"')).toEqual([false, `klaude was not found${see}`]);
+  expect(await restarted('bin = "./klaude"')).toEqual([false, `./klaude was not found in ${dir}${see}`]);
   expect(await restarted('bin = "klaude"', `env = { PATH = "${bin}" }\n`)).toEqual([true, undefined]);
   expect(await restarted(`bin = "A=1 klaude --x # it's"\npreamble = "PATH=${bin}:$PATH; echo >> ${noted}"`)).toEqual([true, undefined]);
   expect(await restarted(`bin = "klaude"\npreamble = "set -e; klaude() { :; }"`)).toEqual([true, undefined]);
-  expect(await restarted(`bin = "klaude"\npreamble = "set -e; PATH=/nowhere:$PATH"`)).toEqual([false, `not restarted: klaude was not found${see}`]);
+  expect(await restarted(`bin = "klaude"\npreamble = "set -e; PATH=/nowhere:$PATH"`)).toEqual([false, `klaude was not found${see}`]);
   const before = readFileSync(noted, "utf8");
   expect(await restarted(`bin = "sh"\npreamble = "echo >> ${noted}"`)).toEqual([true, undefined]);
   expect(readFileSync(noted, "utf8")).toBe(before);
