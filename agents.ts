@@ -1817,7 +1817,11 @@ export function lineOf(source: string, header: string, nth: number, key: string)
       .map((head) => [head.at, lineIn(head.at, head.to)]).find(([at, line]) => line! > at!)?.[1];
   };
   const table = heads.filter(({ name }) => name === header)[nth];
-  if (!table) return 0;
+  if (!table) {
+    // above all headers: `header = { … }`, which is one line, or `header.key = …`
+    const inline = new RegExp(`^\\s*${RegExp.escape(header)}(?:\\s*=|\\.${bare}\\s*[=.])`);
+    return nth ? 0 : lines.slice(0, heads[0]?.at).findIndex((line) => inline.test(line)) + 1;
+  }
   const inherited = header === "agent" || header === "service" ? ["defaults"] : [];
   return [header, ...inherited].map((one, at) => lineUnder(one, at ? 0 : nth)).find(Boolean) ??
     table.at + 1;
@@ -1827,6 +1831,19 @@ export function lineOf(source: string, header: string, nth: number, key: string)
 const namedKeys = new WeakMap<Keys, ReturnType<typeof withNames>>();
 const withNames = (keys: Keys) => Object.entries(keys)
   .map(([key, [check, fallback]]) => ({ key, name: camelCase(key), check, fallback }));
+
+/** The tables as a file names them, for who put a key into another one. */
+const PLACES = {
+  defaults: "[defaults]", watchdog: "[watchdog]", backend: "[backend.NAME]", loop: "[loop]",
+  handoff: "[loop.handoff]", notify: "[notify]", agent: "[[agent]]", service: "[[service]]",
+} as const;
+
+/** Where a key belongs, as the end of a sentence; "" = nowhere. */
+function placeOf(key: string): string {
+  const places = Object.entries(PLACES)
+    .filter(([name]) => Object.hasOwn(KEYS[name as keyof typeof PLACES], key));
+  return places.length ? `; it belongs in ${places.map(([, place]) => place).join(" or ")}` : "";
+}
 
 /** Collects every fault of a file instead of stopping at the first. */
 class ConfigReader {
@@ -1854,7 +1871,7 @@ class ConfigReader {
   read<T extends Keys>(at: Location, raw: object, keys: T): Table<T> {
     const unknown = Object.keys(raw).filter((key) => !Object.hasOwn(keys, key));
     for (const key of unknown) {
-      this.warning(at, key, `unknown key${nearest(key, Object.keys(keys))}`);
+      this.warning(at, key, `unknown key${placeOf(key) || nearest(key, Object.keys(keys))}`);
     }
     const read: Raw = {};
     for (const { key, name, check, fallback } of namedKeys.getOrInsertComputed(keys, withNames)) {
@@ -1951,7 +1968,9 @@ export async function loadConfig(
 ): Promise<Config> {
   const source = known === undefined ? await readConfig(path) : known;
   if (source === null) {
-    die(`${path}: no such file (name one with --config, or make one with init)`, 2);
+    const isSaid = process.env.AGENTS_CONFIG && await cfgPath() === path;
+    die(`${path}: no such file (${isSaid ? "$AGENTS_CONFIG says so; " : ""}` +
+      "name one with --config, or make one with init)", 2);
   }
   const { parse, TomlError } = tomlParser();
   let raw: Record<string, unknown>;
@@ -3555,7 +3574,7 @@ async function weighPushed(hand: Handoff, path: string): Promise<PushedFile> {
 const gitWords = (err: string): string => {
   const lines = err.split(/\n\s*\n/)[0]!.split("\n")
     .filter((line) => !/^(warning|hint):|:$/i.test(line))
-    .map((line) => line.replace(/^(fatal|error): /, ""));
+    .map((line) => line.replace(/^(fatal|error): /, "").replace(/\.$/, ""));
   return plainText([...new Set(lines)].slice(0, 3).join("; "), SUBJECT_MAX) || "no reason given";
 };
 
@@ -4602,6 +4621,12 @@ function limitWhy({ class: kind, resetAt }: Limit, now: number): string {
   return `${LIMIT_NAMES[kind]}, resets ${day}${clockTime(resetAt)}`;
 }
 
+/** The input box in a region that has one: what an agent wrote above it may look like one. */
+function lowestBox(region: string, { given: boxRe = "" }: Rule): string {
+  const found = findBox(region, { boxRe });
+  return found ? region.slice(found.from, found.to) : "";
+}
+
 // Credit does not come back with time: a person has to pay, so it is never waited for.
 function ruled(screen: Regions, rule: Rule, match: RegExpExecArray, now: number): Verdict {
   const unpaid = rule.verdict === "blocked" && classOf(match[0]) === "money";
@@ -4610,8 +4635,8 @@ function ruled(screen: Regions, rule: Rule, match: RegExpExecArray, now: number)
   const found: Verdict = {
     verdict: limit?.class === "money" ? "blocked" : rule.verdict, rule: rule.name,
     where: typeof rule.where === "number" ? `last ${rule.where}` : rule.where,
-    text: oneLine(match[0]).slice(0, 200), limit,
-    waitingUntil: match.groups?.clock ? clockNear(match.groups.clock, now) : null,
+    text: oneLine(rule.name === AT_BOX ? lowestBox(match.input, rule) : match[0]).slice(0, 200),
+    limit, waitingUntil: match.groups?.clock ? clockNear(match.groups.clock, now) : null,
     why: rule.why ?? (limit ? limitWhy(limit, now) : rule.name),
   };
   return rule.where === "event" && screen.newest().doubtful
@@ -9119,7 +9144,7 @@ async function whyUntold(
   if (memoryOf(watch, agent.name).life.state !== "up") return { why: "its client is being ended" };
   // a dialog hides what tells that a client is ready
   return seen.booting && seen.verdict.verdict !== "blocked"
-    ? { why: "booting", during: "booting" } : null;
+    ? { why: "it is starting", during: "booting" } : null;
 }
 
 /** Whether a text may go to an agent whose limit is only remembered, not shown. */
@@ -10616,7 +10641,12 @@ async function readRemote(cfg: Config, hand: Handoff, watch: Watch): Promise<Fet
 function startFetch(cfg: Config, watch: Watch): void {
   const { volatile } = watch;
   const hand = cfg.loop.handoff;
-  if (!hand || isComplete(cfg) || volatile.fetch) return;
+  if (!hand || volatile.fetch) return;
+  if (isComplete(cfg)) {
+    watch.channel = null; // how it was when somebody looked last would be shown for ever
+    delete volatile.errors.git;
+    return;
+  }
   volatile.fetch = readRemote(cfg, hand, watch)
     .catch((error) => failedLook(cfg, hand, "ls-remote",
       { ok: false, out: "", err: messageOf(error), timedOut: false }))
@@ -13202,6 +13232,8 @@ export interface NextFacts {
   /** Since when it is unsure, and since when it does only background work. */
   unsureSince?: number;
   backgroundSince?: number;
+  /** When its next wake is due. */
+  wakeAt?: number | undefined;
   /** What the ladder would go by if it ended now. */
   death?: DeathFacts;
   /** Why the watchdog leaves it alone whatever it shows; "" = it does not. */
@@ -13238,7 +13270,7 @@ function restartWords({ death, settings }: NextFacts): string {
 const NEEDS_YOU: Next = { does: "types nothing and restarts nothing: it needs you", at: null };
 
 function nextOfVerdict({ verdict, waitingUntil }: Verdict, facts: NextFacts): Next {
-  const { settings, stallIdle, watch, idleSince, now } = facts;
+  const { settings, stallIdle, watch, idleSince, wakeAt, now } = facts;
   const restarts = restartWords(facts);
   if (verdict === "fatal") return { does: restarts, at: now };
   if (verdict === "unsure") return nextOfUnsure(facts);
@@ -13248,10 +13280,13 @@ function nextOfVerdict({ verdict, waitingUntil }: Verdict, facts: NextFacts): Ne
     return { does: "waits for its background work, then treats it as idle",
       at: Math.max(waitingUntil ?? 0, since + settings.backgroundMax * 1000), due: "idle" };
   }
-  if (watch === "heal") return { does: 'leaves it alone: watch is "heal"', at: null };
+  const wake: Next | null = verdict === "idle" && wakeAt !== undefined
+    ? { does: "sends its wake", at: wakeAt, due: "wake" } : null;
+  if (watch === "heal") return wake ?? { does: 'leaves it alone: watch is "heal"', at: null };
   const past = waitingUntil === null
     ? 0 : waitingUntil + Math.max(settings.stallGrace, stallIdle) * 1000;
   const at = Math.max(past, idleSince + stallIdle * 1000, now);
+  if (wake && wake.at! < at) return wake;
   return verdict === "waiting" ? { does: `waits, then ${restarts} if it has not gone on`, at }
     : { does: `${restarts} if it is still idle`, at, due: "stall" };
 }
@@ -13301,6 +13336,10 @@ function whyLeft(
   return watch.intent ? "a phase move is under way" : complete ? "all phases are done" : "";
 }
 
+/** When the next wake of an agent is due, wall ms; absent = none comes. */
+const wakeAtOf = ({ watch, complete }: StepLook, { name, wake }: Agent): number | undefined =>
+  (wake && !complete ? watch.wakeDue[name] : undefined);
+
 /** Since when (wall ms) a client is in this state: as the watchdog remembers, else as it drew. */
 function sinceWhen(
   verdict: Memory["verdict"], memory: Memory, { created, activity }: Pane, now: number,
@@ -13324,6 +13363,7 @@ function nextStep(
     settings: cfg.watchdog, nativeGrace: backend.nativeGrace,
     stallIdle: pauses * stallPauseOf(cfg, agent, memory), watch: agent.watch, hold,
     idleSince: since, unsureSince: since, backgroundSince: memory.backgroundSince || now,
+    wakeAt: wakeAtOf(look, agent),
     left: whyLeft(cfg, look, agent, hold, verdict) || memory.hindered || "",
     death: deathOf(cfg, agent, memory, null, now - pane.created), now,
   });
@@ -13426,10 +13466,13 @@ function describeLiving(memory: Memory, facts: StateFacts): Described {
   const { limit, now, unsureAfter, words } = facts;
   const { verdict, why } = memory;
   if (limit && verdict !== "blocked") {
-    const [at, kind] = [(limit.resetAt ?? limit.until) * 1000, limit.class ?? "other"];
-    const until = at > now ? ` until ${dayTime(at)}` : "";
-    return described("limited", `limited${until} (${kind})`,
-      until ? `to ${dayTime(at)}, ${kind}` : `${kind}, its reset has passed`, { until: at });
+    const at = (limit.resetAt ?? limit.until) * 1000;
+    const kind = limit.class === "other" ? "" : limit.class;
+    const until = at > now ? dayTime(at) : "";
+    return described("limited",
+      joined(" ", "limited", until && `until ${until}`, kind && `(${kind})`),
+      joined(", ", until && `to ${until}`, kind, until ? "" : "its reset has passed"),
+      { until: at });
   }
   if (!memory.since || verdict === "gone") return described("running", "RUNNING");
   const condition = verdict === "active" ? "working" : verdict === "booting" ? "starting" : verdict;
@@ -13713,15 +13756,15 @@ function stepOf(
 function nextDue(
   cfg: Config, look: StatusLook, one: UnitNow, condition: Condition,
 ): { next: Due; at: number } | null {
-  const { watch, watchdog, complete, now } = look;
+  const { watchdog, now } = look;
   const { agent, memory } = one;
   if (!agent || whyNothingDone(watchdog)) return null;
   if (condition === "backoff") return dueOf(decideNextDown(memory, null, cfg.watchdog, now));
   if (!isLiving(condition) || condition === "blocked") return null;
   const step = stepOf(cfg, look, one);
   const due = step && dueOf(step);
-  const wake = watch.wakeDue[agent.name];
-  return due ?? (agent.wake && wake && !complete ? { next: "wake", at: wake } : null);
+  const wake = wakeAtOf(look, agent);
+  return due ?? (wake === undefined ? null : { next: "wake", at: wake });
 }
 
 // The rows, and the fleet as a whole.
@@ -17248,7 +17291,9 @@ function optionFault(message: string, options: NonNullable<Command["options"]>):
   const known = Object.keys(options).map((option) => `--${option}`);
   const [reason = ""] = message.split(/\.\s/);
   const [, unknown = ""] = /^Unknown option '(--?[^'\s]+)/.exec(reason) ?? [];
-  if (unknown) return reason + (unknown.startsWith("--") ? nearest(unknown, known) : "");
+  if (unknown) {
+    return `unknown option ${unknown}${unknown.startsWith("--") ? nearest(unknown, known) : ""}`;
+  }
   const valueless = /^Option '(--?[\w-]+).* argument (?:missing|is ambiguous)$/;
   const [, flag = ""] = valueless.exec(reason) ?? [];
   const [, option] = Object.entries(options)
@@ -17292,7 +17337,16 @@ export function parseCall(given: string[]): { command: Command; call: Call } {
   const [name] = meant as [string];
   const argv = words.length ? given.toSpliced(given.indexOf(said), 1, ...meant) : given;
   const command = find(name);
-  if (!command) die(`unknown command "${name}"${instead(name, SHOWN.map((one) => one.name))}`, 2);
+  if (!command) {
+    const known = [GLOBAL_OPTIONS, ...COMMANDS.map((one) => one.options ?? {})]
+      .flatMap((options: NonNullable<Command["options"]>) => Object.entries(options))
+      .flatMap(([option, { short }]) => [`--${option}`, `-${short}`]);
+    const [first = ""] = (given[0] ?? "").split("=");
+    if (first.startsWith("-") && !known.includes(first)) {
+      die(`unknown option ${first}${nearest(first, known)}`, 2);
+    }
+    die(`unknown command "${name}"${instead(name, SHOWN.map((one) => one.name))}`, 2);
+  }
   const options = { ...GLOBAL_OPTIONS, ...command.options };
   try {
     const { values, positionals } = parseArgs({ args: argv, options, allowPositionals: true });
@@ -17330,6 +17384,7 @@ if (import.meta.main) {
   // code is compiled this much later than usual: a command is over before it would pay (`status`
   // of 100 agents takes a quarter less, `selftest` a fifth)
   Bun.unsafe.setJITPolicy(20);
-  process.exitCode = (await main(process.argv.slice(2))) || process.exitCode;
+  const code = await main(process.argv.slice(2));
+  process.exitCode ||= code; // output that was lost counts before what it would have said
   if (unanswered) process.exit(); // or it would not end before that disk answers
 }

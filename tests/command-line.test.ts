@@ -76,9 +76,13 @@ describe("help", () => {
 
 test.skipIf(!existsSync("/dev/full"))("output that is lost is a failure; a reader who has seen enough is none", async () => {
   const self = SELF.map(quote).join(" ");
+  // it needs a person, which is exit 3 where that can be said
+  const mute = await mkdtemp(join(tmpdir(), "agents-full-"));
+  await writeFile(join(mute, "agents.toml"), `${agents("a")}dir = "gone"\n`);
   for (const [words, into, code, said] of [
     ["--help", ">/dev/full", 1, "agents: standard output: the disk is full\n"],
     ["completion bash", ">/dev/full", 1, "agents: standard output: the disk is full\n"],
+    [`status --config ${quote(join(mute, "agents.toml"))}`, ">/dev/full", 1, "agents: standard output: the disk is full\n"],
     ["--help", "| true", 0, ""],
   ] as const) {
     const ran = await spawn(["bash", "-c", `set -o pipefail; ${self} ${words} ${into}`]);
@@ -166,8 +170,10 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
   test.each<[words: string[], says: string]>([
     [["stauts"], 'unknown command "stauts"; nearest is "status" (there are: up, down, '],
     [["doctor", "a1"], 'doctor takes no "a1"'], [["status", "--watch", "a1"], "status: --watch and --line take no names"], [["status", "a2"], 'no agent or service "a2"'], [["events", "a2"], 'no agent or service "a2"; nearest is "a1" (there are: a1, watchdog, gone)'], [["events", "--event", "comit"], 'no event "comit"; nearest is "commit"'], [["report", "a1", "b1"], 'report takes no "a1"'], [["unit", "x"], 'unit takes no "x"'],
-    [["status", "--jsno"], "status: Unknown option '--jsno'; nearest is \"--json\""],
-    [["up", "--json"], "up: Unknown option '--json'"],
+    [["status", "--jsno"], 'status: unknown option --jsno; nearest is "--json"'],
+    [["up", "--json"], "up: unknown option --json"], [["-V"], "status: unknown option -V"],
+    [["--confg", "x"], 'unknown option --confg; nearest is "--config"'], [["--jsno=1", "stauts"], 'unknown option --jsno; nearest is "--json"'],
+    [["--lines", "5", "stauts"], 'unknown command "5"'],
     [["status", "--line", "--json"], "status: --json and --line cannot be combined"], [["top", "--json"], "status: --json and --watch cannot be combined"],
     [["logs", "a1", "--raw", "--screen"], "logs: --screen and --raw cannot be combined"], [["report", "--md", "--json"], "report: --json and --md cannot be combined"],
     [["logs", "a1", "--lines"], "logs: --lines needs a value: how many lines (50)\n"], [["logs", "a1", "-n", "-1"], "logs: -n needs a value: how many lines (50)\n"],
@@ -263,6 +269,10 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     const ran = await spawn([...SELF, "send", "a1", "x", "--config", join(dir, "agents.toml")]);
     await rm(dir, { recursive: true });
     expect(ran).toEqual({ code: 1, out: "", err: `agents: ${dir}/.agents/state: not a directory\n` });
+  });
+  test("the file that $AGENTS_CONFIG names is not there: that is said", async () => {
+    const ran = await spawn([...SELF, "status"], { env: { ...process.env, AGENTS_CONFIG: "/nowhere" } });
+    expect([ran.code, ran.err]).toEqual([2, "agents: /nowhere: no such file ($AGENTS_CONFIG says so; name one with --config, or make one with init)\n"]);
   });
   test("the line for tmux says it where tmux shows it", async () => {
     expect(await command("status", "--line", "--config", "/nowhere/agents.toml"))

@@ -218,6 +218,10 @@ describe("fault 59: an unknown key is a warning that names the nearest", () => {
     ["of a backend", `[backend.claude]\nactive = "x"\n${AGENT}`, at(2, 'backend "claude": active: unknown key')],
     ["that is no name", `${AGENT}"a(b" = 1\n"x\\ny" = 2\n`, 'agent "a": a(b: unknown key'],
     ["near nothing", `${AGENT}zzzzzzzz = 1\n`, at(4, 'agent "a": zzzzzzzz: unknown key')],
+    ["of another table", `[watchdog]\nstall_idle = 3\n${AGENT}`, at(2, "[watchdog]: stall_idle: unknown key; it belongs in [backend.NAME]")],
+    ["of two other tables", `[notify]\ndir = "x"\n${AGENT}`, at(2, "[notify]: dir: unknown key; it belongs in [[agent]] or [[service]]")],
+    ["of a table on one line", `# mine\ndefaults = { cols = 80, kolumns = 3 }\n${AGENT}`, at(2, "[defaults]: kolumns: unknown key")],
+    ["of a dotted name", `# mine\nloop.phases = []\nloop.handof.x = 1\n${AGENT}`, at(3, '[loop]: handof: unknown key; nearest is "handoff"')],
     ["of the defaults", `[defaults]\nkolumns = 3\n${AGENT}`, at(2, "[defaults]: kolumns: unknown key")],
     ["resume_phase has no effect (fault 35)", `[loop]\nresume_phase = false\n${AGENT}`, at(2, "[loop]: resume_phase: obsolete")],
   ])("%s", async (_, text, wanted) => expect((await fake.config(text)).warnings.join("\n")).toContain(wanted));

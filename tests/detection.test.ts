@@ -287,6 +287,8 @@ describe("a typed client", () => {
   test("is at its prompt where its box stands in the last lines, or its ready mark", async () => {
     const box = await typed("box_re = '^› (?!\\d\\. )(?<text>.*)$'");
     expect(read(box, "said\n› half a thought\n  foot")).toEqual(["idle", "box_re", "plain"]);
+    // the evidence is the box itself, not a message above it that begins alike
+    expect(detect(box, { text: "› go on\nworking ...\n› ", title: "" }, 0).text).toBe("›");
     expect(read(box, "› an old prompt\nanswer\n\n Sure?\n› 1. Yes\n  2. No\n  3. Never\n\n Press enter")[0]).toBe("unsure");
     const ready = await typed("ready_re = 'Type your message'");
     expect(read(ready, "│ >   Type your message │")).toEqual(["idle", "ready_re", "screen"]);

@@ -110,6 +110,12 @@ describe("decideNext", () => {
     expect(said("idle", {}, { waitingUntil: after(-30) }).at).toBe(after(270));
     expect(said("waiting", {}, { waitingUntil: after(600) }).at).toBe(after(900));
     expect(said("idle", { watch: "heal" }).at).toBeNull();
+    // a wake comes to an idle agent alone, and before its restart if it is due before
+    const [early, late] = [{ wakeAt: after(100) }, { wakeAt: after(300) }];
+    expect(said("idle", early)).toEqual({ does: "sends its wake", at: after(100), due: "wake" });
+    expect(said("idle", late)).toMatchObject({ at: after(240), due: "stall" });
+    expect(said("idle", { ...late, watch: "heal" })).toMatchObject({ at: after(300), due: "wake" });
+    expect([said("active", early).at, said("waiting", early, { waitingUntil: after(600) }).at]).toEqual([null, after(900)]);
     expect(said("fatal", { watch: "none" }).at).toBeNull();
   });
   test("a limit: slack, grace, no time, far off", () => {

@@ -296,7 +296,20 @@ describe("what keeps git from answering is told with its cure, within three tick
     const { git } = world;
     world.git = async (repo, args, more) => (args[0] === "fetch" ? { ok: false, out: "", err, timedOut: false } : git(repo, args, more));
     await ticks(3);
-    expect(channel()).toMatchObject({ state: "failing", cure: expect.stringMatching(cure) });
+    expect(channel()).toMatchObject({ state: "failing", cure: expect.stringMatching(cure), why: expect.not.stringMatching(/\.(?:;|$)/) });
+  });
+
+  test("once all phases are done nobody looks at it, and nothing is said of how it was", async () => {
+    await running();
+    gitIn(at("watch"), "remote", "set-url", "origin", at("nowhere.git"));
+    await ticks(3);
+    expect(watch.channel).toMatchObject({ state: "failing", told: true });
+    fake.write(join(cfg.logDir, "SEQUENCE-COMPLETE"), "done");
+    await ticks(2);
+    expect([watch.channel, fake.logged("hand-off: ").length, watch.volatile.errors]).toEqual([null, 1, {}]);
+    fake.files.delete(join(cfg.logDir, "SEQUENCE-COMPLETE"));
+    await ticks(3);
+    expect([watch.channel!.told, events().length]).toEqual([true, 2]);
   });
 
   test("one bad look wakes nobody", async () => {

@@ -414,7 +414,7 @@ describe("over the fake world", () => {
     fake.tmux.exit("agents-a", 1);
     enqueue(watch, "a", "claim", "hear this");
     await fake.ticks(cfg, watch, 3);
-    expect([pane().dead, pane().received, waits()]).toEqual([false, [], ["booting"]]);
+    expect([pane().dead, pane().received, waits()]).toEqual([false, [], ["it is starting"]]);
     await fake.ticks(cfg, watch, 3);
     expect(pane().received).toEqual(["hear this"]);
   });
@@ -426,7 +426,7 @@ describe("over the fake world", () => {
     fake.tmux.add("agents-a");
     fake.files.set(join(cfg.stateDir, "operator.json"), JSON.stringify({ queue: [message({ text: "hear this" })] }));
     await fake.ticks(cfg, watch, 3);
-    expect([pane().received, waits()]).toEqual([[], ["booting"]]);
+    expect([pane().received, waits()]).toEqual([[], ["it is starting"]]);
     await fake.ticks(cfg, watch, 3);
     expect(pane().received).toEqual(["hear this"]);
   });

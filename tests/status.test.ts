@@ -67,9 +67,9 @@ describe("describeState", () => {
   ])("%s needs a person", (state, some, more) => expect(said(some, more)).toEqual({ state, needsHuman: true }));
   test("a hold, with the reset where one is known, and its class; one that has passed is not ahead", () => {
     const held = (hold: LimitState) => said({ since: now }, { pane: alive, limit: hold });
-    expect(held(limit).state).toMatch(/^limited until .*:01.* \(other\)$/);
+    expect(held(limit).state).toMatch(/^limited until [^(]*:01$/);
     expect(held({ ...limit, resetAt: now / 1000 + 120, class: "weekly" })).toEqual({ state: expect.stringMatching(/^limited until .*:02.* \(weekly\)$/), needsHuman: false });
-    expect(held({ ...limit, resetAt: now / 1000 - 1 }).state).toBe("limited (other)");
+    expect(held({ ...limit, resetAt: now / 1000 - 1 }).state).toBe("limited");
     expect(said({}, { limit }).state).toBe("stopped");
   });
   test("the same as data: a word, what more is to be said, until when", () => {
@@ -573,6 +573,16 @@ describe("the command over a fleet", () => {
     expect(of("upgrader").next).toBe("");
     fake.files.set(join(cfg.logDir, "SEQUENCE-COMPLETE"), "");
     expect((await read()).of("orchestrator").next).toBe("");
+  });
+  test("a wake that comes before a restart is what is due next, in its row, on its card and in explain", async () => {
+    await begin(FLEET.replace('name = "orchestrator"', 'name = "orchestrator"\nwatch = "heal+stall"'));
+    pane("orchestrator").doing = "idle";
+    await ticks(3);
+    watch.wakeDue.orchestrator = fake.wall + 100 * SECOND;
+    await ticks(1);
+    watchdog(10);
+    expect((await read()).of("orchestrator")).toMatchObject({ condition: "idle", next: "wake" });
+    for (const word of ["status", "explain"]) expect((await command(word, "orchestrator", "--config", cfg.path)).out).toMatch(/^next +sends its wake at \d\d:\d\d$/m);
   });
   test("no restart is announced of a client that the watchdog leaves alone", async () => {
     await begin(FLEET);

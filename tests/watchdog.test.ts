@@ -970,7 +970,7 @@ describe("what must not wait for the next tick", () => {
     await quickRound(cfg, watch);
     operator({ queue: [message({ target: "b", made: fake.wall })] });
     await quickRound(cfg, watch);
-    expect([starts("b"), watch.outbox[0]!.why, names()]).toEqual([2, "booting", ["b"]]);
+    expect([starts("b"), watch.outbox[0]!.why, names()]).toEqual([2, "it is starting", ["b"]]);
     pane("b").doing = "idle";
     fake.turn(4_000);
     await quickRound(cfg, watch);
