@@ -13921,7 +13921,8 @@ const readStatus = async (cfg: Config) => statusFrom(cfg, await lookForStatus(cf
 /** Whether nothing runs, and nothing should: before the first `up`, and after a `down` of all. */
 const isStopped = ({ agents, services, watchdog }: Status): boolean =>
   !watchdog.running && !watchdog.missing &&
-  ![...agents, ...services].some(({ running }) => running);
+  // where tmux cannot be asked nobody knows what runs
+  ![...agents, ...services].some(({ running, condition }) => running || condition === "unknown");
 
 /** The fleet in one short line, for tmux's status line: how many work, need you, are limited. */
 export function statusLine(status: Status): string {
@@ -16349,7 +16350,10 @@ async function examineTmux(cfg: Config | null): Promise<Findings> {
     return fail("the tmux server does not answer", "if it was stopped: kill -CONT <its pid>");
   }
   if (!server.ok && !NO_TMUX_SERVER.test(server.err)) {
-    return fail(`the tmux server does not answer: ${server.err}`, "run it yourself: tmux ls");
+    return fail(`the tmux server does not answer: ${server.err}`,
+      /name too long/i.test(server.err) ? "set TMUX_TMPDIR to a folder with a shorter path"
+        : /create directory/.test(server.err) ? "set TMUX_TMPDIR to a folder of yours"
+        : "run it yourself: tmux ls");
   }
   const { ok, why } = await lookAtSessions(cfg, await loadWatch(cfg));
   if (!ok) return fail(why, "");
@@ -16434,6 +16438,11 @@ async function examineClient(cfg: Config, backend: Backend, needed: boolean): Pr
 const existing = (path: string): string =>
   (isThere(path) || dirname(path) === path ? path : existing(dirname(path)));
 
+/** A folder that nothing can be written to; `code` is why. */
+export const assessRefusal = (path: string, code: string): Found =>
+  fail(joined(": ", `${path} cannot be written`, REFUSALS[code]),
+    `${code === "EROFS" ? "remount it" : "make it yours"}, or choose another log_dir`);
+
 /** Checks a folder of ours: it holds prompts and screens, which nobody else should read. */
 function examineFolder(path: string): Findings {
   const there = existing(path);
@@ -16441,8 +16450,10 @@ function examineFolder(path: string): Findings {
   if (!found.isDirectory()) {
     return fail(`${there} is not a folder`, "move it away, or choose another log_dir");
   }
-  if (!tried(() => (accessSync(there, constants.W_OK | constants.X_OK), true), false)) {
-    return fail(`${there} cannot be written`, "make it yours, or choose another log_dir");
+  try {
+    accessSync(there, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    return assessRefusal(there, errorCode(error));
   }
   if (there !== path) return good(`${path} does not exist yet; up makes it`);
   if (found.uid !== userInfo().uid) {
@@ -16515,7 +16526,10 @@ async function examineChannel(cfg: Config, hand: Handoff): Promise<Findings> {
 
 async function examineWatchdog(cfg: Config): Promise<Findings> {
   const { running, pid, stale, mute, heartbeat, version: its } = await readWatchdog(cfg);
-  if (!running) return warn("not running", "agents up watchdog");
+  if (!running) {
+    const { watchdog } = await readStatus(cfg);
+    return (watchdog.missing ? fail : warn)("not running", "agents up watchdog");
+  }
   if (mute) return fail(`it runs, but cannot write to ${cfg.stateDir}`,
     "make room on its disk, and see that it is not read-only");
   if (stale) {

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Finding, assessClock, assessCodexStart, assessDisk, assessGeminiStart, assessLocale, assessScope, assessTmux, version, wasTried } from "../agents.ts";
+import { type Finding, assessClock, assessCodexStart, assessDisk, assessGeminiStart, assessLocale, assessRefusal, assessScope, assessTmux, version, wasTried } from "../agents.ts";
 import { desk, SELF, TWO } from "./desk.ts";
 import { command, type FakeWorld, fakeWorld, holdLock } from "./kit.ts";
 
@@ -74,6 +74,10 @@ describe("doctor", () => {
     expect(found.split("\n").map((line) => line.split(" ").slice(0, 5).join(" "))).toEqual(["warn Codex asks how to", "warn Gemini asks how to", "warn Gemini asks whether to"]);
   });
 
+  test("why a folder cannot be written is said, with what helps", () => {
+    expect(assessRefusal("/a", "EROFS")).toMatchObject({ what: "/a cannot be written: the disk is mounted read-only", cure: "remount it, or choose another log_dir" });
+    expect(assessRefusal("/a", "EACCES")).toMatchObject({ what: "/a cannot be written: permission denied", cure: "make it yours, or choose another log_dir" });
+  });
   test("disk, clock, zone, locale", () => {
     expect([99e6, 101e6, 999e6, 1e9].map((free) => level(assessDisk(free)))).toEqual(["fail", "warn", "warn", "ok"]);
     // GMT+1 is west of Greenwich to the C library, and UTC to us
@@ -142,7 +146,7 @@ describe("doctor", () => {
   });
 
   /** What doctor finds in the fake world, with stand-ins from bin/. */
-  async function found(check: string, toml: string, set: (fake: FakeWorld, state: string) => void): Promise<string> {
+  async function found(check: string, toml: string, set: (fake: FakeWorld, state: string) => void, said: (one: Finding) => string = ({ level, what }) => `${level} ${what}`): Promise<string> {
     const fake = fakeWorld(join(scratch, "faked"));
     const cfg = await fake.config(toml);
     set(fake, cfg.stateDir);
@@ -150,7 +154,7 @@ describe("doctor", () => {
     process.env.PATH = env.PATH;
     try {
       const { findings } = JSON.parse((await command("doctor", "--json", "--config", cfg.path)).out) as { findings: Finding[] };
-      return findings.filter((one) => one.check === check).map((one) => `${one.level} ${one.what}`).join("\n");
+      return findings.filter((one) => one.check === check).map(said).join("\n");
     } finally {
       process.env.PATH = PATH;
     }
@@ -184,6 +188,8 @@ describe("doctor", () => {
       fake.files.set(join(state, "heartbeat"), JSON.stringify({ pid, interval: 30, version: version(), at: new Date(fake.wall - 90_000).toISOString(), ...beat }));
     });
     expect(await watchdog(null)).toBe("warn not running");
+    // one should run, as after a reboot: status is exit 3 then, too
+    expect(await found("watchdog", `${TWO}[defaults]\nwatch = "heal"\n`, (fake, state) => fake.files.set(join(state, "watch.json"), "{}"))).toBe("fail not running");
     expect(await watchdog({})).toMatch(/^ok pid \d+, heartbeat 1m ago$/);
     expect(await watchdog({ at: "" })).toMatch(/^ok pid \d+, no heartbeat yet$/);
     expect(await watchdog({ interval: 29 })).toMatch(/^fail pid \d+ last heartbeat: 2026-06-15T11:58:30\.000Z$/);
@@ -193,11 +199,14 @@ describe("doctor", () => {
 
   test("a tmux server that refuses is not none", async () => {
     const err = "error connecting to /tmp/tmux-0/default (Permission denied)";
-    const refuses = (said: string) => found("tmux", TWO, (fake) => {
+    const refuses = (said: string, says?: (one: Finding) => string) => found("tmux", TWO, (fake) => {
       const run = fake.tmux.run.bind(fake.tmux);
       fake.tmux.run = (args, stdin) => args.includes("list-sessions") ? { ok: false, out: "", err: said, timedOut: false } : run(args, stdin);
-    });
+    }, says);
+    const cure = (said: string) => refuses(said, (one) => one.cure);
     expect(await refuses(err)).toBe(`fail the tmux server does not answer: ${err}`);
+    expect([await cure(err), await cure("error connecting to /tmp/xxx/tmux-0/default (File name too long)"), await cure("couldn't create directory /tmp/file/tmux-0 (Not a directory)")])
+      .toEqual(["run it yourself: tmux ls", "set TMUX_TMPDIR to a folder with a shorter path", "set TMUX_TMPDIR to a folder of yours"]);
     expect(await refuses("no server running on /tmp/tmux-0/default")).toMatch(/^ok .*, no server runs/);
   }, 300_000);
 

@@ -167,6 +167,10 @@ describe("statusText", () => {
   });
   const lines = (more: Partial<Status> = {}, width = 120) => Bun.stripANSI(statusText(status(more), width)).split("\n");
 
+  test("a fleet is stopped where nothing runs, not where nobody can say what does", () => {
+    const without = (condition: StatusRow["condition"]) => lines({ agents: [{ ...row, condition, running: false }], watchdog: { ...watchdog, running: false } }).at(-1);
+    expect([without("stopped"), without("unknown")]).toEqual(['the fleet is stopped: "agents up" starts it', expect.stringContaining("unknown")]);
+  });
   test("a loop agent from which no commit came for two hours", () => {
     const said = (seconds: number) => lines({ agents: [{ ...row, owesSince: at(-seconds) }] }).join("\n").match(/no commit in this phase for \w+/)?.[0];
     expect([said(7199), said(7200), said(3 * 3600)]).toEqual([undefined, "no commit in this phase for 2h", "no commit in this phase for 3h"]);
