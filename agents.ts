@@ -13330,7 +13330,8 @@ function whyLeft(
   if (!agent.enabled) return "it is not enabled";
   if (!verdict && hold && isHolding(hold, now)) return holdWords(hold);
   const shared = hold && verdict ? null : accountLimitOf(cfg, watch, agent);
-  const holds = !verdict || decideAccount(shared, agent.name, false, verdict, now) !== verdict;
+  const holds = !verdict || verdict.verdict === "fatal" || // a restart waits for it, too
+    decideAccount(shared, agent.name, false, verdict, now) !== verdict;
   if (shared && holds) return accountWords(shared);
   if (agent.kind !== "loop") return "";
   return watch.intent ? "a phase move is under way" : complete ? "all phases are done" : "";

@@ -445,6 +445,10 @@ describe("a client that is to be restarted while no other one could be started",
   const CONFIG = `[[service]]\nname = "web"\ncommand = "serve"\nready = "8080"\n[[agent]]\nname = "a"\nbackend = "claude"\nkind = "loop"\nrole = "builder"\nwatch = "heal+stall"\ndir = "/at/a"\nneeds = ["web"]\n${FLEET.slice(FLEET.indexOf("[loop]"), FLEET.indexOf("[loop.handoff]"))}`;
   const listens = (ok: boolean) => void (fake.http = async () => ({ ok, status: ok ? 200 : 0, body: "" }));
   const status = () => command("status", "--config", cfg.path);
+  const next = async () => {
+    fake.files.set(file("heartbeat"), JSON.stringify({ at: new Date(fake.wall).toISOString(), pid: fake.tmux.of("agents-web").pid }));
+    return /^next +(.*)/m.exec((await command("explain", "a", "--config", cfg.path)).out)?.[1];
+  };
   const troubles = () => parseEvents(fake.files.get(join(cfg.stateDir, "events.jsonl"))!).filter(({ event }) => event === "trouble").map(({ agent, to, why }) => [agent, to, why]);
   const due: Record<string, () => void> = {
     "idle for too long": () => void (pane().doing = "idle"),
@@ -477,8 +481,7 @@ describe("a client that is to be restarted while no other one could be started",
     expect(troubles().filter(([agent]) => agent)).toEqual([["a", undefined, expect.stringMatching(/^a needs you: not restarted: .*, for 5 min$/)]]);
     expect([fake.logged("restarting"), fake.logged("FATAL")]).toEqual([[], []]);
     expect(await status()).toMatchObject({ code: 3, out: expect.stringMatching(/^! a .*not restarted: /m) });
-    fake.files.set(file("heartbeat"), JSON.stringify({ at: new Date(fake.wall).toISOString(), pid: fake.tmux.of("agents-web").pid }));
-    expect((await command("explain", "a", "--config", cfg.path)).out).toMatch(/^next +leaves it alone: (?!not restarted)/m);
+    expect(await next()).toMatch(/^leaves it alone: (?!not restarted)/);
     mend();
     await ticks(6);
     expect([starts(), fake.logged("a: nothing is in the way of its restart any more").length]).toEqual([2, 1]);
@@ -502,14 +505,16 @@ describe("a client that is to be restarted while no other one could be started",
     await ticks(4);
     expect(starts()).toBe(2);
   });
-  test("one that would have to wait for a usage limit stays until that is over", async () => {
+  test.each(["another backend", "a fatal error"])("for %s, while it would have to wait for a usage limit: it stays until that is over", async (reason) => {
     const { key, name } = accountOf(cfg, cfg.agents.get("a")!);
-    due["another backend"]!();
-    for (const wanted of [1, 2]) {
-      watch.accounts = wanted === 1 ? { [key]: { name, class: "weekly", resetAt: fake.wall + HOUR, asker: "", askedAt: 0, liftedAt: 0 } as never } : {};
-      await ticks(10);
-      expect([starts(), pane().dead, memoryOf(watch, "a").hindered]).toEqual([wanted, false, undefined]);
-    }
+    watch.accounts = { [key]: { name, class: "weekly", resetAt: fake.wall + HOUR, asker: "", askedAt: 0, liftedAt: 0 } as never };
+    due[reason]!();
+    await ticks(10);
+    expect([starts(), pane().dead, memoryOf(watch, "a").hindered]).toEqual([1, false, undefined]);
+    if (reason === "a fatal error") expect(await next()).toMatch(/^leaves it alone: claude \(default\): weekly limit until /);
+    watch.accounts = {};
+    await ticks(10);
+    expect([starts(), pane().dead]).toEqual([2, false]);
   });
 });
 
