@@ -14073,6 +14073,9 @@ function fleetMatters(
     [watchdog.missing ? withCure("watchdog: stopped", "agents up watchdog")
       : watchdog.mute ? withCure("watchdog: runs, but cannot write", "agents doctor")
       : watchdog.stale ? `watchdog: STALE${beat}${stage ? `, at: ${stage}` : ""}` : "", true],
+    [watchdog.running && watchdog.version && watchdog.version !== version()
+      ? withCure(`watchdog: of version ${watchdog.version}, this is ${version()}`,
+        "agents up watchdog") : "", false],
     [notices?.text ? `notices: ${notices.text}` : "", notices?.needsHuman ?? false],
   ];
   return matters.flatMap(([what, needsHuman]) => (what ? [{ what, needsHuman }] : []));
@@ -15551,13 +15554,14 @@ function gatesOf(commits: { at: string; kind: string; subject: string }[]) {
 /** What the record says besides each agent's time. */
 function fleetRecord(recent: AgentEvent[]) {
   const named = (name: string) => recent.filter(({ event }) => event === name);
+  const moved = recent.findLast(({ event }) => event === "complete" || event === "phase");
   const commits = named("commit").map(({ at, agent = "", kind, sha, subject }) => ({
     at, agent, kind: String(kind ?? ""), sha: String(sha ?? ""), subject: String(subject ?? "") }));
   return {
     // `from` is "" where a person set the phase
     phases: named("phase")
       .map((event) => ({ at: event.at, from: String(event.from ?? ""), to: String(event.to) })),
-    complete: named("complete").at(-1)?.at ?? "", // the last phase
+    complete: moved?.event === "complete" ? moved.at : "", // the last phase, and none set since
     commits,
     gates: gatesOf(commits),
     // what may need a person
@@ -15616,16 +15620,19 @@ export function summariseEvents(
   };
 }
 
+/** Conditions of an agent that does not work, and with which the watchdog goes on by itself. */
+const WAITS: Condition[] = ["limited", "backoff", "ended", "ending"];
+
 /** What is unsettled in the fleet at `now` (wall ms); what needs a person comes first. */
 export function openMatters(status: Status, now: number): OpenMatter[] {
   const fleet = [
     ...(status.configError ? [{ what: status.configError, needsHuman: true }] : []),
     ...fleetMatters(status, now)].map((one) => ({ agent: "", cure: "", ...one }));
-  // of what needs a person, its question or its last words
-  const said = (row: StatusRow) => row.needsHuman && row.detail
+  // the question of who needs a person, the last words of who is down
+  const said = (row: StatusRow) => (row.needsHuman || !row.running) && row.detail
     ? `${stateText(row, now)}: ${row.detail}` : row.state;
   const rows = [...status.agents, ...status.services]
-    .filter((row) => row.needsHuman || row.condition === "limited")
+    .filter((row) => row.needsHuman || WAITS.includes(row.condition))
     .map((row) => ({ agent: row.name, needsHuman: row.needsHuman, cure: row.cure,
       what: said(row) + (row.messages ? ` · ${plural(row.messages, "message")} waiting` : "") }));
   const orphans = status.orphans.map(({ name }) => ({ agent: name, needsHuman: false,

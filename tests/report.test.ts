@@ -136,6 +136,9 @@ describe("report", () => {
     const report = summariseEvents(events, DAY, DAY + 240 * MINUTE, { names: ["builder"], loops: ["builder"] });
     expect(minutesOf(report.agents[0]!)).toEqual({ active: 60, idle: 0, limited: 60, blocked: 0, down: 120, unknown: 0 });
     expect(report.complete).toBe(at("03:00"));
+    // a phase that was set since takes it back
+    const again = summariseEvents([...events, { at: at("03:30"), event: "phase", to: "a" }], DAY, DAY + 240 * MINUTE);
+    expect([again.complete, reportText(again, 80)]).toEqual(["", expect.not.stringContaining("complete at")]);
   });
 
   test("a short silence is told to the second: it does not begin and end at one time", () => {
@@ -393,6 +396,11 @@ describe("report", () => {
         row("c", { state: "blocked: a dialog is open 13m", condition: "blocked", detail: "Bash command: rm -rf build", needsHuman: true, since }),
         row("d", { state: "parked: 5 starts", condition: "parked", detail: "exit 1: no module x · 5 starts", needsHuman: true, running: false, since })] }), DAY);
       expect(open.map(({ what }) => what)).toEqual(["blocked 13m: Bash command: rm -rf build", "parked 13m: exit 1: no module x · 5 starts"]);
+    });
+    test("who is down and will be started again, with its last words", () => {
+      const down = (condition: StatusRow["condition"], detail: string) => row("d", { condition, detail, running: false, state: condition, until: new Date(DAY + MINUTE).toISOString() });
+      const open = openMatters(status({ agents: [down("ended", "exit 1: no module x · starts after 03:00 (usage limit)"), down("backoff", "2nd · exit 1"), down("stopped", "by you"), down("done", "")] }), DAY);
+      expect(open.map(({ what, needsHuman }) => [what, needsHuman])).toEqual([["ended: exit 1: no module x · starts after 03:00 (usage limit)", false], ["backoff 1m: 2nd · exit 1", false]]);
     });
     test("a client that left the config", () => {
       const orphans = [{ name: "old", session: "agents-old", running: true }];

@@ -4,7 +4,7 @@ import { readFileSync, rmSync, symlinkSync } from "node:fs";
 import { dirname, join } from "node:path";
 import {
   type Card, columns, type Config, decideNow, describeState, type LimitState, type Memory, memoryOf, type Message, type Pane, parseQuestion, enqueue, save, type Status, type StatusRow, statusLine,
-  statusText, type Verdict, type Watch, world,
+  statusText, type Verdict, version, type Watch, world,
 } from "../agents.ts";
 import { atWidth, command, FLEET, type FakeWorld, fakeWorld, holdLock, message, paneOf, PLAIN, realFolder, verdict } from "./kit.ts";
 import { type Fleet, life, real, SELF, spawn, until } from "./real.ts";
@@ -160,7 +160,7 @@ describe("statusText", () => {
   };
   const blocked: StatusRow = { ...row, name: "b", needsHuman: true, condition: "blocked", detail: "Do you want to proceed?", verdict: "blocked", cure: "attach b" };
   const phase = { id: "p1", index: 0, total: 2, plan: "/x/plan.md", done: false, complete: false, moving: "", error: "" };
-  const watchdog = { running: true, pid: 1, heartbeat: at(-2), stale: false, mute: false, version: "1.2.3", stage: "", missing: false };
+  const watchdog = { running: true, pid: 1, heartbeat: at(-2), stale: false, mute: false, version: version(), stage: "", missing: false };
   const status = (more: Partial<Status> = {}): Status => ({
     version: 1, fleet: "~/night (agents-)", folder: "~/night", prefix: "agents-", configError: "", phase: null, agents: [row], services: [], watchdog,
     handoff: null, accounts: [], unknownSessions: [], orphans: [], olderPhase: [], needsHuman: more.agents?.some((one) => one.needsHuman) ?? false, ...more,
@@ -170,6 +170,10 @@ describe("statusText", () => {
   test("a fleet is stopped where nothing runs, not where nobody can say what does", () => {
     const without = (condition: StatusRow["condition"]) => lines({ agents: [{ ...row, condition, running: false }], watchdog: { ...watchdog, running: false } }).at(-1);
     expect([without("stopped"), without("unknown")]).toEqual(['the fleet is stopped: "agents up" starts it', expect.stringContaining("unknown")]);
+  });
+  test("a watchdog of another version is named, with what replaces it, as after an upgrade", () => {
+    const said = (some: Partial<Status["watchdog"]>) => lines({ watchdog: { ...watchdog, ...some } }).filter((line) => line.startsWith("watchdog: "));
+    expect([said({}), said({ version: "" }), said({ version: "0.0.9" })]).toEqual([[], [], [`watchdog: of version 0.0.9, this is ${version()}  — agents up watchdog`]]);
   });
   test("a loop agent from which no commit came for two hours", () => {
     const said = (seconds: number) => lines({ agents: [{ ...row, owesSince: at(-seconds) }] }).join("\n").match(/no commit in this phase for \w+/)?.[0];
@@ -377,7 +381,7 @@ describe("the command over a fleet", () => {
   const watchdog = (seconds: number, pid = 77) => {
     fake.processes.set(77, fake.everyPane[0]!);
     holdLock(fake, cfg.stateDir, 77);
-    fake.files.set(state("heartbeat"), JSON.stringify({ at: new Date(fake.wall - seconds * SECOND).toISOString(), pid, interval: 30, version: "1.2.3" }));
+    fake.files.set(state("heartbeat"), JSON.stringify({ at: new Date(fake.wall - seconds * SECOND).toISOString(), pid, interval: 30, version: version() }));
   };
   const read = async (): Promise<{ code: number; status: Status; of: (name: string) => StatusRow }> => {
     const { code, out } = await command("status", "--json", "--config", cfg.path);
@@ -392,7 +396,7 @@ describe("the command over a fleet", () => {
     watchdog(10);
     const { code, status, of } = await read();
     expect([code, status.needsHuman, status.unknownSessions, status.olderPhase]).toEqual([0, false, [], []]);
-    expect(status.watchdog).toEqual({ running: true, pid: 77, heartbeat: new Date(fake.wall - 10 * SECOND).toISOString(), stale: false, mute: false, version: "1.2.3", stage: "", missing: false });
+    expect(status.watchdog).toEqual({ running: true, pid: 77, heartbeat: new Date(fake.wall - 10 * SECOND).toISOString(), stale: false, mute: false, version: version(), stage: "", missing: false });
     expect(status.phase).toEqual({ id: "p1", index: 0, total: 2, plan: expect.stringContaining("plan-1.md"), done: false, complete: false, moving: "", error: "" });
     expect(of("builder")).toMatchObject({ kind: "loop", backend: "claude", running: true, state: expect.stringMatching(/^active \d+[sm]$/), next: "", messages: 0, restartsToday: 0 });
     expect(of("upgrader").state).toBe("stopped (disabled)");
