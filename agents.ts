@@ -11502,12 +11502,12 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
     (error) => trouble(watch, "unhandled", `ERROR: ${messageOf(error)}`));
   await announceStart(cfg, watch, before);
   const keeper = keeperCare();
-  const hasMoved = follower(cfg, lockPath);
+  const hasMoved = follower(cfg, lockPath, kept, lastGood !== "");
   void notifyPeople(() => cfg, watch);
   while (!signals.stop) {
     const began = world.mono();
     const held: number = lock;
-    if (await hasMoved(held, kept)) return 1;
+    if (await hasMoved(held)) return 1;
     lock = await keepLock(cfg, lockPath, held, (why) => trouble(watch, "state folder", why));
     if (lock === null) return 0; // the folder was removed, and another watchdog took its place
     if (lock !== held) {
@@ -11525,7 +11525,7 @@ export async function watchdogLoop(path: string, kept = false, lastGood = ""): P
     noteStage(RESTING);
     await restUntil(began + interval, cfg, watch, signals);
   }
-  if (await hasMoved(lock, false)) return 1;
+  if (await hasMoved(lock, true)) return 1;
   await guard(watch, "state", () => save(cfg, watch));
   noteStage("ended");
   const partner = kept ? holderOf(cfg, "keeper") : null;
@@ -11601,12 +11601,26 @@ function spawnKeeper(cfg: Config, self = selfArgv()): Bun.Subprocess {
 }
 
 /**
- * Tells whether the folder of this config was moved, and our lock with it: what is in the old place
- * is another fleet's. A keeper goes on where it is now, unless this watchdog has none (`kept`).
+ * Goes on as the watchdog of a moved config: by a keeper, or, where none started this one, in its
+ * own process, which stays in its terminal or service. `last`: it had a copy to fall back to.
  */
-function follower(cfg: Config, path: string): (lock: number, kept?: boolean) => Promise<boolean> {
+function moveOn(cfg: Config, self: string[], kept: boolean, last: boolean): void {
+  if (kept) return void spawnKeeper(cfg, self);
+  endGits(); // nobody would wait for them
+  const copy = last ? ["--last-good", lastGoodFile(cfg)] : [];
+  process.execve!(self[0]!, [...self, "watchdog", ...copy, "--config", cfg.path],
+    process.env as Record<string, string>);
+}
+
+/**
+ * Tells whether the folder of this config was moved, and our lock with it: what is in the old place
+ * is another fleet's. Whoever does not end goes on where it is now (see `moveOn`).
+ */
+function follower(
+  cfg: Config, path: string, kept = true, last = true,
+): (lock: number, ends?: boolean) => Promise<boolean> {
   const [home, program] = [`${linkless(cfg.planDir)}/`, selfArgv().at(-1)!];
-  return async (lock, kept = true) => {
+  return async (lock, ends = false) => {
     const folder = tried(() => isStillAt(path, lock), false) ? "" : await movedTo(cfg, process.pid);
     if (!folder) return false;
     const now = (one: string) => folder + one.slice(cfg.planDir.length);
@@ -11616,7 +11630,8 @@ function follower(cfg: Config, path: string): (lock: number, kept?: boolean) => 
     // a program in that folder was moved, too
     const self = program.startsWith(home) ? join(folder, program.slice(home.length)) : program;
     const there = { ...cfg, path: now(cfg.path), stateDir: now(cfg.stateDir) };
-    if (kept) spawnKeeper(there, selfArgv().with(-1, self));
+    noteStage("ended");
+    if (!ends) moveOn(there, selfArgv().with(-1, self), kept, last);
     return true;
   };
 }

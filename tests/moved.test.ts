@@ -2,7 +2,7 @@
 import { expect } from "bun:test";
 import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, unlinkSync } from "node:fs";
 import { join } from "node:path";
-import { type Fleet, lives, type Plan, type Ran, real, ROOT, signal, spawn, until } from "./real.ts";
+import { type Fleet, lives, type Plan, type Ran, real, ROOT, SELF, signal, spawn, until } from "./real.ts";
 
 const duo: Plan = { agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }] };
 const clients = (f: Fleet) => Promise.all(["a1", "b1"].map((name) => f.pid(name)));
@@ -56,6 +56,7 @@ real("keeper and watchdog go with a folder that is moved, and leave nothing in t
   renameSync(f.path("old"), f.path("new"));
   await watched(f, "new/fleet");
   expect(f.read("new/fleet/.agents/t-watchdog.log")).toContain(`the fleet's folder is ${f.path("new/fleet")} now`);
+  expect(f.read("new/fleet/.agents/t-watchdog.log")).not.toContain("the watchdog before this one");
   expect(await clients(f)).toEqual(before);
   signal(before[0]!, "SIGKILL");
   await until(() => f.starts("a1").length === 2, 60_000);
@@ -63,6 +64,30 @@ real("keeper and watchdog go with a folder that is moved, and leave nothing in t
   expect(existsSync(f.path("old"))).toBe(false);
   await endsAll(f, "new/fleet");
 });
+
+for (const copy of [false, true]) {
+  real(`a watchdog without a keeper goes on where the folder is now, as the same process, ${copy ? "with its copy" : "by hand"}`, duo, async (f) => {
+    f.write("old/fleet/agents.toml", f.text());
+    const state = (folder: string) => f.path(folder, ".agents/state");
+    const words = ["watchdog", ...(copy ? ["--last-good", join(state("old/fleet"), "agents.toml")] : [])];
+    const watchdog = Bun.spawn([...SELF, ...words, "--config", f.path("old/fleet/agents.toml")], { cwd: "/", env: f.env, stdio: ["ignore", "ignore", "ignore"] });
+    const pulse = (folder: string) => f.read(join(folder, ".agents/state/heartbeat"));
+    await until(() => pulse("old/fleet"), 60_000);
+    expect(await at(f, "old/fleet", ["up", "a1", "b1"])).toMatchObject({ code: 0, err: expect.not.stringContaining("ERROR") });
+    await f.ready("a1", "b1");
+    const before = await clients(f);
+    renameSync(f.path("old"), f.path("new"));
+    await until(() => pidIn(f, "new/fleet", "watchdog") === watchdog.pid, 60_000);
+    signal(before[0]!, "SIGKILL");
+    await until(() => f.starts("a1").length === 2, 60_000);
+    const argv = readFileSync(`/proc/${watchdog.pid}/cmdline`, "utf8");
+    expect([f.starts("b1").length, pidIn(f, "new/fleet", "keeper"), existsSync(f.path("old")), argv.includes(join(state("new/fleet"), "agents.toml"))]).toEqual([1, 0, false, copy]);
+    expect(f.read("new/fleet/.agents/t-watchdog.log")).not.toContain("the watchdog before this one");
+    watchdog.kill("SIGTERM");
+    expect(await watchdog.exited).toBe(0);
+    await endsAll(f, "new/fleet");
+  });
+}
 
 real("a program that is in the folder, as in a clone of it, goes on from where that is moved", duo, async (f) => {
   for (const one of ["agents.ts", "agents.toml", "package.json", "prompts"]) cpSync(join(ROOT, one), f.path("fleet", one), { recursive: true });
