@@ -304,17 +304,6 @@ test("what waits while [notify] is taken out of the config was not told", async 
   expect([fake.files.get(file("events.jsonl"))!.includes('"notified"'), fake.logged("notify: the command failed").length]).toEqual([false, 1]);
 });
 
-test("a command is over at its own exit, whatever it left in the background holds open", async () => {
-  const began = performance.now();
-  const ran = await run(["sh", "-c", "echo said; sleep 30 & echo $!; exit 3"], 20_000);
-  const [said, child] = ran.out.trim().split("\n");
-  process.kill(Number(child), "SIGKILL");
-  expect([ran.ok, ran.timedOut, said, performance.now() - began < 10_000]).toEqual([false, false, "said", true]);
-  expect((await run(["sh", "-c", "sleep 30 & kill $!; exit 0"], 20_000)).ok).toBe(true);
-  const much = await run(["sh", "-c", "head -c 3000000 /dev/zero"], 20_000);
-  expect([much.ok, much.out.length]).toEqual([true, 3_000_000]);
-});
-
 test.each(["env:", "json:env:"])("the variable that [notify] names by %s reaches no other program", async (form) => {
   process.env.HOOK_OF_TEST = "https://example.org/secret";
   try {
@@ -325,6 +314,17 @@ test.each(["env:", "json:env:"])("the variable that [notify] names by %s reaches
   } finally {
     delete process.env.HOOK_OF_TEST;
   }
+});
+
+test.concurrent("a command is over at its own exit, whatever it left in the background holds open", async () => {
+  const began = performance.now();
+  const ran = await run(["sh", "-c", "echo said; sleep 30 & echo $!; exit 3"], 20_000);
+  const [said, child] = ran.out.trim().split("\n");
+  process.kill(Number(child), "SIGKILL");
+  expect([ran.ok, ran.timedOut, said, performance.now() - began < 10_000]).toEqual([false, false, "said", true]);
+  expect((await run(["sh", "-c", "sleep 30 & kill $!; exit 0"], 20_000)).ok).toBe(true);
+  const much = await run(["sh", "-c", "head -c 3000000 /dev/zero"], 20_000);
+  expect([much.ok, much.out.length]).toEqual([true, 3_000_000]);
 });
 
 /** The [notify] of a fleet whose command files what it is told, a line per notice. */
