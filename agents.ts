@@ -13093,11 +13093,17 @@ async function endAgain(
   }
 }
 
+/**
+ * How long, ms, `down` and `doctor` wait for the disk of just any process of this user. Where one
+ * hangs, the others have answered by then: the thread that it holds is left after a second.
+ */
+const BACKGROUND_PATIENCE = 2_000;
+
 /** The folder of the Claude Code background session that a process is; null = it is none. */
 async function backgroundFolder(pid: number): Promise<string | null> {
   const home = claudeFolder(pid);
   const path = join(home, "sessions", `${pid}.json`);
-  if (!(await world.answers(home))) return null;
+  if (!(await within(BACKGROUND_PATIENCE, world.answers(home), false))) return null;
   try {
     const written = world.mtime(path);
     if (written === null) return null; // nearly always: most processes are no clients

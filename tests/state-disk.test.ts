@@ -113,7 +113,11 @@ real("P4: an agent whose client keeps its files on a disk that hangs, or works t
   try {
     if (!(await isMounted(home, hung))) return;
     await f.tmux("kill-session", "-t", "=t-c1");
-    const looked = f.run(["status"]); // beside the watchdog: each waits 6 s for that disk
+    // beside the watchdog: each waits 6 s for that disk; not so a fleet that has nothing on it
+    const looked = f.run(["status"]);
+    const other = f.write("other/agents.toml", f.text({ agents: [{ name: "x" }], defaults: { session_prefix: "o-" } }));
+    const first = await Promise.race([looked.then(() => "status"), f.run(["down", "--config", other]).then(({ code }) => `down ${code}`)]);
+    expect(first).toBe("down 0");
     await until(() => JSON.parse(f.read(".agents/state/watch.json")).agents.a1?.why === "the disk with its own files does not answer", 30_000);
     await until(() => f.events("blocked").some(({ agent }) => agent === "c1"), 15_000);
     await f.tmux("kill-session", "-t", "=t-b1");
