@@ -11208,6 +11208,8 @@ async function round(cfg: Config, watch: Watch, names?: Set<string>): Promise<Ob
   const observations = await lookAround(cfg, watch, names);
   const [first] = observations.values();
   if (full) await tendFleet(cfg, watch, observations);
+  // one that begins now may be over before the loops' turn, who were seen before it
+  if (watch.intent) for (const seen of observations.values()) seen.moving = true;
   if (first) await guard(watch, "phase move", () => continueMove(cfg, watch, first.snap));
   if (full) {
     trouble(watch, "prompts", [...promptFaults.values()].join("; "));

@@ -161,6 +161,22 @@ test("on_complete whose task has left the config meanwhile is said, and keeps it
   expect([marker(), fake.files.has(trigger), removed.includes(cfg.logDir), fake.logged("upgrader needs you").length]).toEqual([true, true, false, 1]);
 });
 
+test("a move that begins and ends in one round, as after the end, is no death of the loops that it started", async () => {
+  finish("p1");
+  await heavy();
+  finish("p2");
+  await heavy();
+  expect(marker()).toBe(true);
+  // as "phase set p1" does, right before a heavy tick
+  fake.files.delete(join(cfg.logDir, "SEQUENCE-COMPLETE"));
+  for (const [name, value] of [["phase-id", "{\"id\":\"p1\",\"idx\":0}\n"], ["phase-idx", "0\n"]] as const) fake.files.set(file(name), value);
+  await readState(cfg);
+  watch.volatile.lastHeavy = -Infinity;
+  await ticks(3);
+  expect(["builder", "adversary"].map((name) => [starts(name), memoryOf(watch, name).failures])).toEqual([[3, 0], [3, 0]]);
+  expect(parseEvents(fake.files.get(file("events.jsonl"))!).filter(({ event }) => event === "down")).toEqual([]);
+});
+
 test("a loop that was still ending when all was done is ended, and no small round waits for it for ever", async () => {
   fake.files.set(join(cfg.logDir, "SEQUENCE-COMPLETE"), "");
   fake.tmux.kill(pane("builder"));
