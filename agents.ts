@@ -5524,17 +5524,23 @@ async function dropResumeId(cfg: Config, agent: Agent): Promise<void> {
 // bin, flags, preamble and a service's command are the operator's shell code. Everything else
 // reaches the client as arguments that no shell parses; the client becomes the pane's own process.
 
-/** Exits 127 if the program is not found; `go` is "exec", or "" for a function of the preamble. */
+/** A launch ends with this code, and no other program, if it does not find its client. */
+const NO_PROGRAM = 99;
+
+/** Looks for the program of a launch; `go` is "exec", or "" for a function of the preamble. */
 const NEED_PROGRAM = 'need() { while case $1 in *=*) :;; *) false;; esac; do shift; done; ' +
-  'case $(command -v "$1") in "") echo "agents: $1 was not found"; exit 127;; ' +
+  `case $(command -v "$1") in "") echo "agents: $1 was not found"; exit ${NO_PROGRAM};; ` +
   '*/*) go=exec;; *) go=;; esac; }';
 
+/** What it says then: the last line of its screen. */
+const SAYS_NO_PROGRAM = /^agents: (.+) was not found$/;
+
 /**
- * What the shell of a launch said last where it did not find a program: `NEED_PROGRAM`, bash, sh.
- * The exit code alone does not tell: a client passes on that of a shell in it.
+ * What the shell of a launch, bash or sh, said last where it did not find another program. The exit
+ * code alone does not tell: a client passes on that of a shell in it.
  */
 const NOT_FOUND = new RegExp("^agents: (?:(?:line )?\\d+: )?(?:exec: )?(?:line \\d+: )?(.+?)" +
-  "(?:(?: was|: command|:) not found|: No such file or directory)$");
+  "(?:(?:: command|:) not found|: No such file or directory)$");
 
 /**
  * What bash, and other shells, say of a script whose interpreter is not there; the others say that
@@ -9912,10 +9918,14 @@ const endInWords = (facts: Parameters<typeof endOf>[0]): string =>
 
 const INTERPRETER_OF = "the interpreter of ";
 
-/** What the shell of a client that ended with 126 or 127 said; `missing`: the program, if known. */
+/** What a launch, or a client's shell, said that could not run a program; `missing`: if known. */
 function unrunBy({ status, backend }: Pick<Pane, "status" | "backend">, screen: string) {
-  if (!UNRUN[status ?? 0]) return { missing: "", line: "" };
   const lines = tailOf(withoutEnd(screen), 12).split("\n");
+  if (status === NO_PROGRAM) {
+    const program = SAYS_NO_PROGRAM.exec(lines.at(-1)!)?.[1] ?? "";
+    return { missing: plainText(program, SUBJECT_MAX), line: "" };
+  }
+  if (!UNRUN[status ?? 0]) return { missing: "", line: "" };
   const line = lines.findLast((one) =>
     /(?:not found|No such file or directory|ermission denied|cannot execute.*)$/.test(one)) ?? "";
   const last = status === 127 ? lines.at(-1)! : "";
@@ -10497,18 +10507,15 @@ async function codeOf(cfg: Config, line: string): Promise<number | undefined> {
   return ran.ok ? 0 : ran.code;
 }
 
-/** With this code ends a look for a program that is not there. */
-const NO_PROGRAM = 99;
-
 /** That a start of an agent would not find its program; "" = it would, or only a start can tell. */
 async function whyNoProgram(cfg: Config, agent: Agent): Promise<string> {
   const { bin, preamble } = backendOf(cfg, agent);
-  const look = `${NEED_PROGRAM}\n(need ${bin.trim()}\n) && exit`;
+  const look = `${NEED_PROGRAM}\nneed ${bin.trim()}`;
   const script = [
     `PATH=${shellQuote(process.env.PATH ?? "")}:$PATH`, // tmux gives a pane that of its caller
-    look, // whatever else a preamble does is not done for a program that is found without it
-    ...(preamble ? [preamble, look] : []),
-    `exit ${NO_PROGRAM}`,
+    // whatever else a preamble does is not done for a program that is found without it
+    ...(preamble ? [`(${look}\n) && exit`, preamble] : []),
+    look,
   ].join("\n");
   const variables = Object.entries(agent.env).map(([key, value]) => `${key}=${value}`);
   const line = ["exec", "env", ...variables, ...inFolder(agent, script)].map(shellQuote).join(" ");

@@ -119,7 +119,7 @@ describe("the ladder, over the fake world", () => {
   test("a program that is away while it is updated is there again at a later try; one that stays away is parked with its name", async () => {
     await hours(0.1);
     let away = 2;
-    fake.tmux.onStart = (pane) => (away-- > 0 ? fake.tmux.exit(pane.session, 127, GONE) : void (pane.doing = "busy"));
+    fake.tmux.onStart = (pane) => (away-- > 0 ? fake.tmux.exit(pane.session, 99, GONE) : void (pane.doing = "busy"));
     fake.tmux.exit("agents-a", 1);
     await hours(0.1);
     expect([starts(), storedLife(memoryOf(watch, "a")).parked]).toEqual([4, ""]);
@@ -171,6 +171,9 @@ describe("the ladder, over the fake world", () => {
     [127, "● Ready.\nhook.sh: line 3: jq: command not found\nPane is dead (status 127)", "ended (exit 127: it, or a shell in it, did not find a command): hook.sh: line 3: jq: command not found"],
     [127, "agents: line 1: jq: command not found\n● Ready.", "ended (exit 127: it, or a shell in it, did not find a command): agents: line 1: jq: command not found"],
     [127, "● Ready.", "ended (exit 127: it, or a shell in it, did not find a command)"],
+    // a client that shows what a launch says
+    [127, GONE, `ended (exit 127: it, or a shell in it, did not find a command): ${GONE}`],
+    [99, "hook.sh: line 3: jq: command not found", "ended (exit 99)"],
     [126, "agents: line 5: /opt/claude: Permission denied", "ended (exit 126: it, or a shell in it, could not run a command): agents: line 5: /opt/claude: Permission denied"],
   ])("an exit %d of a client that was found says what is known, and is a death as any other: %j", async (status, said, why) => {
     await hours(0.1);
@@ -183,8 +186,8 @@ describe("the ladder, over the fake world", () => {
   });
   test("up says where a program stands that was not found: in bin or in preamble", async () => {
     cfg = await fake.config('[backend.c]\nbin = "~/bin/klaude"\npreamble = "nvm use 20"\n[[agent]]\nname = "a"\nbackend = "c"\n');
-    for (const [said, hint] of [["agents: line 1: nvm: command not found", "nvm was not found; see preamble in [backend.c]"], ["agents: /home/x/bin/klaude was not found", "/home/x/bin/klaude was not found; see bin in [backend.c]"]]) {
-      fake.tmux.onStart = (pane) => fake.tmux.exit(pane.session, 127, said);
+    for (const [code, said, hint] of [[127, "agents: line 1: nvm: command not found", "nvm was not found; see preamble in [backend.c]"], [99, "agents: /home/x/bin/klaude was not found", "/home/x/bin/klaude was not found; see bin in [backend.c]"]] as const) {
+      fake.tmux.onStart = (pane) => fake.tmux.exit(pane.session, code, said);
       expect((await command("restart", "a", "--config", cfg.path)).code).toBe(1);
       expect(fake.lines.at(-1)).toContain(` a: ${hint}`);
     }
@@ -208,7 +211,7 @@ describe("the ladder, over the fake world", () => {
     });
   });
   test("P11: the program is missing: parked with its name, up releases it", async () => {
-    fake.tmux.onStart = (pane) => fake.tmux.exit(pane.session, 127, GONE);
+    fake.tmux.onStart = (pane) => fake.tmux.exit(pane.session, 99, GONE);
     await hours(1);
     expect([starts(), storedLife(memoryOf(watch, "a")).parked]).toEqual([1, "claude not found"]);
     fake.tmux.onStart = (pane) => void (pane.doing = "busy");

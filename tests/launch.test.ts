@@ -59,6 +59,16 @@ test("fault 38: without a preamble there is no empty command", () => {
   expect(launchScript({ ...backend, preamble: "source x" }, "none").split("\n")[0]).toBe("source x");
 });
 
+test("a launch that does not find its client ends with a code of its own; a client's own 127 stays", () => {
+  const ran = (bin: string, preamble = "") => {
+    const script = launchScript({ bin, flags: "", preamble } as Parameters<typeof launchScript>[0], "none");
+    return ["sh", "bash"].map((shell) => Bun.spawnSync([shell, "-c", script, "agents", ""])).map(({ exitCode, stdout }) => [exitCode, stdout.toString()]);
+  };
+  expect(ran("A=1 no-such-client --x")).toEqual(Array(2).fill([99, "agents: no-such-client was not found\n"]));
+  expect(ran("sh -c 'echo agents: claude was not found; exit 127'")).toEqual(Array(2).fill([127, "agents: claude was not found\n"]));
+  expect(ran("own", "own() { return 127; }")).toEqual(Array(2).fill([127, ""]));
+});
+
 describe("P38: how Codex, Gemini and a described client are started", () => {
   const words = () => [argv()[2]!.split("\n").at(-1), ...argv().slice(5)];
   const of = (backend: string, more = "") => `${more}[[agent]]\nname = "a"\nbackend = "${backend}"\nwatch = "heal"\nresume = true\nprompt = "- work"\n`;
