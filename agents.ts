@@ -1385,7 +1385,7 @@ const isFlag: Shape = (value) => typeof value === "boolean";
 const isNumber = (value: unknown): value is number =>
   typeof value === "number" && Number.isFinite(value);
 const isRecord = (value: unknown): value is Record<string, unknown> =>
-  value !== null && typeof value === "object" && !Array.isArray(value);
+  value !== null && typeof value === "object" && !Array.isArray(value) && !(value instanceof Date);
 const isList = (item: Shape): Shape => (value) => Array.isArray(value) && value.every(item);
 const isTable = (item: Shape): Shape => (value) =>
   isRecord(value) && Object.values(value).every(item);
@@ -1439,13 +1439,22 @@ const withoutNul = <T>(check: Check<T>): Check<T> => (value) => check(value) ??
 const text = withoutNul(allow<string>("a string", isText));
 const like = (re: RegExp, allowed: string): Check<string> =>
   withoutNul(allow(allowed, (value) => isText(value) && re.test(value)));
-const notEmpty = like(/[^]/, "a string, not empty");
+const notEmpty = like(/\S/, "a string, not empty");
 const texts = withoutNul(allow<string[]>("a list of strings", isList(isText)));
 const flag = allow<boolean>("true or false", isFlag);
-const seconds = allow<number>("a number of seconds, 0 or more",
-  (value) => isNumber(value) && value >= 0);
+/** Far larger ones lead to times that no clock can show. */
+const seconds = allow<number>("a number of seconds, 0 or more, at most 31536000 (a year)",
+  (value) => isNumber(value) && value >= 0 && value <= 31_536_000);
+/** A round waits for it. */
+const pause = allow<number>("a number of seconds from 0 to 60",
+  (value) => isNumber(value) && value >= 0 && value <= 60);
+const megabytes = allow<number>("a number of MB, more than 0",
+  (value) => isNumber(value) && value > 0);
 const count = allow<number>("a whole number, 1 or more",
   (value) => Number.isInteger(value) && Number(value) > 0);
+/** The most that tmux takes. */
+const cells = allow<number>("a whole number from 1 to 10000",
+  (value) => Number.isInteger(value) && Number(value) > 0 && Number(value) <= 10_000);
 const table = allow<Raw>("a table", isRecord);
 const tables = allow<Raw[]>("a list of tables", isList(isRecord));
 const stringTable =
@@ -1454,7 +1463,7 @@ const oneOf = <const Word extends string>(...words: readonly Word[]): Check<Word
   allow(`one of ${words.map((word) => `"${word}"`).join(", ")}`,
     (value) => words.includes(value as Word));
 /** No folder such as `.` or `~`: the program removes the file, and would remove all of that. */
-const fileName = like(/[^/.~]$/, "the name of a file");
+const fileName = like(/^\P{Cc}{0,199}[^/.~\p{Cc}]$/u, "the name of a file");
 /** The names that the program itself uses in the folder of that file. */
 const OUR_STATE = new RegExp(["^(?:watch|operator)\\.json", "^events\\.jsonl", "^agents\\.toml",
   "^heartbeat", "^phase-id$", "^ssh-auth-sock", "^(?:kickoff|told|limited|message)-",
@@ -1484,7 +1493,7 @@ const pattern: Check<string> = (value) => {
     return `a regular expression (${fault})`;
   }
 };
-/** One that matches every text, such as one that ends in "|", would decide every screen. */
+/** One that matches every text, such as one that ends in "|", would decide each screen. */
 const tellingPattern: Check<string> = (value) => pattern(value) ??
   (["", "x"].every((one) => parsePattern(String(value)).test(one))
     ? "a regular expression that does not match every text" : null);
@@ -1501,6 +1510,8 @@ const keyName = like(new RegExp("^(?:\\^|(?:[CMS]-)+)?(?:[^\\s\\p{Cc}]|0x[\\da-f
   "Enter|KPEnter|Tab|BTab|Space|BSpace|Escape|Up|Down|Left|Right|Home|End|[NP]Page|" +
   "Page(?:Up|Down)|Pg(?:Up|Dn)|IC|Insert|DC|Delete)$", "iu"),
 'one key as tmux names it, such as "Enter" or "C-m"');
+const keyNames = withoutNul(allow<string[]>("a list of keys, not empty", (value) =>
+  isList((one) => isText(one) && one !== "")(value) && listOf(value).length > 0));
 /** A path is what `tmux -S` takes. */
 const socketName = like(/^[^/\p{Cc}]*$/u, "a name for tmux -L, not a path");
 const readiness: Check<string> = (value) => text(value) ??
@@ -1542,8 +1553,8 @@ export const KEYS = {
     log_dir: [text, ".agents"],
     session_prefix: [sessionName, "agents-"],
     tmux_socket: [socketName, ""],
-    cols: [count, 200],
-    rows: [count, 50],
+    cols: [cells, 200],
+    rows: [cells, 50],
   },
   watchdog: {
     signal_interval: [seconds, 30],
@@ -1564,12 +1575,12 @@ export const KEYS = {
     healthy_after: [seconds, 10],
     start_batch: [count, 10],
     up_wait: [seconds, 10],
-    log_max_mb: [seconds, 50],
+    log_max_mb: [megabytes, 50],
   },
   backend: {
     kind: [oneOf(...KINDS), "typed"],
     /** `bin`, `flags` and `preamble` are shell words of the operator. */
-    bin: [needed(text)],
+    bin: [needed(notEmpty)],
     flags: [text, ""],
     preamble: [text, ""],
     server: [text, ""],
@@ -1580,10 +1591,10 @@ export const KEYS = {
     /** The client's input box; the named group `text` is what is typed in it and not yet sent. */
     box_re: [boxPattern],
     /** The placeholder in an empty box. */
-    empty_re: [pattern],
+    empty_re: [tellingPattern],
     submit_key: [keyName, "Enter"],
     /** From the moment a pasted text is drawn until Enter. */
-    submit_pause: [seconds, 1],
+    submit_pause: [pause, 1],
     connect_delay: [seconds, 12],
     stall_idle: [seconds, 300],
     log_grace: [seconds, 180],
@@ -1606,12 +1617,12 @@ export const KEYS = {
     /** The reset of a limit may be anywhere in the region, not only in the line that matched. */
     whole: [flag, false],
   },
-  answer: { re: [needed(tellingPattern)], keys: [needed(texts)], max: [count, 3] },
+  answer: { re: [needed(tellingPattern)], keys: [needed(keyNames)], max: [count, 3] },
   loop: {
     phases: [tables, []],
     state_file: [stateName, "phase-idx"],
     auto_advance: [flag, true],
-    done_marker: [text, "## DONE"],
+    done_marker: [notEmpty, "## DONE"],
     deadlock_after: [seconds, 900],
     resume_phase: [flag],
     handoff: [table],
@@ -1619,10 +1630,11 @@ export const KEYS = {
   },
   phase: {
     /** An empty one would stand for the end of all phases. */
-    id: [needed(notEmpty)], plan: [needed(text)], status: [needed(text)], models: [stringTable, {}],
+    id: [needed(notEmpty)], plan: [needed(notEmpty)], status: [needed(notEmpty)],
+    models: [stringTable, {}],
   },
   handoff: {
-    repo: [needed(text)],
+    repo: [needed(notEmpty)],
     /** Who is told of each claim, and who of each review: the other side. */
     claim_pings: [text, "adversary"],
     review_pings: [text, "builder"],
@@ -1631,14 +1643,14 @@ export const KEYS = {
     docs_dir: [text, "machine-docs"],
     branch: [refName, "main"],
     remote: [refName, "origin"],
-    claim_re: [pattern, "^claim\\("],
-    review_re: [pattern, "^review\\("],
+    claim_re: [tellingPattern, "^claim\\("],
+    review_re: [tellingPattern, "^review\\("],
   },
   on_complete: {
     trigger_file: [fileName, ".run-upgrade-on-complete"], run: [text, "upgrader"],
   },
   wake: { interval: [seconds, 3600], prompt_file: [text, "prompts/wake.md"] },
-  service: { ...UNIT_KEYS, command: [needed(text)] },
+  service: { ...UNIT_KEYS, command: [needed(notEmpty)] },
   notify: {
     command: [text, ""],
     url: [text, ""],
@@ -1818,9 +1830,16 @@ export function lineOf(source: string, header: string, nth: number, key: string)
   };
   const table = heads.filter(({ name }) => name === header)[nth];
   if (!table) {
-    // above all headers: `header = { … }`, which is one line, or `header.key = …`
-    const inline = new RegExp(`^\\s*${RegExp.escape(header)}(?:\\s*=|\\.${bare}\\s*[=.])`);
-    return nth ? 0 : lines.slice(0, heads[0]?.at).findIndex((line) => inline.test(line)) + 1;
+    // in a value of the table above: `name = { … }`, `name.key = …`, or a list with a row for each
+    const [, above = "", name = header] = /^(.*)\.([^.]*)$/.exec(header) ?? [];
+    const inline = new RegExp(`^\\s*${RegExp.escape(name)}(?:\\s*=|\\.${bare}\\s*[=.])`);
+    const { at, to } = above ? heads.find((head) => head.name === above) ?? { at: 0, to: 0 }
+      : { at: 0, to: heads[0]?.at ?? lines.length };
+    const from = lines.findIndex((line, i) => i >= at && i < to && inline.test(line));
+    if (from < 0) return above ? lineOf(source, above, 0, name) : 0;
+    const end = lines.findIndex((line, i) => i >= from && /\]\s*(?:#.*)?$/.test(line));
+    const rows = lines.flatMap((line, i) => (i > from && i < end && /^\s*\{/.test(line) ? i : []));
+    return (rows[nth] ?? from) + 1;
   }
   const inherited = header === "agent" || header === "service" ? ["defaults"] : [];
   return [header, ...inherited].map((one, at) => lineUnder(one, at ? 0 : nth)).find(Boolean) ??
@@ -1867,11 +1886,15 @@ class ConfigReader {
     this.fault(at, key, message, this.warnings);
   }
 
-  /** Checks one table against its keys; the result has camelCase keys and every default. */
-  read<T extends Keys>(at: Location, raw: object, keys: T): Table<T> {
+  /**
+   * Checks one table against its keys; the result has camelCase keys and every default. `beside`:
+   * further keys that may stand in that table.
+   */
+  read<T extends Keys>(at: Location, raw: object, keys: T, beside: Keys = {}): Table<T> {
     const unknown = Object.keys(raw).filter((key) => !Object.hasOwn(keys, key));
+    const words = Object.keys({ ...keys, ...beside });
     for (const key of unknown) {
-      this.warning(at, key, `unknown key${placeOf(key) || nearest(key, Object.keys(keys))}`);
+      this.warning(at, key, `unknown key${placeOf(key) || nearest(key, words)}`);
     }
     const read: Raw = {};
     for (const { key, name, check, fallback } of namedKeys.getOrInsertComputed(keys, withNames)) {
@@ -2013,7 +2036,7 @@ function buildConfig(
   const planDir = dirname(reader.path);
   const inherited: Keys = { ...KEYS.agent, ...KEYS.service };
   const at = location("defaults");
-  const own = reader.read(at, without(inherited, top.defaults), KEYS.defaults);
+  const own = reader.read(at, without(inherited, top.defaults), KEYS.defaults, inherited);
   for (const key of ["name", "session"]) {
     if (key in top.defaults) reader.fault(at, key, "cannot be a default: each needs its own");
   }
@@ -2277,6 +2300,18 @@ function checkTogether(reader: ConfigReader, cfg: Config): void {
     for (const need of one.needs.filter((need) => leadsTo(need, one.name))) {
       reader.fault(at, "needs", `"${need}" needs "${one.name}" in turn: none of them can start`);
     }
+  }
+  const roles = [...cfg.agents.values()].map(({ role }) => role);
+  for (const [nth, { id, models = {} }] of cfg.loop.phases.entries()) {
+    for (const role of Object.keys(models).filter((one) => !roles.includes(one))) {
+      reader.warning(location("loop.phases", nth, `phase "${id}" models`), role,
+        `no agent has this role${nearest(role, roles)}`);
+    }
+  }
+  const run = cfg.loop.onComplete?.run;
+  if (run !== undefined && !cfg.agents.has(run)) {
+    reader.warning(location("loop.on_complete"), "run",
+      `"${run}" is not an agent, and nothing will be started${nearest(run, cfg.agents.keys())}`);
   }
   const targets = cfg.loop.handoff
     ? { claim_pings: cfg.loop.handoff.claimPings, review_pings: cfg.loop.handoff.reviewPings } : {};

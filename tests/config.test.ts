@@ -194,6 +194,55 @@ describe("what no program, and not tmux, could be given as it stands is refused"
   });
 });
 
+describe("a value of the right type that could never work is refused", () => {
+  const MINE = '[backend.mine]\nbin = "x"\n';
+  const PHASE = '[[loop.phases]]\nid = "p"\nplan = "p.md"\nstatus = "S.md"\n';
+  const HAND = '[loop.handoff]\nrepo = "r"\nclaim_pings = "a"\nreview_pings = "a"\n';
+  test.each<[string, string, string]>([
+    ["a date as a table", `watchdog = 2026-01-01\n${AGENT}`, at(1, "watchdog: \"2026-01-01\" is not allowed: a table")],
+    ["a time as an agent's variables", `${AGENT}env = 07:30:00\n`, at(4, 'agent "a": env: "07:30:00.000" is not allowed: a table of strings')],
+    ["a time that no clock can show", `[watchdog]\nlimit_probe_far = 1e300\n${AGENT}`, at(2, "[watchdog]: limit_probe_far: 1e+300 is not allowed: a number of seconds, 0 or more, at most 31536000 (a year)")],
+    ["no end of a number", `[watchdog]\nsignal_interval = inf\n${AGENT}`, at(2, "[watchdog]: signal_interval: Infinity is not allowed")],
+    ["a pause in which nobody is looked after", `[backend.claude]\nsubmit_pause = 61\n${AGENT}`, at(2, 'backend "claude": submit_pause: 61 is not allowed: a number of seconds from 0 to 60')],
+    ["a log without room", `[watchdog]\nlog_max_mb = 0\n${AGENT}`, at(2, "[watchdog]: log_max_mb: 0 is not allowed: a number of MB, more than 0")],
+    ["more columns than tmux has", `[defaults]\ncols = 10001\n${AGENT}`, at(2, "[defaults]: cols: 10001 is not allowed: a whole number from 1 to 10000")],
+    ["a client without a program", `${MINE.replace('"x"', '" "')}${AGENT}`, at(2, 'backend "mine": bin: " " is not allowed: a string, not empty')],
+    ["a service without a command", '[[service]]\nname = "s"\ncommand = ""\n', at(3, 'service "s": command: "" is not allowed: a string, not empty')],
+    ["a phase without a plan", `${PHASE.replace('"p.md"', '""')}${AGENT}`, at(3, 'phase "p": plan: "" is not allowed: a string, not empty')],
+    ["a phase without a status file", `${PHASE.replace('"S.md"', '""')}${AGENT}`, at(4, 'phase "p": status: "" is not allowed: a string, not empty')],
+    ["a marker that no phase is done by", `[loop]\ndone_marker = ""\n${AGENT}`, at(2, '[loop]: done_marker: "" is not allowed: a string, not empty')],
+    ["a hand-off without a repository", `${HAND.replace('"r"', '""')}${AGENT}`, at(2, '[loop.handoff]: repo: "" is not allowed: a string, not empty')],
+    ["every commit as a claim", `${HAND}claim_re = ""\n${AGENT}`, at(5, '[loop.handoff]: claim_re: "" is not allowed: a regular expression that does not match every text')],
+    ["every draft as an empty box", `[backend.codex]\nempty_re = ""\n${AGENT}`, at(2, 'backend "codex": empty_re: "" is not allowed: a regular expression that does not match every text')],
+    ["an answer without a key", `[[backend.claude.answer]]\nre = "x"\nkeys = []\n${AGENT}`, at(3, 'backend "claude" answer 1: keys: [] is not allowed: a list of keys, not empty')],
+    ["a file name that no disk takes", `[loop]\nstate_file = "${"x".repeat(201)}"\n${AGENT}`, at(2, "[loop]: state_file: ")],
+    ["a file name with a line end", `[loop.on_complete]\nrun = "a"\ntrigger_file = "a\\nb"\n${AGENT}`, at(3, '[loop.on_complete]: trigger_file: "a\\nb" is not allowed: the name of a file')],
+  ])("%s", async (_, text, wanted) => expect(await faultsOf(text)).toStartWith(wanted));
+});
+
+describe("a fault inside a value of another table has that value's line", () => {
+  test.each<[string, string, string]>([
+    ["a table in a table", `[loop]\nauto_advance = true\nhandoff = { repo = 3 }\n${AGENT}`, at(3, "[loop.handoff]: repo: 3")],
+    ["two of them", `loop = { handoff = { repo = 3 } }\n${AGENT}`, at(1, "[loop.handoff]: repo: 3")],
+    ["a list of tables", `[loop]\nphases = [\n  { id = "p", plan = "p", status = "s" },\n\n  { id = "q" },\n]\n${AGENT}`, at(5, 'phase "q": plan: missing')],
+    ["the second of a list", `${AGENT}[backend.claude]\nrule = [{ verdict = "idle", re = "x" }, { verdict = "idel", re = "x" }]\n`, at(5, 'backend "claude" rule 2: verdict: "idel"')],
+    ["a key with a dot", `[loop]\nhandoff.branch = "m"\nhandoff.repo = 3\n${AGENT}`, at(3, "[loop.handoff]: repo: 3")],
+    ["a backend", `[backend]\nother = { bin = "x" }\nmine = { bin = 3 }\n${AGENT}`, at(3, 'backend "mine": bin: 3')],
+  ])("%s", async (_, text, wanted) => expect(await faultsOf(text)).toContain(wanted));
+});
+
+test("a key of an agent that is misspelt in [defaults] has its nearest there", async () => {
+  const { warnings } = await fake.config(`[defaults]\nmodle = "opus"\nrole_ = "x"\nkols = 3\n${AGENT}`);
+  expect(warnings).toEqual([at(2, '[defaults]: modle: unknown key; nearest is "model"'), at(3, '[defaults]: role_: unknown key; nearest is "role"'), at(4, '[defaults]: kols: unknown key; nearest is "cols"')]);
+});
+
+test("who is named and is nobody is a warning: a role of a phase's models, the agent to start at the end", async () => {
+  const text = FLEET.replace('run = "upgrader"', 'run = "upgrade"').replace('models = { builder', 'models = { advesary = "opus", builder');
+  const { warnings } = await fake.config(text);
+  expect(warnings).toEqual([at(10, 'phase "p2" models: advesary: no agent has this role; nearest is "adversary"'),
+    at(16, '[loop.on_complete]: run: "upgrade" is not an agent, and nothing will be started; nearest is "upgrader"')]);
+});
+
 test("an unknown key is one line, without escapes", async () => {
   expect((await fake.config(`${AGENT}"x\\ny\\u001b[31mz" = 1\n`)).warnings).toEqual([expect.stringContaining('agent "a": x yz: unknown key')]);
 });
