@@ -9281,13 +9281,12 @@ async function noteDelivery(
 const DELIVERY_WORDS = { waiting: "waiting", failed: "failed", unproven: "unconfirmed" };
 
 /** Any text that a limited agent was given asks whether it is over: what it shows now answers. */
-async function noteAsked(cfg: Config, watch: Watch, { target, cause }: Message): Promise<void> {
+async function noteAsked(cfg: Config, watch: Watch, { target }: Message): Promise<void> {
   const session = cfg.agents.get(target)?.session ?? "";
   const hold = loadLimitState(cfg, session);
   if (hold) await writeOrLog(() =>
     saveLimitState(cfg, session, { ...hold, asked: world.now() / 1000 }));
-  const asks = cause === PROBE
-    ? Object.values(watch.accounts).filter(({ asker }) => asker === target) : [];
+  const asks = Object.values(watch.accounts).filter(({ asker }) => asker === target);
   for (const shared of asks) shared.askedAt = world.now();
 }
 

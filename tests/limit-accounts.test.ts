@@ -69,6 +69,29 @@ describe("while one agent shows a limit with a reset", () => {
     await it.ticks(2);
     expect(it.told("b").at(-1)).toStartWith("Supervisor: look");
   });
+  test("what a person sends to the one that asks is a question too: its answer, however short, frees all", async () => {
+    const it = await three();
+    limit(it, "a");
+    await it.ticks(2);
+    expect(Object.values(it.watch.accounts)).toMatchObject([{ asker: "a", askedAt: 0 }]);
+    it.pane("a").doing = "idle"; // its banner is gone, as after /clear
+    await it.ticks(5);
+    expect(verdicts(it)).toEqual(["limited", "limited", "limited"]);
+    queue(it, "a", "send x");
+    await it.ticks(6);
+    expect([it.told("a").at(-1), it.watch.accounts, loadLimitState(it.cfg, "agents-a"), probes(it, "a")]).toEqual([expect.stringMatching(/^Supervisor: look/), {}, null, 0]);
+    expect(verdicts(it)).toEqual(["idle", "idle", "idle"]);
+  });
+  test("one that meets the limit again with what a person sent stays in it, with the others", async () => {
+    const it = await three();
+    limit(it, "a");
+    await it.ticks(2);
+    it.pane("a").doing = "idle";
+    answers(it, "a", "limit");
+    queue(it, "a", "send x");
+    await it.ticks(10);
+    expect([it.told("a").length, Object.keys(it.watch.accounts).length, verdicts(it)]).toEqual([1, 1, ["limited", "limited", "limited"]]);
+  });
   test("status has a line for the account, and the watchdog that follows knows it", async () => {
     const it = await three("", { home: realFolder() });
     limit(it, "a", "You've hit your weekly limit · resets Jun 18, 4am (UTC)");
