@@ -1936,7 +1936,8 @@ export async function cfgPath(
   const inUse = once(configsInUse);
   for (let at = here; ; at = dirname(at)) {
     const path = join(at, "agents.toml");
-    if (existsSync(path)) {
+    // a link counts wherever it leads: while a disk is away one further up is another fleet's
+    if (tried(() => lstatSync(path), null)) {
       if (isOurs(path)) return path;
       log(`${path} belongs to another user and is ignored; name it with --config to use it`);
     } else if (await copyInUse(path, inUse())) {
@@ -1952,7 +1953,8 @@ export async function cfgPath(
  */
 function isOurs(path: string): boolean {
   const owners = [process.getuid?.() ?? 0, 0, Number(process.env.SUDO_UID)];
-  return [lstatSync(path), statSync(path)].every(({ uid }) => owners.includes(uid));
+  return [lstatSync(path), tried(() => statSync(path), null)]
+    .every((one) => !one || owners.includes(one.uid));
 }
 
 /** The hash of the agents.toml that ships with the program: unedited, it is nobody's fleet. */
@@ -1992,7 +1994,8 @@ export async function loadConfig(
   const source = known === undefined ? await readConfig(path) : known;
   if (source === null) {
     const isSaid = process.env.AGENTS_CONFIG && await cfgPath() === path;
-    die(`${path}: no such file (${isSaid ? "$AGENTS_CONFIG says so; " : ""}` +
+    const fault = tried(() => lstatSync(path), null) ? "its link leads to nothing" : "no such file";
+    die(`${path}: ${fault} (${isSaid ? "$AGENTS_CONFIG says so; " : ""}` +
       "name one with --config, or make one with init)", 2);
   }
   const { parse, TomlError } = tomlParser();

@@ -1,6 +1,6 @@
 /** agents.toml: what is wrong with it is found at once, with its line; what is missing has its default. */
 import { beforeEach, describe, expect, onTestFinished, spyOn, test } from "bun:test";
-import { chownSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chownSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
 import { cfgPath, CliError, lineOf, loadConfig, nearest, parsePattern, rulesOf } from "../agents.ts";
@@ -360,6 +360,12 @@ describe("fault 37: every path is absolute at once", () => {
     expect(await cfgPath("", deep)).toBe(join(import.meta.dir, "..", "agents.toml"));
     writeFileSync(join(folder, "agents.toml"), "");
     expect(await cfgPath("", deep)).toBe(join(folder, "agents.toml"));
+    // one that leads to a disk that is away is no reason to take another fleet's
+    const link = join(deep, "agents.toml");
+    symlinkSync(join(folder, "away", "agents.toml"), link);
+    expect(await cfgPath("", deep)).toBe(link);
+    await expect(loadConfig(link, {}, null)).rejects.toThrow(`${link}: its link leads to nothing (name one with --config`);
+    rmSync(link);
     writeFileSync(join(deep, "agents.toml"), "");
     expect(await cfgPath("", deep)).toBe(join(deep, "agents.toml"));
   });

@@ -81,7 +81,7 @@ test("each call that the header names is made", () => {
 
 /** What else goes past the world, each for a reason of its own. */
 const DIRECT = {
-  config: ["existsSync", "lstatSync", "statSync", "Bun.spawnSync"], // whose file was found; the parser, where it is not installed yet
+  config: ["lstatSync", "statSync", "Bun.spawnSync"], // whose file was found; the parser, where it is not installed yet
   "standing by": ["Bun.spawn"], // the keeper and the watchdog: they outlive whoever starts them
   "notices to people": ["statSync"], // whether others can read a secret
   "logs": ["statSync", "Bun.file"], // what is followed byte by byte
