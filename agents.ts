@@ -14323,10 +14323,14 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow) {
     : live ? stepOf(cfg, look, one) : await nextOfDown(cfg, look, agent, snap);
   const texts = [...queue, ...watch.unproven.filter(isShown)]
     .filter(({ target }) => target === row.name);
-  const events = await readEvents(cfg);
+  const events = eventsOf(await readEvents(cfg), row.name, row.kind === "loop");
   const idle = whyNothingDone(look.watchdog);
+  // why the watchdog ended it: no pane of it is left to tell
+  const last = events.findLast(({ event }) => event === "down" || event === "start");
+  const end = row.condition === "backoff" && !snap.panes.has(row.session) && last?.event === "down"
+    ? reasonOf(String(last.why)) : "";
   return {
-    ...row,
+    ...row, detail: joined(" · ", end, row.detail),
     // what decided it, and what the client itself says; null = the screen was not read
     evidence: verdict ? { rule: verdict.rule, where: verdict.where, text: verdict.text,
       ...(verdict.own ? { own: verdict.own } : {}) } : null,
@@ -14334,7 +14338,7 @@ async function cardOf(cfg: Config, look: StatusLook, row: StatusRow) {
       : `${next.does}${next.at === null ? "" : ` at ${dayTime(next.at)}`}`,
     texts: texts.map(({ made, cause, text, tries, why = "" }) =>
       ({ made: isoOrNone(made), cause, text: plainText(text, SUBJECT_MAX), tries, why })),
-    restarts: restartsOf(eventsOf(events, row.name, row.kind === "loop")).slice(-5),
+    restarts: restartsOf(events).slice(-5),
     screen: tailOf(shown?.text ?? "", 12).split("\n").map(printable).filter(Boolean),
   };
 }

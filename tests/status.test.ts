@@ -891,6 +891,19 @@ describe("the command over a fleet", () => {
       /^next +types nothing/m, /^cure +agents attach builder$/m, /^─+\n[^]*^ ❯ 1\. Yes$/m]) expect(card).toMatch(line);
     expect(new Set(card.match(/^─+$/gm)!.map((line) => line.length))).toEqual(new Set([80]));
   });
+  test("status NAME says why the watchdog ended what it starts again later", async () => {
+    await begin(FLEET);
+    fake.tmux.kill(pane("builder"));
+    Object.assign(memoryOf(watch, "builder"), { life: { state: "backoff", until: fake.wall + 200 * SECOND }, failures: 2 });
+    await save(cfg, watch);
+    watchdog(10);
+    const note = (event: object) => fake.files.set(state("events.jsonl"), `${fake.files.get(state("events.jsonl"))}${JSON.stringify({ at: new Date(fake.wall).toISOString(), agent: "builder", ...event })}\n`);
+    const why = async () => /^why +(.*)$/m.exec((await command("status", "builder", "--config", cfg.path)).out)![1];
+    note({ event: "down", why: "idle 301 s with no WAITING-UNTIL marker" });
+    expect(await why()).toBe("idle with no WAITING-UNTIL marker · failure 2");
+    note({ event: "start" }); // of which nothing is known yet
+    expect(await why()).toBe("failure 2");
+  });
   test("the last words of an ended client: its last error, else its last line", async () => {
     await begin(FLEET);
     const [name] = [...cfg.agents.keys()] as [string];
