@@ -315,7 +315,7 @@ const freshMemory = () => ({
   why: "",
   /** Wall ms since when the verdict holds. */
   since: 0,
-  /** Wall ms at which its newest client was started, whoever did it; 0 = none ever ran. */
+  /** Wall ms at which its newest client was started, whoever did it; 0 = none, or all is done. */
   bootedAt: 0,
   /** The dead pane that was dealt with last: any other one is news, also where no watchdog ran. */
   buried: "",
@@ -11067,6 +11067,8 @@ async function continueMove(cfg: Config, watch: Watch, snap: Snapshot): Promise<
     await startLoops(cfg, watch, snap, intent.id);
   } else {
     if (!(await runOnComplete(cfg, watch, snap, intent))) return;
+    // whoever starts them again, it is no restart
+    for (const { name } of loopAgents(cfg)) memoryOf(watch, name).bootedAt = 0;
     await storePhase(cfg, curIdx(cfg), true);
     await world.writeAtomic(completeFile(cfg),
       `phase sequence complete ${dateAndTime(world.now())}; the loops are stopped\n`);

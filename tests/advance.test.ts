@@ -177,6 +177,22 @@ test("a move that begins and ends in one round, as after the end, is no death of
   expect(parseEvents(fake.files.get(file("events.jsonl"))!).filter(({ event }) => event === "down")).toEqual([]);
 });
 
+test("a loop that is started again after the end is none of the day's restarts", async () => {
+  finish("p1");
+  await heavy();
+  finish("p2");
+  await heavy();
+  fake.files.delete(join(cfg.logDir, "SEQUENCE-COMPLETE"));
+  for (const [name, value] of [["phase-id", '{"id":"p1","idx":0}\n'], ["phase-idx", "0\n"]] as const) fake.files.set(file(name), value);
+  await readState(cfg);
+  watch.volatile.lastHeavy = world.mono();
+  await ticks(2);
+  expect([starts("builder"), memoryOf(watch, "builder").restarts.count]).toEqual([3, 0]);
+  fake.tmux.exit("agents-builder", 1);
+  await ticks(2);
+  expect([starts("builder"), memoryOf(watch, "builder").restarts.count]).toEqual([4, 1]);
+});
+
 test("a loop that was still ending when all was done is ended, and no small round waits for it for ever", async () => {
   fake.files.set(join(cfg.logDir, "SEQUENCE-COMPLETE"), "");
   fake.tmux.kill(pane("builder"));
