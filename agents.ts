@@ -1474,9 +1474,11 @@ const stateName: Check<string> = (value) => fileName(value) ??
 const sessionName =
   // at most 100: file names are made of it and more words
   like(/^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$/, "letters, digits, _ and -, not - at the start");
-/** Units are stored by name in objects, where `constructor` is there from the start. */
-const unitName: Check<string> = (value) => sessionName(value) ??
+/** Units are stored by name, and models by role, in objects, where `constructor` always is. */
+const noneOfOurs = (value: unknown): string | null =>
   (String(value) in {} ? "a name that the program does not use itself" : null);
+const unitName: Check<string> = (value) => sessionName(value) ?? noneOfOurs(value);
+const roleName: Check<string> = (value) => text(value) ?? noneOfOurs(value);
 /** A branch or remote name that git allows (git-check-ref-format), without invisible characters. */
 export const isRefName = (name: string): boolean =>
   name !== "" && name.length <= 200 && !NO_REF_RE.test(name);
@@ -1519,6 +1521,9 @@ const readiness: Check<string> = (value) => text(value) ??
     ? "a port from 1 to 65535, an address or a command" : null);
 /** Of a variable; any other would hold up each start of its unit. */
 const isVariable = (name: string): boolean => /^[^=\p{Cc}]+$/u.test(name);
+/** Its panes have it as a mark: see `printable`. */
+const isBackendName = (name: string): boolean =>
+  /^\P{C}{1,100}$/u.test(name) && name.trim() === name;
 const isAddress = (value: string): boolean => /^https?:\/\/[^\s/]/.test(value);
 
 /** The kinds of clients; `typed` is any other, as its operator describes it. */
@@ -1666,7 +1671,7 @@ export const KEYS = {
     /** Whose quota it uses; absent = worked out from the credentials in its environment. */
     account: [text],
     model: [text, ""],
-    role: [text, ""],
+    role: [roleName, ""],
     prompt: [text, ""],
     prompt_file: [text, ""],
     enabled: [flag, true],
@@ -1801,7 +1806,8 @@ let outline = {
 function outlineOf(source: string): typeof outline {
   if (source === outline.source) return outline; // a file with a thousand faults is split once
   const lines = source.split("\n");
-  const names = lines.map((line) => /^\s*\[\[?\s*([^\]\s]+)\s*\]/.exec(line)?.[1]);
+  const names = lines.map((line) => /^\s*\[\[?\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?$/.exec(line)?.[1]
+    ?.replace(/["']|\s*(\.)\s*/g, "$1"));
   const heads = names.flatMap((name, at) =>
     name === undefined ? [] : [{ name, at, to: lines.length }]);
   for (const [i, head] of heads.entries()) head.to = heads[i + 1]?.at ?? lines.length;
@@ -2124,6 +2130,9 @@ function readBackend(reader: ConfigReader, name: string, raw: unknown) {
   const at = location(`backend.${name}`, 0, `backend "${name}"`);
   const allowed = table(raw);
   if (allowed) reader.fault(at, "", `${show(raw)} is not allowed: ${allowed}`);
+  if (!isBackendName(name)) {
+    reader.fault(at, "", "the name must be 1 to 100 characters on one line, no blank at its ends");
+  }
   const given = allowed ? {} : raw as Raw;
   const backend = reader.read(at, { ...clientOf(name, given), ...given }, KEYS.backend);
   const part = (key: "rule" | "answer", nth: number): Location =>

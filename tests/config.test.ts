@@ -161,6 +161,13 @@ describe("what no program, and not tmux, could be given as it stands is refused"
     expect(await faultsOf(`${AGENT}[agent.env]\nGOOD = "1"\n"A=B" = "1"\n`)).toBe(at(6, `agent "a" env: A=B: ${no("A=B")}`));
     expect((await fake.config(`${AGENT}env = { "npm_config_//x/:_token" = "a=b\\nc", "${"ä-b.c"}" = "" }\n`)).warnings).toEqual([]);
   });
+  test("a backend's name that no mark of a pane could hold, and a role that every object has", async () => {
+    for (const name of ["", " x", "a\tb", "a\nb", "a\u202eb", "x".repeat(101)]) {
+      expect(await faultsOf(`[backend.${JSON.stringify(name)}]\nbin = "x"\n${AGENT}`)).toContain("the name must be 1 to 100 characters on one line, no blank at its ends");
+    }
+    expect((await fake.config(`[backend."gpt 5.1 ü"]\nbin = "x"\n${AGENT}`)).warnings).toEqual([]);
+    expect(await faultsOf(`${AGENT}role = "constructor"\n`)).toBe(at(4, 'agent "a": role: "constructor" is not allowed: a name that the program does not use itself'));
+  });
   test("a NUL, in whatever string", async () => {
     for (const [text, where] of [
       [`${AGENT}model = "a\\u0000b"\n`, 'agent "a": model'], [`${AGENT}env = { A = "\\u0000" }\n`, 'agent "a": env'],
@@ -227,6 +234,7 @@ describe("a fault inside a value of another table has that value's line", () => 
     ["a list of tables", `[loop]\nphases = [\n  { id = "p", plan = "p", status = "s" },\n\n  { id = "q" },\n]\n${AGENT}`, at(5, 'phase "q": plan: missing')],
     ["the second of a list", `${AGENT}[backend.claude]\nrule = [{ verdict = "idle", re = "x" }, { verdict = "idel", re = "x" }]\n`, at(5, 'backend "claude" rule 2: verdict: "idel"')],
     ["a key with a dot", `[loop]\nhandoff.branch = "m"\nhandoff.repo = 3\n${AGENT}`, at(3, "[loop.handoff]: repo: 3")],
+    ["a quoted name", `[backend.mine]\nbin = "x"\n[ backend . "gpt-5.1 x" ] # new\n\nbin = 3\n${AGENT}`, at(5, 'backend "gpt-5.1 x": bin: 3')],
     ["a backend", `[backend]\nother = { bin = "x" }\nmine = { bin = 3 }\n${AGENT}`, at(3, 'backend "mine": bin: 3')],
   ])("%s", async (_, text, wanted) => expect(await faultsOf(text)).toContain(wanted));
 });
