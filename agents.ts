@@ -1462,6 +1462,10 @@ const stringTable =
 const oneOf = <const Word extends string>(...words: readonly Word[]): Check<Word> =>
   allow(`one of ${words.map((word) => `"${word}"`).join(", ")}`,
     (value) => words.includes(value as Word));
+const pathInside: Check<string> = (value) => notEmpty(value) ??
+  (/^(?:[/~]|\.\.(?:\/|$))/.test(String(value)) ? "a path inside the repository" : null);
+const inboxes: Check<string[]> = (value) => texts(value) ??
+  (listOf(value).length > 2 ? "a list of at most two files" : null);
 /** No folder such as `.` or `~`: the program removes the file, and would remove all of that. */
 const fileName = like(/^\P{Cc}{0,199}[^/.~\p{Cc}]$/u, "the name of a file");
 /** The names that the program itself uses in the folder of that file. */
@@ -1469,7 +1473,8 @@ const OUR_STATE = new RegExp(["^(?:watch|operator)\\.json", "^events\\.jsonl", "
   "^heartbeat", "^phase-id$", "^ssh-auth-sock", "^(?:kickoff|told|limited|message)-",
   "\\.(?:id|lock|pid|stage|tmp)$"].join("|"));
 const stateName: Check<string> = (value) => fileName(value) ??
-  (OUR_STATE.test(String(value)) ? "a name that the program does not use itself" : null);
+  (OUR_STATE.test(resolve("/state", String(value)).replace("/state/", ""))
+    ? "a name that the program does not use itself" : null);
 /** tmux silently turns `.` and `:` into `_`, and then never finds the session again. */
 const sessionName =
   // at most 100: file names are made of it and more words
@@ -1532,6 +1537,12 @@ const KINDS = [...BUILT_IN, "typed"] as const;
 
 /** The events that [notify] can send. */
 const NOTICE_EVENTS = Object.keys(EVENTS).filter((event) => kindOf(event).notify !== undefined);
+const noticeEvents: Check<string[]> = (value) => {
+  const wrong = listOf(value).find((event) => !NOTICE_EVENTS.includes(event as string));
+  if (Array.isArray(value) && wrong === undefined) return null;
+  return `a list of ${NOTICE_EVENTS.join(", ")}` +
+    (isText(wrong) ? nearest(wrong, NOTICE_EVENTS) : "");
+};
 
 const UNIT_KEYS = {
   name: [needed(unitName)],
@@ -1635,7 +1646,7 @@ export const KEYS = {
   },
   phase: {
     /** An empty one would stand for the end of all phases. */
-    id: [needed(notEmpty)], plan: [needed(notEmpty)], status: [needed(notEmpty)],
+    id: [needed(notEmpty)], plan: [needed(notEmpty)], status: [needed(pathInside)],
     models: [stringTable, {}],
   },
   handoff: {
@@ -1644,8 +1655,8 @@ export const KEYS = {
     claim_pings: [text, "adversary"],
     review_pings: [text, "builder"],
     /** `claim_pings` reads the first, `review_pings` the second. */
-    inboxes: [texts, []],
-    docs_dir: [text, "machine-docs"],
+    inboxes: [inboxes, []],
+    docs_dir: [pathInside, "machine-docs"],
     branch: [refName, "main"],
     remote: [refName, "origin"],
     claim_re: [tellingPattern, "^claim\\("],
@@ -1660,8 +1671,7 @@ export const KEYS = {
     command: [text, ""],
     url: [text, ""],
     /** All but stalls, which the watchdog cures itself: they were most of a night's notices. */
-    events: [allow<string[]>(`a list of ${NOTICE_EVENTS.join(", ")}`,
-      isList((event) => NOTICE_EVENTS.includes(event as string))),
+    events: [noticeEvents,
     NOTICE_EVENTS.filter((event) => kindOf(event).notify)],
   },
   agent: {
@@ -1916,7 +1926,7 @@ class ConfigReader {
       if (allowed === null) continue;
       const words = [...allowed.matchAll(/"([^"]+)"/g)].map((match) => match[1]!);
       this.fault(at, key, `${show(value)} is not allowed: ${allowed}` +
-        `${nearest(show(value).replaceAll('"', ""), words)}`);
+        (isText(value) ? nearest(value, words) : ""));
     }
     return read as Table<T>;
   }
@@ -1924,8 +1934,9 @@ class ConfigReader {
 
 const camelCase = (key: string): string =>
   key.replace(/_(.)/g, (_, letter) => letter.toUpperCase());
-const show = (value: unknown): string => // JSON has no NaN
-  (typeof value === "number" ? `${value}` : JSON.stringify(value) ?? `${value}`).slice(0, 60);
+const show = (value: unknown): string => // JSON has no NaN, and leaves what nobody sees as it is
+  (typeof value === "number" ? `${value}` : JSON.stringify(value) ?? `${value}`).slice(0, 60)
+    .replace(/\p{Cf}/gu, (sign) => `\\u{${sign.codePointAt(0)!.toString(16)}}`);
 
 /**
  * The absolute path of the config for a command: the one it names, else $AGENTS_CONFIG, else the
@@ -2013,6 +2024,8 @@ export async function loadConfig(
     die(`${path}:${error.line}:${error.column}: ${tomlFault(error, source)}`, 2);
   }
   const reader = new ConfigReader(path, source, wasGood);
+  const unread = source.split("\n").findIndex((line) => line.includes("\ufffd")) + 1;
+  if (unread) reader.warnings.push(`${path}:${unread}: not UTF-8, and read as \ufffd`);
   const cfg = buildConfig(reader, raw, env);
   await askPromptDisks(cfg);
   for (const check of reader.later) check();
@@ -3553,7 +3566,8 @@ type PushedFile = { state: "found"; text: string; size: number; object: string }
 
 /** A pushed file, in the docs folder or at the root. "Absent" and "git failed" are two answers. */
 export async function showPushed(hand: Handoff, name: string): Promise<PushedFile> {
-  for (const path of [`${hand.docsDir}/${name}`, name]) {
+  // git finds nothing at `docs//name` or `docs/./name`
+  for (const path of [join(hand.docsDir, name), join(name)]) {
     const shown = await showPath(hand, path);
     if (shown.state !== "absent") return shown;
   }
@@ -10886,7 +10900,7 @@ function checkInboxes(
     const size = shown.size > 1_000_000
       ? ` (${(shown.size / 1e6).toFixed(1)} MB: look before you read it whole)` : "";
     const variables = { ...variablesOf(cfg, cfg.agents.get(owner)!),
-      file: `${hand.docsDir}/${file}${size}`, owner };
+      file: join(hand.docsDir, file) + size, owner };
     enqueue(watch, owner, `inbox ${file}`, renderLine(cfg, typedFile("inbox-ping"), variables));
     watch.inboxes[file] = hash;
   }

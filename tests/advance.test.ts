@@ -77,6 +77,13 @@ test("nothing moves before the phase is done, nor where the file is not pushed",
   expect([curPhase(cfg)!.id, starts("builder")]).toEqual(["p1", 1]);
 });
 
+test.each(["machine-docs/", "./machine-docs", "x/../machine-docs", "machine-docs//."])("the status file is found in docs_dir however that is written: %s", async (dir) => {
+  cfg = await fake.config(FLEET.replace("[loop.handoff]", `[loop.handoff]\ndocs_dir = "${dir}"`));
+  finish("p1");
+  await heavy();
+  expect(curPhase(cfg)!.id).toBe("p2");
+});
+
 test("auto_advance = false moves nothing", async () => {
   cfg = await fake.config(FLEET.replace("[loop]", "[loop]\nauto_advance = false"));
   finish("p1");

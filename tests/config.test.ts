@@ -223,6 +223,12 @@ describe("a value of the right type that could never work is refused", () => {
     ["every draft as an empty box", `[backend.codex]\nempty_re = ""\n${AGENT}`, at(2, 'backend "codex": empty_re: "" is not allowed: a regular expression that does not match every text')],
     ["an answer without a key", `[[backend.claude.answer]]\nre = "x"\nkeys = []\n${AGENT}`, at(3, 'backend "claude" answer 1: keys: [] is not allowed: a list of keys, not empty')],
     ["a file name that no disk takes", `[loop]\nstate_file = "${"x".repeat(201)}"\n${AGENT}`, at(2, "[loop]: state_file: ")],
+    ["a file of the program by another path", `[loop]\nstate_file = "x/../watch.json"\n${AGENT}`, at(2, '[loop]: state_file: "x/../watch.json" is not allowed: a name that the program does not use itself')],
+    ["one by the name of its folder", `[loop]\nstate_file = "../state/watch.json"\n${AGENT}`, at(2, '[loop]: state_file: "../state/watch.json" is not allowed: a name that the program does not use itself')],
+    ["a folder outside the repository", `${HAND}docs_dir = "/docs"\n${AGENT}`, at(5, '[loop.handoff]: docs_dir: "/docs" is not allowed: a path inside the repository')],
+    ["a status file outside it", `${PHASE.replace("S.md", "../S.md")}${AGENT}`, at(4, 'phase "p": status: "../S.md" is not allowed: a path inside the repository')],
+    ["an inbox that nobody reads", `${HAND}inboxes = ["a", "b", "c"]\n${AGENT}`, at(5, '[loop.handoff]: inboxes: ["a","b","c"] is not allowed: a list of at most two files')],
+    ["a name with a sign that nobody sees", AGENT.replace('"a"', '"a\u202eb"'), at(2, 'agent "ab": name: "a\\u{202e}b" is not allowed: letters')],
     ["a file name with a line end", `[loop.on_complete]\nrun = "a"\ntrigger_file = "a\\nb"\n${AGENT}`, at(3, '[loop.on_complete]: trigger_file: "a\\nb" is not allowed: the name of a file')],
   ])("%s", async (_, text, wanted) => expect(await faultsOf(text)).toStartWith(wanted));
 });
@@ -249,6 +255,14 @@ test("who is named and is nobody is a warning: a role of a phase's models, the a
   const { warnings } = await fake.config(text);
   expect(warnings).toEqual([at(10, 'phase "p2" models: advesary: no agent has this role; nearest is "adversary"'),
     at(16, '[loop.on_complete]: run: "upgrade" is not an agent, and nothing will be started; nearest is "upgrader"')]);
+});
+
+test("of a list of events the nearest to the wrong one is named", async () => {
+  expect(await faultsOf(`[notify]\nevents = ["parked", "bloked"]\n${AGENT}`)).toMatch(/^\/fleet\/agents\.toml:2: \[notify\]: events: \["parked","bloked"\] is not allowed: a list of blocked, .*; nearest is "blocked"$/);
+});
+
+test("text that is not UTF-8 is a warning with its line", async () => {
+  expect((await fake.config(`# f\ufffdr\n${AGENT}model = "\ufffd"\n`)).warnings).toEqual([at(1, "not UTF-8, and read as \ufffd")]);
 });
 
 test("an unknown key is one line, without escapes", async () => {
