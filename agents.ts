@@ -17067,8 +17067,9 @@ async function offersAt(at: number, line: string[]): Promise<Offers> {
     .map((part) => part.filter((one) => one !== "="));
   const [word = "", last = ""] = [line[at], before.at(-1)];
   if (last === "--config" || word.startsWith("--config=")) return ":files";
+  if (last === "--event") return Object.keys(EVENTS).map((kind) => [kind, ""]);
   if (valued.includes(last)) return [];
-  const said = before.find((one, nth) =>
+  const [said, ...words] = before.filter((one, nth) =>
     !one.startsWith("-") && !valued.includes(before[nth - 1] ?? ""));
   const command = SHOWN.find(({ name }) => name === said);
   if (word.startsWith("-")) {
@@ -17079,26 +17080,33 @@ async function offersAt(at: number, line: string[]): Promise<Offers> {
   if (said === undefined) return SHOWN.map(({ name, clause }) => [name, clause]);
   const { args = "" } = command ?? {};
   if (args.includes("DIR")) return ":folders";
-  if (args.includes("name")) return namesFor([...before, "", ...after]);
-  const literal = args.includes("|") ? args.replace(/<[^>]*>/g, "").match(/[a-z]+/g) ?? [] : [];
-  return literal.map((one) => [one, ""]);
+  const fleet = () => configIn([...before, "", ...after]);
+  const offered = args.includes("name…") || (args.includes("name") && !words.length)
+    ? namesOf(await fleet()).filter((name) => name !== "watchdog" || !UNWATCHED.includes(said))
+    : said === "phase" && words[0] === "set" && words.length === 1
+    ? phases(await fleet()).map(({ id }) => id)
+    : args.includes("|") && !args.includes("name") && !words.length
+    ? args.replace(/<[^>]*>/g, "").match(/[a-z]+/g) ?? [] : [];
+  return offered.map((one) => [one, ""]);
 }
 
-/** The names of the fleet whose config a line names; none if that cannot be read. */
-async function namesFor(line: string[]): Promise<[string, string][]> {
+/** Commands that do not take the watchdog's name. */
+const UNWATCHED = ["status", "send", "explain", "capture"];
+
+/** The config that a line names, or goes by; throws if it cannot be read. */
+async function configIn(line: string[]): Promise<Config> {
   const config = line.find((one, nth) => line[nth - 1] === "--config" || /^--config=./.test(one));
   const path = config?.replace(/^--config=|[\\"']/g, "").replace(/^~(?=\/)/, homedir());
-  const names = await cfgPath(path).then(fleetNames).catch(() => []);
-  return names.map((name) => [name, ""]);
+  return fleetAt(await cfgPath(path));
 }
 
-const fleetNames = async (path: string): Promise<string[]> =>
-  [...unitsOf(await currentConfig({ path, lenient: true, words: [], options: {} })).keys(),
-    "watchdog"];
+const fleetAt = (path: string): Promise<Config> =>
+  currentConfig({ path, lenient: true, words: [], options: {} });
+const namesOf = (cfg: Config): string[] => [...unitsOf(cfg).keys(), "watchdog"];
 
 /** The hidden `complete -- SHELL AT WORD…`. */
 async function cmdComplete({ words: [shell, at, ...line] }: Call): Promise<number> {
-  const offers = await offersAt(Number(at), line);
+  const offers = await offersAt(Number(at), line).catch((): Offers => []);
   return printed(typeof offers === "string" ? offers : offers.map(([word, clause]) =>
     (shell === "zsh" && clause ? `${word}:${clause}` : word)).join("\n"));
 }
@@ -17141,7 +17149,7 @@ const cmdCompletion = async ({ words: [shell = ""] }: Call): Promise<number> =>
 
 /** The hidden `names`, which the scripts of version 0.2.0 ask: the fleet's names, one on a line. */
 const cmdNames = async (call: Call): Promise<number> =>
-  printed((await fleetNames(call.path)).join("\n"));
+  printed(namesOf(await fleetAt(call.path)).join("\n"));
 
 // Supervision across reboots.
 

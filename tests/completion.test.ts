@@ -60,7 +60,18 @@ describe("completion", () => {
     }
     expect([offered("agents", "phase", ""), offered("agents", "report", ""), offered("agents", "keep", "")]).toEqual([["show", "next", "set"], [""], [""]]);
     expect([offered("agents", "init", ""), offered("agents", "up", "--config", ""), offered("agents", "logs", "-n", "")]).toEqual([[":folders"], [":files"], [""]]);
+    expect(offered("agents", "events", "--event", "")).toContain("blocked");
     expect(call(["complete", "--", "zsh", "1", "agents", ""]).out).toStartWith(`up:${COMMANDS.find(({ name }) => name === "up")!.clause}\n`);
+  });
+
+  test("a name is offered where its command takes one, a phase where one is set", async () => {
+    const path = fleet("offers", '[[agent]]\nname = "a1"\nbackend = "claude"\n[loop]\nphases = [{ id = "one", plan = "p.md", status = "s.md" }, { id = "two", plan = "p.md", status = "t.md" }]\n');
+    const offered = async (...line: string[]) => (await command("complete", "--", "bash", `${line.length + 1}`, "agents", ...line, "", "--config", path)).out.trimEnd();
+    for (const name of ["up", "down", "restart", "logs", "attach", "events"]) expect([name, await offered(name)]).toEqual([name, "a1\nwatchdog"]);
+    for (const name of ["status", "send", "explain", "capture"]) expect([name, await offered(name)]).toEqual([name, "a1"]);
+    for (const [words, offers] of [["logs a1", "a1\nwatchdog"], ["send a1", ""], ["capture a1", ""], ["attach a1", ""], ["phase", "show\nnext\nset"], ["phase set", "one\ntwo"], ["phase set one", ""], ["phase next", ""], ["completion bash", ""]] as const) {
+      expect([words, await offered(...words.split(" "))]).toEqual([words, offers]);
+    }
   });
 
   test("the scripts are sound, and for these shells alone", () => {
