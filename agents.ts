@@ -15800,6 +15800,8 @@ function restartsText({ agent, restarts: { count, why } }: AgentReport): string 
   return `${agent}: ${plural(count, "restart")}: ${said.join(", ")}`;
 }
 
+const UNKNOWN_TIME = "nothing is known about this time";
+
 /** Where the time went; an agent's time counts from when it was first seen. */
 function costs({ agents, silence, silenceOf, from, to }: Report): Section {
   const before = ({ firstSeen }: AgentReport) => Date.parse(firstSeen || to) - Date.parse(from);
@@ -15825,7 +15827,7 @@ function costs({ agents, silence, silenceOf, from, to }: Report): Section {
       [["AGENT", "MESSAGES", "MEDIAN", "LONGEST", "COMMITS", "RESTARTS"], ...told(deeds)],
     ].filter((table) => table.length > 1),
     items: [...agents.filter(({ restarts }) => restarts.count).map(restartsText),
-      agents.some(({ firstSeen }) => firstSeen) ? "" : "nothing is known about this time",
+      agents.some(({ firstSeen }) => firstSeen) ? "" : UNKNOWN_TIME,
       quiet && `longest silence of ${silenceOf === "loops" ? "the loop" : "all"} ` +
         `(none at work): ${spanText(silence.ms)}${quiet}`] };
 }
@@ -15844,14 +15846,15 @@ function foldTroubles({ troubles, to }: Report): string[] {
 function reportSections(report: Report): Section[] {
   const { agents, open, troubles, notices, notifies, to } = report;
   const label = barLabel(agents.map((one) => one.agent));
+  const bars = agents.filter(({ timeline: bar }) => bar.trim());
   return [
     reportHead(report),
     { title: "Open", items: open.length ? open.map(openText) : ["nothing is open"] },
     achieved(report),
-    { title: "Timeline", items: [TIMELINE_KEY],
-      bars: [{ agent: "", timeline: rulerText(report) },
-        ...agents.filter(({ timeline: bar }) => bar.trim())]
-        .map((one) => [fitName(one.agent, label), one.timeline.padEnd(report.slots.length)]) },
+    bars.length ? { title: "Timeline", items: [TIMELINE_KEY],
+      bars: [{ agent: "", timeline: rulerText(report) }, ...bars]
+        .map((one) => [fitName(one.agent, label), one.timeline.padEnd(report.slots.length)]) }
+      : { title: "Timeline", items: [UNKNOWN_TIME] },
     costs(report),
     { title: "Troubles", items: troubles.length ? foldTroubles(report) : ["none"] },
     { title: "Notices", items: !notices.length

@@ -165,7 +165,7 @@ describe("report", () => {
     expect(summariseEvents([], DAY, DAY + 60 * MINUTE).agents).toEqual([]);
     expect(reportText(summariseEvents([], DAY, DAY + 60 * MINUTE), 80)).toContain("none advanced");
     const text = reportText(summariseEvents([], DAY, DAY + 60 * MINUTE, { names: ["x"] }), 80);
-    expect(text.slice(text.indexOf("What it cost"))).toBe("What it cost\nnothing is known about this time\n\nTroubles\nnone\n\nNotices\nnone went out");
+    expect(text.slice(text.indexOf("Timeline"))).toBe("Timeline\nnothing is known about this time\n\nWhat it cost\nnothing is known about this time\n\nTroubles\nnone\n\nNotices\nnone went out");
   });
 
   test("broken lines are left out", () => {
