@@ -9108,12 +9108,13 @@ const messageFor = (target: string, cause: string, value: string): Message =>
 /**
  * A text without what a terminal takes for keys (a Ctrl-C in a commit's subject could end its
  * reader) and what makes it look like another text. A last word such as `@file` opens a list in the
- * box, and Enter would pick an entry of it: a blank closes the list.
+ * box, and Enter would pick an entry of it: a blank closes the list. So it does for a backslash,
+ * behind which Claude Code takes Enter for a new line.
  */
 export function typeable(value: string): string {
   const typed = value.replace(/\r\n?/g, "\n")
     .replace(/\x1b\[[\d;?]*[A-Za-z~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]|\p{Bidi_Control}/gu, "");
-  return /[@$#]/.test(typed.split(/\s/).at(-1)!) ? `${typed} ` : typed;
+  return /[@$#]|\\$/.test(typed.split(/\s/).at(-1)!) ? `${typed} ` : typed;
 }
 
 /** The first text of a client that is about to be started: stored before there is a client. */

@@ -15,8 +15,8 @@ test("what is typed has no keys, escapes or marks of direction in it; its lines 
   expect(typeable("a\r\nb\tc\x03\x1b[31md\x9b\u202ee\u2066f\u200f\u061c\n  é 全 👨‍👩‍👧 می‌خواهم")).toBe("a\nb\tc" + "def\n  é 全 👨‍👩‍👧 می‌خواهم");
   // linear: a pattern that looks for the end from each @ takes minutes for this
   expect(typeable(`${"@".repeat(300_000)} x`)).toHaveLength(300_002);
-  expect(["ask @notes", "see a@b.example", "use $skill", "done @notes.", "@a b", "done"].map(typeable))
-    .toEqual(["ask @notes ", "see a@b.example ", "use $skill ", "done @notes. ", "@a b", "done"]);
+  expect(["ask @notes", "see a@b.example", "use $skill", "done @notes.", "@a b", "done", "in C:\\dir\\", "a \\\n b"].map(typeable))
+    .toEqual(["ask @notes ", "see a@b.example ", "use $skill ", "done @notes. ", "@a b", "done", "in C:\\dir\\ ", "a \\\n b"]);
 });
 
 describe("decideTyping", () => {

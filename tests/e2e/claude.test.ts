@@ -59,6 +59,8 @@ describe("Claude Code", () => {
     await expectSent(fleet, "one", `${textOf(100, "line")} @notes`);
   });
 
+  real("a text that ends in a backslash, behind which Enter is a new line", () => expectSent(fleet, "one", `${textOf(100, "line")} C:\\dir\\`));
+
   real("20,000 characters: it is told to read a file that is there", () => expectFile(fleet, "one"));
 
   test.skipIf(!ready)("P28: texts, disturbed around Enter", () => expectUndisturbed(fleet, "one"), 900_000);

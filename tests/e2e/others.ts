@@ -61,6 +61,8 @@ export const tryClient = ({ kind, model, bin, home, flags, draft, dialog, yes, l
     await expectSent(fleet, "one", `${textOf(100, "line")} @notes`);
   });
 
+  real("a text that ends in a backslash, behind which Enter is a new line", () => expectSent(fleet, "one", `${textOf(100, "line")} C:\\dir\\`));
+
   real("20,000 characters: it is told to read a file that is there", () => expectFile(fleet, "one"));
 
   real("a text while a turn runs", async () => {
