@@ -517,7 +517,7 @@ test("events -f tells each once, also those that stand in one line with one that
 // ── report, on the events of a fleet that really ran ──
 
 real("report reads what a real fleet wrote: hours, restarts, texts, commits, phases, the end", loopPlan({
-  agent: { watch: "heal" },
+  agent: { watch: "heal" }, watchdog: { signal_interval: 0.25, heavy_interval: 0.5 },
 }), async (f) => {
   const began = Date.now();
   const done = (id: string) => ({ [`machine-docs/STATUS-${id}.md`]: "# S\n\n## DONE\n\nAll gates pass, see REVIEW.md.\n" });
