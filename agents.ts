@@ -13510,14 +13510,17 @@ export function describeState(memory: Memory, facts: StateFacts): Described {
 
 function describeDown(memory: Memory, facts: StateFacts): Described {
   const { pane, held, enabled, kind, now, stranger, rival, cannot, words } = facts;
-  const end = pane ? joined(": ", endOf(pane), words) : "";
+  // a code of ours says nothing to people, and what our launch said is all of it
+  const unfound = pane?.status === NO_PROGRAM;
+  const end = !pane ? "" : unfound ? words.replace(/^agents: /, "")
+    : joined(": ", endOf(pane), words);
   if (held) return described("stopped", BY_YOU, "by you");
   const down = downOf(memory.life);
   if (cannot && enabled && down.state !== "done") {
     return described("stopped", `cannot start: ${cannot}`, cannot, { needsHuman: true });
   }
   if (down.state === "parked") {
-    return described("parked", `parked: ${down.why}`, joined(" · ", end, down.why),
+    return described("parked", `parked: ${down.why}`, joined(" · ", unfound ? "" : end, down.why),
       { needsHuman: true });
   }
   if (down.state === "done" || (kind === "task" && pane?.status === 0)) {

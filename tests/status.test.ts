@@ -806,6 +806,15 @@ describe("the command over a fleet", () => {
     watchdog(10);
     expect((await read()).of("builder").restartsToday).toBe(0);
   });
+  test("a program that was not found is said once, without the code of our launch", async () => {
+    await begin(FLEET);
+    pane("builder").draw("agents: claude was not found\nPane is dead (status 99, now)\n", fake.wall);
+    fake.tmux.exit("agents-builder", 99);
+    expect((await read()).of("builder").detail).toBe("claude was not found");
+    Object.assign(memoryOf(watch, "builder"), { life: { state: "parked", why: "claude not found", at: fake.wall }, buried: `${fake.tmux.server.pid} ${fake.tmux.server.start} ${pane("builder").id}` });
+    await save(cfg, watch);
+    expect((await read()).of("builder")).toMatchObject({ condition: "parked", detail: "claude not found" });
+  });
   test("the model is the one that runs, whatever the config says by now", async () => {
     await begin(FLEET.replace('name = "builder"', 'name = "builder"\nmodel = "haiku"'));
     cfg = await fake.config(fake.files.get(cfg.path)!.replace('model = "haiku"', 'model = "opus"'));
