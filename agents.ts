@@ -2147,7 +2147,10 @@ function readBackend(reader: ConfigReader, name: string, raw: unknown) {
     reader.fault(at, "", "the name must be 1 to 100 characters on one line, no blank at its ends");
   }
   const given = allowed ? {} : raw as Raw;
-  const backend = reader.read(at, { ...clientOf(name, given), ...given }, KEYS.backend);
+  const client: Raw = { ...clientOf(name, given), ...given };
+  const near = client.bin === undefined ? nearest(name, BUILT_IN) : "";
+  if (near) reader.fault(at, "bin", `missing, and the name is not that of a built-in one${near}`);
+  const backend = reader.read(at, near ? { ...client, bin: name } : client, KEYS.backend);
   const part = (key: "rule" | "answer", nth: number): Location =>
     location(`backend.${name}.${key}`, nth, `backend "${name}" ${key} ${nth + 1}`);
   for (const [nth, { where }] of backend.rule.entries()) {

@@ -257,6 +257,12 @@ test("who is named and is nobody is a warning: a role of a phase's models, the a
     at(16, '[loop.on_complete]: run: "upgrade" is not an agent, and nothing will be started; nearest is "upgrader"')]);
 });
 
+test("the table of a built-in backend whose name is misspelt names it", async () => {
+  expect(await faultsOf(`[backend.cluade]\nflags = "--x"\n${AGENT}`)).toBe(at(1, 'backend "cluade": bin: missing, and the name is not that of a built-in one; nearest is "claude"'));
+  expect(await faultsOf(`[backend.mine]\nflags = "--x"\n${AGENT}`)).toBe(at(1, 'backend "mine": bin: missing; it must be a string, not empty'));
+  expect((await fake.config(`[backend.cluade]\nbin = "x"\n${AGENT}`)).warnings).toEqual([]);
+});
+
 test("of a list of events the nearest to the wrong one is named", async () => {
   expect(await faultsOf(`[notify]\nevents = ["parked", "bloked"]\n${AGENT}`)).toMatch(/^\/fleet\/agents\.toml:2: \[notify\]: events: \["parked","bloked"\] is not allowed: a list of blocked, .*; nearest is "blocked"$/);
 });
