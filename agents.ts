@@ -14492,7 +14492,7 @@ export async function cmdPhase(call: Call): Promise<number> {
   if (!ids.length) die("the config has no phases");
   if (verb === "show") {
     return printed(`phase ${curPhase(cfg)!.id} [${curIdx(cfg) + 1}/${ids.length}]  ` +
-      `seq: ${ids.join(" ")}`);
+      `seq: ${ids.join(" ")}${isComplete(cfg) ? "  all done" : ""}`);
   }
   const idx = verb === "next" ? curIdx(cfg) + 1 : phaseNamed(ids, wanted);
   const id = ids[idx] ??

@@ -75,6 +75,8 @@ describe("over the fake world", () => {
     expect((await call("next")).out).toBe("the phase is now p2 (2/2)\n");
     expect(file("phase-idx")).toBe("1");
     expect(file("phase-id")).toBe('{"id":"p2","idx":1}\n');
+    fake.write(join(cfg.logDir, "SEQUENCE-COMPLETE"), "done");
+    expect((await call()).out).toBe("phase p2 [2/2]  seq: p1 p2  all done\n");
     await call("set", "p1");
     await readState(cfg);
     expect(curIdx(cfg)).toBe(0);
