@@ -1456,7 +1456,8 @@ const count = allow<number>("a whole number, 1 or more",
 const cells = allow<number>("a whole number from 1 to 10000",
   (value) => Number.isInteger(value) && Number(value) > 0 && Number(value) <= 10_000);
 const table = allow<Raw>("a table", isRecord);
-const tables = allow<Raw[]>("a list of tables", isList(isRecord));
+const tables =
+  allow<Raw[]>("a list of tables, each in double brackets or [{ … }]", isList(isRecord));
 const stringTable =
   withoutNul(allow<Record<string, string>>("a table of strings", isTable(isText)));
 const oneOf = <const Word extends string>(...words: readonly Word[]): Check<Word> =>
@@ -1993,9 +1994,16 @@ function tomlParser(): typeof import("smol-toml") {
 
 /** The parser's message; for a string that runs into the end of its line, the real fault. */
 function tomlFault({ line, column, message }: TomlError, source: string): string {
-  const isOpen = (source.split(/\r?\n/)[line - 1] ?? "").length < column;
-  return message.trimEnd().replace(/^(.*: )control characters are not allowed in strings/,
-    (all, head) => (isOpen ? `${head}a string has no closing quote` : all));
+  const text = source.split(/\r?\n/)[line - 1] ?? "";
+  const slips: [said: string, isMade: boolean, words: string][] = [
+    ["control characters are not allowed in strings", text.length < column,
+      "a string has no closing quote"],
+    ["illegal character in key", /^\s*\[[^\]]*$/.test(text), "a header has no closing bracket"],
+    ["illegal character in key", !text.includes("="), "a key has no = behind it"],
+    ["invalid value", /^[a-z]/i.test(text.slice(column - 1)), "a string has no quotes"],
+  ];
+  const made = slips.find(([said, isMade]) => isMade && message.includes(`: ${said}`));
+  return made ? message.trimEnd().replace(made[0], made[2]) : message.trimEnd();
 }
 
 /**

@@ -63,6 +63,22 @@ test("the shipped agents.toml is right and warns of nothing", async () => {
   expect((await fake.config(text)).warnings).toEqual([]);
 });
 
+test.each<[slip: string, says: string]>([
+  ['name = "a', "2:10: Invalid TOML document: a string has no closing quote"],
+  ["name = a", "2:8: Invalid TOML document: a string has no quotes"],
+  ["resume = yes", "2:10: Invalid TOML document: a string has no quotes"],
+  ["stall = ,", "2:9: Invalid TOML document: invalid value"],
+  ["[[service", "2:10: Invalid TOML document: a header has no closing bracket"],
+  ['dir "x"', "2:5: Invalid TOML document: a key has no = behind it"],
+  ['d?r = "x"', "2:2: Invalid TOML document: illegal character in key"],
+])("a slip of TOML is said in plain words: %s", async (slip, says) => {
+  expect((await faultsOf(`[[agent]]\n${slip}\n`)).split("\n")[0]).toBe(`/fleet/agents.toml:${says}`);
+});
+
+test("one table where a list is meant is told how a list is written", async () => {
+  expect(await faultsOf('[agent]\nname = "a"\nbackend = "claude"\n')).toContain("is not allowed: a list of tables, each in double brackets or [{ … }]");
+});
+
 test("a missing file says so", async () => {
   const error = await loadConfig("/fleet/none.toml").catch((thrown) => thrown);
   expect(error).toBeInstanceOf(CliError);
