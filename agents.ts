@@ -1476,6 +1476,11 @@ const OUR_STATE = new RegExp(["^(?:watch|operator)\\.json", "^events\\.jsonl", "
 const stateName: Check<string> = (value) => fileName(value) ??
   (OUR_STATE.test(resolve("/state", String(value)).replace("/state/", ""))
     ? "a name that the program does not use itself" : null);
+/** What the program has in log_dir, where it is. */
+const OUR_LOGS = /^(?:(?:state|unsure)\/|SEQUENCE-COMPLETE$|[^/]+\.log(?:\.1)?$)/;
+const triggerName: Check<string> = (value) => fileName(value) ??
+  (OUR_LOGS.test(resolve("/log", String(value)).replace("/log/", ""))
+    ? "a name that the program does not use itself" : null);
 /** tmux silently turns `.` and `:` into `_`, and then never finds the session again. */
 const sessionName =
   // at most 100: file names are made of it and more words
@@ -1664,7 +1669,7 @@ export const KEYS = {
     review_re: [tellingPattern, "^review\\("],
   },
   on_complete: {
-    trigger_file: [fileName, ".run-upgrade-on-complete"], run: [text, "upgrader"],
+    trigger_file: [triggerName, ".run-upgrade-on-complete"], run: [text, "upgrader"],
   },
   wake: { interval: [seconds, 3600], prompt_file: [text, "prompts/wake.md"] },
   service: { ...UNIT_KEYS, command: [needed(notEmpty)] },

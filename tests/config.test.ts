@@ -297,6 +297,13 @@ test("the trigger of on_complete is a file, never the folder that it stands in: 
   }
 });
 
+test("the trigger of on_complete is no file of the program: its memory would be removed", async () => {
+  for (const name of ["state/watch.json", "./state/operator.json", "x/../SEQUENCE-COMPLETE", "agents-a.log", "agents-a.log.1", "unsure/a.txt"]) {
+    expect(await faultsOf(`[loop.on_complete]\nrun = "a"\ntrigger_file = "${name}"\n${AGENT}`)).toBe(at(3, `[loop.on_complete]: trigger_file: "${name}" is not allowed: a name that the program does not use itself`));
+  }
+  for (const name of ["go", "../go.log", "/state/go", "~/go", "sub/go.log"]) expect((await fake.config(`[loop.on_complete]\nrun = "a"\ntrigger_file = "${name}"\n${AGENT}`)).warnings).toEqual([]);
+});
+
 test("who is told of claims but never started by itself is a warning", async () => {
   const off = FLEET.replace('role = "adversary"\n', 'role = "adversary"\nenabled = false\n');
   expect((await fake.config(off)).warnings).toEqual([expect.stringContaining('claim_pings: "adversary" has enabled = false: what it is told waits until you start it')]);
