@@ -1326,9 +1326,6 @@ async function isSamePlace(one: string, other: string): Promise<boolean> {
   return linkless(one) === linkless(other) || (here !== "" && here === there);
 }
 
-const isOneOf = async (path: string, others: string[]): Promise<boolean> =>
-  (await Promise.all(others.map((other) => isSamePlace(path, other)))).includes(true);
-
 /** Whether two paths name one config; its file may be gone, as while its editor saves it. */
 const isSameConfig = async (one: string, other: string): Promise<boolean> =>
   await isSamePlace(one, other) ||
@@ -5999,7 +5996,8 @@ async function rivalOf(cfg: Config, snap: Snapshot, unit: Unit): Promise<Rival |
   if (!isAgent(unit) || !clients.length) return null;
   const others = [...cfg.agents.values()].filter((other) =>
     other.name !== unit.name && other.enabled);
-  if (await isOneOf(unit.dir, others.map(({ dir }) => dir))) return null;
+  const shared = await Promise.all(others.map(({ dir }) => isSamePlace(dir, unit.dir)));
+  if (shared.includes(true)) return null;
   const asked = await foldersByLook.getOrInsertComputed(snap, () =>
     tmux(cfg, ["list-panes", "-a", "-F", "#{pane_id} #{pane_start_path}"]));
   for (const { pane, who, cure } of clients) {
@@ -7115,9 +7113,11 @@ async function rolloutInFolder(cfg: Config, agent: Agent, pane: Pane) {
   }
   const { begun, resumed } = sought;
   const others = [...cfg.agents.values()].filter((other) => other !== agent && other.enabled &&
-    backendOf(cfg, other).kind === "codex" && codexHomeOf(other) === codexHomeOf(agent));
-  const shared = await isOneOf(agent.dir, others.map(({ dir }) => dir));
-  const path = begun.length === 1 && !shared ? begun[0]! : resumed;
+    backendOf(cfg, other).kind === "codex");
+  const shared = await Promise.all(others.map(async (other) =>
+    await isSamePlace(other.dir, agent.dir) &&
+    isSamePlace(codexHomeOf(other), codexHomeOf(agent))));
+  const path = begun.length === 1 && !shared.includes(true) ? begun[0]! : resumed;
   return { path, begun };
 }
 

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import {
   builtInRules, type ClaudeWord, decideClaude, decideCodex, decideError, detect, enqueue, isUntried, loadLimitState, memoryOf, parseClaudeWord, parseModel, parsePattern, parseRolloutEnd, parseTranscriptEnd, type Status, type TranscriptEnd, world,
 } from "../agents.ts";
@@ -841,6 +841,13 @@ describe("P38: a Codex agent in a round", () => {
     });
     test("nor is one where another Codex agent works in the same folder", async () => {
       const it = await begin('[[agent]]\nname = "b"\nbackend = "codex"\nprompt = "Work."\n');
+      began(it, uuid(), 3);
+      await it.ticks(8);
+      expect(idOf(it)).toBeUndefined();
+    });
+    test("by whatever path that one keeps its conversations in the same place", async () => {
+      const it = await begin('[[agent]]\nname = "b"\nbackend = "codex"\nprompt = "Work."\nenv = { CODEX_HOME = "/mounted/codex" }\n');
+      world.folderId = (path) => ["/mounted/codex", dirname(home)].includes(path) ? "1:1" : "";
       began(it, uuid(), 3);
       await it.ticks(8);
       expect(idOf(it)).toBeUndefined();
