@@ -9692,7 +9692,8 @@ const credentials = new WeakMap<Agent, { mark: string; shown: string }>();
 
 /** The credentials of an agent's own; `mark` tells them apart, and "" = those of everybody. */
 function credentialsIn({ env }: Agent): { mark: string; shown: string } {
-  const own = Object.entries(env).filter(([key]) => CREDENTIAL.test(key)).sort();
+  const own = Object.entries(env).filter(([key]) => CREDENTIAL.test(key)).sort()
+    .map(([key, value]) => [key, value.startsWith("/") ? resolve(value) : value] as const);
   const mark = own.length ? hashOf(JSON.stringify(own)) : "";
   // a folder may be shown, a secret not
   const folder = own.find(([key]) => /HOME$|CONFIG_DIR$/.test(key))?.[1];

@@ -285,6 +285,12 @@ describe("whose limit it is", () => {
       .toEqual([true, false, true, false, false]);
     expect(["a", "c", "e", "f"].map((name) => of(name).name)).toEqual(["claude (default)", "claude (/srv/two)", "claude (work)", "other (default)"]);
   });
+  test("a folder of credentials is one however it is written", async () => {
+    const dirs = ["/srv/two", "/srv//two/", "/srv/x/../two", "/srv/twos"];
+    const it = await scene(dirs.map((dir, nth) => `${agents(`a${nth}`)}env = { CLAUDE_CONFIG_DIR = "${dir}" }\n`).join(""), { ticks: 0 });
+    const keys = [...it.cfg.agents.values()].map((agent) => accountOf(it.cfg, agent).key);
+    expect(keys.map((key) => keys.indexOf(key))).toEqual([0, 0, 0, 3]);
+  });
   test("another account goes on", async () => {
     const it = await scene(agents("a", "b", "c").replace('name = "c"', 'name = "c"\naccount = "mine"'));
     limit(it, "a");
