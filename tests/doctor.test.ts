@@ -2,8 +2,8 @@
 import { beforeAll, describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Finding, assessClock, assessCodexStart, assessDisk, assessGeminiStart, assessLocale, assessRefusal, assessScope, assessTmux, version, wasTried } from "../agents.ts";
-import { desk, SELF, TWO } from "./desk.ts";
+import { type Finding, assessClock, assessCodexStart, assessDisk, assessGeminiStart, assessLocale, assessRefusal, assessScope, assessTmux, version, wasTried, world } from "../agents.ts";
+import { desk, ROOT, SELF, TWO } from "./desk.ts";
 import { command, type FakeWorld, fakeWorld, holdLock } from "./kit.ts";
 
 const { scratch, bin, env, script, call, fleet } = desk();
@@ -204,6 +204,19 @@ describe("doctor", () => {
     expect(await watchdog({ interval: 29 })).toMatch(/^fail pid \d+ last heartbeat: 2026-06-15T11:58:30\.000Z$/);
     expect(await watchdog({ mute: true })).toMatch(/^fail it runs, but cannot write to .*\/state$/);
     expect(await watchdog({ version: "0.0.9" })).toBe(`warn it runs version 0.0.9, this is ${version()}`);
+  }, 300_000);
+
+  test("a capture that another user saved, or that is damaged, says nothing of a client", async () => {
+    script("klaude", "echo '2.1.330 (Claude Code)'");
+    const withOther = (other: string) => found("client claude", `${TWO}[backend.claude]\nbin = "klaude"\n`, (fake) => {
+      for (const [name, text] of [["a", other], ["b", '{"version":"2.1.330"}']]) fake.files.set(join(ROOT, "tests/fixtures/claude", `idle-${name}.json`), text!);
+      const { read } = world;
+      world.read = (path) => {
+        if (read(path) === "secret") throw new Error("EACCES: permission denied");
+        return read(path);
+      };
+    });
+    expect([await withOther("{"), await withOther("secret")]).toEqual(["ok klaude 2.1.330", "ok klaude 2.1.330"]);
   }, 300_000);
 
   test("a tmux server that refuses is not none", async () => {
