@@ -1457,6 +1457,8 @@ const tables =
   allow<Raw[]>("a list of tables, each in double brackets or [{ … }]", isList(isRecord));
 const stringTable =
   withoutNul(allow<Record<string, string>>("a table of strings", isTable(isText)));
+/** Of which each entry is checked on its own: its values may be secrets, and are not shown. */
+const variables = allow<Record<string, string>>("a table of strings", isRecord);
 const oneOf = <const Word extends string>(...words: readonly Word[]): Check<Word> =>
   allow(`one of ${words.map((word) => `"${word}"`).join(", ")}`,
     (value) => words.includes(value as Word));
@@ -1554,7 +1556,7 @@ const UNIT_KEYS = {
   needs: [texts, []],
   /** A command, a port or an address that answers once it is up. */
   ready: [readiness, ""],
-  env: [stringTable, {}],
+  env: [variables, {}],
 } satisfies Keys;
 
 /** Every key of agents.toml, table by table: its check and its default. Durations are seconds. */
@@ -2215,9 +2217,14 @@ const NO_ADDRESS = "it must begin with http:// or https:// and a host";
 const NO_TARGET = `${NO_ADDRESS}, or be "env:NAME" or "file:PATH", after "json:" or not`;
 
 function checkVariables(reader: ConfigReader, at: Location, env: Record<string, string>): void {
-  for (const name of Object.keys(env).filter((one) => !isVariable(one))) {
-    reader.fault({ ...at, label: `${at.label} env` }, name,
-      `${show(name)} is not allowed: a name that is not empty, without = and control characters`);
+  const inEnv = { ...at, label: `${at.label} env` };
+  for (const [name, value] of Object.entries<unknown>(env)) {
+    const allowed = text(value);
+    if (allowed) reader.fault(inEnv, name, `its value is not allowed: ${allowed}`);
+    if (!isVariable(name)) {
+      reader.fault(inEnv, name,
+        `${show(name)} is not allowed: a name that is not empty, without = and control characters`);
+    }
   }
 }
 

@@ -184,9 +184,13 @@ describe("what no program, and not tmux, could be given as it stands is refused"
     expect((await fake.config(`[backend."gpt 5.1 ü"]\nbin = "x"\n${AGENT}`)).warnings).toEqual([]);
     expect(await faultsOf(`${AGENT}role = "constructor"\n`)).toBe(at(4, 'agent "a": role: "constructor" is not allowed: a name that the program does not use itself'));
   });
+  test("a variable's value, which is not shown: it or one beside it may be a secret", async () => {
+    expect(await faultsOf(`${AGENT}[agent.env]\nKEY = "sk-secret"\nDEBUG = 1\nPORT = ["sk-secret"]\n`)).toBe(
+      [at(6, 'agent "a" env: DEBUG: its value is not allowed: a string'), at(7, 'agent "a" env: PORT: its value is not allowed: a string')].join("\n"));
+  });
   test("a NUL, in whatever string", async () => {
     for (const [text, where] of [
-      [`${AGENT}model = "a\\u0000b"\n`, 'agent "a": model'], [`${AGENT}env = { A = "\\u0000" }\n`, 'agent "a": env'],
+      [`${AGENT}model = "a\\u0000b"\n`, 'agent "a": model'], [`${AGENT}env = { A = "\\u0000" }\n`, 'agent "a" env: A'],
       [`${AGENT}needs = ["\\u0000"]\n`, 'agent "a": needs'], [`[backend.claude]\nbin = "\\u0000"\n${AGENT}`, 'backend "claude": bin'],
       [`[loop]\nphases = [{ id = "x\\u0000", plan = "p", status = "s" }]\n${AGENT}`, 'phase "x": id'],
       [`[[service]]\nname = "s"\ncommand = "\\u0000"\n`, 'service "s": command'],
