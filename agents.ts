@@ -5651,14 +5651,15 @@ function notFoundFor(cfg: Config, agent: Agent, program: string): string {
  */
 export function launchScript(backend: Backend, prompt: "file" | "text" | "none"): string {
   const before = (backend.promptArgs ?? "--").replace(/(?<!=)$/, " ");
-  const words = { file: ` ${before}"$(cat -- "$prompt")"`, text: ` ${before}"$prompt"`, none: "" };
   const bin = backend.bin.trim();
   return [
     backend.preamble,
     NEED_PROGRAM,
     `need ${bin}`,
-    "prompt=$1; shift",
-    `$go ${/^\w+=/.test(bin) ? "env " : ""}${bin} "$@" ${backend.flags}${words[prompt]}`,
+    // a client whose prompt cannot be read would start with an empty one
+    `prompt=${prompt === "file" ? '$(cat -- "$1") || exit' : "$1"}; shift`,
+    `$go ${/^\w+=/.test(bin) ? "env " : ""}${bin} "$@" ${backend.flags}` +
+      (prompt === "none" ? "" : ` ${before}"$prompt"`),
   ].filter(Boolean).join("\n");
 }
 
@@ -5667,9 +5668,18 @@ const SHELL = Bun.which("bash") ?? "/bin/sh";
 const inShell = (script: string, args: string[] = []): string[] =>
   [SHELL, "-c", script, "agents", ...args];
 
-/** The same in a unit's folder, or not at all: tmux starts it elsewhere if it cannot go there. */
-const inFolder = ({ dir }: Unit, script: string, args?: string[]): string[] =>
-  inShell(`cd -- ${shellQuote(dir)} || exit\n${script}`, args);
+/** What tmux sets after a pane's `-e`: PATH to its caller's, SHELL to its own `default-shell`. */
+const SET_BY_TMUX = ["PATH", "SHELL"];
+const exportsOf = ({ env }: Unit): string =>
+  SET_BY_TMUX.filter((name) => env[name] !== undefined)
+    .map((name) => `export ${name}=${shellQuote(env[name]!)}\n`).join("");
+
+/**
+ * The same in a unit's folder, or not at all: tmux starts it elsewhere if it cannot go there; and
+ * with what tmux would not leave of the unit's `env`.
+ */
+const inFolder = (unit: Unit, script: string, args?: string[]): string[] =>
+  inShell(`${exportsOf(unit)}cd -- ${shellQuote(unit.dir)} || exit\n${script}`, args);
 
 /**
  * What came of a start. It may run already, whoever started it; a later order may forbid it; and
@@ -10597,12 +10607,13 @@ async function whyNoProgram(cfg: Config, agent: Agent): Promise<string> {
   const { bin, preamble } = backendOf(cfg, agent);
   const look = `${NEED_PROGRAM}\nneed ${bin.trim()}`;
   const script = [
-    `PATH=${shellQuote(process.env.PATH ?? "")}:$PATH`, // tmux gives a pane that of its caller
     // whatever else a preamble does is not done for a program that is found without it
     ...(preamble ? [`(${look}\n) && exit`, preamble] : []),
     look,
   ].join("\n");
-  const variables = Object.entries(agent.env).map(([key, value]) => `${key}=${value}`);
+  const { PATH } = process.env; // tmux gives a pane that of its caller
+  const variables = Object.entries({ ...(PATH === undefined ? {} : { PATH }), ...agent.env })
+    .map(([key, value]) => `${key}=${value}`);
   const line = ["exec", "env", ...variables, ...inFolder(agent, script)].map(shellQuote).join(" ");
   return await codeOf(cfg, line) === NO_PROGRAM ? notFoundFor(cfg, agent, programOf(bin)) : "";
 }

@@ -541,6 +541,7 @@ test("the program of a start is looked for as its pane would: in its folder, wit
   expect(await restarted('bin = "klaude"')).toEqual([false, `klaude was not found${see}`]);
   expect(await restarted('bin = "./klaude"')).toEqual([false, `./klaude was not found in ${dir}${see}`]);
   expect(await restarted('bin = "klaude"', `env = { PATH = "${bin}" }\n`)).toEqual([true, undefined]);
+  expect(await restarted('bin = "sleep"', `env = { PATH = "${bin}" }\n`)).toEqual([false, `sleep was not found${see}`]);
   expect(await restarted(`bin = "A=1 klaude --x # it's"\npreamble = "PATH=${bin}:$PATH; echo >> ${noted}"`)).toEqual([true, undefined]);
   expect(await restarted(`bin = "klaude"\npreamble = "set -e; klaude() { :; }"`)).toEqual([true, undefined]);
   expect(await restarted(`bin = "klaude"\npreamble = "set -e; PATH=/nowhere:$PATH"`)).toEqual([false, `klaude was not found${see}`]);

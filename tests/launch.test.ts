@@ -1,6 +1,6 @@
 /** How clients are started, and what an opencode server knows better than its screen. */
 import { beforeEach, describe, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { accountOf, decideOpencode, isBooting, launchScript, memoryOf, lookAround, orphansOf, paneActive, parseEvents, phaseIdxFile, enqueue, snapshot, startAgent, type Verdict, type VerdictName, world } from "../agents.ts";
 import { command, type FakePane, fakeWorld, message, realFolder, type Scene, scene, verdict } from "./kit.ts";
@@ -35,7 +35,7 @@ describe("fault 39: what reaches the client passes through no shell", () => {
     await begin(agent(`model = "it's; $(x)"\nprompt = "--not an option 'x' \\"y\\" \`z\`"`));
     expect(argv()).toContain("it's; $(x)");
     expect(argv()[2]).not.toContain("it's");
-    expect(argv()[2]).toContain(' -- "$(cat -- "$prompt")"');
+    expect(argv()[2]).toEndWith('\nprompt=$(cat -- "$1") || exit; shift\n$go claude "$@"  -- "$prompt"');
     expect(fake.files.get(join(cfg.stateDir, "kickoff-agents-a.txt"))).toBe("--not an option 'x' \"y\" `z`");
   });
   test("beyond 100 KB the client is told to read the file", async () => {
@@ -69,13 +69,25 @@ test("a launch that does not find its client ends with a code of its own; a clie
   expect(ran("own", "own() { return 127; }")).toEqual(Array(2).fill([127, ""]));
 });
 
+test("a launch that cannot read its prompt ends, and starts no client with an empty one", () => {
+  const file = join(realFolder(), "kickoff");
+  writeFileSync(file, "it's  *\n");
+  const ran = (kickoff: string, preamble = "") => {
+    const script = launchScript({ bin: "/bin/echo", flags: "", preamble, promptArgs: "--prompt=" } as Parameters<typeof launchScript>[0], "file");
+    return ["sh", "bash"].map((shell) => Bun.spawnSync([shell, "-c", script, "agents", kickoff, "--x"])).map(({ exitCode, stdout }) => [exitCode, stdout.toString()]);
+  };
+  expect(ran(file)).toEqual(Array(2).fill([0, "--x --prompt=it's  *\n"]));
+  expect(ran(`${file}-gone`)).toEqual(Array(2).fill([1, ""]));
+  expect(ran(file, "PATH=/nowhere")).toEqual(Array(2).fill([127, ""]));
+});
+
 describe("P38: how Codex, Gemini and a described client are started", () => {
   const words = () => [argv()[2]!.split("\n").at(-1), ...argv().slice(5)];
   const of = (backend: string, more = "") => `${more}[[agent]]\nname = "a"\nbackend = "${backend}"\nwatch = "heal"\nresume = true\nprompt = "- work"\n`;
   const idFile = () => join(cfg.stateDir, "a.id");
   test("Codex: without its daemon, its prompt as an argument, and no id of ours", async () => {
     await begin(of("codex"));
-    expect(words()).toEqual(['$go codex "$@"  -- "$(cat -- "$prompt")"', "--no-daemon"]);
+    expect(words()).toEqual(['$go codex "$@"  -- "$prompt"', "--no-daemon"]);
     expect([fake.files.has(idFile()), watch.outbox]).toEqual([false, []]);
   });
   test("Codex goes on with the conversation whose id is known", async () => {
@@ -85,12 +97,12 @@ describe("P38: how Codex, Gemini and a described client are started", () => {
   });
   test("a switch that bin or flags hold is not given twice", async () => {
     await begin(of("codex", '[backend.codex]\nbin = "env X=1 codex --no-daemon"\n'));
-    expect(words()).toEqual(['$go env X=1 codex --no-daemon "$@"  -- "$(cat -- "$prompt")"']);
+    expect(words()).toEqual(['$go env X=1 codex --no-daemon "$@"  -- "$prompt"']);
   });
   test("Gemini: an id of ours, resumed; its prompt is one word with its switch", async () => {
     await begin(of("gemini"));
     const id = fake.files.get(idFile())!.trim();
-    expect(words()).toEqual(['$go gemini "$@"  --prompt-interactive="$(cat -- "$prompt")"', "--session-id", id]);
+    expect(words()).toEqual(['$go gemini "$@"  --prompt-interactive="$prompt"', "--session-id", id]);
     fake.tmux.kill(fake.tmux.of("agents-a"));
     await ticks(3);
     expect(words()).toEqual(['$go gemini "$@"  --prompt-interactive="$prompt"', "--resume", id]);

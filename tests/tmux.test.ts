@@ -1,8 +1,8 @@
 /** Sessions, panes, logs and launches on a real tmux server of each test's own. */
 import { expect } from "bun:test";
-import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Fleet, life, lives, quote, real, SELF, until } from "./real.ts";
+import { type Fleet, life, lives, quote, real, SELF, TUI, until } from "./real.ts";
 
 const pair = { agents: [{ name: "a1", prompt: "one" }, { name: "a10", prompt: "ten" }] };
 
@@ -71,6 +71,30 @@ real("two ups at once start one client of each agent, of cols and rows, and leav
   await until(() => f.read(".agents/t-a1.log").includes("a-word-for-the-log"));
   expect(f.processes().filter(({ command }) => command.trim() === "cat")).toHaveLength(2);
   expect(statSync(f.path(".agents", "t-a1.log")).mode & 0o077).toBe(0);
+});
+
+real("PATH and SHELL in env are those of the agent or service, whoever starts it: a first up, a later one from elsewhere, the watchdog", {
+  agents: [{ name: "a1", watch: "heal" }], backend: { bin: "klaude" },
+}, async (f) => {
+  const env = { PATH: `${f.path("its 'bin")}:/usr/bin:/bin`, SHELL: "/its/own" };
+  const program = (name: string, does: string) => chmodSync(f.write(`its 'bin/${name}`, `#!/bin/sh\nexec ${does}\n`), 0o755);
+  program("klaude", `${TUI} "$@"`);
+  program("serve", "sleep 1000");
+  const agents = [{ ...f.plan.agents![0]!, env }];
+  f.write("agents.toml", f.text({ ...f.plan, agents, services: [{ name: "web", command: "exec serve", env }] }));
+  await f.up();
+  await f.ready("a1");
+  const has = async (name: string) => {
+    const variables = new Map(readFileSync(`/proc/${await f.pid(name)}/environ`, "utf8").split("\0").map((one) => [one.split("=", 1)[0]!, one.replace(/^[^=]*=/, "")]));
+    return { PATH: variables.get("PATH"), SHELL: variables.get("SHELL") };
+  };
+  expect([await has("a1"), await has("web")]).toEqual([env, env]);
+  expect((await f.run(["restart", "a1"], { env: { PATH: `${f.env.PATH}:/elsewhere` } })).code).toBe(0);
+  await until(() => f.starts("a1").length === 2);
+  expect(await has("a1")).toEqual(env);
+  process.kill(await f.pid("a1"), "SIGKILL");
+  await until(() => f.starts("a1").length === 3);
+  expect(await has("a1")).toEqual(env);
 });
 
 const logged = life({ agents: [{ name: "a1", watch: "heal" }], watchdog: { log_max_mb: 0.01 } });
