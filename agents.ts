@@ -2216,6 +2216,9 @@ function unitTable(kind: "agent" | "service", defaults: Raw, raw: Raw, nth: numb
 const NO_ADDRESS = "it must begin with http:// or https:// and a host";
 const NO_TARGET = `${NO_ADDRESS}, or be "env:NAME" or "file:PATH", after "json:" or not`;
 
+/** tmux, the shell of a launch and this program set these, whatever a unit's `env` says. */
+const SET_AT_START = ["TMUX_PANE", "PWD", "OLDPWD", "_", UNIT_MARK];
+
 function checkVariables(reader: ConfigReader, at: Location, env: Record<string, string>): void {
   const inEnv = { ...at, label: `${at.label} env` };
   for (const [name, value] of Object.entries<unknown>(env)) {
@@ -2224,6 +2227,9 @@ function checkVariables(reader: ConfigReader, at: Location, env: Record<string, 
     if (!isVariable(name)) {
       reader.fault(inEnv, name,
         `${show(name)} is not allowed: a name that is not empty, without = and control characters`);
+    }
+    if (SET_AT_START.includes(name)) {
+      reader.fault(inEnv, name, "it would be lost: each start sets it anew");
     }
   }
 }
@@ -16539,32 +16545,37 @@ const examineFailed = (program: "tmux" | "git", { err }: ExecResult): Findings =
     : fail(`it fails: ${err || "it does not say why"}`, `run it yourself: ${program}`));
 
 /** Where to look a client up: a relative path leads elsewhere in each folder of its agents. */
-async function foldersOf(cfg: Config, { name, bin }: Backend): Promise<string[]> {
-  const dirs = [...cfg.agents.values()].filter(({ backend }) => backend === name)
-    .map(({ dir }) => dir);
-  const there = (await answering([...new Set(dirs)])).filter(isThere);
+async function foldersOf(users: Agent[], { bin }: Backend): Promise<string[]> {
+  const dirs = new Set(users.map(({ dir }) => dir));
+  const there = (await answering([...dirs])).filter(isThere);
   return isRelative(programOf(bin)) ? there : there.slice(0, 1);
 }
 
 /**
- * Looks a client up as its pane would: in its folder, after the preamble, in the same shell. A
- * typed client is not asked for its version: it may be any script, which would go to work.
+ * Looks a client up as its pane would: in its folder, after the preamble, in the same shell, by the
+ * PATH that the `env` of all these users has, undefined = ours. A typed client is not asked for its
+ * version: it may be any script, which would go to work.
  */
-async function examineClient(cfg: Config, backend: Backend, needed: boolean): Promise<Findings> {
+async function examineClient(
+  backend: Backend, users: Agent[], PATH: string | undefined,
+): Promise<Found> {
   const program = programOf(backend.bin);
-  const [first = "/", ...others] = await foldersOf(cfg, backend);
+  const [first = "/", ...others] = await foldersOf(users, backend);
   const goTo = (dir: string) => `cd -- ${shellQuote(dir)}\n`;
   const look =
     `command -v ${program} >/dev/null 2>&1 || { echo "agents-missing $PWD" >&2; exit 127; }\n`;
   const script = [goTo(first), backend.preamble, "\n", look,
     ...others.map((dir) => goTo(dir) + look)].join("");
   const ask = backend.kind === "typed" ? "" : `${backend.bin} --version`;
-  const asked = await run(inShell(script + ask), LOOK_DEADLINE);
+  const own = PATH === undefined ? {} : { PATH };
+  const asked = await run(inShell(script + ask), LOOK_DEADLINE, own);
   const missing = /^agents-missing (.*)$/m.exec(asked.err);
   if (missing) {
     const source = INSTALL_WITH[basename(program)];
-    return (needed ? fail : warn)(notFound(program, missing[1]!),
-      source ?? `see bin in [backend.${backend.name}]`);
+    const by = PATH === undefined ? ""
+      : ` by the PATH of ${users.map(({ name }) => name).join(", ")}`;
+    return (users.some(({ enabled }) => enabled) ? fail : warn)(
+      notFound(program, missing[1]!) + by, source ?? `see bin in [backend.${backend.name}]`);
   }
   const byHand = `run it yourself: ${program} --version`;
   if (asked.timedOut) return warn(`${program} --version took longer than 5 s`, byHand);
@@ -16579,6 +16590,15 @@ async function examineClient(cfg: Config, backend: Backend, needed: boolean): Pr
   return warn(
     `${program} ${found}: the detection rules are untested on it (tested: ${tried.join(", ")})`,
     "watch it for a while; where status is wrong, run: capture");
+}
+
+/** The same for all agents of a backend: those whose `env` has a PATH are looked up by that. */
+async function examineClients(cfg: Config, backend: Backend): Promise<Findings> {
+  const users = [...cfg.agents.values()].filter((agent) => agent.backend === backend.name);
+  const byPath = [...Map.groupBy(users, ({ env }) => env.PATH)];
+  const found = await Promise.all(
+    byPath.map(([PATH, some]) => examineClient(backend, some, PATH)));
+  return [...new Map(found.map((one) => [one.what, one])).values()];
 }
 
 /** The path itself if it exists, else the nearest folder above it that does. */
@@ -16811,7 +16831,7 @@ function fleetChecks(cfg: Config): DoctorCheck[] {
   const hasLoop = loopAgents(cfg).length > 0;
   return [
     ...usedBy(agents).map((one): DoctorCheck =>
-      [`client ${one.name}`, () => examineClient(cfg, one, needed.includes(one))]),
+      [`client ${one.name}`, () => examineClients(cfg, one)]),
     ["first start", () => (asking.length ? examineStarts(cfg, asking) : [])],
     ...needed.filter(({ kind, server }) => kind === "opencode" && server)
       .map((one): DoctorCheck => [`server ${one.name}`, () => examineServer(one)]),

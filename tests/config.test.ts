@@ -177,6 +177,12 @@ describe("what no program, and not tmux, could be given as it stands is refused"
     expect(await faultsOf(`${AGENT}[agent.env]\nGOOD = "1"\n"A=B" = "1"\n`)).toBe(at(6, `agent "a" env: A=B: ${no("A=B")}`));
     expect((await fake.config(`${AGENT}env = { "npm_config_//x/:_token" = "a=b\\nc", "${"ä-b.c"}" = "" }\n`)).warnings).toEqual([]);
   });
+  test("a variable whose value would be lost: tmux, the shell of the launch or the program sets it at each start", async () => {
+    for (const name of ["TMUX_PANE", "PWD", "OLDPWD", "_", "AGENTS_UNIT"]) {
+      expect(await faultsOf(`${AGENT}env = { GOOD = "1", ${name} = "1" }\n`)).toBe(at(4, `agent "a" env: ${name}: it would be lost: each start sets it anew`));
+    }
+    expect((await fake.config(`${AGENT}env = { PATH = "/x", SHELL = "/x", TERM = "x", TMUX = "", HOME = "/x" }\n`)).warnings).toEqual([]);
+  });
   test("a backend's name that no mark of a pane could hold, and a role that every object has", async () => {
     for (const name of ["", " x", "a\tb", "a\nb", "a\u202eb", "x".repeat(101)]) {
       expect(await faultsOf(`[backend.${JSON.stringify(name)}]\nbin = "x"\n${AGENT}`)).toContain("the name must be 1 to 100 characters on one line, no blank at its ends");

@@ -128,6 +128,13 @@ describe("doctor", () => {
     const own = (...dirs: string[]) => fleet("doctor", `backend.t.bin = "./own"\n${dirs.map((dir) => `[[agent]]\nname = "${dir}"\nbackend = "t"\ndir = "${dir}"\n`).join("")}`);
     expect(examine(own("near")).of("client t")).toBe("ok ./own ");
     expect(examine(own("near", "far")).of("client t")).toBe(`fail ./own was not found in ${join(scratch, "doctor", "far")} see bin in [backend.t]`);
+    // and an agent may have a PATH of its own
+    const by = (...agents: [string, string][]) => fleet("doctor", `backend.t.bin = "own"\n${agents.map(([name, env]) => `[[agent]]\nname = "${name}"\nbackend = "t"\n${env}\n`).join("")}`);
+    const near = `env = { PATH = "${join(scratch, "doctor", "near")}" }`;
+    expect(examine(by(["x", near], ["y", near])).of("client t")).toBe("ok own ");
+    expect(examine(by(["x", near], ["y", ""])).of("client t")).toBe("ok own \nfail own was not found see bin in [backend.t]");
+    expect(examine(by(["x", near], ["y", 'env = { PATH = "/nowhere" }'], ["z", 'env = { PATH = "/nowhere" }\nenabled = false'])).of("client t"))
+      .toBe("ok own \nfail own was not found by the PATH of y, z see bin in [backend.t]");
   }, 300_000);
 
   test("an opencode server that is asked for is looked for: one that answers, one that does not, one that is ill, one with a password, which is not shown", async () => {
