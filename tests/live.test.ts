@@ -152,7 +152,7 @@ real("status --watch draws over the old table until q or Ctrl-C, and leaves the 
   // a config that breaks meanwhile
   const good = f.read("agents.toml");
   f.write("agents.toml", `${good}\n[[agent\n`);
-  const said = /agents\.toml:\d+:\d+: [^]*broken\s+since [^]*^ ▸a1 /m;
+  const said = /agents\.toml:\d+:\d+: [^]*broken\s+since\s[^]*^ ▸a1 /m;
   await until(async () => said.test(await person.screen()));
   f.write("agents.toml", good);
   await until(async () => !said.test(await person.screen()));
