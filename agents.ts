@@ -6017,20 +6017,24 @@ async function rivalOf(cfg: Config, snap: Snapshot, unit: Unit): Promise<Rival |
       ({ pane, who: `${unitIn(pane)} of ${fleetOf(pane)}`, cure: () => endAbroad(pane) })),
   ].filter(({ pane }) => !pane.dead && pane.backend); // a service, without one, edits nothing
   if (!isAgent(unit) || !clients.length) return null;
-  const others = [...cfg.agents.values()].filter((other) =>
-    other.name !== unit.name && other.enabled);
-  const shared = await Promise.all(others.map(({ dir }) => isSamePlace(dir, unit.dir)));
-  if (shared.includes(true)) return null;
   const asked = await foldersByLook.getOrInsertComputed(snap, () =>
     tmux(cfg, ["list-panes", "-a", "-F", "#{pane_id} #{pane_start_path}"]));
   for (const { pane, who, cure } of clients) {
     const row = asked.out.split("\n").find((line) => line.startsWith(`${pane.id} `));
     const dir = row?.slice(pane.id.length + 1);
     const why = `${who} is at work in its folder`;
-    if (!dir) return { why: `tmux does not say whether ${why}`, cure: await cure() };
-    if (await isSamePlace(dir, unit.dir)) return { why, cure: await cure() };
+    if (dir && !(await isSamePlace(dir, unit.dir))) continue;
+    if (await isShared(cfg, unit)) return null;
+    return { why: dir ? why : `tmux does not say whether ${why}`, cure: await cure() };
   }
   return null;
+}
+
+/** Whether the config gives the folder of an agent to another one, too. */
+async function isShared(cfg: Config, { name, dir }: Unit): Promise<boolean> {
+  const others = [...cfg.agents.values()].filter((other) => other.name !== name && other.enabled);
+  const shared = await Promise.all(others.map((other) => isSamePlace(other.dir, dir)));
+  return shared.includes(true);
 }
 
 /** What only a person can clear out of the way of a unit's start; "" = nothing. */

@@ -806,6 +806,16 @@ describe("a client of another fleet", () => {
     const asked = async (look: () => Promise<unknown>): Promise<number> => (calls = 0, await look(), calls);
     expect([await asked(() => ticks(1)), await asked(() => command("status", "--config", cfg.path)), await asked(() => command("restart", "a", "b", "--config", cfg.path))]).toEqual([1, 1, 1]);
   });
+  test("elsewhere: no agent has the folders of all the others looked at", async () => {
+    await beside("clone");
+    const names = Array.from({ length: 30 }, (_, nth) => `a${nth}`);
+    await begin(names.map((name) => agents(name, name)).join(""), 0);
+    const { answers } = world;
+    let asked = 0;
+    world.answers = (path) => (asked += 1, answers(path));
+    await command("status", "--config", cfg.path);
+    expect(asked).toBeLessThan(names.length * 10);
+  });
   test("is ended by its own config, which its keeper names; the folders of others are not looked at on a disk that does not answer", async () => {
     const pane = await beside("clone");
     const { answers, realPath } = world;
