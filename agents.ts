@@ -10622,8 +10622,10 @@ async function whyNoProgram(cfg: Config, agent: Agent): Promise<string> {
     look,
   ].join("\n");
   const { PATH } = process.env; // tmux gives a pane that of its caller
-  const variables = Object.entries({ ...(PATH === undefined ? {} : { PATH }), ...agent.env })
-    .map(([key, value]) => `${key}=${value}`);
+  // what a preamble leaves in the background, such as an ssh-agent, ends with its client
+  const mark = marksOf(cfg, agent.name) + newId();
+  const own = { ...(PATH === undefined ? {} : { PATH }), ...agent.env, [UNIT_MARK]: mark };
+  const variables = Object.entries(own).map(([key, value]) => `${key}=${value}`);
   const line = ["exec", "env", ...variables, ...inFolder(agent, script)].map(shellQuote).join(" ");
   return await codeOf(cfg, line) === NO_PROGRAM ? notFoundFor(cfg, agent, programOf(bin)) : "";
 }

@@ -542,7 +542,9 @@ test("the program of a start is looked for as its pane would: in its folder, wit
   expect(await restarted('bin = "./klaude"')).toEqual([false, `./klaude was not found in ${dir}${see}`]);
   expect(await restarted('bin = "klaude"', `env = { PATH = "${bin}" }\n`)).toEqual([true, undefined]);
   expect(await restarted('bin = "sleep"', `env = { PATH = "${bin}" }\n`)).toEqual([false, `sleep was not found${see}`]);
-  expect(await restarted(`bin = "A=1 klaude --x # it's"\npreamble = "PATH=${bin}:$PATH; echo >> ${noted}"`)).toEqual([true, undefined]);
+  expect(await restarted(`bin = "A=1 klaude --x # it's"\npreamble = "PATH=${bin}:$PATH; echo $AGENTS_UNIT >> ${noted}"`)).toEqual([true, undefined]);
+  // as what its pane starts: what it leaves in the background ends with its client
+  expect(readFileSync(noted, "utf8")).toMatch(new RegExp(`^${cfg.room}/a/\\w+\n$`));
   expect(await restarted(`bin = "klaude"\npreamble = "set -e; klaude() { :; }"`)).toEqual([true, undefined]);
   expect(await restarted(`bin = "klaude"\npreamble = "set -e; PATH=/nowhere:$PATH"`)).toEqual([false, `klaude was not found${see}`]);
   const before = readFileSync(noted, "utf8");
