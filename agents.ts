@@ -13558,7 +13558,7 @@ export function describeState(memory: Memory, facts: StateFacts): Described {
 function describeDown(memory: Memory, facts: StateFacts): Described {
   const { pane, held, enabled, kind, now, stranger, rival, cannot, words } = facts;
   // a code of ours says nothing to people, and what our launch said is all of it
-  const unfound = pane?.status === NO_PROGRAM;
+  const unfound = pane?.status === NO_PROGRAM && SAYS_NO_PROGRAM.test(words);
   const end = !pane ? "" : unfound ? words.replace(/^agents: /, "")
     : joined(": ", endOf(pane), words);
   if (held) return described("stopped", BY_YOU, "by you");

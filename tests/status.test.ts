@@ -814,6 +814,9 @@ describe("the command over a fleet", () => {
     Object.assign(memoryOf(watch, "builder"), { life: { state: "parked", why: "claude not found", at: fake.wall }, buried: `${fake.tmux.server.pid} ${fake.tmux.server.start} ${pane("builder").id}` });
     await save(cfg, watch);
     expect((await read()).of("builder")).toMatchObject({ condition: "parked", detail: "claude not found" });
+    // a client that itself ends with that code
+    pane("builder").draw("lost the server\nPane is dead (status 99, now)\n", fake.wall);
+    expect((await read()).of("builder").detail).toBe("exit 99: lost the server · claude not found");
   });
   test("the model is the one that runs, whatever the config says by now", async () => {
     await begin(FLEET.replace('name = "builder"', 'name = "builder"\nmodel = "haiku"'));
