@@ -11394,13 +11394,16 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
   tellTroubles(cfg, watch);
   await applyReleases(cfg, watch);
   const observations = await round(cfg, watch);
-  await guard(watch, "heartbeat", () => beat(cfg));
+  await guard(watch, "heartbeat", async () => {
+    await save(cfg, watch); // a nearly full disk may have room for the heartbeat alone
+    await beat(cfg);
+  });
   collect(observations.size * LEFT_PER_AGENT);
   const [first] = observations.values();
   return first?.snap;
 }
 
-/** Proof of life for `status`: time, pid and what is running. */
+/** Proof for `status` that it lives and can store what it does: time, pid and what is running. */
 async function beat(cfg: Config): Promise<void> {
   const pulse = { at: iso(world.now()), pid: process.pid, version: version(),
     interval: cfg.watchdog.signalInterval };

@@ -520,6 +520,20 @@ test("a heartbeat each tick, with the version that runs, whatever has taken the 
   expect(beat().version).toBe(before.version);
 });
 
+test("no heartbeat while its memory cannot be stored, where there is room for a heartbeat", async () => {
+  await begin(agents("a"));
+  const beat = () => fake.files.get(join(cfg.stateDir, "heartbeat"));
+  const { writeAtomic } = world;
+  world.writeAtomic = async (path, text) => (path.endsWith("watch.json") ? Promise.reject(new Error("ENOSPC: no space left on device")) : writeAtomic(path, text));
+  fake.tmux.exit("agents-a", 1);
+  const before = beat();
+  await ticks(4);
+  expect(beat()).toBe(before);
+  world.writeAtomic = writeAtomic;
+  await ticks(1);
+  expect(beat()).not.toBe(before);
+});
+
 test("fault 28: a pane whose logging stopped is logged again", async () => {
   await begin(agents("a"));
   fake.tmux.of("agents-a").piped = false;
