@@ -1463,7 +1463,7 @@ const oneOf = <const Word extends string>(...words: readonly Word[]): Check<Word
   allow(`one of ${words.map((word) => `"${word}"`).join(", ")}`,
     (value) => words.includes(value as Word));
 const pathInside: Check<string> = (value) => notEmpty(value) ??
-  (/^(?:[/~]|\.\.(?:\/|$))/.test(String(value)) ? "a path inside the repository" : null);
+  (/^(?:[/~]|\.\.(?:\/|$))/.test(join(String(value))) ? "a path inside the repository" : null);
 const inboxes: Check<string[]> = (value) => texts(value) ??
   (listOf(value).length > 2 ? "a list of at most two files" : null);
 /** No folder such as `.` or `~`: the program removes the file, and would remove all of that. */
