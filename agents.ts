@@ -2505,7 +2505,7 @@ const joined = (by: string, ...parts: (string | undefined)[]): string =>
 const OVER: [RegExp, string][] = [
   [/^stranger (.+)/, "$1: nothing is in the way of its start any more"],
   [/^needs (.+)/, "$1: what it needs is ready"],
-  [/^restart (.+)/, "$1: nothing is in the way of its restart any more"],
+  [/^restart (.+)/, "$1: nothing is in the way of its restart any more, or none is due"],
   [/^wake text (.+)/, "$1: its wake text is there again"],
   [/^rows$/, "tmux: all its panes can be read again"],
   [/^tmux$/, "tmux: answering again"],
