@@ -10572,6 +10572,10 @@ function whyUnready(operator: Operator, unit: Unit, { awaits }: Memory, now: num
     now - awaits.since < NEEDS_PATIENCE ? "" : `not started: ${unreadyText(awaits.need)}`;
 }
 
+/** Whether a restart waits for a unit that a person took down: that person knows. */
+const waitsForYou = (operator: Operator, { needs }: Unit, { hindered }: Memory): boolean =>
+  needs.some((need) => isHeld(operator, need) && hindered === unreadyText(need));
+
 const answersByLook = new WeakMap<Snapshot, Map<string, Promise<boolean>>>();
 
 /** A server that hangs costs its deadline once per look, not once per agent that waits for it. */
@@ -11342,7 +11346,8 @@ async function round(cfg: Config, watch: Watch, names?: Set<string>): Promise<Ob
       if (full && seen.alive !== null) memory.hindered = undefined; // its care says it anew
       await careFor(cfg, watch, unit, seen, full);
       const hindered = hinderedText(memory);
-      trouble(watch, `restart ${name}`, hindered && `${name} needs you: ${hindered}`);
+      const isTold = hindered && !waitsForYou(await operatorOf(cfg), unit, memory);
+      trouble(watch, `restart ${name}`, isTold ? `${name} needs you: ${hindered}` : "");
     });
   }
   if (full) await remindFleet(cfg, watch, observations);
@@ -13610,7 +13615,7 @@ const isLiving = (condition: Condition): boolean =>
   !["ending", "parked", "backoff", "ended", "done", "stopped", "unknown"].includes(condition);
 
 function describeLiving(memory: Memory, facts: StateFacts): Described {
-  const { limit, now, unsureAfter, words } = facts;
+  const { limit, now, unsureAfter, words, byYou } = facts;
   const { verdict, why } = memory;
   if (limit && verdict !== "blocked") {
     const at = (limit.resetAt ?? limit.until) * 1000;
@@ -13624,8 +13629,8 @@ function describeLiving(memory: Memory, facts: StateFacts): Described {
   if (!memory.since || verdict === "gone") return described("running", "RUNNING");
   const condition = verdict === "active" ? "working" : verdict === "booting" ? "starting" : verdict;
   const vain = verdict === "blocked" ? "" : hinderedText(memory) || uselessRestarts(memory);
-  const needsHuman =
-    verdict === "blocked" || vain !== "" || isUnsureTooLong(memory, unsureAfter, now);
+  const needsHuman = verdict === "blocked" || (vain !== "" && !byYou) ||
+    isUnsureTooLong(memory, unsureAfter, now);
   const said = vain || (needsHuman || verdict === "unsure" ? why : "");
   const isTold = ["fatal", "background", "limited", "waiting"].includes(verdict);
   return described(condition, `${verdict}${said && `: ${said}`} ${ago(now - memory.since)}`,
@@ -13881,6 +13886,7 @@ const stateFacts = (
   words: shown && pane ? clientWords(shown, pane) : "",
   ahead: agent && limitAhead(cfg, look.watch, agent), // the limit that its start waits for
   unready: whyUnready(look.operator, unit, memory, look.now), // why its start is overdue
+  byYou: waitsForYou(look.operator, unit, memory), // a person knows why it is not restarted
 });
 
 /** The state of one unit in words, from everything `status` gathered. */

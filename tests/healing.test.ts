@@ -490,6 +490,17 @@ describe("a client that is to be restarted while no other one could be started",
     expect([starts(), fake.logged("a: nothing is in the way of its restart any more, or none is due").length]).toEqual([2, 1]);
     expect(memoryOf(watch, "a").hindered).toBeUndefined();
   });
+  test("while a person has taken down what it needs: it is left at work, and nobody is told", async () => {
+    operator({ held: { web: fake.wall } });
+    fake.tmux.kill(pane("web"));
+    due["a fatal error"]!();
+    await ticks(40);
+    expect([starts("a"), pane("a").dead, fake.logged("needs you"), troubles()]).toEqual([1, false, [], []]);
+    expect((await status()).out).toMatch(/^  a .*not restarted: it waits for web/m);
+    operator({ held: {} });
+    await ticks(6);
+    expect(starts("a")).toBe(2);
+  });
   test("nothing hinders one that works again, and what could not be looked at says nothing", async () => {
     fake.tmux.shell = () => 99;
     pane().doing = "fatal";

@@ -11,7 +11,7 @@ import { type Doing, FakeGit, type FakePane, FakeTmux } from "./fakes.ts";
 import { SCRATCH } from "./scratch.ts";
 
 /** What `describeState` is told of a unit with nothing special about it. */
-export const PLAIN = { stranger: undefined, rival: undefined, stuck: undefined, cannot: undefined, words: "", ahead: null, unready: "" };
+export const PLAIN = { stranger: undefined, rival: undefined, stuck: undefined, cannot: undefined, words: "", ahead: null, unready: "", byYou: false };
 
 export type { FakePane } from "./fakes.ts";
 export { until } from "./wait.ts";
