@@ -593,10 +593,12 @@ real("P32: helpers with sessions of their own, deaf to HUP: none outlives restar
   await f.ready(...names);
   const helpers = () => marked(f.tmuxDir).filter((pid) => readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("trap"));
   await until(() => helpers().length === names.length);
-  const before = helpers();
-  // at once, each with a helper of its own: one that is deaf takes 5 s to end
-  expect((await f.run(["restart", ...names])).code).toBe(0);
-  await until(() => helpers().length === names.length && !helpers().some((pid) => before.includes(pid)));
+  for (let nth = 0; nth < 2; nth++) {
+    const before = helpers();
+    // at once, each with a helper of its own: one that is deaf takes 5 s to end
+    expect((await f.run(["restart", ...names])).code).toBe(0);
+    await until(() => helpers().length === names.length && !helpers().some((pid) => before.includes(pid)));
+  }
   expect((await f.run(["down"])).code).toBe(0);
   expect(marked(f.tmuxDir)).toEqual([]);
 });
