@@ -12358,6 +12358,14 @@ function onlyName(names: string[], word: string): string {
 /** The one agent, service or "watchdog" that a word names. */
 const oneName = (cfg: Config, word: string): string => onlyName(expandNames(cfg, [word]), word);
 
+/** The one agent that a word names; `why` says what cannot be done with anything else. */
+function oneAgent(cfg: Config, word: string, why: string): string {
+  const agents = [...cfg.agents.keys()];
+  const other = cfg.services.has(word) ? "a service" : word === "watchdog" ? "the watchdog" : "";
+  if (other) die(`${word} is ${other}, no agent: ${why}${instead(word, agents)}`, 2);
+  return onlyName(namesAmong(agents, [word], "agent"), word);
+}
+
 // Text laid out for a terminal.
 
 /** Cuts a text, which may be coloured, to `width` columns; the last one is then an ellipsis. */
@@ -14615,7 +14623,7 @@ async function cmdAttach(call: Call): Promise<number> {
 export async function cmdSend(call: Call): Promise<number> {
   const cfg = await configToAct(call);
   const [wanted = "", ...words] = call.words;
-  const name = onlyName(namesAmong([...cfg.agents.keys()], [wanted], "agent"), wanted);
+  const name = oneAgent(cfg, wanted, "it takes no messages");
   const input = words.length === 1 && words[0] === "-"
     ? Bun.stdin.stream() : [Buffer.from(words.join(" "))];
   // dozens that wait must fit into a file of the state
@@ -14838,9 +14846,7 @@ async function explainFile(call: Call, file: string): Promise<number> {
 }
 
 async function namedAgent(cfg: Config, word: string): Promise<[Agent, Pane | undefined]> {
-  const name = oneName(cfg, word);
-  const agent = cfg.agents.get(name) ??
-    die(`${name} is not an agent: its screen is not read`, 2);
+  const agent = cfg.agents.get(oneAgent(cfg, word, "its screen is not read"))!;
   return [agent, (await neededSnapshot(cfg)).panes.get(agent.session)];
 }
 

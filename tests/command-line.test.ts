@@ -183,7 +183,8 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     [["logs"], "usage: logs <name…>"], [["logs", "a2"], 'no agent or service "a2"; nearest is "a1"'],
     [["attach"], "usage: attach <name> [--read-only]"], [["attach", "*"], "* matches a1, watchdog: name one of them"], [["explain", "a1", "a1"], "usage: explain <name> [--json] [--file PANE]"], [["explain"], "usage: explain <name> [--json] [--file PANE]"],
     [["send"], "usage: send <name> <text… | -> [--timeout S] [--queue]"], [["send", "a1"], "usage: send"], [["send", "a1", " \n"], "send: the message is empty"],
-    [["explain", "watchdog"], "watchdog is not an agent: its screen is not read"], [["status", "watchdog"], "status: no watchdog details"],
+    [["explain", "watchdog"], "watchdog is the watchdog, no agent: its screen is not read (there are: a1)"], [["status", "watchdog"], "status: no watchdog details"],
+    [["send", "watchdog", "x"], "watchdog is the watchdog, no agent: it takes no messages (there are: a1)"],
     [["send", "a2", "x"], 'no agent "a2"; nearest is "a1" (there are: a1)'], [["send", "b*", "x"], 'no agent "b*" (there are: a1)'],
     [["send", "a1", "x", "--timeout", "soon"], 'send: --timeout "soon" is not a number of seconds'],
     ...["-1", "", ".", "Infinity"].map((wait): [string[], string] => [["send", "a1", "x", `--timeout=${wait}`], `send: --timeout "${wait}" is not a number of seconds`]),
@@ -204,6 +205,13 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
     const { code, out, err } = await command(...words, "--config", join(fake.home, "agents.toml"));
     expect([code, out, err.trimEnd().split("\n").length]).toEqual([2, "", 1]);
     expect(err).toStartWith(`agents: ${says}`);
+  });
+  test("what takes agents only calls a service one, and names the nearest agent", async () => {
+    await fake.config(`${CONFIG}[[service]]\nname = "a1s"\ncommand = "x"\n`);
+    for (const [words, why] of [[["send", "a1s", "x"], "it takes no messages"], [["explain", "a1s"], "its screen is not read"], [["capture", "a1s", "idle-x"], "its screen is not read"]] as const) {
+      const { code, out, err } = await command(...words, "--config", join(fake.home, "agents.toml"));
+      expect([code, out, err]).toEqual([2, "", `agents: a1s is a service, no agent: ${why}; nearest is "a1" (there are: a1)\n`]);
+    }
   });
   test.each<[words: string[], usage: string]>([
     ...[["nxt", "x"], ["show", "x"], ["next", "x"], ["set", "one", "two"]].map((words): [string[], string] =>
