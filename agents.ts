@@ -2071,6 +2071,7 @@ function buildConfig(
   const inherited: Keys = { ...KEYS.agent, ...KEYS.service };
   const at = location("defaults");
   const own = reader.read(at, without(inherited, top.defaults), KEYS.defaults, inherited);
+  warnOfUnused(reader, at, top.defaults);
   for (const key of ["name", "session"]) {
     if (key in top.defaults) reader.fault(at, key, "cannot be a default: each needs its own");
   }
@@ -2195,6 +2196,11 @@ function readLoop(reader: ConfigReader, planDir: string, raw: Raw) {
   for (const id of new Set(ids.filter((id, i) => id !== undefined && ids.indexOf(id) < i))) {
     reader.fault(at, "phases", `two phases have the id "${id}"`);
   }
+  for (const key of Object.keys(only(KEYS.handoff, raw))) {
+    if (handoff && key in handoff) {
+      reader.warning(at, key, "not used: it is given in [loop.handoff] too");
+    }
+  }
   const hand = handoff && reader.read(
     location("loop.handoff"), { ...only(KEYS.handoff, raw), ...handoff }, KEYS.handoff);
   return {
@@ -2209,7 +2215,21 @@ function readLoop(reader: ConfigReader, planDir: string, raw: Raw) {
 function unitTable(kind: "agent" | "service", defaults: Raw, raw: Raw, nth: number) {
   const name = typeof raw.name === "string" ? raw.name : "";
   const at = location(kind, nth, `${kind} ${name ? `"${name}"` : nth + 1}`);
-  return { name, at, given: { ...defaults, ...raw } };
+  // else a default prompt_file would win over the unit's own prompt
+  const own = raw.prompt ? without({ prompt_file: "" }, defaults) : defaults;
+  return { name, at, given: { ...own, ...raw } };
+}
+
+/** Warns of a prompt in a table where another one counts. */
+function warnOfUnused(reader: ConfigReader, at: Location, raw: Raw, kind?: Agent["kind"]): void {
+  const unused = ["prompt", "prompt_file"].filter((key) => raw[key]);
+  if (kind === "loop") {
+    for (const key of unused) {
+      reader.warning(at, key, "not used: the prompt of a loop agent is prompts/<role>.md");
+    }
+  } else if (unused.length > 1) {
+    reader.warning(at, "prompt", "not used: prompt_file is given too");
+  }
 }
 
 /** The value is not shown in these two: it may hold a password. */
@@ -2243,6 +2263,7 @@ function addAgent(
 ): void {
   const { name, at, given } = unitTable("agent", defaults, raw, nth);
   const { wake, ...read } = reader.read(at, given, KEYS.agent);
+  warnOfUnused(reader, at, raw, read.kind);
   checkVariables(reader, at, read.env);
   const agent: Agent = { ...read, ...sessionAndDir(cfg, name, read) };
   // a shell cannot name a variable with "-": AGENT_MODEL_my_agent is also for "my-agent"

@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, onTestFinished, spyOn, test } from "bun:t
 import { chownSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
-import { cfgPath, CliError, lineOf, loadConfig, nearest, parsePattern, rulesOf } from "../agents.ts";
+import { agentPrompt, cfgPath, CliError, lineOf, loadConfig, nearest, parsePattern, rulesOf } from "../agents.ts";
 import { type FakeWorld, fakeWorld, FLEET } from "./kit.ts";
 
 let fake: FakeWorld;
@@ -282,6 +282,38 @@ test("who is named and is nobody is a warning: a role of a phase's models, the a
   const { warnings } = await fake.config(text);
   expect(warnings).toEqual([at(10, 'phase "p2" models: advesary: no agent has this role; nearest is "adversary"'),
     at(16, '[loop.on_complete]: run: "upgrade" is not an agent, and nothing will be started; nearest is "upgrader"')]);
+});
+
+describe("of two prompts one counts, and the other is not ignored without a word", () => {
+  const promptOf = async (text: string) => {
+    fake.files.set("/fleet/own.md", "From a file.");
+    const cfg = await fake.config(text);
+    return [agentPrompt(cfg, cfg.agents.get("a")!), cfg.warnings];
+  };
+  const [said, file] = ['prompt = "Said."\n', 'prompt_file = "own.md"\n'];
+  test("both in one table: the file", async () => {
+    expect(await promptOf(`${AGENT}${said}${file}`)).toEqual(["From a file.", [at(4, 'agent "a": prompt: not used: prompt_file is given too')]]);
+    expect(await promptOf(`[defaults]\n${said}${file}${AGENT}`)).toEqual(["From a file.", [at(2, "[defaults]: prompt: not used: prompt_file is given too")]]);
+  });
+  test("an agent's own beside one of [defaults]: its own", async () => {
+    expect(await promptOf(`[defaults]\n${file}${AGENT}${said}`)).toEqual(["Said.", []]);
+    expect(await promptOf(`[defaults]\n${said}${AGENT}${file}`)).toEqual(["From a file.", []]);
+    expect(await promptOf(`[defaults]\n${file}${AGENT}`)).toEqual(["From a file.", []]);
+  });
+  test("a loop agent's own beside that of its role: its role's", async () => {
+    fake.files.set("/fleet/own.md", "From a file.");
+    const loop = FLEET.replace('role = "builder"', `role = "builder"\n${said}${file.trim()}`);
+    const why = "not used: the prompt of a loop agent is prompts/<role>.md";
+    expect((await fake.config(loop)).warnings).toEqual(["prompt", "prompt_file"].map((key) => expect.stringContaining(`: agent "builder": ${key}: ${why}`)));
+    expect((await fake.config(`[defaults]\n${said}${FLEET.replace("[defaults]\n", "")}`)).warnings).toEqual([]);
+  });
+});
+
+test("a key of the hand-offs in [loop] that [loop.handoff] has too is a warning", async () => {
+  const twice = FLEET.replace("[loop]\n", '[loop]\nbranch = "work"\n');
+  expect((await fake.config(twice)).warnings).toEqual([]);
+  const { warnings, loop } = await fake.config(twice.replace("[loop.handoff]\n", '[loop.handoff]\nbranch = "trunk"\n'));
+  expect([loop.handoff!.branch, warnings]).toEqual(["trunk", [expect.stringContaining("[loop]: branch: not used: it is given in [loop.handoff] too")]]);
 });
 
 test("the table of a built-in backend whose name is misspelt names it", async () => {
