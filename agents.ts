@@ -13097,6 +13097,7 @@ export async function cmdDown(call: Call): Promise<number> {
   const ending = orphans.filter(({ name }) => strays || names.includes(name));
   const withWatchdog = every || names.includes("watchdog");
   if (strays && !ending.length) {
+    await loadWatch(cfg); // throws where it cannot be read: of another user's fleet nothing is seen
     log("no orphans: every client that runs is in the config");
   }
   const ordered = orderedNames(units, withWatchdog);
@@ -13175,8 +13176,10 @@ function nameOrphans(orphans: Orphan[]): void {
 async function stopUnits(
   cfg: Config, units: Named[], stands: (name: string) => Promise<boolean>, withLog = false,
 ): Promise<Failure[]> {
+  let unread = "";
   const known = await loadWatch(cfg).catch((error) => {
-    log(`${messageOf(error)}; ending without the watchdog's memory what has a pane or our mark`);
+    unread = messageOf(error);
+    log(`${unread}; ending without the watchdog's memory what has a pane or our mark`);
     return freshWatch();
   });
   const families = new Map<Named, Family>();
@@ -13207,8 +13210,13 @@ async function stopUnits(
         others.push({ name: unit.name, why: `${other}, or end what is left of it: ${byHand}` });
       }
       const running = pane || membersOf(whole, all).length;
-      if (running || !other) log(running ? `ending ${unit.session}`
-        : `${unit.name}: not running${strangerNote(cfg, snap, unit.session)}`);
+      if (running) log(`ending ${unit.session}`);
+      else if (!other && !unread) {
+        log(`${unit.name}: not running${strangerNote(cfg, snap, unit.session)}`);
+      } else if (!other) {
+        // another user's has a tmux server and marks that nobody else sees
+        others.push({ name: unit.name, why: `nobody can say whether it runs: ${unread}` });
+      }
       if (pane) panes.push(pane);
       else lost.push(lostConversation(cfg, known, unit));
     }

@@ -420,6 +420,18 @@ describe("what a person wants cannot be read", () => {
     expect((await command("down", "--config", cfg.path)).code).toBe(1);
     expect([fake.tmux.panes.some((one) => one.id === id), fake.logged(/EIO/).length]).toEqual([false, 2]);
   });
+  test("the fleet of another user, whose state and tmux server are closed to this one: `down` claims of nobody that it does not run", async () => {
+    const { fake, cfg } = await scene(agents("a"), { home: realFolder() });
+    const down = async (...words: string[]) => (await command("down", ...words, "--config", cfg.path)).code;
+    const { text } = world;
+    fake.tmux.killServer(); // as his server looks from here
+    world.text = async (path) => (path.startsWith(cfg.stateDir) ? Promise.reject(Object.assign(new Error("EACCES: permission denied"), { code: "EACCES" })) : text(path));
+    expect([await down("a"), await down("--orphans")]).toEqual([3, 1]);
+    expect(fake.logged(/a: nobody can say whether it runs: .*EACCES/)).toHaveLength(1);
+    expect(fake.logged(/not running|no orphans/)).toEqual([]);
+    world.text = text;
+    expect([await down("a"), await down("--orphans"), fake.logged(/a: not running|no orphans/).length]).toEqual([0, 0, 2]);
+  });
   test.each(["{half", "[]"])("damaged (%s): the next order keeps it aside and says so, and who is known to be down stays down", async (text) => {
     await operatorOf(cfg);
     operator(text);
