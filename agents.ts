@@ -2492,6 +2492,27 @@ const plainField = (value: unknown): unknown =>
   typeof value === "string" ? plainText(value, FIELD_MAX)
     : Array.isArray(value) ? value.slice(0, 50).map(plainField) : value;
 
+/** Of each log that could not be written, the last text, which is tried again, and why. */
+export const unwritten = new Map<string, { text: string; cap: number; why: string }>();
+
+/** Appends to a log, after what it lacks. */
+function appendToLog(path: string, text: string, cap: number): void {
+  const late = unwritten.get(path)?.text ?? "";
+  try {
+    world.append(path, late + text, cap);
+    unwritten.delete(path);
+  } catch (error) {
+    unwritten.set(path, { text: text || late, cap, why: messageOf(error) });
+    throw error;
+  }
+}
+
+/** Tries again, as only a write shows that a log can be written; returns why one still cannot. */
+function writeLate(): string {
+  for (const [path, { cap }] of unwritten) tried(() => appendToLog(path, "", cap), undefined);
+  return [...unwritten].map(([path, { why }]) => `${path}: ${why}`).join("; ");
+}
+
 /** Appends an event to events.jsonl, and queues it for [notify]; a failed write is only logged. */
 function emit(cfg: Config, event: EventName, fields: Record<string, unknown> = {}): void {
   const plain = Object.entries(fields).map(([key, value]) => [key, plainField(value)]);
@@ -2501,7 +2522,7 @@ function emit(cfg: Config, event: EventName, fields: Record<string, unknown> = {
   }
   try {
     // two such files and the rest of the state folder stay under 1 MB
-    world.append(join(cfg.stateDir, "events.jsonl"), `${JSON.stringify(line)}\n`, 400_000);
+    appendToLog(join(cfg.stateDir, "events.jsonl"), `${JSON.stringify(line)}\n`, 400_000);
   } catch (error) {
     log(`events.jsonl: ${messageOf(error)}`);
   }
@@ -2537,6 +2558,7 @@ const OVER: [RegExp, string][] = [
   [/^state$/, "state: saved again"],
   [/^state folder$|^operator\.json$|^prompts$/, "$&: readable again"],
   [/^config$|^phase state$/, "$&: valid again"],
+  [/^logs$/, "logs: written again"],
   [/^notices$/, "notices: going out again"],
 ];
 const overText = (label: string): string => {
@@ -8048,11 +8070,12 @@ async function warnOfOrdersElsewhere(cfg: Config): Promise<void> {
 
 /** The heartbeat of the last tick, without fields that are not sound; `interval` in s. */
 async function readBeat(cfg: Config) {
-  const fresh: { at?: string; pid?: number; version?: string; interval?: number } = {};
+  const fresh: { at?: string; pid?: number; version?: string; interval?: number;
+    unlogged?: string } = {};
   // the keeper, which asks for it all the time, must outlive a disk that does not answer
   const text = await textIn(heartbeatFile(cfg)).catch(() => "");
   return sound(fresh, parsedRecord(text),
-    { at: isText, pid: isNumber, version: isText, interval: isNumber });
+    { at: isText, pid: isNumber, version: isText, interval: isNumber, unlogged: isText });
 }
 
 type WatchdogState = Awaited<ReturnType<typeof readWatchdog>>;
@@ -8082,7 +8105,10 @@ async function readWatchdog(cfg: Config) {
   const note = stale ? readNote(noteFile(cfg, "watchdog")) : null;
   const halted = stale && pid !== null && statOf(pid).state === "T"
     ? `stopped by a signal (kill -CONT ${pid})` : "";
+  const unlogged = beat.pid === pid && beat.unlogged;
   return { running: mute || pid !== null, pid, heartbeat: beat.at ?? "", stale, mute,
+    // absent while it can write its logs
+    ...(unlogged ? { unlogged: plainText(unlogged, FIELD_MAX) } : {}),
     version: beat.version ?? "", stage: halted || (note && note.pid === pid ? note.stage : "") };
 }
 
@@ -11388,7 +11414,7 @@ async function round(cfg: Config, watch: Watch, names?: Set<string>): Promise<Ob
  * What keeps the watchdog from its work, by the labels of `trouble`. The heartbeat is what is
  * written each tick: on a full disk it fails first.
  */
-const HINDERS = new RegExp("^(?:tmux|phase state|operator\\.json|state folder|" +
+const HINDERS = new RegExp("^(?:tmux|phase state|operator\\.json|state folder|logs|" +
   "guard (?:heartbeat|tick|hand-off|phase|phase move|outbox|completion|accounts|deadlock)|" +
   "(?:guard (?:unit|learn|wake|deliver)|restart) (.+))$");
 
@@ -11422,17 +11448,22 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
   const observations = await round(cfg, watch);
   await guard(watch, "heartbeat", async () => {
     await save(cfg, watch); // a nearly full disk may have room for the heartbeat alone
-    await beat(cfg);
+    const why = writeLate();
+    await beat(cfg, why);
+    trouble(watch, "logs", why && `a log cannot be written: ${why}`);
   });
   collect(observations.size * LEFT_PER_AGENT);
   const [first] = observations.values();
   return first?.snap;
 }
 
-/** Proof for `status` that it lives and can store what it does: time, pid and what is running. */
-async function beat(cfg: Config): Promise<void> {
+/**
+ * Proof for `status` that it lives and can store what it does: time, pid and what is running;
+ * `unlogged`: which log it cannot write, and why.
+ */
+async function beat(cfg: Config, unlogged: string): Promise<void> {
   const pulse = { at: iso(world.now()), pid: process.pid, version: version(),
-    interval: cfg.watchdog.signalInterval };
+    interval: cfg.watchdog.signalInterval, ...(unlogged ? { unlogged } : {}) };
   await world.writeAtomic(heartbeatFile(cfg), JSON.stringify(pulse));
 }
 
@@ -11713,7 +11744,7 @@ function logToFile(cfg: Config): void {
   const print = world.log;
   world.log = (line) => {
     try {
-      world.append(loggedTo, `${line}\n`, cfg.watchdog.logMaxMb * 1_000_000);
+      appendToLog(loggedTo, `${line}\n`, cfg.watchdog.logMaxMb * 1_000_000);
     } finally {
       print(line);
     }
@@ -14099,7 +14130,8 @@ async function statusFrom(cfg: Config, look: StatusLook, named: string[] = []) {
     olderPhase: loopSessionsAlive(cfg, snap, true).map((agent) => agent.name),
     needsHuman: [...agents, ...services, ...(handoff ? [handoff] : [])]
       .some((one) => one.needsHuman) || Boolean(phase?.error) || cfg.broken !== "" ||
-      noticesFail(watch.notices) || (watchdog.running ? watchdog.stale : expected),
+      noticesFail(watch.notices) ||
+      (watchdog.running ? watchdog.stale || watchdog.unlogged !== undefined : expected),
   };
 }
 
@@ -14122,7 +14154,7 @@ export function statusLine(status: Status): string {
     agents.filter(({ condition }) => conditions.includes(condition));
   const needy = agents.filter((one) => one.needsHuman);
   const faults = joined(" ", configError ? "✗ config" : "",
-    watchdog.missing || watchdog.stale ? "✗ watchdog" : "");
+    watchdog.missing || watchdog.stale || watchdog.unlogged ? "✗ watchdog" : "");
   return joined(" ", prefix.replace(/-$/, ""), counted("●", are("working", "background")),
     counted("!", needy), counted("◐", are("limited")), faults,
     isStopped(status) ? "stopped" : status.phase?.complete ? "done" : "",
@@ -14261,7 +14293,9 @@ function fleetMatters(
       : "", channel?.needsHuman ?? false],
     [watchdog.missing ? withCure("watchdog: stopped", "agents up watchdog")
       : watchdog.mute ? withCure("watchdog: runs, but cannot write", "agents doctor")
-      : watchdog.stale ? `watchdog: STALE${beat}${stage ? `, at: ${stage}` : ""}` : "", true],
+      : watchdog.stale ? `watchdog: STALE${beat}${stage ? `, at: ${stage}` : ""}`
+      : watchdog.unlogged
+        ? withCure(`watchdog: cannot write ${watchdog.unlogged}`, "agents doctor") : "", true],
     [watchdog.running && watchdog.version && watchdog.version !== version()
       ? withCure(`watchdog: of version ${watchdog.version}, this is ${version()}`,
         "agents up watchdog") : "", false],
@@ -16742,7 +16776,7 @@ async function examineChannel(cfg: Config, hand: Handoff): Promise<Findings> {
 }
 
 async function examineWatchdog(cfg: Config): Promise<Findings> {
-  const { running, pid, stale, mute, heartbeat, version: its } = await readWatchdog(cfg);
+  const { running, pid, stale, mute, unlogged, heartbeat, version: its } = await readWatchdog(cfg);
   if (!running) {
     const { watchdog } = await readStatus(cfg);
     return (watchdog.missing ? fail : warn)("not running", "agents up watchdog");
@@ -16752,6 +16786,9 @@ async function examineWatchdog(cfg: Config): Promise<Findings> {
   if (stale) {
     return fail(`pid ${pid} last heartbeat: ${heartbeat || "none"}`,
       "agents logs watchdog; then down and up watchdog");
+  }
+  if (unlogged) {
+    return fail(`it cannot write ${unlogged}`, "make it writable: see ls -l, lsattr and df");
   }
   if (its && its !== version()) {
     return warn(`it runs version ${its}, this is ${version()}`, "agents up watchdog");

@@ -210,6 +210,7 @@ describe("doctor", () => {
     expect(await watchdog({ at: "" })).toMatch(/^ok pid \d+, no heartbeat yet$/);
     expect(await watchdog({ interval: 29 })).toMatch(/^fail pid \d+ last heartbeat: 2026-06-15T11:58:30\.000Z$/);
     expect(await watchdog({ mute: true })).toMatch(/^fail it runs, but cannot write to .*\/state$/);
+    expect(await watchdog({ unlogged: "/a.log: EPERM" })).toBe("fail it cannot write /a.log: EPERM");
     expect(await watchdog({ version: "0.0.9" })).toBe(`warn it runs version 0.0.9, this is ${version()}`);
   }, 300_000);
 

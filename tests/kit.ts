@@ -5,7 +5,7 @@
  */
 import { closeSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { type Config, flock, loadConfig, loadWatch, main, operatorOf, tick, type Watch, type World, world } from "../agents.ts";
+import { type Config, flock, loadConfig, loadWatch, main, operatorOf, tick, unwritten, type Watch, type World, world } from "../agents.ts";
 import type { Message, Pane, Verdict, VerdictName } from "../agents.ts";
 import { type Doing, FakeGit, type FakePane, FakeTmux } from "./fakes.ts";
 import { SCRATCH } from "./scratch.ts";
@@ -125,6 +125,7 @@ export class FakeWorld {
   revive(): void {
     this.dieAt = 0;
     this.isDead = false;
+    unwritten.clear();
   }
 
   /** A file of the map; of the real disk only what ships with the program. */
@@ -166,6 +167,7 @@ export class FakeWorld {
     const cfg = await loadConfig(path, env);
     for (const folder of [cfg.logDir, cfg.stateDir, join(cfg.logDir, "unsure")]) this.folders.add(folder);
     if (this.isNew && this.home === SHARED) await this.forgetOrders(cfg);
+    if (this.isNew) unwritten.clear();
     this.isNew = false;
     return cfg;
   }

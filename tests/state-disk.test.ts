@@ -63,6 +63,22 @@ real("P4: a full disk stops no supervision, and nothing is lost or half written 
   }
 });
 
+real("P4: a log that takes nothing is in status, and the last that it lacks is written once it can be", {
+  agents: [{ name: "a1", watch: "heal" }],
+}, async (f) => {
+  const log = f.path(".agents/t-watchdog.log");
+  mkdirSync(f.path(".agents"));
+  symlinkSync("/dev/full", log);
+  await f.up();
+  await f.ready("a1");
+  await f.ticks(2);
+  expect(await f.run(["status"])).toMatchObject({ code: 3, out: expect.stringMatching(/^watchdog: cannot write .*t-watchdog\.log: ENOSPC/m) });
+  rmSync(log);
+  await f.ticks(2);
+  expect([(await f.run(["status"])).code, readFileSync(log, "utf8")]).toEqual([0, expect.stringMatching(/a log cannot be written: [^]*logs: written again\n/)]);
+  expect((await f.run(["down"])).code).toBe(0);
+});
+
 real("P4: on a disk that became read-only a watchdog comes up, and goes on once it can write again", {
   agents: [{ name: "a1", watch: "heal" }],
 }, async (f) => {

@@ -508,6 +508,15 @@ describe("the command over a fleet", () => {
     world.sleep = async (ms) => (watchdog(10), await sleep(ms));
     expect((await read()).status.watchdog).toMatchObject({ running: true, pid: 77, stale: false, mute: false });
   });
+  test("a watchdog that cannot write its log: exit 3, with the reason; what another one could not says nothing of it", async () => {
+    await begin(FLEET);
+    watchdog(10);
+    const beat = JSON.parse(fake.files.get(state("heartbeat"))!);
+    const says = async (some: object) => (fake.files.set(state("heartbeat"), JSON.stringify({ ...beat, ...some })), await command("status", "--config", cfg.path));
+    expect(await says({ unlogged: "/logs/agents-watchdog.log: EPERM: operation not permitted" }))
+      .toMatchObject({ code: 3, out: expect.stringContaining("watchdog: cannot write /logs/agents-watchdog.log: EPERM: operation not permitted  — agents doctor\n") });
+    for (const some of [{}, { unlogged: "x", pid: 76 }, { unlogged: 7 }]) expect(await says(some)).toMatchObject({ code: 0, out: expect.not.stringContaining("cannot write") });
+  });
   test("a client whose agent left the config, and whether it runs", async () => {
     await begin(FLEET);
     await fake.config(FLEET.replace(/\[\[agent\]\]\nname = "orchestrator"[^[]*/, ""));

@@ -259,13 +259,21 @@ describe("what keeps the watchdog from its work is told to people after five min
   const ready = async () => ({ ok: true, status: 200, body: "" });
   let run: typeof fake.tmux.run;
   let mtime: typeof world.mtime;
+  let append: typeof world.append;
   test.each<[string, (on: boolean) => void, unknown[][]]>([
     ["tmux does not answer", (on) => void (fake.tmux.run = on ? silent : run),
       [[undefined, undefined, "tmux: no answer in time, for 5 min"], [undefined, "ok", "tmux: answering again"]]],
     ["the phase cannot be read", (on) => void fake.files.set(phaseIdxFile(cfg), on ? "x" : "0"),
       [[undefined, undefined, 'the phase file holds "x", not a number; run "agents phase set" (phases: p1, p2), for 5 min'], [undefined, "ok", "phase state: valid again"]]],
-    // of what begins there is no event either, but a notice
-    ["nothing can be stored", (on) => void (fake.full = on), [[undefined, "ok", "heartbeat: working again"]]],
+    // the event of what begins is written late
+    ["nothing can be stored", (on) => void (fake.full = on), [[undefined, undefined, expect.stringMatching(/^heartbeat: ENOSPC.*, for 5 min$/)], [undefined, "ok", "heartbeat: working again"]]],
+    ["the record of events cannot be written", (on) => {
+      world.append = (path, text, cap) => {
+        if (on && path.endsWith("events.jsonl")) throw new Error("EPERM: operation not permitted");
+        return append(path, text, cap);
+      };
+      if (on) fake.tmux.exit("agents-orchestrator", 1);
+    }, [[undefined, undefined, expect.stringMatching(/^a log cannot be written: .*events\.jsonl: EPERM: .*, for 5 min$/)], [undefined, "ok", "logs: written again"]]],
     ["the care of one agent fails each time", (on) => {
       fake.http = on ? () => Promise.reject(new Error("a fault of ours")) : ready;
       if (on) fake.tmux.exit("agents-orchestrator", 1);
@@ -282,7 +290,7 @@ describe("what keeps the watchdog from its work is told to people after five min
     fake.http = ready;
     await begin(FLEET.replace('"Look after the fleet."', '"Look after the fleet."\nneeds = ["web"]') + '[[service]]\nname = "web"\ncommand = "serve"\nready = "80"\n');
     run = fake.tmux.run.bind(fake.tmux);
-    ({ mtime } = world);
+    ({ mtime, append } = world);
     for (const count of [9, 40]) {
       broken(true);
       await ticks(count);
