@@ -1072,6 +1072,8 @@ const isEmbedded = (path: string): boolean => COMPILED && path.startsWith(import
 /** null = there is no such file; any other trouble throws. */
 function realRead(path: string): string | null {
   if (isEmbedded(path)) return existsSync(path) ? readFileSync(path, "utf8") : null;
+  // no fifo is there, and a look at all processes reads hundreds: a fifth of the time
+  if (path.startsWith("/proc/")) return ifThere(() => readFileSync(path, "utf8"));
   return readRegular(path, (file) => readFileSync(file, "utf8"), READ_MAX);
 }
 
@@ -3257,8 +3259,11 @@ const processesIn = (pane: Pane): string[][] =>
 const tmuxByHand = ({ tmuxSocket }: Config): string =>
   `tmux${tmuxSocket ? ` -L ${tmuxSocket}` : ""}`;
 
-/** How tmux says that it has no server; any other failure says nothing of what runs. */
-const NO_TMUX_SERVER = /no server running|no current target|\(No such file or directory\)/;
+/** How tmux says that it has no server, or no session: any other failure says nothing of them. */
+const NO_TMUX_SERVER = /no server running|\(No such file or directory\)/;
+const NO_TMUX_SESSION = /no current target/;
+const runsNothing = ({ err }: ExecResult): boolean =>
+  NO_TMUX_SERVER.test(err) || NO_TMUX_SESSION.test(err);
 /** How it says that its server ended while it was asked: the next question tells what is there. */
 const ENDED_MEANWHILE = /^(?:server exited|lost server)/;
 
@@ -3269,7 +3274,7 @@ export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
   const askedAt = world.now();
   const ran = await tmux(cfg, ["list-panes", "-a", "-F", mark + PANE_FORMAT]);
   if (first && !ran.ok && ENDED_MEANWHILE.test(ran.err)) return snapshot(cfg, false);
-  if (!ran.ok && !NO_TMUX_SERVER.test(ran.err)) {
+  if (!ran.ok && !runsNothing(ran)) {
     return { ok: false, why: ran.err || "tmux did not answer", server: "", refused: 0,
       ...sortPanes(cfg, []) };
   }
@@ -3285,8 +3290,8 @@ export async function snapshot(cfg: Config, first = true): Promise<Snapshot> {
     return snapshot(cfg, false);
   }
   // a server may be there without a pane (exit-empty off)
-  const server = panes[0]?.server ??
-    (await tmux(cfg, ["display-message", "-p", PANE_FIELDS.server[0]])).out.trim();
+  const server = panes[0]?.server ?? (NO_TMUX_SERVER.test(ran.err) ? ""
+    : (await tmux(cfg, ["display-message", "-p", PANE_FIELDS.server[0]])).out.trim());
   return { ok: true, why: "", server, refused: rows.length - panes.length,
     ...sortPanes(cfg, panes) };
 }
@@ -13070,16 +13075,19 @@ async function awaitClients(cfg: Config, units: Unit[], step: Step): Promise<Fai
   for (;;) {
     const snap = await snapshot(cfg);
     const operator = await operatorOf(cfg);
+    const isNew = (pane: Pane) => !pane.dead && world.now() - pane.created < RUNNING_AFTER;
     const late = units.filter((unit) => {
-      if (isHeld(operator, unit.name)) return false;
       const pane = snap.panes.get(unit.session);
-      return !pane || (!pane.dead && world.now() - pane.created < RUNNING_AFTER);
-    });
+      return !isHeld(operator, unit.name) && (!pane || isNew(pane));
+    }).map(({ session }) => snap.panes.get(session));
     const dead = units.filter((unit) => sessionAlive(snap, unit.session) !== true);
     step(units.length - dead.length,
       late.length ? `running, waiting for ${late.length}` : "running");
     if (late.length && world.mono() < deadline) {
-      await world.sleep(100);
+      // nothing but the end of one is news, and that needs no tmux
+      const isRunning = (pane?: Pane) => pane && isNew(pane) && world.signal(pane.pid, 0);
+      do await world.sleep(100);
+      while (world.mono() < deadline && late.every(isRunning));
       continue;
     }
     if (!snap.ok) die(`tmux: ${snap.why}`);
@@ -13295,19 +13303,31 @@ async function endAgain(
 const BACKGROUND_PATIENCE = 2_000;
 
 /** The folder of the Claude Code background session that a process is; null = it is none. */
-async function backgroundFolder(pid: number): Promise<string | null> {
-  const home = claudeFolder(pid);
-  const path = join(home, "sessions", `${pid}.json`);
-  if (!(await within(BACKGROUND_PATIENCE, world.answers(home), false))) return null;
+function backgroundFolder(pid: number, path: string): string | null {
   try {
     const written = world.mtime(path);
-    if (written === null) return null; // nearly always: most processes are no clients
+    if (written === null) return null;
     const fresh = written >= startedAt(pid) * 1000 - CLOCK_STEP;
     const session = claudeSession(textNow(path), pid, bornOf(pid), fresh);
     return session?.kind === "bg" ? String(session.cwd ?? "") : null;
   } catch {
     return null; // it is another user's
   }
+}
+
+/** The Claude Code background sessions among processes, and the folder of each. */
+async function backgroundFolders(pids: number[]): Promise<[number, string][]> {
+  const homes = [...Map.groupBy(pids, (pid) => claudeFolder(pid))];
+  const found = homes.map(async ([home, there]): Promise<[number, string][]> => {
+    if (!(await within(BACKGROUND_PATIENCE, world.answers(home), false))) return [];
+    const sessions = join(home, "sessions");
+    const names = new Set(tried(() => world.list(sessions), [])); // else it is another user's
+    return there.filter((pid) => names.has(`${pid}.json`)).flatMap((pid): [number, string][] => {
+      const folder = backgroundFolder(pid, join(sessions, `${pid}.json`));
+      return folder === null ? [] : [[pid, folder]];
+    });
+  });
+  return (await Promise.all(found)).flat();
 }
 
 /** Whether a command line is that of Codex's app server, or of the loop that updates it. */
@@ -13327,9 +13347,10 @@ async function findBackground(cfg: Config, units: Unit[]) {
   const homes = agents.filter((agent) => isCodex(backendOf(cfg, agent))).map(codexHomeOf);
   const fleet = `${cfg.room}/`;
   const others = otherPids().filter((pid) => !variableOf(pid, UNIT_MARK).startsWith(fleet));
-  const found = others.map(async (pid) => {
-    const folder = await backgroundFolder(pid);
-    if (folder !== null) {
+  const sessions = new Map(await backgroundFolders(others));
+  return others.flatMap((pid) => {
+    const folder = sessions.get(pid);
+    if (folder !== undefined) {
       return isOurs(folder) ? [{ pid, what: "Claude Code's background session", dir: folder }] : [];
     }
     if (!isCodexDaemon(argvOf(pid))) return [];
@@ -13337,7 +13358,6 @@ async function findBackground(cfg: Config, units: Unit[]) {
     const home = codexHome(variableOf(pid, "CODEX_HOME"), variableOf(pid, "HOME"));
     return isOurs(dir) || homes.includes(home) ? [{ pid, what: "Codex's daemon", dir }] : [];
   });
-  return (await Promise.all(found)).flat();
 }
 
 /** What to add to "not running" where a stranger's session has the unit's name. */
@@ -16586,7 +16606,7 @@ async function examineTmux(cfg: Config | null): Promise<Findings> {
   if (server.timedOut) {
     return fail("the tmux server does not answer", "if it was stopped: kill -CONT <its pid>");
   }
-  if (!server.ok && !NO_TMUX_SERVER.test(server.err)) {
+  if (!server.ok && !runsNothing(server)) {
     return fail(`the tmux server does not answer: ${server.err}`,
       /name too long/i.test(server.err) ? "set TMUX_TMPDIR to a folder with a shorter path"
         : /create directory/.test(server.err) ? "set TMUX_TMPDIR to a folder of yours"

@@ -133,6 +133,23 @@ describe("orders", () => {
     };
     expect([await up(60), await up(0.2)]).toEqual([1, 0]);
   });
+  test("up asks tmux again once its clients have run for a second, or one has ended", async () => {
+    const looks = async (exits: number) => {
+      fake = fakeWorld(realFolder());
+      await begin(["a", "b"]);
+      let [looked, ends] = [0, Infinity];
+      fake.tmux.onStart = (one) => void ([one.doing, ends] = ["idle", fake.mono + exits]);
+      fake.beforeTmux((args) => void (looked += Number(ends < Infinity && args[0] === "list-panes")));
+      const { sleep } = world;
+      world.sleep = async (ms) => {
+        await sleep(ms);
+        if (fake.mono >= ends) fake.tmux.exit("agents-a", 4);
+      };
+      return [(await call("up", "a", "b")).code, looked];
+    };
+    // as they start, and for what has left the config; in between as often as there is news
+    expect([await looks(60_000), await looks(700)]).toEqual([[0, 3], [1, 4]]);
+  });
   test("up looks ten times a second whether its clients run, and lets others work meanwhile", async () => {
     await begin(["a"]);
     const pauses: number[] = [];
