@@ -2129,12 +2129,9 @@ const UNREAD: Stored = { phase: { error: "the state was not read" }, limits: new
 const location = (header: string, nth = 0, label = `[${header}]`) => ({ label, header, nth });
 type Location = ReturnType<typeof location>;
 const ROOT = location("", 0, "");
-/** Deletes from a copy: each save calls it for each agent, and entries took three times as long. */
-function without<T extends object, K extends object>(keys: K, all: T): Omit<T, keyof K> {
-  const left: Partial<T> = { ...all };
-  for (const key of Object.keys(keys)) delete left[key as keyof T];
-  return left as Omit<T, keyof K>;
-}
+const without = <T extends object, K extends object>(keys: K, all: T): Omit<T, keyof K> =>
+  Object.fromEntries(Object.entries(all)
+    .filter(([key]) => !Object.hasOwn(keys, key))) as Omit<T, keyof K>;
 const only = (keys: object, raw: object): Raw =>
   Object.fromEntries(Object.entries(raw).filter(([key]) => Object.hasOwn(keys, key)));
 
@@ -7510,16 +7507,20 @@ function loadedLife(stored: ReturnType<typeof storedLife>): Life {
   return stopping ? { state: "stopping", family: stopping, then: down } : down;
 }
 
-function storedMemory(memory: Memory) {
-  const { starts, failures, life, drawStamp, ...others } = memory;
-  return { starts, failures, ...storedLife(memory), ...without(TRANSIENT, others),
-    // of a client at work it would be another one at each save
-    ...(drawStamp && memory.verdict === "idle" ? { drawStamp } : {}) };
-}
 const TRANSIENT = freshTransient();
-/** What is stored of a fresh one, for the types of its fields; made once for all. */
-const FRESH_STORED = storedMemory(freshMemory());
 const FRESH_LIFE = storedLife(freshMemory());
+/** What is stored of a fresh one, for the types of its fields; made once for all. */
+const FRESH_STORED = without({ ...TRANSIENT, life: null }, { ...freshMemory(), ...FRESH_LIFE });
+/** JSON leaves them out: each save does this for each agent, and a copy without them takes longer. */
+const UNSTORED = Object.fromEntries([...Object.keys(TRANSIENT), "life"]
+  .map((key) => [key, undefined]));
+
+function storedMemory(memory: Memory) {
+  const { starts, failures } = memory;
+  return { starts, failures, ...storedLife(memory), ...memory as Partial<Memory>, ...UNSTORED,
+    // of a client at work it would be another one at each save
+    drawStamp: memory.verdict === "idle" ? memory.drawStamp : undefined };
+}
 
 /** A fresh memory, overlaid with what was on disk. */
 function loadedMemory(value: unknown): Memory {
@@ -11372,9 +11373,9 @@ async function careFor(
 
 /**
  * One round: look and learn; what concerns the whole fleet; a phase move; the accounts; each unit,
- * services first; wakes and the deadlock; then say what is to be said, and store it all. `names`: a
- * small round between two ticks, for these alone: a phase move goes on, and what is down is healed,
- * but no limit, stall or dialog is dealt with.
+ * services first; wakes and the deadlock; then say what is to be said. `names`: a small round
+ * between two ticks, for these alone: a phase move goes on, and what is down is healed, but no limit,
+ * stall or dialog is dealt with.
  */
 async function round(cfg: Config, watch: Watch, names?: Set<string>): Promise<Observations> {
   const full = names === undefined;
@@ -11407,10 +11408,6 @@ async function round(cfg: Config, watch: Watch, names?: Set<string>): Promise<Ob
     // in a small round a text that comes now may be for others, whom nobody has looked at
     if (full) await takeQueued(cfg, watch);
     await deliverAll(cfg, watch, observations, names);
-  });
-  await guard(watch, "state", async () => {
-    await save(cfg, watch);
-    if (full) await copyWatch(cfg, watch);
   });
   return observations;
 }
@@ -11451,8 +11448,13 @@ export async function tick(cfg: Config, watch: Watch): Promise<Snapshot | undefi
   tellTroubles(cfg, watch);
   await applyReleases(cfg, watch);
   const observations = await round(cfg, watch);
+  const stored = save(cfg, watch);
+  await guard(watch, "state", async () => {
+    await stored;
+    await copyWatch(cfg, watch);
+  });
   await guard(watch, "heartbeat", async () => {
-    await save(cfg, watch); // a nearly full disk may have room for the heartbeat alone
+    await stored; // a nearly full disk may have room for the heartbeat alone
     const why = writeLate();
     await beat(cfg, why);
     trouble(watch, "logs", why && `a log cannot be written: ${why}`);
@@ -11521,7 +11523,9 @@ export async function quickRound(cfg: Config, watch: Watch): Promise<void> {
     await guard(watch, "hand-off", () => handoffCheck(cfg, watch));
     for (const message of watch.outbox) names.add(message.target);
   }
-  if (names.size || watch.intent) await round(cfg, watch, names);
+  if (!names.size && !watch.intent) return;
+  await round(cfg, watch, names);
+  await guard(watch, "state", () => save(cfg, watch));
 }
 
 /**

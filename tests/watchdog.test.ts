@@ -542,6 +542,16 @@ test("no heartbeat while its memory cannot be stored, where there is room for a 
   expect(beat()).not.toBe(before);
 });
 
+test("a tick puts its memory into text once, whether it can be stored or not", async () => {
+  await begin(agents("a"));
+  let texts = 0;
+  Object.assign(watch, { inboxes: { toJSON: () => ({ "": `${texts += 1}` }) } });
+  await ticks(10);
+  fake.full = true;
+  await ticks(10);
+  expect(texts).toBe(20);
+});
+
 test("fault 28: a pane whose logging stopped is logged again", async () => {
   await begin(agents("a"));
   fake.tmux.of("agents-a").piped = false;
