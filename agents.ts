@@ -3115,7 +3115,7 @@ function tmux(cfg: Config, args: string[], stdin?: string, take?: OnChunk): Prom
 
 const isOne = (value: string): boolean => value === "1";
 const numberOrNull = (value: string): number | null => (value === "" ? null : Number(value));
-const inMs = (value: string): number => Number(value) * 1000;
+const inMs = (value: string): number => Math.round(Number(value) * 1000);
 
 /**
  * A pane by its fields: what tmux is asked for, and how the answer is read. Marks are `@agents_…`
@@ -3549,7 +3549,7 @@ export async function newSession(cfg: Config, plan: NewSession): Promise<string>
   const set = (scope: string, key: string, value: string) =>
     ["set-option", scope, "-t", id, key, value, THEN];
   const marks = { session: plan.session, home: homeOf(cfg), fleet: cfg.room,
-    started: `${Math.floor(world.now() / 1000)}`, ...plan.marks };
+    started: `${world.now() / 1000}`, ...plan.marks };
   const env = plan.unit ? { ...plan.env, [UNIT_MARK]: plan.unit } : plan.env;
   const ran = await tmux(cfg, [
     ...(unnamed ? ["rename-session", "-t", unnamed, plan.session, THEN,

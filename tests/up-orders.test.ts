@@ -118,9 +118,10 @@ describe("orders", () => {
     const { code } = await call("up", "a");
     expect([code, fake.lines.findLast((line) => line.includes("ended"))]).toEqual([1, expect.stringMatching(/ a: its client ended \(exit 4\):\n.*\] {5}● Ready\.\n/)]);
   });
-  test("up waits a second to see whether a client ends at once, for up_wait at most", async () => {
+  test("up waits a whole second to see whether a client ends at once, for up_wait at most", async () => {
     const up = async (wait: number) => {
       fake = fakeWorld(realFolder());
+      fake.turn(1_900 - (fake.wall % 1_000)); // a start late in a second of the clock
       void ({ fake, cfg } = await scene(`[watchdog]\nup_wait = ${wait}\n${agents("a")}`, { fake, ticks: 0 }));
       let ends = Infinity;
       fake.tmux.onStart = (one) => void ([one.doing, ends] = ["idle", fake.mono + 700]);
