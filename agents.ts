@@ -2196,7 +2196,8 @@ function readLoop(reader: ConfigReader, planDir: string, raw: Raw) {
     reader.fault(at, "phases", `two phases have the id "${id}"`);
   }
   for (const key of Object.keys(only(KEYS.handoff, raw))) {
-    if (handoff && key in handoff) {
+    if (!handoff) reader.warning(at, key, "not used: there is no [loop.handoff]");
+    else if (key in handoff) {
       reader.warning(at, key, "not used: it is given in [loop.handoff] too");
     }
   }
@@ -12395,7 +12396,7 @@ function expandNames(cfg: Config, words: string[], more: string[] = []): string[
 
 /** What to say after a word that is not one of these. */
 const instead = (word: string, known: readonly string[]): string =>
-  `${nearest(word, known)} (there are: ${known.join(", ")})`;
+  (known.length ? `${nearest(word, known)} (there are: ${known.join(", ")})` : " (there is none)");
 
 /** The known names that these words mean, names or globs; `what` calls them in the error. */
 function namesAmong(known: string[], words: string[], what: string): string[] {

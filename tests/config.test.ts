@@ -4,7 +4,7 @@ import { chownSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, s
 import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
 import { agentPrompt, cfgPath, CliError, lineOf, loadConfig, nearest, parsePattern, rulesOf } from "../agents.ts";
-import { type FakeWorld, fakeWorld, FLEET } from "./kit.ts";
+import { agents, type FakeWorld, fakeWorld, FLEET } from "./kit.ts";
 
 let fake: FakeWorld;
 beforeEach(() => void (fake = fakeWorld()));
@@ -309,11 +309,12 @@ describe("of two prompts one counts, and the other is not ignored without a word
   });
 });
 
-test("a key of the hand-offs in [loop] that [loop.handoff] has too is a warning", async () => {
+test("a key of the hand-offs in [loop] that [loop.handoff] has too, or that has none to go into, is a warning", async () => {
   const twice = FLEET.replace("[loop]\n", '[loop]\nbranch = "work"\n');
   expect((await fake.config(twice)).warnings).toEqual([]);
   const { warnings, loop } = await fake.config(twice.replace("[loop.handoff]\n", '[loop.handoff]\nbranch = "trunk"\n'));
   expect([loop.handoff!.branch, warnings]).toEqual(["trunk", [expect.stringContaining("[loop]: branch: not used: it is given in [loop.handoff] too")]]);
+  expect((await fake.config(`[loop]\nrepo = "project"\n${agents("a")}`)).warnings).toEqual([expect.stringContaining(":2: [loop]: repo: not used: there is no [loop.handoff]")]);
 });
 
 test("the table of a built-in backend whose name is misspelt names it", async () => {
