@@ -7509,12 +7509,15 @@ function loadedLife(stored: ReturnType<typeof storedLife>): Life {
 }
 
 const TRANSIENT = freshTransient();
-const FRESH_LIFE = storedLife(freshMemory());
+/**
+ * What is not stored, for JSON to leave out: each save does this for each agent, and a copy without
+ * these takes longer.
+ */
+const UNSTORED: Partial<typeof TRANSIENT & Pick<Memory, "life">> = Object.fromEntries(
+  [...Object.keys(TRANSIENT), "life"].map((key) => [key, undefined]));
 /** What is stored of a fresh one, for the types of its fields; made once for all. */
-const FRESH_STORED = without({ ...TRANSIENT, life: null }, { ...freshMemory(), ...FRESH_LIFE });
-/** JSON leaves them out: each save does this for each agent, and a copy without them takes longer. */
-const UNSTORED = Object.fromEntries([...Object.keys(TRANSIENT), "life"]
-  .map((key) => [key, undefined]));
+const FRESH_LIFE = storedLife(freshMemory());
+const FRESH_STORED = without(UNSTORED, { ...freshMemory(), ...FRESH_LIFE });
 
 function storedMemory(memory: Memory) {
   const { starts, failures } = memory;
@@ -11375,8 +11378,8 @@ async function careFor(
 /**
  * One round: look and learn; what concerns the whole fleet; a phase move; the accounts; each unit,
  * services first; wakes and the deadlock; then say what is to be said. `names`: a small round
- * between two ticks, for these alone: a phase move goes on, and what is down is healed, but no limit,
- * stall or dialog is dealt with.
+ * between two ticks, for these alone: a phase move goes on, and what is down is healed, but no
+ * limit, stall or dialog is dealt with.
  */
 async function round(cfg: Config, watch: Watch, names?: Set<string>): Promise<Observations> {
   const full = names === undefined;
