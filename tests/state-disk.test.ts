@@ -4,7 +4,7 @@ import { closeSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, w
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { flock, world } from "../agents.ts";
-import { allowed, lives, real, signal, until } from "./real.ts";
+import { allowed, type Fleet, life, lives, real, signal, until } from "./real.ts";
 
 const mounts = (...words: string[]): boolean => Bun.spawnSync(words, { stdio: ["ignore", "ignore", "ignore"] }).exitCode === 0;
 
@@ -13,7 +13,7 @@ const hang = (place: string, env: Record<string, string | undefined>): Bun.Subpr
   Bun.spawn(["bash", "-c", 'exec 3<>/dev/fuse && mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 hung "$1" && exec sleep 600', "sh", place],
     { env, stdio: ["ignore", "ignore", "ignore"] });
 
-async function isMounted(place: string, hung: Bun.Subprocess): Promise<boolean> {
+async function hasHung(place: string, hung: Bun.Subprocess): Promise<boolean> {
   const mounted = () => readFileSync("/proc/self/mountinfo", "utf8").includes(`${place.slice(-11)} `);
   await until(() => mounted() || hung.exitCode !== null);
   if (!mounted()) process.stderr.write("SKIPPED: the disk that hangs: no such file system can be mounted here\n");
@@ -29,92 +29,74 @@ function fill(path: string): void {
   }
 }
 
-real("P4: a full disk stops no supervision, and nothing is lost or half written when there is room again", {
-  agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }],
-}, async (f) => {
-  const logs = f.path(".agents");
-  mkdirSync(logs);
-  if (process.getuid?.() !== 0 || !mounts("mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", logs)) {
-    process.stderr.write("SKIPPED: the full disk: no small file system can be mounted here\n");
-    return;
-  }
-  try {
-    await f.up();
-    await f.ready("a1", "b1");
-    const watchdog = f.lock("watchdog");
-    fill(f.path(".agents", "filler"));
-    const sent = await f.run(["send", "a1", "while it is full", "--timeout", "1"]);
-    expect([sent.code, sent.err]).toEqual([1, expect.stringMatching(/no space left/i)]);
-    expect(sent.err).not.toContain("    at ");
-    await f.tmux("kill-session", "-t", "=t-b1");
-    for (const end = performance.now() + 3_000; performance.now() < end; await Bun.sleep(100)) {
-      expect(f.lock("watchdog")).toBe(watchdog);
-    }
-    for (let nth = 0; nth < 1_000; nth++) rmSync(f.path(".agents", `filler${nth}`), { force: true });
-    await until(() => f.starts("b1").length === 2, 15_000);
-    await f.ticks(2);
-    expect(f.lock("watchdog")).toBe(watchdog);
-    expect(f.starts("a1")).toHaveLength(1);
-    expect((await f.run(["send", "b1", "after it"])).code).toBe(0);
-    expect(f.submits("b1")).toEqual(["after it"]);
-    expect((await f.run(["down"])).code).toBe(0);
-  } finally {
-    mounts("umount", "-l", logs);
-  }
+/** One life of a fleet; its folder is a small file system, where one can be mounted. */
+const disk = life({ agents: ["a1", "b1"].map((name) => ({ name, watch: "heal" })) });
+let isMounted = false;
+const small = (name: string, body: (f: Fleet, logs: string) => Promise<unknown>): void => disk(name, async (f) => {
+  if (isMounted) await body(f, f.path(".agents"));
+  else process.stderr.write(`SKIPPED: no small file system can be mounted here: ${name}\n`);
 });
 
-real("P4: a log that takes nothing is in status, and the last that it lacks is written once it can be", {
-  agents: [{ name: "a1", watch: "heal" }],
-}, async (f) => {
-  const log = f.path(".agents/t-watchdog.log");
-  mkdirSync(f.path(".agents"));
+disk("P4: a log that takes nothing is in status, and the last that it lacks is written once it can be", async (f) => {
+  const [logs, log] = [f.path(".agents"), f.path(".agents/t-watchdog.log")];
+  mkdirSync(logs);
+  isMounted = process.getuid?.() === 0 && mounts("mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", logs);
   symlinkSync("/dev/full", log);
-  try {
-    await f.up();
-    await f.ready("a1");
-    await f.ticks(2);
-    expect(await f.run(["status"])).toMatchObject({ code: 3, out: expect.stringMatching(/^watchdog: cannot write .*t-watchdog\.log: ENOSPC/m) });
-  } finally {
-    rmSync(log); // it never ends for whoever reads it
-  }
+  // in the place of the session that shows the log: this one never ends for whoever reads it
+  await f.tmux("new-session", "-d", "-s", "t-watchdog", "sleep", "600");
+  await f.up();
+  await f.ready("a1", "b1");
+  await f.ticks(2);
+  expect(await f.run(["status"])).toMatchObject({ code: 3, out: expect.stringMatching(/^watchdog: cannot write .*t-watchdog\.log: ENOSPC/m) });
+  rmSync(log);
+  await f.tmux("kill-session", "-t", "=t-watchdog");
   await f.ticks(2);
   expect([(await f.run(["status"])).code, readFileSync(log, "utf8")]).toEqual([0, expect.stringMatching(/a log cannot be written: [^]*logs: written again\n/)]);
-  expect((await f.run(["down"])).code).toBe(0);
 });
 
-real("P4: on a disk that became read-only a watchdog comes up, and goes on once it can write again", {
-  agents: [{ name: "a1", watch: "heal" }],
-}, async (f) => {
-  const logs = f.path(".agents");
-  mkdirSync(logs);
-  if (process.getuid?.() !== 0 || !mounts("mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", logs)) {
-    process.stderr.write("SKIPPED: the read-only disk: no small file system can be mounted here\n");
-    return;
+small("P4: a full disk stops no supervision, and nothing is lost or half written when there is room again", async (f, logs) => {
+  const watchdog = f.lock("watchdog");
+  fill(join(logs, "filler"));
+  const sent = await f.run(["send", "a1", "while it is full", "--timeout", "1"]);
+  expect([sent.code, sent.err]).toEqual([1, expect.stringMatching(/no space left/i)]);
+  expect(sent.err).not.toContain("    at ");
+  await f.tmux("kill-session", "-t", "=t-b1");
+  for (const end = performance.now() + 3_000; performance.now() < end; await Bun.sleep(100)) {
+    expect(f.lock("watchdog")).toBe(watchdog);
   }
-  try {
-    await f.up();
-    await f.ready("a1");
-    const [old, keeper] = [f.lock("watchdog"), f.lock("keeper")];
-    signal(keeper, "SIGKILL");
-    signal(old, "SIGKILL");
-    for (const session of ["t-a1", "t-watchdog"]) await f.tmux("pipe-pane", "-t", `=${session}:`); // or the disk is in use
-    await until(() => mounts("mount", "-o", "remount,ro", logs));
-    const watchdog = f.start(["watchdog"]);
-    const isHeld = () => {
-      const taken = flock(join(f.state, "watchdog.lock"));
-      if (taken !== null) closeSync(taken);
-      return taken === null;
-    };
-    await until(isHeld, 20_000);
-    expect([watchdog.exitCode, f.starts("a1").length]).toEqual([null, 1]);
-    expect(await f.run(["status"])).toMatchObject({ code: 3, out: expect.stringContaining("watchdog: runs, but cannot write") });
-    expect(mounts("mount", "-o", "remount,rw", logs)).toBe(true);
-    await until(() => f.lock("watchdog") === watchdog.pid, 15_000);
-    await f.ticks(2);
-    expect([isHeld(), (await f.run(["down"])).code]).toEqual([true, 0]);
-  } finally {
-    mounts("umount", "-l", logs);
-  }
+  for (let nth = 0; nth < 1_000; nth++) rmSync(join(logs, `filler${nth}`), { force: true });
+  await until(() => f.starts("b1").length === 2, 15_000);
+  await f.ticks(2);
+  expect(f.lock("watchdog")).toBe(watchdog);
+  expect(f.starts("a1")).toHaveLength(1);
+  expect((await f.run(["send", "b1", "after it"])).code).toBe(0);
+  expect(f.submits("b1")).toEqual(["after it"]);
+});
+
+small("P4: on a disk that became read-only a watchdog comes up, and goes on once it can write again", async (f, logs) => {
+  const [old, keeper] = [f.lock("watchdog"), f.lock("keeper")];
+  signal(keeper, "SIGKILL");
+  signal(old, "SIGKILL");
+  for (const session of ["t-a1", "t-b1", "t-watchdog"]) await f.tmux("pipe-pane", "-t", `=${session}:`); // or the disk is in use
+  await until(() => mounts("mount", "-o", "remount,ro", logs));
+  const watchdog = f.start(["watchdog"]);
+  const isHeld = () => {
+    const taken = flock(join(f.state, "watchdog.lock"));
+    if (taken !== null) closeSync(taken);
+    return taken === null;
+  };
+  await until(isHeld, 20_000);
+  expect([watchdog.exitCode, f.starts("a1").length]).toEqual([null, 1]);
+  expect(await f.run(["status"])).toMatchObject({ code: 3, out: expect.stringContaining("watchdog: runs, but cannot write") });
+  expect(mounts("mount", "-o", "remount,rw", logs)).toBe(true);
+  await until(() => f.lock("watchdog") === watchdog.pid, 15_000);
+  await f.ticks(2);
+  expect(isHeld()).toBe(true);
+});
+
+disk("and down ends all of it", async (f) => {
+  expect((await f.run(["down"])).code).toBe(0);
+  expect(await f.sessions()).toEqual([]);
 });
 
 real("P4: an agent whose client keeps its files on a disk that hangs, or works there, costs no other agent its care, nor a command its end", {
@@ -130,7 +112,7 @@ real("P4: an agent whose client keeps its files on a disk that hangs, or works t
   const watchdog = f.lock("watchdog");
   const hung = hang(home, f.env); // it ends with the fleet, however that does
   try {
-    if (!(await isMounted(home, hung))) return;
+    if (!(await hasHung(home, hung))) return;
     await f.tmux("kill-session", "-t", "=t-c1");
     // beside the watchdog: each waits 6 s for that disk; not so a fleet that has nothing on it
     const looked = f.run(["status"]);
@@ -169,7 +151,7 @@ real("P4: a prompt on a disk that hangs, or a link to one there, keeps no watchd
   const watchdog = f.lock("watchdog");
   const hung = hang(home, f.env);
   try {
-    if (!(await isMounted(home, hung))) return;
+    if (!(await hasHung(home, hung))) return;
     signal(watchdog, "SIGKILL");
     await until(() => ![0, watchdog].includes(f.lock("watchdog")), 30_000);
     for (const name of ["a1", "b1", "c1"]) await f.tmux("kill-session", "-t", `=t-${name}`);
@@ -189,7 +171,7 @@ test.concurrent("what is asked beside a disk that hangs leaves nothing behind in
   const place = mkdtempSync(join(tmpdir(), "agents-hung-"));
   const hung = hang(place, process.env);
   try {
-    if (!(await isMounted(place, hung))) return;
+    if (!(await hasHung(place, hung))) return;
     const before = process.listenerCount("exit");
     const began = performance.now();
     expect(await world.answers(join(place, "file"))).toBe(false);
