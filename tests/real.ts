@@ -406,8 +406,9 @@ type Body = (f: Fleet) => Promise<unknown>;
 /**
  * Tests that live through one fleet, one after the other as they stand in the file, beside other fleets:
  * a fleet's life costs more than what most tests do in it. After one that fails, those behind it fail.
+ * Those that have an agent each, and wait for long, all begin at once after a `start` that they share.
  */
-export function life(plan: Plan): (name: string, body: Body) => void {
+export function life(plan: Plan, start?: Body): (name: string, body: Body) => void {
   let f: Fleet;
   let free = () => {};
   let left = 0;
@@ -415,6 +416,7 @@ export function life(plan: Plan): (name: string, body: Body) => void {
   const begin = async (): Promise<void> => {
     free = await takeSlot();
     f = fleet(plan);
+    await start?.(f);
   };
   return (name, body) => {
     left += 1;
@@ -423,7 +425,7 @@ export function life(plan: Plan): (name: string, body: Body) => void {
         process.stderr.write(`\n${name}\n${f.account()}\n`);
         throw error;
       }));
-      before = part.catch(() => Promise.reject(new Error(`"${name}" failed, with the same fleet`)));
+      if (!start) before = part.catch(() => Promise.reject(new Error(`"${name}" failed, with the same fleet`)));
       before.catch(() => {});
       await part.finally(async () => {
         if ((left -= 1)) return;

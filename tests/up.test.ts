@@ -197,7 +197,6 @@ describe("up", () => {
   });
 });
 
-const watched = { agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }], watchdog: { signal_interval: 1 } };
 /** The environment that a process was started with. */
 const environ = (pid: number): string[] => readFileSync(`/proc/${pid}/environ`, "utf8").split("\0");
 /** What operator.json says. */
@@ -206,71 +205,71 @@ const wanted = (f: Fleet) => JSON.parse(f.read(".agents/state/operator.json") ||
 const clients = (f: Fleet, name: string): number[] =>
   [...new Set(f.ledger(name).flatMap((fact) => (fact.pid && lives(fact.pid) ? [fact.pid] : [])))];
 
-/** Its client takes 10 s to end: each test has one of its own, and they wait at once. */
-const stubborn = { agents: [{ name: "a1", watch: "heal+stall", env: { TUI_IGNORE_HUP: "1" } }], watchdog: { signal_interval: 1 } };
-
-real("a restart that is cut short takes nothing down for good", stubborn, async (f) => {
+/** Their clients take 10 s to end: each test has one of its own, and they wait at once. */
+const stubborn = life({
+  agents: ["a1", "b1", "c1"].map((name) => ({ name, watch: "heal+stall", env: { TUI_IGNORE_HUP: "1" } })), watchdog: { signal_interval: 1 },
+}, async (f) => {
   await f.up();
-  await f.ready("a1");
+  await f.ready("a1", "b1", "c1");
   await f.ticks(2);
-  const restart = f.start(["restart", "a1"]);
-  await until(async () => !(await f.sessions()).includes("t-a1"));
-  restart.kill("SIGINT");
-  await restart.exited;
+});
+
+/** A command that was ended once the session of its agent was gone. */
+async function cutShort(f: Fleet, word: string, name: string, by: NodeJS.Signals): Promise<void> {
+  const command = f.start([word, name]);
+  await until(async () => !(await f.sessions()).includes(`t-${name}`));
+  command.kill(by);
+  await command.exited;
+}
+
+stubborn("a restart that is cut short takes nothing down for good", async (f) => {
+  await cutShort(f, "restart", "a1", "SIGINT");
   const { held, busy } = wanted(f);
-  expect([held, Object.keys(busy)]).toEqual([{}, ["a1"]]);
+  expect([held.a1, busy]).toEqual([undefined, expect.objectContaining({ a1: expect.any(Number) })]);
   expect(busy.a1 - Date.now()).toBeLessThan(60_000);
   expect((await f.states()).of.a1).not.toBe("stopped by you");
   await until(() => f.starts("a1").length === 2, 20_000);
   expect(clients(f, "a1")).toHaveLength(1);
   // none where a round came between the end of its session and that of the command
-  expect(f.events("down").filter(({ why }) => why !== "the command that was restarting it was cut short")).toEqual([]);
+  expect(f.events("down").filter(({ agent, why }) => agent === "a1" && why !== "the command that was restarting it was cut short")).toEqual([]);
 });
 
-/** A fleet whose `down` was killed once the session was gone: the client that is left, and how many began before. */
-async function cutShort(f: Fleet) {
-  await f.up();
-  await f.ready("a1");
-  await f.ticks(2);
-  const [[old], begun] = [clients(f, "a1"), f.starts("a1").length];
-  const down = f.start(["down", "a1"]);
-  await until(async () => !(await f.sessions()).includes("t-a1"));
-  down.kill("SIGKILL");
-  await down.exited;
-  return { old: old!, begun };
-}
-
-real("down that is cut short, then up: never two clients", stubborn, async (f) => {
-  const { old, begun } = await cutShort(f);
-  expect(clients(f, "a1")).toEqual([old]);
+stubborn("down that is cut short, then up: never two clients", async (f) => {
+  const [[old], begun] = [clients(f, "b1"), f.starts("b1").length];
+  await cutShort(f, "down", "b1", "SIGKILL");
+  expect(clients(f, "b1")).toEqual([old!]);
   let most = 0;
-  const timer = setInterval(() => void (most = Math.max(most, clients(f, "a1").length)), 10);
+  const timer = setInterval(() => void (most = Math.max(most, clients(f, "b1").length)), 10);
   try {
-    await f.up("a1");
-    await until(() => f.starts("a1").length === begun + 1);
-    expect([most, lives(old)]).toEqual([1, false]);
+    await f.up("b1");
+    await until(() => f.starts("b1").length === begun + 1);
+    expect([most, lives(old!)]).toEqual([1, false]);
   } finally {
     clearInterval(timer);
   }
 });
 
-real("down that is cut short: the watchdog ends what is left, and starts nothing", stubborn, async (f) => {
-  const { old, begun } = await cutShort(f);
-  await until(() => !lives(old), 15_000);
+stubborn("down that is cut short: the watchdog ends what is left, and starts nothing", async (f) => {
+  const [[old], begun] = [clients(f, "c1"), f.starts("c1").length];
+  await cutShort(f, "down", "c1", "SIGKILL");
+  await until(() => !lives(old!), 15_000);
   await f.ticks(2);
-  expect([f.starts("a1").length, (await f.states()).of.a1]).toEqual([begun, "stopped by you"]);
+  expect([f.starts("c1").length, (await f.states()).of.c1]).toEqual([begun, "stopped by you"]);
 });
 
-const pair = life(watched);
+const called = life({
+  agents: [{ name: "a1", watch: "heal" }, { name: "b1", backend: "gone", watch: "heal" }, { name: "c1", backend: "slow", watch: "heal", dir: "work" }],
+  watchdog: { signal_interval: 1 }, toml: ["gone", "slow"].map((name) => `[backend.${name}]\nkind = "claude"\nbin = "./${name}"\n`).join(""),
+});
 
-pair("from a shell with another TMUX_TMPDIR: the fleet is seen where it runs, and no client is taken for gone", async (f) => {
+called("from a shell with another TMUX_TMPDIR: the fleet is seen where it runs, and no client is taken for gone", async (f) => {
   const elsewhere = { env: { TMUX_TMPDIR: f.path() } };
   const seen = async () => JSON.parse((await f.run(["status", "--json"], elsewhere)).out).agents.map(({ running }: { running: boolean }) => running);
   await f.up("a1");
   await f.ready("a1");
   const pid = await f.pid("a1");
   for (const more of [[], ["watchdog"]]) {
-    expect(await seen()).toEqual([true, false]);
+    expect(await seen()).toEqual([true, false, false]);
     expect((await f.run(["up", "a1", ...more], elsewhere)).code).toBe(0);
     expect([await f.pid("a1"), f.starts("a1").length]).toEqual([pid, 1]);
   }
@@ -279,7 +278,7 @@ pair("from a shell with another TMUX_TMPDIR: the fleet is seen where it runs, an
   expect([await f.sessions(), lives(pid)]).toEqual([[], false]);
 });
 
-pair("calls that come at once wait for each other: each text is queued", async (f) => {
+called("calls that come at once wait for each other: each text is queued", async (f) => {
   await f.up("a1");
   const lock = Bun.spawn(["flock", join(f.state, "operator.lock"), "cat"], { stdin: "pipe", stdout: "pipe" });
   lock.stdin.write("held\n");
@@ -295,36 +294,32 @@ pair("calls that come at once wait for each other: each text is queued", async (
   expect(wanted(f).queue.map(({ text }: { text: string }) => text).toSorted()).toEqual(texts);
 });
 
-real("restart, and a watchdog that finds it on a wrong backend, leave a client at work whose program is gone", { agents: [{ name: "a1", watch: "heal" }] }, async (f) => {
-  const client = f.path("client");
-  const config = (bin: string) => f.write("agents.toml", f.text({ ...f.plan, backend: { bin } }));
-  await Bun.write(client, `#!/bin/sh\nexec ${TUI} "$@"\n`);
-  chmodSync(client, 0o755);
-  config(quote(client));
+called("restart, and a watchdog that finds it on a wrong backend, leave a client at work whose program is gone", async (f) => {
+  const [gone, slow] = ["gone", "slow"].map((name) => f.path(name));
+  f.write("agents.toml", f.text().replace('"./gone"', JSON.stringify(quote(gone!))).replace('"./slow"', JSON.stringify(`sh ${quote(slow!)}`)));
+  f.write("gone", `#!/bin/sh\nexec ${TUI} "$@"\n`);
+  chmodSync(gone!, 0o755);
+  // for the test below: between the end of its client and the start of a new one its folder goes
+  f.write("slow", `trap : HUP TERM\n${TUI} "$@"\nrmdir ${quote(f.path("work"))}\n`);
+  mkdirSync(f.path("work"));
   await f.up();
-  await f.ready("a1");
-  const pid = await f.pid("a1");
-  rmSync(client);
-  const ran = await f.run(["restart", "a1"]);
-  expect([ran.code, ran.err]).toEqual([1, expect.stringContaining(`a1: ${client} was not found; see bin in [backend.scripted]`)]);
-  await f.tmux("set-option", "-p", "-t", "=t-a1:", "@agents_backend", "claude");
-  await until(async () => (await f.states()).of.a1?.includes(`not restarted: ${client} was not found`));
-  expect([await f.pid("a1"), f.starts("a1").length]).toEqual([pid, 1]);
+  await f.ready("b1", "c1");
+  const pid = await f.pid("b1");
+  rmSync(gone!);
+  const ran = await f.run(["restart", "b1"]);
+  expect([ran.code, ran.err]).toEqual([1, expect.stringContaining(`b1: ${gone} was not found; see bin in [backend.gone]`)]);
+  await f.tmux("set-option", "-p", "-t", "=t-b1:", "@agents_backend", "claude");
+  await until(async () => (await f.states()).of.b1?.includes(`not restarted: ${gone} was not found`));
+  expect([await f.pid("b1"), f.starts("b1").length]).toEqual([pid, 1]);
 });
 
-real("a restart that fails leaves the agent to the watchdog", { agents: [{ name: "a1", watch: "heal", dir: "work" }] }, async (f) => {
-  mkdirSync(f.path("work"));
-  // between the end of the old client and the start of the new one its folder goes
-  const client = f.write("client", `trap : HUP TERM\n${TUI} "$@"\nrmdir ${quote(f.path("work"))}\n`);
-  f.write("agents.toml", f.text({ ...f.plan, backend: { bin: `sh ${quote(client)}` } }));
-  await f.up();
-  await f.ready("a1");
-  const begun = f.starts("a1").length;
-  const ran = await f.run(["restart", "a1"]);
+called("a restart that fails leaves the agent to the watchdog", async (f) => {
+  const begun = f.starts("c1").length;
+  const ran = await f.run(["restart", "c1"]);
   expect([ran.code, ran.err]).toEqual([1, expect.stringContaining("work does not exist")]);
   expect([wanted(f).held, wanted(f).busy]).toEqual([{}, {}]);
   mkdirSync(f.path("work"));
-  await until(() => f.starts("a1").length === begun + 1);
+  await until(() => f.starts("c1").length === begun + 1);
 });
 
 real("a command stores the first text of a client before it starts it", {
