@@ -110,11 +110,9 @@ export class FakePane {
   private picture(now: number, kind: Disturbance["kind"] | null): string {
     if (this.doing === "blank" || kind === "cleared") return "\n\n\n";
     const busy = this.doing === "busy";
-    const block = {
-      idle: this.said, dialog: this.said, blank: "",
-      busy: `${this.said}\n\n✻ Working… (${Math.floor((this.frozen ?? now) / 1000) % 86_400}s · ↓ 1.2k tokens)`,
-      limit: `❯ go on\n  ⎿  ${this.banner}`, menu: `❯ go on\n  ⎿  ${this.banner}`, fatal: "❯ go on\n  ⎿  Prompt is too long",
-    }[this.doing];
+    const block = busy ? `${this.said}\n\n✻ Working… (${Math.floor((this.frozen ?? now) / 1000) % 86_400}s · ↓ 1.2k tokens)`
+      : this.doing === "limit" || this.doing === "menu" ? `❯ go on\n  ⎿  ${this.banner}`
+      : this.doing === "fatal" ? "❯ go on\n  ⎿  Prompt is too long" : this.said;
     const foot = `  ⏵⏵ auto mode on${busy ? " · esc to interrupt" : " (shift+tab to cycle)"}`;
     const rows = this.draft.split("\n").flatMap((line) => kind === "narrow" ? line.match(/.{1,58}/g) ?? [""] : line);
     const box = this.doing === "dialog" || kind === "dialog"
@@ -287,8 +285,7 @@ export class FakeTmux {
   private command(name: string, args: string[], stdin: string): Ran {
     if (name === "-V") return said(this.version);
     if (name === "source-file") return this.source(stdin);
-    const { opt, words } = options(args, { "new-session": "sxyceF", "new-window": "tceF", "respawn-pane": "tce", "resize-window": "txy",
-      "if-shell": "t", "send-keys": "t", "set-option": "t", "run-shell": "", "set-environment": "tr" }[name] ?? "tbFc");
+    const { opt, words } = options(args, WITH_VALUE[name] ?? "tbFc");
     if (name === "new-session") return this.create(opt, words);
     if (name === "start-server") return said();
     if (name === "show-options") return said("off\n");
@@ -302,7 +299,8 @@ export class FakeTmux {
     }
     if (name === "display-message" && !opt.t) return this.display(words[0]!);
     if (name === "list-panes" || name === "list-sessions") {
-      const lines = this.panes.map((pane) => `${this.expand(pane, opt.F!)}\n`);
+      const [mark, show] = parsed(opt.F!);
+      const lines = this.panes.map((pane) => `${mark}${show(pane, this)}\n`);
       return lines.length ? said(lines.join("")) : failed("no server running on /tmp/tmux-0/default");
     }
     const pane = this.target(opt.t ?? "");
@@ -336,7 +334,7 @@ export class FakeTmux {
   /** The file of commands that reads many screens at once. */
   private source(stdin: string): Ran {
     const outs = stdin.split("\n").filter(Boolean).map((line) => {
-      const [name, ...args] = [...line.matchAll(/'([^']*)'|(\S+)/g)].map((word) => word[1] ?? word[2]!);
+      const [name, ...args] = line.match(/'[^']*'|\S+/g)!.map((word) => (word.startsWith("'") ? word.slice(1, -1) : word));
       return this.command(name!, args, "").out;
     });
     return said(outs.join(""));
@@ -370,30 +368,45 @@ export class FakeTmux {
   }
 
   private expand(pane: FakePane, format: string): string {
-    const value = (field: string) => String(FIELDS[field]?.(pane, this) ?? pane.marks[field] ?? pane.room.options[field] ?? "");
-    const at = format.indexOf("#{");
-    if (at < 0) return format;
-    let out = format.slice(0, at);
-    for (const part of FORMATS.getOrInsertComputed(format.slice(at), partsOf)) {
-      if (typeof part === "string") out += part;
-      else if ("plain" in part) out += value(part.plain);
-      else out += value(part.field) ? this.expand(pane, part.yes) : value(part.no);
-    }
-    return out;
+    const [mark, show] = parsed(format);
+    return mark + show(pane, this);
   }
 }
 
-type Part = string | { plain: string } | { field: string; yes: string; no: string };
-/** Formats by their parts, from the first field on: what stands before it is another in each list of panes. */
-const FORMATS = new Map<string, Part[]>();
-function partsOf(format: string): Part[] {
+const WITH_VALUE: Record<string, string> = { "new-session": "sxyceF", "new-window": "tceF", "respawn-pane": "tce", "resize-window": "txy",
+  "if-shell": "t", "send-keys": "t", "set-option": "t", "run-shell": "", "set-environment": "tr" };
+
+/** How a format, or a field of one, is shown for a pane. */
+type Show = (pane: FakePane, tmux: FakeTmux) => string;
+/** Formats from the first field on: what stands before it is another in each list of panes. */
+const FORMATS = new Map<string, Show>();
+function parsed(format: string): [mark: string, show: Show] {
+  const at = format.indexOf("#{");
+  return at < 0 ? [format, () => ""] : [format.slice(0, at), FORMATS.getOrInsertComputed(format.slice(at), showOf)];
+}
+
+function showOf(format: string): Show {
   const words = format.split(/#\{(?:\?([^,]+),([^,]*),#\{([^}]+)\}|([^}]+))\}/);
-  const parts: Part[] = [words[0]!];
+  const parts: Show[] = [];
   for (let at = 1; at < words.length; at += 5) {
     const [field, yes, no, plain, text] = words.slice(at, at + 5);
-    parts.push(plain ? { plain } : { field: field!, yes: yes!, no: no! }, text!);
+    parts.push(plain ? fieldOf(plain) : choice(fieldOf(field!), yes!, fieldOf(no!)), () => text!);
   }
-  return parts;
+  return (pane, tmux) => {
+    let out = "";
+    for (const part of parts) out += part(pane, tmux);
+    return out;
+  };
+}
+
+function fieldOf(field: string): Show {
+  const own = FIELDS[field];
+  return (pane, tmux) => String(own?.(pane, tmux) ?? pane.marks[field] ?? pane.room.options[field] ?? "");
+}
+
+function choice(test: Show, format: string, no: Show): Show {
+  const [mark, show] = parsed(format);
+  return (pane, tmux) => (test(pane, tmux) ? mark + show(pane, tmux) : no(pane, tmux));
 }
 
 /** What tmux says of a pane, besides its options. */

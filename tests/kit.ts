@@ -26,6 +26,35 @@ const REAL: World = { ...world };
 const PROGRAM = resolve(import.meta.dir, "..");
 const SHARED = "/fleet";
 
+/** The files of the fake world, by their paths; it is asked what is in a folder much more often than one comes or goes. */
+class Files extends Map<string, string> {
+  private readonly lists = new Map<string, string[]>();
+
+  override set(path: string, text: string): this {
+    if (!this.has(path)) this.lists.clear();
+    return super.set(path, text);
+  }
+
+  override delete(path: string): boolean {
+    this.lists.clear();
+    return super.delete(path);
+  }
+
+  override clear(): void {
+    this.lists.clear();
+    super.clear();
+  }
+
+  /** The names of the files and folders in a folder. */
+  in(folder: string): string[] {
+    return this.lists.getOrInsertComputed(folder, () => {
+      const start = `${folder}/`;
+      const below = [...this.keys()].filter((path) => path.startsWith(start));
+      return [...new Set(below.map((path) => path.slice(start.length).split("/", 1)[0]!))];
+    });
+  }
+}
+
 /** The end of the supervisor at one effect; each later one of that tick throws it too, and it makes no other until `revive()`. */
 export class Death extends Error {}
 
@@ -33,7 +62,8 @@ export class FakeWorld {
   /** Wall clock and monotonic clock, ms. */
   wall = Date.UTC(2026, 5, 15, 12);
   mono = 10_000_000;
-  files = new Map<string, string>();
+  private readonly disk = new Files();
+  readonly files: Map<string, string> = this.disk;
   times = new Map<string, number>();
   /** Folders that can be written to: those that a watchdog makes for its config. */
   folders = new Set<string>();
@@ -52,7 +82,7 @@ export class FakeWorld {
   private isNew = true;
   /** `home`: the default is no folder on disk; where locks are taken, as by orders, it is a real one. */
   constructor(readonly home = SHARED) {
-    const { files, times } = this;
+    const { files, times, disk } = this;
     Object.assign(world, {
       now: () => this.wall,
       mono: () => this.mono,
@@ -92,9 +122,9 @@ export class FakeWorld {
         times.delete(path);
       },
       // a time that outlived its file is none
-      mtime: (path) => files.has(path) ? times.get(path) ?? 0 : this.folders.has(path) || this.list(path).length ? 0 : null,
+      mtime: (path) => files.has(path) ? times.get(path) ?? 0 : this.folders.has(path) || disk.in(path).length ? 0 : null,
       isFolder: (path) => !files.has(path),
-      list: (path) => this.list(path),
+      list: (path) => [...disk.in(path)],
       print: REAL.print,
       printError: REAL.printError,
       errorWidth: () => Infinity,
@@ -140,14 +170,6 @@ export class FakeWorld {
     this.effect(`write ${path.split("/").at(-1)}`);
     this.files.set(path, text);
     this.times.set(path, this.wall);
-  }
-
-  /** The names of the files and folders in a folder. */
-  private list(path: string): string[] {
-    const start = `${path}/`;
-    const names = new Set<string>();
-    for (const file of this.files.keys()) if (file.startsWith(start)) names.add(file.slice(start.length).split("/", 1)[0]!);
-    return [...names];
   }
 
   private signal(pid: number, signal: NodeJS.Signals | 0): boolean {
