@@ -1,4 +1,4 @@
-/** More nights of the fifty of sim.test.ts, for another worker. */
+/** More nights of the fifty of sim.test.ts, for another worker in CI. */
 import { describe, expect, test } from "bun:test";
 import { seeds, simulate } from "./sim.ts";
 

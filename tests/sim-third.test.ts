@@ -1,4 +1,4 @@
-/** The last nights of the fifty of sim.test.ts, for another worker. */
+/** The last nights of the fifty of sim.test.ts, for another worker in CI. */
 import { describe, expect, test } from "bun:test";
 import { seeds, simulate } from "./sim.ts";
 

@@ -207,9 +207,12 @@ export class Simulation {
 /** As many rounds as the promise speaks of in CI, a part of them by hand: they only look for what is rare. */
 export const rounds = <T>(promised: T, byHand: T): T => (process.env.CI ? promised : byHand);
 
-/** The seeds from one to another: all of them in CI, every seventeenth by hand, which is one a worker. */
+/**
+ * In CI the seeds from one to another; by hand three of the fifty, all in the first file: until the code is compiled one
+ * night takes as long as the next two.
+ */
 export const seeds = (from: number, to: number): number[] =>
-  Array.from({ length: to - from + 1 }, (_, nth) => from + nth).filter((seed) => seed % rounds(1, 17) === rounds(0, 1));
+  process.env.CI ? Array.from({ length: to - from + 1 }, (_, nth) => from + nth) : from === 1 ? [1, 18, 35] : [];
 
 /** So many hours of the fleet; what went wrong, and who was ended in which state. */
 export async function simulate(seed: number, hours = 8): Promise<Simulation> {
