@@ -776,6 +776,7 @@ const GIT_ENV = {
   SSH_ASKPASS_REQUIRE: "never",
   GCM_INTERACTIVE: "never",
   GIT_OPTIONAL_LOCKS: "0",
+  GIT_LITERAL_PATHSPECS: "1", // a name may begin with a colon
   GIT_NO_LAZY_FETCH: "1", // reading the local clone must not contact the remote
   LC_ALL: "C",
 };
@@ -3636,20 +3637,57 @@ const trackingRef = (hand: Handoff): string => `refs/remotes/${hand.remote}/${ha
 type PushedFile = { state: "found"; text: string; size: number; object: string }
   | { state: "absent" | "no branch" } | { state: "failed"; why: string };
 
-/** A pushed file, in the docs folder or at the root. "Absent" and "git failed" are two answers. */
-export async function showPushed(hand: Handoff, name: string): Promise<PushedFile> {
+/** How git calls a folder in the list of a branch. */
+const TREE = "040000";
+
+/**
+ * What the branch has at these paths, and the folders above them: their modes, by path. All of it
+ * was read: of a folder that is damaged, git show says that what is in it does not exist.
+ */
+async function listPushed(
+  hand: Handoff, paths: string[],
+): Promise<Map<string, string> | PushedFile> {
+  const { ok, out, err } = await git(hand.repo,
+    ["ls-tree", "-t", "-z", "--full-tree", trackingRef(hand), "--", ...paths]);
+  if (/Not a valid object name/.test(err)) return { state: "no branch" };
+  if (!ok) return { state: "failed", why: `git ls-tree: ${gitWords(err)}` };
+  return new Map([...out.matchAll(/(\d+) [^\t]+\t([^\0]+)\0/g)]
+    .map(([, mode, path]) => [path!, mode!]));
+}
+
+/**
+ * Pushed files by their names, each in the docs folder or at the root. "Absent" and "git failed"
+ * are two answers.
+ */
+export async function showPushed(
+  hand: Handoff, ...names: string[]
+): Promise<Map<string, PushedFile>> {
+  if (!names.length) return new Map();
   // git finds nothing at `docs//name` or `docs/./name`
-  for (const path of [join(hand.docsDir, name), join(name)]) {
-    const shown = await showPath(hand, path);
-    if (shown.state !== "absent") return shown;
+  const inDocs = (name: string) => join(hand.docsDir, name);
+  const atRoot = (name: string) => join(name);
+  const listed = await listPushed(hand, names.flatMap((name) => [inDocs(name), atRoot(name)]));
+  const show = async (path: string): Promise<PushedFile> => {
+    if (!(listed instanceof Map)) return listed;
+    if (listed.has(path)) return showPath(hand, path);
+    return listed.get(dirname(path)) === TREE ? { state: "absent" }
+      : follow(hand, path, await throughFolder(hand, path), FILE_LINKS_MAX);
+  };
+  const shown = new Map<string, PushedFile>();
+  for (const name of names) {
+    const file = await show(inDocs(name));
+    shown.set(name, file.state === "absent" ? await show(atRoot(name)) : file);
   }
-  return { state: "absent" };
+  return shown;
 }
 
 const NOT_IN_BRANCH = /does not exist|exists on disk, but not in/;
 
+/** The most links that lead to one file. */
+const FILE_LINKS_MAX = 5;
+
 /** The file at a path of the branch; `links`: how many more links may lead to it. */
-async function showPath(hand: Handoff, path: string, links = 5): Promise<PushedFile> {
+async function showPath(hand: Handoff, path: string, links = FILE_LINKS_MAX): Promise<PushedFile> {
   const failed = (why: string): PushedFile => ({ state: "failed", why });
   const { ok, out, err } = await git(hand.repo, ["show", `${trackingRef(hand)}:${path}`]);
   if (!ok && /invalid object name|unknown revision/.test(err)) return { state: "no branch" };
@@ -3657,15 +3695,21 @@ async function showPath(hand: Handoff, path: string, links = 5): Promise<PushedF
   if (!ok && !NOT_IN_BRANCH.test(err)) return failed(`git show: ${gitWords(err)}`);
   const target = ok ? await linkedFrom(hand, path, out)
     : links ? await throughFolder(hand, path) : "";
-  if (typeof target !== "string") return failed(target.unknown);
-  if (target.startsWith("../") || isAbsolute(target) || (target && !links)) {
-    return failed(`${path} is a symlink that leads to no file of the branch`);
-  }
-  if (target) return showPath(hand, target, links - 1);
-  if (!ok) return { state: "absent" };
+  if (target || !ok) return follow(hand, path, target, links);
   return out.startsWith("version https://git-lfs.github.com/spec/")
     ? failed(`${path} is kept in Git LFS, which git show cannot read`)
     : { state: "found", text: out, size: Buffer.byteLength(out), object: "" };
+}
+
+/** The file that a link in the place of a path, or of a folder above it, leads to. */
+async function follow(
+  hand: Handoff, path: string, target: Target, links: number,
+): Promise<PushedFile> {
+  if (!target) return { state: "absent" };
+  if (typeof target !== "string") return { state: "failed", why: target.unknown };
+  return target.startsWith("../") || isAbsolute(target) || !links
+    ? { state: "failed", why: `${path} is a symlink that leads to no file of the branch` }
+    : showPath(hand, target, links - 1);
 }
 
 /** Where a link leads; "" = there is none, `unknown`: why nobody can say. */
@@ -3726,7 +3770,8 @@ const GIT_CURES: [said: RegExp, cure: (hand: Handoff, found: string[]) => string
   [/exists; cannot create|cannot create.* exists/, ({ repo, remote }) =>
     `git -C ${quoted(repo)} remote prune ${remote}`],
   [anyOf(/bad object|corrupt|object file|missing (blob|tree|commit)|unable to read/,
-    /unresolved delta|bad sha1|broken|did not send all/),
+    /unresolved delta|bad sha1|broken|did not send all|[Cc]ould not read [0-9a-f]{40}/,
+    /not a tree object/),
     ({ repo }) => `the clone is damaged: move ${quoted(repo)} away and clone it again`],
   [/Host key verification failed/, () => "connect to the host once by hand and accept its key"],
   [/could not read (Username|Password)|Authentication failed|terminal prompts disabled/, () =>
@@ -5483,7 +5528,7 @@ async function readDone(
 ): Promise<{ done: boolean | null; unread: string; size?: number }> {
   const hand = cfg.loop.handoff;
   if (!hand) return { done: false, unread: "" };
-  const pushed = await showPushed(hand, status);
+  const pushed = (await showPushed(hand, status)).get(status)!;
   if (pushed.state === "failed") return { done: null, unread: pushed.why };
   const unseen = pushed.state === "no branch" && !isBranchless(channel, hand);
   if (unseen) return { done: null, unread: "" };
@@ -10805,8 +10850,7 @@ async function readRemote(cfg: Config, hand: Handoff, watch: Watch): Promise<Fet
   const commits = head === sha && learned
     ? [] : await commitsSince(hand, head === sha ? "" : sha, head);
   if (typeof commits === "string") return { ...unreadable(fetched, commits), head: "" };
-  const inboxes = new Map<string, PushedFile>();
-  for (const file of hand.inboxes.slice(0, 2)) inboxes.set(file, await showPushed(hand, file));
+  const inboxes = await showPushed(hand, ...hand.inboxes.slice(0, 2));
   const failed = [...inboxes.values()].find((shown) => shown.state === "failed");
   const why = failed?.why ??
     (commits.every(isCompared) ? "" : "git show: no answer in time");

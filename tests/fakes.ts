@@ -2,6 +2,7 @@
  * What the fake world is made of: a pane with a scripted client in it, the tmux around the panes, and a
  * git of one branch. They understand what agents.ts says to them, and throw at anything else.
  */
+import { dirname } from "node:path";
 import type { ExecResult as Ran } from "../agents.ts";
 import type { FakeWorld } from "./kit.ts";
 
@@ -470,7 +471,7 @@ export class FakeGit {
     if (name === "merge-base") return this.tracked.some(({ sha }) => sha === rest[0]) ? said(`${rest[0]}\n`) : { ...failed(""), code: 1 };
     if (name === "log") return this.log(rest.find((word) => /\.\.|^-\d+$/.test(word))!);
     if (name === "show") return rest.includes("-p") ? this.changes(rest) : this.show(rest[0]!);
-    if (name === "ls-tree") return said(`100644 blob ${head}\t${rest.at(-1)}\n`); // no links
+    if (name === "ls-tree") return this.list(rest[rest.indexOf("--") - 1]!, rest.slice(rest.indexOf("--") + 1), rest.includes("-z") ? "\0" : "\n");
     return fail(`the fake git does not know ${name}`);
   }
 
@@ -491,6 +492,16 @@ export class FakeGit {
       return `\0${sha}\n\n${changed.map(([file, text]) => `+${file} ${text}\n`).join("")}`;
     };
     return said(names.map(one).join(""));
+  }
+
+  /** What the branch has at these paths, and the folders above them: no links. */
+  private list(branch: string, paths: string[], end: string): Ran {
+    const head = this.tracked.at(-1);
+    if (!head) return failed(`fatal: Not a valid object name ${branch}`);
+    const files = Object.keys(head.files);
+    const folders = new Set(paths.map((path) => dirname(path)).filter((folder) => files.some((file) => file.startsWith(`${folder}/`))));
+    return said([...[...folders].map((folder) => `040000 tree ${head.sha}\t${folder}`),
+      ...paths.filter((path) => files.includes(path)).map((path) => `100644 blob ${head.sha}\t${path}`)].map((line) => line + end).join(""));
   }
 
   private show(spec: string): Ran {

@@ -1,6 +1,6 @@
 /** The hand-off channel on real git: what keeps it from working is seen and told, what was pushed is told, to the last one. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, symlinkSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
+import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, statSync, symlinkSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Channel, type Config, decideChannel, decideHandoff, type Fetched, type Handoff, isRefName, notePhaseDone, plainText, showPushed, type Watch, world } from "../agents.ts";
 import { GIT_ENV } from "./git.ts";
@@ -32,7 +32,7 @@ beforeAll(() => {
   gitIn(dir, "clone", "-q", "origin.git", "builder");
   gitIn(at("builder"), "checkout", "-q", "-B", "main");
   copy("empty", dir = join(MADE, "begun"));
-  commit("Begin", { "README.md": "read me\n" });
+  commit("Begin", { "README.md": "read me\n", "machine-docs/README.md": "read me\n" });
   push();
   clone();
 });
@@ -55,12 +55,13 @@ let watch: Watch;
 let env: Record<string, string | undefined>;
 beforeEach(async () => {
   env = { ...process.env };
+  process.env.GIT_SSH_COMMAND = "ssh"; // chosen: it need not be asked for in each clone
   dated = {};
   [dir, isCopied] = [mkdtempSync(join(SCRATCH, "channel ")), false];
   fake = fakeWorld(realFolder());
-  world.git = async (repo, args, more) => {
+  world.git = (repo, args, more) => {
     commands.push(args[0]!);
-    return REAL_GIT(repo, args, more);
+    return args[0] === "fetch" ? REAL_GIT(repo, args, more) : askOnce(repo, args, more);
   };
   const mtime = world.mtime;
   world.mtime = (path) => (path.startsWith(dir) ? (existsSync(path) ? lockTime(path) : null) : mtime(path));
@@ -73,6 +74,23 @@ afterEach(() => {
   rmSync(dir, { recursive: true, force: true });
 });
 const commands: string[] = [];
+/** The files of a repository, with what is in them; an object's name says that, and its size whether it is whole. */
+const filesOf = (repo: string): string[] =>
+  (existsSync(repo) ? readdirSync(repo, { recursive: true, withFileTypes: true }) : []).filter((one) => one.isFile()).map((one) => {
+    const path = join(one.parentPath, one.name);
+    return `${path} ${path.includes("/objects/") ? statSync(path).size : readFileSync(path, "latin1")}`;
+  });
+/** What git said of repositories with such files, wherever they were: of these it says the same, and is not asked again. */
+const said = new Map<string, Promise<string>>();
+const askOnce: typeof REAL_GIT = async (repo, args, more) => {
+  const clone = filesOf(repo);
+  const files = args[0] !== "ls-remote" ? clone : [
+    ...clone.filter((file) => !/^[^ ]* [^ ]*\/(objects|refs)\//.test(file)), // its remote answers
+    ...readdirSync(dir).filter((name) => name.endsWith(".git")).flatMap((name) => filesOf(join(dir, name)))];
+  const asked = JSON.stringify([repo, args, more, files]).replaceAll(dir, "");
+  const answer = await said.getOrInsertComputed(asked, async () => JSON.stringify(await REAL_GIT(repo, args, more)).replaceAll(dir, "<dir>"));
+  return JSON.parse(answer.replaceAll("<dir>", dir));
+};
 const fail = (message: string): never => {
   throw new Error(message);
 };
@@ -114,16 +132,10 @@ const told = (name: string): string[] => fake.received(`agents-${name}`);
 const events = (name = "handoff"): Record<string, unknown>[] =>
   (fake.files.get(`${cfg.stateDir}/events.jsonl`) ?? "").split("\n").filter(Boolean)
     .map((line) => JSON.parse(line)).filter(({ event }) => event === name);
-/** What git says of the repository with a first commit, which is the same in each test: asked once. */
-const begun = new Map<string, ReturnType<typeof REAL_GIT>>();
 /** A fleet that runs on a first commit. */
 const running = async (): Promise<void> => {
   copy("begun");
-  const { git } = world;
-  world.git = (repo, args, more) => (args[0] === "fetch" ? git(repo, args, more)
-    : begun.getOrInsertComputed(JSON.stringify([args, more]), () => git(repo, args, more)));
   await ticks(2);
-  world.git = git;
 };
 /** A copy: some matchers write into what they are given. */
 const channel = (): Channel => structuredClone(watch.channel!);
@@ -203,6 +215,15 @@ describe("three answers of a look at the remote", () => {
     expect([state(), watch.channel!.why]).toEqual(["branch missing", "origin has no branch main"]);
   });
 
+  test("a name that begins with a colon is no pattern", async () => {
+    await running();
+    commit("files", { ":a.md": "at the root", "machine-docs/:b.md": "in the docs folder" });
+    push();
+    await ticks(2);
+    const shown = await showPushed(cfg.loop.handoff!, ":a.md", ":b.md", ":c.md");
+    expect([...shown].map(([name, { state }]) => [name, state])).toEqual([[":a.md", "found"], [":b.md", "found"], [":c.md", "absent"]]);
+  });
+
   test("a ref that ends alike is not the branch", async () => {
     await running();
     gitIn(at("builder"), "push", "-q", "origin", "HEAD:refs/backup/refs/heads/main");
@@ -222,7 +243,7 @@ describe("three answers of a look at the remote", () => {
     commit("status(p1): done", { "machine-docs/STATUS-p1.md": "## DONE\n\nAll PASS.\n", "machine-docs/BUILDER-INBOX.md": "hello" });
     push();
     await ticks(2);
-    expect([await showPushed(cfg.loop.handoff!, "STATUS-p1.md").then((shown) => shown.state), told("builder").length]).toEqual(["found", 1]);
+    expect([await showPushed(cfg.loop.handoff!, "STATUS-p1.md").then((shown) => [...shown.values()].map(({ state }) => state)), told("builder").length]).toEqual([["found"], 1]);
   });
 });
 
@@ -230,7 +251,10 @@ describe("what keeps git from answering is told with its cure, within three tick
   const cases: [string, () => void | Promise<void>, RegExp, RegExp, () => void][] = [
     ["the remote is gone", () => gitIn(at("watch"), "remote", "set-url", "origin", at("nowhere.git")), /nowhere\.git/, /remote get-url origin/,
       () => gitIn(at("watch"), "remote", "set-url", "origin", at("origin.git"))],
-    ["the remote refuses", () => gitIn(at("watch"), "remote", "set-url", "origin", "http://127.0.0.1:1/x.git"), /127\.0\.0\.1.*(refused|Failed to connect)/, /run it yourself/,
+    ["the remote refuses", () => {
+      world.git = REAL_GIT; // a server is no file of a repository
+      gitIn(at("watch"), "remote", "set-url", "origin", "http://127.0.0.1:1/x.git");
+    }, /127\.0\.0\.1.*(refused|Failed to connect)/, /run it yourself/,
       () => gitIn(at("watch"), "remote", "set-url", "origin", at("origin.git"))],
     ["the clone is gone", () => rmSync(at("watch"), { recursive: true }), /cannot change to/, /clone the repository to .*watch/, () => clone()],
     ["the clone is none", () => rmSync(at("watch", ".git"), { recursive: true }), /not a git repository/, /clone the repository to .*watch/,
@@ -391,13 +415,13 @@ describe("what keeps git from answering is told with its cure, within three tick
     expect([state(), told("adversary").length]).toEqual(["ok", 1]);
   });
 
-  test("a pushed file that cannot be read: not done, and told", async () => {
+  test.each([["file", "machine-docs/STATUS-p1.md"], ["folder", "machine-docs"]])("a pushed %s that cannot be read: not done, and told", async (_, name) => {
     await running();
     commit("status(p1): done", { "machine-docs/STATUS-p1.md": "## DONE\n\nAll PASS.\n" });
     push();
     await ticks(2);
-    const blob = gitIn(at("watch"), "rev-parse", "refs/remotes/origin/main:machine-docs/STATUS-p1.md");
-    rmSync(at("watch/.git/objects", blob.slice(0, 2), blob.slice(2)));
+    const object = gitIn(at("watch"), "rev-parse", `refs/remotes/origin/main:${name}`);
+    rmSync(at("watch/.git/objects", object.slice(0, 2), object.slice(2)));
     expect(await notePhaseDone(cfg, watch, "STATUS-p1.md")).toBeNull();
     await ticks(3);
     expect([state(), watch.channel!.cure]).toEqual(["failing", expect.stringContaining("clone it again")]);
@@ -440,6 +464,7 @@ describe("the clone's own way to its remote", () => {
   const calls = (): string => (existsSync(at("calls")) ? readFileSync(at("calls"), "utf8") : "");
   beforeEach(() => {
     for (const name of ["GIT_SSH", "GIT_SSH_COMMAND", "SSH_AUTH_SOCK"]) delete process.env[name];
+    world.git = REAL_GIT; // an ssh or a server is no file of a repository
     copy("begun");
     gitIn(at("watch"), "remote", "set-url", "origin", "ssh://nobody@host.invalid/x");
     process.env.PATH = `${dir}:${process.env.PATH}`;
@@ -852,12 +877,12 @@ test("a quiet look is two gits, as before; a claim costs one more than its log",
   await running();
   commands.length = 0;
   await ticks(4);
-  expect(commands.filter((name) => name !== "show")).toEqual(Array(4).fill(["ls-remote", "rev-parse"]).flat());
+  expect(commands).toEqual(Array(4).fill(["ls-remote", "rev-parse"]).flat());
   commit("claim(p1): G1");
   push();
   commands.length = 0;
   await ticks(1);
-  expect(commands.filter((name) => !["ls-remote", "rev-parse"].includes(name))).toEqual(["fetch", "merge-base", "log", ...Array(7).fill("show")]);
+  expect(commands.filter((name) => !["ls-remote", "rev-parse"].includes(name))).toEqual(["fetch", "merge-base", "log", "show", "ls-tree"]);
 });
 
 describe("what is pushed before anybody could say where the branch stood", () => {

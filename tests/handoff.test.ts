@@ -253,7 +253,7 @@ describe("inboxes", () => {
     expect(told("builder")).toHaveLength(1);
   });
   test("showPushed: found, absent, no branch, failed", async () => {
-    const state = async (name: string) => (await showPushed(hand(), name)).state;
+    const state = async (name: string) => (await showPushed(hand(), name)).get(name)!.state;
     expect(await state("X.md")).toBe("no branch");
     fake.git.push("x", { "machine-docs/X.md": "docs", "Y.md": "root" });
     fake.git.run(["fetch"]);
