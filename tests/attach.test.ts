@@ -28,7 +28,8 @@ fleet("attach shows the session of the agent; keys reach it, with --read-only th
   const person = await f.terminal(["attach", "a1"]);
   await until(async () => (await f.tmux("list-clients", "-F", "#{session_name} #{client_readonly}")) === "t-a1 0");
   await person.keys("-l", "typed by hand");
-  await until(async () => (await person.screen()).includes("typed by hand") && (await f.screen("a1")).includes("typed by hand"));
+  await person.shows((text) => text.includes("typed by hand"));
+  await until(async () => (await f.screen("a1")).includes("typed by hand"));
   expect([f.bytes("a1"), f.bytes("a10")]).toEqual(["typed by hand", ""]);
   await person.keys("C-b", "d");
   expect(await person.ended()).toBe("exit 0");
@@ -64,7 +65,7 @@ real("attach on another socket, from inside of tmux, and to the watchdog's log",
   const clients = () => f.tmux("-L", "fleet", "list-clients", "-F", "#{session_name}");
   const person = await f.terminal(["attach", "watchdog"]);
   await until(async () => (await clients()) === "t-watchdog");
-  await until(async () => (await person.screen()).includes("watchdog up"));
+  await person.shows((text) => text.includes("watchdog up"));
   await person.keys("C-b", "d");
   expect(await person.ended()).toBe("exit 0");
   const server = Number(await f.tmux("-L", "fleet", "display-message", "-p", "#{pid}"));

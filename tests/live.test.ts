@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { type AgentEvent, liveLines, NEW_VIEW, parseKeys, pressKey, type Status, type StatusRow, type View } from "../agents.ts";
 import { type FakeWorld, fakeWorld } from "./kit.ts";
-import { real, SELF, signal, until } from "./real.ts";
+import { life, real, SELF, signal, until } from "./real.ts";
 
 describe("keys", () => {
   const view = (some: Partial<View> = {}): View => ({ ...NEW_VIEW, selected: "b", ...some });
@@ -135,46 +135,46 @@ describe("liveLines", () => {
 
 // ── in a terminal ──
 
-real("status --watch draws over the old table until q or Ctrl-C, and leaves the terminal as it was", {
-  agents: [{ name: "a1", watch: "heal" }, { name: "b1" }],
-}, async (f) => {
+const plan = { agents: ["a1", "b1"].map((name) => ({ name, watch: "heal" })) };
+
+real("status --watch draws over the old table until q or Ctrl-C, and leaves the terminal as it was", plan, async (f) => {
   const piped = await f.run(["status", "--watch"]);
   expect([piped.code, piped.out, piped.err]).toEqual([1, "", "agents: status --watch needs a terminal\n"]);
   const dumb = await f.terminal(["status", "--watch"], { env: ["TERM=dumb"] });
   expect([await dumb.ended(), await dumb.screen()]).toEqual(["exit 1", expect.stringContaining("status --watch cannot draw on this terminal (TERM=dumb)")]);
   const person = await f.terminal(["status", "--watch"]);
-  await until(async () => /○ no watchdog$[^]*^ ▸a1 .*stopped[^]*^ +b1 .*stopped[^]*^the fleet is stopped: /m.test(await person.screen()));
+  await person.shows((text) => /○ no watchdog$[^]*^ ▸a1 .*stopped[^]*^ +b1 .*stopped[^]*^the fleet is stopped: /m.test(text));
   expect([await person.field("alternate_on"), await person.field("cursor_flag")]).toEqual(["1", "0"]);
   await f.up("a1", "watchdog");
-  await until(async () => /^ ▸a1 .*(running|idle)/m.test(await person.screen()));
+  await person.shows((text) => /^ ▸a1 .*(running|idle)/m.test(text));
   const screen = await person.screen();
   expect([screen.match(/^ +AGENT /gm)?.length, screen.match(/^ ▸a1 /gm)?.length]).toEqual([1, 1]);
   // a config that breaks meanwhile
   const good = f.read("agents.toml");
   f.write("agents.toml", `${good}\n[[agent\n`);
   const said = /agents\.toml:\d+:\d+: [^]*broken\s+since\s[^]*^ ▸a1 /m;
-  await until(async () => said.test(await person.screen()));
+  await person.shows((text) => said.test(text));
   f.write("agents.toml", good);
-  await until(async () => !said.test(await person.screen()));
+  await person.shows((text) => !said.test(text));
   await person.keys("x");
   await person.keys("q");
   expect(await person.ended()).toBe("exit 0");
   expect([await person.field("alternate_on"), await person.field("cursor_flag")]).toEqual(["0", "1"]);
   // what does not fit is cut, line by line; the head and the keys stay
   const small = await f.terminal(["status", "--watch"], { cols: 60, rows: 5 });
-  await until(async () => /help/.test(await small.screen()));
+  await small.shows((text) => /help/.test(text));
   expect((await small.screen()).split("\n").length).toBe(5);
   await small.keys("C-c");
   expect(await small.ended()).toBe("exit 0");
 });
 
-real("the keys of the live view run the other commands, and a signal gives the terminal back", {
-  agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }],
-}, async (f) => {
+const fleet = life(plan);
+
+fleet("the keys of the live view run the other commands, and a signal gives the terminal back", async (f) => {
   await f.up();
   await f.ready("a1", "b1");
   const person = await f.terminal(["status", "--watch"], { cols: 80, rows: 24 });
-  const shows = (what: RegExp) => until(async () => what.test(await person.screen()));
+  const shows = (what: RegExp) => person.shows((text) => what.test(text));
   await shows(/^ ▸a1 .*idle[^]*^ +b1 .*idle/m);
   await person.keys("?");
   await shows(/^q +quit/m);
@@ -210,21 +210,19 @@ real("the keys of the live view run the other commands, and a signal gives the t
   expect([await person.field("alternate_on"), await person.field("cursor_flag")]).toEqual(["0", "1"]);
 });
 
-real("q leaves at once, also while a text that was sent still waits", { agents: [{ name: "a1", watch: "heal" }] }, async (f) => {
-  await f.up();
-  await f.ready("a1");
+fleet("q leaves at once, also while a text that was sent still waits", async (f) => {
   await f.tmux("send-keys", "-t", "=t-a1:", "-l", "half a thought");
   const person = await f.terminal(["status", "--watch"], { cols: 80, rows: 24 });
-  await until(async () => /^ ▸a1 /m.test(await person.screen()));
+  await person.shows((text) => /^ ▸a1 /m.test(text));
   await person.keys("s");
   await person.keys("-l", "go on");
   await person.keys("Enter");
-  await until(async () => /^send a1 …/m.test(await person.screen()));
+  await person.shows((text) => /^send a1 …/m.test(text));
   await person.keys("q");
   expect(await person.ended()).toBe("exit 0");
 });
 
-real("it ends with its terminal, also under a parent that ignores the hangup", { agents: [{ name: "a1" }] }, async (f) => {
+fleet("it ends with its terminal, also under a parent that ignores the hangup", async (f) => {
   const deaf = await f.tmux("-L", "person", "-f", "/dev/null", "new-session", "-dP", "-F", "#{pane_id}", "-x", "80", "-y", "24",
     "sh", "-c", 'trap "" HUP; "$@"; exit', "sh", ...SELF, "status", "--watch", "--config", f.config);
   const views = () => f.processes().filter(({ command }) => / status --watch/.test(command) && !/^(sh|tmux) /.test(command)).length;

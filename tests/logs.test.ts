@@ -364,10 +364,10 @@ real("logs -f in a terminal shows what comes and ends by Ctrl-C", plan, async (f
   const path = log(f, "watchdog");
   writeFileSync(path, "before\n");
   const person = await f.terminal(["logs", "watchdog", "--follow", "-n", "5"]);
-  await until(async () => (await person.screen()).includes("before"));
+  await person.shows((text) => text.includes("before"));
   for (let nth = 0; nth < 3; nth++) {
     appendFileSync(path, `line ${nth}\n`);
-    await until(async () => (await person.screen()).includes(`line ${nth}`));
+    await person.shows((text) => text.includes(`line ${nth}`));
   }
   const followers = () => f.processes().filter(({ command }) => command.includes("--follow"));
   expect(followers()).not.toEqual([]);

@@ -196,18 +196,32 @@ export class Fleet {
     });
   }
 
+  private terminals = 0;
+
   /** The program in a shell of a person's terminal: a pane on a tmux server that is not the fleet's. */
   async terminal(args: string[], { cols = 120, rows = 30, env = [] as string[] } = {}) {
     const tmux = (...words: string[]) => this.tmux("-L", "person", "-f", "/dev/null", ...words);
+    const drawn = join(this.tmuxDir, `terminal-${(this.terminals += 1)}`);
     const pane = await tmux("new-session", "-dP", "-F", "#{pane_id}", "-x", `${cols}`, "-y", `${rows}`,
-      "sh", "-c", '"$@"; echo "exit $?"; exec cat', "sh", "env", ...env, ...SELF, ...args, "--config", this.config);
+      "sh", "-c", '"$@"; echo "exit $?"; exec cat', "sh", "env", ...env, ...SELF, ...args, "--config", this.config,
+      ";", "pipe-pane", `exec cat > ${drawn}`);
     const field = (name: string) => tmux("display-message", "-p", "-t", pane, `#{${name}}`);
     const screen = (...options: string[]) => tmux("capture-pane", "-p", "-t", pane, ...options);
+    /** Waits for what its screen says; that is read only when something was drawn since. */
+    const shows = (what: (text: string) => unknown) => {
+      let seen = -1;
+      return until(async () => {
+        const size = statSync(drawn, { throwIfNoEntry: false })?.size ?? 0;
+        if (size === seen) return false;
+        seen = size;
+        return what(await screen());
+      }, undefined, 25);
+    };
     return {
-      field, screen,
+      field, screen, shows,
       keys: (...keys: string[]) => tmux("send-keys", "-t", pane, ...keys),
       /** How it ended, once it has. */
-      ended: () => until(async () => /^exit \d+$/m.exec(await screen())?.[0]),
+      ended: () => shows((text) => /^exit \d+$/m.exec(text)?.[0]) as Promise<string>,
     };
   }
 
