@@ -73,51 +73,69 @@ real("two ups at once start one client of each agent, of cols and rows, and leav
   expect(statSync(f.path(".agents", "t-a1.log")).mode & 0o077).toBe(0);
 });
 
-real("PATH and SHELL in env are those of the agent or service, whoever starts it: a first up, a later one from elsewhere, the watchdog", {
-  agents: [{ name: "a1", watch: "heal" }], backend: { bin: "klaude" },
+const ITS = { PATH: "its 'bin", SHELL: "/its/own" };
+/** Each of these tests has an agent of its own in one fleet. */
+const apart = life({
+  agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }, { name: "c1", watch: "heal", backend: "its" }, { name: "d1", watch: "heal+stall", dir: "work" }],
+  watchdog: { log_max_mb: 0.01 },
 }, async (f) => {
-  const env = { PATH: `${f.path("its 'bin")}:/usr/bin:/bin`, SHELL: "/its/own" };
-  const program = (name: string, does: string) => chmodSync(f.write(`its 'bin/${name}`, `#!/bin/sh\nexec ${does}\n`), 0o755);
+  f.write("work/.keep", "");
+  const program = (name: string, does: string) => chmodSync(f.write(`${ITS.PATH}/${name}`, `#!/bin/sh\nexec ${does}\n`), 0o755);
   program("klaude", `${TUI} "$@"`);
   program("serve", "sleep 1000");
-  const agents = [{ ...f.plan.agents![0]!, env }];
-  f.write("agents.toml", f.text({ ...f.plan, agents, services: [{ name: "web", command: "exec serve", env }] }));
+  const env = { ...ITS, PATH: `${f.path(ITS.PATH)}:/usr/bin:/bin` };
+  const agents = f.plan.agents!.map((agent) => (agent.name === "c1" ? { ...agent, env } : agent));
+  f.write("agents.toml", f.text({ ...f.plan, agents, services: [{ name: "web", command: "exec serve", env }], toml: '[backend.its]\nkind = "claude"\nbin = "klaude"\n' }));
+  f.control("a1", "busy"); // it draws all the while
   await f.up();
-  await f.ready("a1");
+  await f.ready("a1", "b1", "c1", "d1");
+});
+
+apart("PATH and SHELL in env are those of the agent or service, whoever starts it: a first up, a later one from elsewhere, the watchdog", async (f) => {
+  const env = { ...ITS, PATH: `${f.path(ITS.PATH)}:/usr/bin:/bin` };
   const has = async (name: string) => {
     const variables = new Map(readFileSync(`/proc/${await f.pid(name)}/environ`, "utf8").split("\0").map((one) => [one.split("=", 1)[0]!, one.replace(/^[^=]*=/, "")]));
     return { PATH: variables.get("PATH"), SHELL: variables.get("SHELL") };
   };
-  expect([await has("a1"), await has("web")]).toEqual([env, env]);
-  expect((await f.run(["restart", "a1"], { env: { PATH: `${f.env.PATH}:/elsewhere` } })).code).toBe(0);
-  await until(() => f.starts("a1").length === 2);
-  expect(await has("a1")).toEqual(env);
-  process.kill(await f.pid("a1"), "SIGKILL");
-  await until(() => f.starts("a1").length === 3);
-  expect(await has("a1")).toEqual(env);
+  expect([await has("c1"), await has("web")]).toEqual([env, env]);
+  expect((await f.run(["restart", "c1"], { env: { PATH: `${f.env.PATH}:/elsewhere` } })).code).toBe(0);
+  await until(() => f.starts("c1").length === 2);
+  expect(await has("c1")).toEqual(env);
+  process.kill(await f.pid("c1"), "SIGKILL");
+  await until(() => f.starts("c1").length === 3);
+  expect(await has("c1")).toEqual(env);
 });
 
-const logged = life({ agents: [{ name: "a1", watch: "heal" }], watchdog: { log_max_mb: 0.01 } });
-
-logged("a log over its cap is rotated once and goes on", async (f) => {
-  f.control("a1", "busy"); // it draws all the while
-  await f.up();
+apart("a log over its cap is rotated once and goes on", async (f) => {
   await until(() => existsSync(f.path(".agents", "t-a1.log.1")));
   const size = () => statSync(f.path(".agents", "t-a1.log")).size;
   const before = await until(size);
   await until(() => size() !== before);
+  f.control("a1", "idle");
 });
 
-logged("a pane whose logging stopped is logged again (fault 28), and a log that somebody removed is written again", async (f) => {
-  f.control("a1", "idle");
-  await f.tmux("pipe-pane", "-t", "=t-a1:");
-  await until(async () => (await f.tmux("display-message", "-p", "-t", "=t-a1:", "#{pane_pipe}")) === "1", 8_000, 250);
-  const log = f.path(".agents/t-a1.log");
+apart("a pane whose logging stopped is logged again (fault 28), and a log that somebody removed is written again", async (f) => {
+  await f.tmux("pipe-pane", "-t", "=t-b1:");
+  await until(async () => (await f.tmux("display-message", "-p", "-t", "=t-b1:", "#{pane_pipe}")) === "1", 8_000, 250);
+  const log = f.path(".agents/t-b1.log");
   await until(() => existsSync(log));
   rmSync(log);
   await until(() => existsSync(log));
-  f.control("a1", "busy");
+  f.control("b1", "busy");
   await until(() => readFileSync(log, "utf8").length > 0);
+  f.control("b1", "idle");
+});
+
+apart("a client whose folder is removed while it runs needs a person, who restarts it", async (f) => {
+  await f.ticks(2);
+  rmSync(f.path("work"), { recursive: true });
+  await until(() => f.events("blocked").some(({ why }) => String(why).startsWith("its folder was removed")));
+  f.write("work/.keep", ""); // another one of the same name: its client is still in the old one
+  await f.ticks(2);
+  expect(await f.states()).toMatchObject({ code: 3, of: { d1: expect.stringContaining("blocked") } });
+  expect(await f.run(["restart", "d1"])).toMatchObject({ code: 0 });
+  await f.ticks(2);
+  expect((await f.states()).of.d1).not.toContain("blocked");
 });
 
 // ── where a text goes while a person works in the same session ──────────────────
@@ -228,7 +246,7 @@ real("up starts start_batch clients at a time, a line each in a pipe", { ...SLEE
   expect(at.slice(2).map((time, nth) => time - at[nth]! >= 990)).toEqual(Array(4).fill(true));
 });
 
-real("up of many agents shows a bar on a terminal, of 80 columns too, and who failed below it", { ...SLEEPERS(24), watchdog: { start_batch: 24 } }, async (f) => {
+real("up of many agents shows a bar on a terminal, of 80 columns too, and who failed below it", { ...SLEEPERS(18), watchdog: { start_batch: 18 } }, async (f) => {
   f.write("agents.toml", `${f.text()}[[agent]]\nname = "broken"\ndir = "nowhere"\n[[agent]]\nname = "dies"\nbackend = "short"\n[backend.short]\nkind = "typed"\nbin = "false"\n`);
   const words = [...SELF, "up", "--config", f.config].map(quote).join(" ");
   await f.tmux("new-session", "-d", "-s", "terminal", "-x", "80", "-y", "24", `${words}; echo "exit $?"; sleep 1000`);
@@ -236,35 +254,18 @@ real("up of many agents shows a bar on a terminal, of 80 columns too, and who fa
   await until(async () => /^exit \d/m.test(await shown()), 30_000);
   const lines = (await shown()).split("\n").filter(Boolean);
   expect(lines.map((line) => line.replace(/^\[agents [^\]]*\] /, ""))).toEqual([
-    "starting watchdog", `24/26 [${"█".repeat(28)}··] running`, expect.stringContaining("broken: dir "), ...lines.slice(3, -2), "dies: its client ended (exit 1)", "exit 1",
+    "starting watchdog", `18/20 [${"█".repeat(27)}···] running`, expect.stringContaining("broken: dir "), ...lines.slice(3, -2), "dies: its client ended (exit 1)", "exit 1",
   ]);
-  expect(await f.pid("a23")).toBeGreaterThan(0);
+  expect(await f.pid("a17")).toBeGreaterThan(0);
 });
-
-const elsewhere = (f: Fleet) => { f.write("work/.keep", ""); };
 
 real("where tmux cannot go to the folder of a client, that starts nowhere else", {
   agents: [{ name: "a1", dir: "work" }], backend: { preamble: "pwd >> \"$TUI_LEDGER.folder\"" }, watchdog: { up_wait: 10 },
 }, async (f) => {
-  elsewhere(f);
+  f.write("work/.keep", "");
   // gone between the look for it and the start, as a worktree that is removed just then
   writeFileSync(join(f.tmuxDir, "hook"), `mv ${quote(f.path("work"))} ${quote(f.path("away"))}\n`);
   f.write("home/.tmux.conf", `set-hook -g after-new-session "run-shell 'sh ${f.tmuxDir}/hook'"\n`);
   const up = await f.run(["up", "a1"]);
   expect([up.code, up.err, f.read("ledger-a1.folder")]).toEqual([1, expect.stringMatching(/a1: its client ended \(exit 1\):\n.*cd: .*work: No such file/), ""]);
-});
-
-real("a client whose folder is removed while it runs needs a person, who restarts it", { agents: [{ name: "a1", dir: "work", watch: "heal+stall" }] }, async (f) => {
-  elsewhere(f);
-  await f.up();
-  await f.ready("a1");
-  await f.ticks(2);
-  rmSync(f.path("work"), { recursive: true });
-  await until(() => f.events("blocked").some(({ why }) => String(why).startsWith("its folder was removed")));
-  elsewhere(f); // another one of the same name: its client is still in the old one
-  await f.ticks(2);
-  expect(await f.states()).toMatchObject({ code: 3, of: { a1: expect.stringContaining("blocked") } });
-  expect(await f.run(["restart", "a1"])).toMatchObject({ code: 0 });
-  await f.ticks(2);
-  expect((await f.states()).of.a1).not.toContain("blocked");
 });
