@@ -1,6 +1,6 @@
 /**
- * Death at every effect. A scenario runs once to count its effects; then it runs again for each of them
- * with a supervisor that dies right before it, and another one that goes on with the same files.
+ * Death at every effect. A scenario runs once to count its effects; then, for each of them, the tick that makes it runs
+ * again with a supervisor that dies right before it, and another one goes on with the same files.
  */
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
@@ -23,21 +23,25 @@ async function begin(text = FLEET, doing: "busy" | "idle" = "busy"): Promise<Sce
 }
 
 /**
- * Runs `act` (which says how many ticks it needs) once without death, then once per effect, and checks
- * each end. `ticks` are those after the revival.
+ * Runs `act` (which says how many ticks it needs) once without death, then once per effect from a copy of how all stood
+ * before the tick of that effect, and checks each end. `ticks` are those after the revival.
  */
 async function atEveryEffect(make: () => Promise<Scene>, act: (it: Scene) => number, check: (it: Scene, at: string) => void, ticks = 5): Promise<number> {
   const whole = await make();
-  await whole.fake.ticks(whole.cfg, whole.watch, act(whole));
+  const before: Scene[] = [];
+  await whole.ticks(act(whole), () => void before.push(whole.copy()));
   check(whole, "no death");
-  const effects = [...whole.fake.effects];
+  const { effects } = whole.fake;
   for (let nth = 1; nth <= effects.length; nth++) {
-    const it = await make();
+    const its = before.findLastIndex(({ fake }) => fake.effects.length < nth);
+    const it = before[its]!.copy();
+    it.fake.enter();
     it.fake.dieAt = nth;
-    await it.fake.ticks(it.cfg, it.watch, act(it));
+    await it.ticks(before.length - its);
+    expect(it.fake.effects).toEqual(effects.slice(0, nth - 1));
     it.fake.revive();
     await it.again();
-    await it.fake.ticks(it.cfg, it.watch, ticks);
+    await it.ticks(ticks);
     try {
       check(it, `death at effect ${nth} of ${effects.length}: ${effects[nth - 1]}`);
     } catch (error) {

@@ -67,29 +67,32 @@ export class FakePane {
   /** Which of HUP and TERM its process survives. */
   ignores: string[] = [];
   readonly id: string;
-  constructor(
-    public room: FakeSession, readonly nth: number, readonly pid: number, readonly created: number, readonly argv: string[],
-    readonly clock = () => created,
-  ) {
+  readonly created: number;
+  constructor(readonly fake: FakeWorld, public room: FakeSession, readonly nth: number, readonly pid: number, readonly argv: string[]) {
     this.id = `%${nth}`;
+    this.created = fake.wall;
   }
 
   get session(): string {
     return this.room.name;
   }
 
-  private readonly input: { at: number; act: () => void }[] = [];
+  private readonly input: { at: number; key?: string; text?: string }[] = [];
   private pastedAt = -Infinity;
   /** The picture that a late redraw leaves standing. */
   private old: string | null = null;
 
   /** The client works through what was typed, as far as it came. */
   private catchUp(): void {
-    while (this.input[0] && this.input[0].at <= this.clock()) this.input.shift()!.act();
+    while (this.input[0] && this.input[0].at <= this.fake.wall) {
+      const { key, text = "" } = this.input.shift()!;
+      if (key !== undefined) this.press(key);
+      else if (!this.dead && !this.inputOff && !this.takenBy()) this.take(text);
+    }
   }
 
   private disturbed(): Disturbance["kind"] | null {
-    const now = this.clock();
+    const now = this.fake.wall;
     const { kind, from, to } = this.disturbance ?? { kind: null, from: 0, to: 0 };
     const on = now >= from && now < to;
     this.old = on && kind === "late" ? (this.old ?? this.picture(now, null)) : null;
@@ -140,21 +143,22 @@ export class FakePane {
 
   /** A bracketed paste; while a dialog is open the client drops it. */
   paste(value: string): void {
-    this.type(() => {
-      if (this.dead || this.inputOff || this.takenBy()) return;
-      this.draft += value;
-      this.pastedAt = this.clock();
-    });
+    this.type({ text: value });
   }
 
   key(name: string): void {
-    this.type(() => this.press(name));
+    this.type({ key: name });
   }
 
-  private type(act: () => void): void {
+  private type(what: { key: string } | { text: string }): void {
     this.disturbed();
-    this.input.push({ at: this.clock() + this.slow, act });
+    this.input.push({ at: this.fake.wall + this.slow, ...what });
     this.catchUp();
+  }
+
+  private take(text: string): void {
+    this.draft += text;
+    this.pastedAt = this.fake.wall;
   }
 
   /** What is open over the box and takes the keys. */
@@ -173,7 +177,7 @@ export class FakePane {
     if (taken === "dialog" || taken === "menu") this.approved += 1;
     if (taken && this.disturbance) this.disturbance.to = 0;
     if (taken || !this.draft || !this.takesEnter) return;
-    if (this.clock() - this.pastedAt < this.newlineFor) return void (this.draft += "\n");
+    if (this.fake.wall - this.pastedAt < this.newlineFor) return void (this.draft += "\n");
     const value = this.draft;
     this.draft = "";
     this.received.push(value.trimEnd());
@@ -223,7 +227,7 @@ export class FakeTmux {
     if (!this.panes.length) this.server = { pid: this.server.pid + 1, start: this.server.start + 1 };
     const nth = (this.last += 1);
     const room = this.panes.find((pane) => pane.session === name)?.room ?? { id: `$${nth}`, name, options: {} };
-    const pane = new FakePane(room, nth, (this.lastPid += 1), this.fake.wall, argv, () => this.fake.wall);
+    const pane = new FakePane(this.fake, room, nth, (this.lastPid += 1), argv);
     this.panes.push(pane);
     this.fake.processes.set(pane.pid, pane);
     return pane;
@@ -238,7 +242,7 @@ export class FakeTmux {
   /** A client takes the place of what ran in a pane, which keeps its id and its marks. */
   private respawn(old: FakePane, argv: string[], cwd = old.cwd): Ran {
     this.fake.processes.delete(old.pid);
-    const pane = new FakePane(old.room, old.nth, (this.lastPid += 1), this.fake.wall, argv, () => this.fake.wall);
+    const pane = new FakePane(this.fake, old.room, old.nth, (this.lastPid += 1), argv);
     Object.assign(pane, { marks: old.marks, piped: old.piped, cwd });
     this.panes = this.panes.map((one) => (one === old ? pane : one));
     this.fake.processes.set(pane.pid, pane);

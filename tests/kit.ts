@@ -82,6 +82,11 @@ export class FakeWorld {
   private isNew = true;
   /** `home`: the default is no folder on disk; where locks are taken, as by orders, it is a real one. */
   constructor(readonly home = SHARED) {
+    this.enter();
+  }
+
+  /** From now on it is this world that the program acts on. */
+  enter(): void {
     const { files, times, disk } = this;
     Object.assign(world, {
       now: () => this.wall,
@@ -319,6 +324,8 @@ export interface Scene {
   operator(some: object | string): void;
   /** Another watchdog goes on with the same files: its memory. */
   again(): Promise<Watch>;
+  /** The same as it stands now, which goes its own way once its world is entered. */
+  copy(): Scene;
 }
 
 export interface Setting {
@@ -384,8 +391,14 @@ function playing(doing: Doing, home?: string): FakeWorld {
 /** The set of a test: a fleet by its agents.toml, and as many ticks of a watchdog as the story wants before it begins. */
 export async function scene(text = FLEET, { ticks = 3, doing = "idle", home, fake = playing(doing, home) }: Setting = {}): Promise<Scene> {
   const cfg = await fake.config(text);
+  const it = sceneOf(fake, cfg, await fake.watch(cfg));
+  await it.ticks(ticks);
+  return it;
+}
+
+function sceneOf(fake: FakeWorld, cfg: Config, watch: Watch): Scene {
   const it: Scene = {
-    fake, cfg, watch: await fake.watch(cfg),
+    fake, cfg, watch,
     ticks: (count = 1, before) => fake.ticks(cfg, it.watch, count, before),
     pane: (name = "a") => fake.tmux.of(`agents-${name}`),
     starts: (name = "a") => fake.everyPane.filter(({ session }) => session === `agents-${name}`).length,
@@ -393,9 +406,24 @@ export async function scene(text = FLEET, { ticks = 3, doing = "idle", home, fak
     file: (name) => join(cfg.stateDir, name),
     operator: (some) => void fake.files.set(it.file("operator.json"), typeof some === "string" ? some : JSON.stringify(some)),
     again: async () => (it.watch = await fake.watch(cfg)),
+    copy: () => {
+      const same = new Map<unknown, unknown>([[cfg.loop.handoff, cfg.loop.handoff]]); // what was fetched is told from old news by it
+      return sceneOf(copied(fake, same), { ...cfg, stored: copied(cfg.stored, same) }, copied(it.watch, same));
+    },
   };
-  await it.ticks(ticks);
   return it;
+}
+
+/** A copy as deep as it goes; functions and promises stay the same ones. `known`: the copies of what was copied already. */
+function copied<T>(value: T, known: Map<unknown, unknown>): T {
+  if (typeof value !== "object" || value === null || value instanceof Promise) return value;
+  if (known.has(value)) return known.get(value) as T;
+  const made = value.constructor as new () => object;
+  const copy = (value instanceof Map || value instanceof Set || Array.isArray(value) ? new made() : Object.create(made.prototype)) as T & object;
+  known.set(value, copy);
+  if (value instanceof Map) for (const [key, one] of value) (copy as T & Map<unknown, unknown>).set(copied(key, known), copied(one, known));
+  if (value instanceof Set) for (const one of value) (copy as T & Set<unknown>).add(copied(one, known));
+  return Object.assign(copy, Object.fromEntries(Object.entries(value).map(([key, one]) => [key, copied(one, known)])));
 }
 
 /**
