@@ -2594,9 +2594,9 @@ let noteStage: (stage: string) => boolean = () => false;
  * Runs one stage; an error in it ends that stage alone, and is logged whenever it changes. `label`
  * is `unit NAME` for what is done for one unit, whose name may be that of another stage.
  */
-async function guard(watch: Watch, label: string, stage: () => unknown): Promise<void> {
+function guard(watch: Watch, label: string, stage: () => unknown): Promise<void> {
   noteStage(label);
-  await attempt(watch, label, stage);
+  return attempt(watch, label, stage);
 }
 
 /** The same for a step too short to hang, which is not noted as a stage. */
@@ -3310,9 +3310,9 @@ function usable(snap: Snapshot): Snapshot {
 function sortPanes(cfg: Config, panes: Pane[]) {
   const { room } = cfg;
   // older versions marked a pane by paths alone, some with the target of a log_dir that is a link
-  const homes = [homeOf(cfg), printable(linkless(cfg.stateDir))];
+  const homes = once(() => [homeOf(cfg), printable(linkless(cfg.stateDir))]);
   const isOurs = ({ home, fleet }: Pane) =>
-    home === "" || (fleet ? fleet === room : homes.includes(home) || roomOf(home) === room);
+    home === "" || (fleet ? fleet === room : homes().includes(home) || roomOf(home) === room);
   const foreign = panes.filter((pane) => !isOurs(pane));
   // a client stays its unit's where the config names another session by now
   for (const pane of panes.filter((one) => one.home && isOurs(one))) {
@@ -4825,8 +4825,9 @@ function ruled(screen: Regions, rule: Rule, match: RegExpExecArray, now: number)
 
 /** By the first rule that matches; if none does, nothing is known. */
 function verdictBy(rules: Rule[], screen: Regions, now: number): Verdict {
+  const regions: RegionsRead = new Map();
   for (const rule of rules) {
-    const match = matchOf(screen, rule);
+    const match = matchOf(screen, rule, regions);
     if (match) return ruled(screen, rule, match, now);
   }
   const unknown = { verdict: "unsure", where: "screen", limit: null, waitingUntil: null,
@@ -4871,10 +4872,16 @@ function clockNear(clock: string, now: number): number {
   return today + Math.round((now - today) / DAY) * DAY;
 }
 
+/** What the rules of one look have read: many of them read the same region. */
+type RegionsRead = Map<Where, string | null>;
+
 /** What a rule finds. Without a closure for each of the forty of a look: most cost less than it. */
-function matchOf(screen: Regions, { where, has, re, given }: Rule): RegExpExecArray | null {
+function matchOf(
+  screen: Regions, { where, has, re, given }: Rule, regions: RegionsRead,
+): RegExpExecArray | null {
   if (has !== undefined && !screen.screen.includes(has)) return null;
-  const region = regionOf(screen, where);
+  let region = regions.get(where);
+  if (region === undefined) regions.set(where, region = regionOf(screen, where));
   if (region === null) return null;
   re.lastIndex = 0; // a sticky pattern matches at the start only
   return given === undefined ? re.exec(region) : timedExec(re, region, given);
@@ -4978,7 +4985,7 @@ const namedZone = (name: string): string | null =>
   tried(() => Temporal.Now.zonedDateTimeISO(zones()[name] ?? name).timeZoneId, null);
 
 /** The same, or that of an offset such as `GMT+1` or `+0530`, as a banner may name it. */
-function knownZone(name = ""): string | null {
+function knownZone(name: string): string | null {
   const [, sign, hours = "", minutes = "00"] =
     /^(?:UTC|GMT)?([+-])(\d{1,2})(?::?(\d\d))?$/.exec(name) ?? [];
   return namedZone(sign ? `${sign}${hours.padStart(2, "0")}:${minutes}` : name);
@@ -5057,7 +5064,8 @@ export function parseResetEpoch(banner: string, now: number, zone?: string): num
   }
   const behind = ZONE_BEHIND.exec(shown.slice(match.index + match[0].length))?.[1];
   const named = [...shown.matchAll(/\(([A-Za-z][\w/+:-]*)\)/g)].map((one) => one[1]);
-  const known = [behind, ...named, zone].map(knownZone).find((each) => each !== null);
+  const known = [behind, ...named, zone].values().filter((name) => name !== undefined)
+    .map(knownZone).find((each) => each !== null);
   const local = known ?? Intl.DateTimeFormat().resolvedOptions().timeZone;
   return occurrence(match.groups, now, local, mayBePast(shown, match.groups, now, local));
 }
@@ -15704,9 +15712,6 @@ const isWithin = ({ at }: { at: string }, { from, to }: Span): boolean =>
   Date.parse(at) >= from && Date.parse(at) < to;
 const overlap = (a: Span, b: Span): number =>
   Math.max(0, Math.min(a.to, b.to) - Math.max(a.from, b.from));
-const total = (spans: Span[], within: Span): number =>
-  spans.reduce((sum, one) => sum + overlap(one, within), 0);
-
 /** The longest time in `within` that no span covers. */
 export function longestGap(spans: Span[], within: Span) {
   let [best, at] = [{ from: within.from, to: within.from }, within.from];
@@ -15759,11 +15764,18 @@ function stretchesIn(slots: Span[], stretches: Stretch[]): Stretch[][] {
   });
 }
 
-/** The active share of a slot, 0 to 1; null = not known. */
-function activeShare(stretches: Stretch[], slot: Span): number | null {
-  const looked = total(stretches.filter(({ doing }) => doing !== "unknown"), slot);
-  const active = stretches.filter(({ doing }) => doing === "active");
-  return looked ? total(active, slot) / looked : null;
+/** How much of a span each activity took, ms. */
+function spentIn(span: Span, stretches: Stretch[]): Record<Activity, number> {
+  const spent = { active: 0, idle: 0, limited: 0, blocked: 0, down: 0, unknown: 0 };
+  for (const one of stretches) spent[one.doing] += overlap(one, span);
+  return spent;
+}
+
+/** The active share of what is known of a slot, 0 to 1; null = nothing is. */
+function activeShare(slot: Span, stretches: Stretch[]): number | null {
+  const { active, idle, limited, blocked, down } = spentIn(slot, stretches);
+  const looked = active + idle + limited + blocked + down;
+  return looked ? active / looked : null;
 }
 
 /** What the characters of a timeline mean; the higher a block, the more of its slot was work. */
@@ -15786,11 +15798,11 @@ export function timeline(mine: AgentEvent[], slots: Span[], lastLook: number): s
     const slot = slots[nth]!;
     if (here.some(({ needsYou }) => needsYou)) return "!";
     if (restarts.some((at) => at >= slot.from && at < slot.to)) return "↺";
-    const spent = (doing: Activity) => total(here.filter((one) => one.doing === doing), slot);
+    const spent = spentIn(slot, here);
     // one known moment says more than an unknown hour
-    const [most = "unknown"] = ACTIVITIES.filter((doing) => doing !== "unknown" && spent(doing))
-      .toSorted((a, b) => spent(b) - spent(a));
-    const share = activeShare(here, slot) ?? 0;
+    const [most = "unknown"] = ACTIVITIES.filter((doing) => doing !== "unknown" && spent[doing])
+      .sort((a, b) => spent[b] - spent[a]);
+    const share = activeShare(slot, here) ?? 0;
     const works = most === "active" || (most === "idle" && share > 0);
     return works ? " ▁▂▃▄▅▆▇█"[Math.ceil(share * 8)]! : SLOT_SIGNS[most];
   }).join("");
@@ -15803,7 +15815,6 @@ function reportAgent(
   agent: string, mine: AgentEvent[], window: Span, known: Span, slots: Span[],
 ) {
   const stretches = stretchesOf(mine, window, known.to);
-  const of = (doing: Activity) => stretches.filter((one) => one.doing === doing);
   const recent = mine.filter((event) => isWithin(event, window));
   const named = (event: string) => recent.filter((one) => one.event === event);
   const waits = named("delivered").map((event) => Number(event.ms)).sort((a, b) => a - b);
@@ -15816,9 +15827,9 @@ function reportAgent(
     agent,
     // when the record first mentions it; "" = never
     firstSeen: first && first < window.to ? iso(from) : "",
-    spent: Object.fromEntries(
-      ACTIVITIES.map((doing) => [doing, total(of(doing), window)])) as Record<Activity, number>,
-    silence: longestGap(of("active"), { from, to: known.to }),
+    spent: spentIn(window, stretches),
+    silence: longestGap(stretches.filter(({ doing }) => doing === "active"),
+      { from, to: known.to }),
     restarts: { count: restarts.length,
       why: Object.fromEntries(reasons.map(([why, all]) => [why, all.length])) },
     // those typed into it, and how long they waited until its client had them
@@ -15831,7 +15842,7 @@ function reportAgent(
     },
     commits: { claim: commits("claim"), review: commits("review") },
     // the active share of each slot, 0 to 1, and the same slots as drawn by `timeline`
-    bar: stretchesIn(slots, stretches).map((here, nth) => activeShare(here, slots[nth]!)),
+    bar: stretchesIn(slots, stretches).map((here, nth) => activeShare(slots[nth]!, here)),
     timeline: timeline(mine, slots, known.to),
   };
 }
