@@ -333,7 +333,9 @@ const notified = (f: Fleet, keys: string, more = ""): void => void f.write("agen
 }));
 const commandTold = (f: Fleet): AgentEvent[][] => f.read("told").split("\n").filter(Boolean).map((line) => JSON.parse(line));
 
-const away = life({ agents: [{ name: "a1", watch: "heal" }] });
+const away = life({
+  agents: [{ name: "a1", watch: "heal" }], toml: '[notify]\nurl = "env:FLEET_HOOK"\n', env: { FLEET_HOOK: "https://example.org/secret" },
+});
 /** More than are kept for a receiver that is away: agents whose folder is not there, each an event and none a process. */
 const MORE = 53;
 /** Its next dialog is an event again, and is told by the keys that are in force by then. */
@@ -344,7 +346,7 @@ const atWork = async (f: Fleet): Promise<void> => {
 };
 
 real("a running watchdog tells what [notify] lists and nothing else; a receiver that is away is tried again, and it alone", {
-  agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }],
+  agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }], watchdog: { signal_interval: 1 },
 }, async (f) => {
   const answers = [500, 500];
   const heard = listener(() => answers.shift() ?? 200);
@@ -371,6 +373,17 @@ real("a running watchdog tells what [notify] lists and nothing else; a receiver 
   } finally {
     heard.stop();
   }
+});
+
+away("the variable that [notify] names is the watchdog's own, whoever started the tmux server", async (f) => {
+  const environ = (pid: number): boolean => readFileSync(`/proc/${pid}/environ`, "utf8").includes("FLEET_HOOK");
+  await f.up();
+  await f.ready("a1");
+  expect([environ(f.lock("watchdog")), environ(await f.pid("a1")), environ(await f.serverPid())]).toEqual([true, false, false]);
+  // a server of somebody who had it in the same login
+  await f.tmux("set-environment", "-g", "FLEET_HOOK", "https://example.org/secret");
+  expect((await f.run(["restart", "a1"])).code).toBe(0);
+  expect(environ(await f.pid("a1"))).toBe(false);
 });
 
 away("what happened while the receiver was away is told by the watchdog that follows one that was killed", async (f) => {
@@ -418,19 +431,6 @@ away("a receiver that is away gets the first notice and the newest fifty once it
   } finally {
     heard.stop();
   }
-});
-
-real("the variable that [notify] names is the watchdog's own, whoever started the tmux server", {
-  agents: [{ name: "a1" }], toml: '[notify]\nurl = "env:FLEET_HOOK"\n', env: { FLEET_HOOK: "https://example.org/secret" },
-}, async (f) => {
-  const environ = (pid: number): boolean => readFileSync(`/proc/${pid}/environ`, "utf8").includes("FLEET_HOOK");
-  await f.up();
-  await f.ready("a1");
-  expect([environ(f.lock("watchdog")), environ(await f.pid("a1")), environ(await f.serverPid())]).toEqual([true, false, false]);
-  // a server of somebody who had it in the same login
-  await f.tmux("set-environment", "-g", "FLEET_HOOK", "https://example.org/secret");
-  expect((await f.run(["restart", "a1"])).code).toBe(0);
-  expect(environ(await f.pid("a1"))).toBe(false);
 });
 
 test("a notice can tell of a text without a proof, and does so only where it is asked to", async () => {
