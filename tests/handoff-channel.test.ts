@@ -685,7 +685,7 @@ describe("an amended commit is new work, a rebased one is not", () => {
   });
   test("amended, with a claim above it whose change is too large to be read: told again", async () => {
     await claimed({ "code.txt": "one\n" });
-    commit("claim(p1): vendored", { "vendored.txt": "0123456789abcde\n".repeat(600_000) });
+    commit("claim(p1): vendored", { "vendored.txt": `${"x".repeat(99)}\n`.repeat(82_000) });
     expect(await again()).toBe(2);
     const vendored = gitIn(at("builder"), "rev-parse", "HEAD");
     gitIn(at("builder"), "reset", "-q", "--hard", "HEAD~1");
@@ -761,7 +761,7 @@ describe("what comes from outside is bounded and clean", () => {
   test("subjects of more than 8 MB in all, which git prints cut: each claim is told, and none twice", async () => {
     await running();
     commit("claim(p1): before");
-    writeFileSync(at("message"), `claim(p1): long ${"x".repeat(9_000_000)}`);
+    writeFileSync(at("message"), `claim(p1): long ${"x".repeat(8_100_000)}`);
     gitIn(at("builder"), "commit", "-q", "--allow-empty", "-F", at("message"));
     commit("claim(p1): after");
     push();
@@ -772,12 +772,12 @@ describe("what comes from outside is bounded and clean", () => {
     expect([state(), told("adversary").map((text) => [...text.matchAll(/claim\(p1\): (\w+)/g)].map(([, word]) => word))])
       .toEqual(["ok", [["before", "long", "after"], ["amended"]]]);
   });
-  test("an inbox of 20 MB: its reader is told how large it is, once", async () => {
+  test("an inbox of 8.5 MB: its reader is told how large it is, once", async () => {
     await running();
-    commit("inbox", { "machine-docs/BUILDER-INBOX.md": "0123456789abcdef\n".repeat(1_200_000) });
+    commit("inbox", { "machine-docs/BUILDER-INBOX.md": "0123456789abcdef\n".repeat(500_000) });
     push();
     await ticks(2);
-    expect(told("builder")).toEqual([expect.stringContaining("machine-docs/BUILDER-INBOX.md (20.4 MB: look before you read it whole)")]);
+    expect(told("builder")).toEqual([expect.stringContaining("machine-docs/BUILDER-INBOX.md (8.5 MB: look before you read it whole)")]);
     commit("other");
     push();
     await ticks(2);
@@ -786,7 +786,7 @@ describe("what comes from outside is bounded and clean", () => {
   test("a status file over 100 kB is never DONE, and that is said once", async () => {
     await running();
     const done = "## DONE\n\nAll gates PASS.\n";
-    for (const [size, wanted] of [[90_000, true], [420_000, false], [9_000_000, false]] as const) {
+    for (const [size, wanted] of [[90_000, true], [420_000, false], [8_100_000, false]] as const) {
       commit("status", { "machine-docs/STATUS-p1.md": done + "x\n".repeat(size / 2) });
       push();
       gitIn(at("watch"), "fetch", "-q");
