@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   cmdStatus, curPhase, type LimitState, loadConfig, loadLimitState, loadWatch, memoryOf, NoAnswer, operatorOf, parseEvents, readState, reloadConfig, resumeId, save,
-  sessionLogPath, type Watch, type Memory, storedLife, world,
+  sessionLogPath, type Config, type Watch, type Memory, storedLife, world,
 } from "../agents.ts";
 import type { Doing } from "./fakes.ts";
 import { agents, command, fakeWorld, message, realFolder, type Scene, scene } from "./kit.ts";
@@ -370,10 +370,15 @@ test("saves side by side: none returns while an earlier one is still on its way"
 describe("what a person wants cannot be read", () => {
   let { fake, cfg, operator, starts } = {} as Scene;
   beforeEach(async () => void ({ fake, cfg, operator, starts } = await found("night")));
+  /** The same state in a folder of another name, of which nothing is remembered here. */
+  const anew = (): Config => {
+    const stateDir = `${cfg.stateDir}-anew`;
+    for (const [path, text] of [...fake.files]) if (path.startsWith(`${cfg.stateDir}/`)) fake.files.set(path.replace(cfg.stateDir, stateDir), text);
+    return { ...cfg, stateDir };
+  };
   test("by a watchdog that starts: who was down when the last one looked stays down", async () => {
     operator("{half");
-    const anew = { ...cfg, stateDir: join(cfg.stateDir, ".") + "/" }; // nothing is remembered of it here
-    expect(Object.keys((await operatorOf(anew)).held)).toEqual(["helper"]);
+    expect(Object.keys((await operatorOf(anew())).held)).toEqual(["helper"]);
   });
   test("by one that starts after a tick of this version: it is no matter how their state is called, and a parked one stays down too", async () => {
     const watch = await loadWatch(cfg);
@@ -382,8 +387,7 @@ describe("what a person wants cannot be read", () => {
     memoryOf(watch, "helper").why = "in other words";
     await save(cfg, watch);
     operator("{half");
-    const anew = { ...cfg, stateDir: join(cfg.stateDir, ".") + "/" };
-    expect((await operatorOf(anew)).held).toEqual({ helper: 1, scout: 2 });
+    expect((await operatorOf(anew())).held).toEqual({ helper: 1, scout: 2 });
   });
   test("for a while: what it said last holds, and it is said once, and once that it is over", async () => {
     const watch = await loadWatch(cfg);
