@@ -17147,15 +17147,14 @@ async function makeDemo(dir: string, prefix: string): Promise<string> {
   if (world.list(dir).length) die(`demo: ${dir} is not empty; name a fresh folder`, 2);
   await demoGit(dir, "init", "-q", "--bare", "-b", "main", "origin.git");
   for (const clone of ["builder", "adversary", "watch"]) {
-    const inClone = (...args: string[]) => demoGit(join(dir, clone), ...args);
-    await demoGit(dir, "clone", "-q", "-o", "origin", "origin.git", clone);
-    // nobody is there to unlock the key that signs a person's commits, or to satisfy their hooks
-    for (const [key, value] of [["user.name", `demo ${clone}`],
-      ["user.email", `${clone}@demo.invalid`], ["commit.gpgSign", "false"],
-      ["push.gpgSign", "false"], ["core.hooksPath", "/dev/null"]] as const) {
-      await inClone("config", key, value);
-    }
+    // nobody is there to unlock the key that signs a person's commits, or to satisfy their hooks,
+    // and what lives for minutes needs no maintenance
+    const settings = [`user.name=demo ${clone}`, `user.email=${clone}@demo.invalid`,
+      "commit.gpgSign=false", "push.gpgSign=false", "core.hooksPath=/dev/null",
+      "maintenance.auto=false"].flatMap((setting) => ["-c", setting]);
+    await demoGit(dir, "clone", "-q", "-o", "origin", ...settings, "origin.git", clone);
     if (clone !== "builder") continue;
+    const inClone = (...args: string[]) => demoGit(join(dir, clone), ...args);
     // the history that the others are cloned with
     await inClone("checkout", "-q", "-B", "main");
     await inClone("commit", "-q", "--allow-empty", "-m", "Begin the demonstration");
