@@ -1010,13 +1010,34 @@ async function realWriteAtomic(path: string, text: string): Promise<void> {
   }
 }
 
-/** Calls of the system that Bun has not; loaded by the first one, as they cost 2 MB. */
+/** Calls of the system that Bun has not, or at a price; loaded by the first, as they cost 2 MB. */
 const system = once(() => {
   const { dlopen } = import.meta.require("bun:ffi") as typeof import("bun:ffi");
   const library = process.platform === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
   return dlopen(library, { flock: { args: ["int", "int"], returns: "int" },
-    poll: { args: ["ptr", "u64", "int"], returns: "int" } }).symbols;
+    poll: { args: ["ptr", "u64", "int"], returns: "int" },
+    localtime_r: { args: ["ptr", "ptr"], returns: "ptr" } }).symbols;
 });
+
+/** The system's own way to local time; null = it has no file for it, or cannot be called. */
+const localtime = once(() =>
+  (existsSync("/etc/localtime") ? tried(() => system().localtime_r, null) : null));
+
+/**
+ * Year, month, day, hour, minute and second. JavaScript's first look at local time costs more than
+ * the start of Bun; it is needed for a zone in TZ alone, of which the system may have no file.
+ */
+function localParts(at: Moment): number[] {
+  const day = new Date(at);
+  const call = process.env.TZ === undefined && !Number.isNaN(Number(day)) ? localtime() : null;
+  const tm = new Int32Array(14); // its first six numbers; the system writes the others, too
+  if (!call?.(new BigInt64Array([BigInt(Math.floor(Number(day) / 1000))]), tm)) {
+    return [day.getFullYear(), day.getMonth() + 1, day.getDate(),
+      day.getHours(), day.getMinutes(), day.getSeconds()];
+  }
+  const [second, minute, hour, date, month, year] = tm as unknown as number[];
+  return [year! + 1900, month! + 1, date!, hour!, minute!, second!];
+}
 
 /** Locks an open file for as long as it stays open; false = another process has it. */
 function lockOpen(file: number, shared = false): boolean {
@@ -2625,15 +2646,14 @@ const LONGEST_FIRST = Object.entries(UNIT_MS).map(([unit, length]) => ({ unit, l
 /** Wall ms, or ISO 8601 as in events; shown in local time. */
 type Moment = number | string;
 
+const padded = (numbers: number[]): string[] => numbers.map((n) => String(n).padStart(2, "0"));
+
 /** Such as 2026-11-26. */
-const localDate = (at: Moment): string => {
-  const day = new Date(at);
-  return [day.getFullYear(), day.getMonth() + 1, day.getDate()]
-    .map((n) => String(n).padStart(2, "0")).join("-");
-};
+const localDate = (at: Moment): string => padded(localParts(at).slice(0, 3)).join("-");
 
 /** Such as 18:29; `length` 8 adds the seconds. */
-const clockTime = (at: Moment, length = 5): string => new Date(at).toTimeString().slice(0, length);
+const clockTime = (at: Moment, length = 5): string =>
+  padded(localParts(at).slice(3)).join(":").slice(0, length);
 
 /** To the second; the date is left out where it is that of `today`. */
 const dateAndTime = (at: Moment, today?: Moment, length = 8): string =>

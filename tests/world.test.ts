@@ -1,5 +1,5 @@
 /** The one seam to the outside, on the real disk. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, onTestFinished, test } from "bun:test";
 import { chownSync, closeSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { cmdMigrate, flock, log, printable, run, world, wrapLine } from "../agents.ts";
@@ -12,6 +12,21 @@ test("a path below something that is no folder is a file that is not there; a fo
   writeFileSync(join(folder, "file"), "x");
   expect([world.read(join(folder, "file")), world.read(join(folder, "none")), world.read(join(folder, "file", "below"))]).toEqual(["x", null, null]);
   expect(() => world.read(folder)).toThrow("a folder");
+});
+
+test.each([undefined, "America/St_Johns"])("a line of the log has the local time, in the machine's zone or in TZ (%p)", (zone) => {
+  const { TZ } = process.env;
+  const enter = (name?: string) => void (name === undefined ? delete process.env.TZ : (process.env.TZ = name));
+  onTestFinished(() => enter(TZ));
+  enter(zone);
+  const fake = fakeWorld();
+  for (const at of ["1969-12-31T23:59:58.500Z", "2026-01-01T00:00:00Z", "2026-07-09T11:05:09.999Z", "2028-02-29T12:00:00Z", "2040-12-31T23:59:59Z"]) {
+    fake.wall = Date.parse(at);
+    log(`now ${at}`);
+    const day = new Date(fake.wall);
+    const date = [day.getFullYear(), day.getMonth() + 1, day.getDate()].map((n) => `${n}`.padStart(2, "0")).join("-");
+    expect(fake.logged(`now ${at}`)).toEqual([`[agents ${date} ${day.toTimeString().slice(0, 8)}] now ${at}`]);
+  }
 });
 
 test("what cannot be written is named, not the temporary file, which is another one each time", async () => {
