@@ -2,10 +2,12 @@
 import { expect } from "bun:test";
 import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, unlinkSync } from "node:fs";
 import { join } from "node:path";
-import { type Fleet, lives, type Plan, type Ran, real, ROOT, SELF, signal, spawn, until } from "./real.ts";
+import { type Fleet, life, lives, type Plan, type Ran, real, ROOT, SELF, signal, spawn, until } from "./real.ts";
 
-const duo: Plan = { agents: [{ name: "a1", watch: "heal" }, { name: "b1", watch: "heal" }] };
-const clients = (f: Fleet) => Promise.all(["a1", "b1"].map((name) => f.pid(name)));
+const solo: Plan = { agents: [{ name: "a1", watch: "heal" }] };
+/** Where only the other is to be started anew. */
+const duo: Plan = { agents: [...solo.agents!, { name: "b1", watch: "heal" }] };
+const clients = (f: Fleet) => Promise.all(f.plan.agents!.map(({ name }) => f.pid(name)));
 const at = (f: Fleet, folder: string, words: string[], env = {}): Promise<Ran> => f.run([...words, "--config", f.path(folder, "agents.toml")], { env });
 
 /** The pid of who has a lock in a folder: a copy has the file beside it too. */
@@ -25,7 +27,7 @@ async function begin(f: Fleet, folder = "fleet"): Promise<void> {
   if (!existsSync(f.path(folder))) mkdirSync(f.path(folder), { recursive: true });
   f.write(join(folder, "agents.toml"), f.text());
   expect(await at(f, folder, ["up"])).toMatchObject({ code: 0 });
-  await f.ready("a1", "b1");
+  await f.ready(...f.plan.agents!.map(({ name }) => name));
   await watched(f, folder);
 }
 
@@ -36,7 +38,7 @@ async function endsAll(f: Fleet, folder: string, env = {}): Promise<void> {
   expect(pids.filter(lives)).toEqual([]);
 }
 
-real("a fleet whose folder is moved, with a link in its place, is the same fleet to each command", duo, async (f) => {
+real("a fleet whose folder is moved, with a link in its place, is the same fleet to each command", solo, async (f) => {
   await begin(f);
   const before = await clients(f);
   renameSync(f.path("fleet"), f.path("new"));
@@ -46,7 +48,8 @@ real("a fleet whose folder is moved, with a link in its place, is the same fleet
   expect(f.submits("a1")).toEqual(["hello"]);
   expect(await at(f, "fleet", ["up"])).toMatchObject({ code: 0, err: expect.stringContaining("t-a1 already running") });
   expect(await clients(f)).toEqual(before);
-  expect((await at(f, "new", ["restart", "b1"])).code).toBe(0);
+  expect((await at(f, "new", ["restart", "a1"])).code).toBe(0);
+  expect(f.starts("a1")).toHaveLength(2);
   await endsAll(f, "fleet");
 });
 
@@ -65,38 +68,41 @@ real("keeper and watchdog go with a folder that is moved, and leave nothing in t
   await endsAll(f, "new/fleet");
 });
 
-for (const copy of [false, true]) {
-  real(`a watchdog without a keeper goes on where the folder is now, as the same process, ${copy ? "with its copy" : "by hand"}`, duo, async (f) => {
-    f.write("old/fleet/agents.toml", f.text());
+const keeperless = life(duo);
+for (const [copy, from, to] of [[false, "old", "new"], [true, "new", "newer"]] as const) {
+  keeperless(`a watchdog without a keeper goes on where the folder is now, as the same process, ${copy ? "with its copy" : "by hand"}`, async (f) => {
+    const [there, here] = [`${from}/fleet`, `${to}/fleet`];
+    f.write(`${there}/agents.toml`, f.text());
     const state = (folder: string) => f.path(folder, ".agents/state");
-    const words = ["watchdog", ...(copy ? ["--last-good", join(state("old/fleet"), "agents.toml")] : [])];
-    const watchdog = Bun.spawn([...SELF, ...words, "--config", f.path("old/fleet/agents.toml")], { cwd: "/", env: f.env, stdio: ["ignore", "ignore", "ignore"] });
-    const pulse = (folder: string) => f.read(join(folder, ".agents/state/heartbeat"));
-    await until(() => pulse("old/fleet"), 60_000);
-    expect(await at(f, "old/fleet", ["up", "a1", "b1"])).toMatchObject({ code: 0, err: expect.not.stringContaining("ERROR") });
+    const pulse = () => f.read(`${there}/.agents/state/heartbeat`);
+    const [old, begun] = [pulse(), f.starts("a1").length || 1];
+    const words = ["watchdog", ...(copy ? ["--last-good", join(state(there), "agents.toml")] : [])];
+    const watchdog = Bun.spawn([...SELF, ...words, "--config", f.path(there, "agents.toml")], { cwd: "/", env: f.env, stdio: ["ignore", "ignore", "ignore"] });
+    await until(() => pulse() !== old, 60_000);
+    if (!copy) expect(await at(f, there, ["up", "a1", "b1"])).toMatchObject({ code: 0, err: expect.not.stringContaining("ERROR") });
     await f.ready("a1", "b1");
     const before = await clients(f);
-    renameSync(f.path("old"), f.path("new"));
-    await until(() => pidIn(f, "new/fleet", "watchdog") === watchdog.pid, 60_000);
+    renameSync(f.path(from), f.path(to));
+    await until(() => pidIn(f, here, "watchdog") === watchdog.pid, 60_000);
     signal(before[0]!, "SIGKILL");
-    await until(() => f.starts("a1").length === 2, 60_000);
+    await until(() => f.starts("a1").length === begun + 1, 60_000);
     const argv = readFileSync(`/proc/${watchdog.pid}/cmdline`, "utf8");
-    expect([f.starts("b1").length, pidIn(f, "new/fleet", "keeper"), existsSync(f.path("old")), argv.includes(join(state("new/fleet"), "agents.toml"))]).toEqual([1, 0, false, copy]);
-    expect(f.read("new/fleet/.agents/t-watchdog.log")).not.toContain("the watchdog before this one");
+    expect([f.starts("b1").length, pidIn(f, here, "keeper"), existsSync(f.path(from)), argv.includes(join(state(here), "agents.toml"))]).toEqual([1, 0, false, copy]);
+    expect(f.read(`${here}/.agents/t-watchdog.log`)).not.toContain("the watchdog before this one");
     watchdog.kill("SIGTERM");
     expect(await watchdog.exited).toBe(0);
-    await endsAll(f, "new/fleet");
+    if (copy) await endsAll(f, here);
   });
 }
 
-real("a program that is in the folder, as in a clone of it, goes on from where that is moved", duo, async (f) => {
+real("a program that is in the folder, as in a clone of it, goes on from where that is moved", solo, async (f) => {
   for (const one of ["agents.ts", "agents.toml", "package.json", "prompts"]) cpSync(join(ROOT, one), f.path("fleet", one), { recursive: true });
   symlinkSync(join(ROOT, "node_modules"), f.path("fleet/node_modules"));
   f.write("fleet/agents.toml", f.text());
   const run = (folder: string, ...words: string[]) =>
     spawn([process.execPath, "--no-env-file", "--config=/dev/null", f.path(folder, "agents.ts"), ...words, "--config", f.path(folder, "agents.toml")], { env: f.env });
   expect(await run("fleet", "up")).toMatchObject({ code: 0 });
-  await f.ready("a1", "b1");
+  await f.ready("a1");
   await watched(f, "fleet");
   renameSync(f.path("fleet"), f.path("new"));
   await watched(f, "new");
@@ -106,42 +112,51 @@ real("a program that is in the folder, as in a clone of it, goes on from where t
   expect(pids.filter(lives)).toEqual([]);
 });
 
-const copies: Record<string, (f: Fleet) => void> = {
-  "a copy": (f) => {
+/** Begins in "fleet" and goes to "first"; what is in its place is to touch nothing of it. */
+async function replaced(f: Fleet, move: () => void): Promise<void> {
+  const before = await clients(f);
+  move();
+  const down = await at(f, "fleet", ["down"]); // at once, before the watchdog has seen it
+  expect([down.code, down.err]).toEqual([3, expect.stringContaining("the session t-a1 belongs to the fleet of")]);
+  const [watchdog, keeper] = await watched(f, "first");
+  expect([(await at(f, "fleet", ["up"])).code, (await at(f, "fleet", ["restart", "a1"])).code, (await at(f, "fleet", ["down"])).code]).toEqual([1, 1, 3]);
+  expect([await clients(f), await watched(f, "first"), f.starts("a1").length]).toEqual([before, [watchdog!, keeper!], 1]);
+  expect((await at(f, "first", ["status"])).code).toBe(0);
+}
+
+const moved = life(solo);
+moved("a copy in the place of a fleet's folder is another fleet: neither touches what the other runs", async (f) => {
+  await begin(f);
+  await replaced(f, () => {
     renameSync(f.path("fleet"), f.path("first"));
     cpSync(f.path("first"), f.path("fleet"), { recursive: true });
-  },
-  "a new folder": (f) => {
+  });
+});
+
+moved("a new folder in the place of a fleet's folder is another fleet: neither touches what the other runs", async (f) => {
+  rmSync(f.path("fleet"), { recursive: true });
+  renameSync(f.path("first"), f.path("fleet"));
+  await watched(f, "fleet");
+  await replaced(f, () => {
     renameSync(f.path("fleet"), f.path("first"));
     f.write("fleet/agents.toml", f.text());
-  },
-  "the target of a link that leads elsewhere now": (f) => {
+  });
+  await endsAll(f, "first");
+});
+
+real("the target of a link that leads elsewhere now in the place of a fleet's folder is another fleet: neither touches what the other runs", solo, async (f) => {
+  mkdirSync(f.path("first"));
+  symlinkSync(f.path("first"), f.path("fleet"));
+  await begin(f);
+  await replaced(f, () => {
     cpSync(f.path("first"), f.path("second"), { recursive: true });
     unlinkSync(f.path("fleet"));
     symlinkSync(f.path("second"), f.path("fleet"));
-  },
-};
-for (const [what, move] of Object.entries(copies)) {
-  real(`${what} in the place of a fleet's folder is another fleet: neither touches what the other runs`, duo, async (f) => {
-    if (what.includes("link")) {
-      mkdirSync(f.path("first"));
-      symlinkSync(f.path("first"), f.path("fleet"));
-    }
-    await begin(f);
-    const before = await clients(f);
-    move(f);
-    const down = await at(f, "fleet", ["down"]); // at once, before the watchdog has seen it
-    expect([down.code, down.err]).toEqual([3, expect.stringContaining("the session t-a1 belongs to the fleet of")]);
-    const [watchdog, keeper] = await watched(f, "first");
-    expect([(await at(f, "fleet", ["up"])).code, (await at(f, "fleet", ["restart", "b1"])).code, (await at(f, "fleet", ["down"])).code]).toEqual([1, 1, 3]);
-    expect([await clients(f), await watched(f, "first")]).toEqual([before, [watchdog!, keeper!]]);
-    expect([f.starts("a1").length, f.starts("b1").length]).toEqual([1, 1]);
-    expect((await at(f, "first", ["status"])).code).toBe(0);
-    await endsAll(f, "first");
   });
-}
+  await endsAll(f, "first");
+});
 
-real("a fleet without a watchdog is ended where its folder is now, from a shell with another TMUX_TMPDIR and HOME", duo, async (f) => {
+real("a fleet without a watchdog is ended where its folder is now, from a shell with another TMUX_TMPDIR and HOME", solo, async (f) => {
   await begin(f);
   for (const what of ["keeper", "watchdog"] as const) signal(pidIn(f, "fleet", what), "SIGKILL");
   renameSync(f.path("fleet"), f.path("new"));
@@ -151,7 +166,7 @@ real("a fleet without a watchdog is ended where its folder is now, from a shell 
 });
 
 for (const back of ["a backup in its place", "nothing in its place"]) {
-  real(`a fleet whose folder is removed, with ${back}, is ended from where it was`, duo, async (f) => {
+  real(`a fleet whose folder is removed, with ${back}, is ended from where it was`, solo, async (f) => {
     await begin(f);
     cpSync(f.path("fleet"), f.path("backup"), { recursive: true });
     const [before, [watchdog]] = [await clients(f), await watched(f, "fleet")];
@@ -168,10 +183,19 @@ for (const back of ["a backup in its place", "nothing in its place"]) {
   });
 }
 
-real("another log_dir in the config while the fleet runs: an order says what to restore, and ends nothing; one that was moved is the fleet's own", duo, async (f) => {
+const stays = life(solo);
+stays("log_dir is moved away under its own name: the fleet stays where its config is", async (f) => {
   await begin(f);
+  const [watchdog] = await watched(f, "fleet");
+  mkdirSync(f.path("archive"));
+  renameSync(f.path("fleet/.agents"), f.path("archive/.agents"));
+  await until(() => existsSync(f.path("fleet/.agents/state/heartbeat")));
+  expect([(await watched(f, "fleet"))[0], (await at(f, "fleet", ["status"])).code]).toEqual([watchdog!, 0]);
+});
+
+stays("another log_dir in the config while the fleet runs: an order says what to restore, and ends nothing; one that was moved is the fleet's own", async (f) => {
   const before = [...await clients(f), ...await watched(f, "fleet")];
-  f.write("fleet/agents.toml", f.text({ ...duo, defaults: { log_dir: f.path("logs") } }));
+  f.write("fleet/agents.toml", f.text({ ...f.plan, defaults: { log_dir: f.path("logs") } }));
   for (const order of [["down"], ["up"], ["restart", "a1"]]) {
     const { code, err } = await at(f, "fleet", order);
     expect([code, err]).toEqual([1, expect.stringContaining(`log_dir stays "${f.path("fleet/.agents")}" while the fleet runs`)]);
@@ -183,14 +207,4 @@ real("another log_dir in the config while the fleet runs: an order says what to 
   expect([up.code, up.err]).toEqual([1, expect.stringMatching(/t-a1 already running.*log_dir stays/s)]);
   await endsAll(f, "fleet");
   expect(before.filter(lives)).toEqual([]);
-});
-
-real("log_dir is moved away under its own name: the fleet stays where its config is", duo, async (f) => {
-  await begin(f);
-  const [watchdog] = await watched(f, "fleet");
-  mkdirSync(f.path("archive"));
-  renameSync(f.path("fleet/.agents"), f.path("archive/.agents"));
-  await until(() => existsSync(f.path("fleet/.agents/state/heartbeat")));
-  expect([(await watched(f, "fleet"))[0], (await at(f, "fleet", ["status"])).code]).toEqual([watchdog!, 0]);
-  await endsAll(f, "fleet");
 });
