@@ -9,14 +9,23 @@ const trio = {
 };
 /** How often each agent was started. */
 const starts = (f: Fleet): number[] => trio.agents.map(({ name }) => f.starts(name).length);
-const pids = async (f: Fleet) => Promise.all(["a1", "b1", "c1"].map((name) => f.pid(name)));
+/** The pid of each agent's only pane; 0 = it is dead or gone. */
+async function pids(f: Fleet): Promise<number[]> {
+  const rows = (await f.tmux("list-panes", "-a", "-F", "#{session_name} #{pane_dead} #{pane_pid}")).split("\n").map((row) => row.split(" "));
+  return trio.agents.map(({ name }) => {
+    const [row, ...more] = rows.filter(([session]) => session === `t-${name}`);
+    return row?.[1] === "0" && !more.length ? Number(row[2]) : 0;
+  });
+}
 
 /** Looks each few ms at which clients of an agent live; returns the greatest number seen at once. */
 function countClients(f: Fleet, name: string): { most: () => number; stop: () => void } {
   let most = 0;
+  const ended = new Set<number>();
   const timer = setInterval(() => {
-    const alive = new Set(f.ledger(name).flatMap((fact) => (fact.pid && lives(fact.pid) ? [fact.pid] : [])));
-    most = Math.max(most, alive.size);
+    const begun = new Set(f.ledger(name).flatMap((fact) => fact.pid && !ended.has(fact.pid) ? [fact.pid] : []));
+    for (const pid of begun) if (!lives(pid)) ended.add(pid);
+    most = Math.max(most, begun.difference(ended).size);
   }, 10);
   return { most: () => most, stop: () => clearInterval(timer) };
 }
@@ -88,7 +97,8 @@ configured("P8, fault 5: tmux kill-server: every watched agent is back, once, an
   expect([f.lock("watchdog"), starts(f)]).toEqual([watchdog, [a + 1, b + 1, c]]);
 });
 
-real("P8, fault 44: a tmux server that is stopped for 8 s: calls end, nothing is started twice", trio, async (f) => {
+const answering = life(trio);
+answering("P8, fault 44: a tmux server that is stopped for 8 s: calls end, nothing is started twice", async (f) => {
   await f.up();
   await f.ready("a1", "b1", "c1");
   await f.ticks(2);
@@ -100,7 +110,8 @@ real("P8, fault 44: a tmux server that is stopped for 8 s: calls end, nothing is
   signal(server, "SIGSTOP");
   const began = performance.now();
   const status = await f.run(["status"]);
-  expect(performance.now() - began).toBeLessThan(await allowed(8_000));
+  const took = performance.now() - began;
+  expect(took).toBeLessThan(await allowed(8_000, took));
   expect([status.code, status.out]).toEqual([3, expect.stringMatching(/^! a1 .* unknown +tmux: no answer in time/m)]);
   await until(() => f.log.includes("tmux: no answer in time"), 12_000);
   await f.ticks(1);
@@ -110,6 +121,24 @@ real("P8, fault 44: a tmux server that is stopped for 8 s: calls end, nothing is
   expect(starts(f)).toEqual(begun);
   expect(f.log.match(/tmux: no answer in time/g)).toHaveLength(1);
   await until(() => files() <= open + 2); // a child that runs just then holds pipes for a moment
+});
+
+answering("a tmux_socket that was changed under a fleet that runs: nobody is touched, and what helps is said", async (f) => {
+  const before = await pids(f);
+  expect(await f.run(["down", "watchdog"])).toMatchObject({ code: 0 });
+  f.write("agents.toml", f.text({ ...f.plan, defaults: { tmux_socket: "other" } }));
+  for (const words of [["up"], ["restart", "a1"]]) {
+    const { code, err } = await f.run(words);
+    expect([words, code, err]).toEqual([words, 1, expect.stringContaining('set tmux_socket back to "default", run "agents down", change it, run "agents up"')]);
+  }
+  expect(await pids(f)).toEqual(before);
+  f.write("agents.toml", f.text());
+  await f.up();
+  expect([await pids(f), starts(f)]).toEqual([before, [1, 1, 1]]);
+  expect(await f.run(["down"])).toMatchObject({ code: 0 });
+  f.write("agents.toml", f.text({ ...f.plan, defaults: { tmux_socket: "other" } }));
+  await f.up();
+  await until(() => f.starts("a1").length === 2);
 });
 
 real("the socket of a tmux server that lives is removed: nobody is ended, started or called dead, and all are there again with it; down ends all", trio, async (f) => {
@@ -143,27 +172,6 @@ real("the socket of a tmux server that lives is removed: nobody is ended, starte
   expect([down.code, down.err.match(/ending t-\w1/g), down.err]).toEqual([0, ["ending t-a1", "ending t-b1", "ending t-c1"], expect.stringContaining(
     `kill -USR1 ${server} makes it create the socket again; ending the clients without it; their panes stay`)]);
   expect(before.map(lives)).toEqual([false, false, false]);
-});
-
-real("a tmux_socket that was changed under a fleet that runs: nobody is touched, and what helps is said", trio, async (f) => {
-  await f.up();
-  await f.ready("a1", "b1", "c1");
-  await f.ticks(2);
-  const before = await pids(f);
-  expect(await f.run(["down", "watchdog"])).toMatchObject({ code: 0 });
-  f.write("agents.toml", f.text({ ...f.plan, defaults: { tmux_socket: "other" } }));
-  for (const words of [["up"], ["restart", "a1"]]) {
-    const { code, err } = await f.run(words);
-    expect([words, code, err]).toEqual([words, 1, expect.stringContaining('set tmux_socket back to "default", run "agents down", change it, run "agents up"')]);
-  }
-  expect(await pids(f)).toEqual(before);
-  f.write("agents.toml", f.text());
-  await f.up();
-  expect([await pids(f), starts(f)]).toEqual([before, [1, 1, 1]]);
-  expect(await f.run(["down"])).toMatchObject({ code: 0 });
-  f.write("agents.toml", f.text({ ...f.plan, defaults: { tmux_socket: "other" } }));
-  await f.up();
-  await until(() => f.starts("a1").length === 2);
 });
 
 real("a tmux server without a session (exit-empty off) is empty, not away: what outlived its session is ended, and started anew", {
@@ -206,7 +214,8 @@ real("P20: down ends a client that ignores HUP and TERM within 15 s, and its chi
   await f.ready("a1");
   const began = performance.now();
   expect((await f.run(["down"])).code).toBe(0);
-  expect(performance.now() - began).toBeLessThan(await allowed(15_000));
+  const took = performance.now() - began;
+  expect(took).toBeLessThan(await allowed(15_000, took));
   await until(() => f.processes().length === 0, 3_000, 250);
 });
 
