@@ -8,8 +8,8 @@ import { appendFileSync, existsSync, readFileSync, rmSync, watch, writeSync } fr
 import { basename, dirname } from "node:path";
 
 const { TUI_LEDGER = "", TUI_CONTROL = "", TUI_WORK_MS = "400", TUI_IGNORE_HUP } = process.env;
-/** How often it draws a screen that moves or is read from a file; any other only when something happens, or as often as that, ms. */
-const [MOVING, STILL] = [100, 1_000];
+/** How often it draws one at work, one that is read from a file; any other only when something happens, or as often as that, ms. */
+const [TURN, FILE, STILL] = [250, 100, 1_000];
 
 /** The terminal by the system's own calls: Node's streams for one take as long to load as all of Bun. */
 const { symbols: { tcgetattr, tcsetattr, cfmakeraw, ioctl } } = dlopen("libc.so.6", {
@@ -55,7 +55,7 @@ function draw(): void {
   const box = [rule, `❯\u00a0${draft.replaceAll("\n", "\n  ")}`, rule,
     `  ⏵⏵ auto mode on${busy ? " · esc to interrupt" : " (shift+tab to cycle)"}`];
   const dialog = ["Do you want to proceed?", " ❯ 1. Yes", "   2. No", "", " Esc to cancel · Tab to amend"];
-  const turn = Math.floor((Date.now() - since) / 250);
+  const turn = Math.floor((Date.now() - since) / TURN);
   const parts = word === "screen" ? [readFileSync(rest.trim(), "utf8")]
     : [...lines.slice(-Math.max(3, rows - 12)), "", ...(busy ? [`✻ Working… (${turn}s · esc to interrupt)`, ""] : []),
       ...(word === "limit" ? ["❯ go on", `  ⎿  ${rest}`, ""] : []), ...(word === "dialog" ? dialog : box)];
@@ -163,5 +163,5 @@ for (;;) {
   draw();
   const next = state === "idle" ? queue.shift() : undefined;
   if (next) await work(next);
-  else await rest(/^(?:busy|screen)/.test(state) ? MOVING : STILL);
+  else await rest(state === "busy" ? TURN : state.startsWith("screen") ? FILE : STILL);
 }
