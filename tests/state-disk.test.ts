@@ -42,13 +42,16 @@ disk("P4: a log that takes nothing is in status, and the last that it lacks is w
   mkdirSync(logs);
   isMounted = process.getuid?.() === 0 && mounts("mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", logs);
   symlinkSync("/dev/full", log);
-  // in the place of the session that shows the log: this one never ends for whoever reads it
+  // in the place of the session that would show it without an end
   await f.tmux("new-session", "-d", "-s", "t-watchdog", "sleep", "600");
-  await f.up();
-  await f.ready("a1", "b1");
-  await f.ticks(2);
-  expect(await f.run(["status"])).toMatchObject({ code: 3, out: expect.stringMatching(/^watchdog: cannot write .*t-watchdog\.log: ENOSPC/m) });
-  rmSync(log);
+  try {
+    await f.up();
+    await f.ready("a1", "b1");
+    await f.ticks(2);
+    expect(await f.run(["status"])).toMatchObject({ code: 3, out: expect.stringMatching(/^watchdog: cannot write .*t-watchdog\.log: ENOSPC/m) });
+  } finally {
+    rmSync(log); // it never ends for whoever reads it
+  }
   await f.tmux("kill-session", "-t", "=t-watchdog");
   await f.ticks(2);
   expect([(await f.run(["status"])).code, readFileSync(log, "utf8")]).toEqual([0, expect.stringMatching(/a log cannot be written: [^]*logs: written again\n/)]);
@@ -94,7 +97,7 @@ small("P4: on a disk that became read-only a watchdog comes up, and goes on once
   expect(isHeld()).toBe(true);
 });
 
-disk("and down ends all of it", async (f) => {
+disk("down ends a fleet that lived through all of this", async (f) => {
   expect((await f.run(["down"])).code).toBe(0);
   expect(await f.sessions()).toEqual([]);
 });

@@ -309,7 +309,8 @@ called("restart, and a watchdog that finds it on a wrong backend, leave a client
   const ran = await f.run(["restart", "b1"]);
   expect([ran.code, ran.err]).toEqual([1, expect.stringContaining(`b1: ${gone} was not found; see bin in [backend.gone]`)]);
   await f.tmux("set-option", "-p", "-t", "=t-b1:", "@agents_backend", "claude");
-  await until(async () => (await f.states()).of.b1?.includes(`not restarted: ${gone} was not found`));
+  await until(() => JSON.parse(f.read(".agents/state/watch.json")).agents.b1.hindered);
+  expect((await f.states()).of.b1).toContain(`not restarted: ${gone} was not found`);
   expect([await f.pid("b1"), f.starts("b1").length]).toEqual([pid, 1]);
 });
 
