@@ -369,7 +369,8 @@ export class FakeTmux {
   }
 
   private target(name: string): FakePane | undefined {
-    return this.panes.find(({ id, room, session }) => [id, room.id, `=${session}`, `=${session}:`].includes(name));
+    const session = /^=(.*?):?$/.exec(name)?.[1];
+    return this.panes.find(({ id, room }) => (session === undefined ? id === name || room.id === name : room.name === session));
   }
 
   private expand(pane: FakePane, format: string): string {
