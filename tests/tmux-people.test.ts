@@ -73,7 +73,8 @@ const ours = { agents: NAMES.map((name) => ({ name, watch: "heal" })), watchdog:
 const hooked = ", where a hook splits every new session";
 // by hand the harder one alone, which is the other and a hook
 for (const where of rounds(["", hooked], [hooked])) {
-  real(`P27: restart, heal, down and up end our clients alone${where}`, ours, async (f) => {
+  const people = life(ours);
+  people(`P27: restart, heal, down and up end our clients alone${where}`, async (f) => {
     await begin(f);
     if (where) await f.tmux("set-hook", "-g", "after-new-session", `split-window -h ${JSON.stringify(program(f))}`);
     let before = await disturb(f);
@@ -91,22 +92,21 @@ for (const where of rounds(["", hooked], [hooked])) {
     expect(await f.run(["up"])).toMatchObject({ code: 0 });
     await renewed(f, before);
   });
-}
 
-real("P27: a stall restart ends our clients alone", ours, async (f) => {
-  for (const name of NAMES) f.control(name, "busy");
-  await begin(f);
-  const before = await disturb(f);
-  const agents = NAMES.map((name) => ({ name, watch: "heal+stall" }));
-  f.write("agents.toml", f.text({ agents, backend: { stall_idle: 2 }, watchdog: { ...PATIENT, stall_grace: 1 } }));
-  await f.ticks(2);
-  expect((await clients(f)).size).toBe(NAMES.length);
-  for (const name of NAMES) f.control(name, "idle");
-  await until(async () => [...before.clients.values()].every((pid) => !lives(pid)), 100_000, 200);
-  for (const name of NAMES) f.control(name, "busy");
-  await until(async () => (await clients(f)).size === NAMES.length, 100_000, 200);
-  await unharmed(f, before);
-});
+  people(`P27: a stall restart ends our clients alone${where}`, async (f) => {
+    for (const name of NAMES) f.control(name, "busy");
+    const before = await disturb(f);
+    const agents = NAMES.map((name) => ({ name, watch: "heal+stall" }));
+    f.write("agents.toml", f.text({ agents, backend: { stall_idle: 2 }, watchdog: { ...PATIENT, stall_grace: 1 } }));
+    await f.ticks(2);
+    expect((await clients(f)).size).toBe(NAMES.length);
+    for (const name of NAMES) f.control(name, "idle");
+    await until(() => before.clients.values().every((pid) => !lives(pid)), 100_000);
+    for (const name of NAMES) f.control(name, "busy");
+    await until(async () => (await clients(f)).size === NAMES.length, 100_000, 200);
+    await unharmed(f, before);
+  });
+}
 
 real("P27: a phase move ends our clients alone", loopPlan({ agents: NAMES.map((name) => ({ name, kind: "loop", role: "builder", watch: "heal" })), watchdog: PATIENT }), async (f) => {
   await f.repository("builder", "adversary");
@@ -206,7 +206,9 @@ real("what a person executes in the shell that a client has left, with its pid, 
   await f.up();
   await f.ready("a1");
   f.control("a1", "exit 0");
-  await until(async () => (await f.states()).of.a1!.includes("something other than the client we started"));
+  const other = "its pane runs something other than the client we started";
+  await until(() => f.log.includes(`a1: its screen is not recognised (${other}`));
+  await until(async () => (await f.states()).of.a1!.includes(other), 60_000, 500);
   await f.ticks(2);
   const first = await f.pid("a1");
   f.control("a1", "idle");
@@ -294,7 +296,8 @@ real("aliases of the operator's for all commands of tmux change no call", { agen
   const first = f.ledger("a1").find((fact) => fact.pid)!.pid!;
   expect(await f.run(["restart", "a1"])).toMatchObject({ code: 0 });
   await until(() => f.starts("a1").length === 2, 60_000, 200);
-  await until(async () => /^idle/.test((await f.states()).of.a1!), 60_000, 200);
+  await f.ticks(2);
+  await until(async () => /^idle/.test((await f.states()).of.a1!), 60_000, 500);
   expect(lives(first)).toBe(false);
   expect(await f.run(["down"])).toMatchObject({ code: 0 });
   expect(f.ledger("a1").flatMap((fact) => fact.pid && lives(fact.pid) ? [fact.pid] : [])).toEqual([]);
