@@ -150,7 +150,12 @@ void (async () => {
     wake();
   }
 })().catch(() => {}); // it has no terminal any more
-if (TUI_CONTROL) watch(dirname(TUI_CONTROL), (_, name) => void (name === basename(TUI_CONTROL) && wake()));
+let isTold = true;
+try {
+  if (TUI_CONTROL) watch(dirname(TUI_CONTROL), (_, name) => void (name === basename(TUI_CONTROL) && wake()));
+} catch {
+  isTold = false; // Linux has 128 watchers for a user; without one it looks as often as at a screen's file
+}
 process.on("SIGWINCH", () => wake());
 print("\x1b[?2004h");
 process.on("SIGHUP", () => {
@@ -163,5 +168,5 @@ for (;;) {
   draw();
   const next = state === "idle" ? queue.shift() : undefined;
   if (next) await work(next);
-  else await rest(state === "busy" ? TURN : state.startsWith("screen") ? FILE : STILL);
+  else await rest(state === "busy" ? TURN : state.startsWith("screen") || !isTold ? FILE : STILL);
 }
