@@ -5037,7 +5037,7 @@ function daysMeant(when: Groups, today: Temporal.PlainDate): Temporal.PlainDate[
 function occurrence(when: Groups, now: number, zone: string, past: number): number | null {
   const time = timeOfDay(when);
   if (time === null) return null;
-  const epochs = daysMeant(when, zonedAt(now - past, zone).toPlainDate())
+  const epochs = daysMeant(when, zonedAt(now - past, zone).toPlainDate()).values()
     .map((day) => epochsAt(day.toPlainDateTime(time), zone))
     .find((each) => when.year || each.some((epoch) => epoch > now - past)) ?? [];
   return epochs.find((epoch) => epoch > now) ?? epochs.at(-1) ?? null;
