@@ -5020,15 +5020,15 @@ function timeOfDay({ hour, minute, half }: Groups): Temporal.PlainTime | null {
   return new Temporal.PlainTime(shown, minutes);
 }
 
-// The days that a banner may mean, the likeliest first.
-function daysMeant(when: Groups, today: Temporal.PlainDate): Temporal.PlainDate[] {
+// The days that a banner may mean, the likeliest first; mostly it is one of the first two.
+function daysMeant(when: Groups, today: Temporal.PlainDate): IteratorObject<Temporal.PlainDate> {
   if (when.month) {
     const month = MONTHS.indexOf(when.month.toLowerCase()) + 1;
     const years = when.year ? [Number(when.year)] : [today.year - 1, today.year, today.year + 1];
-    return years.map((year) =>
+    return years.values().map((year) =>
       new Temporal.PlainDate(year, month, 1).add({ days: Number(when.day) - 1 }));
   }
-  const days = Array.from({ length: 10 }, (_, nth) => today.add({ days: nth - 1 }));
+  const days = Array(10).keys().map((nth) => today.add({ days: nth - 1 }));
   const weekday = WEEKDAYS.indexOf(when.weekday?.toLowerCase() ?? "");
   return weekday < 0 ? days : days.filter((day) => day.dayOfWeek % 7 === weekday);
 }
@@ -5037,7 +5037,7 @@ function daysMeant(when: Groups, today: Temporal.PlainDate): Temporal.PlainDate[
 function occurrence(when: Groups, now: number, zone: string, past: number): number | null {
   const time = timeOfDay(when);
   if (time === null) return null;
-  const epochs = daysMeant(when, zonedAt(now - past, zone).toPlainDate()).values()
+  const epochs = daysMeant(when, zonedAt(now - past, zone).toPlainDate())
     .map((day) => epochsAt(day.toPlainDateTime(time), zone))
     .find((each) => when.year || each.some((epoch) => epoch > now - past)) ?? [];
   return epochs.find((epoch) => epoch > now) ?? epochs.at(-1) ?? null;
