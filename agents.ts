@@ -9871,16 +9871,18 @@ export function accountOf(cfg: Config, agent: Agent): { key: string; name: strin
 const OF_MODEL = " of model ";
 
 /** Under what a limit is kept; one of a model holds that model alone. */
-function accountKey(cfg: Config, agent: Agent, ofModel: boolean): string {
-  const { key } = accountOf(cfg, agent);
+function accountKey(
+  cfg: Config, agent: Agent, ofModel: boolean, { key } = accountOf(cfg, agent),
+): string {
   return ofModel ? `${key}${OF_MODEL}${roleModel(cfg, agent)}` : key;
 }
 
 /** The limit of its account that an agent must wait for; null = none. */
 export function accountLimitOf(cfg: Config, watch: Watch, agent: Agent): AccountLimit | null {
   if (!Object.keys(watch.accounts).length) return null;
+  const account = accountOf(cfg, agent);
   const found = [false, true].flatMap((ofModel) =>
-    watch.accounts[accountKey(cfg, agent, ofModel)] ?? []);
+    watch.accounts[accountKey(cfg, agent, ofModel, account)] ?? []);
   return found.toSorted((a, b) => b.resetAt - a.resetAt)[0] ?? null;
 }
 
