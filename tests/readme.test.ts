@@ -34,8 +34,13 @@ test("the quick start is two commands, and CI calls the second one", () => {
   expect(blocks.length).toBe(2);
   for (const block of blocks) expect(block.split("\n").length).toBe(1);
   expect(blocks[0]).toMatch(/ agents\.ts demo$/);
-  expect(blocks[1]).toMatch(/ test --parallel=5$/);
+  expect(blocks[1]).toMatch(/ test --parallel=5 --timings=tests\/timings\.json$/);
   expect(read(CI)).toContain("README.md");
+});
+
+test("the files of tests that take longest begin first: each has its time in timings.json (--update-timings writes it)", () => {
+  const files = [...new Bun.Glob("tests/**/*.test.ts").scanSync(ROOT)];
+  expect(Object.keys(JSON.parse(read("tests/timings.json")).files).sort()).toEqual(files.sort());
 });
 
 test("the quick start names the Bun that the lock file pins", () => {
