@@ -3,7 +3,7 @@
  * git, real processes, the scripted client of the program. Whatever a test started is known by the
  * TMUX_TMPDIR in its environment, and is ended by pid when the test is over.
  */
-import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmdirSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { GIT_ENV } from "./git.ts";
@@ -330,25 +330,16 @@ export class Fleet {
     await git("", "init", "-q", "--bare", "-b", "main", "origin.git");
     await git("commit refs/heads/main\ncommitter T <t@test.invalid> now\ndata 5\nBegin\nM 644 inline machine-docs/README.md\ndata 8\nread me\n\n", "--git-dir=origin.git", "fast-import", "--quiet", "--date-format=now");
     await git("", "clone", "-q", this.path("origin.git"), "watch");
-    for (const clone of clones) {
-      cpSync(this.path("watch"), this.path(clone), { recursive: true });
-      // what is committed in it needs no process to get to the origin
-      rmSync(this.path(clone, ".git", "objects"), { recursive: true });
-      symlinkSync(this.path("origin.git", "objects"), this.path(clone, ".git", "objects"));
-    }
+    for (const clone of clones) cpSync(this.path("watch"), this.path(clone), { recursive: true });
   }
 
-  /** Commits files in a clone and pushes them: what a push with --force leaves, without the eight processes of one. */
+  /** Commits files in a clone and pushes them. */
   async push(clone: string, subject: string, files: Record<string, string> = {}): Promise<void> {
     for (const [name, content] of Object.entries(files)) this.write(join(clone, name), content);
     if (Object.keys(files).length) await this.git(clone, "add", "-A");
     // by a file: no argument may be longer than 128 kB
     await this.git(clone, "commit", "-q", "--allow-empty", "-F", this.write(`subject-${clone}`, subject));
-    for (const ref of ["origin.git/refs/heads", `${clone}/.git/refs/remotes/origin`]) {
-      copyFileSync(this.path(clone, ".git/refs/heads/main"), this.path("pushed"));
-      mkdirSync(this.path(ref), { recursive: true });
-      renameSync(this.path("pushed"), this.path(ref, "main"));
-    }
+    await this.git(clone, "push", "-q", "origin", "HEAD:main");
   }
 
   /** All processes that this fleet started. */
