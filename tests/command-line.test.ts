@@ -78,6 +78,7 @@ test.skipIf(!existsSync("/dev/full"))("output that is lost is a failure; a reade
   const self = SELF.map(quote).join(" ");
   // it needs a person, which is exit 3 where that can be said
   const mute = await mkdtemp(join(tmpdir(), "agents-full-"));
+  onTestFinished(() => rm(mute, { recursive: true }));
   await writeFile(join(mute, "agents.toml"), `${agents("a")}dir = "gone"\n`);
   for (const [words, into, code, said] of [
     ["--help", ">/dev/full", 1, "agents: standard output: the disk is full\n"],
