@@ -1027,7 +1027,9 @@ const localtime = once(() =>
  * Year, month, day, hour, minute and second. JavaScript's first look at local time costs more than
  * the start of Bun; it is needed for a zone in TZ alone, of which the system may have no file.
  */
-function localParts(at: Moment): number[] {
+function localParts(
+  at: Moment,
+): [year: number, month: number, day: number, hour: number, minute: number, second: number] {
   const day = new Date(at);
   const call = process.env.TZ === undefined && !Number.isNaN(Number(day)) ? localtime() : null;
   const tm = new Int32Array(14); // its first six numbers; the system writes the others, too
@@ -1035,8 +1037,8 @@ function localParts(at: Moment): number[] {
     return [day.getFullYear(), day.getMonth() + 1, day.getDate(),
       day.getHours(), day.getMinutes(), day.getSeconds()];
   }
-  const [second, minute, hour, date, month, year] = tm as unknown as number[];
-  return [year! + 1900, month! + 1, date!, hour!, minute!, second!];
+  const [second = 0, minute = 0, hour = 0, date = 0, month = 0, year = 0] = tm;
+  return [year + 1900, month + 1, date, hour, minute, second];
 }
 
 /** Locks an open file for as long as it stays open; false = another process has it. */
@@ -1489,7 +1491,8 @@ const oneOf = <const Word extends string>(...words: readonly Word[]): Check<Word
 const pathInside: Check<string> = (value) => notEmpty(value) ??
   (/^(?:[/~]|\.\.(?:\/|$))/.test(join(String(value))) ? "a path inside the repository" : null);
 const inboxes: Check<string[]> = (value) => texts(value) ??
-  (listOf(value).length > 2 ? "a list of at most two files" : null);
+  (listOf(value).length > 2 ? "a list of at most two files"
+    : listOf(value).some(pathInside) ? "a list of paths inside the repository" : null);
 /** No folder such as `.` or `~`: the program removes the file, and would remove all of that. */
 const fileName = like(/^\P{Cc}{0,199}[^/.~\p{Cc}]$/u, "the name of a file");
 /** The names that the program itself uses in the folder of that file. */
@@ -2676,7 +2679,7 @@ const withLocalTimes = (value: string): string =>
 const dayTime = (ms: number, now = world.now()): string => {
   const hours = (ms - now) / HOUR;
   if (hours < 20 || hours > 6 * 24) return localTime(ms, now);
-  return `${new Date(ms).toDateString().slice(0, 3)} ${clockTime(ms)}`;
+  return `${new Date(localDate(ms)).toUTCString().slice(0, 3)} ${clockTime(ms)}`;
 };
 
 const iso = (ms: number): string => new Date(ms).toISOString();
@@ -15978,11 +15981,11 @@ function rulerText({ slots, slotMs }: Report): string {
   const wide = slotMs < HOUR ? 6 : 3;
   const step = SLOT_STEPS.find((one) => one >= Math.max(wide * slotMs, MINUTE)) ?? DAY;
   return slots.reduce((line, at, i) => {
-    const date = new Date(at);
-    const clock = (date.getHours() * 60 + date.getMinutes()) * MINUTE + date.getSeconds() * 1000;
+    const [, , day, hour, minute, second] = localParts(at);
+    const clock = (hour * 60 + minute) * MINUTE + second * 1000;
     if (line.length > i || (step < DAY ? clock % step : clock >= slotMs)) return line;
     const mark = step < DAY ? clockTime(at, wide - 1)
-      : String(date.getDate()).padStart(2, "0");
+      : String(day).padStart(2, "0");
     return `${line.padEnd(i)}${mark} `;
   }, "").trimEnd();
 }

@@ -213,12 +213,12 @@ describe("a usage error is exit 2, one line, and nothing on standard output", ()
       const { code, out, err } = await command(...words, "--config", join(fake.home, "agents.toml"));
       expect([code, out, err]).toEqual([2, "", `agents: a1s is a service, no agent: ${why}; nearest is "a1" (there are: a1)\n`]);
     }
-  });  test("where there is no agent, that is said", async () => {
+  });
+  test("where there is no agent, that is said", async () => {
     await fake.config('[[service]]\nname = "db"\ncommand = "x"\n');
     const { code, err } = await command("send", "a1", "x", "--config", join(fake.home, "agents.toml"));
     expect([code, err]).toEqual([2, 'agents: no agent "a1" (there is none)\n']);
   });
-
   test.each<[words: string[], usage: string]>([
     ...[["nxt", "x"], ["show", "x"], ["next", "x"], ["set", "one", "two"]].map((words): [string[], string] =>
       [["phase", ...words], "phase [show | next | set <id>] [--restart]"]),

@@ -252,6 +252,7 @@ describe("a value of the right type that could never work is refused", () => {
     ["a file of the program by another path", `[loop]\nstate_file = "x/../watch.json"\n${AGENT}`, at(2, '[loop]: state_file: "x/../watch.json" is not allowed: a name that the program does not use itself')],
     ["one by the name of its folder", `[loop]\nstate_file = "../state/watch.json"\n${AGENT}`, at(2, '[loop]: state_file: "../state/watch.json" is not allowed: a name that the program does not use itself')],
     ["a folder outside the repository", `${HAND}docs_dir = "/docs"\n${AGENT}`, at(5, '[loop.handoff]: docs_dir: "/docs" is not allowed: a path inside the repository')],
+    ["an inbox outside it", `${HAND}inboxes = ["A.md", "/B.md"]\n${AGENT}`, at(5, '[loop.handoff]: inboxes: ["A.md","/B.md"] is not allowed: a list of paths inside the repository')],
     ["a folder that leads outside", `${HAND}docs_dir = "docs/../../x"\n${AGENT}`, at(5, '[loop.handoff]: docs_dir: "docs/../../x" is not allowed: a path inside the repository')],
     ["a status file outside it", `${PHASE.replace("S.md", "../S.md")}${AGENT}`, at(4, 'phase "p": status: "../S.md" is not allowed: a path inside the repository')],
     ["an inbox that nobody reads", `${HAND}inboxes = ["a", "b", "c"]\n${AGENT}`, at(5, '[loop.handoff]: inboxes: ["a","b","c"] is not allowed: a list of at most two files')],

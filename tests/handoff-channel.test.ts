@@ -79,7 +79,8 @@ const commands: string[] = [];
 const filesOf = (repo: string): string[] =>
   (existsSync(repo) ? readdirSync(repo, { recursive: true, withFileTypes: true }) : []).filter((one) => one.isFile()).map((one) => {
     const path = join(one.parentPath, one.name);
-    return `${path} ${path.includes("/objects/") ? statSync(path).size : readFileSync(path, "latin1")}`;
+    const { mode, size } = statSync(path);
+    return `${path} ${mode} ${path.includes("/objects/") ? size : readFileSync(path, "latin1")}`;
   });
 /** What git said of repositories with such files, wherever they were: of these it says the same, and is not asked again. */
 const said = new Map<string, Promise<string>>();

@@ -3,7 +3,8 @@ import { describe, expect, onTestFinished, test } from "bun:test";
 import { chownSync, closeSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { cmdMigrate, flock, log, printable, run, world, wrapLine } from "../agents.ts";
-import { command, fakeWorld, FLEET, realFolder } from "./kit.ts";
+import { agents, command, fakeWorld, FLEET, realFolder } from "./kit.ts";
+import { SELF, spawn } from "./real.ts";
 
 const REAL = { ...world };
 
@@ -27,6 +28,16 @@ test.each([undefined, "America/St_Johns"])("a line of the log has the local time
     const date = [day.getFullYear(), day.getMonth() + 1, day.getDate()].map((n) => `${n}`.padStart(2, "0")).join("-");
     expect(fake.logged(`now ${at}`)).toEqual([`[agents ${date} ${day.toTimeString().slice(0, 8)}] now ${at}`]);
   }
+});
+
+/** Runs words where the machine's own zone is another one. */
+const inTokyo = (...words: string[]) => spawn(["unshare", "-rm", "sh", "-c",
+  'mount --bind /usr/share/zoneinfo/Asia/Tokyo /etc/localtime && exec "$@"', "sh", ...words], { env: { PATH: process.env.PATH, HOME: "/nonexistent" } });
+test.skipIf((await inTokyo("date", "+%Z")).out !== "JST\n")("the machine's zone is heeded, as by date", async () => {
+  const config = join(realFolder(), "agents.toml");
+  writeFileSync(config, agents("a1"));
+  const [before, shown, after] = [await inTokyo("date", "+%H"), await inTokyo(...SELF, "status", "--config", config), await inTokyo("date", "+%H")];
+  expect([before.out, after.out]).toContain(`${/ (\d\d):\d\d:\d\d /.exec(shown.out)?.[1]}\n`);
 });
 
 test("what cannot be written is named, not the temporary file, which is another one each time", async () => {
