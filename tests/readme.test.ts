@@ -34,7 +34,7 @@ test("the quick start is two commands, and CI calls the second one", () => {
   expect(blocks.length).toBe(2);
   for (const block of blocks) expect(block.split("\n").length).toBe(1);
   expect(blocks[0]).toMatch(/ agents\.ts demo$/);
-  expect(blocks[1]).toMatch(/ test --parallel=5 --timings=tests\/timings\.json$/);
+  expect(blocks[1]).toMatch(/ test --parallel=7 --timings=tests\/timings\.json$/);
   expect(read(CI)).toContain("README.md");
 });
 
